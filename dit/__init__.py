@@ -1,0 +1,1 @@
+"""The network and the space it works in."""

@@ -1,0 +1,174 @@
+"""The transformer block (adaLN-zero) and the stack of blocks.
+
+One block, with c the conditioning vector (Peebles & Xie 2023, section 3.2):
+
+  shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = Linear(silu(c))
+  h <- h + gate_1 * attention(modulate(norm(h), shift_1, scale_1))
+  h <- h + gate_2 * mlp(modulate(norm(h), shift_2, scale_2))
+
+The parameters of all blocks are stacked (leading axis L) and scanned. A hidden
+state that is wanted from inside (`points`) travels in the carry of the scan:
+the cheapest place for it in memory. A sub-network (some blocks skipped: h
+passes unchanged) equals the whole network up to its first skipped block, so
+`run_sub` starts there.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dit.config import DiTConfig
+from dit.layers import Attention, Dense, Mlp, dtypes, layer_norm, modulate
+from dit.sharding import constrain_batch
+
+_POLICIES = {
+  'full': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Block(nnx.Module):
+  """One transformer block; the identity at initialisation."""
+
+  def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+    """Creates attention, MLP and the modulation (zero: adaLN-zero)."""
+    self.attention = Attention(config, rngs=rngs)
+    self.mlp = Mlp(config, rngs=rngs)
+    self.modulation = Dense(
+      config.width,
+      6 * config.width,
+      kernel_init=nnx.initializers.zeros,
+      rngs=rngs,
+      **dtypes(config),
+    )
+
+  def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
+    """(B, N, D) and conditioning (B, D) -> (B, N, D)."""
+    modulation = self.modulation(jax.nn.silu(c))  # (B, 6D)
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
+      modulation, 6, axis=-1
+    )
+    h = h + gate_1[:, None] * self.attention(
+      modulate(layer_norm(h), shift_1, scale_1)
+    )
+    return h + gate_2[:, None] * self.mlp(
+      modulate(layer_norm(h), shift_2, scale_2)
+    )
+
+
+def stack_blocks(config: DiTConfig, rngs: nnx.Rngs) -> Block:
+  """All blocks as one `Block` whose parameters have a leading axis L."""
+  keys = jax.random.split(rngs.params(), config.depth)
+  return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+
+
+def take(stacked: nnx.Module, index: int | jax.Array) -> nnx.Module:
+  """Module `index` of a stack."""
+  return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def run(
+  blocks: Block,
+  h: jax.Array,
+  c: jax.Array,
+  *,
+  config: DiTConfig,
+  points: Sequence[int | jax.Array] = (),
+  keep: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  """Runs the stack.
+
+  Args:
+    blocks: the stacked blocks.
+    h: (B, N, D) tokens.
+    c: (B, D) conditioning.
+    config: says how to run: scan or loop, and what to rematerialise.
+    points: numbers of blocks after which the hidden state is wanted; may be
+      traced.
+    keep: (L,) bool, which blocks run; None for all. A skipped block costs
+      nothing.
+
+  Returns:
+    (B, N, D) after the last block, and the hidden state at each point.
+  """
+
+  def body(carry, indexed):
+    h, states = carry
+    index, block = indexed
+    h = constrain_batch(h)
+    if keep is None:
+      h = block(h, c)
+    else:
+      h = jax.lax.cond(keep[index], lambda h: block(h, c), lambda h: h, h)
+    states = tuple(
+      jnp.where(index + 1 == point, h, state)
+      for point, state in zip(points, states, strict=True)
+    )
+    return (h, states), None
+
+  if config.remat != 'none':
+    body = jax.checkpoint(
+      body, policy=_POLICIES[config.remat], prevent_cse=not config.scan
+    )
+  carry = (h, (h,) * len(points))
+  if config.scan:
+    carry, _ = jax.lax.scan(body, carry, (jnp.arange(config.depth), blocks))
+  else:
+    for index in range(config.depth):
+      carry, _ = body(carry, (index, take(blocks, index)))
+  return carry
+
+
+def first_skipped(keep: jax.Array) -> jax.Array:
+  """Number of blocks before the first skipped one; (L,) bool -> scalar."""
+  return jnp.where(keep.all(), keep.size, jnp.argmin(keep))
+
+
+def run_sub(
+  blocks: Block,
+  h: jax.Array,
+  c: jax.Array,
+  *,
+  keep: jax.Array,
+  taps: Sequence[int],
+  tapped: Sequence[jax.Array],
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  """Runs a sub-network from the point where it first differs.
+
+  The trip count depends on `keep`, so this has no reverse mode: sampling only.
+
+  Args:
+    blocks: the stacked blocks.
+    h: (B, N, D), the hidden state of the full pass at `first_skipped(keep)`.
+    c: (B, D) conditioning.
+    keep: (L,) bool, which blocks run.
+    taps: numbers of blocks after which the hidden state is wanted.
+    tapped: (B, N, D), the hidden states of the full pass at the taps.
+
+  Returns:
+    (B, N, D) after the last block, and the hidden states at the taps.
+  """
+  first = first_skipped(keep)
+  order = jnp.argsort(~keep, stable=True)  # kept blocks first, in order
+  states = tuple(
+    jnp.where(tap <= first, state, h)
+    for tap, state in zip(taps, tapped, strict=True)
+  )
+
+  def body(i, carry):
+    h, states = carry
+    h = take(blocks, order[i])(h, c)
+    states = tuple(
+      jnp.where(order[i] < tap, h, state)
+      for tap, state in zip(taps, states, strict=True)
+    )
+    return h, states
+
+  return jax.lax.fori_loop(first, keep.sum(), body, (h, states))
+
+
+def rows(x: jax.Array, every: int) -> jax.Array:
+  """Rows 0, every, 2 * every, ...; by reshape, which keeps a sharded batch."""
+  return x.reshape(-1, every, *x.shape[1:])[:, 0]

@@ -1,0 +1,80 @@
+"""Latents to tokens and back; embeddings of position, time and label.
+
+  positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)), the first half
+             of D for the column p, the second for the row
+  time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
+             Linear, SiLU, Linear; t is used as it is, in [0, 1]
+  label      a table of num_classes + 1 rows, the last for the null label
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dit.layers import Dense
+
+FREQUENCIES = 256
+_MAX_PERIOD = 10_000.0
+
+
+def patchify(x: jax.Array, patch: int) -> jax.Array:
+  """(B, H, W, C) -> (B, N, patch * patch * C), tokens in row-major order."""
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // patch, patch, w // patch, patch, c)
+  x = x.transpose(0, 1, 3, 2, 4, 5)  # (B, rows, columns, patch, patch, C)
+  return x.reshape(b, -1, patch * patch * c)
+
+
+def unpatchify(tokens: jax.Array, patch: int) -> jax.Array:
+  """(B, N, patch * patch * C) -> (B, H, W, C), the inverse of `patchify`."""
+  b, n, f = tokens.shape
+  side = round(n**0.5)
+  x = tokens.reshape(b, side, side, patch, patch, f // patch**2)
+  x = x.transpose(0, 1, 3, 2, 4, 5)  # (B, rows, patch, columns, patch, C)
+  return x.reshape(b, side * patch, side * patch, -1)
+
+
+def position_table(side: int, width: int) -> np.ndarray:
+  """The fixed 2-D sin-cos table, (side * side, width) float32."""
+  omega = _MAX_PERIOD ** (-np.arange(width // 4) / (width / 4))
+  angles = np.arange(side)[:, None] * omega  # (side, D/4), float64
+  axis = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+  column = np.broadcast_to(axis[None, :], (side, side, width // 2))
+  row = np.broadcast_to(axis[:, None], (side, side, width // 2))
+  table = np.concatenate([column, row], axis=-1)
+  return table.reshape(side * side, width).astype(np.float32)
+
+
+def time_features(t: jax.Array) -> jax.Array:
+  """Sinusoids of the time, (B,) -> (B, FREQUENCIES) float32, cosines first."""
+  half = FREQUENCIES // 2
+  frequencies = jnp.exp(
+    -jnp.log(_MAX_PERIOD) * jnp.arange(half, dtype=jnp.float32) / half
+  )
+  angles = t.astype(jnp.float32)[:, None] * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimeEmbedder(nnx.Module):
+  """Time (B,) to a vector (B, D), in float32: it steers every block."""
+
+  def __init__(self, width: int, param_dtype: str, *, rngs: nnx.Rngs) -> None:
+    """Creates the two layers, normal(0.02) as in DiT."""
+
+    def dense(inputs: int) -> Dense:
+      return Dense(
+        inputs,
+        width,
+        kernel_init=nnx.initializers.normal(0.02),
+        dtype='float32',
+        param_dtype=param_dtype,
+        rngs=rngs,
+      )
+
+    self.fc1 = dense(FREQUENCIES)
+    self.fc2 = dense(width)
+
+  def __call__(self, t: jax.Array) -> jax.Array:
+    """(B,) -> (B, D)."""
+    return self.fc2(jax.nn.silu(self.fc1(time_features(t))))

@@ -1,0 +1,73 @@
+"""The types at which the rooms meet.
+
+Axis letters, used in every shape comment of the project:
+
+  B batch    N tokens    D width    H W C latent    K taps    L depth
+
+Time `t` runs from 0 (data) to 1 (noise); the network predicts `velocity`,
+dx_t/dt. Labels are class indices; `num_classes` itself is the null label.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+
+
+class InputError(ValueError):
+  """What the user asked for cannot work.
+
+  The message is one line: what was wrong, what was expected, what to do.
+  The command line prints it and exits with status 2.
+  """
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SubNetworks:
+  """Sub-networks to evaluate beside a full pass, on some of its rows.
+
+  Attributes:
+    keep: (M, L) bool, which blocks run in each of the M sub-networks.
+    every: the sub-networks see rows 0, every, 2 * every, ... of the batch.
+  """
+
+  keep: jax.Array
+  every: int = dataclasses.field(default=1, metadata={'static': True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DenoiserOutput:
+  """All predictions of one pass.
+
+  Attributes:
+    velocity: (B, H, W, C) float32, the prediction after the last block.
+    intermediate: K arrays (B, H, W, C), one for each tap, shallow to deep.
+    sub: one output for each sub-network that was asked for, on its rows.
+  """
+
+  velocity: jax.Array
+  intermediate: tuple[jax.Array, ...] = ()
+  sub: tuple['DenoiserOutput', ...] = ()
+
+
+class Denoiser(Protocol):
+  """A network with its parameters bound: pure, and free of random keys.
+
+  For example `out = denoiser(x, t, label)` with x (B, H, W, C), t (B,) and
+  label (B,) gives `out.velocity` (B, H, W, C).
+  """
+
+  depth: int
+  num_taps: int
+  num_classes: int
+
+  def __call__(
+    self,
+    x: jax.Array,
+    t: jax.Array,
+    label: jax.Array,
+    sub: SubNetworks | None = None,
+  ) -> DenoiserOutput:
+    """Predicts the velocity at (x, t), of the whole and of sub-networks."""

@@ -1,0 +1,1 @@
+"""From noise to latents, to images, to numbers."""
