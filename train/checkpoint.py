@@ -1,0 +1,155 @@
+"""Checkpoints, with Orbax: asynchronous, atomic, the newest few kept.
+
+A checkpoint holds three items, so that sampling reads no optimiser:
+
+  params     the raw parameters
+  ema        their moving average
+  training   counters and the optimiser's state
+
+A checkpoint appears whole or not at all (Orbax renames a finished folder).
+Arrays are restored straight to where the present mesh wants them, whatever
+the mesh that saved them.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from dit import model
+from dit.config import DiTConfig
+from dit.sharding import tree_shardings
+from dit.types import InputError
+from train.state import TrainState
+
+WEIGHTS = ('ema', 'params')
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """When to save, in images seen, and how many checkpoints to keep."""
+
+  every_images: int
+  keep: int
+
+
+class Checkpointer:
+  """The checkpoints of one run; use as a context manager."""
+
+  def __init__(self, workdir: epath.Path, config: CheckpointConfig) -> None:
+    """Opens, or creates, `workdir`/checkpoints."""
+    self._manager = ocp.CheckpointManager(
+      epath.Path(workdir).resolve() / 'checkpoints',
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=config.keep,
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def __enter__(self) -> 'Checkpointer':
+    """Does nothing more."""
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    """Waits for saves under way."""
+    self._manager.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    """Step of the newest complete checkpoint."""
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState, step: int) -> None:
+    """Starts to save; returns once the arrays are copied off the devices."""
+    if step == self.latest_step:
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        **{
+          name: ocp.args.StandardSave(tree)
+          for name, tree in _items(state).items()
+        }
+      ),
+    )
+
+  def wait(self) -> None:
+    """Returns when everything is on disk."""
+    self._manager.wait_until_finished()
+
+  def restore(self, abstract: TrainState) -> TrainState | None:
+    """The newest state, laid out as `abstract` says; None if there is none."""
+    step = self.latest_step
+    if step is None:
+      return None
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        **{
+          name: ocp.args.StandardRestore(tree)
+          for name, tree in _items(abstract).items()
+        }
+      ),
+    )
+    logging.info('Restored step %d.', step)
+    return TrainState(
+      params=restored['params'], ema=restored['ema'], **restored['training']
+    )
+
+
+def restore_weights(
+  workdir: epath.Path,
+  config: DiTConfig,
+  mesh: jax.sharding.Mesh,
+  weights: str = 'ema',
+) -> tuple[model.Params, int]:
+  """Reads only the weights of a run's newest checkpoint.
+
+  Args:
+    workdir: of the run.
+    config: the network.
+    mesh: where to put them.
+    weights: 'ema' or 'params'.
+
+  Returns:
+    The weights, and the step at which they were saved.
+
+  Raises:
+    InputError: if there is no checkpoint.
+  """
+  folder = epath.Path(workdir).resolve() / 'checkpoints'
+  steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+  if not steps:
+    raise InputError(
+      f'no checkpoint in {folder}; train first: python main.py train '
+      f'--workdir={workdir}.'
+    )
+  shapes = model.shapes(config)
+  target = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    tree_shardings(shapes, mesh),
+  )
+  step = max(steps)
+  with ocp.StandardCheckpointer() as checkpointer:
+    params = checkpointer.restore(folder / str(step) / weights, target)
+  return params, step
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+  """The state as the items of a checkpoint."""
+  return {
+    'params': state.params,
+    'ema': state.ema,
+    'training': {
+      'step': state.step,
+      'bad_steps': state.bad_steps,
+      'opt_state': state.opt_state,
+    },
+  }

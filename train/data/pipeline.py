@@ -1,0 +1,67 @@
+"""Records to batches: the order is a function of (seed, step).
+
+The records of step n are n * B, ..., (n + 1) * B - 1 of an endless sequence
+of reshuffled epochs; process p of P takes the p-th part of them. So nothing
+about the position has to be saved, and neither the processes nor the devices
+change the global batches.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dit.sharding import batch_sharding
+from train.data.source import DataConfig
+
+
+def batches(
+  source: Any,
+  config: DataConfig,
+  mesh: Mesh,
+  *,
+  batch_size: int,
+  seed: int,
+  start: int,
+) -> Iterator[dict[str, jax.Array]]:
+  """Yields the global batches of steps `start`, `start` + 1, ...
+
+  Args:
+    source: records by index.
+    config: how to read them.
+    mesh: where to place them.
+    batch_size: B, of the global batch.
+    seed: of the order.
+    start: the first step.
+
+  Yields:
+    'image' (B, H, W, C) uint8 and 'label' (B,) int32, cut over the mesh.
+  """
+  parts, part = jax.process_count(), jax.process_index()
+  dataset = (
+    grain.MapDataset.source(source)
+    .seed(seed)
+    .shuffle()
+    .repeat()
+    .map(_strip)
+    .batch(batch_size // parts)
+  )
+  local = dataset[start * parts + part :: parts].to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=config.threads, prefetch_buffer_size=config.prefetch
+    )
+  )
+  sharding = batch_sharding(mesh)
+  for batch in local:
+    yield {
+      name: jax.make_array_from_process_local_data(sharding, values)
+      for name, values in batch.items()
+    }
+
+
+def _strip(record: dict[str, Any]) -> dict[str, Any]:
+  """Keeps what training needs."""
+  return {'image': record['image'], 'label': np.int32(record['label'])}

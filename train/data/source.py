@@ -1,0 +1,109 @@
+"""Random-access sources of records {'image': uint8 (H, W, C), 'label': int}.
+
+Any class-labelled set of TensorFlow Datasets that was prepared as ArrayRecord
+is read through `tfds.data_source`, without TensorFlow. The digits are written
+where they are missing.
+"""
+
+import dataclasses
+import sys
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from dit.config import DiTConfig
+from dit.types import InputError
+from train.data.digits import Digits
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Which records, and how they are read.
+
+  Attributes:
+    name: 'digits', or the name of a prepared TFDS set.
+    dir: folder that holds prepared sets, as TFDS lays it out.
+    train_split: to train on; also the reference of distances.
+    test_split: held out; the floor of distances.
+    threads: that read records.
+    prefetch: batches read ahead.
+  """
+
+  name: str
+  dir: str
+  train_split: str
+  test_split: str
+  threads: int
+  prefetch: int
+
+
+def open_source(config: DataConfig, split: str) -> Any:
+  """Opens one split: `source[i]` is a record, `len(source)` their number.
+
+  Raises:
+    InputError: if the set, or the split, is not there.
+  """
+  data_dir = epath.Path(config.dir).expanduser()
+  if config.name == 'digits':
+    _prepare_digits(data_dir)
+  try:
+    builder = tfds.builder(config.name, data_dir=str(data_dir))
+  except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    raise InputError(
+      f'data.name {config.name!r} is neither a prepared set in {data_dir} nor '
+      'one that TFDS knows; check the name, or set data.dir.'
+    ) from error
+  if not builder.info.splits:
+    raise InputError(
+      f'no data: {config.name!r} is not prepared in {data_dir}; set data.dir '
+      'to the folder that holds it, or prepare it there with TFDS '
+      "(file_format='array_record')."
+    )
+  if split not in builder.info.splits:
+    raise InputError(
+      f'data {config.name!r} has no split {split!r}; it has '
+      f'{", ".join(builder.info.splits)}.'
+    )
+  if builder.info.file_format.value != 'array_record':
+    raise InputError(
+      f'data {config.name!r} in {data_dir} is stored as '
+      f'{builder.info.file_format.value}; random access needs array_record: '
+      "prepare it again with file_format='array_record'."
+    )
+  return builder.as_data_source(split=split)
+
+
+def check_source(source: Any, model: DiTConfig) -> None:
+  """Raises InputError unless the records fit the network."""
+  if not len(source):
+    raise InputError('no data: the split is empty.')
+  record = source[0]
+  missing = {'image', 'label'} - set(record)
+  if missing:
+    raise InputError(
+      f'records hold {sorted(record)}, without {sorted(missing)}; a '
+      'class-labelled image set is needed.'
+    )
+  if record['image'].shape != model.latent_shape:
+    raise InputError(
+      f'images have shape {record["image"].shape}, but model.size and '
+      f'model.channels say {model.latent_shape}; make them agree.'
+    )
+
+
+def load_all(source: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Every image (n, H, W, C) uint8 and label (n,) int32 of a small source."""
+  records = source.__getitems__(list(range(len(source))))
+  images = np.stack([record['image'] for record in records])
+  labels = np.asarray([record['label'] for record in records], np.int32)
+  return images, labels
+
+
+def _prepare_digits(data_dir: epath.Path) -> None:
+  """Writes the digits under `data_dir` where they are missing."""
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  builder = Digits(data_dir=str(data_dir), file_format='array_record')
+  builder.download_and_prepare()

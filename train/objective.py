@@ -1,0 +1,145 @@
+"""What training minimises.
+
+With x_t = alpha(t) x0 + sigma(t) noise and target = dx_t/dt:
+
+  loss = mse(velocity, target) + sum_k weight_k mse(intermediate_k, target)
+
+as in Internal Guidance (arXiv 2512.24176, SiT code: weight 0.5), the label
+replaced by the null label with probability `label_dropout`, and t drawn
+
+  uniform        t ~ U(0, 1)
+  logit_normal   sigma(t) / alpha(t) = exp(n), n ~ N(mean, std); on the linear
+                 path t = sigmoid(n)
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dit.config import check_choice
+from dit.path import Path, path_named
+from dit.types import Denoiser, InputError
+
+TIME_SAMPLINGS = ('uniform', 'logit_normal')
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+  """The training objective.
+
+  Attributes:
+    path: 'linear' or 'cosine'.
+    time_sampling: 'uniform' or 'logit_normal'.
+    time_mean: of the normal, for 'logit_normal'.
+    time_std: of the normal, for 'logit_normal'.
+    label_dropout: probability of the null label.
+    intermediate_weights: one for each tap, or one for all.
+  """
+
+  path: str
+  time_sampling: str
+  time_mean: float
+  time_std: float
+  label_dropout: float
+  intermediate_weights: tuple[float, ...]
+
+  def __post_init__(self) -> None:
+    """Checks names and ranges."""
+    path_named(self.path)
+    check_choice('objective.time_sampling', self.time_sampling, TIME_SAMPLINGS)
+    if not 0 <= self.label_dropout <= 1:
+      raise InputError(
+        f'objective.label_dropout is {self.label_dropout}, expected a '
+        'probability.'
+      )
+
+  def weights(self, num_taps: int) -> tuple[float, ...]:
+    """One weight for each tap; InputError if their numbers disagree."""
+    weights = self.intermediate_weights
+    if len(weights) == 1:
+      return weights * num_taps
+    if len(weights) != num_taps:
+      raise InputError(
+        f'objective.intermediate_weights has {len(weights)} values for '
+        f'{num_taps} taps; give one for each tap, or one for all.'
+      )
+    return weights
+
+
+def draw_times(
+  config: ObjectiveConfig, path: Path, key: jax.Array, count: int
+) -> jax.Array:
+  """Training times, (count,) float32 in [0, 1]."""
+  if config.time_sampling == 'uniform':
+    return jax.random.uniform(key, (count,))
+  n = config.time_mean + config.time_std * jax.random.normal(key, (count,))
+  return path.time_of_ratio(jnp.exp(n))
+
+
+def velocity_losses(
+  denoiser: Denoiser,
+  path: Path,
+  x0: jax.Array,
+  noise: jax.Array,
+  t: jax.Array,
+  label: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  """Mean squared error of every prediction, per image.
+
+  Args:
+    denoiser: the network.
+    path: between x0 and noise.
+    x0: (B, H, W, C) latents.
+    noise: (B, H, W, C) standard normal.
+    t: (B,).
+    label: (B,) int.
+
+  Returns:
+    (B,) float32 for the output, and for each tap.
+  """
+  target = path.velocity(x0, noise, t)
+  out = denoiser(path.interpolate(x0, noise, t), t, label)
+
+  def mse(prediction):
+    return jnp.square(prediction - target).mean((1, 2, 3))
+
+  return mse(out.velocity), tuple(map(mse, out.intermediate))
+
+
+def loss(
+  denoiser: Denoiser,
+  config: ObjectiveConfig,
+  taps: tuple[int, ...],
+  x0: jax.Array,
+  label: jax.Array,
+  key: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The training loss on one batch.
+
+  Args:
+    denoiser: the network, parameters bound.
+    config: the objective.
+    taps: of the network; they name the intermediate terms.
+    x0: (B, H, W, C) latents.
+    label: (B,) int.
+    key: of this step.
+
+  Returns:
+    The loss, and each of its terms, unweighted, by name.
+  """
+  path = path_named(config.path)
+  noise_key, time_key, drop_key = jax.random.split(key, 3)
+  noise = jax.random.normal(noise_key, x0.shape)
+  t = draw_times(config, path, time_key, len(x0))
+  dropped = jax.random.bernoulli(drop_key, config.label_dropout, label.shape)
+  label = jnp.where(dropped, denoiser.num_classes, label)
+
+  final, intermediate = velocity_losses(denoiser, path, x0, noise, t, label)
+  terms = {'velocity': final.mean()}
+  total = terms['velocity']
+  weights = config.weights(len(taps))
+  for tap, weight, error in zip(taps, weights, intermediate, strict=True):
+    terms[f'intermediate_{tap}'] = error.mean()
+    total += weight * terms[f'intermediate_{tap}']
+  return total, terms

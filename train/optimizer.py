@@ -1,0 +1,91 @@
+"""The optimiser: clipped AdamW with warm-up, as an optax chain."""
+
+import dataclasses
+
+import jax
+import optax
+
+from dit.config import check_choice
+from dit.types import InputError
+
+SCHEDULES = ('constant', 'cosine')
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW and its learning rate; durations in images seen.
+
+  Attributes:
+    lr: peak learning rate.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    weight_decay: decoupled, on matrices only (leaves named 'kernel').
+    clip: largest global norm of the gradient; 0 for no clipping.
+    warmup_images: linear warm-up from 0.
+    schedule: after it, 'constant' or 'cosine'.
+    end_fraction: of `lr`, where the cosine ends.
+  """
+
+  lr: float
+  b1: float
+  b2: float
+  eps: float
+  weight_decay: float
+  clip: float
+  warmup_images: int
+  schedule: str
+  end_fraction: float
+
+  def __post_init__(self) -> None:
+    """Checks names and ranges."""
+    check_choice('optimizer.schedule', self.schedule, SCHEDULES)
+    for field in ('lr', 'clip', 'warmup_images', 'weight_decay'):
+      if getattr(self, field) < 0:
+        raise InputError(
+          f'optimizer.{field} is {getattr(self, field)}, expected at least 0.'
+        )
+
+
+def make_schedule(
+  config: OptimizerConfig, *, batch_size: int, total_images: int
+) -> optax.Schedule:
+  """Learning rate as a function of the step."""
+  warmup = config.warmup_images // batch_size
+  steps = max(total_images // batch_size - warmup, 1)
+  if config.schedule == 'constant':
+    after = optax.constant_schedule(config.lr)
+  else:
+    after = optax.cosine_decay_schedule(config.lr, steps, config.end_fraction)
+  # The first update already moves: step 0 has lr / warmup, not 0.
+  before = optax.linear_schedule(
+    config.lr / max(warmup, 1), config.lr, max(warmup - 1, 1)
+  )
+  return optax.join_schedules([before, after], [warmup])
+
+
+def make_optimizer(
+  config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """Clipping, then AdamW."""
+  clip = (
+    optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+  )
+  return optax.chain(
+    clip,
+    optax.adamw(
+      schedule,
+      b1=config.b1,
+      b2=config.b2,
+      eps=config.eps,
+      weight_decay=config.weight_decay,
+      mask=_is_matrix,
+    ),
+  )
+
+
+def _is_matrix(params):
+  """True for kernels: not for biases, embeddings and the position table."""
+  return jax.tree.map_with_path(
+    lambda path, _: path[-1].key == 'kernel', params
+  )
