@@ -1,10 +1,10 @@
 """Latents to tokens and back; embeddings of position, time and label.
 
-  positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)), the first half
-             of D for the column p, the second for the row
-  time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
-             Linear, SiLU, Linear; t is used as it is, in [0, 1]
-  label      a table of num_classes + 1 rows, the last for the null label
+positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)), the first half
+           of D for the column p, the second for the row
+time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
+           Linear, SiLU, Linear; t is used as it is, in [0, 1]
+label      a table of num_classes + 1 rows, the last for the null label
 """
 
 import jax

@@ -66,7 +66,9 @@ class Attention(nnx.Module):
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
     """Creates one fused projection to q, k, v and the output projection."""
     self.num_heads = config.num_heads
-    self.qkv = Dense(config.width, 3 * config.width, rngs=rngs, **dtypes(config))
+    self.qkv = Dense(
+      config.width, 3 * config.width, rngs=rngs, **dtypes(config)
+    )
     self.proj = Dense(config.width, config.width, rngs=rngs, **dtypes(config))
     if config.qk_norm == 'layernorm':
       head_width = config.width // config.num_heads

@@ -102,10 +102,13 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
   Raises:
     ValueError: if no rule of LOGICAL_AXES matches.
   """
-  for pattern, logical in LOGICAL_AXES:
-    if re.search(rf'(^|/)({pattern})$', path):
-      break
-  else:
+  matches = (
+    logical
+    for pattern, logical in LOGICAL_AXES
+    if re.search(rf'(^|/)({pattern})$', path)
+  )
+  logical = next(matches, None)
+  if logical is None:
     raise ValueError(
       f'no sharding rule for {path!r}; add one to dit.sharding.LOGICAL_AXES.'
     )

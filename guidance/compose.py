@@ -65,9 +65,7 @@ class Guidance:
     branches = [
       functools.partial(
         evaluate,
-        active=tuple(
-          k for k in range(len(self.terms)) if number >> k & 1
-        ),
+        active=tuple(k for k in range(len(self.terms)) if number >> k & 1),
       )
       for number in range(2 ** len(self.terms))
     ]

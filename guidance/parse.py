@@ -71,7 +71,7 @@ def _options(method) -> dict[str, int]:
 
 
 def _parse_method(part: str, text: str):
-  name, *rest = re.split(r'[:@]', part, maxsplit=1)
+  name = re.split(r'[:@]', part)[0]
   if name not in METHODS:
     raise InputError(
       f'unknown guidance method {name!r} in {text!r}; the methods are '

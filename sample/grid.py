@@ -1,10 +1,10 @@
 """Grids: the decreasing times, from 1 (noise) to 0 (data), of a trajectory.
 
-  uniform   t_n = 1 - n / steps
-  last      t_n uniform from 1 to `last`, then 0: the last step, of length
-            `last`, is the one that Euler-Maruyama takes without noise (SiT)
-  shift     t <- shift t / (1 + (shift - 1) t): above 1, more steps near the
-            noise (SD3); LightningDiT's timestep_shift s is 1 / shift here
+uniform   t_n = 1 - n / steps
+last      t_n uniform from 1 to `last`, then 0: the last step, of length
+          `last`, is the one that Euler-Maruyama takes without noise (SiT)
+shift     t <- shift t / (1 + (shift - 1) t): above 1, more steps near the
+          noise (SD3); LightningDiT's timestep_shift s is 1 / shift here
 """
 
 import numpy as np

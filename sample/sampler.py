@@ -11,6 +11,7 @@ so an image does not depend on the batch or the devices that it was made in.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -57,9 +58,7 @@ def integrate(
 
 def step_key(seed: int | jax.Array, n: int | jax.Array) -> jax.Array:
   """Key of guidance's random choices at step n."""
-  return jax.random.fold_in(
-    jax.random.fold_in(jax.random.key(seed), _STEPS), n
-  )
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STEPS), n)
 
 
 @functools.partial(jax.jit, static_argnames=('solver', 'shape'))
@@ -111,7 +110,7 @@ def nfe(
 
   S2's count depends on the blocks drawn, hence on the seed.
   """
-  steps = enumerate(zip(grid[:-1], grid[1:], strict=True))
+  steps = enumerate(itertools.pairwise(grid))
   stages = [
     (n, t) for n, (a, b) in steps for t in solver.stages(float(a), float(b))
   ]

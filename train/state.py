@@ -57,9 +57,7 @@ def abstract(
   config: DiTConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
   """Shapes, dtypes and shardings of the state; allocates nothing."""
-  shapes = jax.eval_shape(
-    functools.partial(fresh, config, optimizer, seed=0)
-  )
+  shapes = jax.eval_shape(functools.partial(fresh, config, optimizer, seed=0))
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding

@@ -54,11 +54,9 @@ def make_train_step(
     (loss, terms), grads = jax.value_and_grad(loss_of, has_aux=True)(
       state.params
     )
-    updates, opt_state = optimizer.update(
-      grads, state.opt_state, state.params
-    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
     new = dataclasses.replace(
@@ -77,8 +75,8 @@ def make_train_step(
       'loss': loss,
       **{f'loss/{name}': value for name, value in terms.items()},
       'grad_norm': grad_norm,
-      'update_norm': optax.global_norm(updates),
-      'param_norm': optax.global_norm(new.params),
+      'update_norm': optax.tree.norm(updates),
+      'param_norm': optax.tree.norm(new.params),
       'bad_steps': new.bad_steps,
     }
     return new, metrics

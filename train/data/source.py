@@ -5,12 +5,14 @@ is read through `tfds.data_source`, without TensorFlow. The digits are written
 where they are missing.
 """
 
+import contextlib
 import dataclasses
-import sys
+import io
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from etils import epath
 
 from dit.config import DiTConfig
@@ -103,7 +105,11 @@ def load_all(source: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _prepare_digits(data_dir: epath.Path) -> None:
   """Writes the digits under `data_dir` where they are missing."""
-  if not sys.stderr.isatty():
-    tfds.disable_progress_bar()
   builder = Digits(data_dir=str(data_dir), file_format='array_record')
-  builder.download_and_prepare()
+  if builder.info.splits:
+    return
+  logging.info('Writing the digits to %s.', data_dir)
+  # TFDS draws bars and prints of downloads, of which there are none.
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()):
+    builder.download_and_prepare()

@@ -1,0 +1,134 @@
+"""Every key, once: meaning, unit, default. Other files change values only.
+
+Durations are in images seen. The command line overrides any key:
+
+  python main.py train --config=configs/digits.py --workdir=runs/digits \
+    --config.optimizer.lr=1e-3 --config.model.taps='(2,4)'
+"""
+
+import ml_collections
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+  """The defaults: the published SiT + IG recipe (arXiv 2512.24176)."""
+  del arg
+  config = ml_collections.ConfigDict()
+  # Of everything random: initialisation, data order, noise.
+  config.seed = 0
+
+  config.model = ml_collections.ConfigDict()
+  # Family-size/patch; sizes are Tiny, S, B, L, XL.
+  config.model.name = 'SiT-XL/2'
+  # Blocks L, model dimension D, attention heads; 0: as the name says.
+  config.model.depth = 0
+  config.model.width = 0
+  config.model.num_heads = 0
+  # Hidden width of the MLP over D.
+  config.model.mlp_ratio = 4.0
+  # Height and width, and channels, of a latent.
+  config.model.size = 32
+  config.model.channels = 4
+  config.model.num_classes = 1000
+  # Intermediate predictions are read after these numbers of blocks.
+  config.model.taps = (8,)
+  # Normalisation of queries and keys: none or layernorm.
+  config.model.qk_norm = 'none'
+  # Of activations: auto (bfloat16 on accelerators, float32 on CPU), float32
+  # or bfloat16.
+  config.model.dtype = 'auto'
+  # Of parameters: float32 or bfloat16.
+  config.model.param_dtype = 'float32'
+  # What the backward pass recomputes: none, dots (all but matrix products) or
+  # full (whole blocks).
+  config.model.remat = 'none'
+  # False runs the blocks in a Python loop, for debugging.
+  config.model.scan = True
+
+  config.objective = ml_collections.ConfigDict()
+  # Between data and noise: linear or cosine.
+  config.objective.path = 'linear'
+  # Of training times: uniform or logit_normal (with mean and std).
+  config.objective.time_sampling = 'uniform'
+  config.objective.time_mean = 0.0
+  config.objective.time_std = 1.0
+  # Probability that a label is replaced by the null label.
+  config.objective.label_dropout = 0.1
+  # Weight of the loss on each tap; a single value serves all taps.
+  config.objective.intermediate_weights = (0.5,)
+
+  config.optimizer = ml_collections.ConfigDict()
+  # AdamW; weight decay acts on matrices only.
+  config.optimizer.lr = 1e-4
+  config.optimizer.b1 = 0.9
+  config.optimizer.b2 = 0.999
+  config.optimizer.eps = 1e-8
+  config.optimizer.weight_decay = 0.0
+  # Largest global norm of the gradient; 0: no clipping.
+  config.optimizer.clip = 1.0
+  # Linear warm-up, then constant or cosine (down to end_fraction of lr).
+  config.optimizer.warmup_images = 0
+  config.optimizer.schedule = 'constant'
+  config.optimizer.end_fraction = 0.0
+
+  config.ema = ml_collections.ConfigDict()
+  # Decay per step; ramp: at most (1 + step) / (10 + step).
+  config.ema.decay = 0.9999
+  config.ema.ramp = False
+
+  config.data = ml_collections.ConfigDict()
+  # digits, or a TFDS set that is prepared in `dir` as ArrayRecord.
+  config.data.name = 'digits'
+  config.data.dir = 'runs/data'
+  # To train on (and the reference of distances); held out (their floor).
+  config.data.train_split = 'train'
+  config.data.test_split = 'test'
+  # Reading threads, and batches read ahead.
+  config.data.threads = 8
+  config.data.prefetch = 4
+
+  config.train = ml_collections.ConfigDict()
+  # How long, and the global batch; images.
+  config.train.images = 102_400_000
+  config.train.batch_size = 256
+  # Stop after so many non-finite steps in a row.
+  config.train.max_bad_steps = 10
+
+  config.mesh = ml_collections.ConfigDict()
+  # Devices along each axis; -1: all that remain.
+  config.mesh.data = -1
+  config.mesh.fsdp = 1
+
+  config.checkpoint = ml_collections.ConfigDict()
+  # Images between checkpoints, and how many of the newest to keep.
+  config.checkpoint.every_images = 2_560_000
+  config.checkpoint.keep = 2
+
+  config.log = ml_collections.ConfigDict()
+  # Images between lines of metrics.jsonl, and between preview grids (0: none).
+  config.log.every_images = 25_600
+  config.log.preview_every_images = 2_560_000
+  # Guidance and number of images of a preview.
+  config.log.preview_guidance = 'ig:1.4,cfg:1.35@0-0.7'
+  config.log.preview_num = 64
+
+  config.sample = ml_collections.ConfigDict()
+  # euler, heun or euler_maruyama.
+  config.sample.solver = 'euler_maruyama'
+  config.sample.steps = 250
+  # Above 1: more steps near the noise.
+  config.sample.shift = 1.0
+  # Length of a last step to t = 0 of its own; 0: uniform.
+  config.sample.last = 0.04
+  # Images per compiled call.
+  config.sample.batch_size = 64
+
+  config.compare = ml_collections.ConfigDict()
+  # Images per method, and what `compare` puts side by side.
+  config.compare.num = 500
+  config.compare.methods = ('none', 'cfg:1.35', 'ig:1.4', 's2:1.25')
+  # Methods whose scale is swept, and the scales.
+  config.compare.sweep_methods = ('ig', 'cfg')
+  config.compare.sweep_scales = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+  # Bootstrap resamples behind each standard error.
+  config.compare.resamples = 50
+  return config

@@ -1,0 +1,382 @@
+"""The command line: config -> frozen dataclasses, once; one call per command.
+
+  python main.py train   --config=configs/digits.py --workdir=runs/digits
+  python main.py sample  --workdir=runs/digits --guidance=ig:1.5,cfg:1.2
+  python main.py compare --workdir=runs/digits
+
+Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
+2 the input cannot work, said in one line.
+"""
+
+import argparse
+import ast
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import ml_collections
+from absl import logging
+from etils import epath
+
+from dit import model
+from dit.config import DiTConfig, named_size, nearest
+from dit.path import path_named
+from dit.sharding import MeshConfig, make_mesh
+from dit.types import InputError
+from guidance import parse
+from guidance.parse import describe
+from sample import compare as compare_lib
+from sample import generate, sampler, writer
+from train import checkpoint, loop, workdir
+from train.data.source import DataConfig, check_source, load_all, open_source
+from train.ema import EMAConfig
+from train.experiment import Experiment, LogConfig, TrainConfig
+from train.log import progress_bar, set_up_logging
+from train.objective import ObjectiveConfig
+from train.optimizer import OptimizerConfig
+
+SECTIONS = {
+  'objective': ObjectiveConfig,
+  'optimizer': OptimizerConfig,
+  'ema': EMAConfig,
+  'data': DataConfig,
+  'train': TrainConfig,
+  'mesh': MeshConfig,
+  'checkpoint': checkpoint.CheckpointConfig,
+  'log': LogConfig,
+  'sample': generate.SampleConfig,
+  'compare': compare_lib.CompareConfig,
+}
+
+
+def load_config(spec: str) -> ml_collections.ConfigDict:
+  """Runs `get_config` of a file; spec is 'path.py' or 'path.py:argument'."""
+  name, _, argument = spec.partition(':')
+  path = pathlib.Path(name)
+  if path.suffix != '.py' or not path.is_file():
+    known = sorted(map(str, pathlib.Path('configs').rglob('[!_]*.py')))
+    raise InputError(
+      f'config file {name!r} not found; there are '
+      f'{", ".join(known) or "none in configs/"}.{nearest(name, known)}'
+    )
+  module_spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  return module.get_config(argument).lock()
+
+
+def override(
+  config: ml_collections.ConfigDict, assignments: Sequence[str]
+) -> ml_collections.ConfigDict:
+  """Applies assignments such as 'optimizer.lr=2e-4' to a locked config.
+
+  Raises:
+    InputError: for an unknown key, naming the nearest, or a wrong type.
+  """
+  known = workdir.flatten(config.to_dict())
+  for assignment in assignments:
+    key, equals, text = assignment.partition('=')
+    if key not in known:
+      raise InputError(
+        f'unknown config key {key!r}.{nearest(key, known)} All keys are in '
+        'configs/base.py.'
+      )
+    if not equals:
+      raise InputError(f'--config.{key} needs a value: --config.{key}=VALUE.')
+    config.update_from_flattened_dict({key: _read(key, text, known[key])})
+  return config
+
+
+def _read(key: str, text: str, default: Any) -> Any:
+  """The text as a value of the default's type."""
+  if isinstance(default, str):
+    return text
+  try:
+    value = ast.literal_eval(
+      text.title() if text in ('true', 'false') else text
+    )
+    if isinstance(default, list):
+      return value if isinstance(value, tuple) else (value,)
+    if isinstance(default, bool) != isinstance(value, bool):
+      raise ValueError('one of the two is a bool')
+    if type(default)(value) != value:
+      raise ValueError('the value changes')
+    return type(default)(value)
+  except (ValueError, SyntaxError, TypeError) as error:
+    kind = 'tuple' if isinstance(default, list) else type(default).__name__
+    raise InputError(
+      f'config key {key} is {text!r}, expected a value of type {kind}, such '
+      f'as {tuple(default) if kind == "tuple" else default}.'
+    ) from error
+
+
+def build(config: dict[str, Any]) -> Experiment:
+  """Turns plain values into the experiment; InputError where they disagree."""
+  section = dict(config['model'])
+  sizes = named_size(section.pop('name'))
+  given = {name: section.pop(name) for name in ('depth', 'width', 'num_heads')}
+  sizes |= {name: value for name, value in given.items() if value}
+  section['taps'] = tuple(section['taps'])
+  parts = {
+    name: kind(
+      **{
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in config[name].items()
+      }
+    )
+    for name, kind in SECTIONS.items()
+  }
+  return Experiment(
+    seed=config['seed'], model=DiTConfig(**sizes, **section), **parts
+  )
+
+
+def _train(args: argparse.Namespace) -> None:
+  config = override(load_config(args.config), args.overrides).to_dict()
+  experiment = build(config)
+  loop.check(experiment)
+  loop.train(experiment, workdir.claim(args.workdir, config))
+
+
+def _open_run(args: argparse.Namespace):
+  """The experiment, mesh, denoiser and provenance of a trained run."""
+  config = ml_collections.ConfigDict(workdir.load_config(args.workdir)).lock()
+  for assignment in args.overrides:
+    section = assignment.partition('.')[0].partition('=')[0]
+    if section not in workdir.FREE and section in config:
+      raise InputError(
+        f'config section {section!r} belongs to the run and cannot be '
+        f'changed here; {", ".join(workdir.FREE)} can.'
+      )
+  experiment = build(override(config, args.overrides).to_dict())
+  mesh = make_mesh(experiment.mesh)
+  # Fails for what the network cannot do before any weight is read.
+  for text in args.guidance_checks(experiment):
+    generate.check(
+      experiment.sample, parse(text), model.bind(experiment.model, {}), mesh
+    )
+  params, step = checkpoint.restore_weights(
+    args.workdir, experiment.model, mesh, args.weights
+  )
+  protocol = {
+    'model': dataclasses.asdict(experiment.model),
+    'path': experiment.objective.path,
+    'weights': args.weights,
+    'step': step,
+    'images_seen': step * experiment.train.batch_size,
+  }
+  return experiment, mesh, model.bind(experiment.model, params), protocol
+
+
+def _sample(args: argparse.Namespace) -> None:
+  guidance = parse(args.guidance)
+  if args.num < 1:
+    raise InputError(f'--num is {args.num}, expected at least 1.')
+  args.guidance_checks = lambda experiment: (args.guidance,)
+  experiment, mesh, denoiser, protocol = _open_run(args)
+  labels = generate.plan_labels(
+    args.labels, args.num, experiment.model.num_classes, args.seed
+  )
+  path = path_named(experiment.objective.path)
+  with progress_bar(total=args.num, unit=' images', desc='sample') as bar:
+    images = generate.generate(
+      denoiser,
+      guidance,
+      labels,
+      experiment.sample,
+      path=path,
+      shape=experiment.model.latent_shape,
+      mesh=mesh,
+      seed=args.seed,
+      progress=lambda done: bar.update(done - bar.n),
+    )
+  nfe = sampler.nfe(
+    guidance,
+    experiment.sample.make_solver(path),
+    experiment.sample.grid(),
+    experiment.model.depth,
+    args.seed,
+  )
+  out = epath.Path(args.out or epath.Path(args.workdir) / 'samples')
+  writer.write_npz(out / 'samples.npz', images, labels)
+  columns = min(args.num, 10)
+  scale = max(1, 40 // experiment.model.size)
+  writer.write_png(
+    out / 'samples.png', writer.tile(images[:100], columns, scale=scale)
+  )
+  writer.write_json(
+    out / 'samples.json',
+    {
+      **protocol,
+      'guidance': describe(guidance),
+      'nfe_per_image': nfe,
+      'sampling': dataclasses.asdict(experiment.sample),
+      'labels': args.labels,
+      'num': args.num,
+      'seed': args.seed,
+      **workdir.environment(),
+    },
+  )
+  logging.info(
+    '%d images (%s, NFE %.4g) in %s.', args.num, describe(guidance), nfe, out
+  )
+
+
+def _compare(args: argparse.Namespace) -> None:
+  args.guidance_checks = lambda experiment: experiment.compare.methods
+  experiment, mesh, denoiser, protocol = _open_run(args)
+  data = experiment.data
+  splits = []
+  for split in (data.train_split, data.test_split):
+    source = open_source(data, split)
+    check_source(source, experiment.model)
+    splits.append(load_all(source))
+  out = epath.Path(args.out or args.workdir)
+  table = compare_lib.compare(
+    denoiser,
+    experiment.compare,
+    experiment.sample,
+    path=path_named(experiment.objective.path),
+    shape=experiment.model.latent_shape,
+    mesh=mesh,
+    seed=args.seed,
+    reference=splits[0],
+    held_out=splits[1],
+    protocol=protocol,
+    folder=out,
+  )
+  print(f'\n{table}')
+  print(
+    f'Frechet distances to {len(splits[0][0])} real images of '
+    f'{data.name} ± bootstrap standard error, {experiment.compare.num} images '
+    'per method; features of a classifier trained on those images (not FID).\n'
+    '"gain" is the fall in features against the first row, in standard '
+    'errors: negative where a method does not help here.\n'
+    f'Pictures: {out}/samples.png, {out}/guidance.png, {args.workdir}/loss.png'
+  )
+
+
+class _Parser(argparse.ArgumentParser):
+  """Errors are one line, with the nearest known word."""
+
+  def error(self, message: str) -> NoReturn:
+    raise InputError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog='main.py',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  commands = parser.add_subparsers(dest='command', metavar='COMMAND')
+
+  def command(name, run, text, example):
+    sub = commands.add_parser(
+      name,
+      help=text,
+      description=text,
+      epilog=f'Any config key can be set: --config.KEY=VALUE, with the keys '
+      f'of configs/base.py. Example: {example}',
+      allow_abbrev=False,
+    )
+    sub.set_defaults(run=run)
+    sub.add_argument('--workdir', required=True, help='folder of the run')
+    return sub
+
+  train = command(
+    'train',
+    _train,
+    'train a network; the same command again continues',
+    'python main.py train --workdir=runs/digits --config.optimizer.lr=1e-3',
+  )
+  train.add_argument(
+    '--config', default='configs/digits.py', help='config file (%(default)s)'
+  )
+  sample = command(
+    'sample',
+    _sample,
+    'draw images from a trained run',
+    'python main.py sample --workdir=runs/digits '
+    '--guidance=ig:1.5,cfg:1.2@0-0.7 --config.sample.steps=100',
+  )
+  sample.add_argument(
+    '--guidance',
+    default='none',
+    help='methods ig, cfg, s2 as NAME:SCALE[:OPTION=N][@LOW-HIGH], comma-'
+    'separated; scale 1 is off, t is 0 at the data (%(default)s)',
+  )
+  sample.add_argument(
+    '--num', type=int, default=100, help='images (%(default)s)'
+  )
+  sample.add_argument(
+    '--labels',
+    default='balanced',
+    help='balanced, random, or classes such as 3,5 (%(default)s)',
+  )
+  compare = command(
+    'compare',
+    _compare,
+    'guidance methods side by side: a table and pictures',
+    'python main.py compare --workdir=runs/digits --config.compare.num=1000',
+  )
+  for sub in (sample, compare):
+    sub.add_argument(
+      '--weights',
+      choices=checkpoint.WEIGHTS,
+      default='ema',
+      help='the moving average or the raw parameters (%(default)s)',
+    )
+    sub.add_argument(
+      '--seed', type=int, default=0, help='of all noise (%(default)s)'
+    )
+    sub.add_argument('--out', help='folder for the results (in the workdir)')
+  return parser
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+  """Arguments, with `overrides` the assignments of --config.KEY=VALUE."""
+  rest, overrides = [], []
+  for word in argv:
+    if word.startswith('--config.'):
+      overrides.append(word.removeprefix('--config.'))
+    else:
+      rest.append(word)
+  parser = _parser()
+  commands = ('train', 'sample', 'compare')
+  if not rest:
+    raise InputError(f'no command; the commands are {", ".join(commands)}.')
+  if rest[0] not in (*commands, '-h', '--help'):
+    raise InputError(
+      f'unknown command {rest[0]!r}; the commands are {", ".join(commands)}.'
+      + nearest(rest[0], commands)
+    )
+  args = parser.parse_args(rest)
+  args.overrides = overrides
+  return args
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs one command and returns the exit status."""
+  set_up_logging()
+  try:
+    args = parse_args(argv)
+    args.run(args)
+  except InputError as error:
+    print(f'main.py: {error}', file=sys.stderr)
+    return 2
+  except loop.NonFiniteError as error:
+    print(f'main.py: {error}', file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print('main.py: interrupted.', file=sys.stderr)
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,302 @@
+"""Guidance methods side by side, on the same labels and the same noise.
+
+Writes to a folder:
+
+  compare.json    the protocol and every figure
+  table.md        the table
+  samples.png     real images, and a block of images for each method
+  guidance.png    distance against scale, one curve for each swept method
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+from matplotlib.figure import Figure
+
+from dit.path import Path
+from dit.types import Denoiser, InputError
+from guidance import Guidance, Scale, parse
+from sample import generate, sampler, writer
+from sample.metrics.scorer import Scorer, Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+  """What to compare.
+
+  Attributes:
+    num: images for each method, labels balanced.
+    methods: guidance as text, one row each.
+    sweep_methods: names of methods whose scale is swept alone.
+    sweep_scales: the scales.
+    resamples: bootstrap resamples behind each standard error.
+  """
+
+  num: int
+  methods: tuple[str, ...]
+  sweep_methods: tuple[str, ...]
+  sweep_scales: tuple[float, ...]
+  resamples: int
+
+  def __post_init__(self) -> None:
+    """Checks sizes and names."""
+    if self.num < 2 or self.resamples < 2:
+      raise InputError('compare.num and compare.resamples must be at least 2.')
+    parse(self._sweep_text())
+
+  def sweep(self) -> list[tuple[str, float, Guidance]]:
+    """Method, scale and guidance of every point of the sweep.
+
+    All have one structure, the other methods being at scale 1 (off), so that
+    one compiled program serves the whole sweep.
+    """
+    points = []
+    for name in self.sweep_methods:
+      for value in self.sweep_scales:
+        guidance = parse(self._sweep_text())
+        points.append((name, value, _with_scale(guidance, name, value)))
+    return points
+
+  def _sweep_text(self) -> str:
+    return ','.join(f'{name}:1' for name in self.sweep_methods)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table; `nfe` and `rate` are None for real images."""
+
+  method: str
+  scores: Scores
+  nfe: float | None = None
+  rate: float | None = None
+
+
+def compare(
+  denoiser: Denoiser,
+  config: CompareConfig,
+  sampling: generate.SampleConfig,
+  *,
+  path: Path,
+  shape: tuple[int, int, int],
+  mesh: Mesh,
+  seed: int,
+  reference: tuple[np.ndarray, np.ndarray],
+  held_out: tuple[np.ndarray, np.ndarray],
+  protocol: dict[str, Any],
+  folder: epath.PathLike,
+  progress: Callable[[str], None] = logging.info,
+) -> str:
+  """Samples with every method, scores, and writes tables and pictures.
+
+  Args:
+    denoiser: the network.
+    config: what to compare.
+    sampling: how to integrate.
+    path: of the network's velocity.
+    shape: (H, W, C) of a latent.
+    mesh: the devices.
+    seed: of all noise.
+    reference: real images and labels that distances are taken to.
+    held_out: real images and labels that the network has not seen: the floor.
+    protocol: what else fixes the figures, such as weights; it is written down.
+    folder: for the results; those of the same protocol are kept as they are.
+    progress: called with a line of text as rows are finished.
+
+  Returns:
+    The table, as Markdown.
+  """
+  folder = epath.Path(folder)
+  for text in config.methods:
+    generate.check(sampling, parse(text), denoiser, mesh)
+  protocol = {
+    **protocol,
+    'sampling': dataclasses.asdict(sampling),
+    'compare': dataclasses.asdict(config),
+    'seed': seed,
+    'labels': 'balanced',
+    'reference': f'{len(reference[0])} real images',
+    'extractor': 'classifier trained on the reference images; not FID',
+  }
+  protocol = json.loads(json.dumps(protocol))  # as it is read back
+  known = folder / 'compare.json'
+  if known.exists():
+    stored = json.loads(known.read_text())
+    if stored['protocol'] == protocol:
+      progress(f'Already compared; the figures are those of {known}.')
+      return (folder / 'table.md').read_text()
+
+  num_classes = denoiser.num_classes
+  labels = generate.plan_labels('balanced', config.num, num_classes, seed)
+  solver, grid = sampling.make_solver(path), sampling.grid()
+  progress('Training the classifier on the reference images.')
+  scorer = Scorer.of(*reference, num_classes, config.resamples)
+
+  def draw(guidance: Guidance) -> tuple[np.ndarray, float]:
+    marks = [(time.perf_counter(), 0)]
+    images = generate.generate(
+      denoiser,
+      guidance,
+      labels,
+      sampling,
+      path=path,
+      shape=shape,
+      mesh=mesh,
+      seed=seed,
+      progress=lambda done: marks.append((time.perf_counter(), done)),
+    )
+    # The first batch compiles; with a single one there is no other figure.
+    (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
+    return images, (n_1 - n_0) / (t_1 - t_0)
+
+  rows, blocks = [], [('real', *held_out)]
+  for text in config.methods:
+    guidance = parse(text)
+    images, rate = draw(guidance)
+    rows.append(
+      Row(
+        text,
+        scorer(images, labels),
+        sampler.nfe(guidance, solver, grid, denoiser.depth, seed),
+        rate,
+      )
+    )
+    blocks.append((text, images, labels))
+    progress(f'{text}: {_summary(rows[-1].scores)}')
+  rows.append(Row('real, held out', scorer(*held_out)))
+
+  points = []
+  for name, scale, guidance in config.sweep():
+    images, _ = draw(guidance)
+    points.append((name, scale, scorer(images, labels)))
+    progress(f'{name}:{scale:g}: {_summary(points[-1][2])}')
+
+  table = format_table(rows)
+  writer.write_png(folder / 'samples.png', _sheet(blocks, num_classes))
+  if points:
+    floor = rows[-1].scores
+    writer.write_figure(folder / 'guidance.png', _figure(points, floor))
+  writer.write_bytes(folder / 'table.md', table.encode())
+  writer.write_json(
+    known,
+    {
+      'protocol': protocol,
+      'device': jax.devices()[0].device_kind,
+      'rows': [dataclasses.asdict(row) for row in rows],
+      'sweep': [
+        {'method': name, 'scale': scale, **dataclasses.asdict(scores)}
+        for name, scale, scores in points
+      ],
+    },
+  )
+  return table
+
+
+def format_table(rows: Sequence[Row]) -> str:
+  """Markdown; the last column is the gain over the first row.
+
+  The gain is the fall of the distance in features over the standard error of
+  the difference, taking the two sets as independent.
+  """
+  lines = [
+    '| method | scale | NFE | features | pixels | accuracy | images/s | gain |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+  first = rows[0].scores
+  for row in rows:
+    parts = [part.split(':', 1) for part in row.method.split(',')]
+    scored = row.nfe is not None and row.method != 'none'
+    name, scale = row.method, ''
+    if scored:
+      name = ' + '.join(method.upper() for method, _ in parts)
+      scale = ', '.join(scale for _, scale in parts)
+    s = row.scores
+    error = np.hypot(first.features_se, s.features_se)
+    cells = [
+      name,
+      scale,
+      '' if row.nfe is None else f'{row.nfe:.4g}',
+      f'{s.features:.2f} ± {s.features_se:.2f}',
+      f'{s.pixels:.3f} ± {s.pixels_se:.3f}',
+      f'{s.accuracy:.1%}',
+      '' if row.rate is None else f'{row.rate:.0f}',
+      f'{(first.features - s.features) / error:+.1f} se' if scored else '',
+    ]
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+def _summary(scores: Scores) -> str:
+  return (
+    f'distance {scores.features:.2f} in features, {scores.pixels:.3f} in '
+    f'pixels, accuracy {scores.accuracy:.1%}'
+  )
+
+
+def _with_scale(guidance: Guidance, name: str, value: float) -> Guidance:
+  """The guidance with the scale of one method replaced."""
+
+  def replaced(method):
+    if method is None or method.name != name:
+      return method
+    return dataclasses.replace(method, scale=Scale(value))
+
+  return Guidance(
+    replaced(guidance.internal), tuple(map(replaced, guidance.terms))
+  )
+
+
+def _sheet(blocks, num_classes: int, columns: int = 20, rows: int = 4):
+  """Real and drawn images, each column one class where classes are few."""
+  parts = []
+  for name, images, labels in blocks:
+    # Column j holds class j mod num_classes.
+    order = np.argsort(labels, kind='stable')
+    by_class = [order[labels[order] == c] for c in range(num_classes)]
+    picked = [
+      by_class[j % num_classes][row + rows * (j // num_classes)]
+      for row in range(rows)
+      for j in range(columns)
+      if row + rows * (j // num_classes) < len(by_class[j % num_classes])
+    ]
+    parts.append((name.replace(',', '\n'), images[picked]))
+  scale = max(1, 40 // blocks[0][1].shape[1])
+  return writer.sheet(parts, columns, scale=scale)
+
+
+def _figure(points, floor: Scores) -> Figure:
+  """Distance against scale, in features and in pixels."""
+  figure = Figure(figsize=(10, 4.2), layout='constrained')
+  for axes, space in zip(
+    figure.subplots(1, 2), ('features', 'pixels'), strict=True
+  ):
+    for name in dict.fromkeys(name for name, _, _ in points):
+      mine = [(scale, s) for n, scale, s in points if n == name]
+      axes.errorbar(
+        [scale for scale, _ in mine],
+        [getattr(s, space) for _, s in mine],
+        [getattr(s, f'{space}_se') for _, s in mine],
+        label=name.upper(),
+        marker='o',
+        capsize=3,
+      )
+    axes.axhline(
+      getattr(floor, space),
+      color='grey',
+      linestyle='--',
+      label='real, held out',
+    )
+    axes.set(
+      xlabel='guidance scale (1 = off)', ylabel=f'Frechet distance, {space}'
+    )
+    axes.set_yscale('log')
+    axes.grid(which='both', alpha=0.25)
+  axes.legend()
+  return figure

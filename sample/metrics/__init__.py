@@ -1,0 +1,1 @@
+"""Features, distances and accuracy of sets of images."""

@@ -1,0 +1,102 @@
+"""Images and protocols to files; each appears whole or not at all."""
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+  """Writes a file under another name, then renames it."""
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.parent / f'.{path.name}.{os.getpid()}'
+  partial.write_bytes(data)
+  partial.replace(path)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+  """Writes readable JSON."""
+  write_bytes(path, (json.dumps(value, indent=2) + '\n').encode())
+
+
+def write_npz(path: epath.PathLike, images: np.ndarray, labels: Any) -> None:
+  """Writes uint8 NHWC images as `arr_0` (ADM's layout), labels as `arr_1`."""
+  data = io.BytesIO()
+  np.savez_compressed(data, images, np.asarray(labels))
+  write_bytes(path, data.getvalue())
+
+
+def write_png(path: epath.PathLike, image: np.ndarray) -> None:
+  """Writes one (H, W, C) uint8 image, C 1 or 3."""
+  data = io.BytesIO()
+  Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+    data, 'png'
+  )
+  write_bytes(path, data.getvalue())
+
+
+def write_figure(path: epath.PathLike, figure: Figure) -> None:
+  """Writes a matplotlib figure as PNG."""
+  data = io.BytesIO()
+  figure.savefig(data, format='png', dpi=130)
+  write_bytes(path, data.getvalue())
+
+
+def tile(
+  images: np.ndarray, columns: int, *, scale: int = 1, gap: int = 2
+) -> np.ndarray:
+  """(n, H, W, C) -> one (H', W', C) image, row by row on white.
+
+  Args:
+    images: uint8.
+    columns: per row.
+    scale: every pixel becomes scale x scale.
+    gap: white pixels around each image.
+  """
+  images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+  images = np.pad(
+    images, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=255
+  )
+  n, h, w, c = images.shape
+  rows = -(-n // columns)
+  blank = np.full((rows * columns - n, h, w, c), 255, np.uint8)
+  grid = np.concatenate([images, blank]).reshape(rows, columns, h, w, c)
+  return grid.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+
+
+def sheet(
+  blocks: Sequence[tuple[str, np.ndarray]],
+  columns: int,
+  *,
+  scale: int,
+  margin: int = 190,
+) -> np.ndarray:
+  """Stacks labelled blocks of images, each name in a margin on the left.
+
+  Args:
+    blocks: name and (n, H, W, C) uint8 images of each.
+    columns: images per row.
+    scale: every pixel becomes scale x scale.
+    margin: width for the names, in pixels.
+
+  Returns:
+    (H', W', 3) uint8.
+  """
+  font = ImageFont.load_default(size=18)
+  parts = []
+  for name, images in blocks:
+    block = tile(images, columns, scale=scale)
+    block = np.broadcast_to(block, (*block.shape[:2], 3))
+    label = Image.new('RGB', (margin, block.shape[0]), 'white')
+    ImageDraw.Draw(label).multiline_text((12, 8), name, 'black', font)
+    line = np.full((8, margin + block.shape[1], 3), 255, np.uint8)
+    line[3:5] = 200
+    parts += [line, np.concatenate([np.asarray(label), block], axis=1)]
+  return np.concatenate(parts)

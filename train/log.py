@@ -1,0 +1,133 @@
+"""What a run reports: JSON lines, TensorBoard, and a bar on a terminal."""
+
+import json
+import logging as stdlib_logging
+import os
+import pathlib
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+from absl import flags, logging
+from etils import epath
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from sample.writer import write_bytes, write_figure, write_png
+
+_SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')
+
+
+def set_up_logging() -> None:
+  """Our own messages on process 0; from libraries only warnings."""
+  root = str(pathlib.Path(__file__).parent.parent)
+  own = f'{root}{os.sep}'
+  libraries = f'{own}.venv{os.sep}'
+
+  def wanted(record: stdlib_logging.LogRecord) -> bool:
+    path = record.pathname
+    if path.startswith(own) and not path.startswith(libraries):
+      return jax.process_index() == 0
+    return record.levelno >= stdlib_logging.WARNING
+
+  flags.FLAGS.mark_as_parsed()  # absl logs to a start-up buffer before that
+  handler = logging.get_absl_handler()
+  handler.addFilter(wanted)
+  handler.setFormatter(
+    stdlib_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
+  )
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  logging.set_stderrthreshold(logging.INFO)
+
+
+def progress_bar(**kwargs: Any) -> tqdm:
+  """A bar on process 0 and on a terminal; elsewhere it shows nothing."""
+  show = jax.process_index() == 0 and sys.stderr.isatty()
+  return tqdm(disable=not show, dynamic_ncols=True, **kwargs)
+
+
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
+  """The lines of metrics.jsonl; a line cut short by a kill is left out."""
+  path = epath.Path(workdir) / 'metrics.jsonl'
+  lines = path.read_text().splitlines() if path.exists() else []
+  rows = []
+  for line in lines:
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      logging.warning('%s: left out a damaged line: %.40s', path, line)
+  return rows
+
+
+class MetricsLog:
+  """Writes the metrics of process 0; use as a context manager.
+
+  On a restart at step n, lines behind n are taken back: those steps are about
+  to be run again.
+  """
+
+  def __init__(self, workdir: epath.Path, step: int) -> None:
+    """Opens the logs of `workdir` for a run that continues at `step`."""
+    self._writes = jax.process_index() == 0
+    self._workdir = workdir
+    if not self._writes:
+      return
+    rows = [row for row in read_metrics(workdir) if row['step'] <= step]
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    write_bytes(workdir / 'metrics.jsonl', text.encode())
+    self._lines = (workdir / 'metrics.jsonl').open('a')
+    self._board = tensorboardX.SummaryWriter(
+      str(workdir / 'tensorboard'), purge_step=step + 1
+    )
+
+  def __enter__(self) -> 'MetricsLog':
+    """Does nothing more."""
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    """Flushes and closes."""
+    if self._writes:
+      self._lines.close()
+      self._board.close()
+
+  def scalars(self, step: int, values: dict[str, float]) -> None:
+    """One line, and one point for each curve."""
+    if not self._writes:
+      return
+    self._lines.write(json.dumps({'step': step, **values}) + '\n')
+    self._lines.flush()
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+    if not sys.stderr.isatty():
+      shown = [
+        f'{name} {values[name]:.4g}' for name in _SHOWN if name in values
+      ]
+      logging.info('step %d: %s', step, ', '.join(shown))
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    """One (H, W, C) uint8 image, on TensorBoard and as a PNG."""
+    if not self._writes:
+      return
+    self._board.add_image(name, image, step, dataformats='HWC')
+    write_png(self._workdir / f'{name}s' / f'{step:08}.png', image)
+
+
+def plot_losses(path: epath.PathLike, rows: Iterable[dict[str, float]]) -> None:
+  """Draws every loss term against images seen."""
+  rows = list(rows)
+  images = np.asarray([row['images'] for row in rows])
+  names = [name for name in rows[-1] if name.startswith('loss')]
+  figure = Figure(figsize=(7, 4.5), layout='constrained')
+  axes = figure.subplots()
+  for name in names:
+    values = np.asarray([row[name] for row in rows])
+    label = name.removeprefix('loss/').replace('_', ' after block ')
+    axes.plot(images, values, label='total' if name == 'loss' else label)
+  axes.set(xlabel='images seen', ylabel='loss', yscale='log')
+  axes.grid(which='both', alpha=0.25)
+  axes.legend()
+  write_figure(path, figure)

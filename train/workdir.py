@@ -1,0 +1,116 @@
+"""The run is its workdir: config.json says what it is, run.json where it ran.
+
+config.json     the resolved config
+run.json        versions, devices and command of the latest start
+checkpoints/    Orbax
+metrics.jsonl   one line for each log window
+tensorboard/    the same for TensorBoard, and preview grids
+previews/       the preview grids as PNG
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+import jax
+from etils import epath
+
+from dit.types import InputError
+from sample.writer import write_json
+
+# Sections that may differ when a run is continued: they change no result.
+FREE = ('checkpoint', 'compare', 'log', 'mesh', 'sample')
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def claim(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path:
+  """Makes `workdir` the run of `config`, new or continued.
+
+  Args:
+    workdir: folder, local or gs://.
+    config: the resolved config, of plain values.
+
+  Returns:
+    The folder.
+
+  Raises:
+    InputError: if it cannot be written, or holds another config.
+  """
+  workdir = epath.Path(workdir).expanduser()
+  path = workdir / 'config.json'
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+      differences = _differences(load_config(workdir), config)
+      if differences:
+        raise InputError(
+          f'workdir {workdir} holds another config ({"; ".join(differences)});'
+          ' choose a new workdir, or give the config that it holds.'
+        )
+    if jax.process_index() == 0:
+      write_json(path, config)
+      write_json(workdir / 'run.json', environment())
+  except OSError as error:
+    raise InputError(
+      f'workdir {workdir} cannot be written ({error.strerror or error}); '
+      'choose another.'
+    ) from error
+  return workdir
+
+
+def load_config(workdir: epath.PathLike) -> dict[str, Any]:
+  """The config of a run; InputError where there is none."""
+  path = epath.Path(workdir).expanduser() / 'config.json'
+  try:
+    return json.loads(path.read_text())
+  except OSError as error:
+    raise InputError(
+      f'{workdir} is not the workdir of a run: it holds no config.json; train '
+      'first, or give the workdir of a run.'
+    ) from error
+  except json.JSONDecodeError as error:
+    raise InputError(f'{path} is damaged: {error}.') from error
+
+
+def environment() -> dict[str, Any]:
+  """Versions, devices and the command."""
+  git = subprocess.run(
+    ['git', 'rev-parse', 'HEAD'],
+    cwd=epath.Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return {
+    'command': sys.argv,
+    'python': platform.python_version(),
+    'packages': {name: metadata.version(name) for name in _PACKAGES},
+    'commit': git.stdout.strip() or None,
+    'device': jax.devices()[0].device_kind,
+    'devices': jax.device_count(),
+    'processes': jax.process_count(),
+  }
+
+
+def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested sections to dotted keys; tuples become lists, as JSON has them."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return flat
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+  """Keys whose values differ, outside FREE, as 'key: old -> new'."""
+  old, new = flatten(old), flatten(new)
+  return [
+    f'{key}: {old.get(key, "absent")} -> {new.get(key, "absent")}'
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key) and key.split('.')[0] not in FREE
+  ]
