@@ -1,0 +1,51 @@
+"""Eight simulated CPU devices, and what several tests share."""
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+
+import jax
+import pytest
+
+from dit import model
+from dit.config import DiTConfig
+
+
+@pytest.fixture(scope='session')
+def config():
+  """A small network with two taps."""
+  return DiTConfig(
+    size=8,
+    channels=3,
+    num_classes=10,
+    patch=2,
+    depth=5,
+    width=32,
+    num_heads=4,
+    taps=(2, 3),
+  )
+
+
+@pytest.fixture(scope='session')
+def denoiser(config):
+  """The small network with weights of which none is zero."""
+  params = model.init(config, jax.random.key(0))
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  leaves = [
+    leaf + 0.1 * jax.random.normal(key, leaf.shape)
+    for leaf, key in zip(leaves, keys, strict=True)
+  ]
+  return model.bind(config, jax.tree.unflatten(tree, leaves))
+
+
+@pytest.fixture
+def batch(config):
+  """x, t and label of six rows; the last label is the null label."""
+  x = jax.random.normal(jax.random.key(2), (6, *config.latent_shape))
+  t = jax.numpy.linspace(0.05, 1, 6)
+  label = jax.numpy.asarray([0, 3, 9, 3, 5, config.num_classes])
+  return x, t, label
