@@ -42,6 +42,7 @@ class Guidance:
     t: jax.Array,
     label: jax.Array,
     key: jax.Array,
+    at: jax.Array | None = None,
   ) -> jax.Array:
     """The guided velocity.
 
@@ -51,13 +52,17 @@ class Guidance:
       t: scalar in [0, 1].
       label: (B,) int.
       key: of this solver step; the random choices of all its stages.
+      at: scalar, the time at which scales are read; None for t. A solver of
+        several stages reads them where its step begins, so that one step
+        follows one vector field.
 
     Returns:
       (B, H, W, C) float32.
     """
-    scales = [term.scale.at(t) for term in self.terms]
+    at = t if at is None else at
+    scales = [term.scale.at(at) for term in self.terms]
     evaluate = functools.partial(
-      self._evaluate, denoiser, x, t, label, key, scales
+      self._evaluate, denoiser, x, t, label, key, at, scales
     )
     if not self.terms:
       return evaluate(active=())
@@ -72,7 +77,7 @@ class Guidance:
     on = [(scale != 1) * 2**k for k, scale in enumerate(scales)]
     return jax.lax.switch(sum(on), branches)
 
-  def passes(self, t: jax.Array, depth: int, key: jax.Array) -> jax.Array:
+  def passes(self, at: jax.Array, depth: int, key: jax.Array) -> jax.Array:
     """Cost of one evaluation, in whole passes of the conditional row."""
     total = jnp.float32(1)
     for k, term in enumerate(self.terms):
@@ -83,7 +88,7 @@ class Guidance:
         # Blocks that run behind the first skipped one.
         behind = jnp.cumsum(~keep, axis=1) > 0
         cost = (keep & behind).sum() / depth
-      total += jnp.where(term.scale.at(t) != 1, cost, 0)
+      total += jnp.where(term.scale.at(at) != 1, cost, 0)
     return total
 
   def check(self, denoiser: Denoiser) -> None:
@@ -94,7 +99,7 @@ class Guidance:
       term.check(denoiser.depth)
 
   def _evaluate(
-    self, denoiser, x, t, label, key, scales, *, active: tuple[int, ...]
+    self, denoiser, x, t, label, key, at, scales, *, active: tuple[int, ...]
   ) -> jax.Array:
     """The guided velocity with the terms in `active` on."""
     weak_labels, keeps = {}, {}
@@ -115,20 +120,20 @@ class Guidance:
       sub = SubNetworks(jnp.concatenate([*keeps.values()]), every)
     out = denoiser(rows, times, labels, sub)
 
-    velocity = self._refine(out, t).reshape(-1, every, *x.shape[1:])
+    velocity = self._refine(out, at).reshape(-1, every, *x.shape[1:])
     strong, *label_rows = jnp.moveaxis(velocity, 1, 0)
     weak = dict(zip(weak_labels, label_rows, strict=True))
     subs = iter(out.sub)
     for k, keep in keeps.items():
-      refined = [self._refine(next(subs), t) for _ in range(len(keep))]
+      refined = [self._refine(next(subs), at) for _ in range(len(keep))]
       weak[k] = sum(refined) / len(refined)
     guided = strong
     for k in active:
       guided += (scales[k] - 1) * (strong - weak[k])
     return guided
 
-  def _refine(self, out: DenoiserOutput, t: jax.Array) -> jax.Array:
+  def _refine(self, out: DenoiserOutput, at: jax.Array) -> jax.Array:
     """Velocities of all rows, refined by IG where it is asked for."""
     if self.internal is None:
       return out.velocity
-    return self.internal.refine(out, t)
+    return self.internal.refine(out, at)

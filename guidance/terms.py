@@ -96,10 +96,10 @@ class Internal:
   scale: Scale
   tap: int = _static(0)
 
-  def refine(self, out: DenoiserOutput, t: jax.Array) -> jax.Array:
+  def refine(self, out: DenoiserOutput, at: jax.Array) -> jax.Array:
     """The guided velocity of every row of a pass."""
     weak = out.intermediate[self.tap]
-    return extrapolate(out.velocity, weak, self.scale.at(t))
+    return extrapolate(out.velocity, weak, self.scale.at(at))
 
   def check(self, num_taps: int) -> None:
     """Raises InputError where the network lacks the tap."""

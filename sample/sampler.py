@@ -11,7 +11,6 @@ so an image does not depend on the batch or the devices that it was made in.
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 
 import jax
@@ -95,7 +94,7 @@ def sample(
   normal = jax.vmap(lambda key: jax.random.normal(key, shape))
 
   def velocity(x, t, n):
-    return guidance(denoiser, x, t, label, step_key(seed, n))
+    return guidance(denoiser, x, t, label, step_key(seed, n), at=grid[n])
 
   def noise(n):
     return normal(jax.vmap(jax.random.fold_in, (0, None))(keys, n))
@@ -110,10 +109,7 @@ def nfe(
 
   S2's count depends on the blocks drawn, hence on the seed.
   """
-  steps = enumerate(itertools.pairwise(grid))
-  stages = [
-    (n, t) for n, (a, b) in steps for t in solver.stages(float(a), float(b))
-  ]
-  numbers, times = map(jnp.asarray, zip(*stages, strict=True))
+  evaluations = [solver.evaluations(float(t_next)) for t_next in grid[1:]]
   cost = jax.vmap(lambda n, t: guidance.passes(t, depth, step_key(seed, n)))
-  return float(cost(numbers, times).sum())
+  passes = cost(jnp.arange(len(evaluations)), jnp.asarray(grid[:-1]))
+  return float((passes * np.asarray(evaluations)).sum())

@@ -41,8 +41,8 @@ class Solver(Protocol):
   ) -> jax.Array:
     """From x at t to x at t_next < t; noise is standard normal, like x."""
 
-  def stages(self, t: float, t_next: float) -> tuple[float, ...]:
-    """The times at which this step evaluates the velocity."""
+  def evaluations(self, t_next: float) -> int:
+    """How often a step to `t_next` evaluates the velocity."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,9 @@ class Euler:
   def step(self, velocity, x, t, t_next, noise=None):  # noqa: D102
     return x + (t_next - t) * velocity(x, t)
 
-  def stages(self, t, t_next):  # noqa: D102
-    return (t,)
+  def evaluations(self, t_next):  # noqa: D102
+    del t_next
+    return 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Heun:
 
     return jax.lax.cond(t_next > 0, correct, lambda: euler)
 
-  def stages(self, t, t_next):  # noqa: D102
-    return (t, t_next) if t_next > 0 else (t,)
+  def evaluations(self, t_next):  # noqa: D102
+    return 2 if t_next > 0 else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +98,9 @@ class EulerMaruyama:
     scale = jnp.where(t_next > 0, jnp.sqrt(2 * t * -h), 0)
     return x + scale * noise
 
-  def stages(self, t, t_next):  # noqa: D102
-    return (t,)
+  def evaluations(self, t_next):  # noqa: D102
+    del t_next
+    return 1
 
 
 SOLVERS = ('euler', 'heun', 'euler_maruyama')
