@@ -144,12 +144,13 @@ def _train(args: argparse.Namespace) -> None:
 def _open_run(args: argparse.Namespace):
   """The experiment, mesh, denoiser and provenance of a trained run."""
   config = ml_collections.ConfigDict(workdir.load_config(args.workdir)).lock()
+  known = workdir.flatten(config.to_dict())
   for assignment in args.overrides:
-    section = assignment.partition('.')[0].partition('=')[0]
-    if section not in workdir.FREE and section in config:
+    key = assignment.partition('=')[0]
+    if key in known and not workdir.is_free(key):
       raise InputError(
-        f'config section {section!r} belongs to the run and cannot be '
-        f'changed here; {", ".join(workdir.FREE)} can.'
+        f'config key {key} belongs to the run and cannot be changed here; '
+        f'{", ".join(workdir.FREE)} can.'
       )
   experiment = build(override(config, args.overrides).to_dict())
   mesh = make_mesh(experiment.mesh)
@@ -253,9 +254,16 @@ def _compare(args: argparse.Namespace) -> None:
     f'Frechet distances to {len(splits[0][0])} real images of '
     f'{data.name} ± bootstrap standard error, {experiment.compare.num} images '
     'per method; features of a classifier trained on those images (not FID).\n'
-    '"gain" is the fall in features against the first row, in standard '
-    'errors: negative where a method does not help here.\n'
-    f'Pictures: {out}/samples.png, {out}/guidance.png, {args.workdir}/loss.png'
+    '"gain" is the fall of a distance against the first row, in standard '
+    'errors of the difference: not above 2 means no help that shows here, '
+    'negative means harm.\n'
+    f'Pictures: {out}/samples.png, {out}/guidance.png, '
+    f'{args.workdir}/loss.png\n'
+    'Try next: python main.py sample '
+    f'--workdir={args.workdir} --guidance=ig:2@0.3-1,cfg:1.2@0-0.7 '
+    '--labels=3,8\n'
+    '  or a longer run, in which guidance pays less: python main.py train '
+    '--workdir=runs/long --config.train.images=96000'
   )
 
 

@@ -34,8 +34,7 @@ def run(seed: int, folder: pathlib.Path, extra: list[str]) -> list[dict]:
 
 def gain(rows: list[dict], row: dict, space: str) -> float:
   """Fall of the distance from the first row, in standard errors."""
-  first = rows[0]['scores']
-  mine = row['scores']
+  first, mine = rows[0]['scores'], row['scores']
   error = np.hypot(first[f'{space}_se'], mine[f'{space}_se'])
   return (first[space] - mine[space]) / error
 
@@ -49,8 +48,8 @@ if __name__ == '__main__':
     run(seed, pathlib.Path(args.workdir), extra) for seed in range(args.seeds)
   ]
   print(
-    f'\n| method | features | pixels | accuracy | gain, features (each seed) |'
-    f' gain, pixels (each seed) |\n|---|---|---|---|---|---|'
+    '\n| method | features | pixels | accuracy | gain, features (each seed) |'
+    ' gain, pixels (each seed) |\n|---|---|---|---|---|---|'
   )
   for k, row in enumerate(tables[0]):
     scores = [table[k]['scores'] for table in tables]

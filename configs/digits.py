@@ -48,8 +48,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.compare.methods = (
     'none',
     'cfg:1.2',
-    'ig:1.5',
-    's2:1.25',
+    'ig:1.75',
+    's2:1.6',
     'ig:1.5,cfg:1.2',
   )
   return config

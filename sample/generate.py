@@ -139,16 +139,17 @@ def generate(
     label, number = jax.device_put(
       (labels[part], index[part]), batch_sharding(mesh)
     )
-    x = sampler.sample(
-      denoiser,
-      guidance,
-      label,
-      number,
-      grid,
-      jnp.uint32(seed),
-      solver=solver,
-      shape=shape,
-    )
+    with jax.set_mesh(mesh):
+      x = sampler.sample(
+        denoiser,
+        guidance,
+        label,
+        number,
+        grid,
+        jnp.uint32(seed),
+        solver=solver,
+        shape=shape,
+      )
     images.append(np.asarray(_decode(x)))
     progress(min(start + size, count))
   return np.concatenate(images)[:count]

@@ -147,7 +147,8 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
         state, metrics = train_step(state, next(stream), key)
         # Reads the step before this one, so that the devices are never idle.
         report(step, metrics)
-        last = step == settings.steps or bool(stop.signal)
+        stopping = stop.signal  # once: it may come at any line
+        last = step == settings.steps or bool(stopping)
         if (
           last
           or step % settings.steps_of(experiment.checkpoint.every_images) == 0
@@ -155,15 +156,15 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
           report.flush()
           checkpointer.save(state, step)
         preview_every = settings.steps_of(experiment.log.preview_every_images)
-        if preview_every and (step % preview_every == 0) and not stop.signal:
+        if preview_every and (step % preview_every == 0) and not stopping:
           report.flush()
           log.image(step, 'preview', preview(experiment, state.ema, mesh))
-        if stop.signal:
+        if stopping:
           break
       report.flush()
       checkpointer.wait()
-      if stop.signal:
-        logging.info('%s: saved step %d, stopping.', stop.signal, step)
+      if stopping:
+        logging.info('%s: saved step %d, stopping.', stopping, step)
 
   # The end.
   if jax.process_index() == 0:

@@ -21,8 +21,19 @@ from etils import epath
 from dit.types import InputError
 from sample.writer import write_json
 
-# Sections that may differ when a run is continued: they change no result.
-FREE = ('checkpoint', 'compare', 'log', 'mesh', 'sample')
+# Sections and keys that may differ when a run is continued: they change no
+# result.
+FREE = (
+  'checkpoint',
+  'compare',
+  'data.dir',
+  'data.prefetch',
+  'data.threads',
+  'log',
+  'mesh',
+  'sample',
+  'train.max_bad_steps',
+)
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -95,6 +106,11 @@ def environment() -> dict[str, Any]:
   }
 
 
+def is_free(key: str) -> bool:
+  """Whether the value at a dotted key may change within a run."""
+  return key in FREE or key.split('.')[0] in FREE
+
+
 def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   """Nested sections to dotted keys; tuples become lists, as JSON has them."""
   flat = {}
@@ -112,5 +128,5 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
   return [
     f'{key}: {old.get(key, "absent")} -> {new.get(key, "absent")}'
     for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key) and key.split('.')[0] not in FREE
+    if old.get(key) != new.get(key) and not is_free(key)
   ]

@@ -63,18 +63,19 @@ def open_source(config: DataConfig, split: str) -> Any:
       'to the folder that holds it, or prepare it there with TFDS '
       "(file_format='array_record')."
     )
-  if split not in builder.info.splits:
-    raise InputError(
-      f'data {config.name!r} has no split {split!r}; it has '
-      f'{", ".join(builder.info.splits)}.'
-    )
   if builder.info.file_format.value != 'array_record':
     raise InputError(
       f'data {config.name!r} in {data_dir} is stored as '
       f'{builder.info.file_format.value}; random access needs array_record: '
       "prepare it again with file_format='array_record'."
     )
-  return builder.as_data_source(split=split)
+  try:
+    return builder.as_data_source(split=split)
+  except ValueError as error:
+    raise InputError(
+      f'data {config.name!r} has no split {split!r}; it has '
+      f'{", ".join(builder.info.splits)}, and slices such as train[:90%].'
+    ) from error
 
 
 def check_source(source: Any, model: DiTConfig) -> None:
