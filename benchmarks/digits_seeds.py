@@ -5,7 +5,8 @@
 Trains the default config once for each seed (of initialisation, data order,
 noise and samples) and prints, for each method, the mean over the seeds of its
 figures, and of its gain over no guidance: the fall of the distance over the
-standard error of the difference of one seed's two figures.
+standard error of the difference, by a bootstrap over pairs of images with the
+same label and noise.
 """
 
 import argparse
@@ -32,13 +33,6 @@ def run(seed: int, folder: pathlib.Path, extra: list[str]) -> list[dict]:
   return json.loads(result.read_text())['rows']
 
 
-def gain(rows: list[dict], row: dict, space: str) -> float:
-  """Fall of the distance from the first row, in standard errors."""
-  first, mine = rows[0]['scores'], row['scores']
-  error = np.hypot(first[f'{space}_se'], mine[f'{space}_se'])
-  return (first[space] - mine[space]) / error
-
-
 if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--seeds', type=int, default=3)
@@ -52,8 +46,10 @@ if __name__ == '__main__':
     ' gain, pixels (each seed) |\n|---|---|---|---|---|---|'
   )
   for k, row in enumerate(tables[0]):
-    scores = [table[k]['scores'] for table in tables]
-    mean = {name: np.mean([s[name] for s in scores]) for name in scores[0]}
+    names = ('features', 'features_se', 'pixels', 'pixels_se', 'accuracy')
+    mean = {
+      name: np.mean([table[k][name] for table in tables]) for name in names
+    }
     cells = [
       row['method'],
       f'{mean["features"]:.2f} ± {mean["features_se"]:.2f}',
@@ -61,7 +57,10 @@ if __name__ == '__main__':
       f'{mean["accuracy"]:.1%}',
     ]
     for space in ('features', 'pixels'):
-      gains = [gain(table, table[k], space) for table in tables]
+      gains = [table[k][f'gain_{space}'] for table in tables]
+      if k == 0 or None in gains:
+        cells.append('')
+        continue
       each = ', '.join(f'{value:+.1f}' for value in gains)
-      cells.append(f'{np.mean(gains):+.1f} se ({each})' if k else '')
+      cells.append(f'{np.mean(gains):+.1f} se ({each})')
     print('| ' + ' | '.join(cells) + ' |')

@@ -24,7 +24,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
 
   config.objective.time_sampling = 'logit_normal'
 
-  config.optimizer.lr = 2e-3
+  config.optimizer.lr = 3e-3
   config.optimizer.b2 = 0.99
   config.optimizer.warmup_images = 6_400
   config.optimizer.schedule = 'cosine'
@@ -48,8 +48,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.compare.methods = (
     'none',
     'cfg:1.2',
-    'ig:1.75',
-    's2:1.6',
+    'ig:1.5',
+    's2:1.5',
     'ig:1.5,cfg:1.2',
   )
   return config

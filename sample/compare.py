@@ -73,12 +73,33 @@ class CompareConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of the table; `nfe` and `rate` are None for real images."""
+  """One line of the table; real images have scores only.
+
+  Attributes:
+    method: guidance as text.
+    scores: of its images.
+    nfe: network evaluations per image.
+    rate: images per second.
+    gains: fall of the distance in features and in pixels against the first
+      row, in standard errors of the difference.
+  """
 
   method: str
   scores: Scores
   nfe: float | None = None
   rate: float | None = None
+  gains: tuple[float, float] | None = None
+
+  def as_dict(self) -> dict[str, Any]:
+    """Plain values, for JSON."""
+    return {
+      'method': self.method,
+      'nfe': self.nfe,
+      'images_per_second': self.rate,
+      **self.scores.as_dict(),
+      'gain_features': self.gains[0] if self.gains else None,
+      'gain_pixels': self.gains[1] if self.gains else None,
+    }
 
 
 def compare(
@@ -162,12 +183,18 @@ def compare(
   for text in config.methods:
     guidance = parse(text)
     images, rate = draw(guidance)
+    scores = scorer(images, labels)
+    first = rows[0].scores if rows else scores
     rows.append(
       Row(
         text,
-        scorer(images, labels),
+        scores,
         sampler.nfe(guidance, solver, grid, denoiser.depth, seed),
         rate,
+        (
+          first.features.gain(scores.features),
+          first.pixels.gain(scores.pixels),
+        ),
       )
     )
     blocks.append((text, images, labels))
@@ -191,9 +218,9 @@ def compare(
     {
       'protocol': protocol,
       'device': jax.devices()[0].device_kind,
-      'rows': [dataclasses.asdict(row) for row in rows],
+      'rows': [row.as_dict() for row in rows],
       'sweep': [
-        {'method': name, 'scale': scale, **dataclasses.asdict(scores)}
+        {'method': name, 'scale': scale, **scores.as_dict()}
         for name, scale, scores in points
       ],
     },
@@ -202,12 +229,7 @@ def compare(
 
 
 def format_table(rows: Sequence[Row]) -> str:
-  """Markdown; the last column is the gain over the first row.
-
-  The gain is the fall of the distance over the standard error of the
-  difference, in features and in pixels. It takes the two sets as independent,
-  which understates it: they share labels and noise.
-  """
+  """The rows as Markdown."""
   lines = [
     '| method | scale | NFE | features | pixels | accuracy | images/s '
     '| gain (features, pixels) |',
@@ -215,21 +237,20 @@ def format_table(rows: Sequence[Row]) -> str:
   ]
   for row in rows:
     name, scale, gain = row.method, '', ''
-    if row.nfe is not None and row.method != 'none':
+    if row.gains and row.method != 'none':
       parts = [part.split(':', 1) for part in row.method.split(',')]
       name = ' + '.join(method.upper() for method, _ in parts)
       scale = ', '.join(scale for _, scale in parts)
-    if row.nfe is not None and row is not rows[0]:
-      gains = (_gain(rows[0].scores, row.scores, s) for s in _SPACES)
-      gain = ', '.join(f'{value:+.1f}' for value in gains) + ' se'
-    s = row.scores
+    if row.gains and row is not rows[0]:
+      gain = ', '.join(f'{value:+.1f}' for value in row.gains) + ' se'
+    features, pixels = row.scores.features, row.scores.pixels
     cells = [
       name,
       scale,
       '' if row.nfe is None else f'{row.nfe:.4g}',
-      f'{s.features:.2f} ± {s.features_se:.2f}',
-      f'{s.pixels:.3f} ± {s.pixels_se:.3f}',
-      f'{s.accuracy:.1%}',
+      f'{features.value:.2f} ± {features.error:.2f}',
+      f'{pixels.value:.3f} ± {pixels.error:.3f}',
+      f'{row.scores.accuracy:.1%}',
       '' if row.rate is None else f'{row.rate:.0f}',
       gain,
     ]
@@ -237,17 +258,10 @@ def format_table(rows: Sequence[Row]) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _gain(first: Scores, scores: Scores, space: str) -> float:
-  """Fall of the distance, in standard errors of the difference."""
-  fall = getattr(first, space) - getattr(scores, space)
-  return fall / np.hypot(
-    getattr(first, f'{space}_se'), getattr(scores, f'{space}_se')
-  )
-
-
 def _summary(scores: Scores) -> str:
   return (
-    f'distance {scores.features:.2f} in features, {scores.pixels:.3f} in '
+    f'distance {scores.features.value:.2f} in features, '
+    f'{scores.pixels.value:.3f} in '
     f'pixels, accuracy {scores.accuracy:.1%}'
   )
 
@@ -291,14 +305,14 @@ def _figure(points, floor: Scores) -> Figure:
       mine = [(scale, s) for n, scale, s in points if n == name]
       axes.errorbar(
         [scale for scale, _ in mine],
-        [getattr(s, space) for _, s in mine],
-        [getattr(s, f'{space}_se') for _, s in mine],
+        [getattr(s, space).value for _, s in mine],
+        [getattr(s, space).error for _, s in mine],
         label=name.upper(),
         marker='o',
         capsize=3,
       )
     axes.axhline(
-      getattr(floor, space),
+      getattr(floor, space).value,
       color='grey',
       linestyle='--',
       label='real, held out',

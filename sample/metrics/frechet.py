@@ -41,16 +41,20 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 def bootstrap(
   features: np.ndarray, reference: Moments, resamples: int, seed: int = 0
-) -> float:
-  """Standard error of the distance of (n, F) features to `reference`.
+) -> np.ndarray:
+  """Distances of resampled (n, F) features to `reference`, (resamples,).
 
-  The standard deviation over sets of n rows drawn with replacement: how much
-  the figure would move with other images of the same sampler.
+  Each resample takes n rows with replacement. The standard deviation is the
+  standard error of the distance: how much the figure would move with other
+  images of the same sampler. Two sets of equal n are resampled at the same
+  rows, so that for sets paired row by row (the same labels and noise) the
+  standard deviation of the differences is the standard error of the difference.
   """
   rng = np.random.default_rng(seed)
   n = len(features)
-  distances = [
-    frechet_distance(Moments.of(features[rng.integers(0, n, n)]), reference)
-    for _ in range(resamples)
-  ]
-  return float(np.std(distances, ddof=1))
+  return np.asarray(
+    [
+      frechet_distance(Moments.of(features[rng.integers(0, n, n)]), reference)
+      for _ in range(resamples)
+    ]
+  )

@@ -15,14 +15,48 @@ from sample.metrics.frechet import Moments, bootstrap, frechet_distance
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
-  """Distances with bootstrap standard errors, and class accuracy."""
+class Distance:
+  """A Frechet distance, and the same of bootstrap resamples.
 
-  features: float
-  features_se: float
-  pixels: float
-  pixels_se: float
+  Attributes:
+    value: the distance.
+    resampled: (resamples,), see `frechet.bootstrap`.
+  """
+
+  value: float
+  resampled: np.ndarray
+
+  @property
+  def error(self) -> float:
+    """Standard error of `value`."""
+    return float(self.resampled.std(ddof=1))
+
+  def gain(self, other: 'Distance') -> float:
+    """By how many standard errors of the difference `other` is nearer.
+
+    The two sets must be paired row by row.
+    """
+    error = (self.resampled - other.resampled).std(ddof=1)
+    return float((self.value - other.value) / error) if error else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """Distances in features and in pixels, and class accuracy."""
+
+  features: Distance
+  pixels: Distance
   accuracy: float
+
+  def as_dict(self) -> dict[str, float]:
+    """The figures, without the resamples."""
+    return {
+      'features': self.features.value,
+      'features_se': self.features.error,
+      'pixels': self.pixels.value,
+      'pixels_se': self.pixels.error,
+      'accuracy': self.accuracy,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +88,15 @@ class Scorer:
     features, predictions = self.classifier(images)
     pixels = _pixels(images)
     return Scores(
-      features=frechet_distance(Moments.of(features), self.features),
-      features_se=bootstrap(features, self.features, self.resamples),
-      pixels=frechet_distance(Moments.of(pixels), self.pixels),
-      pixels_se=bootstrap(pixels, self.pixels, self.resamples),
+      features=self._distance(features, self.features),
+      pixels=self._distance(pixels, self.pixels),
       accuracy=float((predictions == labels).mean()),
+    )
+
+  def _distance(self, features: np.ndarray, reference: Moments) -> Distance:
+    return Distance(
+      frechet_distance(Moments.of(features), reference),
+      bootstrap(features, reference, self.resamples),
     )
 
 
