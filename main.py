@@ -20,36 +20,21 @@ from typing import Any, NoReturn
 import ml_collections
 from absl import logging
 from etils import epath
+from jax.sharding import Mesh
 
 from dit import model
-from dit.config import DiTConfig, named_size, nearest
+from dit.config import nearest
 from dit.path import path_named
-from dit.sharding import MeshConfig, make_mesh
-from dit.types import InputError
+from dit.sharding import make_mesh
+from dit.types import Denoiser, InputError
 from guidance import parse
 from guidance.parse import describe
 from sample import compare as compare_lib
 from sample import generate, sampler, writer
 from train import checkpoint, loop, workdir
-from train.data.source import DataConfig, check_source, load_all, open_source
-from train.ema import EMAConfig
-from train.experiment import Experiment, LogConfig, TrainConfig
+from train.data.source import check_source, load_all, open_source
+from train.experiment import Experiment, build
 from train.log import progress_bar, set_up_logging
-from train.objective import ObjectiveConfig
-from train.optimizer import OptimizerConfig
-
-SECTIONS = {
-  'objective': ObjectiveConfig,
-  'optimizer': OptimizerConfig,
-  'ema': EMAConfig,
-  'data': DataConfig,
-  'train': TrainConfig,
-  'mesh': MeshConfig,
-  'checkpoint': checkpoint.CheckpointConfig,
-  'log': LogConfig,
-  'sample': generate.SampleConfig,
-  'compare': compare_lib.CompareConfig,
-}
 
 
 def load_config(spec: str) -> ml_collections.ConfigDict:
@@ -113,27 +98,6 @@ def _read(key: str, text: str, default: Any) -> Any:
     ) from error
 
 
-def build(config: dict[str, Any]) -> Experiment:
-  """Turns plain values into the experiment; InputError where they disagree."""
-  section = dict(config['model'])
-  sizes = named_size(section.pop('name'))
-  given = {name: section.pop(name) for name in ('depth', 'width', 'num_heads')}
-  sizes |= {name: value for name, value in given.items() if value}
-  section['taps'] = tuple(section['taps'])
-  parts = {
-    name: kind(
-      **{
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in config[name].items()
-      }
-    )
-    for name, kind in SECTIONS.items()
-  }
-  return Experiment(
-    seed=config['seed'], model=DiTConfig(**sizes, **section), **parts
-  )
-
-
 def _train(args: argparse.Namespace) -> None:
   config = override(load_config(args.config), args.overrides).to_dict()
   experiment = build(config)
@@ -141,8 +105,10 @@ def _train(args: argparse.Namespace) -> None:
   loop.train(experiment, workdir.claim(args.workdir, config))
 
 
-def _open_run(args: argparse.Namespace):
-  """The experiment, mesh, denoiser and provenance of a trained run."""
+def _load_run(args: argparse.Namespace) -> tuple[Experiment, Mesh]:
+  """The experiment of a trained run and the devices at hand."""
+  if not 0 <= args.seed < 2**32:
+    raise InputError(f'--seed is {args.seed}, expected 0 to 2^32 - 1.')
   config = ml_collections.ConfigDict(workdir.load_config(args.workdir)).lock()
   known = workdir.flatten(config.to_dict())
   for assignment in args.overrides:
@@ -153,12 +119,13 @@ def _open_run(args: argparse.Namespace):
         f'{", ".join(workdir.FREE)} can.'
       )
   experiment = build(override(config, args.overrides).to_dict())
-  mesh = make_mesh(experiment.mesh)
-  # Fails for what the network cannot do before any weight is read.
-  for text in args.guidance_checks(experiment):
-    generate.check(
-      experiment.sample, parse(text), model.bind(experiment.model, {}), mesh
-    )
+  return experiment, make_mesh(experiment.mesh)
+
+
+def _restore(
+  args: argparse.Namespace, experiment: Experiment, mesh: Mesh
+) -> tuple[Denoiser, dict[str, Any]]:
+  """The denoiser of a run's newest checkpoint, and where it comes from."""
   params, step = checkpoint.restore_weights(
     args.workdir, experiment.model, mesh, args.weights
   )
@@ -169,18 +136,20 @@ def _open_run(args: argparse.Namespace):
     'step': step,
     'images_seen': step * experiment.train.batch_size,
   }
-  return experiment, mesh, model.bind(experiment.model, params), protocol
+  return model.bind(experiment.model, params), protocol
 
 
 def _sample(args: argparse.Namespace) -> None:
   guidance = parse(args.guidance)
   if args.num < 1:
     raise InputError(f'--num is {args.num}, expected at least 1.')
-  args.guidance_checks = lambda experiment: (args.guidance,)
-  experiment, mesh, denoiser, protocol = _open_run(args)
+  experiment, mesh = _load_run(args)
+  network = model.bind(experiment.model, {})
+  generate.check(experiment.sample, guidance, network, mesh)
   labels = generate.plan_labels(
     args.labels, args.num, experiment.model.num_classes, args.seed
   )
+  denoiser, protocol = _restore(args, experiment, mesh)
   path = path_named(experiment.objective.path)
   with progress_bar(total=args.num, unit=' images', desc='sample') as bar:
     images = generate.generate(
@@ -227,14 +196,17 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-  args.guidance_checks = lambda experiment: experiment.compare.methods
-  experiment, mesh, denoiser, protocol = _open_run(args)
+  experiment, mesh = _load_run(args)
+  network = model.bind(experiment.model, {})
+  for text in experiment.compare.texts():
+    generate.check(experiment.sample, parse(text), network, mesh)
   data = experiment.data
   splits = []
   for split in (data.train_split, data.test_split):
     source = open_source(data, split)
     check_source(source, experiment.model)
     splits.append(load_all(source))
+  denoiser, protocol = _restore(args, experiment, mesh)
   out = epath.Path(args.out or args.workdir)
   table = compare_lib.compare(
     denoiser,

@@ -19,6 +19,7 @@ import numpy as np
 
 import main
 from dit import model
+from dit.sharding import make_mesh
 from train import state as state_lib
 from train.optimizer import make_optimizer, make_schedule
 from train.step import make_train_step
@@ -34,7 +35,7 @@ def jax_step(experiment, batch):
       total_images=experiment.train.images,
     ),
   )
-  mesh = main.make_mesh(experiment.mesh)
+  mesh = make_mesh(experiment.mesh)
   abstract = state_lib.abstract(experiment.model, optimizer, mesh)
   state = state_lib.init(experiment.model, optimizer, mesh, 0)
   step = make_train_step(

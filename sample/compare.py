@@ -52,7 +52,12 @@ class CompareConfig:
     """Checks sizes and names."""
     if self.num < 2 or self.resamples < 2:
       raise InputError('compare.num and compare.resamples must be at least 2.')
-    parse(self._sweep_text())
+    for text in self.texts():
+      parse(text)
+
+  def texts(self) -> tuple[str, ...]:
+    """All guidance that will be asked of the network."""
+    return (*self.methods, self._sweep_text())
 
   def sweep(self) -> list[tuple[str, float, Guidance]]:
     """Method, scale and guidance of every point of the sweep.
@@ -137,8 +142,6 @@ def compare(
     The table, as Markdown.
   """
   folder = epath.Path(folder)
-  for text in config.methods:
-    generate.check(sampling, parse(text), denoiser, mesh)
   protocol = {
     **protocol,
     'sampling': dataclasses.asdict(sampling),

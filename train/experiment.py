@@ -1,9 +1,10 @@
-"""A whole experiment, as frozen dataclasses; made from the config by main."""
+"""A whole experiment, as frozen dataclasses, made from plain values once."""
 
 import dataclasses
+from typing import Any
 
 from dit import sharding
-from dit.config import DiTConfig
+from dit.config import DiTConfig, named_size
 from dit.types import InputError
 from guidance import parse
 from sample.compare import CompareConfig
@@ -79,5 +80,40 @@ class Experiment:
         'checkpoint.every_images and checkpoint.keep must be at least 1.'
       )
     self.sample.grid()
-    for text in (self.log.preview_guidance, *self.compare.methods):
-      parse(text)
+    parse(self.log.preview_guidance)
+    if not 0 <= self.seed < 2**32:
+      raise InputError(f'seed is {self.seed}, expected 0 to 2^32 - 1.')
+
+
+SECTIONS = {
+  field.name: field.type
+  for field in dataclasses.fields(Experiment)
+  if dataclasses.is_dataclass(field.type)
+}
+
+
+def build(config: dict[str, Any]) -> Experiment:
+  """Turns plain values into the experiment; InputError where they disagree."""
+  if config.keys() != {'seed', *SECTIONS}:
+    raise InputError(
+      f'the config has the sections {sorted(config)}, expected '
+      f'{sorted(["seed", *SECTIONS])}; is it of another version?'
+    )
+  section = dict(config['model'])
+  sizes = named_size(section.pop('name'))
+  given = {name: section.pop(name) for name in ('depth', 'width', 'num_heads')}
+  sizes |= {name: value for name, value in given.items() if value}
+  section['taps'] = tuple(section['taps'])
+  parts = {
+    name: kind(
+      **{
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in config[name].items()
+      }
+    )
+    for name, kind in SECTIONS.items()
+    if name != 'model'
+  }
+  return Experiment(
+    seed=config['seed'], model=DiTConfig(**sizes, **section), **parts
+  )

@@ -9,7 +9,9 @@ previews/       the preview grids as PNG
 """
 
 import json
+import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -88,22 +90,29 @@ def load_config(workdir: epath.PathLike) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
   """Versions, devices and the command."""
-  git = subprocess.run(
-    ['git', 'rev-parse', 'HEAD'],
-    cwd=epath.Path(__file__).parent,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
   return {
     'command': sys.argv,
     'python': platform.python_version(),
     'packages': {name: metadata.version(name) for name in _PACKAGES},
-    'commit': git.stdout.strip() or None,
+    'commit': _commit(),
     'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),
     'processes': jax.process_count(),
   }
+
+
+def _commit() -> str | None:
+  """Of the code, where it is a git checkout."""
+  if not shutil.which('git'):
+    return None
+  git = subprocess.run(
+    ['git', 'rev-parse', 'HEAD'],
+    cwd=pathlib.Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return git.stdout.strip() or None
 
 
 def is_free(key: str) -> bool:
