@@ -230,12 +230,7 @@ def _compare(args: argparse.Namespace) -> None:
     'errors of the difference: not above 2 means no help that shows here, '
     'negative means harm.\n'
     f'Pictures: {out}/samples.png, {out}/guidance.png, '
-    f'{args.workdir}/loss.png\n'
-    'Try next: python main.py sample '
-    f'--workdir={args.workdir} --guidance=ig:2@0.3-1,cfg:1.2@0-0.7 '
-    '--labels=3,8\n'
-    '  or a longer run, in which guidance pays less: python main.py train '
-    '--workdir=runs/long --config.train.images=96000'
+    f'{args.workdir}/loss.png'
   )
 
 

@@ -182,7 +182,7 @@ def compare(
     (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
     return images, (n_1 - n_0) / (t_1 - t_0)
 
-  rows, blocks = [], [('real', *held_out)]
+  rows, blocks = [], [('real,\nheld out', *held_out)]
   for text in config.methods:
     guidance = parse(text)
     images, rate = draw(guidance)
@@ -200,7 +200,7 @@ def compare(
         ),
       )
     )
-    blocks.append((text, images, labels))
+    blocks.append(('\n'.join(split_names(text)), images, labels))
     progress(f'{text}: {_summary(rows[-1].scores)}')
   rows.append(Row('real, held out', scorer(*held_out)))
 
@@ -239,11 +239,8 @@ def format_table(rows: Sequence[Row]) -> str:
     '|---|---|---|---|---|---|---|---|',
   ]
   for row in rows:
-    name, scale, gain = row.method, '', ''
-    if row.gains and row.method != 'none':
-      parts = [part.split(':', 1) for part in row.method.split(',')]
-      name = ' + '.join(method.upper() for method, _ in parts)
-      scale = ', '.join(scale for _, scale in parts)
+    name, scale = split_names(row.method) if row.gains else (row.method, '')
+    gain = ''
     if row.gains and row is not rows[0]:
       gain = ', '.join(f'{value:+.1f}' for value in row.gains) + ' se'
     features, pixels = row.scores.features, row.scores.pixels
@@ -259,6 +256,15 @@ def format_table(rows: Sequence[Row]) -> str:
     ]
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
+
+
+def split_names(text: str) -> tuple[str, str]:
+  """Guidance as text to names and scales: 'IG + CFG' and '1.5, 1.2'."""
+  if text == 'none':
+    return text, ''
+  parts = [part.split(':', 1) for part in text.split(',')]
+  names = ' + '.join(name.upper() for name, _ in parts)
+  return names, ', '.join(scale for _, scale in parts)
 
 
 def _summary(scores: Scores) -> str:
@@ -282,7 +288,7 @@ def _with_scale(guidance: Guidance, name: str, value: float) -> Guidance:
   )
 
 
-def _sheet(blocks, num_classes: int, columns: int = 20, rows: int = 4):
+def _sheet(blocks, num_classes: int, columns: int = 20, rows: int = 3):
   """Real and drawn images, each column one class where classes are few."""
   parts = []
   for name, images, labels in blocks:
@@ -295,8 +301,8 @@ def _sheet(blocks, num_classes: int, columns: int = 20, rows: int = 4):
       for j in range(columns)
       if row + rows * (j // num_classes) < len(by_class[j % num_classes])
     ]
-    parts.append((name.replace(',', '\n'), images[picked]))
-  scale = max(1, 40 // blocks[0][1].shape[1])
+    parts.append((name, images[picked]))
+  scale = max(1, 48 // blocks[0][1].shape[1])
   return writer.sheet(parts, columns, scale=scale)
 
 

@@ -76,7 +76,7 @@ def sheet(
   columns: int,
   *,
   scale: int,
-  margin: int = 190,
+  margin: int = 120,
 ) -> np.ndarray:
   """Stacks labelled blocks of images, each name in a margin on the left.
 
