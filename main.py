@@ -40,12 +40,16 @@ from train.log import progress_bar, set_up_logging
 def load_config(spec: str) -> ml_collections.ConfigDict:
   """Runs `get_config` of a file; spec is 'path.py' or 'path.py:argument'."""
   name, _, argument = spec.partition(':')
+  root = pathlib.Path(__file__).parent
   path = pathlib.Path(name)
+  if not path.is_file():
+    path = root / name  # from another folder, the configs are still known
   if path.suffix != '.py' or not path.is_file():
-    known = sorted(map(str, pathlib.Path('configs').rglob('[!_]*.py')))
+    files = (root / 'configs').rglob('[!_]*.py')
+    known = sorted(str(file.relative_to(root)) for file in files)
     raise InputError(
       f'config file {name!r} not found; there are '
-      f'{", ".join(known) or "none in configs/"}.{nearest(name, known)}'
+      f'{", ".join(known)}.{nearest(name, known)}'
     )
   module_spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(module_spec)

@@ -127,6 +127,8 @@ def generate(
     jax.tree.map(jnp.float32, guidance), replicated(mesh)
   )
   solver = config.make_solver(path)
+  # Replicated, so that every process can read all of it.
+  decode = jax.jit(latents.to_pixels, out_shardings=replicated(mesh))
   # Every batch has the same size, so that one program serves all: the last
   # one is filled up with images that are then dropped.
   size = config.batch_size
@@ -150,9 +152,6 @@ def generate(
         solver=solver,
         shape=shape,
       )
-    images.append(np.asarray(_decode(x)))
+    images.append(np.asarray(decode(x)))
     progress(min(start + size, count))
   return np.concatenate(images)[:count]
-
-
-_decode = jax.jit(latents.to_pixels)

@@ -2,7 +2,6 @@
 
 import json
 import logging as stdlib_logging
-import os
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -23,25 +22,23 @@ _SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')
 
 def set_up_logging() -> None:
   """Our own messages on process 0; from libraries only warnings."""
-  root = str(pathlib.Path(__file__).parent.parent)
-  own = f'{root}{os.sep}'
-  libraries = f'{own}.venv{os.sep}'
-
-  def wanted(record: stdlib_logging.LogRecord) -> bool:
-    path = record.pathname
-    if path.startswith(own) and not path.startswith(libraries):
-      return jax.process_index() == 0
-    return record.levelno >= stdlib_logging.WARNING
-
   flags.FLAGS.mark_as_parsed()  # absl logs to a start-up buffer before that
   handler = logging.get_absl_handler()
-  handler.addFilter(wanted)
+  handler.addFilter(_wanted)
   handler.setFormatter(
     stdlib_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
   )
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   logging.set_stderrthreshold(logging.INFO)
+
+
+def _wanted(record: stdlib_logging.LogRecord) -> bool:
+  """Keeps a message of this project, or a warning of any library."""
+  path, root = pathlib.Path(record.pathname), pathlib.Path(__file__).parents[1]
+  if path.is_relative_to(root) and 'site-packages' not in path.parts:
+    return jax.process_index() == 0
+  return record.levelno >= stdlib_logging.WARNING
 
 
 def progress_bar(**kwargs: Any) -> tqdm:

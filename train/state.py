@@ -27,7 +27,7 @@ class TrainState:
     step: steps taken, including skipped ones.
     bad_steps: non-finite steps in a row, up to now; they changed nothing else.
     params: of the network.
-    ema: their moving average.
+    ema: their moving average, float32.
     opt_state: of the optimiser.
   """
 
@@ -47,8 +47,9 @@ def fresh(
     step=jnp.int32(0),
     bad_steps=jnp.int32(0),
     params=params,
-    # A copy: the step donates both.
-    ema=jax.tree.map(jnp.copy, params),
+    # A copy, since the step donates both, and float32 whatever the parameters
+    # are: its changes are smaller than bfloat16 can tell.
+    ema=jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params),
     opt_state=optimizer.init(params),
   )
 
