@@ -25,8 +25,9 @@ QK_NORMS = ('none', 'layernorm')
 
 def nearest(name: str, known: Iterable[str]) -> str:
   """Returns ' Did you mean ...?' for a near match of `name`, or ''."""
-  match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-  return f' Did you mean {match[0]!r}?' if match else ''
+  spelling = {word.lower(): word for word in known}
+  match = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=0.5)
+  return f' Did you mean {spelling[match[0]]!r}?' if match else ''
 
 
 def check_choice(key: str, value: str, choices: Iterable[str]) -> None:

@@ -7,6 +7,9 @@ Each method is `name:scale`, then `:option=value` for each of its options, then
 import dataclasses
 import re
 
+import jax
+import numpy as np
+
 from dit.config import nearest
 from dit.types import InputError
 from guidance.compose import Guidance
@@ -15,7 +18,7 @@ from guidance.terms import ClassifierFree, Internal, Scale, StochasticSelf
 METHODS = {
   method.name: method for method in (Internal, ClassifierFree, StochasticSelf)
 }
-_NUMBER = r'\d*\.?\d+(?:e[+-]?\d+)?'
+_NUMBER = r'(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?'
 
 
 def parse(text: str) -> Guidance:
@@ -50,15 +53,21 @@ def describe(guidance: Guidance) -> str:
   for method in methods:
     if method is None:
       continue
-    part = f'{method.name}:{float(method.scale.value):g}'
+    part = f'{method.name}:{_digits(method.scale.value)}'
     for name, default in _options(method).items():
       if getattr(method, name) != default:
         part += f':{name}={getattr(method, name)}'
     scale = method.scale
     if (scale.low, scale.high) != (0, 1):
-      part += f'@{scale.low:g}-{scale.high:g}'
+      part += f'@{_digits(scale.low)}-{_digits(scale.high)}'
     parts.append(part)
   return ','.join(parts) or 'none'
+
+
+def _digits(value: float | jax.Array) -> str:
+  """The fewest digits that read back as the same number."""
+  shortest = repr(value) if isinstance(value, float) else str(np.float32(value))
+  return shortest.removesuffix('.0')
 
 
 def _options(method) -> dict[str, int]:
@@ -94,6 +103,8 @@ def _parse_method(part: str, text: str):
         f'guidance {name} has no option {key!r}; it has '
         f'{", ".join(known) or "none"}.{nearest(key, known)}'
       )
+    if key in options:
+      raise InputError(f'guidance {part!r} sets {key} twice.')
     options[key] = int(value)
   interval = [float(bound) for bound in match.groups()[2:] if bound]
   return METHODS[name](Scale(float(match[1]), *interval), **options)

@@ -7,7 +7,7 @@ Plans of labels, for images 0, 1, 2, ...:
   3 or 3,5   these classes, in turn
 
 Image i has the same label and noise whatever the batch size, the devices or
-the number of images.
+the number of images; what the network makes of them differs by rounding alone.
 """
 
 import dataclasses
@@ -19,13 +19,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit import latents
+from dit.config import check_choice
 from dit.path import Path
 from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import Denoiser, InputError
 from guidance import Guidance
 from sample import sampler
 from sample.grid import make_grid
-from sample.solvers import Solver, make_solver
+from sample.solvers import SOLVERS, Solver, make_solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,11 @@ class SampleConfig:
   shift: float
   last: float
   batch_size: int
+
+  def __post_init__(self) -> None:
+    """Checks names and ranges."""
+    check_choice('sample.solver', self.solver, SOLVERS)
+    self.grid()
 
   def grid(self) -> np.ndarray:
     """The times, (steps + 1,)."""
@@ -66,7 +72,7 @@ def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
     return (index % num_classes).astype(np.int32)
   if plan == 'random':
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      jax.random.fold_in(jax.random.key(seed), num_classes), index
+      jax.random.fold_in(jax.random.key(seed), sampler.LABELS), index
     )
     draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_classes))
     return np.asarray(draw(keys), np.int32)
@@ -90,7 +96,6 @@ def check(
   """Raises InputError if the parts do not fit; compiles nothing."""
   guidance.check(denoiser)
   check_batch(mesh, config.batch_size, 'sample.batch_size')
-  config.grid()
 
 
 def generate(

@@ -6,8 +6,10 @@ key = jax.random.key(seed),
   noise of image i at t = 1       normal(fold_in(key, i))
   noise of image i at step n      normal(fold_in(fold_in(key, i), n))
   choices of guidance at step n   fold_in(fold_in(key, 2^32 - 1), n)
+  random label of image i         fold_in(fold_in(key, 2^32 - 2), i)
 
-so an image does not depend on the batch or the devices that it was made in.
+so an image depends on the batch and the devices that it was made in by rounding
+alone: where a device sees as many rows, it is the same bit for bit.
 """
 
 import functools
@@ -21,7 +23,9 @@ from dit.types import Denoiser
 from guidance import Guidance
 from sample.solvers import Solver
 
-_STEPS = np.uint32(2**32 - 1)  # no image has this index
+# No image has these indices.
+STEPS = np.uint32(2**32 - 1)
+LABELS = np.uint32(2**32 - 2)
 
 
 def integrate(
@@ -57,7 +61,7 @@ def integrate(
 
 def step_key(seed: int | jax.Array, n: int | jax.Array) -> jax.Array:
   """Key of guidance's random choices at step n."""
-  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STEPS), n)
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEPS), n)
 
 
 @functools.partial(jax.jit, static_argnames=('solver', 'shape'))

@@ -17,8 +17,11 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.parent / f'.{path.name}.{os.getpid()}'
-  partial.write_bytes(data)
-  partial.replace(path)
+  try:
+    partial.write_bytes(data)
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

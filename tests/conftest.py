@@ -1,5 +1,6 @@
 """Eight simulated CPU devices, and what several tests share."""
 
+import functools
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -32,7 +33,7 @@ def config():
 @pytest.fixture(scope='session')
 def denoiser(config):
   """The small network with weights of which none is zero."""
-  params = model.init(config, jax.random.key(0))
+  params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   leaves = [

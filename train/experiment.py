@@ -79,7 +79,6 @@ class Experiment:
       raise InputError(
         'checkpoint.every_images and checkpoint.keep must be at least 1.'
       )
-    self.sample.grid()
     parse(self.log.preview_guidance)
     if not 0 <= self.seed < 2**32:
       raise InputError(f'seed is {self.seed}, expected 0 to 2^32 - 1.')

@@ -31,12 +31,13 @@ def frechet_distance(a: Moments, b: Moments) -> float:
   values, vectors = np.linalg.eigh(a.covariance)
   root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
   cross = np.linalg.eigvalsh(root @ b.covariance @ root)
-  return float(
+  distance = (
     np.square(a.mean - b.mean).sum()
     + np.trace(a.covariance)
     + np.trace(b.covariance)
     - 2 * np.sqrt(cross.clip(0)).sum()
   )
+  return max(float(distance), 0.0)  # of equal sets: zero but for rounding
 
 
 def bootstrap(

@@ -1,0 +1,90 @@
+"""Named sizes, parameter counts, errors of the configuration."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from dit import model
+from dit.config import DiTConfig, named_size
+from dit.types import InputError
+
+
+@pytest.mark.parametrize(
+  ('name', 'depth', 'width', 'num_heads', 'patch'),
+  [
+    ('SiT-S/2', 12, 384, 6, 2),
+    ('SiT-B/4', 12, 768, 12, 4),
+    ('SiT-L/2', 24, 1024, 16, 2),
+    ('SiT-XL/2', 28, 1152, 16, 2),
+    ('SiT-XL/1', 28, 1152, 16, 1),
+    ('SiT-Tiny/2', 6, 96, 4, 2),
+  ],
+)
+def test_named_sizes(name, depth, width, num_heads, patch):
+  assert named_size(name) == {
+    'depth': depth,
+    'width': width,
+    'num_heads': num_heads,
+    'patch': patch,
+  }
+
+
+@pytest.mark.parametrize(
+  ('name', 'tap', 'count'),
+  [
+    ('SiT-B/2', 4, 131_693_600),
+    ('SiT-L/2', 8, 460_202_016),
+    ('SiT-XL/2', 8, 677_786_144),
+  ],
+)
+def test_parameter_counts(name, tap, count):
+  config = DiTConfig(
+    size=32, channels=4, num_classes=1000, taps=(tap,), **named_size(name)
+  )
+  shapes = model.shapes(config)
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+@pytest.mark.parametrize(
+  ('name', 'suggestion'),
+  [
+    ('SiT-XXL/2', 'SiT-XL/2'),
+    ('SiT-xl/2', 'SiT-XL/2'),
+    ('DiT-XL/2', 'SiT-XL/2'),
+    ('SiT-XL', 'SiT-XL/2'),
+    ('SiT-XL/0', 'SiT-XL/2'),
+  ],
+)
+def test_unknown_size_suggests_the_nearest(name, suggestion):
+  with pytest.raises(InputError, match=f"Did you mean '{suggestion}'"):
+    named_size(name)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'taps': (5,)}, 'between 1 and depth - 1 = 4'),
+    ({'taps': (0,)}, 'between 1 and depth - 1 = 4'),
+    ({'taps': (3, 2)}, 'rising order'),
+    ({'taps': (2, 2)}, 'distinct'),
+    ({'num_heads': 5}, 'not divisible by model.num_heads 5'),
+    ({'width': 30, 'num_heads': 3}, 'not divisible by 4'),
+    ({'patch': 3}, 'patch 3 does not divide the latent size 8'),
+    ({'depth': 0, 'taps': ()}, 'model.depth is 0'),
+    ({'remat': 'ful'}, "none, dots, full. Did you mean 'full'"),
+    ({'dtype': 'float16'}, "Did you mean 'bfloat16'|Did you mean 'float32'"),
+    ({'param_dtype': 'bfloat'}, "Did you mean 'bfloat16'"),
+    ({'param_dtype': 'auto'}, 'expected one of float32, bfloat16'),
+    ({'qk_norm': 'layer_norm'}, "Did you mean 'layernorm'"),
+  ],
+)
+def test_parts_that_do_not_fit(config, change, message):
+  with pytest.raises(InputError, match=message):
+    dataclasses.replace(config, **change)
+
+
+def test_derived_sizes(config):
+  assert config.num_tokens == 16
+  assert config.latent_shape == (8, 8, 3)
+  assert config.activation_dtype == 'float32'  # 'auto' on a CPU

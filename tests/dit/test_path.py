@@ -1,0 +1,112 @@
+"""Paths: endpoints, derivatives, conversions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit.path import PATHS, path_named
+from dit.types import InputError
+
+TIMES = jnp.linspace(0.05, 0.95, 7)
+
+
+@pytest.fixture(params=PATHS)
+def path(request):
+  return path_named(request.param)
+
+
+@pytest.fixture
+def states():
+  """x0 and noise, one row for each of TIMES."""
+  keys = jax.random.split(jax.random.key(0))
+  return [jax.random.normal(key, (len(TIMES), 4, 4, 3)) for key in keys]
+
+
+def close(ours, expected, atol=2e-5):
+  np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=atol)
+
+
+def test_endpoints(path):
+  ends = [path.alpha(0.0), path.sigma(1.0), path.alpha(1.0), path.sigma(0.0)]
+  close(jnp.stack([*map(jnp.asarray, ends)]), [1, 1, 0, 0], atol=1e-7)
+
+
+@pytest.mark.parametrize('name', ['alpha', 'sigma'])
+def test_derivatives(path, name):
+  ones = jnp.ones_like(TIMES)
+  _, expected = jax.jvp(getattr(path, name), (TIMES,), (ones,))
+  close(getattr(path, f'd_{name}')(TIMES), expected)
+
+
+def test_velocity_is_the_derivative_of_interpolate(path, states):
+  ones = jnp.ones_like(TIMES)
+  _, expected = jax.jvp(
+    lambda t: path.interpolate(*states, t), (TIMES,), (ones,)
+  )
+  close(path.velocity(*states, TIMES), expected)
+
+
+def test_interpolate_between_data_and_noise(path, states):
+  x0, noise = states
+  close(path.interpolate(x0, noise, 0.0), x0, atol=1e-6)
+  close(path.interpolate(x0, noise, 1.0), noise, atol=1e-6)
+
+
+@pytest.mark.parametrize('times', [TIMES, jnp.asarray([0.0, 1.0])])
+def test_velocity_implies_x0_and_noise(path, states, times):
+  x0, noise = (state[: len(times)] for state in states)
+  x = path.interpolate(x0, noise, times)
+  velocity = path.velocity(x0, noise, times)
+  close(path.x0_from_velocity(x, velocity, times), x0)
+  close(path.noise_from_velocity(x, velocity, times), noise)
+
+
+def test_velocity_implies_the_score(path, states):
+  x0, noise = states
+  x = path.interpolate(x0, noise, TIMES)
+  velocity = path.velocity(x0, noise, TIMES)
+  sigma = path.sigma(TIMES)[:, None, None, None]
+  # The density of x given x0 is N(alpha x0, sigma^2).
+  expected = (path.interpolate(x0, 0 * noise, TIMES) - x) / sigma**2
+  close(path.score_from_velocity(x, velocity, TIMES), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['x0', 'noise', 'score'])
+def test_conversions_invert(path, states, name):
+  x, velocity = states  # any two: no pair of x0 and noise is needed
+  there = getattr(path, f'{name}_from_velocity')
+  back = getattr(path, f'velocity_from_{name}')
+  close(back(x, there(x, velocity, TIMES), TIMES), velocity, atol=1e-4)
+  close(there(x, back(x, velocity, TIMES), TIMES), velocity, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['interpolate', 'velocity']
+  + [f'{name}_from_velocity' for name in ('x0', 'noise', 'score')]
+  + [f'velocity_from_{name}' for name in ('x0', 'noise', 'score')],
+)
+def test_scalar_and_batched_times_agree(path, states, name):
+  function = getattr(path, name)
+  batched = function(*states, jnp.full(len(TIMES), 0.3))
+  close(function(*states, 0.3), batched, atol=1e-6)
+  close(function(*states, jnp.float32(0.3)), batched, atol=1e-6)
+
+
+def test_batched_times_go_with_their_rows(path, states):
+  together = path.interpolate(*states, TIMES)
+  for i, t in enumerate(TIMES):
+    close(together[i], path.interpolate(*(s[i] for s in states), t))
+
+
+def test_time_of_ratio(path):
+  ratio = jnp.asarray([0.0, 0.01, 0.5, 1.0, 3.0, 50.0])
+  t = path.time_of_ratio(ratio)
+  assert ((t >= 0) & (t <= 1)).all()
+  close(path.sigma(t) / path.alpha(t), ratio)
+
+
+def test_unknown_path():
+  with pytest.raises(InputError, match=r"linear, cosine.*mean 'linear'"):
+    path_named('liner')

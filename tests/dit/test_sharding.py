@@ -1,0 +1,113 @@
+"""Meshes, rules for parameters, and state that is really cut."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from dit import model
+from dit.sharding import (
+  MeshConfig,
+  check_batch,
+  make_mesh,
+  spec,
+  tree_shardings,
+)
+from dit.types import InputError
+from train import state
+
+
+@pytest.mark.parametrize(
+  ('data', 'fsdp', 'sizes'),
+  [(-1, 1, (8, 1)), (2, -1, (2, 4)), (1, 8, (1, 8)), (-1, 2, (4, 2))],
+)
+def test_mesh_sizes(data, fsdp, sizes):
+  mesh = make_mesh(MeshConfig(data, fsdp))
+  assert mesh.axis_names == ('data', 'fsdp')
+  assert mesh.devices.shape == sizes
+
+
+def test_mesh_of_some_devices():
+  devices = jax.devices()[2:6]
+  mesh = make_mesh(MeshConfig(fsdp=2), devices)
+  assert mesh.devices.shape == (2, 2)
+  assert mesh.devices.flatten().tolist() == devices
+
+
+@pytest.mark.parametrize(
+  ('data', 'fsdp'),
+  [(3, 1), (-1, 3), (2, 2), (16, 1), (-1, -1), (0, 8), (-2, 4)],
+)
+def test_mesh_that_does_not_fit(data, fsdp):
+  with pytest.raises(InputError, match='the 8 devices at hand'):
+    make_mesh(MeshConfig(data, fsdp))
+
+
+@pytest.mark.parametrize('qk_norm', ['none', 'layernorm'])
+def test_every_parameter_has_a_rule(config, qk_norm):
+  config = dataclasses.replace(config, qk_norm=qk_norm)
+  mesh = make_mesh(MeshConfig(fsdp=8, data=1))
+  cut = jax.tree.map(
+    lambda sharding: 'fsdp' in sharding.spec,
+    tree_shardings(model.shapes(config), mesh),
+  )
+  # Every matrix is cut; position, biases and gains are not.
+  for path, is_cut in jax.tree.leaves_with_path(cut):
+    assert is_cut == (path[-1].key in ('kernel', 'label_embed')), path
+
+
+@pytest.mark.parametrize('name', ['kernel', 'blocks/mlp/fc3/kernel', 'unbias'])
+def test_unknown_parameter_raises(name):
+  with pytest.raises(ValueError, match=f"no sharding rule for '{name}'"):
+    spec(name, (4, 4), make_mesh(MeshConfig()))
+
+
+def test_axis_that_does_not_divide_stays_whole():
+  mesh = make_mesh(MeshConfig(data=1, fsdp=8))
+  assert not any(spec('head/proj/kernel', (12, 6), mesh))
+  assert spec('head/proj/kernel', (16, 6), mesh)[0] == 'fsdp'
+
+
+@pytest.fixture(scope='module')
+def optimizer():
+  return optax.adam(1e-3)
+
+
+@pytest.fixture(scope='module')
+def whole(config, optimizer):
+  """The state on one device."""
+  return jax.jit(functools.partial(state.fresh, config, optimizer, 7))()
+
+
+@pytest.mark.parametrize(('data', 'fsdp'), [(1, 8), (2, 4)])
+def test_state_is_cut_and_has_the_same_values(
+  config, optimizer, whole, data, fsdp
+):
+  mesh = make_mesh(MeshConfig(data, fsdp))
+  sharded = state.init(config, optimizer, mesh, 7)
+  assert sharded.step.sharding.is_fully_replicated
+  moments = sharded.opt_state[0]
+  for tree in (sharded.params, sharded.ema, moments.mu, moments.nu):
+    kernel = tree['blocks']['mlp']['fc1']['kernel']
+    assert len(kernel.addressable_shards) == 8
+    for shard in kernel.addressable_shards:
+      assert shard.data.size * fsdp == kernel.size
+    for path, leaf in jax.tree.leaves_with_path(tree):
+      matrix = path[-1].key in ('kernel', 'label_embed')
+      assert leaf.sharding.is_fully_replicated != matrix, path
+  jax.tree.map(np.testing.assert_array_equal, sharded, whole)
+
+
+@pytest.mark.parametrize('batch_size', [0, 4, 12, -8])
+def test_batch_that_does_not_divide(batch_size):
+  message = f'data.batch_size is {batch_size}, expected .* the 8 devices'
+  with pytest.raises(InputError, match=message):
+    check_batch(make_mesh(MeshConfig()), batch_size, 'data.batch_size')
+
+
+def test_batch_that_divides():
+  for config in (MeshConfig(), MeshConfig(2, 4)):
+    check_batch(make_mesh(config), 16, 'data.batch_size')

@@ -1,0 +1,71 @@
+"""Sub-networks beside a full pass equal passes of their own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit.types import SubNetworks
+
+# The network has five blocks, and taps after two and three.
+MASKS = {
+  'first skipped': [0, 1, 1, 1, 1],
+  'second skipped': [1, 0, 1, 1, 1],
+  'between the taps': [1, 1, 0, 1, 1],
+  'last skipped': [1, 1, 1, 1, 0],
+  'two skipped': [1, 0, 1, 0, 1],
+  'neighbours skipped': [1, 0, 0, 1, 1],
+  'all kept': [1, 1, 1, 1, 1],
+  'none kept': [0, 0, 0, 0, 0],
+}
+# Several at once; two groups, which one compiled program serves.
+GROUPS = jnp.asarray([*MASKS.values()], bool).reshape(2, 4, 5)
+
+apply = jax.jit(lambda denoiser, batch, sub: denoiser(*batch, sub))
+
+
+@jax.jit
+def apply_kept(denoiser, batch, keep):
+  return denoiser(*batch, keep=keep)
+
+
+def close(ours, expected):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    ours,
+    expected,
+  )
+
+
+@pytest.mark.parametrize('every', [1, 2])
+@pytest.mark.parametrize('name', MASKS)
+def test_sub_network_equals_a_pass_of_its_own(denoiser, batch, name, every):
+  group, k = divmod([*MASKS].index(name), 4)
+  out = apply(denoiser, batch, SubNetworks(GROUPS[group], every))
+  assert len(out.sub) == 4
+  rows = [array[::every] for array in batch]
+  close(out.sub[k], apply_kept(denoiser, rows, GROUPS[group][k]))
+
+
+@pytest.mark.parametrize('every', [1, 2])
+def test_all_kept_equals_the_full_pass(denoiser, batch, every):
+  out = apply(denoiser, batch, SubNetworks(jnp.ones((4, 5), bool), every))
+  for same in out.sub:
+    close(same.velocity, out.velocity[::every])
+    close(same.intermediate, tuple(p[::every] for p in out.intermediate))
+
+
+def test_masks_make_different_networks(denoiser, batch):
+  outs = [apply(denoiser, batch, SubNetworks(group)).sub for group in GROUPS]
+  velocities = [out.velocity for out in (*outs[0], *outs[1])]
+  for i, a in enumerate(velocities):
+    for b in velocities[:i]:
+      assert jnp.abs(a - b).max() > 1e-2
+
+
+def test_the_pass_itself_does_not_change(denoiser, batch):
+  out = apply(denoiser, batch, SubNetworks(GROUPS[0]))
+  whole = apply(denoiser, batch, None)
+  close(out.velocity, whole.velocity)
+  close(out.intermediate, whole.intermediate)
+  assert whole.sub == ()

@@ -1,0 +1,52 @@
+"""Grids of times."""
+
+import numpy as np
+import pytest
+
+from dit.types import InputError
+from sample.grid import make_grid
+
+
+@pytest.mark.parametrize('shift', [0.3, 1.0, 3.0])
+@pytest.mark.parametrize('last', [0.0, 0.04])
+@pytest.mark.parametrize('steps', [2, 7, 250])
+def test_from_noise_to_data(steps, last, shift):
+  grid = make_grid(steps, shift=shift, last=last)
+  assert grid.shape == (steps + 1,) and grid.dtype == np.float32
+  assert grid[0] == 1 and grid[-1] == 0
+  assert (np.diff(grid) < 0).all()
+
+
+def test_uniform():
+  np.testing.assert_allclose(make_grid(4), [1, 0.75, 0.5, 0.25, 0])
+  np.testing.assert_array_equal(make_grid(1), [1, 0])
+
+
+def test_last():
+  np.testing.assert_allclose(make_grid(4, last=0.1), [1, 0.7, 0.4, 0.1, 0])
+  np.testing.assert_allclose(make_grid(2, last=0.1), [1, 0.1, 0])
+
+
+def test_shift():
+  # 3 t / (1 + 2 t) at 0.75, 0.5, 0.25.
+  expected = [1, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0]
+  np.testing.assert_allclose(make_grid(4, shift=3), expected, rtol=1e-6)
+  # The inverse shift mirrors it: more steps near the data.
+  mirrored = 1 - make_grid(4, shift=3)[::-1]
+  np.testing.assert_allclose(make_grid(4, shift=1 / 3), mirrored, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('steps', 'changes', 'message'),
+  [
+    (0, {}, 'steps is 0'),
+    (4, {'shift': 0}, 'shift is 0'),
+    (4, {'shift': -1}, 'shift is -1'),
+    (4, {'last': 1.0}, 'last is 1.0 with 4 steps'),
+    (4, {'last': -0.1}, 'last is -0.1'),
+    (1, {'last': 0.1}, 'at least 2 steps'),
+  ],
+)
+def test_errors(steps, changes, message):
+  with pytest.raises(InputError, match=message):
+    make_grid(steps, **changes)

@@ -1,0 +1,212 @@
+"""Sampling: images belong to their numbers; a sweep compiles once."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit.path import path_named
+from dit.sharding import MeshConfig, make_mesh, replicated
+from dit.types import InputError
+from guidance import ClassifierFree, Guidance, Internal, Scale, parse
+from sample import generate, sampler
+from sample.compare import CompareConfig
+
+PATH = path_named('linear')
+SAMPLING = generate.SampleConfig(
+  solver='euler_maruyama', steps=3, shift=1.5, last=0.04, batch_size=4
+)
+LABELS = generate.plan_labels('random', 16, 10, seed=3)
+
+
+def draw(denoiser, labels, *, batch_size=4, devices=1, **changes):
+  """Images and latents."""
+  mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+  arguments = {
+    'guidance': parse('ig:1.4,cfg:1.3,s2:1.25'),
+    'config': dataclasses.replace(SAMPLING, batch_size=batch_size),
+    'seed': 3,
+    **changes,
+  }
+  latents = []
+
+  def record(*args, sample=sampler.sample, **kwargs):
+    latents.append(sample(*args, **kwargs))
+    return latents[-1]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sampler, 'sample', record)
+    images = generate.generate(
+      jax.device_put(denoiser, replicated(mesh)),
+      labels=labels,
+      path=PATH,
+      shape=(8, 8, 3),
+      mesh=mesh,
+      **arguments,
+    )
+  return images, np.concatenate([*map(np.asarray, latents)])
+
+
+@pytest.fixture(scope='module')
+def one_by_one(denoiser):
+  return draw(denoiser, LABELS, batch_size=1)
+
+
+def test_images_are_those_of_their_noise_and_labels(one_by_one):
+  images, latents = one_by_one
+  assert images.shape == (16, 8, 8, 3) and images.dtype == np.uint8
+  assert latents.dtype == np.float32 and np.isfinite(latents).all()
+  assert len(np.unique(images, axis=0)) == 16
+  assert 0.05 < ((images > 0) & (images < 255)).mean()  # not all clipped
+
+
+@pytest.mark.parametrize(
+  ('batch_size', 'devices'), [(4, 1), (16, 1), (4, 4), (16, 8)]
+)
+def test_image_does_not_depend_on_batch_or_devices(
+  denoiser, one_by_one, batch_size, devices
+):
+  images, latents = draw(
+    denoiser, LABELS, batch_size=batch_size, devices=devices
+  )
+  if batch_size == devices:
+    # Each device has the same work as before: bitwise.
+    np.testing.assert_array_equal(latents, one_by_one[1])
+    np.testing.assert_array_equal(images, one_by_one[0])
+  # Else matrix products of other sizes sum in another order: within 1e-5, and
+  # a pixel here and there rounds the other way.
+  np.testing.assert_allclose(latents, one_by_one[1], rtol=0, atol=1e-5)
+  difference = np.abs(images.astype(int) - one_by_one[0])
+  assert difference.max() <= 1 and (difference > 0).mean() < 2e-3
+
+
+@pytest.mark.parametrize('count', [3, 5, 8])
+def test_image_does_not_depend_on_the_count(denoiser, count):
+  done = []
+  images, latents = draw(denoiser, LABELS[:count], progress=done.append)
+  assert len(images) == count
+  assert len(latents) == -(-count // 4) * 4  # whole batches run
+  assert done == [*range(4, count, 4), count]
+  expected, _ = draw(denoiser, LABELS)
+  np.testing.assert_array_equal(images, expected[:count])
+
+
+def test_seed_and_label_matter(denoiser):
+  (images, _), (other_seed, _), (other_labels, _) = (
+    draw(denoiser, labels, seed=seed)
+    for labels, seed in (
+      (LABELS[:4], 3),
+      (LABELS[:4], 4),
+      ((LABELS[:4] + 1) % 10, 3),
+    )
+  )
+  for other in (other_seed, other_labels):
+    assert (images != other).any((1, 2, 3)).all()
+
+
+def test_sweep_compiles_once(denoiser):
+  sweep = CompareConfig(
+    num=4,
+    methods=(),
+    sweep_methods=('ig', 'cfg'),
+    sweep_scales=(1.0, 1.5, 2.0),
+    resamples=2,
+  ).sweep()
+  before = sampler.sample._cache_size()
+  config = dataclasses.replace(SAMPLING, solver='euler', steps=2, last=0.0)
+  drawn = [
+    draw(denoiser, LABELS[:4], guidance=guidance, config=config)[0]
+    for _, _, guidance in sweep
+  ]
+  assert sampler.sample._cache_size() == before + 1
+  np.testing.assert_array_equal(drawn[0], drawn[3])  # both scales 1: off
+  assert len(np.unique(drawn, axis=0)) == 5
+
+
+def test_scale_may_be_any_number(denoiser):
+  # Integers, floats and arrays are one program, not one each.
+  config = dataclasses.replace(SAMPLING, solver='euler', steps=2, last=0.0)
+  before = sampler.sample._cache_size()
+  for value in (2, 2.0, np.float32(2), jnp.float32(2)):
+    guidance = Guidance(Internal(Scale(value)), (ClassifierFree(Scale(value)),))
+    draw(denoiser, LABELS[:4], guidance=guidance, config=config)
+  assert sampler.sample._cache_size() <= before + 1
+
+
+def test_steps_have_their_own_keys():
+  keys = [sampler.step_key(seed, n) for seed in range(3) for n in range(20)] + [
+    jax.random.fold_in(jax.random.key(0), i) for i in range(20)
+  ]
+  data = np.asarray([jax.random.key_data(key) for key in keys])
+  assert len(np.unique(data, axis=0)) == len(keys)
+
+
+@pytest.mark.parametrize(
+  ('plan', 'expected'),
+  [
+    ('balanced', [0, 1, 2, 3, 0, 1, 2]),
+    ('3', [3] * 7),
+    ('3,1,0', [3, 1, 0, 3, 1, 0, 3]),
+  ],
+)
+def test_plan_labels(plan, expected):
+  labels = generate.plan_labels(plan, 7, 4, seed=0)
+  assert labels.dtype == np.int32
+  np.testing.assert_array_equal(labels, expected)
+
+
+def test_random_labels():
+  labels = generate.plan_labels('random', 2000, 10, seed=0)
+  assert labels.dtype == np.int32
+  counts = np.bincount(labels, minlength=10)
+  assert len(counts) == 10
+  np.testing.assert_allclose(counts, 200, atol=60)
+  other = generate.plan_labels('random', 2000, 10, seed=1)
+  assert (labels != other).mean() > 0.5
+
+
+@pytest.mark.parametrize('plan', ['balanced', 'random', '3,5,7'])
+def test_labels_do_not_depend_on_the_count(plan):
+  many = generate.plan_labels(plan, 50, 10, seed=2)
+  for num in (1, 32):
+    few = generate.plan_labels(plan, num, 10, seed=2)
+    np.testing.assert_array_equal(few, many[:num])
+
+
+@pytest.mark.parametrize(
+  ('plan', 'message'),
+  [
+    ('balance', "labels 'balance': expected balanced, random"),
+    ('3,x', 'expected balanced, random'),
+    ('', 'expected balanced, random'),
+    ('10', 'between 0 and 9'),
+    ('3,-1', 'between 0 and 9'),
+  ],
+)
+def test_label_errors(plan, message):
+  with pytest.raises(InputError, match=message):
+    generate.plan_labels(plan, 4, 10, seed=0)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'guidance', 'message'),
+  [
+    ({'batch_size': 12}, 'none', 'sample.batch_size is 12'),
+    ({'steps': 0}, 'none', 'steps is 0'),
+    ({}, 'ig:1.4:tap=5', 'needs tap 5'),
+  ],
+)
+def test_check_before_anything_is_compiled(
+  denoiser, changes, guidance, message
+):
+  mesh = make_mesh(MeshConfig())
+  with pytest.raises(InputError, match=message):
+    config = dataclasses.replace(SAMPLING, **{'batch_size': 16, **changes})
+    generate.check(config, parse(guidance), denoiser, mesh)
+
+
+def test_unknown_solver():
+  with pytest.raises(InputError, match="mean 'euler'"):
+    dataclasses.replace(SAMPLING, solver='eular')

@@ -1,0 +1,85 @@
+"""Files: their layout, and that they appear whole or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from sample import writer
+
+
+def test_npz(tmp_path):
+  images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+  writer.write_npz(tmp_path / 'deep' / 'samples.npz', images, [3, 7])
+  with np.load(tmp_path / 'deep' / 'samples.npz') as stored:
+    assert stored.files == ['arr_0', 'arr_1']
+    assert stored['arr_0'].dtype == np.uint8
+    np.testing.assert_array_equal(stored['arr_0'], images)
+    np.testing.assert_array_equal(stored['arr_1'], [3, 7])
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_png(tmp_path, channels):
+  image = np.arange(4 * 6 * channels, dtype=np.uint8).reshape(4, 6, channels)
+  writer.write_png(tmp_path / 'image.png', image)
+  stored = np.asarray(Image.open(tmp_path / 'image.png'))
+  np.testing.assert_array_equal(stored.reshape(4, 6, channels), image)
+
+
+def test_json(tmp_path):
+  writer.write_json(tmp_path / 'value.json', {'a': [1, 2.5], 'b': None})
+  text = (tmp_path / 'value.json').read_text()
+  assert json.loads(text) == {'a': [1, 2.5], 'b': None}
+
+
+def test_tile():
+  images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None]
+  images = images * np.ones((5, 2, 3, 1), np.uint8)
+  tiled = writer.tile(images, 3, scale=2, gap=1)
+  # Cells of (2 * 2 + 2, 3 * 2 + 2), in two rows of three.
+  assert tiled.shape == (2 * 6, 3 * 8, 1)
+  expected = np.full((12, 24, 1), 255, np.uint8)
+  for n in range(5):
+    row, column = divmod(n, 3)
+    expected[6 * row + 1 : 6 * row + 5, 8 * column + 1 : 8 * column + 7] = n + 1
+  np.testing.assert_array_equal(tiled, expected)
+
+
+def test_tile_keeps_pixels_in_place():
+  image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+  tiled = writer.tile(image, 1, scale=3, gap=2)
+  np.testing.assert_array_equal(tiled[2:-2:3, 2:-2:3], image[0])
+
+
+def test_sheet():
+  gray = np.zeros((3, 4, 4, 1), np.uint8)
+  colour = np.full((2, 4, 4, 3), 100, np.uint8)
+  sheet = writer.sheet([('a', gray), ('b\nc', colour)], 2, scale=10, margin=60)
+  # A line of 8 above each block; rows of 4 * 10 + 4.
+  assert sheet.shape == (8 + 2 * 44 + 8 + 44, 60 + 2 * 44, 3)
+  assert sheet.dtype == np.uint8
+  assert (sheet[8 + 2 : 8 + 42, 62:102] == 0).all()
+  assert (sheet[:, :60] < 100).any()  # the names
+
+
+@pytest.mark.parametrize('old', [None, b'the old file'])
+@pytest.mark.parametrize('method', ['write_bytes', 'replace'])
+def test_failed_write_leaves_no_partial_file(
+  tmp_path, monkeypatch, old, method
+):
+  path = tmp_path / 'samples.npz'
+  if old is not None:
+    path.write_bytes(old)
+
+  def fail(self, data):
+    if method == 'write_bytes':
+      with open(self, 'wb') as file:
+        file.write(data[: len(data) // 2])
+    raise OSError('no space left on device')
+
+  monkeypatch.setattr(type(epath.Path(path)), method, fail)
+  with pytest.raises(OSError, match='no space left'):
+    writer.write_npz(path, np.zeros((1, 4, 4, 1), np.uint8), [0])
+  assert (path.read_bytes() if path.exists() else None) == old
