@@ -12,6 +12,7 @@ import argparse
 import ast
 import dataclasses
 import importlib.util
+import inspect
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -54,7 +55,16 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
   module_spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(module_spec)
   module_spec.loader.exec_module(module)
-  return module.get_config(argument).lock()
+  get_config = getattr(module, 'get_config', None)
+  if get_config is None:
+    raise InputError(f'config file {name!r} defines no get_config().')
+  if not argument:
+    return get_config().lock()
+  if not inspect.signature(get_config).parameters:
+    raise InputError(
+      f'config file {name!r} takes no argument, but got {argument!r}.'
+    )
+  return get_config(argument).lock()
 
 
 def override(
@@ -88,18 +98,38 @@ def _read(key: str, text: str, default: Any) -> Any:
       text.title() if text in ('true', 'false') else text
     )
     if isinstance(default, list):
-      return value if isinstance(value, tuple) else (value,)
-    if isinstance(default, bool) != isinstance(value, bool):
-      raise ValueError('one of the two is a bool')
-    if type(default)(value) != value:
-      raise ValueError('the value changes')
-    return type(default)(value)
+      values = value if isinstance(value, tuple | list) else (value,)
+      return tuple(_like(default[0], value) for value in values)
+    return _like(default, value)
   except (ValueError, SyntaxError, TypeError) as error:
     kind = 'tuple' if isinstance(default, list) else type(default).__name__
     raise InputError(
       f'config key {key} is {text!r}, expected a value of type {kind}, such '
       f'as {tuple(default) if kind == "tuple" else default}.'
     ) from error
+
+
+def _like(default: Any, value: Any) -> Any:
+  """The value as the default's type; ValueError where that changes it."""
+  kind = type(default)
+  if isinstance(value, bool) != (kind is bool) or kind(value) != value:
+    raise ValueError
+  return kind(value)
+
+
+def _results_folder(path: epath.PathLike) -> epath.Path:
+  """Creates a folder for results; InputError where that cannot be."""
+  folder = epath.Path(path).expanduser()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    writer.write_bytes(folder / '.writable', b'')
+    (folder / '.writable').unlink()
+  except OSError as error:
+    raise InputError(
+      f'results folder {folder} cannot be written ({error.strerror or error});'
+      ' choose another with --out.'
+    ) from error
+  return folder
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -153,6 +183,7 @@ def _sample(args: argparse.Namespace) -> None:
   labels = generate.plan_labels(
     args.labels, args.num, experiment.model.num_classes, args.seed
   )
+  out = _results_folder(args.out or epath.Path(args.workdir) / 'samples')
   denoiser, protocol = _restore(args, experiment, mesh)
   path = path_named(experiment.objective.path)
   with progress_bar(total=args.num, unit=' images', desc='sample') as bar:
@@ -174,7 +205,6 @@ def _sample(args: argparse.Namespace) -> None:
     experiment.model.depth,
     args.seed,
   )
-  out = epath.Path(args.out or epath.Path(args.workdir) / 'samples')
   writer.write_npz(out / 'samples.npz', images, labels)
   columns = min(args.num, 10)
   scale = max(1, 40 // experiment.model.size)
@@ -210,8 +240,8 @@ def _compare(args: argparse.Namespace) -> None:
     source = open_source(data, split)
     check_source(source, experiment.model)
     splits.append(load_all(source))
+  out = _results_folder(args.out or args.workdir)
   denoiser, protocol = _restore(args, experiment, mesh)
-  out = epath.Path(args.out or args.workdir)
   table = compare_lib.compare(
     denoiser,
     experiment.compare,

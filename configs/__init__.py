@@ -1,1 +1,1 @@
-"""Configurations; each file has `get_config(arg)`, base.py every key."""
+"""Configurations; each file has `get_config`, base.py every key."""

@@ -9,9 +9,8 @@ Durations are in images seen. The command line overrides any key:
 import ml_collections
 
 
-def get_config(arg: str = '') -> ml_collections.ConfigDict:
+def get_config() -> ml_collections.ConfigDict:
   """The defaults: the published SiT + IG recipe (arXiv 2512.24176)."""
-  del arg
   config = ml_collections.ConfigDict()
   # Of everything random: initialisation, data order, noise.
   config.seed = 0

@@ -12,9 +12,8 @@ import ml_collections
 from configs import base
 
 
-def get_config(arg: str = '') -> ml_collections.ConfigDict:
+def get_config() -> ml_collections.ConfigDict:
   """A tiny SiT with a tap after block 2 of 6, in pixel space."""
-  del arg
   config = base.get_config()
   config.model.name = 'SiT-Tiny/2'
   config.model.size = 8

@@ -78,7 +78,7 @@ def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
     return np.asarray(draw(keys), np.int32)
   try:
     classes = np.asarray([int(part) for part in plan.split(',')], np.int32)
-  except ValueError as error:
+  except (ValueError, OverflowError) as error:
     raise InputError(
       f'labels {plan!r}: expected balanced, random, or classes such as 3 or '
       '3,5,7.'

@@ -4,8 +4,14 @@ import functools
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+# A slow machine is no reason to give a collective of the eight devices up.
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=8',
+    '--xla_cpu_collective_call_warn_stuck_timeout_seconds=300',
+    '--xla_cpu_collective_call_terminate_timeout_seconds=600',
+  ]
 )
 
 import jax
@@ -13,6 +19,10 @@ import pytest
 
 from dit import model
 from dit.config import DiTConfig
+
+# Two programs in flight can starve each other of the threads that eight
+# simulated devices share.
+jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
 @pytest.fixture(scope='session')

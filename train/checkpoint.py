@@ -36,13 +36,18 @@ class CheckpointConfig:
   keep: int
 
 
+def folder_of(workdir: epath.PathLike) -> epath.Path:
+  """Where a run keeps its checkpoints."""
+  return epath.Path(workdir).expanduser().resolve() / 'checkpoints'
+
+
 class Checkpointer:
   """The checkpoints of one run; use as a context manager."""
 
   def __init__(self, workdir: epath.Path, config: CheckpointConfig) -> None:
     """Opens, or creates, `workdir`/checkpoints."""
     self._manager = ocp.CheckpointManager(
-      epath.Path(workdir).resolve() / 'checkpoints',
+      folder_of(workdir),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=config.keep,
         enable_async_checkpointing=True,
@@ -121,7 +126,7 @@ def restore_weights(
   Raises:
     InputError: if there is no checkpoint.
   """
-  folder = epath.Path(workdir).resolve() / 'checkpoints'
+  folder = folder_of(workdir)
   steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
   if not steps:
     raise InputError(

@@ -80,6 +80,11 @@ class Experiment:
         'checkpoint.every_images and checkpoint.keep must be at least 1.'
       )
     parse(self.log.preview_guidance)
+    if self.log.preview_num < 1:
+      raise InputError(
+        f'log.preview_num is {self.log.preview_num}, expected at least 1; '
+        'log.preview_every_images=0 draws no previews.'
+      )
     if not 0 <= self.seed < 2**32:
       raise InputError(f'seed is {self.seed}, expected 0 to 2^32 - 1.')
 
@@ -102,17 +107,24 @@ def build(config: dict[str, Any]) -> Experiment:
   sizes = named_size(section.pop('name'))
   given = {name: section.pop(name) for name in ('depth', 'width', 'num_heads')}
   sizes |= {name: value for name, value in given.items() if value}
-  section['taps'] = tuple(section['taps'])
+  sections = {**config, 'model': {**section, **sizes}}
   parts = {
-    name: kind(
-      **{
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in config[name].items()
-      }
-    )
-    for name, kind in SECTIONS.items()
-    if name != 'model'
+    name: _part(name, kind, sections[name]) for name, kind in SECTIONS.items()
   }
-  return Experiment(
-    seed=config['seed'], model=DiTConfig(**sizes, **section), **parts
+  return Experiment(seed=config['seed'], **parts)
+
+
+def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
+  """One section as its dataclass; JSON's lists become tuples again."""
+  keys = {field.name for field in dataclasses.fields(kind)}
+  if keys != values.keys():
+    raise InputError(
+      f'config section {name!r} lacks {sorted(keys - values.keys())} and has '
+      f'unknown {sorted(values.keys() - keys)}; is it of another version?'
+    )
+  return kind(
+    **{
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in values.items()
+    }
   )

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from absl import flags, logging
 from etils import epath
 from matplotlib.figure import Figure
@@ -77,6 +76,9 @@ class MetricsLog:
     text = ''.join(json.dumps(row) + '\n' for row in rows)
     write_bytes(workdir / 'metrics.jsonl', text.encode())
     self._lines = (workdir / 'metrics.jsonl').open('a')
+    # Imported here, since it loads torch where torch is installed.
+    import tensorboardX
+
     self._board = tensorboardX.SummaryWriter(
       str(workdir / 'tensorboard'), purge_step=step + 1
     )

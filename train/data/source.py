@@ -89,6 +89,12 @@ def check_source(source: Any, model: DiTConfig) -> None:
       f'records hold {sorted(record)}, without {sorted(missing)}; a '
       'class-labelled image set is needed.'
     )
+  classes = source.dataset_info.features['label'].num_classes
+  if classes > model.num_classes:
+    raise InputError(
+      f'the data has {classes} classes, but model.num_classes is '
+      f'{model.num_classes}; set it to {classes}.'
+    )
   if record['image'].shape != model.latent_shape:
     raise InputError(
       f'images have shape {record["image"].shape}, but model.size and '
@@ -113,4 +119,10 @@ def _prepare_digits(data_dir: epath.Path) -> None:
   # TFDS draws bars and prints of downloads, of which there are none.
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(io.StringIO()):
-    builder.download_and_prepare()
+    try:
+      builder.download_and_prepare()
+    except OSError as error:
+      raise InputError(
+        f'data.dir {data_dir} cannot be written '
+        f'({error.strerror or error}); choose another.'
+      ) from error
