@@ -99,7 +99,8 @@ def _read(key: str, text: str, default: Any) -> Any:
     )
     if isinstance(default, list):
       values = value if isinstance(value, tuple | list) else (value,)
-      return tuple(_like(default[0], value) for value in values)
+      # An empty default does not tell the type; who uses the values will.
+      return tuple(_like((default or [v])[0], v) for v in values)
     return _like(default, value)
   except (ValueError, SyntaxError, TypeError) as error:
     kind = 'tuple' if isinstance(default, list) else type(default).__name__
@@ -153,6 +154,7 @@ def _load_run(args: argparse.Namespace) -> tuple[Experiment, Mesh]:
         f'{", ".join(workdir.FREE)} can.'
       )
   experiment = build(override(config, args.overrides).to_dict())
+  checkpoint.newest_step(args.workdir)  # fails early where there is none
   return experiment, make_mesh(experiment.mesh)
 
 

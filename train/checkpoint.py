@@ -106,6 +106,18 @@ class Checkpointer:
     )
 
 
+def newest_step(workdir: epath.PathLike) -> int:
+  """Step of a run's newest complete checkpoint; InputError without any."""
+  folder = folder_of(workdir)
+  steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+  if not steps:
+    raise InputError(
+      f'no checkpoint in {folder}; train first: python main.py train '
+      f'--workdir={workdir}.'
+    )
+  return max(steps)
+
+
 def restore_weights(
   workdir: epath.Path,
   config: DiTConfig,
@@ -126,13 +138,7 @@ def restore_weights(
   Raises:
     InputError: if there is no checkpoint.
   """
-  folder = folder_of(workdir)
-  steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
-  if not steps:
-    raise InputError(
-      f'no checkpoint in {folder}; train first: python main.py train '
-      f'--workdir={workdir}.'
-    )
+  folder, step = folder_of(workdir), newest_step(workdir)
   shapes = model.shapes(config)
   target = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -141,7 +147,6 @@ def restore_weights(
     shapes,
     tree_shardings(shapes, mesh),
   )
-  step = max(steps)
   with ocp.StandardCheckpointer() as checkpointer:
     params = checkpointer.restore(folder / str(step) / weights, target)
   return params, step
