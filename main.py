@@ -118,9 +118,12 @@ def _like(default: Any, value: Any) -> Any:
   return kind(value)
 
 
-def _results_folder(path: epath.PathLike) -> epath.Path:
-  """Creates a folder for results; InputError where that cannot be."""
-  folder = epath.Path(path).expanduser()
+def _results_folder(
+  args: argparse.Namespace, default: epath.PathLike
+) -> epath.Path:
+  """Creates the folder for the results of a run that has a checkpoint."""
+  checkpoint.newest_step(args.workdir)
+  folder = epath.Path(args.out or default).expanduser()
   try:
     folder.mkdir(parents=True, exist_ok=True)
     writer.write_bytes(folder / '.writable', b'')
@@ -154,7 +157,6 @@ def _load_run(args: argparse.Namespace) -> tuple[Experiment, Mesh]:
         f'{", ".join(workdir.FREE)} can.'
       )
   experiment = build(override(config, args.overrides).to_dict())
-  checkpoint.newest_step(args.workdir)  # fails early where there is none
   return experiment, make_mesh(experiment.mesh)
 
 
@@ -185,7 +187,7 @@ def _sample(args: argparse.Namespace) -> None:
   labels = generate.plan_labels(
     args.labels, args.num, experiment.model.num_classes, args.seed
   )
-  out = _results_folder(args.out or epath.Path(args.workdir) / 'samples')
+  out = _results_folder(args, epath.Path(args.workdir) / 'samples')
   denoiser, protocol = _restore(args, experiment, mesh)
   path = path_named(experiment.objective.path)
   with progress_bar(total=args.num, unit=' images', desc='sample') as bar:
@@ -242,7 +244,7 @@ def _compare(args: argparse.Namespace) -> None:
     source = open_source(data, split)
     check_source(source, experiment.model)
     splits.append(load_all(source))
-  out = _results_folder(args.out or args.workdir)
+  out = _results_folder(args, args.workdir)
   denoiser, protocol = _restore(args, experiment, mesh)
   table = compare_lib.compare(
     denoiser,
