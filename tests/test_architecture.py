@@ -1,0 +1,237 @@
+"""The house rules, read from the source."""
+
+import ast
+import dataclasses
+import itertools
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import main
+from train.experiment import SECTIONS, Experiment, build
+from train.workdir import flatten
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Each room may import itself and the rooms behind it.
+ROOMS = ('main', 'train', 'sample', 'guidance', 'dit')
+CLOSED = {'main', 'configs'}  # nothing in the house imports these
+FOREIGN = ('tensorflow', 'torch')
+FENCED = ('jit', 'grad', 'value_and_grad', 'scan', 'vmap', 'pmap', 'remat',
+          'cond', 'while_loop', 'Optimizer', 'Dropout')  # fmt: skip
+FOLDERS = (*ROOMS[1:], 'configs', 'benchmarks', 'tests')
+
+
+def name_of(path):
+  return str(path.relative_to(ROOT))
+
+
+def room_of(path):
+  return path.relative_to(ROOT).with_suffix('').parts[0]
+
+
+FILES = [ROOT / 'main.py']
+for folder in FOLDERS:
+  FILES += sorted((ROOT / folder).rglob('*.py'))
+HOUSE = [path for path in FILES if room_of(path) != 'tests']
+LIBRARY = [path for path in HOUSE if room_of(path) != 'benchmarks']
+
+
+def tree_of(path):
+  return ast.parse(path.read_text(), name_of(path))
+
+
+def imported(tree):
+  """Top-level names of all modules that are imported, anywhere in a file."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name.split('.')[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'relative import in line {node.lineno}'
+      yield node.module.split('.')[0]
+
+
+def dotted(node):
+  """'a.b.c' of an attribute chain, '' for what is none."""
+  parts = []
+  while isinstance(node, ast.Attribute):
+    parts.append(node.attr)
+    node = node.value
+  if not isinstance(node, ast.Name):
+    return ''
+  return '.'.join([node.id, *reversed(parts)])
+
+
+def used(tree):
+  """Dotted names: attribute chains, and names taken by from-imports."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute):
+      yield dotted(node) or f'?.{node.attr}'
+    elif isinstance(node, ast.ImportFrom):
+      for alias in node.names:
+        yield f'{node.module}.{alias.name}'
+
+
+def run_python(code):
+  return subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=240,
+  )
+
+
+def test_rooms_are_found():
+  assert {room_of(path) for path in LIBRARY} == {*ROOMS, 'configs'}
+  assert len(LIBRARY) > 40
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=name_of)
+def test_imports_run_one_way(path):
+  names = set(imported(tree_of(path)))
+  room = room_of(path)
+  if room == 'configs':
+    assert names <= {'ml_collections', 'configs'}
+    return
+  allowed = set(ROOMS[ROOMS.index(room) :])
+  assert names & set(ROOMS) <= allowed
+  assert not names & (CLOSED | {'tests', 'benchmarks'})
+
+
+@pytest.mark.parametrize('path', FILES, ids=name_of)
+def test_no_file_is_long(path):
+  assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=name_of)
+def test_no_foreign_framework_is_imported(path):
+  assert not set(imported(tree_of(path))) & {*FOREIGN, 'keras'}
+
+
+@pytest.mark.parametrize('path', HOUSE, ids=name_of)
+def test_nnx_stays_behind_its_fence(path):
+  for name in used(tree_of(path)):
+    *owners, last = name.split('.')
+    assert not ('nnx' in owners and last in FENCED), name
+    assert last not in ('pmap', 'sow'), name
+
+
+@pytest.mark.parametrize('path', LIBRARY, ids=name_of)
+def test_modules_only_define(path):
+  """No statement with an effect at import: definitions and constants only."""
+  first, *rest = tree_of(path).body
+  assert isinstance(first, ast.Expr), 'no docstring'
+  assert isinstance(first.value, ast.Constant), 'no docstring'
+  for node in rest:
+    if isinstance(node, ast.If):
+      assert ast.unparse(node.test) == "__name__ == '__main__'"
+      assert room_of(path) == 'main'
+    else:
+      assert isinstance(
+        node,
+        ast.Import
+        | ast.ImportFrom
+        | ast.Assign
+        | ast.AnnAssign
+        | ast.FunctionDef
+        | ast.ClassDef,
+      ), f'line {node.lineno}: {ast.unparse(node)}'
+
+
+def public_functions(path):
+  for node in tree_of(path).body:
+    if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
+      yield node
+
+
+@pytest.mark.parametrize(
+  'path', [f for f in LIBRARY if room_of(f) in ROOMS[1:]], ids=name_of
+)
+def test_public_functions_are_annotated(path):
+  for function in public_functions(path):
+    arguments = function.args
+    bare = [
+      argument.arg
+      for argument in (
+        *arguments.posonlyargs,
+        *arguments.args,
+        *arguments.kwonlyargs,
+        *filter(None, (arguments.vararg, arguments.kwarg)),
+      )
+      if argument.annotation is None
+    ]
+    assert not bare, f'{function.name}: {bare}'
+    assert function.returns is not None, function.name
+
+
+def test_import_is_quiet_light_and_touches_no_device():
+  result = run_python(
+    'import sys\n'
+    'import train.loop, sample.compare, main\n'
+    'from jax._src import xla_bridge\n'
+    'assert not xla_bridge.backends_are_initialized()\n'
+    f'loaded = set({FOREIGN}) & set(sys.modules)\n'
+    'assert not loaded, loaded\n'
+  )
+  assert result.returncode == 0, result.stderr
+  assert (result.stdout, result.stderr) == ('', '')
+
+
+def test_no_library_asks_for_a_foreign_framework():
+  """Where they are installed, such an import would load them."""
+  result = run_python(
+    'import sys, traceback\n'
+    'asked = []\n'
+    'class Finder:\n'
+    '  def find_spec(self, name, path=None, target=None):\n'
+    f'    if name.split(".")[0] in {FOREIGN}:\n'
+    '      frames = traceback.extract_stack()\n'
+    '      files = [f.filename for f in frames if "<" not in f.filename]\n'
+    '      asked.append(name + " by " + files[-1])\n'
+    '      raise ModuleNotFoundError(name, name=name)\n'
+    'sys.meta_path.insert(0, Finder())\n'
+    'import train.loop, sample.compare, main\n'
+    'assert not asked, asked\n'
+  )
+  assert result.returncode == 0, result.stderr
+
+
+def base_config():
+  return main.load_config(str(ROOT / 'configs/base.py')).to_dict()
+
+
+@pytest.mark.parametrize('section', SECTIONS)
+def test_config_keys_are_fields(section):
+  keys = set(base_config()[section])
+  fields = {field.name for field in dataclasses.fields(SECTIONS[section])}
+  if section == 'model':  # the patch is part of the name
+    assert 'name' in keys
+    keys = keys - {'name'} | {'patch'}
+  assert keys == fields
+
+
+def test_config_sections_are_parts_of_an_experiment():
+  parts = {field.name for field in dataclasses.fields(Experiment)}
+  assert set(base_config()) == parts == {'seed', *SECTIONS}
+
+
+@pytest.mark.parametrize(
+  'path',
+  [f for f in FILES if room_of(f) == 'configs' and f.name != '__init__.py'],
+  ids=name_of,
+)
+def test_configs_change_values_only(path):
+  config = main.load_config(str(path)).to_dict()
+  assert flatten(config).keys() == flatten(base_config()).keys()
+  build(config)
+
+
+def test_every_config_key_is_explained():
+  """In base.py a comment stands before each key, or its group of keys."""
+  lines = (ROOT / 'configs/base.py').read_text().splitlines()
+  for before, line in itertools.pairwise(map(str.strip, lines)):
+    if line.startswith('config.') and 'ConfigDict()' not in line:
+      assert before.startswith(('#', 'config.')), line
+      assert 'ConfigDict()' not in before, line

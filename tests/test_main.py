@@ -1,0 +1,308 @@
+"""The commands end to end, their help and their exit statuses."""
+
+import contextlib
+import fcntl
+import functools
+import io
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+import main
+from sample import compare
+from sample.metrics import scorer
+from train import loop, workdir
+from train.log import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = f'--config={ROOT}/configs/digits.py'
+# 30 steps; checkpoints at 10, 20, 30; previews at 15, 30.
+TINY = {
+  'model.depth': 3,
+  'model.width': 16,
+  'model.num_heads': 2,
+  'model.taps': (1,),
+  'optimizer.warmup_images': 64,
+  'train.images': 480,
+  'train.batch_size': 16,
+  'checkpoint.every_images': 160,
+  'log.every_images': 80,
+  'log.preview_every_images': 240,
+  'log.preview_num': 20,
+  'sample.steps': 3,
+  'sample.batch_size': 16,
+  'compare.num': 40,
+  'compare.methods': ('none', 'ig:1.5', 'ig:1.5,cfg:1.2'),
+  'compare.sweep_methods': ('ig',),
+  'compare.sweep_scales': (1.0, 2.0),
+  'compare.resamples': 5,
+}
+FLAGS = {
+  'train': ['--workdir', '--config', '--config.KEY=VALUE'],
+  'sample': ['--workdir', '--guidance', '--num', '--labels', '--weights',
+             '--seed', '--out', '--config.KEY=VALUE'],
+  'compare': ['--workdir', '--weights', '--seed', '--out',
+              '--config.KEY=VALUE'],
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Programs here run a few steps: compile them quickly instead of well."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+def run(*argv):
+  """Runs a command line in this process."""
+  out, err = io.StringIO(), io.StringIO()
+  handler = logging.get_absl_handler().python_handler
+  stream = handler.setStream(err)
+  try:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      status = main.main([str(word) for word in argv])
+  except SystemExit as error:
+    status = error.code
+  finally:
+    handler.setStream(stream or sys.stderr)
+  return types.SimpleNamespace(
+    status=status, out=out.getvalue(), err=err.getvalue()
+  )
+
+
+@pytest.fixture(scope='session')
+def shared_run(tmp_path_factory):
+  """A trained run; the first of pytest's workers to come makes it."""
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent
+  folder = folder / 'trained'
+  folder.mkdir(exist_ok=True)
+  with (folder / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (folder / 'command.json').exists():
+      argv = ['train', DIGITS, f'--workdir={folder}/run']
+      values = TINY | {'data.dir': folder / 'data'}
+      argv += [f'--config.{key}={value}' for key, value in values.items()]
+      result = run(*argv)
+      assert result.status == 0, result.err
+      (folder / 'command.json').write_text(json.dumps([argv, result.err]))
+  return folder
+
+
+@pytest.fixture
+def trained(shared_run, tmp_path):
+  """A copy of the trained run, its command line and what it printed."""
+  shutil.copytree(shared_run / 'run', tmp_path / 'run')
+  argv, printed = json.loads((shared_run / 'command.json').read_text())
+  argv[2] = f'--workdir={tmp_path}/run'
+  return types.SimpleNamespace(
+    workdir=tmp_path / 'run', argv=argv, printed=printed
+  )
+
+
+def contents(folder):
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+def picture(path):
+  """The pixels of a PNG that is not blank."""
+  pixels = np.asarray(Image.open(path))
+  assert pixels.std() > 5
+  return pixels
+
+
+def test_train_leaves_a_run(trained):
+  folder = trained.workdir
+  config = json.loads((folder / 'config.json').read_text())
+  assert workdir.flatten(config)['model.width'] == 16
+  assert json.loads((folder / 'run.json').read_text())['devices'] == 8
+  steps = sorted(int(p.name) for p in (folder / 'checkpoints').iterdir())
+  assert steps == [20, 30]
+  assert list((folder / 'tensorboard').glob('events.*'))
+
+  rows = read_metrics(folder)
+  assert [row['step'] for row in rows] == [5, 10, 15, 20, 25, 30]
+  assert [row['images'] for row in rows] == [80, 160, 240, 320, 400, 480]
+  names = {'loss', 'loss/velocity', 'loss/intermediate_1', 'grad_norm', 'lr'}
+  assert all(names <= row.keys() for row in rows)
+  assert rows[-1]['loss'] < rows[0]['loss']
+
+  picture(folder / 'loss.png')
+  previews = sorted((folder / 'previews').iterdir())
+  assert [path.name for path in previews] == ['00000015.png', '00000030.png']
+  for path in previews:  # 20 digits of 40 pixels, in ten columns
+    assert picture(path).shape == (2 * 44, 10 * 44)
+  assert 'step 30: loss' in trained.printed
+  assert 'Trained 30 steps' in trained.printed
+
+
+def test_training_again_changes_nothing(trained, monkeypatch):
+  before = contents(trained.workdir)
+  monkeypatch.setattr(loop, 'MetricsLog', None)  # no step is taken
+  result = run(*trained.argv)
+  assert result.status == 0
+  assert 'Already trained: 30 steps.' in result.err
+  assert contents(trained.workdir) == before
+
+
+def test_sample_draws_what_was_asked(trained):
+  folder = trained.workdir
+  result = run('sample', f'--workdir={folder}', '--num=24', '--labels=3,8',
+               '--guidance=ig:1.5,cfg:1.2@0-0.7', '--seed=5')  # fmt: skip
+  assert result.status == 0, result.err
+  out = folder / 'samples'
+  assert str(out) in result.err
+  with np.load(out / 'samples.npz') as arrays:
+    images, labels = arrays['arr_0'], arrays['arr_1']
+  assert images.shape == (24, 8, 8, 1)
+  assert images.dtype == np.uint8
+  assert (images.std((1, 2, 3)) > 0).all()
+  assert labels.tolist() == [3, 8] * 12
+  # 24 images of 40 pixels in ten columns, two pixels around each.
+  assert picture(out / 'samples.png').shape == (3 * 44, 10 * 44)
+
+  protocol = json.loads((out / 'samples.json').read_text())
+  expected = {
+    'guidance': 'ig:1.5,cfg:1.2@0-0.7',
+    'labels': '3,8',
+    'num': 24,
+    'seed': 5,
+    'step': 30,
+    'images_seen': 480,
+    'weights': 'ema',
+    'path': 'linear',
+    # Euler at t = 1, 2/3, 1/3: one pass, and one more where CFG is on.
+    'nfe_per_image': 5,
+  }
+  assert expected.items() <= protocol.items()
+  assert protocol['sampling']['steps'] == 3
+  assert protocol['model']['width'] == 16
+  assert {'packages', 'commit', 'device', 'command'} <= protocol.keys()
+
+
+def test_images_depend_on_seed_and_number_only(trained, tmp_path):
+  def draw(name, *flags):
+    out = tmp_path / name
+    result = run(
+      'sample', f'--workdir={trained.workdir}', f'--out={out}', *flags
+    )
+    assert result.status == 0, result.err
+    with np.load(out / 'samples.npz') as arrays:
+      return arrays['arr_0']
+
+  many = draw('many', '--num=20')
+  np.testing.assert_array_equal(draw('few', '--num=5'), many[:5])
+  assert (draw('seed', '--num=20', '--seed=1') != many).any()
+  assert (draw('raw', '--num=20', '--weights=params') != many).any()
+  assert not (trained.workdir / 'samples').exists()
+
+
+def test_compare_makes_a_table_once(trained, monkeypatch):
+  folder = trained.workdir
+  quick = functools.partial(scorer.train_classifier, steps=20)
+  monkeypatch.setattr(scorer, 'train_classifier', quick)
+  result = run('compare', f'--workdir={folder}')
+  assert result.status == 0, result.err
+
+  table = (folder / 'table.md').read_text()
+  assert table in result.out
+  rows = [line.split('|')[1].strip() for line in table.splitlines()[2:]]
+  assert rows == ['none', 'IG', 'IG + CFG', 'real, held out']
+  figures = json.loads((folder / 'compare.json').read_text())
+  assert [row['nfe'] for row in figures['rows']] == [3, 3, 6, None]
+  for row in (*figures['rows'], *figures['sweep']):
+    assert row['features'] >= 0
+    assert row['pixels'] >= 0
+    assert 0 <= row['accuracy'] <= 1
+  sweep = [(point['method'], point['scale']) for point in figures['sweep']]
+  assert sweep == [('ig', 1.0), ('ig', 2.0)]
+  # Scale 1 is off.
+  off, none = figures['sweep'][0], figures['rows'][0]
+  np.testing.assert_allclose(off['pixels'], none['pixels'], rtol=1e-3)
+  assert figures['protocol']['step'] == 30
+  assert picture(folder / 'samples.png').shape[2] == 3
+  assert picture(folder / 'guidance.png').shape[1] > 800
+
+  before = contents(folder)
+  monkeypatch.setattr(compare, 'Scorer', None)  # nothing is scored again
+  again = run('compare', f'--workdir={folder}')
+  assert again.status == 0
+  assert 'Already compared' in again.err
+  assert again.out == result.out
+  assert contents(folder) == before
+
+
+def test_home_means_the_same_to_all_commands(trained, monkeypatch):
+  monkeypatch.setenv('HOME', str(trained.workdir.parent))
+  monkeypatch.chdir(trained.workdir)
+  result = run('sample', '--workdir=~/run', '--num=4', '--out=~/drawn')
+  assert result.status == 0, result.err
+  assert (trained.workdir.parent / 'drawn' / 'samples.npz').exists()
+
+
+@pytest.mark.parametrize('command', FLAGS)
+def test_help_mentions_every_flag(command):
+  result = run(command, '--help')
+  assert result.status == 0
+  for flag in FLAGS[command]:
+    assert flag in result.out
+  assert result.err == ''
+
+
+@pytest.mark.parametrize('flag', ['--help', '-h'])
+def test_help_mentions_every_command(flag):
+  result = run(flag)
+  assert result.status == 0
+  for command in FLAGS:
+    assert f'main.py {command}' in result.out
+
+
+def test_bad_input_in_a_process_of_its_own(tmp_path):
+  result = subprocess.run(
+    [sys.executable, 'main.py', 'train', f'--workdir={tmp_path}/new',
+     '--config.optimizer.lrr=1'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=240,
+  )  # fmt: skip
+  assert result.returncode == 2
+  assert result.stderr.startswith("main.py: unknown config key 'optimizer.lrr'")
+  assert result.stderr.count('\n') == 1
+  assert result.stdout == ''
+  assert not (tmp_path / 'new').exists()
+
+
+def test_too_many_bad_steps_exit_with_one(monkeypatch):
+  def explode(args):
+    raise loop.NonFiniteError('3 steps in a row.')
+
+  monkeypatch.setattr(main, '_train', explode)
+  result = run('train', '--workdir=x')
+  assert (result.status, result.err) == (1, 'main.py: 3 steps in a row.\n')
+
+
+def test_ctrl_c_outside_training_exits_with_130(monkeypatch):
+  def interrupt(args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(main, '_train', interrupt)
+  result = run('train', '--workdir=x')
+  assert (result.status, result.err) == (130, 'main.py: interrupted.\n')

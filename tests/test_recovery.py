@@ -1,0 +1,307 @@
+"""Runs that are stopped or killed and started again by the same command."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import main
+from dit.sharding import make_mesh
+from train import state
+from train.checkpoint import CheckpointConfig, Checkpointer, restore_weights
+from train.experiment import build
+from train.optimizer import make_optimizer
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 60  # of 64 images: an epoch of 1,297 ends within step 21, and step 41
+CONFIG = (
+  'model.depth=2',
+  'model.width=16',
+  'model.num_heads=2',
+  'model.taps=(1,)',
+  'optimizer.warmup_images=640',
+  f'train.images={64 * STEPS}',
+  'checkpoint.every_images=640',
+  'log.every_images=64',
+  'log.preview_every_images=0',
+)
+EXPERIMENT = build(
+  main.override(
+    main.load_config(str(ROOT / 'configs/digits.py')), CONFIG
+  ).to_dict()
+)
+
+
+class Run:
+  """A workdir, and the one command that starts and continues it."""
+
+  def __init__(self, folder, cache):
+    folder.mkdir(parents=True, exist_ok=True)
+    self.folder = folder
+    self.workdir = folder / 'run'
+    self.argv = [
+      sys.executable,
+      'main.py',
+      'train',
+      '--config=configs/digits.py',
+      f'--workdir={self.workdir}',
+      # Its own data, so that a kill may strike while the digits are written.
+      f'--config.data.dir={folder}/data',
+      *(f'--config.{assignment}' for assignment in CONFIG),
+    ]
+    self.env = {
+      **{k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_COMPILATION_CACHE_DIR': str(cache),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+
+  @contextlib.contextmanager
+  def started(self):
+    """The process; its stderr goes to a file. Killed at the end."""
+    with (self.folder / 'stderr').open('w') as stderr:
+      process = subprocess.Popen(
+        self.argv,
+        cwd=ROOT,
+        env=self.env,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+      )
+      try:
+        yield process
+      finally:
+        process.kill()
+        process.wait()
+
+  def finish(self):
+    """Runs to the end; gives the step that it continued from, or None."""
+    complete = self.complete_steps()
+    with self.started() as process:
+      assert process.wait(timeout=240) == 0, self.stderr()
+    restored = re.findall(r'Restored step (\d+)\.', self.stderr())
+    # Always from the newest complete checkpoint, if there is one.
+    assert list(map(int, restored)) == complete[-1:]
+    assert f'Trained {STEPS} steps' in self.stderr()
+    return complete[-1] if complete else None
+
+  def stderr(self):
+    return (self.folder / 'stderr').read_text()
+
+  def complete_steps(self):
+    """Steps of checkpoints that have their final name, rising."""
+    names = self.names_of_checkpoints()
+    return sorted(int(name) for name in names if name.isdecimal())
+
+  def names_of_checkpoints(self):
+    folder = self.workdir / 'checkpoints'
+    return [path.name for path in folder.iterdir()] if folder.exists() else []
+
+  def last_step(self):
+    """The last step that the newest process has logged, or 0."""
+    steps = re.findall(r' step (\d+): ', self.stderr())
+    return int(steps[-1]) if steps else 0
+
+  def is_saving(self):
+    """Whether a checkpoint is there under a temporary name."""
+    return not all(map(str.isdecimal, self.names_of_checkpoints()))
+
+  def is_replacing(self):
+    """Whether an old checkpoint is about to be deleted."""
+    return len(self.complete_steps()) > 2
+
+  def metrics(self):
+    """Lines of metrics.jsonl without the one figure that may differ."""
+    rows = []
+    for line in (self.workdir / 'metrics.jsonl').read_text().splitlines():
+      rows.append(json.loads(line))
+      rows[-1].pop('images_per_second', None)
+    return rows
+
+  def state(self):
+    """The newest state, on one device."""
+    optimizer = make_optimizer(
+      EXPERIMENT.optimizer, optax.constant_schedule(0.1)
+    )
+    mesh = make_mesh(EXPERIMENT.mesh, jax.devices()[:1])
+    abstract = state.abstract(EXPERIMENT.model, optimizer, mesh)
+    config = CheckpointConfig(every_images=1, keep=2)
+    with Checkpointer(self.workdir, config) as checkpointer:
+      return jax.tree.map(np.array, checkpointer.restore(abstract))
+
+
+def wait_until(condition, process, seconds=240):
+  """Polls; False if the process ends before the condition holds."""
+  end = time.monotonic() + seconds
+  while not condition():
+    if process.poll() is not None:
+      return False
+    assert time.monotonic() < end, 'timed out'
+    time.sleep(0.002)
+  return True
+
+
+@pytest.fixture(scope='session')
+def shared(tmp_path_factory):
+  """The undisturbed run and its compilation cache.
+
+  The first of pytest's workers to come makes them.
+  """
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent
+  folder = folder / 'undisturbed'
+  folder.mkdir(exist_ok=True)
+  run = Run(folder, folder / 'cache')
+  with (folder / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (folder / 'done').exists():
+      assert run.finish() is None
+      (folder / 'done').touch()
+  return types.SimpleNamespace(
+    cache=folder / 'cache', metrics=run.metrics(), state=run.state()
+  )
+
+
+@pytest.fixture
+def run(shared, tmp_path):
+  return Run(tmp_path, shared.cache)
+
+
+def assert_same_end(run, shared):
+  """Bitwise the same state, and the same figures of every step."""
+  ours = run.state()
+  assert jax.tree.structure(ours) == jax.tree.structure(shared.state)
+  jax.tree.map(np.testing.assert_array_equal, ours, shared.state)
+  assert run.metrics() == shared.metrics
+  assert sorted(run.names_of_checkpoints()) == ['50', '60']
+
+
+def test_undisturbed_run_is_whole(shared):
+  assert [row['step'] for row in shared.metrics] == list(range(1, STEPS + 1))
+  assert shared.state.step == STEPS
+  assert all(np.isfinite(row['loss']) for row in shared.metrics)
+  first, *_, last = shared.metrics
+  assert last['loss'] < first['loss']
+
+
+@pytest.mark.parametrize(
+  'number, after',
+  [
+    (signal.SIGTERM, 3),  # the first epoch ends after the restart
+    (signal.SIGINT, 24),  # it ended before
+  ],
+)
+def test_stopped_run_goes_on_as_if_it_had_not(shared, run, number, after):
+  with run.started() as process:
+    lines = run.workdir / 'metrics.jsonl'
+
+    def taken():
+      return lines.exists() and lines.read_text().count('\n') >= after
+
+    assert wait_until(taken, process), run.stderr()
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 0, run.stderr()
+  step = run.complete_steps()[-1]
+  assert after <= step < STEPS
+  assert f'{number.name}: saved step {step}, stopping.' in run.stderr()
+  assert run.metrics() == shared.metrics[:step]
+  assert (run.workdir / 'loss.png').exists()
+
+  assert run.finish() == step
+  assert_same_end(run, shared)
+
+
+# Moments to kill at: a condition on the process that was just started, then a
+# random delay of at most so many seconds. `step` is random, too.
+MOMENTS = {
+  'start-up': (lambda run, step: True, 3.0),
+  'data': (lambda run, step: 'Writing the digits' in run.stderr(), 1.0),
+  'compilation': (lambda run, step: 'Compiling the' in run.stderr(), 2.0),
+  'training': (lambda run, step: run.last_step() >= step, 0.1),
+  'saving': (
+    lambda run, step: run.last_step() >= step and run.is_saving(),
+    0.05,
+  ),
+  'replacing': (
+    lambda run, step: run.last_step() >= step and run.is_replacing(),
+    0.01,
+  ),
+}
+
+
+def kill(run, moment, seed):
+  """Starts the run and kills it; False if it came to its end before."""
+  condition, seconds = MOMENTS[moment]
+  rng = random.Random(seed)
+  step, delay = rng.randint(1, 50), rng.uniform(0, seconds)
+  with run.started() as process:
+    if wait_until(lambda: condition(run, step), process):
+      time.sleep(delay)
+    if process.poll() is not None:
+      assert process.returncode == 0, run.stderr()
+      return False
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  return True
+
+
+def check_readable(run):
+  """Whatever the kill left, sampling finds the newest whole checkpoint."""
+  steps = run.complete_steps()
+  if steps:
+    mesh = make_mesh(EXPERIMENT.mesh, jax.devices()[:1])
+    params, step = restore_weights(run.workdir, EXPERIMENT.model, mesh)
+    assert step == steps[-1]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def kill_and_finish(run, shared, moments):
+  """Kills at each moment in turn, in one workdir, then lets the run end."""
+  for seed, moment in moments:
+    kill(run, moment, seed)
+    check_readable(run)
+  if run.complete_steps()[-1:] != [STEPS]:
+    run.finish()
+  assert_same_end(run, shared)
+
+
+@pytest.mark.parametrize('moment', ['training', 'saving'])
+def test_killed_run_ends_the_same(shared, run, moment):
+  kill_and_finish(run, shared, [(0, moment)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'seed, moment',
+  [
+    *enumerate(MOMENTS, start=1),
+    (7, 'training'),
+    (8, 'saving'),
+    (9, 'saving'),
+    (10, 'replacing'),
+  ],
+)
+def test_run_killed_anywhere_ends_the_same(shared, run, seed, moment):
+  kill_and_finish(run, shared, [(seed, moment)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(2))
+def test_run_killed_again_and_again_ends_the_same(shared, run, seed):
+  moments = ['data', 'compilation', 'start-up', 'saving', 'training', 'saving']
+  kill_and_finish(
+    run, shared, [(10 * seed + i, moment) for i, moment in enumerate(moments)]
+  )

@@ -1,0 +1,304 @@
+"""Every wrong input: one line, exit status 2, before anything compiles."""
+
+import contextlib
+import io
+import json
+import pathlib
+import types
+
+import jax
+import pytest
+from absl import logging
+
+import main
+from sample import compare, sampler
+from train import checkpoint, loop, workdir
+
+ROOT = pathlib.Path(__file__).parents[2]
+DIGITS = f'--config={ROOT}/configs/digits.py'
+TINY = (
+  'model.depth=3',
+  'model.width=16',
+  'model.num_heads=2',
+  'model.taps=(1,)',
+  'train.batch_size=16',
+)
+
+
+def run(*argv):
+  """Runs a command line in this process."""
+  out, err = io.StringIO(), io.StringIO()
+  handler = logging.get_absl_handler().python_handler
+  stream = handler.setStream(err)
+  try:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      status = main.main([str(word) for word in argv])
+  finally:
+    handler.setStream(stream)
+  return types.SimpleNamespace(
+    status=status, out=out.getvalue(), err=err.getvalue()
+  )
+
+
+@pytest.fixture(scope='module')
+def compilations():
+  """Grows with everything that XLA compiles."""
+  events = []
+
+  def listen(event, duration, **kwargs):
+    del duration, kwargs
+    if 'backend_compile' in event:
+      events.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  jax.jit(lambda x: x + 41)(1.0)
+  assert events, 'the event has another name now'
+  return events
+
+
+@pytest.fixture
+def refused(tmp_path, compilations, monkeypatch):
+  """Function of a command line and words that its one line must hold."""
+
+  def never(*args, **kwargs):
+    raise AssertionError('went too far')
+
+  monkeypatch.setattr(loop, 'make_train_step', never)
+  monkeypatch.setattr(sampler, 'sample', never)
+  monkeypatch.setattr(compare.Scorer, 'of', never)
+
+  def check(argv, *words):
+    before = sorted(tmp_path.rglob('*'))
+    compilations.clear()
+    result = run(*argv)
+    assert result.err.count('\n') == 1, result.err
+    assert result.err.startswith('main.py: ')
+    assert result.status == 2
+    assert result.out == ''
+    for word in words:
+      assert word in result.err
+    assert not compilations
+    assert sorted(tmp_path.rglob('*')) == before
+
+  return check
+
+
+@pytest.fixture
+def train(tmp_path, data_dir):
+  """Function of changes to the command line that trains in a new folder."""
+
+  def make(*changes, workdir=tmp_path / 'new'):
+    assignments = (*TINY, f'data.dir={data_dir}', *changes)
+    flags = [f'--config.{assignment}' for assignment in assignments]
+    return ['train', DIGITS, f'--workdir={workdir}', *flags]
+
+  return make
+
+
+@pytest.fixture
+def claim(tmp_path, data_dir):
+  """Function of changes to the folder of a run that was not trained yet."""
+
+  def make(*changes):
+    config = main.load_config(str(ROOT / 'configs/digits.py'))
+    assignments = (*TINY, f'data.dir={data_dir}', *changes)
+    config = main.override(config, assignments).to_dict()
+    return workdir.claim(tmp_path / 'run', config)
+
+  return make
+
+
+@pytest.mark.parametrize(
+  'argv, words',
+  [
+    ([], ['no command', 'train, sample, compare']),
+    (['trian'], ["unknown command 'trian'", "Did you mean 'train'"]),
+    (['smaple', '--workdir=x'], ["Did you mean 'sample'"]),
+    (['train'], ['--workdir']),
+    (['sample'], ['--workdir']),
+    (['compare', '--seed=1'], ['--workdir']),
+    (['train', '--workdir=x', '--stpes=3'], ['--stpes']),
+    (['sample', '--workdir=x', '--nums=3'], ['--nums']),
+    (['sample', '--workdir=x', '--num=many'], ['--num', "'many'"]),
+    (['sample', '--workdir=x', '--num=0'], ['--num is 0']),
+    (['sample', '--workdir=x', '--num=-2'], ['--num is -2']),
+    (['sample', '--workdir=x', '--weights=raw'], ['--weights', "'raw'"]),
+    (['sample', '--workdir=x', '--seed=-1'], ['--seed is -1']),
+    (
+      ['sample', '--workdir=x', '--guidance=cgf:2'],
+      ["unknown guidance method 'cgf'", "Did you mean 'cfg'"],
+    ),
+    (['sample', '--workdir=x', '--guidance=cfg'], ["cannot read 'cfg'"]),
+    (['sample', '--workdir=x', '--guidance=cfg:2@1-0'], ['interval 1-0']),
+  ],
+)
+def test_bad_arguments(refused, argv, words):
+  refused(argv, *words)
+
+
+@pytest.mark.parametrize(
+  'assignment, words',
+  [
+    ('optimizer.lrr=1', ["key 'optimizer.lrr'", "mean 'optimizer.lr'"]),
+    ('optimiser.lr=1', ["key 'optimiser.lr'", "mean 'optimizer.lr'"]),
+    ('optimizer=1', ["key 'optimizer'"]),
+    ('optimizer.lr', ['optimizer.lr needs a value']),
+    ('optimizer.lr=fast', ["optimizer.lr is 'fast'", 'type float']),
+    ('optimizer.lr=', ["optimizer.lr is ''", 'type float']),
+    ('train.images=1e3x', ["train.images is '1e3x'", 'type int']),
+    ('model.depth=2.5', ["model.depth is '2.5'", 'type int']),
+    ('ema.ramp=3', ["ema.ramp is '3'", 'type bool']),
+    ('train.images=true', ["train.images is 'true'", 'type int']),
+    ('model.taps=one', ["model.taps is 'one'", 'type tuple']),
+    ('model.taps=("one",)', ['model.taps']),
+    ('model.taps=(1.5,)', ['model.taps']),
+    ('objective.intermediate_weights=("half",)', ['intermediate_weights']),
+    ('compare.methods=(1,2)', ['compare.methods']),
+    ('compare.sweep_scales=("one",)', ['compare.sweep_scales']),
+    ('model.name=SiT-XXL/2', ["'SiT-XXL/2'", "Did you mean 'SiT-XL/2'"]),
+    ('model.name=SiT-XL', ["'SiT-XL'", "Did you mean 'SiT-XL/2'"]),
+    ('model.taps=(3,)', ['taps has 3', 'depth - 1 = 2']),
+    ('model.taps=(0,)', ['taps has 0']),
+    ('model.taps=(2,1)', ['rising order']),
+    ('model.num_heads=3', ['width 16 is not divisible by model.num_heads 3']),
+    ('model.size=16', ['images have shape (8, 8, 1)', '(16, 16, 1)']),
+    ('model.num_classes=5', ['num_classes']),
+    ('model.dtype=float16', ["model.dtype is 'float16'"]),
+    ('train.batch_size=12', ['train.batch_size is 12', '8 devices']),
+    ('train.batch_size=0', ['train.batch_size is 0']),
+    ('mesh.fsdp=3', ['fsdp=3', '8 devices']),
+    ('mesh.data=16', ['data=16', '8 devices']),
+    ('mesh.fsdp=-1', ['at most one may be -1']),
+    ('data.name=cifar10', ["no data: 'cifar10' is not prepared"]),
+    ('data.name=cifar11', ["'cifar11' is neither"]),
+    ('data.train_split=trian', ["no split 'trian'"]),
+    ('log.preview_guidance=igg:2', ["'igg'", "Did you mean 'ig'"]),
+    ('compare.methods=("none","s3:2")', ["'s3'", "Did you mean 's2'"]),
+    ('compare.sweep_methods=("cfgg",)', ["'cfgg'", "Did you mean 'cfg'"]),
+    ('sample.solver=hune', ["'hune'", "Did you mean 'heun'"]),
+    ('objective.path=liner', ["'liner'", "Did you mean 'linear'"]),
+  ],
+)
+def test_bad_config(refused, train, assignment, words):
+  refused(train(assignment), *words)
+
+
+@pytest.mark.parametrize('name', ['configs/digts.py', 'configs', 'digits'])
+def test_missing_config_file(refused, tmp_path, name, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  refused(
+    ['train', f'--config={name}', f'--workdir={tmp_path}/new'],
+    f'{name!r} not found',
+    'configs/digits.py',
+  )
+
+
+def test_config_file_without_a_config(refused, tmp_path):
+  (tmp_path / 'mine.py').write_text('x = 1\n')
+  refused(
+    ['train', f'--config={tmp_path}/mine.py', f'--workdir={tmp_path}/new'],
+    'mine.py',
+    'get_config',
+  )
+
+
+def test_argument_that_a_config_does_not_take(refused, train):
+  command, config, *rest = train()
+  refused([command, f'{config}:XL/2', *rest], 'XL/2')
+
+
+def test_workdir_of_another_config(refused, claim, train):
+  argv = train('optimizer.lr=0.5', 'seed=3', workdir=claim())
+  refused(
+    argv,
+    'holds another config',
+    'optimizer.lr: 0.003 -> 0.5; seed: 0 -> 3',
+  )
+
+
+@pytest.mark.parametrize('below', ['', 'run'])
+def test_unwritable_workdir(refused, tmp_path, train, below):
+  (tmp_path / 'file').touch()
+  argv = train(workdir=tmp_path / 'file' / below)
+  refused(argv, 'cannot be written')
+
+
+@pytest.mark.parametrize('command', ['sample', 'compare'])
+def test_folder_that_is_no_run(refused, tmp_path, command):
+  for folder in (tmp_path, tmp_path / 'missing'):
+    refused([command, f'--workdir={folder}'], 'not the workdir of a run')
+
+
+@pytest.mark.parametrize('command', ['sample', 'compare'])
+def test_run_without_checkpoint(refused, claim, command):
+  refused([command, f'--workdir={claim()}'], 'no checkpoint', 'train first')
+
+
+def test_sample_needs_the_tap(refused, claim):
+  argv = ['sample', f'--workdir={claim("model.taps=()")}']
+  refused([*argv, '--guidance=ig:1.5'], 'ig needs tap 0', 'network has 0')
+
+
+def test_sample_needs_the_blocks(refused, claim):
+  argv = ['sample', f'--workdir={claim()}']
+  refused([*argv, '--guidance=s2:2:skip=2'], 's2 with skip=2')
+
+
+@pytest.mark.parametrize('methods', [('none', 'ig:2'), ('none', 'cfg:2')])
+def test_compare_needs_the_tap(refused, claim, methods):
+  """Of the methods, and of those that are swept."""
+  folder = claim('model.taps=()', f'compare.methods={methods}')
+  refused(['compare', f'--workdir={folder}'], 'ig needs tap 0')
+
+
+@pytest.mark.parametrize(
+  'labels', ['all', '10', '-1', '3,', '3;4', '99999999999999999999']
+)
+def test_bad_labels(refused, claim, labels):
+  refused(
+    ['sample', f'--workdir={claim()}', f'--labels={labels}'],
+    f"labels '{labels}'",
+  )
+
+
+@pytest.mark.parametrize(
+  'assignment, words',
+  [
+    ('model.depth=4', ['model.depth belongs to the run', 'sample']),
+    ('sample.step=4', ["'sample.step'", "Did you mean 'sample.steps'"]),
+    ('sample.steps=0', ['steps is 0']),
+    ('sample.batch_size=12', ['sample.batch_size is 12']),
+    ('sample.solver=hune', ["Did you mean 'heun'"]),
+    ('compare.num=1', ['compare.num']),
+  ],
+)
+def test_bad_config_of_a_run(refused, claim, assignment, words):
+  argv = ['sample', f'--workdir={claim()}', f'--config.{assignment}']
+  refused(argv, *words)
+
+
+@pytest.mark.parametrize('command', ['sample', 'compare'])
+def test_unwritable_results(refused, claim, tmp_path, monkeypatch, command):
+  monkeypatch.setattr(checkpoint, 'newest_step', lambda workdir: 1)
+  (tmp_path / 'file').touch()
+  argv = [command, f'--workdir={claim()}', f'--out={tmp_path}/file/out']
+  refused(argv, 'cannot be written')
+
+
+def test_empty_tuple_of_a_run_may_be_filled(refused, claim):
+  argv = ['compare', f'--workdir={claim("compare.sweep_methods=()")}']
+  refused([*argv, "--config.compare.sweep_methods=('igg',)"], "'igg'")
+
+
+def test_damaged_config_of_a_run(refused, claim):
+  folder = claim()
+  (folder / 'config.json').write_text('{"seed": 0, "mod')
+  refused(['sample', f'--workdir={folder}'], 'config.json is damaged')
+
+
+def test_config_of_another_version(refused, claim):
+  folder = claim()
+  config = json.loads((folder / 'config.json').read_text())
+  del config['ema']['ramp']
+  (folder / 'config.json').write_text(json.dumps(config))
+  refused(['sample', f'--workdir={folder}'], 'ema', 'ramp')

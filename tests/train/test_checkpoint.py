@@ -1,0 +1,172 @@
+"""Checkpoints: exact, whole, the newest few, on whatever devices."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from dit.sharding import MeshConfig, make_mesh
+from dit.types import InputError
+from train import state
+from train.checkpoint import (
+  WEIGHTS,
+  CheckpointConfig,
+  Checkpointer,
+  restore_weights,
+)
+from train.optimizer import make_optimizer
+
+
+@pytest.fixture(scope='module')
+def build(make_experiment):
+  """Function of a mesh to the abstract state there."""
+  experiment = make_experiment()
+  optimizer = make_optimizer(experiment.optimizer, optax.constant_schedule(0.1))
+  return lambda mesh: state.abstract(experiment.model, optimizer, mesh)
+
+
+def mesh_of(count, fsdp=1):
+  return make_mesh(MeshConfig(fsdp=fsdp), jax.devices()[:count])
+
+
+def filled(abstract, seed=0):
+  """A state of random numbers, or of the seed where they are integers."""
+  rng = np.random.default_rng(seed)
+
+  def draw(leaf):
+    if np.issubdtype(leaf.dtype, np.integer):
+      value = np.full(leaf.shape, seed, leaf.dtype)
+    else:
+      value = rng.normal(size=leaf.shape).astype(leaf.dtype)
+    return jax.device_put(value, leaf.sharding)
+
+  return jax.tree.map(draw, abstract)
+
+
+def assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def opened(workdir, keep=2):
+  return Checkpointer(workdir, CheckpointConfig(every_images=1, keep=keep))
+
+
+def saved(workdir, state_, step):
+  with opened(workdir) as checkpointer:
+    checkpointer.save(state_, step)
+
+
+def steps_in(workdir):
+  return sorted(path.name for path in (workdir / 'checkpoints').iterdir())
+
+
+@pytest.mark.parametrize(
+  'before, after',
+  [((8, 8), (1, 1)), ((1, 1), (8, 8)), ((8, 4), (8, 1))],
+)
+def test_restores_bit_for_bit_on_another_mesh(tmp_path, build, before, after):
+  old = filled(build(mesh_of(*before)), seed=7)
+  saved(tmp_path, old, 7)
+  abstract = build(mesh_of(*after))
+  with opened(tmp_path) as checkpointer:
+    new = checkpointer.restore(abstract)
+  assert_same(new, old)
+  places = [leaf.sharding for leaf in jax.tree.leaves(new)]
+  assert places == [leaf.sharding for leaf in jax.tree.leaves(abstract)]
+  assert (new.step, new.bad_steps) == (7, 7)
+
+
+def test_state_may_be_donated_once_save_returns(tmp_path, build):
+  abstract = build(mesh_of(8))
+  old = filled(abstract)
+  kept = jax.tree.map(np.array, old)
+  with opened(tmp_path) as checkpointer:
+    checkpointer.save(old, 1)
+    jax.tree.map(lambda leaf: leaf.delete(), old)
+  with opened(tmp_path) as checkpointer:
+    assert_same(checkpointer.restore(abstract), kept)
+
+
+def test_nothing_to_restore_is_none(tmp_path, build):
+  with opened(tmp_path) as checkpointer:
+    assert checkpointer.latest_step is None
+    assert checkpointer.restore(build(mesh_of(1))) is None
+
+
+@pytest.mark.parametrize('keep', [1, 2])
+def test_keeps_the_newest(tmp_path, build, keep):
+  abstract = build(mesh_of(1))
+  with opened(tmp_path, keep) as checkpointer:
+    for step in (1, 5, 6, 20):
+      checkpointer.save(filled(abstract, step), step)
+    checkpointer.wait()
+    assert checkpointer.latest_step == 20
+  assert steps_in(tmp_path) == sorted(['6', '20'][-keep:])
+  with opened(tmp_path, keep) as checkpointer:
+    assert checkpointer.restore(abstract).step == 20
+
+
+def test_saving_a_step_again_does_nothing(tmp_path, build):
+  abstract = build(mesh_of(1))
+  saved(tmp_path, filled(abstract, 1), 3)
+  saved(tmp_path, filled(abstract, 2), 3)
+  with opened(tmp_path) as checkpointer:
+    assert checkpointer.restore(abstract).step == 1
+
+
+def test_unfinished_checkpoint_does_not_count(tmp_path, build, make_experiment):
+  """A kill while saving leaves a folder under a temporary name."""
+  mesh = mesh_of(1)
+  saved(tmp_path, filled(build(mesh), 3), 3)
+  folder = tmp_path / 'checkpoints'
+  unfinished = folder / '9.orbax-checkpoint-tmp'
+  (unfinished / 'params').mkdir(parents=True)
+  _, step = restore_weights(tmp_path, make_experiment().model, mesh)
+  assert step == 3
+  with opened(tmp_path) as checkpointer:
+    assert checkpointer.latest_step == 3
+    assert checkpointer.restore(build(mesh)).step == 3
+
+
+@pytest.mark.parametrize('weights', WEIGHTS)
+def test_restores_only_the_weights_asked_for(
+  tmp_path, build, make_experiment, weights
+):
+  old = filled(build(mesh_of(8, 8)))
+  saved(tmp_path, old, 4)
+  config = make_experiment().model
+  mesh = mesh_of(1)
+  params, step = restore_weights(tmp_path, config, mesh, weights)
+  assert step == 4
+  assert_same(params, getattr(old, weights))
+  other = {'ema': 'params', 'params': 'ema'}[weights]
+  different = jax.tree.map(
+    lambda a, b: bool((np.asarray(a) != b).any()), params, getattr(old, other)
+  )
+  assert all(jax.tree.leaves(different))
+  for leaf in jax.tree.leaves(params):
+    assert leaf.sharding.device_set == {jax.devices()[0]}
+
+
+def test_newest_weights_are_restored(tmp_path, build, make_experiment):
+  for step in (9, 10):
+    saved(tmp_path, filled(build(mesh_of(1)), step), step)
+  _, step = restore_weights(tmp_path, make_experiment().model, mesh_of(1))
+  assert step == 10
+
+
+@pytest.mark.parametrize('empty', [True, False])
+def test_no_checkpoint_is_said(tmp_path, make_experiment, empty):
+  if empty:
+    (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(InputError, match=r'no checkpoint in .*; train first'):
+    restore_weights(tmp_path, make_experiment().model, mesh_of(1))
+
+
+def test_home_is_expanded(tmp_path, build, make_experiment, monkeypatch):
+  """As `workdir.claim` does: both commands then mean the same folder."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  saved(tmp_path / 'run', filled(build(mesh_of(1))), 2)
+  _, step = restore_weights('~/run', make_experiment().model, mesh_of(1))
+  assert step == 2

@@ -1,0 +1,230 @@
+"""The digits, and the order in which records become batches."""
+
+import itertools
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from dit.sharding import MeshConfig, make_mesh
+from dit.types import InputError
+from train.data import pipeline
+from train.data.pipeline import batches
+from train.data.source import (
+  DataConfig,
+  check_source,
+  load_all,
+  open_source,
+)
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def settings(data_dir, name='digits', threads=1):
+  return DataConfig(name, str(data_dir), 'train', 'test', threads, 2)
+
+
+@pytest.fixture(scope='module')
+def splits(data_dir):
+  """Images and labels of both splits of the digits."""
+  return [
+    load_all(open_source(settings(data_dir), split))
+    for split in ('train', 'test')
+  ]
+
+
+@pytest.mark.parametrize('split, count', [(0, 1297), (1, 500)])
+def test_digits_have_their_sizes(splits, split, count):
+  images, labels = splits[split]
+  assert images.shape == (count, 8, 8, 1)
+  assert images.dtype == np.uint8
+  assert labels.shape == (count,)
+  assert set(labels) == set(range(10))
+
+
+def test_digits_are_those_of_scikit_learn(splits):
+  """Each of its records once, in one of the splits, without loss."""
+  images, labels = (
+    np.concatenate(parts) for parts in zip(*splits, strict=True)
+  )
+  values = images.reshape(-1, 64) / (255 / 16)
+  np.testing.assert_allclose(values, np.round(values), atol=0.04)
+  ours = np.column_stack([np.round(values), labels])
+  theirs = np.column_stack(load_digits(return_X_y=True))
+  assert sorted(ours.tolist()) == sorted(theirs.tolist())
+
+
+def test_every_split_mixes_all_writers(splits):
+  """The file is in the writers' order; a cut would hold out some of them."""
+  digits, _ = load_digits(return_X_y=True)
+  position = {tuple(digit): i for i, digit in enumerate(digits)}
+  values = np.round(splits[1][0].reshape(-1, 64) / (255 / 16))
+  held_out = [position[tuple(value)] for value in values]
+  counts, _ = np.histogram(held_out, bins=6, range=(0, 1797))
+  assert counts.min() > 50
+
+
+def test_digits_are_written_once(data_dir):
+  def stamps():
+    return {path: path.stat().st_mtime_ns for path in data_dir.rglob('*')}
+
+  before = stamps()
+  open_source(settings(data_dir), 'test')
+  assert stamps() == before
+
+
+def test_reading_loads_no_tensorflow(tmp_path):
+  code = (
+    'import sys\n'
+    'from train.data.source import DataConfig, load_all, open_source\n'
+    f'config = DataConfig("digits", {str(tmp_path)!r}, "train", "test", 1, 2)\n'
+    'assert len(load_all(open_source(config, "train"))[0]) == 1297\n'
+    'assert not {"tensorflow", "torch"} & set(sys.modules)\n'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=240,
+  )
+  assert result.returncode == 0, result.stderr
+  assert result.stdout == ''
+
+
+class Source:
+  """Twelve records; image and label say which."""
+
+  def __len__(self):
+    return 12
+
+  def __getitem__(self, i):
+    return {
+      'image': np.full((2, 2, 1), i, np.uint8),
+      'label': i,
+      'file_name': 'left out',
+    }
+
+
+def stream(tmp_path, seed=0, start=0, batch_size=8, threads=1):
+  return batches(
+    Source(),
+    settings(tmp_path, threads=threads),
+    make_mesh(MeshConfig()),
+    batch_size=batch_size,
+    seed=seed,
+    start=start,
+  )
+
+
+def labels_of(stream, count):
+  return np.stack(
+    [np.asarray(batch['label']) for batch in itertools.islice(stream, count)]
+  )
+
+
+def test_batches_are_cut_over_all_devices(tmp_path):
+  batch = next(stream(tmp_path))
+  assert batch.keys() == {'image', 'label'}
+  assert batch['image'].shape == (8, 2, 2, 1)
+  assert batch['image'].dtype == np.uint8
+  assert batch['label'].dtype == np.int32
+  for leaf in batch.values():
+    assert len(leaf.sharding.device_set) == 8
+    assert leaf.addressable_shards[0].data.shape[0] == 1
+  np.testing.assert_array_equal(batch['image'][:, 0, 0, 0], batch['label'])
+
+
+def test_every_epoch_is_another_permutation(tmp_path):
+  # Three batches of eight are two epochs of twelve.
+  epochs = labels_of(stream(tmp_path), 9).reshape(6, 12)
+  np.testing.assert_array_equal(
+    np.sort(epochs, axis=1), np.tile(np.arange(12), (6, 1))
+  )
+  assert len({tuple(epoch) for epoch in epochs}) == 6
+  assert not any((epoch == np.arange(12)).all() for epoch in epochs)
+
+
+@pytest.mark.parametrize('start', [1, 2, 5, 9])
+@pytest.mark.parametrize('threads', [1, 4])
+def test_starting_late_is_skipping(tmp_path, start, threads):
+  straight = labels_of(stream(tmp_path), start + 4)
+  late = labels_of(stream(tmp_path, start=start, threads=threads), 4)
+  np.testing.assert_array_equal(late, straight[start:])
+
+
+def test_seeds_differ(tmp_path):
+  first, again, other = (
+    labels_of(stream(tmp_path, seed=seed), 3) for seed in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).any()
+
+
+def test_sequence_does_not_depend_on_the_batch_size(tmp_path):
+  small = labels_of(stream(tmp_path, batch_size=8), 6)
+  large = labels_of(stream(tmp_path, batch_size=16), 3)
+  np.testing.assert_array_equal(small.ravel(), large.ravel())
+
+
+def test_processes_share_the_batches_of_one(tmp_path, monkeypatch):
+  whole = labels_of(stream(tmp_path), 6)
+  monkeypatch.setattr(
+    pipeline.jax,
+    'make_array_from_process_local_data',
+    lambda sharding, values: values,
+  )
+  monkeypatch.setattr(pipeline.jax, 'process_count', lambda: 2)
+  parts = []
+  for process in (0, 1):
+    monkeypatch.setattr(pipeline.jax, 'process_index', lambda p=process: p)
+    parts.append(labels_of(stream(tmp_path, start=2), 4))
+  np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole[2:])
+
+
+def test_unprepared_set_is_no_data(tmp_path):
+  with pytest.raises(InputError, match="no data: 'cifar10' is not prepared"):
+    open_source(settings(tmp_path, name='cifar10'), 'train')
+  assert not list(tmp_path.iterdir())
+
+
+def test_unknown_set_is_refused(tmp_path):
+  with pytest.raises(InputError, match="'cifar11' is neither"):
+    open_source(settings(tmp_path, name='cifar11'), 'train')
+
+
+def test_missing_split_names_those_there(data_dir):
+  with pytest.raises(InputError, match=r"no split 'valid'.* train, test"):
+    open_source(settings(data_dir), 'valid')
+
+
+def test_slices_of_splits_are_read(data_dir):
+  assert len(open_source(settings(data_dir), 'train[:10%]')) == 130
+
+
+def test_empty_source_is_no_data(make_experiment):
+  with pytest.raises(InputError, match='no data'):
+    check_source([], make_experiment().model)
+
+
+@pytest.mark.parametrize('key', ['size=16', 'channels=3'])
+def test_shapes_must_agree(data_dir, make_experiment, key):
+  model = make_experiment(f'model.{key}').model
+  source = open_source(settings(data_dir), 'train')
+  with pytest.raises(InputError, match=r'shape \(8, 8, 1\), but model.size'):
+    check_source(source, model)
+
+
+def test_records_need_a_label(make_experiment):
+  source = [{'image': np.zeros((8, 8, 1), np.uint8)}]
+  with pytest.raises(InputError, match=r"without \['label'\]"):
+    check_source(source, make_experiment().model)
+
+
+def test_unwritable_folder_is_refused(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(InputError, match=r'data\.dir|cannot be written'):
+    open_source(settings(tmp_path / 'file' / 'data'), 'train')

@@ -1,0 +1,94 @@
+"""Lines of metrics, their plot, and what a restart does to them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train import log
+from train.log import MetricsLog, plot_losses, read_metrics
+
+
+def write(workdir, start, steps):
+  with MetricsLog(workdir, start) as metrics:
+    for step in steps:
+      metrics.scalars(step, {'loss': 1 / step, 'loss/velocity': 0.5})
+
+
+def lines(workdir):
+  return (workdir / 'metrics.jsonl').read_text().splitlines()
+
+
+def steps(workdir):
+  return [json.loads(line)['step'] for line in lines(workdir)]
+
+
+def test_lines_are_json(tmp_path):
+  write(tmp_path, 0, (1, 2))
+  assert [json.loads(line) for line in lines(tmp_path)] == [
+    {'step': 1, 'loss': 1.0, 'loss/velocity': 0.5},
+    {'step': 2, 'loss': 0.5, 'loss/velocity': 0.5},
+  ]
+  assert read_metrics(tmp_path) == list(map(json.loads, lines(tmp_path)))
+
+
+def test_lines_are_there_at_once(tmp_path):
+  with MetricsLog(tmp_path, 0) as metrics:
+    metrics.scalars(1, {'loss': 1.0})
+    assert steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize('start, kept', [(0, []), (2, [1, 2]), (9, [1, 2, 3])])
+def test_restart_takes_back_later_lines(tmp_path, start, kept):
+  write(tmp_path, 0, (1, 2, 3))
+  before = lines(tmp_path)
+  write(tmp_path, start, ())
+  assert steps(tmp_path) == kept
+  assert lines(tmp_path) == before[: len(kept)]
+  write(tmp_path, start, (10,))
+  assert steps(tmp_path) == [*kept, 10]
+
+
+@pytest.mark.parametrize('damage', ['{"st', '{"step": 3, "loss": 0.', '\x00'])
+def test_damaged_last_line_is_left_out(tmp_path, damage):
+  write(tmp_path, 0, (1, 2))
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
+    file.write(damage)
+  assert [row['step'] for row in read_metrics(tmp_path)] == [1, 2]
+  write(tmp_path, 2, (3,))
+  assert steps(tmp_path) == [1, 2, 3]
+
+
+def test_no_file_is_no_lines(tmp_path):
+  assert read_metrics(tmp_path) == []
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch):
+  monkeypatch.setattr(log.jax, 'process_index', lambda: 1)
+  with MetricsLog(tmp_path, 0) as metrics:
+    metrics.scalars(1, {'loss': 1.0})
+    metrics.image(1, 'preview', np.zeros((4, 4, 1), np.uint8))
+  assert not list(tmp_path.iterdir())
+
+
+def test_writes_events_and_pictures(tmp_path):
+  image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+  with MetricsLog(tmp_path, 0) as metrics:
+    metrics.scalars(1, {'loss': 1.0})
+    metrics.image(12, 'preview', image)
+  (events,) = (tmp_path / 'tensorboard').iterdir()
+  assert events.stat().st_size > 100
+  picture = Image.open(tmp_path / 'previews' / '00000012.png')
+  np.testing.assert_array_equal(picture, image)
+
+
+def test_losses_are_drawn(tmp_path):
+  rows = [
+    {'images': 10 * n, 'loss': 1 / n, 'loss/intermediate_2': 2 / n}
+    for n in (1, 2, 3)
+  ]
+  plot_losses(tmp_path / 'loss.png', rows)
+  picture = np.asarray(Image.open(tmp_path / 'loss.png').convert('L'))
+  assert picture.shape[0] > 400
+  assert picture.std() > 5

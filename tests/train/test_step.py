@@ -1,0 +1,267 @@
+"""The training step: it learns, skips what is not finite, and scales."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit.sharding import MeshConfig, batch_sharding, make_mesh
+from train import ema, state
+from train.optimizer import make_optimizer, make_schedule
+from train.step import make_train_step
+
+ROOT = pathlib.Path(__file__).parents[2]
+BATCH = 16
+COMPARED = ('loss', 'grad_norm', 'update_norm', 'param_norm')
+TERMS = {
+  'loss',
+  'loss/velocity',
+  'loss/intermediate_1',
+  'grad_norm',
+  'update_norm',
+  'param_norm',
+  'bad_steps',
+}
+
+
+def make_batch(mesh, seed=0):
+  """Plain grey images, each class a shade, with a little noise.
+
+  They are floats so that a test can put a NaN among them.
+  """
+  rng = np.random.default_rng(seed)
+  label = rng.integers(0, 10, BATCH).astype(np.int32)
+  noise = rng.integers(0, 30, (BATCH, 8, 8, 1))
+  image = np.float32(25 * label[:, None, None, None] + noise)
+  batch = {'image': image, 'label': label}
+  return jax.device_put(batch, batch_sharding(mesh))
+
+
+def build(experiment, mesh):
+  """The step on a mesh, and a function that makes its first state."""
+  schedule = make_schedule(
+    experiment.optimizer, batch_size=BATCH, total_images=100 * BATCH
+  )
+  optimizer = make_optimizer(experiment.optimizer, schedule)
+  abstract = state.abstract(experiment.model, optimizer, mesh)
+  step = make_train_step(
+    experiment.model,
+    experiment.objective,
+    optimizer,
+    experiment.ema,
+    abstract,
+  )
+
+  def take(current, batch):
+    with jax.set_mesh(mesh):
+      return step(current, batch, jax.random.key(0))
+
+  def init():
+    with jax.set_mesh(mesh):
+      return state.init(experiment.model, optimizer, mesh, seed=0)
+
+  return types.SimpleNamespace(
+    experiment=experiment,
+    mesh=mesh,
+    abstract=abstract,
+    init=init,
+    jitted=step,
+    step=take,
+  )
+
+
+@pytest.fixture(scope='module')
+def run(make_experiment):
+  """A step on eight devices; `run.start()` gives a fresh state."""
+  experiment = make_experiment('optimizer.lr=1e-2')
+  run = build(experiment, make_mesh(MeshConfig()))
+  first = run.init()
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, first)
+  first = jax.tree.map(np.array, first)
+  run.start = lambda: jax.device_put(first, shardings)
+  return run
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_fresh_state_starts_from_its_parameters(run):
+  fresh = run.start()
+  assert (fresh.step, fresh.bad_steps) == (0, 0)
+  assert_same(fresh.params, fresh.ema)
+
+
+def test_loss_falls_on_one_batch(run):
+  current, batch, losses = run.start(), make_batch(run.mesh), []
+  for _ in range(30):
+    current, metrics = run.step(current, batch)
+    assert metrics.keys() == TERMS
+    assert all(np.isfinite(value) for value in metrics.values())
+    losses.append(float(metrics['loss']))
+  assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+  assert (current.step, current.bad_steps) == (30, 0)
+
+
+def test_step_is_deterministic_and_draws_anew_each_time(run):
+  batch = make_batch(run.mesh)
+  first, metrics = run.step(run.start(), batch)
+  again, metrics_again = run.step(run.start(), batch)
+  assert_same(first, again)
+  assert_same(metrics, metrics_again)
+  later = run.start()
+  later = type(later)(
+    step=later.step + 1,
+    bad_steps=later.bad_steps,
+    params=later.params,
+    ema=later.ema,
+    opt_state=later.opt_state,
+  )
+  _, metrics_later = run.step(later, batch)
+  assert metrics_later['loss'] != metrics['loss']
+
+
+def test_average_follows_the_new_parameters(run):
+  before = jax.tree.map(np.array, run.start().ema)
+  after, _ = run.step(run.start(), make_batch(run.mesh))
+  expected = ema.update(run.experiment.ema, before, after.params, jnp.int32(0))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+    after.ema,
+    expected,
+  )
+
+
+def test_bad_batch_changes_nothing_but_counters(run):
+  good = make_batch(run.mesh)
+  image = np.array(good['image'])
+  image[3, 2, 1, 0] = np.nan
+  bad = good | {'image': jax.device_put(image, good['image'].sharding)}
+
+  current, _ = run.step(run.start(), good)
+  before = jax.tree.map(np.array, current)
+  for count in (1, 2):
+    current, metrics = run.step(current, bad)
+    assert not np.isfinite(metrics['loss'])
+    assert metrics['bad_steps'] == current.bad_steps == count
+    assert current.step == 1 + count
+    assert_same(current.params, before.params)
+    assert_same(current.ema, before.ema)
+    assert_same(current.opt_state, before.opt_state)
+
+  current, metrics = run.step(current, good)
+  assert np.isfinite(metrics['loss'])
+  assert metrics['bad_steps'] == current.bad_steps == 0
+  assert current.step == 4
+  moved = jax.tree.map(
+    lambda a, b: bool((np.asarray(a) != b).any()),
+    current.params,
+    before.params,
+  )
+  assert any(jax.tree.leaves(moved))
+
+
+def test_old_state_is_donated(run):
+  old = run.start()
+  run.step(old, make_batch(run.mesh))
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+
+
+def test_steps_share_one_compilation(run):
+  current = run.start()
+  for seed in range(4):
+    current, _ = run.step(current, make_batch(run.mesh, seed))
+  assert run.jitted._cache_size() == 1
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_step_keeps_shapes_and_dtypes(make_experiment, dtype):
+  experiment = make_experiment(f'model.param_dtype={dtype}')
+  run = build(experiment, make_mesh(MeshConfig(data=1, fsdp=8)))
+
+  def dtypes(tree):
+    return {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
+
+  assert dtypes(run.abstract.params) == {dtype}
+  assert dtypes(run.abstract.ema) == {'float32'}
+  with jax.set_mesh(run.mesh):
+    new, metrics = jax.eval_shape(
+      run.jitted, run.abstract, make_batch(run.mesh), jax.random.key(0)
+    )
+  terms = [metrics[name] for name in TERMS if name.startswith('loss')]
+  assert dtypes(terms) == {'float32'}
+
+  def described(tree):
+    leaves = jax.tree.leaves_with_path(tree)
+    return [(path, leaf.shape, leaf.dtype) for path, leaf in leaves]
+
+  assert described(new) == described(run.abstract)
+
+
+def figures(experiment, mesh):
+  """Loss and norms of 20 steps, each on a batch of its own."""
+  run = build(experiment, mesh)
+  current, rows = run.init(), []
+  for seed in range(20):
+    current, metrics = run.step(current, make_batch(mesh, seed))
+    rows.append([float(metrics[name]) for name in COMPARED])
+  columns = np.transpose(rows).tolist()
+  return dict(zip(COMPARED, columns, strict=True))
+
+
+@pytest.fixture(scope='module')
+def alone(make_experiment):
+  """The figures on one device."""
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+  return figures(make_experiment(), mesh)
+
+
+def assert_trains_as(ours, expected):
+  np.testing.assert_allclose(ours['loss'], expected['loss'], rtol=1e-4)
+  for name in COMPARED[1:]:
+    np.testing.assert_allclose(ours[name], expected[name], rtol=1e-3)
+  assert np.ptp(ours['param_norm']) > 0.01  # it did train
+
+
+@pytest.mark.parametrize('data, fsdp', [(8, 1), (1, 8)])
+def test_eight_devices_train_as_one(alone, make_experiment, data, fsdp):
+  mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp))
+  assert_trains_as(figures(make_experiment(), mesh), alone)
+
+
+def test_two_by_four_devices_train_as_one(alone, make_config):
+  # In a process of its own: by default XLA's CPU backend may start independent
+  # collectives of one program in another order on each simulated device, and
+  # then they wait for one another for ever.
+  flag = '--xla_cpu_enable_concurrency_optimized_scheduler=false'
+  code = (
+    'import json, sys\n'
+    'import test_step as t\n'
+    'from train.experiment import build\n'
+    'experiment = build(json.load(sys.stdin))\n'
+    'mesh = t.make_mesh(t.MeshConfig(data=2, fsdp=4))\n'
+    'print(json.dumps(t.figures(experiment, mesh)))\n'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    input=json.dumps(make_config()),
+    env={
+      **os.environ,
+      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flag}',
+      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+      'PYTHONPATH': str(ROOT / 'tests' / 'train'),
+    },
+    capture_output=True,
+    text=True,
+    timeout=240,
+  )
+  assert result.returncode == 0, result.stderr
+  assert_trains_as(json.loads(result.stdout), alone)

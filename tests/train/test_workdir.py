@@ -1,0 +1,137 @@
+"""A workdir is one run: claimed by one config, refused to another."""
+
+import copy
+import json
+
+import pytest
+
+from dit.types import InputError
+from train import workdir
+
+
+@pytest.fixture
+def config(make_config):
+  """Plain values."""
+  return make_config()
+
+
+def changed(config, key, value):
+  config = copy.deepcopy(config)
+  *sections, last = key.split('.')
+  inner = config
+  for section in sections:
+    inner = inner[section]
+  assert inner[last] != value
+  inner[last] = value
+  return config
+
+
+def test_claim_writes_what_and_where(tmp_path, config):
+  folder = workdir.claim(tmp_path / 'a' / 'run', config)
+  assert folder.is_dir()
+  stored = json.loads((folder / 'config.json').read_text())
+  assert workdir.flatten(stored) == workdir.flatten(config)
+  run = json.loads((folder / 'run.json').read_text())
+  assert run['devices'] == 8
+  assert {'command', 'python', 'packages', 'commit', 'device'} <= run.keys()
+  assert run['packages']['jax']
+
+
+def test_same_config_claims_again(tmp_path, config):
+  workdir.claim(tmp_path, config)
+  # As it is read back, with lists for tuples.
+  workdir.claim(tmp_path, workdir.load_config(tmp_path))
+  workdir.claim(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('seed', 1),
+    ('model.width', 32),
+    ('model.taps', ()),
+    ('optimizer.lr', 0.5),
+    ('train.images', 640),
+    ('data.name', 'mnist'),
+    ('objective.label_dropout', 0.3),
+  ],
+)
+def test_another_config_names_its_keys(tmp_path, config, key, value):
+  workdir.claim(tmp_path, config)
+  before = (tmp_path / 'config.json').read_bytes()
+  old = workdir.flatten(config)[key]
+  with pytest.raises(InputError) as error:
+    workdir.claim(tmp_path, changed(config, key, value))
+  new = list(value) if isinstance(value, tuple) else value
+  assert f'({key}: {old} -> {new})' in str(error.value)
+  assert '\n' not in str(error.value)
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
+def test_all_different_keys_are_named(tmp_path, config):
+  workdir.claim(tmp_path, config)
+  other = changed(changed(config, 'seed', 1), 'train.batch_size', 32)
+  with pytest.raises(InputError, match=r'seed: 0 -> 1; train\.batch_size'):
+    workdir.claim(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('checkpoint.keep', 9),
+    ('compare.num', 77),
+    ('data.dir', '/elsewhere'),
+    ('data.threads', 3),
+    ('data.prefetch', 9),
+    ('log.every_images', 32),
+    ('mesh.fsdp', 8),
+    ('sample.steps', 7),
+    ('train.max_bad_steps', 99),
+  ],
+)
+def test_free_keys_may_change(tmp_path, config, key, value):
+  workdir.claim(tmp_path, config)
+  workdir.claim(tmp_path, changed(config, key, value))
+  assert workdir.flatten(workdir.load_config(tmp_path))[key] == value
+
+
+def test_missing_key_differs(tmp_path, config):
+  """A run of another version of the code is not continued in silence."""
+  workdir.claim(tmp_path, config)
+  del config['optimizer']['b1']
+  with pytest.raises(InputError, match=r'optimizer\.b1: 0\.9 -> absent'):
+    workdir.claim(tmp_path, config)
+
+
+@pytest.mark.parametrize('below', ['', 'run', 'a/run'])
+def test_unwritable_folder_is_refused(tmp_path, config, below):
+  (tmp_path / 'file').touch()
+  with pytest.raises(InputError, match='cannot be written'):
+    workdir.claim(tmp_path / 'file' / below, config)
+
+
+def test_home_is_expanded(tmp_path, config, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  workdir.claim('~/run', config)
+  assert (tmp_path / 'run' / 'config.json').exists()
+  assert workdir.load_config('~/run')['seed'] == 0
+
+
+def test_folder_without_a_run_is_said(tmp_path):
+  with pytest.raises(InputError, match='not the workdir of a run'):
+    workdir.load_config(tmp_path)
+
+
+def test_damaged_config_is_said(tmp_path, config):
+  (tmp_path / 'config.json').write_text('{"seed": ')
+  for use in (workdir.load_config, lambda path: workdir.claim(path, config)):
+    with pytest.raises(InputError, match='is damaged'):
+      use(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'key, free', [('data.dir', True), ('data.name', False), ('log', True),
+                ('sample.steps', True), ('samples', False), ('seed', False)]
+)  # fmt: skip
+def test_free_keys(key, free):
+  assert workdir.is_free(key) == free
