@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ from typing import Any, NoReturn
 
 import ml_collections
 from absl import logging
-from etils import epath
 from jax.sharding import Mesh
 
 from dit import model
@@ -54,7 +54,13 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     )
   module_spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(module_spec)
-  module_spec.loader.exec_module(module)
+  try:
+    module_spec.loader.exec_module(module)
+  except Exception as error:  # whatever the user's file raises
+    raise InputError(
+      f'config file {name!r} does not run: {type(error).__name__}: '
+      f'{" ".join(str(error).split())}.'
+    ) from error
   get_config = getattr(module, 'get_config', None)
   if get_config is None:
     raise InputError(f'config file {name!r} defines no get_config().')
@@ -102,7 +108,7 @@ def _read(key: str, text: str, default: Any) -> Any:
       # An empty default does not tell the type; who uses the values will.
       return tuple(_like((default or [v])[0], v) for v in values)
     return _like(default, value)
-  except (ValueError, SyntaxError, TypeError) as error:
+  except (ValueError, SyntaxError, TypeError, OverflowError) as error:
     kind = 'tuple' if isinstance(default, list) else type(default).__name__
     raise InputError(
       f'config key {key} is {text!r}, expected a value of type {kind}, such '
@@ -113,27 +119,11 @@ def _read(key: str, text: str, default: Any) -> Any:
 def _like(default: Any, value: Any) -> Any:
   """The value as the default's type; ValueError where that changes it."""
   kind = type(default)
-  if isinstance(value, bool) != (kind is bool) or kind(value) != value:
+  infinite = isinstance(value, float) and not math.isfinite(value)
+  boolean = isinstance(value, bool) != (kind is bool)
+  if infinite or boolean or kind(value) != value:
     raise ValueError
   return kind(value)
-
-
-def _results_folder(
-  args: argparse.Namespace, default: epath.PathLike
-) -> epath.Path:
-  """Creates the folder for the results of a run that has a checkpoint."""
-  checkpoint.newest_step(args.workdir)
-  folder = epath.Path(args.out or default).expanduser()
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    writer.write_bytes(folder / '.writable', b'')
-    (folder / '.writable').unlink()
-  except OSError as error:
-    raise InputError(
-      f'results folder {folder} cannot be written ({error.strerror or error});'
-      ' choose another with --out.'
-    ) from error
-  return folder
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -170,7 +160,9 @@ def _restore(
   protocol = {
     'model': dataclasses.asdict(experiment.model),
     'path': experiment.objective.path,
+    'data': dataclasses.asdict(experiment.data),
     'weights': args.weights,
+    'weights_sha256': model.fingerprint(params),
     'step': step,
     'images_seen': step * experiment.train.batch_size,
   }
@@ -187,7 +179,8 @@ def _sample(args: argparse.Namespace) -> None:
   labels = generate.plan_labels(
     args.labels, args.num, experiment.model.num_classes, args.seed
   )
-  out = _results_folder(args, epath.Path(args.workdir) / 'samples')
+  checkpoint.newest_step(args.workdir)
+  out = writer.results_folder(args.out or f'{args.workdir}/samples')
   denoiser, protocol = _restore(args, experiment, mesh)
   path = path_named(experiment.objective.path)
   with progress_bar(total=args.num, unit=' images', desc='sample') as bar:
@@ -244,7 +237,8 @@ def _compare(args: argparse.Namespace) -> None:
     source = open_source(data, split)
     check_source(source, experiment.model)
     splits.append(load_all(source))
-  out = _results_folder(args, args.workdir)
+  checkpoint.newest_step(args.workdir)
+  out = writer.results_folder(args.out or args.workdir)
   denoiser, protocol = _restore(args, experiment, mesh)
   table = compare_lib.compare(
     denoiser,
@@ -370,6 +364,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
   args = parser.parse_args(rest)
   args.overrides = overrides
+  if not args.workdir:
+    raise InputError('--workdir is empty, expected a folder.')
   return args
 
 

@@ -23,18 +23,17 @@ from dit.path import path_named
 from guidance import parse
 from sample import sampler
 
-METHODS = ('none', 'ig:1.5', 'cfg:1.2', 's2:1.25', 'ig:1.5,cfg:1.2')
-
 if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--config', default='configs/digits.py')
-  parser.add_argument('--methods', nargs='+', default=METHODS)
+  parser.add_argument('--methods', nargs='+', help='(those of the config)')
   parser.add_argument('--rounds', type=int, default=7)
   args, extra = parser.parse_known_args()
   overrides = [word.removeprefix('--config.') for word in extra]
   config = main.override(main.load_config(args.config), overrides)
   experiment = main.build(config.to_dict())
   network, sampling = experiment.model, experiment.sample
+  methods = args.methods or experiment.compare.methods
   params = jax.jit(lambda: model.init(network, jax.random.key(0)))()
   denoiser = model.bind(network, params)
   solver = sampling.make_solver(path_named(experiment.objective.path))
@@ -55,13 +54,13 @@ if __name__ == '__main__':
     ).block_until_ready()
     return time.perf_counter() - start
 
-  times = {text: [] for text in args.methods}
+  times = {text: [] for text in methods}
   for number in range(args.rounds + 1):
-    for text in args.methods:
+    for text in methods:
       seconds = run(text)
       if number:  # the first round compiles
         times[text].append(seconds)
-  base = statistics.median(times[args.methods[0]])
+  base = statistics.median(times[methods[0]])
   rows = []
   print('| method | s / batch | ratio | NFE / steps |\n|---|---|---|---|')
   for text, values in times.items():

@@ -116,7 +116,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.sample.steps = 250
   # Above 1: more steps near the noise.
   config.sample.shift = 1.0
-  # Length of a last step to t = 0 of its own; 0: uniform.
+  # Length, before the shift, of a last step of its own to t = 0; 0: uniform.
   config.sample.last = 0.04
   # Images per compiled call.
   config.sample.batch_size = 64

@@ -109,6 +109,10 @@ class DiTConfig:
         raise InputError(
           f'model.{field} is {getattr(self, field)}, expected at least 1.'
         )
+    if not 1 <= self.width * self.mlp_ratio < float('inf'):
+      raise InputError(
+        f'model.mlp_ratio is {self.mlp_ratio}, expected a positive number.'
+      )
     if self.size % self.patch:
       raise InputError(
         f'model.patch {self.patch} does not divide the latent size '

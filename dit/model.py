@@ -11,10 +11,12 @@ Outside this room parameters are plain nested dictionaries.
 
 import dataclasses
 import functools
+import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from dit.blocks import first_skipped, rows, run, run_sub, stack_blocks, take
@@ -181,6 +183,15 @@ def shapes(config: DiTConfig) -> Params:
 def bind(config: DiTConfig, params: Params) -> BoundDenoiser:
   """Binds parameters to the network, giving a `Denoiser`."""
   return BoundDenoiser(params, config)
+
+
+def fingerprint(params: Params) -> str:
+  """SHA-256 of all values, by which results name the weights they are of."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree.leaves_with_path(params):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
 
 
 @functools.cache

@@ -42,11 +42,11 @@ class Path(abc.ABC):
 
   @abc.abstractmethod
   def d_alpha(self, t: jax.Array) -> jax.Array:
-    """D alpha / dt."""
+    """Derivative of alpha."""
 
   @abc.abstractmethod
   def d_sigma(self, t: jax.Array) -> jax.Array:
-    """D sigma / dt."""
+    """Derivative of sigma."""
 
   @abc.abstractmethod
   def time_of_ratio(self, ratio: jax.Array) -> jax.Array:
@@ -58,7 +58,7 @@ class Path(abc.ABC):
     return self.alpha(t) * x0 + self.sigma(t) * noise
 
   def velocity(self, x0, noise, t) -> jax.Array:
-    """D x_t / dt."""
+    """Derivative of x_t."""
     t = expand(t, x0)
     return self.d_alpha(t) * x0 + self.d_sigma(t) * noise
 

@@ -52,7 +52,8 @@ def make_mesh(
   devices = devices if devices is not None else jax.devices()
   sizes = [config.data, config.fsdp]
   fixed = math.prod(size for size in sizes if size != -1)
-  bad = sizes.count(-1) > 1 or fixed < 1 or len(devices) % fixed
+  wrong = any(size < 1 and size != -1 for size in sizes)
+  bad = wrong or sizes.count(-1) > 1 or len(devices) % fixed
   if bad or (-1 not in sizes and fixed != len(devices)):
     raise InputError(
       f'mesh data={config.data}, fsdp={config.fsdp} does not use the '

@@ -107,4 +107,7 @@ def _parse_method(part: str, text: str):
       raise InputError(f'guidance {part!r} sets {key} twice.')
     options[key] = int(value)
   interval = [float(bound) for bound in match.groups()[2:] if bound]
-  return METHODS[name](Scale(float(match[1]), *interval), **options)
+  value = float(match[1])
+  if value == float('inf'):
+    raise InputError(f'guidance {part!r}: the scale is not a finite number.')
+  return METHODS[name](Scale(value, *interval), **options)

@@ -52,6 +52,11 @@ class CompareConfig:
     """Checks sizes and names."""
     if self.num < 2 or self.resamples < 2:
       raise InputError('compare.num and compare.resamples must be at least 2.')
+    if not all(0 <= scale < float('inf') for scale in self.sweep_scales):
+      raise InputError(
+        f'compare.sweep_scales is {self.sweep_scales}, expected finite scales '
+        'of at least 0.'
+      )
     for text in self.texts():
       parse(text)
 
@@ -152,11 +157,11 @@ def compare(
     'extractor': 'classifier trained on the reference images; not FID',
   }
   protocol = json.loads(json.dumps(protocol))  # as it is read back
-  known = folder / 'compare.json'
-  if known.exists():
-    stored = json.loads(known.read_text())
-    if stored['protocol'] == protocol:
-      progress(f'Already compared; the figures are those of {known}.')
+  names = ['compare.json', 'table.md', 'samples.png']
+  names += ['guidance.png'] if config.sweep() else []
+  if all((folder / name).exists() for name in names):
+    if _protocol_of(folder / 'compare.json') == protocol:
+      progress(f'Already compared; the figures are those of {folder}.')
       return (folder / 'table.md').read_text()
 
   num_classes = denoiser.num_classes
@@ -217,7 +222,7 @@ def compare(
     writer.write_figure(folder / 'guidance.png', _figure(points, floor))
   writer.write_bytes(folder / 'table.md', table.encode())
   writer.write_json(
-    known,
+    folder / 'compare.json',
     {
       'protocol': protocol,
       'device': jax.devices()[0].device_kind,
@@ -256,6 +261,14 @@ def format_table(rows: Sequence[Row]) -> str:
     ]
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
+
+
+def _protocol_of(path: epath.Path) -> dict[str, Any] | None:
+  """The protocol of earlier results; None where they are damaged."""
+  try:
+    return json.loads(path.read_text())['protocol']
+  except (ValueError, KeyError, TypeError):
+    return None
 
 
 def split_names(text: str) -> tuple[str, str]:

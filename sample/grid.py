@@ -3,13 +3,15 @@
 uniform   t_n = 1 - n / steps
 last      t_n uniform from 1 to `last`, then 0: the last step, of length
           `last`, is the one that Euler-Maruyama takes without noise (SiT)
-shift     t <- shift t / (1 + (shift - 1) t): above 1, more steps near the
-          noise (SD3); LightningDiT's timestep_shift s is 1 / shift here
+shift     of either: t <- shift t / (1 + (shift - 1) t); above 1, more steps
+          near the noise (SD3); LightningDiT's timestep_shift is 1 / shift
 """
 
 import numpy as np
 
 from dit.types import InputError
+
+MAX_STEPS = 100_000
 
 
 def make_grid(
@@ -20,9 +22,9 @@ def make_grid(
   Raises:
     InputError: if an argument is out of range.
   """
-  if steps < 1:
-    raise InputError(f'sampler steps is {steps}, expected at least 1.')
-  if shift <= 0:
+  if not 1 <= steps <= MAX_STEPS:
+    raise InputError(f'sampler steps is {steps}, expected 1 to {MAX_STEPS:,}.')
+  if not 0 < shift < float('inf'):
     raise InputError(f'grid shift is {shift}, expected more than 0.')
   if not 0 <= last < 1 or (last and steps < 2):
     raise InputError(

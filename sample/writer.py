@@ -11,6 +11,8 @@ from etils import epath
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from dit.types import InputError
+
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
   """Writes a file under another name, then renames it."""
@@ -22,6 +24,21 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     partial.replace(path)
   finally:
     partial.unlink(missing_ok=True)
+
+
+def results_folder(path: epath.PathLike) -> epath.Path:
+  """Creates a folder for results; InputError where that cannot be."""
+  folder = epath.Path(path).expanduser()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / '.writable', b'')
+    (folder / '.writable').unlink()
+  except OSError as error:
+    raise InputError(
+      f'results folder {folder} cannot be written ({error.strerror or error});'
+      ' choose another with --out.'
+    ) from error
+  return folder
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

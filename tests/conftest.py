@@ -10,6 +10,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     '--xla_cpu_collective_call_warn_stuck_timeout_seconds=300',
+    # Else devices may start independent collectives in different orders.
+    '--xla_cpu_enable_concurrency_optimized_scheduler=false',
     '--xla_cpu_collective_call_terminate_timeout_seconds=600',
   ]
 )

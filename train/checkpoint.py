@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -91,15 +92,14 @@ class Checkpointer:
     step = self.latest_step
     if step is None:
       return None
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        **{
-          name: ocp.args.StandardRestore(tree)
-          for name, tree in _items(abstract).items()
-        }
-      ),
-    )
+    args = {
+      name: ocp.args.StandardRestore(tree)
+      for name, tree in _items(abstract).items()
+    }
+    try:
+      restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+    except Exception as error:  # Orbax raises whatever its parts raise
+      raise _damaged(self._manager.directory / str(step), error) from error
     logging.info('Restored step %d.', step)
     return TrainState(
       params=restored['params'], ema=restored['ema'], **restored['training']
@@ -142,14 +142,28 @@ def restore_weights(
   shapes = model.shapes(config)
   target = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
+      leaf.shape,
+      jnp.float32 if weights == 'ema' else leaf.dtype,  # see train.state
+      sharding=sharding,
     ),
     shapes,
     tree_shardings(shapes, mesh),
   )
-  with ocp.StandardCheckpointer() as checkpointer:
-    params = checkpointer.restore(folder / str(step) / weights, target)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      params = checkpointer.restore(folder / str(step) / weights, target)
+  except Exception as error:  # Orbax raises whatever its parts raise
+    raise _damaged(folder / str(step), error) from error
   return params, step
+
+
+def _damaged(folder: epath.Path, error: Exception) -> InputError:
+  """The error for a checkpoint that cannot be read, in one line."""
+  reason = ' '.join(str(error).split())[:200]
+  return InputError(
+    f'checkpoint {folder} cannot be read ({type(error).__name__}: {reason}); '
+    'it is damaged or of another version. Move it away to use the one before.'
+  )
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
   ema <- d_n ema + (1 - d_n) params,   d_n = min(decay, (1 + n) / (10 + n))
 
-with n the number of updates before this one: the ramp lets a short run forget
-its initialisation. Without the ramp, d_n = decay.
+with n the number of steps before this one, skipped ones included: the ramp lets
+a short run forget its initialisation. Without the ramp, d_n = decay.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class EMAConfig:
 
 
 def update(config: EMAConfig, ema: Any, params: Any, step: jax.Array) -> Any:
-  """The average after `step` updates and this one."""
+  """The average after `step` steps and this one."""
   decay = jnp.float32(config.decay)
   if config.ramp:
     decay = jnp.minimum(decay, (1 + step) / (10 + step))

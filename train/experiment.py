@@ -69,6 +69,11 @@ class Experiment:
 
   def __post_init__(self) -> None:
     """Checks what concerns more than one part; touches no device."""
+    for name in ('every_images', 'preview_every_images'):
+      if getattr(self.log, name) < 0:
+        raise InputError(
+          f'log.{name} is {getattr(self.log, name)}, expected at least 0.'
+        )
     self.objective.weights(len(self.model.taps))
     for name in ('images', 'batch_size', 'max_bad_steps'):
       if getattr(self.train, name) < 1:

@@ -2,6 +2,7 @@
 
 import json
 import logging as stdlib_logging
+import math
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -97,6 +98,8 @@ class MetricsLog:
     """One line, and one point for each curve."""
     if not self._writes:
       return
+    # JSON has no infinities; what is not finite is left out.
+    values = {k: v for k, v in values.items() if math.isfinite(v)}
     self._lines.write(json.dumps({'step': step, **values}) + '\n')
     self._lines.flush()
     for name, value in values.items():
@@ -119,11 +122,11 @@ def plot_losses(path: epath.PathLike, rows: Iterable[dict[str, float]]) -> None:
   """Draws every loss term against images seen."""
   rows = list(rows)
   images = np.asarray([row['images'] for row in rows])
-  names = [name for name in rows[-1] if name.startswith('loss')]
+  names = [name for name in rows[0] if name.startswith('loss')]
   figure = Figure(figsize=(7, 4.5), layout='constrained')
   axes = figure.subplots()
   for name in names:
-    values = np.asarray([row[name] for row in rows])
+    values = np.asarray([row.get(name, np.nan) for row in rows])
     label = name.removeprefix('loss/').replace('_', ' after block ')
     axes.plot(images, values, label='total' if name == 'loss' else label)
   axes.set(xlabel='images seen', ylabel='loss', yscale='log')

@@ -68,6 +68,7 @@ def check(experiment: Experiment) -> None:
   check_batch(mesh, experiment.train.batch_size, 'train.batch_size')
   source = open_source(experiment.data, experiment.data.train_split)
   check_source(source, experiment.model)
+  open_source(experiment.data, experiment.data.test_split)
   if experiment.log.preview_every_images:
     guidance = parse(experiment.log.preview_guidance)
     guidance.check(model.bind(experiment.model, {}))
@@ -108,6 +109,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
     config, experiment.objective, optimizer, experiment.ema, abstract
   )
   with (
+    stop_on_signals() as stop,
     jax.set_mesh(mesh),
     Checkpointer(workdir, experiment.checkpoint) as checkpointer,
   ):
@@ -116,6 +118,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
       state = state_lib.init(config, optimizer, mesh, experiment.seed)
     start = int(state.step)
     if start >= settings.steps:
+      _plot(workdir)
       logging.info('Already trained: %d steps.', start)
       return
 
@@ -132,7 +135,6 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
     # Steps.
     with (
       MetricsLog(workdir, start) as log,
-      stop_on_signals() as stop,
       progress_bar(
         total=settings.images,
         initial=start * settings.batch_size,
@@ -146,9 +148,9 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
       for step in range(start + 1, settings.steps + 1):
         state, metrics = train_step(state, next(stream), key)
         # Reads the step before this one, so that the devices are never idle.
-        report(step, metrics)
         stopping = stop.signal  # once: it may come at any line
         last = step == settings.steps or bool(stopping)
+        report(step, metrics, last)
         if (
           last
           or step % settings.steps_of(experiment.checkpoint.every_images) == 0
@@ -167,10 +169,16 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
         logging.info('%s: saved step %d, stopping.', stopping, step)
 
   # The end.
-  if jax.process_index() == 0:
-    plot_losses(workdir / 'loss.png', read_metrics(workdir))
+  _plot(workdir)
   if step == settings.steps:
     logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
+
+
+def _plot(workdir: epath.Path) -> None:
+  """Draws the losses so far."""
+  rows = read_metrics(workdir)
+  if rows and jax.process_index() == 0:
+    plot_losses(workdir / 'loss.png', rows)
 
 
 class _Report:
@@ -178,21 +186,23 @@ class _Report:
 
   def __init__(self, experiment, schedule, log, bar) -> None:
     self._settings = experiment.train
-    self._every = max(experiment.train.steps_of(experiment.log.every_images), 1)
+    self._every = experiment.train.steps_of(experiment.log.every_images)
     self._schedule, self._log, self._bar = schedule, log, bar
     self._pending = None
     self._mark = None  # time and step since which images/s is measured
 
-  def __call__(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes step `step`; reports the one before."""
+  def __call__(
+    self, step: int, metrics: dict[str, jax.Array], last: bool
+  ) -> None:
+    """Takes step `step`, the last or not; reports the one before."""
     self.flush()
-    self._pending = (step, metrics)
+    self._pending = (step, metrics, last)
 
   def flush(self) -> None:
     """Reports the step that was taken last."""
     if self._pending is None:
       return
-    step, metrics = self._pending
+    step, metrics, last = self._pending
     self._pending = None
     values = {name: float(value) for name, value in metrics.items()}
     now = time.perf_counter()
@@ -210,9 +220,9 @@ class _Report:
       raise NonFiniteError(
         f'{values["bad_steps"]:.0f} steps in a row, up to step {step}, had a '
         'loss or gradient that is not finite. The last checkpoint is kept; '
-        'lower optimizer.lr or look at the data, then run the command again.'
+        'lower optimizer.lr, in a new workdir, or look at the data.'
       )
-    if step % self._every == 0 or step == self._settings.steps:
+    if last or (self._every and step % self._every == 0):
       before, at = self._mark
       values['lr'] = float(self._schedule(step - 1))
       values['images'] = step * self._settings.batch_size

@@ -48,6 +48,15 @@ class ObjectiveConfig:
     """Checks names and ranges."""
     path_named(self.path)
     check_choice('objective.time_sampling', self.time_sampling, TIME_SAMPLINGS)
+    if self.time_std <= 0:
+      raise InputError(
+        f'objective.time_std is {self.time_std}, expected more than 0.'
+      )
+    if min(self.intermediate_weights, default=0) < 0:
+      raise InputError(
+        f'objective.intermediate_weights is {self.intermediate_weights}, '
+        'expected no negative value.'
+      )
     if not 0 <= self.label_dropout <= 1:
       raise InputError(
         f'objective.label_dropout is {self.label_dropout}, expected a '

@@ -45,6 +45,13 @@ class OptimizerConfig:
         raise InputError(
           f'optimizer.{field} is {getattr(self, field)}, expected at least 0.'
         )
+    for field in ('b1', 'b2', 'end_fraction'):
+      if not 0 <= getattr(self, field) <= 1:
+        raise InputError(
+          f'optimizer.{field} is {getattr(self, field)}, expected 0 to 1.'
+        )
+    if self.eps <= 0:
+      raise InputError(f'optimizer.eps is {self.eps}, expected more than 0.')
 
 
 def make_schedule(

@@ -78,13 +78,16 @@ def load_config(workdir: epath.PathLike) -> dict[str, Any]:
   """The config of a run; InputError where there is none."""
   path = epath.Path(workdir).expanduser() / 'config.json'
   try:
-    return json.loads(path.read_text())
+    config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+      raise InputError(f'{path} is damaged: it holds no sections.')
+    return config
   except OSError as error:
     raise InputError(
       f'{workdir} is not the workdir of a run: it holds no config.json; train '
       'first, or give the workdir of a run.'
     ) from error
-  except json.JSONDecodeError as error:
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise InputError(f'{path} is damaged: {error}.') from error
 
 

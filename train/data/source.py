@@ -40,6 +40,16 @@ class DataConfig:
   threads: int
   prefetch: int
 
+  def __post_init__(self) -> None:
+    """Checks that there is a folder, and counts."""
+    if not self.dir:
+      raise InputError('data.dir is empty, expected a folder.')
+    for field in ('threads', 'prefetch'):
+      if getattr(self, field) < 0:
+        raise InputError(
+          f'data.{field} is {getattr(self, field)}, expected at least 0.'
+        )
+
 
 def open_source(config: DataConfig, split: str) -> Any:
   """Opens one split: `source[i]` is a record, `len(source)` their number.
@@ -52,7 +62,11 @@ def open_source(config: DataConfig, split: str) -> Any:
     _prepare_digits(data_dir)
   try:
     builder = tfds.builder(config.name, data_dir=str(data_dir))
-  except (tfds.core.DatasetNotFoundError, ValueError) as error:
+  except (
+    tfds.core.DatasetNotFoundError,
+    ValueError,
+    AssertionError,
+  ) as error:
     raise InputError(
       f'data.name {config.name!r} is neither a prepared set in {data_dir} nor '
       'one that TFDS knows; check the name, or set data.dir.'
@@ -89,8 +103,9 @@ def check_source(source: Any, model: DiTConfig) -> None:
       f'records hold {sorted(record)}, without {sorted(missing)}; a '
       'class-labelled image set is needed.'
     )
-  classes = source.dataset_info.features['label'].num_classes
-  if classes > model.num_classes:
+  label = source.dataset_info.features['label']
+  classes = getattr(label, 'num_classes', None)  # None: a plain integer
+  if classes is not None and classes > model.num_classes:
     raise InputError(
       f'the data has {classes} classes, but model.num_classes is '
       f'{model.num_classes}; set it to {classes}.'
@@ -115,7 +130,6 @@ def _prepare_digits(data_dir: epath.Path) -> None:
   builder = Digits(data_dir=str(data_dir), file_format='array_record')
   if builder.info.splits:
     return
-  logging.info('Writing the digits to %s.', data_dir)
   # TFDS draws bars and prints of downloads, of which there are none.
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(io.StringIO()):
@@ -126,3 +140,4 @@ def _prepare_digits(data_dir: epath.Path) -> None:
         f'data.dir {data_dir} cannot be written '
         f'({error.strerror or error}); choose another.'
       ) from error
+  logging.info('Wrote the digits to %s.', data_dir)
