@@ -1,5 +1,7 @@
 """Checkpoints: exact, whole, the newest few, on whatever devices."""
 
+import shutil
+
 import jax
 import numpy as np
 import optax
@@ -170,3 +172,17 @@ def test_home_is_expanded(tmp_path, build, make_experiment, monkeypatch):
   saved(tmp_path / 'run', filled(build(mesh_of(1))), 2)
   _, step = restore_weights('~/run', make_experiment().model, mesh_of(1))
   assert step == 2
+
+
+def test_damaged_checkpoint_is_named_in_one_line(
+  tmp_path, build, make_experiment
+):
+  abstract = build(mesh_of(1))
+  saved(tmp_path, filled(abstract), 3)
+  shutil.rmtree(tmp_path / 'checkpoints' / '3' / 'ema')
+  named = r'\A[^\n]*checkpoints/3 cannot be read[^\n]*\Z'
+  with opened(tmp_path) as checkpointer:
+    with pytest.raises(InputError, match=named):
+      checkpointer.restore(abstract)
+  with pytest.raises(InputError, match=named):
+    restore_weights(tmp_path, make_experiment().model, mesh_of(1))
