@@ -1,12 +1,22 @@
-"""Stored images to latents and back: both directions live here.
+"""Images to latents and back: both directions of every step live here.
 
-  pixels   x = image / 127.5 - 1       image = round(127.5 (x + 1)), clipped
+  pixels      x = image / 127.5 - 1       image = round(127.5 (x + 1)), clipped
+  posterior   z = mean + std * noise,     std = exp(log_variance / 2)
+  network     x0 = (z - mean) / std       z = x0 * std + mean
 
-with image uint8 in [0, 255] and x float32 in [-1, 1].
+with image uint8 in [0, 255], x float32 in [-1, 1], z what an autoencoder codes
+and x0 what the network is trained on; the last line's mean and std are
+constants of the data set, one for each channel (`Normalisation`).
 """
+
+import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from dit.types import InputError
 
 
 def from_pixels(image: jax.Array) -> jax.Array:
@@ -14,6 +24,101 @@ def from_pixels(image: jax.Array) -> jax.Array:
   return image.astype(jnp.float32) / 127.5 - 1
 
 
-def to_pixels(x: jax.Array) -> jax.Array:
-  """(B, H, W, C) float -> uint8; values outside [-1, 1] are clipped."""
-  return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+def to_pixels(x: jax.Array, *, truncate: bool = False) -> jax.Array:
+  """(B, H, W, C) float -> uint8; values outside [-1, 1] are clipped.
+
+  Args:
+    x: images.
+    truncate: rounds down, half a level darker on average: what SiT and
+      Internal Guidance's SiT did for their published numbers. LightningDiT's
+      trunc(127.5 x + 128) rounds to the nearest, as we do.
+
+  Returns:
+    The stored form.
+  """
+  integer = jnp.floor if truncate else jnp.round
+  return jnp.clip(integer((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+  """What an encoder says of an image: a Gaussian, independent in each number.
+
+  Attributes:
+    mean: (B, H, W, C) float32.
+    std: the same shape; zero where the encoder is deterministic.
+  """
+
+  mean: jax.Array
+  std: jax.Array
+
+  @classmethod
+  def from_moments(cls, moments: jax.Array) -> 'Posterior':
+    """From mean and log-variance as encoders give them, (B, H, W, 2C)."""
+    mean, log_variance = jnp.split(moments, 2, axis=-1)
+    return cls(mean, jnp.exp(0.5 * jnp.clip(log_variance, -30, 20)))
+
+  @classmethod
+  def from_stored(cls, stored: jax.Array) -> 'Posterior':
+    """The inverse of `stored`."""
+    return cls(*jnp.split(stored, 2, axis=-1))
+
+  def stored(self) -> jax.Array:
+    """(B, H, W, 2C): mean and std, as data sets of latents keep them."""
+    return jnp.concatenate([self.mean, self.std], axis=-1)
+
+  def draw(self, noise: jax.Array) -> jax.Array:
+    """The latents z (B, H, W, C) at standard normal `noise` of that shape."""
+    return self.mean + self.std * noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+  """Latent statistics, between an autoencoder's space and the network's.
+
+  Plain numbers, so that they can be compared and written beside the data.
+
+  Attributes:
+    mean: of each channel, or one for all.
+    std: likewise.
+  """
+
+  mean: tuple[float, ...] = (0.0,)
+  std: tuple[float, ...] = (1.0,)
+
+  def __post_init__(self) -> None:
+    """Checks that both directions exist."""
+    if not np.isfinite(self.mean).all():
+      raise InputError(f'latent mean is {self.mean}, expected finite numbers.')
+    if not (np.isfinite(self.std) & (np.asarray(self.std) > 0)).all():
+      raise InputError(f'latent std is {self.std}, expected positive numbers.')
+
+  @classmethod
+  def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> 'Normalisation':
+    """From a statistics file's `mean` and `std`, each (1, C, 1, 1) or (C,)."""
+    for name in ('mean', 'std'):
+      if name not in tensors:
+        raise InputError(
+          f'latent statistics have no tensor {name!r}, only '
+          f'{", ".join(sorted(tensors)[:5])}; give the file of mean and std.'
+        )
+    mean, std = (
+      np.asarray(tensors[name], np.float32) for name in ('mean', 'std')
+    )
+    if mean.shape != std.shape or max(mean.shape, default=1) != mean.size:
+      raise InputError(
+        f'latent statistics have shapes {mean.shape} and {std.shape}, '
+        'expected one number for each channel.'
+      )
+    return cls(tuple(mean.ravel().tolist()), tuple(std.ravel().tolist()))
+
+  def normalise(self, z: jax.Array) -> jax.Array:
+    """(B, H, W, C) of the autoencoder -> of the network, float32."""
+    mean, std = (jnp.asarray(s, jnp.float32) for s in (self.mean, self.std))
+    return (z.astype(jnp.float32) - mean) / std
+
+  def denormalise(self, x: jax.Array) -> jax.Array:
+    """(B, H, W, C) of the network -> of the autoencoder, float32."""
+    mean, std = (jnp.asarray(s, jnp.float32) for s in (self.mean, self.std))
+    return x.astype(jnp.float32) * std + mean

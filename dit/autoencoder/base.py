@@ -1,0 +1,161 @@
+"""An autoencoder with its parameters bound: images <-> latents.
+
+  z = encode(x).draw(noise)    x in [-1, 1], (B, f H, f W, 3) -> (B, H, W, C)
+  x = decode(z)                about [-1, 1]
+  x0 = normalise(z)            z = denormalise(x0)
+
+with f the downsampling and x0 in the network's space. Encoder and decoder are
+two networks with parameters of their own, and either can be absent.
+"""
+
+import abc
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dit.config import check_choice
+from dit.latents import Normalisation, Posterior
+from dit.types import InputError
+
+Params = dict[str, Any]
+HALVES = ('encoder', 'decoder')
+DTYPES = ('auto', 'float32', 'bfloat16')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(abc.ABC):
+  """What every kind of autoencoder has.
+
+  Attributes:
+    latent_channels: channels C of the latent.
+    image_channels: channels of the image.
+    dtype: of activations; 'auto' is bfloat16 on accelerators, else float32.
+      Parameters, statistics of norms and results are float32.
+  """
+
+  latent_channels: int
+  image_channels: int = 3
+  dtype: str = 'auto'
+  deterministic: ClassVar[bool] = True  # the encoder gives z, not moments
+
+  def __post_init__(self) -> None:
+    """Checks the choice of dtype."""
+    check_choice('autoencoder dtype', self.dtype, DTYPES)
+
+  @property
+  def activation_dtype(self) -> str:
+    """`dtype` with 'auto' resolved for the default backend."""
+    if self.dtype != 'auto':
+      return self.dtype
+    return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+
+  @property
+  @abc.abstractmethod
+  def downsampling(self) -> int:
+    """Pixels of an image along one side for each of the latent."""
+
+  @abc.abstractmethod
+  def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:
+    """The encoder or the decoder, with fresh parameters."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Autoencoder:
+  """Parameters, the configuration they belong to, and latent statistics.
+
+  A pytree: `jax.device_put` it once, and pass it to jitted functions.
+
+  Attributes:
+    params: {'encoder': ..., 'decoder': ...}; a half may be missing.
+    config: the kind and its shape.
+    normalisation: between its space and the network's.
+  """
+
+  params: Params
+  config: AutoencoderConfig = dataclasses.field(metadata={'static': True})
+  normalisation: Normalisation = dataclasses.field(
+    default=Normalisation(), metadata={'static': True}
+  )
+
+  @property
+  def downsampling(self) -> int:
+    """Pixels along one side for each of the latent."""
+    return self.config.downsampling
+
+  @property
+  def latent_channels(self) -> int:
+    """Channels C of the latent."""
+    return self.config.latent_channels
+
+  def moments(self, x: jax.Array) -> jax.Array:
+    """Mean and log-variance as the encoder gives them.
+
+    Args:
+      x: (B, f H, f W, 3) in [-1, 1].
+
+    Returns:
+      (B, H, W, 2C) float32; the mean alone, (B, H, W, C), if the encoder is
+      deterministic.
+    """
+    config = self.config
+    if x.shape[-1] != config.image_channels or any(
+      side % self.downsampling for side in x.shape[1:3]
+    ):
+      raise ValueError(
+        f'x has shape {x.shape}, expected (B, height, width, '
+        f'{config.image_channels}) with sides divisible by {self.downsampling}.'
+      )
+    return self._run('encoder', x)
+
+  def encode(self, x: jax.Array) -> Posterior:
+    """Images (B, f H, f W, 3) in [-1, 1] -> latents' posterior (B, H, W, C)."""
+    moments = self.moments(x)
+    if self.config.deterministic:
+      return Posterior(moments, jnp.zeros_like(moments))
+    return Posterior.from_moments(moments)
+
+  def decode(self, z: jax.Array) -> jax.Array:
+    """Latents (B, H, W, C) -> images (B, f H, f W, 3) float32."""
+    if z.shape[-1] != self.latent_channels:
+      raise ValueError(
+        f'z has shape {z.shape}, expected (B, H, W, {self.latent_channels}).'
+      )
+    return self._run('decoder', z)
+
+  def normalise(self, z: jax.Array) -> jax.Array:
+    """Latents (B, H, W, C) -> the network's space."""
+    return self.normalisation.normalise(z)
+
+  def denormalise(self, x: jax.Array) -> jax.Array:
+    """The network's space (B, H, W, C) -> latents."""
+    return self.normalisation.denormalise(x)
+
+  def _run(self, half: str, x: jax.Array) -> jax.Array:
+    if half not in self.params:
+      raise InputError(
+        f'these autoencoder weights have no {half}; load its file too.'
+      )
+    graph, _ = _abstract(self.config, half)
+    network = nnx.merge(graph, self.params[half])
+    # Accelerators multiply float32 in fewer bits unless told otherwise; it
+    # makes no difference to bfloat16.
+    with jax.default_matmul_precision('highest'):
+      return network(x).astype(jnp.float32)
+
+
+def shapes(config: AutoencoderConfig) -> Params:
+  """Shapes and dtypes of the parameters; allocates nothing."""
+  return {half: nnx.to_pure_dict(_abstract(config, half)[1]) for half in HALVES}
+
+
+@functools.cache
+def _abstract(
+  config: AutoencoderConfig, half: str
+) -> tuple[nnx.GraphDef, nnx.State]:
+  """One half without its parameters, and their shapes."""
+  return nnx.split(nnx.eval_shape(lambda: config.network(half, nnx.Rngs(0))))

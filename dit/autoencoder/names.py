@@ -1,0 +1,264 @@
+"""Published autoencoder tensors by name -> configuration and parameters.
+
+  published conv.weight (out, in, h, w)    ours kernel (h, w, in, out)
+  published linear.weight (out, in)        ours kernel (1, 1, in, out)
+  published norm.weight, bias              ours scale, bias
+
+KL autoencoders come in the layout of the original code (ldm: SD-VAE, VA-VAE),
+whose names ours are, or in that of diffusers, which renames the parts below
+and counts `up_blocks` in the order of running, against ldm's order of levels.
+Tiny ones are named by position in a list of layers: the original files hold
+one half each, both starting at 0; diffusers prefixes the halves and leaves out
+the decoder's layer 0. Stored float16 becomes float32.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dit.autoencoder.base import HALVES, Params, shapes
+from dit.autoencoder.kl import KLConfig
+from dit.autoencoder.pixels import PixelsConfig
+from dit.autoencoder.tiny import TinyConfig
+from dit.types import InputError
+
+Tensors = Mapping[str, np.ndarray]
+
+# Part of a name in ldm: in diffusers.
+_DIFFUSERS = {
+  'down': 'down_blocks',
+  'up': 'up_blocks',
+  'block': 'resnets',
+  'attn': 'attentions',
+  'downsample': 'downsamplers.0',
+  'upsample': 'upsamplers.0',
+  'mid': 'mid_block',
+  'block_1': 'resnets.0',
+  'attn_1': 'attentions.0',
+  'block_2': 'resnets.1',
+  'nin_shortcut': 'conv_shortcut',
+  'norm_out': 'conv_norm_out',
+  'norm': 'group_norm',
+  'q': 'to_q',
+  'k': 'to_k',
+  'v': 'to_v',
+  'proj_out': 'to_out.0',
+}
+# Its older files, those of Stable Diffusion 1 among them.
+_OLD_DIFFUSERS = _DIFFUSERS | {
+  'q': 'query',
+  'k': 'key',
+  'v': 'value',
+  'proj_out': 'proj_attn',
+}
+_KL_ROOTS = ('encoder.', 'decoder.', 'quant_conv.', 'post_quant_conv.')
+_KL_BLOCK = re.compile(
+  r'(?:encoder\.down|decoder\.up)(?:_blocks)?\.(\d+)\.(?:block|resnets)\.(\d+)\.'
+)
+
+
+def kl_from_published(
+  *files: Tensors, norm_groups: int = 32, dtype: str = 'auto'
+) -> tuple[KLConfig, Params]:
+  """Converts a KL autoencoder's tensors.
+
+  What a checkpoint holds beside the autoencoder is left out on purpose: names
+  outside encoder, decoder, quant_conv and post_quant_conv are training's
+  losses, VA-VAE's alignment, the rest of a Stable Diffusion.
+
+  Args:
+    *files: tensors by their published names, of one file or one for each
+      half; a half may be missing.
+    norm_groups: groups of the norms; the shapes do not tell.
+    dtype: of activations, see AutoencoderConfig.
+
+  Returns:
+    The configuration, inferred from names and shapes, and the parameters as
+    float32 nested dictionaries.
+
+  Raises:
+    InputError: for a missing, left over or misshapen tensor, naming it.
+  """
+  tensors = {
+    # The prefix is that of whole Stable Diffusion checkpoints.
+    name.removeprefix('first_stage_model.'): tensor
+    for file in files
+    for name, tensor in file.items()
+  }
+  tensors = {n: tensors[n] for n in tensors if n.startswith(_KL_ROOTS)}
+  halves = [h for h in HALVES if any(n.startswith(f'{h}.') for n in tensors)]
+  if not halves:
+    raise InputError(
+      'no tensor is named encoder.* or decoder.*; give the weights of a KL '
+      'autoencoder.'
+    )
+  rename: dict[str, str] = {}
+  if any('.mid_block.' in name for name in tensors):
+    old = any('.query.' in name for name in tensors)
+    rename = _OLD_DIFFUSERS if old else _DIFFUSERS
+  blocks = [m for m in map(_KL_BLOCK.match, tensors) if m]
+  levels = 1 + max((int(m[1]) for m in blocks), default=0)
+
+  def name_of(path: str) -> str:
+    parts = path.split('.')
+    if 'quant_conv' in parts[1]:
+      del parts[0]
+    elif rename and parts[1] == 'up':
+      parts[2] = str(levels - 1 - int(parts[2]))
+    return '.'.join(rename.get(part, part) for part in parts)
+
+  def shape_of(path: str) -> tuple[int, ...]:
+    return _kernel_shape(tensors, f'{name_of(path)}.weight')
+
+  if 'encoder' in halves:
+    stage, more = 'encoder.down', 0
+    latent_channels = shape_of('encoder.quant_conv')[0] // 2
+    image_channels = shape_of('encoder.conv_in')[1]
+  else:
+    stage, more = 'decoder.up', 1
+    latent_channels = shape_of('decoder.post_quant_conv')[0]
+    image_channels = shape_of('decoder.conv_out')[0]
+  config = KLConfig(
+    widths=tuple(
+      shape_of(f'{stage}.{i}.block.0.conv1')[0] for i in range(levels)
+    ),
+    layers=1 + max(int(m[2]) for m in blocks if m[0].startswith(stage)) - more,
+    attention_levels=tuple(
+      i
+      for i in range(levels)
+      if f'{name_of(f"{stage}.{i}.attn.0.q")}.weight' in tensors
+    ),
+    latent_channels=latent_channels,
+    image_channels=image_channels,
+    norm_groups=norm_groups,
+    dtype=dtype,
+  )
+  wanted = {half: shapes(config)[half] for half in halves}
+  return config, _fill(wanted, tensors, name_of)
+
+
+def tiny_from_published(
+  *files: Tensors, dtype: str = 'auto'
+) -> tuple[TinyConfig, Params]:
+  """Converts the tensors of a TAESD.
+
+  Args:
+    *files: the encoder's tensors, the decoder's, or both, in any order; or
+      diffusers' file of both.
+    dtype: of activations, see AutoencoderConfig.
+
+  Returns:
+    As `kl_from_published`.
+
+  Raises:
+    InputError: likewise.
+  """
+  halves = {}  # half: tensors, prefix of their names, positions left out
+  for file in files:
+    if not any(n.startswith(('encoder.', 'decoder.')) for n in file):
+      # Layers 1 and 19 are convolutions in the decoder alone.
+      decoder = {'1.weight', '19.weight'} & file.keys()
+      halves[HALVES[bool(decoder)]] = (file, '', 0)
+    for left_out, half in enumerate(HALVES):
+      part = {n: file[n] for n in file if n.startswith(f'{half}.')}
+      if part:
+        halves[half] = (part, f'{half}.layers.', left_out)
+
+  def name_of(path: str, half: str) -> str:
+    _, prefix, left_out = halves[half]
+    position, *rest = (part for part in path.split('.') if part != 'layers')
+    return '.'.join([f'{prefix}{int(position) - left_out}', *rest])
+
+  def shape_of(position: int, half: str) -> tuple[int, ...]:
+    name = f'{name_of(str(position), half)}.weight'
+    return _kernel_shape(halves[half][0], name)
+
+  if 'encoder' in halves:
+    latent_channels, width, *_ = shape_of(14, 'encoder')
+    image_channels = shape_of(0, 'encoder')[1]
+  else:
+    width, latent_channels, *_ = shape_of(1, 'decoder')
+    image_channels = shape_of(19, 'decoder')[0]
+  config = TinyConfig(
+    latent_channels=latent_channels,
+    image_channels=image_channels,
+    width=width,
+    normed=any('.pool.' in name for file in files for name in file),
+    dtype=dtype,
+  )
+  params = {
+    half: _fill(
+      shapes(config)[half], tensors, functools.partial(name_of, half=half)
+    )
+    for half, (tensors, *_) in halves.items()
+  }
+  return config, params
+
+
+def pixels_from_published(
+  *, channels: int = 3, dtype: str = 'auto'
+) -> tuple[PixelsConfig, Params]:
+  """The identity, which has no tensors, for images of so many channels."""
+  config = PixelsConfig(
+    latent_channels=channels, image_channels=channels, dtype=dtype
+  )
+  return config, {'encoder': {}, 'decoder': {}}
+
+
+def _get(tensors: Tensors, name: str) -> np.ndarray:
+  if name not in tensors:
+    raise InputError(f'published tensor {name!r} is missing.')
+  return tensors[name]
+
+
+def _kernel_shape(tensors: Tensors, name: str) -> tuple[int, ...]:
+  shape = np.shape(_get(tensors, name))
+  if len(shape) != 4:
+    raise InputError(
+      f'published tensor {name!r} has shape {shape}, expected 4 axes.'
+    )
+  return shape
+
+
+def _fill(
+  wanted: Params, tensors: Tensors, name_of: Callable[[str], str]
+) -> Params:
+  """A tree like `wanted` of the published tensors, each taken once.
+
+  Args:
+    wanted: the parameters' shapes.
+    tensors: by their published names.
+    name_of: a module's path 'a.b.c' in `wanted` -> its published name.
+
+  Returns:
+    The parameters.
+  """
+  left = dict(tensors)
+
+  def take(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> np.ndarray:
+    *module, kind = (str(entry.key) for entry in path)
+    suffix = 'bias' if kind == 'bias' else 'weight'
+    name = f'{name_of(".".join(module))}.{suffix}'
+    tensor, shape = np.asarray(_get(left, name), np.float32), leaf.shape
+    del left[name]
+    if kind == 'kernel':
+      shape = tuple(shape[axis] for axis in (3, 2, 0, 1))
+      if shape == (*tensor.shape, 1, 1):  # a linear layer
+        tensor = tensor.reshape(shape)
+    if tensor.shape != shape:
+      raise InputError(
+        f'published tensor {name!r} has shape {tensor.shape}, expected {shape}.'
+      )
+    return tensor.transpose(2, 3, 1, 0) if kind == 'kernel' else tensor
+
+  params = jax.tree.map_with_path(take, wanted)
+  if left:
+    raise InputError(
+      f'{len(left)} published tensors have no place in the autoencoder: '
+      f'{", ".join(sorted(left)[:5])}.'
+    )
+  return params

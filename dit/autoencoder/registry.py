@@ -1,0 +1,120 @@
+"""The autoencoders by name, with their latent statistics.
+
+  name               downsampling  channels   std of latents     mean
+  pixels             1             images'    1                  0
+  sd_vae             8             4          1 / 0.18215        0
+  va_vae             16            32         from its file of statistics
+  taesd, taesdxl     8             4          1                  0
+  taesd3, taef1      8             16         1                  0
+  taef2              8             32         1                  0
+
+The network's space is (z - mean) / std; see `dit.latents.Normalisation`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dit.autoencoder.base import Autoencoder
+from dit.autoencoder.names import (
+  kl_from_published,
+  pixels_from_published,
+  tiny_from_published,
+)
+from dit.config import check_choice
+from dit.latents import Normalisation
+from dit.types import InputError
+
+_IDENTITY = Normalisation()
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """A published autoencoder.
+
+  Attributes:
+    read: tensors of its files -> configuration and parameters.
+    downsampling: pixels along one side for each of the latent.
+    latent_channels: channels C of the latent; None: the image's.
+    normalisation: latent statistics; None: in a file of their own.
+  """
+
+  read: Callable[..., tuple[Any, dict[str, Any]]]
+  downsampling: int
+  latent_channels: int | None
+  normalisation: Normalisation | None = _IDENTITY
+
+
+AUTOENCODERS = {
+  'pixels': Published(pixels_from_published, 1, None),
+  'sd_vae': Published(
+    kl_from_published, 8, 4, Normalisation(std=(1 / 0.18215,))
+  ),
+  'va_vae': Published(kl_from_published, 16, 32, None),
+  'taesd': Published(tiny_from_published, 8, 4),
+  'taesdxl': Published(tiny_from_published, 8, 4),
+  'taesd3': Published(tiny_from_published, 8, 16),
+  'taef1': Published(tiny_from_published, 8, 16),
+  'taef2': Published(tiny_from_published, 8, 32),
+}
+
+
+def load(
+  name: str,
+  *files: Mapping[str, np.ndarray],
+  statistics: Mapping[str, np.ndarray] | None = None,
+  **options: Any,
+) -> Autoencoder:
+  """Builds a published autoencoder from its tensors.
+
+  For example `load('taef2', encoder, decoder)`, `load('pixels', channels=1)`,
+  `load('va_vae', tensors, statistics=latents_stats)`.
+
+  Args:
+    name: one of AUTOENCODERS.
+    *files: tensors by their published names, of one or several files.
+    statistics: `mean` and `std` of the latents, in place of the autoencoder's
+      own; needed where it has none.
+    **options: of the reader: dtype; norm_groups (KL); channels (pixels).
+
+  Returns:
+    The autoencoder, its parameters numpy arrays.
+
+  Raises:
+    InputError: for an unknown name, or tensors that do not fit it.
+  """
+  check_choice('autoencoder', name, AUTOENCODERS)
+  published = AUTOENCODERS[name]
+  if bool(files) == (name == 'pixels'):
+    raise InputError(
+      f'autoencoder {name!r} got {len(files)} files of weights; pixels has '
+      'none, all others one or two.'
+    )
+  config, params = published.read(*files, **options)
+  expected = (
+    published.downsampling,
+    published.latent_channels or config.latent_channels,
+  )
+  if (config.downsampling, config.latent_channels) != expected:
+    raise InputError(
+      f'these weights downsample by {config.downsampling} to '
+      f'{config.latent_channels} channels, but {name!r} by {expected[0]} to '
+      f'{expected[1]}; give its weights, or the name of these.'
+    )
+  normalisation = published.normalisation
+  if statistics is not None:
+    normalisation = Normalisation.from_tensors(statistics)
+  if normalisation is None:
+    raise InputError(
+      f'autoencoder {name!r} needs its latent statistics, the published '
+      'latents_stats file; without them images come out wrong.'
+    )
+  if len(normalisation.mean) not in (1, config.latent_channels):
+    raise InputError(
+      f'latent statistics have {len(normalisation.mean)} channels, but '
+      f'{name!r} has {config.latent_channels}; give the statistics of its '
+      'latents.'
+    )
+  return Autoencoder(params, config, normalisation)

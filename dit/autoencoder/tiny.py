@@ -1,0 +1,136 @@
+"""The TAESD family: tiny autoencoders, for previews.
+
+  block    h <- relu(h + conv(relu(conv(relu(conv(h))))))
+           taef2's blocks at the lowest resolution first add
+           h <- h + conv_1(relu(group_norm_4(conv_1(h)))), 4 times as wide
+  encoder  conv, block, then three times (conv of stride 2, three blocks), conv
+  decoder  3 tanh(z / 3), conv, relu, then three times (three blocks, doubling
+           of pixels, conv), block, conv
+
+All 3 x 3 convolutions but conv_1 (1 x 1); only those that change resolution,
+and conv_1, have no bias. Networks of their own for the latent spaces of SD
+(taesd), SDXL, SD3, FLUX.1 and FLUX.2 (madebyollin/taesd). Their latents are
+scaled already, as the diffusion model sees them, so their normalisation is the
+identity: taesd decodes what a network trained on `sd_vae` latents samples. The
+published networks take images in [0, 1]; ours are in [-1, 1], like all others.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dit.autoencoder.base import AutoencoderConfig
+from dit.autoencoder.layers import conv, group_norm, upsample
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyConfig(AutoencoderConfig):
+  """Shape of a tiny autoencoder.
+
+  Attributes:
+    width: channels of all layers.
+    normed: whether the blocks at the lowest resolution have the branch with a
+      group norm (taef2).
+  """
+
+  width: int = 64
+  normed: bool = False
+
+  @property
+  def downsampling(self) -> int:
+    """Three halvings."""
+    return 8
+
+  def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:
+    """See AutoencoderConfig."""
+    return {'encoder': TinyEncoder, 'decoder': TinyDecoder}[half](
+      self, rngs=rngs
+    )
+
+
+class Block(nnx.Module):
+  """Three convolutions, and taef2's branch before them if `normed`."""
+
+  def __init__(
+    self, config: TinyConfig, *, normed: bool = False, rngs: nnx.Rngs
+  ) -> None:
+    """Creates the layers."""
+    relu, width = jax.nn.relu, config.width
+    kwargs = {'dtype': config.activation_dtype, 'rngs': rngs}
+    convs = [conv(width, width, **kwargs) for _ in range(3)]
+    self.conv = nnx.Sequential(convs[0], relu, convs[1], relu, convs[2])
+    self.pool = (
+      nnx.Sequential(
+        conv(width, 4 * width, 1, use_bias=False, **kwargs),
+        group_norm(4 * width, groups=4, epsilon=1e-5, **kwargs),
+        relu,
+        conv(4 * width, width, 1, use_bias=False, **kwargs),
+      )
+      if normed
+      else None
+    )
+
+  def __call__(self, h: jax.Array) -> jax.Array:
+    """(B, H, W, D) -> the same."""
+    if self.pool is not None:
+      h = h + self.pool(h)
+    return jax.nn.relu(h + self.conv(h))
+
+
+class TinyEncoder(nnx.Sequential):
+  """Images to latents; a layer's index is its published position."""
+
+  def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
+    """Creates the layers."""
+    width = config.width
+    kwargs = {'dtype': config.activation_dtype, 'rngs': rngs}
+    layers = [
+      conv(config.image_channels, width, **kwargs),
+      Block(config, rngs=rngs),
+    ]
+    for normed in (False, False, config.normed):
+      layers += [
+        conv(width, width, strides=2, use_bias=False, **kwargs),
+        *(Block(config, normed=normed, rngs=rngs) for _ in range(3)),
+      ]
+    super().__init__(*layers, conv(width, config.latent_channels, **kwargs))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(B, 8H, 8W, 3) in [-1, 1] -> (B, H, W, C)."""
+    return super().__call__((x + 1) / 2)
+
+
+class TinyDecoder(nnx.Sequential):
+  """Latents to images; a layer's index is its published position."""
+
+  def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
+    """Creates the layers."""
+    width = config.width
+    kwargs = {'dtype': config.activation_dtype, 'rngs': rngs}
+    layers = [
+      _soft_clip,
+      conv(config.latent_channels, width, **kwargs),
+      jax.nn.relu,
+    ]
+    for normed in (config.normed, False, False):
+      layers += [
+        *(Block(config, normed=normed, rngs=rngs) for _ in range(3)),
+        upsample,
+        conv(width, width, use_bias=False, **kwargs),
+      ]
+    super().__init__(
+      *layers,
+      Block(config, rngs=rngs),
+      conv(width, config.image_channels, **kwargs),
+    )
+
+  def __call__(self, z: jax.Array) -> jax.Array:
+    """(B, H, W, C) -> (B, 8H, 8W, 3), about [-1, 1]."""
+    return 2 * super().__call__(z).astype(jnp.float32) - 1
+
+
+def _soft_clip(z: jax.Array) -> jax.Array:
+  """Keeps latents that no image has within (-3, 3)."""
+  return 3 * jnp.tanh(z / 3)

@@ -1,0 +1,140 @@
+"""Autoencoders by name, and the spaces that they lead to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit import autoencoder
+from dit.latents import Normalisation, Posterior
+from dit.types import InputError
+
+
+def published(config):
+  """Fresh tensors under the names of the original code."""
+  named = {}
+  shapes = autoencoder.shapes(config)
+  for path, leaf in jax.tree.leaves_with_path(shapes):
+    *module, kind = (str(entry.key) for entry in path)
+    if 'quant_conv' in module[1]:
+      del module[0]
+    shape = leaf.shape
+    if kind == 'kernel':
+      shape = (shape[3], shape[2], shape[0], shape[1])
+    name = '.'.join([*module, 'bias' if kind == 'bias' else 'weight'])
+    named[name] = np.broadcast_to(np.float32(0), shape)
+  return named
+
+
+VA_VAE = autoencoder.KLConfig(
+  widths=(128, 128, 256, 256, 512), latent_channels=32, attention_levels=(4,)
+)
+SD_VAE = autoencoder.KLConfig(widths=(128, 256, 512, 512), latent_channels=4)
+STATISTICS = {
+  'mean': np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 32, 1, 1),
+  'std': np.linspace(0.5, 2, 32, dtype=np.float32).reshape(1, 32, 1, 1),
+}
+
+
+def test_sd_vae_scales():
+  vae = autoencoder.load('sd_vae', published(SD_VAE))
+  assert vae.config == SD_VAE
+  assert (vae.downsampling, vae.latent_channels) == (8, 4)
+  z = jnp.ones((1, 2, 2, 4))
+  np.testing.assert_allclose(vae.normalise(z), 0.18215 * z, rtol=1e-6)
+  np.testing.assert_allclose(vae.denormalise(vae.normalise(z)), z, rtol=1e-6)
+
+
+def test_va_vae_takes_its_statistics():
+  vae = autoencoder.load('va_vae', published(VA_VAE), statistics=STATISTICS)
+  assert vae.config == VA_VAE
+  assert (vae.downsampling, vae.latent_channels) == (16, 32)
+  z = jax.random.normal(jax.random.key(0), (2, 3, 3, 32))
+  x = vae.normalise(z)
+  mean, std = (STATISTICS[name].ravel() for name in ('mean', 'std'))
+  np.testing.assert_allclose(x, (z - mean) / std, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(vae.denormalise(x), z, rtol=1e-5, atol=1e-6)
+
+
+def test_va_vae_without_statistics_is_refused():
+  with pytest.raises(InputError, match='latents_stats'):
+    autoencoder.load('va_vae', published(VA_VAE))
+
+
+def test_statistics_of_other_latents_are_refused():
+  with pytest.raises(InputError, match=r'32 channels, but .*sd_vae.* has 4'):
+    autoencoder.load('sd_vae', published(SD_VAE), statistics=STATISTICS)
+
+
+def test_other_weights_are_refused():
+  with pytest.raises(InputError, match=r'by 8 to 4 channels.* by 16 to 32'):
+    autoencoder.load('va_vae', published(SD_VAE), statistics=STATISTICS)
+
+
+def test_unknown_names_get_the_nearest():
+  with pytest.raises(InputError, match="mean 'va_vae'"):
+    autoencoder.load('vavae')
+
+
+@pytest.mark.parametrize('name', ['sd_vae', 'taesd'])
+def test_weights_are_needed(name):
+  with pytest.raises(InputError, match='0 files'):
+    autoencoder.load(name)
+
+
+def test_pixels_have_no_weights():
+  with pytest.raises(InputError, match='1 files'):
+    autoencoder.load('pixels', published(SD_VAE))
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_pixels_are_the_identity(channels):
+  pixels = autoencoder.load('pixels', channels=channels)
+  assert (pixels.downsampling, pixels.latent_channels) == (1, channels)
+  x = jax.random.uniform(jax.random.key(0), (2, 5, 7, channels))
+  posterior = jax.jit(lambda pixels, x: pixels.encode(x))(pixels, x)
+  z = posterior.draw(jnp.full_like(x, 1e6))
+  for out in (z, pixels.decode(z), pixels.normalise(z), pixels.denormalise(z)):
+    np.testing.assert_array_equal(out, x)
+
+
+def test_posterior_clamps_the_log_variance():
+  log_variance = jnp.asarray([-1e6, -30, 0, 20, 1e6])
+  moments = jnp.stack([jnp.arange(5.0), log_variance], axis=-1)
+  posterior = Posterior.from_moments(moments)
+  np.testing.assert_array_equal(posterior.mean[..., 0], np.arange(5))
+  expected = np.exp(np.asarray([-15, -15, 0, 10, 10]))
+  np.testing.assert_allclose(posterior.std[..., 0], expected, rtol=1e-6)
+
+
+def test_posterior_survives_storage():
+  keys = jax.random.split(jax.random.key(0))
+  mean, std = (jax.random.uniform(key, (2, 3, 3, 4)) for key in keys)
+  stored = Posterior(mean, std).stored()
+  assert stored.shape == (2, 3, 3, 8)
+  back = Posterior.from_stored(stored)
+  np.testing.assert_array_equal(back.mean, mean)
+  np.testing.assert_array_equal(back.std, std)
+  np.testing.assert_array_equal(back.draw(jnp.ones_like(mean)), mean + std)
+
+
+@pytest.mark.parametrize(
+  ('tensors', 'match'),
+  [
+    ({'mean': STATISTICS['mean']}, "no tensor 'std'"),
+    (STATISTICS | {'mean': np.zeros((1, 4, 1, 1))}, 'one number for each'),
+    ({'mean': np.zeros((1, 2, 3)), 'std': np.ones((1, 2, 3))}, 'one number'),
+    (STATISTICS | {'std': -STATISTICS['std']}, 'positive'),
+    (STATISTICS | {'std': 0 * STATISTICS['std']}, 'positive'),
+    (STATISTICS | {'std': np.nan * STATISTICS['std']}, 'positive'),
+    (STATISTICS | {'mean': np.inf * STATISTICS['std']}, 'finite'),
+  ],
+)
+def test_bad_statistics_are_refused(tensors, match):
+  with pytest.raises(InputError, match=match):
+    Normalisation.from_tensors(tensors)
+
+
+def test_unknown_dtype_is_refused():
+  with pytest.raises(InputError, match='one of auto, float32, bfloat16'):
+    autoencoder.load('pixels', dtype='float16')

@@ -1,0 +1,159 @@
+"""The TAESD family: taef2 with its real weights, the others by structure."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from dit import autoencoder, latents
+from dit.types import InputError
+
+SHARED = pathlib.Path(__file__).parents[4] / 'shared'
+
+
+def relative(ours, golden):
+  golden = golden.astype(np.float64)
+  return np.linalg.norm(ours - golden) / np.linalg.norm(golden)
+
+
+@pytest.fixture(scope='module')
+def taef2():
+  folder = SHARED / 'weights' / 'taef2'
+  if not folder.exists():
+    pytest.skip('the shared weights are not beside the project')
+  files = [
+    load_file(folder / f'taef2_{half}.safetensors')
+    for half in ('encoder', 'decoder')
+  ]
+  tiny = autoencoder.load('taef2', *files, dtype='float32')
+  assert tiny.config == autoencoder.TinyConfig(
+    latent_channels=32, normed=True, dtype='float32'
+  )
+  leaves = jax.tree.leaves(tiny.params)
+  assert sum(leaf.size for leaf in leaves) == 1338528 + 1338499
+  assert {leaf.dtype for leaf in leaves} == {np.dtype('float32')}
+  return tiny, np.load(SHARED / 'golden' / 'taef2' / 'io.npz')
+
+
+def test_taef2_reconstructs(taef2):
+  tiny, golden = taef2
+  image = golden['image_uint8_nhwc']
+  x = latents.from_pixels(jnp.asarray(image))
+  posterior = jax.jit(lambda tiny, x: tiny.encode(x))(tiny, x)
+  assert relative(posterior.mean, np.moveaxis(golden['latent'], 1, -1)) < 1e-5
+  assert not posterior.std.any()
+  recon = jax.jit(lambda tiny, z: tiny.decode(z))(tiny, posterior.mean)
+  unit = (np.asarray(recon, np.float64) + 1) / 2
+  expected = np.moveaxis(golden['recon_unclamped'], 1, -1)
+  assert relative(unit, expected) < 1e-5
+  error = np.square(unit.clip(0, 1) - image / 255).mean((1, 2, 3))
+  np.testing.assert_allclose(
+    -10 * np.log10(error), golden['psnr_db'], atol=0.01
+  )
+  pixels = np.asarray(latents.to_pixels(recon))
+  differing = pixels != golden['recon_uint8_nhwc']
+  assert differing.mean() < 1e-3  # halves round differently
+
+
+def tensors_of(params, half, prefix='', left_out=0):
+  """Parameters under their published names."""
+  named = {}
+  for path, leaf in jax.tree.leaves_with_path(params[half]):
+    position, *parts, kind = (
+      entry.key for entry in path if entry.key != 'layers'
+    )
+    suffix = 'bias' if kind == 'bias' else 'weight'
+    parts = [f'{prefix}{position - left_out}', *map(str, parts), suffix]
+    leaf = np.asarray(leaf, np.float16)
+    named['.'.join(parts)] = (
+      leaf.transpose(3, 2, 0, 1) if kind == 'kernel' else leaf
+    )
+  return named
+
+
+def original(params):
+  return [tensors_of(params, half) for half in ('encoder', 'decoder')]
+
+
+def reverse_order(params):
+  return original(params)[::-1]
+
+
+def diffusers(params):
+  return [
+    tensors_of(params, 'encoder', 'encoder.layers.')
+    | tensors_of(params, 'decoder', 'decoder.layers.', 1)
+  ]
+
+
+def fresh(name):
+  """A narrow one of the architecture of `name`."""
+  config = autoencoder.TinyConfig(
+    latent_channels=autoencoder.AUTOENCODERS[name].latent_channels,
+    width=8,
+    normed=name == 'taef2',
+  )
+  rng = np.random.default_rng(0)
+
+  def draw(leaf):
+    # Numbers of float16, as they are stored.
+    values = 0.1 * rng.standard_normal(leaf.shape)
+    return values.astype(np.float16).astype(np.float32)
+
+  return config, jax.tree.map(draw, autoencoder.shapes(config))
+
+
+@pytest.mark.parametrize('layout', [original, reverse_order, diffusers])
+@pytest.mark.parametrize('name', ['taesd', 'taef1', 'taef2'])
+def test_layouts_hold_the_same(name, layout):
+  config, params = fresh(name)
+  tiny = autoencoder.load(name, *layout(params))
+  assert tiny.config == config
+  assert tiny.downsampling == 8
+  jax.tree.map(np.testing.assert_array_equal, tiny.params, params)
+
+
+def test_positions_are_the_published_ones():
+  _, params = fresh('taesd')
+  encoder, decoder = original(params)
+  convs = {name for name in encoder if name.count('.') == 1}
+  assert convs == {'0.weight', '0.bias', '2.weight', '6.weight', '10.weight',
+                   '14.weight', '14.bias'}  # fmt: skip
+  convs = {name for name in decoder if name.count('.') == 1}
+  assert convs == {'1.weight', '1.bias', '7.weight', '12.weight', '17.weight',
+                   '19.weight', '19.bias'}  # fmt: skip
+
+
+def test_one_half_alone():
+  config, params = fresh('taesd')
+  for half, file in zip(('encoder', 'decoder'), original(params), strict=True):
+    tiny = autoencoder.load('taesd', file)
+    assert tiny.config == config
+    assert set(tiny.params) == {half}
+
+
+def test_latents_are_clipped_softly():
+  _, params = fresh('taesd')
+  tiny = autoencoder.load('taesd', *original(params))
+  z = jnp.full((1, 2, 2, 4), 100.0)
+  np.testing.assert_allclose(tiny.decode(z), tiny.decode(2 * z), atol=1e-5)
+
+
+@pytest.mark.parametrize('damage', ['missing', 'misshapen', 'left over'])
+@pytest.mark.parametrize('layout', [original, diffusers])
+def test_damage_is_named(layout, damage):
+  _, params = fresh('taesd')
+  *_, file = layout(params)
+  name = next(n for n in file if n.endswith('8.conv.4.bias'))
+  if damage == 'missing':
+    del file[name]
+  elif damage == 'misshapen':
+    file[name] = file[name][1:]
+  else:
+    name = name.replace('bias', 'gain')
+    file[name] = np.zeros(8)
+  with pytest.raises(InputError, match=name):
+    autoencoder.load('taesd', file)
