@@ -1,30 +1,36 @@
-"""The optimiser: clipped AdamW with warm-up, as an optax chain."""
+"""The optimiser: clipped AdamW or Muon with warm-up, as an optax chain."""
 
 import dataclasses
 
 import jax
 import optax
 
-from dit.config import check_choice
+from dit.config import DTYPES, check_choice
 from dit.types import InputError
+from train import muon
 
+NAMES = ('adamw', 'muon')
 SCHEDULES = ('constant', 'cosine')
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """AdamW and its learning rate; durations in images seen.
+  """The rule and its learning rate; durations in images seen.
 
   Attributes:
     lr: peak learning rate.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the root of the second moment.
-    weight_decay: decoupled, on matrices only (leaves named 'kernel').
+    weight_decay: decoupled, on matrices only: leaves named 'kernel', and with
+      'muon' all that it moves.
     clip: largest global norm of the gradient; 0 for no clipping.
     warmup_images: linear warm-up from 0.
     schedule: after it, 'constant' or 'cosine'.
     end_fraction: of `lr`, where the cosine ends.
+    name: 'adamw', or 'muon' for matrices with Adam for biases and gains.
+    momentum: of Muon, whose matrices know no b1, b2 and eps.
+    muon_dtype: in which Muon orthogonalises.
   """
 
   lr: float
@@ -36,16 +42,21 @@ class OptimizerConfig:
   warmup_images: int
   schedule: str
   end_fraction: float
+  name: str = 'adamw'
+  momentum: float = 0.95
+  muon_dtype: str = 'bfloat16'
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
+    check_choice('optimizer.name', self.name, NAMES)
+    check_choice('optimizer.muon_dtype', self.muon_dtype, DTYPES[1:])
     check_choice('optimizer.schedule', self.schedule, SCHEDULES)
     for field in ('lr', 'clip', 'warmup_images', 'weight_decay'):
       if getattr(self, field) < 0:
         raise InputError(
           f'optimizer.{field} is {getattr(self, field)}, expected at least 0.'
         )
-    for field in ('b1', 'b2', 'end_fraction'):
+    for field in ('b1', 'b2', 'end_fraction', 'momentum'):
       if not 0 <= getattr(self, field) <= 1:
         raise InputError(
           f'optimizer.{field} is {getattr(self, field)}, expected 0 to 1.'
@@ -74,10 +85,24 @@ def make_schedule(
 def make_optimizer(
   config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Clipping, then AdamW."""
+  """Clipping, then AdamW or Muon."""
   clip = (
     optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
   )
+  if config.name == 'muon':
+    rules = {
+      'muon': optax.chain(
+        muon.scale_by_muon(config.momentum, config.muon_dtype),
+        optax.add_decayed_weights(config.weight_decay),
+      ),
+      'adam': optax.scale_by_adam(config.b1, config.b2, config.eps),
+      'frozen': optax.set_to_zero(),
+    }
+    return optax.chain(
+      clip,
+      optax.partition(rules, muon.groups),
+      optax.scale_by_learning_rate(schedule),
+    )
   return optax.chain(
     clip,
     optax.adamw(
