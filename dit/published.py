@@ -1,0 +1,234 @@
+"""Published files of weights: from a file, or the Hugging Face Hub, to numpy.
+
+  .safetensors                           needs nothing more
+  .pt .pth .ckpt                         needs torch
+  hf://org/name/path/in/repo[@revision]  needs huggingface_hub; any file above
+
+A .pt file is a dictionary of tensors, or one under `state_dict`, or a training
+checkpoint that holds two: `ema` and `model`, the raw weights.
+
+Files come from strangers. A pickle is read with torch's weights_only, which
+runs nothing that it names; a file of anything but tensors is refused.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError, safe_open
+
+from dit.config import check_choice
+from dit.types import InputError
+
+Tensors = dict[str, np.ndarray]
+
+HUB = 'hf://'
+PICKLES = ('.pt', '.pth', '.ckpt')
+SUFFIXES = ('.safetensors', *PICKLES)
+WEIGHTS = {'ema': 'ema', 'raw': 'model'}  # and their names in checkpoints
+AS_STORED = 'as stored'  # of a file that has one set and no name for it
+# What DistributedDataParallel and torch.compile put before names.
+_WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
+
+
+def read_tensors(
+  source: epath.PathLike, *, weights: str = 'ema'
+) -> tuple[Tensors, str]:
+  """Reads one published file.
+
+  Args:
+    source: a local file, or hf://org/name/path/in/repo[@revision].
+    weights: 'ema' or 'raw', of a file that holds both.
+
+  Returns:
+    Tensors by name, floating point as float32; and which they are: 'ema',
+    'raw', or 'as stored' where the file has one set.
+
+  Raises:
+    InputError: for a file that is missing, damaged, of another kind, or holds
+      anything but tensors; or if the library that reads it is missing.
+  """
+  check_choice('weights', weights, WEIGHTS)
+  name, revision = os.fspath(source), ''
+  if name.startswith(HUB):
+    name, _, revision = name.partition('@')
+  suffix = pathlib.PurePath(name).suffix
+  if suffix not in SUFFIXES:
+    raise InputError(
+      f'{source} is no file of weights that can be read here; expected '
+      f'{", ".join(SUFFIXES)}.'
+    )
+  path = _download(name, revision) if name.startswith(HUB) else local(name)
+  if not os.path.isfile(path):
+    raise InputError(f'{source} is not there, or is no file.')
+  if suffix == '.safetensors':
+    tensors, taken = read_safetensors(path), AS_STORED
+  else:
+    tensors, taken = _read_pickle(path, weights)
+  renamed = {
+    _WRAPPERS.sub('', key): _as_float32(value) for key, value in tensors.items()
+  }
+  if len(renamed) < len(tensors):
+    raise InputError(
+      f'{source} has tensors whose names differ by a prefix module. or '
+      '_orig_mod. only; it is not clear which to take.'
+    )
+  return renamed, taken
+
+
+def read_safetensors(path: pathlib.Path) -> Tensors:
+  """All arrays of a local file, as they are; InputError if it is damaged."""
+  tensors, name = {}, ''
+  try:
+    with safe_open(path, 'numpy') as file:
+      for name in file.keys():
+        tensors[name] = file.get_tensor(name)
+  except (SafetensorError, OSError) as error:
+    raise _unreadable(path, error) from error
+  except AttributeError as error:  # numpy has no such type
+    raise InputError(
+      f'{path} has {name!r}, of a type that cannot be read ({reason(error)}); '
+      'expected float32, float16 or bfloat16.'
+    ) from error
+  return tensors
+
+
+def local(path: epath.PathLike) -> pathlib.Path:
+  """The path on this machine; InputError for gs:// and its like."""
+  if '://' in os.fspath(path):
+    raise InputError(
+      f'{path} is not on this machine; files of weights are read and written '
+      f'locally (or read from {HUB}): copy them.'
+    )
+  return pathlib.Path(path).expanduser()
+
+
+def reason(error: Exception) -> str:
+  """An exception in one short line."""
+  # torch puts advice, some of it dangerous, before what is wrong.
+  text = str(error).rpartition('WeightsUnpickler error:')[2]
+  text = ' '.join(text.split())[:200]
+  return ': '.join(filter(None, (type(error).__name__, text)))
+
+
+def _as_float32(tensor: np.ndarray) -> np.ndarray:
+  """Any floating point as float32; other types as they are."""
+  # To numpy alone bfloat16 is no floating point.
+  floating = jnp.issubdtype(tensor.dtype, jnp.floating)
+  return tensor.astype(np.float32, copy=False) if floating else tensor
+
+
+def _download(name: str, revision: str) -> pathlib.Path:
+  """A file of the Hub, through its cache."""
+  match = re.fullmatch(rf'{HUB}([^/]+/[^/]+)/(.+)', name)
+  if not match:
+    raise InputError(
+      f'{name} names no file; expected {HUB}org/name/path/in/repo[@revision].'
+    )
+  try:
+    import huggingface_hub
+  except ImportError as error:
+    raise InputError(
+      f'{name} needs huggingface_hub: pip install huggingface_hub (or -r '
+      'requirements-hub.txt), or download the file yourself.'
+    ) from error
+  try:
+    return pathlib.Path(
+      huggingface_hub.hf_hub_download(
+        *match.groups(), revision=revision or None
+      )
+    )
+  except Exception as error:  # of the network, the Hub or the disk
+    raise InputError(
+      f'{name} cannot be downloaded ({reason(error)}).'
+    ) from error
+
+
+def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
+  """The tensors of a file of torch.save, and which they are."""
+  try:
+    import torch
+  except ImportError as error:
+    raise InputError(
+      f'{path} can be read by torch only: pip install torch (or -r '
+      'requirements-torch.txt), or give a .safetensors file.'
+    ) from error
+  try:
+    with (
+      # The public IG-SiT file carries the arguments of its training.
+      torch.serialization.safe_globals([argparse.Namespace]),
+      warnings.catch_warnings(action='ignore'),
+    ):
+      content = torch.load(
+        path,
+        map_location='cpu',
+        weights_only=True,
+        # Of 10 GB with raw weights and optimiser, reads what is used.
+        mmap=zipfile.is_zipfile(path),
+      )
+  except Exception as error:  # torch raises whatever its parts raise
+    raise _unreadable(path, error) from error
+  chosen, taken = _choose(path, content, weights)
+  tensors = {}
+  for name, value in chosen.items():
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+      raise InputError(
+        f'{path} has {name!r} of type {type(value).__name__} among its weights '
+        f'({taken}), expected tensors only.'
+      )
+    try:
+      floating = value.is_floating_point()
+      value = value.detach().to(torch.float32 if floating else value.dtype)
+      tensors[name] = value.numpy()
+    except Exception as error:  # sparse, quantised, without data, ...
+      raise InputError(
+        f'{path} has {name!r}, which is no plain array ({reason(error)}).'
+      ) from error
+  return tensors, taken
+
+
+def _choose(
+  path: pathlib.Path, content: Any, weights: str
+) -> tuple[Mapping[str, Any], str]:
+  """The wanted weights among what torch.save was given, and which they are."""
+  if not isinstance(content, Mapping):
+    raise InputError(
+      f'{path} holds a {type(content).__name__}, expected a dictionary.'
+    )
+  named = {
+    name: content[key]
+    for name, key in WEIGHTS.items()
+    if isinstance(content.get(key), Mapping)
+  }
+  if weights in named:
+    return named[weights], weights
+  if named:
+    (other,) = named
+    raise InputError(
+      f'{path} holds no {weights} weights, only {other}; use --weights={other}.'
+    )
+  if isinstance(content.get('state_dict'), Mapping):
+    return content['state_dict'], AS_STORED
+  return content, AS_STORED
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
+  """The error for a file that cannot be read."""
+  refused = re.search(r'GLOBAL (\S+)', str(error))
+  if refused:
+    return InputError(
+      f'{path} is refused: it asks for {refused[1]}, and nothing that a file '
+      'of weights asks for is run; expected tensors only.'
+    )
+  return InputError(
+    f'{path} cannot be read ({reason(error)}); it is damaged, cut short, or '
+    f'no {path.suffix} file.'
+  )

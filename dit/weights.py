@@ -1,0 +1,245 @@
+"""A network as a folder: what it is, and its weights.
+
+  config.json         {"format": 1, "model": DiTConfig, "weights": "ema", ...}
+  model.safetensors   arrays by their path: blocks/mlp/fc1/kernel
+
+What is written appears whole or not at all, and replaces nothing. What is read
+is checked, every name, shape and type, before it is used.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from dit import model
+from dit.config import DiTConfig, nearest
+from dit.convert import flatten, unflatten
+from dit.published import local, read_safetensors, reason
+from dit.types import InputError
+
+FORMAT = 1
+
+
+def save_folder(
+  folder: epath.PathLike,
+  config: DiTConfig,
+  params: model.Params,
+  *,
+  info: Mapping[str, Any],
+) -> None:
+  """Writes a network.
+
+  Args:
+    folder: must not exist, or be empty.
+    config: the network.
+    params: nested dictionaries of arrays.
+    info: for config.json, beside the network: 'weights', 'source', ...
+
+  Raises:
+    InputError: if the folder holds files or cannot be written, or the
+      parameters are not those of the network.
+  """
+  folder = check_target(folder)
+  arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+  _check_arrays(folder, arrays, config)
+  about = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
+  with _appears(folder) as partial:
+    partial.mkdir()
+    _write(partial / 'model.safetensors', arrays, {})
+    text = json.dumps(about, indent=2) + '\n'
+    (partial / 'config.json').write_text(text)
+
+
+def load_folder(
+  folder: epath.PathLike,
+) -> tuple[DiTConfig, model.Params, dict[str, Any]]:
+  """Reads what `save_folder` wrote.
+
+  Args:
+    folder: with config.json and model.safetensors.
+
+  Returns:
+    The network, its parameters as nested dictionaries of numpy arrays, and
+    the `info` that they were saved with.
+
+  Raises:
+    InputError: for a folder that is damaged or of another kind, naming what.
+  """
+  folder = local(folder)
+  config, info = _read_config(folder / 'config.json')
+  path = folder / 'model.safetensors'
+  if not path.is_file():
+    raise InputError(
+      f'{folder} is no folder of weights: it holds no model.safetensors.'
+    )
+  arrays = read_safetensors(path)
+  _check_arrays(path, arrays, config)
+  return config, unflatten(arrays), info
+
+
+def save_tensors(
+  path: epath.PathLike, tensors: Mapping[str, np.ndarray], **about: str
+) -> None:
+  """Writes published tensors as one .safetensors file.
+
+  Args:
+    path: of the file, which must not exist.
+    tensors: by their published names.
+    **about: what the file's header says of them.
+
+  Raises:
+    InputError: if the file exists or cannot be written.
+  """
+  with _appears(check_target(path)) as partial:
+    # Libraries of PyTorch users ask for this entry.
+    _write(partial, tensors, {'format': 'pt', **about})
+
+
+def check_target(path: epath.PathLike) -> pathlib.Path:
+  """Where to write; InputError if it is taken or cannot be written."""
+  path = local(path).absolute()  # '.' has no parents
+  try:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+      raise InputError(f'{path} exists; choose another name, or move it away.')
+    above = next(folder for folder in path.parents if folder.exists())
+  except OSError as error:
+    raise _unwritable(path, error.strerror) from error
+  if not above.is_dir() or not os.access(above, os.W_OK):
+    raise _unwritable(path, f'{above} is no folder that can be written')
+  return path
+
+
+def _read_config(path: pathlib.Path) -> tuple[DiTConfig, dict[str, Any]]:
+  """The network that a folder's config.json describes, and what else it says.
+
+  Fields may be missing where they have a default: those that later versions
+  add default to what was there before.
+  """
+  try:
+    about = json.loads(path.read_text())
+  except OSError as error:
+    raise InputError(
+      f'{path.parent} is no folder of weights: its config.json cannot be read '
+      f'({error.strerror}).'
+    ) from error
+  except (ValueError, RecursionError) as error:
+    raise InputError(f'{path} is damaged: {reason(error)}.') from error
+  if not isinstance(about, dict) or about.pop('format', None) != FORMAT:
+    raise InputError(
+      f'{path} has no "format": {FORMAT}; is it a run, or of another version?'
+    )
+  values = about.pop('model', None)
+  if not isinstance(values, dict):
+    raise InputError(f'{path} is damaged: it has no section "model".')
+  fields = {field.name: field for field in dataclasses.fields(DiTConfig)}
+  for name, value in values.items():
+    if name not in fields:
+      raise InputError(
+        f'{path} has an unknown field model.{name}; is it of a newer version?'
+        + nearest(name, fields)
+      )
+    kind = fields[name].type
+    if not _fits(value, kind):
+      raise InputError(
+        f'{path} has model.{name} = {json.dumps(value)}, expected '
+        f'{kind if typing.get_args(kind) else kind.__name__}.'
+      )
+    values[name] = tuple(value) if isinstance(value, list) else value
+  for name, field in fields.items():
+    if name not in values and field.default is dataclasses.MISSING:
+      raise InputError(f'{path} lacks the field model.{name}.')
+  try:
+    return DiTConfig(**values), about
+  except InputError as error:
+    raise InputError(f'{path}: {error}') from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+  """Whether a value of JSON is of a field's type."""
+  if typing.get_origin(kind) is tuple:
+    item = typing.get_args(kind)[0]
+    return isinstance(value, list) and all(_fits(v, item) for v in value)
+  return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _check_arrays(
+  where: pathlib.Path, arrays: Mapping[str, np.ndarray], config: DiTConfig
+) -> None:
+  """InputError unless the arrays are the parameters of the network."""
+  # First, since the tables of a network of a wrong size can fill the memory.
+  if config.num_tokens * config.width > sum(a.size for a in arrays.values()):
+    raise InputError(
+      f'{where} has fewer values than a network of size {config.size}, patch '
+      f'{config.patch} and width {config.width}.'
+    )
+  shapes = flatten(model.shapes(config))
+  for problem, names in (
+    ('lacks', shapes.keys() - arrays.keys()),
+    ('has unknown', arrays.keys() - shapes.keys()),
+  ):
+    if names:
+      raise InputError(
+        f'{where} {problem} {", ".join(sorted(names)[:5])} ({len(names)} in '
+        'all), by the network that its config.json describes.'
+      )
+  for name, leaf in shapes.items():
+    array = arrays[name]
+    if array.shape != leaf.shape:
+      raise InputError(
+        f'{where} has {name} of shape {array.shape}, expected {leaf.shape}.'
+      )
+    if array.dtype not in (leaf.dtype, np.float32):  # an EMA is float32
+      raise InputError(
+        f'{where} has {name} of type {array.dtype}, expected {leaf.dtype}.'
+      )
+
+
+def _write(
+  path: pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  metadata: Mapping[str, str],
+) -> None:
+  """Writes a .safetensors file; InputError for an array of objects."""
+  # The library writes memory as it lies, whatever the strides say.
+  dense = {name: np.asarray(t, order='C') for name, t in tensors.items()}
+  try:
+    save_file(dense, path, dict(metadata))
+  except SafetensorError as error:
+    raise InputError(f'these weights cannot be saved ({error}).') from error
+
+
+@contextlib.contextmanager
+def _appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A name to write under, which becomes `path` at the end or vanishes."""
+  partial = path.with_name(f'.{path.name}.{os.getpid()}')
+  missing = [folder for folder in path.parents if not folder.exists()]
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield partial
+    partial.replace(path)
+  except BaseException as error:
+    if partial.is_dir():
+      shutil.rmtree(partial)
+    else:
+      partial.unlink(missing_ok=True)
+    for folder in missing:
+      with contextlib.suppress(OSError):  # never made, or in use by others
+        folder.rmdir()
+    if isinstance(error, OSError):
+      raise _unwritable(path, error.strerror) from error
+    raise
+
+
+def _unwritable(path: pathlib.Path, why: str) -> InputError:
+  return InputError(f'{path} cannot be written ({why}); choose another place.')

@@ -1,0 +1,326 @@
+"""A folder of weights: whole, exact, checked, and never written over."""
+
+import dataclasses
+import errno
+import functools
+import json
+import os
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dit import model, weights
+from dit.types import InputError
+from dit.weights import load_folder, save_folder, save_tensors
+
+INFO = {'weights': 'ema', 'source': 'somewhere', 'step': 3, 'family': None}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def traced_once():
+  """Shapes of a network, remembered: to trace it is what takes time here."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(model, 'shapes', functools.cache(model.shapes))
+    yield
+
+
+@pytest.fixture(scope='module')
+def params(config):
+  """Random parameters of the small network."""
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype),
+    model.shapes(config),
+  )
+
+
+@pytest.fixture
+def folder(tmp_path, config, params):
+  """The small network, saved."""
+  save_folder(tmp_path / 'net', config, params, info=INFO)
+  return tmp_path / 'net'
+
+
+@pytest.fixture
+def edit(folder):
+  """Function that changes the folder's config.json by a function."""
+
+  def change(function):
+    path = folder / 'config.json'
+    about = json.loads(path.read_text())
+    function(about)
+    path.write_text(json.dumps(about))
+    return folder
+
+  return change
+
+
+@pytest.fixture
+def rewrite(folder):
+  """Function that changes the folder's arrays by a function."""
+
+  def change(function):
+    arrays = load_file(folder / 'model.safetensors')
+    function(arrays)
+    save_file(arrays, folder / 'model.safetensors')
+    return folder
+
+  return change
+
+
+def assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert all(
+    jax.tree.leaves(jax.tree.map(lambda x, y: x.dtype == y.dtype, a, b))
+  )
+
+
+def refused(call, *words):
+  with pytest.raises(InputError) as caught:
+    call()
+  message = str(caught.value)
+  assert '\n' not in message
+  for word in words:
+    assert word in message, message
+
+
+def below(folder):
+  return sorted(folder.rglob('*'))
+
+
+def test_round_trip(folder, config, params):
+  loaded, arrays, info = load_folder(folder)
+  assert loaded == config
+  assert info == INFO
+  assert_same(arrays, params)
+  names = ['config.json', 'model.safetensors']
+  assert sorted(path.name for path in folder.iterdir()) == names
+  stored = json.loads((folder / 'config.json').read_text())
+  assert stored['format'] == 1
+  assert stored['model'] == json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def test_names_are_paths(folder):
+  """Names are an interface: other programs read these files."""
+  names = load_file(folder / 'model.safetensors').keys()
+  assert {
+    'patch_embed/kernel',
+    'position',
+    'label_embed',
+    'time_embed/fc1/bias',
+    'blocks/attention/qkv/kernel',
+    'blocks/mlp/fc1/kernel',
+    'blocks/modulation/bias',
+    'head/proj/kernel',
+    'tap_heads/proj/kernel',
+  } <= names
+
+
+def test_devices_strides_and_precisions_do_not_matter(tmp_path, config, params):
+  transposed = jax.tree.map(lambda a: np.asfortranarray(a), params)
+  on_device = jax.tree.map(jax.numpy.asarray, params)
+  for name, given in {'strided': transposed, 'device': on_device}.items():
+    save_folder(tmp_path / name, config, given, info={})
+    assert_same(load_folder(tmp_path / name)[1], params)
+
+  config = dataclasses.replace(config, param_dtype='bfloat16')
+  low = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16), params)
+  for name, given in {'raw': low, 'ema': params}.items():  # an EMA is float32
+    save_folder(tmp_path / name, config, given, info={})
+    assert_same(load_folder(tmp_path / name)[1], given)
+
+
+def test_an_empty_folder_and_new_parents_are_used(tmp_path, config, params):
+  (tmp_path / 'empty').mkdir()
+  for name in ('empty', 'new/a/b'):
+    save_folder(tmp_path / name, config, params, info=INFO)
+    assert_same(load_folder(tmp_path / name)[1], params)
+  files = [path for path in below(tmp_path) if path.is_file()]
+  assert len(files) == 4
+
+
+def test_the_present_folder_is_used(tmp_path, config, params, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  save_folder('.', config, params, info=INFO)
+  assert_same(load_folder(tmp_path)[1], params)
+
+
+def test_home_is_understood(tmp_path, config, params, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  save_folder('~/net', config, params, info=INFO)
+  assert_same(load_folder('~/net')[1], params)
+  assert (tmp_path / 'net' / 'config.json').exists()
+
+
+@pytest.mark.parametrize('kind', ['folder', 'file', 'same'])
+def test_nothing_is_written_over(tmp_path, folder, config, params, kind):
+  target = folder if kind == 'same' else tmp_path / 'taken'
+  if kind == 'folder':
+    target.mkdir()
+    (target / 'mine').touch()
+  elif kind == 'file':
+    target.touch()
+  before = {
+    path: path.is_file() and path.read_bytes() for path in below(tmp_path)
+  }
+  refused(lambda: save_folder(target, config, params, info={}), 'exists')
+  refused(lambda: save_tensors(target, {}), 'exists')
+  after = {
+    path: path.is_file() and path.read_bytes() for path in below(tmp_path)
+  }
+  assert after == before
+
+
+def test_places_that_cannot_be_written(tmp_path, config, params, monkeypatch):
+  def save(target):
+    return lambda: save_folder(target, config, params, info={})
+
+  (tmp_path / 'file').touch()
+  refused(save(tmp_path / 'file' / 'net'), 'cannot be written', 'file')
+  refused(save(tmp_path / 'file' / 'a' / 'net'), 'cannot be written')
+  refused(save(tmp_path / ('x' * 300)), 'cannot be written', 'name too long')
+  refused(save('gs://bucket/net'), 'gs://bucket/net is not on this machine')
+  monkeypatch.setattr(os, 'access', lambda *args: False)
+  refused(
+    save(tmp_path / 'net'), f'{tmp_path} is no folder that can be written'
+  )
+  assert below(tmp_path) == [tmp_path / 'file']
+
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left'),
+                                   KeyboardInterrupt()])  # fmt: skip
+@pytest.mark.parametrize('target', ['net', 'a/b/net'])
+def test_a_failure_leaves_nothing(
+  tmp_path, config, params, monkeypatch, error, target
+):
+  def fail(tensors, path, metadata):
+    path.write_bytes(b'half of it')
+    raise error
+
+  monkeypatch.setattr(weights, 'save_file', fail)
+  expected = InputError if isinstance(error, OSError) else KeyboardInterrupt
+  with pytest.raises(expected):
+    save_folder(tmp_path / target, config, params, info={})
+  with pytest.raises(expected):
+    save_tensors(tmp_path / f'{target}.safetensors', {'a': np.ones(3)})
+  assert not below(tmp_path)
+
+
+def test_one_file(tmp_path):
+  tensors = {'a.weight': np.arange(6.0).reshape(2, 3).T, 'b': np.float32(3)}
+  path = tmp_path / 'x.safetensors'
+  save_tensors(path, tensors, family='ig_sit')
+  loaded = load_file(path)
+  assert loaded.keys() == tensors.keys()
+  for name, tensor in tensors.items():
+    np.testing.assert_array_equal(loaded[name], tensor)
+    assert loaded[name].shape == tensor.shape
+  assert b'"format":"pt"' in path.read_bytes()
+  objects = {'a': np.asarray([{}], object)}
+  refused(lambda: save_tensors(tmp_path / 'y.safetensors', objects), 'object')
+  assert below(tmp_path) == [path]
+
+
+def test_parameters_of_another_network_are_not_saved(tmp_path, config, params):
+  def save(**changes):
+    other = dataclasses.replace(config, **changes)
+    return lambda: save_folder(tmp_path / 'net', other, params, info={})
+
+  refused(save(depth=6), 'blocks/', 'shape (5,', 'expected (6,')
+  refused(save(taps=()), 'has unknown tap_heads/')
+  refused(save(qk_norm='layernorm'), 'lacks blocks/attention/k_norm/')
+  assert not below(tmp_path)
+
+
+def test_folder_that_is_none(tmp_path, folder):
+  refused(lambda: load_folder(tmp_path / 'no'), 'no folder of weights')
+  refused(lambda: load_folder(tmp_path), 'config.json')
+  refused(lambda: load_folder(folder / 'config.json'), 'no folder of weights')
+  refused(lambda: load_folder('gs://bucket/net'), 'not on this machine')
+  (folder / 'model.safetensors').unlink()
+  refused(lambda: load_folder(folder), 'holds no model.safetensors')
+
+
+@pytest.mark.parametrize('text', ['', '{"format": 1, "mod', 'null', '[1]',
+                                  '{}', '[' * 10000, '\x00', '"é'])  # fmt: skip
+def test_damaged_config(folder, text):
+  (folder / 'config.json').write_bytes(text.encode('latin-1'))
+  refused(lambda: load_folder(folder), str(folder / 'config.json'))
+
+
+@pytest.mark.parametrize(
+  'name, value, words',
+  [
+    ('depht', 5, ['unknown field model.depht', "mean 'depth'"]),
+    ('depth', '5', ['model.depth = "5"', 'expected int']),
+    ('depth', 5.0, ['model.depth = 5.0', 'expected int']),
+    ('depth', True, ['model.depth = true', 'expected int']),
+    ('depth', None, ['model.depth = null']),
+    ('depth', [5], ['model.depth = [5]']),
+    ('depth', 0, ['model.depth is 0']),
+    ('depth', 4, ['blocks/', 'expected (4,']),
+    ('mlp_ratio', 'four', ['model.mlp_ratio = "four"', 'expected float']),
+    ('mlp_ratio', float('nan'), ['mlp_ratio is nan']),
+    ('mlp_ratio', 2, ['blocks/mlp/', 'expected']),
+    ('taps', 2, ['model.taps = 2', 'tuple[int']),
+    ('taps', ['2'], ['model.taps = ["2"]', 'tuple[int']),
+    ('taps', [2], ['tap_heads/', 'expected (1,']),
+    ('taps', [9], ['taps has 9']),
+    ('scan', 1, ['model.scan = 1', 'expected bool']),
+    ('qk_norm', 'layer', ["'layer'", "Did you mean 'layernorm'"]),
+    ('num_heads', 3, ['num_heads 3']),
+    ('size', 16, ['position', 'expected (64, 32)']),
+    ('size', 10**9, ['fewer values than']),
+    ('param_dtype', 'bfloat16', []),
+  ],
+)
+def test_wrong_values_in_a_config(edit, name, value, words):
+  folder = edit(lambda about: about['model'].update({name: value}))
+  if words:
+    refused(lambda: load_folder(folder), str(folder), *words)
+  else:  # float32 holds it too
+    load_folder(folder)
+
+
+def test_missing_fields_in_a_config(edit, config):
+  # As of a version that did not have the field yet.
+  folder = edit(lambda about: about['model'].pop('remat'))
+  assert load_folder(folder)[0] == config
+  edit(lambda about: about['model'].pop('depth'))
+  refused(lambda: load_folder(folder), 'lacks the field model.depth')
+  edit(lambda about: about.update(model=3))
+  refused(lambda: load_folder(folder), 'no section "model"')
+  edit(lambda about: about.update(format=2))
+  refused(lambda: load_folder(folder), '"format": 1', 'another version')
+
+
+def test_wrong_arrays(rewrite, params):
+  def change(array):
+    return lambda arrays: arrays.update({'label_embed': array})
+
+  old = params['label_embed']
+  folder = rewrite(lambda arrays: arrays.pop('label_embed'))
+  words = [str(folder / 'model.safetensors'), 'label_embed']
+  refused(lambda: load_folder(folder), 'lacks', *words)
+  rewrite(change(old[:-1]))
+  refused(lambda: load_folder(folder), '(10, 32)', '(11, 32)', *words)
+  rewrite(change(old.astype(np.float64)))
+  refused(lambda: load_folder(folder), 'float64', 'float32', *words)
+  rewrite(change(old.astype(np.int32)))
+  refused(lambda: load_folder(folder), 'int32', *words)
+  rewrite(change(old))
+  load_folder(folder)
+  rewrite(lambda arrays: arrays.update(extra=np.ones(3)))
+  refused(lambda: load_folder(folder), 'has unknown extra')
+
+
+def test_damaged_arrays(folder):
+  path = folder / 'model.safetensors'
+  data = path.read_bytes()
+  for length in (0, 7, 100, len(data) // 2, len(data) - 1):
+    path.write_bytes(data[:length])
+    refused(lambda: load_folder(folder), str(path), 'cannot be read')

@@ -1,0 +1,177 @@
+"""python main.py convert, from the command line to the files."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import main
+from train import exchange
+
+ROOT = pathlib.Path(__file__).parents[1]
+GOLDEN = ROOT / 'tests' / 'golden' / 'ig_sit' / 'model.safetensors'
+IG_SIT = ('--family=ig_sit', '--num_heads=4', '--taps=2')
+
+
+def run(*argv):
+  """Runs a command line in this process."""
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    try:
+      status = main.main(['convert', *map(str, argv)])
+    except SystemExit as error:
+      status = error.code
+  return types.SimpleNamespace(
+    status=status, out=out.getvalue(), err=err.getvalue()
+  )
+
+
+@pytest.fixture
+def refused(tmp_path):
+  """Function of flags and the words that its one line must hold."""
+
+  def contents():
+    return {
+      path: path.is_file() and path.read_bytes() for path in tmp_path.rglob('*')
+    }
+
+  def check(argv, *words):
+    before = contents()
+    result = run(*argv)
+    assert result.status == 2
+    assert result.out == ''
+    assert result.err.startswith('main.py: ')
+    assert result.err.count('\n') == 1
+    for word in words:
+      assert word in result.err
+    assert contents() == before
+
+  return check
+
+
+def test_golden_file_to_a_folder_and_back(tmp_path):
+  """In processes of their own, as users run it."""
+
+  def command(*argv):
+    result = subprocess.run(
+      [sys.executable, 'main.py', 'convert', *map(str, argv)],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      timeout=240,
+      env=os.environ,
+    )
+    assert (result.returncode, result.stderr) == (0, '')
+    return result.stdout
+
+  net, back = tmp_path / 'net', tmp_path / 'back.safetensors'
+  expected = load_file(GOLDEN)
+  count = sum(tensor.size for tensor in expected.values())
+  printed = command(f'--from={GOLDEN}', f'--to={net}', *IG_SIT)
+  assert printed.startswith(f'{GOLDEN} -> {net}: {count:,} parameters in ')
+  assert printed.endswith('tensors, weights: as stored, family: ig_sit\n')
+  assert json.loads((net / 'config.json').read_text())['model']['taps'] == [2]
+  printed = command(f'--from={net}', f'--to={back}')
+  assert f'{count:,} parameters in {len(expected)} tensors' in printed
+  tensors = load_file(back)
+  assert tensors.keys() == expected.keys()
+  for name, tensor in tensors.items():
+    np.testing.assert_array_equal(tensor, expected[name])
+
+
+def test_help_has_an_example_of_each_pair():
+  result = run('--help')
+  assert (result.status, result.err) == (0, '')
+  for words in (
+    '--from=SiT.pt --to=sit --family=ig_sit --taps=8',
+    '--from=hf://org/name/',
+    '--from=sit --to=sit.safetensors',
+    '--from=runs/digits --to=digits',
+    '--weights=raw',
+    'requirements-torch.txt',
+    'requirements-hub.txt',
+    'ig_lightningdit',
+  ):
+    assert words in result.out
+  assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_every_example_is_understood(monkeypatch):
+  asked = []
+
+  def convert(source, target, **options):
+    asked.append((source, target))
+    return f'{source} -> {target}'
+
+  monkeypatch.setattr(exchange, 'exchange', convert)
+  examples = [
+    line.split()[3:]
+    for line in exchange.EXAMPLES.splitlines()
+    if line.startswith('  python main.py convert')
+  ]
+  for argv in examples:
+    assert run(*argv).status == 0
+  assert len(asked) == len(examples) == 7
+
+
+@pytest.mark.parametrize(
+  'argv, words',
+  [
+    ([], ['--from', '--to']),
+    (['--from=a'], ['--to']),
+    (['--from=', '--to=b'], ['--from', 'is empty']),
+    (['--from=a', '--to='], ['--to', 'is empty']),
+    (['--from=a', '--to=b', '--famly=dit'], ['--famly']),
+    (['--from=a', '--to=b', '--taps=x'], ['--taps', "'x'", 'such as 8']),
+    (['--from=a', '--to=b', '--taps='], ['--taps']),
+    (['--from=a', '--to=b', '--num_heads=x'], ['--num_heads', "'x'"]),
+    (['--from=a', '--to=b', '--weights=params'], ['--weights', "'params'"]),
+    (['--from=a', '--to=b', '--workdir=c'], ['--workdir']),
+    (['--from=a', '--to=b', '--config.seed=3'], ['reads no config', 'seed=3']),
+    (['--from=a', '--to=b', '--family=ig_sti'], ["Did you mean 'ig_sit'"]),
+    (['--from=no-such-file', '--to=b'], ['no-such-file is not there']),
+    (['--from=a', '--to=b.pt'], ['b.pt', 'pickle', '.safetensors']),
+  ],
+)
+def test_bad_arguments(refused, tmp_path, monkeypatch, argv, words):
+  monkeypatch.chdir(tmp_path)
+  refused(argv, *words)
+
+
+def test_what_is_refused_leaves_nothing(refused, tmp_path):
+  target = f'--to={tmp_path}/net'
+  (tmp_path / 'x.safetensors').write_bytes(GOLDEN.read_bytes()[:-5])
+  refused([f'--from={tmp_path}/x.safetensors', target, *IG_SIT], 'cut short')
+  refused([f'--from={GOLDEN}', target], '--family is needed')
+  refused([f'--from={GOLDEN}', target, '--family=sit', '--num_heads=4'],
+          'final_layer_xr')  # fmt: skip
+  (tmp_path / 'net').touch()
+  refused([f'--from={GOLDEN}', target, *IG_SIT], 'exists')
+
+
+def test_malicious_pickle(refused, tmp_path):
+  torch = pytest.importorskip('torch', reason='torch is not installed')
+
+  class Bomb:
+    def __reduce__(self):
+      return os.system, (f'touch {tmp_path}/marker',)
+
+  torch.save({'ema': {'a': torch.ones(2)}, 'args': Bomb()}, tmp_path / 'x.pt')
+  refused([f'--from={tmp_path}/x.pt', f'--to={tmp_path}/net', *IG_SIT],
+          'posix.system', 'refused')  # fmt: skip
+  assert not (tmp_path / 'marker').exists()
+
+
+def test_missing_torch(refused, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  (tmp_path / 'x.pt').touch()
+  refused([f'--from={tmp_path}/x.pt', f'--to={tmp_path}/net', *IG_SIT],
+          'requirements-torch.txt')  # fmt: skip

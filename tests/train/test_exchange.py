@@ -1,0 +1,300 @@
+"""Weights from every kind of file to every other, without loss."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dit.sharding import MeshConfig, make_mesh
+from dit.types import InputError
+from dit.weights import load_folder
+from train import checkpoint, exchange, loop, workdir
+from train.exchange import exchange as convert
+from train.experiment import build
+
+TESTS = pathlib.Path(__file__).parents[1]
+GOLDEN = TESTS / 'golden' / 'ig_sit' / 'model.safetensors'
+# Some golden files are in the project, more may lie beside it.
+GOLDENS = (TESTS / 'golden', TESTS.parents[1] / 'shared' / 'golden')
+IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}
+COUNT = sum(tensor.size for tensor in load_file(GOLDEN).values())
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, make_config):
+  """The workdir of a run of four steps, whose EMA lags behind."""
+  config = make_config('train.images=64')
+  folder = workdir.claim(tmp_path_factory.mktemp('run') / 'run', config)
+  loop.train(build(config), folder)
+  return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """The golden file, as a folder."""
+  convert(str(GOLDEN), str(tmp_path / 'net'), **IG_SIT)
+  return tmp_path / 'net'
+
+
+@pytest.fixture
+def refused(tmp_path):
+  """Function of source, target, words and options that must be refused."""
+
+  def contents():
+    return {
+      path: path.is_file() and path.read_bytes() for path in tmp_path.rglob('*')
+    }
+
+  def check(source, target, *words, **options):
+    before = contents()
+    with pytest.raises(InputError) as caught:
+      convert(str(source), str(target), **options)
+    message = str(caught.value)
+    assert '\n' not in message
+    for word in words:
+      assert word in message, message
+    assert contents() == before
+
+  return check
+
+
+def assert_same_file(path, expected):
+  tensors, expected = load_file(path), load_file(expected)
+  assert tensors.keys() == expected.keys()
+  for name, tensor in tensors.items():
+    assert tensor.dtype == expected[name].dtype
+    assert tensor.shape == expected[name].shape
+    assert tensor.tobytes() == expected[name].tobytes(), name
+
+
+def test_published_to_folder_and_back(tmp_path, folder):
+  config, _, info = load_folder(folder)
+  assert (config.num_heads, config.taps, config.depth) == (4, (2,), 4)
+  expected = {'weights': 'as stored', 'source': str(GOLDEN), 'family': 'ig_sit'}
+  assert info == expected
+  report = convert(str(folder), str(tmp_path / 'back.safetensors'))
+  assert_same_file(tmp_path / 'back.safetensors', GOLDEN)
+  names = len(load_file(GOLDEN))
+  assert f'{COUNT:,} parameters in {names} tensors' in report
+  assert 'weights: as stored, family: ig_sit' in report
+  assert report.startswith(f'{folder} -> {tmp_path}/back.safetensors')
+
+
+def test_published_to_published(tmp_path):
+  convert(str(GOLDEN), str(tmp_path / 'x.safetensors'), **IG_SIT)
+  assert_same_file(tmp_path / 'x.safetensors', GOLDEN)
+
+
+@pytest.mark.parametrize(
+  'name, family, taps',
+  [
+    ('dit/model', 'dit', None),
+    ('sit_upstream/model', 'sit', None),
+    ('sit_upstream/model_nosigma', 'sit', None),
+    ('ig_sit/model_qknorm', 'ig_sit', (2,)),
+    ('ig_lightningdit/model', 'ig_lightningdit', (2,)),
+    ('ig_lightningdit/model_qknorm_woshift', 'ig_lightningdit', (2,)),
+  ],
+)
+def test_every_family_there_and_back(tmp_path, name, family, taps):
+  sources = [folder / f'{name}.safetensors' for folder in GOLDENS]
+  source = next((path for path in sources if path.exists()), None)
+  if source is None:
+    pytest.skip('the shared golden files are not beside the project')
+  convert(str(source), str(tmp_path / 'net'), family=family, num_heads=4,
+          taps=taps)  # fmt: skip
+  convert(str(tmp_path / 'net'), str(tmp_path / 'x.safetensors'))
+  assert_same_file(tmp_path / 'x.safetensors', source)
+
+
+def test_pickle_to_folder(tmp_path):
+  torch = pytest.importorskip('torch', reason='torch is not installed')
+  ema = {name: torch.tensor(a) for name, a in load_file(GOLDEN).items()}
+  raw = {f'module.{name}': tensor + 1 for name, tensor in ema.items()}
+  source = tmp_path / 'x.pt'
+  torch.save({'ema': ema, 'model': raw, 'opt': {}, 'epoch': 3}, source)
+  report = convert(str(source), str(tmp_path / 'ema.safetensors'), **IG_SIT)
+  assert 'weights: ema' in report
+  assert_same_file(tmp_path / 'ema.safetensors', GOLDEN)
+  convert(str(source), str(tmp_path / 'raw'), **IG_SIT, weights='raw')
+  _, params, info = load_folder(tmp_path / 'raw')
+  assert info['weights'] == 'raw'
+  expected = load_file(GOLDEN)['y_embedder.embedding_table.weight'] + 1
+  np.testing.assert_array_equal(params['label_embed'], expected)
+
+
+@pytest.mark.parametrize('weights, item', [(None, 'ema'), ('ema', 'ema'),
+                                           ('raw', 'params')])  # fmt: skip
+def test_run_to_folder(tmp_path, run, weights, item):
+  report = convert(str(run), str(tmp_path / 'net'), weights=weights)
+  config, params, info = load_folder(tmp_path / 'net')
+  expected, step = checkpoint.restore_weights(
+    run, config, make_mesh(MeshConfig()), item
+  )
+  expected = jax.device_get(expected)
+  assert jax.tree.structure(params) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, params, expected)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {'float32'}
+  assert info == {'weights': weights or 'ema', 'source': str(run), 'step': step,
+                  'path': 'linear'}  # fmt: skip
+  assert step == 4
+  assert f'weights: {weights or "ema"}, family: none given' in report
+
+
+def test_average_and_raw_weights_differ(tmp_path, run):
+  for weights in ('ema', 'raw'):
+    convert(str(run), str(tmp_path / weights), weights=weights)
+  ema, raw = (load_folder(tmp_path / name)[1] for name in ('ema', 'raw'))
+  assert (ema['head']['proj']['kernel'] != raw['head']['proj']['kernel']).any()
+
+
+def test_run_to_published_and_back(tmp_path, run):
+  file, net = tmp_path / 'x.safetensors', tmp_path / 'net'
+  convert(str(run), str(file), family='ig_sit')
+  convert(str(run), str(net))
+  convert(str(file), str(tmp_path / 'back'), family='ig_sit', num_heads=2,
+          taps=(1,))  # fmt: skip
+  config, params, _ = load_folder(net)
+  again, back, _ = load_folder(tmp_path / 'back')
+  assert again == config
+  jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_heads_of_named_widths_need_not_be_given(monkeypatch):
+  """Only the number is of interest: such networks are large."""
+  heads = {384: 6, 768: 12, 1024: 16, 1152: 16}
+  for width, expected in heads.items():
+    kernel = np.broadcast_to(np.float32(0), (width, 4, 2, 2))
+    assert exchange._num_heads({'x_embedder.proj.weight': kernel}) == expected
+
+
+def test_options_of_published_sources(refused, tmp_path):
+  net = tmp_path / 'net'
+  refused(GOLDEN, net, '--family is needed', 'ig_sit, lightningdit')
+  refused(GOLDEN, net, "'ig_sti'", "mean 'ig_sit'", family='ig_sti')
+  refused(GOLDEN, net, '--taps is needed', '8 for L and XL, 4 for B',
+          family='ig_sit', num_heads=4)  # fmt: skip
+  refused(GOLDEN, net, '--num_heads is needed', 'width 64', '384, 768',
+          family='ig_sit', taps=(2,))  # fmt: skip
+  refused(GOLDEN, net, 'num_heads 5', **(IG_SIT | {'num_heads': 5}))
+  refused(GOLDEN, net, 'num_heads is 0', **(IG_SIT | {'num_heads': 0}))
+  refused(GOLDEN, net, 'taps has 4', **(IG_SIT | {'taps': (4,)}))
+  refused(GOLDEN, net, "'emma'", "mean 'ema'", **IG_SIT, weights='emma')
+  refused(GOLDEN, net, 'final_layer_xr', family='sit', num_heads=4)
+
+
+def test_options_of_other_sources(refused, tmp_path, folder, run):
+  file = tmp_path / 'x.safetensors'
+  words = ['--num_heads and --taps are for published sources']
+  refused(folder, file, *words, num_heads=4)
+  refused(run, tmp_path / 'other', *words, taps=(2,))
+  refused(run, file, '--family is needed')
+  refused(run, file, 'no head inside', family='dit')
+  refused(run, file, 'convention', family='ig_lightningdit')
+  refused(folder, file, "holds weights 'as stored' only", weights='raw')
+  refused(folder, file, 'no head inside', family='lightningdit')
+
+
+def test_targets_that_make_no_sense(refused, tmp_path, folder):
+  words = 'a .pt file is a pickle', 'Write .safetensors'
+  refused(folder, tmp_path / 'x.pt', *words)
+  refused(folder, tmp_path / 'x.npz', 'not written', '.safetensors')
+  refused(folder, tmp_path / 'other', 'is a folder of weights already')
+  refused(GOLDEN, 'hf://org/name/x.safetensors', 'not on this machine')
+  refused(GOLDEN, 'gs://bucket/net', 'not on this machine')
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder', 'same'])
+def test_target_that_exists_is_found_before_any_work(
+  refused, tmp_path, folder, monkeypatch, kind
+):
+  monkeypatch.setattr(exchange, 'read_tensors', None)
+  monkeypatch.setattr(exchange, 'load_folder', None)
+  target = folder if kind == 'folder' else tmp_path / 'taken.safetensors'
+  if kind != 'folder':
+    target.touch()
+  source = target if kind == 'same' else GOLDEN
+  refused(source, target, f'{target} exists', **IG_SIT)
+
+
+def test_sources_that_are_none(refused, tmp_path, data_dir):
+  target = tmp_path / 'net'
+  refused(tmp_path / 'no', target, 'is not there', 'workdir of a run')
+  refused(tmp_path / 'no.pt', target, 'is not there', **IG_SIT)
+  refused(tmp_path, target, 'neither a folder of weights nor', 'config.json')
+  (tmp_path / 'x.npz').touch()
+  refused(tmp_path / 'x.npz', target, 'expected .safetensors', **IG_SIT)
+
+
+def test_run_without_checkpoint(refused, tmp_path, make_config):
+  workdir.claim(tmp_path / 'run', make_config())
+  refused(tmp_path / 'run', tmp_path / 'net', 'no checkpoint', 'train first')
+
+
+@pytest.mark.parametrize('content', [b'', b'\xff' * 50, b'\x05' + bytes(20)])
+def test_damaged_published_file(refused, tmp_path, content):
+  (tmp_path / 'x.safetensors').write_bytes(content)
+  refused(tmp_path / 'x.safetensors', tmp_path / 'net', 'damaged', **IG_SIT)
+
+
+def test_published_file_cut_short(refused, tmp_path):
+  data = GOLDEN.read_bytes()
+  for length in (7, 1000, len(data) // 2, len(data) - 1):
+    (tmp_path / 'x.safetensors').write_bytes(data[:length])
+    for target in ('net', 'y.safetensors'):
+      refused(tmp_path / 'x.safetensors', tmp_path / target, 'cut short',
+              **IG_SIT)  # fmt: skip
+
+
+def test_tensors_that_do_not_fit(refused, tmp_path):
+  source, target = tmp_path / 'x.safetensors', tmp_path / 'net'
+  name = 'blocks.1.mlp.fc1.weight'
+  wrong = {
+    'missing': lambda tensors: tensors.pop(name),
+    'shape': lambda tensors: tensors.update({name: tensors[name][:-1]}),
+    'int32': lambda tensors: tensors.update(
+      {name: tensors[name].astype(np.int32)}
+    ),
+  }
+  for word, change in wrong.items():
+    tensors = load_file(GOLDEN)
+    change(tensors)
+    save_file(tensors, source)
+    refused(source, target, name, word, **IG_SIT)
+  save_file(load_file(GOLDEN) | {'extra': np.ones(3, np.float32)}, source)
+  refused(source, target, 'extra', **IG_SIT)
+  save_file({'extra': np.ones(3, np.float32)}, source)
+  refused(source, target, 'x_embedder.proj.weight', 'missing', family='dit')
+
+
+def test_damaged_folder(refused, tmp_path, folder):
+  target = tmp_path / 'x.safetensors'
+  path = folder / 'config.json'
+  about = json.loads(path.read_text())
+  path.write_text(json.dumps({**about, 'family': 'ig_sti'}))
+  refused(folder, target, "'ig_sti'", "mean 'ig_sit'")
+  path.write_text(json.dumps({**about, 'family': None}))
+  refused(folder, target, '--family is needed')
+  path.write_text('{"format": 1, "mo')
+  refused(folder, target, 'is damaged')
+  path.write_text('[]')
+  refused(folder, target, 'is damaged')
+  path.write_text(json.dumps({'format': 1}))
+  refused(folder, target, 'is damaged')
+  path.write_text(json.dumps(about))
+  (folder / 'model.safetensors').unlink()
+  refused(folder, target, 'holds no model.safetensors')
+  path.unlink()
+  refused(folder, target, 'holds no config.json')
+
+
+def test_missing_extras(refused, tmp_path, monkeypatch):
+  for name in ('torch', 'huggingface_hub'):
+    monkeypatch.setitem(sys.modules, name, None)
+  (tmp_path / 'x.pt').write_bytes(b'anything')
+  refused(tmp_path / 'x.pt', tmp_path / 'net', 'pip install torch', **IG_SIT)
+  refused('hf://org/name/x.pt', tmp_path / 'net', 'pip install hugg', **IG_SIT)

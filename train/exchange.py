@@ -1,0 +1,235 @@
+"""Weights from one kind of file to another, by way of our own tree.
+
+  from                                       to
+  published file, or hf://org/name/file      folder, published .safetensors
+  folder (`dit.weights`)                     published .safetensors
+  workdir of a run: its newest checkpoint    folder, published .safetensors
+
+A published file does not say what network it is of: its family is given, and
+what shapes do not tell. Everything passes through the tree of a network, so
+weights that do not fit are refused, and then nothing is written.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from dit import convert, model
+from dit.config import SIZES, DiTConfig, check_choice
+from dit.published import HUB, PICKLES, read_tensors
+from dit.sharding import MeshConfig, make_mesh
+from dit.types import InputError
+from dit.weights import check_target, load_folder, save_folder, save_tensors
+from train import checkpoint, workdir
+from train.experiment import build
+
+Network = tuple[DiTConfig, model.Params, dict[str, Any]]
+
+EXAMPLES = """\
+examples, of a published file to a folder, back, and to another file:
+  python main.py convert --from=SiT.pt --to=sit --family=ig_sit --taps=8
+  python main.py convert --from=hf://org/name/DiT.pt --to=dit --family=dit
+  python main.py convert --from=sit --to=sit.safetensors
+  python main.py convert --from=DiT.pt --to=dit.safetensors --family=dit
+of the newest checkpoint of a run, to a folder and to a published file:
+  python main.py convert --from=runs/digits --to=digits
+  python main.py convert --from=runs/digits --to=digits-raw --weights=raw
+  python main.py convert --from=runs/sit --to=sit.safetensors --family=ig_sit
+
+.pt, .pth and .ckpt files need torch (requirements-torch.txt), hf:// needs
+huggingface_hub (requirements-hub.txt). Nothing is ever overwritten.
+"""
+
+_HEADS = {width: num_heads for _, width, num_heads in SIZES.values()}
+_NEVER_WRITTEN = (*PICKLES, '.bin', '.npz', '.npy')
+_RUN_WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # their names in a checkpoint
+
+
+def exchange(
+  source: str,
+  target: str,
+  *,
+  family: str | None = None,
+  num_heads: int | None = None,
+  taps: Sequence[int] | None = None,
+  weights: str | None = None,
+) -> str:
+  """Converts weights; the module lists the pairs.
+
+  Args:
+    source: where from.
+    target: where to, which must not exist: a published file if it ends with
+      .safetensors, else a folder.
+    family: one of `convert.FAMILIES`; None if the folder says it, or if none
+      is needed, from a run to a folder.
+    num_heads: of a published source; None for those of its named width.
+    taps: of a published source with a head inside: the blocks before it.
+    weights: 'ema' or 'raw'; None for EMA, or for the only ones there are.
+
+  Returns:
+    A report: what was converted, counts, and which weights they are.
+
+  Raises:
+    InputError: for a pair that makes no sense, a target that exists, or a
+      source that is damaged or does not fit; nothing was written.
+  """
+  if family is not None:
+    check_choice('--family', family, convert.FAMILIES)
+  to_file = _is_file(target)
+  kind = _kind(source)
+  if kind == 'folder' and not to_file:
+    raise InputError(
+      f'{source} is a folder of weights already: copy it, or name a published '
+      'file as target, such as model.safetensors.'
+    )
+  if kind == 'run' and to_file and family is None:
+    raise InputError(
+      '--family is needed: a published file is of one of '
+      f'{", ".join(convert.FAMILIES)}.'
+    )
+  if kind != 'published' and (num_heads, taps) != (None, None):
+    raise InputError(
+      f'--num_heads and --taps are for published sources; the {kind} {source} '
+      'knows its own.'
+    )
+  if kind == 'published':
+    network = _read_published(source, family, num_heads, taps, weights)
+  elif kind == 'folder':
+    network = _read_folder(source, weights)
+  else:
+    network = _read_run(source, weights)
+  return f'{source} -> {target}: ' + _write(target, to_file, family, network)
+
+
+def _is_file(target: str) -> bool:
+  """Whether the target is a published file, not a folder."""
+  suffix = pathlib.PurePath(target).suffix
+  if suffix in PICKLES:
+    raise InputError(
+      f'{target} is not written: a {suffix} file is a pickle, which can run '
+      'code when it is opened. Write .safetensors, which PyTorch reads too '
+      '(safetensors.torch.load_file).'
+    )
+  if suffix in _NEVER_WRITTEN:
+    raise InputError(
+      f'{target} is not written; expected a name that ends with .safetensors, '
+      'or that of a folder.'
+    )
+  check_target(target)
+  return suffix == '.safetensors'
+
+
+def _kind(source: str) -> str:
+  """What the source is: 'published', 'folder' or 'run'."""
+  if source.startswith(HUB):
+    return 'published'
+  path = epath.Path(source).expanduser()
+  if not path.exists():
+    raise InputError(
+      f'{source} is not there; expected a published file, a folder of weights '
+      f'or the workdir of a run (or {HUB}org/name/file).'
+    )
+  if not path.is_dir():
+    return 'published'
+  if not (path / 'config.json').exists():
+    raise InputError(
+      f'{source} is neither a folder of weights nor the workdir of a run: it '
+      'holds no config.json.'
+    )
+  return 'folder' if 'format' in workdir.load_config(source) else 'run'
+
+
+def _read_published(
+  source: str,
+  family: str | None,
+  num_heads: int | None,
+  taps: Sequence[int] | None,
+  weights: str | None,
+) -> Network:
+  if family is None:
+    raise InputError(
+      '--family is needed: a published file does not say which of '
+      f'{", ".join(convert.FAMILIES)} it is.'
+    )
+  if convert.FAMILIES[family].inside and not taps:
+    raise InputError(
+      f'--taps is needed: family {family} has a head inside, after a number '
+      'of blocks that the file does not say; published recipes use 8 for L '
+      'and XL, 4 for B.'
+    )
+  tensors, taken = read_tensors(source, weights=weights or 'ema')
+  config, params = convert.from_published(
+    tensors,
+    family=family,
+    num_heads=_num_heads(tensors) if num_heads is None else num_heads,
+    taps=tuple(taps or ()),
+  )
+  return config, params, {'weights': taken, 'source': source, 'family': family}
+
+
+def _num_heads(tensors: dict[str, np.ndarray]) -> int:
+  """Attention heads of the named size that has the width of the tensors."""
+  shape = np.shape(tensors.get('x_embedder.proj.weight', 0))
+  if not shape:
+    return 1  # it is no network of ours, which the converter says
+  if shape[0] not in _HEADS:
+    raise InputError(
+      f'--num_heads is needed: shapes do not tell it, and width {shape[0]} is '
+      f'not that of a named size ({", ".join(map(str, _HEADS))}).'
+    )
+  return _HEADS[shape[0]]
+
+
+def _read_folder(source: str, weights: str | None) -> Network:
+  config, params, info = load_folder(source)
+  if weights not in (None, info.get('weights')):
+    raise InputError(
+      f'{source} holds weights {info.get("weights")!r} only, not {weights!r}; '
+      'leave --weights out to take them.'
+    )
+  return config, params, info
+
+
+def _read_run(source: str, weights: str | None) -> Network:
+  weights = weights or 'ema'
+  check_choice('--weights', weights, _RUN_WEIGHTS)
+  experiment = build(workdir.load_config(source))
+  mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+  params, step = checkpoint.restore_weights(
+    source, experiment.model, mesh, _RUN_WEIGHTS[weights]
+  )
+  info = {
+    'weights': weights,
+    'source': source,
+    'step': step,
+    'path': experiment.objective.path,
+  }
+  return experiment.model, jax.device_get(params), info
+
+
+def _write(
+  target: str, to_file: bool, family: str | None, network: Network
+) -> str:
+  """Writes the network and says what was written."""
+  config, params, info = network
+  family = family or info.get('family')
+  if to_file:
+    if family is None:
+      raise InputError('--family is needed: the folder does not say it.')
+    check_choice('family', family, convert.FAMILIES)
+    tensors = convert.to_published(config, params, family=family)
+    save_tensors(
+      target, tensors, family=family, weights=str(info.get('weights'))
+    )
+  else:
+    tensors = convert.flatten(params)
+    save_folder(target, config, params, info=info)
+  count = sum(tensor.size for tensor in tensors.values())
+  return (
+    f'{count:,} parameters in {len(tensors)} tensors, '
+    f'weights: {info.get("weights")}, family: {family or "none given"}'
+  )

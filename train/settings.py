@@ -1,0 +1,103 @@
+"""Config files and the assignments of the command line, to a ConfigDict."""
+
+import ast
+import importlib.util
+import inspect
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from dit.config import nearest
+from dit.types import InputError
+from train import workdir
+
+
+def load_config(spec: str) -> ml_collections.ConfigDict:
+  """Runs `get_config` of a file; spec is 'path.py' or 'path.py:argument'."""
+  name, _, argument = spec.partition(':')
+  root = pathlib.Path(__file__).parents[1]
+  path = pathlib.Path(name)
+  if not path.is_file():
+    path = root / name  # from another folder, the configs are still known
+  if path.suffix != '.py' or not path.is_file():
+    files = (root / 'configs').rglob('[!_]*.py')
+    known = sorted(str(file.relative_to(root)) for file in files)
+    raise InputError(
+      f'config file {name!r} not found; there are '
+      f'{", ".join(known)}.{nearest(name, known)}'
+    )
+  module_spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    module_spec.loader.exec_module(module)
+  except Exception as error:  # whatever the user's file raises
+    raise InputError(
+      f'config file {name!r} does not run: {type(error).__name__}: '
+      f'{" ".join(str(error).split())}.'
+    ) from error
+  get_config = getattr(module, 'get_config', None)
+  if get_config is None:
+    raise InputError(f'config file {name!r} defines no get_config().')
+  if not argument:
+    return get_config().lock()
+  if not inspect.signature(get_config).parameters:
+    raise InputError(
+      f'config file {name!r} takes no argument, but got {argument!r}.'
+    )
+  return get_config(argument).lock()
+
+
+def override(
+  config: ml_collections.ConfigDict, assignments: Sequence[str]
+) -> ml_collections.ConfigDict:
+  """Applies assignments such as 'optimizer.lr=2e-4' to a locked config.
+
+  Raises:
+    InputError: for an unknown key, naming the nearest, or a wrong type.
+  """
+  known = workdir.flatten(config.to_dict())
+  for assignment in assignments:
+    key, equals, text = assignment.partition('=')
+    if key not in known:
+      raise InputError(
+        f'unknown config key {key!r}.{nearest(key, known)} All keys are in '
+        'configs/base.py.'
+      )
+    if not equals:
+      raise InputError(f'--config.{key} needs a value: --config.{key}=VALUE.')
+    config.update_from_flattened_dict({key: _read(key, text, known[key])})
+  return config
+
+
+def _read(key: str, text: str, default: Any) -> Any:
+  """The text as a value of the default's type."""
+  if isinstance(default, str):
+    return text
+  try:
+    value = ast.literal_eval(
+      text.title() if text in ('true', 'false') else text
+    )
+    if isinstance(default, list):
+      values = value if isinstance(value, tuple | list) else (value,)
+      # An empty default does not tell the type; who uses the values will.
+      return tuple(_like((default or [v])[0], v) for v in values)
+    return _like(default, value)
+  except (ValueError, SyntaxError, TypeError, OverflowError) as error:
+    kind = 'tuple' if isinstance(default, list) else type(default).__name__
+    raise InputError(
+      f'config key {key} is {text!r}, expected a value of type {kind}, such '
+      f'as {tuple(default) if kind == "tuple" else default}.'
+    ) from error
+
+
+def _like(default: Any, value: Any) -> Any:
+  """The value as the default's type; ValueError where that changes it."""
+  kind = type(default)
+  infinite = isinstance(value, float) and not math.isfinite(value)
+  boolean = isinstance(value, bool) != (kind is bool)
+  if infinite or boolean or kind(value) != value:
+    raise ValueError
+  return kind(value)
