@@ -3,18 +3,14 @@
   python main.py train   --config=configs/digits.py --workdir=runs/digits
   python main.py sample  --workdir=runs/digits --guidance=ig:1.5,cfg:1.2
   python main.py compare --workdir=runs/digits
+  python main.py convert --from=runs/digits --to=digits-ema
 
 Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
 2 the input cannot work, said in one line.
 """
 
 import argparse
-import ast
 import dataclasses
-import importlib.util
-import inspect
-import math
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -23,7 +19,7 @@ import ml_collections
 from absl import logging
 from jax.sharding import Mesh
 
-from dit import model
+from dit import convert, model, published
 from dit.config import nearest
 from dit.path import path_named
 from dit.sharding import make_mesh
@@ -32,98 +28,13 @@ from guidance import parse
 from guidance.parse import describe
 from sample import compare as compare_lib
 from sample import generate, sampler, writer
-from train import checkpoint, loop, workdir
+from train import checkpoint, exchange, loop, workdir
 from train.data.source import check_source, load_all, open_source
 from train.experiment import Experiment, build
 from train.log import progress_bar, set_up_logging
+from train.settings import load_config, override
 
-
-def load_config(spec: str) -> ml_collections.ConfigDict:
-  """Runs `get_config` of a file; spec is 'path.py' or 'path.py:argument'."""
-  name, _, argument = spec.partition(':')
-  root = pathlib.Path(__file__).parent
-  path = pathlib.Path(name)
-  if not path.is_file():
-    path = root / name  # from another folder, the configs are still known
-  if path.suffix != '.py' or not path.is_file():
-    files = (root / 'configs').rglob('[!_]*.py')
-    known = sorted(str(file.relative_to(root)) for file in files)
-    raise InputError(
-      f'config file {name!r} not found; there are '
-      f'{", ".join(known)}.{nearest(name, known)}'
-    )
-  module_spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(module_spec)
-  try:
-    module_spec.loader.exec_module(module)
-  except Exception as error:  # whatever the user's file raises
-    raise InputError(
-      f'config file {name!r} does not run: {type(error).__name__}: '
-      f'{" ".join(str(error).split())}.'
-    ) from error
-  get_config = getattr(module, 'get_config', None)
-  if get_config is None:
-    raise InputError(f'config file {name!r} defines no get_config().')
-  if not argument:
-    return get_config().lock()
-  if not inspect.signature(get_config).parameters:
-    raise InputError(
-      f'config file {name!r} takes no argument, but got {argument!r}.'
-    )
-  return get_config(argument).lock()
-
-
-def override(
-  config: ml_collections.ConfigDict, assignments: Sequence[str]
-) -> ml_collections.ConfigDict:
-  """Applies assignments such as 'optimizer.lr=2e-4' to a locked config.
-
-  Raises:
-    InputError: for an unknown key, naming the nearest, or a wrong type.
-  """
-  known = workdir.flatten(config.to_dict())
-  for assignment in assignments:
-    key, equals, text = assignment.partition('=')
-    if key not in known:
-      raise InputError(
-        f'unknown config key {key!r}.{nearest(key, known)} All keys are in '
-        'configs/base.py.'
-      )
-    if not equals:
-      raise InputError(f'--config.{key} needs a value: --config.{key}=VALUE.')
-    config.update_from_flattened_dict({key: _read(key, text, known[key])})
-  return config
-
-
-def _read(key: str, text: str, default: Any) -> Any:
-  """The text as a value of the default's type."""
-  if isinstance(default, str):
-    return text
-  try:
-    value = ast.literal_eval(
-      text.title() if text in ('true', 'false') else text
-    )
-    if isinstance(default, list):
-      values = value if isinstance(value, tuple | list) else (value,)
-      # An empty default does not tell the type; who uses the values will.
-      return tuple(_like((default or [v])[0], v) for v in values)
-    return _like(default, value)
-  except (ValueError, SyntaxError, TypeError, OverflowError) as error:
-    kind = 'tuple' if isinstance(default, list) else type(default).__name__
-    raise InputError(
-      f'config key {key} is {text!r}, expected a value of type {kind}, such '
-      f'as {tuple(default) if kind == "tuple" else default}.'
-    ) from error
-
-
-def _like(default: Any, value: Any) -> Any:
-  """The value as the default's type; ValueError where that changes it."""
-  kind = type(default)
-  infinite = isinstance(value, float) and not math.isfinite(value)
-  boolean = isinstance(value, bool) != (kind is bool)
-  if infinite or boolean or kind(value) != value:
-    raise ValueError
-  return kind(value)
+_COMMANDS = ('train', 'sample', 'compare', 'convert')
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -175,14 +86,14 @@ def _sample(args: argparse.Namespace) -> None:
     raise InputError(f'--num is {args.num}, expected at least 1.')
   experiment, mesh = _load_run(args)
   network = model.bind(experiment.model, {})
-  generate.check(experiment.sample, guidance, network, mesh)
+  path = path_named(experiment.objective.path)
+  generate.check(experiment.sample, guidance, network, mesh, path)
   labels = generate.plan_labels(
     args.labels, args.num, experiment.model.num_classes, args.seed
   )
   checkpoint.newest_step(args.workdir)
   out = writer.results_folder(args.out or f'{args.workdir}/samples')
   denoiser, protocol = _restore(args, experiment, mesh)
-  path = path_named(experiment.objective.path)
   with progress_bar(total=args.num, unit=' images', desc='sample') as bar:
     images = generate.generate(
       denoiser,
@@ -201,6 +112,7 @@ def _sample(args: argparse.Namespace) -> None:
     experiment.sample.grid(),
     experiment.model.depth,
     args.seed,
+    experiment.sample.scales_at,
   )
   writer.write_npz(out / 'samples.npz', images, labels)
   columns = min(args.num, 10)
@@ -229,8 +141,9 @@ def _sample(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
   experiment, mesh = _load_run(args)
   network = model.bind(experiment.model, {})
+  path = path_named(experiment.objective.path)
   for text in experiment.compare.texts():
-    generate.check(experiment.sample, parse(text), network, mesh)
+    generate.check(experiment.sample, parse(text), network, mesh, path)
   data = experiment.data
   splits = []
   for split in (data.train_split, data.test_split):
@@ -244,7 +157,7 @@ def _compare(args: argparse.Namespace) -> None:
     denoiser,
     experiment.compare,
     experiment.sample,
-    path=path_named(experiment.objective.path),
+    path=path,
     shape=experiment.model.latent_shape,
     mesh=mesh,
     seed=args.seed,
@@ -266,11 +179,38 @@ def _compare(args: argparse.Namespace) -> None:
   )
 
 
+def _convert(args: argparse.Namespace) -> None:
+  report = exchange.exchange(
+    args.source,
+    args.target,
+    family=args.family,
+    num_heads=args.num_heads,
+    taps=args.taps,
+    weights=args.weights,
+  )
+  print(report)
+
+
 class _Parser(argparse.ArgumentParser):
   """Errors are one line, with the nearest known word."""
 
   def error(self, message: str) -> NoReturn:
     raise InputError(message)
+
+
+def _path(text: str) -> str:
+  if not text:
+    raise argparse.ArgumentTypeError('is empty, expected a path')
+  return text
+
+
+def _blocks(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(word) for word in text.split(','))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{text!r}, expected numbers of blocks such as 8'
+    ) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -282,20 +222,32 @@ def _parser() -> argparse.ArgumentParser:
   )
   commands = parser.add_subparsers(dest='command', metavar='COMMAND')
 
-  def command(name, run, text, example):
+  def command(name, run, text, epilog):
     sub = commands.add_parser(
       name,
       help=text,
       description=text,
-      epilog=f'Any config key can be set: --config.KEY=VALUE, with the keys '
-      f'of configs/base.py. Example: {example}',
+      epilog=epilog,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
     )
     sub.set_defaults(run=run)
-    sub.add_argument('--workdir', required=True, help='folder of the run')
     return sub
 
-  train = command(
+  def command_of_run(name, run, text, example):
+    sub = command(
+      name,
+      run,
+      text,
+      'Any config key can be set: --config.KEY=VALUE, with the keys of '
+      f'configs/base.py.\nExample: {example}',
+    )
+    sub.add_argument(
+      '--workdir', type=_path, required=True, help='folder of the run'
+    )
+    return sub
+
+  train = command_of_run(
     'train',
     _train,
     'train a network; the same command again continues',
@@ -304,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
   train.add_argument(
     '--config', default='configs/digits.py', help='config file (%(default)s)'
   )
-  sample = command(
+  sample = command_of_run(
     'sample',
     _sample,
     'draw images from a trained run',
@@ -325,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     default='balanced',
     help='balanced, random, or classes such as 3,5 (%(default)s)',
   )
-  compare = command(
+  compare = command_of_run(
     'compare',
     _compare,
     'guidance methods side by side: a table and pictures',
@@ -342,6 +294,38 @@ def _parser() -> argparse.ArgumentParser:
       '--seed', type=int, default=0, help='of all noise (%(default)s)'
     )
     sub.add_argument('--out', help='folder for the results (in the workdir)')
+  conversion = command(
+    'convert',
+    _convert,
+    'weights from one kind of file to another',
+    exchange.EXAMPLES,
+  )
+  for flag, name, text in (
+    ('--from', 'source', 'published file (or hf://org/name/file), folder of '
+     'weights, or workdir of a run'),
+    ('--to', 'target', 'new published file if it ends with .safetensors, else '
+     'new folder'),
+  ):  # fmt: skip
+    conversion.add_argument(
+      flag, dest=name, metavar='PATH', type=_path, required=True, help=text
+    )
+  conversion.add_argument(
+    '--family',
+    help=f'whose published files: {", ".join(convert.FAMILIES)}',
+  )
+  conversion.add_argument(
+    '--num_heads', type=int, help='of a published source of unusual width'
+  )
+  conversion.add_argument(
+    '--taps',
+    type=_blocks,
+    help='of a published source with a head inside: the blocks before it',
+  )
+  conversion.add_argument(
+    '--weights',
+    choices=tuple(published.WEIGHTS),
+    help='the moving average or the raw parameters (ema, or all there are)',
+  )
   return parser
 
 
@@ -354,18 +338,17 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     else:
       rest.append(word)
   parser = _parser()
-  commands = ('train', 'sample', 'compare')
+  known = f'the commands are {", ".join(_COMMANDS)}.'
   if not rest:
-    raise InputError(f'no command; the commands are {", ".join(commands)}.')
-  if rest[0] not in (*commands, '-h', '--help'):
+    raise InputError(f'no command; {known}')
+  if rest[0] not in (*_COMMANDS, '-h', '--help'):
     raise InputError(
-      f'unknown command {rest[0]!r}; the commands are {", ".join(commands)}.'
-      + nearest(rest[0], commands)
+      f'unknown command {rest[0]!r}; {known}{nearest(rest[0], _COMMANDS)}'
     )
   args = parser.parse_args(rest)
+  if overrides and args.command == 'convert':
+    raise InputError(f'convert reads no config: leave out {overrides[0]!r}.')
   args.overrides = overrides
-  if not args.workdir:
-    raise InputError('--workdir is empty, expected a folder.')
   return args
 
 

@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import main
 from dit import model
 from dit.path import path_named
 from guidance import parse
 from sample import sampler
+from train import settings
+from train.experiment import build
 
 if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__)
@@ -30,8 +31,8 @@ if __name__ == '__main__':
   parser.add_argument('--rounds', type=int, default=9)
   args, extra = parser.parse_known_args()
   overrides = [word.removeprefix('--config.') for word in extra]
-  config = main.override(main.load_config(args.config), overrides)
-  experiment = main.build(config.to_dict())
+  config = settings.override(settings.load_config(args.config), overrides)
+  experiment = build(config.to_dict())
   network, sampling = experiment.model, experiment.sample
   methods = args.methods or experiment.compare.methods
   params = jax.jit(lambda: model.init(network, jax.random.key(0)))()

@@ -17,10 +17,11 @@ import time
 import jax
 import numpy as np
 
-import main
 from dit import model
 from dit.sharding import make_mesh
+from train import settings
 from train import state as state_lib
+from train.experiment import build
 from train.optimizer import make_optimizer, make_schedule
 from train.step import make_train_step
 
@@ -185,8 +186,8 @@ if __name__ == '__main__':
   parser.add_argument('--steps', type=int, default=60)
   args, extra = parser.parse_known_args()
   overrides = [word.removeprefix('--config.') for word in extra]
-  config = main.override(main.load_config(args.config), overrides)
-  experiment = main.build(config.to_dict())
+  config = settings.override(settings.load_config(args.config), overrides)
+  experiment = build(config.to_dict())
   rng = np.random.default_rng(0)
   shape = (experiment.train.batch_size, *experiment.model.latent_shape)
   batch = {

@@ -16,7 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
 
   config.model = ml_collections.ConfigDict()
-  # Family-size/patch; sizes are Tiny, S, B, L, XL.
+  # Family-size/patch; families are SiT, DiT, LightningDiT; sizes Tiny, S, B,
+  # L, XL; patches 1, 2, 4, 8.
   config.model.name = 'SiT-XL/2'
   # Blocks L, model dimension D, attention heads; 0: as the name says.
   config.model.depth = 0
@@ -30,12 +31,24 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.num_classes = 1000
   # Intermediate predictions are read after these numbers of blocks.
   config.model.taps = (8,)
-  # Normalisation of queries and keys: none or layernorm.
+  # Architecture, auto: as the name says. Norm before each part: layernorm or
+  # rmsnorm; MLP: gelu or swiglu; rotary positions: true or false; channels for
+  # a learned variance: true or false.
+  config.model.norm = 'auto'
+  config.model.mlp = 'auto'
+  config.model.rope = 'auto'
+  config.model.learn_sigma = 'auto'
+  # What the network speaks, auto: as the name says; velocity, reversed or
+  # noise (dit/convention.py).
+  config.model.convention = 'auto'
+  # Normalisation of queries and keys: none, layernorm or rmsnorm.
   config.model.qk_norm = 'none'
+  # Whether the modulation of blocks shifts, beside scale and gate.
+  config.model.shift = True
   # Of activations: auto (bfloat16 on accelerators, float32 on CPU), float32
-  # or bfloat16.
+  # or bfloat16 (or float64, for parity checks).
   config.model.dtype = 'auto'
-  # Of parameters: float32 or bfloat16.
+  # Of parameters: float32 or bfloat16 (or float64).
   config.model.param_dtype = 'float32'
   # What the backward pass recomputes: none, dots (all but matrix products) or
   # full (whole blocks).
@@ -44,7 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.scan = True
 
   config.objective = ml_collections.ConfigDict()
-  # Between data and noise: linear or cosine.
+  # Between data and noise: linear, cosine, vp or discrete.
   config.objective.path = 'linear'
   # Of training times: uniform or logit_normal (with mean and std).
   config.objective.time_sampling = 'uniform'
@@ -54,14 +67,22 @@ def get_config() -> ml_collections.ConfigDict:
   config.objective.label_dropout = 0.1
   # Weight of the loss on each tap; a single value serves all taps.
   config.objective.intermediate_weights = (0.5,)
+  # Weight of 1 - cosine(velocity, target) at each position; 0: off.
+  config.objective.cosine_weight = 0.0
 
   config.optimizer = ml_collections.ConfigDict()
-  # AdamW; weight decay acts on matrices only.
+  # adamw, or muon on matrices with Adam on the rest.
+  config.optimizer.name = 'adamw'
+  # Of both; b1, b2 and eps are Adam's. Weight decay acts on matrices only.
   config.optimizer.lr = 1e-4
   config.optimizer.b1 = 0.9
   config.optimizer.b2 = 0.999
   config.optimizer.eps = 1e-8
   config.optimizer.weight_decay = 0.0
+  # Of Muon: decay of the average gradient, and the precision in which it
+  # orthogonalises: bfloat16 (published) or float32.
+  config.optimizer.momentum = 0.95
+  config.optimizer.muon_dtype = 'bfloat16'
   # Largest global norm of the gradient; 0: no clipping.
   config.optimizer.clip = 1.0
   # Linear warm-up, then constant or cosine (down to end_fraction of lr).
@@ -111,13 +132,19 @@ def get_config() -> ml_collections.ConfigDict:
   config.log.preview_num = 64
 
   config.sample = ml_collections.ConfigDict()
-  # euler, heun or euler_maruyama.
+  # euler, heun, midpoint, rk4, euler_maruyama, heun_maruyama, ddim or ddpm,
+  # with options as NAME:OPTION=VALUE, such as heun:last=heun or ddim:eta=0.5.
   config.sample.solver = 'euler_maruyama'
   config.sample.steps = 250
   # Above 1: more steps near the noise.
   config.sample.shift = 1.0
   # Length, before the shift, of a last step of its own to t = 0; 0: uniform.
   config.sample.last = 0.04
+  # Not empty: DiT's discrete steps instead, such as 250, ddim50 or 50,30,20.
+  config.sample.respacing = ''
+  # Where guidance reads its scales: at the beginning of a step, or at each
+  # evaluation.
+  config.sample.scales_at = 'step'
   # Images per compiled call.
   config.sample.batch_size = 64
 

@@ -6,6 +6,8 @@ One block, with c the conditioning vector (Peebles & Xie 2023, section 3.2):
   h <- h + gate_1 * attention(modulate(norm(h), shift_1, scale_1))
   h <- h + gate_2 * mlp(modulate(norm(h), shift_2, scale_2))
 
+(without the shifts where the config says so).
+
 The parameters of all blocks are stacked (leading axis L) and scanned. A hidden
 state that is wanted from inside (`points`) travels in the carry of the scan:
 the cheapest place for it in memory. A sub-network (some blocks skipped: h
@@ -20,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dit.config import DiTConfig
-from dit.layers import Attention, Dense, Mlp, dtypes, layer_norm, modulate
+from dit.layers import Attention, Dense, Mlp, dtypes, modulate, token_norm
 from dit.sharding import constrain_batch
 
 _POLICIES = {
@@ -34,27 +36,36 @@ class Block(nnx.Module):
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
     """Creates attention, MLP and the modulation (zero: adaLN-zero)."""
+    self.norm_1 = token_norm(config)
     self.attention = Attention(config, rngs=rngs)
+    self.norm_2 = token_norm(config)
     self.mlp = Mlp(config, rngs=rngs)
+    self.shift = config.shift
     self.modulation = Dense(
       config.width,
-      6 * config.width,
+      (6 if config.shift else 4) * config.width,
       kernel_init=nnx.initializers.zeros,
       rngs=rngs,
       **dtypes(config),
     )
 
-  def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
+  def __call__(
+    self, h: jax.Array, c: jax.Array, rotary: jax.Array | None = None
+  ) -> jax.Array:
     """(B, N, D) and conditioning (B, D) -> (B, N, D)."""
-    modulation = self.modulation(jax.nn.silu(c))  # (B, 6D)
-    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
-      modulation, 6, axis=-1
-    )
+    modulation = self.modulation(jax.nn.silu(c))  # (B, 6D), or (B, 4D)
+    if self.shift:
+      shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
+        modulation, 6, axis=-1
+      )
+    else:
+      scale_1, gate_1, scale_2, gate_2 = jnp.split(modulation, 4, axis=-1)
+      shift_1 = shift_2 = jnp.zeros_like(scale_1)
     h = h + gate_1[:, None] * self.attention(
-      modulate(layer_norm(h), shift_1, scale_1)
+      modulate(self.norm_1(h), shift_1, scale_1), rotary
     )
     return h + gate_2[:, None] * self.mlp(
-      modulate(layer_norm(h), shift_2, scale_2)
+      modulate(self.norm_2(h), shift_2, scale_2)
     )
 
 
@@ -73,6 +84,7 @@ def run(
   blocks: Block,
   h: jax.Array,
   c: jax.Array,
+  rotary: jax.Array | None = None,
   *,
   config: DiTConfig,
   points: Sequence[int | jax.Array] = (),
@@ -84,6 +96,7 @@ def run(
     blocks: the stacked blocks.
     h: (B, N, D) tokens.
     c: (B, D) conditioning.
+    rotary: positions, as `layers.rotate` takes them.
     config: says how to run: scan or loop, and what to rematerialise.
     points: numbers of blocks after which the hidden state is wanted; may be
       traced.
@@ -99,9 +112,11 @@ def run(
     index, block = indexed
     h = constrain_batch(h)
     if keep is None:
-      h = block(h, c)
+      h = block(h, c, rotary)
     else:
-      h = jax.lax.cond(keep[index], lambda h: block(h, c), lambda h: h, h)
+      h = jax.lax.cond(
+        keep[index], lambda h: block(h, c, rotary), lambda h: h, h
+      )
     states = tuple(
       jnp.where(index + 1 == point, h, state)
       for point, state in zip(points, states, strict=True)
@@ -130,6 +145,7 @@ def run_sub(
   blocks: Block,
   h: jax.Array,
   c: jax.Array,
+  rotary: jax.Array | None = None,
   *,
   keep: jax.Array,
   taps: Sequence[int],
@@ -143,6 +159,7 @@ def run_sub(
     blocks: the stacked blocks.
     h: (B, N, D), the hidden state of the full pass at `first_skipped(keep)`.
     c: (B, D) conditioning.
+    rotary: positions, as `layers.rotate` takes them.
     keep: (L,) bool, which blocks run.
     taps: numbers of blocks after which the hidden state is wanted.
     tapped: (B, N, D), the hidden states of the full pass at the taps.
@@ -159,7 +176,7 @@ def run_sub(
 
   def body(i, carry):
     h, states = carry
-    h = take(blocks, order[i])(h, c)
+    h = take(blocks, order[i])(h, c, rotary)
     states = tuple(
       jnp.where(order[i] < tap, h, state)
       for tap, state in zip(taps, states, strict=True)

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 
@@ -17,10 +18,38 @@ SIZES = {
   'L': (24, 1024, 16),
   'XL': (28, 1152, 16),
 }
-FAMILIES = ('SiT',)
-DTYPES = ('auto', 'float32', 'bfloat16')
+# What the field's families differ in.
+FAMILIES = {
+  # As Internal Guidance trains it (willisma/SiT also learns sigma, and runs
+  # time the other way).
+  'SiT': {
+    'norm': 'layernorm',
+    'mlp': 'gelu',
+    'rope': False,
+    'learn_sigma': False,
+    'convention': 'velocity',
+  },
+  'DiT': {
+    'norm': 'layernorm',
+    'mlp': 'gelu',
+    'rope': False,
+    'learn_sigma': True,
+    'convention': 'noise',
+  },
+  'LightningDiT': {
+    'norm': 'rmsnorm',
+    'mlp': 'swiglu',
+    'rope': True,
+    'learn_sigma': False,
+    'convention': 'reversed',
+  },
+}
+DTYPES = ('auto', 'float32', 'bfloat16', 'float64')
 REMATS = ('none', 'dots', 'full')
-QK_NORMS = ('none', 'layernorm')
+NORMS = ('layernorm', 'rmsnorm')
+QK_NORMS = ('none', *NORMS)
+MLPS = ('gelu', 'swiglu')
+CONVENTIONS = ('velocity', 'reversed', 'noise')
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -40,8 +69,16 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     )
 
 
-def named_size(name: str) -> dict[str, int]:
-  """Returns depth, width, num_heads and patch of a name like 'SiT-XL/2'."""
+def check_range(key: str, value: float, low: float, high: float) -> None:
+  """Raises InputError unless low <= value <= high, and finite."""
+  if not (low <= value <= high and abs(value) < float('inf')):
+    raise InputError(
+      f'{key} is {value}, expected a number from {low} to {high}.'
+    )
+
+
+def named_size(name: str) -> dict[str, Any]:
+  """Sizes and architecture of a name like 'SiT-XL/2', as DiTConfig's fields."""
   match = re.fullmatch(r'([A-Za-z]+)-([A-Za-z]+)/(\d+)', name)
   if (
     not match
@@ -51,8 +88,9 @@ def named_size(name: str) -> dict[str, int]:
   ):
     known = [f'{family}-{size}/2' for family in FAMILIES for size in SIZES]
     raise InputError(
-      f'model.name is {name!r}, expected family-size/patch such as '
-      f'{", ".join(known)}.{nearest(name, known)}'
+      f'model.name is {name!r}, expected family-size/patch such as SiT-XL/2; '
+      f'families are {", ".join(FAMILIES)}, sizes {", ".join(SIZES)}, patches '
+      f'1, 2, 4, 8.{nearest(name, known)}'
     )
   depth, width, num_heads = SIZES[match[2]]
   return {
@@ -60,6 +98,7 @@ def named_size(name: str) -> dict[str, int]:
     'width': width,
     'num_heads': num_heads,
     'patch': int(match[3]),
+    **FAMILIES[match[1]],
   }
 
 
@@ -78,8 +117,19 @@ class DiTConfig:
     mlp_ratio: hidden width of the MLP over D.
     taps: numbers of blocks, counted from 1, after which an intermediate
       prediction is read; shallow to deep.
-    qk_norm: normalisation of queries and keys, one of QK_NORMS.
-    dtype: of activations; 'auto' is bfloat16 on accelerators, else float32.
+    norm: before attention, MLP and heads: 'layernorm' (without gain) or
+      'rmsnorm' (with gain).
+    mlp: 'gelu' (its tanh form) or 'swiglu' (hidden width 2/3 of mlp_ratio D).
+    rope: rotates queries and keys by row and column, beside the sin-cos table.
+    qk_norm: normalisation of queries and keys, one of QK_NORMS, with gain.
+    shift: whether the modulation of blocks shifts, beside scale and gate.
+    learn_sigma: whether heads predict 2 C channels, the second C being DiT's
+      interpolation between two log variances.
+    convention: what the network itself speaks; `bind` translates it to ours.
+      'velocity': ours, dx_t/dt with t = 1 at the noise. 'reversed': t = 1 at
+      the data (SiT, LightningDiT). 'noise': the noise, at DiT's steps 0..999.
+    dtype: of activations; 'auto' is bfloat16 on accelerators, else float32;
+      'float64', for parity checks, needs jax_enable_x64.
     param_dtype: of parameters.
     remat: what the backward pass recomputes: 'none', 'dots' (all but matrix
       products) or 'full' (each block).
@@ -95,7 +145,13 @@ class DiTConfig:
   num_heads: int
   mlp_ratio: float = 4.0
   taps: tuple[int, ...] = ()
+  norm: str = 'layernorm'
+  mlp: str = 'gelu'
+  rope: bool = False
   qk_norm: str = 'none'
+  shift: bool = True
+  learn_sigma: bool = False
+  convention: str = 'velocity'
   dtype: str = 'auto'
   param_dtype: str = 'float32'
   remat: str = 'none'
@@ -138,15 +194,47 @@ class DiTConfig:
           f'model.taps has {tap}, but a tap counts the blocks before its head '
           f'and must lie between 1 and depth - 1 = {self.depth - 1}.'
         )
-    check_choice('model.qk_norm', self.qk_norm, QK_NORMS)
-    check_choice('model.dtype', self.dtype, DTYPES)
-    check_choice('model.param_dtype', self.param_dtype, DTYPES[1:])
-    check_choice('model.remat', self.remat, REMATS)
+    if self.rope and self.head_width % 4:
+      raise InputError(
+        f'model.width / model.num_heads is {self.head_width}, which rotary '
+        'positions need to be divisible by 4; change one of them.'
+      )
+    for field, choices in (
+      ('norm', NORMS),
+      ('mlp', MLPS),
+      ('qk_norm', QK_NORMS),
+      ('convention', CONVENTIONS),
+      ('dtype', DTYPES),
+      ('param_dtype', DTYPES[1:]),
+      ('remat', REMATS),
+    ):
+      check_choice(f'model.{field}', getattr(self, field), choices)
+    if 'float64' in (self.dtype, self.param_dtype):
+      if not jax.config.jax_enable_x64:
+        raise InputError(
+          'model.dtype float64 needs JAX_ENABLE_X64=1 in the environment.'
+        )
 
   @property
   def num_tokens(self) -> int:
     """N, the number of tokens."""
     return (self.size // self.patch) ** 2
+
+  @property
+  def head_width(self) -> int:
+    """Width of one attention head."""
+    return self.width // self.num_heads
+
+  @property
+  def hidden(self) -> int:
+    """Width inside the MLP; SwiGLU has two thirds, for its third matrix."""
+    hidden = round(self.width * self.mlp_ratio)
+    return 2 * hidden // 3 if self.mlp == 'swiglu' else hidden
+
+  @property
+  def out_channels(self) -> int:
+    """Channels that a head predicts."""
+    return (1 + self.learn_sigma) * self.channels
 
   @property
   def activation_dtype(self) -> str:

@@ -1,82 +1,151 @@
-"""Published tensors to our tree of parameters, in numpy.
+"""Published tensors <-> our configuration and tree of parameters, in numpy.
 
   published Linear.weight (out, in)       ours kernel (in, out)
   published patch conv (D, C, p, p)       ours patch_embed (p * p * C, D), our
                                           patches being (row, column, channel)
   published blocks.{i}.NAME               ours blocks/NAME, stacked (L, ...)
 
-Family `ig_sit`: the SiT of Internal Guidance (arXiv 2512.24176, section 6 of
-its layout). Its head after block k is called final_layer_xr.
+Families, by the code that wrote the tensors, and what their networks speak
+(`dit.convention`):
+
+  dit               facebookresearch/DiT                   noise
+  sit               willisma/SiT                           reversed
+  ig_sit            CVL-UESTC/Internal-Guidance, SiT       velocity
+  lightningdit      hustvl/LightningDiT                    reversed
+  ig_lightningdit   Internal-Guidance, LightningDiT        reversed
+
+The ig_ families have one head inside, called final_layer_xr. Values are never
+changed: there and back is the same bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dit import model
 from dit.config import DiTConfig, check_choice
 from dit.types import InputError
 
-FAMILIES = ('ig_sit',)
+Tensors = dict[str, np.ndarray]
 
-# Ours, without the leaf: published, without the leaf.
-_BLOCK = {
-  'attention/qkv': 'attn.qkv',
-  'attention/proj': 'attn.proj',
-  'mlp/fc1': 'mlp.fc1',
-  'mlp/fc2': 'mlp.fc2',
-  'modulation': 'adaLN_modulation.1',
+
+class Family(NamedTuple):
+  """What a family's code can hold.
+
+  Attributes:
+    convention: that its networks speak.
+    inside: whether they have one head inside.
+    options: whether norm, MLP, rotary positions and shift can be chosen.
+  """
+
+  convention: str
+  inside: bool
+  options: bool
+
+
+FAMILIES = {
+  'dit': Family('noise', inside=False, options=False),
+  'sit': Family('reversed', inside=False, options=False),
+  'ig_sit': Family('velocity', inside=True, options=False),
+  'lightningdit': Family('reversed', inside=False, options=True),
+  'ig_lightningdit': Family('reversed', inside=True, options=True),
 }
-_QK_NORM = {
-  'attention/q_norm': 'attn.q_norm',
-  'attention/k_norm': 'attn.k_norm',
-}
-_HEAD = {'modulation': 'adaLN_modulation.1', 'proj': 'linear'}
-_TIME = {
-  'time_embed/fc1': 't_embedder.mlp.0',
-  'time_embed/fc2': 't_embedder.mlp.2',
-}
 
 
-class _Tensors:
-  """Published tensors, each taken once."""
+class Layout(NamedTuple):
+  """How an array of ours lies in a published tensor, and back."""
 
-  def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
-    self._left = dict(tensors)
+  ours: Callable[[np.ndarray, DiTConfig], np.ndarray]
+  published: Callable[[np.ndarray, DiTConfig], np.ndarray]
 
-  def __contains__(self, name: str) -> bool:
-    return name in self._left
 
-  def take(self, name: str, *shape: int | None) -> np.ndarray:
-    """The tensor, checked against the shape; None stands for any size."""
-    if name not in self._left:
-      raise InputError(f'published tensor {name!r} is missing.')
-    tensor = np.asarray(self._left.pop(name))
-    fits = len(shape) == tensor.ndim and all(
-      want in (None, have)
-      for want, have in zip(shape, tensor.shape, strict=True)
-    )
-    if not fits:
-      raise InputError(
-        f'published tensor {name!r} has shape {tensor.shape}, expected {shape}.'
-      )
-    return tensor
+def _patch_ours(conv: np.ndarray, config: DiTConfig) -> np.ndarray:
+  """(D, C, p, p) -> (p * p * C, D)."""
+  return conv.transpose(2, 3, 1, 0).reshape(-1, config.width)
 
-  def linear(self, name: str, inputs: int, outputs: int | None = None):
-    """A linear layer as kernel and bias."""
-    kernel = self.take(f'{name}.weight', outputs, inputs).T
-    return {
-      'kernel': kernel,
-      'bias': self.take(f'{name}.bias', kernel.shape[1]),
-    }
 
-  def finish(self) -> None:
-    """Raises InputError if tensors are left over."""
-    if self._left:
-      raise InputError(
-        f'{len(self._left)} published tensors have no place in the network: '
-        f'{", ".join(sorted(self._left)[:5])}.'
-      )
+def _patch_published(kernel: np.ndarray, config: DiTConfig) -> np.ndarray:
+  """(p * p * C, D) -> (D, C, p, p)."""
+  shape = (config.patch, config.patch, config.channels, config.width)
+  return kernel.reshape(shape).transpose(3, 2, 0, 1)
+
+
+_SAME = Layout(lambda a, _: a, lambda a, _: a)
+_LINEAR = Layout(lambda a, _: a.T, lambda a, _: a.T)
+_BATCHED = Layout(lambda a, _: a[0], lambda a, _: a[None])
+_PATCH = Layout(_patch_ours, _patch_published)
+
+
+class Entry(NamedTuple):
+  """One published tensor's place in our tree."""
+
+  name: str
+  path: str  # such as 'blocks/mlp/fc1/kernel'
+  index: int | None  # along the leading axis of stacked parameters
+  layout: Layout
+
+
+def entries(config: DiTConfig) -> Iterator[Entry]:
+  """Every tensor that a network of `config` has in published files."""
+
+  def linear(name, path, index=None, kernel=_LINEAR):
+    yield Entry(f'{name}.weight', f'{path}/kernel', index, kernel)
+    yield Entry(f'{name}.bias', f'{path}/bias', index, _SAME)
+
+  def norm(name, path, index=None, bias=False):
+    yield Entry(f'{name}.weight', f'{path}/scale', index, _SAME)
+    if bias:
+      yield Entry(f'{name}.bias', f'{path}/bias', index, _SAME)
+
+  def head(name, path, index=None):
+    if config.norm == 'rmsnorm':
+      yield from norm(f'{name}.norm_final', f'{path}/norm', index)
+    yield from linear(f'{name}.linear', f'{path}/proj', index)
+    yield from linear(f'{name}.adaLN_modulation.1', f'{path}/modulation', index)
+
+  yield Entry('pos_embed', 'position', None, _BATCHED)
+  if config.rope:
+    yield Entry('feat_rope.freqs_cos', 'rotary', 0, _SAME)
+    yield Entry('feat_rope.freqs_sin', 'rotary', 1, _SAME)
+  yield from linear('x_embedder.proj', 'patch_embed', kernel=_PATCH)
+  yield from linear('t_embedder.mlp.0', 'time_embed/fc1')
+  yield from linear('t_embedder.mlp.2', 'time_embed/fc2')
+  yield Entry('y_embedder.embedding_table.weight', 'label_embed', None, _SAME)
+  fc1, fc2 = ('w12', 'w3') if config.mlp == 'swiglu' else ('fc1', 'fc2')
+  for i in range(config.depth):
+    name = f'blocks.{i}'
+    if config.norm == 'rmsnorm':
+      yield from norm(f'{name}.norm1', 'blocks/norm_1', i)
+      yield from norm(f'{name}.norm2', 'blocks/norm_2', i)
+    yield from linear(f'{name}.attn.qkv', 'blocks/attention/qkv', i)
+    if config.qk_norm != 'none':
+      for part in ('q_norm', 'k_norm'):
+        yield from norm(
+          f'{name}.attn.{part}',
+          f'blocks/attention/{part}',
+          i,
+          bias=config.qk_norm == 'layernorm',
+        )
+    yield from linear(f'{name}.attn.proj', 'blocks/attention/proj', i)
+    yield from linear(f'{name}.mlp.{fc1}', 'blocks/mlp/fc1', i)
+    yield from linear(f'{name}.mlp.{fc2}', 'blocks/mlp/fc2', i)
+    yield from linear(f'{name}.adaLN_modulation.1', 'blocks/modulation', i)
+  yield from head('final_layer', 'head')
+  if config.taps:
+    yield from head('final_layer_xr', 'tap_heads', 0)
+
+
+def published_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
+  """Shape of every published tensor, by name; allocates nothing."""
+  leaves = flatten(model.shapes(config))
+
+  def shape(entry: Entry) -> tuple[int, ...]:
+    ours = leaves[entry.path].shape[entry.index is not None :]
+    # Strides of 0: an array of any size, without memory.
+    return entry.layout.published(np.broadcast_to(0.0, ours), config).shape
+
+  return {entry.name: shape(entry) for entry in entries(config)}
 
 
 def from_published(
@@ -92,7 +161,7 @@ def from_published(
     tensors: by their published names.
     family: one of FAMILIES.
     num_heads: attention heads; the shapes do not tell.
-    taps: the number of blocks before the intermediate head.
+    taps: the number of blocks before the head inside; for the ig_ families.
 
   Returns:
     The network's configuration, inferred from names and shapes, and its
@@ -102,86 +171,197 @@ def from_published(
     InputError: for a missing, left over or misshapen tensor, naming it.
   """
   check_choice('family', family, FAMILIES)
-  source = _Tensors(tensors)
-  patch_kernel = source.take('x_embedder.proj.weight', None, None, None, None)
-  width, channels, patch, _ = patch_kernel.shape
-  position = source.take('pos_embed', 1, None, width)[0]
-  label_embed = source.take('y_embedder.embedding_table.weight', None, width)
-  depth = len({name.split('.')[1] for name in tensors if name[:7] == 'blocks.'})
-  qk_norm = 'blocks.0.attn.q_norm.weight' in source
-
-  params: dict[str, Any] = {
-    'patch_embed': {
-      'kernel': patch_kernel.transpose(2, 3, 1, 0).reshape(-1, width),
-      'bias': source.take('x_embedder.proj.bias', width),
-    },
-    'position': position,
-    'label_embed': label_embed,
-    'head': _head(source, 'final_layer', width),
+  config = _infer(tensors, family, num_heads, taps)
+  _check_family(config, family)
+  shapes = published_shapes(config)
+  _check_names('published tensor', tensors, shapes, f'family {family}')
+  flat = {
+    path: np.empty(leaf.shape, np.float32)
+    for path, leaf in flatten(model.shapes(config)).items()
   }
-  for (ours, theirs), inputs in zip(_TIME.items(), (None, width), strict=True):
-    _put(params, ours, source.linear(theirs, inputs, width))
-  if taps:
-    heads = [_head(source, 'final_layer_xr', width)]
-    if len(taps) != 1:
-      raise InputError(f'family {family} has one head inside, taps {taps}.')
-    params['tap_heads'] = _stack(heads)
-  blocks = [
-    _block(source, f'blocks.{i}.', width, qk_norm) for i in range(depth)
-  ]
-  params['blocks'] = _stack(blocks)
-  source.finish()
+  for entry in entries(config):
+    tensor = np.asarray(tensors[entry.name])
+    _check_array(f'published tensor {entry.name!r}', tensor, shapes[entry.name])
+    ours = entry.layout.ours(tensor, config)
+    flat[entry.path][... if entry.index is None else entry.index] = ours
+  return config, unflatten(flat)
 
-  config = DiTConfig(
-    size=round(len(position) ** 0.5) * patch,
+
+def to_published(
+  config: DiTConfig, params: Mapping[str, Any], *, family: str
+) -> Tensors:
+  """The inverse of `from_published`.
+
+  Args:
+    config: the network.
+    params: nested dictionaries, of any precision.
+    family: one of FAMILIES, of the same convention as the network.
+
+  Returns:
+    float32 tensors by their published names.
+
+  Raises:
+    InputError: if the family's code cannot hold such a network, or a parameter
+      is missing, left over or misshapen.
+  """
+  check_choice('family', family, FAMILIES)
+  _check_family(config, family)
+  flat, shapes = flatten(params), flatten(model.shapes(config))
+  _check_names('parameter', flat, shapes, 'the configuration')
+  for path, leaf in shapes.items():
+    _check_array(f'parameter {path!r}', np.asarray(flat[path]), leaf.shape)
+
+  def tensor(entry: Entry) -> np.ndarray:
+    ours = np.asarray(flat[entry.path], np.float32)
+    if entry.index is not None:
+      ours = ours[entry.index]
+    return np.ascontiguousarray(entry.layout.published(ours, config))
+
+  return {entry.name: tensor(entry) for entry in entries(config)}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested dictionaries to one, by paths such as 'blocks/mlp/fc1/kernel'."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f'{prefix}{key}/')
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `flatten`."""
+  tree: dict[str, Any] = {}
+  for path, value in flat.items():
+    *parents, last = path.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = value
+  return tree
+
+
+def _infer(
+  tensors: Mapping[str, np.ndarray],
+  family: str,
+  num_heads: int,
+  taps: Sequence[int],
+) -> DiTConfig:
+  """The configuration that names and shapes imply."""
+
+  def shape(name: str, rank: int) -> tuple[int, ...]:
+    if name not in tensors:
+      raise InputError(
+        f'published tensor {name!r} is missing; is the file of family {family}?'
+      )
+    shape = np.shape(tensors[name])
+    if len(shape) != rank or 0 in shape:
+      raise InputError(
+        f'published tensor {name!r} has shape {shape}, expected {rank} axes.'
+      )
+    return shape
+
+  width, channels, patch, _ = shape('x_embedder.proj.weight', 4)
+  _, tokens, _ = shape('pos_embed', 3)
+  side = round(tokens**0.5)
+  if side**2 != tokens:
+    raise InputError(
+      f'published tensor pos_embed has {tokens} tokens, no square number; '
+      'only square latents are supported.'
+    )
+  swiglu = 'blocks.0.mlp.w12.weight' in tensors
+  rmsnorm = 'blocks.0.norm1.weight' in tensors
+  qk_norm = 'none'
+  if 'blocks.0.attn.q_norm.weight' in tensors:
+    biased = 'blocks.0.attn.q_norm.bias' in tensors
+    qk_norm = 'layernorm' if biased else 'rmsnorm'
+  _, hidden = shape(f'blocks.0.mlp.{"w3" if swiglu else "fc2"}.weight', 2)
+  outputs, _ = shape('final_layer.linear.weight', 2)
+  modulation, _ = shape('blocks.0.adaLN_modulation.1.weight', 2)
+  classes, _ = shape('y_embedder.embedding_table.weight', 2)
+  blocks = {name.split('.')[1] for name in tensors if name[:7] == 'blocks.'}
+  if swiglu and hidden == 8 * width // 3:
+    mlp_ratio = 4.0
+  else:  # the smallest ratio that gives this hidden width
+    mlp_ratio = (-(-3 * hidden // 2) if swiglu else hidden) / width
+  return DiTConfig(
+    size=side * patch,
     channels=channels,
-    num_classes=len(label_embed) - 1,
+    num_classes=classes - 1,
     patch=patch,
-    depth=depth,
+    depth=len(blocks),
     width=width,
     num_heads=num_heads,
-    mlp_ratio=blocks[0]['mlp']['fc1']['bias'].size / width,
+    mlp_ratio=mlp_ratio,
     taps=tuple(taps),
-    qk_norm='layernorm' if qk_norm else 'none',
+    norm='rmsnorm' if rmsnorm else 'layernorm',
+    mlp='swiglu' if swiglu else 'gelu',
+    rope='feat_rope.freqs_cos' in tensors,
+    qk_norm=qk_norm,
+    shift=modulation != 4 * width,
+    learn_sigma=outputs == 2 * patch**2 * channels,
+    convention=FAMILIES[family].convention,
   )
-  return config, params
 
 
-def _head(source: _Tensors, name: str, width: int) -> dict[str, Any]:
-  return {
-    ours: source.linear(f'{name}.{theirs}', width)
-    for ours, theirs in _HEAD.items()
-  }
+def _check_family(config: DiTConfig, family: str) -> None:
+  """Raises InputError unless the family's code can hold the network."""
+  known = FAMILIES[family]
+  if known.inside and len(config.taps) != 1:
+    raise InputError(
+      f'family {family} has one head inside (final_layer_xr), but taps is '
+      f'{config.taps}: give the number of blocks before it, such as taps=(8,) '
+      'for the published XL networks.'
+    )
+  if config.taps and not known.inside:
+    raise InputError(
+      f'family {family} has no head inside, but taps is {config.taps}; give '
+      'no taps, or a family ig_...'
+    )
+  if config.convention != known.convention:
+    raise InputError(
+      f'a network of convention {config.convention!r} cannot become family '
+      f'{family}, which speaks {known.convention!r}; families of its own are '
+      + ', '.join(
+        name
+        for name, other in FAMILIES.items()
+        if other.convention == config.convention
+      )
+      + '.'
+    )
+  plain = {'norm': 'layernorm', 'mlp': 'gelu', 'rope': False, 'shift': True}
+  for field, value in plain.items():
+    if not known.options and getattr(config, field) != value:
+      raise InputError(
+        f'family {family} has {field} = {value!r} only, but the network has '
+        f'{getattr(config, field)!r}.'
+      )
 
 
-def _block(source: _Tensors, prefix: str, width: int, qk_norm: bool):
-  block: dict[str, Any] = {}
-  for ours, theirs in _BLOCK.items():
-    inputs = width if ours != 'mlp/fc2' else None
-    _put(block, ours, source.linear(prefix + theirs, inputs))
-  for ours, theirs in _QK_NORM.items() if qk_norm else ():
-    norm = {
-      'scale': source.take(f'{prefix}{theirs}.weight', None),
-      'bias': source.take(f'{prefix}{theirs}.bias', None),
-    }
-    _put(block, ours, norm)
-  return block
+def _check_names(
+  kind: str, given: Mapping[str, Any], known: Mapping[str, Any], what: str
+) -> None:
+  """Raises InputError unless the names are those known."""
+  missing = [name for name in known if name not in given]
+  if missing:
+    raise InputError(
+      f'{kind} {missing[0]!r} is missing ({len(missing)} of {len(known)} that '
+      f'{what} asks for are).'
+    )
+  unknown = sorted(given.keys() - known.keys())
+  if unknown:
+    raise InputError(
+      f'{kind} {unknown[0]!r} has no place in {what} ({len(unknown)} of '
+      f'{len(given)} have none).'
+    )
 
 
-def _put(tree: dict[str, Any], path: str, value: Any) -> None:
-  """Sets tree[a][b]... for path 'a/b/...'."""
-  *parents, last = path.split('/')
-  for parent in parents:
-    tree = tree.setdefault(parent, {})
-  tree[last] = value
-
-
-def _stack(trees: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """Stacks equal trees along a new leading axis."""
-  first = trees[0]
-  return {
-    key: _stack([tree[key] for tree in trees])
-    if isinstance(first[key], dict)
-    else np.stack([tree[key] for tree in trees])
-    for key in first
-  }
+def _check_array(what: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+  """Raises InputError unless `array` holds floats in this shape."""
+  if array.shape != shape:
+    raise InputError(f'{what} has shape {array.shape}, expected {shape}.')
+  # Kinds f, and V for bfloat16, which numpy does not know.
+  if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
+    raise InputError(f'{what} has dtype {array.dtype}, expected floats.')

@@ -2,8 +2,11 @@
 
 positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)), the first half
            of D for the column p, the second for the row
+rotary     angles row w_k for the first half of a head's channels and column w_k
+           for the second, w_k = 10000^(-k / (head width / 4)), each angle for
+           two adjacent channels; beside, not instead of, the table above
 time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
-           Linear, SiLU, Linear; t is used as it is, in [0, 1]
+           Linear, SiLU, Linear; t as the network's convention counts it
 label      a table of num_classes + 1 rows, the last for the null label
 """
 
@@ -12,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dit.layers import Dense
+from dit.config import DiTConfig
+from dit.layers import Dense, wide
 
 FREQUENCIES = 256
 _MAX_PERIOD = 10_000.0
@@ -46,12 +50,24 @@ def position_table(side: int, width: int) -> np.ndarray:
   return table.reshape(side * side, width).astype(np.float32)
 
 
+def rotary_table(side: int, head_width: int) -> np.ndarray:
+  """Cosines and sines of 2-D rotary positions, (2, side^2, head_width)."""
+  omega = _MAX_PERIOD ** (-np.arange(head_width // 4) / (head_width / 4))
+  axis = np.repeat(np.arange(side)[:, None] * omega, 2, axis=1)
+  row = np.broadcast_to(axis[:, None], (side, side, head_width // 2))
+  column = np.broadcast_to(axis[None, :], (side, side, head_width // 2))
+  angles = np.concatenate([row, column], axis=-1).reshape(side * side, -1)
+  return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+
+
 def time_features(t: jax.Array) -> jax.Array:
   """Sinusoids of the time, (B,) -> (B, FREQUENCIES) float32, cosines first."""
   half = FREQUENCIES // 2
-  frequencies = jnp.exp(
-    -jnp.log(_MAX_PERIOD) * jnp.arange(half, dtype=jnp.float32) / half
-  )
+  # The exponents are rounded to float32, as where published networks were
+  # trained: DiT's times reach 999, and there the last digits show.
+  log_period = np.log(np.float32(_MAX_PERIOD))
+  exponents = -log_period * np.arange(half, dtype=np.float32) / np.float32(half)
+  frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -59,21 +75,21 @@ def time_features(t: jax.Array) -> jax.Array:
 class TimeEmbedder(nnx.Module):
   """Time (B,) to a vector (B, D), in float32: it steers every block."""
 
-  def __init__(self, width: int, param_dtype: str, *, rngs: nnx.Rngs) -> None:
+  def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
     """Creates the two layers, normal(0.02) as in DiT."""
 
     def dense(inputs: int) -> Dense:
       return Dense(
         inputs,
-        width,
+        config.width,
         kernel_init=nnx.initializers.normal(0.02),
-        dtype='float32',
-        param_dtype=param_dtype,
+        dtype=wide(config.activation_dtype),
+        param_dtype=config.param_dtype,
         rngs=rngs,
       )
 
     self.fc1 = dense(FREQUENCIES)
-    self.fc2 = dense(width)
+    self.fc2 = dense(config.width)
 
   def __call__(self, t: jax.Array) -> jax.Array:
     """(B,) -> (B, D)."""

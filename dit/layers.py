@@ -1,12 +1,16 @@
-"""Layers of a block: norm, modulation, attention, MLP, output head.
+"""Layers of a block: norms, modulation, attention, MLPs, output head.
 
   modulate(h, shift, scale) = h * (1 + scale) + shift
-  attention                 = softmax(q k^T / sqrt(D / heads)) v
-  mlp                       = Linear(gelu_tanh(Linear(h)))
+  attention                 = softmax(rotate(q) rotate(k)^T / sqrt(D / heads)) v
+  gelu                      = Linear(gelu_tanh(Linear(h)))
+  swiglu                    = Linear(silu(g) * v), g, v = split(Linear(h))
   head                      = Linear(modulate(norm(h), shift, scale))
 
-Statistics of the norms and the softmax are float32 in every precision.
+Statistics of the norms and the softmax are float32 in every precision (float64
+in float64).
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -33,21 +37,36 @@ class Dense(nnx.Linear):
     return flat.reshape(*inputs.shape[:-1], -1)
 
 
+def wide(dtype: str | jax.typing.DTypeLike) -> jnp.dtype:
+  """At least float32: for statistics, sums, and what steers every block."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
 def layer_norm(h: jax.Array, epsilon: float = _EPSILON) -> jax.Array:
   """Normalises the last axis, without gain, computed in float32."""
-  h32 = h.astype(jnp.float32)
+  h32 = h.astype(wide(h.dtype))
   centred = h32 - h32.mean(-1, keepdims=True)
   variance = jnp.square(centred).mean(-1, keepdims=True)
   return (centred * jax.lax.rsqrt(variance + epsilon)).astype(h.dtype)
 
 
-def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-  """(B, N, D) with shift and scale (B, D)."""
-  return h * (1 + scale[:, None]) + shift[:, None]
+class RMSNorm(nnx.Module):
+  """h / rms(h) over the last axis, times a gain."""
+
+  def __init__(self, width: int, param_dtype: str) -> None:
+    """Creates gain 1, (width,)."""
+    self.scale = nnx.Param(jnp.ones(width, param_dtype))
+
+  def __call__(self, h: jax.Array) -> jax.Array:
+    """(..., width) -> the same; computed in float32, the gain after."""
+    h32 = h.astype(wide(h.dtype))
+    square = jnp.square(h32).mean(-1, keepdims=True)
+    normed = (h32 * jax.lax.rsqrt(square + _EPSILON)).astype(h.dtype)
+    return normed * self.scale[...].astype(h.dtype)
 
 
-class HeadNorm(nnx.Module):
-  """LayerNorm with gain and bias over a head's width (timm's qk-norm)."""
+class LayerNorm(nnx.Module):
+  """LayerNorm with gain and bias, epsilon 1e-5: timm's qk-norm."""
 
   def __init__(self, width: int, param_dtype: str) -> None:
     """Creates gain 1 and bias 0, both (width,)."""
@@ -56,8 +75,44 @@ class HeadNorm(nnx.Module):
 
   def __call__(self, h: jax.Array) -> jax.Array:
     """(..., width) -> the same, computed in float32."""
-    normed = layer_norm(h.astype(jnp.float32), epsilon=1e-5)
+    normed = layer_norm(h.astype(wide(h.dtype)), epsilon=1e-5)
     return (normed * self.scale[...] + self.bias[...]).astype(h.dtype)
+
+
+def token_norm(config: DiTConfig) -> Callable[[jax.Array], jax.Array]:
+  """The norm before attention, MLP and heads."""
+  if config.norm == 'rmsnorm':
+    return RMSNorm(config.width, config.param_dtype)
+  return layer_norm
+
+
+def head_norm(config: DiTConfig) -> nnx.Module | None:
+  """The norm of queries or keys over a head's width, if there is one."""
+  if config.qk_norm == 'none':
+    return None
+  norm = {'layernorm': LayerNorm, 'rmsnorm': RMSNorm}[config.qk_norm]
+  return norm(config.head_width, config.param_dtype)
+
+
+def rotate(h: jax.Array, rotary: jax.Array) -> jax.Array:
+  """Turns adjacent pairs of channels by their token's angles.
+
+  Args:
+    h: (B, heads, N, head width).
+    rotary: (2, N, head width), cosines and sines, equal within a pair.
+
+  Returns:
+    The same shape; computed in float32.
+  """
+  cos, sin = rotary.astype(wide(h.dtype))
+  even, odd = h[..., ::2], h[..., 1::2]
+  turned = jnp.stack([-odd, even], axis=-1).reshape(h.shape)
+  return (h * cos + turned * sin).astype(h.dtype)
+
+
+def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+  """(B, N, D) with shift and scale (B, D)."""
+  return h * (1 + scale[:, None]) + shift[:, None]
 
 
 class Attention(nnx.Module):
@@ -70,22 +125,21 @@ class Attention(nnx.Module):
       config.width, 3 * config.width, rngs=rngs, **dtypes(config)
     )
     self.proj = Dense(config.width, config.width, rngs=rngs, **dtypes(config))
-    if config.qk_norm == 'layernorm':
-      head_width = config.width // config.num_heads
-      self.q_norm = HeadNorm(head_width, config.param_dtype)
-      self.k_norm = HeadNorm(head_width, config.param_dtype)
-    else:
-      self.q_norm = self.k_norm = None
+    self.q_norm, self.k_norm = (head_norm(config) for _ in range(2))
 
-  def __call__(self, h: jax.Array) -> jax.Array:
-    """(B, N, D) -> (B, N, D)."""
+  def __call__(
+    self, h: jax.Array, rotary: jax.Array | None = None
+  ) -> jax.Array:
+    """(B, N, D) -> (B, N, D); rotary as `rotate` takes it."""
     b, n, d = h.shape
     qkv = self.qkv(h).reshape(b, n, 3, self.num_heads, -1)
     q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # each (B, heads, N, head width)
     if self.q_norm is not None:
       q, k = self.q_norm(q), self.k_norm(k)
+    if rotary is not None:
+      q, k = rotate(q, rotary), rotate(k, rotary)
     logits = jnp.einsum(
-      'bhnd,bhmd->bhnm', q, k, preferred_element_type=jnp.float32
+      'bhnd,bhmd->bhnm', q, k, preferred_element_type=wide(q.dtype)
     )
     weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5).astype(v.dtype)
     out = jnp.einsum('bhnm,bhmd->bhnd', weights, v)
@@ -93,25 +147,32 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-  """Two linear layers with a tanh-GELU between them."""
+  """Two linear layers, with tanh-GELU or a gate (SwiGLU) between them."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates the layers."""
-    hidden = int(config.width * config.mlp_ratio)
-    self.fc1 = Dense(config.width, hidden, rngs=rngs, **dtypes(config))
-    self.fc2 = Dense(hidden, config.width, rngs=rngs, **dtypes(config))
+    """Creates the layers; SwiGLU's first gives [gate, value]."""
+    self.gated = config.mlp == 'swiglu'
+    hidden, width = config.hidden, config.width
+    first = 2 * hidden if self.gated else hidden
+    self.fc1 = Dense(width, first, rngs=rngs, **dtypes(config))
+    self.fc2 = Dense(hidden, width, rngs=rngs, **dtypes(config))
 
   def __call__(self, h: jax.Array) -> jax.Array:
     """(B, N, D) -> (B, N, D)."""
-    return self.fc2(jax.nn.gelu(self.fc1(h), approximate=True))
+    h = self.fc1(h)
+    if self.gated:
+      gate, value = jnp.split(h, 2, axis=-1)
+      return self.fc2(jax.nn.silu(gate) * value)
+    return self.fc2(jax.nn.gelu(h, approximate=True))
 
 
 class OutputHead(nnx.Module):
-  """Tokens to patches of a velocity; zero at initialisation."""
+  """Tokens to patches of a prediction; zero at initialisation."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
     """Creates the modulation and the projection, both zero (adaLN-zero)."""
-    outputs = config.patch**2 * config.channels
+    outputs = config.patch**2 * config.out_channels
+    self.norm = token_norm(config)
     self.modulation = Dense(
       config.width,
       2 * config.width,
@@ -119,20 +180,20 @@ class OutputHead(nnx.Module):
       rngs=rngs,
       **dtypes(config),
     )
-    # Its output is the velocity, which losses and solvers take in float32.
+    # Its output is the prediction, which losses and solvers take in float32.
     self.proj = Dense(
       config.width,
       outputs,
       kernel_init=nnx.initializers.zeros,
-      dtype='float32',
+      dtype=wide(config.activation_dtype),
       param_dtype=config.param_dtype,
       rngs=rngs,
     )
 
   def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
-    """(B, N, D) and conditioning (B, D) -> (B, N, patch * patch * C)."""
+    """(B, N, D) and conditioning (B, D) -> (B, N, patch * patch * outputs)."""
     shift, scale = jnp.split(self.modulation(jax.nn.silu(c)), 2, axis=-1)
-    return self.proj(modulate(layer_norm(h), shift, scale))
+    return self.proj(modulate(self.norm(h), shift, scale))
 
 
 def dtypes(config: DiTConfig) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
   h = Linear(patchify(x)) + positions
   c = time_embedding(t) + label_embedding(label)
-  velocity = unpatchify(head(blocks(h, c), c))
+  prediction = unpatchify(head(blocks(h, c), c))
 
 and one more head for each tap, on the hidden state after that many blocks
-(SiT: Ma et al. 2024; intermediate heads: Internal Guidance, arXiv 2512.24176).
-Outside this room parameters are plain nested dictionaries.
+(DiT: Peebles & Xie 2023; SiT: Ma et al. 2024; intermediate heads: Internal
+Guidance, arXiv 2512.24176). The network's own time and prediction are those of
+its convention; bound to parameters it speaks ours. Outside this room
+parameters are plain nested dictionaries.
 """
 
 import dataclasses
@@ -19,11 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dit import convention
 from dit.blocks import first_skipped, rows, run, run_sub, stack_blocks, take
 from dit.config import DiTConfig
-from dit.embed import TimeEmbedder, patchify, position_table, unpatchify
-from dit.layers import Dense, OutputHead
-from dit.types import DenoiserOutput, SubNetworks
+from dit.embed import (
+  TimeEmbedder,
+  patchify,
+  position_table,
+  rotary_table,
+  unpatchify,
+)
+from dit.layers import Dense, OutputHead, wide
+from dit.types import DenoiserOutput, InputError, SubNetworks
 
 Params = dict[str, Any]
 
@@ -42,13 +51,18 @@ class DiT(nnx.Module):
       param_dtype=param_dtype,
       rngs=rngs,
     )
-    # Fixed, yet a parameter: published files carry a table of their own.
+    # Fixed, yet parameters: published files carry tables of their own.
+    side = config.size // config.patch
     self.position = nnx.Param(
-      jnp.asarray(
-        position_table(config.size // config.patch, config.width), param_dtype
-      )
+      jnp.asarray(position_table(side, config.width), param_dtype)
     )
-    self.time_embed = TimeEmbedder(config.width, param_dtype, rngs=rngs)
+    if config.rope:
+      self.rotary = nnx.Param(
+        jnp.asarray(rotary_table(side, config.head_width), param_dtype)
+      )
+    else:
+      self.rotary = None
+    self.time_embed = TimeEmbedder(config, rngs=rngs)
     self.label_embed = nnx.Param(
       nnx.initializers.normal(0.02)(
         rngs.params(), (config.num_classes + 1, config.width), param_dtype
@@ -72,33 +86,42 @@ class DiT(nnx.Module):
     sub: SubNetworks | None = None,
     keep: jax.Array | None = None,
   ) -> DenoiserOutput:
-    """Predicts the velocity.
+    """Predicts, in the network's own convention.
 
     Args:
       x: (B, H, W, C).
-      t: (B,) in [0, 1].
+      t: (B,), the network's time.
       label: (B,) int, `num_classes` for the null label.
       sub: sub-networks to evaluate beside the pass; see `run_sub`.
       keep: (L,) bool, blocks to run in the pass itself; None for all.
 
     Returns:
-      The predictions, float32.
+      The predictions, float32, named as if they were velocities.
+
+    Raises:
+      InputError: if x has another shape than the network's latents.
     """
     config = self.config
     if x.shape[1:] != config.latent_shape:
-      raise ValueError(
-        f'x has shape {x.shape}, expected (B, *{config.latent_shape}).'
+      raise InputError(
+        f'the network takes square latents (B, H, W, C) = '
+        f'(B, {str(config.latent_shape)[1:]}, but x has shape {x.shape}; '
+        'resize or crop it, or set model.size and model.channels.'
       )
     dtype = config.activation_dtype
     h = self.patch_embed(patchify(x.astype(dtype), config.patch))
     h = h + jax.lax.stop_gradient(self.position[...]).astype(dtype)
-    c = self.time_embed(t) + self.label_embed[...][label].astype(jnp.float32)
+    rotary = None
+    if config.rope:
+      rotary = jax.lax.stop_gradient(self.rotary[...])
+    c = self.time_embed(t) + self.label_embed[...][label].astype(wide(dtype))
     c = c.astype(dtype)
     forks = [first_skipped(k) for k in sub.keep] if sub is not None else []
     h, states = run(
       self.blocks,
       h,
       c,
+      rotary,
       config=config,
       points=[*config.taps, *forks],
       keep=keep,
@@ -114,6 +137,7 @@ class DiT(nnx.Module):
         self.blocks,
         part(state),
         part(c),
+        rotary,
         keep=sub_keep,
         taps=config.taps,
         tapped=[part(state) for state in tapped],
@@ -123,13 +147,18 @@ class DiT(nnx.Module):
 
   def _predict(self, h, tapped, c) -> DenoiserOutput:
     """Applies the heads to hidden states."""
-    patch = self.config.patch
+    config = self.config
+    prediction = unpatchify(self.head(h, c), config.patch)
+    intermediate = tuple(
+      unpatchify(take(self.tap_heads, k)(state, c), config.patch)
+      for k, state in enumerate(tapped)
+    )
     return DenoiserOutput(
-      velocity=unpatchify(self.head(h, c), patch),
-      intermediate=tuple(
-        unpatchify(take(self.tap_heads, k)(state, c), patch)
-        for k, state in enumerate(tapped)
-      ),
+      velocity=prediction[..., : config.channels],
+      intermediate=tuple(p[..., : config.channels] for p in intermediate),
+      variance=prediction[..., config.channels :]
+      if config.learn_sigma
+      else None,
     )
 
 
@@ -156,6 +185,11 @@ class BoundDenoiser:
     """Number of classes; also the null label."""
     return self.config.num_classes
 
+  @property
+  def learned_variance(self) -> bool:
+    """Whether outputs have a variance."""
+    return self.config.learn_sigma and self.config.convention == 'noise'
+
   def __call__(
     self,
     x: jax.Array,
@@ -164,9 +198,28 @@ class BoundDenoiser:
     sub: SubNetworks | None = None,
     keep: jax.Array | None = None,
   ) -> DenoiserOutput:
-    """See `DiT.__call__`."""
+    """Predicts velocities at our time t, (B,) in [0, 1]; else as `DiT`."""
     network = nnx.merge(_graph(self.config), self.params)
-    return network(x, t, label, sub, keep)
+    time = convention.network_time(self.config.convention, t)
+    out = network(x, time, label, sub, keep)
+    return self._translate(out, x, t, sub.every if sub is not None else 1)
+
+  def _translate(
+    self, out: DenoiserOutput, x: jax.Array, t: jax.Array, every: int
+  ) -> DenoiserOutput:
+    """The output in our convention."""
+    name = self.config.convention
+    sub_x, sub_t = rows(x, every), rows(t, every)
+    return DenoiserOutput(
+      velocity=convention.velocity(name, out.velocity, x, t),
+      intermediate=tuple(
+        convention.velocity(name, prediction, x, t)
+        for prediction in out.intermediate
+      ),
+      # Networks that speak velocities were not trained on their variance.
+      variance=out.variance if self.learned_variance else None,
+      sub=tuple(self._translate(s, sub_x, sub_t, 1) for s in out.sub),
+    )
 
 
 def init(config: DiTConfig, key: jax.Array) -> Params:

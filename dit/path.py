@@ -1,23 +1,28 @@
 """Paths (interpolants) between data and noise, and conversions along them.
 
-  x_t      = alpha(t) x0 + sigma(t) noise          alpha(0) = sigma(1) = 1
-  velocity = d_alpha(t) x0 + d_sigma(t) noise      alpha(1) = sigma(0) = 0
-  score    = -noise / sigma(t)
+  x_t      = alpha(t) x0 + sigma(t) noise          alpha(0) = 1, sigma(0) = 0
+  velocity = d_alpha(t) x0 + d_sigma(t) noise      alpha(1) = 0, sigma(1) = 1
+  score    = -noise / sigma(t)                     (the last two nearly, for vp
+                                                   and discrete)
 
-With w(t) = alpha d_sigma - sigma d_alpha (never zero on [0, 1]):
+With w(t) = alpha d_sigma - sigma d_alpha (never zero):
 
   x0    = (d_sigma x - sigma velocity) / w
   noise = (alpha velocity - d_alpha x) / w
 
 Times are scalars or (B,); states (B, H, W, C). `t` is 0 at data, 1 at noise.
-Source: SiT (Ma et al. 2024), sections 2.1 and 2.2.
+Sources: SiT (Ma et al. 2024), sections 2.1 and 2.2; for vp, Song et al. 2021;
+for discrete, DDPM (Ho et al. 2020) as DiT uses it.
 """
 
 import abc
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dit.config import check_choice
 
@@ -51,6 +56,13 @@ class Path(abc.ABC):
   @abc.abstractmethod
   def time_of_ratio(self, ratio: jax.Array) -> jax.Array:
     """The time at which sigma / alpha = ratio."""
+
+  def forward_diffusion(self, t: jax.Array) -> jax.Array:
+    """g^2 / 2 of the forward SDE with these marginals; needs alpha(t) > 0.
+
+    Its drift is d_alpha / alpha x, so g^2 / 2 = sigma w / alpha.
+    """
+    return self.sigma(t) * self._w(t) / self.alpha(t)
 
   def interpolate(self, x0, noise, t) -> jax.Array:
     """x_t."""
@@ -134,10 +146,87 @@ class Cosine(Path):
     return 2 / jnp.pi * jnp.arctan(ratio)
 
 
-PATHS = {'linear': Linear(), 'cosine': Cosine()}
+@dataclasses.dataclass(frozen=True)
+class VariancePreserving(Path):
+  """alpha^2 + sigma^2 = 1, log alpha^2 a polynomial in t; no constant term.
+
+  d_sigma, and with it the velocity, is infinite at t = 0.
+
+  Attributes:
+    coefficients: c_1, c_2, ... of log alpha^2 = c_1 t + c_2 t^2 + ...
+  """
+
+  coefficients: tuple[float, ...]
+
+  def log_alpha2(self, t: jax.Array) -> jax.Array:
+    """The logarithm of alpha(t)^2."""
+    return t * _polynomial(self.coefficients, t)
+
+  def alpha(self, t):  # noqa: D102
+    return jnp.exp(self.log_alpha2(t) / 2)
+
+  def sigma(self, t):  # noqa: D102
+    return jnp.sqrt(-jnp.expm1(self.log_alpha2(t)))
+
+  def d_alpha(self, t):  # noqa: D102
+    return self.alpha(t) * self._slope(t) / 2
+
+  def d_sigma(self, t):  # noqa: D102
+    return -jnp.square(self.alpha(t)) * self._slope(t) / (2 * self.sigma(t))
+
+  def time_of_ratio(self, ratio):  # noqa: D102
+    target = -jnp.log1p(jnp.square(ratio))
+    # Exact for two coefficients, and close for more: then Newton.
+    c_1, c_2 = self.coefficients[:2]
+    t = (-c_1 - jnp.sqrt(c_1**2 + 4 * c_2 * target)) / (2 * c_2)
+    for _ in range(3):
+      t = t - (self.log_alpha2(t) - target) / self._slope(t)
+    return t
+
+  def _slope(self, t: jax.Array) -> jax.Array:
+    """Derivative of log alpha^2."""
+    slope = [k * c for k, c in enumerate(self.coefficients, start=1)]
+    return _polynomial(slope, t)
+
+
+def _polynomial(coefficients: Sequence[float], t: jax.Array) -> jax.Array:
+  """coefficients[0] + coefficients[1] t + ..., in the precision of t."""
+  total = jnp.zeros_like(t)
+  for c in reversed(coefficients):
+    total = total * t + c
+  return total
+
+
+def vp() -> VariancePreserving:
+  """beta(t) rising linearly from 0.1 to 20 (Song et al. 2021)."""
+  return VariancePreserving((-0.1, -(20 - 0.1) / 2))
+
+
+STEPS = 1000  # of DiT's schedule
+
+
+def linear_betas() -> np.ndarray:
+  """DiT's beta of steps 0..999, float64."""
+  return np.linspace(1e-4, 0.02, STEPS)
+
+
+@functools.cache
+def discrete() -> VariancePreserving:
+  """DiT's schedule, step k at t = (k + 1) / 1000, and smooth in between.
+
+  log alpha^2 sums log(1 - beta), a short series in beta, hence in k: degree 7
+  meets all steps to 1e-12.
+  """
+  t = np.arange(1, STEPS + 1) / STEPS
+  log_alpha2 = np.cumsum(np.log1p(-linear_betas()))
+  fit = np.polynomial.polynomial.polyfit(t, log_alpha2 / t, 6)
+  return VariancePreserving(tuple(fit.tolist()))
+
+
+PATHS = {'linear': Linear, 'cosine': Cosine, 'vp': vp, 'discrete': discrete}
 
 
 def path_named(name: str) -> Path:
   """The path called `name`; InputError names the known ones."""
   check_choice('path', name, PATHS)
-  return PATHS[name]
+  return PATHS[name]()

@@ -27,8 +27,8 @@ LOGICAL_AXES = (
   (r'(attention/proj|fc2)/kernel', ('width', 'outputs')),
   (r'label_embed', ('classes', 'width')),
   (r'(head|tap_heads)/proj/kernel', ('width', 'outputs')),
-  # Biases, gains and the position table are small: a copy on every device.
-  (r'bias|scale|position', ()),
+  # Biases, gains and the position tables are small: a copy on every device.
+  (r'bias|scale|position|rotary', ()),
 )
 MESH_AXES = {'width': 'fsdp'}
 

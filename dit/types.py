@@ -44,11 +44,14 @@ class DenoiserOutput:
   Attributes:
     velocity: (B, H, W, C) float32, the prediction after the last block.
     intermediate: K arrays (B, H, W, C), one for each tap, shallow to deep.
+    variance: (B, H, W, C), of a network that learned it (DiT): about -1 to 1,
+      see `sample.discrete`; else None.
     sub: one output for each sub-network that was asked for, on its rows.
   """
 
   velocity: jax.Array
   intermediate: tuple[jax.Array, ...] = ()
+  variance: jax.Array | None = None
   sub: tuple['DenoiserOutput', ...] = ()
 
 
@@ -62,6 +65,7 @@ class Denoiser(Protocol):
   depth: int
   num_taps: int
   num_classes: int
+  learned_variance: bool
 
   def __call__(
     self,

@@ -2,7 +2,7 @@
 
 With IG refining every row first, and strong the conditional row:
 
-  velocity = strong + sum_k (scale_k(t) - 1) (strong - weak_k)
+  velocity = strong + sum_k (scale_k(t) - 1) transform_k(strong - weak_k)
 
 The rows that the label terms ask for share one batch with the conditional
 rows, interleaved image by image so that a sharded batch stays where it is. The
@@ -16,6 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from dit.blocks import rows
 from dit.types import Denoiser, DenoiserOutput, SubNetworks
 from guidance.terms import Internal, Term
 
@@ -44,7 +45,19 @@ class Guidance:
     key: jax.Array,
     at: jax.Array | None = None,
   ) -> jax.Array:
-    """The guided velocity.
+    """The guided velocity, (B, H, W, C); see `predict`."""
+    return self.predict(denoiser, x, t, label, key, at)[0]
+
+  def predict(
+    self,
+    denoiser: Denoiser,
+    x: jax.Array,
+    t: jax.Array,
+    label: jax.Array,
+    key: jax.Array,
+    at: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """The guided velocity, and the variance that the network learned.
 
     Args:
       denoiser: the network.
@@ -52,12 +65,11 @@ class Guidance:
       t: scalar in [0, 1].
       label: (B,) int.
       key: of this solver step; the random choices of all its stages.
-      at: scalar, the time at which scales are read; None for t. A solver of
-        several stages reads them where its step begins, so that one step
-        follows one vector field.
+      at: scalar, the time at which scales are read; None for t. Where it is
+        the beginning of a solver's step, one step follows one vector field.
 
     Returns:
-      (B, H, W, C) float32.
+      (B, H, W, C) float32; and the same shape of the conditional row, or None.
     """
     at = t if at is None else at
     scales = [term.scale.at(at) for term in self.terms]
@@ -100,8 +112,8 @@ class Guidance:
 
   def _evaluate(
     self, denoiser, x, t, label, key, at, scales, *, active: tuple[int, ...]
-  ) -> jax.Array:
-    """The guided velocity with the terms in `active` on."""
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """The guided velocity with the terms in `active` on, and the variance."""
     weak_labels, keeps = {}, {}
     for k in active:
       term, term_key = self.terms[k], jax.random.fold_in(key, k)
@@ -113,12 +125,12 @@ class Guidance:
 
     every = 1 + len(weak_labels)
     labels = jnp.stack([label, *weak_labels.values()], axis=1).reshape(-1)
-    rows = jnp.repeat(x, every, axis=0)  # image by image: 0 0 1 1 2 2 ...
+    repeated = jnp.repeat(x, every, axis=0)  # image by image: 0 0 1 1 2 2
     times = jnp.full(labels.shape, t)
     sub = None
     if keeps:
       sub = SubNetworks(jnp.concatenate([*keeps.values()]), every)
-    out = denoiser(rows, times, labels, sub)
+    out = denoiser(repeated, times, labels, sub)
 
     velocity = self._refine(out, at).reshape(-1, every, *x.shape[1:])
     strong, *label_rows = jnp.moveaxis(velocity, 1, 0)
@@ -129,8 +141,10 @@ class Guidance:
       weak[k] = sum(refined) / len(refined)
     guided = strong
     for k in active:
-      guided += (scales[k] - 1) * (strong - weak[k])
-    return guided
+      difference = self.terms[k].transform(strong - weak[k])
+      guided += (scales[k] - 1) * difference
+    variance = out.variance
+    return guided, None if variance is None else rows(variance, every)
 
   def _refine(self, out: DenoiserOutput, at: jax.Array) -> jax.Array:
     """Velocities of all rows, refined by IG where it is asked for."""

@@ -197,7 +197,9 @@ def compare(
       Row(
         text,
         scores,
-        sampler.nfe(guidance, solver, grid, denoiser.depth, seed),
+        sampler.nfe(
+          guidance, solver, grid, denoiser.depth, seed, sampling.scales_at
+        ),
         rate,
         (
           first.features.gain(scores.features),

@@ -25,8 +25,10 @@ from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import Denoiser, InputError
 from guidance import Guidance
 from sample import sampler
+from sample.discrete import discrete_grid
 from sample.grid import make_grid
-from sample.solvers import SOLVERS, Solver, make_solver
+from sample.registry import check_solver, make_solver
+from sample.solvers import Solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +36,12 @@ class SampleConfig:
   """How to integrate, and how many images at once.
 
   Attributes:
-    solver: 'euler', 'heun' or 'euler_maruyama'.
+    solver: as `sample.registry` reads it, such as 'heun' or 'ddim:eta=0.5'.
     steps: solver steps.
     shift: of the grid, above 1 for more steps near the noise.
     last: length of a last step of its own; 0 for a uniform grid.
+    respacing: if not empty, DiT's steps instead; see `discrete_grid`.
+    scales_at: where guidance reads its scales; 'step' or 'evaluation'.
     batch_size: images per compiled call, over all devices.
   """
 
@@ -45,15 +49,20 @@ class SampleConfig:
   steps: int
   shift: float
   last: float
+  respacing: str
+  scales_at: str
   batch_size: int
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
-    check_choice('sample.solver', self.solver, SOLVERS)
+    check_solver(self.solver)
+    check_choice('sample.scales_at', self.scales_at, sampler.SCALES_AT)
     self.grid()
 
   def grid(self) -> np.ndarray:
     """The times, (steps + 1,)."""
+    if self.respacing:
+      return discrete_grid(self.respacing)
     return make_grid(self.steps, shift=self.shift, last=self.last)
 
   def make_solver(self, path: Path) -> Solver:
@@ -91,10 +100,20 @@ def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
 
 
 def check(
-  config: SampleConfig, guidance: Guidance, denoiser: Denoiser, mesh: Mesh
+  config: SampleConfig,
+  guidance: Guidance,
+  denoiser: Denoiser,
+  mesh: Mesh,
+  path: Path,
 ) -> None:
   """Raises InputError if the parts do not fit; compiles nothing."""
   guidance.check(denoiser)
+  solver = config.make_solver(path)
+  if solver.learned_variance and not denoiser.learned_variance:
+    raise InputError(
+      f'sample.solver {config.solver} needs a network that learned its '
+      'variance (DiT); choose ddpm:variance=small.'
+    )
   check_batch(mesh, config.batch_size, 'sample.batch_size')
 
 
@@ -126,7 +145,7 @@ def generate(
   Returns:
     (n, H, W, C) uint8.
   """
-  check(config, guidance, denoiser, mesh)
+  check(config, guidance, denoiser, mesh, path)
   grid = jax.device_put(config.grid(), replicated(mesh))
   guidance = jax.device_put(
     jax.tree.map(jnp.float32, guidance), replicated(mesh)
@@ -156,6 +175,7 @@ def generate(
         jnp.uint32(seed),
         solver=solver,
         shape=shape,
+        scales_at=config.scales_at,
       )
     images.append(np.asarray(decode(x)))
     progress(min(start + size, count))

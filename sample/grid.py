@@ -17,7 +17,7 @@ MAX_STEPS = 100_000
 def make_grid(
   steps: int, *, shift: float = 1.0, last: float = 0.0
 ) -> np.ndarray:
-  """The grid, (steps + 1,) float32, first 1, last 0.
+  """The grid, (steps + 1,) float64, first 1, last 0.
 
   Raises:
     InputError: if an argument is out of range.
@@ -35,4 +35,4 @@ def make_grid(
     t = np.append(np.linspace(1, last, steps), 0.0)
   else:
     t = np.linspace(1, 0, steps + 1)
-  return (shift * t / (1 + (shift - 1) * t)).astype(np.float32)
+  return t / (t + (1 - t) / shift)  # so written, 0 and 1 stay exact

@@ -13,6 +13,7 @@ alone: where a device sees as many rows, it is the same bit for bit.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -26,6 +27,10 @@ from sample.solvers import Solver
 # No image has these indices.
 STEPS = np.uint32(2**32 - 1)
 LABELS = np.uint32(2**32 - 2)
+# Where guidance reads its scales: at the beginning of a solver's step, whose
+# stages then follow one vector field (SiT), or where each stage evaluates
+# (LightningDiT).
+SCALES_AT = ('step', 'evaluation')
 
 
 def integrate(
@@ -64,7 +69,7 @@ def step_key(seed: int | jax.Array, n: int | jax.Array) -> jax.Array:
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEPS), n)
 
 
-@functools.partial(jax.jit, static_argnames=('solver', 'shape'))
+@functools.partial(jax.jit, static_argnames=('solver', 'shape', 'scales_at'))
 def sample(
   denoiser: Denoiser,
   guidance: Guidance,
@@ -75,6 +80,7 @@ def sample(
   *,
   solver: Solver,
   shape: tuple[int, int, int],
+  scales_at: str = 'step',
 ) -> jax.Array:
   """Draws latents.
 
@@ -90,6 +96,7 @@ def sample(
     seed: of all randomness.
     solver: the rule for one step.
     shape: (H, W, C) of a latent.
+    scales_at: one of SCALES_AT.
 
   Returns:
     (B, H, W, C) float32.
@@ -97,8 +104,11 @@ def sample(
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
   normal = jax.vmap(lambda key: jax.random.normal(key, shape))
 
+  guided = guidance.predict if solver.learned_variance else guidance
+
   def velocity(x, t, n):
-    return guidance(denoiser, x, t, label, step_key(seed, n), at=grid[n])
+    at = grid[n] if scales_at == 'step' else t
+    return guided(denoiser, x, t, label, step_key(seed, n), at=at)
 
   def noise(n):
     return normal(jax.vmap(jax.random.fold_in, (0, None))(keys, n))
@@ -107,13 +117,22 @@ def sample(
 
 
 def nfe(
-  guidance: Guidance, solver: Solver, grid: np.ndarray, depth: int, seed: int
+  guidance: Guidance,
+  solver: Solver,
+  grid: np.ndarray,
+  depth: int,
+  seed: int,
+  scales_at: str = 'step',
 ) -> float:
   """Network evaluations per image, in whole passes of one row.
 
   S2's count depends on the blocks drawn, hence on the seed.
   """
-  evaluations = [solver.evaluations(float(t_next)) for t_next in grid[1:]]
+  evaluations = [
+    (n, t if scales_at == 'step' else time)
+    for n, (t, t_next) in enumerate(itertools.pairwise(grid.tolist()))
+    for time in solver.times(t, t_next)
+  ]
+  steps, at = map(jnp.asarray, zip(*evaluations, strict=True))
   cost = jax.vmap(lambda n, t: guidance.passes(t, depth, step_key(seed, n)))
-  passes = cost(jnp.arange(len(evaluations)), jnp.asarray(grid[:-1]))
-  return float((passes * np.asarray(evaluations)).sum())
+  return float(cost(steps, at).sum())

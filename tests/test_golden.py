@@ -1,138 +1,177 @@
-"""Our numbers against the public Internal Guidance code (SiT variant)."""
-
-import json
-import pathlib
+"""Our networks, schedules and losses against the public code of each family."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+import reference
+from reference import nhwc, relative
 
 from dit import convert, model
-from dit.path import path_named
+from dit.path import linear_betas, path_named
 from guidance import ClassifierFree, Guidance, Internal, Scale
-from sample.grid import make_grid
-from sample.sampler import integrate
-from sample.solvers import Euler, EulerMaruyama, Heun
+from sample.discrete import discrete_grid
+from sample.solvers import DIFFUSIONS
 from train.objective import velocity_losses
 
-FOLDER = pathlib.Path(__file__).parent / 'golden' / 'ig_sit'
-CASES = json.loads((FOLDER / 'config.json').read_text())['sampler_cases']
+VARIANTS = [
+  ('ig_sit', 'model'),
+  ('ig_sit', 'model_qknorm'),
+  ('ig_lightningdit', 'model'),
+  ('ig_lightningdit', 'model_qknorm_woshift'),
+  ('sit', 'model'),
+  ('sit', 'model_nosigma'),
+  ('dit', 'model'),
+]
+each_variant = pytest.mark.parametrize(('family', 'variant'), VARIANTS)
+# Of the reference's float32 run from its float64 run, about 2e-7.
+TOLERANCE = 2e-5
+PATHS = {'Linear': 'linear', 'GVP': 'cosine', 'VP': 'vp'}
+apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 
 
-def nhwc(x):
-  return jnp.asarray(np.moveaxis(x, -3, -1), jnp.float32)
-
-
-def relative(ours, golden):
-  golden = np.moveaxis(np.asarray(golden, np.float64), -3, -1)
-  return np.linalg.norm(ours - golden) / np.linalg.norm(golden)
-
-
-@pytest.fixture(scope='module')
-def golden_denoiser():
-  tensors = load_file(FOLDER / 'model.safetensors')
-  config, params = convert.from_published(
-    tensors, family='ig_sit', num_heads=4, taps=(2,)
+@each_variant
+def test_forward(family, variant):
+  denoiser = reference.denoiser(family, variant)
+  golden = reference.read(
+    f'{reference.FAMILIES[family][0]}/{variant}_forward.npz'
   )
-  # The conversion loses and invents nothing.
-  ours = sum(leaf.size for leaf in jax.tree.leaves(params))
-  assert ours == sum(tensor.size for tensor in tensors.values())
+  x, t = nhwc(golden['x']), jnp.asarray(golden['t'], reference.state_dtype())
+  names = ['out_f64', 'out_intermediate_f64'][: 1 + denoiser.num_taps]
+  convention = denoiser.config.convention
+  ours = {'velocity': t, 'reversed': 1 - t, 'noise': (t + 1) / 1000}[convention]
+  out = apply(denoiser, x, ours, golden['y'])
+  predictions = [out.velocity, *out.intermediate]
+  if convention == 'reversed':
+    predictions = [-prediction for prediction in predictions]
+  if convention == 'noise':
+    path = path_named('discrete')
+    noise = path.noise_from_velocity(x, out.velocity, ours)
+    predictions = [jnp.concatenate([noise, out.variance], -1)]
+  else:
+    assert out.variance is None
+  for prediction, name in zip(predictions, names, strict=True):
+    assert relative(prediction, golden[name]) < TOLERANCE
+
+
+@each_variant
+def test_round_trip_is_bitwise(family, variant):
+  folder, taps = reference.FAMILIES[family]
+  published = reference.read(f'{folder}/{variant}.safetensors')
+  config, params = convert.from_published(
+    published, family=family, num_heads=4, taps=taps
+  )
   shapes = model.shapes(config)
   assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
-  return model.bind(config, jax.tree.map(jnp.asarray, params))
+  back = convert.to_published(config, params, family=family)
+  assert back.keys() == published.keys()
+  for name, tensor in published.items():
+    assert back[name].dtype == tensor.dtype
+    np.testing.assert_array_equal(back[name], tensor, strict=True)
 
 
-def check_forward(denoiser, golden):
-  out = denoiser(nhwc(golden['x']), golden['t'], golden['y'])
-  assert relative(out.velocity, golden['out_f64']) < 2e-5
-  error = relative(out.intermediate[0], golden['out_intermediate_f64'])
-  assert error < 2e-5
-
-
-def test_forward(golden_denoiser):
-  check_forward(golden_denoiser, np.load(FOLDER / 'model_forward.npz'))
-
-
-def test_forward_with_qk_norm():
-  folder = pathlib.Path(__file__).parents[2] / 'shared' / 'golden' / 'ig_sit'
-  if not folder.exists():
-    pytest.skip('the shared golden files are not beside the project')
-  config, params = convert.from_published(
-    load_file(folder / 'model_qknorm.safetensors'),
-    family='ig_sit',
-    num_heads=4,
-    taps=(2,),
+@pytest.mark.parametrize('family', reference.FAMILIES)
+def test_tables_are_the_published_ones(family):
+  denoiser = reference.denoiser(family)
+  fresh = jax.jit(model.init, static_argnums=0)(
+    denoiser.config, jax.random.key(0)
   )
-  assert config.qk_norm == 'layernorm'
-  denoiser = model.bind(config, jax.tree.map(jnp.asarray, params))
-  check_forward(denoiser, np.load(folder / 'model_qknorm_forward.npz'))
-
-
-def test_position_table_is_the_published_one(golden_denoiser):
-  fresh = model.init(golden_denoiser.config, jax.random.key(0))
-  published = golden_denoiser.params['position']
-  np.testing.assert_allclose(fresh['position'], published, atol=1e-6)
+  for name in ('position', 'rotary') if denoiser.config.rope else ('position',):
+    published = denoiser.params[name]
+    np.testing.assert_allclose(fresh[name], published, atol=1e-6)
 
 
 @pytest.mark.parametrize('kind', ['linear', 'cosine'])
 @pytest.mark.parametrize('times', ['uniform', 'lognormal'])
-def test_loss(golden_denoiser, kind, times):
-  golden = np.load(FOLDER / 'loss.npz')
+def test_ig_sit_loss(kind, times):
+  golden = reference.read('ig_sit/loss.npz')
   path = path_named(kind)
   t = jnp.asarray(golden[f'{kind}_{times}/raw'])
   if times == 'lognormal':
     t = path.time_of_ratio(jnp.exp(t))
   final, (intermediate,) = velocity_losses(
-    golden_denoiser,
+    reference.denoiser('ig_sit'),
     path,
     nhwc(golden['images']),
     nhwc(golden['noise']),
     t,
     jnp.asarray(golden['y']),
-  )
+  )[:2]
   for ours, name in ((final, 'denoising'), (intermediate, 'align')):
     np.testing.assert_allclose(
       ours, golden[f'{kind}_{times}/{name}_loss_f64'], rtol=2e-5
     )
 
 
-def case_guidance(kwargs):
-  """The reference's arguments as our guidance; its scales <= 1 are off."""
+def guided_cases():
+  """Name, data time, CFG and IG scale, end of the IG interval in data time."""
+  for t in (0.05, 0.19, 0.2, 0.6):
+    yield f't{t}_cfg1.45_ig1.4', t, 1.45, 1.4, 1.0
+    yield f't{t}_cfg2.0_ig1.0', t, 2.0, 1.0, 1.0
+    yield f't{t}_igonly1.7', t, 1.0, 1.7, 1.0
+    yield f't{t}_igonly1.7_interval0.5', t, 1.0, 1.7, 0.5
 
-  def scale(name, prefix):
-    low, high = (kwargs.get(f'{prefix}guidance_{b}', d) for b, d in
-                 (('low', 0.0), ('high', 1.0)))  # fmt: skip
-    return Scale(max(kwargs.get(name, 1.0), 1.0), low, high)
 
-  return Guidance(
-    Internal(scale('sg_scale', 'sg_')),
-    (ClassifierFree(scale('cfg_scale', '')),),
+@pytest.mark.parametrize(('name', 't', 'cfg', 'ig', 'end'), [*guided_cases()])
+def test_lightningdit_guidance(name, t, cfg, ig, end):
+  golden = reference.read('ig_lightningdit/guided_forward.npz')
+  half = len(golden['x']) // 2
+  guidance = Guidance(
+    Internal(Scale(ig, 1 - end, 1.0)),
+    (ClassifierFree(Scale(cfg, 0.0, 0.81)),),
   )
-
-
-@pytest.mark.parametrize('name', CASES)
-def test_sampler(golden_denoiser, name):
-  case, golden = CASES[name], np.load(FOLDER / 'samplers.npz')
-  kwargs = case['kwargs']
-  guidance = case_guidance(kwargs)
-  if case['function'] == 'euler_sampler':
-    solver = Heun() if kwargs.get('heun') else Euler()
-    grid = make_grid(case['num_steps'])
+  key = jax.random.key(0)
+  if 'igonly' in name:  # all rows, among them the null labels
+    x, label = nhwc(golden['x']), jnp.asarray(golden['y'])
   else:
-    solver = EulerMaruyama(path_named(kwargs.get('path_type', 'linear')))
-    grid = make_grid(case['num_steps'], last=0.04)
-  grid = jnp.asarray(grid)
-  # One more field than the reference draws: the last step must not use it.
-  noise = nhwc(golden['sde_noise'])
-  noise = jnp.concatenate([noise, jnp.full_like(noise[:1], 1e6)])
-  label, key = jnp.asarray(golden['y']), jax.random.key(0)
-  x = integrate(
-    lambda x, t, n: guidance(golden_denoiser, x, t, label, key, at=grid[n]),
-    solver,
-    nhwc(golden['latents']),
-    grid,
-    lambda n: noise[n],
+    x, label = nhwc(golden['x'][:half]), jnp.asarray(golden['y'][:half])
+  ours = guidance(
+    reference.denoiser('ig_lightningdit'), x, jnp.asarray(1 - t), label, key
   )
-  assert relative(x, golden[f'{name}/final_f64']) < 1e-4
+  assert relative(-ours, golden[name][: len(x)]) < TOLERANCE
+
+
+@pytest.mark.parametrize('name', PATHS)
+def test_sit_paths(name):
+  golden, path = (
+    reference.read('sit_upstream/paths.npz'),
+    path_named(PATHS[name]),
+  )
+
+  def close(ours, theirs):
+    theirs = golden[f'{name}/{theirs}']
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+  t = jnp.asarray(1 - golden['t'])
+  x0, noise, v = (jnp.asarray(golden[k]) for k in ('x1', 'x0', 'v'))
+  x = path.interpolate(x0, noise, t)
+  close(x, 'xt')
+  close(-path.velocity(x0, noise, t), 'ut')
+  close(path.alpha(t), 'alpha')
+  close(-path.d_alpha(t), 'd_alpha')
+  close(path.sigma(t), 'sigma')
+  close(-path.d_sigma(t), 'd_sigma')
+  close(path.score_from_velocity(x, -v, t), 'score_from_v')
+  close(path.noise_from_velocity(x, -v, t), 'noise_from_v')
+  close(-path.velocity_from_score(x, v, t), 'v_from_score')
+  for form, w in DIFFUSIONS.items():
+    theirs = {'sbdm': 'SBDM', 'increasing_decreasing': 'inccreasing-decreasing'}
+    close(w(path, t, 1.7), f'diffusion/{theirs.get(form, form)}')
+
+
+def test_dit_schedule():
+  golden, path = reference.read('dit/schedule.npz'), path_named('discrete')
+  np.testing.assert_allclose(golden['[]/betas'], linear_betas(), rtol=1e-11)
+  alphas = np.square(path.alpha(jnp.arange(1, 1001) / 1000))
+  np.testing.assert_allclose(alphas, golden['[]/alphas_cumprod'], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'respacing', ['250', '10', 'ddim25', 'ddim5', '50,30,20']
+)
+def test_dit_respacing(respacing):
+  golden = reference.read('dit/schedule.npz')[f'[{respacing}]/timestep_map']
+  grid = discrete_grid(respacing)
+  steps = np.round(grid[:-1] * 1000).astype(int) - 1
+  np.testing.assert_array_equal(steps, golden[::-1])
+  assert grid[-1] == 0

@@ -53,6 +53,8 @@ FLAGS = {
              '--seed', '--out', '--config.KEY=VALUE'],
   'compare': ['--workdir', '--weights', '--seed', '--out',
               '--config.KEY=VALUE'],
+  'convert': ['--from', '--to', '--family', '--num_heads', '--taps',
+              '--weights'],
 }  # fmt: skip
 
 

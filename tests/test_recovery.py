@@ -18,9 +18,8 @@ import numpy as np
 import optax
 import pytest
 
-import main
 from dit.sharding import make_mesh
-from train import state
+from train import settings, state
 from train.checkpoint import CheckpointConfig, Checkpointer, restore_weights
 from train.experiment import build
 from train.optimizer import make_optimizer
@@ -39,8 +38,8 @@ CONFIG = (
   'log.preview_every_images=0',
 )
 EXPERIMENT = build(
-  main.override(
-    main.load_config(str(ROOT / 'configs/digits.py')), CONFIG
+  settings.override(
+    settings.load_config(str(ROOT / 'configs/digits.py')), CONFIG
   ).to_dict()
 )
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from dit import sharding
-from dit.config import DiTConfig, named_size
+from dit.config import DiTConfig, check_choice, named_size
 from dit.types import InputError
 from guidance import parse
 from sample.compare import CompareConfig
@@ -75,6 +75,11 @@ class Experiment:
           f'log.{name} is {getattr(self.log, name)}, expected at least 0.'
         )
     self.objective.weights(len(self.model.taps))
+    if self.model.convention == 'noise':
+      raise InputError(
+        'model.convention noise (DiT) is for published weights: training '
+        'minimises the error of a velocity; set model.convention=velocity.'
+      )
     for name in ('images', 'batch_size', 'max_bad_steps'):
       if getattr(self.train, name) < 1:
         raise InputError(
@@ -108,15 +113,28 @@ def build(config: dict[str, Any]) -> Experiment:
       f'the config has the sections {sorted(config)}, expected '
       f'{sorted(["seed", *SECTIONS])}; is it of another version?'
     )
-  section = dict(config['model'])
-  sizes = named_size(section.pop('name'))
-  given = {name: section.pop(name) for name in ('depth', 'width', 'num_heads')}
-  sizes |= {name: value for name, value in given.items() if value}
-  sections = {**config, 'model': {**section, **sizes}}
+  sections = {**config, 'model': _named(config['model'])}
   parts = {
     name: _part(name, kind, sections[name]) for name, kind in SECTIONS.items()
   }
   return Experiment(seed=config['seed'], **parts)
+
+
+def _named(section: dict[str, Any]) -> dict[str, Any]:
+  """The section `model`, what it leaves open filled in by its name."""
+  if 'name' not in section:
+    raise InputError(
+      "config section 'model' lacks ['name']; is it of another version?"
+    )
+  section = dict(section)
+  for key, value in named_size(section.pop('name')).items():
+    given = section.get(key, 0)
+    if given in (0, 'auto'):
+      section[key] = value
+    elif isinstance(value, bool):
+      check_choice(f'model.{key}', given, ('auto', 'true', 'false'))
+      section[key] = given == 'true'
+  return section
 
 
 def _part(name: str, kind: type, values: dict[str, Any]) -> Any:

@@ -28,7 +28,8 @@ class Reporting:
   k: jax.Array
   report: Callable[[int], None] = dataclasses.field(metadata={'static': True})
 
-  def __call__(self, h, c):
+  def __call__(self, h, c, rotary=None):
+    del c, rotary
     jax.debug.callback(lambda k: self.report(int(k)), self.k)
     return h + 2.0**self.k
 

@@ -22,12 +22,27 @@ from dit.types import InputError
   ],
 )
 def test_named_sizes(name, depth, width, num_heads, patch):
-  assert named_size(name) == {
+  sizes = {
     'depth': depth,
     'width': width,
     'num_heads': num_heads,
     'patch': patch,
   }
+  assert named_size(name).items() >= sizes.items()
+
+
+@pytest.mark.parametrize(
+  ('name', 'parts'),
+  [
+    ('SiT-S/8', ('layernorm', 'gelu', False, False, 'velocity')),
+    ('DiT-XL/2', ('layernorm', 'gelu', False, True, 'noise')),
+    ('LightningDiT-XL/1', ('rmsnorm', 'swiglu', True, False, 'reversed')),
+  ],
+)
+def test_families(name, parts):
+  names = ('norm', 'mlp', 'rope', 'learn_sigma', 'convention')
+  expected = dict(zip(names, parts, strict=True))
+  assert named_size(name).items() >= expected.items()
 
 
 @pytest.mark.parametrize(
@@ -36,11 +51,19 @@ def test_named_sizes(name, depth, width, num_heads, patch):
     ('SiT-B/2', 4, 131_693_600),
     ('SiT-L/2', 8, 460_202_016),
     ('SiT-XL/2', 8, 677_786_144),
+    # Published without the two rotary tables of 256 tokens by 72 channels.
+    ('LightningDiT-XL/1', 8, 677_951_296 + 2 * 256 * 72),
+    ('LightningDiT-XL/1', None, 675_256_736 + 2 * 256 * 72),
   ],
 )
 def test_parameter_counts(name, tap, count):
+  size, channels = (16, 32) if name.startswith('Lightning') else (32, 4)
   config = DiTConfig(
-    size=32, channels=4, num_classes=1000, taps=(tap,), **named_size(name)
+    size=size,
+    channels=channels,
+    num_classes=1000,
+    taps=(tap,) if tap else (),
+    **named_size(name),
   )
   shapes = model.shapes(config)
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
@@ -51,7 +74,8 @@ def test_parameter_counts(name, tap, count):
   [
     ('SiT-XXL/2', 'SiT-XL/2'),
     ('SiT-xl/2', 'SiT-XL/2'),
-    ('DiT-XL/2', 'SiT-XL/2'),
+    ('DIT-XL/2', 'DiT-XL/2'),
+    ('LightingDiT-XL/1', 'LightningDiT-XL/2'),
     ('SiT-XL', 'SiT-XL/2'),
     ('SiT-XL/0', 'SiT-XL/2'),
   ],
@@ -77,6 +101,11 @@ def test_unknown_size_suggests_the_nearest(name, suggestion):
     ({'param_dtype': 'bfloat'}, "Did you mean 'bfloat16'"),
     ({'param_dtype': 'auto'}, 'expected one of float32, bfloat16'),
     ({'qk_norm': 'layer_norm'}, "Did you mean 'layernorm'"),
+    ({'norm': 'rms'}, 'expected one of layernorm, rmsnorm'),
+    ({'mlp': 'swi_glu'}, "Did you mean 'swiglu'"),
+    ({'convention': 'reverse'}, "Did you mean 'reversed'"),
+    ({'rope': True, 'num_heads': 16}, 'is 2, which rotary positions'),
+    ({'dtype': 'float64'}, 'JAX_ENABLE_X64=1'),
   ],
 )
 def test_parts_that_do_not_fit(config, change, message):

@@ -51,6 +51,10 @@ def test_describe_inverts_parse(text):
     ('cfg:1.35@0-0.7', Guidance(None, (ClassifierFree(Scale(1.35, 0, 0.7)),))),
     ('s2:1.25:skip=2', Guidance(None, (StochasticSelf(Scale(1.25), 2),))),
     (
+      'cfg:4:guided_channels=3@0-0.9',
+      Guidance(None, (ClassifierFree(Scale(4.0, 0.0, 0.9), 3),)),
+    ),
+    (
       's2:.5, ig:2:tap=1@0.3-1 ,cfg:1e-1',
       Guidance(
         Internal(Scale(2.0, 0.3, 1.0), 1),
@@ -77,7 +81,7 @@ def test_describe_reads_scales_of_a_compiled_program():
     ('ig:1.4,', "unknown guidance method ''"),
     ('ig:1.4,none', "unknown guidance method 'none'"),
     ('s2:1.4:skp=2', "no option 'skp'; it has skip.*mean 'skip'"),
-    ('cfg:1.4:skip=2', "cfg has no option 'skip'; it has none"),
+    ('cfg:1.4:skip=2', "cfg has no option 'skip'; it has guided_channels"),
     ('ig', 'expected ig:SCALE'),
     ('ig:', 'expected ig:SCALE'),
     ('ig:high', "cannot read 'ig:high'"),

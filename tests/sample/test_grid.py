@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dit.types import InputError
+from sample.discrete import discrete_grid
 from sample.grid import make_grid
 
 
@@ -12,7 +13,7 @@ from sample.grid import make_grid
 @pytest.mark.parametrize('steps', [2, 7, 250])
 def test_from_noise_to_data(steps, last, shift):
   grid = make_grid(steps, shift=shift, last=last)
-  assert grid.shape == (steps + 1,) and grid.dtype == np.float32
+  assert grid.shape == (steps + 1,) and grid.dtype == np.float64
   assert grid[0] == 1 and grid[-1] == 0
   assert (np.diff(grid) < 0).all()
 
@@ -50,3 +51,38 @@ def test_shift():
 def test_errors(steps, changes, message):
   with pytest.raises(InputError, match=message):
     make_grid(steps, **changes)
+
+
+@pytest.mark.parametrize(
+  ('respacing', 'steps'),
+  [
+    ('1', [0]),
+    ('4', [0, 333, 666, 999]),
+    ('ddim4', [0, 250, 500, 750]),
+    ('2,1', [0, 499, 500]),
+    ('1000', range(1000)),
+  ],
+)
+def test_discrete_grid(respacing, steps):
+  grid = discrete_grid(respacing)
+  np.testing.assert_allclose(grid, [*(np.array(steps)[::-1] + 1) / 1000, 0])
+
+
+@pytest.mark.parametrize(
+  ('respacing', 'message'),
+  [
+    ('', 'expected as'),
+    ('ten', 'expected as'),
+    ('ddim', 'expected as'),
+    ('ddim7.5', 'expected as'),
+    ('0', 'expected 1 to 1000'),
+    ('1001', 'expected 1 to 1000'),
+    ('-5', 'expected 1 to 1000'),
+    ('1,501', 'of the 500 steps of part 2'),
+    ('ddim300', 'no stride cuts 1000 steps into 300'),
+    ('ddim0', 'no stride'),
+  ],
+)
+def test_discrete_grid_errors(respacing, message):
+  with pytest.raises(InputError, match=message):
+    discrete_grid(respacing)

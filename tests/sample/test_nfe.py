@@ -13,7 +13,7 @@ from dit.types import DenoiserOutput
 from guidance import parse
 from sample import sampler
 from sample.grid import make_grid
-from sample.solvers import make_solver
+from sample.registry import make_solver
 
 SHAPE, BATCH, SEED = (2, 2, 1), 4, 11
 STEPS = 6  # times 1, 5/6, 4/6, 3/6, 2/6, 1/6
@@ -28,6 +28,7 @@ class Counting:
   depth: int = dataclasses.field(default=6, metadata={'static': True})
   num_taps: int = dataclasses.field(default=1, metadata={'static': True})
   num_classes: int = dataclasses.field(default=10, metadata={'static': True})
+  learned_variance = False
 
   def __call__(self, x, t, label, sub=None):
     def output(rows):
@@ -45,7 +46,7 @@ class Counting:
     return dataclasses.replace(output(x), sub=subs)
 
 
-def measure(text, solver_name):
+def measure(text, solver_name, scales_at='step'):
   """NFE per image: declared and counted."""
   costs = []
   solver = make_solver(solver_name, path_named('linear'))
@@ -59,10 +60,11 @@ def measure(text, solver_name):
     SEED,
     solver=solver,
     shape=SHAPE,
+    scales_at=scales_at,
   )
   jax.block_until_ready(x)
   jax.effects_barrier()
-  declared = sampler.nfe(parse(text), solver, grid, 6, SEED)
+  declared = sampler.nfe(parse(text), solver, grid, 6, SEED, scales_at)
   return declared, sum(costs) / BATCH
 
 
@@ -83,6 +85,10 @@ def measure(text, solver_name):
     ('s2:1.5:skip=3@0.4-0.7', 'euler_maruyama', None),
     ('cfg:1.5,s2:1.5', 'heun', None),
     ('ig:1.5,s2:1.5:skip=2@0-0.5,cfg:1.5@0.4-0.7', 'heun', None),
+    ('cfg:1.5', 'rk4', 48),
+    ('none', 'midpoint', 12),
+    ('none', 'heun:last=heun', 12),
+    ('cfg:1.5@0.4-0.7', 'heun_maruyama', 15),
   ],
 )
 def test_nfe_is_what_runs(text, solver, expected):
@@ -92,6 +98,16 @@ def test_nfe_is_what_runs(text, solver, expected):
     assert declared == expected
   else:
     assert declared > 6  # the sub-network costs something
+
+
+def test_nfe_where_each_evaluation_reads_its_own_scales():
+  # On at 4/6 and 3/6, each reached from above and left.
+  declared, counted = measure('cfg:1.5@0.4-0.7', 'heun', 'evaluation')
+  assert declared == counted == 11 + 4
+  # On at 1/6 and 0: one more than where whole steps are on.
+  declared, counted = measure('cfg:1.5@0-0.2', 'heun:last=heun', 'evaluation')
+  assert declared == counted == 12 + 3
+  assert measure('cfg:1.5@0-0.2', 'heun:last=heun')[0] == 12 + 2
 
 
 def test_nfe_follows_the_blocks_drawn():

@@ -16,7 +16,13 @@ from sample.compare import CompareConfig
 
 PATH = path_named('linear')
 SAMPLING = generate.SampleConfig(
-  solver='euler_maruyama', steps=3, shift=1.5, last=0.04, batch_size=4
+  solver='euler_maruyama',
+  steps=3,
+  shift=1.5,
+  last=0.04,
+  respacing='',
+  scales_at='step',
+  batch_size=4,
 )
 LABELS = generate.plan_labels('random', 16, 10, seed=3)
 
@@ -196,6 +202,9 @@ def test_label_errors(plan, message):
     ({'batch_size': 12}, 'none', 'sample.batch_size is 12'),
     ({'steps': 0}, 'none', 'steps is 0'),
     ({}, 'ig:1.4:tap=5', 'needs tap 5'),
+    ({'solver': 'ddpm'}, 'none', 'variance preserving'),
+    ({'respacing': 'ddim300'}, 'none', 'no stride'),
+    ({'scales_at': 'stage'}, 'none', 'expected one of step, evaluation'),
   ],
 )
 def test_check_before_anything_is_compiled(
@@ -204,7 +213,16 @@ def test_check_before_anything_is_compiled(
   mesh = make_mesh(MeshConfig())
   with pytest.raises(InputError, match=message):
     config = dataclasses.replace(SAMPLING, **{'batch_size': 16, **changes})
-    generate.check(config, parse(guidance), denoiser, mesh)
+    generate.check(config, parse(guidance), denoiser, mesh, PATH)
+
+
+def test_learned_variance_is_needed_by_ddpm(denoiser):
+  config = dataclasses.replace(SAMPLING, solver='ddpm', batch_size=8)
+  path, mesh = path_named('discrete'), make_mesh(MeshConfig())
+  with pytest.raises(InputError, match='choose ddpm:variance=small'):
+    generate.check(config, Guidance(), denoiser, mesh, path)
+  config = dataclasses.replace(config, solver='ddpm:variance=small')
+  generate.check(config, Guidance(), denoiser, mesh, path)
 
 
 def test_unknown_solver():

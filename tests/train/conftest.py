@@ -5,7 +5,7 @@ import pathlib
 import jax
 import pytest
 
-import main
+from train import settings
 from train.data.source import DataConfig, open_source
 from train.experiment import build
 
@@ -45,9 +45,9 @@ def make_config(data_dir):
   """Function of assignments, as on the command line, to plain values."""
 
   def make(*assignments):
-    config = main.load_config(str(ROOT / 'configs/digits.py'))
+    config = settings.load_config(str(ROOT / 'configs/digits.py'))
     given = (*TINY, f'data.dir={data_dir}', *assignments)
-    return main.override(config, given).to_dict()
+    return settings.override(config, given).to_dict()
 
   return make
 

@@ -12,7 +12,7 @@ from absl import logging
 
 import main
 from sample import compare, sampler
-from train import checkpoint, loop, workdir
+from train import checkpoint, loop, settings, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -100,9 +100,9 @@ def claim(tmp_path, data_dir):
   """Function of changes to the folder of a run that was not trained yet."""
 
   def make(*changes):
-    config = main.load_config(str(ROOT / 'configs/digits.py'))
+    config = settings.load_config(str(ROOT / 'configs/digits.py'))
     assignments = (*TINY, f'data.dir={data_dir}', *changes)
-    config = main.override(config, assignments).to_dict()
+    config = settings.override(config, assignments).to_dict()
     return workdir.claim(tmp_path / 'run', config)
 
   return make

@@ -1,0 +1,196 @@
+"""DiT's samplers on its discrete schedule (Ho et al. 2020; Nichol & Dhariwal).
+
+With a = alpha(t)^2, a' = alpha(t_next)^2, beta = 1 - a / a' and the predicted
+x0 and noise at (x, t):
+
+  DDPM   mean + exp(log_variance / 2) z
+         mean          = sqrt(a') beta / (1 - a) x0
+                         + sqrt(1 - beta) (1 - a') / (1 - a) x
+         small         = beta (1 - a') / (1 - a)
+         log_variance  = f log beta + (1 - f) log small, f = (variance + 1) / 2,
+                         where the network learned `variance`
+  DDIM   sqrt(a') x0 + sqrt(1 - a' - s^2) noise + s z
+         s = eta sqrt(small)                          (arXiv 2010.02502, eq. 12)
+
+z is standard normal; the step to t = 0 adds none. A step k of the schedule is
+at t = (k + 1) / 1000.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dit.config import check_choice, check_range
+from dit.path import STEPS, Path, VariancePreserving
+from dit.types import InputError
+
+VARIANCES = ('learned', 'small')
+
+
+def discrete_grid(respacing: str) -> np.ndarray:
+  """Times of a respaced schedule, from the noise, and 0: (steps + 1,) float64.
+
+  Args:
+    respacing: as DiT's code writes it: '250' for that many steps, evenly over
+      the 1000; '50,30,20' for as many in each part of equal length; 'ddim50'
+      for 50 steps at a fixed stride.
+
+  Raises:
+    InputError: if the schedule cannot be cut so.
+  """
+  strided = respacing.startswith('ddim')
+  try:
+    counts = [int(part) for part in respacing.removeprefix('ddim').split(',')]
+  except ValueError as error:
+    raise InputError(
+      f"respacing {respacing!r}: expected as '250', '50,30,20' or 'ddim50'."
+    ) from error
+  steps = _strided(*counts[:1]) if strided else _sections(counts)
+  return np.append((np.asarray(sorted(steps))[::-1] + 1) / STEPS, 0.0)
+
+
+def _strided(count: int) -> set[int]:
+  for stride in range(1, STEPS + 1):
+    if len(range(0, STEPS, stride)) == count:
+      return set(range(0, STEPS, stride))
+  raise InputError(
+    f'respacing ddim{count}: no stride cuts {STEPS} steps into {count}.'
+  )
+
+
+def _sections(counts: list[int]) -> set[int]:
+  size, longer = divmod(STEPS, len(counts))
+  start, steps = 0, set()
+  for i, count in enumerate(counts):
+    length = size + (i < longer)
+    if not 1 <= count <= length:
+      raise InputError(
+        f'respacing asks for {count} of the {length} steps of part {i + 1}; '
+        f'expected 1 to {length}.'
+      )
+    stride = (length - 1) / (count - 1) if count > 1 else 1
+    # Summed, and rounded to even, as DiT's code does.
+    position = 0.0
+    for _ in range(count):
+      steps.add(start + round(position))
+      position += stride
+    start += length
+  return steps
+
+
+@dataclasses.dataclass(frozen=True)
+class DDIM:
+  """Denoising Diffusion Implicit Models; one evaluation.
+
+  Attributes:
+    path: that the velocity belongs to; any, if eta is 0.
+    eta: 0 for no noise, 1 for as much as DDPM's.
+    clip: whether the predicted x0 is clipped to [-1, 1].
+  """
+
+  path: Path
+  eta: float = 0.0
+  clip: bool = False
+  learned_variance = False
+
+  def __post_init__(self) -> None:
+    """Checks the range and the path."""
+    check_range('ddim eta', self.eta, 0, 1)
+    if self.eta:
+      _check_path('ddim with eta', self.path)
+
+  @property
+  def stochastic(self) -> bool:
+    """Whether noise is used."""
+    return self.eta > 0
+
+  def step(self, velocity, x, t, t_next, noise=None):  # noqa: D102
+    path = self.path
+    x0, eps = _predict(path, velocity(x, t), x, t, self.clip)
+    x_next = path.alpha(t_next) * x0
+    if not self.eta:
+      return x_next + path.sigma(t_next) * eps
+    _, small = _variances(path, t, t_next)
+    s2 = self.eta**2 * small
+    x_next += jnp.sqrt(jnp.square(path.sigma(t_next)) - s2) * eps
+    return x_next + jnp.where(t_next > 0, jnp.sqrt(s2), 0) * noise
+
+  def times(self, t, t_next):  # noqa: D102
+    del t_next
+    return [t]
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPM:
+  """Ancestral sampling; one evaluation.
+
+  Attributes:
+    path: that the velocity belongs to, variance preserving.
+    variance: of a step: 'learned' by the network, or 'small'.
+    clip: whether the predicted x0 is clipped to [-1, 1].
+  """
+
+  path: VariancePreserving
+  variance: str = 'learned'
+  clip: bool = False
+  stochastic = True
+
+  def __post_init__(self) -> None:
+    """Checks names."""
+    check_choice('ddpm variance', self.variance, VARIANCES)
+    _check_path('ddpm', self.path)
+
+  @property
+  def learned_variance(self) -> bool:
+    """Whether `velocity` must give the variance too."""
+    return self.variance == 'learned'
+
+  def step(self, velocity, x, t, t_next, noise):  # noqa: D102
+    path, out = self.path, velocity(x, t)
+    v, variance = out if self.learned_variance else (out, None)
+    x0, _ = _predict(path, v, x, t, self.clip)
+    beta, small = _variances(path, t, t_next)
+    noise_t, noise_next = (jnp.square(path.sigma(s)) for s in (t, t_next))
+    mean = path.alpha(t_next) * beta / noise_t * x0
+    mean += jnp.sqrt(1 - beta) * noise_next / noise_t * x
+    # Zero at the step to t = 0, where no noise is added.
+    log_variance = jnp.log(jnp.where(t_next > 0, small, beta))
+    if variance is not None:
+      f = (variance + 1) / 2
+      log_variance = f * jnp.log(beta) + (1 - f) * log_variance
+    scale = jnp.where(t_next > 0, jnp.exp(log_variance / 2), 0)
+    return mean + scale * noise
+
+  def times(self, t, t_next):  # noqa: D102
+    del t_next
+    return [t]
+
+
+def _predict(
+  path: Path, v: jax.Array, x: jax.Array, t: jax.Array, clip: bool
+) -> tuple[jax.Array, jax.Array]:
+  """x0 and noise; the noise is that of the clipped x0."""
+  x0, eps = (path.x0_from_velocity(x, v, t), path.noise_from_velocity(x, v, t))
+  if not clip:
+    return x0, eps
+  x0 = jnp.clip(x0, -1, 1)
+  return x0, (x - path.alpha(t) * x0) / path.sigma(t)
+
+
+def _variances(
+  path: VariancePreserving, t: jax.Array, t_next: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """`beta` and `small`."""
+  beta = -jnp.expm1(path.log_alpha2(t) - path.log_alpha2(t_next))
+  ratio = jnp.square(path.sigma(t_next) / path.sigma(t))
+  return beta, beta * ratio
+
+
+def _check_path(name: str, path: Path) -> None:
+  if not isinstance(path, VariancePreserving):
+    raise InputError(
+      f'solver {name} needs a variance preserving path (discrete or vp), not '
+      f'{type(path).__name__.lower()}; choose another solver.'
+    )

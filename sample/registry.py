@@ -1,0 +1,81 @@
+"""Solvers as text: 'heun', 'heun:last=heun', 'euler_maruyama:diffusion=sigma'.
+
+A name, then `:option=value` for each of the solver's own options.
+"""
+
+import dataclasses
+
+from dit.config import check_choice, nearest
+from dit.path import Path, path_named
+from dit.types import InputError
+from sample.discrete import DDIM, DDPM
+from sample.solvers import (
+  RK4,
+  Euler,
+  EulerMaruyama,
+  Heun,
+  HeunMaruyama,
+  Midpoint,
+  Solver,
+)
+
+SOLVERS = {
+  'euler': Euler,
+  'heun': Heun,
+  'midpoint': Midpoint,
+  'rk4': RK4,
+  'euler_maruyama': EulerMaruyama,
+  'heun_maruyama': HeunMaruyama,
+  'ddim': DDIM,
+  'ddpm': DDPM,
+}
+
+
+def make_solver(text: str, path: Path) -> Solver:
+  """The solver that the text describes.
+
+  Args:
+    text: as in the module's examples.
+    path: that the velocity belongs to; some solvers need it.
+
+  Raises:
+    InputError: for an unknown solver or option, naming the right ones, or a
+      solver that the path does not suit.
+  """
+  name, *assignments = text.split(':')
+  check_choice('sample.solver', name, SOLVERS)
+  kind = SOLVERS[name]
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  given = {'path': path} if fields.pop('path', None) else {}
+  for assignment in assignments:
+    option, _, value = assignment.partition('=')
+    if option not in fields:
+      raise InputError(
+        f'solver {name} has no option {option!r}; it has '
+        f'{", ".join(fields) or "none"}.{nearest(option, fields)}'
+      )
+    if option in given:
+      raise InputError(f'sample.solver {text!r} sets {option} twice.')
+    given[option] = _read(text, option, value, type(fields[option].default))
+  return kind(**given)
+
+
+def check_solver(text: str) -> None:
+  """Raises InputError if no path could make the text a solver."""
+  make_solver(text, path_named('discrete'))
+
+
+def _read(text: str, option: str, value: str, kind: type) -> str | float | bool:
+  """The value of an option, of the type of its default."""
+  readers = {
+    str: str,
+    float: float,
+    bool: {'true': True, 'false': False}.__getitem__,
+  }
+  try:
+    return readers[kind](value)
+  except (ValueError, KeyError) as error:
+    expected = 'true or false' if kind is bool else 'a number'
+    raise InputError(
+      f'sample.solver {text!r}: {option} is {value!r}, expected {expected}.'
+    ) from error

@@ -1,0 +1,27 @@
+"""Networks of every kind of architecture."""
+
+import pytest
+
+from dit.config import DiTConfig
+
+SIZES = {'size': 8, 'channels': 3, 'num_classes': 10, 'patch': 2, 'depth': 5,
+         'width': 32, 'num_heads': 4, 'taps': (2, 3)}  # fmt: skip
+VARIANTS = {
+  'sit': {},
+  'lightningdit': {
+    'norm': 'rmsnorm',
+    'mlp': 'swiglu',
+    'mlp_ratio': 3.0,  # hidden width 64, which 8 devices divide
+    'rope': True,
+    'qk_norm': 'rmsnorm',
+    'shift': False,
+    'learn_sigma': True,
+    'convention': 'reversed',
+  },
+}
+
+
+@pytest.fixture(scope='session', params=VARIANTS)
+def config(request):
+  """A small network with two taps, of either architecture."""
+  return DiTConfig(**SIZES, **VARIANTS[request.param])

@@ -1,0 +1,75 @@
+"""Golden values of reference implementations: where they are, how to read them.
+
+Some lie in tests/golden, so that a fresh clone checks itself; the rest lies
+beside the project, in ../shared/golden, and its tests skip where it is absent.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from dit import convert, model
+
+HERE = pathlib.Path(__file__).parent
+PLACES = (HERE / 'golden', HERE.parents[1] / 'shared' / 'golden')
+# family: folder, taps of its networks; all have four heads.
+FAMILIES = {
+  'ig_sit': ('ig_sit', (2,)),
+  'ig_lightningdit': ('ig_lightningdit', (2,)),
+  'sit': ('sit_upstream', ()),
+  'dit': ('dit', ()),
+}
+
+
+def find(name):
+  """The golden file `name`, such as 'dit/samplers.npz'; skips without it."""
+  for place in PLACES:
+    if (place / name).exists():
+      return place / name
+  pytest.skip(f'golden file {name} is not beside the project')
+
+
+def read(name):
+  if name.endswith('.json'):
+    return json.loads(find(name).read_text())
+  return (
+    load_file(find(name)) if name.endswith('tensors') else np.load(find(name))
+  )
+
+
+def state_dtype():
+  """float64 where JAX has it on: what sharp comparisons run in."""
+  return jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+
+
+def nhwc(x):
+  """Channels first to last, as a state."""
+  return jnp.asarray(np.moveaxis(x, -3, -1), state_dtype())
+
+
+def relative(ours, golden):
+  """Relative L2 distance of (..., H, W, C) to golden (..., C, H, W)."""
+  golden = np.moveaxis(np.asarray(golden, np.float64), -3, -1)
+  ours = np.asarray(ours, np.float64)
+  return np.linalg.norm(ours - golden) / np.linalg.norm(golden)
+
+
+@functools.cache
+def denoiser(family, variant='model'):
+  """The golden network, bound; its activations are of `state_dtype`."""
+  folder, taps = FAMILIES[family]
+  config, params = convert.from_published(
+    read(f'{folder}/{variant}.safetensors'),
+    family=family,
+    num_heads=4,
+    taps=taps,
+  )
+  config = dataclasses.replace(config, dtype=jnp.dtype(state_dtype()).name)
+  return model.bind(config, jax.tree.map(jnp.asarray, params))
