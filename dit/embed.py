@@ -63,11 +63,14 @@ def rotary_table(side: int, head_width: int) -> np.ndarray:
 def time_features(t: jax.Array) -> jax.Array:
   """Sinusoids of the time, (B,) -> (B, FREQUENCIES) float32, cosines first."""
   half = FREQUENCIES // 2
-  # The exponents are rounded to float32, as where published networks were
-  # trained: DiT's times reach 999, and there the last digits show.
+  # In float32, as published networks were trained: DiT's times reach 999, and
+  # there the last digits of the frequencies show.
   log_period = np.log(np.float32(_MAX_PERIOD))
   exponents = -log_period * np.arange(half, dtype=np.float32) / np.float32(half)
   frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+  # All are rounded to nearest but one, a near tie that PyTorch (2.13, CPU)
+  # rounds up: 4e-7 of the output of DiT.
+  frequencies[12] = np.nextafter(frequencies[12], np.float32(1))
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

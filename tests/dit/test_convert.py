@@ -46,22 +46,20 @@ def frozen(arrays):
   return types.MappingProxyType(arrays)
 
 
-def random_bits(shape, rng):
+def random_bits(shapes):
   """Any float32: NaN with its payload, infinite, subnormal, -0."""
-  bits = rng.integers(0, 2**32, shape, np.uint32, endpoint=False)
-  return bits.view(np.float32)
+  rng = np.random.default_rng(0)
+  draw = functools.partial(rng.integers, 0, 2**32, dtype=np.uint32)
+  return {name: draw(shape).view(np.float32) for name, shape in shapes.items()}
 
 
 def random_tensors(config):
-  rng = np.random.default_rng(0)
-  shapes = convert.published_shapes(config)
-  return frozen({name: random_bits(s, rng) for name, s in shapes.items()})
+  return frozen(random_bits(convert.published_shapes(config)))
 
 
 def random_params(config):
-  rng = np.random.default_rng(1)
-  shapes = convert.flatten(model.shapes(config))
-  return {path: random_bits(leaf.shape, rng) for path, leaf in shapes.items()}
+  leaves = convert.flatten(model.shapes(config))
+  return random_bits({path: leaf.shape for path, leaf in leaves.items()})
 
 
 def read(tensors, family, **changes):
@@ -101,10 +99,7 @@ def architectures():
   for family in convert.FAMILIES:
     choices = some if family in PLAIN else every
     for values in itertools.product(*choices.values()):
-      changes = dict(zip(choices, values, strict=True))
-      yield pytest.param(
-        family, changes, id='-'.join([family, *map(str, values)])
-      )
+      yield family, dict(zip(choices, values, strict=True))
 
 
 @pytest.mark.parametrize(('family', 'changes'), [*architectures()])
@@ -113,46 +108,23 @@ def test_round_trip_is_bitwise_and_infers_the_network(family, changes):
   tensors = random_tensors(config)
   inferred, params = read(tensors, family)
   assert inferred == config
-  flat = convert.flatten(params)
+  flat = frozen(convert.flatten(params))
   shapes = convert.flatten(model.shapes(config))
-  assert jax.tree.map(np.shape, flat) == jax.tree.map(np.shape, shapes)
+  assert jax.tree.map(np.shape, dict(flat)) == jax.tree.map(np.shape, shapes)
   same_bits(write(config, flat, family), tensors)
 
 
-@pytest.mark.parametrize('family', convert.FAMILIES)
-def test_other_way_round_is_bitwise_too(family):
-  config = make_config(family)
-  flat = frozen(random_params(config))
-  tensors = write(config, flat, family)
-  same_bits(convert.flatten(read(tensors, family)[1]), flat)
-
-
 @pytest.mark.parametrize('mlp', ['gelu', 'swiglu'])
-@pytest.mark.parametrize('ratio', [0.5, 1.1, 2.67, 3.3, 4.0, 4.1])
-def test_hidden_width_of_any_ratio_comes_back(mlp, ratio):
-  for width in (8, 20):
-    config = make_config('sit', mlp=mlp, mlp_ratio=ratio, width=width,
-                         convention='reversed')  # fmt: skip
+def test_every_hidden_width_comes_back(mlp):
+  hidden = set()
+  for ratio in (2.67, 3.3, 4.0, 4.1, *np.arange(2, 32) / 8):
+    config = make_config('lightningdit', mlp=mlp, mlp_ratio=float(ratio))
     inferred, _ = read(random_tensors(config), 'lightningdit')
     assert inferred.hidden == config.hidden
     assert dataclasses.replace(inferred, mlp_ratio=ratio) == config
     assert ratio != 4 or inferred.mlp_ratio == 4
-
-
-@pytest.mark.parametrize(
-  ('mlp', 'names'), [('gelu', ('fc1', 'fc2')), ('swiglu', ('w12', 'w3'))]
-)
-def test_every_hidden_width_comes_back(mlp, names):
-  """Of tensors that know no ratio."""
-  tensors = dict(random_tensors(make_config('lightningdit', mlp=mlp)))
-  for hidden in range(1, 30):
-    first = 2 * hidden if mlp == 'swiglu' else hidden
-    for i in range(3):
-      fc1, fc2 = (f'blocks.{i}.mlp.{name}' for name in names)
-      tensors[f'{fc1}.weight'] = np.ones((first, 8), np.float32)
-      tensors[f'{fc1}.bias'] = np.ones(first, np.float32)
-      tensors[f'{fc2}.weight'] = np.ones((8, hidden), np.float32)
-    assert read(tensors, 'lightningdit')[0].hidden == hidden
+    hidden.add(inferred.hidden)
+  assert hidden >= {*range(2, 21)}
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float64', '>f4'])
@@ -175,21 +147,22 @@ def test_other_floats_become_float32(dtype):
     same_bits(write(config, narrow, 'ig_lightningdit'), expected)
 
 
+def shared(arrays, others):
+  pairs = itertools.product(arrays.values(), others.values())
+  return any(np.shares_memory(ours, theirs) for ours, theirs in pairs)
+
+
 def test_reading_shares_no_memory():
   tensors = random_tensors(make_config('ig_lightningdit'))
   flat = convert.flatten(read(tensors, 'ig_lightningdit')[1])
-  for ours, theirs in itertools.product(flat.values(), tensors.values()):
-    assert not np.shares_memory(ours, theirs)
+  assert not shared(flat, tensors)
   assert all(leaf.flags.writeable for leaf in flat.values())
 
 
 @pytest.mark.xfail(strict=True, reason='float32 biases and gains are views')
 def test_writing_shares_no_memory():
-  config = make_config('ig_lightningdit')
-  flat = random_params(config)
-  tensors = write(config, flat, 'ig_lightningdit')
-  for ours, theirs in itertools.product(flat.values(), tensors.values()):
-    assert not np.shares_memory(ours, theirs)
+  flat = random_params(make_config('sit'))
+  assert not shared(write(make_config('sit'), flat, 'sit'), flat)
 
 
 def published_xl(kind, heads):
@@ -223,19 +196,15 @@ def published_xl(kind, heads):
   return shapes
 
 
-ROTARY, POSITION = 2 * 256 * 72, 256 * 1152
-
-
 @pytest.mark.parametrize(
   ('name', 'taps', 'tensors', 'values'),
   [
     ('SiT-XL/2', (8,), 296, 677_786_144),
-    ('LightningDiT-XL/1', (8,), 356, 677_951_296 + ROTARY),
-    ('LightningDiT-XL/1', (), 351, 675_256_736 + ROTARY),
-    # 675,129,632, which counts the positions; learned: 28 (18 D^2 + 15 D) of
-    # the blocks, (D + 257) D + D of the time, 1001 D of the labels, 17 D of
-    # the patches, 2 D^2 + 2 D and 32 D + 32 of the head; D = 1152.
-    ('DiT-XL/2', (), 287, 674_834_720 + POSITION),
+    ('LightningDiT-XL/1', (8,), 356, 677_951_296 + 2 * 256 * 72),
+    ('LightningDiT-XL/1', (), 351, 675_256_736 + 2 * 256 * 72),
+    # 675,129,632 with positions; else 28 (18 D^2 + 15 D) blocks, D^2 + 258 D
+    # time, 1001 D labels, 17 D patches, 2 D^2 + 34 D + 32 head; D = 1152.
+    ('DiT-XL/2', (), 292, 674_834_720 + 256 * 1152),
   ],
 )
 def test_published_networks(name, taps, tensors, values):
@@ -271,52 +240,35 @@ def test_missing_tensor(family):
 
 
 @pytest.mark.parametrize(
-  ('family', 'name'),
+  ('family', 'names'),
   [
-    ('sit', 'final_layer_xr.linear.weight'),
-    ('sit', 'blocks.1.norm1.weight'),
-    ('sit', 'feat_rope.freqs_sin'),
-    ('sit', 'blocks.1.attn.q_norm.weight'),
-    ('ig_lightningdit', 'module.pos_embed'),
-    ('ig_lightningdit', 'blocks.1.attn.q_norm.bias'),
-    ('ig_lightningdit', 'blocks.1.mlp.fc1.weight'),
-    ('ig_lightningdit', 'blocks.1'),
-    ('ig_lightningdit', ''),
+    ('sit', ['final_layer_xr.linear.weight', 'feat_rope.freqs_sin',
+             'blocks.1.norm1.weight', 'blocks.1.attn.q_norm.weight']),
+    ('ig_lightningdit', ['module.pos_embed', 'blocks.1.attn.q_norm.bias',
+                         'blocks.1.mlp.fc1.weight', 'blocks.1', '']),
   ],
-)
-def test_tensor_without_a_place(family, name):
+)  # fmt: skip
+def test_tensor_without_a_place(family, names):
   tensors = dict(random_tensors(make_config(family)))
-  tensors[name] = np.ones(8, np.float32)
-  with refused(f'published tensor {name!r} has no place', f'family {family}'):
-    read(tensors, family)
-
-
-def test_block_without_its_tensors():
-  tensors = dict(random_tensors(make_config('sit')))
-  whole = {key: t for key, t in tensors.items() if 'blocks.1.' not in key}
-  with refused("'blocks.1.attn.qkv.weight' is missing"):
-    read(whole, 'sit')
-  tensors['blocks.7.attn.qkv.weight'] = tensors['blocks.1.attn.qkv.weight']
-  with refused("'blocks.3.attn.qkv.weight' is missing"):
-    read(tensors, 'sit')
+  for name in names:
+    with refused(f'tensor {name!r} has no place', f'in family {family}'):
+      read({**tensors, name: np.ones(8, np.float32)}, family)
 
 
 @pytest.mark.parametrize('family', ['ig_lightningdit', 'sit'])
 def test_misshapen_tensor(family):
   tensors = dict(random_tensors(make_config(family)))
   for name, tensor in tensors.items():
-    for wrong in (tensor[None], tensor[..., None], tensor.ravel()[0]):
+    first = tensor.ravel()[0]
+    for wrong in (tensor[None], tensor[..., None], tensor[..., :0], first):
       with refused(f'tensor {name!r} has shape {wrong.shape}, expected'):
         read({**tensors, name: wrong}, family)
-    with refused(f'tensor {name!r} has shape'):
-      read({**tensors, name: tensor[..., :0]}, family)
 
 
 @pytest.mark.parametrize(
   ('name', 'shape', 'named'),
   [
     ('blocks.1.attn.qkv.weight', (8, 24), 'blocks.1.attn.qkv.weight'),
-    ('blocks.1.mlp.fc1.weight', (8, 32), 'blocks.1.mlp.fc1.weight'),
     ('blocks.1.adaLN_modulation.1.bias', (32,), 'blocks.1.adaLN_modulation.1'),
     ('blocks.0.adaLN_modulation.1.weight', (40, 8), 'blocks.0.adaLN'),
     ('final_layer.linear.weight', (36, 8), 'final_layer.linear.weight'),
@@ -327,7 +279,6 @@ def test_misshapen_tensor(family):
     ('pos_embed', (2, 4, 8), 'pos_embed'),
     ('pos_embed', (1, 4, 9), 'pos_embed'),
     ('pos_embed', (1, 5, 8), 'pos_embed has 5 tokens, no square number'),
-    ('pos_embed', (1, 2, 8), 'pos_embed has 2 tokens, no square number'),
   ],
 )
 def test_shapes_that_contradict_each_other(name, shape, named):
@@ -349,13 +300,10 @@ def test_tensor_of_no_floats(dtype):
 
 @pytest.mark.xfail(strict=True, reason='tables are made before shapes are seen')
 def test_wrong_table_does_not_fill_the_memory(monkeypatch):
-  def never(*args):
-    raise AssertionError('makes a table of tokens by width')
-
   tensors = dict(random_tensors(make_config('sit')))
   tensors['pos_embed'] = np.ones((1, 10**4, 1), np.float32)
   tensors['x_embedder.proj.weight'] = np.ones((10**4, 3, 2, 2), np.float32)
-  monkeypatch.setattr(model, 'position_table', never)
+  monkeypatch.setattr(model, 'position_table', None)  # nor is it called
   with refused('pos_embed'):
     read(tensors, 'sit')
 
@@ -364,13 +312,11 @@ def test_wrong_table_does_not_fill_the_memory(monkeypatch):
   ('num_heads', 'changes', 'message'),
   [
     (3, {}, 'width 8 is not divisible by model.num_heads 3'),
-    (16, {}, 'width 8 is not divisible by model.num_heads 16'),
     (0, {}, 'model.num_heads is 0'),
     (-2, {}, 'model.num_heads is -2'),
     (4, {}, 'model.num_heads is 2, which rotary positions'),
     (1, {}, "'feat_rope.freqs_cos' has shape (4, 4), expected (4, 8)"),
     (1, {'rope': False}, "'blocks.0.attn.q_norm.weight' has shape (4,)"),
-    (4, {'rope': False}, "'blocks.0.attn.q_norm.weight' has shape (4,)"),
   ],
 )
 def test_wrong_number_of_heads(num_heads, changes, message):
@@ -379,17 +325,14 @@ def test_wrong_number_of_heads(num_heads, changes, message):
     read(tensors, 'lightningdit', num_heads=num_heads)
 
 
-@pytest.mark.parametrize(
-  ('family', 'nearest'),
-  [('ig_sti', 'ig_sit'), ('DiT', 'dit'), ('LightningDiT', 'lightningdit')],
-)
-def test_unknown_family(family, nearest):
-  words = f'family is {family!r}', f"Did you mean '{nearest}'", 'dit, sit, ig_'
+def test_unknown_family():
   config = make_config('sit')
-  with refused(*words):
-    read(random_tensors(config), family, taps=())
-  with refused(*words):
-    write(config, random_params(config), family)
+  for family, near in (('ig_sti', 'ig_sit'), ('LightningDiT', 'lightningdit')):
+    words = f'family is {family!r}', f"Did you mean '{near}'", 'dit, sit, ig_'
+    with refused(*words):
+      convert.from_published(random_tensors(config), family=family, num_heads=2)
+    with refused(*words):
+      write(config, random_params(config), family)
 
 
 @pytest.mark.parametrize(
@@ -401,9 +344,6 @@ def test_unknown_family(family, nearest):
     ('lightningdit', (1, 2), 'no head inside'),
     ('ig_sit', (0,), 'between 1 and depth - 1 = 2'),
     ('ig_sit', (3,), 'between 1 and depth - 1 = 2'),
-    ('ig_sit', (-1,), 'between 1 and depth - 1 = 2'),
-    ('sit', (3,), 'between 1 and depth - 1 = 2'),
-    ('ig_sit', (2, 1), 'rising order'),
   ],
 )
 def test_wrong_taps(family, taps, message):
@@ -415,18 +355,16 @@ def test_wrong_taps(family, taps, message):
       write(config, random_params(config), family)
 
 
-@pytest.mark.parametrize('family', convert.FAMILIES)
-@pytest.mark.parametrize('convention', ['velocity', 'reversed', 'noise'])
-def test_family_of_another_convention(family, convention):
-  config, own = make_config(family), convert.FAMILIES[family].convention
-  if own == convention:
-    return
-  config = dataclasses.replace(config, convention=convention)
-  others = {'velocity': 'ig_sit.', 'noise': 'dit.',
-            'reversed': 'sit, lightningdit, ig_lightningdit.'}  # fmt: skip
-  words = repr(convention), family, repr(own), f'own are {others[convention]}'
-  with refused(*words):
-    write(config, random_params(config), family)
+@pytest.mark.parametrize(
+  ('convention', 'own'),
+  [('velocity', 'ig_sit.'), ('noise', 'dit.'),
+   ('reversed', 'sit, lightningdit, ig_lightningdit.')],
+)  # fmt: skip
+def test_family_of_another_convention(convention, own):
+  for family in {*convert.FAMILIES} - {*own[:-1].split(', ')}:
+    config = make_config(family, convention=convention)
+    with refused(f'of convention {convention!r}', family, f'its own are {own}'):
+      write(config, random_params(config), family)
 
 
 @pytest.mark.parametrize('family', PLAIN)
@@ -457,10 +395,6 @@ def test_wrong_parameters(family):
       wrong = np.ones(leaf.shape).astype(dtype)
       with refused(f'parameter {path!r} has dtype {wrong.dtype}'):
         write(config, {**flat, path: wrong}, family)
-  for path in (
-    'blocks/mlp/fc3/kernel',
-    'rotary/extra',
-    'blocks/attention/gate',
-  ):
+  for path in ('blocks/mlp/fc3/kernel', 'blocks/gate'):
     with refused(f'parameter {path!r} has no place in the configuration'):
-      write(config, {**flat, path: flat['label_embed']} | {}, family)
+      write(config, {**flat, path: flat['label_embed']}, family)

@@ -1,12 +1,14 @@
-"""The blocks that S2 draws, and intervals."""
+"""The blocks that S2 draws, intervals, guided channels, the variance."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit.types import InputError
-from guidance import ClassifierFree, Scale, StochasticSelf
+from dit.types import DenoiserOutput, InputError
+from guidance import ClassifierFree, Guidance, Internal, Scale, StochasticSelf
 
 
 def masks(depth, skip=0, count=64):
@@ -69,3 +71,127 @@ def test_scale_without_interval_holds_everywhere(t):
 def test_impossible_intervals(interval):
   with pytest.raises(InputError, match='expected 0 <= low < high <= 1'):
     Scale(1.5, *interval)
+
+
+class Fake:
+  """A denoiser whose outputs tell the image, the label and what they are."""
+
+  depth, num_taps, num_classes = 4, 1, 10
+
+  def __init__(self, learned_variance=False):
+    self.learned_variance = learned_variance
+
+  def __call__(self, x, t, label, sub=None):
+    self.rows = len(x)
+    out = self.one(x, label, 1)
+    if sub is None:
+      return out
+    parts = x[:: sub.every], label[:: sub.every]
+    subs = [self.one(*parts, 2 + keep.sum()) for keep in sub.keep]
+    return DenoiserOutput(
+      out.velocity, out.intermediate, out.variance, tuple(subs)
+    )
+
+  def one(self, x, label, kind):
+    label = label[:, None, None, None]
+    channels = jnp.arange(1.0, 1 + x.shape[-1])
+    velocity = x * kind + channels * (1 + label)
+    return DenoiserOutput(
+      velocity,
+      (velocity / (2 + channels + label),),
+      100 * x + label + kind / 8 if self.learned_variance else None,
+    )
+
+
+X = jax.random.normal(jax.random.key(1), (3, 2, 2, 5))
+LABEL = jnp.asarray([4, 0, 7])
+KEY = jax.random.key(2)
+
+
+def predict(guidance, denoiser, t=0.5):
+  return guidance.predict(denoiser, X, jnp.float32(t), LABEL, KEY)
+
+
+def refined(label, scale=1.0):
+  out = Fake().one(X, jnp.full(3, label) if label == 10 else label, 1)
+  return out.velocity + (scale - 1) * (out.velocity - out.intermediate[0])
+
+
+@pytest.mark.parametrize('internal', [1.0, 1.7])
+@pytest.mark.parametrize('guided', [0, 1, 3, 5, 6, 99])
+def test_only_the_first_channels_are_guided(guided, internal):
+  cfg = ClassifierFree(Scale(2.5), guided)
+  ours, _ = predict(Guidance(Internal(Scale(internal)), (cfg,)), Fake())
+  strong, null = refined(LABEL, internal), refined(10, internal)
+  first = guided or 5
+  np.testing.assert_array_equal(ours[..., first:], strong[..., first:])
+  expected = null + 2.5 * (strong - null)
+  np.testing.assert_allclose(
+    ours[..., :first], expected[..., :first], rtol=1e-5
+  )
+  assert (jnp.abs(ours - strong)[..., :first] > 0.1).all()
+
+
+def test_guided_channels_are_those_of_cfg_alone():
+  # Neither IG nor S2 beside it is cut to the first channel.
+  terms = ClassifierFree(Scale(2.5), 1), StochasticSelf(Scale(1.5))
+  both, _ = predict(Guidance(Internal(Scale(1.7)), terms), Fake())
+  for alone, first in ((terms[1:], 1), (terms[:1], 0)):
+    ours, _ = predict(Guidance(Internal(Scale(1.7)), alone), Fake())
+    moved = jnp.abs(both - ours).min((0, 1, 2)) > 1e-3
+    expected = [True] * 5 if not first else [True, *[False] * 4]
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_infinite_difference_of_an_unguided_channel_does_no_harm():
+  difference = jnp.asarray([1.0, jnp.inf, jnp.nan])
+  term = ClassifierFree(Scale(2), 1)
+  np.testing.assert_array_equal(term.transform(difference), [1, 0, 0])
+
+
+TERMS = {
+  'cfg': ClassifierFree(Scale(1.5)),
+  's2': StochasticSelf(Scale(1.5)),
+}
+SETS = [(), ('cfg',), ('s2',), ('cfg', 's2'), ('s2', 'cfg')]
+
+
+@pytest.mark.parametrize('names', SETS)
+@pytest.mark.parametrize('internal', [None, Internal(Scale(1.4))])
+def test_variance_is_that_of_the_conditional_row(names, internal):
+  guidance = Guidance(internal, tuple(TERMS[name] for name in names))
+  plain = Fake(learned_variance=True)
+  velocity, variance = predict(guidance, plain)
+  np.testing.assert_array_equal(variance, plain.one(X, LABEL, 1).variance)
+  # It changes nothing else, and a network without it gives none.
+  other, none = predict(guidance, Fake())
+  assert none is None
+  np.testing.assert_array_equal(velocity, other)
+  np.testing.assert_array_equal(
+    guidance(plain, X, jnp.float32(0.5), LABEL, KEY), velocity
+  )
+
+
+def test_terms_switch_on_and_off_beside_a_variance():
+  plain = Fake(learned_variance=True)
+  expected = plain.one(X, LABEL, 1).variance
+
+  @jax.jit
+  def run(scales, t):
+    cfg, s2 = scales
+    terms = (ClassifierFree(Scale(cfg, 0.25, 0.5)), StochasticSelf(Scale(s2)))
+    return predict(Guidance(Internal(Scale(1.4)), terms), plain, t)
+
+  strong, seen = refined(LABEL, 1.4), []
+  for cfg, s2, t in itertools.product((1.0, 1.5), (1.0, 1.25), (0.2, 0.4)):
+    velocity, variance = run((cfg, s2), t)
+    np.testing.assert_allclose(variance, expected, rtol=1e-6)
+    on = (cfg != 1 and t == 0.4, s2 != 1)
+    active = [
+      TERMS[name] for name, is_on in zip(TERMS, on, strict=True) if is_on
+    ]
+    same = np.allclose(velocity, strong, atol=1e-4)
+    assert same == (not active)
+    seen.append(velocity)
+  distinct = np.unique(np.round(seen, 2), axis=0)
+  assert len(distinct) == 4  # none, either, both

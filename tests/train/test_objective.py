@@ -170,8 +170,119 @@ def test_weights_must_match_taps(weights, taps):
     ('label_dropout', 1.1, 'label_dropout is 1.1'),
     ('time_sampling', 'logitnormal', "Did you mean 'logit_normal'"),
     ('path', 'linaer', "Did you mean 'linear'"),
+    ('cosine_weight', -0.5, 'cosine_weight is -0.5, expected at least 0'),
   ],
 )
 def test_wrong_settings_are_refused(key, value, message):
   with pytest.raises(InputError, match=message):
     change(**{key: value})
+
+
+class Fixed:
+  """A denoiser of given predictions; unlike `Spy`'s, they have directions."""
+
+  num_classes = CLASSES
+
+  def __init__(self, velocity, *intermediate):
+    self.output = DenoiserOutput(velocity, intermediate)
+
+  def __call__(self, x, t, label, sub=None):
+    return self.output
+
+
+def states(count=6):
+  """x0, noise, t and label; on the linear path the target is noise - x0."""
+  keys = jax.random.split(jax.random.key(8))
+  x0, noise = (jax.random.normal(key, (count, 4, 4, 3)) for key in keys)
+  return x0, noise, jnp.linspace(0.1, 0.9, count), jnp.arange(count)
+
+
+def direction(velocity, x0=None):
+  """1 - cosine to the target of `states`, (B,)."""
+  given, *rest = states()
+  x0 = given if x0 is None else x0
+  path = path_named('linear')
+  return objective.velocity_losses(Fixed(velocity), path, x0, *rest)[2]
+
+
+X0, NOISE, T, LABEL = states()
+TARGET = NOISE - X0
+OTHER = jax.random.normal(jax.random.key(9), X0.shape)
+
+
+@pytest.mark.parametrize('length', [1e-4, 1.0, 1e4])
+def test_direction_of_parallel_and_opposite_predictions(length):
+  # Of any length, which may differ from position to position.
+  lengths = length * jnp.exp(OTHER[..., :1])
+  for sign, expected in ((1, 0), (-1, 2)):
+    ours = direction(sign * lengths * TARGET)
+    assert ours.shape == (6,) and ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_direction_is_taken_across_channels_at_each_position():
+  ours = direction(OTHER)
+  a, b = np.asarray(OTHER, np.float64), np.asarray(TARGET, np.float64)
+  lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+  expected = (1 - (a * b).sum(-1) / lengths).mean((1, 2))
+  np.testing.assert_allclose(ours, expected, rtol=1e-5)
+  # One position turned round moves its own image by its share, no other.
+  turned = direction(TARGET.at[2, 1, 3].multiply(-1))
+  np.testing.assert_allclose(turned, 2 / 16 * jnp.eye(6)[2], atol=1e-6)
+
+
+def test_direction_ignores_a_flip_of_both():
+  flipped = direction(-OTHER, x0=2 * NOISE - X0)  # the target is -TARGET
+  np.testing.assert_allclose(flipped, direction(OTHER), rtol=1e-5)
+  np.testing.assert_allclose(direction(-OTHER), 2 - direction(OTHER), rtol=1e-5)
+
+
+def cosine_loss(velocity, weight=0.7, intermediate=(OTHER,)):
+  config = change(cosine_weight=weight)
+  denoiser = Fixed(velocity, *intermediate)
+  return objective.loss_at(denoiser, config, (2,), X0, NOISE, T, LABEL)
+
+
+@pytest.mark.parametrize('length', [0.0, 1e-30, 1e-12, 1e-6])
+def test_gradient_is_finite_where_nothing_is_predicted(length):
+  total, terms = cosine_loss(length * TARGET)
+  assert jnp.isfinite(total)
+  if length < 1e-12:
+    np.testing.assert_allclose(terms['cosine'], 1, atol=1e-3)
+  gradient = jax.grad(lambda v: cosine_loss(v)[0])(length * TARGET)
+  assert jnp.isfinite(gradient).all()
+  if not length:  # and it points at the target
+    along = (gradient * TARGET).sum(-1)
+    assert (along < 0).all()
+
+
+def test_gradient_is_finite_where_the_target_is_nothing():
+  _, *rest = states()
+
+  def loss(velocity):
+    path = path_named('linear')
+    fixed = Fixed(velocity)
+    return objective.velocity_losses(fixed, path, rest[0], *rest)[2].sum()
+
+  assert loss(OTHER) == 6
+  assert not jax.grad(loss)(OTHER).any()
+
+
+def test_cosine_term_is_weighted_and_of_the_final_head_only():
+  total, terms = cosine_loss(OTHER)
+  assert list(terms) == ['velocity', 'intermediate_2', 'cosine']
+  plain, without = cosine_loss(OTHER, weight=0.0)
+  assert list(without) == ['velocity', 'intermediate_2']
+  assert terms['cosine'] == direction(OTHER).mean()
+  np.testing.assert_allclose(total, plain + 0.7 * terms['cosine'], rtol=1e-6)
+  # Whatever the tap predicts.
+  for tap in (TARGET, -TARGET, 0 * TARGET):
+    assert (
+      cosine_loss(OTHER, intermediate=(tap,))[1]['cosine'] == (terms['cosine'])
+    )
+
+  def of_tap(tap, weight):
+    return cosine_loss(OTHER, weight, (tap,))[0]
+
+  gradients = [jax.grad(of_tap)(TARGET / 2, weight) for weight in (0.0, 5.0)]
+  np.testing.assert_array_equal(*gradients)

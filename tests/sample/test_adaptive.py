@@ -1,0 +1,256 @@
+"""Dormand-Prince with adaptive steps, on fields whose solution is known."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sample.adaptive import dopri5
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Programs here run once or twice: compile them quickly instead of well."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
+# Name: field, state at 1, state at 0.
+FIELDS = {
+  'linear': (lambda x, t: -x, [1.0, -3.0], [math.e, -3 * math.e]),
+  # 1/x(t) = 1/x(1) + t + t^2 - 2.
+  'nonlinear': (lambda x, t: -(x**2) * (1 + 2 * t), [0.2, 0.3], [1 / 3, 0.75]),
+  # x(0) = x(1) - integral of cos(12 t) + t^3.
+  'of time alone': (
+    lambda x, t: jnp.cos(12 * t) + t**3 + 0 * x,
+    [2.0],
+    [2.0 - math.sin(12) / 12 - 1 / 4],
+  ),
+  'rotating': (
+    lambda x, t: 20 * jnp.stack([x[1], -x[0]]),
+    [1.0, 0.0],
+    [math.cos(20), math.sin(20)],
+  ),
+}
+in_float64 = functools.partial(jax.enable_x64, True)
+
+
+def counted(rtol, name='rotating', **options):
+  """Error at the end, relative to the state, and steps, in float64."""
+  field, x, exact = FIELDS[name]
+  with in_float64():
+    out, count = dopri5(field, jnp.asarray(x), rtol=rtol, atol=rtol / 100,
+                        **options)  # fmt: skip
+  out = np.asarray(out)
+  assert out.dtype == np.float64
+  steps, rest = divmod(int(count) - 2, 6)
+  assert rest == 0
+  return np.linalg.norm(out - exact) / np.linalg.norm(exact), steps
+
+
+@pytest.mark.parametrize('name', FIELDS)
+@pytest.mark.parametrize('rtol', [1e-2, 1e-3, 1e-5])
+def test_tolerance_is_met_in_float32(name, rtol):
+  field, x, exact = FIELDS[name]
+  out, _ = dopri5(field, jnp.asarray(x), rtol=rtol, atol=rtol / 10)
+  assert out.dtype == jnp.float32
+  np.testing.assert_allclose(out, exact, rtol=15 * rtol, atol=15 * rtol)
+
+
+@pytest.mark.parametrize('rtol', [1e-4, 1e-6, 1e-8, 1e-10])
+def test_tolerance_is_met_and_not_outdone(rtol):
+  error, _ = counted(rtol)
+  assert rtol < error < 10 * rtol  # that of each step; there are many
+
+
+def test_steps_grow_with_the_fifth_root_of_the_tolerance():
+  steps = [counted(rtol)[1] for rtol in (1e-4, 1e-6, 1e-8, 1e-10)]
+  assert steps[0] > 10
+  np.testing.assert_allclose(np.diff(np.log10(steps)), 2 / 5, atol=0.08)
+
+
+def test_absolute_tolerance_is_for_small_states():
+  # Around 0 the relative tolerance asks for what atol does not.
+  x = 1e-4 * jnp.asarray([1.0, 0.0])
+  loose, tight = (
+    dopri5(FIELDS['rotating'][0], x, rtol=1e-6, atol=atol)
+    for atol in (1e-3, 1e-12)
+  )
+  assert loose[1] < tight[1] / 3
+  np.testing.assert_allclose(
+    tight[0], 1e-4 * np.asarray(FIELDS['rotating'][2]), atol=1e-8
+  )
+
+
+def test_constant_field_is_exact():
+  noise, x0 = jnp.asarray([1.5, -2.0]), jnp.asarray([0.25, 3.0])
+  out, count = dopri5(lambda x, t: noise - x0, noise)
+  np.testing.assert_allclose(out, x0, atol=2e-6)
+  assert count <= 20
+
+
+@pytest.mark.parametrize('value', [0.0, 1.0, -1e6])
+def test_zero_field_leaves_every_bit(value):
+  x = jnp.full((2, 3), value)
+  out, count = dopri5(lambda x, t: jnp.zeros_like(x), x)
+  np.testing.assert_array_equal(out, x)
+  assert count == 2 + 6 * 7  # 1e-6, and ten times as long each time
+
+
+def test_field_that_wakes_up_late_is_not_missed():
+  # Flat where the first step is chosen; x(0) = x(1) - the integral below 0.9.
+  out, _ = dopri5(
+    lambda x, t: 0 * x + jnp.maximum(0.9 - t, 0) ** 3, jnp.ones(2)
+  )
+  np.testing.assert_allclose(out, 1 - 0.9**4 / 4, rtol=1e-3)
+
+
+def test_under_jit_as_outside():
+  field, x, _ = FIELDS['nonlinear']
+  solve = functools.partial(dopri5, rtol=1e-4)
+  out, count = solve(field, jnp.asarray(x))
+  jitted = jax.jit(lambda scale, x: solve(lambda x, t: scale * field(x, t), x))
+  compiled = jitted(1.0, jnp.asarray(x))
+  np.testing.assert_allclose(compiled[0], out, rtol=1e-5)
+  assert compiled[1] == count
+  still, _ = jitted(0.0, jnp.asarray(x))
+  np.testing.assert_array_equal(still, np.float32(x))
+
+
+def test_batches_of_images_share_their_steps():
+  x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+
+  def field(x, t):
+    return jnp.sin(3 * x) + t
+
+  out, count = dopri5(field, x)
+  twice, same = dopri5(field, jnp.concatenate([x, x]))
+  assert out.shape == x.shape
+  assert count == same
+  np.testing.assert_allclose(twice, jnp.concatenate([out, out]), atol=1e-5)
+  # One row alone may take other steps.
+  alone, _ = dopri5(field, x[:1])
+  np.testing.assert_allclose(alone, out[:1], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+  ('start', 'end'), [(1.0, 0.0), (0.0, 1.0), (0.25, -0.5), (-0.5, 2.0), (0, 1)]
+)
+def test_any_two_times(start, end):
+  out, _ = dopri5(lambda x, t: 3 * t**2 + 0 * x, jnp.ones(2), start=start,
+                  end=end, rtol=1e-5)  # fmt: skip
+  np.testing.assert_allclose(out, 1 + end**3 - start**3, rtol=3e-5, atol=3e-5)
+
+
+def test_there_and_back():
+  field, x, _ = FIELDS['nonlinear']
+  there, _ = dopri5(field, jnp.asarray(x), rtol=1e-5)
+  back, _ = dopri5(field, there, start=0.0, end=1.0, rtol=1e-5)
+  np.testing.assert_allclose(back, x, rtol=1e-4)
+
+
+def test_no_time_at_all():
+  x = jnp.asarray([1.0, 2.0])
+  out, count = dopri5(lambda x, t: x / 0.01, x, start=0.4, end=0.4)
+  np.testing.assert_array_equal(out, x)
+  assert count == 2
+
+
+@pytest.mark.parametrize('name', ['linear', 'rotating'])
+def test_too_few_steps_give_nan(name):
+  _, steps = counted(1e-5, name)
+  assert steps > 2
+  assert np.isfinite(counted(1e-5, name, max_steps=steps)[0])
+  for fewer in (steps - 1, 1, 0):
+    assert np.isnan(counted(1e-5, name, max_steps=fewer)[0])
+
+
+@pytest.mark.parametrize('where', [1.0, 0.5])
+def test_nan_of_the_field_is_nan_at_the_end(where):
+  def field(x, t):
+    return jnp.where(t > where - 1e-3, -x, jnp.nan)
+
+  out, _ = dopri5(field, jnp.ones(2), max_steps=50)
+  assert jnp.isnan(out).all()
+
+
+def bump(x, t):
+  """Grows x by exp(25 * 0.08 * sqrt(pi)) in all, around t = 0.45."""
+  return -25 * x * jnp.exp(-(((t - 0.45) / 0.08) ** 2))
+
+
+def test_sharp_bump_is_resolved_by_rejected_steps():
+  x, asked = jnp.ones(2), []
+
+  def spy(x, t):
+    asked.append(1 - float(t))
+    return bump(x, t)
+
+  with jax.disable_jit():  # the loop in Python: the spy sees numbers
+    out, count = dopri5(spy, x, rtol=1e-4)
+  np.testing.assert_allclose(out, math.exp(2 * math.sqrt(math.pi)), rtol=1e-3)
+  assert len(asked) == count
+  # Behind the two that choose the first step, six of each.
+  steps = np.reshape(asked[2:], (-1, 6))
+  # A step asks in order, at most up to its end, and begins where the last one
+  # ended, or, where that was rejected, began.
+  assert (np.diff(steps) > -1e-6).all()
+  length = (steps[:, 5] - steps[:, 0]) / (4 / 5)
+  starts, ends = steps[:, 5] - length, steps[:, 5]
+  rejected = starts[1:] < ends[:-1] - 1e-5
+  np.testing.assert_allclose(
+    starts[1:], np.where(rejected, starts[:-1], ends[:-1]), atol=1e-5
+  )
+  assert 2 <= rejected.sum() < 30
+  change = length[1:] / length[:-1]
+  assert (change[rejected] < 0.901).all() and (change[~rejected] > 0.999).all()
+  assert change.min() > 0.199 and 3 < change.max() < 10.01
+  # Only the last one reaches the end, and the field beyond it was asked.
+  assert (ends[:-1][~rejected] < 1).all() and ends[-1] >= 1
+
+
+def test_sharp_bump_as_in_fixed_steps():
+  with in_float64():
+    x, n = jnp.asarray([1.0, 0.3]), 4000
+    fine = x
+    h = -1 / n
+
+    def step(x, k):  # the classical rule of order 4
+      t = 1 + k * h
+      a = bump(x, t)
+      b = bump(x + h / 2 * a, t + h / 2)
+      c = bump(x + h / 2 * b, t + h / 2)
+      d = bump(x + h * c, t + h)
+      return x + h / 6 * (a + 2 * b + 2 * c + d), None
+
+    fine, _ = jax.lax.scan(step, x, jnp.arange(n))
+    ours, count = dopri5(bump, x, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(ours, fine, rtol=1e-6)
+    assert count < 6 * 200
+    # A tolerance that takes the bump for rounding steps over it.
+    coarse, fewer = dopri5(bump, x, rtol=10.0, atol=10.0)
+    assert fewer < count / 4
+    assert np.isfinite(coarse).all()
+
+
+def test_float64_state_stays_float64():
+  field, x, exact = FIELDS['linear']
+  with in_float64():
+    out, count = dopri5(field, jnp.asarray(x), rtol=1e-12, atol=1e-14)
+    assert out.dtype == jnp.float64
+    assert 100 < count < 2000
+    np.testing.assert_allclose(out, exact, rtol=1e-11)
+
+
+@pytest.mark.xfail(strict=True, reason='the sign of the direction is float64')
+def test_float32_state_where_float64_is_on():
+  field, x, exact = FIELDS['linear']
+  with in_float64():
+    out, _ = dopri5(field, jnp.asarray(x, jnp.float32))
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, exact, rtol=1e-3)
