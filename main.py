@@ -4,6 +4,7 @@
   python main.py sample  --workdir=runs/digits --guidance=ig:1.5,cfg:1.2
   python main.py compare --workdir=runs/digits
   python main.py convert --from=runs/digits --to=digits-ema
+  python main.py sample  --folder=digits-ema --config.sample.steps=50
 
 Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
 2 the input cannot work, said in one line.
@@ -13,9 +14,8 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import ml_collections
 from absl import logging
 from jax.sharding import Mesh
 
@@ -23,12 +23,12 @@ from dit import convert, model, published
 from dit.config import nearest
 from dit.path import path_named
 from dit.sharding import make_mesh
-from dit.types import Denoiser, InputError
+from dit.types import InputError
 from guidance import parse
 from guidance.parse import describe
 from sample import compare as compare_lib
 from sample import generate, sampler, writer
-from train import checkpoint, exchange, loop, workdir
+from train import checkpoint, exchange, loop, trained, workdir
 from train.data.source import check_source, load_all, open_source
 from train.experiment import Experiment, build
 from train.log import progress_bar, set_up_logging
@@ -44,56 +44,42 @@ def _train(args: argparse.Namespace) -> None:
   loop.train(experiment, workdir.claim(args.workdir, config))
 
 
-def _load_run(args: argparse.Namespace) -> tuple[Experiment, Mesh]:
-  """The experiment of a trained run and the devices at hand."""
+def _open(args: argparse.Namespace) -> tuple[Experiment, Mesh]:
+  """What the command is about, without its weights, and the devices."""
   if not 0 <= args.seed < 2**32:
     raise InputError(f'--seed is {args.seed}, expected 0 to 2^32 - 1.')
-  config = ml_collections.ConfigDict(workdir.load_config(args.workdir)).lock()
-  known = workdir.flatten(config.to_dict())
-  for assignment in args.overrides:
-    key = assignment.partition('=')[0]
-    if key in known and not workdir.is_free(key):
-      raise InputError(
-        f'config key {key} belongs to the run and cannot be changed here; '
-        f'{", ".join(workdir.FREE)} can.'
-      )
-  experiment = build(override(config, args.overrides).to_dict())
+  if args.folder:
+    experiment = trained.open_folder(args.folder, args.overrides)
+  else:
+    experiment = trained.open_run(args.workdir, args.overrides)
   return experiment, make_mesh(experiment.mesh)
-
-
-def _restore(
-  args: argparse.Namespace, experiment: Experiment, mesh: Mesh
-) -> tuple[Denoiser, dict[str, Any]]:
-  """The denoiser of a run's newest checkpoint, and where it comes from."""
-  params, step = checkpoint.restore_weights(
-    args.workdir, experiment.model, mesh, args.weights
-  )
-  protocol = {
-    'model': dataclasses.asdict(experiment.model),
-    'path': experiment.objective.path,
-    'data': dataclasses.asdict(experiment.data),
-    'weights': args.weights,
-    'weights_sha256': model.fingerprint(params),
-    'step': step,
-    'images_seen': step * experiment.train.batch_size,
-  }
-  return model.bind(experiment.model, params), protocol
 
 
 def _sample(args: argparse.Namespace) -> None:
   guidance = parse(args.guidance)
   if args.num < 1:
     raise InputError(f'--num is {args.num}, expected at least 1.')
-  experiment, mesh = _load_run(args)
+  if args.folder and args.weights:
+    raise InputError('--weights is for runs: a folder holds one set.')
+  experiment, mesh = _open(args)
   network = model.bind(experiment.model, {})
   path = path_named(experiment.objective.path)
   generate.check(experiment.sample, guidance, network, mesh, path)
   labels = generate.plan_labels(
     args.labels, args.num, experiment.model.num_classes, args.seed
   )
-  checkpoint.newest_step(args.workdir)
-  out = writer.results_folder(args.out or f'{args.workdir}/samples')
-  denoiser, protocol = _restore(args, experiment, mesh)
+  if args.workdir:
+    checkpoint.newest_step(args.workdir)
+  decoder = trained.read_autoencoder(args.autoencoder, experiment, mesh)
+  out = writer.results_folder(
+    args.out or f'{args.folder or args.workdir}/samples'
+  )
+  if args.folder:
+    denoiser, protocol = trained.restore_folder(args.folder, experiment, mesh)
+  else:
+    denoiser, protocol = trained.restore_run(
+      args.workdir, experiment, mesh, args.weights or 'ema'
+    )
   with progress_bar(total=args.num, unit=' images', desc='sample') as bar:
     images = generate.generate(
       denoiser,
@@ -104,6 +90,7 @@ def _sample(args: argparse.Namespace) -> None:
       shape=experiment.model.latent_shape,
       mesh=mesh,
       seed=args.seed,
+      autoencoder=decoder,
       progress=lambda done: bar.update(done - bar.n),
     )
   nfe = sampler.nfe(
@@ -116,7 +103,7 @@ def _sample(args: argparse.Namespace) -> None:
   )
   writer.write_npz(out / 'samples.npz', images, labels)
   columns = min(args.num, 10)
-  scale = max(1, 40 // experiment.model.size)
+  scale = max(1, 40 // images.shape[1])
   writer.write_png(
     out / 'samples.png', writer.tile(images[:100], columns, scale=scale)
   )
@@ -126,6 +113,7 @@ def _sample(args: argparse.Namespace) -> None:
       **protocol,
       'guidance': describe(guidance),
       'nfe_per_image': nfe,
+      'autoencoder': args.autoencoder,
       'sampling': dataclasses.asdict(experiment.sample),
       'labels': args.labels,
       'num': args.num,
@@ -139,7 +127,7 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-  experiment, mesh = _load_run(args)
+  experiment, mesh = _open(args)
   network = model.bind(experiment.model, {})
   path = path_named(experiment.objective.path)
   for text in experiment.compare.texts():
@@ -152,7 +140,9 @@ def _compare(args: argparse.Namespace) -> None:
     splits.append(load_all(source))
   checkpoint.newest_step(args.workdir)
   out = writer.results_folder(args.out or args.workdir)
-  denoiser, protocol = _restore(args, experiment, mesh)
+  denoiser, protocol = trained.restore_run(
+    args.workdir, experiment, mesh, args.weights or 'ema'
+  )
   table = compare_lib.compare(
     denoiser,
     experiment.compare,
@@ -242,9 +232,14 @@ def _parser() -> argparse.ArgumentParser:
       'Any config key can be set: --config.KEY=VALUE, with the keys of '
       f'configs/base.py.\nExample: {example}',
     )
-    sub.add_argument(
-      '--workdir', type=_path, required=True, help='folder of the run'
-    )
+    where = sub.add_mutually_exclusive_group(required=True)
+    where.add_argument('--workdir', type=_path, help='folder of the run')
+    if run is _sample:
+      where.add_argument(
+        '--folder', type=_path, help='of weights instead, made by convert'
+      )
+    else:
+      sub.set_defaults(folder=None)
     return sub
 
   train = command_of_run(
@@ -259,9 +254,11 @@ def _parser() -> argparse.ArgumentParser:
   sample = command_of_run(
     'sample',
     _sample,
-    'draw images from a trained run',
+    'draw images from a trained run, or a folder of weights',
     'python main.py sample --workdir=runs/digits '
-    '--guidance=ig:1.5,cfg:1.2@0-0.7 --config.sample.steps=100',
+    '--guidance=ig:1.5,cfg:1.2@0-0.7 --config.sample.steps=100\n'
+    '         python main.py sample --folder=sit-xl-ig --num=16 '
+    '--autoencoder=sd_vae:vae.safetensors',
   )
   sample.add_argument(
     '--guidance',
@@ -277,6 +274,12 @@ def _parser() -> argparse.ArgumentParser:
     default='balanced',
     help='balanced, random, or classes such as 3,5 (%(default)s)',
   )
+  sample.add_argument(
+    '--autoencoder',
+    metavar='NAME:FILE[,FILE]',
+    help='decodes latents: sd_vae, va_vae (with its file of statistics), '
+    'taesd, ... and the published files (none: latents are images)',
+  )
   compare = command_of_run(
     'compare',
     _compare,
@@ -286,9 +289,8 @@ def _parser() -> argparse.ArgumentParser:
   for sub in (sample, compare):
     sub.add_argument(
       '--weights',
-      choices=checkpoint.WEIGHTS,
-      default='ema',
-      help='the moving average or the raw parameters (%(default)s)',
+      choices=tuple(checkpoint.WEIGHTS),
+      help='of a run, the moving average or the raw parameters (ema)',
     )
     sub.add_argument(
       '--seed', type=int, default=0, help='of all noise (%(default)s)'

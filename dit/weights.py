@@ -77,7 +77,7 @@ def load_folder(
     InputError: for a folder that is damaged or of another kind, naming what.
   """
   folder = local(folder)
-  config, info = _read_config(folder / 'config.json')
+  config, info = load_config(folder)
   path = folder / 'model.safetensors'
   if not path.is_file():
     raise InputError(
@@ -120,12 +120,22 @@ def check_target(path: epath.PathLike) -> pathlib.Path:
   return path
 
 
-def _read_config(path: pathlib.Path) -> tuple[DiTConfig, dict[str, Any]]:
+def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
   """The network that a folder's config.json describes, and what else it says.
 
   Fields may be missing where they have a default: those that later versions
   add default to what was there before.
+
+  Args:
+    folder: as of `load_folder`.
+
+  Returns:
+    The network, and the `info` that it was saved with.
+
+  Raises:
+    InputError: for a config.json that is missing or damaged.
   """
+  path = local(folder) / 'config.json'
   try:
     about = json.loads(path.read_text())
   except OSError as error:

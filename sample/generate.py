@@ -11,6 +11,7 @@ the number of images; what the network makes of them differs by rounding alone.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -19,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit import latents
+from dit.autoencoder import Autoencoder
 from dit.config import check_choice
 from dit.path import Path
 from dit.sharding import batch_sharding, check_batch, replicated
@@ -127,6 +129,7 @@ def generate(
   shape: tuple[int, int, int],
   mesh: Mesh,
   seed: int,
+  autoencoder: Autoencoder | None = None,
   progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
   """Draws and decodes one image for each label.
@@ -140,10 +143,11 @@ def generate(
     shape: (H, W, C) of a latent.
     mesh: the devices.
     seed: of all noise.
+    autoencoder: decodes, its weights placed on `mesh`; None for pixels.
     progress: called with the number of images done after each batch.
 
   Returns:
-    (n, H, W, C) uint8.
+    (n, H, W, C) uint8, of the images' size.
   """
   check(config, guidance, denoiser, mesh, path)
   grid = jax.device_put(config.grid(), replicated(mesh))
@@ -151,8 +155,14 @@ def generate(
     jax.tree.map(jnp.float32, guidance), replicated(mesh)
   )
   solver = config.make_solver(path)
+
   # Replicated, so that every process can read all of it.
-  decode = jax.jit(latents.to_pixels, out_shardings=replicated(mesh))
+  @functools.partial(jax.jit, out_shardings=replicated(mesh))
+  def decode(autoencoder, x):
+    if autoencoder is not None:
+      x = autoencoder.decode(autoencoder.denormalise(x))
+    return latents.to_pixels(x)
+
   # Every batch has the same size, so that one program serves all: the last
   # one is filled up with images that are then dropped.
   size = config.batch_size
@@ -177,6 +187,6 @@ def generate(
         shape=shape,
         scales_at=config.scales_at,
       )
-    images.append(np.asarray(decode(x)))
+    images.append(np.asarray(decode(autoencoder, x)))
     progress(min(start + size, count))
   return np.concatenate(images)[:count]

@@ -1,6 +1,8 @@
 """Eight simulated CPU devices, and what several tests share."""
 
+import fcntl
 import functools
+import json
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -18,6 +20,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
 
 import jax
 import pytest
+from commands import DIGITS, TINY, quickly, run
 
 from dit import model
 from dit.config import DiTConfig
@@ -62,3 +65,31 @@ def batch(config):
   t = jax.numpy.linspace(0.05, 1, 6)
   label = jax.numpy.asarray([0, 3, 9, 3, 5, config.num_classes])
   return x, t, label
+
+
+@pytest.fixture(scope='module')
+def quick_compilation():
+  """For programs that run a few steps: compiled quickly instead of well."""
+  with quickly():
+    yield
+
+
+@pytest.fixture(scope='session')
+def shared_run(tmp_path_factory):
+  """A trained run; the first of pytest's workers to come makes it."""
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent
+  folder = folder / 'trained'
+  folder.mkdir(exist_ok=True)
+  with (folder / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (folder / 'command.json').exists():
+      argv = ['train', DIGITS, f'--workdir={folder}/run']
+      values = TINY | {'data.dir': folder / 'data'}
+      argv += [f'--config.{key}={value}' for key, value in values.items()]
+      with quickly():
+        result = run(*argv)
+      assert result.status == 0, result.err
+      (folder / 'command.json').write_text(json.dumps([argv, result.err]))
+  return folder

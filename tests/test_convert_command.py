@@ -1,19 +1,16 @@
 """python main.py convert, from the command line to the files."""
 
-import contextlib
-import io
 import json
 import os
 import pathlib
 import subprocess
 import sys
-import types
 
+import commands
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import main
 from train import exchange
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -22,16 +19,7 @@ IG_SIT = ('--family=ig_sit', '--num_heads=4', '--taps=2')
 
 
 def run(*argv):
-  """Runs a command line in this process."""
-  out, err = io.StringIO(), io.StringIO()
-  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-    try:
-      status = main.main(['convert', *map(str, argv)])
-    except SystemExit as error:
-      status = error.code
-  return types.SimpleNamespace(
-    status=status, out=out.getvalue(), err=err.getvalue()
-  )
+  return commands.run('convert', *argv)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import shutil
 
 import numpy as np
 import reference
@@ -35,7 +34,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
   )
   code = code.replace('make_grid(250', 'make_grid(4')  # less to wait for
   exec(compile(code, 'docs/checkpoints.md', 'exec'), {})
-  picture = np.asarray(Image.open('samples.png'))
+  with Image.open('samples.png') as image:
+    picture = np.asarray(image)
   assert picture.shape[0] > 2 * 64 and picture.shape[-1] == 3
   assert picture.std() > 10
-  shutil.rmtree('sit-xl-ig')

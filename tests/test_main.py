@@ -1,21 +1,16 @@
 """The commands end to end, their help and their exit statuses."""
 
-import contextlib
-import fcntl
 import functools
-import io
 import json
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
-from absl import logging
+from commands import run
 from PIL import Image
 
 import main
@@ -25,83 +20,17 @@ from train import loop, workdir
 from train.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
-DIGITS = f'--config={ROOT}/configs/digits.py'
-# 30 steps; checkpoints at 10, 20, 30; previews at 15, 30.
-TINY = {
-  'model.depth': 3,
-  'model.width': 16,
-  'model.num_heads': 2,
-  'model.taps': (1,),
-  'optimizer.warmup_images': 64,
-  'train.images': 480,
-  'train.batch_size': 16,
-  'checkpoint.every_images': 160,
-  'log.every_images': 80,
-  'log.preview_every_images': 240,
-  'log.preview_num': 20,
-  'sample.steps': 3,
-  'sample.batch_size': 16,
-  'compare.num': 40,
-  'compare.methods': ('none', 'ig:1.5', 'ig:1.5,cfg:1.2'),
-  'compare.sweep_methods': ('ig',),
-  'compare.sweep_scales': (1.0, 2.0),
-  'compare.resamples': 5,
-}
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 FLAGS = {
   'train': ['--workdir', '--config', '--config.KEY=VALUE'],
-  'sample': ['--workdir', '--guidance', '--num', '--labels', '--weights',
+  'sample': ['--workdir', '--folder', '--autoencoder', '--guidance',
+             '--num', '--labels', '--weights',
              '--seed', '--out', '--config.KEY=VALUE'],
   'compare': ['--workdir', '--weights', '--seed', '--out',
               '--config.KEY=VALUE'],
   'convert': ['--from', '--to', '--family', '--num_heads', '--taps',
               '--weights'],
 }  # fmt: skip
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Programs here run a few steps: compile them quickly instead of well."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
-
-
-def run(*argv):
-  """Runs a command line in this process."""
-  out, err = io.StringIO(), io.StringIO()
-  handler = logging.get_absl_handler().python_handler
-  stream = handler.setStream(err)
-  try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      status = main.main([str(word) for word in argv])
-  except SystemExit as error:
-    status = error.code
-  finally:
-    handler.setStream(stream or sys.stderr)
-  return types.SimpleNamespace(
-    status=status, out=out.getvalue(), err=err.getvalue()
-  )
-
-
-@pytest.fixture(scope='session')
-def shared_run(tmp_path_factory):
-  """A trained run; the first of pytest's workers to come makes it."""
-  folder = tmp_path_factory.getbasetemp()
-  if 'PYTEST_XDIST_WORKER' in os.environ:
-    folder = folder.parent
-  folder = folder / 'trained'
-  folder.mkdir(exist_ok=True)
-  with (folder / 'lock').open('w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if not (folder / 'command.json').exists():
-      argv = ['train', DIGITS, f'--workdir={folder}/run']
-      values = TINY | {'data.dir': folder / 'data'}
-      argv += [f'--config.{key}={value}' for key, value in values.items()]
-      result = run(*argv)
-      assert result.status == 0, result.err
-      (folder / 'command.json').write_text(json.dumps([argv, result.err]))
-  return folder
 
 
 @pytest.fixture
@@ -212,7 +141,7 @@ def test_images_depend_on_seed_and_number_only(trained, tmp_path):
   many = draw('many', '--num=20')
   np.testing.assert_array_equal(draw('few', '--num=5'), many[:5])
   assert (draw('seed', '--num=20', '--seed=1') != many).any()
-  assert (draw('raw', '--num=20', '--weights=params') != many).any()
+  assert (draw('raw', '--num=20', '--weights=raw') != many).any()
   assert not (trained.workdir / 'samples').exists()
 
 

@@ -26,7 +26,7 @@ from dit.sharding import tree_shardings
 from dit.types import InputError
 from train.state import TrainState
 
-WEIGHTS = ('ema', 'params')
+WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def restore_weights(
     workdir: of the run.
     config: the network.
     mesh: where to put them.
-    weights: 'ema' or 'params'.
+    weights: 'ema' or 'raw'.
 
   Returns:
     The weights, and the step at which they were saved.
@@ -151,7 +151,9 @@ def restore_weights(
   )
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      params = checkpointer.restore(folder / str(step) / weights, target)
+      params = checkpointer.restore(
+        folder / str(step) / WEIGHTS[weights], target
+      )
   except Exception as error:  # Orbax raises whatever its parts raise
     raise _damaged(folder / str(step), error) from error
   return params, step

@@ -46,7 +46,6 @@ huggingface_hub (requirements-hub.txt). Nothing is ever overwritten.
 
 _HEADS = {width: num_heads for _, width, num_heads in SIZES.values()}
 _NEVER_WRITTEN = (*PICKLES, '.bin', '.npz', '.npy')
-_RUN_WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # their names in a checkpoint
 
 
 def exchange(
@@ -196,11 +195,11 @@ def _read_folder(source: str, weights: str | None) -> Network:
 
 def _read_run(source: str, weights: str | None) -> Network:
   weights = weights or 'ema'
-  check_choice('--weights', weights, _RUN_WEIGHTS)
+  check_choice('--weights', weights, checkpoint.WEIGHTS)
   experiment = build(workdir.load_config(source))
   mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
   params, step = checkpoint.restore_weights(
-    source, experiment.model, mesh, _RUN_WEIGHTS[weights]
+    source, experiment.model, mesh, weights
   )
   info = {
     'weights': weights,

@@ -75,11 +75,6 @@ class Experiment:
           f'log.{name} is {getattr(self.log, name)}, expected at least 0.'
         )
     self.objective.weights(len(self.model.taps))
-    if self.model.convention == 'noise':
-      raise InputError(
-        'model.convention noise (DiT) is for published weights: training '
-        'minimises the error of a velocity; set model.convention=velocity.'
-      )
     for name in ('images', 'batch_size', 'max_bad_steps'):
       if getattr(self.train, name) < 1:
         raise InputError(

@@ -18,6 +18,7 @@ from etils import epath
 from dit import model
 from dit.path import path_named
 from dit.sharding import check_batch, make_mesh
+from dit.types import InputError
 from guidance import parse
 from sample import generate, writer
 from train import state as state_lib
@@ -64,14 +65,24 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 def check(experiment: Experiment) -> None:
   """Raises InputError for what cannot run here; compiles nothing."""
+  if experiment.model.convention == 'noise':
+    raise InputError(
+      'model.convention noise (DiT) is for published weights: training '
+      'minimises the error of a velocity; set model.convention=velocity.'
+    )
   mesh = make_mesh(experiment.mesh)
   check_batch(mesh, experiment.train.batch_size, 'train.batch_size')
   source = open_source(experiment.data, experiment.data.train_split)
   check_source(source, experiment.model)
   open_source(experiment.data, experiment.data.test_split)
   if experiment.log.preview_every_images:
-    guidance = parse(experiment.log.preview_guidance)
-    guidance.check(model.bind(experiment.model, {}))
+    generate.check(
+      _preview_sampling(experiment, mesh),
+      parse(experiment.log.preview_guidance),
+      model.bind(experiment.model, {}),
+      mesh,
+      path_named(experiment.objective.path),
+    )
 
 
 def train(experiment: Experiment, workdir: epath.Path) -> None:
@@ -244,12 +255,18 @@ def preview(
     model.bind(config, params),
     parse(experiment.log.preview_guidance),
     labels,
-    dataclasses.replace(
-      experiment.sample, batch_size=-(-count // mesh.size) * mesh.size
-    ),
+    _preview_sampling(experiment, mesh),
     path=path_named(experiment.objective.path),
     shape=config.latent_shape,
     mesh=mesh,
     seed=experiment.seed,
   )
   return writer.tile(images, columns, scale=max(1, 40 // config.size))
+
+
+def _preview_sampling(
+  experiment: Experiment, mesh: jax.sharding.Mesh
+) -> generate.SampleConfig:
+  """One batch, filled up to what the devices divide."""
+  batch_size = -(-experiment.log.preview_num // mesh.size) * mesh.size
+  return dataclasses.replace(experiment.sample, batch_size=batch_size)

@@ -14,6 +14,7 @@ from dit.path import path_named
 from dit.types import SubNetworks
 from sample.discrete import discrete_grid
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 CONFIG = DiTConfig(
   size=4,
   channels=3,
@@ -32,15 +33,6 @@ STEPS = np.arange(1000)
 
 apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 apply_kept = jax.jit(lambda denoiser, keep, *args: denoiser(*args, keep=keep))
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Programs here run a few times: compile them quickly instead of well."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """Against the DiT of diffusers with random weights, where torch is installed.
 
 Diffusers departs from DiT's own code, which tests/golden has, in two constants:
-frequencies 10000^(-k / 127) for 10000^(-k / 128), and epsilon 1e-5 in the second
-norm of a block for 1e-6. The test sets both to the published ones.
+frequencies 10000^(-k / 127) for 10000^(-k / 128), and epsilon 1e-5 in the
+second norm of a block for 1e-6. The test sets both to the published ones.
 """
 
 import jax

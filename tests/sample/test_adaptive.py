@@ -10,16 +10,7 @@ import pytest
 
 from sample.adaptive import dopri5
 
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Programs here run once or twice: compile them quickly instead of well."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
-
-
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 # Name: field, state at 1, state at 0.
 FIELDS = {
   'linear': (lambda x, t: -x, [1.0, -3.0], [math.e, -3 * math.e]),
@@ -37,6 +28,7 @@ FIELDS = {
     [math.cos(20), math.sin(20)],
   ),
 }
+# A context, in which arrays are float64.
 in_float64 = functools.partial(jax.enable_x64, True)
 
 

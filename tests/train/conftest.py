@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax
 import pytest
 
 from train import settings
@@ -23,12 +22,8 @@ TINY = (
 
 
 @pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Programs here run a few steps: compile them quickly instead of well."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
+def quickly(quick_compilation):
+  """Programs here run a few steps."""
 
 
 @pytest.fixture(scope='session')

@@ -1,21 +1,16 @@
 """Every wrong input: one line, exit status 2, before anything compiles."""
 
-import contextlib
-import io
 import json
 import pathlib
-import types
 
 import jax
 import pytest
-from absl import logging
+from commands import DIGITS, run
 
-import main
 from sample import compare, sampler
 from train import checkpoint, loop, settings, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
-DIGITS = f'--config={ROOT}/configs/digits.py'
 TINY = (
   'model.depth=3',
   'model.width=16',
@@ -23,21 +18,6 @@ TINY = (
   'model.taps=(1,)',
   'train.batch_size=16',
 )
-
-
-def run(*argv):
-  """Runs a command line in this process."""
-  out, err = io.StringIO(), io.StringIO()
-  handler = logging.get_absl_handler().python_handler
-  stream = handler.setStream(err)
-  try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      status = main.main([str(word) for word in argv])
-  finally:
-    handler.setStream(stream)
-  return types.SimpleNamespace(
-    status=status, out=out.getvalue(), err=err.getvalue()
-  )
 
 
 @pytest.fixture(scope='module')
@@ -122,7 +102,7 @@ def claim(tmp_path, data_dir):
     (['sample', '--workdir=x', '--num=many'], ['--num', "'many'"]),
     (['sample', '--workdir=x', '--num=0'], ['--num is 0']),
     (['sample', '--workdir=x', '--num=-2'], ['--num is -2']),
-    (['sample', '--workdir=x', '--weights=raw'], ['--weights', "'raw'"]),
+    (['sample', '--workdir=x', '--weights=avg'], ['--weights', "'avg'"]),
     (['sample', '--workdir=x', '--seed=-1'], ['--seed is -1']),
     (
       ['sample', '--workdir=x', '--guidance=cgf:2'],

@@ -131,9 +131,9 @@ def test_unfinished_checkpoint_does_not_count(tmp_path, build, make_experiment):
     assert checkpointer.restore(build(mesh)).step == 3
 
 
-@pytest.mark.parametrize('weights', WEIGHTS)
+@pytest.mark.parametrize(('weights', 'item'), WEIGHTS.items())
 def test_restores_only_the_weights_asked_for(
-  tmp_path, build, make_experiment, weights
+  tmp_path, build, make_experiment, weights, item
 ):
   old = filled(build(mesh_of(8, 8)))
   saved(tmp_path, old, 4)
@@ -141,8 +141,8 @@ def test_restores_only_the_weights_asked_for(
   mesh = mesh_of(1)
   params, step = restore_weights(tmp_path, config, mesh, weights)
   assert step == 4
-  assert_same(params, getattr(old, weights))
-  other = {'ema': 'params', 'params': 'ema'}[weights]
+  assert_same(params, getattr(old, item))
+  other = {'ema': 'params', 'params': 'ema'}[item]
   different = jax.tree.map(
     lambda a, b: bool((np.asarray(a) != b).any()), params, getattr(old, other)
   )

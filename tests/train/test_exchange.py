@@ -127,13 +127,12 @@ def test_pickle_to_folder(tmp_path):
   np.testing.assert_array_equal(params['label_embed'], expected)
 
 
-@pytest.mark.parametrize('weights, item', [(None, 'ema'), ('ema', 'ema'),
-                                           ('raw', 'params')])  # fmt: skip
-def test_run_to_folder(tmp_path, run, weights, item):
+@pytest.mark.parametrize('weights', [None, 'ema', 'raw'])
+def test_run_to_folder(tmp_path, run, weights):
   report = convert(str(run), str(tmp_path / 'net'), weights=weights)
   config, params, info = load_folder(tmp_path / 'net')
   expected, step = checkpoint.restore_weights(
-    run, config, make_mesh(MeshConfig()), item
+    run, config, make_mesh(MeshConfig()), weights or 'ema'
   )
   expected = jax.device_get(expected)
   assert jax.tree.structure(params) == jax.tree.structure(expected)

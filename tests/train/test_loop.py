@@ -20,7 +20,7 @@ KEEP = ('checkpoint.every_images=80', 'log.every_images=16')
 
 def weights(workdir, experiment):
   mesh = loop.make_mesh(experiment.mesh)
-  return checkpoint.restore_weights(workdir, experiment.model, mesh, 'params')
+  return checkpoint.restore_weights(workdir, experiment.model, mesh, 'raw')
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,133 @@
+"""`sample --folder`: images from weights without a run."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+import reference
+from commands import run
+from PIL import Image
+
+from dit import convert, model, weights
+from dit.config import DiTConfig
+from dit.types import InputError
+from train import trained
+
+SIZES = {'size': 4, 'num_classes': 5, 'patch': 2, 'depth': 2, 'width': 16,
+         'num_heads': 2, 'taps': (1,)}  # fmt: skip
+QUICK = ['--num=5', '--config.sample.batch_size=8', '--config.sample.steps=3']
+
+
+def save(folder, channels, **info):
+  """A network of random weights as a folder."""
+  config = DiTConfig(channels=channels, **SIZES)
+  params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
+  leaves, tree = jax.tree.flatten(jax.device_get(params))
+  rng = np.random.default_rng(0)
+  leaves = [
+    leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves
+  ]
+  params = jax.tree.unflatten(tree, leaves)
+  weights.save_folder(folder, config, params, info=info)
+  return config
+
+
+def sampled(folder):
+  return np.load(folder / 'samples.npz')['arr_0']
+
+
+def test_a_run_and_its_folder_give_the_same_images(shared_run, tmp_path):
+  work, folder = shared_run / 'run', tmp_path / 'folder'
+  assert run('convert', f'--from={work}', f'--to={folder}').status == 0
+  settings = ['--num=12', '--config.sample.batch_size=16',
+              '--config.sample.solver=heun', '--config.sample.steps=2',
+              '--config.sample.last=0', '--guidance=ig:1.5']  # fmt: skip
+  for name, source in (('a', f'--workdir={work}'), ('b', f'--folder={folder}')):
+    result = run('sample', source, f'--out={tmp_path / name}', *settings)
+    assert result.status == 0, result.err
+  np.testing.assert_array_equal(
+    sampled(tmp_path / 'a'), sampled(tmp_path / 'b')
+  )
+  ours, theirs = (
+    json.loads((tmp_path / name / 'samples.json').read_text()) for name in 'ab'
+  )
+  for key in ('weights_sha256', 'weights', 'step', 'path', 'model', 'sampling'):
+    assert ours[key] == theirs[key], key
+  assert theirs['folder'] == str(folder)
+
+
+def test_an_autoencoder_decodes(tmp_path):
+  shared = reference.PLACES[1].parent / 'weights' / 'taef2'
+  if not shared.exists():
+    pytest.skip('the weights of taef2 are not beside the project')
+  save(tmp_path / 'net', channels=32)
+  decoder = shared / 'taef2_decoder.safetensors'
+  result = run('sample', f'--folder={tmp_path}/net',
+               f'--autoencoder=taef2:{decoder}', *QUICK)  # fmt: skip
+  assert result.status == 0, result.err
+  images = sampled(tmp_path / 'net' / 'samples')
+  assert images.shape == (5, 32, 32, 3) and images.std() > 10
+  with Image.open(tmp_path / 'net/samples/samples.png') as image:
+    assert image.mode == 'RGB'
+
+
+@pytest.mark.parametrize(
+  ('family', 'expected', 'path'),
+  [
+    ('ig_sit', ('euler_maruyama', 250, 1, 0.04, '', 'step'), 'linear'),
+    ('sit', ('euler_maruyama:diffusion=sigma', 250, 1, 0.04, '', 'step'),
+     'linear'),
+    ('dit', ('ddpm', 250, 1, 0.04, '250', 'step'), 'discrete'),
+    ('ig_lightningdit', ('heun:last=heun', 124, 1 / 0.3, 0, '', 'evaluation'),
+     'linear'),
+  ],
+)  # fmt: skip
+def test_families_are_sampled_as_published(tmp_path, family, expected, path):
+  folder, taps = reference.FAMILIES[family]
+  config, params = convert.from_published(
+    reference.read(f'{folder}/model.safetensors'),
+    family=family,
+    num_heads=4,
+    taps=taps,
+  )
+  weights.save_folder(tmp_path / 'net', config, params, info={'family': family})
+  experiment = trained.open_folder(str(tmp_path / 'net'), ())
+  sampling = experiment.sample
+  names = ('solver', 'steps', 'shift', 'last', 'respacing', 'scales_at')
+  assert tuple(getattr(sampling, name) for name in names) == expected
+  assert experiment.objective.path == path and experiment.model == config
+  changed = trained.open_folder(str(tmp_path / 'net'), ['sample.steps=7'])
+  assert changed.sample.steps == 7
+
+
+@pytest.mark.parametrize(
+  ('channels', 'argv', 'message'),
+  [
+    (4, [], 'latents of 4 channels, no images'),
+    (3, ['--weights=raw'], '--weights is for runs'),
+    (3, ['--config.model.depth=3'], 'belongs to the folder'),
+    (3, ['--config.sample.stepz=3'], "Did you mean 'sample.steps'"),
+    (3, ['--autoencoder=sd_vea:a'], "Did you mean 'sd_vae'"),
+    (3, ['--autoencoder=sd_vae:a.safetensors'], 'a.safetensors is not there'),
+    (3, ['--autoencoder=sd_vae'], 'got 0 files'),
+    (3, ['--guidance=ig:2:tap=1'], 'needs tap 1'),
+    (3, ['--config.sample.solver=ddpm'], 'variance preserving'),
+    (3, ['--workdir=elsewhere'], 'not allowed with argument --folder'),
+  ],
+)
+def test_what_cannot_work(tmp_path, channels, argv, message):
+  save(tmp_path / 'net', channels)
+  result = run('sample', f'--folder={tmp_path}/net', *QUICK, *argv)
+  assert result.status == 2 and message in result.err
+  assert len(result.err.splitlines()) == 1
+  assert not (tmp_path / 'net' / 'samples').exists()
+
+
+def test_wrong_autoencoder(tmp_path):
+  config = save(tmp_path / 'net', channels=4)
+  experiment = trained.open_folder(str(tmp_path / 'net'), ())
+  assert experiment.model == config
+  with pytest.raises(InputError, match='3 latent channels, the network 4'):
+    trained.read_autoencoder('pixels', experiment, None)

@@ -1,0 +1,148 @@
+"""What samples are drawn from: a run, or a folder of weights.
+
+Both become an `Experiment`, of which sampling reads the network, its path and
+the section `sample`, and, after all checks, a denoiser. A folder that came from
+a published file is sampled as its family was by default (docs/checkpoints.md).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from dit import autoencoder, model, weights
+from dit.autoencoder import Autoencoder
+from dit.config import check_choice
+from dit.published import read_tensors
+from dit.sharding import replicated, tree_shardings
+from dit.types import Denoiser, InputError
+from train import checkpoint, workdir
+from train.experiment import Experiment, build
+from train.settings import load_config, override
+
+# What differs from configs/base.py, whose defaults are those of ig_sit.
+_LIGHTNING = {'last': 0.0, 'shift': 1 / 0.3, 'scales_at': 'evaluation'}
+SAMPLING = {
+  'dit': {'solver': 'ddpm', 'respacing': '250'},
+  'sit': {'solver': 'euler_maruyama:diffusion=sigma'},
+  'lightningdit': {'solver': 'euler', 'steps': 249, **_LIGHTNING},
+  'ig_lightningdit': {'solver': 'heun:last=heun', 'steps': 124, **_LIGHTNING},
+}
+
+
+def open_run(folder: str, overrides: Sequence[str]) -> Experiment:
+  """The experiment of a run, with assignments to keys that change no run."""
+  config = ml_collections.ConfigDict(workdir.load_config(folder)).lock()
+  return build(_override(config, overrides, 'run').to_dict())
+
+
+def open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
+  """The experiment of a folder of weights: its network, else defaults."""
+  network, info = weights.load_config(folder)
+  config = load_config('configs/base.py')
+  config.sample.update(SAMPLING.get(info.get('family'), {}))
+  experiment = build(_override(config, overrides, 'folder').to_dict())
+  path = 'discrete' if network.convention == 'noise' else 'linear'
+  return dataclasses.replace(
+    experiment,
+    model=network,
+    objective=dataclasses.replace(
+      experiment.objective, path=info.get('path', path)
+    ),
+  )
+
+
+def restore_run(
+  folder: str, experiment: Experiment, mesh: Mesh, which: str
+) -> tuple[Denoiser, dict[str, Any]]:
+  """The denoiser of a run's newest checkpoint, and what results say of it."""
+  params, step = checkpoint.restore_weights(
+    folder, experiment.model, mesh, which
+  )
+  about = {
+    'data': dataclasses.asdict(experiment.data),
+    'weights': which,
+    'step': step,
+    'images_seen': step * experiment.train.batch_size,
+  }
+  return _bind(experiment, params, about)
+
+
+def restore_folder(
+  folder: str, experiment: Experiment, mesh: Mesh
+) -> tuple[Denoiser, dict[str, Any]]:
+  """The denoiser of a folder of weights, and what results say of it."""
+  config, params, info = weights.load_folder(folder)
+  params = jax.device_put(params, tree_shardings(model.shapes(config), mesh))
+  return _bind(experiment, params, {'folder': folder, **info})
+
+
+def read_autoencoder(
+  text: str | None, experiment: Experiment, mesh: Mesh
+) -> Autoencoder | None:
+  """Reads an autoencoder that decodes the network's latents.
+
+  Args:
+    text: 'NAME:FILE[,FILE...]', a name of `autoencoder.AUTOENCODERS` and its
+      published files, a file of latent statistics among them; None where
+      latents are images.
+    experiment: its network's latents.
+    mesh: where to put the weights, whole on every device.
+
+  Raises:
+    InputError: if the files are not those of the name, or its latents are not
+      the network's; or if one is needed.
+  """
+  channels = experiment.model.channels
+  if text is None:
+    if channels not in (1, 3):
+      raise InputError(
+        f'the network makes latents of {channels} channels, no images; say '
+        'what decodes them, such as --autoencoder=sd_vae:vae.safetensors.'
+      )
+    return None
+  name, _, files = text.partition(':')
+  check_choice('--autoencoder', name, autoencoder.AUTOENCODERS)
+  tensors = [read_tensors(file)[0] for file in filter(None, files.split(','))]
+  statistics = [t for t in tensors if t.keys() == {'mean', 'std'}]
+  rest = [t for t in tensors if t.keys() != {'mean', 'std'}]
+  loaded = autoencoder.load(
+    name, *rest, statistics=statistics[0] if statistics else None
+  )
+  if loaded.latent_channels != channels:
+    raise InputError(
+      f'autoencoder {name} has {loaded.latent_channels} latent channels, the '
+      f'network {channels}; choose the one that it was trained on.'
+    )
+  if 'decoder' not in loaded.params:
+    raise InputError(f'autoencoder {text} has no decoder; add its file.')
+  return jax.device_put(loaded, replicated(mesh))
+
+
+def _override(
+  config: ml_collections.ConfigDict, overrides: Sequence[str], what: str
+) -> ml_collections.ConfigDict:
+  known = workdir.flatten(config.to_dict())
+  for assignment in overrides:
+    key = assignment.partition('=')[0]
+    if key in known and not workdir.is_free(key):
+      raise InputError(
+        f'config key {key} belongs to the {what} and cannot be changed here; '
+        f'{", ".join(workdir.FREE)} can.'
+      )
+  return override(config, overrides)
+
+
+def _bind(
+  experiment: Experiment, params: model.Params, about: dict[str, Any]
+) -> tuple[Denoiser, dict[str, Any]]:
+  protocol = {
+    'model': dataclasses.asdict(experiment.model),
+    'path': experiment.objective.path,
+    'weights_sha256': model.fingerprint(params),
+    **about,
+  }
+  return model.bind(experiment.model, params), protocol
