@@ -175,14 +175,15 @@ def from_published(
   _check_family(config, family)
   shapes = published_shapes(config)
   _check_names('published tensor', tensors, shapes, f'family {family}')
+  arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+  for name, shape in shapes.items():  # before anything large is allocated
+    _check_array(f'published tensor {name!r}', arrays[name], shape)
   flat = {
     path: np.empty(leaf.shape, np.float32)
     for path, leaf in flatten(model.shapes(config)).items()
   }
   for entry in entries(config):
-    tensor = np.asarray(tensors[entry.name])
-    _check_array(f'published tensor {entry.name!r}', tensor, shapes[entry.name])
-    ours = entry.layout.ours(tensor, config)
+    ours = entry.layout.ours(arrays[entry.name], config)
     flat[entry.path][... if entry.index is None else entry.index] = ours
   return config, unflatten(flat)
 

@@ -108,7 +108,10 @@ def local(path: epath.PathLike) -> pathlib.Path:
       f'{path} is not on this machine; files of weights are read and written '
       f'locally (or read from {HUB}): copy them.'
     )
-  return pathlib.Path(path).expanduser()
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise InputError(f'{path}: {error}') from error
 
 
 def reason(error: Exception) -> str:
@@ -185,6 +188,9 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         f'({taken}), expected tensors only.'
       )
     try:
+      # A few bytes can claim to be terabytes, each number being the same.
+      if value.numel() * value.itemsize > value.untyped_storage().nbytes():
+        raise ValueError('it is larger than what the file holds')
       floating = value.is_floating_point()
       value = value.detach().to(torch.float32 if floating else value.dtype)
       tensors[name] = value.numpy()

@@ -110,8 +110,9 @@ def check_target(path: epath.PathLike) -> pathlib.Path:
   """Where to write; InputError if it is taken or cannot be written."""
   path = local(path).absolute()  # '.' has no parents
   try:
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-      raise InputError(f'{path} exists; choose another name, or move it away.')
+    taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    if taken or path.is_symlink():
+      raise _taken(path)
     above = next(folder for folder in path.parents if folder.exists())
   except OSError as error:
     raise _unwritable(path, error.strerror) from error
@@ -223,8 +224,11 @@ def _write(
   """Writes a .safetensors file; InputError for an array of objects."""
   # The library writes memory as it lies, whatever the strides say.
   dense = {name: np.asarray(t, order='C') for name, t in tensors.items()}
+  path.touch()
+  mode = path.stat().st_mode  # as the umask says; the library's is 0600
   try:
     save_file(dense, path, dict(metadata))
+    path.chmod(mode)
   except SafetensorError as error:
     raise InputError(f'these weights cannot be saved ({error}).') from error
 
@@ -232,23 +236,43 @@ def _write(
 @contextlib.contextmanager
 def _appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """A name to write under, which becomes `path` at the end or vanishes."""
-  partial = path.with_name(f'.{path.name}.{os.getpid()}')
+  partial = path.with_name(f'.partial.{os.getpid()}')
   missing = [folder for folder in path.parents if not folder.exists()]
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     yield partial
-    partial.replace(path)
+    _rename(partial, path)
   except BaseException as error:
-    if partial.is_dir():
-      shutil.rmtree(partial)
-    else:
-      partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # such as a name that is too long
+      if partial.is_dir():
+        shutil.rmtree(partial)
+      else:
+        partial.unlink(missing_ok=True)
     for folder in missing:
       with contextlib.suppress(OSError):  # never made, or in use by others
         folder.rmdir()
     if isinstance(error, OSError):
       raise _unwritable(path, error.strerror) from error
     raise
+
+
+def _rename(partial: pathlib.Path, path: pathlib.Path) -> None:
+  """Gives what was written its name; replaces nothing that came meanwhile."""
+  if partial.is_dir():
+    partial.rename(path)  # fails unless `path` is absent or empty
+    return
+  try:
+    os.link(partial, path)
+  except FileExistsError as error:
+    raise _taken(path) from error
+  except OSError:  # a file system without links
+    partial.rename(path)
+  else:
+    partial.unlink()
+
+
+def _taken(path: pathlib.Path) -> InputError:
+  return InputError(f'{path} exists; choose another name, or move it away.')
 
 
 def _unwritable(path: pathlib.Path, why: str) -> InputError:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from dit import latents
@@ -161,7 +162,7 @@ def generate(
   def decode(autoencoder, x):
     if autoencoder is not None:
       x = autoencoder.decode(autoencoder.denormalise(x))
-    return latents.to_pixels(x)
+    return latents.to_pixels(x), jnp.isfinite(x).all((1, 2, 3))
 
   # Every batch has the same size, so that one program serves all: the last
   # one is filled up with images that are then dropped.
@@ -187,6 +188,14 @@ def generate(
         shape=shape,
         scales_at=config.scales_at,
       )
-    images.append(np.asarray(decode(autoencoder, x)))
+    image, finite = jax.device_get(decode(autoencoder, x))
+    images.append(image)
+    if not finite.all():
+      logging.warning(
+        '%d of %d images are not finite, and black: the scale or the solver '
+        'may be too much for the network.',
+        (~finite).sum(),
+        size,
+      )
     progress(min(start + size, count))
   return np.concatenate(images)[:count]

@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 
 from dit.config import check_choice, check_range
-from dit.path import Path
+from dit.path import Path, VariancePreserving
+from dit.types import InputError
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -175,6 +176,13 @@ class EulerMaruyama:
     """Checks names and ranges."""
     check_choice('solver diffusion', self.diffusion, DIFFUSIONS)
     check_range('solver norm', self.norm, 0, float('inf'))
+    if self.diffusion == 'sbdm' and not isinstance(
+      self.path, VariancePreserving
+    ):
+      raise InputError(
+        'solver diffusion sbdm is infinite at the noise end of this path; it '
+        'needs a variance preserving one (vp or discrete).'
+      )
     check_choice('solver last', self.last, LASTS)
 
   def step(self, velocity, x, t, t_next, noise):  # noqa: D102

@@ -125,6 +125,27 @@ def test_what_cannot_work(tmp_path, channels, argv, message):
   assert not (tmp_path / 'net' / 'samples').exists()
 
 
+def test_protocol_is_not_what_a_stranger_wrote(tmp_path):
+  save(tmp_path / 'net', 3, weights_sha256='forged', path='linear',
+       family=['dit'])  # fmt: skip
+  assert run('sample', f'--folder={tmp_path}/net', *QUICK).status == 0
+  folder = tmp_path / 'net' / 'samples'
+  protocol = json.loads((folder / 'samples.json').read_text())
+  assert len(protocol['weights_sha256']) == 64
+
+
+def test_images_that_are_not_finite_are_reported(tmp_path):
+  config, params, _ = weights.load_folder(
+    save(tmp_path / 'net', 3) and tmp_path / 'net'
+  )
+  params['head']['proj']['bias'] = np.full_like(
+    params['head']['proj']['bias'], np.nan
+  )
+  weights.save_folder(tmp_path / 'nan', config, params, info={})
+  result = run('sample', f'--folder={tmp_path}/nan', *QUICK)
+  assert result.status == 0 and '8 of 8 images are not finite' in result.err
+
+
 def test_wrong_autoencoder(tmp_path):
   config = save(tmp_path / 'net', channels=4)
   experiment = trained.open_folder(str(tmp_path / 'net'), ())

@@ -20,7 +20,7 @@ from etils import epath
 
 from dit import convert, model
 from dit.config import SIZES, DiTConfig, check_choice
-from dit.published import HUB, PICKLES, read_tensors
+from dit.published import HUB, PICKLES, read_tensors, reason
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import InputError
 from dit.weights import check_target, load_folder, save_folder, save_tensors
@@ -106,7 +106,7 @@ def exchange(
 
 def _is_file(target: str) -> bool:
   """Whether the target is a published file, not a folder."""
-  suffix = pathlib.PurePath(target).suffix
+  suffix = pathlib.PurePath(target).suffix.lower()
   if suffix in PICKLES:
     raise InputError(
       f'{target} is not written: a {suffix} file is a pickle, which can run '
@@ -126,8 +126,15 @@ def _kind(source: str) -> str:
   """What the source is: 'published', 'folder' or 'run'."""
   if source.startswith(HUB):
     return 'published'
-  path = epath.Path(source).expanduser()
-  if not path.exists():
+  try:
+    path = epath.Path(source).expanduser()
+    there = path.exists()
+  except (KeyError, ImportError, RuntimeError) as error:  # as epath raises
+    raise InputError(
+      f'{source} cannot be looked at ({reason(error)}); expected a path on '
+      f'this machine, a workdir on gs://, or {HUB}org/name/file.'
+    ) from error
+  if not there:
     raise InputError(
       f'{source} is not there; expected a published file, a folder of weights '
       f'or the workdir of a run (or {HUB}org/name/file).'

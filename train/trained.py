@@ -43,7 +43,7 @@ def open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
   """The experiment of a folder of weights: its network, else defaults."""
   network, info = weights.load_config(folder)
   config = load_config('configs/base.py')
-  config.sample.update(SAMPLING.get(info.get('family'), {}))
+  config.sample.update(SAMPLING.get(str(info.get('family')), {}))
   experiment = build(_override(config, overrides, 'folder').to_dict())
   path = 'discrete' if network.convention == 'noise' else 'linear'
   return dataclasses.replace(
@@ -77,7 +77,7 @@ def restore_folder(
   """The denoiser of a folder of weights, and what results say of it."""
   config, params, info = weights.load_folder(folder)
   params = jax.device_put(params, tree_shardings(model.shapes(config), mesh))
-  return _bind(experiment, params, {'folder': folder, **info})
+  return _bind(experiment, params, {**info, 'folder': folder})
 
 
 def read_autoencoder(
@@ -140,9 +140,9 @@ def _bind(
   experiment: Experiment, params: model.Params, about: dict[str, Any]
 ) -> tuple[Denoiser, dict[str, Any]]:
   protocol = {
+    **about,  # first: a folder's is what someone wrote into its config.json
     'model': dataclasses.asdict(experiment.model),
     'path': experiment.objective.path,
     'weights_sha256': model.fingerprint(params),
-    **about,
   }
   return model.bind(experiment.model, params), protocol

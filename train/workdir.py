@@ -87,7 +87,7 @@ def load_config(workdir: epath.PathLike) -> dict[str, Any]:
       f'{workdir} is not the workdir of a run: it holds no config.json; train '
       'first, or give the workdir of a run.'
     ) from error
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+  except (ValueError, RecursionError) as error:  # of JSON, of UTF-8
     raise InputError(f'{path} is damaged: {error}.') from error
 
 

@@ -50,7 +50,7 @@ class KLConfig(AutoencoderConfig):
     """Checks that the groups divide all widths."""
     super().__post_init__()
     for width in self.widths:
-      if width % self.norm_groups:
+      if self.norm_groups < 1 or width % self.norm_groups:
         raise InputError(
           f'norm_groups {self.norm_groups} does not divide the width {width} '
           'of the autoencoder; give the number that it was trained with.'

@@ -89,6 +89,8 @@ def kl_from_published(
     for file in files
     for name, tensor in file.items()
   }
+  if len(tensors) < sum(map(len, files)):
+    raise InputError('two of these files hold the same half; give one of each.')
   tensors = {n: tensors[n] for n in tensors if n.startswith(_KL_ROOTS)}
   halves = [h for h in HALVES if any(n.startswith(f'{h}.') for n in tensors)]
   if not halves:
@@ -162,7 +164,10 @@ def tiny_from_published(
     if not any(n.startswith(('encoder.', 'decoder.')) for n in file):
       # Layers 1 and 19 are convolutions in the decoder alone.
       decoder = {'1.weight', '19.weight'} & file.keys()
-      halves[HALVES[bool(decoder)]] = (file, '', 0)
+      half = HALVES[bool(decoder)]
+      if half in halves:
+        raise InputError(f'two of these files hold the {half}; give one.')
+      halves[half] = (file, '', 0)
     for left_out, half in enumerate(HALVES):
       part = {n: file[n] for n in file if n.startswith(f'{half}.')}
       if part:

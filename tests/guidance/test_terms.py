@@ -10,6 +10,8 @@ import pytest
 from dit.types import DenoiserOutput, InputError
 from guidance import ClassifierFree, Guidance, Internal, Scale, StochasticSelf
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 def masks(depth, skip=0, count=64):
   keys = jax.random.split(jax.random.key(0), count)
@@ -120,8 +122,10 @@ def refined(label, scale=1.0):
   return out.velocity + (scale - 1) * (out.velocity - out.intermediate[0])
 
 
-@pytest.mark.parametrize('internal', [1.0, 1.7])
-@pytest.mark.parametrize('guided', [0, 1, 3, 5, 6, 99])
+@pytest.mark.parametrize(
+  ('guided', 'internal'),
+  [(0, 1.7), (1, 1.7), (3, 1.7), (3, 1.0), (5, 1.7), (99, 1.7)],
+)
 def test_only_the_first_channels_are_guided(guided, internal):
   cfg = ClassifierFree(Scale(2.5), guided)
   ours, _ = predict(Guidance(Internal(Scale(internal)), (cfg,)), Fake())
@@ -158,9 +162,9 @@ SETS = [(), ('cfg',), ('s2',), ('cfg', 's2'), ('s2', 'cfg')]
 
 
 @pytest.mark.parametrize('names', SETS)
-@pytest.mark.parametrize('internal', [None, Internal(Scale(1.4))])
-def test_variance_is_that_of_the_conditional_row(names, internal):
-  guidance = Guidance(internal, tuple(TERMS[name] for name in names))
+def test_variance_is_that_of_the_conditional_row(names):
+  terms = tuple(TERMS[name] for name in names)
+  guidance = Guidance(Internal(Scale(1.4)), terms)
   plain = Fake(learned_variance=True)
   velocity, variance = predict(guidance, plain)
   np.testing.assert_array_equal(variance, plain.one(X, LABEL, 1).variance)

@@ -242,9 +242,13 @@ def test_text_that_is_no_solver(text, message):
     make_solver(text, path_named('discrete'))
 
 
-@pytest.mark.parametrize('text', ['ddpm', 'ddim:eta=0.5'])
+@pytest.mark.parametrize(
+  'text',
+  ['ddpm', 'ddim:eta=0.5', 'euler_maruyama:diffusion=sbdm',
+   'heun_maruyama:diffusion=sbdm'],
+)  # fmt: skip
 def test_discrete_solvers_need_their_path(text):
-  with pytest.raises(InputError, match='variance preserving path'):
+  with pytest.raises(InputError, match='variance preserving'):
     make_solver(text, LINEAR)
 
 

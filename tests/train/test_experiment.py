@@ -61,15 +61,11 @@ def test_text_of_booleans(name, key, text, value):
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_given_values_win_over_the_name(name):
-  given = {
-    'depth': 9,
-    'width': 32,
-    'num_heads': 4,
-    'norm': 'rmsnorm',
-    'mlp': 'gelu',
-    'convention': 'reversed',
-  }
+@pytest.mark.parametrize('norm', ['layernorm', 'rmsnorm'])
+@pytest.mark.parametrize('mlp', ['gelu', 'swiglu'])
+def test_given_values_win_over_the_name(name, norm, mlp):
+  given = {'depth': 9, 'width': 32, 'num_heads': 4, 'norm': norm, 'mlp': mlp,
+           'convention': 'reversed'}  # fmt: skip
   model = build(plain(name=f'{name}-S/4', **given)).model
   assert {key: getattr(model, key) for key in given} == given
   assert model.patch == 4
@@ -172,8 +168,13 @@ def test_config_without_a_section(section):
 )
 def test_config_that_lacks_a_key_or_has_another(section, key):
   config = plain()
-  config[section][f'{key}s'] = config[section].pop(key)
-  refused(config, f'section {section!r}', f"['{key}']", f"['{key}s']")
+  config[section][f'{key}s'] = value = config[section].pop(key)
+  words = f'section {section!r} lacks', f"['{key}']", f"['{key}s']"
+  refused(config, *words, 'another version')
+  config[section][key] = value  # now it is one too many
+  refused(config, f'lacks [] and has unknown {words[2]}')
+  del config[section][key], config[section][f'{key}s']
+  refused(config, f'lacks {words[1]} and has unknown []')
 
 
 def test_building_changes_no_value_and_reads_json():

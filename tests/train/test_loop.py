@@ -93,6 +93,8 @@ def test_longer_run_goes_on_until_nothing_is_finite(
 
 
 def test_stop_is_asked_for_once():
+  # Under nohup, SIGINT is ignored from the start.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
   with loop.stop_on_signals() as stop:
     assert stop.signal == ''
