@@ -216,7 +216,7 @@ def to_published(
     ours = np.asarray(flat[entry.path], np.float32)
     if entry.index is not None:
       ours = ours[entry.index]
-    return np.ascontiguousarray(entry.layout.published(ours, config))
+    return np.array(entry.layout.published(ours, config), order='C')
 
   return {entry.name: tensor(entry) for entry in entries(config)}
 
@@ -272,6 +272,12 @@ def _infer(
       f'published tensor pos_embed has {tokens} tokens, no square number; '
       'only square latents are supported.'
     )
+  # Now, since a network makes its tables where only its shapes are asked for.
+  _check_array(
+    "published tensor 'pos_embed'",
+    np.asarray(tensors['pos_embed']),
+    (1, tokens, width),
+  )
   swiglu = 'blocks.0.mlp.w12.weight' in tensors
   rmsnorm = 'blocks.0.norm1.weight' in tensors
   qk_norm = 'none'

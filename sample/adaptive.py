@@ -74,7 +74,7 @@ def dopri5(
   Returns:
     The state at `end`, and how often the velocity was evaluated.
   """
-  length, sign = abs(end - start), np.sign(end - start)
+  length, sign = abs(end - start), float(np.sign(end - start))
 
   def slope(x, s):
     """dx/ds with s = |t - start|."""

@@ -124,9 +124,9 @@ def _named(section: dict[str, Any]) -> dict[str, Any]:
   section = dict(section)
   for key, value in named_size(section.pop('name')).items():
     given = section.get(key, 0)
-    if given in (0, 'auto'):
+    if given == 'auto' or (given == 0 and given is not False):
       section[key] = value
-    elif isinstance(value, bool):
+    elif isinstance(value, bool) and not isinstance(given, bool):
       check_choice(f'model.{key}', given, ('auto', 'true', 'false'))
       section[key] = given == 'true'
   return section

@@ -159,7 +159,6 @@ def test_reading_shares_no_memory():
   assert all(leaf.flags.writeable for leaf in flat.values())
 
 
-@pytest.mark.xfail(strict=True, reason='float32 biases and gains are views')
 def test_writing_shares_no_memory():
   flat = random_params(make_config('sit'))
   assert not shared(write(make_config('sit'), flat, 'sit'), flat)
@@ -296,7 +295,6 @@ def test_tensor_of_no_floats(dtype):
       read({**tensors, name: wrong}, 'ig_lightningdit')
 
 
-@pytest.mark.xfail(strict=True, reason='tables are made before shapes are seen')
 def test_wrong_table_does_not_fill_the_memory(monkeypatch):
   tensors = dict(random_tensors(make_config('sit')))
   tensors['pos_embed'] = np.ones((1, 10**4, 1), np.float32)

@@ -267,7 +267,6 @@ def test_float64_state_stays_float64():
     np.testing.assert_allclose(out, exact, rtol=1e-11)
 
 
-@pytest.mark.xfail(strict=True, reason='the sign of the direction is float64')
 def test_float32_state_where_float64_is_on():
   field, x, exact = FIELDS['linear']
   with in_float64():

@@ -105,13 +105,7 @@ def test_wrong_values_are_refused(key, value, words):
     ('SiT', True),
     ('SiT', False),
     ('LightningDiT', True),
-    pytest.param(
-      'LightningDiT',
-      False,
-      marks=pytest.mark.xfail(
-        strict=True, reason='False equals 0, which leaves it to the name'
-      ),
-    ),
+    ('LightningDiT', False),
   ],
 )
 def test_booleans_of_json_are_refused_or_mean_what_they_say(name, value):
