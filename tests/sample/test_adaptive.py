@@ -33,6 +33,7 @@ FIELDS = {
 in_float64 = functools.partial(jax.enable_x64, True)
 
 
+@functools.cache
 def counted(rtol, name='rotating', **options):
   """Error at the end, relative to the state, and steps, in float64."""
   field, x, exact = FIELDS[name]
