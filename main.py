@@ -3,6 +3,7 @@
   python main.py train   --config=configs/digits.py --workdir=runs/digits
   python main.py sample  --workdir=runs/digits --guidance=ig:1.5,cfg:1.2
   python main.py compare --workdir=runs/digits
+  python main.py sweep   --workdir=runs/digits --guidance=ig:1..2:6,cfg:1..2:6
   python main.py convert --from=runs/digits --to=digits-ema
   python main.py sample  --folder=digits-ema --config.sample.steps=50
 
@@ -11,30 +12,23 @@ Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
 """
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from absl import logging
-from jax.sharding import Mesh
-
-from dit import convert, model, published
+from dit import convert, published
 from dit.config import nearest
-from dit.path import path_named
-from dit.sharding import make_mesh
 from dit.types import InputError
-from guidance import parse
-from guidance.parse import describe
-from sample import compare as compare_lib
-from sample import generate, sampler, writer
-from train import checkpoint, exchange, loop, trained, workdir
-from train.data.source import check_source, load_all, open_source
-from train.experiment import Experiment, build
-from train.log import progress_bar, set_up_logging
+from guidance.parse import NAMES
+from sample.store import FORMATS, WriteError
+from sample.sweep import METRICS
+from train import checkpoint, exchange, loop, sampling, workdir
+from train.experiment import build
+from train.log import set_up_logging
 from train.settings import load_config, override
+from train.trained import Source
 
-_COMMANDS = ('train', 'sample', 'compare', 'convert')
+_COMMANDS = ('train', 'sample', 'compare', 'sweep', 'convert')
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -44,129 +38,52 @@ def _train(args: argparse.Namespace) -> None:
   loop.train(experiment, workdir.claim(args.workdir, config))
 
 
-def _open(args: argparse.Namespace) -> tuple[Experiment, Mesh]:
-  """What the command is about, without its weights, and the devices."""
-  if not 0 <= args.seed < 2**32:
-    raise InputError(f'--seed is {args.seed}, expected 0 to 2^32 - 1.')
-  if args.folder:
-    experiment = trained.open_folder(args.folder, args.overrides)
-  else:
-    experiment = trained.open_run(args.workdir, args.overrides)
-  return experiment, make_mesh(experiment.mesh)
+def _request(
+  args: argparse.Namespace, overrides: Sequence[str] = ()
+) -> sampling.Request:
+  """What the sampling commands share; the user's assignments come last."""
+  guide = None
+  if args.guide:
+    guide = Source.at(args.guide, step=args.guide_step)
+  elif args.guide_step is not None:
+    raise InputError('--guide_step needs --guide.')
+  source = Source(
+    args.workdir or args.folder, bool(args.workdir), args.weights, args.step
+  )
+  return sampling.Request(
+    source, [*overrides, *args.overrides], guide, args.seed, args.out
+  )
 
 
 def _sample(args: argparse.Namespace) -> None:
-  guidance = parse(args.guidance)
-  if args.num < 1:
-    raise InputError(f'--num is {args.num}, expected at least 1.')
-  if args.folder and args.weights:
-    raise InputError('--weights is for runs: a folder holds one set.')
-  experiment, mesh = _open(args)
-  network = model.bind(experiment.model, {})
-  path = path_named(experiment.objective.path)
-  generate.check(experiment.sample, guidance, network, mesh, path)
-  labels = generate.plan_labels(
-    args.labels, args.num, experiment.model.num_classes, args.seed
-  )
-  if args.workdir:
-    checkpoint.newest_step(args.workdir)
-  decoder = trained.read_autoencoder(args.autoencoder, experiment, mesh)
-  out = writer.results_folder(
-    args.out or f'{args.folder or args.workdir}/samples'
-  )
-  if args.folder:
-    denoiser, protocol = trained.restore_folder(args.folder, experiment, mesh)
-  else:
-    denoiser, protocol = trained.restore_run(
-      args.workdir, experiment, mesh, args.weights or 'ema'
-    )
-  with progress_bar(total=args.num, unit=' images', desc='sample') as bar:
-    images = generate.generate(
-      denoiser,
-      guidance,
-      labels,
-      experiment.sample,
-      path=path,
-      shape=experiment.model.latent_shape,
-      mesh=mesh,
-      seed=args.seed,
-      autoencoder=decoder,
-      progress=lambda done: bar.update(done - bar.n),
-    )
-  nfe = sampler.nfe(
-    guidance,
-    experiment.sample.make_solver(path),
-    experiment.sample.grid(),
-    experiment.model.depth,
-    args.seed,
-    experiment.sample.scales_at,
-  )
-  writer.write_npz(out / 'samples.npz', images, labels)
-  columns = min(args.num, 10)
-  scale = max(1, 40 // images.shape[1])
-  writer.write_png(
-    out / 'samples.png', writer.tile(images[:100], columns, scale=scale)
-  )
-  writer.write_json(
-    out / 'samples.json',
-    {
-      **protocol,
-      'guidance': describe(guidance),
-      'nfe_per_image': nfe,
-      'autoencoder': args.autoencoder,
-      'sampling': dataclasses.asdict(experiment.sample),
-      'labels': args.labels,
-      'num': args.num,
-      'seed': args.seed,
-      **workdir.environment(),
-    },
-  )
-  logging.info(
-    '%d images (%s, NFE %.4g) in %s.', args.num, describe(guidance), nfe, out
+  guidance, overrides = args.guidance, []
+  if args.preset is not None:
+    published_guidance, overrides = sampling.preset(args.preset)
+    guidance = guidance or published_guidance
+  sampling.sample(
+    _request(args, overrides),
+    guidance or 'none',
+    num=args.num,
+    labels=args.labels,
+    autoencoder=args.autoencoder,
+    form=args.format,
+    overwrite=args.overwrite,
   )
 
 
 def _compare(args: argparse.Namespace) -> None:
-  experiment, mesh = _open(args)
-  network = model.bind(experiment.model, {})
-  path = path_named(experiment.objective.path)
-  for text in experiment.compare.texts():
-    generate.check(experiment.sample, parse(text), network, mesh, path)
-  data = experiment.data
-  splits = []
-  for split in (data.train_split, data.test_split):
-    source = open_source(data, split)
-    check_source(source, experiment.model)
-    splits.append(load_all(source))
-  checkpoint.newest_step(args.workdir)
-  out = writer.results_folder(args.out or args.workdir)
-  denoiser, protocol = trained.restore_run(
-    args.workdir, experiment, mesh, args.weights or 'ema'
+  print(sampling.compare(_request(args)))
+
+
+def _sweep(args: argparse.Namespace) -> None:
+  table = sampling.sweep(
+    _request(args),
+    args.guidance,
+    metric=args.metric,
+    num=args.num,
+    overwrite=args.overwrite,
   )
-  table = compare_lib.compare(
-    denoiser,
-    experiment.compare,
-    experiment.sample,
-    path=path,
-    shape=experiment.model.latent_shape,
-    mesh=mesh,
-    seed=args.seed,
-    reference=splits[0],
-    held_out=splits[1],
-    protocol=protocol,
-    folder=out,
-  )
-  print(f'\n{table}')
-  print(
-    f'Frechet distances to {len(splits[0][0])} real images of '
-    f'{data.name} ± bootstrap standard error, {experiment.compare.num} images '
-    'per method; features of a classifier trained on those images (not FID).\n'
-    '"gain" is the fall of a distance against the first row, in standard '
-    'errors of the difference: not above 2 means no help that shows here, '
-    'negative means harm.\n'
-    f'Pictures: {out}/samples.png, {out}/guidance.png, '
-    f'{args.workdir}/loss.png'
-  )
+  print(table, end='')
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -176,6 +93,7 @@ def _convert(args: argparse.Namespace) -> None:
     family=args.family,
     num_heads=args.num_heads,
     taps=args.taps,
+    null_label=False if args.no_null_label else None,
     weights=args.weights,
   )
   print(report)
@@ -254,17 +172,20 @@ def _parser() -> argparse.ArgumentParser:
   sample = command_of_run(
     'sample',
     _sample,
-    'draw images from a trained run, or a folder of weights',
+    'draw images from a trained run, or a folder of weights; the same command '
+    'again goes on',
     'python main.py sample --workdir=runs/digits '
     '--guidance=ig:1.5,cfg:1.2@0-0.7 --config.sample.steps=100\n'
     '         python main.py sample --folder=sit-xl-ig --num=16 '
-    '--autoencoder=sd_vae:vae.safetensors',
+    '--preset=sit_xl_ig_cfg --autoencoder=sd_vae:vae.safetensors',
   )
   sample.add_argument(
     '--guidance',
-    default='none',
-    help='methods ig, cfg, s2 as NAME:SCALE[:OPTION=N][@LOW-HIGH], comma-'
-    'separated; scale 1 is off, t is 0 at the data (%(default)s)',
+    help=f'methods {", ".join(NAMES)} as NAME:SCALE[:OPTION=VALUE][@LOW-HIGH], '
+    'comma-separated; scale 1 is off, t is 0 at the data (none)',
+  )
+  sample.add_argument(
+    '--preset', help='published guidance and solver, of configs/presets.py'
   )
   sample.add_argument(
     '--num', type=int, default=100, help='images (%(default)s)'
@@ -280,22 +201,64 @@ def _parser() -> argparse.ArgumentParser:
     help='decodes latents: sd_vae, va_vae (with its file of statistics), '
     'taesd, ... and the published files (none: latents are images)',
   )
+  sample.add_argument(
+    '--format',
+    choices=FORMATS,
+    default='npz',
+    help='one samples.npz for the ADM evaluator, or a folder of PNG '
+    '(%(default)s)',
+  )
   compare = command_of_run(
     'compare',
     _compare,
     'guidance methods side by side: a table and pictures',
     'python main.py compare --workdir=runs/digits --config.compare.num=1000',
   )
-  for sub in (sample, compare):
+  sweep = command_of_run(
+    'sweep',
+    _sweep,
+    'a metric over one or two guidance scales: a table and a picture',
+    'python main.py sweep --workdir=runs/digits '
+    '--guidance=ig:1.0..2.0:6,cfg:1.0..2.0:6 --metric=fd',
+  )
+  sweep.add_argument(
+    '--guidance',
+    required=True,
+    help='as for sample, one or two scales being LOW..HIGH:COUNT',
+  )
+  sweep.add_argument(
+    '--metric', choices=tuple(METRICS), default='fd', help='(%(default)s)'
+  )
+  sweep.add_argument(
+    '--num', type=int, default=500, help='images per point (%(default)s)'
+  )
+  for sub in (sample, sweep):
+    sub.add_argument(
+      '--overwrite',
+      action='store_true',
+      help='discard what --out holds of another protocol',
+    )
+  for sub in (sample, compare, sweep):
     sub.add_argument(
       '--weights',
       choices=tuple(checkpoint.WEIGHTS),
       help='of a run, the moving average or the raw parameters (ema)',
     )
     sub.add_argument(
+      '--step', type=int, help='of a run, the checkpoint (the newest)'
+    )
+    sub.add_argument(
+      '--guide', help='run or folder of the weaker network of guidance auto'
+    )
+    sub.add_argument(
+      '--guide_step', type=int, help='its checkpoint (the newest)'
+    )
+    sub.add_argument(
       '--seed', type=int, default=0, help='of all noise (%(default)s)'
     )
-    sub.add_argument('--out', help='folder for the results (in the workdir)')
+    sub.add_argument(
+      '--out', type=_path, help='folder for the results (in the workdir)'
+    )
   conversion = command(
     'convert',
     _convert,
@@ -322,6 +285,11 @@ def _parser() -> argparse.ArgumentParser:
     '--taps',
     type=_blocks,
     help='of a published source with a head inside: the blocks before it',
+  )
+  conversion.add_argument(
+    '--no_null_label',
+    action='store_true',
+    help='a published source whose last label is a class: no CFG',
   )
   conversion.add_argument(
     '--weights',
@@ -363,7 +331,7 @@ def main(argv: Sequence[str]) -> int:
   except InputError as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 2
-  except loop.NonFiniteError as error:
+  except (loop.NonFiniteError, WriteError) as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 1
   except KeyboardInterrupt:

@@ -38,6 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.mlp = 'auto'
   config.model.rope = 'auto'
   config.model.learn_sigma = 'auto'
+  # Whether it has a null label, for CFG; auto: where label_dropout is not 0.
+  config.model.null_label = 'auto'
   # What the network speaks, auto: as the name says; velocity, reversed or
   # noise (dit/convention.py).
   config.model.convention = 'auto'
@@ -122,6 +124,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Images between checkpoints, and how many of the newest to keep.
   config.checkpoint.every_images = 2_560_000
   config.checkpoint.keep = 2
+  # Images between checkpoints that are kept for good, a multiple of
+  # every_images; 0: none. An early one can guide the last (AutoGuidance).
+  config.checkpoint.keep_every_images = 0
 
   config.log = ml_collections.ConfigDict()
   # Images between lines of metrics.jsonl, and between preview grids (0: none).
@@ -132,10 +137,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.log.preview_num = 64
 
   config.sample = ml_collections.ConfigDict()
-  # euler, heun, midpoint, rk4, euler_maruyama, heun_maruyama, ddim or ddpm,
-  # with options as NAME:OPTION=VALUE, such as heun:last=heun or ddim:eta=0.5.
+  # euler, heun, midpoint, rk4, dpm++, euler_maruyama, heun_maruyama, ddim, ddpm
+  # or dopri5 (adaptive), with options as NAME:OPTION=VALUE, such as
+  # heun:last=heun, ddim:eta=0.5 or dopri5:rtol=1e-5.
   config.sample.solver = 'euler_maruyama'
   config.sample.steps = 250
+  # Spacing of the times: uniform, cosine, quadratic, karras; or the times
+  # themselves, such as 1,0.8,0.3,0 (sample/grid.py).
+  config.sample.spacing = 'uniform'
   # Above 1: more steps near the noise.
   config.sample.shift = 1.0
   # Length, before the shift, of a last step of its own to t = 0; 0: uniform.
@@ -145,6 +154,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Where guidance reads its scales: at the beginning of a step, or at each
   # evaluation.
   config.sample.scales_at = 'step'
+  # Of the state between steps and of guidance's arithmetic: float32 or float64
+  # (not on TPUs). The network computes in model.dtype in either case.
+  config.sample.state_dtype = 'float32'
   # Images per compiled call.
   config.sample.batch_size = 64
 

@@ -55,8 +55,16 @@ CONVENTIONS = ('velocity', 'reversed', 'noise')
 def nearest(name: str, known: Iterable[str]) -> str:
   """Returns ' Did you mean ...?' for a near match of `name`, or ''."""
   spelling = {word.lower(): word for word in known}
-  match = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=0.5)
-  return f' Did you mean {spelling[match[0]]!r}?' if match else ''
+  match = difflib.SequenceMatcher(b=name.lower())
+
+  def similarity(word: str) -> float:
+    match.set_seq1(word)
+    return match.ratio()
+
+  # Of several that are as near, the first.
+  best = max(spelling, key=similarity, default='')
+  near = best and similarity(best) >= 0.5
+  return f' Did you mean {spelling[best]!r}?' if near else ''
 
 
 def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
@@ -109,7 +117,7 @@ class DiTConfig:
   Attributes:
     size: height and width of the latent.
     channels: channels C of the latent.
-    num_classes: classes; the null label is `num_classes`.
+    num_classes: classes; the null label, if any, is `num_classes`.
     patch: side of a patch; N = (size / patch)^2 tokens.
     depth: blocks L.
     width: model dimension D.
@@ -123,6 +131,7 @@ class DiTConfig:
     rope: rotates queries and keys by row and column, beside the sin-cos table.
     qk_norm: normalisation of queries and keys, one of QK_NORMS, with gain.
     shift: whether the modulation of blocks shifts, beside scale and gate.
+    null_label: whether the label `num_classes` was trained, for CFG.
     learn_sigma: whether heads predict 2 C channels, the second C being DiT's
       interpolation between two log variances.
     convention: what the network itself speaks; `bind` translates it to ours.
@@ -150,6 +159,7 @@ class DiTConfig:
   rope: bool = False
   qk_norm: str = 'none'
   shift: bool = True
+  null_label: bool = True
   learn_sigma: bool = False
   convention: str = 'velocity'
   dtype: str = 'auto'
@@ -230,6 +240,14 @@ class DiTConfig:
     """Width inside the MLP; SwiGLU has two thirds, for its third matrix."""
     hidden = round(self.width * self.mlp_ratio)
     return 2 * hidden // 3 if self.mlp == 'swiglu' else hidden
+
+  @property
+  def multiply_adds(self) -> int:
+    """Of the blocks, for one image: what a pass costs, but for its ends."""
+    matrices = 4 * self.width + (3 if self.mlp == 'swiglu' else 2) * self.hidden
+    of_token = self.width * (matrices + 2 * self.num_tokens)  # and attention
+    modulation = (6 if self.shift else 4) * self.width**2
+    return self.depth * (self.num_tokens * of_token + modulation)
 
   @property
   def out_channels(self) -> int:

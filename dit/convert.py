@@ -154,6 +154,7 @@ def from_published(
   family: str,
   num_heads: int,
   taps: Sequence[int] = (),
+  null_label: bool = True,
 ) -> tuple[DiTConfig, dict[str, Any]]:
   """Converts published tensors.
 
@@ -162,6 +163,8 @@ def from_published(
     family: one of FAMILIES.
     num_heads: attention heads; the shapes do not tell.
     taps: the number of blocks before the head inside; for the ig_ families.
+    null_label: whether the last label is the null label; the shapes do not
+      tell.
 
   Returns:
     The network's configuration, inferred from names and shapes, and its
@@ -171,7 +174,7 @@ def from_published(
     InputError: for a missing, left over or misshapen tensor, naming it.
   """
   check_choice('family', family, FAMILIES)
-  config = _infer(tensors, family, num_heads, taps)
+  config = _infer(tensors, family, num_heads, taps, null_label)
   _check_family(config, family)
   shapes = published_shapes(config)
   _check_names('published tensor', tensors, shapes, f'family {family}')
@@ -249,6 +252,7 @@ def _infer(
   family: str,
   num_heads: int,
   taps: Sequence[int],
+  null_label: bool,
 ) -> DiTConfig:
   """The configuration that names and shapes imply."""
 
@@ -296,7 +300,8 @@ def _infer(
   return DiTConfig(
     size=side * patch,
     channels=channels,
-    num_classes=classes - 1,
+    num_classes=classes - null_label,
+    null_label=null_label,
     patch=patch,
     depth=len(blocks),
     width=width,

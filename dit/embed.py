@@ -7,7 +7,7 @@ rotary     angles row w_k for the first half of a head's channels and column w_k
            two adjacent channels; beside, not instead of, the table above
 time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
            Linear, SiLU, Linear; t as the network's convention counts it
-label      a table of num_classes + 1 rows, the last for the null label
+label      a table of num_classes rows, and one for the null label
 """
 
 import jax

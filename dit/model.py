@@ -65,7 +65,9 @@ class DiT(nnx.Module):
     self.time_embed = TimeEmbedder(config, rngs=rngs)
     self.label_embed = nnx.Param(
       nnx.initializers.normal(0.02)(
-        rngs.params(), (config.num_classes + 1, config.width), param_dtype
+        rngs.params(),
+        (config.num_classes + config.null_label, config.width),
+        param_dtype,
       )
     )
     self.blocks = stack_blocks(config, rngs)
@@ -184,6 +186,16 @@ class BoundDenoiser:
   def num_classes(self) -> int:
     """Number of classes; also the null label."""
     return self.config.num_classes
+
+  @property
+  def null_label(self) -> bool:
+    """Whether the network knows the null label."""
+    return self.config.null_label
+
+  @property
+  def multiply_adds(self) -> int:
+    """Of a pass of one row, about."""
+    return self.config.multiply_adds
 
   @property
   def learned_variance(self) -> bool:

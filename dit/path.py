@@ -62,7 +62,7 @@ class Path(abc.ABC):
 
     Its drift is d_alpha / alpha x, so g^2 / 2 = sigma w / alpha.
     """
-    return self.sigma(t) * self._w(t) / self.alpha(t)
+    return self.sigma(t) * self.w(t) / self.alpha(t)
 
   def interpolate(self, x0, noise, t) -> jax.Array:
     """x_t."""
@@ -77,12 +77,12 @@ class Path(abc.ABC):
   def x0_from_velocity(self, x, velocity, t) -> jax.Array:
     """Clean latents that x and velocity imply."""
     t = expand(t, x)
-    return (self.d_sigma(t) * x - self.sigma(t) * velocity) / self._w(t)
+    return (self.d_sigma(t) * x - self.sigma(t) * velocity) / self.w(t)
 
   def noise_from_velocity(self, x, velocity, t) -> jax.Array:
     """Noise that x and velocity imply."""
     t = expand(t, x)
-    return (self.alpha(t) * velocity - self.d_alpha(t) * x) / self._w(t)
+    return (self.alpha(t) * velocity - self.d_alpha(t) * x) / self.w(t)
 
   def score_from_velocity(self, x, velocity, t) -> jax.Array:
     """Gradient of the log density; needs sigma(t) > 0."""
@@ -91,18 +91,19 @@ class Path(abc.ABC):
   def velocity_from_x0(self, x, x0, t) -> jax.Array:
     """The inverse of `x0_from_velocity`; needs sigma(t) > 0."""
     t = expand(t, x)
-    return (self.d_sigma(t) * x - self._w(t) * x0) / self.sigma(t)
+    return (self.d_sigma(t) * x - self.w(t) * x0) / self.sigma(t)
 
   def velocity_from_noise(self, x, noise, t) -> jax.Array:
     """The inverse of `noise_from_velocity`; needs alpha(t) > 0."""
     t = expand(t, x)
-    return (self.d_alpha(t) * x + self._w(t) * noise) / self.alpha(t)
+    return (self.d_alpha(t) * x + self.w(t) * noise) / self.alpha(t)
 
   def velocity_from_score(self, x, score, t) -> jax.Array:
     """The inverse of `score_from_velocity`; needs alpha(t), sigma(t) > 0."""
     return self.velocity_from_noise(x, -self.sigma(expand(t, x)) * score, t)
 
-  def _w(self, t: jax.Array) -> jax.Array:
+  def w(self, t: jax.Array) -> jax.Array:
+    """Alpha d_sigma - sigma d_alpha: never zero, see the module."""
     return self.alpha(t) * self.d_sigma(t) - self.sigma(t) * self.d_alpha(t)
 
 

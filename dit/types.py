@@ -65,7 +65,9 @@ class Denoiser(Protocol):
   depth: int
   num_taps: int
   num_classes: int
+  null_label: bool  # whether it knows the label `num_classes`
   learned_variance: bool
+  multiply_adds: int  # of a pass of one row, about
 
   def __call__(
     self,

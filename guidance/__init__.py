@@ -1,21 +1,42 @@
 """How several predictions become one velocity: arithmetic only."""
 
-from guidance.compose import Guidance
-from guidance.parse import parse
-from guidance.terms import (
+from guidance.compose import Guidance, Guided
+from guidance.label import (
+  AdaptiveProjected,
   ClassifierFree,
+  ClassifierFreePlusPlus,
+  ClassifierFreeZero,
+  FrequencyDecoupled,
+  IndependentCondition,
+  Tangential,
+)
+from guidance.network import (
+  AutoGuidance,
   Internal,
-  Scale,
+  SkipLayer,
   StochasticSelf,
   extrapolate,
 )
+from guidance.parse import parse
+from guidance.scale import Scale
+from guidance.term import Step
 
 __all__ = [
+  'AdaptiveProjected',
+  'AutoGuidance',
   'ClassifierFree',
+  'ClassifierFreePlusPlus',
+  'ClassifierFreeZero',
+  'FrequencyDecoupled',
   'Guidance',
+  'Guided',
+  'IndependentCondition',
   'Internal',
   'Scale',
+  'SkipLayer',
+  'Step',
   'StochasticSelf',
+  'Tangential',
   'extrapolate',
   'parse',
 ]

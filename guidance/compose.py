@@ -2,23 +2,54 @@
 
 With IG refining every row first, and strong the conditional row:
 
-  velocity = strong + sum_k (scale_k(t) - 1) transform_k(strong - weak_k)
+  velocity = strong + push_label + sum of push_k over weaker networks
 
-The rows that the label terms ask for share one batch with the conditional
-rows, interleaved image by image so that a sharded batch stays where it is. The
-sub-networks of the block terms start where they first differ from the
-conditional row. A term whose scale at t is 1 is off: its pass is not run.
+each push mostly (scale - 1) (strong - weak), and at the end, where asked for,
+
+  velocity <- velocity (phi std(strong) / std(velocity) + 1 - phi)
+
+(per image; arXiv 2305.08891, of the velocity).
+
+The rows of the label method share one batch with the conditional rows,
+interleaved image by image so that a sharded batch stays where it is. The
+sub-networks start where they first differ from the conditional row. A method
+whose scale at t is 1 is off: its pass is not run.
 """
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dit.blocks import rows
-from dit.types import Denoiser, DenoiserOutput, SubNetworks
-from guidance.terms import Internal, Term
+from dit.types import Denoiser, InputError, SubNetworks
+from guidance.network import Internal
+from guidance.term import (
+  BlocksTerm,
+  GuideTerm,
+  LabelTerm,
+  Memory,
+  Place,
+  Step,
+  Term,
+)
+
+
+class Guided(NamedTuple):
+  """What guidance makes of one evaluation.
+
+  Attributes:
+    velocity: (B, H, W, C) in the precision of x.
+    variance: the same shape, of the conditional row, where the network learned
+      it; else None.
+    memory: of the methods, for the next solver step.
+  """
+
+  velocity: jax.Array
+  variance: jax.Array | None = None
+  memory: tuple[Memory, ...] = ()
 
 
 @jax.tree_util.register_dataclass
@@ -30,11 +61,26 @@ class Guidance:
 
   Attributes:
     internal: IG, or None.
-    terms: the other methods.
+    terms: the other methods, at most one of them a LabelTerm.
+    rescale: phi of the module's docstring; None for no rescaling.
   """
 
   internal: Internal | None = None
   terms: tuple[Term, ...] = ()
+  rescale: float | jax.Array | None = None
+
+  def __post_init__(self) -> None:
+    """Checks that the methods can stand together."""
+    names = [t.name for t in self.terms if isinstance(t, LabelTerm)]
+    if len(names) > 1:
+      raise InputError(
+        f'guidance {" and ".join(names)} both act on the label; choose one.'
+      )
+    if self.rescale is not None and not self.terms:
+      raise InputError(
+        'guidance rescale has nothing to rescale; name a method beside it '
+        '(other than ig, which refines before).'
+      )
 
   def __call__(
     self,
@@ -42,11 +88,33 @@ class Guidance:
     x: jax.Array,
     t: jax.Array,
     label: jax.Array,
-    key: jax.Array,
-    at: jax.Array | None = None,
+    step: Step,
   ) -> jax.Array:
-    """The guided velocity, (B, H, W, C); see `predict`."""
-    return self.predict(denoiser, x, t, label, key, at)[0]
+    """The guided velocity, (B, H, W, C), without a memory; see `predict`."""
+    return self.predict(denoiser, x, t, label, step).velocity
+
+  def init(self, x: jax.Array) -> tuple[Memory, ...]:
+    """The memory before the first step, for states like x."""
+    return tuple(term.init(x) for term in self.terms)
+
+  def draw(
+    self,
+    denoiser: Denoiser,
+    label: jax.Array,
+    key: jax.Array,
+    image_keys: jax.Array,
+  ) -> tuple[jax.Array | None, ...]:
+    """The random choices of a step, one for each term.
+
+    Args:
+      denoiser: the network.
+      label: (B,) int.
+      key: of the step.
+      image_keys: (B,), of the step for each image.
+    """
+    return tuple(
+      term.draw(denoiser, label, key, image_keys) for term in self.terms
+    )
 
   def predict(
     self,
@@ -54,27 +122,23 @@ class Guidance:
     x: jax.Array,
     t: jax.Array,
     label: jax.Array,
-    key: jax.Array,
-    at: jax.Array | None = None,
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """The guided velocity, and the variance that the network learned.
+    step: Step,
+    memory: tuple[Memory, ...] | None = None,
+  ) -> Guided:
+    """Everything that one evaluation gives.
 
     Args:
       denoiser: the network.
       x: (B, H, W, C).
       t: scalar in [0, 1].
       label: (B,) int.
-      key: of this solver step; the random choices of all its stages.
-      at: scalar, the time at which scales are read; None for t. Where it is
-        the beginning of a solver's step, one step follows one vector field.
-
-    Returns:
-      (B, H, W, C) float32; and the same shape of the conditional row, or None.
+      step: the solver's step.
+      memory: what the methods carry; None at first.
     """
-    at = t if at is None else at
-    scales = [term.scale.at(at) for term in self.terms]
+    memory = self.init(x) if memory is None else memory
+    scales = [term.scale_at(step) for term in self.terms]
     evaluate = functools.partial(
-      self._evaluate, denoiser, x, t, label, key, at, scales
+      self._evaluate, denoiser, x, t, label, step, memory, scales
     )
     if not self.terms:
       return evaluate(active=())
@@ -86,68 +150,122 @@ class Guidance:
       )
       for number in range(2 ** len(self.terms))
     ]
-    on = [(scale != 1) * 2**k for k, scale in enumerate(scales)]
-    return jax.lax.switch(sum(on), branches)
+    number = sum(jnp.any(scale != 1) * 2**k for k, scale in enumerate(scales))
+    return jax.lax.switch(number, branches)
 
-  def passes(self, at: jax.Array, depth: int, key: jax.Array) -> jax.Array:
+  def passes(self, denoiser: Denoiser, step: Step) -> jax.Array:
     """Cost of one evaluation, in whole passes of the conditional row."""
     total = jnp.float32(1)
     for k, term in enumerate(self.terms):
-      keep = term.keep(depth, jax.random.fold_in(key, k))
-      if keep is None:
-        cost = 1
-      else:
+      cost = 1.0
+      if isinstance(term, BlocksTerm):
+        keep = step.draws[k]
         # Blocks that run behind the first skipped one.
         behind = jnp.cumsum(~keep, axis=1) > 0
-        cost = (keep & behind).sum() / depth
-      total += jnp.where(term.scale.at(at) != 1, cost, 0)
+        cost = (keep & behind).sum() / denoiser.depth
+      elif isinstance(term, GuideTerm):
+        cost = term.guide.multiply_adds / denoiser.multiply_adds
+      total += jnp.where(jnp.any(term.scale_at(step) != 1), cost, 0)
     return total
 
-  def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError if `denoiser` cannot serve one of the methods."""
-    if self.internal is not None:
-      self.internal.check(denoiser.num_taps)
+  @property
+  def stepwise(self) -> bool:
+    """Whether it depends on the solver's step beside (x, t)."""
+    return any(term.stepwise for term in self.terms)
+
+  @property
+  def wants_guide(self) -> bool:
+    """Whether a method needs another network."""
+    return any(isinstance(term, GuideTerm) for term in self.terms)
+
+  @property
+  def needs_ddim(self) -> bool:
+    """Whether a method means something only with DDIM's step."""
+    return any(term.needs_ddim for term in self.terms)
+
+  @property
+  def zero_steps(self) -> int:
+    """The largest number of solver steps that are left out."""
+    return max([term.zero_steps for term in self.terms], default=0)
+
+  def rests(self, step: Step, n: jax.Array) -> jax.Array:
+    """Whether step n is left out: x stays, time goes on."""
+    rests = jnp.zeros((), bool)
     for term in self.terms:
-      term.check(denoiser.depth)
+      if term.zero_steps:
+        rests |= (n < term.zero_steps) & jnp.any(term.scale_at(step) != 1)
+    return rests
+
+  def check(
+    self, denoiser: Denoiser, shape: tuple[int, int, int] | None = None
+  ) -> None:
+    """Raises InputError if a network, of latents (H, W, C), cannot serve."""
+    if self.internal is not None:
+      self.internal.check(denoiser)
+    for term in self.terms:
+      term.check(denoiser)
+      if shape is not None:
+        term.check_shape(shape)
 
   def _evaluate(
-    self, denoiser, x, t, label, key, at, scales, *, active: tuple[int, ...]
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """The guided velocity with the terms in `active` on, and the variance."""
-    weak_labels, keeps = {}, {}
-    for k in active:
-      term, term_key = self.terms[k], jax.random.fold_in(key, k)
-      weak = term.weak_label(label, denoiser.num_classes, term_key)
-      if weak is not None:
-        weak_labels[k] = weak
-      else:
-        keeps[k] = term.keep(denoiser.depth, term_key)
-
-    every = 1 + len(weak_labels)
-    labels = jnp.stack([label, *weak_labels.values()], axis=1).reshape(-1)
+    self, denoiser, x, t, label, step, memory, scales, *, active
+  ) -> Guided:
+    """One evaluation with the terms in `active` on."""
+    kinds = {
+      kind: [k for k in active if isinstance(self.terms[k], kind)]
+      for kind in (LabelTerm, BlocksTerm, GuideTerm)
+    }
+    labels = [label] + [
+      self.terms[k].weak_label(label, denoiser.num_classes, step.draws[k])
+      for k in kinds[LabelTerm]
+    ]
+    every = len(labels)
+    keeps = [step.draws[k] for k in kinds[BlocksTerm]]
+    sub = SubNetworks(jnp.concatenate(keeps), every) if keeps else None
     repeated = jnp.repeat(x, every, axis=0)  # image by image: 0 0 1 1 2 2
-    times = jnp.full(labels.shape, t)
-    sub = None
-    if keeps:
-      sub = SubNetworks(jnp.concatenate([*keeps.values()]), every)
-    out = denoiser(repeated, times, labels, sub)
+    times = jnp.full(len(repeated), t)
+    out = denoiser(repeated, times, jnp.stack(labels, 1).reshape(-1), sub)
 
-    velocity = self._refine(out, at).reshape(-1, every, *x.shape[1:])
+    refine = functools.partial(self._refine, step=step, dtype=x.dtype)
+    velocity = refine(out).reshape(-1, every, *x.shape[1:])
     strong, *label_rows = jnp.moveaxis(velocity, 1, 0)
-    weak = dict(zip(weak_labels, label_rows, strict=True))
-    subs = iter(out.sub)
-    for k, keep in keeps.items():
-      refined = [self._refine(next(subs), at) for _ in range(len(keep))]
-      weak[k] = sum(refined) / len(refined)
-    guided = strong
-    for k in active:
-      difference = self.terms[k].transform(strong - weak[k])
-      guided += (scales[k] - 1) * difference
-    variance = out.variance
-    return guided, None if variance is None else rows(variance, every)
+    weak = dict(zip(kinds[LabelTerm], label_rows, strict=True))
+    subs = map(refine, out.sub)
+    for k, keep in zip(kinds[BlocksTerm], keeps, strict=True):
+      weak[k] = sum(next(subs) for _ in range(len(keep))) / len(keep)
+    for k in kinds[GuideTerm]:
+      guide = self.terms[k].guide
+      weak[k] = refine(
+        guide(x, times[: len(x)], label), num_taps=guide.num_taps
+      )
 
-  def _refine(self, out: DenoiserOutput, at: jax.Array) -> jax.Array:
-    """Velocities of all rows, refined by IG where it is asked for."""
-    if self.internal is None:
-      return out.velocity
-    return self.internal.refine(out, at)
+    guided, place = strong, Place(x, t, step.path)
+    memory_next = list(self.init(x))
+    for k in active:
+      push, memory_next[k] = self.terms[k].push(
+        strong, weak[k], scales[k], place, memory[k]
+      )
+      guided += push
+    if active and self.rescale is not None:
+      ratio = _std(strong) / jnp.maximum(_std(guided), 1e-30)
+      guided *= self.rescale * ratio + (1 - self.rescale)
+    variance = out.variance
+    return Guided(
+      guided,
+      None if variance is None else rows(variance, every),
+      tuple(memory_next),
+    )
+
+  def _refine(self, out, *, step, dtype, num_taps=None) -> jax.Array:
+    """Velocities of all rows, refined by IG where it is asked for.
+
+    A guide, of `num_taps`, that lacks the tap stays as it is.
+    """
+    velocity, internal = out.velocity.astype(dtype), self.internal
+    if internal is None or (num_taps is not None and num_taps <= internal.tap):
+      return velocity
+    return internal.refine(velocity, out, step)
+
+
+def _std(x: jax.Array) -> jax.Array:
+  return jnp.std(x, axis=(1, 2, 3), keepdims=True)

@@ -1,24 +1,45 @@
 """Guidance as text: 'ig:1.4,cfg:1.35@0-0.7', 's2:1.25:skip=2', 'none'.
 
-Each method is `name:scale`, then `:option=value` for each of its options, then
-`@low-high` for its interval in t (0 data, 1 noise).
+Each method is `name:scale`, then `:option=value` for its options, then
+`@low-high` for its interval in t (0 data, 1 noise). A list of blocks is written
+7+8+9. Every method takes the options `schedule` (constant, linear, cosine,
+power_cosine) and `power`. `rescale:phi` at the end rescales what came out.
 """
 
 import dataclasses
 import re
+from typing import Any
 
-import jax
 import numpy as np
 
 from dit.config import nearest
 from dit.types import InputError
+from guidance import label, network
 from guidance.compose import Guidance
-from guidance.terms import ClassifierFree, Internal, Scale, StochasticSelf
+from guidance.scale import Scale
+from guidance.term import Term
 
+# In the order in which they act.
 METHODS = {
-  method.name: method for method in (Internal, ClassifierFree, StochasticSelf)
+  method.name: method
+  for method in (
+    network.Internal,
+    label.ClassifierFree,
+    label.ClassifierFreePlusPlus,
+    label.ClassifierFreeZero,
+    label.AdaptiveProjected,
+    label.Tangential,
+    label.FrequencyDecoupled,
+    label.IndependentCondition,
+    network.StochasticSelf,
+    network.SkipLayer,
+    network.AutoGuidance,
+  )
 }
+RESCALE = 'rescale'
+NAMES = (*METHODS, RESCALE)
 _NUMBER = r'(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?'
+_SCALE_OPTIONS = ('schedule', 'power')
 
 
 def parse(text: str) -> Guidance:
@@ -28,7 +49,7 @@ def parse(text: str) -> Guidance:
     text: as in the module's examples; 'none' for no guidance.
 
   Returns:
-    The guidance, methods in the order of the text.
+    The guidance, whatever the order of the text.
 
   Raises:
     InputError: for an unknown method or option, or what is no number; names
@@ -37,77 +58,129 @@ def parse(text: str) -> Guidance:
   if text.strip() in ('', 'none'):
     return Guidance()
   methods = {}
-  for part in text.split(','):
-    method = _parse_method(part.strip(), text)
-    if method.name in methods:
-      raise InputError(f'guidance {text!r} names {method.name} twice.')
-    methods[method.name] = method
-  internal = methods.pop(Internal.name, None)
-  return Guidance(internal, tuple(methods.values()))
+  for part in map(str.strip, text.split(',')):
+    name = re.split(r'[:@]', part)[0]
+    if name in methods:
+      raise InputError(f'guidance {text!r} names {name} twice.')
+    methods[name] = _parse_method(name, part, text)
+  internal = methods.pop(network.Internal.name, None)
+  rescale = methods.pop(RESCALE, None)
+  ordered = sorted(methods, key=list(METHODS).index)
+  return Guidance(internal, tuple(methods[name] for name in ordered), rescale)
 
 
 def describe(guidance: Guidance) -> str:
-  """The text from which `parse` makes `guidance`."""
-  methods = [guidance.internal, *guidance.terms]
+  """The text from which `parse` makes `guidance` (but for a guide)."""
   parts = []
-  for method in methods:
+  for method in (guidance.internal, *guidance.terms):
     if method is None:
       continue
-    part = f'{method.name}:{_digits(method.scale.value)}'
-    for name, default in _options(method).items():
-      if getattr(method, name) != default:
-        part += f':{name}={getattr(method, name)}'
+    part = f'{method.name}:{_write(method.scale.value)}'
+    for name, default in _options(type(method)).items():
+      owner = method.scale if name in _SCALE_OPTIONS else method
+      if (value := getattr(owner, name)) != default:
+        part += f':{name}={_write(value)}'
     scale = method.scale
     if (scale.low, scale.high) != (0, 1):
-      part += f'@{_digits(scale.low)}-{_digits(scale.high)}'
+      part += f'@{_write(scale.low)}-{_write(scale.high)}'
     parts.append(part)
+  if guidance.rescale is not None:
+    parts.append(f'{RESCALE}:{_write(guidance.rescale)}')
   return ','.join(parts) or 'none'
 
 
-def _digits(value: float | jax.Array) -> str:
-  """The fewest digits that read back as the same number."""
-  shortest = repr(value) if isinstance(value, float) else str(np.float32(value))
-  return shortest.removesuffix('.0')
+def with_guide(guidance: Guidance, guide: Any) -> Guidance:
+  """The guidance with AutoGuidance's weaker network put in."""
+  terms = (
+    dataclasses.replace(term, guide=guide)
+    if isinstance(term, network.AutoGuidance)
+    else term
+    for term in guidance.terms
+  )
+  return dataclasses.replace(guidance, terms=tuple(terms))
 
 
-def _options(method) -> dict[str, int]:
-  """Names and defaults of a method's own options."""
-  return {
-    field.name: field.default
-    for field in dataclasses.fields(method)
-    if field.name != 'scale'
-  }
+def _write(value: Any) -> str:
+  """As `_read` reads it, numbers in the fewest digits that are the same."""
+  if isinstance(value, str):
+    return value
+  if isinstance(value, tuple):
+    return '+'.join(map(str, value))
+  if isinstance(value, int):
+    return str(value)
+  if isinstance(value, float):
+    return repr(float(value)).removesuffix('.0')  # of numpy's float64 too
+  return str(np.float32(value)).removesuffix('.0')
 
 
-def _parse_method(part: str, text: str):
-  name = re.split(r'[:@]', part)[0]
-  if name not in METHODS:
+def _options(method: type[Term]) -> dict[str, Any]:
+  """Names and defaults of a method's options."""
+  fields = [
+    *(f for f in dataclasses.fields(Scale) if f.name in _SCALE_OPTIONS),
+    *(
+      f for f in dataclasses.fields(method) if f.name not in ('scale', 'guide')
+    ),
+  ]
+  return {field.name: field.default for field in fields}
+
+
+def _parse_method(name: str, part: str, text: str) -> Term | float:
+  if name not in NAMES:
     raise InputError(
       f'unknown guidance method {name!r} in {text!r}; the methods are '
-      f'{", ".join(METHODS)} and none.{nearest(name, METHODS)}'
+      f'{", ".join(NAMES)} and none.{nearest(name, NAMES)}'
     )
   match = re.fullmatch(
-    rf'{name}:({_NUMBER})((?::\w+=\d+)*)(?:@({_NUMBER})-({_NUMBER}))?', part
+    rf'{re.escape(name)}:({_NUMBER})((?::\w+=[^:@]+)*)'
+    rf'(?:@({_NUMBER})-({_NUMBER}))?',
+    part,
   )
+  if name == RESCALE:
+    if not match or float(match[1]) > 1 or match[2] or match[3]:
+      raise InputError(
+        f'cannot read {part!r} in guidance {text!r}; expected {RESCALE}:PHI '
+        'with PHI from 0 (off) to 1.'
+      )
+    return float(match[1])
   if not match:
     raise InputError(
       f'cannot read {part!r} in guidance {text!r}; expected '
-      f'{name}:SCALE[:OPTION=NUMBER][@LOW-HIGH], such as {name}:1.4@0-0.7.'
+      f'{name}:SCALE[:OPTION=VALUE][@LOW-HIGH], such as {name}:1.4@0-0.7.'
     )
-  options = {}
-  known = _options(METHODS[name])
-  for option in filter(None, match[2].split(':')):
-    key, value = option.split('=')
-    if key not in known:
-      raise InputError(
-        f'guidance {name} has no option {key!r}; it has '
-        f'{", ".join(known) or "none"}.{nearest(key, known)}'
-      )
-    if key in options:
-      raise InputError(f'guidance {part!r} sets {key} twice.')
-    options[key] = int(value)
-  interval = [float(bound) for bound in match.groups()[2:] if bound]
   value = float(match[1])
   if value == float('inf'):
     raise InputError(f'guidance {part!r}: the scale is not a finite number.')
-  return METHODS[name](Scale(value, *interval), **options)
+  options = _read_options(name, part, match[2])
+  scale_options = {
+    key: options.pop(key) for key in _SCALE_OPTIONS if key in options
+  }
+  interval = [float(bound) for bound in match.groups()[2:] if bound]
+  return METHODS[name](Scale(value, *interval, **scale_options), **options)
+
+
+def _read_options(name: str, part: str, text: str) -> dict[str, Any]:
+  """The options of ':key=value:key=value', each of its default's type."""
+  known, options = _options(METHODS[name]), {}
+  for option in filter(None, text.split(':')):
+    key, value = option.split('=', 1)
+    if key not in known:
+      raise InputError(
+        f'guidance {name} has no option {key!r}; it has '
+        f'{", ".join(known)}.{nearest(key, known)}'
+      )
+    if key in options:
+      raise InputError(f'guidance {part!r} sets {key} twice.')
+    kind = type(known[key])
+    try:
+      if kind is tuple:
+        options[key] = tuple(int(number) for number in value.split('+'))
+      else:
+        options[key] = kind(value)
+    except ValueError as error:
+      expected = {
+        int: 'a whole number', float: 'a number', tuple: 'blocks such as 7+8'
+      }[kind]  # fmt: skip
+      raise InputError(
+        f'guidance {part!r}: {key} is {value!r}, expected {expected}.'
+      ) from error
+  return options

@@ -11,11 +11,15 @@ the end: the state there is read off the last step's quartic interpolant
 The first step is that of Hairer, Norsett & Wanner, II.4.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from dit.types import InputError
+from sample.solvers import Solver
 
 # Dormand & Prince 1980: nodes, stages; the last stage is the new state.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -50,6 +54,33 @@ _MIDDLE = (
 _SAFETY, _SHORTEST, _LONGEST = 0.9, 0.2, 10.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Dopri5(Solver):
+  """`dopri5` from t = 1 to t = 0; the grid is not used.
+
+  The steps follow from the error over the whole batch, so an image depends on
+  its batch, within the tolerance.
+
+  Attributes:
+    rtol: relative tolerance.
+    atol: absolute tolerance.
+    max_steps: steps after which it gives up: the images are not finite.
+  """
+
+  rtol: float = 1e-3
+  atol: float = 1e-6
+  max_steps: int = 1000
+  adaptive = True
+
+  def __post_init__(self) -> None:
+    """Checks that there is a tolerance."""
+    if not (0 < self.rtol < 1 and 0 < self.atol < 1 and self.max_steps > 0):
+      raise InputError(
+        f'solver dopri5 has rtol={self.rtol}, atol={self.atol}, max_steps='
+        f'{self.max_steps}; expected tolerances between 0 and 1, and a step.'
+      )
+
+
 def dopri5(
   velocity: Callable[[jax.Array, jax.Array], jax.Array],
   x: jax.Array,
@@ -59,6 +90,7 @@ def dopri5(
   rtol: float = 1e-3,
   atol: float = 1e-6,
   max_steps: int = 1000,
+  cost: Callable[[jax.Array], jax.Array] = lambda t: jnp.float32(1),
 ) -> tuple[jax.Array, jax.Array]:
   """Integrates dx/dt = velocity(x, t) from `start` to `end`.
 
@@ -70,9 +102,10 @@ def dopri5(
     rtol: relative tolerance of a step.
     atol: absolute tolerance of a step.
     max_steps: steps after which it gives up: the result is NaN.
+    cost: of an evaluation at a time; each counts 1.
 
   Returns:
-    The state at `end`, and how often the velocity was evaluated.
+    The state at `end`, and what the evaluations cost together.
   """
   length, sign = abs(end - start), float(np.sign(end - start))
 
@@ -81,17 +114,23 @@ def dopri5(
     return sign * velocity(x, start + sign * s)
 
   f = slope(x, jnp.zeros((), x.dtype))
-  h = _first_step(slope, x, f, rtol, atol)
+  h, probed = _first_step(slope, x, f, rtol, atol)
+
+  def spent(s):
+    return jnp.float32(cost(start + sign * s))
+
   zero = jnp.zeros((), x.dtype)
   # Until the interval of the last accepted step holds the end.
-  carry = (zero, h, x, f, x, jnp.int32(0))
+  total = spent(zero) + spent(probed)
+  carry = (zero, h, x, f, x, jnp.int32(0), total)
 
   def unfinished(carry):
-    s, *_, steps = carry
+    s, *_, steps, _ = carry
     return (s < length) & (steps < max_steps)
 
   def body(carry):
-    s, h, x, f, result, steps = carry
+    s, h, x, f, result, steps, total = carry
+    total += sum(spent(s + node * h) for node in _NODES)
     stages = _stages(slope, x, f, s, h)
     x_next = x + h * _combine(_STAGES[-1], stages)
     tolerance = atol + rtol * jnp.maximum(jnp.abs(x), jnp.abs(x_next))
@@ -103,10 +142,10 @@ def dopri5(
       jnp.where(accepted, after, before)
       for after, before in zip(new, (s, x, f, result), strict=True)
     )
-    return s, h * _factor(error), x, f, result, steps + 1
+    return s, h * _factor(error), x, f, result, steps + 1, total
 
-  s, *_, result, steps = jax.lax.while_loop(unfinished, body, carry)
-  return jnp.where(s >= length, result, jnp.nan), 2 + 6 * steps
+  s, *_, result, _, total = jax.lax.while_loop(unfinished, body, carry)
+  return jnp.where(s >= length, result, jnp.nan), total
 
 
 def _stages(slope, x, f, s, h) -> list[jax.Array]:
@@ -127,8 +166,11 @@ def _interpolate(x, x_next, stages, h, u) -> jax.Array:
   return (((a * u + b) * u + c) * u + f) * u + x
 
 
-def _first_step(slope, x, f, rtol, atol) -> jax.Array:
-  """A step for which an Euler step of 1/100 of it looks accurate."""
+def _first_step(slope, x, f, rtol, atol) -> tuple[jax.Array, jax.Array]:
+  """A step for which an Euler step of 1/100 of it looks accurate.
+
+  Also the step after which that was probed.
+  """
   scale = atol + rtol * jnp.abs(x)
   size, steepness = _rms(x / scale), _rms(f / scale)
   tiny = (size < 1e-5) | (steepness < 1e-5)
@@ -141,7 +183,8 @@ def _first_step(slope, x, f, rtol, atol) -> jax.Array:
     jnp.maximum(1e-6, h * 1e-3),
     (0.01 / jnp.where(flat, 1, largest)) ** 0.2,
   )
-  return jnp.minimum(100 * h, longer).astype(x.dtype)
+  h = h.astype(x.dtype)
+  return jnp.minimum(100 * h, longer).astype(x.dtype), h
 
 
 def _factor(error: jax.Array) -> jax.Array:

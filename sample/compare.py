@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from dit.path import Path
 from dit.types import Denoiser, InputError
 from guidance import Guidance, Scale, parse
-from sample import generate, sampler, writer
+from guidance.parse import with_guide
+from sample import generate, writer
 from sample.metrics.scorer import Scorer, Scores
 
 _SPACES = ('features', 'pixels')
@@ -125,6 +126,7 @@ def compare(
   held_out: tuple[np.ndarray, np.ndarray],
   protocol: dict[str, Any],
   folder: epath.PathLike,
+  guide: Denoiser | None = None,
   progress: Callable[[str], None] = logging.info,
 ) -> str:
   """Samples with every method, scores, and writes tables and pictures.
@@ -141,6 +143,7 @@ def compare(
     held_out: real images and labels that the network has not seen: the floor.
     protocol: what else fixes the figures, such as weights; it is written down.
     folder: for the results; those of the same protocol are kept as they are.
+    guide: the weaker network of AutoGuidance.
     progress: called with a line of text as rows are finished.
 
   Returns:
@@ -166,15 +169,14 @@ def compare(
 
   num_classes = denoiser.num_classes
   labels = generate.plan_labels('balanced', config.num, num_classes, seed)
-  solver, grid = sampling.make_solver(path), sampling.grid()
   progress('Training the classifier on the reference images.')
   scorer = Scorer.of(*reference, num_classes, config.resamples)
 
-  def draw(guidance: Guidance) -> tuple[np.ndarray, float]:
+  def draw(guidance: Guidance) -> tuple[np.ndarray, float, float]:
     marks = [(time.perf_counter(), 0)]
-    images = generate.generate(
+    images, nfe = generate.generate(
       denoiser,
-      guidance,
+      with_guide(guidance, guide),
       labels,
       sampling,
       path=path,
@@ -185,21 +187,19 @@ def compare(
     )
     # The first batch compiles; with a single one there is no other figure.
     (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
-    return images, (n_1 - n_0) / (t_1 - t_0)
+    return images, nfe, (n_1 - n_0) / (t_1 - t_0)
 
   rows, blocks = [], [('real,\nheld out', *held_out)]
   for text in config.methods:
     guidance = parse(text)
-    images, rate = draw(guidance)
+    images, nfe, rate = draw(guidance)
     scores = scorer(images, labels)
     first = rows[0].scores if rows else scores
     rows.append(
       Row(
         text,
         scores,
-        sampler.nfe(
-          guidance, solver, grid, denoiser.depth, seed, sampling.scales_at
-        ),
+        nfe,
         rate,
         (
           first.features.gain(scores.features),
@@ -213,7 +213,7 @@ def compare(
 
   points = []
   for name, scale, guidance in config.sweep():
-    images, _ = draw(guidance)
+    images, _, _ = draw(guidance)
     points.append((name, scale, scorer(images, labels)))
     progress(f'{name}:{scale:g}: {_summary(points[-1][2])}')
 
@@ -298,8 +298,10 @@ def _with_scale(guidance: Guidance, name: str, value: float) -> Guidance:
       return method
     return dataclasses.replace(method, scale=Scale(value))
 
-  return Guidance(
-    replaced(guidance.internal), tuple(map(replaced, guidance.terms))
+  return dataclasses.replace(
+    guidance,
+    internal=replaced(guidance.internal),
+    terms=tuple(map(replaced, guidance.terms)),
   )
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from dit.config import check_choice, check_range
 from dit.path import STEPS, Path, VariancePreserving
 from dit.types import InputError
+from sample.solvers import Solver
 
 VARIANCES = ('learned', 'small')
 
@@ -47,7 +48,12 @@ def discrete_grid(respacing: str) -> np.ndarray:
     raise InputError(
       f"respacing {respacing!r}: expected as '250', '50,30,20' or 'ddim50'."
     ) from error
-  steps = _strided(*counts[:1]) if strided else _sections(counts)
+  if strided and len(counts) > 1:
+    raise InputError(
+      f'respacing {respacing!r}: a fixed stride has one number of steps, such '
+      "as 'ddim50'."
+    )
+  steps = _strided(counts[0]) if strided else _sections(counts)
   return np.append((np.asarray(sorted(steps))[::-1] + 1) / STEPS, 0.0)
 
 
@@ -81,7 +87,7 @@ def _sections(counts: list[int]) -> set[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class DDIM:
+class DDIM(Solver):
   """Denoising Diffusion Implicit Models; one evaluation.
 
   Attributes:
@@ -93,7 +99,6 @@ class DDIM:
   path: Path
   eta: float = 0.0
   clip: bool = False
-  learned_variance = False
 
   def __post_init__(self) -> None:
     """Checks the range and the path."""
@@ -106,9 +111,15 @@ class DDIM:
     """Whether noise is used."""
     return self.eta > 0
 
-  def step(self, velocity, x, t, t_next, noise=None):  # noqa: D102
+  @property
+  def ddim(self) -> bool:
+    """Whether a step is the plain one."""
+    return self.eta == 0 and not self.clip
+
+  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
+    del velocity
     path = self.path
-    x0, eps = _predict(path, velocity(x, t), x, t, self.clip)
+    x0, eps = _predict(path, first.velocity, x, t, self.clip)
     x_next = path.alpha(t_next) * x0
     if not self.eta:
       return x_next + path.sigma(t_next) * eps
@@ -117,13 +128,9 @@ class DDIM:
     x_next += jnp.sqrt(jnp.square(path.sigma(t_next)) - s2) * eps
     return x_next + jnp.where(t_next > 0, jnp.sqrt(s2), 0) * noise
 
-  def times(self, t, t_next):  # noqa: D102
-    del t_next
-    return [t]
-
 
 @dataclasses.dataclass(frozen=True)
-class DDPM:
+class DDPM(Solver):
   """Ancestral sampling; one evaluation.
 
   Attributes:
@@ -147,25 +154,21 @@ class DDPM:
     """Whether `velocity` must give the variance too."""
     return self.variance == 'learned'
 
-  def step(self, velocity, x, t, t_next, noise):  # noqa: D102
-    path, out = self.path, velocity(x, t)
-    v, variance = out if self.learned_variance else (out, None)
-    x0, _ = _predict(path, v, x, t, self.clip)
+  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
+    del velocity
+    path = self.path
+    x0, _ = _predict(path, first.velocity, x, t, self.clip)
     beta, small = _variances(path, t, t_next)
     noise_t, noise_next = (jnp.square(path.sigma(s)) for s in (t, t_next))
     mean = path.alpha(t_next) * beta / noise_t * x0
     mean += jnp.sqrt(1 - beta) * noise_next / noise_t * x
     # Zero at the step to t = 0, where no noise is added.
     log_variance = jnp.log(jnp.where(t_next > 0, small, beta))
-    if variance is not None:
-      f = (variance + 1) / 2
+    if self.learned_variance:
+      f = (first.variance + 1) / 2
       log_variance = f * jnp.log(beta) + (1 - f) * log_variance
     scale = jnp.where(t_next > 0, jnp.exp(log_variance / 2), 0)
     return mean + scale * noise
-
-  def times(self, t, t_next):  # noqa: D102
-    del t_next
-    return [t]
 
 
 def _predict(

@@ -10,9 +10,11 @@ Image i has the same label and noise whatever the batch size, the devices or
 the number of images; what the network makes of them differs by rounding alone.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ from jax.sharding import Mesh
 from dit import latents
 from dit.autoencoder import Autoencoder
 from dit.config import check_choice
-from dit.path import Path
+from dit.path import Linear, Path, VariancePreserving
 from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import Denoiser, InputError
 from guidance import Guidance
@@ -31,7 +33,9 @@ from sample import sampler
 from sample.discrete import discrete_grid
 from sample.grid import make_grid
 from sample.registry import check_solver, make_solver
-from sample.solvers import Solver
+from sample.solvers import Euler, Solver
+
+STATE_DTYPES = ('float32', 'float64')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,32 +45,44 @@ class SampleConfig:
   Attributes:
     solver: as `sample.registry` reads it, such as 'heun' or 'ddim:eta=0.5'.
     steps: solver steps.
+    spacing: of the grid, as `make_grid` reads it.
     shift: of the grid, above 1 for more steps near the noise.
     last: length of a last step of its own; 0 for a uniform grid.
     respacing: if not empty, DiT's steps instead; see `discrete_grid`.
     scales_at: where guidance reads its scales; 'step' or 'evaluation'.
+    state_dtype: of the state and of guidance's arithmetic, 'float32' or
+      'float64'; the network computes as it does.
     batch_size: images per compiled call, over all devices.
   """
 
   solver: str
   steps: int
+  spacing: str
   shift: float
   last: float
   respacing: str
   scales_at: str
+  state_dtype: str
   batch_size: int
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
     check_solver(self.solver)
     check_choice('sample.scales_at', self.scales_at, sampler.SCALES_AT)
-    self.grid()
+    check_choice('sample.state_dtype', self.state_dtype, STATE_DTYPES)
+    self.grid(Linear())
 
-  def grid(self) -> np.ndarray:
+  def grid(self, path: Path) -> np.ndarray:
     """The times, (steps + 1,)."""
     if self.respacing:
       return discrete_grid(self.respacing)
-    return make_grid(self.steps, shift=self.shift, last=self.last)
+    return make_grid(
+      self.steps,
+      shift=self.shift,
+      last=self.last,
+      spacing=self.spacing,
+      path=path,
+    )
 
   def make_solver(self, path: Path) -> Solver:
     """The one-step rule."""
@@ -86,7 +102,9 @@ def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       jax.random.fold_in(jax.random.key(seed), sampler.LABELS), index
     )
-    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_classes))
+    draw = jax.vmap(
+      lambda key: jax.random.randint(key, (), 0, num_classes, jnp.int32)
+    )
     return np.asarray(draw(keys), np.int32)
   try:
     classes = np.asarray([int(part) for part in plan.split(',')], np.int32)
@@ -108,19 +126,83 @@ def check(
   denoiser: Denoiser,
   mesh: Mesh,
   path: Path,
+  shape: tuple[int, int, int] | None = None,
 ) -> None:
   """Raises InputError if the parts do not fit; compiles nothing."""
-  guidance.check(denoiser)
+  guidance.check(denoiser, shape)
   solver = config.make_solver(path)
   if solver.learned_variance and not denoiser.learned_variance:
     raise InputError(
       f'sample.solver {config.solver} needs a network that learned its '
       'variance (DiT); choose ddpm:variance=small.'
     )
+  straight = isinstance(solver, Euler) and isinstance(path, Linear)
+  if guidance.needs_ddim and not (solver.ddim or straight):
+    raise InputError(
+      f'guidance cfg++ changes a step of DDIM, not of {config.solver}; choose '
+      'sample.solver ddim (or euler, on the linear path).'
+    )
+  steps = len(config.grid(path)) - 1
+  if guidance.zero_steps >= steps:
+    raise InputError(
+      f'guidance leaves out the first {guidance.zero_steps} of {steps} solver '
+      'steps; lower zero_steps.'
+    )
+  if solver.adaptive and isinstance(path, VariancePreserving):
+    raise InputError(
+      f'sample.solver {config.solver} looks a little beyond the data, where '
+      'this path does not go; choose another solver.'
+    )
+  if guidance.stepwise and solver.adaptive:
+    raise InputError(
+      f'sample.solver {config.solver} has no steps that guidance could count '
+      'or draw for; choose another solver.'
+    )
+  if config.state_dtype == 'float64' and jax.default_backend() == 'tpu':
+    raise InputError(
+      'sample.state_dtype float64 is not for TPUs; choose float32.'
+    )
   check_batch(mesh, config.batch_size, 'sample.batch_size')
 
 
-def generate(
+def declared_nfe(
+  denoiser: Denoiser,
+  guidance: Guidance,
+  config: SampleConfig,
+  path: Path,
+  seed: int,
+) -> float | None:
+  """Network evaluations per image, in whole passes; None if they vary."""
+  solver = config.make_solver(path)
+  if solver.adaptive:
+    return None
+  return sampler.nfe(
+    guidance,
+    denoiser,
+    solver,
+    config.grid(path),
+    seed,
+    path=path,
+    scales_at=config.scales_at,
+    dtype=config.state_dtype,
+  )
+
+
+class Batch(NamedTuple):
+  """Some finished images.
+
+  Attributes:
+    index: (n,) int, their numbers.
+    images: (n, H, W, C) uint8.
+    nfe: network evaluations for each, in whole passes.
+  """
+
+  index: np.ndarray
+  images: np.ndarray
+  nfe: float
+
+
+def batches(
   denoiser: Denoiser,
   guidance: Guidance,
   labels: np.ndarray,
@@ -130,10 +212,12 @@ def generate(
   shape: tuple[int, int, int],
   mesh: Mesh,
   seed: int,
+  index: np.ndarray | None = None,
   autoencoder: Autoencoder | None = None,
-  progress: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:
-  """Draws and decodes one image for each label.
+) -> Iterator[Batch]:
+  """Draws and decodes images, a batch at a time.
+
+  While one batch is read back and used, the next is being computed.
 
   Args:
     denoiser: the network, its parameters placed on `mesh`.
@@ -144,58 +228,94 @@ def generate(
     shape: (H, W, C) of a latent.
     mesh: the devices.
     seed: of all noise.
+    index: numbers of the images to draw; None for all.
     autoencoder: decodes, its weights placed on `mesh`; None for pixels.
-    progress: called with the number of images done after each batch.
 
-  Returns:
-    (n, H, W, C) uint8, of the images' size.
+  Yields:
+    The images of `index`, in its order, `config.batch_size` at a time.
   """
-  check(config, guidance, denoiser, mesh, path)
-  grid = jax.device_put(config.grid(), replicated(mesh))
-  guidance = jax.device_put(
-    jax.tree.map(jnp.float32, guidance), replicated(mesh)
-  )
-  solver = config.make_solver(path)
+  check(config, guidance, denoiser, mesh, path, shape)
+  index = np.arange(len(labels)) if index is None else index
+  grid, solver = config.grid(path), config.make_solver(path)
+  cost = declared_nfe(denoiser, guidance, config, path, seed)
 
   # Replicated, so that every process can read all of it.
   @functools.partial(jax.jit, out_shardings=replicated(mesh))
   def decode(autoencoder, x):
+    x = x.astype(jnp.float32)
     if autoencoder is not None:
       x = autoencoder.decode(autoencoder.denormalise(x))
     return latents.to_pixels(x), jnp.isfinite(x).all((1, 2, 3))
 
-  # Every batch has the same size, so that one program serves all: the last
-  # one is filled up with images that are then dropped.
-  size = config.batch_size
-  count = len(labels)
-  index = np.arange(-(-count // size) * size, dtype=np.int32)
-  labels = np.pad(labels, (0, len(index) - count), mode='edge')
-  images = []
-  for start in range(0, len(index), size):
-    part = slice(start, start + size)
-    label, number = jax.device_put(
-      (labels[part], index[part]), batch_sharding(mesh)
+  def start(number):
+    """Asks for a batch; returns before it is there."""
+    # Every batch has the same size, so that one program serves all: the last
+    # one is filled up with images that are then dropped.
+    padded = np.pad(number, (0, config.batch_size - len(number)), mode='edge')
+    arrays = (labels[padded], padded.astype(np.int32))
+    label, numbers = jax.device_put(arrays, batch_sharding(mesh))
+    precision = (
+      jax.enable_x64(True)
+      if config.state_dtype == 'float64'
+      else contextlib.nullcontext()
     )
-    with jax.set_mesh(mesh):
-      x = sampler.sample(
+    with jax.set_mesh(mesh), precision:
+      x, spent = sampler.sample(
         denoiser,
         guidance,
         label,
-        number,
-        grid,
+        numbers,
+        jax.device_put(grid, replicated(mesh)),
         jnp.uint32(seed),
         solver=solver,
         shape=shape,
+        path=path,
         scales_at=config.scales_at,
+        dtype=config.state_dtype,
       )
-    image, finite = jax.device_get(decode(autoencoder, x))
-    images.append(image)
+      return number, decode(autoencoder, x), spent
+
+  def finish(number, decoded, spent):
+    images, finite = jax.device_get(decoded)
     if not finite.all():
       logging.warning(
         '%d of %d images are not finite, and black: the scale or the solver '
         'may be too much for the network.',
         (~finite).sum(),
-        size,
+        len(finite),
       )
-    progress(min(start + size, count))
-  return np.concatenate(images)[:count]
+    used = cost if spent is None else float(jax.device_get(spent))
+    return Batch(number, images[: len(number)], used)
+
+  pending = None
+  for begin in range(0, len(index), config.batch_size):
+    following = start(index[begin : begin + config.batch_size])
+    if pending:
+      yield finish(*pending)
+    pending = following
+  if pending:
+    yield finish(*pending)
+
+
+def generate(
+  *args: Any,
+  progress: Callable[[int], None] = lambda done: None,
+  **kwargs: Any,
+) -> tuple[np.ndarray, float]:
+  """All images of `batches` at once.
+
+  Args:
+    *args: of `batches`.
+    progress: called with the number of images done after each batch.
+    **kwargs: of `batches`.
+
+  Returns:
+    (n, H, W, C) uint8, and network evaluations per image.
+  """
+  images, spent, done = [], 0.0, 0
+  for batch in batches(*args, **kwargs):
+    images.append(batch.images)
+    done += len(batch.index)
+    spent += len(batch.index) * batch.nfe
+    progress(done)
+  return np.concatenate(images), spent / done

@@ -1,27 +1,55 @@
 """Grids: the decreasing times, from 1 (noise) to 0 (data), of a trajectory.
 
-uniform   t_n = 1 - n / steps
-last      t_n uniform from 1 to `last`, then 0: the last step, of length
-          `last`, is the one that Euler-Maruyama takes without noise (SiT)
-shift     of either: t <- shift t / (1 + (shift - 1) t); above 1, more steps
-          near the noise (SD3); LightningDiT's timestep_shift is 1 / shift
+With u from 1 to 0 in equal steps, or from 1 to `last` and then to 0 (the last
+step, of length `last`, is the one that Euler-Maruyama takes without noise, as
+in SiT),
+
+  uniform     t = u
+  cosine      t = sin(pi u / 2)                 more steps near the noise
+  quadratic   t = u^2                           more steps near the data
+  karras      sigma / alpha at t is (s_min^(1/7) + u (s_max^(1/7) -
+              s_min^(1/7)))^7, from 80 to 0.002 (arXiv 2206.00364, eq. 5); but
+              t = 1 at u = 1 and t = 0 at u = 0
+
+and after that `shift`: t <- shift t / (1 + (shift - 1) t); above 1, more steps
+near the noise (SD3); LightningDiT's timestep_shift is 1 / shift. A list of
+times such as '1,0.8,0.3,0' is taken as it is.
 """
 
 import numpy as np
 
+from dit.config import check_choice
+from dit.path import Linear, Path
 from dit.types import InputError
 
 MAX_STEPS = 100_000
+SPACINGS = ('uniform', 'cosine', 'quadratic', 'karras')
+_RHO, _SIGMA_MIN, _SIGMA_MAX = 7, 0.002, 80
 
 
 def make_grid(
-  steps: int, *, shift: float = 1.0, last: float = 0.0
+  steps: int,
+  *,
+  shift: float = 1.0,
+  last: float = 0.0,
+  spacing: str = 'uniform',
+  path: Path = Linear(),  # noqa: B008
 ) -> np.ndarray:
   """The grid, (steps + 1,) float64, first 1, last 0.
+
+  Args:
+    steps: how many, unless `spacing` lists the times.
+    shift: see the module.
+    last: see the module.
+    spacing: one of SPACINGS, or times.
+    path: says what time has which sigma, for 'karras'.
 
   Raises:
     InputError: if an argument is out of range.
   """
+  if ',' in spacing:
+    return _listed(spacing)
+  check_choice('sample.spacing', spacing, SPACINGS)
   if not 1 <= steps <= MAX_STEPS:
     raise InputError(f'sampler steps is {steps}, expected 1 to {MAX_STEPS:,}.')
   if not 0 < shift < float('inf'):
@@ -32,7 +60,34 @@ def make_grid(
       'unless it is 0, at least 2 steps.'
     )
   if last:
-    t = np.append(np.linspace(1, last, steps), 0.0)
+    u = np.append(np.linspace(1, last, steps), 0.0)
   else:
-    t = np.linspace(1, 0, steps + 1)
+    u = np.linspace(1, 0, steps + 1)
+  t = _spaced(u, spacing, path)
   return t / (t + (1 - t) / shift)  # so written, 0 and 1 stay exact
+
+
+def _spaced(u: np.ndarray, spacing: str, path: Path) -> np.ndarray:
+  if spacing == 'cosine':
+    return np.sin(np.pi / 2 * u)
+  if spacing == 'quadratic':
+    return u**2
+  if spacing == 'karras':
+    low, high = (s ** (1 / _RHO) for s in (_SIGMA_MIN, _SIGMA_MAX))
+    ratio = (low + u * (high - low)) ** _RHO
+    t = np.asarray(path.time_of_ratio(ratio), np.float64)
+    return np.where(u == 1, 1.0, np.where(u == 0, 0.0, t))
+  return u
+
+
+def _listed(text: str) -> np.ndarray:
+  try:
+    t = np.asarray([float(part) for part in text.split(',')])
+  except ValueError:
+    t = np.zeros(1)
+  if t[0] != 1 or t[-1] != 0 or not (np.diff(t) < 0).all():
+    raise InputError(
+      f'sample.spacing {text!r}: expected decreasing times from 1 to 0, '
+      f"such as '1,0.8,0.3,0', or one of {', '.join(SPACINGS)}."
+    )
+  return t

@@ -8,9 +8,11 @@ import dataclasses
 from dit.config import check_choice, nearest
 from dit.path import Path, path_named
 from dit.types import InputError
+from sample.adaptive import Dopri5
 from sample.discrete import DDIM, DDPM
 from sample.solvers import (
   RK4,
+  DPMSolver,
   Euler,
   EulerMaruyama,
   Heun,
@@ -24,6 +26,8 @@ SOLVERS = {
   'heun': Heun,
   'midpoint': Midpoint,
   'rk4': RK4,
+  'dpm++': DPMSolver,
+  'dopri5': Dopri5,
   'euler_maruyama': EulerMaruyama,
   'heun_maruyama': HeunMaruyama,
   'ddim': DDIM,
@@ -70,12 +74,15 @@ def _read(text: str, option: str, value: str, kind: type) -> str | float | bool:
   readers = {
     str: str,
     float: float,
+    int: int,
     bool: {'true': True, 'false': False}.__getitem__,
   }
   try:
     return readers[kind](value)
   except (ValueError, KeyError) as error:
-    expected = 'true or false' if kind is bool else 'a number'
+    expected = {bool: 'true or false', int: 'a whole number'}.get(
+      kind, 'a number'
+    )
     raise InputError(
       f'sample.solver {text!r}: {option} is {value!r}, expected {expected}.'
     ) from error

@@ -1,28 +1,33 @@
-"""The sampler: one `lax.scan` of solver steps over the grid.
+"""The sampler: one compiled scan of solver steps over the guided velocity.
 
-Randomness belongs to images and to steps, never to batches: with
-key = jax.random.key(seed),
+Image i of seed s depends on (s, i) alone. With key = key(s):
 
-  noise of image i at t = 1       normal(fold_in(key, i))
-  noise of image i at step n      normal(fold_in(fold_in(key, i), n))
-  choices of guidance at step n   fold_in(fold_in(key, 2^32 - 1), n)
+  start, x at t = 1               normal(fold_in(key, i))
+  noise of step n                 normal(fold_in(fold_in(key, i), n))
+  choices of guidance at step n   fold_in(fold_in(fold_in(key, 2^32 - 1), n), 0)
+  the same for image i            fold_in(fold_in(fold_in(key, i), 2^32 - 1), n)
   random label of image i         fold_in(fold_in(key, 2^32 - 2), i)
 
 so an image depends on the batch and the devices that it was made in by rounding
 alone: where a device sees as many rows, it is the same bit for bit.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dit.path import Linear, Path
 from dit.types import Denoiser
-from guidance import Guidance
-from sample.solvers import Solver
+from guidance import Guidance, Step
+from guidance.term import BlocksTerm
+from sample.adaptive import dopri5
+from sample.solvers import Evaluation, Solver
 
 # No image has these indices.
 STEPS = np.uint32(2**32 - 1)
@@ -34,34 +39,52 @@ SCALES_AT = ('step', 'evaluation')
 
 
 def integrate(
-  velocity: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+  evaluate: Callable[[jax.Array, jax.Array, jax.Array, Any], Evaluation],
   solver: Solver,
   x: jax.Array,
   grid: jax.Array,
   noise: Callable[[jax.Array], jax.Array] | None = None,
+  memory: Any = (),
+  rests: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
   """Integrates dx/dt = velocity along the grid.
 
   Args:
-    velocity: function of (x, t, n), n the number of the step.
+    evaluate: function of (x, t, n, memory), n the number of the step; the
+      memory of a step's first evaluation goes to the next step.
     solver: the rule for one step.
     x: state at grid[0].
     grid: (steps + 1,) decreasing times.
     noise: function of n, standard normal like x; for stochastic solvers.
+    memory: at the first step.
+    rests: function of n, whether the step is left out: x stays, time goes on;
+      None for no such steps.
 
   Returns:
     The state at grid[-1].
   """
 
-  def body(x, step):
+  def advance(carry, step):
+    x, memory, own = carry
     n, t, t_next = step
     drawn = noise(n) if solver.stochastic else None
-    return solver.step(
-      lambda x, t: velocity(x, t, n), x, t, t_next, drawn
+    x = solver.perturb(x, t, t_next, drawn)
+    first = evaluate(x, t, n, memory)
+    x, own = solver.advance(
+      lambda x, t: evaluate(x, t, n, memory).velocity,
+      first, x, t, t_next, drawn, own,
+    )  # fmt: skip
+    return x, first.memory, own
+
+  def body(carry, step):
+    if rests is None:
+      return advance(carry, step), None
+    return jax.lax.cond(
+      rests(step[0]), lambda carry, step: carry, advance, carry, step
     ), None
 
-  steps = jnp.arange(len(grid) - 1)
-  return jax.lax.scan(body, x, (steps, grid[:-1], grid[1:]))[0]
+  steps = (jnp.arange(len(grid) - 1), grid[:-1], grid[1:])
+  return jax.lax.scan(body, (x, memory, solver.init(x)), steps)[0][0]
 
 
 def step_key(seed: int | jax.Array, n: int | jax.Array) -> jax.Array:
@@ -69,7 +92,53 @@ def step_key(seed: int | jax.Array, n: int | jax.Array) -> jax.Array:
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEPS), n)
 
 
-@functools.partial(jax.jit, static_argnames=('solver', 'shape', 'scales_at'))
+def image_keys(seed: int | jax.Array, index: jax.Array) -> jax.Array:
+  """Keys of images, (B,)."""
+  key = jax.random.key(seed)
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+def draw_steps(
+  guidance: Guidance,
+  denoiser: Denoiser,
+  label: jax.Array,
+  index: jax.Array,
+  seed: int | jax.Array,
+  steps: int,
+) -> tuple[jax.Array | None, ...]:
+  """All random choices of guidance, each with a leading axis of steps."""
+  fold = jax.vmap(jax.random.fold_in, (0, None))
+  keys = fold(image_keys(seed, index), STEPS)
+
+  def draw(n):
+    key = jax.random.fold_in(step_key(seed, n), 0)
+    return guidance.draw(denoiser, label, key, fold(keys, n))
+
+  return jax.vmap(draw)(jnp.arange(steps))
+
+
+def skipped_blocks(
+  guidance: Guidance, denoiser: Denoiser, seed: int, steps: int
+) -> dict[str, str]:
+  """By method, the blocks that each step skips: '3+7 1+2 ...'.
+
+  Several masks of a step are written 3+7/1+2.
+  """
+  one = jnp.zeros(1, jnp.int32)
+  draws = draw_steps(guidance, denoiser, one, one, seed, steps)
+  return {
+    term.name: ' '.join(
+      '/'.join('+'.join(map(str, np.flatnonzero(~keep))) for keep in masks)
+      for masks in np.asarray(draw)
+    )
+    for term, draw in zip(guidance.terms, draws, strict=True)
+    if isinstance(term, BlocksTerm)
+  }
+
+
+@functools.partial(
+  jax.jit, static_argnames=('solver', 'shape', 'path', 'scales_at', 'dtype')
+)
 def sample(
   denoiser: Denoiser,
   guidance: Guidance,
@@ -80,8 +149,10 @@ def sample(
   *,
   solver: Solver,
   shape: tuple[int, int, int],
+  path: Path = Linear(),  # noqa: B008
   scales_at: str = 'step',
-) -> jax.Array:
+  dtype: str = 'float32',
+) -> tuple[jax.Array, jax.Array | None]:
   """Draws latents.
 
   Scales of guidance and the parameters are arguments of the compiled program:
@@ -96,43 +167,82 @@ def sample(
     seed: of all randomness.
     solver: the rule for one step.
     shape: (H, W, C) of a latent.
+    path: that the velocity belongs to.
     scales_at: one of SCALES_AT.
+    dtype: of the state and of guidance's arithmetic; the noise is float32.
 
   Returns:
-    (B, H, W, C) float32.
+    (B, H, W, C) of `dtype`; and, of an adaptive solver, network evaluations
+    per image in whole passes, else None: see `nfe`.
   """
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
-  normal = jax.vmap(lambda key: jax.random.normal(key, shape))
+  keys = image_keys(seed, index)
+  normal = jax.vmap(
+    lambda key: jax.random.normal(key, shape, jnp.float32).astype(dtype)
+  )
+  grid = grid.astype(dtype)
+  steps = 1 if solver.adaptive else len(grid) - 1
+  draws = draw_steps(guidance, denoiser, label, index, seed, steps)
 
-  guided = guidance.predict if solver.learned_variance else guidance
+  def step_of(t, n):
+    at = grid[n] if scales_at == 'step' and not solver.adaptive else t
+    drawn = jax.tree.map(lambda draw: draw[n], draws)
+    return Step(at, drawn, grid[n + 1], path)
 
-  def velocity(x, t, n):
-    at = grid[n] if scales_at == 'step' else t
-    return guided(denoiser, x, t, label, step_key(seed, n), at=at)
+  def evaluate(x, t, n, memory):
+    return guidance.predict(denoiser, x, t, label, step_of(t, n), memory)
 
   def noise(n):
     return normal(jax.vmap(jax.random.fold_in, (0, None))(keys, n))
 
-  return integrate(velocity, solver, normal(keys), grid, noise)
+  x = normal(keys)
+  memory = guidance.init(x)
+  if not solver.adaptive:
+    rests = None
+    if guidance.zero_steps:
+      rests = lambda n: guidance.rests(step_of(grid[n], n), n)  # noqa: E731
+    return integrate(evaluate, solver, x, grid, noise, memory, rests), None
+  return dopri5(
+    lambda x, t: evaluate(x, t, 0, memory).velocity,
+    x,
+    rtol=solver.rtol,
+    atol=solver.atol,
+    max_steps=solver.max_steps,
+    cost=lambda t: guidance.passes(denoiser, step_of(t, 0)),
+  )
 
 
 def nfe(
   guidance: Guidance,
+  denoiser: Denoiser,
   solver: Solver,
   grid: np.ndarray,
-  depth: int,
   seed: int,
+  *,
+  path: Path = Linear(),  # noqa: B008
   scales_at: str = 'step',
+  dtype: str = 'float32',
 ) -> float:
   """Network evaluations per image, in whole passes of one row.
 
-  S2's count depends on the blocks drawn, hence on the seed.
+  Arguments are those of `sample`. S2's count depends on the blocks drawn, hence
+  on the seed. Not for adaptive solvers, whose count is known afterwards.
   """
   evaluations = [
-    (n, t if scales_at == 'step' else time)
-    for n, (t, t_next) in enumerate(itertools.pairwise(grid.tolist()))
+    (n, t, t if scales_at == 'step' else time, t_next)
+    for n, (t, t_next) in enumerate(itertools.pairwise(grid.astype(dtype)))
     for time in solver.times(t, t_next)
   ]
-  steps, at = map(jnp.asarray, zip(*evaluations, strict=True))
-  cost = jax.vmap(lambda n, t: guidance.passes(t, depth, step_key(seed, n)))
-  return float(cost(steps, at).sum())
+  numbers = map(jnp.asarray, zip(*evaluations, strict=True))
+  one = jnp.zeros(1, jnp.int32)
+  draws = draw_steps(guidance, denoiser, one, one, seed, len(grid) - 1)
+
+  def cost(n, begin, at, t_next):
+    drawn = jax.tree.map(lambda draw: draw[n], draws)
+    step = Step(at, drawn, t_next, path)
+    begun = dataclasses.replace(step, at=begin)
+    return jnp.where(
+      guidance.rests(begun, n), 0, guidance.passes(denoiser, step)
+    )
+
+  costs = jax.vmap(cost)(*numbers)
+  return float(np.asarray(costs, np.float64).sum())

@@ -5,6 +5,9 @@
              t = 0, unless told otherwise (EDM, arXiv 2206.00364, algorithm 1)
   Midpoint   x + h v(x + h/2 v(x, t), t + h/2)
   RK4        the 3/8 rule
+  DPMSolver  DPM-Solver++(2M), arXiv 2211.01095: with l = log(alpha / sigma),
+             x' = sigma'/sigma x + (alpha' - sigma'/sigma alpha) D,
+             D  = x0 + (l' - l) / (l - l_before) / 2 (x0 - x0_before)
 
 and of the reverse-time SDE with diffusion g^2 = 2 w(t) (SiT, arXiv 2401.08740,
 section 2.4), whose drift is d(x, t) = v - w score:
@@ -24,7 +27,7 @@ A solver knows nothing of guidance: it sees a function of (x, t).
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,49 +37,109 @@ from dit.path import Path, VariancePreserving
 from dit.types import InputError
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
+Memory = Any
 
 
-class Solver(Protocol):
-  """A rule for one step; frozen and hashable.
+class Evaluation(NamedTuple):
+  """What a step is told of the field at (x, t); guidance's `Guided` is one.
 
   Attributes:
-    stochastic: whether `step` uses `noise`.
-    learned_variance: whether `velocity` must give (velocity, variance).
+    velocity: like x.
+    variance: that a network learned, like x, or None.
+    memory: for the evaluations of the next step.
   """
 
-  stochastic: bool
-  learned_variance: bool
+  velocity: jax.Array
+  variance: jax.Array | None = None
+  memory: Any = ()
 
-  def step(
+
+class Solver:
+  """A rule for one step; subclasses are frozen and hashable.
+
+  A step's first evaluation is made for it, at (perturb(x), t).
+  """
+
+  # Whether `noise` is used.
+  stochastic = False
+  # Whether the network's learned variance is used.
+  learned_variance = False
+  # Whether it chooses its own steps (see `sample.adaptive`).
+  adaptive = False
+  # Whether a step is that of DDIM, on any path.
+  ddim = False
+
+  def init(self, x: jax.Array) -> Memory:
+    """The memory before the first step, for states like x."""
+    del x
+    return ()
+
+  def perturb(
     self,
-    velocity: Velocity,
     x: jax.Array,
     t: jax.Array,
     t_next: jax.Array,
     noise: jax.Array | None,
   ) -> jax.Array:
-    """From x at t to x at t_next < t; noise is standard normal, like x."""
+    """Where the step begins."""
+    del t, t_next, noise
+    return x
+
+  def advance(
+    self,
+    velocity: Velocity,
+    first: Evaluation,
+    x: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+    noise: jax.Array | None,
+    memory: Memory,
+  ) -> tuple[jax.Array, Memory]:
+    """One step.
+
+    Args:
+      velocity: function of (x, t), for further evaluations.
+      first: the evaluation at (x, t).
+      x: (B, H, W, C), perturbed.
+      t: scalar.
+      t_next: scalar below t.
+      noise: standard normal, like x, where `stochastic`.
+      memory: from `init`, or the step before.
+
+    Returns:
+      The state at t_next, and the memory.
+    """
+    return self.step(velocity, first, x, t, t_next, noise), memory
+
+  def step(
+    self,
+    velocity: Velocity,
+    first: Evaluation,
+    x: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+    noise: jax.Array | None,
+  ) -> jax.Array:
+    """`advance` without memory."""
+    raise NotImplementedError
 
   def times(self, t: float, t_next: float) -> list[float]:
-    """Where a step evaluates the velocity."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Euler:
-  """Order 1, one evaluation."""
-
-  stochastic = learned_variance = False
-
-  def step(self, velocity, x, t, t_next, noise=None):  # noqa: D102
-    return x + (t_next - t) * velocity(x, t)
-
-  def times(self, t, t_next):  # noqa: D102
+    """Where a step evaluates the velocity, rounded as `advance` rounds."""
     del t_next
     return [t]
 
 
 @dataclasses.dataclass(frozen=True)
-class Heun:
+class Euler(Solver):
+  """Order 1, one evaluation."""
+
+  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
+    del velocity, noise
+    return x + (t_next - t) * first.velocity
+
+
+@dataclasses.dataclass(frozen=True)
+class Heun(Solver):
   """Order 2, two evaluations.
 
   Attributes:
@@ -85,15 +148,14 @@ class Heun:
   """
 
   last: str = 'euler'
-  stochastic = learned_variance = False
 
   def __post_init__(self) -> None:
     """Checks names."""
     check_choice('heun last', self.last, ('euler', 'heun'))
 
-  def step(self, velocity, x, t, t_next, noise=None):  # noqa: D102
-    h = t_next - t
-    v = velocity(x, t)
+  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
+    del noise
+    h, v = t_next - t, first.velocity
     euler = x + h * v
 
     def correct():
@@ -108,28 +170,25 @@ class Heun:
 
 
 @dataclasses.dataclass(frozen=True)
-class Midpoint:
+class Midpoint(Solver):
   """Order 2, two evaluations, none at t = 0."""
 
-  stochastic = learned_variance = False
-
-  def step(self, velocity, x, t, t_next, noise=None):  # noqa: D102
+  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
+    del noise
     h = t_next - t
-    return x + h * velocity(x + h / 2 * velocity(x, t), t + h / 2)
+    return x + h * velocity(x + h / 2 * first.velocity, t + h / 2)
 
   def times(self, t, t_next):  # noqa: D102
-    return [t, (t + t_next) / 2]
+    return [t, t + (t_next - t) / 2]
 
 
 @dataclasses.dataclass(frozen=True)
-class RK4:
+class RK4(Solver):
   """Order 4, four evaluations, the last of them at t_next."""
 
-  stochastic = learned_variance = False
-
-  def step(self, velocity, x, t, t_next, noise=None):  # noqa: D102
-    h = t_next - t
-    v_1 = velocity(x, t)
+  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
+    del noise
+    h, v_1 = t_next - t, first.velocity
     v_2 = velocity(x + h / 3 * v_1, t + h / 3)
     v_3 = velocity(x + h * (v_2 - v_1 / 3), t + 2 * h / 3)
     v_4 = velocity(x + h * (v_1 - v_2 + v_3), t_next)
@@ -138,6 +197,47 @@ class RK4:
   def times(self, t, t_next):  # noqa: D102
     h = t_next - t
     return [t, t + h / 3, t + 2 * h / 3, t_next]
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMSolver(Solver):
+  """DPM-Solver++(2M): order 2, one evaluation; x0 extrapolated over two steps.
+
+  Its first step, that from the noise and that to t = 0 are DDIM's, and the
+  second where the one before was infinitely long in log(alpha / sigma).
+
+  Attributes:
+    path: that the velocity belongs to.
+  """
+
+  path: Path
+
+  def init(self, x):  # noqa: D102
+    return x, jnp.zeros((), x.dtype)  # no step before
+
+  def advance(self, velocity, first, x, t, t_next, noise, memory):  # noqa: D102
+    del velocity, noise
+    path, (x0_before, t_before) = self.path, memory
+    x0 = path.x0_from_velocity(x, first.velocity, t)
+    h_before, h = (
+      self._log_ratio(a) - self._log_ratio(b)
+      for a, b in ((t_before, t), (t, t_next))
+    )
+    # Infinite steps, from the noise or to the data, have no slope.
+    known = jnp.isfinite(h_before) & (t_before > t)
+    slope = jnp.where(known, h / h_before, 0)
+    slope = jnp.where(t_next > 0, slope, 0)
+    target = x0 + slope / 2 * (x0 - x0_before)
+    shrink = path.sigma(t_next) / path.sigma(t)
+    x_next = shrink * x + (path.alpha(t_next) - shrink * path.alpha(t)) * target
+    return x_next, (x0, jnp.asarray(t, x.dtype))
+
+  def _log_ratio(self, t: jax.Array) -> jax.Array:
+    """log(sigma / alpha), infinite at both ends of a path."""
+    alpha = self.path.alpha(t)
+    # At the noise end it is 0 but for rounding: cos(pi / 2) is not.
+    log_alpha = jnp.where(alpha > 1e-6, jnp.log(alpha), -jnp.inf)
+    return jnp.log(self.path.sigma(t)) - log_alpha
 
 
 DIFFUSIONS = {
@@ -154,7 +254,7 @@ LASTS = ('mean', 'euler', 'tweedie', 'noise')
 
 
 @dataclasses.dataclass(frozen=True)
-class EulerMaruyama:
+class EulerMaruyama(Solver):
   """Strong order 1/2, one evaluation.
 
   Attributes:
@@ -170,7 +270,6 @@ class EulerMaruyama:
   norm: float = 1.0
   last: str = 'mean'
   stochastic = True
-  learned_variance = False
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
@@ -185,15 +284,11 @@ class EulerMaruyama:
       )
     check_choice('solver last', self.last, LASTS)
 
-  def step(self, velocity, x, t, t_next, noise):  # noqa: D102
-    h = t_next - t
-    v = velocity(x, t)
+  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
+    del velocity
+    h, v = t_next - t, first.velocity
     x_next = x + h * self._drift(v, x, t) + self._noise_scale(t, h) * noise
     return jnp.where(t_next > 0, x_next, self._end(v, x, t, x_next))
-
-  def times(self, t, t_next):  # noqa: D102
-    del t_next
-    return [t]
 
   def _drift(self, v: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
     w = DIFFUSIONS[self.diffusion](self.path, t, self.norm)
@@ -226,19 +321,21 @@ class HeunMaruyama(EulerMaruyama):
     super().__post_init__()
     check_choice('solver last', self.last, LASTS[:-1])
 
-  def step(self, velocity, x, t, t_next, noise):  # noqa: D102
-    h = t_next - t
-    ends = t_next <= 0
-    y = x + jnp.where(ends, 0, self._noise_scale(t, h)) * noise
-    v = velocity(y, t)
-    drift = self._drift(v, y, t)
+  def perturb(self, x, t, t_next, noise):  # noqa: D102
+    scale = self._noise_scale(t, t_next - t)
+    return x + jnp.where(t_next > 0, scale, 0) * noise
+
+  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
+    del noise
+    h, v = t_next - t, first.velocity
+    drift = self._drift(v, x, t)
 
     def correct():
-      euler = y + h * drift
+      euler = x + h * drift
       corrected = self._drift(velocity(euler, t_next), euler, t_next)
-      return y + h / 2 * (drift + corrected)
+      return x + h / 2 * (drift + corrected)
 
-    return jax.lax.cond(ends, lambda: self._end(v, y, t, y), correct)
+    return jax.lax.cond(t_next > 0, correct, lambda: self._end(v, x, t, x))
 
   def times(self, t, t_next):  # noqa: D102
     return [t, t_next] if t_next > 0 else [t]

@@ -1,4 +1,7 @@
-"""Images and protocols to files; each appears whole or not at all."""
+"""Images and protocols to files; each appears whole or not at all.
+
+In a job of several processes, the first one writes.
+"""
 
 import io
 import json
@@ -6,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
@@ -16,6 +20,8 @@ from dit.types import InputError
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
   """Writes a file under another name, then renames it."""
+  if jax.process_index() != 0:
+    return
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.parent / f'.{path.name}.{os.getpid()}'
@@ -29,6 +35,8 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 def results_folder(path: epath.PathLike) -> epath.Path:
   """Creates a folder for results; InputError where that cannot be."""
   folder = epath.Path(path).expanduser()
+  if jax.process_index() != 0:
+    return folder
   try:
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / '.writable', b'')
@@ -46,11 +54,15 @@ def write_json(path: epath.PathLike, value: Any) -> None:
   write_bytes(path, (json.dumps(value, indent=2) + '\n').encode())
 
 
-def write_npz(path: epath.PathLike, images: np.ndarray, labels: Any) -> None:
-  """Writes uint8 NHWC images as `arr_0` (ADM's layout), labels as `arr_1`."""
-  data = io.BytesIO()
-  np.savez_compressed(data, images, np.asarray(labels))
-  write_bytes(path, data.getvalue())
+def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested sections to dotted keys; tuples become lists, as JSON has them."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return flat
 
 
 def write_png(path: epath.PathLike, image: np.ndarray) -> None:

@@ -18,7 +18,7 @@ import reference
 from reference import nhwc, relative
 
 from dit.path import path_named
-from guidance import ClassifierFree, Guidance, Internal, Scale
+from guidance import ClassifierFree, Guidance, Internal, Scale, Step
 from sample.adaptive import dopri5
 from sample.discrete import DDIM, DDPM, discrete_grid
 from sample.grid import make_grid
@@ -40,7 +40,6 @@ SAMPLERS = [
   ('sit_upstream', 'sde_cases'),
   ('dit', 'sampler_cases'),
 ]
-KEY = jax.random.key(0)
 LASTS = {'Mean': 'mean', 'Tweedie': 'tweedie', 'Euler': 'euler', None: 'noise'}
 PATHS = {'Linear': 'linear', 'GVP': 'cosine', 'VP': 'vp'}
 FIXED = {'euler': Euler(), 'heun2': Heun('heun'), 'midpoint': Midpoint(),
@@ -59,12 +58,13 @@ def cases(folder, section='sampler_cases'):
 @functools.partial(jax.jit, static_argnames=('solver', 'per_step'))
 def solve(denoiser, guidance, x, label, grid, noise, *, solver, per_step=True):
   """The trajectory's end; guidance reads scales per step or evaluation."""
-  guided = guidance.predict if solver.learned_variance else guidance
 
-  def velocity(x, t, n):
-    return guided(denoiser, x, t, label, KEY, at=grid[n] if per_step else t)
+  def evaluate(x, t, n, memory):
+    step = Step(grid[n] if per_step else t, (None,))
+    return guidance.predict(denoiser, x, t, label, step, memory)
 
-  return integrate(velocity, solver, x, grid, lambda n: noise[n])
+  memory = guidance.init(x)
+  return integrate(evaluate, solver, x, grid, lambda n: noise[n], memory)
 
 
 def end(family, guidance, solver, grid, z, label, noise=None, **options):
@@ -123,7 +123,9 @@ def test_ig_lightningdit(name, case):
   )
   if case['method'] == 'dopri5':
     denoiser = reference.denoiser('ig_lightningdit')
-    x, calls = adaptive(lambda x, t: guidance(denoiser, x, t, label, KEY), z)
+    x, calls = adaptive(
+      lambda x, t: guidance(denoiser, x, t, label, Step(t, (None,))), z
+    )
     assert calls == case['model_calls']
   else:
     points = reference.read('ig_lightningdit/config.json')['sampler_num_steps']
@@ -207,10 +209,10 @@ def doubled(guidance, label, x, t):
   """SiT's field on a doubled batch, whose error the step size depends on.
 
   The second half moves as its own prediction says in the unguided channels.
-  Steps look beyond t = 0, where scales are those of t = 0.
+  Steps look beyond t = 0, where intervals are read at t = 0.
   """
   denoiser, half = reference.denoiser('sit'), len(label)
-  guided = guidance(denoiser, x[:half], t, label, KEY, at=jnp.clip(t, 0.0, 1.0))
+  guided = guidance(denoiser, x[:half], t, label, Step(t, (None,)))
   if guidance.terms[0].scale.value == 1:
     return jnp.concatenate([guided, guided])
   null = jnp.full(half, denoiser.num_classes)

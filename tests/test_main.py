@@ -98,7 +98,7 @@ def test_sample_draws_what_was_asked(trained):
   result = run('sample', f'--workdir={folder}', '--num=24', '--labels=3,8',
                '--guidance=ig:1.5,cfg:1.2@0-0.7', '--seed=5')  # fmt: skip
   assert result.status == 0, result.err
-  out = folder / 'samples'
+  out = folder / 'samples' / 'ig-1.5_cfg-1.2@0-0.7'
   assert str(out) in result.err
   with np.load(out / 'samples.npz') as arrays:
     images, labels = arrays['arr_0'], arrays['arr_1']

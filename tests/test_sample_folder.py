@@ -34,6 +34,10 @@ def save(folder, channels, **info):
   return config
 
 
+def source_of(tmp_path):
+  return trained.Source(str(tmp_path / 'net'), is_run=False)
+
+
 def sampled(folder):
   return np.load(folder / 'samples.npz')['arr_0']
 
@@ -67,9 +71,9 @@ def test_an_autoencoder_decodes(tmp_path):
   result = run('sample', f'--folder={tmp_path}/net',
                f'--autoencoder=taef2:{decoder}', *QUICK)  # fmt: skip
   assert result.status == 0, result.err
-  images = sampled(tmp_path / 'net' / 'samples')
+  images = sampled(tmp_path / 'net' / 'samples' / 'none')
   assert images.shape == (5, 32, 32, 3) and images.std() > 10
-  with Image.open(tmp_path / 'net/samples/samples.png') as image:
+  with Image.open(tmp_path / 'net/samples/none/samples.png') as image:
     assert image.mode == 'RGB'
 
 
@@ -93,12 +97,12 @@ def test_families_are_sampled_as_published(tmp_path, family, expected, path):
     taps=taps,
   )
   weights.save_folder(tmp_path / 'net', config, params, info={'family': family})
-  experiment = trained.open_folder(str(tmp_path / 'net'), ())
+  experiment = source_of(tmp_path).open(())
   sampling = experiment.sample
   names = ('solver', 'steps', 'shift', 'last', 'respacing', 'scales_at')
   assert tuple(getattr(sampling, name) for name in names) == expected
   assert experiment.objective.path == path and experiment.model == config
-  changed = trained.open_folder(str(tmp_path / 'net'), ['sample.steps=7'])
+  changed = source_of(tmp_path).open(['sample.steps=7'])
   assert changed.sample.steps == 7
 
 
@@ -106,7 +110,7 @@ def test_families_are_sampled_as_published(tmp_path, family, expected, path):
   ('channels', 'argv', 'message'),
   [
     (4, [], 'latents of 4 channels, no images'),
-    (3, ['--weights=raw'], '--weights is for runs'),
+    (3, ['--weights=raw'], 'which holds one set'),
     (3, ['--config.model.depth=3'], 'belongs to the folder'),
     (3, ['--config.sample.stepz=3'], "Did you mean 'sample.steps'"),
     (3, ['--autoencoder=sd_vea:a'], "Did you mean 'sd_vae'"),
@@ -129,7 +133,7 @@ def test_protocol_is_not_what_a_stranger_wrote(tmp_path):
   save(tmp_path / 'net', 3, weights_sha256='forged', path='linear',
        family=['dit'])  # fmt: skip
   assert run('sample', f'--folder={tmp_path}/net', *QUICK).status == 0
-  folder = tmp_path / 'net' / 'samples'
+  folder = tmp_path / 'net' / 'samples' / 'none'
   protocol = json.loads((folder / 'samples.json').read_text())
   assert len(protocol['weights_sha256']) == 64
 
@@ -148,7 +152,7 @@ def test_images_that_are_not_finite_are_reported(tmp_path):
 
 def test_wrong_autoencoder(tmp_path):
   config = save(tmp_path / 'net', channels=4)
-  experiment = trained.open_folder(str(tmp_path / 'net'), ())
+  experiment = source_of(tmp_path).open(())
   assert experiment.model == config
   with pytest.raises(InputError, match='3 latent channels, the network 4'):
     trained.read_autoencoder('pixels', experiment, None)

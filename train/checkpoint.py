@@ -31,10 +31,17 @@ WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """When to save, in images seen, and how many checkpoints to keep."""
+  """When to save, in images seen, and how many checkpoints to keep.
+
+  Attributes:
+    every_images: between checkpoints.
+    keep: how many of the newest stay.
+    keep_every_images: between checkpoints that stay for good; 0: none.
+  """
 
   every_images: int
   keep: int
+  keep_every_images: int = 0
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
@@ -45,12 +52,24 @@ def folder_of(workdir: epath.PathLike) -> epath.Path:
 class Checkpointer:
   """The checkpoints of one run; use as a context manager."""
 
-  def __init__(self, workdir: epath.Path, config: CheckpointConfig) -> None:
-    """Opens, or creates, `workdir`/checkpoints."""
+  def __init__(
+    self,
+    workdir: epath.Path,
+    config: CheckpointConfig,
+    keep_period: int | None = None,
+  ) -> None:
+    """Opens, or creates, `workdir`/checkpoints.
+
+    Args:
+      workdir: of the run.
+      config: how many of the newest to keep.
+      keep_period: steps that it divides stay for good.
+    """
     self._manager = ocp.CheckpointManager(
       folder_of(workdir),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=config.keep,
+        keep_period=keep_period,
         enable_async_checkpointing=True,
         cleanup_tmp_directories=True,
       ),
@@ -106,8 +125,8 @@ class Checkpointer:
     )
 
 
-def newest_step(workdir: epath.PathLike) -> int:
-  """Step of a run's newest complete checkpoint; InputError without any."""
+def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
+  """`step`, or that of the newest checkpoint; InputError if it is not there."""
   folder = folder_of(workdir)
   steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
   if not steps:
@@ -115,7 +134,13 @@ def newest_step(workdir: epath.PathLike) -> int:
       f'no checkpoint in {folder}; train first: python main.py train '
       f'--workdir={workdir}.'
     )
-  return max(steps)
+  if step is not None and step not in steps:
+    raise InputError(
+      f'no checkpoint of step {step} in {folder}; there are steps '
+      f'{", ".join(map(str, sorted(steps)))} (checkpoint.keep_every_images '
+      'keeps earlier ones).'
+    )
+  return max(steps) if step is None else step
 
 
 def restore_weights(
@@ -123,22 +148,25 @@ def restore_weights(
   config: DiTConfig,
   mesh: jax.sharding.Mesh,
   weights: str = 'ema',
+  step: int | None = None,
 ) -> tuple[model.Params, int]:
-  """Reads only the weights of a run's newest checkpoint.
+  """Reads only the weights of one of a run's checkpoints.
 
   Args:
     workdir: of the run.
     config: the network.
     mesh: where to put them.
     weights: 'ema' or 'raw'.
+    step: of the checkpoint; None for the newest.
 
   Returns:
     The weights, and the step at which they were saved.
 
   Raises:
-    InputError: if there is no checkpoint.
+    InputError: if there is no such checkpoint.
   """
-  folder, step = folder_of(workdir), newest_step(workdir)
+  folder = folder_of(workdir)
+  step = checkpoint_step(workdir, step)
   shapes = model.shapes(config)
   target = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(

@@ -55,6 +55,7 @@ def exchange(
   family: str | None = None,
   num_heads: int | None = None,
   taps: Sequence[int] | None = None,
+  null_label: bool | None = None,
   weights: str | None = None,
 ) -> str:
   """Converts weights; the module lists the pairs.
@@ -67,6 +68,8 @@ def exchange(
       is needed, from a run to a folder.
     num_heads: of a published source; None for those of its named width.
     taps: of a published source with a head inside: the blocks before it.
+    null_label: of a published source, whether its last label is the null
+      label; None for true.
     weights: 'ema' or 'raw'; None for EMA, or for the only ones there are.
 
   Returns:
@@ -90,13 +93,14 @@ def exchange(
       '--family is needed: a published file is of one of '
       f'{", ".join(convert.FAMILIES)}.'
     )
-  if kind != 'published' and (num_heads, taps) != (None, None):
+  given = (num_heads, taps, null_label)
+  if kind != 'published' and given != (None, None, None):
     raise InputError(
-      f'--num_heads and --taps are for published sources; the {kind} {source} '
-      'knows its own.'
+      '--num_heads, --taps and --no_null_label are for published sources; the '
+      f'{kind} {source} knows its own.'
     )
   if kind == 'published':
-    network = _read_published(source, family, num_heads, taps, weights)
+    network = _read_published(source, family, *given, weights)
   elif kind == 'folder':
     network = _read_folder(source, weights)
   else:
@@ -154,6 +158,7 @@ def _read_published(
   family: str | None,
   num_heads: int | None,
   taps: Sequence[int] | None,
+  null_label: bool | None,
   weights: str | None,
 ) -> Network:
   if family is None:
@@ -173,6 +178,7 @@ def _read_published(
     family=family,
     num_heads=_num_heads(tensors) if num_heads is None else num_heads,
     taps=tuple(taps or ()),
+    null_label=null_label is not False,
   )
   return config, params, {'weights': taken, 'source': source, 'family': family}
 

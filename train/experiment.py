@@ -75,6 +75,11 @@ class Experiment:
           f'log.{name} is {getattr(self.log, name)}, expected at least 0.'
         )
     self.objective.weights(len(self.model.taps))
+    if self.objective.label_dropout and not self.model.null_label:
+      raise InputError(
+        f'objective.label_dropout is {self.objective.label_dropout}, but '
+        'model.null_label is false; set one of them right.'
+      )
     for name in ('images', 'batch_size', 'max_bad_steps'):
       if getattr(self.train, name) < 1:
         raise InputError(
@@ -83,6 +88,11 @@ class Experiment:
     if self.checkpoint.every_images < 1 or self.checkpoint.keep < 1:
       raise InputError(
         'checkpoint.every_images and checkpoint.keep must be at least 1.'
+      )
+    if self.checkpoint.keep_every_images < 0:
+      raise InputError(
+        'checkpoint.keep_every_images is '
+        f'{self.checkpoint.keep_every_images}, expected at least 0.'
       )
     parse(self.log.preview_guidance)
     if self.log.preview_num < 1:
@@ -108,7 +118,10 @@ def build(config: dict[str, Any]) -> Experiment:
       f'the config has the sections {sorted(config)}, expected '
       f'{sorted(["seed", *SECTIONS])}; is it of another version?'
     )
-  sections = {**config, 'model': _named(config['model'])}
+  network = _named(config['model'])
+  if network.get('null_label') == 'auto':
+    network['null_label'] = bool(config['objective'].get('label_dropout'))
+  sections = {**config, 'model': network}
   parts = {
     name: _part(name, kind, sections[name]) for name, kind in SECTIONS.items()
   }
@@ -126,9 +139,12 @@ def _named(section: dict[str, Any]) -> dict[str, Any]:
     given = section.get(key, 0)
     if given == 'auto' or (given == 0 and given is not False):
       section[key] = value
-    elif isinstance(value, bool) and not isinstance(given, bool):
+  for key in ('rope', 'learn_sigma', 'null_label'):
+    given = section.get(key, False)
+    if not isinstance(given, bool):
       check_choice(f'model.{key}', given, ('auto', 'true', 'false'))
-      section[key] = given == 'true'
+      if given != 'auto':
+        section[key] = given == 'true'
   return section
 
 

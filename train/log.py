@@ -1,11 +1,13 @@
 """What a run reports: JSON lines, TensorBoard, and a bar on a terminal."""
 
+import contextlib
 import json
 import logging as stdlib_logging
 import math
 import pathlib
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from sample.writer import write_bytes, write_figure, write_png
 
+_QUIET_SECONDS = 30
 _SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')
 
 
@@ -45,6 +48,33 @@ def progress_bar(**kwargs: Any) -> tqdm:
   """A bar on process 0 and on a terminal; elsewhere it shows nothing."""
   show = jax.process_index() == 0 and sys.stderr.isatty()
   return tqdm(disable=not show, dynamic_ncols=True, **kwargs)
+
+
+@contextlib.contextmanager
+def image_progress(total: int, done: int) -> Iterator[Callable[[int], None]]:
+  """Yields a function to call with the number of images that are done.
+
+  It shows images/s and the time left: on a bar on a terminal, else in a line
+  every half minute.
+  """
+  begin = last = time.monotonic()
+  at_first = done
+  with progress_bar(
+    total=total, initial=done, unit=' images', desc='sample'
+  ) as bar:
+
+    def update(done: int) -> None:
+      nonlocal last
+      now = time.monotonic()
+      bar.update(done - bar.n if not bar.disable else 0)
+      if bar.disable and now - last > _QUIET_SECONDS and done < total:
+        last, rate = now, (done - at_first) / (now - begin)
+        logging.info(
+          '%d of %d images, %.3g images/s, %.0f min left.',
+          done, total, rate, (total - done) / rate / 60,
+        )  # fmt: skip
+
+    yield update
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:

@@ -82,6 +82,7 @@ def check(experiment: Experiment) -> None:
       model.bind(experiment.model, {}),
       mesh,
       path_named(experiment.objective.path),
+      experiment.model.latent_shape,
     )
 
 
@@ -122,7 +123,11 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
   with (
     stop_on_signals() as stop,
     jax.set_mesh(mesh),
-    Checkpointer(workdir, experiment.checkpoint) as checkpointer,
+    Checkpointer(
+      workdir,
+      experiment.checkpoint,
+      settings.steps_of(experiment.checkpoint.keep_every_images) or None,
+    ) as checkpointer,
   ):
     state = checkpointer.restore(abstract)
     if state is None:
@@ -251,7 +256,7 @@ def preview(
   config, count = experiment.model, experiment.log.preview_num
   columns = min(config.num_classes, 10)
   labels = generate.plan_labels('balanced', count, columns, experiment.seed)
-  images = generate.generate(
+  images, _ = generate.generate(
     model.bind(config, params),
     parse(experiment.log.preview_guidance),
     labels,

@@ -33,14 +33,102 @@ SAMPLING = {
 }
 
 
-def open_run(folder: str, overrides: Sequence[str]) -> Experiment:
-  """The experiment of a run, with assignments to keys that change no run."""
-  config = ml_collections.ConfigDict(workdir.load_config(folder)).lock()
-  return build(_override(config, overrides, 'run').to_dict())
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A run, or a folder of weights.
+
+  Attributes:
+    place: the run's workdir, or the folder.
+    is_run: which of the two.
+    weights: of a run, 'ema' or 'raw'; None for EMA. A folder holds one set.
+    step: of a run's checkpoint; None for the newest.
+  """
+
+  place: str
+  is_run: bool
+  weights: str | None = None
+  step: int | None = None
+
+  def __post_init__(self) -> None:
+    """Checks that a folder is not asked for what only runs have."""
+    if not self.is_run and (self.weights or self.step is not None):
+      raise InputError(
+        f'{self.place} is a folder of weights, which holds one set; --weights '
+        'and steps are for runs.'
+      )
+
+  @classmethod
+  def at(cls, place: str, step: int | None = None) -> 'Source':
+    """Whichever is there."""
+    return cls(place, 'format' not in workdir.load_config(place), step=step)
+
+  def open(self, overrides: Sequence[str]) -> Experiment:
+    """The experiment, with assignments to keys that change no weights.
+
+    Of a folder: its network, and the samplers of its family.
+
+    Raises:
+      InputError: for keys that belong to the run or folder.
+    """
+    if not self.is_run:
+      return _open_folder(self.place, overrides)
+    config = ml_collections.ConfigDict(workdir.load_config(self.place)).lock()
+    return build(_override(config, overrides, 'run').to_dict())
+
+  def check(self) -> None:
+    """Raises InputError if a run has no such checkpoint."""
+    if self.is_run:
+      checkpoint.checkpoint_step(self.place, self.step)
+
+  def restore(
+    self, experiment: Experiment, mesh: Mesh
+  ) -> tuple[Denoiser, dict[str, Any]]:
+    """The denoiser, placed on the mesh, and what results say of it."""
+    if self.is_run:
+      which = self.weights or 'ema'
+      params, step = checkpoint.restore_weights(
+        self.place, experiment.model, mesh, which, self.step
+      )
+      about = {
+        'data': {
+          name: getattr(experiment.data, name)
+          for name in ('name', 'train_split', 'test_split')
+        },
+        'weights': which,
+        'step': step,
+        'images_seen': step * experiment.train.batch_size,
+      }
+    else:
+      config, params, info = weights.load_folder(self.place)
+      shardings = tree_shardings(model.shapes(config), mesh)
+      params = jax.device_put(params, shardings)
+      about = {**info, 'folder': self.place}
+    protocol = {
+      **about,  # first: a folder's is what someone wrote into its config.json
+      'model': dataclasses.asdict(experiment.model),
+      'path': experiment.objective.path,
+      'weights_sha256': model.fingerprint(params),
+    }
+    return model.bind(experiment.model, params), protocol
 
 
-def open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
-  """The experiment of a folder of weights: its network, else defaults."""
+def check_guide(guide: Experiment, experiment: Experiment) -> None:
+  """Raises InputError where a guide is not for the same task."""
+  for name in ('latent_shape', 'num_classes'):
+    theirs, ours = (getattr(e.model, name) for e in (guide, experiment))
+    if theirs != ours:
+      raise InputError(
+        f'the guide has {name} {theirs}, the network {ours}; they must be '
+        'trained for the same task.'
+      )
+  if guide.objective.path != experiment.objective.path:
+    raise InputError(
+      f'the guide is of path {guide.objective.path}, the network of '
+      f'{experiment.objective.path}; velocities differ.'
+    )
+
+
+def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
   network, info = weights.load_config(folder)
   config = load_config('configs/base.py')
   config.sample.update(SAMPLING.get(str(info.get('family')), {}))
@@ -50,34 +138,11 @@ def open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
     experiment,
     model=network,
     objective=dataclasses.replace(
-      experiment.objective, path=info.get('path', path)
+      experiment.objective,
+      path=info.get('path', path),
+      label_dropout=experiment.objective.label_dropout * network.null_label,
     ),
   )
-
-
-def restore_run(
-  folder: str, experiment: Experiment, mesh: Mesh, which: str
-) -> tuple[Denoiser, dict[str, Any]]:
-  """The denoiser of a run's newest checkpoint, and what results say of it."""
-  params, step = checkpoint.restore_weights(
-    folder, experiment.model, mesh, which
-  )
-  about = {
-    'data': dataclasses.asdict(experiment.data),
-    'weights': which,
-    'step': step,
-    'images_seen': step * experiment.train.batch_size,
-  }
-  return _bind(experiment, params, about)
-
-
-def restore_folder(
-  folder: str, experiment: Experiment, mesh: Mesh
-) -> tuple[Denoiser, dict[str, Any]]:
-  """The denoiser of a folder of weights, and what results say of it."""
-  config, params, info = weights.load_folder(folder)
-  params = jax.device_put(params, tree_shardings(model.shapes(config), mesh))
-  return _bind(experiment, params, {**info, 'folder': folder})
 
 
 def read_autoencoder(
@@ -134,15 +199,3 @@ def _override(
         f'{", ".join(workdir.FREE)} can.'
       )
   return override(config, overrides)
-
-
-def _bind(
-  experiment: Experiment, params: model.Params, about: dict[str, Any]
-) -> tuple[Denoiser, dict[str, Any]]:
-  protocol = {
-    **about,  # first: a folder's is what someone wrote into its config.json
-    'model': dataclasses.asdict(experiment.model),
-    'path': experiment.objective.path,
-    'weights_sha256': model.fingerprint(params),
-  }
-  return model.bind(experiment.model, params), protocol

@@ -21,7 +21,7 @@ import jax
 from etils import epath
 
 from dit.types import InputError
-from sample.writer import write_json
+from sample.writer import flatten, write_json
 
 # Sections and keys that may differ when a run is continued: they change no
 # result.
@@ -121,17 +121,6 @@ def _commit() -> str | None:
 def is_free(key: str) -> bool:
   """Whether the value at a dotted key may change within a run."""
   return key in FREE or key.split('.')[0] in FREE
-
-
-def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested sections to dotted keys; tuples become lists, as JSON has them."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      flat |= flatten(value, f'{prefix}{key}.')
-    else:
-      flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-  return flat
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

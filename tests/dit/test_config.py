@@ -113,6 +113,61 @@ def test_parts_that_do_not_fit(config, change, message):
     dataclasses.replace(config, **change)
 
 
+# GFLOPs of the paper's table (Peebles & Xie 2023), which count multiply-adds.
+PUBLISHED = {
+  'DiT-S/2': 6.06,
+  'DiT-B/2': 23.01,
+  'DiT-B/4': 5.56,
+  'DiT-L/2': 80.71,
+  'DiT-L/4': 19.70,
+  'DiT-XL/2': 118.64,
+  'DiT-XL/4': 29.05,
+}
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_multiply_adds(name):
+  config = DiTConfig(size=32, channels=4, num_classes=1000, **named_size(name))
+  ours = config.multiply_adds / 1e9
+  assert ours == pytest.approx(PUBLISHED[name], rel=0.01)
+
+
+SMALL = DiTConfig(
+  size=8,
+  channels=3,
+  num_classes=10,
+  patch=2,
+  depth=5,
+  width=32,
+  num_heads=4,
+)
+
+
+def test_multiply_adds_of_other_parts():
+  config = SMALL
+  # Of one token: 4 D^2 for attention, 2 N D for its maps, and the MLP.
+  tokens, width = 16, 32
+  block = tokens * (4 * width**2 + 2 * tokens * width + 2 * 4 * width**2)
+  assert config.multiply_adds == 5 * (block + 6 * width**2)
+  fewer = dataclasses.replace(config, shift=False)
+  assert config.multiply_adds - fewer.multiply_adds == 5 * 2 * width**2
+  # SwiGLU: three matrices of two thirds, rounded down, instead of two.
+  gated = dataclasses.replace(config, mlp='swiglu')
+  hidden = 2 * 128 // 3
+  expected = 5 * tokens * width * (3 * hidden - 2 * 128)
+  assert gated.multiply_adds - config.multiply_adds == expected
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_null_label_has_a_row_of_its_own(known):
+  assert SMALL.null_label  # unless the configuration says otherwise
+  config = dataclasses.replace(SMALL, null_label=known)
+  assert model.shapes(config)['label_embed'].shape == (10 + known, 32)
+  denoiser = model.bind(config, {})
+  assert denoiser.null_label is known
+  assert denoiser.multiply_adds == config.multiply_adds
+
+
 def test_derived_sizes(config):
   assert config.num_tokens == 16
   assert config.latent_shape == (8, 8, 3)

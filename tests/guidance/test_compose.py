@@ -15,11 +15,13 @@ from guidance import (
   Guidance,
   Internal,
   Scale,
-  StochasticSelf,
+  Step,
   extrapolate,
   parse,
 )
+from guidance.term import BlocksTerm
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 KEY = jax.random.key(5)
 T = 0.4
 MASKS = jnp.asarray([[1, 0, 1, 0, 1]], bool)
@@ -27,19 +29,27 @@ MASKS = jnp.asarray([[1, 0, 1, 0, 1]], bool)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Skip(StochasticSelf):
+class Skip(BlocksTerm):
   """S2 with given masks, (M, L) bool, in place of a random one."""
 
   name: ClassVar[str] = 'skip'
-  masks: jax.Array | None = None
+  scale: Scale
+  keep: jax.Array
 
-  def keep(self, depth, key):
-    return self.masks
+  def draw(self, denoiser, label, key, image_keys):
+    return self.keep
+
+
+def step_of(guidance, denoiser, label, t=T, key=KEY):
+  drawn = guidance.draw(denoiser, label, key, jax.random.split(key, len(label)))
+  return Step(t, draws=drawn)
 
 
 @jax.jit
 def guided(guidance, denoiser, x, label, t=T, key=KEY, at=None):
-  return guidance(denoiser, x, t, label, key, at)
+  at = t if at is None else at
+  step = step_of(guidance, denoiser, label, at, key)
+  return guidance(denoiser, x, t, label, step)
 
 
 @jax.jit
@@ -72,7 +82,7 @@ def parts(denoiser, x, label):
 
 
 def skip(scale, masks=MASKS):
-  return Skip(Scale(scale), masks=masks)
+  return Skip(Scale(scale), masks)
 
 
 def cfg(scale):
@@ -80,7 +90,15 @@ def cfg(scale):
 
 
 @pytest.mark.parametrize(
-  'text', ['none', 'ig:1', 'cfg:1', 's2:1', 'ig:1,cfg:1,s2:1']
+  'text',
+  [
+    'none',
+    'ig:1',
+    'cfg:1',
+    's2:1',
+    'ig:1,cfg:1,s2:1',
+    'ig:1,apg:1:momentum=-0.5,s2:1,slg:1:blocks=2,rescale:0.7',
+  ],
 )
 def test_scale_one_is_the_conditional_model(denoiser, x, label, text):
   ours = guided(parse(text), denoiser, x, label)
@@ -232,17 +250,17 @@ def test_scales_are_read_at_the_given_time(denoiser, x, label):
     (Guidance(Internal(Scale(2)), (cfg(1.5), skip(1.5))), 2 + 2 / 5),
   ],
 )
-def test_passes(guidance, cost):
-  assert guidance.passes(jnp.float32(T), 5, KEY) == pytest.approx(cost)
+def test_passes(denoiser, label, guidance, cost):
+  step = step_of(guidance, denoiser, label)
+  assert guidance.passes(denoiser, step) == pytest.approx(cost)
 
 
-def test_passes_of_the_blocks_drawn():
+def test_passes_of_the_blocks_drawn(denoiser, label):
   # One of blocks 1 to 4 is skipped; 4 - block of them run behind it.
-  guidance = parse('s2:1.5')
-  costs = {
-    round(5 * float(guidance.passes(jnp.float32(T), 5, jax.random.key(k)) - 1))
-    for k in range(40)
-  }
+  guidance, costs = parse('s2:1.5'), set()
+  for k in range(40):
+    step = step_of(guidance, denoiser, label, key=jax.random.key(k))
+    costs.add(round(5 * float(guidance.passes(denoiser, step) - 1)))
   assert costs == {0, 1, 2, 3}
 
 

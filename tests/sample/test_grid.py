@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 
+from dit.path import path_named
 from dit.types import InputError
 from sample.discrete import discrete_grid
-from sample.grid import make_grid
+from sample.grid import SPACINGS, make_grid
 
 
+@pytest.mark.parametrize('spacing', SPACINGS)
 @pytest.mark.parametrize('shift', [0.3, 1.0, 3.0])
 @pytest.mark.parametrize('last', [0.0, 0.04])
 @pytest.mark.parametrize('steps', [2, 7, 250])
-def test_from_noise_to_data(steps, last, shift):
-  grid = make_grid(steps, shift=shift, last=last)
+def test_from_noise_to_data(steps, last, shift, spacing):
+  grid = make_grid(steps, shift=shift, last=last, spacing=spacing)
   assert grid.shape == (steps + 1,) and grid.dtype == np.float64
   assert grid[0] == 1 and grid[-1] == 0
   assert (np.diff(grid) < 0).all()
@@ -37,9 +39,63 @@ def test_shift():
   np.testing.assert_allclose(make_grid(4, shift=1 / 3), mirrored, atol=1e-6)
 
 
+def test_cosine():
+  expected = [1, np.sin(np.pi * 3 / 8), np.sqrt(0.5), np.sin(np.pi / 8), 0]
+  np.testing.assert_allclose(make_grid(4, spacing='cosine'), expected)
+  steps = -np.diff(make_grid(20, spacing='cosine'))
+  assert (np.diff(steps) > 0).all()  # shorter near the noise
+
+
+def test_quadratic():
+  expected = [1, 9 / 16, 1 / 4, 1 / 16, 0]
+  np.testing.assert_allclose(make_grid(4, spacing='quadratic'), expected)
+  # The shift comes after: 3 t / (1 + 2 t).
+  shifted = make_grid(4, spacing='quadratic', shift=3)
+  expected = [1, (27 / 16) / (34 / 16), 0.75 / 1.5, (3 / 16) / (18 / 16), 0]
+  np.testing.assert_allclose(shifted, expected)
+
+
+@pytest.mark.parametrize('name', ['linear', 'cosine', 'vp', 'discrete'])
+def test_karras(name):
+  path, n = path_named(name), 12
+  grid = make_grid(n, spacing='karras', path=path)
+  assert grid[0] == 1 and grid[-1] == 0 and (np.diff(grid) < 0).all()
+  # EDM's equation 5, with sigma in units of alpha, between the ends.
+  i = np.arange(1, n)
+  expected = (80 ** (1 / 7) + i / n * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+  inside = grid[1:-1]
+  ratio = np.asarray(path.sigma(inside) / path.alpha(inside))
+  np.testing.assert_allclose(ratio, expected, rtol=2e-3)
+
+
+def test_listed_times():
+  grid = make_grid(250, spacing='1,0.8,.3, 1e-3,0', shift=3.0, last=0.1)
+  np.testing.assert_array_equal(grid, [1, 0.8, 0.3, 0.001, 0])
+  assert grid.dtype == np.float64
+  np.testing.assert_array_equal(make_grid(1, spacing='1,0'), [1, 0])
+
+
+@pytest.mark.parametrize(
+  'spacing',
+  ['1,0.8', '0.9,0', '1,0.5,0.5,0', '1,0.3,0.5,0', '1,x,0', '1,nan,0', ',',
+   '1,,0', '1,-0.1,0', '1,inf,0', '2,1,0'],
+)  # fmt: skip
+def test_times_that_are_no_grid(spacing):
+  message = 'expected decreasing times from 1 to 0.*uniform, cosine, quadratic'
+  with pytest.raises(InputError, match=message) as error:
+    make_grid(4, spacing=spacing)
+  assert len(str(error.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize(
   ('steps', 'changes', 'message'),
   [
+    (4, {'spacing': 'cosin'}, "spacing is 'cosin'.*mean 'cosine'"),
+    (4, {'spacing': '1'}, 'expected one of uniform, cosine, quadratic, karras'),
+    (100_001, {}, 'expected 1 to 100,000'),
+    (4, {'shift': float('nan')}, 'shift is nan'),
+    (4, {'shift': float('inf')}, 'shift is inf'),
+    (4, {'last': float('nan')}, 'last is nan'),
     (0, {}, 'steps is 0'),
     (4, {'shift': 0}, 'shift is 0'),
     (4, {'shift': -1}, 'shift is -1'),

@@ -1,71 +1,50 @@
 """The declared cost against the rows that really run."""
 
-import dataclasses
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import Counting, counted
 
 from dit.path import path_named
-from dit.types import DenoiserOutput
 from guidance import parse
 from sample import sampler
 from sample.grid import make_grid
 from sample.registry import make_solver
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 SHAPE, BATCH, SEED = (2, 2, 1), 4, 11
 STEPS = 6  # times 1, 5/6, 4/6, 3/6, 2/6, 1/6
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Counting:
-  """Reports, when it runs, how many whole passes of one row it costs."""
-
-  report: Callable[[float], None] = dataclasses.field(metadata={'static': True})
-  depth: int = dataclasses.field(default=6, metadata={'static': True})
-  num_taps: int = dataclasses.field(default=1, metadata={'static': True})
-  num_classes: int = dataclasses.field(default=10, metadata={'static': True})
-  learned_variance = False
-
-  def __call__(self, x, t, label, sub=None):
-    def output(rows):
-      return DenoiserOutput(-rows, (rows,))
-
-    cost, subs = jnp.float32(len(x)), ()
-    if sub is not None:
-      rows = x[:: sub.every]
-      for keep in sub.keep:
-        behind = jnp.arange(self.depth) > jnp.argmin(keep)
-        cost += len(rows) * (keep & behind).sum() / self.depth
-        subs += (output(rows),)
-    # Ordered after the inputs, so that nothing is hoisted out of a branch.
-    jax.debug.callback(self.report, cost + 0 * x.sum())
-    return dataclasses.replace(output(x), sub=subs)
-
-
-def measure(text, solver_name, scales_at='step'):
+def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
+            dtype='float32'):  # fmt: skip
   """NFE per image: declared and counted."""
-  costs = []
-  solver = make_solver(solver_name, path_named('linear'))
-  grid = make_grid(STEPS)
-  x = sampler.sample(
-    Counting(lambda cost: costs.append(float(cost))),
-    parse(text),
-    jnp.arange(BATCH),
-    jnp.arange(BATCH),
-    jnp.asarray(grid),
-    SEED,
-    solver=solver,
-    shape=SHAPE,
-    scales_at=scales_at,
-  )
-  jax.block_until_ready(x)
-  jax.effects_barrier()
-  declared = sampler.nfe(parse(text), solver, grid, 6, SEED, scales_at)
-  return declared, sum(costs) / BATCH
+  path = path_named('linear')
+  solver = make_solver(solver_name, path)
+  grid = make_grid(STEPS) if grid is None else grid
+  options = {'scales_at': scales_at}
+
+  def run(denoiser, guidance):
+    with jax.enable_x64(dtype == 'float64'):
+      x, spent = sampler.sample(
+        denoiser,
+        guidance,
+        jnp.arange(BATCH),
+        jnp.arange(BATCH),
+        jnp.asarray(grid),
+        SEED,
+        solver=solver,
+        shape=shape,
+        dtype=dtype,
+        **options,
+      )
+    if spent is None:
+      spent = sampler.nfe(guidance, denoiser, solver, grid, SEED, **options)
+    return np.asarray(x), float(spent)
+
+  (_, declared), passes = counted(text, run, BATCH)
+  return declared, passes
 
 
 @pytest.mark.parametrize(
@@ -89,15 +68,59 @@ def measure(text, solver_name, scales_at='step'):
     ('none', 'midpoint', 12),
     ('none', 'heun:last=heun', 12),
     ('cfg:1.5@0.4-0.7', 'heun_maruyama', 15),
+    # Every method at 1, and above: no pass but the network's own.
+    ('apg:1:momentum=-0.5@0.4-0.7', 'heun', 11),
+    ('apg:2:momentum=-0.5@0.4-0.7', 'heun', 15),
+    ('tcfg:1,rescale:0.7', 'dpm++', 6),
+    ('tcfg:2,rescale:0.7', 'dpm++', 12),
+    ('icg:1:schedule=linear', 'euler', 6),
+    ('icg:2:schedule=linear', 'euler', 11),  # which is 1 at t = 1
+    ('fdg:1@0-0.5', 'euler', 6),
+    # Both bands at one pass; off where both scales are 1.
+    ('fdg:1:low=2@0-0.5', 'euler', 9),
+    ('cfg_zero:1:zero_steps=0', 'euler', 6),
+    # The first steps are left out where it is on: no pass at all.
+    ('cfg_zero:1:zero_steps=2', 'heun', 11),
+    ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
+    ('cfg_zero:2:zero_steps=2@0-0.9', 'euler', 1 + 2 * 4),
+    ('cfg++:0.5@0.4-0.7', 'ddim', 8),
+    # Block 3 and block 5 run behind 2; the guide costs a quarter.
+    ('cfg:1,slg:1:blocks=2+4@0-0.5', 'euler', 6),
+    ('cfg:2,slg:2:blocks=2+4@0-0.5', 'euler', 12 + 3 * 2 / 6),
+    ('cfg:1,slg:2:blocks=2+4@0-0.5', 'euler', 6 + 3 * 2 / 6),
+    ('ig:1.4,cfg:1,auto:1@0.4-0.7', 'euler', 6),
+    ('ig:1.4,cfg:2,auto:2@0.4-0.7', 'euler', 12.5),
+    ('ig:1,cfg:1,auto:2@0.4-0.7', 'euler', 6.5),
+    ('apg:2@0-0.5,s2:1.5:masks=2:skip=2:exclude=1@0.3-1', 'heun', None),
   ],
 )
 def test_nfe_is_what_runs(text, solver, expected):
-  declared, counted = measure(text, solver)
+  shape = (6, 6, 1) if 'fdg' in text else SHAPE
+  declared, counted = measure(text, solver, shape=shape)
   assert declared == pytest.approx(counted, rel=1e-5)
   if expected is not None:
-    assert declared == expected
+    assert declared == pytest.approx(expected, rel=1e-6)
   else:
     assert declared > 6  # the sub-network costs something
+
+
+def test_published_intervals_of_sit():
+  # Internal Guidance: 250 steps, the last of 0.04, CFG at t <= 0.7.
+  grid = make_grid(250, last=0.04)
+  guidance = 'ig:1.4@0.3-1,cfg:1.35@0-0.7'
+  declared, counted = measure(guidance, 'euler_maruyama', grid=grid)
+  assert declared == counted == 250 + 172
+
+
+def test_published_intervals_of_lightningdit():
+  # 124 Heun steps, shift 0.3 in its time; CFG where its t >= 0.19.
+  grid = make_grid(124, shift=1 / 0.3)
+  twice = sum(t <= 0.81 for t in grid[:-1]) + sum(t <= 0.81 for t in grid[1:])
+  declared, counted = measure(
+    'ig:1.4,cfg:1.45@0-0.81', 'heun:last=heun', 'evaluation', grid
+  )
+  assert declared == counted == 248 + twice
+  assert 50 < twice < 200
 
 
 def test_nfe_where_each_evaluation_reads_its_own_scales():
@@ -110,10 +133,46 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   assert measure('cfg:1.5@0-0.2', 'heun:last=heun')[0] == 12 + 2
 
 
+@pytest.mark.parametrize('interval', ['0.2-1', '0-0.4', '0.2-0.8'])
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_bounds_on_a_time_of_the_grid(interval, dtype):
+  # 0.2 of make_grid(5) is 0.19999999999999996: inside, in either precision.
+  grid, (low, high) = make_grid(5), map(float, interval.split('-'))
+  declared, counted = measure(
+    f'cfg:2@{interval}', 'euler', grid=grid, dtype=dtype
+  )
+  inside = [low <= t <= high for t in (1.0, 0.8, 0.6, 0.4, 0.2)]
+  assert declared == counted == 5 + sum(inside)
+
+
+@pytest.mark.parametrize(
+  ('text', 'more'),
+  [
+    ('none', 0),
+    ('cfg:1.5', 1),
+    ('cfg:1.5@0-0.5', None),
+    ('auto:2', 0.25),
+    ('slg:2:blocks=2+4@0.5-1,cfg:2@0.3-0.6', None),
+  ],
+)
+def test_adaptive_solver_counts_what_runs(text, more):
+  spent, passes = measure(text, 'dopri5:rtol=1e-5')
+  assert spent == pytest.approx(passes, rel=1e-5)
+  # All predictions are alike here, so that guidance changes no step. Two
+  # evaluations choose the first one; then each has six.
+  plain, _ = measure('none', 'dopri5:rtol=1e-5')
+  assert plain >= 20 and (plain - 2) % 6 == 0
+  if more is None:
+    assert 1.1 * plain < spent < 1.9 * plain
+  else:
+    assert spent == pytest.approx((1 + more) * plain, rel=1e-5)
+
+
 def test_nfe_follows_the_blocks_drawn():
   solver, grid = make_solver('euler', path_named('linear')), make_grid(STEPS)
   counts = [
-    sampler.nfe(parse('s2:1.5'), solver, grid, 6, seed) for seed in range(8)
+    sampler.nfe(parse('s2:1.5'), Counting(), solver, grid, seed)
+    for seed in range(8)
   ]
   assert len(set(counts)) > 3
   # 6 passes, and 6 parts with 0 to 4 of 6 blocks.

@@ -18,10 +18,12 @@ PATH = path_named('linear')
 SAMPLING = generate.SampleConfig(
   solver='euler_maruyama',
   steps=3,
+  spacing='uniform',
   shift=1.5,
   last=0.04,
   respacing='',
   scales_at='step',
+  state_dtype='float32',
   batch_size=4,
 )
 LABELS = generate.plan_labels('random', 16, 10, seed=3)
@@ -39,12 +41,12 @@ def draw(denoiser, labels, *, batch_size=4, devices=1, **changes):
   latents = []
 
   def record(*args, sample=sampler.sample, **kwargs):
-    latents.append(sample(*args, **kwargs))
-    return latents[-1]
+    latents.append(sample(*args, **kwargs)[0])
+    return latents[-1], None
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sampler, 'sample', record)
-    images = generate.generate(
+    images, _ = generate.generate(
       jax.device_put(denoiser, replicated(mesh)),
       labels=labels,
       path=PATH,
@@ -201,10 +203,22 @@ def test_label_errors(plan, message):
   [
     ({'batch_size': 12}, 'none', 'sample.batch_size is 12'),
     ({'steps': 0}, 'none', 'steps is 0'),
+    ({'spacing': '1,0.5'}, 'none', 'expected decreasing times from 1 to 0'),
+    ({'spacing': 'karas'}, 'none', "mean 'karras'"),
     ({}, 'ig:1.4:tap=5', 'needs tap 5'),
     ({'solver': 'ddpm'}, 'none', 'variance preserving'),
     ({'respacing': 'ddim300'}, 'none', 'no stride'),
     ({'scales_at': 'stage'}, 'none', 'expected one of step, evaluation'),
+    ({'state_dtype': 'double'}, 'none', 'one of float32, float64'),
+    # What a method asks of the solver.
+    ({'solver': 'heun'}, 'cfg++:0.1', 'of heun; choose sample.solver ddim'),
+    ({}, 'cfg++:0.1', 'changes a step of DDIM, not of euler_maruyama'),
+    ({'solver': 'euler'}, 'cfg_zero:2:zero_steps=3', 'first 3 of 3 .*lower'),
+    *(
+      ({'solver': 'dopri5'}, text, 'dopri5 has no steps')
+      for text in ('s2:1.5', 'icg:2', 'apg:2:momentum=-0.5', 'cfg_zero:2')
+    ),
+    ({'solver': 'dopri5'}, 'cfg++:0.1', 'changes a step of DDIM'),
   ],
 )
 def test_check_before_anything_is_compiled(
@@ -213,16 +227,63 @@ def test_check_before_anything_is_compiled(
   mesh = make_mesh(MeshConfig())
   with pytest.raises(InputError, match=message):
     config = dataclasses.replace(SAMPLING, **{'batch_size': 16, **changes})
-    generate.check(config, parse(guidance), denoiser, mesh, PATH)
+    generate.check(config, parse(guidance), denoiser, mesh, PATH, (8, 8, 3))
+
+
+@pytest.mark.parametrize(
+  ('solver', 'guidance', 'path'),
+  [
+    ('euler', 'cfg++:0.1', 'linear'),
+    ('ddim', 'cfg++:0.1', 'cosine'),
+    ('dopri5', 'apg:2,slg:2:blocks=1', 'linear'),
+    ('dopri5', 'cfg_zero:2:zero_steps=0', 'cosine'),
+    ('heun', 'cfg_zero:2:zero_steps=2', 'linear'),
+  ],
+)
+def test_check_lets_pass_what_fits(denoiser, solver, guidance, path):
+  config = dataclasses.replace(SAMPLING, solver=solver, batch_size=8)
+  mesh = make_mesh(MeshConfig())
+  generate.check(
+    config, parse(guidance), denoiser, mesh, path_named(path), (8, 8, 3)
+  )
+
+
+@pytest.mark.parametrize(
+  ('solver', 'guidance', 'path'),
+  [
+    ('euler', 'cfg++:0.1', 'cosine'),
+    ('dopri5', 'none', 'vp'),
+    ('dopri5', 'none', 'discrete'),
+    ('ddim:eta=0.5', 'cfg++:0.1', 'discrete'),
+    ('ddim:clip=true', 'cfg++:0.1', 'discrete'),
+  ],
+)
+def test_solver_that_does_not_suit_the_path(denoiser, solver, guidance, path):
+  config = dataclasses.replace(SAMPLING, solver=solver, batch_size=8)
+  mesh = make_mesh(MeshConfig())
+  with pytest.raises(InputError, match='choose') as error:
+    generate.check(
+      config, parse(guidance), denoiser, mesh, path_named(path), (8, 8, 3)
+    )
+  assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('shape', [(7, 8, 3), (4, 4, 4), (8, 5, 1)])
+def test_fdg_needs_images_that_can_be_halved(denoiser, shape):
+  mesh, guidance = make_mesh(MeshConfig()), parse('fdg:2')
+  config = dataclasses.replace(SAMPLING, batch_size=8)
+  generate.check(config, guidance, denoiser, mesh, PATH, (8, 12, 3))
+  with pytest.raises(InputError, match=f'latents are {shape[0]} x {shape[1]}'):
+    generate.check(config, guidance, denoiser, mesh, PATH, shape)
 
 
 def test_learned_variance_is_needed_by_ddpm(denoiser):
   config = dataclasses.replace(SAMPLING, solver='ddpm', batch_size=8)
   path, mesh = path_named('discrete'), make_mesh(MeshConfig())
   with pytest.raises(InputError, match='choose ddpm:variance=small'):
-    generate.check(config, Guidance(), denoiser, mesh, path)
+    generate.check(config, Guidance(), denoiser, mesh, path, (8, 8, 3))
   config = dataclasses.replace(config, solver='ddpm:variance=small')
-  generate.check(config, Guidance(), denoiser, mesh, path)
+  generate.check(config, Guidance(), denoiser, mesh, path, (8, 8, 3))
 
 
 def test_unknown_solver():

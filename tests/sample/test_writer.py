@@ -10,16 +10,6 @@ from PIL import Image
 from sample import writer
 
 
-def test_npz(tmp_path):
-  images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-  writer.write_npz(tmp_path / 'deep' / 'samples.npz', images, [3, 7])
-  with np.load(tmp_path / 'deep' / 'samples.npz') as stored:
-    assert stored.files == ['arr_0', 'arr_1']
-    assert stored['arr_0'].dtype == np.uint8
-    np.testing.assert_array_equal(stored['arr_0'], images)
-    np.testing.assert_array_equal(stored['arr_1'], [3, 7])
-
-
 @pytest.mark.parametrize('channels', [1, 3])
 def test_png(tmp_path, channels):
   image = np.arange(4 * 6 * channels, dtype=np.uint8).reshape(4, 6, channels)
@@ -81,5 +71,5 @@ def test_failed_write_leaves_no_partial_file(
 
   monkeypatch.setattr(type(epath.Path(path)), method, fail)
   with pytest.raises(OSError, match='no space left'):
-    writer.write_npz(path, np.zeros((1, 4, 4, 1), np.uint8), [0])
+    writer.write_png(path, np.zeros((4, 4, 1), np.uint8))
   assert (path.read_bytes() if path.exists() else None) == old

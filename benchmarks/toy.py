@@ -1,0 +1,201 @@
+"""Guidance in the plane: what the toy experiments share.
+
+A point is a latent of shape (1, 1, 2): one token of two channels, for which the
+transformer is a stack of residual MLPs conditioned on t and label (attention to
+itself is a linear map). Training and sampling are the project's own; the data
+is a mixture of Gaussians, known exactly:
+
+  p(x | label) = sum_m weight_m N(x; mean_m, factor_m factor_m^T)
+
+over the components m of that class, the weights divided by their sum.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from dit import model
+from dit.config import DiTConfig
+from dit.sharding import MeshConfig, make_mesh
+from dit.types import Denoiser
+from guidance import parse
+from guidance.parse import with_guide
+from sample import sampler
+from sample.grid import make_grid
+from sample.solvers import Heun
+from train import state as state_lib
+from train.ema import EMAConfig
+from train.objective import ObjectiveConfig
+from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from train.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """Gaussians, each of one class; the classes are equally likely.
+
+  Attributes:
+    weight: (M,).
+    mean: (M, 2).
+    factor: (M, 2, 2), of the covariance, such as its Cholesky factor.
+    label: (M,) int, from 0.
+  """
+
+  weight: np.ndarray
+  mean: np.ndarray
+  factor: np.ndarray
+  label: np.ndarray
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes."""
+    return int(self.label.max()) + 1
+
+  def of_class(self, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights that sum to 1, means and factors of a class."""
+    here = self.label == label
+    weight = self.weight[here] / self.weight[here].sum()
+    return weight, self.mean[here], self.factor[here]
+
+  def draw(self, label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """True points (n, 2) float64 of the classes `label`, (n,)."""
+    x = np.zeros((len(label), 2))
+    for c in range(self.num_classes):
+      (here,) = np.nonzero(label == c)
+      weight, mean, factor = self.of_class(c)
+      which = rng.choice(len(weight), len(here), p=weight)
+      noise = rng.standard_normal((len(here), 2, 1))
+      x[here] = mean[which] + (factor[which] @ noise)[..., 0]
+    return x
+
+  def log_density(self, x: np.ndarray, label: int) -> np.ndarray:
+    """Logarithm of p(x | label), (n,), at points x (n, 2)."""
+    weight, mean, factor = self.of_class(label)
+    inverse = np.linalg.inv(factor)
+    white = np.einsum('mij,nmj->nmi', inverse, x[:, None] - mean)
+    peak = weight * np.abs(np.linalg.det(inverse)) / (2 * np.pi)
+    return special.logsumexp(
+      np.log(peak) - np.square(white).sum(-1) / 2, axis=1
+    )
+
+  def moments(self, label: int) -> tuple[np.ndarray, float]:
+    """Mean (2,) of a class, and the trace of its covariance."""
+    weight, mean, factor = self.of_class(label)
+    second = np.square(mean).sum(1) + np.square(factor).sum((1, 2))
+    center = weight @ mean
+    return center, float(weight @ second - center @ center)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """A network, and how long it is trained."""
+
+  depth: int
+  width: int
+  steps: int
+  batch_size: int
+  taps: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Data, networks and methods.
+
+  Attributes:
+    name: of the files.
+    mixture: the data.
+    unit: length by which points are divided, for about unit variance.
+    network: what is guided.
+    guide: the weaker network of AutoGuidance.
+    methods: name to guidance, as `guidance.parse` reads it, {0} for the scale.
+    fixed: scale at which all methods are shown side by side.
+    networks: of each recipe, with seeds of their own.
+    points: generated for each measurement, over all classes.
+    solver_steps: of Heun's rule, uniform in t.
+  """
+
+  name: str
+  mixture: Mixture
+  unit: float
+  network: Recipe
+  guide: Recipe
+  methods: dict[str, str]
+  fixed: float
+  networks: int = 3
+  points: int = 2000
+  solver_steps: int = 32
+
+  def quick(self) -> 'Experiment':
+    """The same in seconds, for a smoke test: hardly trained."""
+    short = {'depth': 3, 'width': 8, 'steps': 5, 'batch_size': 32}
+    return dataclasses.replace(
+      self,
+      network=dataclasses.replace(self.network, **short),
+      guide=dataclasses.replace(self.guide, **short),
+      networks=1,
+      points=80,
+      solver_steps=3,
+    )
+
+
+def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
+  """Trains networks, alike but for the seed; EMA weights."""
+  mixture, count = experiment.mixture, recipe.batch_size
+  config = DiTConfig(
+    size=1, channels=2, num_classes=mixture.num_classes, patch=1,
+    depth=recipe.depth, width=recipe.width, num_heads=1, mlp_ratio=2.0,
+    taps=recipe.taps,
+  )  # fmt: skip
+  objective = ObjectiveConfig(
+    path='linear', time_sampling='logit_normal', time_mean=-1.0, time_std=1.5,
+    label_dropout=0.1, intermediate_weights=(0.5,),
+  )  # fmt: skip
+  rule = OptimizerConfig(
+    lr=2e-3, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
+    warmup_images=50 * count, schedule='constant', end_fraction=1.0,
+  )  # fmt: skip
+  schedule = make_schedule(
+    rule, batch_size=count, total_images=recipe.steps * count
+  )
+  optimizer = make_optimizer(rule, schedule)
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+  abstract = state_lib.abstract(config, optimizer, mesh)
+  average = EMAConfig(decay=0.99, ramp=True)
+  step = make_train_step(config, objective, optimizer, average, abstract)
+  denoisers = []
+  for seed in range(experiment.networks):
+    rng, key = np.random.default_rng(seed), jax.random.key(seed)
+    state = state_lib.init(config, optimizer, mesh, seed)
+    for _ in range(recipe.steps):
+      label = rng.integers(mixture.num_classes, size=count)
+      x0 = mixture.draw(label, rng).reshape(-1, 1, 1, 2) / experiment.unit
+      # The step takes pixels and makes x0 = image / 127.5 - 1 of them.
+      image = np.float32((x0 + 1) * 127.5)
+      state, _ = step(state, {'image': image, 'label': np.int32(label)}, key)
+    denoisers.append(model.bind(config, state.ema))
+  return denoisers
+
+
+def draw(
+  experiment: Experiment,
+  denoiser: Denoiser,
+  text: str,
+  seed: int,
+  guide: Denoiser | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Generated points (n, 2) and their labels (n,), all classes in turn."""
+  label = np.arange(experiment.points) % experiment.mixture.num_classes
+  x, _ = sampler.sample(
+    denoiser,
+    with_guide(parse(text), guide),
+    jnp.asarray(label, jnp.int32),
+    jnp.arange(len(label)),
+    make_grid(experiment.solver_steps),
+    jnp.uint32(seed),
+    solver=Heun(),
+    shape=(1, 1, 2),
+  )
+  return np.asarray(x, np.float64).reshape(-1, 2) * experiment.unit, label

@@ -1,0 +1,76 @@
+"""The toy of Internal Guidance: a fractal of two classes.
+
+  python -m benchmarks.toy_fractal
+
+Two trees that branch again and again, one for each class, grown from the origin
+in opposite directions, of thin Gaussians: after the toy of AutoGuidance (arXiv
+2406.02507, figure 1), which Internal Guidance takes up (arXiv 2512.24176). The
+constants are our own. See docs/toys.md.
+"""
+
+import numpy as np
+
+from benchmarks import toy, toy_report
+
+METHODS = {
+  'IG': 'ig:{0}',
+  'CFG': 'cfg:{0}',
+  'IG + CFG': 'ig:{0},cfg:{0}',
+  'AutoGuidance': 'auto:{0}',
+}
+
+
+def tree(levels: int = 5, pieces: int = 6, seed: int = 1) -> toy.Mixture:
+  """The data.
+
+  A branch of level k, from 0, has length about 1.4 * 0.75^k, half thickness
+  0.08 * 0.75^k and weight length / 2^k, so that the levels weigh about alike;
+  at its end two branches turn away by about 0.75^k. Each is `pieces` Gaussians
+  in a row.
+
+  Args:
+    levels: of branching.
+    pieces: Gaussians in a branch.
+    seed: of the lengths and angles, random by 20 %.
+  """
+  rng = np.random.default_rng(seed)
+  weight, mean, factor, label = [], [], [], []
+  for c, turns in enumerate((0.125, 0.625)):
+    branches = [(np.zeros(2), 2 * np.pi * turns)]
+    for level in range(levels):
+      grown = []
+      for start, angle in branches:
+        shrink = 0.75**level
+        length = 1.4 * shrink * (1 + 0.2 * rng.standard_normal())
+        along = np.asarray([np.cos(angle), np.sin(angle)])
+        across = np.asarray([-along[1], along[0]])
+        axes = [along * length / pieces / 2, across * 0.08 * shrink]
+        for k in range(pieces):
+          weight.append(length / 2**level)
+          mean.append(start + along * length * (k + 0.5) / pieces)
+          factor.append(np.stack(axes, axis=1))
+          label.append(c)
+        for sign in (-1, 1):
+          turn = sign * shrink * (1 + 0.2 * rng.standard_normal())
+          grown.append((start + along * length, angle + turn))
+      branches = grown
+  return toy.Mixture(*map(np.asarray, (weight, mean, factor, label)))
+
+
+def experiment() -> toy.Experiment:
+  """The whole experiment."""
+  return toy.Experiment(
+    name='toy_fractal',
+    mixture=tree(),
+    unit=1.45,
+    network=toy.Recipe(
+      depth=8, width=32, steps=1200, batch_size=128, taps=(1,)
+    ),
+    guide=toy.Recipe(depth=4, width=16, steps=300, batch_size=128),
+    methods=METHODS,
+    fixed=2.0,
+  )
+
+
+if __name__ == '__main__':
+  toy_report.main(experiment())

@@ -1,0 +1,228 @@
+"""Runs a toy experiment: measures, tables (Markdown) and figure (PNG).
+
+Every method is tried at every scale of SCALES with noise of one seed. `chosen`
+is the scale of the least energy distance, the mean over the networks; it is
+drawn again with other noise, and that is what the table shows.
+"""
+
+import argparse
+import pathlib
+import time
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import spatial
+
+from benchmarks import toy
+from sample import writer
+
+SCALES = (1.1, 1.25, 1.5, 2.0, 3.0)
+MEASURES = ('energy', 'shift', 'spread', 'outliers', 'other', 'coverage')
+_SHARES = MEASURES[3:]
+_SWEEP_SEED, _FINAL_SEED = 1, 2
+_DIGITS = dict(zip(MEASURES, (3, 2, 2, 3, 3, 3), strict=True))
+
+
+def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
+  """Energy distance of two samples, (n, 2) and (m, 2); Szekely and Rizzo 2013.
+
+  sqrt(2 E|x - y| - E|x - x'| - E|y - y'|): a metric on distributions with a
+  mean. E|x - x'| is over different points, so that the square has no bias;
+  where it is below 0 by chance, it counts as 0.
+  """
+  between = spatial.distance.cdist(x, y).mean()
+  within = sum(spatial.distance.pdist(z).mean() for z in (x, y))
+  return float(np.sqrt(max(2 * between - within, 0)))
+
+
+class Judge:
+  """Measures samples of n points in each class against the truth."""
+
+  def __init__(self, mixture: toy.Mixture, count: int) -> None:
+    """Draws true points to compare `count` points of each class with."""
+    self.mixture, self.truth = mixture, []
+    rng = np.random.default_rng(1000)
+    for c in range(mixture.num_classes):
+      real = mixture.draw(np.full(20 * count, c), rng)
+      threshold = np.quantile(mixture.log_density(real, c), 0.001)
+      gaps, _ = spatial.cKDTree(real[-count:]).query(real[:-count])
+      self.truth.append((real[: 4 * count], threshold, np.quantile(gaps, 0.95)))
+
+  def __call__(self, x: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Measures points (n, 2) of classes `label`, (n,); means over classes.
+
+    Returns:
+      (6,), in the order of MEASURES. energy: the energy distance. shift: from
+      the true mean. spread: root of the ratio of the covariances' traces.
+      outliers: share below the 0.1 % quantile of the true density. other: share
+      at which another class is denser. coverage: share of true points with a
+      point within r, r being such that a true sample covers 95 %.
+    """
+    results = []
+    for c, (real, threshold, radius) in enumerate(self.truth):
+      mine = x[label == c]
+      density = [
+        self.mixture.log_density(mine, k) for k in range(len(self.truth))
+      ]
+      center, variance = self.mixture.moments(c)
+      gaps, _ = spatial.cKDTree(mine).query(real)
+      results.append(
+        [
+          energy_distance(mine, real),
+          np.linalg.norm(mine.mean(0) - center),
+          np.sqrt(mine.var(0, ddof=1).sum() / variance),
+          np.mean(density[c] < threshold),
+          np.mean(density[c] < np.max(density, axis=0)),
+          np.mean(gaps < radius),
+        ]
+      )
+    return np.mean(results, axis=0)
+
+
+def main(experiment: toy.Experiment, argv: list[str] | None = None) -> None:
+  """The command line of an experiment: NAME.md and NAME.png in --out."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--out', default='runs/toys', help='folder for results')
+  parser.add_argument(
+    '--quick', action='store_true', help='seconds, to see that it runs'
+  )
+  args = parser.parse_args(argv)
+  scales = SCALES
+  if args.quick:
+    experiment, scales = experiment.quick(), (SCALES[0], experiment.fixed)
+    # Programs that run a few steps are compiled quickly instead of well.
+    jax.config.update('jax_disable_most_optimizations', True)
+  start, cpu = time.perf_counter(), time.process_time()
+  text, figure = run(experiment, scales)
+  folder = pathlib.Path(args.out)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / f'{experiment.name}.md').write_text(text)
+  writer.write_figure(folder / f'{experiment.name}.png', figure)
+  start, cpu = time.perf_counter() - start, time.process_time() - cpu
+  print(f'{text}\n{start:.0f} s, of them {cpu:.0f} s of processor time')
+
+
+def run(
+  experiment: toy.Experiment, scales: tuple[float, ...] = SCALES
+) -> tuple[str, Figure]:
+  """Trains, sweeps, chooses and measures; returns the tables and the figure."""
+  mixture = experiment.mixture
+  judge = Judge(mixture, experiment.points // mixture.num_classes)
+  networks = toy.train(experiment, experiment.network)
+  guides = toy.train(experiment, experiment.guide)
+  clouds = {}
+
+  def measure(text, seed, denoisers=networks):
+    """(networks, measures); keeps the points of the first network."""
+    results = []
+    for denoiser, guide in zip(denoisers, guides, strict=True):
+      x, label = toy.draw(experiment, denoiser, text, seed, guide)
+      clouds.setdefault((text, seed), (x, label))
+      results.append(judge(x, label))
+    return np.asarray(results)
+
+  label = np.arange(experiment.points) % mixture.num_classes
+  true = [
+    mixture.draw(label, np.random.default_rng(2000 + k))
+    for k in range(experiment.networks)
+  ]
+  floor = np.asarray([judge(x, label) for x in true])
+  none = measure('none', _FINAL_SEED)
+  rows = [
+    ('true', '', floor),
+    ('none', '', none),
+    ('the guide alone', '', measure('none', 0, guides)),
+  ]
+  sweep, panels = {}, [('none', clouds['none', _FINAL_SEED][0])]
+  for name, text in experiment.methods.items():
+    sweep[name] = np.stack(
+      [measure(text.format(scale), _SWEEP_SEED) for scale in scales]
+    )
+    best = scales[sweep[name][..., 0].mean(1).argmin()]
+    rows.append((name, best, measure(text.format(best), _FINAL_SEED)))
+    fixed = text.format(experiment.fixed)
+    panels.append((f'{name}, {fixed}', clouds[fixed, _SWEEP_SEED][0]))
+  fixed = [
+    (name, experiment.fixed, sweep[name][scales.index(experiment.fixed)])
+    for name in sweep
+  ]
+  text = '\n'.join(
+    [
+      'Scale of least energy distance, drawn anew:\n',
+      table(rows),
+      f'All at scale {experiment.fixed:g}:\n',
+      table(fixed),
+      'Energy distance at every scale:\n',
+      _sweep_table(sweep, scales, none),
+    ]
+  )
+  figure = draw_figure(true[0], label, panels, sweep, scales, floor, none)
+  return text, figure
+
+
+def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
+  """Markdown, of (name, scale, (networks, measures)): mean ± deviation."""
+  names = MEASURES
+  lines = [f'| method | scale | {" | ".join(names)} |']
+  lines.append('|---' * (len(names) + 2) + '|')
+  for name, scale, values in rows:
+    cells = [
+      _cell(values[:, k], _DIGITS[measure], measure in _SHARES)
+      for k, measure in enumerate(names)
+    ]
+    shown = scale if isinstance(scale, str) else f'{scale:g}'
+    lines.append(f'| {name} | {shown} | {" | ".join(cells)} |')
+  return '\n'.join(lines) + '\n'
+
+
+def _sweep_table(sweep, scales, none) -> str:
+  """Energy distances, method by scale; scale 1 is no guidance."""
+  head = ' | '.join(f'{scale:g}' for scale in (1, *scales))
+  lines = [f'| method | {head} |', '|---' * (len(scales) + 2) + '|']
+  for name, values in sweep.items():
+    cells = [_cell(v[:, 0], 3, False) for v in (none, *values)]
+    lines.append(f'| {name} | {" | ".join(cells)} |')
+  return '\n'.join(lines) + '\n'
+
+
+def _cell(values: np.ndarray, digits: int, share: bool) -> str:
+  mean = values.mean()
+  spread = values.std(ddof=1) if len(values) > 1 else 0.0
+  if share:
+    return f'{mean:.1%} ± {100 * spread:.1f}'
+  return f'{mean:.{digits}f} ± {spread:.{digits}f}'
+
+
+def draw_figure(
+  true: np.ndarray,
+  label: np.ndarray,
+  panels: list[tuple[str, np.ndarray]],
+  sweep: dict[str, np.ndarray],
+  scales: tuple[float, ...],
+  floor: np.ndarray,
+  none: np.ndarray,
+) -> Figure:
+  """Clouds of points over the true ones, and measures against the scale."""
+  figure = Figure(figsize=(15, 7.6), layout='constrained')
+  axes = figure.subplots(2, 4).ravel()
+  reach = 1.35 * np.abs(true).max()
+  for ax, (name, x) in zip(axes, [('true', true), *panels], strict=False):
+    if name != 'true':
+      ax.scatter(*true.T, s=1, color='0.85')
+    for c in np.unique(label):
+      ax.scatter(*x[label == c].T, s=1.5, linewidths=0)
+    # Points beyond the frame are not drawn.
+    ax.set(title=name, aspect='equal', xlim=(-reach, reach),
+           ylim=(-reach, reach), xticks=[], yticks=[])  # fmt: skip
+  rest = axes[len(panels) + 1 :]
+  for ax, measure in zip(rest, ('energy', 'outliers'), strict=False):
+    k = MEASURES.index(measure)
+    for name, values in sweep.items():
+      values = np.concatenate([none[None], values])[..., k]
+      ax.plot([1, *scales], values.mean(1), marker='o', label=name)
+    ax.axhline(floor[:, k].mean(), color='0.5', linestyle='--', label='true')
+    title = 'energy distance' if measure == 'energy' else f'share of {measure}'
+    ax.set(title=f'{title} against scale', xlabel='scale', ylim=(0, None))
+  rest[0].legend(fontsize='small')
+  return figure

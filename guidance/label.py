@@ -1,0 +1,328 @@
+"""Methods that move away from another label; c is the conditional prediction.
+
+With u the prediction for the null label, w the scale and g = c - u,
+
+  CFG         c + (w - 1) g                                (arXiv 2207.12598)
+  CFG++       the same, w depending on the step of DDIM    (arXiv 2406.08070)
+  CFG-Zero*   c + (w - 1) (c - s u),  s = <c, u> / |u|^2   (arXiv 2503.18886)
+  APG         c + (w - 1) (g_orthogonal + eta g_parallel)  (arXiv 2410.02416)
+  TCFG        c + (w - 1) (c - <u, v> v), v the first right singular vector of
+              the rows c and u                             (arXiv 2503.18137)
+  FDG         c + sum over bands of (w_band - 1) g_band    (arXiv 2506.19713)
+  ICG         c + (w - 1) (c - u), u for a random label    (arXiv 2407.02687)
+
+CFG, FDG and ICG are the same in every space, as their weights sum to 1. The
+others are not: CFG-Zero* is defined for velocities, APG for x0, TCFG for noise.
+Norms and products are per image, over all other axes.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from dit.config import check_range
+from dit.types import InputError
+from guidance.scale import Scale, check_number, static
+from guidance.term import LabelTerm, dot
+
+_TINY = 1e-30
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassifierFree(LabelTerm):
+  """Classifier-free guidance.
+
+  Attributes:
+    scale: 1 is off.
+    guided_channels: guides only the first so many channels; 0: all. The
+      published numbers of DiT, SiT and LightningDiT guide 3 (Internal
+      Guidance's: all).
+  """
+
+  name: ClassVar[str] = 'cfg'
+  scale: Scale
+  guided_channels: int = static(0)
+
+  def __post_init__(self) -> None:
+    """Checks the range."""
+    check_range('guidance guided_channels', self.guided_channels, 0, 2**31)
+
+  def check_shape(self, shape):  # noqa: D102
+    if self.guided_channels > shape[-1]:
+      raise InputError(
+        f'guidance {self.name} guides {self.guided_channels} channels, but '
+        f'latents have {shape[-1]}; lower guided_channels, or leave it out.'
+      )
+
+  def push(self, strong, weak, scale, place, memory):  # noqa: D102
+    del place
+    difference = strong - weak
+    if self.guided_channels:
+      guided = jnp.arange(difference.shape[-1]) < self.guided_channels
+      difference = jnp.where(guided, difference, 0)
+    return (scale - 1) * difference, memory
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassifierFreePlusPlus(ClassifierFree):
+  """CFG++: x0 = u + lambda (c - u), but the noise of u; lambda in [0, 1].
+
+  One step of DDIM, from t to t', with alpha and sigma at t and primed at t':
+
+    x' = alpha' x0 + sigma' noise_u
+
+  which is a step of CFG with the scale
+
+    w = lambda alpha' sigma / (alpha' sigma - sigma' alpha)
+
+  so lambda depends on the number of steps: for 250 it is 0.02 to 0.05 where w
+  is 1.5 to 3. Outside its interval the plain conditional model acts.
+
+  Attributes:
+    scale: lambda, which 1 does not switch off.
+  """
+
+  name: ClassVar[str] = 'cfg++'
+  needs_ddim: ClassVar[bool] = True
+
+  def __post_init__(self) -> None:
+    """Checks the schedule."""
+    super().__post_init__()
+    check_number('guidance cfg++', self.scale.value, 0, 1)
+    if self.scale.schedule != 'constant':
+      raise InputError(
+        'guidance cfg++ has a schedule of its own: leave it out.'
+      )
+
+  def scale_at(self, step):  # noqa: D102
+    path, t, t_next = step.path, step.at, jnp.asarray(step.t_next)
+    kept = path.alpha(t_next) * path.sigma(t)
+    moved = kept - path.sigma(t_next) * path.alpha(t)
+    return self.scale.inside(t, self.scale.value * kept / moved)
+
+  @property
+  def stepwise(self) -> bool:
+    """True: t_next is part of the scale."""
+    return True
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassifierFreeZero(LabelTerm):
+  """CFG-Zero*: the null prediction optimally rescaled; no move at first.
+
+  Attributes:
+    scale: 1 is off.
+    zero_steps: solver steps, from the noise, that are left out where it is on:
+      x stays, time goes on.
+  """
+
+  name: ClassVar[str] = 'cfg_zero'
+  scale: Scale
+  zero_steps: int = static(1)
+
+  def __post_init__(self) -> None:
+    """Checks the range."""
+    check_range('guidance zero_steps', self.zero_steps, 0, 2**31)
+
+  def push(self, strong, weak, scale, place, memory):  # noqa: D102
+    del place
+    s = dot(strong, weak) / (dot(weak, weak) + 1e-8)
+    return (scale - 1) * (strong - s * weak), memory
+
+  @property
+  def stepwise(self) -> bool:
+    """Whether steps are counted."""
+    return self.zero_steps > 0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AdaptiveProjected(LabelTerm):
+  """APG: the difference of x0, remembered, shortened and projected.
+
+    g <- x0_c - x0_u + momentum g_before        remembered
+    g <- g min(1, norm / |g|)
+    g <- g - (1 - eta) <g, x0_c> x0_c / |x0_c|^2
+
+  The velocity is -(w / sigma) times x0, w as in `dit.path`, and some of x; so
+  the same is done to differences of velocities, x0_c giving the direction.
+
+  Attributes:
+    scale: 1 is off.
+    eta: how much remains of the part along x0_c; 1: all of it.
+    norm: the largest |g|; 0: no limit. It grows with the root of the number of
+      latent elements.
+    momentum: 0 for none; the paper's are negative, -0.5 to -0.75. Updated once
+      in a solver step, at its first evaluation; 0 again where the method is
+      off.
+  """
+
+  name: ClassVar[str] = 'apg'
+  scale: Scale
+  eta: float = static(0.0)
+  norm: float = static(0.0)
+  momentum: float = static(0.0)
+
+  def __post_init__(self) -> None:
+    """Checks ranges."""
+    check_range('guidance eta', self.eta, 0, 1)
+    check_range('guidance norm', self.norm, 0, float('inf'))
+    check_range('guidance momentum', self.momentum, -1, 1)
+
+  def init(self, x):  # noqa: D102
+    return jnp.zeros_like(x) if self.momentum else ()
+
+  def push(self, strong, weak, scale, place, memory):  # noqa: D102
+    x, t, path = place
+    to_x0 = -path.sigma(t) / path.w(t)
+    g = strong - weak
+    if self.momentum:
+      # At t = 0 every prediction of x0 is x, and no difference of them counts.
+      from_x0 = jnp.where(to_x0 < 0, 1 / jnp.minimum(to_x0, -_TINY), 0)
+      g = g + self.momentum * from_x0 * memory
+      memory = to_x0 * g
+    if self.norm:
+      length = jnp.abs(to_x0) * jnp.sqrt(dot(g, g))
+      g = g * jnp.minimum(1, self.norm / jnp.maximum(length, _TINY))
+    x0 = path.x0_from_velocity(x, strong, t)
+    parallel = dot(g, x0) / jnp.maximum(dot(x0, x0), _TINY) * x0
+    return (scale - 1) * (g - (1 - self.eta) * parallel), memory
+
+  @property
+  def stepwise(self) -> bool:
+    """Whether it remembers."""
+    return self.momentum != 0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tangential(LabelTerm):
+  """TCFG: the null noise without its part across the first singular vector.
+
+  With m the mean of the noise c and u, d = a Delta their difference (Delta that
+  of the velocities), the vector lies in the plane of m and d,
+
+    v = p m + q d,   p = 4 m.m - d.d + root,   q = 2 m.d
+    root^2 = (4 m.m - d.d)^2 + 16 (m.d)^2
+
+  (for 4 m.m > d.d, as nearly always; else p = 8 m.d and q = root - 4 m.m + d.d)
+  and c - <u, v> v / |v|^2 over a, the velocity's difference, is written so that
+  nothing is divided by a, which is 0 at the noise end.
+  """
+
+  name: ClassVar[str] = 'tcfg'
+  scale: Scale
+
+  def push(self, strong, weak, scale, place, memory):  # noqa: D102
+    x, t, path = place
+    a = path.alpha(t) / path.w(t)
+    c, u = (path.noise_from_velocity(x, v, t) for v in (strong, weak))
+    m, delta = (c + u) / 2, strong - weak
+    d = a * delta
+    md, b = dot(m, d), 4 * dot(m, m) - dot(d, d)
+    root = jnp.sqrt(jnp.square(b) + 16 * jnp.square(md))
+    p = jnp.where(b > 0, b + root, 8 * md)
+    q = jnp.where(b > 0, 2 * md, root - b)
+    v = p * m + q * d
+    size = jnp.maximum(dot(v, v), _TINY)
+    along_m = (q + p / 2) * dot(delta, v) / size
+    along_delta = 1 / 2 - q * dot(u, v) / size
+    return (scale - 1) * (along_m * m + along_delta * delta), memory
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FrequencyDecoupled(LabelTerm):
+  """FDG: one scale for high frequencies, another for low ones.
+
+  The bands are the two levels of a Laplacian pyramid: low is what remains of an
+  image that was halved and doubled, high the rest.
+
+  Attributes:
+    scale: of the high frequencies.
+    low: scale of the low ones, on the same interval and schedule.
+  """
+
+  name: ClassVar[str] = 'fdg'
+  scale: Scale
+  low: float | jax.Array = 1.0
+
+  def __post_init__(self) -> None:
+    """Checks the range."""
+    check_number('guidance fdg low', self.low, 0, float('inf'))
+
+  def scale_at(self, step):  # noqa: D102
+    low = dataclasses.replace(self.scale, value=self.low)
+    return jnp.stack([self.scale.at(step.at), low.at(step.at)])
+
+  def check_shape(self, shape):  # noqa: D102
+    h, w, _ = shape
+    if min(h, w) < 6 or h % 2 or w % 2:
+      raise InputError(
+        f'guidance fdg halves images, but latents are {h} x {w}; it needs even '
+        'sides of at least 6.'
+      )
+
+  def push(self, strong, weak, scale, place, memory):  # noqa: D102
+    del place
+    low, high = bands(strong - weak)
+    return (scale[0] - 1) * high + (scale[1] - 1) * low, memory
+
+
+def bands(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(B, H, W, C) to its low and high frequencies, whose sum it is.
+
+  Halving: binomial blur over 5 x 5, then means of 2 x 2; doubling: linear
+  interpolation, then the blur. Sides must be even and at least 6.
+  """
+  b, h, w, c = x.shape
+  half = _blur(x).reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+  low = _blur(jax.image.resize(half, x.shape, 'linear'))
+  return low, x - low
+
+
+def _blur(x: jax.Array) -> jax.Array:
+  for axis in (1, 2):
+    size, pad = x.shape[axis], [(0, 0)] * 4
+    pad[axis] = (2, 2)
+    padded = jnp.pad(x, pad, mode='reflect')
+    x = sum(
+      weight / 16 * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
+      for k, weight in enumerate((1, 4, 6, 4, 1))
+    )
+  return x
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IndependentCondition(LabelTerm):
+  """ICG: away from a random label, drawn anew for each image and step.
+
+  Needs no null label.
+  """
+
+  name: ClassVar[str] = 'icg'
+  scale: Scale
+
+  def draw(self, denoiser, label, key, image_keys):  # noqa: D102
+    del label, key
+    return jax.vmap(
+      lambda k: jax.random.randint(k, (), 0, denoiser.num_classes, jnp.int32)
+    )(image_keys)
+
+  def weak_label(self, label, num_classes, draw):  # noqa: D102
+    del num_classes
+    return draw.astype(label.dtype)
+
+  @property
+  def stepwise(self) -> bool:
+    """True: labels are drawn at every step."""
+    return True
+
+  def check(self, denoiser):  # noqa: D102
+    del denoiser

@@ -1,0 +1,192 @@
+"""Methods that move away from a weaker network, with the same label.
+
+IG             weak = an intermediate head of the same pass, in every row
+                                                         (arXiv 2512.24176)
+S2             weak = a few random blocks skipped; in the difference form,
+               omega = scale - 1                         (arXiv 2508.12880)
+SLG            weak = fixed blocks skipped               (SD3.5)
+AutoGuidance   weak = another network, smaller or less trained
+                                                         (arXiv 2406.02507)
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dit.config import check_range
+from dit.types import Denoiser, DenoiserOutput, InputError
+from guidance.scale import Scale, static
+from guidance.term import BlocksTerm, GuideTerm, Step
+
+
+def extrapolate(
+  strong: jax.Array, weak: jax.Array, scale: float | jax.Array
+) -> jax.Array:
+  """Moves away from `weak`; scale 1 returns `strong` bit for bit."""
+  return strong + (scale - 1) * (strong - weak)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Internal:
+  """Internal Guidance: refines every row by its own intermediate head.
+
+  Attributes:
+    scale: w of the paper.
+    tap: which of the network's taps is weak, from 0, shallow to deep.
+  """
+
+  name: ClassVar[str] = 'ig'
+  scale: Scale
+  tap: int = static(0)
+
+  def __post_init__(self) -> None:
+    """Checks the range."""
+    check_range('guidance ig tap', self.tap, 0, 1000)
+
+  def refine(
+    self, strong: jax.Array, out: DenoiserOutput, step: Step
+  ) -> jax.Array:
+    """The guided velocity of every row of a pass, `strong` being its own."""
+    weak = out.intermediate[self.tap].astype(strong.dtype)
+    return extrapolate(strong, weak, self.scale.at(step.at))
+
+  def check(self, denoiser: Denoiser) -> None:
+    """Raises InputError where the network lacks the tap."""
+    if not 0 <= self.tap < denoiser.num_taps:
+      raise InputError(
+        f'guidance ig needs tap {self.tap} (counted from 0), but the network '
+        f'has {denoiser.num_taps}; train with model.taps, or choose another '
+        'tap.'
+      )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StochasticSelf(BlocksTerm):
+  """S2-Guidance: away from a sub-network drawn anew at every solver step.
+
+  One draw serves the whole batch and all stages of a step. Block 0 is always
+  kept, as the paper asks.
+
+  Attributes:
+    scale: 1 + omega of the paper.
+    skip: blocks skipped; 0 for the default, 1 of up to 12 blocks, else 2.
+    masks: sub-networks whose mean prediction is weak, each drawn for itself
+      (above 1: the paper's naive form).
+    exclude: blocks that are kept too.
+  """
+
+  name: ClassVar[str] = 's2'
+  scale: Scale
+  skip: int = static(0)
+  masks: int = static(1)
+  exclude: tuple[int, ...] = static(())
+
+  def __post_init__(self) -> None:
+    """Checks ranges."""
+    check_range('guidance s2 skip', self.skip, 0, 1000)
+    check_range('guidance s2 masks', self.masks, 1, 1000)
+
+  def draw(self, denoiser, label, key, image_keys):  # noqa: D102
+    del label, image_keys
+    depth, eligible = denoiser.depth, self._eligible(denoiser.depth)
+
+    def one(key):
+      skipped = jax.random.choice(
+        key, eligible, (self._skip(depth),), replace=False
+      )
+      return jnp.ones(depth, bool).at[skipped].set(False)
+
+    keys = key[None] if self.masks == 1 else jax.random.split(key, self.masks)
+    return jax.vmap(one)(keys)
+
+  @property
+  def stepwise(self) -> bool:
+    """True: blocks are drawn at every step."""
+    return True
+
+  def check(self, denoiser):  # noqa: D102
+    depth, skip = denoiser.depth, self._skip(denoiser.depth)
+    _check_blocks('s2', self.exclude, depth)
+    # Blocks that always run, those that are skipped, and one more.
+    needed = depth - len(self._eligible(depth)) + skip + 1
+    if depth < needed:
+      raise InputError(
+        f'guidance s2 with skip={skip} needs more than {needed - 1} '
+        f'blocks (block 0{" and excluded ones" if self.exclude else ""} always '
+        f'run); the network has {depth}.'
+      )
+
+  def _skip(self, depth: int) -> int:
+    return self.skip or (1 if depth <= 12 else 2)
+
+  def _eligible(self, depth: int) -> np.ndarray:
+    return np.setdiff1d(np.arange(1, depth), self.exclude)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SkipLayer(BlocksTerm):
+  """Skip-layer guidance: S2 with the same blocks at every step.
+
+  Attributes:
+    scale: 1 + the published one (SD3.5: 3.8, t from 0.8 to 0.99).
+    blocks: that are skipped, from 0.
+  """
+
+  name: ClassVar[str] = 'slg'
+  scale: Scale
+  blocks: tuple[int, ...] = static(())
+
+  def draw(self, denoiser, label, key, image_keys):  # noqa: D102
+    del label, key, image_keys
+    keep = np.ones((1, denoiser.depth), bool)
+    keep[0, list(self.blocks)] = False
+    return jnp.asarray(keep)
+
+  def check(self, denoiser):  # noqa: D102
+    if not self.blocks:
+      raise InputError(
+        'guidance slg names no blocks; say which, such as slg:2:blocks=7+8.'
+      )
+    _check_blocks('slg', self.blocks, denoiser.depth)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AutoGuidance(GuideTerm):
+  """AutoGuidance: away from a worse network for the same task.
+
+  Attributes:
+    scale: 1 is off.
+    guide: the worse network, of any size; the same labels, latents and path.
+  """
+
+  name: ClassVar[str] = 'auto'
+  scale: Scale
+  guide: Denoiser | None = None
+
+  def check(self, denoiser):  # noqa: D102
+    if self.guide is None:
+      raise InputError(
+        'guidance auto needs a weaker network; name its run or folder of '
+        'weights with --guide.'
+      )
+    if self.guide.num_classes != denoiser.num_classes:
+      raise InputError(
+        f'the guide knows {self.guide.num_classes} classes, the network '
+        f'{denoiser.num_classes}; they must be trained for the same task.'
+      )
+
+
+def _check_blocks(name: str, blocks: tuple[int, ...], depth: int) -> None:
+  for block in blocks:
+    if not 0 <= block < depth:
+      raise InputError(
+        f'guidance {name} names block {block}; the network has blocks 0 to '
+        f'{depth - 1}.'
+      )

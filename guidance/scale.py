@@ -1,0 +1,91 @@
+"""How strong a method acts: a scale, an interval in t, a schedule inside it.
+
+A scale is 1 where the method is off. Inside its closed interval (t is 0 at the
+data, 1 at the noise), with w the given value,
+
+  constant       w
+  linear         1 + (w - 1) 2 (1 - t)                   (arXiv 2404.13040)
+  cosine         1 + (w - 1) (1 + cos(pi t))             (the same)
+  power_cosine   1 + (w - 1) (1 - cos(pi (1 - t)^s)) / 2   (MDT; s is `power`)
+
+and 1 outside (intervals: arXiv 2404.07724). The first three have the same mean
+over all t.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dit.config import check_choice, check_range
+from dit.types import InputError
+
+
+def static(default: Any) -> Any:
+  """A field that is part of the program, not an array."""
+  return dataclasses.field(default=default, metadata={'static': True})
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+  """Checks a leaf's range where it is a plain number, not an array."""
+  if isinstance(value, int | float):
+    check_range(name, value, low, high)
+
+
+SCHEDULES = {
+  'linear': lambda t, power: 2 * (1 - t),
+  'cosine': lambda t, power: 1 + jnp.cos(jnp.pi * t),
+  'power_cosine': lambda t, power: (1 - jnp.cos(jnp.pi * (1 - t) ** power)) / 2,
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """A guidance scale; see the module.
+
+  Attributes:
+    value: w; a leaf, so that a sweep over it compiles once.
+    low: the lowest time at which it holds.
+    high: the highest.
+    schedule: 'constant' or one of SCHEDULES.
+    power: s of 'power_cosine'.
+  """
+
+  value: float | jax.Array
+  low: float = static(0.0)
+  high: float = static(1.0)
+  schedule: str = static('constant')
+  power: float = static(4.0)
+
+  def __post_init__(self) -> None:
+    """Checks the interval and the schedule."""
+    if not 0 <= self.low < self.high <= 1:
+      raise InputError(
+        f'guidance interval {self.low:g}-{self.high:g}: expected '
+        '0 <= low < high <= 1, with t = 0 at the data and 1 at the noise.'
+      )
+    check_choice('guidance schedule', self.schedule, ('constant', *SCHEDULES))
+    check_range('guidance power', self.power, 0, 100)
+    if self.power != Scale.power and self.schedule != 'power_cosine':
+      raise InputError(
+        f'guidance power={self.power:g} is for schedule=power_cosine, not '
+        f'{self.schedule}; leave one of them out.'
+      )
+
+  def at(self, t: jax.Array) -> jax.Array:
+    """The scale at time t, 1 outside the interval."""
+    value = self.value
+    if self.schedule != 'constant':
+      value = 1 + (value - 1) * SCHEDULES[self.schedule](t, self.power)
+    return self.inside(t, value)
+
+  def inside(self, t: jax.Array, value: jax.Array) -> jax.Array:
+    """`value` where t is in the interval, else 1."""
+    # In float32 whatever the state: else a time such as 0.2 falls on one side
+    # or the other. Adaptive solvers look beyond the data.
+    t = jnp.clip(jnp.float32(t), 0, 1)
+    low, high = np.float32(self.low), np.float32(self.high)
+    return jnp.where((low <= t) & (t <= high), value, 1.0)

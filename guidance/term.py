@@ -1,0 +1,145 @@
+"""What a method is: a weak prediction, and how to move away from it.
+
+  velocity += push(strong, weak),   mostly   (scale - 1) (strong - weak)
+
+The weak prediction is one of three kinds:
+
+  LabelTerm    the same network, another label: one more row per image
+  BlocksTerm   the same network, some blocks skipped: sub-networks
+  GuideTerm    another network
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dit.path import Linear, Path
+from dit.types import Denoiser, InputError
+from guidance.scale import Scale, static
+
+# What a method carries from one solver step to the next.
+Memory = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """The step of a solver that an evaluation belongs to.
+
+  Attributes:
+    at: time at which scales are read.
+    draws: the random choices of every term, from `Guidance.draw`.
+    t_next: time at which the step ends.
+    path: that the velocity belongs to.
+  """
+
+  at: jax.Array
+  draws: tuple[jax.Array | None, ...]
+  t_next: jax.Array | float = 0.0
+  path: Path = static(Linear())  # noqa: RUF009 - frozen
+
+
+class Place(NamedTuple):
+  """Where a prediction was made: x (B, H, W, C) at scalar t on a path."""
+
+  x: jax.Array
+  t: jax.Array
+  path: Path
+
+
+class Term:
+  """A method; subclasses are frozen dataclasses with a field `scale`.
+
+  Attributes:
+    name: in text.
+    scale: 1 is off.
+  """
+
+  name: ClassVar[str]
+  scale: Scale
+  # Solver steps, from the noise, that are left out where the method is on: x
+  # stays, time goes on.
+  zero_steps: ClassVar[int] = 0
+  # Whether the method means something only with DDIM's step.
+  needs_ddim: ClassVar[bool] = False
+
+  def scale_at(self, step: Step) -> jax.Array:
+    """The scale, or several of them; the method is off where all are 1."""
+    return self.scale.at(step.at)
+
+  def draw(
+    self,
+    denoiser: Denoiser,
+    label: jax.Array,
+    key: jax.Array,
+    image_keys: jax.Array,
+  ) -> jax.Array | None:
+    """Random choices of one solver step, from keys of that step."""
+
+  def init(self, x: jax.Array) -> Memory:
+    """Memory at the first step."""
+    del x
+    return ()
+
+  def push(
+    self,
+    strong: jax.Array,
+    weak: jax.Array,
+    scale: jax.Array,
+    place: Place,
+    memory: Memory,
+  ) -> tuple[jax.Array, Memory]:
+    """What the method adds to the velocity, and its memory."""
+    del place
+    return (scale - 1) * (strong - weak), memory
+
+  @property
+  def stepwise(self) -> bool:
+    """Whether it depends on the solver's step beside (x, t)."""
+    return False
+
+  def check(self, denoiser: Denoiser) -> None:
+    """Raises InputError if `denoiser` cannot serve the method."""
+
+  def check_shape(self, shape: tuple[int, int, int]) -> None:
+    """Raises InputError if latents (H, W, C) do not suit the method."""
+
+
+class LabelTerm(Term):
+  """Away from another label, the null label unless a subclass says otherwise.
+
+  A composition has at most one.
+  """
+
+  def weak_label(
+    self, label: jax.Array, num_classes: int, draw: jax.Array | None
+  ) -> jax.Array:
+    """(B,) labels of the weak rows."""
+    del draw
+    return jnp.full_like(label, num_classes)
+
+  def check(self, denoiser: Denoiser) -> None:
+    """Raises InputError where the network has no null label."""
+    if not denoiser.null_label:
+      raise InputError(
+        f'guidance {self.name} needs the null label, which this network was '
+        'not trained on (objective.label_dropout was 0); icg, s2 and ig do '
+        'without.'
+      )
+
+
+class BlocksTerm(Term):
+  """Away from the mean of sub-networks; its draw is `keep`, (M, L) bool."""
+
+
+class GuideTerm(Term):
+  """Away from another network, `guide`."""
+
+  guide: Denoiser | None
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Inner product for each image, (B, 1, 1, 1)."""
+  return jnp.sum(a * b, axis=(1, 2, 3), keepdims=True)

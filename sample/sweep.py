@@ -1,0 +1,288 @@
+"""A metric over guidance scales: a table, and a curve or heat map.
+
+  ig:1.0..2.0:6,cfg:1.0..2.0:6@0-0.7
+
+asks for six scales of each, 36 points. All are one compiled program, scales
+being its arguments. Writes to a folder:
+
+  sweep.json   the protocol
+  sweep.csv    a line for each point, as soon as it is measured
+  sweep.png    the metric over one scale, or two
+
+The same command again measures what is missing.
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import re
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+from matplotlib.figure import Figure
+
+from dit.path import Path
+from dit.types import Denoiser, InputError
+from guidance import parse
+from guidance.parse import with_guide
+from sample import generate, writer
+from sample.metrics.scorer import Scorer
+
+# Columns of the table that a picture can show, and what they are.
+METRICS = {
+  'fd': 'Frechet distance, features',
+  'fd_pixels': 'Frechet distance, pixels',
+  'accuracy': 'accuracy',
+}
+_NUMBER = r'\d+\.?\d*|\.\d+'
+_PART = re.compile(rf'([^:]+):({_NUMBER})\.\.({_NUMBER}):(\d+)(.*)')
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepGrid:
+  """Guidance with ranges for scales.
+
+  Attributes:
+    template: the text, '*' for each range.
+    names: of the methods whose scales are swept.
+    scales: of each, rising.
+  """
+
+  template: str
+  names: tuple[str, ...]
+  scales: tuple[tuple[float, ...], ...]
+
+  @classmethod
+  def of(cls, text: str) -> 'SweepGrid':
+    """Reads text such as 'ig:1..2:6,cfg:1.3'.
+
+    Raises:
+      InputError: if there is no range, more than two, or an empty one.
+    """
+    template, names, scales = [], [], []
+    for part in map(str.strip, text.split(',')):
+      found = _PART.fullmatch(part)
+      if '..' in (found[5] if found else part) or '*' in part:
+        raise InputError(
+          f'cannot sweep {part!r}; a range LOW..HIGH:COUNT stands in the place '
+          'of a scale, such as ig:1.0..2.0:6.'
+        )
+      if not found:
+        template.append(part)
+        continue
+      low, high, count = float(found[2]), float(found[3]), int(found[4])
+      values = ()
+      if 2 <= count <= 1000:
+        values = [float(f'{v:.6g}') for v in np.linspace(low, high, count)]
+      if not low < high or len(set(values)) < max(count, 2):
+        raise InputError(
+          f'cannot sweep {part!r}; expected LOW..HIGH:COUNT with LOW below '
+          'HIGH and COUNT from 2 to 1000 scales, different in six digits.'
+        )
+      template.append(f'{found[1]}:*{found[5]}')
+      names.append(found[1])
+      scales.append(tuple(values))
+    if not 1 <= len(names) <= 2:
+      raise InputError(
+        f'guidance {text!r} has {len(names)} ranges, expected one or two such '
+        'as ig:1.0..2.0:6.'
+      )
+    return cls(','.join(template), tuple(names), tuple(scales))
+
+  def points(self) -> list[tuple[float, ...]]:
+    """Scales of every point, the last method's running fastest."""
+    return list(itertools.product(*self.scales))
+
+  def text(self, point: tuple[float, ...]) -> str:
+    """Guidance of a point."""
+    text = self.template
+    for scale in point:
+      text = text.replace('*', f'{scale:.6g}', 1)
+    return text
+
+  def texts(self) -> list[str]:
+    """Guidance of every point."""
+    return [self.text(point) for point in self.points()]
+
+
+def sweep(
+  denoiser: Denoiser,
+  grid: SweepGrid,
+  sampling: generate.SampleConfig,
+  *,
+  metric: str,
+  num: int,
+  path: Path,
+  shape: tuple[int, int, int],
+  mesh: Mesh,
+  seed: int,
+  reference: tuple[np.ndarray, np.ndarray],
+  resamples: int,
+  protocol: dict[str, Any],
+  folder: epath.PathLike,
+  guide: Denoiser | None = None,
+  overwrite: bool = False,
+) -> str:
+  """Measures every point that the folder lacks.
+
+  Args:
+    denoiser: the network.
+    grid: the points.
+    sampling: how to integrate.
+    metric: for the picture, one of METRICS.
+    num: images for each point, labels balanced.
+    path: of the network's velocity.
+    shape: (H, W, C) of a latent.
+    mesh: the devices.
+    seed: of all noise: the same for every point.
+    reference: real images and labels.
+    resamples: bootstrap resamples behind each standard error.
+    protocol: what else fixes the figures, such as weights.
+    folder: for the results.
+    guide: the weaker network of AutoGuidance.
+    overwrite: discards points of another protocol.
+
+  Returns:
+    The table, as CSV.
+
+  Raises:
+    InputError: if the folder holds points of another protocol.
+  """
+  folder = epath.Path(folder)
+  settings = dataclasses.asdict(sampling)
+  del settings['batch_size']  # changes no image
+  protocol = json.loads(
+    json.dumps(
+      {
+        **protocol,
+        'guidance': grid.template,
+        'sampling': settings,
+        'num': num,
+        'seed': seed,
+        'resamples': resamples,
+      }
+    )
+  )
+  rows = _known_rows(folder, protocol, grid, overwrite)
+  writer.write_json(folder / 'sweep.json', protocol)
+  labels = generate.plan_labels('balanced', num, denoiser.num_classes, seed)
+  scorer = None
+  for point in grid.points():
+    if point in rows:
+      continue
+    scorer = scorer or Scorer.of(*reference, denoiser.num_classes, resamples)
+    images, nfe = generate.generate(
+      denoiser,
+      with_guide(parse(grid.text(point)), guide),
+      labels,
+      sampling,
+      path=path,
+      shape=shape,
+      mesh=mesh,
+      seed=seed,
+    )
+    scores = scorer(images, labels).as_dict()
+    rows[point] = {
+      'fd': scores['features'],
+      'fd_se': scores['features_se'],
+      'fd_pixels': scores['pixels'],
+      'fd_pixels_se': scores['pixels_se'],
+      'accuracy': scores['accuracy'],
+      'nfe': nfe,
+    }
+    writer.write_bytes(folder / 'sweep.csv', _table(grid, rows).encode())
+    logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
+  mine = {point: rows[point] for point in grid.points()}
+  writer.write_figure(folder / 'sweep.png', _figure(grid, mine, metric))
+  return _table(grid, mine)
+
+
+def _known_rows(
+  folder: epath.Path,
+  protocol: dict[str, Any],
+  grid: SweepGrid,
+  overwrite: bool,
+) -> dict[tuple[float, ...], dict[str, float]]:
+  """The points that were measured before, by their scales."""
+  path = folder / 'sweep.json'
+  if not path.exists() or not (folder / 'sweep.csv').exists():
+    return {}
+  try:
+    found = json.loads(path.read_text())
+  except ValueError:
+    found = {}
+  if found != protocol:
+    if overwrite:  # first the points, which then belong to nothing
+      (folder / 'sweep.csv').unlink()
+      (folder / 'sweep.png').unlink(missing_ok=True)
+      return {}
+    keys = sorted(
+      key
+      for key in protocol.keys() | found.keys()
+      if protocol.get(key) != found.get(key)
+    )
+    raise InputError(
+      f'{folder} holds a sweep of another protocol ({", ".join(keys)} differ); '
+      'choose another --out, or discard it with --overwrite.'
+    )
+  lines = csv.DictReader(io.StringIO((folder / 'sweep.csv').read_text()))
+  rows = {}
+  for line in lines:
+    values = {key: float(value) for key, value in line.items()}
+    point = tuple(values.pop(name) for name in grid.names)
+    rows[point] = values
+  return rows
+
+
+def _table(grid: SweepGrid, rows: dict) -> str:
+  out = io.StringIO()
+  columns = [*grid.names, *next(iter(rows.values()))]
+  lines = csv.DictWriter(out, columns, lineterminator='\n')
+  lines.writeheader()
+  for point in sorted(rows):
+    scales = dict(zip(grid.names, point, strict=True))
+    values = {key: f'{value:.6g}' for key, value in rows[point].items()}
+    lines.writerow(scales | values)
+  return out.getvalue()
+
+
+def _figure(grid: SweepGrid, rows: dict, metric: str) -> Figure:
+  """A curve over one scale, or a heat map over two."""
+  figure = Figure(figsize=(7, 5), layout='constrained')
+  axes = figure.subplots()
+  values = np.asarray([row[metric] for row in rows.values()])
+  best = values.argmax() if metric == 'accuracy' else values.argmin()
+  label = f'{grid.names[0].upper()} scale'
+  if len(grid.names) == 1:
+    errors = [row.get(f'{metric}_se', 0) for row in rows.values()]
+    axes.errorbar(grid.scales[0], values, errors, marker='o', capsize=3)
+    axes.set(xlabel=label, ylabel=METRICS[metric])
+    axes.grid(alpha=0.25)
+    return figure
+  table = values.reshape(*map(len, grid.scales))
+  image = axes.imshow(table, origin='lower', aspect='auto', cmap='viridis_r')
+  figure.colorbar(image, label=METRICS[metric])
+  middle = (table.min() + table.max()) / 2
+  for (row, column), value in np.ndenumerate(table):
+    axes.text(
+      column,
+      row,
+      f'{value:.3g}',
+      ha='center',
+      va='center',
+      color='black' if value < middle else 'white',
+      fontweight='bold' if row * table.shape[1] + column == best else 'normal',
+    )
+  for axis, scales in (
+    (axes.yaxis, grid.scales[0]),
+    (axes.xaxis, grid.scales[1]),
+  ):
+    axis.set_ticks(range(len(scales)), [f'{scale:g}' for scale in scales])
+  axes.set(ylabel=label, xlabel=f'{grid.names[1].upper()} scale')
+  axes.set_title(f'best in bold: {table.flat[best]:.3g}')
+  return figure

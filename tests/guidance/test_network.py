@@ -1,0 +1,300 @@
+"""S2, SLG, AutoGuidance and IG: the blocks drawn, the networks they make."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import LABEL, NULL, TOY, Toy, X, close, draws, guided, plain
+
+from dit import model
+from dit.types import InputError
+from guidance import (
+  AutoGuidance,
+  ClassifierFree,
+  Guidance,
+  Internal,
+  Scale,
+  SkipLayer,
+  Step,
+  StochasticSelf,
+  parse,
+)
+from sample.sampler import draw_steps, skipped_blocks
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+def masks(depth, skip=0, count=64, exclude=()):
+  keys = jax.random.split(jax.random.key(0), count)
+  term = StochasticSelf(Scale(1.5), skip, exclude=exclude)
+  network = Toy(depth=depth)
+  drawn = jax.vmap(lambda key: term.draw(network, LABEL, key, None))(keys)
+  assert drawn.shape == (count, 1, depth) and drawn.dtype == bool
+  return np.asarray(drawn[:, 0])
+
+
+@pytest.mark.parametrize(('depth', 'skip'), [(3, 1), (5, 3), (12, 2), (28, 4)])
+def test_exactly_skip_blocks_are_skipped(depth, skip):
+  drawn = masks(depth, skip)
+  assert ((~drawn).sum(1) == skip).all()
+  assert drawn[:, 0].all()  # never block 0
+
+
+@pytest.mark.parametrize(
+  ('depth', 'skip'), [(3, 1), (6, 1), (12, 1), (13, 2), (28, 2)]
+)
+def test_default_count(depth, skip):
+  assert ((~masks(depth)).sum(1) == skip).all()
+
+
+def test_all_other_blocks_are_drawn_evenly():
+  skipped = (~masks(5, count=2000)).mean(0)
+  assert skipped[0] == 0
+  np.testing.assert_allclose(skipped[1:], 1 / 4, atol=0.05)
+
+
+def test_excluded_blocks_are_never_skipped():
+  drawn = masks(8, 2, count=200, exclude=(3, 7, 3))
+  assert ((~drawn).sum(1) == 2).all()
+  assert drawn[:, [0, 3, 7]].all()
+  assert not drawn[:, [1, 2, 4, 5, 6]].all(0).any()
+
+
+def test_masks_belong_to_their_keys():
+  term, key = StochasticSelf(Scale(1.5), 3), jax.random.key(4)
+  network = Toy(depth=28)
+  np.testing.assert_array_equal(
+    term.draw(network, LABEL, key, None), term.draw(network, LABEL, key, None)
+  )
+  assert len(np.unique(masks(28, 3), axis=0)) > 50
+
+
+def test_several_masks_are_drawn_each_for_itself():
+  term = StochasticSelf(Scale(1.5), 2, masks=50)
+  drawn = term.draw(Toy(depth=12), LABEL, jax.random.key(4), None)
+  assert drawn.shape == (50, 12)
+  assert ((~drawn).sum(1) == 2).all() and drawn[:, 0].all()
+  assert len(np.unique(drawn, axis=0)) > 20
+
+
+def test_masks_of_a_trajectory():
+  network, guidance = Toy(depth=28), parse('s2:1.5:skip=3')
+
+  def table(seed, index=(0, 1), steps=30):
+    index = jnp.asarray(index)
+    (drawn,) = draw_steps(guidance, network, index, index, seed, steps)
+    return np.asarray(drawn)
+
+  drawn = table(seed=0)
+  assert drawn.shape == (30, 1, 28)  # one mask a step, for the whole batch
+  assert len(np.unique(drawn, axis=0)) == 30
+  np.testing.assert_array_equal(table(seed=0), drawn)
+  np.testing.assert_array_equal(table(0, index=[9, 4, 3]), drawn)
+  np.testing.assert_array_equal(table(0, steps=4), drawn[:4])
+  assert len(np.unique(np.concatenate([drawn, table(seed=1)]), axis=0)) > 55
+  # And what is written of it.
+  listed = skipped_blocks(guidance, network, 0, 30)
+  texts = ('+'.join(map(str, np.flatnonzero(~mask))) for (mask,) in drawn)
+  assert listed == {'s2': ' '.join(texts)}
+
+
+def s2(scale=1.6, **options):
+  return Guidance(None, (StochasticSelf(Scale(scale), **options),))
+
+
+KEEP = jnp.asarray([[1, 0, 1, 1]], bool)
+OTHER = jnp.asarray([[1, 1, 0, 0]], bool)
+
+
+def sub(keep, label=LABEL):
+  kept = tuple(bool(kept) for kept in keep)
+  return plain(label, network=dataclasses.replace(TOY, kept=kept))
+
+
+def test_s2_in_its_three_branch_form():
+  strong, null, weak = plain(), plain(NULL), sub(KEEP[0])
+  guidance = parse('cfg:4,s2:1.25')
+  ours = guided(guidance, draws=(None, KEEP))
+  close(ours, null + 4 * (strong - null) - 0.25 * (weak - strong), atol=1e-4)
+  assert jnp.abs(strong - weak).max() > 0.1
+
+
+def test_naive_s2_is_the_mean_over_its_masks():
+  both = jnp.concatenate([KEEP, OTHER, OTHER])
+  ours = guided(s2(masks=3), draws=(both,))
+  weak = (sub(KEEP[0]) + 2 * sub(OTHER[0])) / 3
+  close(ours, plain() + 0.6 * (plain() - weak))
+
+
+@pytest.mark.parametrize('count', [2, 3])
+def test_naive_s2_with_equal_masks_is_that_of_one(count):
+  ours = guided(s2(masks=count), draws=(jnp.tile(KEEP, (count, 1)),))
+  close(ours, guided(s2(), draws=(KEEP,)), atol=1e-6)
+
+
+def test_s2_with_a_fixed_mask_is_slg():
+  slg = parse('slg:1.6:blocks=1')
+  np.testing.assert_array_equal(draws(slg)[0], KEEP)
+  np.testing.assert_array_equal(guided(slg), guided(s2(), draws=(KEEP,)))
+  two = parse('slg:1.6:blocks=2+3')
+  np.testing.assert_array_equal(guided(two), guided(s2(), draws=(OTHER,)))
+  assert jnp.abs(guided(slg) - guided(two)).max() > 0.1
+
+
+@pytest.mark.parametrize('beside', [(), (ClassifierFree(Scale(2.5)),)])
+def test_empty_masks_change_nothing(beside):
+  expected = guided(Guidance(None, beside))
+  none = SkipLayer(Scale(3.0), ())
+  close(guided(Guidance(None, (*beside, none))), expected, atol=1e-6)
+  guidance = Guidance(None, (*beside, StochasticSelf(Scale(3.0))))
+  drawn = (*(None for _ in beside), jnp.ones((1, 4), bool))
+  close(guided(guidance, draws=drawn), expected, atol=1e-6)
+  step = Step(jnp.float32(0.5), drawn)
+  assert guidance.passes(TOY, step) == 1 + len(beside)
+
+
+def test_s2_without_cfg_is_autoguidance_by_the_sub_network():
+  guide = dataclasses.replace(TOY, kept=tuple(map(bool, KEEP[0])))
+  auto = Guidance(None, (AutoGuidance(Scale(1.25), guide),))
+  ours = guided(s2(1.25), draws=(KEEP,))
+  close(ours, guided(auto), atol=1e-6)
+  assert jnp.abs(ours - plain()).max() > 0.1
+
+
+@pytest.mark.parametrize('skipped', [(1,), (2, 4)])
+def test_skipping_is_closing_the_gates(denoiser, batch, skipped):
+  # The other implementation: every block runs, its two gates at 0.
+  x, label = batch[0], jnp.minimum(batch[2], 9)
+  guidance = parse(f'slg:1.6:blocks={"+".join(map(str, skipped))}')
+  ours = guided(guidance, network=denoiser, x=x, label=label)
+  params = dict(denoiser.params)
+  gates = jnp.arange(6 * 32).reshape(6, 32)[jnp.asarray([2, 5])].reshape(-1)
+  rows = jnp.asarray(skipped)[:, None]
+
+  def close_gates(leaf):  # (L, ..., 6 D)
+    return leaf.at[rows, ..., gates].set(0)
+
+  blocks = params['blocks']
+  closed = jax.tree.map(close_gates, blocks['modulation'])
+  params['blocks'] = {**blocks, 'modulation': closed}
+  gated = model.bind(denoiser.config, params)
+  strong, weak = (
+    plain(label, network=network, x=x) for network in (denoiser, gated)
+  )
+  close(ours, strong + 0.6 * (strong - weak), rtol=1e-4, atol=2e-5)
+  assert jnp.abs(strong - weak).max() > 0.01
+
+
+# AutoGuidance.
+
+
+def auto(guide, scale=2.0, internal=None, beside=()):
+  return Guidance(internal, (*beside, AutoGuidance(Scale(scale), guide)))
+
+
+def test_autoguidance_by_a_smaller_network():
+  guide = Toy(seed=5, depth=2, multiply_adds=30)
+  ours = guided(auto(guide))
+  strong, weak = plain(), plain(network=guide)
+  close(ours, weak + 2 * (strong - weak))
+  step = Step(jnp.float32(0.5), (None,))
+  assert auto(guide).passes(TOY, step) == pytest.approx(1.3)
+  assert auto(guide, scale=1.0).passes(TOY, step) == 1
+  np.testing.assert_array_equal(guided(auto(guide, 1.0)), strong)
+
+
+def test_autoguidance_by_another_transformer(denoiser, batch):
+  x, label = batch[0], jnp.minimum(batch[2], 9)
+  config = dataclasses.replace(
+    denoiser.config, depth=2, width=16, num_heads=2, taps=()
+  )
+  params = jax.jit(model.init, static_argnums=0)(config, jax.random.key(7))
+  params = jax.tree.map(lambda leaf: leaf + 0.05, params)
+  guide = model.bind(config, params)
+  ours = guided(auto(guide), network=denoiser, x=x, label=label)
+  strong, weak = (
+    plain(label, network=network, x=x) for network in (denoiser, guide)
+  )
+  close(ours, weak + 2 * (strong - weak), rtol=1e-4, atol=2e-5)
+  assert jnp.abs(strong - weak).max() > 0.1
+
+
+@pytest.mark.parametrize('internal', [None, Internal(Scale(1.4))])
+def test_autoguidance_by_itself_changes_nothing(internal):
+  same = auto(TOY, 3.0, internal)
+  close(guided(same), guided(Guidance(internal)), atol=1e-6)
+
+
+def test_autoguidance_adds_to_cfg():
+  guide = Toy(seed=5)
+  ours = guided(auto(guide, beside=(ClassifierFree(Scale(1.5)),)))
+  strong, null, weak = plain(), plain(NULL), plain(network=guide)
+  close(ours, strong + 0.5 * (strong - null) + (strong - weak), atol=1e-4)
+
+
+@pytest.mark.parametrize('taps', [0, 1])
+def test_ig_refines_the_guide_where_it_has_the_tap(taps):
+  guide, internal = Toy(seed=5, num_taps=taps), Internal(Scale(1.4))
+  ours = guided(auto(guide, internal=internal))
+  strong = guided(Guidance(internal))
+  weak = plain(network=guide)
+  if taps:
+    weak = guided(Guidance(internal), network=guide)
+  close(ours, weak + 2 * (strong - weak), atol=1e-4)
+
+
+# IG.
+
+
+def test_ig_at_scale_one_is_the_final_head():
+  np.testing.assert_array_equal(guided('ig:1'), plain())
+  np.testing.assert_array_equal(guided('ig:2@0.6-1', 0.5), plain())
+
+
+def test_ig_moves_away_from_the_tap():
+  t = jnp.full(3, 0.5)
+  out = jax.jit(TOY)(X, t, LABEL)
+  weak = out.intermediate[0]
+  close(guided('ig:1.7'), weak + 1.7 * (out.velocity - weak))
+
+
+# What a network cannot serve.
+
+
+@pytest.mark.parametrize(
+  ('guidance', 'message'),
+  [
+    ('slg:2', 'slg names no blocks; say which, such as slg:2:blocks=7'),
+    ('slg:2:blocks=1+4', 'slg names block 4; the network has blocks 0 to 3'),
+    ('slg:2:blocks=-1', 'slg names block -1'),
+    ('s2:2:exclude=4', 's2 names block 4; the network has blocks 0 to 3'),
+    ('s2:2:exclude=-1', 's2 names block -1'),
+    ('s2:2:exclude=2:skip=2', 'more than 4 blocks .*excluded.* has 4'),
+    ('s2:2:skip=3', 'skip=3 needs more than 4 blocks .* has 4'),
+    ('ig:2:tap=1', 'needs tap 1 .* has 1'),
+    ('auto:2', 'auto needs a weaker network.*--guide'),
+  ],
+)
+def test_check_refuses(guidance, message):
+  with pytest.raises(InputError, match=message):
+    parse(guidance).check(TOY)
+
+
+def test_check_refuses_a_guide_for_another_task():
+  auto(TOY).check(TOY)
+  with pytest.raises(InputError, match='knows 5 classes, the network 10'):
+    auto(Toy(num_classes=5)).check(TOY)
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'masks': 0}, 's2 masks is 0, expected a number from 1'),
+    ({'skip': -1}, 's2 skip is -1, expected a number from 0'),
+  ],
+)
+def test_options_of_s2(options, message):
+  with pytest.raises(InputError, match=message):
+    s2(**options)

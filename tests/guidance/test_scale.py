@@ -1,0 +1,124 @@
+"""Scales: intervals, schedules and their means over time."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import LABEL, guided, plain
+
+from dit.types import InputError
+from guidance import Scale, parse
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+UNIFORM = (jnp.arange(4000) + 0.5) / 4000  # the midpoint rule over all t
+
+
+@pytest.mark.parametrize(
+  ('t', 'value'),
+  [(0, 1), (0.299, 1), (0.3, 2.5), (0.5, 2.5), (0.6, 2.5), (0.601, 1), (1, 1)],
+)
+def test_scale_is_one_outside_its_interval(t, value):
+  assert Scale(2.5, 0.3, 0.6).at(jnp.float32(t)) == value
+
+
+@pytest.mark.parametrize('t', [0.0, 0.5, 1.0])
+def test_scale_without_interval_holds_everywhere(t):
+  assert Scale(2.5).at(jnp.float32(t)) == 2.5
+
+
+@pytest.mark.parametrize(('t', 'value'), [(-0.2, 2.5), (1.1, 1)])
+def test_beyond_the_ends_as_at_the_ends(t, value):
+  # Adaptive solvers look there.
+  assert Scale(2.5, 0.0, 0.6).at(jnp.float32(t)) == value
+
+
+@pytest.mark.parametrize(
+  'interval', [(0.7, 0.3), (0.5, 0.5), (-0.1, 1.0), (0.0, 1.1),
+               (0.0, math.nan), (math.nan, 1.0), (0.0, math.inf)]
+)  # fmt: skip
+def test_impossible_intervals(interval):
+  with pytest.raises(InputError, match='expected 0 <= low < high <= 1'):
+    Scale(1.5, *interval)
+
+
+@pytest.mark.parametrize('schedule', ['linear', 'cosine'])
+@pytest.mark.parametrize('value', [0.5, 1.0, 4.0])
+def test_linear_and_cosine_have_the_mean_of_the_constant(schedule, value):
+  scales = Scale(value, schedule=schedule).at(UNIFORM)
+  np.testing.assert_allclose(scales.mean(), value, rtol=1e-5)
+  constant = Scale(value).at(UNIFORM)
+  np.testing.assert_allclose(scales.mean(), constant.mean(), rtol=1e-5)
+  if value > 1:
+    assert (np.diff(scales) < 0).all()  # rises towards the data
+
+
+@pytest.mark.parametrize('power', [0.5, 1.0, 2.0, 4.0])
+def test_mean_of_power_cosine(power):
+  # The mean of cos(pi u^s) is the sum of (-1)^k pi^2k / (2k)! / (2 k s + 1).
+  mean = math.fsum(
+    (-1) ** k * math.pi ** (2 * k) / math.factorial(2 * k) / (2 * k * power + 1)
+    for k in range(30)
+  )
+  scale = Scale(3.8, schedule='power_cosine', power=power)
+  expected = 1 + 2.8 * (1 - mean) / 2
+  np.testing.assert_allclose(scale.at(UNIFORM).mean(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('schedule', 'expected'),
+  [
+    ('linear', lambda t: 1 + 3 * 2 * (1 - t)),
+    ('cosine', lambda t: 1 + 3 * (1 + np.cos(np.pi * t))),
+    # MDT: 1 at the noise, w at the data.
+    ('power_cosine', lambda t: 1 + 3 * (1 - np.cos(np.pi * (1 - t) ** 4)) / 2),
+  ],
+)
+def test_schedules(schedule, expected):
+  scale = Scale(4.0, 0.2, 0.9, schedule)
+  for t in (0.2, 0.4, 0.55, 0.9):
+    ours = scale.at(jnp.float32(t))
+    np.testing.assert_allclose(ours, expected(np.float32(t)), rtol=1e-5)
+  for t in (0.0, 0.19, 0.91, 1.0):
+    assert scale.at(jnp.float32(t)) == 1
+
+
+def test_schedule_acts_on_the_difference():
+  for t in (0.2, 0.8):
+    ours = guided('cfg:3:schedule=linear', t)
+    strong, null = plain(t=t), plain(jnp.full_like(LABEL, 10), t)
+    expected = strong + 2 * 2 * (1 - t) * (strong - null)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_interval_of_all_times_is_no_interval():
+  assert parse('cfg:2.5@0-1') == parse('cfg:2.5')
+  whole = Scale(2.5, 0.0, 1.0).at(UNIFORM)
+  np.testing.assert_array_equal(whole, np.full(4000, 2.5, np.float32))
+  for t in (0.0, 0.5, 1.0):
+    np.testing.assert_array_equal(
+      guided('cfg:2.5@0-1', t), guided('cfg:2.5', t)
+    )
+    assert jnp.abs(guided('cfg:2.5', t) - plain(t=t)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'schedule': 'lineal'}, "one of constant, linear.*mean 'linear'"),
+    ({'power': -1.0}, 'guidance power is -1.0, expected a number from 0'),
+    ({'power': math.nan}, 'guidance power is nan'),
+    ({'power': math.inf}, 'guidance power is inf'),
+  ],
+)
+def test_errors(options, message):
+  with pytest.raises(InputError, match=message):
+    Scale(2.0, **options)
+
+
+def test_scale_is_a_leaf_and_the_rest_is_not():
+  scale = Scale(2.0, 0.1, 0.9, 'cosine', 3.0)
+  assert jax.tree.leaves(scale) == [2.0]
+  doubled = jax.tree.map(lambda value: 2 * value, scale)
+  assert doubled == Scale(4.0, 0.1, 0.9, 'cosine', 3.0)

@@ -1,0 +1,161 @@
+"""A toy network of which every part shows, and one evaluation of guidance."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dit.path import Linear
+from dit.types import DenoiserOutput
+from guidance import Guidance, Step, parse
+
+
+def static(default):
+  return dataclasses.field(default=default, metadata={'static': True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Toy:
+  """Residual blocks of sines; a tap in the middle.
+
+  Attributes:
+    seed: of the weights.
+    labels: whether the label matters.
+    kept: blocks that run at all; None for every one.
+  """
+
+  seed: int = static(0)
+  depth: int = static(4)
+  labels: bool = static(True)
+  kept: tuple[bool, ...] | None = static(None)
+  num_taps: int = static(1)
+  num_classes: int = static(10)
+  null_label: bool = static(True)
+  learned_variance: bool = static(False)
+  multiply_adds: int = static(100)
+
+  def __call__(self, x, t, label, sub=None):
+    kept = (True,) * self.depth if self.kept is None else self.kept
+    out = self._run(x, t, label, jnp.asarray(kept))
+    if sub is None:
+      return out
+    parts = [array[:: sub.every] for array in (x, t, label)]
+    subs = tuple(self._run(*parts, keep) for keep in sub.keep)
+    return dataclasses.replace(out, sub=subs)
+
+  def _run(self, x, t, label, keep):
+    t, label = (array[:, None, None, None] for array in (t, label))
+
+    def block(h, own):
+      keep, matrix, phase = own
+      angle = h @ matrix + t * phase[0] + self.labels * (1 + label) * phase[1]
+      h = jnp.where(keep, h + jnp.sin(angle), h)
+      return h, h
+
+    rng, channels = np.random.default_rng(self.seed), x.shape[-1]
+    matrix = rng.normal(size=(self.depth, channels, channels))
+    phase = rng.normal(size=(self.depth, 2, channels))
+    own = (keep, matrix.astype(np.float32), phase.astype(np.float32))
+    velocity, states = jax.lax.scan(block, x, own)
+    taps = (0.7 * states[self.depth // 2 - 1],)[: self.num_taps]
+    return DenoiserOutput(
+      velocity, taps, x * x if self.learned_variance else None
+    )
+
+
+TOY = Toy()
+X = jax.random.normal(jax.random.key(1), (3, 6, 6, 3))
+LABEL = jnp.asarray([4, 0, 7])
+NULL = jnp.full_like(LABEL, 10)
+PATHS = ('linear', 'cosine', 'vp', 'discrete')
+
+
+def draws(guidance, network=TOY, label=LABEL, seed=0):
+  """The random choices of one step."""
+  key = jax.random.key(seed)
+  return guidance.draw(network, label, key, jax.random.split(key, len(label)))
+
+
+@jax.jit
+def _predict(guidance, network, x, t, label, step, memory):
+  return guidance.predict(network, x, t, label, step, memory)
+
+
+def predict(
+  guidance, t=0.5, *, network=TOY, x=X, label=LABEL, memory=None, **step
+):
+  """One evaluation of guidance, which may be text; options are the step's."""
+  if isinstance(guidance, str):
+    guidance = parse(guidance)
+  assert isinstance(guidance, Guidance)
+  defaults = {
+    'at': jnp.float32(t),
+    't_next': jnp.float32(0),
+    'draws': draws(guidance, network, label),
+    'path': Linear(),
+  }
+  step = Step(**defaults | step)
+  return _predict(guidance, network, x, jnp.float32(t), label, step, memory)
+
+
+def guided(*args, **kwargs):
+  """Its velocity."""
+  return predict(*args, **kwargs).velocity
+
+
+@jax.jit
+def _plain(network, x, t, label):
+  return network(x, jnp.full(len(x), t), label)
+
+
+def plain(label=LABEL, t=0.5, *, network=TOY, x=X):
+  """The network's own velocity."""
+  return _plain(network, x, jnp.float32(t), label).velocity
+
+
+def close(ours, expected, rtol=1e-5, atol=1e-5):
+  np.testing.assert_allclose(ours, expected, rtol=rtol, atol=atol)
+
+
+def over_images(f, *arrays):
+  """f of each image alone, flattened, in float64."""
+  flat = [np.asarray(a, np.float64).reshape(len(a), -1) for a in arrays]
+  out = [f(*rows) for rows in zip(*flat, strict=True)]
+  return np.asarray(out).reshape(arrays[0].shape)
+
+
+class Space:
+  """Predictions in float64 numpy, on the linear or the cosine path."""
+
+  def __init__(self, path, t):
+    t = float(np.float32(t))
+    if path == 'linear':
+      self.alpha, self.sigma, self.d_alpha, self.d_sigma = 1 - t, t, -1.0, 1.0
+    else:
+      rate = np.pi / 2
+      self.alpha, self.sigma = np.cos(rate * t), np.sin(rate * t)
+      self.d_alpha, self.d_sigma = -rate * self.sigma, rate * self.alpha
+
+  def matrix(self):
+    """(x, velocity) from (x0, noise)."""
+    return np.asarray([[self.alpha, self.sigma], [self.d_alpha, self.d_sigma]])
+
+  def split(self, x, velocity):
+    """x0 and noise."""
+    parts = np.linalg.inv(self.matrix())
+    x, velocity = (np.asarray(a, np.float64) for a in (x, velocity))
+    return [a * x + b * velocity for a, b in parts]
+
+  def from_x0(self, x, x0):
+    """The velocity."""
+    x = np.asarray(x, np.float64)
+    noise = (x - self.alpha * x0) / self.sigma
+    return self.d_alpha * x0 + self.d_sigma * noise
+
+  def from_noise(self, x, noise):
+    """The velocity."""
+    x = np.asarray(x, np.float64)
+    x0 = (x - self.sigma * noise) / self.alpha
+    return self.d_alpha * x0 + self.d_sigma * noise

@@ -1,0 +1,224 @@
+"""What guidance carries from step to step, and dopri5 through the sampler."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit.path import path_named
+from dit.types import DenoiserOutput
+from guidance import Step, parse
+from sample import sampler
+from sample.grid import make_grid
+from sample.registry import make_solver
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+SHAPE, SEED = (4, 4, 2), 5
+INDEX = np.arange(3, dtype=np.int32)
+LINEAR = path_named('linear')
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """Bends with x, t and the label; reports time and sub-networks."""
+
+  report: Callable | None = dataclasses.field(
+    default=None, metadata={'static': True}
+  )
+  depth, num_taps, num_classes, multiply_adds = 8, 0, 10, 1
+  null_label, learned_variance = True, False
+
+  def __call__(self, x, t, label, sub=None):
+    if self.report is not None:
+      keep = jnp.ones((0, 8), bool) if sub is None else sub.keep
+      jax.debug.callback(self.report, t[0], keep)
+    out = self.one(x, t, label, 8)
+    if sub is None:
+      return out
+    rows = [array[:: sub.every] for array in (x, t, label)]
+    subs = tuple(self.one(*rows, keep.sum()) for keep in sub.keep)
+    return dataclasses.replace(out, sub=subs)
+
+  def one(self, x, t, label, kept):
+    t, label = (array[:, None, None, None] for array in (t, label))
+    return DenoiserOutput(jnp.sin(2 * x + label) * kept / 8 - x * t)
+
+
+def sample(text, solver, grid, *, path=LINEAR, denoiser=None):
+  return sampler.sample(
+    denoiser or Field(),
+    parse(text),
+    INDEX,
+    INDEX,
+    jnp.asarray(grid),
+    SEED,
+    solver=make_solver(solver, path),
+    shape=SHAPE,
+    path=path,
+  )[0]
+
+
+def start():
+  keys = sampler.image_keys(SEED, INDEX)
+  return jax.vmap(lambda key: jax.random.normal(key, SHAPE))(keys)
+
+
+def test_momentum_is_updated_once_in_a_step():
+  grid, text = make_grid(4), 'apg:3:momentum=-0.6:norm=2'
+  guidance, x = parse(text), start()
+  memory = guidance.init(x)
+
+  @jax.jit
+  def predict(x, t, at, memory):
+    step = Step(at, (None,))
+    return guidance.predict(Field(), x, t, INDEX, step, memory)
+
+  for t, t_next in itertools.pairwise(grid):
+    first = predict(x, t, t, memory)
+    euler = x + (t_next - t) * first.velocity
+    if t_next > 0:
+      second = predict(euler, t_next, t, memory)
+      slope = (first.velocity + second.velocity) / 2
+      euler = x + (t_next - t) * slope
+    x, memory = euler, first.memory
+  ours = sample(text, 'heun', grid)
+  np.testing.assert_allclose(ours, x, rtol=1e-4, atol=1e-4)
+  without = sample('apg:3:norm=2', 'heun', grid)
+  assert jnp.abs(without - ours).max() > 0.01
+
+
+def test_momentum_begins_anew_where_it_was_off():
+  # Off in the middle: as if the second part began there.
+  grid = make_grid(6)
+  on = sample('apg:3:momentum=-0.6@0-0.4', 'euler', grid)
+  guidance, x = parse('apg:3:momentum=-0.6@0-0.4'), start()
+  memory = (jnp.full_like(x, 7.0),)  # forgotten at the first step, off
+  for t, t_next in itertools.pairwise(grid):
+    step = Step(jnp.float32(t), (None,))
+    out = guidance.predict(Field(), x, jnp.float32(t), INDEX, step, memory)
+    x, memory = x + (t_next - t) * out.velocity, out.memory
+  np.testing.assert_allclose(on, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('solver', ['heun', 'midpoint'])
+def test_one_mask_serves_all_stages_of_a_step(solver):
+  seen = []
+  denoiser = Field(lambda t, keep: seen.append((float(t), keep)))
+  x = sample('s2:1.5:skip=2', solver, make_grid(5), denoiser=denoiser)
+  jax.block_until_ready(x)
+  jax.effects_barrier()
+  (masks,) = sampler.draw_steps(
+    parse('s2:1.5:skip=2'), Field(), INDEX, INDEX, SEED, 5
+  )
+  assert len(np.unique(masks, axis=0)) > 2
+  solver, grid, expected = make_solver(solver, LINEAR), make_grid(5), []
+  for mask, t, t_next in zip(masks, grid[:-1], grid[1:], strict=True):
+    expected += [(time, mask) for time in solver.times(t, t_next)]
+
+  def ordered(pairs):
+    return sorted((round(t, 4), np.asarray(m).tolist()) for t, m in pairs)
+
+  assert ordered(seen) == ordered(expected)
+
+
+def without_rest(x, t, n, memory):
+  guidance = parse('cfg_zero:2:zero_steps=0')
+  return guidance.predict(Field(), x, t, INDEX, Step(t, (None,)), memory)
+
+
+@pytest.mark.parametrize(
+  ('solver', 'path'),
+  [('euler', 'linear'), ('heun', 'linear'), ('ddim', 'cosine'),
+   ('dpm++', 'cosine'), ('dpm++', 'linear')],
+)  # fmt: skip
+def test_zero_steps_leave_x(solver, path):
+  path, grid = path_named(path), make_grid(5)
+  ours = sample('cfg_zero:2:zero_steps=2', solver, grid, path=path)
+  # As if the trajectory began at the third time, with the same x.
+  expected = sampler.integrate(
+    without_rest,
+    make_solver(solver, path),
+    start(),
+    jnp.asarray(grid[2:]),
+    memory=((),),
+  )
+  np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+  whole = sample('cfg_zero:2:zero_steps=0', solver, grid, path=path)
+  assert jnp.abs(ours - whole).max() > 0.01
+
+
+def test_noise_is_that_of_its_step_after_zero_steps():
+  grid = make_grid(5, last=0.04)
+  ours = sample('cfg_zero:2:zero_steps=2', 'euler_maruyama', grid)
+  keys = sampler.image_keys(SEED, INDEX)
+
+  def noise(n):
+    folded = jax.vmap(jax.random.fold_in, (0, None))(keys, n + 2)
+    return jax.vmap(lambda key: jax.random.normal(key, SHAPE))(folded)
+
+  expected = sampler.integrate(
+    without_rest,
+    make_solver('euler_maruyama', LINEAR),
+    start(),
+    jnp.asarray(grid[2:]),
+    noise,
+    memory=((),),
+  )
+  np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('text', 'same'),
+  [
+    ('cfg_zero:2:zero_steps=2@0-0.7', 'cfg_zero:2:zero_steps=0@0-0.7'),
+    ('cfg_zero:1:zero_steps=2', 'none'),
+  ],
+)
+def test_no_rest_where_the_method_is_off(text, same):
+  ours, expected = (sample(t, 'euler', make_grid(5)) for t in (text, same))
+  np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+  """The field of data N(label / 10, 1/4), on a path."""
+
+  path: str = dataclasses.field(default='linear', metadata={'static': True})
+  depth, num_taps, num_classes, multiply_adds = 1, 0, 10, 1
+  null_label, learned_variance = True, False
+
+  def __call__(self, x, t, label, sub=None):
+    path = path_named(self.path)
+    t, mean = t[:, None, None, None], label[:, None, None, None] / 10
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    away = (x - alpha * mean) / (alpha**2 / 4 + sigma**2)
+    velocity = path.velocity(
+      mean + alpha / 4 * away, sigma * away, t[0, 0, 0, 0]
+    )
+    return DenoiserOutput(velocity)
+
+
+@pytest.mark.parametrize('path', ['linear', 'cosine'])
+@pytest.mark.parametrize('rtol', [1e-3, 1e-4, 1e-5])
+def test_dopri5_through_the_sampler(path, rtol):
+  x, spent = sampler.sample(
+    Gaussian(path),
+    parse('none'),
+    INDEX,
+    INDEX,
+    jnp.asarray(make_grid(3)),
+    SEED,
+    solver=make_solver(f'dopri5:rtol={rtol}:atol={rtol / 1000}', LINEAR),
+    shape=SHAPE,
+    path=path_named(path),
+  )
+  exact = INDEX[:, None, None, None] / 10 + start() / 2
+  np.testing.assert_allclose(x, exact, rtol=15 * rtol, atol=15 * rtol)
+  assert (spent - 2) % 6 == 0
+  assert 20 <= spent <= 150

@@ -1,0 +1,263 @@
+"""The commands `sample` and `sweep`, in this process, on a trained run."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from commands import run
+from PIL import Image
+
+from sample import store as store_lib
+from sample import sweep
+from train import sampling, settings, trained
+from train.experiment import build
+
+QUICK = ['--num=20', '--config.sample.batch_size=8', '--config.sample.steps=2']
+
+
+def draw(shared_run, out, *words, guidance='ig:1.5', num=None):
+  quick = [word for word in QUICK if num is None or '--num' not in word]
+  quick += [f'--num={num}'] if num else []
+  return run('sample', f'--workdir={shared_run}/run', f'--out={out}',
+             f'--guidance={guidance}', *quick, *words)  # fmt: skip
+
+
+def images(folder):
+  with np.load(folder / 'samples.npz') as stored:
+    return stored['arr_0']
+
+
+def about(folder):
+  return json.loads((folder / 'samples.json').read_text())
+
+
+@pytest.mark.parametrize('batch_size', [8, 32])
+def test_interrupted_and_continued(shared_run, tmp_path, monkeypatch,
+                                   batch_size):  # fmt: skip
+  assert draw(shared_run, tmp_path / 'whole').status == 0
+  add, calls = store_lib.Store.add, []
+
+  def interrupted(store, index, batch):
+    add(store, index, batch)
+    store._wait()
+    calls.append(index)
+    if len(calls) == 1:
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(store_lib.Store, 'add', interrupted)
+  out = tmp_path / 'out'
+  assert draw(shared_run, out).status == 130
+  assert about(out)['complete'] is False
+  result = draw(shared_run, out, f'--config.sample.batch_size={batch_size}')
+  assert result.status == 0 and '8 of 20 images are there' in result.err
+  assert np.concatenate(calls).tolist() == list(range(20))
+  difference = images(out).astype(int) - images(tmp_path / 'whole')
+  assert np.abs(difference).max() <= (0 if batch_size == 8 else 1)
+  assert 'Already drawn' in draw(shared_run, out).err
+
+
+def test_protocol_is_whole(shared_run, tmp_path):
+  guidance = 'cfg:1.2:schedule=linear@0-0.7,s2:1.25:masks=2'
+  result = draw(shared_run, tmp_path, '--labels=random', '--seed=5',
+                guidance=guidance)  # fmt: skip
+  assert result.status == 0, result.err
+  found = about(tmp_path)
+  assert found['guidance'] == guidance
+  assert found['sampling']['steps'] == 2 and found['seed'] == 5
+  assert found['labels'] == 'random' and found['num'] == 20
+  assert found['weights'] == 'ema' and len(found['weights_sha256']) == 64
+  assert found['nfe_per_image'] > 2
+  assert found['packages'].keys() >= {'jax', 'flax'}
+  assert found['solver_steps'] == 2
+  assert found['batch_size'] == 8 and 'batch_size' not in found['sampling']
+  # Two steps of two masks, of blocks 1 and 2.
+  masks = [step.split('/') for step in found['skipped_blocks']['s2'].split()]
+  assert np.shape(masks) == (2, 2) and {*np.ravel(masks)} <= {'1', '2'}
+
+
+def test_default_folder_is_named_after_the_guidance(shared_run):
+  words = ['sample', f'--workdir={shared_run}/run', *QUICK]
+  assert run(*words, '--guidance=ig:1.5,cfg:1.2@0-0.7').status == 0
+  folder = shared_run / 'run' / 'samples' / 'ig-1.5_cfg-1.2@0-0.7'
+  assert len(images(folder)) == 20
+  assert run(*words).status == 0
+  assert (shared_run / 'run/samples/none/samples.npz').exists()
+
+
+def test_png_folder(shared_run, tmp_path):
+  assert draw(shared_run, tmp_path / 'png', '--format=png').status == 0
+  assert draw(shared_run, tmp_path / 'npz').status == 0
+  paths = sorted((tmp_path / 'png' / 'images').iterdir())
+  stored = np.stack([np.asarray(Image.open(path)) for path in paths])
+  np.testing.assert_array_equal(stored[..., None], images(tmp_path / 'npz'))
+
+
+def test_another_protocol_is_one_line(shared_run, tmp_path):
+  assert draw(shared_run, tmp_path).status == 0
+  result = draw(shared_run, tmp_path, guidance='ig:2')
+  assert result.status == 2
+  assert 'guidance: "ig:1.5" -> "ig:2"' in result.err.splitlines()[-1]
+  assert draw(shared_run, tmp_path, '--overwrite', guidance='ig:2').status == 0
+
+
+def test_an_earlier_checkpoint_guides_the_last(shared_run, tmp_path):
+  work, guide = shared_run / 'run', f'--guide={shared_run}/run'
+  steps = sorted(int(path.name) for path in (work / 'checkpoints').iterdir())
+  for step in steps[0], steps[-1]:
+    result = draw(shared_run, tmp_path / str(step), guide,
+                  f'--guide_step={step}', guidance='auto:2')  # fmt: skip
+    assert result.status == 0, result.err
+    assert about(tmp_path / str(step))['guide']['step'] == step
+    assert about(tmp_path / str(step))['nfe_per_image'] == 4
+  assert draw(shared_run, tmp_path / 'none', guidance='none').status == 0
+  plain, early, late = (
+    images(tmp_path / name).astype(int)
+    for name in ('none', str(steps[0]), str(steps[-1]))
+  )
+  assert (early != plain).any()
+  np.testing.assert_array_equal(late, plain)  # its own guide
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    (['--guidance=igg:2'], "unknown guidance method 'igg'"),
+    (['--guidance=s2:2:skip=9'], 'needs more than 10 blocks'),
+    (['--guidance=cfg:2@0.7-0.2'], '0 <= low < high <= 1'),
+    (['--guidance=auto:2'], 'auto needs a weaker network'),
+    (['--guidance=cfg:2', '--guide={run}'], 'not asked for'),
+    (['--guide_step=3'], '--guide_step needs --guide'),
+    (['--guidance=auto:2', '--guide={run}', '--guide_step=7'], 'of step 7'),
+    (['--guidance=auto:2', '--guide=/nowhere'], 'not the workdir of a run'),
+    (['--guidance=cfg:2,apg:2'], 'both act on the label'),
+    (['--guidance=cfg++:0.1', '--config.sample.solver=heun'], 'DDIM'),
+    (['--guidance=cfg_zero:2:zero_steps=50'], 'first 50 of'),
+    (['--config.sample.steps=-3'], 'steps is -3'),
+    (['--config.sample.spacing=cosin'], "mean 'cosine'"),
+    (['--config.sample.spacing=1,0.5,0.7,0'], 'decreasing times'),
+    (['--config.sample.state_dtype=float16'], 'float32, float64'),
+    (['--config.sample.batch_size=0'], 'sample.batch_size is 0'),
+    (['--config.sample.batch_size=12'], 'multiple of the 8 devices'),
+    (['--config.sample.solver=dopri5', '--guidance=s2:2'], 'no steps'),
+    (['--config.sample.solver=dopri5:rtol=0'], 'tolerances'),
+    (['--preset=sit'], 'expected one of dit_xl_cfg'),
+    (['--format=jpg'], "invalid choice: 'jpg'"),
+    (['--num=0'], '--num is 0'),
+    (['--step=7'], 'no checkpoint of step 7'),
+    (['--labels=11'], 'classes lie between 0 and 9'),
+  ],
+)
+def test_bad_input_is_one_line(shared_run, tmp_path, words, message):
+  words = [word.replace('{run}', f'{shared_run}/run') for word in words]
+  result = run('sample', f'--workdir={shared_run}/run', f'--out={tmp_path}/out',
+               *words)  # fmt: skip
+  assert result.status == 2
+  assert message in result.err.splitlines()[-1], result.err
+  assert not (tmp_path / 'out').exists()
+
+
+def test_cfg_without_a_null_label_is_one_line(shared_run, tmp_path):
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  config = json.loads((shared_run / 'run' / 'config.json').read_text())
+  config['objective']['label_dropout'] = 0.0
+  (folder / 'config.json').write_text(json.dumps(config))
+  result = run('sample', f'--workdir={folder}', '--guidance=cfg:2')
+  assert result.status == 2
+  assert 'cfg needs the null label' in result.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('name', settings.load_config(sampling.PRESETS))
+def test_presets_are_settings_of_their_family(name):
+  guidance, assignments = sampling.preset(name)
+  family = 'ig_' if 'ig:' in guidance else ''
+  family += name.split('_')[0]
+  config = settings.load_config('configs/base.py')
+  config.sample.update(trained.SAMPLING.get(family, {}))
+  expected = config.sample.to_dict()
+  settings.override(config, assignments)
+  experiment = build(config.to_dict())
+  assert experiment.sample.solver
+  assert guidance != 'none'
+  if name not in ('sit_xl_cfg_ode',):  # the rest is the family's own sampler
+    assert config.sample.to_dict() == expected or 'repa' in name
+
+
+def test_presets_take_the_words_of_the_user_last(shared_run, tmp_path):
+  result = run('sample', f'--workdir={shared_run}/run', f'--out={tmp_path}',
+               '--preset=sit_xl_ig_cfg', '--guidance=ig:1.1',
+               *QUICK)  # fmt: skip
+  assert result.status == 0, result.err
+  found = about(tmp_path)
+  assert found['guidance'] == 'ig:1.1'
+  assert found['sampling']['solver'] == 'euler_maruyama'
+  assert found['sampling']['steps'] == 2
+
+
+SWEEP = ['--num=20', '--config.compare.resamples=3',
+         '--config.sample.batch_size=8', '--config.sample.steps=2']  # fmt: skip
+
+
+def test_sweep(shared_run, tmp_path, monkeypatch):
+  words = ['sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}', *SWEEP]
+  text = '--guidance=ig:1..2:2,cfg:1.0..1.5:3@0-0.7'
+  drawn, generate = [], sweep.generate.generate
+
+  def counted(denoiser, guidance, *args, **kwargs):
+    drawn.append(guidance)
+    if len(drawn) == 4:
+      raise KeyboardInterrupt
+    return generate(denoiser, guidance, *args, **kwargs)
+
+  monkeypatch.setattr(sweep.generate, 'generate', counted)
+  assert run(*words, text).status == 130
+  assert len((tmp_path / 'sweep.csv').read_text().splitlines()) == 1 + 3
+  cache = sweep.generate.sampler.sample._cache_size()
+  result = run(*words, text)
+  assert result.status == 0, result.err
+  assert len(drawn) == 4 + 3  # what was measured is not measured again
+  assert sweep.generate.sampler.sample._cache_size() <= cache + 1
+  rows = list(csv.DictReader((tmp_path / 'sweep.csv').read_text().splitlines()))
+  assert [(row['ig'], row['cfg']) for row in rows] == [
+    (ig, cfg) for ig in ('1.0', '2.0') for cfg in ('1.0', '1.25', '1.5')
+  ]
+  assert all(float(row['fd']) > 0 for row in rows)
+  assert rows[0]['nfe'] == '2' and float(rows[1]['nfe']) == 3  # on at 0.5
+  assert result.out == (tmp_path / 'sweep.csv').read_text()
+  with Image.open(tmp_path / 'sweep.png') as picture:
+    assert picture.size == (910, 650)
+  # The same figures as each point alone, from compare's own words.
+  refused = run(*words, '--guidance=ig:1..2:2,cfg:1.0..1.5:3')
+  assert refused.status == 2 and 'guidance differ' in refused.err
+
+
+def test_sweep_over_one_scale(shared_run, tmp_path):
+  result = run('sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}',
+               *SWEEP, '--guidance=cfg:1.2,s2:1..3:2',
+               '--metric=accuracy')  # fmt: skip
+  assert result.status == 0, result.err
+  assert len(result.out.splitlines()) == 3
+  assert (tmp_path / 'sweep.png').exists()
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('ig:1.5', 'has 0 ranges'),
+    ('ig:1..2:3,cfg:1..2:3,s2:1..2:3', 'has 3 ranges'),
+    ('ig:2..1:3', 'LOW below HIGH'),
+    ('ig:1..2:1', 'COUNT from 2'),
+    ('igg:1..2:3', 'unknown guidance method'),
+    ('ig:1..2', 'stands in the place of a scale'),
+    ('apg:2:norm=1..5:3', 'stands in the place of a scale'),
+    ('fdg:1..2:3:low=1..2:3', 'stands in the place of a scale'),
+    ('ig:1..1.0000001:5', 'different in six digits'),
+  ],
+)
+def test_bad_sweeps_are_one_line(shared_run, tmp_path, text, message):
+  result = run('sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}/out',
+               f'--guidance={text}')  # fmt: skip
+  assert result.status == 2
+  assert message in result.err.splitlines()[-1], result.err
+  assert not (tmp_path / 'out').exists()

@@ -1,0 +1,163 @@
+"""`sample`, killed at any moment, and started again by the same command."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dit import model, weights
+from dit.config import DiTConfig
+
+ROOT = pathlib.Path(__file__).parents[1]
+COUNT = 160
+CONFIG = DiTConfig(
+  size=8,
+  channels=1,
+  num_classes=10,
+  patch=2,
+  depth=4,
+  width=32,
+  num_heads=2,
+  taps=(2,),
+)
+
+
+class Command:
+  """One command line that draws into a folder."""
+
+  def __init__(self, place, name, form):
+    self.out = place / name
+    self.form = form
+    self.argv = [
+      sys.executable, 'main.py', 'sample', f'--folder={place}/net',
+      f'--out={self.out}', f'--num={COUNT}', f'--format={form}',
+      '--guidance=ig:1.4,cfg:1.3@0-0.7,s2:1.25', '--config.sample.batch_size=8',
+      '--config.sample.steps=30',
+    ]  # fmt: skip
+    self.env = {
+      **{k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_COMPILATION_CACHE_DIR': str(place / 'cache'),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+
+  def run(self, stop=None):
+    """Runs to the end, or kills when `stop` says so; True if it ended."""
+    with subprocess.Popen(
+      self.argv, cwd=ROOT, env=self.env, stderr=subprocess.PIPE, text=True
+    ) as process:
+      while process.poll() is None:
+        if stop is not None and stop():
+          process.kill()
+          process.wait()
+          return False
+        time.sleep(0.002)
+      assert process.returncode == 0, process.stderr.read()
+    return True
+
+  def done(self):
+    """How many files of images are there."""
+    inside = self.out / ('parts' if self.form == 'npz' else 'images')
+    return len(list(inside.glob('[!.]*'))) if inside.exists() else 0
+
+  def digests(self):
+    """Of every file's content, but the description of the machine."""
+    digests = {}
+    for path in sorted(self.out.rglob('*')):
+      if path.suffix in ('.png', '.txt'):
+        name = str(path.relative_to(self.out))
+        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if self.form == 'npz':
+      with np.load(self.out / 'samples.npz') as arrays:
+        for name in arrays.files:
+          digests[name] = hashlib.sha256(arrays[name].tobytes()).hexdigest()
+          assert len(arrays[name]) == COUNT
+    found = json.loads((self.out / 'samples.json').read_text())
+    assert found['complete'] is True
+    return digests
+
+
+def kill_once(command, rng, moment):
+  """Starts the command and kills it at a random time of a kind of moment."""
+  if moment == 'start-up':
+    deadline = time.monotonic() + rng.uniform(0, 6)
+    return command.run(lambda: time.monotonic() > deadline)
+  total = COUNT if command.form == 'png' else COUNT // 8
+  if moment == 'drawing':
+    before = command.done()
+    least = min(before + rng.randint(1, total // 3), total)
+    return command.run(lambda: command.done() >= least)
+  # While everything is put together.
+  return command.run(lambda: command.done() >= total and rng.random() < 0.2)
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """A folder with a network, and what undisturbed commands draw from it."""
+  place = tmp_path_factory.mktemp('sample')
+  params = jax.jit(lambda: model.init(CONFIG, jax.random.key(0)))()
+  leaves, tree = jax.tree.flatten(jax.device_get(params))
+  rng = np.random.default_rng(0)
+  leaves = [
+    leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves
+  ]
+  params = jax.tree.unflatten(tree, leaves)
+  weights.save_folder(place / 'net', CONFIG, params, info={})
+  return place
+
+
+@pytest.fixture(scope='module')
+def expected(place):
+  """Function of a format: digests of what an undisturbed command draws."""
+
+  @functools.cache
+  def digests(form):
+    command = Command(place, f'whole-{form}', form)
+    assert command.run()
+    return command.digests()
+
+  return digests
+
+
+def test_killed_once(place, expected):
+  command = Command(place, 'once', 'png')
+  assert not kill_once(command, random.Random(0), 'drawing')
+  assert 0 < command.done() < COUNT
+  assert command.run()
+  assert command.digests() == expected('png')
+  assert len(expected('png')) == COUNT + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['npz', 'png'])
+def test_killed_ten_times(place, expected, form):
+  """Ten kills of one set, at random moments."""
+  command, rng = Command(place, f'ten-{form}', form), random.Random(1)
+  kinds = ['start-up'] * 3 + ['drawing'] * 5 + ['end'] * 2
+  rng.shuffle(kinds)
+  killed = 0
+  for kind in kinds:
+    killed += not kill_once(command, rng, kind)
+  assert killed >= 6  # some moments never came
+  assert command.run()
+  assert command.digests() == expected(form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(10))
+def test_killed_at_a_random_moment(place, expected, seed):
+  form = 'npz' if seed % 2 else 'png'
+  command, rng = Command(place, f'random-{seed}', form), random.Random(seed)
+  kind = ['start-up', 'drawing', 'drawing', 'end'][seed % 4]
+  kill_once(command, rng, kind)
+  assert command.run()
+  assert command.digests() == expected(form)

@@ -1,0 +1,143 @@
+"""The toy experiments: exact parts, and both commands in their quick mode."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from benchmarks import toy, toy_fractal, toy_mixture, toy_report
+
+MIXTURES = {
+  'mixture': toy_mixture.four_gaussians(),
+  'fractal': toy_fractal.tree(levels=3, pieces=3),
+}
+
+
+@pytest.fixture(params=MIXTURES)
+def mixture(request):
+  return MIXTURES[request.param]
+
+
+def test_the_log_density_is_that_of_the_sum(mixture):
+  rng = np.random.default_rng(0)
+  for label in range(mixture.num_classes):
+    x = mixture.draw(np.full(50, label), rng) + 0.1 * rng.standard_normal(2)
+    expected = 0
+    for k in np.flatnonzero(mixture.label == label):
+      covariance = mixture.factor[k] @ mixture.factor[k].T
+      expected += mixture.weight[k] * stats.multivariate_normal.pdf(
+        x, mixture.mean[k], covariance
+      )
+    expected /= mixture.weight[mixture.label == label].sum()
+    got = np.exp(mixture.log_density(x, label))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_the_density_integrates_to_one(mixture):
+  line = np.linspace(-9, 9, 361)
+  step = line[1] - line[0]
+  x = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+  for label in range(mixture.num_classes):
+    total = np.exp(mixture.log_density(x, label)).sum() * step**2
+    assert total == pytest.approx(1, abs=0.01)
+
+
+def test_draws_have_the_moments(mixture):
+  for label in range(mixture.num_classes):
+    x = mixture.draw(np.full(40_000, label), np.random.default_rng(0))
+    mean, variance = mixture.moments(label)
+    error = np.sqrt(variance / len(x))
+    assert np.linalg.norm(x.mean(0) - mean) < 4 * error
+    assert x.var(0).sum() == pytest.approx(variance, rel=0.03)
+
+
+def test_draws_have_the_density(mixture):
+  """The mean of p(x) over draws is the integral of p^2, known for Gaussians."""
+  x = mixture.draw(np.zeros(40_000, int), np.random.default_rng(0))
+  weight, mean, factor = mixture.of_class(0)
+  covariance = factor @ factor.swapaxes(1, 2)
+  expected = sum(
+    weight[i]
+    * weight[j]
+    * stats.multivariate_normal.pdf(
+      mean[i], mean[j], covariance[i] + covariance[j]
+    )
+    for i in range(len(weight))
+    for j in range(len(weight))
+  )
+  got = np.exp(mixture.log_density(x, 0)).mean()
+  assert got == pytest.approx(expected, rel=0.03)
+
+
+def test_a_tree_branches_in_two():
+  tree = toy_fractal.tree(levels=4, pieces=5)
+  assert len(tree.weight) == 2 * 5 * (1 + 2 + 4 + 8)
+  # The classes grow in opposite directions.
+  (first, _), (second, _) = tree.moments(0), tree.moments(1)
+  assert first @ second < 0
+  assert first.min() > 0 > second.max()
+
+
+def test_energy_distance():
+  rng = np.random.default_rng(0)
+  x, y = rng.standard_normal((2, 1500, 2))
+  assert toy_report.energy_distance(x, y) < 0.06
+  y += np.asarray([0.5, 0])
+  shifted = toy_report.energy_distance(x, y)
+  assert shifted > 0.2
+  assert toy_report.energy_distance(y, x) == pytest.approx(shifted)
+  scaled = toy_report.energy_distance(4 * x, 4 * y)
+  assert scaled == pytest.approx(2 * shifted)
+  # Two points, each with all its mass: sqrt(2 * 1).
+  points = np.zeros((3, 2)), np.tile([1.0, 0.0], (4, 1))
+  assert toy_report.energy_distance(*points) == pytest.approx(np.sqrt(2))
+
+
+def test_the_judge_finds_what_is_wrong(mixture):
+  count = 500
+  label = np.arange(count * mixture.num_classes) % mixture.num_classes
+  judge = toy_report.Judge(mixture, count)
+  x = mixture.draw(label, np.random.default_rng(7))
+
+  def judged(x):
+    return dict(zip(toy_report.MEASURES, judge(x, label), strict=True))
+
+  true = judged(x)
+  assert true['energy'] < 0.1
+  assert true['shift'] < 0.15
+  assert true['spread'] == pytest.approx(1, abs=0.06)
+  assert true['outliers'] < 0.01
+  assert true['coverage'] == pytest.approx(0.95, abs=0.03)
+  center = np.asarray([mixture.moments(c)[0] for c in label])
+  narrow = judged(center + 0.3 * (x - center))
+  assert narrow['spread'] == pytest.approx(0.3, abs=0.02)
+  assert narrow['coverage'] < 0.5
+  assert narrow['energy'] > 3 * true['energy']
+  assert judged(x + np.asarray([0, 1]))['shift'] == pytest.approx(1, abs=0.15)
+  assert judged(x + 9)['outliers'] > 0.9
+  assert judged(np.roll(x, 1, axis=0))['other'] > 0.9
+
+
+@pytest.mark.parametrize('module', [toy_mixture, toy_fractal])
+def test_quick(module, tmp_path, capsys, quick_compilation):
+  experiment = module.experiment()
+  toy_report.main(experiment, ['--quick', f'--out={tmp_path}'])
+  text = (tmp_path / f'{experiment.name}.md').read_text()
+  assert text in capsys.readouterr().out
+  for name in ('true', 'none', *experiment.methods):
+    assert f'| {name} |' in text
+  assert 'nan' not in text
+  with Image.open(tmp_path / f'{experiment.name}.png') as image:
+    picture = np.asarray(image.convert('RGB'))
+  assert picture.shape[1] > picture.shape[0] > 500
+  assert picture.std() > 10
+
+
+def test_scale_one_is_no_guidance(quick_compilation):
+  experiment = toy_fractal.experiment().quick()
+  (denoiser,) = toy.train(experiment, experiment.network)
+  x, label = toy.draw(experiment, denoiser, 'none', 0)
+  guided, _ = toy.draw(experiment, denoiser, 'ig:1,cfg:1', 0)
+  assert x.shape == (experiment.points, 2)
+  assert np.bincount(label).tolist() == [experiment.points // 2] * 2
+  np.testing.assert_allclose(guided, x, atol=1e-5)
