@@ -193,7 +193,9 @@ class Guidance:
     rests = jnp.zeros((), bool)
     for term in self.terms:
       if term.zero_steps:
-        rests |= (n < term.zero_steps) & jnp.any(term.scale_at(step) != 1)
+        # Whatever the schedule, which may begin at 1.
+        scale = term.scale.inside(step.at, term.scale.value)
+        rests |= (n < term.zero_steps) & (scale != 1)
     return rests
 
   def check(

@@ -150,8 +150,8 @@ def check(
     )
   if solver.adaptive and isinstance(path, VariancePreserving):
     raise InputError(
-      f'sample.solver {config.solver} looks a little beyond the data, where '
-      'this path does not go; choose another solver.'
+      f'sample.solver {config.solver} asks for the velocity at t = 0, where it '
+      'is infinite on this path; choose another solver.'
     )
   if guidance.stepwise and solver.adaptive:
     raise InputError(

@@ -207,6 +207,7 @@ def sample(
     rtol=solver.rtol,
     atol=solver.atol,
     max_steps=solver.max_steps,
+    overshoot=solver.overshoot,
     cost=lambda t: guidance.passes(denoiser, step_of(t, 0)),
   )
 

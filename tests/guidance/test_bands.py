@@ -113,9 +113,15 @@ def test_rescale_in_numpy(phi, text):
     np.testing.assert_allclose(*stds, rtol=1e-5)
 
 
-def test_rescale_alone_or_off_its_interval_changes_nothing():
-  for text in ('rescale:0.7', 'cfg:1,rescale:0.7', 'cfg:4@0-0.3,rescale:0.7'):
+def test_rescale_where_the_methods_are_off_changes_nothing():
+  for text in ('cfg:1,rescale:0.7', 'cfg:4@0-0.3,rescale:0.7'):
     np.testing.assert_array_equal(guided(text), plain())
+
+
+@pytest.mark.parametrize('text', ['rescale:0.7', 'ig:2,rescale:0'])
+def test_rescale_needs_a_method(text):
+  with pytest.raises(InputError, match='rescale has nothing to rescale; name'):
+    parse(text)
 
 
 def test_rescale_of_a_still_field():

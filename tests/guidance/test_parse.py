@@ -69,7 +69,6 @@ TEXTS = [
   'slg:2:blocks=4',
   'auto:2.1',
   'auto:2.1:schedule=cosine@0-0.9',
-  'rescale:0.7',
   'cfg:7.5,rescale:0',
   'ig:1.4,apg:3:eta=0.1,s2:1.25,slg:2:blocks=3,auto:1.5,rescale:1',
 ]
