@@ -236,6 +236,10 @@ def batches(
   """
   check(config, guidance, denoiser, mesh, path, shape)
   index = np.arange(len(labels)) if index is None else index
+  # Numbers of any kind are one program; arrays are a guide's weights.
+  guidance = jax.tree.map(
+    lambda leaf: leaf if np.ndim(leaf) else float(leaf), guidance
+  )
   grid, solver = config.grid(path), config.make_solver(path)
   cost = declared_nfe(denoiser, guidance, config, path, seed)
 

@@ -110,6 +110,8 @@ def test_interval_of_all_times_is_no_interval():
     ({'power': -1.0}, 'guidance power is -1.0, expected a number from 0'),
     ({'power': math.nan}, 'guidance power is nan'),
     ({'power': math.inf}, 'guidance power is inf'),
+    ({'power': 2.0}, 'power=2 is for schedule=power_cosine, not constant'),
+    ({'power': 2.0, 'schedule': 'cosine'}, 'power_cosine, not cosine'),
   ],
 )
 def test_errors(options, message):
@@ -118,7 +120,7 @@ def test_errors(options, message):
 
 
 def test_scale_is_a_leaf_and_the_rest_is_not():
-  scale = Scale(2.0, 0.1, 0.9, 'cosine', 3.0)
+  scale = Scale(2.0, 0.1, 0.9, 'power_cosine', 3.0)
   assert jax.tree.leaves(scale) == [2.0]
   doubled = jax.tree.map(lambda value: 2 * value, scale)
-  assert doubled == Scale(4.0, 0.1, 0.9, 'cosine', 3.0)
+  assert doubled == Scale(4.0, 0.1, 0.9, 'power_cosine', 3.0)

@@ -96,6 +96,40 @@ def test_zero_field_leaves_every_bit(value):
   assert count == 2 + 6 * 7  # 1e-6, and ten times as long each time
 
 
+@pytest.mark.parametrize('name', FIELDS)
+@pytest.mark.parametrize('rtol', [1e-3, 1e-6])
+def test_last_step_cut_to_stop_at_the_end(name, rtol):
+  field, x, exact = FIELDS[name]
+  asked = []
+
+  def spy(x, t):
+    jax.debug.callback(lambda t: asked.append(float(t)), t)
+    return field(x, t)
+
+  with in_float64():
+    out, count = dopri5(
+      spy, jnp.asarray(x), rtol=rtol, atol=rtol / 100, overshoot=False
+    )
+    jax.block_until_ready(out)
+    jax.effects_barrier()
+  assert len(asked) == count
+  assert min(asked) == 0  # never beyond
+  out = np.asarray(out)
+  assert np.linalg.norm(out - exact) < 10 * rtol * np.linalg.norm(exact)
+
+
+def test_interpolant_of_a_long_last_step_is_less_exact():
+  # Data N(0, 1/4) on the linear path: x(0) is half of x(1).
+  def field(x, t):
+    return x * (t - (1 - t) / 4) / ((1 - t) ** 2 / 4 + t**2)
+
+  x, errors = jnp.linspace(-2, 2, 9), []
+  for overshoot in (True, False):
+    out, _ = dopri5(field, x, rtol=1e-3, atol=1e-4, overshoot=overshoot)
+    errors.append(np.abs(out - x / 2).max())
+  assert errors[1] < 5e-3 < errors[0]
+
+
 def test_field_that_wakes_up_late_is_not_missed():
   # Flat where the first step is chosen; x(0) = x(1) - the integral below 0.9.
   out, _ = dopri5(
