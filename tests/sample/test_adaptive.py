@@ -115,7 +115,7 @@ def test_last_step_cut_to_stop_at_the_end(name, rtol):
   assert len(asked) == count
   assert min(asked) == 0  # never beyond
   out = np.asarray(out)
-  assert np.linalg.norm(out - exact) < 10 * rtol * np.linalg.norm(exact)
+  assert np.linalg.norm(out - exact) < 15 * rtol * np.linalg.norm(exact)
 
 
 def test_interpolant_of_a_long_last_step_is_less_exact():
