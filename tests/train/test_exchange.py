@@ -188,7 +188,7 @@ def test_options_of_published_sources(refused, tmp_path):
 
 def test_options_of_other_sources(refused, tmp_path, folder, run):
   file = tmp_path / 'x.safetensors'
-  words = ['--num_heads and --taps are for published sources']
+  words = ['--num_heads, --taps and --no_null_label are for published sources']
   refused(folder, file, *words, num_heads=4)
   refused(run, tmp_path / 'other', *words, taps=(2,))
   refused(run, file, '--family is needed')
