@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit.types import InputError
-from sample.solvers import Solver
 
 # Dormand & Prince 1980: nodes, stages; the last stage is the new state.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -56,7 +55,7 @@ _SAFETY, _SHORTEST, _LONGEST = 0.9, 0.2, 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Dopri5(Solver):
+class Dopri5:
   """`dopri5` from t = 1 to t = 0; the grid is not used.
 
   The steps follow from the error over the whole batch, so an image depends on
@@ -74,6 +73,7 @@ class Dopri5(Solver):
   max_steps: int = 1000
   overshoot: bool = False
   adaptive = True
+  stochastic = learned_variance = ddim = False
 
   def __post_init__(self) -> None:
     """Checks that there is a tolerance."""

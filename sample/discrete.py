@@ -25,7 +25,7 @@ import numpy as np
 from dit.config import check_choice, check_range
 from dit.path import STEPS, Path, VariancePreserving
 from dit.types import InputError
-from sample.solvers import Solver
+from sample.solvers import OneStep
 
 VARIANCES = ('learned', 'small')
 
@@ -87,7 +87,7 @@ def _sections(counts: list[int]) -> set[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class DDIM(Solver):
+class DDIM(OneStep):
   """Denoising Diffusion Implicit Models; one evaluation.
 
   Attributes:
@@ -130,7 +130,7 @@ class DDIM(Solver):
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPM(Solver):
+class DDPM(OneStep):
   """Ancestral sampling; one evaluation.
 
   Attributes:

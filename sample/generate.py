@@ -30,6 +30,7 @@ from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import Denoiser, InputError
 from guidance import Guidance
 from sample import sampler
+from sample.adaptive import Dopri5
 from sample.discrete import discrete_grid
 from sample.grid import make_grid
 from sample.registry import check_solver, make_solver
@@ -84,7 +85,7 @@ class SampleConfig:
       path=path,
     )
 
-  def make_solver(self, path: Path) -> Solver:
+  def make_solver(self, path: Path) -> Solver | Dopri5:
     """The one-step rule."""
     return make_solver(self.solver, path)
 

@@ -38,8 +38,8 @@ def to_noise(
   Raises:
     InputError: for a solver that draws noise, remembers or chooses its steps.
   """
-  multistep = jax.tree.leaves(solver.init(x))
-  if solver.stochastic or solver.adaptive or multistep:
+  fixed = not (solver.stochastic or solver.adaptive)
+  if not fixed or jax.tree.leaves(solver.init(x)):
     raise InputError(
       f'{type(solver).__name__} cannot run backwards; choose euler, heun, '
       'midpoint, rk4 or ddim.'

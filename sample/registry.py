@@ -35,7 +35,7 @@ SOLVERS = {
 }
 
 
-def make_solver(text: str, path: Path) -> Solver:
+def make_solver(text: str, path: Path) -> Solver | Dopri5:
   """The solver that the text describes.
 
   Args:

@@ -26,7 +26,7 @@ from dit.path import Linear, Path
 from dit.types import Denoiser
 from guidance import Guidance, Step
 from guidance.term import BlocksTerm
-from sample.adaptive import dopri5
+from sample.adaptive import Dopri5, dopri5
 from sample.solvers import Evaluation, Solver
 
 # No image has these indices.
@@ -147,7 +147,7 @@ def sample(
   grid: jax.Array,
   seed: int | jax.Array,
   *,
-  solver: Solver,
+  solver: Solver | Dopri5,
   shape: tuple[int, int, int],
   path: Path = Linear(),  # noqa: B008
   scales_at: str = 'step',

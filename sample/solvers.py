@@ -25,6 +25,7 @@ increasing_decreasing (norm sin(pi t)^2).
 A solver knows nothing of guidance: it sees a function of (x, t).
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ class Evaluation(NamedTuple):
   memory: Any = ()
 
 
-class Solver:
+class Solver(abc.ABC):
   """A rule for one step; subclasses are frozen and hashable.
 
   A step's first evaluation is made for it, at (perturb(x), t).
@@ -64,7 +65,7 @@ class Solver:
   stochastic = False
   # Whether the network's learned variance is used.
   learned_variance = False
-  # Whether it chooses its own steps (see `sample.adaptive`).
+  # `sample.adaptive` has one that chooses its own steps.
   adaptive = False
   # Whether a step is that of DDIM, on any path.
   ddim = False
@@ -85,6 +86,7 @@ class Solver:
     del t, t_next, noise
     return x
 
+  @abc.abstractmethod
   def advance(
     self,
     velocity: Velocity,
@@ -109,19 +111,6 @@ class Solver:
     Returns:
       The state at t_next, and the memory.
     """
-    return self.step(velocity, first, x, t, t_next, noise), memory
-
-  def step(
-    self,
-    velocity: Velocity,
-    first: Evaluation,
-    x: jax.Array,
-    t: jax.Array,
-    t_next: jax.Array,
-    noise: jax.Array | None,
-  ) -> jax.Array:
-    """`advance` without memory."""
-    raise NotImplementedError
 
   def times(self, t: float, t_next: float) -> list[float]:
     """Where a step evaluates the velocity, rounded as `advance` rounds."""
@@ -129,8 +118,19 @@ class Solver:
     return [t]
 
 
+class OneStep(Solver):
+  """A solver that remembers nothing."""
+
+  @abc.abstractmethod
+  def step(self, velocity, first, x, t, t_next, noise) -> jax.Array:
+    """The state at t_next; arguments as for `advance`."""
+
+  def advance(self, velocity, first, x, t, t_next, noise, memory):  # noqa: D102
+    return self.step(velocity, first, x, t, t_next, noise), memory
+
+
 @dataclasses.dataclass(frozen=True)
-class Euler(Solver):
+class Euler(OneStep):
   """Order 1, one evaluation."""
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
@@ -139,7 +139,7 @@ class Euler(Solver):
 
 
 @dataclasses.dataclass(frozen=True)
-class Heun(Solver):
+class Heun(OneStep):
   """Order 2, two evaluations.
 
   Attributes:
@@ -170,7 +170,7 @@ class Heun(Solver):
 
 
 @dataclasses.dataclass(frozen=True)
-class Midpoint(Solver):
+class Midpoint(OneStep):
   """Order 2, two evaluations, none at t = 0."""
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
@@ -183,7 +183,7 @@ class Midpoint(Solver):
 
 
 @dataclasses.dataclass(frozen=True)
-class RK4(Solver):
+class RK4(OneStep):
   """Order 4, four evaluations, the last of them at t_next."""
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
@@ -254,7 +254,7 @@ LASTS = ('mean', 'euler', 'tweedie', 'noise')
 
 
 @dataclasses.dataclass(frozen=True)
-class EulerMaruyama(Solver):
+class EulerMaruyama(OneStep):
   """Strong order 1/2, one evaluation.
 
   Attributes:
