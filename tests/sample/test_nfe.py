@@ -79,6 +79,8 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
     # Both bands at one pass; off where both scales are 1.
     ('fdg:1:low=2@0-0.5', 'euler', 9),
     ('cfg_zero:1:zero_steps=0', 'euler', 6),
+    # At t = 1 its scale is 1, and yet the step is left out.
+    ('cfg_zero:2:schedule=linear', 'euler', 10),
     # The first steps are left out where it is on: no pass at all.
     ('cfg_zero:1:zero_steps=2', 'heun', 11),
     ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
