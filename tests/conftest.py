@@ -1,7 +1,6 @@
 """Eight simulated CPU devices, and what several tests share."""
 
 import fcntl
-import functools
 import json
 import os
 
@@ -19,10 +18,10 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 
 import jax
+import networks
 import pytest
 from commands import DIGITS, TINY, quickly, run
 
-from dit import model
 from dit.config import DiTConfig
 
 # Two programs in flight can starve each other of the threads that eight
@@ -48,14 +47,7 @@ def config():
 @pytest.fixture(scope='session')
 def denoiser(config):
   """The small network with weights of which none is zero."""
-  params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  leaves = [
-    leaf + 0.1 * jax.random.normal(key, leaf.shape)
-    for leaf, key in zip(leaves, keys, strict=True)
-  ]
-  return model.bind(config, jax.tree.unflatten(tree, leaves))
+  return networks.perturbed(config)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Networks of every kind of architecture."""
 
+import networks
 import pytest
 
 from dit.config import DiTConfig
@@ -25,3 +26,9 @@ VARIANTS = {
 def config(request):
   """A small network with two taps, of either architecture."""
   return DiTConfig(**SIZES, **VARIANTS[request.param])
+
+
+@pytest.fixture(scope='session')
+def denoiser(config):
+  """Its own, since pytest would reuse that of another folder's config."""
+  return networks.perturbed(config)

@@ -15,7 +15,7 @@ from guidance import Guidance, parse
 from sample import generate, sampler
 from sample.grid import make_grid
 from sample.registry import make_solver
-from sample.solvers import Solver
+from sample.solvers import OneStep
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 SHAPE = (4, 4, 3)
@@ -65,7 +65,7 @@ def sample(dtype, *, solver, steps, guidance=None):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sum(Solver):
+class Sum(OneStep):
   """Adds the noise of every step to the state."""
 
   stochastic = True
@@ -75,7 +75,7 @@ class Sum(Solver):
 
 
 @dataclasses.dataclass(frozen=True)
-class Still(Solver):
+class Still(OneStep):
   """Stays."""
 
   def step(self, velocity, first, x, t, t_next, noise):
