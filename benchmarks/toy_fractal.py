@@ -64,9 +64,9 @@ def experiment() -> toy.Experiment:
     mixture=tree(),
     unit=1.45,
     network=toy.Recipe(
-      depth=8, width=32, steps=1200, batch_size=128, taps=(1,)
+      depth=4, width=64, steps=3000, batch_size=1024, taps=(1,)
     ),
-    guide=toy.Recipe(depth=4, width=16, steps=300, batch_size=128),
+    guide=toy.Recipe(depth=4, width=16, steps=750, batch_size=1024),
     methods=METHODS,
     fixed=2.0,
   )
