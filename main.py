@@ -22,13 +22,27 @@ from dit.types import InputError
 from guidance.parse import NAMES
 from sample.store import FORMATS, WriteError
 from sample.sweep import METRICS
-from train import checkpoint, exchange, loop, sampling, workdir
+from train import checkpoint, exchange, loop, preparing, sampling, workdir
+from train.data.shards import PrepareError
 from train.experiment import build
 from train.log import set_up_logging
 from train.settings import load_config, override
 from train.trained import Source
 
-_COMMANDS = ('train', 'sample', 'compare', 'sweep', 'convert')
+_COMMANDS = ('prepare', 'train', 'sample', 'compare', 'sweep', 'convert')
+
+
+def _prepare(args: argparse.Namespace) -> None:
+  config = override(load_config(args.config), args.overrides).to_dict()
+  experiment = build(config)
+  if args.verify:
+    print(preparing.verify(experiment, args.split))
+  elif args.images is None:
+    raise InputError('--images is needed: a folder, a .zip, or tfds:NAME.')
+  else:
+    print(
+      preparing.prepare(experiment, args.images, args.split, args.autoencoder)
+    )
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -160,6 +174,29 @@ def _parser() -> argparse.ArgumentParser:
       sub.set_defaults(folder=None)
     return sub
 
+  prepare = command(
+    'prepare',
+    _prepare,
+    'images to latent records for training; the same command again goes on',
+    'Writes data.dir/data.name/SPLIT. Any config key can be set: '
+    '--config.KEY=VALUE.\nExample: python main.py prepare '
+    '--images=imagenet/train --config.data.name=imagenet256 \\\n'
+    '           --config.data.autoencoder=sd_vae '
+    '--autoencoder=sd_vae:vae.safetensors',
+  )
+  for flag, text in (
+    ('--images', 'folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT]'),
+    ('--autoencoder', 'NAME:FILE[,FILE] that encodes (none: pixels)'),
+  ):
+    prepare.add_argument(flag, type=_path, help=text)
+  for flag, value, text in (
+    ('--config', 'configs/base.py', 'config file'),
+    ('--split', 'train', 'of the records'),
+  ):
+    prepare.add_argument(flag, default=value, help=f'{text} (%(default)s)')
+  prepare.add_argument(
+    '--verify', action='store_true', help='only read all records again'
+  )
   train = command_of_run(
     'train',
     _train,
@@ -331,7 +368,7 @@ def main(argv: Sequence[str]) -> int:
   except InputError as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 2
-  except (loop.NonFiniteError, WriteError) as error:
+  except (loop.NonFiniteError, PrepareError, WriteError) as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 1
   except KeyboardInterrupt:

@@ -98,15 +98,35 @@ def get_config() -> ml_collections.ConfigDict:
   config.ema.ramp = False
 
   config.data = ml_collections.ConfigDict()
-  # digits, or a TFDS set that is prepared in `dir` as ArrayRecord.
+  # digits, a set that `prepare` wrote to `dir`, or a TFDS set that is there as
+  # ArrayRecord.
   config.data.name = 'digits'
   config.data.dir = 'runs/data'
   # To train on (and the reference of distances); held out (their floor).
   config.data.train_split = 'train'
   config.data.test_split = 'test'
+  # Whose latents the records are (dit/autoencoder/registry.py), or pixels; and
+  # what normalises latents: autoencoder (its own constants) or data (mean and
+  # std of each channel over the training split).
+  config.data.autoencoder = 'pixels'
+  config.data.statistics = 'autoencoder'
+  # Whether half of the images are mirrored.
+  config.data.flip = False
   # Reading threads, and batches read ahead.
   config.data.threads = 8
   config.data.prefetch = 4
+
+  config.prepare = ml_collections.ConfigDict()
+  # Images to records: side of the centre crop, and float16 or float32 for mean
+  # and std of latents.
+  config.prepare.image_size = 256
+  config.prepare.dtype = 'float16'
+  # Images per call of the encoder on each process, images per file, threads
+  # that read images, and how many may be broken.
+  config.prepare.batch_size = 64
+  config.prepare.shard_records = 4096
+  config.prepare.threads = 16
+  config.prepare.max_broken = 100
 
   config.train = ml_collections.ConfigDict()
   # How long, and the global batch; images.
@@ -135,6 +155,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Guidance and number of images of a preview.
   config.log.preview_guidance = 'ig:1.4,cfg:1.35@0-0.7'
   config.log.preview_num = 64
+  # What decodes latents for a preview, as NAME:FILE[,FILE]; empty: latents of 1
+  # or 3 channels are shown as they are, and others not at all.
+  config.log.preview_autoencoder = ''
 
   config.sample = ml_collections.ConfigDict()
   # euler, heun, midpoint, rk4, dpm++, euler_maruyama, heun_maruyama, ddim, ddpm

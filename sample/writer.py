@@ -18,9 +18,17 @@ from PIL import Image, ImageDraw, ImageFont
 from dit.types import InputError
 
 
-def write_bytes(path: epath.PathLike, data: bytes) -> None:
-  """Writes a file under another name, then renames it."""
-  if jax.process_index() != 0:
+def write_bytes(
+  path: epath.PathLike, data: bytes, *, every: bool = False
+) -> None:
+  """Writes a file under another name, then renames it.
+
+  Args:
+    path: where to.
+    data: what.
+    every: on every process, not on the first alone.
+  """
+  if jax.process_index() != 0 and not every:
     return
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,9 +57,12 @@ def results_folder(path: epath.PathLike) -> epath.Path:
   return folder
 
 
-def write_json(path: epath.PathLike, value: Any) -> None:
-  """Writes readable JSON."""
-  write_bytes(path, (json.dumps(value, indent=2) + '\n').encode())
+def write_json(
+  path: epath.PathLike, value: Any, *, every: bool = False
+) -> None:
+  """Writes readable JSON; see `write_bytes`."""
+  data = (json.dumps(value, indent=2) + '\n').encode()
+  write_bytes(path, data, every=every)
 
 
 def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sample.discrete import discrete_grid
 from sample.solvers import DIFFUSIONS
 from train.objective import velocity_losses
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 VARIANTS = [
   ('ig_sit', 'model'),
   ('ig_sit', 'model_qknorm'),

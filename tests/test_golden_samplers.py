@@ -32,6 +32,7 @@ from sample.solvers import (
   Midpoint,
 )
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 TOLERANCE = 1e-6 if jax.config.jax_enable_x64 else 1e-4
 SAMPLERS = [
   ('ig_sit', 'sampler_cases'),
@@ -46,12 +47,21 @@ FIXED = {'euler': Euler(), 'heun2': Heun('heun'), 'midpoint': Midpoint(),
          'rk4': RK4()}  # fmt: skip
 
 
+_SLOW = () if jax.config.jax_enable_x64 else (pytest.mark.slow,)
+
+
 def cases(folder, section='sampler_cases'):
-  """Names and settings, as parameters of a test."""
+  """Names and settings, as parameters of a test.
+
+  Here most cases are slow, as the run in float64 is of all of them.
+  """
   for place in reference.PLACES:
     if (place / folder / 'config.json').exists():
       found = reference.read(f'{folder}/config.json')[section]
-      return [pytest.param(n, c, id=n) for n, c in found.items()]
+      return [
+        pytest.param(name, case, id=name, marks=_SLOW if k % 4 else ())
+        for k, (name, case) in enumerate(found.items())
+      ]
   return []
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -76,13 +77,14 @@ def test_protocol_is_whole(shared_run, tmp_path):
   assert np.shape(masks) == (2, 2) and {*np.ravel(masks)} <= {'1', '2'}
 
 
-def test_default_folder_is_named_after_the_guidance(shared_run):
-  words = ['sample', f'--workdir={shared_run}/run', *QUICK]
+def test_default_folder_is_named_after_the_guidance(shared_run, tmp_path):
+  shutil.copytree(shared_run / 'run', tmp_path / 'run')
+  words = ['sample', f'--workdir={tmp_path}/run', *QUICK]
   assert run(*words, '--guidance=ig:1.5,cfg:1.2@0-0.7').status == 0
-  folder = shared_run / 'run' / 'samples' / 'ig-1.5_cfg-1.2@0-0.7'
+  folder = tmp_path / 'run' / 'samples' / 'ig-1.5_cfg-1.2@0-0.7'
   assert len(images(folder)) == 20
   assert run(*words).status == 0
-  assert (shared_run / 'run/samples/none/samples.npz').exists()
+  assert (tmp_path / 'run/samples/none/samples.npz').exists()
 
 
 def test_png_folder(shared_run, tmp_path):

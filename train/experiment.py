@@ -10,6 +10,7 @@ from guidance import parse
 from sample.compare import CompareConfig
 from sample.generate import SampleConfig
 from train.checkpoint import CheckpointConfig
+from train.data.prepare import PrepareConfig
 from train.data.source import DataConfig
 from train.ema import EMAConfig
 from train.objective import ObjectiveConfig
@@ -48,6 +49,7 @@ class LogConfig:
   preview_every_images: int
   preview_guidance: str
   preview_num: int
+  preview_autoencoder: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Experiment:
   optimizer: OptimizerConfig
   ema: EMAConfig
   data: DataConfig
+  prepare: PrepareConfig
   train: TrainConfig
   mesh: sharding.MeshConfig
   checkpoint: CheckpointConfig

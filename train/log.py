@@ -51,7 +51,9 @@ def progress_bar(**kwargs: Any) -> tqdm:
 
 
 @contextlib.contextmanager
-def image_progress(total: int, done: int) -> Iterator[Callable[[int], None]]:
+def image_progress(
+  total: int, done: int, verb: str = 'sample'
+) -> Iterator[Callable[[int], None]]:
   """Yields a function to call with the number of images that are done.
 
   It shows images/s and the time left: on a bar on a terminal, else in a line
@@ -60,7 +62,7 @@ def image_progress(total: int, done: int) -> Iterator[Callable[[int], None]]:
   begin = last = time.monotonic()
   at_first = done
   with progress_bar(
-    total=total, initial=done, unit=' images', desc='sample'
+    total=total, initial=done, unit=' images', desc=verb
   ) as bar:
 
     def update(done: int) -> None:

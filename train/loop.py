@@ -11,24 +11,28 @@ import time
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
 
 from dit import model
-from dit.path import path_named
 from dit.sharding import check_batch, make_mesh
 from dit.types import InputError
-from guidance import parse
-from sample import generate, writer
+from sample import writer
 from train import state as state_lib
 from train.checkpoint import Checkpointer
 from train.data.pipeline import batches
-from train.data.source import check_source, open_source
+from train.data.source import (
+  about_latents,
+  check_source,
+  normalisation_of,
+  open_source,
+)
 from train.experiment import Experiment
 from train.log import MetricsLog, plot_losses, progress_bar, read_metrics
 from train.optimizer import make_optimizer, make_schedule
+from train.preview import Preview
 from train.step import make_train_step
+from train.workdir import LATENTS
 
 
 class NonFiniteError(RuntimeError):
@@ -73,17 +77,10 @@ def check(experiment: Experiment) -> None:
   mesh = make_mesh(experiment.mesh)
   check_batch(mesh, experiment.train.batch_size, 'train.batch_size')
   source = open_source(experiment.data, experiment.data.train_split)
-  check_source(source, experiment.model)
-  open_source(experiment.data, experiment.data.test_split)
-  if experiment.log.preview_every_images:
-    generate.check(
-      _preview_sampling(experiment, mesh),
-      parse(experiment.log.preview_guidance),
-      model.bind(experiment.model, {}),
-      mesh,
-      path_named(experiment.objective.path),
-      experiment.model.latent_shape,
-    )
+  check_source(source, experiment.data, experiment.model)
+  if experiment.data.test_split:
+    open_source(experiment.data, experiment.data.test_split)
+  Preview(experiment, about_latents(source, experiment.data), mesh)
 
 
 def train(experiment: Experiment, workdir: epath.Path) -> None:
@@ -117,8 +114,19 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
   )
   optimizer = make_optimizer(experiment.optimizer, schedule)
   abstract = state_lib.abstract(config, optimizer, mesh)
+  source = open_source(experiment.data, experiment.data.train_split)
+  about = about_latents(source, experiment.data)
+  writer.write_json(workdir / LATENTS, about)
+  preview = Preview(experiment, about, mesh)
+  if experiment.log.preview_every_images and not preview.every:
+    logging.info('No previews: log.preview_autoencoder is not set.')
   train_step = make_train_step(
-    config, experiment.objective, optimizer, experiment.ema, abstract
+    config,
+    experiment.objective,
+    optimizer,
+    experiment.ema,
+    abstract,
+    normalisation_of(source, experiment.data),
   )
   with (
     stop_on_signals() as stop,
@@ -140,7 +148,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
 
     # Data, from the step that comes next.
     stream = batches(
-      open_source(experiment.data, experiment.data.train_split),
+      source,
       experiment.data,
       mesh,
       batch_size=settings.batch_size,
@@ -173,10 +181,9 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
         ):
           report.flush()
           checkpointer.save(state, step)
-        preview_every = settings.steps_of(experiment.log.preview_every_images)
-        if preview_every and (step % preview_every == 0) and not stopping:
+        if preview.every and (step % preview.every == 0) and not stopping:
           report.flush()
-          log.image(step, 'preview', preview(experiment, state.ema, mesh))
+          log.image(step, 'preview', preview(state.ema))
         if stopping:
           break
       report.flush()
@@ -247,31 +254,3 @@ class _Report:
         values['images_per_second'] = rate
       self._mark = (now, step)
       self._log.scalars(step, values)
-
-
-def preview(
-  experiment: Experiment, params: model.Params, mesh: jax.sharding.Mesh
-) -> np.ndarray:
-  """A grid of samples, classes in columns, as one (H, W, C) uint8 image."""
-  config, count = experiment.model, experiment.log.preview_num
-  columns = min(config.num_classes, 10)
-  labels = generate.plan_labels('balanced', count, columns, experiment.seed)
-  images, _ = generate.generate(
-    model.bind(config, params),
-    parse(experiment.log.preview_guidance),
-    labels,
-    _preview_sampling(experiment, mesh),
-    path=path_named(experiment.objective.path),
-    shape=config.latent_shape,
-    mesh=mesh,
-    seed=experiment.seed,
-  )
-  return writer.tile(images, columns, scale=max(1, 40 // config.size))
-
-
-def _preview_sampling(
-  experiment: Experiment, mesh: jax.sharding.Mesh
-) -> generate.SampleConfig:
-  """One batch, filled up to what the devices divide."""
-  batch_size = -(-experiment.log.preview_num // mesh.size) * mesh.size
-  return dataclasses.replace(experiment.sample, batch_size=batch_size)

@@ -113,7 +113,7 @@ class _Opened:
     data, splits = self.experiment.data, []
     for split in (data.train_split, data.test_split):
       source = open_source(data, split)
-      check_source(source, self.experiment.model)
+      check_source(source, data, self.experiment.model)
       splits.append(load_all(source))
     return splits
 
@@ -165,7 +165,9 @@ def sample(
     labels, num, experiment.model.num_classes, request.seed
   )
   opened.check_weights()
-  decoder = trained.read_autoencoder(autoencoder, experiment, opened.mesh)
+  decoder = trained.read_decoder(
+    autoencoder, experiment, request.source.latents(), opened.mesh
+  )
   name = describe(method).replace(':', '-').replace(',', '_')
   folder = request.out or f'{request.source.place}/samples/{name}'
   writer.results_folder(folder)  # fails before weights are read

@@ -18,6 +18,7 @@ from train.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+_IDENTITY = latents.Normalisation()
 
 
 def make_train_step(
@@ -26,6 +27,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   ema_config: ema.EMAConfig,
   abstract_state: TrainState,
+  normalisation: latents.Normalisation = _IDENTITY,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds the step.
 
@@ -35,6 +37,7 @@ def make_train_step(
     optimizer: of the parameters.
     ema_config: of their average.
     abstract_state: fixes where the new state lives.
+    normalisation: of the latents, where records are moments.
 
   Returns:
     A function of (state, batch, key) to (state, metrics): the loss, its terms
@@ -43,7 +46,15 @@ def make_train_step(
 
   def train_step(state, batch, key):
     key = jax.random.fold_in(key, state.step)
-    x0 = latents.from_pixels(batch['image'])
+    if 'moments' in batch:
+      key, posterior_key = jax.random.split(key)
+      posterior = latents.Posterior.from_stored(
+        batch['moments'].astype(jnp.float32)
+      )
+      noise = jax.random.normal(posterior_key, posterior.mean.shape)
+      x0 = normalisation.normalise(posterior.draw(noise))
+    else:
+      x0 = latents.from_pixels(batch['image'])
 
     def loss_of(params):
       denoiser = model.bind(config, params)

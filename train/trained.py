@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from dit import autoencoder, model, weights
 from dit.autoencoder import Autoencoder
 from dit.config import check_choice
+from dit.latents import Normalisation
 from dit.published import read_tensors
 from dit.sharding import replicated, tree_shardings
 from dit.types import Denoiser, InputError
@@ -74,6 +75,12 @@ class Source:
       return _open_folder(self.place, overrides)
     config = ml_collections.ConfigDict(workdir.load_config(self.place)).lock()
     return build(_override(config, overrides, 'run').to_dict())
+
+  def latents(self) -> dict[str, Any]:
+    """Autoencoder and normalisation of its latents; {} where nothing says."""
+    if self.is_run:
+      return workdir.load_latents(self.place)
+    return weights.load_config(self.place)[1].get('latents', {})
 
   def check(self) -> None:
     """Raises InputError if a run has no such checkpoint."""
@@ -146,28 +153,21 @@ def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
 
 
 def read_autoencoder(
-  text: str | None, experiment: Experiment, mesh: Mesh
+  text: str | None, mesh: Mesh, half: str
 ) -> Autoencoder | None:
-  """Reads an autoencoder that decodes the network's latents.
+  """Reads an autoencoder.
 
   Args:
     text: 'NAME:FILE[,FILE...]', a name of `autoencoder.AUTOENCODERS` and its
-      published files, a file of latent statistics among them; None where
-      latents are images.
-    experiment: its network's latents.
+      published files, a file of latent statistics among them; None, or
+      'pixels', where latents are images.
     mesh: where to put the weights, whole on every device.
+    half: that is needed, 'encoder' or 'decoder'.
 
   Raises:
-    InputError: if the files are not those of the name, or its latents are not
-      the network's; or if one is needed.
+    InputError: if the files are not those of the name, or lack the half.
   """
-  channels = experiment.model.channels
-  if text is None:
-    if channels not in (1, 3):
-      raise InputError(
-        f'the network makes latents of {channels} channels, no images; say '
-        'what decodes them, such as --autoencoder=sd_vae:vae.safetensors.'
-      )
+  if text in (None, 'pixels'):
     return None
   name, _, files = text.partition(':')
   check_choice('--autoencoder', name, autoencoder.AUTOENCODERS)
@@ -177,14 +177,64 @@ def read_autoencoder(
   loaded = autoencoder.load(
     name, *rest, statistics=statistics[0] if statistics else None
   )
-  if loaded.latent_channels != channels:
+  if half not in loaded.params:
+    raise InputError(f'autoencoder {text} has no {half}; add its file.')
+  return jax.device_put(loaded, replicated(mesh))
+
+
+def read_decoder(
+  text: str | None, experiment: Experiment, latents: dict[str, Any], mesh: Mesh
+) -> Autoencoder | None:
+  """Reads what makes images of the network's latents.
+
+  Args:
+    text: as `read_autoencoder` takes it.
+    experiment: of the network.
+    latents: what the run or folder knows of its latents; see `Source.latents`.
+    mesh: where to put the weights.
+
+  Returns:
+    The autoencoder, with the normalisation that the network was trained with;
+    None where latents are images.
+
+  Raises:
+    InputError: if its latents are not the network's, or one is needed.
+  """
+  decoder = read_autoencoder(text, mesh, 'decoder')
+  check_decoder(decoder, experiment.model.channels)
+  if decoder is None or not latents:
+    return decoder
+  trained_on = latents['autoencoder']
+  name = text.partition(':')[0]
+  if name != trained_on['name']:
     raise InputError(
-      f'autoencoder {name} has {loaded.latent_channels} latent channels, the '
+      f'--autoencoder is {name}, but the network was trained on latents of '
+      f'{trained_on["name"]}.'
+    )
+  encoder = decoder.params.get('encoder')
+  if encoder and model.fingerprint(encoder) != trained_on['encoder_sha256']:
+    raise InputError(
+      f'the encoder in {text} is not that of the latents that the network was '
+      'trained on; give the file that they were prepared with.'
+    )
+  normalisation = Normalisation(
+    *(tuple(latents['normalisation'][name]) for name in ('mean', 'std'))
+  )
+  return dataclasses.replace(decoder, normalisation=normalisation)
+
+
+def check_decoder(decoder: Autoencoder | None, channels: int) -> None:
+  """Raises InputError unless it makes images of latents of `channels`."""
+  if decoder is None and channels not in (1, 3):
+    raise InputError(
+      f'the network makes latents of {channels} channels, no images; say what '
+      'decodes them, such as --autoencoder=sd_vae:vae.safetensors.'
+    )
+  if decoder is not None and decoder.latent_channels != channels:
+    raise InputError(
+      f'the autoencoder has {decoder.latent_channels} latent channels, the '
       f'network {channels}; choose the one that it was trained on.'
     )
-  if 'decoder' not in loaded.params:
-    raise InputError(f'autoencoder {text} has no decoder; add its file.')
-  return jax.device_put(loaded, replicated(mesh))
 
 
 def _override(

@@ -2,6 +2,7 @@
 
 config.json     the resolved config
 run.json        versions, devices and command of the latest start
+latents.json    whose latents it is trained on, and their normalisation
 checkpoints/    Orbax
 metrics.jsonl   one line for each log window
 tensorboard/    the same for TensorBoard, and preview grids
@@ -33,9 +34,11 @@ FREE = (
   'data.threads',
   'log',
   'mesh',
+  'prepare',
   'sample',
   'train.max_bad_steps',
 )
+LATENTS = 'latents.json'
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -88,6 +91,15 @@ def load_config(workdir: epath.PathLike) -> dict[str, Any]:
       'first, or give the workdir of a run.'
     ) from error
   except (ValueError, RecursionError) as error:  # of JSON, of UTF-8
+    raise InputError(f'{path} is damaged: {error}.') from error
+
+
+def load_latents(workdir: epath.PathLike) -> dict[str, Any]:
+  """latents.json of a run; {} of one that has none yet."""
+  path = epath.Path(workdir).expanduser() / LATENTS
+  try:
+    return json.loads(path.read_text()) if path.exists() else {}
+  except (OSError, ValueError) as error:
     raise InputError(f'{path} is damaged: {error}.') from error
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dit import model
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 
 

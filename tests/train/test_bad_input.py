@@ -153,7 +153,7 @@ def test_bad_arguments(refused, argv, words):
     ('compare.sweep_scales=(-1,)', ['sweep_scales']),
     ('mesh.data=-2', ['mesh data=-2']),
     ('model.num_heads=3', ['width 16 is not divisible by model.num_heads 3']),
-    ('model.size=16', ['images have shape (8, 8, 1)', '(16, 16, 1)']),
+    ('model.size=16', ['records have shape (8, 8, 1)', '(16, 16, 1)']),
     ('model.num_classes=5', ['num_classes']),
     ('model.dtype=float16', ["model.dtype is 'float16'"]),
     ('train.batch_size=12', ['train.batch_size is 12', '8 devices']),

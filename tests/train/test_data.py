@@ -206,22 +206,24 @@ def test_slices_of_splits_are_read(data_dir):
 
 
 def test_empty_source_is_no_data(make_experiment):
+  experiment = make_experiment()
   with pytest.raises(InputError, match='no data'):
-    check_source([], make_experiment().model)
+    check_source([], experiment.data, experiment.model)
 
 
 @pytest.mark.parametrize('key', ['size=16', 'channels=3'])
 def test_shapes_must_agree(data_dir, make_experiment, key):
-  model = make_experiment(f'model.{key}').model
+  experiment = make_experiment(f'model.{key}')
   source = open_source(settings(data_dir), 'train')
   with pytest.raises(InputError, match=r'shape \(8, 8, 1\), but model.size'):
-    check_source(source, model)
+    check_source(source, experiment.data, experiment.model)
 
 
 def test_records_need_a_label(make_experiment):
+  experiment = make_experiment()
   source = [{'image': np.zeros((8, 8, 1), np.uint8)}]
   with pytest.raises(InputError, match=r"without \['label'\]"):
-    check_source(source, make_experiment().model)
+    check_source(source, experiment.data, experiment.model)
 
 
 def test_unwritable_folder_is_refused(tmp_path):

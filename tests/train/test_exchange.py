@@ -138,8 +138,10 @@ def test_run_to_folder(tmp_path, run, weights):
   assert jax.tree.structure(params) == jax.tree.structure(expected)
   jax.tree.map(np.testing.assert_array_equal, params, expected)
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {'float32'}
+  latents = {'autoencoder': {'name': 'pixels', 'encoder_sha256': None},
+             'normalisation': {'mean': [0.0], 'std': [1.0]}}  # fmt: skip
   assert info == {'weights': weights or 'ema', 'source': str(run), 'step': step,
-                  'path': 'linear'}  # fmt: skip
+                  'path': 'linear', 'latents': latents}  # fmt: skip
   assert step == 4
   assert f'weights: {weights or "ema"}, family: none given' in report
 

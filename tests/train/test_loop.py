@@ -14,6 +14,7 @@ from dit.sharding import replicated
 from dit.types import InputError
 from train import checkpoint, loop
 from train.log import read_metrics
+from train.preview import Preview
 
 KEEP = ('checkpoint.every_images=80', 'log.every_images=16')
 
@@ -130,7 +131,7 @@ def test_images_make_steps(make_experiment, images, size, steps):
     (['train.batch_size=12'], 'train.batch_size is 12'),
     (['mesh.fsdp=3'], 'mesh data=-1, fsdp=3'),
     (['data.train_split=valid'], "no split 'valid'"),
-    (['model.size=16'], 'images have shape'),
+    (['model.size=16'], 'records have shape'),
     (
       ['model.taps=()', 'log.preview_every_images=16'],
       'needs tap 0',
@@ -167,12 +168,13 @@ def test_experiment_refuses_what_cannot_be(
 
 
 def test_preview_is_a_grid_of_classes(make_experiment):
-  experiment = make_experiment('log.preview_num=20', 'sample.steps=2')
+  experiment = make_experiment(
+    'log.preview_every_images=16', 'log.preview_num=20', 'sample.steps=2'
+  )
   mesh = loop.make_mesh(experiment.mesh)
   params = model.init(experiment.model, jax.random.key(0))
-  image = loop.preview(
-    experiment, jax.device_put(params, replicated(mesh)), mesh
-  )
+  preview = Preview(experiment, {}, mesh)
+  image = preview(jax.device_put(params, replicated(mesh)))
   assert image.dtype == np.uint8
   # Twenty images of 40 pixels in ten columns, two pixels around each.
   assert image.shape == (2 * 44, 10 * 44, 1)

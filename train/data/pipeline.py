@@ -6,6 +6,7 @@ about the position has to be saved, and neither the processes nor the devices
 change the global batches.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit.sharding import batch_sharding
-from train.data.source import DataConfig
+from train.data.source import DataConfig, image_of
 
 
 def batches(
@@ -38,7 +39,8 @@ def batches(
     start: the first step.
 
   Yields:
-    'image' (B, H, W, C) uint8 and 'label' (B,) int32, cut over the mesh.
+    'label' (B,) int32, and 'image' (B, H, W, C) uint8 or 'moments'
+    (B, H, W, 2C) float, cut over the mesh.
   """
   parts, part = jax.process_count(), jax.process_index()
   dataset = (
@@ -46,7 +48,7 @@ def batches(
     .seed(seed)
     .shuffle()
     .repeat()
-    .map(_strip)
+    .random_map(functools.partial(_example, config.flip))
     .batch(batch_size // parts)
   )
   local = dataset[start * parts + part :: parts].to_iter_dataset(
@@ -62,6 +64,13 @@ def batches(
     }
 
 
-def _strip(record: dict[str, Any]) -> dict[str, Any]:
-  """Keeps what training needs."""
-  return {'image': record['image'], 'label': np.int32(record['label'])}
+def _example(
+  flip: bool, record: dict[str, Any], rng: np.random.Generator
+) -> dict[str, Any]:
+  """What training needs of a record, half of them mirrored with `flip`."""
+  mirrored = flip and bool(rng.integers(2))
+  label = np.int32(record['label'])
+  if 'moments' in record:
+    return {'moments': record['moments'][int(mirrored)], 'label': label}
+  image = image_of(record)
+  return {'image': image[:, ::-1] if mirrored else image, 'label': label}

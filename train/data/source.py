@@ -1,13 +1,15 @@
-"""Random-access sources of records {'image': uint8 (H, W, C), 'label': int}.
+"""Random-access sources of training records, and whether they fit.
 
-Any class-labelled set of TensorFlow Datasets that was prepared as ArrayRecord
-is read through `tfds.data_source`, without TensorFlow. The digits are written
-where they are missing.
+Records of `prepare` hold latents or pixels (`train.data.records`). Any
+class-labelled set of TensorFlow Datasets that was prepared as ArrayRecord is
+read as it is, without TensorFlow: {'image': uint8 (H, W, C), 'label': int}.
+The digits are written where they are missing.
 """
 
 import contextlib
 import dataclasses
 import io
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from dit.config import DiTConfig
+from dit.autoencoder import AUTOENCODERS
+from dit.config import DiTConfig, check_choice
+from dit.latents import Normalisation
 from dit.types import InputError
 from train.data.digits import Digits
+from train.data.records import PROTOCOL, LatentSource
+
+STATISTICS = ('autoencoder', 'data')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +32,17 @@ class DataConfig:
   """Which records, and how they are read.
 
   Attributes:
-    name: 'digits', or the name of a prepared TFDS set.
-    dir: folder that holds prepared sets, as TFDS lays it out.
+    name: 'digits', a set made by `prepare`, or a TFDS set.
+    dir: folder that holds the sets: NAME/SPLIT of `prepare`, or as TFDS lays
+      its own out.
     train_split: to train on; also the reference of distances.
     test_split: held out; the floor of distances.
     threads: that read records.
     prefetch: batches read ahead.
+    autoencoder: whose latents the records are; 'pixels' for none.
+    statistics: what normalises latents: 'autoencoder', its own constants, or
+      'data', mean and std of each channel over the training split.
+    flip: whether half of the images are mirrored.
   """
 
   name: str
@@ -39,16 +51,25 @@ class DataConfig:
   test_split: str
   threads: int
   prefetch: int
+  autoencoder: str = 'pixels'
+  statistics: str = 'autoencoder'
+  flip: bool = False
 
   def __post_init__(self) -> None:
-    """Checks that there is a folder, and counts."""
+    """Checks that there is a folder, names, and counts."""
     if not self.dir:
       raise InputError('data.dir is empty, expected a folder.')
+    check_choice('data.autoencoder', self.autoencoder, AUTOENCODERS)
+    check_choice('data.statistics', self.statistics, STATISTICS)
     for field in ('threads', 'prefetch'):
       if getattr(self, field) < 0:
         raise InputError(
           f'data.{field} is {getattr(self, field)}, expected at least 0.'
         )
+
+  def prepared(self, split: str) -> pathlib.Path:
+    """Where `prepare` keeps a split."""
+    return pathlib.Path(self.dir).expanduser() / self.name / split
 
 
 def open_source(config: DataConfig, split: str) -> Any:
@@ -57,45 +78,90 @@ def open_source(config: DataConfig, split: str) -> Any:
   Raises:
     InputError: if the set, or the split, is not there.
   """
-  data_dir = epath.Path(config.dir).expanduser()
+  folder = config.prepared(split)
+  if (folder / PROTOCOL).exists():
+    return LatentSource(folder)
   if config.name == 'digits':
-    _prepare_digits(data_dir)
+    _prepare_digits(epath.Path(config.dir).expanduser())
+  return open_tfds(config.name, config.dir, split)
+
+
+def open_tfds(
+  name: str, data_dir: str, split: str, *, decode: bool = True
+) -> Any:
+  """Opens a split of a set that TFDS has prepared as ArrayRecord.
+
+  Args:
+    name: of the set.
+    data_dir: that holds it.
+    split: such as train or train[:90%].
+    decode: False leaves image files as their bytes.
+
+  Raises:
+    InputError: if the set, or the split, is not there.
+  """
+  data_dir = epath.Path(data_dir).expanduser()
   try:
-    builder = tfds.builder(config.name, data_dir=str(data_dir))
+    builder = tfds.builder(name, data_dir=str(data_dir))
   except (
     tfds.core.DatasetNotFoundError,
     ValueError,
     AssertionError,
   ) as error:
     raise InputError(
-      f'data.name {config.name!r} is neither a prepared set in {data_dir} nor '
-      'one that TFDS knows; check the name, or set data.dir.'
+      f'data.name {name!r} is neither a prepared set in {data_dir} nor one '
+      'that TFDS knows; check the name, or set data.dir.'
     ) from error
   if not builder.info.splits:
     raise InputError(
-      f'no data: {config.name!r} is not prepared in {data_dir}; set data.dir '
-      'to the folder that holds it, or prepare it there with TFDS '
+      f'no data: {name!r} is not prepared in {data_dir}; set data.dir to the '
+      'folder that holds it, or prepare it there with TFDS '
       "(file_format='array_record')."
     )
   if builder.info.file_format.value != 'array_record':
     raise InputError(
-      f'data {config.name!r} in {data_dir} is stored as '
+      f'data {name!r} in {data_dir} is stored as '
       f'{builder.info.file_format.value}; random access needs array_record: '
       "prepare it again with file_format='array_record'."
     )
+  raw = {
+    key: tfds.decode.SkipDecoding()
+    for key, feature in builder.info.features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
   try:
-    return builder.as_data_source(split=split)
+    return builder.as_data_source(split=split, decoders=None if decode else raw)
   except ValueError as error:
     raise InputError(
-      f'data {config.name!r} has no split {split!r}; it has '
+      f'data {name!r} has no split {split!r}; it has '
       f'{", ".join(builder.info.splits)}, and slices such as train[:90%].'
     ) from error
 
 
-def check_source(source: Any, model: DiTConfig) -> None:
-  """Raises InputError unless the records fit the network."""
+def check_source(source: Any, config: DataConfig, model: DiTConfig) -> None:
+  """Raises InputError unless the records fit the config."""
   if not len(source):
     raise InputError('no data: the split is empty.')
+  if isinstance(source, LatentSource):
+    shape, classes = _check_prepared(source, config)
+  else:
+    shape, classes = _check_images(source, config)
+  if classes is not None and classes > model.num_classes:
+    raise InputError(
+      f'the data has {classes} classes, but model.num_classes is '
+      f'{model.num_classes}; set it to {classes}.'
+    )
+  if shape != model.latent_shape:
+    raise InputError(
+      f'records have shape {shape}, but model.size and model.channels say '
+      f'{model.latent_shape}; make them agree.'
+    )
+
+
+def _check_images(
+  source: Any, config: DataConfig
+) -> tuple[tuple[int, ...], int | None]:
+  """Shape and number of classes of a TFDS set."""
   record = source[0]
   missing = {'image', 'label'} - set(record)
   if missing:
@@ -103,26 +169,72 @@ def check_source(source: Any, model: DiTConfig) -> None:
       f'records hold {sorted(record)}, without {sorted(missing)}; a '
       'class-labelled image set is needed.'
     )
+  if config.autoencoder != 'pixels':
+    raise InputError(
+      f'data.autoencoder is {config.autoencoder}, but {config.name} holds '
+      'images; encode them first: python main.py prepare.'
+    )
   label = source.dataset_info.features['label']
-  classes = getattr(label, 'num_classes', None)  # None: a plain integer
-  if classes is not None and classes > model.num_classes:
+  # None: a plain integer.
+  return record['image'].shape, getattr(label, 'num_classes', None)
+
+
+def _check_prepared(
+  source: LatentSource, config: DataConfig
+) -> tuple[tuple[int, ...], int]:
+  """Latent shape and number of classes of a prepared set."""
+  metadata = source.metadata
+  name = metadata.protocol['autoencoder']['name']
+  if name != config.autoencoder:
     raise InputError(
-      f'the data has {classes} classes, but model.num_classes is '
-      f'{model.num_classes}; set it to {classes}.'
+      f'{source.folder} was made with autoencoder {name}, but data.autoencoder '
+      f'is {config.autoencoder}; make them agree.'
     )
-  if record['image'].shape != model.latent_shape:
+  layout = metadata.layout
+  if config.flip and layout.content == 'moments' and not layout.flip:
     raise InputError(
-      f'images have shape {record["image"].shape}, but model.size and '
-      f'model.channels say {model.latent_shape}; make them agree.'
+      f'data.flip is true, but {source.folder} holds no mirrored images; '
+      'prepare it with --config.data.flip=true.'
     )
+  normalisation_of(source, config)
+  source[len(source) - 1]
+  return layout.latent_shape, len(metadata.classes)
+
+
+def about_latents(source: Any, config: DataConfig) -> dict[str, Any]:
+  """What sampling must know of the records: whose latents, normalised how."""
+  about = {'autoencoder': {'name': 'pixels', 'encoder_sha256': None}}
+  if isinstance(source, LatentSource):
+    about = {'autoencoder': source.metadata.protocol['autoencoder']}
+  normalisation = dataclasses.asdict(normalisation_of(source, config))
+  return {**about, 'normalisation': normalisation}
+
+
+def normalisation_of(source: Any, config: DataConfig) -> Normalisation:
+  """Between the records' latents and the network's space."""
+  if not isinstance(source, LatentSource):
+    return Normalisation()
+  if config.statistics == 'autoencoder':
+    return source.metadata.normalisation
+  return source.metadata.statistics
 
 
 def load_all(source: Any) -> tuple[np.ndarray, np.ndarray]:
   """Every image (n, H, W, C) uint8 and label (n,) int32 of a small source."""
-  records = source.__getitems__(list(range(len(source))))
-  images = np.stack([record['image'] for record in records])
+  records = [source[i] for i in range(len(source))]
+  if 'moments' in records[0]:
+    raise InputError(
+      'these records are latents, and images are needed: measure on a set of '
+      'images of the same data.'
+    )
+  images = np.stack([image_of(record) for record in records])
   labels = np.asarray([record['label'] for record in records], np.int32)
   return images, labels
+
+
+def image_of(record: dict[str, Any]) -> np.ndarray:
+  """The image (H, W, C) uint8 of a record of pixels."""
+  return record['pixels'][0] if 'pixels' in record else record['image']
 
 
 def _prepare_digits(data_dir: epath.Path) -> None:

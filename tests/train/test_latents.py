@@ -1,0 +1,253 @@
+"""Training on prepared records: pixels and latents, normalised as they say."""
+
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+from commands import TINY, run
+from PIL import Image
+
+from dit import latents
+from dit.sharding import MeshConfig, make_mesh
+from dit.types import InputError
+from train import state
+from train.data.files import open_images
+from train.data.pipeline import batches
+from train.data.prepare import PrepareConfig, layout_of, prepare
+from train.data.source import (
+  DataConfig,
+  about_latents,
+  check_source,
+  normalisation_of,
+  open_source,
+)
+from train.optimizer import make_optimizer, make_schedule
+from train.step import make_train_step
+from train.trained import read_decoder
+
+COUNT = 32
+
+
+class Doubled:
+  """An autoencoder of which every number is known: mean 2x, std 0.5."""
+
+  downsampling, latent_channels = 1, 3
+  normalisation = latents.Normalisation((1.0,), (2.0,))
+
+  def encode(self, x):
+    return latents.Posterior(2 * x, 0 * x + 0.5)
+
+
+jax.tree_util.register_static(Doubled)
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+  """Thirty-two images of two classes, brighter to the right."""
+  folder = tmp_path_factory.mktemp('images')
+  rng = np.random.default_rng(0)
+  for i in range(COUNT):
+    values = rng.integers(100, size=(8, 8, 3)) + 18 * np.arange(8)[:, None]
+    (folder / 'ab'[i % 2]).mkdir(exist_ok=True)
+    Image.fromarray(np.uint8(values)).save(folder / 'ab'[i % 2] / f'{i}.png')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def data(images, tmp_path_factory):
+  """A folder with the set 'moments', mirrored images and all."""
+  folder = tmp_path_factory.mktemp('data')
+  config = PrepareConfig(8, 'float32', 8, 100, 1, 0)
+  about = {'autoencoder': {'name': 'taef2', 'encoder_sha256': 'abc'}}
+  prepare(
+    open_images(str(images), ''),
+    Doubled(),
+    config,
+    layout_of(config, Doubled(), flip=True),
+    folder / 'moments' / 'train',
+    about=about,
+  )
+  return folder
+
+
+def settings(data, **changes):
+  given = {'autoencoder': 'taef2', **changes}
+  return DataConfig('moments', str(data), 'train', '', 1, 2, **given)
+
+
+def first_batch(config):
+  source, mesh = open_source(config, 'train'), make_mesh(MeshConfig())
+  stream = batches(source, config, mesh, batch_size=COUNT, seed=0, start=0)
+  return jax.device_get(next(stream))
+
+
+def brighter_right(batch):
+  """Of each image, whether it was not mirrored."""
+  mean = batch['moments'][..., :3].mean((1, 3))
+  return mean[:, 4:].mean(1) > mean[:, :4].mean(1)
+
+
+def test_batches_of_moments(data):
+  batch = first_batch(settings(data))
+  assert batch['moments'].shape == (COUNT, 8, 8, 6)
+  assert sorted(batch['label']) == [0] * 16 + [1] * 16
+  assert brighter_right(batch).all()
+
+
+def test_half_are_mirrored(data):
+  there, back = (first_batch(settings(data, flip=f)) for f in (False, True))
+  np.testing.assert_array_equal(there['label'], back['label'])
+  kept = brighter_right(back)
+  assert 6 <= kept.sum() <= COUNT - 6
+  means = [batch['moments'][..., :3] for batch in (there, back)]
+  mirrored = np.where(kept[:, None, None, None], means[0], means[0][:, :, ::-1])
+  np.testing.assert_array_equal(mirrored, means[1])
+
+
+@pytest.mark.parametrize('statistics', ['autoencoder', 'data'])
+def test_normalisation(data, statistics):
+  config = settings(data, statistics=statistics)
+  source = open_source(config, 'train')
+  found = normalisation_of(source, config)
+  if statistics == 'autoencoder':
+    assert found == Doubled.normalisation
+  else:
+    z = np.stack([record['moments'][0, ..., :3] for record in source])
+    np.testing.assert_allclose(found.mean, z.mean((0, 1, 2)), rtol=1e-5)
+    std = np.sqrt(z.var((0, 1, 2)) + 0.25)
+    np.testing.assert_allclose(found.std, std, rtol=1e-5)
+  about = about_latents(source, config)
+  assert about['autoencoder']['name'] == 'taef2'
+  assert about['normalisation']['mean'] == found.mean
+
+
+def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
+  """What the objective is given has mean 0 and std 1, and is drawn anew."""
+  experiment = make_experiment('model.channels=3')
+  config = settings(data, statistics='data')
+  source, mesh = open_source(config, 'train'), make_mesh(MeshConfig())
+  rule = experiment.optimizer
+  optimizer = make_optimizer(rule, make_schedule(
+    rule, batch_size=COUNT, total_images=COUNT))  # fmt: skip
+  seen = []
+
+  def spy(denoiser, config, taps, x0, label, key):
+    jax.debug.callback(lambda x: seen.append(np.asarray(x)), x0)
+    return denoiser(x0, x0[:, 0, 0, 0] * 0, label).velocity.mean(), {}
+
+  monkeypatch.setattr('train.objective.loss', spy)
+  with jax.set_mesh(mesh):
+    abstract = state.abstract(experiment.model, optimizer, mesh)
+    step = make_train_step(
+      experiment.model, experiment.objective, optimizer, experiment.ema,
+      abstract, normalisation_of(source, config),
+    )  # fmt: skip
+    current = state.init(experiment.model, optimizer, mesh, seed=0)
+    stream = batches(source, config, mesh, batch_size=COUNT, seed=0, start=0)
+    batch = next(stream)
+    for _ in range(2):
+      current, _ = step(current, batch, jax.random.key(0))
+    jax.effects_barrier()
+  assert len(seen) == 2
+  for x in seen:
+    np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=0.05)
+    np.testing.assert_allclose(x.std((0, 1, 2)), 1, atol=0.05)
+  found = normalisation_of(source, config)
+  expected = np.sqrt(2) * 0.5 / np.asarray(found.std)
+  difference = (seen[1] - seen[0]).std((0, 1, 2))
+  np.testing.assert_allclose(difference, expected, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+  'model, changes, message',
+  [
+    ([], {'autoencoder': 'sd_vae'}, 'made with autoencoder taef2'),
+    (['model.channels=1'], {}, r'shape \(8, 8, 3\)'),
+    (['model.size=16'], {}, r'shape \(8, 8, 3\)'),
+    (['model.num_classes=1'], {}, 'has 2 classes'),
+  ],
+)
+def test_records_must_fit(data, make_experiment, model, changes, message):
+  network = make_experiment('model.channels=3', *model).model
+  config = settings(data, **changes)
+  with pytest.raises(InputError, match=message):
+    check_source(open_source(config, 'train'), config, network)
+
+
+def test_flip_needs_mirrored_records(images, tmp_path, make_experiment):
+  network = make_experiment('model.channels=3').model
+  config = PrepareConfig(8, 'float32', 8, 100, 1, 0)
+  layout = layout_of(config, Doubled(), flip=False)
+  about = {'autoencoder': {'name': 'taef2', 'encoder_sha256': None}}
+  prepare(open_images(str(images), ''), Doubled(), config, layout,
+          tmp_path / 'moments' / 'train', about=about)  # fmt: skip
+  config = settings(tmp_path, flip=True)
+  with pytest.raises(InputError, match='no mirrored images'):
+    check_source(open_source(config, 'train'), config, network)
+
+
+def test_another_decoder_is_refused(monkeypatch):
+  decoder = types.SimpleNamespace(latent_channels=3, params={'decoder': {}})
+  monkeypatch.setattr('train.trained.read_autoencoder', lambda *_: decoder)
+  experiment = types.SimpleNamespace(model=types.SimpleNamespace(channels=3))
+  about = {'autoencoder': {'name': 'taef2', 'encoder_sha256': 'abc'}}
+  with pytest.raises(InputError, match='trained on latents of taef2'):
+    read_decoder('sd_vae:file', experiment, about, None)
+  decoder.params['encoder'] = {'w': np.ones(2)}
+  with pytest.raises(InputError, match='not that of the latents'):
+    read_decoder('taef2:file', experiment, about, None)
+
+
+def test_the_commands(images, tmp_path):
+  """Pixels, from files to samples; the records say what they are."""
+  place = [
+    '--config.data.name=photos',
+    f'--config.data.dir={tmp_path}/data',
+  ]
+  words = ['prepare', f'--images={images}', *place]
+  words += ['--config.prepare.image_size=8', '--config.prepare.batch_size=8']
+  result = run(*words)
+  assert result.status == 0, result.err
+  assert '32 records in 1 files, 0 broken' in result.out
+  assert 'are whole' in run(*words, '--verify').out
+  changes = TINY | {
+    'model.channels': 3,
+    'train.images': 32,
+    'data.test_split': '',
+    'data.flip': 'true',
+    'log.preview_every_images': 0,
+  }
+  changes = [f'--config.{key}={value}' for key, value in changes.items()]
+  workdir = f'--workdir={tmp_path}/run'
+  result = run('train', '--config=configs/digits.py', workdir, *changes, *place)
+  assert result.status == 0, result.err
+  about = json.loads((tmp_path / 'run' / 'latents.json').read_text())
+  assert about['autoencoder']['name'] == 'pixels'
+  result = run('sample', workdir, '--num=8', '--config.sample.steps=2')
+  assert result.status == 0, result.err
+
+
+@pytest.mark.parametrize(
+  'words, message',
+  [
+    ([], '--images is needed'),
+    (['--images=nowhere'], 'neither a folder'),
+    (['--images={images}', '--config.data.name=digits'], 'name of your own'),
+    (['--images={images}', '--split=a/b'], 'name of your own'),
+    (['--images={images}', '--config.prepare.image_size=0'], 'image_size is 0'),
+    (['--images={images}', '--config.prepare.dtype=int8'], 'float16, float32'),
+    (['--images={images}', '--config.prepare.batch_size=3'], '8 devices'),
+    (['--images={images}', '--config.data.autoencoder=taef2'], 'make them agr'),
+    (['--images={images}', '--autoencoder=taef2:a'], 'make them agree'),
+    (['--verify'], 'cannot be read'),
+  ],
+)
+def test_bad_input_of_prepare(images, tmp_path, words, message):
+  words = [word.format(images=images) for word in words]
+  result = run('prepare', '--config.data.name=photos',
+               f'--config.data.dir={tmp_path}', *words)  # fmt: skip
+  assert result.status == 2 and message in result.err
+  assert result.err.count('\n') <= 2 and 'Traceback' not in result.err
+  assert not list(tmp_path.rglob('*.array_record'))

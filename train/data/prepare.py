@@ -1,0 +1,311 @@
+"""Images to latent records, once, so that training never encodes.
+
+  image file -> upright RGB -> centre crop -> x in [-1, 1] -> mean, std
+
+and the same of the mirrored image, where that is asked for. Shard k holds the
+images k S to (k + 1) S - 1 of the set, in order (training shuffles); process p
+of P makes the shards p, p + P, ... on its own devices. A shard that is there is
+done, so the same command goes on where it was stopped.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from dit import latents
+from dit.autoencoder import Autoencoder
+from dit.sharding import MeshConfig, batch_sharding, make_mesh
+from dit.types import InputError
+from sample import writer
+from train.data import records
+from train.data.files import ImageFiles
+from train.data.images import BrokenImageError, center_crop, decode
+from train.data.shards import PrepareError, ShardWriter, finished
+from train.log import image_progress
+
+_FREE = ('images',)  # of the protocol: a set may be moved
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+  """How images become records.
+
+  Attributes:
+    image_size: side of the square crop.
+    dtype: of moments, 'float16' or 'float32'.
+    batch_size: images per call of the encoder, on each process.
+    shard_records: S, images per shard.
+    threads: that read and crop images.
+    max_broken: images that may be unreadable before the work stops.
+  """
+
+  image_size: int
+  dtype: str
+  batch_size: int
+  shard_records: int
+  threads: int
+  max_broken: int
+
+  def __post_init__(self) -> None:
+    """Checks counts."""
+    for name in ('image_size', 'batch_size', 'shard_records', 'threads'):
+      if getattr(self, name) < 1:
+        raise InputError(
+          f'prepare.{name} is {getattr(self, name)}, expected at least 1.'
+        )
+    if self.max_broken < 0:
+      raise InputError(
+        f'prepare.max_broken is {self.max_broken}, expected at least 0.'
+      )
+    if self.dtype not in records.CONTENTS['moments']:
+      raise InputError(
+        f'prepare.dtype is {self.dtype!r}, expected one of '
+        f'{", ".join(records.CONTENTS["moments"])}.'
+      )
+
+
+def layout_of(
+  config: PrepareConfig, autoencoder: Autoencoder | None, flip: bool
+) -> records.Layout:
+  """The records that images become; of pixels without an autoencoder."""
+  size = config.image_size
+  if autoencoder is None:
+    return records.Layout('pixels', (size, size, 3), 'uint8', False)
+  if size % autoencoder.downsampling:
+    raise InputError(
+      f'prepare.image_size is {size}, expected a multiple of '
+      f'{autoencoder.downsampling}, by which the autoencoder downsamples.'
+    )
+  side = size // autoencoder.downsampling
+  shape = (side, side, 2 * autoencoder.latent_channels)
+  return records.Layout('moments', shape, config.dtype, flip)
+
+
+def prepare(
+  files: ImageFiles,
+  autoencoder: Autoencoder | None,
+  config: PrepareConfig,
+  layout: records.Layout,
+  folder: pathlib.Path,
+  *,
+  about: dict[str, Any],
+) -> records.Metadata:
+  """Writes the records of a set, or what is missing of them.
+
+  Args:
+    files: the images.
+    autoencoder: that encodes; None for pixels.
+    config: how.
+    layout: of the records, from `layout_of`.
+    folder: of the split.
+    about: of the autoencoder, for the protocol.
+
+  Returns:
+    The metadata, which are also in the folder.
+
+  Raises:
+    InputError: if the folder holds records of another protocol, or cannot be
+      written.
+    PrepareError: if too many images are broken, latents are not finite, or
+      the disk is full; the same command goes on.
+  """
+  protocol = {
+    **about,
+    'images': files.name,
+    'count': files.count,
+    'classes': list(files.classes),
+    'image_size': config.image_size,
+    'crop': 'center',
+    'shard_records': config.shard_records,
+    'layout': dataclasses.asdict(layout),
+  }
+  protocol = json.loads(json.dumps(protocol))  # as it is read back
+  _claim(folder, protocol)
+  total = -(-files.count // config.shard_records)
+  paths = [folder / f'{k:05}-of-{total:05}.array_record' for k in range(total)]
+  done = {k: shard for k, p in enumerate(paths) if (shard := finished(p))}
+  broken = sum(len(shard.broken) for shard in done.values())
+  encode = _encoder(autoencoder, config, layout)
+  count = sum(s.records + len(s.broken) for s in done.values())
+  mine = range(jax.process_index(), total, jax.process_count())
+  with image_progress(files.count, count, 'prepare') as progress:
+    for k in (k for k in mine if k not in done):
+      first = k * config.shard_records
+      numbers = range(first, min(first + config.shard_records, files.count))
+      with ShardWriter(paths[k], layout, len(files.classes)) as shard:
+        images = _images(files, config, numbers, shard.broken)
+        for labels, arrays in encode(images):
+          shard.write(labels, arrays)
+          progress(count + shard.records)
+          _check_broken(broken + len(shard.broken), config, shard.broken)
+        _check_broken(broken + len(shard.broken), config, shard.broken)
+      broken += len(shard.broken)
+      count += len(numbers)
+      progress(count)
+  return _complete(folder, paths, layout, protocol, autoencoder)
+
+
+def _claim(folder: pathlib.Path, protocol: dict[str, Any]) -> None:
+  """Makes the folder that of the protocol; InputError if it is another's."""
+  path = folder / records.PROTOCOL
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+      found = writer.flatten(json.loads(path.read_text()))
+      wanted = writer.flatten(protocol)
+      differences = [
+        f'{key}: {str(found.get(key))[:60]} -> {str(wanted.get(key))[:60]}'
+        for key in sorted(found.keys() | wanted.keys())
+        if found.get(key) != wanted.get(key) and key not in _FREE
+      ]
+      if differences:
+        raise InputError(
+          f'{folder} holds records of another protocol '
+          f'({"; ".join(differences)}); choose another data.name, or delete '
+          'the folder.'
+        )
+      return
+    if any(folder.iterdir()):
+      raise InputError(
+        f'{folder} holds files that prepare did not write; choose another '
+        'data.name.'
+      )
+    writer.write_json(path, protocol)
+  except OSError as error:
+    raise InputError(
+      f'{folder} cannot be written ({error.strerror or error}); set data.dir.'
+    ) from error
+  except json.JSONDecodeError as error:
+    raise InputError(
+      f'{path} is damaged ({error}); delete the folder {folder}.'
+    ) from error
+
+
+def _check_broken(
+  broken: int, config: PrepareConfig, names: Sequence[str]
+) -> None:
+  if broken > config.max_broken:
+    raise PrepareError(
+      f'{broken} images are broken, more than prepare.max_broken='
+      f'{config.max_broken}; the last: {"; ".join(names[-3:])}. Mend or remove '
+      'them, or raise the limit.'
+    )
+
+
+def _images(
+  files: ImageFiles,
+  config: PrepareConfig,
+  numbers: range,
+  broken: list[str],
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Labels and crops; the names of broken images go to `broken`."""
+
+  def load(i):
+    file = files.read(i)
+    try:
+      return file, center_crop(decode(file.data), config.image_size)
+    except BrokenImageError as error:
+      return file, str(error)
+
+  loaded = (
+    grain.MapDataset.range(numbers.start, numbers.stop)
+    .map(load)
+    .to_iter_dataset(
+      grain.ReadOptions(
+        num_threads=config.threads,
+        prefetch_buffer_size=2 * max(config.batch_size, config.threads),
+      )
+    )
+  )
+  for file, image in loaded:
+    if isinstance(image, str):
+      broken.append(file.name)
+      logging.warning('Left out %s, which is broken: %s', file.name, image)
+    else:
+      yield file.label, image
+
+
+def _encoder(
+  autoencoder: Autoencoder | None,
+  config: PrepareConfig,
+  layout: records.Layout,
+) -> Callable[..., Iterator[tuple[np.ndarray, np.ndarray]]]:
+  """A function from (label, image) to batches of labels and arrays."""
+  if autoencoder is None:
+    return lambda images: (
+      (np.asarray([label]), image[None, None]) for label, image in images
+    )
+  mesh = make_mesh(MeshConfig(), jax.local_devices())
+  sharding = batch_sharding(mesh)
+
+  @jax.jit
+  def moments(autoencoder, image):
+    x = latents.from_pixels(image)
+    both = [x, x[:, :, ::-1]] if layout.flip else [x]
+    stored = [autoencoder.encode(x).stored() for x in both]
+    return jnp.stack(stored, axis=1).astype(layout.dtype)
+
+  def start(rows):
+    labels, images = map(np.asarray, zip(*rows, strict=True))
+    missing = config.batch_size - len(images)
+    images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    return labels, moments(autoencoder, jax.device_put(images, sharding))
+
+  def finish(labels, arrays):
+    return labels, np.asarray(arrays)[: len(labels)]
+
+  def encode(images):
+    pending, rows = None, []
+    for row in images:
+      rows.append(row)
+      if len(rows) == config.batch_size:
+        # The devices work on one batch while the one before is written.
+        begun, rows = start(rows), []
+        if pending is not None:
+          yield finish(*pending)
+        pending = begun
+    if pending is not None:
+      yield finish(*pending)
+    if rows:
+      yield finish(*start(rows))
+
+  return encode
+
+
+def _complete(
+  folder: pathlib.Path,
+  paths: Sequence[pathlib.Path],
+  layout: records.Layout,
+  protocol: dict[str, Any],
+  autoencoder: Autoencoder | None,
+) -> records.Metadata:
+  """Once all processes are done, the first writes the metadata."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('prepare')
+  shards = tuple(map(finished, paths))
+  if missing := [p.name for p, s in zip(paths, shards, strict=True) if not s]:
+    raise PrepareError(
+      f'shards {", ".join(missing[:5])} are missing in {folder}: all processes '
+      'must write to one folder that they share.'
+    )
+  normalisation = (
+    latents.Normalisation()
+    if autoencoder is None
+    else autoencoder.normalisation
+  )
+  metadata = records.Metadata(
+    layout, protocol, tuple(protocol['classes']), normalisation, shards
+  )
+  if not metadata.records:
+    raise PrepareError(f'{folder}: not one image could be read.')
+  writer.write_json(folder / records.METADATA, metadata.to_json())
+  return metadata

@@ -1,0 +1,254 @@
+"""Latent records: what `prepare` writes and training reads.
+
+A split of a prepared set is a folder:
+
+  metadata.json                       everything in `Metadata`
+  00000-of-00013.array_record         shards; records by random access
+
+A record is its label (int32, little-endian), then one array, or two where the
+mirrored image is stored as well:
+
+  pixels    the image, uint8
+  moments   mean and std of the latent's posterior, 2C channels, float16 or
+            float32
+
+A shard appears whole or not at all, and the metadata come last: a folder with
+metadata.json is complete.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import grain
+import numpy as np
+from etils import epath
+
+from dit.config import check_choice
+from dit.latents import Normalisation
+from dit.types import InputError
+
+FORMAT = 1
+METADATA, PROTOCOL = 'metadata.json', 'protocol.json'
+CONTENTS = {'pixels': ('uint8',), 'moments': ('float16', 'float32')}
+_LABEL = np.dtype('<i4')
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The bytes of a record.
+
+  Attributes:
+    content: 'pixels' or 'moments'.
+    shape: (H, W, C) of pixels, (H, W, 2C) of moments.
+    dtype: of the numbers.
+    flip: whether the mirrored image's array follows.
+  """
+
+  content: str
+  shape: tuple[int, int, int]
+  dtype: str
+  flip: bool
+
+  def __post_init__(self) -> None:
+    """Checks the combination."""
+    check_choice('content', self.content, CONTENTS)
+    check_choice('dtype', self.dtype, CONTENTS[self.content])
+
+  @property
+  def arrays_shape(self) -> tuple[int, ...]:
+    """(1, ...) or, with the mirrored one, (2, ...)."""
+    return (1 + self.flip, *self.shape)
+
+  @property
+  def latent_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of the latent."""
+    *sides, channels = self.shape
+    return (*sides, channels // (2 if self.content == 'moments' else 1))
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of a record."""
+    dtype = np.dtype(self.dtype)
+    return _LABEL.itemsize + int(np.prod(self.arrays_shape)) * dtype.itemsize
+
+  def pack(self, label: int, arrays: np.ndarray) -> bytes:
+    """One record, of arrays with `arrays_shape`."""
+    if arrays.shape != self.arrays_shape or arrays.dtype != self.dtype:
+      raise ValueError(
+        f'arrays are {arrays.dtype} {arrays.shape}, expected {self.dtype} '
+        f'{self.arrays_shape}.'
+      )
+    return _LABEL.type(label).tobytes() + arrays.tobytes()
+
+  def unpack(self, record: bytes) -> dict[str, np.ndarray]:
+    """'label' int32, and `content` with `arrays_shape`; the inverse of pack."""
+    if len(record) != self.nbytes:
+      raise ValueError(f'{len(record)} bytes, expected {self.nbytes}')
+    label = np.frombuffer(record, _LABEL, count=1)[0]
+    values = np.frombuffer(record, self.dtype, offset=_LABEL.itemsize)
+    return {
+      'label': label.astype(np.int32),
+      self.content: values.reshape(self.arrays_shape),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One file of records.
+
+  Attributes:
+    file: its name.
+    records: how many.
+    nbytes: of the file.
+    sha256: of the file.
+    counts: records of each class.
+    broken: names of the images that could not be read.
+    mean: of the latents, (C,); 0 without any.
+    square: mean of their squares, (C,).
+  """
+
+  file: str
+  records: int
+  nbytes: int
+  sha256: str
+  counts: tuple[int, ...]
+  broken: tuple[str, ...]
+  mean: tuple[float, ...]
+  square: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+  """What travels with a split.
+
+  Attributes:
+    layout: of the records.
+    protocol: how they were made: images, crop, autoencoder with the hash of
+      its weights.
+    classes: names, in the order of the labels.
+    normalisation: of the autoencoder.
+    shards: all files.
+  """
+
+  layout: Layout
+  protocol: dict[str, Any]
+  classes: tuple[str, ...]
+  normalisation: Normalisation
+  shards: tuple[Shard, ...]
+
+  @property
+  def records(self) -> int:
+    """In all shards."""
+    return sum(shard.records for shard in self.shards)
+
+  @property
+  def broken(self) -> tuple[str, ...]:
+    """Names of the images that were left out."""
+    return sum((shard.broken for shard in self.shards), ())
+
+  @property
+  def statistics(self) -> Normalisation:
+    """Mean and std of each channel over the set; InputError if one is 0."""
+    share = np.asarray([s.records for s in self.shards]) / self.records
+    mean = share @ np.asarray([shard.mean for shard in self.shards])
+    square = share @ np.asarray([shard.square for shard in self.shards])
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain values, with what a reader wants to see first."""
+    counts = np.sum([shard.counts for shard in self.shards], axis=0)
+    return {
+      'format': FORMAT,
+      'records': self.records,
+      'broken': len(self.broken),
+      'counts': counts.tolist(),
+      'statistics': dataclasses.asdict(self.statistics),
+      **dataclasses.asdict(self),
+    }
+
+  @classmethod
+  def load(cls, folder: epath.PathLike) -> 'Metadata':
+    """Reads a folder's metadata; InputError if absent or damaged."""
+    path = pathlib.Path(folder) / METADATA
+    try:
+      values = json.loads(path.read_text())
+      if values['format'] != FORMAT:
+        raise ValueError(f'format {values["format"]}, expected {FORMAT}')
+      return cls(
+        layout=from_json(Layout, values['layout']),
+        protocol=values['protocol'],
+        classes=tuple(values['classes']),
+        normalisation=from_json(Normalisation, values['normalisation']),
+        shards=tuple(from_json(Shard, shard) for shard in values['shards']),
+      )
+    except OSError as error:
+      raise InputError(
+        f'{path} cannot be read ({error.strerror or error}): the set is not '
+        'complete; run prepare to its end.'
+      ) from error
+    except (ValueError, KeyError, TypeError) as error:
+      raise InputError(
+        f'{path} is damaged or of another version ({type(error).__name__}: '
+        f'{error}); delete it, and run prepare again, which keeps the shards.'
+      ) from error
+
+
+def from_json(kind: type, values: dict[str, Any]) -> Any:
+  """A dataclass from JSON, whose lists become tuples again."""
+  return kind(
+    **{
+      key: tuple(value) if isinstance(value, list) else value
+      for key, value in values.items()
+    }
+  )
+
+
+class LatentSource:
+  """The records of a prepared split: `source[i]`, `len(source)`."""
+
+  def __init__(self, folder: epath.PathLike) -> None:
+    """Opens it, and looks whether every shard is there.
+
+    Raises:
+      InputError: for missing or damaged metadata, or a shard that is missing
+        or of another length; `shards.check_shards` reads them too.
+    """
+    self.folder = pathlib.Path(folder)
+    self.metadata = Metadata.load(folder)
+    for shard in self.metadata.shards:
+      path = self.folder / shard.file
+      if not path.is_file():
+        raise InputError(
+          f'shard {path} is missing; run prepare again, which writes only '
+          'what is not there.'
+        )
+      if path.stat().st_size != shard.nbytes:
+        raise InputError(
+          f'shard {path} has {path.stat().st_size} bytes, expected '
+          f'{shard.nbytes}; delete it and run prepare again.'
+        )
+    files = [str(self.folder / s.file) for s in self.metadata.shards]
+    self._records = grain.sources.ArrayRecordDataSource(files)
+
+  def __len__(self) -> int:
+    """Number of records."""
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """Record `index`; see `Layout.unpack`."""
+    if not 0 <= index < len(self):
+      raise IndexError(f'record {index} of {len(self)}')
+    try:
+      return self.metadata.layout.unpack(self._records[int(index)])
+    except ValueError as error:
+      raise InputError(
+        f'record {index} of {self.folder} is damaged: {error}; '
+        'run prepare --verify to find the shard.'
+      ) from error
+
+  def __repr__(self) -> str:
+    """Names the folder."""
+    return f'LatentSource({str(self.folder)!r})'

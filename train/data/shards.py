@@ -1,0 +1,145 @@
+"""Shards: files of records that appear whole or not at all.
+
+Beside each file lies one that says what is in it, written last: a shard that
+has both is done.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
+
+from sample import writer
+from train.data.records import Layout, Metadata, Shard, from_json
+
+# One record in each group, for random access; latents do not compress.
+WRITER_OPTIONS = 'group_size:1,uncompressed'
+
+
+class PrepareError(RuntimeError):
+  """The work cannot go on; what is written stays."""
+
+
+class ShardWriter:
+  """One shard under way; leaving the context makes it appear, or vanish."""
+
+  def __init__(
+    self, path: pathlib.Path, layout: Layout, num_classes: int
+  ) -> None:
+    self.records, self.broken = 0, []
+    self._path, self._layout = path, layout
+    self._counts = np.zeros(num_classes, int)
+    self._sums = np.zeros((2, layout.latent_shape[-1]))
+    for stale in path.parent.glob(f'.{path.name}.*'):  # of a kill
+      stale.unlink()
+    self._partial = path.parent / f'.{path.name}.{os.getpid()}'
+
+  def __enter__(self) -> 'ShardWriter':
+    self._writer = ArrayRecordWriter(str(self._partial), WRITER_OPTIONS)
+    return self
+
+  def write(self, labels: np.ndarray, arrays: np.ndarray) -> None:
+    """Records of labels (n,) and arrays (n, ...)."""
+    first = arrays[:, 0].astype(np.float64)
+    if self._layout.content == 'pixels':
+      mean, std = first / 127.5 - 1, 0
+    else:
+      mean, std = np.split(first, 2, axis=-1)
+    if not np.isfinite(first).all():
+      raise PrepareError(
+        f'latents of {self._path.name} are not finite; is it the right file of '
+        'autoencoder weights? prepare.dtype=float32 holds larger numbers.'
+      )
+    self._sums[0] += mean.mean((1, 2)).sum(0)
+    self._sums[1] += (mean**2 + np.square(std)).mean((1, 2)).sum(0)
+    np.add.at(self._counts, labels, 1)
+    self.records += len(labels)
+    for label, array in zip(labels, arrays, strict=True):
+      self._writer.write(self._layout.pack(label, array))
+
+  def __exit__(self, kind: type | None, *error: Any) -> None:
+    try:
+      self._writer.close()
+      if kind is None:
+        self._finish()
+    except (OSError, RuntimeError, ValueError) as failure:
+      raise PrepareError(
+        f'{self._path} cannot be written ({failure}); make room, and run the '
+        'same command again.'
+      ) from failure
+    finally:
+      self._partial.unlink(missing_ok=True)
+
+  def _finish(self) -> None:
+    with self._partial.open('rb') as file:
+      os.fsync(file.fileno())
+    mean, square = self._sums / max(self.records, 1)
+    shard = Shard(
+      file=self._path.name,
+      records=self.records,
+      nbytes=self._partial.stat().st_size,
+      sha256=_digest(self._partial),
+      counts=tuple(self._counts.tolist()),
+      broken=tuple(self.broken),
+      mean=tuple(mean.tolist()),
+      square=tuple(square.tolist()),
+    )
+    self._partial.replace(self._path)
+    writer.write_json(
+      self._path.with_suffix('.json'), dataclasses.asdict(shard), every=True
+    )
+
+
+def finished(path: pathlib.Path) -> Shard | None:
+  """What is known of a shard; None unless all of it is there."""
+  about = path.with_suffix('.json')
+  if not (about.exists() and path.exists()):
+    return None
+  shard = from_json(Shard, json.loads(about.read_text()))
+  return shard if path.stat().st_size == shard.nbytes else None
+
+
+def check_shards(folder: epath.PathLike) -> Sequence[str]:
+  """Reads everything again; returns what is wrong, one line each."""
+  metadata, wrong = Metadata.load(folder), []
+  for shard in metadata.shards:
+    path = pathlib.Path(folder) / shard.file
+    if not path.is_file():
+      wrong.append(f'{path} is missing.')
+    elif _digest(path) != shard.sha256:
+      wrong.append(f'{path} is not what was written: its checksum differs.')
+    else:
+      wrong += _check_records(path, shard, metadata.layout)
+  return wrong
+
+
+def _check_records(
+  path: pathlib.Path, shard: Shard, layout: Layout
+) -> Sequence[str]:
+  """What is wrong inside a shard whose bytes are those that were written."""
+  source = grain.sources.ArrayRecordDataSource([str(path)])
+  if len(source) != shard.records:
+    return [f'{path} has {len(source)} records, expected {shard.records}.']
+  counts = np.zeros(len(shard.counts), int)
+  for i in range(len(source)):
+    record = layout.unpack(source[i])
+    counts[record['label']] += 1
+    if not np.isfinite(record[layout.content]).all():
+      return [f'{path}: record {i} is not finite.']
+  if counts.tolist() != list(shard.counts):
+    return [f'{path}: the counts of its classes differ.']
+  return []
+
+
+def _digest(path: pathlib.Path) -> str:
+  """SHA-256 of a file."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,0 +1,84 @@
+"""The command `prepare`: from image files to records for training."""
+
+import jax
+from absl import logging
+
+from dit import model
+from dit.autoencoder import Autoencoder
+from dit.sharding import MeshConfig, check_batch, make_mesh
+from dit.types import InputError
+from train.data.files import open_images
+from train.data.prepare import layout_of
+from train.data.prepare import prepare as write_records
+from train.data.records import Metadata
+from train.data.shards import check_shards
+from train.experiment import Experiment
+from train.trained import read_autoencoder
+
+
+def prepare(
+  experiment: Experiment, images: str, split: str, autoencoder: str | None
+) -> str:
+  """Writes data.dir/data.name/SPLIT; the same command goes on.
+
+  Args:
+    experiment: its sections data and prepare.
+    images: as `files.open_images` reads it.
+    split: name of the records' split, such as train.
+    autoencoder: as `trained.read_autoencoder` reads it; None for pixels.
+
+  Returns:
+    A report of one line.
+
+  Raises:
+    InputError: if the images, the autoencoder and the config do not fit.
+    PrepareError: if the work cannot go on.
+  """
+  data, config = experiment.data, experiment.prepare
+  if data.name == 'digits' or not split or '/' in split:
+    raise InputError(
+      f'data.name {data.name!r} and --split {split!r} name the records to '
+      'write; choose a name of your own, other than digits, and a split such '
+      'as train.'
+    )
+  files = open_images(images, data.dir)
+  mesh = make_mesh(MeshConfig(), jax.local_devices())
+  check_batch(mesh, config.batch_size, 'prepare.batch_size')
+  name = (autoencoder or 'pixels').partition(':')[0]
+  if name != data.autoencoder:
+    raise InputError(
+      f'--autoencoder is {name}, but data.autoencoder is {data.autoencoder}; '
+      'make them agree.'
+    )
+  encoder = read_autoencoder(autoencoder, mesh, 'encoder')
+  layout = layout_of(config, encoder, data.flip)
+  about = {'autoencoder': about_autoencoder(name, encoder)}
+  logging.info(
+    '%s: %d images of %d classes, to %s %s.',
+    images, files.count, len(files.classes), layout.content, layout.shape,
+  )  # fmt: skip
+  folder = data.prepared(split)
+  metadata = write_records(files, encoder, config, layout, folder, about=about)
+  return (
+    f'{folder}: {metadata.records} records in {len(metadata.shards)} files, '
+    f'{len(metadata.broken)} broken images left out.'
+  )
+
+
+def verify(experiment: Experiment, split: str) -> str:
+  """Reads a prepared split again; InputError names what is wrong."""
+  folder = experiment.data.prepared(split)
+  if wrong := check_shards(folder):
+    raise InputError(' '.join(wrong))
+  return f'{folder}: {Metadata.load(folder).records} records are whole.'
+
+
+def about_autoencoder(
+  name: str, autoencoder: Autoencoder | None
+) -> dict[str, str | None]:
+  """What a protocol says of it."""
+  return {
+    'name': name,
+    'encoder_sha256': autoencoder
+    and model.fingerprint(autoencoder.params['encoder']),
+  }
