@@ -197,7 +197,7 @@ def _check_prepared(
       'prepare it with --config.data.flip=true.'
     )
   normalisation_of(source, config)
-  source[len(source) - 1]
+  source[len(source) - 1]  # a record, to see that it has its shape
   return layout.latent_shape, len(metadata.classes)
 
 
