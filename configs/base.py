@@ -114,7 +114,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.flip = False
   # Reading threads, and batches read ahead.
   config.data.threads = 8
-  config.data.prefetch = 4
+  config.data.prefetch = 8
 
   config.prepare = ml_collections.ConfigDict()
   # Images to records: side of the centre crop, and float16 or float32 for mean

@@ -1,0 +1,91 @@
+"""How fast records reach the devices: records per second.
+
+  python -m benchmarks.input_pipeline
+
+Writes records of the shape of SD-VAE latents of 256 x 256 images (mean and std,
+32 x 32 x 8 float16, and the mirrored image's), with random numbers, and reads
+them in training order, shuffled and half of them mirrored, batch by batch onto
+the device. The files are in the page cache, as a set that fits into memory is
+after its first epoch; a slower disk is slower.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from dit.latents import Normalisation
+from dit.sharding import MeshConfig, make_mesh
+from sample import writer
+from train.data import records
+from train.data.pipeline import batches
+from train.data.shards import ShardWriter, finished
+from train.data.source import DataConfig, open_source
+
+LAYOUT = records.Layout('moments', (32, 32, 8), 'float16', flip=True)
+
+
+def write(config: DataConfig, count: int) -> None:
+  """Writes a split of `count` random records in one file."""
+  folder = config.prepared('train')
+  folder.mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  path = folder / '00000-of-00001.array_record'
+  with ShardWriter(path, LAYOUT, 1000) as shard:
+    for start in range(0, count, 64):
+      size = min(64, count - start)
+      arrays = rng.standard_normal((size, *LAYOUT.arrays_shape), np.float32)
+      shard.write(rng.integers(1000, size=size), np.float16(arrays))
+  metadata = records.Metadata(
+    LAYOUT,
+    {'autoencoder': {'name': config.autoencoder}},
+    tuple(map(str, range(1000))),
+    Normalisation(),
+    (finished(path),),
+  )
+  writer.write_json(folder / records.PROTOCOL, metadata.protocol)
+  writer.write_json(folder / records.METADATA, metadata.to_json())
+
+
+if __name__ == '__main__':
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--records', type=int, default=8192)
+  parser.add_argument('--batch_size', type=int, default=256)
+  parser.add_argument('--threads', type=int, nargs='+', default=[1, 2, 4])
+  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--batches', type=int, default=60)
+  args = parser.parse_args()
+  mesh, rows = make_mesh(MeshConfig()), []
+  with tempfile.TemporaryDirectory() as folder:
+    config = DataConfig(
+      'random', folder, 'train', '', 1, 4, autoencoder='sd_vae', flip=True
+    )
+    write(config, args.records)
+    print('| threads | records/s |\n|---|---|')
+    for threads in args.threads:
+      config = dataclasses.replace(config, threads=threads)
+      stream = batches(
+        open_source(config, 'train'),
+        config,
+        mesh,
+        batch_size=args.batch_size,
+        seed=0,
+        start=0,
+      )
+      rates = []
+      for _ in range(args.rounds):
+        next(stream)
+        start = time.perf_counter()
+        for _ in range(args.batches):
+          jax.block_until_ready(next(stream))
+        seconds = time.perf_counter() - start
+        rates.append(args.batches * args.batch_size / seconds)
+      rows.append({'threads': threads, 'rate': round(statistics.median(rates))})
+      print(f'| {threads} | {rows[-1]["rate"]:,} |', flush=True)
+  about = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__}
+  print(json.dumps({**about, 'rows': rows}))
