@@ -1,5 +1,6 @@
 """The command line: config -> frozen dataclasses, once; one call per command.
 
+  python main.py prepare --images=photos --config.data.name=photos
   python main.py train   --config=configs/digits.py --workdir=runs/digits
   python main.py sample  --workdir=runs/digits --guidance=ig:1.5,cfg:1.2
   python main.py compare --workdir=runs/digits
