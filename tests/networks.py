@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from dit import model
+from dit import latents, model
 
 
 def perturbed(config):
@@ -17,3 +17,16 @@ def perturbed(config):
     for leaf, key in zip(leaves, keys, strict=True)
   ]
   return model.bind(config, jax.tree.unflatten(tree, leaves))
+
+
+class Doubled:
+  """An autoencoder of which every number is known: mean 2x, std 0.5."""
+
+  downsampling, latent_channels = 1, 3
+  normalisation = latents.Normalisation((1.0,), (2.0,))
+
+  def encode(self, x):
+    return latents.Posterior(2 * x, 0 * x + 0.5)
+
+
+jax.tree_util.register_static(Doubled)

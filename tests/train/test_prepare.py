@@ -7,6 +7,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from networks import Doubled
 from PIL import Image
 
 from dit import latents
@@ -63,19 +64,6 @@ def make(place, target, encoder=None, flip=False, **changes):
   layout = layout_of(config, encoder, flip)
   files = open_images(str(place), '')
   return prepare(files, encoder, config, layout, target, about=ABOUT)
-
-
-class Doubled:
-  """An autoencoder of which every number is known: mean 2x, std 0.5."""
-
-  downsampling, latent_channels = 1, 3
-  normalisation = latents.Normalisation((1.0,), (2.0,))
-
-  def encode(self, x):
-    return latents.Posterior(2 * x, 0 * x + 0.5)
-
-
-jax.tree_util.register_static(Doubled)
 
 
 def test_pixels_are_kept(folder, tmp_path):
@@ -222,6 +210,36 @@ def test_no_images_at_all(tmp_path):
   (tmp_path / 'a.zip').write_bytes(b'PK no zip')
   with pytest.raises(InputError, match='neither a folder'):
     open_images(str(tmp_path / 'a.zip'), '')
+
+
+def test_damaged_zip_is_one_line(tmp_path):
+  with zipfile.ZipFile(tmp_path / 'images.zip', 'w') as archive:
+    for i, name in enumerate(NAMES):
+      archive.writestr(name, png(i))
+  data = bytearray((tmp_path / 'images.zip').read_bytes())
+  at = data.index(png(5))
+  data[at + 60] ^= 255  # its checksum no longer agrees
+  (tmp_path / 'images.zip').write_bytes(data)
+  with pytest.raises(shards.PrepareError, match='cannot be read'):
+    make(tmp_path / 'images.zip', tmp_path / 'out')
+
+
+@pytest.mark.parametrize('moment', ['write', 'close'])
+def test_full_disk_is_one_line(folder, tmp_path, monkeypatch, moment):
+  class Full(shards.ArrayRecordWriter):
+    pass
+
+  def fail(self, *args):
+    raise RuntimeError('No space left on device')
+
+  setattr(Full, moment, fail)
+  monkeypatch.setattr(shards, 'ArrayRecordWriter', Full)
+  with pytest.raises(shards.PrepareError, match=r'No space left.*make room'):
+    make(folder, tmp_path / 'out')
+  assert not list((tmp_path / 'out').glob('*array_record*'))
+  assert not list((tmp_path / 'out').glob('.0*'))
+  monkeypatch.undo()
+  assert make(folder, tmp_path / 'out').records == COUNT
 
 
 def test_latents_that_are_not_finite_stop_it(folder, tmp_path):

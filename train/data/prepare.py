@@ -11,6 +11,7 @@ done, so the same command goes on where it was stopped.
 import dataclasses
 import json
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -129,7 +130,9 @@ def prepare(
     'layout': dataclasses.asdict(layout),
   }
   protocol = json.loads(json.dumps(protocol))  # as it is read back
-  _claim(folder, protocol)
+  if jax.process_index() == 0:
+    _claim(folder, protocol)
+  _wait_for_all('claimed')
   total = -(-files.count // config.shard_records)
   paths = [folder / f'{k:05}-of-{total:05}.array_record' for k in range(total)]
   done = {k: shard for k, p in enumerate(paths) if (shard := finished(p))}
@@ -152,6 +155,12 @@ def prepare(
       count += len(numbers)
       progress(count)
   return _complete(folder, paths, layout, protocol, autoencoder)
+
+
+def _wait_for_all(name: str) -> None:
+  """Returns when every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f'prepare: {name}')
 
 
 def _claim(folder: pathlib.Path, protocol: dict[str, Any]) -> None:
@@ -210,7 +219,13 @@ def _images(
   """Labels and crops; the names of broken images go to `broken`."""
 
   def load(i):
-    file = files.read(i)
+    try:
+      file = files.read(i)
+    except (OSError, zipfile.BadZipFile) as error:
+      raise PrepareError(
+        f'image {i} of {files.name} cannot be read ({error}); mend it, and run '
+        'the same command again.'
+      ) from error
     try:
       return file, center_crop(decode(file.data), config.image_size)
     except BrokenImageError as error:
@@ -289,8 +304,7 @@ def _complete(
   autoencoder: Autoencoder | None,
 ) -> records.Metadata:
   """Once all processes are done, the first writes the metadata."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('prepare')
+  _wait_for_all('written')
   shards = tuple(map(finished, paths))
   if missing := [p.name for p, s in zip(paths, shards, strict=True) if not s]:
     raise PrepareError(

@@ -62,8 +62,12 @@ class ShardWriter:
     self._sums[1] += (mean**2 + np.square(std)).mean((1, 2)).sum(0)
     np.add.at(self._counts, labels, 1)
     self.records += len(labels)
-    for label, array in zip(labels, arrays, strict=True):
-      self._writer.write(self._layout.pack(label, array))
+    packed = map(self._layout.pack, labels, arrays)
+    try:
+      for record in packed:
+        self._writer.write(record)
+    except (OSError, RuntimeError) as error:
+      raise self._failure(error) from error
 
   def __exit__(self, kind: type | None, *error: Any) -> None:
     try:
@@ -71,12 +75,15 @@ class ShardWriter:
       if kind is None:
         self._finish()
     except (OSError, RuntimeError, ValueError) as failure:
-      raise PrepareError(
-        f'{self._path} cannot be written ({failure}); make room, and run the '
-        'same command again.'
-      ) from failure
+      raise self._failure(failure) from failure
     finally:
       self._partial.unlink(missing_ok=True)
+
+  def _failure(self, error: Exception) -> PrepareError:
+    return PrepareError(
+      f'{self._path} cannot be written ({error}); make room, and run the same '
+      'command again.'
+    )
 
   def _finish(self) -> None:
     with self._partial.open('rb') as file:
