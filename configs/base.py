@@ -71,6 +71,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.objective.intermediate_weights = (0.5,)
   # Weight of 1 - cosine(velocity, target) at each position; 0: off.
   config.objective.cosine_weight = 0.0
+  # Guided target of the output, target + w (v_f - v_i), w 0: off; v_f and v_i
+  # are output and first tap of the network (live) or its average (ema). Images
+  # seen before it starts; whether the taps' target is guided too.
+  config.objective.guided_weight = 0.0
+  config.objective.guided_by = 'ema'
+  config.objective.guided_start_images = 0
+  config.objective.guided_taps = False
 
   config.optimizer = ml_collections.ConfigDict()
   # adamw, or muon on matrices with Adam on the rest.
@@ -96,6 +103,11 @@ def get_config() -> ml_collections.ConfigDict:
   # Decay per step; ramp: at most (1 + step) / (10 + step).
   config.ema.decay = 0.9999
   config.ema.ramp = False
+  # Relative widths of power-function averages (EDM2) beside it, such as
+  # (0.05, 0.10), and images between their snapshots, from which
+  # --weights=ema:WIDTH makes an average of any width.
+  config.ema.widths = ()
+  config.ema.snapshot_images = 2_560_000
 
   config.data = ml_collections.ConfigDict()
   # digits, a set that `prepare` wrote to `dir`, or a TFDS set that is there as
@@ -134,11 +146,20 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.batch_size = 256
   # Stop after so many non-finite steps in a row.
   config.train.max_bad_steps = 10
+  # Parts of a batch that are computed one after the other, for memory.
+  config.train.accumulate = 1
+  # Workdir of a run, or folder of weights, whose weights a fresh run starts
+  # with; empty: random ones.
+  config.train.init_from = ''
 
   config.mesh = ml_collections.ConfigDict()
-  # Devices along each axis; -1: all that remain.
+  # Devices along each axis, -1: all that remain. data: copies of the network;
+  # fsdp: slices of its parameters; tensor: parts of each block.
   config.mesh.data = -1
   config.mesh.fsdp = 1
+  config.mesh.tensor = 1
+  # Optimiser state and averages cut over data too (ZeRO-1).
+  config.mesh.zero1 = False
 
   config.checkpoint = ml_collections.ConfigDict()
   # Images between checkpoints, and how many of the newest to keep.
@@ -147,6 +168,12 @@ def get_config() -> ml_collections.ConfigDict:
   # Images between checkpoints that are kept for good, a multiple of
   # every_images; 0: none. An early one can guide the last (AutoGuidance).
   config.checkpoint.keep_every_images = 0
+  # How many of those with the lowest loss (mean since the one before) to keep.
+  config.checkpoint.keep_best = 0
+  # Whether a run continues from the one before when the newest is damaged, and
+  # whether it goes on when one cannot be written (a full disk).
+  config.checkpoint.fallback = False
+  config.checkpoint.continue_unsaved = False
 
   config.log = ml_collections.ConfigDict()
   # Images between lines of metrics.jsonl, and between preview grids (0: none).

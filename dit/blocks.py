@@ -45,6 +45,7 @@ class Block(nnx.Module):
       config.width,
       (6 if config.shift else 4) * config.width,
       kernel_init=nnx.initializers.zeros,
+      cut=(None, 'tensor'),
       rngs=rngs,
       **dtypes(config),
     )
@@ -53,7 +54,8 @@ class Block(nnx.Module):
     self, h: jax.Array, c: jax.Array, rotary: jax.Array | None = None
   ) -> jax.Array:
     """(B, N, D) and conditioning (B, D) -> (B, N, D)."""
-    modulation = self.modulation(jax.nn.silu(c))  # (B, 6D), or (B, 4D)
+    # (B, 6D), or (B, 4D); whole, since the parts are not cut alike.
+    modulation = constrain_batch(self.modulation(jax.nn.silu(c)))
     if self.shift:
       shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
         modulation, 6, axis=-1

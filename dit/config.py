@@ -250,6 +250,15 @@ class DiTConfig:
     return self.depth * (self.num_tokens * of_token + modulation)
 
   @property
+  def pass_multiply_adds(self) -> int:
+    """Of a whole pass of one image: blocks, embedders, every head."""
+    patch = self.patch**2
+    ends = self.num_tokens * patch * self.channels + 256 + self.width
+    head = self.num_tokens * patch * self.out_channels + 2 * self.width
+    heads = (1 + len(self.taps)) * head
+    return self.multiply_adds + self.width * (ends + heads)
+
+  @property
   def out_channels(self) -> int:
     """Channels that a head predicts."""
     return (1 + self.learn_sigma) * self.channels

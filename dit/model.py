@@ -32,6 +32,7 @@ from dit.embed import (
   unpatchify,
 )
 from dit.layers import Dense, OutputHead, wide
+from dit.sharding import constrain, constrain_batch
 from dit.types import DenoiserOutput, InputError, SubNetworks
 
 Params = dict[str, Any]
@@ -116,8 +117,9 @@ class DiT(nnx.Module):
     rotary = None
     if config.rope:
       rotary = jax.lax.stop_gradient(self.rotary[...])
-    c = self.time_embed(t) + self.label_embed[...][label].astype(wide(dtype))
-    c = c.astype(dtype)
+    table = constrain(self.label_embed[...])  # gathered: rows are looked up
+    c = self.time_embed(t) + table[label].astype(wide(dtype))
+    h, c = constrain_batch(h), constrain_batch(c.astype(dtype))
     forks = [first_skipped(k) for k in sub.keep] if sub is not None else []
     h, states = run(
       self.blocks,

@@ -1,10 +1,17 @@
 """Meshes, and where arrays live on them.
 
-A mesh has two axes: `data` (copies of the parameters) and `fsdp` (parameters
-cut into slices). Batches are cut over both. Every parameter has logical axes,
-found from the end of its path in `LOGICAL_AXES`; `MESH_AXES` maps a logical
-axis to the mesh axis that cuts it. Trees that hold parameters under longer
-paths (EMA, optimiser state) fall under the same rules.
+A mesh has three axes. Batches are cut over the first two:
+
+  data     copies of the parameters
+  fsdp     parameters cut into slices; a block's are gathered when it runs
+  tensor   attention heads and hidden widths cut: each device computes its part
+           of every block
+
+Every parameter has logical axes, found from the end of its path in
+`LOGICAL_AXES`; `MESH_AXES` maps a logical axis to the mesh axis that cuts it.
+Trees that hold parameters under longer paths (EMA, optimiser state) fall under
+the same rules; with ZeRO-1 the optimiser state and the EMA are cut over `data`
+too. Where they are used, layers say with `constrain` what they need.
 """
 
 import dataclasses
@@ -14,67 +21,107 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dit.config import DiTConfig
 from dit.types import InputError
 
+AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
 
 # Leading axes that stack modules (L blocks, K heads) are added by rank.
 LOGICAL_AXES = (
-  (r'(qkv|fc1|modulation|patch_embed)/kernel', ('inputs', 'width')),
-  (r'(attention/proj|fc2)/kernel', ('width', 'outputs')),
+  (r'(qkv|fc1|modulation)/kernel', ('width', 'hidden')),
+  (r'(attention/proj|fc2)/kernel', ('hidden', 'width')),
+  (r'patch_embed/kernel', ('patch', 'width')),
+  (r'(head|tap_heads)/proj/kernel', ('width', 'patch')),
   (r'label_embed', ('classes', 'width')),
-  (r'(head|tap_heads)/proj/kernel', ('width', 'outputs')),
   # Biases, gains and the position tables are small: a copy on every device.
   (r'bias|scale|position|rotary', ()),
 )
-MESH_AXES = {'width': 'fsdp'}
+MESH_AXES = {'width': 'fsdp', 'hidden': 'tensor'}
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each mesh axis; -1 for all that remain."""
+  """Devices along each mesh axis, -1 for all that remain; and ZeRO-1.
+
+  Attributes:
+    data: copies of the parameters.
+    fsdp: slices of the parameters.
+    tensor: parts of each block.
+    zero1: whether optimiser state and EMA are cut over `data` too.
+  """
 
   data: int = -1
   fsdp: int = 1
+  tensor: int = 1
+  zero1: bool = False
 
 
 def make_mesh(
   config: MeshConfig, devices: list[jax.Device] | None = None
 ) -> Mesh:
-  """Lays devices (default: all) out as a (data, fsdp) mesh.
+  """Lays devices (default: all) out as a (data, fsdp, tensor) mesh.
 
   Raises:
     InputError: if the axes do not use exactly the devices at hand.
   """
   devices = devices if devices is not None else jax.devices()
-  sizes = [config.data, config.fsdp]
+  sizes = [config.data, config.fsdp, config.tensor]
   fixed = math.prod(size for size in sizes if size != -1)
   wrong = any(size < 1 and size != -1 for size in sizes)
   bad = wrong or sizes.count(-1) > 1 or len(devices) % fixed
   if bad or (-1 not in sizes and fixed != len(devices)):
     raise InputError(
-      f'mesh data={config.data}, fsdp={config.fsdp} does not use the '
-      f'{len(devices)} devices at hand; their product must be '
+      f'mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} '
+      f'does not use the {len(devices)} devices at hand; their product must be '
       f'{len(devices)} (at most one may be -1, the rest).'
     )
   sizes = [size if size != -1 else len(devices) // fixed for size in sizes]
   return Mesh(
-    np.asarray(devices).reshape(sizes),
-    BATCH_AXES,
-    axis_types=(AxisType.Auto,) * 2,
+    _laid_out(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
 
 
-def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:
-  """Raises InputError unless `batch_size` divides over the mesh."""
-  if batch_size < 1 or batch_size % mesh.size:
+def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+  """Neighbours on the mesh are neighbours on the wires of a TPU."""
+  if devices[0].platform != 'tpu':
+    return np.asarray(devices).reshape(sizes)
+  return mesh_utils.create_device_mesh(
+    sizes, devices, allow_split_physical_axes=True
+  )
+
+
+def check_model(mesh: Mesh, config: DiTConfig) -> None:
+  """Raises InputError unless the network divides over the mesh."""
+  for name, size in (
+    ('model.num_heads', config.num_heads),
+    ('the hidden width of the MLP', config.hidden),
+  ):
+    if size % mesh.shape['tensor']:
+      raise InputError(
+        f'{name} is {size}, which mesh.tensor={mesh.shape["tensor"]} does not '
+        'divide; choose a mesh.tensor that does.'
+      )
+
+
+def check_batch(mesh: Mesh, batch_size: int, name: str, parts: int = 1) -> None:
+  """Raises InputError unless `parts` of a batch divide over the mesh."""
+  count = batch_parts(mesh) * parts
+  if batch_size < 1 or batch_size % count:
+    of = f'{parts} parts on ' if parts > 1 else ''
     raise InputError(
-      f'{name} is {batch_size}, expected a positive multiple of the '
-      f'{mesh.size} devices.'
+      f'{name} is {batch_size}, expected a positive multiple of {count}, for '
+      f'{of}{batch_parts(mesh)} devices.'
     )
+
+
+def batch_parts(mesh: Mesh) -> int:
+  """Over how many devices a batch is cut."""
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -83,22 +130,40 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The leading axis cut over all devices."""
+  """The leading axis cut over `data` and `fsdp`."""
   return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def constrain_batch(x: jax.Array) -> jax.Array:
-  """Keeps activations cut along the batch, where a mesh is in use."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+  """Says over which mesh axes `x` is cut here, where a mesh is in use.
+
+  Args:
+    x: any array.
+    *axes: for each axis of `x` the mesh axes that cut it, None for whole; axes
+      that are left out are whole.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
     return x
-  return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+  return jax.lax.with_sharding_constraint(x, P(*axes))
 
 
-def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+def constrain_batch(x: jax.Array, *axes: str | None) -> jax.Array:
+  """Keeps `x` cut along the batch, and the axes behind it as `axes` say."""
+  return constrain(x, BATCH_AXES, *axes)
+
+
+def spec(
+  path: str, shape: tuple[int, ...], mesh: Mesh, *, zero1: bool = False
+) -> P:
   """Partition of the parameter at `path`, such as 'blocks/mlp/fc1/kernel'.
 
   An axis that its mesh axis does not divide stays whole.
+
+  Args:
+    path: names, from the root of the tree to the parameter.
+    shape: of it.
+    mesh: the devices.
+    zero1: cuts over `data` as well what `fsdp` cuts.
 
   Raises:
     ValueError: if no rule of LOGICAL_AXES matches.
@@ -113,21 +178,28 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     raise ValueError(
       f'no sharding rule for {path!r}; add one to dit.sharding.LOGICAL_AXES.'
     )
-  parts = [None] * (len(shape) - len(logical))
-  for axis, size in zip(logical, shape[len(parts) :], strict=True):
+
+  def cut(axis, size):
     mesh_axis = MESH_AXES.get(axis)
+    if zero1 and mesh_axis == 'fsdp':
+      if size % (mesh.shape['data'] * mesh.shape['fsdp']) == 0:
+        return BATCH_AXES
     divides = mesh_axis is not None and size % mesh.shape[mesh_axis] == 0
-    parts.append(mesh_axis if divides else None)
-  return P(*parts)
+    return mesh_axis if divides else None
+
+  stacked = len(shape) - len(logical)
+  return P(*[None] * stacked, *map(cut, logical, shape[stacked:]))
 
 
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+def tree_shardings(tree: Any, mesh: Mesh, *, zero1: bool = False) -> Any:
   """Shardings for a tree of parameters, or for a state that holds them."""
 
   def one(path, leaf):
     if not leaf.ndim:  # counters
       return replicated(mesh)
     keys = [getattr(key, 'key', getattr(key, 'name', '')) for key in path]
-    return NamedSharding(mesh, spec('/'.join(keys), leaf.shape, mesh))
+    return NamedSharding(
+      mesh, spec('/'.join(keys), leaf.shape, mesh, zero1=zero1)
+    )
 
   return jax.tree.map_with_path(one, tree)

@@ -1,24 +1,32 @@
-"""Checkpoints, with Orbax: asynchronous, atomic, the newest few kept.
+"""Checkpoints, with Orbax: asynchronous, atomic, checked, some of them kept.
 
-A checkpoint holds three items, so that sampling reads no optimiser:
+A checkpoint holds four items, so that sampling reads no optimiser:
 
   params     the raw parameters
   ema        their moving average
-  training   counters and the optimiser's state
+  training   counters, the optimiser's state, power-function averages
+  digests    a checksum of every array, of which a flipped bit changes one
 
 A checkpoint appears whole or not at all (Orbax renames a finished folder).
 Arrays are restored straight to where the present mesh wants them, whatever
 the mesh that saved them.
 """
 
+import contextlib
 import dataclasses
+import json
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as policies
 
 from dit import model
 from dit.config import DiTConfig
@@ -37,16 +45,40 @@ class CheckpointConfig:
     every_images: between checkpoints.
     keep: how many of the newest stay.
     keep_every_images: between checkpoints that stay for good; 0: none.
+    keep_best: how many of those with the lowest loss stay.
+    fallback: whether the one before serves when the newest is damaged.
+    continue_unsaved: whether training goes on when one cannot be written.
   """
 
   every_images: int
   keep: int
   keep_every_images: int = 0
+  keep_best: int = 0
+  fallback: bool = False
+  continue_unsaved: bool = False
+
+  def __post_init__(self) -> None:
+    """Checks ranges."""
+    for name, least in (
+      ('every_images', 1),
+      ('keep', 1),
+      ('keep_every_images', 0),
+      ('keep_best', 0),
+    ):
+      if getattr(self, name) < least:
+        raise InputError(
+          f'checkpoint.{name} is {getattr(self, name)}, expected at least '
+          f'{least}.'
+        )
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
   """Where a run keeps its checkpoints."""
   return epath.Path(workdir).expanduser().resolve() / 'checkpoints'
+
+
+class SaveError(RuntimeError):
+  """A checkpoint could not be written; the ones before are there."""
 
 
 class Checkpointer:
@@ -62,14 +94,40 @@ class Checkpointer:
 
     Args:
       workdir: of the run.
-      config: how many of the newest to keep.
+      config: which to keep, and what to do when one fails.
       keep_period: steps that it divides stay for good.
     """
-    self._manager = ocp.CheckpointManager(
-      folder_of(workdir),
+    self._config, self._keep_period = config, keep_period
+    self._folder, self._saving = folder_of(workdir), None
+    self._aside = self._folder.parent / 'damaged'
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
+    """Looks at what is there; clears away what is not whole."""
+    kept = [policies.LatestN(n=self._config.keep)]
+    if self._keep_period:
+      kept.append(policies.EveryNSteps(interval_steps=self._keep_period))
+    if self._config.keep_best:
+      kept.append(
+        policies.BestN(
+          n=self._config.keep_best,
+          get_metric_fn=_loss,
+          reverse=True,  # the lowest last: the policy keeps the last
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    self._folder.mkdir(parents=True, exist_ok=True)
+    for step in ocp.utils.checkpoint_steps(self._folder):
+      path = self._folder / str(step) / 'metrics' / 'metrics'
+      try:
+        _loss(json.loads(path.read_text()))
+      except (OSError, ValueError, KeyError, TypeError) as error:
+        self._damaged(step, error)
+    return ocp.CheckpointManager(
+      self._folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=config.keep,
-        keep_period=keep_period,
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        best_fn=_loss,  # so that it is written
         enable_async_checkpointing=True,
         cleanup_tmp_directories=True,
       ),
@@ -81,48 +139,164 @@ class Checkpointer:
 
   def __exit__(self, *error: Any) -> None:
     """Waits for saves under way."""
-    self._manager.close()
+    self._try(self._manager.close)
 
   @property
   def latest_step(self) -> int | None:
     """Step of the newest complete checkpoint."""
     return self._manager.latest_step()
 
-  def save(self, state: TrainState, step: int) -> None:
-    """Starts to save; returns once the arrays are copied off the devices."""
+  def save(self, state: TrainState, step: int, loss: float = math.inf) -> None:
+    """Starts to save; returns once the arrays are copied off the devices.
+
+    Args:
+      state: to save.
+      step: of it.
+      loss: by which the best are known.
+
+    Raises:
+      SaveError: if this one, or the one before, could not be written, unless
+        the config says to go on.
+    """
+    self.wait()
     if step == self.latest_step:
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **{
-          name: ocp.args.StandardSave(tree)
-          for name, tree in _items(state).items()
-        }
-      ),
+    items = _items(state)
+    digests = {name: digests_of(tree) for name, tree in items.items()}
+    args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+    args['digests'] = ocp.args.JsonSave(digests)
+    self._saving = step
+    self._try(
+      lambda: self._manager.save(
+        step, args=ocp.args.Composite(**args), metrics={'loss': loss}
+      )
     )
 
   def wait(self) -> None:
-    """Returns when everything is on disk."""
-    self._manager.wait_until_finished()
+    """Returns when everything is on disk; raises as `save` does."""
+    self._try(self._manager.wait_until_finished)
+
+  def _try(self, action: Callable[[], Any]) -> None:
+    """Runs it; what goes wrong is said, or raised as SaveError."""
+    try:
+      action()
+    except Exception as error:  # Orbax raises whatever its parts raise
+      reason = ' '.join(str(error).split())[:300]
+      message = (
+        f'the checkpoint of step {self._saving} could not be written '
+        f'({type(error).__name__}: {reason}); the ones before it are kept.'
+      )
+      if not self._config.continue_unsaved:
+        raise SaveError(
+          f'{message} Make room, and give the same command again '
+          '(checkpoint.continue_unsaved=true trains on without it).'
+        ) from error
+      logging.warning('%s Training goes on.', message)
+      # The failed one's errors, of several threads, would be raised again.
+      while self._manager is not None:
+        with contextlib.suppress(Exception):
+          self._manager.wait_until_finished()
+          self._manager.close()
+          self._manager = None
+      self._manager = self._open()
 
   def restore(self, abstract: TrainState) -> TrainState | None:
-    """The newest state, laid out as `abstract` says; None if there is none."""
-    step = self.latest_step
-    if step is None:
-      return None
+    """The newest state, laid out as `abstract` says; None if there is none.
+
+    Raises:
+      InputError: if it is damaged; with `fallback`, if all are.
+    """
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        state, error = self._restore(step, abstract), None
+      except Exception as problem:  # Orbax raises whatever its parts raise
+        error = problem
+      if _everywhere(error is None):
+        logging.info('Restored step %d.', step)
+        return state
+      self._damaged(step, error or RuntimeError('on another process'))
+      self._manager.reload()
+    if self._aside.exists() and any(self._aside.iterdir()):
+      raise InputError(
+        f'no checkpoint of the run can be read; see {self._aside}. To start '
+        'again, choose a new workdir.'
+      )
+    return None
+
+  def _restore(self, step: int, abstract: TrainState) -> TrainState:
+    items = _items(abstract)
     args = {
-      name: ocp.args.StandardRestore(tree)
-      for name, tree in _items(abstract).items()
+      name: ocp.args.StandardRestore(tree) for name, tree in items.items()
     }
-    try:
-      restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-    except Exception as error:  # Orbax raises whatever its parts raise
-      raise _damaged(self._manager.directory / str(step), error) from error
-    logging.info('Restored step %d.', step)
+    args['digests'] = ocp.args.JsonRestore()
+    restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+    for name in items:
+      _compare(name, restored[name], restored['digests'][name])
     return TrainState(
       params=restored['params'], ema=restored['ema'], **restored['training']
     )
+
+  def _damaged(self, step: int, error: Exception) -> None:
+    """Raises; with `fallback` moves the checkpoint out of the way instead."""
+    folder = self._folder / str(step)
+    damaged = _unreadable(folder, error)
+    if not self._config.fallback:
+      raise damaged from error
+    logging.warning('%s It is moved to %s.', damaged, self._aside)
+    if jax.process_index() == 0:
+      self._aside.mkdir(exist_ok=True)
+      target = self._aside / folder.name
+      while target.exists():
+        target = target.with_name(target.name + '_')
+      folder.rename(target)
+    _everywhere(True)  # has seen it gone
+
+
+def _loss(metrics: dict[str, float]) -> float:
+  """By which checkpoints are ranked; what is not finite is the worst."""
+  return metrics['loss'] if math.isfinite(metrics['loss']) else math.inf
+
+
+def digests_of(tree: Any) -> dict[str, int]:
+  """A checksum of every array, the same wherever the array lives."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): int(_digest(leaf))
+    for path, leaf in jax.tree.leaves_with_path(tree)
+  }
+
+
+@jax.jit
+def _digest(x: jax.Array) -> jax.Array:
+  """Sum of the words of `x`, each times an odd number of its place, mod 2^32.
+
+  An odd factor loses no bit, so no single flip goes unnoticed.
+  """
+  kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+  words = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
+  place = jnp.uint32(0)
+  for axis, size in enumerate(words.shape):
+    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
+      jnp.uint32, words.shape, axis
+    )
+  return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+
+
+def _compare(name: str, tree: Any, digests: dict[str, int]) -> None:
+  """Raises ValueError where a restored array is not what was saved."""
+  found = digests_of(tree)
+  wrong = [k for k in found | digests if found.get(k) != digests.get(k)]
+  if wrong:
+    raise ValueError(
+      f'{len(wrong)} arrays of {name} are not what was saved, such as '
+      f'{wrong[0]}'
+    )
+
+
+def _everywhere(ok: bool) -> bool:
+  """Whether `ok` holds on every process."""
+  if jax.process_count() == 1:
+    return ok
+  return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
 def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
@@ -179,20 +353,23 @@ def restore_weights(
   )
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      params = checkpointer.restore(
-        folder / str(step) / WEIGHTS[weights], target
-      )
+      item = WEIGHTS[weights]
+      params = checkpointer.restore(folder / str(step) / item, target)
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+      digests = checkpointer.restore(folder / str(step) / 'digests')
+    _compare(item, params, digests[item])
   except Exception as error:  # Orbax raises whatever its parts raise
-    raise _damaged(folder / str(step), error) from error
+    raise _unreadable(folder / str(step), error) from error
   return params, step
 
 
-def _damaged(folder: epath.Path, error: Exception) -> InputError:
+def _unreadable(folder: epath.Path, error: Exception) -> InputError:
   """The error for a checkpoint that cannot be read, in one line."""
   reason = ' '.join(str(error).split())[:200]
   return InputError(
     f'checkpoint {folder} cannot be read ({type(error).__name__}: {reason}); '
-    'it is damaged or of another version. Move it away to use the one before.'
+    'it is damaged or of another version. checkpoint.fallback=true trains on '
+    'from the one before; sampling takes another --step.'
   )
 
 
@@ -204,6 +381,7 @@ def _items(state: TrainState) -> dict[str, Any]:
     'training': {
       'step': state.step,
       'bad_steps': state.bad_steps,
+      'power': state.power,
       'opt_state': state.opt_state,
     },
   }

@@ -24,8 +24,9 @@ from dit.published import HUB, PICKLES, read_tensors, reason
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import InputError
 from dit.weights import check_target, load_folder, save_folder, save_tensors
-from train import checkpoint, workdir
+from train import workdir
 from train.experiment import build
+from train.trained import run_weights
 
 Network = tuple[DiTConfig, model.Params, dict[str, Any]]
 
@@ -208,12 +209,9 @@ def _read_folder(source: str, weights: str | None) -> Network:
 
 def _read_run(source: str, weights: str | None) -> Network:
   weights = weights or 'ema'
-  check_choice('--weights', weights, checkpoint.WEIGHTS)
   experiment = build(workdir.load_config(source))
   mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
-  params, step = checkpoint.restore_weights(
-    source, experiment.model, mesh, weights
-  )
+  params, step = run_weights(source, experiment.model, mesh, weights)
   info = {
     'weights': weights,
     'source': source,

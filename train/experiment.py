@@ -25,11 +25,15 @@ class TrainConfig:
     images: in all.
     batch_size: of the global batch.
     max_bad_steps: non-finite steps in a row that stop the run.
+    accumulate: parts of a batch that are computed one after the other.
+    init_from: run or folder whose weights a fresh run starts with; '' for none.
   """
 
   images: int
   batch_size: int
   max_bad_steps: int
+  accumulate: int = 1
+  init_from: str = ''
 
   @property
   def steps(self) -> int:
@@ -83,19 +87,15 @@ class Experiment:
         f'objective.label_dropout is {self.objective.label_dropout}, but '
         'model.null_label is false; set one of them right.'
       )
-    for name in ('images', 'batch_size', 'max_bad_steps'):
+    for name in ('images', 'batch_size', 'max_bad_steps', 'accumulate'):
       if getattr(self.train, name) < 1:
         raise InputError(
           f'train.{name} is {getattr(self.train, name)}, expected at least 1.'
         )
-    if self.checkpoint.every_images < 1 or self.checkpoint.keep < 1:
+    if self.objective.guided_weight and not self.model.taps:
       raise InputError(
-        'checkpoint.every_images and checkpoint.keep must be at least 1.'
-      )
-    if self.checkpoint.keep_every_images < 0:
-      raise InputError(
-        'checkpoint.keep_every_images is '
-        f'{self.checkpoint.keep_every_images}, expected at least 0.'
+        'objective.guided_weight needs a tap, whose prediction is the weak '
+        'one; set model.taps.'
       )
     parse(self.log.preview_guidance)
     if self.log.preview_num < 1:

@@ -92,6 +92,15 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
   return rows
 
 
+@contextlib.contextmanager
+def _best_effort() -> Iterator[None]:
+  """What a full disk does not let us log is no reason to stop a run."""
+  try:
+    yield
+  except OSError as error:
+    logging.warning('Metrics could not be written: %s.', error)
+
+
 class MetricsLog:
   """Writes the metrics of process 0; use as a context manager.
 
@@ -123,8 +132,10 @@ class MetricsLog:
   def __exit__(self, *error: Any) -> None:
     """Flushes and closes."""
     if self._writes:
-      self._lines.close()
-      self._board.close()
+      with _best_effort():
+        self._lines.close()
+      with _best_effort():
+        self._board.close()
 
   def scalars(self, step: int, values: dict[str, float]) -> None:
     """One line, and one point for each curve."""
@@ -132,10 +143,11 @@ class MetricsLog:
       return
     # JSON has no infinities; what is not finite is left out.
     values = {k: v for k, v in values.items() if math.isfinite(v)}
-    self._lines.write(json.dumps({'step': step, **values}) + '\n')
-    self._lines.flush()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    with _best_effort():
+      self._lines.write(json.dumps({'step': step, **values}) + '\n')
+      self._lines.flush()
+      for name, value in values.items():
+        self._board.add_scalar(name, value, step)
     if not sys.stderr.isatty():
       shown = [
         f'{name} {values[name]:.4g}' for name in _SHOWN if name in values
@@ -146,8 +158,9 @@ class MetricsLog:
     """One (H, W, C) uint8 image, on TensorBoard and as a PNG."""
     if not self._writes:
       return
-    self._board.add_image(name, image, step, dataformats='HWC')
-    write_png(self._workdir / f'{name}s' / f'{step:08}.png', image)
+    with _best_effort():
+      self._board.add_image(name, image, step, dataformats='HWC')
+      write_png(self._workdir / f'{name}s' / f'{step:08}.png', image)
 
 
 def plot_losses(path: epath.PathLike, rows: Iterable[dict[str, float]]) -> None:

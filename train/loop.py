@@ -7,19 +7,22 @@ checkpoint, and everything else is a function of (seed, step).
 import contextlib
 import dataclasses
 import signal
-import time
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
+import optax
 from absl import logging
 from etils import epath
+from jax.sharding import Mesh
 
 from dit import model
-from dit.sharding import check_batch, make_mesh
+from dit.sharding import check_batch, check_model, make_mesh
 from dit.types import InputError
 from sample import writer
+from train import cluster
 from train import state as state_lib
-from train.checkpoint import Checkpointer
+from train.checkpoint import Checkpointer, SaveError
 from train.data.pipeline import batches
 from train.data.source import (
   about_latents,
@@ -31,12 +34,11 @@ from train.experiment import Experiment
 from train.log import MetricsLog, plot_losses, progress_bar, read_metrics
 from train.optimizer import make_optimizer, make_schedule
 from train.preview import Preview
+from train.report import Report
+from train.snapshots import Snapshots
 from train.step import make_train_step
+from train.trained import check_start, start_weights
 from train.workdir import LATENTS
-
-
-class NonFiniteError(RuntimeError):
-  """Too many steps in a row had a loss or gradient that is not finite."""
 
 
 @dataclasses.dataclass
@@ -48,7 +50,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-  """Turns the first SIGTERM or SIGINT into a request; a second acts at once."""
+  """Turns the first SIGTERM or SIGINT into a request; a second acts at once.
+
+  Where processes form a job, JAX listens for SIGTERM; see `train.cluster`.
+  """
   request = StopRequest()
   previous = {}
 
@@ -58,7 +63,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     for known, handler in previous.items():
       signal.signal(known, handler)
 
-  for number in (signal.SIGTERM, signal.SIGINT):
+  job = jax.distributed.is_initialized()
+  for number in (signal.SIGINT,) if job else (signal.SIGTERM, signal.SIGINT):
     previous[number] = signal.signal(number, handle)
   try:
     yield request
@@ -75,12 +81,20 @@ def check(experiment: Experiment) -> None:
       'minimises the error of a velocity; set model.convention=velocity.'
     )
   mesh = make_mesh(experiment.mesh)
-  check_batch(mesh, experiment.train.batch_size, 'train.batch_size')
+  check_model(mesh, experiment.model)
+  check_batch(
+    mesh,
+    experiment.train.batch_size,
+    'train.batch_size',
+    experiment.train.accumulate,
+  )
   source = open_source(experiment.data, experiment.data.train_split)
   check_source(source, experiment.data, experiment.model)
   if experiment.data.test_split:
     open_source(experiment.data, experiment.data.test_split)
   Preview(experiment, about_latents(source, experiment.data), mesh)
+  if experiment.train.init_from:
+    check_start(experiment)
 
 
 def train(experiment: Experiment, workdir: epath.Path) -> None:
@@ -93,6 +107,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
   Raises:
     InputError: for what cannot run here.
     NonFiniteError: after `train.max_bad_steps` non-finite steps in a row.
+    SaveError: if a checkpoint cannot be written.
   """
   check(experiment)
 
@@ -101,19 +116,24 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
   mesh = make_mesh(experiment.mesh)
   logging.info(
     'Mesh %s of %s; %.2f M parameters.',
-    dict(mesh.shape),
-    jax.devices()[0].device_kind,
+    dict(mesh.shape), jax.devices()[0].device_kind,
     sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config))) / 1e6,
-  )
+  )  # fmt: skip
 
-  # The step, and the state that it starts from.
+  # State: of the newest checkpoint, or fresh.
   schedule = make_schedule(
     experiment.optimizer,
     batch_size=settings.batch_size,
     total_images=settings.images,
   )
   optimizer = make_optimizer(experiment.optimizer, schedule)
-  abstract = state_lib.abstract(config, optimizer, mesh)
+  abstract = state_lib.abstract(
+    config,
+    optimizer,
+    mesh,
+    averages=len(experiment.ema.widths),
+    zero1=experiment.mesh.zero1,
+  )
   source = open_source(experiment.data, experiment.data.train_split)
   about = about_latents(source, experiment.data)
   writer.write_json(workdir / LATENTS, about)
@@ -127,10 +147,12 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
     experiment.ema,
     abstract,
     normalisation_of(source, experiment.data),
+    settings.accumulate,
   )
   with (
     stop_on_signals() as stop,
     jax.set_mesh(mesh),
+    Snapshots(workdir, experiment.ema) as snapshots,
     Checkpointer(
       workdir,
       experiment.checkpoint,
@@ -139,7 +161,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
   ):
     state = checkpointer.restore(abstract)
     if state is None:
-      state = state_lib.init(config, optimizer, mesh, experiment.seed)
+      state = _fresh(experiment, optimizer, mesh)
     start = int(state.step)
     if start >= settings.steps:
       _plot(workdir)
@@ -157,6 +179,8 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
     )
 
     # Steps.
+    save_every = settings.steps_of(experiment.checkpoint.every_images)
+    snapshot_every = settings.steps_of(experiment.ema.snapshot_images)
     with (
       MetricsLog(workdir, start) as log,
       progress_bar(
@@ -166,21 +190,23 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
         desc='train',
       ) as bar,
     ):
-      report = _Report(experiment, schedule, log, bar)
+      report = Report(experiment, schedule, log, bar)
+      stream = report.waiting(stream)
       logging.info('Compiling the train step.')
       key = jax.random.key(experiment.seed)
       for step in range(start + 1, settings.steps + 1):
         state, metrics = train_step(state, next(stream), key)
         # Reads the step before this one, so that the devices are never idle.
         stopping = stop.signal  # once: it may come at any line
+        if jax.distributed.is_initialized() and cluster.preempted(step):
+          stopping = 'SIGTERM'
         last = step == settings.steps or bool(stopping)
         report(step, metrics, last)
-        if (
-          last
-          or step % settings.steps_of(experiment.checkpoint.every_images) == 0
-        ):
+        if snapshot_every and (last or step % snapshot_every == 0):
+          snapshots.save(state.power, step)
+        if last or step % save_every == 0:
           report.flush()
-          checkpointer.save(state, step)
+          checkpointer.save(state, step, report.mean_loss())
         if preview.every and (step % preview.every == 0) and not stopping:
           report.flush()
           log.image(step, 'preview', preview(state.ema))
@@ -188,6 +214,8 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
           break
       report.flush()
       checkpointer.wait()
+      if checkpointer.latest_step != step:
+        raise SaveError(f'step {step}, the last one, could not be saved.')
       if stopping:
         logging.info('%s: saved step %d, stopping.', stopping, step)
 
@@ -197,60 +225,41 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
     logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
 
 
+def _fresh(
+  experiment: Experiment, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> state_lib.TrainState:
+  """The state before the first step."""
+  state = state_lib.init(
+    experiment.model,
+    optimizer,
+    mesh,
+    experiment.seed,
+    averages=len(experiment.ema.widths),
+    zero1=experiment.mesh.zero1,
+  )
+  if not experiment.train.init_from:
+    return state
+  params = start_weights(experiment, mesh)
+
+  def placed(tree):
+    return jax.tree.map(
+      lambda leaf, old: jax.device_put(
+        jnp.array(leaf, old.dtype, copy=True), old.sharding
+      ),
+      params,
+      tree,
+    )
+
+  return dataclasses.replace(
+    state,
+    params=placed(state.params),
+    ema=placed(state.ema),
+    power=tuple(map(placed, state.power)),
+  )
+
+
 def _plot(workdir: epath.Path) -> None:
   """Draws the losses so far."""
   rows = read_metrics(workdir)
   if rows and jax.process_index() == 0:
     plot_losses(workdir / 'loss.png', rows)
-
-
-class _Report:
-  """Hands finished steps to bar and log, one step late."""
-
-  def __init__(self, experiment, schedule, log, bar) -> None:
-    self._settings = experiment.train
-    self._every = experiment.train.steps_of(experiment.log.every_images)
-    self._schedule, self._log, self._bar = schedule, log, bar
-    self._pending = None
-    self._mark = None  # time and step since which images/s is measured
-
-  def __call__(
-    self, step: int, metrics: dict[str, jax.Array], last: bool
-  ) -> None:
-    """Takes step `step`, the last or not; reports the one before."""
-    self.flush()
-    self._pending = (step, metrics, last)
-
-  def flush(self) -> None:
-    """Reports the step that was taken last."""
-    if self._pending is None:
-      return
-    step, metrics, last = self._pending
-    self._pending = None
-    values = {name: float(value) for name, value in metrics.items()}
-    now = time.perf_counter()
-    if self._mark is None:  # the first step compiles
-      self._mark = (now, step)
-    self._bar.update(self._settings.batch_size)
-    self._bar.set_postfix(loss=f'{values["loss"]:.3f}', refresh=False)
-    if values['bad_steps']:
-      logging.warning(
-        'Step %d is not finite and changed nothing (%d in a row).',
-        step,
-        values['bad_steps'],
-      )
-    if values['bad_steps'] >= self._settings.max_bad_steps:
-      raise NonFiniteError(
-        f'{values["bad_steps"]:.0f} steps in a row, up to step {step}, had a '
-        'loss or gradient that is not finite. The last checkpoint is kept; '
-        'lower optimizer.lr, in a new workdir, or look at the data.'
-      )
-    if last or (self._every and step % self._every == 0):
-      before, at = self._mark
-      values['lr'] = float(self._schedule(step - 1))
-      values['images'] = step * self._settings.batch_size
-      if step > at:
-        rate = (step - at) * self._settings.batch_size / (now - before)
-        values['images_per_second'] = rate
-      self._mark = (now, step)
-      self._log.scalars(step, values)

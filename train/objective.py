@@ -7,8 +7,14 @@ With x_t = alpha(t) x0 + sigma(t) noise and target = dx_t/dt:
 
 the cosine between the channels at each position, as in Internal Guidance
 (arXiv 2512.24176: weight 0.5; cosine_weight 0 in its SiT code, 1 in its
-LightningDiT code). The label is replaced by the null label with probability
-`label_dropout`, and t drawn
+LightningDiT code). With a guided weight w the output's target is
+
+  target + w sg(v_f - v_i)
+
+where v_f and v_i are output and first tap of the moving average of the network,
+or of the network itself, at the same x_t (the same paper's accelerated target,
+of which w, start and network are not published). The label is replaced by the
+null label with probability `label_dropout`, and t drawn
 
   uniform        t ~ U(0, 1)
   logit_normal   sigma(t) / alpha(t) = exp(n), n ~ N(mean, std); on the linear
@@ -26,6 +32,7 @@ from dit.path import Path, path_named
 from dit.types import Denoiser, InputError
 
 TIME_SAMPLINGS = ('uniform', 'logit_normal')
+GUIDED_BY = ('ema', 'live')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +47,10 @@ class ObjectiveConfig:
     label_dropout: probability of the null label.
     intermediate_weights: one for each tap, or one for all.
     cosine_weight: of the direction of the output; 0 for none.
+    guided_weight: w of the guided target; 0 for the plain one.
+    guided_by: whose predictions guide it, 'ema' or 'live'.
+    guided_start_images: images seen before which it is plain.
+    guided_taps: whether the taps' target is guided too.
   """
 
   path: str
@@ -49,6 +60,10 @@ class ObjectiveConfig:
   label_dropout: float
   intermediate_weights: tuple[float, ...]
   cosine_weight: float = 0.0
+  guided_weight: float = 0.0
+  guided_by: str = 'ema'
+  guided_start_images: int = 0
+  guided_taps: bool = False
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
@@ -63,10 +78,12 @@ class ObjectiveConfig:
         f'objective.intermediate_weights is {self.intermediate_weights}, '
         'expected no negative value.'
       )
-    if self.cosine_weight < 0:
-      raise InputError(
-        f'objective.cosine_weight is {self.cosine_weight}, expected at least 0.'
-      )
+    check_choice('objective.guided_by', self.guided_by, GUIDED_BY)
+    for name in ('cosine_weight', 'guided_weight', 'guided_start_images'):
+      if getattr(self, name) < 0:
+        raise InputError(
+          f'objective.{name} is {getattr(self, name)}, expected at least 0.'
+        )
     if not 0 <= self.label_dropout <= 1:
       raise InputError(
         f'objective.label_dropout is {self.label_dropout}, expected a '
@@ -103,6 +120,10 @@ def velocity_losses(
   noise: jax.Array,
   t: jax.Array,
   label: jax.Array,
+  *,
+  guide: Denoiser | None = None,
+  guided_weight: float | jax.Array = 0.0,
+  guided_taps: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array]:
   """What is wrong with every prediction, per image.
 
@@ -113,52 +134,58 @@ def velocity_losses(
     noise: (B, H, W, C) standard normal.
     t: (B,).
     label: (B,) int.
+    guide: whose output and first tap guide the target, such as the denoiser
+      itself; None for the plain target.
+    guided_weight: w of the guided target.
+    guided_taps: whether the taps' target is guided too.
 
   Returns:
     The mean squared error of the output, (B,) float32, that of each tap, and
     of the output the mean over positions of 1 - cosine.
   """
-  target = path.velocity(x0, noise, t)
-  out = denoiser(path.interpolate(x0, noise, t), t, label)
+  target = of_taps = path.velocity(x0, noise, t)
+  x_t = path.interpolate(x0, noise, t)
+  out = denoiser(x_t, t, label)
+  if guide is not None:
+    both = out if guide is denoiser else guide(x_t, t, label)
+    ahead = jax.lax.stop_gradient(both.velocity - both.intermediate[0])
+    target = target + guided_weight * ahead
+    of_taps = target if guided_taps else of_taps
 
-  def mse(prediction):
+  def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
 
   # Lengths below 1e-8 count as that, and a fresh network's are 0.
   cosine = optax.losses.cosine_similarity(out.velocity, target, epsilon=1e-16)
   direction = (1 - cosine).mean((1, 2))
-  return mse(out.velocity), tuple(map(mse, out.intermediate)), direction
+  taps = tuple(mse(prediction, of_taps) for prediction in out.intermediate)
+  return mse(out.velocity, target), taps, direction
 
 
-def loss(
-  denoiser: Denoiser,
+def draw(
   config: ObjectiveConfig,
-  taps: tuple[int, ...],
   x0: jax.Array,
   label: jax.Array,
   key: jax.Array,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The training loss on one batch.
+  null_label: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """What is random in a loss.
 
   Args:
-    denoiser: the network, parameters bound.
     config: the objective.
-    taps: of the network; they name the intermediate terms.
     x0: (B, H, W, C) latents.
     label: (B,) int.
     key: of this step.
+    null_label: that replaces dropped labels.
 
   Returns:
-    The loss, and each of its terms, unweighted, by name.
+    Noise (B, H, W, C), times (B,), and labels (B,) of which some are dropped.
   """
-  path = path_named(config.path)
   noise_key, time_key, drop_key = jax.random.split(key, 3)
   noise = jax.random.normal(noise_key, x0.shape)
-  t = draw_times(config, path, time_key, len(x0))
+  t = draw_times(config, path_named(config.path), time_key, len(x0))
   dropped = jax.random.bernoulli(drop_key, config.label_dropout, label.shape)
-  label = jnp.where(dropped, denoiser.num_classes, label)
-
-  return loss_at(denoiser, config, taps, x0, noise, t, label)
+  return noise, t, jnp.where(dropped, null_label, label)
 
 
 def loss_at(
@@ -169,11 +196,36 @@ def loss_at(
   noise: jax.Array,
   t: jax.Array,
   label: jax.Array,
+  *,
+  guide: Denoiser | None = None,
+  guided_weight: float | jax.Array = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """`loss` for given noise, times, and labels of which some are dropped."""
-  path = path_named(config.path)
+  """The training loss for noise, times and labels that are drawn.
+
+  Args:
+    denoiser: the network, parameters bound.
+    config: the objective.
+    taps: of the network; they name the intermediate terms.
+    x0: (B, H, W, C) latents.
+    noise: (B, H, W, C) standard normal.
+    t: (B,).
+    label: (B,) int, some of them dropped.
+    guide: as `velocity_losses` takes it.
+    guided_weight: w of the guided target, now.
+
+  Returns:
+    The loss, and each of its terms, unweighted, by name.
+  """
   final, intermediate, direction = velocity_losses(
-    denoiser, path, x0, noise, t, label
+    denoiser,
+    path_named(config.path),
+    x0,
+    noise,
+    t,
+    label,
+    guide=guide,
+    guided_weight=guided_weight,
+    guided_taps=config.guided_taps,
   )
   terms = {'velocity': final.mean()}
   total = terms['velocity']

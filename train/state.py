@@ -28,6 +28,7 @@ class TrainState:
     bad_steps: non-finite steps in a row, up to now; they changed nothing else.
     params: of the network.
     ema: their moving average, float32.
+    power: their power-function averages, likewise; see `train.ema`.
     opt_state: of the optimiser.
   """
 
@@ -35,36 +36,63 @@ class TrainState:
   bad_steps: jax.Array
   params: model.Params
   ema: model.Params
+  power: tuple[model.Params, ...]
   opt_state: Any
 
 
 def fresh(
-  config: DiTConfig, optimizer: optax.GradientTransformation, seed: int
+  config: DiTConfig,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  averages: int = 0,
 ) -> TrainState:
-  """The state before the first step."""
+  """The state before the first step, with so many power-function averages."""
   params = model.init(config, jax.random.key(seed))
+
+  def average():
+    # A copy, since the step donates both, and float32 whatever the parameters
+    # are: its changes are smaller than bfloat16 can tell.
+    return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
+
   return TrainState(
     step=jnp.int32(0),
     bad_steps=jnp.int32(0),
     params=params,
-    # A copy, since the step donates both, and float32 whatever the parameters
-    # are: its changes are smaller than bfloat16 can tell.
-    ema=jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params),
+    ema=average(),
+    power=tuple(average() for _ in range(averages)),
     opt_state=optimizer.init(params),
   )
 
 
 def abstract(
-  config: DiTConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+  config: DiTConfig,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  averages: int = 0,
+  zero1: bool = False,
 ) -> TrainState:
-  """Shapes, dtypes and shardings of the state; allocates nothing."""
-  shapes = jax.eval_shape(functools.partial(fresh, config, optimizer, seed=0))
+  """Shapes, dtypes and shardings of the state; allocates nothing.
+
+  Args:
+    config: the network.
+    optimizer: of its parameters.
+    mesh: where the state lives.
+    averages: power-function averages.
+    zero1: whether optimiser state and averages are cut over `data` as well.
+  """
+  make = functools.partial(fresh, config, optimizer, averages=averages)
+  shapes = jax.eval_shape(functools.partial(make, seed=0))
+  shardings = dataclasses.replace(
+    tree_shardings(shapes, mesh, zero1=zero1),
+    params=tree_shardings(shapes.params, mesh),
+  )
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
     ),
     shapes,
-    tree_shardings(shapes, mesh),
+    shardings,
   )
 
 
@@ -73,10 +101,20 @@ def init(
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   seed: int,
+  **options: Any,
 ) -> TrainState:
-  """A fresh state, made in place: no device ever holds what is not its own."""
-  shardings = jax.tree.map(
-    lambda leaf: leaf.sharding, abstract(config, optimizer, mesh)
+  """A fresh state, made in place: no device ever holds what is not its own.
+
+  Args:
+    config: the network.
+    optimizer: of its parameters.
+    mesh: where the state lives.
+    seed: of the parameters.
+    **options: of `abstract`.
+  """
+  target = abstract(config, optimizer, mesh, **options)
+  make = functools.partial(
+    fresh, config, optimizer, seed=seed, averages=len(target.power)
   )
-  make = functools.partial(fresh, config, optimizer, seed=seed)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
   return jax.jit(make, out_shardings=shardings)()

@@ -1,11 +1,15 @@
 """One training step, compiled once; the old state is donated.
 
+With `accumulate` parts, the gradient is the mean over as many parts of the
+batch, one after the other; noise and times are those of the whole batch.
+
 A step whose loss or gradient is not finite changes neither parameters nor
 EMA nor optimiser; it counts in `bad_steps`, and the next step draws anew.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ import optax
 
 from dit import latents, model
 from dit.config import DiTConfig
+from dit.sharding import BATCH_AXES, constrain
 from train import ema, objective
 from train.state import TrainState
 
@@ -28,6 +33,7 @@ def make_train_step(
   ema_config: ema.EMAConfig,
   abstract_state: TrainState,
   normalisation: latents.Normalisation = _IDENTITY,
+  accumulate: int = 1,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds the step.
 
@@ -38,6 +44,7 @@ def make_train_step(
     ema_config: of their average.
     abstract_state: fixes where the new state lives.
     normalisation: of the latents, where records are moments.
+    accumulate: parts of the batch.
 
   Returns:
     A function of (state, batch, key) to (state, metrics): the loss, its terms
@@ -56,15 +63,30 @@ def make_train_step(
     else:
       x0 = latents.from_pixels(batch['image'])
 
-    def loss_of(params):
-      denoiser = model.bind(config, params)
-      return objective.loss(
-        denoiser, objective_config, config.taps, x0, batch['label'], key
+    noise, t, label = objective.draw(
+      objective_config, x0, batch['label'], key, config.num_classes
+    )
+    seen = state.step * len(label)
+    started = seen >= objective_config.guided_start_images
+    guided_weight = jnp.where(started, objective_config.guided_weight, 0.0)
+
+    def loss_of(params, *part):
+      denoiser, guide = model.bind(config, params), None
+      if objective_config.guided_weight:
+        by_ema = objective_config.guided_by == 'ema'
+        guide = model.bind(config, state.ema) if by_ema else denoiser
+      return objective.loss_at(
+        denoiser,
+        objective_config,
+        config.taps,
+        *part,
+        guide=guide,
+        guided_weight=guided_weight,
       )
 
-    (loss, terms), grads = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params
-    )
+    (loss, terms), grads = _accumulated(
+      jax.value_and_grad(loss_of, has_aux=True), accumulate
+    )(state.params, x0, noise, t, label)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     grad_norm = optax.tree.norm(grads)
@@ -74,6 +96,7 @@ def make_train_step(
       state,
       params=params,
       ema=ema.update(ema_config, state.ema, params, state.step),
+      power=ema.update_power(ema_config, state.power, params, state.step),
       opt_state=opt_state,
     )
     new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state)
@@ -100,3 +123,30 @@ def make_train_step(
       None,
     ),
   )
+
+
+def _accumulated(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:
+  """The mean of `grad(params, *part)` over parts of the batch.
+
+  Part k has the rows k, k + parts, ...: every device finds it in its own rows.
+  """
+  if parts == 1:
+    return grad
+
+  def cut(x):
+    x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+    return constrain(x, None, BATCH_AXES)
+
+  def accumulated(params, *batch):
+    def body(total, part):
+      return jax.tree.map(jnp.add, total, grad(params, *part)), None
+
+    batch = jax.tree.map(cut, batch)
+    zeros = jax.tree.map(
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+      jax.eval_shape(grad, params, *(x[0] for x in batch)),
+    )
+    total, _ = jax.lax.scan(body, zeros, batch)
+    return jax.tree.map(lambda x: x / parts, total)
+
+  return accumulated

@@ -11,16 +11,17 @@ from typing import Any
 
 import jax
 import ml_collections
+from absl import logging
 from jax.sharding import Mesh
 
 from dit import autoencoder, model, weights
 from dit.autoencoder import Autoencoder
-from dit.config import check_choice
+from dit.config import DiTConfig, check_choice
 from dit.latents import Normalisation
 from dit.published import read_tensors
 from dit.sharding import replicated, tree_shardings
 from dit.types import Denoiser, InputError
-from train import checkpoint, workdir
+from train import checkpoint, snapshots, workdir
 from train.experiment import Experiment, build
 from train.settings import load_config, override
 
@@ -41,7 +42,8 @@ class Source:
   Attributes:
     place: the run's workdir, or the folder.
     is_run: which of the two.
-    weights: of a run, 'ema' or 'raw'; None for EMA. A folder holds one set.
+    weights: of a run, as `run_weights` takes it; None for EMA. A folder holds
+      one set.
     step: of a run's checkpoint; None for the newest.
   """
 
@@ -51,7 +53,9 @@ class Source:
   step: int | None = None
 
   def __post_init__(self) -> None:
-    """Checks that a folder is not asked for what only runs have."""
+    """Checks the name, and that a folder is not asked for what runs have."""
+    if self.weights:
+      _width_of(self.weights)
     if not self.is_run and (self.weights or self.step is not None):
       raise InputError(
         f'{self.place} is a folder of weights, which holds one set; --weights '
@@ -84,19 +88,19 @@ class Source:
 
   def check(self) -> None:
     """Raises InputError if a run has no such checkpoint."""
-    if self.is_run:
+    if self.is_run and not (self.weights or '').startswith('ema:'):
       checkpoint.checkpoint_step(self.place, self.step)
 
-  def restore(
+  def load(
     self, experiment: Experiment, mesh: Mesh
-  ) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser, placed on the mesh, and what results say of it."""
+  ) -> tuple[model.Params, dict[str, Any]]:
+    """The weights, placed on the mesh, and what is known of them."""
     if self.is_run:
       which = self.weights or 'ema'
-      params, step = checkpoint.restore_weights(
+      params, step = run_weights(
         self.place, experiment.model, mesh, which, self.step
       )
-      about = {
+      return params, {
         'data': {
           name: getattr(experiment.data, name)
           for name in ('name', 'train_split', 'test_split')
@@ -105,11 +109,15 @@ class Source:
         'step': step,
         'images_seen': step * experiment.train.batch_size,
       }
-    else:
-      config, params, info = weights.load_folder(self.place)
-      shardings = tree_shardings(model.shapes(config), mesh)
-      params = jax.device_put(params, shardings)
-      about = {**info, 'folder': self.place}
+    config, params, info = weights.load_folder(self.place)
+    shardings = tree_shardings(model.shapes(config), mesh)
+    return jax.device_put(params, shardings), {**info, 'folder': self.place}
+
+  def restore(
+    self, experiment: Experiment, mesh: Mesh
+  ) -> tuple[Denoiser, dict[str, Any]]:
+    """The denoiser, placed on the mesh, and what results say of it."""
+    params, about = self.load(experiment, mesh)
     protocol = {
       **about,  # first: a folder's is what someone wrote into its config.json
       'model': dataclasses.asdict(experiment.model),
@@ -117,6 +125,72 @@ class Source:
       'weights_sha256': model.fingerprint(params),
     }
     return model.bind(experiment.model, params), protocol
+
+
+def run_weights(
+  place: str, config: DiTConfig, mesh: Mesh, which: str, step: int | None = None
+) -> tuple[model.Params, int]:
+  """One set of a run's weights.
+
+  Args:
+    place: the run's workdir.
+    config: its network.
+    mesh: where to put them.
+    which: 'ema', 'raw', or 'ema:WIDTH', a power-function average.
+    step: of the checkpoint or snapshot; None for the newest.
+
+  Returns:
+    The weights, and their step.
+  """
+  if width := _width_of(which):
+    return snapshots.reconstruct(place, config, mesh, width, step)
+  return checkpoint.restore_weights(place, config, mesh, which, step)
+
+
+def _width_of(which: str) -> float | None:
+  """WIDTH of 'ema:WIDTH'; None for other names that are known."""
+  name, _, width = which.partition(':')
+  if not width:
+    check_choice('--weights', which, checkpoint.WEIGHTS)
+    return None
+  try:
+    if name == 'ema':
+      return float(width)
+  except ValueError:
+    pass
+  raise InputError(
+    f'--weights is {which!r}, expected {", ".join(checkpoint.WEIGHTS)}, or '
+    'ema:WIDTH such as ema:0.1.'
+  )
+
+
+def check_start(experiment: Experiment) -> None:
+  """Raises InputError unless `train.init_from` holds weights of the network."""
+  place = experiment.train.init_from
+  source = Source.at(place)
+  theirs = source.open(()).model
+  source.check()
+  ours, found = (
+    {jax.tree_util.keystr(p): leaf.shape for p, leaf in leaves}
+    for leaves in (
+      jax.tree.leaves_with_path(model.shapes(config))
+      for config in (experiment.model, theirs)
+    )
+  )
+  wrong = [k for k in ours | found if ours.get(k) != found.get(k)]
+  if wrong:
+    raise InputError(
+      f'train.init_from={place} holds another network: {wrong[0]} is '
+      f'{found.get(wrong[0], "absent")}, expected '
+      f'{ours.get(wrong[0], "none")}; make the sections model agree.'
+    )
+
+
+def start_weights(experiment: Experiment, mesh: Mesh) -> model.Params:
+  """The weights that `train.init_from` names; of a run the average."""
+  source = Source.at(experiment.train.init_from)
+  logging.info('Starting with the weights of %s.', source.place)
+  return source.load(source.open(()), mesh)[0]
 
 
 def check_guide(guide: Experiment, experiment: Experiment) -> None:

@@ -36,6 +36,7 @@ FREE = (
   'mesh',
   'prepare',
   'sample',
+  'train.accumulate',
   'train.max_bad_steps',
 )
 LATENTS = 'latents.json'

@@ -12,6 +12,7 @@ from dit import model
 from dit.sharding import (
   MeshConfig,
   check_batch,
+  check_model,
   make_mesh,
   spec,
   tree_shardings,
@@ -21,29 +22,73 @@ from train import state
 
 
 @pytest.mark.parametrize(
-  ('data', 'fsdp', 'sizes'),
-  [(-1, 1, (8, 1)), (2, -1, (2, 4)), (1, 8, (1, 8)), (-1, 2, (4, 2))],
+  ('asked', 'sizes'),
+  [
+    ((-1, 1), (8, 1, 1)),
+    ((2, -1), (2, 4, 1)),
+    ((1, 8), (1, 8, 1)),
+    ((-1, 2, 2), (2, 2, 2)),
+    ((1, 1, -1), (1, 1, 8)),
+  ],
 )
-def test_mesh_sizes(data, fsdp, sizes):
-  mesh = make_mesh(MeshConfig(data, fsdp))
-  assert mesh.axis_names == ('data', 'fsdp')
+def test_mesh_sizes(asked, sizes):
+  mesh = make_mesh(MeshConfig(*asked))
+  assert mesh.axis_names == ('data', 'fsdp', 'tensor')
   assert mesh.devices.shape == sizes
 
 
 def test_mesh_of_some_devices():
   devices = jax.devices()[2:6]
   mesh = make_mesh(MeshConfig(fsdp=2), devices)
-  assert mesh.devices.shape == (2, 2)
+  assert mesh.devices.shape == (2, 2, 1)
   assert mesh.devices.flatten().tolist() == devices
 
 
 @pytest.mark.parametrize(
-  ('data', 'fsdp'),
-  [(3, 1), (-1, 3), (2, 2), (16, 1), (-1, -1), (0, 8), (-2, 4)],
+  'asked',
+  [(3, 1), (-1, 3), (2, 2), (16, 1), (-1, -1), (0, 8), (-2, 4), (2, 2, 3)],
 )
-def test_mesh_that_does_not_fit(data, fsdp):
+def test_mesh_that_does_not_fit(asked):
   with pytest.raises(InputError, match='the 8 devices at hand'):
-    make_mesh(MeshConfig(data, fsdp))
+    make_mesh(MeshConfig(*asked))
+
+
+def test_tensor_must_divide_the_heads(config):
+  for tensor, fits in ((4, True), (8, False)):  # of 4 heads
+    mesh = make_mesh(MeshConfig(tensor=tensor))
+    if fits:
+      check_model(mesh, config)
+    else:
+      with pytest.raises(
+        InputError, match=r'num_heads is 4, which mesh\.tensor'
+      ):
+        check_model(mesh, config)
+
+
+def test_tensor_cuts_the_large_matrices(config):
+  mesh = make_mesh(MeshConfig(fsdp=2, tensor=4))
+  blocks = tree_shardings(model.shapes(config), mesh)['blocks']
+  for layer, axes in (
+    (blocks['attention']['qkv'], (None, 'fsdp', 'tensor')),
+    (blocks['attention']['proj'], (None, 'tensor', 'fsdp')),
+    (blocks['mlp']['fc1'], (None, 'fsdp', 'tensor')),
+    (blocks['mlp']['fc2'], (None, 'tensor', 'fsdp')),
+    (blocks['modulation'], (None, 'fsdp', 'tensor')),
+  ):
+    assert tuple(layer['kernel'].spec) == axes
+
+
+def test_zero1_cuts_the_optimizer_and_not_the_parameters(config, optimizer):
+  mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+  shapes = state.abstract(config, optimizer, mesh, zero1=True)
+
+  def parts(tree):
+    kernel = tree['blocks']['mlp']['fc1']['kernel']
+    return kernel.size // np.prod(kernel.sharding.shard_shape(kernel.shape))
+
+  assert parts(shapes.params) == 2
+  moments = shapes.opt_state[0]
+  assert [*map(parts, (moments.mu, moments.nu, shapes.ema))] == [8, 8, 8]
 
 
 @pytest.mark.parametrize('qk_norm', ['none', 'layernorm'])
@@ -103,7 +148,7 @@ def test_state_is_cut_and_has_the_same_values(
 
 @pytest.mark.parametrize('batch_size', [0, 4, 12, -8])
 def test_batch_that_does_not_divide(batch_size):
-  message = f'data.batch_size is {batch_size}, expected .* the 8 devices'
+  message = f'data.batch_size is {batch_size}, expected .* multiple of 8'
   with pytest.raises(InputError, match=message):
     check_batch(make_mesh(MeshConfig()), batch_size, 'data.batch_size')
 
@@ -111,3 +156,12 @@ def test_batch_that_does_not_divide(batch_size):
 def test_batch_that_divides():
   for config in (MeshConfig(), MeshConfig(2, 4)):
     check_batch(make_mesh(config), 16, 'data.batch_size')
+  # Devices along `tensor` share their rows.
+  check_batch(make_mesh(MeshConfig(2, 2, 2)), 4, 'data.batch_size')
+
+
+def test_accumulated_parts_must_divide_too():
+  mesh = make_mesh(MeshConfig())
+  check_batch(mesh, 16, 'train.batch_size', parts=2)
+  with pytest.raises(InputError, match=r'16, expected .* multiple of 32'):
+    check_batch(mesh, 16, 'train.batch_size', parts=4)

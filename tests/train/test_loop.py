@@ -12,7 +12,7 @@ from PIL import Image
 from dit import model
 from dit.sharding import replicated
 from dit.types import InputError
-from train import checkpoint, loop
+from train import checkpoint, loop, report
 from train.log import read_metrics
 from train.preview import Preview
 
@@ -32,10 +32,10 @@ def trained(tmp_path_factory, make_experiment):
   logged = {}
 
   class Spy(checkpoint.Checkpointer):
-    def save(self, state, step):
+    def save(self, state, step, *rest):
       assert state.step == step
       logged[step] = [row['step'] for row in read_metrics(workdir)]
-      super().save(state, step)
+      super().save(state, step, *rest)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, 'Checkpointer', Spy)
@@ -82,7 +82,7 @@ def test_longer_run_goes_on_until_nothing_is_finite(
     'optimizer.clip=0',
     'train.max_bad_steps=4',
   )
-  with pytest.raises(loop.NonFiniteError, match='4 steps in a row') as error:
+  with pytest.raises(report.NonFiniteError, match='4 steps in a row') as error:
     loop.train(exploding, workdir)
   assert '\n' not in str(error.value)
   after, step = weights(workdir, experiment)

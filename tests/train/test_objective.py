@@ -43,11 +43,16 @@ def change(**kwargs):
   return dataclasses.replace(CONFIG, **kwargs)
 
 
+def loss(denoiser, config, taps, x0, label, key):
+  drawn = objective.draw(config, x0, label, key, CLASSES)
+  return objective.loss_at(denoiser, config, taps, x0, *drawn)
+
+
 def run_loss(config=CONFIG, taps=(2, 4), constants=(0.0, 1.0, -2.0), count=64):
   spy = Spy(*constants)
   x0 = jax.random.normal(jax.random.key(5), (count, 4, 4, 2))
   label = jnp.arange(count) % CLASSES
-  total, terms = objective.loss(spy, config, taps, x0, label, jax.random.key(3))
+  total, terms = loss(spy, config, taps, x0, label, jax.random.key(3))
   return spy, x0, label, total, terms
 
 
@@ -97,9 +102,7 @@ def test_labels_are_dropped_at_the_rate(rate):
   spy = Spy(0.0)
   label = jnp.arange(20_000) % CLASSES
   x0 = jnp.zeros((len(label), 1, 1, 1))
-  objective.loss(
-    spy, change(label_dropout=rate), (), x0, label, jax.random.key(0)
-  )
+  loss(spy, change(label_dropout=rate), (), x0, label, jax.random.key(0))
   dropped = spy.label == CLASSES
   assert bool((dropped | (spy.label == label)).all())
   share = float(dropped.mean())
@@ -138,7 +141,7 @@ def test_every_key_draws_anew():
   spy, x0, label, _, _ = run_loss()
   draws.append(spy)
   other = Spy(*spy.constants)
-  objective.loss(other, CONFIG, (2, 4), x0, label, jax.random.key(4))
+  loss(other, CONFIG, (2, 4), x0, label, jax.random.key(4))
   np.testing.assert_array_equal(draws[0].x, draws[1].x)
   assert bool((other.t != spy.t).all())
   assert bool((other.x != spy.x).all())

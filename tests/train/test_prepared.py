@@ -120,11 +120,11 @@ def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
     rule, batch_size=COUNT, total_images=COUNT))  # fmt: skip
   seen = []
 
-  def spy(denoiser, config, taps, x0, label, key):
+  def spy(denoiser, config, taps, x0, noise, t, label, **rest):
     jax.debug.callback(lambda x: seen.append(np.asarray(x)), x0)
     return denoiser(x0, x0[:, 0, 0, 0] * 0, label).velocity.mean(), {}
 
-  monkeypatch.setattr('train.objective.loss', spy)
+  monkeypatch.setattr('train.objective.loss_at', spy)
   with jax.set_mesh(mesh):
     abstract = state.abstract(experiment.model, optimizer, mesh)
     step = make_train_step(

@@ -1,5 +1,6 @@
 """The training step: it learns, skips what is not finite, and scales."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -117,13 +118,7 @@ def test_step_is_deterministic_and_draws_anew_each_time(run):
   assert_same(first, again)
   assert_same(metrics, metrics_again)
   later = run.start()
-  later = type(later)(
-    step=later.step + 1,
-    bad_steps=later.bad_steps,
-    params=later.params,
-    ema=later.ema,
-    opt_state=later.opt_state,
-  )
+  later = dataclasses.replace(later, step=later.step + 1)
   _, metrics_later = run.step(later, batch)
   assert metrics_later['loss'] != metrics['loss']
 

@@ -1,0 +1,73 @@
+"""Many processes as one job: `jax.distributed`, started before any device.
+
+Cloud TPU, GKE, Slurm and Open MPI tell JAX all it needs; elsewhere every
+process is told where the first one listens, their number, and its own. When a
+process dies, the others end with an error after the heartbeat's time. SIGTERM
+to any of them is passed on to all (`preempted`), so that a job saves once, at
+a step they agree on.
+"""
+
+import argparse
+
+import jax
+from jax.experimental import multihost_utils
+
+from dit.types import InputError
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """The flags that `join` reads."""
+  group = parser.add_argument_group('many processes')
+  group.add_argument(
+    '--distributed',
+    action='store_true',
+    help='one process of a Cloud TPU, GKE, Slurm or Open MPI job, or of:',
+  )
+  group.add_argument(
+    '--coordinator', metavar='HOST:PORT', help='of the first process'
+  )
+  group.add_argument('--num_processes', type=int, help='of the job')
+  group.add_argument('--process_id', type=int, help='of this one, from 0')
+  group.add_argument(
+    '--heartbeat_seconds',
+    type=int,
+    default=100,
+    help='until a silent process counts as dead (%(default)s)',
+  )
+
+
+def join(args: argparse.Namespace) -> None:
+  """Makes this process one of the job that the flags describe.
+
+  Raises:
+    InputError: for flags that do not go together, or no job to be seen.
+  """
+  given = (args.coordinator, args.num_processes, args.process_id)
+  explicit = [value is not None for value in given]
+  if not (args.distributed or any(explicit)):
+    return
+  if any(explicit) and not all(explicit):
+    raise InputError(
+      '--coordinator, --num_processes and --process_id go together: give all '
+      'three, or --distributed alone where the job tells them.'
+    )
+  if all(explicit) and not 0 <= args.process_id < args.num_processes:
+    raise InputError(
+      f'--process_id is {args.process_id}, expected 0 to '
+      f'{args.num_processes - 1} of --num_processes.'
+    )
+  try:
+    jax.distributed.initialize(
+      *given, heartbeat_timeout_seconds=args.heartbeat_seconds
+    )
+  except (ValueError, RuntimeError) as error:
+    raise InputError(
+      f'the job cannot be joined ({" ".join(str(error).split())[:300]}); '
+      'outside Cloud TPU, GKE, Slurm and Open MPI give --coordinator, '
+      '--num_processes and --process_id.'
+    ) from error
+
+
+def preempted(step: int) -> bool:
+  """Whether all processes are to stop after this step; the same on all."""
+  return multihost_utils.reached_preemption_sync_point(step)

@@ -1,0 +1,270 @@
+"""The flags of every command."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from dit import convert, published
+from dit.config import nearest
+from dit.types import InputError
+from guidance.parse import NAMES
+from sample.store import FORMATS
+from sample.sweep import METRICS
+from train import cluster, exchange
+
+Run = Callable[[argparse.Namespace], None]
+
+
+class _Parser(argparse.ArgumentParser):
+  """Errors are one line, with the nearest known word."""
+
+  def error(self, message: str) -> NoReturn:
+    raise InputError(message)
+
+
+def _path(text: str) -> str:
+  if not text:
+    raise argparse.ArgumentTypeError('is empty, expected a path')
+  return text
+
+
+def _blocks(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(word) for word in text.split(','))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{text!r}, expected numbers of blocks such as 8'
+    ) from None
+
+
+def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog='main.py',
+    description=text,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  commands = parser.add_subparsers(dest='command', metavar='COMMAND')
+
+  def command(name, text, epilog):
+    sub = commands.add_parser(
+      name,
+      help=text,
+      description=text,
+      epilog=epilog,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+    sub.set_defaults(run=runs[name])
+    return sub
+
+  def command_of_run(name, text, example):
+    sub = command(
+      name,
+      text,
+      'Any config key can be set: --config.KEY=VALUE, with the keys of '
+      f'configs/base.py.\nExample: {example}',
+    )
+    where = sub.add_mutually_exclusive_group(required=True)
+    where.add_argument('--workdir', type=_path, help='folder of the run')
+    if name == 'sample':
+      where.add_argument(
+        '--folder', type=_path, help='of weights instead, made by convert'
+      )
+    else:
+      sub.set_defaults(folder=None)
+    return sub
+
+  prepare = command(
+    'prepare',
+    'images to latent records for training; the same command again goes on',
+    'Writes data.dir/data.name/SPLIT. Any config key can be set: '
+    '--config.KEY=VALUE.\nExample: python main.py prepare '
+    '--images=imagenet/train --config.data.name=imagenet256 \\\n'
+    '           --config.data.autoencoder=sd_vae '
+    '--autoencoder=sd_vae:vae.safetensors',
+  )
+  for flag, text in (
+    ('--images', 'folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT]'),
+    ('--autoencoder', 'NAME:FILE[,FILE] that encodes (none: pixels)'),
+  ):
+    prepare.add_argument(flag, type=_path, help=text)
+  for flag, value, text in (
+    ('--config', 'configs/base.py', 'config file'),
+    ('--split', 'train', 'of the records'),
+  ):
+    prepare.add_argument(flag, default=value, help=f'{text} (%(default)s)')
+  prepare.add_argument(
+    '--verify', action='store_true', help='only read all records again'
+  )
+  train = command_of_run(
+    'train',
+    'train a network; the same command again continues',
+    'python main.py train --workdir=runs/digits --config.optimizer.lr=1e-3',
+  )
+  train.add_argument(
+    '--config', default='configs/digits.py', help='config file (%(default)s)'
+  )
+  sample = command_of_run(
+    'sample',
+    'draw images from a trained run, or a folder of weights; the same command '
+    'again goes on',
+    'python main.py sample --workdir=runs/digits '
+    '--guidance=ig:1.5,cfg:1.2@0-0.7 --config.sample.steps=100\n'
+    '         python main.py sample --folder=sit-xl-ig --num=16 '
+    '--preset=sit_xl_ig_cfg --autoencoder=sd_vae:vae.safetensors',
+  )
+  sample.add_argument(
+    '--guidance',
+    help=f'methods {", ".join(NAMES)} as NAME:SCALE[:OPTION=VALUE][@LOW-HIGH], '
+    'comma-separated; scale 1 is off, t is 0 at the data (none)',
+  )
+  sample.add_argument(
+    '--preset', help='published guidance and solver, of configs/presets.py'
+  )
+  sample.add_argument(
+    '--num', type=int, default=100, help='images (%(default)s)'
+  )
+  sample.add_argument(
+    '--labels',
+    default='balanced',
+    help='balanced, random, or classes such as 3,5 (%(default)s)',
+  )
+  sample.add_argument(
+    '--autoencoder',
+    metavar='NAME:FILE[,FILE]',
+    help='decodes latents: sd_vae, va_vae (with its file of statistics), '
+    'taesd, ... and the published files (none: latents are images)',
+  )
+  sample.add_argument(
+    '--format',
+    choices=FORMATS,
+    default='npz',
+    help='one samples.npz for the ADM evaluator, or a folder of PNG '
+    '(%(default)s)',
+  )
+  compare = command_of_run(
+    'compare',
+    'guidance methods side by side: a table and pictures',
+    'python main.py compare --workdir=runs/digits --config.compare.num=1000',
+  )
+  sweep = command_of_run(
+    'sweep',
+    'a metric over one or two guidance scales: a table and a picture',
+    'python main.py sweep --workdir=runs/digits '
+    '--guidance=ig:1.0..2.0:6,cfg:1.0..2.0:6 --metric=fd',
+  )
+  sweep.add_argument(
+    '--guidance',
+    required=True,
+    help='as for sample, one or two scales being LOW..HIGH:COUNT',
+  )
+  sweep.add_argument(
+    '--metric', choices=tuple(METRICS), default='fd', help='(%(default)s)'
+  )
+  sweep.add_argument(
+    '--num', type=int, default=500, help='images per point (%(default)s)'
+  )
+  for sub in (sample, sweep):
+    sub.add_argument(
+      '--overwrite',
+      action='store_true',
+      help='discard what --out holds of another protocol',
+    )
+  for sub in (sample, compare, sweep):
+    sub.add_argument(
+      '--weights',
+      help='of a run: ema, its moving average; raw, the parameters; ema:WIDTH, '
+      'a power-function average (ema)',
+    )
+    sub.add_argument(
+      '--step', type=int, help='of a run, the checkpoint (the newest)'
+    )
+    sub.add_argument(
+      '--guide', help='run or folder of the weaker network of guidance auto'
+    )
+    sub.add_argument(
+      '--guide_step', type=int, help='its checkpoint (the newest)'
+    )
+    sub.add_argument(
+      '--seed', type=int, default=0, help='of all noise (%(default)s)'
+    )
+    sub.add_argument(
+      '--out', type=_path, help='folder for the results (in the workdir)'
+    )
+  conversion = command(
+    'convert',
+    'weights from one kind of file to another',
+    exchange.EXAMPLES,
+  )
+  for flag, name, text in (
+    ('--from', 'source', 'published file (or hf://org/name/file), folder of '
+     'weights, or workdir of a run'),
+    ('--to', 'target', 'new published file if it ends with .safetensors, else '
+     'new folder'),
+  ):  # fmt: skip
+    conversion.add_argument(
+      flag, dest=name, metavar='PATH', type=_path, required=True, help=text
+    )
+  conversion.add_argument(
+    '--family',
+    help=f'whose published files: {", ".join(convert.FAMILIES)}',
+  )
+  conversion.add_argument(
+    '--num_heads', type=int, help='of a published source of unusual width'
+  )
+  conversion.add_argument(
+    '--taps',
+    type=_blocks,
+    help='of a published source with a head inside: the blocks before it',
+  )
+  conversion.add_argument(
+    '--no_null_label',
+    action='store_true',
+    help='a published source whose last label is a class: no CFG',
+  )
+  conversion.add_argument(
+    '--weights',
+    help=f'{" or ".join(published.WEIGHTS)}, the moving average or the raw '
+    'parameters (ema, or all there are); of a run also ema:WIDTH',
+  )
+  for sub in (prepare, train, sample):
+    cluster.add_flags(sub)
+  return parser
+
+
+def parse_args(
+  argv: Sequence[str], text: str, runs: Mapping[str, Run]
+) -> argparse.Namespace:
+  """Reads a command line.
+
+  Args:
+    argv: without the program's name.
+    text: what --help says of the program.
+    runs: what carries out each command.
+
+  Returns:
+    The flags, `run`, and `overrides`, the assignments of --config.KEY=VALUE.
+
+  Raises:
+    InputError: for what is no command or no flag.
+  """
+  rest, overrides = [], []
+  for word in argv:
+    if word.startswith('--config.'):
+      overrides.append(word.removeprefix('--config.'))
+    else:
+      rest.append(word)
+  parser = _parser(text, runs)
+  known = f'the commands are {", ".join(runs)}.'
+  if not rest:
+    raise InputError(f'no command; {known}')
+  if rest[0] not in (*runs, '-h', '--help'):
+    raise InputError(
+      f'unknown command {rest[0]!r}; {known}{nearest(rest[0], runs)}'
+    )
+  args = parser.parse_args(rest)
+  if overrides and args.command == 'convert':
+    raise InputError(f'convert reads no config: leave out {overrides[0]!r}.')
+  args.overrides = overrides
+  return args

@@ -1,0 +1,167 @@
+"""What the loop tells of its steps, one step late: rates, norms, memory.
+
+images_per_second   since the line before
+waiting             share of that time in which no batch was there
+tflops              model TFLOP/s of all devices: three passes of the network,
+                    a multiply-add counted as 2, recomputation as nothing
+mfu                 the same over what the devices could do in bfloat16
+memory_gib          peak of the fullest device so far
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from train.experiment import Experiment
+from train.log import MetricsLog
+
+# Dense bfloat16 TFLOP/s of a chip (a core of v3), as its maker publishes it.
+PEAK_TFLOPS = {
+  'TPU v3': 61.5,
+  'TPU v4': 275,
+  'TPU v5 lite': 197,
+  'TPU v5': 459,
+  'TPU v5p': 459,
+  'TPU v6 lite': 918,
+  'NVIDIA A100': 312,
+  'NVIDIA H100': 989,
+  'NVIDIA H200': 989,
+}
+
+
+class NonFiniteError(RuntimeError):
+  """Too many steps in a row had a loss or gradient that is not finite."""
+
+
+def training_flops(experiment: Experiment) -> int:
+  """Of one image: forward once, backward twice, a guide's forward."""
+  passes = 3
+  guided = experiment.objective.guided_weight
+  if guided and experiment.objective.guided_by == 'ema':
+    passes += 1
+  return 2 * passes * experiment.model.pass_multiply_adds
+
+
+def peak_flops(device: jax.Device) -> float | None:
+  """Dense bfloat16 FLOP/s of a device; None where it is not known."""
+  names = [name for name in PEAK_TFLOPS if device.device_kind.startswith(name)]
+  return 1e12 * PEAK_TFLOPS[max(names, key=len)] if names else None
+
+
+def device_memory() -> float | None:
+  """Peak use of the fullest local device in GiB; None where unknown (CPU)."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  peaks = [s['peak_bytes_in_use'] for s in stats if 'peak_bytes_in_use' in s]
+  return max(peaks) / 2**30 if peaks else None
+
+
+class Report:
+  """Hands finished steps to bar and log, so that devices are never idle."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    schedule: Callable[[int], Any],
+    log: MetricsLog,
+    bar: tqdm,
+  ) -> None:
+    """Starts with no step.
+
+    Args:
+      experiment: every setting.
+      schedule: learning rate of a step.
+      log: for a line every `log.every_images`.
+      bar: for every step.
+    """
+    self._settings = experiment.train
+    self._every = experiment.train.steps_of(experiment.log.every_images)
+    self._schedule, self._log, self._bar = schedule, log, bar
+    self._flops = training_flops(experiment)
+    self._pending = None
+    self._mark = None  # time and step since which rates are measured
+    self._waited = 0.0
+    self._losses = []  # since the last checkpoint
+
+  def waiting(self, stream: Iterator[Any]) -> Iterator[Any]:
+    """The stream, its delays counted."""
+    while True:
+      begin = time.perf_counter()
+      try:
+        batch = next(stream)
+      except StopIteration:
+        return
+      self._waited += time.perf_counter() - begin
+      yield batch
+
+  def __call__(
+    self, step: int, metrics: dict[str, jax.Array], last: bool
+  ) -> None:
+    """Takes step `step`, the last or not; reports the one before."""
+    self.flush()
+    self._pending = (step, metrics, last)
+
+  def mean_loss(self) -> float:
+    """Over the steps reported since the last call; nan for none."""
+    losses, self._losses = self._losses, []
+    return float(np.mean(losses)) if losses else float('nan')
+
+  def flush(self) -> None:
+    """Reports the step that was taken last.
+
+    Raises:
+      NonFiniteError: after `train.max_bad_steps` bad ones in a row.
+    """
+    if self._pending is None:
+      return
+    step, metrics, last = self._pending
+    self._pending = None
+    values = {name: float(value) for name, value in metrics.items()}
+    now = time.perf_counter()
+    if self._mark is None:  # the first step compiles
+      self._mark, self._waited = (now, step), 0.0
+    self._bar.update(self._settings.batch_size)
+    self._bar.set_postfix(loss=f'{values["loss"]:.3f}', refresh=False)
+    if values['bad_steps']:
+      logging.warning(
+        'Step %d is not finite and changed nothing (%d in a row).',
+        step,
+        values['bad_steps'],
+      )
+    else:
+      self._losses.append(values['loss'])
+    if values['bad_steps'] >= self._settings.max_bad_steps:
+      raise NonFiniteError(
+        f'{values["bad_steps"]:.0f} steps in a row, up to step {step}, had a '
+        'loss or gradient that is not finite. The last checkpoint is kept; '
+        'lower optimizer.lr, in a new workdir, or look at the data.'
+      )
+    if last or (self._every and step % self._every == 0):
+      values['lr'] = float(self._schedule(step - 1))
+      values['images'] = step * self._settings.batch_size
+      values |= self._rates(step, now)
+      self._log.scalars(step, values)
+
+  def _rates(self, step: int, now: float) -> dict[str, float]:
+    """Since the last line, of which this begins the next."""
+    (before, at), waited = self._mark, self._waited
+    self._mark, self._waited = (now, step), 0.0
+    if step == at:
+      return {}
+    seconds = now - before
+    rate = (step - at) * self._settings.batch_size / seconds
+    values = {
+      'images_per_second': rate,
+      'waiting': waited / seconds,
+      'tflops': rate * self._flops / 1e12,
+    }
+    devices = jax.devices()
+    if peak := peak_flops(devices[0]):
+      values['mfu'] = rate * self._flops / (peak * len(devices))
+    if memory := device_memory():
+      values['memory_gib'] = memory
+    return values

@@ -1,0 +1,128 @@
+"""Snapshots of power-function averages, and any average made of them.
+
+snapshots/STEP/WIDTH    float32, Orbax; see `train.ema`
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from dit import model
+from dit.config import DiTConfig
+from dit.sharding import tree_shardings
+from dit.types import InputError
+from train.ema import EMAConfig, check_width, coefficients
+
+
+def folder_of(workdir: epath.PathLike) -> epath.Path:
+  """Where a run keeps its snapshots."""
+  return epath.Path(workdir).expanduser().resolve() / 'snapshots'
+
+
+class Snapshots:
+  """What a run writes of its averages; use as a context manager."""
+
+  def __init__(self, workdir: epath.Path, config: EMAConfig) -> None:
+    """Opens, or creates, `workdir`/snapshots, where there are averages."""
+    self._widths, self._manager = config.widths, None
+    if config.widths:
+      self._manager = ocp.CheckpointManager(
+        folder_of(workdir),
+        options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
+      )
+
+  def __enter__(self) -> 'Snapshots':
+    """Does nothing more."""
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    """Waits for what is under way."""
+    if self._manager:
+      self._manager.close()
+
+  def save(self, power: tuple[model.Params, ...], step: int) -> None:
+    """Starts to write; what is there already is the same."""
+    if not self._manager or step in self._manager.all_steps():
+      return
+    items = {
+      f'{width:g}': ocp.args.StandardSave(tree)
+      for width, tree in zip(self._widths, power, strict=True)
+    }
+    self._manager.save(step, args=ocp.args.Composite(**items))
+
+
+def reconstruct(
+  workdir: epath.PathLike,
+  config: DiTConfig,
+  mesh: jax.sharding.Mesh,
+  width: float,
+  step: int | None = None,
+) -> tuple[model.Params, int]:
+  """The average of a width, as a sum of all snapshots up to a step.
+
+  Args:
+    workdir: of the run.
+    config: the network.
+    mesh: where to put it.
+    width: relative, any that a power function has.
+    step: at which; None for that of the newest snapshot.
+
+  Returns:
+    The average, and the step.
+
+  Raises:
+    InputError: if there are no snapshots, or none of that step.
+  """
+  check_width('--weights=ema:WIDTH', width)
+  folder = folder_of(workdir)
+  steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
+  if not steps:
+    raise InputError(
+      f'no snapshots in {folder}: a run writes them with ema.widths; take '
+      '--weights=ema.'
+    )
+  step = steps[-1] if step is None else step
+  if step not in steps:
+    raise InputError(
+      f'no snapshot of step {step} in {folder}; there are steps '
+      f'{", ".join(map(str, steps))}.'
+    )
+  snapshots = [
+    (at, path)
+    for at in steps
+    if at <= step
+    for path in sorted((folder / str(at)).iterdir())
+    if _is_width(path.name)
+  ]
+  factors = coefficients(
+    [(at, float(p.name)) for at, p in snapshots], step, width
+  )
+  shapes = model.shapes(config)
+  target = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, jnp.float32, sharding=sharding
+    ),
+    shapes,
+    tree_shardings(shapes, mesh),
+  )
+  total = None
+  with ocp.StandardCheckpointer() as checkpointer:
+    for factor, (_, path) in zip(factors, snapshots, strict=True):
+      try:
+        tree = checkpointer.restore(path, target)
+      except Exception as error:  # Orbax raises whatever its parts raise
+        raise InputError(
+          f'snapshot {path} cannot be read ({type(error).__name__}: '
+          f'{" ".join(str(error).split())[:200]}); delete its step to do '
+          'without it.'
+        ) from error
+      part = jax.tree.map(lambda x: factor * x, tree)  # noqa: B023
+      total = part if total is None else jax.tree.map(jnp.add, total, part)
+  return total, step
+
+
+def _is_width(name: str) -> bool:
+  return name.replace('.', '', 1).isdecimal()
