@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from dit import convention
 from dit.blocks import first_skipped, rows, run, run_sub, stack_blocks, take
@@ -256,6 +257,8 @@ def fingerprint(params: Params) -> str:
   """SHA-256 of all values, by which results name the weights they are of."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree.leaves_with_path(params):
+    if not getattr(leaf, 'is_fully_addressable', True):
+      leaf = multihost_utils.process_allgather(leaf, tiled=True)
     digest.update(jax.tree_util.keystr(path).encode())
     digest.update(np.ascontiguousarray(leaf).tobytes())
   return digest.hexdigest()

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ def disk(tmp_path):
   """A small file system."""
   folder = tmp_path / 'disk'
   folder.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', str(folder)]
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', str(folder)]
   try:
     subprocess.run(mount, check=True, capture_output=True)
   except (OSError, subprocess.CalledProcessError):
@@ -61,7 +62,7 @@ def test_a_full_disk(disk):
   before = steps(disk)
   free = os.statvfs(disk)
   ballast = disk / 'ballast'
-  ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - 200_000))
+  ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - 400_000))
 
   stopped = train(disk, 'train.images=3200')
   assert stopped.returncode == 1
