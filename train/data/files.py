@@ -15,6 +15,7 @@ from absl import logging
 from PIL import Image
 
 from dit.types import InputError
+from train.data.imagenet import NAME, write_imagenet
 from train.data.source import open_tfds
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
@@ -114,6 +115,8 @@ def _of_names(
 
 def _open_tfds(place: str, data_dir: str) -> ImageFiles:
   name, _, split = place.removeprefix(TFDS).partition(':')
+  if name == NAME:
+    write_imagenet(pathlib.Path(data_dir).expanduser())
   source = open_tfds(name, data_dir, split or 'train', decode=False)
   features = source.dataset_info.features
   if not {'image', 'label'} <= set(features):

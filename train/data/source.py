@@ -242,14 +242,19 @@ def _prepare_digits(data_dir: epath.Path) -> None:
   builder = Digits(data_dir=str(data_dir), file_format='array_record')
   if builder.info.splits:
     return
-  # TFDS draws bars and prints of downloads, of which there are none.
   tfds.disable_progress_bar()
+  write_tfds(builder)
+  logging.info('Wrote the digits to %s.', data_dir)
+
+
+def write_tfds(builder: tfds.core.DatasetBuilder, **options: Any) -> None:
+  """Lets a builder write its set; InputError if it cannot be written."""
+  # TFDS prints of downloads, of which there are none.
   with contextlib.redirect_stdout(io.StringIO()):
     try:
-      builder.download_and_prepare()
+      builder.download_and_prepare(**options)
     except OSError as error:
       raise InputError(
-        f'data.dir {data_dir} cannot be written '
+        f'data.dir {builder.data_dir} cannot be written '
         f'({error.strerror or error}); choose another.'
       ) from error
-  logging.info('Wrote the digits to %s.', data_dir)
