@@ -38,7 +38,8 @@ class DataConfig:
     train_split: to train on; also the reference of distances.
     test_split: held out; the floor of distances.
     threads: that read records.
-    prefetch: batches read ahead.
+    prefetch: batches read ahead, by each worker.
+    workers: processes that read; 0: this one does.
     autoencoder: whose latents the records are; 'pixels' for none.
     statistics: what normalises latents: 'autoencoder', its own constants, or
       'data', mean and std of each channel over the training split.
@@ -54,6 +55,7 @@ class DataConfig:
   autoencoder: str = 'pixels'
   statistics: str = 'autoencoder'
   flip: bool = False
+  workers: int = 0
 
   def __post_init__(self) -> None:
     """Checks that there is a folder, names, and counts."""
@@ -61,7 +63,7 @@ class DataConfig:
       raise InputError('data.dir is empty, expected a folder.')
     check_choice('data.autoencoder', self.autoencoder, AUTOENCODERS)
     check_choice('data.statistics', self.statistics, STATISTICS)
-    for field in ('threads', 'prefetch'):
+    for field in ('threads', 'prefetch', 'workers'):
       if getattr(self, field) < 0:
         raise InputError(
           f'data.{field} is {getattr(self, field)}, expected at least 0.'
