@@ -11,6 +11,7 @@ after its first epoch; a slower disk is slower.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import tempfile
@@ -56,7 +57,8 @@ if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--records', type=int, default=8192)
   parser.add_argument('--batch_size', type=int, default=256)
-  parser.add_argument('--threads', type=int, nargs='+', default=[1, 2, 4])
+  parser.add_argument('--threads', type=int, nargs='+', default=[1, 4])
+  parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2])
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--batches', type=int, default=60)
   args = parser.parse_args()
@@ -66,9 +68,9 @@ if __name__ == '__main__':
       'random', folder, 'train', '', 1, 4, autoencoder='sd_vae', flip=True
     )
     write(config, args.records)
-    print('| threads | records/s |\n|---|---|')
-    for threads in args.threads:
-      config = dataclasses.replace(config, threads=threads)
+    print('| workers | threads | records/s |\n|---|---|---|')
+    for workers, threads in itertools.product(args.workers, args.threads):
+      config = dataclasses.replace(config, workers=workers, threads=threads)
       stream = batches(
         open_source(config, 'train'),
         config,
@@ -85,7 +87,9 @@ if __name__ == '__main__':
           jax.block_until_ready(next(stream))
         seconds = time.perf_counter() - start
         rates.append(args.batches * args.batch_size / seconds)
-      rows.append({'threads': threads, 'rate': round(statistics.median(rates))})
-      print(f'| {threads} | {rows[-1]["rate"]:,} |', flush=True)
+      stream.close()
+      rate = round(statistics.median(rates))
+      rows.append({'workers': workers, 'threads': threads, 'rate': rate})
+      print(f'| {workers} | {threads} | {rate:,} |', flush=True)
   about = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__}
   print(json.dumps({**about, 'rows': rows}))

@@ -124,7 +124,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.statistics = 'autoencoder'
   # Whether half of the images are mirrored.
   config.data.flip = False
-  # Reading threads, and batches read ahead.
+  # Processes that read, beside the training one; 0: it reads itself. Reading
+  # threads and batches read ahead, of each.
+  config.data.workers = 0
   config.data.threads = 8
   config.data.prefetch = 8
 

@@ -10,6 +10,7 @@ from dit.types import InputError
 from train.data.files import open_images
 from train.data.prepare import layout_of
 from train.data.prepare import prepare as write_records
+from train.data.processes import together
 from train.data.records import Metadata
 from train.data.shards import check_shards
 from train.experiment import Experiment
@@ -20,6 +21,8 @@ def prepare(
   experiment: Experiment, images: str, split: str, autoencoder: str | None
 ) -> str:
   """Writes data.dir/data.name/SPLIT; the same command goes on.
+
+  All processes of a job call it alike, and write their shares.
 
   Args:
     experiment: its sections data and prepare.
@@ -41,17 +44,18 @@ def prepare(
       'write; choose a name of your own, other than digits, and a split such '
       'as train.'
     )
-  files = open_images(images, data.dir)
-  mesh = make_mesh(MeshConfig(), jax.local_devices())
-  check_batch(mesh, config.batch_size, 'prepare.batch_size')
-  name = (autoencoder or 'pixels').partition(':')[0]
-  if name != data.autoencoder:
-    raise InputError(
-      f'--autoencoder is {name}, but data.autoencoder is {data.autoencoder}; '
-      'make them agree.'
-    )
-  encoder = read_autoencoder(autoencoder, mesh, 'encoder')
-  layout = layout_of(config, encoder, data.flip)
+  with together():
+    files = open_images(images, data.dir)
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    check_batch(mesh, config.batch_size, 'prepare.batch_size')
+    name = (autoencoder or 'pixels').partition(':')[0]
+    if name != data.autoencoder:
+      raise InputError(
+        f'--autoencoder is {name}, but data.autoencoder is {data.autoencoder}; '
+        'make them agree.'
+      )
+    encoder = read_autoencoder(autoencoder, mesh, 'encoder')
+    layout = layout_of(config, encoder, data.flip)
   about = {'autoencoder': about_autoencoder(name, encoder)}
   logging.info(
     '%s: %d images of %d classes, to %s %s.',

@@ -32,6 +32,7 @@ FREE = (
   'data.dir',
   'data.prefetch',
   'data.threads',
+  'data.workers',
   'log',
   'mesh',
   'prepare',

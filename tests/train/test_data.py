@@ -170,16 +170,18 @@ def test_sequence_does_not_depend_on_the_batch_size(tmp_path):
   np.testing.assert_array_equal(small.ravel(), large.ravel())
 
 
-def test_processes_share_the_batches_of_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize('processes', [1, 2, 4])
+def test_processes_share_the_batches_of_one(tmp_path, monkeypatch, processes):
+  """Whatever their number, and where an epoch ends within a batch."""
   whole = labels_of(stream(tmp_path), 6)
   monkeypatch.setattr(
     pipeline.jax,
     'make_array_from_process_local_data',
     lambda sharding, values: values,
   )
-  monkeypatch.setattr(pipeline.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(pipeline.jax, 'process_count', lambda: processes)
   parts = []
-  for process in (0, 1):
+  for process in range(processes):
     monkeypatch.setattr(pipeline.jax, 'process_index', lambda p=process: p)
     parts.append(labels_of(stream(tmp_path, start=2), 4))
   np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole[2:])

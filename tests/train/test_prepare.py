@@ -128,10 +128,13 @@ def test_statistics_are_those_of_the_latents(folder, tmp_path):
 def test_broken_images_are_named_and_left_out(folder, tmp_path):
   (folder / NAMES[3]).write_bytes(png(3)[:90])
   (folder / NAMES[7]).write_bytes(b'')
+  Image.fromarray(image_of(9)).save(folder / NAMES[9], 'JPEG')
+  whole = (folder / NAMES[9]).read_bytes()
+  (folder / NAMES[9]).write_bytes(whole[:-20])
   metadata = make(folder, tmp_path / 'out')
-  assert set(metadata.broken) == {NAMES[3], NAMES[7]}
-  assert metadata.records == COUNT - 2
-  kept = [i for i in ORDER if i not in (3, 7)]
+  assert set(metadata.broken) == {NAMES[3], NAMES[7], NAMES[9]}
+  assert metadata.records == COUNT - 3
+  kept = [i for i in ORDER if i not in (3, 7, 9)]
   for record, i in zip(LatentSource(tmp_path / 'out'), kept, strict=True):
     np.testing.assert_array_equal(record['pixels'][0], image_of(i))
 
@@ -280,6 +283,22 @@ def test_short_shard(prepared):
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(InputError, match='bytes, expected'):
     LatentSource(prepared)
+
+
+@pytest.mark.parametrize(
+  'at, message',
+  [
+    (image_of(ORDER[12]).tobytes(), 'record 12 of .* is damaged'),
+    (None, 'a shard in .* is damaged'),  # where it lists its records
+  ],
+)
+def test_flipped_byte_is_noticed_in_training(prepared, at, message):
+  path = prepared / '00001-of-00003.array_record'
+  data = bytearray(path.read_bytes())
+  data[data.index(at) if at else 65_600] ^= 1
+  path.write_bytes(data)
+  with pytest.raises(InputError, match=message):
+    LatentSource(prepared)[12]
 
 
 def test_flipped_byte(prepared):

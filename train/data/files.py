@@ -10,11 +10,14 @@ import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 from absl import logging
 from PIL import Image
 
 from dit.types import InputError
+from train.data.imagenet import NAME, write_imagenet
+from train.data.processes import together
 from train.data.source import open_tfds
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
@@ -114,6 +117,10 @@ def _of_names(
 
 def _open_tfds(place: str, data_dir: str) -> ImageFiles:
   name, _, split = place.removeprefix(TFDS).partition(':')
+  if name == NAME:
+    with together():
+      if jax.process_index() == 0:
+        write_imagenet(pathlib.Path(data_dir).expanduser())
   source = open_tfds(name, data_dir, split or 'train', decode=False)
   features = source.dataset_info.features
   if not {'image', 'label'} <= set(features):

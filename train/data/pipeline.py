@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit.sharding import batch_sharding
+from train.data import workers
 from train.data.source import DataConfig, image_of
 
 
@@ -51,11 +52,14 @@ def batches(
     .random_map(functools.partial(_example, config.flip))
     .batch(batch_size // parts)
   )
-  local = dataset[start * parts + part :: parts].to_iter_dataset(
-    grain.ReadOptions(
-      num_threads=config.threads, prefetch_buffer_size=config.prefetch
-    )
+  local = dataset[start * parts + part :: parts]
+  options = grain.ReadOptions(
+    num_threads=config.threads, prefetch_buffer_size=config.prefetch
   )
+  if config.workers:
+    local = workers.read(local, options, config.workers)
+  else:
+    local = local.to_iter_dataset(options)
   sharding = batch_sharding(mesh)
   for batch in local:
     yield {

@@ -5,9 +5,10 @@
 and the same of the mirrored image, where that is asked for. Shard k holds the
 images k S to (k + 1) S - 1 of the set, in order (training shuffles); process p
 of P makes the shards p, p + P, ... on its own devices. A shard that is there is
-done, so the same command goes on where it was stopped.
+done, so the same command goes on where it was stopped, with any P.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -20,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 
 from dit import latents
 from dit.autoencoder import Autoencoder
@@ -28,12 +28,12 @@ from dit.sharding import MeshConfig, batch_sharding, make_mesh
 from dit.types import InputError
 from sample import writer
 from train.data import records
+from train.data.claim import claimed
 from train.data.files import ImageFiles
 from train.data.images import BrokenImageError, center_crop, decode
+from train.data.processes import everywhere, together
 from train.data.shards import PrepareError, ShardWriter, finished
 from train.log import image_progress
-
-_FREE = ('images',)  # of the protocol: a set may be moved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,73 +130,78 @@ def prepare(
     'layout': dataclasses.asdict(layout),
   }
   protocol = json.loads(json.dumps(protocol))  # as it is read back
-  if jax.process_index() == 0:
-    _claim(folder, protocol)
-  _wait_for_all('claimed')
-  total = -(-files.count // config.shard_records)
-  paths = [folder / f'{k:05}-of-{total:05}.array_record' for k in range(total)]
-  done = {k: shard for k, p in enumerate(paths) if (shard := finished(p))}
-  broken = sum(len(shard.broken) for shard in done.values())
-  encode = _encoder(autoencoder, config, layout)
-  count = sum(s.records + len(s.broken) for s in done.values())
-  mine = range(jax.process_index(), total, jax.process_count())
-  with image_progress(files.count, count, 'prepare') as progress:
-    for k in (k for k in mine if k not in done):
-      first = k * config.shard_records
-      numbers = range(first, min(first + config.shard_records, files.count))
-      with ShardWriter(paths[k], layout, len(files.classes)) as shard:
-        images = _images(files, config, numbers, shard.broken)
-        for labels, arrays in encode(images):
-          shard.write(labels, arrays)
-          progress(count + shard.records)
-          _check_broken(broken + len(shard.broken), config, shard.broken)
-        _check_broken(broken + len(shard.broken), config, shard.broken)
-      broken += len(shard.broken)
-      count += len(numbers)
-      progress(count)
-  return _complete(folder, paths, layout, protocol, autoencoder)
+  with contextlib.ExitStack() as stack:
+    with together():
+      if jax.process_index() == 0:
+        stack.enter_context(claimed(folder, protocol))
+    _check_shared(files, folder)
+    encode = _encoder(autoencoder, config, layout)
+    paths = _write_shards(files, encode, config, layout, folder)
+    with together():
+      return _complete(folder, paths, layout, protocol, autoencoder)
 
 
-def _wait_for_all(name: str) -> None:
-  """Returns when every process has come here."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(f'prepare: {name}')
-
-
-def _claim(folder: pathlib.Path, protocol: dict[str, Any]) -> None:
-  """Makes the folder that of the protocol; InputError if it is another's."""
-  path = folder / records.PROTOCOL
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-      found = writer.flatten(json.loads(path.read_text()))
-      wanted = writer.flatten(protocol)
-      differences = [
-        f'{key}: {str(found.get(key))[:60]} -> {str(wanted.get(key))[:60]}'
-        for key in sorted(found.keys() | wanted.keys())
-        if found.get(key) != wanted.get(key) and key not in _FREE
-      ]
-      if differences:
-        raise InputError(
-          f'{folder} holds records of another protocol '
-          f'({"; ".join(differences)}); choose another data.name, or delete '
-          'the folder.'
-        )
-      return
-    if any(folder.iterdir()):
-      raise InputError(
-        f'{folder} holds files that prepare did not write; choose another '
-        'data.name.'
+def _check_shared(files: ImageFiles, folder: pathlib.Path) -> None:
+  """All processes must read the same images and write to one folder."""
+  with together():
+    if not (folder / records.PROTOCOL).exists():
+      raise PrepareError(
+        f'process {jax.process_index()} does not see the protocol in {folder}: '
+        'all processes must write to one folder that they share.'
       )
-    writer.write_json(path, protocol)
-  except OSError as error:
-    raise InputError(
-      f'{folder} cannot be written ({error.strerror or error}); set data.dir.'
-    ) from error
-  except json.JSONDecodeError as error:
-    raise InputError(
-      f'{path} is damaged ({error}); delete the folder {folder}.'
-    ) from error
+  counts = everywhere(files.count)[:, 0].tolist()
+  if len(set(counts)) > 1:
+    raise PrepareError(
+      f'the processes find {counts} images in {files.name}: all must read the '
+      'same.'
+    )
+
+
+def _write_shards(
+  files: ImageFiles,
+  encode: Callable[..., Iterator[tuple[np.ndarray, np.ndarray]]],
+  config: PrepareConfig,
+  layout: records.Layout,
+  folder: pathlib.Path,
+) -> Sequence[pathlib.Path]:
+  """Writes what is missing; returns the paths of all shards.
+
+  The processes go on to their next shards together: there an error on one ends
+  all, and the broken images of all are counted.
+  """
+  process, processes = jax.process_index(), jax.process_count()
+  size = config.shard_records
+  total = -(-files.count // size)
+  paths = [folder / f'{k:05}-of-{total:05}.array_record' for k in range(total)]
+  numbers = [
+    range(files.count)[k * size : (k + 1) * size] for k in range(total)
+  ]
+  missing = {k for k in range(total) if not finished(paths[k])}
+  count = files.count - sum(len(numbers[k]) for k in missing)
+  broken = 0
+
+  def write(k):
+    with ShardWriter(paths[k], layout, len(files.classes)) as shard:
+      images = _images(files, config, numbers[k], shard.broken)
+      for labels, arrays in encode(images):
+        shard.write(labels, arrays)
+        progress(count + processes * shard.records)  # the others', about
+        _check_broken(broken + len(shard.broken), config, shard.broken)
+
+  with image_progress(files.count, count, 'prepare') as progress:
+    for k in range(process, total + process, processes):
+      written, names = 0, ()
+      with together():
+        if k in missing:
+          write(k)
+          written = len(numbers[k])
+        if k < total:
+          names = finished(paths[k]).broken
+      written, left_out = everywhere(written, len(names)).sum(0).tolist()
+      count, broken = count + written, broken + left_out
+      progress(count)
+      _check_broken(broken, config, names)
+  return paths
 
 
 def _check_broken(
@@ -304,7 +309,6 @@ def _complete(
   autoencoder: Autoencoder | None,
 ) -> records.Metadata:
   """Once all processes are done, the first writes the metadata."""
-  _wait_for_all('written')
   shards = tuple(map(finished, paths))
   if missing := [p.name for p, s in zip(paths, shards, strict=True) if not s]:
     raise PrepareError(

@@ -231,7 +231,13 @@ class LatentSource:
           f'{shard.nbytes}; delete it and run prepare again.'
         )
     files = [str(self.folder / s.file) for s in self.metadata.shards]
-    self._records = grain.sources.ArrayRecordDataSource(files)
+    try:
+      self._records = grain.sources.ArrayRecordDataSource(files)
+    except RuntimeError as error:
+      raise InputError(
+        f'a shard in {self.folder} is damaged ({error}); run prepare --verify '
+        'to find it.'
+      ) from error
 
   def __len__(self) -> int:
     """Number of records."""
@@ -243,7 +249,8 @@ class LatentSource:
       raise IndexError(f'record {index} of {len(self)}')
     try:
       return self.metadata.layout.unpack(self._records[int(index)])
-    except ValueError as error:
+    # ValueError of unpack; RuntimeError of ArrayRecord, which has checksums.
+    except (ValueError, RuntimeError) as error:
       raise InputError(
         f'record {index} of {self.folder} is damaged: {error}; '
         'run prepare --verify to find the shard.'

@@ -38,7 +38,8 @@ class DataConfig:
     train_split: to train on; also the reference of distances.
     test_split: held out; the floor of distances.
     threads: that read records.
-    prefetch: batches read ahead.
+    prefetch: batches read ahead, by each worker.
+    workers: processes that read; 0: this one does.
     autoencoder: whose latents the records are; 'pixels' for none.
     statistics: what normalises latents: 'autoencoder', its own constants, or
       'data', mean and std of each channel over the training split.
@@ -54,6 +55,7 @@ class DataConfig:
   autoencoder: str = 'pixels'
   statistics: str = 'autoencoder'
   flip: bool = False
+  workers: int = 0
 
   def __post_init__(self) -> None:
     """Checks that there is a folder, names, and counts."""
@@ -61,7 +63,7 @@ class DataConfig:
       raise InputError('data.dir is empty, expected a folder.')
     check_choice('data.autoencoder', self.autoencoder, AUTOENCODERS)
     check_choice('data.statistics', self.statistics, STATISTICS)
-    for field in ('threads', 'prefetch'):
+    for field in ('threads', 'prefetch', 'workers'):
       if getattr(self, field) < 0:
         raise InputError(
           f'data.{field} is {getattr(self, field)}, expected at least 0.'
@@ -242,14 +244,19 @@ def _prepare_digits(data_dir: epath.Path) -> None:
   builder = Digits(data_dir=str(data_dir), file_format='array_record')
   if builder.info.splits:
     return
-  # TFDS draws bars and prints of downloads, of which there are none.
   tfds.disable_progress_bar()
+  write_tfds(builder)
+  logging.info('Wrote the digits to %s.', data_dir)
+
+
+def write_tfds(builder: tfds.core.DatasetBuilder, **options: Any) -> None:
+  """Lets a builder write its set; InputError if it cannot be written."""
+  # TFDS prints of downloads, of which there are none.
   with contextlib.redirect_stdout(io.StringIO()):
     try:
-      builder.download_and_prepare()
+      builder.download_and_prepare(**options)
     except OSError as error:
       raise InputError(
-        f'data.dir {data_dir} cannot be written '
+        f'data.dir {builder.data_dir} cannot be written '
         f'({error.strerror or error}); choose another.'
       ) from error
-  logging.info('Wrote the digits to %s.', data_dir)

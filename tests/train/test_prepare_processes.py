@@ -1,0 +1,220 @@
+"""`prepare` with two real processes, and against a second command."""
+
+import fcntl
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from networks import Doubled
+from PIL import Image
+
+from dit.types import InputError
+from train import preparing
+from train.data.records import Metadata
+from train.data.shards import PrepareError
+from train.experiment import build
+from train.settings import load_config, override
+
+ROOT = pathlib.Path(__file__).parents[2]
+COUNT = 44  # in 5 shards, of which process 0 writes 3
+
+# One pair of processes serves all cases, for starting it takes the time. Each
+# case gives what it raised.
+SCRIPT = """
+import json, os, sys
+os.environ['JAX_PLATFORMS'] = 'cpu'
+import jax
+sys.path.insert(0, sys.argv[4])
+import networks
+from train import preparing
+from train.experiment import build
+from train.settings import load_config, override
+
+process = int(sys.argv[2])
+jax.distributed.initialize(f'localhost:{sys.argv[1]}', 2, process)
+preparing.read_autoencoder = lambda name, *_: name and networks.Doubled()
+preparing.about_autoencoder = lambda name, _: {'name': name}
+said = []
+for case in json.loads(sys.argv[3]):
+  config = override(load_config('configs/base.py'), case['words'][process])
+  try:
+    args = case['images'][process], 'train', case['autoencoder']
+    said.append(preparing.prepare(build(config.to_dict()), *args))
+  except Exception as error:
+    said.append(f'{type(error).__name__}: {error}')
+print('\\n' + json.dumps(said))
+"""
+
+
+def write_images(folder, broken=()):
+  for i in range(COUNT):
+    path = folder / 'ab'[i % 2] / f'{i:02}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(i)
+    Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(
+      path
+    )
+    if i in broken:
+      path.write_bytes(path.read_bytes()[:90])
+  return str(folder)
+
+
+def words(folder, name, autoencoder=None, max_broken=3):
+  return [
+    f'data.dir={folder}', f'data.name={name}',
+    f'data.autoencoder={(autoencoder or "pixels").partition(":")[0]}',
+    'data.flip=true', 'prepare.image_size=8', 'prepare.batch_size=8',
+    'prepare.shard_records=10', f'prepare.max_broken={max_broken}',
+  ]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Images: three sets, one of them a zip with a damaged member."""
+  folder = tmp_path_factory.mktemp('processes')
+  # By path they are 0, 2, ..., 42, 1, 3, ...: 2 is in shard 0, 24 in shard 1.
+  write_images(folder / 'good', broken=(2, 24))
+  write_images(folder / 'bad', broken=(2, 24, 26))
+  write_images(folder / 'whole')
+  with zipfile.ZipFile(folder / 'damaged.zip', 'w') as archive:
+    for path in sorted((folder / 'whole').rglob('*.png')):
+      archive.write(path, path.relative_to(folder / 'whole'))
+  data = bytearray((folder / 'damaged.zip').read_bytes())
+  data[data.index((folder / 'whole' / 'a' / '24.png').read_bytes()) + 60] ^= 255
+  (folder / 'damaged.zip').write_bytes(data)
+  return folder
+
+
+def case(folder, images, name, autoencoder=None, **changes):
+  return {
+    'images': 2 * [str(folder / images)],
+    'autoencoder': autoencoder,
+    'words': 2 * [words(folder / 'two', name, autoencoder, **changes)],
+  }
+
+
+@pytest.fixture(scope='module')
+def said(folder):
+  """What the two processes said to each case, by its name."""
+  elsewhere = case(folder, 'whole', 'elsewhere')
+  elsewhere['words'] = [
+    words(folder / 'two', 'elsewhere'),
+    words(folder / 'three', 'elsewhere'),
+  ]
+  absent = case(folder, 'whole', 'absent')
+  absent['images'] = [str(folder / 'whole'), str(folder / 'absent')]
+  fewer = case(folder, 'whole', 'fewer')
+  fewer['images'] = [str(folder / 'whole'), str(folder / 'whole' / '..')]
+  cases = {
+    'pixels': case(folder, 'good', 'pixels'),
+    'moments': case(folder, 'good', 'moments', 'taef2:file'),
+    'bad': case(folder, 'bad', 'bad', max_broken=2),
+    'again': case(folder, 'bad', 'bad', max_broken=3),
+    'zip': case(folder, 'damaged.zip', 'zip'),
+    'absent': absent,
+    'fewer': fewer,
+    'elsewhere': elsewhere,
+  }
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    port = probe.getsockname()[1]
+  argv = [json.dumps(list(cases.values())), str(ROOT / 'tests')]
+  jobs = [
+    subprocess.Popen(
+      [sys.executable, '-c', SCRIPT, str(port), str(process), *argv],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for process in (0, 1)
+  ]
+  try:
+    ends = [job.communicate(timeout=100) for job in jobs]
+  finally:
+    for job in jobs:
+      job.kill()
+  lines = []
+  for job, (out, err) in zip(jobs, ends, strict=True):
+    assert job.returncode == 0, err
+    lines.append(json.loads(out.splitlines()[-1]))  # behind Gloo's own
+  return dict(zip(cases, zip(*lines, strict=True), strict=True))
+
+
+@pytest.mark.parametrize(
+  'name, autoencoder', [('pixels', None), ('moments', 'taef2:file')]
+)
+def test_records_are_those_of_one(folder, said, monkeypatch, name, autoencoder):
+  monkeypatch.setattr(
+    preparing, 'read_autoencoder', lambda name, *_: name and Doubled()
+  )
+  monkeypatch.setattr(
+    preparing, 'about_autoencoder', lambda name, _: {'name': name}
+  )
+  config = words(folder / 'one', name, autoencoder)
+  experiment = build(override(load_config('configs/base.py'), config).to_dict())
+  report = preparing.prepare(
+    experiment, str(folder / 'good'), 'train', autoencoder
+  )
+  assert '42 records in 5 files, 2 broken' in report
+  one, two = (folder / place / name / 'train' for place in ('one', 'two'))
+  assert set(said[name]) == {report.replace(str(one), str(two))}
+  files = sorted(path.name for path in one.iterdir())
+  assert files == sorted(path.name for path in two.iterdir())
+  assert len(files) == 2 * 5 + 2
+  for file in files:
+    assert (one / file).read_bytes() == (two / file).read_bytes(), file
+
+
+def test_broken_images_count_over_all(folder, said):
+  """One of process 0 and two of process 1 are more than two."""
+  for line in said['bad']:
+    assert line.startswith('PrepareError:')
+    assert '3 images are broken, more than prepare.max_broken=2' in line
+  assert '41 records in 5 files, 3 broken' in said['again'][0]
+  assert len(Metadata.load(folder / 'two' / 'bad' / 'train').broken) == 3
+
+
+@pytest.mark.parametrize(
+  'name, kinds, message',
+  [
+    ('zip', ('Prepare', 'Prepare'), 'image 12 of'),
+    ('absent', ('Prepare', 'Input'), 'neither a folder'),
+    ('fewer', ('Prepare', 'Prepare'), 'images in'),
+    ('elsewhere', ('Prepare', 'Prepare'), 'one folder that they share'),
+  ],
+)
+def test_an_error_on_one_ends_both(said, name, kinds, message):
+  for line, kind in zip(said[name], kinds, strict=True):
+    assert line.startswith(f'{kind}Error:'), line
+    assert message in line, line
+
+
+def prepare_alone(folder, name):
+  config = words(folder, name)
+  experiment = build(override(load_config('configs/base.py'), config).to_dict())
+  return preparing.prepare(experiment, str(folder / 'images'), 'train', None)
+
+
+def test_a_second_command_is_refused(tmp_path):
+  write_images(tmp_path / 'images')
+  prepare_alone(tmp_path, 'set')
+  protocol = tmp_path / 'set' / 'train' / 'protocol.json'
+  with protocol.open('r+') as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match='another prepare is writing'):
+      prepare_alone(tmp_path, 'set')
+    prepare_alone(tmp_path, 'other')
+  prepare_alone(tmp_path, 'set')
+
+
+def test_a_failure_gives_the_lock_back(tmp_path):
+  write_images(tmp_path / 'images', broken=range(8))
+  for _ in range(2):
+    with pytest.raises(PrepareError, match='images are broken'):
+      prepare_alone(tmp_path, 'set')

@@ -1,0 +1,72 @@
+"""Batches read by other processes."""
+
+import functools
+import itertools
+import multiprocessing
+import os
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from dit.sharding import MeshConfig, make_mesh
+from dit.types import InputError
+from train.data import workers
+from train.data.pipeline import batches
+from train.data.source import DataConfig, open_source
+
+OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+
+
+def stream(data_dir, workers, start=0):
+  config = DataConfig(
+    'digits', str(data_dir), 'train', 'test', 2, 2, flip=True, workers=workers
+  )
+  source, mesh = open_source(config, 'train'), make_mesh(MeshConfig())
+  return batches(source, config, mesh, batch_size=400, seed=3, start=start)
+
+
+def test_the_batches_are_those_of_one_process(data_dir):
+  """Restarted at step 2, through the end of an epoch of 1,297."""
+  expected = itertools.islice(stream(data_dir, 0), 2, 7)
+  found = stream(data_dir, 2, start=2)
+  for one, two in zip(expected, itertools.islice(found, 5), strict=True):
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
+    assert one['image'].sharding == two['image'].sharding
+  found.close()
+  assert multiprocessing.active_children() == []
+
+
+def step(parent, i):
+  """Fails at 3; says in which process it is, and with which devices."""
+  if i == 3:
+    raise InputError('record 3 is damaged.')
+  return i, os.getpid() == parent, jax.config.jax_platforms
+
+
+def endless():
+  """0, 1, 2, an error."""
+  dataset = grain.MapDataset.range(100).repeat()
+  return dataset.map(functools.partial(step, os.getpid()))
+
+
+def test_an_error_in_a_worker_is_raised(monkeypatch):
+  monkeypatch.setenv('JAX_PLATFORMS', '')  # as on a machine with accelerators
+  elements = workers.read(endless(), OPTIONS, 2)
+  assert list(itertools.islice(elements, 3)) == [
+    (i, False, 'cpu') for i in range(3)
+  ]
+  with pytest.raises(InputError, match='record 3') as caught:
+    next(elements)
+  assert any('in step' in note for note in caught.value.__notes__)
+  assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_is_killed_is_missed():
+  elements = workers.read(grain.MapDataset.range(9).repeat(), OPTIONS, 1)
+  assert next(elements) == 0
+  (worker,) = multiprocessing.active_children()
+  worker.kill()
+  with pytest.raises(RuntimeError, match=r'killed.*data\.workers=1'):
+    list(elements)

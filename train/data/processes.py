@@ -1,0 +1,51 @@
+"""Processes that work in step: all go on, or all end with the reason.
+
+Alone, an error on one process would leave the others waiting for it: jax ends
+them after five minutes, or 100 seconds for one that was killed, by aborting.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from train.data.shards import PrepareError
+
+_REASON = 1000  # bytes of an error's text that the others are told
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """All processes leave the block, or all raise.
+
+  Each waits at the end for the others, so all must come to it equally often.
+
+  Raises:
+    PrepareError: with the reason, where the block failed on another process.
+  """
+  if jax.process_count() == 1:
+    yield
+    return
+  error, reason = None, np.zeros(_REASON, np.uint8)
+  try:
+    yield
+  except Exception as caught:
+    error = caught
+    text = (str(error) or type(error).__name__).encode()[:_REASON]
+    reason[: len(text)] = list(text)
+  reasons = multihost_utils.process_allgather(reason)
+  if error is not None:
+    raise error
+  for process, reason in enumerate(reasons):
+    if reason.any():
+      text = reason.tobytes().rstrip(b'\0').decode(errors='replace')
+      raise PrepareError(f'process {process} failed: {text}')
+
+
+def everywhere(*numbers: int) -> np.ndarray:
+  """The numbers of each process, (processes, numbers)."""
+  if jax.process_count() == 1:
+    return np.asarray([numbers])
+  return multihost_utils.process_allgather(np.asarray(numbers))
