@@ -61,7 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.objective = ml_collections.ConfigDict()
   # Between data and noise: linear, cosine, vp or discrete.
   config.objective.path = 'linear'
-  # Of training times: uniform or logit_normal (with mean and std).
+  # Whose errors count: velocity, or noise (DiT, with its learned variance).
+  config.objective.prediction = 'velocity'
+  # Of training times: uniform, logit_normal (with mean and std) or discrete.
   config.objective.time_sampling = 'uniform'
   config.objective.time_mean = 0.0
   config.objective.time_std = 1.0

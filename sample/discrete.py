@@ -123,7 +123,7 @@ class DDIM(OneStep):
     x_next = path.alpha(t_next) * x0
     if not self.eta:
       return x_next + path.sigma(t_next) * eps
-    _, small = _variances(path, t, t_next)
+    _, small = variances(path, t, t_next)
     s2 = self.eta**2 * small
     x_next += jnp.sqrt(jnp.square(path.sigma(t_next)) - s2) * eps
     return x_next + jnp.where(t_next > 0, jnp.sqrt(s2), 0) * noise
@@ -158,10 +158,8 @@ class DDPM(OneStep):
     del velocity
     path = self.path
     x0, _ = _predict(path, first.velocity, x, t, self.clip)
-    beta, small = _variances(path, t, t_next)
-    noise_t, noise_next = (jnp.square(path.sigma(s)) for s in (t, t_next))
-    mean = path.alpha(t_next) * beta / noise_t * x0
-    mean += jnp.sqrt(1 - beta) * noise_next / noise_t * x
+    beta, small = variances(path, t, t_next)
+    mean = posterior_mean(path, x0, x, t, t_next)
     # Zero at the step to t = 0, where no noise is added.
     log_variance = jnp.log(jnp.where(t_next > 0, small, beta))
     if self.learned_variance:
@@ -182,10 +180,24 @@ def _predict(
   return x0, (x - path.alpha(t) * x0) / path.sigma(t)
 
 
-def _variances(
+def posterior_mean(
+  path: VariancePreserving,
+  x0: jax.Array,
+  x: jax.Array,
+  t: jax.Array,
+  t_next: jax.Array,
+) -> jax.Array:
+  """`mean`, of x at t_next given x0 and x at t; times broadcast with `x`."""
+  beta, _ = variances(path, t, t_next)
+  noise_t, noise_next = (jnp.square(path.sigma(s)) for s in (t, t_next))
+  mean = path.alpha(t_next) * beta / noise_t * x0
+  return mean + jnp.sqrt(1 - beta) * noise_next / noise_t * x
+
+
+def variances(
   path: VariancePreserving, t: jax.Array, t_next: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """`beta` and `small`."""
+  """`beta` and `small`, of the times' shape."""
   beta = -jnp.expm1(path.log_alpha2(t) - path.log_alpha2(t_next))
   ratio = jnp.square(path.sigma(t_next) / path.sigma(t))
   return beta, beta * ratio

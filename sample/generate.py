@@ -270,7 +270,7 @@ def batches(
         guidance,
         label,
         numbers,
-        jax.device_put(grid, replicated(mesh)),
+        grid,
         jnp.uint32(seed),
         solver=solver,
         shape=shape,

@@ -75,10 +75,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 def check(experiment: Experiment) -> None:
   """Raises InputError for what cannot run here; compiles nothing."""
-  if experiment.model.convention == 'noise':
+  noise = experiment.objective.prediction == 'noise'
+  if noise != (experiment.model.convention == 'noise'):
     raise InputError(
-      'model.convention noise (DiT) is for published weights: training '
-      'minimises the error of a velocity; set model.convention=velocity.'
+      f'model.convention is {experiment.model.convention}, but '
+      f'objective.prediction is {experiment.objective.prediction}; only both '
+      'or neither may be noise (configs/dit.py).'
     )
   mesh = make_mesh(experiment.mesh)
   check_model(mesh, experiment.model)

@@ -19,6 +19,10 @@ null label with probability `label_dropout`, and t drawn
   uniform        t ~ U(0, 1)
   logit_normal   sigma(t) / alpha(t) = exp(n), n ~ N(mean, std); on the linear
                  path t = sigmoid(n)
+  discrete       t = (k + 1) / 1000, k ~ U{0, ..., 999}
+
+With prediction 'noise' the errors are those of the noise, and a network that
+learns its variance adds its term (DiT; `train.diffusion`).
 """
 
 import dataclasses
@@ -28,10 +32,12 @@ import jax.numpy as jnp
 import optax
 
 from dit.config import check_choice
-from dit.path import Path, path_named
+from dit.path import STEPS, Path, VariancePreserving, path_named
 from dit.types import Denoiser, InputError
+from train.diffusion import variance_losses
 
-TIME_SAMPLINGS = ('uniform', 'logit_normal')
+TIME_SAMPLINGS = ('uniform', 'logit_normal', 'discrete')
+PREDICTIONS = ('velocity', 'noise')
 GUIDED_BY = ('ema', 'live')
 
 
@@ -40,8 +46,8 @@ class ObjectiveConfig:
   """The training objective.
 
   Attributes:
-    path: 'linear' or 'cosine'.
-    time_sampling: 'uniform' or 'logit_normal'.
+    path: one of `dit.path.PATHS`.
+    time_sampling: 'uniform', 'logit_normal' or 'discrete'.
     time_mean: of the normal, for 'logit_normal'.
     time_std: of the normal, for 'logit_normal'.
     label_dropout: probability of the null label.
@@ -51,6 +57,7 @@ class ObjectiveConfig:
     guided_by: whose predictions guide it, 'ema' or 'live'.
     guided_start_images: images seen before which it is plain.
     guided_taps: whether the taps' target is guided too.
+    prediction: whose errors count, 'velocity' or 'noise'.
   """
 
   path: str
@@ -64,6 +71,7 @@ class ObjectiveConfig:
   guided_by: str = 'ema'
   guided_start_images: int = 0
   guided_taps: bool = False
+  prediction: str = 'velocity'
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
@@ -79,6 +87,18 @@ class ObjectiveConfig:
         'expected no negative value.'
       )
     check_choice('objective.guided_by', self.guided_by, GUIDED_BY)
+    check_choice('objective.prediction', self.prediction, PREDICTIONS)
+    if self.prediction == 'noise':
+      if not isinstance(path_named(self.path), VariancePreserving):
+        raise InputError(
+          f'objective.prediction noise needs a variance preserving path '
+          f'(discrete or vp), not {self.path}.'
+        )
+      if self.cosine_weight or self.guided_weight:
+        raise InputError(
+          'objective.cosine_weight and guided_weight are of the velocity; set '
+          'them to 0, or objective.prediction=velocity.'
+        )
     for name in ('cosine_weight', 'guided_weight', 'guided_start_images'):
       if getattr(self, name) < 0:
         raise InputError(
@@ -109,6 +129,8 @@ def draw_times(
   """Training times, (count,) float32 in [0, 1]."""
   if config.time_sampling == 'uniform':
     return jax.random.uniform(key, (count,))
+  if config.time_sampling == 'discrete':
+    return (jax.random.randint(key, (count,), 0, STEPS) + 1) / STEPS
   n = config.time_mean + config.time_std * jax.random.normal(key, (count,))
   return path.time_of_ratio(jnp.exp(n))
 
@@ -160,6 +182,32 @@ def velocity_losses(
   direction = (1 - cosine).mean((1, 2))
   taps = tuple(mse(prediction, of_taps) for prediction in out.intermediate)
   return mse(out.velocity, target), taps, direction
+
+
+def noise_losses(
+  denoiser: Denoiser,
+  path: VariancePreserving,
+  x0: jax.Array,
+  noise: jax.Array,
+  t: jax.Array,
+  label: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]:
+  """As `velocity_losses`, of the noise; last the variance's term, or None."""
+  x_t = path.interpolate(x0, noise, t)
+  out = denoiser(x_t, t, label)
+
+  def predicted(velocity):
+    return path.noise_from_velocity(x_t, velocity, t)
+
+  def mse(velocity):
+    return jnp.square(predicted(velocity) - noise).mean((1, 2, 3))
+
+  bits = None
+  if out.variance is not None:
+    bits = variance_losses(
+      path, x0, x_t, predicted(out.velocity), out.variance, t
+    )
+  return mse(out.velocity), tuple(map(mse, out.intermediate)), bits
 
 
 def draw(
@@ -216,24 +264,33 @@ def loss_at(
   Returns:
     The loss, and each of its terms, unweighted, by name.
   """
-  final, intermediate, direction = velocity_losses(
-    denoiser,
-    path_named(config.path),
-    x0,
-    noise,
-    t,
-    label,
-    guide=guide,
-    guided_weight=guided_weight,
-    guided_taps=config.guided_taps,
-  )
-  terms = {'velocity': final.mean()}
-  total = terms['velocity']
+  path = path_named(config.path)
+  if config.prediction == 'noise':
+    final, intermediate, bits = noise_losses(
+      denoiser, path, x0, noise, t, label
+    )
+    extra = {} if bits is None else {'variance': (1.0, bits)}
+  else:
+    final, intermediate, direction = velocity_losses(
+      denoiser,
+      path,
+      x0,
+      noise,
+      t,
+      label,
+      guide=guide,
+      guided_weight=guided_weight,
+      guided_taps=config.guided_taps,
+    )
+    extra = {'cosine': (config.cosine_weight, direction)}
+  terms = {config.prediction: final.mean()}
+  total = terms[config.prediction]
   weights = config.weights(len(taps))
   for tap, weight, error in zip(taps, weights, intermediate, strict=True):
     terms[f'intermediate_{tap}'] = error.mean()
     total += weight * terms[f'intermediate_{tap}']
-  if config.cosine_weight:
-    terms['cosine'] = direction.mean()
-    total += config.cosine_weight * terms['cosine']
+  for name, (weight, error) in extra.items():
+    if weight:
+      terms[name] = error.mean()
+      total += weight * terms[name]
   return total, terms

@@ -47,7 +47,10 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     raise InputError(
       f'config file {name!r} takes no argument, but got {argument!r}.'
     )
-  return get_config(argument).lock()
+  try:
+    return get_config(argument).lock()
+  except ValueError as error:
+    raise InputError(f'config file {name!r}: {error}.') from error
 
 
 def override(

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -12,7 +13,7 @@ from sklearn.datasets import load_digits
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import InputError
 from train.data import pipeline
-from train.data.pipeline import batches
+from train.data.pipeline import batches, rows_here
 from train.data.source import (
   DataConfig,
   check_source,
@@ -172,19 +173,30 @@ def test_sequence_does_not_depend_on_the_batch_size(tmp_path):
 
 @pytest.mark.parametrize('processes', [1, 2, 4])
 def test_processes_share_the_batches_of_one(tmp_path, monkeypatch, processes):
-  """Whatever their number, and where an epoch ends within a batch."""
+  """Whatever their number and rows, and where an epoch ends within a batch."""
   whole = labels_of(stream(tmp_path), 6)
-  monkeypatch.setattr(
-    pipeline.jax,
-    'make_array_from_process_local_data',
-    lambda sharding, values: values,
+  monkeypatch.setattr(pipeline, '_global', lambda values, *_: values)
+  rows = np.random.default_rng(0).permutation(whole.shape[1])
+  for mine in np.split(rows, processes):
+    mine.sort()
+    monkeypatch.setattr(pipeline, 'rows_here', lambda *_, mine=mine: mine)
+    part = labels_of(stream(tmp_path, start=2), 4)
+    np.testing.assert_array_equal(part, whole[2:, mine])
+
+
+@pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
+def test_rows_lie_where_the_mesh_has_them(tmp_path, sizes):
+  """Whatever the order of the devices on the mesh."""
+  devices = np.random.default_rng(1).permutation(np.asarray(jax.devices()))
+  mesh = make_mesh(MeshConfig(*sizes), devices.tolist())
+  batch = next(
+    batches(Source(), settings(tmp_path), mesh, batch_size=16, seed=0, start=3)
   )
-  monkeypatch.setattr(pipeline.jax, 'process_count', lambda: processes)
-  parts = []
-  for process in range(processes):
-    monkeypatch.setattr(pipeline.jax, 'process_index', lambda p=process: p)
-    parts.append(labels_of(stream(tmp_path, start=2), 4))
-  np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole[2:])
+  whole = labels_of(stream(tmp_path, batch_size=16), 4)[3]
+  np.testing.assert_array_equal(batch['label'], whole)
+  assert len(rows_here(batch['label'].sharding, 16)) == 16
+  for shard in batch['label'].addressable_shards:
+    np.testing.assert_array_equal(shard.data, whole[shard.index])
 
 
 def test_unprepared_set_is_no_data(tmp_path):

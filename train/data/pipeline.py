@@ -1,19 +1,20 @@
 """Records to batches: the order is a function of (seed, step).
 
 The records of step n are n * B, ..., (n + 1) * B - 1 of an endless sequence
-of reshuffled epochs; process p of P takes the p-th part of them. So nothing
-about the position has to be saved, and neither the processes nor the devices
-change the global batches.
+of reshuffled epochs; each process reads the rows that its devices hold. So
+nothing about the position has to be saved, and neither the processes nor the
+devices change the global batches.
 """
 
 import functools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import grain
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from dit.sharding import batch_sharding
 from train.data import workers
@@ -43,29 +44,59 @@ def batches(
     'label' (B,) int32, and 'image' (B, H, W, C) uint8 or 'moments'
     (B, H, W, 2C) float, cut over the mesh.
   """
-  parts, part = jax.process_count(), jax.process_index()
-  dataset = (
+  sharding = batch_sharding(mesh)
+  rows = rows_here(sharding, batch_size)
+  records = (
     grain.MapDataset.source(source)
     .seed(seed)
     .shuffle()
     .repeat()
     .random_map(functools.partial(_example, config.flip))
-    .batch(batch_size // parts)
   )
-  local = dataset[start * parts + part :: parts]
+  dataset = grain.MapDataset.range(start, sys.maxsize // batch_size).map(
+    functools.partial(_rows, records, batch_size, rows)
+  )
   options = grain.ReadOptions(
     num_threads=config.threads, prefetch_buffer_size=config.prefetch
   )
   if config.workers:
-    local = workers.read(local, options, config.workers)
+    local = workers.read(dataset, options, config.workers)
   else:
-    local = local.to_iter_dataset(options)
-  sharding = batch_sharding(mesh)
+    local = dataset.to_iter_dataset(options)
   for batch in local:
     yield {
-      name: jax.make_array_from_process_local_data(sharding, values)
+      name: _global(values, rows, sharding, batch_size)
       for name, values in batch.items()
     }
+
+
+def rows_here(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+  """Rows of the global batch that devices of this process hold, rising."""
+  places = sharding.addressable_devices_indices_map((batch_size,)).values()
+  index = np.arange(batch_size)
+  return np.unique(np.concatenate([index[place] for place in places]))
+
+
+def _rows(
+  records: grain.MapDataset, batch_size: int, rows: np.ndarray, step: int
+) -> dict[str, np.ndarray]:
+  """These rows of the global batch of a step."""
+  read = [records[step * batch_size + row] for row in rows.tolist()]
+  return {name: np.stack([r[name] for r in read]) for name in read[0]}
+
+
+def _global(
+  values: np.ndarray, rows: np.ndarray, sharding: NamedSharding, count: int
+) -> jax.Array:
+  """The rows of this process as its part of the global array."""
+
+  def part(index):
+    first, last, _ = index[0].indices(count)
+    begin = np.searchsorted(rows, first)
+    return values[begin : begin + last - first]
+
+  shape = (count, *values.shape[1:])
+  return jax.make_array_from_callback(shape, sharding, part)
 
 
 def _example(

@@ -12,6 +12,7 @@ import io
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
@@ -22,6 +23,7 @@ from dit.config import DiTConfig, check_choice
 from dit.latents import Normalisation
 from dit.types import InputError
 from train.data.digits import Digits
+from train.data.processes import together
 from train.data.records import PROTOCOL, LatentSource
 
 STATISTICS = ('autoencoder', 'data')
@@ -84,7 +86,9 @@ def open_source(config: DataConfig, split: str) -> Any:
   if (folder / PROTOCOL).exists():
     return LatentSource(folder)
   if config.name == 'digits':
-    _prepare_digits(epath.Path(config.dir).expanduser())
+    with together():
+      if jax.process_index() == 0:
+        _prepare_digits(epath.Path(config.dir).expanduser())
   return open_tfds(config.name, config.dir, split)
 
 

@@ -1,0 +1,86 @@
+"""DiT's objective: noise, and the variance of its sampling steps.
+
+At step k of 0..999, t = (k + 1) / 1000 and s = k / 1000 (Peebles & Xie 2023;
+Nichol & Dhariwal 2021, whose mean passes no gradient to the variance's term):
+
+  loss = mean (noise prediction - noise)^2 + vb
+  vb   = KL(q(x_s | x_t, x0) || p(x_s | x_t)) / log 2    k > 0
+         -log p(x0 | x_t) / log 2                        k = 0, of 256 levels
+
+per dimension. q and p are normal, with the mean of `sample.discrete`'s DDPM at
+x0 and at the predicted x0, and the log variances
+
+  q: log small     p: f log beta + (1 - f) log small,   f = (variance + 1) / 2
+
+with that of step 1 in place of small = 0 at step 0.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dit.path import STEPS, VariancePreserving, expand
+from sample.discrete import posterior_mean, variances
+
+
+def variance_losses(
+  path: VariancePreserving,
+  x0: jax.Array,
+  x: jax.Array,
+  noise: jax.Array,
+  variance: jax.Array,
+  t: jax.Array,
+) -> jax.Array:
+  """The term vb of each image.
+
+  Args:
+    path: the discrete one.
+    x0: (B, H, W, C) latents.
+    x: (B, H, W, C), at t.
+    noise: (B, H, W, C), as predicted.
+    variance: (B, H, W, C), as predicted, -1 for `small` and 1 for `beta`.
+    t: (B,), of whole steps.
+
+  Returns:
+    (B,) float32, in bits per dimension.
+  """
+  t = expand(t, x)
+  s = jnp.maximum(t - 1 / STEPS, 0)
+  first = t < 1.5 / STEPS
+  s = jnp.where(first, 0, s)
+  beta, small = variances(path, t, s)
+  of_step_1 = variances(path, jnp.float32(2 / STEPS), jnp.float32(1 / STEPS))[1]
+  log_small = jnp.log(jnp.where(first, of_step_1, small))
+  f = (variance + 1) / 2
+  log_variance = f * jnp.log(beta) + (1 - f) * log_small
+
+  noise = jax.lax.stop_gradient(noise)
+  predicted = (x - path.sigma(t) * noise) / path.alpha(t)
+  mean = posterior_mean(path, predicted, x, t, s)
+  gap = posterior_mean(path, x0, x, t, s) - mean
+  kl = 0.5 * (
+    log_variance
+    - log_small
+    - 1
+    + jnp.exp(log_small - log_variance)
+    + jnp.square(gap) * jnp.exp(-log_variance)
+  )
+  bits = jnp.where(first, -_log_probability(x0, mean, log_variance), kl)
+  return bits.mean((1, 2, 3)) / jnp.log(2)
+
+
+def _log_probability(
+  x: jax.Array, mean: jax.Array, log_variance: jax.Array
+) -> jax.Array:
+  """Of the level of 256 in [-1, 1] that x is; DiT's code, on latents too."""
+  scale = jnp.exp(-log_variance / 2)
+  below = _cdf(scale * (x - mean - 1 / 255))
+  above = _cdf(scale * (x - mean + 1 / 255))
+  probability = jnp.where(
+    x < -0.999, above, jnp.where(x > 0.999, 1 - below, above - below)
+  )
+  return jnp.log(jnp.maximum(probability, 1e-12))
+
+
+def _cdf(x: jax.Array) -> jax.Array:
+  """Of the standard normal, by the tanh that DiT's code takes for it."""
+  return (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2
