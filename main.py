@@ -18,7 +18,16 @@ from collections.abc import Sequence
 
 from dit.types import InputError
 from sample.store import WriteError
-from train import cluster, exchange, flags, loop, preparing, sampling, workdir
+from train import (
+  cluster,
+  dryrun,
+  exchange,
+  flags,
+  loop,
+  preparing,
+  sampling,
+  workdir,
+)
 from train.checkpoint import SaveError
 from train.data.shards import PrepareError
 from train.experiment import build
@@ -44,6 +53,11 @@ def _prepare(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
   config = override(load_config(args.config), args.overrides).to_dict()
   experiment = build(config)
+  if args.dry_run:
+    print(dryrun.train(experiment, args.topology))
+    return
+  if args.workdir is None:
+    raise InputError('--workdir is needed, the folder of the run.')
   loop.check(experiment)
   loop.train(experiment, workdir.claim(args.workdir, config))
 
@@ -70,9 +84,21 @@ def _sample(args: argparse.Namespace) -> None:
   if args.preset is not None:
     published_guidance, overrides = sampling.preset(args.preset)
     guidance = guidance or published_guidance
+  guidance = guidance or 'none'
+  if args.dry_run:
+    overrides = [*overrides, *args.overrides]
+    if args.config:
+      config = override(load_config(args.config), overrides).to_dict()
+      experiment = build(config)
+    else:
+      experiment = Source.at(args.workdir or args.folder).open(overrides)
+    print(dryrun.sample(experiment, guidance, args.topology))
+    return
+  if args.config:
+    raise InputError('sample --config is for --dry_run: weights are needed.')
   sampling.sample(
     _request(args, overrides),
-    guidance or 'none',
+    guidance,
     num=args.num,
     labels=args.labels,
     autoencoder=args.autoencoder,
@@ -124,6 +150,8 @@ def main(argv: Sequence[str]) -> int:
   set_up_logging()
   try:
     args = flags.parse_args(argv, __doc__, RUNS)
+    if getattr(args, 'topology', None) and not args.dry_run:
+      raise InputError('--topology is for --dry_run.')
     if hasattr(args, 'coordinator'):
       cluster.join(args)
     args.run(args)

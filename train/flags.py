@@ -65,11 +65,14 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
       'Any config key can be set: --config.KEY=VALUE, with the keys of '
       f'configs/base.py.\nExample: {example}',
     )
-    where = sub.add_mutually_exclusive_group(required=True)
+    where = sub.add_mutually_exclusive_group(required=name != 'train')
     where.add_argument('--workdir', type=_path, help='folder of the run')
     if name == 'sample':
       where.add_argument(
         '--folder', type=_path, help='of weights instead, made by convert'
+      )
+      where.add_argument(
+        '--config', type=_path, help='file instead, for --dry_run'
       )
     else:
       sub.set_defaults(folder=None)
@@ -230,6 +233,17 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   )
   for sub in (prepare, train, sample):
     cluster.add_flags(sub)
+  for sub in (train, sample):
+    sub.add_argument(
+      '--dry_run',
+      action='store_true',
+      help='only say what it would be: sizes, memory of each device',
+    )
+    sub.add_argument(
+      '--topology',
+      help='with --dry_run: compile for TPU chips such as v5p:4x4x4, which '
+      'need not be here (needs libtpu)',
+    )
   return parser
 
 

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Trains on GPUs of a Slurm cluster, one process for each GPU.
+#
+#   sbatch --nodes=2 launch/slurm.sh --config=configs/sit.py:XL/2,ig \
+#     --workdir=/shared/runs/sit-xl --config.data.dir=/shared/data
+#
+# The folder, its .venv (make demo makes one, or pip install -r
+# requirements-cuda.txt) and the records are on a file system that all nodes
+# share. Before its time is up, and when it is preempted, the job is sent
+# SIGTERM, saves once, and is queued again; it then continues.
+#SBATCH --job-name=dit
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=4
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+#SBATCH --signal=B:TERM@300
+set -euo pipefail
+[ $# -gt 0 ] || { echo "usage: sbatch $0 TRAIN_FLAGS" >&2; exit 2; }
+cd "$SLURM_SUBMIT_DIR"
+export JAX_COMPILATION_CACHE_DIR=$PWD/.jax-cache
+
+# JAX takes the coordinator, the number and the place of the processes from
+# Slurm, and gives each process the GPU of its number on the node: all of a
+# node's GPUs must be visible to each (no --gpus-per-task).
+srun --kill-on-bad-exit=1 \
+  .venv/bin/python main.py train --distributed "$@" &
+job=$!
+
+# Slurm signals this shell (B:), which passes it on and waits for the save.
+terminated=
+trap 'terminated=yes; scancel --signal=TERM "$SLURM_JOB_ID.0"' TERM
+status=0
+wait "$job" || status=$?
+if [ -n "$terminated" ]; then
+  wait "$job" && status=0 || status=$?
+  [ "$status" -ne 0 ] || scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -1,0 +1,330 @@
+"""What a job would be, before its machines are there: shapes, then compiled.
+
+Without a topology everything follows from shapes on the devices at hand. With
+one, such as v5p:4x4x4, the very program is compiled ahead of time for those TPU
+chips by `libtpu`, on a machine that has none.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from dit import model
+from dit.path import path_named
+from dit.sharding import (
+  batch_parts,
+  batch_sharding,
+  check_batch,
+  check_model,
+  make_mesh,
+  replicated,
+  tree_shardings,
+)
+from dit.types import InputError
+from guidance import parse
+from guidance.parse import describe
+from sample import generate, sampler
+from sample.writer import flatten
+from train import state as state_lib
+from train.experiment import Experiment
+from train.hlo import collectives
+from train.optimizer import make_optimizer, make_schedule
+from train.report import peak_flops, training_flops
+from train.step import make_train_step
+
+# GiB of a chip, as its maker publishes it.
+MEMORY_GIB = {
+  'TPU v4': 32,
+  'TPU v5 lite': 16,
+  'TPU v5': 95,
+  'TPU v5p': 95,
+  'TPU v6 lite': 32,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled program.
+
+  Attributes:
+    seconds: that compiling took.
+    arguments: GiB on each chip, in place before it runs.
+    temporaries: GiB more while it runs, with results that replace nothing.
+    sent: count and bytes of each kind of collective.
+    refused: why it was not compiled; '' if it was.
+  """
+
+  seconds: float
+  arguments: float = math.nan
+  temporaries: float = math.nan
+  sent: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+  refused: str = ''
+
+
+def train(experiment: Experiment, topology: str | None) -> str:
+  """A report on the train step.
+
+  Args:
+    experiment: every setting.
+    topology: of TPU chips, to compile for; None for shapes alone.
+
+  Raises:
+    InputError: for what cannot run there, or an unknown topology.
+  """
+  experiment, mesh = placed(experiment, topology)
+  settings, network = experiment.train, experiment.model
+  check_batch(
+    mesh, settings.batch_size, 'train.batch_size', settings.accumulate
+  )
+  step, state, batch, key = train_program(experiment, mesh)
+  flops = training_flops(experiment)
+  parts = {
+    'parameters': state.params,
+    'averages': (state.ema, state.power),
+    'optimiser': state.opt_state,
+  }
+  lines = [
+    *_described(experiment, mesh),
+    f'a pass: {network.pass_multiply_adds / 1e9:.2f} G multiply-adds an image; '
+    f'training: {flops / 1e9:.1f} GFLOP an image, '
+    f'{flops * settings.batch_size / 1e12:.1f} TFLOP a step of '
+    f'{settings.batch_size} images '
+    f'({settings.batch_size // batch_parts(mesh)} on each device, in '
+    f'{settings.accumulate} parts); {settings.steps:,} steps',
+    'on each device, GiB: '
+    + ', '.join(f'{name} {_gib(tree):.3f}' for name, tree in parts.items())
+    + f'; in all {_gib(state):.3f}',
+  ]
+  if peak := peak_flops(mesh.devices.flat[0]):
+    least = flops * settings.batch_size / (mesh.size * peak)
+    lines.append(f'at the peak of the chips a step takes {1e3 * least:.1f} ms')
+  if topology:
+    with jax.set_mesh(mesh):
+      program = compiled(step.lower(state, batch, key))
+    lines += _report(program, mesh, 'step')
+  return '\n'.join(lines)
+
+
+def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
+  """A report on the sampler, without the decoder; arguments as `train`."""
+  experiment, mesh = placed(experiment, topology)
+  method, path = parse(guidance), path_named(experiment.objective.path)
+  denoiser = model.bind(experiment.model, weight_shapes(experiment, mesh))
+  generate.check(
+    experiment.sample,
+    method,
+    denoiser,
+    mesh,
+    path,
+    experiment.model.latent_shape,
+  )
+  nfe = generate.declared_nfe(denoiser, method, experiment.sample, path, 0)
+  rows = experiment.sample.batch_size
+  lines = [
+    *_described(experiment, mesh),
+    f'guidance {describe(method)}, {len(experiment.sample.grid(path)) - 1} '
+    f'steps of {experiment.sample.solver}, NFE '
+    + ('unknown' if nfe is None else f'{nfe:.4g}'),
+    f'{rows} images at once, {rows // batch_parts(mesh)} on each device; '
+    f'weights on each device: {_gib(denoiser.params):.3f} GiB',
+  ]
+  if nfe is not None:
+    flops = 2 * nfe * experiment.model.pass_multiply_adds
+    lines.append(f'{flops / 1e12:.2f} TFLOP an image')
+  if topology:
+    with jax.set_mesh(mesh):
+      program = compiled(sample_program(experiment, method, denoiser, mesh))
+    lines += _report(program, mesh, 'call')
+  return '\n'.join(lines)
+
+
+def placed(
+  experiment: Experiment, topology: str | None
+) -> tuple[Experiment, Mesh]:
+  """The experiment in the precision of the chips, and their mesh."""
+  devices = topology_devices(topology) if topology else None
+  network = experiment.model
+  if topology and network.dtype == 'auto':
+    network = dataclasses.replace(network, dtype='bfloat16')
+  mesh = make_mesh(experiment.mesh, devices)
+  check_model(mesh, network)
+  return dataclasses.replace(experiment, model=network), mesh
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
+  """Chips of a name such as v5e:16x16, which need not be here.
+
+  Raises:
+    InputError: if libtpu is missing, or does not know the name.
+  """
+  for name, value in (
+    ('TPU_SKIP_MDS_QUERY', '1'),  # asks no machine
+    ('TPU_STDERR_LOG_LEVEL', '3'),
+    ('TPU_MIN_LOG_LEVEL', '3'),
+  ):
+    os.environ.setdefault(name, value)
+  jax.config.update('jax_platforms', 'cpu')
+  try:
+    found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+  except Exception as error:  # libtpu raises whatever its parts raise
+    raise InputError(
+      f'--topology={topology} cannot be had '
+      f'({" ".join(str(error).split())[:200]}); names are such as v5e:4x4, '
+      'v6e:8x8 or v5p:4x4x4, and the package libtpu is needed '
+      '(requirements-tpu.txt).'
+    ) from error
+  return list(found.devices)
+
+
+def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
+  """The train step, and shapes of what it takes: state, batch, key."""
+  settings, network, data = (
+    experiment.train, experiment.model, experiment.data,
+  )  # fmt: skip
+  schedule = make_schedule(
+    experiment.optimizer,
+    batch_size=settings.batch_size,
+    total_images=settings.images,
+  )
+  optimizer = make_optimizer(experiment.optimizer, schedule)
+  state = state_lib.abstract(
+    network,
+    optimizer,
+    mesh,
+    averages=len(experiment.ema.widths),
+    zero1=experiment.mesh.zero1,
+  )
+  step = make_train_step(
+    network,
+    experiment.objective,
+    optimizer,
+    experiment.ema,
+    state,
+    accumulate=settings.accumulate,
+  )
+
+  def rows(dtype, *shape):
+    return jax.ShapeDtypeStruct(
+      (settings.batch_size, *shape), dtype, sharding=batch_sharding(mesh)
+    )
+
+  *sides, channels = network.latent_shape
+  batch = {'label': rows(jnp.int32)}
+  if data.autoencoder == 'pixels':
+    batch['image'] = rows(jnp.uint8, *sides, channels)
+  else:
+    batch['moments'] = rows(experiment.prepare.dtype, *sides, 2 * channels)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  key = jax.ShapeDtypeStruct((), key.dtype, sharding=replicated(mesh))
+  return step, state, batch, key
+
+
+def sample_program(
+  experiment: Experiment, method: Any, denoiser: Any, mesh: Mesh
+) -> Any:
+  """The sampler, lowered for weights that are only shapes."""
+  config, path = experiment.sample, path_named(experiment.objective.path)
+  method = jax.tree.map(
+    lambda leaf: leaf if np.ndim(leaf) else float(leaf), method
+  )
+  row = jax.ShapeDtypeStruct(
+    (config.batch_size,), jnp.int32, sharding=batch_sharding(mesh)
+  )
+  return sampler.sample.lower(
+    denoiser,
+    method,
+    row,
+    row,
+    config.grid(path),
+    jnp.uint32(0),
+    solver=config.make_solver(path),
+    shape=experiment.model.latent_shape,
+    path=path,
+    scales_at=config.scales_at,
+    dtype=config.state_dtype,
+  )
+
+
+def weight_shapes(experiment: Experiment, mesh: Mesh) -> model.Params:
+  """The average's shapes, which sampling uses."""
+  shapes = model.shapes(experiment.model)
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, jnp.float32, sharding=sharding
+    ),
+    shapes,
+    tree_shardings(shapes, mesh),
+  )
+
+
+def compiled(lowered: Any) -> Program:
+  """Compiles; a program too large for the chips says so."""
+  begin = time.perf_counter()
+  try:
+    program = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    reason = ' '.join(str(error).split())[:200]
+    return Program(time.perf_counter() - begin, refused=reason)
+  seconds = time.perf_counter() - begin
+  memory = program.memory_analysis()
+  extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  return Program(
+    seconds,
+    memory.argument_size_in_bytes / 2**30,
+    (memory.temp_size_in_bytes + extra) / 2**30,
+    collectives(program.as_text()),
+  )
+
+
+def _described(experiment: Experiment, mesh: Mesh) -> list[str]:
+  settings = flatten(dataclasses.asdict(experiment))
+  shapes = jax.tree.leaves(model.shapes(experiment.model))
+  device = mesh.devices.flat[0].device_kind
+  return [
+    *(f'{key} = {value!r}' for key, value in sorted(settings.items())),
+    '',
+    f'{sum(leaf.size for leaf in shapes):,} parameters',
+    f'mesh {dict(mesh.shape)}: {mesh.size} x {device}',
+  ]
+
+
+def _report(program: Program, mesh: Mesh, what: str) -> list[str]:
+  """What compiling has shown."""
+  device = mesh.devices.flat[0].device_kind
+  room = MEMORY_GIB.get(device)
+  if program.refused:
+    return [f'does not fit {device} of {room} GiB: {program.refused}']
+  total = program.arguments + program.temporaries
+  fits = '' if room is None else f' of {room}: it fits'
+  sent = [
+    f'  {kind}: {count:,} of {size / 2**30:.3f} GiB in all'
+    for kind, (count, size) in sorted(program.sent.items())
+  ]
+  return [
+    f'compiled in {program.seconds:.0f} s',
+    f'on each chip, GiB: arguments {program.arguments:.2f}, temporaries '
+    f'{program.temporaries:.2f}; in all {total:.2f}{fits}',
+    f'sent in a {what}:',
+    *(sent or ['  nothing']),
+  ]
+
+
+def _gib(tree: Any) -> float:
+  """Of the part of a tree that each device holds."""
+  return (
+    sum(
+      math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(tree)
+    )
+    / 2**30
+  )

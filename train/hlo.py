@@ -1,0 +1,118 @@
+"""What a compiled program sends between devices, read from its HLO text."""
+
+import collections
+import re
+from collections.abc import Iterator
+
+KINDS = (
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+)
+_BYTES = {
+  'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 's32': 4, 'u32': 4,
+  's64': 8, 'u64': 8, 'bf16': 2, 'f16': 2, 'f32': 4, 'f64': 8,
+}  # fmt: skip
+_INSTRUCTION = re.compile(r'= (\(.*?\)|\S+) ([a-z][\w-]*)\(')
+_ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
+_CALLED = re.compile(
+  r'(?:calls|to_apply|true_computation|false_computation)=%([\w.-]+)'
+)
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+  """Count and bytes of each kind of collective in one run of a program.
+
+  Bytes are of the whole array (gathered, or before it is scattered) as each
+  device sees it. Loops count as often as they run, where that is a constant,
+  else once.
+
+  Args:
+    text: optimised HLO, of `compiled.as_text()`.
+
+  Returns:
+    {kind: (count, bytes)}, kinds that there are.
+  """
+  found = collections.defaultdict(lambda: (0, 0))
+  computations, entry = _computations(text)
+  for kind, size, times in _walk(computations, entry, 1):
+    count, total = found[kind]
+    found[kind] = (count + times, total + times * size)
+  return dict(found)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """The lines of every computation, and the name of the first to run."""
+  computations, entry, lines = {}, '', []
+  for line in text.splitlines():
+    match = re.match(r'(ENTRY )?%?([\w.-]+) \(.*\{$', line)
+    if match:
+      lines = computations[match[2]] = []
+      entry = match[2] if match[1] else entry
+    else:
+      lines.append(line)
+  return computations, entry
+
+
+def _walk(
+  computations: dict[str, list[str]], name: str, times: int
+) -> Iterator[tuple[str, int, int]]:
+  """Kind, bytes and number of the collectives that a computation leads to."""
+  for line in computations.get(name, ()):
+    match = _INSTRUCTION.search(line)
+    if not match:
+      continue
+    kind = match[2].removesuffix('-start')
+    if kind in KINDS:
+      # TPUs scatter what they reduce in a fusion of this name.
+      if kind == 'all-reduce' and 'all-reduce-scatter' in name:
+        kind = 'reduce-scatter'
+      yield kind, _size(match, line), times
+    elif kind == 'while':
+      body = re.search(r'body=%([\w.-]+)', line)[1]
+      yield from _walk(computations, body, times * _trips(computations, line))
+    elif kind == 'conditional':
+      branches = re.search(r'branch_computations=\{([^}]*)\}', line)
+      names = re.findall(r'%([\w.-]+)', branches[1] if branches else '')
+      for branch in names or _CALLED.findall(line):
+        yield from _walk(computations, branch, times)
+    else:
+      for called in _CALLED.findall(line):
+        yield from _walk(computations, called, times)
+
+
+def _size(match: re.Match, line: str) -> int:
+  """Bytes of the whole array of a collective."""
+  arrays = []
+  for dtype, shape in _ARRAY.findall(match[1]):
+    size = _BYTES.get(dtype, 1)
+    for side in filter(None, shape.split(',')):
+      size *= int(side)
+    arrays.append(size)
+  if match[2] in ('all-gather-start', 'collective-permute-start'):
+    return max(arrays)  # beside the operand
+  scattered = 1
+  if match[2].startswith('reduce-scatter'):  # the result is a slice
+    group = re.search(r'replica_groups=\{\{([\d,]*)\}', line)
+    iota = re.search(r'replica_groups=\[\d+,(\d+)\]', line)
+    if group:
+      scattered = group[1].count(',') + 1
+    elif iota:
+      scattered = int(iota[1])
+  return scattered * sum(arrays)
+
+
+def _trips(computations: dict[str, list[str]], line: str) -> int:
+  """How often the loop of a line runs."""
+  known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)
+  if known:
+    return int(known[1])
+  condition = re.search(r'condition=%([\w.-]+)', line)[1]
+  constants = [
+    int(number)
+    for text in computations[condition]
+    for number in re.findall(r's32\[\]\S* constant\((\d+)\)', text)
+  ]
+  return constants[0] if len(constants) == 1 else 1
