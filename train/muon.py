@@ -26,6 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dit.sharding import BATCH_AXES, constrain
+
 A, B, C = 3.4445, -4.7750, 2.0315
 # Fixed tables, parameters only because published files carry them.
 FROZEN = ('position', 'rotary')
@@ -75,6 +77,9 @@ def newton_schulz(
 
   tall = u.shape[-2] > u.shape[-1]
   x = (u.mT if tall else u).astype(dtype)
+  # Each matrix whole on one device, the stack over all of them: cut matrices
+  # would be gathered in every product, whole ones iterated on every device.
+  x = constrain(x, *[BATCH_AXES] * (x.ndim > 2))
   norm = jnp.linalg.norm(x.astype(u.dtype), axis=(-2, -1), keepdims=True)
   x /= norm.astype(dtype) + 1e-7
   for _ in range(steps):
