@@ -167,6 +167,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
   """
   for name, value in (
     ('TPU_SKIP_MDS_QUERY', '1'),  # asks no machine
+    ('ALLOW_MULTIPLE_LIBTPU_LOAD', '1'),  # it uses no device
     ('TPU_STDERR_LOG_LEVEL', '3'),
     ('TPU_MIN_LOG_LEVEL', '3'),
   ):
