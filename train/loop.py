@@ -163,7 +163,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
   ):
     state = checkpointer.restore(abstract)
     if state is None:
-      state = _fresh(experiment, optimizer, mesh)
+      state = fresh(experiment, optimizer, mesh)
     start = int(state.step)
     if start >= settings.steps:
       _plot(workdir)
@@ -227,10 +227,10 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
     logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
 
 
-def _fresh(
+def fresh(
   experiment: Experiment, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> state_lib.TrainState:
-  """The state before the first step."""
+  """The state before the first step, of `train.init_from` if it says so."""
   state = state_lib.init(
     experiment.model,
     optimizer,

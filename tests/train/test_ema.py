@@ -60,3 +60,90 @@ def test_ramp_ends_at_the_decay():
 def test_decay_out_of_range_is_refused(decay):
   with pytest.raises(InputError, match=r'ema\.decay'):
     EMAConfig(decay, ramp=False)
+
+
+@pytest.mark.parametrize('width, gamma', [(0.05, 16.97), (0.10, 6.94)])
+def test_gamma_of_published_widths(width, gamma):
+  """EDM2 (arXiv 2312.02696, section 3.1)."""
+  assert ema.gamma_of(width) == pytest.approx(gamma, abs=0.005)
+
+
+@pytest.mark.parametrize('width', [0.03, 0.1, 0.28])
+def test_width_is_that_of_the_profile(width):
+  """Standard deviation of the weights of steps, over their number."""
+  n = 2000
+  gamma = ema.gamma_of(width)
+  beta = (1 - 1 / np.arange(1, n + 1)) ** (gamma + 1)
+  weights = (1 - beta) * np.append(np.cumprod(beta[:0:-1])[::-1], 1)
+  assert weights.sum() == pytest.approx(1)
+  steps = np.arange(1, n + 1) / n
+  mean = (weights * steps).sum()
+  std = ((weights * (steps - mean) ** 2).sum()) ** 0.5
+  assert std == pytest.approx(width, rel=0.02)
+
+
+def powered(config, count):
+  """The power-function averages after `count` updates."""
+  power = tuple({'kernel': jnp.asarray(PARAMS[0])} for _ in config.widths)
+  for n in range(count):
+    params = {'kernel': jnp.asarray(PARAMS[n + 1])}
+    power = ema.update_power(config, power, params, jnp.int32(n))
+  return [average['kernel'] for average in power]
+
+
+def test_power_functions_weigh_late_steps_by_their_exponent():
+  config = EMAConfig(0.9, False, widths=(0.05, 0.2), snapshot_images=1)
+  for width, ours in zip(config.widths, powered(config, 40), strict=True):
+    gamma, expected = ema.gamma_of(width), 0
+    for n in range(1, 41):
+      beta = (1 - 1 / n) ** (gamma + 1)
+      expected = beta * expected + (1 - beta) * PARAMS[n].astype(float)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_late_steps_still_move_the_average():
+  """At step 4,000,000 float32 cannot tell 1 - 1/n from 1 - 2/n."""
+  config = EMAConfig(0.9, False, widths=(0.1,), snapshot_images=1)
+  zero, one = ({'kernel': jnp.full(3, x)} for x in (0.0, 1.0))
+  (moved,) = ema.update_power(config, (zero,), one, jnp.int32(4_000_000 - 1))
+  expected = (ema.gamma_of(0.1) + 1) / 4e6
+  np.testing.assert_allclose(moved['kernel'], expected, rtol=1e-4)
+
+
+def walk(count):
+  rng = np.random.default_rng(1)
+  return np.cumsum(rng.normal(size=(count + 1, 20)), axis=0)
+
+
+@pytest.mark.parametrize('step', [4000, 3000])
+@pytest.mark.parametrize('width', [0.05, 0.07, 0.10, 0.15])
+def test_any_width_is_made_of_snapshots(step, width):
+  params, count = walk(4000), 4000
+
+  def true(width, step):
+    average, gamma = params[0], ema.gamma_of(width)
+    for n in range(1, step + 1):
+      beta = (1 - 1 / n) ** (gamma + 1)
+      average = beta * average + (1 - beta) * params[n]
+    return average
+
+  snapshots = [
+    (at, of) for at in range(250, count + 1, 250) for of in (0.05, 0.1)
+    if at <= step
+  ]  # fmt: skip
+  factors = ema.coefficients(snapshots, step, width)
+  made = factors @ np.stack([true(of, at) for at, of in snapshots])
+  expected = true(width, step)
+  error = np.abs(made - expected).max() / np.abs(expected - params[step]).max()
+  assert error < (1e-10 if width in (0.05, 0.1) else 5e-3)
+
+
+@pytest.mark.parametrize('widths', [(0.0,), (0.3,), (-0.1,)])
+def test_impossible_widths_are_refused(widths):
+  with pytest.raises(InputError, match=r'ema\.widths has'):
+    EMAConfig(0.9, False, widths=widths, snapshot_images=1)
+
+
+def test_averages_without_snapshots_are_refused():
+  with pytest.raises(InputError, match='snapshot_images is 0'):
+    EMAConfig(0.9, False, widths=(0.1,))

@@ -1,11 +1,7 @@
 """The training step: it learns, skips what is not finite, and scales."""
 
 import dataclasses
-import json
-import os
-import pathlib
-import subprocess
-import sys
+import math
 import types
 
 import jax
@@ -15,10 +11,10 @@ import pytest
 
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
 from train import ema, state
+from train.checkpoint import CheckpointConfig, Checkpointer
 from train.optimizer import make_optimizer, make_schedule
 from train.step import make_train_step
 
-ROOT = pathlib.Path(__file__).parents[2]
 BATCH = 16
 COMPARED = ('loss', 'grad_norm', 'update_norm', 'param_norm')
 TERMS = {
@@ -51,13 +47,18 @@ def build(experiment, mesh):
     experiment.optimizer, batch_size=BATCH, total_images=100 * BATCH
   )
   optimizer = make_optimizer(experiment.optimizer, schedule)
-  abstract = state.abstract(experiment.model, optimizer, mesh)
+  options = {
+    'averages': len(experiment.ema.widths),
+    'zero1': experiment.mesh.zero1,
+  }
+  abstract = state.abstract(experiment.model, optimizer, mesh, **options)
   step = make_train_step(
     experiment.model,
     experiment.objective,
     optimizer,
     experiment.ema,
     abstract,
+    accumulate=experiment.train.accumulate,
   )
 
   def take(current, batch):
@@ -66,7 +67,7 @@ def build(experiment, mesh):
 
   def init():
     with jax.set_mesh(mesh):
-      return state.init(experiment.model, optimizer, mesh, seed=0)
+      return state.init(experiment.model, optimizer, mesh, 0, **options)
 
   return types.SimpleNamespace(
     experiment=experiment,
@@ -218,45 +219,65 @@ def alone(make_experiment):
   return figures(make_experiment(), mesh)
 
 
-def assert_trains_as(ours, expected):
-  np.testing.assert_allclose(ours['loss'], expected['loss'], rtol=1e-4)
+@pytest.mark.parametrize(
+  ('sizes', 'assignments'),
+  [
+    ((8, 1, 1), ['mesh.zero1=true']),
+    ((1, 8, 1), []),
+    ((2, 2, 2), ['train.accumulate=2']),
+    pytest.param((2, 4, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
+    pytest.param((4, 1, 2), [], marks=pytest.mark.slow),
+    pytest.param((1, 1, 1), ['train.accumulate=4'], marks=pytest.mark.slow),
+  ],
+)
+def test_every_mesh_trains_as_one_device(
+  alone, make_experiment, sizes, assignments
+):
+  mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+  ours = figures(make_experiment(*assignments), mesh)
+  np.testing.assert_allclose(ours['loss'], alone['loss'], rtol=1e-4)
   for name in COMPARED[1:]:
-    np.testing.assert_allclose(ours[name], expected[name], rtol=1e-3)
+    np.testing.assert_allclose(ours[name], alone[name], rtol=1e-3)
   assert np.ptp(ours['param_norm']) > 0.01  # it did train
 
 
-@pytest.mark.parametrize('data, fsdp', [(8, 1), (1, 8)])
-def test_eight_devices_train_as_one(alone, make_experiment, data, fsdp):
-  mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp))
-  assert_trains_as(figures(make_experiment(), mesh), alone)
+def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
+  """Saved on eight, cut by FSDP; the same losses on eight, four and one."""
+  experiment, keep = make_experiment(), CheckpointConfig(1, 1)
+  losses = {}
+  for count in (8, 4, 1):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=count), jax.devices()[:count])
+    run = build(experiment, mesh)
+    with Checkpointer(tmp_path, keep) as checkpointer:
+      if count == 8:
+        current = run.init()
+        for seed in range(5):
+          current, _ = run.step(current, make_batch(mesh, seed))
+        checkpointer.save(current, 5)
+        checkpointer.wait()
+      current = checkpointer.restore(run.abstract)
+    assert current.step == 5
+    losses[count] = []
+    for seed in range(5, 12):
+      current, metrics = run.step(current, make_batch(mesh, seed))
+      losses[count].append(float(metrics['loss']))
+  for count in (4, 1):
+    np.testing.assert_allclose(losses[count], losses[8], rtol=1e-5)
 
 
-def test_two_by_four_devices_train_as_one(alone, make_config):
-  # In a process of its own: by default XLA's CPU backend may start independent
-  # collectives of one program in another order on each simulated device, and
-  # then they wait for one another for ever.
-  flag = '--xla_cpu_enable_concurrency_optimized_scheduler=false'
-  code = (
-    'import json, sys\n'
-    'import test_step as t\n'
-    'from train.experiment import build\n'
-    'experiment = build(json.load(sys.stdin))\n'
-    'mesh = t.make_mesh(t.MeshConfig(data=2, fsdp=4))\n'
-    'print(json.dumps(t.figures(experiment, mesh)))\n'
-  )
-  result = subprocess.run(
-    [sys.executable, '-c', code],
-    cwd=ROOT,
-    input=json.dumps(make_config()),
-    env={
-      **os.environ,
-      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flag}',
-      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-      'PYTHONPATH': str(ROOT / 'tests' / 'train'),
-    },
-    capture_output=True,
-    text=True,
-    timeout=240,
-  )
-  assert result.returncode == 0, result.stderr
-  assert_trains_as(json.loads(result.stdout), alone)
+def test_guided_target_starts_when_it_should(make_experiment):
+  """Before its start a step is the plain one; then the loss is another."""
+  guided = make_experiment(
+    'objective.guided_weight=1.0', f'objective.guided_start_images={2 * BATCH}',
+    'objective.guided_by=live',
+  )  # fmt: skip
+  mesh, rows = make_mesh(MeshConfig()), []
+  for experiment in (make_experiment(), guided):
+    run = build(experiment, mesh)
+    current, losses = run.init(), []
+    for seed in range(4):
+      current, metrics = run.step(current, make_batch(mesh, seed))
+      losses.append(float(metrics['loss/velocity']))
+    rows.append(losses)
+  np.testing.assert_allclose(rows[0][:2], rows[1][:2], rtol=1e-6)
+  assert abs(rows[0][3] - rows[1][3]) > 1e-5 * rows[0][3]

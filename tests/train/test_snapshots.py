@@ -1,0 +1,131 @@
+"""Snapshots of averages, and starting from the weights of another run."""
+
+import dataclasses
+import shutil
+
+import commands
+import jax
+import numpy as np
+import pytest
+
+from dit import model
+from dit.sharding import MeshConfig, make_mesh
+from dit.types import InputError
+from train import loop, trained, workdir
+from train.ema import EMAConfig, coefficients
+from train.experiment import build
+from train.optimizer import make_optimizer, make_schedule
+from train.snapshots import Snapshots, reconstruct
+
+CONFIG = EMAConfig(0.99, False, widths=(0.05, 0.1), snapshot_images=1)
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return make_mesh(MeshConfig(data=1, fsdp=8))
+
+
+@pytest.fixture(scope='module')
+def snapshots(tmp_path_factory, config, mesh):
+  """A workdir, and the averages that were saved at steps 10 and 20."""
+  folder, rng = tmp_path_factory.mktemp('run'), np.random.default_rng(0)
+
+  def draw():
+    return jax.tree.map(
+      lambda leaf: jax.numpy.asarray(rng.normal(size=leaf.shape), 'float32'),
+      model.shapes(config),
+    )
+
+  saved = {step: (draw(), draw()) for step in (10, 20)}
+  for _ in range(2):  # a run that is continued saves the same again
+    with Snapshots(folder, CONFIG) as writer:
+      for step, power in saved.items():
+        writer.save(power, step)
+  return folder, saved
+
+
+@pytest.mark.parametrize('step', [10, None])
+def test_a_tracked_width_is_its_snapshot(snapshots, config, mesh, step):
+  folder, saved = snapshots
+  ours, at = reconstruct(folder, config, mesh, 0.1, step)
+  assert at == (step or 20)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, saved[at][1]
+  )
+
+
+def test_another_width_is_the_sum(snapshots, config, mesh):
+  folder, saved = snapshots
+  ours, _ = reconstruct(folder, config, mesh, 0.15)
+  places = [(step, width) for step in saved for width in CONFIG.widths]
+  trees = [tree for power in saved.values() for tree in power]
+  factors = coefficients(places, 20, 0.15)
+  expected = jax.tree.map(
+    lambda *xs: sum(f * x for f, x in zip(factors, xs, strict=True)), *trees
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, expected
+  )
+
+
+def test_missing_snapshots_are_named(snapshots, config, mesh, tmp_path):
+  with pytest.raises(InputError, match='no snapshots in'):
+    reconstruct(tmp_path, config, mesh, 0.1)
+  with pytest.raises(InputError, match=r'no snapshot of step 15 .* 10, 20'):
+    reconstruct(snapshots[0], config, mesh, 0.1, 15)
+  with pytest.raises(InputError, match='more than 0 and at most'):
+    reconstruct(snapshots[0], config, mesh, 0.5)
+
+
+@pytest.mark.parametrize('text', ['best', 'ema:', 'ema:wide', 'raw:0.1'])
+def test_unknown_weights_are_refused(shared_run, text):
+  result = commands.run(
+    'sample', f'--workdir={shared_run}/run', f'--weights={text}'
+  )
+  assert result.status == 2
+  assert '--weights is' in result.err
+
+
+def test_a_run_starts_from_anothers_weights(shared_run):
+  source = shared_run / 'run'
+  experiment = build(workdir.load_config(source))
+  experiment = dataclasses.replace(
+    experiment,
+    train=dataclasses.replace(experiment.train, init_from=str(source)),
+    ema=CONFIG,
+  )
+  loop.check(experiment)
+  mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+  rule = experiment.optimizer
+  optimizer = make_optimizer(
+    rule, make_schedule(rule, batch_size=16, total_images=160)
+  )
+  state = loop.fresh(experiment, optimizer, mesh)
+  expected, step = trained.run_weights(
+    str(source), experiment.model, make_mesh(MeshConfig()), 'ema'
+  )
+  assert (state.step, step > 0) == (0, True)
+  for tree in (state.params, state.ema, *state.power):
+    jax.tree.map(np.testing.assert_array_equal, tree, expected)
+    kernel = tree['blocks']['mlp']['fc1']['kernel']
+    assert not kernel.sharding.is_fully_replicated
+
+
+def test_another_network_is_no_start(shared_run, tmp_path):
+  shutil.copytree(shared_run / 'run', tmp_path / 'run')
+  experiment = build(workdir.load_config(tmp_path / 'run'))
+  experiment = dataclasses.replace(
+    experiment,
+    train=dataclasses.replace(
+      experiment.train, init_from=str(tmp_path / 'run')
+    ),
+    model=dataclasses.replace(experiment.model, width=32),
+  )
+  with pytest.raises(InputError, match='holds another network'):
+    loop.check(experiment)
+  experiment = dataclasses.replace(
+    experiment,
+    train=dataclasses.replace(experiment.train, init_from=str(tmp_path)),
+  )
+  with pytest.raises(InputError, match='is not the workdir of a run'):
+    loop.check(experiment)
