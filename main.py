@@ -30,6 +30,7 @@ from train import (
 )
 from train.checkpoint import SaveError
 from train.data.shards import PrepareError
+from train.data.workers import ReadError
 from train.experiment import build
 from train.log import set_up_logging
 from train.report import NonFiniteError
@@ -158,7 +159,13 @@ def main(argv: Sequence[str]) -> int:
   except InputError as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 2
-  except (NonFiniteError, PrepareError, SaveError, WriteError) as error:
+  except (
+    NonFiniteError,
+    PrepareError,
+    ReadError,
+    SaveError,
+    WriteError,
+  ) as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 1
   except KeyboardInterrupt:

@@ -8,7 +8,6 @@ needs libtpu (requirements-tpu.txt), and a quarter of an hour on two cores.
 
 import argparse
 import math
-import sys
 
 import jax
 
@@ -95,28 +94,29 @@ def main() -> None:
   """Prints the table, a row as soon as it is there."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--topologies', nargs='*', default=list(CASES))
+  parser.add_argument('--programs', nargs='*', default=['train', 'sample'])
   args = parser.parse_args()
   print(
     '| program | chips | batch, data x fsdp x tensor, remat | GiB a chip | '
     'sent in a step: count x MiB | compile s |\n|---|---|---|---|---|---|'
   )
   for topology in args.topologies:
-    for name, spec in RECIPES.items():
-      for batch, mesh, remat, parts in CASES[topology]:
-        program = compile_train(
-          experiment_of(spec, mesh, batch, remat, parts), topology
-        )
-        case = f'{batch}, {mesh[0]} x {mesh[1]} x {mesh[2]}, {remat}'
-        case += f', {parts} parts' * (parts > 1)
-        print(row(f'train {name}', topology, case, program))
-        sys.stdout.flush()
-    name, spec = next(iter(RECIPES.items()))
-    chips = math.prod(CASES[topology][0][1])
-    experiment = experiment_of(spec, (chips, 1, 1), 8 * chips)
-    program = compile_sampler(experiment, topology)
-    case = f'{8 * chips}, {chips} x 1 x 1'
-    print(row(f'sample {name}', topology, case, program))
-    sys.stdout.flush()
+    if 'train' in args.programs:
+      for name, spec in RECIPES.items():
+        for batch, mesh, remat, parts in CASES[topology]:
+          program = compile_train(
+            experiment_of(spec, mesh, batch, remat, parts), topology
+          )
+          case = f'{batch}, {mesh[0]} x {mesh[1]} x {mesh[2]}, {remat}'
+          case += f', {parts} parts' * (parts > 1)
+          print(row(f'train {name}', topology, case, program), flush=True)
+    if 'sample' in args.programs:
+      name, spec = next(iter(RECIPES.items()))
+      chips = math.prod(CASES[topology][0][1])
+      experiment = experiment_of(spec, (chips, 1, 1), 8 * chips)
+      program = compile_sampler(experiment, topology)
+      case = f'{8 * chips}, {chips} x 1 x 1'
+      print(row(f'sample {name}', topology, case, program), flush=True)
 
 
 if __name__ == '__main__':

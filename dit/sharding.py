@@ -95,16 +95,20 @@ def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
   )
 
 
-def check_model(mesh: Mesh, config: DiTConfig) -> None:
+def check_model(mesh: Mesh, config: DiTConfig, *, zero1: bool = False) -> None:
   """Raises InputError unless the network divides over the mesh."""
-  for name, size in (
-    ('model.num_heads', config.num_heads),
-    ('the hidden width of the MLP', config.hidden),
+  shape = mesh.shape
+  for name, size, axis, count in (
+    ('model.width', config.width, 'fsdp', shape['fsdp']),
+    ('model.width', config.width, 'data times fsdp', batch_parts(mesh)),
+    ('model.num_heads', config.num_heads, 'tensor', shape['tensor']),
+    ('the width inside the MLP', config.hidden, 'tensor', shape['tensor']),
   ):
-    if size % mesh.shape['tensor']:
+    if size % count and (zero1 or axis != 'data times fsdp'):
       raise InputError(
-        f'{name} is {size}, which mesh.tensor={mesh.shape["tensor"]} does not '
-        'divide; choose a mesh.tensor that does.'
+        f'{name} is {size}, which mesh.{axis}={count} does not divide'
+        + ', as mesh.zero1 needs' * (axis == 'data times fsdp')
+        + '; choose a mesh that does.'
       )
 
 
@@ -181,9 +185,8 @@ def spec(
 
   def cut(axis, size):
     mesh_axis = MESH_AXES.get(axis)
-    if zero1 and mesh_axis == 'fsdp':
-      if size % (mesh.shape['data'] * mesh.shape['fsdp']) == 0:
-        return BATCH_AXES
+    if zero1 and mesh_axis == 'fsdp' and size % batch_parts(mesh) == 0:
+      return BATCH_AXES
     divides = mesh_axis is not None and size % mesh.shape[mesh_axis] == 0
     return mesh_axis if divides else None
 

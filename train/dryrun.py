@@ -155,7 +155,7 @@ def placed(
   if topology and network.dtype == 'auto':
     network = dataclasses.replace(network, dtype='bfloat16')
   mesh = make_mesh(experiment.mesh, devices)
-  check_model(mesh, network)
+  check_model(mesh, network, zero1=experiment.mesh.zero1)
   return dataclasses.replace(experiment, model=network), mesh
 
 
@@ -245,7 +245,7 @@ def sample_program(
     row,
     row,
     config.grid(path),
-    jnp.uint32(0),
+    np.uint32(0),
     solver=config.make_solver(path),
     shape=experiment.model.latent_shape,
     path=path,

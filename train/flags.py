@@ -88,7 +88,11 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     '--autoencoder=sd_vae:vae.safetensors',
   )
   for flag, text in (
-    ('--images', 'folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT]'),
+    (
+      '--images',
+      'folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT]; '
+      'imagenet2012 from its tars, see docs/data.md',
+    ),
     ('--autoencoder', 'NAME:FILE[,FILE] that encodes (none: pixels)'),
   ):
     prepare.add_argument(flag, type=_path, help=text)

@@ -83,7 +83,7 @@ def check(experiment: Experiment) -> None:
       'or neither may be noise (configs/dit.py).'
     )
   mesh = make_mesh(experiment.mesh)
-  check_model(mesh, experiment.model)
+  check_model(mesh, experiment.model, zero1=experiment.mesh.zero1)
   check_batch(
     mesh,
     experiment.train.batch_size,

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from dit import model
 from dit.config import check_choice
 from dit.path import Path, path_named
-from dit.sharding import make_mesh
+from dit.sharding import check_model, make_mesh
 from dit.types import Denoiser, InputError
 from guidance import parse
 from guidance.parse import describe, with_guide
@@ -67,6 +67,7 @@ class _Opened:
     self._request = request
     self.experiment: Experiment = request.source.open(request.overrides)
     self.mesh: Mesh = make_mesh(self.experiment.mesh)
+    check_model(self.mesh, self.experiment.model)
     self.path: Path = path_named(self.experiment.objective.path)
     self._guide: Experiment | None = None
     if request.guide is not None:

@@ -32,6 +32,7 @@ FREE = (
   'data.dir',
   'data.prefetch',
   'data.threads',
+  'ema.snapshot_images',
   'data.workers',
   'log',
   'mesh',

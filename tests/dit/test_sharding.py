@@ -53,16 +53,24 @@ def test_mesh_that_does_not_fit(asked):
     make_mesh(MeshConfig(*asked))
 
 
-def test_tensor_must_divide_the_heads(config):
-  for tensor, fits in ((4, True), (8, False)):  # of 4 heads
-    mesh = make_mesh(MeshConfig(tensor=tensor))
-    if fits:
-      check_model(mesh, config)
-    else:
-      with pytest.raises(
-        InputError, match=r'num_heads is 4, which mesh\.tensor'
-      ):
-        check_model(mesh, config)
+@pytest.mark.parametrize(
+  ('sizes', 'zero1', 'message'),
+  [
+    ((1, 2, 4), True, None),
+    ((1, 1, 8), False, r'num_heads is 4, which mesh\.tensor=8'),
+    ((1, 5, 1), False, r'width is 32, which mesh\.fsdp=5'),
+    ((5, 1, 1), False, None),
+    ((5, 1, 1), True, r'width is 32, which mesh\.data times fsdp=5 .* zero1'),
+  ],
+)
+def test_the_mesh_must_divide_the_network(config, sizes, zero1, message):
+  devices = jax.devices()[: int(np.prod(sizes))]
+  mesh = make_mesh(MeshConfig(*sizes), devices)
+  if message is None:
+    check_model(mesh, config, zero1=zero1)
+  else:
+    with pytest.raises(InputError, match=message):
+      check_model(mesh, config, zero1=zero1)
 
 
 def test_tensor_cuts_the_large_matrices(config):

@@ -19,6 +19,10 @@ import grain
 import jax
 
 
+class ReadError(RuntimeError):
+  """A process that reads data is gone."""
+
+
 def read(
   dataset: grain.MapDataset, options: grain.ReadOptions, workers: int
 ) -> Iterator[Any]:
@@ -30,7 +34,7 @@ def read(
     workers: W, at least 1.
 
   Raises:
-    RuntimeError: if a worker was killed; else what was raised in one.
+    ReadError: if a worker was killed; else what was raised in one.
   """
   with contextlib.ExitStack() as stack:
     connections = [
@@ -41,7 +45,7 @@ def read(
       try:
         element = connection.recv()
       except EOFError as error:
-        raise RuntimeError(
+        raise ReadError(
           'a process that reads data was killed; is there memory for '
           f'data.workers={workers}?'
         ) from error
