@@ -25,7 +25,7 @@ RECIPES = {
 CASES = {
   'v5e:4x4': [(256, (1, 16, 1), 'full', 1), (2048, (1, 16, 1), 'full', 8)],
   'v5e:16x16': [(256, (16, 16, 1), 'none', 1), (2048, (16, 16, 1), 'full', 1)],
-  'v6e:8x8': [(256, (8, 8, 1), 'none', 1), (2048, (8, 8, 1), 'full', 1)],
+  'v6e:8x8': [(256, (8, 8, 1), 'none', 1), (2048, (8, 8, 1), 'full', 2)],
   'v5p:4x4x4': [(256, (8, 8, 1), 'none', 1), (2048, (8, 8, 1), 'none', 1)],
   'v5p:8x8x8': [(256, (32, 8, 2), 'none', 1), (2048, (64, 8, 1), 'none', 1)],
 }
@@ -79,11 +79,13 @@ def compile_sampler(experiment: Experiment, topology: str) -> dryrun.Program:
 def row(name: str, topology: str, case: str, program: dryrun.Program) -> str:
   """A line of the table."""
   total = program.arguments + program.temporaries
-  sent = ', '.join(
-    f'{SHORT[kind]} {count} x {size / count / 2**20:.1f}'
-    for kind, (count, size) in sorted(program.sent.items())
-  )
-  fits = 'does not fit' if math.isnan(total) else f'{total:.2f}'
+  sent = 'unknown'
+  if program.sent is not None:
+    sent = ', '.join(
+      f'{SHORT[kind]} {count} x {size / count / 2**20:.1f}'
+      for kind, (count, size) in sorted(program.sent.items())
+    )
+  fits = program.refused or f'{total:.2f}'
   return (
     f'| {name} | {topology} | {case} | {fits} | {sent} | '
     f'{program.seconds:.0f} |'

@@ -16,7 +16,7 @@ from PIL import Image
 import main
 from sample import compare
 from sample.metrics import scorer
-from train import loop, workdir
+from train import loop, report, workdir
 from train.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -223,9 +223,9 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
 
 def test_too_many_bad_steps_exit_with_one(monkeypatch):
   def explode(args):
-    raise loop.NonFiniteError('3 steps in a row.')
+    raise report.NonFiniteError('3 steps in a row.')
 
-  monkeypatch.setattr(main, '_train', explode)
+  monkeypatch.setitem(main.RUNS, 'train', explode)
   result = run('train', '--workdir=x')
   assert (result.status, result.err) == (1, 'main.py: 3 steps in a row.\n')
 
@@ -234,6 +234,6 @@ def test_ctrl_c_outside_training_exits_with_130(monkeypatch):
   def interrupt(args):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(main, '_train', interrupt)
+  monkeypatch.setitem(main.RUNS, 'train', interrupt)
   result = run('train', '--workdir=x')
   assert (result.status, result.err) == (130, 'main.py: interrupted.\n')

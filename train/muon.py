@@ -19,6 +19,7 @@ on its own.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -77,15 +78,28 @@ def newton_schulz(
 
   tall = u.shape[-2] > u.shape[-1]
   x = (u.mT if tall else u).astype(dtype)
-  # Each matrix whole on one device, the stack over all of them: cut matrices
-  # would be gathered in every product, whole ones iterated on every device.
-  x = constrain(x, *[BATCH_AXES] * (x.ndim > 2))
+  x = _spread(x)
   norm = jnp.linalg.norm(x.astype(u.dtype), axis=(-2, -1), keepdims=True)
   x /= norm.astype(dtype) + 1e-7
   for _ in range(steps):
     a = matmul(x, x.mT)
     x = scale(A, x) + matmul(scale(B, a) + scale(C, matmul(a, a)), x)
   return (x.mT if tall else x).astype(u.dtype)
+
+
+def _spread(x: jax.Array) -> jax.Array:
+  """Each matrix of a stack whole on one device, the stack over several.
+
+  Cut matrices would be gathered in every product, and whole ones iterated on
+  every device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if x.ndim < 3 or mesh.empty:
+    return x
+  for axes in (BATCH_AXES, ('fsdp',), ('data',)):
+    if 1 < math.prod(mesh.shape[axis] for axis in axes) <= len(x):
+      return constrain(x, axes)
+  return constrain(x)
 
 
 def shape_factor(path: str, rows: int, columns: int) -> float:

@@ -60,7 +60,7 @@ def test_mesh_that_does_not_fit(asked):
     ((1, 1, 8), False, r'num_heads is 4, which mesh\.tensor=8'),
     ((1, 5, 1), False, r'width is 32, which mesh\.fsdp=5'),
     ((5, 1, 1), False, None),
-    ((5, 1, 1), True, r'width is 32, which mesh\.data times fsdp=5 .* zero1'),
+    ((5, 1, 1), True, r'width is 32, which mesh\.data times fsdp=5 .*zero1'),
   ],
 )
 def test_the_mesh_must_divide_the_network(config, sizes, zero1, message):
