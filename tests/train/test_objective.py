@@ -289,3 +289,49 @@ def test_cosine_term_is_weighted_and_of_the_final_head_only():
 
   gradients = [jax.grad(of_tap)(TARGET / 2, weight) for weight in (0.0, 5.0)]
   np.testing.assert_array_equal(*gradients)
+
+
+class Two(Fixed):
+  """Output and tap, each a constant."""
+
+  def __init__(self, velocity, tap):
+    self.velocity, self.tap = velocity, tap
+
+  def __call__(self, x, t, label):
+    del t, label
+    full = jnp.full_like(x, self.velocity)
+    return DenoiserOutput(full, (jnp.full_like(x, self.tap),))
+
+
+@pytest.mark.parametrize('taps', [False, True])
+def test_guided_target(taps):
+  """The output's target moves by w (v_f - v_i) of the guide; taps' if asked."""
+  network, guide, w = Two(0.3, -0.2), Two(1.0, 0.4), 0.5
+  final, (tap,), _ = objective.velocity_losses(
+    network, path_named('linear'), X0, NOISE, T, LABEL,
+    guide=guide, guided_weight=w, guided_taps=taps,
+  )  # fmt: skip
+  target = NOISE - X0 + w * (1.0 - 0.4)
+  expected = jnp.square(0.3 - target).mean((1, 2, 3))
+  np.testing.assert_allclose(final, expected, rtol=1e-5)
+  of_tap = target if taps else NOISE - X0
+  np.testing.assert_allclose(
+    tap, jnp.square(-0.2 - of_tap).mean((1, 2, 3)), rtol=1e-5
+  )
+
+
+def test_guided_target_passes_no_gradient():
+  """Of w (v_f - v_i) by the network itself, only the error's own remains."""
+
+  def loss_of(v):
+    network = Two(v, 0.1)
+    return objective.velocity_losses(
+      network, path_named('linear'), X0, NOISE, T, LABEL,
+      guide=network, guided_weight=0.5,
+    )[0].mean()  # fmt: skip
+
+  v = jnp.float32(0.3)
+  target = NOISE - X0 + 0.5 * (0.3 - 0.1)
+  np.testing.assert_allclose(
+    jax.grad(loss_of)(v), 2 * (0.3 - target).mean(), rtol=1e-4
+  )

@@ -1,0 +1,104 @@
+"""What a run reports of its speed, and joining a job by flags."""
+
+import contextlib
+import time
+
+import commands
+import jax
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from train import cluster, flags, report
+from train.log import MetricsLog, read_metrics
+from train.report import Report
+
+METRICS = {'loss': jax.numpy.float32(2), 'bad_steps': jax.numpy.float32(0)}
+
+
+@contextlib.contextmanager
+def reporting(tmp_path, experiment):
+  with MetricsLog(tmp_path, 0) as log, tqdm(disable=True) as bar:
+    yield Report(experiment, lambda step: 0.1, log, bar)
+
+
+def test_rates_and_waiting(tmp_path, make_experiment):
+  experiment = make_experiment('log.every_images=80')  # five steps of 16
+
+  def stream():
+    while True:
+      time.sleep(0.02)
+      yield None
+
+  with reporting(tmp_path, experiment) as tell:
+    batches = tell.waiting(stream())
+    for step in range(1, 11):
+      next(batches)
+      time.sleep(0.01)
+      tell(step, METRICS, step == 10)
+    tell.flush()
+    assert tell.mean_loss() == 2
+    assert np.isnan(tell.mean_loss())
+  rows = read_metrics(tmp_path)
+  assert [row['step'] for row in rows] == [5, 10]
+  row = rows[1]
+  assert 0.4 < row['waiting'] < 0.9  # 20 of 30 ms
+  assert 50 < row['images_per_second'] < 16 / 0.02
+  expected = row['images_per_second'] * report.training_flops(experiment) / 1e12
+  assert row['tflops'] == pytest.approx(expected)
+  assert not {'mfu', 'memory_gib'} & row.keys()  # unknown on a CPU
+
+
+def test_a_guide_costs_a_pass_more(make_experiment):
+  plain, guided, live = (
+    report.training_flops(make_experiment(*given))
+    for given in (
+      [],
+      ['objective.guided_weight=1.0'],
+      ['objective.guided_weight=1.0', 'objective.guided_by=live'],
+    )
+  )
+  assert (guided, live) == (plain * 4 // 3, plain)
+
+
+class Device:
+  def __init__(self, kind):
+    self.device_kind = kind
+
+
+@pytest.mark.parametrize(
+  ('kind', 'tflops'),
+  [
+    ('TPU v5 lite', 197),
+    ('TPU v5', 459),
+    ('TPU v6 lite', 918),
+    ('NVIDIA H100 80GB HBM3', 989),
+    ('cpu', None),
+  ],
+)
+def test_peaks_of_known_chips(kind, tflops):
+  found = report.peak_flops(Device(kind))
+  assert found == (tflops and tflops * 1e12)
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    (['--coordinator=localhost:1'], 'go together'),
+    (['--num_processes=2', '--process_id=0'], 'go together'),
+    (
+      ['--coordinator=x:1', '--num_processes=2', '--process_id=2'],
+      'expected 0 to 1',
+    ),
+  ],
+)
+def test_flags_that_make_no_job(words, message):
+  result = commands.run('train', '--workdir=x', *words)
+  assert result.status == 2
+  assert message in result.err
+
+
+def test_no_flags_no_job(monkeypatch):
+  args = flags.parse_args(['train'], '', dict.fromkeys(commands.main.RUNS))
+  monkeypatch.setattr(jax.distributed, 'initialize', None)
+  cluster.join(args)
