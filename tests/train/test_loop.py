@@ -29,7 +29,7 @@ def trained(tmp_path_factory, make_experiment):
   """A run of ten steps, and what was logged when steps 5 and 10 were saved."""
   workdir = epath.Path(tmp_path_factory.mktemp('run'))
   experiment = make_experiment(*KEEP, 'train.images=160')
-  logged = {}
+  logged, steps, make = {}, [], loop.make_train_step
 
   class Spy(checkpoint.Checkpointer):
     def save(self, state, step, *rest):
@@ -39,8 +39,14 @@ def trained(tmp_path_factory, make_experiment):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, 'Checkpointer', Spy)
+    patch.setattr(
+      loop,
+      'make_train_step',
+      lambda *args: steps.append(make(*args)) or steps[-1],
+    )
     loop.train(experiment, workdir)
-  return workdir, experiment, logged
+  (step,) = steps
+  return workdir, experiment, logged, step._cache_size()
 
 
 def test_steps_are_logged_before_they_are_saved(trained):
@@ -48,8 +54,12 @@ def test_steps_are_logged_before_they_are_saved(trained):
   assert trained[2] == {5: [1, 2, 3, 4, 5], 10: list(range(1, 11))}
 
 
+def test_a_run_compiles_its_step_once(trained):
+  assert trained[3] == 1
+
+
 def test_leaves_checkpoints_metrics_and_a_plot(trained):
-  workdir, experiment, _ = trained
+  workdir, experiment, *_ = trained
   assert weights(workdir, experiment)[1] == 10
   rows = read_metrics(workdir)
   assert [row['step'] for row in rows] == list(range(1, 11))
@@ -60,7 +70,7 @@ def test_leaves_checkpoints_metrics_and_a_plot(trained):
 
 
 def test_logged_rate_is_the_schedule(trained):
-  workdir, experiment, _ = trained
+  workdir, experiment, *_ = trained
   lr = experiment.optimizer.lr  # reached after two steps of warm-up
   rates = [row['lr'] for row in read_metrics(workdir)]
   np.testing.assert_allclose(rates[:3], [lr / 2, lr, lr], rtol=1e-5)
@@ -72,7 +82,7 @@ def test_longer_run_goes_on_until_nothing_is_finite(
   trained, make_experiment, tmp_path
 ):
   """Exploding steps end the run; the checkpoint before them stays."""
-  workdir, experiment, _ = trained
+  workdir, experiment, *_ = trained
   before, _ = weights(workdir, experiment)
   exploding = make_experiment(
     *KEEP,
