@@ -51,16 +51,17 @@ def _prepare(args: argparse.Namespace) -> None:
     )
 
 
-def _train(args: argparse.Namespace) -> None:
+def _train(args: argparse.Namespace) -> int:
   config = override(load_config(args.config), args.overrides).to_dict()
   experiment = build(config)
   if args.dry_run:
     print(dryrun.train(experiment, args.topology))
-    return
+    return 0
   if args.workdir is None:
     raise InputError('--workdir is needed, the folder of the run.')
-  loop.check(experiment)
-  loop.train(experiment, workdir.claim(args.workdir, config))
+  loop.check(experiment, args.workdir)
+  finished = loop.train(experiment, workdir.claim(args.workdir, config))
+  return 0 if finished else args.stopped_status
 
 
 def _request(
@@ -151,11 +152,11 @@ def main(argv: Sequence[str]) -> int:
   set_up_logging()
   try:
     args = flags.parse_args(argv, __doc__, RUNS)
-    if getattr(args, 'topology', None) and not args.dry_run:
+    if getattr(args, 'topology', None) is not None and not args.dry_run:
       raise InputError('--topology is for --dry_run.')
     if hasattr(args, 'coordinator'):
       cluster.join(args)
-    args.run(args)
+    return args.run(args) or 0
   except InputError as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 2
@@ -171,7 +172,6 @@ def main(argv: Sequence[str]) -> int:
   except KeyboardInterrupt:
     print('main.py: interrupted.', file=sys.stderr)
     return 130
-  return 0
 
 
 if __name__ == '__main__':

@@ -36,7 +36,11 @@ def get_config(argument: str = 'XL/2,ig') -> ml_collections.ConfigDict:
   """The recipe of a size and patch, such as 'B/2,ig'."""
   name, *options = argument.split(',')
   unknown = sorted({*options} - {*OPTIONS})
-  if unknown or name.partition('/')[0] not in SIZES:
+  if (
+    unknown
+    or len({*options}) < len(options)
+    or name.partition('/')[0] not in SIZES
+  ):
     raise ValueError(
       f'{argument!r} is not SIZE/PATCH[,OPTION...] with sizes '
       f'{", ".join(SIZES)} and options {", ".join(OPTIONS)}'

@@ -27,7 +27,7 @@ from dit.sharding import constrain_batch
 
 _POLICIES = {
   'full': None,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': jax.checkpoint_policies.save_only_these_names('product'),
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from dit.config import DiTConfig
 from dit.product import product
@@ -56,6 +57,7 @@ class Dense(nnx.Linear):
     # XLA's CPU backend is up to twice as slow at 3-D by 2-D products.
     flat = x.reshape(-1, x.shape[-1])
     y = product(flat, self.kernel[...], self.parts, self.cut)
+    y = checkpoint_name(y, 'product')  # for model.remat=dots
     y += self.bias[...].astype(self.dtype).reshape(self.parts)
     return y.reshape(*inputs.shape[:-1], *self.parts)
 

@@ -6,8 +6,8 @@
 #
 # The folder, its .venv (make demo makes one, or pip install -r
 # requirements-cuda.txt) and the records are on a file system that all nodes
-# share. Before its time is up, and when it is preempted, the job is sent
-# SIGTERM, saves once, and is queued again; it then continues.
+# share. Sent SIGTERM, by preemption with a grace time or five minutes before its
+# time is up, the job saves once and is queued again; it then continues.
 #SBATCH --job-name=dit
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
@@ -16,26 +16,31 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-#SBATCH --signal=B:TERM@300
+#SBATCH --signal=TERM@300
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: sbatch $0 TRAIN_FLAGS" >&2; exit 2; }
 cd "$SLURM_SUBMIT_DIR"
 export JAX_COMPILATION_CACHE_DIR=$PWD/.jax-cache
 
+# Slurm sends the signal to the processes of the step; where it sends it to this
+# shell too, the shell only waits.
+trap true TERM
+
 # JAX takes the coordinator, the number and the place of the processes from
 # Slurm, and gives each process the GPU of its number on the node: all of a
 # node's GPUs must be visible to each (no --gpus-per-task).
-srun --kill-on-bad-exit=1 \
-  .venv/bin/python main.py train --distributed "$@" &
-job=$!
-
-# Slurm signals this shell (B:), which passes it on and waits for the save.
-terminated=
-trap 'terminated=yes; scancel --signal=TERM "$SLURM_JOB_ID.0"' TERM
+srun --kill-on-bad-exit=0 \
+  .venv/bin/python main.py train --distributed --stopped_status=143 "$@" &
+step=$!
 status=0
-wait "$job" || status=$?
-if [ -n "$terminated" ]; then
-  wait "$job" && status=0 || status=$?
-  [ "$status" -ne 0 ] || scontrol requeue "$SLURM_JOB_ID"
+wait "$step" || status=$?
+while kill -0 "$step" 2>/dev/null; do # a signal ends a wait before its time
+  status=0
+  wait "$step" || status=$?
+done
+
+# 143: stopped before the end, and saved.
+if [ "$status" -eq 143 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

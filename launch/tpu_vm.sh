@@ -27,16 +27,27 @@ git archive --format=tar.gz --output="$archive" HEAD
 gcloud compute tpus tpu-vm scp "$archive" "$NAME:code.tar.gz" \
   --zone="$ZONE" --worker=all
 
+# uv brings a Python of its own; that of the image may be too old.
 everywhere '
   set -e
-  mkdir -p code && tar -xzf code.tar.gz -C code && cd code
-  [ -d .venv ] || python3 -m venv .venv
-  .venv/bin/pip install --quiet -r requirements-tpu.txt'
+  rm -rf code && mkdir code && tar -xzf code.tar.gz -C code
+  command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+  export PATH=$HOME/.local/bin:$PATH
+  [ -x venv/bin/python ] || uv venv --quiet --python 3.12 venv
+  uv pip install --quiet --python venv/bin/python -r code/requirements-tpu.txt'
 
-# SIGTERM to any worker (preemption, or pkill -TERM -f main.py) saves once and
-# ends all with 0.
+# Behind nohup, so that it outlives the connection; the log is in train.log of
+# every worker. SIGTERM to any worker (preemption, or pkill -TERM -f main.py)
+# saves once and ends all with 0.
 flags=$(printf ' %q' "$@")
 everywhere "
+  if pgrep -f 'main.py train' >/dev/null; then
+    echo 'a training is running here; stop it first' >&2
+    exit 1
+  fi
   cd code
-  JAX_COMPILATION_CACHE_DIR=\$HOME/jax-cache \
-  .venv/bin/python main.py train --distributed$flags"
+  JAX_COMPILATION_CACHE_DIR=\$HOME/jax-cache nohup \
+    ../venv/bin/python main.py train --distributed$flags \
+    >>../train.log 2>&1 </dev/null &"
+echo "Started; to follow it: gcloud compute tpus tpu-vm ssh $NAME --zone=$ZONE \
+  --worker=0 --command='tail -f train.log'"

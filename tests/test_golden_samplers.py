@@ -242,6 +242,7 @@ def test_all_cases_are_here():
 
 
 @pytest.mark.skipif(jax.config.jax_enable_x64, reason='is that run')
+@pytest.mark.slow
 def test_in_float64():
   result = subprocess.run(
     [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', __file__],

@@ -127,6 +127,14 @@ def test_two_processes(tmp_path):
   assert 13 <= first < STEPS
   assert f'SIGTERM: saved step {first}' in job.stderr()
 
+  # Ctrl-C to one of them does the same.
+  with job.train() as running:
+    job.reach(first + 3, running)
+    running[0].send_signal(signal.SIGINT)
+    assert codes(running) == [0, 0], job.stderr()
+  assert job.saved() > first
+  first = job.saved()
+
   for killed in (1, 0):
     with job.train() as running:
       job.reach(first + 12, running)

@@ -280,7 +280,9 @@ def kill_and_finish(run, shared, moments):
   assert_same_end(run, shared)
 
 
-@pytest.mark.parametrize('moment', ['training', 'saving'])
+@pytest.mark.parametrize(
+  'moment', [pytest.param('training', marks=pytest.mark.slow), 'saving']
+)
 def test_killed_run_ends_the_same(shared, run, moment):
   kill_and_finish(run, shared, [(0, moment)])
 

@@ -140,7 +140,7 @@ def test_an_earlier_checkpoint_guides_the_last(shared_run, tmp_path):
     (['--config.sample.spacing=1,0.5,0.7,0'], 'decreasing times'),
     (['--config.sample.state_dtype=float16'], 'float32, float64'),
     (['--config.sample.batch_size=0'], 'sample.batch_size is 0'),
-    (['--config.sample.batch_size=12'], 'multiple of the 8 devices'),
+    (['--config.sample.batch_size=12'], 'positive multiple of 8'),
     (['--config.sample.solver=dopri5', '--guidance=s2:2'], 'no steps'),
     (['--config.sample.solver=dopri5:rtol=0'], 'tolerances'),
     (['--preset=sit'], 'expected one of dit_xl_cfg'),
@@ -234,6 +234,7 @@ def test_sweep(shared_run, tmp_path, monkeypatch):
   assert refused.status == 2 and 'guidance differ' in refused.err
 
 
+@pytest.mark.slow
 def test_sweep_over_one_scale(shared_run, tmp_path):
   result = run('sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}',
                *SWEEP, '--guidance=cfg:1.2,s2:1..3:2',

@@ -118,9 +118,8 @@ def test_the_judge_finds_what_is_wrong(mixture):
   assert judged(np.roll(x, 1, axis=0))['other'] > 0.9
 
 
-@pytest.mark.parametrize(
-  'module', [toy_mixture, pytest.param(toy_fractal, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('module', [toy_mixture, toy_fractal])
 def test_quick(module, tmp_path, capsys, quick_compilation):
   experiment = module.experiment()
   toy_report.main(experiment, ['--quick', f'--out={tmp_path}'])

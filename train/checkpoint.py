@@ -32,6 +32,7 @@ from dit import model
 from dit.config import DiTConfig
 from dit.sharding import tree_shardings
 from dit.types import InputError
+from train.digests import check_digests, digests_of
 from train.state import TrainState
 
 WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
@@ -117,12 +118,10 @@ class Checkpointer:
         )
       )
     self._folder.mkdir(parents=True, exist_ok=True)
-    for step in ocp.utils.checkpoint_steps(self._folder):
-      path = self._folder / str(step) / 'metrics' / 'metrics'
-      try:
-        _loss(json.loads(path.read_text()))
-      except (OSError, ValueError, KeyError, TypeError) as error:
-        self._damaged(step, error)
+    if jax.process_index() == 0:
+      for step in steps_of(self._folder.parent):
+        _mend_metrics(self._folder / str(step) / 'metrics' / 'metrics')
+    _everywhere(True)
     return ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -231,7 +230,7 @@ class Checkpointer:
     args['digests'] = ocp.args.JsonRestore()
     restored = self._manager.restore(step, args=ocp.args.Composite(**args))
     for name in items:
-      _compare(name, restored[name], restored['digests'][name])
+      check_digests(name, restored[name], restored['digests'][name])
     return TrainState(
       params=restored['params'], ema=restored['ema'], **restored['training']
     )
@@ -257,39 +256,14 @@ def _loss(metrics: dict[str, float]) -> float:
   return metrics['loss'] if math.isfinite(metrics['loss']) else math.inf
 
 
-def digests_of(tree: Any) -> dict[str, int]:
-  """A checksum of every array, the same wherever the array lives."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): int(_digest(leaf))
-    for path, leaf in jax.tree.leaves_with_path(tree)
-  }
-
-
-@jax.jit
-def _digest(x: jax.Array) -> jax.Array:
-  """Sum of the words of `x`, each times an odd number of its place, mod 2^32.
-
-  An odd factor loses no bit, so no single flip goes unnoticed.
-  """
-  kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
-  words = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
-  place = jnp.uint32(0)
-  for axis, size in enumerate(words.shape):
-    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
-      jnp.uint32, words.shape, axis
-    )
-  return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
-
-
-def _compare(name: str, tree: Any, digests: dict[str, int]) -> None:
-  """Raises ValueError where a restored array is not what was saved."""
-  found = digests_of(tree)
-  wrong = [k for k in found | digests if found.get(k) != digests.get(k)]
-  if wrong:
-    raise ValueError(
-      f'{len(wrong)} arrays of {name} are not what was saved, such as '
-      f'{wrong[0]}'
-    )
+def _mend_metrics(path: epath.Path) -> None:
+  """A loss that cannot be read counts as the worst; no state depends on it."""
+  try:
+    _loss(json.loads(path.read_text()))
+  except (OSError, ValueError, KeyError, TypeError):
+    logging.warning('%s is damaged: its checkpoint counts as the worst.', path)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({'loss': math.inf}))
 
 
 def _everywhere(ok: bool) -> bool:
@@ -299,10 +273,15 @@ def _everywhere(ok: bool) -> bool:
   return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
+def steps_of(workdir: epath.PathLike) -> list[int]:
+  """Steps of a run's complete checkpoints, rising."""
+  folder = folder_of(workdir)
+  return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
+
+
 def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
   """`step`, or that of the newest checkpoint; InputError if it is not there."""
-  folder = folder_of(workdir)
-  steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+  folder, steps = folder_of(workdir), steps_of(workdir)
   if not steps:
     raise InputError(
       f'no checkpoint in {folder}; train first: python main.py train '
@@ -311,7 +290,7 @@ def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
   if step is not None and step not in steps:
     raise InputError(
       f'no checkpoint of step {step} in {folder}; there are steps '
-      f'{", ".join(map(str, sorted(steps)))} (checkpoint.keep_every_images '
+      f'{", ".join(map(str, steps))} (checkpoint.keep_every_images '
       'keeps earlier ones).'
     )
   return max(steps) if step is None else step
@@ -357,7 +336,7 @@ def restore_weights(
       params = checkpointer.restore(folder / str(step) / item, target)
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
       digests = checkpointer.restore(folder / str(step) / 'digests')
-    _compare(item, params, digests[item])
+    check_digests(item, params, digests[item])
   except Exception as error:  # Orbax raises whatever its parts raise
     raise _unreadable(folder / str(step), error) from error
   return params, step

@@ -8,6 +8,7 @@ a step they agree on.
 """
 
 import argparse
+import socket
 
 import jax
 from jax.experimental import multihost_utils
@@ -56,6 +57,8 @@ def join(args: argparse.Namespace) -> None:
       f'--process_id is {args.process_id}, expected 0 to '
       f'{args.num_processes - 1} of --num_processes.'
     )
+  if all(explicit):
+    _check_coordinator(args.coordinator, args.process_id)
   try:
     jax.distributed.initialize(
       *given, heartbeat_timeout_seconds=args.heartbeat_seconds
@@ -66,6 +69,27 @@ def join(args: argparse.Namespace) -> None:
       'outside Cloud TPU, GKE, Slurm and Open MPI give --coordinator, '
       '--num_processes and --process_id.'
     ) from error
+
+
+def _check_coordinator(coordinator: str, process_id: int) -> None:
+  """Raises InputError for no address, or one that is taken here."""
+  host, _, port = coordinator.rpartition(':')
+  if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+    raise InputError(
+      f'--coordinator is {coordinator!r}, expected HOST:PORT of the first '
+      'process.'
+    )
+  if process_id:
+    return
+  with socket.socket() as listening:  # else JAX ends the process by a signal
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      listening.bind(('', int(port)))
+    except OSError as error:
+      raise InputError(
+        f'--coordinator: port {port} cannot be had here '
+        f'({error.strerror or error}); choose another.'
+      ) from error
 
 
 def preempted(step: int) -> bool:

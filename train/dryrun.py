@@ -22,7 +22,6 @@ from dit.path import path_named
 from dit.sharding import (
   batch_parts,
   batch_sharding,
-  check_batch,
   check_model,
   make_mesh,
   replicated,
@@ -36,6 +35,7 @@ from sample.writer import flatten
 from train import state as state_lib
 from train.experiment import Experiment
 from train.hlo import collectives
+from train.loop import check_settings
 from train.optimizer import make_optimizer, make_schedule
 from train.report import peak_flops, training_flops
 from train.step import make_train_step
@@ -82,9 +82,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
   """
   experiment, mesh = placed(experiment, topology)
   settings, network = experiment.train, experiment.model
-  check_batch(
-    mesh, settings.batch_size, 'train.batch_size', settings.accumulate
-  )
+  check_settings(experiment, mesh)
   step, state, batch, key = train_program(experiment, mesh)
   flops = training_flops(experiment)
   parts = {

@@ -23,6 +23,9 @@ From snapshots of them the average of any width, at any step, is a sum (section
 3.2): with profiles p_i(s) of the snapshots and r(s) of what is wanted,
 
   solve A c = b,   A_ij = <p_i, p_j>,   b_i = <p_i, r>
+
+and c is divided by its sum, as averages have weights of sum 1. That is close
+for widths between those of the snapshots, and up to about twice the larger.
 """
 
 import dataclasses
@@ -35,7 +38,8 @@ import numpy as np
 
 from dit.types import InputError
 
-MAX_WIDTH = 0.28  # of gamma = 0, the plain mean, it is 12^-1/2
+# Of gamma = 0, the plain mean, it is 12^-1/2; below, a handful of steps.
+MIN_WIDTH, MAX_WIDTH = 0.005, 0.28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,9 @@ class EMAConfig:
       raise InputError(f'ema.decay is {self.decay}, expected 0 <= decay < 1.')
     for width in self.widths:
       check_width('ema.widths', width)
-    if self.widths and self.snapshot_images < 1:
+    if len(set(self.widths)) < len(self.widths):
+      raise InputError(f'ema.widths {self.widths} must be distinct.')
+    if self.snapshot_images < bool(self.widths):
       raise InputError(
         f'ema.snapshot_images is {self.snapshot_images}, expected at least 1: '
         'averages of ema.widths are read from their snapshots.'
@@ -69,9 +75,9 @@ class EMAConfig:
 
 def check_width(name: str, width: float) -> None:
   """Raises InputError for a width that no power function has."""
-  if not 0 < width <= MAX_WIDTH:
+  if not MIN_WIDTH <= width <= MAX_WIDTH:
     raise InputError(
-      f'{name} has {width}, expected more than 0 and at most {MAX_WIDTH}.'
+      f'{name} has {width}, expected {MIN_WIDTH} to {MAX_WIDTH}.'
     )
 
 
@@ -117,14 +123,15 @@ def coefficients(
     width: any.
 
   Returns:
-    (n,) float64.
+    (n,) float64, of sum 1.
   """
   steps, gammas = np.asarray(
     [(at, gamma_of(of)) for at, of in snapshots], np.float64
   ).T
   a = _inner(steps[:, None], gammas[:, None], steps, gammas)
   b = _inner(steps, gammas, np.float64(step), np.float64(gamma_of(width)))
-  return np.linalg.solve(a, b)
+  c = np.linalg.solve(a, b)
+  return c / c.sum()
 
 
 def _inner(

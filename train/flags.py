@@ -28,6 +28,15 @@ def _path(text: str) -> str:
   return text
 
 
+def _weights(text: str) -> str:
+  if text not in published.WEIGHTS and not text.startswith('ema:'):
+    raise argparse.ArgumentTypeError(
+      f'{text!r}, expected {" or ".join(published.WEIGHTS)}, or ema:WIDTH of a '
+      'run'
+    )
+  return text
+
+
 def _blocks(text: str) -> tuple[int, ...]:
   try:
     return tuple(int(word) for word in text.split(','))
@@ -112,6 +121,13 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   train.add_argument(
     '--config', default='configs/digits.py', help='config file (%(default)s)'
   )
+  train.add_argument(
+    '--stopped_status',
+    type=int,
+    default=0,
+    help='exit status of a run that was stopped before its end, for launchers '
+    'that start it again (%(default)s)',
+  )
   sample = command_of_run(
     'sample',
     'draw images from a trained run, or a folder of weights; the same command '
@@ -181,6 +197,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   for sub in (sample, compare, sweep):
     sub.add_argument(
       '--weights',
+      type=_weights,
       help='of a run: ema, its moving average; raw, the parameters; ema:WIDTH, '
       'a power-function average (ema)',
     )
@@ -232,6 +249,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   )
   conversion.add_argument(
     '--weights',
+    type=_weights,
     help=f'{" or ".join(published.WEIGHTS)}, the moving average or the raw '
     'parameters (ema, or all there are); of a run also ema:WIDTH',
   )
@@ -245,6 +263,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
     sub.add_argument(
       '--topology',
+      type=_path,
       help='with --dry_run: compile for TPU chips such as v5p:4x4x4, which '
       'need not be here (needs libtpu)',
     )

@@ -22,7 +22,7 @@ from dit.types import InputError
 from sample import writer
 from train import cluster
 from train import state as state_lib
-from train.checkpoint import Checkpointer, SaveError
+from train.checkpoint import Checkpointer, SaveError, steps_of
 from train.data.pipeline import batches
 from train.data.source import (
   about_latents,
@@ -52,14 +52,18 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
   """Turns the first SIGTERM or SIGINT into a request; a second acts at once.
 
-  Where processes form a job, JAX listens for SIGTERM; see `train.cluster`.
+  Where processes form a job, JAX listens for SIGTERM, see `train.cluster`, and
+  a SIGINT is passed on to it: all must stop at one step.
   """
   request = StopRequest()
   previous = {}
 
   def handle(number, frame):
     del frame
-    request.signal = signal.Signals(number).name
+    if job:
+      signal.raise_signal(signal.SIGTERM)
+    else:
+      request.signal = signal.Signals(number).name
     for known, handler in previous.items():
       signal.signal(known, handler)
 
@@ -73,8 +77,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
       signal.signal(number, handler)
 
 
-def check(experiment: Experiment) -> None:
-  """Raises InputError for what cannot run here; compiles nothing."""
+def check_settings(experiment: Experiment, mesh: Mesh) -> None:
+  """Raises InputError for what no machine could train; needs no data."""
   noise = experiment.objective.prediction == 'noise'
   if noise != (experiment.model.convention == 'noise'):
     raise InputError(
@@ -82,7 +86,6 @@ def check(experiment: Experiment) -> None:
       f'objective.prediction is {experiment.objective.prediction}; only both '
       'or neither may be noise (configs/dit.py).'
     )
-  mesh = make_mesh(experiment.mesh)
   check_model(mesh, experiment.model, zero1=experiment.mesh.zero1)
   check_batch(
     mesh,
@@ -90,28 +93,44 @@ def check(experiment: Experiment) -> None:
     'train.batch_size',
     experiment.train.accumulate,
   )
+
+
+def check(
+  experiment: Experiment, workdir: epath.PathLike | None = None
+) -> None:
+  """Raises InputError for what cannot run here; compiles nothing.
+
+  Args:
+    experiment: every setting.
+    workdir: of a run that may be there already, which needs no other weights.
+  """
+  mesh = make_mesh(experiment.mesh)
+  check_settings(experiment, mesh)
   source = open_source(experiment.data, experiment.data.train_split)
   check_source(source, experiment.data, experiment.model)
   if experiment.data.test_split:
     open_source(experiment.data, experiment.data.test_split)
   Preview(experiment, about_latents(source, experiment.data), mesh)
-  if experiment.train.init_from:
+  if experiment.train.init_from and not (workdir and steps_of(workdir)):
     check_start(experiment)
 
 
-def train(experiment: Experiment, workdir: epath.Path) -> None:
+def train(experiment: Experiment, workdir: epath.Path) -> bool:
   """Trains until the end, or until asked to stop.
 
   Args:
     experiment: every setting.
     workdir: of the run; see `train.workdir`.
 
+  Returns:
+    Whether it came to its end.
+
   Raises:
     InputError: for what cannot run here.
     NonFiniteError: after `train.max_bad_steps` non-finite steps in a row.
     SaveError: if a checkpoint cannot be written.
   """
-  check(experiment)
+  check(experiment, workdir)
 
   # Devices.
   config, settings = experiment.model, experiment.train
@@ -154,7 +173,11 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
   with (
     stop_on_signals() as stop,
     jax.set_mesh(mesh),
-    Snapshots(workdir, experiment.ema) as snapshots,
+    Snapshots(
+      workdir,
+      experiment.ema,
+      go_on=experiment.checkpoint.continue_unsaved,
+    ) as snapshots,
     Checkpointer(
       workdir,
       experiment.checkpoint,
@@ -168,7 +191,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
     if start >= settings.steps:
       _plot(workdir)
       logging.info('Already trained: %d steps.', start)
-      return
+      return True
 
     # Data, from the step that comes next.
     stream = batches(
@@ -225,6 +248,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> None:
   _plot(workdir)
   if step == settings.steps:
     logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
+  return step == settings.steps
 
 
 def fresh(

@@ -3,17 +3,21 @@
 snapshots/STEP/WIDTH    float32, Orbax; see `train.ema`
 """
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
 from dit import model
 from dit.config import DiTConfig
 from dit.sharding import tree_shardings
 from dit.types import InputError
+from train.checkpoint import SaveError
 from train.ema import EMAConfig, check_width, coefficients
 
 
@@ -25,9 +29,17 @@ def folder_of(workdir: epath.PathLike) -> epath.Path:
 class Snapshots:
   """What a run writes of its averages; use as a context manager."""
 
-  def __init__(self, workdir: epath.Path, config: EMAConfig) -> None:
-    """Opens, or creates, `workdir`/snapshots, where there are averages."""
-    self._widths, self._manager = config.widths, None
+  def __init__(
+    self, workdir: epath.Path, config: EMAConfig, *, go_on: bool = False
+  ) -> None:
+    """Opens, or creates, `workdir`/snapshots, where there are averages.
+
+    Args:
+      workdir: of the run.
+      config: the averages.
+      go_on: whether a snapshot that cannot be written is only warned of.
+    """
+    self._widths, self._manager, self._go_on = config.widths, None, go_on
     if config.widths:
       self._manager = ocp.CheckpointManager(
         folder_of(workdir),
@@ -41,17 +53,34 @@ class Snapshots:
   def __exit__(self, *error: Any) -> None:
     """Waits for what is under way."""
     if self._manager:
-      self._manager.close()
+      self._try(self._manager.close)
 
   def save(self, power: tuple[model.Params, ...], step: int) -> None:
     """Starts to write; what is there already is the same."""
     if not self._manager or step in self._manager.all_steps():
       return
     items = {
-      f'{width:g}': ocp.args.StandardSave(tree)
+      str(width): ocp.args.StandardSave(tree)
       for width, tree in zip(self._widths, power, strict=True)
     }
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    args = ocp.args.Composite(**items)
+    self._try(lambda: self._manager.save(step, args=args))
+
+  def _try(self, action: Callable[[], Any]) -> None:
+    """Runs it; what goes wrong is said, or raised as SaveError."""
+    try:
+      action()
+    except Exception as error:  # Orbax raises whatever its parts raise
+      message = (
+        f'a snapshot of the averages could not be written '
+        f'({type(error).__name__}: {" ".join(str(error).split())[:300]}).'
+      )
+      if not self._go_on:
+        raise SaveError(
+          f'{message} Make room, and give the same command again '
+          '(checkpoint.continue_unsaved=true trains on without it).'
+        ) from error
+      logging.warning('%s Training goes on.', message)
 
 
 def reconstruct(
@@ -125,4 +154,4 @@ def reconstruct(
 
 
 def _is_width(name: str) -> bool:
-  return name.replace('.', '', 1).isdecimal()
+  return re.fullmatch(r'0\.\d+', name) is not None

@@ -66,8 +66,11 @@ def make_train_step(
     noise, t, label = objective.draw(
       objective_config, x0, batch['label'], key, config.num_classes
     )
-    seen = state.step * len(label)
-    started = seen >= objective_config.guided_start_images
+    # In steps: their number of images may be more than int32 holds.
+    start = min(
+      -(-objective_config.guided_start_images // len(label)), 2**31 - 1
+    )
+    started = state.step >= start
     guided_weight = jnp.where(started, objective_config.guided_weight, 0.0)
 
     def loss_of(params, *part):

@@ -34,6 +34,8 @@ SAMPLING = {
   'ig_lightningdit': {'solver': 'heun:last=heun', 'steps': 124, **_LIGHTNING},
 }
 
+_NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'remat', 'scan')  # of the network
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -142,7 +144,7 @@ def run_weights(
   Returns:
     The weights, and their step.
   """
-  if width := _width_of(which):
+  if (width := _width_of(which)) is not None:
     return snapshots.reconstruct(place, config, mesh, width, step)
   return checkpoint.restore_weights(place, config, mesh, which, step)
 
@@ -168,21 +170,21 @@ def check_start(experiment: Experiment) -> None:
   """Raises InputError unless `train.init_from` holds weights of the network."""
   place = experiment.train.init_from
   source = Source.at(place)
-  theirs = source.open(()).model
+  theirs = source.open(())
   source.check()
   ours, found = (
-    {jax.tree_util.keystr(p): leaf.shape for p, leaf in leaves}
-    for leaves in (
-      jax.tree.leaves_with_path(model.shapes(config))
-      for config in (experiment.model, theirs)
-    )
+    {'path': e.objective.path, **dataclasses.asdict(e.model)}
+    for e in (experiment, theirs)
   )
-  wrong = [k for k in ours | found if ours.get(k) != found.get(k)]
+  wrong = [
+    f'{key} {found[key]}, not {ours[key]}'
+    for key in ours
+    if ours[key] != found[key] and key not in _NOT_OF_WEIGHTS
+  ]
   if wrong:
     raise InputError(
-      f'train.init_from={place} holds another network: {wrong[0]} is '
-      f'{found.get(wrong[0], "absent")}, expected '
-      f'{ours.get(wrong[0], "none")}; make the sections model agree.'
+      f'train.init_from={place} holds another network: {"; ".join(wrong)}; '
+      'make the sections model agree.'
     )
 
 

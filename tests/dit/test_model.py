@@ -164,3 +164,21 @@ def test_bfloat16_parameters(config, batch):
   assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
   out = jax.eval_shape(apply, model.bind(config, params), *batch)
   assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(out))
+
+
+def test_what_is_recomputed(config):
+  """Nothing; all but the layers' products; whole blocks."""
+
+  def products(remat):
+    changed = dataclasses.replace(config, remat=remat)
+    x = jax.ShapeDtypeStruct((2, *config.latent_shape), 'float32')
+    row = jax.ShapeDtypeStruct((2,), 'float32')
+
+    def loss(params, x, t):
+      label = jax.numpy.zeros(2, int)
+      return model.bind(changed, params)(x, t, label).velocity.sum()
+
+    lowered = jax.jit(jax.grad(loss)).lower(model.shapes(changed), x, row)
+    return lowered.as_text().count('dot_general')
+
+  assert products('none') < products('dots') < products('full')

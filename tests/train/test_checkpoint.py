@@ -280,6 +280,20 @@ def test_fallback_without_a_whole_one_does_not_start_again(tmp_path, build):
         checkpointer.restore(abstract)
 
 
+def test_a_damaged_loss_is_the_worst(tmp_path, build):
+  """It is no part of the state, and an old one no reason to stop."""
+  abstract = build(mesh_of(1))
+  config = CheckpointConfig(every_images=1, keep=1, keep_best=1)
+  with Checkpointer(tmp_path, config) as checkpointer:
+    checkpointer.save(filled(abstract, 1), 1, 0.5)
+    checkpointer.save(filled(abstract, 2), 2, 0.7)
+  (tmp_path / 'checkpoints' / '1' / 'metrics' / 'metrics').write_text('{')
+  with Checkpointer(tmp_path, config) as checkpointer:
+    assert checkpointer.restore(abstract).step == 2
+    checkpointer.save(filled(abstract, 3), 3, 0.9)
+  assert steps_in(tmp_path) == ['2', '3']
+
+
 def test_keeps_the_best(tmp_path, build):
   abstract = build(mesh_of(1))
   config = CheckpointConfig(every_images=1, keep=1, keep_best=2)

@@ -138,10 +138,26 @@ def test_any_width_is_made_of_snapshots(step, width):
   assert error < (1e-10 if width in (0.05, 0.1) else 5e-3)
 
 
-@pytest.mark.parametrize('widths', [(0.0,), (0.3,), (-0.1,)])
+def test_coefficients_are_those_of_an_average():
+  """Also where the snapshots are few, or far from what is wanted."""
+  for snapshots, step, width in (
+    ([(600, 0.05)], 600, 0.1),
+    ([(10_000, 0.05), (20_000, 0.1)], 20_000, 0.2),
+    ([(10_000, 0.05), (20_000, 0.1)], 20_000, 0.03),
+  ):
+    factors = ema.coefficients(snapshots, step, width)
+    assert factors.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize('widths', [(0.0,), (0.3,), (-0.1,), (1e-5,)])
 def test_impossible_widths_are_refused(widths):
   with pytest.raises(InputError, match=r'ema\.widths has'):
     EMAConfig(0.9, False, widths=widths, snapshot_images=1)
+
+
+def test_equal_widths_are_refused():
+  with pytest.raises(InputError, match='must be distinct'):
+    EMAConfig(0.9, False, widths=(0.1, 0.1), snapshot_images=1)
 
 
 def test_averages_without_snapshots_are_refused():

@@ -126,12 +126,12 @@ def test_booleans_of_json_are_refused_or_mean_what_they_say(name, value):
     {'name': 'LightningDiT-B/1', 'convention': 'noise'},
   ],
 )
-def test_networks_of_noise_are_not_trained(model):
+def test_networks_of_noise_are_not_trained_on_velocities(model):
   refused(
     plain(**model),
-    'model.convention noise (DiT)',
-    'for published weights',
-    'set model.convention=velocity',
+    'model.convention is noise',
+    'objective.prediction is velocity',
+    'configs/dit.py',
   )
 
 

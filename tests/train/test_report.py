@@ -1,6 +1,7 @@
 """What a run reports of its speed, and joining a job by flags."""
 
 import contextlib
+import socket
 import time
 
 import commands
@@ -85,6 +86,10 @@ def test_peaks_of_known_chips(kind, tflops):
   ('words', 'message'),
   [
     (['--coordinator=localhost:1'], 'go together'),
+    (
+      ['--coordinator=foo', '--num_processes=1', '--process_id=0'],
+      'expected HOST:PORT',
+    ),
     (['--num_processes=2', '--process_id=0'], 'go together'),
     (
       ['--coordinator=x:1', '--num_processes=2', '--process_id=2'],
@@ -96,6 +101,19 @@ def test_flags_that_make_no_job(words, message):
   result = commands.run('train', '--workdir=x', *words)
   assert result.status == 2
   assert message in result.err
+
+
+def test_a_port_that_is_taken():
+  with socket.socket() as taken:
+    taken.bind(('', 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    result = commands.run(
+      'train', '--workdir=x', f'--coordinator=localhost:{port}',
+      '--num_processes=2', '--process_id=0',
+    )  # fmt: skip
+  assert result.status == 2
+  assert f'port {port} cannot be had' in result.err
 
 
 def test_no_flags_no_job(monkeypatch):
