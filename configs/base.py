@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.dtype = 'auto'
   # Of parameters: float32 or bfloat16 (or float64).
   config.model.param_dtype = 'float32'
-  # What the backward pass recomputes: none, dots (all but matrix products) or
+  # What the backward pass recomputes: none, dots (all but layers' products) or
   # full (whole blocks).
   config.model.remat = 'none'
   # False runs the blocks in a Python loop, for debugging.

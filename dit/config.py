@@ -140,7 +140,7 @@ class DiTConfig:
     dtype: of activations; 'auto' is bfloat16 on accelerators, else float32;
       'float64', for parity checks, needs jax_enable_x64.
     param_dtype: of parameters.
-    remat: what the backward pass recomputes: 'none', 'dots' (all but matrix
+    remat: what the backward pass recomputes: 'none', 'dots' (all but layers'
       products) or 'full' (each block).
     scan: False runs the blocks in a Python loop, for debugging.
   """
