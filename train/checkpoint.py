@@ -192,11 +192,12 @@ class Checkpointer:
         ) from error
       logging.warning('%s Training goes on.', message)
       # The failed one's errors, of several threads, would be raised again.
-      while self._manager is not None:
+      for finish in 10 * [self._manager.wait_until_finished]:
         with contextlib.suppress(Exception):
-          self._manager.wait_until_finished()
-          self._manager.close()
-          self._manager = None
+          finish()
+          break
+      with contextlib.suppress(Exception):
+        self._manager.close()
       self._manager = self._open()
 
   def restore(self, abstract: TrainState) -> TrainState | None:
