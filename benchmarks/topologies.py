@@ -16,6 +16,7 @@ from guidance import parse
 from train import dryrun
 from train.experiment import Experiment, build
 from train.settings import load_config, override
+from train.state import weights_like
 
 RECIPES = {
   'SiT-XL/2 + IG': 'configs/sit.py:XL/2,ig',
@@ -69,7 +70,7 @@ def compile_train(experiment: Experiment, topology: str) -> dryrun.Program:
 def compile_sampler(experiment: Experiment, topology: str) -> dryrun.Program:
   """The guided sampler."""
   experiment, mesh = dryrun.placed(experiment, topology)
-  weights = dryrun.weight_shapes(experiment, mesh)
+  weights = weights_like(experiment.model, mesh, 'float32')
   denoiser = model.bind(experiment.model, weights)
   with jax.set_mesh(mesh):
     lowered = dryrun.sample_program(experiment, parse(GUIDANCE), denoiser, mesh)

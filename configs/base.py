@@ -9,6 +9,36 @@ Durations are in images seen. The command line overrides any key:
 import ml_collections
 
 
+def parse_argument(
+  argument: str, sizes: tuple[str, ...], options: tuple[str, ...]
+) -> tuple[str, set[str]]:
+  """Splits what recipes take, such as 'XL/2,ig'.
+
+  Args:
+    argument: SIZE/PATCH[,OPTION...].
+    sizes: known.
+    options: known.
+
+  Returns:
+    'SIZE/PATCH', and the options.
+
+  Raises:
+    ValueError: for any other text.
+  """
+  name, *given = argument.split(',')
+  size = name.partition('/')[0]
+  if (
+    size not in sizes
+    or not {*given} <= {*options}
+    or len({*given}) < len(given)
+  ):
+    raise ValueError(
+      f'{argument!r} is not SIZE/PATCH[,OPTION...] with sizes '
+      f'{", ".join(sizes)} and options {", ".join(options)}'
+    )
+  return name, {*given}
+
+
 def get_config() -> ml_collections.ConfigDict:
   """The defaults: the published SiT + IG recipe (arXiv 2512.24176)."""
   config = ml_collections.ConfigDict()

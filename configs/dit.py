@@ -29,11 +29,7 @@ SIZES = ('S', 'B', 'L', 'XL')
 
 def get_config(argument: str = 'XL/2') -> ml_collections.ConfigDict:
   """The recipe of a size and patch, such as 'XL/2'."""
-  name, *options = argument.split(',')
-  if options not in ([], ['ig']) or name.partition('/')[0] not in SIZES:
-    raise ValueError(
-      f'{argument!r} is not SIZE/PATCH[,ig] with sizes {", ".join(SIZES)}'
-    )
+  name, options = base.parse_argument(argument, SIZES, ('ig',))
   config = base.get_config()
   config.model.name = f'DiT-{name}'
   config.model.taps = (4 if name[0] in 'SB' else 8,) if options else ()

@@ -34,11 +34,7 @@ SIZES = ('B', 'L', 'XL')
 
 def get_config(argument: str = 'XL/1,ig') -> ml_collections.ConfigDict:
   """The recipe of a size and patch, such as 'XL/1,ig'."""
-  name, *options = argument.split(',')
-  if options not in ([], ['ig']) or name.partition('/')[0] not in SIZES:
-    raise ValueError(
-      f'{argument!r} is not SIZE/PATCH[,ig] with sizes {", ".join(SIZES)}'
-    )
+  name, options = base.parse_argument(argument, SIZES, ('ig',))
   config = base.get_config()
   config.model.name = f'LightningDiT-{name}'
   config.model.size = 16

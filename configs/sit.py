@@ -34,17 +34,7 @@ OPTIONS = ('ig', 'accelerated')
 
 def get_config(argument: str = 'XL/2,ig') -> ml_collections.ConfigDict:
   """The recipe of a size and patch, such as 'B/2,ig'."""
-  name, *options = argument.split(',')
-  unknown = sorted({*options} - {*OPTIONS})
-  if (
-    unknown
-    or len({*options}) < len(options)
-    or name.partition('/')[0] not in SIZES
-  ):
-    raise ValueError(
-      f'{argument!r} is not SIZE/PATCH[,OPTION...] with sizes '
-      f'{", ".join(SIZES)} and options {", ".join(OPTIONS)}'
-    )
+  name, options = base.parse_argument(argument, SIZES, OPTIONS)
   config = base.get_config()
   config.model.name = f'SiT-{name}'
   config.model.taps = ()

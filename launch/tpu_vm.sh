@@ -21,32 +21,32 @@ everywhere() {
     --command="$1"
 }
 
-archive=$(mktemp -t code-XXXXXX.tar.gz)
-trap 'rm -f "$archive"' EXIT
-git archive --format=tar.gz --output="$archive" HEAD
-gcloud compute tpus tpu-vm scp "$archive" "$NAME:code.tar.gz" \
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+git archive --format=tar.gz --output="$folder/code.tar.gz" HEAD
+gcloud compute tpus tpu-vm scp "$folder/code.tar.gz" "$NAME:code.tar.gz" \
   --zone="$ZONE" --worker=all
 
-# uv brings a Python of its own; that of the image may be too old.
+# The lock is that of a training under way, whose code stays. uv brings a Python
+# of its own; that of the image may be too old.
 everywhere '
   set -e
+  flock --nonblock train.lock true ||
+    { echo "a training is running here; stop it first" >&2; exit 1; }
   rm -rf code && mkdir code && tar -xzf code.tar.gz -C code
-  command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
   export PATH=$HOME/.local/bin:$PATH
+  command -v uv >/dev/null || python3 -m pip install --quiet --user uv
   [ -x venv/bin/python ] || uv venv --quiet --python 3.12 venv
   uv pip install --quiet --python venv/bin/python -r code/requirements-tpu.txt'
 
 # Behind nohup, so that it outlives the connection; the log is in train.log of
-# every worker. SIGTERM to any worker (preemption, or pkill -TERM -f main.py)
-# saves once and ends all with 0.
+# every worker. SIGTERM to any worker (preemption, or pkill -TERM python) saves
+# once and ends all with 0.
 flags=$(printf ' %q' "$@")
 everywhere "
-  if pgrep -f 'main.py train' >/dev/null; then
-    echo 'a training is running here; stop it first' >&2
-    exit 1
-  fi
   cd code
   JAX_COMPILATION_CACHE_DIR=\$HOME/jax-cache nohup \
+    flock --nonblock --no-fork ../train.lock \
     ../venv/bin/python main.py train --distributed$flags \
     >>../train.log 2>&1 </dev/null &"
 echo "Started; to follow it: gcloud compute tpus tpu-vm ssh $NAME --zone=$ZONE \

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -30,10 +29,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dit import model
 from dit.config import DiTConfig
-from dit.sharding import tree_shardings
 from dit.types import InputError
 from train.digests import check_digests, digests_of
-from train.state import TrainState
+from train.state import TrainState, weights_like
 
 WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
 
@@ -321,16 +319,8 @@ def restore_weights(
   """
   folder = folder_of(workdir)
   step = checkpoint_step(workdir, step)
-  shapes = model.shapes(config)
-  target = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape,
-      jnp.float32 if weights == 'ema' else leaf.dtype,  # see train.state
-      sharding=sharding,
-    ),
-    shapes,
-    tree_shardings(shapes, mesh),
-  )
+  # Averages are float32 whatever the parameters are; see train.state.
+  target = weights_like(config, mesh, 'float32' if weights == 'ema' else None)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       item = WEIGHTS[weights]

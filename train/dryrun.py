@@ -25,7 +25,6 @@ from dit.sharding import (
   check_model,
   make_mesh,
   replicated,
-  tree_shardings,
 )
 from dit.types import InputError
 from guidance import parse
@@ -35,8 +34,7 @@ from sample.writer import flatten
 from train import state as state_lib
 from train.experiment import Experiment
 from train.hlo import collectives
-from train.loop import check_settings
-from train.optimizer import make_optimizer, make_schedule
+from train.loop import check_settings, plan
 from train.report import peak_flops, training_flops
 from train.step import make_train_step
 
@@ -116,7 +114,8 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
   """A report on the sampler, without the decoder; arguments as `train`."""
   experiment, mesh = placed(experiment, topology)
   method, path = parse(guidance), path_named(experiment.objective.path)
-  denoiser = model.bind(experiment.model, weight_shapes(experiment, mesh))
+  weights = state_lib.weights_like(experiment.model, mesh, 'float32')
+  denoiser = model.bind(experiment.model, weights)
   generate.check(
     experiment.sample,
     method,
@@ -189,19 +188,7 @@ def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
   settings, network, data = (
     experiment.train, experiment.model, experiment.data,
   )  # fmt: skip
-  schedule = make_schedule(
-    experiment.optimizer,
-    batch_size=settings.batch_size,
-    total_images=settings.images,
-  )
-  optimizer = make_optimizer(experiment.optimizer, schedule)
-  state = state_lib.abstract(
-    network,
-    optimizer,
-    mesh,
-    averages=len(experiment.ema.widths),
-    zero1=experiment.mesh.zero1,
-  )
+  _, optimizer, state = plan(experiment, mesh)
   step = make_train_step(
     network,
     experiment.objective,
@@ -250,18 +237,6 @@ def sample_program(
     path=path,
     scales_at=config.scales_at,
     dtype=config.state_dtype,
-  )
-
-
-def weight_shapes(experiment: Experiment, mesh: Mesh) -> model.Params:
-  """The average's shapes, which sampling uses."""
-  shapes = model.shapes(experiment.model)
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, jnp.float32, sharding=sharding
-    ),
-    shapes,
-    tree_shardings(shapes, mesh),
   )
 
 

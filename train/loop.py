@@ -142,19 +142,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
   )  # fmt: skip
 
   # State: of the newest checkpoint, or fresh.
-  schedule = make_schedule(
-    experiment.optimizer,
-    batch_size=settings.batch_size,
-    total_images=settings.images,
-  )
-  optimizer = make_optimizer(experiment.optimizer, schedule)
-  abstract = state_lib.abstract(
-    config,
-    optimizer,
-    mesh,
-    averages=len(experiment.ema.widths),
-    zero1=experiment.mesh.zero1,
-  )
+  schedule, optimizer, abstract = plan(experiment, mesh)
   source = open_source(experiment.data, experiment.data.train_split)
   about = about_latents(source, experiment.data)
   writer.write_json(workdir / LATENTS, about)
@@ -249,6 +237,26 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
   if step == settings.steps:
     logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
   return step == settings.steps
+
+
+def plan(
+  experiment: Experiment, mesh: Mesh
+) -> tuple[optax.Schedule, optax.GradientTransformation, state_lib.TrainState]:
+  """Learning rate, optimiser, and shapes of the state on the mesh."""
+  schedule = make_schedule(
+    experiment.optimizer,
+    batch_size=experiment.train.batch_size,
+    total_images=experiment.train.images,
+  )
+  optimizer = make_optimizer(experiment.optimizer, schedule)
+  state = state_lib.abstract(
+    experiment.model,
+    optimizer,
+    mesh,
+    averages=len(experiment.ema.widths),
+    zero1=experiment.mesh.zero1,
+  )
+  return schedule, optimizer, state
 
 
 def fresh(

@@ -15,10 +15,10 @@ from etils import epath
 
 from dit import model
 from dit.config import DiTConfig
-from dit.sharding import tree_shardings
 from dit.types import InputError
 from train.checkpoint import SaveError
 from train.ema import EMAConfig, check_width, coefficients
+from train.state import weights_like
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
@@ -129,14 +129,7 @@ def reconstruct(
   factors = coefficients(
     [(at, float(p.name)) for at, p in snapshots], step, width
   )
-  shapes = model.shapes(config)
-  target = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, jnp.float32, sharding=sharding
-    ),
-    shapes,
-    tree_shardings(shapes, mesh),
-  )
+  target = weights_like(config, mesh, 'float32')
   total = None
   with ocp.StandardCheckpointer() as checkpointer:
     for factor, (_, path) in zip(factors, snapshots, strict=True):

@@ -64,6 +64,20 @@ def fresh(
   )
 
 
+def weights_like(
+  config: DiTConfig, mesh: Mesh, dtype: str | None = None
+) -> model.Params:
+  """Shapes and shardings of the weights; of averages with dtype float32."""
+  shapes = model.shapes(config)
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, dtype or leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    tree_shardings(shapes, mesh),
+  )
+
+
 def abstract(
   config: DiTConfig,
   optimizer: optax.GradientTransformation,

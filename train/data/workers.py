@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import itertools
 import multiprocessing
+import pickle
 import signal
 import traceback
 from collections.abc import Iterator
@@ -96,4 +97,7 @@ def _work(
       raise
     except Exception as error:
       error.add_note(traceback.format_exc())
-      connection.send(error)
+      try:
+        connection.send(error)
+      except (AttributeError, TypeError, pickle.PicklingError):
+        connection.send(ReadError(traceback.format_exc()))
