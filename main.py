@@ -5,6 +5,9 @@
   python main.py sample  --workdir=runs/digits --guidance=ig:1.5,cfg:1.2
   python main.py compare --workdir=runs/digits
   python main.py sweep   --workdir=runs/digits --guidance=ig:1..2:6,cfg:1..2:6
+  python main.py evaluate --workdir=runs/digits --num=500 --bootstrap=50
+  python main.py reference --images=photos --extractor=inception:FILE --to=r.npz
+  python main.py train-features --config=configs/cifar10.py --to=features
   python main.py convert --from=runs/digits --to=digits-ema
   python main.py sample  --folder=digits-ema --config.sample.steps=50
 
@@ -21,7 +24,9 @@ from sample.store import WriteError
 from train import (
   cluster,
   dryrun,
+  evaluating,
   exchange,
+  features,
   flags,
   loop,
   preparing,
@@ -31,7 +36,8 @@ from train import (
 from train.checkpoint import SaveError
 from train.data.shards import PrepareError
 from train.data.workers import ReadError
-from train.experiment import build
+from train.drawing import Request
+from train.experiment import Experiment, build
 from train.log import set_up_logging
 from train.report import NonFiniteError
 from train.settings import load_config, override
@@ -66,7 +72,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _request(
   args: argparse.Namespace, overrides: Sequence[str] = ()
-) -> sampling.Request:
+) -> Request:
   """What the sampling commands share; the user's assignments come last."""
   guide = None
   if args.guide:
@@ -76,7 +82,7 @@ def _request(
   source = Source(
     args.workdir or args.folder, bool(args.workdir), args.weights, args.step
   )
-  return sampling.Request(
+  return Request(
     source, [*overrides, *args.overrides], guide, args.seed, args.out
   )
 
@@ -84,7 +90,7 @@ def _request(
 def _sample(args: argparse.Namespace) -> None:
   guidance, overrides = args.guidance, []
   if args.preset is not None:
-    published_guidance, overrides = sampling.preset(args.preset)
+    published_guidance, overrides, _ = sampling.preset(args.preset)
     guidance = guidance or published_guidance
   guidance = guidance or 'none'
   if args.dry_run:
@@ -137,12 +143,69 @@ def _convert(args: argparse.Namespace) -> None:
   print(report)
 
 
+def _configured(args: argparse.Namespace) -> Experiment:
+  """The experiment of a config file, and of flags that stand for its keys."""
+  config = override(load_config(args.config), _eval_keys(args))
+  return build(override(config, args.overrides).to_dict())
+
+
+def _eval_keys(args: argparse.Namespace) -> list[str]:
+  """Flags that stand for keys of the section eval, as assignments."""
+  given = {
+    key: getattr(args, key, None)
+    for key in (
+      'extractor', 'preprocessing', 'reference', 'metrics', 'repeats',
+      'bootstrap',
+    )
+  }  # fmt: skip
+  return [f'eval.{k}={v}' for k, v in given.items() if v is not None]
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+  guidance, overrides, row = args.guidance, [], {}
+  if args.preset is not None:
+    published_guidance, overrides, row = sampling.preset(args.preset)
+    guidance = guidance or published_guidance
+  if args.samples is None:
+    overrides = [*overrides, *_eval_keys(args)]
+    text = evaluating.evaluate_run(
+      _request(args, overrides),
+      guidance or 'none',
+      num=50_000 if args.num is None else args.num,
+      labels=args.labels or 'balanced',
+      autoencoder=args.autoencoder,
+      row=row,
+    )
+  else:
+    drawing = ('guidance', 'labels', 'autoencoder', 'weights', 'step', 'guide')
+    for name in drawing:
+      if getattr(args, name) is not None:
+        raise InputError(f'--{name} is for drawing, not for --samples.')
+    text = evaluating.evaluate_samples(
+      _configured(args), args.samples, row=row, num=args.num, out=args.out
+    )
+  print(text)
+
+
+def _reference(args: argparse.Namespace) -> None:
+  experiment = _configured(args)
+  print(evaluating.make_reference(experiment, args.images, args.target))
+
+
+def _train_features(args: argparse.Namespace) -> None:
+  experiment = _configured(args)
+  print(features.train_features(experiment, args.target, steps=args.steps))
+
+
 RUNS = {
   'prepare': _prepare,
   'train': _train,
   'sample': _sample,
   'compare': _compare,
   'sweep': _sweep,
+  'evaluate': _evaluate,
+  'reference': _reference,
+  'train-features': _train_features,
   'convert': _convert,
 }
 

@@ -202,8 +202,10 @@ def get_config() -> ml_collections.ConfigDict:
   # Images between checkpoints that are kept for good, a multiple of
   # every_images; 0: none. An early one can guide the last (AutoGuidance).
   config.checkpoint.keep_every_images = 0
-  # How many of those with the lowest loss (mean since the one before) to keep.
+  # How many of the best to keep, by loss (mean since the one before), or by a
+  # metric of eval, such as fd.
   config.checkpoint.keep_best = 0
+  config.checkpoint.best_by = 'loss'
   # Whether a run continues from the one before when the newest is damaged, and
   # whether it goes on when one cannot be written (a full disk).
   config.checkpoint.fallback = False
@@ -243,6 +245,40 @@ def get_config() -> ml_collections.ConfigDict:
   config.sample.state_dtype = 'float32'
   # Images per compiled call.
   config.sample.batch_size = 64
+
+  config.eval = ml_collections.ConfigDict()
+  # Whose features: inception:FILE (the published weights), classifier (trained
+  # on the training split), classifier:FOLDER, or FILE.py:NAME, yours.
+  config.eval.extractor = 'classifier'
+  # Resize and scaling before Inception: adm, torch_fidelity (the same),
+  # pytorch_fid or clean_fid.
+  config.eval.preprocessing = 'adm'
+  # Real images: statistics (.npz), an .npz of images, a folder, a .zip or
+  # tfds:NAME:SPLIT; empty: the training split.
+  config.eval.reference = ''
+  # Side that image files are cut to, as ADM cuts ImageNet; 0: as they are.
+  config.eval.image_size = 0
+  # Images per call of the extractor, over all devices.
+  config.eval.batch_size = 64
+  # fd, sfd, is, kid, precision, recall, accuracy; empty: all that can be taken.
+  config.eval.metrics = ()
+  # Of precision and recall: which neighbour gives the radius, and whether
+  # distances are float16, as ADM's.
+  config.eval.neighbours = 3
+  config.eval.half = False
+  # Images of each part of the Inception Score; subsets of the kernel distance.
+  config.eval.split_size = 5000
+  config.eval.kid_subsets = 100
+  config.eval.kid_subset_size = 1000
+  # Standard errors: disjoint sets of images, or bootstrap resamples (0: none).
+  config.eval.repeats = 1
+  config.eval.bootstrap = 0
+  # While training: images seen between evaluations (0: none), images of each,
+  # their guidance, and what decodes latents, as NAME:FILE[,FILE].
+  config.eval.every_images = 0
+  config.eval.num = 1000
+  config.eval.guidance = 'none'
+  config.eval.autoencoder = ''
 
   config.compare = ml_collections.ConfigDict()
   # Images per method, and what `compare` puts side by side.

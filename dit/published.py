@@ -3,6 +3,7 @@
   .safetensors                           needs nothing more
   .pt .pth .ckpt                         needs torch
   hf://org/name/path/in/repo[@revision]  needs huggingface_hub; any file above
+  https://host/path                      likewise, kept in the user's cache
 
 A .pt file is a dictionary of tensors, or one under `state_dict`, or a training
 checkpoint that holds two: `ema` and `model`, the raw weights.
@@ -12,9 +13,12 @@ runs nothing that it names; a file of anything but tensors is refused.
 """
 
 import argparse
+import hashlib
 import os
 import pathlib
 import re
+import shutil
+import urllib.request
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +26,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
@@ -30,7 +35,7 @@ from dit.types import InputError
 
 Tensors = dict[str, np.ndarray]
 
-HUB = 'hf://'
+HUB, WEB = 'hf://', 'https://'
 PICKLES = ('.pt', '.pth', '.ckpt')
 SUFFIXES = ('.safetensors', *PICKLES)
 WEIGHTS = {'ema': 'ema', 'raw': 'model'}  # and their names in checkpoints
@@ -45,7 +50,7 @@ def read_tensors(
   """Reads one published file.
 
   Args:
-    source: a local file, or hf://org/name/path/in/repo[@revision].
+    source: as `fetch` takes it.
     weights: 'ema' or 'raw', of a file that holds both.
 
   Returns:
@@ -57,18 +62,8 @@ def read_tensors(
       anything but tensors; or if the library that reads it is missing.
   """
   check_choice('weights', weights, WEIGHTS)
-  name, revision = os.fspath(source), ''
-  if name.startswith(HUB):
-    name, _, revision = name.partition('@')
-  suffix = pathlib.PurePath(name).suffix
-  if suffix not in SUFFIXES:
-    raise InputError(
-      f'{source} is no file of weights that can be read here; expected '
-      f'{", ".join(SUFFIXES)}.'
-    )
-  path = _download(name, revision) if name.startswith(HUB) else local(name)
-  if not os.path.isfile(path):
-    raise InputError(f'{source} is not there, or is no file.')
+  path = fetch(source)
+  suffix = path.suffix
   if suffix == '.safetensors':
     tensors, taken = read_safetensors(path), AS_STORED
   else:
@@ -82,6 +77,34 @@ def read_tensors(
       '_orig_mod. only; it is not clear which to take.'
     )
   return renamed, taken
+
+
+def fetch(source: epath.PathLike) -> pathlib.Path:
+  """A file of weights on this machine, downloaded if it is elsewhere.
+
+  Args:
+    source: a local file, hf://org/name/path/in/repo[@revision], or https://.
+
+  Raises:
+    InputError: if it is not there, or of no kind that can be read.
+  """
+  name, revision = os.fspath(source), ''
+  if name.startswith(HUB):
+    name, _, revision = name.partition('@')
+  if pathlib.PurePath(name).suffix not in SUFFIXES:
+    raise InputError(
+      f'{source} is no file of weights that can be read here; expected '
+      f'{", ".join(SUFFIXES)}.'
+    )
+  if name.startswith(HUB):
+    path = _download(name, revision)
+  elif name.startswith(WEB):
+    path = _download_url(name)
+  else:
+    path = local(name)
+  if not path.is_file():
+    raise InputError(f'{source} is not there, or is no file.')
+  return path
 
 
 def read_safetensors(path: pathlib.Path) -> Tensors:
@@ -153,6 +176,32 @@ def _download(name: str, revision: str) -> pathlib.Path:
     raise InputError(
       f'{name} cannot be downloaded ({reason(error)}).'
     ) from error
+
+
+def _download_url(url: str) -> pathlib.Path:
+  """A file of the web, downloaded once."""
+  known = hashlib.sha256(url.encode()).hexdigest()[:16]
+  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  folder = pathlib.Path(cache).expanduser() / 'dit_weights' / known
+  path = folder / pathlib.PurePath(url).name
+  if path.is_file():
+    return path
+  partial = folder / f'.{path.name}.{os.getpid()}'
+  logging.info('Downloading %s to %s.', url, folder)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with urllib.request.urlopen(url) as response, partial.open('wb') as file:
+      shutil.copyfileobj(response, file)
+      expected = response.headers.get('Content-Length')
+    if expected and partial.stat().st_size != int(expected):
+      raise OSError('the connection broke')
+    return partial.replace(path)
+  except OSError as error:
+    raise InputError(
+      f'{url} cannot be downloaded ({reason(error)}).'
+    ) from error
+  finally:
+    partial.unlink(missing_ok=True)
 
 
 def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:

@@ -28,8 +28,9 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from dit import model
-from dit.config import DiTConfig
+from dit.config import DiTConfig, check_choice
 from dit.types import InputError
+from sample.metrics.measure import METRICS
 from train.digests import check_digests, digests_of
 from train.state import TrainState, weights_like
 
@@ -44,7 +45,8 @@ class CheckpointConfig:
     every_images: between checkpoints.
     keep: how many of the newest stay.
     keep_every_images: between checkpoints that stay for good; 0: none.
-    keep_best: how many of those with the lowest loss stay.
+    keep_best: how many of the best stay.
+    best_by: 'loss', or a metric of the section eval.
     fallback: whether the one before serves when the newest is damaged.
     continue_unsaved: whether training goes on when one cannot be written.
   """
@@ -53,11 +55,13 @@ class CheckpointConfig:
   keep: int
   keep_every_images: int = 0
   keep_best: int = 0
+  best_by: str = 'loss'
   fallback: bool = False
   continue_unsaved: bool = False
 
   def __post_init__(self) -> None:
-    """Checks ranges."""
+    """Checks ranges, and the name."""
+    check_choice('checkpoint.best_by', self.best_by, ('loss', *METRICS))
     for name, least in (
       ('every_images', 1),
       ('keep', 1),
@@ -110,7 +114,7 @@ class Checkpointer:
       kept.append(
         policies.BestN(
           n=self._config.keep_best,
-          get_metric_fn=_loss,
+          get_metric_fn=_rank,
           reverse=True,  # the lowest last: the policy keeps the last
           keep_checkpoints_without_metrics=False,
         )
@@ -124,7 +128,7 @@ class Checkpointer:
       self._folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
-        best_fn=_loss,  # so that it is written
+        best_fn=_rank,  # so that it is written
         enable_async_checkpointing=True,
         cleanup_tmp_directories=True,
       ),
@@ -143,13 +147,13 @@ class Checkpointer:
     """Step of the newest complete checkpoint."""
     return self._manager.latest_step()
 
-  def save(self, state: TrainState, step: int, loss: float = math.inf) -> None:
+  def save(self, state: TrainState, step: int, rank: float = math.inf) -> None:
     """Starts to save; returns once the arrays are copied off the devices.
 
     Args:
       state: to save.
       step: of it.
-      loss: by which the best are known.
+      rank: of which the best have the least.
 
     Raises:
       SaveError: if this one, or the one before, could not be written, unless
@@ -165,7 +169,7 @@ class Checkpointer:
     self._saving = step
     self._try(
       lambda: self._manager.save(
-        step, args=ocp.args.Composite(**args), metrics={'loss': loss}
+        step, args=ocp.args.Composite(**args), metrics={'rank': rank}
       )
     )
 
@@ -250,19 +254,19 @@ class Checkpointer:
     _everywhere(True)  # has seen it gone
 
 
-def _loss(metrics: dict[str, float]) -> float:
+def _rank(metrics: dict[str, float]) -> float:
   """By which checkpoints are ranked; what is not finite is the worst."""
-  return metrics['loss'] if math.isfinite(metrics['loss']) else math.inf
+  return metrics['rank'] if math.isfinite(metrics['rank']) else math.inf
 
 
 def _mend_metrics(path: epath.Path) -> None:
-  """A loss that cannot be read counts as the worst; no state depends on it."""
+  """A rank that cannot be read counts as the worst; no state depends on it."""
   try:
-    _loss(json.loads(path.read_text()))
+    _rank(json.loads(path.read_text()))
   except (OSError, ValueError, KeyError, TypeError):
     logging.warning('%s is damaged: its checkpoint counts as the worst.', path)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({'loss': math.inf}))
+    path.write_text(json.dumps({'rank': math.inf}))
 
 
 def _everywhere(ok: bool) -> bool:

@@ -13,6 +13,7 @@ from train.checkpoint import CheckpointConfig
 from train.data.prepare import PrepareConfig
 from train.data.source import DataConfig
 from train.ema import EMAConfig
+from train.evaluation import EvalConfig
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 
@@ -72,6 +73,7 @@ class Experiment:
   checkpoint: CheckpointConfig
   log: LogConfig
   sample: SampleConfig
+  eval: EvalConfig
   compare: CompareConfig
 
   def __post_init__(self) -> None:

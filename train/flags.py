@@ -8,6 +8,8 @@ from dit import convert, published
 from dit.config import nearest
 from dit.types import InputError
 from guidance.parse import NAMES
+from sample.metrics.measure import METRICS as MEASURED
+from sample.metrics.resize import PRESETS
 from sample.store import FORMATS
 from sample.sweep import METRICS
 from train import cluster, exchange
@@ -35,6 +37,15 @@ def _weights(text: str) -> str:
       'run'
     )
   return text
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+  names = tuple({'fid': 'fd', 'sfid': 'sfd'}.get(n, n) for n in text.split(','))
+  if wrong := [name for name in names if name not in MEASURED]:
+    raise argparse.ArgumentTypeError(
+      f'{wrong[0]!r}, expected some of fid, sfid, {", ".join(MEASURED)}'
+    )
+  return names
 
 
 def _blocks(text: str) -> tuple[int, ...]:
@@ -138,28 +149,6 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     '--preset=sit_xl_ig_cfg --autoencoder=sd_vae:vae.safetensors',
   )
   sample.add_argument(
-    '--guidance',
-    help=f'methods {", ".join(NAMES)} as NAME:SCALE[:OPTION=VALUE][@LOW-HIGH], '
-    'comma-separated; scale 1 is off, t is 0 at the data (none)',
-  )
-  sample.add_argument(
-    '--preset', help='published guidance and solver, of configs/presets.py'
-  )
-  sample.add_argument(
-    '--num', type=int, default=100, help='images (%(default)s)'
-  )
-  sample.add_argument(
-    '--labels',
-    default='balanced',
-    help='balanced, random, or classes such as 3,5 (%(default)s)',
-  )
-  sample.add_argument(
-    '--autoencoder',
-    metavar='NAME:FILE[,FILE]',
-    help='decodes latents: sd_vae, va_vae (with its file of statistics), '
-    'taesd, ... and the published files (none: latents are images)',
-  )
-  sample.add_argument(
     '--format',
     choices=FORMATS,
     default='npz',
@@ -188,13 +177,110 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   sweep.add_argument(
     '--num', type=int, default=500, help='images per point (%(default)s)'
   )
+  evaluate = command(
+    'evaluate',
+    'scores of images against real ones: FID, sFID, IS, precision, recall',
+    'Keys of the section eval of configs/base.py can be set: '
+    '--config.eval.KEY=VALUE.\nExamples:\n'
+    '  python main.py evaluate --workdir=runs/digits --num=500 '
+    '--guidance=ig:1.5 --bootstrap=50\n'
+    '  python main.py evaluate --samples=samples.npz '
+    '--reference=VIRTUAL_imagenet256_labeled.npz \\\n'
+    '           --extractor=inception:inception.pth --preset=sit_xl_ig_cfg',
+  )
+  what = evaluate.add_mutually_exclusive_group(required=True)
+  for flag, text in (
+    ('--samples', 'images: an .npz, a folder, a .zip, tfds:NAME:SPLIT'),
+    ('--workdir', 'or the run to draw them from; they are not written'),
+    ('--folder', 'or the folder of weights'),
+  ):
+    what.add_argument(flag, type=_path, help=text)
+  reference = command(
+    'reference',
+    'statistics of real images, for evaluate --reference',
+    'Example: python main.py reference --images=imagenet/train '
+    '--config.eval.image_size=256 \\\n'
+    '           --extractor=inception:FILE --to=imagenet256.npz',
+  )
+  reference.add_argument(
+    '--images',
+    type=_path,
+    help='an .npz, a folder, a .zip, tfds:NAME:SPLIT (the training split)',
+  )
+  features = command(
+    'train-features',
+    'a classifier of the training split, whose features measure distances',
+    'Example: python main.py train-features --config=configs/cifar10.py '
+    '--config.data.dir=data \\\n           --to=features/cifar10\n'
+    'Then: --extractor=classifier:features/cifar10',
+  )
+  features.add_argument('--steps', type=int, help='of training (by image size)')
+  for sub in (reference, features):
+    sub.add_argument(
+      '--to', dest='target', type=_path, required=True, help='what to write'
+    )
+  for sub, default in (
+    (evaluate, 'configs/base.py'),
+    (reference, 'configs/base.py'),
+    (features, 'configs/digits.py'),
+  ):
+    sub.add_argument(
+      '--config', type=_path, default=default, help='file (%(default)s)'
+    )
+  for sub in (evaluate, reference):
+    sub.add_argument(
+      '--extractor', help='inception:FILE, classifier[:FOLDER], FILE.py:NAME'
+    )
+    sub.add_argument('--preprocessing', help=', '.join(PRESETS))
+  evaluate.add_argument(
+    '--reference', help='statistics or images (the training split)'
+  )
+  evaluate.add_argument(
+    '--metrics',
+    type=_metrics,
+    help='some of fid, sfid, is, kid, precision, recall, fd, accuracy, comma-'
+    'separated (all that can be taken)',
+  )
+  evaluate.add_argument(
+    '--repeats', type=int, help='disjoint sets: mean and standard error (1)'
+  )
+  evaluate.add_argument(
+    '--bootstrap', type=int, help='resamples behind a standard error (0)'
+  )
+  for sub in (sample, evaluate):
+    sub.add_argument(
+      '--guidance',
+      help=f'methods {", ".join(NAMES)} as '
+      'NAME:SCALE[:OPTION=VALUE][@LOW-HIGH], comma-separated; scale 1 is off, '
+      't is 0 at the data (none)',
+    )
+    sub.add_argument(
+      '--preset', help='published guidance and solver, of configs/presets.py'
+    )
+    sub.add_argument(
+      '--labels',
+      default=None if sub is evaluate else 'balanced',
+      help='balanced, random, or classes such as 3,5 (balanced)',
+    )
+    sub.add_argument(
+      '--autoencoder',
+      metavar='NAME:FILE[,FILE]',
+      help='decodes latents: sd_vae, va_vae (with its file of statistics), '
+      'taesd, ... and the published files (none: latents are images)',
+    )
+  sample.add_argument(
+    '--num', type=int, default=100, help='images (%(default)s)'
+  )
+  evaluate.add_argument(
+    '--num', type=int, help='images of each set (50,000, or all samples)'
+  )
   for sub in (sample, sweep):
     sub.add_argument(
       '--overwrite',
       action='store_true',
       help='discard what --out holds of another protocol',
     )
-  for sub in (sample, compare, sweep):
+  for sub in (sample, compare, sweep, evaluate):
     sub.add_argument(
       '--weights',
       type=_weights,
@@ -253,7 +339,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     help=f'{" or ".join(published.WEIGHTS)}, the moving average or the raw '
     'parameters (ema, or all there are); of a run also ema:WIDTH',
   )
-  for sub in (prepare, train, sample):
+  for sub in (prepare, train, sample, evaluate, reference):
     cluster.add_flags(sub)
   for sub in (train, sample):
     sub.add_argument(

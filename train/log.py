@@ -150,7 +150,9 @@ class MetricsLog:
         self._board.add_scalar(name, value, step)
     if not sys.stderr.isatty():
       shown = [
-        f'{name} {values[name]:.4g}' for name in _SHOWN if name in values
+        f'{name} {value:.4g}'
+        for name, value in values.items()
+        if name in _SHOWN or name.startswith('eval/')
       ]
       logging.info('step %d: %s', step, ', '.join(shown))
 
@@ -165,7 +167,9 @@ class MetricsLog:
 
 def plot_losses(path: epath.PathLike, rows: Iterable[dict[str, float]]) -> None:
   """Draws every loss term against images seen."""
-  rows = list(rows)
+  rows = [row for row in rows if 'loss' in row]  # others are scores
+  if not rows:
+    return
   images = np.asarray([row['images'] for row in rows])
   names = [name for name in rows[0] if name.startswith('loss')]
   figure = Figure(figsize=(7, 4.5), layout='constrained')

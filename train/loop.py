@@ -33,7 +33,7 @@ from train.data.source import (
 from train.experiment import Experiment
 from train.log import MetricsLog, plot_losses, progress_bar, read_metrics
 from train.optimizer import make_optimizer, make_schedule
-from train.preview import Preview
+from train.preview import Preview, Scores
 from train.report import Report
 from train.snapshots import Snapshots
 from train.step import make_train_step
@@ -110,7 +110,9 @@ def check(
   check_source(source, experiment.data, experiment.model)
   if experiment.data.test_split:
     open_source(experiment.data, experiment.data.test_split)
-  Preview(experiment, about_latents(source, experiment.data), mesh)
+  about = about_latents(source, experiment.data)
+  Preview(experiment, about, mesh)
+  Scores(experiment, about, mesh)
   if experiment.train.init_from and not (workdir and steps_of(workdir)):
     check_start(experiment)
 
@@ -147,6 +149,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
   about = about_latents(source, experiment.data)
   writer.write_json(workdir / LATENTS, about)
   preview = Preview(experiment, about, mesh)
+  scores = Scores(experiment, about, mesh)
   if experiment.log.preview_every_images and not preview.every:
     logging.info('No previews: log.preview_autoencoder is not set.')
   train_step = make_train_step(
@@ -180,6 +183,8 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
       _plot(workdir)
       logging.info('Already trained: %d steps.', start)
       return True
+
+    scores.open()
 
     # Data, from the step that comes next.
     stream = batches(
@@ -217,9 +222,15 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
         report(step, metrics, last)
         if snapshot_every and (last or step % snapshot_every == 0):
           snapshots.save(state.power, step)
+        values = {}
+        if scores.every and step % scores.every == 0 and not stopping:
+          report.flush()
+          values = scores(state.ema)
+          log.scalars(step, {'images': step * settings.batch_size, **values})
         if last or step % save_every == 0:
           report.flush()
-          checkpointer.save(state, step, report.mean_loss())
+          rank = scores.rank(values, report.mean_loss())
+          checkpointer.save(state, step, rank)
         if preview.every and (step % preview.every == 0) and not stopping:
           report.flush()
           log.image(step, 'preview', preview(state.ema))

@@ -1,6 +1,7 @@
-"""Grids of samples that show how far a run has come."""
+"""Samples on the way: grids that show how far a run has come, and scores."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,69 @@ from jax.sharding import Mesh
 
 from dit import model
 from dit.path import path_named
+from dit.types import InputError
 from guidance import parse
 from sample import generate, writer
+from sample.metrics.measure import LOWER, as_dict
+from train.evaluation import Evaluator
 from train.experiment import Experiment
 from train.trained import read_decoder
 
 
+class _Samples:
+  """Draws images with the weights of a run, checked before it starts."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    latents: dict[str, Any],
+    mesh: Mesh,
+    *,
+    guidance: str,
+    autoencoder: str,
+    batch_size: int,
+  ) -> None:
+    """Reads the decoder.
+
+    Raises:
+      InputError: if nothing can be drawn.
+    """
+    self._experiment, self._mesh = experiment, mesh
+    config = experiment.model
+    self._sampling = dataclasses.replace(
+      experiment.sample, batch_size=batch_size
+    )
+    self._path = path_named(experiment.objective.path)
+    self._guidance = parse(guidance)
+    self._decoder = read_decoder(autoencoder or None, experiment, latents, mesh)
+    generate.check(
+      self._sampling,
+      self._guidance,
+      model.bind(config, {}),
+      mesh,
+      self._path,
+      config.latent_shape,
+    )
+
+  def __call__(self, params: model.Params, labels: np.ndarray) -> np.ndarray:
+    """(n, H, W, C) uint8 of the labels (n,)."""
+    config = self._experiment.model
+    images, _ = generate.generate(
+      model.bind(config, params),
+      self._guidance,
+      labels,
+      self._sampling,
+      path=self._path,
+      shape=config.latent_shape,
+      mesh=self._mesh,
+      seed=self._experiment.seed,
+      autoencoder=self._decoder,
+    )
+    return images
+
+
 class Preview:
-  """What draws the previews of a run, checked before it starts."""
+  """What draws the previews of a run."""
 
   def __init__(
     self, experiment: Experiment, latents: dict[str, Any], mesh: Mesh
@@ -30,48 +86,100 @@ class Preview:
     Raises:
       InputError: if previews are asked for and cannot be drawn.
     """
-    self._experiment, self._mesh = experiment, mesh
-    log, config = experiment.log, experiment.model
+    self._experiment = experiment
+    log = experiment.log
     self.every = experiment.train.steps_of(log.preview_every_images)
-    if not log.preview_autoencoder and config.channels not in (1, 3):
+    if not log.preview_autoencoder and experiment.model.channels not in (1, 3):
       self.every = 0  # nothing makes images of these latents
-    if not self.every:
-      return
-    # One batch, filled up to what the devices divide.
-    batch_size = -(-log.preview_num // mesh.size) * mesh.size
-    self._sampling = dataclasses.replace(
-      experiment.sample, batch_size=batch_size
-    )
-    self._path = path_named(experiment.objective.path)
-    self._guidance = parse(log.preview_guidance)
-    self._decoder = read_decoder(
-      log.preview_autoencoder or None, experiment, latents, mesh
-    )
-    generate.check(
-      self._sampling,
-      self._guidance,
-      model.bind(config, {}),
-      mesh,
-      self._path,
-      config.latent_shape,
-    )
+    if self.every:
+      self._samples = _Samples(
+        experiment,
+        latents,
+        mesh,
+        guidance=log.preview_guidance,
+        autoencoder=log.preview_autoencoder,
+        # One batch, filled up to what the devices divide.
+        batch_size=-(-log.preview_num // mesh.size) * mesh.size,
+      )
 
   def __call__(self, params: model.Params) -> np.ndarray:
     """Samples, classes in columns, as one (H, W, C) uint8 image."""
-    config, count = self._experiment.model, self._experiment.log.preview_num
-    columns = min(config.num_classes, 10)
-    seed = self._experiment.seed
-    labels = generate.plan_labels('balanced', count, columns, seed)
-    images, _ = generate.generate(
-      model.bind(config, params),
-      self._guidance,
-      labels,
-      self._sampling,
-      path=self._path,
-      shape=config.latent_shape,
-      mesh=self._mesh,
-      seed=seed,
-      autoencoder=self._decoder,
-    )
+    columns = min(self._experiment.model.num_classes, 10)
+    count = self._experiment.log.preview_num
+    labels = (np.arange(count) % columns).astype(np.int32)
+    images = self._samples(params, labels)
     side = images.shape[1]
     return writer.tile(images, columns, scale=max(1, 40 // side))
+
+
+class Scores:
+  """What measures the samples of a run, always of the same noise."""
+
+  def __init__(
+    self, experiment: Experiment, latents: dict[str, Any], mesh: Mesh
+  ) -> None:
+    """As `Preview`; extractor and reference are opened when first needed.
+
+    Raises:
+      InputError: if scores are asked for and cannot be had.
+    """
+    self._experiment, self._mesh, self._evaluator = experiment, mesh, None
+    config = experiment.eval
+    self.every = experiment.train.steps_of(config.every_images)
+    best = experiment.checkpoint.best_by
+    saves = experiment.train.steps_of(experiment.checkpoint.every_images)
+    if best != 'loss' and (not self.every or saves % self.every):
+      raise InputError(
+        f'checkpoint.best_by is {best}, but eval.every_images does not say to '
+        'measure it at every checkpoint; set it to checkpoint.every_images.'
+      )
+    if best != 'loss' and config.metrics and best not in config.metrics:
+      raise InputError(
+        f'checkpoint.best_by is {best}, which eval.metrics does not hold.'
+      )
+    if self.every:
+      self._samples = _Samples(
+        experiment,
+        latents,
+        mesh,
+        guidance=config.guidance,
+        autoencoder=config.autoencoder,
+        batch_size=experiment.sample.batch_size,
+      )
+
+  def open(self) -> None:
+    """Opens extractor and reference, which may take minutes."""
+    if self.every and self._evaluator is None:
+      self._evaluator = Evaluator(
+        self._experiment.eval,
+        self._experiment.data,
+        self._experiment.model.num_classes,
+        self._mesh,
+        labels=True,
+      )
+
+  def __call__(self, params: model.Params) -> dict[str, float]:
+    """Every metric, named eval/METRIC."""
+    self.open()
+    config = self._experiment.eval
+    labels = np.arange(config.num) % self._experiment.model.num_classes
+    labels = labels.astype(np.int32)
+    images = self._samples(params, labels)
+    sets = [self._evaluator.summarise([images], labels)]
+    return {
+      f'eval/{name}': value
+      for name, value in as_dict(self._evaluator(sets)).items()
+    }
+
+  def rank(self, values: dict[str, float], loss: float) -> float:
+    """What the best checkpoints have the least of, by `checkpoint.best_by`.
+
+    Args:
+      values: of this step, from a call; {} where there was none.
+      loss: the mean since the last checkpoint.
+    """
+    best = self._experiment.checkpoint.best_by
+    if best == 'loss':
+      return loss
+    sign = 1 if best in LOWER else -1
+    return sign * values.get(f'eval/{best}', sign * math.inf)

@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -29,18 +29,7 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
       f'config file {name!r} not found; there are '
       f'{", ".join(known)}.{nearest(name, known)}'
     )
-  module_spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(module_spec)
-  try:
-    module_spec.loader.exec_module(module)
-  except Exception as error:  # whatever the user's file raises
-    raise InputError(
-      f'config file {name!r} does not run: {type(error).__name__}: '
-      f'{" ".join(str(error).split())}.'
-    ) from error
-  get_config = getattr(module, 'get_config', None)
-  if get_config is None:
-    raise InputError(f'config file {name!r} defines no get_config().')
+  get_config = load_function(path, 'get_config')
   if not argument:
     return get_config().lock()
   if not inspect.signature(get_config).parameters:
@@ -51,6 +40,23 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     return get_config(argument).lock()
   except ValueError as error:
     raise InputError(f'config file {name!r}: {error}.') from error
+
+
+def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
+  """A function of a Python file, which is run."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:  # whatever the user's file raises
+    raise InputError(
+      f'{path} does not run: {type(error).__name__}: '
+      f'{" ".join(str(error).split())}.'
+    ) from error
+  function = getattr(module, name, None)
+  if function is None:
+    raise InputError(f'{path} defines no {name}().')
+  return function
 
 
 def override(

@@ -1,0 +1,323 @@
+"""The Inception-v3 of FID: the TensorFlow graph of 2015-12-05.
+
+  pool     = mean over positions of the last block        (n, 2048)
+  spatial  = 7 channels of Mixed_6d's first branch        (n, 17 * 17 * 7)
+  logits   = pool W^T, without the bias                   (n, 1008)
+
+FID, precision and recall are of `pool`, sFID of `spatial`, the Inception Score
+of softmax(logits), as the ADM evaluator takes them (guided-diffusion,
+evaluations/evaluator.py). What is odd about this graph: an average pool does
+not count the padding, the last block pools by the maximum, there are 1008
+logits, and the score leaves out the bias.
+
+Names are those of the published PyTorch file. Its batch normalisations are
+folded into kernels and biases:
+
+  kernel = weight s,  bias = beta - mean s,  s = gamma / sqrt(var + 1e-3)
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from dit.types import InputError
+
+SIZE = 299
+LOGITS = 1008
+_SPATIAL = 7
+_EPSILON = 1e-3
+# Products in full float32 on every device: TPUs and GPUs would round them.
+_EXACT = lax.Precision.HIGHEST
+
+
+class Features(NamedTuple):
+  """Of n images; float32.
+
+  Attributes:
+    pool: (n, F), what distances are taken in.
+    spatial: (n, S), for sFID; None where an extractor has none.
+    logits: (n, K), of class probabilities; likewise.
+  """
+
+  pool: Any
+  spatial: Any = None
+  logits: Any = None
+
+
+# Branches of a block, side by side. Each is what happens one after the other:
+# 'mean' or 'max' pooling, or a convolution: outputs, height and width of the
+# kernel, stride if not 1. Two in brackets see the same input.
+def _a(pool: int) -> dict[str, list]:
+  return {
+    'branch1x1': [(64, 1, 1)],
+    'branch5x5': [(48, 1, 1), (64, 5, 5)],
+    'branch3x3dbl': [(64, 1, 1), (96, 3, 3), (96, 3, 3)],
+    'branch_pool': ['mean', (pool, 1, 1)],
+  }
+
+
+def _c(width: int) -> dict[str, list]:
+  row, column = (width, 1, 7), (width, 7, 1)
+  return {
+    'branch1x1': [(192, 1, 1)],
+    'branch7x7': [(width, 1, 1), row, (192, 7, 1)],
+    'branch7x7dbl': [(width, 1, 1), column, row, column, (192, 1, 7)],
+    'branch_pool': ['mean', (192, 1, 1)],
+  }
+
+
+def _e(pool: str) -> dict[str, list]:
+  both = [(384, 1, 3), (384, 3, 1)]
+  return {
+    'branch1x1': [(320, 1, 1)],
+    'branch3x3': [(384, 1, 1), both],
+    'branch3x3dbl': [(448, 1, 1), (384, 3, 3), both],
+    'branch_pool': [pool, (192, 1, 1)],
+  }
+
+
+# Outputs, size of the kernel, stride, and whether the borders are padded.
+_STEM = {
+  'Conv2d_1a_3x3': (32, 3, 2, False),
+  'Conv2d_2a_3x3': (32, 3, 1, False),
+  'Conv2d_2b_3x3': (64, 3, 1, True),
+  'MaxPool_1': None,
+  'Conv2d_3b_1x1': (80, 1, 1, False),
+  'Conv2d_4a_3x3': (192, 3, 1, False),
+  'MaxPool_2': None,
+}
+_MIXED = {
+  'Mixed_5b': _a(32),
+  'Mixed_5c': _a(64),
+  'Mixed_5d': _a(64),
+  'Mixed_6a': {
+    'branch3x3': [(384, 3, 3, 2)],
+    'branch3x3dbl': [(64, 1, 1), (96, 3, 3), (96, 3, 3, 2)],
+    'branch_pool': ['max/2'],
+  },
+  'Mixed_6b': _c(128),
+  'Mixed_6c': _c(160),
+  'Mixed_6d': _c(160),
+  'Mixed_6e': _c(192),
+  'Mixed_7a': {
+    'branch3x3': [(192, 1, 1), (320, 3, 3, 2)],
+    'branch7x7x3': [(192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)],
+    'branch_pool': ['max/2'],
+  },
+  'Mixed_7b': _e('mean'),
+  'Mixed_7c': _e('max'),
+}
+
+
+class Conv(nnx.Module):
+  """relu(convolution + bias)."""
+
+  def __init__(
+    self, inputs: int, outputs: int, size: tuple[int, int], stride=1, same=True
+  ) -> None:
+    """Creates zeros, to be loaded; `same` pads the borders."""
+    self.kernel = nnx.Param(jnp.zeros((*size, inputs, outputs)))
+    self.bias = nnx.Param(jnp.zeros(outputs))
+    self.stride, self.same = stride, same
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(B, H, W, inputs) -> (B, H', W', outputs)."""
+    y = _convolve(x, self.kernel[...], self.stride, self.same)
+    return jax.nn.relu(y + self.bias[...])
+
+
+class Mixed(nnx.Module):
+  """Branches side by side, their channels one after the other."""
+
+  def __init__(self, inputs: int, branches: Mapping[str, list]) -> None:
+    """Creates the convolutions, named as in the published file."""
+    plan = []
+    for name, steps in branches.items():
+      convolutions = sum(not isinstance(step, str) for step in steps)
+      channels, chain, number = inputs, [], 0
+      for step in steps:
+        if isinstance(step, str):
+          chain.append((step,))
+          continue
+        number += 1
+        fork = step if isinstance(step, list) else [step]
+        numbered = f'{name}_{number}' if convolutions > 1 else name
+        names = [
+          numbered + letter
+          for letter in (('a', 'b') if len(fork) > 1 else ('',))
+        ]
+        for known, (outputs, high, wide, *stride) in zip(
+          names, fork, strict=True
+        ):
+          conv = Conv(channels, outputs, (high, wide), *stride, not stride)
+          setattr(self, known, conv)
+        channels = sum(outputs for outputs, *_ in fork)
+        chain.append(tuple(names))
+      plan.append((tuple(chain), channels))
+    self.plan = tuple(chain for chain, _ in plan)
+    self.outputs = sum(channels for _, channels in plan)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(B, H, W, C) -> (B, H', W', outputs)."""
+    return jnp.concatenate([self._branch(chain, x) for chain in self.plan], -1)
+
+  def _branch(self, chain: tuple, x: jax.Array) -> jax.Array:
+    for names in chain:
+      if names[0] in _POOLS:
+        x = _POOLS[names[0]](x)
+      else:
+        x = jnp.concatenate([getattr(self, name)(x) for name in names], -1)
+    return x
+
+
+class Inception(nnx.Module):
+  """Images of 299 x 299, scaled to [-1, 1], to features."""
+
+  def __init__(self) -> None:
+    """Creates zeros, to be loaded."""
+    channels = 3
+    for name, part in _STEM.items():
+      if part is not None:
+        outputs, size, stride, same = part
+        setattr(self, name, Conv(channels, outputs, (size, size), stride, same))
+        channels = outputs
+    for name, branches in _MIXED.items():
+      block = Mixed(channels, branches)
+      setattr(self, name, block)
+      channels = block.outputs
+    self.fc = nnx.Param(jnp.zeros((channels, LOGITS)))
+
+  def blocks(self, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
+    """Name and output (B, H', W', C') of each part, for (B, 299, 299, 3)."""
+    for name in (*_STEM, *_MIXED):
+      x = _pool_max(x, 2) if name.startswith('Max') else getattr(self, name)(x)
+      yield name, x
+
+  def __call__(self, x: jax.Array) -> Features:
+    """(B, 299, 299, 3) -> features."""
+    for name, x in self.blocks(x):  # noqa: B020 - the last one stays
+      if name == 'Mixed_6d':
+        spatial = x[..., :_SPATIAL].reshape(len(x), -1)
+    pool = x.mean((1, 2))
+    return Features(
+      pool, spatial, jnp.dot(pool, self.fc[...], precision=_EXACT)
+    )
+
+
+def _convolve(
+  x: jax.Array, kernel: jax.Array, stride: int, same: bool
+) -> jax.Array:
+  height, width, inputs, outputs = kernel.shape
+  if height == width == 1:
+    return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0], precision=_EXACT)
+  up, left = (height // 2 * same, width // 2 * same)
+  # XLA's CPU code gathers a patch for every output. Two neighbouring columns
+  # that share one, as channels of a kernel that is wider by one stride, take
+  # half of the time where patches, not products, are what costs.
+  columns = 2 if jax.default_backend() == 'cpu' and x.shape[2] > 70 else 1
+  wide = (x.shape[2] + 2 * left - width) // stride + 1
+  spare = -wide % columns
+  shifts = [(i * stride, (columns - 1 - i) * stride) for i in range(columns)]
+  kernel = jnp.stack(
+    [jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts], 3
+  )
+  y = lax.conv_general_dilated(
+    x,
+    kernel.reshape(height, -1, inputs, columns * outputs),
+    (stride, stride * columns),
+    ((up, up), (left, left + spare * stride)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    precision=_EXACT,
+  )
+  return y.reshape(*y.shape[:2], -1, outputs)[:, :, :wide]
+
+
+def _pool(x: jax.Array, start: float, combine, stride: int, pad: int):
+  pads = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+  return lax.reduce_window(
+    x, start, combine, (1, 3, 3, 1), (1, stride, stride, 1), pads
+  )
+
+
+def _pool_max(x: jax.Array, stride: int) -> jax.Array:
+  return _pool(x, -jnp.inf, lax.max, stride, int(stride == 1))
+
+
+def _pool_mean(x: jax.Array) -> jax.Array:
+  """Of 3 x 3, without the padding at the borders."""
+  ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+  return _pool(x, 0.0, lax.add, 1, 1) / _pool(ones, 0.0, lax.add, 1, 1)
+
+
+_POOLS = {
+  'mean': _pool_mean,
+  'max': lambda x: _pool_max(x, 1),
+  'max/2': lambda x: _pool_max(x, 2),
+}
+
+
+def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Parameters of `Inception`, of the tensors of the published file.
+
+  Raises:
+    InputError: if they are of another network.
+  """
+  graph, state = nnx.split(nnx.eval_shape(Inception))
+  del graph
+  shapes = nnx.to_pure_dict(state)
+  used = {'fc.bias'}
+
+  def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    found = tensors.get(name)
+    if found is None or found.shape != shape:
+      raise InputError(
+        'these are no weights of the FID Inception: '
+        f'{name} {"is missing" if found is None else f"has {found.shape}"}, '
+        f'expected {shape}.'
+      )
+    used.add(name)
+    return np.asarray(found, np.float64)
+
+  def loaded(name: str, tree: Mapping) -> dict[str, Any]:
+    if 'kernel' not in tree:
+      return {
+        key: loaded(f'{name}.{key}'.lstrip('.'), value)
+        for key, value in tree.items()
+      }
+    height, width, inputs, outputs = tree['kernel'].shape
+    weight = tensor(f'{name}.conv.weight', (outputs, inputs, height, width))
+    gamma, beta, mean, variance = (
+      tensor(f'{name}.bn.{key}', (outputs,))
+      for key in ('weight', 'bias', 'running_mean', 'running_var')
+    )
+    scale = gamma / np.sqrt(variance + _EPSILON)
+    return {
+      'kernel': np.float32(weight.transpose(2, 3, 1, 0) * scale),
+      'bias': np.float32(beta - mean * scale),
+    }
+
+  fc = shapes.pop('fc')
+  params = loaded('', shapes)
+  params['fc'] = np.float32(tensor('fc.weight', fc.shape[::-1]).T)
+  rest = {
+    name
+    for name in tensors.keys() - used
+    if not name.endswith('num_batches_tracked')
+  }
+  if rest:
+    raise InputError(
+      f'these are no weights of the FID Inception: {sorted(rest)[0]} is not '
+      'known.'
+    )
+  return params
+
+
+def apply(params: Any, x: jax.Array) -> Features:
+  """The network at `params`; see `Inception`."""
+  graph = nnx.split(nnx.eval_shape(Inception))[0]
+  return nnx.merge(graph, params)(x)

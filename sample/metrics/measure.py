@@ -1,0 +1,327 @@
+"""From features to metrics, with their uncertainty.
+
+  fd         Frechet distance of `pool`; FID where the extractor is published
+  sfd        the same of `spatial`; sFID
+  is         Inception Score of `logits`
+  kid        kernel distance of `pool`
+  precision  share of samples among the reference, in `pool`
+  recall     share of the reference among the samples
+  accuracy   how often a classifier of the data reads the label drawn for
+
+Moments are gathered batch by batch; features are kept only for what needs all
+of them at once.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from absl import logging
+
+from dit.config import check_choice
+from dit.types import InputError
+from sample.metrics.extractor import Extractor
+from sample.metrics.frechet import (
+  Moments,
+  MomentsAccumulator,
+  frechet_distance,
+)
+from sample.metrics.inception import Features
+from sample.metrics.manifold import precision_recall
+from sample.metrics.scores import inception_score, kernel_distance
+
+METRICS = ('fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy')
+LOWER = ('fd', 'sfd', 'kid')  # is better; of the others, higher
+_NAMES = {
+  'fd': 'FID',
+  'sfd': 'sFID',
+  'is': 'IS',
+  'kid': 'KID',
+  'precision': 'Precision',
+  'recall': 'Recall',
+  'accuracy': 'Accuracy',
+}
+_OTHER_NAMES = {'fd': 'FD', 'sfd': 'sFD', 'kid': 'KD'}  # without Inception
+# Which metrics need which features of all images at once.
+_ROWS = {
+  'pool': {'kid', 'precision', 'recall'},
+  'spatial': set(),
+  'logits': {'is', 'accuracy'},
+}
+# Images drawn twice are each other's neighbours, and their own kernel: these
+# have no bootstrap.
+_RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureConfig:
+  """Which metrics, and their constants.
+
+  Attributes:
+    metrics: of METRICS; () for all that extractor and reference allow.
+    neighbours: k of precision and recall.
+    half: whether their distances are float16, as in the ADM evaluator.
+    split_size: images of each part of the Inception Score.
+    kid_subsets: of the kernel distance.
+    kid_subset_size: images of each; fewer where there are fewer.
+    bootstrap: resamples behind each standard error; 0: none.
+  """
+
+  metrics: tuple[str, ...] = ()
+  neighbours: int = 3
+  half: bool = False
+  split_size: int = 5000
+  kid_subsets: int = 100
+  kid_subset_size: int = 1000
+  bootstrap: int = 0
+
+  def __post_init__(self) -> None:
+    """Checks names and ranges."""
+    for name in self.metrics:
+      check_choice('eval.metrics', name, METRICS)
+    for name in ('neighbours', 'split_size', 'kid_subsets', 'kid_subset_size'):
+      if getattr(self, name) < 1:
+        raise InputError(
+          f'eval.{name} is {getattr(self, name)}, expected at least 1.'
+        )
+    if self.bootstrap < 0 or self.bootstrap == 1:
+      raise InputError(
+        f'eval.bootstrap is {self.bootstrap}, expected 0, or at least 2 '
+        'resamples.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What is kept of the features of a set of images.
+
+  Attributes:
+    pool: moments of `Features.pool`.
+    spatial: moments of `Features.spatial`, or None.
+    rows: features of every image, of those that were kept.
+    labels: (n,) that the images were drawn for, or None.
+  """
+
+  pool: Moments
+  spatial: Moments | None
+  rows: Features
+  labels: np.ndarray | None = None
+
+  def resampled(self, rng: np.random.Generator) -> 'Summary':
+    """As many rows, drawn with replacement."""
+    kept = next(rows for rows in self.rows if rows is not None)
+    index = rng.integers(0, len(kept), len(kept))
+    rows = Features(*(None if r is None else r[index] for r in self.rows))
+    return Summary(
+      Moments.of(rows.pool),
+      None if rows.spatial is None else Moments.of(rows.spatial),
+      rows,
+      None if self.labels is None else self.labels[index],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A metric, and how sure it is.
+
+  Attributes:
+    value: the metric, or its mean over repeats.
+    error: standard error; None where it was not asked for.
+  """
+
+  value: float
+  error: float | None = None
+
+  def __str__(self) -> str:
+    """Four digits, such as '2.064 ± 0.031'."""
+    error = '' if self.error is None else f' ± {self.error:.2g}'
+    return f'{self.value:.4g}{error}'
+
+
+def summarise(
+  features: Iterable[Features],
+  config: MeasureConfig,
+  wanted: Sequence[str],
+  labels: np.ndarray | None = None,
+) -> Summary:
+  """Gathers the features of a set of images, batch by batch.
+
+  Args:
+    features: of consecutive images.
+    config: decides what is kept.
+    wanted: the metrics.
+    labels: (n,) that the images were drawn for.
+
+  Returns:
+    The summary.
+
+  Raises:
+    InputError: if features are not finite.
+  """
+  pool, spatial, kept = MomentsAccumulator(), None, {}
+  for batch in features:
+    pool.add(batch.pool)
+    if batch.spatial is not None and 'sfd' in wanted:
+      spatial = spatial or MomentsAccumulator()
+      spatial.add(batch.spatial)
+    for name, rows in batch._asdict().items():
+      needed = _ROWS[name] & {*wanted}
+      if name == 'pool' or (name == 'spatial' and 'sfd' in wanted):
+        needed |= {'bootstrap'} if config.bootstrap else set()
+      if rows is not None and needed:
+        kept.setdefault(name, []).append(rows)
+  return Summary(
+    pool.moments(),
+    spatial and spatial.moments(),
+    Features(
+      **{
+        name: np.concatenate(kept[name]) if name in kept else None
+        for name in Features._fields
+      }
+    ),
+    labels,
+  )
+
+
+def choose(
+  config: MeasureConfig,
+  extractor: Extractor,
+  *,
+  reference_rows: bool,
+  reference_spatial: bool,
+  labels: bool,
+) -> tuple[str, ...]:
+  """The metrics to take: those asked for, or all that are possible.
+
+  Args:
+    config: asks.
+    extractor: of the features.
+    reference_rows: whether features of every reference image are known.
+    reference_spatial: whether moments of its spatial features are.
+    labels: whether the images have labels of the data.
+
+  Raises:
+    InputError: if one that is asked for is not possible.
+  """
+  statistics = 'the reference holds statistics only, without images'
+  no_inception = f'features of {extractor.name} have none; use Inception'
+  missing = {}
+  for name in ('kid', 'precision', 'recall'):
+    if not reference_rows:
+      missing[name] = statistics
+  if not extractor.is_inception:
+    missing |= {'sfd': no_inception, 'is': no_inception}
+  elif not reference_spatial:
+    missing['sfd'] = 'the reference holds no spatial statistics (mu_s, sigma_s)'
+  if extractor.is_inception or not labels:
+    missing['accuracy'] = (
+      f'{extractor.name} reads no classes of the data'
+      if extractor.is_inception
+      else 'the images have no labels'
+    )
+  for name in config.metrics:
+    if name in missing:
+      raise InputError(f'metric {name} cannot be taken: {missing[name]}.')
+  if config.metrics:
+    return config.metrics
+  return tuple(name for name in METRICS if name not in missing)
+
+
+def measure(
+  sample: Summary,
+  reference: Summary,
+  config: MeasureConfig,
+  metrics: Sequence[str],
+) -> dict[str, float]:
+  """The metrics of one set of images, by name."""
+  values = {}
+  if 'fd' in metrics:
+    values['fd'] = frechet_distance(sample.pool, reference.pool)
+  if 'sfd' in metrics:
+    values['sfd'] = frechet_distance(sample.spatial, reference.spatial)
+  if 'is' in metrics:
+    values['is'], _ = inception_score(
+      sample.rows.logits, split_size=config.split_size
+    )
+  if 'kid' in metrics:
+    size = min(
+      config.kid_subset_size, len(sample.rows.pool), len(reference.rows.pool)
+    )
+    values['kid'], _ = kernel_distance(
+      sample.rows.pool,
+      reference.rows.pool,
+      subsets=config.kid_subsets,
+      subset_size=size,
+    )
+  if {'precision', 'recall'} & {*metrics}:
+    values['precision'], values['recall'] = precision_recall(
+      reference.rows.pool,
+      sample.rows.pool,
+      k=config.neighbours,
+      half=config.half,
+    )
+  if 'accuracy' in metrics:
+    read = sample.rows.logits.argmax(-1)
+    values['accuracy'] = float((read == sample.labels).mean())
+  return {name: values[name] for name in metrics}
+
+
+def estimate(
+  samples: Sequence[Summary],
+  reference: Summary,
+  config: MeasureConfig,
+  metrics: Sequence[str],
+) -> dict[str, Estimate]:
+  """The metrics with standard errors.
+
+  Args:
+    samples: disjoint sets of equal size. Of several the mean is taken, and the
+      standard error of that mean; of one, by bootstrap if that is asked for.
+    reference: the real images.
+    config: constants, and the number of resamples.
+    metrics: which.
+
+  Returns:
+    By name.
+  """
+  values = [measure(s, reference, config, metrics) for s in samples]
+  if len(samples) > 1:
+    return {
+      name: Estimate(
+        float(np.mean([v[name] for v in values])),
+        float(np.std([v[name] for v in values], ddof=1) / len(values) ** 0.5),
+      )
+      for name in metrics
+    }
+  errors: dict[str, float] = {}
+  resampled = [name for name in metrics if name in _RESAMPLED]
+  if config.bootstrap and resampled:
+    rng = np.random.default_rng(0)
+    draws = [
+      measure(samples[0].resampled(rng), reference, config, resampled)
+      for _ in range(config.bootstrap)
+    ]
+    errors = {
+      name: float(np.std([draw[name] for draw in draws], ddof=1))
+      for name in resampled
+    }
+    if left := [name for name in metrics if name not in resampled]:
+      logging.info('No bootstrap of %s: use --repeats.', ', '.join(left))
+  return {name: Estimate(values[0][name], errors.get(name)) for name in metrics}
+
+
+def name_of(metric: str, extractor: Extractor) -> str:
+  """What results call a metric: FID, or FD with the extractor's name."""
+  if extractor.published or metric not in _OTHER_NAMES:
+    return _NAMES[metric]
+  return f'{_OTHER_NAMES[metric]} ({extractor.name})'
+
+
+def as_dict(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+  """Plain values, with NAME_se where there is a standard error."""
+  plain = {}
+  for name, found in estimates.items():
+    plain[name] = found.value
+    if found.error is not None:
+      plain[f'{name}_se'] = found.error
+  return plain

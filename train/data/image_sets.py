@@ -1,0 +1,245 @@
+"""Sets of finished images to measure: an .npz, a folder, a .zip, or TFDS.
+
+  .npz      arr_0 (n, H, W, C): uint8, or float in [0, 1]; arr_1 (n,) labels
+  folder    image files at any depth, in the order of their names; labels.txt
+            beside them, one number a line
+  .zip      likewise
+  tfds:     NAME[:SPLIT]
+
+An .npz is read piece by piece: 50,000 images of 256 x 256 are 10 GB. Float
+images keep what lies between 8-bit values, and are scaled to [0, 255].
+"""
+
+import concurrent.futures
+import dataclasses
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from dit.types import InputError
+from train.data.files import SUFFIXES, TFDS, open_images
+from train.data.images import BrokenImageError, center_crop, decode
+
+_CHUNK = 64
+_THREADS = 8
+LABELS = 'labels.txt'
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+  """Images to measure.
+
+  Attributes:
+    name: what the user called it.
+    count: how many.
+    labels: (n,) int, or None where nothing says.
+    eight_bit: whether they are stored as uint8.
+    read: start and stop to images (n, H, W, C) in [0, 255], uint8 or float32;
+      asked for in rising order.
+  """
+
+  name: str
+  count: int
+  labels: np.ndarray | None
+  eight_bit: bool
+  read: Callable[[int, int], np.ndarray]
+
+  def batches(
+    self, start: int = 0, stop: int | None = None
+  ) -> Iterator[np.ndarray]:
+    """Images start to stop, or to the end, a few at a time."""
+    stop = self.count if stop is None else stop
+    for at in range(start, stop, _CHUNK):
+      yield self.read(at, min(at + _CHUNK, stop))
+
+
+def open_image_set(
+  place: str, data_dir: str, *, image_size: int | None = None
+) -> ImageSet:
+  """Opens images.
+
+  Args:
+    place: an .npz, a folder, a .zip, or tfds:NAME[:SPLIT].
+    data_dir: where TFDS keeps its sets.
+    image_size: cuts image files to this size as ADM cuts ImageNet; None leaves
+      them as they are, and all must be of one size.
+
+  Raises:
+    InputError: if there are no images.
+  """
+  if place.startswith(TFDS):
+    files = open_images(place, data_dir)
+    labels = None  # each is known when its image is read
+    return _of_files(
+      place, list(range(files.count)), lambda i: files.read(i).data, labels,
+      image_size,
+    )  # fmt: skip
+  path = pathlib.Path(place).expanduser()
+  if path.suffix == '.npz' and path.is_file():
+    return _of_npz(place, path)
+  if path.is_dir():
+    names = [str(p.relative_to(path)) for p in path.rglob('*') if p.is_file()]
+    return _of_names(
+      place, names, lambda name: (path / name).read_bytes(), image_size
+    )
+  if zipfile.is_zipfile(path):
+    archive = zipfile.ZipFile(path)
+    names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    return _of_names(place, names, archive.read, image_size)
+  raise InputError(
+    f'images {place} are not there, or neither an .npz with arr_0, nor a '
+    f'folder or .zip of image files, nor {TFDS}NAME:SPLIT.'
+  )
+
+
+def _of_names(place, names, read, image_size) -> ImageSet:
+  images = sorted(
+    name
+    for name in names
+    if name.lower().endswith(SUFFIXES) and pathlib.Path(name).name[0] != '.'
+  )
+  # The preview beside a folder of samples is none of them.
+  deep = [name for name in images if '/' in name]
+  images = deep if f'{LABELS}' in names and deep else images
+  if not images:
+    raise InputError(
+      f'{place} holds no image, expected files with one of the suffixes '
+      f'{", ".join(SUFFIXES)}.'
+    )
+  labels = None
+  if LABELS in names:
+    labels = np.asarray(read(LABELS).decode().split(), np.int32)
+    if len(labels) != len(images):
+      raise InputError(
+        f'{place} holds {len(images)} images, but {LABELS} has {len(labels)} '
+        'lines; is the set complete?'
+      )
+  return _of_files(place, images, read, labels, image_size)
+
+
+def _of_files(place, names, read, labels, image_size) -> ImageSet:
+  """Image files, decoded by several threads."""
+  pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
+
+  def image(name):
+    try:
+      decoded = decode(read(name))
+    except BrokenImageError as error:
+      raise InputError(f'{place}: {name} is broken ({error}).') from error
+    return (
+      center_crop(decoded, image_size) if image_size else np.asarray(decoded)
+    )
+
+  shape = image(names[0]).shape
+
+  def rows(start, stop):
+    images = list(pool.map(image, names[start:stop]))
+    for name, found in zip(names[start:stop], images, strict=True):
+      if found.shape != shape:
+        raise InputError(
+          f'{place}: {name} has {found.shape[0]} x {found.shape[1]} pixels, '
+          f'{names[0]} {shape[0]} x {shape[1]}; give images of one size, or '
+          '--image_size=256 to cut them.'
+        )
+    return np.stack(images)
+
+  return ImageSet(place, len(names), labels, True, rows)
+
+
+def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
+  """arr_0 of an .npz, read piece by piece."""
+  try:
+    archive = zipfile.ZipFile(path)
+    names = archive.namelist()
+  except (OSError, zipfile.BadZipFile) as error:
+    raise InputError(f'{place} is damaged, or no .npz ({error}).') from error
+  if 'arr_0.npy' not in names:
+    held = ', '.join(name.removesuffix('.npy') for name in names) or 'nothing'
+    raise InputError(
+      f'{place} holds {held}, but no arr_0, the images (n, H, W, C); write it '
+      'with np.savez(path, images).'
+    )
+  shape, dtype = _header(place, archive, 'arr_0.npy')
+  floats = np.issubdtype(dtype, np.floating)
+  if len(shape) != 4 or shape[-1] not in (1, 3) or not shape[0]:
+    raise InputError(
+      f'{place} has arr_0 of shape {shape}, expected (n, H, W, 3), channels '
+      'last, or (n, H, W, 1).'
+    )
+  if dtype != np.uint8 and not floats:
+    raise InputError(
+      f'{place} has arr_0 of type {dtype}, expected uint8, or float in [0, 1].'
+    )
+  labels = None
+  if 'arr_1.npy' in names:
+    with archive.open('arr_1.npy') as file:
+      labels = np.lib.format.read_array(file, allow_pickle=False)
+    if labels.shape != shape[:1]:
+      raise InputError(
+        f'{place} has {shape[0]} images, but arr_1 of shape {labels.shape}, '
+        f'expected {shape[:1]} labels.'
+      )
+  reader = _Rows(place, archive, shape, dtype)
+  return ImageSet(place, shape[0], labels, not floats, reader)
+
+
+def _header(place, archive, name) -> tuple[tuple[int, ...], np.dtype]:
+  with archive.open(name) as file:
+    shape, fortran, dtype = _read_header(place, file)
+  if fortran:
+    raise InputError(
+      f'{place} has {name} in Fortran order; write it with '
+      'np.ascontiguousarray.'
+    )
+  return shape, dtype
+
+
+def _read_header(place, file):
+  try:
+    version = np.lib.format.read_magic(file)
+    read = (
+      np.lib.format.read_array_header_1_0
+      if version == (1, 0)
+      else np.lib.format.read_array_header_2_0
+    )
+    return read(file)
+  except ValueError as error:
+    raise InputError(f'{place} holds no numpy arrays ({error}).') from error
+
+
+class _Rows:
+  """Rows of arr_0, in rising order; from the start again when asked."""
+
+  def __init__(self, place, archive, shape, dtype) -> None:
+    self._place, self._archive = place, archive
+    self._shape, self._dtype = shape, dtype
+    self._file, self._at = None, 0
+
+  def __call__(self, start: int, stop: int) -> np.ndarray:
+    """Images start to stop, (stop - start, H, W, C) in [0, 255]."""
+    if self._file is None or start < self._at:
+      self._file, self._at = self._archive.open('arr_0.npy'), 0
+      _read_header(self._place, self._file)
+    size = int(np.prod(self._shape[1:])) * self._dtype.itemsize
+    try:
+      for at in range(self._at, start):
+        del at
+        self._file.read(size)
+      data = self._file.read((stop - start) * size)
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+      raise InputError(f'{self._place} is damaged ({error}).') from error
+    self._at = stop
+    if len(data) < (stop - start) * size:
+      raise InputError(f'{self._place} is cut short behind image {start}.')
+    images = np.frombuffer(data, self._dtype).reshape(-1, *self._shape[1:])
+    if self._dtype == np.uint8:
+      return images
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+      raise InputError(
+        f'{self._place} has float images from {low:g} to {high:g}, expected '
+        '[0, 1] (or uint8 in [0, 255]); scale them.'
+      )
+    return np.float32(images) * 255

@@ -1,0 +1,213 @@
+"""What samples are drawn from, and how: everything checked, then the weights.
+
+A `Request` becomes `Opened`, of which nothing is compiled or read yet, or a
+`Drawing`, which also knows guidance, labels and what decodes.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from dit import model
+from dit.path import Path, path_named
+from dit.sharding import check_model, make_mesh
+from dit.types import Denoiser, InputError
+from guidance import parse
+from guidance.parse import describe, with_guide
+from sample import generate, sampler
+from train import trained
+from train.data.source import check_source, load_all, open_source
+from train.experiment import Experiment
+from train.trained import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What every command of this module is told.
+
+  Attributes:
+    source: the run or folder to sample from.
+    overrides: assignments to config keys, such as 'sample.steps=50'.
+    guide: AutoGuidance's weaker network, or None.
+    seed: of all noise.
+    out: folder for the results; None for one of the command's choice.
+  """
+
+  source: Source
+  overrides: Sequence[str] = ()
+  guide: Source | None = None
+  seed: int = 0
+  out: str | None = None
+
+  def __post_init__(self) -> None:
+    """Checks the seed."""
+    if not 0 <= self.seed < 2**32:
+      raise InputError(f'--seed is {self.seed}, expected 0 to 2^32 - 1.')
+
+
+class Opened:
+  """A request looked at: everything but the weights."""
+
+  def __init__(self, request: Request) -> None:
+    """Opens; compiles nothing and reads no weights."""
+    self._request = request
+    self.experiment: Experiment = request.source.open(request.overrides)
+    self.mesh: Mesh = make_mesh(self.experiment.mesh)
+    check_model(self.mesh, self.experiment.model)
+    self.path: Path = path_named(self.experiment.objective.path)
+    self._guide: Experiment | None = None
+    if request.guide is not None:
+      self._guide = request.guide.open(())
+      trained.check_guide(self._guide, self.experiment)
+
+  def check(self, texts: Sequence[str]) -> None:
+    """Raises InputError if one of these cannot be served."""
+    methods = [parse(text) for text in texts]
+    guide = model.bind(self._guide.model, {}) if self._guide else None
+    if guide and not any(method.wants_guide for method in methods):
+      raise InputError('--guide is for guidance auto, which is not asked for.')
+    network = model.bind(self.experiment.model, {})
+    for method in methods:
+      method = with_guide(method, guide)
+      generate.check(
+        self.experiment.sample,
+        method,
+        network,
+        self.mesh,
+        self.path,
+        self.experiment.model.latent_shape,
+      )
+
+  def check_weights(self) -> None:
+    """Raises InputError if there are none."""
+    for source in (self._request.source, self._request.guide):
+      if source is not None:
+        source.check()
+
+  def restore(self) -> tuple[Denoiser, Denoiser | None, dict[str, Any]]:
+    """The denoiser, the guide, and what results say of both."""
+    request = self._request
+    denoiser, about = request.source.restore(self.experiment, self.mesh)
+    if request.guide is None:
+      return denoiser, None, about
+    guide, of_guide = request.guide.restore(self._guide, self.mesh)
+    return denoiser, guide, {**about, 'guide': of_guide}
+
+  def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels to measure against: the training and the test split."""
+    if not self._request.source.is_run:
+      raise InputError('a folder of weights has no data to measure against.')
+    data, splits = self.experiment.data, []
+    for split in (data.train_split, data.test_split):
+      source = open_source(data, split)
+      check_source(source, data, self.experiment.model)
+      splits.append(load_all(source))
+    return splits
+
+
+class Drawing:
+  """The images that a request asks for."""
+
+  def __init__(
+    self,
+    request: Request,
+    guidance: str,
+    *,
+    num: int,
+    labels: str,
+    autoencoder: str | None,
+  ) -> None:
+    """Checks everything, and reads what decodes.
+
+    Args:
+      request: from what.
+      guidance: as text.
+      num: how many.
+      labels: their plan; see `generate.plan_labels`.
+      autoencoder: as `trained.read_autoencoder` reads it.
+
+    Raises:
+      InputError: for what cannot be drawn.
+    """
+    self._method = parse(guidance)
+    if num < 1:
+      raise InputError(f'--num is {num}, expected at least 1.')
+    self._opened = opened = Opened(request)
+    opened.check([guidance])
+    self.experiment, self.mesh = opened.experiment, opened.mesh
+    self._seed, self._plan = request.seed, labels
+    self.labels = generate.plan_labels(
+      labels, num, self.experiment.model.num_classes, request.seed
+    )
+    opened.check_weights()
+    self._decoder = trained.read_decoder(
+      autoencoder, self.experiment, request.source.latents(), opened.mesh
+    )
+    self._autoencoder = (autoencoder or '').partition(':')[0]
+
+  @property
+  def guidance(self) -> str:
+    """As text, in its own order."""
+    return describe(self._method)
+
+  def load(self) -> dict[str, Any]:
+    """Reads the weights; returns the protocol, what fixes the images."""
+    self._denoiser, guide, about = self._opened.restore()
+    self._method = with_guide(self._method, guide)
+    sampling = dataclasses.asdict(self.experiment.sample)
+    del sampling['batch_size']  # changes no image
+    return {
+      **about,
+      'guidance': self.guidance,
+      'sampling': sampling,
+      'autoencoder': self._decoder
+      and {
+        'name': self._autoencoder,
+        'weights_sha256': model.fingerprint(self._decoder.params),
+      },
+      'labels': self._plan,
+      'num': len(self.labels),
+      'seed': self._seed,
+    }
+
+  def batches(self, index: np.ndarray) -> Iterator[generate.Batch]:
+    """The images of these numbers."""
+    return generate.batches(
+      self._denoiser,
+      self._method,
+      self.labels,
+      self.experiment.sample,
+      path=self._opened.path,
+      shape=self.experiment.model.latent_shape,
+      mesh=self.mesh,
+      seed=self._seed,
+      index=index,
+      autoencoder=self._decoder,
+    )
+
+  def nfe(self, spent: Sequence[float]) -> float | None:
+    """Evaluations per image: as declared, else the mean of what was spent."""
+    declared = generate.declared_nfe(
+      self._denoiser,
+      self._method,
+      self.experiment.sample,
+      self._opened.path,
+      self._seed,
+    )
+    if declared is None and len(spent):  # of an adaptive solver
+      return float(np.mean(spent))
+    return declared
+
+  @property
+  def steps(self) -> int:
+    """Solver steps."""
+    return len(self.experiment.sample.grid(self._opened.path)) - 1
+
+  def skipped_blocks(self) -> Any:
+    """What S2 left out; see `sampler.skipped_blocks`."""
+    return sampler.skipped_blocks(
+      self._method, self._denoiser, self._seed, self.steps
+    )

@@ -1,0 +1,352 @@
+"""The commands `evaluate`, `reference` and `train-features`."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from dit.sharding import make_mesh
+from dit.types import InputError
+from sample import writer
+from sample.metrics import report
+from sample.metrics.reference import save_reference
+from train import workdir
+from train.data.image_sets import open_image_set
+from train.drawing import Drawing, Request
+from train.evaluation import EvalConfig, Evaluator
+from train.experiment import Experiment
+from train.log import image_progress
+
+# Of `eval`, what figures depend on.
+_CONSTANTS = (
+  'repeats', 'bootstrap', 'neighbours', 'half', 'split_size', 'kid_subsets',
+  'kid_subset_size', 'image_size', 'batch_size',
+)  # fmt: skip
+
+
+def evaluate_samples(
+  experiment: Experiment,
+  samples: str,
+  *,
+  row: Mapping[str, Any],
+  num: int | None = None,
+  out: str | None = None,
+) -> str:
+  """Scores finished images.
+
+  Args:
+    experiment: its sections eval, data and mesh.
+    samples: an .npz, a folder, a .zip or tfds:NAME; see `image_sets`.
+    row: the published figures to compare with; {} for none.
+    num: of the images, the first so many; None for all.
+    out: folder for the results; None: SAMPLES-evaluation.
+
+  Returns:
+    The table and what to know of it.
+
+  Raises:
+    InputError: for what is missing or does not fit.
+  """
+  config = experiment.eval
+  images = open_image_set(
+    samples, experiment.data.dir, image_size=config.image_size or None
+  )
+  count = images.count if num is None else num
+  if count > images.count:
+    raise InputError(
+      f'--num is {num}, but {samples} holds {images.count} images.'
+    )
+  each = _each(count, config)
+  protocol = _protocol_beside(samples)
+  folder = writer.results_folder(
+    out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
+  )
+  evaluator = Evaluator(
+    config,
+    experiment.data,
+    experiment.model.num_classes,
+    make_mesh(experiment.mesh),
+    labels=images.labels is not None,
+  )
+  sets = []
+  with image_progress(count, 0, 'evaluate') as progress:
+    for start in range(0, each * config.repeats, each):
+      labels = images.labels
+
+      def batches(start=start):
+        done = start
+        for batch in images.batches(start, start + each):
+          done += len(batch)
+          progress(done)
+          yield batch
+
+      sets.append(
+        evaluator.summarise(
+          batches(),
+          None if labels is None else labels[start : start + each],
+        )
+      )
+  return _report(
+    evaluator,
+    sets,
+    folder,
+    {'samples': samples, 'images': count, **protocol},
+    count=each,
+    eight_bit=images.eight_bit,
+    row=row,
+  )
+
+
+def evaluate_run(
+  request: Request,
+  guidance: str,
+  *,
+  num: int,
+  labels: str,
+  autoencoder: str | None,
+  row: Mapping[str, Any],
+) -> str:
+  """Draws images and scores them, without writing one.
+
+  Args:
+    request: from what, and where results go.
+    guidance: as text.
+    num: images of each of the `eval.repeats` sets.
+    labels: their plan; see `generate.plan_labels`.
+    autoencoder: as `trained.read_autoencoder` reads it.
+    row: the published figures to compare with; {} for none.
+
+  Returns:
+    The table and what to know of it.
+
+  Raises:
+    InputError: for what is missing or does not fit.
+  """
+  if num < 2:
+    raise InputError(f'--num is {num}, expected at least 2.')
+  config = request.source.open(request.overrides).eval
+  drawing = Drawing(
+    request,
+    guidance,
+    num=num * config.repeats,
+    labels=labels,
+    autoencoder=autoencoder,
+  )
+  experiment = drawing.experiment
+  place = request.source.place
+  name = drawing.guidance.replace(':', '-').replace(',', '_')
+  folder = writer.results_folder(request.out or f'{place}/evaluation/{name}')
+  evaluator = Evaluator(
+    config,
+    experiment.data,
+    experiment.model.num_classes,
+    drawing.mesh,
+    labels=True,
+  )
+  protocol = drawing.load()
+  sets, spent, begin = [], [], time.monotonic()
+  with image_progress(num * config.repeats, 0, 'evaluate') as progress:
+
+    def images(index):
+      for batch in drawing.batches(index):
+        spent.append(batch.nfe)
+        progress(int(batch.index[-1]) + 1)
+        yield batch.images
+
+    for repeat in range(config.repeats):
+      index = np.arange(repeat * num, (repeat + 1) * num)
+      sets.append(evaluator.summarise(images(index), drawing.labels[index]))
+  seconds = time.monotonic() - begin
+  return _report(
+    evaluator,
+    sets,
+    folder,
+    {
+      'run': place,
+      **protocol,
+      'nfe_per_image': drawing.nfe(spent),
+      'solver_steps': drawing.steps,
+      'images_per_second': num * config.repeats / seconds,
+    },
+    count=num,
+    eight_bit=True,
+    row=row,
+  )
+
+
+def make_reference(
+  experiment: Experiment, images: str | None, target: str
+) -> str:
+  """Writes the statistics of real images.
+
+  Args:
+    experiment: its sections eval, data and mesh.
+    images: as `image_sets` reads it; None for the training split.
+    target: the .npz to write.
+
+  Returns:
+    What was written.
+
+  Raises:
+    InputError: for what is missing or does not fit.
+  """
+  path = epath.Path(target).expanduser()
+  if path.suffix != '.npz' or path.exists():
+    raise InputError(
+      f'--to is {target}, expected a new file that ends with .npz.'
+    )
+  writer.results_folder(path.parent)
+  config = dataclasses.replace(experiment.eval, reference=images or '')
+  evaluator = Evaluator(
+    dataclasses.replace(config, metrics=()),
+    experiment.data,
+    experiment.model.num_classes,
+    make_mesh(experiment.mesh),
+    labels=False,
+  )
+  reference = evaluator.reference
+  about = {**reference.about, **workdir.environment()}
+  save_reference(path, dataclasses.replace(reference, about=about))
+  return (
+    f'{path}: {evaluator.extractor.name} statistics of {reference.count} '
+    f'images of {about["images"]} (SHA-256 {about["sha256"][:8]}...).'
+  )
+
+
+def _each(count: int, config: EvalConfig) -> int:
+  """Images of each set."""
+  each = count // config.repeats
+  if each < 2:
+    raise InputError(
+      f'{count} images make no {config.repeats} sets; lower --repeats.'
+    )
+  if count % config.repeats:
+    logging.warning(
+      'The last %d images are left out: %d sets of %d.',
+      count % config.repeats, config.repeats, each,
+    )  # fmt: skip
+  return each
+
+
+def _report(
+  evaluator: Evaluator,
+  sets: Sequence[Any],
+  folder: epath.Path,
+  protocol: Mapping[str, Any],
+  *,
+  count: int,
+  eight_bit: bool,
+  row: Mapping[str, Any],
+) -> str:
+  """Takes the metrics, writes them, and returns them as text."""
+  extractor, reference = evaluator.extractor, evaluator.reference
+  estimates = evaluator(sets)
+  warnings = report.caveats(
+    extractor=extractor,
+    count=count,
+    labels=protocol.get('labels'),
+    eight_bit=eight_bit,
+    reference=reference.about,
+    row=row,
+  )
+  for warning in warnings:
+    logging.warning('%s', warning)
+  config = dataclasses.asdict(evaluator.config)
+  known = {
+    **{key: config[key] for key in _CONSTANTS},
+    'extractor': extractor.protocol(),
+    'reference': {
+      'place': evaluator.config.reference or reference.about['images'],
+      'count': reference.count,
+      **reference.about,
+    },
+  }
+  line = report.format_row(
+    _columns(protocol, known, count), estimates, extractor
+  )
+  table = report.format_table(estimates, extractor)
+  writer.write_json(
+    folder / 'evaluation.json',
+    report.as_json(
+      estimates,
+      extractor,
+      warnings,
+      published=dict(row),
+      images_of_each_set=count,
+      samples=dict(protocol),
+      evaluation=known,
+      environment=workdir.environment(),
+    ),
+  )
+  writer.write_bytes(folder / 'evaluation.md', f'{line}\n'.encode())
+  published = ''
+  if row:
+    published = f'Published: FID {row["fid"]}, IS {row["inception_score"]}.\n'
+  return (
+    f'\n{table}\n{_how(evaluator, count)}\n{published}'
+    f'{folder}/evaluation.json has the whole protocol, evaluation.md a line '
+    f'for a paper:\n\n{line}'
+  )
+
+
+def _how(evaluator: Evaluator, count: int) -> str:
+  """One sentence on what the figures are."""
+  config, reference = evaluator.config, evaluator.reference
+  place = config.reference or reference.about['images']
+  real = f'{reference.count} images' if reference.count else 'statistics'
+  preprocessing = ''
+  if evaluator.extractor.is_inception:
+    preprocessing = f' ({config.preprocessing} preprocessing)'
+  error = ''
+  if config.repeats > 1:
+    error = f'; mean ± standard error of {config.repeats} disjoint sets'
+  elif config.bootstrap:
+    error = f'; ± standard error of {config.bootstrap} bootstrap resamples'
+  return (
+    f'{count} images against {real} of {place}, features of '
+    f'{evaluator.extractor.name}{preprocessing}{error}.'
+  )
+
+
+def _columns(
+  protocol: Mapping[str, Any], known: Mapping[str, Any], count: int
+) -> dict[str, Any]:
+  """What the line for a paper says beside the metrics."""
+  sampling = protocol.get('sampling', {})
+  nfe = protocol.get('nfe_per_image')
+  images = f'{known["repeats"]} x {count}' if known['repeats'] > 1 else count
+  return {
+    'model': pathlib.PurePath(
+      str(
+        protocol.get('run') or protocol.get('folder') or protocol.get('samples')
+      )
+    ).name,
+    'weights': protocol.get('weights'),
+    'guidance': protocol.get('guidance'),
+    'solver': sampling.get('solver'),
+    'steps': protocol.get('solver_steps', sampling.get('steps')),
+    'NFE': None if nfe is None else f'{nfe:.4g}',
+    'labels': protocol.get('labels'),
+    'images': images,
+    'reference': pathlib.PurePath(str(known['reference']['place'])).name,
+  }
+
+
+def _protocol_beside(samples: str) -> dict[str, Any]:
+  """What `sample` said of its images; {} for those of others."""
+  path = pathlib.Path(samples).expanduser()
+  known = (path if path.is_dir() else path.parent) / 'samples.json'
+  if not known.is_file() or (path.is_file() and path.name != 'samples.npz'):
+    return {}
+  try:
+    protocol = json.loads(known.read_text())
+  except ValueError:
+    logging.warning('%s is damaged, and left out of the protocol.', known)
+    return {}
+  return {key: protocol[key] for key in protocol if key != 'samples'}
