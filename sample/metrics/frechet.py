@@ -1,40 +1,196 @@
 """The Frechet distance between Gaussians fitted to two sets of features.
 
-  d^2 = |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1^1/2 S2 S1^1/2)^1/2)
+  d^2 = |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((R S1 R)^1/2),  R = S2^1/2
 
 in float64, by eigenvalues of symmetric matrices only: no matrix square root of
 a product, which is neither symmetric nor stable (Heusel et al. 2017 define the
 distance; common code takes `sqrtm` of S1 S2).
+
+Features come in batches. Moments of two disjoint sets, n1 and n2 rows, merge
+(Chan, Golub and LeVeque 1983) into those of their union of n = n1 + n2 rows:
+
+  m = m1 + (n2 / n) (m2 - m1)
+  (n - 1) S = (n1 - 1) S1 + (n2 - 1) S2 + (n1 n2 / n) (m2 - m1) (m2 - m1)^T
 """
 
 import dataclasses
+import functools
 
 import numpy as np
+from absl import logging
+
+from dit.types import InputError
+
+# Rows of a block: enough that its product x^T x outweighs merging (F, F).
+BLOCK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-  """Mean (F,) and covariance (F, F) of features, float64."""
+  """Mean and covariance of features.
+
+  Attributes:
+    mean: (F,) float64.
+    covariance: (F, F) float64, divided by count - 1; of one row zeros.
+    count: of rows; None where it is not known, as of statistics from a file.
+  """
 
   mean: np.ndarray
   covariance: np.ndarray
+  count: int | None = None
 
   @classmethod
   def of(cls, features: np.ndarray) -> 'Moments':
-    """Moments of (n, F) features; the covariance divides by n - 1."""
-    features = np.asarray(features, np.float64)
-    return cls(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
+    """Moments of (n, F) features; the covariance divides by n - 1.
+
+    Raises:
+      InputError: see `MomentsAccumulator`.
+    """
+    accumulator = MomentsAccumulator()
+    accumulator.add(features)
+    return accumulator.moments()
+
+  def __add__(self, other: 'Moments') -> 'Moments':
+    """Moments of both sets of rows together."""
+    check_same_features(len(self.mean), len(other.mean))
+    if self.count is None or other.count is None:
+      raise InputError(
+        'moments without a count of rows cannot be merged, as those read from '
+        'files; compute both from features.'
+      )
+    n = self.count + other.count
+    step = other.mean - self.mean
+    shift = np.sqrt(self.count * other.count / n / (n - 1)) * step
+    return Moments(
+      self.mean + other.count / n * step,
+      (self.count - 1) / (n - 1) * self.covariance
+      + (other.count - 1) / (n - 1) * other.covariance
+      + np.outer(shift, shift),
+      n,
+    )
+
+  @functools.cached_property
+  def root(self) -> np.ndarray:
+    """(F, F), covariance^1/2; kept, for many distances to one reference."""
+    values, vectors = np.linalg.eigh(self.covariance)
+    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
-  """The squared distance d^2, as FID reports it."""
-  values, vectors = np.linalg.eigh(a.covariance)
-  root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-  cross = np.linalg.eigvalsh(root @ b.covariance @ root)
+class MomentsAccumulator:
+  """Moments of features that come in batches.
+
+  Rows fill blocks of `BLOCK`, so that the moments are the same whatever the
+  batches, and the (F, F) matrices are touched once a block.
+  """
+
+  def __init__(self) -> None:
+    self._block = np.empty((0, 0))
+    self._filled = 0
+    self._merged: Moments | None = None
+
+  def add(self, features: np.ndarray) -> None:
+    """Adds (n, F) features, copied.
+
+    Raises:
+      InputError: they are not finite, or F is not that of the batches before.
+    """
+    features = check_features(features)
+    if not self._block.size:
+      self._block = np.empty((BLOCK, features.shape[1]))
+    check_same_features(self._block.shape[1], features.shape[1])
+    while len(features):
+      taken = features[: BLOCK - self._filled]
+      self._block[self._filled : self._filled + len(taken)] = taken
+      self._filled += len(taken)
+      features = features[len(taken) :]
+      if self._filled == BLOCK:
+        self._merge_block()
+
+  def moments(self) -> Moments:
+    """Moments of all rows that were added; more may follow.
+
+    Raises:
+      InputError: there are no rows.
+    """
+    if self._filled:
+      self._merge_block()
+    if self._merged is None:
+      raise InputError('there are no features: expected one image at least.')
+    return self._merged
+
+  def _merge_block(self) -> None:
+    x, self._filled = self._block[: self._filled], 0
+    mean = x.mean(0)
+    x -= mean
+    # The divisor of a single row is 0 / 0; its scatter is zero.
+    moments = Moments(mean, x.T @ x / max(len(x) - 1, 1), len(x))
+    self._merged = self._merged + moments if self._merged else moments
+
+
+def check_features(features: np.ndarray) -> np.ndarray:
+  """Features as an array (n, F).
+
+  Raises:
+    InputError: they have another rank, no columns or are not finite.
+  """
+  features = np.asarray(features)
+  if features.ndim != 2 or not features.shape[1]:
+    raise InputError(
+      f'features have shape {features.shape}, expected (images, features); '
+      'flatten all that belongs to an image.'
+    )
+  bad = len(features) - np.isfinite(features).all(1).sum()
+  if bad:
+    raise InputError(
+      f'{bad} of {len(features)} rows of features are NaN or infinite, '
+      'expected finite numbers; look at the images of these rows, and at the '
+      'weights that drew them.'
+    )
+  return features
+
+
+def check_same_features(one: int, other: int) -> None:
+  """Raises InputError unless two sets have as many features an image."""
+  if one != other:
+    raise InputError(
+      f'the sets have {one} and {other} features an image, expected the same '
+      'number; use one extractor for both.'
+    )
+
+
+def frechet_distance(sample: Moments, reference: Moments) -> float:
+  """The squared distance d^2, as FID reports it; symmetric but for rounding.
+
+  Warns of sets with fewer than F + 1 rows. The root of `reference` is kept.
+
+  Raises:
+    InputError: the sets differ in F, or one is a single row.
+  """
+  for name, moments in (('sample', sample), ('reference', reference)):
+    needed = len(moments.mean) + 1
+    if moments.count == 1:
+      raise InputError(
+        f'the {name} set is a single image, which has no covariance; expected '
+        f'2 at least, better more than {needed - 1}.'
+      )
+    if moments.count is not None and moments.count < needed:
+      logging.warning(
+        'The %s set has %d images for %d features: with fewer than %d its '
+        'covariance is rank-deficient and the distance biased; use more.',
+        name, moments.count, needed - 1, needed,
+      )  # fmt: skip
+  return _distance(sample, reference)
+
+
+def _distance(sample: Moments, reference: Moments) -> float:
+  check_same_features(len(sample.mean), len(reference.mean))
+  cross = np.linalg.eigvalsh(
+    reference.root @ sample.covariance @ reference.root
+  )
   distance = (
-    np.square(a.mean - b.mean).sum()
-    + np.trace(a.covariance)
-    + np.trace(b.covariance)
+    np.square(sample.mean - reference.mean).sum()
+    + np.trace(sample.covariance)
+    + np.trace(reference.covariance)
     - 2 * np.sqrt(cross.clip(0)).sum()
   )
   return max(float(distance), 0.0)  # of equal sets: zero but for rounding
@@ -55,7 +211,7 @@ def bootstrap(
   n = len(features)
   return np.asarray(
     [
-      frechet_distance(Moments.of(features[rng.integers(0, n, n)]), reference)
+      _distance(Moments.of(features[rng.integers(0, n, n)]), reference)
       for _ in range(resamples)
     ]
   )

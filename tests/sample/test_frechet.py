@@ -1,10 +1,19 @@
-"""The Frechet distance against closed forms."""
+"""The Frechet distance against closed forms, and moments of streams."""
+
+import logging
 
 import numpy as np
 import pytest
 import scipy.linalg
 
-from sample.metrics.frechet import Moments, bootstrap, frechet_distance
+from dit.types import InputError
+from sample.metrics import frechet
+from sample.metrics.frechet import (
+  Moments,
+  MomentsAccumulator,
+  bootstrap,
+  frechet_distance,
+)
 
 
 @pytest.fixture
@@ -62,6 +71,20 @@ def test_any_covariances(rng):
   )
   assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
   assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-8)
+
+
+def test_one_reference_pays_its_eigenvectors_once(rng, monkeypatch):
+  calls = []
+  eigh = np.linalg.eigh
+  monkeypatch.setattr(np.linalg, 'eigh', lambda a: calls.append(1) or eigh(a))
+  features = rng.normal(size=(50, 6))
+  reference = Moments(np.zeros(6), random_covariance(rng, 6))
+  frechet_distance(Moments.of(features), reference)
+  bootstrap(features, reference, 3)
+  assert len(calls) == 1
+  np.testing.assert_allclose(
+    reference.root @ reference.root, reference.covariance, atol=1e-12
+  )
 
 
 def test_singular_covariances(rng):
@@ -135,3 +158,153 @@ def test_bootstrap_is_reproducible(rng):
   assert first.shape == (20,)
   np.testing.assert_array_equal(first, again)
   assert not np.isin(first, other).any()
+
+
+@pytest.fixture
+def stream(rng):
+  """Features far from zero, spread over more blocks than two."""
+  scales = rng.uniform(0.1, 3, size=12)
+  features = rng.normal(size=(2 * frechet.BLOCK + 77, 12)) * scales + 50
+  return features.astype(np.float32)
+
+
+def accumulated(features, sizes):
+  accumulator = MomentsAccumulator()
+  for rows in np.split(features, np.cumsum(sizes)):
+    accumulator.add(rows)
+  return accumulator.moments()
+
+
+def assert_same(ours, mean, covariance, tolerance):
+  np.testing.assert_allclose(ours.mean, mean, rtol=tolerance)
+  scale = np.abs(covariance).max()
+  np.testing.assert_allclose(
+    ours.covariance, covariance, rtol=0, atol=tolerance * scale
+  )
+
+
+@pytest.mark.parametrize(
+  'sizes', [(), (1,), (7, 0, 250), (4096, 4096), (4000, 200), (1,) * 300]
+)
+def test_a_stream_has_the_moments_of_the_whole(stream, sizes):
+  ours = accumulated(stream, sizes)
+  whole = stream.astype(np.float64)
+  assert ours.count == len(stream)
+  assert_same(ours, whole.mean(0), np.cov(whole, rowvar=False), 1e-12)
+  at_once = Moments.of(stream)
+  np.testing.assert_array_equal(ours.mean, at_once.mean)
+  np.testing.assert_array_equal(ours.covariance, at_once.covariance)
+
+
+def test_the_order_of_a_stream_does_not_matter(stream, rng):
+  ours = Moments.of(rng.permutation(stream))
+  expected = Moments.of(np.sort(stream, axis=0)[::-1])
+  shuffled = Moments.of(rng.permutation(np.sort(stream, axis=0)))
+  assert_same(shuffled, expected.mean, expected.covariance, 1e-9)
+  expected = Moments.of(stream)
+  assert_same(ours, expected.mean, expected.covariance, 1e-9)
+
+
+def test_moments_may_be_asked_for_on_the_way(stream):
+  accumulator = MomentsAccumulator()
+  accumulator.add(stream[:100])
+  first = accumulator.moments()
+  covariance = first.covariance.copy()
+  accumulator.add(stream[100:])
+  expected = Moments.of(stream)
+  ours = accumulator.moments()
+  assert ours.count == len(stream)
+  assert_same(ours, expected.mean, expected.covariance, 1e-12)
+  np.testing.assert_array_equal(first.covariance, covariance)
+
+
+def test_features_are_copied(stream):
+  accumulator, batch = MomentsAccumulator(), stream[:100].copy()
+  accumulator.add(batch)
+  batch[:] = 0
+  np.testing.assert_array_equal(
+    accumulator.moments().mean, Moments.of(stream[:100]).mean
+  )
+
+
+@pytest.mark.parametrize('cuts', [(1, 2), (30, 31), (40, 90)])
+def test_moments_merge(rng, cuts):
+  features = rng.normal(size=(100, 5)) * 3 + rng.normal(size=5)
+  features[:40] += 10  # the sets have different means
+  a, b, c = (Moments.of(rows) for rows in np.split(features, cuts))
+  expected = Moments.of(features)
+  for merged in ((a + b) + c, a + (b + c), (c + a) + b):
+    assert merged.count == 100
+    assert_same(merged, expected.mean, expected.covariance, 1e-13)
+
+
+def test_one_row_merges_and_has_no_distance(rng):
+  features = rng.normal(size=(30, 3))
+  one, rest = Moments.of(features[:1]), Moments.of(features[1:])
+  assert one.count == 1
+  assert not one.covariance.any()
+  with pytest.raises(InputError, match='sample set is a single image'):
+    frechet_distance(one, rest)
+  with pytest.raises(InputError, match='reference set is a single image'):
+    frechet_distance(rest, one)
+
+
+def test_moments_without_a_count_do_not_merge(rng):
+  moments = Moments.of(rng.normal(size=(30, 3)))
+  with pytest.raises(InputError, match='without a count'):
+    moments + Moments(moments.mean, moments.covariance)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_counted(rng, value):
+  features = rng.normal(size=(50, 4))
+  features[[3, 9], 1] = value
+  features[3, 2] = np.nan
+  with pytest.raises(InputError, match='2 of 50 rows'):
+    Moments.of(features)
+
+
+@pytest.mark.parametrize('shape', [(5,), (5, 2, 2), (5, 0)])
+def test_features_of_another_shape(shape):
+  with pytest.raises(InputError, match='expected \\(images, features\\)'):
+    Moments.of(np.zeros(shape))
+
+
+def test_no_features():
+  with pytest.raises(InputError, match='no features'):
+    Moments.of(np.zeros((0, 3)))
+
+
+def test_different_features(rng):
+  a, b = Moments.of(rng.normal(size=(9, 4))), Moments.of(np.eye(3))
+  for combine in (frechet_distance, Moments.__add__):
+    with pytest.raises(InputError, match='4 and 3 features'):
+      combine(a, b)
+  accumulator = MomentsAccumulator()
+  accumulator.add(np.zeros((2, 4)))
+  with pytest.raises(InputError, match='4 and 3 features'):
+    accumulator.add(np.zeros((2, 3)))
+
+
+@pytest.fixture
+def warnings(caplog):
+  """Messages of level warning."""
+  with caplog.at_level(logging.WARNING, logger='absl'):
+    yield lambda: [record.getMessage() for record in caplog.records]
+
+
+def test_few_samples_are_warned_of(rng, warnings):
+  few, enough = (Moments.of(rng.normal(size=(n, 6))) for n in (6, 7))
+  frechet_distance(enough, enough)
+  frechet_distance(Moments(few.mean, few.covariance), enough)
+  assert not warnings()
+  frechet_distance(few, enough)
+  (message,) = warnings()
+  assert message.startswith('The sample set has 6 images for 6 features')
+  frechet_distance(enough, few)
+  assert warnings()[1].startswith('The reference set')
+
+
+def test_resamples_do_not_warn_again(rng, warnings):
+  bootstrap(rng.normal(size=(4, 6)), Moments(np.zeros(6), np.eye(6)), 3)
+  assert not warnings()
