@@ -42,11 +42,12 @@ def preprocess(images: jax.Array, preset: str) -> jax.Array:
 @functools.cache
 def resize_matrix(size: int, preset: str) -> np.ndarray:
   """(299, size) float32: which pixels make each of the new ones."""
-  scale, new = size / SIZE, np.arange(SIZE)
   if preset == 'clean_fid':
     return _bicubic(size)
+  # Places in float32, as both compute them: 256 pixels away it shows.
+  scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   at = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
-  at = at.clip(0, size - 1)
+  new, at = new.astype(int), at.clip(0, size - 1)
   low = np.floor(at).astype(int)
   matrix = np.zeros((SIZE, size))
   np.add.at(matrix, (new, low), 1 - (at - low))

@@ -82,10 +82,16 @@ def test_golden(tensors):
     assert apart > 100 * TOLERANCE, (size, apart)
 
 
-@pytest.mark.parametrize('same', [True, False])
-@pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('size', [(3, 3), (1, 7), (7, 1)])
-@pytest.mark.parametrize('side', [20, 75, 76])
+@pytest.mark.parametrize(
+  ('size', 'stride', 'same', 'side'),
+  [
+    ((3, 3), 1, True, 75),
+    ((3, 3), 1, False, 76),
+    ((3, 3), 2, False, 75),
+    ((1, 7), 1, True, 76),
+    ((7, 1), 2, False, 76),
+  ],
+)
 def test_columns_in_pairs_are_the_same_convolution(size, stride, same, side):
   x = jax.random.normal(jax.random.key(0), (1, 9, side, 5))
   kernel = jax.random.normal(jax.random.key(1), (*size, 5, 4))

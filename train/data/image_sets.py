@@ -11,6 +11,7 @@ images keep what lies between 8-bit values, and are scaled to [0, 255].
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import pathlib
 import zipfile
@@ -125,7 +126,9 @@ def _of_files(place, names, read, labels, image_size) -> ImageSet:
 
   def image(name):
     try:
-      decoded = decode(read(name))
+      with _damage_of(f'{place}: {name}'):
+        data = read(name)
+      decoded = decode(data)
     except BrokenImageError as error:
       raise InputError(f'{place}: {name} is broken ({error}).') from error
     return (
@@ -141,7 +144,7 @@ def _of_files(place, names, read, labels, image_size) -> ImageSet:
         raise InputError(
           f'{place}: {name} has {found.shape[0]} x {found.shape[1]} pixels, '
           f'{names[0]} {shape[0]} x {shape[1]}; give images of one size, or '
-          '--image_size=256 to cut them.'
+          '--config.eval.image_size=256 to cut them.'
         )
     return np.stack(images)
 
@@ -150,11 +153,9 @@ def _of_files(place, names, read, labels, image_size) -> ImageSet:
 
 def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
   """arr_0 of an .npz, read piece by piece."""
-  try:
+  with _damage_of(place):
     archive = zipfile.ZipFile(path)
     names = archive.namelist()
-  except (OSError, zipfile.BadZipFile) as error:
-    raise InputError(f'{place} is damaged, or no .npz ({error}).') from error
   if 'arr_0.npy' not in names:
     held = ', '.join(name.removesuffix('.npy') for name in names) or 'nothing'
     raise InputError(
@@ -174,7 +175,7 @@ def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
     )
   labels = None
   if 'arr_1.npy' in names:
-    with archive.open('arr_1.npy') as file:
+    with _damage_of(place), archive.open('arr_1.npy') as file:
       labels = np.lib.format.read_array(file, allow_pickle=False)
     if labels.shape != shape[:1]:
       raise InputError(
@@ -186,8 +187,8 @@ def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
 
 
 def _header(place, archive, name) -> tuple[tuple[int, ...], np.dtype]:
-  with archive.open(name) as file:
-    shape, fortran, dtype = _read_header(place, file)
+  with _damage_of(place), archive.open(name) as file:
+    shape, fortran, dtype = _read_header(file)
   if fortran:
     raise InputError(
       f'{place} has {name} in Fortran order; write it with '
@@ -196,17 +197,20 @@ def _header(place, archive, name) -> tuple[tuple[int, ...], np.dtype]:
   return shape, dtype
 
 
-def _read_header(place, file):
+def _read_header(file):
+  """Shape, whether in Fortran order, and type of an array in a file."""
+  if np.lib.format.read_magic(file) == (1, 0):
+    return np.lib.format.read_array_header_1_0(file)
+  return np.lib.format.read_array_header_2_0(file)
+
+
+@contextlib.contextmanager
+def _damage_of(place: str) -> Iterator[None]:
+  """What numpy and zipfile raise, as an InputError."""
   try:
-    version = np.lib.format.read_magic(file)
-    read = (
-      np.lib.format.read_array_header_1_0
-      if version == (1, 0)
-      else np.lib.format.read_array_header_2_0
-    )
-    return read(file)
-  except ValueError as error:
-    raise InputError(f'{place} holds no numpy arrays ({error}).') from error
+    yield
+  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    raise InputError(f'{place} is damaged ({error}).') from error
 
 
 class _Rows:
@@ -219,17 +223,14 @@ class _Rows:
 
   def __call__(self, start: int, stop: int) -> np.ndarray:
     """Images start to stop, (stop - start, H, W, C) in [0, 255]."""
-    if self._file is None or start < self._at:
-      self._file, self._at = self._archive.open('arr_0.npy'), 0
-      _read_header(self._place, self._file)
     size = int(np.prod(self._shape[1:])) * self._dtype.itemsize
-    try:
-      for at in range(self._at, start):
-        del at
+    with _damage_of(self._place):
+      if self._file is None or start < self._at:
+        self._file, self._at = self._archive.open('arr_0.npy'), 0
+        _read_header(self._file)
+      for _ in range(self._at, start):
         self._file.read(size)
       data = self._file.read((stop - start) * size)
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
-      raise InputError(f'{self._place} is damaged ({error}).') from error
     self._at = stop
     if len(data) < (stop - start) * size:
       raise InputError(f'{self._place} is cut short behind image {start}.')

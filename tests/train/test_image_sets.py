@@ -1,0 +1,149 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dit.types import InputError
+from train.data.image_sets import open_image_set
+
+COUNT = 150  # more than are read at once
+
+
+def pictures(count=COUNT, channels=3, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (count, 8, 8, channels), dtype=np.uint8)
+
+
+def read(images, start=0, stop=None):
+  return np.concatenate(list(images.batches(start, stop)))
+
+
+def png(image):
+  data = io.BytesIO()
+  Image.fromarray(image).save(data, 'png')
+  return data.getvalue()
+
+
+def write_folder(folder, images, labels=None):
+  (folder / 'images').mkdir(parents=True)
+  for i, image in enumerate(images):
+    (folder / 'images' / f'{i:06}.png').write_bytes(png(image))
+  if labels is not None:
+    (folder / 'labels.txt').write_text('\n'.join(map(str, labels)))
+    (folder / 'samples.png').write_bytes(png(images[0]))  # a preview
+
+
+def open_at(place, **options):
+  return open_image_set(str(place), 'unused', **options)
+
+
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_npz(tmp_path, save, channels):
+  images, labels = pictures(channels=channels), np.arange(COUNT) % 10
+  save(tmp_path / 'a.npz', images, labels)
+  found = open_at(tmp_path / 'a.npz')
+  assert found.count == COUNT and found.eight_bit
+  np.testing.assert_array_equal(found.labels, labels)
+  np.testing.assert_array_equal(read(found), images)
+  np.testing.assert_array_equal(read(found, 70, 140), images[70:140])
+  np.testing.assert_array_equal(read(found, 3, 5), images[3:5])  # backwards
+
+
+def test_float_images_keep_what_lies_between(tmp_path):
+  images = np.random.default_rng(0).random((9, 8, 8, 3))
+  np.savez(tmp_path / 'a.npz', images)
+  found = open_at(tmp_path / 'a.npz')
+  assert not found.eight_bit and found.labels is None
+  np.testing.assert_allclose(read(found), images * 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize('labels', [None, np.arange(COUNT) % 3])
+def test_folder_and_zip(tmp_path, labels):
+  write_folder(tmp_path / 'a', pictures(), labels)
+  with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+    for path in (tmp_path / 'a').rglob('*.*'):
+      archive.write(path, path.relative_to(tmp_path / 'a'))
+  for place in ('a', 'a.zip'):
+    found = open_at(tmp_path / place)
+    assert found.count == COUNT and found.eight_bit
+    np.testing.assert_array_equal(read(found), pictures())
+    if labels is None:
+      assert found.labels is None
+    else:
+      np.testing.assert_array_equal(found.labels, labels)
+
+
+def test_image_files_are_cut_to_size(tmp_path):
+  write_folder(tmp_path / 'a', [pictures(1)[0], pictures(1)[0, :6]])
+  with pytest.raises(InputError, match=r'eval\.image_size'):
+    read(open_at(tmp_path / 'a'))
+  cut = read(open_at(tmp_path / 'a', image_size=4))
+  assert cut.shape == (2, 4, 4, 3)
+
+
+def npz_of(**arrays):
+  def write(folder):
+    np.savez(folder / 'a.npz', **arrays)
+    return folder / 'a.npz'
+
+  return write
+
+
+def truncated(folder):
+  np.savez(folder / 'a.npz', pictures(4))
+  data = (folder / 'a.npz').read_bytes()
+  (folder / 'a.npz').write_bytes(data[: len(data) // 2])
+  return folder / 'a.npz'
+
+
+def flipped(folder):
+  np.savez(folder / 'a.npz', pictures(4))
+  data = bytearray((folder / 'a.npz').read_bytes())
+  data[len(data) // 2] ^= 1
+  (folder / 'a.npz').write_bytes(data)
+  return folder / 'a.npz'
+
+
+def broken_file(folder):
+  write_folder(folder / 'a', pictures(3))
+  (folder / 'a/images/000001.png').write_bytes(b'no image')
+  return folder / 'a'
+
+
+def missing_image(folder):
+  write_folder(folder / 'a', pictures(3), [0, 1, 2])
+  (folder / 'a/images/000001.png').unlink()
+  return folder / 'a'
+
+
+FLOATS = np.full((2, 8, 8, 3), 0.5)
+
+
+@pytest.mark.parametrize(
+  ('write', 'words'),
+  [
+    (npz_of(images=pictures(2)), 'holds images, but no arr_0'),
+    (npz_of(arr_0=pictures(2)[0]), 'channels last'),
+    (npz_of(arr_0=pictures(2).transpose(0, 3, 1, 2)), 'channels last'),
+    (npz_of(arr_0=pictures(0)), 'channels last'),
+    (npz_of(arr_0=np.int32(pictures(2))), 'type int32'),
+    (npz_of(arr_0=np.asfortranarray(pictures(2))), 'Fortran'),
+    (npz_of(arr_0=FLOATS * 3), r'from 1\.5 to 1\.5'),
+    (npz_of(arr_0=FLOATS - 1), r'from -0\.5'),
+    (npz_of(arr_0=FLOATS * np.nan), 'from nan'),
+    (npz_of(arr_0=pictures(2), arr_1=np.zeros(3)), 'arr_1'),
+    (npz_of(arr_0=np.array([{}], object)), 'expected'),
+    (truncated, 'damaged'),
+    (flipped, 'damaged'),
+    (broken_file, r'000001\.png is broken'),
+    (missing_image, 'is the set complete'),
+    (lambda folder: folder, 'holds no image'),
+    (lambda folder: folder / 'nothing', 'are not there'),
+  ],
+)
+def test_bad_input(tmp_path, write, words):
+  with pytest.raises(InputError, match=words):
+    read(open_at(write(tmp_path)))
