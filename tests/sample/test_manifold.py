@@ -62,6 +62,8 @@ def test_extremes(rng):
   features = normal(rng, 100, 5)
   assert precision_recall(features, features) == (1, 1)
   assert precision_recall(features, features + 100) == (0, 0)
+  # The origin is where padded rows are, which have no ball.
+  assert precision_recall(features + 100, 0 * features) == (0, 0)
   # All samples at one of the reference points: perfect, and hardly anything.
   collapsed = np.repeat(features[:1], 50, axis=0)
   precision, recall = precision_recall(features, collapsed)
