@@ -1,0 +1,90 @@
+"""The command `train-features`, without its command line."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from dit.types import InputError
+from sample.metrics.classifier import load
+from train import features
+from train.data.source import load_all, open_source
+
+
+def test_digits(make_experiment, tmp_path):
+  experiment = make_experiment()
+  folder = tmp_path / 'features'
+  report = features.train_features(experiment, folder, steps=10)
+  classifier, about = load(folder)
+  held_out, labels = load_all(open_source(experiment.data, 'test'))
+  accuracy = (classifier(held_out)[1] == labels).mean()
+  assert accuracy > 0.3
+  assert about['held_out_accuracy'] == accuracy
+  assert f'{accuracy:.1%} right on 500' in report and '\n' not in report
+  assert len(about['images_sha256']) == 64
+  assert (about['data'], about['images'], about['steps'], about['seed']) == (
+    'digits', 1297, 10, experiment.seed,
+  )  # fmt: skip
+
+  with pytest.raises(InputError, match='exists'):
+    features.train_features(experiment, folder)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+  monkeypatch.setattr(features, 'train_classifier', None)
+
+
+def refused(experiment, tmp_path, records=None, monkeypatch=None, **kwargs):
+  if records is not None:
+    monkeypatch.setattr(features, 'open_source', lambda *args: records)
+  with pytest.raises(InputError) as caught:
+    features.train_features(experiment, tmp_path / 'features', **kwargs)
+  assert '\n' not in str(caught.value)
+  assert not (tmp_path / 'features').exists()
+  return str(caught.value)
+
+
+def image(side=8, label=0):
+  return {'image': np.zeros((side, side, 1), np.uint8), 'label': label}
+
+
+@pytest.mark.parametrize(
+  ('records', 'message'),
+  [
+    ([], 'empty'),
+    ([{'label': 0, 'moments': np.zeros((1, 4, 4, 8))}], 'features need images'),
+    ([{'image': np.zeros((8, 8, 1), np.uint8)}], 'class-labelled'),
+    ([{'label': 0}], 'class-labelled'),
+    ([image(8), image(9)], 'bring them to one size'),
+    ([image(8), image(8, 10)], 'set it to 11'),
+  ],
+)
+def test_unfit_records(
+  make_experiment, tmp_path, monkeypatch, no_training, records, message
+):
+  said = refused(make_experiment(), tmp_path, records, monkeypatch)
+  assert message in said
+
+
+def test_latents_are_refused(make_experiment, tmp_path, no_training):
+  experiment = make_experiment()
+  data = dataclasses.replace(experiment.data, autoencoder='sd_vae')
+  said = refused(dataclasses.replace(experiment, data=data), tmp_path)
+  assert 'features need images' in said and 'pixels' in said
+
+
+def test_steps_must_be_positive(make_experiment, tmp_path, no_training):
+  assert '--steps is 0' in refused(make_experiment(), tmp_path, steps=0)
+
+
+def test_large_sets_are_drawn_from(make_experiment, monkeypatch):
+  experiment = make_experiment()
+  monkeypatch.setattr(features, '_MOST_BYTES', 300 * 64)
+  images, labels = features._read(experiment.data, 'train', 10)
+  assert images.shape == (300, 8, 8, 1) and labels.shape == (300,)
+  whole, _ = load_all(open_source(experiment.data, 'train'))
+  assert {i.tobytes() for i in images} <= {i.tobytes() for i in whole}
+  assert len(np.unique(labels)) == 10
+  assert os.listdir(experiment.data.dir)
