@@ -102,5 +102,13 @@ def _trained(
   logging.info(
     'Training the classifier on %d images of %s.', len(images), data.name
   )
-  network = classifier.train_classifier(images, labels, num_classes)
+  steps, batch_size = classifier.recipe(images.shape[1:])
+  network = classifier.train_classifier(
+    images,
+    labels,
+    num_classes,
+    steps=steps,
+    batch_size=batch_size,
+    flip=data.flip,
+  )
   return network, {'data': data.name, 'split': data.train_split}

@@ -316,6 +316,11 @@ def _normalise(h: jax.Array) -> jax.Array:
   return layer_norm(h.reshape(len(h), -1)).reshape(h.shape)
 
 
+def graph_of(shape: tuple[int, int, int], num_classes: int) -> nnx.GraphDef:
+  """The network of a classifier, to be merged with its parameters."""
+  return _abstract(shape, num_classes)[0]
+
+
 @functools.cache
 def _abstract(
   shape: tuple[int, int, int], num_classes: int

@@ -38,11 +38,12 @@ class Extractor:
   Attributes:
     name: of the features, as results print it.
     apply: parameters and images (B, H, W, C) float32 in [0, 255] -> Features;
-      pure. Its logits are of the classes of the data, or of ImageNet.
+      pure.
     params: its parameters, a pytree of arrays.
     about: what else results say of it: preprocessing, weights and their hash.
     is_inception: whether there are an Inception Score and an sFID.
     published: whether its distances are FID.
+    reads_classes: whether its logits are of the classes of the data.
   """
 
   name: str
@@ -51,6 +52,7 @@ class Extractor:
   about: Mapping[str, Any]
   is_inception: bool = False
   published: bool = False
+  reads_classes: bool = False
 
   def protocol(self) -> dict[str, Any]:
     """What fixes the features, as plain values."""
@@ -169,6 +171,7 @@ def classifier_extractor(
     _classifier(network.shape, network.num_classes),
     network.params,
     about,
+    reads_classes=True,
   )
 
 

@@ -213,12 +213,10 @@ def choose(
     missing |= {'sfd': no_inception, 'is': no_inception}
   elif not reference_spatial:
     missing['sfd'] = 'the reference holds no spatial statistics (mu_s, sigma_s)'
-  if extractor.is_inception or not labels:
-    missing['accuracy'] = (
-      f'{extractor.name} reads no classes of the data'
-      if extractor.is_inception
-      else 'the images have no labels'
-    )
+  if not extractor.reads_classes:
+    missing['accuracy'] = f'{extractor.name} reads no classes of the data'
+  elif not labels:
+    missing['accuracy'] = 'the images have no labels'
   for name in config.metrics:
     if name in missing:
       raise InputError(f'metric {name} cannot be taken: {missing[name]}.')

@@ -129,6 +129,10 @@ def _moments(
       f'reference {path} has a mean of shape {np.shape(mean)} and a covariance '
       f'of {np.shape(covariance)}, expected (F,) and (F, F).'
     )
+  if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+    raise InputError(
+      f'reference {path} has statistics that are not finite; make it again.'
+    )
   return Moments(np.float64(mean), np.float64(covariance), count)
 
 

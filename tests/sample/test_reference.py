@@ -88,6 +88,7 @@ def test_another_extractor(tmp_path):
   [
     ({'mu': np.zeros(3)}, r'covariance of \(\)'),
     ({'mu': np.zeros(3), 'sigma': np.eye(4)}, 'expected'),
+    ({'mu': np.zeros(3), 'sigma': np.nan * np.eye(3)}, 'not finite'),
     ({'mu': np.zeros((3, 1)), 'sigma': np.eye(3)}, 'expected'),
   ],
 )

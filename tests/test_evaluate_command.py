@@ -1,0 +1,200 @@
+"""The commands evaluate, reference and train-features, on a tiny run."""
+
+import json
+
+import numpy as np
+import pytest
+from commands import run
+
+from train.data.source import DataConfig, load_all, open_source
+
+# A cheap extractor of one's own, so that nothing is trained here.
+MINE = """
+import jax.numpy as jnp
+
+def moments(x):
+  x = x.reshape(len(x), 2, 4, 2, 4) / 255
+  return jnp.concatenate([x.mean((2, 4)), x.std((2, 4))], -1).reshape(
+    len(x), -1
+  )
+"""
+FAST = ('--config.eval.kid_subsets=5', '--config.eval.kid_subset_size=20')
+
+
+@pytest.fixture(scope='module')
+def place(shared_run, tmp_path_factory):
+  """A folder with an extractor, and the digits' two splits as .npz."""
+  folder = tmp_path_factory.mktemp('evaluate')
+  (folder / 'mine.py').write_text(MINE)
+  data = DataConfig('digits', str(shared_run / 'data'), 'train', 'test', 1, 2)
+  for split in ('train', 'test'):
+    images, labels = load_all(open_source(data, split))
+    np.savez(folder / f'{split}.npz', images, labels)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def mine(place):
+  return f'--extractor={place}/mine.py:moments'
+
+
+def results(folder):
+  return json.loads((folder / 'evaluation.json').read_text())
+
+
+def evaluate(*argv):
+  result = run('evaluate', *FAST, *argv)
+  assert result.status == 0, result.err
+  return result
+
+
+def test_images_against_images(place, mine):
+  """Digits against digits: near; against noise: far."""
+  common = (mine, f'--reference={place}/train.npz')
+  shape = (300, 8, 8, 1)
+  noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+  np.savez(place / 'noise.npz', noise)
+  evaluate(f'--samples={place}/test.npz', *common, f'--out={place}/near')
+  result = evaluate(
+    f'--samples={place}/noise.npz', *common, f'--out={place}/far'
+  )
+  near, far = results(place / 'near'), results(place / 'far')
+  assert near['metrics']['fd'] < 0.05 * far['metrics']['fd']
+  assert near['metrics']['precision'] > 0.8 > 0.1 > far['metrics']['precision']
+  assert near['images_of_each_set'] == 500
+  assert near['evaluation']['reference']['count'] == 1297
+  assert near['names']['fd'] == 'FD (mine:moments)'
+  assert 'FID' not in result.out
+  assert 'fewer than 10000' in result.err
+  line = (place / 'far/evaluation.md').read_text()
+  assert line.rstrip() in result.out
+  assert 'accuracy' not in far['metrics']  # it has no logits
+
+
+def test_a_reference_serves_as_its_images_do(place, mine):
+  target = place / 'statistics.npz'
+  made = run('reference', mine, f'--images={place}/train.npz', f'--to={target}')
+  assert made.status == 0, made.err
+  assert '1297 images' in made.out
+  samples = f'--samples={place}/test.npz'
+  evaluate(samples, mine, f'--reference={target}', f'--out={place}/a')
+  evaluate(samples, mine, f'--reference={place}/train.npz', f'--out={place}/b')
+  ours, theirs = (results(place / name)['metrics'] for name in 'ab')
+  assert ours == pytest.approx(theirs, rel=1e-9)
+  about = results(place / 'a')['evaluation']['reference']
+  assert about['images'].endswith('train.npz') and len(about['sha256']) == 64
+  again = run(
+    'reference', mine, f'--images={place}/train.npz', f'--to={target}'
+  )
+  assert again.status == 2 and 'new file' in again.err
+
+
+def test_adm_layout_with_images(place, mine):
+  """Statistics of all images, precision and recall of those beside them."""
+  with np.load(place / 'train.npz') as arrays:
+    images = arrays['arr_0'][:200]
+  np.savez(place / 'adm.npz', mu=np.zeros(8), sigma=np.eye(8), arr_0=images)
+  np.savez(place / 'bare.npz', mu=np.zeros(8), sigma=np.eye(8))
+  samples = (f'--samples={place}/test.npz', mine)
+  evaluate(*samples, f'--reference={place}/adm.npz', f'--out={place}/c')
+  assert {'fd', 'precision', 'recall', 'kid'} <= set(
+    results(place / 'c')['metrics']
+  )
+  evaluate(*samples, f'--reference={place}/bare.npz', f'--out={place}/d')
+  assert set(results(place / 'd')['metrics']) == {'fd'}
+  asked = run(
+    'evaluate',
+    *samples,
+    f'--reference={place}/bare.npz',
+    '--metrics=fid,recall',
+  )
+  assert asked.status == 2 and 'statistics only, without images' in asked.err
+
+
+def test_repeats_and_bootstrap(place, mine):
+  common = (
+    f'--samples={place}/test.npz', mine, f'--reference={place}/train.npz',
+    '--metrics=fid,precision',
+  )  # fmt: skip
+  result = evaluate(*common, '--repeats=4', f'--out={place}/r')
+  repeated = results(place / 'r')
+  assert repeated['images_of_each_set'] == 125
+  assert repeated['metrics']['precision_se'] > 0
+  assert '4 disjoint sets' in result.out and '4 x 125' in result.out
+  evaluate(*common, '--bootstrap=20', f'--out={place}/s')
+  resampled = results(place / 's')['metrics']
+  assert resampled['fd_se'] > 0 and 'precision_se' not in resampled
+  short = run('evaluate', *common, '--repeats=300')
+  assert short.status == 2 and 'lower --repeats' in short.err
+
+
+def test_straight_from_a_run(shared_run, place, mine):
+  """The figures of images that are drawn are those of images on disk."""
+  workdir = f'--workdir={shared_run}/run'
+  drawn = (workdir, '--guidance=ig:1.5', '--seed=3')
+  evaluate(*drawn, '--num=48', mine, f'--out={place}/run')
+  sampled = run('sample', *drawn, '--num=48', f'--out={place}/images')
+  assert sampled.status == 0, sampled.err
+  result = evaluate(
+    f'--samples={place}/images/samples.npz', mine,
+    f'--reference={place}/train.npz', f'--out={place}/read',
+  )  # fmt: skip
+  ours, theirs = results(place / 'run'), results(place / 'read')
+  assert ours['metrics'] == pytest.approx(theirs['metrics'], rel=1e-5)
+  assert ours['evaluation']['reference']['place'] == 'digits:train'
+  for found in (ours, theirs):  # `sample` left its protocol beside its images
+    assert found['samples']['guidance'] == 'ig:1.5'
+    assert found['samples']['nfe_per_image'] == 3
+    assert len(found['samples']['weights_sha256']) == 64
+  assert '| ema | ig:1.5 | euler | 3 | 3 | balanced | 48 |' in result.out
+  assert not list((place / 'run').glob('*.npz'))
+
+
+def test_own_features(shared_run, place):
+  """A classifier that was trained before; and accuracy of a run's images."""
+  data = f'--config.data.dir={shared_run}/data'
+  made = run('train-features', data, f'--to={place}/features', '--steps=40')
+  assert made.status == 0, made.err
+  result = evaluate(
+    f'--workdir={shared_run}/run', '--num=48',
+    f'--extractor=classifier:{place}/features', f'--out={place}/own',
+    '--metrics=fd,accuracy',
+  )  # fmt: skip
+  found = results(place / 'own')
+  assert set(found['metrics']) == {'fd', 'accuracy'}
+  assert 'FD (classifier of digits)' in result.out
+  assert found['evaluation']['extractor']['held_out_accuracy'] > 0.5
+
+
+@pytest.mark.parametrize(
+  ('argv', 'words'),
+  [
+    (('--extractor=inception:no.pth',), 'published weights are at https://'),
+    (('--extractor=inception',), 'download https://'),
+    (('--extractor=incepton:x',), 'expected inception:FILE'),
+    (('--extractor=classifier:nothing',), 'train-features'),
+    (('--metrics=fid,sfids',), 'sfids'),
+    (('--preprocessing=tf',), 'pytorch_fid'),
+    (('--guidance=ig:1.5',), '--guidance is for drawing'),
+    (('--num=501',), 'holds 500 images'),
+    (('--bootstrap=1',), 'at least 2'),
+    (('--reference=nothing.npz',), 'are not there'),
+  ],
+)
+def test_bad_input(place, mine, argv, words):
+  result = run(
+    'evaluate', f'--samples={place}/test.npz', mine,
+    f'--reference={place}/train.npz', *argv,
+  )  # fmt: skip
+  assert result.status == 2, result.err
+  assert words in result.err
+  assert result.err.count('main.py:') == 1
+
+
+def test_a_preset_brings_its_row(place, mine):
+  result = evaluate(
+    f'--samples={place}/test.npz', mine, f'--reference={place}/train.npz',
+    '--preset=sit_xl_ig_cfg', '--metrics=fid', f'--out={place}/preset',
+  )  # fmt: skip
+  assert 'Published: FID 1.46' in result.out
+  assert 'published row is of 50000' in result.err
