@@ -9,20 +9,26 @@ includes that of its features and of JAX, is its own.
 """
 
 import argparse
+import importlib.util
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import numpy as np
 
+from dit.sharding import MeshConfig, make_mesh
+from sample.metrics.extractor import inception_extractor
 from sample.metrics.frechet import Moments, frechet_distance
 from sample.metrics.manifold import precision_recall
 
 FEATURES = 2048  # of Inception's last pooling
 GIB = 1024**3
+IMAGES, ROUNDS = 32, 7  # of Inception: a batch, timed so often
 
 
 def features(seed: int, count: int) -> np.ndarray:
@@ -59,8 +65,58 @@ def precision_and_recall() -> dict[str, float]:
   return figures
 
 
+def inception() -> dict[str, float]:
+  """Ours against torch-fidelity's, in turns; on 256 x 256 images, uint8.
+
+  Needs torch and torch-fidelity (requirements-torch.txt). The weights are
+  random numbers: time does not depend on them.
+  """
+  import torch
+  from torch_fidelity.feature_extractor_inceptionv3 import (
+    FeatureExtractorInceptionV3,
+  )
+
+  module = FeatureExtractorInceptionV3.__module__
+  with (  # in place of a download
+    mock.patch(f'{module}.load_state_dict_from_url'),
+    mock.patch.object(FeatureExtractorInceptionV3, 'load_state_dict'),
+  ):
+    theirs = FeatureExtractorInceptionV3('x', ['2048', 'logits_unbiased'])
+  tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
+  ours = inception_extractor(tensors, about={})
+  images = np.random.default_rng(0).integers(
+    0, 256, (IMAGES, 256, 256, 3), dtype=np.uint8
+  )
+  mesh = make_mesh(MeshConfig())
+  batch = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+  def run_ours():
+    return next(ours([images], mesh, IMAGES)).pool
+
+  def run_theirs():
+    with torch.no_grad():
+      return theirs(batch)[0].numpy()
+
+  expected = run_theirs()
+  distance = np.abs(run_ours() - expected).max() / np.abs(expected).max()
+  rates = {run_ours: [], run_theirs: []}
+  for _ in range(ROUNDS):
+    for run, found in rates.items():
+      start = time.perf_counter()
+      run()
+      found.append(IMAGES / (time.perf_counter() - start))
+  median = {run: statistics.median(found) for run, found in rates.items()}
+  return {
+    'images_per_second': median[run_ours],
+    'torch_fidelity_images_per_second': median[run_theirs],
+    'ratio': median[run_ours] / median[run_theirs],
+    'relative_difference': float(distance),
+  }
+
+
 # Part: what it runs, and the least and most of its figures.
 PARTS = {
+  'inception': (inception, {'ratio': (1, float('inf'))}),
   'frechet': (frechet, {'seconds': (0, 30)}),
   'precision_recall': (
     precision_and_recall,
@@ -78,15 +134,19 @@ def measure(name: str) -> dict[str, float]:
 
 if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--parts', nargs='+', choices=PARTS, default=[*PARTS])
+  parser.add_argument('--parts', nargs='+', choices=PARTS, default=None)
   parser.add_argument('--alone', choices=PARTS, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.alone:
     print(json.dumps(measure(args.alone)))
     sys.exit()
+  parts = args.parts or [*PARTS]
+  if not args.parts and not importlib.util.find_spec('torch_fidelity'):
+    print('No torch-fidelity here (requirements-torch.txt): no inception.')
+    parts.remove('inception')
   rows = {}
   print('| part | figure | value | limit | |\n|---|---|---|---|---|')
-  for name in args.parts:
+  for name in parts:
     command = [sys.executable, '-m', 'benchmarks.metrics', f'--alone={name}']
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     rows[name] = json.loads(result.stdout)
@@ -97,7 +157,7 @@ if __name__ == '__main__':
         limit = f'{least} to {most}'
         verdict = 'kept' if least <= value <= most else 'MISSED'
       print(
-        f'| {name} | {figure} | {value:.2f} | {limit} | {verdict} |', flush=True
+        f'| {name} | {figure} | {value:.3g} | {limit} | {verdict} |', flush=True
       )
   about = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__}
   print(json.dumps({**about, 'rows': rows}))

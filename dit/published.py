@@ -124,6 +124,17 @@ def read_safetensors(path: pathlib.Path) -> Tensors:
   return tensors
 
 
+def header_of(path: epath.PathLike) -> dict[str, str]:
+  """What the header of a .safetensors file says; {} of other files."""
+  if pathlib.PurePath(path).suffix != '.safetensors':
+    return {}
+  try:
+    with safe_open(path, 'numpy') as file:
+      return file.metadata() or {}
+  except (SafetensorError, OSError) as error:
+    raise _unreadable(pathlib.Path(path), error) from error
+
+
 def local(path: epath.PathLike) -> pathlib.Path:
   """The path on this machine; InputError for gs:// and its like."""
   if '://' in os.fspath(path):

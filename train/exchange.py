@@ -26,6 +26,7 @@ from dit.types import InputError
 from dit.weights import check_target, load_folder, save_folder, save_tensors
 from train import workdir
 from train.experiment import build
+from train.extractors import convert_inception
 from train.trained import run_weights
 
 Network = tuple[DiTConfig, model.Params, dict[str, Any]]
@@ -40,11 +41,15 @@ of the newest checkpoint of a run, to a folder and to a published file:
   python main.py convert --from=runs/digits --to=digits
   python main.py convert --from=runs/digits --to=digits-raw --weights=raw
   python main.py convert --from=runs/sit --to=sit.safetensors --family=ig_sit
+of the published weights of FID's Inception, to a file that needs no torch:
+  python main.py convert --from=weights-inception-2015-12-05-6726825d.pth \
+    --to=inception.safetensors --family=inception
 
 .pt, .pth and .ckpt files need torch (requirements-torch.txt), hf:// needs
 huggingface_hub (requirements-hub.txt). Nothing is ever overwritten.
 """
 
+INCEPTION = 'inception'
 _HEADS = {width: num_heads for _, width, num_heads in SIZES.values()}
 _NEVER_WRITTEN = (*PICKLES, '.bin', '.npz', '.npy')
 
@@ -81,8 +86,12 @@ def exchange(
       source that is damaged or does not fit; nothing was written.
   """
   if family is not None:
-    check_choice('--family', family, convert.FAMILIES)
+    check_choice('--family', family, (*convert.FAMILIES, INCEPTION))
   to_file = _is_file(target)
+  if family == INCEPTION:
+    if not to_file:
+      raise InputError(f'{target} must end with .safetensors for {family}.')
+    return convert_inception(source, target)
   kind = _kind(source)
   if kind == 'folder' and not to_file:
     raise InputError(

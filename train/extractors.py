@@ -14,8 +14,10 @@ from typing import Any
 
 from absl import logging
 
-from dit.published import fetch, read_tensors
+from dit.model import fingerprint
+from dit.published import fetch, header_of, read_tensors
 from dit.types import InputError
+from dit.weights import save_tensors
 from sample.metrics import classifier
 from sample.metrics.extractor import (
   SHA256,
@@ -79,10 +81,12 @@ def _inception(file: str, preprocessing: str) -> Extractor:
       f'{error} The published weights are at {URL}; give '
       '--extractor=inception:FILE.'
     ) from error
-  with path.open('rb') as opened:
-    digest = hashlib.file_digest(opened, 'sha256').hexdigest()
-  tensors, _ = read_tensors(path)
-  if digest != SHA256:
+  digest, (tensors, _) = _sha256(path), read_tensors(path)
+  about = {'file': path.name, 'sha256': digest}
+  header = header_of(path)
+  if header.get('tensors_sha256') == fingerprint(tensors):
+    about['source_sha256'] = header.get('source_sha256')
+  if SHA256 not in about.values():
     logging.warning(
       '%s is not the published file (SHA-256 %s..., expected %s...): its '
       'distances are not called FID.',
@@ -91,8 +95,42 @@ def _inception(file: str, preprocessing: str) -> Extractor:
   return inception_extractor(
     tensors,
     preprocessing=preprocessing,
-    about={'file': path.name, 'sha256': digest},
+    about=about,
   )
+
+
+def convert_inception(source: str, target: str) -> str:
+  """The published Inception as .safetensors, which needs no torch to be read.
+
+  Args:
+    source: the published file; anything else is refused.
+    target: new .safetensors file, whose header says where it is from.
+
+  Returns:
+    A report of one line.
+
+  Raises:
+    InputError: if the source is not the published file, or the target exists.
+  """
+  path = fetch(source)
+  if (digest := _sha256(path)) != SHA256:
+    raise InputError(
+      f'{source} is not the published Inception: its SHA-256 is {digest}, '
+      f'expected {SHA256} ({URL}).'
+    )
+  tensors, _ = read_tensors(path)
+  save_tensors(
+    target,
+    tensors,
+    source_sha256=digest,
+    tensors_sha256=fingerprint(tensors),
+  )
+  return f'{source} -> {target}: {len(tensors)} tensors of Inception.'
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _trained(

@@ -318,7 +318,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
   conversion.add_argument(
     '--family',
-    help=f'whose published files: {", ".join(convert.FAMILIES)}',
+    help=f'whose published files: {", ".join(convert.FAMILIES)}, inception',
   )
   conversion.add_argument(
     '--num_heads', type=int, help='of a published source of unusual width'

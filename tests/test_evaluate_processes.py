@@ -1,0 +1,71 @@
+"""One process with all devices and two processes give the same figures."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+MINE = """
+def moments(x):
+  x = x.reshape(len(x), 2, 4, 2, 4, 3) / 255
+  return x.mean((2, 4)).reshape(len(x), -1)
+"""
+
+
+def start(folder, out, devices, *flags):
+  argv = [
+    sys.executable, 'main.py', 'evaluate', f'--samples={folder}/a.npz',
+    f'--reference={folder}/b.npz', f'--extractor={folder}/mine.py:moments',
+    f'--out={out}', '--config.eval.batch_size=64',
+    '--config.eval.kid_subset_size=50', '--config.eval.kid_subsets=5', *flags,
+  ]  # fmt: skip
+  count = f'--xla_force_host_platform_device_count={devices}'
+  return subprocess.Popen(
+    argv,
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': count},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_processes_and_devices_agree(tmp_path):
+  rng = np.random.default_rng(0)
+  for name in 'ab':
+    low = 60 * (name == 'b')
+    images = rng.integers(low, 256, (150, 1, 1, 3)) + rng.integers(
+      0, 30, (150, 8, 8, 3)
+    )
+    np.savez(tmp_path / f'{name}.npz', images.clip(0, 255).astype(np.uint8))
+  (tmp_path / 'mine.py').write_text(MINE)
+  with socket.socket() as sock:
+    sock.bind(('localhost', 0))
+    port = sock.getsockname()[1]
+  jobs = [start(tmp_path, tmp_path / 'one', 1)]
+  jobs += [
+    start(
+      tmp_path, tmp_path / 'two', 2, f'--coordinator=localhost:{port}',
+      '--num_processes=2', f'--process_id={i}',
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  outs = []
+  for job in jobs:
+    out, err = job.communicate(timeout=300)
+    assert job.returncode == 0, err
+    outs.append(out)
+  one, two = (
+    json.loads((tmp_path / name / 'evaluation.json').read_text())['metrics']
+    for name in ('one', 'two')
+  )
+  assert one == pytest.approx(two, rel=1e-6)
+  assert one['fd'] > 0
+  assert 'FD (mine:moments)' in outs[1]
+  assert not outs[2]  # the first process reports

@@ -1,0 +1,102 @@
+"""Scores of a run's samples on the way, and checkpoints kept by them."""
+
+import numpy as np
+import pytest
+
+from dit.types import InputError
+from train import loop
+from train.checkpoint import steps_of
+from train.log import read_metrics
+from train.workdir import claim
+
+EVERY = (
+  'eval.every_images=80',
+  'checkpoint.every_images=80',
+  'eval.num=32',
+  'sample.steps=2',
+  'sample.batch_size=32',
+)
+MINE = """
+def means(x):
+  return x.reshape(len(x), 2, 4, 2, 4).mean((2, 4)).reshape(len(x), -1)
+"""
+
+
+def mine(tmp_path, name='means'):
+  (tmp_path / 'mine.py').write_text(MINE)
+  return (
+    f'eval.extractor={tmp_path}/mine.py:{name}',
+    "eval.metrics=('fd','recall')",
+  )
+
+
+def test_scores_are_logged_and_rank_checkpoints(
+  tmp_path, make_config, make_experiment
+):
+  assignments = (
+    *EVERY, *mine(tmp_path), 'checkpoint.best_by=fd', 'checkpoint.keep=1',
+    'checkpoint.keep_best=1', 'train.images=320',
+  )  # fmt: skip
+  workdir = claim(tmp_path / 'run', make_config(*assignments))
+  assert loop.train(make_experiment(*assignments), workdir)
+  rows = {row['step']: row for row in read_metrics(workdir) if 'eval/fd' in row}
+  assert list(rows) == [5, 10, 15, 20]
+  assert all(row['images'] == 16 * step for step, row in rows.items())
+  assert all(0 <= row['eval/recall'] <= 1 for row in rows.values())
+  best = min(rows, key=lambda step: rows[step]['eval/fd'])
+  assert set(steps_of(workdir)) == {best, 20}
+  assert (workdir / 'loss.png').exists()
+
+
+def test_the_same_weights_score_the_same(
+  tmp_path, make_config, make_experiment
+):
+  """And training does not depend on whether it is measured."""
+  losses = []
+  for name, more in (('a', mine(tmp_path)), ('b', ('eval.every_images=0',))):
+    assignments = (*EVERY, *more, 'train.images=160', 'log.every_images=16')
+    workdir = claim(tmp_path / name, make_config(*assignments))
+    loop.train(make_experiment(*assignments), workdir)
+    rows = read_metrics(workdir)
+    losses.append([row['loss'] for row in rows if 'loss' in row])
+  np.testing.assert_array_equal(*losses)
+
+
+@pytest.mark.parametrize(
+  ('assignments', 'words'),
+  [
+    (('checkpoint.best_by=fd',), 'eval.every_images does not say'),
+    (
+      ('checkpoint.best_by=fd', 'eval.every_images=96',
+       'checkpoint.every_images=80'),
+      'at every checkpoint',
+    ),
+    (
+      (*EVERY, 'checkpoint.best_by=fd', "eval.metrics=('recall',)"),
+      'eval.metrics does not hold',
+    ),
+    ((*EVERY, 'eval.guidance=s3:2'), 's3'),
+    ((*EVERY, 'eval.autoencoder=sd_vae:none.safetensors'), 'none.safetensors'),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_refused_at_the_start(
+  make_experiment, assignments, words
+):
+  with pytest.raises(InputError, match=words.replace('.', r'\.')):
+    loop.check(make_experiment(*assignments))
+
+
+def test_accuracy_ranks_the_other_way(make_experiment):
+  from dit.sharding import make_mesh
+  from train.preview import Scores
+
+  for best, values, expected in (
+    ('accuracy', {'eval/accuracy': 0.9}, -0.9),
+    ('fd', {'eval/fd': 2.0}, 2.0),
+    ('fd', {}, np.inf),
+    ('precision', {}, np.inf),
+    ('loss', {}, 0.5),
+  ):
+    experiment = make_experiment(*EVERY, f'checkpoint.best_by={best}')
+    scores = Scores(experiment, {}, make_mesh(experiment.mesh))
+    assert scores.rank(values, 0.5) == expected
