@@ -1,6 +1,5 @@
 """The embedded feature extractor: learning, batches, folders."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -211,8 +210,3 @@ def test_only_the_first_process_writes(trained, tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   trained.save(tmp_path / 'features', ABOUT)
   assert not os.listdir(tmp_path)
-
-
-def test_classifier_is_frozen(trained):
-  with pytest.raises(dataclasses.FrozenInstanceError):
-    trained.params = None
