@@ -19,6 +19,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import jax
+
 from dit.types import InputError
 from sample.store import WriteError
 from train import (
@@ -121,7 +123,7 @@ def _compare(args: argparse.Namespace) -> None:
 
 def _sweep(args: argparse.Namespace) -> None:
   table = sampling.sweep(
-    _request(args),
+    _request(args, _eval_keys(args)),
     args.guidance,
     metric=args.metric,
     num=args.num,
@@ -141,6 +143,12 @@ def _convert(args: argparse.Namespace) -> None:
     weights=args.weights,
   )
   print(report)
+
+
+def _say(text: str) -> None:
+  """Prints, on the first process of a job."""
+  if jax.process_index() == 0:
+    print(text)
 
 
 def _configured(args: argparse.Namespace) -> Experiment:
@@ -184,17 +192,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     text = evaluating.evaluate_samples(
       _configured(args), args.samples, row=row, num=args.num, out=args.out
     )
-  print(text)
+  _say(text)
 
 
 def _reference(args: argparse.Namespace) -> None:
   experiment = _configured(args)
-  print(evaluating.make_reference(experiment, args.images, args.target))
+  _say(evaluating.make_reference(experiment, args.images, args.target))
 
 
 def _train_features(args: argparse.Namespace) -> None:
   experiment = _configured(args)
-  print(features.train_features(experiment, args.target, steps=args.steps))
+  _say(features.train_features(experiment, args.target, steps=args.steps))
 
 
 RUNS = {

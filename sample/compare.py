@@ -26,6 +26,7 @@ from dit.types import Denoiser, InputError
 from guidance import Guidance, Scale, parse
 from guidance.parse import with_guide
 from sample import generate, writer
+from sample.metrics.classifier import Classifier
 from sample.metrics.scorer import Scorer, Scores
 
 _SPACES = ('features', 'pixels')
@@ -127,6 +128,7 @@ def compare(
   protocol: dict[str, Any],
   folder: epath.PathLike,
   guide: Denoiser | None = None,
+  classifier: Classifier | None = None,
   progress: Callable[[str], None] = logging.info,
 ) -> str:
   """Samples with every method, scores, and writes tables and pictures.
@@ -144,6 +146,7 @@ def compare(
     protocol: what else fixes the figures, such as weights; it is written down.
     folder: for the results; those of the same protocol are kept as they are.
     guide: the weaker network of AutoGuidance.
+    classifier: whose features measure distances; None trains one.
     progress: called with a line of text as rows are finished.
 
   Returns:
@@ -157,7 +160,9 @@ def compare(
     'seed': seed,
     'labels': 'balanced',
     'reference': f'{len(reference[0])} real images',
-    'extractor': 'classifier trained on the reference images; not FID',
+    'extractor': classifier.fingerprint
+    if classifier
+    else 'classifier trained on the reference images; not FID',
   }
   protocol = json.loads(json.dumps(protocol))  # as it is read back
   names = ['compare.json', 'table.md', 'samples.png']
@@ -169,8 +174,9 @@ def compare(
 
   num_classes = denoiser.num_classes
   labels = generate.plan_labels('balanced', config.num, num_classes, seed)
-  progress('Training the classifier on the reference images.')
-  scorer = Scorer.of(*reference, num_classes, config.resamples)
+  if classifier is None:
+    progress('Training the classifier on the reference images.')
+  scorer = Scorer.of(*reference, num_classes, config.resamples, classifier)
 
   def draw(guidance: Guidance) -> tuple[np.ndarray, float, float]:
     marks = [(time.perf_counter(), 0)]

@@ -18,6 +18,7 @@ import io
 import itertools
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,19 +27,14 @@ from etils import epath
 from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
+from dit.autoencoder import Autoencoder
 from dit.path import Path
 from dit.types import Denoiser, InputError
 from guidance import parse
 from guidance.parse import with_guide
 from sample import generate, writer
-from sample.metrics.scorer import Scorer
+from sample.metrics.measure import LOWER
 
-# Columns of the table that a picture can show, and what they are.
-METRICS = {
-  'fd': 'Frechet distance, features',
-  'fd_pixels': 'Frechet distance, pixels',
-  'accuracy': 'accuracy',
-}
 _NUMBER = r'\d+\.?\d*|\.\d+'
 _PART = re.compile(rf'([^:]+):({_NUMBER})\.\.({_NUMBER}):(\d+)(.*)')
 
@@ -121,11 +117,12 @@ def sweep(
   shape: tuple[int, int, int],
   mesh: Mesh,
   seed: int,
-  reference: tuple[np.ndarray, np.ndarray],
-  resamples: int,
+  score: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+  metric_name: str,
   protocol: dict[str, Any],
   folder: epath.PathLike,
   guide: Denoiser | None = None,
+  autoencoder: Autoencoder | None = None,
   overwrite: bool = False,
 ) -> str:
   """Measures every point that the folder lacks.
@@ -134,17 +131,18 @@ def sweep(
     denoiser: the network.
     grid: the points.
     sampling: how to integrate.
-    metric: for the picture, one of METRICS.
+    metric: for the picture, one of those that `score` gives.
     num: images for each point, labels balanced.
     path: of the network's velocity.
     shape: (H, W, C) of a latent.
     mesh: the devices.
     seed: of all noise: the same for every point.
-    reference: real images and labels.
-    resamples: bootstrap resamples behind each standard error.
+    score: images (n, H, W, C) uint8 and labels (n,) to metrics by name.
+    metric_name: what the picture calls the metric.
     protocol: what else fixes the figures, such as weights.
     folder: for the results.
     guide: the weaker network of AutoGuidance.
+    autoencoder: decodes; None for pixels.
     overwrite: discards points of another protocol.
 
   Returns:
@@ -164,18 +162,15 @@ def sweep(
         'sampling': settings,
         'num': num,
         'seed': seed,
-        'resamples': resamples,
       }
     )
   )
   rows = _known_rows(folder, protocol, grid, overwrite)
   writer.write_json(folder / 'sweep.json', protocol)
   labels = generate.plan_labels('balanced', num, denoiser.num_classes, seed)
-  scorer = None
   for point in grid.points():
     if point in rows:
       continue
-    scorer = scorer or Scorer.of(*reference, denoiser.num_classes, resamples)
     images, nfe = generate.generate(
       denoiser,
       with_guide(parse(grid.text(point)), guide),
@@ -185,20 +180,15 @@ def sweep(
       shape=shape,
       mesh=mesh,
       seed=seed,
+      autoencoder=autoencoder,
     )
-    scores = scorer(images, labels).as_dict()
-    rows[point] = {
-      'fd': scores['features'],
-      'fd_se': scores['features_se'],
-      'fd_pixels': scores['pixels'],
-      'fd_pixels_se': scores['pixels_se'],
-      'accuracy': scores['accuracy'],
-      'nfe': nfe,
-    }
+    rows[point] = {**score(images, labels), 'nfe': nfe}
     writer.write_bytes(folder / 'sweep.csv', _table(grid, rows).encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
   mine = {point: rows[point] for point in grid.points()}
-  writer.write_figure(folder / 'sweep.png', _figure(grid, mine, metric))
+  writer.write_figure(
+    folder / 'sweep.png', _figure(grid, mine, metric, metric_name)
+  )
   return _table(grid, mine)
 
 
@@ -251,22 +241,22 @@ def _table(grid: SweepGrid, rows: dict) -> str:
   return out.getvalue()
 
 
-def _figure(grid: SweepGrid, rows: dict, metric: str) -> Figure:
+def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
   """A curve over one scale, or a heat map over two."""
   figure = Figure(figsize=(7, 5), layout='constrained')
   axes = figure.subplots()
   values = np.asarray([row[metric] for row in rows.values()])
-  best = values.argmax() if metric == 'accuracy' else values.argmin()
+  best = values.argmin() if metric in LOWER else values.argmax()
   label = f'{grid.names[0].upper()} scale'
   if len(grid.names) == 1:
     errors = [row.get(f'{metric}_se', 0) for row in rows.values()]
     axes.errorbar(grid.scales[0], values, errors, marker='o', capsize=3)
-    axes.set(xlabel=label, ylabel=METRICS[metric])
+    axes.set(xlabel=label, ylabel=name)
     axes.grid(alpha=0.25)
     return figure
   table = values.reshape(*map(len, grid.scales))
   image = axes.imshow(table, origin='lower', aspect='auto', cmap='viridis_r')
-  figure.colorbar(image, label=METRICS[metric])
+  figure.colorbar(image, label=name)
   middle = (table.min() + table.max()) / 2
   for (row, column), value in np.ndenumerate(table):
     axes.text(

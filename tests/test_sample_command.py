@@ -172,7 +172,8 @@ def test_cfg_without_a_null_label_is_one_line(shared_run, tmp_path):
 
 @pytest.mark.parametrize('name', settings.load_config(sampling.PRESETS))
 def test_presets_are_settings_of_their_family(name):
-  guidance, assignments = sampling.preset(name)
+  guidance, assignments, row = sampling.preset(name)
+  assert row['fid'] > 1 and row['num'] == 50_000
   family = 'ig_' if 'ig:' in guidance else ''
   family += name.split('_')[0]
   config = settings.load_config('configs/base.py')

@@ -23,12 +23,6 @@ from train.evaluation import EvalConfig, Evaluator
 from train.experiment import Experiment
 from train.log import image_progress
 
-# Of `eval`, what figures depend on.
-_CONSTANTS = (
-  'repeats', 'bootstrap', 'neighbours', 'half', 'split_size', 'kid_subsets',
-  'kid_subset_size', 'image_size', 'batch_size',
-)  # fmt: skip
-
 
 def evaluate_samples(
   experiment: Experiment,
@@ -257,16 +251,7 @@ def _report(
   )
   for warning in warnings:
     logging.warning('%s', warning)
-  config = dataclasses.asdict(evaluator.config)
-  known = {
-    **{key: config[key] for key in _CONSTANTS},
-    'extractor': extractor.protocol(),
-    'reference': {
-      'place': evaluator.config.reference or reference.about['images'],
-      'count': reference.count,
-      **reference.about,
-    },
-  }
+  known = evaluator.protocol()
   line = report.format_row(
     _columns(protocol, known, count), estimates, extractor
   )

@@ -20,6 +20,12 @@ from train.data.image_sets import ImageSet, open_image_set
 from train.data.source import DataConfig, load_all, open_source
 from train.extractors import open_extractor
 
+# Of `eval`, what figures depend on.
+CONSTANTS = (
+  'repeats', 'bootstrap', 'neighbours', 'half', 'split_size', 'kid_subsets',
+  'kid_subset_size', 'image_size',
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig(MeasureConfig):
@@ -152,6 +158,32 @@ class Evaluator:
       batches = _hashed(batches, digest)
     features = self.extractor(batches, self._mesh, self.config.batch_size)
     return measure.summarise(features, self.config, self.metrics, labels)
+
+  def score(
+    self, images: np.ndarray, labels: np.ndarray
+  ) -> dict[str, Estimate]:
+    """Every metric of images (n, H, W, C), in `eval.repeats` equal parts."""
+    parts = self.config.repeats
+    each = len(images) // parts
+    return self(
+      [
+        self.summarise([images[at : at + each]], labels[at : at + each])
+        for at in range(0, parts * each, each)
+      ]
+    )
+
+  def protocol(self) -> dict[str, Any]:
+    """What fixes the figures beside the images, as plain values."""
+    config = dataclasses.asdict(self.config)
+    return {
+      **{key: config[key] for key in CONSTANTS},
+      'extractor': self.extractor.protocol(),
+      'reference': {
+        'place': self.config.reference or self.reference.about['images'],
+        'count': self.reference.count,
+        **self.reference.about,
+      },
+    }
 
   def __call__(self, samples: list[Summary]) -> dict[str, Estimate]:
     """Every metric of disjoint sets of images."""

@@ -8,10 +8,9 @@ from dit import convert, published
 from dit.config import nearest
 from dit.types import InputError
 from guidance.parse import NAMES
-from sample.metrics.measure import METRICS as MEASURED
+from sample.metrics.measure import METRICS
 from sample.metrics.resize import PRESETS
 from sample.store import FORMATS
-from sample.sweep import METRICS
 from train import cluster, exchange
 
 Run = Callable[[argparse.Namespace], None]
@@ -41,9 +40,9 @@ def _weights(text: str) -> str:
 
 def _metrics(text: str) -> tuple[str, ...]:
   names = tuple({'fid': 'fd', 'sfid': 'sfd'}.get(n, n) for n in text.split(','))
-  if wrong := [name for name in names if name not in MEASURED]:
+  if wrong := [name for name in names if name not in METRICS]:
     raise argparse.ArgumentTypeError(
-      f'{wrong[0]!r}, expected some of fid, sfid, {", ".join(MEASURED)}'
+      f'{wrong[0]!r}, expected some of fid, sfid, {", ".join(METRICS)}'
     )
   return names
 
@@ -172,7 +171,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     help='as for sample, one or two scales being LOW..HIGH:COUNT',
   )
   sweep.add_argument(
-    '--metric', choices=tuple(METRICS), default='fd', help='(%(default)s)'
+    '--metric', choices=METRICS, default='fd', help='(%(default)s)'
   )
   sweep.add_argument(
     '--num', type=int, default=500, help='images per point (%(default)s)'
@@ -227,14 +226,15 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     sub.add_argument(
       '--config', type=_path, default=default, help='file (%(default)s)'
     )
-  for sub in (evaluate, reference):
+  for sub in (evaluate, reference, sweep):
     sub.add_argument(
       '--extractor', help='inception:FILE, classifier[:FOLDER], FILE.py:NAME'
     )
     sub.add_argument('--preprocessing', help=', '.join(PRESETS))
-  evaluate.add_argument(
-    '--reference', help='statistics or images (the training split)'
-  )
+  for sub in (evaluate, sweep):
+    sub.add_argument(
+      '--reference', help='statistics or images (the training split)'
+    )
   evaluate.add_argument(
     '--metrics',
     type=_metrics,

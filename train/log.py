@@ -149,10 +149,11 @@ class MetricsLog:
       for name, value in values.items():
         self._board.add_scalar(name, value, step)
     if not sys.stderr.isatty():
+      scores = [name for name in values if name.startswith('eval/')]
       shown = [
-        f'{name} {value:.4g}'
-        for name, value in values.items()
-        if name in _SHOWN or name.startswith('eval/')
+        f'{name} {values[name]:.4g}'
+        for name in (*_SHOWN, *scores)
+        if name in values
       ]
       logging.info('step %d: %s', step, ', '.join(shown))
 

@@ -165,11 +165,8 @@ class Scores:
     labels = np.arange(config.num) % self._experiment.model.num_classes
     labels = labels.astype(np.int32)
     images = self._samples(params, labels)
-    sets = [self._evaluator.summarise([images], labels)]
-    return {
-      f'eval/{name}': value
-      for name, value in as_dict(self._evaluator(sets)).items()
-    }
+    scores = as_dict(self._evaluator.score(images, labels))
+    return {f'eval/{name}': value for name, value in scores.items()}
 
   def rank(self, values: dict[str, float], loss: float) -> float:
     """What the best checkpoints have the least of, by `checkpoint.best_by`.

@@ -4,6 +4,7 @@ Each checks everything that it can before it reads weights, then draws.
 """
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import jax
@@ -16,9 +17,12 @@ from dit.types import InputError
 from sample import compare as compare_lib
 from sample import sweep as sweep_lib
 from sample import writer
+from sample.metrics import classifier
+from sample.metrics.measure import METRICS, as_dict, name_of
 from sample.store import Store
-from train import workdir
+from train import trained, workdir
 from train.drawing import Drawing, Opened, Request
+from train.evaluation import Evaluator
 from train.log import image_progress
 from train.settings import load_config
 
@@ -139,6 +143,10 @@ def compare(request: Request) -> str:
   opened.check(experiment.compare.texts())
   splits = opened.splits()
   opened.check_weights()
+  kind, _, trained_before = experiment.eval.extractor.partition(':')
+  network = None
+  if kind == 'classifier' and trained_before:
+    network, _ = classifier.load(trained_before)
   out = writer.results_folder(request.out or request.source.place)
   denoiser, guide, protocol = opened.restore()
   table = compare_lib.compare(
@@ -154,6 +162,7 @@ def compare(request: Request) -> str:
     protocol=protocol,
     folder=out,
     guide=guide,
+    classifier=network,
   )
   return (
     f'\n{table}\n'
@@ -177,19 +186,40 @@ def sweep(
   Args:
     request: from what, and where to.
     guidance: as text, one or two scales being ranges LOW..HIGH:COUNT.
-    metric: one of `sweep.METRICS`, for the picture.
+    metric: one of `measure.METRICS`, for the picture.
     num: images for each point.
     overwrite: discards points of another protocol in the folder.
   """
   grid = sweep_lib.SweepGrid.of(guidance)
-  check_choice('--metric', metric, sweep_lib.METRICS)
+  check_choice('--metric', metric, METRICS)
   if num < 2:
     raise InputError(f'--num is {num}, expected at least 2.')
   opened = Opened(request)
   opened.check(grid.texts())
-  experiment, (reference, _) = opened.experiment, opened.splits()
+  experiment = opened.experiment
   opened.check_weights()
+  decoder = trained.read_decoder(
+    experiment.eval.autoencoder or None,
+    experiment,
+    request.source.latents(),
+    opened.mesh,
+  )
   folder = writer.results_folder(request.out or f'{request.source.place}/sweep')
+  config = experiment.eval
+  classes = config.extractor.startswith('classifier')
+  usual = ('fd', 'accuracy') if classes else ('fd',)
+  wanted = config.metrics or tuple(dict.fromkeys((metric, *usual)))
+  if metric not in wanted:
+    raise InputError(f'--metric is {metric}, which eval.metrics does not hold.')
+  if classes and not config.bootstrap:  # costs little
+    config = dataclasses.replace(config, bootstrap=experiment.compare.resamples)
+  evaluator = Evaluator(
+    dataclasses.replace(config, metrics=wanted),
+    experiment.data,
+    experiment.model.num_classes,
+    opened.mesh,
+    labels=True,
+  )
   denoiser, guide, protocol = opened.restore()
   return sweep_lib.sweep(
     denoiser,
@@ -201,10 +231,11 @@ def sweep(
     shape=experiment.model.latent_shape,
     mesh=opened.mesh,
     seed=request.seed,
-    reference=reference,
-    resamples=experiment.compare.resamples,
-    protocol=protocol,
+    score=lambda images, labels: as_dict(evaluator.score(images, labels)),
+    metric_name=name_of(metric, evaluator.extractor),
+    protocol={**protocol, 'evaluation': evaluator.protocol()},
     folder=folder,
     guide=guide,
+    autoencoder=decoder,
     overwrite=overwrite,
   )

@@ -75,9 +75,10 @@ class Scorer:
     labels: np.ndarray,
     num_classes: int,
     resamples: int,
+    classifier: Classifier | None = None,
   ) -> 'Scorer':
-    """Trains the classifier on reference images (n, H, W, C) uint8."""
-    classifier = train_classifier(images, labels, num_classes)
+    """Of reference images (n, H, W, C) uint8; trains where none is given."""
+    classifier = classifier or train_classifier(images, labels, num_classes)
     features, _ = classifier(images)
     return cls(
       classifier, Moments.of(features), Moments.of(_pixels(images)), resamples
