@@ -260,7 +260,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.image_size = 0
   # Images per call of the extractor, over all devices.
   config.eval.batch_size = 64
-  # fd, sfd, is, kid, precision, recall, accuracy; empty: all that can be taken.
+  # fd, sfd, is, kid, precision, recall, accuracy; empty: all that can be taken;
+  # and fd_inf, where it is asked for.
   config.eval.metrics = ()
   # Of precision and recall: which neighbour gives the radius, and whether
   # distances are float16, as ADM's.

@@ -238,8 +238,8 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   evaluate.add_argument(
     '--metrics',
     type=_metrics,
-    help='some of fid, sfid, is, kid, precision, recall, fd, accuracy, comma-'
-    'separated (all that can be taken)',
+    help='some of fid, sfid, is, kid, precision, recall, fd, accuracy, fd_inf, '
+    'comma-separated (all that can be taken but the last)',
   )
   evaluate.add_argument(
     '--repeats', type=int, help='disjoint sets: mean and standard error (1)'

@@ -2,6 +2,7 @@
 
   fd         Frechet distance of `pool`; FID where the extractor is published
   sfd        the same of `spatial`; sFID
+  fd_inf     fd without the bias of few images; where it is asked for
   is         Inception Score of `logits`
   kid        kernel distance of `pool`
   precision  share of samples among the reference, in `pool`
@@ -24,14 +25,17 @@ from sample.metrics.extractor import Extractor
 from sample.metrics.frechet import (
   Moments,
   MomentsAccumulator,
+  extrapolated,
   frechet_distance,
 )
 from sample.metrics.inception import Features
 from sample.metrics.manifold import precision_recall
 from sample.metrics.scores import inception_score, kernel_distance
 
-METRICS = ('fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy')
-LOWER = ('fd', 'sfd', 'kid')  # is better; of the others, higher
+METRICS = (
+  'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
+)  # fmt: skip
+LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # is better; of the others, higher
 _NAMES = {
   'fd': 'FID',
   'sfd': 'sFID',
@@ -40,16 +44,22 @@ _NAMES = {
   'precision': 'Precision',
   'recall': 'Recall',
   'accuracy': 'Accuracy',
+  'fd_inf': 'FID∞',
 }
-_OTHER_NAMES = {'fd': 'FD', 'sfd': 'sFD', 'kid': 'KD'}  # without Inception
+_OTHER_NAMES = {
+  'fd': 'FD',
+  'sfd': 'sFD',
+  'kid': 'KD',
+  'fd_inf': 'FD∞',
+}  # without Inception
 # Which metrics need which features of all images at once.
 _ROWS = {
-  'pool': {'kid', 'precision', 'recall'},
+  'pool': {'kid', 'precision', 'recall', 'fd_inf'},
   'spatial': set(),
   'logits': {'is', 'accuracy'},
 }
-# Images drawn twice are each other's neighbours, and their own kernel: these
-# have no bootstrap.
+# Of the others, images drawn twice are each other's neighbours, or their own
+# kernel: no bootstrap.
 _RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
 
 
@@ -222,7 +232,7 @@ def choose(
       raise InputError(f'metric {name} cannot be taken: {missing[name]}.')
   if config.metrics:
     return config.metrics
-  return tuple(name for name in METRICS if name not in missing)
+  return tuple(name for name in METRICS[:-1] if name not in missing)
 
 
 def measure(
@@ -257,6 +267,11 @@ def measure(
       sample.rows.pool,
       k=config.neighbours,
       half=config.half,
+    )
+  if 'fd_inf' in metrics:
+    rows = reference.rows.pool
+    values['fd_inf'] = extrapolated(
+      sample.rows.pool, reference.pool if rows is None else rows
     )
   if 'accuracy' in metrics:
     read = sample.rows.logits.argmax(-1)

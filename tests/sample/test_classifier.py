@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from dit.types import InputError
 from sample.metrics import classifier as lib
+from sample.metrics.frechet import extrapolated
 
 ABOUT = {'data': 'textures', 'held_out_accuracy': 1.0}
 
@@ -53,6 +54,12 @@ def test_digits():
   shapes = [leaf.shape for leaf in jax.tree.leaves(classifier.params)]
   assert sum(map(np.prod, shapes)) == 72_842
   assert lib.recipe((8, 8, 1)) == (300, 128)
+  # Two halves of the real digits are near, whatever else is far.
+  features, _ = classifier(images[train])
+  halves = features[::2], features[1::2]
+  assert abs(extrapolated(*halves)) < 0.3
+  noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), np.uint8)
+  assert extrapolated(classifier(noise)[0], features) > 30
 
 
 def test_textures_are_learned(trained):

@@ -73,6 +73,7 @@ def test_every_metric_of_equal_sets():
   found = measure.measure(summary, summary, config, METRICS)
   assert found['fd'] < 1e-9
   assert found['sfd'] < 1e-9
+  assert found['fd_inf'] < 0.02
   assert found['precision'] == found['recall'] == 1
   assert found['accuracy'] == (features.logits.argmax(-1) == 0).mean()
   assert 1 < found['is'] < 3
@@ -112,7 +113,7 @@ def test_all_that_can_be_taken():
   assert choose(config, CLASSIFIER, **POSSIBLE) == (
     'fd', 'kid', 'precision', 'recall', 'accuracy',
   )  # fmt: skip
-  assert choose(config, INCEPTION, **POSSIBLE) == METRICS[:-1]
+  assert choose(config, INCEPTION, **POSSIBLE) == METRICS[:6]
   nothing = dict.fromkeys(POSSIBLE, False)
   assert choose(config, INCEPTION, **nothing) == ('fd', 'is')
 
