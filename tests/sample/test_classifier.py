@@ -59,7 +59,7 @@ def test_digits():
   halves = features[::2], features[1::2]
   assert abs(extrapolated(*halves)) < 0.3
   noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), np.uint8)
-  assert extrapolated(classifier(noise)[0], features) > 30
+  assert extrapolated(classifier(noise)[0], features) > 20
 
 
 def test_textures_are_learned(trained):
