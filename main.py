@@ -153,8 +153,12 @@ def _say(text: str) -> None:
 
 def _configured(args: argparse.Namespace) -> Experiment:
   """The experiment of a config file, and of flags that stand for its keys."""
-  config = override(load_config(args.config), _eval_keys(args))
-  return build(override(config, args.overrides).to_dict())
+  config = load_config(args.config or 'configs/base.py')
+  config = override(config, [*_eval_keys(args), *args.overrides])
+  experiment = build(config.to_dict())
+  if not args.config:
+    evaluating.check_without_data(experiment.eval)
+  return experiment
 
 
 def _eval_keys(args: argparse.Namespace) -> list[str]:
@@ -197,7 +201,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _reference(args: argparse.Namespace) -> None:
   experiment = _configured(args)
-  _say(evaluating.make_reference(experiment, args.images, args.target))
+  _say(evaluating.make_reference(experiment, args.target))
 
 
 def _train_features(args: argparse.Namespace) -> None:

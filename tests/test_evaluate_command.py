@@ -191,6 +191,19 @@ def test_bad_input(place, mine, argv, words):
   assert result.err.count('main.py:') == 1
 
 
+@pytest.mark.parametrize(
+  ('argv', 'words'),
+  [
+    ((), '--extractor is needed'),
+    (('--extractor=mine.py:moments',), '--reference (--images'),
+    (('--reference=a.npz',), '--extractor is needed'),
+  ],
+)
+def test_images_of_others_say_nothing_of_the_data(place, argv, words):
+  result = run('evaluate', f'--samples={place}/test.npz', *argv)
+  assert result.status == 2 and words in result.err
+
+
 def test_a_preset_brings_its_row(place, mine):
   result = evaluate(
     f'--samples={place}/test.npz', mine, f'--reference={place}/train.npz',

@@ -125,6 +125,8 @@ def evaluate_run(
   if num < 2:
     raise InputError(f'--num is {num}, expected at least 2.')
   config = request.source.open(request.overrides).eval
+  if not request.source.is_run:
+    check_without_data(config)
   drawing = Drawing(
     request,
     guidance,
@@ -174,14 +176,11 @@ def evaluate_run(
   )
 
 
-def make_reference(
-  experiment: Experiment, images: str | None, target: str
-) -> str:
-  """Writes the statistics of real images.
+def make_reference(experiment: Experiment, target: str) -> str:
+  """Writes the statistics of `eval.reference`, or of the training split.
 
   Args:
     experiment: its sections eval, data and mesh.
-    images: as `image_sets` reads it; None for the training split.
     target: the .npz to write.
 
   Returns:
@@ -196,9 +195,8 @@ def make_reference(
       f'--to is {target}, expected a new file that ends with .npz.'
     )
   writer.results_folder(path.parent)
-  config = dataclasses.replace(experiment.eval, reference=images or '')
   evaluator = Evaluator(
-    dataclasses.replace(config, metrics=()),
+    dataclasses.replace(experiment.eval, metrics=()),
     experiment.data,
     experiment.model.num_classes,
     make_mesh(experiment.mesh),
@@ -211,6 +209,20 @@ def make_reference(
     f'{path}: {evaluator.extractor.name} statistics of {reference.count} '
     f'images of {about["images"]} (SHA-256 {about["sha256"][:8]}...).'
   )
+
+
+def check_without_data(config: EvalConfig) -> None:
+  """Raises InputError for what needs the training data, where none is known."""
+  if config.extractor == 'classifier':
+    raise InputError(
+      '--extractor is needed, such as inception:FILE or classifier:FOLDER (or '
+      '--config, on whose training split a classifier is then trained).'
+    )
+  if not config.reference:
+    raise InputError(
+      'real images are needed: --reference (--images of the command reference)'
+      ', or --config, whose training split they are.'
+    )
 
 
 def _each(count: int, config: EvalConfig) -> int:

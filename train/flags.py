@@ -203,6 +203,8 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   )
   reference.add_argument(
     '--images',
+    dest='reference',
+    metavar='IMAGES',
     type=_path,
     help='an .npz, a folder, a .zip, tfds:NAME:SPLIT (the training split)',
   )
@@ -218,14 +220,13 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     sub.add_argument(
       '--to', dest='target', type=_path, required=True, help='what to write'
     )
-  for sub, default in (
-    (evaluate, 'configs/base.py'),
-    (reference, 'configs/base.py'),
-    (features, 'configs/digits.py'),
-  ):
+  for sub in (evaluate, reference):
     sub.add_argument(
-      '--config', type=_path, default=default, help='file (%(default)s)'
+      '--config', type=_path, help='file, whose data are the real images'
     )
+  features.add_argument(
+    '--config', default='configs/digits.py', help='config file (%(default)s)'
+  )
   for sub in (evaluate, reference, sweep):
     sub.add_argument(
       '--extractor', help='inception:FILE, classifier[:FOLDER], FILE.py:NAME'

@@ -119,6 +119,12 @@ def missing_image(folder):
   return folder / 'a'
 
 
+def test_other_arrays_are_no_labels(tmp_path, caplog):
+  np.savez(tmp_path / 'a.npz', pictures(2), np.zeros((2, 5)))
+  assert open_at(tmp_path / 'a.npz').labels is None
+  assert 'not taken for labels' in caplog.text
+
+
 FLOATS = np.full((2, 8, 8, 3), 0.5)
 
 
@@ -134,7 +140,6 @@ FLOATS = np.full((2, 8, 8, 3), 0.5)
     (npz_of(arr_0=FLOATS * 3), r'from 1\.5 to 1\.5'),
     (npz_of(arr_0=FLOATS - 1), r'from -0\.5'),
     (npz_of(arr_0=FLOATS * np.nan), 'from nan'),
-    (npz_of(arr_0=pictures(2), arr_1=np.zeros(3)), 'arr_1'),
     (npz_of(arr_0=np.array([{}], object)), 'expected'),
     (truncated, 'damaged'),
     (flipped, 'damaged'),

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from absl import logging
 
 from dit.types import InputError
 from train.data.files import SUFFIXES, TFDS, open_images
@@ -178,10 +179,11 @@ def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
     with _damage_of(place), archive.open('arr_1.npy') as file:
       labels = np.lib.format.read_array(file, allow_pickle=False)
     if labels.shape != shape[:1]:
-      raise InputError(
-        f'{place} has {shape[0]} images, but arr_1 of shape {labels.shape}, '
-        f'expected {shape[:1]} labels.'
-      )
+      logging.warning(
+        '%s has %d images, but arr_1 of shape %s: it is not taken for labels.',
+        place, shape[0], labels.shape,
+      )  # fmt: skip
+      labels = None
   reader = _Rows(place, archive, shape, dtype)
   return ImageSet(place, shape[0], labels, not floats, reader)
 
