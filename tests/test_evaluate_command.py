@@ -87,6 +87,8 @@ def test_a_reference_serves_as_its_images_do(place, mine):
     'reference', mine, f'--images={place}/train.npz', f'--to={target}'
   )
   assert again.status == 2 and 'new file' in again.err
+  twice = run('reference', mine, f'--images={target}', f'--to={place}/t.npz')
+  assert twice.status == 2 and 'statistics already' in twice.err
 
 
 def test_adm_layout_with_images(place, mine):

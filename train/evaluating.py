@@ -15,7 +15,7 @@ from dit.sharding import make_mesh
 from dit.types import InputError
 from sample import writer
 from sample.metrics import report
-from sample.metrics.reference import save_reference
+from sample.metrics.reference import is_statistics, save_reference
 from train import workdir
 from train.data.image_sets import open_image_set
 from train.drawing import Drawing, Request
@@ -194,6 +194,8 @@ def make_reference(experiment: Experiment, target: str) -> str:
     raise InputError(
       f'--to is {target}, expected a new file that ends with .npz.'
     )
+  if (images := experiment.eval.reference) and is_statistics(images):
+    raise InputError(f'{images} holds statistics already, not only images.')
   writer.results_folder(path.parent)
   evaluator = Evaluator(
     dataclasses.replace(experiment.eval, metrics=()),
