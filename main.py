@@ -179,12 +179,14 @@ def _evaluate(args: argparse.Namespace) -> None:
     published_guidance, overrides, row = sampling.preset(args.preset)
     guidance = guidance or published_guidance
   if args.samples is None:
+    if args.config:
+      raise InputError('--config is for --samples: a run knows its own.')
     overrides = [*overrides, *_eval_keys(args)]
     text = evaluating.evaluate_run(
       _request(args, overrides),
       guidance or 'none',
       num=50_000 if args.num is None else args.num,
-      labels=args.labels or 'balanced',
+      labels=args.labels or row.get('labels', 'balanced'),
       autoencoder=args.autoencoder,
       row=row,
     )

@@ -271,6 +271,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.split_size = 5000
   config.eval.kid_subsets = 100
   config.eval.kid_subset_size = 1000
+  # Of how many reference images features are kept for precision, recall and the
+  # kernel distance (ADM: 10,000); 0: of all.
+  config.eval.reference_rows = 10_000
   # Standard errors: disjoint sets of images, or bootstrap resamples (0: none).
   config.eval.repeats = 1
   config.eval.bootstrap = 0

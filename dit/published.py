@@ -201,7 +201,10 @@ def _download_url(url: str) -> pathlib.Path:
   logging.info('Downloading %s to %s.', url, folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    with urllib.request.urlopen(url) as response, partial.open('wb') as file:
+    with (
+      urllib.request.urlopen(url, timeout=60) as response,
+      partial.open('wb') as file,
+    ):
       shutil.copyfileobj(response, file)
       expected = response.headers.get('Content-Length')
     if expected and partial.stat().st_size != int(expected):

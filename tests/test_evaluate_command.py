@@ -127,7 +127,46 @@ def test_repeats_and_bootstrap(place, mine):
   resampled = results(place / 's')['metrics']
   assert resampled['fd_se'] > 0 and 'precision_se' not in resampled
   short = run('evaluate', *common, '--repeats=300')
-  assert short.status == 2 and 'lower --repeats' in short.err
+  assert short.status == 2 and 'change --repeats' in short.err
+
+
+def test_sets_of_sorted_images_are_alike(place, mine):
+  """Images are dealt at random: files are often sorted by class."""
+  with np.load(place / 'test.npz') as arrays:
+    order = np.argsort(arrays['arr_1'], kind='stable')
+    np.savez(place / 'sorted.npz', *(x[order] for x in arrays.values()))
+  values = []
+  for name in ('test', 'sorted'):
+    out = f'--out={place}/dealt-{name}'
+    evaluate(
+      f'--samples={place}/{name}.npz', mine, f'--reference={place}/train.npz',
+      '--metrics=fid', '--repeats=2', '--num=200', out,
+    )  # fmt: skip
+    values.append(results(place / f'dealt-{name}')['metrics'])
+  mixed, by_class = (found['fd'] for found in values)
+  assert by_class < 5 * mixed  # half of the classes: far more
+
+
+def test_results_are_not_overwritten_by_others(place, mine):
+  common = (
+    f'--samples={place}/test.npz', mine, f'--reference={place}/train.npz',
+    f'--out={place}/kept', '--metrics=fid',
+  )  # fmt: skip
+  evaluate(*common)
+  evaluate(*common)
+  assert not (place / 'kept/evaluation-2.json').exists()
+  result = evaluate(*common, '--num=300')
+  assert (place / 'kept/evaluation-2.json').exists()
+  assert 'evaluation-2.md' in result.out
+  assert results(place / 'kept')['images_of_each_set'] == 500
+
+
+def test_a_folder_of_weights_has_no_data(shared_run, place):
+  weights = place / 'weights'
+  made = run('convert', f'--from={shared_run}/run', f'--to={weights}')
+  assert made.status == 0, made.err
+  result = run('evaluate', f'--folder={weights}', '--num=48')
+  assert result.status == 2 and '--extractor is needed' in result.err
 
 
 def test_straight_from_a_run(shared_run, place, mine):
@@ -178,7 +217,11 @@ def test_own_features(shared_run, place):
     (('--metrics=fid,sfids',), 'sfids'),
     (('--preprocessing=tf',), 'pytorch_fid'),
     (('--guidance=ig:1.5',), '--guidance is for drawing'),
-    (('--num=501',), 'holds 500 images'),
+    (('--num=501',), 'holds 500 images, not 1 sets of 501'),
+    (('--num=1',), 'not 1 sets of 2'),
+    (('--num=3', '--metrics=recall'), 'too few for recall'),
+    (('--metrics=is',), 'use Inception'),
+    (('--reference=edm2.pkl',), 'is a pickle'),
     (('--bootstrap=1',), 'at least 2'),
     (('--reference=nothing.npz',), 'are not there'),
   ],

@@ -14,6 +14,7 @@ the mesh that saved them.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -107,6 +108,7 @@ class Checkpointer:
 
   def _open(self) -> ocp.CheckpointManager:
     """Looks at what is there; clears away what is not whole."""
+    rank = functools.partial(_rank, by=self._config.best_by)
     kept = [policies.LatestN(n=self._config.keep)]
     if self._keep_period:
       kept.append(policies.EveryNSteps(interval_steps=self._keep_period))
@@ -114,7 +116,7 @@ class Checkpointer:
       kept.append(
         policies.BestN(
           n=self._config.keep_best,
-          get_metric_fn=_rank,
+          get_metric_fn=rank,
           reverse=True,  # the lowest last: the policy keeps the last
           keep_checkpoints_without_metrics=False,
         )
@@ -128,7 +130,7 @@ class Checkpointer:
       self._folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
-        best_fn=_rank,  # so that it is written
+        best_fn=rank,  # so that it is written
         enable_async_checkpointing=True,
         cleanup_tmp_directories=True,
       ),
@@ -169,7 +171,9 @@ class Checkpointer:
     self._saving = step
     self._try(
       lambda: self._manager.save(
-        step, args=ocp.args.Composite(**args), metrics={'rank': rank}
+        step,
+        args=ocp.args.Composite(**args),
+        metrics={'rank': rank, 'by': self._config.best_by},
       )
     )
 
@@ -254,9 +258,12 @@ class Checkpointer:
     _everywhere(True)  # has seen it gone
 
 
-def _rank(metrics: dict[str, float]) -> float:
-  """By which checkpoints are ranked; what is not finite is the worst."""
-  return metrics['rank'] if math.isfinite(metrics['rank']) else math.inf
+def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
+  """Of which the best have the least; of others than `by` it is the worst."""
+  # Before there were other ranks, the loss stood there alone.
+  rank = metrics['loss'] if 'loss' in metrics else metrics['rank']
+  same = metrics.get('by', 'loss') == by
+  return rank if same and math.isfinite(rank) else math.inf
 
 
 def _mend_metrics(path: epath.Path) -> None:

@@ -202,6 +202,11 @@ class Drawing:
     return declared
 
   @property
+  def image_shape(self) -> tuple[int, int, int] | None:
+    """(H, W, C) where latents are images; None where they are decoded."""
+    return None if self._decoder else self.experiment.model.latent_shape
+
+  @property
   def steps(self) -> int:
     """Solver steps."""
     return len(self.experiment.sample.grid(self._opened.path)) - 1

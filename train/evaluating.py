@@ -1,6 +1,7 @@
 """The commands `evaluate`, `reference` and `train-features`."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import time
@@ -17,9 +18,9 @@ from sample import writer
 from sample.metrics import report
 from sample.metrics.reference import is_statistics, save_reference
 from train import workdir
-from train.data.image_sets import open_image_set
+from train.data.image_sets import ImageSet, open_image_set
 from train.drawing import Drawing, Request
-from train.evaluation import EvalConfig, Evaluator
+from train.evaluation import EvalConfig, Evaluator, divide
 from train.experiment import Experiment
 from train.log import image_progress
 
@@ -38,7 +39,8 @@ def evaluate_samples(
     experiment: its sections eval, data and mesh.
     samples: an .npz, a folder, a .zip or tfds:NAME; see `image_sets`.
     row: the published figures to compare with; {} for none.
-    num: of the images, the first so many; None for all.
+    num: images of each of the `eval.repeats` sets, drawn at random; None for
+      as many as there are.
     out: folder for the results; None: SAMPLES-evaluation.
 
   Returns:
@@ -51,12 +53,9 @@ def evaluate_samples(
   images = open_image_set(
     samples, experiment.data.dir, image_size=config.image_size or None
   )
-  count = images.count if num is None else num
-  if count > images.count:
-    raise InputError(
-      f'--num is {num}, but {samples} holds {images.count} images.'
-    )
-  each = _each(count, config)
+  each = images.count // config.repeats if num is None else num
+  parts = _parts(images, each, config.repeats)
+  first = next(images.batches())  # sees that they can be read
   protocol = _protocol_beside(samples)
   folder = writer.results_folder(
     out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
@@ -67,30 +66,28 @@ def evaluate_samples(
     experiment.model.num_classes,
     make_mesh(experiment.mesh),
     labels=images.labels is not None,
+    count=each,
+    shape=first.shape[1:],
   )
-  sets = []
-  with image_progress(count, 0, 'evaluate') as progress:
-    for start in range(0, each * config.repeats, each):
-      labels = images.labels
+  used = parts >= 0
+  with image_progress(images.count, 0, 'evaluate') as progress:
 
-      def batches(start=start):
-        done = start
-        for batch in images.batches(start, start + each):
-          done += len(batch)
-          progress(done)
-          yield batch
+    def batches():
+      at = 0
+      for batch in images.batches():
+        yield batch[used[at : at + len(batch)]]
+        at += len(batch)
+        progress(at)
 
-      sets.append(
-        evaluator.summarise(
-          batches(),
-          None if labels is None else labels[start : start + each],
-        )
-      )
+    labels = images.labels
+    sets = evaluator.summarise(
+      batches(), None if labels is None else labels[used], parts[used]
+    )
   return _report(
     evaluator,
     sets,
     folder,
-    {'samples': samples, 'images': count, **protocol},
+    {'samples': samples, 'images': int(used.sum()), **protocol},
     count=each,
     eight_bit=images.eight_bit,
     row=row,
@@ -144,6 +141,8 @@ def evaluate_run(
     experiment.model.num_classes,
     drawing.mesh,
     labels=True,
+    count=num,
+    shape=drawing.image_shape,
   )
   protocol = drawing.load()
   sets, spent, begin = [], [], time.monotonic()
@@ -157,7 +156,7 @@ def evaluate_run(
 
     for repeat in range(config.repeats):
       index = np.arange(repeat * num, (repeat + 1) * num)
-      sets.append(evaluator.summarise(images(index), drawing.labels[index]))
+      sets += evaluator.summarise(images(index), drawing.labels[index])
   seconds = time.monotonic() - begin
   return _report(
     evaluator,
@@ -203,6 +202,7 @@ def make_reference(experiment: Experiment, target: str) -> str:
     experiment.model.num_classes,
     make_mesh(experiment.mesh),
     labels=False,
+    count=1 << 20,
   )
   reference = evaluator.reference
   about = {**reference.about, **workdir.environment()}
@@ -227,19 +227,16 @@ def check_without_data(config: EvalConfig) -> None:
     )
 
 
-def _each(count: int, config: EvalConfig) -> int:
-  """Images of each set."""
-  each = count // config.repeats
-  if each < 2:
+def _parts(images: ImageSet, each: int, repeats: int) -> np.ndarray:
+  """Which set every image is in; see `evaluation.divide`."""
+  if each < 2 or each * repeats > images.count:
     raise InputError(
-      f'{count} images make no {config.repeats} sets; lower --repeats.'
+      f'{images.name} holds {images.count} images, not {repeats} sets of '
+      f'{max(each, 2)}; change --repeats, or --num, which is of each set.'
     )
-  if count % config.repeats:
-    logging.warning(
-      'The last %d images are left out: %d sets of %d.',
-      count % config.repeats, config.repeats, each,
-    )  # fmt: skip
-  return each
+  if left := images.count - each * repeats:
+    logging.warning('%d images, drawn at random, are left out.', left)
+  return divide(images.count, each, repeats)
 
 
 def _report(
@@ -270,28 +267,51 @@ def _report(
     _columns(protocol, known, count), estimates, extractor
   )
   table = report.format_table(estimates, extractor)
+  fixed = {
+    'published': dict(row),
+    'images_of_each_set': count,
+    'samples': dict(protocol),
+    'evaluation': known,
+  }
+  name = _free_name(folder, fixed)
   writer.write_json(
-    folder / 'evaluation.json',
+    folder / f'{name}.json',
     report.as_json(
       estimates,
       extractor,
       warnings,
-      published=dict(row),
-      images_of_each_set=count,
-      samples=dict(protocol),
-      evaluation=known,
+      **fixed,
       environment=workdir.environment(),
     ),
   )
-  writer.write_bytes(folder / 'evaluation.md', f'{line}\n'.encode())
+  writer.write_bytes(folder / f'{name}.md', f'{line}\n'.encode())
   published = ''
   if row:
     published = f'Published: FID {row["fid"]}, IS {row["inception_score"]}.\n'
   return (
     f'\n{table}\n{_how(evaluator, count)}\n{published}'
-    f'{folder}/evaluation.json has the whole protocol, evaluation.md a line '
-    f'for a paper:\n\n{line}'
+    f'{folder}/{name}.json has the whole protocol, {name}.md a line for a '
+    f'paper:\n\n{line}'
   )
+
+
+def _free_name(folder: epath.Path, fixed: dict[str, Any]) -> str:
+  """evaluation, or evaluation-2 and on where figures of others are there."""
+  fixed = json.loads(json.dumps(fixed))
+  for number in itertools.count(1):
+    name = 'evaluation' if number == 1 else f'evaluation-{number}'
+    path = folder / f'{name}.json'
+    if not path.exists():
+      break
+    try:
+      found = json.loads(path.read_text())
+    except ValueError:
+      continue
+    for held in (found.get('samples', {}), fixed['samples']):
+      held.pop('images_per_second', None)
+    if all(found.get(key) == value for key, value in fixed.items()):
+      break
+  return name
 
 
 def _how(evaluator: Evaluator, count: int) -> str:
@@ -334,6 +354,11 @@ def _columns(
     'labels': protocol.get('labels'),
     'images': images,
     'reference': pathlib.PurePath(str(known['reference']['place'])).name,
+    'features': ', '.join(
+      str(known['extractor'][key])
+      for key in ('name', 'preprocessing')
+      if key in known['extractor']
+    ),
   }
 
 

@@ -5,25 +5,32 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
 from dit.config import check_choice
+from dit.sharding import check_batch
 from dit.types import InputError
 from guidance import parse
 from sample.metrics import measure
 from sample.metrics.measure import Estimate, MeasureConfig, Summary
-from sample.metrics.reference import Reference, is_statistics, load_reference
+from sample.metrics.reference import (
+  Reference,
+  arrays_of,
+  is_statistics,
+  load_reference,
+)
 from sample.metrics.resize import PRESETS
 from train.data.image_sets import ImageSet, open_image_set
 from train.data.source import DataConfig, load_all, open_source
-from train.extractors import open_extractor
+from train.extractors import kind_of, open_extractor
 
 # Of `eval`, what figures depend on.
 CONSTANTS = (
   'repeats', 'bootstrap', 'neighbours', 'half', 'split_size', 'kid_subsets',
-  'kid_subset_size', 'image_size',
+  'kid_subset_size', 'image_size', 'reference_rows',
 )  # fmt: skip
 
 
@@ -38,6 +45,8 @@ class EvalConfig(MeasureConfig):
     image_size: that image files are cut to, as ADM cuts; 0: as they are.
     batch_size: images per call of the extractor, over all devices.
     repeats: disjoint sets of images, for the mean and its standard error.
+    reference_rows: of how many reference images features are kept, for
+      precision, recall and the kernel distance; 0: of all.
     every_images: between evaluations of a training run, in images seen; 0:
       none.
     num: images of each of those.
@@ -51,6 +60,7 @@ class EvalConfig(MeasureConfig):
   image_size: int = 0
   batch_size: int = 64
   repeats: int = 1
+  reference_rows: int = 10_000
   every_images: int = 0
   num: int = 1000
   guidance: str = 'none'
@@ -62,6 +72,7 @@ class EvalConfig(MeasureConfig):
     check_choice('eval.preprocessing', self.preprocessing, PRESETS)
     for name, least in (
       ('image_size', 0),
+      ('reference_rows', 0),
       ('batch_size', 1),
       ('repeats', 1),
       ('every_images', 0),
@@ -72,6 +83,49 @@ class EvalConfig(MeasureConfig):
           f'eval.{name} is {getattr(self, name)}, expected at least {least}.'
         )
     parse(self.guidance)
+    if self.num < 2 * self.repeats:
+      raise InputError(
+        f'eval.num is {self.num}, too few for eval.repeats={self.repeats} sets.'
+      )
+
+
+def plan(
+  config: EvalConfig, data: DataConfig, *, labels: bool, count: int
+) -> tuple[str, ...]:
+  """The metrics that will be taken; opens no extractor and reads no image.
+
+  Args:
+    config: what is asked for.
+    data: whose training split serves where the config names no other.
+    labels: whether the images to score have labels of the data.
+    count: of the images of each set.
+
+  Raises:
+    InputError: for what cannot be.
+  """
+  kind = kind_of(config.extractor)
+  needs_data = config.extractor == 'classifier' or not config.reference
+  if needs_data and data.autoencoder != 'pixels':
+    raise InputError(
+      f'the records of {data.name} are latents, and images are needed: set '
+      'eval.reference and eval.extractor (--reference, --extractor).'
+    )
+  known = arrays_of(config.reference) if config.reference else set()
+  stored = 'mu' in known
+  metrics = measure.choose(
+    config,
+    kind,
+    reference_rows=not stored or bool(known & {'pool', 'arr_0'}),
+    reference_spatial=not stored or {'mu_s', 'sigma_s'} <= known,
+    labels=labels,
+  )
+  least = config.neighbours + 1 if {'precision', 'recall'} & {*metrics} else 2
+  if count < least:
+    raise InputError(
+      f'{count} images are too few for {", ".join(metrics)}; expected at least '
+      f'{least} in each of eval.repeats={config.repeats} sets.'
+    )
+  return metrics
 
 
 class Evaluator:
@@ -85,6 +139,8 @@ class Evaluator:
     mesh: Mesh,
     *,
     labels: bool,
+    count: int,
+    shape: tuple[int, int, int] | None = None,
   ) -> None:
     """Opens both, and takes the features of a reference of images.
 
@@ -94,83 +150,138 @@ class Evaluator:
       num_classes: of the data.
       mesh: the devices.
       labels: whether the images to score have labels of the data.
+      count: of the images of each set.
+      shape: (H, W, C) of the images, where it is known.
 
     Raises:
-      InputError: for what is missing or does not fit, before any images are
-        read.
+      InputError: for what is missing or does not fit.
     """
+    check_batch(mesh, config.batch_size, 'eval.batch_size')
     self.config, self._mesh = config, mesh
+    self.metrics = plan(config, data, labels=labels, count=count)
     stored = bool(config.reference) and is_statistics(config.reference)
     images = None if stored else self._real_images(data)
     self.extractor = open_extractor(
       config.extractor, config.preprocessing, data, num_classes
     )
-    reference, adm = None, False
     if stored:
-      reference = load_reference(config.reference, self.extractor)
-      adm = reference.summary.rows.pool is None and reference.has_images
-    self.metrics = measure.choose(
-      config,
-      self.extractor,
-      reference_rows=not stored
-      or adm
-      or reference.summary.rows.pool is not None,
-      reference_spatial=not stored or reference.summary.spatial is not None,
-      labels=labels,
-    )
-    if adm and {'kid', 'precision', 'recall'} & {*self.metrics}:
-      rows = self.summarise(open_image_set(config.reference, data.dir)).rows
-      reference = dataclasses.replace(
-        reference, summary=dataclasses.replace(reference.summary, rows=rows)
-      )
-    self.reference = reference or self.read_reference(images)
+      self.reference = self._stored(data)
+      shape = shape or (64, 64, 3)
+      width = self._width(shape)
+      if len(self.reference.summary.pool.mean) != width:
+        raise InputError(
+          f'{config.reference} has {len(self.reference.summary.pool.mean)} '
+          f'features, but {self.extractor.name} gives {width}; choose those '
+          'that belong together.'
+        )
+    else:
+      if shape is not None:
+        self._width(shape)  # fits the images, or says so
+      self.reference = self.read_reference(images)
+
+  def _width(self, shape: tuple[int, int, int]) -> int:
+    """Number of features of images (H, W, C); computes nothing."""
+    return jax.eval_shape(
+      self.extractor.apply,
+      self.extractor.params,
+      jax.ShapeDtypeStruct((1, *shape), np.float32),
+    ).pool.shape[-1]
 
   def _real_images(self, data: DataConfig) -> ImageSet:
     if self.config.reference:
       size = self.config.image_size or None
       return open_image_set(self.config.reference, data.dir, image_size=size)
+    if self.config.image_size:
+      raise InputError(
+        'eval.image_size cuts image files, not the training split; leave it '
+        'out.'
+      )
     return training_images(data)
+
+  def _stored(self, data: DataConfig) -> Reference:
+    """The statistics of a file; of ADM's, features of the images in it too."""
+    needed = {'kid', 'precision', 'recall', 'fd_inf'} & {*self.metrics}
+    reference = load_reference(
+      self.config.reference, self.extractor, rows=bool(needed)
+    )
+    if needed and reference.summary.rows.pool is None and reference.has_images:
+      images = open_image_set(self.config.reference, data.dir)
+      rows = self.read_reference(images).summary.rows
+      summary = dataclasses.replace(reference.summary, rows=rows)
+      return dataclasses.replace(reference, summary=summary)
+    return reference
 
   def read_reference(self, images: ImageSet) -> Reference:
     """The reference that images make, with where it is from."""
     logging.info('Features of the reference, %d images.', images.count)
-    digest = hashlib.sha256()
-    summary = self.summarise(images, digest=digest)
+    config, digest = self.config, hashlib.sha256()
+    rows = min(config.reference_rows or images.count, images.count)
+    keep = np.zeros(images.count, bool)
+    keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
+    gatherer = measure.Gatherer(
+      dataclasses.replace(config, bootstrap=0), self.metrics
+    )
+    at = 0
+    for batch in self.extractor(
+      _hashed(images.batches(), digest), self._mesh, config.batch_size
+    ):
+      gatherer.add(batch, keep[at : at + len(batch.pool)])
+      at += len(batch.pool)
     about = {
       'images': images.name,
       'count': images.count,
-      'image_size': self.config.image_size or None,
+      'image_size': config.image_size or None,
       'eight_bit': images.eight_bit,
       'sha256': digest.hexdigest(),
       'extractor': self.extractor.protocol(),
+      'identity': self.extractor.identity(),
     }
-    return Reference(summary, about, images.count)
+    return Reference(gatherer.summary(), about, images.count)
 
   def summarise(
     self,
-    images: ImageSet | Iterable[np.ndarray],
+    batches: Iterable[np.ndarray],
     labels: np.ndarray | None = None,
-    digest: Any = None,
-  ) -> Summary:
-    """The features of images, (n, H, W, C) at a time."""
-    batches = images.batches() if isinstance(images, ImageSet) else images
-    if digest is not None:
-      batches = _hashed(batches, digest)
-    features = self.extractor(batches, self._mesh, self.config.batch_size)
-    return measure.summarise(features, self.config, self.metrics, labels)
+    parts: np.ndarray | None = None,
+  ) -> list[Summary]:
+    """The features of images.
+
+    Args:
+      batches: (n, H, W, C) at a time, in all N images.
+      labels: (N,) that they were drawn for.
+      parts: (N,) numbers, from 0, of the set that each belongs to; None: one.
+
+    Returns:
+      A summary of each set.
+    """
+    count = 1 if parts is None else parts.max() + 1
+    gatherers = [
+      measure.Gatherer(self.config, self.metrics) for _ in range(count)
+    ]
+    at = 0
+    for batch in self.extractor(batches, self._mesh, self.config.batch_size):
+      here = slice(at, at + len(batch.pool))
+      for part, gatherer in enumerate(gatherers):
+        if parts is None:
+          gatherer.add(batch)
+        elif (mine := parts[here] == part).any():
+          gatherer.add(jax.tree.map(lambda rows, m=mine: rows[m], batch))
+      at = here.stop
+    return [
+      gatherer.summary(
+        labels if labels is None or parts is None else labels[parts == part]
+      )
+      for part, gatherer in enumerate(gatherers)
+    ]
 
   def score(
     self, images: np.ndarray, labels: np.ndarray
   ) -> dict[str, Estimate]:
-    """Every metric of images (n, H, W, C), in `eval.repeats` equal parts."""
-    parts = self.config.repeats
-    each = len(images) // parts
-    return self(
-      [
-        self.summarise([images[at : at + each]], labels[at : at + each])
-        for at in range(0, parts * each, each)
-      ]
-    )
+    """Every metric of images (n, H, W, C), in `eval.repeats` equal sets."""
+    repeats = self.config.repeats
+    parts = divide(len(images), len(images) // repeats, repeats)
+    used = parts >= 0
+    return self(self.summarise([images[used]], labels[used], parts[used]))
 
   def protocol(self) -> dict[str, Any]:
     """What fixes the figures beside the images, as plain values."""
@@ -190,6 +301,19 @@ class Evaluator:
     return measure.estimate(
       samples, self.reference.summary, self.config, self.metrics
     )
+
+
+def divide(count: int, each: int, repeats: int) -> np.ndarray:
+  """Which of `repeats` sets of `each` images every image is in, (count,).
+
+  Drawn at random, for images are often sorted by class; -1: in none.
+  """
+  if each * repeats == count and repeats == 1:
+    return np.zeros(count, int)
+  parts = np.full(count, -1)
+  chosen = np.random.default_rng(0).permutation(count)[: each * repeats]
+  parts[chosen] = np.arange(each * repeats) % repeats
+  return parts
 
 
 def training_images(data: DataConfig) -> ImageSet:

@@ -23,6 +23,7 @@ from sample.metrics.extractor import (
   SHA256,
   URL,
   Extractor,
+  Kind,
   classifier_extractor,
   inception_extractor,
   user_extractor,
@@ -31,6 +32,27 @@ from train.data.source import DataConfig, load_all, open_source
 from train.settings import load_function
 
 KINDS = 'inception:FILE, classifier, classifier:FOLDER, or FILE.py:NAME'
+
+
+def kind_of(spec: str) -> Kind:
+  """What is known of an extractor by its name; InputError for an unknown one.
+
+  Files are looked for, and not read.
+  """
+  kind, _, rest = spec.partition(':')
+  if kind == 'inception':
+    if not rest:
+      raise InputError(
+        f'Inception needs its weights: download {URL} and give '
+        '--extractor=inception:FILE (or that address in place of FILE).'
+      )
+    return Kind('Inception', is_inception=True)
+  if kind == 'classifier':
+    return Kind('a classifier', reads_classes=True)
+  path = pathlib.Path(kind).expanduser()
+  if path.suffix == '.py' and rest and path.is_file():
+    return Kind(f'{path.stem}:{rest}')
+  raise InputError(f'extractor {spec!r} is not known; expected {KINDS}.')
 
 
 def open_extractor(
@@ -47,7 +69,7 @@ def open_extractor(
   Raises:
     InputError: for an unknown name, or missing or foreign files.
   """
-  kind, _, rest = spec.partition(':')
+  (name, *_), (kind, _, rest) = kind_of(spec), spec.partition(':')
   if kind == 'inception':
     return _inception(rest, preprocessing)
   if kind == 'classifier':
@@ -58,22 +80,11 @@ def open_extractor(
       network, about = _trained(data, num_classes)
     return classifier_extractor(network, about)
   path = pathlib.Path(kind).expanduser()
-  if path.suffix == '.py' and rest and path.is_file():
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return user_extractor(
-      f'{path.stem}:{rest}',
-      load_function(path, rest),
-      {'file': str(path), 'sha256': digest},
-    )
-  raise InputError(f'extractor {spec!r} is not known; expected {KINDS}.')
+  about = {'file': str(path), 'code_sha256': _sha256(path)}
+  return user_extractor(name, load_function(path, rest), about)
 
 
 def _inception(file: str, preprocessing: str) -> Extractor:
-  if not file:
-    raise InputError(
-      f'Inception needs its weights: download {URL} and give '
-      '--extractor=inception:FILE (or that address in place of FILE).'
-    )
   try:
     path = fetch(file)
   except InputError as error:
@@ -86,6 +97,9 @@ def _inception(file: str, preprocessing: str) -> Extractor:
   header = header_of(path)
   if header.get('tensors_sha256') == fingerprint(tensors):
     about['source_sha256'] = header.get('source_sha256')
+  if file == URL and digest != SHA256:
+    path.unlink()
+    raise InputError(f'{file} did not arrive whole; fetch it again.')
   if SHA256 not in about.values():
     logging.warning(
       '%s is not the published file (SHA-256 %s..., expected %s...): its '

@@ -171,7 +171,10 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     help='as for sample, one or two scales being LOW..HIGH:COUNT',
   )
   sweep.add_argument(
-    '--metric', choices=METRICS, default='fd', help='(%(default)s)'
+    '--metric',
+    type=lambda text: ''.join(_metrics(text)[:1]),
+    default='fd',
+    help='as of evaluate --metrics (%(default)s)',
   )
   sweep.add_argument(
     '--num', type=int, default=500, help='images per point (%(default)s)'
@@ -340,7 +343,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     help=f'{" or ".join(published.WEIGHTS)}, the moving average or the raw '
     'parameters (ema, or all there are); of a run also ema:WIDTH',
   )
-  for sub in (prepare, train, sample, evaluate, reference):
+  for sub in (prepare, train, sample, evaluate, reference, features):
     cluster.add_flags(sub)
   for sub in (train, sample):
     sub.add_argument(

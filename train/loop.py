@@ -47,6 +47,10 @@ class StopRequest:
 
   signal: str = ''
 
+  def now(self) -> bool:
+    """Whether to stop between steps; the processes of a job stop at one."""
+    return bool(self.signal) and not jax.distributed.is_initialized()
+
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
@@ -225,8 +229,16 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
         values = {}
         if scores.every and step % scores.every == 0 and not stopping:
           report.flush()
-          values = scores(state.ema)
-          log.scalars(step, {'images': step * settings.batch_size, **values})
+          # In a job all must stop at one step: there, not in between.
+          alone = not jax.distributed.is_initialized()
+          values = scores(
+            state.ema, lambda alone=alone: alone and bool(stop.signal)
+          )
+          if values:
+            log.scalars(step, {'images': step * settings.batch_size, **values})
+          else:
+            stopping, last = stop.signal, True
+          report.resume(step)
         if last or step % save_every == 0:
           report.flush()
           rank = scores.rank(values, report.mean_loss())
@@ -234,6 +246,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
         if preview.every and (step % preview.every == 0) and not stopping:
           report.flush()
           log.image(step, 'preview', preview(state.ema))
+          report.resume(step)
         if stopping:
           break
       report.flush()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ from jax.sharding import Mesh
 
 from dit import model
 from dit.path import path_named
+from dit.sharding import check_batch
 from dit.types import InputError
 from guidance import parse
 from sample import generate, writer
 from sample.metrics.measure import LOWER, as_dict
-from train.evaluation import Evaluator
+from train.evaluation import Evaluator, plan
 from train.experiment import Experiment
 from train.trained import read_decoder
 
@@ -53,10 +55,15 @@ class _Samples:
       config.latent_shape,
     )
 
-  def __call__(self, params: model.Params, labels: np.ndarray) -> np.ndarray:
-    """(n, H, W, C) uint8 of the labels (n,)."""
-    config = self._experiment.model
-    images, _ = generate.generate(
+  def __call__(
+    self,
+    params: model.Params,
+    labels: np.ndarray,
+    stopping: Callable[[], bool] = lambda: False,
+  ) -> np.ndarray | None:
+    """(n, H, W, C) uint8 of the labels (n,); None if it is told to stop."""
+    config, images = self._experiment.model, []
+    for batch in generate.batches(
       model.bind(config, params),
       self._guidance,
       labels,
@@ -66,8 +73,11 @@ class _Samples:
       mesh=self._mesh,
       seed=self._experiment.seed,
       autoencoder=self._decoder,
-    )
-    return images
+    ):
+      images.append(batch.images)
+      if stopping():
+        return None
+    return np.concatenate(images)
 
 
 class Preview:
@@ -133,11 +143,15 @@ class Scores:
         f'checkpoint.best_by is {best}, but eval.every_images does not say to '
         'measure it at every checkpoint; set it to checkpoint.every_images.'
       )
-    if best != 'loss' and config.metrics and best not in config.metrics:
-      raise InputError(
-        f'checkpoint.best_by is {best}, which eval.metrics does not hold.'
-      )
     if self.every:
+      check_batch(mesh, config.batch_size, 'eval.batch_size')
+      each = config.num // config.repeats
+      metrics = plan(config, experiment.data, labels=True, count=each)
+      if best not in ('loss', *metrics):
+        raise InputError(
+          f'checkpoint.best_by is {best}, but what is measured is '
+          f'{", ".join(metrics)}; see eval.metrics and eval.extractor.'
+        )
       self._samples = _Samples(
         experiment,
         latents,
@@ -156,15 +170,22 @@ class Scores:
         self._experiment.model.num_classes,
         self._mesh,
         labels=True,
+        count=self._experiment.eval.num // self._experiment.eval.repeats,
       )
 
-  def __call__(self, params: model.Params) -> dict[str, float]:
-    """Every metric, named eval/METRIC."""
+  def __call__(
+    self,
+    params: model.Params,
+    stopping: Callable[[], bool] = lambda: False,
+  ) -> dict[str, float]:
+    """Every metric, named eval/METRIC; {} if it is told to stop."""
     self.open()
     config = self._experiment.eval
     labels = np.arange(config.num) % self._experiment.model.num_classes
     labels = labels.astype(np.int32)
-    images = self._samples(params, labels)
+    images = self._samples(params, labels, stopping)
+    if images is None:
+      return {}
     scores = as_dict(self._evaluator.score(images, labels))
     return {f'eval/{name}': value for name, value in scores.items()}
 

@@ -105,6 +105,10 @@ class Report:
     self.flush()
     self._pending = (step, metrics, last)
 
+  def resume(self, step: int) -> None:
+    """Rates are measured from here on: something else took time."""
+    self._mark, self._waited = (time.perf_counter(), step), 0.0
+
   def mean_loss(self) -> float:
     """Over the steps reported since the last call; nan for none."""
     losses, self._losses = self._losses, []

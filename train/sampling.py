@@ -145,7 +145,12 @@ def compare(request: Request) -> str:
   opened.check_weights()
   kind, _, trained_before = experiment.eval.extractor.partition(':')
   network = None
-  if kind == 'classifier' and trained_before:
+  if kind != 'classifier':
+    logging.warning(
+      'compare measures in features of a classifier, not in eval.extractor=%s; '
+      'see evaluate and sweep.', experiment.eval.extractor,
+    )  # fmt: skip
+  elif trained_before:
     network, _ = classifier.load(trained_before)
   out = writer.results_folder(request.out or request.source.place)
   denoiser, guide, protocol = opened.restore()

@@ -8,7 +8,7 @@ distance in other features carries the extractor's name.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import InputError
 from sample.metrics import classifier, inception
 from sample.metrics.inception import Features
-from sample.metrics.resize import preprocess
+from sample.metrics.resize import USUAL, preprocess
 
 # The PyTorch port of the graph, as pytorch-fid and torch-fidelity publish it.
 URL = (
@@ -29,6 +29,14 @@ URL = (
   'weights-inception-2015-12-05-6726825d.pth'
 )
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
+
+
+class Kind(NamedTuple):
+  """What is known of an extractor before it is opened; see `Extractor`."""
+
+  name: str
+  is_inception: bool = False
+  reads_classes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,15 @@ class Extractor:
       'name': self.name,
       **self.about,
       'parameters_sha256': model.fingerprint(self.params),
+    }
+
+  def identity(self) -> dict[str, Any]:
+    """What decides whether features are the same, wherever files lie."""
+    preprocessing = self.about.get('preprocessing')
+    return {
+      'preprocessing': USUAL[0] if preprocessing in USUAL else preprocessing,
+      'parameters_sha256': model.fingerprint(self.params),
+      'code_sha256': self.about.get('code_sha256'),
     }
 
   def __call__(
@@ -203,20 +220,25 @@ def user_extractor(
 
   Args:
     name: for results.
-    function: to (B, F) features, or `Features`; called inside jax.jit.
+    function: to (B, F) features; called inside jax.jit.
     about: for results.
   """
 
   def apply(params, images):
     del params
-    features = function(images)
-    if not isinstance(features, Features):
-      features = Features(features)
-    if features.pool.ndim != 2 or len(features.pool) != len(images):
+    try:
+      features = function(images)
+    except Exception as error:  # whatever the user's function raises
       raise InputError(
-        f'extractor {name} gives features of shape {features.pool.shape} for '
-        f'{len(images)} images, expected ({len(images)}, F).'
+        f'extractor {name} does not run: {type(error).__name__}: '
+        f'{" ".join(str(error).split())[:200]}.'
+      ) from error
+    shape = np.shape(features) if isinstance(features, jax.Array) else ()
+    if len(shape) != 2 or shape[0] != len(images):
+      raise InputError(
+        f'extractor {name} gives {shape or type(features).__name__} for '
+        f'{len(images)} images, expected an array ({len(images)}, F).'
       )
-    return features
+    return Features(features)
 
   return Extractor(name, apply, {}, about)

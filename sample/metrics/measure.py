@@ -14,14 +14,14 @@ of them at once.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
 
 from dit.config import check_choice
 from dit.types import InputError
-from sample.metrics.extractor import Extractor
+from sample.metrics.extractor import Extractor, Kind
 from sample.metrics.frechet import (
   Moments,
   MomentsAccumulator,
@@ -30,6 +30,7 @@ from sample.metrics.frechet import (
 )
 from sample.metrics.inception import Features
 from sample.metrics.manifold import precision_recall
+from sample.metrics.resize import USUAL
 from sample.metrics.scores import inception_score, kernel_distance
 
 METRICS = (
@@ -118,13 +119,13 @@ class Summary:
   labels: np.ndarray | None = None
 
   def resampled(self, rng: np.random.Generator) -> 'Summary':
-    """As many rows, drawn with replacement."""
+    """As many rows, drawn with replacement; they warn of nothing again."""
     kept = next(rows for rows in self.rows if rows is not None)
     index = rng.integers(0, len(kept), len(kept))
     rows = Features(*(None if r is None else r[index] for r in self.rows))
     return Summary(
-      Moments.of(rows.pool),
-      None if rows.spatial is None else Moments.of(rows.spatial),
+      Moments.of(rows.pool).uncounted(),
+      None if rows.spatial is None else Moments.of(rows.spatial).uncounted(),
       rows,
       None if self.labels is None else self.labels[index],
     )
@@ -148,54 +149,57 @@ class Estimate:
     return f'{self.value:.4g}{error}'
 
 
-def summarise(
-  features: Iterable[Features],
-  config: MeasureConfig,
-  wanted: Sequence[str],
-  labels: np.ndarray | None = None,
-) -> Summary:
-  """Gathers the features of a set of images, batch by batch.
+class Gatherer:
+  """Makes a `Summary` of features that come batch by batch."""
 
-  Args:
-    features: of consecutive images.
-    config: decides what is kept.
-    wanted: the metrics.
-    labels: (n,) that the images were drawn for.
+  def __init__(self, config: MeasureConfig, wanted: Sequence[str]) -> None:
+    """Begins.
 
-  Returns:
-    The summary.
+    Args:
+      config: decides what is kept.
+      wanted: the metrics.
+    """
+    self._pool, self._spatial = MomentsAccumulator(), None
+    self._wanted, self._rows = {*wanted}, {}
+    self._kept = {
+      name for name, metrics in _ROWS.items() if metrics & self._wanted
+    }
+    if config.bootstrap:
+      self._kept |= {'pool', 'spatial'} if 'sfd' in wanted else {'pool'}
 
-  Raises:
-    InputError: if features are not finite.
-  """
-  pool, spatial, kept = MomentsAccumulator(), None, {}
-  for batch in features:
-    pool.add(batch.pool)
-    if batch.spatial is not None and 'sfd' in wanted:
-      spatial = spatial or MomentsAccumulator()
-      spatial.add(batch.spatial)
+  def add(self, batch: Features, keep: np.ndarray | None = None) -> None:
+    """Takes features of n images.
+
+    Args:
+      batch: the features.
+      keep: (n,) bool, whose rows to keep where rows are needed; None: all.
+
+    Raises:
+      InputError: if features are not finite.
+    """
+    self._pool.add(batch.pool)
+    if batch.spatial is not None and 'sfd' in self._wanted:
+      self._spatial = self._spatial or MomentsAccumulator()
+      self._spatial.add(batch.spatial)
     for name, rows in batch._asdict().items():
-      needed = _ROWS[name] & {*wanted}
-      if name == 'pool' or (name == 'spatial' and 'sfd' in wanted):
-        needed |= {'bootstrap'} if config.bootstrap else set()
-      if rows is not None and needed:
-        kept.setdefault(name, []).append(rows)
-  return Summary(
-    pool.moments(),
-    spatial and spatial.moments(),
-    Features(
-      **{
-        name: np.concatenate(kept[name]) if name in kept else None
-        for name in Features._fields
-      }
-    ),
-    labels,
-  )
+      if rows is not None and name in self._kept:
+        kept = rows if keep is None else rows[keep]
+        self._rows.setdefault(name, []).append(kept)
+
+  def summary(self, labels: np.ndarray | None = None) -> Summary:
+    """Of all batches; their images were drawn for `labels`."""
+    rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
+    return Summary(
+      self._pool.moments(),
+      self._spatial and self._spatial.moments(),
+      Features(**{name: rows.get(name) for name in Features._fields}),
+      labels,
+    )
 
 
 def choose(
   config: MeasureConfig,
-  extractor: Extractor,
+  extractor: Extractor | Kind,
   *,
   reference_rows: bool,
   reference_spatial: bool,
@@ -205,7 +209,7 @@ def choose(
 
   Args:
     config: asks.
-    extractor: of the features.
+    extractor: of the features, or its kind.
     reference_rows: whether features of every reference image are known.
     reference_spatial: whether moments of its spatial features are.
     labels: whether the images have labels of the data.
@@ -226,7 +230,9 @@ def choose(
   if not extractor.reads_classes:
     missing['accuracy'] = f'{extractor.name} reads no classes of the data'
   elif not labels:
-    missing['accuracy'] = 'the images have no labels'
+    missing['accuracy'] = (
+      'no labels of the images are known (arr_1 of an .npz, or labels.txt)'
+    )
   for name in config.metrics:
     if name in missing:
       raise InputError(f'metric {name} cannot be taken: {missing[name]}.')
@@ -310,8 +316,13 @@ def estimate(
   resampled = [name for name in metrics if name in _RESAMPLED]
   if config.bootstrap and resampled:
     rng = np.random.default_rng(0)
+    quiet = dataclasses.replace(
+      reference,
+      pool=reference.pool.uncounted(),
+      spatial=reference.spatial and reference.spatial.uncounted(),
+    )
     draws = [
-      measure(samples[0].resampled(rng), reference, config, resampled)
+      measure(samples[0].resampled(rng), quiet, config, resampled)
       for _ in range(config.bootstrap)
     ]
     errors = {
@@ -325,9 +336,13 @@ def estimate(
 
 def name_of(metric: str, extractor: Extractor) -> str:
   """What results call a metric: FID, or FD with the extractor's name."""
-  if extractor.published or metric not in _OTHER_NAMES:
-    return _NAMES[metric]
-  return f'{_OTHER_NAMES[metric]} ({extractor.name})'
+  if extractor.published:
+    usual = extractor.about['preprocessing'] in USUAL
+    note = '' if usual else f' ({extractor.about["preprocessing"]})'
+    return _NAMES[metric] + note
+  if metric in _OTHER_NAMES:
+    return f'{_OTHER_NAMES[metric]} ({extractor.name})'
+  return _NAMES[metric]
 
 
 def as_dict(estimates: Mapping[str, Estimate]) -> dict[str, float]:

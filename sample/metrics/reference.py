@@ -13,6 +13,7 @@ import dataclasses
 import io
 import json
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from sample.metrics.extractor import Extractor
 from sample.metrics.frechet import Moments
 from sample.metrics.inception import Features
 from sample.metrics.measure import Summary
+
+_STATISTICS = {'mu', 'sigma', 'mu_s', 'sigma_s', 'count', 'about'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +46,26 @@ class Reference:
   has_images: bool = False
 
 
+def arrays_of(path: epath.PathLike) -> set[str]:
+  """Names of the arrays of an .npz; none of what is no such file."""
+  path = epath.Path(path).expanduser()
+  return _names(path) if path.suffix == '.npz' and path.is_file() else set()
+
+
 def is_statistics(path: epath.PathLike) -> bool:
   """Whether a file holds statistics, and not only images."""
-  path = epath.Path(path).expanduser()
-  return path.suffix == '.npz' and path.is_file() and 'mu' in _names(path)
+  return 'mu' in arrays_of(path)
 
 
-def load_reference(path: epath.PathLike, extractor: Extractor) -> Reference:
+def load_reference(
+  path: epath.PathLike, extractor: Extractor, *, rows: bool = True
+) -> Reference:
   """Reads statistics.
 
   Args:
     path: an .npz of one of the kinds above.
     extractor: that the samples are measured with.
+    rows: whether features of the images are read, where there are some.
 
   Returns:
     The reference. Of ADM's the features of arr_0 are not there yet.
@@ -66,17 +77,24 @@ def load_reference(path: epath.PathLike, extractor: Extractor) -> Reference:
   names = _names(path)
   try:
     with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
-      found = {name: arrays[name] for name in names - {'arr_0', 'arr_1'}}
-      about = json.loads(str(found.pop('about', '{}')))
+      wanted = _STATISTICS | ({'pool'} if rows else set())
+      found = {name: arrays[name] for name in names & wanted}
+      about = dict(json.loads(str(found.pop('about', '{}'))))
       count = int(found['count']) if 'count' in found else None
-  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+  except (
+    OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error,
+  ) as error:  # fmt: skip
     raise InputError(f'reference {path} is damaged ({error}).') from error
-  made_with = about.get('extractor')
-  if made_with is not None and made_with != extractor.protocol():
+  made_with = about.get('identity')
+  differ = [
+    f'{key} {str(made_with.get(key))[:12]}, not {str(value)[:12]}'
+    for key, value in extractor.identity().items()
+    if made_with is not None and made_with.get(key) != value
+  ]
+  if differ:
     raise InputError(
-      f'reference {path} was made with the extractor {_short(made_with)}, not '
-      f'{_short(extractor.protocol())}; make it again (main.py reference), or '
-      'choose the extractor that it is of.'
+      f'reference {path} is of another extractor ({"; ".join(differ)}): make '
+      'it again (main.py reference), or choose the extractor that it is of.'
     )
   spatial = None
   if {'mu_s', 'sigma_s'} <= names:
@@ -134,8 +152,3 @@ def _moments(
       f'reference {path} has statistics that are not finite; make it again.'
     )
   return Moments(np.float64(mean), np.float64(covariance), count)
-
-
-def _short(protocol: dict[str, Any]) -> str:
-  keys = ('name', 'preprocessing', 'parameters_sha256')
-  return ', '.join(str(protocol[key])[:12] for key in keys if key in protocol)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sample.metrics.extractor import Extractor
 from sample.metrics.measure import Estimate, as_dict, name_of
+from sample.metrics.resize import USUAL
 
 # Below it, a Frechet distance is mostly the bias of its covariances.
 _ENOUGH = 10_000
@@ -46,7 +47,9 @@ def caveats(
     found.append(
       f'The published row is of {row["num"]} images, this of {count}.'
     )
-  expected = row.get('labels') or reference.get('labels')
+  # ADM's statistics say nothing of themselves; rows against them are random.
+  adm = extractor.is_inception and 'images' not in reference
+  expected = row.get('labels') or ('random' if adm else None)
   plan = 'classes' if labels and labels[0].isdigit() else labels
   if labels and expected and plan != expected:
     found.append(
@@ -59,11 +62,16 @@ def caveats(
       f'Samples are {kinds[eight_bit]} images, the reference is of '
       f'{kinds[not eight_bit]} ones: rounding alone moves distances.'
     )
+  if row and not extractor.is_inception:
+    found.append(
+      f'Features of {extractor.name} give no FID: the published row says '
+      'nothing about them.'
+    )
   if extractor.is_inception:
     preprocessing = extractor.about['preprocessing']
-    if preprocessing not in ('adm', 'torch_fidelity') and row:
+    if preprocessing not in USUAL:
       found.append(
-        f'The published row has ADM preprocessing, this {preprocessing}.'
+        f'Published FIDs mostly have ADM preprocessing, this {preprocessing}.'
       )
     if not extractor.published:
       found.append('The weights are not the published file: this is not FID.')

@@ -6,7 +6,7 @@ Each preset is two matrices, rows R and columns C, and a scaling of values:
 
   adm              TensorFlow 1 bilinear, (y - 128) / 128; torch_fidelity too
   pytorch_fid      bilinear between pixel centres, 2 y / 255 - 1
-  clean_fid        Pillow's antialiased bicubic, (y - 128) / 128   (clean-fid)
+  clean_fid        Pillow's antialiased bicubic, clipped, (y - 128) / 128
 
 TensorFlow 1 samples at i * size / 299, from the corner of a pixel and not from
 its centre: everything moves by up to half a pixel. Only clean_fid looks at all
@@ -25,6 +25,7 @@ from dit.config import check_choice
 from sample.metrics.inception import SIZE
 
 PRESETS = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
+USUAL = PRESETS[:2]  # the same, under two names: what published FIDs have
 
 
 def preprocess(images: jax.Array, preset: str) -> jax.Array:
@@ -36,6 +37,8 @@ def preprocess(images: jax.Array, preset: str) -> jax.Array:
   exact = lax.Precision.HIGHEST
   x = jnp.einsum('pw,bhwc->bhpc', columns, x, precision=exact)
   x = jnp.einsum('oh,bhpc->bopc', rows, x, precision=exact)
+  if preset == 'clean_fid':  # a cubic overshoots at edges
+    x = x.clip(0, 255)
   return x * (2 / 255) - 1 if preset == 'pytorch_fid' else (x - 128) / 128
 
 

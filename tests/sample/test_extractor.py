@@ -10,8 +10,7 @@ import pytest
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import InputError
 from sample.metrics.extractor import inception_extractor, user_extractor
-from sample.metrics.inception import Features
-from sample.metrics.measure import MeasureConfig, estimate, summarise
+from sample.metrics.measure import Gatherer, MeasureConfig, estimate
 
 METRICS = ('fd', 'kid', 'precision', 'recall')
 CONFIG = MeasureConfig(kid_subset_size=50, kid_subsets=5)
@@ -53,10 +52,13 @@ def gathered(extractor, images, sizes=(150,), devices=1, batch_size=32):
 
 
 def metrics(extractor, images, devices=1, batch_size=32):
-  sample, reference = (
-    summarise(extractor([part], mesh_of(devices), batch_size), CONFIG, METRICS)
-    for part in images
-  )
+  summaries = []
+  for part in images:
+    gatherer = Gatherer(CONFIG, METRICS)
+    for batch in extractor([part], mesh_of(devices), batch_size):
+      gatherer.add(batch)
+    summaries.append(gatherer.summary())
+  sample, reference = summaries
   found = estimate([sample], reference, CONFIG, METRICS)
   return [found[name].value for name in METRICS]
 
@@ -117,12 +119,13 @@ def test_features_of_a_wrong_shape(images, function):
     gathered(extractor, images[0])
 
 
-def test_an_extractor_may_have_logits(images):
-  def function(x):
-    return Features(x.mean((1, 2)), None, x.sum((1, 2)))
-
-  batches = user_extractor('mine', function, {})([images[0]], mesh_of(1), 32)
-  assert next(batches).logits.shape == (32, 3)
+@pytest.mark.parametrize(
+  'function', [lambda x: [x], lambda x: np.ones((32, 3)), lambda x: x['pool']]
+)
+def test_functions_that_are_no_extractor(images, function):
+  extractor = user_extractor('mine', function, {})
+  with pytest.raises(InputError, match='extractor mine'):
+    gathered(extractor, images[0])
 
 
 def test_batch_must_divide(extractor, images):

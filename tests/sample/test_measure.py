@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ from sample.metrics.inception import Features
 from sample.metrics.measure import (
   METRICS,
   Estimate,
+  Gatherer,
   MeasureConfig,
   estimate,
-  summarise,
 )
 
 INCEPTION = Extractor(
@@ -40,7 +42,10 @@ def batches_of(features, size):
 
 def summary_of(features, config=None, wanted=METRICS, labels=None, size=64):
   config = config or MeasureConfig()
-  return summarise(batches_of(features, size), config, wanted, labels)
+  gatherer = Gatherer(config, wanted)
+  for batch in batches_of(features, size):
+    gatherer.add(batch)
+  return gatherer.summary(labels)
 
 
 def test_moments_are_those_of_all_at_once():
@@ -157,6 +162,10 @@ def test_only_published_weights_give_fid():
   assert measure.name_of('fd', INCEPTION) == 'FD (Inception)'
   assert measure.name_of('fd', CLASSIFIER) == 'FD (classifier of toys)'
   assert measure.name_of('precision', CLASSIFIER) == 'Precision'
+  assert measure.name_of('is', INCEPTION) == 'IS (Inception)'
+  clean = {'preprocessing': 'clean_fid'}
+  other = dataclasses.replace(PUBLISHED, about=clean)
+  assert measure.name_of('fd', other) == 'FID (clean_fid)'
 
 
 def caveats(**changes):
@@ -178,6 +187,8 @@ def caveats(**changes):
     ({'count': 10_000}, 'published row is of 50000'),
     ({'labels': 'balanced'}, 'Labels are balanced'),
     ({'labels': '3,5'}, 'Labels are 3,5'),
+    ({'labels': 'balanced', 'row': {}}, 'Labels are balanced'),
+    ({'extractor': CLASSIFIER}, 'give no FID'),
     ({'eight_bit': False}, 'float images'),
     ({'reference': {'eight_bit': False}}, 'Samples are 8-bit'),
     ({'extractor': INCEPTION}, 'not FID'),
@@ -199,6 +210,8 @@ def test_caveats(changes, words):
 def test_nothing_to_beware_of():
   assert caveats() == []
   assert caveats(labels=None) == []
+  ours = {'images': 'digits:train'}
+  assert caveats(labels='balanced', row={}, reference=ours) == []
 
 
 def test_a_line_for_a_paper():
@@ -219,3 +232,19 @@ def test_logits_of_float16_features_stay_finite():
     Features(*(jnp.asarray(x, jnp.float16) for x in features_of(0)))
   )
   assert np.isfinite(summary.pool.covariance).all()
+
+
+def test_a_bootstrap_warns_once(caplog):
+  config = MeasureConfig(bootstrap=5)
+  few = summary_of(features_of(0, 4), config, ('fd',))
+  estimate([few], summary_of(features_of(1)), config, ('fd',))
+  assert caplog.text.count('rank-deficient') == 1
+
+
+def test_rows_of_some_images():
+  features, keep = features_of(0), np.arange(400) % 4 == 0
+  gatherer = Gatherer(MeasureConfig(), ('fd', 'precision'))
+  gatherer.add(features, keep)
+  summary = gatherer.summary()
+  assert summary.pool.count == 400
+  np.testing.assert_array_equal(summary.rows.pool, features.pool[keep])

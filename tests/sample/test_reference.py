@@ -4,7 +4,7 @@ import pytest
 from dit.types import InputError
 from sample.metrics.extractor import user_extractor
 from sample.metrics.inception import Features
-from sample.metrics.measure import MeasureConfig, summarise
+from sample.metrics.measure import Gatherer, MeasureConfig
 from sample.metrics.reference import (
   Reference,
   is_statistics,
@@ -12,16 +12,19 @@ from sample.metrics.reference import (
   save_reference,
 )
 
-EXTRACTOR = user_extractor('toy', lambda x: x, {'note': 'a'})
+EXTRACTOR = user_extractor(
+  'toy', lambda x: x, {'code_sha256': 'a', 'file': 'here'}
+)
 
 
 def reference_of(spatial=True):
   rng = np.random.default_rng(0)
   pool = rng.normal(size=(30, 4)).astype(np.float32)
   rows = Features(pool, pool[:, :2] if spatial else None)
-  summary = summarise([rows], MeasureConfig(), ('fd', 'sfd', 'precision'))
-  about = {'images': 'toys', 'extractor': EXTRACTOR.protocol()}
-  return Reference(summary, about, 30)
+  gatherer = Gatherer(MeasureConfig(), ('fd', 'sfd', 'precision'))
+  gatherer.add(rows)
+  about = {'images': 'toys', 'identity': EXTRACTOR.identity()}
+  return Reference(gatherer.summary(), about, 30)
 
 
 def test_round_trip(tmp_path):
@@ -78,9 +81,15 @@ def test_images_alone_are_no_statistics(tmp_path):
 
 def test_another_extractor(tmp_path):
   save_reference(tmp_path / 'toy.npz', reference_of())
-  other = user_extractor('toy', lambda x: x, {'note': 'b'})
-  with pytest.raises(InputError, match='was made with the extractor toy'):
+  other = user_extractor(
+    'toy', lambda x: x, {'code_sha256': 'b', 'file': 'here'}
+  )
+  with pytest.raises(InputError, match='code_sha256 a, not b'):
     load_reference(tmp_path / 'toy.npz', other)
+  moved = {'code_sha256': 'a', 'file': 'there'}  # the same, elsewhere
+  assert load_reference(
+    tmp_path / 'toy.npz', user_extractor('toy', lambda x: x, moved)
+  )
 
 
 @pytest.mark.parametrize(
@@ -108,5 +117,11 @@ def test_pickles_and_damage(tmp_path):
   with pytest.raises(InputError, match='damaged'):
     load_reference(path, EXTRACTOR)
   np.savez(path, mu=np.zeros(1), sigma=np.eye(1), about='{"images":')
+  with pytest.raises(InputError, match='damaged'):
+    load_reference(path, EXTRACTOR)
+  np.savez(path, mu=np.zeros(1), sigma=np.eye(1), about='[1]')
+  with pytest.raises(InputError, match='damaged'):
+    load_reference(path, EXTRACTOR)
+  np.savez(path, mu=np.zeros(1), sigma=np.eye(1), count=np.ones(3))
   with pytest.raises(InputError, match='damaged'):
     load_reference(path, EXTRACTOR)

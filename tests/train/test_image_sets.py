@@ -107,6 +107,20 @@ def flipped(folder):
   return folder / 'a.npz'
 
 
+def compressed_damage(folder):
+  np.savez_compressed(folder / 'a.npz', np.zeros((99, 8, 8, 3), np.uint8))
+  data = bytearray((folder / 'a.npz').read_bytes())
+  at = len(data) // 2
+  data[at - 20 : at] = bytes(20)
+  (folder / 'a.npz').write_bytes(data)
+  return folder / 'a.npz'
+
+
+def wrong_labels(folder):
+  write_folder(folder / 'a', pictures(2), ['cat', 'dog'])
+  return folder / 'a'
+
+
 def broken_file(folder):
   write_folder(folder / 'a', pictures(3))
   (folder / 'a/images/000001.png').write_bytes(b'no image')
@@ -117,6 +131,12 @@ def missing_image(folder):
   write_folder(folder / 'a', pictures(3), [0, 1, 2])
   (folder / 'a/images/000001.png').unlink()
   return folder / 'a'
+
+
+def test_arrays_are_not_cut(tmp_path):
+  np.savez(tmp_path / 'a.npz', pictures(2))
+  with pytest.raises(InputError, match='leave it out'):
+    open_at(tmp_path / 'a.npz', image_size=4)
 
 
 def test_other_arrays_are_no_labels(tmp_path, caplog):
@@ -139,7 +159,11 @@ FLOATS = np.full((2, 8, 8, 3), 0.5)
     (npz_of(arr_0=np.asfortranarray(pictures(2))), 'Fortran'),
     (npz_of(arr_0=FLOATS * 3), r'from 1\.5 to 1\.5'),
     (npz_of(arr_0=FLOATS - 1), r'from -0\.5'),
-    (npz_of(arr_0=FLOATS * np.nan), 'from nan'),
+    (npz_of(arr_0=FLOATS * np.nan), 'not finite'),
+    (npz_of(arr_0=np.zeros((2, 0, 0, 3), np.uint8)), 'channels last'),
+    (compressed_damage, 'damaged'),
+    (wrong_labels, 'damaged'),
+    (lambda folder: folder / 'edm2.pkl', 'is a pickle'),
     (npz_of(arr_0=np.array([{}], object)), 'expected'),
     (truncated, 'damaged'),
     (flipped, 'damaged'),

@@ -1,9 +1,13 @@
 """Scores of a run's samples on the way, and checkpoints kept by them."""
 
+import signal
+from unittest import mock
+
 import numpy as np
 import pytest
 
 from dit.types import InputError
+from sample import generate
 from train import loop
 from train.checkpoint import steps_of
 from train.log import read_metrics
@@ -73,8 +77,13 @@ def test_the_same_weights_score_the_same(
     ),
     (
       (*EVERY, 'checkpoint.best_by=fd', "eval.metrics=('recall',)"),
-      'eval.metrics does not hold',
+      'what is measured is recall',
     ),
+    ((*EVERY, 'checkpoint.best_by=is'), 'what is measured is fd'),
+    ((*EVERY, 'eval.extractor=incepton:x'), 'expected inception:FILE'),
+    ((*EVERY, 'eval.batch_size=12'), 'eval.batch_size'),
+    ((*EVERY, 'eval.num=3'), '3 images are too few'),
+    (('eval.num=2', 'eval.repeats=3'), 'eval.repeats=3'),
     ((*EVERY, 'eval.guidance=s3:2'), 's3'),
     ((*EVERY, 'eval.autoencoder=sd_vae:none.safetensors'), 'none.safetensors'),
   ],
@@ -84,6 +93,26 @@ def test_what_cannot_be_measured_is_refused_at_the_start(
 ):
   with pytest.raises(InputError, match=words.replace('.', r'\.')):
     loop.check(make_experiment(*assignments))
+
+
+def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
+  """What is trained is saved at once, not when the scores are there."""
+  assignments = (*EVERY, *mine(tmp_path), 'train.images=320')
+  workdir = claim(tmp_path / 'run', make_config(*assignments))
+  drawn = []
+
+  def batches(*args, **kwargs):
+    for batch in real(*args, **kwargs):
+      drawn.append(len(batch.index))
+      signal.raise_signal(signal.SIGTERM)
+      yield batch
+
+  real = generate.batches
+  with mock.patch.object(generate, 'batches', batches):
+    assert not loop.train(make_experiment(*assignments), workdir)
+  assert drawn == [32]
+  assert steps_of(workdir) == [5]
+  assert not any('eval/fd' in row for row in read_metrics(workdir))
 
 
 def test_accuracy_ranks_the_other_way(make_experiment):

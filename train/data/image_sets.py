@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -25,6 +26,10 @@ from train.data.files import SUFFIXES, TFDS, open_images
 from train.data.images import BrokenImageError, center_crop, decode
 
 _CHUNK = 64
+# What numpy and zipfile raise for files that are damaged or not theirs.
+_DAMAGED = (
+  OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _THREADS = 8
 LABELS = 'labels.txt'
 
@@ -80,6 +85,11 @@ def open_image_set(
     )  # fmt: skip
   path = pathlib.Path(place).expanduser()
   if path.suffix == '.npz' and path.is_file():
+    if image_size:
+      raise InputError(
+        f'eval.image_size cuts image files, but {place} holds arrays; leave it '
+        'out.'
+      )
     return _of_npz(place, path)
   if path.is_dir():
     names = [str(p.relative_to(path)) for p in path.rglob('*') if p.is_file()]
@@ -90,6 +100,11 @@ def open_image_set(
     archive = zipfile.ZipFile(path)
     names = [info.filename for info in archive.infolist() if not info.is_dir()]
     return _of_names(place, names, archive.read, image_size)
+  if path.suffix in ('.pkl', '.pickle'):
+    raise InputError(
+      f'{place} is a pickle, which can run code, and is not read; save its '
+      'arrays with numpy: np.savez(path, mu=..., sigma=...).'
+    )
   raise InputError(
     f'images {place} are not there, or neither an .npz with arr_0, nor a '
     f'folder or .zip of image files, nor {TFDS}NAME:SPLIT.'
@@ -112,7 +127,8 @@ def _of_names(place, names, read, image_size) -> ImageSet:
     )
   labels = None
   if LABELS in names:
-    labels = np.asarray(read(LABELS).decode().split(), np.int32)
+    with _damage_of(f'{place}: {LABELS}'):
+      labels = np.asarray(read(LABELS).decode().split(), np.int32)
     if len(labels) != len(images):
       raise InputError(
         f'{place} holds {len(images)} images, but {LABELS} has {len(labels)} '
@@ -165,7 +181,7 @@ def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
     )
   shape, dtype = _header(place, archive, 'arr_0.npy')
   floats = np.issubdtype(dtype, np.floating)
-  if len(shape) != 4 or shape[-1] not in (1, 3) or not shape[0]:
+  if len(shape) != 4 or shape[-1] not in (1, 3) or not min(shape):
     raise InputError(
       f'{place} has arr_0 of shape {shape}, expected (n, H, W, 3), channels '
       'last, or (n, H, W, 1).'
@@ -211,7 +227,7 @@ def _damage_of(place: str) -> Iterator[None]:
   """What numpy and zipfile raise, as an InputError."""
   try:
     yield
-  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+  except _DAMAGED as error:
     raise InputError(f'{place} is damaged ({error}).') from error
 
 
@@ -240,6 +256,11 @@ class _Rows:
     if self._dtype == np.uint8:
       return images
     low, high = float(images.min()), float(images.max())
+    if not np.isfinite(images).all():
+      raise InputError(
+        f'{self._place} has float images that are not finite, from image '
+        f'{start} on; draw them again.'
+      )
     if not (low >= 0 and high <= 1):
       raise InputError(
         f'{self._place} has float images from {low:g} to {high:g}, expected '

@@ -6,6 +6,7 @@ at least twice the size, resize to the size with BICUBIC, cut out the centre.
 """
 
 import io
+import re
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -34,7 +35,8 @@ def decode(data: bytes) -> Image.Image:
       return image.convert('RGB')
   # Pillow raises whatever its decoders do, for a damaged file nearly anything.
   except Exception as error:
-    raise BrokenImageError(' '.join(str(error).split())[:200]) from error
+    text = re.sub(r'<_io.BytesIO object at \w+>', 'it', str(error))
+    raise BrokenImageError(' '.join(text.split())[:200]) from error
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
