@@ -50,14 +50,9 @@ _NAMES = {
 _OTHER_NAMES = {
   'fd': 'FD',
   'sfd': 'sFD',
+  'is': 'IS',
   'kid': 'KD',
   'fd_inf': 'FD∞',
-}  # without Inception
-# Which metrics need which features of all images at once.
-_ROWS = {
-  'pool': {'kid', 'precision', 'recall', 'fd_inf'},
-  'spatial': set(),
-  'logits': {'is', 'accuracy'},
 }
 # Of the others, images drawn twice are each other's neighbours, or their own
 # kernel: no bootstrap.
