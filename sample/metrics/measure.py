@@ -53,6 +53,12 @@ _OTHER_NAMES = {
   'is': 'IS',
   'kid': 'KD',
   'fd_inf': 'FD∞',
+}  # of other features
+# Which metrics need which features of all images at once.
+_ROWS = {
+  'pool': {'kid', 'precision', 'recall', 'fd_inf'},
+  'spatial': set(),
+  'logits': {'is', 'accuracy'},
 }
 # Of the others, images drawn twice are each other's neighbours, or their own
 # kernel: no bootstrap.
