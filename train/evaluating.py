@@ -202,7 +202,7 @@ def make_reference(experiment: Experiment, target: str) -> str:
     experiment.model.num_classes,
     make_mesh(experiment.mesh),
     labels=False,
-    count=1 << 20,
+    count=None,
   )
   reference = evaluator.reference
   about = {**reference.about, **workdir.environment()}

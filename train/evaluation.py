@@ -90,7 +90,7 @@ class EvalConfig(MeasureConfig):
 
 
 def plan(
-  config: EvalConfig, data: DataConfig, *, labels: bool, count: int
+  config: EvalConfig, data: DataConfig, *, labels: bool, count: int | None
 ) -> tuple[str, ...]:
   """The metrics that will be taken; opens no extractor and reads no image.
 
@@ -98,7 +98,7 @@ def plan(
     config: what is asked for.
     data: whose training split serves where the config names no other.
     labels: whether the images to score have labels of the data.
-    count: of the images of each set.
+    count: of the images of each set; None where there are none.
 
   Raises:
     InputError: for what cannot be.
@@ -120,7 +120,7 @@ def plan(
     labels=labels,
   )
   least = config.neighbours + 1 if {'precision', 'recall'} & {*metrics} else 2
-  if count < least:
+  if count is not None and count < least:
     raise InputError(
       f'{count} images are too few for {", ".join(metrics)}; expected at least '
       f'{least} in each of eval.repeats={config.repeats} sets.'
@@ -139,7 +139,7 @@ class Evaluator:
     mesh: Mesh,
     *,
     labels: bool,
-    count: int,
+    count: int | None,
     shape: tuple[int, int, int] | None = None,
   ) -> None:
     """Opens both, and takes the features of a reference of images.
@@ -150,7 +150,7 @@ class Evaluator:
       num_classes: of the data.
       mesh: the devices.
       labels: whether the images to score have labels of the data.
-      count: of the images of each set.
+      count: of the images of each set; None where there are none.
       shape: (H, W, C) of the images, where it is known.
 
     Raises:

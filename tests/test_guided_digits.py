@@ -1,0 +1,37 @@
+"""The demo's network, trained in full: guidance shows beyond chance."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def main(*argv):
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+  subprocess.run(
+    [sys.executable, 'main.py', *argv], cwd=ROOT, env=env, check=True
+  )
+
+
+@pytest.mark.slow
+def test_guided_and_unguided_digits_are_told_apart(tmp_path):
+  run, data = f'{tmp_path}/run', f'--config.data.dir={tmp_path}/data'
+  main('train', f'--workdir={run}', data)
+  main('train-features', f'--to={tmp_path}/features', data)
+  found = []
+  for guidance in ('none', 'ig:1.5'):
+    main(
+      'evaluate', f'--workdir={run}', f'--guidance={guidance}', '--num=500',
+      f'--extractor=classifier:{tmp_path}/features', '--repeats=4',
+      '--metrics=fd', f'--out={tmp_path}/{guidance}',
+    )  # fmt: skip
+    path = tmp_path / guidance / 'evaluation.json'
+    found.append(json.loads(path.read_text())['metrics'])
+  none, ig = found
+  error = (none['fd_se'] ** 2 + ig['fd_se'] ** 2) ** 0.5
+  assert none['fd'] - ig['fd'] > 3 * error
