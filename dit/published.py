@@ -102,7 +102,7 @@ def fetch(source: epath.PathLike) -> pathlib.Path:
     path = _download_url(name)
   else:
     path = local(name)
-  if not path.is_file():
+  if not os.path.isfile(path):
     raise InputError(f'{source} is not there, or is no file.')
   return path
 

@@ -107,7 +107,7 @@ def test_every_example_is_understood(monkeypatch):
   ]
   for argv in examples:
     assert run(*argv).status == 0
-  assert len(asked) == len(examples) == 7
+  assert len(asked) == len(examples) == 8
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,8 @@ of the newest checkpoint of a run, to a folder and to a published file:
   python main.py convert --from=runs/digits --to=digits
   python main.py convert --from=runs/digits --to=digits-raw --weights=raw
   python main.py convert --from=runs/sit --to=sit.safetensors --family=ig_sit
-of the published weights of FID's Inception, to a file that needs no torch:
-  python main.py convert --from=weights-inception-2015-12-05-6726825d.pth \
-    --to=inception.safetensors --family=inception
+of FID's Inception, as published, to a file that needs no torch:
+  python main.py convert --from=I.pth --to=I.safetensors --family=inception
 
 .pt, .pth and .ckpt files need torch (requirements-torch.txt), hf:// needs
 huggingface_hub (requirements-hub.txt). Nothing is ever overwritten.

@@ -184,11 +184,12 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     'scores of images against real ones: FID, sFID, IS, precision, recall',
     'Keys of the section eval of configs/base.py can be set: '
     '--config.eval.KEY=VALUE.\nExamples:\n'
-    '  python main.py evaluate --workdir=runs/digits --num=500 '
-    '--guidance=ig:1.5 --bootstrap=50\n'
+    '  python main.py evaluate --workdir=runs/digits --guidance=ig:1.5 '
+    '--num=500\n'
     '  python main.py evaluate --samples=samples.npz '
-    '--reference=VIRTUAL_imagenet256_labeled.npz \\\n'
-    '           --extractor=inception:inception.pth --preset=sit_xl_ig_cfg',
+    '--preset=sit_xl_ig_cfg \\\n'
+    '    --reference=VIRTUAL_imagenet256_labeled.npz \\\n'
+    '    --extractor=inception:inception.safetensors',
   )
   what = evaluate.add_mutually_exclusive_group(required=True)
   for flag, text in (
@@ -200,9 +201,9 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   reference = command(
     'reference',
     'statistics of real images, for evaluate --reference',
-    'Example: python main.py reference --images=imagenet/train '
-    '--config.eval.image_size=256 \\\n'
-    '           --extractor=inception:FILE --to=imagenet256.npz',
+    'Example:\n  python main.py reference --images=imagenet/train '
+    '--to=imagenet256.npz \\\n'
+    '    --config.eval.image_size=256 --extractor=inception:FILE',
   )
   reference.add_argument(
     '--images',
@@ -214,9 +215,8 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   features = command(
     'train-features',
     'a classifier of the training split, whose features measure distances',
-    'Example: python main.py train-features --config=configs/cifar10.py '
-    '--config.data.dir=data \\\n           --to=features/cifar10\n'
-    'Then: --extractor=classifier:features/cifar10',
+    'Example:\n  python main.py train-features --config=configs/cifar10.py '
+    '--to=features/cifar10\nThen: --extractor=classifier:features/cifar10',
   )
   features.add_argument('--steps', type=int, help='of training (by image size)')
   for sub in (reference, features):

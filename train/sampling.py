@@ -224,6 +224,8 @@ def sweep(
     experiment.model.num_classes,
     opened.mesh,
     labels=True,
+    count=num // config.repeats,
+    shape=None if decoder else experiment.model.latent_shape,
   )
   denoiser, guide, protocol = opened.restore()
   return sweep_lib.sweep(

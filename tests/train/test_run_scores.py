@@ -52,10 +52,10 @@ def test_scores_are_logged_and_rank_checkpoints(
   assert (workdir / 'loss.png').exists()
 
 
-def test_the_same_weights_score_the_same(
+@pytest.mark.slow
+def test_training_does_not_depend_on_being_measured(
   tmp_path, make_config, make_experiment
 ):
-  """And training does not depend on whether it is measured."""
   losses = []
   for name, more in (('a', mine(tmp_path)), ('b', ('eval.every_images=0',))):
     assignments = (*EVERY, *more, 'train.images=160', 'log.every_images=16')
