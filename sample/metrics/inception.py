@@ -125,9 +125,9 @@ class Conv(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(outputs))
     self.stride, self.same = stride, same
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """(B, H, W, inputs) -> (B, H', W', outputs)."""
-    y = _convolve(x, self.kernel[...], self.stride, self.same)
+  def __call__(self, x: jax.Array, pool=lambda y: y) -> jax.Array:
+    """(B, H, W, inputs) -> (B, H', W', outputs); `pool` is linear."""
+    y = pool(_convolve(x, self.kernel[...], self.stride, self.same))
     return jax.nn.relu(y + self.bias[...])
 
 
@@ -167,6 +167,10 @@ class Mixed(nnx.Module):
     return jnp.concatenate([self._branch(chain, x) for chain in self.plan], -1)
 
   def _branch(self, chain: tuple, x: jax.Array) -> jax.Array:
+    if chain[0] == ('mean',):
+      # Before the convolution of 1 x 1 in the graph: both are linear, and
+      # behind it there are fewer channels to pool.
+      return getattr(self, chain[1][0])(x, _pool_mean)
     for names in chain:
       if names[0] in _POOLS:
         x = _POOLS[names[0]](x)
@@ -255,7 +259,6 @@ def _pool_mean(x: jax.Array) -> jax.Array:
 
 
 _POOLS = {
-  'mean': _pool_mean,
   'max': lambda x: _pool_max(x, 1),
   'max/2': lambda x: _pool_max(x, 2),
 }
