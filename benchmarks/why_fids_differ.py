@@ -21,8 +21,9 @@ from PIL.Image import Resampling
 from dit.sharding import MeshConfig, make_mesh
 from sample.metrics import classifier
 from sample.metrics.extractor import classifier_extractor, inception_extractor
-from sample.metrics.frechet import Moments, frechet_distance
+from sample.metrics.frechet import Moments, extrapolated, frechet_distance
 from sample.metrics.resize import PRESETS
+from sample.metrics.scores import kernel_distance
 from train.data.source import load_all, open_source
 from train.experiment import build
 from train.extractors import open_extractor
@@ -53,6 +54,8 @@ def changes(images: np.ndarray) -> dict[str, np.ndarray]:
   each = lambda function, *args: np.stack(  # noqa: E731
     [function(image, *args) for image in images]
   )
+  if images.shape[-1] != 3:
+    return {'as they are': images}
   return {
     'as they are': images,
     'not rounded to 8 bits (noise of half a level)': np.float32(images + noise),
@@ -115,13 +118,23 @@ if __name__ == '__main__':
 
   network, about = classifier.load(args.features)
   extractor = classifier_extractor(network, about)
-  reference = Moments.of(features_of(extractor, real, mesh))
+  real_features = features_of(extractor, real, mesh)
+  reference = Moments.of(real_features)
   features = features_of(extractor, held_out, mesh)
   print(f'{len(real)} images as reference, features of {extractor.name}\n')
   print('| held-out images | FD |\n|---|---|')
   for count in (c for c in COUNTS if c <= len(held_out)):
     distance = frechet_distance(Moments.of(features[:count]), reference)
     print(f'| {count} | {distance:.3f} |')
+  order = np.random.default_rng(0).permutation(len(real))
+  halves = [real_features[order[i::2]] for i in range(2)]
+  size = min(1000, len(halves[1]))
+  kernel, _ = kernel_distance(*halves, subset_size=size)
+  distance = frechet_distance(*map(Moments.of, halves))
+  print(
+    f'\nTwo halves of the {len(real)}: FD {distance:.4f}, FD∞ '
+    f'{extrapolated(*halves):.4f}, KD {kernel:.5f}'
+  )
   print(f'\n| {len(held_out)} held-out images | FD |\n|---|---|')
   for name, images in changes(held_out).items():
     moments = Moments.of(features_of(extractor, images, mesh))
