@@ -203,7 +203,10 @@ SWEEP = ['--num=20', '--config.compare.resamples=3',
 
 
 def test_sweep(shared_run, tmp_path, monkeypatch):
-  words = ['sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}', *SWEEP]
+  mine = tmp_path / 'mine.py'  # nothing to train
+  mine.write_text('def rows(x):\n  return x.mean((2, 3))\n')
+  words = ['sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}', *SWEEP,
+           f'--extractor={mine}:rows', '--config.eval.bootstrap=3']  # fmt: skip
   text = '--guidance=ig:1..2:2,cfg:1.0..1.5:3@0-0.7'
   drawn, generate = [], sweep.generate.generate
 

@@ -250,6 +250,7 @@ def train(experiment, mesh):
   return current, rows
 
 
+@pytest.mark.slow
 def test_state_is_cut_and_eight_devices_train_as_one(make_experiment):
   experiment = make_experiment(
     'optimizer.name=muon',
