@@ -264,7 +264,8 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     sub.add_argument(
       '--labels',
       default=None if sub is evaluate else 'balanced',
-      help='balanced, random, or classes such as 3,5 (balanced)',
+      help='balanced, random, or classes such as 3,5 (balanced; evaluate '
+      '--preset: random)',
     )
     sub.add_argument(
       '--autoencoder',

@@ -32,8 +32,8 @@ from train.data.source import (
 )
 from train.experiment import Experiment
 from train.log import MetricsLog, plot_losses, progress_bar, read_metrics
+from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
-from train.preview import Preview, Scores
 from train.report import Report
 from train.snapshots import Snapshots
 from train.step import make_train_step

@@ -9,12 +9,13 @@ import pathlib
 import pickle
 import sys
 import types
+import urllib.request
 import zipfile
 
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file, save, save_file
 
 from dit.published import read_tensors
 from dit.types import InputError
@@ -333,3 +334,37 @@ def test_the_real_hub_takes_our_call(monkeypatch):
 
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
   refused('hf://no-such-org/none/x.safetensors', 'LocalEntryNotFoundError')
+
+
+class Response(io.BytesIO):
+  """What urlopen gives: a body, and how long it should be."""
+
+  def __init__(self, body, length):
+    super().__init__(body)
+    self.headers = {'Content-Length': str(length)}
+
+
+def test_web_addresses_are_fetched_once(tmp_path, monkeypatch):
+  save_file({'a': np.ones(3, np.float32)}, tmp_path / 'a.safetensors')
+  body, asked = (tmp_path / 'a.safetensors').read_bytes(), []
+
+  def urlopen(url, timeout):
+    asked.append(url)
+    return Response(body, len(body))
+
+  monkeypatch.setattr(urllib.request, 'urlopen', urlopen)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  url = 'https://host/path/a.safetensors'
+  for _ in range(2):
+    tensors, _ = read_tensors(url)
+    np.testing.assert_array_equal(tensors['a'], 1)
+  assert asked == [url]
+
+
+def test_a_broken_download_leaves_nothing(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    urllib.request, 'urlopen', lambda url, timeout: Response(b'half', 8)
+  )
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  refused('https://host/a.safetensors', 'cannot be downloaded')
+  assert not [path for path in tmp_path.rglob('*') if path.is_file()]

@@ -14,7 +14,7 @@ from dit.sharding import replicated
 from dit.types import InputError
 from train import checkpoint, loop, report
 from train.log import read_metrics
-from train.preview import Preview
+from train.monitor import Preview
 
 KEEP = ('checkpoint.every_images=80', 'log.every_images=16')
 

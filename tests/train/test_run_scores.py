@@ -117,7 +117,7 @@ def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
 
 def test_accuracy_ranks_the_other_way(make_experiment):
   from dit.sharding import make_mesh
-  from train.preview import Scores
+  from train.monitor import Scores
 
   for best, values, expected in (
     ('accuracy', {'eval/accuracy': 0.9}, -0.9),
