@@ -2,6 +2,8 @@
 
   python main.py prepare --images=photos --config.data.name=photos
   python main.py train   --config=configs/digits.py --workdir=runs/digits
+  python main.py distill --config=configs/distill/digits.py:hybrid,4 \
+    --teacher=runs/digits --workdir=runs/student
   python main.py sample  --workdir=runs/digits --guidance=ig:1.5,cfg:1.2
   python main.py compare --workdir=runs/digits
   python main.py sweep   --workdir=runs/digits --guidance=ig:1..2:6,cfg:1..2:6
@@ -38,6 +40,8 @@ from train import (
 from train.checkpoint import SaveError
 from train.data.shards import PrepareError
 from train.data.workers import ReadError
+from train.distill import recipe
+from train.distill import run as distilling
 from train.drawing import Request
 from train.experiment import Experiment, build
 from train.log import set_up_logging
@@ -62,6 +66,11 @@ def _prepare(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> int:
   config = override(load_config(args.config), args.overrides).to_dict()
   experiment = build(config)
+  if experiment.distill.method:
+    raise InputError(
+      'the config is that of a student (distill.method is '
+      f'{experiment.distill.method}); give the command distill.'
+    )
   if args.dry_run:
     print(dryrun.train(experiment, args.topology))
     return 0
@@ -69,6 +78,20 @@ def _train(args: argparse.Namespace) -> int:
     raise InputError('--workdir is needed, the folder of the run.')
   loop.check(experiment, args.workdir)
   finished = loop.train(experiment, workdir.claim(args.workdir, config))
+  return 0 if finished else args.stopped_status
+
+
+def _distill(args: argparse.Namespace) -> int:
+  overrides = [*args.overrides, f'distill.teacher={args.teacher}']
+  config = override(load_config(args.config), overrides).to_dict()
+  experiment = build(config)
+  if experiment.distill.stages:
+    text = recipe.run(args.config, overrides, args.workdir)
+    if text is not None:
+      _say(text)
+    return 0 if text is not None else args.stopped_status
+  distilling.check(experiment, args.workdir)
+  finished = distilling.distill(experiment, workdir.claim(args.workdir, config))
   return 0 if finished else args.stopped_status
 
 
@@ -214,6 +237,7 @@ def _train_features(args: argparse.Namespace) -> None:
 RUNS = {
   'prepare': _prepare,
   'train': _train,
+  'distill': _distill,
   'sample': _sample,
   'compare': _compare,
   'sweep': _sweep,

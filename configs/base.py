@@ -223,9 +223,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.log.preview_autoencoder = ''
 
   config.sample = ml_collections.ConfigDict()
-  # euler, heun, midpoint, rk4, dpm++, euler_maruyama, heun_maruyama, ddim, ddpm
-  # or dopri5 (adaptive), with options as NAME:OPTION=VALUE, such as
-  # heun:last=heun, ddim:eta=0.5 or dopri5:rtol=1e-5.
+  # euler, heun, midpoint, rk4, dpm++, euler_maruyama, heun_maruyama, ddim,
+  # ddpm, renoise (of students) or dopri5 (adaptive), with options as
+  # NAME:OPTION=VALUE, such as heun:last=heun, ddim:eta=0.5 or dopri5:rtol=1e-5.
   config.sample.solver = 'euler_maruyama'
   config.sample.steps = 250
   # Spacing of the times: uniform, cosine, quadratic, karras; or the times
@@ -293,4 +293,65 @@ def get_config() -> ml_collections.ConfigDict:
   config.compare.sweep_scales = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
   # Bootstrap resamples behind each standard error.
   config.compare.resamples = 50
+
+  config.distill = ml_collections.ConfigDict()
+  # Whose student it is, as --teacher says: a run (its average), or a folder of
+  # weights. The student's grid and solver are those of the section sample.
+  config.distill.teacher = ''
+  # dmd, or trajectory (follows the teacher's); empty: no student.
+  config.distill.method = ''
+  # Of the teacher: ig, cfg or both; alpha of Decoupled DMD is the scale of cfg.
+  # Without (none, cfg:1) there is no CA term.
+  config.distill.guidance = 'none'
+  # Where DMD asks: at samples noised anew (renoise), at points of the student's
+  # own trajectory (trajectory: SD3.5-Flash), or at noised samples, but at times
+  # of its grid (grid).
+  config.distill.query = 'renoise'
+  # Noise levels of the terms CA and DM, for renoise: shared (one for both),
+  # full, constrained or hybrid (train/distill/levels.py).
+  config.distill.schedule = 'hybrid'
+  # Unit of a term: distance of the sample to the teacher's prediction,
+  # conditional, or guided (as DMD2; needs one level for both terms).
+  config.distill.normaliser = 'conditional'
+  # What stands beside CA: dm, mean_variance, gan or none; and the terms'
+  # weights, dm_weight being that of mean_variance too.
+  config.distill.regulariser = 'dm'
+  config.distill.dm_weight = 1.0
+  config.distill.ca_weight = 1.0
+  # Range of noise levels; above 1, shift draws more of them near the noise.
+  config.distill.min_level = 0.02
+  config.distill.max_level = 0.98
+  config.distill.shift = 1.0
+  # Mean and standard deviation within a latent, for mean_variance; empty: as
+  # measured on the training split.
+  config.distill.moments = ()
+  # The fake denoiser: full, or lora (of attention's queries and values), with
+  # rank and scale; its updates for each one of the student (a step is one of
+  # its own, so the student has train.images / batch_size / fake_updates), and
+  # its constant learning rate, 0 for optimizer.lr.
+  config.distill.fake = 'full'
+  config.distill.lora_rank = 32
+  config.distill.lora_scale = 2.0
+  config.distill.fake_updates = 5
+  config.distill.fake_lr = 0.0
+  # The discriminator on the fake denoiser's states, against real latents:
+  # weight of the student's loss (0: none), of its own beside the fake's, after
+  # which blocks it looks (empty: each third), and the probability that a head
+  # is drawn anew at a step.
+  config.distill.gan_weight = 0.0
+  config.distill.discriminator_weight = 0.01
+  config.distill.discriminator_blocks = ()
+  config.distill.discriminator_reset = 0.0
+  # Steps of the teacher in each interval of the grid, for trajectory; weight of
+  # that loss beside dmd.
+  config.distill.substeps = 8
+  config.distill.trajectory_weight = 0.0
+  # Times that are trained: empty for all, low (up to 0.5) or high.
+  config.distill.branch = ''
+  # Not empty: what the config file is asked for, one stage after the other,
+  # each starting with the one before. The last two, of branch low and high,
+  # both start with the one before them and become one network, ratio low +
+  # (1 - ratio) high, of these ratios that of the least Frechet distance.
+  config.distill.stages = ()
+  config.distill.merge_ratios = (0.0, 0.3, 0.5, 0.7, 1.0)
   return config

@@ -89,6 +89,7 @@ class DiT(nnx.Module):
     label: jax.Array,
     sub: SubNetworks | None = None,
     keep: jax.Array | None = None,
+    points: tuple[int, ...] = (),
   ) -> DenoiserOutput:
     """Predicts, in the network's own convention.
 
@@ -98,6 +99,7 @@ class DiT(nnx.Module):
       label: (B,) int, `num_classes` for the null label.
       sub: sub-networks to evaluate beside the pass; see `run_sub`.
       keep: (L,) bool, blocks to run in the pass itself; None for all.
+      points: numbers of blocks after which the hidden state is wanted.
 
     Returns:
       The predictions, float32, named as if they were velocities.
@@ -128,16 +130,18 @@ class DiT(nnx.Module):
       c,
       rotary,
       config=config,
-      points=[*config.taps, *forks],
+      points=[*config.taps, *points, *forks],
       keep=keep,
     )
-    tapped = states[: len(config.taps)]
-    output = self._predict(h, tapped, c)
+    tapped, states = states[: len(config.taps)], states[len(config.taps) :]
+    output = dataclasses.replace(
+      self._predict(h, tapped, c), hidden=states[: len(points)]
+    )
     if sub is None:
       return output
     part = functools.partial(rows, every=sub.every)
     predictions = []
-    for sub_keep, state in zip(sub.keep, states[len(tapped) :], strict=True):
+    for sub_keep, state in zip(sub.keep, states[len(points) :], strict=True):
       sub_h, sub_tapped = run_sub(
         self.blocks,
         part(state),
@@ -212,11 +216,12 @@ class BoundDenoiser:
     label: jax.Array,
     sub: SubNetworks | None = None,
     keep: jax.Array | None = None,
+    points: tuple[int, ...] = (),
   ) -> DenoiserOutput:
     """Predicts velocities at our time t, (B,) in [0, 1]; else as `DiT`."""
     network = nnx.merge(_graph(self.config), self.params)
     time = convention.network_time(self.config.convention, t)
-    out = network(x, time, label, sub, keep)
+    out = network(x, time, label, sub, keep, points)
     return self._translate(out, x, t, sub.every if sub is not None else 1)
 
   def _translate(
@@ -234,6 +239,7 @@ class BoundDenoiser:
       # Networks that speak velocities were not trained on their variance.
       variance=out.variance if self.learned_variance else None,
       sub=tuple(self._translate(s, sub_x, sub_t, 1) for s in out.sub),
+      hidden=out.hidden,
     )
 
 

@@ -47,12 +47,14 @@ class DenoiserOutput:
     variance: (B, H, W, C), of a network that learned it (DiT): about -1 to 1,
       see `sample.discrete`; else None.
     sub: one output for each sub-network that was asked for, on its rows.
+    hidden: (B, N, D), the states after the blocks that were asked for.
   """
 
   velocity: jax.Array
   intermediate: tuple[jax.Array, ...] = ()
   variance: jax.Array | None = None
   sub: tuple['DenoiserOutput', ...] = ()
+  hidden: tuple[jax.Array, ...] = ()
 
 
 class Denoiser(Protocol):

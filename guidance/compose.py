@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from dit.blocks import rows
+from dit.path import expand
 from dit.types import Denoiser, InputError, SubNetworks
 from guidance.network import Internal
 from guidance.term import (
@@ -45,11 +46,13 @@ class Guided(NamedTuple):
     variance: the same shape, of the conditional row, where the network learned
       it; else None.
     memory: of the methods, for the next solver step.
+    conditional: the conditional row as the network predicts it; see `at`.
   """
 
   velocity: jax.Array
   variance: jax.Array | None = None
   memory: tuple[Memory, ...] = ()
+  conditional: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -153,6 +156,22 @@ class Guidance:
     number = sum(jnp.any(scale != 1) * 2**k for k, scale in enumerate(scales))
     return jax.lax.switch(number, branches)
 
+  def at(
+    self, denoiser: Denoiser, x: jax.Array, t: jax.Array, label: jax.Array
+  ) -> Guided:
+    """As `predict`, each image at a time of its own, t (B,).
+
+    No pass is left out outside an interval: the prediction there is that of
+    scale 1. For methods that draw nothing and remember nothing.
+    """
+    step = Step(expand(t, x), (None,) * len(self.terms))
+    return self._evaluate(
+      denoiser, x, t, label, step, self.init(x),
+      [term.scale_at(step) for term in self.terms],
+      active=tuple(range(len(self.terms))),
+      conditional=True,
+    )  # fmt: skip
+
   def passes(self, denoiser: Denoiser, step: Step) -> jax.Array:
     """Cost of one evaluation, in whole passes of the conditional row."""
     total = jnp.float32(1)
@@ -210,8 +229,9 @@ class Guidance:
         term.check_shape(shape)
 
   def _evaluate(
-    self, denoiser, x, t, label, step, memory, scales, *, active
-  ) -> Guided:
+    self, denoiser, x, t, label, step, memory, scales, *, active,
+    conditional=False,
+  ) -> Guided:  # fmt: skip
     """One evaluation with the terms in `active` on."""
     kinds = {
       kind: [k for k in active if isinstance(self.terms[k], kind)]
@@ -225,11 +245,13 @@ class Guidance:
     keeps = [step.draws[k] for k in kinds[BlocksTerm]]
     sub = SubNetworks(jnp.concatenate(keeps), every) if keeps else None
     repeated = jnp.repeat(x, every, axis=0)  # image by image: 0 0 1 1 2 2
-    times = jnp.full(len(repeated), t)
+    times = jnp.repeat(jnp.broadcast_to(t, len(x)), every)
     out = denoiser(repeated, times, jnp.stack(labels, 1).reshape(-1), sub)
 
     refine = functools.partial(self._refine, step=step, dtype=x.dtype)
-    velocity = refine(out).reshape(-1, every, *x.shape[1:])
+    at = jnp.repeat(step.at, every, axis=0) if jnp.ndim(step.at) else step.at
+    of_rows = dataclasses.replace(step, at=at)
+    velocity = refine(out, step=of_rows).reshape(-1, every, *x.shape[1:])
     strong, *label_rows = jnp.moveaxis(velocity, 1, 0)
     weak = dict(zip(kinds[LabelTerm], label_rows, strict=True))
     subs = map(refine, out.sub)
@@ -238,7 +260,7 @@ class Guidance:
     for k in kinds[GuideTerm]:
       guide = self.terms[k].guide
       weak[k] = refine(
-        guide(x, times[: len(x)], label), num_taps=guide.num_taps
+        guide(x, rows(times, every), label), num_taps=guide.num_taps
       )
 
     guided, place = strong, Place(x, t, step.path)
@@ -256,6 +278,7 @@ class Guidance:
       guided,
       None if variance is None else rows(variance, every),
       tuple(memory_next),
+      rows(out.velocity, every) if conditional else None,
     )
 
   def _refine(self, out, *, step, dtype, num_taps=None) -> jax.Array:

@@ -18,6 +18,7 @@ from sample.solvers import (
   Heun,
   HeunMaruyama,
   Midpoint,
+  Renoise,
   Solver,
 )
 
@@ -32,6 +33,7 @@ SOLVERS = {
   'heun_maruyama': HeunMaruyama,
   'ddim': DDIM,
   'ddpm': DDPM,
+  'renoise': Renoise,
 }
 
 

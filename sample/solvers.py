@@ -3,6 +3,8 @@
   Euler      x + h v(x, t)
   Heun       x + h/2 (v(x, t) + v(x + h v(x, t), t_next)); Euler at the step to
              t = 0, unless told otherwise (EDM, arXiv 2206.00364, algorithm 1)
+  Renoise    alpha' x0 + sigma' noise, x0 that of v(x, t): what consistency
+             models and students of DMD do (arXiv 2303.01469, algorithm 1)
   Midpoint   x + h v(x + h/2 v(x, t), t + h/2)
   RK4        the 3/8 rule
   DPMSolver  DPM-Solver++(2M), arXiv 2211.01095: with l = log(alpha / sigma),
@@ -136,6 +138,19 @@ class Euler(OneStep):
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
     del velocity, noise
     return x + (t_next - t) * first.velocity
+
+
+@dataclasses.dataclass(frozen=True)
+class Renoise(OneStep):
+  """Jumps to the predicted x0 and adds fresh noise; one evaluation."""
+
+  path: Path
+  stochastic = True
+
+  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
+    del velocity
+    x0 = self.path.x0_from_velocity(x, first.velocity, t)
+    return self.path.interpolate(x0, noise, t_next)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ A checkpoint holds four items, so that sampling reads no optimiser:
 
   params     the raw parameters
   ema        their moving average
-  training   counters, the optimiser's state, power-function averages
+  training   all else of the state: counters, the optimiser's, other averages
   digests    a checksum of every array, of which a flipped bit changes one
 
 A checkpoint appears whole or not at all (Orbax renames a finished folder).
@@ -238,8 +238,11 @@ class Checkpointer:
     restored = self._manager.restore(step, args=ocp.args.Composite(**args))
     for name in items:
       check_digests(name, restored[name], restored['digests'][name])
-    return TrainState(
-      params=restored['params'], ema=restored['ema'], **restored['training']
+    return dataclasses.replace(
+      abstract,
+      params=restored['params'],
+      ema=restored['ema'],
+      **restored['training'],
     )
 
   def _damaged(self, step: int, error: Exception) -> None:
@@ -360,9 +363,8 @@ def _items(state: TrainState) -> dict[str, Any]:
     'params': state.params,
     'ema': state.ema,
     'training': {
-      'step': state.step,
-      'bad_steps': state.bad_steps,
-      'power': state.power,
-      'opt_state': state.opt_state,
+      field.name: getattr(state, field.name)
+      for field in dataclasses.fields(state)
+      if field.name not in ('params', 'ema')
     },
   }

@@ -225,7 +225,7 @@ def _read_run(source: str, weights: str | None) -> Network:
     'source': source,
     'step': step,
     'path': experiment.objective.path,
-    'latents': workdir.load_latents(source),
+    'latents': workdir.load_about(source, workdir.LATENTS),
   }
   return experiment.model, jax.device_get(params), info
 

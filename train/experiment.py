@@ -12,6 +12,7 @@ from sample.generate import SampleConfig
 from train.checkpoint import CheckpointConfig
 from train.data.prepare import PrepareConfig
 from train.data.source import DataConfig
+from train.distill.config import DistillConfig
 from train.ema import EMAConfig
 from train.evaluation import EvalConfig
 from train.objective import ObjectiveConfig
@@ -75,6 +76,7 @@ class Experiment:
   sample: SampleConfig
   eval: EvalConfig
   compare: CompareConfig
+  distill: DistillConfig
 
   def __post_init__(self) -> None:
     """Checks what concerns more than one part; touches no device."""

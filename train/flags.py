@@ -131,13 +131,30 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   train.add_argument(
     '--config', default='configs/digits.py', help='config file (%(default)s)'
   )
-  train.add_argument(
-    '--stopped_status',
-    type=int,
-    default=0,
-    help='exit status of a run that was stopped before its end, for launchers '
-    'that start it again (%(default)s)',
+  distill = command(
+    'distill',
+    'a few-step student of a trained network; the same command again continues',
+    'Any config key can be set: --config.KEY=VALUE. The first is one student, '
+    'the second\na recipe of several stages (docs/distillation.md). Examples:\n'
+    '  python main.py distill --config=configs/distill/digits.py:hybrid,4 \\\n'
+    '    --teacher=runs/digits --workdir=runs/hybrid4\n'
+    '  python main.py distill --config=configs/distill/digits.py:flash,4 \\\n'
+    '    --teacher=runs/digits --workdir=runs/flash4',
   )
+  for flag, text in (
+    ('--config', 'file of configs/distill/'),
+    ('--teacher', 'run (its average), or folder of weights'),
+    ('--workdir', 'folder of the student'),
+  ):
+    distill.add_argument(flag, type=_path, required=True, help=text)
+  for sub in (train, distill):
+    sub.add_argument(
+      '--stopped_status',
+      type=int,
+      default=0,
+      help='exit status of a run that was stopped before its end, for '
+      'launchers that start it again (%(default)s)',
+    )
   sample = command_of_run(
     'sample',
     'draw images from a trained run, or a folder of weights; the same command '
@@ -344,7 +361,9 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     help=f'{" or ".join(published.WEIGHTS)}, the moving average or the raw '
     'parameters (ema, or all there are); of a run also ema:WIDTH',
   )
-  for sub in (prepare, train, sample, evaluate, reference, features):
+  for sub in (
+    prepare, train, distill, sample, evaluate, reference, features,
+  ):  # fmt: skip
     cluster.add_flags(sub)
   for sub in (train, sample):
     sub.add_argument(

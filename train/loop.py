@@ -1,13 +1,16 @@
 """Training, in acts: devices, data, state, steps, the end.
 
 The same command continues a run: the state comes from the newest complete
-checkpoint, and everything else is a function of (seed, step).
+checkpoint, and everything else is a function of (seed, step). What is repeated
+is a `Task`: a step of training, or of distillation (`train.distill`).
 """
 
 import contextlib
 import dataclasses
+import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +37,35 @@ from train.experiment import Experiment
 from train.log import MetricsLog, plot_losses, progress_bar, read_metrics
 from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
-from train.report import Report
+from train.report import Report, training_flops
 from train.snapshots import Snapshots
 from train.step import make_train_step
 from train.trained import check_start, start_weights
 from train.workdir import LATENTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What a run repeats.
+
+  Attributes:
+    abstract: shapes, dtypes and shardings of the state, a `TrainState`.
+    fresh: makes the state before the first step.
+    step: function of (n, state, batch, key) to state and metrics, n being the
+      number of the step, from 0; it must equal `state.step`.
+    schedule: learning rate of step n.
+    source: records to read batches of; None: every batch is {}.
+    latents: autoencoder and normalisation of the latents; see `about_latents`.
+    flops: of a step, for each image of the batch; multiply-adds count as 2.
+  """
+
+  abstract: state_lib.TrainState
+  fresh: Callable[[], state_lib.TrainState]
+  step: Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]
+  schedule: Callable[[int], Any]
+  source: Any
+  latents: dict[str, Any]
+  flops: int
 
 
 @dataclasses.dataclass
@@ -137,10 +164,49 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
     SaveError: if a checkpoint cannot be written.
   """
   check(experiment, workdir)
+  mesh = make_mesh(experiment.mesh)
+  schedule, optimizer, abstract = plan(experiment, mesh)
+  source = open_source(experiment.data, experiment.data.train_split)
+  train_step = make_train_step(
+    experiment.model,
+    experiment.objective,
+    optimizer,
+    experiment.ema,
+    abstract,
+    normalisation_of(source, experiment.data),
+    experiment.train.accumulate,
+  )
+  task = Task(
+    abstract,
+    lambda: fresh(experiment, optimizer, mesh),
+    lambda n, *args: train_step(*args),
+    schedule,
+    source,
+    about_latents(source, experiment.data),
+    training_flops(experiment),
+  )
+  return run(experiment, workdir, mesh, task)
 
+
+def run(
+  experiment: Experiment, workdir: epath.Path, mesh: Mesh, task: Task
+) -> bool:
+  """Repeats a task until its end, or until asked to stop.
+
+  Args:
+    experiment: every setting, checked.
+    workdir: of the run; see `train.workdir`.
+    mesh: the devices.
+    task: what to repeat.
+
+  Returns:
+    Whether it came to its end.
+
+  Raises:
+    NonFiniteError, SaveError: as `train`.
+  """
   # Devices.
   config, settings = experiment.model, experiment.train
-  mesh = make_mesh(experiment.mesh)
   logging.info(
     'Mesh %s of %s; %.2f M parameters.',
     dict(mesh.shape), jax.devices()[0].device_kind,
@@ -148,23 +214,11 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
   )  # fmt: skip
 
   # State: of the newest checkpoint, or fresh.
-  schedule, optimizer, abstract = plan(experiment, mesh)
-  source = open_source(experiment.data, experiment.data.train_split)
-  about = about_latents(source, experiment.data)
-  writer.write_json(workdir / LATENTS, about)
-  preview = Preview(experiment, about, mesh)
-  scores = Scores(experiment, about, mesh)
+  writer.write_json(workdir / LATENTS, task.latents)
+  preview = Preview(experiment, task.latents, mesh)
+  scores = Scores(experiment, task.latents, mesh)
   if experiment.log.preview_every_images and not preview.every:
     logging.info('No previews: log.preview_autoencoder is not set.')
-  train_step = make_train_step(
-    config,
-    experiment.objective,
-    optimizer,
-    experiment.ema,
-    abstract,
-    normalisation_of(source, experiment.data),
-    settings.accumulate,
-  )
   with (
     stop_on_signals() as stop,
     jax.set_mesh(mesh),
@@ -179,9 +233,9 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
       settings.steps_of(experiment.checkpoint.keep_every_images) or None,
     ) as checkpointer,
   ):
-    state = checkpointer.restore(abstract)
+    state = checkpointer.restore(task.abstract)
     if state is None:
-      state = fresh(experiment, optimizer, mesh)
+      state = task.fresh()
     start = int(state.step)
     if start >= settings.steps:
       _plot(workdir)
@@ -191,14 +245,16 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
     scores.open()
 
     # Data, from the step that comes next.
-    stream = batches(
-      source,
-      experiment.data,
-      mesh,
-      batch_size=settings.batch_size,
-      seed=experiment.seed,
-      start=start,
-    )
+    stream = itertools.repeat({})
+    if task.source is not None:
+      stream = batches(
+        task.source,
+        experiment.data,
+        mesh,
+        batch_size=settings.batch_size,
+        seed=experiment.seed,
+        start=start,
+      )
 
     # Steps.
     save_every = settings.steps_of(experiment.checkpoint.every_images)
@@ -212,12 +268,12 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
         desc='train',
       ) as bar,
     ):
-      report = Report(experiment, schedule, log, bar)
+      report = Report(experiment, task.schedule, task.flops, log, bar)
       stream = report.waiting(stream)
-      logging.info('Compiling the train step.')
+      logging.info('Compiling the step.')
       key = jax.random.key(experiment.seed)
       for step in range(start + 1, settings.steps + 1):
-        state, metrics = train_step(state, next(stream), key)
+        state, metrics = task.step(step - 1, state, next(stream), key)
         # Reads the step before this one, so that the devices are never idle.
         stopping = stop.signal  # once: it may come at any line
         if jax.distributed.is_initialized() and cluster.preempted(step):

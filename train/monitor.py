@@ -20,7 +20,7 @@ from train.experiment import Experiment
 from train.trained import read_decoder
 
 
-class _Samples:
+class Samples:
   """Draws images with the weights of a run, checked before it starts."""
 
   def __init__(
@@ -102,7 +102,7 @@ class Preview:
     if not log.preview_autoencoder and experiment.model.channels not in (1, 3):
       self.every = 0  # nothing makes images of these latents
     if self.every:
-      self._samples = _Samples(
+      self._samples = Samples(
         experiment,
         latents,
         mesh,
@@ -152,7 +152,7 @@ class Scores:
           f'checkpoint.best_by is {best}, but what is measured is '
           f'{", ".join(metrics)}; see eval.metrics and eval.extractor.'
         )
-      self._samples = _Samples(
+      self._samples = Samples(
         experiment,
         latents,
         mesh,

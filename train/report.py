@@ -2,8 +2,9 @@
 
 images_per_second   since the line before
 waiting             share of that time in which no batch was there
-tflops              model TFLOP/s of all devices: three passes of the network,
-                    a multiply-add counted as 2, recomputation as nothing
+tflops              model TFLOP/s of all devices: forward passes as one,
+                    backward as two, a multiply-add counted as 2, recomputation
+                    as nothing
 mfu                 the same over what the devices could do in bfloat16
 memory_gib          peak of the fullest device so far
 """
@@ -67,6 +68,7 @@ class Report:
     self,
     experiment: Experiment,
     schedule: Callable[[int], Any],
+    flops: float,
     log: MetricsLog,
     bar: tqdm,
   ) -> None:
@@ -75,14 +77,16 @@ class Report:
     Args:
       experiment: every setting.
       schedule: learning rate of a step.
+      flops: of a step, for each image.
       log: for a line every `log.every_images`.
       bar: for every step.
     """
     self._settings = experiment.train
     self._every = experiment.train.steps_of(experiment.log.every_images)
     self._schedule, self._log, self._bar = schedule, log, bar
-    self._flops = training_flops(experiment)
+    self._flops = flops
     self._pending = None
+    self._latest = {}  # of metrics that not every step has
     self._mark = None  # time and step since which rates are measured
     self._waited = 0.0
     self._losses = []  # since the last checkpoint
@@ -124,7 +128,8 @@ class Report:
       return
     step, metrics, last = self._pending
     self._pending = None
-    values = {name: float(value) for name, value in metrics.items()}
+    self._latest |= {name: float(value) for name, value in metrics.items()}
+    values = dict(self._latest)
     now = time.perf_counter()
     if self._mark is None:  # the first step compiles
       self._mark, self._waited = (now, step), 0.0

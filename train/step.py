@@ -53,16 +53,7 @@ def make_train_step(
 
   def train_step(state, batch, key):
     key = jax.random.fold_in(key, state.step)
-    if 'moments' in batch:
-      key, posterior_key = jax.random.split(key)
-      posterior = latents.Posterior.from_stored(
-        batch['moments'].astype(jnp.float32)
-      )
-      noise = jax.random.normal(posterior_key, posterior.mean.shape)
-      x0 = normalisation.normalise(posterior.draw(noise))
-    else:
-      x0 = latents.from_pixels(batch['image'])
-
+    x0, key = latents_of(batch, normalisation, key)
     noise, t, label = objective.draw(
       objective_config, x0, batch['label'], key, config.num_classes
     )
@@ -126,6 +117,29 @@ def make_train_step(
       None,
     ),
   )
+
+
+def latents_of(
+  batch: Batch, normalisation: latents.Normalisation, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """What a batch holds, as the network takes it, and a key for what follows.
+
+  Args:
+    batch: 'image', or 'moments' of which latents are drawn.
+    normalisation: of latents.
+    key: of this step.
+
+  Returns:
+    (B, H, W, C) float32, and a key.
+  """
+  if 'moments' not in batch:
+    return latents.from_pixels(batch['image']), key
+  key, posterior_key = jax.random.split(key)
+  posterior = latents.Posterior.from_stored(
+    batch['moments'].astype(jnp.float32)
+  )
+  noise = jax.random.normal(posterior_key, posterior.mean.shape)
+  return normalisation.normalise(posterior.draw(noise)), key
 
 
 def _accumulated(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:

@@ -85,7 +85,7 @@ class Source:
   def latents(self) -> dict[str, Any]:
     """Autoencoder and normalisation of its latents; {} where nothing says."""
     if self.is_run:
-      return workdir.load_latents(self.place)
+      return workdir.load_about(self.place, workdir.LATENTS)
     return weights.load_config(self.place)[1].get('latents', {})
 
   def check(self) -> None:
@@ -168,10 +168,22 @@ def _width_of(which: str) -> float | None:
 
 def check_start(experiment: Experiment) -> None:
   """Raises InputError unless `train.init_from` holds weights of the network."""
-  place = experiment.train.init_from
-  source = Source.at(place)
-  theirs = source.open(())
+  source = Source.at(experiment.train.init_from)
+  check_same(experiment, source)
   source.check()
+
+
+def check_same(
+  experiment: Experiment, source: Source, but: Sequence[str] = ()
+) -> None:
+  """Raises InputError unless a source holds the network of an experiment.
+
+  Args:
+    experiment: the network and its path.
+    source: a run or folder.
+    but: fields of the network that may differ.
+  """
+  theirs = source.open(())
   ours, found = (
     {'path': e.objective.path, **dataclasses.asdict(e.model)}
     for e in (experiment, theirs)
@@ -179,12 +191,12 @@ def check_start(experiment: Experiment) -> None:
   wrong = [
     f'{key} {found[key]}, not {ours[key]}'
     for key in ours
-    if ours[key] != found[key] and key not in _NOT_OF_WEIGHTS
+    if ours[key] != found[key] and key not in (*_NOT_OF_WEIGHTS, *but)
   ]
   if wrong:
     raise InputError(
-      f'train.init_from={place} holds another network: {"; ".join(wrong)}; '
-      'make the sections model agree.'
+      f'{source.place}, whose weights are to be started with, holds another '
+      f'network: {"; ".join(wrong)}; make the sections model agree.'
     )
 
 
@@ -325,3 +337,10 @@ def _override(
         f'{", ".join(workdir.FREE)} can.'
       )
   return override(config, overrides)
+
+
+def sampling_of(experiment: Experiment) -> dict[str, Any]:
+  """The section `sample` without what changes no image, for a folder's info."""
+  sampling = dataclasses.asdict(experiment.sample)
+  del sampling['batch_size']
+  return sampling

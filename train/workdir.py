@@ -3,6 +3,7 @@
 config.json     the resolved config
 run.json        versions, devices and command of the latest start
 latents.json    whose latents it is trained on, and their normalisation
+teacher.json    of a student, whose it is
 checkpoints/    Orbax
 metrics.jsonl   one line for each log window
 tensorboard/    the same for TensorBoard, and preview grids
@@ -33,6 +34,7 @@ FREE = (
   'data.prefetch',
   'data.threads',
   'data.workers',
+  'distill.teacher',
   'ema.snapshot_images',
   'eval',
   'log',
@@ -43,6 +45,7 @@ FREE = (
   'train.max_bad_steps',
 )
 LATENTS = 'latents.json'
+TEACHER = 'teacher.json'
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -98,9 +101,9 @@ def load_config(workdir: epath.PathLike) -> dict[str, Any]:
     raise InputError(f'{path} is damaged: {error}.') from error
 
 
-def load_latents(workdir: epath.PathLike) -> dict[str, Any]:
-  """latents.json of a run; {} of one that has none yet."""
-  path = epath.Path(workdir).expanduser() / LATENTS
+def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
+  """LATENTS or TEACHER of a run; {} of one that has none yet."""
+  path = epath.Path(workdir).expanduser() / name
   try:
     return json.loads(path.read_text()) if path.exists() else {}
   except (OSError, ValueError) as error:

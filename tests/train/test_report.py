@@ -20,7 +20,13 @@ METRICS = {'loss': jax.numpy.float32(2), 'bad_steps': jax.numpy.float32(0)}
 @contextlib.contextmanager
 def reporting(tmp_path, experiment):
   with MetricsLog(tmp_path, 0) as log, tqdm(disable=True) as bar:
-    yield Report(experiment, lambda step: 0.1, log, bar)
+    yield Report(
+      experiment,
+      lambda step: 0.1,
+      report.training_flops(experiment),
+      log,
+      bar,
+    )
 
 
 def test_rates_and_waiting(tmp_path, make_experiment):

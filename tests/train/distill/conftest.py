@@ -1,0 +1,19 @@
+"""Weights of a small teacher and of a student."""
+
+import jax
+import networks
+import pytest
+from students import TEACHER
+
+
+@pytest.fixture(scope='session')
+def teacher():
+  """Parameters of which none is zero."""
+  return networks.perturbed(TEACHER).params
+
+
+@pytest.fixture(scope='session')
+def student(teacher):
+  """Other parameters, of a network without taps."""
+  params = {key: teacher[key] for key in teacher if key != 'tap_heads'}
+  return jax.tree.map(lambda p: 0.9 * p, params)

@@ -1,0 +1,39 @@
+"""A small teacher, and what makes students of it."""
+
+import dataclasses
+
+from dit.config import DiTConfig
+from dit.path import path_named
+from sample.registry import make_solver
+from train import settings
+from train.distill.config import DistillConfig
+from train.distill.objective import Distillation
+
+TEACHER = DiTConfig(
+  size=4,
+  channels=2,
+  num_classes=3,
+  patch=2,
+  depth=3,
+  width=16,
+  num_heads=2,
+  taps=(1,),
+)
+TIMES = (1.0, 0.75, 0.5, 0.25, 0.0)
+
+
+def make_distillation(
+  times=TIMES, solver='renoise', batch_size=8, teacher=TEACHER, **given
+):
+  """Of the small teacher, by keys of the section distill."""
+  config = settings.load_config('configs/base.py').distill.to_dict()
+  path = path_named('linear')
+  return Distillation(
+    config=DistillConfig(**{**config, 'method': 'dmd', **given}),
+    student=dataclasses.replace(teacher, taps=()),
+    teacher=teacher,
+    path=path,
+    solver=make_solver(solver, path),
+    times=times,
+    batch_size=batch_size,
+  )

@@ -1,0 +1,69 @@
+"""A discriminator of latents: small heads on states inside the fake denoiser.
+
+  D_k = mean over tokens of Linear(gelu(Linear(norm(h_k))))
+
+for the hidden state h_k of each of some blocks, and the losses of DMD2 (arXiv
+2405.14867, section 4.3), both inputs noised to one level:
+
+  discriminator   softplus(-D(real)) + softplus(D(generated))
+  student         softplus(-D(generated))
+
+SD3.5-Flash (arXiv 2509.21318) draws a head anew now and then, so that it does
+not learn its inputs by heart.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from dit import model
+from dit.config import DiTConfig
+from dit.layers import layer_norm
+
+
+def default_blocks(depth: int) -> tuple[int, ...]:
+  """After each third of the blocks."""
+  return tuple(sorted({-(-depth * k // 3) for k in (1, 2, 3)}))
+
+
+def init(config: DiTConfig, heads: int, key: jax.Array) -> model.Params:
+  """So many heads, stacked."""
+  width, keys = config.width, jax.random.split(key, 2)
+  return {
+    'fc1': {
+      'kernel': jax.random.normal(keys[0], (heads, width, width)) * width**-0.5,
+      'bias': jnp.zeros((heads, width)),
+    },
+    'fc2': {
+      'kernel': jax.random.normal(keys[1], (heads, width, 1)) * width**-0.5,
+      'bias': jnp.zeros((heads, 1)),
+    },
+  }
+
+
+def logits(heads: model.Params, states: Sequence[jax.Array]) -> jax.Array:
+  """What each head says of hidden states K x (B, N, D): (K, B), high: real."""
+  h = layer_norm(jnp.stack(states).astype(jnp.float32))
+  for name in ('fc1', 'fc2'):
+    layer = heads[name]
+    h = jnp.einsum('kbnd,kde->kbne', h, layer['kernel'])
+    h = h + layer['bias'][:, None, None]
+    if name == 'fc1':
+      h = jax.nn.gelu(h)
+  return h[..., 0].mean(-1)
+
+
+def reset(
+  heads: model.Params, fresh: model.Params, key: jax.Array, probability: float
+) -> model.Params:
+  """Each head replaced by a fresh one with some probability."""
+  count = len(heads['fc1']['bias'])
+  drawn = jax.random.bernoulli(key, probability, (count,))
+  return jax.tree.map(
+    lambda old, new: jnp.where(
+      drawn.reshape(-1, *[1] * (old.ndim - 1)), new, old
+    ),
+    heads,
+    fresh,
+  )

@@ -1,0 +1,211 @@
+"""Several stages, one after the other, the last two merged into one network.
+
+The recipe of SD3.5-Flash (arXiv 2509.21318): trajectory guidance, DMD with
+timestep sharing, and two copies fine-tuned on the low and on the high times of
+the grid, which then become one by their weights,
+
+  merged = ratio low + (1 - ratio) high
+
+Every stage is a run of its own in the recipe's workdir, so the same command
+continues wherever it was stopped. The ratio is that of the least Frechet
+distance of samples of another seed than that of the stages. It writes
+
+  1-NAME, 2-NAME, ...   the stages
+  student               a folder of weights, which `sample --folder` reads
+  merge.json, merge.md  what was measured for each ratio
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+
+from dit import model
+from dit.sharding import make_mesh
+from dit.types import InputError
+from dit.weights import save_folder
+from sample import writer
+from sample.metrics.measure import as_dict
+from train import workdir as workdir_lib
+from train.distill import run as distilling
+from train.evaluation import Evaluator, plan
+from train.experiment import Experiment, build
+from train.monitor import Samples
+from train.settings import load_config, override
+from train.trained import run_weights, sampling_of
+
+Measure = Callable[[model.Params], dict[str, float]]
+
+
+def merged(low: model.Params, high: model.Params, ratio: float) -> model.Params:
+  """Ratio low + (1 - ratio) high, leaf by leaf; 0 and 1 return a branch."""
+  if ratio in (0, 1):
+    return low if ratio else high
+  return jax.tree.map(lambda a, b: ratio * a + (1 - ratio) * b, low, high)
+
+
+def sweep(
+  low: model.Params,
+  high: model.Params,
+  before: model.Params,
+  ratios: Sequence[float],
+  measure: Measure,
+) -> tuple[float, list[dict[str, Any]]]:
+  """The best ratio, and a row of figures for each; first that of `before`.
+
+  Args:
+    low: weights of the branch of low times.
+    high: of high times.
+    before: of the network that both started with.
+    ratios: to try.
+    measure: function of weights to figures, 'fd' among them.
+  """
+  rows = [{'ratio': None, **measure(before)}]
+  for ratio in ratios:
+    rows.append({'ratio': ratio, **measure(merged(low, high, ratio))})
+    logging.info('Ratio %g: fd %.4g.', ratio, rows[-1]['fd'])
+  return min(rows[1:], key=lambda row: row['fd'])['ratio'], rows
+
+
+def run(
+  spec: str, overrides: Sequence[str], workdir: epath.PathLike
+) -> str | None:
+  """Runs the stages of a config that names some, and merges the last two.
+
+  Args:
+    spec: the config, FILE:ARGUMENT.
+    overrides: assignments to config keys, for every stage.
+    workdir: of the recipe.
+
+  Returns:
+    What came of it; None if it was asked to stop before its end.
+
+  Raises:
+    InputError: for what cannot work, before the first stage.
+  """
+  file = spec.partition(':')[0]
+  whole = build(override(load_config(spec), overrides).to_dict())
+  names = whole.distill.stages
+  configs = [
+    override(load_config(f'{file}:{name}'), overrides).to_dict()
+    for name in names
+  ]
+  experiments = [build(config) for config in configs]
+  _check(names, experiments)
+  folders = [
+    epath.Path(workdir).expanduser() / f'{n}-{name.partition(",")[0]}'
+    for n, name in enumerate(names, 1)
+  ]
+  for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
+    if n:  # both branches start with the stage before them
+      before = folders[min(n, len(names) - 2) - 1]
+      config['train']['init_from'] = str(before)
+    logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
+    experiment = build(config)
+    distilling.check(experiment, folder)
+    if not distilling.distill(experiment, workdir_lib.claim(folder, config)):
+      return None
+  return _merge(whole, epath.Path(workdir).expanduser(), folders[-3:])
+
+
+def _check(names: Sequence[str], experiments: Sequence[Experiment]) -> None:
+  """Raises InputError for stages that cannot be run or merged."""
+  branches = [experiment.distill.branch for experiment in experiments]
+  if branches[-2:] != ['low', 'high'] or len(names) < 3 or any(branches[:-2]):
+    raise InputError(
+      f'distill.stages is {tuple(names)}, expected at least three, of which '
+      'the last two have distill.branch low and high.'
+    )
+  for experiment in experiments:
+    checked = distilling.check(experiment)
+  config = experiment.eval
+  plan(config, experiment.data, labels=True, count=config.num)
+  _samples(experiment, checked.latents, checked.mesh)
+
+
+def _samples(
+  experiment: Experiment, latents: dict[str, Any], mesh: Mesh
+) -> Samples:
+  """What draws for the choice of a ratio: noise that no stage has previewed."""
+  return Samples(
+    dataclasses.replace(experiment, seed=(experiment.seed + 1) % 2**32),
+    latents,
+    mesh,
+    guidance='none',
+    autoencoder=experiment.eval.autoencoder,
+    batch_size=experiment.sample.batch_size,
+  )
+
+
+def _merge(
+  experiment: Experiment, workdir: epath.Path, folders: Sequence[epath.Path]
+) -> str:
+  """Chooses the ratio, and writes the student; folders: before, low, high."""
+  target, table = workdir / 'student', workdir / 'merge.md'
+  if target.exists() and table.exists():
+    return f'{table.read_text()}\nAlready merged: {target}.'
+  mesh, eval_config = make_mesh(experiment.mesh), experiment.eval
+  latents = workdir_lib.load_about(folders[0], workdir_lib.LATENTS)
+  samples = _samples(experiment, latents, mesh)
+  evaluator = Evaluator(
+    eval_config,
+    experiment.data,
+    experiment.model.num_classes,
+    mesh,
+    labels=True,
+    count=eval_config.num // eval_config.repeats,
+  )
+  labels = np.arange(eval_config.num) % experiment.model.num_classes
+  labels = labels.astype(np.int32)
+
+  def measure(params):
+    return as_dict(evaluator.score(samples(params, labels), labels))
+
+  before, low, high = (
+    run_weights(str(folder), experiment.model, mesh, 'ema')[0]
+    for folder in folders
+  )
+  ratio, rows = sweep(
+    low, high, before, experiment.distill.merge_ratios, measure
+  )
+  about = {'ratio': ratio, 'rows': rows, 'seed': experiment.seed + 1}
+  writer.write_json(
+    workdir / 'merge.json', {**about, 'evaluation': evaluator.protocol()}
+  )
+  text = _table(rows)
+  if jax.process_index() == 0:
+    save_folder(
+      target,
+      experiment.model,
+      jax.device_get(merged(low, high, ratio)),
+      info={
+        'weights': 'ema',
+        'source': str(workdir),
+        'path': experiment.objective.path,
+        'latents': latents,
+        'sample': sampling_of(experiment),
+        'merge': about,
+      },
+    )
+  writer.write_bytes(table, text.encode())
+  return (
+    f'{text}\nratio: of the branch of low times; -: the stage before both. '
+    f'{eval_config.num} images of seed {experiment.seed + 1}.\n'
+    f'The student, of ratio {ratio:g}: {target}'
+  )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+  names = [name for name in rows[0] if name != 'ratio']
+  lines = ['| ratio | ' + ' | '.join(names) + ' |']
+  lines.append('|---' * (len(names) + 1) + '|')
+  for row in rows:
+    ratio = '-' if row['ratio'] is None else f'{row["ratio"]:g}'
+    cells = [f'{row[name]:.4g}' for name in names]
+    lines.append('| ' + ' | '.join([ratio, *cells]) + ' |')
+  return '\n'.join(lines) + '\n'

@@ -1,0 +1,299 @@
+"""The distillation of one student: checks, then the loop of training."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+
+from dit import model
+from dit.path import path_named
+from dit.sharding import check_batch, make_mesh
+from dit.types import InputError
+from sample import writer
+from sample.solvers import Euler, Renoise
+from train import loop
+from train.checkpoint import steps_of
+from train.data.source import check_source, normalisation_of, open_source
+from train.distill import step as step_lib
+from train.distill.config import MAX_STEPS, DistillConfig
+from train.distill.levels import trained_steps
+from train.distill.objective import Distillation
+from train.experiment import Experiment
+from train.monitor import Preview, Scores
+from train.optimizer import make_optimizer, make_schedule
+from train.step import latents_of
+from train.trained import Source, check_same
+from train.workdir import TEACHER, load_about
+
+_MEASURED = 4096  # records, for the moments of latents
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a distillation needs beside its settings, checked.
+
+  Attributes:
+    teacher: where it is.
+    network: its experiment.
+    start: where the student's first parameters are.
+    distillation: what is made, but for measured moments.
+    mesh: the devices.
+    source: records; None where no data is needed.
+    latents: what is known of the latents.
+  """
+
+  teacher: Source
+  network: Experiment
+  start: Source
+  distillation: Distillation
+  mesh: Mesh
+  source: Any
+  latents: dict[str, Any]
+
+
+def check(
+  experiment: Experiment, workdir: epath.PathLike | None = None
+) -> Plan:
+  """Raises InputError for what cannot be distilled; compiles nothing.
+
+  Args:
+    experiment: every setting.
+    workdir: of a run that may be there already, which starts with no others'
+      weights.
+  """
+  config = experiment.distill
+  if not config.method:
+    raise InputError(
+      'distill.method is empty: the config is not that of a student; choose '
+      'one of configs/distill/.'
+    )
+  if not config.teacher:
+    raise InputError('--teacher is needed: a run, or a folder of weights.')
+  mesh = make_mesh(experiment.mesh)
+  loop.check_settings(experiment, mesh)
+  if experiment.ema.widths:
+    raise InputError('ema.widths are for training; a student has ema.decay.')
+  if experiment.train.accumulate > 1:
+    raise InputError('train.accumulate is for training; lower the batch size.')
+  teacher = Source.at(config.teacher)
+  network = teacher.open(())
+  _check_teacher(experiment, network, config.teacher)
+  teacher.check()
+  config.teacher_guidance.check(
+    model.bind(network.model, {}), network.model.latent_shape
+  )
+  _check_grid(experiment)
+  start = Source.at(experiment.train.init_from or config.teacher)
+  if not (workdir and steps_of(workdir)):
+    check_same(experiment, start, but=('taps',))
+    start.check()
+  source = None
+  if _needs_data(config):
+    source = open_source(experiment.data, experiment.data.train_split)
+    check_source(source, experiment.data, experiment.model)
+  latents = teacher.latents()
+  Preview(experiment, latents, mesh)
+  Scores(experiment, latents, mesh)
+  check_batch(mesh, experiment.train.batch_size, 'train.batch_size')
+  path = path_named(experiment.objective.path)
+  distillation = Distillation(
+    config=config,
+    student=experiment.model,
+    teacher=dataclasses.replace(
+      network.model,
+      **{
+        key: getattr(experiment.model, key)
+        for key in ('dtype', 'param_dtype', 'remat', 'scan')
+      },
+    ),
+    path=path,
+    solver=experiment.sample.make_solver(path),
+    times=tuple(experiment.sample.grid(path).tolist()),
+    batch_size=experiment.train.batch_size,
+    moments=config.moments,
+  )
+  _check_blocks(distillation)
+  return Plan(teacher, network, start, distillation, mesh, source, latents)
+
+
+def distill(experiment: Experiment, workdir: epath.Path) -> bool:
+  """Makes a student, until the end or until asked to stop; see `loop.train`."""
+  plan = check(experiment, workdir)
+  config, mesh = experiment.distill, plan.mesh
+  schedule, rules = _rules(experiment)
+  teacher, about = plan.teacher.load(plan.network, mesh)
+  _remember(workdir, config.teacher, about, model.fingerprint(teacher))
+  normalisation = None
+  if plan.source is not None:
+    normalisation = normalisation_of(plan.source, experiment.data)
+  distillation = plan.distillation
+  if config.regulariser == 'mean_variance' and not config.moments:
+    moments = measured(plan.source, normalisation)
+    logging.info(
+      'Latents have mean %.4g and standard deviation %.4g.', *moments
+    )
+    distillation = dataclasses.replace(distillation, moments=moments)
+  abstract = step_lib.abstract(
+    distillation, rules, mesh, zero1=experiment.mesh.zero1
+  )
+
+  def fresh():
+    student, _ = plan.start.load(plan.start.open(()), mesh)
+    _, student = step_lib.without_taps(experiment.model, student)
+    make = jax.jit(
+      step_lib.fresh,
+      static_argnums=(0, 1),
+      out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+    return make(distillation, rules, student, teacher, experiment.seed)
+
+  task = loop.Task(
+    abstract,
+    fresh,
+    step_lib.make_distill_step(
+      distillation,
+      rules,
+      abstract,
+      teacher,
+      *([normalisation] if normalisation else []),
+    ),
+    lambda n: schedule(n // config.period),
+    plan.source if config.adversarial else None,
+    plan.latents,
+    2 * distillation.passes() * experiment.model.pass_multiply_adds,
+  )
+  return loop.run(experiment, workdir, mesh, task)
+
+
+def measured(source: Any, normalisation: Any) -> tuple[float, float]:
+  """Mean and standard deviation within latents of data, normalised."""
+  count = min(len(source), _MEASURED)
+  sums = []
+  for begin in range(0, count, 64):
+    records = [source[i] for i in range(begin, min(begin + 64, count))]
+    batch = {
+      name: np.stack([np.asarray(r[name]) for r in records])
+      for name in ('moments', 'image')
+      if name in records[0]
+    }
+    if 'moments' in batch:
+      batch['moments'] = batch['moments'][:, 0]
+    elif 'pixels' in records[0]:
+      batch['image'] = np.stack([r['pixels'][0] for r in records])
+    x, _ = latents_of(batch, normalisation, jax.random.key(begin))
+    sums.append(np.asarray([x.mean((1, 2, 3)), x.var((1, 2, 3))]))
+  mean, variance = np.concatenate(sums, axis=1).mean(1)
+  return float(mean), float(variance**0.5)
+
+
+def _rules(experiment: Experiment) -> tuple[Any, step_lib.Rules]:
+  """Learning rate of the student by update, and both optimisers."""
+  settings, period = experiment.train, experiment.distill.period
+
+  def make(config):
+    schedule = make_schedule(
+      config,
+      batch_size=settings.batch_size * period,
+      total_images=settings.images,
+    )
+    return schedule, make_optimizer(config, schedule)
+
+  schedule, student = make(experiment.optimizer)
+  fake_config = dataclasses.replace(
+    experiment.optimizer,
+    lr=experiment.distill.fake_lr or experiment.optimizer.lr,
+    weight_decay=0.0,
+    schedule='constant',
+    warmup_images=0,
+  )
+  _, fake = make(fake_config)
+  return schedule, step_lib.Rules(student, fake, experiment.ema)
+
+
+def _needs_data(config: DistillConfig) -> bool:
+  """Whether real latents are used."""
+  measures = config.regulariser == 'mean_variance' and not config.moments
+  return config.adversarial or (config.method == 'dmd' and measures)
+
+
+def _check_teacher(
+  experiment: Experiment, teacher: Experiment, place: str
+) -> None:
+  """Raises InputError where a teacher is not for the student's task."""
+  for name in ('latent_shape', 'num_classes', 'convention'):
+    theirs, ours = (getattr(e.model, name) for e in (teacher, experiment))
+    if theirs != ours:
+      raise InputError(
+        f'the teacher {place} has {name} {theirs}, the student {ours}; set '
+        'the section model of the config as the teacher has it.'
+      )
+  theirs, ours = (e.objective.path for e in (teacher, experiment))
+  if theirs != ours:
+    raise InputError(
+      f'the teacher {place} is of path {theirs}, the student of {ours}; set '
+      'objective.path.'
+    )
+
+
+def _check_grid(experiment: Experiment) -> None:
+  """Raises InputError for a grid that the student cannot be trained on."""
+  config, sampling = experiment.distill, experiment.sample
+  path = path_named(experiment.objective.path)
+  grid = sampling.grid(path)
+  steps = len(grid) - 1
+  if steps > MAX_STEPS:
+    raise InputError(
+      f"the student's grid has {steps} steps, expected 1 to {MAX_STEPS}; "
+      'lower sample.steps.'
+    )
+  solver = sampling.make_solver(path)
+  if type(solver) not in (Euler, Renoise):
+    raise InputError(
+      f'sample.solver is {sampling.solver}, but a student walks with renoise '
+      '(DMD) or euler (SD3.5-Flash); set it.'
+    )
+  if config.method == 'dmd' and config.query != 'renoise':
+    if steps < 2:
+      raise InputError(
+        f'distill.query {config.query} asks at times between the ends of the '
+        "student's grid, and one step has none; set sample.steps to 2 or more, "
+        'or distill.query=renoise.'
+      )
+    if config.query == 'trajectory' and type(solver) is not Euler:
+      raise InputError(
+        'distill.query trajectory is for a student that walks with '
+        f'sample.solver=euler, not {sampling.solver}.'
+      )
+  if config.branch and not len(trained_steps(config.branch, grid)):
+    raise InputError(
+      f'distill.branch {config.branch} has no step of the grid '
+      f'{", ".join(f"{t:.3g}" for t in grid)}; leave it out.'
+    )
+
+
+def _check_blocks(distillation: Distillation) -> None:
+  for block in distillation.blocks:
+    if not 1 <= block <= distillation.teacher.depth:
+      raise InputError(
+        f'distill.discriminator_blocks has {block}, expected 1 to '
+        f'{distillation.teacher.depth}.'
+      )
+
+
+def _remember(
+  workdir: epath.Path, place: str, about: dict[str, Any], sha256: str
+) -> None:
+  """Writes whose student it is; InputError where it was another's."""
+  path = workdir / TEACHER
+  known = load_about(workdir, TEACHER)
+  if known and known.get('sha256') != sha256:
+    raise InputError(
+      f'{workdir} is a student of {known.get("place")} with other weights '
+      f'than those of {place}; give the same teacher, or a new workdir.'
+    )
+  if jax.process_index() == 0:
+    writer.write_json(path, {'place': place, 'sha256': sha256, **about})

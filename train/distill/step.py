@@ -1,0 +1,248 @@
+"""Steps of a distillation: the fake denoiser, and at times the student.
+
+With a period of P, step n = 0, 1, ... updates the fake denoiser, and after it,
+where P divides n + 1, the student: two programs, of which the host knows by n
+which one comes. Nothing is between them but the state, so a run that stops in
+the middle of a period goes on there.
+
+The teacher is an argument, never part of the state: nothing can change it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from dit import latents, model
+from dit.config import DiTConfig
+from dit.sharding import tree_shardings
+from train import ema
+from train.distill import discriminator, lora
+from train.distill.objective import Distillation
+from train.state import TrainState
+from train.step import Metrics, latents_of
+
+_NO_LATENTS = latents.Normalisation()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DistillState(TrainState):
+  """The student's, as of a training run, and the fake denoiser's.
+
+  Attributes:
+    fake: 'network', whole or its low-rank changes, and 'heads', those of the
+      discriminator; {} where there is none.
+    fake_opt_state: of their optimiser.
+  """
+
+  fake: Any
+  fake_opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """The optimisers of student and fake denoiser, and the student's average."""
+
+  student: optax.GradientTransformation
+  fake: optax.GradientTransformation
+  ema: ema.EMAConfig
+
+
+def without_taps(
+  config: DiTConfig, params: model.Params
+) -> tuple[DiTConfig, model.Params]:
+  """A network without its intermediate heads."""
+  params = {name: tree for name, tree in params.items() if name != 'tap_heads'}
+  return dataclasses.replace(config, taps=()), params
+
+
+def fresh(
+  distillation: Distillation,
+  rules: Rules,
+  student: model.Params,
+  teacher: model.Params,
+  seed: int,
+) -> DistillState:
+  """The state before the first step.
+
+  Args:
+    distillation: what is made.
+    rules: of the updates.
+    student: parameters that it starts with.
+    teacher: parameters, with which the fake denoiser starts.
+    seed: of what is random in the fake denoiser.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # of no step
+  fake, config = {}, distillation.config
+  if config.matches or config.adversarial:
+    if config.fake == 'lora':
+      network = lora.init(distillation.fake_config, config.lora_rank, key)
+    else:
+      network = _copy(without_taps(distillation.teacher, teacher)[1])
+    fake['network'] = network
+  if config.adversarial:
+    fake['heads'] = _heads(distillation, key)
+  params = _copy(student)
+  return DistillState(
+    step=jnp.int32(0),
+    bad_steps=jnp.int32(0),
+    params=params,
+    ema=jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params),
+    power=(),
+    opt_state=rules.student.init(params),
+    fake=fake,
+    fake_opt_state=rules.fake.init(fake),
+  )
+
+
+def abstract(
+  distillation: Distillation, rules: Rules, mesh: Mesh, *, zero1: bool = False
+) -> DistillState:
+  """Shapes, dtypes and shardings of the state; allocates nothing."""
+  shapes = jax.eval_shape(
+    functools.partial(fresh, distillation, rules, seed=0),
+    model.shapes(distillation.student),
+    model.shapes(distillation.teacher),
+  )
+  shardings = dataclasses.replace(
+    tree_shardings(shapes, mesh, zero1=zero1),
+    params=tree_shardings(shapes.params, mesh),
+    fake=tree_shardings(shapes.fake, mesh),
+  )
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+
+
+def make_distill_step(
+  distillation: Distillation,
+  rules: Rules,
+  abstract_state: DistillState,
+  teacher: model.Params,
+  normalisation: latents.Normalisation = _NO_LATENTS,
+) -> Callable[..., tuple[DistillState, Metrics]]:
+  """Builds the step.
+
+  Args:
+    distillation: what is made.
+    rules: of the updates.
+    abstract_state: fixes where the new state lives.
+    teacher: parameters, placed on the mesh.
+    normalisation: of the latents, where records are moments.
+
+  Returns:
+    A function of (n, state, batch, key) to (state, metrics), n being the number
+    of the step, from 0, and equal to `state.step`.
+  """
+  config = distillation.config
+
+  def fake_update(state, teacher, batch, key):
+    label_key, data_key, reset_key, key = jax.random.split(key, 4)
+    label, real = distillation.draw_labels(label_key), None
+    heads = state.fake.get('heads')
+    if config.adversarial:
+      real, _ = latents_of(batch, normalisation, data_key)
+      label = batch['label']
+      heads = discriminator.reset(
+        heads,
+        _heads(distillation, reset_key),
+        data_key,
+        config.discriminator_reset,
+      )
+      state = dataclasses.replace(state, fake={**state.fake, 'heads': heads})
+    (loss, metrics), grads = jax.value_and_grad(
+      distillation.fake_loss, has_aux=True
+    )(state.fake, state.params, teacher, label, real, key)
+    updates, opt_state = rules.fake.update(
+      grads, state.fake_opt_state, state.fake
+    )
+    metrics['distill/fake_grad_norm'] = norm = optax.tree.norm(grads)
+    state = dataclasses.replace(
+      state,
+      fake=optax.apply_updates(state.fake, updates),
+      fake_opt_state=opt_state,
+    )
+    return state, loss, norm, metrics
+
+  def student_update(state, teacher, key):
+    label_key, key = jax.random.split(key)
+    label = distillation.draw_labels(label_key)
+    (loss, metrics), grads = jax.value_and_grad(
+      distillation.student_loss, has_aux=True
+    )(state.params, state.fake, teacher, label, key)
+    updates, opt_state = rules.student.update(
+      grads, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    norm = optax.tree.norm(grads)
+    metrics |= {
+      'loss/student': loss,
+      'grad_norm': norm,
+      'update_norm': optax.tree.norm(updates),
+      'param_norm': optax.tree.norm(params),
+    }
+    updated = state.step // config.period  # updates before this one
+    state = dataclasses.replace(
+      state,
+      params=params,
+      ema=ema.update(rules.ema, state.ema, params, updated),
+      opt_state=opt_state,
+    )
+    return state, loss, norm, metrics
+
+  def step(due, state, teacher, batch, key):
+    key = jax.random.fold_in(key, state.step)
+    fake_key, student_key = jax.random.split(key)
+    new, metrics, checked = state, {}, []
+    if state.fake:
+      new, *sizes, more = fake_update(new, teacher, batch, fake_key)
+      metrics |= more
+      checked += sizes
+    if due:
+      new, *sizes, more = student_update(new, teacher, student_key)
+      metrics |= more
+      checked += sizes
+    ok = jnp.isfinite(jnp.stack(checked)).all()
+    new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state)
+    new = dataclasses.replace(
+      new,
+      step=state.step + 1,
+      bad_steps=jnp.where(ok, 0, state.bad_steps + 1),
+    )
+    return new, {'loss': checked[0], **metrics, 'bad_steps': new.bad_steps}
+
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+  programs = {
+    due: jax.jit(
+      functools.partial(step, due),
+      donate_argnums=0,
+      out_shardings=(shardings, None),
+    )
+    for due in (False, True)
+  }
+
+  def run(n, state, batch, key):
+    due = (n + 1) % config.period == 0
+    return programs[due](state, teacher, batch, key)
+
+  return run
+
+
+def _heads(distillation: Distillation, key: jax.Array) -> model.Params:
+  count = len(distillation.blocks)
+  return discriminator.init(distillation.teacher, count, key)
+
+
+def _copy(params: model.Params) -> model.Params:
+  """Arrays of their own, since a step donates them."""
+  return jax.tree.map(lambda p: jnp.array(p, copy=True), params)
