@@ -1,0 +1,292 @@
+"""Steps of a distillation: what changes, what does not, on any mesh."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from students import TEACHER, make_distillation
+
+from dit import model
+from dit.sharding import MeshConfig, make_mesh, tree_shardings
+from dit.types import InputError
+from sample import sampler
+from sample.solvers import Euler, Evaluation
+from train.checkpoint import CheckpointConfig, Checkpointer
+from train.distill import discriminator, lora, step
+from train.ema import EMAConfig
+from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
+
+KEY = jax.random.key(0)
+GAN = {'gan_weight': 0.1, 'discriminator_reset': 0.5}
+FLASH = {'query': 'trajectory', 'solver': 'euler', 'guidance': 'ig:1.3,cfg:1.5'}
+FORMS = {
+  'hybrid': {'guidance': 'cfg:1.5'},
+  'lora': {'guidance': 'cfg:1.5', 'fake': 'lora', 'lora_rank': 4},
+  'flash': {**FLASH, **GAN, 'trajectory_weight': 0.5, 'substeps': 2},
+}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quickly(quick_compilation):
+  """Programs here run a few steps."""
+
+
+def make_rules(lr=1e-2):
+  config = OptimizerConfig(
+    lr=lr, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
+    warmup_images=0, schedule='constant', end_fraction=1.0,
+  )  # fmt: skip
+  schedule = make_schedule(config, batch_size=8, total_images=800)
+  rule = make_optimizer(config, schedule)
+  return step.Rules(rule, rule, EMAConfig(decay=0.5, ramp=False))
+
+
+def started(teacher, student, sizes=(1, 1, 1), **given):
+  """A fresh state, its step and its batches, on a mesh of so many devices."""
+  distillation, rules = make_distillation(**given), make_rules()
+  mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+  teacher, student = (
+    jax.device_put(tree, tree_shardings(tree, mesh))
+    for tree in (teacher, student)
+  )
+  abstract = step.abstract(distillation, rules, mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  make = jax.jit(
+    functools.partial(step.fresh, distillation, rules, seed=0),
+    out_shardings=shardings,
+  )
+  advance = step.make_distill_step(distillation, rules, abstract, teacher)
+
+  def batch(n):
+    if not distillation.config.adversarial:
+      return {}
+    rng = np.random.default_rng(n)
+    image = rng.integers(0, 256, (8, 4, 4, 2)).astype(np.uint8)
+    return {'image': image, 'label': np.arange(8, dtype=np.int32) % 3}
+
+  def run(state, steps):
+    """States and metrics after each of the steps; the state is not lost."""
+    state = jax.tree.map(jnp.copy, state)
+    rows = []
+    with jax.set_mesh(mesh):
+      for _ in range(steps):
+        n = int(state.step)
+        state, metrics = advance(n, state, batch(n), KEY)
+        rows.append(jax.device_get(metrics))
+    return state, rows
+
+  with jax.set_mesh(mesh):
+    return make(student, teacher), run, abstract
+
+
+@pytest.fixture(scope='module', params=FORMS)
+def form(request, teacher, student):
+  """A form of distillation, started, with a period of 3."""
+  given = {**FORMS[request.param], 'fake_updates': 3}
+  return request.param, given, *started(teacher, student, **given)
+
+
+def same(a, b):
+  leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return all((np.asarray(x) == np.asarray(y)).all() for x, y in leaves)
+
+
+def test_a_fake_update_changes_the_fake_alone(form):
+  _, _, state, run, _ = form
+  after, (row,) = run(state, 1)
+  for name in ('params', 'ema', 'opt_state', 'power'):
+    assert same(getattr(after, name), getattr(state, name)), name
+  assert not same(after.fake['network'], state.fake['network'])
+  assert after.step == 1
+  assert 'loss/student' not in row
+
+
+def test_the_student_is_updated_once_in_a_period(form):
+  name, _, state, run, _ = form
+  after, rows = run(state, 6)
+  assert ['loss/student' in row for row in rows] == 2 * [False, False, True]
+  assert not same(after.params, state.params)
+  assert not same(after.ema, state.ema)
+  assert not same(after.ema, after.params)
+  for row in rows:
+    assert all(np.isfinite(value) for value in row.values())
+  shown = {
+    'distill/dm',
+    'distill/ca',
+    'distill/ca_to_dm',
+    'distill/student_std',
+  }
+  assert shown | {'distill/cosine_fake_real', 'loss/fake'} <= rows[-1].keys()
+  if name == 'flash':
+    assert {'loss/gan', 'loss/trajectory', 'loss/discriminator'} <= set(rows[2])
+
+
+def test_a_student_update_leaves_the_fake_to_its_own(form, teacher, student):
+  """After the third step the fake is what a fake update alone makes of it."""
+  _, given, state, run, _ = form
+  second, _ = run(state, 2)
+  _, run_never, _ = started(teacher, student, **{**given, 'fake_updates': 100})
+  (with_student, _), (alone, _) = run(second, 1), run_never(second, 1)
+  for a, b in zip(
+    jax.tree.leaves(with_student.fake), jax.tree.leaves(alone.fake), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  assert same(alone.params, second.params)
+  assert not same(with_student.params, second.params)
+
+
+def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
+  """Saved after the fourth step of periods of three: bit for bit the same."""
+  _, _, state, run, abstract = form
+  fourth, _ = run(state, 4)
+  with Checkpointer(tmp_path, CheckpointConfig(1, 1)) as checkpointer:
+    checkpointer.save(fourth, 4)
+    checkpointer.wait()
+    restored = checkpointer.restore(abstract)
+  assert same(restored, fourth)
+  assert type(restored) is type(state)
+  (straight, rows), (resumed, again) = run(state, 7), run(restored, 3)
+  assert same(resumed, straight)
+  for a, b in zip(rows[4:], again, strict=True):
+    assert a.keys() == b.keys()
+    assert all(a[name] == b[name] for name in a)
+
+
+@pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2)])
+def test_every_mesh_distils_as_one_device(form, teacher, student, sizes):
+  _, given, state, run, _ = form
+  spread, run_spread, _ = started(teacher, student, sizes, **given)
+  (_, ours), (_, alone) = run_spread(spread, 4), run(state, 4)
+  for a, b in zip(ours, alone, strict=True):
+    for name in a:
+      np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-5)
+
+
+def test_the_teacher_stays_as_it_is(teacher, student):
+  before = model.fingerprint(teacher)
+  state, run, _ = started(teacher, student, guidance='cfg:2', fake_updates=1)
+  run(state, 3)
+  assert model.fingerprint(teacher) == before
+
+
+def test_without_a_fake_every_step_is_the_students(teacher, student):
+  state, run, _ = started(
+    teacher, student, guidance='cfg:2', regulariser='none', fake_updates=5
+  )
+  assert state.fake == {}
+  after, rows = run(state, 2)
+  assert all('loss/student' in row for row in rows)
+  assert not same(after.params, state.params)
+
+
+def test_a_step_that_is_not_finite_changes_nothing(teacher, student):
+  broken = {**teacher, 'position': teacher['position'] * np.nan}
+  state, run, _ = started(broken, student, guidance='cfg:2', fake_updates=2)
+  after, rows = run(state, 2)
+  assert [int(row['bad_steps']) for row in rows] == [0, 1]
+  first, _ = run(state, 1)
+  assert same(after.fake, first.fake)
+  assert same(after.params, state.params)
+
+
+def test_low_rank_changes_begin_with_the_teacher(teacher):
+  changes = lora.init(TEACHER, 4, KEY)
+  assert same(lora.apply(teacher, changes, 2.0), teacher)
+  moved = jax.tree.map(lambda leaf: leaf + 0.1, changes)
+  kernel = teacher['blocks']['attention']['qkv']['kernel']
+  found = lora.apply(teacher, moved, 2.0)['blocks']['attention']['qkv']
+  change = np.asarray(found['kernel'] - kernel)
+  q, k, v = np.split(change, 3, axis=-1)
+  assert not k.any()
+  for part, change in (('q', q), ('v', v)):
+    down, up = (moved['lora'][part][name] for name in ('down', 'up'))
+    np.testing.assert_allclose(change, 2 * down @ up, rtol=1e-4, atol=1e-5)
+    assert np.linalg.matrix_rank(change[0], tol=1e-4) <= 4
+
+
+def test_heads_are_drawn_anew_as_often_as_asked():
+  old = discriminator.init(TEACHER, 3, KEY)
+  new = discriminator.init(TEACHER, 3, jax.random.key(1))
+  assert same(discriminator.reset(old, new, KEY, 0.0), old)
+  assert same(discriminator.reset(old, new, KEY, 1.0), new)
+  drawn = [
+    discriminator.reset(old, new, jax.random.key(n), 0.25)['fc1']['kernel']
+    for n in range(100)
+  ]
+  fresh = (np.stack(drawn) == new['fc1']['kernel']).all((2, 3))
+  assert 0.15 < fresh.mean() < 0.35
+  assert 0 < fresh.any(1).mean() < 1  # heads are drawn one by one
+
+
+def test_discriminator_learns_to_tell(teacher):
+  """On fixed states of two kinds its heads come apart."""
+  heads = discriminator.init(TEACHER, 2, KEY)
+  states = [jax.random.normal(jax.random.key(n), (8, 4, 16)) for n in (1, 2)]
+  states[1] = states[1] + jnp.arange(16) / 4
+  real, generated = ([state, state] for state in states)
+
+  def loss(heads):
+    on_real = discriminator.logits(heads, real)
+    on_generated = discriminator.logits(heads, generated)
+    return (jax.nn.softplus(-on_real) + jax.nn.softplus(on_generated)).mean()
+
+  for _ in range(30):
+    grads = jax.grad(loss)(heads)
+    heads = jax.tree.map(lambda p, g: p - 0.3 * g, heads, grads)
+  assert loss(heads) < 0.4
+  assert discriminator.logits(heads, real).shape == (2, 8)
+  assert discriminator.default_blocks(12) == (4, 8, 12)
+  assert discriminator.default_blocks(1) == (1,)
+
+
+def test_a_walk_is_what_the_sampler_does(student):
+  """Euler from the same noise, by the sampler's own integration."""
+  distillation = make_distillation(solver='euler')
+  denoiser = model.bind(distillation.student, student)
+  label = jnp.arange(8) % 3
+  walked = distillation.walk(denoiser, label, 4, KEY)
+  start = distillation.noise(jax.random.fold_in(KEY, 5))
+
+  def evaluate(x, t, n, memory):
+    return Evaluation(denoiser(x, jnp.full(8, t), label).velocity)
+
+  expected = sampler.integrate(evaluate, Euler(), start, distillation.grid)
+  np.testing.assert_allclose(walked, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_follows_its_own_trajectory(teacher):
+  """With one substep and no guidance the teacher's loss is 0; else it is not."""
+  network = {key: teacher[key] for key in teacher if key != 'tap_heads'}
+  label = jnp.arange(8) % 3
+
+  def loss(**given):
+    distillation = make_distillation(
+      method='trajectory', solver='euler', **given
+    )
+    return distillation.trajectory_loss(network, teacher, label, KEY)
+
+  assert loss(substeps=1) < 1e-10
+  assert loss(substeps=8) > 1e-5
+  assert loss(substeps=1, guidance='cfg:2') > 1e-5
+
+
+def test_gradient_crosses_one_step_alone(student, teacher):
+  """The walk before the last prediction is data: its parameters are frozen."""
+  distillation = make_distillation(solver='euler', branch='low')
+  label = jnp.arange(8) % 3
+
+  def moved(params):
+    return distillation.visit(params, label, KEY)
+
+  visit, tangents = jax.jvp(moved, (student,), (student,))
+  assert not jnp.any(tangents.z)
+  assert jnp.any(tangents.v)
+  assert visit.k >= 2
+
+
+def test_rollouts_of_bad_grids_are_refused_before():
+  with pytest.raises(InputError, match="method is 'dmdd'"):
+    make_distillation(method='dmdd')
