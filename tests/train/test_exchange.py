@@ -140,8 +140,11 @@ def test_run_to_folder(tmp_path, run, weights):
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {'float32'}
   latents = {'autoencoder': {'name': 'pixels', 'encoder_sha256': None},
              'normalisation': {'mean': [0.0], 'std': [1.0]}}  # fmt: skip
+  sample = dict(workdir.load_config(run)['sample'])
+  del sample['batch_size']
   assert info == {'weights': weights or 'ema', 'source': str(run), 'step': step,
-                  'path': 'linear', 'latents': latents}  # fmt: skip
+                  'path': 'linear', 'latents': latents,
+                  'sample': sample}  # fmt: skip
   assert step == 4
   assert f'weights: {weights or "ema"}, family: none given' in report
 
