@@ -29,7 +29,8 @@ by row, fill its bytes from the lowest bit: of six bits four values in three
 bytes, of four bits two in one; what is left of the last bytes is zero.
 
 qwix's own `quantize` does not serve here: it rounds by the float32 scale and
-narrows that after, which in bfloat16 can be half a step more at 8 bits.
+narrows that after, so that at 8 bits errors reach a whole step, and it does not
+pack six bits.
 """
 
 import re
