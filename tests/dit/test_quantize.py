@@ -1,6 +1,7 @@
 """Quantised weights: packed exactly, near enough, small, and never mistaken."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -19,6 +20,14 @@ from dit.weights import load_config, load_folder, save_folder, scheme_of
 
 QKV = 'blocks/attention/qkv/kernel'
 B_SIZE = {'int8': 0.30, 'int6': 0.24, 'int4': 0.17}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def traced_once():
+  """Shapes of a network, remembered: to trace it is what takes time here."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(model, 'shapes', functools.cache(model.shapes))
+    yield
 
 
 @pytest.fixture(scope='module')
