@@ -182,7 +182,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.max_bad_steps = 10
   # Parts of a batch that are computed one after the other, for memory.
   config.train.accumulate = 1
-  # Workdir of a run, or folder of weights (not quantised), whose weights a fresh
+  # Workdir of a run, or folder of unquantised weights, whose weights a fresh
   # run starts with; empty: random ones.
   config.train.init_from = ''
 

@@ -17,8 +17,9 @@ largest divisor of `inputs` that is at most 64. Which kernel has how many bits:
   int4     4                6
 
 The modulation (adaLN) is a third of the blocks' kernels: 6 D^2 of 18 D^2. Kept
-in bfloat16 it alone would be 6 * 2 / (18 * 4) = 0.167 of float32, and a network
-of size B 0.34, 0.30 and 0.26; so it is kept one notch finer than the rest.
+in bfloat16 it alone would be 6 * 2 / (18 * 4) = 0.167 of them in float32, and
+SiT-B/2 0.34, 0.30 and 0.26 of its float32 size instead of 0.26, 0.22 and 0.17;
+so it is kept one notch finer than the rest.
 Everything else is small and steers everything: patch, time and label
 embedding, heads with their modulation, norms and biases are bfloat16, the fixed
 tables of positions float32.
