@@ -19,10 +19,9 @@ largest divisor of `inputs` that is at most 64. Which kernel has how many bits:
 The modulation (adaLN) is a third of the blocks' kernels: 6 D^2 of 18 D^2. Kept
 in bfloat16 it alone would be 6 * 2 / (18 * 4) = 0.167 of them in float32, and
 SiT-B/2 0.34, 0.30 and 0.26 of its float32 size instead of 0.26, 0.22 and 0.17;
-so it is kept one notch finer than the rest.
-Everything else is small and steers everything: patch, time and label
-embedding, heads with their modulation, norms and biases are bfloat16, the fixed
-tables of positions float32.
+so it is kept one notch finer than the rest. Everything else is small and steers
+everything: patch, time and label embedding, heads with their modulation, norms
+and biases are bfloat16, the fixed tables of positions float32.
 
 In the file an array `NAME` of these is `NAME.packed`, (L, bytes) uint8, and
 `NAME.scale`, (L, groups, outputs) bfloat16. A layer's values q + 2^(b-1), row
@@ -30,8 +29,8 @@ by row, fill its bytes from the lowest bit: of six bits four values in three
 bytes, of four bits two in one; what is left of the last bytes is zero.
 
 qwix's own `quantize` does not serve here: it rounds by the float32 scale and
-narrows that after, so that at 8 bits errors reach a whole step, and it does not
-pack six bits.
+narrows that after, so that at 8 bits errors reach 0.99 of a step, and it does
+not pack six bits.
 """
 
 import re

@@ -151,6 +151,13 @@ def test_samplers_that_are_none(tmp_path, section, message):
   assert message in str(caught.value) and '\n' not in str(caught.value)
 
 
+def test_a_sampler_may_be_told_in_part(tmp_path):
+  save(tmp_path / 'net', 3, family='dit', sample={'steps': 7, 'shift': 2})
+  sampling = source_of(tmp_path).open(['sample.solver=heun']).sample
+  assert (sampling.steps, sampling.shift) == (7, 2)
+  assert (sampling.solver, sampling.respacing) == ('heun', '250')
+
+
 def test_an_autoencoder_decodes(tmp_path):
   shared = reference.PLACES[1].parent / 'weights' / 'taef2'
   if not shared.exists():

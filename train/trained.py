@@ -249,7 +249,7 @@ def _sampler_of(
   where = f'{folder}/config.json'
   if not isinstance(section, dict):
     raise InputError(f'{where} has a "sample" that is no section.')
-  known = defaults.keys() - {OF_MACHINE}
+  known = [key for key in defaults if key != OF_MACHINE]
   for key, value in section.items():
     if key not in known:
       raise InputError(
