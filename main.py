@@ -11,6 +11,7 @@
   python main.py reference --images=photos --extractor=inception:FILE --to=r.npz
   python main.py train-features --config=configs/cifar10.py --to=features
   python main.py convert --from=runs/digits --to=digits-ema
+  python main.py convert --from=runs/digits --to=digits-int8 --quantize=int8
   python main.py sample  --folder=digits-ema --config.sample.steps=50
 
 Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
@@ -164,6 +165,7 @@ def _convert(args: argparse.Namespace) -> None:
     taps=args.taps,
     null_label=False if args.no_null_label else None,
     weights=args.weights,
+    quantize=args.quantize,
   )
   print(report)
 

@@ -182,8 +182,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.max_bad_steps = 10
   # Parts of a batch that are computed one after the other, for memory.
   config.train.accumulate = 1
-  # Workdir of a run, or folder of weights, whose weights a fresh run starts
-  # with; empty: random ones.
+  # Workdir of a run, or folder of unquantised weights, whose weights a fresh
+  # run starts with; empty: random ones.
   config.train.init_from = ''
 
   config.mesh = ml_collections.ConfigDict()

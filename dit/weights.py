@@ -1,14 +1,18 @@
 """A network as a folder: what it is, and its weights.
 
-  config.json         {"format": 1, "model": DiTConfig, "weights": "ema", ...}
+  config.json         {"format": 1, "model": DiTConfig, "weights": "ema", ...,
+                       "sha256": of the other file}
   model.safetensors   arrays by their path: blocks/mlp/fc1/kernel
 
+Quantised weights (`dit.quantize`) say so: "quantized": {"scheme": "int8"}.
+
 What is written appears whole or not at all, and replaces nothing. What is read
-is checked, every name, shape and type, before it is used.
+is checked, every name, shape and type, and the hash, before it is used.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -22,7 +26,7 @@ from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from dit import model
+from dit import model, quantize
 from dit.config import DiTConfig, nearest
 from dit.convert import flatten, unflatten
 from dit.published import local, read_safetensors, reason
@@ -37,6 +41,7 @@ def save_folder(
   params: model.Params,
   *,
   info: Mapping[str, Any],
+  scheme: str | None = None,
 ) -> None:
   """Writes a network.
 
@@ -45,6 +50,7 @@ def save_folder(
     config: the network.
     params: nested dictionaries of arrays.
     info: for config.json, beside the network: 'weights', 'source', ...
+    scheme: to quantise by, one of `quantize.SCHEMES`; None: weights as given.
 
   Raises:
     InputError: if the folder holds files or cannot be written, or the
@@ -54,9 +60,14 @@ def save_folder(
   arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
   _check_arrays(folder, arrays, config)
   about = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
+  about.pop('quantized', None)  # of what the weights were read from
+  if scheme is not None:
+    arrays = quantize.quantize(arrays, scheme)
+    about['quantized'] = {'scheme': scheme}
   with _appears(folder) as partial:
     partial.mkdir()
     _write(partial / 'model.safetensors', arrays, {})
+    about['sha256'] = _sha256(partial / 'model.safetensors')
     text = json.dumps(about, indent=2) + '\n'
     (partial / 'config.json').write_text(text)
 
@@ -70,8 +81,8 @@ def load_folder(
     folder: with config.json and model.safetensors.
 
   Returns:
-    The network, its parameters as nested dictionaries of numpy arrays, and
-    the `info` that they were saved with.
+    The network, its parameters as nested dictionaries of numpy arrays,
+    quantised ones as float32, and the `info` that they were saved with.
 
   Raises:
     InputError: for a folder that is damaged or of another kind, naming what.
@@ -83,9 +94,23 @@ def load_folder(
     raise InputError(
       f'{folder} is no folder of weights: it holds no model.safetensors.'
     )
-  arrays = read_safetensors(path)
-  _check_arrays(path, arrays, config)
+  arrays, scheme = read_safetensors(path), scheme_of(info)
+  _check_arrays(path, arrays, config, scheme)
+  # Folders of earlier versions have no hash.
+  if 'sha256' in info and info.pop('sha256') != _sha256(path):
+    raise InputError(
+      f'{path} is not the file that {folder / "config.json"} was written with: '
+      'its SHA-256 is another; copy or convert both again.'
+    )
+  if scheme is not None:
+    leaves = flatten(model.shapes(config))
+    arrays = quantize.dequantize(arrays, leaves, scheme)
   return config, unflatten(arrays), info
+
+
+def scheme_of(info: Mapping[str, Any]) -> str | None:
+  """The scheme of a folder's weights, by its `info`; None: unquantised."""
+  return info['quantized']['scheme'] if 'quantized' in info else None
 
 
 def save_tensors(
@@ -150,6 +175,13 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
     raise InputError(
       f'{path} has no "format": {FORMAT}; is it a run, or of another version?'
     )
+  quantized = about.get('quantized')
+  known = [{'scheme': scheme} for scheme in quantize.SCHEMES]
+  if 'quantized' in about and quantized not in known:
+    raise InputError(
+      f'{path} has quantized = {json.dumps(quantized)[:100]}, expected one of '
+      f'{", ".join(map(json.dumps, known))}; is it of a newer version?'
+    )
   values = about.pop('model', None)
   if not isinstance(values, dict):
     raise InputError(f'{path} is damaged: it has no section "model".')
@@ -185,35 +217,54 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _check_arrays(
-  where: pathlib.Path, arrays: Mapping[str, np.ndarray], config: DiTConfig
+  where: pathlib.Path,
+  arrays: Mapping[str, np.ndarray],
+  config: DiTConfig,
+  scheme: str | None = None,
 ) -> None:
-  """InputError unless the arrays are the parameters of the network."""
+  """InputError unless the arrays are those of the network and the scheme."""
   # First, since the tables of a network of a wrong size can fill the memory.
   if config.num_tokens * config.width > sum(a.size for a in arrays.values()):
     raise InputError(
       f'{where} has fewer values than a network of size {config.size}, patch '
       f'{config.patch} and width {config.width}.'
     )
-  shapes = flatten(model.shapes(config))
+  leaves = expected = flatten(model.shapes(config))
+  found = quantize.scheme_of(arrays, leaves)
+  if found != scheme and (None in (found, scheme) or found != 'packed'):
+    raise InputError(
+      f'{where} holds {found or "unquantised"} weights, but its config.json '
+      f'describes {scheme or "unquantised"} ones; take both files of one '
+      'folder.'
+    )
+  if scheme is not None:
+    expected = quantize.stored(leaves, scheme)
   for problem, names in (
-    ('lacks', shapes.keys() - arrays.keys()),
-    ('has unknown', arrays.keys() - shapes.keys()),
+    ('lacks', expected.keys() - arrays.keys()),
+    ('has unknown', arrays.keys() - expected.keys()),
   ):
     if names:
       raise InputError(
         f'{where} {problem} {", ".join(sorted(names)[:5])} ({len(names)} in '
         'all), by the network that its config.json describes.'
       )
-  for name, leaf in shapes.items():
+  for name, leaf in expected.items():
     array = arrays[name]
     if array.shape != leaf.shape:
       raise InputError(
         f'{where} has {name} of shape {array.shape}, expected {leaf.shape}.'
       )
-    if array.dtype not in (leaf.dtype, np.float32):  # an EMA is float32
+    # An EMA is float32.
+    allowed = (leaf.dtype,) if scheme else (leaf.dtype, np.float32)
+    if array.dtype not in allowed:
       raise InputError(
         f'{where} has {name} of type {array.dtype}, expected {leaf.dtype}.'
       )
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _write(
@@ -227,7 +278,7 @@ def _write(
   path.touch()
   mode = path.stat().st_mode  # as the umask says; the library's is 0600
   try:
-    save_file(dense, path, dict(metadata))
+    save_file(dense, path, dict(metadata) or None)
     path.chmod(mode)
   except SafetensorError as error:
     raise InputError(f'these weights cannot be saved ({error}).') from error

@@ -84,6 +84,7 @@ def test_help_has_an_example_of_each_pair():
     '--from=sit --to=sit.safetensors',
     '--from=runs/digits --to=digits',
     '--weights=raw',
+    '--to=digits-int8 --quantize=int8',
     'requirements-torch.txt',
     'requirements-hub.txt',
     'ig_lightningdit',
@@ -107,7 +108,7 @@ def test_every_example_is_understood(monkeypatch):
   ]
   for argv in examples:
     assert run(*argv).status == 0
-  assert len(asked) == len(examples) == 8
+  assert len(asked) == len(examples) == 9
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,11 @@ def test_every_example_is_understood(monkeypatch):
     (['--from=a', '--to=b', '--workdir=c'], ['--workdir']),
     (['--from=a', '--to=b', '--config.seed=3'], ['reads no config', 'seed=3']),
     (['--from=a', '--to=b', '--family=ig_sti'], ["Did you mean 'ig_sit'"]),
+    (['--from=a', '--to=b', '--quantize=int7'], ['int7', "mean 'int"]),
+    (
+      ['--from=a', '--to=b.safetensors', '--quantize=int8'],
+      ['b.safetensors', 'folder of weights'],
+    ),
     (['--from=no-such-file', '--to=b'], ['no-such-file is not there']),
     (['--from=a', '--to=b.pt'], ['b.pt', 'pickle', '.safetensors']),
   ],

@@ -1,5 +1,6 @@
 """`sample --folder`: images from weights without a run."""
 
+import dataclasses
 import functools
 import json
 
@@ -10,10 +11,11 @@ import reference
 from commands import run
 from PIL import Image
 
-from dit import autoencoder, convert, model, weights
+from dit import autoencoder, convert, model, quantize, weights
 from dit.config import DiTConfig
 from dit.types import InputError
-from train import trained
+from train import trained, workdir
+from train.experiment import build
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 SIZES = {'size': 4, 'num_classes': 5, 'patch': 2, 'depth': 2, 'width': 16,
@@ -61,6 +63,99 @@ def test_a_run_and_its_folder_give_the_same_images(shared_run, tmp_path):
   for key in ('weights_sha256', 'weights', 'step', 'path', 'model', 'sampling'):
     assert ours[key] == theirs[key], key
   assert theirs['folder'] == str(folder)
+
+
+def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
+  """Unless told otherwise; quantised or not."""
+  work, wide, small = shared_run / 'run', tmp_path / 'wide', tmp_path / 'small'
+  assert run('convert', f'--from={work}', f'--to={wide}').status == 0
+  result = run('convert', f'--from={wide}', f'--to={small}', '--quantize=int8')
+  assert result.status == 0, result.err
+  size = (small / 'model.safetensors').stat().st_size
+  assert f', int8: {size:,} bytes, 0.' in result.out
+  assert size < (wide / 'model.safetensors').stat().st_size / 2
+  ours = trained.Source(str(work), is_run=True).open(())
+  for folder in (wide, small):
+    theirs = trained.Source(str(folder), is_run=False).open(())
+    assert theirs.sample.batch_size != ours.sample.batch_size  # of the machine
+    expected = dataclasses.replace(ours.sample, batch_size=64)
+    assert theirs.sample == expected and theirs.sample.steps == 3
+
+  settings = ['--num=16', '--config.sample.batch_size=16']
+  for name, source in (('a', f'--workdir={work}'), ('b', f'--folder={small}')):
+    result = run('sample', source, f'--out={tmp_path / name}', *settings)
+    assert result.status == 0, result.err
+  ours, theirs = (sampled(tmp_path / name).astype(int) for name in 'ab')
+  assert 0 < abs(ours - theirs).mean() < 3
+  protocol = json.loads((tmp_path / 'b' / 'samples.json').read_text())
+  assert protocol['quantized'] == {'scheme': 'int8'}
+  assert protocol['sampling']['steps'] == 3
+
+  # What a quantised folder is not for.
+  for target, argv in (
+    ('x', []), ('x', ['--quantize=int4']), ('x.safetensors', []),
+  ):  # fmt: skip
+    result = run('convert', f'--from={small}', f'--to={tmp_path}/{target}',
+                 *argv)  # fmt: skip
+    assert result.status == 2 and 'holds int8 weights' in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not (tmp_path / target).exists()
+  experiment = build(workdir.load_config(work))
+  for folder in (wide, small):
+    start = dataclasses.replace(
+      experiment,
+      train=dataclasses.replace(experiment.train, init_from=str(folder)),
+    )
+    if folder == wide:
+      trained.check_start(start)
+    else:
+      with pytest.raises(InputError, match='needs unquantised ones'):
+        trained.check_start(start)
+
+
+def test_quantised_weights_in_a_folder_that_does_not_say_so(tmp_path):
+  save(tmp_path / 'net', 3)
+  config, params, _ = weights.load_folder(tmp_path / 'net')
+  for scheme in quantize.SCHEMES:
+    folder = tmp_path / scheme
+    weights.save_folder(folder, config, params, info={}, scheme=scheme)
+    (folder / 'config.json').write_bytes(
+      (tmp_path / 'net' / 'config.json').read_bytes()
+    )
+    result = run('sample', f'--folder={folder}', *QUICK)
+    assert result.status == 2 and f'holds {scheme} weights' in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ('section', 'message'),
+  [
+    ([1], 'no section'),
+    ({'stepz': 3}, 'unknown key "sample.stepz"'),
+    ({'batch_size': 3}, 'unknown key "sample.batch_size"'),
+    ({'a\nb': 3}, 'unknown key "sample.a'),
+    ({'steps': '3'}, 'sample.steps = "3", expected int'),
+    ({'steps': True}, 'sample.steps = true, expected int'),
+    ({'steps': 3.0}, 'sample.steps = 3.0, expected int'),
+    ({'steps': 10**12}, 'expected int up to'),
+    ({'steps': -1}, 'steps'),
+    ({'shift': float('nan')}, 'sample.shift = NaN, expected float'),
+    ({'solver': None}, 'sample.solver = null, expected str'),
+    ({'solver': 'eular'}, "'euler'"),
+  ],
+)
+def test_samplers_that_are_none(tmp_path, section, message):
+  save(tmp_path / 'net', 3, sample=section)
+  with pytest.raises(InputError) as caught:
+    source_of(tmp_path).open(())
+  assert message in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_sampler_may_be_told_in_part(tmp_path):
+  save(tmp_path / 'net', 3, family='dit', sample={'steps': 7, 'shift': 2})
+  sampling = source_of(tmp_path).open(['sample.solver=heun']).sample
+  assert (sampling.steps, sampling.shift) == (7, 2)
+  assert (sampling.solver, sampling.respacing) == ('heun', '250')
 
 
 def test_an_autoencoder_decodes(tmp_path):

@@ -4,30 +4,40 @@
   published file, or hf://org/name/file      folder, published .safetensors
   folder (`dit.weights`)                     published .safetensors
   workdir of a run: its newest checkpoint    folder, published .safetensors
+  any of these                               folder of quantised weights
 
 A published file does not say what network it is of: its family is given, and
 what shapes do not tell. Everything passes through the tree of a network, so
 weights that do not fit are refused, and then nothing is written.
 """
 
+import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from dit import convert, model
+from dit import convert, model, published
 from dit.config import SIZES, DiTConfig, check_choice
 from dit.published import HUB, PICKLES, read_tensors, reason
+from dit.quantize import SCHEMES
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import InputError
-from dit.weights import check_target, load_folder, save_folder, save_tensors
+from dit.weights import (
+  check_target,
+  load_config,
+  load_folder,
+  save_folder,
+  save_tensors,
+  scheme_of,
+)
 from train import workdir
 from train.experiment import build
 from train.extractors import convert_inception
-from train.trained import run_weights
+from train.trained import run_weights, sampling_of
 
 Network = tuple[DiTConfig, model.Params, dict[str, Any]]
 
@@ -41,6 +51,8 @@ of the newest checkpoint of a run, to a folder and to a published file:
   python main.py convert --from=runs/digits --to=digits
   python main.py convert --from=runs/digits --to=digits-raw --weights=raw
   python main.py convert --from=runs/sit --to=sit.safetensors --family=ig_sit
+quantised, for sampling (any source but quantised weights):
+  python main.py convert --from=runs/digits --to=digits-int8 --quantize=int8
 of FID's Inception, as published, to a file that needs no torch:
   python main.py convert --from=I.pth --to=I.safetensors --family=inception
 
@@ -62,6 +74,7 @@ def exchange(
   taps: Sequence[int] | None = None,
   null_label: bool | None = None,
   weights: str | None = None,
+  quantize: str | None = None,
 ) -> str:
   """Converts weights; the module lists the pairs.
 
@@ -76,6 +89,7 @@ def exchange(
     null_label: of a published source, whether its last label is the null
       label; None for true.
     weights: 'ema' or 'raw'; None for EMA, or for the only ones there are.
+    quantize: one of `quantize.SCHEMES`, to a folder only; None: as they are.
 
   Returns:
     A report: what was converted, counts, and which weights they are.
@@ -86,16 +100,28 @@ def exchange(
   """
   if family is not None:
     check_choice('--family', family, (*convert.FAMILIES, INCEPTION))
+  if quantize is not None:
+    check_choice('--quantize', quantize, SCHEMES)
   to_file = _is_file(target)
+  if quantize and (to_file or family == INCEPTION):
+    raise InputError(
+      f'--quantize writes a folder of weights, which {target} is not: no '
+      'published format knows packed weights.'
+    )
   if family == INCEPTION:
     if not to_file:
       raise InputError(f'{target} must end with .safetensors for {family}.')
     return convert_inception(source, target)
   kind = _kind(source)
-  if kind == 'folder' and not to_file:
+  if kind == 'folder' and (scheme := scheme_of(load_config(source)[1])):
     raise InputError(
-      f'{source} is a folder of weights already: copy it, or name a published '
-      'file as target, such as model.safetensors.'
+      f'{source} holds {scheme} weights, which are neither quantised again nor '
+      'published; convert what they were made of.'
+    )
+  if kind == 'folder' and not (to_file or quantize):
+    raise InputError(
+      f'{source} is a folder of weights already: copy it, name a published '
+      'file as target, such as model.safetensors, or give --quantize.'
     )
   if kind == 'run' and to_file and family is None:
     raise InputError(
@@ -114,7 +140,8 @@ def exchange(
     network = _read_folder(source, weights)
   else:
     network = _read_run(source, weights)
-  return f'{source} -> {target}: ' + _write(target, to_file, family, network)
+  report = _write(target, to_file, family, network, quantize)
+  return f'{source} -> {target}: {report}'
 
 
 def _is_file(target: str) -> bool:
@@ -226,12 +253,18 @@ def _read_run(source: str, weights: str | None) -> Network:
     'step': step,
     'path': experiment.objective.path,
     'latents': workdir.load_about(source, workdir.LATENTS),
+    # It belongs to the network: a few-step student has a sampler of its own.
+    'sample': sampling_of(experiment),
   }
   return experiment.model, jax.device_get(params), info
 
 
 def _write(
-  target: str, to_file: bool, family: str | None, network: Network
+  target: str,
+  to_file: bool,
+  family: str | None,
+  network: Network,
+  quantize: str | None,
 ) -> str:
   """Writes the network and says what was written."""
   config, params, info = network
@@ -246,9 +279,78 @@ def _write(
     )
   else:
     tensors = convert.flatten(params)
-    save_folder(target, config, params, info=info)
+    save_folder(target, config, params, info=info, scheme=quantize)
   count = sum(tensor.size for tensor in tensors.values())
-  return (
+  report = (
     f'{count:,} parameters in {len(tensors)} tensors, '
     f'weights: {info.get("weights")}, family: {family or "none given"}'
   )
+  if quantize is None:
+    return report
+  path = pathlib.Path(target).expanduser() / 'model.safetensors'
+  size = path.stat().st_size
+  return (
+    f'{report}, {quantize}: {size:,} bytes, {size / count / 4:.3f} of float32'
+  )
+
+
+def add_flags(
+  parser: argparse.ArgumentParser,
+  *,
+  path: Callable[[str], str],
+  weights: Callable[[str], str],
+) -> None:
+  """The flags of the command convert.
+
+  Args:
+    parser: of the command.
+    path: reads a path.
+    weights: reads a name of weights.
+  """
+  for flag, name, text in (
+    ('--from', 'source', 'published file (or hf://org/name/file), folder of '
+     'weights, or workdir of a run'),
+    ('--to', 'target', 'new published file if it ends with .safetensors, else '
+     'new folder'),
+  ):  # fmt: skip
+    parser.add_argument(
+      flag, dest=name, metavar='PATH', type=path, required=True, help=text
+    )
+  parser.add_argument(
+    '--family',
+    help=f'whose published files: {", ".join(convert.FAMILIES)}, {INCEPTION}',
+  )
+  parser.add_argument(
+    '--num_heads', type=int, help='of a published source of unusual width'
+  )
+  parser.add_argument(
+    '--taps',
+    type=_blocks,
+    help='of a published source with a head inside: the blocks before it',
+  )
+  parser.add_argument(
+    '--no_null_label',
+    action='store_true',
+    help='a published source whose last label is a class: no CFG',
+  )
+  parser.add_argument(
+    '--weights',
+    type=weights,
+    help=f'{" or ".join(published.WEIGHTS)}, the moving average or the raw '
+    'parameters (ema, or all there are); of a run also ema:WIDTH',
+  )
+  parser.add_argument(
+    '--quantize',
+    metavar='SCHEME',
+    help=f'{", ".join(SCHEMES)}: a folder of smaller weights, for sampling '
+    'only (none)',
+  )
+
+
+def _blocks(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(word) for word in text.split(','))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{text!r}, expected numbers of blocks such as 8'
+    ) from None

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from dit import convert, published
+from dit import published
 from dit.config import nearest
 from dit.types import InputError
 from guidance.parse import NAMES
@@ -45,15 +45,6 @@ def _metrics(text: str) -> tuple[str, ...]:
       f'{wrong[0]!r}, expected some of fid, sfid, {", ".join(METRICS)}'
     )
   return names
-
-
-def _blocks(text: str) -> tuple[int, ...]:
-  try:
-    return tuple(int(word) for word in text.split(','))
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f'{text!r}, expected numbers of blocks such as 8'
-    ) from None
 
 
 def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
@@ -329,38 +320,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     'weights from one kind of file to another',
     exchange.EXAMPLES,
   )
-  for flag, name, text in (
-    ('--from', 'source', 'published file (or hf://org/name/file), folder of '
-     'weights, or workdir of a run'),
-    ('--to', 'target', 'new published file if it ends with .safetensors, else '
-     'new folder'),
-  ):  # fmt: skip
-    conversion.add_argument(
-      flag, dest=name, metavar='PATH', type=_path, required=True, help=text
-    )
-  conversion.add_argument(
-    '--family',
-    help=f'whose published files: {", ".join(convert.FAMILIES)}, inception',
-  )
-  conversion.add_argument(
-    '--num_heads', type=int, help='of a published source of unusual width'
-  )
-  conversion.add_argument(
-    '--taps',
-    type=_blocks,
-    help='of a published source with a head inside: the blocks before it',
-  )
-  conversion.add_argument(
-    '--no_null_label',
-    action='store_true',
-    help='a published source whose last label is a class: no CFG',
-  )
-  conversion.add_argument(
-    '--weights',
-    type=_weights,
-    help=f'{" or ".join(published.WEIGHTS)}, the moving average or the raw '
-    'parameters (ema, or all there are); of a run also ema:WIDTH',
-  )
+  exchange.add_flags(conversion, path=_path, weights=_weights)
   for sub in (
     prepare, train, distill, sample, evaluate, reference, features,
   ):  # fmt: skip

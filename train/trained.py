@@ -2,10 +2,12 @@
 
 Both become an `Experiment`, of which sampling reads the network, its path and
 the section `sample`, and, after all checks, a denoiser. A folder that came from
-a published file is sampled as its family was by default (docs/checkpoints.md).
+a published file is sampled as its family was by default (docs/checkpoints.md),
+one that came from a run as the run is.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from jax.sharding import Mesh
 
 from dit import autoencoder, model, weights
 from dit.autoencoder import Autoencoder
-from dit.config import DiTConfig, check_choice
+from dit.config import DiTConfig, check_choice, nearest
 from dit.latents import Normalisation
 from dit.published import read_tensors
 from dit.sharding import replicated, tree_shardings
@@ -33,6 +35,9 @@ SAMPLING = {
   'lightningdit': {'solver': 'euler', 'steps': 249, **_LIGHTNING},
   'ig_lightningdit': {'solver': 'heun:last=heun', 'steps': 124, **_LIGHTNING},
 }
+
+OF_MACHINE = 'batch_size'  # of the section `sample`: it changes no image
+_MOST = 100_000  # of a number in the section `sample` of a folder
 
 _NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'remat', 'scan')  # of the network
 
@@ -72,7 +77,7 @@ class Source:
   def open(self, overrides: Sequence[str]) -> Experiment:
     """The experiment, with assignments to keys that change no weights.
 
-    Of a folder: its network, and the samplers of its family.
+    Of a folder: its network, and the sampler of its run or its family.
 
     Raises:
       InputError: for keys that belong to the run or folder.
@@ -173,6 +178,18 @@ def check_start(experiment: Experiment) -> None:
   source.check()
 
 
+def check_unquantised(source: Source) -> None:
+  """Raises InputError for quantised weights: training needs all of them."""
+  scheme = None
+  if not source.is_run:
+    scheme = weights.scheme_of(weights.load_config(source.place)[1])
+  if scheme is not None:
+    raise InputError(
+      f'{source.place} holds {scheme} weights, and training needs unquantised '
+      'ones; give the run or folder that they were made of.'
+    )
+
+
 def check_same(
   experiment: Experiment, source: Source, but: Sequence[str] = ()
 ) -> None:
@@ -184,6 +201,7 @@ def check_same(
     but: fields of the network that may differ.
   """
   theirs = source.open(())
+  check_unquantised(source)
   ours, found = (
     {'path': e.objective.path, **dataclasses.asdict(e.model)}
     for e in (experiment, theirs)
@@ -227,6 +245,7 @@ def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
   network, info = weights.load_config(folder)
   config = load_config('configs/base.py')
   config.sample.update(SAMPLING.get(str(info.get('family')), {}))
+  config.sample.update(_sampler_of(folder, info, config.sample.to_dict()))
   experiment = build(_override(config, overrides, 'folder').to_dict())
   path = 'discrete' if network.convention == 'noise' else 'linear'
   return dataclasses.replace(
@@ -238,6 +257,32 @@ def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
       label_dropout=experiment.objective.label_dropout * network.null_label,
     ),
   )
+
+
+def _sampler_of(
+  folder: str, info: dict[str, Any], defaults: dict[str, Any]
+) -> dict[str, Any]:
+  """The section `sample` of the run that a folder came from, checked."""
+  section = info.get('sample', {})
+  where = f'{folder}/config.json'
+  if not isinstance(section, dict):
+    raise InputError(f'{where} has a "sample" that is no section.')
+  known = [key for key in defaults if key != OF_MACHINE]
+  for key, value in section.items():
+    if key not in known:
+      raise InputError(
+        f'{where} has an unknown key {json.dumps(f"sample.{key}")}; is it of a '
+        'newer version?' + nearest(key, known)
+      )
+    kind = type(defaults[key])
+    fits = type(value) is kind or (kind, type(value)) == (float, int)
+    # Steps of a stranger's file must not fill the memory; nan is no number.
+    if not fits or (kind is not str and not abs(value) <= _MOST):
+      raise InputError(
+        f'{where} has sample.{key} = {json.dumps(value)[:100]}, expected '
+        f'{kind.__name__}' + f' up to {_MOST}' * (kind is not str) + '.'
+      )
+  return section
 
 
 def read_autoencoder(
@@ -342,5 +387,5 @@ def _override(
 def sampling_of(experiment: Experiment) -> dict[str, Any]:
   """The section `sample` without what changes no image, for a folder's info."""
   sampling = dataclasses.asdict(experiment.sample)
-  del sampling['batch_size']
+  del sampling[OF_MACHINE]
   return sampling

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from dit.quantize import SCHEMES
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import InputError
 from dit.weights import load_folder
@@ -140,10 +141,34 @@ def test_run_to_folder(tmp_path, run, weights):
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {'float32'}
   latents = {'autoencoder': {'name': 'pixels', 'encoder_sha256': None},
              'normalisation': {'mean': [0.0], 'std': [1.0]}}  # fmt: skip
+  sample = dict(workdir.load_config(run)['sample'])
+  del sample['batch_size']
   assert info == {'weights': weights or 'ema', 'source': str(run), 'step': step,
-                  'path': 'linear', 'latents': latents}  # fmt: skip
+                  'path': 'linear', 'latents': latents,
+                  'sample': sample}  # fmt: skip
   assert step == 4
   assert f'weights: {weights or "ema"}, family: none given' in report
+
+
+@pytest.mark.parametrize('scheme', SCHEMES)
+def test_published_to_quantised(tmp_path, folder, scheme):
+  """At once, or by way of a folder."""
+  report = convert(str(GOLDEN), str(tmp_path / 'a'), **IG_SIT, quantize=scheme)
+  convert(str(folder), str(tmp_path / 'b'), quantize=scheme)
+  files = [tmp_path / name / 'model.safetensors' for name in 'ab']
+  assert_same_file(*files)
+  size = files[0].stat().st_size
+  share = f'{size:,} bytes, {size / 4 / COUNT:.3f} of float32'
+  assert report.endswith(f'family: ig_sit, {scheme}: {share}')
+  assert load_folder(tmp_path / 'a')[2]['family'] == 'ig_sit'
+
+
+def test_what_is_not_quantised(refused, tmp_path, folder):
+  net, file = tmp_path / 'other', tmp_path / 'x.safetensors'
+  refused(GOLDEN, net, "'int5'", 'int8, int6, int4', **IG_SIT, quantize='int5')
+  refused(folder, file, 'no published format knows', quantize='int8')
+  refused(GOLDEN, net, 'folder of weights, which', family='inception',
+          quantize='int8')  # fmt: skip
 
 
 def test_average_and_raw_weights_differ(tmp_path, run):

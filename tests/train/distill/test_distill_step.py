@@ -258,7 +258,7 @@ def test_a_walk_is_what_the_sampler_does(student):
 
 
 def test_a_teacher_follows_its_own_trajectory(teacher):
-  """With one substep and no guidance the teacher's loss is 0; else it is not."""
+  """With one substep and no guidance its loss is 0; else it is not."""
   network = {key: teacher[key] for key in teacher if key != 'tap_heads'}
   label = jnp.arange(8) % 3
 

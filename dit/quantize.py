@@ -1,0 +1,225 @@
+"""Quantised weights: fewer bits for the kernels of the blocks, for sampling.
+
+A kernel (L, inputs, outputs) becomes integers q of b bits and scales s, one for
+each layer, group of inputs and output:
+
+  s = max |w| / (2^(b-1) - 1/2), rounded up to bfloat16
+  q = round(w / s), from -2^(b-1) to 2^(b-1) - 1
+  w' = s q, within s / 2 of w; zero stays zero
+
+so that the outermost bucket is a whole one (the bound of qwix's symmetric
+quantisation). Eight bits have one group, all inputs; fewer have groups of the
+largest divisor of `inputs` that is at most 64. Which kernel has how many bits:
+
+  scheme   attention, MLP   modulation of the blocks
+  int8     8                8
+  int6     6                8
+  int4     4                6
+
+The modulation (adaLN) is a third of the blocks' kernels: 6 D^2 of 18 D^2. Kept
+in bfloat16 it alone would be 6 * 2 / (18 * 4) = 0.167 of them in float32, and
+SiT-B/2 0.34, 0.30 and 0.26 of its float32 size instead of 0.26, 0.22 and 0.17;
+so it is kept one notch finer than the rest. Everything else is small and steers
+everything: patch, time and label embedding, heads with their modulation, norms
+and biases are bfloat16, the fixed tables of positions float32.
+
+In the file an array `NAME` of these is `NAME.packed`, (L, bytes) uint8, and
+`NAME.scale`, (L, groups, outputs) bfloat16. A layer's values q + 2^(b-1), row
+by row, fill its bytes from the lowest bit: of six bits four values in three
+bytes, of four bits two in one; what is left of the last bytes is zero.
+
+qwix's own `quantize` does not serve here: it rounds by the float32 scale and
+narrows that after, so that at 8 bits errors reach 0.99 of a step, and it does
+not pack six bits.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dit.types import InputError
+
+Arrays = dict[str, np.ndarray]
+Leaves = Mapping[str, jax.ShapeDtypeStruct]
+
+
+class Scheme(NamedTuple):
+  """Bits of the kernels in blocks: of attention and MLP, and of modulation."""
+
+  bits: int
+  modulation_bits: int
+
+
+SCHEMES = {'int8': Scheme(8, 8), 'int6': Scheme(6, 8), 'int4': Scheme(4, 6)}
+LARGEST_GROUP = 64
+_KERNELS = re.compile(r'blocks/(attention/(qkv|proj)|mlp/(fc1|fc2))/kernel')
+_MODULATION = 'blocks/modulation/kernel'
+_TABLES = ('position', 'rotary')
+_PACKED, _SCALE = '.packed', '.scale'
+_PACKING = {8: (1, 1), 6: (4, 3), 4: (2, 1)}  # bits: so many values in bytes
+
+
+def bits_of(name: str, scheme: str) -> int | None:
+  """Bits of the parameter at a path; None for one that is not quantised."""
+  if _KERNELS.fullmatch(name):
+    return SCHEMES[scheme].bits
+  return SCHEMES[scheme].modulation_bits if name == _MODULATION else None
+
+
+def stored(leaves: Leaves, scheme: str) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shape and type of every array in a quantised file; allocates nothing.
+
+  Args:
+    leaves: of the network's parameters, by path.
+    scheme: one of SCHEMES.
+  """
+  arrays = {}
+  for name, leaf in leaves.items():
+    if (bits := bits_of(name, scheme)) is None:
+      arrays[name] = jax.ShapeDtypeStruct(leaf.shape, _dtype(name))
+      continue
+    layers, inputs, outputs = leaf.shape
+    values, size = _PACKING[bits]
+    length = -(-inputs * outputs // values) * size
+    groups = inputs // _group(inputs, bits)
+    arrays[name + _PACKED] = jax.ShapeDtypeStruct((layers, length), np.uint8)
+    arrays[name + _SCALE] = jax.ShapeDtypeStruct(
+      (layers, groups, outputs), jnp.bfloat16
+    )
+  return arrays
+
+
+def scheme_of(arrays: Mapping[str, np.ndarray], leaves: Leaves) -> str | None:
+  """What the arrays of a file are, by their names and packed shapes.
+
+  Args:
+    arrays: of the file.
+    leaves: of the network's parameters, by path.
+
+  Returns:
+    The scheme, None if nothing is packed, or 'packed' if it fits no scheme.
+  """
+  shapes = {k: a.shape for k, a in arrays.items() if k.endswith(_PACKED)}
+  for scheme in SCHEMES:
+    expected = stored(leaves, scheme)
+    if shapes and all(
+      name in expected and expected[name].shape == shape
+      for name, shape in shapes.items()
+    ):
+      return scheme
+  return 'packed' if shapes else None
+
+
+def quantize(params: Mapping[str, np.ndarray], scheme: str) -> Arrays:
+  """The arrays of a quantised file, as `stored` describes them.
+
+  Args:
+    params: the network's parameters, by path.
+    scheme: one of SCHEMES.
+
+  Raises:
+    InputError: for parameters that are not finite.
+  """
+  arrays = {}
+  for name, param in params.items():
+    param = np.asarray(param, np.float32)
+    if not np.isfinite(param).all():
+      raise InputError(
+        f'{name} has values that are not finite and cannot be quantised; take '
+        'weights of before training diverged.'
+      )
+    if (bits := bits_of(name, scheme)) is None:
+      arrays[name] = param.astype(_dtype(name))
+      continue
+    layers = [_quantize_layer(kernel, bits) for kernel in param]
+    packed, scale = zip(*layers, strict=True)
+    arrays[name + _PACKED] = np.stack(packed)
+    arrays[name + _SCALE] = np.stack(scale)
+  return arrays
+
+
+def dequantize(
+  arrays: Mapping[str, np.ndarray], leaves: Leaves, scheme: str
+) -> Arrays:
+  """The parameters, by path, float32.
+
+  Args:
+    arrays: as `stored` describes them, which the caller has checked.
+    leaves: of the network's parameters, by path.
+    scheme: one of SCHEMES.
+  """
+  params = {}
+  for name, leaf in leaves.items():
+    if (bits := bits_of(name, scheme)) is None:
+      params[name] = arrays[name].astype(np.float32)
+      continue
+    _, inputs, outputs = leaf.shape
+    params[name] = np.empty(leaf.shape, np.float32)
+    for kernel, packed, scale in zip(
+      params[name], arrays[name + _PACKED], arrays[name + _SCALE], strict=True
+    ):
+      groups = kernel.reshape(len(scale), -1, outputs)  # a view
+      values = unpack(packed, bits, inputs * outputs).reshape(groups.shape)
+      np.subtract(values, 2 ** (bits - 1), out=groups, dtype=np.float32)
+      groups *= scale[:, None].astype(np.float32)
+  return params
+
+
+def pack(values: np.ndarray, bits: int) -> np.ndarray:
+  """Values (n,) below 2^bits -> bytes, uint8; 8, 6 or 4 bits."""
+  together, size = _PACKING[bits]
+  words = np.zeros((-(-len(values) // together), together), np.uint32)
+  words.reshape(-1)[: len(values)] = values
+  word = (words << bits * np.arange(together, dtype=np.uint32)).sum(
+    1, dtype=np.uint32
+  )
+  shifts = 8 * np.arange(size, dtype=np.uint32)
+  return (word[:, None] >> shifts & 0xFF).astype(np.uint8).reshape(-1)
+
+
+def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+  """The first `count` values of what `pack` gave, uint8."""
+  together, size = _PACKING[bits]
+  shifts = 8 * np.arange(size, dtype=np.uint32)
+  word = (packed.reshape(-1, size).astype(np.uint32) << shifts).sum(
+    1, dtype=np.uint32
+  )
+  shifts = bits * np.arange(together, dtype=np.uint32)
+  values = word[:, None] >> shifts & 2**bits - 1
+  return values.astype(np.uint8).reshape(-1)[:count]
+
+
+def _quantize_layer(
+  kernel: np.ndarray, bits: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Kernel (inputs, outputs) -> bytes, and scales (groups, outputs)."""
+  inputs, outputs = kernel.shape
+  groups = kernel.reshape(-1, _group(inputs, bits), outputs)
+  limit = 2 ** (bits - 1)
+  scale = _rounded_up(np.abs(groups).max(1) / np.float32(limit - 0.5))
+  step = scale[:, None].astype(np.float32)
+  values = np.rint(groups / np.where(step, step, 1)).clip(-limit, limit - 1)
+  return pack((values + limit).astype(np.uint8).reshape(-1), bits), scale
+
+
+def _group(inputs: int, bits: int) -> int:
+  """How many inputs share a scale."""
+  if bits == 8:
+    return inputs
+  sizes = range(1, min(inputs, LARGEST_GROUP) + 1)
+  return max(size for size in sizes if inputs % size == 0)
+
+
+def _dtype(name: str) -> np.dtype:
+  """Of a parameter that is not quantised."""
+  return np.dtype(np.float32 if name in _TABLES else jnp.bfloat16)
+
+
+def _rounded_up(x: np.ndarray) -> np.ndarray:
+  """Float32 of at least 0 -> bfloat16, which is its upper half, not less."""
+  bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+  return (bits + 0xFFFF >> 16).astype(np.uint16).view(jnp.bfloat16)

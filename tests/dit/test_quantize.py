@@ -1,0 +1,300 @@
+"""Quantised weights: packed exactly, near enough, small, and never mistaken."""
+
+import dataclasses
+import functools
+import json
+import re
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dit import model, quantize
+from dit.config import DiTConfig, named_size
+from dit.convert import flatten, unflatten
+from dit.quantize import SCHEMES, bits_of, pack, unpack
+from dit.types import InputError
+from dit.weights import load_config, load_folder, save_folder, scheme_of
+
+QKV = 'blocks/attention/qkv/kernel'
+B_SIZE = {'int8': 0.30, 'int6': 0.24, 'int4': 0.17}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def traced_once():
+  """Shapes of a network, remembered: to trace it is what takes time here."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(model, 'shapes', functools.cache(model.shapes))
+    yield
+
+
+@pytest.fixture(scope='module')
+def leaves(config):
+  return flatten(model.shapes(config))
+
+
+@pytest.fixture(scope='module')
+def params(leaves):
+  """Random parameters, by path; of different sizes along every axis."""
+  rng = np.random.default_rng(0)
+  return {
+    name: np.float32(
+      rng.normal(size=leaf.shape) * np.exp(rng.normal(size=leaf.shape[-1]))
+    )
+    for name, leaf in leaves.items()
+  }
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request):
+  return request.param
+
+
+@pytest.fixture
+def folder(tmp_path, config, params, scheme):
+  """The small network, quantised and saved."""
+  save_folder(
+    tmp_path / 'net', config, unflatten(params), info={'step': 3}, scheme=scheme
+  )
+  return tmp_path / 'net'
+
+
+def refused(folder, *words):
+  with pytest.raises(InputError) as caught:
+    load_folder(folder)
+  message = str(caught.value)
+  assert '\n' not in message
+  for word in words:
+    assert str(word) in message, message
+
+
+def edit(folder, **changes):
+  """Changes config.json; None takes a key away."""
+  path = folder / 'config.json'
+  about = json.loads(path.read_text()) | changes
+  about = {key: value for key, value in about.items() if value is not None}
+  path.write_text(json.dumps(about))
+
+
+def rewrite(folder, function):
+  """Changes the arrays by a function, and takes the hash away."""
+  arrays = load_file(folder / 'model.safetensors')
+  function(arrays)
+  save_file(arrays, folder / 'model.safetensors')
+  edit(folder, sha256=None)
+
+
+@pytest.mark.parametrize('bits', [8, 6, 4])
+@pytest.mark.parametrize('count', [1, 2, 3, 4, 7, 256, 1001])
+def test_packing_there_and_back(bits, count):
+  values = np.random.default_rng(count).integers(0, 2**bits, count, np.uint8)
+  packed = pack(values, bits)
+  np.testing.assert_array_equal(unpack(packed, bits, count), values)
+  assert packed.dtype == np.uint8
+  assert 0 <= packed.size - count * bits / 8 < 3
+
+
+def test_packing_is_of_the_lowest_bits_first():
+  """Others read these files: by hand, 1 + 2 * 2^6 + 3 * 2^12 + 63 * 2^18."""
+  word = 1 + (2 << 6) + (3 << 12) + (63 << 18)
+  expected = list(word.to_bytes(3, 'little'))
+  assert pack(np.uint8([1, 2, 3, 63]), 6).tolist() == expected
+  assert pack(np.uint8([1, 2, 15]), 4).tolist() == [1 + (2 << 4), 15]
+
+
+def test_each_parameter_has_its_bits(leaves, scheme):
+  bits, modulation = SCHEMES[scheme]
+  found = {name: bits_of(name, scheme) for name in leaves}
+  kernels = [
+    f'blocks/{name}/kernel'
+    for name in ('attention/qkv', 'attention/proj', 'mlp/fc1', 'mlp/fc2')
+  ]
+  expected = dict.fromkeys(kernels, bits)
+  expected['blocks/modulation/kernel'] = modulation
+  assert {name: b for name, b in found.items() if b} == expected
+  arrays = quantize.stored(leaves, scheme)
+  kept = {name: arrays[name].dtype for name in leaves if name not in expected}
+  tables = {'position', 'rotary'} & leaves.keys()
+  assert {n for n, dtype in kept.items() if dtype == np.float32} == tables
+  others = {dtype for n, dtype in kept.items() if n not in tables}
+  assert others == {np.dtype(ml_dtypes.bfloat16)}
+
+
+def test_errors_are_at_most_half_a_step(folder, leaves, params, scheme):
+  arrays = load_file(folder / 'model.safetensors')
+  loaded = flatten(load_folder(folder)[1])
+  assert loaded.keys() == params.keys()
+  for name, param in params.items():
+    assert loaded[name].dtype == np.float32
+    if bits_of(name, scheme):
+      scale = np.float32(arrays[f'{name}.scale'])
+      steps = np.repeat(scale, param.shape[1] // scale.shape[1], axis=1)
+      assert (abs(loaded[name] - param) <= steps / 2 * (1 + 1e-5)).all(), name
+      groups = 1 if bits_of(name, scheme) == 8 else -(-param.shape[1] // 64)
+      assert scale.shape[1] == groups
+    else:
+      dtype = quantize.stored(leaves, scheme)[name].dtype
+      np.testing.assert_array_equal(loaded[name], np.float32(dtype.type(param)))
+
+
+def test_zeros_stay_and_tiny_kernels_are_no_trouble(leaves, scheme):
+  """As in a fresh network, whose modulation and heads are zero."""
+  rng = np.random.default_rng(0)
+  for size in (0, 1e-38, 1e-20, 1e30):
+    params = {
+      name: np.float32(size * rng.integers(-1, 2, leaf.shape))
+      for name, leaf in leaves.items()
+    }
+    arrays = quantize.quantize(params, scheme)
+    loaded = quantize.dequantize(arrays, leaves, scheme)
+    for name, param in params.items():
+      assert np.isfinite(loaded[name]).all()
+      assert not loaded[name][param == 0].any()
+      assert loaded[name][param != 0].all()
+
+
+def test_the_integers_are_those_of_qwix():
+  """qwix 0.1.8: quantize(w, 'int6', channelwise_axes=(1,)), and int4, int8."""
+  kernel = np.float32(
+    [[0.31, 7.875], [-7.875, 0.1], [2.6, -0.125], [-1.37, -7.8]]
+  )
+  expected = {
+    6: ([1, -32, 10, -5], [31, 0, 0, -31]),
+    4: ([0, -7, 2, -1], [7, 0, 0, -7]),
+    8: ([5, -127, 42, -22], [127, 2, -2, -126]),
+  }
+  for bits, columns in expected.items():
+    packed, _ = quantize._quantize_layer(kernel, bits)
+    values = unpack(packed, bits, 8).reshape(4, 2).astype(int) - 2 ** (bits - 1)
+    assert tuple(values.T.tolist()) == columns
+
+
+def test_groups_divide_the_inputs():
+  sizes = {96: 48, 768: 64, 1152: 64, 682: 62, 3: 3, 67: 1}
+  assert {n: quantize._group(n, 4) for n in sizes} == sizes
+  assert {n: quantize._group(n, 6) for n in sizes} == sizes
+  assert quantize._group(682, 8) == 682
+
+
+def test_computed_sizes_are_those_of_the_file(folder, leaves, scheme):
+  size = (folder / 'model.safetensors').stat().st_size
+  with (folder / 'model.safetensors').open('rb') as file:
+    header = 8 + int.from_bytes(file.read(8), 'little')
+  assert size - header == size_of(quantize.stored(leaves, scheme))
+
+
+def size_of(leaves):
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+
+
+@pytest.mark.parametrize(
+  ('name', 'sizes'),
+  [
+    ('SiT-B/2', {'size': 32, 'channels': 4, 'taps': (4,)}),
+    ('DiT-B/2', {'size': 32, 'channels': 4}),
+    ('LightningDiT-B/1', {'size': 16, 'channels': 32, 'taps': (4,)}),
+  ],
+)
+def test_networks_of_size_b_are_small(name, sizes):
+  config = DiTConfig(num_classes=1000, **sizes, **named_size(name))
+  leaves = flatten(model.shapes(config))
+  for scheme, most in B_SIZE.items():
+    share = size_of(quantize.stored(leaves, scheme)) / size_of(leaves)
+    assert most - 0.05 < share <= most, (scheme, share)
+
+
+def test_what_a_folder_says_of_itself(folder, config, scheme):
+  about = json.loads((folder / 'config.json').read_text())
+  assert about['quantized'] == {'scheme': scheme}
+  assert re.fullmatch('[0-9a-f]{64}', about['sha256'])
+  loaded, params, info = load_folder(folder)
+  assert (loaded, info) == (
+    config,
+    {'step': 3, 'quantized': {'scheme': scheme}},
+  )
+  assert scheme_of(info) == scheme_of(load_config(folder)[1]) == scheme
+  # What is dequantised is saved as such.
+  save_folder(folder.parent / 'wide', config, params, info=info)
+  again, info = load_folder(folder.parent / 'wide')[1:]
+  assert info == {'step': 3}
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_low_precision_parameters(tmp_path, config, params, scheme):
+  config = dataclasses.replace(config, param_dtype='bfloat16')
+  low = {name: a.astype(ml_dtypes.bfloat16) for name, a in params.items()}
+  save_folder(tmp_path / 'net', config, unflatten(low), info={}, scheme=scheme)
+  loaded = flatten(load_folder(tmp_path / 'net')[1])
+  np.testing.assert_array_equal(
+    loaded['label_embed'], np.float32(low['label_embed'])
+  )
+
+
+@pytest.mark.parametrize('quantised', [True, False])
+def test_one_wrong_bit_is_noticed(folder, config, params, quantised):
+  if not quantised:
+    folder = folder.parent / 'wide'
+    save_folder(folder, config, unflatten(params), info={})
+  path = folder / 'model.safetensors'
+  data = bytearray(path.read_bytes())
+  data[-1] ^= 1
+  path.write_bytes(data)
+  refused(folder, path, folder / 'config.json', 'SHA-256')
+  for wrong in (3, [], 'x\ny'):
+    edit(folder, sha256=wrong)
+    refused(folder, 'SHA-256')
+  edit(folder, sha256=None)  # as older versions wrote it
+  load_folder(folder)
+
+
+def test_file_and_config_of_different_kinds(folder, config, params, scheme):
+  path, wide = folder / 'model.safetensors', folder.parent / 'wide'
+  edit(folder, quantized=None)
+  refused(folder, path, f'holds {scheme} weights', 'describes unquantised ones')
+  other = next(name for name in SCHEMES if name != scheme)
+  edit(folder, quantized={'scheme': other})
+  refused(folder, path, f'holds {scheme} weights', f'describes {other} ones')
+  save_folder(wide, config, unflatten(params), info={})
+  edit(wide, quantized={'scheme': scheme})
+  refused(wide, 'holds unquantised weights', f'describes {scheme} ones')
+
+
+@pytest.mark.parametrize(
+  'value', ['int8', {}, [], {'scheme': 'int7'}, {'scheme': ['int8']}, 3, False,
+            {'scheme': 'int8', 'bits': 3}, {'scheme': 'a\nb'}]
+)  # fmt: skip
+def test_schemes_that_are_none(folder, value):
+  edit(folder, quantized=value)
+  refused(folder, folder / 'config.json', 'expected one of', '"int6"')
+
+
+def test_wrong_arrays(folder):
+  packed, scale = f'{QKV}.packed', f'{QKV}.scale'
+  original = load_file(folder / 'model.safetensors')
+
+  def wrong(name, array, *words):
+    rewrite(folder, lambda arrays: arrays.update(original | {name: array}))
+    refused(folder, folder / 'model.safetensors', name, *words)
+
+  wrong(packed, original[packed][:, :-1], 'of shape', 'expected (5,')
+  wrong(packed, original[packed].view(np.int8), 'int8', 'expected uint8')
+  wrong(scale, original[scale][:, :0], 'of shape')
+  wrong(scale, np.float32(original[scale]), 'float32', 'expected bfloat16')
+  wrong('position', original['position'].astype(np.float16), 'float16')
+  wrong('extra.packed', original[packed], 'has unknown')
+  rewrite(folder, lambda arrays: arrays.pop('extra.packed'))
+  load_folder(folder)
+  rewrite(folder, lambda arrays: arrays.pop(scale))
+  refused(folder, 'lacks', scale)
+
+
+def test_only_finite_parameters_are_quantised(tmp_path, config, params, scheme):
+  for value in (np.nan, np.inf):
+    wrong = dict(params, label_embed=np.full_like(params['label_embed'], value))
+    with pytest.raises(InputError, match='label_embed has values that are not'):
+      save_folder(
+        tmp_path / 'net', config, unflatten(wrong), info={}, scheme=scheme
+      )
+  assert not [*tmp_path.iterdir()]
