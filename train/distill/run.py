@@ -26,7 +26,7 @@ from train.experiment import Experiment
 from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
 from train.step import latents_of
-from train.trained import Source, check_same
+from train.trained import Source, check_same, check_unquantised
 from train.workdir import TEACHER, load_about
 
 _MEASURED = 4096  # records, for the moments of latents
@@ -81,6 +81,7 @@ def check(
     raise InputError('train.accumulate is for training; lower the batch size.')
   teacher = Source.at(config.teacher)
   network = teacher.open(())
+  check_unquantised(teacher)
   _check_teacher(experiment, network, config.teacher)
   teacher.check()
   config.teacher_guidance.check(

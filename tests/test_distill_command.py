@@ -1,0 +1,220 @@
+"""The command distill: students, a recipe of stages, and what is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from commands import ROOT, quickly, run
+
+from dit import weights
+from train.checkpoint import steps_of
+from train.distill import recipe
+from train.log import read_metrics
+
+TINY = {
+  'model.depth': 3,
+  'model.width': 16,
+  'model.num_heads': 2,
+  'train.batch_size': 16,
+  'train.images': 96,
+  'checkpoint.every_images': 48,
+  'log.every_images': 16,
+  'log.preview_every_images': 96,
+  'log.preview_num': 10,
+  'sample.batch_size': 16,
+  'distill.fake_updates': 2,
+  'distill.substeps': 1,
+  'eval.num': 32,
+  'eval.metrics': "('fd',)",
+  'distill.merge_ratios': '(0.0, 0.5)',
+}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick():
+  """Programs here run a few steps."""
+  with quickly():
+    yield
+
+
+def distil(teacher, workdir, argument, **given):
+  values = TINY | {'data.dir': teacher.parent / 'data'} | given
+  return run(
+    'distill',
+    f'--config={ROOT}/configs/distill/digits.py:{argument}',
+    f'--teacher={teacher}',
+    f'--workdir={workdir}',
+    *(f'--config.{key}={value}' for key, value in values.items()),
+  )
+
+
+@pytest.fixture(scope='module')
+def teacher(shared_run):
+  return shared_run / 'run'
+
+
+@pytest.fixture(scope='module')
+def student(teacher, tmp_path_factory):
+  """A student of two steps, and what was said while it was made."""
+  workdir = tmp_path_factory.mktemp('student') / 'run'
+  result = distil(teacher, workdir, 'hybrid,2')
+  assert result.status == 0, result.err
+  return workdir
+
+
+def test_leaves_what_a_run_leaves(student, teacher):
+  assert steps_of(student) == [3, 6]
+  rows = read_metrics(student)
+  assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
+  for name in ('dm', 'ca', 'ca_to_dm', 'cosine_fake_real', 'student_std'):
+    assert np.isfinite(rows[-1][f'distill/{name}'])
+  assert list((student / 'previews').iterdir())
+  about = json.loads((student / 'teacher.json').read_text())
+  assert about['place'] == str(teacher)
+  assert (student / 'latents.json').exists()
+
+
+def test_the_same_command_has_nothing_left_to_do(student, teacher):
+  result = distil(teacher, student, 'hybrid,2')
+  assert result.status == 0
+  assert 'Already trained: 6 steps' in result.err
+
+
+def test_a_student_is_sampled_as_its_config_says(student, tmp_path):
+  result = run('sample', f'--workdir={student}', '--num=16',
+               f'--out={tmp_path}/images')  # fmt: skip
+  assert result.status == 0, result.err
+  about = json.loads((tmp_path / 'images/samples.json').read_text())
+  assert about['sampling']['solver'] == 'renoise'
+  assert about['nfe_per_image'] == 2
+
+
+def test_a_folder_of_a_student_knows_its_sampler(student, tmp_path):
+  for scheme in ((), ('--quantize=int8',)):
+    folder = tmp_path / f'net{len(scheme)}'
+    result = run('convert', f'--from={student}', f'--to={folder}', *scheme)
+    assert result.status == 0, result.err
+    assert weights.load_config(folder)[1]['sample']['solver'] == 'renoise'
+  result = run('sample', f'--folder={folder}', '--num=16',
+               '--config.sample.batch_size=16')  # fmt: skip
+  assert result.status == 0, result.err
+  (about,) = folder.glob('samples/*/samples.json')
+  assert json.loads(about.read_text())['nfe_per_image'] == 2
+
+
+def test_another_teacher_does_not_go_on(student, teacher, tmp_path):
+  other = tmp_path / 'other'
+  shutil.copytree(student, tmp_path / 'student')
+  shutil.copytree(teacher, other)
+  (tmp_path / 'data').symlink_to(teacher.parent / 'data')
+  shutil.rmtree(other / 'checkpoints' / str(max(steps_of(other))))
+  result = distil(other, tmp_path / 'student', 'hybrid,2')
+  assert result.status == 2
+  assert 'with other weights' in result.err
+
+
+def test_a_recipe_runs_its_stages_and_merges(teacher, tmp_path):
+  result = distil(
+    teacher, tmp_path / 'flash', 'flash,4', **{'train.images': 32}
+  )
+  assert result.status == 0, result.err
+  places = ('1-trajectory', '2-sharing', '3-low', '4-high')
+  for place in places:
+    assert steps_of(tmp_path / 'flash' / place) == [2]
+  for place, start in zip(places[1:], (0, 1, 1), strict=True):
+    config = json.loads(
+      (tmp_path / 'flash' / place / 'config.json').read_text()
+    )
+    assert config['train']['init_from'].endswith(places[start])
+  found = json.loads((tmp_path / 'flash/merge.json').read_text())
+  assert [row['ratio'] for row in found['rows']] == [None, 0.0, 0.5]
+  assert (
+    found['ratio'] == min(found['rows'][1:], key=lambda r: r['fd'])['ratio']
+  )
+  assert '| 0.5 |' in result.out
+  again = distil(teacher, tmp_path / 'flash', 'flash,4', **{'train.images': 32})
+  assert again.status == 0
+  assert 'Already merged' in again.out
+  result = run('sample', f'--folder={tmp_path}/flash/student', '--num=16',
+               '--config.sample.batch_size=16')  # fmt: skip
+  assert result.status == 0, result.err
+
+
+def test_ends_of_the_ratio_are_the_branches():
+  low, high = {'a': np.float32([1, -0.0])}, {'a': np.float32([3, 5])}
+  assert recipe.merged(low, high, 1) is low
+  assert recipe.merged(low, high, 0.0) is high
+  np.testing.assert_array_equal(
+    recipe.merged(low, high, 0.25)['a'], [2.5, 3.75]
+  )
+
+
+@pytest.mark.parametrize(
+  ('argument', 'given', 'message'),
+  [
+    ('hybrid,2', {'model.size': 16}, 'has latent_shape (8, 8, 1), the student'),
+    ('hybrid,2', {'model.num_classes': 12}, 'has num_classes 10'),
+    ('hybrid,2', {'model.depth': 2}, 'holds another network: depth 3, not 2'),
+    ('hybrid,2', {'objective.path': 'cosine'}, 'is of path linear'),
+    ('hybrid,1001', {}, "student's grid has 1001 steps, expected 1 to 1000"),
+    ('hybrid,2', {'sample.solver': 'heun'}, 'sample.solver is heun'),
+    ('sharing,1', {}, 'one step has none'),
+    ('sharing,2', {'sample.solver': 'renoise'}, 'walks with sample.solver=eul'),
+    ('low,1', {'distill.query': 'renoise'}, 'distill.branch low has no step'),
+    ('hybrid,2', {'distill.guidance': 'ig:1.5:tap=1'}, 'needs tap 1'),
+    ('hybrid,2', {'distill.method': ''}, 'distill.method is empty'),
+    ('hybrid,2', {'ema.widths': '(0.1,)'}, 'ema.widths are for training'),
+    ('hybrid,2', {'log.preview_guidance': 'ig:2'}, 'needs tap 0'),
+    ('sharing,2', {'distill.discriminator_blocks': '(4,)'}, 'expected 1 to 3'),
+    ('hybrd,2', {}, 'is not METHOD,STEPS'),
+    ('flash,2', {'distill.stages': "('low,4','high,4')"}, 'at least three'),
+    ('hybrid,2', {'train.batch_size': 12}, 'multiple of 8'),
+  ],
+)
+def test_refused_in_one_line(teacher, tmp_path, argument, given, message):
+  result = distil(teacher, tmp_path / 'student', argument, **given)
+  assert result.status == 2
+  (line,) = result.err.splitlines()
+  assert message in line
+  assert not (tmp_path / 'student').exists()
+
+
+def test_a_teacher_without_a_null_label(teacher, tmp_path):
+  """CFG needs one, whatever the scale but 1; IG and DM alone do not."""
+  other = tmp_path / 'run'
+  shutil.copytree(teacher, other)
+  path = other / 'config.json'
+  config = json.loads(path.read_text())
+  config['objective']['label_dropout'] = 0.0
+  path.write_text(json.dumps(config))
+  keys = {'objective.label_dropout': 0.0, 'data.dir': teacher.parent / 'data'}
+  result = distil(other, tmp_path / 'a', 'hybrid,2', **keys)
+  assert result.status == 2
+  (line,) = result.err.splitlines()
+  assert 'guidance cfg needs the null label' in line
+  keys['distill.guidance'] = 'cfg:1'  # it holds weights with a null label
+  result = distil(other, tmp_path / 'a', 'hybrid,2', **keys)
+  assert 'null label' not in result.err
+
+
+def test_wrong_teachers(student, teacher, tmp_path):
+  folder = tmp_path / 'int4'
+  assert run('convert', f'--from={student}', f'--to={folder}',
+             '--quantize=int4').status == 0  # fmt: skip
+  keys = {'data.dir': teacher.parent / 'data'}
+  for place, message in (
+    (folder, 'holds int4 weights'),
+    (tmp_path, 'is not the workdir of a run'),
+  ):
+    result = distil(place, tmp_path / 'a', 'hybrid,2', **keys)
+    assert result.status == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_train_refuses_the_config_of_a_student(tmp_path):
+  result = run('train', f'--config={ROOT}/configs/distill/digits.py:dm,2',
+               f'--workdir={tmp_path}/a')  # fmt: skip
+  assert result.status == 2
+  assert 'give the command distill' in result.err
