@@ -17,13 +17,13 @@ TINY = {
   'model.width': 16,
   'model.num_heads': 2,
   'train.batch_size': 16,
-  'train.images': 96,
-  'checkpoint.every_images': 48,
+  'train.images': 48,
+  'checkpoint.every_images': 32,
   'log.every_images': 16,
-  'log.preview_every_images': 96,
+  'log.preview_every_images': 48,
   'log.preview_num': 10,
   'sample.batch_size': 16,
-  'distill.fake_updates': 2,
+  'distill.fake_updates': 1,
   'distill.substeps': 1,
   'eval.num': 32,
   'eval.metrics': "('fd',)",
@@ -64,9 +64,9 @@ def student(teacher, tmp_path_factory):
 
 
 def test_leaves_what_a_run_leaves(student, teacher):
-  assert steps_of(student) == [3, 6]
+  assert steps_of(student) == [2, 3]
   rows = read_metrics(student)
-  assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
+  assert [row['step'] for row in rows] == [1, 2, 3]
   for name in ('dm', 'ca', 'ca_to_dm', 'cosine_fake_real', 'student_std'):
     assert np.isfinite(rows[-1][f'distill/{name}'])
   assert list((student / 'previews').iterdir())
@@ -78,7 +78,7 @@ def test_leaves_what_a_run_leaves(student, teacher):
 def test_the_same_command_has_nothing_left_to_do(student, teacher):
   result = distil(teacher, student, 'hybrid,2')
   assert result.status == 0
-  assert 'Already trained: 6 steps' in result.err
+  assert 'Already trained: 3 steps' in result.err
 
 
 def test_a_student_is_sampled_as_its_config_says(student, tmp_path):
@@ -91,11 +91,11 @@ def test_a_student_is_sampled_as_its_config_says(student, tmp_path):
 
 
 def test_a_folder_of_a_student_knows_its_sampler(student, tmp_path):
-  for scheme in ((), ('--quantize=int8',)):
-    folder = tmp_path / f'net{len(scheme)}'
-    result = run('convert', f'--from={student}', f'--to={folder}', *scheme)
-    assert result.status == 0, result.err
-    assert weights.load_config(folder)[1]['sample']['solver'] == 'renoise'
+  folder = tmp_path / 'net'
+  result = run('convert', f'--from={student}', f'--to={folder}',
+               '--quantize=int8')  # fmt: skip
+  assert result.status == 0, result.err
+  assert weights.load_config(folder)[1]['sample']['solver'] == 'renoise'
   result = run('sample', f'--folder={folder}', '--num=16',
                '--config.sample.batch_size=16')  # fmt: skip
   assert result.status == 0, result.err
@@ -114,6 +114,7 @@ def test_another_teacher_does_not_go_on(student, teacher, tmp_path):
   assert 'with other weights' in result.err
 
 
+@pytest.mark.slow
 def test_a_recipe_runs_its_stages_and_merges(teacher, tmp_path):
   result = distil(
     teacher, tmp_path / 'flash', 'flash,4', **{'train.images': 32}
@@ -161,7 +162,7 @@ def test_ends_of_the_ratio_are_the_branches():
     ('hybrid,2', {'sample.solver': 'heun'}, 'sample.solver is heun'),
     ('sharing,1', {}, 'one step has none'),
     ('sharing,2', {'sample.solver': 'renoise'}, 'walks with sample.solver=eul'),
-    ('low,1', {'distill.query': 'renoise'}, 'distill.branch low has no step'),
+    ('dm,1', {'distill.branch': 'low'}, 'distill.branch low has no step'),
     ('hybrid,2', {'distill.guidance': 'ig:1.5:tap=1'}, 'needs tap 1'),
     ('hybrid,2', {'distill.method': ''}, 'distill.method is empty'),
     ('hybrid,2', {'ema.widths': '(0.1,)'}, 'ema.widths are for training'),

@@ -1,1 +1,76 @@
-"""Few-step students."""
+"""Few-step students: what those of any data have in common.
+
+An argument METHOD,STEPS names one of
+
+  dm            DMD, the teacher unguided: no CA term
+  shared        DMD2 with a guided teacher: both terms at one level
+  full, constrained, hybrid
+                Decoupled DMD, by its schedules (arXiv 2511.22677)
+  flash         the recipe of SD3.5-Flash (arXiv 2509.21318), of which
+                trajectory, sharing, low, high are the stages
+"""
+
+import ml_collections
+
+SCHEDULES = ('shared', 'full', 'constrained', 'hybrid')
+FLASH = ('trajectory', 'sharing', 'low', 'high')
+METHODS = ('dm', *SCHEDULES, 'flash', *FLASH)
+
+
+def parse(argument: str) -> tuple[str, int]:
+  """METHOD,STEPS to its parts; ValueError for any other text."""
+  method, _, steps = argument.partition(',')
+  if method not in METHODS or not steps.isdigit() or int(steps) < 1:
+    raise ValueError(
+      f'{argument!r} is not METHOD,STEPS with methods {", ".join(METHODS)}'
+    )
+  return method, int(steps)
+
+
+def configure(
+  config: ml_collections.ConfigDict,
+  method: str,
+  steps: int,
+  *,
+  guidance: str,
+  before: str = '',
+) -> None:
+  """Makes a config of the teacher's data and network that of a student.
+
+  Args:
+    config: to change.
+    method: one of METHODS.
+    steps: of the student.
+    guidance: of the teacher, where the method is guided.
+    before: what goes before METHOD,STEPS in the argument of a stage.
+  """
+  config.model.taps = ()
+  config.objective.guided_weight = 0.0
+  config.sample.solver = 'renoise'
+  config.sample.steps = steps
+  config.sample.last = 0.0
+  config.log.preview_guidance = 'none'
+  config.optimizer.b1 = 0.0
+  config.optimizer.warmup_images = 0
+  config.distill.method = 'dmd'
+  if method != 'dm':
+    config.distill.guidance = guidance
+  if method in SCHEDULES:
+    config.distill.schedule = method
+  if method == 'shared':
+    config.distill.normaliser = 'guided'
+  if method not in ('flash', *FLASH):
+    return
+  config.sample.solver = 'euler'
+  config.distill.query = 'trajectory'
+  config.distill.normaliser = 'guided'
+  if method == 'flash':
+    config.distill.stages = tuple(f'{before}{stage},{steps}' for stage in FLASH)
+  elif method == 'trajectory':
+    config.distill.method = 'trajectory'
+  else:
+    config.distill.gan_weight = 1e-3
+    config.distill.discriminator_reset = 0.005
+  if method in ('low', 'high'):
+    config.distill.branch = method
+    config.ema.decay = 0.99
