@@ -1,15 +1,19 @@
 """The distillation of one student: checks, then the loop of training."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
 from dit import model
+from dit.config import DiTConfig
+from dit.latents import Normalisation
 from dit.path import path_named
 from dit.sharding import check_batch, make_mesh
 from dit.types import InputError
@@ -17,6 +21,7 @@ from sample import writer
 from sample.solvers import Euler, Renoise
 from train import loop
 from train.checkpoint import steps_of
+from train.data.pipeline import batches
 from train.data.source import check_source, normalisation_of, open_source
 from train.distill import step as step_lib
 from train.distill.config import MAX_STEPS, DistillConfig
@@ -29,7 +34,7 @@ from train.step import latents_of
 from train.trained import Source, check_same, check_unquantised
 from train.workdir import TEACHER, load_about
 
-_MEASURED = 4096  # records, for the moments of latents
+_MEASURED = 4096  # images, for the moments of latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,40 +105,44 @@ def check(
   Preview(experiment, latents, mesh)
   Scores(experiment, latents, mesh)
   check_batch(mesh, experiment.train.batch_size, 'train.batch_size')
+  distillation = distillation_of(experiment, network.model)
+  _check_blocks(distillation)
+  return Plan(teacher, network, start, distillation, mesh, source, latents)
+
+
+def distillation_of(experiment: Experiment, teacher: DiTConfig) -> Distillation:
+  """What is made, by the experiment and the network of its teacher."""
   path = path_named(experiment.objective.path)
-  distillation = Distillation(
-    config=config,
+  # The teacher computes as the student does.
+  how = {
+    key: getattr(experiment.model, key)
+    for key in ('dtype', 'param_dtype', 'remat', 'scan')
+  }
+  return Distillation(
+    config=experiment.distill,
     student=experiment.model,
-    teacher=dataclasses.replace(
-      network.model,
-      **{
-        key: getattr(experiment.model, key)
-        for key in ('dtype', 'param_dtype', 'remat', 'scan')
-      },
-    ),
+    teacher=dataclasses.replace(teacher, **how),
     path=path,
     solver=experiment.sample.make_solver(path),
     times=tuple(experiment.sample.grid(path).tolist()),
     batch_size=experiment.train.batch_size,
-    moments=config.moments,
+    moments=experiment.distill.moments,
   )
-  _check_blocks(distillation)
-  return Plan(teacher, network, start, distillation, mesh, source, latents)
 
 
 def distill(experiment: Experiment, workdir: epath.Path) -> bool:
   """Makes a student, until the end or until asked to stop; see `loop.train`."""
   plan = check(experiment, workdir)
   config, mesh = experiment.distill, plan.mesh
-  schedule, rules = _rules(experiment)
+  schedule, rules = make_rules(experiment)
   teacher, about = plan.teacher.load(plan.network, mesh)
   _remember(workdir, config.teacher, about, model.fingerprint(teacher))
-  normalisation = None
+  normalisation = Normalisation()
   if plan.source is not None:
     normalisation = normalisation_of(plan.source, experiment.data)
   distillation = plan.distillation
   if config.regulariser == 'mean_variance' and not config.moments:
-    moments = measured(plan.source, normalisation)
+    moments = measured(experiment, plan, normalisation)
     logging.info(
       'Latents have mean %.4g and standard deviation %.4g.', *moments
     )
@@ -156,11 +165,7 @@ def distill(experiment: Experiment, workdir: epath.Path) -> bool:
     abstract,
     fresh,
     step_lib.make_distill_step(
-      distillation,
-      rules,
-      abstract,
-      teacher,
-      *([normalisation] if normalisation else []),
+      distillation, rules, abstract, teacher, normalisation
     ),
     lambda n: schedule(n // config.period),
     plan.source if config.adversarial else None,
@@ -170,28 +175,38 @@ def distill(experiment: Experiment, workdir: epath.Path) -> bool:
   return loop.run(experiment, workdir, mesh, task)
 
 
-def measured(source: Any, normalisation: Any) -> tuple[float, float]:
-  """Mean and standard deviation within latents of data, normalised."""
-  count = min(len(source), _MEASURED)
-  sums = []
-  for begin in range(0, count, 64):
-    records = [source[i] for i in range(begin, min(begin + 64, count))]
-    batch = {
-      name: np.stack([np.asarray(r[name]) for r in records])
-      for name in ('moments', 'image')
-      if name in records[0]
-    }
-    if 'moments' in batch:
-      batch['moments'] = batch['moments'][:, 0]
-    elif 'pixels' in records[0]:
-      batch['image'] = np.stack([r['pixels'][0] for r in records])
-    x, _ = latents_of(batch, normalisation, jax.random.key(begin))
-    sums.append(np.asarray([x.mean((1, 2, 3)), x.var((1, 2, 3))]))
-  mean, variance = np.concatenate(sums, axis=1).mean(1)
+def measured(
+  experiment: Experiment, plan: Plan, normalisation: Normalisation
+) -> tuple[float, float]:
+  """Mean of latents of data, and root of the mean variance within one."""
+  size = experiment.train.batch_size
+  stream = batches(
+    plan.source,
+    experiment.data,
+    plan.mesh,
+    batch_size=size,
+    seed=experiment.seed,
+    start=0,
+  )
+
+  @jax.jit
+  def moments(batch, key):
+    x, _ = latents_of(batch, normalisation, key)
+    return x.mean(), x.var((1, 2, 3)).mean()
+
+  mean, variance = np.mean(
+    [
+      jax.device_get(moments(batch, jax.random.key(n)))
+      for n, batch in enumerate(itertools.islice(stream, -(-_MEASURED // size)))
+    ],
+    axis=0,
+  )
   return float(mean), float(variance**0.5)
 
 
-def _rules(experiment: Experiment) -> tuple[Any, step_lib.Rules]:
+def make_rules(
+  experiment: Experiment,
+) -> tuple[optax.Schedule, step_lib.Rules]:
   """Learning rate of the student by update, and both optimisers."""
   settings, period = experiment.train, experiment.distill.period
 

@@ -84,11 +84,11 @@ def fresh(
     if config.fake == 'lora':
       network = lora.init(distillation.fake_config, config.lora_rank, key)
     else:
-      network = _copy(without_taps(distillation.teacher, teacher)[1])
+      network = _copy(without_taps(distillation.teacher, teacher))
     fake['network'] = network
   if config.adversarial:
     fake['heads'] = _heads(distillation, key)
-  params = _copy(student)
+  params = _copy((distillation.student, student))
   return DistillState(
     step=jnp.int32(0),
     bad_steps=jnp.int32(0),
@@ -243,6 +243,9 @@ def _heads(distillation: Distillation, key: jax.Array) -> model.Params:
   return discriminator.init(distillation.teacher, count, key)
 
 
-def _copy(params: model.Params) -> model.Params:
-  """Arrays of their own, since a step donates them."""
-  return jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+def _copy(network: tuple[DiTConfig, model.Params]) -> model.Params:
+  """Arrays of their own, since a step donates them, in the network's type."""
+  config, params = network
+  return jax.tree.map(
+    lambda p: jnp.array(p, config.param_dtype, copy=True), params
+  )
