@@ -244,8 +244,9 @@ def test_discriminator_learns_to_tell(teacher):
     on_generated = discriminator.logits(heads, generated)
     return (jax.nn.softplus(-on_real) + jax.nn.softplus(on_generated)).mean()
 
+  gradient = jax.jit(jax.grad(loss))
   for _ in range(30):
-    grads = jax.grad(loss)(heads)
+    grads = gradient(heads)
     heads = jax.tree.map(lambda p, g: p - 0.3 * g, heads, grads)
   assert loss(heads) < 0.4
   assert discriminator.logits(heads, real).shape == (2, 8)
@@ -258,13 +259,15 @@ def test_a_walk_is_what_the_sampler_does(student):
   distillation = make_distillation(solver='euler')
   denoiser = model.bind(distillation.student, student)
   label = jnp.arange(8) % 3
-  walked = distillation.walk(denoiser, label, 4, KEY)
+  walked = jax.jit(distillation.walk)(denoiser, label, 4, KEY)
   start = distillation.noise(jax.random.fold_in(KEY, 5))
 
   def evaluate(x, t, n, memory):
     return Evaluation(denoiser(x, jnp.full(8, t), label).velocity)
 
-  expected = sampler.integrate(evaluate, Euler(), start, distillation.grid)
+  expected = jax.jit(sampler.integrate, static_argnums=(0, 1))(
+    evaluate, Euler(), start, distillation.grid
+  )
   np.testing.assert_allclose(walked, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -277,7 +280,7 @@ def test_a_teacher_follows_its_own_trajectory(teacher):
     distillation = make_distillation(
       method='trajectory', solver='euler', **given
     )
-    return distillation.trajectory_loss(network, teacher, label, KEY)
+    return jax.jit(distillation.trajectory_loss)(network, teacher, label, KEY)
 
   assert loss(substeps=1) < 1e-10
   assert loss(substeps=8) > 1e-5
@@ -292,7 +295,9 @@ def test_gradient_crosses_one_step_alone(student, teacher):
   def moved(params):
     return distillation.visit(params, label, KEY)
 
-  visit, tangents = jax.jvp(moved, (student,), (student,))
+  visit, tangents = jax.jit(
+    lambda params: jax.jvp(moved, (params,), (params,))
+  )(student)
   assert not jnp.any(tangents.z)
   assert jnp.any(tangents.v)
   assert visit.k >= 2
