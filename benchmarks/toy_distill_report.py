@@ -66,7 +66,7 @@ class Results:
     """The points, over the teacher's."""
     columns = 4
     rows = -(-len(self.panels) // columns)
-    figure = Figure(figsize=(10, 2.65 * rows), layout='constrained')
+    figure = Figure(figsize=(8, 2.2 * rows), layout='constrained')
     axes = figure.subplots(rows, columns).ravel()
     truth = self.panels['teacher']
     reach = 1.2 * np.abs(truth).max()
@@ -84,7 +84,7 @@ class Results:
 
   def curves_figure(self) -> Figure:
     """Measures over the updates: the mean, and least to greatest of seeds."""
-    figure = Figure(figsize=(12, 4), layout='constrained')
+    figure = Figure(figsize=(11, 3.6), layout='constrained')
     for ax, (measure, title) in zip(
       figure.subplots(1, len(_DRAWN)), _DRAWN.items(), strict=True
     ):
