@@ -1,14 +1,25 @@
 """The toy experiments: exact parts, and both commands in their quick mode."""
 
+import dataclasses
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
 
-from benchmarks import toy, toy_fractal, toy_mixture, toy_report
+from benchmarks import (
+  toy,
+  toy_distill,
+  toy_distill_report,
+  toy_fractal,
+  toy_mixture,
+  toy_report,
+)
 
 MIXTURES = {
   'mixture': toy_mixture.four_gaussians(),
+  'distill': toy_distill.side_by_side(),
   'fractal': toy_fractal.tree(levels=3, pieces=3),
 }
 
@@ -142,3 +153,86 @@ def test_scale_one_is_no_guidance(quick_compilation):
   assert x.shape == (experiment.points, 2)
   assert np.bincount(label).tolist() == [experiment.points // 2] * 2
   np.testing.assert_allclose(guided, x, atol=1e-5)
+
+
+def test_the_judge_of_students_finds_what_is_wrong():
+  label = np.arange(1000) % 2
+  rng = np.random.default_rng(0)
+  truth = toy_distill.side_by_side().draw(label, rng)
+  apart = np.stack([2.0 * label - 1, np.zeros(1000)], axis=1)
+  judge = toy_distill.Judge(truth, truth + apart)
+
+  def judged(x):
+    return dict(zip(toy_distill_report.MEASURES, judge(x), strict=True))
+
+  same = judged(truth)
+  assert same['energy'] == same['outward'] == 0
+  assert same['spread'] == same['total'] == 1
+  moved = judged(truth + apart)
+  assert moved['guided'] == 0
+  assert moved['energy'] == pytest.approx(same['guided'])
+  assert moved['energy'] > 0.5
+  assert moved['outward'] == pytest.approx(1)
+  assert moved['spread'] == pytest.approx(1)
+  assert moved['total'] > 1.5
+  center = np.stack([truth[c::2].mean(0) for c in (0, 1)])[label]
+  shrunk = judged(center + 0.5 * (truth - center))
+  assert shrunk['spread'] == pytest.approx(0.25)
+  assert shrunk['outward'] == pytest.approx(0)
+
+
+def _students(*names, **changes):
+  """Some of the students of the experiment."""
+  students = toy_distill.students()
+  settings = tuple(s for s in students.settings if s.name in names)
+  return dataclasses.replace(students, settings=settings, **changes)
+
+
+def test_students_in_the_quick_mode(quick_compilation):
+  experiment = toy_distill.experiment().quick()
+  students = _students('CA only', seeds=2, marks=(0, 1), batch_size=16)
+  results = toy_distill.run(experiment, students)
+  assert results.curves['CA only'].shape == (2, 2, 5)
+  # Both start as the teacher, and then go their own ways.
+  before, after = results.at('CA only', 'energy').T
+  assert before[0] == before[1]
+  assert after[0] != after[1]
+  text = results.text()
+  for name in (*results.rows, *toy_distill_report.MEASURES):
+    assert f'| {name} |' in text
+  assert 'nan' not in text
+  for draw in (results.clouds_figure, results.curves_figure):
+    data = io.BytesIO()
+    draw().savefig(data)
+    with Image.open(data) as image:
+      assert np.asarray(image.convert('RGB')).std() > 10
+
+
+@pytest.mark.slow
+def test_students_do_what_the_docs_say():
+  students = _students(
+    'DM, 1 step', 'CA only', 'hybrid', seeds=1, marks=(0, 25, 100, 200)
+  )
+  results = toy_distill.run(toy_distill.experiment(), students)
+  names = toy_distill_report.MEASURES
+
+  def end(name):
+    return dict(zip(names, results.rows[name][0], strict=True))
+
+  dm = end('DM, 1 step')
+  assert dm['energy'] < 0.15  # 0.08; the teacher at one step 0.95
+  assert dm['energy'] < end('teacher, 1 Euler step')['energy'] / 5
+  assert dm['spread'] == pytest.approx(1, abs=0.1)
+  # CA alone goes beyond the guided teacher, and then collapses.
+  ca = results.at('CA only', 'energy')[0]
+  assert ca[2] > 1.3  # 1.66
+  assert ca[2] > 1.5 * ca[1]
+  assert ca[2] > 1.5 * end('teacher, cfg:3')['energy']
+  total = results.at('CA only', 'total')[0]
+  assert total[2] > 1.8  # 2.7
+  assert end('CA only')['spread'] < 0.1  # 0.03
+  # With DM it stays where it is.
+  assert results.at('hybrid', 'energy')[0].max() < 0.8  # 0.50
+  total = results.at('hybrid', 'total')[0, 1:]
+  assert 0.5 < total.min() < total.max() < 1.5
+  assert results.at('hybrid', 'spread')[0, 1:].min() > 0.3
