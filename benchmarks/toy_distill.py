@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks import toy, toy_distill_report
 from benchmarks.toy_report import energy_distance
@@ -72,7 +73,7 @@ class Students:
     seeds: of each student; the teacher is the same.
     marks: updates of the student after which it is measured; then it ends.
     batch_size: of every update.
-    lr: of the student, constant.
+    lr: of the student at first; both fall by a cosine.
     fake_lr: of the fake denoiser.
     decay: of the student's average, per update, which is what is sampled.
   """
@@ -207,8 +208,8 @@ def distill(
     batch_size=students.batch_size,
   )
   rules = step_lib.Rules(
-    _optimizer(students.lr),
-    _optimizer(students.fake_lr),
+    _optimizer(students.lr, students.marks[-1]),
+    _optimizer(students.fake_lr, students.marks[-1] * config.period),
     EMAConfig(decay=students.decay, ramp=True),
   )
   mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -318,13 +319,13 @@ def _defaults() -> dict[str, Any]:
   }
 
 
-def _optimizer(lr: float):
+def _optimizer(lr: float, updates: int) -> optax.GradientTransformation:
   rule = OptimizerConfig(
     lr=lr, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
-    warmup_images=0, schedule='constant', end_fraction=1.0,
+    warmup_images=0, schedule='cosine', end_fraction=0.05,
   )  # fmt: skip
-  # A constant rate asks for no number of images.
-  return make_optimizer(rule, make_schedule(rule, batch_size=1, total_images=1))
+  schedule = make_schedule(rule, batch_size=1, total_images=updates)
+  return make_optimizer(rule, schedule)
 
 
 def _variance(x: np.ndarray) -> float:
