@@ -91,8 +91,7 @@ def _distill(args: argparse.Namespace) -> int:
     if text is not None:
       _say(text)
     return 0 if text is not None else args.stopped_status
-  distilling.check(experiment, args.workdir)
-  finished = distilling.distill(experiment, workdir.claim(args.workdir, config))
+  finished = distilling.distill(experiment, args.workdir, config)
   return 0 if finished else args.stopped_status
 
 

@@ -298,7 +298,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Whose student it is, as --teacher says: a run (its average), or a folder of
   # weights. The student's grid and solver are those of the section sample.
   config.distill.teacher = ''
-  # dmd, or trajectory (follows the teacher's); empty: no student.
+  # dmd, or trajectory (follows the teacher's; of the other keys only guidance
+  # and substeps count); empty: no student.
   config.distill.method = ''
   # Of the teacher: ig, cfg or both; alpha of Decoupled DMD is the scale of cfg.
   # Without (none, cfg:1) there is no CA term.
@@ -328,7 +329,7 @@ def get_config() -> ml_collections.ConfigDict:
   # The fake denoiser: full, or lora (of attention's queries and values), with
   # rank and scale; its updates for each one of the student (a step is one of
   # its own, so the student has train.images / batch_size / fake_updates), and
-  # its constant learning rate, 0 for optimizer.lr.
+  # its constant learning rate, 0 for optimizer.lr; it has no weight decay.
   config.distill.fake = 'full'
   config.distill.lora_rank = 32
   config.distill.lora_scale = 2.0

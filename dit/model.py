@@ -263,11 +263,16 @@ def fingerprint(params: Params) -> str:
   """SHA-256 of all values, by which results name the weights they are of."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree.leaves_with_path(params):
-    if not getattr(leaf, 'is_fully_addressable', True):
-      leaf = multihost_utils.process_allgather(leaf, tiled=True)
     digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
+    digest.update(np.ascontiguousarray(on_host(leaf)).tobytes())
   return digest.hexdigest()
+
+
+def on_host(leaf: jax.Array) -> np.ndarray:
+  """A whole array, which processes may hold in parts; all of them must ask."""
+  if not getattr(leaf, 'is_fully_addressable', True):
+    leaf = multihost_utils.process_allgather(leaf, tiled=True)
+  return np.asarray(leaf)
 
 
 @functools.cache

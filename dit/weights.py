@@ -96,8 +96,9 @@ def load_folder(
     )
   arrays, scheme = read_safetensors(path), scheme_of(info)
   _check_arrays(path, arrays, config, scheme)
-  # Folders of earlier versions have no hash.
-  if 'sha256' in info and info.pop('sha256') != _sha256(path):
+  # Folders of earlier versions, which had no quantised weights, have no hash.
+  known = info.pop('sha256', None)
+  if (known or scheme) and known != _sha256(path):
     raise InputError(
       f'{path} is not the file that {folder / "config.json"} was written with: '
       'its SHA-256 is another; copy or convert both again.'

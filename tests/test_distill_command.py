@@ -109,9 +109,18 @@ def test_another_teacher_does_not_go_on(student, teacher, tmp_path):
   shutil.copytree(teacher, other)
   (tmp_path / 'data').symlink_to(teacher.parent / 'data')
   shutil.rmtree(other / 'checkpoints' / str(max(steps_of(other))))
+  before = (tmp_path / 'student/config.json').read_text()
   result = distil(other, tmp_path / 'student', 'hybrid,2')
   assert result.status == 2
   assert 'with other weights' in result.err
+  assert (tmp_path / 'student/config.json').read_text() == before
+  # Nor does it go on with another grid, or another solver.
+  for argument, given in (
+    ('hybrid,3', {}), ('hybrid,2', {'sample.shift': 2.0}),
+  ):  # fmt: skip
+    result = distil(teacher, tmp_path / 'student', argument, **given)
+    assert result.status == 2
+    assert 'holds another config (sample.' in result.err
 
 
 @pytest.mark.slow
@@ -134,6 +143,8 @@ def test_a_recipe_runs_its_stages_and_merges(teacher, tmp_path):
     found['ratio'] == min(found['rows'][1:], key=lambda r: r['fd'])['ratio']
   )
   assert '| 0.5 |' in result.out
+  config = json.loads((tmp_path / 'flash/4-high/config.json').read_text())
+  assert config['seed'] == 3
   again = distil(teacher, tmp_path / 'flash', 'flash,4', **{'train.images': 32})
   assert again.status == 0
   assert 'Already merged' in again.out
@@ -168,7 +179,12 @@ def test_ends_of_the_ratio_are_the_branches():
     ('hybrid,2', {'ema.widths': '(0.1,)'}, 'ema.widths are for training'),
     ('hybrid,2', {'log.preview_guidance': 'ig:2'}, 'needs tap 0'),
     ('sharing,2', {'distill.discriminator_blocks': '(4,)'}, 'expected 1 to 3'),
+    ('hybrid,2', {'model.taps': '(1,)'}, 'a student has none'),
+    ('sharing,2', {'objective.path': 'cosine'}, 'is of path linear'),
     ('hybrd,2', {}, 'is not METHOD,STEPS'),
+    ('flash,2', {'distill.merge_ratios': '()'}, 'merge_ratios is empty'),
+    ('flash,2', {'eval.metrics': "('kid',)"}, 'is chosen by fd'),
+    ('flash,2', {'eval.batch_size': 12}, 'eval.batch_size is 12'),
     ('flash,2', {'distill.stages': "('low,4','high,4')"}, 'at least three'),
     ('hybrid,2', {'train.batch_size': 12}, 'multiple of 8'),
   ],

@@ -331,20 +331,34 @@ def restore_weights(
   Raises:
     InputError: if there is no such checkpoint.
   """
-  folder = folder_of(workdir)
   step = checkpoint_step(workdir, step)
   # Averages are float32 whatever the parameters are; see train.state.
   target = weights_like(config, mesh, 'float32' if weights == 'ema' else None)
+  return _restore_item(workdir, WEIGHTS[weights], target, step), step
+
+
+def restore_training(
+  workdir: epath.PathLike, abstract: TrainState
+) -> dict[str, Any]:
+  """The newest state of a run but its weights, laid out as `abstract` says."""
+  target = _items(abstract)['training']
+  return _restore_item(workdir, 'training', target, checkpoint_step(workdir))
+
+
+def _restore_item(
+  workdir: epath.PathLike, item: str, target: Any, step: int
+) -> Any:
+  """One item of a checkpoint, checked; InputError where it is damaged."""
+  folder = folder_of(workdir) / str(step)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      item = WEIGHTS[weights]
-      params = checkpointer.restore(folder / str(step) / item, target)
+      tree = checkpointer.restore(folder / item, target)
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-      digests = checkpointer.restore(folder / str(step) / 'digests')
-    check_digests(item, params, digests[item])
+      digests = checkpointer.restore(folder / 'digests')
+    check_digests(item, tree, digests[item])
   except Exception as error:  # Orbax raises whatever its parts raise
-    raise _unreadable(folder / str(step), error) from error
-  return params, step
+    raise _unreadable(folder, error) from error
+  return tree
 
 
 def _unreadable(folder: epath.Path, error: Exception) -> InputError:

@@ -172,12 +172,15 @@ def plot_losses(path: epath.PathLike, rows: Iterable[dict[str, float]]) -> None:
   if not rows:
     return
   images = np.asarray([row['images'] for row in rows])
-  names = [name for name in rows[0] if name.startswith('loss')]
+  names = dict.fromkeys(  # not every row has all
+    name for row in rows for name in row if name.startswith('loss')
+  )
   figure = Figure(figsize=(7, 4.5), layout='constrained')
   axes = figure.subplots()
   for name in names:
     values = np.asarray([row.get(name, np.nan) for row in rows])
-    label = name.removeprefix('loss/').replace('_', ' after block ')
+    label = name.removeprefix('loss/')
+    label = label.replace('intermediate_', 'intermediate after block ')
     axes.plot(images, values, label='total' if name == 'loss' else label)
   axes.set(xlabel='images seen', ylabel='loss', yscale='log')
   axes.grid(which='both', alpha=0.25)

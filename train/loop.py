@@ -56,7 +56,7 @@ class Task:
     schedule: learning rate of step n.
     source: records to read batches of; None: every batch is {}.
     latents: autoencoder and normalisation of the latents; see `about_latents`.
-    flops: of a step, for each image of the batch; multiply-adds count as 2.
+    flops: of a step, for each image of the batch; a multiply-add is 2.
   """
 
   abstract: state_lib.TrainState
@@ -65,7 +65,7 @@ class Task:
   schedule: Callable[[int], Any]
   source: Any
   latents: dict[str, Any]
-  flops: int
+  flops: float
 
 
 @dataclasses.dataclass

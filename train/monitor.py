@@ -55,6 +55,11 @@ class Samples:
       config.latent_shape,
     )
 
+  @property
+  def seed(self) -> int:
+    """Of all noise."""
+    return self._experiment.seed
+
   def __call__(
     self,
     params: model.Params,

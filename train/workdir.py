@@ -34,6 +34,7 @@ FREE = (
   'data.prefetch',
   'data.threads',
   'data.workers',
+  'distill.merge_ratios',
   'distill.teacher',
   'ema.snapshot_images',
   'eval',
@@ -145,8 +146,16 @@ def is_free(key: str) -> bool:
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
   """Keys whose values differ, outside FREE, as 'key: old -> new'."""
   old, new = flatten(old), flatten(new)
+  # The grid and the solver of a student are part of its training.
+  kept = 'sample.' if new.get('distill.method') else None
+
+  def may_differ(key):
+    if kept and key.startswith(kept):
+      return key in ('sample.batch_size', 'sample.state_dtype')
+    return is_free(key)
+
   return [
     f'{key}: {old.get(key, "absent")} -> {new.get(key, "absent")}'
     for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key) and not is_free(key)
+    if old.get(key) != new.get(key) and not may_differ(key)
   ]

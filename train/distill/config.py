@@ -13,7 +13,6 @@ NORMALISERS = ('conditional', 'guided')
 REGULARISERS = ('dm', 'mean_variance', 'gan', 'none')
 FAKES = ('full', 'lora')
 BRANCHES = ('', 'low', 'high')
-SOLVERS = ('renoise', 'euler')
 MAX_STEPS = 1000
 
 
@@ -112,17 +111,30 @@ class DistillConfig:
     for ratio in self.merge_ratios:
       check_range('distill.merge_ratios', ratio, 0, 1)
     moments = self.moments
-    if len(moments) not in (0, 2) or (moments and moments[1] <= 0):
+    numbers = all(isinstance(value, int | float) for value in moments)
+    fits = numbers and len(moments) in (0, 2)
+    if not fits or (moments and moments[1] <= 0):
       raise InputError(
         f'distill.moments is {moments}, expected a mean and a positive '
         'standard deviation, or () to measure them.'
       )
+    for name, kind in (('discriminator_blocks', int), ('stages', str)):
+      if not all(type(value) is kind for value in getattr(self, name)):
+        raise InputError(
+          f'distill.{name} is {getattr(self, name)}, expected values of type '
+          f'{kind.__name__}.'
+        )
     guidance = self.teacher_guidance
     known = all(term.name == 'cfg' for term in guidance.terms)
     if not known or guidance.rescale is not None:
       raise InputError(
         f'distill.guidance is {self.guidance!r}, expected ig, cfg or both, '
         'such as cfg:1.5@0-0.7 or ig:1.4,cfg:1.2.'
+      )
+    if self.branch and (self.method != 'dmd' or self.trajectory_weight):
+      raise InputError(
+        f'distill.branch {self.branch} is for DMD: the trajectory loss is of '
+        'the whole grid; leave one of them out.'
       )
     if self.method == 'dmd':
       self._check_dmd()
@@ -133,10 +145,18 @@ class DistillConfig:
       raise InputError(
         'distill.regulariser is gan, but distill.gan_weight is 0; set it.'
       )
-    if self.regulariser == 'none' and not self.augmented:
+    by_moments = self.regulariser == 'mean_variance' and self.dm_weight
+    if not (
+      self.matches
+      or self.augmented
+      or self.adversarial
+      or by_moments
+      or self.trajectory_weight
+    ):
       raise InputError(
-        'distill.regulariser is none and distill.guidance adds nothing: no '
-        'term is left; set one of them.'
+        f'distill.regulariser is {self.regulariser} of dm_weight '
+        f'{self.dm_weight:g}, and distill.guidance adds nothing: no term is '
+        'left; set one of them.'
       )
     if (
       self.normaliser == 'guided'

@@ -26,9 +26,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dit import model
-from dit.sharding import make_mesh
+from dit.sharding import check_batch, make_mesh
 from dit.types import InputError
-from dit.weights import save_folder
+from dit.weights import check_target, save_folder
 from sample import writer
 from sample.metrics.measure import as_dict
 from train import workdir as workdir_lib
@@ -39,6 +39,7 @@ from train.monitor import Samples
 from train.settings import load_config, override
 from train.trained import run_weights, sampling_of
 
+STUDENT = 'student'
 Measure = Callable[[model.Params], dict[str, float]]
 
 
@@ -88,6 +89,7 @@ def run(
   Raises:
     InputError: for what cannot work, before the first stage.
   """
+  place = epath.Path(workdir).expanduser().resolve()
   file = spec.partition(':')[0]
   whole = build(override(load_config(spec), overrides).to_dict())
   names = whole.distill.stages
@@ -95,37 +97,48 @@ def run(
     override(load_config(f'{file}:{name}'), overrides).to_dict()
     for name in names
   ]
-  experiments = [build(config) for config in configs]
-  _check(names, experiments)
+  # METHOD is the last but one part of a stage's argument.
   folders = [
-    epath.Path(workdir).expanduser() / f'{n}-{name.partition(",")[0]}'
-    for n, name in enumerate(names, 1)
+    place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
+  for n, config in enumerate(configs):
+    config['seed'] = (config['seed'] + n) % 2**32  # noise of its own
+  _check(whole, [build(config) for config in configs], place)
   for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
     if n:  # both branches start with the stage before them
       before = folders[min(n, len(names) - 2) - 1]
       config['train']['init_from'] = str(before)
     logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
-    experiment = build(config)
-    distilling.check(experiment, folder)
-    if not distilling.distill(experiment, workdir_lib.claim(folder, config)):
+    if not distilling.distill(build(config), folder, config):
       return None
-  return _merge(whole, epath.Path(workdir).expanduser(), folders[-3:])
+  return _merge(whole, place, folders[-3:])
 
 
-def _check(names: Sequence[str], experiments: Sequence[Experiment]) -> None:
+def _check(
+  whole: Experiment, stages: Sequence[Experiment], place: epath.Path
+) -> None:
   """Raises InputError for stages that cannot be run or merged."""
-  branches = [experiment.distill.branch for experiment in experiments]
+  names, config = whole.distill.stages, whole.eval
+  branches = [experiment.distill.branch for experiment in stages]
   if branches[-2:] != ['low', 'high'] or len(names) < 3 or any(branches[:-2]):
     raise InputError(
-      f'distill.stages is {tuple(names)}, expected at least three, of which '
-      'the last two have distill.branch low and high.'
+      f'distill.stages is {names}, expected at least three, of which the last '
+      'two have distill.branch low and high.'
     )
-  for experiment in experiments:
+  if not whole.distill.merge_ratios:
+    raise InputError('distill.merge_ratios is empty; name some, such as 0.3.')
+  if not (place / STUDENT).exists():
+    check_target(place / STUDENT)
+  for experiment in stages:
     checked = distilling.check(experiment)
-  config = experiment.eval
-  plan(config, experiment.data, labels=True, count=config.num)
-  _samples(experiment, checked.latents, checked.mesh)
+  check_batch(checked.mesh, config.batch_size, 'eval.batch_size')
+  each = config.num // config.repeats
+  if 'fd' not in plan(config, whole.data, labels=True, count=each):
+    raise InputError(
+      f'eval.metrics is {config.metrics}, but the ratio of the merge is chosen '
+      'by fd; add it.'
+    )
+  _samples(whole, checked.latents, checked.mesh)
 
 
 def _samples(
@@ -133,7 +146,7 @@ def _samples(
 ) -> Samples:
   """What draws for the choice of a ratio: noise that no stage has previewed."""
   return Samples(
-    dataclasses.replace(experiment, seed=(experiment.seed + 1) % 2**32),
+    dataclasses.replace(experiment, seed=(experiment.seed + 101) % 2**32),
     latents,
     mesh,
     guidance='none',
@@ -143,24 +156,24 @@ def _samples(
 
 
 def _merge(
-  experiment: Experiment, workdir: epath.Path, folders: Sequence[epath.Path]
+  experiment: Experiment, place: epath.Path, folders: Sequence[epath.Path]
 ) -> str:
   """Chooses the ratio, and writes the student; folders: before, low, high."""
-  target, table = workdir / 'student', workdir / 'merge.md'
-  if target.exists() and table.exists():
+  target, table = place / STUDENT, place / 'merge.md'
+  if target.exists():
     return f'{table.read_text()}\nAlready merged: {target}.'
-  mesh, eval_config = make_mesh(experiment.mesh), experiment.eval
+  mesh, config = make_mesh(experiment.mesh), experiment.eval
   latents = workdir_lib.load_about(folders[0], workdir_lib.LATENTS)
   samples = _samples(experiment, latents, mesh)
   evaluator = Evaluator(
-    eval_config,
+    config,
     experiment.data,
     experiment.model.num_classes,
     mesh,
     labels=True,
-    count=eval_config.num // eval_config.repeats,
+    count=config.num // config.repeats,
   )
-  labels = np.arange(eval_config.num) % experiment.model.num_classes
+  labels = np.arange(config.num) % experiment.model.num_classes
   labels = labels.astype(np.int32)
 
   def measure(params):
@@ -173,29 +186,31 @@ def _merge(
   ratio, rows = sweep(
     low, high, before, experiment.distill.merge_ratios, measure
   )
-  about = {'ratio': ratio, 'rows': rows, 'seed': experiment.seed + 1}
+  seed = samples.seed
+  about = {'ratio': ratio, 'rows': rows, 'seed': seed}
   writer.write_json(
-    workdir / 'merge.json', {**about, 'evaluation': evaluator.protocol()}
+    place / 'merge.json', {**about, 'evaluation': evaluator.protocol()}
   )
   text = _table(rows)
-  if jax.process_index() == 0:
+  writer.write_bytes(table, text.encode())
+  params = jax.tree.map(model.on_host, merged(low, high, ratio))
+  if jax.process_index() == 0:  # last: it says that all is done
     save_folder(
       target,
       experiment.model,
-      jax.device_get(merged(low, high, ratio)),
+      params,
       info={
         'weights': 'ema',
-        'source': str(workdir),
+        'source': str(place),
         'path': experiment.objective.path,
         'latents': latents,
         'sample': sampling_of(experiment),
         'merge': about,
       },
     )
-  writer.write_bytes(table, text.encode())
   return (
     f'{text}\nratio: of the branch of low times; -: the stage before both. '
-    f'{eval_config.num} images of seed {experiment.seed + 1}.\n'
+    f'{config.num} images of seed {seed}.\n'
     f'The student, of ratio {ratio:g}: {target}'
   )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from typing import Any
 
 import jax
@@ -14,15 +15,20 @@ from jax.sharding import Mesh
 from dit import model
 from dit.config import DiTConfig
 from dit.latents import Normalisation
-from dit.path import path_named
+from dit.path import Linear, path_named
 from dit.sharding import check_batch, make_mesh
 from dit.types import InputError
 from sample import writer
 from sample.solvers import Euler, Renoise
 from train import loop
-from train.checkpoint import steps_of
+from train.checkpoint import restore_training, steps_of
 from train.data.pipeline import batches
-from train.data.source import check_source, normalisation_of, open_source
+from train.data.source import (
+  about_latents,
+  check_source,
+  normalisation_of,
+  open_source,
+)
 from train.distill import step as step_lib
 from train.distill.config import MAX_STEPS, DistillConfig
 from train.distill.levels import trained_steps
@@ -32,7 +38,7 @@ from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
 from train.step import latents_of
 from train.trained import Source, check_same, check_unquantised
-from train.workdir import TEACHER, load_about
+from train.workdir import TEACHER, claim, load_about
 
 _MEASURED = 4096  # images, for the moments of latents
 
@@ -80,6 +86,11 @@ def check(
     raise InputError('--teacher is needed: a run, or a folder of weights.')
   mesh = make_mesh(experiment.mesh)
   loop.check_settings(experiment, mesh)
+  if experiment.model.taps:
+    raise InputError(
+      f'model.taps is {experiment.model.taps}, but a student has none; set '
+      'model.taps=().'
+    )
   if experiment.ema.widths:
     raise InputError('ema.widths are for training; a student has ema.decay.')
   if experiment.train.accumulate > 1:
@@ -98,10 +109,12 @@ def check(
     check_same(experiment, start, but=('taps',))
     start.check()
   source = None
-  if _needs_data(config):
+  if config.adversarial or _measures(config):
     source = open_source(experiment.data, experiment.data.train_split)
     check_source(source, experiment.data, experiment.model)
   latents = teacher.latents()
+  if source is not None and latents:
+    _check_latents(about_latents(source, experiment.data), latents)
   Preview(experiment, latents, mesh)
   Scores(experiment, latents, mesh)
   check_batch(mesh, experiment.train.batch_size, 'train.batch_size')
@@ -130,18 +143,37 @@ def distillation_of(experiment: Experiment, teacher: DiTConfig) -> Distillation:
   )
 
 
-def distill(experiment: Experiment, workdir: epath.Path) -> bool:
-  """Makes a student, until the end or until asked to stop; see `loop.train`."""
-  plan = check(experiment, workdir)
-  config, mesh = experiment.distill, plan.mesh
+def distill(
+  experiment: Experiment, place: epath.PathLike, config: dict[str, Any]
+) -> bool:
+  """Makes a student, until the end or until asked to stop.
+
+  Args:
+    experiment: every setting.
+    place: the workdir.
+    config: the experiment as plain values, which the workdir is to hold.
+
+  Returns:
+    Whether it came to its end.
+
+  Raises:
+    InputError: for what cannot be distilled; the workdir is as it was.
+    NonFiniteError, SaveError: as `loop.train`.
+  """
+  plan = check(experiment, place)
+  settings, mesh = experiment.distill, plan.mesh
   schedule, rules = make_rules(experiment)
   teacher, about = plan.teacher.load(plan.network, mesh)
-  _remember(workdir, config.teacher, about, model.fingerprint(teacher))
+  about = {'place': settings.teacher, **about}
+  about['sha256'] = model.fingerprint(teacher)
+  _check_known(place, about)
+  workdir = claim(place, config)
+  writer.write_json(workdir / TEACHER, about)
   normalisation = Normalisation()
   if plan.source is not None:
     normalisation = normalisation_of(plan.source, experiment.data)
   distillation = plan.distillation
-  if config.regulariser == 'mean_variance' and not config.moments:
+  if _measures(settings):
     moments = measured(experiment, plan, normalisation)
     logging.info(
       'Latents have mean %.4g and standard deviation %.4g.', *moments
@@ -159,7 +191,14 @@ def distill(experiment: Experiment, workdir: epath.Path) -> bool:
       static_argnums=(0, 1),
       out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
-    return make(distillation, rules, student, teacher, experiment.seed)
+    state = make(distillation, rules, student, teacher, experiment.seed)
+    if _same_fake(experiment, plan.start):
+      logging.info('The fake denoiser goes on from %s.', plan.start.place)
+      before = restore_training(plan.start.place, abstract)
+      state = dataclasses.replace(
+        state, fake=before['fake'], fake_opt_state=before['fake_opt_state']
+      )
+    return state
 
   task = loop.Task(
     abstract,
@@ -167,8 +206,8 @@ def distill(experiment: Experiment, workdir: epath.Path) -> bool:
     step_lib.make_distill_step(
       distillation, rules, abstract, teacher, normalisation
     ),
-    lambda n: schedule(n // config.period),
-    plan.source if config.adversarial else None,
+    lambda n: schedule(n // settings.period),
+    plan.source if settings.adversarial else None,
     plan.latents,
     2 * distillation.passes() * experiment.model.pass_multiply_adds,
   )
@@ -230,10 +269,39 @@ def make_rules(
   return schedule, step_lib.Rules(student, fake, experiment.ema)
 
 
-def _needs_data(config: DistillConfig) -> bool:
-  """Whether real latents are used."""
-  measures = config.regulariser == 'mean_variance' and not config.moments
-  return config.adversarial or (config.method == 'dmd' and measures)
+def _same_fake(experiment: Experiment, start: Source) -> bool:
+  """Whether a student starts with another, whose fake denoiser it can use."""
+  theirs = start.open(())
+
+  def kind(e):
+    config = e.distill
+    wanted = config.matches or config.adversarial
+    blocks = config.adversarial and config.discriminator_blocks
+    return wanted, config.fake, config.lora_rank, blocks, e.optimizer.name
+
+  return kind(experiment)[0] and kind(experiment) == kind(theirs)
+
+
+def _measures(config: DistillConfig) -> bool:
+  """Whether the moments of real latents are needed."""
+  return (
+    config.method == 'dmd'
+    and config.regulariser == 'mean_variance'
+    and not config.moments
+  )
+
+
+def _check_latents(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+  """Raises InputError where the data are not what the teacher draws."""
+  for key in ('autoencoder', 'normalisation'):
+    ours_, theirs_ = (
+      json.loads(json.dumps(about.get(key))) for about in (ours, theirs)
+    )
+    if ours_ != theirs_:
+      raise InputError(
+        f'the data have {key} {ours_}, the latents of the teacher {theirs_}; '
+        "set the section data of the config as the teacher's run has it."
+      )
 
 
 def _check_teacher(
@@ -272,6 +340,12 @@ def _check_grid(experiment: Experiment) -> None:
       f'sample.solver is {sampling.solver}, but a student walks with renoise '
       '(DMD) or euler (SD3.5-Flash); set it.'
     )
+  if type(solver) is Euler and type(path) is not Linear:
+    raise InputError(
+      'a student that walks with sample.solver=euler is of objective.path '
+      f'linear, not {experiment.objective.path}: on others its last step does '
+      'not end at x0; choose renoise.'
+    )
   if config.method == 'dmd' and config.query != 'renoise':
     if steps < 2:
       raise InputError(
@@ -300,16 +374,11 @@ def _check_blocks(distillation: Distillation) -> None:
       )
 
 
-def _remember(
-  workdir: epath.Path, place: str, about: dict[str, Any], sha256: str
-) -> None:
-  """Writes whose student it is; InputError where it was another's."""
-  path = workdir / TEACHER
+def _check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
+  """Raises InputError where a run is a student of other weights."""
   known = load_about(workdir, TEACHER)
-  if known and known.get('sha256') != sha256:
+  if known and known.get('sha256') != about['sha256']:
     raise InputError(
-      f'{workdir} is a student of {known.get("place")} with other weights '
-      f'than those of {place}; give the same teacher, or a new workdir.'
+      f'{workdir} is a student of {known.get("place")} with other weights than '
+      f'those of {about["place"]}; give the same teacher, or a new workdir.'
     )
-  if jax.process_index() == 0:
-    writer.write_json(path, {'place': place, 'sha256': sha256, **about})

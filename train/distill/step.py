@@ -79,15 +79,18 @@ def fresh(
     seed: of what is random in the fake denoiser.
   """
   key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # of no step
+  network_key, heads_key = jax.random.split(key)
   fake, config = {}, distillation.config
   if config.matches or config.adversarial:
     if config.fake == 'lora':
-      network = lora.init(distillation.fake_config, config.lora_rank, key)
+      network = lora.init(
+        distillation.fake_config, config.lora_rank, network_key
+      )
     else:
       network = _copy(without_taps(distillation.teacher, teacher))
     fake['network'] = network
   if config.adversarial:
-    fake['heads'] = _heads(distillation, key)
+    fake['heads'] = _heads(distillation, heads_key)
   params = _copy((distillation.student, student))
   return DistillState(
     step=jnp.int32(0),
@@ -147,7 +150,7 @@ def make_distill_step(
   config = distillation.config
 
   def fake_update(state, teacher, batch, key):
-    label_key, data_key, reset_key, key = jax.random.split(key, 4)
+    label_key, data_key, reset_key, which_key, key = jax.random.split(key, 5)
     label, real = distillation.draw_labels(label_key), None
     heads = state.fake.get('heads')
     if config.adversarial:
@@ -156,7 +159,7 @@ def make_distill_step(
       heads = discriminator.reset(
         heads,
         _heads(distillation, reset_key),
-        data_key,
+        which_key,
         config.discriminator_reset,
       )
       state = dataclasses.replace(state, fake={**state.fake, 'heads': heads})

@@ -13,8 +13,8 @@ The student's output x moves along DM + CA, at rate 1 of
   L = mean (x - sg(x + DM + CA))^2 / 2
 
 At one level and one noise with 'guided', that is DMD2 with a guided teacher
-(arXiv 2405.14867), exactly: DM + CA = (g - f) / mean |g - x|. Internal Guidance
-gives a CA term of its own, w (c - c_tap), which is nobody's published method.
+(arXiv 2405.14867), exactly: DM + CA = (g - f) / mean |g - x|. With Internal
+Guidance of scale w, CA is (w - 1) (c - c_tap) / n: nobody's published method.
 """
 
 import jax
@@ -42,9 +42,9 @@ def push(
 def surrogate(x: jax.Array, direction: jax.Array) -> jax.Array:
   """A loss whose gradient moves x along `direction`, and through nothing else.
 
-  What is not finite counts as 0, as in DMD2.
+  DMD2 sets what is not finite to 0; here it shows in the loss, and the step is
+  skipped and counted.
   """
-  direction = jnp.nan_to_num(direction, posinf=0, neginf=0)
   target = jax.lax.stop_gradient(x + direction)
   return jnp.square(x - target).mean() / 2
 

@@ -23,8 +23,9 @@ TIMES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 def make_distillation(
-  times=TIMES, solver='renoise', batch_size=8, teacher=TEACHER, **given
-):
+  times=TIMES, solver='renoise', batch_size=8, teacher=TEACHER, measured=(),
+  **given,
+):  # fmt: skip
   """Of the small teacher, by keys of the section distill."""
   config = settings.load_config('configs/base.py').distill.to_dict()
   path = path_named('linear')
@@ -36,4 +37,5 @@ def make_distillation(
     solver=make_solver(solver, path),
     times=times,
     batch_size=batch_size,
+    moments=measured,
   )

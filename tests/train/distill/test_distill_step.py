@@ -12,7 +12,6 @@ from students import TEACHER, make_distillation
 
 from dit import model
 from dit.sharding import MeshConfig, make_mesh, tree_shardings
-from dit.types import InputError
 from sample import sampler
 from sample.solvers import Euler, Evaluation
 from train.checkpoint import CheckpointConfig, Checkpointer
@@ -27,6 +26,7 @@ FORMS = {
   'hybrid': {'guidance': 'cfg:1.5'},
   'lora': {'guidance': 'cfg:1.5', 'fake': 'lora', 'lora_rank': 4},
   'flash': {**FLASH, **GAN, 'trajectory_weight': 0.5, 'substeps': 2},
+  'gan': {**GAN, 'regulariser': 'gan', 'fake': 'lora', 'guidance': 'cfg:1.5'},
 }
 
 
@@ -45,7 +45,7 @@ def make_rules(lr=1e-2):
   return step.Rules(rule, rule, EMAConfig(decay=0.5, ramp=False))
 
 
-def started(teacher, student, sizes=(1, 1, 1), **given):
+def started(teacher, student, sizes=(1, 1, 1), zero1=False, **given):
   """A fresh state, its step and its batches, on a mesh of so many devices."""
   distillation, rules = make_distillation(**given), make_rules()
   mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
@@ -53,7 +53,7 @@ def started(teacher, student, sizes=(1, 1, 1), **given):
     jax.device_put(tree, tree_shardings(tree, mesh))
     for tree in (teacher, student)
   )
-  abstract = step.abstract(distillation, rules, mesh)
+  abstract = step.abstract(distillation, rules, mesh, zero1=zero1)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   make = jax.jit(
     functools.partial(step.fresh, distillation, rules, seed=0),
@@ -83,14 +83,13 @@ def started(teacher, student, sizes=(1, 1, 1), **given):
         rows.append(jax.device_get(metrics))
     return state, rows
 
+  run.teacher = teacher
   with jax.set_mesh(mesh):
     return make(student, teacher), run, abstract
 
 
 # Compiling is what takes time here.
-SLOW = [
-  pytest.param(name, marks=pytest.mark.slow) for name in ('lora', 'flash')
-]
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in [*FORMS][1:]]
 
 
 @pytest.fixture(scope='module', params=['hybrid', *SLOW])
@@ -124,6 +123,9 @@ def test_the_student_is_updated_once_in_a_period(form):
   assert not same(after.ema, after.params)
   for row in rows:
     assert all(np.isfinite(value) for value in row.values())
+  if name == 'gan':
+    assert 'distill/dm' not in rows[-1] and 'loss/gan' in rows[-1]
+    return
   shown = {
     'distill/dm',
     'distill/ca',
@@ -166,32 +168,49 @@ def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'sizes', [(2, 2, 2), pytest.param((8, 1, 1), marks=pytest.mark.slow)]
+  ('sizes', 'zero1'),
+  [((2, 2, 2), True), pytest.param((8, 1, 1), False, marks=pytest.mark.slow)],
 )
-def test_every_mesh_distils_as_one_device(form, teacher, student, sizes):
+def test_every_mesh_distils_as_one_device(form, teacher, student, sizes, zero1):
   """By the program that updates both, every time."""
   _, given, state, run, _ = form
-  spread, run_spread, _ = started(teacher, student, sizes, **given)
-  (_, ours), (_, alone) = (
+  spread, run_spread, _ = started(teacher, student, sizes, zero1, **given)
+  (there, ours), (here, alone) = (
     run_spread(spread, 3, program=2),
     run(state, 3, program=2),
   )
   for a, b in zip(ours, alone, strict=True):
     for name in a:
       np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-5)
+  # Adam divides by gradients near 0, which rounding turns: not all agree.
+  for name in ('params', 'ema', 'fake'):
+    for a, b in zip(
+      jax.tree.leaves(getattr(there, name)),
+      jax.tree.leaves(getattr(here, name)),
+      strict=True,
+    ):
+      assert np.isclose(a, b, rtol=1e-3, atol=1e-4).mean() > 0.99, name
 
 
-def test_the_teacher_stays_as_it_is(form, teacher):
-  before = model.fingerprint(teacher)
-  form[3](form[2], 3)
-  assert model.fingerprint(teacher) == before
+def test_the_teacher_stays_as_it_is(form):
+  """The very arrays that the steps are given."""
+  _, _, state, run, _ = form
+  before = model.fingerprint(run.teacher)
+  run(state, 3)
+  assert model.fingerprint(run.teacher) == before
 
 
-def test_without_a_fake_every_step_is_the_students(teacher, student):
+@pytest.mark.parametrize(
+  'regulariser', ['none', pytest.param('mean_variance', marks=pytest.mark.slow)]
+)
+def test_without_a_fake_every_step_is_the_students(
+  teacher, student, regulariser
+):
   """And a step that is not finite changes nothing."""
   state, run, _ = started(
-    teacher, student, guidance='cfg:2', regulariser='none', fake_updates=5
-  )
+    teacher, student, guidance='cfg:2', regulariser=regulariser,
+    fake_updates=5, measured=(0.1, 0.8),
+  )  # fmt: skip
   assert state.fake == {}
   after, rows = run(state, 2)
   assert all('loss/student' in row for row in rows)
@@ -301,8 +320,3 @@ def test_gradient_crosses_one_step_alone(student, teacher):
   assert not jnp.any(tangents.z)
   assert jnp.any(tangents.v)
   assert visit.k >= 2
-
-
-def test_rollouts_of_bad_grids_are_refused_before():
-  with pytest.raises(InputError, match="method is 'dmdd'"):
-    make_distillation(method='dmdd')
