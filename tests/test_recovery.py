@@ -202,7 +202,8 @@ def test_undisturbed_run_is_whole(shared):
 @pytest.mark.parametrize(
   'number, after',
   [
-    (signal.SIGTERM, 3),  # the first epoch ends after the restart
+    # The first epoch ends after the restart.
+    pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
     (signal.SIGINT, 24),  # it ended before
   ],
 )

@@ -128,6 +128,7 @@ def expected(place):
   return digests
 
 
+@pytest.mark.slow
 def test_killed_once(place, expected):
   command = Command(place, 'once', 'png')
   assert not kill_once(command, random.Random(0), 'drawing')

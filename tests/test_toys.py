@@ -188,6 +188,7 @@ def _students(*names, **changes):
   return dataclasses.replace(students, settings=settings, **changes)
 
 
+@pytest.mark.slow
 def test_students_in_the_quick_mode(quick_compilation):
   experiment = toy_distill.experiment().quick()
   students = _students('CA only', seeds=2, marks=(0, 1), batch_size=16)

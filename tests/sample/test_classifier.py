@@ -41,6 +41,7 @@ def folder(trained, tmp_path):
   return tmp_path / 'features'
 
 
+@pytest.mark.slow
 def test_digits():
   """The network and the training that the documented tables were made with."""
   images, labels = load_digits(return_X_y=True)

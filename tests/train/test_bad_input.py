@@ -91,7 +91,7 @@ def claim(tmp_path, data_dir):
 @pytest.mark.parametrize(
   'argv, words',
   [
-    ([], ['no command', 'train, sample, compare']),
+    ([], ['no command', 'train, distill, sample, compare']),
     (['trian'], ["unknown command 'trian'", "Did you mean 'train'"]),
     (['smaple', '--workdir=x'], ["Did you mean 'sample'"]),
     (['train'], ['--workdir']),

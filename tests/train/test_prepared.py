@@ -187,6 +187,7 @@ def test_another_decoder_is_refused(monkeypatch):
     read_decoder('taef2:file', experiment, about, None)
 
 
+@pytest.mark.slow
 def test_the_commands(images, tmp_path):
   """Pixels, from files to samples; the records say what they are."""
   place = [

@@ -223,7 +223,7 @@ def alone(make_experiment):
   ('sizes', 'assignments'),
   [
     ((8, 1, 1), ['mesh.zero1=true']),
-    ((1, 8, 1), []),
+    pytest.param((1, 8, 1), [], marks=pytest.mark.slow),
     ((2, 2, 2), ['train.accumulate=2']),
     pytest.param((2, 4, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
     pytest.param((4, 1, 2), [], marks=pytest.mark.slow),
@@ -241,6 +241,7 @@ def test_every_mesh_trains_as_one_device(
   assert np.ptp(ours['param_norm']) > 0.01  # it did train
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
   """Saved on eight, cut by FSDP; the same losses on eight, four and one."""
   experiment, keep = make_experiment(), CheckpointConfig(1, 1)

@@ -86,6 +86,7 @@ def test_float32(golden):
   assert relative(decode(vae, nhwc(io['z'])), io['decoded_f64']) < 1e-5
 
 
+@pytest.mark.slow
 def test_bfloat16(golden):
   vae, io = golden
   vae = dataclasses.replace(
