@@ -97,8 +97,8 @@ def load_folder(
   arrays, scheme = read_safetensors(path), scheme_of(info)
   _check_arrays(path, arrays, config, scheme)
   # Folders of earlier versions, which had no quantised weights, have no hash.
-  known = info.pop('sha256', None)
-  if (known or scheme) and known != _sha256(path):
+  hashed = 'sha256' in info or scheme is not None
+  if hashed and info.pop('sha256', None) != _sha256(path):
     raise InputError(
       f'{path} is not the file that {folder / "config.json"} was written with: '
       'its SHA-256 is another; copy or convert both again.'

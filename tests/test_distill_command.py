@@ -8,8 +8,11 @@ import pytest
 from commands import ROOT, quickly, run
 
 from dit import weights
+from train import settings
 from train.checkpoint import steps_of
 from train.distill import recipe
+from train.distill import run as distilling
+from train.experiment import build
 from train.log import read_metrics
 
 TINY = {
@@ -210,9 +213,11 @@ def test_a_teacher_without_a_null_label(teacher, tmp_path):
   assert result.status == 2
   (line,) = result.err.splitlines()
   assert 'guidance cfg needs the null label' in line
-  keys['distill.guidance'] = 'cfg:1'  # it holds weights with a null label
-  result = distil(other, tmp_path / 'a', 'hybrid,2', **keys)
-  assert 'null label' not in result.err
+  keys |= {'distill.guidance': 'cfg:1', 'distill.teacher': other}
+  file = f'{ROOT}/configs/distill/digits.py:hybrid,2'
+  given = [f'{key}={value}' for key, value in (TINY | keys).items()]
+  config = settings.override(settings.load_config(file), given)
+  distilling.check(build(config.to_dict()))
 
 
 def test_wrong_teachers(student, teacher, tmp_path):

@@ -37,7 +37,8 @@ def quickly(quick_compilation):
 
 def make_rules(lr=1e-2):
   config = OptimizerConfig(
-    lr=lr, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
+    # Adam's eps lets no rounding grow where the gradient is 0.
+    lr=lr, b1=0.9, b2=0.99, eps=1e-3, weight_decay=0.0, clip=1.0,
     warmup_images=0, schedule='constant', end_fraction=1.0,
   )  # fmt: skip
   schedule = make_schedule(config, batch_size=8, total_images=800)
@@ -182,14 +183,13 @@ def test_every_mesh_distils_as_one_device(form, teacher, student, sizes, zero1):
   for a, b in zip(ours, alone, strict=True):
     for name in a:
       np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-5)
-  # Adam divides by gradients near 0, which rounding turns: not all agree.
   for name in ('params', 'ema', 'fake'):
     for a, b in zip(
       jax.tree.leaves(getattr(there, name)),
       jax.tree.leaves(getattr(here, name)),
       strict=True,
     ):
-      assert np.isclose(a, b, rtol=1e-3, atol=1e-4).mean() > 0.99, name
+      np.testing.assert_allclose(a, b, rtol=1e-3, atol=3e-4, err_msg=name)
 
 
 def test_the_teacher_stays_as_it_is(form):
