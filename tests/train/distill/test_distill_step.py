@@ -189,7 +189,7 @@ def test_every_mesh_distils_as_one_device(form, teacher, student, sizes, zero1):
       jax.tree.leaves(getattr(here, name)),
       strict=True,
     ):
-      np.testing.assert_allclose(a, b, rtol=1e-3, atol=3e-4, err_msg=name)
+      np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3, err_msg=name)
 
 
 def test_the_teacher_stays_as_it_is(form):
