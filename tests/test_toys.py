@@ -145,6 +145,7 @@ def test_quick(module, tmp_path, capsys, quick_compilation):
   assert picture.std() > 10
 
 
+@pytest.mark.slow
 def test_scale_one_is_no_guidance(quick_compilation):
   experiment = toy_fractal.experiment().quick()
   (denoiser,) = toy.train(experiment, experiment.network)

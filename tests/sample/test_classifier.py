@@ -63,6 +63,7 @@ def test_digits():
   assert extrapolated(classifier(noise)[0], features) > 20
 
 
+@pytest.mark.slow
 def test_textures_are_learned(trained):
   images, labels = textures(40, 1)
   features, predictions = trained(images)
@@ -101,6 +102,7 @@ def test_batches_do_not_change_features(trained, monkeypatch):
   np.testing.assert_array_equal(in_batches[1], predictions)
 
 
+@pytest.mark.slow
 def test_seed_fixes_the_weights(quick_compilation):
   train = functools.partial(
     lib.train_classifier, *textures(8, 0, (8, 8, 1)), 4, batch_size=4

@@ -222,7 +222,7 @@ def alone(make_experiment):
 @pytest.mark.parametrize(
   ('sizes', 'assignments'),
   [
-    ((8, 1, 1), ['mesh.zero1=true']),
+    pytest.param((8, 1, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
     pytest.param((1, 8, 1), [], marks=pytest.mark.slow),
     ((2, 2, 2), ['train.accumulate=2']),
     pytest.param((2, 4, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
