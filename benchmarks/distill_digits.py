@@ -45,7 +45,7 @@ TEACHER = (
   (1, 'cfg:1.2'), (1, 'ig:1.5'), (1, 'none'),
 )  # fmt: skip
 CURVES = (
-  ('eval/fd', 'Frechet distance, 1,000 samples'),
+  ('eval/fd', 'Frechet distance, 2,000 samples'),
   ('distill/student_std', 'standard deviation of samples'),
   ('distill/cosine_fake_real', 'cosine of fake and teacher'),
   ('distill/ca_to_dm', 'CA : DM'),

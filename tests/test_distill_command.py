@@ -235,6 +235,20 @@ def test_wrong_teachers(student, teacher, tmp_path):
     assert len(result.err.splitlines()) == 1
 
 
+def test_data_that_are_not_the_teachers(teacher, tmp_path):
+  """A discriminator would compare two spaces."""
+  other = tmp_path / 'run'
+  shutil.copytree(teacher, other)
+  about = json.loads((other / 'latents.json').read_text())
+  about['normalisation']['std'] = [2.0]
+  (other / 'latents.json').write_text(json.dumps(about))
+  keys = {'data.dir': teacher.parent / 'data'}
+  result = distil(other, tmp_path / 'a', 'sharing,2', **keys)
+  assert result.status == 2
+  (line,) = result.err.splitlines()
+  assert 'the data have normalisation' in line
+
+
 def test_train_refuses_the_config_of_a_student(tmp_path):
   result = run('train', f'--config={ROOT}/configs/distill/digits.py:dm,2',
                f'--workdir={tmp_path}/a')  # fmt: skip

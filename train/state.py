@@ -69,12 +69,17 @@ def weights_like(
 ) -> model.Params:
   """Shapes and shardings of the weights; of averages with dtype float32."""
   shapes = model.shapes(config)
+  return laid_out(shapes, tree_shardings(shapes, mesh), dtype)
+
+
+def laid_out(shapes: Any, shardings: Any, dtype: str | None = None) -> Any:
+  """Shapes and shardings as one tree; of another dtype where it is given."""
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, dtype or leaf.dtype, sharding=sharding
     ),
     shapes,
-    tree_shardings(shapes, mesh),
+    shardings,
   )
 
 
@@ -101,13 +106,7 @@ def abstract(
     tree_shardings(shapes, mesh, zero1=zero1),
     params=tree_shardings(shapes.params, mesh),
   )
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
-  )
+  return laid_out(shapes, shardings)
 
 
 def init(

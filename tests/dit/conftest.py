@@ -1,8 +1,11 @@
 """Networks of every kind of architecture."""
 
+import functools
+
 import networks
 import pytest
 
+from dit import model
 from dit.config import DiTConfig
 
 SIZES = {'size': 8, 'channels': 3, 'num_classes': 10, 'patch': 2, 'depth': 5,
@@ -32,3 +35,11 @@ def config(request):
 def denoiser(config):
   """Its own, since pytest would reuse that of another folder's config."""
   return networks.perturbed(config)
+
+
+@pytest.fixture(scope='module')
+def traced_once():
+  """Shapes of a network, remembered: to trace it is what takes time here."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(model, 'shapes', functools.cache(model.shapes))
+    yield

@@ -1,7 +1,6 @@
 """Quantised weights: packed exactly, near enough, small, and never mistaken."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import re
@@ -23,12 +22,7 @@ QKV = 'blocks/attention/qkv/kernel'
 B_SIZE = {'int8': 0.30, 'int6': 0.24, 'int4': 0.17}
 
 
-@pytest.fixture(scope='module', autouse=True)
-def traced_once():
-  """Shapes of a network, remembered: to trace it is what takes time here."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(model, 'shapes', functools.cache(model.shapes))
-    yield
+pytestmark = pytest.mark.usefixtures('traced_once')
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import functools
 import json
 import os
 
@@ -19,12 +18,7 @@ from dit.weights import load_folder, save_folder, save_tensors
 INFO = {'weights': 'ema', 'source': 'somewhere', 'step': 3, 'family': None}
 
 
-@pytest.fixture(scope='module', autouse=True)
-def traced_once():
-  """Shapes of a network, remembered: to trace it is what takes time here."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(model, 'shapes', functools.cache(model.shapes))
-    yield
+pytestmark = pytest.mark.usefixtures('traced_once')
 
 
 @pytest.fixture(scope='module')

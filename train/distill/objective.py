@@ -72,7 +72,7 @@ class Distillation:
   Attributes:
     config: the section `distill`.
     student: the student's network.
-    teacher: the teacher's, without which heads are not taken; also the fake's.
+    teacher: the teacher's; without its taps, the fake denoiser's too.
     path: of both.
     solver: the student's rule for one step.
     times: its grid, N + 1 times.

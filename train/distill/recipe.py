@@ -144,7 +144,10 @@ def _check(
 def _samples(
   experiment: Experiment, latents: dict[str, Any], mesh: Mesh
 ) -> Samples:
-  """What draws for the choice of a ratio: noise that no stage has previewed."""
+  """What draws for the choice of a ratio: noise that no stage has previewed.
+
+  Stages count their seeds up from that of the config; this one is far above.
+  """
   return Samples(
     dataclasses.replace(experiment, seed=(experiment.seed + 101) % 2**32),
     latents,

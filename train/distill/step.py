@@ -24,7 +24,7 @@ from dit.sharding import tree_shardings
 from train import ema
 from train.distill import discriminator, lora
 from train.distill.objective import Distillation
-from train.state import TrainState
+from train.state import TrainState, laid_out
 from train.step import Metrics, latents_of
 
 _NO_LATENTS = latents.Normalisation()
@@ -118,13 +118,7 @@ def abstract(
     params=tree_shardings(shapes.params, mesh),
     fake=tree_shardings(shapes.fake, mesh),
   )
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
-  )
+  return laid_out(shapes, shardings)
 
 
 def make_distill_step(
