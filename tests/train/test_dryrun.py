@@ -60,6 +60,26 @@ def test_published_multiply_adds():
     assert ours / 1e9 == pytest.approx(expected, rel=2e-3)
 
 
+@pytest.mark.parametrize('name', ['sit.py:S/2,ig', 'lightningdit.py:B/1,ig'])
+def test_multiply_adds_are_those_that_the_compiler_counts(name):
+  """Written out, for it counts the body of a loop once."""
+  given = ['model.scan=False', 'model.depth=3', 'model.taps=(2,)']
+  config = settings.load_config(f'configs/{name}')
+  network = build(settings.override(config, given).to_dict()).model
+  x, t, label = (
+    jax.ShapeDtypeStruct((2, *shape), dtype)
+    for shape, dtype in (
+      (network.latent_shape, 'float32'), ((), 'float32'), ((), 'int32'),
+    )
+  )  # fmt: skip
+  lowered = jax.jit(
+    lambda params, *args: model.bind(network, params)(*args)
+  ).lower(model.shapes(network), x, t, label)
+  counted = lowered.cost_analysis()['flops'] / 2  # of an image
+  # It also counts norms, softmax and the like.
+  assert 1 < counted / (2 * network.pass_multiply_adds) < 1.02
+
+
 def test_sample_says_what_it_would_be():
   out = dry_run(
     'sample', '--config=configs/sit.py:XL/2,ig', '--preset=sit_xl_ig_cfg',

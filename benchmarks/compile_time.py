@@ -1,0 +1,56 @@
+"""How long the train step takes to trace and to compile, by depth.
+
+  python -m benchmarks.compile_time
+
+Of SiT-XL/2 + IG and of the same network with fewer and with more blocks, as a
+loop over the blocks and written out; nothing is executed, and no weights exist.
+"""
+
+import time
+
+import jax
+
+from benchmarks import timing
+from dit.sharding import make_mesh
+from train import dryrun, settings
+from train.experiment import build
+
+
+def main() -> None:
+  """Compiles every case."""
+  parser = timing.parser(__doc__, 'compile_time')
+  parser.add_argument('--config', default='configs/sit.py:XL/2,ig')
+  parser.add_argument('--depths', type=int, nargs='+', default=[10, 28, 56])
+  parser.add_argument('--unrolled', type=int, nargs='*', default=[10])
+  parser.add_argument('--batch_size', type=int, default=8)
+  args = parser.parse_args()
+  cases = [(True, depth) for depth in args.depths]
+  cases += [(False, depth) for depth in args.unrolled]
+  rows = []
+  for scan, depth in cases:
+    given = [f'model.depth={depth}', f'model.scan={scan}',
+             f'train.batch_size={args.batch_size}']  # fmt: skip
+    config = settings.override(settings.load_config(args.config), given)
+    experiment = build(config.to_dict())
+    mesh = make_mesh(experiment.mesh)
+    with jax.set_mesh(mesh):
+      step, *shapes = dryrun.train_program(experiment, mesh)
+      begin = time.perf_counter()
+      lowered = step.lower(*shapes)
+      middle = time.perf_counter()
+      program = dryrun.compiled(lowered)
+    rows.append(
+      {
+        'blocks': depth,
+        'as': 'a loop' if scan else 'written out',
+        'trace s': middle - begin,
+        'compile s': program.seconds,
+        'GiB': program.arguments + program.temporaries,
+      }
+    )
+    jax.clear_caches()
+  timing.publish(args.json, rows, config=args.config)
+
+
+if __name__ == '__main__':
+  main()

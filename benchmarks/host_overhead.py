@@ -1,0 +1,57 @@
+"""What a train step costs on the host: the loop's own work.
+
+  python -m benchmarks.host_overhead
+
+Trains the arrays of SiT-XL/2 + IG (as many as there; depth and width do not
+change their number), all tiny, on batches of one digit: a step is then the
+host's work and little else. `loop` is a step of `train.loop`: the batch, the
+call, reading the step before, bar and log. `call` is the compiled step alone,
+waited for each time. Both contain the arithmetic, such as it is.
+"""
+
+import statistics
+import tempfile
+
+from etils import epath
+
+from benchmarks import timing
+from benchmarks.train_step import our_step
+from train import loop, settings
+from train.experiment import build
+from train.log import read_metrics
+
+TINY = (
+  'model.name=SiT-XL/8', 'model.width=8', 'model.num_heads=1', 'model.depth=1',
+  'model.taps=(1,)', 'model.size=8', 'model.channels=1', 'model.num_classes=10',
+  'data.name=digits', 'data.autoencoder=pixels', 'train.batch_size=1',
+  'log.preview_every_images=0', 'log.every_images=200',
+)  # fmt: skip
+
+
+def main() -> None:
+  """Measures the loop, then the call."""
+  parser = timing.parser(__doc__, 'host_overhead')
+  parser.add_argument('--steps', type=int, default=4000)
+  args = parser.parse_args()
+  given = [*TINY, f'train.images={args.steps}']
+  config = settings.load_config('configs/sit.py:XL/2,ig')
+  with tempfile.TemporaryDirectory() as folder:
+    given.append(f'data.dir={folder}/data')
+    experiment = build(settings.override(config, given).to_dict())
+    loop.train(experiment, epath.Path(folder) / 'run')
+    logged = [
+      row['images_per_second']
+      for row in read_metrics(epath.Path(folder) / 'run')
+      if 'images_per_second' in row
+    ]
+  run, _, _ = our_step(experiment)
+  calls = timing.in_turns({'call': run}, 20)['call']
+  rows = [
+    {'what': 'loop', 'ms a step': 1e3 / statistics.median(logged)},
+    {'what': 'call', 'ms a step': 1e3 * statistics.median(calls)},
+  ]
+  timing.publish(args.json, rows)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,212 @@
+"""Sampling: the rate of each guidance method, against the ideal and a peer.
+
+  python -m benchmarks.sampling
+  python -m benchmarks.sampling configs/sit.py:S/2,ig --steps=10 \
+    --batch_size=8 --methods none ig:1.4 cfg:1.5 --torch
+  python -m benchmarks.sampling configs/sit.py:XL/2,ig --steps=250 \
+    --batch_size=256 --students 1 2 4 --decode
+
+Draws a batch with every method in turns. The weights are random; time does not
+depend on them. `of ideal` is the rate over that of the arithmetic at the speed
+of a large matrix product in the same run; `NFE / steps` is what the arithmetic
+asks for in place of `ratio`, the time over that of the first method. S2's
+depends on the blocks that the seed draws. A student draws in a few steps
+without guidance (solver renoise). --decode times images too, in memory as
+uint8: three batches, decoded by SD-VAE while the next is drawn; ideal, then,
+with the decoder's own operations. With --torch a PyTorch network of the same
+shape takes its turns beside none, ig and cfg, on the CPU
+(requirements-torch.txt).
+"""
+
+import dataclasses
+import re
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import timing
+from dit import model
+from dit.autoencoder import AUTOENCODERS, Autoencoder, KLConfig, shapes
+from dit.path import path_named
+from dit.sharding import MeshConfig, make_mesh
+from guidance import parse
+from sample import generate, sampler
+from train import settings
+from train.experiment import build
+
+METHODS = (
+  'none', 'ig:1.4', 'cfg:1.35', 'cfg:1.35@0-0.7', 's2:1.25', 'cfg:1.35,s2:1.25',
+  'ig:1.4,cfg:1.35', 'ig:1.4,cfg:1.35@0-0.7',
+)  # fmt: skip
+# 28 blocks on 64 tokens, if no config is given.
+SMALL = ('model.depth=28', 'model.width=128', 'model.num_heads=4',
+         'model.size=16', 'sample.last=0.0')  # fmt: skip
+BATCHES = 3  # that --decode times
+
+
+class Bench:
+  """A network with random weights, and how it is drawn from."""
+
+  def __init__(self, experiment: Any, steps: int, batch_size: int) -> None:
+    """Draws the weights."""
+    self.config = experiment.model
+    self.path = path_named(experiment.objective.path)
+    self.sampling = dataclasses.replace(
+      experiment.sample,
+      solver='euler', steps=steps, last=0.0, batch_size=batch_size,
+    )  # fmt: skip
+    self.mesh = make_mesh(MeshConfig())
+    draw = jax.jit(lambda: model.init(self.config, jax.random.key(0)))
+    self.denoiser = model.bind(self.config, draw())
+
+  def case(self, name: str) -> tuple[Any, Any]:
+    """Guidance and sampling of a method, or of a student of so many steps."""
+    kind, _, steps = name.partition(' ')
+    if kind != 'student':
+      return parse(name), self.sampling
+    student = dataclasses.replace(
+      self.sampling, solver='renoise', steps=int(steps)
+    )
+    return parse('none'), student
+
+  def nfe(self, name: str) -> float:
+    """Network evaluations for an image."""
+    guidance, sampling = self.case(name)
+    return generate.declared_nfe(
+      self.denoiser, guidance, sampling, self.path, 0
+    )
+
+  def latents(self, name: str) -> Callable[[], Any]:
+    """Draws a batch of latents."""
+    guidance, sampling = self.case(name)
+    index = np.arange(sampling.batch_size, dtype=np.int32)
+    solver, grid = sampling.make_solver(self.path), sampling.grid(self.path)
+
+    def run():
+      with jax.set_mesh(self.mesh):
+        x, _ = sampler.sample(
+          self.denoiser, guidance, index % self.config.num_classes, index,
+          grid, jnp.uint32(0),
+          solver=solver, shape=self.config.latent_shape, path=self.path,
+        )  # fmt: skip
+        return x.block_until_ready()
+
+    return run
+
+  def images(self, name: str, autoencoder: Autoencoder) -> Callable[[], Any]:
+    """Draws and decodes BATCHES batches."""
+    guidance, sampling = self.case(name)
+    labels = np.arange(BATCHES * sampling.batch_size, dtype=np.int32)
+
+    def run():
+      return generate.generate(
+        self.denoiser, guidance, labels % self.config.num_classes, sampling,
+        path=self.path, shape=self.config.latent_shape, mesh=self.mesh, seed=0,
+        autoencoder=autoencoder,
+      )  # fmt: skip
+
+    return run
+
+
+def random_decoder() -> Autoencoder:
+  """SD-VAE's, with random weights."""
+  config = KLConfig(latent_channels=4, widths=(128, 256, 512, 512))
+  key = jax.random.key(0)
+  params = jax.jit(
+    lambda: jax.tree.map(
+      lambda leaf: 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype),
+      shapes(config)['decoder'],
+    )
+  )()
+  return Autoencoder(
+    {'decoder': params}, config, AUTOENCODERS['sd_vae'].normalisation
+  )
+
+
+def decoder_flops(autoencoder: Autoencoder, shape: tuple[int, ...]) -> float:
+  """Of one image, as the compiler counts them."""
+  latent = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  lowered = jax.jit(Autoencoder.decode).lower(autoencoder, latent)
+  return lowered.cost_analysis()['flops']
+
+
+def main() -> None:
+  """Measures every method."""
+  parser = timing.parser(__doc__, 'sampling')
+  parser.add_argument('config', nargs='?', help='(the small network above)')
+  parser.add_argument('--methods', nargs='+', default=METHODS)
+  parser.add_argument('--students', type=int, nargs='*', default=[])
+  parser.add_argument('--steps', type=int, default=20)
+  parser.add_argument('--batch_size', type=int, default=32)
+  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--decode', action='store_true')
+  parser.add_argument('--torch', action='store_true')
+  args, extra = parser.parse_known_args()
+  given = [word.removeprefix('--config.') for word in extra]
+  config = settings.load_config(args.config or 'configs/base.py')
+  changes = [*(() if args.config else SMALL), *given]
+  experiment = build(settings.override(config, changes).to_dict())
+  bench = Bench(experiment, args.steps, args.batch_size)
+  peak = timing.matmul_peak(bench.config.activation_dtype)
+  peak *= jax.device_count()
+
+  names = [*args.methods, *(f'student {steps}' for steps in args.students)]
+  runs = {name: bench.latents(name) for name in names}
+  peers = {}
+  for name in args.methods if args.torch else ():
+    if found := re.fullmatch(r'(none|ig|cfg)(?::([\d.]+))?', name):
+      from benchmarks import torch_dit
+
+      peers[name] = f'torch {name}'
+      runs[peers[name]] = torch_dit.sampler(
+        bench.config, found[1], float(found[2] or 1), args.steps,
+        args.batch_size,
+      )  # fmt: skip
+  decoder_cost = 0.0
+  if args.decode:
+    autoencoder = random_decoder()
+    decoder_cost = decoder_flops(autoencoder, bench.config.latent_shape)
+    runs |= {
+      f'{name}, images': bench.images(name, autoencoder) for name in names
+    }
+  for run in runs.values():
+    run()
+  seconds = {
+    name: statistics.median(times)
+    for name, times in timing.in_turns(runs, args.rounds).items()
+  }
+
+  rows = []
+  for name in names:
+    nfe = bench.nfe(name)
+    flops = 2 * nfe * bench.config.pass_multiply_adds
+    rate = args.batch_size / seconds[name]
+    row = {
+      'method': name,
+      's / batch': seconds[name],
+      'images/s': rate,
+      'of ideal': rate * flops / peak,
+      'ratio': seconds[name] / seconds[names[0]],
+      'NFE / steps': nfe / bench.case(name)[1].steps,
+    }
+    if name in peers:
+      row['torch s'] = seconds[peers[name]]
+      row['ours / torch'] = seconds[name] / seconds[peers[name]]
+    if args.decode:
+      rate = BATCHES * args.batch_size / seconds[f'{name}, images']
+      row['decoded images/s'] = rate
+      row['decoded, of ideal'] = rate * (flops + decoder_cost) / peak
+    rows.append(row)
+  decoder = {'decoder TFLOP': decoder_cost / 1e12} if args.decode else {}
+  timing.publish(
+    args.json, rows, batch_size=args.batch_size, steps=args.steps,
+    **{'peak TFLOP/s': peak / 1e12}, **decoder,
+  )  # fmt: skip
+
+
+if __name__ == '__main__':
+  main()

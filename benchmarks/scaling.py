@@ -1,0 +1,86 @@
+"""What the train step sends as devices are added, read from its program.
+
+  python -m benchmarks.scaling
+
+Compiles the step for 1, 2, 4 and 8 simulated CPU devices, as many images on
+each, with the batch over `data`, with `zero1`, and over `fsdp`; executes
+nothing. `sent` counts the whole arrays of collectives, float32 here, in one
+step; `of ideal` is that over the least that the layout needs: gradients once
+(`data`, `zero1` with the new parameters once, too), or every kernel of the
+blocks twice and gradients once (`fsdp`). A machine with a fast network hides
+them; benchmarks/topologies.py has the programs for TPUs.
+"""
+
+import math
+
+import jax
+
+from benchmarks import timing
+from dit import model
+from dit.sharding import make_mesh
+from train import dryrun, settings
+from train.experiment import Experiment, build
+
+LAYOUTS = ('data', 'zero1', 'fsdp')
+
+
+def ideal(experiment: Experiment, layout: str) -> int:
+  """Bytes that a step has to send, float32."""
+  shapes = model.shapes(experiment.model)
+
+  def size(tree):
+    return 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+  if layout == 'data':
+    return size(shapes)
+  if layout == 'zero1':
+    return 2 * size(shapes)
+  kernels = [
+    leaf for leaf in jax.tree.leaves(shapes['blocks']) if leaf.ndim > 2
+  ]
+  return size(shapes) + 2 * size(kernels)
+
+
+def main() -> None:
+  """Compiles every case."""
+  parser = timing.parser(__doc__, 'scaling')
+  parser.add_argument('--config', default='configs/sit.py:B/2,ig')
+  parser.add_argument('--images', type=int, default=4, help='on each device')
+  parser.add_argument('--devices', type=int, nargs='+', default=[1, 2, 4, 8])
+  args = parser.parse_args()
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_num_cpu_devices', max(args.devices))
+  rows = []
+  for layout in LAYOUTS:
+    for count in args.devices:
+      axis = 'fsdp' if layout == 'fsdp' else 'data'
+      config = settings.override(
+        settings.load_config(args.config),
+        ['mesh.data=1', 'mesh.fsdp=1', f'mesh.{axis}={count}',
+         f'mesh.zero1={layout == "zero1"}',
+         f'train.batch_size={count * args.images}'],
+      )  # fmt: skip
+      experiment = build(config.to_dict())
+      mesh = make_mesh(experiment.mesh, jax.devices()[:count])
+      step, *shapes = dryrun.train_program(experiment, mesh)
+      with jax.set_mesh(mesh):
+        program = dryrun.compiled(step.lower(*shapes))
+      sent = program.sent or {}
+      total = sum(size for _, size in sent.values())
+      rows.append(
+        {
+          'layout': layout,
+          'devices': count,
+          'GiB on each': program.arguments + program.temporaries,
+          'sent MiB': total / 2**20,
+          'of ideal': total / ideal(experiment, layout) if total else None,
+          'collectives': ', '.join(
+            f'{n} {kind}' for kind, (n, _) in sorted(sent.items())
+          ),
+        }
+      )
+  timing.publish(args.json, rows, config=args.config, images=args.images)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,118 @@
+"""What the benchmarks share: turns, a machine's peak, how results are kept.
+
+A rate is set against a large matrix product of the same run, and a competitor
+is timed in turns with ours: machines differ, and one machine from day to day.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch')
+
+
+def in_turns(
+  runs: Mapping[str, Callable[[], Any]], rounds: int, turn: float = 0.5
+) -> dict[str, list[float]]:
+  """Seconds of each run; in every round each has its turn.
+
+  Args:
+    runs: functions that return when their work is done.
+    rounds: turns of each.
+    turn: seconds after which a turn ends, with the call under way. Its first
+      call is not timed: threads of the run before may still be spinning, and
+      its memory is what this one begins with.
+
+  Returns:
+    Seconds of all calls of each.
+  """
+  seconds = {name: [] for name in runs}
+  for _ in range(rounds):
+    for name, run in runs.items():
+      run()
+      spent = 0.0
+      while spent < turn:
+        begin = time.perf_counter()
+        run()
+        seconds[name].append(time.perf_counter() - begin)
+        spent += seconds[name][-1]
+  return seconds
+
+
+def matmul_peak(dtype: str) -> float:
+  """FLOP/s of one device in large square matrix products, the best of five."""
+  size, count = (2048, 4) if jax.default_backend() == 'cpu' else (8192, 16)
+  keys = jax.random.split(jax.random.key(0))
+  x, w = (jax.random.normal(key, (size, size), dtype) for key in keys)
+
+  @jax.jit
+  def products(x):
+    scale = jnp.asarray(size**-0.5, dtype)
+    return jax.lax.fori_loop(0, count, lambda _, x: scale * (x @ w), x)
+
+  times = in_turns({'it': lambda: products(x).block_until_ready()}, 5)['it']
+  return 2 * size**3 * count / min(times)
+
+
+def about() -> dict[str, Any]:
+  """The machine, the versions, the command."""
+  versions = {}
+  for name in VERSIONS:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return {
+    'device': jax.devices()[0].device_kind,
+    'devices': jax.device_count(),
+    'cores': len(os.sched_getaffinity(0)),
+    'python': platform.python_version(),
+    'versions': versions,
+    'command': sys.argv,
+  }
+
+
+def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+  """Flags of every benchmark."""
+  made = argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  made.add_argument(
+    '--json',
+    type=pathlib.Path,
+    default=pathlib.Path(f'runs/benchmarks/{name}.json'),
+    help='where figures, device and versions are written (%(default)s)',
+  )
+  return made
+
+
+def publish(
+  path: pathlib.Path, rows: Sequence[Mapping[str, Any]], **extra: Any
+) -> None:
+  """Writes the rows, and prints them as a Markdown table."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  written = {**about(), **extra, 'rows': list(rows)}
+  path.write_text(json.dumps(written, indent=2) + '\n')
+  columns = list(dict.fromkeys(key for row in rows for key in row))
+  print('| ' + ' | '.join(columns) + ' |')
+  print('|---' * len(columns) + '|')
+  for row in rows:
+    print('| ' + ' | '.join(_text(row.get(key)) for key in columns) + ' |')
+  for key, value in extra.items():
+    print(f'{key}: {_text(value)}')
+
+
+def _text(value: Any) -> str:
+  if value is None:
+    return ''
+  return f'{value:,.4g}' if isinstance(value, float) else str(value)
