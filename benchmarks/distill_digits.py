@@ -38,9 +38,9 @@ STUDENTS = (
   'flash,4', 'hybrid,4', 'dm,4', 'hybrid,1', 'dm,1',
   'hybrid,1 ig:1.1', 'hybrid,1 ig:1.1,cfg:1.05',
 )  # fmt: skip
-# Of the teacher: steps, and guidance; unguided it is worse at all of them.
+# Of the teacher: steps, and guidance.
 TEACHER = (
-  (50, 'cfg:1.2'), (50, 'ig:1.5'),
+  (50, 'cfg:1.2'), (50, 'ig:1.5'), (50, 'none'),
   (4, 'cfg:1.2'), (4, 'ig:1.5'), (4, 'none'),
   (1, 'cfg:1.2'), (1, 'ig:1.5'), (1, 'none'),
 )  # fmt: skip
