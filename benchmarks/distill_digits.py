@@ -118,17 +118,23 @@ def table(rows: Sequence[dict]) -> str:
 
 def curves(runs: dict[str, list[dict[str, float]]]) -> Figure:
   """Each curve of CURVES, a line for each run."""
-  figure = Figure(figsize=(11, 6), layout='constrained')
+  figure = Figure(figsize=(11, 6.5))
   panels = figure.subplots(2, 3).ravel()
+  lines = {}
   for axes, (key, title) in zip(panels, CURVES, strict=True):
-    for name, rows in runs.items():
+    for number, (name, rows) in enumerate(runs.items()):
       found = [(r['step'], r[key]) for r in rows if key in r]
       if found:
-        axes.plot(*np.asarray(found).T, label=name, linewidth=1)
+        (lines[name],) = axes.plot(
+          *np.asarray(found).T, color=f'C{number}', linewidth=1
+        )
     axes.set(xlabel='steps', title=title)
     axes.grid(alpha=0.25)
-  panels[0].set_yscale('log')
-  panels[0].legend(fontsize='small')
+    low, high = axes.dataLim.intervaly
+    if low > 0 and high > 20 * low:
+      axes.set_yscale('log')
+  figure.legend(lines.values(), lines, loc='lower center', ncols=4)
+  figure.tight_layout(rect=(0, 0.09, 1, 1))
   return figure
 
 
@@ -176,11 +182,12 @@ def main() -> None:
       drawn = place / 'drawn'
       figures.append(measure(source, drawn, args.num, seed))
       if not seed:
-        stages = sorted(place.glob('*-*/metrics.jsonl'))
-        for path in stages or [place / 'metrics.jsonl']:
-          stage = f' {path.parent.name}' if stages else ''
-          logs[name + stage] = read_metrics(path.parent)
-        sheets.append((name.replace(' ', '\n'), _images(drawn)))
+        if method == 'flash':  # of its stages the one that is like the others
+          logs[f'{name}, sharing'] = read_metrics(place / '2-sharing')
+        else:
+          logs[name] = read_metrics(place)
+        lines = name.replace(' ', '\n').replace(',cfg', ',\ncfg')
+        sheets.append((lines, _images(drawn)))
     if figures:
       rows.append(row_of(name, int(steps), figures))
       rows[-1]['minutes'] = float(np.mean(minutes))
@@ -198,9 +205,10 @@ def main() -> None:
       for seed in range(args.seeds)
     ]  # fmt: skip
     nfe = steps * (2 if 'cfg' in guidance else 1)
-    rows.append(row_of(f'teacher, {guidance}, {steps} steps', nfe, figures))
+    drawn_in = f'{steps} step{"s" * (steps > 1)}'
+    rows.append(row_of(f'teacher, {guidance}, {drawn_in}', nfe, figures))
     first = drawn.with_name(f'{drawn.name}-0')
-    sheets.append((f'{guidance}\n{steps} steps', _images(first)))
+    sheets.append((f'{guidance}\n{drawn_in}', _images(first)))
   rows.sort(key=lambda row: (-row['nfe'], row['fd']))
   text = table(rows)
   writer.write_bytes(args.out / 'table.md', text.encode())
