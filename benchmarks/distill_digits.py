@@ -3,13 +3,13 @@
   python -m benchmarks.distill_digits --teacher=runs/demo --out=runs/distilled
 
 Trains every student of STUDENTS with every seed (`python main.py distill`, a
-process each; what is finished is not repeated), draws as many images from each
-as from the teacher, and writes to --out
+process each; what is trained is not trained again), draws as many images from
+each as from the teacher, and writes to --out
 
   table.md, table.json   Frechet distances to the training images, in features
                          of one classifier trained on them (not FID)
   curves.png             what the students of the first seed logged
-  samples.png            images of each, classes in columns
+  samples.png            images of the students, then of the teacher
 
 The teacher's distances are means over disjoint sets of images, a student's over
 seeds of everything: training, labels' order and noise.
@@ -46,7 +46,7 @@ TEACHER = (
 )  # fmt: skip
 CURVES = (
   ('eval/fd', 'Frechet distance, 2,000 samples'),
-  ('distill/student_std', 'standard deviation of samples'),
+  ('distill/student_std', 'standard deviation of x0 predictions'),
   ('distill/cosine_fake_real', 'cosine of fake and teacher'),
   ('distill/ca_to_dm', 'CA : DM'),
   ('distill/dm', 'rms of DM'),
@@ -167,12 +167,13 @@ def main() -> None:
       place = args.out / f'{slug}-{seed}'
       watch = place.parent / f'{place.name}.seconds'
       if not watch.exists():
+        continued = place.exists()  # then its time is not known
         seconds = command(
           'distill', f'--config=configs/distill/digits.py:{argument}',
           f'--teacher={args.teacher}', f'--workdir={place}',
           f'--config.seed={seed}', *keys, *given,
         )  # fmt: skip
-        watch.write_text(f'{seconds:.1f}')
+        watch.write_text('nan' if continued else f'{seconds:.1f}')
       minutes.append(float(watch.read_text()) / 60)
       if args.only_train:
         continue
@@ -186,8 +187,9 @@ def main() -> None:
           logs[f'{name}, sharing'] = read_metrics(place / '2-sharing')
         else:
           logs[name] = read_metrics(place)
-        lines = name.replace(' ', '\n').replace(',cfg', ',\ncfg')
-        sheets.append((lines, _images(drawn)))
+        kinds = [part.partition(':')[0] for part in guidance.split(',')]
+        label = f'{argument}\n{" + ".join(kinds)}'
+        sheets.append((label, _images(drawn)))
     if figures:
       rows.append(row_of(name, int(steps), figures))
       rows[-1]['minutes'] = float(np.mean(minutes))

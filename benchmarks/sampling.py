@@ -191,7 +191,7 @@ def main() -> None:
       'images/s': rate,
       'of ideal': rate * flops / peak,
       'ratio': seconds[name] / seconds[names[0]],
-      'NFE / steps': nfe / bench.case(name)[1].steps,
+      'NFE / steps': nfe / args.steps,
     }
     if name in peers:
       row['torch s'] = seconds[peers[name]]

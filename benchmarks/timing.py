@@ -50,7 +50,7 @@ def in_turns(
 
 
 def matmul_peak(dtype: str) -> float:
-  """FLOP/s of one device in large square matrix products, the best of five."""
+  """FLOP/s of one device in large square matrix products, its fastest call."""
   size, count = (2048, 4) if jax.default_backend() == 'cpu' else (8192, 16)
   keys = jax.random.split(jax.random.key(0))
   x, w = (jax.random.normal(key, (size, size), dtype) for key in keys)

@@ -1,8 +1,9 @@
 """A plain PyTorch transformer of a network's shape: the peer of the benchmarks.
 
-The same parameters, loss, optimiser and average as ours, from PyTorch's own
-modules: eager, with its fused attention (scaled_dot_product_attention). Plain
-SiT blocks only: LayerNorm, GELU, learned shifts, no rotary positions.
+The same parameters, optimiser and average as ours and a loss of the same cost
+(its times are always logit-normal), from PyTorch's own modules: eager, with its
+fused attention (scaled_dot_product_attention). Plain SiT blocks only:
+LayerNorm, GELU, learned shifts, no rotary positions.
 """
 
 import dataclasses
@@ -93,7 +94,7 @@ class Network(nn.Module):
     self.head = Head(config)
     self.taps = nn.ModuleList(Head(config) for _ in config.taps)
 
-  def forward(self, tokens, t, label):
+  def forward(self, tokens, t, label, tapped=True):
     """(B, N, patch * patch * C), (B,), (B,) -> a list of what came in."""
     config = self.config
     h = self.embed(tokens) + self.position
@@ -105,7 +106,7 @@ class Network(nn.Module):
     outputs = []
     for number, block in enumerate(self.blocks, 1):
       h = block(h, c)
-      if number in config.taps:
+      if tapped and number in config.taps:
         outputs.append(self.taps[config.taps.index(number)](h, c))
     return [self.head(h, c), *outputs]
 
@@ -195,9 +196,9 @@ def sampler(
   def velocity(x, t):
     if method == 'cfg':
       doubled = (torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, null]))
-      strong, weak = network(*doubled)[0].chunk(2)
+      strong, weak = network(*doubled, tapped=False)[0].chunk(2)
     else:
-      strong, *inner = network(x, t, label)
+      strong, *inner = network(x, t, label, tapped=method == 'ig')
       if method == 'none':
         return strong
       weak = inner[0]
