@@ -21,7 +21,7 @@ from train.experiment import build
 from train.log import read_metrics
 
 TINY = (
-  'model.name=SiT-XL/8', 'model.width=8', 'model.num_heads=1', 'model.depth=1',
+  'model.name=SiT-XL/8', 'model.width=8', 'model.num_heads=1', 'model.depth=2',
   'model.taps=(1,)', 'model.size=8', 'model.channels=1', 'model.num_classes=10',
   'data.name=digits', 'data.autoencoder=pixels', 'train.batch_size=1',
   'log.preview_every_images=0', 'log.every_images=200',
