@@ -92,7 +92,7 @@ def row_of(name: str, nfe: int, figures: list[tuple[float, float]]) -> dict:
   """Mean and standard error over seeds."""
   distances, accuracies = np.asarray(figures).T
   count = len(distances)
-  error = distances.std(ddof=1) / count**0.5 if count > 1 else 0.0
+  error = distances.std(ddof=1) / count**0.5 if count > 1 else np.nan
   return {
     'name': name,
     'nfe': nfe,

@@ -145,8 +145,7 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--decode', action='store_true')
   parser.add_argument('--torch', action='store_true')
-  args, extra = parser.parse_known_args()
-  given = [word.removeprefix('--config.') for word in extra]
+  args, given = timing.parse(parser)
   config = settings.load_config(args.config or 'configs/base.py')
   changes = [*(() if args.config else SMALL), *given]
   experiment = build(settings.override(config, changes).to_dict())

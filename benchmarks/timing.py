@@ -96,13 +96,21 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
   return made
 
 
+def parse(
+  parser: argparse.ArgumentParser,
+) -> tuple[argparse.Namespace, list[str]]:
+  """The flags, and the KEY=VALUE of each --config.KEY=VALUE."""
+  args, extra = parser.parse_known_args()
+  for word in extra:
+    if not word.startswith('--config.') or '=' not in word:
+      parser.error(f'{word!r} is neither a flag nor --config.KEY=VALUE')
+  return args, [word.removeprefix('--config.') for word in extra]
+
+
 def publish(
   path: pathlib.Path, rows: Sequence[Mapping[str, Any]], **extra: Any
 ) -> None:
-  """Writes the rows, and prints them as a Markdown table."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  written = {**about(), **extra, 'rows': list(rows)}
-  path.write_text(json.dumps(written, indent=2) + '\n')
+  """Prints the rows as a Markdown table, and writes them."""
   columns = list(dict.fromkeys(key for row in rows for key in row))
   print('| ' + ' | '.join(columns) + ' |')
   print('|---' * len(columns) + '|')
@@ -110,6 +118,9 @@ def publish(
     print('| ' + ' | '.join(_text(row.get(key)) for key in columns) + ' |')
   for key, value in extra.items():
     print(f'{key}: {_text(value)}')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  written = {**about(), **extra, 'rows': list(rows)}
+  path.write_text(json.dumps(written, indent=2) + '\n')
 
 
 def _text(value: Any) -> str:

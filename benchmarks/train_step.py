@@ -117,8 +117,7 @@ def main() -> None:
                       metavar=('KEY', 'VALUE'))  # fmt: skip
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--torch', action='store_true')
-  args, extra = parser.parse_known_args()
-  given = [word.removeprefix('--config.') for word in extra]
+  args, given = timing.parse(parser)
   varied = [
     [f'{key}={value}' for value in values] for key, *values in args.vary
   ]
