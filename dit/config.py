@@ -45,6 +45,7 @@ FAMILIES = {
   },
 }
 DTYPES = ('auto', 'float32', 'bfloat16', 'float64')
+ATTENTIONS = ('xla', 'cudnn')
 REMATS = ('none', 'dots', 'full')
 NORMS = ('layernorm', 'rmsnorm')
 QK_NORMS = ('none', *NORMS)
@@ -140,8 +141,10 @@ class DiTConfig:
     dtype: of activations; 'auto' is bfloat16 on accelerators, else float32;
       'float64', for parity checks, needs jax_enable_x64.
     param_dtype: of parameters.
+    attention: how it is computed: 'xla' (plain products) or 'cudnn' (fused;
+      on GPUs in bfloat16, elsewhere the same as 'xla'; no forward mode).
     remat: what the backward pass recomputes: 'none', 'dots' (all but layers'
-      products) or 'full' (each block).
+      products: nearly free, a fifth of the memory) or 'full' (each block).
     scan: False runs the blocks in a Python loop, for debugging.
   """
 
@@ -164,7 +167,8 @@ class DiTConfig:
   convention: str = 'velocity'
   dtype: str = 'auto'
   param_dtype: str = 'float32'
-  remat: str = 'none'
+  attention: str = 'xla'
+  remat: str = 'dots'
   scan: bool = True
 
   def __post_init__(self) -> None:
@@ -216,6 +220,7 @@ class DiTConfig:
       ('convention', CONVENTIONS),
       ('dtype', DTYPES),
       ('param_dtype', DTYPES[1:]),
+      ('attention', ATTENTIONS),
       ('remat', REMATS),
     ):
       check_choice(f'model.{field}', getattr(self, field), choices)
@@ -269,6 +274,12 @@ class DiTConfig:
     if self.dtype != 'auto':
       return self.dtype
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+
+  @property
+  def attention_here(self) -> str:
+    """`attention`, if the default backend can in this precision."""
+    fits = self.activation_dtype == 'bfloat16'
+    return self.attention if fits and jax.default_backend() == 'gpu' else 'xla'
 
   @property
   def latent_shape(self) -> tuple[int, int, int]:

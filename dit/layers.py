@@ -140,6 +140,40 @@ def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
   return h * (1 + scale[:, None]) + shift[:, None]
 
 
+def attend(
+  q: jax.Array, k: jax.Array, v: jax.Array, kind: str = 'xla'
+) -> jax.Array:
+  """softmax(q k^T / sqrt(head width)) v.
+
+  Args:
+    q: (B, heads, N, head width).
+    k: the same shape.
+    v: the same shape.
+    kind: 'xla', plain products, normalised after that with v; else what
+      `jax.nn.dot_product_attention` calls an implementation.
+
+  Returns:
+    The same shape.
+  """
+  if kind != 'xla':
+    q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))
+    out = jax.nn.dot_product_attention(q, k, v, implementation=kind)
+    return out.swapaxes(1, 2)
+  logits = jnp.einsum(
+    'bhnd,bhmd->bhnm', q, k, preferred_element_type=wide(q.dtype)
+  )
+  logits *= q.shape[-1] ** -0.5
+  largest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+  weights = jnp.exp(logits - largest)
+  out = jnp.einsum(
+    'bhnm,bhmd->bhnd',
+    weights.astype(v.dtype),
+    v,
+    preferred_element_type=weights.dtype,
+  )
+  return (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
+
+
 class Attention(nnx.Module):
   """Self-attention over all tokens."""
 
@@ -157,24 +191,23 @@ class Attention(nnx.Module):
       config.width, config.width, cut=('tensor',), rngs=rngs, **dtypes(config)
     )
     self.q_norm, self.k_norm = (head_norm(config) for _ in range(2))
+    self.kind = config.attention_here
 
   def __call__(
     self, h: jax.Array, rotary: jax.Array | None = None
   ) -> jax.Array:
     """(B, N, D) -> (B, N, D); rotary as `rotate` takes it."""
     b, n, d = h.shape
-    # From (B, N, 3, heads, head width) to three of (B, heads, N, head width).
-    q, k, v = self.qkv(h).transpose(2, 0, 3, 1, 4)
+    # From (B, N, 3, heads, head width) to three of (B, heads, N, head width);
+    # cut first, since XLA's CPU backend is slow to turn them as one.
+    qkv = self.qkv(h)
+    q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
     if self.q_norm is not None:
       q, k = self.q_norm(q), self.k_norm(k)
     if rotary is not None:
       q, k = rotate(q, rotary), rotate(k, rotary)
-    logits = jnp.einsum(
-      'bhnd,bhmd->bhnm', q, k, preferred_element_type=wide(q.dtype)
-    )
-    weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5).astype(v.dtype)
-    out = jnp.einsum('bhnm,bhmd->bhnd', weights, v)
-    return self.proj(out.transpose(0, 2, 1, 3).reshape(b, n, d))
+    out = attend(q, k, v, self.kind).transpose(0, 2, 1, 3)
+    return self.proj(out.reshape(b, n, d))
 
 
 class Mlp(nnx.Module):

@@ -62,7 +62,8 @@ def log_likelihood(
   """Log density of data, in nats, estimated with one probe for each image.
 
   Args:
-    velocity: as for `to_noise`; of an image alone, not of its batch.
+    velocity: as for `to_noise`; of an image alone, not of its batch; with a
+      forward mode (model.attention xla).
     x: (B, H, W, C) data.
     grid: times as for sampling, from 1 to 0.
     key: of the probes.

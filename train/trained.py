@@ -39,7 +39,8 @@ SAMPLING = {
 OF_MACHINE = 'batch_size'  # of the section `sample`: it changes no image
 _MOST = 100_000  # of a number in the section `sample` of a folder
 
-_NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'remat', 'scan')  # of the network
+# Of the network.
+_NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
 
 
 @dataclasses.dataclass(frozen=True)

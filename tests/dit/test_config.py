@@ -96,6 +96,7 @@ def test_unknown_size_suggests_the_nearest(name, suggestion):
     ({'width': 30, 'num_heads': 3}, 'not divisible by 4'),
     ({'patch': 3}, 'patch 3 does not divide the latent size 8'),
     ({'depth': 0, 'taps': ()}, 'model.depth is 0'),
+    ({'attention': 'cudn'}, "xla, cudnn. Did you mean 'cudnn'"),
     ({'remat': 'ful'}, "none, dots, full. Did you mean 'full'"),
     ({'dtype': 'float16'}, "Did you mean 'bfloat16'|Did you mean 'float32'"),
     ({'param_dtype': 'bfloat'}, "Did you mean 'bfloat16'"),
@@ -172,3 +173,20 @@ def test_derived_sizes(config):
   assert config.num_tokens == 16
   assert config.latent_shape == (8, 8, 3)
   assert config.activation_dtype == 'float32'  # 'auto' on a CPU
+
+
+@pytest.mark.parametrize(
+  ('backend', 'dtype', 'kind'),
+  [
+    ('gpu', 'auto', 'cudnn'),
+    ('gpu', 'bfloat16', 'cudnn'),
+    ('gpu', 'float32', 'xla'),
+    ('cpu', 'bfloat16', 'xla'),
+    ('tpu', 'auto', 'xla'),
+  ],
+)
+def test_cudnn_is_of_gpus_in_bfloat16(monkeypatch, backend, dtype, kind):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  config = dataclasses.replace(SMALL, attention='cudnn', dtype=dtype)
+  assert config.attention_here == kind
+  assert dataclasses.replace(config, attention='xla').attention_here == 'xla'

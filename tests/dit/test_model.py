@@ -78,7 +78,7 @@ def test_loop_equals_scan(short, batch):
 
 
 @pytest.mark.parametrize(
-  'changes', [{'scan': False}, {'remat': 'full'}, {'remat': 'dots'}]
+  'changes', [{'scan': False}, {'remat': 'full'}, {'remat': 'none'}]
 )
 def test_gradient_is_that_of_the_plain_scan(short, batch, changes):
   expected = gradient(short.params, batch, ALL, config=short.config)

@@ -129,7 +129,7 @@ def distillation_of(experiment: Experiment, teacher: DiTConfig) -> Distillation:
   # The teacher computes as the student does.
   how = {
     key: getattr(experiment.model, key)
-    for key in ('dtype', 'param_dtype', 'remat', 'scan')
+    for key in ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
   }
   return Distillation(
     config=experiment.distill,
