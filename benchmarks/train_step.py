@@ -45,18 +45,17 @@ def random_batch(shapes: dict[str, Any]) -> dict[str, jax.Array]:
   return jax.tree.map(draw, shapes)
 
 
-def our_step(
+def compiled_step(
   experiment: Experiment,
-) -> tuple[Callable[[], float], dict[str, jax.Array], dict[str, float]]:
-  """Compiles the step: a run of one, its batch, what compiling has shown."""
+) -> tuple[Any, jax.stages.Compiled, dict[str, Any], dict[str, float]]:
+  """A fresh state, the compiled step, a batch's shapes, what it has shown."""
   mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
-    step, _, shapes, _ = dryrun.train_program(experiment, mesh)
+    step, abstract, shapes, key = dryrun.train_program(experiment, mesh)
     _, optimizer, _ = loop.plan(experiment, mesh)
     state = loop.fresh(experiment, optimizer, mesh)
-    batch, key = random_batch(shapes), jax.random.key(0)
     begin = time.perf_counter()
-    lowered = step.lower(state, batch, key)
+    lowered = step.lower(abstract, shapes, key)
     middle = time.perf_counter()
     compiled = lowered.compile()
     end = time.perf_counter()
@@ -66,6 +65,15 @@ def our_step(
     'compile s': end - middle,
     'GiB': (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30,
   }
+  return state, compiled, shapes, found
+
+
+def our_step(
+  experiment: Experiment,
+) -> tuple[Callable[[], float], dict[str, jax.Array], dict[str, float]]:
+  """A run of one step, its batch, what compiling has shown."""
+  state, compiled, shapes, found = compiled_step(experiment)
+  batch, key = random_batch(shapes), jax.random.key(0)
 
   def run():
     nonlocal state

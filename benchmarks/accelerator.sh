@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The tables of docs/performance.md on one GPU or TPU chip, in one go:
+#   bash benchmarks/accelerator.sh [FOLDER]
+# Prints them, and keeps them in the folder (runs/benchmarks) with their JSON.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-runs/benchmarks}
+mkdir -p "$out"
+failed=()
+
+table() {  # NAME MODULE ARGUMENTS...
+  local name=$1 module=$2
+  shift 2
+  "${PYTHON:-python}" -m "benchmarks.$module" "$@" --json "$out/$name.json" \
+    | tee "$out/$name.md" || failed+=("$name")
+}
+
+# Training. Heads are 64 wide in B, 72 in XL; what does not fit says so.
+vary=(--vary model.attention xla cudnn --vary model.remat none dots)
+table train_xl train_step configs/sit.py:XL/2,ig \
+  --vary train.batch_size 128 256 "${vary[@]}"
+table train_lightning train_step configs/lightningdit.py:XL/1,ig \
+  --config.train.batch_size=128 "${vary[@]}"
+table train_b train_step configs/sit.py:B/2,ig \
+  --config.train.batch_size=256 "${vary[@]}"
+
+# Sampling: what each method costs at 50 steps, then the published 250, then
+# students with the decoder.
+table sample_methods sampling configs/sit.py:XL/2,ig --steps=50 \
+  --batch_size=128 --rounds=3
+table sample_250 sampling configs/sit.py:XL/2,ig --steps=250 \
+  --batch_size=256 --methods none ig:1.4 --rounds=3
+table sample_students sampling configs/sit.py:XL/2,ig --batch_size=128 \
+  --methods none --students 1 2 4 --decode --rounds=3
+
+table compile compile_time
+table host host_overhead
+
+if ((${#failed[@]})); then
+  echo "Failed: ${failed[*]}" >&2
+  exit 1
+fi

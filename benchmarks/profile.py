@@ -1,0 +1,111 @@
+"""Where the time of a train step goes, on the CPU: its compiled operations.
+
+  python -m benchmarks.profile
+  python -m benchmarks.profile configs/digits.py --top=30
+
+Sums the events of JAX's profiler over a few steps, by what the operations are
+for, and lists the longest. Two threads run operations side by side, and the
+gradients of kernels are products whose events end before their work does
+(XLA hands them to Eigen's threads): the sum is near the step's time, not equal.
+"""
+
+import collections
+import gzip
+import json
+import pathlib
+import re
+import tempfile
+import time
+
+import jax
+
+from benchmarks import timing
+from benchmarks.train_step import compiled_step, random_batch
+from train import settings
+from train.experiment import build
+
+STEPS = 3
+# What an operation is for, by its name in the program and in the source; the
+# first that fits. Attention is known by its subscripts.
+KINDS = (
+  ('attention', r'bhn|bhm|\[\d+,\d+,(\d+),\1\]'),
+  ('filling and slicing what the scan keeps',
+   r'dynamic[-_](update[-_])?(index|slice)|^\S*broadcast\S* \[\d+(,\d+){2,}\]'),
+  ('products of layers', r'dot'),
+  ('copies and transposes', r'copy|transpose_'),
+  ('elementwise, sums, optimiser', r''),
+)  # fmt: skip
+_OPERATION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = \w+(\[[\d,]*\])')
+_SOURCE = re.compile(r'op_name="([^"]*)"')
+
+
+def operations(text: str) -> dict[str, str]:
+  """Of a program's text: name of an operation to name, shape and source."""
+  found = {}
+  for line in text.splitlines():
+    if match := _OPERATION.match(line):
+      source = _SOURCE.search(line)
+      words = (*match.groups(), source[1] if source else '')
+      found.setdefault(match[1], ' '.join(words))
+  return found
+
+
+def kind_of(operation: str) -> str:
+  """What it is for."""
+  return next(name for name, word in KINDS if re.search(word, operation))
+
+
+def events(folder: pathlib.Path) -> dict[str, float]:
+  """Seconds of each name in a trace."""
+  (path,) = folder.rglob('*.trace.json.gz')
+  with gzip.open(path) as file:
+    trace = json.load(file)['traceEvents']
+  seconds: dict[str, float] = collections.Counter()
+  for event in trace:
+    if event.get('ph') == 'X':
+      seconds[event['name']] += event['dur'] / 1e6
+  return seconds
+
+
+def main() -> None:
+  """Profiles one configuration."""
+  parser = timing.parser(__doc__, 'profile')
+  parser.add_argument('config', nargs='?', default='configs/sit.py:S/2,ig')
+  parser.add_argument('--batch_size', type=int, default=8)
+  parser.add_argument('--top', type=int, default=15)
+  args, given = timing.parse(parser)
+  given.append(f'train.batch_size={args.batch_size}')
+  config = settings.override(settings.load_config(args.config), given)
+  experiment = build(config.to_dict())
+  state, compiled, shapes, _ = compiled_step(experiment)
+  batch, key = random_batch(shapes), jax.random.key(0)
+  for _ in range(2):
+    state, _ = jax.block_until_ready(compiled(state, batch, key))
+  with tempfile.TemporaryDirectory() as folder:
+    begin = time.perf_counter()
+    with jax.profiler.trace(folder):
+      for _ in range(STEPS):
+        state, _ = jax.block_until_ready(compiled(state, batch, key))
+      wall = (time.perf_counter() - begin) / STEPS
+    seconds = events(pathlib.Path(folder))
+  known = operations(compiled.as_text())
+  spent = {
+    known[name]: each / STEPS for name, each in seconds.items() if name in known
+  }
+  kinds: dict[str, float] = collections.Counter()
+  for name, each in spent.items():
+    kinds[kind_of(name)] += each
+  for name, each in sorted(spent.items(), key=lambda pair: -pair[1])[
+    : args.top
+  ]:
+    words = f'{kind_of(name):12.12}  {name[:40]} ... {name[-50:]}'
+    print(f'{1e3 * each:8.1f} ms  {words}')
+  rows = [
+    {'what': name, 'ms': 1e3 * each, 'share': each / sum(kinds.values())}
+    for name, each in sorted(kinds.items(), key=lambda pair: -pair[1])
+  ]
+  timing.publish(args.json, rows, **{'step, ms': 1e3 * wall})
+
+
+if __name__ == '__main__':
+  main()
