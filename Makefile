@@ -12,7 +12,7 @@ ACCELERATOR ?= $(shell \
   elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then echo tpu; \
   else echo cpu; fi)
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all lint format docs bench clean
 
 # Trains and compares; a second run shows what is there. `make clean` forgets.
 demo: $(VENV)/.for-$(ACCELERATOR)
@@ -37,6 +37,17 @@ format: $(VENV)/.dev-$(ACCELERATOR)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The pages of docs/ as a site, in runs/site; a wrong link is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'Open runs/site/index.html'
+
+# Speed, against this machine's own matrix products; see docs/performance.md.
+bench: $(VENV)/.for-$(ACCELERATOR)
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.compile_time
+
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -51,4 +62,8 @@ $(VENV)/.for-$(ACCELERATOR): requirements.txt requirements-$(ACCELERATOR).txt | 
 
 $(VENV)/.dev-$(ACCELERATOR): requirements-dev.txt $(VENV)/.for-$(ACCELERATOR)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@

@@ -3,11 +3,17 @@
 import pathlib
 import re
 
+import jax.numpy as jnp
 import numpy as np
+import pytest
 import reference
 from PIL import Image
 
 from dit import autoencoder, convert, weights
+from guidance import Guidance, Scale, parse
+from sample import sampler
+from sample.grid import make_grid
+from sample.solvers import RK4
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -38,3 +44,51 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
     picture = np.asarray(image)
   assert picture.shape[0] > 2 * 64 and picture.shape[-1] == 3
   assert picture.std() > 10
+
+
+def test_what_is_added_to_the_house():
+  """The method, solver and backbone of extending.md, and what they promise."""
+  text = (ROOT / 'docs' / 'extending.md').read_text()
+  blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+  assert len(blocks) == 4
+  assert max(block.count('\n') for block in blocks[:3]) < 40
+  page = {}
+  for block in blocks:
+    exec(compile(block, 'docs/extending.md', 'exec'), page)
+
+  # The backbone learned its two classes, and the guided samples lie there.
+  means = np.asarray(page['x0']).reshape(32, 2, 2).mean(0)
+  np.testing.assert_allclose(means[0], -2, atol=0.4)
+  np.testing.assert_allclose(means[1], 2, atol=0.4)
+
+  ralston = page['Ralston']()
+
+  def drawn(guidance, solver=ralston, steps=20):
+    return sampler.sample(
+      page['Perceptron'](page['params']),
+      guidance,
+      page['label'],
+      jnp.arange(64),
+      jnp.asarray(make_grid(steps)),
+      0,
+      solver=solver,
+      shape=(1, 1, 2),
+    )[0]
+
+  # The method: CFG where nothing is clipped, nothing where all is.
+  def clipped(radius):
+    return drawn(Guidance(terms=(page['Clipped'](Scale(3.0), radius=radius),)))
+
+  cfg = drawn(parse('cfg:3'))
+  np.testing.assert_allclose(clipped(1e9), cfg, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(clipped(0), drawn(parse('none')), atol=1e-5)
+  assert np.abs(clipped(0.5) - cfg).max() > 0.05
+
+  # The solver: order 2, two evaluations a step.
+  exact = drawn(parse('none'), RK4(), steps=200)
+  errors = [
+    np.abs(drawn(parse('none'), steps=steps) - exact).mean()
+    for steps in (20, 40)
+  ]
+  assert 3 < errors[0] / errors[1] < 5
+  assert ralston.times(0.9, 0.6) == pytest.approx([0.9, 0.7])
