@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# The tables of docs/performance.md on one GPU or TPU chip, in one go:
+# Training and sampling at the XL size on one GPU or TPU chip, in one go:
 #   bash benchmarks/accelerator.sh [FOLDER]
 # Prints them, and keeps them in the folder (runs/benchmarks) with their JSON.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/benchmarks}
 mkdir -p "$out"
+# Of a GPU; what JAX reserves is 75 %.
+export XLA_CLIENT_MEM_FRACTION=${XLA_CLIENT_MEM_FRACTION:-.95}
 failed=()
 
 table() {  # NAME MODULE ARGUMENTS...

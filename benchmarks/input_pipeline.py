@@ -9,10 +9,8 @@ the device. The files are in the page cache, as a set that fits into memory is
 after its first epoch; a slower disk is slower.
 """
 
-import argparse
 import dataclasses
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -20,6 +18,7 @@ import time
 import jax
 import numpy as np
 
+from benchmarks import timing
 from dit.latents import Normalisation
 from dit.sharding import MeshConfig, make_mesh
 from sample import writer
@@ -54,7 +53,7 @@ def write(config: DataConfig, count: int) -> None:
 
 
 if __name__ == '__main__':
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = timing.parser(__doc__, 'input_pipeline')
   parser.add_argument('--records', type=int, default=8192)
   parser.add_argument('--batch_size', type=int, default=256)
   parser.add_argument('--threads', type=int, nargs='+', default=[1, 4])
@@ -68,7 +67,6 @@ if __name__ == '__main__':
       'random', folder, 'train', '', 1, 4, autoencoder='sd_vae', flip=True
     )
     write(config, args.records)
-    print('| workers | threads | records/s |\n|---|---|---|')
     for workers, threads in itertools.product(args.workers, args.threads):
       config = dataclasses.replace(config, workers=workers, threads=threads)
       stream = batches(
@@ -89,7 +87,5 @@ if __name__ == '__main__':
         rates.append(args.batches * args.batch_size / seconds)
       stream.close()
       rate = round(statistics.median(rates))
-      rows.append({'workers': workers, 'threads': threads, 'rate': rate})
-      print(f'| {workers} | {threads} | {rate:,} |', flush=True)
-  about = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__}
-  print(json.dumps({**about, 'rows': rows}))
+      rows.append({'workers': workers, 'threads': threads, 'records/s': rate})
+  timing.publish(args.json, rows)

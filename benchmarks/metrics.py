@@ -18,9 +18,9 @@ import sys
 import time
 from unittest import mock
 
-import jax
 import numpy as np
 
+from benchmarks import timing
 from dit.sharding import MeshConfig, make_mesh
 from sample.metrics.extractor import inception_extractor
 from sample.metrics.frechet import Moments, frechet_distance
@@ -133,7 +133,7 @@ def measure(name: str) -> dict[str, float]:
 
 
 if __name__ == '__main__':
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = timing.parser(__doc__, 'metrics')
   parser.add_argument('--parts', nargs='+', choices=PARTS, default=None)
   parser.add_argument('--alone', choices=PARTS, help=argparse.SUPPRESS)
   args = parser.parse_args()
@@ -144,20 +144,15 @@ if __name__ == '__main__':
   if not args.parts and not importlib.util.find_spec('torch_fidelity'):
     print('No torch-fidelity here (requirements-torch.txt): no inception.')
     parts.remove('inception')
-  rows = {}
-  print('| part | figure | value | limit | |\n|---|---|---|---|---|')
+  rows = []
   for name in parts:
     command = [sys.executable, '-m', 'benchmarks.metrics', f'--alone={name}']
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    rows[name] = json.loads(result.stdout)
-    for figure, value in rows[name].items():
-      limit, verdict = '', ''
+    for figure, value in json.loads(result.stdout).items():
+      row = {'part': name, 'figure': figure, 'value': value}
       if figure in PARTS[name][1]:
         least, most = PARTS[name][1][figure]
-        limit = f'{least} to {most}'
-        verdict = 'kept' if least <= value <= most else 'MISSED'
-      print(
-        f'| {name} | {figure} | {value:.3g} | {limit} | {verdict} |', flush=True
-      )
-  about = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__}
-  print(json.dumps({**about, 'rows': rows}))
+        row['limit'] = f'{least} to {most}'
+        row['verdict'] = 'kept' if least <= value <= most else 'MISSED'
+      rows.append(row)
+  timing.publish(args.json, rows)

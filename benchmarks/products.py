@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import torch
 
 from benchmarks import timing
 from dit.config import DiTConfig
@@ -62,6 +61,8 @@ def products(tokens: int, inputs: int, outputs: int) -> dict[str, Callable]:
     function, args = jax.jit(function), [jax.device_put(a) for a in args]
     return lambda: function(*args).block_until_ready()
 
+  import torch
+
   def in_torch(function, *args):
     args = [torch.from_numpy(a) for a in args]
     return lambda: function(*args)
@@ -80,6 +81,7 @@ def main() -> None:
   parser.add_argument('--batch_size', type=int, default=8)
   parser.add_argument('--rounds', type=int, default=5)
   args, given = timing.parse(parser)
+  jax.config.update('jax_platforms', 'cpu')  # as PyTorch runs here
   config = settings.override(settings.load_config(args.config), given)
   model = build(config.to_dict()).model
   tokens = args.batch_size * model.num_tokens

@@ -4,9 +4,9 @@
   python -m benchmarks.profile configs/digits.py --top=30
 
 Sums the events of JAX's profiler over a few steps, by what the operations are
-for, and lists the longest. Two threads run operations side by side, and the
-gradients of kernels are products whose events end before their work does
-(XLA hands them to Eigen's threads): the sum is near the step's time, not equal.
+for, and lists the longest. Two threads run operations side by side, so the sum
+is not the step's time; and kernels' gradients, which XLA finishes on other
+threads, are counted only in part.
 """
 
 import collections
@@ -29,8 +29,9 @@ STEPS = 3
 # first that fits. Attention is known by its subscripts.
 KINDS = (
   ('attention', r'bhn|bhm|\[\d+,\d+,(\d+),\1\]'),
-  ('filling and slicing what the scan keeps',
-   r'dynamic[-_](update[-_])?(index|slice)|^\S*broadcast\S* \[\d+(,\d+){2,}\]'),
+  ("the scan's stacks: filled, sliced, written",
+   r'dynamic[-_](update[-_])?(index|slice)'
+   r'|^(wrapped_)?broadcast[.\d]* \[\d+(,\d+){2,}\]'),
   ('products of layers', r'dot'),
   ('copies and transposes', r'copy|transpose_'),
   ('elementwise, sums, optimiser', r''),

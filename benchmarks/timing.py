@@ -78,19 +78,23 @@ def about() -> dict[str, Any]:
     'cores': len(os.sched_getaffinity(0)),
     'python': platform.python_version(),
     'versions': versions,
-    'command': sys.argv,
+    'command': [pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]],
   }
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
   """Flags of every benchmark."""
   made = argparse.ArgumentParser(
-    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=doc,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
   )
   made.add_argument(
     '--json',
     type=pathlib.Path,
-    default=pathlib.Path(f'runs/benchmarks/{name}.json'),
+    default=pathlib.Path(
+      time.strftime(f'runs/benchmarks/{name}-%m%d-%H%M%S.json')
+    ),
     help='where figures, device and versions are written (%(default)s)',
   )
   return made

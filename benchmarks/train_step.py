@@ -17,6 +17,7 @@ the CPU (requirements-torch.txt).
 import gc
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -97,10 +98,10 @@ def measure(
     for each in runs.values():
       each()
     seconds = timing.in_turns(runs, rounds)
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
-    return {'ms': 'does not fit'}
+  except RuntimeError as error:  # of XLA, or of cuDNN's conditions
+    if 'RESOURCE_EXHAUSTED' in str(error):
+      return {'ms': 'does not fit'}
+    return {'ms': f'failed: {str(error).splitlines()[0]}'}
   median = {name: statistics.median(each) for name, each in seconds.items()}
   size = experiment.train.batch_size
   flops = size * training_flops(experiment) / median['ours']
@@ -144,6 +145,8 @@ def main() -> None:
       'dtype': dtype,
     }
     row |= dict(word.split('=', 1) for word in choice)
+    if 'model.attention' in row:  # what this machine makes of it
+      row['model.attention'] = experiment.model.attention_here
     row |= measure(
       experiment, peaks[dtype], rounds=args.rounds, torch=args.torch
     )
@@ -152,6 +155,8 @@ def main() -> None:
     jax.clear_caches()
   peaks = {f'peak TFLOP/s {name}': peak / 1e12 for name, peak in peaks.items()}
   timing.publish(args.json, rows, **peaks)
+  if any(str(row['ms']).startswith('failed') for row in rows):
+    sys.exit(1)
 
 
 if __name__ == '__main__':

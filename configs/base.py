@@ -82,11 +82,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.dtype = 'auto'
   # Of parameters: float32 or bfloat16 (or float64).
   config.model.param_dtype = 'float32'
-  # Attention: xla (plain products) or cudnn (on GPUs in bfloat16; elsewhere
-  # the same as xla).
+  # Attention: xla (plain products) or cudnn (on NVIDIA GPUs in bfloat16;
+  # elsewhere the same as xla).
   config.model.attention = 'xla'
-  # What the backward pass recomputes: none, dots (all but layers' products:
-  # nearly free, a fifth of the memory) or full (whole blocks).
+  # What the backward pass recomputes: none, dots (all but layers' products) or
+  # full (whole blocks); docs/scaling.md has the memory.
   config.model.remat = 'dots'
   # False runs the blocks in a Python loop, for debugging.
   config.model.scan = True

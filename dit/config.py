@@ -141,10 +141,10 @@ class DiTConfig:
     dtype: of activations; 'auto' is bfloat16 on accelerators, else float32;
       'float64', for parity checks, needs jax_enable_x64.
     param_dtype: of parameters.
-    attention: how it is computed: 'xla' (plain products) or 'cudnn' (fused;
-      on GPUs in bfloat16, elsewhere the same as 'xla'; no forward mode).
+    attention: how it is computed: 'xla' (plain products) or 'cudnn' (fused; on
+      NVIDIA GPUs in bfloat16, elsewhere the same as 'xla'; without jax.jvp).
     remat: what the backward pass recomputes: 'none', 'dots' (all but layers'
-      products: nearly free, a fifth of the memory) or 'full' (each block).
+      products) or 'full' (each block); docs/scaling.md has the memory.
     scan: False runs the blocks in a Python loop, for debugging.
   """
 
@@ -212,6 +212,13 @@ class DiTConfig:
       raise InputError(
         f'model.width / model.num_heads is {self.head_width}, which rotary '
         'positions need to be divisible by 4; change one of them.'
+      )
+    if self.attention == 'cudnn' and (
+      self.head_width % 8 or self.head_width > 128
+    ):
+      raise InputError(
+        f'model.attention cudnn needs heads of 8, 16, ... or 128 channels, but '
+        f'model.width / model.num_heads is {self.head_width}; choose xla.'
       )
     for field, choices in (
       ('norm', NORMS),

@@ -149,8 +149,8 @@ def attend(
     q: (B, heads, N, head width).
     k: the same shape.
     v: the same shape.
-    kind: 'xla', plain products, normalised after that with v; else what
-      `jax.nn.dot_product_attention` calls an implementation.
+    kind: 'xla': plain products, divided by the sum after that with v;
+      'cudnn': passed on to `jax.nn.dot_product_attention`.
 
   Returns:
     The same shape.

@@ -62,8 +62,8 @@ def log_likelihood(
   """Log density of data, in nats, estimated with one probe for each image.
 
   Args:
-    velocity: as for `to_noise`; of an image alone, not of its batch; with a
-      forward mode (model.attention xla).
+    velocity: as for `to_noise`; of an image alone, not of its batch; and
+      such as allows jax.jvp: not with model.attention=cudnn on a GPU.
     x: (B, H, W, C) data.
     grid: times as for sampling, from 1 to 0.
     key: of the probes.

@@ -39,7 +39,7 @@ SAMPLING = {
 OF_MACHINE = 'batch_size'  # of the section `sample`: it changes no image
 _MOST = 100_000  # of a number in the section `sample` of a folder
 
-# Of the network.
+# Of the network: how it computes, not what its weights are.
 _NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
 
 

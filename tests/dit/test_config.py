@@ -96,6 +96,7 @@ def test_unknown_size_suggests_the_nearest(name, suggestion):
     ({'width': 30, 'num_heads': 3}, 'not divisible by 4'),
     ({'patch': 3}, 'patch 3 does not divide the latent size 8'),
     ({'depth': 0, 'taps': ()}, 'model.depth is 0'),
+    ({'attention': 'cudnn', 'width': 48}, 'choose xla'),
     ({'attention': 'cudn'}, "xla, cudnn. Did you mean 'cudnn'"),
     ({'remat': 'ful'}, "none, dots, full. Did you mean 'full'"),
     ({'dtype': 'float16'}, "Did you mean 'bfloat16'|Did you mean 'float32'"),
