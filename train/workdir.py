@@ -26,7 +26,7 @@ from dit.types import InputError
 from sample.writer import flatten, write_json
 
 # Sections and keys that may differ when a run is continued: they change no
-# result.
+# result, but for rounding.
 FREE = (
   'checkpoint',
   'compare',
@@ -40,6 +40,9 @@ FREE = (
   'eval',
   'log',
   'mesh',
+  'model.attention',
+  'model.remat',
+  'model.scan',
   'prepare',
   'sample',
   'train.accumulate',

@@ -85,6 +85,8 @@ def test_all_different_keys_are_named(tmp_path, config):
     ('data.prefetch', 9),
     ('log.every_images', 32),
     ('mesh.fsdp', 8),
+    ('model.remat', 'full'),
+    ('model.scan', False),
     ('sample.steps', 7),
     ('train.max_bad_steps', 99),
   ],
