@@ -1,12 +1,13 @@
 """Where the time of a train step goes, on the CPU: its compiled operations.
 
-  python -m benchmarks.profile
+  python -m benchmarks.profile --torch
   python -m benchmarks.profile configs/digits.py --top=30
 
 Sums the events of JAX's profiler over a few steps, by what the operations are
 for, and lists the longest. Two threads run operations side by side, so the sum
 is not the step's time; and kernels' gradients, which XLA finishes on other
-threads, are counted only in part.
+threads, are counted only in part. With --torch, beside them a PyTorch network
+of the same shape under PyTorch's own profiler (requirements-torch.txt).
 """
 
 import collections
@@ -16,6 +17,8 @@ import pathlib
 import re
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -36,6 +39,13 @@ KINDS = (
   ('copies and transposes', r'copy|transpose_'),
   ('elementwise, sums, optimiser', r''),
 )  # fmt: skip
+# The same of PyTorch's operations; it has no scan.
+THEIRS = (
+  (KINDS[0][0], r'scaled_dot_product'),
+  (KINDS[2][0], r'^aten::(add)?mm$'),
+  (KINDS[3][0], r'^aten::(copy_|cat|fill_)$'),
+  (KINDS[4][0], r''),
+)
 _OPERATION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = \w+(\[[\d,]*\])')
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 
@@ -51,9 +61,23 @@ def operations(text: str) -> dict[str, str]:
   return found
 
 
-def kind_of(operation: str) -> str:
+def kind_of(operation: str, kinds: Sequence[tuple[str, str]] = KINDS) -> str:
   """What it is for."""
-  return next(name for name, word in KINDS if re.search(word, operation))
+  return next(name for name, word in kinds if re.search(word, operation))
+
+
+def of_torch(run: Callable[[], Any]) -> dict[str, float]:
+  """Seconds of each kind in a step of PyTorch's."""
+  from torch import profiler
+
+  run()
+  with profiler.profile(activities=[profiler.ProfilerActivity.CPU]) as profile:
+    for _ in range(STEPS):
+      run()
+  kinds: dict[str, float] = collections.Counter()
+  for each in profile.key_averages():
+    kinds[kind_of(each.key, THEIRS)] += each.self_cpu_time_total / 1e6 / STEPS
+  return kinds
 
 
 def events(folder: pathlib.Path) -> dict[str, float]:
@@ -74,6 +98,7 @@ def main() -> None:
   parser.add_argument('config', nargs='?', default='configs/sit.py:S/2,ig')
   parser.add_argument('--batch_size', type=int, default=8)
   parser.add_argument('--top', type=int, default=15)
+  parser.add_argument('--torch', action='store_true')
   args, given = timing.parse(parser)
   given.append(f'train.batch_size={args.batch_size}')
   config = settings.override(settings.load_config(args.config), given)
@@ -101,10 +126,16 @@ def main() -> None:
   ]:
     words = f'{kind_of(name):12.12}  {name[:40]} ... {name[-50:]}'
     print(f'{1e3 * each:8.1f} ms  {words}')
-  rows = [
-    {'what': name, 'ms': 1e3 * each, 'share': each / sum(kinds.values())}
-    for name, each in sorted(kinds.items(), key=lambda pair: -pair[1])
-  ]
+  theirs = {}
+  if args.torch:
+    from benchmarks import torch_dit
+
+    theirs = of_torch(torch_dit.train_step(experiment, batch))
+  rows = []
+  for name, each in sorted(kinds.items(), key=lambda pair: -pair[1]):
+    rows.append({'what': name, 'ms': 1e3 * each})
+    if theirs:
+      rows[-1]['torch ms'] = 1e3 * theirs.get(name, 0.0)
   timing.publish(args.json, rows, **{'step, ms': 1e3 * wall})
 
 
