@@ -15,9 +15,8 @@ import tempfile
 from etils import epath
 
 from benchmarks import timing
-from benchmarks.train_step import our_step
-from train import loop, settings
-from train.experiment import build
+from benchmarks.train_step import experiment_of, our_step
+from train import loop
 from train.log import read_metrics
 
 TINY = (
@@ -34,10 +33,9 @@ def main() -> None:
   parser.add_argument('--steps', type=int, default=4000)
   args = parser.parse_args()
   given = [*TINY, f'train.images={args.steps}']
-  config = settings.load_config('configs/sit.py:XL/2,ig')
   with tempfile.TemporaryDirectory() as folder:
     given.append(f'data.dir={folder}/data')
-    experiment = build(settings.override(config, given).to_dict())
+    experiment = experiment_of('configs/sit.py:XL/2,ig', given)
     loop.train(experiment, epath.Path(folder) / 'run')
     logged = [
       row['images_per_second']

@@ -1,7 +1,7 @@
 """The products of a train step by themselves: XLA's rate against PyTorch's.
 
-  python -m benchmarks.products
-  python -m benchmarks.products configs/sit.py:B/2,ig --batch_size=2
+  python -m benchmarks.products configs/sit.py:S/2,ig \
+    --config.train.batch_size=8
 
 For each linear layer of a block, x (T, inputs), K (inputs, outputs):
 
@@ -20,9 +20,8 @@ import jax
 import numpy as np
 
 from benchmarks import timing
+from benchmarks.train_step import experiment_of
 from dit.config import DiTConfig
-from train import settings
-from train.experiment import build
 
 
 def layers(config: DiTConfig) -> dict[str, tuple[int, int]]:
@@ -77,14 +76,13 @@ def products(tokens: int, inputs: int, outputs: int) -> dict[str, Callable]:
 def main() -> None:
   """Measures every layer, and adds up."""
   parser = timing.parser(__doc__, 'products')
-  parser.add_argument('config', nargs='?', default='configs/sit.py:S/2,ig')
-  parser.add_argument('--batch_size', type=int, default=8)
+  parser.add_argument('config', nargs='?', default='configs/digits.py')
   parser.add_argument('--rounds', type=int, default=5)
   args, given = timing.parse(parser)
   jax.config.update('jax_platforms', 'cpu')  # as PyTorch runs here
-  config = settings.override(settings.load_config(args.config), given)
-  model = build(config.to_dict()).model
-  tokens = args.batch_size * model.num_tokens
+  experiment = experiment_of(args.config, given)
+  model = experiment.model
+  tokens = experiment.train.batch_size * model.num_tokens
   rows: list[dict[str, Any]] = []
   total = {'ours': 0.0, 'torch': 0.0}
   for name, (inputs, outputs) in layers(model).items():

@@ -1,7 +1,8 @@
 """Where the time of a train step goes, on the CPU: its compiled operations.
 
-  python -m benchmarks.profile --torch
-  python -m benchmarks.profile configs/digits.py --top=30
+  python -m benchmarks.profile configs/sit.py:S/2,ig --torch \
+    --config.train.batch_size=8
+  python -m benchmarks.profile --top=30
 
 Sums the events of JAX's profiler over a few steps, by what the operations are
 for, and lists the longest. Two threads run operations side by side, so the sum
@@ -23,15 +24,14 @@ from typing import Any
 import jax
 
 from benchmarks import timing
-from benchmarks.train_step import compiled_step, random_batch
-from train import settings
-from train.experiment import build
+from benchmarks.train_step import compiled_step, experiment_of, random_batch
 
 STEPS = 3
 # What an operation is for, by its name in the program and in the source; the
-# first that fits. Attention is known by its subscripts.
+# first that fits. Attention is known by its subscripts, and by four axes or two
+# equal ones in what XLA fuses with its products.
 KINDS = (
-  ('attention', r'bhn|bhm|\[\d+,\d+,(\d+),\1\]'),
+  ('attention', r'bhn|bhm|\[\d+,\d+,(\d+),\1\]|^ynn\S* \[\d+(,\d+){3}\]'),
   ("the scan's stacks: filled, sliced, written",
    r'dynamic[-_](update[-_])?(index|slice)'
    r'|^(wrapped_)?broadcast[.\d]* \[\d+(,\d+){2,}\]'),
@@ -95,14 +95,11 @@ def events(folder: pathlib.Path) -> dict[str, float]:
 def main() -> None:
   """Profiles one configuration."""
   parser = timing.parser(__doc__, 'profile')
-  parser.add_argument('config', nargs='?', default='configs/sit.py:S/2,ig')
-  parser.add_argument('--batch_size', type=int, default=8)
+  parser.add_argument('config', nargs='?', default='configs/digits.py')
   parser.add_argument('--top', type=int, default=15)
   parser.add_argument('--torch', action='store_true')
   args, given = timing.parse(parser)
-  given.append(f'train.batch_size={args.batch_size}')
-  config = settings.override(settings.load_config(args.config), given)
-  experiment = build(config.to_dict())
+  experiment = experiment_of(args.config, given)
   state, compiled, shapes, _ = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
   for _ in range(2):

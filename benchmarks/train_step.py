@@ -19,7 +19,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,12 @@ from dit.sharding import make_mesh
 from train import dryrun, loop, settings
 from train.experiment import Experiment, build
 from train.report import training_flops
+
+
+def experiment_of(spec: str, given: Sequence[str]) -> Experiment:
+  """What a config and KEY=VALUE assignments describe."""
+  config = settings.override(settings.load_config(spec), given)
+  return build(config.to_dict())
 
 
 def random_batch(shapes: dict[str, Any]) -> dict[str, jax.Array]:
@@ -134,8 +140,7 @@ def main() -> None:
   for spec, choice in itertools.product(
     args.configs, itertools.product(*varied)
   ):
-    config = settings.load_config(spec)
-    experiment = build(settings.override(config, [*given, *choice]).to_dict())
+    experiment = experiment_of(spec, [*given, *choice])
     dtype = experiment.model.activation_dtype
     if dtype not in peaks:
       peaks[dtype] = timing.matmul_peak(dtype)

@@ -21,7 +21,7 @@ CASES = {
                '--methods', 'none', 'cfg:1.5', '--students', '1', *TINY),
   'compile_time': ('--config=configs/digits.py', '--depths', '4', '6',
                    '--unrolled'),
-  'profile': ('configs/digits.py', '--batch_size=8', *TINY),
+  'profile': ('configs/digits.py', '--config.train.batch_size=8', *TINY),
 }  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def test_kinds_of_operations():
   %wrapped_broadcast.2 = f32[12,2048,384]{2,1,0} fusion(%c)
   %broadcast_divide_fusion.1 = f32[12,384,1152]{2,1,0} fusion(%c)
   %exp.3 = f32[8,6,256,256]{3,2,1,0} exponential(%d)
+  %ynn_fusion.5 = f32[8,6,256,64]{3,2,1,0} fusion(%d), op_name="jit/reduce_sum"
   %copy.1 = f32[384,12]{0,1} copy(%e), op_name="jit/reshape"
   %add.1 = f32[12,2048,384]{2,1,0} add(%e, %f), op_name="jit/add"
 """
@@ -74,6 +75,7 @@ def test_kinds_of_operations():
     'wrapped_broadcast.2': "the scan's stacks: filled, sliced, written",
     'broadcast_divide_fusion.1': 'elementwise, sums, optimiser',
     'exp.3': 'attention',
+    'ynn_fusion.5': 'attention',
     'copy.1': 'copies and transposes',
     'add.1': 'elementwise, sums, optimiser',
   }
