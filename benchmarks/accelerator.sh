@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
 # Training and sampling at the XL size on one GPU or TPU chip, in one go:
-#   bash benchmarks/accelerator.sh [FOLDER]
-# Prints them, and keeps them in the folder (runs/benchmarks) with their JSON.
+#   bash benchmarks/accelerator.sh [FOLDER [TABLE...]]
+# Prints the tables, all or those named, and keeps them in the folder
+# (runs/benchmarks) with their JSON.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/benchmarks}
+wanted=" ${*:2} "
 mkdir -p "$out"
 # Of a GPU; what JAX reserves is 75 %.
 export XLA_CLIENT_MEM_FRACTION=${XLA_CLIENT_MEM_FRACTION:-.95}
+ran=()
 failed=()
 
 table() {  # NAME MODULE ARGUMENTS...
   local name=$1 module=$2
+  [[ $wanted == "  " || $wanted == *" $name "* ]] || return 0
   shift 2
+  ran+=("$name")
   "${PYTHON:-python}" -m "benchmarks.$module" "$@" --json "$out/$name.json" \
     | tee "$out/$name.md" || failed+=("$name")
 }
@@ -38,6 +43,10 @@ table sample_students sampling configs/sit.py:XL/2,ig --batch_size=128 \
 table compile compile_time
 table host host_overhead
 
+if ((!${#ran[@]})); then
+  echo "No table is called$wanted" >&2
+  exit 2
+fi
 if ((${#failed[@]})); then
   echo "Failed: ${failed[*]}" >&2
   exit 1
