@@ -8,6 +8,7 @@
   python main.py compare --workdir=runs/digits
   python main.py sweep   --workdir=runs/digits --guidance=ig:1..2:6,cfg:1..2:6
   python main.py evaluate --workdir=runs/digits --num=500 --bootstrap=50
+  python main.py report  --workdir=runs/digits
   python main.py reference --images=photos --extractor=inception:FILE --to=r.npz
   python main.py train-features --config=configs/cifar10.py --to=features
   python main.py convert --from=runs/digits --to=digits-ema
@@ -35,6 +36,7 @@ from train import (
   flags,
   loop,
   preparing,
+  reporting,
   sampling,
   workdir,
 )
@@ -225,6 +227,17 @@ def _evaluate(args: argparse.Namespace) -> None:
   _say(text)
 
 
+def _report(args: argparse.Namespace) -> None:
+  print(
+    reporting.report(
+      _request(args),
+      args.guidance,
+      autoencoder=args.autoencoder,
+      draw=not args.no_draw,
+    )
+  )
+
+
 def _reference(args: argparse.Namespace) -> None:
   experiment = _configured(args)
   _say(evaluating.make_reference(experiment, args.target))
@@ -243,6 +256,7 @@ RUNS = {
   'compare': _compare,
   'sweep': _sweep,
   'evaluate': _evaluate,
+  'report': _report,
   'reference': _reference,
   'train-features': _train_features,
   'convert': _convert,

@@ -46,13 +46,15 @@ class Guided(NamedTuple):
     variance: the same shape, of the conditional row, where the network learned
       it; else None.
     memory: of the methods, for the next solver step.
-    conditional: the conditional row as the network predicts it; see `at`.
+    parts: where asked for, what it was made of, like velocity: 'strong', the
+      conditional row as the network predicts it; 'refined', the same refined
+      by IG, where it is on; and by its method's name every weak prediction.
   """
 
   velocity: jax.Array
   variance: jax.Array | None = None
   memory: tuple[Memory, ...] = ()
-  conditional: jax.Array | None = None
+  parts: dict[str, jax.Array] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -127,6 +129,8 @@ class Guidance:
     label: jax.Array,
     step: Step,
     memory: tuple[Memory, ...] | None = None,
+    *,
+    parts: bool = False,
   ) -> Guided:
     """Everything that one evaluation gives.
 
@@ -137,14 +141,16 @@ class Guidance:
       label: (B,) int.
       step: the solver's step.
       memory: what the methods carry; None at first.
+      parts: whether to give them too; then no pass is left out, and scale 1
+        stands for a method that is off.
     """
     memory = self.init(x) if memory is None else memory
     scales = [term.scale_at(step) for term in self.terms]
     evaluate = functools.partial(
       self._evaluate, denoiser, x, t, label, step, memory, scales
     )
-    if not self.terms:
-      return evaluate(active=())
+    if parts or not self.terms:
+      return evaluate(active=tuple(range(len(self.terms))), parts=parts)
     # One branch for each set of terms that are on: set bits of the number.
     branches = [
       functools.partial(
@@ -159,18 +165,12 @@ class Guidance:
   def at(
     self, denoiser: Denoiser, x: jax.Array, t: jax.Array, label: jax.Array
   ) -> Guided:
-    """As `predict`, each image at a time of its own, t (B,).
+    """As `predict` with its parts, each image at a time of its own, t (B,).
 
-    No pass is left out outside an interval: the prediction there is that of
-    scale 1. For methods that draw nothing and remember nothing.
+    For methods that draw nothing and remember nothing.
     """
     step = Step(expand(t, x), (None,) * len(self.terms))
-    return self._evaluate(
-      denoiser, x, t, label, step, self.init(x),
-      [term.scale_at(step) for term in self.terms],
-      active=tuple(range(len(self.terms))),
-      conditional=True,
-    )  # fmt: skip
+    return self.predict(denoiser, x, t, label, step, parts=True)
 
   def passes(self, denoiser: Denoiser, step: Step) -> jax.Array:
     """Cost of one evaluation, in whole passes of the conditional row."""
@@ -229,9 +229,8 @@ class Guidance:
         term.check_shape(shape)
 
   def _evaluate(
-    self, denoiser, x, t, label, step, memory, scales, *, active,
-    conditional=False,
-  ) -> Guided:  # fmt: skip
+    self, denoiser, x, t, label, step, memory, scales, *, active, parts=False
+  ) -> Guided:
     """One evaluation with the terms in `active` on."""
     kinds = {
       kind: [k for k in active if isinstance(self.terms[k], kind)]
@@ -273,12 +272,17 @@ class Guidance:
     if active and self.rescale is not None:
       ratio = _std(strong) / jnp.maximum(_std(guided), 1e-30)
       guided *= self.rescale * ratio + (1 - self.rescale)
+    made_of = {'strong': rows(out.velocity, every)}
+    if self.internal is not None:
+      tap = out.intermediate[self.internal.tap]
+      made_of |= {self.internal.name: rows(tap, every), 'refined': strong}
+    made_of |= {self.terms[k].name: weak[k] for k in active}
     variance = out.variance
     return Guided(
       guided,
       None if variance is None else rows(variance, every),
       tuple(memory_next),
-      rows(out.velocity, every) if conditional else None,
+      made_of if parts else None,
     )
 
   def _refine(self, out, *, step, dtype, num_taps=None) -> jax.Array:

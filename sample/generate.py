@@ -12,7 +12,6 @@ the number of images; what the network makes of them differs by rounding alone.
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -88,6 +87,12 @@ class SampleConfig:
   def make_solver(self, path: Path) -> Solver | Dopri5:
     """The one-step rule."""
     return make_solver(self.solver, path)
+
+  def precision(self) -> contextlib.AbstractContextManager:
+    """In which `state_dtype` exists."""
+    if self.state_dtype == 'float64':
+      return jax.enable_x64(True)
+    return contextlib.nullcontext()
 
 
 def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
@@ -203,6 +208,16 @@ class Batch(NamedTuple):
   nfe: float
 
 
+def to_images(
+  autoencoder: Autoencoder | None, x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Latents (B, H, W, C) to uint8 images; and which are finite, (B,)."""
+  x = x.astype(jnp.float32)
+  if autoencoder is not None:
+    x = autoencoder.decode(autoencoder.denormalise(x))
+  return latents.to_pixels(x), jnp.isfinite(x).all((1, 2, 3))
+
+
 def batches(
   denoiser: Denoiser,
   guidance: Guidance,
@@ -245,12 +260,7 @@ def batches(
   cost = declared_nfe(denoiser, guidance, config, path, seed)
 
   # Replicated, so that every process can read all of it.
-  @functools.partial(jax.jit, out_shardings=replicated(mesh))
-  def decode(autoencoder, x):
-    x = x.astype(jnp.float32)
-    if autoencoder is not None:
-      x = autoencoder.decode(autoencoder.denormalise(x))
-    return latents.to_pixels(x), jnp.isfinite(x).all((1, 2, 3))
+  decode = jax.jit(to_images, out_shardings=replicated(mesh))
 
   def start(number):
     """Asks for a batch; returns before it is there."""
@@ -259,12 +269,7 @@ def batches(
     padded = np.pad(number, (0, config.batch_size - len(number)), mode='edge')
     arrays = (labels[padded], padded.astype(np.int32))
     label, numbers = jax.device_put(arrays, batch_sharding(mesh))
-    precision = (
-      jax.enable_x64(True)
-      if config.state_dtype == 'float64'
-      else contextlib.nullcontext()
-    )
-    with jax.set_mesh(mesh), precision:
+    with jax.set_mesh(mesh), config.precision():
       x, spent = sampler.sample(
         denoiser,
         guidance,

@@ -49,7 +49,7 @@ def to_noise(
     del n
     return Evaluation(velocity(x, t), None, memory)
 
-  return integrate(evaluate, solver, x, jnp.asarray(grid)[::-1])
+  return integrate(evaluate, solver, x, jnp.asarray(grid)[::-1])[0]
 
 
 def log_likelihood(

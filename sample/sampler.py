@@ -46,7 +46,8 @@ def integrate(
   noise: Callable[[jax.Array], jax.Array] | None = None,
   memory: Any = (),
   rests: Callable[[jax.Array], jax.Array] | None = None,
-) -> jax.Array:
+  observe: Callable[[jax.Array, jax.Array, jax.Array, Any], Any] | None = None,
+) -> tuple[jax.Array, Any]:
   """Integrates dx/dt = velocity along the grid.
 
   Args:
@@ -59,9 +60,10 @@ def integrate(
     memory: at the first step.
     rests: function of n, whether the step is left out: x stays, time goes on;
       None for no such steps.
+    observe: function of (x, t, n, memory) where a step begins.
 
   Returns:
-    The state at grid[-1].
+    The state at grid[-1], and what `observe` gave, stacked by step.
   """
 
   def advance(carry, step):
@@ -77,14 +79,17 @@ def integrate(
     return x, first.memory, own
 
   def body(carry, step):
+    n, t, _ = step
+    seen = observe(carry[0], t, n, carry[1]) if observe else None
     if rests is None:
-      return advance(carry, step), None
+      return advance(carry, step), seen
     return jax.lax.cond(
-      rests(step[0]), lambda carry, step: carry, advance, carry, step
-    ), None
+      rests(n), lambda carry, step: carry, advance, carry, step
+    ), seen
 
   steps = (jnp.arange(len(grid) - 1), grid[:-1], grid[1:])
-  return jax.lax.scan(body, (x, memory, solver.init(x)), steps)[0][0]
+  (x, *_), seen = jax.lax.scan(body, (x, memory, solver.init(x)), steps)
+  return x, seen
 
 
 def step_key(seed: int | jax.Array, n: int | jax.Array) -> jax.Array:
@@ -137,7 +142,8 @@ def skipped_blocks(
 
 
 @functools.partial(
-  jax.jit, static_argnames=('solver', 'shape', 'path', 'scales_at', 'dtype')
+  jax.jit,
+  static_argnames=('solver', 'shape', 'path', 'scales_at', 'dtype', 'parts'),
 )
 def sample(
   denoiser: Denoiser,
@@ -152,7 +158,8 @@ def sample(
   path: Path = Linear(),  # noqa: B008
   scales_at: str = 'step',
   dtype: str = 'float32',
-) -> tuple[jax.Array, jax.Array | None]:
+  parts: bool = False,
+) -> tuple[jax.Array, Any]:
   """Draws latents.
 
   Scales of guidance and the parameters are arguments of the compiled program:
@@ -170,10 +177,13 @@ def sample(
     path: that the velocity belongs to.
     scales_at: one of SCALES_AT.
     dtype: of the state and of guidance's arithmetic; the noise is float32.
+    parts: whether to look, where every step begins, at what guidance does,
+      for one more evaluation; not for adaptive solvers.
 
   Returns:
     (B, H, W, C) of `dtype`; and, of an adaptive solver, network evaluations
-    per image in whole passes, else None: see `nfe`.
+    per image in whole passes, see `nfe`; with `parts`, the states and
+    `guidance.Guided` of all steps, stacked; else None.
   """
   keys = image_keys(seed, index)
   normal = jax.vmap(
@@ -188,8 +198,13 @@ def sample(
     drawn = jax.tree.map(lambda draw: draw[n], draws)
     return Step(at, drawn, grid[n + 1], path)
 
-  def evaluate(x, t, n, memory):
-    return guidance.predict(denoiser, x, t, label, step_of(t, n), memory)
+  def evaluate(x, t, n, memory, **options):
+    return guidance.predict(
+      denoiser, x, t, label, step_of(t, n), memory, **options
+    )
+
+  def observe(x, t, n, memory):
+    return x, evaluate(x, t, n, memory, parts=True)
 
   def noise(n):
     return normal(jax.vmap(jax.random.fold_in, (0, None))(keys, n))
@@ -200,7 +215,10 @@ def sample(
     rests = None
     if guidance.zero_steps:
       rests = lambda n: guidance.rests(step_of(grid[n], n), n)  # noqa: E731
-    return integrate(evaluate, solver, x, grid, noise, memory, rests), None
+    return integrate(
+      evaluate, solver, x, grid, noise, memory, rests,
+      observe if parts else None,
+    )  # fmt: skip
   return dopri5(
     lambda x, t: evaluate(x, t, 0, memory).velocity,
     x,

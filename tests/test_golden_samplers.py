@@ -74,7 +74,7 @@ def solve(denoiser, guidance, x, label, grid, noise, *, solver, per_step=True):
     return guidance.predict(denoiser, x, t, label, step, memory)
 
   memory = guidance.init(x)
-  return integrate(evaluate, solver, x, grid, lambda n: noise[n], memory)
+  return integrate(evaluate, solver, x, grid, lambda n: noise[n], memory)[0]
 
 
 def end(family, guidance, solver, grid, z, label, noise=None, **options):

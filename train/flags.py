@@ -187,6 +187,24 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
   sweep.add_argument(
     '--num', type=int, default=500, help='images per point (%(default)s)'
   )
+  report = command_of_run(
+    'report',
+    'a run as one HTML page: config, curves, samples, what guidance changes',
+    'python main.py report --workdir=runs/digits --guidance=ig:1.5 '
+    '--guidance=s2:1.5',
+  )
+  report.add_argument(
+    '--guidance',
+    action='append',
+    default=[],
+    help='to draw with, as for sample; again for more methods (those of '
+    'log.preview_guidance and compare.methods)',
+  )
+  report.add_argument(
+    '--no_draw',
+    action='store_true',
+    help='only what is in the workdir: reads no weights',
+  )
   evaluate = command(
     'evaluate',
     'scores of images against real ones: FID, sFID, IS, precision, recall',
@@ -275,6 +293,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
       help='balanced, random, or classes such as 3,5 (balanced; evaluate '
       '--preset: random)',
     )
+  for sub in (sample, evaluate, report):
     sub.add_argument(
       '--autoencoder',
       metavar='NAME:FILE[,FILE]',
@@ -293,7 +312,7 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
       action='store_true',
       help='discard what --out holds of another protocol',
     )
-  for sub in (sample, compare, sweep, evaluate):
+  for sub in (sample, compare, sweep, evaluate, report):
     sub.add_argument(
       '--weights',
       type=_weights,

@@ -7,17 +7,16 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags, logging
 from etils import epath
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from sample.writer import write_bytes, write_figure, write_png
+from sample.writer import write_bytes, write_png
 
 _QUIET_SECONDS = 30
 _SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')
@@ -164,25 +163,3 @@ class MetricsLog:
     with _best_effort():
       self._board.add_image(name, image, step, dataformats='HWC')
       write_png(self._workdir / f'{name}s' / f'{step:08}.png', image)
-
-
-def plot_losses(path: epath.PathLike, rows: Iterable[dict[str, float]]) -> None:
-  """Draws every loss term against images seen."""
-  rows = [row for row in rows if 'loss' in row]  # others are scores
-  if not rows:
-    return
-  images = np.asarray([row['images'] for row in rows])
-  names = dict.fromkeys(  # not every row has all
-    name for row in rows for name in row if name.startswith('loss')
-  )
-  figure = Figure(figsize=(7, 4.5), layout='constrained')
-  axes = figure.subplots()
-  for name in names:
-    values = np.asarray([row.get(name, np.nan) for row in rows])
-    label = name.removeprefix('loss/')
-    label = label.replace('intermediate_', 'intermediate after block ')
-    axes.plot(images, values, label='total' if name == 'loss' else label)
-  axes.set(xlabel='images seen', ylabel='loss', yscale='log')
-  axes.grid(which='both', alpha=0.25)
-  axes.legend()
-  write_figure(path, figure)

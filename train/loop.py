@@ -26,6 +26,7 @@ from sample import writer
 from train import cluster
 from train import state as state_lib
 from train.checkpoint import Checkpointer, SaveError, steps_of
+from train.curves import losses
 from train.data.pipeline import batches
 from train.data.source import (
   about_latents,
@@ -34,7 +35,7 @@ from train.data.source import (
   open_source,
 )
 from train.experiment import Experiment
-from train.log import MetricsLog, plot_losses, progress_bar, read_metrics
+from train.log import MetricsLog, progress_bar, read_metrics
 from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
 from train.report import Report, training_flops
@@ -374,6 +375,6 @@ def fresh(
 
 def _plot(workdir: epath.Path) -> None:
   """Draws the losses so far."""
-  rows = read_metrics(workdir)
-  if rows and jax.process_index() == 0:
-    plot_losses(workdir / 'loss.png', rows)
+  figure = losses(read_metrics(workdir))
+  if figure is not None:
+    writer.write_figure(workdir / 'loss.png', figure)

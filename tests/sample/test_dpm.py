@@ -37,7 +37,7 @@ def solve(name, path, x, grid):
   def evaluate(x, t, n, memory):
     return Evaluation(velocity(path, x, t))
 
-  return integrate(evaluate, make_solver(name, path), x, grid)
+  return integrate(evaluate, make_solver(name, path), x, grid)[0]
 
 
 @pytest.mark.parametrize('name', ['linear', 'cosine', 'vp'])

@@ -32,7 +32,7 @@ def back(velocity, noise, grid, name, path):
     return Evaluation(velocity(x, t), None, memory)
 
   solver = make_solver(name, path)
-  return integrate(evaluate, solver, noise, jnp.asarray(grid))
+  return integrate(evaluate, solver, noise, jnp.asarray(grid))[0]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ LINEAR = path_named('linear')
 
 def solve(name, velocity, x, steps, path=LINEAR):
   grid = jnp.asarray(make_grid(steps))
-  return integrate(along(velocity), make_solver(name, path), x, grid)
+  return integrate(along(velocity), make_solver(name, path), x, grid)[0]
 
 
 def along(velocity):
@@ -113,7 +113,7 @@ def test_sde_reaches_the_data(path, solver):
   mean, std, count = 2.0, 0.5, 20_000
   path, key = path_named(path), jax.random.key(0)
   velocity = gaussian_velocity(path, mean, std)
-  x = integrate(
+  x, _ = integrate(
     along(velocity),
     make_solver(solver, path),
     # Where a path does not end in pure noise, it says what it ends in.

@@ -140,7 +140,7 @@ def test_zero_steps_leave_x(solver, path):
   path, grid = path_named(path), make_grid(5)
   ours = sample('cfg_zero:2:zero_steps=2', solver, grid, path=path)
   # As if the trajectory began at the third time, with the same x.
-  expected = sampler.integrate(
+  expected, _ = sampler.integrate(
     without_rest,
     make_solver(solver, path),
     start(),
@@ -161,7 +161,7 @@ def test_noise_is_that_of_its_step_after_zero_steps():
     folded = jax.vmap(jax.random.fold_in, (0, None))(keys, n + 2)
     return jax.vmap(lambda key: jax.random.normal(key, SHAPE))(folded)
 
-  expected = sampler.integrate(
+  expected, _ = sampler.integrate(
     without_rest,
     make_solver('euler_maruyama', LINEAR),
     start(),

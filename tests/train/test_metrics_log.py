@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sample.writer import write_figure
 from train import log
-from train.log import MetricsLog, plot_losses, read_metrics
+from train.curves import losses
+from train.log import MetricsLog, read_metrics
 
 
 def write(workdir, start, steps):
@@ -88,7 +90,7 @@ def test_losses_are_drawn(tmp_path):
     {'images': 10 * n, 'loss': 1 / n, 'loss/intermediate_2': 2 / n}
     for n in (1, 2, 3)
   ]
-  plot_losses(tmp_path / 'loss.png', rows)
+  write_figure(tmp_path / 'loss.png', losses(rows))
   picture = np.asarray(Image.open(tmp_path / 'loss.png').convert('L'))
   assert picture.shape[0] > 400
   assert picture.std() > 5

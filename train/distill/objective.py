@@ -305,7 +305,7 @@ class Distillation:
     if config.augmented:
       q, r = at_ca
       out = config.teacher_guidance.at(network, q, r, label)
-      c = path.x0_from_velocity(q, out.conditional, r)
+      c = path.x0_from_velocity(q, out.parts['strong'], r)
       g = path.x0_from_velocity(q, out.velocity, r)
       unit = g if config.normaliser == 'guided' else c
       ca = config.ca_weight * terms.push(g, c, unit, x)
@@ -317,7 +317,7 @@ class Distillation:
         v = network(q, r, label).velocity
         c = unit = path.x0_from_velocity(q, v, r)
       else:
-        v = out.conditional
+        v = out.parts['strong']
       f = path.x0_from_velocity(q, v_fake, r)
       dm = config.dm_weight * terms.push(c, f, unit, x)
       metrics['distill/dm'] = terms.rms(dm)

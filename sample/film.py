@@ -1,0 +1,136 @@
+"""What guidance changes, along a trajectory: estimates of the final image.
+
+Where a step of the solver begins, at (x_t, t), the network's own prediction,
+its weaker one and the guided one each say which image they are heading for,
+
+  x0 = (d_sigma x_t - sigma v) / w        (on the linear path, x0 = x_t - t v)
+
+and all are shown, for some steps of one and the same guided trajectory. How far
+apart they lie, of velocities, is
+
+  gap_k(t) = rms over images and elements of (strong - weak_k)
+
+with strong refined by IG, as the weak one is, for methods beside it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from dit.autoencoder import Autoencoder
+from dit.path import Path
+from dit.sharding import batch_parts, batch_sharding, replicated
+from dit.types import Denoiser, InputError
+from guidance import Guidance
+from sample import generate, sampler
+
+
+class Film(NamedTuple):
+  """A trajectory of B images, looked at F times.
+
+  Attributes:
+    times: (F,), from the noise to the data.
+    images: (F, B, H, W, C) uint8, by name: 'state', x_t itself, and x0 of
+      each of `guidance.Guided.parts`, the last 'guided'.
+    begins: (steps,) times at which steps begin.
+    gaps: (steps,) by method.
+  """
+
+  times: np.ndarray
+  images: dict[str, np.ndarray]
+  begins: np.ndarray
+  gaps: dict[str, np.ndarray]
+
+
+def film(
+  denoiser: Denoiser,
+  guidance: Guidance,
+  labels: np.ndarray,
+  config: generate.SampleConfig,
+  *,
+  path: Path,
+  shape: tuple[int, int, int],
+  mesh: Mesh,
+  seed: int,
+  frames: int = 10,
+  autoencoder: Autoencoder | None = None,
+) -> Film:
+  """Draws images 0 to B - 1 as `generate.batches` does, and looks on the way.
+
+  Args:
+    denoiser: the network, its parameters placed on `mesh`.
+    guidance: the method.
+    labels: (B,) int.
+    config: how to integrate.
+    path: of the network's velocity.
+    shape: (H, W, C) of a latent.
+    mesh: the devices.
+    seed: of all noise.
+    frames: at how many steps to look, evenly spaced, the first and last among
+      them.
+    autoencoder: decodes, its weights placed on `mesh`; None for pixels.
+
+  Raises:
+    InputError: for an adaptive solver, which has no steps, and for parts that
+      do not fit.
+  """
+  generate.check(config, guidance, denoiser, mesh, path, shape)
+  solver, grid = config.make_solver(path), config.grid(path)
+  if solver.adaptive:
+    raise InputError(
+      f'sample.solver {config.solver} has no steps to look at; choose another.'
+    )
+  count, parts = len(labels), batch_parts(mesh)
+  index = np.arange(-(-count // parts) * parts, dtype=np.int32)
+  arrays = (np.resize(labels, len(index)).astype(np.int32), index)
+  label, index = jax.device_put(arrays, batch_sharding(mesh))
+  with jax.set_mesh(mesh), config.precision():
+    _, (states, seen) = sampler.sample(
+      denoiser,
+      guidance,
+      label,
+      index,
+      grid,
+      jnp.uint32(seed),
+      solver=solver,
+      shape=shape,
+      path=path,
+      scales_at=config.scales_at,
+      dtype=config.state_dtype,
+      parts=True,
+    )
+    states = states[:, :count]
+    found = {**seen.parts, 'guided': seen.velocity}
+    methods = [term.name for term in guidance.terms]
+    velocities = {  # in this order: compiled programs sort names
+      name: found[name][:, :count]
+      for name in ('strong', 'ig', 'refined', *methods, 'guided')
+      if name in found
+    }
+    refined = velocities.get('refined', velocities['strong'])
+    pairs = [('ig', velocities['strong']), *((m, refined) for m in methods)]
+    gaps = {
+      name: np.sqrt(jnp.square(strong - velocities[name]).mean((1, 2, 3, 4)))
+      for name, strong in pairs
+      if name in velocities
+    }
+    begins = grid[:-1]
+    chosen = np.linspace(0, len(begins) - 1, frames).round().astype(int)
+    chosen = np.unique(chosen)
+    decode = jax.jit(generate.to_images, out_shardings=replicated(mesh))
+
+    def shown(values):
+      return np.stack([decode(autoencoder, x)[0] for x in values])
+
+    images = {'state': shown(states[chosen])}
+    for name, velocity in velocities.items():
+      images[name] = shown(
+        path.x0_from_velocity(x, v, jnp.asarray(t, x.dtype))
+        for x, v, t in zip(
+          states[chosen], velocity[chosen], begins[chosen], strict=True
+        )
+      )
+    return Film(begins[chosen], images, begins, gaps)

@@ -1,0 +1,219 @@
+"""The command `report`: one page of a run, looked at in a browser."""
+
+import html.parser
+import pathlib
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from commands import quickly, run
+from PIL import Image
+
+SECTIONS = (
+  'run', 'losses', 'throughput', 'scores', 'previews', 'guidance', 'sweeps',
+  'evaluations', 'samples', 'trajectories', 'config',
+)  # fmt: skip
+BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
+
+
+class Parts(html.parser.HTMLParser):
+  """Of every section: its pictures, its text, the cells of its tables."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.pictures, self.text, self.cells = {}, {}, {}
+    self.loaded, self._section, self._cell = [], None, False
+    self.feed(text)
+
+  def handle_starttag(self, tag, attributes):
+    attributes = dict(attributes)
+    self.loaded += [attributes[a] for a in ('src', 'href') if a in attributes]
+    if tag == 'h2':
+      self._section = attributes['id']
+      for found in (self.pictures, self.text, self.cells):
+        found[self._section] = []
+    if tag == 'img':
+      self.pictures[self._section].append(attributes['alt'])
+    self._cell = tag in ('td', 'th')
+
+  def handle_data(self, data):
+    if self._section is not None:
+      self.text[self._section].append(data)
+      if self._cell:
+        self.cells[self._section].append(data)
+
+
+@pytest.fixture(scope='module')
+def whole(shared_run, tmp_path_factory):
+  """A copy of the run after every other command, and the report on it."""
+  workdir = tmp_path_factory.mktemp('report') / 'a & <b>run</b>'
+  shutil.copytree(shared_run / 'run', workdir)
+  of_run = f'--workdir={workdir}'
+  quick = ('--config.sample.steps=2', '--config.sample.batch_size=16')
+  with quickly():
+    for words in (
+      ('compare', of_run, '--config.compare.num=20'),
+      ('sweep', of_run, '--guidance=ig:1..2:2,cfg:1..2:2', '--num=20', *quick),
+      ('evaluate', of_run, '--guidance=ig:1.5', '--num=20', *quick),
+      ('report', of_run),
+    ):
+      result = run(*words)
+      assert result.status == 0, result.err
+  assert str(workdir / 'report.html') in result.out
+  return workdir
+
+
+def test_page_has_every_part(whole):
+  found = Parts((whole / 'report.html').read_text())
+  assert tuple(found.text) == SECTIONS
+  count = {name: len(found.pictures[name]) for name in SECTIONS}
+  # Of the methods: none is in every strip; two images each, and the gaps.
+  assert count == {
+    'run': 0, 'losses': 2, 'throughput': 1, 'scores': 0, 'previews': 2,
+    'guidance': 2, 'sweeps': 1, 'evaluations': 0, 'samples': 1,
+    'trajectories': 5, 'config': 0,
+  }  # fmt: skip
+  run_text = ' '.join(found.text['run'])
+  assert '30 of 30 steps' in run_text and '20, 30' in run_text
+  assert found.pictures['previews'] == [
+    'step 15, 240 images', 'step 30, 480 images',
+  ]  # fmt: skip
+  assert {'IG + CFG', '1.5, 1.2', 'real, held out'} <= {
+    *found.cells['guidance']
+  }
+  assert {'ig', 'cfg', 'fd', '1.0', '2.0'} <= {*found.cells['sweeps']}
+  assert 'ig:1.5' in found.cells['evaluations']
+  assert 'ig:1.5,cfg:1.2' in ' '.join(found.text['trajectories'])
+  assert 'model.width' in found.cells['config']
+  assert 'not measured' in ' '.join(found.text['scores']).lower()
+
+
+def test_page_needs_nothing_else(whole):
+  page = (whole / 'report.html').read_text()
+  found = Parts(page)
+  assert all(where.startswith(('data:image/', '#')) for where in found.loaded)
+  links = {where[1:] for where in found.loaded if where.startswith('#')}
+  assert links == set(SECTIONS)
+  assert '<script' not in page and '<b>run' not in page  # names are escaped
+
+
+def browse(path, *words):
+  """What headless Chromium prints, and its complaints of the page."""
+  browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+  if browser is None:
+    pytest.skip(f'no browser here: none of {", ".join(BROWSERS)}')
+  done = subprocess.run(
+    [browser, '--headless', '--no-sandbox', '--disable-gpu',
+     '--hide-scrollbars', '--enable-logging=stderr', *words, f'file://{path}'],
+    capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  return done.stdout, [li for li in done.stderr.splitlines() if 'CONSOLE' in li]
+
+
+def test_page_in_a_browser(whole, tmp_path):
+  page = tmp_path / 'report.html'  # as it would be sent to someone
+  shutil.copy(whole / 'report.html', page)
+  shot = tmp_path / 'page.png'
+  _, complaints = browse(
+    page, '--window-size=1200,6000', f'--screenshot={shot}'
+  )
+  assert not complaints
+  picture = np.asarray(Image.open(shot).convert('L'))
+  assert picture.shape == (6000, 1200)
+  # All the way down to the last section something is drawn.
+  drawn = (picture.reshape(30, 200, 1200) < 200).any((1, 2))
+  assert drawn[:20].all()
+
+  # Every section has a height, and every picture was decoded.
+  probe = tmp_path / 'probe.html'
+  script = (
+    '<script>document.body.textContent = JSON.stringify({'
+    'sections: [...document.querySelectorAll("section")]'
+    '.map(s => s.getBoundingClientRect().height > 40),'
+    'pictures: [...document.images].map(i => i.naturalWidth > 100),'
+    'wide: document.documentElement.scrollWidth})</script>'
+  )
+  text = page.read_text().replace("default-src 'none'; img-src data:;", '')
+  text = text.replace("style-src 'unsafe-inline'", '')
+  probe.write_text(text.replace('</body>', f'{script}</body>'))
+  shown, complaints = browse(probe, '--window-size=1200,900', '--dump-dom')
+  assert not complaints
+  assert f'"sections":[{",".join(["true"] * len(SECTIONS))}]' in shown
+  assert f'"pictures":[{",".join(["true"] * 14)}]' in shown
+  assert '"wide":1200' in shown  # nothing sticks out
+
+
+def test_browser_would_complain(tmp_path):
+  """The test above sees what a page does wrong."""
+  page = tmp_path / 'bad.html'
+  page.write_text(
+    '<!doctype html><meta http-equiv="Content-Security-Policy" '
+    'content="default-src \'none\'"><img src="http://127.0.0.1:9/x.png">'
+  )
+  assert browse(page, '--dump-dom')[1]
+
+
+def report(workdir, out, *words):
+  with quickly():
+    result = run('report', f'--workdir={workdir}', f'--out={out}', *words)
+  path = pathlib.Path(out) / 'report.html'
+  return result, Parts(path.read_text()) if path.exists() else None
+
+
+def test_methods_to_draw_with(shared_run, tmp_path):
+  result, found = report(
+    shared_run / 'run', tmp_path, '--guidance=s2:1.5', '--guidance=none'
+  )
+  assert result.status == 0, result.err
+  assert 's2:1.5' in found.pictures['samples'][0]
+  assert len(found.pictures['trajectories']) == 3
+  assert 'ig:1.5' not in ' '.join(found.text['trajectories'])
+
+
+def test_without_weights(shared_run, tmp_path):
+  result, found = report(shared_run / 'run', tmp_path, '--no_draw')
+  assert result.status == 0, result.err
+  assert not found.pictures['samples'] and not found.pictures['trajectories']
+  assert '--no_draw' in ' '.join(found.text['samples'])
+  assert len(found.pictures['losses']) == 2
+  # Before the first checkpoint there is nothing to draw with.
+  bare = tmp_path / 'bare'
+  bare.mkdir()
+  shutil.copy(shared_run / 'run' / 'config.json', bare)
+  result, found = report(bare, tmp_path)
+  assert result.status == 0 and 'no checkpoint' in result.err
+  assert 'no checkpoint' in ' '.join(found.text['samples'])
+  assert not any(found.pictures.values())
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    (('--guidance=igg:1.5',), "Did you mean 'ig'"),
+    (('--guidance=auto:2',), '--guide'),
+    (('--step=7',), 'no checkpoint of step 7'),
+    (('--config.model.width=3',), 'belongs to the run'),
+  ],
+)
+def test_what_cannot_be_drawn_leaves_no_page(
+  shared_run, tmp_path, words, message
+):
+  result, found = report(shared_run / 'run', tmp_path, *words)
+  assert result.status == 2 and message in result.err and found is None
+
+
+def test_no_run(tmp_path):
+  result, found = report(tmp_path, tmp_path / 'out')
+  assert result.status == 2 and 'config.json' in result.err and found is None
+
+
+def test_damaged_results_are_left_out(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(whole, workdir)
+  for name in ('compare.json', 'sweep/sweep.json', 'run.json'):
+    (workdir / name).write_text('{"damaged": ')
+  result, found = report(workdir, workdir, '--no_draw')
+  assert result.status == 0, result.err
+  assert not found.pictures['guidance'] and not found.pictures['sweeps']

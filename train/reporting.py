@@ -1,0 +1,404 @@
+"""The command `report`: a run as one HTML page.
+
+Most of it is what the run and the other commands left in the workdir; a sheet
+of samples by class and film strips (`sample.film`) are drawn anew.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from matplotlib.figure import Figure
+
+from dit import model
+from dit.types import InputError
+from guidance.parse import parse, with_guide
+from sample import generate, writer
+from sample.compare import split_names
+from sample.film import Film, film
+from train import curves, page, trained
+from train.checkpoint import steps_of
+from train.drawing import Opened, Request
+from train.experiment import Experiment
+from train.log import read_metrics
+from train.settings import load_config
+
+_GRIDS = 12  # of previews, evenly spaced over the run
+_SIDE = 10  # classes on the sheet of samples, and images of each
+_FILMED = 2  # images on a film strip
+_AMPLIFIED = 4  # times the difference that a film strip shows
+_NOTHING = 'Nothing yet.'
+_ROWS = {name: name for name in ('state', 'strong', 'refined', 'guided')}
+Section = tuple[str, str, str]
+
+
+def report(
+  request: Request,
+  guidance: Sequence[str],
+  *,
+  autoencoder: str | None = None,
+  draw: bool = True,
+) -> str:
+  """Writes report.html.
+
+  Args:
+    request: the run; where to.
+    guidance: methods to draw with, as text, the first for the sheet; empty:
+      those of the previews and of the section compare that the network serves.
+    autoencoder: as `trained.read_autoencoder` reads it; None: that of the
+      previews, if any.
+    draw: whether to draw at all, for which the weights are read.
+
+  Returns:
+    Where it is.
+
+  Raises:
+    InputError: if there is no run, or it cannot draw with `guidance`.
+  """
+  experiment = request.source.open(request.overrides)
+  place = epath.Path(request.source.place).expanduser()
+  for text in guidance:
+    parse(text)
+  out = writer.results_folder(request.out or place)
+  rows = read_metrics(place)
+  samples = films = page.note('Not drawn: --no_draw.')
+  if draw:
+    try:
+      artist = _Artist(request, guidance, autoencoder)
+    except InputError as error:
+      source = request.source
+      told = (guidance, autoencoder, source.weights, source.step, request.guide)
+      if any(value not in (None, []) for value in told):
+        raise
+      logging.warning('Nothing is drawn: %s', error)
+      samples = films = page.note(f'Not drawn: {error}')
+    else:
+      samples, films = artist.sheet(), artist.films()
+  sections = [
+    ('run', 'Run', _run(experiment, place, rows)),
+    ('losses', 'Losses', _plots({
+      'Every term of the loss.': curves.losses(rows),
+      'Terms of distillation.': curves.panels_of(rows, 'distill/'),
+      'Norm of the gradient, and learning rate.': curves.optimisation(rows),
+    })),
+    ('throughput', 'Throughput', _plots({
+      'Images per second, and the share of time in which no batch was there.':
+        curves.throughput(rows),
+    })),
+    ('scores', 'Scores on the way', _plots({
+      f'{experiment.eval.num} samples, guidance {experiment.eval.guidance}.':
+        curves.panels_of(rows, 'eval/'),
+    }, 'Not measured: eval.every_images is 0.')),
+    ('previews', 'Samples over time', _previews(experiment, place)),
+    ('guidance', 'Guidance', _guidance(place)),
+    ('sweeps', 'Sweeps', _sweeps(place)),
+    ('evaluations', 'Evaluations', _evaluations(place)),
+    ('samples', 'Samples by class', samples),
+    ('trajectories', 'What guidance changes', films),
+    ('config', 'Config', _config(place)),
+  ]  # fmt: skip
+  path = out / 'report.html'
+  text = page.page(str(place), sections)
+  writer.write_bytes(path, text.encode())
+  return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
+
+
+class _Artist:
+  """What draws anew, everything checked first."""
+
+  def __init__(
+    self, request: Request, guidance: Sequence[str], autoencoder: str | None
+  ) -> None:
+    self._opened = opened = Opened(request)
+    self._experiment = experiment = opened.experiment
+    self._seed = request.seed
+    log = experiment.log
+    if guidance:
+      opened.check(guidance)
+      self._texts = list(guidance)
+    else:
+      usual = (log.preview_guidance, *experiment.compare.methods)
+      self._texts = [
+        text for text in dict.fromkeys(usual) if self._serves(text)
+      ]
+      self._texts = self._texts or ['none']
+      opened.check(self._texts)
+    opened.check_weights()
+    self._decoder = trained.read_decoder(
+      autoencoder or log.preview_autoencoder or None,
+      experiment,
+      request.source.latents(),
+      opened.mesh,
+    )
+    self._denoiser, self._guide, about = opened.restore()
+    self._weights = f'{about["weights"]} weights of step {about["step"]}'
+
+  def _serves(self, text: str) -> bool:
+    try:
+      self._opened.check([text])
+    except InputError:
+      return False
+    return True
+
+  def _common(self) -> dict[str, Any]:
+    return {
+      'path': self._opened.path,
+      'shape': self._experiment.model.latent_shape,
+      'mesh': self._opened.mesh,
+      'seed': self._seed,
+      'autoencoder': self._decoder,
+    }
+
+  def sheet(self) -> str:
+    """A row of samples for each class, or for some of many."""
+    count = self._experiment.model.num_classes
+    classes = np.unique(np.linspace(0, count - 1, _SIDE).round().astype(int))
+    labels = np.repeat(classes, _SIDE)
+    text = self._texts[0]
+    logging.info('Drawing %d samples with %s.', len(labels), text)
+    images, nfe = generate.generate(
+      self._denoiser,
+      with_guide(parse(text), self._guide),
+      labels,
+      self._experiment.sample,
+      **self._common(),
+    )
+    blocks = [(f'class {c}', images[labels == c]) for c in classes]
+    sheet = writer.sheet(blocks, _SIDE, scale=max(1, 40 // images.shape[1]))
+    return page.figure(
+      sheet,
+      f'{_named(text)}; {self._solver()}, NFE {nfe:.4g}, {self._weights}, '
+      f'seed {self._seed}.',
+    )
+
+  def films(self) -> str:
+    """Film strips of every method, and how far apart predictions lie."""
+    experiment, parts, gaps = self._experiment, [], {}
+    classes = np.arange(_FILMED) % experiment.model.num_classes
+    for text in self._texts:
+      if text == 'none' and len(self._texts) > 1:
+        continue  # every strip has the network's own prediction
+      logging.info('Following a trajectory with %s.', text)
+      try:
+        found = film(
+          self._denoiser,
+          with_guide(parse(text), self._guide),
+          classes,
+          experiment.sample,
+          **self._common(),
+        )
+      except InputError as error:  # of a solver without steps
+        return page.note(f'Not drawn: {error}')
+      parts += [page.heading(_named(text)), _strips(found, classes)]
+      gaps[text] = found
+    captions = (
+      f'Estimates of the final image (x0) where a step begins, t falling from '
+      f'left to right; {self._solver()}, {self._weights}. strong: the '
+      "network's own prediction; weak: the one to move away from; refined: "
+      'strong after IG; guided: what the sampler follows; change: guided - '
+      f'strong, times {_AMPLIFIED}, grey where there is none.'
+    )
+    apart = {'How far apart the velocities are, over both images.': _gaps(gaps)}
+    return page.note(captions) + ''.join(parts) + _plots(apart, '')
+
+  def _solver(self) -> str:
+    config = self._experiment.sample
+    return f'{config.solver}, {len(config.grid(self._opened.path)) - 1} steps'
+
+
+def _named(text: str) -> str:
+  names, _ = split_names(text)
+  return text if text == 'none' else f'{names} ({text})'
+
+
+def _strips(found: Film, classes: np.ndarray) -> str:
+  """One strip of each image: a row for each prediction, and their change."""
+  times = ', '.join(f'{t:.2f}' for t in found.times)
+  figures = []
+  for k, label in enumerate(classes):
+    rows = [
+      (_ROWS.get(name, f'weak:\n{name}'), images[:, k])
+      for name, images in found.images.items()
+      if name != 'refined' or len(found.gaps) > 1  # of IG alone, the guided one
+    ]
+    strong, guided = (
+      found.images[name][:, k].astype(int) for name in ('strong', 'guided')
+    )
+    change = np.clip(128 + _AMPLIFIED * (guided - strong) / 2, 0, 255)
+    rows.append(('change', change.astype(np.uint8)))
+    scale = max(1, 48 // guided.shape[1])
+    sheet = writer.sheet(rows, len(found.times), scale=scale)
+    figures.append(page.figure(sheet, f'class {label}, t = {times}'))
+  return page.strip(figures)
+
+
+def _gaps(films: dict[str, Film]) -> Figure | None:
+  """rms(strong - weak) of velocities against t, a curve for each weak one."""
+  if not any(found.gaps for found in films.values()):
+    return None
+  figure = Figure(figsize=(7, 4), layout='constrained')
+  axes = figure.subplots()
+  for text, found in films.items():
+    for name, gap in found.gaps.items():
+      label = text if len(found.gaps) == 1 else f'{name} of {text}'
+      axes.plot(found.begins, gap, label=label)
+  axes.set(xlabel='t (0: data, 1: noise)', ylabel='rms(strong - weak)')
+  axes.invert_xaxis()
+  axes.grid(alpha=0.25)
+  axes.legend()
+  return figure
+
+
+def _plots(
+  figures: Mapping[str, Figure | None], otherwise: str = _NOTHING
+) -> str:
+  """Plots by their captions."""
+  found = [page.figure(f, caption) for caption, f in figures.items() if f]
+  return ''.join(found) or page.note(otherwise)
+
+
+def _run(experiment: Experiment, place: epath.Path, rows: Any) -> str:
+  """What it is and how far it has come."""
+  last = rows[-1] if rows else {}
+  config, found = experiment.model, _json(place / 'run.json') or {}
+  leaves = jax.tree.leaves(model.shapes(config))
+  size = sum(leaf.size for leaf in leaves)
+  values = {
+    'network': f'{_json(place / "config.json")["model"]["name"]}, '
+    f'{size / 1e6:.2f} M parameters',
+    'latents': f'{" x ".join(map(str, config.latent_shape))}, '
+    f'{config.num_classes} classes of {experiment.data.name}',
+    'trained': f'{last.get("step", 0)} of {experiment.train.steps} steps, '
+    f'{last.get("images", 0):,} of {experiment.train.images:,} images',
+    'checkpoints': ', '.join(map(str, steps_of(place))) or 'none',
+    'loss': f'{last["loss"]:.4g}' if 'loss' in last else '',
+    'command': ' '.join(found.get('command', ())),
+    'devices': f'{found.get("devices")} x {found.get("device")}, '
+    f'{found.get("processes")} process(es)',
+    'versions': ', '.join(
+      f'{name} {version}' for name, version in found.get('packages', {}).items()
+    ),
+    'commit': found.get('commit') or '',
+  }
+  return page.facts({key: value for key, value in values.items() if value})
+
+
+def _previews(experiment: Experiment, place: epath.Path) -> str:
+  paths = sorted((place / 'previews').glob('*.png'))
+  if not paths:
+    return page.note(_NOTHING)
+  chosen = np.linspace(0, len(paths) - 1, _GRIDS).round().astype(int)
+  batch = experiment.train.batch_size
+  figures = [
+    page.figure(
+      path.read_bytes(),
+      f'step {int(path.stem)}, {int(path.stem) * batch:,} images',
+    )
+    for path in (paths[k] for k in np.unique(chosen))
+  ]
+  caption = f'Guidance {experiment.log.preview_guidance}; classes in columns.'
+  return page.note(caption) + page.strip(figures)
+
+
+def _guidance(place: epath.Path) -> str:
+  """What `compare` left."""
+  found = _json(place / 'compare.json')
+  if not found or not (place / 'table.md').exists():
+    return page.note(f'Nothing yet: python main.py compare --workdir={place}')
+  head, _, *lines = (place / 'table.md').read_text().splitlines()
+  cells = [
+    [cell.strip() for cell in line.strip('|').split('|')]
+    for line in (head, *lines)
+  ]
+  protocol = found['protocol']
+  parts = [
+    page.table(cells[0], cells[1:]),
+    page.note(
+      f'{protocol["compare"]["num"]} images per method against '
+      f'{protocol["reference"]}; ± bootstrap standard error; step '
+      f'{protocol.get("step")}; {found["device"]}.'
+    ),
+  ]
+  for name in ('samples', 'guidance'):
+    if (place / f'{name}.png').exists():
+      caption = {
+        'samples': 'Samples, the same labels and noise in every row of blocks.',
+        'guidance': 'Distance against scale, each method alone.',
+      }
+      data = (place / f'{name}.png').read_bytes()
+      parts.append(page.figure(data, caption[name]))
+  return ''.join(parts)
+
+
+def _sweeps(place: epath.Path) -> str:
+  """What `sweep` left, in the workdir or a folder within."""
+  parts = []
+  for path in _found(place, 'sweep.json'):
+    folder, found = path.parent, _json(path)
+    if not found or not (folder / 'sweep.png').exists():
+      continue  # not at its end
+    parts += [
+      page.heading(found['guidance']),
+      page.figure(
+        (folder / 'sweep.png').read_bytes(), f'{found["num"]} images per point.'
+      ),
+    ]
+    lines = list(csv.reader(io.StringIO((folder / 'sweep.csv').read_text())))
+    parts.append(page.folded('All points', page.table(lines[0], lines[1:])))
+  return ''.join(parts) or page.note(
+    f'Nothing yet: python main.py sweep --workdir={place} '
+    '--guidance=ig:1.0..2.0:6,cfg:1.0..2.0:6'
+  )
+
+
+def _evaluations(place: epath.Path) -> str:
+  """What `evaluate` left, the lines for a paper under one head."""
+  rows = []
+  for path in _found(place / 'evaluation', 'evaluation*.md'):
+    names, _, values = (
+      [cell.strip() for cell in line.strip().strip('|').split('|')]
+      for line in path.read_text().splitlines()
+    )
+    rows.append(dict(zip(names, values, strict=True)))
+  if not rows:
+    return page.note(
+      f'Nothing yet: python main.py evaluate --workdir={place} --num=500'
+    )
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  return page.table(
+    columns, [[row.get(c, '') for c in columns] for row in rows]
+  )
+
+
+def _config(place: epath.Path) -> str:
+  """Every key, those that differ from configs/base.py in bold."""
+  found = _json(place / 'config.json')
+  usual = writer.flatten(load_config('configs/base.py').to_dict())
+  parts = [page.note('Bold: not as in configs/base.py.')]
+  for section, values in found.items():
+    flat = writer.flatten({section: values})
+    changed = [key for key in flat if flat[key] != usual.get(key, flat[key])]
+    parts.append(
+      page.folded(f'{section} ({len(changed)} set)', page.facts(flat, changed))
+    )
+  return ''.join(parts)
+
+
+def _found(place: epath.Path, pattern: str) -> Iterator[epath.Path]:
+  """Files in a folder, and in the folders within, in order."""
+  for depth in ('', '*/'):
+    yield from sorted(place.glob(depth + pattern))
+
+
+def _json(path: epath.Path) -> Any:
+  """What a file holds; None where it is missing or damaged."""
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None
