@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -232,7 +232,7 @@ class DiTConfig:
     ):
       check_choice(f'model.{field}', getattr(self, field), choices)
     if 'float64' in (self.dtype, self.param_dtype):
-      if not jax.config.jax_enable_x64:
+      if jax.numpy.result_type(float) != 'float64':
         raise InputError(
           'model.dtype float64 needs JAX_ENABLE_X64=1 in the environment.'
         )
@@ -283,10 +283,10 @@ class DiTConfig:
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
   @property
-  def attention_here(self) -> str:
+  def attention_here(self) -> Literal['xla', 'cudnn']:
     """`attention`, if the default backend can in this precision."""
-    fits = self.activation_dtype == 'bfloat16'
-    return self.attention if fits and jax.default_backend() == 'gpu' else 'xla'
+    fits = self.attention == 'cudnn' and self.activation_dtype == 'bfloat16'
+    return 'cudnn' if fits and jax.default_backend() == 'gpu' else 'xla'
 
   @property
   def latent_shape(self) -> tuple[int, int, int]:

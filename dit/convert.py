@@ -82,7 +82,7 @@ class Entry(NamedTuple):
 
   name: str
   path: str  # such as 'blocks/mlp/fc1/kernel'
-  index: int | None  # along the leading axis of stacked parameters
+  row: int | None  # along the leading axis of stacked parameters
   layout: Layout
 
 
@@ -141,7 +141,7 @@ def published_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
   leaves = flatten(model.shapes(config))
 
   def shape(entry: Entry) -> tuple[int, ...]:
-    ours = leaves[entry.path].shape[entry.index is not None :]
+    ours = leaves[entry.path].shape[entry.row is not None :]
     # Strides of 0: an array of any size, without memory.
     return entry.layout.published(np.broadcast_to(0.0, ours), config).shape
 
@@ -187,7 +187,7 @@ def from_published(
   }
   for entry in entries(config):
     ours = entry.layout.ours(arrays[entry.name], config)
-    flat[entry.path][... if entry.index is None else entry.index] = ours
+    flat[entry.path][... if entry.row is None else entry.row] = ours
   return config, unflatten(flat)
 
 
@@ -217,8 +217,8 @@ def to_published(
 
   def tensor(entry: Entry) -> np.ndarray:
     ours = np.asarray(flat[entry.path], np.float32)
-    if entry.index is not None:
-      ours = ours[entry.index]
+    if entry.row is not None:
+      ours = ours[entry.row]
     return np.array(entry.layout.published(ours, config), order='C')
 
   return {entry.name: tensor(entry) for entry in entries(config)}
@@ -226,7 +226,7 @@ def to_published(
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   """Nested dictionaries to one, by paths such as 'blocks/mlp/fc1/kernel'."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
       flat |= flatten(value, f'{prefix}{key}/')

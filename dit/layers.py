@@ -11,7 +11,7 @@ in float64).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ _EPSILON = 1e-6
 
 class Dense(nnx.Linear):
   """A linear layer, Xavier-uniform with zero bias unless told otherwise."""
+
+  bias: nnx.Param[jax.Array]  # never without
 
   def __init__(
     self,
@@ -50,7 +52,7 @@ class Dense(nnx.Linear):
     super().__init__(inputs, outputs, **kwargs)
     self.parts, self.cut = parts or (outputs,), cut
 
-  def __call__(self, inputs: jax.Array, out_sharding=None) -> jax.Array:
+  def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """(..., inputs) -> (..., *parts)."""
     del out_sharding  # of meshes with explicit axes
     x = inputs.astype(self.dtype)
@@ -141,7 +143,10 @@ def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def attend(
-  q: jax.Array, k: jax.Array, v: jax.Array, kind: str = 'xla'
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  kind: Literal['xla', 'cudnn'] = 'xla',
 ) -> jax.Array:
   """softmax(q k^T / sqrt(head width)) v.
 
@@ -202,7 +207,7 @@ class Attention(nnx.Module):
     # cut first, since XLA's CPU backend is slow to turn them as one.
     qkv = self.qkv(h)
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
-    if self.q_norm is not None:
+    if self.q_norm is not None and self.k_norm is not None:
       q, k = self.q_norm(q), self.k_norm(k)
     if rotary is not None:
       q, k = rotate(q, rotary), rotate(k, rotary)
@@ -268,7 +273,7 @@ class OutputHead(nnx.Module):
     return self.proj(modulate(self.norm(h), shift, scale))
 
 
-def dtypes(config: DiTConfig) -> dict[str, str]:
+def dtypes(config: DiTConfig) -> dict[str, Any]:
   """Dtypes of a layer inside the network, as `Dense` takes them."""
   return {
     'dtype': config.activation_dtype,

@@ -14,6 +14,7 @@ parameters are plain nested dictionaries.
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,7 +60,7 @@ class DiT(nnx.Module):
       jnp.asarray(position_table(side, config.width), param_dtype)
     )
     if config.rope:
-      self.rotary = nnx.Param(
+      self.rotary: nnx.Param[jax.Array] | None = nnx.Param(
         jnp.asarray(rotary_table(side, config.head_width), param_dtype)
       )
     else:
@@ -76,7 +77,7 @@ class DiT(nnx.Module):
     self.head = OutputHead(config, rngs=rngs)
     if config.taps:
       keys = jax.random.split(rngs.params(), len(config.taps))
-      self.tap_heads = jax.vmap(
+      self.tap_heads: OutputHead | None = jax.vmap(
         lambda key: OutputHead(config, rngs=nnx.Rngs(key))
       )(keys)
     else:
@@ -118,7 +119,7 @@ class DiT(nnx.Module):
     h = self.patch_embed(patchify(x.astype(dtype), config.patch))
     h = h + jax.lax.stop_gradient(self.position[...]).astype(dtype)
     rotary = None
-    if config.rope:
+    if self.rotary is not None:
       rotary = jax.lax.stop_gradient(self.rotary[...])
     table = constrain(self.label_embed[...])  # gathered: rows are looked up
     c = self.time_embed(t) + table[label].astype(wide(dtype))
@@ -154,13 +155,16 @@ class DiT(nnx.Module):
       predictions.append(self._predict(sub_h, sub_tapped, part(c)))
     return dataclasses.replace(output, sub=tuple(predictions))
 
-  def _predict(self, h, tapped, c) -> DenoiserOutput:
+  def _predict(
+    self, h: jax.Array, tapped: Sequence[jax.Array], c: jax.Array
+  ) -> DenoiserOutput:
     """Applies the heads to hidden states."""
     config = self.config
     prediction = unpatchify(self.head(h, c), config.patch)
     intermediate = tuple(
       unpatchify(take(self.tap_heads, k)(state, c), config.patch)
       for k, state in enumerate(tapped)
+      if self.tap_heads is not None
     )
     return DenoiserOutput(
       velocity=prediction[..., : config.channels],

@@ -18,7 +18,7 @@ for discrete, DDPM (Ho et al. 2020) as DiT uses it.
 import abc
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -64,41 +64,57 @@ class Path(abc.ABC):
     """
     return self.sigma(t) * self.w(t) / self.alpha(t)
 
-  def interpolate(self, x0, noise, t) -> jax.Array:
+  def interpolate(
+    self, x0: jax.Array, noise: jax.Array, t: jax.Array
+  ) -> jax.Array:
     """x_t."""
     t = expand(t, x0)
     return self.alpha(t) * x0 + self.sigma(t) * noise
 
-  def velocity(self, x0, noise, t) -> jax.Array:
+  def velocity(
+    self, x0: jax.Array, noise: jax.Array, t: jax.Array
+  ) -> jax.Array:
     """Derivative of x_t."""
     t = expand(t, x0)
     return self.d_alpha(t) * x0 + self.d_sigma(t) * noise
 
-  def x0_from_velocity(self, x, velocity, t) -> jax.Array:
+  def x0_from_velocity(
+    self, x: jax.Array, velocity: jax.Array, t: jax.Array
+  ) -> jax.Array:
     """Clean latents that x and velocity imply."""
     t = expand(t, x)
     return (self.d_sigma(t) * x - self.sigma(t) * velocity) / self.w(t)
 
-  def noise_from_velocity(self, x, velocity, t) -> jax.Array:
+  def noise_from_velocity(
+    self, x: jax.Array, velocity: jax.Array, t: jax.Array
+  ) -> jax.Array:
     """Noise that x and velocity imply."""
     t = expand(t, x)
     return (self.alpha(t) * velocity - self.d_alpha(t) * x) / self.w(t)
 
-  def score_from_velocity(self, x, velocity, t) -> jax.Array:
+  def score_from_velocity(
+    self, x: jax.Array, velocity: jax.Array, t: jax.Array
+  ) -> jax.Array:
     """Gradient of the log density; needs sigma(t) > 0."""
     return -self.noise_from_velocity(x, velocity, t) / self.sigma(expand(t, x))
 
-  def velocity_from_x0(self, x, x0, t) -> jax.Array:
+  def velocity_from_x0(
+    self, x: jax.Array, x0: jax.Array, t: jax.Array
+  ) -> jax.Array:
     """The inverse of `x0_from_velocity`; needs sigma(t) > 0."""
     t = expand(t, x)
     return (self.d_sigma(t) * x - self.w(t) * x0) / self.sigma(t)
 
-  def velocity_from_noise(self, x, noise, t) -> jax.Array:
+  def velocity_from_noise(
+    self, x: jax.Array, noise: jax.Array, t: jax.Array
+  ) -> jax.Array:
     """The inverse of `noise_from_velocity`; needs alpha(t) > 0."""
     t = expand(t, x)
     return (self.d_alpha(t) * x + self.w(t) * noise) / self.alpha(t)
 
-  def velocity_from_score(self, x, score, t) -> jax.Array:
+  def velocity_from_score(
+    self, x: jax.Array, score: jax.Array, t: jax.Array
+  ) -> jax.Array:
     """The inverse of `score_from_velocity`; needs alpha(t), sigma(t) > 0."""
     return self.velocity_from_noise(x, -self.sigma(expand(t, x)) * score, t)
 
@@ -224,7 +240,12 @@ def discrete() -> VariancePreserving:
   return VariancePreserving(tuple(fit.tolist()))
 
 
-PATHS = {'linear': Linear, 'cosine': Cosine, 'vp': vp, 'discrete': discrete}
+PATHS: dict[str, Callable[[], Path]] = {
+  'linear': Linear,
+  'cosine': Cosine,
+  'vp': vp,
+  'discrete': discrete,
+}
 
 
 def path_named(name: str) -> Path:

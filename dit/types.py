@@ -64,12 +64,29 @@ class Denoiser(Protocol):
   label (B,) gives `out.velocity` (B, H, W, C).
   """
 
-  depth: int
-  num_taps: int
-  num_classes: int
-  null_label: bool  # whether it knows the label `num_classes`
-  learned_variance: bool
-  multiply_adds: int  # of a pass of one row, about
+  @property
+  def depth(self) -> int:
+    """Number of blocks."""
+
+  @property
+  def num_taps(self) -> int:
+    """Number of intermediate predictions."""
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes; also the null label."""
+
+  @property
+  def null_label(self) -> bool:
+    """Whether it knows the null label."""
+
+  @property
+  def learned_variance(self) -> bool:
+    """Whether outputs have a variance."""
+
+  @property
+  def multiply_adds(self) -> int:
+    """Of a pass of one row, about."""
 
   def __call__(
     self,

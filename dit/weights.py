@@ -193,7 +193,7 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
         f'{path} has an unknown field model.{name}; is it of a newer version?'
         + nearest(name, fields)
       )
-    kind = fields[name].type
+    kind: Any = fields[name].type
     if not _fits(value, kind):
       raise InputError(
         f'{path} has model.{name} = {json.dumps(value)}, expected '
@@ -327,5 +327,5 @@ def _taken(path: pathlib.Path) -> InputError:
   return InputError(f'{path} exists; choose another name, or move it away.')
 
 
-def _unwritable(path: pathlib.Path, why: str) -> InputError:
+def _unwritable(path: pathlib.Path, why: str | None) -> InputError:
   return InputError(f'{path} cannot be written ({why}); choose another place.')

@@ -15,7 +15,7 @@ the names of the original code, so a parameter's path is its published name.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -273,7 +273,7 @@ def _norm(width: int, config: KLConfig, rngs: nnx.Rngs) -> nnx.GroupNorm:
 
 
 def _conv(
-  inputs: int, outputs: int, config: KLConfig, rngs: nnx.Rngs, **kwargs
+  inputs: int, outputs: int, config: KLConfig, rngs: nnx.Rngs, **kwargs: Any
 ) -> nnx.Conv:
   dtype = config.activation_dtype
   return conv(inputs, outputs, dtype=dtype, rngs=rngs, **kwargs)

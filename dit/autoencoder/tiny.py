@@ -16,6 +16,8 @@ published networks take images in [0, 1]; ours are in [-1, 1], like all others.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,8 @@ from flax import nnx
 
 from dit.autoencoder.base import AutoencoderConfig
 from dit.autoencoder.layers import conv, group_norm, upsample
+
+Layer = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ class Block(nnx.Module):
   ) -> None:
     """Creates the layers."""
     relu, width = jax.nn.relu, config.width
-    kwargs = {'dtype': config.activation_dtype, 'rngs': rngs}
+    kwargs: dict[str, Any] = {'dtype': config.activation_dtype, 'rngs': rngs}
     convs = [conv(width, width, **kwargs) for _ in range(3)]
     self.conv = nnx.Sequential(convs[0], relu, convs[1], relu, convs[2])
     self.pool = (
@@ -79,14 +83,14 @@ class Block(nnx.Module):
     return jax.nn.relu(h + self.conv(h))
 
 
-class TinyEncoder(nnx.Sequential):
+class TinyEncoder(nnx.Module):
   """Images to latents; a layer's index is its published position."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
     """Creates the layers."""
     width = config.width
-    kwargs = {'dtype': config.activation_dtype, 'rngs': rngs}
-    layers = [
+    kwargs: dict[str, Any] = {'dtype': config.activation_dtype, 'rngs': rngs}
+    layers: list[Layer] = [
       conv(config.image_channels, width, **kwargs),
       Block(config, rngs=rngs),
     ]
@@ -95,21 +99,22 @@ class TinyEncoder(nnx.Sequential):
         conv(width, width, strides=2, use_bias=False, **kwargs),
         *(Block(config, normed=normed, rngs=rngs) for _ in range(3)),
       ]
-    super().__init__(*layers, conv(width, config.latent_channels, **kwargs))
+    layers.append(conv(width, config.latent_channels, **kwargs))
+    self.layers = nnx.List(layers)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """(B, 8H, 8W, 3) in [-1, 1] -> (B, H, W, C)."""
-    return super().__call__((x + 1) / 2)
+    return _apply(self.layers, (x + 1) / 2)
 
 
-class TinyDecoder(nnx.Sequential):
+class TinyDecoder(nnx.Module):
   """Latents to images; a layer's index is its published position."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
     """Creates the layers."""
     width = config.width
-    kwargs = {'dtype': config.activation_dtype, 'rngs': rngs}
-    layers = [
+    kwargs: dict[str, Any] = {'dtype': config.activation_dtype, 'rngs': rngs}
+    layers: list[Layer] = [
       _soft_clip,
       conv(config.latent_channels, width, **kwargs),
       jax.nn.relu,
@@ -120,15 +125,21 @@ class TinyDecoder(nnx.Sequential):
         upsample,
         conv(width, width, use_bias=False, **kwargs),
       ]
-    super().__init__(
-      *layers,
+    layers += [
       Block(config, rngs=rngs),
       conv(width, config.image_channels, **kwargs),
-    )
+    ]
+    self.layers = nnx.List(layers)
 
   def __call__(self, z: jax.Array) -> jax.Array:
     """(B, H, W, C) -> (B, 8H, 8W, 3), about [-1, 1]."""
-    return 2 * super().__call__(z).astype(jnp.float32) - 1
+    return 2 * _apply(self.layers, z).astype(jnp.float32) - 1
+
+
+def _apply(layers: nnx.List[Layer], h: jax.Array) -> jax.Array:
+  for layer in layers:
+    h = layer(h)
+  return h
 
 
 def _soft_clip(z: jax.Array) -> jax.Array:
