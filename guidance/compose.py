@@ -18,6 +18,8 @@ whose scale at t is 1 is off: its pass is not run.
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,7 +27,7 @@ import jax.numpy as jnp
 
 from dit.blocks import rows
 from dit.path import expand
-from dit.types import Denoiser, InputError, SubNetworks
+from dit.types import Denoiser, DenoiserOutput, InputError, SubNetworks
 from guidance.network import Internal
 from guidance.term import (
   BlocksTerm,
@@ -54,7 +56,7 @@ class Guided(NamedTuple):
   velocity: jax.Array
   variance: jax.Array | None = None
   memory: tuple[Memory, ...] = ()
-  parts: dict[str, jax.Array] | None = None
+  parts: dict[str, jax.Array] = {}
 
 
 @jax.tree_util.register_dataclass
@@ -176,13 +178,15 @@ class Guidance:
     """Cost of one evaluation, in whole passes of the conditional row."""
     total = jnp.float32(1)
     for k, term in enumerate(self.terms):
-      cost = 1.0
+      cost: float | jax.Array = 1.0
       if isinstance(term, BlocksTerm):
         keep = step.draws[k]
+        assert keep is not None
         # Blocks that run behind the first skipped one.
         behind = jnp.cumsum(~keep, axis=1) > 0
         cost = (keep & behind).sum() / denoiser.depth
       elif isinstance(term, GuideTerm):
+        assert term.guide is not None
         cost = term.guide.multiply_adds / denoiser.multiply_adds
       total += jnp.where(jnp.any(term.scale_at(step) != 1), cost, 0)
     return total
@@ -229,43 +233,61 @@ class Guidance:
         term.check_shape(shape)
 
   def _evaluate(
-    self, denoiser, x, t, label, step, memory, scales, *, active, parts=False
+    self,
+    denoiser: Denoiser,
+    x: jax.Array,
+    t: jax.Array,
+    label: jax.Array,
+    step: Step,
+    memory: tuple[Memory, ...],
+    scales: Sequence[jax.Array],
+    *,
+    active: Sequence[int],
+    parts: bool = False,
   ) -> Guided:
     """One evaluation with the terms in `active` on."""
-    kinds = {
-      kind: [k for k in active if isinstance(self.terms[k], kind)]
-      for kind in (LabelTerm, BlocksTerm, GuideTerm)
+    on = {k: self.terms[k] for k in active}
+    labels = {
+      k: term.weak_label(label, denoiser.num_classes, step.draws[k])
+      for k, term in on.items()
+      if isinstance(term, LabelTerm)
     }
-    labels = [label] + [
-      self.terms[k].weak_label(label, denoiser.num_classes, step.draws[k])
-      for k in kinds[LabelTerm]
-    ]
-    every = len(labels)
-    keeps = [step.draws[k] for k in kinds[BlocksTerm]]
-    sub = SubNetworks(jnp.concatenate(keeps), every) if keeps else None
+    every = 1 + len(labels)
+    keeps = {
+      k: keep
+      for k, term in on.items()
+      if isinstance(term, BlocksTerm) and (keep := step.draws[k]) is not None
+    }
+    sub = None
+    if keeps:
+      sub = SubNetworks(jnp.concatenate([*keeps.values()]), every)
     repeated = jnp.repeat(x, every, axis=0)  # image by image: 0 0 1 1 2 2
     times = jnp.repeat(jnp.broadcast_to(t, len(x)), every)
-    out = denoiser(repeated, times, jnp.stack(labels, 1).reshape(-1), sub)
+    out = denoiser(
+      repeated, times, jnp.stack([label, *labels.values()], 1).reshape(-1), sub
+    )
 
     refine = functools.partial(self._refine, step=step, dtype=x.dtype)
     at = jnp.repeat(step.at, every, axis=0) if jnp.ndim(step.at) else step.at
     of_rows = dataclasses.replace(step, at=at)
     velocity = refine(out, step=of_rows).reshape(-1, every, *x.shape[1:])
     strong, *label_rows = jnp.moveaxis(velocity, 1, 0)
-    weak = dict(zip(kinds[LabelTerm], label_rows, strict=True))
+    weak = dict(zip(labels, label_rows, strict=True))
     subs = map(refine, out.sub)
-    for k, keep in zip(kinds[BlocksTerm], keeps, strict=True):
-      weak[k] = sum(next(subs) for _ in range(len(keep))) / len(keep)
-    for k in kinds[GuideTerm]:
-      guide = self.terms[k].guide
-      weak[k] = refine(
-        guide(x, rows(times, every), label), num_taps=guide.num_taps
-      )
+    for k, keep in keeps.items():
+      total = sum(itertools.islice(subs, len(keep)), jnp.zeros((), x.dtype))
+      weak[k] = total / len(keep)
+    for k, term in on.items():
+      if isinstance(term, GuideTerm):
+        assert term.guide is not None
+        weak[k] = refine(
+          term.guide(x, rows(times, every), label), num_taps=term.guide.num_taps
+        )
 
     guided, place = strong, Place(x, t, step.path)
     memory_next = list(self.init(x))
-    for k in active:
-      push, memory_next[k] = self.terms[k].push(
+    for k, term in on.items():
+      push, memory_next[k] = term.push(
         strong, weak[k], scales[k], place, memory[k]
       )
       guided += push
@@ -276,16 +298,23 @@ class Guidance:
     if self.internal is not None:
       tap = out.intermediate[self.internal.tap]
       made_of |= {self.internal.name: rows(tap, every), 'refined': strong}
-    made_of |= {self.terms[k].name: weak[k] for k in active}
+    made_of |= {term.name: weak[k] for k, term in on.items()}
     variance = out.variance
     return Guided(
       guided,
       None if variance is None else rows(variance, every),
       tuple(memory_next),
-      made_of if parts else None,
+      made_of if parts else {},
     )
 
-  def _refine(self, out, *, step, dtype, num_taps=None) -> jax.Array:
+  def _refine(
+    self,
+    out: DenoiserOutput,
+    *,
+    step: Step,
+    dtype: jnp.dtype,
+    num_taps: int | None = None,
+  ) -> jax.Array:
     """Velocities of all rows, refined by IG where it is asked for.
 
     A guide, of `num_taps`, that lacks the tap stays as it is.

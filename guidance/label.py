@@ -291,10 +291,11 @@ def _blur(x: jax.Array) -> jax.Array:
     size, pad = x.shape[axis], [(0, 0)] * 4
     pad[axis] = (2, 2)
     padded = jnp.pad(x, pad, mode='reflect')
-    x = sum(
+    parts = (
       weight / 16 * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
       for k, weight in enumerate((1, 4, 6, 4, 1))
     )
+    x = sum(parts, jnp.zeros((), x.dtype))
   return x
 
 

@@ -20,7 +20,7 @@ from guidance.scale import Scale
 from guidance.term import Term
 
 # In the order in which they act.
-METHODS = {
+METHODS: dict[str, type[Term | network.Internal]] = {
   method.name: method
   for method in (
     network.Internal,
@@ -57,16 +57,18 @@ def parse(text: str) -> Guidance:
   """
   if text.strip() in ('', 'none'):
     return Guidance()
-  methods = {}
+  methods: dict[str, Term | network.Internal | float] = {}
   for part in map(str.strip, text.split(',')):
     name = re.split(r'[:@]', part)[0]
     if name in methods:
       raise InputError(f'guidance {text!r} names {name} twice.')
     methods[name] = _parse_method(name, part, text)
-  internal = methods.pop(network.Internal.name, None)
-  rescale = methods.pop(RESCALE, None)
-  ordered = sorted(methods, key=list(METHODS).index)
-  return Guidance(internal, tuple(methods[name] for name in ordered), rescale)
+  ordered = [methods[name] for name in NAMES if name in methods]
+  return Guidance(
+    next((m for m in ordered if isinstance(m, network.Internal)), None),
+    tuple(m for m in ordered if isinstance(m, Term)),
+    next((m for m in ordered if isinstance(m, float)), None),
+  )
 
 
 def describe(guidance: Guidance) -> str:
@@ -113,7 +115,7 @@ def _write(value: Any) -> str:
   return str(np.float32(value)).removesuffix('.0')
 
 
-def _options(method: type[Term]) -> dict[str, Any]:
+def _options(method: type[Term | network.Internal]) -> dict[str, Any]:
   """Names and defaults of a method's options."""
   fields = [
     *(f for f in dataclasses.fields(Scale) if f.name in _SCALE_OPTIONS),
@@ -124,7 +126,9 @@ def _options(method: type[Term]) -> dict[str, Any]:
   return {field.name: field.default for field in fields}
 
 
-def _parse_method(name: str, part: str, text: str) -> Term | float:
+def _parse_method(
+  name: str, part: str, text: str
+) -> Term | network.Internal | float:
   if name not in NAMES:
     raise InputError(
       f'unknown guidance method {name!r} in {text!r}; the methods are '
@@ -154,8 +158,8 @@ def _parse_method(name: str, part: str, text: str) -> Term | float:
   scale_options = {
     key: options.pop(key) for key in _SCALE_OPTIONS if key in options
   }
-  interval = [float(bound) for bound in match.groups()[2:] if bound]
-  return METHODS[name](Scale(value, *interval, **scale_options), **options)
+  low, high = float(match[3] or 0), float(match[4] or 1)
+  return METHODS[name](Scale(value, low, high, **scale_options), **options)
 
 
 def _read_options(name: str, part: str, text: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Scale:
       value = 1 + (value - 1) * SCHEDULES[self.schedule](t, self.power)
     return self.inside(t, value)
 
-  def inside(self, t: jax.Array, value: jax.Array) -> jax.Array:
+  def inside(self, t: jax.Array, value: float | jax.Array) -> jax.Array:
     """`value` where t is in the interval, else 1."""
     # In float32 whatever the state: else a time such as 0.2 falls on one side
     # or the other. Adaptive solvers look beyond the data.

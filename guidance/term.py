@@ -49,6 +49,7 @@ class Place(NamedTuple):
   path: Path
 
 
+@dataclasses.dataclass(frozen=True)
 class Term:
   """A method; subclasses are frozen dataclasses with a field `scale`.
 
@@ -59,9 +60,6 @@ class Term:
 
   name: ClassVar[str]
   scale: Scale
-  # Solver steps, from the noise, that are left out where the method is on: x
-  # stays, time goes on.
-  zero_steps: ClassVar[int] = 0
   # Whether the method means something only with DDIM's step.
   needs_ddim: ClassVar[bool] = False
 
@@ -99,6 +97,11 @@ class Term:
   def stepwise(self) -> bool:
     """Whether it depends on the solver's step beside (x, t)."""
     return False
+
+  @property
+  def zero_steps(self) -> int:
+    """Solver steps, from the noise, left out where it is on: x stays."""
+    return 0
 
   def check(self, denoiser: Denoiser) -> None:
     """Raises InputError if `denoiser` cannot serve the method."""
