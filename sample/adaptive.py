@@ -13,7 +13,7 @@ The first step is that of Hairer, Norsett & Wanner, II.4.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ _MIDDLE = (
   -1776094331 / 19743644256 / 2,
   11237099 / 235043384 / 2,
 )
+Slope = Callable[[jax.Array, jax.Array], jax.Array]
 _SAFETY, _SHORTEST, _LONGEST = 0.9, 0.2, 10.0
 
 
@@ -85,7 +86,7 @@ class Dopri5:
 
 
 def dopri5(
-  velocity: Callable[[jax.Array, jax.Array], jax.Array],
+  velocity: Slope,
   x: jax.Array,
   *,
   start: float = 1.0,
@@ -159,7 +160,9 @@ def dopri5(
   return jnp.where(s >= length, result, jnp.nan), total
 
 
-def _stages(slope, x, f, s, h) -> list[jax.Array]:
+def _stages(
+  slope: Slope, x: jax.Array, f: jax.Array, s: jax.Array, h: jax.Array
+) -> list[jax.Array]:
   """The seven slopes of a step; the first is f, the last the next step's."""
   stages = [f]
   for node, weights in zip(_NODES, _STAGES, strict=True):
@@ -167,7 +170,13 @@ def _stages(slope, x, f, s, h) -> list[jax.Array]:
   return stages
 
 
-def _interpolate(x, x_next, stages, h, u) -> jax.Array:
+def _interpolate(
+  x: jax.Array,
+  x_next: jax.Array,
+  stages: Sequence[jax.Array],
+  h: jax.Array,
+  u: jax.Array,
+) -> jax.Array:
   """The quartic through both ends, their slopes and the middle; u in [0, 1]."""
   middle = x + h * _combine(_MIDDLE, stages)
   f, f_next = h * stages[0], h * stages[-1]
@@ -177,7 +186,9 @@ def _interpolate(x, x_next, stages, h, u) -> jax.Array:
   return (((a * u + b) * u + c) * u + f) * u + x
 
 
-def _first_step(slope, x, f, rtol, atol) -> tuple[jax.Array, jax.Array]:
+def _first_step(
+  slope: Slope, x: jax.Array, f: jax.Array, rtol: float, atol: float
+) -> tuple[jax.Array, jax.Array]:
   """A step for which an Euler step of 1/100 of it looks accurate.
 
   Also the step after which that was probed.
@@ -205,9 +216,12 @@ def _factor(error: jax.Array) -> jax.Array:
   return jnp.minimum(factor, _LONGEST).astype(error.dtype)
 
 
-def _combine(weights, stages) -> jax.Array:
+def _combine(
+  weights: Sequence[float], stages: Sequence[jax.Array]
+) -> jax.Array:
   pairs = zip(weights, stages, strict=False)
-  return sum(weight * stage for weight, stage in pairs if weight)
+  parts = (weight * stage for weight, stage in pairs if weight)
+  return sum(parts, jnp.zeros((), stages[0].dtype))
 
 
 def _rms(x: jax.Array) -> jax.Array:

@@ -195,7 +195,8 @@ def compare(
     (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
     return images, nfe, (n_1 - n_0) / (t_1 - t_0)
 
-  rows, blocks = [], [('real,\nheld out', *held_out)]
+  rows: list[Row] = []
+  blocks = [('real,\nheld out', *held_out)]
   for text in config.methods:
     guidance = parse(text)
     images, nfe, rate = draw(guidance)
@@ -311,7 +312,12 @@ def _with_scale(guidance: Guidance, name: str, value: float) -> Guidance:
   )
 
 
-def _sheet(blocks, num_classes: int, columns: int = 20, rows: int = 3):
+def _sheet(
+  blocks: Sequence[tuple[str, np.ndarray, np.ndarray]],
+  num_classes: int,
+  columns: int = 20,
+  rows: int = 3,
+) -> np.ndarray:
   """Real and drawn images, each column one class where classes are few."""
   parts = []
   for name, images, labels in blocks:
@@ -329,7 +335,9 @@ def _sheet(blocks, num_classes: int, columns: int = 20, rows: int = 3):
   return writer.sheet(parts, columns, scale=scale)
 
 
-def _figure(points, floor: Scores) -> Figure:
+def _figure(
+  points: Sequence[tuple[str, float, Scores]], floor: Scores
+) -> Figure:
   """Distance against scale, in features and in pixels."""
   figure = Figure(figsize=(10, 4.2), layout='constrained')
   for axes, space in zip(figure.subplots(1, 2), _SPACES, strict=True):

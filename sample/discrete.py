@@ -123,6 +123,7 @@ class DDIM(OneStep):
     x_next = path.alpha(t_next) * x0
     if not self.eta:
       return x_next + path.sigma(t_next) * eps
+    assert isinstance(path, VariancePreserving)
     _, small = variances(path, t, t_next)
     s2 = self.eta**2 * small
     x_next += jnp.sqrt(jnp.square(path.sigma(t_next)) - s2) * eps

@@ -13,7 +13,7 @@ the number of images; what the network makes of them differs by rounding alone.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -180,7 +180,7 @@ def declared_nfe(
 ) -> float | None:
   """Network evaluations per image, in whole passes; None if they vary."""
   solver = config.make_solver(path)
-  if solver.adaptive:
+  if isinstance(solver, Dopri5):
     return None
   return sampler.nfe(
     guidance,
@@ -194,7 +194,8 @@ def declared_nfe(
   )
 
 
-class Batch(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Batch:
   """Some finished images.
 
   Attributes:
@@ -294,7 +295,7 @@ def batches(
         (~finite).sum(),
         len(finite),
       )
-    used = cost if spent is None else float(jax.device_get(spent))
+    used = float(jax.device_get(spent)) if cost is None else cost
     return Batch(number, images[: len(number)], used)
 
   pending = None

@@ -4,6 +4,8 @@ A name, then `:option=value` for each of the solver's own options.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from dit.config import check_choice, nearest
 from dit.path import Path, path_named
@@ -22,7 +24,7 @@ from sample.solvers import (
   Solver,
 )
 
-SOLVERS = {
+SOLVERS: dict[str, type[Solver | Dopri5]] = {
   'euler': Euler,
   'heun': Heun,
   'midpoint': Midpoint,
@@ -52,7 +54,7 @@ def make_solver(text: str, path: Path) -> Solver | Dopri5:
   check_choice('sample.solver', name, SOLVERS)
   kind = SOLVERS[name]
   fields = {field.name: field for field in dataclasses.fields(kind)}
-  given = {'path': path} if fields.pop('path', None) else {}
+  given: dict[str, Any] = {'path': path} if fields.pop('path', None) else {}
   for assignment in assignments:
     option, _, value = assignment.partition('=')
     if option not in fields:
@@ -73,7 +75,7 @@ def check_solver(text: str) -> None:
 
 def _read(text: str, option: str, value: str, kind: type) -> str | float | bool:
   """The value of an option, of the type of its default."""
-  readers = {
+  readers: dict[type, Callable[[str], str | float | bool]] = {
     str: str,
     float: float,
     int: int,

@@ -69,7 +69,7 @@ def integrate(
   def advance(carry, step):
     x, memory, own = carry
     n, t, t_next = step
-    drawn = noise(n) if solver.stochastic else None
+    drawn = noise(n) if noise and solver.stochastic else None
     x = solver.perturb(x, t, t_next, drawn)
     first = evaluate(x, t, n, memory)
     x, own = solver.advance(
@@ -88,7 +88,7 @@ def integrate(
     ), seen
 
   steps = (jnp.arange(len(grid) - 1), grid[:-1], grid[1:])
-  (x, *_), seen = jax.lax.scan(body, (x, memory, solver.init(x)), steps)
+  (x, _, _), seen = jax.lax.scan(body, (x, memory, solver.init(x)), steps)
   return x, seen
 
 
@@ -211,7 +211,7 @@ def sample(
 
   x = normal(keys)
   memory = guidance.init(x)
-  if not solver.adaptive:
+  if isinstance(solver, Solver):
     rests = None
     if guidance.zero_steps:
       rests = lambda n: guidance.rests(step_of(grid[n], n), n)  # noqa: E731

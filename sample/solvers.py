@@ -57,20 +57,30 @@ class Evaluation(NamedTuple):
   memory: Any = ()
 
 
+@dataclasses.dataclass(frozen=True)
 class Solver(abc.ABC):
   """A rule for one step; subclasses are frozen and hashable.
 
   A step's first evaluation is made for it, at (perturb(x), t).
   """
 
-  # Whether `noise` is used.
-  stochastic = False
-  # Whether the network's learned variance is used.
-  learned_variance = False
   # `sample.adaptive` has one that chooses its own steps.
   adaptive = False
-  # Whether a step is that of DDIM, on any path.
-  ddim = False
+
+  @property
+  def stochastic(self) -> bool:
+    """Whether `noise` is used."""
+    return False
+
+  @property
+  def learned_variance(self) -> bool:
+    """Whether the network's learned variance is used."""
+    return False
+
+  @property
+  def ddim(self) -> bool:
+    """Whether a step is that of DDIM, on any path."""
+    return False
 
   def init(self, x: jax.Array) -> Memory:
     """The memory before the first step, for states like x."""
@@ -124,7 +134,15 @@ class OneStep(Solver):
   """A solver that remembers nothing."""
 
   @abc.abstractmethod
-  def step(self, velocity, first, x, t, t_next, noise) -> jax.Array:
+  def step(
+    self,
+    velocity: Velocity,
+    first: Evaluation,
+    x: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+    noise: jax.Array | None,
+  ) -> jax.Array:
     """The state at t_next; arguments as for `advance`."""
 
   def advance(self, velocity, first, x, t, t_next, noise, memory):  # noqa: D102
@@ -313,7 +331,9 @@ class EulerMaruyama(OneStep):
     w = DIFFUSIONS[self.diffusion](self.path, t, self.norm)
     return jnp.sqrt(-2 * w * h)
 
-  def _end(self, v, x, t, otherwise) -> jax.Array:
+  def _end(
+    self, v: jax.Array, x: jax.Array, t: jax.Array, otherwise: jax.Array
+  ) -> jax.Array:
     """The step from t to 0."""
     if self.last == 'mean':
       return x - t * self._drift(v, x, t)

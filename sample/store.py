@@ -115,13 +115,14 @@ class Store:
       data = io.BytesIO()
       np.savez(data, index=index, images=images)
       path = self._inside / f'{index[0]:08}.npz'
-      jobs = [(writer.write_bytes, path, data.getvalue())]
+      self._pending = [
+        self._threads.submit(writer.write_bytes, path, data.getvalue())
+      ]
     else:
-      jobs = [
-        (writer.write_png, self._png(i), image)
+      self._pending = [
+        self._threads.submit(writer.write_png, self._png(i), image)
         for i, image in zip(index.tolist(), images, strict=True)
       ]
-    self._pending = [self._threads.submit(*job) for job in jobs]
 
   def finish(self, about: dict[str, Any]) -> None:
     """Puts everything together, once nothing is missing.

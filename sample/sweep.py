@@ -60,7 +60,8 @@ class SweepGrid:
     Raises:
       InputError: if there is no range, more than two, or an empty one.
     """
-    template, names, scales = [], [], []
+    template, names = [], []
+    scales: list[tuple[float, ...]] = []
     for part in map(str.strip, text.split(',')):
       found = _PART.fullmatch(part)
       if '..' in (found[5] if found else part) or '*' in part:
@@ -72,7 +73,7 @@ class SweepGrid:
         template.append(part)
         continue
       low, high, count = float(found[2]), float(found[3]), int(found[4])
-      values = ()
+      values: list[float] = []
       if 2 <= count <= 1000:
         values = [float(f'{v:.6g}') for v in np.linspace(low, high, count)]
       if not low < high or len(set(values)) < max(count, 2):

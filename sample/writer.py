@@ -67,7 +67,7 @@ def write_json(
 
 def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   """Nested sections to dotted keys; tuples become lists, as JSON has them."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, value in config.items():
     if isinstance(value, dict):
       flat |= flatten(value, f'{prefix}{key}.')

@@ -72,7 +72,7 @@ class ConvNet(nnx.Module):
     """Creates the layers for images of (H, W, C)."""
     *sides, width = shape
     self.deep = max(sides) > _SMALL
-    self.convs = nnx.List()
+    self.convs: nnx.List[nnx.Conv] = nnx.List()
     for wider, stride in plan(shape):
       conv = nnx.Conv(width, wider, (3, 3), strides=stride, rngs=rngs)
       self.convs.append(conv)
@@ -253,7 +253,7 @@ def train_classifier(
   params = nnx.to_pure_dict(state)
   optimizer = optax.adam(optax.cosine_decay_schedule(lr, steps))
   root = jax.random.key(seed)
-  images, labels = jnp.asarray(images), jnp.asarray(labels)
+  data = jnp.asarray(images), jnp.asarray(labels)
 
   # The images are arguments: as constants they would be compiled in.
   @jax.jit
@@ -275,7 +275,7 @@ def train_classifier(
   opt_state = optimizer.init(params)
   # Not a scan: XLA's CPU convolutions run on one thread inside a loop.
   for n in range(steps):
-    params, opt_state, loss = step(params, opt_state, images, labels, n)
+    params, opt_state, loss = step(params, opt_state, *data, n)
     progress(n + 1, loss)
   return Classifier(shape, num_classes, params)
 

@@ -104,7 +104,7 @@ class Extractor:
         images, [(0, batch_size - len(images)), *[(0, 0)] * 3], mode='edge'
       )
       placed = jax.make_array_from_callback(
-        padded.shape, batch_sharding(mesh), lambda at, x=padded: x[at]
+        padded.shape, batch_sharding(mesh), padded.__getitem__
       )
       following = program(params, placed), len(images)
       if pending:

@@ -223,15 +223,14 @@ def extrapolated(
     The estimate.
   """
   rng = np.random.default_rng(seed)
-  known = isinstance(reference, Moments)
-  whole = reference if known else Moments.of(reference)
+  whole = reference if isinstance(reference, Moments) else Moments.of(reference)
   halves = []
   for _ in range(divisions):
     parts = np.array_split(sample[rng.permutation(len(sample))], 2)
     others = 2 * [whole]
-    if not known:
+    if not isinstance(reference, Moments):
       rows = reference[rng.permutation(len(reference))]
-      others = map(Moments.of, np.array_split(rows, 2))
+      others = [Moments.of(half) for half in np.array_split(rows, 2)]
     halves += [
       _distance(Moments.of(part), other)
       for part, other in zip(parts, others, strict=True)

@@ -16,7 +16,7 @@ folded into kernels and biases:
   kernel = weight s,  bias = beta - mean s,  s = gamma / sqrt(var + 1e-3)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -91,7 +91,7 @@ _STEM = {
   'Conv2d_4a_3x3': (192, 3, 1, False),
   'MaxPool_2': None,
 }
-_MIXED = {
+_MIXED: dict[str, dict[str, list]] = {
   'Mixed_5b': _a(32),
   'Mixed_5c': _a(64),
   'Mixed_5d': _a(64),
@@ -118,14 +118,21 @@ class Conv(nnx.Module):
   """relu(convolution + bias)."""
 
   def __init__(
-    self, inputs: int, outputs: int, size: tuple[int, int], stride=1, same=True
+    self,
+    inputs: int,
+    outputs: int,
+    size: tuple[int, int],
+    stride: int = 1,
+    same: bool = True,
   ) -> None:
     """Creates zeros, to be loaded; `same` pads the borders."""
     self.kernel = nnx.Param(jnp.zeros((*size, inputs, outputs)))
     self.bias = nnx.Param(jnp.zeros(outputs))
     self.stride, self.same = stride, same
 
-  def __call__(self, x: jax.Array, pool=lambda y: y) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, pool: Callable[[jax.Array], jax.Array] = lambda y: y
+  ) -> jax.Array:
     """(B, H, W, inputs) -> (B, H', W', outputs); `pool` is linear."""
     y = pool(_convolve(x, self.kernel[...], self.stride, self.same))
     return jax.nn.relu(y + self.bias[...])
@@ -139,7 +146,8 @@ class Mixed(nnx.Module):
     plan = []
     for name, steps in branches.items():
       convolutions = sum(not isinstance(step, str) for step in steps)
-      channels, chain, number = inputs, [], 0
+      channels, number = inputs, 0
+      chain: list[tuple[str, ...]] = []
       for step in steps:
         if isinstance(step, str):
           chain.append((step,))
@@ -154,7 +162,13 @@ class Mixed(nnx.Module):
         for known, (outputs, high, wide, *stride) in zip(
           names, fork, strict=True
         ):
-          conv = Conv(channels, outputs, (high, wide), *stride, not stride)
+          conv = Conv(
+            channels,
+            outputs,
+            (high, wide),
+            stride[0] if stride else 1,
+            not stride,
+          )
           setattr(self, known, conv)
         channels = sum(outputs for outputs, *_ in fork)
         chain.append(tuple(names))
@@ -241,7 +255,13 @@ def _convolve(
   return y.reshape(*y.shape[:2], -1, outputs)[:, :, :wide]
 
 
-def _pool(x: jax.Array, start: float, combine, stride: int, pad: int):
+def _pool(
+  x: jax.Array,
+  start: float,
+  combine: Callable[[Any, Any], Any],
+  stride: int,
+  pad: int,
+) -> jax.Array:
   pads = ((0, 0), (pad, pad), (pad, pad), (0, 0))
   return lax.reduce_window(
     x, start, combine, (1, 3, 3, 1), (1, stride, stride, 1), pads

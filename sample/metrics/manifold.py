@@ -78,7 +78,9 @@ def precision_recall(
   check_same_features(sample.shape[1], reference.shape[1])
   if not half:  # far from 0 the products would cancel to nothing
     centre = reference.mean(0, dtype=np.float64)
-    reference, sample = (np.float32(x - centre) for x in (reference, sample))
+    reference, sample = (
+      (x - centre).astype(np.float32) for x in (reference, sample)
+    )
   # No point is inside the ball of a padded row, of radius -1.
   reference_radii, sample_radii = (
     _padded(radii(features, k, half), -1) for features in (reference, sample)

@@ -160,8 +160,9 @@ class Gatherer:
       config: decides what is kept.
       wanted: the metrics.
     """
-    self._pool, self._spatial = MomentsAccumulator(), None
-    self._wanted, self._rows = {*wanted}, {}
+    self._pool, self._wanted = MomentsAccumulator(), {*wanted}
+    self._spatial: MomentsAccumulator | None = None
+    self._rows: dict[str, list[np.ndarray]] = {}
     self._kept = {
       name for name, metrics in _ROWS.items() if metrics & self._wanted
     }
@@ -192,7 +193,7 @@ class Gatherer:
     rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
     return Summary(
       self._pool.moments(),
-      self._spatial and self._spatial.moments(),
+      None if self._spatial is None else self._spatial.moments(),
       Features(**{name: rows.get(name) for name in Features._fields}),
       labels,
     )
@@ -253,6 +254,7 @@ def measure(
   if 'fd' in metrics:
     values['fd'] = frechet_distance(sample.pool, reference.pool)
   if 'sfd' in metrics:
+    assert sample.spatial is not None and reference.spatial is not None
     values['sfd'] = frechet_distance(sample.spatial, reference.spatial)
   if 'is' in metrics:
     values['is'], _ = inception_score(

@@ -114,18 +114,18 @@ def load_reference(
 def save_reference(path: epath.PathLike, reference: Reference) -> None:
   """Writes statistics with all that is known of them."""
   summary, data = reference.summary, io.BytesIO()
-  arrays = {'mu': summary.pool.mean, 'sigma': summary.pool.covariance}
+  arrays: dict[str, Any] = {
+    'mu': summary.pool.mean,
+    'sigma': summary.pool.covariance,
+  }
   if summary.spatial is not None:
     arrays['mu_s'] = summary.spatial.mean
     arrays['sigma_s'] = summary.spatial.covariance
   if summary.rows.pool is not None:
     arrays['pool'] = summary.rows.pool
-  np.savez(
-    data,
-    **arrays,
-    count=np.int64(reference.count),
-    about=np.array(json.dumps(reference.about)),
-  )
+  if reference.count is not None:
+    arrays['count'] = np.int64(reference.count)
+  np.savez(data, **arrays, about=np.array(json.dumps(reference.about)))
   writer.write_bytes(path, data.getvalue())
 
 
@@ -151,4 +151,6 @@ def _moments(
     raise InputError(
       f'reference {path} has statistics that are not finite; make it again.'
     )
-  return Moments(np.float64(mean), np.float64(covariance), count)
+  return Moments(
+    np.asarray(mean, np.float64), np.asarray(covariance, np.float64), count
+  )

@@ -50,11 +50,11 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
   # Places in float32, as both compute them: 256 pixels away it shows.
   scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   at = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
-  new, at = new.astype(int), at.clip(0, size - 1)
+  row, at = np.arange(SIZE), at.clip(0, size - 1)
   low = np.floor(at).astype(int)
   matrix = np.zeros((SIZE, size))
-  np.add.at(matrix, (new, low), 1 - (at - low))
-  np.add.at(matrix, (new, np.minimum(low + 1, size - 1)), at - low)
+  np.add.at(matrix, (row, low), 1 - (at - low))
+  np.add.at(matrix, (row, np.minimum(low + 1, size - 1)), at - low)
   return matrix.astype(np.float32)
 
 

@@ -72,7 +72,7 @@ def inception_score(
 
 def _inception_score(logits: np.ndarray) -> float:
   """The score of one part."""
-  log_p = np.float64(logits)
+  log_p = np.array(logits, np.float64)
   log_p -= _log_sum_exp(log_p, axis=1)
   log_q = _log_sum_exp(log_p, axis=0) - np.log(len(log_p))
   return np.exp((np.exp(log_p) * (log_p - log_q)).sum(1).mean())
