@@ -22,6 +22,7 @@ Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -115,7 +116,8 @@ def _request(
 
 
 def _sample(args: argparse.Namespace) -> None:
-  guidance, overrides = args.guidance, []
+  guidance = args.guidance
+  overrides: list[str] = []
   if args.preset is not None:
     published_guidance, overrides, _ = sampling.preset(args.preset)
     guidance = guidance or published_guidance
@@ -200,7 +202,9 @@ def _eval_keys(args: argparse.Namespace) -> list[str]:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-  guidance, overrides, row = args.guidance, [], {}
+  guidance = args.guidance
+  overrides: list[str] = []
+  row: dict[str, Any] = {}
   if args.preset is not None:
     published_guidance, overrides, row = sampling.preset(args.preset)
     guidance = guidance or published_guidance

@@ -102,7 +102,8 @@ class Checkpointer:
       keep_period: steps that it divides stay for good.
     """
     self._config, self._keep_period = config, keep_period
-    self._folder, self._saving = folder_of(workdir), None
+    self._folder = folder_of(workdir)
+    self._saving: int | None = None
     self._aside = self._folder.parent / 'damaged'
     self._manager = self._open()
 

@@ -91,7 +91,7 @@ class Opened:
     """The denoiser, the guide, and what results say of both."""
     request = self._request
     denoiser, about = request.source.restore(self.experiment, self.mesh)
-    if request.guide is None:
+    if request.guide is None or self._guide is None:
       return denoiser, None, about
     guide, of_guide = request.guide.restore(self._guide, self.mesh)
     return denoiser, guide, {**about, 'guide': of_guide}

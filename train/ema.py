@@ -129,13 +129,16 @@ def coefficients(
     [(at, gamma_of(of)) for at, of in snapshots], np.float64
   ).T
   a = _inner(steps[:, None], gammas[:, None], steps, gammas)
-  b = _inner(steps, gammas, np.float64(step), np.float64(gamma_of(width)))
+  b = _inner(steps, gammas, float(step), gamma_of(width))
   c = np.linalg.solve(a, b)
   return c / c.sum()
 
 
 def _inner(
-  s: np.ndarray, gamma: np.ndarray, t: np.ndarray, delta: np.ndarray
+  s: np.ndarray,
+  gamma: np.ndarray,
+  t: np.ndarray | float,
+  delta: np.ndarray | float,
 ) -> np.ndarray:
   """<p, q> of the profiles (s, gamma) and (t, delta) (EDM2, eq. 155).
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -164,7 +164,7 @@ class Evaluator:
     self.extractor = open_extractor(
       config.extractor, config.preprocessing, data, num_classes
     )
-    if stored:
+    if images is None:
       self.reference = self._stored(data)
       shape = shape or (64, 64, 3)
       width = self._width(shape)
@@ -296,7 +296,7 @@ class Evaluator:
       },
     }
 
-  def __call__(self, samples: list[Summary]) -> dict[str, Estimate]:
+  def __call__(self, samples: Sequence[Summary]) -> dict[str, Estimate]:
     """Every metric of disjoint sets of images."""
     return measure.estimate(
       samples, self.reference.summary, self.config, self.metrics

@@ -114,7 +114,7 @@ class Experiment:
 SECTIONS = {
   field.name: field.type
   for field in dataclasses.fields(Experiment)
-  if dataclasses.is_dataclass(field.type)
+  if isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
 }
 
 

@@ -93,7 +93,7 @@ def _inception(file: str, preprocessing: str) -> Extractor:
       '--extractor=inception:FILE.'
     ) from error
   digest, (tensors, _) = _sha256(path), read_tensors(path)
-  about = {'file': path.name, 'sha256': digest}
+  about: dict[str, str | None] = {'file': path.name, 'sha256': digest}
   header = header_of(path)
   if header.get('tensors_sha256') == fingerprint(tensors):
     about['source_sha256'] = header.get('source_sha256')

@@ -85,7 +85,7 @@ def train_features(
     'data': data.name,
     'split': data.train_split,
     'images': len(images),
-    'images_sha256': hashlib.sha256(images).hexdigest(),
+    'images_sha256': hashlib.sha256(images.data).hexdigest(),
     'steps': steps,
     'batch_size': batch_size,
     'seed': experiment.seed,

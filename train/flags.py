@@ -13,7 +13,7 @@ from sample.metrics.resize import PRESETS
 from sample.store import FORMATS
 from train import cluster, exchange
 
-Run = Callable[[argparse.Namespace], None]
+Run = Callable[[argparse.Namespace], int | None]
 
 
 class _Parser(argparse.ArgumentParser):

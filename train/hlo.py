@@ -35,7 +35,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
   Returns:
     {kind: (count, bytes)}, kinds that there are.
   """
-  found = collections.defaultdict(lambda: (0, 0))
+  found: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
   computations, entry = _computations(text)
   for kind, size, times in _walk(computations, entry, 1):
     count, total = found[kind]
@@ -45,7 +45,8 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
   """The lines of every computation, and the name of the first to run."""
-  computations, entry, lines = {}, '', []
+  computations: dict[str, list[str]] = {}
+  entry, lines = '', []
   for line in text.splitlines():
     match = re.match(r'(ENTRY )?%?([\w.-]+) \(.*\{$', line)
     if match:
@@ -71,7 +72,7 @@ def _walk(
         kind = 'reduce-scatter'
       yield kind, _size(match, line), times
     elif kind == 'while':
-      body = re.search(r'body=%([\w.-]+)', line)[1]
+      body = re.findall(r'body=%([\w.-]+)', line)[0]
       yield from _walk(computations, body, times * _trips(computations, line))
     elif kind == 'conditional':
       branches = re.search(r'branch_computations=\{([^}]*)\}', line)
@@ -109,7 +110,7 @@ def _trips(computations: dict[str, list[str]], line: str) -> int:
   known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)
   if known:
     return int(known[1])
-  condition = re.search(r'condition=%([\w.-]+)', line)[1]
+  condition = re.findall(r'condition=%([\w.-]+)', line)[0]
   constants = [
     int(number)
     for text in computations[condition]

@@ -88,7 +88,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
   a SIGINT is passed on to it: all must stop at one step.
   """
   request = StopRequest()
-  previous = {}
+  previous: dict[signal.Signals, Any] = {}
 
   def handle(number, frame):
     del frame
@@ -246,7 +246,7 @@ def run(
     scores.open()
 
     # Data, from the step that comes next.
-    stream = itertools.repeat({})
+    stream: Iterator[dict[str, Any]] = itertools.repeat({})
     if task.source is not None:
       stream = batches(
         task.source,
@@ -286,11 +286,7 @@ def run(
         values = {}
         if scores.every and step % scores.every == 0 and not stopping:
           report.flush()
-          # In a job all must stop at one step: there, not in between.
-          alone = not jax.distributed.is_initialized()
-          values = scores(
-            state.ema, lambda alone=alone: alone and bool(stop.signal)
-          )
+          values = scores(state.ema, stop.now)
           if values:
             log.scalars(step, {'images': step * settings.batch_size, **values})
           else:

@@ -123,6 +123,7 @@ class Preview:
     count = self._experiment.log.preview_num
     labels = (np.arange(count) % columns).astype(np.int32)
     images = self._samples(params, labels)
+    assert images is not None
     side = images.shape[1]
     return writer.tile(images, columns, scale=max(1, 40 // side))
 
@@ -138,7 +139,8 @@ class Scores:
     Raises:
       InputError: if scores are asked for and cannot be had.
     """
-    self._experiment, self._mesh, self._evaluator = experiment, mesh, None
+    self._experiment, self._mesh = experiment, mesh
+    self._evaluator: Evaluator | None = None
     config = experiment.eval
     self.every = experiment.train.steps_of(config.every_images)
     best = experiment.checkpoint.best_by
@@ -185,6 +187,7 @@ class Scores:
   ) -> dict[str, float]:
     """Every metric, named eval/METRIC; {} if it is told to stop."""
     self.open()
+    assert self._evaluator is not None
     config = self._experiment.eval
     labels = np.arange(config.num) % self._experiment.model.num_classes
     labels = labels.astype(np.int32)

@@ -266,6 +266,7 @@ def loss_at(
   """
   path = path_named(config.path)
   if config.prediction == 'noise':
+    assert isinstance(path, VariancePreserving)
     final, intermediate, bits = noise_losses(
       denoiser, path, x0, noise, t, label
     )

@@ -83,6 +83,7 @@ def about_autoencoder(
   """What a protocol says of it."""
   return {
     'name': name,
-    'encoder_sha256': autoencoder
-    and model.fingerprint(autoencoder.params['encoder']),
+    'encoder_sha256': None
+    if autoencoder is None
+    else model.fingerprint(autoencoder.params['encoder']),
   }

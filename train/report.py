@@ -85,11 +85,12 @@ class Report:
     self._every = experiment.train.steps_of(experiment.log.every_images)
     self._schedule, self._log, self._bar = schedule, log, bar
     self._flops = flops
-    self._pending = None
-    self._latest = {}  # of metrics that not every step has
-    self._mark = None  # time and step since which rates are measured
+    self._pending: tuple[int, dict[str, jax.Array], bool] | None = None
+    self._latest: dict[str, float] = {}  # of metrics that not every step has
+    # Time and step since which rates are measured.
+    self._mark: tuple[float, int] | None = None
     self._waited = 0.0
-    self._losses = []  # since the last checkpoint
+    self._losses: list[float] = []  # since the last checkpoint
 
   def waiting(self, stream: Iterator[Any]) -> Iterator[Any]:
     """The stream, its delays counted."""
@@ -152,12 +153,14 @@ class Report:
     if last or (self._every and step % self._every == 0):
       values['lr'] = float(self._schedule(step - 1))
       values['images'] = step * self._settings.batch_size
-      values |= self._rates(step, now)
+      values |= self._rates(self._mark, step, now)
       self._log.scalars(step, values)
 
-  def _rates(self, step: int, now: float) -> dict[str, float]:
+  def _rates(
+    self, mark: tuple[float, int], step: int, now: float
+  ) -> dict[str, float]:
     """Since the last line, of which this begins the next."""
-    (before, at), waited = self._mark, self._waited
+    (before, at), waited = mark, self._waited
     self._mark, self._waited = (now, step), 0.0
     if step == at:
       return {}

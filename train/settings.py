@@ -45,6 +45,7 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
 def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
   """A function of a Python file, which is run."""
   spec = importlib.util.spec_from_file_location(path.stem, path)
+  assert spec is not None and spec.loader is not None  # of a .py file
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)

@@ -57,14 +57,15 @@ class Snapshots:
 
   def save(self, power: tuple[model.Params, ...], step: int) -> None:
     """Starts to write; what is there already is the same."""
-    if not self._manager or step in self._manager.all_steps():
+    manager = self._manager
+    if not manager or step in manager.all_steps():
       return
     items = {
       str(width): ocp.args.StandardSave(tree)
       for width, tree in zip(self._widths, power, strict=True)
     }
     args = ocp.args.Composite(**items)
-    self._try(lambda: self._manager.save(step, args=args))
+    self._try(lambda: manager.save(step, args=args))
 
   def _try(self, action: Callable[[], Any]) -> None:
     """Runs it; what goes wrong is said, or raised as SaveError."""
@@ -130,7 +131,7 @@ def reconstruct(
     [(at, float(p.name)) for at, p in snapshots], step, width
   )
   target = weights_like(config, mesh, 'float32')
-  total = None
+  total: Any = None
   with ocp.StandardCheckpointer() as checkpointer:
     for factor, (_, path) in zip(factors, snapshots, strict=True):
       try:

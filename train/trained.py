@@ -336,7 +336,7 @@ def read_decoder(
   """
   decoder = read_autoencoder(text, mesh, 'decoder')
   check_decoder(decoder, experiment.model.channels)
-  if decoder is None or not latents:
+  if text is None or decoder is None or not latents:
     return decoder
   trained_on = latents['autoencoder']
   name = text.partition(':')[0]

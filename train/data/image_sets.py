@@ -16,7 +16,8 @@ import dataclasses
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
 
 import numpy as np
 from absl import logging
@@ -111,7 +112,12 @@ def open_image_set(
   )
 
 
-def _of_names(place, names, read, image_size) -> ImageSet:
+def _of_names(
+  place: str,
+  names: Sequence[str],
+  read: Callable[[str], bytes],
+  image_size: int | None,
+) -> ImageSet:
   images = sorted(
     name
     for name in names
@@ -137,7 +143,13 @@ def _of_names(place, names, read, image_size) -> ImageSet:
   return _of_files(place, images, read, labels, image_size)
 
 
-def _of_files(place, names, read, labels, image_size) -> ImageSet:
+def _of_files(
+  place: str,
+  names: Sequence[Any],
+  read: Callable[[Any], bytes],
+  labels: np.ndarray | None,
+  image_size: int | None,
+) -> ImageSet:
   """Image files, decoded by several threads."""
   pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
 
@@ -204,7 +216,9 @@ def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
   return ImageSet(place, shape[0], labels, not floats, reader)
 
 
-def _header(place, archive, name) -> tuple[tuple[int, ...], np.dtype]:
+def _header(
+  place: str, archive: zipfile.ZipFile, name: str
+) -> tuple[tuple[int, ...], np.dtype]:
   with _damage_of(place), archive.open(name) as file:
     shape, fortran, dtype = _read_header(file)
   if fortran:
@@ -234,10 +248,17 @@ def _damage_of(place: str) -> Iterator[None]:
 class _Rows:
   """Rows of arr_0, in rising order; from the start again when asked."""
 
-  def __init__(self, place, archive, shape, dtype) -> None:
+  def __init__(
+    self,
+    place: str,
+    archive: zipfile.ZipFile,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+  ) -> None:
     self._place, self._archive = place, archive
     self._shape, self._dtype = shape, dtype
-    self._file, self._at = None, 0
+    self._file: IO[bytes] | None = None
+    self._at = 0
 
   def __call__(self, start: int, stop: int) -> np.ndarray:
     """Images start to stop, (stop - start, H, W, C) in [0, 255]."""
@@ -266,4 +287,4 @@ class _Rows:
         f'{self._place} has float images from {low:g} to {high:g}, expected '
         '[0, 1] (or uint8 in [0, 255]); scale them.'
       )
-    return np.float32(images) * 255
+    return images.astype(np.float32) * 255

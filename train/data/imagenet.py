@@ -88,6 +88,8 @@ def _validation(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _example(
   archive: tarfile.TarFile, member: tarfile.TarInfo, label: str
 ) -> tuple[str, dict[str, Any]]:
-  data = io.BytesIO(archive.extractfile(member).read())
+  file = archive.extractfile(member)
+  assert file is not None
+  data = io.BytesIO(file.read())
   example = {'file_name': member.name, 'image': data, 'label': label}
   return member.name, example

@@ -26,9 +26,9 @@ def decode(data: bytes) -> Image.Image:
     BrokenImageError: if the bytes are no image, or not all of it.
   """
   try:
-    with Image.open(io.BytesIO(data)) as image:
-      image.load()
-      image = ImageOps.exif_transpose(image)
+    with Image.open(io.BytesIO(data)) as file:
+      file.load()
+      image = ImageOps.exif_transpose(file)
       if image.mode.startswith('I'):  # of 16 bits; Pillow would clip them
         values = np.asarray(image).clip(0, 65535)
         image = Image.fromarray(np.round(values / 257).astype(np.uint8))
@@ -43,11 +43,12 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
   """The centre of an image, (size, size, 3) uint8."""
   while min(image.size) >= 2 * size:
     image = image.resize(
-      tuple(side // 2 for side in image.size), Image.Resampling.BOX
+      (image.width // 2, image.height // 2), Image.Resampling.BOX
     )
   scale = size / min(image.size)
   image = image.resize(
-    tuple(round(side * scale) for side in image.size), Image.Resampling.BICUBIC
+    (round(image.width * scale), round(image.height * scale)),
+    Image.Resampling.BICUBIC,
   )
   top, left = ((side - size) // 2 for side in (image.height, image.width))
   return np.asarray(image)[top : top + size, left : left + size]

@@ -190,13 +190,14 @@ def _write_shards(
 
   with image_progress(files.count, count, 'prepare') as progress:
     for k in range(process, total + process, processes):
-      written, names = 0, ()
+      written = 0
+      names: Sequence[str] = ()
       with together():
         if k in missing:
           write(k)
           written = len(numbers[k])
-        if k < total:
-          names = finished(paths[k]).broken
+        if k < total and (shard := finished(paths[k])):
+          names = shard.broken
       written, left_out = everywhere(written, len(names)).sum(0).tolist()
       count, broken = count + written, broken + left_out
       progress(count)
@@ -309,8 +310,8 @@ def _complete(
   autoencoder: Autoencoder | None,
 ) -> records.Metadata:
   """Once all processes are done, the first writes the metadata."""
-  shards = tuple(map(finished, paths))
-  if missing := [p.name for p, s in zip(paths, shards, strict=True) if not s]:
+  found = [finished(path) for path in paths]
+  if missing := [p.name for p, s in zip(paths, found, strict=True) if not s]:
     raise PrepareError(
       f'shards {", ".join(missing[:5])} are missing in {folder}: all processes '
       'must write to one folder that they share.'
@@ -320,6 +321,7 @@ def _complete(
     if autoencoder is None
     else autoencoder.normalisation
   )
+  shards = tuple(filter(None, found))
   metadata = records.Metadata(
     layout, protocol, tuple(protocol['classes']), normalisation, shards
   )

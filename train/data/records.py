@@ -64,8 +64,8 @@ class Layout:
   @property
   def latent_shape(self) -> tuple[int, int, int]:
     """(H, W, C) of the latent."""
-    *sides, channels = self.shape
-    return (*sides, channels // (2 if self.content == 'moments' else 1))
+    h, w, channels = self.shape
+    return (h, w, channels // (2 if self.content == 'moments' else 1))
 
   @property
   def nbytes(self) -> int:

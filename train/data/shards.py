@@ -34,7 +34,8 @@ class ShardWriter:
   def __init__(
     self, path: pathlib.Path, layout: Layout, num_classes: int
   ) -> None:
-    self.records, self.broken = 0, []
+    self.records = 0
+    self.broken: list[str] = []
     self._path, self._layout = path, layout
     self._counts = np.zeros(num_classes, int)
     self._sums = np.zeros((2, layout.latent_shape[-1]))
@@ -50,7 +51,7 @@ class ShardWriter:
     """Records of labels (n,) and arrays (n, ...)."""
     first = arrays[:, 0].astype(np.float64)
     if self._layout.content == 'pixels':
-      mean, std = first / 127.5 - 1, 0
+      mean, std = first / 127.5 - 1, np.zeros(1)
     else:
       mean, std = np.split(first, 2, axis=-1)
     if not np.isfinite(first).all():

@@ -148,10 +148,8 @@ def check_source(source: Any, config: DataConfig, model: DiTConfig) -> None:
   """Raises InputError unless the records fit the config."""
   if not len(source):
     raise InputError('no data: the split is empty.')
-  if isinstance(source, LatentSource):
-    shape, classes = _check_prepared(source, config)
-  else:
-    shape, classes = _check_images(source, config)
+  check = _check_prepared if isinstance(source, LatentSource) else _check_images
+  shape, classes = check(source, config)
   if classes is not None and classes > model.num_classes:
     raise InputError(
       f'the data has {classes} classes, but model.num_classes is '

@@ -38,7 +38,7 @@ from dit.path import Path, expand
 from dit.sharding import constrain_batch
 from dit.types import Denoiser
 from guidance import Step
-from sample.solvers import Evaluation, Solver
+from sample.solvers import Euler, Evaluation, Renoise
 from train.distill import discriminator, lora, terms
 from train.distill.config import DistillConfig
 from train.distill.levels import bounds, draw_levels, trained_steps
@@ -84,7 +84,7 @@ class Distillation:
   student: DiTConfig
   teacher: DiTConfig
   path: Path
-  solver: Solver
+  solver: Euler | Renoise
   times: tuple[float, ...]
   batch_size: int
   moments: tuple[float, ...] = ()
@@ -115,7 +115,7 @@ class Distillation:
     shape = (self.batch_size, *self.student.latent_shape)
     return constrain_batch(jax.random.normal(key, shape))
 
-  def fake(self, params: model.Params, fake: Any) -> Denoiser:
+  def fake(self, params: model.Params, fake: Any) -> model.BoundDenoiser:
     """The fake denoiser, from the teacher's parameters where it is LoRA."""
     network, config = fake['network'], self.config
     if config.fake == 'lora':
@@ -124,8 +124,9 @@ class Distillation:
     return model.bind(self.fake_config, network)
 
   def walk(
-    self, student: Denoiser, label: jax.Array, k: jax.Array, key: jax.Array
-  ) -> jax.Array:
+    self, student: Denoiser, label: jax.Array, k: int | jax.Array,
+    key: jax.Array,
+  ) -> jax.Array:  # fmt: skip
     """The student's own state at t_k, from noise, without gradient."""
     grid = self.grid
 
@@ -182,7 +183,7 @@ class Distillation:
     error = out.velocity - self.path.velocity(x, noise, level)
     loss = jnp.square(error).mean()
     metrics = {'loss/fake': loss}
-    if self.config.adversarial:
+    if real is not None:
       says = functools.partial(self._says, denoiser, fake, label, key=gan_key)
       on_real, on_fake = says(real), says(x)
       of_heads = jax.nn.softplus(-on_real).mean()
@@ -214,7 +215,10 @@ class Distillation:
     half = jax.random.bernoulli(which, 0.5, level.shape)
     return jnp.where(half, shared, level)
 
-  def _says(self, denoiser, fake, label, x, *, key) -> jax.Array:
+  def _says(
+    self, denoiser: model.BoundDenoiser, fake: Any, label: jax.Array,
+    x: jax.Array, *, key: jax.Array,
+  ) -> jax.Array:  # fmt: skip
     """Of the heads, (K, B), on x noised to levels that the key gives."""
     level_key, noise_key = jax.random.split(key)
     level = draw_levels(self.config, level_key, len(x), 1.0)

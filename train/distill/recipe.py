@@ -66,7 +66,7 @@ def sweep(
     ratios: to try.
     measure: function of weights to figures, 'fd' among them.
   """
-  rows = [{'ratio': None, **measure(before)}]
+  rows: list[dict[str, Any]] = [{'ratio': None, **measure(before)}]
   for ratio in ratios:
     rows.append({'ratio': ratio, **measure(merged(low, high, ratio))})
     logging.info('Ratio %g: fd %.4g.', ratio, rows[-1]['fd'])
@@ -180,7 +180,9 @@ def _merge(
   labels = labels.astype(np.int32)
 
   def measure(params):
-    return as_dict(evaluator.score(samples(params, labels), labels))
+    images = samples(params, labels)
+    assert images is not None
+    return as_dict(evaluator.score(images, labels))
 
   before, low, high = (
     run_weights(str(folder), experiment.model, mesh, 'ema')[0]

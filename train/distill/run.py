@@ -126,6 +126,8 @@ def check(
 def distillation_of(experiment: Experiment, teacher: DiTConfig) -> Distillation:
   """What is made, by the experiment and the network of its teacher."""
   path = path_named(experiment.objective.path)
+  solver = experiment.sample.make_solver(path)
+  assert isinstance(solver, Euler | Renoise)  # as `plan` checks
   # The teacher computes as the student does.
   how = {
     key: getattr(experiment.model, key)
@@ -136,7 +138,7 @@ def distillation_of(experiment: Experiment, teacher: DiTConfig) -> Distillation:
     student=experiment.model,
     teacher=dataclasses.replace(teacher, **how),
     path=path,
-    solver=experiment.sample.make_solver(path),
+    solver=solver,
     times=tuple(experiment.sample.grid(path).tolist()),
     batch_size=experiment.train.batch_size,
     moments=experiment.distill.moments,

@@ -200,7 +200,8 @@ def make_distill_step(
   def step(due, state, teacher, batch, key):
     key = jax.random.fold_in(key, state.step)
     fake_key, student_key = jax.random.split(key)
-    new, metrics, checked = state, {}, []
+    new, checked = state, []
+    metrics: dict[str, jax.Array] = {}
     if state.fake:
       new, *sizes, more = fake_update(new, teacher, batch, fake_key)
       metrics |= more
