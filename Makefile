@@ -32,6 +32,7 @@ test-all: $(VENV)/.dev-$(ACCELERATOR)
 lint: $(VENV)/.dev-$(ACCELERATOR)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.dev-$(ACCELERATOR)
 	$(BIN)/ruff check --fix .
@@ -49,7 +50,7 @@ bench: $(VENV)/.for-$(ACCELERATOR)
 	$(BIN)/python -m benchmarks.compile_time
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
