@@ -7,7 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from commands import quickly, run
+from commands import DIGITS, quickly, run
 from PIL import Image
 
 SECTIONS = (
@@ -49,17 +49,20 @@ def whole(shared_run, tmp_path_factory):
   """A copy of the run after every other command, and the report on it."""
   workdir = tmp_path_factory.mktemp('report') / 'a & <b>run</b>'
   shutil.copytree(shared_run / 'run', workdir)
-  of_run = f'--workdir={workdir}'
-  quick = ('--config.sample.steps=2', '--config.sample.batch_size=16')
-  with quickly():
-    for words in (
-      ('compare', of_run, '--config.compare.num=20'),
-      ('sweep', of_run, '--guidance=ig:1..2:2,cfg:1..2:2', '--num=20', *quick),
-      ('evaluate', of_run, '--guidance=ig:1.5', '--num=20', *quick),
-      ('report', of_run),
-    ):
-      result = run(*words)
-      assert result.status == 0, result.err
+  classifier = workdir.parent / 'classifier'
+  on = (
+    f'--workdir={workdir}', f'--config.eval.extractor=classifier:{classifier}',
+    '--config.sample.steps=2',
+  )  # fmt: skip
+  for words in (
+    ('train-features', DIGITS, f'--to={classifier}', '--steps=20'),
+    ('compare', *on, '--config.compare.num=20'),
+    ('sweep', *on, '--guidance=ig:1..2:2,cfg:1..2:2', '--num=20'),
+    ('evaluate', *on, '--guidance=ig:1.5', '--num=20'),
+    ('report', f'--workdir={workdir}'),
+  ):
+    result = run(*words)
+    assert result.status == 0, result.err
   assert str(workdir / 'report.html') in result.out
   return workdir
 
