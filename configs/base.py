@@ -224,6 +224,9 @@ def get_config() -> ml_collections.ConfigDict:
   # What decodes latents for a preview, as NAME:FILE[,FILE]; empty: latents of 1
   # or 3 channels are shown as they are, and others not at all.
   config.log.preview_autoencoder = ''
+  # Project of Weights & Biases (or ENTITY/PROJECT) that is told too; empty:
+  # none. Needs requirements-wandb.txt; WANDB_MODE=offline works.
+  config.log.wandb = ''
 
   config.sample = ml_collections.ConfigDict()
   # euler, heun, midpoint, rk4, dpm++, euler_maruyama, heun_maruyama, ddim,

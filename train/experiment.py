@@ -49,13 +49,23 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-  """What a run reports, and how often in images seen; 0: never."""
+  """What a run reports, and how often in images seen; 0: never.
+
+  Attributes:
+    every_images: between lines of metrics.
+    preview_every_images: between grids of samples.
+    preview_guidance: theirs.
+    preview_num: images of a grid.
+    preview_autoencoder: what decodes them.
+    wandb: project of Weights & Biases; '' for none.
+  """
 
   every_images: int
   preview_every_images: int
   preview_guidance: str
   preview_num: int
   preview_autoencoder: str = ''
+  wandb: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +166,21 @@ def _named(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
-  """One section as its dataclass; JSON's lists become tuples again."""
-  keys = {field.name for field in dataclasses.fields(kind)}
-  if keys != values.keys():
+  """One section as its dataclass; JSON's lists become tuples again.
+
+  Keys may be missing where they have a default: those that later versions add
+  default to what was there before.
+  """
+  fields = {field.name: field for field in dataclasses.fields(kind)}
+  lacks = [
+    key
+    for key, field in fields.items()
+    if key not in values and field.default is dataclasses.MISSING
+  ]
+  if lacks or values.keys() - fields:
     raise InputError(
-      f'config section {name!r} lacks {sorted(keys - values.keys())} and has '
-      f'unknown {sorted(values.keys() - keys)}; is it of another version?'
+      f'config section {name!r} lacks {sorted(lacks)} and has '
+      f'unknown {sorted(values.keys() - fields)}; is it of another version?'
     )
   return kind(
     **{

@@ -1,13 +1,15 @@
-"""What a run reports: JSON lines, TensorBoard, and a bar on a terminal."""
+"""What a run reports: JSON lines, TensorBoard, W&B, and a bar on a terminal."""
 
 import contextlib
+import hashlib
+import importlib.util
 import json
 import logging as stdlib_logging
 import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from absl import flags, logging
 from etils import epath
 from tqdm import tqdm
 
+from dit.types import InputError
 from sample.writer import write_bytes, write_png
 
 _QUIET_SECONDS = 30
@@ -107,10 +110,24 @@ class MetricsLog:
   to be run again.
   """
 
-  def __init__(self, workdir: epath.Path, step: int) -> None:
-    """Opens the logs of `workdir` for a run that continues at `step`."""
+  def __init__(
+    self,
+    workdir: epath.Path,
+    step: int,
+    config: Mapping[str, Any] | None = None,
+    wandb: str = '',
+  ) -> None:
+    """Opens the logs of `workdir` for a run that continues at `step`.
+
+    Args:
+      workdir: of the run.
+      step: that it continues at.
+      config: to be shown beside the curves.
+      wandb: project of Weights & Biases to report to as well, or
+        ENTITY/PROJECT; '' for none.
+    """
     self._writes = jax.process_index() == 0
-    self._workdir = workdir
+    self._workdir, self._wandb = workdir, None
     if not self._writes:
       return
     rows = [row for row in read_metrics(workdir) if row['step'] <= step]
@@ -123,6 +140,11 @@ class MetricsLog:
     self._board = tensorboardX.SummaryWriter(
       str(workdir / 'tensorboard'), purge_step=step + 1
     )
+    if config is not None:
+      text = json.dumps(config, indent=2).replace('\n', '\n    ')
+      self._board.add_text('config', f'    {text}', step)  # Markdown: code
+    if wandb:
+      self._wandb = _start_wandb(wandb, workdir, config)
 
   def __enter__(self) -> 'MetricsLog':
     """Does nothing more."""
@@ -135,6 +157,8 @@ class MetricsLog:
         self._lines.close()
       with _best_effort():
         self._board.close()
+      if self._wandb:
+        self._wandb.finish(exit_code=int(error[0] is not None))
 
   def scalars(self, step: int, values: dict[str, float]) -> None:
     """One line, and one point for each curve."""
@@ -147,6 +171,8 @@ class MetricsLog:
       self._lines.flush()
       for name, value in values.items():
         self._board.add_scalar(name, value, step)
+      if self._wandb:
+        self._wandb.log(values, step=step)
     if not sys.stderr.isatty():
       scores = [name for name in values if name.startswith('eval/')]
       shown = [
@@ -162,4 +188,35 @@ class MetricsLog:
       return
     with _best_effort():
       self._board.add_image(name, image, step, dataformats='HWC')
+      if self._wandb:
+        import wandb
+
+        self._wandb.log({name: wandb.Image(image.squeeze())}, step=step)
       write_png(self._workdir / f'{name}s' / f'{step:08}.png', image)
+
+
+def check_wandb(project: str) -> None:
+  """Raises InputError where W&B is asked for and not installed."""
+  if project and importlib.util.find_spec('wandb') is None:
+    raise InputError(
+      f'log.wandb is {project!r}, but wandb is not installed: '
+      'pip install -r requirements-wandb.txt, or leave log.wandb empty.'
+    )
+
+
+def _start_wandb(
+  project: str, workdir: epath.Path, config: Mapping[str, Any] | None
+) -> Any:
+  """The run at W&B that belongs to a workdir, new or continued."""
+  import wandb
+
+  entity, _, name = project.rpartition('/')
+  return wandb.init(
+    project=name,
+    entity=entity or None,
+    name=workdir.name,
+    id=hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16],
+    resume='allow',
+    config=dict(config or {}),
+    dir=None if '://' in str(workdir) else str(workdir),  # else a bucket
+  )

@@ -35,14 +35,19 @@ from train.data.source import (
   open_source,
 )
 from train.experiment import Experiment
-from train.log import MetricsLog, progress_bar, read_metrics
+from train.log import (
+  MetricsLog,
+  check_wandb,
+  progress_bar,
+  read_metrics,
+)
 from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
 from train.report import Report, training_flops
 from train.snapshots import Snapshots
 from train.step import make_train_step
 from train.trained import check_start, start_weights
-from train.workdir import LATENTS
+from train.workdir import LATENTS, load_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +123,7 @@ def check_settings(experiment: Experiment, mesh: Mesh) -> None:
       f'objective.prediction is {experiment.objective.prediction}; only both '
       'or neither may be noise (configs/dit.py).'
     )
+  check_wandb(experiment.log.wandb)
   check_model(mesh, experiment.model, zero1=experiment.mesh.zero1)
   check_batch(
     mesh,
@@ -261,7 +267,12 @@ def run(
     save_every = settings.steps_of(experiment.checkpoint.every_images)
     snapshot_every = settings.steps_of(experiment.ema.snapshot_images)
     with (
-      MetricsLog(workdir, start) as log,
+      MetricsLog(
+        workdir,
+        start,
+        load_config(workdir),
+        experiment.log.wandb,
+      ) as log,
       progress_bar(
         total=settings.images,
         initial=start * settings.batch_size,

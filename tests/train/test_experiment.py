@@ -156,9 +156,21 @@ def test_config_without_a_section(section):
   refused({**plain(), 'extra': {}}, "'extra'", 'another version')
 
 
+def test_config_of_an_earlier_version():
+  """Keys that came later have the value that was there before."""
+  config = plain()
+  for section, key, value in (
+    ('model', 'attention', 'xla'),
+    ('log', 'wandb', ''),
+    ('train', 'accumulate', 1),
+  ):
+    del config[section][key]
+    assert getattr(getattr(build(config), section), key) == value
+
+
 @pytest.mark.parametrize(
   ('section', 'key'),
-  [('model', 'qk_norm'), ('model', 'taps'), ('objective', 'cosine_weight')],
+  [('model', 'num_classes'), ('log', 'preview_num'), ('train', 'images')],
 )
 def test_config_that_lacks_a_key_or_has_another(section, key):
   config = plain()

@@ -1,11 +1,15 @@
 """Lines of metrics, their plot, and what a restart does to them."""
 
+import importlib.machinery
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dit.types import InputError
 from sample.writer import write_figure
 from train import log
 from train.curves import losses
@@ -94,3 +98,62 @@ def test_losses_are_drawn(tmp_path):
   picture = np.asarray(Image.open(tmp_path / 'loss.png').convert('L'))
   assert picture.shape[0] > 400
   assert picture.std() > 5
+
+
+def test_config_is_a_text_of_tensorboard(tmp_path):
+  with MetricsLog(tmp_path, 0, {'model': {'width': 96}}):
+    pass
+  (events,) = (tmp_path / 'tensorboard').iterdir()
+  assert b'"width": 96' in events.read_bytes()
+
+
+class Recorded(types.ModuleType):
+  """Stands for the package wandb."""
+
+  def __init__(self):
+    super().__init__('wandb')
+    self.__spec__ = importlib.machinery.ModuleSpec('wandb', None)
+    self.calls = []
+
+  def init(self, **words):
+    self.calls.append(('init', words))
+    return self
+
+  def log(self, values, step):
+    self.calls.append(('log', step, values))
+
+  def finish(self, exit_code):
+    self.calls.append(('finish', exit_code))
+
+  def Image(self, array):
+    return array.shape
+
+
+def test_weights_and_biases_is_told(tmp_path, monkeypatch):
+  wandb = Recorded()
+  monkeypatch.setitem(sys.modules, 'wandb', wandb)
+  log.check_wandb('lab/dit')
+  config = {'seed': 3}
+  with MetricsLog(tmp_path, 0, config, 'lab/dit') as metrics:
+    metrics.scalars(1, {'loss': 1.0, 'bad': float('nan')})
+    metrics.image(1, 'preview', np.zeros((4, 4, 1), np.uint8))
+  (_, told), *calls = wandb.calls
+  assert (told['project'], told['entity']) == ('dit', 'lab')
+  assert told['config'] == config and told['resume'] == 'allow'
+  assert calls == [
+    ('log', 1, {'loss': 1.0}),
+    ('log', 1, {'preview': (4, 4)}),
+    ('finish', 0),
+  ]
+  wandb.calls.clear()
+  with pytest.raises(ValueError), MetricsLog(tmp_path, 1, config, 'dit'):
+    raise ValueError
+  assert wandb.calls[0][1]['id'] == told['id']  # the same run, continued
+  assert wandb.calls[-1] == ('finish', 1)
+
+
+def test_weights_and_biases_is_missing(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'wandb', None)
+  log.check_wandb('')
+  with pytest.raises(InputError, match='requirements-wandb'):
+    log.check_wandb('dit')

@@ -1,0 +1,170 @@
+"""What the command `report` draws anew: samples by class, and film strips."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from matplotlib.figure import Figure
+
+from dit.types import InputError
+from guidance.parse import parse, with_guide
+from sample import generate, writer
+from sample.compare import split_names
+from sample.film import Film, film
+from train import page, trained
+from train.drawing import Opened, Request
+
+_SIDE = 10  # classes on the sheet of samples, and images of each
+_FILMED = 2  # images on a film strip
+_AMPLIFIED = 4  # times the difference that a film strip shows
+_ROWS = {name: name for name in ('state', 'strong', 'refined', 'guided')}
+
+
+class Artist:
+  """What draws anew, everything checked first."""
+
+  def __init__(
+    self, request: Request, guidance: Sequence[str], autoencoder: str | None
+  ) -> None:
+    self._opened = opened = Opened(request)
+    self._experiment = experiment = opened.experiment
+    self._seed = request.seed
+    log = experiment.log
+    if guidance:
+      opened.check(guidance)
+      self._texts = list(guidance)
+    else:
+      usual = (log.preview_guidance, *experiment.compare.methods)
+      self._texts = [
+        text for text in dict.fromkeys(usual) if self._serves(text)
+      ]
+      self._texts = self._texts or ['none']
+      opened.check(self._texts)
+    opened.check_weights()
+    self._decoder = trained.read_decoder(
+      autoencoder or log.preview_autoencoder or None,
+      experiment,
+      request.source.latents(),
+      opened.mesh,
+    )
+    self._denoiser, self._guide, about = opened.restore()
+    self._weights = f'{about["weights"]} weights of step {about["step"]}'
+
+  def _serves(self, text: str) -> bool:
+    try:
+      self._opened.check([text])
+    except InputError:
+      return False
+    return True
+
+  def _common(self) -> dict[str, Any]:
+    return {
+      'path': self._opened.path,
+      'shape': self._experiment.model.latent_shape,
+      'mesh': self._opened.mesh,
+      'seed': self._seed,
+      'autoencoder': self._decoder,
+    }
+
+  def sheet(self) -> str:
+    """A row of samples for each class, or for some of many."""
+    count = self._experiment.model.num_classes
+    classes = np.unique(np.linspace(0, count - 1, _SIDE).round().astype(int))
+    labels = np.repeat(classes, _SIDE)
+    text = self._texts[0]
+    logging.info('Drawing %d samples with %s.', len(labels), text)
+    images, nfe = generate.generate(
+      self._denoiser,
+      with_guide(parse(text), self._guide),
+      labels,
+      self._experiment.sample,
+      **self._common(),
+    )
+    blocks = [(f'class {c}', images[labels == c]) for c in classes]
+    sheet = writer.sheet(blocks, _SIDE, scale=max(1, 40 // images.shape[1]))
+    return page.figure(
+      sheet,
+      f'{_named(text)}; {self._solver()}, NFE {nfe:.4g}, {self._weights}, '
+      f'seed {self._seed}.',
+    )
+
+  def films(self) -> str:
+    """Film strips of every method, and how far apart predictions lie."""
+    experiment, parts, gaps = self._experiment, [], {}
+    classes = np.arange(_FILMED) % experiment.model.num_classes
+    for text in self._texts:
+      if text == 'none' and len(self._texts) > 1:
+        continue  # every strip has the network's own prediction
+      logging.info('Following a trajectory with %s.', text)
+      try:
+        found = film(
+          self._denoiser,
+          with_guide(parse(text), self._guide),
+          classes,
+          experiment.sample,
+          **self._common(),
+        )
+      except InputError as error:  # of a solver without steps
+        return page.note(f'Not drawn: {error}')
+      parts += [page.heading(_named(text)), _strips(found, classes)]
+      gaps[text] = found
+    captions = (
+      f'Estimates of the final image (x0) where a step begins, t falling from '
+      f'left to right; {self._solver()}, {self._weights}. strong: the '
+      "network's own prediction; weak: the one to move away from; refined: "
+      'strong after IG; guided: what the sampler follows; change: guided - '
+      f'strong, times {_AMPLIFIED}, grey where there is none.'
+    )
+    plot = _gaps(gaps)
+    if plot is not None:
+      caption = 'How far apart the velocities are, over both images.'
+      parts.append(page.figure(plot, caption))
+    return page.note(captions) + ''.join(parts)
+
+  def _solver(self) -> str:
+    config = self._experiment.sample
+    return f'{config.solver}, {len(config.grid(self._opened.path)) - 1} steps'
+
+
+def _named(text: str) -> str:
+  names, _ = split_names(text)
+  return text if text == 'none' else f'{names} ({text})'
+
+
+def _strips(found: Film, classes: np.ndarray) -> str:
+  """One strip of each image: a row for each prediction, and their change."""
+  times = ', '.join(f'{t:.2f}' for t in found.times)
+  figures = []
+  for k, label in enumerate(classes):
+    rows = [
+      (_ROWS.get(name, f'weak:\n{name}'), images[:, k])
+      for name, images in found.images.items()
+      if name != 'refined' or len(found.gaps) > 1  # of IG alone, the guided one
+    ]
+    strong, guided = (
+      found.images[name][:, k].astype(int) for name in ('strong', 'guided')
+    )
+    change = np.clip(128 + _AMPLIFIED * (guided - strong) / 2, 0, 255)
+    rows.append(('change', change.astype(np.uint8)))
+    scale = max(1, 48 // guided.shape[1])
+    sheet = writer.sheet(rows, len(found.times), scale=scale)
+    figures.append(page.figure(sheet, f'class {label}, t = {times}'))
+  return page.strip(figures)
+
+
+def _gaps(films: dict[str, Film]) -> Figure | None:
+  """rms(strong - weak) of velocities against t, a curve for each weak one."""
+  if not any(found.gaps for found in films.values()):
+    return None
+  figure = Figure(figsize=(7, 4), layout='constrained')
+  axes = figure.subplots()
+  for text, found in films.items():
+    for name, gap in found.gaps.items():
+      label = text if len(found.gaps) == 1 else f'{name} of {text}'
+      axes.plot(found.begins, gap, label=label)
+  axes.set(xlabel='t (0: data, 1: noise)', ylabel='rms(strong - weak)')
+  axes.invert_xaxis()
+  axes.grid(alpha=0.25)
+  axes.legend()
+  return figure
