@@ -12,11 +12,11 @@ import math
 import jax
 
 from dit import model
+from dit.checkpoint import weights_like
 from guidance import parse
 from train import dryrun
 from train.experiment import Experiment, build
 from train.settings import load_config, override
-from train.state import weights_like
 
 RECIPES = {
   'SiT-XL/2 + IG': 'configs/sit.py:XL/2,ig',

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -109,6 +109,41 @@ def named_size(name: str) -> dict[str, Any]:
     'patch': int(match[3]),
     **FAMILIES[match[1]],
   }
+
+
+def network_of(
+  section: Mapping[str, Any], *, null_label: bool
+) -> dict[str, Any]:
+  """A config's section `model`, what it leaves open filled in.
+
+  Args:
+    section: with the key 'name', of a size; 0 and 'auto' are left open.
+    null_label: what its key null_label is, where that is 'auto'.
+
+  Returns:
+    The fields of a `DiTConfig`.
+
+  Raises:
+    InputError: for an unknown name, or a word other than true or false.
+  """
+  if 'name' not in section:
+    raise InputError(
+      "config section 'model' lacks ['name']; is it of another version?"
+    )
+  section = dict(section)
+  for key, value in named_size(section.pop('name')).items():
+    given = section.get(key, 0)
+    if given == 'auto' or (given == 0 and given is not False):
+      section[key] = value
+  for key in ('rope', 'learn_sigma', 'null_label'):
+    given = section.get(key, False)
+    if not isinstance(given, bool):
+      check_choice(f'model.{key}', given, ('auto', 'true', 'false'))
+      if given != 'auto':
+        section[key] = given == 'true'
+  if section.get('null_label') == 'auto':
+    section['null_label'] = null_label
+  return section
 
 
 @dataclasses.dataclass(frozen=True)

@@ -209,3 +209,14 @@ def tree_shardings(tree: Any, mesh: Mesh, *, zero1: bool = False) -> Any:
     )
 
   return jax.tree.map_with_path(one, tree)
+
+
+def placed(shapes: Any, shardings: Any, dtype: str | None = None) -> Any:
+  """Shapes and shardings as one tree; of another dtype where it is given."""
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, dtype or leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )

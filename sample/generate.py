@@ -55,15 +55,15 @@ class SampleConfig:
     batch_size: images per compiled call, over all devices.
   """
 
-  solver: str
-  steps: int
-  spacing: str
-  shift: float
-  last: float
-  respacing: str
-  scales_at: str
-  state_dtype: str
-  batch_size: int
+  solver: str = 'euler_maruyama'
+  steps: int = 250
+  spacing: str = 'uniform'
+  shift: float = 1.0
+  last: float = 0.04
+  respacing: str = ''
+  scales_at: str = 'step'
+  state_dtype: str = 'float32'
+  batch_size: int = 64
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""

@@ -8,8 +8,8 @@ import pytest
 from commands import ROOT, quickly, run
 
 from dit import weights
+from dit.checkpoint import steps_of
 from train import settings
-from train.checkpoint import steps_of
 from train.distill import recipe
 from train.distill import run as distilling
 from train.experiment import build

@@ -18,9 +18,10 @@ import numpy as np
 import optax
 import pytest
 
+from dit.checkpoint import restore_weights
 from dit.sharding import make_mesh
 from train import settings, state
-from train.checkpoint import CheckpointConfig, Checkpointer, restore_weights
+from train.checkpoint import CheckpointConfig, Checkpointer
 from train.experiment import build
 from train.optimizer import make_optimizer
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from sample import store as store_lib
 from sample import sweep
-from train import sampling, settings, trained
+from sample.pipeline import SAMPLING
+from train import sampling, settings
 from train.experiment import build
 
 QUICK = ['--num=20', '--config.sample.batch_size=8', '--config.sample.steps=2']
@@ -177,7 +178,7 @@ def test_presets_are_settings_of_their_family(name):
   family = 'ig_' if 'ig:' in guidance else ''
   family += name.split('_')[0]
   config = settings.load_config('configs/base.py')
-  config.sample.update(trained.SAMPLING.get(family, {}))
+  config.sample.update(SAMPLING.get(family, {}))
   expected = config.sample.to_dict()
   settings.override(config, assignments)
   experiment = build(config.to_dict())

@@ -14,6 +14,7 @@ from PIL import Image
 from dit import autoencoder, convert, model, quantize, weights
 from dit.config import DiTConfig
 from dit.types import InputError
+from sample import decoder as decoder_lib
 from train import trained, workdir
 from train.experiment import build
 
@@ -248,7 +249,7 @@ def test_images_that_are_not_finite_are_reported(tmp_path):
 
 def test_wrong_autoencoder():
   with pytest.raises(InputError, match='latents of 4 channels, no images'):
-    trained.check_decoder(None, 4)
+    decoder_lib.check_decoder(None, 4)
   decoder = autoencoder.load('pixels', channels=3)
   with pytest.raises(InputError, match='3 latent channels, the network 4'):
-    trained.check_decoder(decoder, 4)
+    decoder_lib.check_decoder(decoder, 4)

@@ -11,8 +11,9 @@ from dit.types import InputError
 from guidance.parse import parse, with_guide
 from sample import generate, writer
 from sample.compare import split_names
+from sample.decoder import read_decoder
 from sample.film import Film, film
-from train import page, trained
+from train import page
 from train.drawing import Opened, Request
 
 _SIDE = 10  # classes on the sheet of samples, and images of each
@@ -42,9 +43,9 @@ class Artist:
       self._texts = self._texts or ['none']
       opened.check(self._texts)
     opened.check_weights()
-    self._decoder = trained.read_decoder(
+    self._decoder = read_decoder(
       autoencoder or log.preview_autoencoder or None,
-      experiment,
+      experiment.model.channels,
       request.source.latents(),
       opened.mesh,
     )

@@ -28,14 +28,18 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dit import model
-from dit.config import DiTConfig, check_choice
+from dit.checkpoint import (
+  checkpoint_step,
+  folder_of,
+  restore_item,
+  steps_of,
+  unreadable,
+)
+from dit.config import check_choice
+from dit.digests import check_digests, digests_of
 from dit.types import InputError
 from sample.metrics.measure import METRICS
-from train.digests import check_digests, digests_of
-from train.state import TrainState, weights_like
-
-WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
+from train.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +78,6 @@ class CheckpointConfig:
           f'checkpoint.{name} is {getattr(self, name)}, expected at least '
           f'{least}.'
         )
-
-
-def folder_of(workdir: epath.PathLike) -> epath.Path:
-  """Where a run keeps its checkpoints."""
-  return epath.Path(workdir).expanduser().resolve() / 'checkpoints'
 
 
 class SaveError(RuntimeError):
@@ -249,7 +248,7 @@ class Checkpointer:
   def _damaged(self, step: int, error: Exception) -> None:
     """Raises; with `fallback` moves the checkpoint out of the way instead."""
     folder = self._folder / str(step)
-    damaged = _unreadable(folder, error)
+    damaged = unreadable(folder, error)
     if not self._config.fallback:
       raise damaged from error
     logging.warning('%s It is moved to %s.', damaged, self._aside)
@@ -287,89 +286,12 @@ def _everywhere(ok: bool) -> bool:
   return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
-def steps_of(workdir: epath.PathLike) -> list[int]:
-  """Steps of a run's complete checkpoints, rising."""
-  folder = folder_of(workdir)
-  return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
-
-
-def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
-  """`step`, or that of the newest checkpoint; InputError if it is not there."""
-  folder, steps = folder_of(workdir), steps_of(workdir)
-  if not steps:
-    raise InputError(
-      f'no checkpoint in {folder}; train first: python main.py train '
-      f'--workdir={workdir}.'
-    )
-  if step is not None and step not in steps:
-    raise InputError(
-      f'no checkpoint of step {step} in {folder}; there are steps '
-      f'{", ".join(map(str, steps))} (checkpoint.keep_every_images '
-      'keeps earlier ones).'
-    )
-  return max(steps) if step is None else step
-
-
-def restore_weights(
-  workdir: epath.Path,
-  config: DiTConfig,
-  mesh: jax.sharding.Mesh,
-  weights: str = 'ema',
-  step: int | None = None,
-) -> tuple[model.Params, int]:
-  """Reads only the weights of one of a run's checkpoints.
-
-  Args:
-    workdir: of the run.
-    config: the network.
-    mesh: where to put them.
-    weights: 'ema' or 'raw'.
-    step: of the checkpoint; None for the newest.
-
-  Returns:
-    The weights, and the step at which they were saved.
-
-  Raises:
-    InputError: if there is no such checkpoint.
-  """
-  step = checkpoint_step(workdir, step)
-  # Averages are float32 whatever the parameters are; see train.state.
-  target = weights_like(config, mesh, 'float32' if weights == 'ema' else None)
-  return _restore_item(workdir, WEIGHTS[weights], target, step), step
-
-
 def restore_training(
   workdir: epath.PathLike, abstract: TrainState
 ) -> dict[str, Any]:
   """The newest state of a run but its weights, laid out as `abstract` says."""
   target = _items(abstract)['training']
-  return _restore_item(workdir, 'training', target, checkpoint_step(workdir))
-
-
-def _restore_item(
-  workdir: epath.PathLike, item: str, target: Any, step: int
-) -> Any:
-  """One item of a checkpoint, checked; InputError where it is damaged."""
-  folder = folder_of(workdir) / str(step)
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      tree = checkpointer.restore(folder / item, target)
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-      digests = checkpointer.restore(folder / 'digests')
-    check_digests(item, tree, digests[item])
-  except Exception as error:  # Orbax raises whatever its parts raise
-    raise _unreadable(folder, error) from error
-  return tree
-
-
-def _unreadable(folder: epath.Path, error: Exception) -> InputError:
-  """The error for a checkpoint that cannot be read, in one line."""
-  reason = ' '.join(str(error).split())[:200]
-  return InputError(
-    f'checkpoint {folder} cannot be read ({type(error).__name__}: {reason}); '
-    'it is damaged or of another version. checkpoint.fallback=true trains on '
-    'from the one before; sampling takes another --step.'
-  )
+  return restore_item(workdir, 'training', target, checkpoint_step(workdir))
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dit.types import Denoiser, InputError
 from guidance import parse
 from guidance.parse import describe, with_guide
 from sample import generate, sampler
+from sample.decoder import read_decoder
 from train import trained
 from train.data.source import check_source, load_all, open_source
 from train.experiment import Experiment
@@ -127,7 +128,7 @@ class Drawing:
       guidance: as text.
       num: how many.
       labels: their plan; see `generate.plan_labels`.
-      autoencoder: as `trained.read_autoencoder` reads it.
+      autoencoder: as `decoder.read_autoencoder` reads it.
 
     Raises:
       InputError: for what cannot be drawn.
@@ -143,8 +144,11 @@ class Drawing:
       labels, num, self.experiment.model.num_classes, request.seed
     )
     opened.check_weights()
-    self._decoder = trained.read_decoder(
-      autoencoder, self.experiment, request.source.latents(), opened.mesh
+    self._decoder = read_decoder(
+      autoencoder,
+      self.experiment.model.channels,
+      request.source.latents(),
+      opened.mesh,
     )
     self._autoencoder = (autoencoder or '').partition(':')[0]
 

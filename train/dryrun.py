@@ -18,6 +18,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from dit import model
+from dit.checkpoint import weights_like
 from dit.path import path_named
 from dit.sharding import (
   batch_parts,
@@ -31,7 +32,6 @@ from guidance import parse
 from guidance.parse import describe
 from sample import generate, sampler
 from sample.writer import flatten
-from train import state as state_lib
 from train.experiment import Experiment
 from train.hlo import collectives
 from train.loop import check_settings, plan
@@ -114,7 +114,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
   """A report on the sampler, without the decoder; arguments as `train`."""
   experiment, mesh = placed(experiment, topology)
   method, path = parse(guidance), path_named(experiment.objective.path)
-  weights = state_lib.weights_like(experiment.model, mesh, 'float32')
+  weights = weights_like(experiment.model, mesh, 'float32')
   denoiser = model.bind(experiment.model, weights)
   generate.check(
     experiment.sample,

@@ -110,7 +110,7 @@ def evaluate_run(
     guidance: as text.
     num: images of each of the `eval.repeats` sets.
     labels: their plan; see `generate.plan_labels`.
-    autoencoder: as `trained.read_autoencoder` reads it.
+    autoencoder: as `decoder.read_autoencoder` reads it.
     row: the published figures to compare with; {} for none.
 
   Returns:

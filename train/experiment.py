@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from dit import sharding
-from dit.config import DiTConfig, check_choice, named_size
+from dit.config import DiTConfig, network_of
 from dit.types import InputError
 from guidance import parse
 from sample.compare import CompareConfig
@@ -135,34 +135,13 @@ def build(config: dict[str, Any]) -> Experiment:
       f'the config has the sections {sorted(config)}, expected '
       f'{sorted(["seed", *SECTIONS])}; is it of another version?'
     )
-  network = _named(config['model'])
-  if network.get('null_label') == 'auto':
-    network['null_label'] = bool(config['objective'].get('label_dropout'))
+  null_label = bool(config['objective'].get('label_dropout'))
+  network = network_of(config['model'], null_label=null_label)
   sections = {**config, 'model': network}
   parts = {
     name: _part(name, kind, sections[name]) for name, kind in SECTIONS.items()
   }
   return Experiment(seed=config['seed'], **parts)
-
-
-def _named(section: dict[str, Any]) -> dict[str, Any]:
-  """The section `model`, what it leaves open filled in by its name."""
-  if 'name' not in section:
-    raise InputError(
-      "config section 'model' lacks ['name']; is it of another version?"
-    )
-  section = dict(section)
-  for key, value in named_size(section.pop('name')).items():
-    given = section.get(key, 0)
-    if given == 'auto' or (given == 0 and given is not False):
-      section[key] = value
-  for key in ('rope', 'learn_sigma', 'null_label'):
-    given = section.get(key, False)
-    if not isinstance(given, bool):
-      check_choice(f'model.{key}', given, ('auto', 'true', 'false'))
-      if given != 'auto':
-        section[key] = given == 'true'
-  return section
 
 
 def _part(name: str, kind: type, values: dict[str, Any]) -> Any:

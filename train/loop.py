@@ -20,12 +20,13 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dit import model
+from dit.checkpoint import steps_of
 from dit.sharding import check_batch, check_model, make_mesh
 from dit.types import InputError
 from sample import writer
 from train import cluster
 from train import state as state_lib
-from train.checkpoint import Checkpointer, SaveError, steps_of
+from train.checkpoint import Checkpointer, SaveError
 from train.curves import losses
 from train.data.pipeline import batches
 from train.data.source import (

@@ -14,10 +14,10 @@ from dit.sharding import check_batch
 from dit.types import InputError
 from guidance import parse
 from sample import generate, writer
+from sample.decoder import read_decoder
 from sample.metrics.measure import LOWER, as_dict
 from train.evaluation import Evaluator, plan
 from train.experiment import Experiment
-from train.trained import read_decoder
 
 
 class Samples:
@@ -45,7 +45,9 @@ class Samples:
     )
     self._path = path_named(experiment.objective.path)
     self._guidance = parse(guidance)
-    self._decoder = read_decoder(autoencoder or None, experiment, latents, mesh)
+    self._decoder = read_decoder(
+      autoencoder or None, config.channels, latents, mesh
+    )
     generate.check(
       self._sampling,
       self._guidance,
@@ -95,7 +97,7 @@ class Preview:
 
     Args:
       experiment: every setting.
-      latents: what the network is trained on; see `trained.read_decoder`.
+      latents: what the network is trained on; see `decoder.read_decoder`.
       mesh: the devices.
 
     Raises:

@@ -7,6 +7,7 @@ from dit import model
 from dit.autoencoder import Autoencoder
 from dit.sharding import MeshConfig, check_batch, make_mesh
 from dit.types import InputError
+from sample.decoder import read_autoencoder
 from train.data.files import open_images
 from train.data.prepare import layout_of
 from train.data.prepare import prepare as write_records
@@ -14,7 +15,6 @@ from train.data.processes import together
 from train.data.records import Metadata
 from train.data.shards import check_shards
 from train.experiment import Experiment
-from train.trained import read_autoencoder
 
 
 def prepare(
@@ -28,7 +28,7 @@ def prepare(
     experiment: its sections data and prepare.
     images: as `files.open_images` reads it.
     split: name of the records' split, such as train.
-    autoencoder: as `trained.read_autoencoder` reads it; None for pixels.
+    autoencoder: as `decoder.read_autoencoder` reads it; None for pixels.
 
   Returns:
     A report of one line.

@@ -17,12 +17,12 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from dit import model
+from dit.checkpoint import steps_of
 from dit.types import InputError
 from guidance import parse
 from sample import writer
 from train import curves, page
 from train.artist import Artist
-from train.checkpoint import steps_of
 from train.drawing import Request
 from train.experiment import Experiment
 from train.log import read_metrics
@@ -46,7 +46,7 @@ def report(
     request: the run; where to.
     guidance: methods to draw with, as text, the first for the sheet; empty:
       those of the previews and of the section compare that the network serves.
-    autoencoder: as `trained.read_autoencoder` reads it; None: that of the
+    autoencoder: as `decoder.read_autoencoder` reads it; None: that of the
       previews, if any.
     draw: whether to draw at all, for which the weights are read.
 

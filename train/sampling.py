@@ -17,10 +17,11 @@ from dit.types import InputError
 from sample import compare as compare_lib
 from sample import sweep as sweep_lib
 from sample import writer
+from sample.decoder import read_decoder
 from sample.metrics import classifier
 from sample.metrics.measure import METRICS, as_dict, name_of
 from sample.store import Store
-from train import trained, workdir
+from train import workdir
 from train.drawing import Drawing, Opened, Request
 from train.evaluation import Evaluator
 from train.log import image_progress
@@ -75,7 +76,7 @@ def sample(
     guidance: as text.
     num: how many.
     labels: their plan; see `generate.plan_labels`.
-    autoencoder: as `trained.read_autoencoder` reads it.
+    autoencoder: as `decoder.read_autoencoder` reads it.
     form: one of `store.FORMATS`.
     overwrite: discards images of another protocol in the folder.
   """
@@ -203,9 +204,9 @@ def sweep(
   opened.check(grid.texts())
   experiment = opened.experiment
   opened.check_weights()
-  decoder = trained.read_decoder(
+  decoder = read_decoder(
     experiment.eval.autoencoder or None,
-    experiment,
+    experiment.model.channels,
     request.source.latents(),
     opened.mesh,
   )

@@ -14,11 +14,11 @@ from absl import logging
 from etils import epath
 
 from dit import model
+from dit.checkpoint import weights_like
 from dit.config import DiTConfig
 from dit.types import InputError
 from train.checkpoint import SaveError
 from train.ema import EMAConfig, check_width, coefficients
-from train.state import weights_like
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from dit import model
 from dit.config import DiTConfig
-from dit.sharding import tree_shardings
+from dit.sharding import placed, tree_shardings
 
 
 @jax.tree_util.register_dataclass
@@ -64,25 +64,6 @@ def fresh(
   )
 
 
-def weights_like(
-  config: DiTConfig, mesh: Mesh, dtype: str | None = None
-) -> model.Params:
-  """Shapes and shardings of the weights; of averages with dtype float32."""
-  shapes = model.shapes(config)
-  return laid_out(shapes, tree_shardings(shapes, mesh), dtype)
-
-
-def laid_out(shapes: Any, shardings: Any, dtype: str | None = None) -> Any:
-  """Shapes and shardings as one tree; of another dtype where it is given."""
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, dtype or leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
-  )
-
-
 def abstract(
   config: DiTConfig,
   optimizer: optax.GradientTransformation,
@@ -106,7 +87,7 @@ def abstract(
     tree_shardings(shapes, mesh, zero1=zero1),
     params=tree_shardings(shapes.params, mesh),
   )
-  return laid_out(shapes, shardings)
+  return placed(shapes, shardings)
 
 
 def init(

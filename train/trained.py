@@ -7,7 +7,6 @@ one that came from a run as the run is.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,28 +15,15 @@ import ml_collections
 from absl import logging
 from jax.sharding import Mesh
 
-from dit import autoencoder, model, weights
-from dit.autoencoder import Autoencoder
-from dit.config import DiTConfig, check_choice, nearest
-from dit.latents import Normalisation
-from dit.published import read_tensors
-from dit.sharding import replicated, tree_shardings
+from dit import model, weights
+from dit.checkpoint import WEIGHTS, checkpoint_step, restore_weights
+from dit.config import DiTConfig, check_choice
+from dit.sharding import tree_shardings
 from dit.types import Denoiser, InputError
-from train import checkpoint, snapshots, workdir
+from sample.pipeline import OF_MACHINE, path_of, sampler_of
+from train import snapshots, workdir
 from train.experiment import Experiment, build
 from train.settings import load_config, override
-
-# What differs from configs/base.py, whose defaults are those of ig_sit.
-_LIGHTNING = {'last': 0.0, 'shift': 1 / 0.3, 'scales_at': 'evaluation'}
-SAMPLING = {
-  'dit': {'solver': 'ddpm', 'respacing': '250'},
-  'sit': {'solver': 'euler_maruyama:diffusion=sigma'},
-  'lightningdit': {'solver': 'euler', 'steps': 249, **_LIGHTNING},
-  'ig_lightningdit': {'solver': 'heun:last=heun', 'steps': 124, **_LIGHTNING},
-}
-
-OF_MACHINE = 'batch_size'  # of the section `sample`: it changes no image
-_MOST = 100_000  # of a number in the section `sample` of a folder
 
 # Of the network: how it computes, not what its weights are.
 _NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
@@ -97,7 +83,7 @@ class Source:
   def check(self) -> None:
     """Raises InputError if a run has no such checkpoint."""
     if self.is_run and not (self.weights or '').startswith('ema:'):
-      checkpoint.checkpoint_step(self.place, self.step)
+      checkpoint_step(self.place, self.step)
 
   def load(
     self, experiment: Experiment, mesh: Mesh
@@ -152,14 +138,14 @@ def run_weights(
   """
   if (width := _width_of(which)) is not None:
     return snapshots.reconstruct(place, config, mesh, width, step)
-  return checkpoint.restore_weights(place, config, mesh, which, step)
+  return restore_weights(place, config, mesh, which, step)
 
 
 def _width_of(which: str) -> float | None:
   """WIDTH of 'ema:WIDTH'; None for other names that are known."""
   name, _, width = which.partition(':')
   if not width:
-    check_choice('--weights', which, checkpoint.WEIGHTS)
+    check_choice('--weights', which, WEIGHTS)
     return None
   try:
     if name == 'ema':
@@ -167,7 +153,7 @@ def _width_of(which: str) -> float | None:
   except ValueError:
     pass
   raise InputError(
-    f'--weights is {which!r}, expected {", ".join(checkpoint.WEIGHTS)}, or '
+    f'--weights is {which!r}, expected {", ".join(WEIGHTS)}, or '
     'ema:WIDTH such as ema:0.1.'
   )
 
@@ -245,130 +231,17 @@ def check_guide(guide: Experiment, experiment: Experiment) -> None:
 def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
   network, info = weights.load_config(folder)
   config = load_config('configs/base.py')
-  config.sample.update(SAMPLING.get(str(info.get('family')), {}))
-  config.sample.update(_sampler_of(folder, info, config.sample.to_dict()))
+  config.sample.update(sampler_of(folder, info))
   experiment = build(_override(config, overrides, 'folder').to_dict())
-  path = 'discrete' if network.convention == 'noise' else 'linear'
   return dataclasses.replace(
     experiment,
     model=network,
     objective=dataclasses.replace(
       experiment.objective,
-      path=info.get('path', path),
+      path=path_of(network, info),
       label_dropout=experiment.objective.label_dropout * network.null_label,
     ),
   )
-
-
-def _sampler_of(
-  folder: str, info: dict[str, Any], defaults: dict[str, Any]
-) -> dict[str, Any]:
-  """The section `sample` of the run that a folder came from, checked."""
-  section = info.get('sample', {})
-  where = f'{folder}/config.json'
-  if not isinstance(section, dict):
-    raise InputError(f'{where} has a "sample" that is no section.')
-  known = [key for key in defaults if key != OF_MACHINE]
-  for key, value in section.items():
-    if key not in known:
-      raise InputError(
-        f'{where} has an unknown key {json.dumps(f"sample.{key}")}; is it of a '
-        'newer version?' + nearest(key, known)
-      )
-    kind = type(defaults[key])
-    fits = type(value) is kind or (kind, type(value)) == (float, int)
-    # Steps of a stranger's file must not fill the memory; nan is no number.
-    if not fits or (kind is not str and not abs(value) <= _MOST):
-      raise InputError(
-        f'{where} has sample.{key} = {json.dumps(value)[:100]}, expected '
-        f'{kind.__name__}' + f' up to {_MOST}' * (kind is not str) + '.'
-      )
-  return section
-
-
-def read_autoencoder(
-  text: str | None, mesh: Mesh, half: str
-) -> Autoencoder | None:
-  """Reads an autoencoder.
-
-  Args:
-    text: 'NAME:FILE[,FILE...]', a name of `autoencoder.AUTOENCODERS` and its
-      published files, a file of latent statistics among them; None, or
-      'pixels', where latents are images.
-    mesh: where to put the weights, whole on every device.
-    half: that is needed, 'encoder' or 'decoder'.
-
-  Raises:
-    InputError: if the files are not those of the name, or lack the half.
-  """
-  if text in (None, 'pixels'):
-    return None
-  name, _, files = text.partition(':')
-  check_choice('--autoencoder', name, autoencoder.AUTOENCODERS)
-  tensors = [read_tensors(file)[0] for file in filter(None, files.split(','))]
-  statistics = [t for t in tensors if t.keys() == {'mean', 'std'}]
-  rest = [t for t in tensors if t.keys() != {'mean', 'std'}]
-  loaded = autoencoder.load(
-    name, *rest, statistics=statistics[0] if statistics else None
-  )
-  if half not in loaded.params:
-    raise InputError(f'autoencoder {text} has no {half}; add its file.')
-  return jax.device_put(loaded, replicated(mesh))
-
-
-def read_decoder(
-  text: str | None, experiment: Experiment, latents: dict[str, Any], mesh: Mesh
-) -> Autoencoder | None:
-  """Reads what makes images of the network's latents.
-
-  Args:
-    text: as `read_autoencoder` takes it.
-    experiment: of the network.
-    latents: what the run or folder knows of its latents; see `Source.latents`.
-    mesh: where to put the weights.
-
-  Returns:
-    The autoencoder, with the normalisation that the network was trained with;
-    None where latents are images.
-
-  Raises:
-    InputError: if its latents are not the network's, or one is needed.
-  """
-  decoder = read_autoencoder(text, mesh, 'decoder')
-  check_decoder(decoder, experiment.model.channels)
-  if text is None or decoder is None or not latents:
-    return decoder
-  trained_on = latents['autoencoder']
-  name = text.partition(':')[0]
-  if name != trained_on['name']:
-    raise InputError(
-      f'--autoencoder is {name}, but the network was trained on latents of '
-      f'{trained_on["name"]}.'
-    )
-  encoder = decoder.params.get('encoder')
-  if encoder and model.fingerprint(encoder) != trained_on['encoder_sha256']:
-    raise InputError(
-      f'the encoder in {text} is not that of the latents that the network was '
-      'trained on; give the file that they were prepared with.'
-    )
-  normalisation = Normalisation(
-    *(tuple(latents['normalisation'][name]) for name in ('mean', 'std'))
-  )
-  return dataclasses.replace(decoder, normalisation=normalisation)
-
-
-def check_decoder(decoder: Autoencoder | None, channels: int) -> None:
-  """Raises InputError unless it makes images of latents of `channels`."""
-  if decoder is None and channels not in (1, 3):
-    raise InputError(
-      f'the network makes latents of {channels} channels, no images; say what '
-      'decodes them, such as --autoencoder=sd_vae:vae.safetensors.'
-    )
-  if decoder is not None and decoder.latent_channels != channels:
-    raise InputError(
-      f'the autoencoder has {decoder.latent_channels} latent channels, the '
-      f'network {channels}; choose the one that it was trained on.'
-    )
 
 
 def _override(

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from dit.checkpoint import restore_weights
 from dit.quantize import SCHEMES
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import InputError
 from dit.weights import load_folder
-from train import checkpoint, exchange, loop, workdir
+from train import exchange, loop, workdir
 from train.exchange import exchange as convert
 from train.experiment import build
 
@@ -132,7 +133,7 @@ def test_pickle_to_folder(tmp_path):
 def test_run_to_folder(tmp_path, run, weights):
   report = convert(str(run), str(tmp_path / 'net'), weights=weights)
   config, params, info = load_folder(tmp_path / 'net')
-  expected, step = checkpoint.restore_weights(
+  expected, step = restore_weights(
     run, config, make_mesh(MeshConfig()), weights or 'ema'
   )
   expected = jax.device_get(expected)

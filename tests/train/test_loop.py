@@ -10,6 +10,7 @@ from etils import epath
 from PIL import Image
 
 from dit import model
+from dit.checkpoint import restore_weights
 from dit.sharding import replicated
 from dit.types import InputError
 from train import checkpoint, loop, report
@@ -21,7 +22,7 @@ KEEP = ('checkpoint.every_images=80', 'log.every_images=16')
 
 def weights(workdir, experiment):
   mesh = loop.make_mesh(experiment.mesh)
-  return checkpoint.restore_weights(workdir, experiment.model, mesh, 'raw')
+  return restore_weights(workdir, experiment.model, mesh, 'raw')
 
 
 @pytest.fixture(scope='module')

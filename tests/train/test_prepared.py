@@ -12,6 +12,7 @@ from PIL import Image
 
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import InputError
+from sample.decoder import read_decoder
 from train import state
 from train.data.files import open_images
 from train.data.pipeline import batches
@@ -25,7 +26,6 @@ from train.data.source import (
 )
 from train.optimizer import make_optimizer, make_schedule
 from train.step import make_train_step
-from train.trained import read_decoder
 
 COUNT = 32
 
@@ -177,14 +177,14 @@ def test_flip_needs_mirrored_records(images, tmp_path, make_experiment):
 
 def test_another_decoder_is_refused(monkeypatch):
   decoder = types.SimpleNamespace(latent_channels=3, params={'decoder': {}})
-  monkeypatch.setattr('train.trained.read_autoencoder', lambda *_: decoder)
-  experiment = types.SimpleNamespace(model=types.SimpleNamespace(channels=3))
+  monkeypatch.setattr('sample.decoder.read_autoencoder', lambda *_: decoder)
+
   about = {'autoencoder': {'name': 'taef2', 'encoder_sha256': 'abc'}}
   with pytest.raises(InputError, match='trained on latents of taef2'):
-    read_decoder('sd_vae:file', experiment, about, None)
+    read_decoder('sd_vae:file', 3, about, None)
   decoder.params['encoder'] = {'w': np.ones(2)}
   with pytest.raises(InputError, match='not that of the latents'):
-    read_decoder('taef2:file', experiment, about, None)
+    read_decoder('taef2:file', 3, about, None)
 
 
 @pytest.mark.slow

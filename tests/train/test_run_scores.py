@@ -6,10 +6,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from dit.checkpoint import steps_of
 from dit.types import InputError
 from sample import generate
 from train import loop
-from train.checkpoint import steps_of
 from train.log import read_metrics
 from train.workdir import claim
 

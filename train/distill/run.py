@@ -13,6 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dit import model
+from dit.checkpoint import steps_of
 from dit.config import DiTConfig
 from dit.latents import Normalisation
 from dit.path import Linear, path_named
@@ -21,7 +22,7 @@ from dit.types import InputError
 from sample import writer
 from sample.solvers import Euler, Renoise
 from train import loop
-from train.checkpoint import restore_training, steps_of
+from train.checkpoint import restore_training
 from train.data.pipeline import batches
 from train.data.source import (
   about_latents,

@@ -20,11 +20,11 @@ from jax.sharding import Mesh
 
 from dit import latents, model
 from dit.config import DiTConfig
-from dit.sharding import tree_shardings
+from dit.sharding import placed, tree_shardings
 from train import ema
 from train.distill import discriminator, lora
 from train.distill.objective import Distillation
-from train.state import TrainState, laid_out
+from train.state import TrainState
 from train.step import Metrics, latents_of
 
 _NO_LATENTS = latents.Normalisation()
@@ -118,7 +118,7 @@ def abstract(
     params=tree_shardings(shapes.params, mesh),
     fake=tree_shardings(shapes.fake, mesh),
   )
-  return laid_out(shapes, shardings)
+  return placed(shapes, shardings)
 
 
 def make_distill_step(

@@ -1,0 +1,325 @@
+"""From a checkpoint to images, in a notebook.
+
+  from sample import load, tile
+
+  pipeline = load('runs/digits')
+  images = pipeline([3, 8] * 8, 'ig:1.5,cfg:1.2@0-0.7', steps=25)
+  Image.fromarray(tile(images, columns=8).squeeze())
+
+`load` reads a run, or a folder of weights that `main.py convert` made of a run
+or of a published file. Images are those that `main.py sample` draws of the same
+weights, labels and seed.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from dit import model
+from dit import weights as folders
+from dit.autoencoder import Autoencoder
+from dit.checkpoint import WEIGHTS, restore_weights
+from dit.config import DiTConfig, check_choice, nearest, network_of
+from dit.path import Path, path_named
+from dit.sharding import MeshConfig, batch_parts, make_mesh, tree_shardings
+from dit.types import Denoiser, InputError
+from guidance import Guidance, parse
+from guidance.parse import with_guide
+from sample import generate
+from sample.decoder import read_decoder
+from sample.film import Film, film
+from sample.generate import SampleConfig
+
+# By family of published files, what differs from the defaults of
+# `SampleConfig`, which are those of ig_sit.
+_LIGHTNING = {'last': 0.0, 'shift': 1 / 0.3, 'scales_at': 'evaluation'}
+SAMPLING = {
+  'dit': {'solver': 'ddpm', 'respacing': '250'},
+  'sit': {'solver': 'euler_maruyama:diffusion=sigma'},
+  'lightningdit': {'solver': 'euler', 'steps': 249, **_LIGHTNING},
+  'ig_lightningdit': {'solver': 'heun:last=heun', 'steps': 124, **_LIGHTNING},
+}
+
+OF_MACHINE = 'batch_size'  # of the section `sample`: it changes no image
+_MOST = 100_000  # of a number in the section `sample` of a folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+  """A network, and how it is sampled.
+
+  Attributes:
+    denoiser: the network, its parameters on the devices.
+    sampling: how to integrate.
+    path: of its velocity.
+    shape: (H, W, C) of its latents.
+    mesh: the devices.
+    autoencoder: makes images of latents; None where they are images.
+  """
+
+  denoiser: Denoiser
+  sampling: SampleConfig
+  path: Path
+  shape: tuple[int, int, int]
+  mesh: Mesh
+  autoencoder: Autoencoder | None = None
+
+  def __call__(
+    self,
+    labels: Sequence[int] | np.ndarray,
+    guidance: str | Guidance = 'none',
+    *,
+    seed: int = 0,
+    guide: 'Pipeline | None' = None,
+    **sampling: Any,
+  ) -> np.ndarray:
+    """Draws images.
+
+    Args:
+      labels: (n,), a class for each image.
+      guidance: as text, such as 'ig:1.5,cfg:1.2@0-0.7', or made by hand.
+      seed: of all noise; image i depends on it and on i.
+      guide: whose network is the weaker one of guidance auto.
+      **sampling: fields of `SampleConfig` to change, such as steps=25.
+
+    Returns:
+      (n, H, W, C) uint8.
+
+    Raises:
+      InputError: for what cannot be drawn; names what can.
+    """
+    labels, config = self._checked(labels), self._config(sampling)
+    # No larger than it need be: filling up a batch takes time, too.
+    parts = batch_parts(self.mesh)
+    batch_size = min(config.batch_size, -(-len(labels) // parts) * parts)
+    images, _ = generate.generate(
+      self.denoiser,
+      _method(guidance, guide),
+      labels,
+      dataclasses.replace(config, batch_size=batch_size),
+      path=self.path,
+      shape=self.shape,
+      mesh=self.mesh,
+      seed=seed,
+      autoencoder=self.autoencoder,
+    )
+    return images
+
+  def film(
+    self,
+    labels: Sequence[int] | np.ndarray,
+    guidance: str | Guidance,
+    *,
+    seed: int = 0,
+    frames: int = 10,
+    guide: 'Pipeline | None' = None,
+    **sampling: Any,
+  ) -> Film:
+    """What guidance changes along the way; see `sample.film`."""
+    return film(
+      self.denoiser,
+      _method(guidance, guide),
+      self._checked(labels),
+      self._config(sampling),
+      path=self.path,
+      shape=self.shape,
+      mesh=self.mesh,
+      seed=seed,
+      frames=frames,
+      autoencoder=self.autoencoder,
+    )
+
+  def nfe(
+    self,
+    guidance: str | Guidance = 'none',
+    *,
+    seed: int = 0,
+    guide: 'Pipeline | None' = None,
+    **sampling: Any,
+  ) -> float | None:
+    """Network evaluations per image, in whole passes; None if they vary."""
+    return generate.declared_nfe(
+      self.denoiser,
+      _method(guidance, guide),
+      self._config(sampling),
+      self.path,
+      seed,
+    )
+
+  def _config(self, changes: Mapping[str, Any]) -> SampleConfig:
+    known = [field.name for field in dataclasses.fields(SampleConfig)]
+    for name in changes:
+      if name not in known:
+        raise InputError(
+          f'unknown setting {name!r}; there are {", ".join(known)}.'
+          + nearest(name, known)
+        )
+    return dataclasses.replace(self.sampling, **changes)
+
+  def _checked(self, labels: Sequence[int] | np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    count = self.denoiser.num_classes
+    if (
+      labels.ndim != 1
+      or not labels.size
+      or labels.dtype.kind not in 'iu'
+      or labels.min() < 0
+      or labels.max() >= count
+    ):
+      raise InputError(
+        f'labels are {labels}, expected a list of classes between 0 and '
+        f'{count - 1}, one for each image.'
+      )
+    return labels.astype(np.int32)
+
+
+def load(
+  place: epath.PathLike,
+  *,
+  weights: str = 'ema',
+  step: int | None = None,
+  autoencoder: str | None = None,
+  mesh: Mesh | None = None,
+) -> Pipeline:
+  """Reads a network, and how it was sampled.
+
+  Args:
+    place: the workdir of a run, or a folder of weights made by `main.py
+      convert`.
+    weights: of a run, 'ema' or 'raw'; a folder holds one set.
+    step: of a run's checkpoint; None for the newest.
+    autoencoder: what makes images of its latents, as NAME:FILE[,FILE...] such
+      as 'sd_vae:vae.safetensors'; None where latents are images.
+    mesh: the devices; None for all of them.
+
+  Returns:
+    The network, ready to draw.
+
+  Raises:
+    InputError: if there is none, or the autoencoder does not fit.
+  """
+  place = epath.Path(place).expanduser()
+  mesh = make_mesh(MeshConfig()) if mesh is None else mesh
+  about = _read_json(place / 'config.json')
+  if 'format' in about:
+    if weights != 'ema' or step is not None:
+      raise InputError(
+        f'{place} is a folder of weights, which holds one set; weights and '
+        'step are for runs.'
+      )
+    config, info = folders.load_config(place)
+    path, latents = path_of(config, info), info.get('latents', {})
+    sampling = SampleConfig(**sampler_of(place, info))
+  else:
+    config, path, sampling = _of_run(place, about)
+    file = place / 'latents.json'
+    latents = _read_json(file) if file.exists() else {}
+  decoder = read_decoder(autoencoder, config.channels, latents, mesh)
+  if 'format' in about:
+    params = jax.device_put(
+      folders.load_folder(place)[1], tree_shardings(model.shapes(config), mesh)
+    )
+  else:
+    check_choice('weights', weights, WEIGHTS)
+    params, _ = restore_weights(place, config, mesh, weights, step)
+  return Pipeline(
+    model.bind(config, params),
+    sampling,
+    path_named(path),
+    config.latent_shape,
+    mesh,
+    decoder,
+  )
+
+
+def sampler_of(
+  folder: epath.PathLike, info: Mapping[str, Any]
+) -> dict[str, Any]:
+  """How a folder of weights is sampled: as its run was, or its family is.
+
+  Args:
+    folder: for messages.
+    info: what its config.json says beside the network.
+
+  Returns:
+    Fields of `SampleConfig` that differ from its defaults.
+
+  Raises:
+    InputError: for what is no setting, of a file that someone wrote.
+  """
+  section = info.get('sample', {})
+  where = f'{folder}/config.json'
+  if not isinstance(section, dict):
+    raise InputError(f'{where} has a "sample" that is no section.')
+  fields = dataclasses.fields(SampleConfig)
+  defaults = {f.name: f.default for f in fields if f.name != OF_MACHINE}
+  for key, value in section.items():
+    if key not in defaults:
+      raise InputError(
+        f'{where} has an unknown key {json.dumps(f"sample.{key}")}; is it of a '
+        'newer version?' + nearest(key, defaults)
+      )
+    kind = type(defaults[key])
+    fits = type(value) is kind or (kind, type(value)) == (float, int)
+    # Steps of a stranger's file must not fill the memory; nan is no number.
+    if not fits or (kind is not str and not abs(value) <= _MOST):
+      raise InputError(
+        f'{where} has sample.{key} = {json.dumps(value)[:100]}, expected '
+        f'{kind.__name__}' + f' up to {_MOST}' * (kind is not str) + '.'
+      )
+  return {**SAMPLING.get(str(info.get('family')), {}), **section}
+
+
+def path_of(config: DiTConfig, info: Mapping[str, Any]) -> str:
+  """Name of the path that a folder's network was trained on."""
+  usual = 'discrete' if config.convention == 'noise' else 'linear'
+  return info.get('path', usual)
+
+
+def _of_run(
+  place: epath.Path, about: Mapping[str, Any]
+) -> tuple[DiTConfig, str, SampleConfig]:
+  """Network, path and sampler of a run."""
+  try:
+    dropout = about['objective']['label_dropout']
+    network = network_of(about['model'], null_label=bool(dropout))
+    return (
+      DiTConfig(**_tuples(network)),
+      about['objective']['path'],
+      SampleConfig(**_tuples(about['sample'])),
+    )
+  except (KeyError, TypeError) as error:
+    raise InputError(
+      f'{place}/config.json is not that of a run, or of another version '
+      f'({type(error).__name__}: {error}).'
+    ) from error
+
+
+def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:
+  """JSON's lists as tuples again."""
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f'{path} cannot be read ({error}); expected the workdir of a run, or a '
+      'folder of weights made by main.py convert.'
+    ) from error
+  if not isinstance(found, dict):
+    raise InputError(f'{path} is damaged: it holds no sections.')
+  return found
+
+
+def _method(guidance: str | Guidance, guide: Pipeline | None) -> Guidance:
+  if isinstance(guidance, str):
+    guidance = parse(guidance)
+  return with_guide(guidance, guide.denoiser if guide else None)
