@@ -284,7 +284,7 @@ def test_a_walk_is_what_the_sampler_does(student):
   def evaluate(x, t, n, memory):
     return Evaluation(denoiser(x, jnp.full(8, t), label).velocity)
 
-  expected = jax.jit(sampler.integrate, static_argnums=(0, 1))(
+  expected, _ = jax.jit(sampler.integrate, static_argnums=(0, 1))(
     evaluate, Euler(), start, distillation.grid
   )
   np.testing.assert_allclose(walked, expected, rtol=1e-5, atol=1e-6)
