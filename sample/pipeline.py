@@ -38,8 +38,12 @@ from sample.generate import SampleConfig
 
 # By family of published files, what differs from the defaults of
 # `SampleConfig`, which are those of ig_sit.
-_LIGHTNING = {'last': 0.0, 'shift': 1 / 0.3, 'scales_at': 'evaluation'}
-SAMPLING = {
+_LIGHTNING: dict[str, Any] = {
+  'last': 0.0,
+  'shift': 1 / 0.3,
+  'scales_at': 'evaluation',
+}
+SAMPLING: dict[str, dict[str, Any]] = {
   'dit': {'solver': 'ddpm', 'respacing': '250'},
   'sit': {'solver': 'euler_maruyama:diffusion=sigma'},
   'lightningdit': {'solver': 'euler', 'steps': 249, **_LIGHTNING},
