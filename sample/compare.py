@@ -4,7 +4,8 @@ Writes to a folder:
 
   compare.json    the protocol and every figure
   table.md        the table
-  samples.png     real images, and a block of images for each method
+  samples.png     real images, and a block of images for each method, with
+                  their distances in features
   guidance.png    distance against scale, one curve for each swept method
 """
 
@@ -195,8 +196,9 @@ def compare(
     (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
     return images, nfe, (n_1 - n_0) / (t_1 - t_0)
 
+  real = Row('real, held out', scorer(*held_out))
   rows: list[Row] = []
-  blocks = [('real,\nheld out', *held_out)]
+  blocks = [(_label('real,', 'held out', real.scores), *held_out)]
   for text in config.methods:
     guidance = parse(text)
     images, nfe, rate = draw(guidance)
@@ -214,9 +216,9 @@ def compare(
         ),
       )
     )
-    blocks.append(('\n'.join(split_names(text)), images, labels))
+    blocks.append((_label(*split_names(text), scores), images, labels))
     progress(f'{text}: {_summary(rows[-1].scores)}')
-  rows.append(Row('real, held out', scorer(*held_out)))
+  rows.append(real)
 
   points = []
   for name, scale, guidance in config.sweep():
@@ -295,6 +297,12 @@ def _summary(scores: Scores) -> str:
     f'{scores.pixels.value:.3f} in '
     f'pixels, accuracy {scores.accuracy:.1%}'
   )
+
+
+def _label(name: str, scale: str, scores: Scores) -> str:
+  """What stands beside a block of images."""
+  distance = f'FD {scores.features.value:.2f}'
+  return '\n'.join(filter(None, (name, scale, distance)))
 
 
 def _with_scale(guidance: Guidance, name: str, value: float) -> Guidance:
