@@ -1,7 +1,11 @@
 """The lines of Python in docs/ run as they stand, on small networks."""
 
+import os
 import pathlib
 import re
+import shutil
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +96,51 @@ def test_what_is_added_to_the_house():
   ]
   assert 3 < errors[0] / errors[1] < 5
   assert ralston.times(0.9, 0.6) == pytest.approx([0.9, 0.7])
+
+
+def test_method_of_the_page_with_a_name(tmp_path):
+  """The steps of extending.md in a copy; only guidance/ changes."""
+  for name in ('guidance', 'tests/guidance'):
+    shutil.copytree(ROOT / name, tmp_path / name)
+  for name in (
+    'dit', 'sample', 'train', 'configs', 'main.py', 'pyproject.toml',
+    'tests/conftest.py', 'tests/commands.py', 'tests/networks.py',
+  ):  # fmt: skip
+    (tmp_path / name).symlink_to(ROOT / name)
+  page = (ROOT / 'docs' / 'extending.md').read_text()
+  first = re.search(r'```python\n(.*?)```', page, re.DOTALL)[1]
+  imports, rest = first.split('@jax.tree_util', 1)
+  method = '@jax.tree_util' + rest[: rest.index('guidance = ')]
+  imports = imports.replace('from guidance import Guidance, Scale\n', '')
+
+  def edit(name, old, new):
+    path = tmp_path / name
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+  label = tmp_path / 'guidance' / 'label.py'
+  head, imported = label.read_text().split('import dataclasses\n', 1)
+  label.write_text(f'{head}{imports}import dataclasses\n{imported}\n\n{method}')
+  edit('guidance/parse.py', 'label.Tangential,',
+       'label.Tangential,\n    label.Clipped,')  # fmt: skip
+  edit('tests/guidance/test_identities.py', "'ig': 'ig:1',",
+       "'ig': 'ig:1',\n  'clipped': 'clipped:1',")  # fmt: skip
+  edit('tests/guidance/test_parse.py', "  'ig:1.4',\n  'ig:1',\n",
+       "  'ig:1.4',\n  'ig:1',\n  'clipped:2:radius=3',\n")  # fmt: skip
+  for line in (
+    '`label.Clipped,`',
+    "`'clipped': 'clipped:1',`",
+    "`'clipped:2:radius=3',`",
+  ):
+    assert line in page  # as the page says
+  done = subprocess.run(
+    [sys.executable, '-m', 'pytest', '-p', 'no:xdist',
+     'tests/guidance/test_identities.py', 'tests/guidance/test_parse.py',
+     '-k', 'clipped or test_every or test_parse'],
+    cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+  )  # fmt: skip
+  assert done.returncode == 0, done.stdout
+  passed = int(re.search(r'(\d+) passed', done.stdout)[1])
+  assert passed > 10

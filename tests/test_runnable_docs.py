@@ -1,0 +1,97 @@
+"""Commands and Python of README and docs, run as they stand on a small network.
+
+A block fenced as bash or python is marked as runnable; what needs files or
+machines that are not here is indented instead.
+"""
+
+import pathlib
+import re
+import shlex
+import shutil
+import textwrap
+
+import pytest
+from commands import DIGITS, ROOT, TINY, run
+
+# Pages whose Python other tests run, which look closer at what comes out.
+ELSEWHERE = {
+  'docs/checkpoints.md': 'test_docs',
+  'docs/extending.md': 'test_docs',
+}
+PAGES = {
+  'README.md': ['bash'] * 4 + ['python'],
+  'docs/index.md': ['bash'] * 2,
+  'docs/sampling.md': ['bash'] * 3 + ['python'] * 2 + ['bash'],
+}
+FENCE = re.compile(
+  r'^( *)```(bash|python)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE
+)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+def blocks(page):
+  text = (ROOT / page).read_text()
+  return [
+    (kind, textwrap.dedent(code)) for _, kind, code in FENCE.findall(text)
+  ]
+
+
+def pages():
+  found = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+  return [str(path.relative_to(ROOT)) for path in found]
+
+
+def test_every_runnable_block_is_run():
+  for page in pages():
+    kinds = [kind for kind, _ in blocks(page)]
+    assert (ROOT / page).read_text().count('```') == 2 * len(kinds), page
+    assert kinds == PAGES.get(page, kinds if page in ELSEWHERE else []), page
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+  target = tmp_path_factory.mktemp('features') / 'digits'
+  result = run('train-features', DIGITS, f'--to={target}', '--steps=20')
+  assert result.status == 0, result.err
+  return target
+
+
+def smaller(words, shared_run, classifier):
+  """What makes a command of the documents quick; it is added at its end."""
+  command = words[0]
+  values = {}
+  if command in ('train', 'distill'):
+    values = TINY | {'data.dir': shared_run / 'data'}
+    words = [word for word in words if not word.startswith('--config.model')]
+  if command == 'distill':
+    del values['model.taps']  # a student has none
+    values |= {'distill.fake_updates': 1, 'train.images': 48}
+  if command in ('compare', 'sweep', 'evaluate'):
+    values = {'eval.extractor': f'classifier:{classifier}'}
+  if command == 'sweep':
+    words = [re.sub(r'(\.\.[\d.]+):6', r'\1:2', word) for word in words]
+  number = {'sample': 8, 'sweep': 20, 'evaluate': 20}.get(command)
+  return [
+    *words,
+    *(f'--config.{key}={value}' for key, value in values.items()),
+    *([f'--num={number}'] if number else []),
+  ]
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_page(page, shared_run, classifier, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  if page != 'README.md':  # which trains its own
+    for name in ('demo', 'digits'):
+      shutil.copytree(shared_run / 'run', pathlib.Path('runs') / name)
+  names = {}
+  for kind, code in blocks(page):
+    if kind == 'python':
+      exec(compile(code, page, 'exec'), names)
+      continue
+    for line in code.splitlines():
+      python, main, *words = shlex.split(line)
+      assert (python, main) == ('python', 'main.py'), line
+      result = run(*smaller(words, shared_run, classifier))
+      assert result.status == 0, f'{line}\n{result.err}'
+  assert list(pathlib.Path('runs').rglob('report.html'))
