@@ -1,4 +1,4 @@
-"""The command line: config -> frozen dataclasses, once; one call per command.
+r"""The command line: config -> frozen dataclasses, once; one call per command.
 
   python main.py prepare --images=photos --config.data.name=photos
   python main.py train   --config=configs/digits.py --workdir=runs/digits
@@ -30,11 +30,11 @@ from dit.types import InputError
 from sample.store import WriteError
 from train import (
   cluster,
+  command_line,
   dryrun,
   evaluating,
   exchange,
   features,
-  flags,
   loop,
   preparing,
   reporting,
@@ -271,7 +271,7 @@ def main(argv: Sequence[str]) -> int:
   """Runs one command and returns the exit status."""
   set_up_logging()
   try:
-    args = flags.parse_args(argv, __doc__, RUNS)
+    args = command_line.parse_args(argv, __doc__, RUNS)
     if getattr(args, 'topology', None) is not None and not args.dry_run:
       raise InputError('--topology is for --dry_run.')
     if hasattr(args, 'coordinator'):

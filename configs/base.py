@@ -23,18 +23,18 @@ def parse_argument(
     'SIZE/PATCH', and the options.
 
   Raises:
-    ValueError: for any other text.
+    ValueError: for any other text; of message, words that are wrong, known
+      words.
   """
   name, *given = argument.split(',')
   size = name.partition('/')[0]
-  if (
-    size not in sizes
-    or not {*given} <= {*options}
-    or len({*given}) < len(given)
-  ):
+  wrong = [size] * (size not in sizes) + [o for o in given if o not in options]
+  if wrong or len({*given}) < len(given):
     raise ValueError(
       f'{argument!r} is not SIZE/PATCH[,OPTION...] with sizes '
-      f'{", ".join(sizes)} and options {", ".join(options)}'
+      f'{", ".join(sizes)} and options {", ".join(options)}',
+      wrong[:1],
+      (*sizes, *options),
     )
   return name, {*given}
 

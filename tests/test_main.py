@@ -237,3 +237,27 @@ def test_ctrl_c_outside_training_exits_with_130(monkeypatch):
   monkeypatch.setitem(main.RUNS, 'train', interrupt)
   result = run('train', '--workdir=x')
   assert (result.status, result.err) == (130, 'main.py: interrupted.\n')
+
+
+@pytest.mark.parametrize(
+  ('words', 'near'),
+  [
+    ('trian', 'train'),
+    ('train --wokdir=x', '--workdir'),
+    ('sample --wokdir=x', '--workdir'),
+    ('convert --form=x --to=y', '--from'),
+    ('train --config.optimizer.lrr=1', 'optimizer.lr'),
+    ('train --config=configs/digit.py', 'configs/digits.py'),
+    ('train --config=configs/sit.py:XLL/2', 'XL'),
+    ('train --config=configs/sit.py:XL/2,igg', 'ig'),
+    ('train --config=configs/distill/digits.py:hybrd,4', 'hybrid'),
+    ('train --dry_run --config.model.name=SiT-Tinny/2', 'SiT-Tiny/2'),
+    ('sample --folder=x --preset=sit_xl_igcfg', 'sit_xl_ig_cfg'),
+    ('sweep --workdir=x --guidance=ig:1..2:3 --metric=fdd', 'fd'),
+  ],
+)
+def test_typos_get_the_nearest_word(words, near):
+  result = run(*words.split())
+  assert result.status == 2 and result.out == ''
+  assert f'Did you mean {near!r}?' in result.err
+  assert result.err.count('\n') == 1 and 'Traceback' not in result.err

@@ -1,12 +1,10 @@
 """The flags of every command."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping
 
 from dit import published
 from dit.config import nearest
-from dit.types import InputError
 from guidance.parse import NAMES
 from sample.metrics.measure import METRICS
 from sample.metrics.resize import PRESETS
@@ -14,13 +12,6 @@ from sample.store import FORMATS
 from train import cluster, exchange
 
 Run = Callable[[argparse.Namespace], int | None]
-
-
-class _Parser(argparse.ArgumentParser):
-  """Errors are one line, with the nearest known word."""
-
-  def error(self, message: str) -> NoReturn:
-    raise InputError(message)
 
 
 def _path(text: str) -> str:
@@ -42,18 +33,16 @@ def _metrics(text: str) -> tuple[str, ...]:
   names = tuple({'fid': 'fd', 'sfid': 'sfd'}.get(n, n) for n in text.split(','))
   if wrong := [name for name in names if name not in METRICS]:
     raise argparse.ArgumentTypeError(
-      f'{wrong[0]!r}, expected some of fid, sfid, {", ".join(METRICS)}'
+      f'{wrong[0]!r}, expected some of fid, sfid, {", ".join(METRICS)}.'
+      + nearest(wrong[0], ('fid', 'sfid', *METRICS))
     )
   return names
 
 
-def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
-  parser = _Parser(
-    prog='main.py',
-    description=text,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+def add_commands(
+  parser: argparse.ArgumentParser, runs: Mapping[str, Run]
+) -> Mapping[str, argparse.ArgumentParser]:
+  """Adds every command, and what carries it out; returns their parsers."""
   commands = parser.add_subparsers(dest='command', metavar='COMMAND')
 
   def command(name, text, epilog):
@@ -356,41 +345,4 @@ def _parser(text: str, runs: Mapping[str, Run]) -> argparse.ArgumentParser:
       help='with --dry_run: compile for TPU chips such as v5p:4x4x4, which '
       'need not be here (needs libtpu)',
     )
-  return parser
-
-
-def parse_args(
-  argv: Sequence[str], text: str, runs: Mapping[str, Run]
-) -> argparse.Namespace:
-  """Reads a command line.
-
-  Args:
-    argv: without the program's name.
-    text: what --help says of the program.
-    runs: what carries out each command.
-
-  Returns:
-    The flags, `run`, and `overrides`, the assignments of --config.KEY=VALUE.
-
-  Raises:
-    InputError: for what is no command or no flag.
-  """
-  rest, overrides = [], []
-  for word in argv:
-    if word.startswith('--config.'):
-      overrides.append(word.removeprefix('--config.'))
-    else:
-      rest.append(word)
-  parser = _parser(text, runs)
-  known = f'the commands are {", ".join(runs)}.'
-  if not rest:
-    raise InputError(f'no command; {known}')
-  if rest[0] not in (*runs, '-h', '--help'):
-    raise InputError(
-      f'unknown command {rest[0]!r}; {known}{nearest(rest[0], runs)}'
-    )
-  args = parser.parse_args(rest)
-  if overrides and args.command == 'convert':
-    raise InputError(f'convert reads no config: leave out {overrides[0]!r}.')
-  args.overrides = overrides
-  return args
+  return commands.choices

@@ -39,7 +39,12 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
   try:
     return get_config(argument).lock()
   except ValueError as error:
-    raise InputError(f'config file {name!r}: {error}.') from error
+    message, *words = error.args
+    near = ''
+    if words:
+      wrong, known = words
+      near = ''.join(nearest(word, known) for word in wrong)
+    raise InputError(f'config file {name!r}: {message}.{near}') from error
 
 
 def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:

@@ -18,11 +18,13 @@ METHODS = ('dm', *SCHEDULES, 'flash', *FLASH)
 
 
 def parse(argument: str) -> tuple[str, int]:
-  """METHOD,STEPS to its parts; ValueError for any other text."""
+  """METHOD,STEPS to its parts; ValueError for other text."""
   method, _, steps = argument.partition(',')
   if method not in METHODS or not steps.isdigit() or int(steps) < 1:
     raise ValueError(
-      f'{argument!r} is not METHOD,STEPS with methods {", ".join(METHODS)}'
+      f'{argument!r} is not METHOD,STEPS with methods {", ".join(METHODS)}',
+      [method] * (method not in METHODS),
+      METHODS,
     )
   return method, int(steps)
 

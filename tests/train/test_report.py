@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from train import cluster, flags, report
+from train import cluster, command_line, report
 from train.log import MetricsLog, read_metrics
 from train.report import Report
 
@@ -123,6 +123,8 @@ def test_a_port_that_is_taken():
 
 
 def test_no_flags_no_job(monkeypatch):
-  args = flags.parse_args(['train'], '', dict.fromkeys(commands.main.RUNS))
+  args = command_line.parse_args(
+    ['train'], '', dict.fromkeys(commands.main.RUNS)
+  )
   monkeypatch.setattr(jax.distributed, 'initialize', None)
   cluster.join(args)
