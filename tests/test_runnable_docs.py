@@ -48,6 +48,15 @@ def test_every_runnable_block_is_run():
     assert kinds == PAGES.get(page, kinds if page in ELSEWHERE else []), page
 
 
+def test_links_of_the_readme():
+  """Those of docs/ are checked by make docs, which has warnings as errors."""
+  for name in ('README.md', 'CONTRIBUTING.md'):
+    links = re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / name).read_text())
+    assert links
+    for link in links:
+      assert (ROOT / link).exists(), f'{name}: {link}'
+
+
 @pytest.fixture(scope='module')
 def classifier(tmp_path_factory):
   target = tmp_path_factory.mktemp('features') / 'digits'
