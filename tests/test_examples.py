@@ -1,0 +1,132 @@
+"""The notebooks of examples/ run, and are stored with what they gave."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+# Jupyter asks for this, with a warning.
+os.environ.setdefault('JUPYTER_PLATFORM_DIRS', '1')
+NEEDED = 'the notebooks need requirements-dev.txt'
+nbformat = pytest.importorskip('nbformat', reason=NEEDED)
+nbclient = pytest.importorskip('nbclient', reason=NEEDED)
+pytest.importorskip('ipykernel', reason=NEEDED)
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Parameters of a tiny run, and how many pictures there are.
+EXAMPLES = {
+  'guidance_explorer': ({'WORKDIR': 'run', 'IMAGES': 640}, 6),
+  'published_checkpoint': (
+    {'RUN': 'run', 'FOLDER': 'weights', 'IMAGES': 640},
+    2,
+  ),
+}
+
+
+def read(name):
+  return nbformat.read(ROOT / 'examples' / f'{name}.ipynb', as_version=4)
+
+
+def code_cells(notebook):
+  return [cell for cell in notebook.cells if cell.cell_type == 'code']
+
+
+def outputs(notebook):
+  return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def pictures(notebook):
+  found = (output.get('data', {}) for output in outputs(notebook))
+  return [data['image/png'] for data in found if 'image/png' in data]
+
+
+def texts(notebook):
+  """Sources, and what was printed."""
+  for cell in notebook.cells:
+    yield cell.source
+  for output in outputs(notebook):
+    yield output.get('text', '')
+    yield output.get('data', {}).get('text/plain', '')
+
+
+def with_parameters(notebook, values):
+  """Replaces values in the cell that is tagged for it."""
+  (cell,) = (
+    cell
+    for cell in notebook.cells
+    if 'parameters' in cell.metadata.get('tags', ())
+  )
+  for name, value in values.items():
+    line = f'{name} = {value!r}'
+    cell.source, count = re.subn(
+      rf'^{name} = .*$', lambda _, line=line: line, cell.source, flags=re.M
+    )
+    assert count == 1, name
+
+
+def test_every_notebook_is_known():
+  assert {path.stem for path in (ROOT / 'examples').iterdir()} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_a_notebook_runs(name, tmp_path, monkeypatch):
+  # One device as for a reader, and programs compiled quickly instead of well.
+  monkeypatch.delenv('XLA_FLAGS', raising=False)
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+  monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
+  notebook = read(name)
+  values, count = EXAMPLES[name]
+  places = {
+    key: str(tmp_path / value) if isinstance(value, str) else value
+    for key, value in values.items()
+  }
+  with_parameters(notebook, places)
+  for cell in code_cells(notebook):
+    cell.outputs = []
+  before = set((ROOT / 'runs').glob('*'))
+  # An error in a cell is raised here.
+  nbclient.NotebookClient(
+    notebook,
+    timeout=300,
+    kernel_name='python3',
+    resources={'metadata': {'path': str(ROOT / 'examples')}},
+  ).execute()
+  assert len(pictures(notebook)) == count
+  assert set((ROOT / 'runs').glob('*')) == before
+  assert (tmp_path / 'run' / 'checkpoints').exists()
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_a_notebook_is_stored_with_its_outputs(name):
+  notebook = read(name)
+  nbformat.validate(notebook)
+  cells = code_cells(notebook)
+  assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
+  assert len(pictures(notebook)) == EXAMPLES[name][1]
+  for output in outputs(notebook):
+    assert output.output_type != 'error'
+    assert output.get('name') != 'stderr', output.text
+  for text in texts(notebook):
+    assert not re.search(r'(?<![\w.)}/:-])/[\w.-]+/|\w:\\', text), text
+  assert (ROOT / 'examples' / f'{name}.ipynb').stat().st_size < 400_000
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_nothing_volatile_is_stored(name):
+  """The hook of .pre-commit-config.yaml would change nothing."""
+  pytest.importorskip('nbstripout', reason=NEEDED)
+  hooks = (ROOT / '.pre-commit-config.yaml').read_text()
+  (flags,) = re.findall(r'entry: \.venv/bin/nbstripout (.*)', hooks)
+  argv = [*shlex.split(flags), '--verify', f'examples/{name}.ipynb']
+  result = subprocess.run(
+    [sys.executable, '-m', 'nbstripout', *argv],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert result.returncode == 0, result.stdout + result.stderr
