@@ -12,7 +12,7 @@ ACCELERATOR ?= $(shell \
   elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then echo tpu; \
   else echo cpu; fi)
 
-.PHONY: demo test test-all lint format docs bench clean
+.PHONY: demo test test-all examples lint format docs bench clean
 
 # Trains and compares; a second run shows what is there. `make clean` forgets.
 demo: $(VENV)/.for-$(ACCELERATOR)
@@ -29,6 +29,10 @@ test: $(VENV)/.dev-$(ACCELERATOR)
 
 test-all: $(VENV)/.dev-$(ACCELERATOR)
 	$(BIN)/python -m pytest -n 2
+
+# The notebooks of examples/, on small settings.
+examples: $(VENV)/.dev-$(ACCELERATOR)
+	$(BIN)/python -m pytest -n 2 tests/test_examples.py
 
 lint: $(VENV)/.dev-$(ACCELERATOR)
 	$(BIN)/ruff check .

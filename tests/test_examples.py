@@ -72,6 +72,7 @@ def test_every_notebook_is_known():
   assert {path.stem for path in (ROOT / 'examples').iterdir()} == set(EXAMPLES)
 
 
+@pytest.mark.slow  # make examples
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
   # One device as for a reader, and programs compiled quickly instead of well.
