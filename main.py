@@ -16,7 +16,7 @@ r"""The command line: config -> frozen dataclasses, once; one call per command.
   python main.py sample  --folder=digits-ema --config.sample.steps=50
 
 Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
-2 the input cannot work, said in one line.
+2 the input cannot work, said in one line; 130 interrupted where nothing saves.
 """
 
 import argparse

@@ -170,18 +170,6 @@ class AutoGuidance(GuideTerm):
   scale: Scale
   guide: Denoiser | None = None
 
-  def check(self, denoiser):  # noqa: D102
-    if self.guide is None:
-      raise InputError(
-        'guidance auto needs a weaker network; name its run or folder of '
-        'weights with --guide.'
-      )
-    if self.guide.num_classes != denoiser.num_classes:
-      raise InputError(
-        f'the guide knows {self.guide.num_classes} classes, the network '
-        f'{denoiser.num_classes}; they must be trained for the same task.'
-      )
-
 
 def _check_blocks(name: str, blocks: tuple[int, ...], depth: int) -> None:
   for block in blocks:

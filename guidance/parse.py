@@ -17,7 +17,7 @@ from dit.types import InputError
 from guidance import label, network
 from guidance.compose import Guidance
 from guidance.scale import Scale
-from guidance.term import Term
+from guidance.term import GuideTerm, Term
 
 # In the order in which they act.
 METHODS: dict[str, type[Term | network.Internal]] = {
@@ -92,10 +92,10 @@ def describe(guidance: Guidance) -> str:
 
 
 def with_guide(guidance: Guidance, guide: Any) -> Guidance:
-  """The guidance with AutoGuidance's weaker network put in."""
+  """The guidance with the weaker network put in, where a method takes one."""
   terms = (
     dataclasses.replace(term, guide=guide)
-    if isinstance(term, network.AutoGuidance)
+    if isinstance(term, GuideTerm)
     else term
     for term in guidance.terms
   )

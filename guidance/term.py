@@ -137,10 +137,24 @@ class BlocksTerm(Term):
   """Away from the mean of sub-networks; its draw is `keep`, (M, L) bool."""
 
 
+@dataclasses.dataclass(frozen=True)
 class GuideTerm(Term):
   """Away from another network, `guide`."""
 
-  guide: Denoiser | None
+  guide: Denoiser | None = None
+
+  def check(self, denoiser: Denoiser) -> None:
+    """Raises InputError without a guide, or for one of another task."""
+    if self.guide is None:
+      raise InputError(
+        f'guidance {self.name} needs a weaker network; name its run or folder '
+        'of weights with --guide.'
+      )
+    if self.guide.num_classes != denoiser.num_classes:
+      raise InputError(
+        f'the guide knows {self.guide.num_classes} classes, the network '
+        f'{denoiser.num_classes}; they must be trained for the same task.'
+      )
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -98,13 +98,14 @@ class Pipeline:
     Raises:
       InputError: for what cannot be drawn; names what can.
     """
+    _check_seed(seed)
     labels, config = self._checked(labels), self._config(sampling)
     # No larger than it need be: filling up a batch takes time, too.
     parts = batch_parts(self.mesh)
     batch_size = min(config.batch_size, -(-len(labels) // parts) * parts)
     images, _ = generate.generate(
       self.denoiser,
-      _method(guidance, guide),
+      self._method(guidance, guide),
       labels,
       dataclasses.replace(config, batch_size=batch_size),
       path=self.path,
@@ -126,9 +127,12 @@ class Pipeline:
     **sampling: Any,
   ) -> Film:
     """What guidance changes along the way; see `sample.film`."""
+    _check_seed(seed)
+    if frames < 1:
+      raise InputError(f'frames is {frames}, expected at least 1.')
     return film(
       self.denoiser,
-      _method(guidance, guide),
+      self._method(guidance, guide),
       self._checked(labels),
       self._config(sampling),
       path=self.path,
@@ -148,27 +152,51 @@ class Pipeline:
     **sampling: Any,
   ) -> float | None:
     """Network evaluations per image, in whole passes; None if they vary."""
-    return generate.declared_nfe(
-      self.denoiser,
-      _method(guidance, guide),
-      self._config(sampling),
-      self.path,
-      seed,
+    _check_seed(seed)
+    method, config = self._method(guidance, guide), self._config(sampling)
+    generate.check(
+      config, method, self.denoiser, self.mesh, self.path, self.shape
     )
+    return generate.declared_nfe(self.denoiser, method, config, self.path, seed)
 
   def _config(self, changes: Mapping[str, Any]) -> SampleConfig:
-    known = [field.name for field in dataclasses.fields(SampleConfig)]
-    for name in changes:
+    known = {f.name: type(f.default) for f in dataclasses.fields(SampleConfig)}
+    for name, value in changes.items():
       if name not in known:
         raise InputError(
           f'unknown setting {name!r}; there are {", ".join(known)}.'
           + nearest(name, known)
         )
+      kind = known[name]
+      if type(value) is not kind and (kind, type(value)) != (float, int):
+        raise InputError(
+          f'{name} is {value!r}, expected a value of type {kind.__name__}.'
+        )
     return dataclasses.replace(self.sampling, **changes)
 
+  def _method(
+    self, guidance: str | Guidance, guide: 'Pipeline | None'
+  ) -> Guidance:
+    if isinstance(guidance, str):
+      guidance = parse(guidance)
+    if guide is None:
+      return guidance
+    if not guidance.wants_guide:
+      raise InputError('a guide is for guidance auto, which is not asked for.')
+    theirs, ours = ((p.path, p.shape) for p in (guide, self))
+    if theirs != ours:
+      raise InputError(
+        f'the guide has path and latents {theirs}, the network {ours}; they '
+        'must be trained for the same task.'
+      )
+    return with_guide(guidance, guide.denoiser)
+
   def _checked(self, labels: Sequence[int] | np.ndarray) -> np.ndarray:
-    labels = np.asarray(labels)
-    count = self.denoiser.num_classes
+    given, count = labels, self.denoiser.num_classes
+    try:
+      labels = np.asarray(given)
+    except ValueError:  # rows of several lengths
+      labels = np.zeros(0)
     if (
       labels.ndim != 1
       or not labels.size
@@ -177,7 +205,7 @@ class Pipeline:
       or labels.max() >= count
     ):
       raise InputError(
-        f'labels are {labels}, expected a list of classes between 0 and '
+        f'labels are {given}, expected a list of classes between 0 and '
         f'{count - 1}, one for each image.'
       )
     return labels.astype(np.int32)
@@ -323,7 +351,6 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
   return found
 
 
-def _method(guidance: str | Guidance, guide: Pipeline | None) -> Guidance:
-  if isinstance(guidance, str):
-    guidance = parse(guidance)
-  return with_guide(guidance, guide.denoiser if guide else None)
+def _check_seed(seed: int) -> None:
+  if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+    raise InputError(f'seed is {seed!r}, expected an integer, 0 to 2^32 - 1.')

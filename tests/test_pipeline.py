@@ -1,5 +1,6 @@
 """From a checkpoint to images in a few lines: those of the commands."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from commands import run
 
+from dit.path import path_named
 from dit.types import InputError
 from sample import load, tile
 from sample.generate import SampleConfig
@@ -92,18 +94,29 @@ def test_defaults_are_those_of_the_config():
   assert SampleConfig(**section) == SampleConfig()
 
 
-@pytest.mark.parametrize('labels', [[], [10], [-1], [0.5], [[1, 2]], ['a']])
+@pytest.mark.parametrize(
+  'labels', [[], [10], [-1], [0.5], [[1, 2]], [[1], [2, 3]], ['a'], 3]
+)
 def test_labels_are_classes(pipeline, labels):
   with pytest.raises(InputError, match='between 0 and 9'):
     pipeline(labels)
 
 
 def test_bad_words(pipeline, shared_run, folder):
+  vp = dataclasses.replace(pipeline, path=path_named('vp'))
   for call, message in (
     (lambda: pipeline(LABELS, 'igg:1.5'), "Did you mean 'ig'"),
     (lambda: pipeline(LABELS, 'auto:2'), 'needs a weaker network'),
     (lambda: pipeline(LABELS, step=5), "Did you mean 'steps'"),
     (lambda: pipeline(LABELS, solver='eular'), "Did you mean 'euler'"),
+    (lambda: pipeline(LABELS, steps='3'), 'of type int'),
+    (lambda: pipeline(LABELS, steps=3.0), 'of type int'),
+    (lambda: pipeline(LABELS, seed=-1), 'expected an integer'),
+    (lambda: pipeline(LABELS, seed=1.5), 'expected an integer'),
+    (lambda: pipeline(LABELS, guide=pipeline), 'is for guidance auto'),
+    (lambda: pipeline(LABELS, 'auto:2', guide=vp), 'for the same task'),
+    (lambda: pipeline.film(LABELS, 'ig:2', frames=0), 'at least 1'),
+    (lambda: pipeline.nfe('ig:2:tap=4'), 'needs tap 4'),
     (lambda: load(shared_run / 'run', weights='emma'), "Did you mean 'ema'"),
     (lambda: load(shared_run / 'run', step=7), 'no checkpoint of step 7'),
     (lambda: load(folder, step=7), 'holds one set'),

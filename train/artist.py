@@ -37,6 +37,8 @@ class Artist:
       self._texts = list(guidance)
     else:
       usual = (log.preview_guidance, *experiment.compare.methods)
+      if experiment.distill.method:  # guidance is inside
+        usual = ('none',)
       self._texts = [
         text for text in dict.fromkeys(usual) if self._serves(text)
       ]
@@ -108,14 +110,17 @@ class Artist:
         )
       except InputError as error:  # of a solver without steps
         return page.note(f'Not drawn: {error}')
-      parts += [page.heading(_named(text)), _strips(found, classes)]
+      parts += [page.heading(_named(text)), *self._remarks(text)]
+      parts.append(_strips(found, classes))
       gaps[text] = found
     captions = (
-      f'Estimates of the final image (x0) where a step begins, t falling from '
+      'Estimates of the final image (x0) where a step begins, t falling from '
       f'left to right; {self._solver()}, {self._weights}. strong: the '
-      "network's own prediction; weak: the one to move away from; refined: "
-      'strong after IG; guided: what the sampler follows; change: guided - '
-      f'strong, times {_AMPLIFIED}, grey where there is none.'
+      "network's own prediction; weak: the one to move away from, inside and "
+      "outside the method's interval, before any projection; refined: strong "
+      'after IG; guided: that of the velocity which the sampler follows; '
+      f'change: guided - strong, {_AMPLIFIED} times the difference of these '
+      'pictures, grey where there is none.'
     )
     plot = _gaps(gaps)
     if plot is not None:
@@ -123,9 +128,22 @@ class Artist:
       parts.append(page.figure(plot, caption))
     return page.note(captions) + ''.join(parts)
 
+  def _remarks(self, text: str) -> list[str]:
+    """Where a strip is not what one would take it for."""
+    guidance, found = parse(text), []
+    if guidance.zero_steps:
+      found.append(f'The first {guidance.zero_steps} step(s) are left out.')
+    if guidance.needs_ddim:
+      found.append('guided: of the velocity by which x takes the same step.')
+    if self._experiment.distill.method:
+      found.append('A student, drawn without guidance as it was made to be.')
+    return [page.note(remark) for remark in found]
+
   def _solver(self) -> str:
-    config = self._experiment.sample
-    return f'{config.solver}, {len(config.grid(self._opened.path)) - 1} steps'
+    config, path = self._experiment.sample, self._opened.path
+    if config.make_solver(path).adaptive:
+      return config.solver
+    return f'{config.solver}, {len(config.grid(path)) - 1} steps'
 
 
 def _named(text: str) -> str:
@@ -146,7 +164,7 @@ def _strips(found: Film, classes: np.ndarray) -> str:
     strong, guided = (
       found.images[name][:, k].astype(int) for name in ('strong', 'guided')
     )
-    change = np.clip(128 + _AMPLIFIED * (guided - strong) / 2, 0, 255)
+    change = np.clip(128 + _AMPLIFIED * (guided - strong), 0, 255)
     rows.append(('change', change.astype(np.uint8)))
     scale = max(1, 48 // guided.shape[1])
     sheet = writer.sheet(rows, len(found.times), scale=scale)

@@ -1,7 +1,6 @@
 """What a run reports: JSON lines, TensorBoard, W&B, and a bar on a terminal."""
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import logging as stdlib_logging
@@ -9,6 +8,7 @@ import math
 import pathlib
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +19,7 @@ from etils import epath
 from tqdm import tqdm
 
 from dit.types import InputError
-from sample.writer import write_bytes, write_png
+from sample.writer import write_bytes, write_json, write_png
 
 _QUIET_SECONDS = 30
 _SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')
@@ -84,12 +84,14 @@ def image_progress(
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
   """The lines of metrics.jsonl; a line cut short by a kill is left out."""
   path = epath.Path(workdir) / 'metrics.jsonl'
-  lines = path.read_text().splitlines() if path.exists() else []
+  text = path.read_bytes() if path.exists() else b''
+  lines = text.decode(errors='replace').splitlines()
   rows = []
   for line in lines:
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
+      row = json.loads(line)
+      rows.append({**row})  # a TypeError for what is no row
+    except (json.JSONDecodeError, TypeError):
       logging.warning('%s: left out a damaged line: %.40s', path, line)
   return rows
 
@@ -130,6 +132,8 @@ class MetricsLog:
     self._workdir, self._wandb = workdir, None
     if not self._writes:
       return
+    if wandb:
+      self._wandb = _start_wandb(wandb, workdir, config)
     rows = [row for row in read_metrics(workdir) if row['step'] <= step]
     text = ''.join(json.dumps(row) + '\n' for row in rows)
     write_bytes(workdir / 'metrics.jsonl', text.encode())
@@ -143,8 +147,6 @@ class MetricsLog:
     if config is not None:
       text = json.dumps(config, indent=2).replace('\n', '\n    ')
       self._board.add_text('config', f'    {text}', step)  # Markdown: code
-    if wandb:
-      self._wandb = _start_wandb(wandb, workdir, config)
 
   def __enter__(self) -> 'MetricsLog':
     """Does nothing more."""
@@ -211,12 +213,22 @@ def _start_wandb(
   import wandb
 
   entity, _, name = project.rpartition('/')
-  return wandb.init(
-    project=name,
-    entity=entity or None,
-    name=workdir.name,
-    id=hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16],
-    resume='allow',
-    config=dict(config or {}),
-    dir=None if '://' in str(workdir) else str(workdir),  # else a bucket
-  )
+  identity = workdir / 'wandb.json'
+  if not identity.exists():  # a workdir made anew is another run
+    write_json(identity, {'id': uuid.uuid4().hex[:16]})
+  try:
+    return wandb.init(
+      project=name,
+      entity=entity or None,
+      name=workdir.name,
+      id=json.loads(identity.read_text())['id'],
+      resume='allow',
+      config=dict(config or {}),
+      dir=None if '://' in str(workdir) else str(workdir),  # else a bucket
+    )
+  except Exception as error:  # whatever the package raises
+    raise InputError(
+      f'W&B cannot be reached ({type(error).__name__}: '
+      f'{" ".join(str(error).split())[:200]}); wandb login, or set '
+      'WANDB_MODE=offline, or leave log.wandb empty.'
+    ) from error

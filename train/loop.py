@@ -48,7 +48,7 @@ from train.report import Report, training_flops
 from train.snapshots import Snapshots
 from train.step import make_train_step
 from train.trained import check_start, start_weights
-from train.workdir import LATENTS, load_config
+from train.workdir import LATENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +271,7 @@ def run(
       MetricsLog(
         workdir,
         start,
-        load_config(workdir),
+        dataclasses.asdict(experiment),
         experiment.log.wandb,
       ) as log,
       progress_bar(

@@ -22,16 +22,17 @@ nav { position: sticky; top: 0; background: #fff; padding: 10px 0;
   gap: 4px 18px; }
 nav a { color: #1a5fb4; text-decoration: none; }
 h1 { margin: 28px 0 4px; font-size: 26px; overflow-wrap: anywhere; }
-h2 { margin: 40px 0 10px; font-size: 20px; scroll-margin-top: 60px; }
+h2 { margin: 40px 0 10px; font-size: 20px; scroll-margin-top: 110px; }
 h3 { margin: 24px 0 6px; font: 600 15px ui-monospace, monospace; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 3px 14px 3px 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid #eee; overflow-wrap: anywhere; }
+  border-bottom: 1px solid #eee; }
+.wide { overflow-x: auto; }
 figure { margin: 12px 0; overflow-x: auto; }
 figure img { max-width: 100%; height: auto; }
 figcaption, .note { color: #666; font-size: 13px; }
-.strip { display: flex; gap: 18px; overflow-x: auto; align-items: flex-start; }
-.strip figure { flex: none; max-width: 640px; }
+.strip { display: flex; flex-wrap: wrap; gap: 6px 18px; }
+.strip figure { max-width: 524px; }
 details { margin: 6px 0; }
 summary { cursor: pointer; }
 .changed { font-weight: 600; }
@@ -133,7 +134,7 @@ def figure(picture: bytes | np.ndarray | Figure, caption: str) -> str:
 
 
 def _table(rows: Iterable[str]) -> str:
-  return f'<table>{"".join(rows)}</table>'
+  return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
 def _class(name: str) -> str:

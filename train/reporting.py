@@ -7,7 +7,7 @@ of samples by class and film strips (`sample.film`) are drawn anew.
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +62,18 @@ def report(
     parse(text)
   out = writer.results_folder(request.out or place)
   rows = read_metrics(place)
+  sections: list[tuple[str, str, Callable[[], str]]] = [
+    ('run', 'Run', lambda: _run(experiment, place, rows)),
+    ('losses', 'Losses', lambda: _losses(rows)),
+    ('throughput', 'Throughput', lambda: _throughput(rows)),
+    ('scores', 'Scores on the way', lambda: _scores(experiment, rows)),
+    ('previews', 'Samples over time', lambda: _previews(experiment, place)),
+    ('guidance', 'Guidance', lambda: _guidance(place)),
+    ('sweeps', 'Sweeps', lambda: _sweeps(experiment, place)),
+    ('evaluations', 'Evaluations', lambda: _evaluations(place)),
+  ]
+  # What is there is read first: drawing takes time.
+  made = [(name, title, _made(title, make)) for name, title, make in sections]
   samples = films = page.note('Not drawn: --no_draw.')
   if draw:
     try:
@@ -75,33 +87,48 @@ def report(
       samples = films = page.note(f'Not drawn: {error}')
     else:
       samples, films = artist.sheet(), artist.films()
-  sections = [
-    ('run', 'Run', _run(experiment, place, rows)),
-    ('losses', 'Losses', _plots({
-      'Every term of the loss.': curves.losses(rows),
-      'Terms of distillation.': curves.panels_of(rows, 'distill/'),
-      'Norm of the gradient, and learning rate.': curves.optimisation(rows),
-    })),
-    ('throughput', 'Throughput', _plots({
-      'Images per second, and the share of time in which no batch was there.':
-        curves.throughput(rows),
-    })),
-    ('scores', 'Scores on the way', _plots({
-      f'{experiment.eval.num} samples, guidance {experiment.eval.guidance}.':
-        curves.panels_of(rows, 'eval/'),
-    }, 'Not measured: eval.every_images is 0.')),
-    ('previews', 'Samples over time', _previews(experiment, place)),
-    ('guidance', 'Guidance', _guidance(place)),
-    ('sweeps', 'Sweeps', _sweeps(place)),
-    ('evaluations', 'Evaluations', _evaluations(place)),
+  made += [
     ('samples', 'Samples by class', samples),
     ('trajectories', 'What guidance changes', films),
     ('config', 'Config', _config(place)),
-  ]  # fmt: skip
+  ]
   path = out / 'report.html'
-  text = page.page(str(place), sections)
+  text = page.page(str(place), made)
   writer.write_bytes(path, text.encode())
   return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
+
+
+def _made(title: str, make: Callable[[], str]) -> str:
+  """A section; of files that are damaged, what is wrong with them."""
+  try:
+    return make()
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+    logging.warning('%s: a file is damaged (%s).', title, reason)
+    return page.note(f'Left out: a file is damaged ({reason}).')
+
+
+def _losses(rows: curves.Rows) -> str:
+  return _plots(
+    {
+      'Every term of the loss.': curves.losses(rows),
+      'Terms of distillation.': curves.panels_of(rows, 'distill/'),
+      'Norm of the gradient, and learning rate.': curves.optimisation(rows),
+    }
+  )
+
+
+def _throughput(rows: curves.Rows) -> str:
+  caption = 'Images per second, and the share of time without a batch.'
+  return _plots({caption: curves.throughput(rows)})
+
+
+def _scores(experiment: Experiment, rows: curves.Rows) -> str:
+  config = experiment.eval
+  caption = f'{config.num} samples, guidance {config.guidance}.'
+  off = 'Not measured: eval.every_images is 0.'
+  otherwise = _NOTHING if config.every_images else off
+  return _plots({caption: curves.panels_of(rows, 'eval/')}, otherwise)
 
 
 def _plots(
@@ -115,6 +142,7 @@ def _plots(
 def _run(experiment: Experiment, place: epath.Path, rows: Any) -> str:
   """What it is and how far it has come."""
   last = rows[-1] if rows else {}
+  losses = [row['loss'] for row in rows if 'loss' in row]
   config, found = experiment.model, _json(place / 'run.json') or {}
   leaves = jax.tree.leaves(model.shapes(config))
   size = sum(leaf.size for leaf in leaves)
@@ -126,15 +154,17 @@ def _run(experiment: Experiment, place: epath.Path, rows: Any) -> str:
     'trained': f'{last.get("step", 0)} of {experiment.train.steps} steps, '
     f'{last.get("images", 0):,} of {experiment.train.images:,} images',
     'checkpoints': ', '.join(map(str, steps_of(place))) or 'none',
-    'loss': f'{last["loss"]:.4g}' if 'loss' in last else '',
-    'command': ' '.join(found.get('command', ())),
-    'devices': f'{found.get("devices")} x {found.get("device")}, '
-    f'{found.get("processes")} process(es)',
-    'versions': ', '.join(
-      f'{name} {version}' for name, version in found.get('packages', {}).items()
-    ),
-    'commit': found.get('commit') or '',
+    'loss': f'{losses[-1]:.4g}' if losses else '',
   }
+  if found:
+    versions = found['packages'].items()
+    values |= {
+      'command': ' '.join(found['command']),
+      'devices': f'{found["devices"]} x {found["device"]}, '
+      f'{found["processes"]} process(es)',
+      'versions': ', '.join(f'{name} {version}' for name, version in versions),
+      'commit': found['commit'] or '',
+    }
   return page.facts({key: value for key, value in values.items() if value})
 
 
@@ -185,24 +215,38 @@ def _guidance(place: epath.Path) -> str:
   return ''.join(parts)
 
 
-def _sweeps(place: epath.Path) -> str:
+def _sweeps(experiment: Experiment, place: epath.Path) -> str:
   """What `sweep` left, in the workdir or a folder within."""
   parts = []
   for path in _found(place, 'sweep.json'):
     folder, found = path.parent, _json(path)
     if not found or not (folder / 'sweep.png').exists():
       continue  # not at its end
+    names, *points = csv.reader(io.StringIO((folder / 'sweep.csv').read_text()))
+    guidance = found['guidance']
+    for k in range(guidance.count('*')):
+      scales = sorted({float(point[k]) for point in points})
+      span = f'{scales[0]:g}..{scales[-1]:g}:{len(scales)}'
+      guidance = guidance.replace('*', span, 1)
+    sampling = found['sampling']
+    caption = (
+      f'{found["num"]} images per point; {sampling["solver"]}, '
+      f'{sampling["steps"]} steps, seed {found["seed"]}; in {folder.name}/.'
+    )
     parts += [
-      page.heading(found['guidance']),
-      page.figure(
-        (folder / 'sweep.png').read_bytes(), f'{found["num"]} images per point.'
-      ),
+      page.heading(guidance),
+      page.figure((folder / 'sweep.png').read_bytes(), caption),
+      page.folded('All points', page.table(names, points)),
     ]
-    lines = list(csv.reader(io.StringIO((folder / 'sweep.csv').read_text())))
-    parts.append(page.folded('All points', page.table(lines[0], lines[1:])))
-  return ''.join(parts) or page.note(
+  if parts:
+    return ''.join(parts)
+  methods = ['cfg:1.0..2.0:6'] if experiment.model.null_label else []
+  methods = ['ig:1.0..2.0:6'] * bool(experiment.model.taps) + methods
+  if experiment.distill.method or not methods:
+    return page.note(_NOTHING)
+  return page.note(
     f'Nothing yet: python main.py sweep --workdir={place} '
-    '--guidance=ig:1.0..2.0:6,cfg:1.0..2.0:6'
+    f'--guidance={",".join(methods)}'
   )
 
 

@@ -7,6 +7,7 @@ teacher.json    of a student, whose it is
 checkpoints/    Orbax
 metrics.jsonl   one line for each log window
 tensorboard/    the same for TensorBoard, and preview grids
+wandb.json      which run it is at W&B, if it is told
 previews/       the preview grids as PNG
 """
 

@@ -144,6 +144,7 @@ def test_frames_and_gaps(denoiser):
     ('cfg:1.5', {'solver': 'euler_maruyama', 'last': 0.04}),
     ('cfg:1.5', {'solver': 'ddpm:variance=small', 'path': 'discrete'}),
     ('ig:1.5', {'state_dtype': 'float64'}),
+    ('cfg++:0.3', {}),
   ],
 )
 def test_every_kind_of_sampler(denoiser, text, changes):

@@ -8,7 +8,7 @@ import pytest
 from commands import DIGITS, run
 
 from sample import compare, sampler
-from train import checkpoint, loop, settings, workdir
+from train import loop, settings, trained, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -271,7 +271,7 @@ def test_bad_config_of_a_run(refused, claim, assignment, words):
 
 @pytest.mark.parametrize('command', ['sample', 'compare'])
 def test_unwritable_results(refused, claim, tmp_path, monkeypatch, command):
-  monkeypatch.setattr(checkpoint, 'checkpoint_step', lambda *args: 1)
+  monkeypatch.setattr(trained, 'checkpoint_step', lambda *args: 1)
   (tmp_path / 'file').touch()
   argv = [command, f'--workdir={claim()}', f'--out={tmp_path}/file/out']
   refused(argv, 'cannot be written')

@@ -10,15 +10,11 @@ import numpy as np
 import optax
 import pytest
 
+from dit.checkpoint import WEIGHTS, restore_weights
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import InputError
 from train import state
-from train.checkpoint import (
-  WEIGHTS,
-  CheckpointConfig,
-  Checkpointer,
-  restore_weights,
-)
+from train.checkpoint import CheckpointConfig, Checkpointer
 from train.optimizer import make_optimizer
 
 

@@ -130,6 +130,7 @@ class Recorded(types.ModuleType):
 
 
 def test_weights_and_biases_is_told(tmp_path, monkeypatch):
+  (tmp_path / 'other').mkdir()
   wandb = Recorded()
   monkeypatch.setitem(sys.modules, 'wandb', wandb)
   log.check_wandb('lab/dit')
@@ -150,6 +151,11 @@ def test_weights_and_biases_is_told(tmp_path, monkeypatch):
     raise ValueError
   assert wandb.calls[0][1]['id'] == told['id']  # the same run, continued
   assert wandb.calls[-1] == ('finish', 1)
+  with MetricsLog(tmp_path / 'other', 0, config, 'dit'):
+    assert wandb.calls[-1][1]['id'] != told['id']
+  monkeypatch.delattr(Recorded, 'init')
+  with pytest.raises(InputError, match='cannot be reached'):
+    MetricsLog(tmp_path, 1, config, 'dit')
 
 
 def test_weights_and_biases_is_missing(monkeypatch):
