@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from dit import latents
 from dit.autoencoder import Autoencoder
-from dit.config import check_choice
+from dit.config import check_choice, nearest
 from dit.path import Linear, Path, VariancePreserving
 from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import Denoiser, InputError
@@ -117,7 +117,7 @@ def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
   except (ValueError, OverflowError) as error:
     raise InputError(
       f'labels {plan!r}: expected balanced, random, or classes such as 3 or '
-      '3,5,7.'
+      f'3,5,7.{nearest(plan, ("balanced", "random"))}'
     ) from error
   if classes.min() < 0 or classes.max() >= num_classes:
     raise InputError(

@@ -254,6 +254,8 @@ def test_ctrl_c_outside_training_exits_with_130(monkeypatch):
     ('train --dry_run --config.model.name=SiT-Tinny/2', 'SiT-Tiny/2'),
     ('sample --folder=x --preset=sit_xl_igcfg', 'sit_xl_ig_cfg'),
     ('sweep --workdir=x --guidance=ig:1..2:3 --metric=fdd', 'fd'),
+    ('sample --workdir=x --weights=emma', 'ema'),
+    ('--hepl', '--help'),
   ],
 )
 def test_typos_get_the_nearest_word(words, near):

@@ -50,9 +50,8 @@ def parse_args(
   if not rest:
     raise InputError(f'no command; {known}')
   if rest[0] not in (*runs, '-h', '--help'):
-    raise InputError(
-      f'unknown command {rest[0]!r}; {known}{nearest(rest[0], runs)}'
-    )
+    near = nearest(rest[0], (*runs, '--help'))
+    raise InputError(f'unknown command {rest[0]!r}; {known}{near}')
   if rest[0] in runs:
     _check_flags(rest, commands[rest[0]])
   args = parser.parse_args(rest)

@@ -94,8 +94,9 @@ def train(experiment: Experiment, topology: str | None) -> str:
     f'training: {flops / 1e9:.1f} GFLOP an image, '
     f'{flops * settings.batch_size / 1e12:.1f} TFLOP a step of '
     f'{settings.batch_size} images '
-    f'({settings.batch_size // batch_parts(mesh)} on each device, in '
-    f'{settings.accumulate} parts); {settings.steps:,} steps',
+    f'({settings.batch_size // batch_parts(mesh)} on each device'
+    + f', in {settings.accumulate} parts' * (settings.accumulate > 1)
+    + f'); {settings.steps:,} steps',
     'on each device, GiB: '
     + ', '.join(f'{name} {_gib(tree):.3f}' for name, tree in parts.items())
     + f'; in all {_gib(state):.3f}',

@@ -24,7 +24,7 @@ def _weights(text: str) -> str:
   if text not in published.WEIGHTS and not text.startswith('ema:'):
     raise argparse.ArgumentTypeError(
       f'{text!r}, expected {" or ".join(published.WEIGHTS)}, or ema:WIDTH of a '
-      'run'
+      f'run.{nearest(text, published.WEIGHTS)}'
     )
   return text
 
@@ -37,6 +37,13 @@ def _metrics(text: str) -> tuple[str, ...]:
       + nearest(wrong[0], ('fid', 'sfid', *METRICS))
     )
   return names
+
+
+def _metric(text: str) -> str:
+  name, *more = _metrics(text)
+  if more:
+    raise argparse.ArgumentTypeError(f'{text!r}, expected one metric')
+  return name
 
 
 def add_commands(
@@ -169,7 +176,7 @@ def add_commands(
   )
   sweep.add_argument(
     '--metric',
-    type=lambda text: ''.join(_metrics(text)[:1]),
+    type=_metric,
     default='fd',
     help='as of evaluate --metrics (%(default)s)',
   )

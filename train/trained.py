@@ -71,7 +71,13 @@ class Source:
     """
     if not self.is_run:
       return _open_folder(self.place, overrides)
-    config = ml_collections.ConfigDict(workdir.load_config(self.place)).lock()
+    about = workdir.load_config(self.place)
+    if 'format' in about:
+      raise InputError(
+        f'{self.place} is a folder of weights, not the workdir of a run; give '
+        'it as --folder to a command that takes one.'
+      )
+    config = ml_collections.ConfigDict(about).lock()
     return build(_override(config, overrides, 'run').to_dict())
 
   def latents(self) -> dict[str, Any]:
