@@ -29,6 +29,7 @@ from dit.blocks import rows
 from dit.path import expand
 from dit.types import Denoiser, DenoiserOutput, InputError, SubNetworks
 from guidance.network import Internal
+from guidance.scale import static
 from guidance.term import (
   BlocksTerm,
   GuideTerm,
@@ -70,14 +71,19 @@ class Guidance:
     internal: IG, or None.
     terms: the other methods, at most one of them a LabelTerm.
     rescale: phi of the module's docstring; None for no rescaling.
+    methods: names of the terms, made here: JAX takes two dataclasses of the
+      same fields for one, and could draw with the program of another method.
   """
 
   internal: Internal | None = None
   terms: tuple[Term, ...] = ()
   rescale: float | jax.Array | None = None
+  methods: tuple[str, ...] = static(())
 
   def __post_init__(self) -> None:
     """Checks that the methods can stand together."""
+    methods = tuple(getattr(term, 'name', '') for term in self.terms)
+    object.__setattr__(self, 'methods', methods)
     names = [t.name for t in self.terms if isinstance(t, LabelTerm)]
     if len(names) > 1:
       raise InputError(

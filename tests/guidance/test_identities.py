@@ -40,6 +40,17 @@ def test_every_method_is_here():
   assert OFF.keys() == METHODS.keys()
 
 
+def test_no_two_methods_are_one_program():
+  """As pytrees they differ, so that no jitted sampler is taken for another."""
+  trees = [jax.tree.structure(read(text)) for text in OFF.values()]
+  for k, tree in enumerate(trees):
+    assert all(tree != other for other in trees[:k])
+  (doubled,) = jax.tree.leaves(
+    jax.tree.map(lambda x: 2 * x, parse('cfg:3')).terms[0].scale.value
+  )
+  assert doubled == 6 and parse('cfg:3').methods == ('cfg',)
+
+
 @pytest.mark.parametrize('name', OFF)
 @pytest.mark.parametrize('rest', ['', ',rescale:0.7'])
 def test_scale_one_is_the_conditional_model(name, rest):
