@@ -22,10 +22,10 @@ from jax.sharding import Mesh
 
 from dit.autoencoder import Autoencoder
 from dit.path import Path
-from dit.sharding import batch_parts, batch_sharding, replicated
+from dit.sharding import batch_parts, replicated
 from dit.types import Denoiser, InputError
 from guidance import Guidance
-from sample import generate, sampler
+from sample import generate
 
 
 class Film(NamedTuple):
@@ -78,30 +78,17 @@ def film(
       do not fit.
   """
   generate.check(config, guidance, denoiser, mesh, path, shape)
-  solver, grid = config.make_solver(path), config.grid(path)
-  if solver.adaptive:
+  if config.make_solver(path).adaptive:
     raise InputError(
       f'sample.solver {config.solver} has no steps to look at; choose another.'
     )
   count, parts = len(labels), batch_parts(mesh)
-  index = np.arange(-(-count // parts) * parts, dtype=np.int32)
-  arrays = (np.resize(labels, len(index)).astype(np.int32), index)
-  label, index = jax.device_put(arrays, batch_sharding(mesh))
+  index = np.arange(-(-count // parts) * parts)
   with jax.set_mesh(mesh), config.precision():
-    _, (states, seen) = sampler.sample(
-      denoiser,
-      guidance,
-      label,
-      index,
-      grid,
-      jnp.uint32(seed),
-      solver=solver,
-      shape=shape,
-      path=path,
-      scales_at=config.scales_at,
-      dtype=config.state_dtype,
-      parts=True,
-    )
+    _, (states, seen) = generate.draw_latents(
+      denoiser, guidance, np.resize(labels, len(index)), index, config,
+      path=path, shape=shape, mesh=mesh, seed=seed, parts=True,
+    )  # fmt: skip
     states = states[:, :count]
     found = {**seen.parts, 'guided': seen.velocity}
     methods = [term.name for term in guidance.terms]
@@ -117,7 +104,7 @@ def film(
       for name, strong in pairs
       if name in velocities
     }
-    begins = grid[:-1]
+    begins = config.grid(path)[:-1]
     chosen = np.linspace(0, len(begins) - 1, frames).round().astype(int)
     chosen = np.unique(chosen)
     decode = jax.jit(generate.to_images, out_shardings=replicated(mesh))

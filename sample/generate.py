@@ -219,6 +219,41 @@ def to_images(
   return latents.to_pixels(x), jnp.isfinite(x).all((1, 2, 3))
 
 
+def draw_latents(
+  denoiser: Denoiser,
+  guidance: Guidance,
+  labels: np.ndarray,
+  index: np.ndarray,
+  config: SampleConfig,
+  *,
+  path: Path,
+  shape: tuple[int, int, int],
+  mesh: Mesh,
+  seed: int,
+  parts: bool = False,
+) -> tuple[jax.Array, Any]:
+  """Asks for one batch, its rows spread over the devices; see `sampler.sample`.
+
+  To be called within the mesh and `config.precision()`.
+  """
+  arrays = (labels.astype(np.int32), index.astype(np.int32))
+  label, numbers = jax.device_put(arrays, batch_sharding(mesh))
+  return sampler.sample(
+    denoiser,
+    guidance,
+    label,
+    numbers,
+    config.grid(path),
+    jnp.uint32(seed),
+    solver=config.make_solver(path),
+    shape=shape,
+    path=path,
+    scales_at=config.scales_at,
+    dtype=config.state_dtype,
+    parts=parts,
+  )
+
+
 def batches(
   denoiser: Denoiser,
   guidance: Guidance,
@@ -257,7 +292,6 @@ def batches(
   guidance = jax.tree.map(
     lambda leaf: leaf if np.ndim(leaf) else float(leaf), guidance
   )
-  grid, solver = config.grid(path), config.make_solver(path)
   cost = declared_nfe(denoiser, guidance, config, path, seed)
 
   # Replicated, so that every process can read all of it.
@@ -268,22 +302,11 @@ def batches(
     # Every batch has the same size, so that one program serves all: the last
     # one is filled up with images that are then dropped.
     padded = np.pad(number, (0, config.batch_size - len(number)), mode='edge')
-    arrays = (labels[padded], padded.astype(np.int32))
-    label, numbers = jax.device_put(arrays, batch_sharding(mesh))
     with jax.set_mesh(mesh), config.precision():
-      x, spent = sampler.sample(
-        denoiser,
-        guidance,
-        label,
-        numbers,
-        grid,
-        jnp.uint32(seed),
-        solver=solver,
-        shape=shape,
-        path=path,
-        scales_at=config.scales_at,
-        dtype=config.state_dtype,
-      )
+      x, spent = draw_latents(
+        denoiser, guidance, labels[padded], padded, config,
+        path=path, shape=shape, mesh=mesh, seed=seed,
+      )  # fmt: skip
       return number, decode(autoencoder, x), spent
 
   def finish(number, decoded, spent):

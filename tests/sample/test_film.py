@@ -15,17 +15,7 @@ from guidance import parse
 from sample import generate, sampler
 from sample.film import film
 
-CONFIG = generate.SampleConfig(
-  solver='euler',
-  steps=6,
-  spacing='uniform',
-  shift=1.0,
-  last=0.0,
-  respacing='',
-  scales_at='step',
-  state_dtype='float32',
-  batch_size=2,
-)
+CONFIG = generate.SampleConfig(solver='euler', steps=6, last=0.0, batch_size=2)
 LABELS = np.asarray([3, 8, 3])
 SHAPE = (8, 8, 3)
 EVERYTHING = 'ig:1.6,cfg:1.5@0-0.6,s2:1.4'

@@ -15,17 +15,7 @@ from sample import generate, sampler
 from sample.compare import CompareConfig
 
 PATH = path_named('linear')
-SAMPLING = generate.SampleConfig(
-  solver='euler_maruyama',
-  steps=3,
-  spacing='uniform',
-  shift=1.5,
-  last=0.04,
-  respacing='',
-  scales_at='step',
-  state_dtype='float32',
-  batch_size=4,
-)
+SAMPLING = generate.SampleConfig(steps=3, shift=1.5, batch_size=4)
 LABELS = generate.plan_labels('random', 16, 10, seed=3)
 
 
