@@ -31,7 +31,11 @@ def folder_of(workdir: epath.PathLike) -> epath.Path:
 def steps_of(workdir: epath.PathLike) -> list[int]:
   """Steps of a run's complete checkpoints, rising."""
   folder = folder_of(workdir)
-  return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
+  if not folder.exists():
+    return []
+  if not folder.is_dir():
+    raise InputError(f'{folder} is a file, expected a folder of checkpoints.')
+  return sorted(ocp.utils.checkpoint_steps(folder))
 
 
 def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
@@ -44,7 +48,7 @@ def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
     )
   if step is not None and step not in steps:
     raise InputError(
-      f'no checkpoint of step {step} in {folder}; there are steps '
+      f'no checkpoint of step {step!r} in {folder}; there are steps '
       f'{", ".join(map(str, steps))} (checkpoint.keep_every_images '
       'keeps earlier ones).'
     )

@@ -148,7 +148,7 @@ class GuideTerm(Term):
     if self.guide is None:
       raise InputError(
         f'guidance {self.name} needs a weaker network; name its run or folder '
-        'of weights with --guide.'
+        'of weights with --guide (guide= of a pipeline).'
       )
     if self.guide.num_classes != denoiser.num_classes:
       raise InputError(

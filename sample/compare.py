@@ -125,7 +125,7 @@ def compare(
   mesh: Mesh,
   seed: int,
   reference: tuple[np.ndarray, np.ndarray],
-  held_out: tuple[np.ndarray, np.ndarray],
+  held_out: tuple[np.ndarray, np.ndarray] | None,
   protocol: dict[str, Any],
   folder: epath.PathLike,
   guide: Denoiser | None = None,
@@ -143,7 +143,8 @@ def compare(
     mesh: the devices.
     seed: of all noise.
     reference: real images and labels that distances are taken to.
-    held_out: real images and labels that the network has not seen: the floor.
+    held_out: real images and labels that the network has not seen: the floor;
+      None for none.
     protocol: what else fixes the figures, such as weights; it is written down.
     folder: for the results; those of the same protocol are kept as they are.
     guide: the weaker network of AutoGuidance.
@@ -196,9 +197,12 @@ def compare(
     (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
     return images, nfe, (n_1 - n_0) / (t_1 - t_0)
 
-  real = Row('real, held out', scorer(*held_out))
   rows: list[Row] = []
-  blocks = [(_label('real,', 'held out', real.scores), *held_out)]
+  blocks, real, floor = [('real', *reference)], [], None
+  if held_out is not None:
+    floor = scorer(*held_out)
+    real = [Row('real, held out', floor)]
+    blocks = [(_label('real,', 'held out', floor), *held_out)]
   for text in config.methods:
     guidance = parse(text)
     images, nfe, rate = draw(guidance)
@@ -218,7 +222,7 @@ def compare(
     )
     blocks.append((_label(*split_names(text), scores), images, labels))
     progress(f'{text}: {_summary(rows[-1].scores)}')
-  rows.append(real)
+  rows += real
 
   points = []
   for name, scale, guidance in config.sweep():
@@ -229,7 +233,6 @@ def compare(
   table = format_table(rows)
   writer.write_png(folder / 'samples.png', _sheet(blocks, num_classes))
   if points:
-    floor = rows[-1].scores
     writer.write_figure(folder / 'guidance.png', _figure(points, floor))
   writer.write_bytes(folder / 'table.md', table.encode())
   writer.write_json(
@@ -344,7 +347,7 @@ def _sheet(
 
 
 def _figure(
-  points: Sequence[tuple[str, float, Scores]], floor: Scores
+  points: Sequence[tuple[str, float, Scores]], floor: Scores | None
 ) -> Figure:
   """Distance against scale, in features and in pixels."""
   figure = Figure(figsize=(10, 4.2), layout='constrained')
@@ -359,12 +362,13 @@ def _figure(
         marker='o',
         capsize=3,
       )
-    axes.axhline(
-      getattr(floor, space).value,
-      color='grey',
-      linestyle='--',
-      label='real, held out',
-    )
+    if floor is not None:
+      axes.axhline(
+        getattr(floor, space).value,
+        color='grey',
+        linestyle='--',
+        label='real, held out',
+      )
     axes.set(
       xlabel='guidance scale (1 = off)', ylabel=f'Frechet distance, {space}'
     )

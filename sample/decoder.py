@@ -33,7 +33,7 @@ def read_autoencoder(
   if text in (None, 'pixels'):
     return None
   name, _, files = text.partition(':')
-  check_choice('--autoencoder', name, autoencoder.AUTOENCODERS)
+  check_choice('autoencoder', name, autoencoder.AUTOENCODERS)
   tensors = [read_tensors(file)[0] for file in filter(None, files.split(','))]
   statistics = [t for t in tensors if t.keys() == {'mean', 'std'}]
   rest = [t for t in tensors if t.keys() != {'mean', 'std'}]
@@ -71,7 +71,7 @@ def read_decoder(
   name = text.partition(':')[0]
   if name != trained_on['name']:
     raise InputError(
-      f'--autoencoder is {name}, but the network was trained on latents of '
+      f'autoencoder is {name}, but the network was trained on latents of '
       f'{trained_on["name"]}.'
     )
   encoder = decoder.params.get('encoder')

@@ -179,6 +179,10 @@ class Pipeline:
   ) -> Guidance:
     if isinstance(guidance, str):
       guidance = parse(guidance)
+    if not isinstance(guidance, Guidance):
+      raise InputError(
+        f'guidance is {guidance!r}, expected text such as ig:1.5, or none.'
+      )
     if guide is None:
       return guidance
     if not guidance.wants_guide:
@@ -237,6 +241,11 @@ def load(
     InputError: if there is none, or the autoencoder does not fit.
   """
   place = epath.Path(place).expanduser()
+  if weights.startswith('ema:'):
+    raise InputError(
+      f'weights is {weights!r}; averages by width are read of a folder: python '
+      f'main.py convert --from={place} --to=FOLDER --weights={weights}.'
+    )
   mesh = make_mesh(MeshConfig()) if mesh is None else mesh
   about = _read_json(place / 'config.json')
   if 'format' in about:

@@ -102,7 +102,15 @@ def tile(
     columns: per row.
     scale: every pixel becomes scale x scale.
     gap: white pixels around each image.
+
+  Raises:
+    InputError: for other shapes, or no columns.
   """
+  if images.ndim != 4 or columns < 1 or scale < 1:
+    raise InputError(
+      f'images have shape {images.shape}, columns {columns}, scale {scale}; '
+      'expected (n, H, W, C) and at least 1.'
+    )
   images = images.repeat(scale, axis=1).repeat(scale, axis=2)
   images = np.pad(
     images, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=255

@@ -166,7 +166,7 @@ def _strips(found: Film, classes: np.ndarray) -> str:
     )
     change = np.clip(128 + _AMPLIFIED * (guided - strong), 0, 255)
     rows.append(('change', change.astype(np.uint8)))
-    scale = max(1, 48 // guided.shape[1])
+    scale = -(-48 // guided.shape[1])  # room for names of two lines
     sheet = writer.sheet(rows, len(found.times), scale=scale)
     figures.append(page.figure(sheet, f'class {label}, t = {times}'))
   return page.strip(figures)

@@ -1,5 +1,6 @@
 """Pictures of what a run logged, against images seen."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -83,8 +84,13 @@ def _figure(
 
 
 def _draw(axes: Axes, rows: Rows, curves: Mapping[str, str]) -> None:
-  for name, label in curves.items():
-    found = [(row['images'], row[name]) for row in rows if name in row]
+  # Several kinds of lines, as a term may lie on another (a total of one).
+  for (name, label), line in zip(
+    curves.items(), itertools.cycle(('-', '--', '-.', ':')), strict=False
+  ):
+    found = [
+      (row['images'], row[name]) for row in rows if {'images', name} <= {*row}
+    ]
     if found:
       marker = 'o' if len(found) < 20 else None
-      axes.plot(*np.transpose(found), label=label, marker=marker)
+      axes.plot(*np.transpose(found), line, label=label, marker=marker)

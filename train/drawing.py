@@ -98,11 +98,11 @@ class Opened:
     return denoiser, guide, {**about, 'guide': of_guide}
 
   def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels to measure against: the training and the test split."""
+    """Images and labels to measure against: of training, of test if any."""
     if not self._request.source.is_run:
       raise InputError('a folder of weights has no data to measure against.')
     data, splits = self.experiment.data, []
-    for split in (data.train_split, data.test_split):
+    for split in filter(None, (data.train_split, data.test_split)):
       source = open_source(data, split)
       check_source(source, data, self.experiment.model)
       splits.append(load_all(source))

@@ -82,18 +82,37 @@ def image_progress(
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
-  """The lines of metrics.jsonl; a line cut short by a kill is left out."""
+  """The lines of metrics.jsonl, numbers by name.
+
+  A damaged line, such as one cut short by a kill, is left out.
+
+  Raises:
+    InputError: if it cannot be read.
+  """
   path = epath.Path(workdir) / 'metrics.jsonl'
-  text = path.read_bytes() if path.exists() else b''
-  lines = text.decode(errors='replace').splitlines()
+  try:
+    text = path.read_bytes() if path.exists() else b''
+  except OSError as error:
+    raise InputError(f'{path} cannot be read ({error.strerror}).') from error
   rows = []
-  for line in lines:
-    try:
-      row = json.loads(line)
-      rows.append({**row})  # a TypeError for what is no row
-    except (json.JSONDecodeError, TypeError):
+  for line in text.decode(errors='replace').splitlines():
+    row = _row(line)
+    if row is None:
       logging.warning('%s: left out a damaged line: %.40s', path, line)
+    else:
+      rows.append(row)
   return rows
+
+
+def _row(line: str) -> dict[str, float] | None:
+  """A line of metrics.jsonl; None where it is none."""
+  try:
+    row = json.loads(line)
+  except ValueError:
+    return None
+  if not isinstance(row, dict) or 'step' not in row:
+    return None
+  return row if all(type(v) in (int, float) for v in row.values()) else None
 
 
 @contextlib.contextmanager

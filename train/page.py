@@ -112,6 +112,9 @@ def figure(picture: bytes | np.ndarray | Figure, caption: str) -> str:
   Args:
     picture: bytes of a PNG, (H, W, C) uint8 with C 1 or 3, or a plot.
     caption: below it, and read aloud in its place.
+
+  Raises:
+    ValueError: for bytes that are no whole PNG.
   """
   kind, data = 'png', io.BytesIO()
   if isinstance(picture, Figure):
@@ -121,16 +124,27 @@ def figure(picture: bytes | np.ndarray | Figure, caption: str) -> str:
     image = Image.fromarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
     image.save(data, 'png', optimize=True)
     picture = data.getvalue()
-  if kind == 'png' and len(picture) > _LARGE:
-    data = io.BytesIO()
-    with Image.open(io.BytesIO(picture)) as image:
-      image.convert('RGB').save(data, 'jpeg', quality=90)
-    picture, kind = data.getvalue(), 'jpeg'
+  else:
+    picture, kind = _checked(picture)
   encoded = base64.b64encode(picture).decode()
   return (
     f'<figure><img alt="{text(caption)}" src="data:image/{kind};base64,'
     f'{encoded}"><figcaption>{text(caption)}</figcaption></figure>'
   )
+
+
+def _checked(png: bytes) -> tuple[bytes, str]:
+  """A picture that can be shown, and its kind: a large one as JPEG."""
+  data = io.BytesIO()
+  try:
+    with Image.open(io.BytesIO(png)) as image:
+      image.load()
+      if len(png) <= _LARGE:
+        return png, 'png'
+      image.convert('RGB').save(data, 'jpeg', quality=90)
+  except (OSError, SyntaxError) as error:  # which PIL raises
+    raise ValueError(f'not a whole PNG: {error}') from error
+  return data.getvalue(), 'jpeg'
 
 
 def _table(rows: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from guidance import parse
 from sample import writer
 from train import curves, page
 from train.artist import Artist
-from train.drawing import Request
+from train.drawing import Opened, Request
 from train.experiment import Experiment
 from train.log import read_metrics
 from train.settings import load_config
@@ -56,32 +56,40 @@ def report(
   Raises:
     InputError: if there is no run, or it cannot draw with `guidance`.
   """
-  experiment = request.source.open(request.overrides)
-  place = epath.Path(request.source.place).expanduser()
+  source = request.source
+  told = (guidance, autoencoder, source.weights, source.step, request.guide)
+  asked = any(value not in (None, []) for value in told)
+  if asked and not draw:
+    raise InputError(
+      '--guidance, --autoencoder, --weights, --step and --guide say what to '
+      'draw: leave them out, or --no_draw.'
+    )
+  experiment = source.open(request.overrides)
+  place = epath.Path(source.place).expanduser()
   for text in guidance:
     parse(text)
   out = writer.results_folder(request.out or place)
   rows = read_metrics(place)
-  sections: list[tuple[str, str, Callable[[], str]]] = [
-    ('run', 'Run', lambda: _run(experiment, place, rows)),
-    ('losses', 'Losses', lambda: _losses(rows)),
-    ('throughput', 'Throughput', lambda: _throughput(rows)),
-    ('scores', 'Scores on the way', lambda: _scores(experiment, rows)),
-    ('previews', 'Samples over time', lambda: _previews(experiment, place)),
-    ('guidance', 'Guidance', lambda: _guidance(place)),
-    ('sweeps', 'Sweeps', lambda: _sweeps(experiment, place)),
-    ('evaluations', 'Evaluations', lambda: _evaluations(place)),
-  ]
   # What is there is read first: drawing takes time.
-  made = [(name, title, _made(title, make)) for name, title, make in sections]
+  made = [
+    (name, title, _made(title, make, *args))
+    for name, title, make, *args in (
+      ('run', 'Run', _run, experiment, place, rows),
+      ('losses', 'Losses', _losses, rows),
+      ('throughput', 'Throughput', _throughput, rows),
+      ('scores', 'Scores on the way', _scores, experiment, rows),
+      ('previews', 'Samples over time', _previews, experiment, place),
+      ('guidance', 'Guidance', _guidance, request, place),
+      ('sweeps', 'Sweeps', _sweeps, experiment, place),
+      ('evaluations', 'Evaluations', _evaluations, place),
+    )
+  ]
   samples = films = page.note('Not drawn: --no_draw.')
   if draw:
     try:
       artist = Artist(request, guidance, autoencoder)
     except InputError as error:
-      source = request.source
-      told = (guidance, autoencoder, source.weights, source.step, request.guide)
-      if any(value not in (None, []) for value in told):
+      if asked:
         raise
       logging.warning('Nothing is drawn: %s', error)
       samples = films = page.note(f'Not drawn: {error}')
@@ -98,14 +106,21 @@ def report(
   return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
 
 
-def _made(title: str, make: Callable[[], str]) -> str:
-  """A section; of files that are damaged, what is wrong with them."""
+def _made(what: Any, make: Callable[..., str], *args: Any) -> str:
+  """`make(*args)`; where a file is damaged, what is wrong with `what`."""
   try:
-    return make()
+    return make(*args)
   except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
     reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-    logging.warning('%s: a file is damaged (%s).', title, reason)
-    return page.note(f'Left out: a file is damaged ({reason}).')
+    logging.warning('%s is damaged (%s).', what, reason)
+    return page.note(f'Left out: {what} is damaged ({reason}).')
+
+
+def _picture(path: epath.Path, caption: str) -> str:
+  """A picture from a file; nothing where there is none."""
+  if not path.exists():
+    return ''
+  return _made(path, lambda: page.figure(path.read_bytes(), caption))
 
 
 def _losses(rows: curves.Rows) -> str:
@@ -143,7 +158,7 @@ def _run(experiment: Experiment, place: epath.Path, rows: Any) -> str:
   """What it is and how far it has come."""
   last = rows[-1] if rows else {}
   losses = [row['loss'] for row in rows if 'loss' in row]
-  config, found = experiment.model, _json(place / 'run.json') or {}
+  config, path = experiment.model, place / 'run.json'
   leaves = jax.tree.leaves(model.shapes(config))
   size = sum(leaf.size for leaf in leaves)
   values = {
@@ -156,115 +171,144 @@ def _run(experiment: Experiment, place: epath.Path, rows: Any) -> str:
     'checkpoints': ', '.join(map(str, steps_of(place))) or 'none',
     'loss': f'{losses[-1]:.4g}' if losses else '',
   }
-  if found:
-    versions = found['packages'].items()
-    values |= {
-      'command': ' '.join(found['command']),
-      'devices': f'{found["devices"]} x {found["device"]}, '
-      f'{found["processes"]} process(es)',
-      'versions': ', '.join(f'{name} {version}' for name, version in versions),
-      'commit': found['commit'] or '',
-    }
+  origin = _made(path, _origin, path) if path.exists() else ''
+  return page.facts({k: v for k, v in values.items() if v}) + origin
+
+
+def _origin(path: epath.Path) -> str:
+  """Where and with what it was run."""
+  found = _json(path)
+  versions = found['packages'].items()
+  values = {
+    'command': ' '.join(found['command']),
+    'devices': f'{found["devices"]} x {found["device"]}, '
+    f'{found["processes"]} process(es)',
+    'versions': ', '.join(f'{name} {version}' for name, version in versions),
+    'commit': found['commit'] or '',
+  }
   return page.facts({key: value for key, value in values.items() if value})
 
 
 def _previews(experiment: Experiment, place: epath.Path) -> str:
   paths = sorted((place / 'previews').glob('*.png'))
+  paths = [path for path in paths if path.stem.isdecimal()]
   if not paths:
     return page.note(_NOTHING)
   chosen = np.linspace(0, len(paths) - 1, _GRIDS).round().astype(int)
   batch = experiment.train.batch_size
   figures = [
-    page.figure(
-      path.read_bytes(),
-      f'step {int(path.stem)}, {int(path.stem) * batch:,} images',
-    )
+    _picture(path, f'step {int(path.stem)}, {int(path.stem) * batch:,} images')
     for path in (paths[k] for k in np.unique(chosen))
   ]
   caption = f'Guidance {experiment.log.preview_guidance}; classes in columns.'
   return page.note(caption) + page.strip(figures)
 
 
-def _guidance(place: epath.Path) -> str:
+def _guidance(request: Request, place: epath.Path) -> str:
   """What `compare` left."""
-  found = _json(place / 'compare.json')
-  if not found or not (place / 'table.md').exists():
-    return page.note(f'Nothing yet: python main.py compare --workdir={place}')
-  head, _, *lines = (place / 'table.md').read_text().splitlines()
-  cells = [
-    [cell.strip() for cell in line.strip('|').split('|')]
-    for line in (head, *lines)
-  ]
+  results, lines = place / 'compare.json', place / 'table.md'
+  if not results.exists() or not lines.exists():
+    return page.note(_NOTHING + _advice(request, place))
+  return ''.join(
+    [
+      _made(lines, lambda: page.table(*_cells(lines))),
+      _made(results, _compared, results),
+      _picture(
+        place / 'samples.png',
+        'Samples, the same labels and noise in every row of blocks.',
+      ),
+      _picture(
+        place / 'guidance.png', 'Distance against scale, each method alone.'
+      ),
+    ]
+  )
+
+
+def _advice(request: Request, place: epath.Path) -> str:
+  """The command that would compare, if the network serves it."""
+  try:
+    opened = Opened(request)
+    opened.check(opened.experiment.compare.texts())
+  except InputError:
+    return ''
+  return f' Try: python main.py compare --workdir={place}'
+
+
+def _compared(path: epath.Path) -> str:
+  found = _json(path)
   protocol = found['protocol']
-  parts = [
-    page.table(cells[0], cells[1:]),
-    page.note(
-      f'{protocol["compare"]["num"]} images per method against '
-      f'{protocol["reference"]}; ± bootstrap standard error; step '
-      f'{protocol.get("step")}; {found["device"]}.'
-    ),
-  ]
-  for name in ('samples', 'guidance'):
-    if (place / f'{name}.png').exists():
-      caption = {
-        'samples': 'Samples, the same labels and noise in every row of blocks.',
-        'guidance': 'Distance against scale, each method alone.',
-      }
-      data = (place / f'{name}.png').read_bytes()
-      parts.append(page.figure(data, caption[name]))
-  return ''.join(parts)
+  return page.note(
+    f'{protocol["compare"]["num"]} images per method against '
+    f'{protocol["reference"]}; ± bootstrap standard error; step '
+    f'{protocol.get("step")}; {found["device"]}.'
+  )
+
+
+def _cells(path: epath.Path) -> tuple[list[str], list[list[str]]]:
+  """Names and rows of a table in Markdown."""
+  names, _, *rows = (
+    [cell.strip() for cell in line.strip().strip('|').split('|')]
+    for line in path.read_text().splitlines()
+  )
+  return names, rows
 
 
 def _sweeps(experiment: Experiment, place: epath.Path) -> str:
   """What `sweep` left, in the workdir or a folder within."""
-  parts = []
-  for path in _found(place, 'sweep.json'):
-    folder, found = path.parent, _json(path)
-    if not found or not (folder / 'sweep.png').exists():
-      continue  # not at its end
-    names, *points = csv.reader(io.StringIO((folder / 'sweep.csv').read_text()))
-    guidance = found['guidance']
-    for k in range(guidance.count('*')):
-      scales = sorted({float(point[k]) for point in points})
-      span = f'{scales[0]:g}..{scales[-1]:g}:{len(scales)}'
-      guidance = guidance.replace('*', span, 1)
-    sampling = found['sampling']
-    caption = (
-      f'{found["num"]} images per point; {sampling["solver"]}, '
-      f'{sampling["steps"]} steps, seed {found["seed"]}; in {folder.name}/.'
-    )
-    parts += [
-      page.heading(guidance),
-      page.figure((folder / 'sweep.png').read_bytes(), caption),
-      page.folded('All points', page.table(names, points)),
-    ]
-  if parts:
-    return ''.join(parts)
+  found = [
+    path
+    for path in _found(place, 'sweep.json')
+    if (path.parent / 'sweep.png').exists()  # at its end
+  ]
+  if found:
+    return ''.join(_made(path, _sweep, path) for path in found)
   methods = ['cfg:1.0..2.0:6'] if experiment.model.null_label else []
   methods = ['ig:1.0..2.0:6'] * bool(experiment.model.taps) + methods
   if experiment.distill.method or not methods:
     return page.note(_NOTHING)
   return page.note(
-    f'Nothing yet: python main.py sweep --workdir={place} '
+    f'{_NOTHING} Try: python main.py sweep --workdir={place} '
     f'--guidance={",".join(methods)}'
+  )
+
+
+def _sweep(path: epath.Path) -> str:
+  """One of them, by its protocol."""
+  folder, found = path.parent, _json(path)
+  names, *points = csv.reader(io.StringIO((folder / 'sweep.csv').read_text()))
+  guidance, sampling = found['guidance'], found['sampling']
+  for k in range(guidance.count('*')):
+    scales = sorted({float(point[k]) for point in points})
+    span = f'{scales[0]:g}..{scales[-1]:g}:{len(scales)}'
+    guidance = guidance.replace('*', span, 1)
+  caption = (
+    f'{found["num"]} images per point; {sampling["solver"]}, '
+    f'{sampling["steps"]} steps, seed {found["seed"]}; in {folder.name}/.'
+  )
+  return (
+    page.heading(guidance)
+    + _picture(folder / 'sweep.png', caption)
+    + page.folded('All points', page.table(names, points))
   )
 
 
 def _evaluations(place: epath.Path) -> str:
   """What `evaluate` left, the lines for a paper under one head."""
-  rows = []
-  for path in _found(place / 'evaluation', 'evaluation*.md'):
-    names, _, values = (
-      [cell.strip() for cell in line.strip().strip('|').split('|')]
-      for line in path.read_text().splitlines()
-    )
-    rows.append(dict(zip(names, values, strict=True)))
-  if not rows:
+  paths = list(_found(place / 'evaluation', 'evaluation*.md'))
+  if not paths:
     return page.note(
-      f'Nothing yet: python main.py evaluate --workdir={place} --num=500'
+      f'{_NOTHING} Try: python main.py evaluate --workdir={place} --num=500'
     )
+  rows: list[dict[str, str]] = []
+
+  def read(path: epath.Path) -> str:
+    names, values = _cells(path)
+    rows.append(dict(zip(names, *values, strict=True)))
+    return ''
+
+  notes = ''.join(_made(path, read, path) for path in paths)
   columns = list(dict.fromkeys(name for row in rows for name in row))
-  return page.table(
+  return notes + page.table(
     columns, [[row.get(c, '') for c in columns] for row in rows]
   )
 
@@ -290,8 +334,5 @@ def _found(place: epath.Path, pattern: str) -> Iterator[epath.Path]:
 
 
 def _json(path: epath.Path) -> Any:
-  """What a file holds; None where it is missing or damaged."""
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError):
-    return None
+  """What a file holds."""
+  return json.loads(path.read_text())

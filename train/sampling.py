@@ -164,7 +164,7 @@ def compare(request: Request) -> str:
     mesh=opened.mesh,
     seed=request.seed,
     reference=splits[0],
-    held_out=splits[1],
+    held_out=splits[1] if len(splits) > 1 else None,
     protocol=protocol,
     folder=out,
     guide=guide,

@@ -89,7 +89,7 @@ def options_of(method):
 
 def test_every_method_and_option_is_among_them():
   seen = {name: set() for name in METHODS}
-  for part in ','.join(TEXTS[1:]).split(','):
+  for part in ','.join(set(TEXTS) - {'none'}).split(','):
     name, *options = part.split('@')[0].split(':')
     if name != 'rescale':
       seen[name] |= {option.split('=')[0] for option in options[1:]}

@@ -38,7 +38,7 @@ class DataConfig:
     dir: folder that holds the sets: NAME/SPLIT of `prepare`, or as TFDS lays
       its own out.
     train_split: to train on; also the reference of distances.
-    test_split: held out; the floor of distances.
+    test_split: held out, the floor of distances; '' for none.
     threads: that read records.
     prefetch: batches read ahead, by each worker.
     workers: processes that read; 0: this one does.
@@ -82,6 +82,8 @@ def open_source(config: DataConfig, split: str) -> Any:
   Raises:
     InputError: if the set, or the split, is not there.
   """
+  if not split:
+    raise InputError('data.train_split or data.test_split is empty; name one.')
   folder = config.prepared(split)
   if (folder / PROTOCOL).exists():
     return LatentSource(folder)
