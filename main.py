@@ -89,6 +89,16 @@ def _distill(args: argparse.Namespace) -> int:
   overrides = [*args.overrides, f'distill.teacher={args.teacher}']
   config = override(load_config(args.config), overrides).to_dict()
   experiment = build(config)
+  if args.dry_run:
+    experiments = [experiment]
+    if experiment.distill.stages:
+      experiments = [
+        build(each) for each in recipe.stages(args.config, overrides)[1]
+      ]
+    print('\n\n'.join(map(dryrun.distill, experiments)))
+    return 0
+  if args.workdir is None:
+    raise InputError('--workdir is needed, the folder of the student.')
   if experiment.distill.stages:
     text = recipe.run(args.config, overrides, args.workdir)
     if text is not None:

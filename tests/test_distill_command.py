@@ -41,13 +41,14 @@ def quick():
     yield
 
 
-def distil(teacher, workdir, argument, **given):
+def distil(teacher, workdir, argument, dry_run=False, **given):
   values = TINY | {'data.dir': teacher.parent / 'data'} | given
   return run(
     'distill',
     f'--config={ROOT}/configs/distill/digits.py:{argument}',
     f'--teacher={teacher}',
     f'--workdir={workdir}',
+    *['--dry_run'] * dry_run,
     *(f'--config.{key}={value}' for key, value in values.items()),
   )
 
@@ -64,6 +65,24 @@ def student(teacher, tmp_path_factory):
   result = distil(teacher, workdir, 'hybrid,2')
   assert result.status == 0, result.err
   return workdir
+
+
+@pytest.mark.parametrize(
+  ('argument', 'stages', 'passes'),
+  # To a step's sample lead 1.5 passes on average. Student: those, a backward
+  # pass as two, the teacher's pair, and teacher and fake at the other level;
+  # fake: those and a pass with its backward one.
+  [('hybrid,2', 1, '12'), ('flash,2', 4, None)],
+)
+def test_dry_run(teacher, tmp_path, argument, stages, passes):
+  result = distil(teacher, tmp_path / 'run', argument, dry_run=True)
+  assert result.status == 0, result.err
+  assert not list(tmp_path.iterdir())
+  assert result.out.count('a student of 2 steps') == stages
+  assert result.out.count('on each device, GiB: teacher 0.0') == stages
+  assert 'distill.fake_updates = 1' in result.out
+  if passes:
+    assert f'a step: {passes} passes an image' in result.out
 
 
 def test_leaves_what_a_run_leaves(student, teacher):

@@ -180,6 +180,25 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
   assert contents(folder) == before
 
 
+def test_compare_without_a_test_split(trained, monkeypatch):
+  quick = functools.partial(scorer.train_classifier, steps=20)
+  monkeypatch.setattr(scorer, 'train_classifier', quick)
+  folder = trained.workdir
+  config = json.loads((folder / 'config.json').read_text())
+  config['data']['test_split'] = ''
+  (folder / 'config.json').write_text(json.dumps(config))
+  result = run(
+    'compare', f'--workdir={folder}', '--config.sample.steps=1',
+    '--config.compare.num=20', '--config.compare.methods=("ig:1.5",)',
+  )  # fmt: skip
+  assert result.status == 0, result.err
+  rows = (folder / 'table.md').read_text().splitlines()[2:]
+  assert [row.split('|')[1].strip() for row in rows] == ['IG']
+  # Three rows of real images, one of samples, of 48 pixels and a margin.
+  assert picture(folder / 'samples.png').shape[0] == 4 * 52 + 2 * 8
+  assert picture(folder / 'guidance.png').shape[1] > 800
+
+
 def test_home_means_the_same_to_all_commands(trained, monkeypatch):
   monkeypatch.setenv('HOME', str(trained.workdir.parent))
   monkeypatch.chdir(trained.workdir)

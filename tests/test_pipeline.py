@@ -107,6 +107,7 @@ def test_bad_words(pipeline, shared_run, folder):
   for call, message in (
     (lambda: pipeline(LABELS, 'igg:1.5'), "Did you mean 'ig'"),
     (lambda: pipeline(LABELS, 'auto:2'), 'needs a weaker network'),
+    (lambda: pipeline(LABELS, None), 'expected text such as'),
     (lambda: pipeline(LABELS, step=5), "Did you mean 'steps'"),
     (lambda: pipeline(LABELS, solver='eular'), "Did you mean 'euler'"),
     (lambda: pipeline(LABELS, steps='3'), 'of type int'),
@@ -118,7 +119,9 @@ def test_bad_words(pipeline, shared_run, folder):
     (lambda: pipeline.film(LABELS, 'ig:2', frames=0), 'at least 1'),
     (lambda: pipeline.nfe('ig:2:tap=4'), 'needs tap 4'),
     (lambda: load(shared_run / 'run', weights='emma'), "Did you mean 'ema'"),
+    (lambda: load(shared_run / 'run', weights='ema:0.1'), 'main.py convert'),
     (lambda: load(shared_run / 'run', step=7), 'no checkpoint of step 7'),
+    (lambda: load(shared_run / 'run', step='20'), "no checkpoint of step '20'"),
     (lambda: load(folder, step=7), 'holds one set'),
     (lambda: load(shared_run / 'nowhere'), 'cannot be read'),
     (lambda: load(shared_run / 'run', autoencoder='sdvae:x'), 'sd_vae'),

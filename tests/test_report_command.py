@@ -1,7 +1,6 @@
 """The command `report`: one page of a run, looked at in a browser."""
 
 import html.parser
-import itertools
 import pathlib
 import shutil
 import subprocess
@@ -202,6 +201,8 @@ def test_without_weights(shared_run, tmp_path):
     (('--guidance=auto:2',), '--guide'),
     (('--step=7',), 'no checkpoint of step 7'),
     (('--config.model.width=3',), 'belongs to the run'),
+    (('--no_draw', '--guidance=ig:1.5'), 'leave them out, or --no_draw'),
+    (('--no_draw', '--step=30'), 'leave them out, or --no_draw'),
   ],
 )
 def test_what_cannot_be_drawn_leaves_no_page(
@@ -216,15 +217,16 @@ def test_no_run(tmp_path):
   assert result.status == 2 and 'config.json' in result.err and found is None
 
 
+# Of every file, damages, and what is still shown of its section: pictures.
 DAMAGES = {
-  'compare.json': ('{"damaged": ', '{"a": 1}', '[1]'),
-  'table.md': ('',),
-  'sweep/sweep.json': ('{"damaged": ',),
-  'sweep/sweep.csv': ('',),
-  'run.json': ('{', '[1]', '{"command": null}'),
-  'metrics.jsonl': ('5\n', '{"step": 1}\n'),
-  'previews/foo.png': ('none',),
-  'evaluation/ig-1.5/evaluation.md': ('', '| a |\n'),
+  'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 2),
+  'table.md': (('',), 'guidance', 2),
+  'samples.png': (('', 'none'), 'guidance', 1),
+  'sweep/sweep.json': (('{"damaged": ',), 'sweeps', 0),
+  'sweep/sweep.csv': (('',), 'sweeps', 0),
+  'run.json': (('{', '[1]', '{"command": null}'), 'run', 0),
+  'previews/00000015.png': (('', 'none'), 'previews', 1),
+  'evaluation/ig-1.5/evaluation.md': (('', '| a |\n'), 'evaluations', 0),
 }
 
 
@@ -232,16 +234,59 @@ DAMAGES = {
 def test_damaged_files_are_left_out(whole, tmp_path, name):
   workdir = tmp_path / 'run'
   shutil.copytree(whole, workdir)
-  for text in DAMAGES[name]:
+  texts, section, pictures = DAMAGES[name]
+  for text in texts:
     (workdir / name).write_text(text)
     result, found = report(workdir, workdir, '--no_draw')
     assert result.status == 0, result.err
     assert tuple(found.text) == SECTIONS
-    shown = ' '.join(itertools.chain.from_iterable(found.text.values()))
-    said = 'damaged' in result.err and 'a file is damaged' in shown
-    # JSON that is cut off counts as not there yet, as while it is written.
-    assert said or text.startswith('{') or name == 'metrics.jsonl'
-  assert found.pictures['losses'] or name == 'metrics.jsonl'
+    said = f'{"run/sweep" if section == "sweeps" else name} is damaged'
+    assert said in result.err and said in ' '.join(found.text[section])
+    assert len(found.pictures[section]) == pictures
+    assert len(found.pictures['losses']) == 2
+  assert '30 of 30 steps' in ' '.join(found.text['run'])
+
+
+def test_picture_cut_off(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(whole, workdir)
+  path = workdir / 'sweep' / 'sweep.png'
+  path.write_bytes(path.read_bytes()[:2000])
+  result, found = report(workdir, workdir, '--no_draw')
+  assert result.status == 0 and 'sweep.png is damaged' in result.err
+  assert 'fd' in found.cells['sweeps'] and not found.pictures['sweeps']
+
+
+@pytest.mark.parametrize('line', ['5', '{"loss": 1}', '{"step": 31}', '{"st'])
+def test_lines_that_are_none(shared_run, tmp_path, line):
+  workdir = tmp_path / 'run'
+  shutil.copytree(shared_run / 'run', workdir)
+  with (workdir / 'metrics.jsonl').open('a') as file:
+    file.write(line + '\n')
+  result, found = report(workdir, workdir, '--no_draw')
+  assert result.status == 0, result.err
+  assert len(found.pictures['losses']) == 2
+  assert ('left out a damaged line' in result.err) == ('"step"' not in line)
+
+
+@pytest.mark.parametrize('name', ['metrics.jsonl', 'checkpoints'])
+def test_files_of_another_kind(shared_run, tmp_path, name):
+  """A folder where a file should be, and the other way round."""
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  shutil.copy(shared_run / 'run' / 'config.json', workdir)
+  (workdir / name).mkdir() if '.' in name else (workdir / name).touch()
+  result, found = report(workdir, workdir, '--step=30')
+  assert result.status == 2 and name in result.err and found is None
+
+
+def test_advice_is_what_can_be_done(shared_run, tmp_path):
+  """Of a network that serves no guidance, no command that would be refused."""
+  on = shared_run / 'run', tmp_path, '--no_draw'
+  _, found = report(*on)
+  assert 'compare --workdir' in ' '.join(found.text['guidance'])
+  _, found = report(*on, '--config.compare.methods=("auto:2",)')
+  assert 'compare' not in ' '.join(found.text['guidance'])
 
 
 def test_what_changes_is_shown_as_it_is_said(monkeypatch):

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -32,6 +33,8 @@ from guidance import parse
 from guidance.parse import describe
 from sample import generate, sampler
 from sample.writer import flatten
+from train.distill import run as distilling
+from train.distill.step import abstract
 from train.experiment import Experiment
 from train.hlo import collectives
 from train.loop import check_settings, plan
@@ -92,14 +95,12 @@ def train(experiment: Experiment, topology: str | None) -> str:
     *_described(experiment, mesh),
     f'a pass: {network.pass_multiply_adds / 1e9:.2f} G multiply-adds an image; '
     f'training: {flops / 1e9:.1f} GFLOP an image, '
-    f'{flops * settings.batch_size / 1e12:.1f} TFLOP a step of '
+    f'{flops * settings.batch_size / 1e12:.3g} TFLOP a step of '
     f'{settings.batch_size} images '
     f'({settings.batch_size // batch_parts(mesh)} on each device'
     + f', in {settings.accumulate} parts' * (settings.accumulate > 1)
     + f'); {settings.steps:,} steps',
-    'on each device, GiB: '
-    + ', '.join(f'{name} {_gib(tree):.3f}' for name, tree in parts.items())
-    + f'; in all {_gib(state):.3f}',
+    _memory(parts),
   ]
   if peak := peak_flops(mesh.devices.flat[0]):
     least = flops * settings.batch_size / (mesh.size * peak)
@@ -109,6 +110,41 @@ def train(experiment: Experiment, topology: str | None) -> str:
       program = compiled(step.lower(state, batch, key))
     lines += _report(program, mesh, 'step')
   return '\n'.join(lines)
+
+
+def distill(experiment: Experiment) -> str:
+  """A report on the steps of one student; InputError for what cannot run."""
+  plan = distilling.check(experiment)
+  settings, student = experiment.train, experiment.model
+  state = abstract(
+    plan.distillation,
+    distilling.make_rules(experiment)[1],
+    plan.mesh,
+    zero1=experiment.mesh.zero1,
+  )
+  teacher = weights_like(plan.distillation.teacher, plan.mesh)
+  passes = plan.distillation.passes()
+  flops = 2 * passes * student.pass_multiply_adds
+  parts = {
+    'teacher': teacher,
+    'parameters': state.params,
+    'average': (state.ema, state.power),
+    'fake denoiser': state.fake,
+    'optimisers': (state.opt_state, state.fake_opt_state),
+  }
+  each = settings.batch_size // batch_parts(plan.mesh)
+  return '\n'.join(
+    [
+      *_described(experiment, plan.mesh),
+      f'teacher {plan.teacher.place}, a student of '
+      f'{len(plan.distillation.times) - 1} steps',
+      f'a step: {passes:.4g} passes an image, a backward one being two; '
+      f'{flops * settings.batch_size / 1e12:.3g} TFLOP for '
+      f'{settings.batch_size} images ({each} on each device); '
+      f'{settings.steps:,} steps',
+      _memory(parts),
+    ]
+  )
 
 
 def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
@@ -137,7 +173,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
   ]
   if nfe is not None:
     flops = 2 * nfe * experiment.model.pass_multiply_adds
-    lines.append(f'{flops / 1e12:.2f} TFLOP an image')
+    lines.append(f'{flops / 1e12:.3g} TFLOP an image')
   if topology:
     with jax.set_mesh(mesh):
       program = compiled(sample_program(experiment, method, denoiser, mesh))
@@ -297,6 +333,16 @@ def _report(program: Program, mesh: Mesh, what: str) -> list[str]:
     f'sent in a {what}:',
     *(sent or ['  nothing']),
   ]
+
+
+def _memory(parts: Mapping[str, Any]) -> str:
+  sizes = {name: _gib(tree) for name, tree in parts.items()}
+  return (
+    'on each device, GiB: '
+    + ', '.join(f'{name} {size:.3f}' for name, size in sizes.items())
+    + f'; in all {sum(sizes.values()):.3f}, and gradients and activations '
+    'beside (train --topology compiles, and knows)'
+  )
 
 
 def _gib(tree: Any) -> float:

@@ -12,6 +12,7 @@ from sample.store import FORMATS
 from train import cluster, exchange
 
 Run = Callable[[argparse.Namespace], int | None]
+_OF_USE = 'Config keys that change no weights can be set'
 
 
 def _path(text: str) -> str:
@@ -68,8 +69,9 @@ def add_commands(
     sub = command(
       name,
       text,
-      'Any config key can be set: --config.KEY=VALUE, with the keys of '
-      f'configs/base.py.\nExample: {example}',
+      ('Any config key can be set' if name == 'train' else _OF_USE)
+      + ': --config.KEY=VALUE, with the keys of configs/base.py.\n'
+      f'Example: {example}',
     )
     where = sub.add_mutually_exclusive_group(required=name != 'train')
     where.add_argument('--workdir', type=_path, help='folder of the run')
@@ -133,7 +135,8 @@ def add_commands(
     ('--teacher', 'run (its average), or folder of weights'),
     ('--workdir', 'folder of the student'),
   ):
-    distill.add_argument(flag, type=_path, required=True, help=text)
+    needed = flag != '--workdir'  # not for --dry_run
+    distill.add_argument(flag, type=_path, required=needed, help=text)
   for sub in (train, distill):
     sub.add_argument(
       '--stopped_status',
@@ -199,7 +202,8 @@ def add_commands(
   report.add_argument(
     '--no_draw',
     action='store_true',
-    help='only what is in the workdir: reads no weights',
+    help='only what is in the workdir: reads no weights, leaves out what an '
+    'earlier page had drawn',
   )
   evaluate = command(
     'evaluate',
@@ -340,12 +344,13 @@ def add_commands(
     prepare, train, distill, sample, evaluate, reference, features,
   ):  # fmt: skip
     cluster.add_flags(sub)
-  for sub in (train, sample):
+  for sub in (train, distill, sample):
     sub.add_argument(
       '--dry_run',
       action='store_true',
       help='only say what it would be: sizes, memory of each device',
     )
+  for sub in (train, sample):
     sub.add_argument(
       '--topology',
       type=_path,

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging as stdlib_logging
 import math
+import os
 import pathlib
 import sys
 import time
@@ -48,8 +49,14 @@ def _wanted(record: stdlib_logging.LogRecord) -> bool:
 
 def progress_bar(**kwargs: Any) -> tqdm:
   """A bar on process 0 and on a terminal; elsewhere it shows nothing."""
-  show = jax.process_index() == 0 and sys.stderr.isatty()
+  show = jax.process_index() == 0 and on_terminal()
   return tqdm(disable=not show, dynamic_ncols=True, **kwargs)
+
+
+def on_terminal() -> bool:
+  """Whether bars can be seen: not where a terminal has no width."""
+  fd = sys.stderr.fileno() if sys.stderr.isatty() else None
+  return fd is not None and os.get_terminal_size(fd).columns > 0
 
 
 @contextlib.contextmanager
@@ -194,7 +201,7 @@ class MetricsLog:
         self._board.add_scalar(name, value, step)
       if self._wandb:
         self._wandb.log(values, step=step)
-    if not sys.stderr.isatty():
+    if not on_terminal():
       scores = [name for name in values if name.startswith('eval/')]
       shown = [
         f'{name} {values[name]:.4g}'

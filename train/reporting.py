@@ -261,7 +261,7 @@ def _sweeps(experiment: Experiment, place: epath.Path) -> str:
     if (path.parent / 'sweep.png').exists()  # at its end
   ]
   if found:
-    return ''.join(_made(path, _sweep, path) for path in found)
+    return ''.join(_made(path.parent, _sweep, path) for path in found)
   methods = ['cfg:1.0..2.0:6'] if experiment.model.null_label else []
   methods = ['ig:1.0..2.0:6'] * bool(experiment.model.taps) + methods
   if experiment.distill.method or not methods:

@@ -22,7 +22,8 @@ def parse(argument: str) -> tuple[str, int]:
   method, _, steps = argument.partition(',')
   if method not in METHODS or not steps.isdigit() or int(steps) < 1:
     raise ValueError(
-      f'{argument!r} is not METHOD,STEPS with methods {", ".join(METHODS)}',
+      f'{argument!r} is not METHOD,STEPS with methods {", ".join(METHODS)} and '
+      'at least one step',
       [method] * (method not in METHODS),
       METHODS,
     )

@@ -7,6 +7,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from dit.types import InputError
 from sample import writer
 
 
@@ -35,6 +36,15 @@ def test_tile():
     row, column = divmod(n, 3)
     expected[6 * row + 1 : 6 * row + 5, 8 * column + 1 : 8 * column + 7] = n + 1
   np.testing.assert_array_equal(tiled, expected)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'columns', 'scale'),
+  [((4, 2, 2), 2, 1), ((4, 2, 2, 1), 0, 1), ((4, 2, 2, 1), 2, 0)],
+)
+def test_what_cannot_be_tiled(shape, columns, scale):
+  with pytest.raises(InputError, match='expected'):
+    writer.tile(np.zeros(shape, np.uint8), columns, scale=scale)
 
 
 def test_tile_keeps_pixels_in_place():

@@ -73,6 +73,21 @@ def sweep(
   return min(rows[1:], key=lambda row: row['fd'])['ratio'], rows
 
 
+def stages(
+  spec: str, overrides: Sequence[str]
+) -> tuple[Experiment, list[dict[str, Any]]]:
+  """A config that names stages, and theirs, as plain values."""
+  file = spec.partition(':')[0]
+  whole = build(override(load_config(spec), overrides).to_dict())
+  configs = [
+    override(load_config(f'{file}:{name}'), overrides).to_dict()
+    for name in whole.distill.stages
+  ]
+  for n, config in enumerate(configs):
+    config['seed'] = (config['seed'] + n) % 2**32  # noise of its own
+  return whole, configs
+
+
 def run(
   spec: str, overrides: Sequence[str], workdir: epath.PathLike
 ) -> str | None:
@@ -90,19 +105,12 @@ def run(
     InputError: for what cannot work, before the first stage.
   """
   place = epath.Path(workdir).expanduser().resolve()
-  file = spec.partition(':')[0]
-  whole = build(override(load_config(spec), overrides).to_dict())
+  whole, configs = stages(spec, overrides)
   names = whole.distill.stages
-  configs = [
-    override(load_config(f'{file}:{name}'), overrides).to_dict()
-    for name in names
-  ]
   # METHOD is the last but one part of a stage's argument.
   folders = [
     place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
-  for n, config in enumerate(configs):
-    config['seed'] = (config['seed'] + n) % 2**32  # noise of its own
   _check(whole, [build(config) for config in configs], place)
   for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
     if n:  # both branches start with the stage before them
