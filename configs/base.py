@@ -149,7 +149,8 @@ def get_config() -> ml_collections.ConfigDict:
   # ArrayRecord.
   config.data.name = 'digits'
   config.data.dir = 'runs/data'
-  # To train on (and the reference of distances); held out (their floor).
+  # To train on (and the reference of distances); held out (their floor), ''
+  # for none.
   config.data.train_split = 'train'
   config.data.test_split = 'test'
   # Whose latents the records are (dit/autoencoder/registry.py), or pixels; and

@@ -15,6 +15,7 @@ from guidance import parse
 from sample import generate, sampler
 from sample.film import film
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 CONFIG = generate.SampleConfig(solver='euler', steps=6, last=0.0, batch_size=2)
 LABELS = np.asarray([3, 8, 3])
 SHAPE = (8, 8, 3)

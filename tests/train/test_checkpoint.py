@@ -209,11 +209,13 @@ def largest(folder):
 @pytest.fixture
 def forgotten():
   """Orbax leaves futures of what failed behind; here they are let go."""
+  gc.freeze()  # what was there before takes seconds to look through
   yield
   with warnings.catch_warnings(action='ignore'):
     for _ in range(5):  # its threads end when they like
       gc.collect()
       time.sleep(0.1)
+  gc.unfreeze()
 
 
 ABANDONED = pytest.mark.filterwarnings(
