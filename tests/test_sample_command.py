@@ -15,6 +15,7 @@ from sample.pipeline import SAMPLING
 from train import sampling, settings
 from train.experiment import build
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 QUICK = ['--num=20', '--config.sample.batch_size=8', '--config.sample.steps=2']
 
 

@@ -16,6 +16,9 @@ from sample.solvers import Evaluation
 MEAN, STD, SHAPE = 0.7, 0.4, (6, 2, 2, 3)
 
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
 def velocity_of(path):
   """E[dx/dt | x] for data N(MEAN, STD^2)."""
 

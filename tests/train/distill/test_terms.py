@@ -14,6 +14,7 @@ from train.distill import objective, terms
 from train.distill.levels import bounds, draw_levels, trained_steps
 from train.distill.objective import Distillation
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 LABEL = jnp.arange(8) % 3
 
 
