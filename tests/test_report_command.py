@@ -139,6 +139,8 @@ def test_page_in_a_browser(whole, tmp_path):
     'sections: [...document.querySelectorAll("section")]'
     '.map(s => s.getBoundingClientRect().height > 40),'
     'pictures: [...document.images].map(i => i.naturalWidth > 100),'
+    'tables: [...document.querySelectorAll(".wide")]'
+    '.every(e => e.scrollWidth <= e.clientWidth),'
     'wide: document.documentElement.scrollWidth})</script>'
   )
   text = page.read_text().replace("default-src 'none'; img-src data:;", '')
@@ -148,7 +150,7 @@ def test_page_in_a_browser(whole, tmp_path):
   assert not complaints
   assert f'"sections":[{",".join(["true"] * len(SECTIONS))}]' in shown
   assert f'"pictures":[{",".join(["true"] * 14)}]' in shown
-  assert '"wide":1200' in shown  # nothing sticks out
+  assert '"tables":true,"wide":1200' in shown  # nothing sticks out
 
 
 def test_browser_would_complain(tmp_path):

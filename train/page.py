@@ -24,8 +24,9 @@ nav a { color: #1a5fb4; text-decoration: none; }
 h1 { margin: 28px 0 4px; font-size: 26px; overflow-wrap: anywhere; }
 h2 { margin: 40px 0 10px; font-size: 20px; scroll-margin-top: 110px; }
 h3 { margin: 24px 0 6px; font: 600 15px ui-monospace, monospace; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 3px 14px 3px 0; text-align: left; vertical-align: top;
+table { border-collapse: collapse; font-size: 13px;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: 3px 9px 3px 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid #eee; }
 .wide { overflow-x: auto; }
 figure { margin: 12px 0; overflow-x: auto; }
