@@ -179,7 +179,7 @@ class Pipeline:
   ) -> Guidance:
     if isinstance(guidance, str):
       guidance = parse(guidance)
-    if not isinstance(guidance, Guidance):
+    elif not isinstance(guidance, Guidance):
       raise InputError(
         f'guidance is {guidance!r}, expected text such as ig:1.5, or none.'
       )

@@ -69,9 +69,9 @@ def student(teacher, tmp_path_factory):
 
 @pytest.mark.parametrize(
   ('argument', 'stages', 'passes'),
-  # To a step's sample lead 1.5 passes on average. Student: those, a backward
-  # pass as two, the teacher's pair, and teacher and fake at the other level;
-  # fake: those and a pass with its backward one.
+  # A walk to one of two steps takes 1.5 passes on average. Student: the walk, 2
+  # to go back, the teacher's pair, teacher and fake at the other level: 7.5.
+  # Fake: the walk, and 3 forth and back: 4.5.
   [('hybrid,2', 1, '12'), ('flash,2', 4, None)],
 )
 def test_dry_run(teacher, tmp_path, argument, stages, passes):

@@ -348,7 +348,8 @@ def add_commands(
     sub.add_argument(
       '--dry_run',
       action='store_true',
-      help='only say what it would be: sizes, memory of each device',
+      help='only say what it would be: sizes, FLOPs, memory of weights and '
+      'optimiser on each device',
     )
   for sub in (train, sample):
     sub.add_argument(

@@ -49,11 +49,11 @@ def _wanted(record: stdlib_logging.LogRecord) -> bool:
 
 def progress_bar(**kwargs: Any) -> tqdm:
   """A bar on process 0 and on a terminal; elsewhere it shows nothing."""
-  show = jax.process_index() == 0 and on_terminal()
+  show = jax.process_index() == 0 and _on_terminal()
   return tqdm(disable=not show, dynamic_ncols=True, **kwargs)
 
 
-def on_terminal() -> bool:
+def _on_terminal() -> bool:
   """Whether bars can be seen: not where a terminal has no width."""
   fd = sys.stderr.fileno() if sys.stderr.isatty() else None
   return fd is not None and os.get_terminal_size(fd).columns > 0
@@ -201,7 +201,7 @@ class MetricsLog:
         self._board.add_scalar(name, value, step)
       if self._wandb:
         self._wandb.log(values, step=step)
-    if not on_terminal():
+    if not _on_terminal():
       scores = [name for name in values if name.startswith('eval/')]
       shown = [
         f'{name} {values[name]:.4g}'

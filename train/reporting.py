@@ -206,12 +206,12 @@ def _previews(experiment: Experiment, place: epath.Path) -> str:
 
 def _guidance(request: Request, place: epath.Path) -> str:
   """What `compare` left."""
-  results, lines = place / 'compare.json', place / 'table.md'
-  if not results.exists() or not lines.exists():
+  results, table = place / 'compare.json', place / 'table.md'
+  if not results.exists() or not table.exists():
     return page.note(_NOTHING + _advice(request, place))
   return ''.join(
     [
-      _made(lines, lambda: page.table(*_cells(lines))),
+      _made(table, lambda: page.table(*_cells(table))),
       _made(results, _compared, results),
       _picture(
         place / 'samples.png',

@@ -7,8 +7,9 @@ import pytest
 
 from dit.types import SubNetworks
 
-# The network has five blocks, and taps after two and three.
 pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+# The network has five blocks, and taps after two and three.
 MASKS = {
   'first skipped': [0, 1, 1, 1, 1],
   'second skipped': [1, 0, 1, 1, 1],

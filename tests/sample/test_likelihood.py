@@ -13,10 +13,8 @@ from sample.registry import make_solver
 from sample.sampler import integrate
 from sample.solvers import Evaluation
 
-MEAN, STD, SHAPE = 0.7, 0.4, (6, 2, 2, 3)
-
-
 pytestmark = pytest.mark.usefixtures('quick_compilation')
+MEAN, STD, SHAPE = 0.7, 0.4, (6, 2, 2, 3)
 
 
 def velocity_of(path):
