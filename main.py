@@ -26,7 +26,7 @@ from typing import Any
 
 import jax
 
-from dit.types import InputError
+from dit.errors import InputError
 from sample.store import WriteError
 from train import (
   cluster,

@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 from dit import model
 from dit.config import DiTConfig
 from dit.digests import check_digests
+from dit.errors import InputError
 from dit.sharding import placed, tree_shardings
-from dit.types import InputError
 
 WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
 

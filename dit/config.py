@@ -1,14 +1,13 @@
 """The network's configuration and the field's named sizes."""
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 
-from dit.types import InputError
+from dit.errors import InputError, check_choice, nearest
 
 # name: (depth, width, num_heads), as in DiT (Peebles & Xie 2023, table 1).
 SIZES = {
@@ -51,39 +50,6 @@ NORMS = ('layernorm', 'rmsnorm')
 QK_NORMS = ('none', *NORMS)
 MLPS = ('gelu', 'swiglu')
 CONVENTIONS = ('velocity', 'reversed', 'noise')
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-  """Returns ' Did you mean ...?' for a near match of `name`, or ''."""
-  spelling = {word.lower(): word for word in known}
-  match = difflib.SequenceMatcher(b=name.lower())
-
-  def similarity(word: str) -> float:
-    match.set_seq1(word)
-    return match.ratio()
-
-  # Of several that are as near, the first.
-  best = max(spelling, key=similarity, default='')
-  near = best and similarity(best) >= 0.5
-  return f' Did you mean {spelling[best]!r}?' if near else ''
-
-
-def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
-  """Raises InputError unless `value` is one of `choices`."""
-  choices = list(choices)
-  if value not in choices:
-    raise InputError(
-      f'{key} is {value!r}, expected one of {", ".join(choices)}.'
-      + nearest(str(value), choices)
-    )
-
-
-def check_range(key: str, value: float, low: float, high: float) -> None:
-  """Raises InputError unless low <= value <= high, and finite."""
-  if not (low <= value <= high and abs(value) < float('inf')):
-    raise InputError(
-      f'{key} is {value}, expected a number from {low} to {high}.'
-    )
 
 
 def named_size(name: str) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dit import model
-from dit.config import DiTConfig, check_choice
-from dit.types import InputError
+from dit.config import DiTConfig
+from dit.errors import InputError, check_choice
 
 Tensors = dict[str, np.ndarray]
 

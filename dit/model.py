@@ -33,9 +33,10 @@ from dit.embed import (
   rotary_table,
   unpatchify,
 )
+from dit.errors import InputError
 from dit.layers import Dense, OutputHead, wide
 from dit.sharding import constrain, constrain_batch
-from dit.types import DenoiserOutput, InputError, SubNetworks
+from dit.types import DenoiserOutput, SubNetworks
 
 Params = dict[str, Any]
 

@@ -30,8 +30,7 @@ from absl import logging
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
-from dit.config import check_choice
-from dit.types import InputError
+from dit.errors import InputError, check_choice
 
 Tensors = dict[str, np.ndarray]
 

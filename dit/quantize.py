@@ -41,7 +41,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.types import InputError
+from dit.errors import InputError
 
 Arrays = dict[str, np.ndarray]
 Leaves = Mapping[str, jax.ShapeDtypeStruct]

@@ -14,14 +14,6 @@ from typing import Protocol
 import jax
 
 
-class InputError(ValueError):
-  """What the user asked for cannot work.
-
-  The message is one line: what was wrong, what was expected, what to do.
-  The command line prints it and exits with status 2.
-  """
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SubNetworks:

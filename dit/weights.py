@@ -27,10 +27,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from dit import model, quantize
-from dit.config import DiTConfig, nearest
+from dit.config import DiTConfig
 from dit.convert import flatten, unflatten
+from dit.errors import InputError, nearest
 from dit.published import local, read_safetensors, reason
-from dit.types import InputError
 
 FORMAT = 1
 

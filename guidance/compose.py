@@ -26,8 +26,9 @@ import jax
 import jax.numpy as jnp
 
 from dit.blocks import rows
+from dit.errors import InputError
 from dit.path import expand
-from dit.types import Denoiser, DenoiserOutput, InputError, SubNetworks
+from dit.types import Denoiser, DenoiserOutput, SubNetworks
 from guidance.network import Internal
 from guidance.scale import static
 from guidance.term import (

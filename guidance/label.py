@@ -22,8 +22,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from dit.config import check_range
-from dit.types import InputError
+from dit.errors import InputError, check_range
 from guidance.scale import Scale, check_number, static
 from guidance.term import LabelTerm, dot
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.config import check_range
-from dit.types import Denoiser, DenoiserOutput, InputError
+from dit.errors import InputError, check_range
+from dit.types import Denoiser, DenoiserOutput
 from guidance.scale import Scale, static
 from guidance.term import BlocksTerm, GuideTerm, Step
 

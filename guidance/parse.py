@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dit.config import nearest
-from dit.types import InputError
+from dit.errors import InputError, nearest
 from guidance import label, network
 from guidance.compose import Guidance
 from guidance.scale import Scale

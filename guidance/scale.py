@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.config import check_choice, check_range
-from dit.types import InputError
+from dit.errors import InputError, check_choice, check_range
 
 
 def static(default: Any) -> Any:

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dit.errors import InputError
 from dit.path import Linear, Path
-from dit.types import Denoiser, InputError
+from dit.types import Denoiser
 from guidance.scale import Scale, static
 
 # What a method carries from one solver step to the next.

@@ -22,8 +22,9 @@ from etils import epath
 from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
+from dit.errors import InputError
 from dit.path import Path
-from dit.types import Denoiser, InputError
+from dit.types import Denoiser
 from guidance import Guidance, Scale, parse
 from guidance.parse import with_guide
 from sample import generate, writer

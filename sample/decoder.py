@@ -8,11 +8,10 @@ from jax.sharding import Mesh
 
 from dit import autoencoder, model
 from dit.autoencoder import Autoencoder
-from dit.config import check_choice
+from dit.errors import InputError, check_choice
 from dit.latents import Normalisation
 from dit.published import read_tensors
 from dit.sharding import replicated
-from dit.types import InputError
 
 
 def read_autoencoder(

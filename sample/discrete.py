@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.config import check_choice, check_range
+from dit.errors import InputError, check_choice, check_range
 from dit.path import STEPS, Path, VariancePreserving
-from dit.types import InputError
 from sample.solvers import OneStep
 
 VARIANCES = ('learned', 'small')

@@ -21,9 +21,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit.autoencoder import Autoencoder
+from dit.errors import InputError
 from dit.path import Path
 from dit.sharding import batch_parts, replicated
-from dit.types import Denoiser, InputError
+from dit.types import Denoiser
 from guidance import Guidance
 from sample import generate
 

@@ -23,10 +23,10 @@ from jax.sharding import Mesh
 
 from dit import latents
 from dit.autoencoder import Autoencoder
-from dit.config import check_choice, nearest
+from dit.errors import InputError, check_choice, nearest
 from dit.path import Linear, Path, VariancePreserving
 from dit.sharding import batch_sharding, check_batch, replicated
-from dit.types import Denoiser, InputError
+from dit.types import Denoiser
 from guidance import Guidance
 from sample import sampler
 from sample.adaptive import Dopri5

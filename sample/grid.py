@@ -18,9 +18,8 @@ times such as '1,0.8,0.3,0' is taken as it is.
 
 import numpy as np
 
-from dit.config import check_choice
+from dit.errors import InputError, check_choice
 from dit.path import Linear, Path
-from dit.types import InputError
 
 MAX_STEPS = 100_000
 SPACINGS = ('uniform', 'cosine', 'quadratic', 'karras')

@@ -25,10 +25,11 @@ from dit import model
 from dit import weights as folders
 from dit.autoencoder import Autoencoder
 from dit.checkpoint import WEIGHTS, restore_weights
-from dit.config import DiTConfig, check_choice, nearest, network_of
+from dit.config import DiTConfig, network_of
+from dit.errors import InputError, check_choice, nearest
 from dit.path import Path, path_named
 from dit.sharding import MeshConfig, batch_parts, make_mesh, tree_shardings
-from dit.types import Denoiser, InputError
+from dit.types import Denoiser
 from guidance import Guidance, parse
 from guidance.parse import with_guide
 from sample import generate

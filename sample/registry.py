@@ -7,9 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from dit.config import check_choice, nearest
+from dit.errors import InputError, check_choice, nearest
 from dit.path import Path, path_named
-from dit.types import InputError
 from sample.adaptive import Dopri5
 from sample.discrete import DDIM, DDPM
 from sample.solvers import (

@@ -35,9 +35,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dit.config import check_choice, check_range
+from dit.errors import InputError, check_choice, check_range
 from dit.path import Path, VariancePreserving
-from dit.types import InputError
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 Memory = Any

@@ -30,8 +30,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from dit.config import check_choice
-from dit.types import InputError
+from dit.errors import InputError, check_choice
 from sample import writer
 
 FORMATS = ('npz', 'png')

@@ -28,8 +28,9 @@ from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
 from dit.autoencoder import Autoencoder
+from dit.errors import InputError
 from dit.path import Path
-from dit.types import Denoiser, InputError
+from dit.types import Denoiser
 from guidance import parse
 from guidance.parse import with_guide
 from sample import generate, writer

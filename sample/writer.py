@@ -15,7 +15,7 @@ from etils import epath
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from dit.types import InputError
+from dit.errors import InputError
 
 
 def write_bytes(

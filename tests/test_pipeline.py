@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from commands import run
 
+from dit.errors import InputError
 from dit.path import path_named
-from dit.types import InputError
 from sample import load, tile
 from sample.generate import SampleConfig
 from train.settings import load_config

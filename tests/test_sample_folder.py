@@ -13,7 +13,7 @@ from PIL import Image
 
 from dit import autoencoder, convert, model, quantize, weights
 from dit.config import DiTConfig
-from dit.types import InputError
+from dit.errors import InputError
 from sample import decoder as decoder_lib
 from train import trained, workdir
 from train.experiment import build

@@ -35,9 +35,8 @@ from dit.checkpoint import (
   steps_of,
   unreadable,
 )
-from dit.config import check_choice
 from dit.digests import check_digests, digests_of
-from dit.types import InputError
+from dit.errors import InputError, check_choice
 from sample.metrics.measure import METRICS
 from train.state import TrainState
 

@@ -13,7 +13,7 @@ import socket
 import jax
 from jax.experimental import multihost_utils
 
-from dit.types import InputError
+from dit.errors import InputError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

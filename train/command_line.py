@@ -5,8 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from dit.config import nearest
-from dit.types import InputError
+from dit.errors import InputError, nearest
 from train import flags
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit import model
+from dit.errors import InputError
 from dit.path import Path, path_named
 from dit.sharding import check_model, make_mesh
-from dit.types import Denoiser, InputError
+from dit.types import Denoiser
 from guidance import parse
 from guidance.parse import describe, with_guide
 from sample import generate, sampler

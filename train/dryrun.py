@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from dit import model
 from dit.checkpoint import weights_like
+from dit.errors import InputError
 from dit.path import path_named
 from dit.sharding import (
   batch_parts,
@@ -28,7 +29,6 @@ from dit.sharding import (
   make_mesh,
   replicated,
 )
-from dit.types import InputError
 from guidance import parse
 from guidance.parse import describe
 from sample import generate, sampler

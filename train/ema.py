@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.types import InputError
+from dit.errors import InputError
 
 # Of gamma = 0, the plain mean, it is 12^-1/2; below, a handful of steps.
 MIN_WIDTH, MAX_WIDTH = 0.005, 0.28

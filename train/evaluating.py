@@ -12,8 +12,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from dit.errors import InputError
 from dit.sharding import make_mesh
-from dit.types import InputError
 from sample import writer
 from sample.metrics import report
 from sample.metrics.reference import is_statistics, save_reference

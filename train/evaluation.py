@@ -10,9 +10,8 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from dit.config import check_choice
+from dit.errors import InputError, check_choice
 from dit.sharding import check_batch
-from dit.types import InputError
 from guidance import parse
 from sample.metrics import measure
 from sample.metrics.measure import Estimate, MeasureConfig, Summary

@@ -21,11 +21,11 @@ import numpy as np
 from etils import epath
 
 from dit import convert, model, published
-from dit.config import SIZES, DiTConfig, check_choice
+from dit.config import SIZES, DiTConfig
+from dit.errors import InputError, check_choice
 from dit.published import HUB, PICKLES, read_tensors, reason
 from dit.quantize import SCHEMES
 from dit.sharding import MeshConfig, make_mesh
-from dit.types import InputError
 from dit.weights import (
   check_target,
   load_config,

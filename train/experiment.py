@@ -5,7 +5,7 @@ from typing import Any
 
 from dit import sharding
 from dit.config import DiTConfig, network_of
-from dit.types import InputError
+from dit.errors import InputError
 from guidance import parse
 from sample.compare import CompareConfig
 from sample.generate import SampleConfig

@@ -14,9 +14,9 @@ from typing import Any
 
 from absl import logging
 
+from dit.errors import InputError
 from dit.model import fingerprint
 from dit.published import fetch, header_of, read_tensors
-from dit.types import InputError
 from dit.weights import save_tensors
 from sample.metrics import classifier
 from sample.metrics.extractor import (

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from dit.types import InputError
+from dit.errors import InputError
 from dit.weights import check_target
 from sample.metrics.classifier import recipe, train_classifier
 from train.data.processes import together

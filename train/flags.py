@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 
 from dit import published
-from dit.config import nearest
+from dit.errors import nearest
 from guidance.parse import NAMES
 from sample.metrics.measure import METRICS
 from sample.metrics.resize import PRESETS

@@ -19,7 +19,7 @@ from absl import flags, logging
 from etils import epath
 from tqdm import tqdm
 
-from dit.types import InputError
+from dit.errors import InputError
 from sample.writer import write_bytes, write_json, write_png
 
 _QUIET_SECONDS = 30

@@ -21,8 +21,8 @@ from jax.sharding import Mesh
 
 from dit import model
 from dit.checkpoint import steps_of
+from dit.errors import InputError
 from dit.sharding import check_batch, check_model, make_mesh
-from dit.types import InputError
 from sample import writer
 from train import cluster
 from train import state as state_lib

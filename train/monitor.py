@@ -9,9 +9,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit import model
+from dit.errors import InputError
 from dit.path import path_named
 from dit.sharding import check_batch
-from dit.types import InputError
 from guidance import parse
 from sample import generate, writer
 from sample.decoder import read_decoder

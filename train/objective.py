@@ -31,9 +31,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dit.config import check_choice
+from dit.errors import InputError, check_choice
 from dit.path import STEPS, Path, VariancePreserving, path_named
-from dit.types import Denoiser, InputError
+from dit.types import Denoiser
 from train.diffusion import variance_losses
 
 TIME_SAMPLINGS = ('uniform', 'logit_normal', 'discrete')

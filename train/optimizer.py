@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import optax
 
-from dit.config import DTYPES, check_choice
-from dit.types import InputError
+from dit.config import DTYPES
+from dit.errors import InputError, check_choice
 from train import muon
 
 NAMES = ('adamw', 'muon')

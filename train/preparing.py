@@ -5,8 +5,8 @@ from absl import logging
 
 from dit import model
 from dit.autoencoder import Autoencoder
+from dit.errors import InputError
 from dit.sharding import MeshConfig, check_batch, make_mesh
-from dit.types import InputError
 from sample.decoder import read_autoencoder
 from train.data.files import open_images
 from train.data.prepare import layout_of

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from dit import model
 from dit.checkpoint import steps_of
-from dit.types import InputError
+from dit.errors import InputError
 from guidance import parse
 from sample import writer
 from train import curves, page

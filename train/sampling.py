@@ -12,8 +12,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from dit.config import check_choice
-from dit.types import InputError
+from dit.errors import InputError, check_choice
 from sample import compare as compare_lib
 from sample import sweep as sweep_lib
 from sample import writer

@@ -10,8 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from dit.config import nearest
-from dit.types import InputError
+from dit.errors import InputError, nearest
 from train import workdir
 
 

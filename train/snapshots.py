@@ -16,7 +16,7 @@ from etils import epath
 from dit import model
 from dit.checkpoint import weights_like
 from dit.config import DiTConfig
-from dit.types import InputError
+from dit.errors import InputError
 from train.checkpoint import SaveError
 from train.ema import EMAConfig, check_width, coefficients
 

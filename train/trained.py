@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 
 from dit import model, weights
 from dit.checkpoint import WEIGHTS, checkpoint_step, restore_weights
-from dit.config import DiTConfig, check_choice
+from dit.config import DiTConfig
+from dit.errors import InputError, check_choice
 from dit.sharding import tree_shardings
-from dit.types import Denoiser, InputError
+from dit.types import Denoiser
 from sample.pipeline import OF_MACHINE, path_of, sampler_of
 from train import snapshots, workdir
 from train.experiment import Experiment, build

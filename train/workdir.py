@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from dit.types import InputError
+from dit.errors import InputError
 from sample.writer import flatten, write_json
 
 # Sections and keys that may differ when a run is continued: they change no

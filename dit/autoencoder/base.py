@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dit.config import check_choice
+from dit.errors import InputError, check_choice
 from dit.latents import Normalisation, Posterior
-from dit.types import InputError
 
 Params = dict[str, Any]
 HALVES = ('encoder', 'decoder')

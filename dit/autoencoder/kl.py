@@ -23,7 +23,7 @@ from flax import nnx
 
 from dit.autoencoder.base import AutoencoderConfig
 from dit.autoencoder.layers import conv, group_norm, upsample
-from dit.types import InputError
+from dit.errors import InputError
 
 _EPSILON = 1e-6
 

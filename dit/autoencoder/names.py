@@ -24,7 +24,7 @@ from dit.autoencoder.base import HALVES, Params, shapes
 from dit.autoencoder.kl import KLConfig
 from dit.autoencoder.pixels import PixelsConfig
 from dit.autoencoder.tiny import TinyConfig
-from dit.types import InputError
+from dit.errors import InputError
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -23,9 +23,8 @@ from dit.autoencoder.names import (
   pixels_from_published,
   tiny_from_published,
 )
-from dit.config import check_choice
+from dit.errors import InputError, check_choice
 from dit.latents import Normalisation
-from dit.types import InputError
 
 _IDENTITY = Normalisation()
 

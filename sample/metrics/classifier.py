@@ -27,10 +27,10 @@ from flax import nnx
 from safetensors.numpy import save as to_safetensors
 
 from dit import latents
+from dit.errors import InputError
 from dit.layers import layer_norm
 from dit.model import fingerprint
 from dit.published import local, read_safetensors, reason
-from dit.types import InputError
 from dit.weights import check_target
 from sample import writer
 

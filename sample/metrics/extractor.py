@@ -17,8 +17,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from dit import latents, model
+from dit.errors import InputError
 from dit.sharding import batch_sharding, check_batch, replicated
-from dit.types import InputError
 from sample.metrics import classifier, inception
 from sample.metrics.inception import Features
 from sample.metrics.resize import USUAL, preprocess

@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from dit.types import InputError
+from dit.errors import InputError
 
 SIZE = 299
 LOGITS = 1008

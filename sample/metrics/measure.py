@@ -19,8 +19,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 
-from dit.config import check_choice
-from dit.types import InputError
+from dit.errors import InputError, check_choice
 from sample.metrics.extractor import Extractor, Kind
 from sample.metrics.frechet import (
   Moments,

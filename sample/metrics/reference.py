@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dit.types import InputError
+from dit.errors import InputError
 from sample import writer
 from sample.metrics.extractor import Extractor
 from sample.metrics.frechet import Moments

@@ -19,7 +19,7 @@ import itertools
 
 import numpy as np
 
-from dit.types import InputError
+from dit.errors import InputError
 from sample.metrics.frechet import check_features, check_same_features
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dit import model
 from dit.config import DiTConfig, named_size
-from dit.types import InputError
+from dit.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from dit import convert, model
 from dit.config import DiTConfig, named_size
-from dit.types import InputError
+from dit.errors import InputError
 
 SIZES = {'size': 4, 'channels': 3, 'num_classes': 5, 'patch': 2, 'depth': 3,
          'width': 8, 'num_heads': 2}  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import reference
 
 from dit import convert, published, weights
-from dit.types import InputError
+from dit.errors import InputError
 from train import exchange
 
 IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}

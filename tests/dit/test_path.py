@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dit.errors import InputError
 from dit.path import PATHS, VariancePreserving, path_named
-from dit.types import InputError
 
 TIMES = jnp.linspace(0.05, 0.95, 7)
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
+from dit.errors import InputError
 from dit.published import read_tensors
-from dit.types import InputError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden/ig_sit/model.safetensors'
 ARRAYS = {'a': np.arange(6.0, dtype=np.float32).reshape(2, 3), 'b': np.ones(4)}

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from dit import model, quantize
 from dit.config import DiTConfig, named_size
 from dit.convert import flatten, unflatten
+from dit.errors import InputError
 from dit.quantize import SCHEMES, bits_of, pack, unpack
-from dit.types import InputError
 from dit.weights import load_config, load_folder, save_folder, scheme_of
 
 QKV = 'blocks/attention/qkv/kernel'

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from dit import model
+from dit.errors import InputError
 from dit.sharding import (
   MeshConfig,
   check_batch,
@@ -17,7 +18,6 @@ from dit.sharding import (
   spec,
   tree_shardings,
 )
-from dit.types import InputError
 from train import state
 
 

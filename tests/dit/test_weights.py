@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dit import model, weights
-from dit.types import InputError
+from dit.errors import InputError
 from dit.weights import load_folder, save_folder, save_tensors
 
 INFO = {'weights': 'ema', 'source': 'somewhere', 'step': 3, 'family': None}

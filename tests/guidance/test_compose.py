@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dit import model
-from dit.types import InputError
+from dit.errors import InputError
 from guidance import (
   ClassifierFree,
   Guidance,

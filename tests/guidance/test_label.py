@@ -11,8 +11,9 @@ from toy import LABEL as LABELS
 from toy import NULL, PATHS, TOY, close, guided, plain
 from toy import X as STATE
 
+from dit.errors import InputError
 from dit.path import path_named
-from dit.types import DenoiserOutput, InputError
+from dit.types import DenoiserOutput
 from guidance import (
   ClassifierFree,
   ClassifierFreePlusPlus,

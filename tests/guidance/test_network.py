@@ -9,7 +9,7 @@ import pytest
 from toy import LABEL, NULL, TOY, Toy, X, close, draws, guided, plain
 
 from dit import model
-from dit.types import InputError
+from dit.errors import InputError
 from guidance import (
   AutoGuidance,
   ClassifierFree,

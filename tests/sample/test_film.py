@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from dit import latents
+from dit.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
-from dit.types import InputError, SubNetworks
+from dit.types import SubNetworks
 from guidance import parse
 from sample import generate, sampler
 from sample.film import film

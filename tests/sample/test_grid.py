@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from dit.errors import InputError
 from dit.path import path_named
-from dit.types import InputError
 from sample.discrete import discrete_grid
 from sample.grid import SPACINGS, make_grid
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dit.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh, replicated
-from dit.types import InputError
 from guidance import ClassifierFree, Guidance, Internal, Scale, parse
 from sample import generate, sampler
 from sample.compare import CompareConfig

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dit.errors import InputError
 from dit.path import path_named
-from dit.types import InputError
 from sample.grid import make_grid
 from sample.registry import SOLVERS, make_solver
 from sample.sampler import integrate

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dit.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh, replicated
-from dit.types import DenoiserOutput, InputError
+from dit.types import DenoiserOutput
 from guidance import Guidance, parse
 from sample import generate, sampler
 from sample.grid import make_grid

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit.types import InputError
+from dit.errors import InputError
 from sample import store as store_lib
 from sample.store import Store
 

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from dit.types import InputError
+from dit.errors import InputError
 from sample import writer
 
 

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from dit.checkpoint import WEIGHTS, restore_weights
+from dit.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.types import InputError
 from train import state
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.optimizer import make_optimizer

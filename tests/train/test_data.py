@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from dit.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.types import InputError
 from train.data import pipeline
 from train.data.pipeline import batches, rows_here
 from train.data.source import (

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dit.checkpoint import restore_weights
+from dit.errors import InputError
 from dit.quantize import SCHEMES
 from dit.sharding import MeshConfig, make_mesh
-from dit.types import InputError
 from dit.weights import load_folder
 from train import exchange, loop, workdir
 from train.exchange import exchange as convert

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dit.types import InputError
+from dit.errors import InputError
 from sample.metrics.classifier import load
 from train import features
 from train.data.source import load_all, open_source

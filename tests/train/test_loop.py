@@ -11,8 +11,8 @@ from PIL import Image
 
 from dit import model
 from dit.checkpoint import restore_weights
+from dit.errors import InputError
 from dit.sharding import replicated
-from dit.types import InputError
 from train import checkpoint, loop, report
 from train.log import read_metrics
 from train.monitor import Preview

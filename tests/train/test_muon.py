@@ -12,8 +12,8 @@ import reference
 from configs import base
 from dit import convert, model
 from dit.config import FAMILIES
+from dit.errors import InputError
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
-from dit.types import InputError
 from train import state
 from train.muon import (
   MuonState,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dit.errors import InputError
 from dit.path import path_named
-from dit.types import DenoiserOutput, InputError
+from dit.types import DenoiserOutput
 from train import objective
 from train.objective import ObjectiveConfig
 

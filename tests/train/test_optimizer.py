@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from dit import model
-from dit.types import InputError
+from dit.errors import InputError
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
 CONFIG = OptimizerConfig(

@@ -11,7 +11,7 @@ from networks import Doubled
 from PIL import Image
 
 from dit import latents
-from dit.types import InputError
+from dit.errors import InputError
 from train.data import shards
 from train.data.files import open_images
 from train.data.prepare import PrepareConfig, layout_of, prepare

@@ -13,7 +13,7 @@ import pytest
 from networks import Doubled
 from PIL import Image
 
-from dit.types import InputError
+from dit.errors import InputError
 from train import preparing
 from train.data.records import Metadata
 from train.data.shards import PrepareError

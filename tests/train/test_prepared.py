@@ -10,8 +10,8 @@ from commands import TINY, run
 from networks import Doubled
 from PIL import Image
 
+from dit.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.types import InputError
 from sample.decoder import read_decoder
 from train import state
 from train.data.files import open_images

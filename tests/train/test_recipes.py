@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from dit.types import InputError
+from dit.errors import InputError
 from train import settings
 from train.experiment import build
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dit.checkpoint import steps_of
-from dit.types import InputError
+from dit.errors import InputError
 from sample import generate
 from train import loop
 from train.log import read_metrics

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dit import model
+from dit.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.types import InputError
 from train import loop, trained, workdir
 from train.ema import EMAConfig, coefficients
 from train.experiment import build

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dit.types import InputError
+from dit.errors import InputError
 from train import workdir
 
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from dit.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.types import InputError
 from train.data import workers
 from train.data.pipeline import batches
 from train.data.source import DataConfig, open_source

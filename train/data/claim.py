@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import logging
 
-from dit.types import InputError
+from dit.errors import InputError
 from sample import writer
 from train.data.records import PROTOCOL
 

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from dit.types import InputError
+from dit.errors import InputError
 from train.data.imagenet import NAME, write_imagenet
 from train.data.processes import together
 from train.data.source import open_tfds

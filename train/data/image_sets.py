@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from absl import logging
 
-from dit.types import InputError
+from dit.errors import InputError
 from train.data.files import SUFFIXES, TFDS, open_images
 from train.data.images import BrokenImageError, center_crop, decode
 

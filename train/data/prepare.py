@@ -24,8 +24,8 @@ from absl import logging
 
 from dit import latents
 from dit.autoencoder import Autoencoder
+from dit.errors import InputError
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
-from dit.types import InputError
 from sample import writer
 from train.data import records
 from train.data.claim import claimed

@@ -25,9 +25,8 @@ import grain
 import numpy as np
 from etils import epath
 
-from dit.config import check_choice
+from dit.errors import InputError, check_choice
 from dit.latents import Normalisation
-from dit.types import InputError
 
 FORMAT = 1
 METADATA, PROTOCOL = 'metadata.json', 'protocol.json'

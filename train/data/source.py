@@ -19,9 +19,9 @@ from absl import logging
 from etils import epath
 
 from dit.autoencoder import AUTOENCODERS
-from dit.config import DiTConfig, check_choice
+from dit.config import DiTConfig
+from dit.errors import InputError, check_choice
 from dit.latents import Normalisation
-from dit.types import InputError
 from train.data.digits import Digits
 from train.data.processes import together
 from train.data.records import PROTOCOL, LatentSource

@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from dit.config import check_choice, check_range
-from dit.types import InputError
+from dit.errors import InputError, check_choice, check_range
 from guidance import Guidance, parse
 
 METHODS = ('', 'dmd', 'trajectory')

@@ -26,8 +26,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dit import model
+from dit.errors import InputError
 from dit.sharding import check_batch, make_mesh
-from dit.types import InputError
 from dit.weights import check_target, save_folder
 from sample import writer
 from sample.metrics.measure import as_dict

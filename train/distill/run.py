@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from dit import model
 from dit.checkpoint import steps_of
 from dit.config import DiTConfig
+from dit.errors import InputError
 from dit.latents import Normalisation
 from dit.path import Linear, path_named
 from dit.sharding import check_batch, make_mesh
-from dit.types import InputError
 from sample import writer
 from sample.solvers import Euler, Renoise
 from train import loop

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from dit import autoencoder, latents
 from dit.autoencoder.layers import group_norm
-from dit.types import InputError
+from dit.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[3]
 FOLDERS = {

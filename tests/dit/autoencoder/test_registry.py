@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dit import autoencoder
+from dit.errors import InputError
 from dit.latents import Normalisation, Posterior
-from dit.types import InputError
 
 
 def published(config):

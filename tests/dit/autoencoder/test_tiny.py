@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dit import autoencoder, latents
-from dit.types import InputError
+from dit.errors import InputError
 
 SHARED = pathlib.Path(__file__).parents[4] / 'shared'
 

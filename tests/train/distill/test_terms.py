@@ -9,7 +9,7 @@ import pytest
 from students import TEACHER, TIMES, make_distillation
 
 from dit import model
-from dit.types import InputError
+from dit.errors import InputError
 from train.distill import objective, terms
 from train.distill.levels import bounds, draw_levels, trained_steps
 from train.distill.objective import Distillation
