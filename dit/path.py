@@ -179,6 +179,10 @@ class VariancePreserving(Path):
     """The logarithm of alpha(t)^2."""
     return t * _polynomial(self.coefficients, t)
 
+  def log_alpha2_change(self, t: jax.Array, t_next: jax.Array) -> jax.Array:
+    """log_alpha2(t) - log_alpha2(t_next)."""
+    return self.log_alpha2(t) - self.log_alpha2(t_next)
+
   def alpha(self, t):  # noqa: D102
     return jnp.exp(self.log_alpha2(t) / 2)
 
@@ -228,16 +232,49 @@ def linear_betas() -> np.ndarray:
 
 
 @functools.cache
-def discrete() -> VariancePreserving:
-  """DiT's schedule, step k at t = (k + 1) / 1000, and smooth in between.
+def step_log_alpha2() -> np.ndarray:
+  """Log alpha^2 at t = k / 1000 for k from 0 to 1000, float64."""
+  return np.append(0.0, np.cumsum(np.log1p(-linear_betas())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete(VariancePreserving):
+  """DiT's schedule: step k at t = (k + 1) / 1000, smooth in between."""
+
+  def log_alpha2_change(self, t, t_next):  # noqa: D102
+    t, t_next = jnp.asarray(t), jnp.asarray(t_next)
+    dtype = jnp.result_type(t, t_next)
+    # In float32 a difference of two times near 1 has an error of 1e-4, and the
+    # variance of a step has the same. Between whole steps the float64 table
+    # decides; its rounded-off part is a second table, so that a difference of
+    # entries is as exact as `dtype` allows.
+    table = step_log_alpha2()
+    main = table.astype(dtype)
+    rest = (table - main).astype(dtype)
+    k, k_next = (jnp.round(STEPS * s).astype(jnp.int32) for s in (t, t_next))
+    change = (jnp.asarray(main)[k] - jnp.asarray(main)[k_next]) + (
+      jnp.asarray(rest)[k] - jnp.asarray(rest)[k_next]
+    )
+    whole = _is_step(t) & _is_step(t_next)
+    return jnp.where(whole, change, super().log_alpha2_change(t, t_next))
+
+
+def _is_step(t: jax.Array) -> jax.Array:
+  """Whether t is a whole step of DiT's schedule, up to rounding."""
+  step = STEPS * t
+  return jnp.abs(step - jnp.round(step)) < 1e-3
+
+
+@functools.cache
+def discrete() -> Discrete:
+  """DiT's schedule.
 
   log alpha^2 sums log(1 - beta), a short series in beta, hence in k: degree 7
   meets all steps to 1e-12.
   """
   t = np.arange(1, STEPS + 1) / STEPS
-  log_alpha2 = np.cumsum(np.log1p(-linear_betas()))
-  fit = np.polynomial.polynomial.polyfit(t, log_alpha2 / t, 6)
-  return VariancePreserving(tuple(fit.tolist()))
+  fit = np.polynomial.polynomial.polyfit(t, step_log_alpha2()[1:] / t, 6)
+  return Discrete(tuple(fit.tolist()))
 
 
 PATHS: dict[str, Callable[[], Path]] = {

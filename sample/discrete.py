@@ -198,7 +198,7 @@ def variances(
   path: VariancePreserving, t: jax.Array, t_next: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """`beta` and `small`, of the times' shape."""
-  beta = -jnp.expm1(path.log_alpha2(t) - path.log_alpha2(t_next))
+  beta = -jnp.expm1(path.log_alpha2_change(t, t_next))
   ratio = jnp.square(path.sigma(t_next) / path.sigma(t))
   return beta, beta * ratio
 
