@@ -1,4 +1,4 @@
-r"""The command line: config -> frozen dataclasses, once; one call per command.
+r"""Trains, samples, distills and evaluates Diffusion Transformers.
 
   python main.py prepare --images=photos --config.data.name=photos
   python main.py train   --config=configs/digits.py --workdir=runs/digits
@@ -19,284 +19,24 @@ Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
 2 the input cannot work, said in one line; 130 interrupted where nothing saves.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-
-from dit.errors import InputError
-from sample.store import WriteError
-from train import (
-  cluster,
-  command_line,
-  dryrun,
-  evaluating,
-  exchange,
-  features,
-  loop,
-  preparing,
-  reporting,
-  sampling,
-  workdir,
-)
-from train.checkpoint import SaveError
-from train.data.shards import PrepareError
-from train.data.workers import ReadError
-from train.distill import recipe
-from train.distill import run as distilling
-from train.drawing import Request
-from train.experiment import Experiment, build
-from train.log import set_up_logging
-from train.report import NonFiniteError
-from train.settings import load_config, override
-from train.trained import Source
-
-
-def _prepare(args: argparse.Namespace) -> None:
-  config = override(load_config(args.config), args.overrides).to_dict()
-  experiment = build(config)
-  if args.verify:
-    print(preparing.verify(experiment, args.split))
-  elif args.images is None:
-    raise InputError('--images is needed: a folder, a .zip, or tfds:NAME.')
-  else:
-    print(
-      preparing.prepare(experiment, args.images, args.split, args.autoencoder)
-    )
-
-
-def _train(args: argparse.Namespace) -> int:
-  config = override(load_config(args.config), args.overrides).to_dict()
-  experiment = build(config)
-  if experiment.distill.method:
-    raise InputError(
-      'the config is that of a student (distill.method is '
-      f'{experiment.distill.method}); give the command distill.'
-    )
-  if args.dry_run:
-    print(dryrun.train(experiment, args.topology))
-    return 0
-  if args.workdir is None:
-    raise InputError('--workdir is needed, the folder of the run.')
-  loop.check(experiment, args.workdir)
-  finished = loop.train(experiment, workdir.claim(args.workdir, config))
-  return 0 if finished else args.stopped_status
-
-
-def _distill(args: argparse.Namespace) -> int:
-  overrides = [*args.overrides, f'distill.teacher={args.teacher}']
-  config = override(load_config(args.config), overrides).to_dict()
-  experiment = build(config)
-  if args.dry_run:
-    experiments = [experiment]
-    if experiment.distill.stages:
-      experiments = [
-        build(each) for each in recipe.stages(args.config, overrides)[1]
-      ]
-    print('\n\n'.join(map(dryrun.distill, experiments)))
-    return 0
-  if args.workdir is None:
-    raise InputError('--workdir is needed, the folder of the student.')
-  if experiment.distill.stages:
-    text = recipe.run(args.config, overrides, args.workdir)
-    if text is not None:
-      _say(text)
-    return 0 if text is not None else args.stopped_status
-  finished = distilling.distill(experiment, args.workdir, config)
-  return 0 if finished else args.stopped_status
-
-
-def _request(
-  args: argparse.Namespace, overrides: Sequence[str] = ()
-) -> Request:
-  """What the sampling commands share; the user's assignments come last."""
-  guide = None
-  if args.guide:
-    guide = Source.at(args.guide, step=args.guide_step)
-  elif args.guide_step is not None:
-    raise InputError('--guide_step needs --guide.')
-  source = Source(
-    args.workdir or args.folder, bool(args.workdir), args.weights, args.step
-  )
-  return Request(
-    source, [*overrides, *args.overrides], guide, args.seed, args.out
-  )
-
-
-def _sample(args: argparse.Namespace) -> None:
-  guidance = args.guidance
-  overrides: list[str] = []
-  if args.preset is not None:
-    published_guidance, overrides, _ = sampling.preset(args.preset)
-    guidance = guidance or published_guidance
-  guidance = guidance or 'none'
-  if args.dry_run:
-    overrides = [*overrides, *args.overrides]
-    if args.config:
-      config = override(load_config(args.config), overrides).to_dict()
-      experiment = build(config)
-    else:
-      experiment = Source.at(args.workdir or args.folder).open(overrides)
-    print(dryrun.sample(experiment, guidance, args.topology))
-    return
-  if args.config:
-    raise InputError('sample --config is for --dry_run: weights are needed.')
-  sampling.sample(
-    _request(args, overrides),
-    guidance,
-    num=args.num,
-    labels=args.labels,
-    autoencoder=args.autoencoder,
-    form=args.format,
-    overwrite=args.overwrite,
-  )
-
-
-def _compare(args: argparse.Namespace) -> None:
-  print(sampling.compare(_request(args)))
-
-
-def _sweep(args: argparse.Namespace) -> None:
-  table = sampling.sweep(
-    _request(args, _eval_keys(args)),
-    args.guidance,
-    metric=args.metric,
-    num=args.num,
-    overwrite=args.overwrite,
-  )
-  print(table, end='')
-
-
-def _convert(args: argparse.Namespace) -> None:
-  report = exchange.exchange(
-    args.source,
-    args.target,
-    family=args.family,
-    num_heads=args.num_heads,
-    taps=args.taps,
-    null_label=False if args.no_null_label else None,
-    weights=args.weights,
-    quantize=args.quantize,
-  )
-  print(report)
-
-
-def _say(text: str) -> None:
-  """Prints, on the first process of a job."""
-  if jax.process_index() == 0:
-    print(text)
-
-
-def _configured(args: argparse.Namespace) -> Experiment:
-  """The experiment of a config file, and of flags that stand for its keys."""
-  config = load_config(args.config or 'configs/base.py')
-  config = override(config, [*_eval_keys(args), *args.overrides])
-  experiment = build(config.to_dict())
-  if not args.config:
-    evaluating.check_without_data(experiment.eval)
-  return experiment
-
-
-def _eval_keys(args: argparse.Namespace) -> list[str]:
-  """Flags that stand for keys of the section eval, as assignments."""
-  given = {
-    key: getattr(args, key, None)
-    for key in (
-      'extractor', 'preprocessing', 'reference', 'metrics', 'repeats',
-      'bootstrap',
-    )
-  }  # fmt: skip
-  return [f'eval.{k}={v}' for k, v in given.items() if v is not None]
-
-
-def _evaluate(args: argparse.Namespace) -> None:
-  guidance = args.guidance
-  overrides: list[str] = []
-  row: dict[str, Any] = {}
-  if args.preset is not None:
-    published_guidance, overrides, row = sampling.preset(args.preset)
-    guidance = guidance or published_guidance
-  if args.samples is None:
-    if args.config:
-      raise InputError('--config is for --samples: a run knows its own.')
-    overrides = [*overrides, *_eval_keys(args)]
-    text = evaluating.evaluate_run(
-      _request(args, overrides),
-      guidance or 'none',
-      num=50_000 if args.num is None else args.num,
-      labels=args.labels or row.get('labels', 'balanced'),
-      autoencoder=args.autoencoder,
-      row=row,
-    )
-  else:
-    drawing = ('guidance', 'labels', 'autoencoder', 'weights', 'step', 'guide')
-    for name in drawing:
-      if getattr(args, name) is not None:
-        raise InputError(f'--{name} is for drawing, not for --samples.')
-    text = evaluating.evaluate_samples(
-      _configured(args), args.samples, row=row, num=args.num, out=args.out
-    )
-  _say(text)
-
-
-def _report(args: argparse.Namespace) -> None:
-  print(
-    reporting.report(
-      _request(args),
-      args.guidance,
-      autoencoder=args.autoencoder,
-      draw=not args.no_draw,
-    )
-  )
-
-
-def _reference(args: argparse.Namespace) -> None:
-  experiment = _configured(args)
-  _say(evaluating.make_reference(experiment, args.target))
-
-
-def _train_features(args: argparse.Namespace) -> None:
-  experiment = _configured(args)
-  _say(features.train_features(experiment, args.target, steps=args.steps))
-
-
-RUNS = {
-  'prepare': _prepare,
-  'train': _train,
-  'distill': _distill,
-  'sample': _sample,
-  'compare': _compare,
-  'sweep': _sweep,
-  'evaluate': _evaluate,
-  'report': _report,
-  'reference': _reference,
-  'train-features': _train_features,
-  'convert': _convert,
-}
+from dit.errors import InputError, RunError
+from train import command_line
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs one command and returns the exit status."""
-  set_up_logging()
   try:
-    args = command_line.parse_args(argv, __doc__, RUNS)
-    if getattr(args, 'topology', None) is not None and not args.dry_run:
-      raise InputError('--topology is for --dry_run.')
-    if hasattr(args, 'coordinator'):
-      cluster.join(args)
-    return args.run(args) or 0
+    args = command_line.parse_args(argv, __doc__)
+    from train import commands  # imports JAX, so the flags are checked before
+
+    return commands.run(args)
   except InputError as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 2
-  except (
-    NonFiniteError,
-    PrepareError,
-    ReadError,
-    SaveError,
-    WriteError,
-  ) as error:
+  except RunError as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 1
   except KeyboardInterrupt:

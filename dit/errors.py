@@ -15,19 +15,24 @@ class InputError(ValueError):
   """
 
 
+class RunError(RuntimeError):
+  """The work cannot go on although the input was right, as on a full disk.
+
+  The message is one line: what failed, what is kept, what to do. The command
+  line prints it and exits with status 1.
+  """
+
+
+def nearest_words(name: str, known: Iterable[str]) -> list[str]:
+  """Returns the known word that `name` is near to, or an empty list."""
+  spelling = {word.lower(): word for word in known}
+  near = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=0.6)
+  return [spelling[word] for word in near]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
   """Returns ' Did you mean ...?' for a near match of `name`, or ''."""
-  spelling = {word.lower(): word for word in known}
-  match = difflib.SequenceMatcher(b=name.lower())
-
-  def similarity(word: str) -> float:
-    match.set_seq1(word)
-    return match.ratio()
-
-  # Of several that are as near, the first.
-  best = max(spelling, key=similarity, default='')
-  near = best and similarity(best) >= 0.5
-  return f' Did you mean {spelling[best]!r}?' if near else ''
+  return ''.join(f' Did you mean {w!r}?' for w in nearest_words(name, known))
 
 
 def check_choice(key: str, value: str, choices: Iterable[str]) -> None:

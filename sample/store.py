@@ -30,7 +30,8 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from dit.errors import InputError, check_choice
+from dit.errors import InputError, RunError, check_choice
+from dit.nested import flatten
 from sample import writer
 
 FORMATS = ('npz', 'png')
@@ -43,7 +44,7 @@ _INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
 _PARTIAL = r'\.(samples\.(json|npz|png)|labels\.txt|\d{6,}\.(npz|png))\.\d+'
 
 
-class WriteError(RuntimeError):
+class WriteError(RunError):
   """Images could not be written."""
 
 
@@ -326,7 +327,7 @@ def _differences(
   found: dict[str, Any] | None, protocol: dict[str, Any]
 ) -> list[str]:
   """What `protocol` has otherwise than `found`, as 'key: old -> new'."""
-  found, protocol = writer.flatten(found or {}), writer.flatten(protocol)
+  found, protocol = flatten(found or {}), flatten(protocol)
   return [
     f'{key}: {_short(found.get(key, "absent"))} -> {_short(value)}'
     for key, value in protocol.items()

@@ -65,17 +65,6 @@ def write_json(
   write_bytes(path, data, every=every)
 
 
-def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested sections to dotted keys; tuples become lists, as JSON has them."""
-  flat: dict[str, Any] = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      flat |= flatten(value, f'{prefix}{key}.')
-    else:
-      flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-  return flat
-
-
 def write_png(path: epath.PathLike, image: np.ndarray) -> None:
   """Writes one (H, W, C) uint8 image, C 1 or 3."""
   data = io.BytesIO()

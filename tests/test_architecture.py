@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from dit.nested import flatten
 from train import settings
 from train.experiment import SECTIONS, Experiment, build
-from train.workdir import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Each room may import itself and the rooms behind it.

@@ -14,9 +14,10 @@ from commands import run
 from PIL import Image
 
 import main
+from dit.nested import flatten
 from sample import compare
 from sample.metrics import scorer
-from train import loop, report, workdir
+from train import loop, report
 from train.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -62,7 +63,7 @@ def picture(path):
 def test_train_leaves_a_run(trained):
   folder = trained.workdir
   config = json.loads((folder / 'config.json').read_text())
-  assert workdir.flatten(config)['model.width'] == 16
+  assert flatten(config)['model.width'] == 16
   assert json.loads((folder / 'run.json').read_text())['devices'] == 8
   steps = sorted(int(p.name) for p in (folder / 'checkpoints').iterdir())
   assert steps == [20, 30]

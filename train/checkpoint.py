@@ -36,7 +36,7 @@ from dit.checkpoint import (
   unreadable,
 )
 from dit.digests import check_digests, digests_of
-from dit.errors import InputError, check_choice
+from dit.errors import InputError, RunError, check_choice
 from sample.metrics.measure import METRICS
 from train.state import TrainState
 
@@ -79,7 +79,7 @@ class CheckpointConfig:
         )
 
 
-class SaveError(RuntimeError):
+class SaveError(RunError):
   """A checkpoint could not be written; the ones before are there."""
 
 

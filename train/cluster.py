@@ -16,27 +16,6 @@ from jax.experimental import multihost_utils
 from dit.errors import InputError
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-  """The flags that `join` reads."""
-  group = parser.add_argument_group('many processes')
-  group.add_argument(
-    '--distributed',
-    action='store_true',
-    help='one process of a Cloud TPU, GKE, Slurm or Open MPI job, or of:',
-  )
-  group.add_argument(
-    '--coordinator', metavar='HOST:PORT', help='of the first process'
-  )
-  group.add_argument('--num_processes', type=int, help='of the job')
-  group.add_argument('--process_id', type=int, help='of this one, from 0')
-  group.add_argument(
-    '--heartbeat_seconds',
-    type=int,
-    default=100,
-    help='until a silent process counts as dead (%(default)s)',
-  )
-
-
 def join(args: argparse.Namespace) -> None:
   """Makes this process one of the job that the flags describe.
 

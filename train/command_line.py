@@ -1,36 +1,46 @@
-"""From a command line to a command, its flags and its config assignments."""
+"""From a command line to a command, its flags and its config assignments.
+
+Nothing here imports JAX: a wrong flag or config key is answered at once.
+"""
 
 import argparse
+import pathlib
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
 from typing import NoReturn
 
 from dit.errors import InputError, nearest
-from train import flags
+from train import flags, settings, suggestions
+
+VERSION = '0.1.0'
+_PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint')
 
 
 class _Parser(argparse.ArgumentParser):
-  """Errors are one line, with the nearest known word."""
+  """A parser whose errors are InputErrors, in one line."""
 
   def error(self, message: str) -> NoReturn:
     raise InputError(message)
 
 
-def parse_args(
-  argv: Sequence[str], text: str, runs: Mapping[str, flags.Run]
-) -> argparse.Namespace:
+def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
   """Reads a command line.
 
   Args:
-    argv: without the program's name.
-    text: what --help says of the program.
-    runs: what carries out each command.
+    argv: words after the program's name.
+    text: description of the program, for --help.
 
   Returns:
-    The flags, `run`, and `overrides`, the assignments of --config.KEY=VALUE.
+    The command, its flags, and `overrides`, the assignments of
+    --config.KEY=VALUE.
 
   Raises:
-    InputError: for what is no command or no flag.
+    InputError: for an unknown command, flag or config key.
+    SystemExit: with status 0 after --help or --version.
   """
   rest, overrides = [], []
   for word in argv:
@@ -44,30 +54,59 @@ def parse_args(
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  commands = flags.add_commands(parser, runs)
-  known = f'the commands are {", ".join(runs)}.'
+  parser.add_argument('--version', action='version', version=version())
+  commands = flags.add_commands(parser)
+  known = f'the commands are {", ".join(commands)}.'
   if not rest:
+    parser.print_help()
     raise InputError(f'no command; {known}')
-  if rest[0] not in (*runs, '-h', '--help'):
-    near = nearest(rest[0], (*runs, '--help'))
-    raise InputError(f'unknown command {rest[0]!r}; {known}{near}')
-  if rest[0] in runs:
+  if rest[0] in commands:
     _check_flags(rest, commands[rest[0]])
+  elif rest[0] not in ('-h', '--help', '--version'):
+    near = nearest(rest[0], (*commands, '--help', '--version'))
+    raise InputError(f'unknown command {rest[0]!r}; {known}{near}')
   args = parser.parse_args(rest)
   if overrides and args.command == 'convert':
     raise InputError(f'convert reads no config: leave out {overrides[0]!r}.')
+  settings.check_keys(overrides)
   args.overrides = overrides
   return args
 
 
+def version() -> str:
+  """Versions of the project, of its checkout if any, and of the libraries."""
+  packages = [f'{name} {metadata.version(name)}' for name in _PACKAGES]
+  python = '.'.join(map(str, sys.version_info[:3]))
+  return ', '.join(
+    [f'selfguide {VERSION}{_commit()}', *packages, f'Python {python}']
+  )
+
+
+def _commit() -> str:
+  """' (commit ...)' of the checkout that the code is in, or ''."""
+  if not shutil.which('git'):
+    return ''
+  git = subprocess.run(
+    ['git', 'rev-parse', '--short', 'HEAD'],
+    cwd=pathlib.Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return f' (commit {git.stdout.strip()})' if git.stdout else ''
+
+
 def _check_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
-  """Raises InputError for what is no flag, before one is missed for it."""
+  """Raises InputError for an unknown flag, before a missing one is missed."""
   command, *rest = words
   known = re.findall(r'--[a-z][a-z_0-9]*', parser.format_usage())
   for word in rest:
     flag = word.partition('=')[0]
-    if flag.startswith('--') and flag not in (*known, '--help'):
+    if re.match(r'--|-[a-zA-Z]', flag) and flag not in (*known, '--help', '-h'):
+      near = suggestions.for_flag(
+        flag, known, trains=command in ('train', 'distill')
+      )
       raise InputError(
-        f'{command} has no flag {flag}.{nearest(flag, known)} python main.py '
-        f'{command} --help lists all.'
+        f'{command} has no flag {flag}.{near} python main.py {command} --help '
+        'lists all.'
       )

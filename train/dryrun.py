@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from dit import model
 from dit.checkpoint import weights_like
 from dit.errors import InputError
+from dit.nested import flatten
 from dit.path import path_named
 from dit.sharding import (
   batch_parts,
@@ -32,7 +33,6 @@ from dit.sharding import (
 from guidance import parse
 from guidance.parse import describe
 from sample import generate, sampler
-from sample.writer import flatten
 from train.distill import run as distilling
 from train.distill.step import abstract
 from train.experiment import Experiment

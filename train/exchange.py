@@ -11,16 +11,15 @@ what shapes do not tell. Everything passes through the tree of a network, so
 weights that do not fit are refused, and then nothing is written.
 """
 
-import argparse
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from dit import convert, model, published
+from dit import convert, model
 from dit.config import SIZES, DiTConfig
 from dit.errors import InputError, check_choice
 from dit.published import HUB, PICKLES, read_tensors, reason
@@ -40,25 +39,6 @@ from train.extractors import convert_inception
 from train.trained import run_weights, sampling_of
 
 Network = tuple[DiTConfig, model.Params, dict[str, Any]]
-
-EXAMPLES = """\
-examples, of a published file to a folder, back, and to another file:
-  python main.py convert --from=SiT.pt --to=sit --family=ig_sit --taps=8
-  python main.py convert --from=hf://org/name/DiT.pt --to=dit --family=dit
-  python main.py convert --from=sit --to=sit.safetensors
-  python main.py convert --from=DiT.pt --to=dit.safetensors --family=dit
-of the newest checkpoint of a run, to a folder and to a published file:
-  python main.py convert --from=runs/digits --to=digits
-  python main.py convert --from=runs/digits --to=digits-raw --weights=raw
-  python main.py convert --from=runs/sit --to=sit.safetensors --family=ig_sit
-quantised, for sampling (any source but quantised weights):
-  python main.py convert --from=runs/digits --to=digits-int8 --quantize=int8
-of FID's Inception, as published, to a file that needs no torch:
-  python main.py convert --from=I.pth --to=I.safetensors --family=inception
-
-.pt, .pth and .ckpt files need torch (requirements-torch.txt), hf:// needs
-huggingface_hub (requirements-hub.txt). Nothing is ever overwritten.
-"""
 
 INCEPTION = 'inception'
 _HEADS = {width: num_heads for _, width, num_heads in SIZES.values()}
@@ -292,65 +272,3 @@ def _write(
   return (
     f'{report}, {quantize}: {size:,} bytes, {size / count / 4:.3f} of float32'
   )
-
-
-def add_flags(
-  parser: argparse.ArgumentParser,
-  *,
-  path: Callable[[str], str],
-  weights: Callable[[str], str],
-) -> None:
-  """The flags of the command convert.
-
-  Args:
-    parser: of the command.
-    path: reads a path.
-    weights: reads a name of weights.
-  """
-  for flag, name, text in (
-    ('--from', 'source', 'published file (or hf://org/name/file), folder of '
-     'weights, or workdir of a run'),
-    ('--to', 'target', 'new published file if it ends with .safetensors, else '
-     'new folder'),
-  ):  # fmt: skip
-    parser.add_argument(
-      flag, dest=name, metavar='PATH', type=path, required=True, help=text
-    )
-  parser.add_argument(
-    '--family',
-    help=f'whose published files: {", ".join(convert.FAMILIES)}, {INCEPTION}',
-  )
-  parser.add_argument(
-    '--num_heads', type=int, help='of a published source of unusual width'
-  )
-  parser.add_argument(
-    '--taps',
-    type=_blocks,
-    help='of a published source with a head inside: the blocks before it',
-  )
-  parser.add_argument(
-    '--no_null_label',
-    action='store_true',
-    help='a published source whose last label is a class: no CFG',
-  )
-  parser.add_argument(
-    '--weights',
-    type=weights,
-    help=f'{" or ".join(published.WEIGHTS)}, the moving average or the raw '
-    'parameters (ema, or all there are); of a run also ema:WIDTH',
-  )
-  parser.add_argument(
-    '--quantize',
-    metavar='SCHEME',
-    help=f'{", ".join(SCHEMES)}: a folder of smaller weights, for sampling '
-    'only (none)',
-  )
-
-
-def _blocks(text: str) -> tuple[int, ...]:
-  try:
-    return tuple(int(word) for word in text.split(','))
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f'{text!r}, expected numbers of blocks such as 8'
-    ) from None

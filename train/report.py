@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from dit.errors import RunError
 from train.experiment import Experiment
 from train.log import MetricsLog
 
@@ -35,7 +36,7 @@ PEAK_TFLOPS = {
 }
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunError):
   """Too many steps in a row had a loss or gradient that is not finite."""
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from dit import model
 from dit.checkpoint import steps_of
 from dit.errors import InputError
+from dit.nested import flatten
 from guidance import parse
 from sample import writer
 from train import curves, page
@@ -316,10 +317,10 @@ def _evaluations(place: epath.Path) -> str:
 def _config(place: epath.Path) -> str:
   """Every key, those that differ from configs/base.py in bold."""
   found = _json(place / 'config.json')
-  usual = writer.flatten(load_config('configs/base.py').to_dict())
+  usual = flatten(load_config('configs/base.py').to_dict())
   parts = [page.note('Bold: not as in configs/base.py.')]
   for section, values in found.items():
-    flat = writer.flatten({section: values})
+    flat = flatten({section: values})
     changed = [key for key in flat if flat[key] != usual.get(key, flat[key])]
     parts.append(
       page.folded(f'{section} ({len(changed)} set)', page.facts(flat, changed))

@@ -5,13 +5,14 @@ import importlib.util
 import inspect
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ml_collections
 
 from dit.errors import InputError, nearest
-from train import workdir
+from dit.nested import flatten
+from train import suggestions
 
 
 def load_config(spec: str) -> ml_collections.ConfigDict:
@@ -64,6 +65,28 @@ def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
   return function
 
 
+def check_keys(
+  assignments: Sequence[str], known: Collection[str] | None = None
+) -> None:
+  """Raises InputError for an assignment to an unknown key, or of no value.
+
+  Args:
+    assignments: texts such as 'optimizer.lr=2e-4'.
+    known: keys; None for those of configs/base.py, which all configs have.
+  """
+  if known is None:
+    known = flatten(load_config('configs/base.py').to_dict())
+  for assignment in assignments:
+    key, equals, _ = assignment.partition('=')
+    if key not in known:
+      raise InputError(
+        f'unknown config key {key!r}.{suggestions.for_key(key, known)} All '
+        'keys are in configs/base.py.'
+      )
+    if not equals:
+      raise InputError(f'--config.{key} needs a value: --config.{key}=VALUE.')
+
+
 def override(
   config: ml_collections.ConfigDict, assignments: Sequence[str]
 ) -> ml_collections.ConfigDict:
@@ -72,16 +95,10 @@ def override(
   Raises:
     InputError: for an unknown key, naming the nearest, or a wrong type.
   """
-  known = workdir.flatten(config.to_dict())
+  known = flatten(config.to_dict())
+  check_keys(assignments, known)
   for assignment in assignments:
-    key, equals, text = assignment.partition('=')
-    if key not in known:
-      raise InputError(
-        f'unknown config key {key!r}.{nearest(key, known)} All keys are in '
-        'configs/base.py.'
-      )
-    if not equals:
-      raise InputError(f'--config.{key} needs a value: --config.{key}=VALUE.')
+    key, _, text = assignment.partition('=')
     config.update_from_flattened_dict({key: _read(key, text, known[key])})
   return config
 

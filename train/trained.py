@@ -19,6 +19,7 @@ from dit import model, weights
 from dit.checkpoint import WEIGHTS, checkpoint_step, restore_weights
 from dit.config import DiTConfig
 from dit.errors import InputError, check_choice
+from dit.nested import flatten
 from dit.sharding import tree_shardings
 from dit.types import Denoiser
 from sample.pipeline import OF_MACHINE, path_of, sampler_of
@@ -254,7 +255,7 @@ def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
 def _override(
   config: ml_collections.ConfigDict, overrides: Sequence[str], what: str
 ) -> ml_collections.ConfigDict:
-  known = workdir.flatten(config.to_dict())
+  known = flatten(config.to_dict())
   for assignment in overrides:
     key = assignment.partition('=')[0]
     if key in known and not workdir.is_free(key):

@@ -24,7 +24,8 @@ import jax
 from etils import epath
 
 from dit.errors import InputError
-from sample.writer import flatten, write_json
+from dit.nested import flatten
+from sample.writer import write_json
 
 # Sections and keys that may differ when a run is continued: they change no
 # result, but for rounding.

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from dit.errors import InputError
+from dit.nested import flatten
 from train import workdir
 
 
@@ -30,7 +31,7 @@ def test_claim_writes_what_and_where(tmp_path, config):
   folder = workdir.claim(tmp_path / 'a' / 'run', config)
   assert folder.is_dir()
   stored = json.loads((folder / 'config.json').read_text())
-  assert workdir.flatten(stored) == workdir.flatten(config)
+  assert flatten(stored) == flatten(config)
   run = json.loads((folder / 'run.json').read_text())
   assert run['devices'] == 8
   assert {'command', 'python', 'packages', 'commit', 'device'} <= run.keys()
@@ -59,7 +60,7 @@ def test_same_config_claims_again(tmp_path, config):
 def test_another_config_names_its_keys(tmp_path, config, key, value):
   workdir.claim(tmp_path, config)
   before = (tmp_path / 'config.json').read_bytes()
-  old = workdir.flatten(config)[key]
+  old = flatten(config)[key]
   with pytest.raises(InputError) as error:
     workdir.claim(tmp_path, changed(config, key, value))
   new = list(value) if isinstance(value, tuple) else value
@@ -94,7 +95,7 @@ def test_all_different_keys_are_named(tmp_path, config):
 def test_free_keys_may_change(tmp_path, config, key, value):
   workdir.claim(tmp_path, config)
   workdir.claim(tmp_path, changed(config, key, value))
-  assert workdir.flatten(workdir.load_config(tmp_path))[key] == value
+  assert flatten(workdir.load_config(tmp_path))[key] == value
 
 
 def test_missing_key_differs(tmp_path, config):

@@ -14,6 +14,7 @@ from typing import Any
 from absl import logging
 
 from dit.errors import InputError
+from dit.nested import flatten
 from sample import writer
 from train.data.records import PROTOCOL
 
@@ -69,7 +70,7 @@ def _check(
   folder: pathlib.Path, found: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
   """Raises InputError where the protocols differ."""
-  found, wanted = writer.flatten(found), writer.flatten(wanted)
+  found, wanted = flatten(found), flatten(wanted)
   differences = [
     f'{key}: {str(found.get(key))[:60]} -> {str(wanted.get(key))[:60]}'
     for key in sorted(found.keys() | wanted.keys())

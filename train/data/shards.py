@@ -17,6 +17,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
+from dit.errors import RunError
 from sample import writer
 from train.data.records import Layout, Metadata, Shard, from_json
 
@@ -24,7 +25,7 @@ from train.data.records import Layout, Metadata, Shard, from_json
 WRITER_OPTIONS = 'group_size:1,uncompressed'
 
 
-class PrepareError(RuntimeError):
+class PrepareError(RunError):
   """The work cannot go on; what is written stays."""
 
 

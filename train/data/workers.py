@@ -19,8 +19,10 @@ from typing import Any
 import grain
 import jax
 
+from dit.errors import RunError
 
-class ReadError(RuntimeError):
+
+class ReadError(RunError):
   """A process that reads data is gone."""
 
 

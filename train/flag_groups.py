@@ -1,0 +1,245 @@
+"""Flags that several commands share, and functions that read their values.
+
+The words are repeated from the modules that define them, because importing
+those takes seconds; a test holds both equal.
+"""
+
+import argparse
+from collections.abc import Callable
+
+from dit.errors import nearest
+
+METHODS = (
+  'ig', 'cfg', 'cfg++', 'cfg_zero', 'apg', 'tcfg', 'fdg', 'icg', 's2', 'slg',
+  'auto', 'rescale',
+)  # fmt: skip
+METRICS = (
+  'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
+)  # fmt: skip
+# The field's names for two of the metrics.
+METRIC_ALIASES = {'fid': 'fd', 'sfid': 'sfd'}
+RESIZES = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
+FORMATS = ('npz', 'png')
+WEIGHTS = ('ema', 'raw')
+FAMILIES = (
+  'dit', 'sit', 'ig_sit', 'lightningdit', 'ig_lightningdit', 'inception',
+)  # fmt: skip
+SCHEMES = ('int8', 'int6', 'int4')
+# What --help says of config keys.
+FREE_KEYS = (
+  'Config keys that change no weights can be set: --config.KEY=VALUE, with the '
+  'keys of configs/base.py.\n'
+)
+ALL_KEYS = (
+  'Any config key can be set: --config.KEY=VALUE, with the keys of '
+  'configs/base.py.\n'
+)
+Command = Callable[[str, str, str], argparse.ArgumentParser]
+
+
+def path(text: str) -> str:
+  """Reads a path, which must not be empty."""
+  if not text:
+    raise argparse.ArgumentTypeError('is empty, expected a path')
+  return text
+
+
+def weights(text: str) -> str:
+  """Reads the name of a run's weights: ema, raw or ema:WIDTH."""
+  if text not in WEIGHTS and not text.startswith('ema:'):
+    raise argparse.ArgumentTypeError(
+      f'{text!r}, expected {" or ".join(WEIGHTS)}, or ema:WIDTH of a '
+      f'run.{nearest(text, WEIGHTS)}'
+    )
+  return text
+
+
+def metrics(text: str) -> tuple[str, ...]:
+  """Reads names of metrics, separated by commas."""
+  names = tuple(METRIC_ALIASES.get(name, name) for name in text.split(','))
+  known = (*METRIC_ALIASES, *METRICS)
+  if wrong := [name for name in names if name not in METRICS]:
+    raise argparse.ArgumentTypeError(
+      f'{wrong[0]!r}, expected some of {", ".join(known)}.'
+      + nearest(wrong[0], known)
+    )
+  return names
+
+
+def metric(text: str) -> str:
+  """Reads the name of one metric."""
+  name, *more = metrics(text)
+  if more:
+    raise argparse.ArgumentTypeError(f'{text!r}, expected one metric')
+  return name
+
+
+def blocks(text: str) -> tuple[int, ...]:
+  """Reads numbers of blocks, separated by commas."""
+  try:
+    return tuple(int(word) for word in text.split(','))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{text!r}, expected numbers of blocks such as 8'
+    ) from None
+
+
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+  """Adds --workdir of a command that reads a run."""
+  parser.add_argument(
+    '--workdir', type=path, required=True, help='folder of the run'
+  )
+  parser.set_defaults(folder=None)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+  """Adds which weights to sample from, the seed, and where results go."""
+  parser.add_argument(
+    '--weights',
+    type=weights,
+    help='weights of a run: ema, its moving average; raw, the parameters; '
+    'ema:WIDTH, a power-function average (ema)',
+  )
+  parser.add_argument(
+    '--step', type=int, help='checkpoint of a run (the newest)'
+  )
+  parser.add_argument(
+    '--guide', help='run or folder of the weaker network of guidance auto'
+  )
+  parser.add_argument(
+    '--guide_step', type=int, help='checkpoint of the guide (the newest)'
+  )
+  parser.add_argument(
+    '--seed', type=int, default=0, help='seed of all noise (%(default)s)'
+  )
+  parser.add_argument(
+    '--out',
+    type=path,
+    help='folder for the results (in the workdir)',
+  )
+
+
+def add_drawing(parser: argparse.ArgumentParser, labels: str | None) -> None:
+  """Adds what to sample: guidance, or a preset, and labels."""
+  parser.add_argument(
+    '--guidance',
+    help=f'methods {", ".join(METHODS)} as '
+    'NAME:SCALE[:OPTION=VALUE][@LOW-HIGH], separated by commas; scale 1 is '
+    'off, t is 0 at the data (none)',
+  )
+  parser.add_argument(
+    '--preset', help='published guidance and solver, of configs/presets.py'
+  )
+  parser.add_argument(
+    '--labels',
+    default=labels,
+    help='balanced, random, or classes such as 3,5 (balanced; evaluate '
+    '--preset: random)',
+  )
+
+
+def add_autoencoder(parser: argparse.ArgumentParser) -> None:
+  """Adds the autoencoder that decodes."""
+  parser.add_argument(
+    '--autoencoder',
+    metavar='NAME:FILE[,FILE]',
+    help='autoencoder that decodes latents: sd_vae, va_vae (with its file of '
+    'statistics), taesd, ... and the published files (none: latents are '
+    'images)',
+  )
+
+
+def add_extractor(parser: argparse.ArgumentParser) -> None:
+  """Adds whose features are measured."""
+  parser.add_argument(
+    '--extractor', help='inception:FILE, classifier[:FOLDER], FILE.py:NAME'
+  )
+  parser.add_argument('--preprocessing', help=', '.join(RESIZES))
+
+
+def add_reference_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds the real images to measure against."""
+  parser.add_argument(
+    '--reference', help='statistics or images (the training split)'
+  )
+
+
+def add_real_images_config(parser: argparse.ArgumentParser) -> None:
+  """Adds the config whose training split is measured against."""
+  parser.add_argument(
+    '--config',
+    type=path,
+    help='config file whose data are the real images',
+  )
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+  """Adds where to write."""
+  parser.add_argument(
+    '--to', dest='target', type=path, required=True,
+    help='file or folder to write',
+  )  # fmt: skip
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+  """Adds permission to discard other results."""
+  parser.add_argument(
+    '--overwrite',
+    action='store_true',
+    help='discard what --out holds of another protocol',
+  )
+
+
+def add_stopped_status(parser: argparse.ArgumentParser) -> None:
+  """Adds the exit status of a run that was stopped."""
+  parser.add_argument(
+    '--stopped_status',
+    type=int,
+    default=0,
+    help='exit status of a run that was stopped before its end, for launchers '
+    'that start it again (%(default)s)',
+  )
+
+
+def add_dry_run(
+  parser: argparse.ArgumentParser, *, topology: bool = False
+) -> None:
+  """Adds --dry_run, and the chips that it may compile for."""
+  parser.add_argument(
+    '--dry_run',
+    action='store_true',
+    help='only say what it would be: sizes, FLOPs, memory of weights and '
+    'optimizer on each device',
+  )
+  if topology:
+    parser.add_argument(
+      '--topology',
+      type=path,
+      help='with --dry_run: compile for TPU chips such as v5p:4x4x4, which '
+      'need not be here (needs libtpu)',
+    )
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that `cluster.join` reads."""
+  group = parser.add_argument_group('many processes')
+  group.add_argument(
+    '--distributed',
+    action='store_true',
+    help='one process of a Cloud TPU, GKE, Slurm or Open MPI job, or of:',
+  )
+  group.add_argument(
+    '--coordinator', metavar='HOST:PORT', help='address of the first process'
+  )
+  group.add_argument(
+    '--num_processes', type=int, help='number of processes of the job'
+  )
+  group.add_argument(
+    '--process_id', type=int, help='number of this process, from 0'
+  )
+  group.add_argument(
+    '--heartbeat_seconds',
+    type=int,
+    default=100,
+    help='time after which a silent process counts as dead (%(default)s)',
+  )

@@ -1,0 +1,156 @@
+"""Suggestions for words that are no flag, config key or command of ours.
+
+Users bring the words of other tools: `--cfg_scale`, `num_inference_steps`,
+`optimizer.learning_rate`. A table says what those are called here; any other
+word gets the nearest known one, if one is near.
+"""
+
+import re
+from collections.abc import Collection
+
+from dit.errors import nearest, nearest_words
+
+_LENGTH = '--config.train.images (images seen: steps times train.batch_size)'
+_CFG = '--guidance=cfg:SCALE'
+# What each word is called here, in order of preference. A flag counts only
+# where the command has it.
+WORDS: dict[str, tuple[str, ...]] = {
+  'adam_beta1': ('--config.optimizer.b1',),
+  'adam_beta2': ('--config.optimizer.b2',),
+  'arch': ('--config.model.name',),
+  'beta1': ('--config.optimizer.b1',),
+  'beta2': ('--config.optimizer.b2',),
+  'bs': ('--config.train.batch_size', '--config.sample.batch_size'),
+  'cfg': (_CFG,),
+  'cfg_dropout': ('--config.objective.label_dropout',),
+  'cfg_scale': (_CFG,),
+  'checkpoint': ('--workdir', '--folder', '--from'),
+  'checkpoint_path': ('--workdir', '--folder', '--from'),
+  'ckpt': ('--workdir', '--folder', '--from'),
+  'ckpt_every': ('--config.checkpoint.every_images',),
+  'class': ('--labels', '--config.model.num_classes'),
+  'class_dropout_prob': ('--config.objective.label_dropout',),
+  'class_labels': ('--labels',),
+  'classes': ('--labels', '--config.model.num_classes'),
+  'clip_grad': ('--config.optimizer.clip',),
+  'data_dir': ('--config.data.dir',),
+  'data_path': ('--images', '--config.data.dir'),
+  'dataset': ('--config.data.name',),
+  'ema_decay': ('--config.ema.decay',),
+  'epochs': (_LENGTH,),
+  'fid_samples': ('--num',),
+  'global_batch_size': ('--config.train.batch_size',),
+  'global_seed': ('--seed', '--config.seed'),
+  'grad_accumulation': ('--config.train.accumulate',),
+  'grad_clip': ('--config.optimizer.clip',),
+  'gradient_accumulation_steps': ('--config.train.accumulate',),
+  'gradient_clipping': ('--config.optimizer.clip',),
+  'guidance_scale': (_CFG,),
+  'ig_scale': ('--guidance=ig:SCALE',),
+  'image_size': ('--config.model.size', '--config.prepare.image_size'),
+  'iterations': (_LENGTH,),
+  'iters': (_LENGTH,),
+  'learning_rate': ('--config.optimizer.lr',),
+  'log_every': ('--config.log.every_images',),
+  'lr': ('--config.optimizer.lr',),
+  'max_epochs': (_LENGTH,),
+  'max_grad_norm': ('--config.optimizer.clip',),
+  'max_steps': (_LENGTH,),
+  'max_train_steps': (_LENGTH,),
+  'mixed_precision': ('--config.model.dtype',),
+  'model': ('--workdir', '--folder', '--from', '--config.model.name'),
+  'model_path': ('--folder', '--workdir', '--from'),
+  'n_samples': ('--num',),
+  'num_epochs': (_LENGTH,),
+  'num_fid_samples': ('--num',),
+  'num_images': ('--num',),
+  'num_inference_steps': ('--config.sample.steps',),
+  'num_layers': ('--config.model.depth',),
+  'num_samples': ('--num',),
+  'num_sampling_steps': ('--config.sample.steps',),
+  'num_steps': (_LENGTH, '--config.sample.steps'),
+  'num_train_steps': (_LENGTH,),
+  'num_workers': ('--config.data.workers',),
+  'outdir': ('--out', '--to', '--workdir'),
+  'output': ('--out', '--to', '--workdir'),
+  'output_dir': ('--out', '--to', '--workdir'),
+  'patch': ('--config.model.name (FAMILY-SIZE/PATCH)',),
+  'patch_size': ('--config.model.name (FAMILY-SIZE/PATCH)',),
+  'per_device_batch_size': ('--config.train.batch_size (over all devices)',),
+  'per_proc_batch_size': ('--config.sample.batch_size (over all devices)',),
+  'pretrained': ('--config.train.init_from', '--folder'),
+  'random_seed': ('--seed', '--config.seed'),
+  'results_dir': ('--out', '--workdir'),
+  'resume': ('--workdir (the same command again resumes)',),
+  'sample_dir': ('--out',),
+  'sample_steps': ('--config.sample.steps',),
+  'sampler': ('--config.sample.solver',),
+  'sampling_method': ('--config.sample.solver',),
+  'sampling_steps': ('--config.sample.steps',),
+  'save_every': ('--config.checkpoint.every_images',),
+  'scheduler': ('--config.optimizer.schedule', '--config.sample.solver'),
+  'seed': ('--config.seed',),
+  'solver': ('--config.sample.solver',),
+  'steps': (_LENGTH, '--config.sample.steps'),
+  'timesteps': ('--config.sample.steps',),
+  'total_steps': (_LENGTH,),
+  'train_steps': (_LENGTH,),
+  'vae': ('--autoencoder', '--config.data.autoencoder'),
+  'wandb': ('--config.log.wandb=PROJECT',),
+  'warmup_steps': ('--config.optimizer.warmup_images',),
+  'wd': ('--config.optimizer.weight_decay',),
+  'weight_decay': ('--config.optimizer.weight_decay',),
+}
+
+
+def for_flag(flag: str, known: Collection[str], *, trains: bool) -> str:
+  """Returns ' Did you mean ...?' for an unknown flag, or ''.
+
+  Args:
+    flag: word that was given, such as '--cfg_scale' or '-w'.
+    known: flags of the command.
+    trains: whether the command trains; else keys of sampling come first.
+  """
+  word = _plain(flag)
+  if len(word) == 1:
+    same = (name for name in known if name.startswith(f'--{word}'))
+    return next(map(_question, same), '')
+  candidates = sorted(
+    WORDS.get(word, ()), key=lambda name: trains == ('.sample.' in name)
+  )
+  for candidate in (f'--{word}', *candidates):
+    name = re.split('[= ]', candidate)[0]
+    if name in known or name.startswith('--config.'):
+      return _question(candidate)
+  return nearest(flag, known)
+
+
+def for_key(key: str, known: Collection[str]) -> str:
+  """Returns ' Did you mean ...?' for an unknown config key, or ''."""
+  section, _, word = key.rpartition('.')
+  siblings = {
+    name.removeprefix(f'{section}.'): name
+    for name in known
+    if name.startswith(f'{section}.')
+  }
+  if section and not siblings:
+    return nearest(key, known)
+  for candidate in sorted(
+    WORDS.get(_plain(word), ()), key=lambda name: f'.{section}.' not in name
+  ):
+    return _question(candidate.removeprefix('--config.'))
+  elsewhere = [name for name in known if name.endswith(f'.{word}')]
+  near = elsewhere[:1] or [
+    siblings[name] for name in nearest_words(word, siblings)
+  ]
+  return _question(near[0]) if near else ''
+
+
+def _plain(word: str) -> str:
+  return word.lstrip('-').replace('-', '_').lower()
+
+
+def _question(suggestion: str) -> str:
+  """The question; what stands behind a space in the table is explanation."""
+  word, *explanation = suggestion.split(' ', 1)
+  return ' '.join([f' Did you mean {word!r}', *explanation]) + '?'
