@@ -77,6 +77,18 @@ def named_size(name: str) -> dict[str, Any]:
   }
 
 
+def name_of(config: 'DiTConfig') -> str:
+  """Returns a name that gives `config` where its other keys are set too."""
+  sizes = (config.depth, config.width, config.num_heads)
+  size = next((name for name in SIZES if SIZES[name] == sizes), 'XL')
+  family = next(
+    name
+    for name in FAMILIES
+    if FAMILIES[name]['convention'] == config.convention
+  )
+  return f'{family}-{size}/{config.patch}'
+
+
 def network_of(
   section: Mapping[str, Any], *, null_label: bool
 ) -> dict[str, Any]:

@@ -135,11 +135,17 @@ def header_of(path: epath.PathLike) -> dict[str, str]:
 
 
 def local(path: epath.PathLike) -> pathlib.Path:
-  """The path on this machine; InputError for gs:// and its like."""
-  if '://' in os.fspath(path):
+  """Returns the path on this machine; InputError for gs:// and its like."""
+  name = os.fspath(path)
+  if name.startswith(HUB):
     raise InputError(
-      f'{path} is not on this machine; files of weights are read and written '
-      f'locally (or read from {HUB}): copy them.'
+      f'{path} is not a folder on this machine; make one of a published file: '
+      f'python main.py convert --from={HUB}org/name/file --to=FOLDER.'
+    )
+  if '://' in name:
+    raise InputError(
+      f'{path} is not on this machine, and weights are read and written '
+      'locally; copy it here, and give the copy.'
     )
   try:
     return pathlib.Path(path).expanduser()

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from dit import model
 from dit.checkpoint import weights_like
+from dit.config import name_of
 from dit.errors import InputError
 from dit.nested import flatten
 from dit.path import path_named
@@ -302,6 +303,8 @@ def compiled(lowered: Any) -> Program:
 
 def _described(experiment: Experiment, mesh: Mesh) -> list[str]:
   settings = flatten(dataclasses.asdict(experiment))
+  del settings['model.patch']  # a part of the name, which can be set
+  settings['model.name'] = name_of(experiment.model)
   shapes = jax.tree.leaves(model.shapes(experiment.model))
   device = mesh.devices.flat[0].device_kind
   return [

@@ -1,0 +1,158 @@
+"""What the command line answers before anything heavy is imported."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from commands import ROOT, run
+
+from dit import convert, quantize
+from dit.checkpoint import WEIGHTS
+from dit.nested import flatten
+from guidance.parse import NAMES
+from sample.metrics.measure import METRICS
+from sample.metrics.resize import PRESETS
+from sample.store import FORMATS
+from train import exchange, flag_groups, suggestions
+from train.settings import load_config
+
+BASE = flatten(load_config('configs/base.py').to_dict())
+
+
+def run_process(*argv):
+  """Runs a command line in a process of its own; returns it and seconds."""
+  begin = time.monotonic()
+  result = subprocess.run(
+    [sys.executable, '-X', 'importtime', 'main.py', *argv],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=240,
+  )
+  return result, time.monotonic() - begin
+
+
+@pytest.mark.parametrize(
+  'argv, status, words',
+  [
+    (['--help'], 0, 'python main.py train'),
+    (['sample', '--help'], 0, '--guidance'),
+    (['--version'], 0, 'selfguide'),
+    ([], 2, 'no command'),
+    (['train', '--wrkdir=x'], 2, "Did you mean '--workdir'"),
+    (['sample', '--workdir=x', '--num=many'], 2, "'many'"),
+    (['train', '--config.optimizer.lrr=1'], 2, "Did you mean 'optimizer.lr'"),
+  ],
+)
+def test_help_and_wrong_flags_are_answered_before_jax_is_imported(
+  argv, status, words
+):
+  result, seconds = run_process(*argv)
+  imported = set(re.findall(r'\| +(\S+)$', result.stderr, re.M))
+  heavy = {'jax', 'numpy', 'flax', 'orbax', 'matplotlib', 'sample', 'guidance'}
+  assert {'argparse', 'train.flags'} <= imported
+  assert not heavy & imported
+  assert result.returncode == status
+  assert words in result.stdout + result.stderr
+  assert seconds < 20  # a second alone; tests beside it share the cores
+
+
+def test_version_names_the_project_and_its_libraries():
+  result = run('--version')
+  assert result.status == 0
+  for name in ('selfguide', 'jax', 'flax', 'optax', 'Python'):
+    assert re.search(rf'\b{name} \d+\.\d+', result.out), name
+
+
+def test_the_bare_command_prints_help():
+  result = run()
+  assert result.status == 2
+  assert (
+    'usage: main.py' in result.out and 'python main.py sample' in result.out
+  )
+  assert result.err.startswith('main.py: no command; the commands are prepare,')
+  assert result.err.count('\n') == 1
+
+
+def test_help_names_the_words_that_the_code_knows():
+  assert set(flag_groups.METHODS) <= set(NAMES)
+  assert flag_groups.METRICS == METRICS
+  assert flag_groups.RESIZES == PRESETS
+  assert flag_groups.FORMATS == FORMATS
+  assert flag_groups.WEIGHTS == tuple(WEIGHTS)
+  assert flag_groups.FAMILIES == (*convert.FAMILIES, exchange.INCEPTION)
+  assert flag_groups.SCHEMES == tuple(quantize.SCHEMES)
+
+
+@pytest.mark.parametrize(
+  'words, suggestion',
+  [
+    ('train --config.optimizer.learning_rate=1', "'optimizer.lr'"),
+    ('train --config.train.steps=1', "'train.images' (images seen"),
+    ('train --config.train.epochs=1', "'train.images' (images seen"),
+    ('train --config.train.lr=1', "'optimizer.lr'"),
+    ('train --config.model.patch=2', "'model.name' (FAMILY-SIZE/PATCH)"),
+    ('train --epochs=1', "'--config.train.images' (images seen"),
+    ('train --steps=1', "'--config.train.images' (images seen"),
+    ('train -w x', "'--workdir'"),
+    ('sample --workdir=x --cfg_scale=2', "'--guidance=cfg:SCALE'"),
+    ('sample --workdir=x --cfg-scale=2', "'--guidance=cfg:SCALE'"),
+    ('sample --workdir=x --guidance_scale=2', "'--guidance=cfg:SCALE'"),
+    ('sample --workdir=x --num_inference_steps=2', "'--config.sample.steps'"),
+    ('sample --workdir=x --steps=2', "'--config.sample.steps'"),
+    ('sample --workdir=x --config.sample.num_steps=2', "'sample.steps'"),
+    ('sample --ckpt=x', "'--workdir'"),
+    ('sample --workdir=x --num_samples=2', "'--num'"),
+    ('sample --workdir=x --outdir=y', "'--out'"),
+    ('evaluate --samples=x --vae=y', "'--autoencoder'"),
+    ('convert --ckpt=x --to=y', "'--from'"),
+  ],
+)
+def test_words_of_other_tools_lead_to_ours(words, suggestion):
+  result = run(*words.split())
+  assert result.status == 2 and result.out == ''
+  assert f'Did you mean {suggestion}' in result.err
+  assert result.err.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  'words',
+  ['train --config.optimizer.zzz=1', 'train --zebra=1', 'zebra', 'train -x'],
+)
+def test_nothing_is_suggested_where_nothing_is_near(words):
+  result = run(*words.split())
+  assert result.status == 2
+  assert 'Did you mean' not in result.err
+
+
+def test_every_word_of_the_table_leads_to_something_that_exists():
+  flags = {
+    flag
+    for command in ('prepare', 'train', 'sample', 'convert')
+    for flag in re.findall(r'--[a-z_]+', run(command, '--help').out)
+  }
+  for suggested in suggestions.WORDS.values():
+    for word in suggested:
+      name = re.split('[= ]', word)[0]
+      key = name.removeprefix('--config.')
+      assert (key in BASE) if key != name else (name in flags), word
+
+
+def test_a_dry_run_prints_only_keys_that_can_be_set():
+  result = run(
+    'train', '--dry_run', '--config=configs/digits.py',
+    '--config.model.name=LightningDiT-Tiny/2',
+  )  # fmt: skip
+  assert result.status == 0, result.err
+  printed = dict(re.findall(r'^([a-z_.0-9]+) = (.*)$', result.out, re.M))
+  assert printed.keys() == BASE.keys()
+  assert printed['model.name'] == "'LightningDiT-Tiny/2'"
+
+
+def test_a_folder_on_the_hub_is_refused_with_what_to_do():
+  result = run('sample', '--folder=hf://org/name')
+  assert result.status == 2
+  assert 'convert --from=hf://org/name/file' in result.err
+  assert 'read from hf://' not in result.err
