@@ -13,11 +13,10 @@ import pytest
 from commands import run
 from PIL import Image
 
-import main
 from dit.nested import flatten
 from sample import compare
 from sample.metrics import scorer
-from train import loop, report
+from train import commands, loop, report
 from train.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -245,7 +244,7 @@ def test_too_many_bad_steps_exit_with_one(monkeypatch):
   def explode(args):
     raise report.NonFiniteError('3 steps in a row.')
 
-  monkeypatch.setitem(main.RUNS, 'train', explode)
+  monkeypatch.setitem(commands.RUNS, 'train', explode)
   result = run('train', '--workdir=x')
   assert (result.status, result.err) == (1, 'main.py: 3 steps in a row.\n')
 
@@ -254,7 +253,7 @@ def test_ctrl_c_outside_training_exits_with_130(monkeypatch):
   def interrupt(args):
     raise KeyboardInterrupt
 
-  monkeypatch.setitem(main.RUNS, 'train', interrupt)
+  monkeypatch.setitem(commands.RUNS, 'train', interrupt)
   result = run('train', '--workdir=x')
   assert (result.status, result.err) == (130, 'main.py: interrupted.\n')
 

@@ -123,8 +123,6 @@ def test_a_port_that_is_taken():
 
 
 def test_no_flags_no_job(monkeypatch):
-  args = command_line.parse_args(
-    ['train'], '', dict.fromkeys(commands.main.RUNS)
-  )
+  args = command_line.parse_args(['train'], '')
   monkeypatch.setattr(jax.distributed, 'initialize', None)
   cluster.join(args)
