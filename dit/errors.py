@@ -51,3 +51,10 @@ def check_range(key: str, value: float, low: float, high: float) -> None:
     raise InputError(
       f'{key} is {value}, expected a number from {low} to {high}.'
     )
+
+
+def shorten(names: Iterable[str], most: int = 5) -> str:
+  """Returns the first names, and how many there are if some are left out."""
+  names = list(names)
+  more = f', ... ({len(names)} in all)' if len(names) > most else ''
+  return ', '.join(names[:most]) + more

@@ -5,7 +5,7 @@ from absl import logging
 
 from dit import model
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError
+from dit.errors import InputError, shorten
 from dit.sharding import MeshConfig, check_batch, make_mesh
 from sample.decoder import read_autoencoder
 from train.data.files import open_images
@@ -14,6 +14,7 @@ from train.data.prepare import prepare as write_records
 from train.data.processes import together
 from train.data.records import Metadata
 from train.data.shards import check_shards
+from train.data.splits import classes_for
 from train.experiment import Experiment
 
 
@@ -46,6 +47,8 @@ def prepare(
     )
   with together():
     files = open_images(images, data.dir)
+    folder = data.prepared(split)
+    files = files.relabel(classes_for(folder, files.classes))
     mesh = make_mesh(MeshConfig(), jax.local_devices())
     check_batch(mesh, config.batch_size, 'prepare.batch_size')
     name = (autoencoder or 'pixels').partition(':')[0]
@@ -61,8 +64,13 @@ def prepare(
     '%s: %d images of %d classes, to %s %s.',
     images, files.count, len(files.classes), layout.content, layout.shape,
   )  # fmt: skip
-  folder = data.prepared(split)
   metadata = write_records(files, encoder, config, layout, folder, about=about)
+  counts = zip(metadata.classes, metadata.counts, strict=True)
+  if absent := [name for name, count in counts if not count]:
+    logging.warning(
+      '%s has no record of the classes %s, which keep their labels.',
+      folder, shorten(absent),
+    )  # fmt: skip
   return (
     f'{folder}: {metadata.records} records in {len(metadata.shards)} files, '
     f'{len(metadata.broken)} broken images left out.'

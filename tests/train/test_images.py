@@ -1,13 +1,17 @@
 """Image files of every kind become upright square RGB arrays."""
 
 import io
+import itertools
 import json
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from train.data import images
 from train.data.images import BrokenImageError, center_crop, decode
 
 SAMPLE = (
@@ -151,3 +155,191 @@ def test_imagenet_files():
       crop = center_crop(image, 256)
       assert crop.shape == (256, 256, 3)
       assert (crop == crop[..., :1]).all() == (about['mode'] == 'L')
+
+
+# What is refused by name, and the bounds.
+
+
+@pytest.mark.parametrize(
+  'form', ['PPM', 'TGA', 'PDF', 'EPS', 'ICO', 'PCX', 'JPEG2000']
+)
+def test_only_the_supported_formats_are_opened(form, monkeypatch):
+  data = file_of(Image.fromarray(gradient()), form)
+
+  def start(*args, **options):
+    raise AssertionError('another program was started')
+
+  monkeypatch.setattr('subprocess.Popen', start)
+  monkeypatch.setattr('subprocess.check_call', start)
+  with pytest.raises(BrokenImageError, match='cannot identify'):
+    decode(data)
+
+
+@pytest.mark.parametrize(
+  'values, words',
+  [
+    (np.full((4, 4), 70_000, np.int32), '32-bit integers'),
+    (np.full((4, 4), 0.5, np.float32), 'floating-point'),
+  ],
+)
+def test_values_without_a_range_are_broken(values, words):
+  with pytest.raises(BrokenImageError, match=words):
+    decode(file_of(Image.fromarray(values), 'TIFF'))
+
+
+def tiff(values, bits, photometric=1):
+  """A gray TIFF of one strip, as cameras with more than 8 bits write it."""
+  height, width = values.shape
+  if bits == 12:
+    flat = values.ravel().astype(int)
+    first, second = flat[::2], flat[1::2]
+    packed = [first >> 4, (first & 15) << 4 | second >> 8, second & 255]
+    strip = np.stack(packed, axis=1).astype(np.uint8).tobytes()
+  else:
+    strip = values.astype('<u2').tobytes()
+  tags = [
+    (256, width), (257, height), (258, bits), (259, 1), (262, photometric),
+    (273, 8 + 2 + 9 * 12 + 4), (277, 1), (278, height), (279, len(strip)),
+  ]  # fmt: skip
+  entries = b''.join(struct.pack('<HHII', tag, 4, 1, v) for tag, v in tags)
+  return b'II*\0' + struct.pack('<IH', 8, 9) + entries + bytes(4) + strip
+
+
+@pytest.mark.parametrize('bits, photometric', [(12, 1), (16, 1), (16, 0)])
+def test_more_than_eight_bits_of_a_tiff_are_scaled(bits, photometric):
+  most = 2**bits - 1
+  values = np.asarray([[0, most, most // 2], [most // 4, 1, most]]).repeat(2, 1)
+  decoded = np.asarray(decode(tiff(values, bits, photometric)))[..., 0]
+  expected = values * (255 / most)
+  expected = expected if photometric else 255 - expected
+  np.testing.assert_array_equal(decoded, np.round(expected))
+
+
+def png_chunk(kind, content):
+  check = struct.pack('>I', zlib.crc32(kind + content))
+  return struct.pack('>I', len(content)) + kind + content + check
+
+
+def png_of(image, rows):
+  """A PNG whose compressed data end, as they should, after some rows."""
+  height, width, _ = image.shape
+  lines = b''.join(b'\0' + row.tobytes() for row in image[:rows])
+  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+  return (
+    b'\x89PNG\r\n\x1a\n'
+    + png_chunk(b'IHDR', header)
+    + png_chunk(b'IDAT', zlib.compress(lines))
+    + png_chunk(b'IEND', b'')
+  )
+
+
+@pytest.mark.parametrize('rows', [0, 1, 15])
+def test_png_that_ends_early_but_cleanly_is_broken(rows):
+  with pytest.raises(BrokenImageError):
+    decode(png_of(noise(16, 16), rows))
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'P', 'LA', 'RGB', 'RGBA', 'I;16'])
+@pytest.mark.parametrize('size', [(1, 1), (9, 7), (16, 3)])
+def test_black_pngs_are_whole(mode, size):
+  assert not np.asarray(decode(file_of(Image.new(mode, size)))).any()
+
+
+def test_interlaced_black_png_is_whole():
+  for width, height in itertools.product(range(1, 10), repeat=2):
+    rows = []
+    for y, x, dy, dx in images._ADAM7:
+      wide, high = len(range(x, width, dx)), len(range(y, height, dy))
+      rows += [bytes(1 + wide)] * high if wide else []
+    header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 1)
+    whole, short = (
+      b'\x89PNG\r\n\x1a\n'
+      + png_chunk(b'IHDR', header)
+      + png_chunk(b'IDAT', zlib.compress(b''.join(some)))
+      + png_chunk(b'IEND', b'')
+      for some in (rows, rows[:-1])
+    )
+    assert decode(whole).size == (width, height)
+    with pytest.raises(BrokenImageError):
+      decode(short)
+
+
+def claimed_png(width, height):
+  """A PNG that says that it is large, and is not."""
+  header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
+  return (
+    b'\x89PNG\r\n\x1a\n'
+    + png_chunk(b'IHDR', header)
+    + png_chunk(b'IDAT', zlib.compress(b''))
+    + png_chunk(b'IEND', b'')
+  )
+
+
+@pytest.mark.parametrize(
+  'size', [(8200, 8200), (10_000, 9_000), (20_000, 20_000), (2**30, 2**30)]
+)
+def test_images_of_too_many_pixels_are_broken(size):
+  with pytest.raises(BrokenImageError, match=r'67,108,864'):
+    decode(claimed_png(*size))
+
+
+@pytest.mark.parametrize('size', [(1, 65_000), (65_000, 1), (3, 301)])
+def test_very_thin_images_are_broken(size):
+  data = file_of(Image.new('RGB', size), 'JPEG')
+  with pytest.raises(BrokenImageError, match='100 times'):
+    decode(data)
+
+
+def adm_crop(image, size):
+  """The crop as guided-diffusion writes it, `center_crop_arr`."""
+  while min(*image.size) >= 2 * size:
+    image = image.resize(
+      tuple(x // 2 for x in image.size), resample=Image.Resampling.BOX
+    )
+  scale = size / min(*image.size)
+  image = image.resize(
+    tuple(round(x * scale) for x in image.size),
+    resample=Image.Resampling.BICUBIC,
+  )
+  pixels = np.array(image)
+  y, x = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+  return pixels[y : y + size, x : x + size]
+
+
+@pytest.mark.parametrize(
+  'shape',
+  [(5, 7), (7, 5), (3, 48), (16, 16), (17, 250), (375, 500), (64, 33), (1, 9)],
+)
+def test_ordinary_crops_are_those_of_adm(shape):
+  image = Image.fromarray(noise(*shape))
+  np.testing.assert_array_equal(center_crop(image, 16), adm_crop(image, 16))
+
+
+@pytest.mark.parametrize('shape', [(2, 199), (200, 2), (3, 300)])
+def test_only_the_middle_of_thin_images_is_enlarged(shape, monkeypatch):
+  thin = Image.fromarray(noise(*shape))
+  sizes, resize = [], Image.Image.resize
+
+  def watch(image, size, *args, **options):
+    sizes.append(size)
+    return resize(image, size, *args, **options)
+
+  expected = adm_crop(thin, 64).astype(int)
+  monkeypatch.setattr(Image.Image, 'resize', watch)
+  crop = center_crop(thin, 64)
+  assert crop.shape == (64, 64, 3)
+  assert max(map(max, sizes)) <= 17 * 64
+  # Pillow rounds the scale of the long side by up to half a pixel.
+  assert np.abs(crop - expected).max() <= 16
+
+
+def test_short_memory_is_a_broken_image(monkeypatch):
+  def fail(*args, **options):
+    raise MemoryError
+
+  monkeypatch.setattr(Image.Image, 'resize', fail)
+  with pytest.raises(BrokenImageError, match='memory'):
+    center_crop(Image.new('RGB', (4, 4)), 8)
+  monkeypatch.setattr(Image, 'open', fail)
+  with pytest.raises(BrokenImageError, match='MemoryError'):
+    decode(b'')

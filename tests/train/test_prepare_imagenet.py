@@ -103,7 +103,7 @@ def test_validation_labels_follow_the_names(images, data_dir):
   ):
     file = read[f'ILSVRC2012_val_{i + 1:08}.JPEG']
     assert files.classes[file.label] == synset
-    assert file.data == data
+    assert file.load() == data
 
 
 def test_it_is_written_once(data_dir):

@@ -1,26 +1,25 @@
-"""Image files with a class each: a folder, a zip file, or a TFDS set.
+"""Image files with a class each: a folder, a .zip archive, or a TFDS set.
 
-All give `read(i) -> ImageFile`, the bytes as they were stored, so that one
-decoder (`train.data.images`) serves every set and a broken file has a name.
+All give `read(i) -> ImageFile`, whose bytes are as they were stored, so that
+one decoder (`train.data.images`) serves every set and a broken file has a name.
 """
 
 import dataclasses
 import io
 import pathlib
-import zipfile
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from absl import logging
 from PIL import Image
 
 from dit.errors import InputError
+from train.data.class_folders import class_folders
 from train.data.imagenet import NAME, write_imagenet
+from train.data.listing import list_files
 from train.data.processes import together
 from train.data.source import open_tfds
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 TFDS = 'tfds:'
 
 
@@ -29,14 +28,15 @@ class ImageFile:
   """One image, undecoded.
 
   Attributes:
-    name: to call it by.
-    label: its class, from 0.
-    data: the bytes of its file.
+    name: Name to call it by.
+    label: Its class, from 0.
+    load: Function that returns the bytes of the file; raises BrokenImageError
+      for a file that is too large or may not be read.
   """
 
   name: str
   label: int
-  data: bytes
+  load: Callable[[], bytes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +44,29 @@ class ImageFiles:
   """A set of images: read(i) for i from 0 to count - 1.
 
   Attributes:
-    name: what the user called it.
-    classes: names, in the order of the labels.
-    count: images.
-    read: image i; from any thread.
+    name: Place, as the user gave it.
+    classes: Names of the classes, in the order of the labels.
+    count: Number of images.
+    read: Function from i to image i, for any thread.
   """
 
   name: str
   classes: tuple[str, ...]
   count: int
   read: Callable[[int], ImageFile]
+
+  def relabel(self, classes: Sequence[str]) -> 'ImageFiles':
+    """Returns the set with labels in another list, which has all its names."""
+    if tuple(classes) == self.classes:
+      return self
+    number = {name: label for label, name in enumerate(classes)}
+    labels = [number[name] for name in self.classes]
+
+    def read(i: int) -> ImageFile:
+      file = self.read(i)
+      return dataclasses.replace(file, label=labels[file.label])
+
+    return dataclasses.replace(self, classes=tuple(classes), read=read)
 
 
 def open_images(place: str, data_dir: str) -> ImageFiles:
@@ -63,56 +76,31 @@ def open_images(place: str, data_dir: str) -> ImageFiles:
   ImageNet's are.
 
   Args:
-    place: what to open.
-    data_dir: where TFDS keeps its sets.
+    place: What to open.
+    data_dir: Folder in which TFDS keeps its sets.
 
   Raises:
-    InputError: if there are no images.
+    InputError: if there are no images, or their classes are not clear.
   """
   if place.startswith(TFDS):
     return _open_tfds(place, data_dir)
-  path = pathlib.Path(place).expanduser()
-  if path.is_dir():
-    names = [
-      str(file.relative_to(path)) for file in path.rglob('*') if file.is_file()
-    ]
-    return _of_names(place, names, lambda name: (path / name).read_bytes())
-  if zipfile.is_zipfile(path):
-    archive = zipfile.ZipFile(path)
-    names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    return _of_names(place, names, archive.read)
-  raise InputError(
-    f'images {place} are neither a folder, nor a readable .zip file, nor '
-    f'{TFDS}NAME:SPLIT; expected one of them with CLASS/IMAGE inside.'
-  )
-
-
-def _of_names(
-  place: str, names: Sequence[str], read: Callable[[str], bytes]
-) -> ImageFiles:
-  """Images by path; the folder around an image is its class."""
-  images = sorted(
-    name
-    for name in names
-    if name.lower().endswith(SUFFIXES) and not pathlib.Path(name).name[0] == '.'
-  )
-  parents = [pathlib.PurePosixPath(name).parent.name for name in images]
-  if not images or not all(parents):
-    found = images[parents.index('')] if images else 'no image'
+  listing = list_files(place)
+  if listing is None:
     raise InputError(
-      f'{place} holds {found}, expected images as CLASS/IMAGE, with one of the '
-      f'suffixes {", ".join(SUFFIXES)}.'
+      f'images {place} are neither a folder, nor a readable .zip file, nor '
+      f'{TFDS}NAME:SPLIT; expected one of them with CLASS/IMAGE inside.'
     )
-  if len(images) < len(names):
-    logging.info('%s: %d other files.', place, len(names) - len(images))
-  classes = tuple(sorted(set(parents)))
-  number = {name: k for k, name in enumerate(classes)}
-  return ImageFiles(
-    place,
-    classes,
-    len(images),
-    lambda i: ImageFile(images[i], number[parents[i]], read(images[i])),
-  )
+  listing.log_ignored()
+  folders = class_folders(listing)
+  classes = tuple(sorted({*folders.values()}))
+  number = {name: label for label, name in enumerate(classes)}
+
+  def read(i: int) -> ImageFile:
+    name = listing.images[i]
+    label = number[folders[name.rpartition('/')[0]]]
+    return ImageFile(name, label, lambda: listing.read(name))
+
+  return ImageFiles(place, classes, len(listing.images), read)
 
 
 def _open_tfds(place: str, data_dir: str) -> ImageFiles:
@@ -139,8 +127,15 @@ def _open_tfds(place: str, data_dir: str) -> ImageFiles:
       image = data.getvalue()
     known = record.get('file_name', f'{split or "train"}[{i}]')
     known = known.decode() if isinstance(known, bytes) else known
-    return ImageFile(known, int(record['label']), image)
+    label = int(record['label'])
+    if not 0 <= label < len(classes):
+      raise InputError(
+        f'{place}: {known} has the label {label}, expected 0 to '
+        f'{len(classes) - 1}; choose a split whose images have classes.'
+      )
+    return ImageFile(known, label, lambda: image)
 
   label = features['label']
-  classes = getattr(label, 'names', None) or map(str, range(label.num_classes))
-  return ImageFiles(place, tuple(classes), len(source), read)
+  names = getattr(label, 'names', None) or range(label.num_classes)
+  classes = tuple(map(str, names))
+  return ImageFiles(place, classes, len(source), read)

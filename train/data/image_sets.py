@@ -13,6 +13,7 @@ images keep what lies between 8-bit values, and are scaled to [0, 255].
 import concurrent.futures
 import contextlib
 import dataclasses
+import os
 import pathlib
 import zipfile
 import zlib
@@ -23,8 +24,9 @@ import numpy as np
 from absl import logging
 
 from dit.errors import InputError
-from train.data.files import SUFFIXES, TFDS, open_images
+from train.data.files import TFDS, open_images
 from train.data.images import BrokenImageError, center_crop, decode
+from train.data.listing import SUFFIXES, Listing, is_image, list_files
 
 _CHUNK = 64
 # What numpy and zipfile raise for files that are damaged or not theirs.
@@ -81,7 +83,7 @@ def open_image_set(
     files = open_images(place, data_dir)
     labels = None  # each is known when its image is read
     return _of_files(
-      place, list(range(files.count)), lambda i: files.read(i).data, labels,
+      place, list(range(files.count)), lambda i: files.read(i).load(), labels,
       image_size,
     )  # fmt: skip
   path = pathlib.Path(place).expanduser()
@@ -92,15 +94,8 @@ def open_image_set(
         'out.'
       )
     return _of_npz(place, path)
-  if path.is_dir():
-    names = [str(p.relative_to(path)) for p in path.rglob('*') if p.is_file()]
-    return _of_names(
-      place, names, lambda name: (path / name).read_bytes(), image_size
-    )
-  if zipfile.is_zipfile(path):
-    archive = zipfile.ZipFile(path)
-    names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    return _of_names(place, names, archive.read, image_size)
+  if (listing := list_files(place)) is not None:
+    return _of_listing(listing, image_size)
   if path.suffix in ('.pkl', '.pickle'):
     raise InputError(
       f'{place} is a pickle, which can run code, and is not read; save its '
@@ -112,35 +107,32 @@ def open_image_set(
   )
 
 
-def _of_names(
-  place: str,
-  names: Sequence[str],
-  read: Callable[[str], bytes],
-  image_size: int | None,
-) -> ImageSet:
-  images = sorted(
-    name
-    for name in names
-    if name.lower().endswith(SUFFIXES) and pathlib.Path(name).name[0] != '.'
-  )
-  # The preview beside a folder of samples is none of them.
-  deep = [name for name in images if '/' in name]
-  images = deep if f'{LABELS}' in names and deep else images
+def _of_listing(listing: Listing, image_size: int | None) -> ImageSet:
+  """Image files by name, with the labels beside them."""
+  place, images = listing.place, listing.images
   if not images:
     raise InputError(
       f'{place} holds no image, expected files with one of the suffixes '
       f'{", ".join(SUFFIXES)}.'
     )
+  # All may lie in one folder inside of the place, as archives often have it.
+  root = os.path.commonpath([*images, *listing.others])
+  root = f'{root}/' if root and not is_image(root) else ''
+  labels_file = root + LABELS
   labels = None
-  if LABELS in names:
+  if labels_file in listing.others:
+    # The preview beside a folder of samples is none of them.
+    deep = tuple(name for name in images if '/' in name.removeprefix(root))
+    images = deep or images
     with _damage_of(f'{place}: {LABELS}'):
-      labels = np.asarray(read(LABELS).decode().split(), np.int32)
+      labels = np.asarray(listing.read(labels_file).decode().split(), np.int32)
     if len(labels) != len(images):
       raise InputError(
         f'{place} holds {len(images)} images, but {LABELS} has {len(labels)} '
         'lines; is the set complete?'
       )
-  return _of_files(place, images, read, labels, image_size)
+  listing.log_ignored(used=(labels_file,))
+  return _of_files(place, images, listing.read, labels, image_size)
 
 
 def _of_files(
@@ -158,11 +150,11 @@ def _of_files(
       with _damage_of(f'{place}: {name}'):
         data = read(name)
       decoded = decode(data)
+      if image_size:
+        return center_crop(decoded, image_size)
+      return np.asarray(decoded)
     except BrokenImageError as error:
       raise InputError(f'{place}: {name} is broken ({error}).') from error
-    return (
-      center_crop(decoded, image_size) if image_size else np.asarray(decoded)
-    )
 
   shape = image(names[0]).shape
 

@@ -2,53 +2,186 @@
 
 The crop is that of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233), which DiT,
 SiT and LightningDiT share: halve with a BOX filter while the shorter side is
-at least twice the size, resize to the size with BICUBIC, cut out the centre.
+at least twice the size, resize to the size with BICUBIC, cut out the center.
 """
 
+import functools
 import io
 import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
 
+# Formats that are opened, whatever a file's name ends with. Pillow knows more,
+# some of which start other programs (EPS: Ghostscript).
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+# Bounds on the memory that one image takes. A file beyond them is broken.
+MAX_FILE_BYTES = 2**28
+MAX_PIXELS = 2**26
+MAX_ASPECT = 100
+# Of an image that is enlarged, only the middle is: this many squares.
+_SQUARES_TO_ENLARGE = 16
+
+_UNBOUNDED = {
+  'I': 'signed or 32-bit integers',
+  'F': 'floating-point numbers',
+}
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+# Adam7, the passes of interlaced PNGs: first row and column, and the steps.
+_ADAM7 = (
+  (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
+  (0, 1, 2, 2), (1, 0, 2, 1),
+)  # fmt: skip
+
 
 class BrokenImageError(ValueError):
-  """A file is not an image, or only a part of one."""
+  """A file is not an image, only a part of one, or beyond the bounds."""
 
 
 def decode(data: bytes) -> Image.Image:
-  """The bytes of an image file as an upright RGB image.
+  """Returns the image in the bytes of a file, upright and RGB.
 
-  Grey, palette and CMYK images are converted, 16-bit values scaled to 8 bits,
-  transparency dropped, and the rotation that EXIF asks for carried out.
+  Gray, palette and CMYK images are converted, transparency is dropped, and the
+  rotation that EXIF asks for is carried out. Gray values of 12 and 16 bits are
+  scaled to 8 bits; of RGB with 16 bits, the upper 8 are kept.
 
   Raises:
-    BrokenImageError: if the bytes are no image, or not all of it.
+    BrokenImageError: if the bytes are no image of `FORMATS`, not all of it,
+      beyond the bounds, or hold values without a known range.
   """
+  _refuse_bombs()
   try:
-    with Image.open(io.BytesIO(data)) as file:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+      _check_size(*file.size)
       file.load()
-      image = ImageOps.exif_transpose(file)
-      if image.mode.startswith('I'):  # of 16 bits; Pillow would clip them
-        values = np.asarray(image).clip(0, 65535)
-        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
-      return image.convert('RGB')
+      if file.format == 'PNG' and _lacks_rows(file, data):
+        raise BrokenImageError('its last rows are missing')
+      ImageOps.exif_transpose(file, in_place=True)
+      image = _to_eight_bits(file)
+      return image if image.mode == 'RGB' else image.convert('RGB')
+  except (
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+  ) as error:
+    raise BrokenImageError(f'it has more than {MAX_PIXELS:,} pixels') from error
   # Pillow raises whatever its decoders do, for a damaged file nearly anything.
   except Exception as error:
     text = re.sub(r'<_io.BytesIO object at \w+>', 'it', str(error))
-    raise BrokenImageError(' '.join(text.split())[:200]) from error
+    text = ' '.join(text.split())[:200] or type(error).__name__
+    raise BrokenImageError(text) from error
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-  """The centre of an image, (size, size, 3) uint8."""
-  while min(image.size) >= 2 * size:
+  """Returns the center of an image, (size, size, 3) uint8.
+
+  Raises:
+    BrokenImageError: if memory is short.
+  """
+  try:
+    while min(image.size) >= 2 * size:
+      image = image.resize(
+        (image.width // 2, image.height // 2), Image.Resampling.BOX
+      )
+    scale = size / min(image.size)
+    if scale > 1:
+      image = _middle(image)
     image = image.resize(
-      (image.width // 2, image.height // 2), Image.Resampling.BOX
+      (round(image.width * scale), round(image.height * scale)),
+      Image.Resampling.BICUBIC,
     )
-  scale = size / min(image.size)
-  image = image.resize(
-    (round(image.width * scale), round(image.height * scale)),
-    Image.Resampling.BICUBIC,
-  )
+  except MemoryError as error:
+    raise BrokenImageError('it takes more memory than there is') from error
   top, left = ((side - size) // 2 for side in (image.height, image.width))
   return np.asarray(image)[top : top + size, left : left + size]
+
+
+def _middle(image: Image.Image) -> Image.Image:
+  """Returns a thin image's middle, and any other image as it is."""
+  least = min(image.size)
+  # Both ends lose the same number of pixels, so that the center stays.
+  left, top = (
+    max((side - _SQUARES_TO_ENLARGE * least) // 2, 0) for side in image.size
+  )
+  if not left and not top:
+    return image
+  return image.crop((left, top, image.width - left, image.height - top))
+
+
+@functools.cache
+def _refuse_bombs() -> None:
+  """Turns Pillow's warning of a large image into an error, once for all."""
+  warnings.filterwarnings('error', category=Image.DecompressionBombWarning)
+
+
+def _check_size(width: int, height: int) -> None:
+  """Raises BrokenImageError for an image that is too large or too thin."""
+  if width * height > MAX_PIXELS:
+    raise BrokenImageError(
+      f'it has {width} x {height} pixels, more than {MAX_PIXELS:,}'
+    )
+  if max(width, height) > MAX_ASPECT * min(width, height):
+    raise BrokenImageError(
+      f'it has {width} x {height} pixels, and one side is more than '
+      f'{MAX_ASPECT} times the other'
+    )
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+  """Returns the image with 8 bits for each value, which Pillow would clip."""
+  if image.mode in _UNBOUNDED:
+    raise BrokenImageError(
+      f'its pixels are {_UNBOUNDED[image.mode]}, whose range is not known; '
+      'save it with 8 or 16 bits'
+    )
+  if not image.mode.startswith('I;16'):
+    return image
+  tags = getattr(image, 'tag_v2', {})
+  bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+  values = np.asarray(image) / ((2**bits - 1) / 255)
+  if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+    values = 255 - values
+  return Image.fromarray(np.round(values.clip(0, 255)).astype(np.uint8))
+
+
+def _lacks_rows(file: Image.Image, data: bytes) -> bool:
+  """Returns whether a PNG's compressed data end, cleanly, before its rows do.
+
+  Pillow fills the rest with zeros and says nothing, so an image whose last row
+  has other values is whole (interlaced ones are not written row by row).
+  """
+  width, height = file.size
+  last = file.crop((0, height - 1, width, height))
+  if last.getbbox(alpha_only=False) and not file.info.get('interlace'):
+    return False
+  chunks = list(_chunks(data))
+  depth, color, _, _, interlaced = dict(chunks)[b'IHDR'][8:13]
+  bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+  passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+  expected = 0
+  for row, column, row_step, column_step in passes:
+    wide = len(range(column, width, column_step))
+    if wide:  # each row begins with a byte that names its filter
+      expected += len(range(row, height, row_step)) * (1 + -(-wide * bits // 8))
+  packed = b''.join(content for kind, content in chunks if kind == b'IDAT')
+  return _inflated(packed) < expected
+
+
+def _inflated(packed: bytes) -> int:
+  """Returns the number of bytes that zlib's stream holds, piece by piece."""
+  stream, count = zlib.decompressobj(), 0
+  while piece := stream.decompress(packed, 2**20):
+    count, packed = count + len(piece), stream.unconsumed_tail
+  return count
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+  """Yields the kind and content of each chunk of a PNG."""
+  at = 8
+  while at + 8 <= len(data):
+    length, kind = struct.unpack('>I4s', data[at : at + 8])
+    yield kind, data[at + 8 : at + 8 + length]
+    at += 12 + length

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ from train.data.files import ImageFiles
 from train.data.images import BrokenImageError, center_crop, decode
 from train.data.processes import everywhere, together
 from train.data.shards import PrepareError, ShardWriter, finished
+from train.data.splits import check_other_splits
 from train.log import image_progress
 
 
@@ -134,6 +136,8 @@ def prepare(
     with together():
       if jax.process_index() == 0:
         stack.enter_context(claimed(folder, protocol))
+        # Another split may have been begun at the same moment.
+        check_other_splits(folder)
     _check_shared(files, folder)
     encode = _encoder(autoencoder, config, layout)
     paths = _write_shards(files, encode, config, layout, folder)
@@ -222,20 +226,23 @@ def _images(
   numbers: range,
   broken: list[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Labels and crops; the names of broken images go to `broken`."""
+  """Yields labels and crops; adds the names of broken images to `broken`."""
 
   def load(i):
     try:
       file = files.read(i)
-    except (OSError, zipfile.BadZipFile) as error:
+      try:
+        return file, center_crop(decode(file.load()), config.image_size)
+      except BrokenImageError as error:
+        return file, str(error)
+      except MemoryError:
+        return file, 'it takes more memory than there is'
+    # zipfile raises a RuntimeError for an entry that it cannot unpack.
+    except (OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
       raise PrepareError(
-        f'image {i} of {files.name} cannot be read ({error}); mend it, and run '
-        'the same command again.'
+        f'image {i} of {files.name} cannot be read ({error}); repair it, and '
+        'run the same command again.'
       ) from error
-    try:
-      return file, center_crop(decode(file.data), config.image_size)
-    except BrokenImageError as error:
-      return file, str(error)
 
   loaded = (
     grain.MapDataset.range(numbers.start, numbers.stop)

@@ -143,28 +143,62 @@ class Metadata:
     return sum(shard.records for shard in self.shards)
 
   @property
+  def counts(self) -> list[int]:
+    """The number of records of each class."""
+    return np.sum([shard.counts for shard in self.shards], axis=0).tolist()
+
+  @property
   def broken(self) -> tuple[str, ...]:
     """Names of the images that were left out."""
     return sum((shard.broken for shard in self.shards), ())
 
   @property
   def statistics(self) -> Normalisation:
-    """Mean and std of each channel over the set; InputError if one is 0."""
+    """The mean and std of each channel, for normalization.
+
+    Raises:
+      InputError: if a channel never varies, so that nothing could divide by it.
+    """
+    mean, std = self._mean_and_std()
+    # A constant's mean square is the square of its mean up to rounding.
+    constant = np.flatnonzero(std <= 1e-6 * (1 + np.abs(mean)))
+    if constant.size:
+      raise InputError(
+        f'channels {constant.tolist()} of the records never vary, so '
+        'data.statistics=data cannot normalize them; set '
+        'data.statistics=autoencoder.'
+      )
+    return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+
+  def _mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and std of each channel over the set."""
     share = np.asarray([s.records for s in self.shards]) / self.records
     mean = share @ np.asarray([shard.mean for shard in self.shards])
     square = share @ np.asarray([shard.square for shard in self.shards])
-    std = np.sqrt(np.maximum(square - mean**2, 0))
-    return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+    return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+  def unpack(self, record: bytes) -> dict[str, np.ndarray]:
+    """Returns a record as `Layout.unpack` does; its label is a class.
+
+    Raises:
+      ValueError: for a record of another length, or a label that is no class.
+    """
+    values = self.layout.unpack(record)
+    if not 0 <= values['label'] < len(self.classes):
+      raise ValueError(
+        f'its label is {values["label"]}, expected 0 to {len(self.classes) - 1}'
+      )
+    return values
 
   def to_json(self) -> dict[str, Any]:
     """Plain values, with what a reader wants to see first."""
-    counts = np.sum([shard.counts for shard in self.shards], axis=0)
+    mean, std = self._mean_and_std()
     return {
       'format': FORMAT,
       'records': self.records,
       'broken': len(self.broken),
-      'counts': counts.tolist(),
-      'statistics': dataclasses.asdict(self.statistics),
+      'counts': self.counts,
+      'statistics': {'mean': mean.tolist(), 'std': std.tolist()},
       **dataclasses.asdict(self),
     }
 
@@ -243,11 +277,11 @@ class LatentSource:
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """Record `index`; see `Layout.unpack`."""
+    """Returns record `index`; see `Metadata.unpack`."""
     if not 0 <= index < len(self):
       raise IndexError(f'record {index} of {len(self)}')
     try:
-      return self.metadata.layout.unpack(self._records[int(index)])
+      return self.metadata.unpack(self._records[int(index)])
     # ValueError of unpack; RuntimeError of ArrayRecord, which has checksums.
     except (ValueError, RuntimeError) as error:
       raise InputError(

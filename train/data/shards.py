@@ -17,7 +17,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from dit.errors import RunError
+from dit.errors import InputError, RunError
 from sample import writer
 from train.data.records import Layout, Metadata, Shard, from_json
 
@@ -49,7 +49,18 @@ class ShardWriter:
     return self
 
   def write(self, labels: np.ndarray, arrays: np.ndarray) -> None:
-    """Records of labels (n,) and arrays (n, ...)."""
+    """Writes records of labels (n,) and arrays (n, ...).
+
+    Raises:
+      InputError: for a label that is no class.
+      PrepareError: for arrays that are not finite, or a full disk.
+    """
+    bad = labels[(labels < 0) | (labels >= len(self._counts))]
+    if bad.size:
+      raise InputError(
+        f'an image of {self._path.name} has the label {bad[0]}, expected 0 to '
+        f'{len(self._counts) - 1}; correct the labels of the images.'
+      )
     first = arrays[:, 0].astype(np.float64)
     if self._layout.content == 'pixels':
       mean, std = first / 127.5 - 1, np.zeros(1)
@@ -108,11 +119,14 @@ class ShardWriter:
 
 
 def finished(path: pathlib.Path) -> Shard | None:
-  """What is known of a shard; None unless all of it is there."""
+  """Returns what is known of a shard; None unless all of it is there."""
   about = path.with_suffix('.json')
   if not (about.exists() and path.exists()):
     return None
-  shard = from_json(Shard, json.loads(about.read_text()))
+  try:
+    shard = from_json(Shard, json.loads(about.read_text()))
+  except (ValueError, TypeError, AttributeError):
+    return None  # damaged: the shard is written again
   return shard if path.stat().st_size == shard.nbytes else None
 
 
@@ -126,22 +140,29 @@ def check_shards(folder: epath.PathLike) -> Sequence[str]:
     elif _digest(path) != shard.sha256:
       wrong.append(f'{path} is not what was written: its checksum differs.')
     else:
-      wrong += _check_records(path, shard, metadata.layout)
+      wrong += _check_records(path, shard, metadata)
   return wrong
 
 
 def _check_records(
-  path: pathlib.Path, shard: Shard, layout: Layout
+  path: pathlib.Path, shard: Shard, metadata: Metadata
 ) -> Sequence[str]:
-  """What is wrong inside a shard whose bytes are those that were written."""
-  source = grain.sources.ArrayRecordDataSource([str(path)])
-  if len(source) != shard.records:
-    return [f'{path} has {len(source)} records, expected {shard.records}.']
-  counts = np.zeros(len(shard.counts), int)
-  for i in range(len(source)):
-    record = layout.unpack(source[i])
+  """Returns what is wrong inside a shard whose bytes are as written."""
+  try:
+    source = grain.sources.ArrayRecordDataSource([str(path)])
+    records = len(source)
+  except RuntimeError as error:
+    return [f'{path} is damaged: {error}.']
+  if records != shard.records:
+    return [f'{path} has {records} records, expected {shard.records}.']
+  counts = np.zeros(len(metadata.classes), int)
+  for i in range(records):
+    try:
+      record = metadata.unpack(source[i])
+    except (ValueError, RuntimeError) as error:
+      return [f'{path}: record {i} is damaged: {error}.']
     counts[record['label']] += 1
-    if not np.isfinite(record[layout.content]).all():
+    if not np.isfinite(record[metadata.layout.content]).all():
       return [f'{path}: record {i} is not finite.']
   if counts.tolist() != list(shard.counts):
     return [f'{path}: the counts of its classes differ.']

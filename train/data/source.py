@@ -25,6 +25,7 @@ from dit.latents import Normalisation
 from train.data.digits import Digits
 from train.data.processes import together
 from train.data.records import PROTOCOL, LatentSource
+from train.data.splits import check_same_classes
 
 STATISTICS = ('autoencoder', 'data')
 
@@ -80,12 +81,16 @@ def open_source(config: DataConfig, split: str) -> Any:
   """Opens one split: `source[i]` is a record, `len(source)` their number.
 
   Raises:
-    InputError: if the set, or the split, is not there.
+    InputError: if the set, or the split, is not there, or the class lists of
+      the training and the test split differ.
   """
   if not split:
     raise InputError('data.train_split or data.test_split is empty; name one.')
   folder = config.prepared(split)
   if (folder / PROTOCOL).exists():
+    for other in (config.train_split, config.test_split):
+      if other:
+        check_same_classes(folder, config.prepared(other))
     return LatentSource(folder)
   if config.name == 'digits':
     with together():

@@ -1,0 +1,143 @@
+"""The classes of a folder of images: CLASS/IMAGE, at any one depth.
+
+The folder around an image is its class, so a folder or an archive may have one
+folder inside of it that holds the classes. Whatever would give one class to
+images of several folders is refused, with the command that does what is meant.
+"""
+
+import collections
+import os
+import shlex
+import unicodedata
+from collections.abc import Sequence
+
+from absl import logging
+
+from dit.errors import InputError, shorten
+from train.data.listing import SUFFIXES, Listing
+
+_SPLITS = frozenset(
+  ('train', 'training', 'val', 'valid', 'validation', 'test', 'testing',
+   'dev', 'eval')
+)  # fmt: skip
+
+
+def class_folders(listing: Listing) -> dict[str, str]:
+  """Returns the class name of each folder of a class.
+
+  An empty folder beside those of classes is a class as well, which keeps its
+  label, and is named in a warning.
+
+  Raises:
+    InputError: if there are no images, or images without a folder, or folders
+      that are not those of classes.
+  """
+  place, images = listing.place, listing.images
+  if not images:
+    raise InputError(
+      f'{place} holds no image; expected images as CLASS/IMAGE, with one of '
+      f'the suffixes {", ".join(SUFFIXES)}.'
+    )
+  parents = sorted({_parent(name) for name in images})
+  _check_splits(listing, parents)
+  if '' in parents:
+    alone = next(name for name in images if not _parent(name))
+    raise InputError(
+      f'{place} holds {alone} outside of any class folder; expected images as '
+      f'CLASS/IMAGE, with one of the suffixes {", ".join(SUFFIXES)}.'
+    )
+  _check_depth(listing, parents)
+  _check_names(listing, parents)
+  around = {_parent(folder) for folder in parents}
+  empty = sorted(
+    {name for name in listing.folders if _parent(name) in around} - {*parents}
+  )
+  if empty:
+    logging.warning(
+      '%s: no image in the folders %s; each counts as a class and keeps its '
+      'label. Delete a folder that is no class.',
+      place, shorten(empty),
+    )  # fmt: skip
+  return {folder: _name(folder) for folder in [*parents, *empty]}
+
+
+def _parent(name: str) -> str:
+  return name.rpartition('/')[0]
+
+
+def _name(folder: str) -> str:
+  """Returns the class name; macOS writes accents as separate characters."""
+  return unicodedata.normalize('NFC', folder.rpartition('/')[2])
+
+
+def _below(folder: str, base: str) -> list[str]:
+  """Returns the parts of a folder's name below `base`."""
+  return [part for part in folder[len(base) :].split('/') if part]
+
+
+def _inside(listing: Listing, folder: str) -> str:
+  """Returns what to give in place of the listing's place for a folder of it."""
+  if os.path.isdir(os.path.expanduser(listing.place)):
+    return os.path.join(listing.place, folder)
+  return os.path.join('UNPACKED', folder)
+
+
+def _unpack(listing: Listing) -> str:
+  """Returns what to do before a command can be given folders of an archive."""
+  is_folder = os.path.isdir(os.path.expanduser(listing.place))
+  return '' if is_folder else 'unpack it, and '
+
+
+def _check_splits(listing: Listing, parents: Sequence[str]) -> None:
+  """Raises InputError if the topmost folders are the splits of a set."""
+  base = os.path.commonpath(parents) if len(parents) > 1 else ''
+  rests = [rest for folder in parents if (rest := _below(folder, base))]
+  tops = sorted({rest[0] for rest in rests})
+  splits = [top for top in tops if top.lower() in _SPLITS]
+  deep = any(len(rest) > 1 for rest in rests)
+  if len(splits) < 2 or not (deep or splits == tops):
+    return
+  first = os.path.join(base, next((s for s in splits if 'train' in s), tops[0]))
+  raise InputError(
+    f'{listing.place} holds the splits {shorten(splits)}, whose classes would '
+    f'merge; {_unpack(listing)}prepare each by itself: '
+    f'--images={shlex.quote(_inside(listing, first))} '
+    f'--split={os.path.basename(first)}'
+  )
+
+
+def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
+  """Raises InputError unless all images lie in folders of one depth."""
+  depths = [folder.count('/') for folder in parents]
+  if len({*depths}) > 1:
+    high, deep = (parents[depths.index(f(depths))] for f in (min, max))
+    raise InputError(
+      f'{listing.place} holds images in {high}, and deeper in {deep}; expected '
+      'all as CLASS/IMAGE: move them to one depth, or give a folder inside of '
+      'it.'
+    )
+
+
+def _check_names(listing: Listing, parents: Sequence[str]) -> None:
+  """Raises InputError if several folders would become one class."""
+  counts = collections.Counter(map(_name, parents))
+  name, count = counts.most_common(1)[0]
+  if count == 1:
+    return
+  folders = [folder for folder in parents if _name(folder) == name]
+  base = os.path.commonpath(folders)
+  if len(counts) == 1 and all(len(_below(f, base)) == 2 for f in folders):
+    around = shlex.quote(os.path.abspath(_inside(listing, base)))
+    raise InputError(
+      f'{listing.place} holds images as CLASS/{name}/IMAGE, expected '
+      f'CLASS/IMAGE; {_unpack(listing)}link the folders by their classes, then '
+      f'give --images=linked: mkdir linked && for folder in {around}/*/; do '
+      f'ln -s "$folder"{shlex.quote(name)} "linked/$(basename "$folder")"; done'
+    )
+  one, two, *_ = folders
+  raise InputError(
+    f'{listing.place} holds several folders of the name {name} ({one}, {two}), '
+    f'which would become one class; {_unpack(listing)}give the folder around '
+    'the classes, such as '
+    f'--images={shlex.quote(_inside(listing, _parent(one)))}, or rename them.'
+  )

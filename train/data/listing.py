@@ -1,0 +1,275 @@
+"""The files of a folder or a .zip archive, without what other tools left there.
+
+Every command that reads image files lists them here, so that all of them agree
+on what is an image, what is a class folder, and what is neither.
+"""
+
+import dataclasses
+import os
+import pathlib
+import stat
+import zipfile
+from collections.abc import Callable, Collection, Iterable
+
+from absl import logging
+
+from dit.errors import InputError, shorten
+from train.data.images import MAX_FILE_BYTES, BrokenImageError
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+# Files and folders that systems and tools leave behind, in lower case; hidden
+# ones, such as .DS_Store, .git and .ipynb_checkpoints, are known by their dot.
+_LEFTOVERS = frozenset(
+  (
+    '__macosx', 'icon\r', 'network trash folder', 'temporary items',  # macOS
+    'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini',  # Windows
+    '$recycle.bin', 'recycler', 'system volume information',  # its drives
+    'lost+found', '__pycache__', 'picasa.ini',
+    '@eadir', '@tmp', '#recycle', '#snapshot', 'aquota.user',  # NAS boxes
+    '@recycle', '@recently-snapshot', 'aquota.group',
+  )
+)  # fmt: skip
+_LEFTOVER_PREFIXES = ('.', '~$')
+_LEFTOVER_SUFFIXES = ('~', '.swp', '.swo', '.part', '.crdownload')
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+  """The files of a place; names are paths inside of it, with '/' between.
+
+  Attributes:
+    place: Folder or archive, as the user gave it.
+    images: Names of the image files, sorted.
+    others: Names of the other files, sorted.
+    folders: Names of the folders, sorted.
+    leftovers: Names of the files and folders that other tools left, sorted;
+      the contents of a folder among them are not listed.
+    read: Function from the name of a file to its bytes, for any thread; raises
+      BrokenImageError for a file that is too large or may not be read.
+  """
+
+  place: str
+  images: tuple[str, ...]
+  others: tuple[str, ...]
+  folders: tuple[str, ...]
+  leftovers: tuple[str, ...]
+  read: Callable[[str], bytes]
+
+  def log_ignored(self, used: Collection[str] = ()) -> None:
+    """Logs in one line what is ignored, except for the files in `used`."""
+    others = [name for name in self.others if name not in used]
+    ignored = [
+      f'{len(names)} {kind} ({shorten(names)})'
+      for names, kind in (
+        (self.leftovers, 'leftovers of other tools'),
+        (others, 'files that are no images'),
+      )
+      if names
+    ]
+    if ignored:
+      logging.info('%s: ignored %s.', self.place, ' and '.join(ignored))
+
+
+def list_files(place: str) -> Listing | None:
+  """Lists a folder or a .zip archive; None if it is neither.
+
+  Links to folders and files are followed.
+
+  Raises:
+    InputError: for a folder that cannot be read, a link that leads nowhere or
+      to a folder that is listed already, or an archive that is damaged.
+  """
+  path = os.path.expanduser(place)
+  if os.path.isdir(path):
+    return _list_folder(place, path)
+  if zipfile.is_zipfile(path):
+    return _list_archive(place, path)
+  return None
+
+
+def is_image(name: str) -> bool:
+  """Returns whether a name ends like that of an image file."""
+  return name.lower().endswith(SUFFIXES)
+
+
+def _is_leftover(name: str) -> bool:
+  """Returns whether another tool left the file or folder of this name."""
+  return (
+    name.lower() in _LEFTOVERS
+    or name.startswith(_LEFTOVER_PREFIXES)
+    or name.lower().endswith(_LEFTOVER_SUFFIXES)
+  )
+
+
+def _listing(
+  place: str,
+  files: Iterable[str],
+  folders: Iterable[str],
+  leftovers: Iterable[str],
+  read: Callable[[str], bytes],
+) -> Listing:
+  files = sorted(files)
+  return Listing(
+    place,
+    tuple(name for name in files if is_image(name)),
+    tuple(name for name in files if not is_image(name)),
+    tuple(sorted(folders)),
+    tuple(sorted(leftovers)),
+    read,
+  )
+
+
+def _list_folder(place: str, path: str) -> Listing:
+  files: list[str] = []
+  leftovers: list[str] = []
+  folders = {_identity(path): ''}
+  waiting = ['']
+  while waiting:
+    folder = waiting.pop()
+    for entry in _scan(os.path.join(path, folder)):
+      name = f'{folder}/{entry.name}' if folder else entry.name
+      if _is_leftover(entry.name):
+        leftovers.append(name)
+      elif _is_folder(entry):
+        identity = _identity(entry.path)
+        # A few file systems do not number their folders.
+        if identity[1] and identity in folders:
+          raise InputError(_listed_twice(entry.path, name, folders[identity]))
+        folders[identity] = name
+        waiting.append(name)
+      elif entry.is_file() or entry.is_symlink():
+        files.append(name)
+      else:  # a pipe or a device, which could block a reader
+        leftovers.append(name)
+  names = filter(None, folders.values())
+  return _listing(
+    place, files, names, leftovers, lambda name: _read_file(path, name)
+  )
+
+
+def _scan(folder: str) -> list[os.DirEntry[str]]:
+  """Returns the entries of a folder; InputError if it cannot be read."""
+  try:
+    with os.scandir(folder) as entries:
+      return list(entries)
+  except OSError as error:
+    raise InputError(_unreadable(folder, error)) from error
+
+
+def _identity(folder: str) -> tuple[int, int]:
+  """Returns the device and inode, which a folder and links to it share."""
+  try:
+    status = os.stat(folder)
+  except OSError as error:
+    raise InputError(_unreadable(folder, error)) from error
+  return status.st_dev, status.st_ino
+
+
+def _unreadable(path: str, error: OSError) -> str:
+  return (
+    f'{path} cannot be read ({error.strerror or error}); give permission to '
+    'read it, or move it elsewhere.'
+  )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+  """Returns whether an entry is a folder, or a link to one.
+
+  A link to a missing file counts as a file if its name is that of an image,
+  which is then broken. Any other could be a class, and must not vanish.
+
+  Raises:
+    InputError: for a link that leads nowhere.
+  """
+  try:
+    if entry.is_dir():
+      return True
+    broken = entry.is_symlink() and not os.path.exists(entry.path)
+  except OSError as error:  # a link to itself, or into a closed folder
+    broken = entry.is_symlink()
+    if not broken:
+      raise InputError(_unreadable(entry.path, error)) from error
+  if broken and not is_image(entry.name):
+    raise InputError(
+      f'the link {entry.path} cannot be followed (to '
+      f'{os.readlink(entry.path)}); repair or delete it.'
+    )
+  return False
+
+
+def _listed_twice(path: str, name: str, first: str) -> str:
+  """Says why a folder is not listed again, which is listed as `first`."""
+  if not first or name.startswith(f'{first}/'):
+    return (
+      f'the link {path} is a loop: it leads to a folder around it; delete the '
+      'link.'
+    )
+  return f'{path} is the same folder as {first}, by a link; delete one of them.'
+
+
+def _read_file(folder: str, name: str) -> bytes:
+  path = pathlib.Path(folder, name)
+  try:
+    _check_length(path.stat().st_size)
+    return path.read_bytes()
+  except PermissionError as error:
+    raise BrokenImageError('there is no permission to read it') from error
+  except OSError as error:
+    if path.is_symlink() and not path.exists():
+      target = os.readlink(path)
+      raise BrokenImageError(f'its link leads nowhere (to {target})') from error
+    raise
+
+
+def _check_length(count: int) -> None:
+  if count > MAX_FILE_BYTES:
+    raise BrokenImageError(
+      f'it has {count:,} bytes, more than {MAX_FILE_BYTES:,}'
+    )
+
+
+def _list_archive(place: str, path: str) -> Listing:
+  try:
+    archive = zipfile.ZipFile(path)
+  # What zipfile raises for a damaged table of contents.
+  except (
+    OSError,
+    ValueError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+  ) as error:
+    raise InputError(f'{place} is damaged ({error}).') from error
+  files: dict[str, zipfile.ZipInfo] = {}
+  folders: set[str] = set()
+  leftovers: set[str] = set()
+  for info in archive.infolist():
+    # Some archivers of Windows write its own separator.
+    parts = info.filename.replace('\\', '/').split('/')
+    parts = [part for part in parts if part not in ('', '.')]
+    name = '/'.join(parts)
+    if any(map(_is_leftover, parts)):
+      first = next(k for k, part in enumerate(parts) if _is_leftover(part))
+      leftovers.add('/'.join(parts[: first + 1]))
+      continue
+    around = parts if info.is_dir() else parts[:-1]
+    folders |= {'/'.join(around[: k + 1]) for k in range(len(around))}
+    if not info.is_dir():
+      _check_entry(place, name, info)
+      files[name] = info
+
+  def read(name: str) -> bytes:
+    _check_length(files[name].file_size)
+    return archive.read(files[name])
+
+  return _listing(place, files, folders, leftovers, read)
+
+
+def _check_entry(place: str, name: str, info: zipfile.ZipInfo) -> None:
+  """Raises InputError for an entry that cannot be read as a file."""
+  if info.flag_bits & 1:
+    raise InputError(f'{place}: {name} is encrypted; unpack the archive.')
+  if stat.S_ISLNK(info.external_attr >> 16) and not is_image(name):
+    raise InputError(
+      f'{place}: {name} is a link inside the archive, which cannot be '
+      'followed; pack what it leads to (zip without -y).'
+    )

@@ -1,0 +1,96 @@
+"""One list of classes for all splits of a prepared set.
+
+A label is a place in the list of classes, so splits with different lists would
+give one label to different classes. Labels follow the names: a later split
+takes the list of those that are there, and different lists are refused.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+from dit.errors import InputError, shorten
+from train.data.records import METADATA, PROTOCOL, Metadata
+
+
+def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
+  """Returns the classes of a split, complete or not; None if there is none.
+
+  Raises:
+    InputError: if what says so is damaged.
+  """
+  if (folder / METADATA).exists():
+    return Metadata.load(folder).classes
+  path = folder / PROTOCOL
+  if not path.exists():
+    return None
+  try:
+    return tuple(map(str, json.loads(path.read_text())['classes']))
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f'{path} cannot be read ({type(error).__name__}: {error}); delete the '
+      f'folder {folder}.'
+    ) from error
+
+
+def classes_for(folder: pathlib.Path, classes: Sequence[str]) -> Sequence[str]:
+  """Returns the list of classes for a split that is about to be written.
+
+  Args:
+    folder: Folder of the split; the other splits lie beside it.
+    classes: Classes of its images.
+
+  Returns:
+    The list of the other splits, of which these images may lack some; without
+    another split, `classes`.
+
+  Raises:
+    InputError: if the other splits lack one of the classes.
+  """
+  for other in _beside(folder):
+    known = classes_of(other)
+    if known is None:
+      continue
+    if unknown := sorted({*classes} - {*known}):
+      raise InputError(
+        f'the images of {folder.name!r} have {_list(classes)}, but '
+        f'{other} has {_list(known)}, without {shorten(unknown)}; labels '
+        'follow the names over all splits of a set: remove these images, or '
+        f'delete {other} and prepare first the split that has all classes.'
+      )
+    return known
+  return classes
+
+
+def check_same_classes(folder: pathlib.Path, other: pathlib.Path) -> None:
+  """Raises InputError if both splits are there and their classes differ."""
+  first, second = classes_of(folder), classes_of(other)
+  if first is None or second is None or first == second:
+    return
+  fewer = folder if len(first) < len(second) else other
+  raise InputError(
+    f'{folder} has {_list(first)}, but {other} has {_list(second)}: their '
+    f'labels do not agree; delete {fewer} and prepare it again, so that its '
+    'labels follow the names of the other.'
+  )
+
+
+def check_other_splits(folder: pathlib.Path) -> None:
+  """Raises InputError if the classes of a split beside this one differ."""
+  for other in _beside(folder):
+    check_same_classes(folder, other)
+
+
+def _beside(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the folders of the other splits, sorted."""
+  if not folder.parent.is_dir():
+    return []
+  return sorted(
+    path
+    for path in folder.parent.iterdir()
+    if path.is_dir() and path.name != folder.name
+  )
+
+
+def _list(classes: Sequence[str]) -> str:
+  return f'{len(classes)} classes ({shorten(classes)})'
