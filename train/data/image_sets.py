@@ -1,8 +1,8 @@
 """Sets of finished images to measure: an .npz, a folder, a .zip, or TFDS.
 
   .npz      arr_0 (n, H, W, C): uint8, or float in [0, 1]; arr_1 (n,) labels
-  folder    image files at any depth, in the order of their names; labels.txt
-            beside them, one number a line
+  folder    image files at any depth, in the order of their names
+            (`train.data.listing`); labels.txt beside them, one number a line
   .zip      likewise
   tfds:     NAME[:SPLIT]
 

@@ -1,0 +1,173 @@
+"""Records that could mislead: labels that are no class, constant channels."""
+
+import io
+import json
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from commands import run
+from PIL import Image
+
+from dit.errors import InputError
+from dit.latents import Normalisation
+from train.data import shards
+from train.data.records import LatentSource, Layout, Metadata
+from train.data.source import (
+  DataConfig,
+  check_source,
+  normalisation_of,
+  open_source,
+)
+
+LAYOUT = Layout('pixels', (2, 2, 3), 'uint8', False)
+
+
+def write_shard(folder, labels, num_classes=2):
+  arrays = np.zeros((len(labels), 1, 2, 2, 3), np.uint8)
+  path = folder / '00000-of-00001.array_record'
+  with shards.ShardWriter(path, LAYOUT, num_classes) as shard:
+    shard.write(np.asarray(labels), arrays)
+
+
+@pytest.mark.parametrize('label', [-1, 2, 7])
+def test_labels_that_are_no_class_are_not_written(tmp_path, label):
+  with pytest.raises(InputError, match=f'the label {label}, expected 0 to 1'):
+    write_shard(tmp_path, [0, label])
+  assert not list(tmp_path.iterdir())
+  write_shard(tmp_path, [0, 1])
+
+
+def prepare(images, data_dir, *words):
+  return run(
+    'prepare', f'--images={images}', '--config.data.name=photos',
+    f'--config.data.dir={data_dir}', '--config.prepare.image_size=8',
+    '--config.prepare.batch_size=8', *words,
+  )  # fmt: skip
+
+
+@pytest.fixture
+def constant(tmp_path):
+  """Images whose blue never varies."""
+  rng = np.random.default_rng(0)
+  for i in range(32):
+    values = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
+    values[..., 2] = 77
+    path = tmp_path / 'images' / 'ab'[i % 2] / f'{i}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+  return tmp_path / 'images'
+
+
+def test_a_constant_channel_is_prepared_and_trained_on(
+  constant, tmp_path, make_experiment
+):
+  result = prepare(constant, tmp_path / 'data')
+  assert result.status == 0, result.err
+  folder = tmp_path / 'data' / 'photos' / 'train'
+  known = json.loads((folder / 'metadata.json').read_text())['statistics']
+  assert known['std'][0] > 0.5 and known['std'][2] < 1e-6
+  np.testing.assert_allclose(known['mean'][2], 77 / 127.5 - 1)
+  network = make_experiment('model.channels=3', 'model.num_classes=2').model
+  for statistics in ('autoencoder', 'data'):
+    config = DataConfig(
+      'photos', str(tmp_path / 'data'), 'train', '', 1, 2,
+      statistics=statistics,
+    )  # fmt: skip
+    source = open_source(config, 'train')
+    if statistics == 'autoencoder':
+      check_source(source, config, network)
+      assert normalisation_of(source, config) == Normalisation()
+    else:
+      # This would divide by the std.
+      with pytest.raises(InputError, match=r'channels \[2\] of .* never vary'):
+        check_source(source, config, network)
+
+
+@pytest.fixture
+def prepared(constant, tmp_path):
+  assert prepare(constant, tmp_path / 'data').status == 0
+  return tmp_path / 'data' / 'photos' / 'train'
+
+
+def rewrite(folder, change):
+  """Writes a shard anew, with other records and a checksum that agrees."""
+  metadata = Metadata.load(folder)
+  path = folder / metadata.shards[0].file
+  records = [LatentSource(folder)[i] for i in range(metadata.records)]
+  writer = ArrayRecordWriter(str(path), shards.WRITER_OPTIONS)
+  for i, record in enumerate(records):
+    writer.write(change(i, metadata.layout, record))
+  writer.close()
+  values = json.loads((folder / 'metadata.json').read_text())
+  values['shards'][0]['sha256'] = shards._digest(path)
+  values['shards'][0]['nbytes'] = path.stat().st_size
+  (folder / 'metadata.json').write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize('label', [-1, 2, 7, 2**31 - 1])
+def test_labels_that_are_no_class_are_found(prepared, tmp_path, label):
+  rewrite(
+    prepared,
+    lambda i, layout, record: layout.pack(
+      label if i == 5 else record['label'], record['pixels']
+    ),
+  )
+  message = f'its label is {label}, expected 0 to 1'
+  source = LatentSource(prepared)
+  assert source[4]['label'] == 0
+  with pytest.raises(InputError, match=f'record 5 of .*{message}'):
+    source[5]
+  result = prepare('', tmp_path / 'data', '--verify')
+  assert result.status == 2 and 'Traceback' not in result.err
+  assert f'record 5 is damaged: {message}' in result.err
+  assert result.err.strip().count('\n') == 0
+
+
+def test_records_of_another_length_are_one_line(prepared, tmp_path):
+  rewrite(
+    prepared,
+    lambda i, layout, record: layout.pack(record['label'], record['pixels'])[
+      : None if i else -1
+    ],
+  )
+  result = prepare('', tmp_path / 'data', '--verify')
+  assert result.status == 2 and 'record 0 is damaged' in result.err
+
+
+def test_a_damaged_account_of_a_shard_is_written_again(
+  prepared, constant, tmp_path
+):
+  (about,) = prepared.glob('0*.json')
+  whole = about.read_bytes()
+  for text in ('{', '[]', '{"file": 1}', '1'):
+    about.write_text(text)
+    (prepared / 'metadata.json').unlink()
+    assert prepare(constant, tmp_path / 'data').status == 0
+    assert about.read_bytes() == whole
+
+
+def png(size, value=7):
+  data = io.BytesIO()
+  Image.new('RGB', size, (value,) * 3).save(data, 'PNG')
+  return data.getvalue()
+
+
+def test_images_beyond_the_bounds_are_left_out_by_name(tmp_path):
+  data = io.BytesIO()
+  Image.new('RGB', (1, 65_000)).save(data, 'JPEG')
+  eps = io.BytesIO()
+  Image.new('RGB', (8, 8)).save(eps, 'EPS')
+  with zipfile.ZipFile(tmp_path / 'images.zip', 'w') as archive:
+    archive.writestr('a/0.png', png((8, 8)))
+    archive.writestr('a/thin.jpg', data.getvalue())
+    archive.writestr('a/vector.png', eps.getvalue())
+    archive.writestr('b/0.png', png((8, 8), 9))
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    result = prepare(tmp_path / 'images.zip', tmp_path / 'data')
+  assert result.status == 0, result.err
+  assert '2 records in 1 files, 2 broken' in result.out
+  assert 'Left out a/thin.jpg' in result.err and 'vector.png' in result.err
