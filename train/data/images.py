@@ -141,10 +141,12 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return image
   tags = getattr(image, 'tag_v2', {})
   bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-  values = np.asarray(image) / ((2**bits - 1) / 255)
+  table = np.arange(2**16) / ((2**bits - 1) / 255)
   if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-    values = 255 - values
-  return Image.fromarray(np.round(values.clip(0, 255)).astype(np.uint8))
+    table = 255 - table
+  table = np.round(table.clip(0, 255)).astype(np.uint8)
+  # Row by row: an index of all pixels would take eight bytes for each.
+  return Image.fromarray(np.stack([table[row] for row in np.asarray(image)]))
 
 
 def _lacks_rows(file: Image.Image, data: bytes) -> bool:
