@@ -120,7 +120,7 @@ def test_labels_that_are_no_class_are_found(prepared, tmp_path, label):
   assert source[4]['label'] == 0
   with pytest.raises(InputError, match=f'record 5 of .*{message}'):
     source[5]
-  result = prepare('', tmp_path / 'data', '--verify')
+  result = prepare('unused', tmp_path / 'data', '--verify')
   assert result.status == 2 and 'Traceback' not in result.err
   assert f'record 5 is damaged: {message}' in result.err
   assert result.err.strip().count('\n') == 0
@@ -133,7 +133,7 @@ def test_records_of_another_length_are_one_line(prepared, tmp_path):
       : None if i else -1
     ],
   )
-  result = prepare('', tmp_path / 'data', '--verify')
+  result = prepare('unused', tmp_path / 'data', '--verify')
   assert result.status == 2 and 'record 0 is damaged' in result.err
 
 

@@ -87,7 +87,7 @@ def test_a_class_that_other_splits_lack_is_refused(prepare, tmp_path):
 def test_an_unfinished_split_has_its_classes_already(prepare, tmp_path):
   assert prepare('train', 'cat', 'dog').status == 0
   (tmp_path / 'pets' / 'train' / 'metadata.json').unlink()
-  assert prepare('test', 'owl').status == 2
+  assert prepare('val', 'owl').status == 2
   assert prepare('test', 'dog').status == 0
   assert labels(tmp_path / 'pets' / 'test') == {'dog': 1}
 
