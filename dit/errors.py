@@ -25,9 +25,16 @@ class RunError(RuntimeError):
 
 def nearest_words(name: str, known: Iterable[str]) -> list[str]:
   """Returns the known word that `name` is near to, or an empty list."""
-  spelling = {word.lower(): word for word in known}
-  near = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=0.6)
-  return [spelling[word] for word in near]
+  match = difflib.SequenceMatcher(b=name.lower())
+
+  def similarity(word: str) -> float:
+    match.set_seq1(word.lower())
+    return match.ratio()
+
+  # Among equals, the first. A short word differs much by one letter.
+  best = max(known, key=similarity, default='')
+  near = best and similarity(best) >= (0.5 if len(name) <= 3 else 0.6)
+  return [best] if near else []
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -91,7 +91,6 @@ def claim(tmp_path, data_dir):
 @pytest.mark.parametrize(
   'argv, words',
   [
-    ([], ['no command', 'train, distill, sample, compare']),
     (['trian'], ["unknown command 'trian'", "Did you mean 'train'"]),
     (['smaple', '--workdir=x'], ["Did you mean 'sample'"]),
     (['train'], ['--workdir']),
