@@ -179,7 +179,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.prepare.max_broken = 100
 
   config.train = ml_collections.ConfigDict()
-  # How long, and the global batch; images.
+  # How long (a run goes on to a larger number), and the global batch; images.
   config.train.images = 102_400_000
   config.train.batch_size = 256
   # Stop after so many non-finite steps in a row.
@@ -187,7 +187,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Parts of a batch that are computed one after the other, for memory.
   config.train.accumulate = 1
   # Workdir of a run, or folder of unquantised weights, whose weights a fresh
-  # run starts with; empty: random ones.
+  # run starts with; empty: random ones. Stages of a recipe store it relative to
+  # their own workdir.
   config.train.init_from = ''
 
   config.mesh = ml_collections.ConfigDict()

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+import types
 
+import jax
 import numpy as np
 import pytest
 from commands import ROOT, quickly, run
 
 from dit import weights
 from dit.checkpoint import steps_of
-from train import settings
+from train import settings, workdir
 from train.distill import recipe
 from train.distill import run as distilling
 from train.experiment import build
@@ -103,6 +105,16 @@ def test_the_same_command_has_nothing_left_to_do(student, teacher):
   assert 'Already trained: 3 steps' in result.err
 
 
+def test_a_longer_student_goes_on(student, teacher, tmp_path):
+  longer = tmp_path / 'run'
+  shutil.copytree(student, longer)
+  result = distil(teacher, longer, 'hybrid,2', **{'train.images': 64})
+  assert result.status == 0, result.err
+  assert 'Trained 4 steps' in result.err
+  assert 'follows the cosine schedule of the new length' in result.err
+  assert [row['step'] for row in read_metrics(longer)] == [1, 2, 3, 4]
+
+
 def test_a_student_is_sampled_as_its_config_says(student, tmp_path):
   result = run('sample', f'--workdir={student}', '--num=16',
                f'--out={tmp_path}/images')  # fmt: skip
@@ -173,6 +185,98 @@ def test_a_recipe_runs_its_stages_and_merges(teacher, tmp_path):
   result = run('sample', f'--folder={tmp_path}/flash/student', '--num=16',
                '--config.sample.batch_size=16')  # fmt: skip
   assert result.status == 0, result.err
+
+
+STAGES = ('1-trajectory', '2-sharing', '3-low', '4-high')
+
+
+@pytest.fixture
+def stages(monkeypatch):
+  """Stages that train nothing: folder and start of each that was run.
+
+  The stage whose name is put into `stop` is stopped.
+  """
+  made = types.SimpleNamespace(run=[], stop=None)
+
+  def distill(experiment, folder, config, *, extensible):
+    assert not extensible
+    workdir.claim(folder, config, extensible=extensible)
+    made.run.append((str(folder), experiment.train.init_from))
+    return folder.name != made.stop
+
+  monkeypatch.setattr(recipe.distilling, 'distill', distill)
+  monkeypatch.setattr(recipe, '_merge', lambda *_: 'merged')
+  return made
+
+
+def test_a_recipe_may_be_moved(teacher, stages, tmp_path):
+  first, second = tmp_path / 'first', tmp_path / 'elsewhere/second'
+  stages.stop = STAGES[2]
+  assert distil(teacher, first, 'flash,2').status == 0
+  assert len(stages.run) == 3
+  second.parent.mkdir()
+  first.rename(second)
+  stages.run, stages.stop = [], None
+  result = distil(teacher, second, 'flash,2')
+  assert (result.status, result.out) == (0, 'merged\n'), result.err
+  starts = ['', *(str(second / STAGES[n]) for n in (0, 1, 1))]
+  folders = [str(second / stage) for stage in STAGES]
+  assert stages.run == list(zip(folders, starts, strict=True))
+  for stage in STAGES:
+    assert str(tmp_path) not in (second / stage / 'config.json').read_text()
+
+
+@pytest.mark.parametrize('place', ['', '/elsewhere'])
+def test_a_recipe_of_an_earlier_version_goes_on(
+  teacher, stages, tmp_path, place
+):
+  """It stored whole paths, of where it was then."""
+  flash = tmp_path / 'flash'
+  assert distil(teacher, flash, 'flash,2').status == 0
+  for stage, before in zip(STAGES[1:], (0, 1, 1), strict=True):
+    path = flash / stage / 'config.json'
+    config = json.loads(path.read_text())
+    config['train']['init_from'] = f'{place or tmp_path}/flash/{STAGES[before]}'
+    path.write_text(json.dumps(config))
+  assert distil(teacher, flash, 'flash,2').status == 0
+  # But not with another start.
+  config['train']['init_from'] = '/elsewhere/flash/1-trajectory'
+  path.write_text(json.dumps(config))
+  result = distil(teacher, flash, 'flash,2')
+  assert result.status == 2
+  assert '1-trajectory -> ../2-sharing' in result.err
+
+
+def test_stages_keep_their_length(teacher, stages, tmp_path):
+  assert distil(teacher, tmp_path / 'flash', 'flash,2').status == 0
+  longer = {'train.images': 96}
+  result = distil(teacher, tmp_path / 'flash', 'flash,2', **longer)
+  assert result.status == 2
+  assert 'train.images: 48 -> 96' in result.err
+
+
+@pytest.mark.slow
+def test_a_moved_recipe_comes_to_the_same_student(
+  teacher, tmp_path, monkeypatch
+):
+  given = {'train.images': 32}
+  stay, first, second = (tmp_path / name for name in ('stay', 'a', 'b'))
+  assert distil(teacher, stay, 'flash,4', **given).status == 0
+  whole = distilling.distill
+
+  def stopped(experiment, folder, *args, **kwargs):
+    return folder.name < '3' and whole(experiment, folder, *args, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(recipe.distilling, 'distill', stopped)
+    assert distil(teacher, first, 'flash,4', **given).status == 0
+  first.rename(second)
+  result = distil(teacher, second, 'flash,4', **given)
+  assert result.status == 0, result.err
+  students = [
+    weights.load_folder(place / 'student') for place in (stay, second)
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *(s[1] for s in students))
 
 
 def test_ends_of_the_ratio_are_the_branches():

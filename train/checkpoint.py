@@ -148,13 +148,20 @@ class Checkpointer:
     """Step of the newest complete checkpoint."""
     return self._manager.latest_step()
 
-  def save(self, state: TrainState, step: int, rank: float = math.inf) -> None:
+  def save(
+    self,
+    state: TrainState,
+    step: int,
+    rank: float = math.inf,
+    bad_steps: int = 0,
+  ) -> None:
     """Starts to save; returns once the arrays are copied off the devices.
 
     Args:
-      state: to save.
-      step: of it.
-      rank: of which the best have the least.
+      state: State to save.
+      step: Number of steps taken.
+      rank: Number that is lowest for the best checkpoint.
+      bad_steps: Number of steps so far that were not finite.
 
     Raises:
       SaveError: if this one, or the one before, could not be written, unless
@@ -172,9 +179,17 @@ class Checkpointer:
       lambda: self._manager.save(
         step,
         args=ocp.args.Composite(**args),
-        metrics={'rank': rank, 'by': self._config.best_by},
+        metrics={
+          'rank': rank,
+          'by': self._config.best_by,
+          'bad_steps_total': bad_steps,
+        },
       )
     )
+
+  def bad_steps(self, step: int) -> int:
+    """Returns the number of bad steps up to a checkpoint; 0 if not known."""
+    return int((self._manager.metrics(step) or {}).get('bad_steps_total', 0))
 
   def wait(self) -> None:
     """Returns when everything is on disk; raises as `save` does."""
@@ -271,8 +286,10 @@ def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
 def _mend_metrics(path: epath.Path) -> None:
   """A rank that cannot be read counts as the worst; no state depends on it."""
   try:
-    _rank(json.loads(path.read_text()))
-  except (OSError, ValueError, KeyError, TypeError):
+    metrics = json.loads(path.read_text())
+    _rank(metrics)
+    int(metrics.get('bad_steps_total', 0))
+  except (AttributeError, OSError, ValueError, KeyError, TypeError):
     logging.warning('%s is damaged: its checkpoint counts as the worst.', path)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({'rank': math.inf}))

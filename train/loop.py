@@ -5,10 +5,8 @@ checkpoint, and everything else is a function of (seed, step). What is repeated
 is a `Task`: a step of training, or of distillation (`train.distill`).
 """
 
-import contextlib
 import dataclasses
 import itertools
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,7 +42,9 @@ from train.log import (
 )
 from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
-from train.report import Report, training_flops
+from train.report import Report, check_skipped, training_flops
+from train.saver import Saver
+from train.signals import stop_on_signals
 from train.snapshots import Snapshots
 from train.step import make_train_step
 from train.trained import check_start, start_weights
@@ -73,46 +73,6 @@ class Task:
   source: Any
   latents: dict[str, Any]
   flops: float
-
-
-@dataclasses.dataclass
-class StopRequest:
-  """Set by SIGTERM and Ctrl-C; the loop ends after the step under way."""
-
-  signal: str = ''
-
-  def now(self) -> bool:
-    """Whether to stop between steps; the processes of a job stop at one."""
-    return bool(self.signal) and not jax.distributed.is_initialized()
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-  """Turns the first SIGTERM or SIGINT into a request; a second acts at once.
-
-  Where processes form a job, JAX listens for SIGTERM, see `train.cluster`, and
-  a SIGINT is passed on to it: all must stop at one step.
-  """
-  request = StopRequest()
-  previous: dict[signal.Signals, Any] = {}
-
-  def handle(number, frame):
-    del frame
-    if job:
-      signal.raise_signal(signal.SIGTERM)
-    else:
-      request.signal = signal.Signals(number).name
-    for known, handler in previous.items():
-      signal.signal(known, handler)
-
-  job = jax.distributed.is_initialized()
-  for number in (signal.SIGINT,) if job else (signal.SIGTERM, signal.SIGINT):
-    previous[number] = signal.signal(number, handle)
-  try:
-    yield request
-  finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)
 
 
 def check_settings(experiment: Experiment, mesh: Mesh) -> None:
@@ -168,7 +128,8 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
 
   Raises:
     InputError: for what cannot run here.
-    NonFiniteError: after `train.max_bad_steps` non-finite steps in a row.
+    NonFiniteError: after `train.max_bad_steps` non-finite steps in a row, and
+      at the end of a run of which most steps were not finite.
     SaveError: if a checkpoint cannot be written.
   """
   check(experiment, workdir)
@@ -245,12 +206,17 @@ def run(
     if state is None:
       state = task.fresh()
     start = int(state.step)
+    bad_steps = checkpointer.bad_steps(start) if start else 0
     if start >= settings.steps:
       _plot(workdir)
+      check_skipped(bad_steps, start)
       logging.info('Already trained: %d steps.', start)
       return True
 
     scores.open()
+    if stop.now():
+      logging.info('%s: stopping before step %d.', stop.signal, start + 1)
+      return False
 
     # Data, from the step that comes next.
     stream: Iterator[dict[str, Any]] = itertools.repeat({})
@@ -265,8 +231,6 @@ def run(
       )
 
     # Steps.
-    save_every = settings.steps_of(experiment.checkpoint.every_images)
-    snapshot_every = settings.steps_of(experiment.ema.snapshot_images)
     with (
       MetricsLog(
         workdir,
@@ -281,7 +245,10 @@ def run(
         desc='train',
       ) as bar,
     ):
-      report = Report(experiment, task.schedule, task.flops, log, bar)
+      report = Report(
+        experiment, task.schedule, task.flops, log, bar, bad_steps
+      )
+      save = Saver(experiment, checkpointer, snapshots, report, scores.rank)
       stream = report.waiting(stream)
       logging.info('Compiling the step.')
       key = jax.random.key(experiment.seed)
@@ -293,8 +260,6 @@ def run(
           stopping = 'SIGTERM'
         last = step == settings.steps or bool(stopping)
         report(step, metrics, last)
-        if snapshot_every and (last or step % snapshot_every == 0):
-          snapshots.save(state.power, step)
         values = {}
         if scores.every and step % scores.every == 0 and not stopping:
           report.flush()
@@ -304,27 +269,30 @@ def run(
           else:
             stopping, last = stop.signal, True
           report.resume(step)
-        if last or step % save_every == 0:
-          report.flush()
-          rank = scores.rank(values, report.mean_loss())
-          checkpointer.save(state, step, rank)
+        save(state, step, last, values)
         if preview.every and (step % preview.every == 0) and not stopping:
           report.flush()
           log.image(step, 'preview', preview(state.ema))
           report.resume(step)
         if stopping:
           break
-      report.flush()
       checkpointer.wait()
-      if checkpointer.latest_step != step:
+      saved = checkpointer.latest_step
+      if report.sound and saved != step:
         raise SaveError(f'step {step}, the last one, could not be saved.')
-      if stopping:
+      _plot(workdir)
+      # The end.
+      if step == settings.steps:
+        report.check_end(step, saved)
+        logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
+      elif saved == step:
         logging.info('%s: saved step %d, stopping.', stopping, step)
-
-  # The end.
-  _plot(workdir)
-  if step == settings.steps:
-    logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
+      else:
+        logging.info(
+          '%s: stopping at step %d, which is not finite; the newest checkpoint '
+          'is that of step %s.',
+          stopping, step, saved,
+        )  # fmt: skip
   return step == settings.steps
 
 

@@ -9,6 +9,7 @@ mfu                 the same over what the devices could do in bfloat16
 memory_gib          peak of the fullest device so far
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,7 +38,22 @@ PEAK_TFLOPS = {
 
 
 class NonFiniteError(RunError):
-  """Too many steps in a row had a loss or gradient that is not finite."""
+  """Too many steps had a loss or gradient that is not finite."""
+
+
+def check_skipped(bad_steps: int, steps: int) -> None:
+  """Raises NonFiniteError for a run of which most steps changed nothing.
+
+  Args:
+    bad_steps: Number of steps that were not finite.
+    steps: Number of all steps.
+  """
+  if 2 * bad_steps > steps:
+    raise NonFiniteError(
+      f'{bad_steps} of {steps} steps had a loss or gradient that is not finite '
+      'and changed nothing, so the run is as good as untrained; lower '
+      'optimizer.lr, in a new workdir, or look at the data.'
+    )
 
 
 def training_flops(experiment: Experiment) -> int:
@@ -72,16 +88,19 @@ class Report:
     flops: float,
     log: MetricsLog,
     bar: tqdm,
+    bad_steps: int = 0,
   ) -> None:
     """Starts with no step.
 
     Args:
-      experiment: every setting.
-      schedule: learning rate of a step.
-      flops: of a step, for each image.
-      log: for a line every `log.every_images`.
-      bar: for every step.
+      experiment: Every setting.
+      schedule: Learning rate as a function of the step.
+      flops: Operations of a step for each image.
+      log: Log that gets a line every `log.every_images`.
+      bar: Progress bar, which moves with every step.
+      bad_steps: Number of bad steps before the first one that is reported.
     """
+    self.bad_steps = bad_steps
     self._settings = experiment.train
     self._every = experiment.train.steps_of(experiment.log.every_images)
     self._schedule, self._log, self._bar = schedule, log, bar
@@ -115,6 +134,28 @@ class Report:
     """Rates are measured from here on: something else took time."""
     self._mark, self._waited = (time.perf_counter(), step), 0.0
 
+  @property
+  def sound(self) -> bool:
+    """Whether the step reported last was finite and left finite parameters."""
+    norms = (v for k, v in self._latest.items() if k.endswith('param_norm'))
+    return not self._latest.get('bad_steps') and all(map(math.isfinite, norms))
+
+  def check_end(self, step: int, saved: int | None) -> None:
+    """Raises NonFiniteError for a run whose end is not that of a training.
+
+    Args:
+      step: Number of the last step.
+      saved: Step of the newest checkpoint.
+    """
+    check_skipped(self.bad_steps, step)
+    if not self.sound:
+      raise NonFiniteError(
+        f'step {step}, the last one, is not finite and was not saved; the '
+        f'newest checkpoint is that of step {saved}. Train a little longer '
+        '(train.images), lower optimizer.lr, in a new workdir, or look at the '
+        'data.'
+      )
+
   def mean_loss(self) -> float:
     """Over the steps reported since the last call; nan for none."""
     losses, self._losses = self._losses, []
@@ -131,7 +172,8 @@ class Report:
     step, metrics, last = self._pending
     self._pending = None
     self._latest |= {name: float(value) for name, value in metrics.items()}
-    values = dict(self._latest)
+    self.bad_steps += bool(self._latest['bad_steps'])
+    values = {**self._latest, 'bad_steps_total': self.bad_steps}
     now = time.perf_counter()
     if self._mark is None:  # the first step compiles
       self._mark, self._waited = (now, step), 0.0

@@ -21,8 +21,10 @@ from importlib import metadata
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 
+from dit.checkpoint import steps_of
 from dit.errors import InputError
 from dit.nested import flatten
 from sample.writer import write_json
@@ -52,21 +54,26 @@ FREE = (
 )
 LATENTS = 'latents.json'
 TEACHER = 'teacher.json'
+_LENGTH = 'train.images'
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
-def claim(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path:
+def claim(
+  workdir: epath.PathLike, config: dict[str, Any], *, extensible: bool = True
+) -> epath.Path:
   """Makes `workdir` the run of `config`, new or continued.
 
   Args:
     workdir: folder, local or gs://.
     config: the resolved config, of plain values.
+    extensible: Whether the run may follow another `train.images`.
 
   Returns:
     The folder.
 
   Raises:
-    InputError: if it cannot be written, or holds another config.
+    InputError: if it cannot be written, holds another config, or has trained
+      more than `train.images` already.
   """
   workdir = epath.Path(workdir).expanduser()
   path = workdir / 'config.json'
@@ -74,11 +81,15 @@ def claim(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path:
     workdir.mkdir(parents=True, exist_ok=True)
     if path.exists():
       differences = _differences(load_config(workdir), config)
+      length = differences.pop(_LENGTH, None) if extensible else None
       if differences:
         raise InputError(
-          f'workdir {workdir} holds another config ({"; ".join(differences)});'
-          ' choose a new workdir, or give the config that it holds.'
+          f'workdir {workdir} holds another config '
+          f'({"; ".join(differences.values())}); choose a new workdir, or give '
+          'the config that it holds.'
         )
+      if length:
+        _change_length(workdir, length, config)
     if jax.process_index() == 0:
       write_json(path, config)
       write_json(workdir / 'run.json', environment())
@@ -88,6 +99,37 @@ def claim(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path:
       'choose another.'
     ) from error
   return workdir
+
+
+def _change_length(
+  workdir: epath.Path, change: str, config: dict[str, Any]
+) -> None:
+  """Logs how a run continues to another length; refuses one behind it.
+
+  Args:
+    workdir: Folder of the run.
+    change: Old and new length, as `_differences` words it.
+    config: Config with the new length.
+
+  Raises:
+    InputError: if the run has trained more than the new length already.
+  """
+  images, size = (config['train'][key] for key in ('images', 'batch_size'))
+  step = max(steps_of(workdir), default=0)
+  if step > max(images // size, 1):
+    raise InputError(
+      f'train.images is {images}, but the run in {workdir} has trained '
+      f'{step * size} already; give at least as many, or a new workdir.'
+    )
+  logging.info('The length of the run changes: %s.', change)
+  schedule = config['optimizer']['schedule']
+  if step and schedule != 'constant':
+    logging.info(
+      'From step %d on, the learning rate follows the %s schedule of the new '
+      'length.',
+      step + 1,
+      schedule,
+    )
 
 
 def load_config(workdir: epath.PathLike) -> dict[str, Any]:
@@ -148,19 +190,36 @@ def is_free(key: str) -> bool:
   return key in FREE or key.split('.')[0] in FREE
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-  """Keys whose values differ, outside FREE, as 'key: old -> new'."""
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+  """Returns 'key: old -> new' by key, for values that may not differ."""
   old, new = flatten(old), flatten(new)
   # The grid and the solver of a student are part of its training.
-  kept = 'sample.' if new.get('distill.method') else None
+  is_student = bool(new.get('distill.method'))
 
   def may_differ(key):
-    if kept and key.startswith(kept):
+    if is_student and key.startswith('sample.'):
       return key in ('sample.batch_size', 'sample.state_dtype')
+    if is_student and key == 'train.init_from':
+      return _is_same_stage(old.get(key), new.get(key))
     return is_free(key)
 
-  return [
-    f'{key}: {old.get(key, "absent")} -> {new.get(key, "absent")}'
+  return {
+    key: f'{key}: {old.get(key, "absent")} -> {new.get(key, "absent")}'
     for key in sorted(old.keys() | new.keys())
     if old.get(key) != new.get(key) and not may_differ(key)
-  ]
+  }
+
+
+def _is_same_stage(old: Any, new: Any) -> bool:
+  """Whether a stored path is that of the stage beside a stage of a recipe.
+
+  A stage names it relative to its own workdir, so that recipes can be moved;
+  earlier versions stored the whole path.
+  """
+  path = pathlib.PurePath(str(old))
+  return path.is_absolute() and str(new) == beside(path)
+
+
+def beside(stage: epath.PathLike) -> str:
+  """Returns the path of a stage of a recipe, relative to another stage."""
+  return f'../{pathlib.PurePath(stage).name}'

@@ -1,7 +1,6 @@
 """The loop: its checks, its stops, and what it leaves behind."""
 
-import os
-import signal
+import shutil
 
 import jax
 import numpy as np
@@ -10,12 +9,15 @@ from etils import epath
 from PIL import Image
 
 from dit import model
-from dit.checkpoint import restore_weights
+from dit.checkpoint import restore_weights, steps_of
 from dit.errors import InputError
 from dit.sharding import replicated
 from train import checkpoint, loop, report
+from train.experiment import build
 from train.log import read_metrics
 from train.monitor import Preview
+from train.optimizer import make_schedule
+from train.workdir import claim, load_config
 
 KEEP = ('checkpoint.every_images=80', 'log.every_images=16')
 
@@ -104,24 +106,74 @@ def test_longer_run_goes_on_until_nothing_is_finite(
   assert last['bad_steps'] == 3
 
 
-def test_stop_is_asked_for_once():
-  # Under nohup, SIGINT is ignored from the start.
-  signal.signal(signal.SIGINT, signal.default_int_handler)
-  before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-  with loop.stop_on_signals() as stop:
-    assert stop.signal == ''
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.signal == 'SIGTERM'
-    # The next one acts at once, as before.
-    now = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    assert now == before
-  with loop.stop_on_signals() as stop:
-    os.kill(os.getpid(), signal.SIGINT)
-    assert stop.signal == 'SIGINT'
-    with pytest.raises(KeyboardInterrupt):
-      os.kill(os.getpid(), signal.SIGINT)
-  now = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-  assert now == before
+def test_ruined_weights_are_never_saved(make_experiment, tmp_path):
+  """A finite step can ruin them, and all steps after it are bad."""
+  exploding = make_experiment(
+    'optimizer.lr=1e30',
+    'optimizer.clip=0',
+    'train.max_bad_steps=3',
+    'checkpoint.every_images=16',
+  )
+  with pytest.raises(report.NonFiniteError, match='3 steps in a row'):
+    loop.train(exploding, epath.Path(tmp_path))
+  assert steps_of(tmp_path) == []
+
+
+LENGTHS = ('log.every_images=16', 'ema.widths=(0.1,)')
+
+
+def extended(workdir, make_config, *assignments):
+  """Trains to each length in turn, as the same command with another one."""
+  for images in (48, 96):
+    given = (*LENGTHS, f'train.images={images}', *assignments)
+    config = make_config(*given)
+    place = claim(workdir, config)
+    assert loop.train(build(config), place)
+  return place
+
+
+def test_longer_run_is_that_of_its_length(make_config, tmp_path):
+  """Where the schedule does not depend on the length."""
+  constant = 'optimizer.schedule=constant'
+  ours = extended(tmp_path / 'ours', make_config, constant)
+  config = make_config(*LENGTHS, 'train.images=96', constant)
+  experiment = build(config)
+  theirs = claim(tmp_path / 'theirs', config)
+  assert loop.train(experiment, theirs)
+  states = []
+  for workdir in (ours, theirs):
+    mesh = loop.make_mesh(experiment.mesh)
+    _, _, abstract = loop.plan(experiment, mesh)
+    with checkpoint.Checkpointer(workdir, experiment.checkpoint) as opened:
+      states.append(opened.restore(abstract))
+  assert states[0].step == 6
+  jax.tree.map(np.testing.assert_array_equal, *states)
+  ours, theirs = (
+    [(row['step'], row['loss']) for row in read_metrics(workdir)]
+    for workdir in (ours, theirs)
+  )
+  assert ours == theirs
+
+
+def test_longer_run_follows_the_schedule_of_its_length(
+  trained, make_config, tmp_path
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained[0], workdir)
+  config = make_config(*KEEP, 'train.images=160')
+  claim(workdir, config)
+  config = make_config(*KEEP, 'train.images=192')
+  experiment = build(config)
+  assert loop.train(experiment, claim(workdir, config))
+  schedule = make_schedule(
+    experiment.optimizer, batch_size=16, total_images=192
+  )
+  rows = read_metrics(workdir)[-2:]
+  assert [row['step'] for row in rows] == [11, 12]
+  np.testing.assert_allclose(
+    [row['lr'] for row in rows], [schedule(10), schedule(11)], rtol=1e-6
+  )
+  assert load_config(workdir)['train']['images'] == 192
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_same_config_claims_again(tmp_path, config):
     ('model.width', 32),
     ('model.taps', ()),
     ('optimizer.lr', 0.5),
-    ('train.images', 640),
+    ('train.batch_size', 32),
     ('data.name', 'mnist'),
     ('objective.label_dropout', 0.3),
   ],
@@ -96,6 +96,52 @@ def test_free_keys_may_change(tmp_path, config, key, value):
   workdir.claim(tmp_path, config)
   workdir.claim(tmp_path, changed(config, key, value))
   assert flatten(workdir.load_config(tmp_path))[key] == value
+
+
+@pytest.fixture
+def trained(tmp_path, make_config):
+  """A workdir of 320 images of a batch of 16, trained to step 20."""
+  workdir.claim(tmp_path, make_config())
+  (tmp_path / 'checkpoints' / '20').mkdir(parents=True)
+  return tmp_path
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'cosine'])
+def test_length_may_grow(tmp_path, make_config, monkeypatch, schedule):
+  said = []
+  monkeypatch.setattr(
+    workdir.logging, 'info', lambda text, *args: said.append(text % args)
+  )
+  kept = f'optimizer.schedule={schedule}'
+  workdir.claim(tmp_path, make_config(kept))
+  (tmp_path / 'checkpoints' / '20').mkdir(parents=True)
+  workdir.claim(tmp_path, make_config(kept, 'train.images=640'))
+  assert workdir.load_config(tmp_path)['train']['images'] == 640
+  assert 'train.images: 320 -> 640' in said[0]
+  follows = [line for line in said if 'follows the cosine schedule' in line]
+  assert len(follows) == (schedule == 'cosine')
+  assert all('From step 21 on' in line for line in follows)
+
+
+def test_length_is_not_behind_what_is_trained(trained, make_config):
+  before = (trained / 'config.json').read_bytes()
+  with pytest.raises(InputError, match='has trained 320 already') as error:
+    workdir.claim(trained, make_config('train.images=319'))
+  assert 'train.images is 319' in str(error.value)
+  assert (trained / 'config.json').read_bytes() == before
+  workdir.claim(trained, make_config('train.images=335'))  # 20 steps as well
+
+
+def test_length_of_a_stage_is_fixed(trained, make_config):
+  config = make_config('train.images=640')
+  with pytest.raises(InputError, match=r'train\.images: 320 -> 640'):
+    workdir.claim(trained, config, extensible=False)
+
+
+def test_length_changes_with_no_other_key(trained, make_config):
+  with pytest.raises(InputError, match=r'\(seed: 0 -> 1\)'):
+    workdir.claim(trained, make_config('train.images=640', 'seed=1'))
+  assert workdir.load_config(trained)['train']['images'] == 320
 
 
 def test_missing_key_differs(tmp_path, config):

@@ -1,9 +1,12 @@
 """Batches read by other processes."""
 
+import contextlib
 import functools
 import itertools
 import multiprocessing
 import os
+import pickle
+import struct
 
 import grain
 import jax
@@ -70,3 +73,38 @@ def test_a_worker_that_is_killed_is_missed():
   worker.kill()
   with pytest.raises(RuntimeError, match=r'killed.*data\.workers=1'):
     list(elements)
+
+
+@pytest.mark.parametrize(
+  'sent',
+  [b'', b'\0\0', struct.pack('!i', 100) + b'cut', struct.pack('!i', 2) + b'no'],
+  ids=['between messages', 'in a length', 'in a message', 'no pickle'],
+)
+def test_a_worker_that_dies_within_a_message_is_missed(monkeypatch, sent):
+  @contextlib.contextmanager
+  def killed(*_):
+    here, there = multiprocessing.Pipe(duplex=False)
+    os.write(there.fileno(), sent)
+    there.close()
+    yield here
+    here.close()
+
+  monkeypatch.setattr(workers, '_worker', killed)
+  with pytest.raises(workers.ReadError, match=r'killed.*data\.workers=1'):
+    next(workers.read(endless(), OPTIONS, 1))
+
+
+class TwoPartError(Exception):
+  """An error whose pickle cannot be read: it takes two arguments."""
+
+  def __init__(self, one, two):
+    super().__init__(f'{one} and {two}')
+
+
+def test_an_error_without_a_pickle_arrives_as_its_text():
+  error = TwoPartError('this', 'that')
+  error.add_note('in step')
+  portable = pickle.loads(pickle.dumps(workers._portable(error)))
+  assert type(portable) is workers.ReadError
+  assert 'TwoPartError: this and that' in str(portable)
+  assert portable.__notes__[0] == 'in step'

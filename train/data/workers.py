@@ -47,7 +47,8 @@ def read(
     for connection in itertools.cycle(connections):
       try:
         element = connection.recv()
-      except EOFError as error:
+      # A worker that dies ends the pipe between messages or within one.
+      except (EOFError, OSError, pickle.UnpicklingError) as error:
         raise ReadError(
           'a process that reads data was killed; is there memory for '
           f'data.workers={workers}?'
@@ -70,10 +71,15 @@ def _worker(
   # while it still saves. They inherit what is blocked here.
   resource_tracker.ensure_running()  # starting it would unblock them
   before = signal.pthread_sigmask(
-    signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}
+    signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
   )
   try:
     process.start()
+  except OSError as error:  # no process to be had, or it is dead already
+    raise ReadError(
+      f'a process that reads data could not start ({error.strerror}); is there '
+      'memory for data.workers?'
+    ) from error
   finally:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
   there.close()  # so that the worker has the only one
@@ -99,7 +105,17 @@ def _work(
       raise
     except Exception as error:
       error.add_note(traceback.format_exc())
-      try:
-        connection.send(error)
-      except (AttributeError, TypeError, pickle.PicklingError):
-        connection.send(ReadError(traceback.format_exc()))
+      connection.send(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+  """Returns the error, or a ReadError with its text if it has no pickle."""
+  try:
+    pickle.loads(pickle.dumps(error))
+  except Exception as problem:  # whatever the error's class raises
+    text = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
+    portable = ReadError(f'a process that reads data failed ({text}).')
+    for note in (*error.__notes__, f'It has no pickle: {problem!r}.'):
+      portable.add_note(note)
+    return portable
+  return error

@@ -116,8 +116,12 @@ def run(
     if n:  # both branches start with the stage before them
       before = folders[min(n, len(names) - 2) - 1]
       config['train']['init_from'] = str(before)
+    experiment = build(config)
+    if n:  # the recipe may be moved: what is stored holds no place of it
+      config['train']['init_from'] = workdir_lib.beside(before)
     logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
-    if not distilling.distill(build(config), folder, config):
+    # A longer stage would not be what the next one started with.
+    if not distilling.distill(experiment, folder, config, extensible=False):
       return None
   return _merge(whole, place, folders[-3:])
 

@@ -147,7 +147,11 @@ def distillation_of(experiment: Experiment, teacher: DiTConfig) -> Distillation:
 
 
 def distill(
-  experiment: Experiment, place: epath.PathLike, config: dict[str, Any]
+  experiment: Experiment,
+  place: epath.PathLike,
+  config: dict[str, Any],
+  *,
+  extensible: bool = True,
 ) -> bool:
   """Makes a student, until the end or until asked to stop.
 
@@ -155,6 +159,7 @@ def distill(
     experiment: every setting.
     place: the workdir.
     config: the experiment as plain values, which the workdir is to hold.
+    extensible: Whether a run there may follow another `train.images`.
 
   Returns:
     Whether it came to its end.
@@ -170,7 +175,7 @@ def distill(
   about = {'place': settings.teacher, **about}
   about['sha256'] = model.fingerprint(teacher)
   _check_known(place, about)
-  workdir = claim(place, config)
+  workdir = claim(place, config, extensible=extensible)
   writer.write_json(workdir / TEACHER, about)
   normalisation = Normalisation()
   if plan.source is not None:

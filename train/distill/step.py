@@ -163,12 +163,10 @@ def make_distill_step(
     updates, opt_state = rules.fake.update(
       grads, state.fake_opt_state, state.fake
     )
+    fake = optax.apply_updates(state.fake, updates)
     metrics['distill/fake_grad_norm'] = norm = optax.tree.norm(grads)
-    state = dataclasses.replace(
-      state,
-      fake=optax.apply_updates(state.fake, updates),
-      fake_opt_state=opt_state,
-    )
+    metrics['distill/fake_param_norm'] = optax.tree.norm(fake)
+    state = dataclasses.replace(state, fake=fake, fake_opt_state=opt_state)
     return state, loss, norm, metrics
 
   def student_update(state, teacher, key):
