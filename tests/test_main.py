@@ -240,6 +240,25 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
   assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.parametrize(
+  'words',
+  [
+    'sample --num=1',
+    'sample --dry_run',
+    'compare',
+    'sweep --guidance=ig:1..2:2',
+    'evaluate --num=2',
+    'report',
+  ],
+)
+def test_a_missing_workdir_is_said_in_one_line(words, tmp_path):
+  result = run(*words.split(), f'--workdir={tmp_path}/none')
+  assert (result.status, result.out) == (2, '')
+  (line,) = result.err.splitlines()
+  assert f'{tmp_path}/none is not the workdir of a run' in line
+  assert not list(tmp_path.iterdir())
+
+
 def test_too_many_bad_steps_exit_with_one(monkeypatch):
   def explode(args):
     raise report.NonFiniteError('3 steps in a row.')
