@@ -31,7 +31,6 @@ from etils import epath
 from PIL import Image
 
 from dit.errors import InputError, RunError, check_choice
-from dit.nested import flatten
 from sample import writer
 
 FORMATS = ('npz', 'png')
@@ -327,7 +326,7 @@ def _differences(
   found: dict[str, Any] | None, protocol: dict[str, Any]
 ) -> list[str]:
   """What `protocol` has otherwise than `found`, as 'key: old -> new'."""
-  found, protocol = flatten(found or {}), flatten(protocol)
+  found, protocol = writer.identity(found or {}), writer.identity(protocol)
   return [
     f'{key}: {_short(found.get(key, "absent"))} -> {_short(value)}'
     for key, value in protocol.items()

@@ -208,6 +208,7 @@ def _known_rows(
     found = json.loads(path.read_text())
   except ValueError:
     found = {}
+  found, protocol = writer.identity(found), writer.identity(protocol)
   if found != protocol:
     if overwrite:  # first the points, which then belong to nothing
       (folder / 'sweep.csv').unlink()

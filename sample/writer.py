@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from dit.errors import InputError
+from dit.nested import flatten
 
 
 def write_bytes(
@@ -63,6 +64,15 @@ def write_json(
   """Writes readable JSON; see `write_bytes`."""
   data = (json.dumps(value, indent=2) + '\n').encode()
   write_bytes(path, data, every=every)
+
+
+def identity(protocol: dict[str, Any]) -> dict[str, Any]:
+  """Returns a protocol by dotted key, without the folders it was read from.
+
+  Weights are known by their hashes, wherever their folder is moved.
+  """
+  flat = flatten(protocol)
+  return {k: v for k, v in flat.items() if k.rpartition('.')[2] != 'folder'}
 
 
 def write_png(path: epath.PathLike, image: np.ndarray) -> None:

@@ -200,19 +200,33 @@ def test_undisturbed_run_is_whole(shared):
   assert last['loss'] < first['loss']
 
 
+@pytest.fixture
+def usual_hangup():
+  """Processes started here notice SIGHUP, though the tests run under nohup."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  yield
+  signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
   'number, after',
   [
     # The first epoch ends after the restart.
     pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
     (signal.SIGINT, 24),  # it ended before
+    # While the step compiles.
+    pytest.param(signal.SIGHUP, 0, marks=pytest.mark.slow),
   ],
 )
-def test_stopped_run_goes_on_as_if_it_had_not(shared, run, number, after):
+def test_stopped_run_goes_on_as_if_it_had_not(
+  shared, run, number, after, usual_hangup
+):
   with run.started() as process:
     lines = run.workdir / 'metrics.jsonl'
 
     def taken():
+      if not after:
+        return 'Compiling the' in run.stderr()
       return lines.exists() and lines.read_text().count('\n') >= after
 
     assert wait_until(taken, process), run.stderr()
@@ -221,6 +235,7 @@ def test_stopped_run_goes_on_as_if_it_had_not(shared, run, number, after):
   step = run.complete_steps()[-1]
   assert after <= step < STEPS
   assert f'{number.name}: saved step {step}, stopping.' in run.stderr()
+  assert f'{number.name}: the run saves and stops after' in run.stderr()
   assert run.metrics() == shared.metrics[:step]
   assert (run.workdir / 'loss.png').exists()
 

@@ -94,6 +94,18 @@ def test_done_stays_done(tmp_path):
   assert (tmp_path / 'samples.npz').stat().st_mtime_ns == before
 
 
+def test_weights_may_be_moved(tmp_path):
+  """Hashes say whose images these are, not folders."""
+  places = (
+    PROTOCOL | {'folder': f'{place}/net', 'guide': {'folder': f'{place}/weak'}}
+    for place in ('/here', '/elsewhere')
+  )
+  fill(opened(tmp_path, protocol=next(places)), GREY)
+  store = opened(tmp_path, protocol=next(places))
+  assert store.complete
+  store.close()
+
+
 @pytest.mark.parametrize('form', store_lib.FORMATS)
 def test_killed_while_everything_is_put_together(tmp_path, form, monkeypatch):
   store = opened(tmp_path, form)

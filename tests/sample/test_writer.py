@@ -83,3 +83,8 @@ def test_failed_write_leaves_no_partial_file(
   with pytest.raises(OSError, match='no space left'):
     writer.write_png(path, np.zeros((4, 4, 1), np.uint8))
   assert (path.read_bytes() if path.exists() else None) == old
+
+
+def test_identity_leaves_folders_out():
+  protocol = {'folder': 'a', 'guide': {'folder': 'b', 'step': 3}, 'seed': 0}
+  assert writer.identity(protocol) == {'guide.step': 3, 'seed': 0}
