@@ -112,7 +112,12 @@ def test_a_longer_student_goes_on(student, teacher, tmp_path):
   assert result.status == 0, result.err
   assert 'Trained 4 steps' in result.err
   assert 'follows the cosine schedule of the new length' in result.err
-  assert [row['step'] for row in read_metrics(longer)] == [1, 2, 3, 4]
+  rows = read_metrics(longer)
+  assert [row['step'] for row in rows] == [1, 2, 3, 4]
+  experiment = build(workdir.load_config(longer))
+  assert experiment.train.images == 64
+  schedule, _ = distilling.make_rules(experiment)
+  assert rows[-1]['lr'] == pytest.approx(float(schedule(3)))
 
 
 def test_a_student_is_sampled_as_its_config_says(student, tmp_path):
