@@ -129,6 +129,7 @@ def test_second_signal_stops_a_process_that_is_busy_elsewhere():
   ) as process:
     try:
       process.stdout.readline()
+      time.sleep(0.5)  # until it is inside the call
       process.send_signal(signal.SIGTERM)
       answer = 'a second signal stops it at once'
       assert any(answer in line for line in process.stderr)
