@@ -3,11 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 
-from dit.errors import InputError, check_choice, nearest
+from dit.errors import InputError, check_choice, nearest, quote
+from dit.ranges import Choice, Range, check_fields, check_value
 
 # name: (depth, width, num_heads), as in DiT (Peebles & Xie 2023, table 1).
 SIZES = {
@@ -50,11 +51,13 @@ NORMS = ('layernorm', 'rmsnorm')
 QK_NORMS = ('none', *NORMS)
 MLPS = ('gelu', 'swiglu')
 CONVENTIONS = ('velocity', 'reversed', 'noise')
+# Values of the position table, which every host and device holds: 1 GiB.
+MOST_POSITIONS = 2**28
 
 
 def named_size(name: str) -> dict[str, Any]:
   """Sizes and architecture of a name like 'SiT-XL/2', as DiTConfig's fields."""
-  match = re.fullmatch(r'([A-Za-z]+)-([A-Za-z]+)/(\d+)', name)
+  match = re.fullmatch(r'([A-Za-z]+)-([A-Za-z]+)/([0-9]{1,4})', name)
   if (
     not match
     or match[1] not in FAMILIES
@@ -63,9 +66,9 @@ def named_size(name: str) -> dict[str, Any]:
   ):
     known = [f'{family}-{size}/2' for family in FAMILIES for size in SIZES]
     raise InputError(
-      f'model.name is {name!r}, expected family-size/patch such as SiT-XL/2; '
-      f'families are {", ".join(FAMILIES)}, sizes {", ".join(SIZES)}, patches '
-      f'1, 2, 4, 8.{nearest(name, known)}'
+      f'model.name is {quote(name)}, expected family-size/patch such as '
+      f'SiT-XL/2; families are {", ".join(FAMILIES)}, '
+      f'sizes {", ".join(SIZES)}, patches 1, 2, 4, 8.{nearest(name, known)}'
     )
   depth, width, num_heads = SIZES[match[2]]
   return {
@@ -108,6 +111,7 @@ def network_of(
     raise InputError(
       "config section 'model' lacks ['name']; is it of another version?"
     )
+  check_value('model.name', section['name'], str)
   section = dict(section)
   for key, value in named_size(section.pop('name')).items():
     given = section.get(key, 0)
@@ -161,40 +165,36 @@ class DiTConfig:
     scan: False runs the blocks in a Python loop, for debugging.
   """
 
-  size: int
-  channels: int
-  num_classes: int
-  patch: int
-  depth: int
-  width: int
-  num_heads: int
-  mlp_ratio: float = 4.0
-  taps: tuple[int, ...] = ()
-  norm: str = 'layernorm'
-  mlp: str = 'gelu'
+  size: Annotated[int, Range(1, 16_384)]
+  channels: Annotated[int, Range(1, 65_536)]
+  num_classes: Annotated[int, Range(1, 10**6)]
+  patch: Annotated[int, Range(1, 1024)]
+  depth: Annotated[int, Range(1, 10_000)]
+  width: Annotated[int, Range(1, 65_536)]
+  num_heads: Annotated[int, Range(1, 65_536)]
+  mlp_ratio: Annotated[float, Range(1e-3, 1000)] = 4.0
+  taps: Annotated[tuple[int, ...], Range(1, 10_000)] = ()
+  norm: Annotated[str, Choice(NORMS)] = 'layernorm'
+  mlp: Annotated[str, Choice(MLPS)] = 'gelu'
   rope: bool = False
-  qk_norm: str = 'none'
+  qk_norm: Annotated[str, Choice(QK_NORMS)] = 'none'
   shift: bool = True
   null_label: bool = True
   learn_sigma: bool = False
-  convention: str = 'velocity'
-  dtype: str = 'auto'
-  param_dtype: str = 'float32'
-  attention: str = 'xla'
-  remat: str = 'dots'
+  convention: Annotated[str, Choice(CONVENTIONS)] = 'velocity'
+  dtype: Annotated[str, Choice(DTYPES)] = 'auto'
+  param_dtype: Annotated[str, Choice(DTYPES[1:])] = 'float32'
+  attention: Annotated[str, Choice(ATTENTIONS)] = 'xla'
+  remat: Annotated[str, Choice(REMATS)] = 'dots'
   scan: bool = True
 
   def __post_init__(self) -> None:
-    """Checks that the parts fit together."""
-    for field in ('size', 'channels', 'num_classes', 'patch', 'depth', 'width',
-                  'num_heads'):  # fmt: skip
-      if getattr(self, field) < 1:
-        raise InputError(
-          f'model.{field} is {getattr(self, field)}, expected at least 1.'
-        )
-    if not 1 <= self.width * self.mlp_ratio < float('inf'):
+    """Checks ranges, and that the parts fit together."""
+    check_fields('model', self)
+    if self.hidden < 1:
       raise InputError(
-        f'model.mlp_ratio is {self.mlp_ratio}, expected a positive number.'
+        f'model.mlp_ratio is {self.mlp_ratio}, which leaves the MLP no channel '
+        f'at width {self.width}; raise it.'
       )
     if self.size % self.patch:
       raise InputError(
@@ -211,9 +211,15 @@ class DiTConfig:
         f'model.width {self.width} is not divisible by 4, as the sin-cos '
         'position table needs; change it.'
       )
+    if self.num_tokens * self.width > MOST_POSITIONS:
+      raise InputError(
+        f'model.size {self.size} and patch {self.patch} are '
+        f'{self.num_tokens:,} tokens, whose position table of width '
+        f'{self.width} is too large; raise the patch.'
+      )
     if list(self.taps) != sorted(set(self.taps)):
       raise InputError(
-        f'model.taps {self.taps} must be distinct and in rising order.'
+        f'model.taps {quote(self.taps)} must be distinct and in rising order.'
       )
     for tap in self.taps:
       if not 1 <= tap < self.depth:
@@ -233,17 +239,6 @@ class DiTConfig:
         f'model.attention cudnn needs heads of 8, 16, ... or 128 channels, but '
         f'model.width / model.num_heads is {self.head_width}; choose xla.'
       )
-    for field, choices in (
-      ('norm', NORMS),
-      ('mlp', MLPS),
-      ('qk_norm', QK_NORMS),
-      ('convention', CONVENTIONS),
-      ('dtype', DTYPES),
-      ('param_dtype', DTYPES[1:]),
-      ('attention', ATTENTIONS),
-      ('remat', REMATS),
-    ):
-      check_choice(f'model.{field}', getattr(self, field), choices)
     if 'float64' in (self.dtype, self.param_dtype):
       if jax.numpy.result_type(float) != 'float64':
         raise InputError(

@@ -5,6 +5,9 @@ This module imports nothing heavy, so the command line can use it before JAX.
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+_LONGEST = 2000
 
 
 class InputError(ValueError):
@@ -13,6 +16,31 @@ class InputError(ValueError):
   The message is one line: what was wrong, what was expected, what to do.
   The command line prints it and exits with status 2.
   """
+
+  def __init__(self, message: str) -> None:
+    """Keeps the message to one line of bounded length, whatever it quotes."""
+    line = ''.join(
+      letter if letter.isprintable() else ' '
+      for letter in shorten(message, _LONGEST)
+    )
+    super().__init__(line)
+
+
+def shorten(text: str, most: int) -> str:
+  """Returns the text, or its two ends where it is longer than `most`."""
+  if len(text) <= most:
+    return text
+  end = (most - 5) // 3
+  return f'{text[: most - 5 - end]} ... {text[len(text) - end :]}'
+
+
+def quote(value: Any, most: int = 100) -> str:
+  """Returns a value as an error message shows it: in one short line."""
+  try:
+    text = repr(value)
+  except (ValueError, RecursionError):  # thousands of digits, or of brackets
+    text = f'a value of type {type(value).__name__} that is too long to show'
+  return shorten(text, most)
 
 
 class RunError(RuntimeError):
@@ -47,7 +75,7 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
   choices = list(choices)
   if value not in choices:
     raise InputError(
-      f'{key} is {value!r}, expected one of {", ".join(choices)}.'
+      f'{key} is {quote(value)}, expected one of {", ".join(choices)}.'
       + nearest(str(value), choices)
     )
 
@@ -56,7 +84,7 @@ def check_range(key: str, value: float, low: float, high: float) -> None:
   """Raises InputError unless low <= value <= high, and finite."""
   if not (low <= value <= high and abs(value) < float('inf')):
     raise InputError(
-      f'{key} is {value}, expected a number from {low} to {high}.'
+      f'{key} is {quote(value)}, expected a number from {low} to {high}.'
     )
 
 

@@ -17,7 +17,7 @@ too. Where they are used, layers say with `constrain` what they need.
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 
 from dit.config import DiTConfig
 from dit.errors import InputError
+from dit.ranges import Range, check_fields
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
@@ -45,6 +46,7 @@ LOGICAL_AXES = (
   (r'bias|scale|position|rotary', ()),
 )
 MESH_AXES = {'width': 'fsdp', 'hidden': 'tensor'}
+Devices = Annotated[int, Range(-1, 2**20)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +60,14 @@ class MeshConfig:
     zero1: whether optimiser state and EMA are cut over `data` too.
   """
 
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
+  data: Devices = -1
+  fsdp: Devices = 1
+  tensor: Devices = 1
   zero1: bool = False
+
+  def __post_init__(self) -> None:
+    """Checks ranges; `make_mesh` checks the devices."""
+    check_fields('mesh', self)
 
 
 def make_mesh(

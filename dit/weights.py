@@ -17,7 +17,6 @@ import json
 import os
 import pathlib
 import shutil
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -193,12 +192,6 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
         f'{path} has an unknown field model.{name}; is it of a newer version?'
         + nearest(name, fields)
       )
-    kind: Any = fields[name].type
-    if not _fits(value, kind):
-      raise InputError(
-        f'{path} has model.{name} = {json.dumps(value)}, expected '
-        f'{kind if typing.get_args(kind) else kind.__name__}.'
-      )
     values[name] = tuple(value) if isinstance(value, list) else value
   for name, field in fields.items():
     if name not in values and field.default is dataclasses.MISSING:
@@ -207,14 +200,6 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
     return DiTConfig(**values), about
   except InputError as error:
     raise InputError(f'{path}: {error}') from error
-
-
-def _fits(value: Any, kind: Any) -> bool:
-  """Whether a value of JSON is of a field's type."""
-  if typing.get_origin(kind) is tuple:
-    item = typing.get_args(kind)[0]
-    return isinstance(value, list) and all(_fits(v, item) for v in value)
-  return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _check_arrays(

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -22,8 +22,8 @@ from etils import epath
 from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
-from dit.errors import InputError
 from dit.path import Path
+from dit.ranges import LARGE, Range, check_fields
 from dit.types import Denoiser
 from guidance import Guidance, Scale, parse
 from guidance.parse import with_guide
@@ -46,21 +46,15 @@ class CompareConfig:
     resamples: bootstrap resamples behind each standard error.
   """
 
-  num: int
+  num: Annotated[int, Range(2, 10**6)]
   methods: tuple[str, ...]
   sweep_methods: tuple[str, ...]
-  sweep_scales: tuple[float, ...]
-  resamples: int
+  sweep_scales: Annotated[tuple[float, ...], Range(0, LARGE)]
+  resamples: Annotated[int, Range(2, 10**6)]
 
   def __post_init__(self) -> None:
     """Checks sizes and names."""
-    if self.num < 2 or self.resamples < 2:
-      raise InputError('compare.num and compare.resamples must be at least 2.')
-    if not all(0 <= scale < float('inf') for scale in self.sweep_scales):
-      raise InputError(
-        f'compare.sweep_scales is {self.sweep_scales}, expected finite scales '
-        'of at least 0.'
-      )
+    check_fields('compare', self)
     for text in self.texts():
       parse(text)
 

@@ -13,7 +13,7 @@ the number of images; what the network makes of them differs by rounding alone.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,16 @@ from jax.sharding import Mesh
 
 from dit import latents
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError, check_choice, nearest
+from dit.errors import InputError, nearest
 from dit.path import Linear, Path, VariancePreserving
+from dit.ranges import BatchSize, Choice, check_fields
 from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import Denoiser
 from guidance import Guidance
 from sample import sampler
 from sample.adaptive import Dopri5
 from sample.discrete import discrete_grid
-from sample.grid import make_grid
+from sample.grid import LASTS, SHIFTS, STEPS, make_grid
 from sample.registry import check_solver, make_solver
 from sample.solvers import Euler, Solver
 
@@ -56,20 +57,19 @@ class SampleConfig:
   """
 
   solver: str = 'euler_maruyama'
-  steps: int = 250
+  steps: Annotated[int, STEPS] = 250
   spacing: str = 'uniform'
-  shift: float = 1.0
-  last: float = 0.04
+  shift: Annotated[float, SHIFTS] = 1.0
+  last: Annotated[float, LASTS] = 0.04
   respacing: str = ''
-  scales_at: str = 'step'
-  state_dtype: str = 'float32'
-  batch_size: int = 64
+  scales_at: Annotated[str, Choice(sampler.SCALES_AT)] = 'step'
+  state_dtype: Annotated[str, Choice(STATE_DTYPES)] = 'float32'
+  batch_size: BatchSize = 64
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
+    check_fields('sample', self)
     check_solver(self.solver)
-    check_choice('sample.scales_at', self.scales_at, sampler.SCALES_AT)
-    check_choice('sample.state_dtype', self.state_dtype, STATE_DTYPES)
     self.grid(Linear())
 
   def grid(self, path: Path) -> np.ndarray:

@@ -16,12 +16,17 @@ near the noise (SD3); LightningDiT's timestep_shift is 1 / shift. A list of
 times such as '1,0.8,0.3,0' is taken as it is.
 """
 
+from typing import Annotated
+
 import numpy as np
 
 from dit.errors import InputError, check_choice
 from dit.path import Linear, Path
+from dit.ranges import Range, check_value
 
-MAX_STEPS = 100_000
+STEPS = Range(1, 100_000)
+SHIFTS = Range(1e-3, 1e3)
+LASTS = Range(0, 0.999)
 SPACINGS = ('uniform', 'cosine', 'quadratic', 'karras')
 _RHO, _SIGMA_MIN, _SIGMA_MAX = 7, 0.002, 80
 
@@ -49,14 +54,13 @@ def make_grid(
   if ',' in spacing:
     return _listed(spacing)
   check_choice('sample.spacing', spacing, SPACINGS)
-  if not 1 <= steps <= MAX_STEPS:
-    raise InputError(f'sampler steps is {steps}, expected 1 to {MAX_STEPS:,}.')
-  if not 0 < shift < float('inf'):
-    raise InputError(f'grid shift is {shift}, expected more than 0.')
-  if not 0 <= last < 1 or (last and steps < 2):
+  check_value('sample.steps', steps, Annotated[int, STEPS])
+  check_value('sample.shift', shift, Annotated[float, SHIFTS])
+  check_value('sample.last', last, Annotated[float, LASTS])
+  if last and steps < 2:
     raise InputError(
-      f'grid last is {last} with {steps} steps, expected 0 <= last < 1 and, '
-      'unless it is 0, at least 2 steps.'
+      f'sample.last is {last}, which is a step of its own, and sample.steps is '
+      '1; set one of them right.'
     )
   if last:
     u = np.append(np.linspace(1, last, steps), 0.0)

@@ -18,7 +18,7 @@ import functools
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -36,7 +36,8 @@ from dit.checkpoint import (
   unreadable,
 )
 from dit.digests import check_digests, digests_of
-from dit.errors import InputError, RunError, check_choice
+from dit.errors import InputError, RunError
+from dit.ranges import MOST_IMAGES, Choice, Images, Range, check_fields
 from sample.metrics.measure import METRICS
 from train.state import TrainState
 
@@ -55,28 +56,17 @@ class CheckpointConfig:
     continue_unsaved: whether training goes on when one cannot be written.
   """
 
-  every_images: int
-  keep: int
-  keep_every_images: int = 0
-  keep_best: int = 0
-  best_by: str = 'loss'
+  every_images: Annotated[int, Range(1, MOST_IMAGES)]
+  keep: Annotated[int, Range(1, 10**6)]
+  keep_every_images: Images = 0
+  keep_best: Annotated[int, Range(0, 10**6)] = 0
+  best_by: Annotated[str, Choice(('loss', *METRICS))] = 'loss'
   fallback: bool = False
   continue_unsaved: bool = False
 
   def __post_init__(self) -> None:
     """Checks ranges, and the name."""
-    check_choice('checkpoint.best_by', self.best_by, ('loss', *METRICS))
-    for name, least in (
-      ('every_images', 1),
-      ('keep', 1),
-      ('keep_every_images', 0),
-      ('keep_best', 0),
-    ):
-      if getattr(self, name) < least:
-        raise InputError(
-          f'checkpoint.{name} is {getattr(self, name)}, expected at least '
-          f'{least}.'
-        )
+    check_fields('checkpoint', self)
 
 
 class SaveError(RunError):

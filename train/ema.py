@@ -30,16 +30,17 @@ for widths between those of the snapshots, and up to about twice the larger.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dit.errors import InputError
+from dit.ranges import Decay, Images, Range, check_fields
 
 # Of gamma = 0, the plain mean, it is 12^-1/2; below, a handful of steps.
-MIN_WIDTH, MAX_WIDTH = 0.005, 0.28
+WIDTHS = Range(0.005, 0.28)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +54,14 @@ class EMAConfig:
     snapshot_images: images seen between their snapshots.
   """
 
-  decay: float
+  decay: Decay
   ramp: bool
-  widths: tuple[float, ...] = ()
-  snapshot_images: int = 0
+  widths: Annotated[tuple[float, ...], WIDTHS] = ()
+  snapshot_images: Images = 0
 
   def __post_init__(self) -> None:
     """Checks ranges."""
-    if not 0 <= self.decay < 1:
-      raise InputError(f'ema.decay is {self.decay}, expected 0 <= decay < 1.')
-    for width in self.widths:
-      check_width('ema.widths', width)
+    check_fields('ema', self)
     if len(set(self.widths)) < len(self.widths):
       raise InputError(f'ema.widths {self.widths} must be distinct.')
     if self.snapshot_images < bool(self.widths):
@@ -71,14 +69,6 @@ class EMAConfig:
         f'ema.snapshot_images is {self.snapshot_images}, expected at least 1: '
         'averages of ema.widths are read from their snapshots.'
       )
-
-
-def check_width(name: str, width: float) -> None:
-  """Raises InputError for a width that no power function has."""
-  if not MIN_WIDTH <= width <= MAX_WIDTH:
-    raise InputError(
-      f'{name} has {width}, expected {MIN_WIDTH} to {MAX_WIDTH}.'
-    )
 
 
 def update(config: EMAConfig, ema: Any, params: Any, step: jax.Array) -> Any:

@@ -3,14 +3,15 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from dit.errors import InputError, check_choice
+from dit.errors import InputError
+from dit.ranges import BatchSize, Choice, Images, PathText, Range
 from dit.sharding import check_batch
 from guidance import parse
 from sample.metrics import measure
@@ -53,34 +54,21 @@ class EvalConfig(MeasureConfig):
     autoencoder: that decodes latents for those, as NAME:FILE[,FILE].
   """
 
-  extractor: str = 'classifier'
-  preprocessing: str = 'adm'
-  reference: str = ''
-  image_size: int = 0
-  batch_size: int = 64
-  repeats: int = 1
-  reference_rows: int = 10_000
-  every_images: int = 0
-  num: int = 1000
+  extractor: PathText = 'classifier'
+  preprocessing: Annotated[str, Choice(PRESETS)] = 'adm'
+  reference: PathText = ''
+  image_size: Annotated[int, Range(0, 16_384)] = 0
+  batch_size: BatchSize = 64
+  repeats: Annotated[int, Range(1, 10**6)] = 1
+  reference_rows: Annotated[int, Range(0, 10**8)] = 10_000
+  every_images: Images = 0
+  num: Annotated[int, Range(2, 10**8)] = 1000
   guidance: str = 'none'
-  autoencoder: str = ''
+  autoencoder: PathText = ''
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
     super().__post_init__()
-    check_choice('eval.preprocessing', self.preprocessing, PRESETS)
-    for name, least in (
-      ('image_size', 0),
-      ('reference_rows', 0),
-      ('batch_size', 1),
-      ('repeats', 1),
-      ('every_images', 0),
-      ('num', 2),
-    ):
-      if getattr(self, name) < least:
-        raise InputError(
-          f'eval.{name} is {getattr(self, name)}, expected at least {least}.'
-        )
     parse(self.guidance)
     if self.num < 2 * self.repeats:
       raise InputError(

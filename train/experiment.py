@@ -1,11 +1,20 @@
 """A whole experiment, as frozen dataclasses, made from plain values once."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 from dit import sharding
 from dit.config import DiTConfig, network_of
-from dit.errors import InputError
+from dit.errors import InputError, quote
+from dit.ranges import (
+  MOST_IMAGES,
+  BatchSize,
+  Images,
+  PathText,
+  Range,
+  Seed,
+  check_fields,
+)
 from guidance import parse
 from sample.compare import CompareConfig
 from sample.generate import SampleConfig
@@ -17,6 +26,9 @@ from train.ema import EMAConfig
 from train.evaluation import EvalConfig
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
+
+# Of what the devices count in an int32.
+MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +43,15 @@ class TrainConfig:
     init_from: run or folder whose weights a fresh run starts with; '' for none.
   """
 
-  images: int
-  batch_size: int
-  max_bad_steps: int
-  accumulate: int = 1
-  init_from: str = ''
+  images: Annotated[int, Range(1, MOST_IMAGES)]
+  batch_size: BatchSize
+  max_bad_steps: Annotated[int, Range(1, 10**9)]
+  accumulate: Annotated[int, Range(1, 2**20)] = 1
+  init_from: PathText = ''
+
+  def __post_init__(self) -> None:
+    """Checks ranges."""
+    check_fields('train', self)
 
   @property
   def steps(self) -> int:
@@ -60,19 +76,24 @@ class LogConfig:
     wandb: project of Weights & Biases; '' for none.
   """
 
-  every_images: int
-  preview_every_images: int
+  every_images: Images
+  preview_every_images: Images
   preview_guidance: str
-  preview_num: int
-  preview_autoencoder: str = ''
+  preview_num: Annotated[int, Range(1, 10_000)]
+  preview_autoencoder: PathText = ''
   wandb: str = ''
+
+  def __post_init__(self) -> None:
+    """Checks ranges, and the guidance."""
+    check_fields('log', self)
+    parse(self.preview_guidance)
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """Every setting of a run."""
 
-  seed: int
+  seed: Seed
   model: DiTConfig
   objective: ObjectiveConfig
   optimizer: OptimizerConfig
@@ -90,35 +111,28 @@ class Experiment:
 
   def __post_init__(self) -> None:
     """Checks what concerns more than one part; touches no device."""
-    for name in ('every_images', 'preview_every_images'):
-      if getattr(self.log, name) < 0:
-        raise InputError(
-          f'log.{name} is {getattr(self.log, name)}, expected at least 0.'
-        )
+    check_fields('', self)
     self.objective.weights(len(self.model.taps))
     if self.objective.label_dropout and not self.model.null_label:
       raise InputError(
         f'objective.label_dropout is {self.objective.label_dropout}, but '
         'model.null_label is false; set one of them right.'
       )
-    for name in ('images', 'batch_size', 'max_bad_steps', 'accumulate'):
-      if getattr(self.train, name) < 1:
-        raise InputError(
-          f'train.{name} is {getattr(self.train, name)}, expected at least 1.'
-        )
     if self.objective.guided_weight and not self.model.taps:
       raise InputError(
         'objective.guided_weight needs a tap, whose prediction is the weak '
         'one; set model.taps.'
       )
-    parse(self.log.preview_guidance)
-    if self.log.preview_num < 1:
-      raise InputError(
-        f'log.preview_num is {self.log.preview_num}, expected at least 1; '
-        'log.preview_every_images=0 draws no previews.'
-      )
-    if not 0 <= self.seed < 2**32:
-      raise InputError(f'seed is {self.seed}, expected 0 to 2^32 - 1.')
+    for key, images in (
+      ('train.images', self.train.images),
+      ('optimizer.warmup_images', self.optimizer.warmup_images),
+      ('objective.guided_start_images', self.objective.guided_start_images),
+    ):
+      if images // self.train.batch_size > MOST_STEPS:
+        raise InputError(
+          f'{key} is {images}, which is more than {MOST_STEPS:,} steps of '
+          f'train.batch_size={self.train.batch_size} images; lower it.'
+        )
 
 
 SECTIONS = {
@@ -132,9 +146,14 @@ def build(config: dict[str, Any]) -> Experiment:
   """Turns plain values into the experiment; InputError where they disagree."""
   if config.keys() != {'seed', *SECTIONS}:
     raise InputError(
-      f'the config has the sections {sorted(config)}, expected '
+      f'the config has the sections {quote(sorted(config), 300)}, expected '
       f'{sorted(["seed", *SECTIONS])}; is it of another version?'
     )
+  for name in SECTIONS:
+    if not isinstance(config[name], dict):
+      raise InputError(
+        f'config section {name!r} is {quote(config[name])}, expected its keys.'
+      )
   null_label = bool(config['objective'].get('label_dropout'))
   network = network_of(config['model'], null_label=null_label)
   sections = {**config, 'model': network}

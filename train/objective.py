@@ -26,13 +26,23 @@ learns its variance adds its term (DiT; `train.diffusion`).
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dit.errors import InputError, check_choice
-from dit.path import STEPS, Path, VariancePreserving, path_named
+from dit.errors import InputError
+from dit.path import PATHS, STEPS, Path, VariancePreserving, path_named
+from dit.ranges import (
+  LARGE,
+  Choice,
+  Fraction,
+  Images,
+  Range,
+  Weight,
+  check_fields,
+)
 from dit.types import Denoiser
 from train.diffusion import variance_losses
 
@@ -60,34 +70,23 @@ class ObjectiveConfig:
     prediction: whose errors count, 'velocity' or 'noise'.
   """
 
-  path: str
-  time_sampling: str
-  time_mean: float
-  time_std: float
-  label_dropout: float
-  intermediate_weights: tuple[float, ...]
-  cosine_weight: float = 0.0
-  guided_weight: float = 0.0
-  guided_by: str = 'ema'
-  guided_start_images: int = 0
+  path: Annotated[str, Choice(PATHS)]
+  time_sampling: Annotated[str, Choice(TIME_SAMPLINGS)]
+  # exp(mean + 5.5 std), and its square, are finite in float32.
+  time_mean: Annotated[float, Range(-10, 10)]
+  time_std: Annotated[float, Range(1e-3, 5)]
+  label_dropout: Fraction
+  intermediate_weights: Annotated[tuple[float, ...], Range(0, LARGE)]
+  cosine_weight: Weight = 0.0
+  guided_weight: Weight = 0.0
+  guided_by: Annotated[str, Choice(GUIDED_BY)] = 'ema'
+  guided_start_images: Images = 0
   guided_taps: bool = False
-  prediction: str = 'velocity'
+  prediction: Annotated[str, Choice(PREDICTIONS)] = 'velocity'
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
-    path_named(self.path)
-    check_choice('objective.time_sampling', self.time_sampling, TIME_SAMPLINGS)
-    if self.time_std <= 0:
-      raise InputError(
-        f'objective.time_std is {self.time_std}, expected more than 0.'
-      )
-    if min(self.intermediate_weights, default=0) < 0:
-      raise InputError(
-        f'objective.intermediate_weights is {self.intermediate_weights}, '
-        'expected no negative value.'
-      )
-    check_choice('objective.guided_by', self.guided_by, GUIDED_BY)
-    check_choice('objective.prediction', self.prediction, PREDICTIONS)
+    check_fields('objective', self)
     if self.prediction == 'noise':
       if not isinstance(path_named(self.path), VariancePreserving):
         raise InputError(
@@ -99,16 +98,6 @@ class ObjectiveConfig:
           'objective.cosine_weight and guided_weight are of the velocity; set '
           'them to 0, or objective.prediction=velocity.'
         )
-    for name in ('cosine_weight', 'guided_weight', 'guided_start_images'):
-      if getattr(self, name) < 0:
-        raise InputError(
-          f'objective.{name} is {getattr(self, name)}, expected at least 0.'
-        )
-    if not 0 <= self.label_dropout <= 1:
-      raise InputError(
-        f'objective.label_dropout is {self.label_dropout}, expected a '
-        'probability.'
-      )
 
   def weights(self, num_taps: int) -> tuple[float, ...]:
     """One weight for each tap; InputError if their numbers disagree."""

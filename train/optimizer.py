@@ -1,12 +1,23 @@
 """The optimiser: clipped AdamW or Muon with warm-up, as an optax chain."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import optax
 
 from dit.config import DTYPES
-from dit.errors import InputError, check_choice
+from dit.ranges import (
+  LARGE,
+  Choice,
+  Decay,
+  Fraction,
+  Images,
+  LearningRate,
+  Range,
+  Weight,
+  check_fields,
+)
 from train import muon
 
 NAMES = ('adamw', 'muon')
@@ -33,36 +44,22 @@ class OptimizerConfig:
     muon_dtype: in which Muon orthogonalises.
   """
 
-  lr: float
-  b1: float
-  b2: float
-  eps: float
-  weight_decay: float
-  clip: float
-  warmup_images: int
-  schedule: str
-  end_fraction: float
-  name: str = 'adamw'
-  momentum: float = 0.95
-  muon_dtype: str = 'bfloat16'
+  lr: LearningRate
+  b1: Decay
+  b2: Decay
+  eps: Annotated[float, Range(1e-30, LARGE)]
+  weight_decay: Weight
+  clip: Weight
+  warmup_images: Images
+  schedule: Annotated[str, Choice(SCHEDULES)]
+  end_fraction: Fraction
+  name: Annotated[str, Choice(NAMES)] = 'adamw'
+  momentum: Fraction = 0.95
+  muon_dtype: Annotated[str, Choice(DTYPES[1:])] = 'bfloat16'
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
-    check_choice('optimizer.name', self.name, NAMES)
-    check_choice('optimizer.muon_dtype', self.muon_dtype, DTYPES[1:])
-    check_choice('optimizer.schedule', self.schedule, SCHEDULES)
-    for field in ('lr', 'clip', 'warmup_images', 'weight_decay'):
-      if getattr(self, field) < 0:
-        raise InputError(
-          f'optimizer.{field} is {getattr(self, field)}, expected at least 0.'
-        )
-    for field in ('b1', 'b2', 'end_fraction', 'momentum'):
-      if not 0 <= getattr(self, field) <= 1:
-        raise InputError(
-          f'optimizer.{field} is {getattr(self, field)}, expected 0 to 1.'
-        )
-    if self.eps <= 0:
-      raise InputError(f'optimizer.eps is {self.eps}, expected more than 0.')
+    check_fields('optimizer', self)
 
 
 def make_schedule(

@@ -5,13 +5,15 @@ import importlib.util
 import inspect
 import math
 import pathlib
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ml_collections
 
-from dit.errors import InputError, nearest
+from dit.errors import InputError, nearest, quote
 from dit.nested import flatten
+from dit.ranges import MOST_LETTERS
 from train import suggestions
 
 
@@ -80,8 +82,8 @@ def check_keys(
     key, equals, _ = assignment.partition('=')
     if key not in known:
       raise InputError(
-        f'unknown config key {key!r}.{suggestions.for_key(key, known)} All '
-        'keys are in configs/base.py.'
+        f'unknown config key {quote(key)}.{suggestions.for_key(key, known)} '
+        'All keys are in configs/base.py.'
       )
     if not equals:
       raise InputError(f'--config.{key} needs a value: --config.{key}=VALUE.')
@@ -108,20 +110,32 @@ def _read(key: str, text: str, default: Any) -> Any:
   if isinstance(default, str):
     return text
   try:
-    value = ast.literal_eval(
-      text.title() if text in ('true', 'false') else text
-    )
+    value = _literal(text)
     if isinstance(default, list):
       values = value if isinstance(value, tuple | list) else (value,)
       # An empty default does not tell the type; who uses the values will.
       return tuple(_like((default or [v])[0], v) for v in values)
     return _like(default, value)
-  except (ValueError, SyntaxError, TypeError, OverflowError) as error:
+  except (ValueError, TypeError, OverflowError) as error:
     kind = 'tuple' if isinstance(default, list) else type(default).__name__
     raise InputError(
-      f'config key {key} is {text!r}, expected a value of type {kind}, such '
-      f'as {tuple(default) if kind == "tuple" else default}.'
+      f'config key {key} is {quote(text)}, expected a value of type {kind}, '
+      f'such as {tuple(default) if kind == "tuple" else default}.'
     ) from error
+
+
+def _literal(text: str) -> Any:
+  """The Python literal that a text is; ValueError for any other text."""
+  if len(text) > MOST_LETTERS:
+    raise ValueError('too long')
+  try:
+    with warnings.catch_warnings():  # such as of '1if', which is refused
+      warnings.simplefilter('ignore')
+      return ast.literal_eval(
+        text.title() if text in ('true', 'false') else text
+      )
+  except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    raise ValueError('not a literal') from error
 
 
 def _like(default: Any, value: Any) -> Any:

@@ -5,7 +5,7 @@ snapshots/STEP/WIDTH    float32, Orbax; see `train.ema`
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,9 @@ from dit import model
 from dit.checkpoint import weights_like
 from dit.config import DiTConfig
 from dit.errors import InputError
+from dit.ranges import check_value
 from train.checkpoint import SaveError
-from train.ema import EMAConfig, check_width, coefficients
+from train.ema import WIDTHS, EMAConfig, coefficients
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
@@ -106,7 +107,7 @@ def reconstruct(
   Raises:
     InputError: if there are no snapshots, or none of that step.
   """
-  check_width('--weights=ema:WIDTH', width)
+  check_value('--weights=ema:WIDTH', width, Annotated[float, WIDTHS])
   folder = folder_of(workdir)
   steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
   if not steps:

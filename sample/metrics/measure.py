@@ -15,11 +15,13 @@ of them at once.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 from absl import logging
 
-from dit.errors import InputError, check_choice
+from dit.errors import InputError
+from dit.ranges import Choice, Count, Range, check_fields
 from sample.metrics.extractor import Extractor, Kind
 from sample.metrics.frechet import (
   Moments,
@@ -78,27 +80,20 @@ class MeasureConfig:
     bootstrap: resamples behind each standard error; 0: none.
   """
 
-  metrics: tuple[str, ...] = ()
-  neighbours: int = 3
+  metrics: Annotated[tuple[str, ...], Choice(METRICS)] = ()
+  neighbours: Annotated[int, Range(1, 10**6)] = 3
   half: bool = False
-  split_size: int = 5000
-  kid_subsets: int = 100
-  kid_subset_size: int = 1000
-  bootstrap: int = 0
+  split_size: Count = 5000
+  kid_subsets: Annotated[int, Range(1, 10**6)] = 100
+  kid_subset_size: Annotated[int, Range(1, 10**6)] = 1000
+  bootstrap: Annotated[int, Range(0, 10**6)] = 0
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
-    for name in self.metrics:
-      check_choice('eval.metrics', name, METRICS)
-    for name in ('neighbours', 'split_size', 'kid_subsets', 'kid_subset_size'):
-      if getattr(self, name) < 1:
-        raise InputError(
-          f'eval.{name} is {getattr(self, name)}, expected at least 1.'
-        )
-    if self.bootstrap < 0 or self.bootstrap == 1:
+    check_fields('eval', self)
+    if self.bootstrap == 1:
       raise InputError(
-        f'eval.bootstrap is {self.bootstrap}, expected 0, or at least 2 '
-        'resamples.'
+        'eval.bootstrap is 1, expected 0, or at least 2 resamples.'
       )
 
 

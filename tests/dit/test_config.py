@@ -89,7 +89,7 @@ def test_unknown_size_suggests_the_nearest(name, suggestion):
   ('change', 'message'),
   [
     ({'taps': (5,)}, 'between 1 and depth - 1 = 4'),
-    ({'taps': (0,)}, 'between 1 and depth - 1 = 4'),
+    ({'taps': (0,)}, 'taps has 0, expected an integer from 1'),
     ({'taps': (3, 2)}, 'rising order'),
     ({'taps': (2, 2)}, 'distinct'),
     ({'num_heads': 5}, 'not divisible by model.num_heads 5'),

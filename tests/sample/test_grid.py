@@ -92,16 +92,16 @@ def test_times_that_are_no_grid(spacing):
   [
     (4, {'spacing': 'cosin'}, "spacing is 'cosin'.*mean 'cosine'"),
     (4, {'spacing': '1'}, 'expected one of uniform, cosine, quadratic, karras'),
-    (100_001, {}, 'expected 1 to 100,000'),
+    (100_001, {}, 'expected an integer from 1 to 100,000'),
     (4, {'shift': float('nan')}, 'shift is nan'),
     (4, {'shift': float('inf')}, 'shift is inf'),
     (4, {'last': float('nan')}, 'last is nan'),
     (0, {}, 'steps is 0'),
     (4, {'shift': 0}, 'shift is 0'),
     (4, {'shift': -1}, 'shift is -1'),
-    (4, {'last': 1.0}, 'last is 1.0 with 4 steps'),
+    (4, {'last': 1.0}, 'last is 1.0, expected a number from 0 to 0.999'),
     (4, {'last': -0.1}, 'last is -0.1'),
-    (1, {'last': 0.1}, 'at least 2 steps'),
+    (1, {'last': 0.1}, 'sample.steps is 1'),
   ],
 )
 def test_errors(steps, changes, message):

@@ -150,7 +150,7 @@ def test_bad_arguments(refused, argv, words):
     ('log.every_images=-1', ['log.every_images is -1']),
     ('sample.steps=100000000000000', ['steps is 100000000000000']),
     ('compare.sweep_scales=(-1,)', ['sweep_scales']),
-    ('mesh.data=-2', ['mesh data=-2']),
+    ('mesh.data=-2', ['mesh.data is -2']),
     ('model.num_heads=3', ['width 16 is not divisible by model.num_heads 3']),
     ('model.size=16', ['records have shape (8, 8, 1)', '(16, 16, 1)']),
     ('model.num_classes=5', ['num_classes']),

@@ -174,7 +174,7 @@ def test_weights_must_match_taps(weights, taps):
     ('label_dropout', 1.1, 'label_dropout is 1.1'),
     ('time_sampling', 'logitnormal', "Did you mean 'logit_normal'"),
     ('path', 'linaer', "Did you mean 'linear'"),
-    ('cosine_weight', -0.5, 'cosine_weight is -0.5, expected at least 0'),
+    ('cosine_weight', -0.5, 'cosine_weight is -0.5, expected a number'),
   ],
 )
 def test_wrong_settings_are_refused(key, value, message):

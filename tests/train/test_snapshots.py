@@ -73,7 +73,7 @@ def test_missing_snapshots_are_named(snapshots, config, mesh, tmp_path):
     reconstruct(tmp_path, config, mesh, 0.1)
   with pytest.raises(InputError, match=r'no snapshot of step 15 .* 10, 20'):
     reconstruct(snapshots[0], config, mesh, 0.1, 15)
-  with pytest.raises(InputError, match=r'expected 0\.005 to'):
+  with pytest.raises(InputError, match=r'from 0\.005 to'):
     reconstruct(snapshots[0], config, mesh, 0.5)
 
 

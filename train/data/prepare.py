@@ -15,7 +15,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import grain
 import jax
@@ -26,6 +26,7 @@ from absl import logging
 from dit import latents
 from dit.autoencoder import Autoencoder
 from dit.errors import InputError
+from dit.ranges import BatchSize, Choice, Images, Range, check_fields
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
 from sample import writer
 from train.data import records
@@ -51,29 +52,16 @@ class PrepareConfig:
     max_broken: images that may be unreadable before the work stops.
   """
 
-  image_size: int
-  dtype: str
-  batch_size: int
-  shard_records: int
-  threads: int
-  max_broken: int
+  image_size: Annotated[int, Range(1, 16_384)]
+  dtype: Annotated[str, Choice(records.CONTENTS['moments'])]
+  batch_size: BatchSize
+  shard_records: Annotated[int, Range(1, 10**8)]
+  threads: Annotated[int, Range(1, 1024)]
+  max_broken: Images
 
   def __post_init__(self) -> None:
-    """Checks counts."""
-    for name in ('image_size', 'batch_size', 'shard_records', 'threads'):
-      if getattr(self, name) < 1:
-        raise InputError(
-          f'prepare.{name} is {getattr(self, name)}, expected at least 1.'
-        )
-    if self.max_broken < 0:
-      raise InputError(
-        f'prepare.max_broken is {self.max_broken}, expected at least 0.'
-      )
-    if self.dtype not in records.CONTENTS['moments']:
-      raise InputError(
-        f'prepare.dtype is {self.dtype!r}, expected one of '
-        f'{", ".join(records.CONTENTS["moments"])}.'
-      )
+    """Checks ranges."""
+    check_fields('prepare', self)
 
 
 def layout_of(

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import io
 import pathlib
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -20,14 +20,16 @@ from etils import epath
 
 from dit.autoencoder import AUTOENCODERS
 from dit.config import DiTConfig
-from dit.errors import InputError, check_choice
+from dit.errors import InputError
 from dit.latents import Normalisation
+from dit.ranges import Choice, FolderName, PathText, Range, check_fields
 from train.data.digits import Digits
 from train.data.processes import together
 from train.data.records import PROTOCOL, LatentSource
 from train.data.splits import check_same_classes
 
 STATISTICS = ('autoencoder', 'data')
+SplitName = Annotated[str, FolderName(empty=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,28 +51,22 @@ class DataConfig:
     flip: whether half of the images are mirrored.
   """
 
-  name: str
-  dir: str
-  train_split: str
-  test_split: str
-  threads: int
-  prefetch: int
-  autoencoder: str = 'pixels'
-  statistics: str = 'autoencoder'
+  name: Annotated[str, FolderName(nested=True)]
+  dir: PathText
+  train_split: SplitName
+  test_split: SplitName
+  threads: Annotated[int, Range(0, 1024)]
+  prefetch: Annotated[int, Range(0, 65_536)]
+  autoencoder: Annotated[str, Choice(AUTOENCODERS)] = 'pixels'
+  statistics: Annotated[str, Choice(STATISTICS)] = 'autoencoder'
   flip: bool = False
-  workers: int = 0
+  workers: Annotated[int, Range(0, 1024)] = 0
 
   def __post_init__(self) -> None:
     """Checks that there is a folder, names, and counts."""
+    check_fields('data', self)
     if not self.dir:
       raise InputError('data.dir is empty, expected a folder.')
-    check_choice('data.autoencoder', self.autoencoder, AUTOENCODERS)
-    check_choice('data.statistics', self.statistics, STATISTICS)
-    for field in ('threads', 'prefetch', 'workers'):
-      if getattr(self, field) < 0:
-        raise InputError(
-          f'data.{field} is {getattr(self, field)}, expected at least 0.'
-        )
 
   def prepared(self, split: str) -> pathlib.Path:
     """Where `prepare` keeps a split."""

@@ -1,8 +1,19 @@
 """What a distillation is told: the section `distill`, and what it implies."""
 
 import dataclasses
+from typing import Annotated
 
-from dit.errors import InputError, check_choice, check_range
+from dit.errors import InputError, check_range, quote
+from dit.ranges import (
+  LARGE,
+  Choice,
+  Fraction,
+  LearningRate,
+  PathText,
+  Range,
+  Weight,
+  check_fields,
+)
 from guidance import Guidance, parse
 
 METHODS = ('', 'dmd', 'trajectory')
@@ -49,80 +60,44 @@ class DistillConfig:
     merge_ratios: of the branch 'low', to be tried.
   """
 
-  teacher: str
-  method: str
+  teacher: PathText
+  method: Annotated[str, Choice(METHODS)]
   guidance: str
-  query: str
-  schedule: str
-  normaliser: str
-  regulariser: str
-  dm_weight: float
-  ca_weight: float
-  min_level: float
-  max_level: float
-  shift: float
-  moments: tuple[float, ...]
-  fake: str
-  lora_rank: int
-  lora_scale: float
-  fake_updates: int
-  fake_lr: float
-  gan_weight: float
-  discriminator_weight: float
-  discriminator_blocks: tuple[int, ...]
-  discriminator_reset: float
-  substeps: int
-  trajectory_weight: float
-  branch: str
+  query: Annotated[str, Choice(QUERIES)]
+  schedule: Annotated[str, Choice(SCHEDULES)]
+  normaliser: Annotated[str, Choice(NORMALISERS)]
+  regulariser: Annotated[str, Choice(REGULARISERS)]
+  dm_weight: Weight
+  ca_weight: Weight
+  min_level: Fraction
+  max_level: Fraction
+  shift: Annotated[float, Range(1e-3, 1e3)]
+  moments: Annotated[tuple[float, ...], Range(-LARGE, LARGE)]
+  fake: Annotated[str, Choice(FAKES)]
+  lora_rank: Annotated[int, Range(1, 65_536)]
+  lora_scale: Weight
+  fake_updates: Annotated[int, Range(1, 10**6)]
+  fake_lr: LearningRate
+  gan_weight: Weight
+  discriminator_weight: Weight
+  discriminator_blocks: Annotated[tuple[int, ...], Range(0, 10_000)]
+  discriminator_reset: Fraction
+  substeps: Annotated[int, Range(1, 1000)]
+  trajectory_weight: Weight
+  branch: Annotated[str, Choice(BRANCHES)]
   stages: tuple[str, ...]
-  merge_ratios: tuple[float, ...]
+  merge_ratios: Annotated[tuple[float, ...], Range(0, 1)]
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
-    for name, choices in (
-      ('method', METHODS),
-      ('query', QUERIES),
-      ('schedule', SCHEDULES),
-      ('normaliser', NORMALISERS),
-      ('regulariser', REGULARISERS),
-      ('fake', FAKES),
-      ('branch', BRANCHES),
-    ):
-      check_choice(f'distill.{name}', getattr(self, name), choices)
-    infinite = float('inf')
-    for name, low, high in (
-      ('dm_weight', 0, infinite),
-      ('ca_weight', 0, infinite),
-      ('min_level', 0, self.max_level),
-      ('max_level', 0, 1),
-      ('shift', 1e-6, infinite),
-      ('lora_rank', 1, infinite),
-      ('lora_scale', 0, infinite),
-      ('fake_updates', 1, infinite),
-      ('fake_lr', 0, infinite),
-      ('gan_weight', 0, infinite),
-      ('discriminator_weight', 0, infinite),
-      ('discriminator_reset', 0, 1),
-      ('substeps', 1, infinite),
-      ('trajectory_weight', 0, infinite),
-    ):
-      check_range(f'distill.{name}', getattr(self, name), low, high)
-    for ratio in self.merge_ratios:
-      check_range('distill.merge_ratios', ratio, 0, 1)
+    check_fields('distill', self)
+    check_range('distill.min_level', self.min_level, 0, self.max_level)
     moments = self.moments
-    numbers = all(isinstance(value, int | float) for value in moments)
-    fits = numbers and len(moments) in (0, 2)
-    if not fits or (moments and moments[1] <= 0):
+    if len(moments) not in (0, 2) or (moments and moments[1] <= 0):
       raise InputError(
-        f'distill.moments is {moments}, expected a mean and a positive '
+        f'distill.moments is {quote(moments)}, expected a mean and a positive '
         'standard deviation, or () to measure them.'
       )
-    for name, kind in (('discriminator_blocks', int), ('stages', str)):
-      if not all(type(value) is kind for value in getattr(self, name)):
-        raise InputError(
-          f'distill.{name} is {getattr(self, name)}, expected values of type '
-          f'{kind.__name__}.'
-        )
     guidance = self.teacher_guidance
     known = all(term.name == 'cfg' for term in guidance.terms)
     if not known or guidance.rescale is not None:

@@ -1,0 +1,216 @@
+"""Ranges of settings, declared beside each field and checked in one place.
+
+  @dataclasses.dataclass(frozen=True)
+  class TrainConfig:
+    batch_size: Annotated[int, Range(1, 2**20)]
+    init_from: Annotated[str, FilePath()] = ''
+
+    def __post_init__(self) -> None:
+      check_fields('train', self)
+
+The rule of a tuple holds for each of its entries. Numbers are always finite,
+and texts and tuples are never longer than the constants below.
+"""
+
+import dataclasses
+import functools
+import numbers
+import os
+import typing
+from collections.abc import Collection
+from typing import Annotated, Any
+
+from dit.errors import InputError, nearest, quote
+
+# Python's own parsers fail at some length; no guidance and no path is as long.
+MOST_LETTERS = 3000
+MOST_ENTRIES = 1000
+# More images than any run sees, and exact in float64.
+MOST_IMAGES = 10**15
+# About the root of what float32 holds, which leaves room for a product.
+LARGE = 1e18
+
+_NOUNS = {
+  int: 'an integer',
+  float: 'a number',
+  str: f'a text of at most {MOST_LETTERS:,} letters',
+  bool: 'true or false',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """Numbers from `low` to `high`, both included."""
+
+  low: float
+  high: float
+
+  def allows(self, value: float) -> bool:
+    """Tells whether a number is in the range, which NaN never is."""
+    return self.low <= value <= self.high
+
+  def describe(self, kind: type) -> str:
+    """Describes the numbers in an error message."""
+    return f'{_NOUNS[kind]} from {_number(self.low)} to {_number(self.high)}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """Texts that are one of some names."""
+
+  names: Collection[str]
+
+  def allows(self, value: str) -> bool:
+    """Tells whether a text is one of the names."""
+    return value in self.names
+
+  def describe(self, kind: type) -> str:
+    """Describes the texts in an error message."""
+    del kind
+    return f'one of {", ".join(self.names)}'
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePath:
+  """Texts that can be paths of files, or comma-separated lists of paths."""
+
+  def allows(self, value: str) -> bool:
+    """Tells whether a file system accepts the text as a path."""
+    try:
+      data = os.fsencode(value)
+    except UnicodeEncodeError:
+      return False
+    names = data.replace(b',', b'/').split(b'/')
+    return b'\0' not in data and max(map(len, names)) <= 255
+
+  def describe(self, kind: type) -> str:
+    """Describes the texts in an error message."""
+    del kind
+    return 'a path, of which each name has at most 255 bytes'
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderName:
+  """Names of folders that lie inside another folder.
+
+  Attributes:
+    nested: whether the name may have parts, such as mnist/3.0.1.
+    empty: whether '' is allowed.
+  """
+
+  nested: bool = False
+  empty: bool = False
+
+  def allows(self, value: str) -> bool:
+    """Tells whether a text names a folder inside another."""
+    if not value:
+      return self.empty
+    parts = value.split('/') if self.nested else [value]
+    inside = not any(part in ('', '.', '..') or '/' in part for part in parts)
+    return inside and FilePath().allows(value) and len(value) <= 255
+
+  def describe(self, kind: type) -> str:
+    """Describes the names in an error message."""
+    del kind
+    return (
+      'the name of a folder inside another, not a path out of it'
+      if self.nested
+      else 'the name of a folder, without /, not . or ..'
+    )
+
+
+Rule = Range | Choice | FilePath | FolderName
+
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Images = Annotated[int, Range(0, MOST_IMAGES)]
+# Images that are drawn or measured; every host has tables of that length.
+Count = Annotated[int, Range(1, 10**8)]
+# More than any group of devices computes at once.
+BatchSize = Annotated[int, Range(1, 2**20)]
+Fraction = Annotated[float, Range(0, 1)]
+Weight = Annotated[float, Range(0, LARGE)]
+LearningRate = Annotated[float, Range(0, 1e30)]
+# Less than 1 in float32 too.
+Decay = Annotated[float, Range(0, 0.9999999)]
+PathText = Annotated[str, FilePath()]
+
+
+def check_fields(section: str, config: Any) -> None:
+  """Checks every field of a dataclass against its declaration.
+
+  Args:
+    section: the name before the dot of the fields' keys; '' for none.
+    config: the instance; fields that are dataclasses check themselves.
+
+  Raises:
+    InputError: for the first value that is not allowed.
+  """
+  for name, declaration in declarations(config.__class__).items():
+    key = f'{section}.{name}' if section else name
+    check_value(key, getattr(config, name), declaration)
+
+
+def check_value(key: str, value: Any, declaration: Any) -> None:
+  """Checks one value.
+
+  Args:
+    key: what the value is called, such as 'train.images' or '--num'.
+    value: of any type.
+    declaration: the type that is expected, such as Annotated[int, Range(1, 9)].
+
+  Raises:
+    InputError: if the value is not allowed.
+  """
+  kind, rule = parts_of(declaration)
+  if typing.get_origin(kind) is not tuple:
+    _check_one(f'{key} is', value, kind, rule)
+    return
+  if not isinstance(value, tuple) or len(value) > MOST_ENTRIES:
+    raise InputError(
+      f'{key} is {quote(value)}, expected at most {MOST_ENTRIES:,} values, '
+      'such as (1, 2).'
+    )
+  for entry in value:
+    _check_one(f'{key} has', entry, typing.get_args(kind)[0], rule)
+
+
+def parts_of(declaration: Any) -> tuple[Any, Rule | None]:
+  """Splits a declaration into its plain type and its rule, if it has one."""
+  if typing.get_origin(declaration) is Annotated:
+    kind, rule = typing.get_args(declaration)
+    return kind, rule
+  return declaration, None
+
+
+@functools.cache
+def declarations(kind: Any) -> dict[str, Any]:
+  """The declared type of every field that is not a dataclass itself."""
+  hints = typing.get_type_hints(kind, include_extras=True)
+  return {
+    field.name: hints[field.name]
+    for field in dataclasses.fields(kind)
+    if not dataclasses.is_dataclass(hints[field.name])
+  }
+
+
+def _check_one(start: str, value: Any, kind: type, rule: Rule | None) -> None:
+  """Checks one number or text; `start` begins the message."""
+  short = not isinstance(value, str) or len(value) <= MOST_LETTERS
+  if _is(value, kind) and short and (rule is None or rule.allows(value)):
+    return
+  expected = _NOUNS[kind] if rule is None else rule.describe(kind)
+  near = nearest(str(value), rule.names) if isinstance(rule, Choice) else ''
+  raise InputError(f'{start} {quote(value)}, expected {expected}.{near}')
+
+
+def _is(value: Any, kind: type) -> bool:
+  """Tells whether a value is of a type; integers are numbers, booleans not."""
+  if isinstance(value, bool) or kind is bool:
+    return isinstance(value, bool) and kind is bool
+  known = {int: numbers.Integral, float: numbers.Real}
+  return isinstance(value, known.get(kind, kind))
+
+
+def _number(value: float) -> str:
+  """A bound as text, 1,000,000 or 1e-06."""
+  return f'{value:,}' if isinstance(value, int) else f'{value:g}'
