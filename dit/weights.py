@@ -29,7 +29,8 @@ from dit import model, quantize
 from dit.config import DiTConfig
 from dit.convert import flatten, unflatten
 from dit.errors import InputError, nearest
-from dit.published import local, read_safetensors, reason
+from dit.json_files import read_json
+from dit.published import local, read_safetensors
 
 FORMAT = 1
 
@@ -162,16 +163,8 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
     InputError: for a config.json that is missing or damaged.
   """
   path = local(folder) / 'config.json'
-  try:
-    about = json.loads(path.read_text())
-  except OSError as error:
-    raise InputError(
-      f'{path.parent} is no folder of weights: its config.json cannot be read '
-      f'({error.strerror}).'
-    ) from error
-  except (ValueError, RecursionError) as error:
-    raise InputError(f'{path} is damaged: {reason(error)}.') from error
-  if not isinstance(about, dict) or about.pop('format', None) != FORMAT:
+  about = read_json(path, '; is it a folder of weights?')
+  if about.pop('format', None) != FORMAT:
     raise InputError(
       f'{path} has no "format": {FORMAT}; is it a run, or of another version?'
     )

@@ -22,6 +22,8 @@ from etils import epath
 from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
+from dit.errors import InputError
+from dit.json_files import read_json
 from dit.path import Path
 from dit.ranges import LARGE, Range, check_fields
 from dit.types import Denoiser
@@ -275,8 +277,8 @@ def format_table(rows: Sequence[Row]) -> str:
 def _protocol_of(path: epath.Path) -> dict[str, Any] | None:
   """The protocol of earlier results; None where they are damaged."""
   try:
-    return json.loads(path.read_text())['protocol']
-  except (ValueError, KeyError, TypeError):
+    return read_json(path).get('protocol')
+  except InputError:
     return None
 
 

@@ -14,7 +14,7 @@ weights, labels and seed.
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -27,7 +27,9 @@ from dit.autoencoder import Autoencoder
 from dit.checkpoint import WEIGHTS, restore_weights
 from dit.config import DiTConfig, network_of
 from dit.errors import InputError, check_choice, nearest
+from dit.json_files import read_json
 from dit.path import Path, path_named
+from dit.ranges import Range, Seed, check_value
 from dit.sharding import MeshConfig, batch_parts, make_mesh, tree_shardings
 from dit.types import Denoiser
 from guidance import Guidance, parse
@@ -99,7 +101,7 @@ class Pipeline:
     Raises:
       InputError: for what cannot be drawn; names what can.
     """
-    _check_seed(seed)
+    check_value('seed', seed, Seed)
     labels, config = self._checked(labels), self._config(sampling)
     # No larger than it need be: filling up a batch takes time, too.
     parts = batch_parts(self.mesh)
@@ -128,9 +130,8 @@ class Pipeline:
     **sampling: Any,
   ) -> Film:
     """What guidance changes along the way; see `sample.film`."""
-    _check_seed(seed)
-    if frames < 1:
-      raise InputError(f'frames is {frames}, expected at least 1.')
+    check_value('seed', seed, Seed)
+    check_value('frames', frames, Annotated[int, Range(1, 10_000)])
     return film(
       self.denoiser,
       self._method(guidance, guide),
@@ -153,7 +154,7 @@ class Pipeline:
     **sampling: Any,
   ) -> float | None:
     """Network evaluations per image, in whole passes; None if they vary."""
-    _check_seed(seed)
+    check_value('seed', seed, Seed)
     method, config = self._method(guidance, guide), self._config(sampling)
     generate.check(
       config, method, self.denoiser, self.mesh, self.path, self.shape
@@ -248,7 +249,7 @@ def load(
       f'main.py convert --from={place} --to=FOLDER --weights={weights}.'
     )
   mesh = make_mesh(MeshConfig()) if mesh is None else mesh
-  about = _read_json(place / 'config.json')
+  about = read_json(place / 'config.json')
   if 'format' in about:
     if weights != 'ema' or step is not None:
       raise InputError(
@@ -261,7 +262,7 @@ def load(
   else:
     config, path, sampling = _of_run(place, about)
     file = place / 'latents.json'
-    latents = _read_json(file) if file.exists() else {}
+    latents = read_json(file) if file.exists() else {}
   decoder = read_decoder(autoencoder, config.channels, latents, mesh)
   if 'format' in about:
     params = jax.device_put(
@@ -346,21 +347,3 @@ def _of_run(
 def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:
   """JSON's lists as tuples again."""
   return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise InputError(
-      f'{path} cannot be read ({error}); expected the workdir of a run, or a '
-      'folder of weights made by main.py convert.'
-    ) from error
-  if not isinstance(found, dict):
-    raise InputError(f'{path} is damaged: it holds no sections.')
-  return found
-
-
-def _check_seed(seed: int) -> None:
-  if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-    raise InputError(f'seed is {seed!r}, expected an integer, 0 to 2^32 - 1.')

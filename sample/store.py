@@ -31,6 +31,7 @@ from etils import epath
 from PIL import Image
 
 from dit.errors import InputError, RunError, check_choice
+from dit.json_files import read_json
 from sample import writer
 
 FORMATS = ('npz', 'png')
@@ -265,13 +266,8 @@ class Store:
           'says of what; choose another --out.'
         )
       return None
-    try:
-      found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-      found = None
-    if not isinstance(found, dict) or not isinstance(
-      found.get('complete'), bool
-    ):
+    found = read_json(path, '; choose another --out')
+    if not isinstance(found.get('complete'), bool):
       raise InputError(
         f'{path} was not written by this command, or is damaged; choose '
         'another --out.'

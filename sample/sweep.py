@@ -28,7 +28,8 @@ from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError
+from dit.errors import InputError, quote
+from dit.json_files import read_json
 from dit.path import Path
 from dit.types import Denoiser
 from guidance import parse
@@ -205,8 +206,8 @@ def _known_rows(
   if not path.exists() or not (folder / 'sweep.csv').exists():
     return {}
   try:
-    found = json.loads(path.read_text())
-  except ValueError:
+    found = read_json(path)
+  except InputError:
     found = {}
   found, protocol = writer.identity(found), writer.identity(protocol)
   if found != protocol:
@@ -223,13 +224,38 @@ def _known_rows(
       f'{folder} holds a sweep of another protocol ({", ".join(keys)} differ); '
       'choose another --out, or discard it with --overwrite.'
     )
-  lines = csv.DictReader(io.StringIO((folder / 'sweep.csv').read_text()))
-  rows = {}
-  for line in lines:
-    values = {key: float(value) for key, value in line.items()}
-    point = tuple(values.pop(name) for name in grid.names)
-    rows[point] = values
-  return rows
+  names, points = read_points(folder / 'sweep.csv')
+  scales = len(grid.names)
+  if names[:scales] != [*grid.names]:
+    raise InputError(
+      f'{folder}/sweep.csv is damaged (its columns are {quote(names)}); '
+      'measure again with --overwrite, or choose another --out.'
+    )
+  return {
+    tuple(point[:scales]): dict(
+      zip(names[scales:], point[scales:], strict=True)
+    )
+    for point in points
+  }
+
+
+def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
+  """Reads the names of a sweep's columns, and the numbers of its points.
+
+  Raises:
+    InputError: if the file is damaged.
+  """
+  try:
+    names, *lines = csv.reader(io.StringIO(path.read_text()), strict=True)
+    points = [[float(value) for value in line] for line in lines]
+    if any(len(point) != len(names) for point in points):
+      raise ValueError('a line has another length than the first')
+  except (OSError, ValueError, csv.Error) as error:
+    raise InputError(
+      f'{path} is damaged ({error}); measure again with --overwrite, or choose '
+      'another --out.'
+    ) from error
+  return names, points
 
 
 def _table(grid: SweepGrid, rows: dict) -> str:

@@ -37,6 +37,7 @@ from dit.checkpoint import (
 )
 from dit.digests import check_digests, digests_of
 from dit.errors import InputError, RunError
+from dit.json_files import read_json
 from dit.ranges import MOST_IMAGES, Choice, Images, Range, check_fields
 from sample.metrics.measure import METRICS
 from train.state import TrainState
@@ -276,10 +277,10 @@ def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
 def _mend_metrics(path: epath.Path) -> None:
   """A rank that cannot be read counts as the worst; no state depends on it."""
   try:
-    metrics = json.loads(path.read_text())
+    metrics = read_json(path)
     _rank(metrics)
     int(metrics.get('bad_steps_total', 0))
-  except (AttributeError, OSError, ValueError, KeyError, TypeError):
+  except (InputError, ValueError, KeyError, TypeError):
     logging.warning('%s is damaged: its checkpoint counts as the worst.', path)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({'rank': math.inf}))

@@ -13,6 +13,7 @@ from absl import logging
 from etils import epath
 
 from dit.errors import InputError
+from dit.json_files import read_json
 from dit.sharding import make_mesh
 from sample import writer
 from sample.metrics import report
@@ -304,8 +305,8 @@ def _free_name(folder: epath.Path, fixed: dict[str, Any]) -> str:
     if not path.exists():
       break
     try:
-      found = json.loads(path.read_text())
-    except ValueError:
+      found = read_json(path)
+    except InputError:
       continue
     for held in (found.get('samples', {}), fixed['samples']):
       held.pop('images_per_second', None)
@@ -369,8 +370,8 @@ def _protocol_beside(samples: str) -> dict[str, Any]:
   if not known.is_file() or (path.is_file() and path.name != 'samples.npz'):
     return {}
   try:
-    protocol = json.loads(known.read_text())
-  except ValueError:
+    protocol = read_json(known)
+  except InputError:
     logging.warning('%s is damaged, and left out of the protocol.', known)
     return {}
   return {key: protocol[key] for key in protocol if key != 'samples'}

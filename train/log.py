@@ -20,6 +20,7 @@ from etils import epath
 from tqdm import tqdm
 
 from dit.errors import InputError
+from dit.json_files import parse_json, read_json
 from sample.writer import write_bytes, write_json, write_png
 
 _QUIET_SECONDS = 30
@@ -114,12 +115,16 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
 def _row(line: str) -> dict[str, float] | None:
   """A line of metrics.jsonl; None where it is none."""
   try:
-    row = json.loads(line)
+    row = parse_json(line)
   except ValueError:
     return None
   if not isinstance(row, dict) or 'step' not in row:
     return None
-  return row if all(type(v) in (int, float) for v in row.values()) else None
+  finite = all(
+    type(value) in (int, float) and math.isfinite(value)
+    for value in row.values()
+  )
+  return row if finite and isinstance(row['step'], int) else None
 
 
 @contextlib.contextmanager
@@ -247,7 +252,7 @@ def _start_wandb(
       project=name,
       entity=entity or None,
       name=workdir.name,
-      id=json.loads(identity.read_text())['id'],
+      id=read_json(identity)['id'],
       resume='allow',
       config=dict(config or {}),
       dir=None if '://' in str(workdir) else str(workdir),  # else a bucket

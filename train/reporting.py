@@ -4,9 +4,6 @@ Most of it is what the run and the other commands left in the workdir; a sheet
 of samples by class and film strips (`sample.film`) are drawn anew.
 """
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +16,11 @@ from matplotlib.figure import Figure
 from dit import model
 from dit.checkpoint import steps_of
 from dit.errors import InputError
+from dit.json_files import read_json
 from dit.nested import flatten
 from guidance import parse
 from sample import writer
+from sample.sweep import read_points
 from train import curves, page
 from train.artist import Artist
 from train.drawing import Opened, Request
@@ -163,7 +162,7 @@ def _run(experiment: Experiment, place: epath.Path, rows: Any) -> str:
   leaves = jax.tree.leaves(model.shapes(config))
   size = sum(leaf.size for leaf in leaves)
   values = {
-    'network': f'{_json(place / "config.json")["model"]["name"]}, '
+    'network': f'{read_json(place / "config.json")["model"]["name"]}, '
     f'{size / 1e6:.2f} M parameters',
     'latents': f'{" x ".join(map(str, config.latent_shape))}, '
     f'{config.num_classes} classes of {experiment.data.name}',
@@ -178,7 +177,7 @@ def _run(experiment: Experiment, place: epath.Path, rows: Any) -> str:
 
 def _origin(path: epath.Path) -> str:
   """Where and with what it was run."""
-  found = _json(path)
+  found = read_json(path)
   versions = found['packages'].items()
   values = {
     'command': ' '.join(found['command']),
@@ -236,7 +235,7 @@ def _advice(request: Request, place: epath.Path) -> str:
 
 
 def _compared(path: epath.Path) -> str:
-  found = _json(path)
+  found = read_json(path)
   protocol = found['protocol']
   return page.note(
     f'{protocol["compare"]["num"]} images per method against '
@@ -275,11 +274,12 @@ def _sweeps(experiment: Experiment, place: epath.Path) -> str:
 
 def _sweep(path: epath.Path) -> str:
   """One of them, by its protocol."""
-  folder, found = path.parent, _json(path)
-  names, *points = csv.reader(io.StringIO((folder / 'sweep.csv').read_text()))
+  folder, found = path.parent, read_json(path)
+  names, points = read_points(folder / 'sweep.csv')
+  cells = [[f'{value:.6g}' for value in point] for point in points]
   guidance, sampling = found['guidance'], found['sampling']
   for k in range(guidance.count('*')):
-    scales = sorted({float(point[k]) for point in points})
+    scales = sorted({point[k] for point in points})
     span = f'{scales[0]:g}..{scales[-1]:g}:{len(scales)}'
     guidance = guidance.replace('*', span, 1)
   caption = (
@@ -289,7 +289,7 @@ def _sweep(path: epath.Path) -> str:
   return (
     page.heading(guidance)
     + _picture(folder / 'sweep.png', caption)
-    + page.folded('All points', page.table(names, points))
+    + page.folded('All points', page.table(names, cells))
   )
 
 
@@ -316,7 +316,7 @@ def _evaluations(place: epath.Path) -> str:
 
 def _config(place: epath.Path) -> str:
   """Every key, those that differ from configs/base.py in bold."""
-  found = _json(place / 'config.json')
+  found = read_json(place / 'config.json')
   usual = flatten(load_config('configs/base.py').to_dict())
   parts = [page.note('Bold: not as in configs/base.py.')]
   for section, values in found.items():
@@ -332,8 +332,3 @@ def _found(place: epath.Path, pattern: str) -> Iterator[epath.Path]:
   """Files in a folder, and in the folders within, in order."""
   for depth in ('', '*/'):
     yield from sorted(place.glob(depth + pattern))
-
-
-def _json(path: epath.Path) -> Any:
-  """What a file holds."""
-  return json.loads(path.read_text())

@@ -11,7 +11,6 @@ wandb.json      which run it is at W&B, if it is told
 previews/       the preview grids as PNG
 """
 
-import json
 import pathlib
 import platform
 import shutil
@@ -26,6 +25,7 @@ from etils import epath
 
 from dit.checkpoint import steps_of
 from dit.errors import InputError
+from dit.json_files import read_json
 from dit.nested import flatten
 from sample.writer import write_json
 
@@ -136,26 +136,19 @@ def load_config(workdir: epath.PathLike) -> dict[str, Any]:
   """The config of a run; InputError where there is none."""
   path = epath.Path(workdir).expanduser() / 'config.json'
   try:
-    config = json.loads(path.read_text())
-    if not isinstance(config, dict):
-      raise InputError(f'{path} is damaged: it holds no sections.')
-    return config
-  except OSError as error:
+    path.stat()
+  except (OSError, ValueError) as error:  # such as a name that is too long
     raise InputError(
       f'{workdir} is not the workdir of a run: it holds no config.json; train '
       'first, or give the workdir of a run.'
     ) from error
-  except (ValueError, RecursionError) as error:  # of JSON, of UTF-8
-    raise InputError(f'{path} is damaged: {error}.') from error
+  return read_json(path)
 
 
 def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
   """LATENTS or TEACHER of a run; {} of one that has none yet."""
   path = epath.Path(workdir).expanduser() / name
-  try:
-    return json.loads(path.read_text()) if path.exists() else {}
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path} is damaged: {error}.') from error
+  return read_json(path) if path.exists() else {}
 
 
 def environment() -> dict[str, Any]:

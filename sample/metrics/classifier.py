@@ -12,7 +12,6 @@ Kept as a folder:
 
 import dataclasses
 import functools
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from safetensors.numpy import save as to_safetensors
 
 from dit import latents
 from dit.errors import InputError
+from dit.json_files import parse_json
 from dit.layers import layer_norm
 from dit.model import fingerprint
 from dit.published import local, read_safetensors, reason
@@ -178,7 +178,7 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
   folder = local(folder)
   path = folder / 'config.json'
   try:
-    config = json.loads(path.read_text())
+    config = parse_json(path.read_bytes())
     if config['format'] != FORMAT:
       raise ValueError(f'format {config["format"]}, expected {FORMAT}')
     shape, num_classes = tuple(config['shape']), config['num_classes']
@@ -190,7 +190,7 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
       f'{folder} holds no classifier: its config.json cannot be read '
       f'({error.strerror}); train one: python main.py train-features.'
     ) from error
-  except (ValueError, KeyError, TypeError, RecursionError) as error:
+  except (ValueError, KeyError, TypeError) as error:
     raise InputError(
       f'{path} is damaged, or not of a classifier ({reason(error)}); train '
       'one: python main.py train-features.'

@@ -6,7 +6,6 @@ kernel gives back however the command ends.
 
 import contextlib
 import fcntl
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from absl import logging
 
 from dit.errors import InputError
+from dit.json_files import read_json
 from dit.nested import flatten
 from sample import writer
 from train.data.records import PROTOCOL
@@ -41,14 +41,11 @@ def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
         writer.write_json(path, protocol)
       file = stack.enter_context(path.open('r+'))
       _lock(file)
-      _check(folder, json.load(file), protocol)
+      found = read_json(path, f'; delete the folder {folder}')
+      _check(folder, found, protocol)
     except OSError as error:
       raise InputError(
         f'{folder} cannot be written ({error.strerror or error}); set data.dir.'
-      ) from error
-    except json.JSONDecodeError as error:
-      raise InputError(
-        f'{path} is damaged ({error}); delete the folder {folder}.'
       ) from error
     yield
 

@@ -17,7 +17,6 @@ metadata.json is complete.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy as np
 from etils import epath
 
 from dit.errors import InputError, check_choice
+from dit.json_files import parse_json
 from dit.latents import Normalisation
 
 FORMAT = 1
@@ -207,7 +207,7 @@ class Metadata:
     """Reads a folder's metadata; InputError if absent or damaged."""
     path = pathlib.Path(folder) / METADATA
     try:
-      values = json.loads(path.read_text())
+      values = parse_json(path.read_bytes())
       if values['format'] != FORMAT:
         raise ValueError(f'format {values["format"]}, expected {FORMAT}')
       return cls(
@@ -231,6 +231,8 @@ class Metadata:
 
 def from_json(kind: type, values: dict[str, Any]) -> Any:
   """A dataclass from JSON, whose lists become tuples again."""
+  if not isinstance(values, dict):
+    raise TypeError(f'{kind.__name__} is no JSON object')
   return kind(
     **{
       key: tuple(value) if isinstance(value, list) else value

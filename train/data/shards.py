@@ -6,7 +6,6 @@ has both is done.
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from dit.errors import InputError, RunError
+from dit.json_files import read_json
 from sample import writer
 from train.data.records import Layout, Metadata, Shard, from_json
 
@@ -124,9 +124,9 @@ def finished(path: pathlib.Path) -> Shard | None:
   if not (about.exists() and path.exists()):
     return None
   try:
-    shard = from_json(Shard, json.loads(about.read_text()))
-  except (ValueError, TypeError, AttributeError):
-    return None  # damaged: the shard is written again
+    shard = from_json(Shard, read_json(about))
+  except (InputError, TypeError):  # damaged: the shard is written again
+    return None
   return shard if path.stat().st_size == shard.nbytes else None
 
 

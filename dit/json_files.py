@@ -1,0 +1,66 @@
+"""JSON from files that a user may have edited, cut short or replaced."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from dit.errors import InputError
+
+# Deeper values would exhaust Python's stack where they are walked.
+_MOST_LEVELS = 50
+
+
+def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
+  """Reads the object that a JSON file holds.
+
+  Args:
+    path: local or gs://.
+    advice: end of the error message, such as '; train again'.
+
+  Raises:
+    InputError: if the file cannot be read, or holds anything else.
+  """
+  path = epath.Path(path)
+  try:
+    found = parse_json(path.read_bytes())
+  except OSError as error:
+    raise InputError(
+      f'{path} cannot be read ({error.strerror or error}){advice}.'
+    ) from error
+  except ValueError as error:
+    raise InputError(f'{path} is damaged ({error}){advice}.') from error
+  if not isinstance(found, dict):
+    raise InputError(f'{path} is damaged (it is no JSON object){advice}.')
+  return found
+
+
+def parse_json(text: str | bytes) -> Any:
+  """Parses JSON whose integers beyond 64 bits become floats.
+
+  Raises:
+    ValueError: for any other text, and for values nested too deeply.
+  """
+  try:
+    value = json.loads(text, parse_int=_integer)
+  except RecursionError as error:
+    raise ValueError('nested too deeply') from error
+  level = [value]
+  for _ in range(_MOST_LEVELS):
+    level = [child for parent in level for child in _children(parent)]
+  if level:
+    raise ValueError('nested too deeply')
+  return value
+
+
+def _integer(text: str) -> int | float:
+  """An integer, whose length Python would refuse beyond some thousands."""
+  value = float(text)
+  return int(text) if abs(value) < 2**63 else value
+
+
+def _children(value: Any) -> list[Any]:
+  """The values right inside a value."""
+  if isinstance(value, dict):
+    return list(value.values())
+  return value if isinstance(value, list) else []
