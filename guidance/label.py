@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from dit.errors import InputError, check_range
+from dit.ranges import LARGE
 from guidance.scale import Scale, check_number, static
 from guidance.term import LabelTerm, dot
 
@@ -47,7 +48,7 @@ class ClassifierFree(LabelTerm):
 
   def __post_init__(self) -> None:
     """Checks the range."""
-    check_range('guidance guided_channels', self.guided_channels, 0, 2**31)
+    check_range('guidance guided_channels', self.guided_channels, 0, 65_536)
 
   def check_shape(self, shape):  # noqa: D102
     if self.guided_channels > shape[-1]:
@@ -126,7 +127,7 @@ class ClassifierFreeZero(LabelTerm):
 
   def __post_init__(self) -> None:
     """Checks the range."""
-    check_range('guidance zero_steps', self.zero_steps, 0, 2**31)
+    check_range('guidance zero_steps', self.zero_steps, 0, 100_000)
 
   def push(self, strong, weak, scale, place, memory):  # noqa: D102
     del place
@@ -170,7 +171,7 @@ class AdaptiveProjected(LabelTerm):
   def __post_init__(self) -> None:
     """Checks ranges."""
     check_range('guidance eta', self.eta, 0, 1)
-    check_range('guidance norm', self.norm, 0, float('inf'))
+    check_range('guidance norm', self.norm, 0, LARGE)
     check_range('guidance momentum', self.momentum, -1, 1)
 
   def init(self, x):  # noqa: D102

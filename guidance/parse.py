@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dit.errors import InputError, nearest
+from dit.errors import InputError, nearest, quote
+from dit.ranges import check_value
 from guidance import label, network
 from guidance.compose import Guidance
 from guidance.scale import Scale
@@ -54,13 +55,14 @@ def parse(text: str) -> Guidance:
     InputError: for an unknown method or option, or what is no number; names
       the right ones.
   """
+  check_value('guidance', text, str)
   if text.strip() in ('', 'none'):
     return Guidance()
   methods: dict[str, Term | network.Internal | float] = {}
   for part in map(str.strip, text.split(',')):
     name = re.split(r'[:@]', part)[0]
     if name in methods:
-      raise InputError(f'guidance {text!r} names {name} twice.')
+      raise InputError(f'guidance {quote(text)} names {name} twice.')
     methods[name] = _parse_method(name, part, text)
   ordered = [methods[name] for name in NAMES if name in methods]
   return Guidance(
@@ -130,7 +132,8 @@ def _parse_method(
 ) -> Term | network.Internal | float:
   if name not in NAMES:
     raise InputError(
-      f'unknown guidance method {name!r} in {text!r}; the methods are '
+      f'unknown guidance method {quote(name)} in {quote(text)}; the methods '
+      'are '
       f'{", ".join(NAMES)} and none.{nearest(name, NAMES)}'
     )
   match = re.fullmatch(
@@ -141,18 +144,21 @@ def _parse_method(
   if name == RESCALE:
     if not match or float(match[1]) > 1 or match[2] or match[3]:
       raise InputError(
-        f'cannot read {part!r} in guidance {text!r}; expected {RESCALE}:PHI '
+        f'cannot read {quote(part)} in guidance {quote(text)}; expected '
+        f'{RESCALE}:PHI '
         'with PHI from 0 (off) to 1.'
       )
     return float(match[1])
   if not match:
     raise InputError(
-      f'cannot read {part!r} in guidance {text!r}; expected '
+      f'cannot read {quote(part)} in guidance {quote(text)}; expected '
       f'{name}:SCALE[:OPTION=VALUE][@LOW-HIGH], such as {name}:1.4@0-0.7.'
     )
   value = float(match[1])
   if value == float('inf'):
-    raise InputError(f'guidance {part!r}: the scale is not a finite number.')
+    raise InputError(
+      f'guidance {quote(part)}: the scale is not a finite number.'
+    )
   options = _read_options(name, part, match[2])
   scale_options = {
     key: options.pop(key) for key in _SCALE_OPTIONS if key in options
@@ -168,11 +174,11 @@ def _read_options(name: str, part: str, text: str) -> dict[str, Any]:
     key, value = option.split('=', 1)
     if key not in known:
       raise InputError(
-        f'guidance {name} has no option {key!r}; it has '
+        f'guidance {name} has no option {quote(key)}; it has '
         f'{", ".join(known)}.{nearest(key, known)}'
       )
     if key in options:
-      raise InputError(f'guidance {part!r} sets {key} twice.')
+      raise InputError(f'guidance {quote(part)} sets {key} twice.')
     kind = type(known[key])
     try:
       if kind is tuple:
@@ -184,6 +190,6 @@ def _read_options(name: str, part: str, text: str) -> dict[str, Any]:
         int: 'a whole number', float: 'a number', tuple: 'blocks such as 7+8'
       }[kind]  # fmt: skip
       raise InputError(
-        f'guidance {part!r}: {key} is {value!r}, expected {expected}.'
+        f'guidance {quote(part)}: {key} is {quote(value)}, expected {expected}.'
       ) from error
   return options

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit.errors import InputError, check_choice, check_range
+from dit.ranges import LARGE
 
 
 def static(default: Any) -> Any:
@@ -61,6 +62,7 @@ class Scale:
 
   def __post_init__(self) -> None:
     """Checks the interval and the schedule."""
+    check_number('guidance scale', self.value, -LARGE, LARGE)
     if not 0 <= self.low < self.high <= 1:
       raise InputError(
         f'guidance interval {self.low:g}-{self.high:g}: expected '

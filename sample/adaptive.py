@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError
+from dit.errors import check_range
 
 # Dormand & Prince 1980: nodes, stages; the last stage is the new state.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -78,11 +78,9 @@ class Dopri5:
 
   def __post_init__(self) -> None:
     """Checks that there is a tolerance."""
-    if not (0 < self.rtol < 1 and 0 < self.atol < 1 and self.max_steps > 0):
-      raise InputError(
-        f'solver dopri5 has rtol={self.rtol}, atol={self.atol}, max_steps='
-        f'{self.max_steps}; expected tolerances between 0 and 1, and a step.'
-      )
+    check_range('solver dopri5 rtol', self.rtol, 1e-12, 1)
+    check_range('solver dopri5 atol', self.atol, 1e-12, 1)
+    check_range('solver dopri5 max_steps', self.max_steps, 1, 10**9)
 
 
 def dopri5(

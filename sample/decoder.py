@@ -11,6 +11,7 @@ from dit.autoencoder import Autoencoder
 from dit.errors import InputError, check_choice
 from dit.latents import Normalisation
 from dit.published import read_tensors
+from dit.ranges import PathText, check_value
 from dit.sharding import replicated
 
 
@@ -31,6 +32,7 @@ def read_autoencoder(
   """
   if text in (None, 'pixels'):
     return None
+  check_value('autoencoder', text, PathText)
   name, _, files = text.partition(':')
   check_choice('autoencoder', name, autoencoder.AUTOENCODERS)
   tensors = [read_tensors(file)[0] for file in filter(None, files.split(','))]

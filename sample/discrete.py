@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError, check_choice, check_range
+from dit.errors import InputError, check_choice, check_range, quote
 from dit.path import STEPS, Path, VariancePreserving
+from dit.ranges import check_value
 from sample.solvers import OneStep
 
 VARIANCES = ('learned', 'small')
@@ -40,16 +41,19 @@ def discrete_grid(respacing: str) -> np.ndarray:
   Raises:
     InputError: if the schedule cannot be cut so.
   """
+  check_value('sample.respacing', respacing, str)
   strided = respacing.startswith('ddim')
   try:
     counts = [int(part) for part in respacing.removeprefix('ddim').split(',')]
   except ValueError as error:
     raise InputError(
-      f"respacing {respacing!r}: expected as '250', '50,30,20' or 'ddim50'."
+      f"respacing {quote(respacing)}: expected as '250', '50,30,20' or "
+      "'ddim50'."
     ) from error
   if strided and len(counts) > 1:
     raise InputError(
-      f'respacing {respacing!r}: a fixed stride has one number of steps, such '
+      f'respacing {quote(respacing)}: a fixed stride has one number of '
+      'steps, such '
       "as 'ddim50'."
     )
   steps = _strided(counts[0]) if strided else _sections(counts)
@@ -61,7 +65,7 @@ def _strided(count: int) -> set[int]:
     if len(range(0, STEPS, stride)) == count:
       return set(range(0, STEPS, stride))
   raise InputError(
-    f'respacing ddim{count}: no stride cuts {STEPS} steps into {count}.'
+    f'respacing ddim{quote(count)}: no stride cuts {STEPS} steps into so many.'
   )
 
 
@@ -72,7 +76,8 @@ def _sections(counts: list[int]) -> set[int]:
     length = size + (i < longer)
     if not 1 <= count <= length:
       raise InputError(
-        f'respacing asks for {count} of the {length} steps of part {i + 1}; '
+        f'respacing asks for {quote(count)} of the {length} steps of part '
+        f'{i + 1}; '
         f'expected 1 to {length}.'
       )
     stride = (length - 1) / (count - 1) if count > 1 else 1

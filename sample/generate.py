@@ -23,9 +23,9 @@ from jax.sharding import Mesh
 
 from dit import latents
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError, nearest
+from dit.errors import InputError, nearest, quote
 from dit.path import Linear, Path, VariancePreserving
-from dit.ranges import BatchSize, Choice, check_fields
+from dit.ranges import BatchSize, Choice, Count, check_fields, check_value
 from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import Denoiser
 from guidance import Guidance
@@ -101,6 +101,7 @@ def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
   Raises:
     InputError: for an unknown plan, or a class out of range.
   """
+  check_value('number of labels', num, Count)
   index = np.arange(num)
   if plan == 'balanced':
     return (index % num_classes).astype(np.int32)
@@ -116,12 +117,13 @@ def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
     classes = np.asarray([int(part) for part in plan.split(',')], np.int32)
   except (ValueError, OverflowError) as error:
     raise InputError(
-      f'labels {plan!r}: expected balanced, random, or classes such as 3 or '
+      f'labels {quote(plan)}: expected balanced, random, or classes such as '
+      '3 or '
       f'3,5,7.{nearest(plan, ("balanced", "random"))}'
     ) from error
   if classes.min() < 0 or classes.max() >= num_classes:
     raise InputError(
-      f'labels {plan!r}: classes lie between 0 and {num_classes - 1}.'
+      f'labels {quote(plan)}: classes lie between 0 and {num_classes - 1}.'
     )
   return classes[index % len(classes)]
 

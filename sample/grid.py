@@ -20,7 +20,7 @@ from typing import Annotated
 
 import numpy as np
 
-from dit.errors import InputError, check_choice
+from dit.errors import InputError, check_choice, quote
 from dit.path import Linear, Path
 from dit.ranges import Range, check_value
 
@@ -84,13 +84,14 @@ def _spaced(u: np.ndarray, spacing: str, path: Path) -> np.ndarray:
 
 
 def _listed(text: str) -> np.ndarray:
+  check_value('sample.spacing', text, str)
   try:
     t = np.asarray([float(part) for part in text.split(',')])
   except ValueError:
     t = np.zeros(1)
-  if t[0] != 1 or t[-1] != 0 or not (np.diff(t) < 0).all():
+  if t[0] != 1 or t[-1] != 0 or not (np.diff(np.float32(t)) < 0).all():
     raise InputError(
-      f'sample.spacing {text!r}: expected decreasing times from 1 to 0, '
+      f'sample.spacing {quote(text)}: expected decreasing times from 1 to 0, '
       f"such as '1,0.8,0.3,0', or one of {', '.join(SPACINGS)}."
     )
   return t

@@ -7,8 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from dit.errors import InputError, check_choice, nearest
+from dit.errors import InputError, check_choice, nearest, quote
 from dit.path import Path, path_named
+from dit.ranges import check_value
 from sample.adaptive import Dopri5
 from sample.discrete import DDIM, DDPM
 from sample.solvers import (
@@ -49,6 +50,7 @@ def make_solver(text: str, path: Path) -> Solver | Dopri5:
     InputError: for an unknown solver or option, naming the right ones, or a
       solver that the path does not suit.
   """
+  check_value('sample.solver', text, str)
   name, *assignments = text.split(':')
   check_choice('sample.solver', name, SOLVERS)
   kind = SOLVERS[name]
@@ -58,11 +60,11 @@ def make_solver(text: str, path: Path) -> Solver | Dopri5:
     option, _, value = assignment.partition('=')
     if option not in fields:
       raise InputError(
-        f'solver {name} has no option {option!r}; it has '
+        f'solver {name} has no option {quote(option)}; it has '
         f'{", ".join(fields) or "none"}.{nearest(option, fields)}'
       )
     if option in given:
-      raise InputError(f'sample.solver {text!r} sets {option} twice.')
+      raise InputError(f'sample.solver {quote(text)} sets {option} twice.')
     given[option] = _read(text, option, value, type(fields[option].default))
   return kind(**given)
 
@@ -87,5 +89,6 @@ def _read(text: str, option: str, value: str, kind: type) -> str | float | bool:
       kind, 'a number'
     )
     raise InputError(
-      f'sample.solver {text!r}: {option} is {value!r}, expected {expected}.'
+      f'sample.solver {quote(text)}: {option} is {quote(value)}, expected '
+      f'{expected}.'
     ) from error

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 
 from dit.errors import InputError, check_choice, check_range
 from dit.path import Path, VariancePreserving
+from dit.ranges import LARGE
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 Memory = Any
@@ -306,7 +307,7 @@ class EulerMaruyama(OneStep):
   def __post_init__(self) -> None:
     """Checks names and ranges."""
     check_choice('solver diffusion', self.diffusion, DIFFUSIONS)
-    check_range('solver norm', self.norm, 0, float('inf'))
+    check_range('solver norm', self.norm, 0, LARGE)
     if self.diffusion == 'sbdm' and not isinstance(
       self.path, VariancePreserving
     ):

@@ -17,6 +17,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -31,12 +32,14 @@ from dit.autoencoder import Autoencoder
 from dit.errors import InputError, quote
 from dit.json_files import read_json
 from dit.path import Path
+from dit.ranges import LARGE, check_value
 from dit.types import Denoiser
 from guidance import parse
 from guidance.parse import with_guide
 from sample import generate, writer
 from sample.metrics.measure import LOWER
 
+MOST_POINTS = 10_000
 _NUMBER = r'\d+\.?\d*|\.\d+'
 _PART = re.compile(rf'([^:]+):({_NUMBER})\.\.({_NUMBER}):(\d+)(.*)')
 
@@ -62,13 +65,15 @@ class SweepGrid:
     Raises:
       InputError: if there is no range, more than two, or an empty one.
     """
+    check_value('guidance', text, str)
     template, names = [], []
     scales: list[tuple[float, ...]] = []
     for part in map(str.strip, text.split(',')):
       found = _PART.fullmatch(part)
       if '..' in (found[5] if found else part) or '*' in part:
         raise InputError(
-          f'cannot sweep {part!r}; a range LOW..HIGH:COUNT stands in the place '
+          f'cannot sweep {quote(part)}; a range LOW..HIGH:COUNT stands in '
+          'the place '
           'of a scale, such as ig:1.0..2.0:6.'
         )
       if not found:
@@ -76,11 +81,12 @@ class SweepGrid:
         continue
       low, high, count = float(found[2]), float(found[3]), int(found[4])
       values: list[float] = []
-      if 2 <= count <= 1000:
+      if 2 <= count <= 1000 and high <= LARGE:
         values = [float(f'{v:.6g}') for v in np.linspace(low, high, count)]
-      if not low < high or len(set(values)) < max(count, 2):
+      if not low < high <= LARGE or len(set(values)) < max(count, 2):
         raise InputError(
-          f'cannot sweep {part!r}; expected LOW..HIGH:COUNT with LOW below '
+          f'cannot sweep {quote(part)}; expected LOW..HIGH:COUNT with LOW '
+          'below '
           'HIGH and COUNT from 2 to 1000 scales, different in six digits.'
         )
       template.append(f'{found[1]}:*{found[5]}')
@@ -88,8 +94,14 @@ class SweepGrid:
       scales.append(tuple(values))
     if not 1 <= len(names) <= 2:
       raise InputError(
-        f'guidance {text!r} has {len(names)} ranges, expected one or two such '
+        f'guidance {quote(text)} has {len(names)} ranges, expected one or '
+        'two such '
         'as ig:1.0..2.0:6.'
+      )
+    if math.prod(map(len, scales)) > MOST_POINTS:
+      raise InputError(
+        f'guidance {quote(text)} has {math.prod(map(len, scales)):,} points, '
+        f'expected at most {MOST_POINTS:,}; lower the counts.'
       )
     return cls(','.join(template), tuple(names), tuple(scales))
 

@@ -9,11 +9,15 @@ a step they agree on.
 
 import argparse
 import socket
+from typing import Annotated
 
 import jax
 from jax.experimental import multihost_utils
 
 from dit.errors import InputError
+from dit.ranges import Range, check_value
+
+Positive = Annotated[int, Range(1, 10**6)]
 
 
 def join(args: argparse.Namespace) -> None:
@@ -31,12 +35,11 @@ def join(args: argparse.Namespace) -> None:
       '--coordinator, --num_processes and --process_id go together: give all '
       'three, or --distributed alone where the job tells them.'
     )
-  if all(explicit) and not 0 <= args.process_id < args.num_processes:
-    raise InputError(
-      f'--process_id is {args.process_id}, expected 0 to '
-      f'{args.num_processes - 1} of --num_processes.'
-    )
+  check_value('--heartbeat_seconds', args.heartbeat_seconds, Positive)
   if all(explicit):
+    check_value('--num_processes', args.num_processes, Positive)
+    last = args.num_processes - 1
+    check_value('--process_id', args.process_id, Annotated[int, Range(0, last)])
     _check_coordinator(args.coordinator, args.process_id)
   try:
     jax.distributed.initialize(

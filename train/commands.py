@@ -6,11 +6,12 @@ flags are checked.
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from dit.errors import InputError
+from dit.ranges import Range, check_value
 from train import (
   cluster,
   dryrun,
@@ -30,6 +31,8 @@ from train.experiment import Experiment, build
 from train.log import set_up_logging
 from train.settings import load_config, override
 from train.trained import Source
+
+ExitStatus = Annotated[int, Range(0, 255)]
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -257,6 +260,8 @@ RUNS = {
 
 def run(args: argparse.Namespace) -> int:
   """Runs the command that the flags name, and returns the exit status."""
+  if hasattr(args, 'stopped_status'):
+    check_value('--stopped_status', args.stopped_status, ExitStatus)
   set_up_logging()
   if getattr(args, 'topology', None) is not None and not args.dry_run:
     raise InputError('--topology is for --dry_run.')

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from dit import model
 from dit.errors import InputError
 from dit.path import Path, path_named
+from dit.ranges import Count, PathText, Seed, check_value
 from dit.sharding import check_model, make_mesh
 from dit.types import Denoiser
 from guidance import parse
@@ -45,9 +46,9 @@ class Request:
   out: str | None = None
 
   def __post_init__(self) -> None:
-    """Checks the seed."""
-    if not 0 <= self.seed < 2**32:
-      raise InputError(f'--seed is {self.seed}, expected 0 to 2^32 - 1.')
+    """Checks the seed, and the folder's path."""
+    check_value('--seed', self.seed, Seed)
+    check_value('--out', self.out or '', PathText)
 
 
 class Opened:
@@ -135,8 +136,7 @@ class Drawing:
       InputError: for what cannot be drawn.
     """
     self._method = parse(guidance)
-    if num < 1:
-      raise InputError(f'--num is {num}, expected at least 1.')
+    check_value('--num', num, Count)
     self._opened = opened = Opened(request)
     opened.check([guidance])
     self.experiment, self.mesh = opened.experiment, opened.mesh

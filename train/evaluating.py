@@ -6,7 +6,7 @@ import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from absl import logging
@@ -14,6 +14,7 @@ from etils import epath
 
 from dit.errors import InputError
 from dit.json_files import read_json
+from dit.ranges import Count, Range, check_value
 from dit.sharding import make_mesh
 from sample import writer
 from sample.metrics import report
@@ -120,15 +121,16 @@ def evaluate_run(
   Raises:
     InputError: for what is missing or does not fit.
   """
-  if num < 2:
-    raise InputError(f'--num is {num}, expected at least 2.')
+  check_value('--num', num, Annotated[int, Range(2, 10**8)])
   config = request.source.open(request.overrides).eval
   if not request.source.is_run:
     check_without_data(config)
+  total = num * config.repeats
+  check_value('--num times eval.repeats', total, Count)
   drawing = Drawing(
     request,
     guidance,
-    num=num * config.repeats,
+    num=total,
     labels=labels,
     autoencoder=autoencoder,
   )

@@ -13,7 +13,7 @@ weights that do not fit are refused, and then nothing is written.
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from dit.config import SIZES, DiTConfig
 from dit.errors import InputError, check_choice
 from dit.published import HUB, PICKLES, read_tensors, reason
 from dit.quantize import SCHEMES
+from dit.ranges import Range, check_value
 from dit.sharding import MeshConfig, make_mesh
 from dit.weights import (
   check_target,
@@ -108,6 +109,8 @@ def exchange(
       '--family is needed: a published file is of one of '
       f'{", ".join(convert.FAMILIES)}.'
     )
+  if num_heads is not None:
+    check_value('--num_heads', num_heads, Annotated[int, Range(1, 65_536)])
   given = (num_heads, taps, null_label)
   if kind != 'published' and given != (None, None, None):
     raise InputError(

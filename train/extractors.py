@@ -14,9 +14,10 @@ from typing import Any
 
 from absl import logging
 
-from dit.errors import InputError
+from dit.errors import InputError, quote
 from dit.model import fingerprint
 from dit.published import fetch, header_of, read_tensors
+from dit.ranges import PathText, check_value
 from dit.weights import save_tensors
 from sample.metrics import classifier
 from sample.metrics.extractor import (
@@ -39,6 +40,7 @@ def kind_of(spec: str) -> Kind:
 
   Files are looked for, and not read.
   """
+  check_value('eval.extractor', spec, PathText)
   kind, _, rest = spec.partition(':')
   if kind == 'inception':
     if not rest:
@@ -52,7 +54,7 @@ def kind_of(spec: str) -> Kind:
   path = pathlib.Path(kind).expanduser()
   if path.suffix == '.py' and rest and path.is_file():
     return Kind(f'{path.stem}:{rest}')
-  raise InputError(f'extractor {spec!r} is not known; expected {KINDS}.')
+  raise InputError(f'extractor {quote(spec)} is not known; expected {KINDS}.')
 
 
 def open_extractor(

@@ -6,6 +6,7 @@ test split, for data that no published extractor suits.
 
 import hashlib
 import time
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from absl import logging
 from etils import epath
 
 from dit.errors import InputError
+from dit.ranges import Range, check_value
 from dit.weights import check_target
 from sample.metrics.classifier import recipe, train_classifier
 from train.data.processes import together
@@ -42,8 +44,8 @@ def train_features(
     PrepareError: if another process failed.
   """
   data, num_classes = experiment.data, experiment.model.num_classes
-  if steps is not None and steps < 1:
-    raise InputError(f'--steps is {steps}, expected at least 1.')
+  if steps is not None:
+    check_value('--steps', steps, Annotated[int, Range(1, 10**9)])
   if data.autoencoder != 'pixels':
     raise InputError(
       f'data.autoencoder is {data.autoencoder}, but features need images: set '

@@ -6,6 +6,7 @@ from absl import logging
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.errors import InputError, shorten
+from dit.ranges import check_value
 from dit.sharding import MeshConfig, check_batch, make_mesh
 from sample.decoder import read_autoencoder
 from train.data.files import open_images
@@ -14,6 +15,7 @@ from train.data.prepare import prepare as write_records
 from train.data.processes import together
 from train.data.records import Metadata
 from train.data.shards import check_shards
+from train.data.source import SplitName
 from train.data.splits import classes_for
 from train.experiment import Experiment
 
@@ -39,7 +41,8 @@ def prepare(
     PrepareError: if the work cannot go on.
   """
   data, config = experiment.data, experiment.prepare
-  if data.name == 'digits' or not split or '/' in split:
+  check_value('--split', split, SplitName)
+  if data.name == 'digits' or not split:
     raise InputError(
       f'data.name {data.name!r} and --split {split!r} name the records to '
       'write; choose a name of your own, other than digits, and a split such '
@@ -79,6 +82,7 @@ def prepare(
 
 def verify(experiment: Experiment, split: str) -> str:
   """Reads a prepared split again; InputError names what is wrong."""
+  check_value('--split', split, SplitName)
   folder = experiment.data.prepared(split)
   if wrong := check_shards(folder):
     raise InputError(' '.join(wrong))

@@ -5,7 +5,7 @@ Each checks everything that it can before it reads weights, then draws.
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from dit.errors import InputError, check_choice
+from dit.ranges import Range, check_value
 from sample import compare as compare_lib
 from sample import sweep as sweep_lib
 from sample import writer
@@ -197,8 +198,7 @@ def sweep(
   """
   grid = sweep_lib.SweepGrid.of(guidance)
   check_choice('--metric', metric, METRICS)
-  if num < 2:
-    raise InputError(f'--num is {num}, expected at least 2.')
+  check_value('--num', num, Annotated[int, Range(2, 10**8)])
   opened = Opened(request)
   opened.check(grid.texts())
   experiment = opened.experiment

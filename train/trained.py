@@ -8,7 +8,7 @@ one that came from a run as the run is.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import ml_collections
@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from dit import model, weights
 from dit.checkpoint import WEIGHTS, checkpoint_step, restore_weights
 from dit.config import DiTConfig
-from dit.errors import InputError, check_choice
+from dit.errors import InputError, check_choice, quote
 from dit.nested import flatten
+from dit.ranges import PathText, Range, check_value
 from dit.sharding import tree_shardings
 from dit.types import Denoiser
 from sample.pipeline import OF_MACHINE, path_of, sampler_of
@@ -50,6 +51,9 @@ class Source:
 
   def __post_init__(self) -> None:
     """Checks the name, and that a folder is not asked for what runs have."""
+    check_value('path', self.place, PathText)
+    if self.step is not None:
+      check_value('--step', self.step, Annotated[int, Range(0, 2**31 - 1)])
     if self.weights:
       _width_of(self.weights)
     if not self.is_run and (self.weights or self.step is not None):
@@ -79,6 +83,7 @@ class Source:
         f'{self.place} is a folder of weights, not the workdir of a run; give '
         'it as --folder to a command that takes one.'
       )
+    build(about)
     config = ml_collections.ConfigDict(about).lock()
     return build(_override(config, overrides, 'run').to_dict())
 
@@ -161,7 +166,7 @@ def _width_of(which: str) -> float | None:
   except ValueError:
     pass
   raise InputError(
-    f'--weights is {which!r}, expected {", ".join(WEIGHTS)}, or '
+    f'--weights is {quote(which)}, expected {", ".join(WEIGHTS)}, or '
     'ema:WIDTH such as ema:0.1.'
   )
 
