@@ -21,12 +21,12 @@ class InputError(ValueError):
     """Keeps the message to one line of bounded length, whatever it quotes."""
     line = ''.join(
       letter if letter.isprintable() else ' '
-      for letter in shorten(message, _LONGEST)
+      for letter in trim(message, _LONGEST)
     )
     super().__init__(line)
 
 
-def shorten(text: str, most: int) -> str:
+def trim(text: str, most: int) -> str:
   """Returns the text, or its two ends where it is longer than `most`."""
   if len(text) <= most:
     return text
@@ -40,7 +40,7 @@ def quote(value: Any, most: int = 100) -> str:
     text = repr(value)
   except (ValueError, RecursionError):  # thousands of digits, or of brackets
     text = f'a value of type {type(value).__name__} that is too long to show'
-  return shorten(text, most)
+  return trim(text, most)
 
 
 class RunError(RuntimeError):
@@ -53,6 +53,8 @@ class RunError(RuntimeError):
 
 def nearest_words(name: str, known: Iterable[str]) -> list[str]:
   """Returns the known word that `name` is near to, or an empty list."""
+  if len(name) > 100:
+    return []
   match = difflib.SequenceMatcher(b=name.lower())
 
   def similarity(word: str) -> float:
