@@ -1,8 +1,8 @@
 """Every key, once: meaning, unit, default. Other files change values only.
 
 Durations are in images seen. Each value has a range, which stands beside its
-field in the section's dataclass (train/experiment.py lists them); an error names
-it. The command line overrides any key:
+field in the section's dataclass (train/experiment.py lists these). The command
+line overrides any key:
 
   python main.py train --config=configs/digits.py --workdir=runs/digits \
     --config.optimizer.lr=1e-3 --config.model.taps='(2,4)'

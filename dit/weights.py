@@ -163,7 +163,11 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
     InputError: for a config.json that is missing or damaged.
   """
   path = local(folder) / 'config.json'
-  about = read_json(path, '; is it a folder of weights?')
+  if not os.path.isfile(path):
+    raise InputError(
+      f'{path.parent} is no folder of weights: it holds no config.json.'
+    )
+  about = read_json(path)
   if about.pop('format', None) != FORMAT:
     raise InputError(
       f'{path} has no "format": {FORMAT}; is it a run, or of another version?'

@@ -266,7 +266,10 @@ class Store:
           'says of what; choose another --out.'
         )
       return None
-    found = read_json(path, '; choose another --out')
+    try:
+      found = read_json(path)
+    except InputError:
+      found = {}
     if not isinstance(found.get('complete'), bool):
       raise InputError(
         f'{path} was not written by this command, or is damaged; choose '

@@ -242,7 +242,7 @@ def test_damaged_files_are_left_out(whole, tmp_path, name):
     result, found = report(workdir, workdir, '--no_draw')
     assert result.status == 0, result.err
     assert tuple(found.text) == SECTIONS
-    said = f'{"run/sweep" if section == "sweeps" else name} is damaged'
+    said = f'{name} is damaged'
     assert said in result.err and said in ' '.join(found.text[section])
     assert len(found.pictures[section]) == pictures
     assert len(found.pictures['losses']) == 2

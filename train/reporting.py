@@ -110,6 +110,9 @@ def _made(what: Any, make: Callable[..., str], *args: Any) -> str:
   """`make(*args)`; where a file is damaged, what is wrong with `what`."""
   try:
     return make(*args)
+  except InputError as error:  # it names the file
+    logging.warning('%s', error)
+    return page.note(f'Left out: {error}')
   except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
     reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
     logging.warning('%s is damaged (%s).', what, reason)
