@@ -36,7 +36,7 @@ def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-  """Parses JSON whose integers beyond 64 bits become floats.
+  """Parses JSON; integers of more than 20 digits become floats.
 
   Raises:
     ValueError: for any other text, and for values nested too deeply.
@@ -54,9 +54,8 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _integer(text: str) -> int | float:
-  """An integer, whose length Python would refuse beyond some thousands."""
-  value = float(text)
-  return int(text) if abs(value) < 2**63 else value
+  """A number; Python would refuse an integer of some thousand digits."""
+  return int(text) if len(text) <= 20 else float(text)
 
 
 def _children(value: Any) -> list[Any]:

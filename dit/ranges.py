@@ -81,7 +81,9 @@ class FilePath:
     except UnicodeEncodeError:
       return False
     names = data.replace(b',', b'/').split(b'/')
-    return b'\0' not in data and max(map(len, names)) <= 255
+    # The home folder of a user who is not there.
+    lost = value.startswith('~') and os.path.expanduser(value) == value
+    return b'\0' not in data and max(map(len, names)) <= 255 and not lost
 
   def describe(self, kind: type) -> str:
     """Describes the texts in an error message."""

@@ -57,6 +57,10 @@ class CompareConfig:
   def __post_init__(self) -> None:
     """Checks sizes and names."""
     check_fields('compare', self)
+    if not all(map(str.strip, self.methods)):
+      raise InputError(
+        "compare.methods has '', expected guidance such as none or ig:1.5."
+      )
     for text in self.texts():
       parse(text)
 

@@ -65,7 +65,8 @@ def _strided(count: int) -> set[int]:
     if len(range(0, STEPS, stride)) == count:
       return set(range(0, STEPS, stride))
   raise InputError(
-    f'respacing ddim{quote(count)}: no stride cuts {STEPS} steps into so many.'
+    f'respacing ddim{quote(count)}: no stride cuts {STEPS} steps '
+    f'into {quote(count)}.'
   )
 
 

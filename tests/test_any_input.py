@@ -31,7 +31,7 @@ from train.trained import Source
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNTS = [
-  pytest.param(300, id='quick'),
+  pytest.param(100, id='quick'),
   pytest.param(10_000, id='thorough', marks=pytest.mark.slow),
 ]
 PIECES = (

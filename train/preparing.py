@@ -1,12 +1,14 @@
 """The command `prepare`: from image files to records for training."""
 
+from typing import Annotated
+
 import jax
 from absl import logging
 
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.errors import InputError, shorten
-from dit.ranges import check_value
+from dit.ranges import FolderName, check_value
 from dit.sharding import MeshConfig, check_batch, make_mesh
 from sample.decoder import read_autoencoder
 from train.data.files import open_images
@@ -15,7 +17,6 @@ from train.data.prepare import prepare as write_records
 from train.data.processes import together
 from train.data.records import Metadata
 from train.data.shards import check_shards
-from train.data.source import SplitName
 from train.data.splits import classes_for
 from train.experiment import Experiment
 
@@ -41,12 +42,11 @@ def prepare(
     PrepareError: if the work cannot go on.
   """
   data, config = experiment.data, experiment.prepare
-  check_value('--split', split, SplitName)
-  if data.name == 'digits' or not split:
+  check_value('--split', split, Annotated[str, FolderName()])
+  if data.name == 'digits':
     raise InputError(
-      f'data.name {data.name!r} and --split {split!r} name the records to '
-      'write; choose a name of your own, other than digits, and a split such '
-      'as train.'
+      "data.name 'digits' is that of the digits, which need no preparation; "
+      'choose a name of your own.'
     )
   with together():
     files = open_images(images, data.dir)
@@ -82,7 +82,7 @@ def prepare(
 
 def verify(experiment: Experiment, split: str) -> str:
   """Reads a prepared split again; InputError names what is wrong."""
-  check_value('--split', split, SplitName)
+  check_value('--split', split, Annotated[str, FolderName()])
   folder = experiment.data.prepared(split)
   if wrong := check_shards(folder):
     raise InputError(' '.join(wrong))

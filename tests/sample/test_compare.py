@@ -47,8 +47,8 @@ def test_sweep_may_be_empty():
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'num': 1}, 'at least 2'),
-    ({'resamples': 1}, 'at least 2'),
+    ({'num': 1}, 'an integer from 2 to'),
+    ({'resamples': 1}, 'an integer from 2 to'),
     ({'sweep_methods': ('ig', 'cfgg')}, "mean 'cfg'"),
     ({'sweep_methods': ('ig', 'ig')}, 'names ig twice'),
   ],
