@@ -280,7 +280,7 @@ def _mend_metrics(path: epath.Path) -> None:
     metrics = read_json(path)
     _rank(metrics)
     int(metrics.get('bad_steps_total', 0))
-  except (InputError, ValueError, KeyError, TypeError):
+  except (OverflowError, ValueError, KeyError, TypeError):
     logging.warning('%s is damaged: its checkpoint counts as the worst.', path)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({'rank': math.inf}))
