@@ -19,6 +19,7 @@ Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
 2 the input cannot work, said in one line; 130 interrupted where nothing saves.
 """
 
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -38,6 +39,14 @@ def main(argv: Sequence[str]) -> int:
     return 2
   except RunError as error:
     print(f'main.py: {error}', file=sys.stderr)
+    return 1
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    print(
+      f'main.py: {error}; make room, and run the same command again.',
+      file=sys.stderr,
+    )
     return 1
   except KeyboardInterrupt:
     print('main.py: interrupted.', file=sys.stderr)

@@ -8,6 +8,7 @@ In WORKDIR/checkpoints/STEP:
   digests    a checksum of every array
 """
 
+import time
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -21,6 +22,9 @@ from dit.errors import InputError
 from dit.sharding import placed, tree_shardings
 
 WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
+# Looks for a newest checkpoint that lasts long enough to be read.
+_LOOKS = 10
+_PAUSE_SECONDS = 0.05
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
@@ -77,10 +81,9 @@ def restore_weights(
   Raises:
     InputError: if there is no such checkpoint.
   """
-  step = checkpoint_step(workdir, step)
   # Averages are float32 whatever the parameters are; see train.state.
   target = weights_like(config, mesh, 'float32' if weights == 'ema' else None)
-  return restore_item(workdir, WEIGHTS[weights], target, step), step
+  return restore_newest(workdir, WEIGHTS[weights], target, step)
 
 
 def weights_like(
@@ -89,6 +92,59 @@ def weights_like(
   """Shapes and shardings of the weights; of averages with dtype float32."""
   shapes = model.shapes(config)
   return placed(shapes, tree_shardings(shapes, mesh), dtype)
+
+
+def restore_newest(
+  workdir: epath.PathLike, item: str, target: Any, step: int | None = None
+) -> tuple[Any, int]:
+  """Reads one item of a checkpoint of a run that may be in training.
+
+  Training removes earlier checkpoints, so the newest one of a moment ago may
+  vanish while it is read; then the newest one is looked for again.
+
+  Args:
+    workdir: Folder of the run.
+    item: Name of the item, such as 'ema'.
+    target: Shapes and shardings of its arrays.
+    step: Step of the checkpoint; None for the newest.
+
+  Returns:
+    The item, and the step at which it was saved.
+
+  Raises:
+    InputError: if there is no such checkpoint, or it is damaged or was removed.
+  """
+  looks = _LOOKS
+  while True:
+    chosen = checkpoint_step(workdir, step)
+    try:
+      return restore_item(workdir, item, target, chosen), chosen
+    except InputError as error:
+      looks -= 1
+      if not looks or _lasts(workdir, chosen, newest=step is None):
+        raise
+      if step is not None:
+        raise InputError(
+          f'checkpoint {folder_of(workdir) / str(chosen)} was removed while it '
+          'was read, since the run goes on training; leave --step out, or '
+          'raise checkpoint.keep or checkpoint.keep_every_images of the run.'
+        ) from error
+
+
+def _lasts(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
+  """Whether a checkpoint stays, as a damaged one does; waits for a moment.
+
+  Args:
+    workdir: Folder of the run.
+    step: Step of the checkpoint, which may be under removal.
+    newest: Whether a newer checkpoint can take its place.
+  """
+  for _ in range(_LOOKS):
+    steps = steps_of(workdir)
+    if step not in steps or (newest and step != max(steps)):
+      return False
+    time.sleep(_PAUSE_SECONDS)
+  return True
 
 
 def restore_item(

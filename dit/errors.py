@@ -1,4 +1,4 @@
-"""The error for bad input, and the checks that raise it.
+"""The errors that a command reports in one line, and checks of its input.
 
 This module imports nothing heavy, so the command line can use it before JAX.
 """
@@ -48,6 +48,13 @@ class RunError(RuntimeError):
 
   The message is one line: what failed, what is kept, what to do. The command
   line prints it and exits with status 1.
+  """
+
+
+class WriteError(RunError):
+  """A file could not be written, such as on a full disk.
+
+  The message says which file, why, and what to do.
   """
 
 

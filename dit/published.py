@@ -30,7 +30,9 @@ from absl import logging
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
+from dit import atomic
 from dit.errors import InputError, check_choice
+from dit.folder_lock import file_lock
 
 Tensors = dict[str, np.ndarray]
 
@@ -202,25 +204,25 @@ def _download_url(url: str) -> pathlib.Path:
   path = folder / pathlib.PurePath(url).name
   if path.is_file():
     return path
-  partial = folder / f'.{path.name}.{os.getpid()}'
   logging.info('Downloading %s to %s.', url, folder)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-      urllib.request.urlopen(url, timeout=60) as response,
-      partial.open('wb') as file,
-    ):
-      shutil.copyfileobj(response, file)
-      expected = response.headers.get('Content-Length')
-    if expected and partial.stat().st_size != int(expected):
-      raise OSError('the connection broke')
-    return partial.replace(path)
-  except OSError as error:
-    raise InputError(
-      f'{url} cannot be downloaded ({reason(error)}).'
-    ) from error
-  finally:
-    partial.unlink(missing_ok=True)
+  with (
+    file_lock(path, 'download', instead='name a file on this machine'),
+    atomic.replacing(path) as partial,
+    partial.open('wb') as file,
+  ):
+    try:
+      with urllib.request.urlopen(url, timeout=60) as response:
+        shutil.copyfileobj(response, file)
+        expected = response.headers.get('Content-Length')
+      if expected and file.tell() != int(expected):
+        raise OSError('the connection broke')
+    except OSError as error:
+      if atomic.is_full(error):
+        raise
+      raise InputError(
+        f'{url} cannot be downloaded ({reason(error)}).'
+      ) from error
+  return path
 
 
 def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,7 +26,7 @@ from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from dit import model, quantize
+from dit import atomic, model, quantize
 from dit.config import DiTConfig
 from dit.convert import flatten, unflatten
 from dit.errors import InputError, nearest
@@ -55,6 +56,7 @@ def save_folder(
   Raises:
     InputError: if the folder holds files or cannot be written, or the
       parameters are not those of the network.
+    WriteError: if the disk is full.
   """
   folder = check_target(folder)
   arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
@@ -70,6 +72,8 @@ def save_folder(
     about['sha256'] = _sha256(partial / 'model.safetensors')
     text = json.dumps(about, indent=2) + '\n'
     (partial / 'config.json').write_text(text)
+    for path in (*partial.iterdir(), partial):
+      atomic.sync(path)
 
 
 def load_folder(
@@ -126,10 +130,12 @@ def save_tensors(
 
   Raises:
     InputError: if the file exists or cannot be written.
+    WriteError: if the disk is full.
   """
   with _appears(check_target(path)) as partial:
     # Libraries of PyTorch users ask for this entry.
     _write(partial, tensors, {'format': 'pt', **about})
+    atomic.sync(partial)
 
 
 def check_target(path: epath.PathLike) -> pathlib.Path:
@@ -255,7 +261,12 @@ def _write(
   tensors: Mapping[str, np.ndarray],
   metadata: Mapping[str, str],
 ) -> None:
-  """Writes a .safetensors file; InputError for an array of objects."""
+  """Writes a .safetensors file.
+
+  Raises:
+    InputError: for an array of objects.
+    OSError: if the file cannot be written.
+  """
   # The library writes memory as it lies, whatever the strides say.
   dense = {name: np.asarray(t, order='C') for name, t in tensors.items()}
   path.touch()
@@ -264,18 +275,22 @@ def _write(
     save_file(dense, path, dict(metadata) or None)
     path.chmod(mode)
   except SafetensorError as error:
+    if code := re.search(r'\(os error (\d+)\)', str(error)):
+      number = int(code[1])
+      raise OSError(number, os.strerror(number), str(path)) from error
     raise InputError(f'these weights cannot be saved ({error}).') from error
 
 
 @contextlib.contextmanager
 def _appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A name to write under, which becomes `path` at the end or vanishes."""
-  partial = path.with_name(f'.partial.{os.getpid()}')
+  """Yields a name to write under, which becomes `path` or vanishes."""
+  partial = atomic.partial_path(path)
   missing = [folder for folder in path.parents if not folder.exists()]
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     yield partial
     _rename(partial, path)
+    atomic.sync(path.parent)
   except BaseException as error:
     with contextlib.suppress(OSError):  # such as a name that is too long
       if partial.is_dir():
@@ -286,6 +301,8 @@ def _appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
       with contextlib.suppress(OSError):  # never made, or in use by others
         folder.rmdir()
     if isinstance(error, OSError):
+      if atomic.is_full(error):
+        raise atomic.write_error(path, error) from error
       raise _unwritable(path, error.strerror) from error
     raise
 

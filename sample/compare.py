@@ -22,7 +22,7 @@ from etils import epath
 from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
-from dit.errors import InputError
+from dit.errors import InputError, WriteError
 from dit.json_files import read_json
 from dit.path import Path
 from dit.ranges import LARGE, Range, check_fields
@@ -33,6 +33,8 @@ from sample import generate, writer
 from sample.metrics.classifier import Classifier
 from sample.metrics.scorer import Scorer, Scores
 
+# Files in the folder of results.
+WRITES = ('compare.json', 'table.md', 'samples.png', 'guidance.png')
 _SPACES = ('features', 'pixels')
 
 
@@ -232,22 +234,24 @@ def compare(
     progress(f'{name}:{scale:g}: {_summary(points[-1][2])}')
 
   table = format_table(rows)
-  writer.write_png(folder / 'samples.png', _sheet(blocks, num_classes))
-  if points:
-    writer.write_figure(folder / 'guidance.png', _figure(points, floor))
-  writer.write_bytes(folder / 'table.md', table.encode())
-  writer.write_json(
-    folder / 'compare.json',
-    {
-      'protocol': protocol,
-      'device': jax.devices()[0].device_kind,
-      'rows': [row.as_dict() for row in rows],
-      'sweep': [
-        {'method': name, 'scale': scale, **scores.as_dict()}
-        for name, scale, scores in points
-      ],
-    },
-  )
+  about = {
+    'protocol': protocol,
+    'device': jax.devices()[0].device_kind,
+    'rows': [row.as_dict() for row in rows],
+    'sweep': [
+      {'method': name, 'scale': scale, **scores.as_dict()}
+      for name, scale, scores in points
+    ],
+  }
+  try:
+    writer.write_png(folder / 'samples.png', _sheet(blocks, num_classes))
+    if points:
+      writer.write_figure(folder / 'guidance.png', _figure(points, floor))
+    writer.write_bytes(folder / 'table.md', table.encode())
+    writer.write_json(folder / 'compare.json', about)
+  except WriteError:
+    progress(f'The results cannot be written; the table is:\n{table}')
+    raise
   return table
 
 

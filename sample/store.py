@@ -15,11 +15,9 @@ its batch, so batch size and devices may change in between.
 """
 
 import concurrent.futures
-import fcntl
 import functools
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Sequence
@@ -30,7 +28,8 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from dit.errors import InputError, RunError, check_choice
+from dit import atomic
+from dit.errors import InputError, WriteError, check_choice
 from dit.json_files import read_json
 from sample import writer
 
@@ -41,15 +40,15 @@ _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 # What this module makes, and so may replace; nothing else is touched.
 _FILES = ('samples.npz', 'samples.png', 'labels.txt')
 _INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
-_PARTIAL = r'\.(samples\.(json|npz|png)|labels\.txt|\d{6,}\.(npz|png))\.\d+'
-
-
-class WriteError(RunError):
-  """Images could not be written."""
+# The same as patterns for a lock (`dit.folder_lock`).
+WRITES = ('samples.json', *_FILES, 'parts/[0-9]*.npz', 'images/[0-9]*.png')
 
 
 class Store:
-  """The images of one protocol in one folder; for one process only."""
+  """The images of one protocol in one folder.
+
+  For one process only, which holds the lock "samples" of the folder.
+  """
 
   def __init__(
     self,
@@ -63,30 +62,25 @@ class Store:
     """Opens a folder, new or continued.
 
     Args:
-      folder: local or gs://.
-      protocol: what fixes the images, as plain values.
+      folder: Local folder or gs://, which exists.
+      protocol: Settings that fix the images, as plain values.
       labels: (n,) int, of all images.
-      form: one of FORMATS.
-      overwrite: discards images of another protocol.
+      form: One of FORMATS.
+      overwrite: Whether images of another protocol are discarded.
 
     Raises:
-      InputError: if the folder cannot be written, is in use, or holds what is
-        not ours or of another protocol.
+      InputError: if the folder holds what is not ours or of another protocol.
+      WriteError: if it cannot be written.
     """
     check_choice('--format', form, FORMATS)
-    self.folder = writer.results_folder(folder)
+    self.folder = epath.Path(folder)
     self._protocol = json.loads(json.dumps({**protocol, 'format': form}))
     self._labels = labels
     self._form = form
     self._inside = self.folder / ('parts' if form == 'npz' else 'images')
     self._pending: list[concurrent.futures.Future] = []
     self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS)
-    self._lock = _lock(self.folder)
-    try:
-      self.complete = self._open(overwrite)
-    except BaseException:
-      self.close()
-      raise
+    self.complete = self._open(overwrite)
 
   def missing(self) -> np.ndarray:
     """Numbers of the images that are not there yet, rising."""
@@ -108,9 +102,10 @@ class Store:
     """Writes images (n, H, W, C) uint8; may return before they are there.
 
     Raises:
-      WriteError: if the write before failed.
+      WriteError: if this write or the one before failed.
     """
     self._wait()
+    self._make_folder()
     if self._form == 'npz':
       data = io.BytesIO()
       np.savez(data, index=index, images=images)
@@ -128,9 +123,17 @@ class Store:
     """Puts everything together, once nothing is missing.
 
     Args:
-      about: what else samples.json says.
+      about: More entries for samples.json.
+
+    Raises:
+      WriteError: if something cannot be written, or was removed meanwhile.
     """
     self._wait()
+    if gone := len(self.missing()):
+      raise WriteError(
+        f'{gone} finished images are no longer in {self._inside}; run the same '
+        'command again to sample them.'
+      )
     count = len(self._labels)
     first = [self._read(i) for i in range(min(count, _PREVIEW))]
     preview = writer.tile(
@@ -148,12 +151,11 @@ class Store:
       self._discard(_INSIDE['parts'], self._inside, rmdir=True)
 
   def close(self) -> None:
-    """Waits for writes, and lets other commands in."""
-    self._wait()
-    self._threads.shutdown()
-    if self._lock is not None:
-      os.close(self._lock)
-      self._lock = None
+    """Waits for writes."""
+    try:
+      self._wait()
+    finally:
+      self._threads.shutdown()
 
   def _open(self, overwrite: bool) -> bool:
     """Readies the folder; whether all images are there."""
@@ -165,10 +167,6 @@ class Store:
         f'({"; ".join(differences)}); choose another --out, or discard them '
         'with --overwrite.'
       )
-    if found is not None:
-      self._discard(_PARTIAL, self.folder)
-      for name in _INSIDE:
-        self._discard(_PARTIAL, self.folder / name)
     complete = (
       found is not None
       and not differences
@@ -187,14 +185,15 @@ class Store:
 
   def _wait(self) -> None:
     jobs, self._pending = self._pending, []
+    for job in jobs:
+      job.result()
+
+  def _make_folder(self) -> None:
+    """Creates the folder of the images within that of the store."""
     try:
-      for job in jobs:
-        job.result()
+      self._inside.mkdir(exist_ok=True)
     except OSError as error:
-      raise WriteError(
-        f'{self.folder} could not be written: {error}. What is there is whole; '
-        'make room, and start the same command again.'
-      ) from error
+      raise atomic.write_error(self._inside, error) from error
 
   def _png(self, i: int) -> epath.Path:
     return self._inside / f'{i:06}.png'
@@ -224,20 +223,22 @@ class Store:
   def _write_npz(self, shape: Sequence[int]) -> None:
     """Streams the parts, in the order of the images, into samples.npz."""
     path = self.folder / 'samples.npz'
-    partial = path.parent / f'.{path.name}.{os.getpid()}'
     header = {
       'descr': '|u1',
       'fortran_order': False,
       'shape': (len(self._labels), *shape),
     }
-    with partial.open('wb') as file, zipfile.ZipFile(file, 'w') as archive:
+    with (
+      atomic.replacing(path) as partial,
+      partial.open('wb') as file,
+      zipfile.ZipFile(file, 'w') as archive,
+    ):
       with archive.open('arr_0.npy', 'w', force_zip64=True) as array:
         np.lib.format.write_array_header_1_0(array, header)
         for i in range(len(self._labels)):
           array.write(self._read(i).tobytes())
       with archive.open('arr_1.npy', 'w') as array:
         np.lib.format.write_array(array, self._labels)
-    partial.replace(path)
 
   def _files(self) -> list[epath.Path]:
     """The parts, or the images of this set, in order."""
@@ -298,22 +299,6 @@ def _matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
   if not folder.is_dir():
     return []
   return [p for p in folder.iterdir() if re.fullmatch(pattern, p.name)]
-
-
-def _lock(folder: epath.Path) -> int | None:
-  """Keeps other commands out of a local folder until it is closed."""
-  if '://' in str(folder):  # object stores have no locks
-    return None
-  lock = os.open(folder / '.lock', os.O_WRONLY | os.O_CREAT)
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    os.close(lock)
-    raise InputError(
-      f'another command is drawing into {folder}; wait for it, or choose '
-      'another --out.'
-    ) from error
-  return lock
 
 
 def _load(path: epath.Path, name: str) -> np.ndarray:

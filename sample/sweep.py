@@ -40,6 +40,8 @@ from sample import generate, writer
 from sample.metrics.measure import LOWER
 
 MOST_POINTS = 10_000
+# Files in the folder of results.
+WRITES = ('sweep.json', 'sweep.csv', 'sweep.png')
 _NUMBER = r'\d+\.?\d*|\.\d+'
 _PART = re.compile(rf'([^:]+):({_NUMBER})\.\.({_NUMBER}):(\d+)(.*)')
 

@@ -1,11 +1,10 @@
-"""Images and protocols to files; each appears whole or not at all.
+"""Writes images and protocols to files; each appears whole or not at all.
 
 In a job of several processes, the first one writes.
 """
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from etils import epath
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from dit import atomic
 from dit.errors import InputError
 from dit.nested import flatten
 
@@ -25,37 +25,17 @@ def write_bytes(
   """Writes a file under another name, then renames it.
 
   Args:
-    path: where to.
-    data: what.
-    every: on every process, not on the first alone.
+    path: Where to write, in a folder that exists.
+    data: Content of the file.
+    every: Whether every process writes, not the first alone.
+
+  Raises:
+    WriteError: if the file cannot be written.
   """
   if jax.process_index() != 0 and not every:
     return
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.parent / f'.{path.name}.{os.getpid()}'
-  try:
+  with atomic.replacing(epath.Path(path)) as partial:
     partial.write_bytes(data)
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
-
-
-def results_folder(path: epath.PathLike) -> epath.Path:
-  """Creates a folder for results; InputError where that cannot be."""
-  folder = epath.Path(path).expanduser()
-  if jax.process_index() != 0:
-    return folder
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / '.writable', b'')
-    (folder / '.writable').unlink()
-  except OSError as error:
-    raise InputError(
-      f'results folder {folder} cannot be written ({error.strerror or error});'
-      ' choose another with --out.'
-    ) from error
-  return folder
 
 
 def write_json(

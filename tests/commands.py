@@ -35,6 +35,62 @@ TINY = {
   'compare.resamples': 5,
 }
 
+QUICK = ('--num=20', '--config.sample.steps=2', '--config.sample.batch_size=8')
+STUDENT = (
+  'model.depth=3', 'model.width=16', 'model.num_heads=2', 'train.images=48',
+  'train.batch_size=16', 'distill.fake_updates=1', 'distill.substeps=1',
+  'eval.num=32', "eval.metrics=('fd',)", 'log.preview_every_images=0',
+  'sample.batch_size=16', 'distill.merge_ratios=(0.0,)',
+)  # fmt: skip
+MINE = """
+import jax.numpy as jnp
+
+def moments(x):
+  x = x.reshape(len(x), 2, 4, 2, 4) / 255
+  return jnp.concatenate([x.mean((2, 4)), x.std((2, 4))], -1).reshape(
+    len(x), -1
+  )
+"""
+
+
+def extractor(tmp_path_factory):
+  """The flag of a cheap extractor, so that nothing is trained."""
+  folder = tmp_path_factory.mktemp('mine')
+  (folder / 'mine.py').write_text(MINE)
+  return f'--extractor={folder}/mine.py:moments'
+
+
+def command_line(trained, mine, command, out):
+  """Words of a command of a few steps.
+
+  Args:
+    trained: Folder of the fixture `shared_run`.
+    mine: Flag of an extractor.
+    command: Name of the command, or 'flash' for a distillation in stages.
+    out: Folder for the results.
+  """
+  data = f'--config.data.dir={trained}/data'
+  source = f'--workdir={trained}/run'
+  student = [data, f'--teacher={trained}/run', f'--workdir={out}']
+  student += [f'--config.{value}' for value in STUDENT]
+  digits = f'--config={ROOT}/configs/distill/digits.py'
+  words = {
+    'train': [DIGITS, data, f'--workdir={out}',
+              *(f'--config.{key}={value}' for key, value in TINY.items())],
+    'distill': [f'{digits}:hybrid,2', *student],
+    'flash': [f'{digits}:flash,2', *student],
+    'sample': [source, f'--out={out}', *QUICK],
+    'compare': [source, f'--out={out}'],
+    'sweep': [source, f'--out={out}', mine, *QUICK, '--guidance=ig:1..2:2',
+              '--metric=fd'],
+    'evaluate': [source, f'--out={out}', mine, *QUICK],
+    'report': [source, f'--out={out}', '--no_draw'],
+    'reference': [DIGITS, data, mine, f'--to={out}/new.npz'],
+    'train-features': [DIGITS, data, '--steps=2', f'--to={out}/new'],
+    'convert': [f'--from={trained}/run', f'--to={out}/new'],
+  }[command]  # fmt: skip
+  return ['distill' if command == 'flash' else command, *words]
+
 
 def run(*argv):
   """Runs a command line in this process."""

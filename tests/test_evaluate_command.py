@@ -4,20 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from commands import run
+from commands import MINE, run
 
 from train.data.source import DataConfig, load_all, open_source
 
-# A cheap extractor of one's own, so that nothing is trained here.
-MINE = """
-import jax.numpy as jnp
-
-def moments(x):
-  x = x.reshape(len(x), 2, 4, 2, 4) / 255
-  return jnp.concatenate([x.mean((2, 4)), x.std((2, 4))], -1).reshape(
-    len(x), -1
-  )
-"""
 FAST = ('--config.eval.kid_subsets=5', '--config.eval.kid_subset_size=20')
 
 

@@ -1,15 +1,18 @@
-"""A run whose disk is full keeps what it has, and stops or goes on."""
+"""Commands whose disk is full keep what they have, and say so in one line."""
 
+import functools
 import os
-import pathlib
 import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+from commands import ROOT, command_line, extractor, quickly, run
 
-ROOT = pathlib.Path(__file__).parents[1]
+from sample import compare, store
+from train import evaluating
+
 SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
          'model.taps=(1,)', 'checkpoint.every_images=640',
          'log.preview_every_images=0')  # fmt: skip
@@ -84,3 +87,93 @@ def test_a_full_disk(disk):
   ballast.unlink()
   assert train(disk, 'train.images=3200').returncode == 0
   assert steps(disk)[-1] == 50
+
+
+def fill(disk, leave=0):
+  """Fills a disk but for some bytes."""
+  free = os.statvfs(disk)
+  size = free.f_bavail * free.f_frsize - leave
+  (disk / 'ballast').write_bytes(bytes(size))
+
+
+@pytest.fixture(scope='module')
+def argv(shared_run, tmp_path_factory):
+  """A function from a command and a place for its results to its words."""
+  return functools.partial(
+    command_line, shared_run, extractor(tmp_path_factory)
+  )
+
+
+def failed(words):
+  """What a command says that fails for want of room, and what it prints."""
+  with quickly():
+    result = run(*words)
+  assert result.status == 1, result.err
+  assert 'Traceback' not in result.err
+  last = result.err.splitlines()[-1]
+  assert last.startswith('main.py: ')
+  assert 'No space left on device' in last and 'make room' in last
+  return result
+
+
+@pytest.mark.parametrize(
+  'command', ['train', 'distill', 'sample', 'compare', 'sweep', 'evaluate',
+              'report', 'reference', 'train-features', 'convert']
+)  # fmt: skip
+def test_a_full_disk_is_said_before_the_work(disk, argv, command):
+  (disk / 'out').mkdir()
+  fill(disk)
+  failed(argv(command, disk / 'out'))
+  assert not [*(disk / 'out').iterdir()]
+
+
+@pytest.mark.parametrize('command', ['convert', 'train-features'])
+def test_weights_that_do_not_fit_leave_nothing(disk, argv, command):
+  (disk / 'out').mkdir()
+  fill(disk, leave=80_000)
+  failed(argv(command, disk / 'out'))
+  assert not [*(disk / 'out').iterdir()]
+
+
+@pytest.mark.parametrize('moment', ['_write_protocol', 'add', 'finish'])
+def test_samples_go_on_where_the_disk_was_full(disk, argv, monkeypatch, moment):
+  whole = getattr(store.Store, moment)
+
+  def full(*args, **kwargs):
+    if not (disk / 'ballast').exists():
+      fill(disk)
+    whole(*args, **kwargs)
+
+  monkeypatch.setattr(store.Store, moment, full)
+  failed(argv('sample', disk / 'out'))
+  monkeypatch.undo()
+  (disk / 'ballast').unlink()
+  with quickly():
+    result = run(*argv('sample', disk / 'out'))
+  assert result.status == 0, result.err
+  assert '20 images' in result.err
+  assert not [*(disk / 'out').rglob('.*')]
+
+
+def test_figures_that_cannot_be_written_are_printed(disk, argv, monkeypatch):
+  name_of = evaluating._free_name
+
+  def full(*args):
+    fill(disk)
+    return name_of(*args)
+
+  monkeypatch.setattr(evaluating, '_free_name', full)
+  result = failed(argv('evaluate', disk / 'out'))
+  assert 'FD (mine:moments)' in result.out and '20 images' in result.out
+
+
+@pytest.mark.slow  # trains a classifier
+def test_a_comparison_that_cannot_be_written_is_logged(disk, argv, monkeypatch):
+  sheet = compare._sheet
+
+  def full(*args):
+    fill(disk)
+    return sheet(*args)
+
+  monkeypatch.setattr(compare, '_sheet', full)
+  assert '| IG | 1.5 |' in failed(argv('compare', disk / 'out')).err

@@ -29,9 +29,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from dit.checkpoint import (
-  checkpoint_step,
   folder_of,
-  restore_item,
+  restore_newest,
   steps_of,
   unreadable,
 )
@@ -183,8 +182,18 @@ class Checkpointer:
     return int((self._manager.metrics(step) or {}).get('bad_steps_total', 0))
 
   def wait(self) -> None:
-    """Returns when everything is on disk; raises as `save` does."""
+    """Returns when everything is on disk.
+
+    Raises:
+      SaveError: as `save`, and if the checkpoints were removed meanwhile.
+    """
     self._try(self._manager.wait_until_finished)
+    newest = '' if self.latest_step is None else str(self.latest_step)
+    if not (self._folder / newest).exists():
+      raise SaveError(
+        f'{self._folder / newest} was removed while the run wrote to it, so '
+        'the run is incomplete; give a workdir that stays, and train again.'
+      )
 
   def _try(self, action: Callable[[], Any]) -> None:
     """Runs it; what goes wrong is said, or raised as SaveError."""
@@ -296,9 +305,13 @@ def _everywhere(ok: bool) -> bool:
 def restore_training(
   workdir: epath.PathLike, abstract: TrainState
 ) -> dict[str, Any]:
-  """The newest state of a run but its weights, laid out as `abstract` says."""
-  target = _items(abstract)['training']
-  return restore_item(workdir, 'training', target, checkpoint_step(workdir))
+  """Returns the newest state of a run without its weights.
+
+  Args:
+    workdir: Folder of the run.
+    abstract: Shapes and shardings of the state.
+  """
+  return restore_newest(workdir, 'training', _items(abstract)['training'])[0]
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def _train(args: argparse.Namespace) -> int:
   if args.workdir is None:
     raise InputError('--workdir is needed, the folder of the run.')
   loop.check(experiment, args.workdir)
-  finished = loop.train(experiment, workdir.claim(args.workdir, config))
+  with workdir.training(args.workdir, 'train') as place:
+    finished = loop.train(experiment, workdir.claim(place, config))
   return 0 if finished else args.stopped_status
 
 
@@ -85,7 +86,8 @@ def _distill(args: argparse.Namespace) -> int:
     if text is not None:
       _say(text)
     return 0 if text is not None else args.stopped_status
-  finished = distilling.distill(experiment, args.workdir, config)
+  with workdir.training(args.workdir, 'distill') as place:
+    finished = distilling.distill(experiment, place, config)
   return 0 if finished else args.stopped_status
 
 

@@ -1,6 +1,7 @@
 """The commands `evaluate`, `reference` and `train-features`."""
 
 import dataclasses
+import glob
 import itertools
 import json
 import pathlib
@@ -12,7 +13,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from dit.errors import InputError
+from dit.errors import InputError, WriteError
 from dit.json_files import read_json
 from dit.ranges import Count, Range, check_value
 from dit.sharding import make_mesh
@@ -21,10 +22,14 @@ from sample.metrics import report
 from sample.metrics.reference import is_statistics, save_reference
 from train import workdir
 from train.data.image_sets import ImageSet, open_image_set
+from train.data.processes import writing
 from train.drawing import Drawing, Request
 from train.evaluation import EvalConfig, Evaluator, divide
 from train.experiment import Experiment
 from train.log import image_progress
+
+# Files in the folder of results.
+WRITES = ('evaluation*.json', 'evaluation*.md')
 
 
 def evaluate_samples(
@@ -59,41 +64,40 @@ def evaluate_samples(
   parts = _parts(images, each, config.repeats)
   first = next(images.batches())  # sees that they can be read
   protocol = _protocol_beside(samples)
-  folder = writer.results_folder(
-    out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
-  )
-  evaluator = Evaluator(
-    config,
-    experiment.data,
-    experiment.model.num_classes,
-    make_mesh(experiment.mesh),
-    labels=images.labels is not None,
-    count=each,
-    shape=first.shape[1:],
-  )
-  used = parts >= 0
-  with image_progress(images.count, 0, 'evaluate') as progress:
-
-    def batches():
-      at = 0
-      for batch in images.batches():
-        yield batch[used[at : at + len(batch)]]
-        at += len(batch)
-        progress(at)
-
-    labels = images.labels
-    sets = evaluator.summarise(
-      batches(), None if labels is None else labels[used], parts[used]
+  place = out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
+  with writing(place, 'evaluation', 'evaluate', writes=WRITES) as folder:
+    evaluator = Evaluator(
+      config,
+      experiment.data,
+      experiment.model.num_classes,
+      make_mesh(experiment.mesh),
+      labels=images.labels is not None,
+      count=each,
+      shape=first.shape[1:],
     )
-  return _report(
-    evaluator,
-    sets,
-    folder,
-    {'samples': samples, 'images': int(used.sum()), **protocol},
-    count=each,
-    eight_bit=images.eight_bit,
-    row=row,
-  )
+    used = parts >= 0
+    with image_progress(images.count, 0, 'evaluate') as progress:
+
+      def batches():
+        at = 0
+        for batch in images.batches():
+          yield batch[used[at : at + len(batch)]]
+          at += len(batch)
+          progress(at)
+
+      labels = images.labels
+      sets = evaluator.summarise(
+        batches(), None if labels is None else labels[used], parts[used]
+      )
+    return _report(
+      evaluator,
+      sets,
+      folder,
+      {'samples': samples, 'images': int(used.sum()), **protocol},
+      count=each,
+      eight_bit=images.eight_bit,
+      row=row,
+    )
 
 
 def evaluate_run(
@@ -137,45 +141,46 @@ def evaluate_run(
   experiment = drawing.experiment
   place = request.source.place
   name = drawing.guidance.replace(':', '-').replace(',', '_')
-  folder = writer.results_folder(request.out or f'{place}/evaluation/{name}')
-  evaluator = Evaluator(
-    config,
-    experiment.data,
-    experiment.model.num_classes,
-    drawing.mesh,
-    labels=True,
-    count=num,
-    shape=drawing.image_shape,
-  )
-  protocol = drawing.load()
-  sets, spent, begin = [], [], time.monotonic()
-  with image_progress(num * config.repeats, 0, 'evaluate') as progress:
+  out = request.out or f'{place}/evaluation/{name}'
+  with writing(out, 'evaluation', 'evaluate', writes=WRITES) as folder:
+    evaluator = Evaluator(
+      config,
+      experiment.data,
+      experiment.model.num_classes,
+      drawing.mesh,
+      labels=True,
+      count=num,
+      shape=drawing.image_shape,
+    )
+    protocol = drawing.load()
+    sets, spent, begin = [], [], time.monotonic()
+    with image_progress(num * config.repeats, 0, 'evaluate') as progress:
 
-    def images(index):
-      for batch in drawing.batches(index):
-        spent.append(batch.nfe)
-        progress(int(batch.index[-1]) + 1)
-        yield batch.images
+      def images(index):
+        for batch in drawing.batches(index):
+          spent.append(batch.nfe)
+          progress(int(batch.index[-1]) + 1)
+          yield batch.images
 
-    for repeat in range(config.repeats):
-      index = np.arange(repeat * num, (repeat + 1) * num)
-      sets += evaluator.summarise(images(index), drawing.labels[index])
-  seconds = time.monotonic() - begin
-  return _report(
-    evaluator,
-    sets,
-    folder,
-    {
-      'run': place,
-      **protocol,
-      'nfe_per_image': drawing.nfe(spent),
-      'solver_steps': drawing.steps,
-      'images_per_second': num * config.repeats / seconds,
-    },
-    count=num,
-    eight_bit=True,
-    row=row,
-  )
+      for repeat in range(config.repeats):
+        index = np.arange(repeat * num, (repeat + 1) * num)
+        sets += evaluator.summarise(images(index), drawing.labels[index])
+    seconds = time.monotonic() - begin
+    return _report(
+      evaluator,
+      sets,
+      folder,
+      {
+        'run': place,
+        **protocol,
+        'nfe_per_image': drawing.nfe(spent),
+        'solver_steps': drawing.steps,
+        'images_per_second': num * config.repeats / seconds,
+      },
+      count=num,
+      eight_bit=True,
+      row=row,
+    )
 
 
 def make_reference(experiment: Experiment, target: str) -> str:
@@ -198,18 +203,24 @@ def make_reference(experiment: Experiment, target: str) -> str:
     )
   if (images := experiment.eval.reference) and is_statistics(images):
     raise InputError(f'{images} holds statistics already, not only images.')
-  writer.results_folder(path.parent)
-  evaluator = Evaluator(
-    dataclasses.replace(experiment.eval, metrics=()),
-    experiment.data,
-    experiment.model.num_classes,
-    make_mesh(experiment.mesh),
-    labels=False,
-    count=None,
-  )
-  reference = evaluator.reference
-  about = {**reference.about, **workdir.environment()}
-  save_reference(path, dataclasses.replace(reference, about=about))
+  with writing(
+    path.parent,
+    path.name,
+    'reference',
+    writes=(glob.escape(path.name),),
+    instead='choose another --to',
+  ):
+    evaluator = Evaluator(
+      dataclasses.replace(experiment.eval, metrics=()),
+      experiment.data,
+      experiment.model.num_classes,
+      make_mesh(experiment.mesh),
+      labels=False,
+      count=None,
+    )
+    reference = evaluator.reference
+    about = {**reference.about, **workdir.environment()}
+    save_reference(path, dataclasses.replace(reference, about=about))
   return (
     f'{path}: {evaluator.extractor.name} statistics of {reference.count} '
     f'images of {about["images"]} (SHA-256 {about["sha256"][:8]}...).'
@@ -277,17 +288,17 @@ def _report(
     'evaluation': known,
   }
   name = _free_name(folder, fixed)
-  writer.write_json(
-    folder / f'{name}.json',
-    report.as_json(
-      estimates,
-      extractor,
-      warnings,
-      **fixed,
-      environment=workdir.environment(),
-    ),
+  values = report.as_json(
+    estimates, extractor, warnings, **fixed, environment=workdir.environment()
   )
-  writer.write_bytes(folder / f'{name}.md', f'{line}\n'.encode())
+  try:
+    writer.write_json(folder / f'{name}.json', values)
+    writer.write_bytes(folder / f'{name}.md', f'{line}\n'.encode())
+  except WriteError:
+    print(
+      f'\n{table}\n{_how(evaluator, count)}\n\n{line}'
+    )  # kept at least here
+    raise
   published = ''
   if row:
     published = f'Published: FID {row["fid"]}, IS {row["inception_score"]}.\n'

@@ -22,6 +22,7 @@ from etils import epath
 from dit import convert, model
 from dit.config import SIZES, DiTConfig
 from dit.errors import InputError, check_choice
+from dit.folder_lock import file_lock
 from dit.published import HUB, PICKLES, read_tensors, reason
 from dit.quantize import SCHEMES
 from dit.ranges import Range, check_value
@@ -92,7 +93,8 @@ def exchange(
   if family == INCEPTION:
     if not to_file:
       raise InputError(f'{target} must end with .safetensors for {family}.')
-    return convert_inception(source, target)
+    with file_lock(target, 'convert', instead='choose another --to'):
+      return convert_inception(source, target)
   kind = _kind(source)
   if kind == 'folder' and (scheme := scheme_of(load_config(source)[1])):
     raise InputError(
@@ -117,13 +119,14 @@ def exchange(
       '--num_heads, --taps and --no_null_label are for published sources; the '
       f'{kind} {source} knows its own.'
     )
-  if kind == 'published':
-    network = _read_published(source, family, *given, weights)
-  elif kind == 'folder':
-    network = _read_folder(source, weights)
-  else:
-    network = _read_run(source, weights)
-  report = _write(target, to_file, family, network, quantize)
+  with file_lock(target, 'convert', instead='choose another --to'):
+    if kind == 'published':
+      network = _read_published(source, family, *given, weights)
+    elif kind == 'folder':
+      network = _read_folder(source, weights)
+    else:
+      network = _read_run(source, weights)
+    report = _write(target, to_file, family, network, quantize)
   return f'{source} -> {target}: {report}'
 
 

@@ -4,6 +4,7 @@
 test split, for data that no published extractor suits.
 """
 
+import glob
 import hashlib
 import time
 from typing import Annotated
@@ -17,7 +18,7 @@ from dit.errors import InputError
 from dit.ranges import Range, check_value
 from dit.weights import check_target
 from sample.metrics.classifier import recipe, train_classifier
-from train.data.processes import together
+from train.data.processes import together, writing
 from train.data.source import DataConfig, image_of, open_source
 from train.experiment import Experiment
 
@@ -43,7 +44,7 @@ def train_features(
     InputError: if the data is not labelled images, or the folder is taken.
     PrepareError: if another process failed.
   """
-  data, num_classes = experiment.data, experiment.model.num_classes
+  data = experiment.data
   if steps is not None:
     check_value('--steps', steps, Annotated[int, Range(1, 10**9)])
   if data.autoencoder != 'pixels':
@@ -54,6 +55,22 @@ def train_features(
   with together():
     if jax.process_index() == 0:
       check_target(folder)
+  path = epath.Path(folder).expanduser().absolute()
+  with writing(
+    path.parent,
+    path.name,
+    'train-features',
+    writes=(glob.escape(path.name),),
+    instead='choose another --to',
+  ):
+    return _train_features(experiment, folder, steps)
+
+
+def _train_features(
+  experiment: Experiment, folder: epath.PathLike, steps: int | None
+) -> str:
+  """Trains the classifier and writes it; see `train_features`."""
+  data, num_classes = experiment.data, experiment.model.num_classes
   images, labels = _read(data, data.train_split, num_classes)
   held_out, truth = _read(data, data.test_split, num_classes)
   if held_out.shape[1:] != images.shape[1:]:

@@ -19,7 +19,7 @@ from absl import flags, logging
 from etils import epath
 from tqdm import tqdm
 
-from dit.errors import InputError
+from dit.errors import InputError, WriteError
 from dit.json_files import parse_json, read_json
 from sample.writer import write_bytes, write_json, write_png
 
@@ -129,10 +129,10 @@ def _row(line: str) -> dict[str, float] | None:
 
 @contextlib.contextmanager
 def _best_effort() -> Iterator[None]:
-  """What a full disk does not let us log is no reason to stop a run."""
+  """Keeps a run going when a full disk does not let it log."""
   try:
     yield
-  except OSError as error:
+  except (OSError, WriteError) as error:
     logging.warning('Metrics could not be written: %s.', error)
 
 
@@ -225,7 +225,9 @@ class MetricsLog:
         import wandb
 
         self._wandb.log({name: wandb.Image(image.squeeze())}, step=step)
-      write_png(self._workdir / f'{name}s' / f'{step:08}.png', image)
+      folder = self._workdir / f'{name}s'
+      folder.mkdir(exist_ok=True)
+      write_png(folder / f'{step:08}.png', image)
 
 
 def check_wandb(project: str) -> None:

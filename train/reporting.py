@@ -23,6 +23,7 @@ from sample import writer
 from sample.sweep import read_points
 from train import curves, page
 from train.artist import Artist
+from train.data.processes import writing
 from train.drawing import Opened, Request
 from train.experiment import Experiment
 from train.log import read_metrics
@@ -68,7 +69,37 @@ def report(
   place = epath.Path(source.place).expanduser()
   for text in guidance:
     parse(text)
-  out = writer.results_folder(request.out or place)
+  with writing(
+    request.out or place, 'report', 'report', writes=('report.html',)
+  ) as out:
+    path = out / 'report.html'
+    text = _page(
+      request, experiment, guidance, autoencoder, asked=asked, draw=draw
+    )
+    writer.write_bytes(path, text.encode())
+  return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
+
+
+def _page(
+  request: Request,
+  experiment: Experiment,
+  guidance: Sequence[str],
+  autoencoder: str | None,
+  *,
+  asked: bool,
+  draw: bool,
+) -> str:
+  """Returns the page as HTML.
+
+  Args:
+    request: Run to report on.
+    experiment: Settings of the run.
+    guidance: Methods to sample with.
+    autoencoder: Decoder of latents.
+    asked: Whether the user said what to sample, so that failure is an error.
+    draw: Whether to sample at all.
+  """
+  place = epath.Path(request.source.place).expanduser()
   rows = read_metrics(place)
   # What is there is read first: drawing takes time.
   made = [
@@ -100,10 +131,7 @@ def report(
     ('trajectories', 'What guidance changes', films),
     ('config', 'Config', _config(place)),
   ]
-  path = out / 'report.html'
-  text = page.page(str(place), made)
-  writer.write_bytes(path, text.encode())
-  return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
+  return page.page(str(place), made)
 
 
 def _made(what: Any, make: Callable[..., str], *args: Any) -> str:

@@ -16,12 +16,12 @@ from dit.errors import InputError, check_choice
 from dit.ranges import Range, check_value
 from sample import compare as compare_lib
 from sample import sweep as sweep_lib
-from sample import writer
 from sample.decoder import read_decoder
 from sample.metrics import classifier
 from sample.metrics.measure import METRICS, as_dict, name_of
-from sample.store import Store
+from sample.store import WRITES, Store
 from train import workdir
+from train.data.processes import writing
 from train.drawing import Drawing, Opened, Request
 from train.evaluation import Evaluator
 from train.log import image_progress
@@ -84,10 +84,13 @@ def sample(
     request, guidance, num=num, labels=labels, autoencoder=autoencoder
   )
   name = drawing.guidance.replace(':', '-').replace(',', '_')
-  folder = request.out or f'{request.source.place}/samples/{name}'
-  writer.results_folder(folder)  # fails before weights are read
-  protocol = drawing.load()
+  out = request.out or f'{request.source.place}/samples/{name}'
+  # Taken before weights are read.
   with contextlib.ExitStack() as stack:
+    folder = stack.enter_context(
+      writing(out, 'samples', 'sample', writes=WRITES)
+    )
+    protocol = drawing.load()
     store = None
     if jax.process_index() == 0:  # which writes, and tells the others
       store = Store(
@@ -153,23 +156,26 @@ def compare(request: Request) -> str:
     )  # fmt: skip
   elif trained_before:
     network, _ = classifier.load(trained_before)
-  out = writer.results_folder(request.out or request.source.place)
-  denoiser, guide, protocol = opened.restore()
-  table = compare_lib.compare(
-    denoiser,
-    experiment.compare,
-    experiment.sample,
-    path=opened.path,
-    shape=experiment.model.latent_shape,
-    mesh=opened.mesh,
-    seed=request.seed,
-    reference=splits[0],
-    held_out=splits[1] if len(splits) > 1 else None,
-    protocol=protocol,
-    folder=out,
-    guide=guide,
-    classifier=network,
-  )
+  place = request.out or request.source.place
+  with writing(
+    place, 'comparison', 'compare', writes=compare_lib.WRITES
+  ) as out:
+    denoiser, guide, protocol = opened.restore()
+    table = compare_lib.compare(
+      denoiser,
+      experiment.compare,
+      experiment.sample,
+      path=opened.path,
+      shape=experiment.model.latent_shape,
+      mesh=opened.mesh,
+      seed=request.seed,
+      reference=splits[0],
+      held_out=splits[1] if len(splits) > 1 else None,
+      protocol=protocol,
+      folder=out,
+      guide=guide,
+      classifier=network,
+    )
   return (
     f'\n{table}\n'
     f'Frechet distances to {len(splits[0][0])} real images of '
@@ -209,7 +215,6 @@ def sweep(
     request.source.latents(),
     opened.mesh,
   )
-  folder = writer.results_folder(request.out or f'{request.source.place}/sweep')
   config = experiment.eval
   classes = config.extractor.startswith('classifier')
   usual = ('fd', 'accuracy') if classes else ('fd',)
@@ -218,31 +223,33 @@ def sweep(
     raise InputError(f'--metric is {metric}, which eval.metrics does not hold.')
   if classes and not config.bootstrap:  # costs little
     config = dataclasses.replace(config, bootstrap=experiment.compare.resamples)
-  evaluator = Evaluator(
-    dataclasses.replace(config, metrics=wanted),
-    experiment.data,
-    experiment.model.num_classes,
-    opened.mesh,
-    labels=True,
-    count=num // config.repeats,
-    shape=None if decoder else experiment.model.latent_shape,
-  )
-  denoiser, guide, protocol = opened.restore()
-  return sweep_lib.sweep(
-    denoiser,
-    grid,
-    experiment.sample,
-    metric=metric,
-    num=num,
-    path=opened.path,
-    shape=experiment.model.latent_shape,
-    mesh=opened.mesh,
-    seed=request.seed,
-    score=lambda images, labels: as_dict(evaluator.score(images, labels)),
-    metric_name=name_of(metric, evaluator.extractor),
-    protocol={**protocol, 'evaluation': evaluator.protocol()},
-    folder=folder,
-    guide=guide,
-    autoencoder=decoder,
-    overwrite=overwrite,
-  )
+  place = request.out or f'{request.source.place}/sweep'
+  with writing(place, 'sweep', 'sweep', writes=sweep_lib.WRITES) as folder:
+    evaluator = Evaluator(
+      dataclasses.replace(config, metrics=wanted),
+      experiment.data,
+      experiment.model.num_classes,
+      opened.mesh,
+      labels=True,
+      count=num // config.repeats,
+      shape=None if decoder else experiment.model.latent_shape,
+    )
+    denoiser, guide, protocol = opened.restore()
+    return sweep_lib.sweep(
+      denoiser,
+      grid,
+      experiment.sample,
+      metric=metric,
+      num=num,
+      path=opened.path,
+      shape=experiment.model.latent_shape,
+      mesh=opened.mesh,
+      seed=request.seed,
+      score=lambda images, labels: as_dict(evaluator.score(images, labels)),
+      metric_name=name_of(metric, evaluator.extractor),
+      protocol={**protocol, 'evaluation': evaluator.protocol()},
+      folder=folder,
+      guide=guide,
+      autoencoder=decoder,
+      overwrite=overwrite,
+    )

@@ -11,11 +11,13 @@ wandb.json      which run it is at W&B, if it is told
 previews/       the preview grids as PNG
 """
 
+import contextlib
 import pathlib
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -28,6 +30,7 @@ from dit.errors import InputError
 from dit.json_files import read_json
 from dit.nested import flatten
 from sample.writer import write_json
+from train.data.processes import writing
 
 # Sections and keys that may differ when a run is continued: they change no
 # result, but for rounding.
@@ -54,8 +57,46 @@ FREE = (
 )
 LATENTS = 'latents.json'
 TEACHER = 'teacher.json'
+# Files that training writes, beside the checkpoints, which Orbax writes.
+WRITES = (
+  'config.json',
+  'run.json',
+  LATENTS,
+  TEACHER,
+  'metrics.jsonl',
+  'wandb.json',
+  'loss.png',
+  'previews/*.png',
+  'merge.json',
+  'merge.md',
+  'student',
+)
 _LENGTH = 'train.images'
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+@contextlib.contextmanager
+def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
+  """Holds the lock of a run within the block: one job trains it at a time.
+
+  All processes of a job call it alike.
+
+  Args:
+    workdir: Folder of the run, local or gs://; it is created.
+    command: Command that trains, 'train' or 'distill'.
+
+  Yields:
+    The folder.
+
+  Raises:
+    InputError: if another job trains the run, or the folder cannot be written.
+    WriteError: if the disk is full.
+    PrepareError: with the same reason, on other processes than the first.
+  """
+  with writing(
+    workdir, 'run', command, writes=WRITES, instead='choose another --workdir'
+  ) as folder:
+    yield folder
 
 
 def claim(
@@ -63,17 +104,20 @@ def claim(
 ) -> epath.Path:
   """Makes `workdir` the run of `config`, new or continued.
 
+  The caller holds the lock of the run; see `training`.
+
   Args:
-    workdir: folder, local or gs://.
-    config: the resolved config, of plain values.
+    workdir: Folder, local or gs://.
+    config: Resolved config, of plain values.
     extensible: Whether the run may follow another `train.images`.
 
   Returns:
     The folder.
 
   Raises:
-    InputError: if it cannot be written, holds another config, or has trained
-      more than `train.images` already.
+    InputError: if the folder cannot be made or read, holds another config, or
+      has trained more than `train.images` already.
+    WriteError: if it cannot be written.
   """
   workdir = epath.Path(workdir).expanduser()
   path = workdir / 'config.json'

@@ -12,7 +12,6 @@ Kept as a folder:
 
 import dataclasses
 import functools
-import os
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +24,7 @@ from etils import epath
 from flax import nnx
 from safetensors.numpy import save as to_safetensors
 
-from dit import latents
+from dit import atomic, latents
 from dit.errors import InputError
 from dit.json_files import parse_json
 from dit.layers import layer_norm
@@ -140,6 +139,7 @@ class Classifier:
 
     Raises:
       InputError: if the folder holds files or cannot be written.
+      WriteError: if the disk is full.
     """
     if jax.process_index() != 0:
       return
@@ -153,14 +153,18 @@ class Classifier:
       'about': about,
     }
     arrays = _by_path(jax.device_get(self.params))
-    partial = folder.with_name(f'.{folder.name}.{os.getpid()}')
+    partial = atomic.partial_path(folder)
     try:
+      partial.mkdir(parents=True)
       writer.write_bytes(
         partial / 'weights.safetensors', to_safetensors(arrays)
       )
       writer.write_json(partial / 'config.json', config)
       partial.rename(folder)  # fails unless it is absent or empty
+      atomic.sync(folder.parent)
     except OSError as error:
+      if atomic.is_full(error):
+        raise atomic.write_error(folder, error) from error
       raise InputError(
         f'{folder} cannot be written ({error.strerror or error}); choose '
         'another place.'

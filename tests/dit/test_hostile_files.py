@@ -54,7 +54,7 @@ def test_long_names(tmp_path, golden, name, suffix):
     assert not os.listdir(tmp_path)
   else:
     assert target.exists()
-  assert not [*tmp_path.rglob('.partial*')]
+  assert not [*tmp_path.rglob('.*')]
 
 
 def test_targets_that_are_links(tmp_path, golden):

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dit import model, weights
-from dit.errors import InputError
+from dit.errors import InputError, WriteError
 from dit.weights import load_folder, save_folder, save_tensors
 
 INFO = {'weights': 'ema', 'source': 'somewhere', 'step': 3, 'family': None}
@@ -196,7 +196,7 @@ def test_a_failure_leaves_nothing(
     raise error
 
   monkeypatch.setattr(weights, 'save_file', fail)
-  expected = InputError if isinstance(error, OSError) else KeyboardInterrupt
+  expected = WriteError if isinstance(error, OSError) else KeyboardInterrupt
   with pytest.raises(expected):
     save_folder(tmp_path / target, config, params, info={})
   with pytest.raises(expected):

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.datasets import load_digits
 
-from dit.errors import InputError
+from dit.errors import InputError, WriteError
 from sample.metrics import classifier as lib
 from sample.metrics.frechet import extrapolated
 
@@ -162,7 +162,7 @@ def test_failed_write_leaves_nothing(trained, tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(lib.writer, 'write_json', full)
-  with pytest.raises(InputError, match='No space left'):
+  with pytest.raises(WriteError, match='No space left'):
     trained.save(tmp_path / 'features', ABOUT)
   assert not os.listdir(tmp_path)
 

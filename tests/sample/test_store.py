@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit.errors import InputError
+from dit.errors import InputError, WriteError
+from dit.folder_lock import folder_lock
 from sample import store as store_lib
 from sample.store import Store
 
@@ -22,6 +23,13 @@ COLOUR = RNG.integers(0, 256, (COUNT, 6, 6, 3), np.uint8)
 def opened(folder, form='npz', labels=LABELS, **kwargs):
   return Store(folder, kwargs.pop('protocol', PROTOCOL), labels, form=form,
                **kwargs)  # fmt: skip
+
+
+def locked(folder):
+  """The lock that a command holds when it opens a store."""
+  return folder_lock(
+    folder, 'samples', 'sample', instead='choose', writes=store_lib.WRITES
+  )
 
 
 def fill(store, images, size=4):
@@ -66,7 +74,6 @@ def test_all_at_once(tmp_path, form, images):
     assert preview.size[0] > preview.size[1]  # ten columns, three rows
   names = {path.name for path in tmp_path.iterdir()}
   expected = {'samples.json', 'samples.png'}
-  names -= {'.lock'}
   expected |= {'samples.npz'} if form == 'npz' else {'images', 'labels.txt'}
   assert names == expected
 
@@ -136,9 +143,10 @@ def test_half_written_files_do_not_count(tmp_path, form):
   partial.write_bytes(b'half')
   (tmp_path / '.samples.npz.4711').write_bytes(b'half')
   (tmp_path / '.keep').write_text('of the user')
-  again = opened(tmp_path, form)
-  again.close()
-  assert again.missing()[0] == 4
+  with locked(tmp_path):
+    again = opened(tmp_path, form)
+    again.close()
+    assert again.missing()[0] == 4
   assert not partial.exists() and not (tmp_path / '.samples.npz.4711').exists()
   assert (tmp_path / '.keep').exists()
 
@@ -215,13 +223,28 @@ def test_overwriting_takes_only_what_is_ours(tmp_path):
 
 
 def test_one_command_at_a_time(tmp_path):
+  with locked(tmp_path):
+    with pytest.raises(InputError, match='is being written by `sample`'):
+      with locked(tmp_path):
+        pass
+    fill(opened(tmp_path), GREY)
+  with locked(tmp_path):
+    assert opened(tmp_path).complete
+
+
+def test_images_that_are_removed_meanwhile_are_said(tmp_path):
   store = opened(tmp_path)
-  store.add(np.arange(4), GREY[:4])
-  with pytest.raises(InputError, match='another command is drawing into'):
-    opened(tmp_path)
+  for begin in range(0, COUNT, 8):
+    index = np.arange(COUNT)[begin : begin + 8]
+    store.add(index, GREY[index])
   store._wait()
+  (tmp_path / 'parts' / '00000008.npz').unlink()
+  with pytest.raises(WriteError, match='8 finished images are no longer in'):
+    store.finish({})
   store.close()
-  fill(opened(tmp_path), GREY)
+  again = opened(tmp_path)
+  assert len(again.missing()) == 8
+  fill(again, GREY)
 
 
 def test_a_damaged_part_is_drawn_again(tmp_path):
@@ -258,9 +281,9 @@ def test_a_failed_write_is_not_swallowed(tmp_path, monkeypatch):
   def full(path, data):
     raise OSError(28, 'No space left on device', str(path))
 
-  monkeypatch.setattr(store_lib.writer, 'write_bytes', full)
+  monkeypatch.setattr(type(store.folder), 'write_bytes', full)
   store.add(np.arange(4), GREY[:4])
-  with pytest.raises(store_lib.WriteError, match='No space'):
+  with pytest.raises(WriteError, match='No space'):
     store.add(np.arange(4, 8), GREY[4:8])
   monkeypatch.undo()
   store.close()

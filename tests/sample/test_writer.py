@@ -1,13 +1,14 @@
 """Files: their layout, and that they appear whole or not at all."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
 
-from dit.errors import InputError
+from dit.errors import InputError, WriteError
 from sample import writer
 
 
@@ -80,7 +81,7 @@ def test_failed_write_leaves_no_partial_file(
     raise OSError('no space left on device')
 
   monkeypatch.setattr(type(epath.Path(path)), method, fail)
-  with pytest.raises(OSError, match='no space left'):
+  with pytest.raises(WriteError, match='no space left'):
     writer.write_png(path, np.zeros((4, 4, 1), np.uint8))
   assert (path.read_bytes() if path.exists() else None) == old
 
@@ -88,3 +89,26 @@ def test_failed_write_leaves_no_partial_file(
 def test_identity_leaves_folders_out():
   protocol = {'folder': 'a', 'guide': {'folder': 'b', 'step': 3}, 'seed': 0}
   assert writer.identity(protocol) == {'guide.step': 3, 'seed': 0}
+
+
+def test_a_folder_that_was_removed_is_not_made_again(tmp_path):
+  with pytest.raises(WriteError, match=r'a\.json could not be .*No such'):
+    writer.write_json(tmp_path / 'gone' / 'a.json', {})
+  assert not [*tmp_path.iterdir()]
+
+
+def test_files_are_on_the_disk_before_they_have_their_name(
+  tmp_path, monkeypatch
+):
+  path, synced = tmp_path / 'a.json', []
+
+  def fsync(descriptor):
+    name = os.readlink(f'/proc/self/fd/{descriptor}')
+    synced.append((name, path.exists()))
+
+  monkeypatch.setattr(os, 'fsync', fsync)
+  writer.write_json(path, {})
+  assert synced == [
+    (f'{tmp_path}/.a.json.{os.getpid()}', False),
+    (str(tmp_path), True),
+  ]

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 import pytest
 
+from dit import checkpoint as checkpoint_lib
 from dit.checkpoint import WEIGHTS, restore_weights
 from dit.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from train import state
-from train.checkpoint import CheckpointConfig, Checkpointer
+from train.checkpoint import CheckpointConfig, Checkpointer, SaveError
 from train.optimizer import make_optimizer
 
 
@@ -309,3 +310,48 @@ def test_keeps_the_best(tmp_path, build):
       for step in steps:
         checkpointer.save(filled(abstract, step), step, losses[step])
   assert steps_in(tmp_path) == ['2', '5', '6']
+
+
+@pytest.fixture
+def rotating(tmp_path, build, monkeypatch):
+  """A run whose step 2 is removed, by training, as soon as it is read."""
+  abstract = build(mesh_of(1))
+  for step in (1, 2):
+    saved(tmp_path, filled(abstract, step), step)
+  restore = checkpoint_lib.restore_item
+
+  def restored(workdir, item, target, step):
+    if step == 2:
+      shutil.rmtree(tmp_path / 'checkpoints' / '2')
+    return restore(workdir, item, target, step)
+
+  monkeypatch.setattr(checkpoint_lib, 'restore_item', restored)
+  return tmp_path
+
+
+def test_a_newest_checkpoint_that_vanishes_is_looked_for_again(
+  rotating, make_experiment
+):
+  config = make_experiment().model
+  _, step = restore_weights(rotating, config, mesh_of(1))
+  assert step == 1
+
+
+def test_a_step_that_vanishes_while_it_is_read_is_said(
+  rotating, make_experiment
+):
+  config = make_experiment().model
+  with pytest.raises(InputError, match='2 was removed while it was read'):
+    restore_weights(rotating, config, mesh_of(1), step=2)
+
+
+@pytest.mark.parametrize('gone', ['', 'checkpoints/1'])
+def test_a_workdir_that_is_removed_meanwhile_is_an_error(tmp_path, build, gone):
+  workdir = tmp_path / 'run'
+  abstract = build(mesh_of(1))
+  with opened(workdir) as checkpointer:
+    checkpointer.save(filled(abstract), 1)
+    checkpointer.wait()
+    shutil.rmtree(workdir / gone)
+    with pytest.raises(SaveError, match='was removed while the run wrote'):
+      checkpointer.save(filled(abstract), 2)

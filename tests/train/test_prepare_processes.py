@@ -1,6 +1,5 @@
 """`prepare` with two real processes, and against a second command."""
 
-import fcntl
 import json
 import pathlib
 import socket
@@ -14,6 +13,7 @@ from networks import Doubled
 from PIL import Image
 
 from dit.errors import InputError
+from dit.folder_lock import folder_lock
 from train import preparing
 from train.data.records import Metadata
 from train.data.shards import PrepareError
@@ -119,6 +119,7 @@ def said(folder):
     'absent': absent,
     'fewer': fewer,
     'elsewhere': elsewhere,
+    'held': case(folder, 'whole', 'held'),
   }
   with socket.socket() as probe:
     probe.bind(('localhost', 0))
@@ -134,8 +135,10 @@ def said(folder):
     )
     for process in (0, 1)
   ]
+  held = folder / 'two' / 'held' / 'train'
   try:
-    ends = [job.communicate(timeout=100) for job in jobs]
+    with folder_lock(held, 'records', 'prepare', instead=''):
+      ends = [job.communicate(timeout=100) for job in jobs]
   finally:
     for job in jobs:
       job.kill()
@@ -187,6 +190,7 @@ def test_broken_images_count_over_all(folder, said):
     ('absent', ('Prepare', 'Input'), 'neither a folder'),
     ('fewer', ('Prepare', 'Prepare'), 'images in'),
     ('elsewhere', ('Prepare', 'Prepare'), 'one folder that they share'),
+    ('held', ('Input', 'Prepare'), 'is being written by `prepare`'),
   ],
 )
 def test_an_error_on_one_ends_both(said, name, kinds, message):
@@ -204,10 +208,9 @@ def prepare_alone(folder, name):
 def test_a_second_command_is_refused(tmp_path):
   write_images(tmp_path / 'images')
   prepare_alone(tmp_path, 'set')
-  protocol = tmp_path / 'set' / 'train' / 'protocol.json'
-  with protocol.open('r+') as held:
-    fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match='another prepare is writing'):
+  folder = tmp_path / 'set' / 'train'
+  with folder_lock(folder, 'records', 'prepare', instead=''):
+    with pytest.raises(InputError, match='being written by `prepare`'):
       prepare_alone(tmp_path, 'set')
     prepare_alone(tmp_path, 'other')
   prepare_alone(tmp_path, 'set')

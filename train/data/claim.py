@@ -1,46 +1,48 @@
-"""Whose a folder of records is: of one protocol, and of one command at a time.
-
-Both are told by protocol.json: by what it says, and by a lock on it, which the
-kernel gives back however the command ends.
-"""
+"""The claim on a folder of records: one protocol, one command at a time."""
 
 import contextlib
-import fcntl
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from absl import logging
-
 from dit.errors import InputError
+from dit.folder_lock import folder_lock
 from dit.json_files import read_json
 from dit.nested import flatten
 from sample import writer
-from train.data.records import PROTOCOL
+from train.data.records import METADATA, PROTOCOL
 
+LOCK = 'records'
+# Files in the folder.
+WRITES = (PROTOCOL, METADATA, '*-of-*.array_record', '*-of-*.json')
 _FREE = ('images',)  # of the protocol: a set may be moved
 
 
 @contextlib.contextmanager
 def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
-  """Makes the folder that of the protocol, and locks it within the block.
+  """Claims a folder for the records of a protocol, within the block.
+
+  Args:
+    folder: Folder of the split; it is created.
+    protocol: Settings that fix the records, as plain values.
 
   Raises:
-    InputError: if it is another's, in use, damaged, or cannot be written.
+    InputError: if it holds other files or another protocol, is in use, is
+      damaged, or cannot be written.
+    WriteError: if the disk is full.
   """
   path = folder / PROTOCOL
-  with contextlib.ExitStack() as stack:
+  with folder_lock(
+    folder, LOCK, 'prepare', instead='choose another data.name', writes=WRITES
+  ):
     try:
-      folder.mkdir(parents=True, exist_ok=True)
       if not path.exists():
-        if any(folder.iterdir()):
+        if {found.name for found in folder.iterdir()} - {f'.{LOCK}.lock'}:
           raise InputError(
             f'{folder} holds files that prepare did not write; choose another '
             'data.name.'
           )
         writer.write_json(path, protocol)
-      file = stack.enter_context(path.open('r+'))
-      _lock(file)
       found = read_json(path, f'; delete the folder {folder}')
       _check(folder, found, protocol)
     except OSError as error:
@@ -48,19 +50,6 @@ def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
         f'{folder} cannot be written ({error.strerror or error}); set data.dir.'
       ) from error
     yield
-
-
-def _lock(file: Any) -> None:
-  """Takes the lock that is given back when the file is closed."""
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    raise InputError(
-      f'another prepare is writing to {pathlib.Path(file.name).parent}; wait '
-      'for its end, or choose another data.name.'
-    ) from error
-  except OSError as error:  # a file system without locks
-    logging.warning('%s cannot be locked: %s.', file.name, error)
 
 
 def _check(

@@ -5,12 +5,14 @@ them after five minutes, or 100 seconds for one that was killed, by aborting.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
+from dit.folder_lock import folder_lock
 from train.data.shards import PrepareError
 
 _REASON = 1000  # bytes of an error's text that the others are told
@@ -42,6 +44,40 @@ def together() -> Iterator[None]:
     if reason.any():
       text = reason.tobytes().rstrip(b'\0').decode(errors='replace')
       raise PrepareError(f'process {process} failed: {text}')
+
+
+@contextlib.contextmanager
+def writing(
+  folder: epath.PathLike,
+  name: str,
+  command: str,
+  *,
+  writes: Sequence[str],
+  instead: str = 'choose another --out',
+) -> Iterator[epath.Path]:
+  """Holds a lock on the first process of a job, which is the one that writes.
+
+  Args:
+    folder: Folder for the results; it is created.
+    name: Name of the lock; see `dit.folder_lock`.
+    command: Command that writes.
+    writes: Patterns of the files that it writes.
+    instead: Advice to whom the lock is refused.
+
+  Yields:
+    The folder.
+
+  Raises:
+    InputError, WriteError: as `folder_lock`, on the first process.
+    PrepareError: with the same reason, on the others.
+  """
+  with contextlib.ExitStack() as stack:
+    with together():
+      if jax.process_index() == 0:
+        stack.enter_context(
+          folder_lock(folder, name, command, writes=writes, instead=instead)
+        )
+    yield epath.Path(folder).expanduser()
 
 
 def everywhere(*numbers: int) -> np.ndarray:

@@ -6,7 +6,6 @@ has both is done.
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
+from dit import atomic
 from dit.errors import InputError, RunError
 from dit.json_files import read_json
 from sample import writer
@@ -40,9 +40,7 @@ class ShardWriter:
     self._path, self._layout = path, layout
     self._counts = np.zeros(num_classes, int)
     self._sums = np.zeros((2, layout.latent_shape[-1]))
-    for stale in path.parent.glob(f'.{path.name}.*'):  # of a kill
-      stale.unlink()
-    self._partial = path.parent / f'.{path.name}.{os.getpid()}'
+    self._partial = atomic.partial_path(path)
 
   def __enter__(self) -> 'ShardWriter':
     self._writer = ArrayRecordWriter(str(self._partial), WRITER_OPTIONS)
@@ -99,8 +97,7 @@ class ShardWriter:
     )
 
   def _finish(self) -> None:
-    with self._partial.open('rb') as file:
-      os.fsync(file.fileno())
+    atomic.sync(self._partial)
     mean, square = self._sums / max(self.records, 1)
     shard = Shard(
       file=self._path.name,
@@ -113,6 +110,7 @@ class ShardWriter:
       square=tuple(square.tolist()),
     )
     self._partial.replace(self._path)
+    atomic.sync(self._path.parent)
     writer.write_json(
       self._path.with_suffix('.json'), dataclasses.asdict(shard), every=True
     )

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
+from dit import atomic
 from dit.autoencoder import AUTOENCODERS
 from dit.config import DiTConfig
 from dit.errors import InputError
@@ -255,12 +256,19 @@ def _prepare_digits(data_dir: epath.Path) -> None:
 
 
 def write_tfds(builder: tfds.core.DatasetBuilder, **options: Any) -> None:
-  """Lets a builder write its set; InputError if it cannot be written."""
+  """Lets a builder write its set.
+
+  Raises:
+    InputError: if its folder cannot be written.
+    WriteError: if the disk is full.
+  """
   # TFDS prints of downloads, of which there are none.
   with contextlib.redirect_stdout(io.StringIO()):
     try:
       builder.download_and_prepare(**options)
     except OSError as error:
+      if atomic.is_full(error):
+        raise atomic.write_error(builder.data_dir, error) from error
       raise InputError(
         f'data.dir {builder.data_dir} cannot be written '
         f'({error.strerror or error}); choose another.'

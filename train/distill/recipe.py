@@ -112,18 +112,20 @@ def run(
     place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
   _check(whole, [build(config) for config in configs], place)
-  for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-    if n:  # both branches start with the stage before them
-      before = folders[min(n, len(names) - 2) - 1]
-      config['train']['init_from'] = str(before)
-    experiment = build(config)
-    if n:  # the recipe may be moved: what is stored holds no place of it
-      config['train']['init_from'] = workdir_lib.beside(before)
-    logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
-    # A longer stage would not be what the next one started with.
-    if not distilling.distill(experiment, folder, config, extensible=False):
-      return None
-  return _merge(whole, place, folders[-3:])
+  with workdir_lib.training(place, 'distill'):
+    for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
+      if n:  # both branches start with the stage before them
+        before = folders[min(n, len(names) - 2) - 1]
+        config['train']['init_from'] = str(before)
+      experiment = build(config)
+      if n:  # the recipe may be moved: what is stored holds no place of it
+        config['train']['init_from'] = workdir_lib.beside(before)
+      logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
+      # A longer stage would not be what the next one started with.
+      with workdir_lib.training(folder, 'distill'):
+        if not distilling.distill(experiment, folder, config, extensible=False):
+          return None
+    return _merge(whole, place, folders[-3:])
 
 
 def _check(

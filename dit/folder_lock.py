@@ -1,0 +1,311 @@
+"""One writer at a time: the lock that a command holds on what it writes.
+
+A lock is named after what is written, since several commands write side by
+side into one workdir. While `train` holds the lock "run" of a workdir, each of
+`sample`, `compare`, `sweep`, `evaluate` and `report` can write its own results
+there; only a second command of the same kind is refused.
+
+  run          train, distill: config.json, checkpoints, metrics, previews
+  samples      sample: samples.*, parts, images, labels.txt
+  comparison   compare: compare.json, table.md and pictures
+  sweep        sweep: sweep.json, sweep.csv, sweep.png
+  evaluation   evaluate: evaluation*.json, evaluation*.md
+  report       report: report.html
+  records      prepare: the records of one split
+  NAME         convert, reference, train-features: the file or folder NAME,
+               whose lock lies beside it
+
+Reading takes no lock. FOLDER/.NAME.lock says who holds the lock. On a local or
+network file system it is a lock of the kernel, which ends with the process that
+holds it, however that ends. On storage that has no such locks (gs://, some
+network file systems) the file is a marker, which its holder refreshes every
+REFRESH_SECONDS; after STALE_REFRESHES times that without a refresh, the next
+command takes it over. The clocks of the machines must agree to a minute or so.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import fcntl
+import glob
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from dit import atomic
+from dit.errors import InputError, WriteError
+
+REFRESH_SECONDS = 30.0
+STALE_REFRESHES = 10
+# Two commands that find no marker at once both write theirs; after this time
+# the later one stands, and the other command gives way.
+_SETTLE_SECONDS = 1.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# Bytes that must fit on the disk: an empty file fits on a full one.
+_ROOM = 2**16
+_LONGEST = 200  # characters of a name in that of its lock
+
+
+@dataclasses.dataclass(frozen=True)
+class _Owner:
+  """The command that holds a lock."""
+
+  command: str
+  host: str
+  pid: int
+  since: float
+  token: str
+
+  @classmethod
+  def here(cls, command: str) -> '_Owner':
+    """This process."""
+    return cls(
+      command, socket.gethostname(), os.getpid(), time.time(), uuid.uuid4().hex
+    )
+
+  @classmethod
+  def read(cls, path: epath.Path) -> tuple['_Owner | None', float]:
+    """The owner that a lock file names, and when it was last refreshed."""
+    try:
+      about = json.loads(path.read_text())
+      refreshed = float(about.pop('refreshed', 0))
+      return cls(**about), refreshed
+    except (OSError, ValueError, TypeError, AttributeError):
+      return None, 0.0  # removed meanwhile, or nothing in it yet
+
+  def text(self) -> str:
+    """The content of a lock file."""
+    about: dict[str, Any] = dataclasses.asdict(self)
+    return json.dumps({**about, 'refreshed': time.time()}) + '\n'
+
+  def __str__(self) -> str:
+    """The command, in words."""
+    return (
+      f'`{self.command}` (process {self.pid} on host {self.host} since '
+      f'{_clock(self.since)})'
+    )
+
+
+@contextlib.contextmanager
+def folder_lock(
+  folder: epath.PathLike,
+  name: str,
+  command: str,
+  *,
+  instead: str,
+  writes: Sequence[str] = (),
+  subject: epath.PathLike | None = None,
+) -> Iterator[epath.Path]:
+  """Holds a lock within the block; creates the folder.
+
+  Takes the lock, checks that there is room to write, and removes leftovers of
+  killed commands. A folder that is created here and still empty at the end is
+  removed.
+
+  Args:
+    folder: Folder that is written to, local or gs://.
+    name: Name of the lock; the module lists them.
+    command: Command that wants it, such as 'train'.
+    instead: Advice to whom it is refused, such as 'choose another --out'.
+    writes: Patterns of the files that the lock covers, for the leftovers.
+    subject: Path that messages name; None for the folder.
+
+  Yields:
+    The folder.
+
+  Raises:
+    InputError: if another command holds the lock, or the folder cannot be
+      written.
+    WriteError: if the disk is full.
+  """
+  folder = epath.Path(folder).expanduser()
+  subject = os.fspath(subject or folder)
+  owner = _Owner.here(command)
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.callback(_remove_empty, _missing(folder))
+      folder.mkdir(parents=True, exist_ok=True)
+      path = folder / f'.{name[:_LONGEST]}.lock'
+      stack.enter_context(_held(path, owner, subject, instead))
+      atomic.remove_leftovers(folder, (*writes, glob.escape(path.name)))
+    except OSError as error:
+      if atomic.is_full(error):
+        raise atomic.write_error(subject, error) from error
+      raise InputError(
+        f'{subject} cannot be written ({error.strerror or error}); {instead}.'
+      ) from error
+    yield folder
+
+
+@contextlib.contextmanager
+def file_lock(
+  path: epath.PathLike, command: str, *, instead: str
+) -> Iterator[None]:
+  """Holds the lock of one new file or folder; see `folder_lock`."""
+  path = epath.Path(path).expanduser().absolute()
+  with folder_lock(
+    path.parent,
+    path.name,
+    command,
+    instead=instead,
+    writes=(glob.escape(path.name),),
+    subject=path,
+  ):
+    yield
+
+
+@contextlib.contextmanager
+def _held(
+  path: epath.Path, owner: _Owner, subject: str, instead: str
+) -> Iterator[None]:
+  """Holds a lock of the kernel, or a marker where there are none."""
+  local = '://' not in os.fspath(path)
+  descriptor = _lock(path, subject, instead) if local else None
+  if descriptor is None:
+    with _marker(path, owner, subject, instead):
+      yield
+    return
+  held = [descriptor]
+
+  def leave() -> None:
+    while held:
+      os.close(held.pop())
+
+  # A forked child shares the lock, and would keep it longer than its parent.
+  os.register_at_fork(after_in_child=leave)
+  try:
+    _write(descriptor, owner.text())
+    yield
+  finally:
+    if os.getpid() == owner.pid:
+      # Before the lock is given back: afterwards it may be another's.
+      with contextlib.suppress(OSError):  # the folder may have been removed
+        path.unlink()
+      leave()
+
+
+def _lock(path: epath.Path, subject: str, instead: str) -> int | None:
+  """Takes a lock of the kernel; None where the file system has none."""
+  while True:
+    # It closes itself in programs that this process starts.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+        return descriptor
+    except BlockingIOError:
+      os.close(descriptor)
+      raise _refusal(_Owner.read(path)[0], subject, instead) from None
+    except FileNotFoundError:
+      pass
+    except OSError as error:
+      os.close(descriptor)
+      if error.errno in _NO_LOCKS:
+        return None
+      raise
+    os.close(descriptor)  # its last holder has just removed it
+
+
+def _write(descriptor: int, text: str) -> None:
+  """Writes the content of a lock file, after a check that there is room."""
+  data = memoryview(text.encode().ljust(_ROOM))
+  while data:
+    data = data[os.write(descriptor, data) :]
+  os.fsync(descriptor)
+  os.ftruncate(descriptor, len(text.encode()))
+
+
+@contextlib.contextmanager
+def _marker(
+  path: epath.Path, owner: _Owner, subject: str, instead: str
+) -> Iterator[None]:
+  """Holds a marker, which a thread refreshes."""
+  other, refreshed = _Owner.read(path)
+  if other:
+    if time.time() - refreshed < REFRESH_SECONDS * STALE_REFRESHES:
+      raise _refusal(other, subject, instead)
+    logging.warning(
+      '%s: took over from %s, whose last sign of life was at %s.',
+      subject, other, _clock(refreshed),
+    )  # fmt: skip
+  _refresh(path, owner)
+  time.sleep(_SETTLE_SECONDS)
+  other, _ = _Owner.read(path)
+  if other != owner:
+    raise _refusal(other, subject, instead)
+  done = threading.Event()
+  thread = threading.Thread(
+    target=_keep, args=(path, owner, subject, done), daemon=True
+  )
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+    if _Owner.read(path)[0] == owner:
+      with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _keep(
+  path: epath.Path, owner: _Owner, subject: str, done: threading.Event
+) -> None:
+  """Refreshes a marker until `done`; ends the process if it is another's."""
+  while not done.wait(REFRESH_SECONDS):
+    other, _ = _Owner.read(path)
+    if other and other != owner:
+      _give_way(f'{subject} was taken over by {other} while this one slept.')
+    try:
+      _refresh(path, owner)
+    except (OSError, WriteError) as error:
+      logging.warning('%s could not be refreshed: %s', path, error)
+
+
+def _give_way(message: str) -> None:
+  """Ends the process at once: the folder has a new writer."""
+  print(f'main.py: {message}', file=sys.stderr, flush=True)
+  os._exit(1)
+
+
+def _refresh(path: epath.Path, owner: _Owner) -> None:
+  if '://' in os.fspath(path):
+    path.write_text(owner.text())  # appears whole in an object store
+    return
+  with atomic.replacing(path) as partial:
+    partial.write_text(owner.text())
+
+
+def _refusal(owner: _Owner | None, subject: str, instead: str) -> InputError:
+  return InputError(
+    f'{subject} is being written by {owner or "another command"}; wait for it, '
+    f'stop it, or {instead}.'
+  )
+
+
+def _clock(seconds: float) -> str:
+  moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+  return f'{moment:%Y-%m-%d %H:%M:%S} UTC'
+
+
+def _missing(folder: epath.Path) -> list[epath.Path]:
+  """The folder and those above it that do not exist yet, innermost first."""
+  if '://' in os.fspath(folder):
+    return []
+  return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def _remove_empty(folders: Sequence[epath.Path]) -> None:
+  for folder in folders:
+    with contextlib.suppress(OSError):  # never made, or in use
+      os.rmdir(folder)  # that of epath raises a ValueError

@@ -1,0 +1,200 @@
+"""One writer at a time: commands against each other, and their leftovers."""
+
+import contextlib
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from commands import QUICK, ROOT, command_line, extractor, quickly, run
+from PIL import Image
+
+from dit.folder_lock import file_lock, folder_lock
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick():
+  """Programs here run a few steps, or not at all."""
+  with quickly():
+    yield
+
+
+@pytest.fixture(scope='module')
+def argv(shared_run, tmp_path_factory):
+  """A function from a command and a place for its results to its words."""
+  return functools.partial(
+    command_line, shared_run, extractor(tmp_path_factory)
+  )
+
+
+LOCKS = {
+  'train': 'run',
+  'distill': 'run',
+  'flash': 'run',
+  'sample': 'samples',
+  'compare': 'comparison',
+  'sweep': 'sweep',
+  'evaluate': 'evaluation',
+  'report': 'report',
+  'reference': 'new.npz',
+  'train-features': 'new',
+  'convert': 'new',
+}
+
+
+def lock_of(command, out):
+  name = LOCKS[command]
+  if name.startswith('new'):
+    return file_lock(out / name, 'other', instead='')
+  return folder_lock(out, name, 'other', instead='')
+
+
+@pytest.mark.parametrize('command', LOCKS)
+def test_a_second_command_is_refused_in_one_line(argv, tmp_path, command):
+  out = tmp_path / 'out'
+  with lock_of(command, out):
+    before = sorted(out.iterdir())
+    result = run(*argv(command, out))
+    assert result.status == 2, result.err
+    last = result.err.splitlines()[-1]
+    assert re.fullmatch(
+      rf'main\.py: {out}\S* is being written by `other` '
+      rf'\(process {os.getpid()} on host \S+ since .* UTC\); '
+      r'wait for it, stop it, or choose another --(out|to|workdir)\.',
+      last,
+    )
+    assert sorted(out.iterdir()) == before
+
+
+def test_other_commands_write_beside_training(argv, shared_run, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(shared_run / 'run', workdir)
+  with folder_lock(workdir, 'run', 'train', instead=''):
+    for command in ('sample', 'sweep', 'evaluate', 'report'):
+      words = [
+        f'--workdir={workdir}' if word.startswith('--workdir') else word
+        for word in argv(command, '')
+        if not word.startswith('--out')
+      ]
+      result = run(*words)
+      assert result.status == 0, result.err
+  assert (workdir / 'report.html').exists()
+  assert not [*workdir.rglob('.*')]
+
+
+def test_a_killed_prepare_is_no_dead_end(tmp_path):
+  """The file of the first write is there, under its first name."""
+  image = np.zeros((8, 8, 3), np.uint8)
+  for k in range(2):
+    folder = tmp_path / 'images' / f'class{k}'
+    folder.mkdir(parents=True)
+    Image.fromarray(image).save(folder / 'a.png')
+  records = tmp_path / 'data' / 'mine' / 'train'
+  records.mkdir(parents=True)
+  (records / '.protocol.json.4711').write_text('{"half')
+  words = ('prepare', f'--images={tmp_path}/images', '--config.data.name=mine',
+           f'--config.data.dir={tmp_path}/data',
+           '--config.prepare.image_size=8', '--config.prepare.batch_size=8',
+           '--config.data.autoencoder=pixels')  # fmt: skip
+  result = run(*words)
+  assert result.status == 0, result.err
+  assert not [*records.glob('.*')]
+  with folder_lock(records, 'records', 'other', instead=''):
+    assert 'is being written by `other`' in run(*words).err
+
+
+@contextlib.contextmanager
+def started(words, folder):
+  """A command in a process of its own, and the file of what it says."""
+  said = folder / f'stderr{len([*folder.iterdir()])}'
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  with said.open('w') as stderr:
+    process = subprocess.Popen(
+      [sys.executable, 'main.py', *words],
+      cwd=ROOT,
+      env=env | {'JAX_PLATFORMS': 'cpu'},
+      stdout=subprocess.DEVNULL,
+      stderr=stderr,
+    )
+    try:
+      yield process, said
+    finally:
+      process.kill()
+      process.wait()
+
+
+def finished(words, folder):
+  """Exit status of a command, and the last line that it says."""
+  with started(words, folder) as (process, said):
+    status = process.wait(timeout=400)
+    return status, said.read_text().splitlines()[-1]
+
+
+def wait_for(path, process, said):
+  deadline = time.monotonic() + 300
+  while not path.exists():
+    assert process.poll() is None, said.read_text()
+    assert time.monotonic() < deadline, said.read_text()
+    time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', ['train', 'distill', 'sweep', 'evaluate'])
+def test_two_processes(argv, tmp_path, command):
+  """The second is refused, the first goes on, and a kill frees the folder."""
+  out, logs = tmp_path / 'out', tmp_path / 'logs'
+  logs.mkdir()
+  words = [*argv(command, out), '--config.log.preview_every_images=0']
+  lock = out / f'.{LOCKS[command]}.lock'
+  with started(words, logs) as (process, said):
+    wait_for(lock, process, said)
+    status, last = finished(words, logs)
+    assert status == 2
+    assert f'is being written by `{command}` (process {process.pid}' in last
+    assert process.wait(timeout=400) == 0, said.read_text()
+  assert not lock.exists()
+
+  shutil.rmtree(out)
+  with started(words, logs) as (process, said):
+    wait_for(lock, process, said)
+    process.kill()
+    process.wait()
+  assert lock.exists()
+  status, last = finished(words, logs)
+  assert status == 0, last
+  assert not [*out.rglob('.*')]
+
+
+@pytest.mark.slow
+def test_train_sample_and_report_side_by_side(argv, tmp_path):
+  run_, logs = tmp_path / 'run', tmp_path / 'logs'
+  logs.mkdir()
+  long = ('--config.train.images=16000000', '--config.data.workers=2',
+          '--config.log.preview_every_images=0',
+          '--config.checkpoint.every_images=320')  # fmt: skip
+  train = [*argv('train', run_), *long]
+  with started(train, logs) as (process, said):
+    wait_for(run_ / 'checkpoints' / '20', process, said)
+    draw = ['sample', f'--workdir={run_}', *QUICK]
+    with (
+      started(draw, logs) as (sample, sample_said),
+      started(['report', f'--workdir={run_}', '--no_draw'], logs) as (
+        report,
+        _,
+      ),
+    ):
+      assert sample.wait(timeout=400) == 0, sample_said.read_text()
+      assert report.wait(timeout=400) == 0
+    assert process.poll() is None, said.read_text()
+    assert finished(train, logs)[0] == 2
+    process.kill()  # its readers of data may live for a moment
+    process.wait()
+    with folder_lock(run_, 'run', 'other', instead=''):
+      pass
+  assert (run_ / 'report.html').exists()
+  assert [*run_.glob('samples/*/samples.npz')]
