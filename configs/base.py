@@ -322,7 +322,8 @@ def get_config() -> ml_collections.ConfigDict:
   # full, constrained or hybrid (train/distill/levels.py).
   config.distill.schedule = 'hybrid'
   # Unit of a term: distance of the sample to the teacher's prediction,
-  # conditional, or guided (as DMD2; needs one level for both terms).
+  # conditional (ours: Decoupled DMD's equation 6 has no unit), or guided (as
+  # DMD2; needs one level for both terms).
   config.distill.normaliser = 'conditional'
   # What stands beside CA: dm, mean_variance, gan or none; and the terms'
   # weights, dm_weight being that of mean_variance too.
@@ -336,15 +337,26 @@ def get_config() -> ml_collections.ConfigDict:
   # Mean and standard deviation within a latent, for mean_variance; empty: as
   # measured on the training split.
   config.distill.moments = ()
-  # The fake denoiser: full, or lora (of attention's queries and values), with
-  # rank and scale; its updates for each one of the student (a step is one of
-  # its own, so the student has train.images / batch_size / fake_updates), and
-  # its constant learning rate, 0 for optimizer.lr; it has no weight decay.
+  # The fake denoiser: full, or lora (low-rank changes of attention's projected
+  # queries and values), with rank and scale; its updates for each one of the
+  # student (a step is one of its own, so the student has train.images /
+  # batch_size / fake_updates), and its constant learning rate, 0 for
+  # optimizer.lr; it has no weight decay.
   config.distill.fake = 'full'
   config.distill.lora_rank = 32
   config.distill.lora_scale = 2.0
   config.distill.fake_updates = 5
   config.distill.fake_lr = 0.0
+  # Dynamic start, as in DMDR's repository: Beta distribution of the levels of
+  # DM and of the fake denoiser's loss at first, such as (4.0, 1.5) for more
+  # noise ((1.0, 1.0): always uniform); scale of the fake denoiser's low-rank
+  # changes in the real score at first, such as 0.75 (0: the teacher alone); and
+  # updates of the student until both have ended, along half a cosine.
+  config.distill.level_beta = (1.0, 1.0)
+  config.distill.teacher_lora_scale = 0.0
+  config.distill.dynamic_updates = 10_000
+  # Whether each image draws the student's step; otherwise the batch draws one.
+  config.distill.step_per_image = False
   # The discriminator on the fake denoiser's states, against real latents:
   # weight of the student's loss (0: none), of its own beside the fake's, after
   # which blocks it looks (empty: each third), and the probability that a head

@@ -39,8 +39,8 @@ LOGICAL_AXES = (
   (r'patch_embed/kernel', ('patch', 'width')),
   (r'(head|tap_heads)/proj/kernel', ('width', 'patch')),
   (r'label_embed', ('classes', 'width')),
-  # Low-rank changes of a kernel, down and up (`train.distill.lora`).
-  (r'lora/\w+/down', ('width', 'rank')),
+  # Low-rank changes of a layer's outputs (`train.distill.lora`).
+  (r'lora/\w+/down', ('hidden', 'rank')),
   (r'lora/\w+/up', ('rank', 'hidden')),
   # Biases, gains and the position tables are small: a copy on every device.
   (r'bias|scale|position|rotary', ()),

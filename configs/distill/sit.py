@@ -8,20 +8,37 @@ methods. The teacher is a run of configs/sit.py, or a folder that `convert` made
 of published weights (of family sit: --config.model.convention=reversed and
 --config.model.learn_sigma=true). Without a discriminator no data is needed.
 
-The recipe is that of DMDR's repository (arXiv 2511.13649) for SiT-XL/2 + REPA:
-one step, batch 512, AdamW with 2e-5 for student and fake denoiser, which is the
-teacher with LoRA of rank 32, five of its updates for each of 20,000 of the
-student. Published there, one step, FID-50K: dm 2.13; with CFG of 1.5 (shared)
-5.20, of 4 15.70. Decoupled DMD and SD3.5-Flash publish none for ImageNet. None
-has been run here.
+The recipe of `dm` and `shared` is that of DMDR's repository (vvvvvjdy/dmdr,
+train_cc/sit/scripts/cold_start_sitxl.sh; arXiv 2511.13649) for SiT-XL/2 + REPA
+and one step. Ours, in all rows:
+
+  * an average of the student's weights, 0.999 per update; theirs keeps none
+    (`sample --weights=raw` draws with the last weights)
+  * weight decay on matrices only; theirs is on all parameters
+  * bfloat16 or float32; theirs is float16
+  * labels, noise and walks of the student's update are drawn anew; theirs
+    reuses those of the fake denoiser's update before it
+  * the student's input, for more than one step (train/distill/rollout.py)
+
+FID-50K of one step, SiT-XL/2 + REPA:
+
+  dm                        2.13   published by DMDR's repository
+  shared, cfg:1.5           5.20   published by DMDR's repository
+  shared, cfg:4            15.70   published by DMDR's repository
+  full, constrained, hybrid        not run; Decoupled DMD has no ImageNet
+  flash                            not run; SD3.5-Flash has no ImageNet
+
+None has been run here. For full, constrained and hybrid the dynamic start is
+ours too (levels of DM and of the fake denoiser, not of CA), and so is cfg:1.25,
+where the table names no other.
 """
 
 import ml_collections
 
 from configs import distill, sit
 
-# Steps of a stage of SD3.5-Flash, as published but for the period of the fake
-# denoiser, of which nothing is known.
+# Steps of a stage of SD3.5-Flash: its 2000, 800, 400 and 400 updates, those of
+# the last three times five for the fake denoiser's, which are not published.
 STEPS = {'trajectory': 2000, 'sharing': 4000, 'low': 2000, 'high': 2000}
 
 
@@ -33,11 +50,28 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   distill.configure(
     config, method, steps, guidance='cfg:1.25', before=f'{size},'
   )
+  # Their --learning-rate-gen and -gui, and the defaults of their arguments.py:
+  # betas, weight decay (the fake denoiser has none), largest gradient norm.
   config.optimizer.lr = 2e-5
-  config.optimizer.b1 = 0.9
+  config.optimizer.b1, config.optimizer.b2 = 0.9, 0.999
+  config.optimizer.eps = 1e-8
   config.optimizer.weight_decay = 0.01
+  config.optimizer.clip = 1.0
+  config.optimizer.schedule = 'constant'
   config.ema.decay = 0.999
+  # Their --lora-rank and --lora-scale-f, and --ratio-update.
   config.distill.fake = 'lora'
+  config.distill.lora_rank = 32
+  config.distill.lora_scale = 2.0
+  config.distill.fake_updates = 5
+  if method not in ('flash', *distill.FLASH):
+    # Their --gui-a, --gui-b, --lora-scale-r and --dynamic-step; levels cover
+    # the full range; --s-type-gen uniform draws the step of each image.
+    config.distill.level_beta = (4.0, 1.5)
+    config.distill.teacher_lora_scale = 0.75
+    config.distill.dynamic_updates = 10_000
+    config.distill.min_level, config.distill.max_level = 0.0, 1.0
+    config.distill.step_per_image = True
   batch = config.train.batch_size = 512
   config.train.images = STEPS.get(method, 100_000) * batch
   config.log.every_images = 100 * batch

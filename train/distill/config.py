@@ -58,6 +58,13 @@ class DistillConfig:
     branch: times that are trained: '' all, 'low' to 0.5, 'high' above.
     stages: not empty: arguments of the config file, one after the other.
     merge_ratios: of the branch 'low', to be tried.
+    level_beta: parameters of the Beta distribution that the noise levels of DM
+      and of the fake denoiser's loss have at first; (1, 1): always uniform.
+    teacher_lora_scale: scale, at first, of the fake denoiser's low-rank changes
+      in the real score; 0 for the teacher as it is.
+    dynamic_updates: updates of the student until levels are uniform and the
+      real score is the teacher's.
+    step_per_image: whether each image draws the student's step, not the batch.
   """
 
   teacher: PathText
@@ -87,11 +94,20 @@ class DistillConfig:
   branch: Annotated[str, Choice(BRANCHES)]
   stages: tuple[str, ...]
   merge_ratios: Annotated[tuple[float, ...], Range(0, 1)]
+  level_beta: Annotated[tuple[float, ...], Range(1e-3, 1e3)] = (1.0, 1.0)
+  teacher_lora_scale: Weight = 0.0
+  dynamic_updates: Annotated[int, Range(1, 10**9)] = 10_000
+  step_per_image: bool = False
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
     check_fields('distill', self)
     check_range('distill.min_level', self.min_level, 0, self.max_level)
+    if len(self.level_beta) != 2:
+      raise InputError(
+        f'distill.level_beta is {quote(self.level_beta)}, expected two numbers, '
+        'such as (4.0, 1.5), or (1.0, 1.0) for uniform levels.'
+      )
     moments = self.moments
     if len(moments) not in (0, 2) or (moments and moments[1] <= 0):
       raise InputError(
@@ -118,6 +134,12 @@ class DistillConfig:
     if self.regulariser == 'gan' and not self.gan_weight:
       raise InputError(
         'distill.regulariser is gan, but distill.gan_weight is 0; set it.'
+      )
+    if self.teacher_lora_scale and not (self.fake == 'lora' and self.fakes):
+      raise InputError(
+        f'distill.teacher_lora_scale is {self.teacher_lora_scale:g}, but there '
+        'is no fake denoiser with low-rank changes; set distill.fake=lora and '
+        'a DM term, or distill.teacher_lora_scale=0.'
       )
     by_moments = self.regulariser == 'mean_variance' and self.dm_weight
     if not (
@@ -175,6 +197,11 @@ class DistillConfig:
     )
 
   @property
+  def fakes(self) -> bool:
+    """Whether there is a fake denoiser."""
+    return self.matches or self.adversarial
+
+  @property
   def period(self) -> int:
     """Steps for each update of the student: those of the fake denoiser."""
-    return self.fake_updates if self.matches or self.adversarial else 1
+    return self.fake_updates if self.fakes else 1

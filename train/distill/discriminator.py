@@ -2,14 +2,20 @@
 
   D_k = mean over tokens of Linear(gelu(Linear(norm(h_k))))
 
-for the hidden state h_k of each of some blocks, and the losses of DMD2 (arXiv
-2405.14867, section 4.3), both inputs noised to one level:
+for the hidden state h_k of each of some blocks, with the losses of DMD2 (arXiv
+2405.14867, section 4.3, and its repository tianweiy/DMD2):
 
   discriminator   softplus(-D(real)) + softplus(D(generated))
   student         softplus(-D(generated))
 
-SD3.5-Flash (arXiv 2509.21318) draws a head anew now and then, so that it does
-not learn its inputs by heart.
+As there, each input is noised with a level and noise of its own, the levels
+cover the full range, the generated labels are drawn apart from the real ones,
+and what the discriminator is shown as generated is what the student's term is
+of: x0 that the student predicts at a random step of its grid. Ours is the form
+of the heads; DMD2's is convolutions on the middle of a U-Net.
+
+SD3.5-Flash (arXiv 2509.21318) resets a head now and then, so that it does not
+memorize its inputs.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,18 @@
 """The fake denoiser as low-rank changes of the teacher (LoRA).
 
-  W <- W + scale down up      for queries and values of every block,
+  q <- q + scale q A B      for the projected queries and values of each block,
+                            before their norm and rotation
 
-down (D, r) random, up (r, D) zero at first: it begins as the teacher (Hu et al.
-2022; the ImageNet recipe of DMDR, arXiv 2511.13649: rank 32, scale 2).
+A (D, r) is standard normal and B (r, D) zero at first, so that the fake
+denoiser begins as the teacher. This is the LoRA of DMDR's repository
+(vvvvvjdy/dmdr, arXiv 2511.13649), with its rank of 32 and its scale of 2; that
+of Hu et al. 2022 acts on the input of the projection. Adam moves B at the same
+rate whatever A is, and q A B moves with the size of A: a learning rate belongs
+to one variance of A.
+
+The change is linear in q = h W + b, so it is merged into the projection:
+
+  W <- W + scale W A B,   b <- b + scale b A B
 """
 
 import jax
@@ -12,20 +21,21 @@ import jax.numpy as jnp
 from dit import model
 from dit.config import DiTConfig
 
+# What these changes are, for runs to tell that theirs are the same.
+KIND = 'projected'
 # Of the fused projection, whose outputs are queries, keys, values.
 _PARTS = ('q', 'k', 'v')
 _CHANGED = ('q', 'v')
 
 
 def init(config: DiTConfig, rank: int, key: jax.Array) -> model.Params:
-  """Changes of a network that change nothing yet."""
+  """Returns changes of a network that change nothing yet."""
   depth, width = config.depth, config.width
   keys = dict(zip(_CHANGED, jax.random.split(key, len(_CHANGED)), strict=True))
   return {
     'lora': {
       part: {
-        'down': jax.random.normal(keys[part], (depth, width, rank))
-        * width**-0.5,
+        'down': jax.random.normal(keys[part], (depth, width, rank)),
         'up': jnp.zeros((depth, rank, width)),
       }
       for part in _CHANGED
@@ -34,21 +44,27 @@ def init(config: DiTConfig, rank: int, key: jax.Array) -> model.Params:
 
 
 def apply(
-  params: model.Params, changes: model.Params, scale: float
+  params: model.Params, changes: model.Params, scale: jax.Array | float
 ) -> model.Params:
-  """The network with its changes; `params` stay as they are."""
+  """Returns the network with its changes; `params` stay as they are."""
   blocks = params['blocks']
   attention = blocks['attention']
-  kernel = attention['qkv']['kernel']
   lora = changes['lora']
-  zeros = jnp.zeros_like(kernel[..., : kernel.shape[-1] // len(_PARTS)])
-  change = [
-    lora[part]['down'] @ lora[part]['up'] if part in lora else zeros
-    for part in _PARTS
-  ]
+
+  def changed(part, leaf):  # (L, rows, D) of a kernel or, as one row, a bias
+    if part not in lora:
+      return leaf
+    down, up = lora[part]['down'], lora[part]['up']
+    return leaf + (scale * (leaf @ down @ up)).astype(leaf.dtype)
+
+  def merged(leaf):
+    parts = zip(_PARTS, jnp.split(leaf, len(_PARTS), -1), strict=True)
+    return jnp.concatenate([changed(*part) for part in parts], -1)
+
   qkv = {
     **attention['qkv'],
-    'kernel': kernel + scale * jnp.concatenate(change, -1).astype(kernel.dtype),
+    'kernel': merged(attention['qkv']['kernel']),
+    'bias': merged(attention['qkv']['bias'][:, None])[:, 0],
   }
   return {
     **params,

@@ -1,11 +1,8 @@
-"""What student and fake denoiser minimise.
+"""The losses of the student and of the fake denoiser.
 
-From noise at t_1 = 1 the student G walks its own grid t_1 > ... > t_N > 0 to
-z at t_k (backward simulation: no gradient, k the same everywhere), and predicts
-
-  v = G(z, t_k),   x = x0 that v implies
-
-Where both networks are asked for their opinion of it, the query (q, r):
+The student walks to z at t_k and predicts v there, and with it x
+(`train.distill.rollout`). Both networks are asked for their opinion of the
+prediction at the query (q, r):
 
   renoise      q = x noised to a random level r; each term of its own
   trajectory   q = z + (t_{k+1} - t_k) v, r = t_{k+1}: timestep sharing
@@ -16,7 +13,12 @@ Where both networks are asked for their opinion of it, the query (q, r):
 x (with `trajectory`: q) then moves along the terms of `train.distill.terms`.
 The fake denoiser learns the velocities of the student's samples: of x at a
 random k with `renoise`, else of whole walks, half of its levels then being
-t_2 ... t_N.
+t_2 ... t_N. The discriminator is always shown x at a random k, of which the
+student's adversarial term is, too.
+
+The real score is the teacher's. With `distill.teacher_lora_scale` it begins
+with a share of the fake denoiser's low-rank changes, which falls to 0: the
+dynamic guidance of DMDR's repository (vvvvvjdy/dmdr, arXiv 2511.13649).
 
 Without DMD the student follows the guided teacher (trajectory guidance, stage 1
 of SD3.5-Flash): with x_i on the teacher's own trajectory,
@@ -25,74 +27,31 @@ of SD3.5-Flash): with x_i on the teacher's own trajectory,
 """
 
 import dataclasses
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dit import model
 from dit.config import DiTConfig
-from dit.path import Path, expand
+from dit.path import expand
 from dit.sharding import constrain_batch
-from dit.types import Denoiser
 from guidance import Step
-from sample.solvers import Euler, Evaluation, Renoise
 from train.distill import discriminator, lora, terms
-from train.distill.config import DistillConfig
-from train.distill.levels import bounds, draw_levels, trained_steps
+from train.distill.levels import beta_now, bounds, draw_levels, remaining
+from train.distill.rollout import Rollout, Visit
 
 Metrics = dict[str, jax.Array]
+Updates = jax.Array | int
 _sg = jax.lax.stop_gradient
 
 
-class Visit(NamedTuple):
-  """The student at one of its steps.
+class Distillation(Rollout):
+  """The losses, but for parameters and keys; fields as of `Rollout`.
 
-  Attributes:
-    k: number of the step.
-    t: scalar time.
-    z: (B, H, W, C), where it came by itself.
-    v: its velocity there.
-    x: x0 that the velocity implies.
+  `updates` is the number of the student's updates so far, by which what is
+  dynamic follows its schedule.
   """
-
-  k: jax.Array
-  t: jax.Array
-  z: jax.Array
-  v: jax.Array
-  x: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-  """A student in the making: everything but parameters and keys.
-
-  Attributes:
-    config: the section `distill`.
-    student: the student's network.
-    teacher: the teacher's; without its taps, the fake denoiser's too.
-    path: of both.
-    solver: the student's rule for one step.
-    times: its grid, N + 1 times.
-    batch_size: B.
-    moments: mean and standard deviation of data, for 'mean_variance'.
-  """
-
-  config: DistillConfig
-  student: DiTConfig
-  teacher: DiTConfig
-  path: Path
-  solver: Euler | Renoise
-  times: tuple[float, ...]
-  batch_size: int
-  moments: tuple[float, ...] = ()
-
-  @property
-  def grid(self) -> jax.Array:
-    """The times, (N + 1,) float32."""
-    return jnp.asarray(self.times, jnp.float32)
 
   @property
   def fake_config(self) -> DiTConfig:
@@ -101,91 +60,60 @@ class Distillation:
 
   @property
   def blocks(self) -> tuple[int, ...]:
-    """Those that the discriminator looks at."""
+    """Blocks that the discriminator looks at."""
     chosen = self.config.discriminator_blocks
     return chosen or discriminator.default_blocks(self.teacher.depth)
 
-  def draw_labels(self, key: jax.Array) -> jax.Array:
-    """Uniform over the classes, (B,)."""
-    shape, classes = (self.batch_size,), self.student.num_classes
-    return constrain_batch(jax.random.randint(key, shape, 0, classes))
-
-  def noise(self, key: jax.Array) -> jax.Array:
-    """Standard normal, (B, H, W, C)."""
-    shape = (self.batch_size, *self.student.latent_shape)
-    return constrain_batch(jax.random.normal(key, shape))
-
   def fake(self, params: model.Params, fake: Any) -> model.BoundDenoiser:
-    """The fake denoiser, from the teacher's parameters where it is LoRA."""
+    """Returns the fake denoiser; as LoRA it changes the teacher's weights."""
     network, config = fake['network'], self.config
     if config.fake == 'lora':
       params = {key: params[key] for key in params if key != 'tap_heads'}
       network = lora.apply(params, network, config.lora_scale)
     return model.bind(self.fake_config, network)
 
-  def walk(
-    self, student: Denoiser, label: jax.Array, k: int | jax.Array,
-    key: jax.Array,
-  ) -> jax.Array:  # fmt: skip
-    """The student's own state at t_k, from noise, without gradient."""
-    grid = self.grid
-
-    def step(j, x):
-      t = jnp.full(len(x), grid[j])
-      first = Evaluation(student(x, t, label).velocity)
-      noise = None
-      if self.solver.stochastic:
-        noise = self.noise(jax.random.fold_in(key, j))
-      return self.solver.step(None, first, x, grid[j], grid[j + 1], noise)
-
-    start = self.noise(jax.random.fold_in(key, len(self.times)))
-    return _sg(jax.lax.fori_loop(0, k, step, start))
-
-  def visit(
-    self, params: model.Params, label: jax.Array, key: jax.Array
-  ) -> Visit:
-    """A walk to a random step, and the prediction there, with gradient."""
-    k_key, walk_key = jax.random.split(key)
-    steps = jnp.asarray(trained_steps(self.config.branch, np.array(self.times)))
-    k = jax.random.choice(k_key, steps)
-    frozen = model.bind(self.student, _sg(params))
-    z = self.walk(frozen, label, k, walk_key)
-    t = self.grid[k]
-    v = model.bind(self.student, params)(z, jnp.full(len(z), t), label).velocity
-    return Visit(k, t, z, v, self.path.x0_from_velocity(z, v, t))
-
-  def draw_shared(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Some of t_2 ... t_N."""
-    return jax.random.choice(key, self.grid[1:-1], shape)
+  def real(
+    self, params: model.Params, fake: Any, updates: Updates
+  ) -> model.BoundDenoiser:
+    """Returns the denoiser of the real score: the teacher, changed at first."""
+    first = self.config.teacher_lora_scale
+    if first:
+      scale = first * remaining(self.config, updates)
+      params = lora.apply(params, fake['network'], scale)
+    return model.bind(self.teacher, params)
 
   # The fake denoiser.
 
   def fake_loss(
     self, fake: Any, params: model.Params, teacher: model.Params,
-    label: jax.Array, real: jax.Array | None, key: jax.Array,
+    label: jax.Array, real: tuple[jax.Array, jax.Array] | None, key: jax.Array,
+    updates: Updates = 0,
   ) -> tuple[jax.Array, Metrics]:  # fmt: skip
-    """Of the fake denoiser and the discriminator on it.
+    """Returns the loss of the fake denoiser and the discriminator on it.
 
     Args:
       fake: 'network' and 'heads', which are differentiated.
-      params: of the student.
-      teacher: parameters.
-      label: (B,).
-      real: (B, H, W, C) latents of these labels; None without discriminator.
-      key: of this update.
+      params: parameters of the student.
+      teacher: parameters of the teacher.
+      label: labels of the student's samples, (B,).
+      real: latents (B, H, W, C) and their labels (B,); None without a
+        discriminator.
+      key: random key of this update.
+      updates: number of the student's updates so far.
     """
     walk_key, level_key, noise_key, gan_key = jax.random.split(key, 4)
     denoiser = self.fake(teacher, fake)
-    x = self.samples(params, label, walk_key)
-    level = self._fake_levels(level_key)
+    x, shown = self.samples(params, label, walk_key)
+    level = self._fake_levels(level_key, updates)
     noise = self.noise(noise_key)
     out = denoiser(self.path.interpolate(x, noise, level), level, label)
     error = out.velocity - self.path.velocity(x, noise, level)
     loss = jnp.square(error).mean()
     metrics = {'loss/fake': loss}
     if real is not None:
-      says = functools.partial(self._says, denoiser, fake, label, key=gan_key)
-      on_real, on_fake = says(real), says(x)
+      real_key, shown_key = jax.random.split(gan_key)
+      on_real = self._says(denoiser, fake, real[1], real[0], key=real_key)
+      on_fake = self._says(denoiser, fake, label, shown, key=shown_key)
       of_heads = jax.nn.softplus(-on_real).mean()
       of_heads += jax.nn.softplus(on_fake).mean()
       metrics |= {
@@ -198,17 +126,28 @@ class Distillation:
 
   def samples(
     self, params: model.Params, label: jax.Array, key: jax.Array
-  ) -> jax.Array:
-    """What the fake denoiser learns of, (B, H, W, C), without gradient."""
-    if self.config.query == 'renoise':
-      return _sg(self.visit(_sg(params), label, key).x)
-    student = model.bind(self.student, _sg(params))
-    return self.walk(student, label, len(self.times) - 1, key)
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns what the fake denoiser and the discriminator are shown.
 
-  def _fake_levels(self, key: jax.Array) -> jax.Array:
+    Both are (B, H, W, C), without gradient; the latter is of the same
+    distribution as x of a visit, which the adversarial term moves.
+    """
+    if self.config.query == 'renoise':
+      x = _sg(self.visit(_sg(params), label, key).x)
+      return x, x
+    student = model.bind(self.student, _sg(params))
+    if not self.config.adversarial:
+      x = self.walk(student, label, len(self.times) - 1, key)
+      return x, x
+    k = self.draw_step(jax.random.fold_in(key, len(self.times) + 1))
+    return self.walk_and_read(student, label, k, key)
+
+  def _fake_levels(self, key: jax.Array, updates: Updates) -> jax.Array:
     key, which, grid = jax.random.split(key, 3)
-    anywhere = dataclasses.replace(self.config, min_level=1e-3, max_level=1.0)
-    level = draw_levels(anywhere, key, self.batch_size, 1.0)
+    least = min(self.config.min_level, 1e-3)
+    anywhere = dataclasses.replace(self.config, min_level=least, max_level=1.0)
+    beta = beta_now(self.config, updates)
+    level = draw_levels(anywhere, key, self.batch_size, 1.0, beta)
     if self.config.query == 'renoise':
       return level
     shared = self.draw_shared(grid, level.shape)
@@ -219,9 +158,10 @@ class Distillation:
     self, denoiser: model.BoundDenoiser, fake: Any, label: jax.Array,
     x: jax.Array, *, key: jax.Array,
   ) -> jax.Array:  # fmt: skip
-    """Of the heads, (K, B), on x noised to levels that the key gives."""
+    """Returns the logits (K, B) of x noised to levels of the full range."""
     level_key, noise_key = jax.random.split(key)
-    level = draw_levels(self.config, level_key, len(x), 1.0)
+    anywhere = dataclasses.replace(self.config, min_level=0.0, max_level=1.0)
+    level = draw_levels(anywhere, level_key, len(x), 1.0)
     noised = self.path.interpolate(x, self.noise(noise_key), level)
     out = denoiser(noised, level, label, points=self.blocks)
     return discriminator.logits(fake['heads'], out.hidden)
@@ -230,9 +170,9 @@ class Distillation:
 
   def student_loss(
     self, params: model.Params, fake: Any, teacher: model.Params,
-    label: jax.Array, key: jax.Array,
+    label: jax.Array, key: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, Metrics]:  # fmt: skip
-    """Of the student; arguments as of `fake_loss`."""
+    """Returns the loss of the student; arguments as of `fake_loss`."""
     config = self.config
     key, trajectory_key, gan_key = jax.random.split(key, 3)
     if config.method == 'trajectory':
@@ -240,8 +180,10 @@ class Distillation:
       return loss, {'loss/trajectory': loss}
     visit_key, query_key = jax.random.split(key)
     visit = self.visit(params, label, visit_key)
-    place = self.queries(visit, query_key)
-    moved, dm, ca, metrics = self.directions(visit, place, fake, teacher, label)
+    places = self.queries(visit, query_key, updates)
+    moved, dm, ca, metrics = self.directions(
+      visit, places, fake, teacher, label, updates
+    )
     loss = terms.surrogate(moved, dm + ca)
     metrics |= {
       'loss/dmd': loss,
@@ -266,8 +208,10 @@ class Distillation:
       loss += config.trajectory_weight * metrics['loss/trajectory']
     return loss, metrics
 
-  def queries(self, visit: Visit, key: jax.Array) -> dict[str, Any]:
-    """Where the networks are asked: by term, 'ca' and 'dm', (q, r).
+  def queries(
+    self, visit: Visit, key: jax.Array, updates: Updates = 0
+  ) -> dict[str, Any]:
+    """Returns where the networks are asked: by term, 'ca' and 'dm', (q, r).
 
     q (B, H, W, C) is differentiable where it is what moves ('trajectory'). With
     one entry for both terms, 'both'.
@@ -275,13 +219,15 @@ class Distillation:
     keys, config = jax.random.split(key, 4), self.config
     if config.query == 'renoise':
       tops = dict(zip(('ca', 'dm'), bounds(config, visit.t), strict=True))
+      beta = beta_now(config, updates)
       names = ('both',) if config.schedule == 'shared' else ('ca', 'dm')
       places = {}
       for name, level_key, noise_key in zip(
         names, keys[:2], keys[2:], strict=False
       ):
         top = tops.get(name, tops['dm'])
-        r = draw_levels(config, level_key, self.batch_size, top)
+        shape = None if name == 'ca' else beta
+        r = draw_levels(config, level_key, self.batch_size, top, shape)
         q = self.path.interpolate(_sg(visit.x), self.noise(noise_key), r)
         places[name] = (q, r)
       return places
@@ -290,20 +236,21 @@ class Distillation:
     if config.query == 'trajectory':
       last = visit.k == len(self.times) - 2
       t_next = self.grid[visit.k + 1]
-      euler = visit.z + (t_next - visit.t) * visit.v
-      q, r = jnp.where(last, q, euler), jnp.where(last, r, t_next)
-    return {'both': (q, jnp.full(self.batch_size, r))}
+      euler = visit.z + expand(t_next - visit.t, visit.z) * visit.v
+      q = jnp.where(expand(last, q), q, euler)
+      r = jnp.where(last, r, t_next)
+    return {'both': (q, jnp.broadcast_to(r, self.batch_size))}
 
   def directions(
     self, visit: Visit, places: dict[str, Any], fake: Any,
-    teacher: model.Params, label: jax.Array,
+    teacher: model.Params, label: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
-    """What moves, the DM term, the CA term, and what to log of them."""
+    """Returns what moves, the DM term, the CA term, and what to log of them."""
     config, path = self.config, self.path
     moved = places['both'][0] if config.query == 'trajectory' else visit.x
     places = {name: (_sg(q), r) for name, (q, r) in places.items()}
     at_ca, at_dm = (places.get('both') or places[n] for n in ('ca', 'dm'))
-    network, x = model.bind(self.teacher, teacher), _sg(visit.x)
+    network, x = self.real(teacher, fake, updates), _sg(visit.x)
     dm = ca = jnp.zeros_like(x)
     metrics, out = {}, None
     if config.augmented:
@@ -336,7 +283,7 @@ class Distillation:
     self, params: model.Params, teacher: model.Params, label: jax.Array,
     key: jax.Array,
   ) -> jax.Array:  # fmt: skip
-    """Of the student on the guided teacher's trajectories."""
+    """Returns the student's loss on the guided teacher's trajectories."""
     states = _sg(self.teach(teacher, label, self.noise(key)))
     grid, n = self.grid, len(self.times) - 1
     lengths = expand(grid[1:] - grid[:-1], states[1:])
@@ -355,7 +302,7 @@ class Distillation:
   def teach(
     self, teacher: model.Params, label: jax.Array, x: jax.Array
   ) -> jax.Array:
-    """The guided teacher at every time of the grid, (N + 1, B, H, W, C).
+    """Returns the guided teacher's states on the grid, (N + 1, B, H, W, C).
 
     Euler's rule, `substeps` in each interval.
     """
@@ -378,9 +325,9 @@ class Distillation:
     return jnp.concatenate([x[None], states])
 
   def passes(self) -> float:
-    """Of the network in a step, per image: a backward pass counts as two."""
+    """Returns passes of a step per image: a backward pass counts as two."""
     config, n = self.config, len(self.times) - 1
-    walk = (n - 1) / 2 + 1
+    walk = self.walk_passes
     student = 0.0
     if config.method == 'dmd':
       pair = config.augmented * (1 + bool(config.teacher_guidance.terms))
@@ -391,7 +338,7 @@ class Distillation:
       rows = 1 + bool(config.teacher_guidance.terms)
       student += n * (config.substeps * rows + 3)
     fake = 0.0
-    if config.matches or config.adversarial:
+    if config.fakes:
       walk = walk if config.query == 'renoise' else n
       fake = walk + 3 + 6 * config.adversarial
     return fake + student / config.period

@@ -30,6 +30,7 @@ from train.data.source import (
   normalisation_of,
   open_source,
 )
+from train.distill import lineage
 from train.distill import step as step_lib
 from train.distill.config import MAX_STEPS, DistillConfig
 from train.distill.levels import trained_steps
@@ -39,7 +40,7 @@ from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
 from train.step import latents_of
 from train.trained import Source, check_same, check_unquantised
-from train.workdir import TEACHER, claim, load_about
+from train.workdir import TEACHER, claim
 
 _MEASURED = 4096  # images, for the moments of latents
 
@@ -174,7 +175,8 @@ def distill(
   teacher, about = plan.teacher.load(plan.network, mesh)
   about = {'place': settings.teacher, **about}
   about['sha256'] = model.fingerprint(teacher)
-  _check_known(place, about)
+  about |= lineage.fake_of(settings)
+  lineage.check_known(place, about)
   workdir = claim(place, config, extensible=extensible)
   writer.write_json(workdir / TEACHER, about)
   normalisation = Normalisation()
@@ -200,7 +202,7 @@ def distill(
       out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
     state = make(distillation, rules, student, teacher, experiment.seed)
-    if _same_fake(experiment, plan.start):
+    if lineage.continues_fake(experiment, plan.start):
       logging.info('The fake denoiser goes on from %s.', plan.start.place)
       before = restore_training(plan.start.place, abstract)
       state = dataclasses.replace(
@@ -275,19 +277,6 @@ def make_rules(
   )
   _, fake = make(fake_config)
   return schedule, step_lib.Rules(student, fake, experiment.ema)
-
-
-def _same_fake(experiment: Experiment, start: Source) -> bool:
-  """Whether a student starts with another, whose fake denoiser it can use."""
-  theirs = start.open(())
-
-  def kind(e):
-    config = e.distill
-    wanted = config.matches or config.adversarial
-    blocks = config.adversarial and config.discriminator_blocks
-    return wanted, config.fake, config.lora_rank, blocks, e.optimizer.name
-
-  return kind(experiment)[0] and kind(experiment) == kind(theirs)
 
 
 def _measures(config: DistillConfig) -> bool:
@@ -380,13 +369,3 @@ def _check_blocks(distillation: Distillation) -> None:
         f'distill.discriminator_blocks has {block}, expected 1 to '
         f'{distillation.teacher.depth}.'
       )
-
-
-def _check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
-  """Raises InputError where a run is a student of other weights."""
-  known = load_about(workdir, TEACHER)
-  if known and known.get('sha256') != about['sha256']:
-    raise InputError(
-      f'{workdir} is a student of {known.get("place")} with other weights than '
-      f'those of {about["place"]}; give the same teacher, or a new workdir.'
-    )

@@ -81,7 +81,7 @@ def fresh(
   key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # of no step
   network_key, heads_key = jax.random.split(key)
   fake, config = {}, distillation.config
-  if config.matches or config.adversarial:
+  if config.fakes:
     if config.fake == 'lora':
       network = lora.init(
         distillation.fake_config, config.lora_rank, network_key
@@ -143,13 +143,16 @@ def make_distill_step(
   """
   config = distillation.config
 
+  def updated(state):  # updates of the student before this step
+    return state.step // config.period
+
   def fake_update(state, teacher, batch, key):
     label_key, data_key, reset_key, which_key, key = jax.random.split(key, 5)
     label, real = distillation.draw_labels(label_key), None
     heads = state.fake.get('heads')
     if config.adversarial:
-      real, _ = latents_of(batch, normalisation, data_key)
-      label = batch['label']
+      latent, _ = latents_of(batch, normalisation, data_key)
+      real = latent, batch['label']
       heads = discriminator.reset(
         heads,
         _heads(distillation, reset_key),
@@ -159,7 +162,7 @@ def make_distill_step(
       state = dataclasses.replace(state, fake={**state.fake, 'heads': heads})
     (loss, metrics), grads = jax.value_and_grad(
       distillation.fake_loss, has_aux=True
-    )(state.fake, state.params, teacher, label, real, key)
+    )(state.fake, state.params, teacher, label, real, key, updated(state))
     updates, opt_state = rules.fake.update(
       grads, state.fake_opt_state, state.fake
     )
@@ -174,7 +177,7 @@ def make_distill_step(
     label = distillation.draw_labels(label_key)
     (loss, metrics), grads = jax.value_and_grad(
       distillation.student_loss, has_aux=True
-    )(state.params, state.fake, teacher, label, key)
+    )(state.params, state.fake, teacher, label, key, updated(state))
     updates, opt_state = rules.student.update(
       grads, state.opt_state, state.params
     )
@@ -186,11 +189,10 @@ def make_distill_step(
       'update_norm': optax.tree.norm(updates),
       'param_norm': optax.tree.norm(params),
     }
-    updated = state.step // config.period  # updates before this one
     state = dataclasses.replace(
       state,
       params=params,
-      ema=ema.update(rules.ema, state.ema, params, updated),
+      ema=ema.update(rules.ema, state.ema, params, updated(state)),
       opt_state=opt_state,
     )
     return state, loss, norm, metrics

@@ -1,0 +1,60 @@
+"""Whose student a run is, and whose fake denoiser it can continue."""
+
+from typing import Any
+
+from etils import epath
+
+from dit.errors import InputError
+from train.distill import lora
+from train.distill.config import DistillConfig
+from train.experiment import Experiment
+from train.trained import Source
+from train.workdir import TEACHER, load_about, load_config
+
+
+def fake_of(config: DistillConfig) -> dict[str, Any]:
+  """Returns what teacher.json says of the fake denoiser; {} for a full one."""
+  return {'lora': lora.KIND} if config.fakes and config.fake == 'lora' else {}
+
+
+def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
+  """Checks that a run, if there is one, is a student of the same weights.
+
+  Args:
+    workdir: folder of the run.
+    about: contents that its teacher.json is to have.
+
+  Raises:
+    InputError: for another teacher, or low-rank changes of an older kind.
+  """
+  known = load_about(workdir, TEACHER)
+  if not known:
+    return
+  if known.get('sha256') != about['sha256']:
+    raise InputError(
+      f'{workdir} is a student of {known.get("place")} with other weights than '
+      f'those of {about["place"]}; give the same teacher, or a new workdir.'
+    )
+  older = 'lora' in about and known.get('lora') != about['lora']
+  if older and load_config(workdir).get('distill', {}).get('fake') == 'lora':
+    raise InputError(
+      f'{workdir} was begun by an older version, in which distill.fake=lora '
+      'changed other parts of the network; distill again in a new workdir (its '
+      'student can still be sampled).'
+    )
+
+
+def continues_fake(experiment: Experiment, start: Source) -> bool:
+  """Whether a student starts with another, whose fake denoiser it can use."""
+
+  def kind(e):
+    config = e.distill
+    blocks = config.adversarial and config.discriminator_blocks
+    return config.fake, config.lora_rank, blocks, e.optimizer.name
+
+  config, theirs = experiment.distill, start.open(())
+  if not (config.fakes and theirs.distill.fakes):
+    return False
+  changes = load_about(start.place, TEACHER).get('lora')
+  same = changes == fake_of(config).get('lora')
+  return same and kind(experiment) == kind(theirs)

@@ -1,0 +1,156 @@
+"""A student's walk along its own grid, from noise, as the sampler takes it.
+
+From noise at t_1 = 1 the student G walks t_1 > ... > t_N > 0 to z at t_k
+(backward simulation: no gradient), and predicts
+
+  v = G(z, t_k),   x = x0 that v implies
+
+k is uniform over the steps that are trained: one draw for the batch as in DMD2
+(arXiv 2405.14867), or with `distill.step_per_image` one for each image as in
+DMDR's repository (vvvvvjdy/dmdr). There the state at t_k is the student's
+prediction at t_k itself, noised to t_k; here it is the sampler's own state, so
+that training and sampling agree. With one step both are pure noise.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dit import model
+from dit.config import DiTConfig
+from dit.path import Path, expand
+from dit.sharding import constrain_batch
+from dit.types import Denoiser
+from sample.solvers import Euler, Evaluation, Renoise
+from train.distill.config import DistillConfig
+from train.distill.levels import trained_steps
+
+_sg = jax.lax.stop_gradient
+
+
+class Visit(NamedTuple):
+  """The student at one of its steps.
+
+  Attributes:
+    k: number of the step, scalar or (B,).
+    t: time of the step, of the shape of `k`.
+    z: (B, H, W, C), the state that the student reached by itself.
+    v: velocity that the student predicts there.
+    x: x0 that the velocity implies.
+  """
+
+  k: jax.Array
+  t: jax.Array
+  z: jax.Array
+  v: jax.Array
+  x: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+  """A student, its teacher and the grid that the student walks.
+
+  Attributes:
+    config: section `distill`.
+    student: network of the student.
+    teacher: network of the teacher; without its taps, the fake denoiser's too.
+    path: path of both networks.
+    solver: rule for one step of the student.
+    times: grid of the student, N + 1 times.
+    batch_size: number of images, B.
+    moments: mean and standard deviation of data, for 'mean_variance'.
+  """
+
+  config: DistillConfig
+  student: DiTConfig
+  teacher: DiTConfig
+  path: Path
+  solver: Euler | Renoise
+  times: tuple[float, ...]
+  batch_size: int
+  moments: tuple[float, ...] = ()
+
+  @property
+  def grid(self) -> jax.Array:
+    """The times, (N + 1,) float32."""
+    return jnp.asarray(self.times, jnp.float32)
+
+  def draw_labels(self, key: jax.Array) -> jax.Array:
+    """Draws labels, uniform over the classes, (B,)."""
+    shape, classes = (self.batch_size,), self.student.num_classes
+    return constrain_batch(jax.random.randint(key, shape, 0, classes))
+
+  def noise(self, key: jax.Array) -> jax.Array:
+    """Draws standard normal noise, (B, H, W, C)."""
+    shape = (self.batch_size, *self.student.latent_shape)
+    return constrain_batch(jax.random.normal(key, shape))
+
+  def draw_shared(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draws some of t_2 ... t_N."""
+    return jax.random.choice(key, self.grid[1:-1], shape)
+
+  def draw_step(self, key: jax.Array) -> jax.Array:
+    """Draws the number k of a trained step, scalar or (B,)."""
+    steps = jnp.asarray(trained_steps(self.config.branch, np.array(self.times)))
+    if not self.config.step_per_image:
+      return jax.random.choice(key, steps)
+    return constrain_batch(jax.random.choice(key, steps, (self.batch_size,)))
+
+  def walk(
+    self, student: Denoiser, label: jax.Array, k: int | jax.Array,
+    key: jax.Array,
+  ) -> jax.Array:  # fmt: skip
+    """Returns the student's own state at t_k, from noise, without gradient."""
+    return self._walk(student, label, k, key, None)[0]
+
+  def walk_and_read(
+    self, student: Denoiser, label: jax.Array, k: jax.Array, key: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the end of a whole walk, and the x0 predicted at its step k."""
+    return self._walk(student, label, len(self.times) - 1, key, k)
+
+  def _walk(self, student, label, k, key, read_at):
+    grid, each = self.grid, jnp.ndim(k) > 0
+
+    def step(j, carry):
+      x, read = carry
+      t = jnp.full(len(x), grid[j])
+      first = Evaluation(student(x, t, label).velocity)
+      noise = None
+      if self.solver.stochastic:
+        noise = self.noise(jax.random.fold_in(key, j))
+      moved = self.solver.step(None, first, x, grid[j], grid[j + 1], noise)
+      if each:  # an image that has arrived stays where it is
+        moved = jnp.where(expand(j < k, x), moved, x)
+      if read_at is not None:
+        here = self.path.x0_from_velocity(x, first.velocity, grid[j])
+        read = jnp.where(expand(read_at == j, x), here, read)
+      return moved, read
+
+    start = self.noise(jax.random.fold_in(key, len(self.times)))
+    read = None if read_at is None else jnp.zeros_like(start)
+    last = jnp.max(k) if each else k
+    return _sg(jax.lax.fori_loop(0, last, step, (start, read)))
+
+  def visit(
+    self, params: model.Params, label: jax.Array, key: jax.Array
+  ) -> Visit:
+    """Walks to a random step, and predicts there, with gradient."""
+    k_key, walk_key = jax.random.split(key)
+    k = self.draw_step(k_key)
+    frozen = model.bind(self.student, _sg(params))
+    z = self.walk(frozen, label, k, walk_key)
+    t = self.grid[k]
+    times = jnp.broadcast_to(t, len(z))
+    v = model.bind(self.student, params)(z, times, label).velocity
+    return Visit(k, t, z, v, self.path.x0_from_velocity(z, v, t))
+
+  @property
+  def walk_passes(self) -> float:
+    """Mean passes of a visit: the walk to its step, and the prediction."""
+    n = len(self.times) - 1
+    # A walk goes as far as the farthest image of the batch.
+    return n if self.config.step_per_image else (n - 1) / 2 + 1
