@@ -2,7 +2,8 @@
 
 With c, u the predictions of the teacher with its label and without, g what its
 guidance makes of them, f that of the fake denoiser, all of x0, and alpha the
-scale of classifier-free guidance (Decoupled DMD, arXiv 2511.22677, eq. 6),
+scale of classifier-free guidance (Decoupled DMD, arXiv 2511.22677, eq. 6, where
+n is 1: the unit `conditional` is ours, `guided` that of DMD2),
 
   DM = (c - f) / n                  CA = (g - c) / n,  with CFG
                                          (alpha - 1) (c - u) / n

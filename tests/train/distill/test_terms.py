@@ -280,6 +280,11 @@ def test_branches_share_the_grid(branch, steps):
     ({'schedule': 'hybird'}, "Did you mean 'hybrid'"),
     ({'min_level': 0.99}, 'min_level is 0.99'),
     ({'fake_updates': 0}, 'fake_updates is 0'),
+    ({'level_beta': (4.0,)}, 'expected two numbers'),
+    ({'level_beta': (4.0, 0.0)}, 'level_beta has 0'),
+    ({'level_beta': ('a', 'b')}, 'level_beta has'),
+    ({'teacher_lora_scale': 0.75}, 'no fake denoiser with low-rank'),
+    ({'dynamic_updates': 0}, 'dynamic_updates is 0'),
     ({'merge_ratios': (0.5, 1.5)}, 'merge_ratios has 1.5'),
   ],
 )

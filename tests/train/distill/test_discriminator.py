@@ -1,0 +1,80 @@
+"""What the discriminator is shown."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from students import TEACHER, make_distillation
+
+from dit import model
+from train.distill import discriminator
+from train.distill.objective import Distillation
+
+KEY = jax.random.key(0)
+LABEL = jnp.arange(8) % 3
+SIZE = 512
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+@pytest.fixture
+def calls(monkeypatch):
+  """What the fake denoiser is asked, in turn: input, level and label."""
+  asked = []
+
+  def denoiser(x, level, label, points=()):
+    asked.append((x, level, label))
+    hidden = [jnp.zeros((len(x), 4, TEACHER.width))] * len(points)
+    return types.SimpleNamespace(velocity=x, hidden=hidden)
+
+  monkeypatch.setattr(Distillation, 'fake', lambda *_: denoiser)
+  shape = (SIZE, *TEACHER.latent_shape)
+  zeros = jnp.zeros(shape), jnp.zeros(shape)
+  monkeypatch.setattr(Distillation, 'samples', lambda *_: zeros)
+  return asked
+
+
+def test_inputs_have_levels_and_noise_of_their_own(calls):
+  """Over the full range, and the real ones with their own labels, as DMD2."""
+  distillation = make_distillation(batch_size=SIZE, gan_weight=0.1)
+  heads = discriminator.init(TEACHER, len(distillation.blocks), KEY)
+  real = jnp.zeros((SIZE, *TEACHER.latent_shape)), jnp.full(SIZE, 2)
+  generated = jnp.zeros(SIZE, int)
+  distillation.fake_loss({'heads': heads}, {}, {}, generated, real, KEY)
+  _, on_real, on_generated = calls
+  for noised, level, _ in (on_real, on_generated):
+    assert level.min() < 0.01 and level.max() > 0.99
+    np.testing.assert_allclose(level.mean(), 0.5, atol=0.05)
+    # Of zeros, so that the noise alone is left.
+    np.testing.assert_allclose(
+      (noised / level[:, None, None, None]).std(), 1, atol=0.05
+    )
+  assert abs(np.corrcoef(on_real[1], on_generated[1])[0, 1]) < 0.15
+  noise = [np.ravel(x) for x, *_ in (on_real, on_generated)]
+  assert abs(np.corrcoef(noise)[0, 1]) < 0.05
+  assert (on_real[2] == 2).all() and (on_generated[2] == 0).all()
+
+
+@pytest.mark.parametrize('query', ['trajectory', 'renoise'])
+def test_generated_input_is_what_the_adversarial_term_moves(query, student):
+  """x0 that the student predicts at a random step, not the end of its walk."""
+  distillation = make_distillation(
+    query=query, solver='euler', gan_weight=0.1, step_per_image=True
+  )
+  learned, shown = jax.jit(distillation.samples)(student, LABEL, KEY)
+  if query == 'renoise':
+    np.testing.assert_array_equal(shown, learned)
+    return
+  denoiser = model.bind(distillation.student, student)
+  k = distillation.draw_step(jax.random.fold_in(KEY, 6))
+  assert len(set(k.tolist())) > 1
+  z = jax.jit(distillation.walk, static_argnums=0)(denoiser, LABEL, k, KEY)
+  t = distillation.grid[k]
+  v = denoiser(z, t, LABEL).velocity
+  expected = distillation.path.x0_from_velocity(z, v, t)
+  np.testing.assert_allclose(shown, expected, rtol=1e-3, atol=1e-4)
+  end = distillation.walk(denoiser, LABEL, 4, KEY)
+  np.testing.assert_allclose(learned, end, rtol=1e-3, atol=1e-4)
+  assert jnp.abs(shown - learned).max() > 0.1

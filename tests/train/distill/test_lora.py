@@ -1,0 +1,99 @@
+"""Low-rank changes: where they act, how they begin, and older ones."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+from students import TEACHER
+
+from dit import layers, model
+from dit.errors import InputError
+from train.distill import lineage, lora
+
+KEY = jax.random.key(0)
+SMALL = dataclasses.replace(TEACHER, depth=1, taps=())
+SCALE = 2.0
+
+
+def changes_of(config, rank, *, zero=False):
+  """Changes of which B is random unless `zero`."""
+  changes = lora.init(config, rank, KEY)
+  for part, key in zip('qv', jax.random.split(KEY), strict=True):
+    up = changes['lora'][part]['up']
+    if not zero:
+      changes['lora'][part]['up'] = 0.01 * jax.random.normal(key, up.shape)
+  return changes
+
+
+def attend_with_changes(changes):
+  """The attention of one block, with q += scale q A B written out."""
+
+  def attention(self, h, rotary=None):
+    assert rotary is None
+    b, n, d = h.shape
+    parts = [part.reshape(b, n, d) for part in jnp.split(self.qkv(h), 3, 2)]
+    for index, name in ((0, 'q'), (2, 'v')):
+      down, up = (changes['lora'][name][key][0] for key in ('down', 'up'))
+      parts[index] = parts[index] + SCALE * parts[index] @ down @ up
+    heads = (b, n, TEACHER.num_heads, TEACHER.head_width)
+    q, k, v = (p.reshape(heads).transpose(0, 2, 1, 3) for p in parts)
+    out = layers.attend(q, k, v, self.kind).transpose(0, 2, 1, 3)
+    return self.proj(out.reshape(b, n, d))
+
+  return attention
+
+
+@pytest.mark.parametrize('zero', [True, False])
+def test_changes_act_on_projected_queries_and_values(zero, monkeypatch):
+  """Merged into the weights they give the same output, and gradient."""
+  params = networks.perturbed(SMALL).params
+  x = jax.random.normal(KEY, (2, *SMALL.latent_shape))
+  t, label = jnp.array([0.3, 0.8]), jnp.array([0, 2])
+
+  def merged(changes):
+    network = lora.apply(params, changes, SCALE)
+    return jnp.sin(model.bind(SMALL, network)(x, t, label).velocity).sum()
+
+  def written_out(changes):
+    with monkeypatch.context() as patch:
+      attention = attend_with_changes(changes)
+      patch.setattr(layers.Attention, '__call__', attention)
+      return jnp.sin(model.bind(SMALL, params)(x, t, label).velocity).sum()
+
+  changes = changes_of(SMALL, 4, zero=zero)
+  found, expected = (
+    jax.value_and_grad(loss)(changes) for loss in (merged, written_out)
+  )
+  for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+  assert jnp.any(expected[1]['lora']['q']['up'])
+  if not zero:
+    plain = jnp.sin(model.bind(SMALL, params)(x, t, label).velocity).sum()
+    assert abs(found[0] - plain) > 1e-3
+
+
+@pytest.mark.parametrize('width', [16, 256])
+def test_changes_begin_with_unit_variance_at_every_width(width):
+  """The rate at which B moves q then grows with the root of the width."""
+  config = dataclasses.replace(TEACHER, width=width)
+  for change in lora.init(config, 32, KEY)['lora'].values():
+    assert abs(change['down'].std() - 1) < 0.05
+    assert not change['up'].any()
+
+
+def test_older_changes_are_refused_in_one_line(tmp_path):
+  """Their arrays have the same shapes, but act elsewhere."""
+  old = {'place': 'teacher', 'sha256': '1'}
+  (tmp_path / 'teacher.json').write_text(json.dumps(old))
+  about = {**old, 'lora': lora.KIND}
+  config = {'distill': {'fake': 'lora'}}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(InputError, match='older version') as error:
+    lineage.check_known(tmp_path, about)
+  assert '\n' not in str(error.value)
+  (tmp_path / 'teacher.json').write_text(json.dumps(about))
+  lineage.check_known(tmp_path, about)

@@ -1,0 +1,47 @@
+"""Losses of recipes that have none of the newer options, as once recorded."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from students import make_distillation
+
+KEY = jax.random.key(5)
+LABEL = jnp.arange(8) % 3
+CFG = {'guidance': 'cfg:1.5'}
+EULER = {'query': 'trajectory', 'solver': 'euler'}
+# Options of the section distill; loss of the fake denoiser, of the student.
+RECORDED = {
+  'full': ({**CFG, 'schedule': 'full'}, 2.361980676651001,
+           6.162685167510062e-05),
+  'dm': ({}, 2.361980676651001, 5.9539120229601394e-06),
+  'shared': ({**CFG, 'schedule': 'shared', 'normaliser': 'guided'},
+             2.361980676651001, 6.244351243367419e-05),
+  'constrained': ({**CFG, 'schedule': 'constrained', 'shift': 3.0},
+                  2.4196624755859375, 7.313211972359568e-05),
+  'hybrid': ({'guidance': 'ig:1.3,cfg:1.5', 'schedule': 'hybrid'},
+             2.361980676651001, 0.012199497781693935),
+  'sharing': ({**CFG, **EULER, 'normaliser': 'guided',
+               'trajectory_weight': 0.5, 'substeps': 2},
+              2.2438554763793945, 0.04259325563907623),
+  'grid': ({**CFG, 'query': 'grid'}, 1.5973774194717407, 9.862984006758779e-05),
+  'low': ({**CFG, **EULER, 'branch': 'low'}, 2.2438554763793945,
+          0.04257606342434883),
+}  # fmt: skip
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in [*RECORDED][1:]]
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+@pytest.mark.parametrize('name', ['full', *SLOW])
+def test_losses_of_other_recipes_are_as_recorded(name, student, teacher):
+  given, of_fake, of_student = RECORDED[name]
+  distillation = make_distillation(**given)
+  fake = {'network': jax.tree.map(lambda p: 1.1 * p, student)}
+  loss, _ = jax.jit(distillation.fake_loss)(
+    fake, student, teacher, LABEL, None, KEY
+  )
+  assert float(loss) == pytest.approx(of_fake, rel=1e-5)
+  loss, _ = jax.jit(distillation.student_loss)(
+    student, fake, teacher, LABEL, KEY
+  )
+  assert float(loss) == pytest.approx(of_student, rel=1e-4)
