@@ -92,9 +92,6 @@ def test_real_score_begins_near_the_fake_and_ends_at_the_teacher(
 
   assert jnp.abs(dm(0)).max() < 1e-5
   assert jnp.abs(dm(5_000)).max() > 1e-3
-  static = make_distillation(**given | {'teacher_lora_scale': 0.0})
-  alone = static.directions(visit, places, fake, teacher, LABEL)[1]
-  np.testing.assert_allclose(dm(10_000), alone, rtol=1e-3, atol=1e-5)
   at_end = distillation.real(teacher, fake, 10_000).params
   assert all(
     (a == b).all()
@@ -113,10 +110,14 @@ def test_each_image_draws_its_own_step(student):
   assert len(set(visit.k.tolist())) > 1
   np.testing.assert_array_equal(visit.t, np.asarray(TIMES)[visit.k])
   denoiser = model.bind(distillation.student, student)
-  walk = jax.jit(distillation.walk, static_argnums=0)
+
+  @jax.jit
+  def expected(k):
+    z = distillation.walk(denoiser, LABEL, k, jax.random.split(KEY)[1])
+    return z, denoiser(z, jnp.full(8, distillation.grid[k]), LABEL).velocity
+
   for k in range(4):
-    z = walk(denoiser, LABEL, k, jax.random.split(KEY)[1])
-    v = denoiser(z, jnp.full(8, TIMES[k]), LABEL).velocity
+    z, v = expected(k)
     mine = visit.k == k
     np.testing.assert_allclose(visit.z[mine], z[mine], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(visit.v[mine], v[mine], rtol=1e-3, atol=1e-4)
