@@ -15,12 +15,12 @@ from train.distill.objective import Distillation
 KEY = jax.random.key(0)
 LABEL = jnp.arange(8) % 3
 SIZE = 512
+RENOISE = pytest.param('renoise', marks=pytest.mark.slow)
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
-@pytest.fixture
-def calls(monkeypatch):
+def record_calls(monkeypatch, loss):
   """What the fake denoiser is asked, in turn: input, level and label."""
   asked = []
 
@@ -29,35 +29,44 @@ def calls(monkeypatch):
     hidden = [jnp.zeros((len(x), 4, TEACHER.width))] * len(points)
     return types.SimpleNamespace(velocity=x, hidden=hidden)
 
+  zeros = jnp.zeros((SIZE, *TEACHER.latent_shape))
   monkeypatch.setattr(Distillation, 'fake', lambda *_: denoiser)
-  shape = (SIZE, *TEACHER.latent_shape)
-  zeros = jnp.zeros(shape), jnp.zeros(shape)
-  monkeypatch.setattr(Distillation, 'samples', lambda *_: zeros)
-  return asked
+  monkeypatch.setattr(Distillation, 'samples', lambda *_: (zeros, zeros))
+
+  @jax.jit
+  def calls(key):
+    loss(zeros, key)
+    return asked
+
+  return calls(KEY)
 
 
-def test_inputs_have_levels_and_noise_of_their_own(calls):
+def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
   """Over the full range, and the real ones with their own labels, as DMD2."""
   distillation = make_distillation(batch_size=SIZE, gan_weight=0.1)
   heads = discriminator.init(TEACHER, len(distillation.blocks), KEY)
-  real = jnp.zeros((SIZE, *TEACHER.latent_shape)), jnp.full(SIZE, 2)
-  generated = jnp.zeros(SIZE, int)
-  distillation.fake_loss({'heads': heads}, {}, {}, generated, real, KEY)
-  _, on_real, on_generated = calls
+
+  def loss(zeros, key):
+    real = zeros, jnp.full(SIZE, 2)
+    label = jnp.zeros(SIZE, int)
+    distillation.fake_loss({'heads': heads}, {}, {}, label, real, key)
+
+  _, on_real, on_generated = record_calls(monkeypatch, loss)
   for noised, level, _ in (on_real, on_generated):
     assert level.min() < 0.01 and level.max() > 0.99
     np.testing.assert_allclose(level.mean(), 0.5, atol=0.05)
-    # Of zeros, so that the noise alone is left.
-    np.testing.assert_allclose(
-      (noised / level[:, None, None, None]).std(), 1, atol=0.05
-    )
+    # The inputs are zeros, so that the noise alone is left.
+    noise = np.asarray(noised) / np.asarray(level)[:, None, None, None]
+    np.testing.assert_allclose(noise.std(), 1, atol=0.05)
   assert abs(np.corrcoef(on_real[1], on_generated[1])[0, 1]) < 0.15
   noise = [np.ravel(x) for x, *_ in (on_real, on_generated)]
   assert abs(np.corrcoef(noise)[0, 1]) < 0.05
   assert (on_real[2] == 2).all() and (on_generated[2] == 0).all()
 
 
-@pytest.mark.parametrize('query', ['trajectory', 'renoise'])
+@pytest.mark.parametrize(
+  'query', ['trajectory', pytest.param('renoise', marks=pytest.mark.slow)]
+)
 def test_generated_input_is_what_the_adversarial_term_moves(query, student):
   """x0 that the student predicts at a random step, not the end of its walk."""
   distillation = make_distillation(
