@@ -105,8 +105,8 @@ class DistillConfig:
     check_range('distill.min_level', self.min_level, 0, self.max_level)
     if len(self.level_beta) != 2:
       raise InputError(
-        f'distill.level_beta is {quote(self.level_beta)}, expected two numbers, '
-        'such as (4.0, 1.5), or (1.0, 1.0) for uniform levels.'
+        f'distill.level_beta is {quote(self.level_beta)}, expected two '
+        'numbers, such as (4.0, 1.5), or (1.0, 1.0) for uniform levels.'
       )
     moments = self.moments
     if len(moments) not in (0, 2) or (moments and moments[1] <= 0):
