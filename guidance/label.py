@@ -113,12 +113,17 @@ class ClassifierFreePlusPlus(ClassifierFree):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ClassifierFreeZero(LabelTerm):
-  """CFG-Zero*: the null prediction optimally rescaled; no move at first.
+  """CFG-Zero*: an optimally rescaled null prediction, and zero-init.
+
+  Zero-init replaces the velocity of the first solver steps by 0, because an
+  under-trained network errs by more than that at the noise end. It belongs to
+  the beginning of the trajectory, so an interval that leaves out t = 1 needs
+  zero_steps = 0.
 
   Attributes:
-    scale: 1 is off.
-    zero_steps: solver steps, from the noise, that are left out where it is on:
-      x stays, time goes on.
+    scale: Scale of the guidance; 1 is off.
+    zero_steps: Number of solver steps, from the noise, that are left out: x
+      stays and time goes on.
   """
 
   name: ClassVar[str] = 'cfg_zero'
@@ -126,8 +131,14 @@ class ClassifierFreeZero(LabelTerm):
   zero_steps: int = static(1)
 
   def __post_init__(self) -> None:
-    """Checks the range."""
+    """Checks the range, and that the interval has the steps left out."""
     check_range('guidance zero_steps', self.zero_steps, 0, 100_000)
+    if self.zero_steps and self.scale.high < 1:
+      raise InputError(
+        f'guidance cfg_zero leaves out the first solver steps, at t = 1, but '
+        f'its interval ends at {self.scale.high:g}; end it at 1, or add '
+        'zero_steps=0.'
+      )
 
   def push(self, strong, weak, scale, place, memory):  # noqa: D102
     del place

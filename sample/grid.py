@@ -1,19 +1,29 @@
-"""Grids: the decreasing times, from 1 (noise) to 0 (data), of a trajectory.
+"""Grids: the decreasing times, from the noise to 0 (data), of a trajectory.
 
-With u from 1 to 0 in equal steps, or from 1 to `last` and then to 0 (the last
-step, of length `last`, is the one that Euler-Maruyama takes without noise, as
-in SiT),
+Most grids start at t = 1. With u from 1 to 0 in equal steps, or from 1 to
+`last` and then to 0 (the extra step, of length `last`, is the one that
+Euler-Maruyama takes without noise, as in SiT),
 
   uniform     t = u
   cosine      t = sin(pi u / 2)                 more steps near the noise
   quadratic   t = u^2                           more steps near the data
-  karras      sigma / alpha at t is (s_min^(1/7) + u (s_max^(1/7) -
-              s_min^(1/7)))^7, from 80 to 0.002 (arXiv 2206.00364, eq. 5); but
-              t = 1 at u = 1 and t = 0 at u = 0
+  karras      sigma / alpha at t is r(u); but t = 1 at u = 1, t = 0 at u = 0
 
-and after that `shift`: t <- shift t / (1 + (shift - 1) t); above 1, more steps
-near the noise (SD3); LightningDiT's timestep_shift is 1 / shift. A list of
-times such as '1,0.8,0.3,0' is taken as it is.
+where r(u) = (s_min^(1/7) + u (s_max^(1/7) - s_min^(1/7)))^7 falls from 80 to
+0.002. `karras` is a variant of this project: it replaces both ends, so the last
+noise level of 18 steps is 0.0070. EDM's own grid (arXiv 2206.00364, equation
+5) is
+
+  edm         sigma / alpha at t_i is r(1 - i / (steps - 1)), then t = 0
+
+which starts at 80 (t = 80 / 81 on the linear path) and reaches 0.002 before its
+last step; `last` does not apply to it. A trajectory that starts below t = 1
+starts from sigma(t) noise, as EDM's does (on variance preserving paths, from
+noise of unit variance).
+
+After that comes `shift`: t <- shift t / (1 + (shift - 1) t); above 1, more
+steps near the noise (SD3); LightningDiT's timestep_shift is 1 / shift. A list
+of times such as '1,0.8,0.3,0' is taken as it is.
 """
 
 from typing import Annotated
@@ -27,7 +37,7 @@ from dit.ranges import Range, check_value
 STEPS = Range(1, 100_000)
 SHIFTS = Range(1e-3, 1e3)
 LASTS = Range(0, 0.999)
-SPACINGS = ('uniform', 'cosine', 'quadratic', 'karras')
+SPACINGS = ('uniform', 'cosine', 'quadratic', 'karras', 'edm')
 _RHO, _SIGMA_MIN, _SIGMA_MAX = 7, 0.002, 80
 
 
@@ -39,17 +49,17 @@ def make_grid(
   spacing: str = 'uniform',
   path: Path = Linear(),  # noqa: B008
 ) -> np.ndarray:
-  """The grid, (steps + 1,) float64, first 1, last 0.
+  """Returns the grid, (steps + 1,) float64; see the module.
 
   Args:
-    steps: how many, unless `spacing` lists the times.
-    shift: see the module.
-    last: see the module.
-    spacing: one of SPACINGS, or times.
-    path: says what time has which sigma, for 'karras'.
+    steps: Number of steps; not used where `spacing` lists the times.
+    shift: Shift toward the noise, above 1, or the data, below 1.
+    last: Length of a last step to t = 0; 0 for none.
+    spacing: One of SPACINGS, or the times.
+    path: Path that gives each noise level its time, for 'karras' and 'edm'.
 
   Raises:
-    InputError: if an argument is out of range.
+    InputError: If an argument is out of range.
   """
   if ',' in spacing:
     return _listed(spacing)
@@ -57,11 +67,14 @@ def make_grid(
   check_value('sample.steps', steps, Annotated[int, STEPS])
   check_value('sample.shift', shift, Annotated[float, SHIFTS])
   check_value('sample.last', last, Annotated[float, LASTS])
-  if last and steps < 2:
+  if last and steps < 2 and spacing != 'edm':
     raise InputError(
       f'sample.last is {last}, which is a step of its own, and sample.steps is '
       '1; set one of them right.'
     )
+  if spacing == 'edm':
+    t = np.append(_time_of_level(np.linspace(1, 0, steps), path), 0.0)
+    return t / (t + (1 - t) / shift)
   if last:
     u = np.append(np.linspace(1, last, steps), 0.0)
   else:
@@ -76,11 +89,16 @@ def _spaced(u: np.ndarray, spacing: str, path: Path) -> np.ndarray:
   if spacing == 'quadratic':
     return u**2
   if spacing == 'karras':
-    low, high = (s ** (1 / _RHO) for s in (_SIGMA_MIN, _SIGMA_MAX))
-    ratio = (low + u * (high - low)) ** _RHO
-    t = np.asarray(path.time_of_ratio(ratio), np.float64)
+    t = _time_of_level(u, path)
     return np.where(u == 1, 1.0, np.where(u == 0, 0.0, t))
   return u
+
+
+def _time_of_level(u: np.ndarray, path: Path) -> np.ndarray:
+  """Returns the times at which sigma / alpha is r(u) of the module."""
+  low, high = (s ** (1 / _RHO) for s in (_SIGMA_MIN, _SIGMA_MAX))
+  ratio = (low + u * (high - low)) ** _RHO
+  return np.asarray(path.time_of_ratio(ratio), np.float64)
 
 
 def _listed(text: str) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 Image i of seed s depends on (s, i) alone. With key = key(s):
 
-  start, x at t = 1               normal(fold_in(key, i))
+  start, x at grid[0]             normal(fold_in(key, i)), times sigma where
+                                  the grid starts below 1
   noise of step n                 normal(fold_in(fold_in(key, i), n))
   choices of guidance at step n   fold_in(fold_in(fold_in(key, 2^32 - 1), n), 0)
   the same for image i            fold_in(fold_in(fold_in(key, i), 2^32 - 1), n)
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.path import Linear, Path
+from dit.path import Linear, Path, VariancePreserving
 from dit.types import Denoiser
 from guidance import Guidance, Step
 from guidance.term import BlocksTerm
@@ -212,6 +213,10 @@ def sample(
   x = normal(keys)
   memory = guidance.init(x)
   if isinstance(solver, Solver):
+    # A grid may start a little below t = 1, where the state is less than noise.
+    # Variance preserving paths start from unit variance, as DiT's code does.
+    if not isinstance(path, VariancePreserving):
+      x = x * jnp.where(grid[0] < 1, path.sigma(grid[0]), 1)
     rests = None
     if guidance.zero_steps:
       rests = lambda n: guidance.rests(step_of(grid[n], n), n)  # noqa: E731

@@ -302,6 +302,7 @@ def test_ends_of_the_ratio_are_the_branches():
     ('hybrid,2', {'objective.path': 'cosine'}, 'is of path linear'),
     ('hybrid,1001', {}, "student's grid has 1001 steps, expected 1 to 1000"),
     ('hybrid,2', {'sample.solver': 'heun'}, 'sample.solver is heun'),
+    ('hybrid,2', {'sample.spacing': 'edm'}, 'whose times start at 0.9877'),
     ('sharing,1', {}, 'one step has none'),
     ('sharing,2', {'sample.solver': 'renoise'}, 'walks with sample.solver=eul'),
     ('dm,1', {'distill.branch': 'low'}, 'distill.branch low has no step'),

@@ -1,6 +1,7 @@
 """S2, SLG, AutoGuidance and IG: the blocks drawn, the networks they make."""
 
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from guidance import (
   StochasticSelf,
   parse,
 )
+from sample.grid import make_grid
 from sample.sampler import draw_steps, skipped_blocks
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -298,3 +300,21 @@ def test_check_refuses_a_guide_for_another_task():
 def test_options_of_s2(options, message):
   with pytest.raises(InputError, match=message):
     s2(**options)
+
+
+@pytest.mark.parametrize(
+  ('fractions', 'text'),
+  [
+    ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # Stability
+    ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # diffusers
+  ],
+)
+def test_published_slg_intervals_are_given_in_noise_time(fractions, text):
+  # Fractions of the steps, of SD3.5's grid of shift 3.
+  steps = 100
+  grid = make_grid(steps, shift=3.0)
+  high, low = (grid[round(f * steps)] for f in fractions)
+  scale = parse(text).terms[0].scale
+  assert (scale.low, scale.high) == pytest.approx((low, high), abs=5e-4)
+  page = pathlib.Path(__file__).parents[2] / 'docs' / 'guidance.md'
+  assert text in page.read_text() and text in SkipLayer.__doc__

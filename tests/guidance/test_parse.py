@@ -56,7 +56,7 @@ TEXTS = [
   'cfg++:0',
   'cfg_zero:1.5',
   'cfg_zero:1.5:zero_steps=0',
-  'cfg_zero:1:zero_steps=10@0-0.9',
+  'cfg_zero:1:zero_steps=10@0.1-1',
   'apg:4',
   'apg:4:eta=0.5:norm=15:momentum=-0.5',
   'apg:4:schedule=linear:eta=1:momentum=0.75@0.1-0.9',
@@ -241,6 +241,9 @@ EVERY = re.escape(f'are {", ".join(METHODS)}, rescale and none')
     ('s2:2:masks=0', 'masks is 0, expected a number from 1'),
     ('cfg:2:guided_channels=-1', 'guided_channels is -1'),
     ('cfg_zero:2:zero_steps=-1', 'zero_steps is -1'),
+    # Zero-init belongs to t = 1.
+    ('cfg_zero:2@0-0.7', 'its interval ends at 0.7; end it at 1, or add zero_'),
+    ('cfg_zero:2:zero_steps=2@0.3-0.9', 'its interval ends at 0.9'),
     ('apg:2:eta=1.5', 'eta is 1.5, expected a number from 0 to 1'),
     ('apg:2:eta=nan', 'eta is nan'),
     ('apg:2:norm=inf', 'norm is inf'),

@@ -16,7 +16,9 @@ from sample.grid import SPACINGS, make_grid
 def test_from_noise_to_data(steps, last, shift, spacing):
   grid = make_grid(steps, shift=shift, last=last, spacing=spacing)
   assert grid.shape == (steps + 1,) and grid.dtype == np.float64
-  assert grid[0] == 1 and grid[-1] == 0
+  # EDM starts at a noise level of 80.
+  assert grid[0] == 1 or (spacing == 'edm' and 0.9 < grid[0] < 1)
+  assert grid[-1] == 0
   assert (np.diff(grid) < 0).all()
 
 
@@ -60,12 +62,36 @@ def test_karras(name):
   path, n = path_named(name), 12
   grid = make_grid(n, spacing='karras', path=path)
   assert grid[0] == 1 and grid[-1] == 0 and (np.diff(grid) < 0).all()
-  # EDM's equation 5, with sigma in units of alpha, between the ends.
+  # Both ends are replaced, and i / n stands where EDM has i / (n - 1).
   i = np.arange(1, n)
   expected = (80 ** (1 / 7) + i / n * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
   inside = grid[1:-1]
   ratio = np.asarray(path.sigma(inside) / path.alpha(inside))
   np.testing.assert_allclose(ratio, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize('name', ['linear', 'cosine', 'vp', 'discrete'])
+@pytest.mark.parametrize('steps', [1, 2, 18])
+def test_edm_is_equation_5(name, steps):
+  path = path_named(name)
+  grid = make_grid(steps, spacing='edm', path=path)
+  i = np.arange(steps) / max(steps - 1, 1)
+  sigma = (80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+  assert len(grid) == steps + 1 and grid[-1] == 0
+  if name == 'linear':  # in float64 all the way
+    np.testing.assert_allclose(grid[:-1], sigma / (1 + sigma), rtol=1e-14)
+  ratio = np.asarray(path.sigma(grid[:-1]) / path.alpha(grid[:-1]))
+  np.testing.assert_allclose(ratio, sigma, rtol=2e-3)
+
+
+def test_edm_ends_at_its_smallest_noise_level():
+  # Table 1 and 18 steps of the paper; `last` does not apply.
+  for last in (0.0, 0.04):
+    before = make_grid(18, spacing='edm', last=last)[-2]
+    np.testing.assert_allclose(before / (1 - before), 0.002)
+  # The variant stops at a noise level above it.
+  before = make_grid(18, spacing='karras')[-2]
+  np.testing.assert_allclose(before / (1 - before), 0.0070, atol=5e-5)
 
 
 def test_listed_times():

@@ -84,7 +84,8 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
     # The first steps are left out where it is on: no pass at all.
     ('cfg_zero:1:zero_steps=2', 'heun', 11),
     ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
-    ('cfg_zero:2:zero_steps=2@0-0.9', 'euler', 1 + 2 * 4),
+    ('cfg_zero:2:zero_steps=2@0.9-1', 'euler', 5),
+    ('cfg_zero:2:zero_steps=0@0-0.9', 'euler', 1 + 2 * 5),
     ('cfg++:0.5@0.4-0.7', 'ddim', 8),
     # Block 3 and block 5 run behind 2; the guide costs a quarter.
     ('cfg:1,slg:1:blocks=2+4@0-0.5', 'euler', 6),

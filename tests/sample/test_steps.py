@@ -13,6 +13,7 @@ from dit.path import path_named
 from dit.types import DenoiserOutput
 from guidance import Step, parse
 from sample import sampler
+from sample.discrete import discrete_grid
 from sample.grid import make_grid
 from sample.registry import make_solver
 
@@ -175,13 +176,35 @@ def test_noise_is_that_of_its_step_after_zero_steps():
 @pytest.mark.parametrize(
   ('text', 'same'),
   [
-    ('cfg_zero:2:zero_steps=2@0-0.7', 'cfg_zero:2:zero_steps=0@0-0.7'),
+    # The second step, at t = 0.8, is outside the interval.
+    ('cfg_zero:2:zero_steps=2@0.9-1', 'cfg_zero:2:zero_steps=1@0.9-1'),
     ('cfg_zero:1:zero_steps=2', 'none'),
   ],
 )
 def test_no_rest_where_the_method_is_off(text, same):
   ours, expected = (sample(t, 'euler', make_grid(5)) for t in (text, same))
   np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Still(Field):
+  """A velocity of 0: what is drawn is the start."""
+
+  def one(self, x, t, label, kept):
+    return DenoiserOutput(jnp.zeros_like(x))
+
+
+def test_a_grid_that_starts_below_one_starts_from_less_noise():
+  grid = make_grid(6, spacing='edm')
+  x = sample('none', 'euler', grid, denoiser=Still())
+  np.testing.assert_allclose(x, 80 / 81 * start(), rtol=1e-6)
+  x = sample('none', 'euler', make_grid(6), denoiser=Still())
+  np.testing.assert_array_equal(x, start())
+  # DiT's respaced schedules start from noise, wherever they start.
+  path = path_named('discrete')
+  x = sample('none', 'euler', discrete_grid('2,1'), path=path, denoiser=Still())
+  np.testing.assert_array_equal(x, start())
 
 
 @jax.tree_util.register_dataclass

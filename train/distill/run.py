@@ -326,6 +326,11 @@ def _check_grid(experiment: Experiment) -> None:
   path = path_named(experiment.objective.path)
   grid = sampling.grid(path)
   steps = len(grid) - 1
+  if sampling.spacing == 'edm':
+    raise InputError(
+      f'sample.spacing is edm, whose times start at {grid[0]:.4g}, but a '
+      'student starts from noise at t = 1; choose another spacing.'
+    )
   if steps > MAX_STEPS:
     raise InputError(
       f"the student's grid has {steps} steps, expected 1 to {MAX_STEPS}; "
