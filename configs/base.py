@@ -238,8 +238,9 @@ def get_config() -> ml_collections.ConfigDict:
   # NAME:OPTION=VALUE, such as heun:last=heun, ddim:eta=0.5 or dopri5:rtol=1e-5.
   config.sample.solver = 'euler_maruyama'
   config.sample.steps = 250
-  # Spacing of the times: uniform, cosine, quadratic, karras; or the times
-  # themselves, such as 1,0.8,0.3,0 (sample/grid.py).
+  # Spacing of the times: uniform, cosine, quadratic, karras (our variant), edm
+  # (EDM's own grid); or the times themselves, such as 1,0.8,0.3,0
+  # (sample/grid.py).
   config.sample.spacing = 'uniform'
   # Above 1: more steps near the noise.
   config.sample.shift = 1.0
@@ -253,6 +254,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Of the state between steps and of guidance's arithmetic: float32 or float64
   # (not on TPUs). The network computes in model.dtype in either case.
   config.sample.state_dtype = 'float32'
+  # Whether pixels are truncated to 8 bits (REPA's and Internal Guidance's SiT
+  # code) instead of rounded (DiT's, SiT's and LightningDiT's).
+  config.sample.truncate = False
   # Images per compiled call.
   config.sample.batch_size = 64
 
@@ -295,9 +299,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.autoencoder = ''
 
   config.compare = ml_collections.ConfigDict()
-  # Images per method, and what `compare` puts side by side.
+  # Images per method, and what `compare` puts side by side. S2 is published on
+  # top of CFG, with omega 0.25.
   config.compare.num = 500
-  config.compare.methods = ('none', 'cfg:1.35', 'ig:1.4', 's2:1.25')
+  config.compare.methods = ('none', 'cfg:1.35', 'ig:1.4', 'cfg:1.35,s2:1.25')
   # Methods whose scale is swept, and the scales.
   config.compare.sweep_methods = ('ig', 'cfg')
   config.compare.sweep_scales = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)

@@ -1,36 +1,55 @@
-"""Published settings of samplers, and the FID they are said to give.
+"""Published settings of samplers, and the FID that was published with them.
 
-  python main.py sample --folder=sit-xl-ig --preset=sit_xl_ig_cfg --num=50000 \
-    --labels=random --autoencoder=sd_vae:sd-vae-ft-ema.safetensors
+  python main.py sample --folder=sit-xl-ig --preset=sit_xl_ig_cfg \
+    --autoencoder=sd_vae:sd-vae-ft-ema.safetensors
 
-FID (and IS) are of 50,000 ImageNet-256 images with random labels against the
-ADM reference, as published; none has been run here. Times are ours: 0 data, 1
-noise.
+FID and IS are published figures of 50,000 ImageNet-256 images with random
+labels against the ADM reference; none has been run here. A preset sets all that
+its figure depends on and that a command can set: guidance, solver, steps and
+times, the precision of the state and of the network, how pixels become 8 bits,
+labels and number of images. It names the decoder, whose file you give, and the
+training of the weights. The published code multiplies matrices in TF32, and
+draws other noise. Times are ours: 0 data, 1 noise.
 """
 
 import ml_collections
 
+# Of the network's activations, float32 where ours would be bfloat16.
+_COMMON = {'dtype': 'float32', 'labels': 'random', 'num': 50_000}
+_SD = {**_COMMON, 'autoencoder': 'sd_vae', 'decoder': 'sd-vae-ft-ema'}
+_VA = {
+  **_COMMON,
+  'autoencoder': 'va_vae',
+  'decoder': 'vavae-imagenet256-f16d32-dinov2',
+}
 _SDE = {'solver': 'euler_maruyama', 'steps': 250, 'last': 0.04}
+# The code of REPA, and Internal Guidance's SiT code, which is made of it, keeps
+# the state in float64 and truncates pixels. That of DiT, SiT and LightningDiT
+# keeps it in float32 and rounds.
+_REPA = {**_SDE, 'state_dtype': 'float64', 'truncate': True}
 _LIGHTNING = {'last': 0.0, 'shift': 1 / 0.3, 'scales_at': 'evaluation'}
 _HEUN = {'solver': 'heun:last=heun', 'steps': 124, **_LIGHTNING}
 _EULER = {'solver': 'euler', 'steps': 249, **_LIGHTNING}
 
 PRESETS = {
-  # DiT-XL/2 (arXiv 2212.09748); three of four channels are guided.
+  # DiT-XL/2, 7M steps (arXiv 2212.09748); three of four channels are guided.
   'dit_xl_cfg': {
+    **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',
     'sample': {'solver': 'ddpm', 'respacing': '250'},
     'fid': 2.27,
     'inception_score': 278.2,
   },
-  # SiT-XL/2 (arXiv 2401.08740); likewise. The SDE, and the ODE.
+  # SiT-XL/2, 1,400 epochs (arXiv 2401.08740); likewise. The SDE, and the ODE.
   'sit_xl_cfg': {
+    **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',
     'sample': {**_SDE, 'solver': 'euler_maruyama:diffusion=sigma'},
     'fid': 2.06,
     'inception_score': 270.3,
   },
   'sit_xl_cfg_ode': {
+    **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',
     'sample': {
       'solver': 'dopri5:rtol=1e-3:atol=1e-6:overshoot=true',
@@ -39,43 +58,52 @@ PRESETS = {
     'fid': 2.15,
     'inception_score': 258.1,
   },
-  # SiT-XL/2 trained with REPA, 800 epochs (arXiv 2410.06940).
+  # SiT-XL/2 trained with REPA, 800 epochs (arXiv 2410.06940, and the command
+  # of its README).
   'sit_xl_repa_interval': {
+    **_SD,
     'guidance': 'cfg:1.8@0-0.7',
-    'sample': _SDE,
+    'sample': _REPA,
     'fid': 1.42,
     'inception_score': 305.7,
   },
-  # SiT-XL/2 + IG, 800 epochs (arXiv 2512.24176, and its sampling script). The
-  # scale behind IG alone, FID 1.75, is not published.
+  # SiT-XL/2 + IG, 800 epochs (arXiv 2512.24176, and its sampling script, which
+  # leaves IG on at all times). The scale behind IG alone, FID 1.75, is not
+  # published.
   'sit_xl_ig_cfg': {
+    **_SD,
     'guidance': 'ig:1.4,cfg:1.35@0-0.7',
-    'sample': _SDE,
+    'sample': _REPA,
     'fid': 1.46,
     'inception_score': 265.7,
   },
-  # SiT-B/2 + IG, 80 epochs (the same paper, as others report its ablation).
+  # SiT-B/2 + IG, 80 epochs (an ablation of the same paper, as others report it:
+  # second-hand).
   'sit_b_ig': {
+    **_SD,
     'guidance': 'ig:1.9',
-    'sample': _SDE,
+    'sample': _REPA,
     'fid': 17.38,
     'inception_score': 69.12,
   },
   'sit_b_ig_interval': {
+    **_SD,
     'guidance': 'ig:2.3@0.3-1',
-    'sample': _SDE,
+    'sample': _REPA,
     'fid': 16.19,
     'inception_score': 72.95,
   },
   # LightningDiT-XL/1 on VA-VAE (arXiv 2501.01423), 64 and 800 epochs; three of
   # 32 channels are guided, hence the scales.
   'lightningdit_xl_64': {
+    **_VA,
     'guidance': 'cfg:10:guided_channels=3@0-0.9',
     'sample': _EULER,
     'fid': 2.11,
     'inception_score': 252.3,
   },
   'lightningdit_xl_800': {
+    **_VA,
     'guidance': 'cfg:6.7:guided_channels=3@0-0.875',
     'sample': _EULER,
     'fid': 1.35,
@@ -83,12 +111,14 @@ PRESETS = {
   },
   # LightningDiT-XL/1 + IG, 680 epochs (arXiv 2512.24176, and its config).
   'lightningdit_xl_ig': {
+    **_VA,
     'guidance': 'ig:1.7',
     'sample': _HEUN,
     'fid': 1.34,
     'inception_score': 229.3,
   },
   'lightningdit_xl_ig_cfg': {
+    **_VA,
     'guidance': 'ig:1.4,cfg:1.45@0-0.81',
     'sample': _HEUN,
     'fid': 1.19,

@@ -11,6 +11,7 @@ Families, by the code that wrote the tensors, and what their networks speak
   dit               facebookresearch/DiT                   noise
   sit               willisma/SiT                           reversed
   ig_sit            CVL-UESTC/Internal-Guidance, SiT       velocity
+  repa              sihyun-yu/REPA (`dit.repa`)            velocity
   lightningdit      hustvl/LightningDiT                    reversed
   ig_lightningdit   Internal-Guidance, LightningDiT        reversed
 
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dit import model
+from dit import model, repa
 from dit.config import DiTConfig
 from dit.errors import InputError, check_choice
 
@@ -48,6 +49,7 @@ FAMILIES = {
   'dit': Family('noise', inside=False, options=False),
   'sit': Family('reversed', inside=False, options=False),
   'ig_sit': Family('velocity', inside=True, options=False),
+  'repa': Family('velocity', inside=False, options=False),
   'lightningdit': Family('reversed', inside=False, options=True),
   'ig_lightningdit': Family('reversed', inside=True, options=True),
 }
@@ -174,6 +176,8 @@ def from_published(
     InputError: for a missing, left over or misshapen tensor, naming it.
   """
   check_choice('family', family, FAMILIES)
+  if family == 'repa':
+    tensors = repa.without_projectors(tensors)
   config = _infer(tensors, family, num_heads, taps, null_label)
   _check_family(config, family)
   shapes = published_shapes(config)

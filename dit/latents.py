@@ -25,16 +25,13 @@ def from_pixels(image: jax.Array) -> jax.Array:
 
 
 def to_pixels(x: jax.Array, *, truncate: bool = False) -> jax.Array:
-  """(B, H, W, C) float -> uint8; values outside [-1, 1] are clipped.
+  """Returns images (B, H, W, C) as uint8, clipped to [-1, 1].
 
   Args:
-    x: images.
-    truncate: rounds down, half a level darker on average: what SiT and
-      Internal Guidance's SiT did for their published numbers. LightningDiT's
-      trunc(127.5 x + 128) rounds to the nearest, as we do.
-
-  Returns:
-    The stored form.
+    x: Images, float.
+    truncate: Whether to round down, half a level darker on average, as the
+      code of REPA and of Internal Guidance's SiT does. The code of DiT, SiT and
+      LightningDiT takes trunc(127.5 x + 128), which rounds to the nearest.
   """
   integer = jnp.floor if truncate else jnp.round
   return jnp.clip(integer((x + 1) * 127.5), 0, 255).astype(jnp.uint8)

@@ -13,6 +13,7 @@ apart they lie, of velocities, is
 with strong refined by IG, as the weak one is, for methods beside it.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -108,7 +109,10 @@ def film(
     begins = config.grid(path)[:-1]
     chosen = np.linspace(0, len(begins) - 1, frames).round().astype(int)
     chosen = np.unique(chosen)
-    decode = jax.jit(generate.to_images, out_shardings=replicated(mesh))
+    decode = jax.jit(
+      functools.partial(generate.to_images, truncate=config.truncate),
+      out_shardings=replicated(mesh),
+    )
 
     def shown(values):
       return np.stack([decode(autoencoder, x)[0] for x in values])

@@ -12,6 +12,7 @@ the number of images; what the network makes of them differs by rounding alone.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -53,6 +54,7 @@ class SampleConfig:
     scales_at: where guidance reads its scales; 'step' or 'evaluation'.
     state_dtype: of the state and of guidance's arithmetic, 'float32' or
       'float64'; the network computes as it does.
+    truncate: Whether pixels are truncated to 8 bits instead of rounded.
     batch_size: images per compiled call, over all devices.
   """
 
@@ -64,6 +66,7 @@ class SampleConfig:
   respacing: str = ''
   scales_at: Annotated[str, Choice(sampler.SCALES_AT)] = 'step'
   state_dtype: Annotated[str, Choice(STATE_DTYPES)] = 'float32'
+  truncate: bool = False
   batch_size: BatchSize = 64
 
   def __post_init__(self) -> None:
@@ -212,13 +215,20 @@ class Batch:
 
 
 def to_images(
-  autoencoder: Autoencoder | None, x: jax.Array
+  autoencoder: Autoencoder | None, x: jax.Array, *, truncate: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-  """Latents (B, H, W, C) to uint8 images; and which are finite, (B,)."""
+  """Returns uint8 images of latents (B, H, W, C), and which are finite, (B,).
+
+  Args:
+    autoencoder: Decoder of the latents; None where they are images.
+    x: Latents.
+    truncate: Whether pixels are truncated instead of rounded.
+  """
   x = x.astype(jnp.float32)
   if autoencoder is not None:
     x = autoencoder.decode(autoencoder.denormalise(x))
-  return latents.to_pixels(x), jnp.isfinite(x).all((1, 2, 3))
+  pixels = latents.to_pixels(x, truncate=truncate)
+  return pixels, jnp.isfinite(x).all((1, 2, 3))
 
 
 def draw_latents(
@@ -297,7 +307,10 @@ def batches(
   cost = declared_nfe(denoiser, guidance, config, path, seed)
 
   # Replicated, so that every process can read all of it.
-  decode = jax.jit(to_images, out_shardings=replicated(mesh))
+  decode = jax.jit(
+    functools.partial(to_images, truncate=config.truncate),
+    out_shardings=replicated(mesh),
+  )
 
   def start(number):
     """Asks for a batch; returns before it is there."""

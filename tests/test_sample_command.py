@@ -180,6 +180,8 @@ def test_presets_are_settings_of_their_family(name):
   family += name.split('_')[0]
   config = settings.load_config('configs/base.py')
   config.sample.update(SAMPLING.get(family, {}))
+  if 'repa' in name or family == 'ig_sit':  # code that was made of REPA's
+    config.sample.update({'state_dtype': 'float64', 'truncate': True})
   expected = config.sample.to_dict()
   settings.override(config, assignments)
   experiment = build(config.to_dict())
@@ -189,15 +191,67 @@ def test_presets_are_settings_of_their_family(name):
     assert config.sample.to_dict() == expected or 'repa' in name
 
 
+@pytest.mark.parametrize('name', settings.load_config(sampling.PRESETS))
+def test_a_preset_sets_all_that_its_figure_depends_on(name):
+  _, assignments, row = sampling.preset(name)
+  keys = dict(assignment.split('=', 1) for assignment in assignments)
+  every = settings.load_config('configs/base.py').sample.keys()
+  assert keys.keys() == {f'sample.{key}' for key in every} - {
+    'sample.batch_size'
+  } | {'model.dtype'}
+  assert keys['model.dtype'] == 'float32'
+  # generate.py of REPA and of Internal Guidance's SiT code.
+  of_repa = 'repa' in name or (name.startswith('sit') and 'ig' in name)
+  assert keys['sample.truncate'] == str(of_repa)
+  assert keys['sample.state_dtype'] == ('float64' if of_repa else 'float32')
+  assert (row['labels'], row['num']) == ('random', 50_000)
+  expected = 'va_vae' if name.startswith('lightning') else 'sd_vae'
+  assert row['autoencoder'] == expected and row['decoder']
+
+
+def test_a_preset_brings_labels_and_number_of_images(shared_run, monkeypatch):
+  calls = []
+  monkeypatch.setattr(
+    sampling, 'sample', lambda request, guidance, **words: calls.append(words)
+  )
+  words = ['sample', f'--workdir={shared_run}/run']
+  for more in ([], ['--preset=sit_xl_cfg'],
+               ['--preset=sit_xl_cfg', '--num=7', '--labels=3']):  # fmt: skip
+    assert run(*words, *more).status == 0
+  assert [(call['labels'], call['num']) for call in calls] == [
+    ('balanced', 100), ('random', 50_000), ('3', 7),
+  ]  # fmt: skip
+
+
 def test_presets_take_the_words_of_the_user_last(shared_run, tmp_path):
-  result = run('sample', f'--workdir={shared_run}/run', f'--out={tmp_path}',
+  # A run of an older version, whose config lacks newer keys.
+  shutil.copytree(shared_run / 'run', tmp_path / 'run')
+  config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  del config['sample']['truncate']
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(config))
+  result = run('sample', f'--workdir={tmp_path}/run', f'--out={tmp_path}/out',
                '--preset=sit_xl_ig_cfg', '--guidance=ig:1.1',
                *QUICK)  # fmt: skip
   assert result.status == 0, result.err
-  found = about(tmp_path)
+  found = about(tmp_path / 'out')
   assert found['guidance'] == 'ig:1.1'
   assert found['sampling']['solver'] == 'euler_maruyama'
   assert found['sampling']['steps'] == 2
+  assert found['sampling']['state_dtype'] == 'float64'
+  assert found['sampling']['truncate'] is True
+  assert found['model']['dtype'] == 'float32'
+  assert (found['labels'], found['num']) == ('random', 20)
+
+
+def test_truncated_pixels_are_rounded_down(shared_run, tmp_path):
+  stored = []
+  for value in ('false', 'true'):
+    result = draw(shared_run, tmp_path / value,
+                  f'--config.sample.truncate={value}')  # fmt: skip
+    assert result.status == 0, result.err
+    stored.append(images(tmp_path / value).astype(int))
+  difference = stored[0] - stored[1]
+  assert set(np.unique(difference)) == {0, 1}
 
 
 SWEEP = ['--num=20', '--config.compare.resamples=3',

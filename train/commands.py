@@ -111,8 +111,9 @@ def _request(
 def _sample(args: argparse.Namespace) -> None:
   guidance = args.guidance
   overrides: list[str] = []
+  row: dict[str, Any] = {}
   if args.preset is not None:
-    published_guidance, overrides, _ = sampling.preset(args.preset)
+    published_guidance, overrides, row = sampling.preset(args.preset)
     guidance = guidance or published_guidance
   guidance = guidance or 'none'
   if args.dry_run:
@@ -129,8 +130,8 @@ def _sample(args: argparse.Namespace) -> None:
   sampling.sample(
     _request(args, overrides),
     guidance,
-    num=args.num,
-    labels=args.labels,
+    num=row.get('num', 100) if args.num is None else args.num,
+    labels=args.labels or row.get('labels', 'balanced'),
     autoencoder=args.autoencoder,
     form=args.format,
     overwrite=args.overwrite,
@@ -208,7 +209,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     text = evaluating.evaluate_run(
       _request(args, overrides),
       guidance or 'none',
-      num=50_000 if args.num is None else args.num,
+      num=row.get('num', 50_000) if args.num is None else args.num,
       labels=args.labels or row.get('labels', 'balanced'),
       autoencoder=args.autoencoder,
       row=row,

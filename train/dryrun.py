@@ -263,19 +263,20 @@ def sample_program(
   row = jax.ShapeDtypeStruct(
     (config.batch_size,), jnp.int32, sharding=batch_sharding(mesh)
   )
-  return sampler.sample.lower(
-    denoiser,
-    method,
-    row,
-    row,
-    config.grid(path),
-    np.uint32(0),
-    solver=config.make_solver(path),
-    shape=experiment.model.latent_shape,
-    path=path,
-    scales_at=config.scales_at,
-    dtype=config.state_dtype,
-  )
+  with config.precision():
+    return sampler.sample.lower(
+      denoiser,
+      method,
+      row,
+      row,
+      config.grid(path),
+      np.uint32(0),
+      solver=config.make_solver(path),
+      shape=experiment.model.latent_shape,
+      path=path,
+      scales_at=config.scales_at,
+      dtype=config.state_dtype,
+    )
 
 
 def compiled(lowered: Any) -> Program:

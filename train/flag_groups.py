@@ -22,7 +22,8 @@ RESIZES = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
 FORMATS = ('npz', 'png')
 WEIGHTS = ('ema', 'raw')
 FAMILIES = (
-  'dit', 'sit', 'ig_sit', 'lightningdit', 'ig_lightningdit', 'inception',
+  'dit', 'sit', 'ig_sit', 'repa', 'lightningdit', 'ig_lightningdit',
+  'inception',
 )  # fmt: skip
 SCHEMES = ('int8', 'int6', 'int4')
 # What --help says of config keys.
@@ -119,7 +120,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def add_drawing(parser: argparse.ArgumentParser, labels: str | None) -> None:
+def add_drawing(parser: argparse.ArgumentParser) -> None:
   """Adds what to sample: guidance, or a preset, and labels."""
   parser.add_argument(
     '--guidance',
@@ -128,13 +129,14 @@ def add_drawing(parser: argparse.ArgumentParser, labels: str | None) -> None:
     'off, t is 0 at the data (none)',
   )
   parser.add_argument(
-    '--preset', help='published guidance and solver, of configs/presets.py'
+    '--preset',
+    help='published settings, of configs/presets.py: guidance, sampler, '
+    'precision, labels and number of images',
   )
   parser.add_argument(
     '--labels',
-    default=labels,
-    help='balanced, random, or classes such as 3,5 (balanced; evaluate '
-    '--preset: random)',
+    help='balanced, random, or classes such as 3,5 (balanced; with --preset: '
+    'random)',
   )
 
 

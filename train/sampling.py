@@ -31,32 +31,24 @@ PRESETS = 'configs/presets.py'
 
 
 def preset(name: str) -> tuple[str, list[str], dict[str, Any]]:
-  """Published settings, and what they are said to give.
+  """Returns published settings, and the row that was published with them.
 
   Returns:
-    Guidance; assignments to all keys of sampling but the batch size; and FID,
-    Inception Score, labels and number of images of the published row.
+    Guidance; assignments to the network's precision and to all keys of sampling
+    but the batch size; and FID, Inception Score, labels, number of images,
+    autoencoder and decoder of the published row.
 
   Raises:
-    InputError: for an unknown name; names the known ones.
+    InputError: For an unknown name; names the known ones.
   """
   presets = load_config(PRESETS)
   check_choice('--preset', name, presets)
-  chosen = presets[name]
-  sampling = load_config('configs/base.py').sample.to_dict() | dict(
-    chosen.sample
-  )
+  row = presets[name].to_dict()
+  guidance, dtype = row.pop('guidance'), row.pop('dtype')
+  sampling = load_config('configs/base.py').sample.to_dict() | row.pop('sample')
   del sampling['batch_size']
-  return (
-    chosen.guidance,
-    [f'sample.{k}={v}' for k, v in sampling.items()],
-    {
-      'fid': chosen.fid,
-      'inception_score': chosen.inception_score,
-      'labels': 'random',
-      'num': 50_000,
-    },
-  )
+  assignments = [f'sample.{k}={v}' for k, v in sampling.items()]
+  return guidance, [f'model.dtype={dtype}', *assignments], row
 
 
 def sample(

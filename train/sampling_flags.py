@@ -23,10 +23,10 @@ def add_sample(command: flag_groups.Command) -> None:
     ('--config', 'config file instead, for --dry_run'),
   ):
     where.add_argument(flag, type=flag_groups.path, help=text)
-  flag_groups.add_drawing(parser, labels='balanced')
+  flag_groups.add_drawing(parser)
   flag_groups.add_autoencoder(parser)
   parser.add_argument(
-    '--num', type=int, default=100, help='number of images (%(default)s)'
+    '--num', type=int, help='number of images (100; with --preset: 50,000)'
   )
   parser.add_argument(
     '--format',
@@ -118,7 +118,7 @@ def add_evaluate(command: flag_groups.Command) -> None:
   parser.add_argument(
     '--bootstrap', type=int, help='resamples behind a standard error (0)'
   )
-  flag_groups.add_drawing(parser, labels=None)
+  flag_groups.add_drawing(parser)
   flag_groups.add_autoencoder(parser)
   parser.add_argument(
     '--num', type=int, help='images of each set (50,000, or all samples)'

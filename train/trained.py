@@ -23,12 +23,15 @@ from dit.nested import flatten
 from dit.ranges import PathText, Range, check_value
 from dit.sharding import tree_shardings
 from dit.types import Denoiser
+from sample.generate import SampleConfig
 from sample.pipeline import OF_MACHINE, path_of, sampler_of
 from train import snapshots, workdir
 from train.experiment import Experiment, build
 from train.settings import load_config, override
 
 # Of the network: how it computes, not what its weights are.
+# Keys of the network that change no weights, so that sampling may set them.
+_COMPUTE = ('model.dtype',)
 _NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
 
 
@@ -84,6 +87,9 @@ class Source:
         'it as --folder to a command that takes one.'
       )
     build(about)
+    if isinstance(about.get('sample'), dict):
+      # Runs of an older version lack newer keys, which a preset sets too.
+      about['sample'] = dataclasses.asdict(SampleConfig()) | about['sample']
     config = ml_collections.ConfigDict(about).lock()
     return build(_override(config, overrides, 'run').to_dict())
 
@@ -245,10 +251,11 @@ def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
   network, info = weights.load_config(folder)
   config = load_config('configs/base.py')
   config.sample.update(sampler_of(folder, info))
+  config.model.dtype = network.dtype
   experiment = build(_override(config, overrides, 'folder').to_dict())
   return dataclasses.replace(
     experiment,
-    model=network,
+    model=dataclasses.replace(network, dtype=experiment.model.dtype),
     objective=dataclasses.replace(
       experiment.objective,
       path=path_of(network, info),
@@ -263,10 +270,10 @@ def _override(
   known = flatten(config.to_dict())
   for assignment in overrides:
     key = assignment.partition('=')[0]
-    if key in known and not workdir.is_free(key):
+    if key in known and key not in _COMPUTE and not workdir.is_free(key):
       raise InputError(
         f'config key {key} belongs to the {what} and cannot be changed here; '
-        f'{", ".join(workdir.FREE)} can.'
+        f'{", ".join((*_COMPUTE, *workdir.FREE))} can.'
       )
   return override(config, overrides)
 

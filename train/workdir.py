@@ -235,7 +235,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 
   def may_differ(key):
     if is_student and key.startswith('sample.'):
-      return key in ('sample.batch_size', 'sample.state_dtype')
+      name = key.removeprefix('sample.')
+      return name in ('batch_size', 'state_dtype', 'truncate')
     if is_student and key == 'train.init_from':
       return _is_same_stage(old.get(key), new.get(key))
     return is_free(key)

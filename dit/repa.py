@@ -1,0 +1,47 @@
+"""REPA's published files, read as those of a plain SiT.
+
+REPA (arXiv 2410.06940, sihyun-yu/REPA) trains a SiT whose states, after a few
+blocks, are projected onto the features of an image encoder. The projectors
+serve that loss alone, so sampling leaves them out. REPA runs time as we do (0
+is the data), unlike SiT's own code.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from absl import logging
+
+PROJECTORS = 'projectors.'
+_LATER = 'decoder_blocks.'
+
+
+def without_projectors(
+  tensors: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+  """Returns the tensors of the SiT, and logs those that are left out.
+
+  Args:
+    tensors: REPA's tensors by their published names. Older files name the
+      blocks behind the projectors `decoder_blocks`, counted from 0.
+  """
+  skipped = [name for name in tensors if name.startswith(PROJECTORS)]
+  if skipped:
+    logging.info(
+      "Skipped REPA's projectors, which only training uses (%d tensors): %s.",
+      len(skipped),
+      ', '.join(skipped),
+    )
+  before = len({n.split('.')[1] for n in tensors if n.startswith('blocks.')})
+
+  def current(name: str) -> str:
+    if not name.startswith(_LATER):
+      return name
+    number, _, rest = name.removeprefix(_LATER).partition('.')
+    # A name without a number is refused later, as one that has no place.
+    return f'blocks.{before + int(number)}.{rest}' if number.isdigit() else name
+
+  return {
+    current(name): tensor
+    for name, tensor in tensors.items()
+    if not name.startswith(PROJECTORS)
+  }
