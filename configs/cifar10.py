@@ -58,6 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
     'cfg:1.3',
     'ig:1.5',
     's2:1.5',
+    'cfg:1.3,s2:1.25',
     'ig:1.5,cfg:1.2',
   )
   return config

@@ -6,22 +6,36 @@
   python main.py train --config=configs/sit.py:XL/2,ig --workdir=runs/sit-xl \
     --config.data.dir=data
 
-The argument is size/patch (S, B, L, XL), then `ig` for the intermediate loss,
-`accelerated` for the guided target as well. IG is arXiv 2512.24176, its SiT
-code; without it the recipe is that of SiT (arXiv 2401.08740) and REPA: the
-same optimiser, batch and EMA. 80 epochs are 400k steps of 256 images.
+The argument is size/patch (S, B, L, XL), then options:
+
+  (none)       the training settings that REPA (arXiv 2410.06940) and Internal
+               Guidance share, without REPA's alignment loss: 800 epochs,
+               gradients clipped to norm 1, no mirrored images
+  ig           these settings and the intermediate loss of Internal Guidance
+               (IG, arXiv 2512.24176, its SiT code)
+  accelerated  the guided target as well; its paper publishes no weight, start
+               or FID, so the values are ours
+  original     the settings of SiT (arXiv 2401.08740) and its code instead:
+               1,400 epochs, no clipping, half of the images mirrored (prepare
+               them as imagenet256_flip, with data.flip=true; see dit.py)
+
+All share optimizer, batch of 256, EMA, uniform times and label dropout. 80
+epochs are 400k steps.
 
 Published FID (none has been run here; SDE sampler, 250 steps):
 
-  B/2       80 epochs  33.02
-  B/2,ig    80 epochs  30.60; guided ig:1.9 17.38, ig:2.3@0.3-1 16.19
-  XL/2,ig   80 epochs  ig 5.31 (scale not published)
-  XL/2     800 epochs  SiT alone: cfg:1.5 2.06
-  XL/2,ig  800 epochs  ig 1.75; with cfg 1.46 (--preset=sit_xl_ig_cfg)
+  XL/2,original  1,400 epochs  cfg:1.5 of three channels 2.06 (sit_xl_cfg)
+  XL/2,ig           80 epochs  ig 5.31 (scale not published)
+  XL/2,ig          800 epochs  ig 1.75; with cfg 1.46 (sit_xl_ig_cfg)
+  B/2               80 epochs  33.02
+  B/2,ig            80 epochs  30.60; ig:1.9 17.38, ig:2.3@0.3-1 16.19
 
-Hardware as published: 8 GPUs, 32 images each, float16; hours are not published.
-Ours: bfloat16 activations; docs/scaling.md has memory and meshes for TPUs.
-`accelerated` has no published weight, start or FID: the values are ours.
+The rows of B/2 are second-hand: others report them from IG's paper. REPA's
+1.42 (sit_xl_repa_interval) needs its alignment loss, which is not here.
+
+Hardware of IG as published: 8 GPUs, 32 images each, float16; hours are not
+published. Ours: bfloat16 activations; docs/scaling.md has memory and meshes for
+TPUs.
 """
 
 import ml_collections
@@ -29,20 +43,28 @@ import ml_collections
 from configs import base
 
 SIZES = ('Tiny', 'S', 'B', 'L', 'XL')
-OPTIONS = ('ig', 'accelerated')
+OPTIONS = ('ig', 'accelerated', 'original')
 
 
 def get_config(argument: str = 'XL/2,ig') -> ml_collections.ConfigDict:
   """The recipe of a size and patch, such as 'B/2,ig'."""
   name, options = base.parse_argument(argument, SIZES, OPTIONS)
+  if 'original' in options and len(options) > 1:
+    raise ValueError(
+      f'{argument!r}: original is the recipe of SiT alone, which has no '
+      'intermediate loss; leave out the other options',
+      ['original'],
+      (*SIZES, *OPTIONS),
+    )
   config = base.get_config()
   config.model.name = f'SiT-{name}'
   config.model.taps = ()
-  if options:  # the guided target needs a tap too
+  tapped = options - {'original'}  # the guided target needs a tap too
+  if tapped:
     # Published: after block 4 of 12, and after block 8 of 24 and 28.
     config.model.taps = (4 if name[0] in 'SB' else 8,)
   if name.startswith('Tiny'):  # for trying things out; not published
-    config.model.taps = (2,) if options else ()
+    config.model.taps = (2,) if tapped else ()
   if 'accelerated' in options:
     config.objective.guided_weight = 0.5
     config.objective.guided_start_images = 2_560_000
@@ -51,5 +73,10 @@ def get_config(argument: str = 'XL/2,ig') -> ml_collections.ConfigDict:
   config.data.autoencoder = 'sd_vae'
   config.data.test_split = ''
   config.train.images = 800 * 1_281_167
-  config.log.preview_guidance = 'ig:1.4' if options else 'cfg:1.5'
+  config.log.preview_guidance = 'ig:1.4' if tapped else 'cfg:1.5'
+  if 'original' in options:
+    config.optimizer.clip = 0.0
+    config.data.name = 'imagenet256_flip'
+    config.data.flip = True
+    config.train.images = 1400 * 1_281_167
   return config

@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from configs import sit
 from dit.errors import InputError
 from train import settings
 from train.experiment import build
@@ -41,6 +42,22 @@ def test_sit(size, options):
     'autoencoder',
   )
   assert not run.data.flip
+
+
+def test_sits_own_recipe_mirrors_and_does_not_clip():
+  """What train.py of SiT's public code does, and REPA's does not."""
+  run, shared = recipe('sit.py:XL/2,original'), recipe('sit.py:XL/2')
+  assert run.optimizer.clip == 0 and run.data.flip
+  assert run.train.images == 1400 * 1_281_167
+  assert run.model.taps == ()
+  # The rest is shared.
+  assert run.model == shared.model and run.objective == shared.objective
+  assert (run.optimizer.lr, run.ema) == (shared.optimizer.lr, shared.ema)
+  assert (shared.optimizer.clip, shared.data.flip) == (1, False)
+  assert shared.train.images == 800 * 1_281_167
+  assert '1,400 epochs  cfg:1.5 of three channels 2.06' in sit.__doc__
+  with pytest.raises(InputError, match='original is the recipe of SiT alone'):
+    recipe('sit.py:XL/2,ig,original')
 
 
 def test_lightningdit_with_ig():
