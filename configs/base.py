@@ -225,9 +225,6 @@ def get_config() -> ml_collections.ConfigDict:
   # Guidance and number of images of a preview.
   config.log.preview_guidance = 'ig:1.4,cfg:1.35@0-0.7'
   config.log.preview_num = 64
-  # What decodes latents for a preview, as NAME:FILE[,FILE]; empty: latents of 1
-  # or 3 channels are shown as they are, and others not at all.
-  config.log.preview_autoencoder = ''
   # Project of Weights & Biases (or ENTITY/PROJECT) that is told too; empty:
   # none. Needs requirements-wandb.txt; WANDB_MODE=offline works.
   config.log.wandb = ''
@@ -292,11 +289,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.repeats = 1
   config.eval.bootstrap = 0
   # While training: images seen between evaluations (0: none), images of each,
-  # their guidance, and what decodes latents, as NAME:FILE[,FILE].
+  # and their guidance.
   config.eval.every_images = 0
   config.eval.num = 1000
   config.eval.guidance = 'none'
-  config.eval.autoencoder = ''
 
   config.compare = ml_collections.ConfigDict()
   # Images per method, and what `compare` puts side by side. S2 is published on

@@ -10,6 +10,7 @@ Writes to a folder:
 """
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from etils import epath
 from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
+from dit.autoencoder import Autoencoder
 from dit.errors import InputError, WriteError
 from dit.json_files import read_json
 from dit.path import Path
@@ -36,6 +38,7 @@ from sample.metrics.scorer import Scorer, Scores
 # Files in the folder of results.
 WRITES = ('compare.json', 'table.md', 'samples.png', 'guidance.png')
 _SPACES = ('features', 'pixels')
+_COLUMNS, _SHEET_ROWS = 20, 3  # of the sheet of images, for each block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +136,7 @@ def compare(
   folder: epath.PathLike,
   guide: Denoiser | None = None,
   classifier: Classifier | None = None,
+  autoencoder: Autoencoder | None = None,
   progress: Callable[[str], None] = logging.info,
 ) -> str:
   """Samples with every method, scores, and writes tables and pictures.
@@ -152,6 +156,7 @@ def compare(
     folder: for the results; those of the same protocol are kept as they are.
     guide: the weaker network of AutoGuidance.
     classifier: whose features measure distances; None trains one.
+    autoencoder: decodes what is drawn; None for pixels.
     progress: called with a line of text as rows are finished.
 
   Returns:
@@ -194,6 +199,7 @@ def compare(
       shape=shape,
       mesh=mesh,
       seed=seed,
+      autoencoder=autoencoder,
       progress=lambda done: marks.append((time.perf_counter(), done)),
     )
     # The first batch compiles; with a single one there is no other figure.
@@ -201,11 +207,12 @@ def compare(
     return images, nfe, (n_1 - n_0) / (t_1 - t_0)
 
   rows: list[Row] = []
-  blocks, real, floor = [('real', *reference)], [], None
+  picked = functools.partial(_picked, num_classes=num_classes)
+  blocks, real, floor = [('real', picked(*reference))], [], None
   if held_out is not None:
     floor = scorer(*held_out)
     real = [Row('real, held out', floor)]
-    blocks = [(_label('real,', 'held out', floor), *held_out)]
+    blocks = [(_label('real,', 'held out', floor), picked(*held_out))]
   for text in config.methods:
     guidance = parse(text)
     images, nfe, rate = draw(guidance)
@@ -223,7 +230,7 @@ def compare(
         ),
       )
     )
-    blocks.append((_label(*split_names(text), scores), images, labels))
+    blocks.append((_label(*split_names(text), scores), picked(images, labels)))
     progress(f'{text}: {_summary(rows[-1].scores)}')
   rows += real
 
@@ -244,7 +251,7 @@ def compare(
     ],
   }
   try:
-    writer.write_png(folder / 'samples.png', _sheet(blocks, num_classes))
+    writer.write_png(folder / 'samples.png', _sheet(blocks))
     if points:
       writer.write_figure(folder / 'guidance.png', _figure(points, floor))
     writer.write_bytes(folder / 'table.md', table.encode())
@@ -328,27 +335,26 @@ def _with_scale(guidance: Guidance, name: str, value: float) -> Guidance:
   )
 
 
-def _sheet(
-  blocks: Sequence[tuple[str, np.ndarray, np.ndarray]],
-  num_classes: int,
-  columns: int = 20,
-  rows: int = 3,
+def _picked(
+  images: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> np.ndarray:
-  """Real and drawn images, each column one class where classes are few."""
-  parts = []
-  for name, images, labels in blocks:
-    # Column j holds class j mod num_classes.
-    order = np.argsort(labels, kind='stable')
-    by_class = [order[labels[order] == c] for c in range(num_classes)]
-    picked = [
-      by_class[j % num_classes][row + rows * (j // num_classes)]
-      for row in range(rows)
-      for j in range(columns)
-      if row + rows * (j // num_classes) < len(by_class[j % num_classes])
+  """Returns images for the sheet; column j holds class j mod num_classes."""
+  order = np.argsort(labels, kind='stable')
+  by_class = [order[labels[order] == c] for c in range(num_classes)]
+  return images[
+    [
+      by_class[j % num_classes][row + _SHEET_ROWS * (j // num_classes)]
+      for row in range(_SHEET_ROWS)
+      for j in range(_COLUMNS)
+      if row + _SHEET_ROWS * (j // num_classes) < len(by_class[j % num_classes])
     ]
-    parts.append((name, images[picked]))
+  ]
+
+
+def _sheet(blocks: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+  """Returns the picture of real and drawn images, named on the left."""
   scale = max(1, 48 // blocks[0][1].shape[1])
-  return writer.sheet(parts, columns, scale=scale)
+  return writer.sheet(blocks, _COLUMNS, scale=scale)
 
 
 def _figure(

@@ -4,7 +4,7 @@ Plans of labels, for images 0, 1, 2, ...:
 
   balanced   i mod num_classes
   random     drawn with image i's own key
-  3 or 3,5   these classes, in turn
+  3 or 3,5   these classes, in turn, by number or by name (`sample.labels`)
 
 Image i has the same label and noise whatever the batch size, the devices or
 the number of images; what the network makes of them differs by rounding alone.
@@ -13,7 +13,7 @@ the number of images; what the network makes of them differs by rounding alone.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from dit import latents
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError, nearest, quote
+from dit.errors import InputError
 from dit.path import Linear, Path, VariancePreserving
 from dit.ranges import BatchSize, Choice, Count, check_fields, check_value
 from dit.sharding import batch_sharding, check_batch, replicated
@@ -34,10 +34,12 @@ from sample import sampler
 from sample.adaptive import Dopri5
 from sample.discrete import discrete_grid
 from sample.grid import LASTS, SHIFTS, STEPS, make_grid
+from sample.labels import find_classes
 from sample.registry import check_solver, make_solver
 from sample.solvers import Euler, Solver
 
 STATE_DTYPES = ('float32', 'float64')
+PLANS = ('balanced', 'random')  # of labels, beside classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +100,24 @@ class SampleConfig:
     return contextlib.nullcontext()
 
 
-def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
-  """Labels of images 0 to num - 1, (num,) int32.
+def plan_labels(
+  plan: str,
+  num: int,
+  num_classes: int,
+  seed: int,
+  names: Sequence[str] = (),
+) -> np.ndarray:
+  """Returns the labels of images 0 to num - 1, (num,) int32.
+
+  Args:
+    plan: a plan, as above.
+    num: number of images.
+    num_classes: number of classes.
+    seed: random seed, for the plan random.
+    names: name of each class, as far as known.
 
   Raises:
-    InputError: for an unknown plan, or a class out of range.
+    InputError: for an unknown plan or class.
   """
   check_value('number of labels', num, Count)
   index = np.arange(num)
@@ -116,19 +131,9 @@ def plan_labels(plan: str, num: int, num_classes: int, seed: int) -> np.ndarray:
       lambda key: jax.random.randint(key, (), 0, num_classes, jnp.int32)
     )
     return np.asarray(draw(keys), np.int32)
-  try:
-    classes = np.asarray([int(part) for part in plan.split(',')], np.int32)
-  except (ValueError, OverflowError) as error:
-    raise InputError(
-      f'labels {quote(plan)}: expected balanced, random, or classes such as '
-      '3 or '
-      f'3,5,7.{nearest(plan, ("balanced", "random"))}'
-    ) from error
-  if classes.min() < 0 or classes.max() >= num_classes:
-    raise InputError(
-      f'labels {quote(plan)}: classes lie between 0 and {num_classes - 1}.'
-    )
-  return classes[index % len(classes)]
+  others = ''.join(f'{word}, ' for word in PLANS)
+  classes = find_classes(plan, num_classes, names, others)
+  return np.asarray(classes, np.int32)[index % len(classes)]
 
 
 def check(

@@ -38,6 +38,7 @@ from sample import generate
 from sample.decoder import read_decoder
 from sample.film import Film, film
 from sample.generate import SampleConfig
+from sample.labels import find_classes, names_of
 
 # By family of published files, what differs from the defaults of
 # `SampleConfig`, which are those of ig_sit.
@@ -53,6 +54,7 @@ SAMPLING: dict[str, dict[str, Any]] = {
   'ig_lightningdit': {'solver': 'heun:last=heun', 'steps': 124, **_LIGHTNING},
 }
 
+Labels = str | Sequence[int | str] | np.ndarray
 OF_MACHINE = 'batch_size'  # of the section `sample`: it changes no image
 _MOST = 100_000  # of a number in the section `sample` of a folder
 
@@ -68,6 +70,8 @@ class Pipeline:
     shape: (H, W, C) of its latents.
     mesh: the devices.
     autoencoder: makes images of latents; None where they are images.
+    classes: name of each class, in the order of the labels; () where nothing
+      says.
   """
 
   denoiser: Denoiser
@@ -76,10 +80,11 @@ class Pipeline:
   shape: tuple[int, int, int]
   mesh: Mesh
   autoencoder: Autoencoder | None = None
+  classes: tuple[str, ...] = ()
 
   def __call__(
     self,
-    labels: Sequence[int] | np.ndarray,
+    labels: Labels,
     guidance: str | Guidance = 'none',
     *,
     seed: int = 0,
@@ -89,7 +94,8 @@ class Pipeline:
     """Draws images.
 
     Args:
-      labels: (n,), a class for each image.
+      labels: class of each image (n,), by number or by name, or text such as
+        'bird,3'.
       guidance: as text, such as 'ig:1.5,cfg:1.2@0-0.7', or made by hand.
       seed: of all noise; image i depends on it and on i.
       guide: whose network is the weaker one of guidance auto.
@@ -121,7 +127,7 @@ class Pipeline:
 
   def film(
     self,
-    labels: Sequence[int] | np.ndarray,
+    labels: Labels,
     guidance: str | Guidance,
     *,
     seed: int = 0,
@@ -197,10 +203,14 @@ class Pipeline:
       )
     return with_guide(guidance, guide.denoiser)
 
-  def _checked(self, labels: Sequence[int] | np.ndarray) -> np.ndarray:
+  def _checked(self, labels: Labels) -> np.ndarray:
     given, count = labels, self.denoiser.num_classes
+    if isinstance(labels, str):
+      labels = find_classes(labels, count, self.classes)
+    elif isinstance(labels, list | tuple):
+      labels = [self._number(k) if isinstance(k, str) else k for k in labels]
     try:
-      labels = np.asarray(given)
+      labels = np.asarray(labels)
     except ValueError:  # rows of several lengths
       labels = np.zeros(0)
     if (
@@ -215,6 +225,12 @@ class Pipeline:
         f'{count - 1}, one for each image.'
       )
     return labels.astype(np.int32)
+
+  def _number(self, word: str) -> int:
+    found = find_classes(word, self.denoiser.num_classes, self.classes)
+    if len(found) > 1:
+      raise InputError(f'label {word!r} names {len(found)} classes, not one.')
+    return found[0]
 
 
 def load(
@@ -278,6 +294,7 @@ def load(
     config.latent_shape,
     mesh,
     decoder,
+    names_of(latents),
   )
 
 

@@ -114,12 +114,14 @@ def sheet(
     blocks: name and (n, H, W, C) uint8 images of each.
     columns: images per row.
     scale: every pixel becomes scale x scale.
-    margin: width for the names, in pixels.
+    margin: least width for the names, in pixels.
 
   Returns:
     (H', W', 3) uint8.
   """
   font = ImageFont.load_default(size=18)
+  lines = [line for name, _ in blocks for line in name.splitlines()]
+  margin = max([margin, *(int(font.getlength(line)) + 24 for line in lines)])
   parts = []
   for name, images in blocks:
     block = tile(images, columns, scale=scale)

@@ -1,8 +1,11 @@
 """Command lines in this process, and a small run that several tests look at."""
 
 import contextlib
+import html
 import io
 import pathlib
+import re
+import shlex
 import sys
 import types
 
@@ -107,6 +110,16 @@ def run(*argv):
   return types.SimpleNamespace(
     status=status, out=out.getvalue(), err=err.getvalue()
   )
+
+
+def printed(text):
+  """The commands that a text says to try, as words behind `python main.py`."""
+  found = []
+  for line in re.findall(r'Try: (python main\.py [^\n<]*)', text):
+    python, script, *words = shlex.split(html.unescape(line))
+    assert (python, script) == ('python', 'main.py')
+    found.append(words)
+  return found
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Small networks."""
 
 import functools
+from typing import ClassVar
 
 import jax
 
@@ -23,6 +24,7 @@ class Doubled:
   """An autoencoder of which every number is known: mean 2x, std 0.5."""
 
   downsampling, latent_channels = 1, 3
+  params: ClassVar = {}
   normalisation = latents.Normalisation((1.0,), (2.0,))
 
   def encode(self, x):

@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from commands import ROOT, quickly, run
+from commands import ROOT, printed, quickly, run
 
 from dit import weights
 from dit.checkpoint import steps_of
@@ -67,6 +67,21 @@ def student(teacher, tmp_path_factory):
   result = distil(teacher, workdir, 'hybrid,2')
   assert result.status == 0, result.err
   return workdir
+
+
+def test_printed_commands_work_on_a_student(student, tmp_path):
+  workdir = shutil.copytree(student, tmp_path / 'a student')
+  result = run('report', f'--workdir={workdir}', '--no_draw')
+  assert result.status == 0, result.err
+  # Guidance is inside, so there is none to compare or to sweep.
+  ((command, *words),) = printed((workdir / 'report.html').read_text())
+  assert command == 'evaluate'
+  (tmp_path / 'mine.py').write_text(
+    'def flat(x):\n  return x.reshape(len(x), -1)[:, ::8]\n'
+  )
+  extractor = f'--config.eval.extractor={tmp_path}/mine.py:flat'
+  result = run(command, *words, '--num=20', extractor)
+  assert result.status == 0, result.err
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 import html.parser
 import pathlib
+import re
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
-from commands import DIGITS, quickly, run
+from commands import DIGITS, ROOT, TINY, printed, quickly, run
 from PIL import Image
 
 from sample.film import Film
@@ -280,6 +281,50 @@ def test_files_of_another_kind(shared_run, tmp_path, name):
   (workdir / name).mkdir() if '.' in name else (workdir / name).touch()
   result, found = report(workdir, workdir, '--step=30')
   assert result.status == 2 and name in result.err and found is None
+
+
+def test_printed_commands_work(shared_run, tmp_path):
+  workdir = tmp_path / "it's a run"
+  shutil.copytree(shared_run / 'run', workdir)
+  _, found = report(workdir, workdir, '--no_draw')
+  commands = printed((workdir / 'report.html').read_text())
+  assert [words[0] for words in commands] == ['compare', 'sweep', 'evaluate']
+  (tmp_path / 'mine.py').write_text(
+    'def flat(x):\n  return x.reshape(len(x), -1)[:, ::8]\n'
+  )
+  for command, *words in commands:
+    words += ['--config.sample.steps=1', '--num=20']
+    words += [f'--config.eval.extractor={tmp_path}/mine.py:flat']
+    if command == 'compare':
+      words = [*words[:-2], '--config.compare.num=20']
+    with quickly():
+      result = run(command, *words)
+    assert result.status == 0, result.err
+  _, found = report(workdir, workdir, '--no_draw')
+  assert not printed((workdir / 'report.html').read_text())
+  assert all(found.cells[name] for name in ('guidance', 'sweeps'))
+
+
+def test_commands_of_the_demo_work(shared_run, tmp_path):
+  """What `make demo` says to try, with few images and in another place."""
+  text = (ROOT / 'Makefile').read_text()
+  lines = re.findall(r"@echo '  \$\(BIN\)/python main\.py ([^']*)'", text)
+  assert [line.split()[0] for line in lines] == ['sample', 'train', 'compare']
+  few = {
+    'sample': ['--num=4'],
+    'train': [
+      f'--config.{key}={value}'
+      for key, value in TINY.items() | {('data.dir', f'{shared_run}/data')}
+    ],
+    'compare': ['--config.compare.num=20'],
+  }
+  for line in lines:
+    line = line.partition('   (')[0].replace('$(DEMO)', f'{shared_run}/run')
+    command, *words = line.replace('runs/long', f'{tmp_path}/long').split()
+    words += [f'--out={tmp_path}/samples'] * (command == 'sample')
+    with quickly():
+      result = run(command, *words, *few[command])
+    assert result.status == 0, result.err
 
 
 def test_advice_is_what_can_be_done(shared_run, tmp_path):

@@ -11,8 +11,8 @@ from dit.errors import InputError
 from guidance.parse import parse, with_guide
 from sample import generate, writer
 from sample.compare import split_names
-from sample.decoder import read_decoder
 from sample.film import Film, film
+from sample.labels import class_name, names_of
 from train import page
 from train.drawing import Opened, Request
 
@@ -25,9 +25,7 @@ _ROWS = {name: name for name in ('state', 'strong', 'refined', 'guided')}
 class Artist:
   """What draws anew, everything checked first."""
 
-  def __init__(
-    self, request: Request, guidance: Sequence[str], autoencoder: str | None
-  ) -> None:
+  def __init__(self, request: Request, guidance: Sequence[str]) -> None:
     self._opened = opened = Opened(request)
     self._experiment = experiment = opened.experiment
     self._seed = request.seed
@@ -45,12 +43,8 @@ class Artist:
       self._texts = self._texts or ['none']
       opened.check(self._texts)
     opened.check_weights()
-    self._decoder = read_decoder(
-      autoencoder or log.preview_autoencoder or None,
-      experiment.model.channels,
-      request.source.latents(),
-      opened.mesh,
-    )
+    self._names = names_of(opened.latents)
+    self._decoder = opened.decoder
     self._denoiser, self._guide, about = opened.restore()
     self._weights = f'{about["weights"]} weights of step {about["step"]}'
 
@@ -84,7 +78,9 @@ class Artist:
       self._experiment.sample,
       **self._common(),
     )
-    blocks = [(f'class {c}', images[labels == c]) for c in classes]
+    blocks = [
+      (class_name(int(c), self._names), images[labels == c]) for c in classes
+    ]
     sheet = writer.sheet(blocks, _SIDE, scale=max(1, 40 // images.shape[1]))
     return page.figure(
       sheet,
@@ -111,7 +107,8 @@ class Artist:
       except InputError as error:  # of a solver without steps
         return page.note(f'Not drawn: {error}')
       parts += [page.heading(_named(text)), *self._remarks(text)]
-      parts.append(_strips(found, classes))
+      names = [class_name(int(c), self._names) for c in classes]
+      parts.append(_strips(found, names))
       gaps[text] = found
     captions = (
       'Estimates of the final image (x0) where a step begins, t falling from '
@@ -151,11 +148,11 @@ def _named(text: str) -> str:
   return text if text == 'none' else f'{names} ({text})'
 
 
-def _strips(found: Film, classes: np.ndarray) -> str:
+def _strips(found: Film, names: Sequence[str]) -> str:
   """One strip of each image: a row for each prediction, and their change."""
   times = ', '.join(f'{t:.2f}' for t in found.times)
   figures = []
-  for k, label in enumerate(classes):
+  for k, name_of_class in enumerate(names):
     rows = [
       (_ROWS.get(name, f'weak:\n{name}'), images[:, k])
       for name, images in found.images.items()
@@ -168,7 +165,7 @@ def _strips(found: Film, classes: np.ndarray) -> str:
     rows.append(('change', change.astype(np.uint8)))
     scale = -(-48 // guided.shape[1])  # room for names of two lines
     sheet = writer.sheet(rows, len(found.times), scale=scale)
-    figures.append(page.figure(sheet, f'class {label}, t = {times}'))
+    figures.append(page.figure(sheet, f'{name_of_class}, t = {times}'))
   return page.strip(figures)
 
 

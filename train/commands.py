@@ -13,6 +13,7 @@ import jax
 from dit.errors import InputError
 from dit.ranges import Range, check_value
 from train import (
+  advice,
   cluster,
   dryrun,
   evaluating,
@@ -36,8 +37,14 @@ ExitStatus = Annotated[int, Range(0, 255)]
 
 
 def _prepare(args: argparse.Namespace) -> None:
-  config = override(load_config(args.config), args.overrides).to_dict()
-  experiment = build(config)
+  overrides = list(args.overrides)
+  # The flag names the autoencoder; the key need not be given beside it.
+  if args.autoencoder and not any(
+    word.startswith('data.autoencoder=') for word in overrides
+  ):
+    name = args.autoencoder.partition(':')[0]
+    overrides.append(f'data.autoencoder={name}')
+  experiment = build(override(load_config(args.config), overrides).to_dict())
   if args.verify:
     print(preparing.verify(experiment, args.split))
   elif args.images is None:
@@ -45,6 +52,7 @@ def _prepare(args: argparse.Namespace) -> None:
   else:
     print(
       preparing.prepare(experiment, args.images, args.split, args.autoencoder)
+      + advice.training(args.config, overrides, experiment, args.split)
     )
 
 
@@ -61,9 +69,11 @@ def _train(args: argparse.Namespace) -> int:
     return 0
   if args.workdir is None:
     raise InputError('--workdir is needed, the folder of the run.')
-  loop.check(experiment, args.workdir)
+  loop.check(experiment, args.workdir, args.autoencoder)
   with workdir.training(args.workdir, 'train') as place:
-    finished = loop.train(experiment, workdir.claim(place, config))
+    finished = loop.train(
+      experiment, workdir.claim(place, config), args.autoencoder
+    )
   return 0 if finished else args.stopped_status
 
 
@@ -82,12 +92,12 @@ def _distill(args: argparse.Namespace) -> int:
   if args.workdir is None:
     raise InputError('--workdir is needed, the folder of the student.')
   if experiment.distill.stages:
-    text = recipe.run(args.config, overrides, args.workdir)
+    text = recipe.run(args.config, overrides, args.workdir, args.autoencoder)
     if text is not None:
       _say(text)
     return 0 if text is not None else args.stopped_status
   with workdir.training(args.workdir, 'distill') as place:
-    finished = distilling.distill(experiment, place, config)
+    finished = distilling.distill(experiment, place, config, args.autoencoder)
   return 0 if finished else args.stopped_status
 
 
@@ -104,7 +114,12 @@ def _request(
     args.workdir or args.folder, bool(args.workdir), args.weights, args.step
   )
   return Request(
-    source, [*overrides, *args.overrides], guide, args.seed, args.out
+    source,
+    [*overrides, *args.overrides],
+    guide,
+    args.seed,
+    args.out,
+    args.autoencoder,
   )
 
 
@@ -132,7 +147,6 @@ def _sample(args: argparse.Namespace) -> None:
     guidance,
     num=row.get('num', 100) if args.num is None else args.num,
     labels=args.labels or row.get('labels', 'balanced'),
-    autoencoder=args.autoencoder,
     form=args.format,
     overwrite=args.overwrite,
   )
@@ -211,39 +225,43 @@ def _evaluate(args: argparse.Namespace) -> None:
       guidance or 'none',
       num=row.get('num', 50_000) if args.num is None else args.num,
       labels=args.labels or row.get('labels', 'balanced'),
-      autoencoder=args.autoencoder,
       row=row,
     )
   else:
-    drawing = ('guidance', 'labels', 'autoencoder', 'weights', 'step', 'guide')
+    drawing = ('guidance', 'labels', 'weights', 'step', 'guide')
     for name in drawing:
       if getattr(args, name) is not None:
         raise InputError(f'--{name} is for drawing, not for --samples.')
     text = evaluating.evaluate_samples(
-      _configured(args), args.samples, row=row, num=args.num, out=args.out
+      _configured(args),
+      args.samples,
+      row=row,
+      num=args.num,
+      out=args.out,
+      autoencoder=args.autoencoder,
     )
   _say(text)
 
 
 def _report(args: argparse.Namespace) -> None:
-  print(
-    reporting.report(
-      _request(args),
-      args.guidance,
-      autoencoder=args.autoencoder,
-      draw=not args.no_draw,
-    )
-  )
+  print(reporting.report(_request(args), args.guidance, draw=not args.no_draw))
 
 
 def _reference(args: argparse.Namespace) -> None:
   experiment = _configured(args)
-  _say(evaluating.make_reference(experiment, args.target))
+  _say(evaluating.make_reference(experiment, args.target, args.autoencoder))
 
 
 def _train_features(args: argparse.Namespace) -> None:
   experiment = _configured(args)
-  _say(features.train_features(experiment, args.target, steps=args.steps))
+  _say(
+    features.train_features(
+      experiment,
+      args.target,
+      steps=args.steps,
+      autoencoder=args.autoencoder,
+    )
+  )
 
 
 RUNS = {

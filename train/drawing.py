@@ -5,6 +5,7 @@ A `Request` becomes `Opened`, of which nothing is compiled or read yet, or a
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit import model
+from dit.autoencoder import Autoencoder
 from dit.errors import InputError
 from dit.path import Path, path_named
 from dit.ranges import Count, PathText, Seed, check_value
@@ -20,9 +22,11 @@ from dit.types import Denoiser
 from guidance import parse
 from guidance.parse import describe, with_guide
 from sample import generate, sampler
-from sample.decoder import read_decoder
+from sample.decoder import place_of, read_decoder
+from sample.labels import find_classes, names_of
 from train import trained
-from train.data.source import check_source, load_all, open_source
+from train.data.real_images import load_images
+from train.data.source import check_source, open_source
 from train.experiment import Experiment
 from train.trained import Source
 
@@ -37,6 +41,8 @@ class Request:
     guide: AutoGuidance's weaker network, or None.
     seed: of all noise.
     out: folder for the results; None for one of the command's choice.
+    autoencoder: what decodes latents, as `decoder.read_autoencoder` reads it;
+      None for what the run or folder remembers.
   """
 
   source: Source
@@ -44,6 +50,7 @@ class Request:
   guide: Source | None = None
   seed: int = 0
   out: str | None = None
+  autoencoder: str | None = None
 
   def __post_init__(self) -> None:
     """Checks the seed, and the folder's path."""
@@ -99,15 +106,55 @@ class Opened:
     guide, of_guide = request.guide.restore(self._guide, self.mesh)
     return denoiser, guide, {**about, 'guide': of_guide}
 
+  @functools.cached_property
+  def latents(self) -> dict[str, Any]:
+    """What is known of the data; see `about_latents`."""
+    return self._request.source.latents()
+
+  @property
+  def autoencoder(self) -> str | None:
+    """The text that names what decodes: as given, or as remembered."""
+    return place_of(self._request.autoencoder, self.latents)
+
+  @functools.cached_property
+  def decoder(self) -> Autoencoder | None:
+    """What makes images of latents; None where they are images.
+
+    Raises:
+      InputError: if it is not known, or does not fit.
+    """
+    return read_decoder(
+      self._request.autoencoder,
+      self.experiment.model.channels,
+      self.latents,
+      self.mesh,
+    )
+
+  def about_decoder(self) -> dict[str, str] | None:
+    """Returns what results say of the decoder."""
+    if self.decoder is None:
+      return None
+    return {
+      'name': (self.autoencoder or '').partition(':')[0],
+      'weights_sha256': model.fingerprint(self.decoder.params),
+    }
+
   def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels to measure against: of training, of test if any."""
+    """Returns images and labels of the training split, and of a test split.
+
+    See `real_images.load_images` for how many, and for latents.
+    """
     if not self._request.source.is_run:
       raise InputError('a folder of weights has no data to measure against.')
     data, splits = self.experiment.data, []
     for split in filter(None, (data.train_split, data.test_split)):
       source = open_source(data, split)
       check_source(source, data, self.experiment.model)
-      splits.append(load_all(source))
+      splits.append(
+        load_images(
+          source, self.decoder, self.mesh, self.experiment.eval.batch_size
+        )
+      )
     return splits
 
 
@@ -121,7 +168,6 @@ class Drawing:
     *,
     num: int,
     labels: str,
-    autoencoder: str | None,
   ) -> None:
     """Checks everything, and reads what decodes.
 
@@ -130,7 +176,6 @@ class Drawing:
       guidance: as text.
       num: how many.
       labels: their plan; see `generate.plan_labels`.
-      autoencoder: as `decoder.read_autoencoder` reads it.
 
     Raises:
       InputError: for what cannot be drawn.
@@ -140,23 +185,30 @@ class Drawing:
     self._opened = opened = Opened(request)
     opened.check([guidance])
     self.experiment, self.mesh = opened.experiment, opened.mesh
-    self._seed, self._plan = request.seed, labels
+    self._seed = request.seed
+    self._names = names_of(opened.latents)
+    count = self.experiment.model.num_classes
     self.labels = generate.plan_labels(
-      labels, num, self.experiment.model.num_classes, request.seed
+      labels, num, count, request.seed, self._names
     )
+    # One plan has one spelling, so that names and numbers are one protocol.
+    self._plan = labels
+    if labels not in generate.PLANS:
+      self._plan = ','.join(map(str, find_classes(labels, count, self._names)))
     opened.check_weights()
-    self._decoder = read_decoder(
-      autoencoder,
-      self.experiment.model.channels,
-      request.source.latents(),
-      opened.mesh,
-    )
-    self._autoencoder = (autoencoder or '').partition(':')[0]
+    self._decoder = opened.decoder
 
   @property
   def guidance(self) -> str:
     """As text, in its own order."""
     return describe(self._method)
+
+  @property
+  def classes(self) -> dict[str, str]:
+    """Names of the classes that are drawn, by label, as far as known."""
+    labels = np.unique(self.labels).tolist()
+    known = len(self._names)
+    return {str(k): self._names[k] for k in labels if k < known}
 
   def load(self) -> dict[str, Any]:
     """Reads the weights; returns the protocol, what fixes the images."""
@@ -168,11 +220,7 @@ class Drawing:
       **about,
       'guidance': self.guidance,
       'sampling': sampling,
-      'autoencoder': self._decoder
-      and {
-        'name': self._autoencoder,
-        'weights_sha256': model.fingerprint(self._decoder.params),
-      },
+      'autoencoder': self._opened.about_decoder(),
       'labels': self._plan,
       'num': len(self.labels),
       'seed': self._seed,
@@ -205,6 +253,16 @@ class Drawing:
     if declared is None and len(spent):  # of an adaptive solver
       return float(np.mean(spent))
     return declared
+
+  @property
+  def decoder(self) -> Autoencoder | None:
+    """What makes images of latents; None where they are images."""
+    return self._decoder
+
+  @property
+  def autoencoder(self) -> str | None:
+    """The text that names it."""
+    return self._opened.autoencoder
 
   @property
   def image_shape(self) -> tuple[int, int, int] | None:

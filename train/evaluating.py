@@ -18,13 +18,14 @@ from dit.json_files import read_json
 from dit.ranges import Count, Range, check_value
 from dit.sharding import make_mesh
 from sample import writer
+from sample.labels import named
 from sample.metrics import report
 from sample.metrics.reference import is_statistics, save_reference
 from train import workdir
 from train.data.image_sets import ImageSet, open_image_set
 from train.data.processes import writing
 from train.drawing import Drawing, Request
-from train.evaluation import EvalConfig, Evaluator, divide
+from train.evaluation import EvalConfig, Evaluator, divide, records_decoder
 from train.experiment import Experiment
 from train.log import image_progress
 
@@ -39,6 +40,7 @@ def evaluate_samples(
   row: Mapping[str, Any],
   num: int | None = None,
   out: str | None = None,
+  autoencoder: str | None = None,
 ) -> str:
   """Scores finished images.
 
@@ -49,6 +51,7 @@ def evaluate_samples(
     num: images of each of the `eval.repeats` sets, drawn at random; None for
       as many as there are.
     out: folder for the results; None: SAMPLES-evaluation.
+    autoencoder: decoder of a training split of latents, if not remembered.
 
   Returns:
     The table and what to know of it.
@@ -65,15 +68,17 @@ def evaluate_samples(
   first = next(images.batches())  # sees that they can be read
   protocol = _protocol_beside(samples)
   place = out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
+  mesh = make_mesh(experiment.mesh)
   with writing(place, 'evaluation', 'evaluate', writes=WRITES) as folder:
     evaluator = Evaluator(
       config,
       experiment.data,
       experiment.model.num_classes,
-      make_mesh(experiment.mesh),
+      mesh,
       labels=images.labels is not None,
       count=each,
       shape=first.shape[1:],
+      decoder=records_decoder(config, experiment.data, autoencoder, mesh),
     )
     used = parts >= 0
     with image_progress(images.count, 0, 'evaluate') as progress:
@@ -106,7 +111,6 @@ def evaluate_run(
   *,
   num: int,
   labels: str,
-  autoencoder: str | None,
   row: Mapping[str, Any],
 ) -> str:
   """Draws images and scores them, without writing one.
@@ -116,7 +120,6 @@ def evaluate_run(
     guidance: as text.
     num: images of each of the `eval.repeats` sets.
     labels: their plan; see `generate.plan_labels`.
-    autoencoder: as `decoder.read_autoencoder` reads it.
     row: the published figures to compare with; {} for none.
 
   Returns:
@@ -136,7 +139,6 @@ def evaluate_run(
     guidance,
     num=total,
     labels=labels,
-    autoencoder=autoencoder,
   )
   experiment = drawing.experiment
   place = request.source.place
@@ -151,6 +153,7 @@ def evaluate_run(
       labels=True,
       count=num,
       shape=drawing.image_shape,
+      decoder=drawing.decoder,
     )
     protocol = drawing.load()
     sets, spent, begin = [], [], time.monotonic()
@@ -183,12 +186,15 @@ def evaluate_run(
     )
 
 
-def make_reference(experiment: Experiment, target: str) -> str:
+def make_reference(
+  experiment: Experiment, target: str, autoencoder: str | None = None
+) -> str:
   """Writes the statistics of `eval.reference`, or of the training split.
 
   Args:
     experiment: its sections eval, data and mesh.
     target: the .npz to write.
+    autoencoder: decoder of a training split of latents, if not remembered.
 
   Returns:
     What was written.
@@ -203,6 +209,8 @@ def make_reference(experiment: Experiment, target: str) -> str:
     )
   if (images := experiment.eval.reference) and is_statistics(images):
     raise InputError(f'{images} holds statistics already, not only images.')
+  mesh = make_mesh(experiment.mesh)
+  decoder = records_decoder(experiment.eval, experiment.data, autoencoder, mesh)
   with writing(
     path.parent,
     path.name,
@@ -214,9 +222,10 @@ def make_reference(experiment: Experiment, target: str) -> str:
       dataclasses.replace(experiment.eval, metrics=()),
       experiment.data,
       experiment.model.num_classes,
-      make_mesh(experiment.mesh),
+      mesh,
       labels=False,
       count=None,
+      decoder=decoder,
     )
     reference = evaluator.reference
     about = {**reference.about, **workdir.environment()}
@@ -352,7 +361,7 @@ def _columns(
 ) -> dict[str, Any]:
   """What the line for a paper says beside the metrics."""
   sampling = protocol.get('sampling', {})
-  nfe = protocol.get('nfe_per_image')
+  nfe, plan = protocol.get('nfe_per_image'), protocol.get('labels')
   images = f'{known["repeats"]} x {count}' if known['repeats'] > 1 else count
   return {
     'model': pathlib.PurePath(
@@ -365,7 +374,7 @@ def _columns(
     'solver': sampling.get('solver'),
     'steps': protocol.get('solver_steps', sampling.get('steps')),
     'NFE': None if nfe is None else f'{nfe:.4g}',
-    'labels': protocol.get('labels'),
+    'labels': plan and named(plan, protocol.get('classes') or {}),
     'images': images,
     'reference': pathlib.PurePath(str(known['reference']['place'])).name,
     'features': ', '.join(

@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from dit.autoencoder import Autoencoder
 from dit.errors import InputError
 from dit.ranges import BatchSize, Choice, Images, PathText, Range
 from dit.sharding import check_batch
@@ -24,7 +25,8 @@ from sample.metrics.reference import (
 )
 from sample.metrics.resize import PRESETS
 from train.data.image_sets import ImageSet, open_image_set
-from train.data.source import DataConfig, load_all, open_source
+from train.data.real_images import decoder_of, load_images, real_images
+from train.data.source import DataConfig
 from train.extractors import kind_of, open_extractor
 
 # Of `eval`, what figures depend on.
@@ -51,7 +53,6 @@ class EvalConfig(MeasureConfig):
       none.
     num: images of each of those.
     guidance: of those.
-    autoencoder: that decodes latents for those, as NAME:FILE[,FILE].
   """
 
   extractor: PathText = 'classifier'
@@ -64,7 +65,6 @@ class EvalConfig(MeasureConfig):
   every_images: Images = 0
   num: Annotated[int, Range(2, 10**8)] = 1000
   guidance: str = 'none'
-  autoencoder: PathText = ''
 
   def __post_init__(self) -> None:
     """Checks names and ranges."""
@@ -76,8 +76,18 @@ class EvalConfig(MeasureConfig):
       )
 
 
+def needs_records(config: EvalConfig) -> bool:
+  """Returns whether the training split is looked at."""
+  return config.extractor == 'classifier' or not config.reference
+
+
 def plan(
-  config: EvalConfig, data: DataConfig, *, labels: bool, count: int | None
+  config: EvalConfig,
+  data: DataConfig,
+  *,
+  labels: bool,
+  count: int | None,
+  decodes: bool = False,
 ) -> tuple[str, ...]:
   """The metrics that will be taken; opens no extractor and reads no image.
 
@@ -86,16 +96,17 @@ def plan(
     data: whose training split serves where the config names no other.
     labels: whether the images to score have labels of the data.
     count: of the images of each set; None where there are none.
+    decodes: whether there is a decoder for records of latents.
 
   Raises:
     InputError: for what cannot be.
   """
   kind = kind_of(config.extractor)
-  needs_data = config.extractor == 'classifier' or not config.reference
-  if needs_data and data.autoencoder != 'pixels':
+  if needs_records(config) and data.autoencoder != 'pixels' and not decodes:
     raise InputError(
-      f'the records of {data.name} are latents, and images are needed: set '
-      'eval.reference and eval.extractor (--reference, --extractor).'
+      f'the records of {data.name} are latents, and images are needed: give '
+      f'what decodes them, --autoencoder={data.autoencoder}:FILE[,FILE], or '
+      'set eval.reference and eval.extractor (--reference, --extractor).'
     )
   known = arrays_of(config.reference) if config.reference else set()
   stored = 'mu' in known
@@ -128,6 +139,7 @@ class Evaluator:
     labels: bool,
     count: int | None,
     shape: tuple[int, int, int] | None = None,
+    decoder: Autoencoder | None = None,
   ) -> None:
     """Opens both, and takes the features of a reference of images.
 
@@ -139,17 +151,24 @@ class Evaluator:
       labels: whether the images to score have labels of the data.
       count: of the images of each set; None where there are none.
       shape: (H, W, C) of the images, where it is known.
+      decoder: makes images of the training split, where that holds latents.
 
     Raises:
       InputError: for what is missing or does not fit.
     """
     check_batch(mesh, config.batch_size, 'eval.batch_size')
-    self.config, self._mesh = config, mesh
-    self.metrics = plan(config, data, labels=labels, count=count)
+    self.config, self._mesh, self._decoder = config, mesh, decoder
+    self.metrics = plan(
+      config, data, labels=labels, count=count, decodes=decoder is not None
+    )
     stored = bool(config.reference) and is_statistics(config.reference)
     images = None if stored else self._real_images(data)
     self.extractor = open_extractor(
-      config.extractor, config.preprocessing, data, num_classes
+      config.extractor,
+      config.preprocessing,
+      data,
+      num_classes,
+      lambda source: load_images(source, decoder, mesh, config.batch_size),
     )
     if images is None:
       self.reference = self._stored(data)
@@ -183,7 +202,13 @@ class Evaluator:
         'eval.image_size cuts image files, not the training split; leave it '
         'out.'
       )
-    return training_images(data)
+    return real_images(
+      data,
+      data.train_split,
+      self._decoder,
+      self._mesh,
+      self.config.batch_size,
+    )
 
   def _stored(self, data: DataConfig) -> Reference:
     """The statistics of a file; of ADM's, features of the images in it too."""
@@ -214,11 +239,13 @@ class Evaluator:
     ):
       gatherer.add(batch, keep[at : at + len(batch.pool)])
       at += len(batch.pool)
+    decoded = self._decoder is not None and not config.reference
     about = {
       'images': images.name,
       'count': images.count,
       'image_size': config.image_size or None,
       'eight_bit': images.eight_bit,
+      **({'reconstructions': True} if decoded else {}),
       'sha256': digest.hexdigest(),
       'extractor': self.extractor.protocol(),
       'identity': self.extractor.identity(),
@@ -303,16 +330,25 @@ def divide(count: int, each: int, repeats: int) -> np.ndarray:
   return parts
 
 
-def training_images(data: DataConfig) -> ImageSet:
-  """The training split as a set of images."""
-  images, labels = load_all(open_source(data, data.train_split))
-  return ImageSet(
-    f'{data.name}:{data.train_split}',
-    len(images),
-    labels,
-    True,
-    lambda start, stop: images[start:stop],
-  )
+def records_decoder(
+  config: EvalConfig, data: DataConfig, autoencoder: str | None, mesh: Mesh
+) -> Autoencoder | None:
+  """Returns what decodes the training split, where that is looked at.
+
+  Args:
+    config: what is measured.
+    data: the set.
+    autoencoder: what the user gave; None for what the set remembers.
+    mesh: the devices.
+  """
+  if needs_records(config):
+    return decoder_of(data, autoencoder, mesh)
+  if autoencoder is not None:
+    raise InputError(
+      '--autoencoder decodes the training split, which is not looked at here; '
+      'leave it out.'
+    )
+  return None
 
 
 def _hashed(batches: Iterable[np.ndarray], digest: Any) -> Iterator[np.ndarray]:

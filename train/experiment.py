@@ -72,7 +72,6 @@ class LogConfig:
     preview_every_images: between grids of samples.
     preview_guidance: theirs.
     preview_num: images of a grid.
-    preview_autoencoder: what decodes them.
     wandb: project of Weights & Biases; '' for none.
   """
 
@@ -80,7 +79,6 @@ class LogConfig:
   preview_every_images: Images
   preview_guidance: str
   preview_num: Annotated[int, Range(1, 10_000)]
-  preview_autoencoder: PathText = ''
   wandb: str = ''
 
   def __post_init__(self) -> None:
@@ -135,6 +133,8 @@ class Experiment:
         )
 
 
+# Keys of earlier versions, which runs keep; see `workdir.load_about`.
+GONE = {'log': ('preview_autoencoder',), 'eval': ('autoencoder',)}
 SECTIONS = {
   field.name: field.type
   for field in dataclasses.fields(Experiment)
@@ -169,6 +169,7 @@ def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
   Keys may be missing where they have a default: those that later versions add
   default to what was there before.
   """
+  values = {k: v for k, v in values.items() if k not in GONE.get(name, ())}
   fields = {field.name: field for field in dataclasses.fields(kind)}
   lacks = [
     key

@@ -10,8 +10,10 @@ to features (B, F)
 
 import hashlib
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from dit.errors import InputError, quote
@@ -58,7 +60,11 @@ def kind_of(spec: str) -> Kind:
 
 
 def open_extractor(
-  spec: str, preprocessing: str, data: DataConfig, num_classes: int
+  spec: str,
+  preprocessing: str,
+  data: DataConfig,
+  num_classes: int,
+  load_images: Callable[[Any], tuple[np.ndarray, np.ndarray]] = load_all,
 ) -> Extractor:
   """The extractor of a name.
 
@@ -67,6 +73,7 @@ def open_extractor(
     preprocessing: of Inception, one of `resize.PRESETS`.
     data: whose training split a classifier is trained on.
     num_classes: of the data.
+    load_images: function of a source of records to its images and labels.
 
   Raises:
     InputError: for an unknown name, or missing or foreign files.
@@ -79,7 +86,7 @@ def open_extractor(
       network, about = classifier.load(rest)
       about = {**about, 'folder': rest}
     else:
-      network, about = _trained(data, num_classes)
+      network, about = _trained(data, num_classes, load_images)
     return classifier_extractor(network, about)
   path = pathlib.Path(kind).expanduser()
   about = {'file': str(path), 'code_sha256': _sha256(path)}
@@ -150,9 +157,11 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def _trained(
-  data: DataConfig, num_classes: int
+  data: DataConfig,
+  num_classes: int,
+  load_images: Callable[[Any], tuple[np.ndarray, np.ndarray]],
 ) -> tuple[classifier.Classifier, dict[str, Any]]:
-  images, labels = load_all(open_source(data, data.train_split))
+  images, labels = load_images(open_source(data, data.train_split))
   logging.info(
     'Training the classifier on %d images of %s.', len(images), data.name
   )

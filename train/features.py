@@ -7,7 +7,7 @@ test split, for data that no published extractor suits.
 import glob
 import hashlib
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -16,17 +16,23 @@ from etils import epath
 
 from dit.errors import InputError
 from dit.ranges import Range, check_value
+from dit.sharding import make_mesh
 from dit.weights import check_target
 from sample.metrics.classifier import recipe, train_classifier
 from train.data.processes import together, writing
-from train.data.source import DataConfig, image_of, open_source
+from train.data.real_images import decoder_of, load_images
+from train.data.source import DataConfig, open_source
 from train.experiment import Experiment
 
 _MOST_BYTES = 2**33  # of images in memory: 2.7 million of 32 x 32
 
 
 def train_features(
-  experiment: Experiment, folder: epath.PathLike, *, steps: int | None = None
+  experiment: Experiment,
+  folder: epath.PathLike,
+  *,
+  steps: int | None = None,
+  autoencoder: str | None = None,
 ) -> str:
   """Trains a classifier on data.train_split and keeps it as a folder.
 
@@ -36,6 +42,8 @@ def train_features(
     experiment: its section data, its seed and its number of classes.
     folder: for the classifier; must not exist, or be empty.
     steps: of training; None: by the size of the images.
+    autoencoder: what decodes records of latents, as `decoder.read_autoencoder`
+      reads it; None for what they remember.
 
   Returns:
     A report of one line.
@@ -44,14 +52,8 @@ def train_features(
     InputError: if the data is not labelled images, or the folder is taken.
     PrepareError: if another process failed.
   """
-  data = experiment.data
   if steps is not None:
     check_value('--steps', steps, Annotated[int, Range(1, 10**9)])
-  if data.autoencoder != 'pixels':
-    raise InputError(
-      f'data.autoencoder is {data.autoencoder}, but features need images: set '
-      'data.autoencoder=pixels and data.name to a set of images.'
-    )
   with together():
     if jax.process_index() == 0:
       check_target(folder)
@@ -63,16 +65,30 @@ def train_features(
     writes=(glob.escape(path.name),),
     instead='choose another --to',
   ):
-    return _train_features(experiment, folder, steps)
+    return _train_features(experiment, folder, steps, autoencoder)
 
 
 def _train_features(
-  experiment: Experiment, folder: epath.PathLike, steps: int | None
+  experiment: Experiment,
+  folder: epath.PathLike,
+  steps: int | None,
+  autoencoder: str | None,
 ) -> str:
   """Trains the classifier and writes it; see `train_features`."""
   data, num_classes = experiment.data, experiment.model.num_classes
-  images, labels = _read(data, data.train_split, num_classes)
-  held_out, truth = _read(data, data.test_split, num_classes)
+  mesh = make_mesh(experiment.mesh)
+  decoder = decoder_of(data, autoencoder, mesh)
+
+  def read(split):
+    source = _open(data, split)
+    found = load_images(
+      source, decoder, mesh, experiment.eval.batch_size, _MOST_BYTES
+    )
+    _check_labels(data, found[1], num_classes)
+    return found
+
+  images, labels = read(data.train_split)
+  held_out, truth = read(data.test_split)
   if held_out.shape[1:] != images.shape[1:]:
     raise InputError(
       f'images of {data.test_split} have shape {held_out.shape[1:]}, those of '
@@ -122,42 +138,26 @@ def _train_features(
   )
 
 
-def _read(
-  data: DataConfig, split: str, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Images (n, H, W, C) uint8 and labels (n,) int32, as memory has room."""
+def _open(data: DataConfig, split: str) -> Any:
+  """Returns the records of a split; InputError unless they are images."""
   source = open_source(data, split)
   if not len(source):
     raise InputError(f'data {data.name!r} is empty in its split {split!r}.')
   record = source[0]
-  if 'moments' in record:
-    raise InputError(
-      f'{data.name} holds latents, but features need images: set data.name to '
-      'a set of images, made with data.autoencoder=pixels.'
-    )
-  if 'label' not in record or not record.keys() & {'pixels', 'image'}:
+  kinds = {'pixels', 'image', 'moments'}
+  if 'label' not in record or not record.keys() & kinds:
     raise InputError(
       f'records of {data.name} hold {sorted(record)}; a class-labelled image '
       'set is needed.'
     )
-  first = image_of(record)
-  most = max(_MOST_BYTES // first.nbytes, 1)
-  # Drawn at random where there are more: files are often sorted by class.
-  chosen = np.random.default_rng(0).permutation(len(source))[:most]
-  images = np.empty((len(chosen), *first.shape), np.uint8)
-  labels = np.empty(len(chosen), np.int32)
-  for row, index in enumerate(sorted(chosen.tolist())):
-    record = source[index]
-    image, labels[row] = image_of(record), record['label']
-    if image.shape != first.shape:
-      raise InputError(
-        f'images of {data.name} have shapes {first.shape} and {image.shape}; '
-        'bring them to one size: python main.py prepare.'
-      )
-    images[row] = image
+  return source
+
+
+def _check_labels(
+  data: DataConfig, labels: np.ndarray, num_classes: int
+) -> None:
   if not 0 <= labels.min() <= labels.max() < num_classes:
     raise InputError(
       f'labels of {data.name} are {labels.min()} to {labels.max()}, but '
       f'model.num_classes is {num_classes}; set it to {labels.max() + 1}.'
     )
-  return images, labels

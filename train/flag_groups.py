@@ -35,6 +35,7 @@ ALL_KEYS = (
   'Any config key can be set: --config.KEY=VALUE, with the keys of '
   'configs/base.py.\n'
 )
+AUTOENCODER = 'NAME:FILE[,FILE]'
 Command = Callable[[str, str, str], argparse.ArgumentParser]
 
 
@@ -94,7 +95,7 @@ def add_workdir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-  """Adds which weights to sample from, the seed, and where results go."""
+  """Adds weights and decoder to sample with, seed, and where results go."""
   parser.add_argument(
     '--weights',
     type=weights,
@@ -104,6 +105,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--step', type=int, help='checkpoint of a run (the newest)'
   )
+  add_autoencoder(parser)
   parser.add_argument(
     '--guide', help='run or folder of the weaker network of guidance auto'
   )
@@ -135,8 +137,8 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--labels',
-    help='balanced, random, or classes such as 3,5 (balanced; with --preset: '
-    'random)',
+    help='balanced, random, or classes by number or name, such as 3,bird '
+    '(balanced; with --preset: random)',
   )
 
 
@@ -144,10 +146,11 @@ def add_autoencoder(parser: argparse.ArgumentParser) -> None:
   """Adds the autoencoder that decodes."""
   parser.add_argument(
     '--autoencoder',
-    metavar='NAME:FILE[,FILE]',
+    metavar=AUTOENCODER,
+    type=path,
     help='autoencoder that decodes latents: sd_vae, va_vae (with its file of '
-    'statistics), taesd, ... and the published files (none: latents are '
-    'images)',
+    'statistics), taesd, ... and its published files, or their folder (the '
+    'one that the data or the run remembers)',
   )
 
 

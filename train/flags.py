@@ -68,8 +68,7 @@ def _add_prepare(command: flag_groups.Command) -> None:
     f'Writes data.dir/data.name/SPLIT. {ALL_KEYS}'
     'Example: python main.py prepare '
     '--images=imagenet/train --config.data.name=imagenet256 \\\n'
-    '           --config.data.autoencoder=sd_vae '
-    '--autoencoder=sd_vae:vae.safetensors',
+    '           --autoencoder=sd_vae:vae.safetensors',
   )
   parser.add_argument(
     '--images',
@@ -79,9 +78,10 @@ def _add_prepare(command: flag_groups.Command) -> None:
   )
   parser.add_argument(
     '--autoencoder',
-    metavar='NAME:FILE[,FILE]',
+    metavar=flag_groups.AUTOENCODER,
     type=flag_groups.path,
-    help='autoencoder that encodes the images (none: pixels)',
+    help='autoencoder that encodes the images: its name and its published '
+    'files, or their folder (none: pixels)',
   )
   parser.add_argument(
     '--config', default='configs/base.py', help='config file (%(default)s)'
@@ -108,6 +108,7 @@ def _add_train(command: flag_groups.Command) -> None:
   parser.add_argument(
     '--config', default='configs/digits.py', help='config file (%(default)s)'
   )
+  flag_groups.add_autoencoder(parser)
   flag_groups.add_stopped_status(parser)
   flag_groups.add_processes(parser)
   flag_groups.add_dry_run(parser, topology=True)
@@ -132,6 +133,7 @@ def _add_distill(command: flag_groups.Command) -> None:
   ):
     needed = flag != '--workdir'  # not for --dry_run
     parser.add_argument(flag, type=flag_groups.path, required=needed, help=text)
+  flag_groups.add_autoencoder(parser)
   flag_groups.add_stopped_status(parser)
   flag_groups.add_processes(parser)
   flag_groups.add_dry_run(parser)
@@ -154,6 +156,7 @@ def _add_reference(command: flag_groups.Command) -> None:
   )
   flag_groups.add_target(parser)
   flag_groups.add_real_images_config(parser)
+  flag_groups.add_autoencoder(parser)
   flag_groups.add_extractor(parser)
   flag_groups.add_processes(parser)
 
@@ -172,6 +175,7 @@ def _add_features(command: flag_groups.Command) -> None:
   parser.add_argument(
     '--config', default='configs/digits.py', help='config file (%(default)s)'
   )
+  flag_groups.add_autoencoder(parser)
   flag_groups.add_processes(parser)
 
 

@@ -47,7 +47,7 @@ from train.saver import Saver
 from train.signals import stop_on_signals
 from train.snapshots import Snapshots
 from train.step import make_train_step
-from train.trained import check_start, start_weights
+from train.trained import check_start, start_weights, with_decoder
 from train.workdir import LATENTS
 
 
@@ -62,7 +62,7 @@ class Task:
       number of the step, from 0; it must equal `state.step`.
     schedule: learning rate of step n.
     source: records to read batches of; None: every batch is {}.
-    latents: autoencoder and normalisation of the latents; see `about_latents`.
+    latents: what is known of the data; see `about_latents`.
     flops: of a step, for each image of the batch; a multiply-add is 2.
   """
 
@@ -95,13 +95,19 @@ def check_settings(experiment: Experiment, mesh: Mesh) -> None:
 
 
 def check(
-  experiment: Experiment, workdir: epath.PathLike | None = None
-) -> None:
-  """Raises InputError for what cannot run here; compiles nothing.
+  experiment: Experiment,
+  workdir: epath.PathLike | None = None,
+  autoencoder: str | None = None,
+) -> dict[str, Any]:
+  """Returns what a run is to remember of its data; see `about_latents`.
 
   Args:
     experiment: every setting.
     workdir: of a run that may be there already, which needs no other weights.
+    autoencoder: what decodes latents; None for what data or run remember.
+
+  Raises:
+    InputError: for what cannot run here; compiles nothing.
   """
   mesh = make_mesh(experiment.mesh)
   check_settings(experiment, mesh)
@@ -110,18 +116,23 @@ def check(
   if experiment.data.test_split:
     open_source(experiment.data, experiment.data.test_split)
   about = about_latents(source, experiment.data)
+  about = with_decoder(about, experiment, workdir, autoencoder, mesh)
   Preview(experiment, about, mesh)
   Scores(experiment, about, mesh)
   if experiment.train.init_from and not (workdir and steps_of(workdir)):
     check_start(experiment)
+  return about
 
 
-def train(experiment: Experiment, workdir: epath.Path) -> bool:
+def train(
+  experiment: Experiment, workdir: epath.Path, autoencoder: str | None = None
+) -> bool:
   """Trains until the end, or until asked to stop.
 
   Args:
     experiment: every setting.
     workdir: of the run; see `train.workdir`.
+    autoencoder: what decodes latents; None for what data or run remember.
 
   Returns:
     Whether it came to its end.
@@ -132,7 +143,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
       at the end of a run of which most steps were not finite.
     SaveError: if a checkpoint cannot be written.
   """
-  check(experiment, workdir)
+  about = check(experiment, workdir, autoencoder)
   mesh = make_mesh(experiment.mesh)
   schedule, optimizer, abstract = plan(experiment, mesh)
   source = open_source(experiment.data, experiment.data.train_split)
@@ -151,7 +162,7 @@ def train(experiment: Experiment, workdir: epath.Path) -> bool:
     lambda n, *args: train_step(*args),
     schedule,
     source,
-    about_latents(source, experiment.data),
+    about,
     training_flops(experiment),
   )
   return run(experiment, workdir, mesh, task)
@@ -186,8 +197,8 @@ def run(
   writer.write_json(workdir / LATENTS, task.latents)
   preview = Preview(experiment, task.latents, mesh)
   scores = Scores(experiment, task.latents, mesh)
-  if experiment.log.preview_every_images and not preview.every:
-    logging.info('No previews: log.preview_autoencoder is not set.')
+  if preview.missing:
+    logging.info('No previews: %s', preview.missing)
   with (
     stop_on_signals() as stop,
     jax.set_mesh(mesh),

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit import model
+from dit.autoencoder import Autoencoder
 from dit.errors import InputError
 from dit.path import path_named
 from dit.sharding import check_batch
@@ -19,6 +20,8 @@ from sample.metrics.measure import LOWER, as_dict
 from train.evaluation import Evaluator, plan
 from train.experiment import Experiment
 
+COLUMNS = 10  # of a preview grid, one class each
+
 
 class Samples:
   """Draws images with the weights of a run, checked before it starts."""
@@ -26,14 +29,13 @@ class Samples:
   def __init__(
     self,
     experiment: Experiment,
-    latents: dict[str, Any],
     mesh: Mesh,
     *,
     guidance: str,
-    autoencoder: str,
+    decoder: Autoencoder | None,
     batch_size: int,
   ) -> None:
-    """Reads the decoder.
+    """Checks that the parts fit.
 
     Raises:
       InputError: if nothing can be drawn.
@@ -45,9 +47,7 @@ class Samples:
     )
     self._path = path_named(experiment.objective.path)
     self._guidance = parse(guidance)
-    self._decoder = read_decoder(
-      autoencoder or None, config.channels, latents, mesh
-    )
+    self._decoder = decoder
     generate.check(
       self._sampling,
       self._guidance,
@@ -100,28 +100,36 @@ class Preview:
       latents: what the network is trained on; see `decoder.read_decoder`.
       mesh: the devices.
 
+    Attributes:
+      every: steps between previews; 0 for none.
+      missing: why there are none, where they were asked for.
+
     Raises:
       InputError: if previews are asked for and cannot be drawn.
     """
     self._experiment = experiment
     log = experiment.log
     self.every = experiment.train.steps_of(log.preview_every_images)
-    if not log.preview_autoencoder and experiment.model.channels not in (1, 3):
-      self.every = 0  # nothing makes images of these latents
-    if self.every:
+    self.missing = ''
+    if not self.every:
+      return
+    try:
+      decoder = read_decoder(None, experiment.model.channels, latents, mesh)
+    except InputError as error:  # of what training does not need
+      self.every, self.missing = 0, str(error)
+    else:
       self._samples = Samples(
         experiment,
-        latents,
         mesh,
         guidance=log.preview_guidance,
-        autoencoder=log.preview_autoencoder,
+        decoder=decoder,
         # One batch, filled up to what the devices divide.
         batch_size=-(-log.preview_num // mesh.size) * mesh.size,
       )
 
   def __call__(self, params: model.Params) -> np.ndarray:
     """Samples, classes in columns, as one (H, W, C) uint8 image."""
-    columns = min(self._experiment.model.num_classes, 10)
+    columns = min(self._experiment.model.num_classes, COLUMNS)
     count = self._experiment.log.preview_num
     labels = (np.arange(count) % columns).astype(np.int32)
     images = self._samples(params, labels)
@@ -155,7 +163,16 @@ class Scores:
     if self.every:
       check_batch(mesh, config.batch_size, 'eval.batch_size')
       each = config.num // config.repeats
-      metrics = plan(config, experiment.data, labels=True, count=each)
+      self._decoder = read_decoder(
+        None, experiment.model.channels, latents, mesh
+      )
+      metrics = plan(
+        config,
+        experiment.data,
+        labels=True,
+        count=each,
+        decodes=self._decoder is not None,
+      )
       if best not in ('loss', *metrics):
         raise InputError(
           f'checkpoint.best_by is {best}, but what is measured is '
@@ -163,10 +180,9 @@ class Scores:
         )
       self._samples = Samples(
         experiment,
-        latents,
         mesh,
         guidance=config.guidance,
-        autoencoder=config.autoencoder,
+        decoder=self._decoder,
         batch_size=experiment.sample.batch_size,
       )
 
@@ -180,6 +196,7 @@ class Scores:
         self._mesh,
         labels=True,
         count=self._experiment.eval.num // self._experiment.eval.repeats,
+        decoder=self._decoder,
       )
 
   def __call__(

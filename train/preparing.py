@@ -10,7 +10,7 @@ from dit.autoencoder import Autoencoder
 from dit.errors import InputError, shorten
 from dit.ranges import FolderName, check_value
 from dit.sharding import MeshConfig, check_batch, make_mesh
-from sample.decoder import read_autoencoder
+from sample.decoder import read_autoencoder, remembered
 from train.data.files import open_images
 from train.data.prepare import layout_of
 from train.data.prepare import prepare as write_records
@@ -67,7 +67,15 @@ def prepare(
     '%s: %d images of %d classes, to %s %s.',
     images, files.count, len(files.classes), layout.content, layout.shape,
   )  # fmt: skip
-  metadata = write_records(files, encoder, config, layout, folder, about=about)
+  metadata = write_records(
+    files,
+    encoder,
+    config,
+    layout,
+    folder,
+    about=about,
+    decoder=remembered(autoencoder, encoder),
+  )
   counts = zip(metadata.classes, metadata.counts, strict=True)
   if absent := [name for name, count in counts if not count]:
     logging.warning(

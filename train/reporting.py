@@ -20,13 +20,16 @@ from dit.json_files import read_json
 from dit.nested import flatten
 from guidance import parse
 from sample import writer
-from sample.sweep import read_points
+from sample.labels import class_name, names_of
+from sample.sweep import SweepGrid, read_points
 from train import curves, page
+from train.advice import Advice
 from train.artist import Artist
 from train.data.processes import writing
-from train.drawing import Opened, Request
+from train.drawing import Request
 from train.experiment import Experiment
 from train.log import read_metrics
+from train.monitor import COLUMNS
 from train.settings import load_config
 
 _GRIDS = 12  # of previews, evenly spaced over the run
@@ -38,7 +41,6 @@ def report(
   request: Request,
   guidance: Sequence[str],
   *,
-  autoencoder: str | None = None,
   draw: bool = True,
 ) -> str:
   """Writes report.html.
@@ -47,8 +49,6 @@ def report(
     request: the run; where to.
     guidance: methods to draw with, as text, the first for the sheet; empty:
       those of the previews and of the section compare that the network serves.
-    autoencoder: as `decoder.read_autoencoder` reads it; None: that of the
-      previews, if any.
     draw: whether to draw at all, for which the weights are read.
 
   Returns:
@@ -58,12 +58,12 @@ def report(
     InputError: if there is no run, or it cannot draw with `guidance`.
   """
   source = request.source
-  told = (guidance, autoencoder, source.weights, source.step, request.guide)
+  told = (guidance, source.weights, source.step, request.guide)
   asked = any(value not in (None, []) for value in told)
   if asked and not draw:
     raise InputError(
-      '--guidance, --autoencoder, --weights, --step and --guide say what to '
-      'draw: leave them out, or --no_draw.'
+      '--guidance, --weights, --step and --guide say what to draw: leave them '
+      'out, or --no_draw.'
     )
   experiment = source.open(request.overrides)
   place = epath.Path(source.place).expanduser()
@@ -73,9 +73,7 @@ def report(
     request.out or place, 'report', 'report', writes=('report.html',)
   ) as out:
     path = out / 'report.html'
-    text = _page(
-      request, experiment, guidance, autoencoder, asked=asked, draw=draw
-    )
+    text = _page(request, experiment, guidance, asked=asked, draw=draw)
     writer.write_bytes(path, text.encode())
   return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
 
@@ -84,7 +82,6 @@ def _page(
   request: Request,
   experiment: Experiment,
   guidance: Sequence[str],
-  autoencoder: str | None,
   *,
   asked: bool,
   draw: bool,
@@ -95,12 +92,12 @@ def _page(
     request: Run to report on.
     experiment: Settings of the run.
     guidance: Methods to sample with.
-    autoencoder: Decoder of latents.
     asked: Whether the user said what to sample, so that failure is an error.
     draw: Whether to sample at all.
   """
   place = epath.Path(request.source.place).expanduser()
   rows = read_metrics(place)
+  advice = Advice(request)
   # What is there is read first: drawing takes time.
   made = [
     (name, title, _made(title, make, *args))
@@ -109,18 +106,18 @@ def _page(
       ('losses', 'Losses', _losses, rows),
       ('throughput', 'Throughput', _throughput, rows),
       ('scores', 'Scores on the way', _scores, experiment, rows),
-      ('previews', 'Samples over time', _previews, experiment, place),
-      ('guidance', 'Guidance', _guidance, request, place),
-      ('sweeps', 'Sweeps', _sweeps, experiment, place),
-      ('evaluations', 'Evaluations', _evaluations, place),
+      ('previews', 'Samples over time', _previews, request, experiment, place),
+      ('guidance', 'Guidance', _guidance, advice, place),
+      ('sweeps', 'Sweeps', _sweeps, advice, experiment, place),
+      ('evaluations', 'Evaluations', _evaluations, advice, place),
     )
   ]
   samples = films = page.note('Not drawn: --no_draw.')
   if draw:
     try:
-      artist = Artist(request, guidance, autoencoder)
+      artist = Artist(request, guidance)
     except InputError as error:
-      if asked:
+      if asked or request.autoencoder:
         raise
       logging.warning('Nothing is drawn: %s', error)
       samples = films = page.note(f'Not drawn: {error}')
@@ -220,7 +217,10 @@ def _origin(path: epath.Path) -> str:
   return page.facts({key: value for key, value in values.items() if value})
 
 
-def _previews(experiment: Experiment, place: epath.Path) -> str:
+def _previews(
+  request: Request, experiment: Experiment, place: epath.Path
+) -> str:
+  """Returns the preview grids, with the names of their columns."""
   paths = sorted((place / 'previews').glob('*.png'))
   paths = [path for path in paths if path.stem.isdecimal()]
   if not paths:
@@ -231,15 +231,20 @@ def _previews(experiment: Experiment, place: epath.Path) -> str:
     _picture(path, f'step {int(path.stem)}, {int(path.stem) * batch:,} images')
     for path in (paths[k] for k in np.unique(chosen))
   ]
-  caption = f'Guidance {experiment.log.preview_guidance}; classes in columns.'
+  names = names_of(request.source.latents())
+  columns = range(min(experiment.model.num_classes, COLUMNS))
+  caption = (
+    f'Guidance {experiment.log.preview_guidance}; columns: '
+    f'{", ".join(class_name(k, names) for k in columns)}.'
+  )
   return page.note(caption) + page.strip(figures)
 
 
-def _guidance(request: Request, place: epath.Path) -> str:
+def _guidance(advice: Advice, place: epath.Path) -> str:
   """What `compare` left."""
   results, table = place / 'compare.json', place / 'table.md'
   if not results.exists() or not table.exists():
-    return page.note(_NOTHING + _advice(request, place))
+    return page.note(_NOTHING + advice('compare'))
   return ''.join(
     [
       _made(table, lambda: page.table(*_cells(table))),
@@ -253,16 +258,6 @@ def _guidance(request: Request, place: epath.Path) -> str:
       ),
     ]
   )
-
-
-def _advice(request: Request, place: epath.Path) -> str:
-  """The command that would compare, if the network serves it."""
-  try:
-    opened = Opened(request)
-    opened.check(opened.experiment.compare.texts())
-  except InputError:
-    return ''
-  return f' Try: python main.py compare --workdir={place}'
 
 
 def _compared(path: epath.Path) -> str:
@@ -284,7 +279,7 @@ def _cells(path: epath.Path) -> tuple[list[str], list[list[str]]]:
   return names, rows
 
 
-def _sweeps(experiment: Experiment, place: epath.Path) -> str:
+def _sweeps(advice: Advice, experiment: Experiment, place: epath.Path) -> str:
   """What `sweep` left, in the workdir or a folder within."""
   found = [
     path
@@ -297,9 +292,10 @@ def _sweeps(experiment: Experiment, place: epath.Path) -> str:
   methods = ['ig:1.0..2.0:6'] * bool(experiment.model.taps) + methods
   if experiment.distill.method or not methods:
     return page.note(_NOTHING)
+  text = ','.join(methods)
+  words = (f'--guidance={text}',)
   return page.note(
-    f'{_NOTHING} Try: python main.py sweep --workdir={place} '
-    f'--guidance={",".join(methods)}'
+    _NOTHING + advice('sweep', *words, guidance=SweepGrid.of(text).texts())
   )
 
 
@@ -324,13 +320,11 @@ def _sweep(path: epath.Path) -> str:
   )
 
 
-def _evaluations(place: epath.Path) -> str:
+def _evaluations(advice: Advice, place: epath.Path) -> str:
   """What `evaluate` left, the lines for a paper under one head."""
   paths = list(_found(place / 'evaluation', 'evaluation*.md'))
   if not paths:
-    return page.note(
-      f'{_NOTHING} Try: python main.py evaluate --workdir={place} --num=500'
-    )
+    return page.note(_NOTHING + advice('evaluate', '--num=500'))
   rows: list[dict[str, str]] = []
 
   def read(path: epath.Path) -> str:

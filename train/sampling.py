@@ -16,7 +16,6 @@ from dit.errors import InputError, check_choice
 from dit.ranges import Range, check_value
 from sample import compare as compare_lib
 from sample import sweep as sweep_lib
-from sample.decoder import read_decoder
 from sample.metrics import classifier
 from sample.metrics.measure import METRICS, as_dict, name_of
 from sample.store import WRITES, Store
@@ -57,7 +56,6 @@ def sample(
   *,
   num: int,
   labels: str = 'balanced',
-  autoencoder: str | None = None,
   form: str = 'npz',
   overwrite: bool = False,
 ) -> None:
@@ -68,13 +66,10 @@ def sample(
     guidance: as text.
     num: how many.
     labels: their plan; see `generate.plan_labels`.
-    autoencoder: as `decoder.read_autoencoder` reads it.
     form: one of `store.FORMATS`.
     overwrite: discards images of another protocol in the folder.
   """
-  drawing = Drawing(
-    request, guidance, num=num, labels=labels, autoencoder=autoencoder
-  )
+  drawing = Drawing(request, guidance, num=num, labels=labels)
   name = drawing.guidance.replace(':', '-').replace(',', '_')
   out = request.out or f'{request.source.place}/samples/{name}'
   # Taken before weights are read.
@@ -107,11 +102,12 @@ def sample(
     nfe = drawing.nfe(spent)
     store.finish(
       {
+        'classes': drawing.classes,
         'nfe_per_image': nfe,
         'skipped_blocks': drawing.skipped_blocks(),
         'solver_steps': drawing.steps,
         'batch_size': drawing.experiment.sample.batch_size,
-        'autoencoder_files': autoencoder,
+        'autoencoder_files': drawing.autoencoder,
         **workdir.environment(),
       }
     )
@@ -137,8 +133,8 @@ def compare(request: Request) -> str:
   opened = Opened(request)
   experiment = opened.experiment
   opened.check(experiment.compare.texts())
-  splits = opened.splits()
   opened.check_weights()
+  splits = opened.splits()
   kind, _, trained_before = experiment.eval.extractor.partition(':')
   network = None
   if kind != 'classifier':
@@ -153,6 +149,8 @@ def compare(request: Request) -> str:
     place, 'comparison', 'compare', writes=compare_lib.WRITES
   ) as out:
     denoiser, guide, protocol = opened.restore()
+    if opened.decoder is not None:
+      protocol['autoencoder'] = opened.about_decoder()
     table = compare_lib.compare(
       denoiser,
       experiment.compare,
@@ -167,11 +165,12 @@ def compare(request: Request) -> str:
       folder=out,
       guide=guide,
       classifier=network,
+      autoencoder=opened.decoder,
     )
   return (
     f'\n{table}\n'
     f'Frechet distances to {len(splits[0][0])} real images of '
-    f'{experiment.data.name} ± bootstrap standard error, '
+    f'{experiment.data.name}{_decoded(opened)} ± bootstrap standard error, '
     f'{experiment.compare.num} images per method; features of a classifier '
     'trained on those images (not FID).\n'
     '"gain" is the fall of a distance against the first row, in standard '
@@ -179,6 +178,17 @@ def compare(request: Request) -> str:
     'negative means harm.\n'
     f'Pictures: {out}/samples.png, {out}/guidance.png, '
     f'{request.source.place}/loss.png'
+  )
+
+
+def _decoded(opened: Opened) -> str:
+  """Returns the remark on real images that are reconstructions."""
+  if opened.decoder is None:
+    return ''
+  name = (opened.autoencoder or '').partition(':')[0]
+  return (
+    f', as {name} reconstructs them (what the autoencoder itself loses is in '
+    'no distance),'
   )
 
 
@@ -201,12 +211,7 @@ def sweep(
   opened.check(grid.texts())
   experiment = opened.experiment
   opened.check_weights()
-  decoder = read_decoder(
-    experiment.eval.autoencoder or None,
-    experiment.model.channels,
-    request.source.latents(),
-    opened.mesh,
-  )
+  decoder = opened.decoder
   config = experiment.eval
   classes = config.extractor.startswith('classifier')
   usual = ('fd', 'accuracy') if classes else ('fd',)
@@ -225,8 +230,11 @@ def sweep(
       labels=True,
       count=num // config.repeats,
       shape=None if decoder else experiment.model.latent_shape,
+      decoder=decoder,
     )
     denoiser, guide, protocol = opened.restore()
+    if decoder is not None:
+      protocol['autoencoder'] = opened.about_decoder()
     return sweep_lib.sweep(
       denoiser,
       grid,

@@ -24,7 +24,6 @@ def add_sample(command: flag_groups.Command) -> None:
   ):
     where.add_argument(flag, type=flag_groups.path, help=text)
   flag_groups.add_drawing(parser)
-  flag_groups.add_autoencoder(parser)
   parser.add_argument(
     '--num', type=int, help='number of images (100; with --preset: 50,000)'
   )
@@ -119,7 +118,6 @@ def add_evaluate(command: flag_groups.Command) -> None:
     '--bootstrap', type=int, help='resamples behind a standard error (0)'
   )
   flag_groups.add_drawing(parser)
-  flag_groups.add_autoencoder(parser)
   parser.add_argument(
     '--num', type=int, help='images of each set (50,000, or all samples)'
   )
@@ -149,5 +147,4 @@ def add_report(command: flag_groups.Command) -> None:
     help='only what is in the workdir: reads no weights, leaves out what an '
     'earlier page had drawn',
   )
-  flag_groups.add_autoencoder(parser)
   flag_groups.add_source(parser)

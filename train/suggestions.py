@@ -76,6 +76,7 @@ WORDS: dict[str, tuple[str, ...]] = {
   'output_dir': ('--out', '--to', '--workdir'),
   'patch': ('--config.model.name (FAMILY-SIZE/PATCH)',),
   'patch_size': ('--config.model.name (FAMILY-SIZE/PATCH)',),
+  'preview_autoencoder': ('--autoencoder',),
   'per_device_batch_size': ('--config.train.batch_size (over all devices)',),
   'per_proc_batch_size': ('--config.sample.batch_size (over all devices)',),
   'pretrained': ('--config.train.init_from', '--folder'),

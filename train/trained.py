@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import jax
 import ml_collections
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 
 from dit import model, weights
@@ -23,6 +24,7 @@ from dit.nested import flatten
 from dit.ranges import PathText, Range, check_value
 from dit.sharding import tree_shardings
 from dit.types import Denoiser
+from sample.decoder import read_decoder, remembered
 from sample.generate import SampleConfig
 from sample.pipeline import OF_MACHINE, path_of, sampler_of
 from train import snapshots, workdir
@@ -94,10 +96,14 @@ class Source:
     return build(_override(config, overrides, 'run').to_dict())
 
   def latents(self) -> dict[str, Any]:
-    """Autoencoder and normalisation of its latents; {} where nothing says."""
+    """Returns what is known of its data; {} where nothing says.
+
+    See `train.data.source.about_latents`.
+    """
     if self.is_run:
       return workdir.load_about(self.place, workdir.LATENTS)
-    return weights.load_config(self.place)[1].get('latents', {})
+    found = weights.load_config(self.place)[1].get('latents', {})
+    return found if isinstance(found, dict) else {}
 
   def check(self) -> None:
     """Raises InputError if a run has no such checkpoint."""
@@ -124,6 +130,11 @@ class Source:
       }
     config, params, info = weights.load_folder(self.place)
     shardings = tree_shardings(model.shapes(config), mesh)
+    if isinstance(latents := info.get('latents'), dict):
+      # Neither where its decoder lies nor names of classes fix a result.
+      left_out = ('decoder', 'classes')
+      kept = {k: v for k, v in latents.items() if k not in left_out}
+      info = {**info, 'latents': kept}
     return jax.device_put(params, shardings), {**info, 'folder': self.place}
 
   def restore(
@@ -138,6 +149,34 @@ class Source:
       'weights_sha256': model.fingerprint(params),
     }
     return model.bind(experiment.model, params), protocol
+
+
+def with_decoder(
+  latents: dict[str, Any],
+  experiment: Experiment,
+  place: epath.PathLike | None,
+  autoencoder: str | None,
+  mesh: Mesh,
+) -> dict[str, Any]:
+  """Returns what a run is to remember of its data, with what decodes them.
+
+  Args:
+    latents: what the data or the teacher say; see `about_latents`.
+    experiment: every setting of the run.
+    place: the workdir of a run that may be there already, or None.
+    autoencoder: what decodes the latents, as `decoder.read_autoencoder` reads
+      it; None for what the run remembers, or else `latents`.
+    mesh: the devices.
+
+  Raises:
+    InputError: if `autoencoder` does not decode the latents.
+  """
+  if autoencoder is not None:
+    channels = experiment.model.channels
+    decoder = read_decoder(autoencoder, channels, latents, mesh)
+    return {**latents, 'decoder': remembered(autoencoder, decoder)}
+  known = {} if place is None else workdir.load_about(place, workdir.LATENTS)
+  return {**latents, 'decoder': known.get('decoder') or latents.get('decoder')}
 
 
 def run_weights(

@@ -2,7 +2,8 @@
 
 config.json     the resolved config
 run.json        versions, devices and command of the latest start
-latents.json    whose latents it is trained on, and their normalisation
+latents.json    what is known of its data: autoencoder, normalisation, where the
+                decoder lies (sample/decoder.py), and the names of the classes
 teacher.json    of a student, whose it is
 checkpoints/    Orbax
 metrics.jsonl   one line for each log window
@@ -190,9 +191,20 @@ def load_config(workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
-  """LATENTS or TEACHER of a run; {} of one that has none yet."""
+  """Returns LATENTS or TEACHER of a run; {} of one that has none yet."""
   path = epath.Path(workdir).expanduser() / name
-  return read_json(path) if path.exists() else {}
+  found = read_json(path) if path.exists() else {}
+  if name == LATENTS and found and 'decoder' not in found:
+    found['decoder'] = _decoder_before(load_config(workdir))
+  return found
+
+
+def _decoder_before(config: dict[str, Any]) -> dict[str, str] | None:
+  """Returns what decodes latents of a run that has it among its config keys."""
+  for section, key in (('eval', 'autoencoder'), ('log', 'preview_autoencoder')):
+    if text := config.get(section, {}).get(key):
+      return {'autoencoder': text}
+  return None
 
 
 def environment() -> dict[str, Any]:

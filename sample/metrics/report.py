@@ -62,6 +62,12 @@ def caveats(
       f'Samples are {kinds[eight_bit]} images, the reference is of '
       f'{kinds[not eight_bit]} ones: rounding alone moves distances.'
     )
+  if reference.get('reconstructions'):
+    found.append(
+      'The real images are reconstructions, decoded from their latents: what '
+      'the autoencoder itself loses is in no distance. Published figures are '
+      'against the images themselves (--reference).'
+    )
   if row and not extractor.is_inception:
     found.append(
       f'Features of {extractor.name} give no FID: the published row says '

@@ -13,6 +13,8 @@ import numpy as np
 from sample.metrics.classifier import Classifier, train_classifier
 from sample.metrics.frechet import Moments, bootstrap, frechet_distance
 
+_LARGE, _SIDE = 32, 16  # of images in pixels, and of what is left of larger
+
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
@@ -102,5 +104,16 @@ class Scorer:
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-  """(n, H * W * C) in [-1, 1]."""
-  return images.reshape(len(images), -1) / 127.5 - 1
+  """Returns (n, F) values in [-1, 1].
+
+  Of images with a side above 32, means of squares: 16 x 16, since a covariance
+  of all pixels of 256 x 256 would fill 288 GiB.
+  """
+  n, height, width, channels = images.shape
+  if max(height, width) > _LARGE:
+    h, w = (max(side // _SIDE, 1) for side in (height, width))
+    rows, columns = height // h, width // w
+    squares = images[:, : rows * h, : columns * w]
+    squares = squares.reshape(n, rows, h, columns, w, channels)
+    images = squares.mean((2, 4), dtype=np.float32)
+  return images.reshape(n, -1) / 127.5 - 1

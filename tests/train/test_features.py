@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from dit.errors import InputError
+from dit.sharding import make_mesh
 from sample.metrics.classifier import load
 from train import features
+from train.data.real_images import load_images
 from train.data.source import load_all, open_source
 
 
@@ -53,7 +55,7 @@ def image(side=8, label=0):
   ('records', 'message'),
   [
     ([], 'empty'),
-    ([{'label': 0, 'moments': np.zeros((1, 4, 4, 8))}], 'features need images'),
+    ([{'label': 0, 'moments': np.zeros((1, 4, 4, 8))}], 'images are needed'),
     ([{'image': np.zeros((8, 8, 1), np.uint8)}], 'class-labelled'),
     ([{'label': 0}], 'class-labelled'),
     ([image(8), image(9)], 'bring them to one size'),
@@ -67,22 +69,24 @@ def test_unfit_records(
   assert message in said
 
 
-def test_latents_are_refused(make_experiment, tmp_path, no_training):
+def test_images_have_no_autoencoder(make_experiment, tmp_path, no_training):
   experiment = make_experiment()
   data = dataclasses.replace(experiment.data, autoencoder='sd_vae')
   said = refused(dataclasses.replace(experiment, data=data), tmp_path)
-  assert 'features need images' in said and 'pixels' in said
+  assert 'holds images; set data.autoencoder=pixels' in said
 
 
 def test_steps_must_be_positive(make_experiment, tmp_path, no_training):
   assert '--steps is 0' in refused(make_experiment(), tmp_path, steps=0)
 
 
-def test_large_sets_are_drawn_from(make_experiment, monkeypatch):
+def test_large_sets_are_drawn_from(make_experiment):
   experiment = make_experiment()
-  monkeypatch.setattr(features, '_MOST_BYTES', 300 * 64)
-  images, labels = features._read(experiment.data, 'train', 10)
+  source = open_source(experiment.data, 'train')
+  images, labels = load_images(
+    source, None, make_mesh(experiment.mesh), 64, 300 * 64
+  )
   assert images.shape == (300, 8, 8, 1) and labels.shape == (300,)
-  whole, _ = load_all(open_source(experiment.data, 'train'))
+  whole, _ = load_all(source)
   assert {i.tobytes() for i in images} <= {i.tobytes() for i in whole}
   assert len(np.unique(labels)) == 10

@@ -228,10 +228,14 @@ def test_the_commands(images, tmp_path):
     (['--images={images}', '--config.prepare.dtype=int8'], 'float16, float32'),
     (['--images={images}', '--config.prepare.batch_size=3'], '8 devices'),
     (['--images={images}', '--config.data.autoencoder=taef2'], 'make them agr'),
-    (['--images={images}', '--autoencoder=taef2:a'], 'make them agree'),
+    (
+      ['--images={images}', '--config.data.autoencoder=sd_vae',
+       '--autoencoder=taef2:a'],
+      'make them agree',
+    ),
     (['--verify'], 'cannot be read'),
   ],
-)
+)  # fmt: skip
 def test_bad_input_of_prepare(images, tmp_path, words, message):
   words = [word.format(images=images) for word in words]
   result = run('prepare', '--config.data.name=photos',

@@ -85,7 +85,6 @@ def test_training_does_not_depend_on_being_measured(
     ((*EVERY, 'eval.num=3'), '3 images are too few'),
     (('eval.num=2', 'eval.repeats=3'), 'eval.repeats=3'),
     ((*EVERY, 'eval.guidance=s3:2'), 's3'),
-    ((*EVERY, 'eval.autoencoder=sd_vae:none.safetensors'), 'none.safetensors'),
   ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_refused_at_the_start(

@@ -89,6 +89,7 @@ def prepare(
   folder: pathlib.Path,
   *,
   about: dict[str, Any],
+  decoder: dict[str, str] | None = None,
 ) -> records.Metadata:
   """Writes the records of a set, or what is missing of them.
 
@@ -99,6 +100,8 @@ def prepare(
     layout: of the records, from `layout_of`.
     folder: of the split.
     about: of the autoencoder, for the protocol.
+    decoder: where the decoder is; see `sample.decoder.remembered`. It is not
+      part of the protocol, so that a set may be continued when it has moved.
 
   Returns:
     The metadata, which are also in the folder.
@@ -130,7 +133,7 @@ def prepare(
     encode = _encoder(autoencoder, config, layout)
     paths = _write_shards(files, encode, config, layout, folder)
     with together():
-      return _complete(folder, paths, layout, protocol, autoencoder)
+      return _complete(folder, paths, layout, protocol, autoencoder, decoder)
 
 
 def _check_shared(files: ImageFiles, folder: pathlib.Path) -> None:
@@ -303,6 +306,7 @@ def _complete(
   layout: records.Layout,
   protocol: dict[str, Any],
   autoencoder: Autoencoder | None,
+  decoder: dict[str, str] | None,
 ) -> records.Metadata:
   """Once all processes are done, the first writes the metadata."""
   found = [finished(path) for path in paths]
@@ -318,7 +322,12 @@ def _complete(
   )
   shards = tuple(filter(None, found))
   metadata = records.Metadata(
-    layout, protocol, tuple(protocol['classes']), normalisation, shards
+    layout,
+    protocol,
+    tuple(protocol['classes']),
+    normalisation,
+    shards,
+    decoder,
   )
   if not metadata.records:
     raise PrepareError(f'{folder}: not one image could be read.')

@@ -129,6 +129,8 @@ class Metadata:
     classes: names, in the order of the labels.
     normalisation: of the autoencoder.
     shards: all files.
+    decoder: where the decoder of the latents is, with its hash; see
+      `sample.decoder.remembered`. None where `prepare` did not know it.
   """
 
   layout: Layout
@@ -136,6 +138,7 @@ class Metadata:
   classes: tuple[str, ...]
   normalisation: Normalisation
   shards: tuple[Shard, ...]
+  decoder: dict[str, str] | None = None
 
   @property
   def records(self) -> int:
@@ -216,6 +219,7 @@ class Metadata:
         classes=tuple(values['classes']),
         normalisation=from_json(Normalisation, values['normalisation']),
         shards=tuple(from_json(Shard, shard) for shard in values['shards']),
+        decoder=values.get('decoder'),
       )
     except OSError as error:
       raise InputError(

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import io
 import pathlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
@@ -162,7 +163,8 @@ def check_source(source: Any, config: DataConfig, model: DiTConfig) -> None:
   if shape != model.latent_shape:
     raise InputError(
       f'records have shape {shape}, but model.size and model.channels say '
-      f'{model.latent_shape}; make them agree.'
+      f'{model.latent_shape}; set --config.model.size={shape[0]} and '
+      f'--config.model.channels={shape[-1]}.'
     )
 
 
@@ -196,7 +198,7 @@ def _check_prepared(
   if name != config.autoencoder:
     raise InputError(
       f'{source.folder} was made with autoencoder {name}, but data.autoencoder '
-      f'is {config.autoencoder}; make them agree.'
+      f'is {config.autoencoder}; set --config.data.autoencoder={name}.'
     )
   layout = metadata.layout
   if config.flip and layout.content == 'moments' and not layout.flip:
@@ -210,12 +212,34 @@ def _check_prepared(
 
 
 def about_latents(source: Any, config: DataConfig) -> dict[str, Any]:
-  """What sampling must know of the records: whose latents, normalised how."""
-  about = {'autoencoder': {'name': 'pixels', 'encoder_sha256': None}}
+  """Returns what sampling must know of the records.
+
+  That is the autoencoder and the normalisation of the latents, what decodes
+  them as far as `prepare` knew it (`sample.decoder.remembered`), and the names
+  of the classes in the order of the labels.
+  """
+  about: dict[str, Any] = {
+    'autoencoder': {'name': 'pixels', 'encoder_sha256': None},
+    'decoder': None,
+  }
   if isinstance(source, LatentSource):
-    about = {'autoencoder': source.metadata.protocol['autoencoder']}
+    about = {
+      'autoencoder': source.metadata.protocol['autoencoder'],
+      'decoder': source.metadata.decoder,
+    }
   normalisation = dataclasses.asdict(normalisation_of(source, config))
-  return {**about, 'normalisation': normalisation}
+  return {
+    **about,
+    'normalisation': normalisation,
+    'classes': list(_classes_of(source)),
+  }
+
+
+def _classes_of(source: Any) -> Sequence[str]:
+  """Returns the names of the classes of a source; () where it has none."""
+  if isinstance(source, LatentSource):
+    return source.metadata.classes
+  return getattr(source.dataset_info.features['label'], 'names', None) or ()
 
 
 def normalisation_of(source: Any, config: DataConfig) -> Normalisation:

@@ -26,10 +26,12 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dit import model
+from dit.autoencoder import Autoencoder
 from dit.errors import InputError
 from dit.sharding import check_batch, make_mesh
 from dit.weights import check_target, save_folder
 from sample import writer
+from sample.decoder import read_decoder
 from sample.metrics.measure import as_dict
 from train import workdir as workdir_lib
 from train.distill import run as distilling
@@ -89,7 +91,10 @@ def stages(
 
 
 def run(
-  spec: str, overrides: Sequence[str], workdir: epath.PathLike
+  spec: str,
+  overrides: Sequence[str],
+  workdir: epath.PathLike,
+  autoencoder: str | None = None,
 ) -> str | None:
   """Runs the stages of a config that names some, and merges the last two.
 
@@ -97,6 +102,7 @@ def run(
     spec: the config, FILE:ARGUMENT.
     overrides: assignments to config keys, for every stage.
     workdir: of the recipe.
+    autoencoder: what decodes latents; None for what the teacher remembers.
 
   Returns:
     What came of it; None if it was asked to stop before its end.
@@ -111,7 +117,7 @@ def run(
   folders = [
     place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
-  _check(whole, [build(config) for config in configs], place)
+  _check(whole, [build(config) for config in configs], place, autoencoder)
   with workdir_lib.training(place, 'distill'):
     for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
       if n:  # both branches start with the stage before them
@@ -123,13 +129,19 @@ def run(
       logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
       # A longer stage would not be what the next one started with.
       with workdir_lib.training(folder, 'distill'):
-        if not distilling.distill(experiment, folder, config, extensible=False):
+        finished = distilling.distill(
+          experiment, folder, config, autoencoder, extensible=False
+        )
+        if not finished:
           return None
     return _merge(whole, place, folders[-3:])
 
 
 def _check(
-  whole: Experiment, stages: Sequence[Experiment], place: epath.Path
+  whole: Experiment,
+  stages: Sequence[Experiment],
+  place: epath.Path,
+  autoencoder: str | None,
 ) -> None:
   """Raises InputError for stages that cannot be run or merged."""
   names, config = whole.distill.stages, whole.eval
@@ -144,19 +156,25 @@ def _check(
   if not (place / STUDENT).exists():
     check_target(place / STUDENT)
   for experiment in stages:
-    checked = distilling.check(experiment)
+    checked = distilling.check(experiment, autoencoder=autoencoder)
   check_batch(checked.mesh, config.batch_size, 'eval.batch_size')
   each = config.num // config.repeats
-  if 'fd' not in plan(config, whole.data, labels=True, count=each):
+  decoder = read_decoder(
+    None, whole.model.channels, checked.latents, checked.mesh
+  )
+  metrics = plan(
+    config, whole.data, labels=True, count=each, decodes=decoder is not None
+  )
+  if 'fd' not in metrics:
     raise InputError(
       f'eval.metrics is {config.metrics}, but the ratio of the merge is chosen '
       'by fd; add it.'
     )
-  _samples(whole, checked.latents, checked.mesh)
+  _samples(whole, decoder, checked.mesh)
 
 
 def _samples(
-  experiment: Experiment, latents: dict[str, Any], mesh: Mesh
+  experiment: Experiment, decoder: Autoencoder | None, mesh: Mesh
 ) -> Samples:
   """What draws for the choice of a ratio: noise that no stage has previewed.
 
@@ -164,10 +182,9 @@ def _samples(
   """
   return Samples(
     dataclasses.replace(experiment, seed=(experiment.seed + 101) % 2**32),
-    latents,
     mesh,
     guidance='none',
-    autoencoder=experiment.eval.autoencoder,
+    decoder=decoder,
     batch_size=experiment.sample.batch_size,
   )
 
@@ -181,7 +198,8 @@ def _merge(
     return f'{table.read_text()}\nAlready merged: {target}.'
   mesh, config = make_mesh(experiment.mesh), experiment.eval
   latents = workdir_lib.load_about(folders[0], workdir_lib.LATENTS)
-  samples = _samples(experiment, latents, mesh)
+  decoder = read_decoder(None, experiment.model.channels, latents, mesh)
+  samples = _samples(experiment, decoder, mesh)
   evaluator = Evaluator(
     config,
     experiment.data,
@@ -189,6 +207,7 @@ def _merge(
     mesh,
     labels=True,
     count=config.num // config.repeats,
+    decoder=decoder,
   )
   labels = np.arange(config.num) % experiment.model.num_classes
   labels = labels.astype(np.int32)

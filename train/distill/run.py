@@ -39,7 +39,7 @@ from train.experiment import Experiment
 from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
 from train.step import latents_of
-from train.trained import Source, check_same, check_unquantised
+from train.trained import Source, check_same, check_unquantised, with_decoder
 from train.workdir import TEACHER, claim
 
 _MEASURED = 4096  # images, for the moments of latents
@@ -69,7 +69,9 @@ class Plan:
 
 
 def check(
-  experiment: Experiment, workdir: epath.PathLike | None = None
+  experiment: Experiment,
+  workdir: epath.PathLike | None = None,
+  autoencoder: str | None = None,
 ) -> Plan:
   """Raises InputError for what cannot be distilled; compiles nothing.
 
@@ -77,6 +79,8 @@ def check(
     experiment: every setting.
     workdir: of a run that may be there already, which starts with no others'
       weights.
+    autoencoder: what decodes latents; None for what the run or the teacher
+      remember.
   """
   config = experiment.distill
   if not config.method:
@@ -117,6 +121,7 @@ def check(
   latents = teacher.latents()
   if source is not None and latents:
     _check_latents(about_latents(source, experiment.data), latents)
+  latents = with_decoder(latents, experiment, workdir, autoencoder, mesh)
   Preview(experiment, latents, mesh)
   Scores(experiment, latents, mesh)
   check_batch(mesh, experiment.train.batch_size, 'train.batch_size')
@@ -151,6 +156,7 @@ def distill(
   experiment: Experiment,
   place: epath.PathLike,
   config: dict[str, Any],
+  autoencoder: str | None = None,
   *,
   extensible: bool = True,
 ) -> bool:
@@ -160,6 +166,8 @@ def distill(
     experiment: every setting.
     place: the workdir.
     config: the experiment as plain values, which the workdir is to hold.
+    autoencoder: what decodes latents; None for what the run or the teacher
+      remember.
     extensible: Whether a run there may follow another `train.images`.
 
   Returns:
@@ -169,7 +177,7 @@ def distill(
     InputError: for what cannot be distilled; the workdir is as it was.
     NonFiniteError, SaveError: as `loop.train`.
   """
-  plan = check(experiment, place)
+  plan = check(experiment, place, autoencoder)
   settings, mesh = experiment.distill, plan.mesh
   schedule, rules = make_rules(experiment)
   teacher, about = plan.teacher.load(plan.network, mesh)

@@ -1,0 +1,127 @@
+"""Classes by name or by number.
+
+A word is the name of a class, or else its number, counted from 0. Names match
+exactly, or without regard to case and underscores, or by what stands before
+their first comma, as ImageNet's 'tench, Tinca tinca'; the first of these rules
+that fits decides. A class whose name is a number is meant by its name.
+"""
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dit.errors import InputError, nearest
+
+_LONGEST = 24  # characters of a name in a picture
+
+
+def names_of(latents: Mapping[str, Any]) -> tuple[str, ...]:
+  """Returns the class names that a run or folder knows, in label order.
+
+  Args:
+    latents: what it says of its data; see `train.data.source.about_latents`.
+  """
+  names = latents.get('classes')
+  if not isinstance(names, list | tuple):
+    return ()
+  return tuple(map(str, names))
+
+
+def find_classes(
+  text: str, num_classes: int, names: Sequence[str] = (), others: str = ''
+) -> list[int]:
+  """Returns the numbers of classes from text such as 'bird,3'.
+
+  Args:
+    text: names and numbers, separated by commas; a name may hold commas.
+    num_classes: number of classes.
+    names: name of each class, as far as known.
+    others: words that the caller accepts as well, for the error.
+
+  Raises:
+    InputError: for a word that is no class, or names several.
+  """
+  words, found = text.split(','), []
+  rules: tuple[Callable[[str], str], ...] = (str, _plain, _short)
+  known = [_spellings(rule, names) for rule in rules]
+  most = 1 + max((name.count(',') for name in names), default=0)
+  what = f'labels {text!r}' if len(text) < 80 else 'labels'
+  while words:
+    count, matches = _longest_name(words, known, most)
+    word = ','.join(words[:count]).strip()
+    del words[:count]
+    if len(matches) > 1:
+      numbers = ' and '.join(map(str, matches[:5]))
+      raise InputError(
+        f'{what}: {word!r} names classes {numbers}; give a number, or the '
+        'whole name.'
+      )
+    try:
+      number = matches[0] if matches else int(word)
+    except ValueError as error:
+      raise InputError(
+        f'{what}: expected {others}classes by name, or by number between 0 and '
+        f'{num_classes - 1}, not {word[:40]!r}.'
+        + nearest(word[:40], (*map(_short, names), *others.split(', ')))
+      ) from error
+    if not 0 <= number < num_classes:
+      raise InputError(f'{what}: classes lie between 0 and {num_classes - 1}.')
+    found.append(number)
+  return found
+
+
+def named(plan: str, names: Mapping[str, str]) -> str:
+  """Returns a plan of labels with names instead of numbers, as far as known.
+
+  Args:
+    plan: plan of labels, such as 'balanced' or '3,5'.
+    names: names of classes by their numbers as text.
+  """
+  return ', '.join(
+    class_name(0, [names[word]]) if word in names else word
+    for word in plan.split(',')
+  )
+
+
+def class_name(label: int, names: Sequence[str] = ()) -> str:
+  """Returns the short name of a class for pictures and captions."""
+  name = _first(names[label]) if label < len(names) else ''
+  if not name or name.isdecimal():
+    return f'class {name or label}'
+  return name if len(name) <= _LONGEST else f'{name[: _LONGEST - 3]}...'
+
+
+def _longest_name(
+  words: Sequence[str], known: Sequence[Mapping[str, Sequence[int]]], most: int
+) -> tuple[int, Sequence[int]]:
+  """Returns how many words the next name takes, and the classes it names."""
+  for count in range(min(len(words), most), 0, -1):
+    word = ','.join(words[:count]).strip()
+    for spelled, spellings in zip(
+      (word, _plain(word), _plain(word)), known, strict=True
+    ):
+      if spelled in spellings:
+        return count, spellings[spelled]
+  return 1, []
+
+
+def _spellings(
+  spell: Callable[[str], str], names: Sequence[str]
+) -> dict[str, list[int]]:
+  """Returns the classes of every name, spelled by a rule."""
+  found = collections.defaultdict(list)
+  for number, name in enumerate(names):
+    found[spell(name)].append(number)
+  return dict(found)
+
+
+def _plain(name: str) -> str:
+  return ' '.join(name.replace('_', ' ').casefold().split())
+
+
+def _first(name: str) -> str:
+  return name.partition(',')[0].strip()
+
+
+def _short(name: str) -> str:
+  return _plain(_first(name))

@@ -1,0 +1,262 @@
+"""A run on latents, from image files to the report, by the printed commands.
+
+The autoencoder is tiny and random, and is named once, to `prepare`.
+"""
+
+import html
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from commands import printed, quickly, run
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from dit import autoencoder
+from sample import load
+
+CLASSES = ('2', 'golden retriever', 'tench, Tinca tinca')
+FEW = {
+  'model.depth': 2,
+  'model.width': 16,
+  'model.num_heads': 2,
+  'model.taps': (1,),
+  'train.images': 16,
+  'train.batch_size': 16,
+  'checkpoint.every_images': 16,
+  'log.every_images': 16,
+  'log.preview_every_images': 16,
+  'log.preview_num': 16,
+  'log.preview_guidance': 'none',
+  'sample.steps': 2,
+  'sample.batch_size': 16,
+  'eval.every_images': 16,
+  'eval.num': 16,
+  'compare.num': 12,
+  'compare.methods': ('none', 'ig:1.5'),
+  'compare.sweep_methods': (),
+  'compare.resamples': 2,
+}
+MINE = """
+def means(x):
+  return x.reshape(len(x), 4, 4, 4, 4, 3).mean((2, 4, 5)).reshape(len(x), -1)
+"""
+
+
+def write_autoencoder(folder, seed=0):
+  """A random autoencoder of the TAESD family, four channels wide."""
+  folder.mkdir(exist_ok=True)
+  config = autoencoder.TinyConfig(latent_channels=4, width=4)
+  rng = np.random.default_rng(seed)
+  for half, shapes in autoencoder.shapes(config).items():
+    tensors = {}
+    for path, leaf in jax.tree.leaves_with_path(shapes):
+      words = [str(entry.key) for entry in path if entry.key != 'layers']
+      values = 0.15 * rng.standard_normal(leaf.shape, np.float32)
+      if words[-1] == 'kernel':
+        values = values.transpose(3, 2, 0, 1)
+      words[-1] = 'bias' if words[-1] == 'bias' else 'weight'
+      tensors['.'.join(words)] = np.ascontiguousarray(values)
+    save_file(tensors, folder / f'taesd_{half}.safetensors')
+
+
+def write_images(folder):
+  rng = np.random.default_rng(0)
+  for split, count in (('train', 10), ('test', 4)):
+    for k, name in enumerate(CLASSES):
+      (folder / split / name).mkdir(parents=True)
+      for i in range(count):
+        values = rng.integers(128, size=(16, 16, 3)) + 40 * k
+        Image.fromarray(np.uint8(values)).save(
+          folder / split / name / f'{i}.png'
+        )
+
+
+def succeed(*words):
+  with quickly():
+    result = run(*words)
+  assert result.status == 0, (words, result.err)
+  return result
+
+
+def short(extractor, *keys):
+  keys = {key: FEW[key] for key in FEW if key.startswith((*keys, 'none'))}
+  return [
+    f'--config.eval.extractor={extractor}',
+    *(f'--config.{key}={value}' for key, value in keys.items()),
+  ]
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """Records, a classifier of them, a run, and what was printed on the way."""
+  place = tmp_path_factory.mktemp('a place')
+  (place / 'mine.py').write_text(MINE)
+  write_autoencoder(place / 'tiny vae')
+  write_images(place / 'images')
+  where = [
+    '--config=configs/sit.py:Tiny/1,ig', '--config.data.name=animals',
+    f'--config.data.dir={place}/data',
+    '--config.prepare.image_size=16', '--config.prepare.batch_size=16',
+    '--config.data.test_split=test',
+  ]  # fmt: skip
+  for split in ('test', 'train'):
+    made = succeed(
+      'prepare', f'--images={place}/images/{split}', f'--split={split}',
+      f'--autoencoder=taesd:{place}/tiny vae', *where,
+    )  # fmt: skip
+  ((command, *words),) = printed(made.out)
+  assert command == 'train' and '--workdir=runs/animals' in words
+  words = [word for word in words if not word.startswith('--workdir')]
+  succeed(
+    'train', f'--workdir={place}/a run', *words,
+    *(f'--config.{key}={value}' for key, value in FEW.items()),
+    f'--config.eval.extractor={place}/mine.py:means',
+  )  # fmt: skip
+  words = [word for word in words if not word.startswith('--workdir')]
+  made = succeed(
+    'train-features', *words, '--steps=4', f'--to={place}/classifier'
+  )
+  assert 'right on 12 held-out images of animals' in made.out
+  return place
+
+
+@pytest.fixture
+def workdir(place, tmp_path):
+  """A copy of the run, to add to."""
+  return shutil.copytree(place / 'a run', tmp_path / "it's a run")
+
+
+def test_run_remembers_autoencoder_and_classes(place):
+  about = json.loads((place / 'a run' / 'latents.json').read_text())
+  assert about['classes'] == list(CLASSES)
+  assert about['decoder']['autoencoder'] == f'taesd:{place}/tiny vae'
+  assert len(about['decoder']['sha256']) == 64
+  # Training drew previews and scores with it.
+  assert list((place / 'a run' / 'previews').glob('*.png'))
+  assert 'eval/fd' in (place / 'a run' / 'metrics.jsonl').read_text()
+
+
+def test_printed_commands_work_on_a_latent_run(place, workdir):
+  succeed('report', f'--workdir={workdir}', '--no_draw')
+  commands = printed((workdir / 'report.html').read_text())
+  assert [words[0] for words in commands] == ['compare', 'sweep', 'evaluate']
+  settings = short(f'classifier:{place}/classifier', 'compare', 'sample')
+  for command, *words in commands:
+    few = [f'--num={12}'] if command != 'compare' else []
+    words = [re.sub(r'\.\.2\.0:6', '..2.0:2', word) for word in words]
+    result = succeed(command, *words, *settings, *few)
+    if command == 'compare':
+      assert '30 real images of animals, as taesd reconstructs' in result.out
+    if command == 'evaluate':
+      assert 'are reconstructions' in result.err
+  succeed('report', f'--workdir={workdir}', *settings)
+  text = html.unescape((workdir / 'report.html').read_text())
+  assert not printed(text)
+  assert 'golden retriever, t = ' in text
+  assert 'columns: class 2, golden retriever, tench.' in text
+  protocol = json.loads((workdir / 'compare.json').read_text())['protocol']
+  assert protocol['autoencoder']['name'] == 'taesd'
+
+
+def test_classes_are_drawn_by_name(workdir, tmp_path):
+  on = (f'--workdir={workdir}', '--num=6')
+  settings = short('classifier', 'sample')
+  labels = 'golden retriever,tench,2'
+  succeed('sample', *on, f'--labels={labels}', f'--out={tmp_path}/a', *settings)
+  with np.load(tmp_path / 'a' / 'samples.npz') as found:
+    # The class whose name is 2 is the first.
+    assert found['arr_1'].tolist() == [1, 2, 0] * 2
+  protocol = json.loads((tmp_path / 'a' / 'samples.json').read_text())
+  assert protocol['labels'] == '1,2,0'
+  assert protocol['classes'] == {str(k): CLASSES[k] for k in range(3)}
+  result = run('sample', *on, '--labels=golden retreiver')
+  assert result.status == 2 and "Did you mean 'golden retriever'" in result.err
+
+
+def test_class_names_and_autoencoder_travel_with_weights(workdir, tmp_path):
+  succeed('convert', f'--from={workdir}', f'--to={tmp_path}/weights')
+  pipeline = load(tmp_path / 'weights')
+  assert pipeline.classes == load(workdir).classes == CLASSES
+  with quickly():
+    images = pipeline(['golden retriever', 2, 'tench', '2'])
+    np.testing.assert_array_equal(images, pipeline([1, 2, 2, 0]))
+  assert images.shape == (4, 16, 16, 3)
+  succeed(
+    'sample', f'--folder={tmp_path}/weights', '--num=2',
+    '--labels=golden retriever', '--config.sample.batch_size=8',
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('damage', ['gone', 'another'])
+def test_missing_autoencoder_is_named(place, workdir, tmp_path, damage):
+  moved = tmp_path / 'moved'
+  shutil.copytree(place / 'tiny vae', moved)
+  about = json.loads((workdir / 'latents.json').read_text())
+  about['decoder']['autoencoder'] = f'taesd:{tmp_path}/vae'
+  (workdir / 'latents.json').write_text(json.dumps(about))
+  if damage == 'another':
+    write_autoencoder(tmp_path / 'vae', seed=1)
+  on = f'--workdir={workdir}'
+  for words in (
+    ('compare',), ('evaluate', '--num=4'), ('sample', '--num=4'),
+    ('sweep', '--guidance=ig:1..2:2', '--num=4'),
+  ):  # fmt: skip
+    result = run(words[0], on, *words[1:])
+    assert result.status == 2 and result.err.count('\n') == 1
+    assert '--autoencoder=taesd:FILE' in result.err
+    assert str(tmp_path / 'vae') in result.err
+  succeed('report', on, '--no_draw')
+  text = html.unescape((workdir / 'report.html').read_text())
+  assert not printed(text) and '--autoencoder=taesd:FILE' in text
+  # Given to a command, it serves that command; given to train, all later ones.
+  given = f'--autoencoder=taesd:{moved}'
+  succeed('report', on, '--no_draw', given)
+  text = (workdir / 'report.html').read_text()
+  assert all(given in words for words in printed(text)) and printed(text)
+  config = json.loads((workdir / 'config.json').read_text())
+  changes = [
+    f'--config.data.dir={config["data"]["dir"]}',
+    '--config.data.name=animals', '--config.data.autoencoder=taesd',
+    '--config.data.test_split=test', '--config.model.size=2',
+    '--config.model.num_classes=3',
+    *(f'--config.{key}={value}' for key, value in FEW.items()),
+    f'--config.eval.extractor={place}/mine.py:means',
+  ]  # fmt: skip
+  succeed('train', on, '--config=configs/sit.py:Tiny/1,ig', given, *changes)
+  about = json.loads((workdir / 'latents.json').read_text())
+  assert about['decoder']['autoencoder'] == f'taesd:{moved}'
+
+
+def test_autoencoder_is_read_from_a_folder(place, tmp_path):
+  from dit.errors import InputError
+  from dit.sharding import MeshConfig, make_mesh
+  from sample.decoder import read_autoencoder
+
+  mesh = make_mesh(MeshConfig())
+  folder = shutil.copytree(place / 'tiny vae', tmp_path / 'a,b')
+  other = load_file(folder / 'taesd_encoder.safetensors')
+  save_file(other, folder / 'taesdxl_encoder.safetensors')
+  found = read_autoencoder(f'taesd:{folder}', mesh, 'decoder')
+  assert found.params.keys() == {'encoder', 'decoder'}
+  files = ','.join(
+    str(place / 'tiny vae' / f'taesd_{half}.safetensors')
+    for half in ('decoder', 'encoder')
+  )
+  assert read_autoencoder(f'taesd:{files}', mesh, 'encoder').params.keys()
+  for name, message in (
+    ('taesdxl', 'has no decoder'),
+    ('taef2', 'by 8 to 32'),
+    ('taef1', 'by 8 to 16'),
+  ):
+    with pytest.raises(InputError, match=message) as error:
+      read_autoencoder(f'{name}:{folder}', mesh, 'decoder')
+    said = str(error.value)
+    assert '\n' not in said and f'--autoencoder={name}:FILE' in said
+    assert 'taesd_decoder.safetensors, taesd_encoder.safetensors' in said
+  with pytest.raises(InputError, match='It holds nothing'):
+    (tmp_path / 'empty').mkdir()
+    read_autoencoder(f'taesd:{tmp_path}/empty', mesh, 'decoder')

@@ -1,0 +1,128 @@
+"""Commands to try next: printed only where they work as they stand."""
+
+import functools
+import shlex
+from collections.abc import Sequence
+
+from dit.errors import InputError
+from train.data.records import LatentSource, Metadata
+from train.data.source import check_source, open_source
+from train.drawing import Opened, Request
+from train.evaluation import plan
+from train.experiment import Experiment, build
+from train.settings import load_config, override
+
+
+def command(name: str, *words: str) -> str:
+  """Returns a command line, quoted for a shell."""
+  return shlex.join(['python', 'main.py', name, *words])
+
+
+class Advice:
+  """What can be tried on a run.
+
+  A command is printed if its guidance, weights, data and decoder are there;
+  where only the decoder is missing, the sentence says how to give it.
+  """
+
+  def __init__(self, request: Request) -> None:
+    """Remembers the run; opens it when first asked."""
+    self._request = request
+
+  @functools.cached_property
+  def _opened(self) -> Opened:
+    opened = Opened(self._request)
+    opened.check_weights()
+    data = opened.experiment.data
+    for split in filter(None, (data.train_split, data.test_split)):
+      source = open_source(data, split)
+      check_source(source, data, opened.experiment.model)
+    return opened
+
+  def __call__(
+    self, name: str, *words: str, guidance: Sequence[str] = ('none',)
+  ) -> str:
+    """Returns ' Try: COMMAND', or '' where it would be refused.
+
+    Args:
+      name: name of the command.
+      *words: its flags, beside those that name the run.
+      guidance: all guidance that it asks of the network.
+    """
+    try:
+      opened = self._opened
+      opened.check(guidance)
+      if name == 'compare':
+        opened.check(opened.experiment.compare.texts())
+    except InputError:
+      return ''
+    try:
+      decodes = opened.decoder is not None
+    except InputError as error:
+      return f' For {name}: {error}'
+    experiment = opened.experiment
+    try:
+      plan(
+        experiment.eval,
+        experiment.data,
+        labels=True,
+        count=None,
+        decodes=decodes,
+      )
+    except InputError:
+      return ''
+    given = [f'--workdir={self._request.source.place}']
+    if self._request.autoencoder:
+      given.append(f'--autoencoder={self._request.autoencoder}')
+    return f' Try: {command(name, *given, *words)}'
+
+
+def training(
+  config: str, overrides: Sequence[str], experiment: Experiment, split: str
+) -> str:
+  """Returns the command that trains on a set that was just prepared.
+
+  Args:
+    config: the config file that `prepare` was given.
+    overrides: the assignments that it was given.
+    experiment: both together.
+    split: the split that was prepared.
+
+  Returns:
+    A line 'Try: COMMAND'; '' for another split than the one to train on, or
+    for a network that does not fit.
+  """
+  data = experiment.data
+  if split != data.train_split:
+    return ''
+  metadata = LatentSource(data.prepared(split)).metadata
+  found = _needed(metadata, experiment)
+  if data.test_split and not (data.prepared(data.test_split)).exists():
+    found['data.test_split'] = ''
+  given = [*overrides, *(f'{key}={value}' for key, value in found.items())]
+  try:
+    build(override(load_config(config), given).to_dict())
+  except InputError:
+    return ''
+  words = [f'--config.{assignment}' for assignment in given]
+  place = f'runs/{data.name}'
+  train = command('train', f'--config={config}', f'--workdir={place}', *words)
+  return f'\nTry: {train}'
+
+
+def _needed(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
+  """Returns the keys that must be set for records, where they are not."""
+  size, _, channels = metadata.layout.latent_shape
+  wanted = {
+    'data.autoencoder': metadata.protocol['autoencoder']['name'],
+    'model.size': size,
+    'model.channels': channels,
+    'model.num_classes': len(metadata.classes),
+  }
+  ours = {
+    'data.autoencoder': experiment.data.autoencoder,
+    'model.size': experiment.model.size,
+    'model.channels': experiment.model.channels,
+    'model.num_classes': experiment.model.num_classes,
+  }
+  return {key: value for key, value in wanted.items() if ours[key] != value}

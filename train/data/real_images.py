@@ -1,0 +1,172 @@
+"""Real images of a split, to measure against.
+
+Records of latents are decoded: the mean of each posterior, by the autoencoder
+that the samples are decoded with. Such images are reconstructions, so a
+distance to them leaves out what the autoencoder itself loses. Published figures
+are of distances to the images themselves, which `--reference` takes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from dit import latents
+from dit.autoencoder import Autoencoder
+from dit.errors import InputError
+from dit.latents import Posterior
+from dit.sharding import batch_sharding, check_batch, replicated
+from sample.decoder import read_decoder
+from train.data.image_sets import ImageSet
+from train.data.records import LatentSource
+from train.data.source import DataConfig, about_latents, image_of, open_source
+
+# Images in memory: 699,050 of 32 x 32 in RGB, or 10,922 of 256 x 256.
+MOST_BYTES = 2**31
+Read = Callable[[list[int]], tuple[np.ndarray, np.ndarray]]
+
+
+def decoder_of(
+  data: DataConfig, autoencoder: str | None, mesh: Mesh
+) -> Autoencoder | None:
+  """Returns what makes images of a set's records; None where they are images.
+
+  Args:
+    data: the set.
+    autoencoder: as `decoder.read_autoencoder` reads it; None for the one that
+      the set remembers.
+    mesh: where to put the weights.
+  """
+  if data.autoencoder == 'pixels':
+    return None
+  source = open_source(data, data.train_split)
+  if not isinstance(source, LatentSource):
+    raise InputError(
+      f'data.autoencoder is {data.autoencoder}, but {data.name} holds images; '
+      'set data.autoencoder=pixels.'
+    )
+  channels = source.metadata.layout.latent_shape[-1]
+  return read_decoder(autoencoder, channels, about_latents(source, data), mesh)
+
+
+def real_images(
+  data: DataConfig,
+  split: str,
+  decoder: Autoencoder | None,
+  mesh: Mesh,
+  batch_size: int,
+) -> ImageSet:
+  """Returns the images of a split, read and decoded as they are asked for.
+
+  Args:
+    data: the set.
+    split: the split.
+    decoder: makes images of latents.
+    mesh: the devices.
+    batch_size: images per call of the decoder.
+  """
+  source = open_source(data, split)
+  read = _reader(source, decoder, mesh, batch_size)
+  decoded = ', decoded' if decoder else ''
+  return ImageSet(
+    f'{data.name}:{split}{decoded}',
+    len(source),
+    None,
+    True,
+    lambda start, stop: read(list(range(start, stop)))[0],
+  )
+
+
+def load_images(
+  source: Any,
+  decoder: Autoencoder | None,
+  mesh: Mesh,
+  batch_size: int,
+  most_bytes: int = MOST_BYTES,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns images (n, H, W, C) uint8 and labels (n,) int32, as memory allows.
+
+  Args:
+    source: records; see `open_source`.
+    decoder: makes images of latents.
+    mesh: the devices.
+    batch_size: images per call of the decoder.
+    most_bytes: bound of the images; of a larger split as many as fit are drawn
+      at random, always the same ones.
+  """
+  read = _reader(source, decoder, mesh, batch_size)
+  first, _ = read([0])
+  count = min(len(source), max(most_bytes // first.nbytes, 1))
+  chosen = list(range(len(source)))
+  if count < len(source):
+    logging.info(
+      '%d of %d images are taken, drawn at random: they fill %.1f GiB.',
+      count, len(source), most_bytes / 2**30,
+    )  # fmt: skip
+    chosen = sorted(
+      np.random.default_rng(0).permutation(len(source))[:count].tolist()
+    )
+  images = np.empty((count, *first.shape[1:]), np.uint8)
+  labels = np.empty(count, np.int32)
+  for at in range(0, count, batch_size):
+    part = slice(at, at + batch_size)
+    found, labels[part] = read(chosen[part])
+    images[part] = _stacked([first[0], *found])[1:]
+  return images, labels
+
+
+def _reader(
+  source: Any, decoder: Autoencoder | None, mesh: Mesh, batch_size: int
+) -> Read:
+  """Returns a function of record numbers to images and labels."""
+  if 'moments' not in source[0]:
+
+    def read(numbers):
+      found = [source[i] for i in numbers]
+      return _stacked([image_of(record) for record in found]), _labels(found)
+
+    return read
+  if decoder is None:
+    raise InputError(
+      'these records are latents, and images are needed: give what decodes '
+      'them, --autoencoder=NAME:FILE[,FILE].'
+    )
+  check_batch(mesh, batch_size, 'eval.batch_size')
+  decode = jax.jit(_decode, out_shardings=replicated(mesh))
+
+  def read_latents(numbers):
+    found = [source[i] for i in numbers]
+    moments = np.stack([record['moments'][0] for record in found])
+    images = []
+    for at in range(0, len(moments), batch_size):
+      part = moments[at : at + batch_size]
+      rows = np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * 3)
+      rows = jax.device_put(rows, batch_sharding(mesh))
+      images.append(np.asarray(decode(decoder, rows))[: len(part)])
+    return np.concatenate(images), _labels(found)
+
+  return read_latents
+
+
+def _stacked(images: list[np.ndarray]) -> np.ndarray:
+  """Returns images as one array; InputError where their shapes differ."""
+  for image in images:
+    if image.shape != images[0].shape:
+      raise InputError(
+        f'images have shapes {images[0].shape} and {image.shape}; bring them '
+        'to one size: python main.py prepare.'
+      )
+  return np.stack(images)
+
+
+def _labels(records: list[dict[str, Any]]) -> np.ndarray:
+  return np.asarray([record['label'] for record in records], np.int32)
+
+
+def _decode(autoencoder: Autoencoder, moments: jax.Array) -> jax.Array:
+  """Returns images of the posteriors' means, uint8."""
+  mean = Posterior.from_stored(moments.astype(np.float32)).mean
+  return latents.to_pixels(autoencoder.decode(mean))
