@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from dit.errors import InputError
+from dit.json_files import parse_json
 from sample import writer
 from sample.metrics.extractor import Extractor
 from sample.metrics.frechet import Moments
@@ -79,7 +80,7 @@ def load_reference(
     with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
       wanted = _STATISTICS | ({'pool'} if rows else set())
       found = {name: arrays[name] for name in names & wanted}
-      about = dict(json.loads(str(found.pop('about', '{}'))))
+      about = dict(parse_json(str(found.pop('about', '{}'))))
       count = int(found['count']) if 'count' in found else None
   except (
     OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error,

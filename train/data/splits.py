@@ -5,11 +5,11 @@ give one label to different classes. Labels follow the names: a later split
 takes the list of those that are there, and different lists are refused.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 
 from dit.errors import InputError, shorten
+from dit.json_files import read_json
 from train.data.records import METADATA, PROTOCOL, Metadata
 
 
@@ -24,13 +24,13 @@ def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
   path = folder / PROTOCOL
   if not path.exists():
     return None
-  try:
-    return tuple(map(str, json.loads(path.read_text())['classes']))
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  found = read_json(path, f'; delete the folder {folder}')
+  if not isinstance(found.get('classes'), list):
     raise InputError(
-      f'{path} cannot be read ({type(error).__name__}: {error}); delete the '
-      f'folder {folder}.'
-    ) from error
+      f'{path} is damaged: it has no list of classes; delete the folder '
+      f'{folder}.'
+    )
+  return tuple(map(str, found['classes']))
 
 
 def classes_for(folder: pathlib.Path, classes: Sequence[str]) -> Sequence[str]:
