@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import numbers
 import os
+import re
 import typing
 from collections.abc import Collection
 from typing import Annotated, Any
@@ -29,6 +30,9 @@ MOST_ENTRIES = 1000
 MOST_IMAGES = 10**15
 # About the root of what float32 holds, which leaves room for a product.
 LARGE = 1e18
+# Where runs can lie beside local folders, and where published files do.
+_STORES = ('gs', 's3', 'az')
+_WEB = ('hf', 'https')
 
 _NOUNS = {
   int: 'an integer',
@@ -72,7 +76,13 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class FilePath:
-  """Texts that can be paths of files, or comma-separated lists of paths."""
+  """Texts that can be paths of files, or comma-separated lists of paths.
+
+  Attributes:
+    web: whether NAME:https://... and NAME:hf://... are allowed too.
+  """
+
+  web: bool = False
 
   def allows(self, value: str) -> bool:
     """Tells whether a file system accepts the text as a path."""
@@ -81,14 +91,22 @@ class FilePath:
     except UnicodeEncodeError:
       return False
     names = data.replace(b',', b'/').split(b'/')
+    short = max(map(len, names)) <= 255 and b'\0' not in data
     # The home folder of a user who is not there.
     lost = value.startswith('~') and os.path.expanduser(value) == value
-    return b'\0' not in data and max(map(len, names)) <= 255 and not lost
+    return short and not lost and self._knows_store(value)
+
+  def _knows_store(self, value: str) -> bool:
+    """Tells whether what stands before '://', if anything, is known."""
+    store, separator, _ = value.partition('://')
+    if self.web:
+      store = re.split('[:,]', store)[-1]
+    return not separator or store in (*_STORES, *_WEB * self.web)
 
   def describe(self, kind: type) -> str:
     """Describes the texts in an error message."""
     del kind
-    return 'a path, of which each name has at most 255 bytes'
+    return 'a path, each name in it of at most 255 bytes'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +153,7 @@ LearningRate = Annotated[float, Range(0, 1e30)]
 # Less than 1 in float32 too.
 Decay = Annotated[float, Range(0, 0.9999999)]
 PathText = Annotated[str, FilePath()]
+WebText = Annotated[str, FilePath(web=True)]
 
 
 def check_fields(section: str, config: Any) -> None:

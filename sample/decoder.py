@@ -19,7 +19,7 @@ from dit.autoencoder import AUTOENCODERS, Autoencoder
 from dit.errors import InputError, check_choice
 from dit.latents import Normalisation
 from dit.published import PICKLES, SUFFIXES, local, read_tensors
-from dit.ranges import PathText, check_value
+from dit.ranges import WebText, check_value
 from dit.sharding import replicated
 
 FLAG = '--autoencoder'
@@ -41,7 +41,7 @@ def read_autoencoder(
   """
   if text in (None, 'pixels'):
     return None
-  check_value('autoencoder', text, PathText)
+  check_value('autoencoder', text, WebText)
   name, _, place = text.partition(':')
   check_choice('autoencoder', name, AUTOENCODERS)
   files, folder = _files(name, place)

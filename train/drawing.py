@@ -6,6 +6,7 @@ A `Request` becomes `Opened`, of which nothing is compiled or read yet, or a
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class Request:
   def __post_init__(self) -> None:
     """Checks the seed, and the folder's path."""
     check_value('--seed', self.seed, Seed)
-    check_value('--out', self.out or '', PathText)
+    check_value('--out', os.fspath(self.out or ''), PathText)
 
 
 class Opened:

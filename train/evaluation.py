@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from dit.autoencoder import Autoencoder
 from dit.errors import InputError
-from dit.ranges import BatchSize, Choice, Images, PathText, Range
+from dit.ranges import BatchSize, Choice, Images, PathText, Range, WebText
 from dit.sharding import check_batch
 from guidance import parse
 from sample.metrics import measure
@@ -55,7 +55,7 @@ class EvalConfig(MeasureConfig):
     guidance: of those.
   """
 
-  extractor: PathText = 'classifier'
+  extractor: WebText = 'classifier'
   preprocessing: Annotated[str, Choice(PRESETS)] = 'adm'
   reference: PathText = ''
   image_size: Annotated[int, Range(0, 16_384)] = 0

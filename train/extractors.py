@@ -19,7 +19,7 @@ from absl import logging
 from dit.errors import InputError, quote
 from dit.model import fingerprint
 from dit.published import fetch, header_of, read_tensors
-from dit.ranges import PathText, check_value
+from dit.ranges import WebText, check_value
 from dit.weights import save_tensors
 from sample.metrics import classifier
 from sample.metrics.extractor import (
@@ -42,7 +42,7 @@ def kind_of(spec: str) -> Kind:
 
   Files are looked for, and not read.
   """
-  check_value('eval.extractor', spec, PathText)
+  check_value('eval.extractor', spec, WebText)
   kind, _, rest = spec.partition(':')
   if kind == 'inception':
     if not rest:

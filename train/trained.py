@@ -7,6 +7,7 @@ one that came from a run as the run is.
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from dit.checkpoint import WEIGHTS, checkpoint_step, restore_weights
 from dit.config import DiTConfig
 from dit.errors import InputError, check_choice, quote
 from dit.nested import flatten
-from dit.ranges import PathText, Range, check_value
+from dit.ranges import Range, WebText, check_value
 from dit.sharding import tree_shardings
 from dit.types import Denoiser
 from sample.decoder import read_decoder, remembered
@@ -56,7 +57,7 @@ class Source:
 
   def __post_init__(self) -> None:
     """Checks the name, and that a folder is not asked for what runs have."""
-    check_value('path', self.place, PathText)
+    check_value('path', os.fspath(self.place), WebText)
     if self.step is not None:
       check_value('--step', self.step, Annotated[int, Range(0, 2**31 - 1)])
     if self.weights:

@@ -13,6 +13,7 @@ previews/       the preview grids as PNG
 """
 
 import contextlib
+import os
 import pathlib
 import platform
 import shutil
@@ -30,6 +31,7 @@ from dit.checkpoint import steps_of
 from dit.errors import InputError
 from dit.json_files import read_json
 from dit.nested import flatten
+from dit.ranges import PathText, check_value
 from sample.writer import write_json
 from train.data.processes import writing
 
@@ -120,6 +122,7 @@ def claim(
       has trained more than `train.images` already.
     WriteError: if it cannot be written.
   """
+  check_value('--workdir', os.fspath(workdir), PathText)
   workdir = epath.Path(workdir).expanduser()
   path = workdir / 'config.json'
   try:
@@ -179,6 +182,7 @@ def _change_length(
 
 def load_config(workdir: epath.PathLike) -> dict[str, Any]:
   """The config of a run; InputError where there is none."""
+  check_value('the workdir', os.fspath(workdir), PathText)
   path = epath.Path(workdir).expanduser() / 'config.json'
   try:
     path.stat()
