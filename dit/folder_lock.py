@@ -44,6 +44,7 @@ from etils import epath
 
 from dit import atomic
 from dit.errors import InputError, WriteError
+from dit.json_files import read_json
 
 REFRESH_SECONDS = 30.0
 STALE_REFRESHES = 10
@@ -77,10 +78,10 @@ class _Owner:
   def read(cls, path: epath.Path) -> tuple['_Owner | None', float]:
     """The owner that a lock file names, and when it was last refreshed."""
     try:
-      about = json.loads(path.read_text())
+      about = read_json(path)
       refreshed = float(about.pop('refreshed', 0))
       return cls(**about), refreshed
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError):
       return None, 0.0  # removed meanwhile, or nothing in it yet
 
   def text(self) -> str:
