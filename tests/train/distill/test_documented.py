@@ -1,0 +1,61 @@
+"""What the documents say of distillation."""
+
+import pathlib
+import re
+
+import jax.numpy as jnp
+import pytest
+from students import make_distillation
+
+from train.distill import terms
+from train.distill.levels import bounds
+
+ROOT = pathlib.Path(__file__).parents[3]
+PAGES = ('README.md', 'docs/distillation.md')
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_examples_show_schedules_where_they_differ(page):
+  """With one step hybrid and constrained are the same as full."""
+  tops = [
+    bounds(make_distillation(schedule=name).config, jnp.float32(1.0))
+    for name in ('full', 'constrained', 'hybrid')
+  ]
+  assert tops[0] == tops[1] == tops[2] == (1, 1)
+  methods = re.findall(
+    r'configs/distill/\w+\.py:(\w+),(\d+)', (ROOT / page).read_text()
+  )
+  assert methods
+  for method, steps in methods:
+    assert method not in ('constrained', 'hybrid') or int(steps) > 1
+
+
+def test_readme_says_that_decoupled_levels_do_not_help_here():
+  text = ' '.join((ROOT / 'README.md').read_text().split())
+  assert 'do not help here in four (hybrid 1.919 ± 0.313' in text
+
+
+def test_unit_of_decoupled_terms_is_marked_as_ours():
+  """The paper's equation has none."""
+  page = (ROOT / 'docs/distillation.md').read_text()
+  config = (ROOT / 'configs/base.py').read_text()
+  assert 'The unit n is *ours*' in page
+  assert '`conditional` (*ours*)' in page
+  assert "conditional (ours: Decoupled DMD's equation 6 has no unit)" in (
+    ' '.join(config.replace('#', '').split())
+  )
+  assert '`conditional` is ours' in ' '.join(terms.__doc__.split())
+
+
+def test_rows_of_imagenet_say_where_they_come_from():
+  """Every FID of a student is published, measured here or not run."""
+  lines = (ROOT / 'docs/distillation.md').read_text().splitlines()
+  start = lines.index('| method | FID | where from |') + 2
+  rows = []
+  for line in lines[start:]:
+    if not line.startswith('|'):
+      break
+    rows.append(line)
+  assert len(rows) >= 5
+  for row in rows:
+    assert re.search(r'\| (published|measured here|not run)', row), row
