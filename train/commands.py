@@ -23,6 +23,7 @@ from train import (
   preparing,
   reporting,
   sampling,
+  signals,
   workdir,
 )
 from train.distill import recipe
@@ -288,4 +289,5 @@ def run(args: argparse.Namespace) -> int:
     raise InputError('--topology is for --dry_run.')
   if hasattr(args, 'coordinator'):
     cluster.join(args)
-  return RUNS[args.command](args) or 0
+  with signals.end_on_sigterm(args.command):
+    return RUNS[args.command](args) or 0

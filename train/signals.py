@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, and the answer that comes at once.
+"""Signals that ask a command to stop, and the answer that comes at once.
 
 Python runs its handler of a signal only between two of its own instructions,
 and a compilation is one for minutes. So that the user sees at once that the
@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import sys
 import threading
 from collections.abc import Container, Iterator
 from typing import Any
@@ -19,6 +20,16 @@ from absl import logging
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _GRACE = 2.0  # seconds in which Python can act on a second signal by itself
+_RUN_STOPS = (
+  'the run saves and stops after the step under way; a second signal stops it '
+  'at once.'
+)
+# What is kept of other commands, where it is something.
+_KEPT = {
+  'prepare': 'finished files of records are kept',
+  'sample': 'finished images are kept',
+  'sweep': 'measured points are kept',
+}
 
 
 @dataclasses.dataclass
@@ -61,7 +72,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if not by_jax and not (ignored and number == signal.SIGHUP):
       previous[number] = signal.signal(number, handle)
   try:
-    with _answers(previous, seen):
+    with _answers(previous, seen, _RUN_STOPS):
       yield request
   finally:
     for number, handler in previous.items():
@@ -69,12 +80,45 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def _answers(numbers: Container[int], seen: threading.Event) -> Iterator[None]:
+def end_on_sigterm(command: str) -> Iterator[None]:
+  """Ends a command at SIGTERM, with a line and exit status 143.
+
+  The line says at once what is kept. A run that trains takes the signal over;
+  see `stop_on_signals`. Where processes form a job, JAX listens for it.
+
+  Args:
+    command: Name of the command.
+  """
+  if jax.distributed.is_initialized():
+    yield
+    return
+  seen = threading.Event()
+
+  def handle(number, frame):
+    del frame
+    seen.set()
+    sys.exit(128 + number)  # files are closed and locks are given back
+
+  kept = _KEPT.get(command, 'nothing unfinished is kept')
+  answer = f'stopped; {kept}; run the same command again to go on.'
+  previous = signal.signal(signal.SIGTERM, handle)
+  try:
+    with _answers({signal.SIGTERM}, seen, answer):
+      yield
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def _answers(
+  numbers: Container[int], seen: threading.Event, first: str
+) -> Iterator[None]:
   """Answers signals from a thread, also while Python runs no handler.
 
   Args:
     numbers: Signals to answer.
     seen: Event that is set once the handler of the first one has run.
+    first: Answer to the first signal.
   """
   receiver, sender = os.pipe()
   os.set_blocking(sender, False)
@@ -87,11 +131,7 @@ def _answers(numbers: Container[int], seen: threading.Event) -> Iterator[None]:
       name = signal.Signals(number).name
       if not answered:
         answered = True
-        logging.info(
-          '%s: the run saves and stops after the step under way; a second '
-          'signal stops it at once.',
-          name,
-        )
+        logging.info('%s: %s', name, first)
       # Python acts on the second by itself, unless it has not seen the first.
       elif not seen.wait(_GRACE):
         logging.info('%s again: stopped at once.', name)

@@ -1,0 +1,64 @@
+"""SIGTERM ends a command with one line: what is kept, and how to go on."""
+
+import functools
+import os
+import signal
+
+import pytest
+from commands import command_line, extractor, quickly, run
+
+from sample import store, sweep
+from train.evaluation import Evaluator
+
+
+@pytest.fixture(scope='module')
+def argv(shared_run, tmp_path_factory):
+  """A function from a command and a place for its results to its words."""
+  return functools.partial(
+    command_line, shared_run, extractor(tmp_path_factory)
+  )
+
+
+@pytest.mark.parametrize(
+  ('command', 'owner', 'moment', 'kept'),
+  [
+    ('sample', store.Store, '_make_folder', 'finished images are kept'),
+    ('sweep', sweep, '_table', 'measured points are kept'),
+    ('evaluate', Evaluator, 'summarise', 'nothing unfinished is kept'),
+  ],
+)
+def test_sigterm_says_what_is_kept(
+  argv, tmp_path, monkeypatch, command, owner, moment, kept
+):
+  whole, calls = getattr(owner, moment), []
+
+  def terminated(*args, **kwargs):
+    calls.append(moment)
+    if len(calls) == 2 or command == 'evaluate':
+      signal.raise_signal(signal.SIGTERM)
+    return whole(*args, **kwargs)
+
+  monkeypatch.setattr(owner, moment, terminated)
+  words = argv(command, tmp_path / 'out')
+  with quickly():
+    result = run(*words)
+  assert result.status == 128 + signal.SIGTERM
+  (said,) = (line for line in result.err.splitlines() if 'SIGTERM' in line)
+  assert kept in said and 'run the same command again' in said
+  assert not [*tmp_path.rglob('.*')]
+  monkeypatch.undo()
+  with quickly():
+    result = run(*words)
+  assert result.status == 0, result.err
+  if command == 'sample':
+    assert '8 of 20 images are there' in result.err
+
+
+def test_a_command_without_results_of_its_own_ends_too(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    'train.commands.RUNS',
+    {'convert': lambda args: os.kill(os.getpid(), signal.SIGTERM)},
+  )
+  result = run('convert', f'--from={tmp_path}', f'--to={tmp_path}/x')
+  assert result.status == 128 + signal.SIGTERM
+  assert 'nothing unfinished is kept' in result.err
