@@ -1,7 +1,6 @@
 """SIGTERM ends a command with one line: what is kept, and how to go on."""
 
 import functools
-import os
 import signal
 
 import pytest
@@ -57,7 +56,7 @@ def test_sigterm_says_what_is_kept(
 def test_a_command_without_results_of_its_own_ends_too(tmp_path, monkeypatch):
   monkeypatch.setattr(
     'train.commands.RUNS',
-    {'convert': lambda args: os.kill(os.getpid(), signal.SIGTERM)},
+    {'convert': lambda args: signal.raise_signal(signal.SIGTERM)},
   )
   result = run('convert', f'--from={tmp_path}', f'--to={tmp_path}/x')
   assert result.status == 128 + signal.SIGTERM
