@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 import warnings
 import zipfile
 
@@ -124,6 +125,23 @@ def test_labels_that_are_no_class_are_found(prepared, tmp_path, label):
   assert result.status == 2 and 'Traceback' not in result.err
   assert f'record 5 is damaged: {message}' in result.err
   assert result.err.strip().count('\n') == 0
+
+
+@pytest.mark.parametrize('label', [-1, 2])
+def test_labels_of_tfds_that_are_no_class_are_found(monkeypatch, label):
+  class Records(list):
+    dataset_info = types.SimpleNamespace(
+      features={'label': types.SimpleNamespace(num_classes=2)}
+    )
+
+  records = Records({'label': each} for each in (0, label))
+  monkeypatch.setattr('train.data.source.open_tfds', lambda *_: records)
+  source = open_source(DataConfig('stl10', 'x', 'train', '', 1, 2), 'train')
+  assert len(source) == 2 and source[0] == {'label': 0}
+  with pytest.raises(
+    InputError, match=f'record 1 of stl10 has the label {label}'
+  ):
+    source[1]
 
 
 def test_records_of_another_length_are_one_line(prepared, tmp_path):

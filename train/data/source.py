@@ -87,14 +87,40 @@ def open_source(config: DataConfig, split: str) -> Any:
   folder = config.prepared(split)
   if (folder / PROTOCOL).exists():
     for other in (config.train_split, config.test_split):
-      if other:
+      if other and other != split:
         check_same_classes(folder, config.prepared(other))
     return LatentSource(folder)
   if config.name == 'digits':
     with together():
       if jax.process_index() == 0:
         _prepare_digits(epath.Path(config.dir).expanduser())
-  return open_tfds(config.name, config.dir, split)
+  return ImageSource(open_tfds(config.name, config.dir, split), config.name)
+
+
+class ImageSource:
+  """The records of a split of TFDS: `source[i]`, `len(source)`."""
+
+  def __init__(self, records: Any, name: str) -> None:
+    self.dataset_info = records.dataset_info
+    self._records, self._name = records, name
+    label = self.dataset_info.features.get('label')
+    # TFDS labels the images of splits without classes -1.
+    self._classes = getattr(label, 'num_classes', None)
+
+  def __len__(self) -> int:
+    """Returns the number of records."""
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns record `index`; InputError if its label is no class."""
+    record = self._records[index]
+    if self._classes and not 0 <= record['label'] < self._classes:
+      raise InputError(
+        f'record {index} of {self._name} has the label {record["label"]}, '
+        f'expected 0 to {self._classes - 1}; choose a split whose images have '
+        'classes.'
+      )
+    return record
 
 
 def open_tfds(
