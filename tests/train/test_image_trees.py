@@ -82,7 +82,9 @@ TREES = {
      '#recycle/cat/0.png'],
     'cat dog', CATS,
   ),
-  'QNAP': ([*CATS, '@Recycle/cat/0.png'], 'cat dog', CATS),
+  'QNAP': (
+    [*CATS, '@Recycle/cat/0.png', 'cat/@__thumb/1.png'], 'cat dog', CATS,
+  ),
   'drive of Windows': (
     [*CATS, '$RECYCLE.BIN/S-1/0.png', 'System Volume Information/0.png'],
     'cat dog', CATS,

@@ -21,12 +21,16 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 # ones, such as .DS_Store, .git and .ipynb_checkpoints, are known by their dot.
 _LEFTOVERS = frozenset(
   (
-    '__macosx', 'icon\r', 'network trash folder', 'temporary items',  # macOS
-    'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini',  # Windows
-    '$recycle.bin', 'recycler', 'system volume information',  # its drives
-    'lost+found', '__pycache__', 'picasa.ini',
-    '@eadir', '@tmp', '#recycle', '#snapshot', 'aquota.user',  # NAS boxes
-    '@recycle', '@recently-snapshot', 'aquota.group',
+    # macOS
+    '__macosx', 'icon\r', 'network trash folder', 'temporary items',
+    # Windows
+    'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini',
+    '$recycle.bin', 'recycler', 'system volume information', 'found.000',
+    # Linux, Android and Python
+    'lost+found', 'lost.dir', '__pycache__',
+    # NAS boxes
+    '@eadir', '@tmp', '#recycle', '#snapshot', '~snapshot', '@recycle',
+    '@recently-snapshot', '@__thumb',
   )
 )  # fmt: skip
 _LEFTOVER_PREFIXES = ('.', '~$')
