@@ -103,7 +103,8 @@ class ImageSource:
   def __init__(self, records: Any, name: str) -> None:
     self.dataset_info = records.dataset_info
     self._records, self._name = records, name
-    label = self.dataset_info.features.get('label')
+    features = self.dataset_info.features
+    label = features['label'] if 'label' in features else None
     # TFDS labels the images of splits without classes -1.
     self._classes = getattr(label, 'num_classes', None)
 
