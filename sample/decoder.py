@@ -192,7 +192,7 @@ def check_decoder(
 
 def _split(place: str) -> list[str]:
   """Returns the files that a text names, or the one with commas in its name."""
-  if '://' not in place and local(place).exists():
+  if place and '://' not in place and local(place).exists():
     return [place]
   return [word for word in place.split(',') if word]
 
@@ -207,7 +207,13 @@ def _files(name: str, place: str) -> tuple[list[str], pathlib.Path | None]:
   if len(words) != 1 or '://' in words[0] or not local(words[0]).is_dir():
     return words, None
   folder = local(words[0])
-  paths = [p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES]
+  try:
+    paths = [p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES]
+  except OSError as error:
+    raise InputError(
+      f'folder {folder} of autoencoder {name} cannot be read '
+      f'({error.strerror or error}).'
+    ) from error
   mine = [p for p in paths if p.name.startswith((f'{name}.', f'{name}_'))]
   chosen = mine or paths
   safe = [p for p in chosen if p.suffix not in PICKLES]
