@@ -247,13 +247,13 @@ def test_autoencoder_is_read_from_a_folder(place, tmp_path):
     for half in ('decoder', 'encoder')
   )
   assert read_autoencoder(f'taesd:{files}', mesh, 'encoder').params.keys()
-  for name, place, message in (
+  for name, where, message in (
     ('taesdxl', folder, 'has no decoder'),
     ('taef1', folder, 'two of these files hold the encoder'),
     ('taef2', place / 'tiny vae', 'by 8 to 32'),
   ):
     with pytest.raises(InputError, match=message) as error:
-      read_autoencoder(f'{name}:{place}', mesh, 'decoder')
+      read_autoencoder(f'{name}:{where}', mesh, 'decoder')
     said = str(error.value)
     assert '\n' not in said and f'--autoencoder={name}:FILE' in said
     assert 'taesd_decoder.safetensors, taesd_encoder.safetensors' in said
