@@ -80,8 +80,10 @@ class _Owner:
     try:
       about = read_json(path)
       refreshed = float(about.pop('refreshed', 0))
+      for seconds in (refreshed, about['since']):
+        _clock(seconds)  # raises where it is no time
       return cls(**about), refreshed
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, LookupError, OverflowError, OSError):
       return None, 0.0  # removed meanwhile, or nothing in it yet
 
   def text(self) -> str:

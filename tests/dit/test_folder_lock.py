@@ -105,6 +105,13 @@ def test_a_second_writer_is_told_who_writes(tmp_path):
     pass
 
 
+@pytest.mark.parametrize('text', ['', '[]', '{"since": 1e300}', '{"pid": 3}'])
+def test_a_damaged_lock_file_hides_its_holder_only(tmp_path, text):
+  with lock(tmp_path):
+    (tmp_path / '.run.lock').write_text(text)
+    assert 'is being written by another command;' in refusal(tmp_path)
+
+
 def test_what_others_write_is_free(tmp_path):
   with lock(tmp_path), lock(tmp_path, 'sweep', 'sweep'), lock(tmp_path / 'a'):
     assert '`sweep`' in refusal(tmp_path, 'sweep', 'sweep')
