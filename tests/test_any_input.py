@@ -115,8 +115,14 @@ def test_any_text_for_any_config_key(configs, count):
   keys = sorted(flatten(configs[0]))
   defaults = {key: str(value) for key, value in flatten(configs[0]).items()}
   words = sorted({*defaults.values(), *NAMES, *SOLVERS, *SPACINGS})
+  value = st.one_of(
+    texts(*words),
+    st.integers(0, 64).map(str),  # which many keys accept
+    st.floats(0, 2).map(repr),
+    st.lists(st.integers(1, 9), max_size=3).map(repr),
+  )
   assignments = st.lists(
-    st.tuples(st.sampled_from(keys), texts(*words)), min_size=1, max_size=2
+    st.tuples(st.sampled_from(keys), value), min_size=1, max_size=2
   )
 
   def action(example):
