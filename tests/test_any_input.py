@@ -44,7 +44,7 @@ PIECES = (
 
 def repeated(piece, times):
   """A piece many times, but not a text of gigabytes."""
-  return piece * min(times, 1 + 20_000 // len(piece))
+  return piece * min(times, 20_000 // max(len(piece), 1) + 1)
 
 
 def texts(*words):
