@@ -127,6 +127,20 @@ PRESETS = {
 }
 
 
+# The network that presets were published for, by how their names begin.
+_NETWORKS = {
+  'dit_xl': 'DiT-XL/2',
+  'sit_xl': 'SiT-XL/2',
+  'sit_b': 'SiT-B/2',
+  'lightningdit_xl': 'LightningDiT-XL/1',
+}
+
+
 def get_config() -> ml_collections.ConfigDict:
-  """All presets, by name."""
-  return ml_collections.ConfigDict(PRESETS)
+  """Returns all presets, by name."""
+  presets = ml_collections.ConfigDict(PRESETS)
+  for name, preset in presets.items():
+    (preset.network,) = (
+      network for key, network in _NETWORKS.items() if name.startswith(key)
+    )
+  return presets

@@ -19,12 +19,18 @@ from dit import model
 from dit.config import DiTConfig
 from dit.digests import check_digests
 from dit.errors import InputError
+from dit.finite import check_finite
 from dit.sharding import placed, tree_shardings
 
 WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
 # Looks for a newest checkpoint that lasts long enough to be read.
 _LOOKS = 10
 _PAUSE_SECONDS = 0.05
+# What to do with a checkpoint whose weights are not finite.
+DIVERGED = (
+  'training diverged: take an earlier --step, or convert it with '
+  '--allow_nonfinite to study it'
+)
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
@@ -65,25 +71,35 @@ def restore_weights(
   mesh: Mesh,
   weights: str = 'ema',
   step: int | None = None,
+  *,
+  allow_nonfinite: bool = False,
 ) -> tuple[model.Params, int]:
   """Reads only the weights of one of a run's checkpoints.
 
   Args:
-    workdir: of the run.
-    config: the network.
-    mesh: where to put them.
-    weights: 'ema' or 'raw'.
-    step: of the checkpoint; None for the newest.
+    workdir: Folder of the run.
+    config: Configuration of the network.
+    mesh: Devices to put them on.
+    weights: Set to read, 'ema' or 'raw'.
+    step: Step of the checkpoint; None for the newest.
+    allow_nonfinite: Whether values that are not finite are taken as they are.
 
   Returns:
     The weights, and the step at which they were saved.
 
   Raises:
-    InputError: if there is no such checkpoint.
+    InputError: if there is no such checkpoint, or it is not finite.
   """
   # Averages are float32 whatever the parameters are; see train.state.
   target = weights_like(config, mesh, 'float32' if weights == 'ema' else None)
-  return restore_newest(workdir, WEIGHTS[weights], target, step)
+  params, step = restore_newest(workdir, WEIGHTS[weights], target, step)
+  check_finite(
+    f'{weights} weights of {folder_of(workdir) / str(step)}',
+    params,
+    advice=DIVERGED,
+    allow=allow_nonfinite,
+  )
+  return params, step
 
 
 def weights_like(

@@ -74,6 +74,10 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
   return [best] if near else []
 
 
+class NonFiniteError(RunError):
+  """Training or sampling gave values that are not finite."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
   """Returns ' Did you mean ...?' for a near match of `name`, or ''."""
   return ''.join(f' Did you mean {w!r}?' for w in nearest_words(name, known))

@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 
 from dit import atomic
 from dit.errors import InputError, check_choice
+from dit.finite import check_finite
 from dit.folder_lock import file_lock
 
 Tensors = dict[str, np.ndarray]
@@ -46,13 +47,17 @@ _WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
 
 
 def read_tensors(
-  source: epath.PathLike, *, weights: str = 'ema'
+  source: epath.PathLike,
+  *,
+  weights: str = 'ema',
+  allow_nonfinite: bool = False,
 ) -> tuple[Tensors, str]:
   """Reads one published file.
 
   Args:
-    source: as `fetch` takes it.
-    weights: 'ema' or 'raw', of a file that holds both.
+    source: File, as `fetch` takes it.
+    weights: Set to read, 'ema' or 'raw', of a file that holds both.
+    allow_nonfinite: Whether values that are not finite are taken as they are.
 
   Returns:
     Tensors by name, floating point as float32; and which they are: 'ema',
@@ -60,7 +65,8 @@ def read_tensors(
 
   Raises:
     InputError: for a file that is missing, damaged, of another kind, or holds
-      anything but tensors; or if the library that reads it is missing.
+      anything but tensors, or values that are not finite as float32; or if the
+      library that reads it is missing.
   """
   check_choice('weights', weights, WEIGHTS)
   path = fetch(source)
@@ -77,6 +83,13 @@ def read_tensors(
       f'{source} has tensors whose names differ by a prefix module. or '
       '_orig_mod. only; it is not clear which to take.'
     )
+  check_finite(
+    source,
+    renamed,
+    advice='download the file again, take one that was saved before training '
+    'diverged, or convert it with --allow_nonfinite to study it',
+    allow=allow_nonfinite,
+  )
   return renamed, taken
 
 
@@ -167,7 +180,8 @@ def _as_float32(tensor: np.ndarray) -> np.ndarray:
   """Any floating point as float32; other types as they are."""
   # To numpy alone bfloat16 is no floating point.
   floating = jnp.issubdtype(tensor.dtype, jnp.floating)
-  return tensor.astype(np.float32, copy=False) if floating else tensor
+  with np.errstate(over='ignore'):  # what overflows is infinite, and refused
+    return tensor.astype(np.float32, copy=False) if floating else tensor
 
 
 def _download(name: str, revision: str) -> pathlib.Path:

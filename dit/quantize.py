@@ -41,7 +41,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError
+from dit.finite import check_finite
 
 Arrays = dict[str, np.ndarray]
 Leaves = Mapping[str, jax.ShapeDtypeStruct]
@@ -127,13 +127,19 @@ def quantize(params: Mapping[str, np.ndarray], scheme: str) -> Arrays:
   arrays = {}
   for name, param in params.items():
     param = np.asarray(param, np.float32)
-    if not np.isfinite(param).all():
-      raise InputError(
-        f'{name} has values that are not finite and cannot be quantised; take '
-        'weights of before training diverged.'
-      )
+    check_finite(
+      'the weights to quantize',
+      {name: param},
+      advice='take weights from before training diverged',
+    )
     if (bits := bits_of(name, scheme)) is None:
-      arrays[name] = param.astype(_dtype(name))
+      with np.errstate(over='ignore'):
+        arrays[name] = param.astype(_dtype(name))
+      check_finite(
+        'the quantized weights',
+        {name: arrays[name]},
+        advice='they are too large for it: keep these weights unquantized',
+      )
       continue
     layers = [_quantize_layer(kernel, bits) for kernel in param]
     packed, scale = zip(*layers, strict=True)

@@ -30,6 +30,7 @@ from dit import atomic, model, quantize
 from dit.config import DiTConfig
 from dit.convert import flatten, unflatten
 from dit.errors import InputError, nearest
+from dit.finite import ALLOWED, check_finite
 from dit.json_files import read_json
 from dit.published import local, read_safetensors
 
@@ -43,26 +44,37 @@ def save_folder(
   *,
   info: Mapping[str, Any],
   scheme: str | None = None,
+  allow_nonfinite: bool = False,
 ) -> None:
   """Writes a network.
 
   Args:
-    folder: must not exist, or be empty.
-    config: the network.
-    params: nested dictionaries of arrays.
-    info: for config.json, beside the network: 'weights', 'source', ...
-    scheme: to quantise by, one of `quantize.SCHEMES`; None: weights as given.
+    folder: Path that must not exist, or be an empty folder.
+    config: Configuration of the network.
+    params: Nested dictionaries of arrays.
+    info: Entries for config.json beside the network: 'weights', 'source', ...
+    scheme: Quantization, one of `quantize.SCHEMES`; None: weights as given.
+    allow_nonfinite: Whether to write values that are not finite, which
+      config.json then says, so that `load_folder` takes them.
 
   Raises:
     InputError: if the folder holds files or cannot be written, or the
-      parameters are not those of the network.
+      parameters are not those of the network, or are not finite.
     WriteError: if the disk is full.
   """
   folder = check_target(folder)
   arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
   _check_arrays(folder, arrays, config)
   about = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
-  about.pop('quantized', None)  # of what the weights were read from
+  for key in ('quantized', ALLOWED):  # of what the weights were read from
+    about.pop(key, None)
+  if check_finite(
+    f'the weights for {folder}',
+    arrays,
+    advice=f'take other weights, or write them with {ALLOWED}',
+    allow=allow_nonfinite,
+  ):
+    about[ALLOWED] = True
   if scheme is not None:
     arrays = quantize.quantize(arrays, scheme)
     about['quantized'] = {'scheme': scheme}
@@ -77,19 +89,22 @@ def save_folder(
 
 
 def load_folder(
-  folder: epath.PathLike,
+  folder: epath.PathLike, *, allow_nonfinite: bool = False
 ) -> tuple[DiTConfig, model.Params, dict[str, Any]]:
   """Reads what `save_folder` wrote.
 
   Args:
-    folder: with config.json and model.safetensors.
+    folder: Folder with config.json and model.safetensors.
+    allow_nonfinite: Whether values that are not finite are taken as they are,
+      also where config.json does not say that they are there.
 
   Returns:
     The network, its parameters as nested dictionaries of numpy arrays,
     quantised ones as float32, and the `info` that they were saved with.
 
   Raises:
-    InputError: for a folder that is damaged or of another kind, naming what.
+    InputError: for a folder that is damaged or of another kind, or weights
+      that are not finite, naming what.
   """
   folder = local(folder)
   config, info = load_config(folder)
@@ -110,6 +125,13 @@ def load_folder(
   if scheme is not None:
     leaves = flatten(model.shapes(config))
     arrays = quantize.dequantize(arrays, leaves, scheme)
+  check_finite(
+    path,
+    arrays,
+    advice='copy or convert it again, or convert its source with '
+    '--allow_nonfinite to study it',
+    allow=allow_nonfinite or info.get(ALLOWED) is True,
+  )
   return config, unflatten(arrays), info
 
 

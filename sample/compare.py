@@ -101,6 +101,7 @@ class Row:
     rate: images per second.
     gains: fall of the distance in features and in pixels against the first
       row, in standard errors of the difference.
+    nonfinite: Number of its images with values that are not finite.
   """
 
   method: str
@@ -108,6 +109,7 @@ class Row:
   nfe: float | None = None
   rate: float | None = None
   gains: tuple[float, float] | None = None
+  nonfinite: int = 0
 
   def as_dict(self) -> dict[str, Any]:
     """Plain values, for JSON."""
@@ -118,6 +120,7 @@ class Row:
       **self.scores.as_dict(),
       'gain_features': self.gains[0] if self.gains else None,
       'gain_pixels': self.gains[1] if self.gains else None,
+      'nonfinite': self.nonfinite,
     }
 
 
@@ -188,9 +191,9 @@ def compare(
     progress('Training the classifier on the reference images.')
   scorer = Scorer.of(*reference, num_classes, config.resamples, classifier)
 
-  def draw(guidance: Guidance) -> tuple[np.ndarray, float, float]:
+  def draw(guidance: Guidance) -> tuple[generate.Generated, float]:
     marks = [(time.perf_counter(), 0)]
-    images, nfe = generate.generate(
+    drawn = generate.generate(
       denoiser,
       with_guide(guidance, guide),
       labels,
@@ -204,7 +207,7 @@ def compare(
     )
     # The first batch compiles; with a single one there is no other figure.
     (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
-    return images, nfe, (n_1 - n_0) / (t_1 - t_0)
+    return drawn, (n_1 - n_0) / (t_1 - t_0)
 
   rows: list[Row] = []
   picked = functools.partial(_picked, num_classes=num_classes)
@@ -215,29 +218,32 @@ def compare(
     blocks = [(_label('real,', 'held out', floor), picked(*held_out))]
   for text in config.methods:
     guidance = parse(text)
-    images, nfe, rate = draw(guidance)
-    scores = scorer(images, labels)
+    drawn, rate = draw(guidance)
+    scores = scorer(drawn.images, labels)
     first = rows[0].scores if rows else scores
     rows.append(
       Row(
         text,
         scores,
-        nfe,
+        drawn.nfe,
         rate,
         (
           first.features.gain(scores.features),
           first.pixels.gain(scores.pixels),
         ),
+        drawn.nonfinite,
       )
     )
-    blocks.append((_label(*split_names(text), scores), picked(images, labels)))
+    blocks.append(
+      (_label(*split_names(text), scores), picked(drawn.images, labels))
+    )
     progress(f'{text}: {_summary(rows[-1].scores)}')
   rows += real
 
   points = []
   for name, scale, guidance in config.sweep():
-    images, _, _ = draw(guidance)
-    points.append((name, scale, scorer(images, labels)))
+    drawn, _ = draw(guidance)
+    points.append((name, scale, scorer(drawn.images, labels)))
     progress(f'{name}:{scale:g}: {_summary(points[-1][2])}')
 
   table = format_table(rows)
@@ -271,6 +277,8 @@ def format_table(rows: Sequence[Row]) -> str:
   ]
   for row in rows:
     name, scale = split_names(row.method) if row.gains else (row.method, '')
+    if row.nonfinite:
+      name = f'{name} ({row.nonfinite} images not finite)'
     gain = ''
     if row.gains and row is not rows[0]:
       gain = ', '.join(f'{value:+.1f}' for value in row.gains) + ' se'

@@ -27,7 +27,8 @@ from dit.path import Path
 from dit.sharding import batch_parts, replicated
 from dit.types import Denoiser
 from guidance import Guidance
-from sample import generate
+from guidance.parse import describe
+from sample import generate, nonfinite
 
 
 class Film(NamedTuple):
@@ -92,6 +93,8 @@ def film(
       path=path, shape=shape, mesh=mesh, seed=seed, parts=True,
     )  # fmt: skip
     states = states[:, :count]
+    finite = jnp.isfinite(states).all((0, 2, 3, 4))
+    nonfinite.warn(count - int(finite.sum()), count, describe(guidance))
     found = {**seen.parts, 'guided': seen.velocity}
     methods = [term.name for term in guidance.terms]
     velocities = {  # in this order: compiled programs sort names

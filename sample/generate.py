@@ -14,12 +14,11 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 
 from dit import latents
@@ -30,7 +29,8 @@ from dit.ranges import BatchSize, Choice, Count, check_fields, check_value
 from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import Denoiser
 from guidance import Guidance
-from sample import sampler
+from guidance.parse import describe
+from sample import nonfinite, sampler
 from sample.adaptive import Dopri5
 from sample.discrete import discrete_grid
 from sample.grid import LASTS, SHIFTS, STEPS, make_grid
@@ -211,12 +211,28 @@ class Batch:
   Attributes:
     index: (n,) int, their numbers.
     images: (n, H, W, C) uint8.
-    nfe: network evaluations for each, in whole passes.
+    nfe: Network evaluations for each, in whole passes.
+    finite: (n,) bool, whether every value of an image was finite.
   """
 
   index: np.ndarray
   images: np.ndarray
   nfe: float
+  finite: np.ndarray
+
+
+class Generated(NamedTuple):
+  """All images of a call of `generate`.
+
+  Attributes:
+    images: (n, H, W, C) uint8.
+    nfe: Network evaluations per image, in whole passes.
+    nonfinite: Number of images with values that were not finite.
+  """
+
+  images: np.ndarray
+  nfe: float
+  nonfinite: int
 
 
 def to_images(
@@ -306,9 +322,13 @@ def batches(
   check(config, guidance, denoiser, mesh, path, shape)
   index = np.arange(len(labels)) if index is None else index
   # Numbers of any kind are one program; arrays are a guide's weights.
-  guidance = jax.tree.map(
-    lambda leaf: leaf if np.ndim(leaf) else float(leaf), guidance
-  )
+  with np.errstate(over='ignore'):  # infinite images follow, and are counted
+    guidance = jax.tree.map(
+      lambda leaf: (
+        leaf if np.ndim(leaf) else float(np.asarray(leaf, config.state_dtype))
+      ),
+      guidance,
+    )
   cost = declared_nfe(denoiser, guidance, config, path, seed)
 
   # Replicated, so that every process can read all of it.
@@ -330,16 +350,9 @@ def batches(
       return number, decode(autoencoder, x), spent
 
   def finish(number, decoded, spent):
-    images, finite = jax.device_get(decoded)
-    if not finite.all():
-      logging.warning(
-        '%d of %d images are not finite, and black: the scale or the solver '
-        'may be too much for the network.',
-        (~finite).sum(),
-        len(finite),
-      )
+    images, finite = (x[: len(number)] for x in jax.device_get(decoded))
     used = float(jax.device_get(spent)) if cost is None else cost
-    return Batch(number, images[: len(number)], used)
+    return Batch(number, images, used, finite)
 
   pending = None
   for begin in range(0, len(index), config.batch_size):
@@ -352,24 +365,31 @@ def batches(
 
 
 def generate(
+  denoiser: Denoiser,
+  guidance: Guidance,
   *args: Any,
   progress: Callable[[int], None] = lambda done: None,
   **kwargs: Any,
-) -> tuple[np.ndarray, float]:
-  """All images of `batches` at once.
+) -> Generated:
+  """Draws all images of `batches` at once; warns of those not finite.
 
   Args:
-    *args: of `batches`.
-    progress: called with the number of images done after each batch.
-    **kwargs: of `batches`.
+    denoiser: The network.
+    guidance: The method.
+    *args: Other arguments of `batches`.
+    progress: Function called with the number of images after each batch.
+    **kwargs: Other arguments of `batches`.
 
   Returns:
-    (n, H, W, C) uint8, and network evaluations per image.
+    The images.
   """
-  images, spent, done = [], 0.0, 0
-  for batch in batches(*args, **kwargs):
+  images, spent, done, bad = [], 0.0, 0, 0
+  for batch in batches(denoiser, guidance, *args, **kwargs):
     images.append(batch.images)
     done += len(batch.index)
     spent += len(batch.index) * batch.nfe
+    bad += int((~batch.finite).sum())
     progress(done)
-  return np.concatenate(images), spent / done
+  if bad:
+    nonfinite.warn(bad, done, describe(guidance))
+  return Generated(np.concatenate(images), spent / done, bad)

@@ -112,7 +112,7 @@ class Pipeline:
     # No larger than it need be: filling up a batch takes time, too.
     parts = batch_parts(self.mesh)
     batch_size = min(config.batch_size, -(-len(labels) // parts) * parts)
-    images, _ = generate.generate(
+    drawn = generate.generate(
       self.denoiser,
       self._method(guidance, guide),
       labels,
@@ -123,7 +123,7 @@ class Pipeline:
       seed=seed,
       autoencoder=self.autoencoder,
     )
-    return images
+    return drawn.images
 
   def film(
     self,

@@ -36,6 +36,7 @@ from sample import writer
 FORMATS = ('npz', 'png')
 _PREVIEW = 100
 _THREADS = 8
+_NONFINITE = 'nonfinite_images'  # key of samples.json: their numbers
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 # What this module makes, and so may replace; nothing else is touched.
 _FILES = ('samples.npz', 'samples.png', 'labels.txt')
@@ -78,6 +79,7 @@ class Store:
     self._labels = labels
     self._form = form
     self._inside = self.folder / ('parts' if form == 'npz' else 'images')
+    self._nonfinite: set[int] = set()
     self._pending: list[concurrent.futures.Future] = []
     self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS)
     self.complete = self._open(overwrite)
@@ -98,14 +100,36 @@ class Store:
           path.unlink()
     return np.flatnonzero(~done)
 
-  def add(self, index: np.ndarray, images: np.ndarray) -> None:
-    """Writes images (n, H, W, C) uint8; may return before they are there.
+  @property
+  def nonfinite(self) -> int:
+    """Number of the images that are there with values not finite."""
+    return len(self._nonfinite)
+
+  def add(
+    self,
+    index: np.ndarray,
+    images: np.ndarray,
+    finite: np.ndarray | None = None,
+  ) -> None:
+    """Writes images; may return before they are there.
+
+    Args:
+      index: (n,) int, their numbers.
+      images: (n, H, W, C) uint8.
+      finite: (n,) bool, whether every value of an image was finite; None: of
+        all.
 
     Raises:
       WriteError: if this write or the one before failed.
     """
     self._wait()
     self._make_folder()
+    known = set(self._nonfinite)
+    self._nonfinite -= set(index.tolist())
+    if finite is not None:
+      self._nonfinite |= set(index[~finite].tolist())
+    if self._nonfinite != known:  # first, so that no kill loses the record
+      self._write_protocol({}, complete=False)
     if self._form == 'npz':
       data = io.BytesIO()
       np.savez(data, index=index, images=images)
@@ -167,6 +191,8 @@ class Store:
         f'({"; ".join(differences)}); choose another --out, or discard them '
         'with --overwrite.'
       )
+    if found is not None and not differences:
+      self._nonfinite = _numbers(found.get(_NONFINITE, ''))
     complete = (
       found is not None
       and not differences
@@ -279,9 +305,16 @@ class Store:
     return found
 
   def _write_protocol(self, about: dict[str, Any], *, complete: bool) -> None:
+    numbers = ','.join(map(str, sorted(self._nonfinite)))
     writer.write_json(
       self.folder / 'samples.json',
-      {**self._protocol, **about, 'complete': complete},
+      {
+        **self._protocol,
+        **about,
+        'nonfinite': self.nonfinite,
+        _NONFINITE: numbers,
+        'complete': complete,
+      },
     )
 
   def _discard(
@@ -292,6 +325,11 @@ class Store:
       path.unlink()
     if rmdir and folder.exists() and not any(folder.iterdir()):
       folder.rmdir()
+
+
+def _numbers(text: Any) -> set[int]:
+  """Reads numbers such as '3,17'; none of what is no such text."""
+  return {int(n) for n in re.findall(r'\b\d{1,12}\b', str(text))}
 
 
 def _matching(folder: epath.Path, pattern: str) -> list[epath.Path]:

@@ -6,10 +6,12 @@ asks for six scales of each, 36 points. All are one compiled program, scales
 being its arguments. Writes to a folder:
 
   sweep.json   the protocol
-  sweep.csv    a line for each point, as soon as it is measured
+  sweep.csv    a line for each point, as soon as it is measured, unrounded
   sweep.png    the metric over one scale, or two
 
 The same command again measures what is missing.
+
+`mark` says which point is best, and which are as good (`sample.ties`).
 """
 
 import csv
@@ -27,6 +29,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from dit.autoencoder import Autoencoder
 from dit.errors import InputError, quote
@@ -36,12 +39,13 @@ from dit.ranges import LARGE, check_value
 from dit.types import Denoiser
 from guidance import parse
 from guidance.parse import with_guide
-from sample import generate, writer
-from sample.metrics.measure import LOWER
+from sample import generate, nonfinite, writer
+from sample.ties import MARK, as_markdown, marks
 
 MOST_POINTS = 10_000
 # Files in the folder of results.
 WRITES = ('sweep.json', 'sweep.csv', 'sweep.png')
+_FRAMES = {'best': 'solid', 'tied': 'dashed'}
 _NUMBER = r'\d+\.?\d*|\.\d+'
 _PART = re.compile(rf'([^:]+):({_NUMBER})\.\.({_NUMBER}):(\d+)(.*)')
 
@@ -163,7 +167,7 @@ def sweep(
     overwrite: discards points of another protocol.
 
   Returns:
-    The table, as CSV.
+    The table, as Markdown, and a line on its marks.
 
   Raises:
     InputError: if the folder holds points of another protocol.
@@ -188,7 +192,7 @@ def sweep(
   for point in grid.points():
     if point in rows:
       continue
-    images, nfe = generate.generate(
+    drawn = generate.generate(
       denoiser,
       with_guide(parse(grid.text(point)), guide),
       labels,
@@ -199,14 +203,21 @@ def sweep(
       seed=seed,
       autoencoder=autoencoder,
     )
-    rows[point] = {**score(images, labels), 'nfe': nfe}
-    writer.write_bytes(folder / 'sweep.csv', _table(grid, rows).encode())
+    scores = score(drawn.images, labels)
+    if nonfinite.too_many(drawn.nonfinite, num):  # they would mean nothing
+      scores = dict.fromkeys(scores, math.nan)
+    rows[point] = {**scores, 'nfe': drawn.nfe, 'nonfinite': drawn.nonfinite}
+    text = _as_csv(grid, rows, marks(rows, metric))
+    writer.write_bytes(folder / 'sweep.csv', text.encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
+  # Again, for another metric may be marked than when they were measured.
+  text = _as_csv(grid, rows, marks(rows, metric))
+  writer.write_bytes(folder / 'sweep.csv', text.encode())
   mine = {point: rows[point] for point in grid.points()}
   writer.write_figure(
     folder / 'sweep.png', _figure(grid, mine, metric, metric_name)
   )
-  return _table(grid, mine)
+  return as_markdown(grid.names, mine, metric)
 
 
 def _known_rows(
@@ -246,9 +257,9 @@ def _known_rows(
       'measure again with --overwrite, or choose another --out.'
     )
   return {
-    tuple(point[:scales]): dict(
-      zip(names[scales:], point[scales:], strict=True)
-    )
+    # Files of earlier versions lack the number of images that are not finite.
+    tuple(point[:scales]): {'nonfinite': 0}
+    | dict(zip(names[scales:], point[scales:], strict=True))
     for point in points
   }
 
@@ -256,14 +267,18 @@ def _known_rows(
 def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
   """Reads the names of a sweep's columns, and the numbers of its points.
 
+  The marks, which follow from the numbers, are left out.
+
   Raises:
     InputError: if the file is damaged.
   """
   try:
     names, *lines = csv.reader(io.StringIO(path.read_text()), strict=True)
-    points = [[float(value) for value in line] for line in lines]
-    if any(len(point) != len(names) for point in points):
+    if any(len(line) != len(names) for line in lines):
       raise ValueError('a line has another length than the first')
+    if names[-1:] == [MARK]:
+      names, lines = names[:-1], [line[:-1] for line in lines]
+    points = [[float(value) for value in line] for line in lines]
   except (OSError, ValueError, csv.Error) as error:
     raise InputError(
       f'{path} is damaged ({error}); measure again with --overwrite, or choose '
@@ -272,15 +287,16 @@ def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
   return names, points
 
 
-def _table(grid: SweepGrid, rows: dict) -> str:
+def _as_csv(grid: SweepGrid, rows: dict, marked: dict) -> str:
+  """Returns every digit, so that what is read back is what was measured."""
   out = io.StringIO()
-  columns = [*grid.names, *next(iter(rows.values()))]
+  columns = [*grid.names, *next(iter(rows.values())), MARK]
   lines = csv.DictWriter(out, columns, lineterminator='\n')
   lines.writeheader()
   for point in sorted(rows):
     scales = dict(zip(grid.names, point, strict=True))
-    values = {key: f'{value:.6g}' for key, value in rows[point].items()}
-    lines.writerow(scales | values)
+    values = {key: float(value) for key, value in rows[point].items()}
+    lines.writerow({**scales, **values, MARK: marked[point]})
   return out.getvalue()
 
 
@@ -289,33 +305,51 @@ def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
   figure = Figure(figsize=(7, 5), layout='constrained')
   axes = figure.subplots()
   values = np.asarray([row[metric] for row in rows.values()])
-  best = values.argmin() if metric in LOWER else values.argmax()
+  errors = np.asarray([row.get(f'{metric}_se', 0) for row in rows.values()])
+  marked = list(marks(rows, metric).values())
   label = f'{grid.names[0].upper()} scale'
   if len(grid.names) == 1:
-    errors = [row.get(f'{metric}_se', 0) for row in rows.values()]
     axes.errorbar(grid.scales[0], values, errors, marker='o', capsize=3)
+    for mark, style in _FRAMES.items():
+      chosen = [k for k, m in enumerate(marked) if m == mark]
+      if chosen:
+        axes.scatter(
+          [grid.scales[0][k] for k in chosen], values[chosen], 160,
+          facecolors='none', edgecolors='black', linestyles=style,
+          label=mark, zorder=3,
+        )  # fmt: skip
+    axes.legend()
     axes.set(xlabel=label, ylabel=name)
     axes.grid(alpha=0.25)
     return figure
   table = values.reshape(*map(len, grid.scales))
   image = axes.imshow(table, origin='lower', aspect='auto', cmap='viridis_r')
   figure.colorbar(image, label=name)
-  middle = (table.min() + table.max()) / 2
-  for (row, column), value in np.ndenumerate(table):
+  middle = (np.nanmin(values) + np.nanmax(values)) / 2 if any(marked) else 0
+  for k, ((row, column), value) in enumerate(np.ndenumerate(table)):
+    error = f'\n± {errors[k]:.2g}' if errors[k] else ''
     axes.text(
       column,
       row,
-      f'{value:.3g}',
+      f'{value:.3g}{error}',
       ha='center',
       va='center',
-      color='black' if value < middle else 'white',
-      fontweight='bold' if row * table.shape[1] + column == best else 'normal',
+      color='white' if value >= middle else 'black',
+      fontweight='bold' if marked[k] == 'best' else 'normal',
+      fontsize='small',
     )
+    if marked[k]:
+      axes.add_patch(
+        Rectangle(
+          (column - 0.45, row - 0.45), 0.9, 0.9, fill=False,
+          edgecolor='black', linestyle=_FRAMES[marked[k]], linewidth=1.5,
+        )
+      )  # fmt: skip
   for axis, scales in (
     (axes.yaxis, grid.scales[0]),
     (axes.xaxis, grid.scales[1]),
   ):
     axis.set_ticks(range(len(scales)), [f'{scale:g}' for scale in scales])
   axes.set(ylabel=label, xlabel=f'{grid.names[1].upper()} scale')
-  axes.set_title(f'best in bold: {table.flat[best]:.3g}')
+  axes.set_title('solid frame: best; dashed: tied with it (2 standard errors)')
   return figure

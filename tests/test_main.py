@@ -13,10 +13,11 @@ import pytest
 from commands import run
 from PIL import Image
 
+from dit.errors import NonFiniteError
 from dit.nested import flatten
 from sample import compare
 from sample.metrics import scorer
-from train import commands, loop, report
+from train import commands, loop
 from train.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -261,7 +262,7 @@ def test_a_missing_workdir_is_said_in_one_line(words, tmp_path):
 
 def test_too_many_bad_steps_exit_with_one(monkeypatch):
   def explode(args):
-    raise report.NonFiniteError('3 steps in a row.')
+    raise NonFiniteError('3 steps in a row.')
 
   monkeypatch.setitem(commands.RUNS, 'train', explode)
   result = run('train', '--workdir=x')

@@ -191,6 +191,17 @@ def test_presets_are_settings_of_their_family(name):
     assert config.sample.to_dict() == expected or 'repa' in name
 
 
+def test_a_preset_says_what_it_costs_and_for_which_network_it_is(shared_run):
+  """Before anything is drawn: here, nothing can be written."""
+  result = run('sample', f'--workdir={shared_run}/run', '--out=/dev/null/x',
+               '--preset=sit_xl_ig_cfg', '--num=1')  # fmt: skip
+  assert result.status == 2 and 'cannot be written' in result.err
+  assert (
+    'Preset sit_xl_ig_cfg: 422 NFE per image, published for SiT-XL/2; this '
+    'network is another, of 3 blocks, width 16 and patch 2.'
+  ) in result.err
+
+
 @pytest.mark.parametrize('name', settings.load_config(sampling.PRESETS))
 def test_a_preset_sets_all_that_its_figure_depends_on(name):
   _, assignments, row = sampling.preset(name)
@@ -285,8 +296,14 @@ def test_sweep(shared_run, tmp_path, monkeypatch):
     (ig, cfg) for ig in ('1.0', '2.0') for cfg in ('1.0', '1.25', '1.5')
   ]
   assert all(float(row['fd']) > 0 for row in rows)
-  assert rows[0]['nfe'] == '2' and float(rows[1]['nfe']) == 3  # on at 0.5
-  assert result.out == (tmp_path / 'sweep.csv').read_text()
+  assert rows[0]['nfe'] == '2.0' and float(rows[1]['nfe']) == 3  # on at 0.5
+  assert all(row['fd'] == repr(float(row['fd'])) for row in rows)  # unrounded
+  assert [row['mark'] for row in rows].count('best') == 1
+  assert {row['mark'] for row in rows} <= {'best', 'tied', ''}
+  best = next(row for row in rows if row['mark'] == 'best')
+  assert float(best['fd']) == min(float(row['fd']) for row in rows)
+  assert '| fd |' in result.out and ' ± ' in result.out
+  assert '2 standard errors of the difference' in result.out
   with Image.open(tmp_path / 'sweep.png') as picture:
     assert picture.size == (910, 650)
   # The same figures as each point alone, from compare's own words.

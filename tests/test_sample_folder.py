@@ -235,16 +235,81 @@ def test_protocol_is_not_what_a_stranger_wrote(tmp_path):
   assert len(protocol['weights_sha256']) == 64
 
 
-def test_images_that_are_not_finite_are_reported(tmp_path):
-  config, params, _ = weights.load_folder(
-    save(tmp_path / 'net', 3) and tmp_path / 'net'
+@pytest.fixture
+def broken(tmp_path):
+  """Function of labels to a folder of weights that are NaN for them."""
+
+  def write(*labels):
+    save(tmp_path / 'net', 3)
+    config, params, _ = weights.load_folder(tmp_path / 'net')
+    params['label_embed'][list(labels)] = np.nan
+    folder = tmp_path / 'nan'
+    weights.save_folder(folder, config, params, info={}, allow_nonfinite=True)
+    return folder
+
+  return write
+
+
+@pytest.mark.parametrize('form', ['npz', 'png'])
+def test_a_set_without_a_finite_image_is_not_finished(broken, form):
+  words = ('sample', f'--folder={broken(0, 1, 2, 3, 4)}', f'--format={form}')
+  for _ in range(2):  # the second time nothing is left to draw
+    result = run(*words, *QUICK)
+    assert result.status == 1 and 'Already drawn' not in result.err
+    (line,) = (x for x in result.err.splitlines() if x.startswith('main.py:'))
+    assert '5 of 5 images have values that are not finite' in line
+
+
+def test_images_that_are_not_finite_are_recorded(broken, tmp_path):
+  folder, out = broken(1, 3), tmp_path / 'out'
+  words = ('sample', f'--folder={folder}', f'--out={out}', *QUICK)
+  for _ in range(2):
+    result = run(*words)
+    assert result.status == 0, result.err
+    assert '2 of 5 images have values that are not finite' in result.err
+    protocol = json.loads((out / 'samples.json').read_text())
+    assert protocol['complete'] and protocol['nonfinite'] == 2
+    assert protocol['nonfinite_images'] == '1,3'
+  assert 'Already drawn' in result.err
+  # Their metrics would say nothing.
+  (tmp_path / 'mine.py').write_text('def rows(x):\n  return x.mean((2, 3))\n')
+  mine = f'--extractor={tmp_path}/mine.py:rows'
+  result = run(
+    'evaluate', f'--samples={out}/samples.npz', mine,
+    f'--reference={out}/samples.npz',
+  )  # fmt: skip
+  assert result.status == 2 and '2 of 5 images' in result.err
+  result = run(
+    'evaluate', f'--folder={folder}', mine, '--num=5',
+    f'--reference={out}/samples.npz', *QUICK[1:],
+  )  # fmt: skip
+  assert result.status == 1 and '2 of 5 images' in result.err
+
+
+def test_few_images_that_are_not_finite_are_a_warning(tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (100, 4, 4, 3), np.uint8)
+  np.savez(tmp_path / 'samples.npz', images)
+  (tmp_path / 'samples.json').write_text('{"nonfinite": 1}')
+  (tmp_path / 'mine.py').write_text('def rows(x):\n  return x.mean((2, 3))\n')
+  result = run(
+    'evaluate', f'--samples={tmp_path}/samples.npz', '--metrics=fid',
+    f'--reference={tmp_path}/samples.npz', f'--out={tmp_path}/out',
+    f'--extractor={tmp_path}/mine.py:rows',
+  )  # fmt: skip
+  assert result.status == 0, result.err
+  written = json.loads((tmp_path / 'out' / 'evaluation.json').read_text())
+  assert written['samples']['nonfinite'] == 1
+  assert any('1 of the images had values' in x for x in written['warnings'])
+
+
+@pytest.mark.parametrize('scale', ['3e38', '1e39'])
+def test_a_scale_that_overflows_ends_likewise(tmp_path, scale):
+  save(tmp_path / 'net', 3)
+  result = run(
+    'sample', f'--folder={tmp_path}/net', *QUICK, f'--guidance=cfg:{scale}'
   )
-  params['head']['proj']['bias'] = np.full_like(
-    params['head']['proj']['bias'], np.nan
-  )
-  weights.save_folder(tmp_path / 'nan', config, params, info={})
-  result = run('sample', f'--folder={tmp_path}/nan', *QUICK)
-  assert result.status == 0 and '8 of 8 images are not finite' in result.err
+  assert result.status in (1, 2), result.err  # 2: the scale is refused
+  assert result.err.count('main.py:') == 1
 
 
 def test_wrong_autoencoder():

@@ -71,7 +71,7 @@ class Artist:
     labels = np.repeat(classes, _SIDE)
     text = self._texts[0]
     logging.info('Drawing %d samples with %s.', len(labels), text)
-    images, nfe = generate.generate(
+    images, nfe, _ = generate.generate(
       self._denoiser,
       with_guide(parse(text), self._guide),
       labels,

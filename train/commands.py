@@ -150,6 +150,7 @@ def _sample(args: argparse.Namespace) -> None:
     labels=args.labels or row.get('labels', 'balanced'),
     form=args.format,
     overwrite=args.overwrite,
+    preset=args.preset,
   )
 
 
@@ -178,6 +179,7 @@ def _convert(args: argparse.Namespace) -> None:
     null_label=False if args.no_null_label else None,
     weights=args.weights,
     quantize=args.quantize,
+    allow_nonfinite=args.allow_nonfinite,
   )
   print(report)
 
@@ -227,6 +229,7 @@ def _evaluate(args: argparse.Namespace) -> None:
       num=row.get('num', 50_000) if args.num is None else args.num,
       labels=args.labels or row.get('labels', 'balanced'),
       row=row,
+      preset=args.preset,
     )
   else:
     drawing = ('guidance', 'labels', 'weights', 'step', 'guide')

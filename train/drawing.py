@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from dit import model
 from dit.autoencoder import Autoencoder
+from dit.config import SIZES
 from dit.errors import InputError
 from dit.path import Path, path_named
 from dit.ranges import Count, PathText, Seed, check_value
@@ -29,7 +31,10 @@ from train import trained
 from train.data.real_images import load_images
 from train.data.source import check_source, open_source
 from train.experiment import Experiment
+from train.settings import load_config
 from train.trained import Source
+
+PRESETS = 'configs/presets.py'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +246,35 @@ class Drawing:
       index=index,
       autoencoder=self._decoder,
     )
+
+  def announce(self, preset: str) -> None:
+    """Logs what a preset costs, and that it is of another network if it is.
+
+    Args:
+      preset: Name in configs/presets.py.
+    """
+    network = load_config(PRESETS)[preset].network
+    config = self.experiment.model
+    cost = generate.declared_nfe(
+      model.bind(config, {}),
+      self._method,
+      self.experiment.sample,
+      self._opened.path,
+      self._seed,
+    )
+    size, _, patch = network.rpartition('-')[2].partition('/')
+    depth, width, _ = SIZES[size]
+    ours = (config.depth, config.width, config.patch)
+    note = ''
+    if ours != (depth, width, int(patch)):
+      note = (
+        f'; this network is another, of {config.depth} blocks, width '
+        f'{config.width} and patch {config.patch}'
+      )
+    logging.info(
+      'Preset %s: %s NFE per image, published for %s%s.',
+      preset, 'unknown' if cost is None else f'{cost:.4g}', network, note,
+    )  # fmt: skip
 
   def nfe(self, spent: Sequence[float]) -> float | None:
     """Evaluations per image: as declared, else the mean of what was spent."""

@@ -17,7 +17,7 @@ from dit.errors import InputError, WriteError
 from dit.json_files import read_json
 from dit.ranges import Count, Range, check_value
 from dit.sharding import make_mesh
-from sample import writer
+from sample import nonfinite, writer
 from sample.labels import named
 from sample.metrics import report
 from sample.metrics.reference import is_statistics, save_reference
@@ -26,6 +26,7 @@ from train.data.image_sets import ImageSet, open_image_set
 from train.data.processes import writing
 from train.drawing import Drawing, Request
 from train.evaluation import EvalConfig, Evaluator, divide, records_decoder
+from train.evaluation_inputs import check_samples, protocol_beside
 from train.experiment import Experiment
 from train.log import image_progress
 
@@ -66,7 +67,14 @@ def evaluate_samples(
   each = images.count // config.repeats if num is None else num
   parts = _parts(images, each, config.repeats)
   first = next(images.batches())  # sees that they can be read
-  protocol = _protocol_beside(samples)
+  protocol = protocol_beside(samples)
+  check_samples(
+    images,
+    protocol,
+    config.extractor,
+    config.metrics,
+    experiment.model.num_classes,
+  )
   place = out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
   mesh = make_mesh(experiment.mesh)
   with writing(place, 'evaluation', 'evaluate', writes=WRITES) as folder:
@@ -112,6 +120,7 @@ def evaluate_run(
   num: int,
   labels: str,
   row: Mapping[str, Any],
+  preset: str | None = None,
 ) -> str:
   """Draws images and scores them, without writing one.
 
@@ -121,12 +130,14 @@ def evaluate_run(
     num: images of each of the `eval.repeats` sets.
     labels: their plan; see `generate.plan_labels`.
     row: the published figures to compare with; {} for none.
+    preset: Name of the published settings in use, whose cost is announced.
 
   Returns:
     The table and what to know of it.
 
   Raises:
     InputError: for what is missing or does not fit.
+    NonFiniteError: if more images than `nonfinite.MOST` are not finite.
   """
   check_value('--num', num, Annotated[int, Range(2, 10**8)])
   config = request.source.open(request.overrides).eval
@@ -134,12 +145,9 @@ def evaluate_run(
     check_without_data(config)
   total = num * config.repeats
   check_value('--num times eval.repeats', total, Count)
-  drawing = Drawing(
-    request,
-    guidance,
-    num=total,
-    labels=labels,
-  )
+  drawing = Drawing(request, guidance, num=total, labels=labels)
+  if preset is not None:
+    drawing.announce(preset)
   experiment = drawing.experiment
   place = request.source.place
   name = drawing.guidance.replace(':', '-').replace(',', '_')
@@ -156,13 +164,17 @@ def evaluate_run(
       decoder=drawing.decoder,
     )
     protocol = drawing.load()
-    sets, spent, begin = [], [], time.monotonic()
-    with image_progress(num * config.repeats, 0, 'evaluate') as progress:
+    sets, spent, begin, bad = [], [], time.monotonic(), 0
+    with image_progress(total, 0, 'evaluate') as progress:
 
       def images(index):
+        nonlocal bad
         for batch in drawing.batches(index):
           spent.append(batch.nfe)
-          progress(int(batch.index[-1]) + 1)
+          done = int(batch.index[-1]) + 1
+          bad += int((~batch.finite).sum())
+          nonfinite.check(bad, done, total, drawing.guidance)
+          progress(done)
           yield batch.images
 
       for repeat in range(config.repeats):
@@ -178,7 +190,8 @@ def evaluate_run(
         **protocol,
         'nfe_per_image': drawing.nfe(spent),
         'solver_steps': drawing.steps,
-        'images_per_second': num * config.repeats / seconds,
+        'nonfinite': bad,
+        'images_per_second': total / seconds,
       },
       count=num,
       eight_bit=True,
@@ -282,6 +295,7 @@ def _report(
     eight_bit=eight_bit,
     reference=reference.about,
     row=row,
+    bad=protocol.get('nonfinite', 0),
   )
   for warning in warnings:
     logging.warning('%s', warning)
@@ -383,17 +397,3 @@ def _columns(
       if key in known['extractor']
     ),
   }
-
-
-def _protocol_beside(samples: str) -> dict[str, Any]:
-  """What `sample` said of its images; {} for those of others."""
-  path = pathlib.Path(samples).expanduser()
-  known = (path if path.is_dir() else path.parent) / 'samples.json'
-  if not known.is_file() or (path.is_file() and path.name != 'samples.npz'):
-    return {}
-  try:
-    protocol = read_json(known)
-  except InputError:
-    logging.warning('%s is damaged, and left out of the protocol.', known)
-    return {}
-  return {key: protocol[key] for key in protocol if key != 'samples'}

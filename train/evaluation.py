@@ -20,6 +20,7 @@ from sample.metrics.measure import Estimate, MeasureConfig, Summary
 from sample.metrics.reference import (
   Reference,
   arrays_of,
+  check_extractor,
   is_statistics,
   load_reference,
 )
@@ -27,8 +28,10 @@ from sample.metrics.resize import PRESETS
 from train.data.image_sets import ImageSet, open_image_set
 from train.data.real_images import decoder_of, load_images, real_images
 from train.data.source import DataConfig
+from train.evaluation_inputs import check_classifier, check_count, check_width
 from train.extractors import kind_of, open_extractor
 
+_OF_ROWS = {'kid', 'precision', 'recall'}  # need features of reference images
 # Of `eval`, what figures depend on.
 CONSTANTS = (
   'repeats', 'bootstrap', 'neighbours', 'half', 'split_size', 'kid_subsets',
@@ -163,6 +166,13 @@ class Evaluator:
     )
     stored = bool(config.reference) and is_statistics(config.reference)
     images = None if stored else self._real_images(data)
+    # Everything that can be wrong is looked at before anything is trained.
+    reference = self._stored() if stored else None
+    if config.extractor == 'classifier' and data.autoencoder == 'pixels':
+      check_classifier(
+        self.metrics, data, shape=shape, reference=reference, count=count,
+        images=images if config.reference else None,
+      )  # fmt: skip
     self.extractor = open_extractor(
       config.extractor,
       config.preprocessing,
@@ -170,19 +180,15 @@ class Evaluator:
       num_classes,
       lambda source: load_images(source, decoder, mesh, config.batch_size),
     )
-    if images is None:
-      self.reference = self._stored(data)
-      shape = shape or (64, 64, 3)
-      width = self._width(shape)
-      if len(self.reference.summary.pool.mean) != width:
-        raise InputError(
-          f'{config.reference} has {len(self.reference.summary.pool.mean)} '
-          f'features, but {self.extractor.name} gives {width}; choose those '
-          'that belong together.'
-        )
-    else:
-      if shape is not None:
-        self._width(shape)  # fits the images, or says so
+    if reference is not None:
+      check_extractor(config.reference, reference, self.extractor)
+      width = self._width(shape or (64, 64, 3))
+      check_width(config.reference, reference, width, self.extractor.name)
+      check_count(self.metrics, width, count)
+      self.reference = self._with_rows(reference, data)
+    elif images is not None:
+      if shape is not None:  # fits the images, or says so
+        check_count(self.metrics, self._width(shape), count)
       self.reference = self.read_reference(images)
 
   def _width(self, shape: tuple[int, int, int]) -> int:
@@ -210,12 +216,14 @@ class Evaluator:
       self.config.batch_size,
     )
 
-  def _stored(self, data: DataConfig) -> Reference:
-    """The statistics of a file; of ADM's, features of the images in it too."""
-    needed = {'kid', 'precision', 'recall', 'fd_inf'} & {*self.metrics}
-    reference = load_reference(
-      self.config.reference, self.extractor, rows=bool(needed)
-    )
+  def _stored(self) -> Reference:
+    """Reads the statistics of a file."""
+    needed = _OF_ROWS & {*self.metrics}
+    return load_reference(self.config.reference, rows=bool(needed))
+
+  def _with_rows(self, reference: Reference, data: DataConfig) -> Reference:
+    """Adds the features of the images beside ADM's statistics, if needed."""
+    needed = _OF_ROWS & {*self.metrics}
     if needed and reference.summary.rows.pool is None and reference.has_images:
       images = open_image_set(self.config.reference, data.dir)
       rows = self.read_reference(images).summary.rows
@@ -230,8 +238,10 @@ class Evaluator:
     rows = min(config.reference_rows or images.count, images.count)
     keep = np.zeros(images.count, bool)
     keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
+    # fd_inf needs the rows of the samples only.
     gatherer = measure.Gatherer(
-      dataclasses.replace(config, bootstrap=0), self.metrics
+      dataclasses.replace(config, bootstrap=0),
+      [name for name in self.metrics if name != 'fd_inf'],
     )
     at = 0
     for batch in self.extractor(

@@ -57,6 +57,7 @@ def exchange(
   null_label: bool | None = None,
   weights: str | None = None,
   quantize: str | None = None,
+  allow_nonfinite: bool = False,
 ) -> str:
   """Converts weights; the module lists the pairs.
 
@@ -72,6 +73,8 @@ def exchange(
       label; None for true.
     weights: 'ema' or 'raw'; None for EMA, or for the only ones there are.
     quantize: one of `quantize.SCHEMES`, to a folder only; None: as they are.
+    allow_nonfinite: Whether values that are not finite are converted; the
+      target says so, and a folder that says so can be sampled.
 
   Returns:
     A report: what was converted, counts, and which weights they are.
@@ -121,12 +124,14 @@ def exchange(
     )
   with file_lock(target, 'convert', instead='choose another --to'):
     if kind == 'published':
-      network = _read_published(source, family, *given, weights)
+      network = _read_published(
+        source, family, *given, weights, allow_nonfinite
+      )
     elif kind == 'folder':
-      network = _read_folder(source, weights)
+      network = _read_folder(source, weights, allow_nonfinite)
     else:
-      network = _read_run(source, weights)
-    report = _write(target, to_file, family, network, quantize)
+      network = _read_run(source, weights, allow_nonfinite)
+    report = _write(target, to_file, family, network, quantize, allow_nonfinite)
   return f'{source} -> {target}: {report}'
 
 
@@ -182,6 +187,7 @@ def _read_published(
   taps: Sequence[int] | None,
   null_label: bool | None,
   weights: str | None,
+  allow_nonfinite: bool,
 ) -> Network:
   if family is None:
     raise InputError(
@@ -194,7 +200,9 @@ def _read_published(
       'of blocks that the file does not say; published recipes use 8 for L '
       'and XL, 4 for B.'
     )
-  tensors, taken = read_tensors(source, weights=weights or 'ema')
+  tensors, taken = read_tensors(
+    source, weights=weights or 'ema', allow_nonfinite=allow_nonfinite
+  )
   config, params = convert.from_published(
     tensors,
     family=family,
@@ -218,8 +226,10 @@ def _num_heads(tensors: dict[str, np.ndarray]) -> int:
   return _HEADS[shape[0]]
 
 
-def _read_folder(source: str, weights: str | None) -> Network:
-  config, params, info = load_folder(source)
+def _read_folder(
+  source: str, weights: str | None, allow_nonfinite: bool
+) -> Network:
+  config, params, info = load_folder(source, allow_nonfinite=allow_nonfinite)
   if weights not in (None, info.get('weights')):
     raise InputError(
       f'{source} holds weights {info.get("weights")!r} only, not {weights!r}; '
@@ -228,11 +238,15 @@ def _read_folder(source: str, weights: str | None) -> Network:
   return config, params, info
 
 
-def _read_run(source: str, weights: str | None) -> Network:
+def _read_run(
+  source: str, weights: str | None, allow_nonfinite: bool
+) -> Network:
   weights = weights or 'ema'
   experiment = build(workdir.load_config(source))
   mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
-  params, step = run_weights(source, experiment.model, mesh, weights)
+  params, step = run_weights(
+    source, experiment.model, mesh, weights, allow_nonfinite=allow_nonfinite
+  )
   info = {
     'weights': weights,
     'source': source,
@@ -251,6 +265,7 @@ def _write(
   family: str | None,
   network: Network,
   quantize: str | None,
+  allow_nonfinite: bool,
 ) -> str:
   """Writes the network and says what was written."""
   config, params, info = network
@@ -265,7 +280,14 @@ def _write(
     )
   else:
     tensors = convert.flatten(params)
-    save_folder(target, config, params, info=info, scheme=quantize)
+    save_folder(
+      target,
+      config,
+      params,
+      info=info,
+      scheme=quantize,
+      allow_nonfinite=allow_nonfinite,
+    )
   count = sum(tensor.size for tensor in tensors.values())
   report = (
     f'{count:,} parameters in {len(tensors)} tensors, '

@@ -59,6 +59,19 @@ def kind_of(spec: str) -> Kind:
   raise InputError(f'extractor {quote(spec)} is not known; expected {KINDS}.')
 
 
+def classes_of(spec: str, num_classes: int) -> int | None:
+  """Returns how many classes an extractor reads; None: it reads none.
+
+  Args:
+    spec: Name of the extractor, as above.
+    num_classes: Number of classes of the data.
+  """
+  kind, _, folder = spec.partition(':')
+  if kind != 'classifier':
+    return None
+  return classifier.load(folder)[0].num_classes if folder else num_classes
+
+
 def open_extractor(
   spec: str,
   preprocessing: str,

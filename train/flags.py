@@ -227,3 +227,9 @@ def _add_convert(command: flag_groups.Command) -> None:
     help=f'{", ".join(flag_groups.SCHEMES)}: a folder of smaller weights, for '
     'sampling only (none)',
   )
+  parser.add_argument(
+    '--allow_nonfinite',
+    action='store_true',
+    help='convert weights with NaN or infinite values too, for study; a folder '
+    'of them can be sampled',
+  )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from dit import model
@@ -14,7 +15,8 @@ from dit.errors import InputError
 from dit.path import path_named
 from dit.sharding import check_batch
 from guidance import parse
-from sample import generate, writer
+from guidance.parse import describe
+from sample import generate, nonfinite, writer
 from sample.decoder import read_decoder
 from sample.metrics.measure import LOWER, as_dict
 from train.evaluation import Evaluator, plan
@@ -67,9 +69,12 @@ class Samples:
     params: model.Params,
     labels: np.ndarray,
     stopping: Callable[[], bool] = lambda: False,
-  ) -> np.ndarray | None:
-    """(n, H, W, C) uint8 of the labels (n,); None if it is told to stop."""
-    config, images = self._experiment.model, []
+  ) -> generate.Generated | None:
+    """Draws images of the labels (n,); returns None if told to stop.
+
+    Warns of images that are not finite.
+    """
+    config, batches = self._experiment.model, []
     for batch in generate.batches(
       model.bind(config, params),
       self._guidance,
@@ -81,10 +86,13 @@ class Samples:
       seed=self._experiment.seed,
       autoencoder=self._decoder,
     ):
-      images.append(batch.images)
+      batches.append(batch)
       if stopping():
         return None
-    return np.concatenate(images)
+    bad = sum(int((~batch.finite).sum()) for batch in batches)
+    nonfinite.warn(bad, len(labels), describe(self._guidance))
+    images = np.concatenate([batch.images for batch in batches])
+    return generate.Generated(images, batches[0].nfe, bad)
 
 
 class Preview:
@@ -132,10 +140,10 @@ class Preview:
     columns = min(self._experiment.model.num_classes, COLUMNS)
     count = self._experiment.log.preview_num
     labels = (np.arange(count) % columns).astype(np.int32)
-    images = self._samples(params, labels)
-    assert images is not None
-    side = images.shape[1]
-    return writer.tile(images, columns, scale=max(1, 40 // side))
+    drawn = self._samples(params, labels)
+    assert drawn is not None
+    side = drawn.images.shape[1]
+    return writer.tile(drawn.images, columns, scale=max(1, 40 // side))
 
 
 class Scores:
@@ -204,16 +212,26 @@ class Scores:
     params: model.Params,
     stopping: Callable[[], bool] = lambda: False,
   ) -> dict[str, float]:
-    """Every metric, named eval/METRIC; {} if it is told to stop."""
+    """Returns every metric, named eval/METRIC; {} if told to stop.
+
+    Where images are not finite, eval/nonfinite is their number; of too many
+    nothing else is measured.
+    """
     self.open()
     assert self._evaluator is not None
     config = self._experiment.eval
     labels = np.arange(config.num) % self._experiment.model.num_classes
     labels = labels.astype(np.int32)
-    images = self._samples(params, labels, stopping)
-    if images is None:
+    drawn = self._samples(params, labels, stopping)
+    if drawn is None:
       return {}
-    scores = as_dict(self._evaluator.score(images, labels))
+    scores: dict[str, float] = {}
+    if drawn.nonfinite:
+      scores['nonfinite'] = drawn.nonfinite
+    if nonfinite.too_many(drawn.nonfinite, len(labels)):
+      logging.warning('No metric is taken of these images.')
+    else:
+      scores |= as_dict(self._evaluator.score(drawn.images, labels))
     return {f'eval/{name}': value for name, value in scores.items()}
 
   def rank(self, values: dict[str, float], loss: float) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from dit.errors import RunError
+from dit.errors import NonFiniteError
 from train.experiment import Experiment
 from train.log import MetricsLog
 
@@ -35,10 +35,6 @@ PEAK_TFLOPS = {
   'NVIDIA H100': 989,
   'NVIDIA H200': 989,
 }
-
-
-class NonFiniteError(RunError):
-  """Too many steps had a loss or gradient that is not finite."""
 
 
 def check_skipped(bad_steps: int, steps: int) -> None:

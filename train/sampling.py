@@ -12,21 +12,20 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from dit.errors import InputError, check_choice
+from dit.errors import InputError, NonFiniteError, check_choice
 from dit.ranges import Range, check_value
 from sample import compare as compare_lib
+from sample import nonfinite
 from sample import sweep as sweep_lib
 from sample.metrics import classifier
 from sample.metrics.measure import METRICS, as_dict, name_of
 from sample.store import WRITES, Store
 from train import workdir
 from train.data.processes import writing
-from train.drawing import Drawing, Opened, Request
+from train.drawing import PRESETS, Drawing, Opened, Request
 from train.evaluation import Evaluator
 from train.log import image_progress
 from train.settings import load_config
-
-PRESETS = 'configs/presets.py'
 
 
 def preset(name: str) -> tuple[str, list[str], dict[str, Any]]:
@@ -58,6 +57,7 @@ def sample(
   labels: str = 'balanced',
   form: str = 'npz',
   overwrite: bool = False,
+  preset: str | None = None,
 ) -> None:
   """Draws images into a folder; goes on where it was interrupted.
 
@@ -68,8 +68,14 @@ def sample(
     labels: their plan; see `generate.plan_labels`.
     form: one of `store.FORMATS`.
     overwrite: discards images of another protocol in the folder.
+    preset: Name of the published settings in use, whose cost is announced.
+
+  Raises:
+    NonFiniteError: if all images have values that are not finite.
   """
   drawing = Drawing(request, guidance, num=num, labels=labels)
+  if preset is not None:
+    drawing.announce(preset)
   name = drawing.guidance.replace(':', '-').replace(',', '_')
   out = request.out or f'{request.source.place}/samples/{name}'
   # Taken before weights are read.
@@ -86,19 +92,29 @@ def sample(
       stack.callback(store.close)
       if store.complete:
         logging.info('Already drawn: %d images in %s.', num, store.folder)
+        nonfinite.warn(store.nonfinite, num)
     missing, spent = _missing(store, num), []
     done = num - len(missing)
     if 0 < done < num:
       logging.info('%d of %d images are there.', done, num)
     progress = stack.enter_context(image_progress(num, done))
     for batch in drawing.batches(missing):
-      if store is not None:
-        store.add(batch.index, batch.images)
       done += len(batch.index)
+      if store is not None:
+        before = store.nonfinite
+        store.add(batch.index, batch.images, batch.finite)
+        if store.nonfinite and not before and done < num:
+          nonfinite.warn(store.nonfinite, done, 'so far')
       spent.append(batch.nfe)
       progress(done)
     if store is None or store.complete:
       return
+    if store.nonfinite == num:
+      raise NonFiniteError(
+        f'{nonfinite.describe(num, num)}; {folder} is left unfinished. Draw '
+        'with --guidance=none to see whether the weights alone are finite.'
+      )
+    nonfinite.warn(store.nonfinite, num)
     nfe = drawing.nfe(spent)
     store.finish(
       {
@@ -200,7 +216,7 @@ def sweep(
   Args:
     request: from what, and where to.
     guidance: as text, one or two scales being ranges LOW..HIGH:COUNT.
-    metric: one of `measure.METRICS`, for the picture.
+    metric: Metric for the picture and the marks, one of `measure.METRICS`.
     num: images for each point.
     overwrite: discards points of another protocol in the folder.
   """

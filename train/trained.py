@@ -18,9 +18,15 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dit import model, weights
-from dit.checkpoint import WEIGHTS, checkpoint_step, restore_weights
+from dit.checkpoint import (
+  DIVERGED,
+  WEIGHTS,
+  checkpoint_step,
+  restore_weights,
+)
 from dit.config import DiTConfig
 from dit.errors import InputError, check_choice, quote
+from dit.finite import check_finite
 from dit.nested import flatten
 from dit.ranges import Range, WebText, check_value
 from dit.sharding import tree_shardings
@@ -181,23 +187,42 @@ def with_decoder(
 
 
 def run_weights(
-  place: str, config: DiTConfig, mesh: Mesh, which: str, step: int | None = None
+  place: str,
+  config: DiTConfig,
+  mesh: Mesh,
+  which: str,
+  step: int | None = None,
+  *,
+  allow_nonfinite: bool = False,
 ) -> tuple[model.Params, int]:
-  """One set of a run's weights.
+  """Reads one set of a run's weights.
 
   Args:
-    place: the run's workdir.
-    config: its network.
-    mesh: where to put them.
+    place: Workdir of the run.
+    config: Configuration of its network.
+    mesh: Devices to put them on.
     which: 'ema', 'raw', or 'ema:WIDTH', a power-function average.
-    step: of the checkpoint or snapshot; None for the newest.
+    step: Step of the checkpoint or snapshot; None for the newest.
+    allow_nonfinite: Whether values that are not finite are taken as they are.
 
   Returns:
     The weights, and their step.
+
+  Raises:
+    InputError: if there are none, or they are not finite.
   """
-  if (width := _width_of(which)) is not None:
-    return snapshots.reconstruct(place, config, mesh, width, step)
-  return restore_weights(place, config, mesh, which, step)
+  if (width := _width_of(which)) is None:
+    return restore_weights(
+      place, config, mesh, which, step, allow_nonfinite=allow_nonfinite
+    )
+  params, step = snapshots.reconstruct(place, config, mesh, width, step)
+  check_finite(
+    f'{which} weights of {place}, step {step}',
+    params,
+    advice=DIVERGED,
+    allow=allow_nonfinite,
+  )
+  return params, step
 
 
 def _width_of(which: str) -> float | None:

@@ -26,6 +26,7 @@ from safetensors.numpy import save as to_safetensors
 
 from dit import atomic, latents
 from dit.errors import InputError
+from dit.finite import check_finite
 from dit.json_files import parse_json
 from dit.layers import layer_norm
 from dit.model import fingerprint
@@ -57,6 +58,11 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
   return tuple(stages)
 
 
+def features_of(shape: tuple[int, int, int]) -> int:
+  """Returns the number of features for images of (H, W, C)."""
+  return FEATURES * (2 if max(shape[:2]) > _SMALL else 1)
+
+
 def recipe(shape: tuple[int, int, int]) -> tuple[int, int]:
   """Steps of training and their batch size for images of (H, W, C)."""
   return (300, 128) if max(shape[:2]) <= _SMALL else (3000, 64)
@@ -76,7 +82,7 @@ class ConvNet(nnx.Module):
       conv = nnx.Conv(width, wider, (3, 3), strides=stride, rngs=rngs)
       self.convs.append(conv)
       width, sides = wider, [-(-side // stride) for side in sides]
-    features = FEATURES * (2 if self.deep else 1)
+    features = features_of(shape)
     self.hidden = nnx.Linear(width * sides[0] * sides[1], features, rngs=rngs)
     self.logits = nnx.Linear(features, num_classes, rngs=rngs)
 
@@ -214,6 +220,7 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
       f'{path} is damaged: its values are not those that config.json names by '
       'their SHA-256; train it again.'
     )
+  check_finite(path, arrays, advice='train the classifier again')
   return Classifier(shape, num_classes, params), about
 
 

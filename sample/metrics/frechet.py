@@ -200,44 +200,57 @@ def _distance(sample: Moments, reference: Moments) -> float:
   return max(float(distance), 0.0)  # of equal sets: zero but for rounding
 
 
+def least_rows(features: int) -> int:
+  """Returns how many images of so many features `extrapolated` needs."""
+  return 5 * (features + 1)
+
+
 def extrapolated(
   sample: np.ndarray,
-  reference: np.ndarray | Moments,
+  reference: Moments,
   *,
-  divisions: int = 5,
+  sizes: int = 15,
   seed: int = 0,
 ) -> float:
-  """The distance of infinitely many images, without the bias of few.
+  """Estimates the distance of infinitely many images: FID-infinity.
 
-  That bias falls as 1 / n (Chong & Forsyth 2020, arXiv 1911.07023, who fit a
-  line through many n), so two sizes tell it: 2 d^2(n) - d^2(n / 2). It may come
-  out negative where there is no distance.
+  The covariance of n images is biased such that the distance is too large by
+  about c / n. Chong and Forsyth (2020, arXiv 1911.07023) take the distances of
+  random subsets of 15 sizes at equal steps of n, fit a line over 1 / n by least
+  squares, and read it at 1 / n = 0. Their sizes run from 5,000 to all 50,000
+  images; ours from a tenth of all, at least 2 (F + 1), to all, which is the
+  same for 50,000 images and the 2,048 features of Inception. Below twice F the
+  bias no longer falls as 1 / n.
+
+  The reference is taken as it is: the bias of its own number of images stays.
+  The estimate may be negative where there is no distance.
 
   Args:
-    sample: features (n, F).
-    reference: features (m, F), halved too; or moments, whose own bias stays.
-    divisions: into two random halves, over which d^2(n / 2) is averaged.
-    seed: of the divisions.
+    sample: Features (n, F).
+    reference: Moments of all real images.
+    sizes: Number of sizes of subsets.
+    seed: Random seed of the subsets.
 
   Returns:
     The estimate.
+
+  Raises:
+    InputError: if n is less than `least_rows(F)`.
   """
+  n, features = sample.shape
+  if n < (least := least_rows(features)):
+    raise InputError(
+      f'{n} images of {features} features are too few for fd_inf, which fits a '
+      f'line through smaller sets; expected at least {least}.'
+    )
   rng = np.random.default_rng(seed)
-  whole = reference if isinstance(reference, Moments) else Moments.of(reference)
-  halves = []
-  for _ in range(divisions):
-    parts = np.array_split(sample[rng.permutation(len(sample))], 2)
-    others = 2 * [whole]
-    if not isinstance(reference, Moments):
-      rows = reference[rng.permutation(len(reference))]
-      others = [Moments.of(half) for half in np.array_split(rows, 2)]
-    halves += [
-      _distance(Moments.of(part), other)
-      for part, other in zip(parts, others, strict=True)
-    ]
-  return 2 * frechet_distance(Moments.of(sample), whole) - float(
-    np.mean(halves)
-  )
+  counts = np.linspace(max(n / 10, 2 * (features + 1)), n, sizes).astype(int)
+  distances = [
+    _distance(Moments.of(sample[rng.permutation(n)[:count]]), reference)
+    for count in counts
+  ]
+  _, at_zero = np.polyfit(1 / counts, distances, 1)
+  return float(at_zero)
 
 
 def bootstrap(

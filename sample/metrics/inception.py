@@ -26,6 +26,7 @@ from flax import nnx
 from jax import lax
 
 from dit.errors import InputError
+from dit.finite import check_finite
 
 SIZE = 299
 LOGITS = 1008
@@ -318,11 +319,12 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
       tensor(f'{name}.bn.{key}', (outputs,))
       for key in ('weight', 'bias', 'running_mean', 'running_var')
     )
-    scale = gamma / np.sqrt(variance + _EPSILON)
-    return {
-      'kernel': np.float32(weight.transpose(2, 3, 1, 0) * scale),
-      'bias': np.float32(beta - mean * scale),
-    }
+    with np.errstate(invalid='ignore', over='ignore'):  # checked at the end
+      scale = gamma / np.sqrt(variance + _EPSILON)
+      return {
+        'kernel': np.float32(weight.transpose(2, 3, 1, 0) * scale),
+        'bias': np.float32(beta - mean * scale),
+      }
 
   fc = shapes.pop('fc')
   params = loaded('', shapes)
@@ -337,6 +339,11 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
       f'these are no weights of the FID Inception: {sorted(rest)[0]} is not '
       'known.'
     )
+  check_finite(
+    'the FID Inception, its norms folded in,',
+    params,
+    advice='download the published file again',
+  )
   return params
 
 

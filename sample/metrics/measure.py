@@ -2,7 +2,7 @@
 
   fd         Frechet distance of `pool`; FID where the extractor is published
   sfd        the same of `spatial`; sFID
-  fd_inf     fd without the bias of few images; where it is asked for
+  fd_inf     fd of infinitely many images; where it is asked for
   is         Inception Score of `logits`
   kid        kernel distance of `pool`
   precision  share of samples among the reference, in `pool`
@@ -272,10 +272,7 @@ def measure(
       half=config.half,
     )
   if 'fd_inf' in metrics:
-    rows = reference.rows.pool
-    values['fd_inf'] = extrapolated(
-      sample.rows.pool, reference.pool if rows is None else rows
-    )
+    values['fd_inf'] = extrapolated(sample.rows.pool, reference.pool)
   if 'accuracy' in metrics:
     read = sample.rows.logits.argmax(-1)
     values['accuracy'] = float((read == sample.labels).mean())

@@ -13,7 +13,6 @@ import dataclasses
 import io
 import json
 import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,11 @@ from sample.metrics.extractor import Extractor
 from sample.metrics.frechet import Moments
 from sample.metrics.inception import Features
 from sample.metrics.measure import Summary
+from sample.npz import damage_of, names_of, read_array
 
+# Rounding of a covariance, relative to its largest entry: float32 of some
+# thousand features makes eigenvalues as small as -1e-5 of it.
+_ROUNDING = 1e-4
 _STATISTICS = {'mu', 'sigma', 'mu_s', 'sigma_s', 'count', 'about'}
 
 
@@ -50,7 +53,7 @@ class Reference:
 def arrays_of(path: epath.PathLike) -> set[str]:
   """Names of the arrays of an .npz; none of what is no such file."""
   path = epath.Path(path).expanduser()
-  return _names(path) if path.suffix == '.npz' and path.is_file() else set()
+  return names_of(path) if path.suffix == '.npz' and path.is_file() else set()
 
 
 def is_statistics(path: epath.PathLike) -> bool:
@@ -58,35 +61,58 @@ def is_statistics(path: epath.PathLike) -> bool:
   return 'mu' in arrays_of(path)
 
 
-def load_reference(
-  path: epath.PathLike, extractor: Extractor, *, rows: bool = True
-) -> Reference:
-  """Reads statistics.
+def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
+  """Reads statistics, and checks that they are some.
 
   Args:
-    path: an .npz of one of the kinds above.
-    extractor: that the samples are measured with.
-    rows: whether features of the images are read, where there are some.
+    path: File .npz of one of the kinds above.
+    rows: Whether features of the images are read, where there are some.
 
   Returns:
     The reference. Of ADM's the features of arr_0 are not there yet.
 
   Raises:
-    InputError: if the file is damaged, or of another extractor.
+    InputError: if the file is damaged, or a covariance is none.
   """
   path = epath.Path(path).expanduser()
-  names = _names(path)
-  try:
-    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
-      wanted = _STATISTICS | ({'pool'} if rows else set())
-      found = {name: arrays[name] for name in names & wanted}
-      about = dict(parse_json(str(found.pop('about', '{}'))))
-      count = int(found['count']) if 'count' in found else None
-  except (
-    OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error,
-  ) as error:  # fmt: skip
-    raise InputError(f'reference {path} is damaged ({error}).') from error
-  made_with = about.get('identity')
+  names, where = names_of(path), f'reference {path}'
+  wanted = _STATISTICS | ({'pool'} if rows else set())
+  with (
+    damage_of(where),
+    path.open('rb') as file,
+    zipfile.ZipFile(file) as archive,
+  ):
+    found = {name: read_array(where, archive, name) for name in names & wanted}
+    about = dict(parse_json(str(found.pop('about', '{}'))))
+    count = int(found['count']) if 'count' in found else None
+  if count is not None and count < 1:
+    raise InputError(f'{where} is of {count} images, expected 1 at least.')
+  spatial = None
+  if {'mu_s', 'sigma_s'} <= names:
+    spatial = _moments(path, found['mu_s'], found['sigma_s'], count)
+  pool = _moments(path, found.get('mu', ()), found.get('sigma'), count)
+  features = found.get('pool')
+  if features is not None and (
+    features.ndim != 2
+    or features.shape[1] != len(pool.mean)
+    or features.dtype.kind != 'f'
+    or not np.isfinite(features).all()
+  ):
+    raise InputError(
+      f'{where} has features (pool) of shape {features.shape} and type '
+      f'{features.dtype}, expected (images, {len(pool.mean)}) finite numbers; '
+      'make it again.'
+    )
+  return Reference(
+    Summary(pool, spatial, Features(features)), about, count, 'arr_0' in names
+  )
+
+
+def check_extractor(
+  path: epath.PathLike, reference: Reference, extractor: Extractor
+) -> None:
+  """Raises InputError if a reference was made with another extractor."""
+  made_with = reference.about.get('identity')
   differ = [
     f'{key} {str(made_with.get(key))[:12]}, not {str(value)[:12]}'
     for key, value in extractor.identity().items()
@@ -97,19 +123,6 @@ def load_reference(
       f'reference {path} is of another extractor ({"; ".join(differ)}): make '
       'it again (main.py reference), or choose the extractor that it is of.'
     )
-  spatial = None
-  if {'mu_s', 'sigma_s'} <= names:
-    spatial = _moments(path, found['mu_s'], found['sigma_s'], count)
-  return Reference(
-    Summary(
-      _moments(path, found['mu'], found.get('sigma'), count),
-      spatial,
-      Features(found.get('pool')),
-    ),
-    about,
-    count,
-    'arr_0' in names,
-  )
 
 
 def save_reference(path: epath.PathLike, reference: Reference) -> None:
@@ -130,15 +143,6 @@ def save_reference(path: epath.PathLike, reference: Reference) -> None:
   writer.write_bytes(path, data.getvalue())
 
 
-def _names(path: epath.Path) -> set[str]:
-  """The arrays of an .npz."""
-  try:
-    with path.open('rb') as file, zipfile.ZipFile(file) as archive:
-      return {name.removesuffix('.npy') for name in archive.namelist()}
-  except (OSError, zipfile.BadZipFile) as error:
-    raise InputError(f'{path} is damaged, or no .npz ({error}).') from error
-
-
 def _moments(
   path: epath.Path, mean: Any, covariance: Any, count: int | None
 ) -> Moments:
@@ -148,10 +152,38 @@ def _moments(
       f'reference {path} has a mean of shape {np.shape(mean)} and a covariance '
       f'of {np.shape(covariance)}, expected (F,) and (F, F).'
     )
+  for name, array in (('mean', mean), ('covariance', covariance)):
+    if np.asarray(array).dtype.kind not in 'fiu':
+      raise InputError(
+        f'reference {path} has a {name} of type {np.asarray(array).dtype}, '
+        'expected numbers; make it again.'
+      )
   if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
     raise InputError(
       f'reference {path} has statistics that are not finite; make it again.'
     )
+  _check_covariance(path, np.asarray(covariance, np.float64))
   return Moments(
     np.asarray(mean, np.float64), np.asarray(covariance, np.float64), count
   )
+
+
+def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
+  """Raises InputError unless it is symmetric and no variance is negative."""
+  scale = float(np.abs(covariance).max(initial=0))
+  most = _ROUNDING * (scale or 1.0)
+  lopsided = float(np.abs(covariance - covariance.T).max(initial=0))
+  problem = ''
+  if lopsided > most:
+    problem = f'is not symmetric (by {lopsided:.3g})'
+  else:
+    try:  # exists where all eigenvalues are above -most; cheaper than they are
+      np.linalg.cholesky(covariance + most * np.eye(len(covariance)))
+    except np.linalg.LinAlgError:
+      least = float(np.linalg.eigvalsh(covariance).min())
+      problem = f'has a negative eigenvalue ({least:.3g})'
+  if problem:
+    raise InputError(
+      f'reference {path} has a sigma that is no covariance: it {problem}; make '
+      'the statistics again.'
+    )

@@ -23,6 +23,7 @@ def caveats(
   eight_bit: bool,
   reference: Mapping[str, Any],
   row: Mapping[str, Any],
+  bad: int = 0,
 ) -> list[str]:
   """Why the figures may not be comparable, a sentence each.
 
@@ -33,11 +34,17 @@ def caveats(
     eight_bit: whether they were uint8.
     reference: what is known of the real images.
     row: the published one to compare with: its labels and count; {} for none.
+    bad: Number of images that were not finite when they were drawn.
 
   Returns:
     The sentences; none where nothing is wrong.
   """
   found = []
+  if bad:
+    found.append(
+      f'{bad} of the images had values that are not finite (NaN or infinity), '
+      'which are black pixels here: metrics count them like any other.'
+    )
   if count < _ENOUGH:
     found.append(
       f'{count} images are fewer than {_ENOUGH}: distances of few images are '

@@ -41,7 +41,7 @@ def draw(denoiser):
 
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(sampler, 'sample', record)
-      images, _ = generate.generate(
+      images, _, _ = generate.generate(
         jax.device_put(denoiser, replicated(mesh)),
         # Labels drawn for each image; S2 beside CFG is in test_sampler.py.
         parse('ig:1.4,icg:1.3'),

@@ -311,19 +311,54 @@ def test_resamples_do_not_warn_again(rng, warnings):
   assert not warnings()
 
 
-@pytest.mark.parametrize('known', [False, True])
-def test_extrapolation_takes_the_bias_away(known):
-  """Of few images the distance is too large; twice as many halve that."""
+def test_extrapolation_takes_the_bias_away():
+  """Of few images the distance is too large; of twice as many, half so."""
   rng = np.random.default_rng(0)
-  draws = [rng.normal(size=(2, 300, 20)) for _ in range(20)]
   shift = 0.2 * (rng.normal(size=20) > 0)
   truth = np.square(shift).sum()
-  reference = Moments(np.zeros(20), np.eye(20)) if known else None
+  reference = Moments(np.zeros(20), np.eye(20))
   plain, found = [], []
-  for a, b in draws:
-    against = reference or Moments.of(b)
-    plain.append(frechet_distance(Moments.of(a + shift), against))
-    found.append(extrapolated(a + shift, reference or b))
+  for _ in range(20):
+    sample = rng.normal(size=(300, 20)) + shift
+    plain.append(frechet_distance(Moments.of(sample), reference))
+    found.append(extrapolated(sample, reference))
   bias, error = np.mean(plain) - truth, np.std(found) / 20**0.5
   assert bias > 0.3
-  assert abs(np.mean(found) - truth) < min(4 * error, 0.2 * bias)
+  assert abs(np.mean(found) - truth) < 4 * error + 0.1 * bias
+
+
+def test_extrapolation_is_the_published_line_through_15_sizes(monkeypatch):
+  """Sizes, and the line, of the code of Chong and Forsyth."""
+  counts, features = [], np.random.default_rng(0).normal(size=(50_000, 2))
+
+  def distance(moments, reference):
+    del reference
+    counts.append(moments.count)
+    return 3 + 700 / moments.count
+
+  monkeypatch.setattr(frechet, '_distance', distance)
+  found = extrapolated(features, Moments(np.zeros(2), np.eye(2)))
+  assert counts == np.linspace(5000, 50_000, 15).astype('int32').tolist()
+  assert found == pytest.approx(3, rel=1e-9)
+
+
+def test_extrapolation_uses_all_moments_of_a_large_reference():
+  """A kept tenth of the rows would add the bias of their small number."""
+  rng = np.random.default_rng(0)
+  scale, size = 1.2, 40
+  truth = size * (scale - 1) ** 2
+  reference = Moments.of(rng.normal(size=(20_000, size)))
+  found = [
+    extrapolated(scale * rng.normal(size=(2000, size)), reference)
+    for _ in range(5)
+  ]
+  assert np.mean(found) == pytest.approx(truth, rel=0.05)
+  assert np.std(found) < 0.1 * truth
+
+
+def test_extrapolation_is_reproducible_and_refuses_few_images():
+  features = np.random.default_rng(0).normal(size=(105, 20))
+  reference = Moments(np.zeros(20), np.eye(20))
+  assert extrapolated(features, reference) == extrapolated(features, reference)
+  with pytest.raises(InputError, match=r'104 images of 20 .* at least 105'):
+    extrapolated(features[1:], reference)

@@ -7,6 +7,7 @@ from sample.metrics.inception import Features
 from sample.metrics.measure import Gatherer, MeasureConfig
 from sample.metrics.reference import (
   Reference,
+  check_extractor,
   is_statistics,
   load_reference,
   save_reference,
@@ -31,7 +32,7 @@ def test_round_trip(tmp_path):
   path, reference = tmp_path / 'toy.npz', reference_of()
   save_reference(path, reference)
   assert is_statistics(path)
-  found = load_reference(path, EXTRACTOR)
+  found = load_reference(path)
   assert found.about == reference.about
   assert found.count == 30
   assert found.summary.pool.count == 30
@@ -62,8 +63,7 @@ def test_adm_and_pytorch_fid_layouts(tmp_path):
     arr_0=np.zeros((3, 8, 8, 3), np.uint8),
   )  # fmt: skip
   plain, adm = (
-    load_reference(tmp_path / f'{name}.npz', EXTRACTOR)
-    for name in ('fid', 'adm')
+    load_reference(tmp_path / f'{name}.npz') for name in ('fid', 'adm')
   )
   assert plain.summary.spatial is None and not plain.has_images
   assert adm.summary.spatial.mean.shape == (2,) and adm.has_images
@@ -85,10 +85,11 @@ def test_another_extractor(tmp_path):
     'toy', lambda x: x, {'code_sha256': 'b', 'file': 'here'}
   )
   with pytest.raises(InputError, match='code_sha256 a, not b'):
-    load_reference(tmp_path / 'toy.npz', other)
+    check_extractor('toy.npz', load_reference(tmp_path / 'toy.npz'), other)
   moved = {'code_sha256': 'a', 'file': 'there'}  # the same, elsewhere
-  assert load_reference(
-    tmp_path / 'toy.npz', user_extractor('toy', lambda x: x, moved)
+  reference = load_reference(tmp_path / 'toy.npz')
+  check_extractor(
+    'toy.npz', reference, user_extractor('toy', lambda x: x, moved)
   )
 
 
@@ -99,29 +100,59 @@ def test_another_extractor(tmp_path):
     ({'mu': np.zeros(3), 'sigma': np.eye(4)}, 'expected'),
     ({'mu': np.zeros(3), 'sigma': np.nan * np.eye(3)}, 'not finite'),
     ({'mu': np.zeros((3, 1)), 'sigma': np.eye(3)}, 'expected'),
+    ({'mu': np.zeros(3), 'sigma': -np.eye(3)}, 'eigenvalue .-1'),
+    ({'mu': np.zeros(3), 'sigma': -1e-6 * np.eye(3)}, 'negative eigenvalue'),
+    ({'mu': np.zeros(2), 'sigma': np.asarray([[1, 2], [2, 1]])}, 'eigenvalue'),
+    ({'mu': np.zeros(2), 'sigma': np.triu(np.ones((2, 2)))}, 'not symmetric'),
+    ({'mu': np.zeros(2), 'sigma': np.full((2, 2), 'x')}, 'expected numbers'),
+    ({'mu': np.zeros(2), 'sigma': np.eye(2), 'count': -5}, 'of -5 images'),
+    (
+      {'mu': np.zeros(2), 'sigma': np.eye(2), 'pool': np.zeros((4, 3))},
+      'features .pool.',
+    ),
+    (
+      {
+        'mu': np.zeros(2),
+        'sigma': np.eye(2),
+        'mu_s': np.zeros(2),
+        'sigma_s': -np.eye(2),
+      },
+      'no covariance',
+    ),
   ],
 )
 def test_wrong_arrays(tmp_path, arrays, words):
   np.savez(tmp_path / 'bad.npz', **arrays)
   with pytest.raises(InputError, match=words):
-    load_reference(tmp_path / 'bad.npz', EXTRACTOR)
+    load_reference(tmp_path / 'bad.npz')
 
 
 def test_pickles_and_damage(tmp_path):
   path = tmp_path / 'bad.npz'
   np.savez(path, mu=np.array([{}], object), sigma=np.eye(1))
   with pytest.raises(InputError, match='damaged'):
-    load_reference(path, EXTRACTOR)
+    load_reference(path)
   save_reference(path, reference_of())
   path.write_bytes(path.read_bytes()[:-200])
   with pytest.raises(InputError, match='damaged'):
-    load_reference(path, EXTRACTOR)
+    load_reference(path)
   np.savez(path, mu=np.zeros(1), sigma=np.eye(1), about='{"images":')
   with pytest.raises(InputError, match='damaged'):
-    load_reference(path, EXTRACTOR)
+    load_reference(path)
   np.savez(path, mu=np.zeros(1), sigma=np.eye(1), about='[1]')
   with pytest.raises(InputError, match='damaged'):
-    load_reference(path, EXTRACTOR)
+    load_reference(path)
   np.savez(path, mu=np.zeros(1), sigma=np.eye(1), count=np.ones(3))
   with pytest.raises(InputError, match='damaged'):
-    load_reference(path, EXTRACTOR)
+    load_reference(path)
+
+
+def test_rounding_makes_no_covariance_wrong(tmp_path):
+  """Of fewer images than features, kept as float32."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(50, 400)).astype(np.float32)
+  for sigma in (np.cov(x, rowvar=False), np.float32(np.cov(x, rowvar=False))):
+    np.savez(tmp_path / 'few.npz', mu=x.mean(0), sigma=sigma)
+    assert load_reference(tmp_path / 'few.npz').count is None
+  np.savez(tmp_path / 'one.npz', mu=np.zeros(3), sigma=np.zeros((3, 3)))
+  load_reference(tmp_path / 'one.npz')

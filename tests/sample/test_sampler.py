@@ -37,7 +37,7 @@ def draw(denoiser, labels, *, batch_size=4, devices=1, **changes):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sampler, 'sample', record)
-    images, _ = generate.generate(
+    images, _, _ = generate.generate(
       jax.device_put(denoiser, replicated(mesh)),
       labels=labels,
       path=PATH,

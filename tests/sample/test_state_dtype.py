@@ -152,7 +152,7 @@ def test_images_are_the_same(denoiser):
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(sampler, 'sample', record)
-      image, nfe = generate.generate(
+      image, nfe, _ = generate.generate(
         network,
         parse('cfg:1.5@0.2-1'),
         labels,

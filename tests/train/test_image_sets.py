@@ -162,7 +162,7 @@ FLOATS = np.full((2, 8, 8, 3), 0.5)
     (npz_of(arr_0=FLOATS * np.nan), 'not finite'),
     (npz_of(arr_0=np.zeros((2, 0, 0, 3), np.uint8)), 'channels last'),
     (compressed_damage, 'damaged'),
-    (wrong_labels, 'damaged'),
+    (wrong_labels, 'expected the number of a class'),
     (lambda folder: folder / 'edm2.pkl', 'is a pickle'),
     (npz_of(arr_0=np.array([{}], object)), 'expected'),
     (truncated, 'damaged'),

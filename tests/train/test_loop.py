@@ -8,9 +8,9 @@ from PIL import Image
 
 from dit import model
 from dit.checkpoint import restore_weights
-from dit.errors import InputError
+from dit.errors import InputError, NonFiniteError
 from dit.sharding import replicated
-from train import checkpoint, loop, report
+from train import checkpoint, loop
 from train.experiment import build
 from train.log import read_metrics
 from train.monitor import Preview
@@ -92,7 +92,7 @@ def test_longer_run_goes_on_until_nothing_is_finite(
     'optimizer.clip=0',
     'train.max_bad_steps=4',
   )
-  with pytest.raises(report.NonFiniteError, match='4 steps in a row') as error:
+  with pytest.raises(NonFiniteError, match='4 steps in a row') as error:
     loop.train(exploding, workdir)
   assert '\n' not in str(error.value)
   after, step = weights(workdir, experiment)

@@ -12,9 +12,9 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dit.checkpoint import steps_of
+from dit.errors import NonFiniteError
 from train import loop
 from train.log import read_metrics
-from train.report import NonFiniteError
 from train.state import TrainState
 
 BATCH = 16

@@ -11,12 +11,10 @@ images keep what lies between 8-bit values, and are scaled to [0, 255].
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import os
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
@@ -24,15 +22,14 @@ import numpy as np
 from absl import logging
 
 from dit.errors import InputError
+from sample.npz import damage_of, header_of, read_array, read_header
 from train.data.files import TFDS, open_images
 from train.data.images import BrokenImageError, center_crop, decode
+from train.data.labels import as_labels, parse_labels
 from train.data.listing import SUFFIXES, Listing, is_image, list_files
 
 _CHUNK = 64
-# What numpy and zipfile raise for files that are damaged or not theirs.
-_DAMAGED = (
-  OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+_MOST_PIXELS = 2**24  # of an array; some images are in memory at a time
 _THREADS = 8
 LABELS = 'labels.txt'
 
@@ -124,8 +121,9 @@ def _of_listing(listing: Listing, image_size: int | None) -> ImageSet:
     # The preview beside a folder of samples is none of them.
     deep = tuple(name for name in images if '/' in name.removeprefix(root))
     images = deep or images
-    with _damage_of(f'{place}: {LABELS}'):
-      labels = np.asarray(listing.read(labels_file).decode().split(), np.int32)
+    with damage_of(f'{place}: {LABELS}'):
+      text = listing.read(labels_file).decode()
+      labels = parse_labels(f'{place}: {LABELS}', text)
     if len(labels) != len(images):
       raise InputError(
         f'{place} holds {len(images)} images, but {LABELS} has {len(labels)} '
@@ -147,7 +145,7 @@ def _of_files(
 
   def image(name):
     try:
-      with _damage_of(f'{place}: {name}'):
+      with damage_of(f'{place}: {name}'):
         data = read(name)
       decoded = decode(data)
       if image_size:
@@ -174,7 +172,7 @@ def _of_files(
 
 def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
   """arr_0 of an .npz, read piece by piece."""
-  with _damage_of(place):
+  with damage_of(place):
     archive = zipfile.ZipFile(path)
     names = archive.namelist()
   if 'arr_0.npy' not in names:
@@ -183,12 +181,21 @@ def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
       f'{place} holds {held}, but no arr_0, the images (n, H, W, C); write it '
       'with np.savez(path, images).'
     )
-  shape, dtype = _header(place, archive, 'arr_0.npy')
+  shape, fortran, dtype = header_of(place, archive, 'arr_0')
+  if fortran:
+    raise InputError(
+      f'{place} has arr_0 in Fortran order; write it with np.ascontiguousarray.'
+    )
   floats = np.issubdtype(dtype, np.floating)
-  if len(shape) != 4 or shape[-1] not in (1, 3) or not min(shape):
+  if len(shape) != 4 or shape[-1] not in (1, 3) or min(shape) < 1:
     raise InputError(
       f'{place} has arr_0 of shape {shape}, expected (n, H, W, 3), channels '
       'last, or (n, H, W, 1).'
+    )
+  if shape[1] * shape[2] > _MOST_PIXELS:
+    raise InputError(
+      f'{place} has images of {shape[1]} x {shape[2]}, expected at most '
+      f'{_MOST_PIXELS:,} pixels each.'
     )
   if dtype != np.uint8 and not floats:
     raise InputError(
@@ -196,45 +203,17 @@ def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
     )
   labels = None
   if 'arr_1.npy' in names:
-    with _damage_of(place), archive.open('arr_1.npy') as file:
-      labels = np.lib.format.read_array(file, allow_pickle=False)
+    labels = read_array(place, archive, 'arr_1')
     if labels.shape != shape[:1]:
       logging.warning(
         '%s has %d images, but arr_1 of shape %s: it is not taken for labels.',
         place, shape[0], labels.shape,
       )  # fmt: skip
       labels = None
+    else:
+      labels = as_labels(f'{place}: arr_1', labels)
   reader = _Rows(place, archive, shape, dtype)
   return ImageSet(place, shape[0], labels, not floats, reader)
-
-
-def _header(
-  place: str, archive: zipfile.ZipFile, name: str
-) -> tuple[tuple[int, ...], np.dtype]:
-  with _damage_of(place), archive.open(name) as file:
-    shape, fortran, dtype = _read_header(file)
-  if fortran:
-    raise InputError(
-      f'{place} has {name} in Fortran order; write it with '
-      'np.ascontiguousarray.'
-    )
-  return shape, dtype
-
-
-def _read_header(file):
-  """Shape, whether in Fortran order, and type of an array in a file."""
-  if np.lib.format.read_magic(file) == (1, 0):
-    return np.lib.format.read_array_header_1_0(file)
-  return np.lib.format.read_array_header_2_0(file)
-
-
-@contextlib.contextmanager
-def _damage_of(place: str) -> Iterator[None]:
-  """What numpy and zipfile raise, as an InputError."""
-  try:
-    yield
-  except _DAMAGED as error:
-    raise InputError(f'{place} is damaged ({error}).') from error
 
 
 class _Rows:
@@ -255,10 +234,10 @@ class _Rows:
   def __call__(self, start: int, stop: int) -> np.ndarray:
     """Images start to stop, (stop - start, H, W, C) in [0, 255]."""
     size = int(np.prod(self._shape[1:])) * self._dtype.itemsize
-    with _damage_of(self._place):
+    with damage_of(self._place):
       if self._file is None or start < self._at:
         self._file, self._at = self._archive.open('arr_0.npy'), 0
-        _read_header(self._file)
+        read_header(self._file)
       for _ in range(self._at, start):
         self._file.read(size)
       data = self._file.read((stop - start) * size)

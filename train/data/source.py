@@ -176,6 +176,13 @@ def open_tfds(
     ) from error
 
 
+def record_shape(source: Any) -> tuple[int, int, int]:
+  """Returns (H, W, C) of the records of an open split."""
+  if isinstance(source, LatentSource):
+    return source.metadata.layout.latent_shape
+  return source[0]['image'].shape
+
+
 def check_source(source: Any, config: DataConfig, model: DiTConfig) -> None:
   """Raises InputError unless the records fit the config."""
   if not len(source):

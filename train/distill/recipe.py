@@ -213,9 +213,9 @@ def _merge(
   labels = labels.astype(np.int32)
 
   def measure(params):
-    images = samples(params, labels)
-    assert images is not None
-    return as_dict(evaluator.score(images, labels))
+    drawn = samples(params, labels)
+    assert drawn is not None
+    return as_dict(evaluator.score(drawn.images, labels))
 
   before, low, high = (
     run_weights(str(folder), experiment.model, mesh, 'ema')[0]

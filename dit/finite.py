@@ -1,0 +1,69 @@
+"""Values that are not finite: NaN and infinity.
+
+Weights that hold one give black images only, and a Frechet distance of black
+images is a number like any other, so weights are checked where they are read.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from dit.errors import InputError
+
+# How `info` of a folder, or the header of a file, says that they are there.
+ALLOWED = 'allow_nonfinite'
+
+
+def check_finite(
+  where: object, tree: Any, *, advice: str, allow: bool = False
+) -> int:
+  """Checks weights.
+
+  Args:
+    where: File or folder that they were read from, for the message.
+    tree: Pytree of numpy or JAX arrays, in the precision that will be used;
+      arrays of integers are left out.
+    advice: Clause that tells what to do.
+    allow: Whether to warn instead.
+
+  Returns:
+    The number of arrays that hold a value that is not finite.
+
+  Raises:
+    InputError: if there is one, unless `allow`; names the first.
+  """
+  leaves = [
+    (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
+    for path, leaf in jax.tree.leaves_with_path(tree)
+    if jnp.issubdtype(leaf.dtype, jnp.floating)
+  ]
+  # Those on devices in one program, the others where they are.
+  placed = {name: leaf for name, leaf in leaves if isinstance(leaf, jax.Array)}
+  finite = jax.device_get(_are_finite(placed))
+  bad = [
+    (name, leaf)
+    for name, leaf in leaves
+    if not (finite[name] if name in placed else np.isfinite(leaf).all())
+  ]
+  if not bad:
+    return 0
+  name, leaf = bad[0]
+  isfinite = jnp.isfinite if name in placed else np.isfinite
+  count = leaf.size - int(isfinite(leaf).sum())
+  others = f' (and {len(bad) - 1} more)' if bad[1:] else ''
+  problem = (
+    f'{where}: tensor {name!r} has {count:,} of {leaf.size:,} values that are '
+    f'not finite in {leaf.dtype}{others}'
+  )
+  if not allow:
+    raise InputError(f'{problem}; {advice}.')
+  logging.warning('%s; they are taken as they are, as allowed.', problem)
+  return len(bad)
+
+
+@jax.jit
+def _are_finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  return {name: jnp.isfinite(leaf).all() for name, leaf in arrays.items()}

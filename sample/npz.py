@@ -1,0 +1,93 @@
+"""Arrays of .npz files, whose headers are checked before they are believed.
+
+A few bytes can claim 10^12 images, or nest brackets until Python's parser gives
+up. What an array claims is compared with what the archive holds.
+"""
+
+import contextlib
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+from etils import epath
+
+from dit.errors import InputError
+from dit.published import reason
+
+# Deflate packs at most 1,032 bytes into one.
+_RATIO = 1040
+# Exceptions of numpy, zipfile and Python's parser for what is damaged.
+DAMAGED = (
+  OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError,
+  OverflowError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error,
+  struct.error, tokenize.TokenError,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def damage_of(place: object) -> Iterator[None]:
+  """Turns what reading a damaged file raises into an InputError."""
+  try:
+    yield
+  except InputError:
+    raise
+  except DAMAGED as error:
+    raise InputError(f'{place} is damaged ({reason(error)}).') from error
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """Reads shape, whether in Fortran order, and type of an array in a file."""
+  if np.lib.format.read_magic(file) == (1, 0):
+    return np.lib.format.read_array_header_1_0(file)
+  return np.lib.format.read_array_header_2_0(file)
+
+
+def header_of(
+  place: object, archive: zipfile.ZipFile, name: str
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """Returns the header of an array, which the archive can hold.
+
+  Args:
+    place: Name of the file, for messages.
+    archive: The .npz.
+    name: Name of the array, without .npy.
+
+  Raises:
+    InputError: if it is damaged, or claims more than there is.
+  """
+  with damage_of(place), archive.open(f'{name}.npy') as file:
+    shape, fortran, dtype = read_header(file)
+    begin, info = file.tell(), archive.getinfo(f'{name}.npy')
+    held = min(info.file_size - begin, info.compress_size * _RATIO)
+  claimed = math.prod(shape) * dtype.itemsize
+  if min(shape, default=0) < 0 or claimed > held:
+    raise InputError(
+      f'{place} is damaged: {name} of shape {str(shape)[:80]} claims more than '
+      f'the {max(held, 0):,} bytes that the file can hold.'
+    )
+  return shape, fortran, dtype
+
+
+def read_array(
+  place: object, archive: zipfile.ZipFile, name: str
+) -> np.ndarray:
+  """Reads one array whole; see `header_of`."""
+  header_of(place, archive, name)
+  with damage_of(place), archive.open(f'{name}.npy') as file:
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def names_of(path: epath.Path) -> set[str]:
+  """Returns the names of the arrays of an .npz."""
+  try:
+    with path.open('rb') as file, zipfile.ZipFile(file) as archive:
+      return {name.removesuffix('.npy') for name in archive.namelist()}
+  except DAMAGED as error:
+    raise InputError(
+      f'{path} is damaged, or no .npz ({reason(error)}).'
+    ) from error

@@ -1,0 +1,134 @@
+"""Weights with NaN or infinity are refused where they are read."""
+
+import json
+import pathlib
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dit import weights
+from dit.errors import InputError
+from dit.finite import check_finite
+from dit.published import read_tensors
+from sample.decoder import read_autoencoder
+from train.exchange import exchange
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden/ig_sit/model.safetensors'
+IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}
+NAME = 'blocks.0.attn.qkv.weight'
+
+
+def damaged(path, value=np.nan, dtype=np.float32):
+  """A published file of which one tensor holds three such values."""
+  tensors = load_file(GOLDEN)
+  tensor = tensors[NAME].astype(dtype)
+  tensor.flat[:3] = value
+  save_file({**tensors, NAME: tensor}, path)
+  return path
+
+
+@pytest.mark.parametrize(
+  ('value', 'dtype'),
+  [
+    (np.nan, np.float32),
+    (np.inf, np.float16),
+    (-np.inf, np.float32),
+    (1e39, np.float64),
+    (np.nan, jnp.bfloat16),
+  ],
+)
+def test_the_first_tensor_that_is_not_finite_is_named(tmp_path, value, dtype):
+  path = damaged(tmp_path / 'bad.safetensors', value, dtype)
+  with warnings.catch_warnings(action='error'):
+    with pytest.raises(InputError) as error:
+      read_tensors(path)
+  message = str(error.value)
+  size = load_file(GOLDEN)[NAME].size
+  assert '\n' not in message and '--allow_nonfinite' in message
+  assert f'{path}: tensor {NAME!r} has 3 of {size:,} values' in message
+  with pytest.raises(InputError, match='not finite'):
+    exchange(str(path), str(tmp_path / 'net'), **IG_SIT)
+  assert not (tmp_path / 'net').exists()
+
+
+def test_pickles_are_checked_too(tmp_path):
+  torch = pytest.importorskip('torch')
+  value = torch.tensor([1.0, 1e39], dtype=torch.float64)
+  torch.save({'weight': value}, tmp_path / 'bad.pt')
+  with pytest.raises(InputError, match="'weight' has 1 of 2 values"):
+    read_tensors(tmp_path / 'bad.pt')
+
+
+def test_for_study_they_are_converted_and_then_read(tmp_path):
+  path = damaged(tmp_path / 'bad.safetensors')
+  exchange(str(path), str(tmp_path / 'net'), **IG_SIT, allow_nonfinite=True)
+  _, params, info = weights.load_folder(tmp_path / 'net')
+  assert info['allow_nonfinite'] is True
+  assert np.isnan(params['blocks']['attention']['qkv']['kernel']).sum() == 3
+  # A folder that does not say so is refused, whoever wrote it.
+  config = tmp_path / 'net' / 'config.json'
+  about = json.loads(config.read_text())
+  del about['allow_nonfinite']
+  config.write_text(json.dumps(about))
+  with pytest.raises(InputError, match='attention/qkv/kernel'):
+    weights.load_folder(tmp_path / 'net')
+  back = tmp_path / 'back.safetensors'
+  exchange(str(tmp_path / 'net'), str(back), allow_nonfinite=True)
+  with pytest.raises(InputError, match='3 of'):
+    read_tensors(back)
+
+
+def test_finite_weights_need_no_mark(tmp_path):
+  exchange(str(GOLDEN), str(tmp_path / 'net'), **IG_SIT, allow_nonfinite=True)
+  about = json.loads((tmp_path / 'net' / 'config.json').read_text())
+  assert 'allow_nonfinite' not in about
+
+
+def test_quantized_folders_are_checked(tmp_path):
+  exchange(str(GOLDEN), str(tmp_path / 'net'), **IG_SIT)
+  exchange(str(tmp_path / 'net'), str(tmp_path / 'small'), quantize='int8')
+  path = tmp_path / 'small' / 'model.safetensors'
+  arrays = load_file(path)
+  scale = arrays['blocks/attention/qkv/kernel.scale']
+  scale.flat[0] = np.inf
+  save_file(arrays, path)
+  config = tmp_path / 'small' / 'config.json'
+  about = json.loads(config.read_text())
+  config.write_text(json.dumps({**about, 'sha256': weights._sha256(path)}))
+  with pytest.raises(InputError, match='attention/qkv/kernel'):
+    weights.load_folder(tmp_path / 'small')
+
+
+def test_values_too_large_for_bfloat16_are_not_quantized(tmp_path):
+  exchange(str(GOLDEN), str(tmp_path / 'net'), **IG_SIT)
+  config, params, _ = weights.load_folder(tmp_path / 'net')
+  params['label_embed'].flat[0] = 3.4e38
+  with pytest.raises(InputError, match='label_embed'):
+    weights.save_folder(
+      tmp_path / 'small', config, params, info={}, scheme='int4'
+    )
+  assert not (tmp_path / 'small').exists()
+
+
+def test_arrays_on_devices_and_integers():
+  tree = {'a': jnp.ones(3), 'b': {'c': np.arange(3), 'd': np.ones(2)}}
+  assert check_finite('here', tree, advice='stop') == 0
+  tree['a'] = jnp.asarray([1, jnp.inf, jnp.nan])
+  tree['b']['d'] = np.asarray([np.nan])
+  with pytest.raises(InputError) as error:
+    check_finite('here', tree, advice='stop')
+  assert str(error.value) == (
+    "here: tensor 'a' has 2 of 3 values that are not finite in float32 (and 1 "
+    'more); stop.'
+  )
+  assert check_finite('here', tree, advice='stop', allow=True) == 2
+
+
+def test_autoencoders_are_checked(tmp_path):
+  tensors = {'1.weight': np.full((4, 4, 3, 3), np.inf, np.float32)}
+  save_file(tensors, tmp_path / 'bad.safetensors')
+  with pytest.raises(InputError, match=r"'1.weight' has 144 of 144"):
+    read_autoencoder(f'taesd:{tmp_path}/bad.safetensors', None, 'decoder')

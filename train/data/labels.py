@@ -1,0 +1,70 @@
+"""Labels of finished images: numbers of classes, from 0.
+
+What is no class is refused, where labels are read, for a classifier that is
+compared with it would be wrong without a word.
+"""
+
+import re
+
+import numpy as np
+
+from dit.errors import InputError
+
+_MOST = 2**31 - 1
+
+
+def parse_labels(where: str, text: str) -> np.ndarray:
+  """Reads one number a line.
+
+  Args:
+    where: Name of the file, for messages.
+    text: Its text.
+
+  Returns:
+    (n,) int64.
+
+  Raises:
+    InputError: for anything but classes; names the first line.
+  """
+  words = text.split()
+  for number, word in enumerate(words, 1):
+    if not re.fullmatch(r'\d{1,10}', word) or int(word) > _MOST:
+      raise InputError(
+        f'{where}: label {number} is {word[:30]!r}, expected the number of a '
+        'class, 0 or more.'
+      )
+  return np.asarray([int(word) for word in words], np.int64)
+
+
+def as_labels(where: str, labels: np.ndarray) -> np.ndarray:
+  """Checks an array of labels (n,); returns it as int64.
+
+  Raises:
+    InputError: for anything but classes, such as text, fractions and negative
+      numbers; names the first image.
+  """
+  hint = (
+    'expected the number of a class, 0 or more; write the images without '
+    'labels if these are none'
+  )
+  if labels.dtype.kind not in 'iuf':
+    raise InputError(f'{where}: labels are of type {labels.dtype}, {hint}.')
+  with np.errstate(invalid='ignore'):
+    good = (labels >= 0) & (labels <= _MOST) & (labels % 1 == 0)
+  if not good.all():
+    first = int(np.argmin(good))
+    raise InputError(
+      f'{where}: the label of image {first} is {labels[first]}, {hint}.'
+    )
+  return labels.astype(np.int64)
+
+
+def check_classes(where: str, labels: np.ndarray, num_classes: int) -> None:
+  """Raises InputError unless all labels are below `num_classes`."""
+  if (labels >= num_classes).any():
+    first = int(np.argmax(labels >= num_classes))
+    raise InputError(
+      f'{where}: the label of image {first} is {labels[first]}, but the '
+      f'classifier reads classes 0 to {num_classes - 1}; give labels of its '
+      'data, or leave accuracy out of --metrics.'
+    )
