@@ -218,7 +218,8 @@ def stages(monkeypatch):
   """
   made = types.SimpleNamespace(run=[], stop=None)
 
-  def distill(experiment, folder, config, *, extensible):
+  def distill(experiment, folder, config, autoencoder, *, extensible):
+    del autoencoder
     assert not extensible
     workdir.claim(folder, config, extensible=extensible)
     made.run.append((str(folder), experiment.train.init_from))
