@@ -46,7 +46,7 @@ def test_mesh_of_some_devices():
 
 @pytest.mark.parametrize(
   'asked',
-  [(3, 1), (-1, 3), (2, 2), (16, 1), (-1, -1), (0, 8), (-2, 4), (2, 2, 3)],
+  [(3, 1), (-1, 3), (2, 2), (16, 1), (-1, -1), (0, 8), (2, 2, 3)],
 )
 def test_mesh_that_does_not_fit(asked):
   with pytest.raises(InputError, match='the 8 devices at hand'):
