@@ -141,7 +141,9 @@ def test_run_to_folder(tmp_path, run, weights):
   jax.tree.map(np.testing.assert_array_equal, params, expected)
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {'float32'}
   latents = {'autoencoder': {'name': 'pixels', 'encoder_sha256': None},
-             'normalisation': {'mean': [0.0], 'std': [1.0]}}  # fmt: skip
+             'decoder': None,
+             'normalisation': {'mean': [0.0], 'std': [1.0]},
+             'classes': list(map(str, range(10)))}  # fmt: skip
   sample = dict(workdir.load_config(run)['sample'])
   del sample['batch_size']
   assert info == {'weights': weights or 'ema', 'source': str(run), 'step': step,
@@ -201,7 +203,7 @@ def test_heads_of_named_widths_need_not_be_given(monkeypatch):
 
 def test_options_of_published_sources(refused, tmp_path):
   net = tmp_path / 'net'
-  refused(GOLDEN, net, '--family is needed', 'ig_sit, lightningdit')
+  refused(GOLDEN, net, '--family is needed', 'ig_sit, repa, lightningdit')
   refused(GOLDEN, net, "'ig_sti'", "mean 'ig_sit'", family='ig_sti')
   refused(GOLDEN, net, '--taps is needed', '8 for L and XL, 4 for B',
           family='ig_sit', num_heads=4)  # fmt: skip
