@@ -16,8 +16,8 @@ r"""Trains, samples, distills and evaluates Diffusion Transformers.
   python main.py sample  --folder=digits-ema --config.sample.steps=50
 
 Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
-2 the input cannot work, said in one line; 130 interrupted where nothing saves;
-143 ended by SIGTERM, with a line that says what is kept.
+2 the input cannot work, said in one line; 130 interrupted in a command that
+saves nothing; 143 ended by SIGTERM, with a line that says what is kept.
 """
 
 import errno

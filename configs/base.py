@@ -181,14 +181,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.prepare.max_broken = 100
 
   config.train = ml_collections.ConfigDict()
-  # How long (a run goes on to a larger number), and the global batch; images.
+  # Length of training, which can be raised to continue a run, and the global
+  # batch size, both in images.
   config.train.images = 102_400_000
   config.train.batch_size = 256
   # Stop after so many non-finite steps in a row.
   config.train.max_bad_steps = 10
   # Parts of a batch that are computed one after the other, for memory.
   config.train.accumulate = 1
-  # Workdir of a run, or folder of unquantised weights, whose weights a fresh
+  # Workdir of a run, or folder of unquantized weights, whose weights a fresh
   # run starts with; empty: random ones. Stages of a recipe store it relative to
   # their own workdir.
   config.train.init_from = ''
@@ -288,15 +289,15 @@ def get_config() -> ml_collections.ConfigDict:
   # Standard errors: disjoint sets of images, or bootstrap resamples (0: none).
   config.eval.repeats = 1
   config.eval.bootstrap = 0
-  # While training: images seen between evaluations (0: none), images of each,
-  # and their guidance.
+  # Evaluation while training: images seen between two (0: none), number of
+  # images drawn for each, and their guidance.
   config.eval.every_images = 0
   config.eval.num = 1000
   config.eval.guidance = 'none'
 
   config.compare = ml_collections.ConfigDict()
-  # Images per method, and what `compare` puts side by side. S2 is published on
-  # top of CFG, with omega 0.25.
+  # Images per method, and the methods that `compare` puts side by side. S2 is
+  # published on top of CFG, with omega 0.25.
   config.compare.num = 500
   config.compare.methods = ('none', 'cfg:1.35', 'ig:1.4', 'cfg:1.35,s2:1.25')
   # Methods whose scale is swept, and the scales.
@@ -323,8 +324,8 @@ def get_config() -> ml_collections.ConfigDict:
   # full, constrained or hybrid (train/distill/levels.py).
   config.distill.schedule = 'hybrid'
   # Unit of a term: distance of the sample to the teacher's prediction,
-  # conditional (ours: Decoupled DMD's equation 6 has no unit), or guided (as
-  # DMD2; needs one level for both terms).
+  # conditional (ours: Decoupled DMD's equation 6 has no unit), or guided (as in
+  # DMD2; it needs one level for both terms).
   config.distill.normaliser = 'conditional'
   # What stands beside CA: dm, mean_variance, gan or none; and the terms'
   # weights, dm_weight being that of mean_variance too.
@@ -339,20 +340,21 @@ def get_config() -> ml_collections.ConfigDict:
   # measured on the training split.
   config.distill.moments = ()
   # The fake denoiser: full, or lora (low-rank changes of attention's projected
-  # queries and values), with rank and scale; its updates for each one of the
-  # student (a step is one of its own, so the student has train.images /
-  # batch_size / fake_updates), and its constant learning rate, 0 for
-  # optimizer.lr; it has no weight decay.
+  # queries and values); rank and scale of lora; number of its updates for each
+  # update of the student (every training step updates the fake denoiser, so the
+  # student is updated train.images / batch_size / fake_updates times); and its
+  # constant learning rate (0: optimizer.lr). It has no weight decay.
   config.distill.fake = 'full'
   config.distill.lora_rank = 32
   config.distill.lora_scale = 2.0
   config.distill.fake_updates = 5
   config.distill.fake_lr = 0.0
-  # Dynamic start, as in DMDR's repository: Beta distribution of the levels of
-  # DM and of the fake denoiser's loss at first, such as (4.0, 1.5) for more
-  # noise ((1.0, 1.0): always uniform); scale of the fake denoiser's low-rank
-  # changes in the real score at first, such as 0.75 (0: the teacher alone); and
-  # updates of the student until both have ended, along half a cosine.
+  # Dynamic start, as in DMDR's repository: initial Beta distribution of the
+  # levels of DM and of the fake denoiser's loss, such as (4.0, 1.5) for more
+  # noise ((1.0, 1.0): always uniform); initial scale of the fake denoiser's
+  # low-rank changes in the real score, such as 0.75 (0: the teacher alone); and
+  # number of the student's updates over which both fade out, along half a
+  # cosine.
   config.distill.level_beta = (1.0, 1.0)
   config.distill.teacher_lora_scale = 0.0
   config.distill.dynamic_updates = 10_000

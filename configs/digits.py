@@ -5,8 +5,8 @@
 600 steps of batch 64: under a minute on two cores. So short a run leaves the
 network under-trained, and there guidance helps; after
 `--config.train.images=96000` no method does (docs/digits.md). Scales are ours,
-chosen on this set; s2:1.5 is twice the published omega of 0.25, and without
-CFG.
+chosen on this set; s2:1.5 is twice the published omega of 0.25, and is used
+without CFG.
 """
 
 import ml_collections

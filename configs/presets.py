@@ -14,7 +14,7 @@ draws other noise. Times are ours: 0 data, 1 noise.
 
 import ml_collections
 
-# Of the network's activations, float32 where ours would be bfloat16.
+# Precision of the network's activations: float32, where ours would be bfloat16.
 _COMMON = {'dtype': 'float32', 'labels': 'random', 'num': 50_000}
 _SD = {**_COMMON, 'autoencoder': 'sd_vae', 'decoder': 'sd-vae-ft-ema'}
 _VA = {
@@ -23,7 +23,7 @@ _VA = {
   'decoder': 'vavae-imagenet256-f16d32-dinov2',
 }
 _SDE = {'solver': 'euler_maruyama', 'steps': 250, 'last': 0.04}
-# The code of REPA, and Internal Guidance's SiT code, which is made of it, keeps
+# The code of REPA, and Internal Guidance's SiT code, which builds on it, keeps
 # the state in float64 and truncates pixels. That of DiT, SiT and LightningDiT
 # keeps it in float32 and rounds.
 _REPA = {**_SDE, 'state_dtype': 'float64', 'truncate': True}

@@ -25,7 +25,7 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def partial_path(path: Any) -> Any:
-  """The name under which this process writes a file or folder at first."""
+  """Returns the name under which this process first writes a file or folder."""
   return path.with_name(f'.{path.name[:_LONGEST]}.{os.getpid()}')
 
 
@@ -67,7 +67,7 @@ def sync(path: os.PathLike) -> None:
 
 
 def remove_leftovers(folder: epath.Path, names: Sequence[str]) -> None:
-  """Removes what killed commands left of files that they were writing.
+  """Removes the partial files that killed commands left behind.
 
   Args:
     folder: Folder of the files.
@@ -89,12 +89,12 @@ def remove_leftovers(folder: epath.Path, names: Sequence[str]) -> None:
 
 
 def is_full(error: OSError) -> bool:
-  """Whether an error says that the disk, or a quota, is full."""
+  """Returns whether an error says that the disk, or a quota, is full."""
   return error.errno in _FULL
 
 
 def write_error(path: os.PathLike, error: OSError) -> WriteError:
-  """The error for a file that could not be written."""
+  """Returns the error for a file that could not be written."""
   todo = 'make room' if is_full(error) else 'see to the folder'
   return WriteError(
     f'{os.fspath(path)} could not be written ({error.strerror or error}); '

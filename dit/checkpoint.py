@@ -23,7 +23,7 @@ from dit.finite import check_finite
 from dit.sharding import placed, tree_shardings
 
 WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
-# Looks for a newest checkpoint that lasts long enough to be read.
+# Attempts to read the newest checkpoint before training removes it.
 _LOOKS = 10
 _PAUSE_SECONDS = 0.05
 # What to do with a checkpoint whose weights are not finite.
@@ -79,7 +79,7 @@ def restore_weights(
   Args:
     workdir: Folder of the run.
     config: Configuration of the network.
-    mesh: Devices to put them on.
+    mesh: Devices for the weights.
     weights: Set to read, 'ema' or 'raw'.
     step: Step of the checkpoint; None for the newest.
     allow_nonfinite: Whether values that are not finite are taken as they are.
@@ -116,7 +116,7 @@ def restore_newest(
   """Reads one item of a checkpoint of a run that may be in training.
 
   Training removes earlier checkpoints, so the newest one of a moment ago may
-  vanish while it is read; then the newest one is looked for again.
+  be removed while it is read; then the new newest one is read.
 
   Args:
     workdir: Folder of the run.
@@ -148,7 +148,7 @@ def restore_newest(
 
 
 def _lasts(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
-  """Whether a checkpoint stays, as a damaged one does; waits for a moment.
+  """Waits a moment, and returns whether the checkpoint is still there.
 
   Args:
     workdir: Folder of the run.

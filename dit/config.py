@@ -81,7 +81,7 @@ def named_size(name: str) -> dict[str, Any]:
 
 
 def name_of(config: 'DiTConfig') -> str:
-  """Returns a name that gives `config` where its other keys are set too."""
+  """Returns a model name that, with all other keys set, gives `config`."""
   sizes = (config.depth, config.width, config.num_heads)
   size = next((name for name in SIZES if SIZES[name] == sizes), 'XL')
   family = next(

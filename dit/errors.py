@@ -11,7 +11,7 @@ _LONGEST = 2000
 
 
 class InputError(ValueError):
-  """What the user asked for cannot work.
+  """An error in the input: what the user asked for cannot work.
 
   The message is one line: what was wrong, what was expected, what to do.
   The command line prints it and exits with status 2.
@@ -44,7 +44,7 @@ def quote(value: Any, most: int = 100) -> str:
 
 
 class RunError(RuntimeError):
-  """The work cannot go on although the input was right, as on a full disk.
+  """A failure of a command whose input was right, such as a full disk.
 
   The message is one line: what failed, what is kept, what to do. The command
   line prints it and exits with status 1.
@@ -59,7 +59,7 @@ class WriteError(RunError):
 
 
 def nearest_words(name: str, known: Iterable[str]) -> list[str]:
-  """Returns the known word that `name` is near to, or an empty list."""
+  """Returns the known word nearest to `name` in a list; [] if none is near."""
   if len(name) > 100:
     return []
   match = difflib.SequenceMatcher(b=name.lower())
@@ -68,7 +68,7 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
     match.set_seq1(word.lower())
     return match.ratio()
 
-  # Among equals, the first. A short word differs much by one letter.
+  # Ties go to the first word. Short words differ much by one letter.
   best = max(known, key=similarity, default='')
   near = best and similarity(best) >= (0.5 if len(name) <= 3 else 0.6)
   return [best] if near else []

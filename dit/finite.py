@@ -1,7 +1,7 @@
 """Values that are not finite: NaN and infinity.
 
-Weights that hold one give black images only, and a Frechet distance of black
-images is a number like any other, so weights are checked where they are read.
+Weights that hold such a value give only black images, and the Frechet distance
+of black images is a finite number, so weights are checked when they are read.
 """
 
 from typing import Any
@@ -13,14 +13,14 @@ from absl import logging
 
 from dit.errors import InputError
 
-# How `info` of a folder, or the header of a file, says that they are there.
+# Key that marks such weights in a folder's `info` or a file's header.
 ALLOWED = 'allow_nonfinite'
 
 
 def check_finite(
   where: object, tree: Any, *, advice: str, allow: bool = False
 ) -> int:
-  """Checks weights.
+  """Checks that weights are finite.
 
   Args:
     where: File or folder that they were read from, for the message.
@@ -40,7 +40,7 @@ def check_finite(
     for path, leaf in jax.tree.leaves_with_path(tree)
     if jnp.issubdtype(leaf.dtype, jnp.floating)
   ]
-  # Those on devices in one program, the others where they are.
+  # Arrays on devices are checked in one program, others by numpy.
   placed = {name: leaf for name, leaf in leaves if isinstance(leaf, jax.Array)}
   finite = jax.device_get(_are_finite(placed))
   bad = [

@@ -49,12 +49,12 @@ from dit.json_files import read_json
 REFRESH_SECONDS = 30.0
 STALE_REFRESHES = 10
 # Two commands that find no marker at once both write theirs; after this time
-# the later one stands, and the other command gives way.
+# the later marker counts, and the command of the earlier one is refused.
 _SETTLE_SECONDS = 1.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # Bytes that must fit on the disk: an empty file fits on a full one.
 _ROOM = 2**16
-_LONGEST = 200  # characters of a name in that of its lock
+_LONGEST = 200  # characters of a name that the name of its lock keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _Owner:
       about = read_json(path)
       refreshed = float(about.pop('refreshed', 0))
       for seconds in (refreshed, about['since']):
-        _clock(seconds)  # raises where it is no time
+        _clock(seconds)  # raises ValueError if it is not a time
       return cls(**about), refreshed
     except (ValueError, TypeError, LookupError, OverflowError, OSError):
       return None, 0.0  # removed meanwhile, or nothing in it yet
@@ -119,7 +119,8 @@ def folder_lock(
     folder: Folder that is written to, local or gs://.
     name: Name of the lock; the module lists them.
     command: Command that wants it, such as 'train'.
-    instead: Advice to whom it is refused, such as 'choose another --out'.
+    instead: Advice for a command that is refused, such as 'choose another
+      --out'.
     writes: Patterns of the files that the lock covers, for the leftovers.
     subject: Path that messages name; None for the folder.
 
@@ -191,7 +192,7 @@ def _held(
     yield
   finally:
     if os.getpid() == owner.pid:
-      # Before the lock is given back: afterwards it may be another's.
+      # Removed before the lock is released: afterwards it may be another's.
       with contextlib.suppress(OSError):  # the folder may have been removed
         path.unlink()
       leave()
@@ -200,7 +201,7 @@ def _held(
 def _lock(path: epath.Path, subject: str, instead: str) -> int | None:
   """Takes a lock of the kernel; None where the file system has none."""
   while True:
-    # It closes itself in programs that this process starts.
+    # Programs that this process starts do not inherit it.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -302,7 +303,7 @@ def _clock(seconds: float) -> str:
 
 
 def _missing(folder: epath.Path) -> list[epath.Path]:
-  """The folder and those above it that do not exist yet, innermost first."""
+  """Returns the missing ones of a folder and its parents, innermost first."""
   if '://' in os.fspath(folder):
     return []
   return [each for each in (folder, *folder.parents) if not each.exists()]

@@ -15,8 +15,8 @@ def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
   """Reads the object that a JSON file holds.
 
   Args:
-    path: local or gs://.
-    advice: end of the error message, such as '; train again'.
+    path: File, local or gs://.
+    advice: End of the error message, such as '; train again'.
 
   Raises:
     InputError: if the file cannot be read, or holds anything else.
@@ -54,12 +54,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _integer(text: str) -> int | float:
-  """A number; Python would refuse an integer of some thousand digits."""
+  """Returns a number; Python refuses integers of several thousand digits."""
   return int(text) if len(text) <= 20 else float(text)
 
 
 def _children(value: Any) -> list[Any]:
-  """The values right inside a value."""
+  """Returns the values directly inside a value."""
   if isinstance(value, dict):
     return list(value.values())
   return value if isinstance(value, list) else []

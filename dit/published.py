@@ -60,8 +60,8 @@ def read_tensors(
     allow_nonfinite: Whether values that are not finite are taken as they are.
 
   Returns:
-    Tensors by name, floating point as float32; and which they are: 'ema',
-    'raw', or 'as stored' where the file has one set.
+    Tensors by name, floating point as float32; and the set that they are:
+    'ema', 'raw', or 'as stored' where the file has one set.
 
   Raises:
     InputError: for a file that is missing, damaged, of another kind, or holds
@@ -150,7 +150,7 @@ def header_of(path: epath.PathLike) -> dict[str, str]:
 
 
 def local(path: epath.PathLike) -> pathlib.Path:
-  """Returns the path on this machine; InputError for gs:// and its like."""
+  """Returns the path on this machine; InputError for a remote one."""
   name = os.fspath(path)
   if name.startswith(HUB):
     raise InputError(
@@ -180,7 +180,7 @@ def _as_float32(tensor: np.ndarray) -> np.ndarray:
   """Any floating point as float32; other types as they are."""
   # To numpy alone bfloat16 is no floating point.
   floating = jnp.issubdtype(tensor.dtype, jnp.floating)
-  with np.errstate(over='ignore'):  # what overflows is infinite, and refused
+  with np.errstate(over='ignore'):  # infinite values are refused later
     return tensor.astype(np.float32, copy=False) if floating else tensor
 
 

@@ -28,9 +28,9 @@ MOST_LETTERS = 3000
 MOST_ENTRIES = 1000
 # More images than any run sees, and exact in float64.
 MOST_IMAGES = 10**15
-# About the root of what float32 holds, which leaves room for a product.
+# About the square root of the largest float32, so that a product fits too.
 LARGE = 1e18
-# Where runs can lie beside local folders, and where published files do.
+# Schemes of storage for runs beside local folders, and of published files.
 _STORES = ('gs', 's3', 'az')
 _WEB = ('hf', 'https')
 
@@ -92,12 +92,12 @@ class FilePath:
       return False
     names = data.replace(b',', b'/').split(b'/')
     short = max(map(len, names)) <= 255 and b'\0' not in data
-    # The home folder of a user who is not there.
+    # ~NAME, where no user has that name.
     lost = value.startswith('~') and os.path.expanduser(value) == value
     return short and not lost and self._knows_store(value)
 
   def _knows_store(self, value: str) -> bool:
-    """Tells whether what stands before '://', if anything, is known."""
+    """Tells whether the scheme before '://', if there is one, is known."""
     store, separator, _ = value.partition('://')
     if self.web:
       store = re.split('[:,]', store)[-1]
@@ -175,8 +175,8 @@ def check_value(key: str, value: Any, declaration: Any) -> None:
   """Checks one value.
 
   Args:
-    key: what the value is called, such as 'train.images' or '--num'.
-    value: of any type.
+    key: name of the value, such as 'train.images' or '--num'.
+    value: the value to check, of any type.
     declaration: the type that is expected, such as Annotated[int, Range(1, 9)].
 
   Raises:
@@ -205,7 +205,7 @@ def parts_of(declaration: Any) -> tuple[Any, Rule | None]:
 
 @functools.cache
 def declarations(kind: Any) -> dict[str, Any]:
-  """The declared type of every field that is not a dataclass itself."""
+  """Returns the declared type of every field that is not a dataclass itself."""
   hints = typing.get_type_hints(kind, include_extras=True)
   return {
     field.name: hints[field.name]
@@ -233,5 +233,5 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _number(value: float) -> str:
-  """A bound as text, 1,000,000 or 1e-06."""
+  """Returns a bound as text, such as 1,000,000 or 1e-06."""
   return f'{value:,}' if isinstance(value, int) else f'{value:g}'

@@ -37,7 +37,7 @@ def without_projectors(
     if not name.startswith(_LATER):
       return name
     number, _, rest = name.removeprefix(_LATER).partition('.')
-    # A name without a number is refused later, as one that has no place.
+    # A name without a number is refused later, as an unknown one.
     return f'blocks.{before + int(number)}.{rest}' if number.isdigit() else name
 
   return {

@@ -103,8 +103,8 @@ def load_folder(
     quantised ones as float32, and the `info` that they were saved with.
 
   Raises:
-    InputError: for a folder that is damaged or of another kind, or weights
-      that are not finite, naming what.
+    InputError: for a folder that is damaged or of another kind, or weights that
+      are not finite; the message names them.
   """
   folder = local(folder)
   config, info = load_config(folder)
@@ -146,9 +146,9 @@ def save_tensors(
   """Writes published tensors as one .safetensors file.
 
   Args:
-    path: of the file, which must not exist.
-    tensors: by their published names.
-    **about: what the file's header says of them.
+    path: File, which must not exist.
+    tensors: Tensors by their published names.
+    **about: Entries of the file's header that describe them.
 
   Raises:
     InputError: if the file exists or cannot be written.

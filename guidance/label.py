@@ -131,7 +131,7 @@ class ClassifierFreeZero(LabelTerm):
   zero_steps: int = static(1)
 
   def __post_init__(self) -> None:
-    """Checks the range, and that the interval has the steps left out."""
+    """Checks the range, and that the interval covers the steps left out."""
     check_range('guidance zero_steps', self.zero_steps, 0, 100_000)
     if self.zero_steps and self.scale.high < 1:
       raise InputError(

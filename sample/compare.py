@@ -96,10 +96,10 @@ class Row:
 
   Attributes:
     method: guidance as text.
-    scores: of its images.
+    scores: metrics of its images.
     nfe: network evaluations per image.
     rate: images per second.
-    gains: fall of the distance in features and in pixels against the first
+    gains: decrease of the distance in features and in pixels from the first
       row, in standard errors of the difference.
     nonfinite: Number of its images with values that are not finite.
   """
@@ -146,21 +146,23 @@ def compare(
 
   Args:
     denoiser: the network.
-    config: what to compare.
-    sampling: how to integrate.
-    path: of the network's velocity.
+    config: section `compare`.
+    sampling: settings of the sampler.
+    path: the path of the network's velocity.
     shape: (H, W, C) of a latent.
     mesh: the devices.
-    seed: of all noise.
+    seed: the seed of all noise.
     reference: real images and labels that distances are taken to.
-    held_out: real images and labels that the network has not seen: the floor;
-      None for none.
-    protocol: what else fixes the figures, such as weights; it is written down.
-    folder: for the results; those of the same protocol are kept as they are.
+    held_out: real images and labels that the network has not seen, whose
+      distance is the floor; None for none.
+    protocol: other settings that fix the figures, such as weights; it is stored
+      with the results.
+    folder: folder of the results; results of the same protocol are kept.
     guide: the weaker network of AutoGuidance.
-    classifier: whose features measure distances; None trains one.
-    autoencoder: decodes what is drawn; None for pixels.
-    progress: called with a line of text as rows are finished.
+    classifier: the classifier whose features measure distances; None trains
+      one.
+    autoencoder: the decoder of the latents; None for pixels.
+    progress: function called with a line of text as rows are finished.
 
   Returns:
     The table, as Markdown.

@@ -1,4 +1,4 @@
-"""Autoencoders by text, and whether one makes images of a network's latents.
+"""Autoencoders named by text, and checks that one decodes a network's latents.
 
 The text is NAME:PLACE, a name of `dit.autoencoder.AUTOENCODERS` and its files
 (local, hf:// or https://), separated by commas, or the folder that holds them.
@@ -33,8 +33,8 @@ def read_autoencoder(
   Args:
     text: 'NAME:FILE[,FILE...]' or 'NAME:FOLDER', a file of latent statistics
       among the files; None, or 'pixels', where latents are images.
-    mesh: where to put the weights, whole on every device.
-    half: that is needed, 'encoder' or 'decoder'.
+    mesh: devices for the weights, each of which holds all of them.
+    half: the half that is needed, 'encoder' or 'decoder'.
 
   Raises:
     InputError: if the files are not those of the name, or lack the half.
@@ -67,11 +67,11 @@ def read_autoencoder(
 def remembered(
   text: str | None, loaded: Autoencoder | None
 ) -> dict[str, str] | None:
-  """Returns what data and runs remember of what decodes their latents.
+  """Returns what data and runs remember of the decoder of their latents.
 
   Args:
     text: the text that the user gave.
-    loaded: the autoencoder that was read of it.
+    loaded: the autoencoder that was read from it.
 
   Returns:
     Its name and place, absolute, and the hash of its decoder; None without one.
@@ -100,17 +100,17 @@ def place_of(text: str | None, latents: Mapping[str, Any]) -> str | None:
 def read_decoder(
   text: str | None, channels: int, latents: Mapping[str, Any], mesh: Mesh
 ) -> Autoencoder | None:
-  """Reads what makes images of the network's latents.
+  """Reads the autoencoder that decodes the network's latents.
 
   Args:
     text: the text that the user gave, as `read_autoencoder` takes it; None for
       what the run or folder remembers.
     channels: channels of the network's latents.
-    latents: what the run or folder knows of its data; see `Source.latents`.
-    mesh: where to put the weights.
+    latents: what the run or folder remembers of its data; see `about_latents`.
+    mesh: devices for the weights.
 
   Returns:
-    The autoencoder, with the normalisation that the network was trained with;
+    The autoencoder, with the normalization that the network was trained with;
     None where latents are images.
 
   Raises:
@@ -200,8 +200,8 @@ def _split(place: str) -> list[str]:
 def _files(name: str, place: str) -> tuple[list[str], pathlib.Path | None]:
   """Returns the files of an autoencoder, and the folder that they lie in.
 
-  Of a folder: those that are called NAME.* or NAME_*, else all; .safetensors
-  before pickles.
+  A folder's files are those called NAME.* or NAME_*, or all if there are none;
+  .safetensors files come before pickles.
   """
   words = _split(place)
   if len(words) != 1 or '://' in words[0] or not local(words[0]).is_dir():

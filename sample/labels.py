@@ -1,9 +1,10 @@
 """Classes by name or by number.
 
 A word is the name of a class, or else its number, counted from 0. Names match
-exactly, or without regard to case and underscores, or by what stands before
-their first comma, as ImageNet's 'tench, Tinca tinca'; the first of these rules
-that fits decides. A class whose name is a number is meant by its name.
+exactly, or without regard to case and underscores, or by the part before their
+first comma, as in ImageNet's 'tench, Tinca tinca'; the first of these rules
+that fits decides. A number that is also the name of a class means the class of
+that name.
 """
 
 import collections
@@ -19,7 +20,8 @@ def names_of(latents: Mapping[str, Any]) -> tuple[str, ...]:
   """Returns the class names that a run or folder knows, in label order.
 
   Args:
-    latents: what it says of its data; see `train.data.source.about_latents`.
+    latents: what it remembers of its data; see
+      `train.data.source.about_latents`.
   """
   names = latents.get('classes')
   if not isinstance(names, list | tuple):
@@ -39,7 +41,7 @@ def find_classes(
     others: words that the caller accepts as well, for the error.
 
   Raises:
-    InputError: for a word that is no class, or names several.
+    InputError: for a word that names no class, or several.
   """
   words, found = text.split(','), []
   rules: tuple[Callable[[str], str], ...] = (str, _plain, _short)

@@ -1,14 +1,14 @@
 """Images with values that are not finite: how many there are, and too many.
 
-NaN and infinity become black pixels. Metrics take those for images like any
-other, so every command counts them and says so.
+NaN and infinity become black pixels. Metrics count those like any other image,
+so every command reports their number.
 """
 
 from absl import logging
 
 from dit.errors import NonFiniteError
 
-# Share of a set from which its metrics say nothing: they are not taken.
+# Share of a set above which metrics say nothing, and are not taken.
 MOST = 0.01
 
 

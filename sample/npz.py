@@ -1,4 +1,4 @@
-"""Arrays of .npz files, whose headers are checked before they are believed.
+"""Arrays of .npz files, whose headers are checked before they are trusted.
 
 A few bytes can claim 10^12 images, or nest brackets until Python's parser gives
 up. What an array claims is compared with what the archive holds.
@@ -21,7 +21,7 @@ from dit.published import reason
 
 # Deflate packs at most 1,032 bytes into one.
 _RATIO = 1040
-# Exceptions of numpy, zipfile and Python's parser for what is damaged.
+# Exceptions of numpy, zipfile and Python's parser for damaged files.
 DAMAGED = (
   OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError,
   OverflowError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error,
@@ -31,7 +31,7 @@ DAMAGED = (
 
 @contextlib.contextmanager
 def damage_of(place: object) -> Iterator[None]:
-  """Turns what reading a damaged file raises into an InputError."""
+  """Turns the exceptions of a damaged file into an InputError."""
   try:
     yield
   except InputError:
@@ -50,7 +50,7 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 def header_of(
   place: object, archive: zipfile.ZipFile, name: str
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
-  """Returns the header of an array, which the archive can hold.
+  """Returns the header of an array, and checks that the archive can hold it.
 
   Args:
     place: Name of the file, for messages.

@@ -61,17 +61,16 @@ _MOST = 100_000  # of a number in the section `sample` of a folder
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-  """A network, and how it is sampled.
+  """A network and the settings to sample it with.
 
   Attributes:
     denoiser: the network, its parameters on the devices.
-    sampling: how to integrate.
-    path: of its velocity.
+    sampling: settings of the sampler.
+    path: the path of its velocity.
     shape: (H, W, C) of its latents.
     mesh: the devices.
-    autoencoder: makes images of latents; None where they are images.
-    classes: name of each class, in the order of the labels; () where nothing
-      says.
+    autoencoder: the decoder of the latents; None where they are images.
+    classes: name of each class, in the order of the labels; () if not known.
   """
 
   denoiser: Denoiser
@@ -96,16 +95,17 @@ class Pipeline:
     Args:
       labels: class of each image (n,), by number or by name, or text such as
         'bird,3'.
-      guidance: as text, such as 'ig:1.5,cfg:1.2@0-0.7', or made by hand.
-      seed: of all noise; image i depends on it and on i.
-      guide: whose network is the weaker one of guidance auto.
+      guidance: guidance as text, such as 'ig:1.5,cfg:1.2@0-0.7', or as an
+        object.
+      seed: seed of all noise; image i depends on it and on i.
+      guide: pipeline whose network is the weaker one of guidance auto.
       **sampling: fields of `SampleConfig` to change, such as steps=25.
 
     Returns:
       (n, H, W, C) uint8.
 
     Raises:
-      InputError: for what cannot be drawn; names what can.
+      InputError: for a request that cannot be drawn; the message says what can.
     """
     check_value('seed', seed, Seed)
     labels, config = self._checked(labels), self._config(sampling)

@@ -41,14 +41,14 @@ _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 # What this module makes, and so may replace; nothing else is touched.
 _FILES = ('samples.npz', 'samples.png', 'labels.txt')
 _INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
-# The same as patterns for a lock (`dit.folder_lock`).
+# The same files, as patterns for a lock (`dit.folder_lock`).
 WRITES = ('samples.json', *_FILES, 'parts/[0-9]*.npz', 'images/[0-9]*.png')
 
 
 class Store:
   """The images of one protocol in one folder.
 
-  For one process only, which holds the lock "samples" of the folder.
+  Only one process uses it, and holds the lock "samples" of the folder.
   """
 
   def __init__(
@@ -65,12 +65,13 @@ class Store:
     Args:
       folder: Local folder or gs://, which exists.
       protocol: Settings that fix the images, as plain values.
-      labels: (n,) int, of all images.
+      labels: (n,) int, the labels of all images.
       form: One of FORMATS.
       overwrite: Whether images of another protocol are discarded.
 
     Raises:
-      InputError: if the folder holds what is not ours or of another protocol.
+      InputError: if the folder holds other files, or images of another
+        protocol.
       WriteError: if it cannot be written.
     """
     check_choice('--format', form, FORMATS)
@@ -102,7 +103,7 @@ class Store:
 
   @property
   def nonfinite(self) -> int:
-    """Number of the images that are there with values not finite."""
+    """The number of finished images with values that are not finite."""
     return len(self._nonfinite)
 
   def add(
@@ -328,7 +329,7 @@ class Store:
 
 
 def _numbers(text: Any) -> set[int]:
-  """Reads numbers such as '3,17'; none of what is no such text."""
+  """Reads numbers such as '3,17'; returns none for any other text."""
   return {int(n) for n in re.findall(r'\b\d{1,12}\b', str(text))}
 
 

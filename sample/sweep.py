@@ -151,20 +151,21 @@ def sweep(
   Args:
     denoiser: the network.
     grid: the points.
-    sampling: how to integrate.
-    metric: for the picture, one of those that `score` gives.
-    num: images for each point, labels balanced.
-    path: of the network's velocity.
+    sampling: settings of the sampler.
+    metric: metric of the picture and the marks, one that `score` gives.
+    num: number of images for each point, with balanced labels.
+    path: the path of the network's velocity.
     shape: (H, W, C) of a latent.
     mesh: the devices.
-    seed: of all noise: the same for every point.
-    score: images (n, H, W, C) uint8 and labels (n,) to metrics by name.
-    metric_name: what the picture calls the metric.
-    protocol: what else fixes the figures, such as weights.
-    folder: for the results.
+    seed: the seed of all noise, which is the same for every point.
+    score: function of images (n, H, W, C) uint8 and labels (n,) to metrics by
+      name.
+    metric_name: name of the metric in the picture.
+    protocol: other settings that fix the figures, such as weights.
+    folder: folder of the results.
     guide: the weaker network of AutoGuidance.
-    autoencoder: decodes; None for pixels.
-    overwrite: discards points of another protocol.
+    autoencoder: the decoder of the latents; None for pixels.
+    overwrite: whether points of another protocol are discarded.
 
   Returns:
     The table, as Markdown, and a line on its marks.
@@ -210,7 +211,7 @@ def sweep(
     text = _as_csv(grid, rows, marks(rows, metric))
     writer.write_bytes(folder / 'sweep.csv', text.encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
-  # Again, for another metric may be marked than when they were measured.
+  # The marks are made again, since the metric may be another one now.
   text = _as_csv(grid, rows, marks(rows, metric))
   writer.write_bytes(folder / 'sweep.csv', text.encode())
   mine = {point: rows[point] for point in grid.points()}

@@ -19,7 +19,7 @@ def command(name: str, *words: str) -> str:
 
 
 class Advice:
-  """What can be tried on a run.
+  """Commands that can be tried on a run.
 
   A command is printed if its guidance, weights, data and decoder are there;
   where only the decoder is missing, the sentence says how to give it.
@@ -42,12 +42,12 @@ class Advice:
   def __call__(
     self, name: str, *words: str, guidance: Sequence[str] = ('none',)
   ) -> str:
-    """Returns ' Try: COMMAND', or '' where it would be refused.
+    """Returns ' Try: COMMAND', or '' if the command would be refused.
 
     Args:
       name: name of the command.
       *words: its flags, beside those that name the run.
-      guidance: all guidance that it asks of the network.
+      guidance: all guidance that it uses.
     """
     try:
       opened = self._opened

@@ -97,7 +97,8 @@ def _commit() -> str:
 
 
 def _check_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
-  """Raises InputError for an unknown flag, before a missing one is missed."""
+  """Raises InputError for an unknown flag, before argparse asks for missing
+  ones."""
   command, *rest = words
   known = re.findall(r'--[a-z][a-z_0-9]*', parser.format_usage())
   for word in rest:

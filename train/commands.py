@@ -1,4 +1,5 @@
-"""The commands: what each makes of its flags, and what carries it out.
+"""The commands: each turns its flags into arguments and calls what does the
+work.
 
 Importing this module imports JAX and takes seconds, so `main` does it after the
 flags are checked.

@@ -10,7 +10,7 @@ of published weights (of family sit: --config.model.convention=reversed and
 
 The recipe of `dm` and `shared` is that of DMDR's repository (vvvvvjdy/dmdr,
 train_cc/sit/scripts/cold_start_sitxl.sh; arXiv 2511.13649) for SiT-XL/2 + REPA
-and one step. Ours, in all rows:
+and one step. It differs from theirs in all rows:
 
   * an average of the student's weights, 0.999 per update; theirs keeps none
     (`sample --weights=raw` draws with the last weights)

@@ -137,11 +137,12 @@ class Classifier:
     return features, logits.argmax(-1)
 
   def save(self, folder: epath.PathLike, about: dict[str, Any]) -> None:
-    """Writes a folder, whole or not at all; of a job, the first process does.
+    """Writes a folder, whole or not at all, on the first process of a job.
 
     Args:
-      folder: must not exist, or be empty.
-      about: values of JSON: which images, how trained, how accurate.
+      folder: a path that must not exist, or be an empty folder.
+      about: plain values that describe the images, the training and the
+        accuracy.
 
     Raises:
       InputError: if the folder holds files or cannot be written.

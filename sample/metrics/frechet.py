@@ -201,7 +201,7 @@ def _distance(sample: Moments, reference: Moments) -> float:
 
 
 def least_rows(features: int) -> int:
-  """Returns how many images of so many features `extrapolated` needs."""
+  """Returns the number of images that `extrapolated` needs for its features."""
   return 5 * (features + 1)
 
 
@@ -223,7 +223,7 @@ def extrapolated(
   bias no longer falls as 1 / n.
 
   The reference is taken as it is: the bias of its own number of images stays.
-  The estimate may be negative where there is no distance.
+  The estimate may be negative where the distance is 0.
 
   Args:
     sample: Features (n, F).

@@ -62,17 +62,17 @@ def is_statistics(path: epath.PathLike) -> bool:
 
 
 def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
-  """Reads statistics, and checks that they are some.
+  """Reads statistics, and checks that they are valid.
 
   Args:
     path: File .npz of one of the kinds above.
     rows: Whether features of the images are read, where there are some.
 
   Returns:
-    The reference. Of ADM's the features of arr_0 are not there yet.
+    The reference. It lacks the features of arr_0 in a file of ADM.
 
   Raises:
-    InputError: if the file is damaged, or a covariance is none.
+    InputError: if the file is damaged, or its sigma is not a covariance.
   """
   path = epath.Path(path).expanduser()
   names, where = names_of(path), f'reference {path}'
@@ -169,7 +169,7 @@ def _moments(
 
 
 def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
-  """Raises InputError unless it is symmetric and no variance is negative."""
+  """Raises InputError if sigma is asymmetric or has a negative eigenvalue."""
   scale = float(np.abs(covariance).max(initial=0))
   most = _ROUNDING * (scale or 1.0)
   lopsided = float(np.abs(covariance - covariance.T).max(initial=0))
@@ -177,7 +177,7 @@ def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
   if lopsided > most:
     problem = f'is not symmetric (by {lopsided:.3g})'
   else:
-    try:  # exists where all eigenvalues are above -most; cheaper than they are
+    try:  # exists if all eigenvalues exceed -most; cheaper than computing them
       np.linalg.cholesky(covariance + most * np.eye(len(covariance)))
     except np.linalg.LinAlgError:
       least = float(np.linalg.eigvalsh(covariance).min())

@@ -25,19 +25,19 @@ def caveats(
   row: Mapping[str, Any],
   bad: int = 0,
 ) -> list[str]:
-  """Why the figures may not be comparable, a sentence each.
+  """Returns the reasons why the figures may not be comparable.
 
   Args:
-    extractor: of the features.
-    count: images of each set.
-    labels: their plan; None where nothing says.
+    extractor: the extractor of the features.
+    count: number of images of each set.
+    labels: plan of their labels; None if it is not known.
     eight_bit: whether they were uint8.
-    reference: what is known of the real images.
-    row: the published one to compare with: its labels and count; {} for none.
-    bad: Number of images that were not finite when they were drawn.
+    reference: description of the real images.
+    row: labels and count of the published row to compare with; {} for none.
+    bad: number of images that were not finite when they were drawn.
 
   Returns:
-    The sentences; none where nothing is wrong.
+    The reasons, a sentence each; empty if there are none.
   """
   found = []
   if bad:
@@ -54,7 +54,7 @@ def caveats(
     found.append(
       f'The published row is of {row["num"]} images, this of {count}.'
     )
-  # ADM's statistics say nothing of themselves; rows against them are random.
+  # ADM's statistics do not describe themselves; rows against them are random.
   adm = extractor.is_inception and 'images' not in reference
   expected = row.get('labels') or ('random' if adm else None)
   plan = 'classes' if labels and labels[0].isdigit() else labels

@@ -13,7 +13,7 @@ import numpy as np
 from sample.metrics.classifier import Classifier, train_classifier
 from sample.metrics.frechet import Moments, bootstrap, frechet_distance
 
-_LARGE, _SIDE = 32, 16  # of images in pixels, and of what is left of larger
+_LARGE, _SIDE = 32, 16  # sides: the largest kept, and that of reduced images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Scorer:
 def _pixels(images: np.ndarray) -> np.ndarray:
   """Returns (n, F) values in [-1, 1].
 
-  Of images with a side above 32, means of squares: 16 x 16, since a covariance
+  Images with a side above 32 are reduced to 16 x 16 means, since the covariance
   of all pixels of 256 x 256 would fill 288 GiB.
   """
   n, height, width, channels = images.shape

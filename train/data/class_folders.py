@@ -76,14 +76,14 @@ def _below(folder: str, base: str) -> list[str]:
 
 
 def _inside(listing: Listing, folder: str) -> str:
-  """Returns what to give in place of the listing's place for a folder of it."""
+  """Returns the path to give for a folder inside of the listing's place."""
   if os.path.isdir(os.path.expanduser(listing.place)):
     return os.path.join(listing.place, folder)
   return os.path.join('UNPACKED', folder)
 
 
 def _unpack(listing: Listing) -> str:
-  """Returns what to do before a command can be given folders of an archive."""
+  """Returns the advice to unpack an archive; '' for a folder."""
   is_folder = os.path.isdir(os.path.expanduser(listing.place))
   return '' if is_folder else 'unpack it, and '
 

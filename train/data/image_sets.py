@@ -29,7 +29,7 @@ from train.data.labels import as_labels, parse_labels
 from train.data.listing import SUFFIXES, Listing, is_image, list_files
 
 _CHUNK = 64
-_MOST_PIXELS = 2**24  # of an array; some images are in memory at a time
+_MOST_PIXELS = 2**24  # of an image in an array; several are in memory at a time
 _THREADS = 8
 LABELS = 'labels.txt'
 
@@ -105,20 +105,20 @@ def open_image_set(
 
 
 def _of_listing(listing: Listing, image_size: int | None) -> ImageSet:
-  """Image files by name, with the labels beside them."""
+  """Returns image files by name, with the labels beside them."""
   place, images = listing.place, listing.images
   if not images:
     raise InputError(
       f'{place} holds no image, expected files with one of the suffixes '
       f'{", ".join(SUFFIXES)}.'
     )
-  # All may lie in one folder inside of the place, as archives often have it.
+  # Archives often hold everything in one folder.
   root = os.path.commonpath([*images, *listing.others])
   root = f'{root}/' if root and not is_image(root) else ''
   labels_file = root + LABELS
   labels = None
   if labels_file in listing.others:
-    # The preview beside a folder of samples is none of them.
+    # The preview beside a folder of samples is not one of them.
     deep = tuple(name for name in images if '/' in name.removeprefix(root))
     images = deep or images
     with damage_of(f'{place}: {LABELS}'):

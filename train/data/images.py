@@ -23,7 +23,7 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**26
 MAX_ASPECT = 100
-# Of an image that is enlarged, only the middle is: this many squares.
+# Only the middle of a thin image is enlarged: this many squares.
 _SQUARES_TO_ENLARGE = 16
 
 _UNBOUNDED = {
@@ -39,7 +39,7 @@ _ADAM7 = (
 
 
 class BrokenImageError(ValueError):
-  """A file is not an image, only a part of one, or beyond the bounds."""
+  """A file that is not an image, is only part of one, or exceeds the bounds."""
 
 
 def decode(data: bytes) -> Image.Image:

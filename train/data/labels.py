@@ -1,7 +1,7 @@
 """Labels of finished images: numbers of classes, from 0.
 
-What is no class is refused, where labels are read, for a classifier that is
-compared with it would be wrong without a word.
+Labels are checked when they are read, since accuracy against labels that are
+not classes would be wrong without any sign of it.
 """
 
 import re
@@ -14,7 +14,7 @@ _MOST = 2**31 - 1
 
 
 def parse_labels(where: str, text: str) -> np.ndarray:
-  """Reads one number a line.
+  """Reads labels from text with one number a line.
 
   Args:
     where: Name of the file, for messages.
@@ -24,7 +24,7 @@ def parse_labels(where: str, text: str) -> np.ndarray:
     (n,) int64.
 
   Raises:
-    InputError: for anything but classes; names the first line.
+    InputError: for anything but classes; the message names the first line.
   """
   words = text.split()
   for number, word in enumerate(words, 1):
@@ -41,7 +41,7 @@ def as_labels(where: str, labels: np.ndarray) -> np.ndarray:
 
   Raises:
     InputError: for anything but classes, such as text, fractions and negative
-      numbers; names the first image.
+      numbers; the message names the first image.
   """
   hint = (
     'expected the number of a class, 0 or more; write the images without '

@@ -202,7 +202,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _listed_twice(path: str, name: str, first: str) -> str:
-  """Says why a folder is not listed again, which is listed as `first`."""
+  """Returns why a folder that is already listed as `first` is not listed
+  again."""
   if not first or name.startswith(f'{first}/'):
     return (
       f'the link {path} is a loop: it leads to a folder around it; delete the '

@@ -91,16 +91,16 @@ def prepare(
   about: dict[str, Any],
   decoder: dict[str, str] | None = None,
 ) -> records.Metadata:
-  """Writes the records of a set, or what is missing of them.
+  """Writes the records of a set, or those that are missing.
 
   Args:
     files: the images.
-    autoencoder: that encodes; None for pixels.
-    config: how.
-    layout: of the records, from `layout_of`.
-    folder: of the split.
-    about: of the autoencoder, for the protocol.
-    decoder: where the decoder is; see `sample.decoder.remembered`. It is not
+    autoencoder: the autoencoder that encodes; None for pixels.
+    config: settings of the preparation.
+    layout: layout of the records, from `layout_of`.
+    folder: folder of the split.
+    about: entries of the protocol that describe the autoencoder.
+    decoder: location of the decoder; see `sample.decoder.remembered`. It is not
       part of the protocol, so that a set may be continued when it has moved.
 
   Returns:
@@ -109,8 +109,8 @@ def prepare(
   Raises:
     InputError: if the folder holds records of another protocol, or cannot be
       written.
-    PrepareError: if too many images are broken, latents are not finite, or
-      the disk is full; the same command goes on.
+    PrepareError: if too many images are broken, latents are not finite, or the
+      disk is full; the same command resumes.
   """
   protocol = {
     **about,

@@ -32,13 +32,13 @@ Read = Callable[[list[int]], tuple[np.ndarray, np.ndarray]]
 def decoder_of(
   data: DataConfig, autoencoder: str | None, mesh: Mesh
 ) -> Autoencoder | None:
-  """Returns what makes images of a set's records; None where they are images.
+  """Returns the decoder of a set's records; None where they are images.
 
   Args:
     data: the set.
     autoencoder: as `decoder.read_autoencoder` reads it; None for the one that
       the set remembers.
-    mesh: where to put the weights.
+    mesh: devices for the weights.
   """
   if data.autoencoder == 'pixels':
     return None
@@ -59,7 +59,7 @@ def real_images(
   mesh: Mesh,
   batch_size: int,
 ) -> ImageSet:
-  """Returns the images of a split, read and decoded as they are asked for.
+  """Returns the images of a split, which are read and decoded on demand.
 
   Args:
     data: the set.
@@ -94,8 +94,8 @@ def load_images(
     decoder: makes images of latents.
     mesh: the devices.
     batch_size: images per call of the decoder.
-    most_bytes: bound of the images; of a larger split as many as fit are drawn
-      at random, always the same ones.
+    most_bytes: bound of the images' memory; from a larger split, as many as fit
+      are drawn at random, always the same ones.
   """
   read = _reader(source, decoder, mesh, batch_size)
   first, _ = read([0])

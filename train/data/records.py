@@ -120,16 +120,16 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-  """What travels with a split.
+  """The metadata of a split.
 
   Attributes:
-    layout: of the records.
-    protocol: how they were made: images, crop, autoencoder with the hash of
-      its weights.
-    classes: names, in the order of the labels.
-    normalisation: of the autoencoder.
-    shards: all files.
-    decoder: where the decoder of the latents is, with its hash; see
+    layout: layout of the records.
+    protocol: settings that fix the records: images, crop, autoencoder with the
+      hash of its weights.
+    classes: names of the classes, in the order of the labels.
+    normalisation: normalization of the autoencoder's latents.
+    shards: all files of records.
+    decoder: location of the latents' decoder, with its hash; see
       `sample.decoder.remembered`. None where `prepare` did not know it.
   """
 

@@ -98,7 +98,7 @@ def open_source(config: DataConfig, split: str) -> Any:
 
 
 class ImageSource:
-  """The records of a split of TFDS: `source[i]`, `len(source)`."""
+  """The records of a split of TFDS, with `source[i]` and `len(source)`."""
 
   def __init__(self, records: Any, name: str) -> None:
     self.dataset_info = records.dataset_info
@@ -246,11 +246,11 @@ def _check_prepared(
 
 
 def about_latents(source: Any, config: DataConfig) -> dict[str, Any]:
-  """Returns what sampling must know of the records.
+  """Returns what sampling must know about the records.
 
-  That is the autoencoder and the normalisation of the latents, what decodes
-  them as far as `prepare` knew it (`sample.decoder.remembered`), and the names
-  of the classes in the order of the labels.
+  The entries are the autoencoder and the normalization of the latents, their
+  decoder if `prepare` knew it (`sample.decoder.remembered`), and the names of
+  the classes in the order of the labels.
   """
   about: dict[str, Any] = {
     'autoencoder': {'name': 'pixels', 'encoder_sha256': None},

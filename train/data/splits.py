@@ -17,7 +17,7 @@ def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
   """Returns the classes of a split, complete or not; None if there is none.
 
   Raises:
-    InputError: if what says so is damaged.
+    InputError: if the file that lists them is damaged.
   """
   if (folder / METADATA).exists():
     return Metadata.load(folder).classes

@@ -109,7 +109,7 @@ def _work(
 
 
 def _portable(error: Exception) -> Exception:
-  """Returns the error, or a ReadError with its text if it has no pickle."""
+  """Returns the error, or a ReadError with its text if it cannot be pickled."""
   try:
     pickle.loads(pickle.dumps(error))
   except Exception as problem:  # whatever the error's class raises

@@ -28,40 +28,40 @@ MAX_STEPS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class DistillConfig:
-  """How a student is made; see configs/base.py for every key.
+  """Settings of distillation; configs/base.py describes every key.
 
   Attributes:
-    teacher: run or folder of weights.
+    teacher: run or folder of weights of the teacher.
     method: 'dmd' or 'trajectory'; '' for a run that is no student.
-    guidance: of the teacher, as text; what it adds is the CA term.
-    query: where DMD asks both networks; one of QUERIES.
-    schedule: noise levels of the two terms; one of SCHEDULES.
-    normaliser: of the terms; one of NORMALISERS.
-    regulariser: what stands beside CA; one of REGULARISERS.
-    dm_weight: of the DM term.
-    ca_weight: of the CA term.
+    guidance: guidance of the teacher, as text; what it adds is the CA term.
+    query: points at which DMD evaluates both networks; one of QUERIES.
+    schedule: schedule of the noise levels of both terms; one of SCHEDULES.
+    normaliser: unit of the terms; one of NORMALISERS.
+    regulariser: term beside CA; one of REGULARISERS.
+    dm_weight: weight of the DM term.
+    ca_weight: weight of the CA term.
     min_level: least noise level of the terms.
-    max_level: greatest.
-    shift: of noise levels, as `sample.shift` of times.
+    max_level: greatest noise level of the terms.
+    shift: shift of noise levels, as `sample.shift` is of times.
     moments: mean and standard deviation for 'mean_variance'; (): measured.
     fake: 'full' or 'lora'.
-    lora_rank: of the low-rank changes.
-    lora_scale: of them.
-    fake_updates: of the fake denoiser for each update of the student.
-    fake_lr: its learning rate; 0 for that of the student.
-    gan_weight: of the adversarial loss of the student; 0 for none.
-    discriminator_weight: of the discriminator's loss, beside the fake's.
-    discriminator_blocks: whose outputs it sees; () for each third.
+    lora_rank: rank of the low-rank changes.
+    lora_scale: scale of the low-rank changes.
+    fake_updates: updates of the fake denoiser for each of the student.
+    fake_lr: learning rate of the fake denoiser; 0 for that of the student.
+    gan_weight: weight of the student's adversarial loss; 0 for none.
+    discriminator_weight: weight of the discriminator's loss, beside the fake's.
+    discriminator_blocks: blocks whose outputs it sees; () for each third.
     discriminator_reset: probability that a head is drawn anew at a step.
-    substeps: of the teacher in each interval of the student's grid.
-    trajectory_weight: of the trajectory loss beside DMD.
+    substeps: steps of the teacher in each interval of the student's grid.
+    trajectory_weight: weight of the trajectory loss beside DMD.
     branch: times that are trained: '' all, 'low' to 0.5, 'high' above.
     stages: not empty: arguments of the config file, one after the other.
-    merge_ratios: of the branch 'low', to be tried.
-    level_beta: parameters of the Beta distribution that the noise levels of DM
-      and of the fake denoiser's loss have at first; (1, 1): always uniform.
-    teacher_lora_scale: scale, at first, of the fake denoiser's low-rank changes
-      in the real score; 0 for the teacher as it is.
+    merge_ratios: shares of the branch 'low' that the merge tries.
+    level_beta: initial parameters of the Beta distribution of the noise levels
+      of DM and of the fake denoiser's loss; (1, 1): always uniform.
+    teacher_lora_scale: initial scale of the fake denoiser's low-rank changes in
+      the real score; 0 for the teacher as it is.
     dynamic_updates: updates of the student until levels are uniform and the
       real score is the teacher's.
     step_per_image: whether each image draws the student's step, not the batch.
@@ -198,7 +198,7 @@ class DistillConfig:
 
   @property
   def fakes(self) -> bool:
-    """Whether there is a fake denoiser."""
+    """Whether the method has a fake denoiser."""
     return self.matches or self.adversarial
 
   @property

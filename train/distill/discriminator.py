@@ -10,9 +10,9 @@ for the hidden state h_k of each of some blocks, with the losses of DMD2 (arXiv
 
 As there, each input is noised with a level and noise of its own, the levels
 cover the full range, the generated labels are drawn apart from the real ones,
-and what the discriminator is shown as generated is what the student's term is
-of: x0 that the student predicts at a random step of its grid. Ours is the form
-of the heads; DMD2's is convolutions on the middle of a U-Net.
+and the generated input of the discriminator has the distribution of that of the
+student's term: x0 that the student predicts at a random step of its grid. Ours
+is the form of the heads; DMD2's is convolutions on the middle of a U-Net.
 
 SD3.5-Flash (arXiv 2509.21318) resets a head now and then, so that it does not
 memorize its inputs.

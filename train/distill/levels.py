@@ -36,7 +36,7 @@ def shifted(s: jax.Array, shift: float) -> jax.Array:
 
 
 def remaining(config: DistillConfig, updates: jax.Array | int) -> jax.Array:
-  """Returns w, the part of what is dynamic that is left, from 1 to 0."""
+  """Returns w, the remaining weight of the dynamic start, from 1 to 0."""
   progress = jnp.minimum(updates / config.dynamic_updates, 1.0)
   return (1 + jnp.cos(jnp.pi * progress)) / 2
 

@@ -1,4 +1,5 @@
-"""Whose student a run is, and whose fake denoiser it can continue."""
+"""The lineage of a student: its teacher, and the fake denoiser that it
+continues."""
 
 from typing import Any
 
@@ -45,7 +46,7 @@ def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
 
 
 def continues_fake(experiment: Experiment, start: Source) -> bool:
-  """Whether a student starts with another, whose fake denoiser it can use."""
+  """Returns whether a student can start with the fake denoiser of another."""
 
   def kind(e):
     config = e.distill

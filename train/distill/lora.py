@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from dit import model
 from dit.config import DiTConfig
 
-# What these changes are, for runs to tell that theirs are the same.
+# Name of this kind of changes, by which a run recognizes its own.
 KIND = 'projected'
 # Of the fused projection, whose outputs are queries, keys, values.
 _PARTS = ('q', 'k', 'v')
@@ -29,7 +29,7 @@ _CHANGED = ('q', 'v')
 
 
 def init(config: DiTConfig, rank: int, key: jax.Array) -> model.Params:
-  """Returns changes of a network that change nothing yet."""
+  """Returns initial changes, under which the network stays the same."""
   depth, width = config.depth, config.width
   keys = dict(zip(_CHANGED, jax.random.split(key, len(_CHANGED)), strict=True))
   return {

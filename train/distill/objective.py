@@ -10,7 +10,7 @@ prediction at the query (q, r):
                ends at 0, q = x noised to one of t_2 ... t_N, our rule
   grid         q = x noised to one of t_2 ... t_N: between the two
 
-x (with `trajectory`: q) then moves along the terms of `train.distill.terms`.
+x (or q, with `trajectory`) then moves along the terms of `train.distill.terms`.
 The fake denoiser learns the velocities of the student's samples: of x at a
 random k with `renoise`, else of whole walks, half of its levels then being
 t_2 ... t_N. The discriminator is always shown x at a random k, of which the
@@ -47,10 +47,11 @@ _sg = jax.lax.stop_gradient
 
 
 class Distillation(Rollout):
-  """The losses, but for parameters and keys; fields as of `Rollout`.
+  """The losses as functions of parameters and keys; it has the fields of
+  `Rollout`.
 
-  `updates` is the number of the student's updates so far, by which what is
-  dynamic follows its schedule.
+  `updates` is the number of the student's updates so far, which the dynamic
+  start follows.
   """
 
   @property
@@ -60,7 +61,7 @@ class Distillation(Rollout):
 
   @property
   def blocks(self) -> tuple[int, ...]:
-    """Blocks that the discriminator looks at."""
+    """The blocks whose states the discriminator sees."""
     chosen = self.config.discriminator_blocks
     return chosen or discriminator.default_blocks(self.teacher.depth)
 
@@ -172,7 +173,8 @@ class Distillation(Rollout):
     self, params: model.Params, fake: Any, teacher: model.Params,
     label: jax.Array, key: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, Metrics]:  # fmt: skip
-    """Returns the loss of the student; arguments as of `fake_loss`."""
+    """Returns the loss of the student; the arguments are those of
+    `fake_loss`."""
     config = self.config
     key, trajectory_key, gan_key = jax.random.split(key, 3)
     if config.method == 'trajectory':
@@ -211,10 +213,10 @@ class Distillation(Rollout):
   def queries(
     self, visit: Visit, key: jax.Array, updates: Updates = 0
   ) -> dict[str, Any]:
-    """Returns where the networks are asked: by term, 'ca' and 'dm', (q, r).
+    """Returns the queries (q, r) of the networks by term, 'ca' and 'dm'.
 
-    q (B, H, W, C) is differentiable where it is what moves ('trajectory'). With
-    one entry for both terms, 'both'.
+    q (B, H, W, C) is differentiable where the loss moves it ('trajectory'). The
+    one entry 'both' serves both terms.
     """
     keys, config = jax.random.split(key, 4), self.config
     if config.query == 'renoise':
@@ -245,7 +247,8 @@ class Distillation(Rollout):
     self, visit: Visit, places: dict[str, Any], fake: Any,
     teacher: model.Params, label: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
-    """Returns what moves, the DM term, the CA term, and what to log of them."""
+    """Returns the point that moves, the DM term, the CA term, and their
+    metrics."""
     config, path = self.config, self.path
     moved = places['both'][0] if config.query == 'trajectory' else visit.x
     places = {name: (_sg(q), r) for name, (q, r) in places.items()}

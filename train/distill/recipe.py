@@ -96,19 +96,20 @@ def run(
   workdir: epath.PathLike,
   autoencoder: str | None = None,
 ) -> str | None:
-  """Runs the stages of a config that names some, and merges the last two.
+  """Runs the stages that a config names, and merges the last two.
 
   Args:
-    spec: the config, FILE:ARGUMENT.
+    spec: the config, as FILE:ARGUMENT.
     overrides: assignments to config keys, for every stage.
-    workdir: of the recipe.
-    autoencoder: what decodes latents; None for what the teacher remembers.
+    workdir: folder of the recipe.
+    autoencoder: the decoder of latents, as text; None for the one that the
+      teacher remembers.
 
   Returns:
-    What came of it; None if it was asked to stop before its end.
+    A report; None if it was asked to stop before its end.
 
   Raises:
-    InputError: for what cannot work, before the first stage.
+    InputError: for settings that cannot work, before the first stage.
   """
   place = epath.Path(workdir).expanduser().resolve()
   whole, configs = stages(spec, overrides)
@@ -124,10 +125,10 @@ def run(
         before = folders[min(n, len(names) - 2) - 1]
         config['train']['init_from'] = str(before)
       experiment = build(config)
-      if n:  # the recipe may be moved: what is stored holds no place of it
+      if n:  # the recipe may be moved, so the stored path is relative
         config['train']['init_from'] = workdir_lib.beside(before)
       logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
-      # A longer stage would not be what the next one started with.
+      # If a stage grew longer, the next one would not have started with it.
       with workdir_lib.training(folder, 'distill'):
         finished = distilling.distill(
           experiment, folder, config, autoencoder, extensible=False

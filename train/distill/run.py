@@ -73,7 +73,7 @@ def check(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Plan:
-  """Raises InputError for what cannot be distilled; compiles nothing.
+  """Checks that a student can be distilled; compiles nothing.
 
   Args:
     experiment: every setting.

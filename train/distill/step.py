@@ -143,7 +143,7 @@ def make_distill_step(
   """
   config = distillation.config
 
-  def updated(state):  # updates of the student before this step
+  def updated(state):  # the student's updates before this step
     return state.step // config.period
 
   def fake_update(state, teacher, batch, key):
