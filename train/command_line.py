@@ -97,8 +97,7 @@ def _commit() -> str:
 
 
 def _check_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
-  """Raises InputError for an unknown flag, before argparse asks for missing
-  ones."""
+  """Raises InputError for an unknown flag, ahead of argparse's own errors."""
   command, *rest = words
   known = re.findall(r'--[a-z][a-z_0-9]*', parser.format_usage())
   for word in rest:

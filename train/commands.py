@@ -1,5 +1,4 @@
-"""The commands: each turns its flags into arguments and calls what does the
-work.
+"""The commands: each calls what does the work, with arguments from its flags.
 
 Importing this module imports JAX and takes seconds, so `main` does it after the
 flags are checked.
@@ -106,7 +105,7 @@ def _distill(args: argparse.Namespace) -> int:
 def _request(
   args: argparse.Namespace, overrides: Sequence[str] = ()
 ) -> Request:
-  """What the sampling commands share; the user's assignments come last."""
+  """Returns what sampling commands share; the user's overrides come last."""
   guide = None
   if args.guide:
     guide = Source.at(args.guide, step=args.guide_step)
@@ -186,13 +185,13 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-  """Prints, on the first process of a job."""
+  """Prints a text on the first process of a job."""
   if jax.process_index() == 0:
     print(text)
 
 
 def _configured(args: argparse.Namespace) -> Experiment:
-  """The experiment of a config file, and of flags that stand for its keys."""
+  """Returns the experiment of a config file and of flags for its keys."""
   config = load_config(args.config or 'configs/base.py')
   config = override(config, [*_eval_keys(args), *args.overrides])
   experiment = build(config.to_dict())
@@ -202,7 +201,7 @@ def _configured(args: argparse.Namespace) -> Experiment:
 
 
 def _eval_keys(args: argparse.Namespace) -> list[str]:
-  """Flags that stand for keys of the section eval, as assignments."""
+  """Returns flags that stand for keys of the section eval, as assignments."""
   given = {
     key: getattr(args, key, None)
     for key in (

@@ -39,16 +39,16 @@ PRESETS = 'configs/presets.py'
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What every command of this module is told.
+  """The arguments that all commands of this module share.
 
   Attributes:
     source: the run or folder to sample from.
     overrides: assignments to config keys, such as 'sample.steps=50'.
     guide: AutoGuidance's weaker network, or None.
-    seed: of all noise.
-    out: folder for the results; None for one of the command's choice.
-    autoencoder: what decodes latents, as `decoder.read_autoencoder` reads it;
-      None for what the run or folder remembers.
+    seed: the seed of all noise.
+    out: the folder of the results; None for the command's default.
+    autoencoder: the decoder of latents, as `decoder.read_autoencoder` reads it;
+      None for the one that the run or folder remembers.
   """
 
   source: Source
@@ -114,17 +114,17 @@ class Opened:
 
   @functools.cached_property
   def latents(self) -> dict[str, Any]:
-    """What is known of the data; see `about_latents`."""
+    """What the run or folder remembers of its data; see `about_latents`."""
     return self._request.source.latents()
 
   @property
   def autoencoder(self) -> str | None:
-    """The text that names what decodes: as given, or as remembered."""
+    """The text that names the decoder, as given or as remembered."""
     return place_of(self._request.autoencoder, self.latents)
 
   @functools.cached_property
   def decoder(self) -> Autoencoder | None:
-    """What makes images of latents; None where they are images.
+    """The decoder of latents; None where they are images.
 
     Raises:
       InputError: if it is not known, or does not fit.
@@ -137,7 +137,7 @@ class Opened:
     )
 
   def about_decoder(self) -> dict[str, str] | None:
-    """Returns what results say of the decoder."""
+    """Returns the description of the decoder that results store."""
     if self.decoder is None:
       return None
     return {
@@ -148,7 +148,7 @@ class Opened:
   def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns images and labels of the training split, and of a test split.
 
-    See `real_images.load_images` for how many, and for latents.
+    `real_images.load_images` bounds their number and decodes latents.
     """
     if not self._request.source.is_run:
       raise InputError('a folder of weights has no data to measure against.')
@@ -211,7 +211,7 @@ class Drawing:
 
   @property
   def classes(self) -> dict[str, str]:
-    """Names of the classes that are drawn, by label, as far as known."""
+    """The names of the classes that are drawn, by label, as far as known."""
     labels = np.unique(self.labels).tolist()
     known = len(self._names)
     return {str(k): self._names[k] for k in labels if k < known}
@@ -248,7 +248,7 @@ class Drawing:
     )
 
   def announce(self, preset: str) -> None:
-    """Logs what a preset costs, and that it is of another network if it is.
+    """Logs the cost of a preset, and whether it is for another network.
 
     Args:
       preset: Name in configs/presets.py.
@@ -291,12 +291,12 @@ class Drawing:
 
   @property
   def decoder(self) -> Autoencoder | None:
-    """What makes images of latents; None where they are images."""
+    """The decoder of latents; None where they are images."""
     return self._decoder
 
   @property
   def autoencoder(self) -> str | None:
-    """The text that names it."""
+    """The text that names the decoder."""
     return self._opened.autoencoder
 
   @property

@@ -46,19 +46,19 @@ def evaluate_samples(
   """Scores finished images.
 
   Args:
-    experiment: its sections eval, data and mesh.
+    experiment: settings; only the sections eval, data and mesh count.
     samples: an .npz, a folder, a .zip or tfds:NAME; see `image_sets`.
     row: the published figures to compare with; {} for none.
-    num: images of each of the `eval.repeats` sets, drawn at random; None for
-      as many as there are.
-    out: folder for the results; None: SAMPLES-evaluation.
+    num: number of images of each of the `eval.repeats` sets, drawn at random;
+      None for as many as there are.
+    out: folder of the results; None for SAMPLES-evaluation.
     autoencoder: decoder of a training split of latents, if not remembered.
 
   Returns:
-    The table and what to know of it.
+    The table, and remarks on it.
 
   Raises:
-    InputError: for what is missing or does not fit.
+    InputError: for input that is missing or does not fit.
   """
   config = experiment.eval
   images = open_image_set(
@@ -125,18 +125,18 @@ def evaluate_run(
   """Draws images and scores them, without writing one.
 
   Args:
-    request: from what, and where results go.
-    guidance: as text.
-    num: images of each of the `eval.repeats` sets.
-    labels: their plan; see `generate.plan_labels`.
+    request: what to draw from, and the folder of the results.
+    guidance: guidance as text.
+    num: number of images of each of the `eval.repeats` sets.
+    labels: plan of their labels; see `generate.plan_labels`.
     row: the published figures to compare with; {} for none.
     preset: Name of the published settings in use, whose cost is announced.
 
   Returns:
-    The table and what to know of it.
+    The table, and remarks on it.
 
   Raises:
-    InputError: for what is missing or does not fit.
+    InputError: for input that is missing or does not fit.
     NonFiniteError: if more images than `nonfinite.MOST` are not finite.
   """
   check_value('--num', num, Annotated[int, Range(2, 10**8)])
@@ -205,15 +205,15 @@ def make_reference(
   """Writes the statistics of `eval.reference`, or of the training split.
 
   Args:
-    experiment: its sections eval, data and mesh.
-    target: the .npz to write.
+    experiment: settings; only the sections eval, data and mesh count.
+    target: path of the .npz to write.
     autoencoder: decoder of a training split of latents, if not remembered.
 
   Returns:
-    What was written.
+    A report of what was written.
 
   Raises:
-    InputError: for what is missing or does not fit.
+    InputError: for input that is missing or does not fit.
   """
   path = epath.Path(target).expanduser()
   if path.suffix != '.npz' or path.exists():

@@ -31,8 +31,9 @@ from train.data.source import DataConfig
 from train.evaluation_inputs import check_classifier, check_count, check_width
 from train.extractors import kind_of, open_extractor
 
-_OF_ROWS = {'kid', 'precision', 'recall'}  # need features of reference images
-# Of `eval`, what figures depend on.
+# Metrics that need the features of reference images.
+_OF_ROWS = {'kid', 'precision', 'recall'}
+# Keys of `eval` that figures depend on.
 CONSTANTS = (
   'repeats', 'bootstrap', 'neighbours', 'half', 'split_size', 'kid_subsets',
   'kid_subset_size', 'image_size', 'reference_rows',
@@ -80,7 +81,7 @@ class EvalConfig(MeasureConfig):
 
 
 def needs_records(config: EvalConfig) -> bool:
-  """Returns whether the training split is looked at."""
+  """Returns whether the training split is read."""
   return config.extractor == 'classifier' or not config.reference
 
 
@@ -92,17 +93,17 @@ def plan(
   count: int | None,
   decodes: bool = False,
 ) -> tuple[str, ...]:
-  """The metrics that will be taken; opens no extractor and reads no image.
+  """Returns the metrics to take; opens no extractor and reads no image.
 
   Args:
-    config: what is asked for.
-    data: whose training split serves where the config names no other.
+    config: section `eval`.
+    data: data whose training split serves if the config names no other.
     labels: whether the images to score have labels of the data.
-    count: of the images of each set; None where there are none.
+    count: number of images of each set; None if there are none.
     decodes: whether there is a decoder for records of latents.
 
   Raises:
-    InputError: for what cannot be.
+    InputError: for a combination that cannot work.
   """
   kind = kind_of(config.extractor)
   if needs_records(config) and data.autoencoder != 'pixels' and not decodes:
@@ -144,20 +145,20 @@ class Evaluator:
     shape: tuple[int, int, int] | None = None,
     decoder: Autoencoder | None = None,
   ) -> None:
-    """Opens both, and takes the features of a reference of images.
+    """Opens both, and computes the features of reference images.
 
     Args:
-      config: which.
-      data: whose training split serves where the config names no other.
-      num_classes: of the data.
+      config: section `eval`.
+      data: data whose training split serves if the config names no other.
+      num_classes: number of classes of the data.
       mesh: the devices.
       labels: whether the images to score have labels of the data.
-      count: of the images of each set; None where there are none.
+      count: number of images of each set; None if there are none.
       shape: (H, W, C) of the images, where it is known.
-      decoder: makes images of the training split, where that holds latents.
+      decoder: decoder of the training split, where that holds latents.
 
     Raises:
-      InputError: for what is missing or does not fit.
+      InputError: for input that is missing or does not fit.
     """
     check_batch(mesh, config.batch_size, 'eval.batch_size')
     self.config, self._mesh, self._decoder = config, mesh, decoder
@@ -166,7 +167,7 @@ class Evaluator:
     )
     stored = bool(config.reference) and is_statistics(config.reference)
     images = None if stored else self._real_images(data)
-    # Everything that can be wrong is looked at before anything is trained.
+    # All input is checked before anything is trained.
     reference = self._stored() if stored else None
     if config.extractor == 'classifier' and data.autoencoder == 'pixels':
       check_classifier(
@@ -187,7 +188,7 @@ class Evaluator:
       check_count(self.metrics, width, count)
       self.reference = self._with_rows(reference, data)
     elif images is not None:
-      if shape is not None:  # fits the images, or says so
+      if shape is not None:  # an extractor that does not fit raises InputError
         check_count(self.metrics, self._width(shape), count)
       self.reference = self.read_reference(images)
 
@@ -238,7 +239,7 @@ class Evaluator:
     rows = min(config.reference_rows or images.count, images.count)
     keep = np.zeros(images.count, bool)
     keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
-    # fd_inf needs the rows of the samples only.
+    # fd_inf needs only the rows of the samples.
     gatherer = measure.Gatherer(
       dataclasses.replace(config, bootstrap=0),
       [name for name in self.metrics if name != 'fd_inf'],
@@ -343,12 +344,12 @@ def divide(count: int, each: int, repeats: int) -> np.ndarray:
 def records_decoder(
   config: EvalConfig, data: DataConfig, autoencoder: str | None, mesh: Mesh
 ) -> Autoencoder | None:
-  """Returns what decodes the training split, where that is looked at.
+  """Returns the decoder of the training split, if that is read.
 
   Args:
-    config: what is measured.
+    config: section `eval`.
     data: the set.
-    autoencoder: what the user gave; None for what the set remembers.
+    autoencoder: text from the user; None for what the set remembers.
     mesh: the devices.
   """
   if needs_records(config):

@@ -1,4 +1,4 @@
-"""What an evaluation is given, checked before anything is trained or drawn."""
+"""The inputs of an evaluation, checked before anything is trained or drawn."""
 
 import pathlib
 from collections.abc import Collection
@@ -19,7 +19,7 @@ from train.extractors import classes_of
 
 
 def protocol_beside(samples: str) -> dict[str, Any]:
-  """Returns what `sample` said of its images; {} for those of others."""
+  """Returns the protocol that `sample` wrote; {} for other images."""
   path = pathlib.Path(samples).expanduser()
   known = (path if path.is_dir() else path.parent) / 'samples.json'
   if not known.is_file() or (path.is_file() and path.name != 'samples.npz'):
@@ -39,7 +39,7 @@ def check_samples(
   metrics: Collection[str],
   num_classes: int,
 ) -> None:
-  """Raises InputError for finished images whose metrics would say nothing.
+  """Raises InputError for finished images whose metrics would mean nothing.
 
   Args:
     images: The images.
@@ -76,7 +76,7 @@ def check_classifier(
   reference: Reference | None,
   count: int | None,
 ) -> None:
-  """Checks what a classifier of the training split would be trained for.
+  """Checks that a classifier of the training split would fit the images.
 
   Args:
     metrics: Metrics that will be taken.
@@ -87,7 +87,7 @@ def check_classifier(
     count: Number of images of each set; None where there are none.
 
   Raises:
-    InputError: for what does not fit, or a reference image that is broken.
+    InputError: for inputs that do not fit, or a reference image that is broken.
   """
   trained_on = record_shape(open_source(data, data.train_split))
   width = classifier.features_of(trained_on)
@@ -112,7 +112,7 @@ def check_classifier(
 def check_width(
   place: str, reference: Reference, width: int, extractor: str
 ) -> None:
-  """Raises InputError unless statistics are of so many features."""
+  """Raises InputError unless statistics have `width` features."""
   found = len(reference.summary.pool.mean)
   if found != width:
     raise InputError(

@@ -62,25 +62,26 @@ def exchange(
   """Converts weights; the module lists the pairs.
 
   Args:
-    source: where from.
-    target: where to, which must not exist: a published file if it ends with
-      .safetensors, else a folder.
+    source: weights to convert.
+    target: path to write, which must not exist: a published file if it ends
+      with .safetensors, else a folder.
     family: one of `convert.FAMILIES`; None if the folder says it, or if none
       is needed, from a run to a folder.
-    num_heads: of a published source; None for those of its named width.
-    taps: of a published source with a head inside: the blocks before it.
-    null_label: of a published source, whether its last label is the null
-      label; None for true.
+    num_heads: attention heads of a published source; None for those of its
+      width.
+    taps: for a published source with a head inside, the blocks before it.
+    null_label: whether the last label of a published source is the null label;
+      None for true.
     weights: 'ema' or 'raw'; None for EMA, or for the only ones there are.
     quantize: one of `quantize.SCHEMES`, to a folder only; None: as they are.
     allow_nonfinite: Whether values that are not finite are converted; the
       target says so, and a folder that says so can be sampled.
 
   Returns:
-    A report: what was converted, counts, and which weights they are.
+    A report of the source, the counts and the set of weights.
 
   Raises:
-    InputError: for a pair that makes no sense, a target that exists, or a
+    InputError: for a pair that cannot be converted, a target that exists, or a
       source that is damaged or does not fit; nothing was written.
   """
   if family is not None:

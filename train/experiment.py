@@ -27,7 +27,7 @@ from train.evaluation import EvalConfig
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 
-# Of what the devices count in an int32.
+# The devices count steps in an int32.
 MOST_STEPS = 2**31 - 1
 
 

@@ -60,7 +60,7 @@ def kind_of(spec: str) -> Kind:
 
 
 def classes_of(spec: str, num_classes: int) -> int | None:
-  """Returns how many classes an extractor reads; None: it reads none.
+  """Returns how many classes an extractor reads; None if it reads none.
 
   Args:
     spec: Name of the extractor, as above.
@@ -79,14 +79,14 @@ def open_extractor(
   num_classes: int,
   load_images: Callable[[Any], tuple[np.ndarray, np.ndarray]] = load_all,
 ) -> Extractor:
-  """The extractor of a name.
+  """Opens the extractor of a name.
 
   Args:
-    spec: as above.
-    preprocessing: of Inception, one of `resize.PRESETS`.
-    data: whose training split a classifier is trained on.
-    num_classes: of the data.
-    load_images: function of a source of records to its images and labels.
+    spec: Name of the extractor, as above.
+    preprocessing: Preprocessing of Inception, one of `resize.PRESETS`.
+    data: Data set whose training split a classifier is trained on.
+    num_classes: Number of classes of the data.
+    load_images: Function of a source of records to its images and labels.
 
   Raises:
     InputError: for an unknown name, or missing or foreign files.

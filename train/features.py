@@ -39,9 +39,9 @@ def train_features(
   All processes of a job compute alike; the first one writes.
 
   Args:
-    experiment: its section data, its seed and its number of classes.
-    folder: for the classifier; must not exist, or be empty.
-    steps: of training; None: by the size of the images.
+    experiment: settings; the data, the seed and the number of classes count.
+    folder: path for the classifier, which must not exist or be an empty folder.
+    steps: number of training steps; None for one by the size of the images.
     autoencoder: what decodes records of latents, as `decoder.read_autoencoder`
       reads it; None for what they remember.
 

@@ -53,17 +53,18 @@ from train.workdir import LATENTS
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What a run repeats.
+  """The step that a run repeats, and its surroundings.
 
   Attributes:
     abstract: shapes, dtypes and shardings of the state, a `TrainState`.
-    fresh: makes the state before the first step.
+    fresh: function that makes the state before the first step.
     step: function of (n, state, batch, key) to state and metrics, n being the
       number of the step, from 0; it must equal `state.step`.
-    schedule: learning rate of step n.
+    schedule: function of n to the learning rate of step n.
     source: records to read batches of; None: every batch is {}.
-    latents: what is known of the data; see `about_latents`.
-    flops: of a step, for each image of the batch; a multiply-add is 2.
+    latents: what the run is to remember of its data; see `about_latents`.
+    flops: operations of a step for each image of the batch; a multiply-add is
+      2.
   """
 
   abstract: state_lib.TrainState
@@ -99,7 +100,7 @@ def check(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> dict[str, Any]:
-  """Returns what a run is to remember of its data; see `about_latents`.
+  """Checks the settings; returns what the run is to remember of its data.
 
   Args:
     experiment: every setting.
@@ -107,7 +108,7 @@ def check(
     autoencoder: what decodes latents; None for what data or run remember.
 
   Raises:
-    InputError: for what cannot run here; compiles nothing.
+    InputError: for a run that cannot work here; nothing is compiled.
   """
   mesh = make_mesh(experiment.mesh)
   check_settings(experiment, mesh)

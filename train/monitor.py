@@ -22,7 +22,7 @@ from sample.metrics.measure import LOWER, as_dict
 from train.evaluation import Evaluator, plan
 from train.experiment import Experiment
 
-COLUMNS = 10  # of a preview grid, one class each
+COLUMNS = 10  # columns of a preview grid, one class each
 
 
 class Samples:
@@ -105,12 +105,12 @@ class Preview:
 
     Args:
       experiment: every setting.
-      latents: what the network is trained on; see `decoder.read_decoder`.
+      latents: description of the data; see `decoder.read_decoder`.
       mesh: the devices.
 
     Attributes:
-      every: steps between previews; 0 for none.
-      missing: why there are none, where they were asked for.
+      every: number of steps between previews; 0 for none.
+      missing: reason why there are none although they were asked for.
 
     Raises:
       InputError: if previews are asked for and cannot be drawn.
@@ -123,7 +123,7 @@ class Preview:
       return
     try:
       decoder = read_decoder(None, experiment.model.channels, latents, mesh)
-    except InputError as error:  # of what training does not need
+    except InputError as error:  # training itself needs no decoder
       self.every, self.missing = 0, str(error)
     else:
       self._samples = Samples(
@@ -214,8 +214,8 @@ class Scores:
   ) -> dict[str, float]:
     """Returns every metric, named eval/METRIC; {} if told to stop.
 
-    Where images are not finite, eval/nonfinite is their number; of too many
-    nothing else is measured.
+    Where images are not finite, eval/nonfinite is their number; if there are
+    too many, nothing else is measured.
     """
     self.open()
     assert self._evaluator is not None

@@ -38,7 +38,7 @@ PEAK_TFLOPS = {
 
 
 def check_skipped(bad_steps: int, steps: int) -> None:
-  """Raises NonFiniteError for a run of which most steps changed nothing.
+  """Raises NonFiniteError for a run most of whose steps changed nothing.
 
   Args:
     bad_steps: Number of steps that were not finite.
@@ -137,7 +137,7 @@ class Report:
     return not self._latest.get('bad_steps') and all(map(math.isfinite, norms))
 
   def check_end(self, step: int, saved: int | None) -> None:
-    """Raises NonFiniteError for a run whose end is not that of a training.
+    """Raises NonFiniteError for a run whose end cannot count as trained.
 
     Args:
       step: Number of the last step.

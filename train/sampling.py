@@ -37,7 +37,7 @@ def preset(name: str) -> tuple[str, list[str], dict[str, Any]]:
     autoencoder and decoder of the published row.
 
   Raises:
-    InputError: For an unknown name; names the known ones.
+    InputError: For an unknown name; the message names the known ones.
   """
   presets = load_config(PRESETS)
   check_choice('--preset', name, presets)
@@ -62,12 +62,12 @@ def sample(
   """Draws images into a folder; goes on where it was interrupted.
 
   Args:
-    request: from what, and where to.
-    guidance: as text.
-    num: how many.
-    labels: their plan; see `generate.plan_labels`.
+    request: what to draw from, and the folder of the results.
+    guidance: guidance as text.
+    num: number of images.
+    labels: plan of their labels; see `generate.plan_labels`.
     form: one of `store.FORMATS`.
-    overwrite: discards images of another protocol in the folder.
+    overwrite: whether images of another protocol in the folder are discarded.
     preset: Name of the published settings in use, whose cost is announced.
 
   Raises:
@@ -78,7 +78,7 @@ def sample(
     drawing.announce(preset)
   name = drawing.guidance.replace(':', '-').replace(',', '_')
   out = request.out or f'{request.source.place}/samples/{name}'
-  # Taken before weights are read.
+  # The lock is taken before weights are read.
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(
       writing(out, 'samples', 'sample', writes=WRITES)
@@ -211,14 +211,14 @@ def _decoded(opened: Opened) -> str:
 def sweep(
   request: Request, guidance: str, *, metric: str, num: int, overwrite: bool
 ) -> str:
-  """A table and a picture of a metric over scales; returns the table.
+  """Writes a table and a picture of a metric over scales; returns the table.
 
   Args:
-    request: from what, and where to.
-    guidance: as text, one or two scales being ranges LOW..HIGH:COUNT.
+    request: what to draw from, and the folder of the results.
+    guidance: guidance as text, with one or two scales LOW..HIGH:COUNT.
     metric: Metric for the picture and the marks, one of `measure.METRICS`.
-    num: images for each point.
-    overwrite: discards points of another protocol in the folder.
+    num: number of images for each point.
+    overwrite: whether points of another protocol in the folder are discarded.
   """
   grid = sweep_lib.SweepGrid.of(guidance)
   check_choice('--metric', metric, METRICS)

@@ -70,7 +70,7 @@ def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
 def check_keys(
   assignments: Sequence[str], known: Collection[str] | None = None
 ) -> None:
-  """Raises InputError for an assignment to an unknown key, or of no value.
+  """Raises InputError for an assignment with an unknown key or without a value.
 
   Args:
     assignments: texts such as 'optimizer.lr=2e-4'.
@@ -125,7 +125,7 @@ def _read(key: str, text: str, default: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-  """The Python literal that a text is; ValueError for any other text."""
+  """Returns the value of a Python literal; ValueError for any other text."""
   if len(text) > MOST_LETTERS:
     raise ValueError('too long')
   try:

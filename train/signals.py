@@ -24,7 +24,7 @@ _RUN_STOPS = (
   'the run saves and stops after the step under way; a second signal stops it '
   'at once.'
 )
-# What is kept of other commands, where it is something.
+# What other commands keep of their work, if they keep anything.
 _KEPT = {
   'prepare': 'finished files of records are kept',
   'sample': 'finished images are kept',
@@ -47,10 +47,10 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
   """Turns the first SIGTERM, SIGINT or SIGHUP into a request to stop.
 
-  A line says so at once, and a second signal acts as if nothing were here. A
-  SIGHUP that is ignored, as under nohup, stays ignored. Where processes form a
-  job, JAX listens for SIGTERM, see `train.cluster`, and the other signals are
-  passed on to it: all processes must stop at one step.
+  A line says so at once; a second signal has its usual effect. A SIGHUP that is
+  ignored, as under nohup, stays ignored. Where processes form a job, JAX
+  listens for SIGTERM, see `train.cluster`, and the other signals are passed on
+  to it: all processes must stop at one step.
   """
   request, seen = StopRequest(), threading.Event()
   previous: dict[signal.Signals, Any] = {}
@@ -97,7 +97,7 @@ def end_on_sigterm(command: str) -> Iterator[None]:
   def handle(number, frame):
     del frame
     seen.set()
-    sys.exit(128 + number)  # files are closed and locks are given back
+    sys.exit(128 + number)  # files are closed and locks are released
 
   kept = _KEPT.get(command, 'nothing unfinished is kept')
   answer = f'stopped; {kept}; run the same command again to go on.'

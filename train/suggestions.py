@@ -152,6 +152,6 @@ def _plain(word: str) -> str:
 
 
 def _question(suggestion: str) -> str:
-  """The question; what stands behind a space in the table is explanation."""
+  """Returns the question; words after a space in the table are explanation."""
   word, *explanation = suggestion.split(' ', 1)
   return ' '.join([f' Did you mean {word!r}', *explanation]) + '?'

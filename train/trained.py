@@ -97,13 +97,13 @@ class Source:
       )
     build(about)
     if isinstance(about.get('sample'), dict):
-      # Runs of an older version lack newer keys, which a preset sets too.
+      # Runs of older versions lack newer keys, which presets set too.
       about['sample'] = dataclasses.asdict(SampleConfig()) | about['sample']
     config = ml_collections.ConfigDict(about).lock()
     return build(_override(config, overrides, 'run').to_dict())
 
   def latents(self) -> dict[str, Any]:
-    """Returns what is known of its data; {} where nothing says.
+    """Returns what it remembers of its data; {} if nothing.
 
     See `train.data.source.about_latents`.
     """
@@ -138,7 +138,8 @@ class Source:
     config, params, info = weights.load_folder(self.place)
     shardings = tree_shardings(model.shapes(config), mesh)
     if isinstance(latents := info.get('latents'), dict):
-      # Neither where its decoder lies nor names of classes fix a result.
+      # Results depend neither on the place of the decoder nor on names of
+      # classes.
       left_out = ('decoder', 'classes')
       kept = {k: v for k, v in latents.items() if k not in left_out}
       info = {**info, 'latents': kept}
@@ -165,14 +166,14 @@ def with_decoder(
   autoencoder: str | None,
   mesh: Mesh,
 ) -> dict[str, Any]:
-  """Returns what a run is to remember of its data, with what decodes them.
+  """Returns what a run is to remember of its data, with their decoder.
 
   Args:
-    latents: what the data or the teacher say; see `about_latents`.
+    latents: what the data or the teacher remember; see `about_latents`.
     experiment: every setting of the run.
     place: the workdir of a run that may be there already, or None.
-    autoencoder: what decodes the latents, as `decoder.read_autoencoder` reads
-      it; None for what the run remembers, or else `latents`.
+    autoencoder: the decoder of the latents, as `decoder.read_autoencoder` reads
+      it; None for the one that the run or else `latents` remember.
     mesh: the devices.
 
   Raises:
@@ -209,7 +210,7 @@ def run_weights(
     The weights, and their step.
 
   Raises:
-    InputError: if there are none, or they are not finite.
+    InputError: if the weights are missing or not finite.
   """
   if (width := _width_of(which)) is None:
     return restore_weights(

@@ -2,13 +2,13 @@
 
 config.json     the resolved config
 run.json        versions, devices and command of the latest start
-latents.json    what is known of its data: autoencoder, normalisation, where the
-                decoder lies (sample/decoder.py), and the names of the classes
-teacher.json    of a student, whose it is
+latents.json    description of its data: autoencoder, normalization, place of
+                the decoder (sample/decoder.py), names of the classes
+teacher.json    for a student, the teacher
 checkpoints/    Orbax
 metrics.jsonl   one line for each log window
 tensorboard/    the same for TensorBoard, and preview grids
-wandb.json      which run it is at W&B, if it is told
+wandb.json      the run at W&B, if it reports to one
 previews/       the preview grids as PNG
 """
 
@@ -152,7 +152,7 @@ def claim(
 def _change_length(
   workdir: epath.Path, change: str, config: dict[str, Any]
 ) -> None:
-  """Logs how a run continues to another length; refuses one behind it.
+  """Logs how a run continues to another length; refuses one it has passed.
 
   Args:
     workdir: Folder of the run.
@@ -195,7 +195,7 @@ def load_config(workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
-  """Returns LATENTS or TEACHER of a run; {} of one that has none yet."""
+  """Returns LATENTS or TEACHER of a run; {} if it has none yet."""
   path = epath.Path(workdir).expanduser() / name
   found = read_json(path) if path.exists() else {}
   if name == LATENTS and found and 'decoder' not in found:
@@ -204,7 +204,7 @@ def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
 
 
 def _decoder_before(config: dict[str, Any]) -> dict[str, str] | None:
-  """Returns what decodes latents of a run that has it among its config keys."""
+  """Returns the decoder of latents that an older run has in its config."""
   for section, key in (('eval', 'autoencoder'), ('log', 'preview_autoencoder')):
     if text := config.get(section, {}).get(key):
       return {'autoencoder': text}
@@ -265,9 +265,9 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 
 
 def _is_same_stage(old: Any, new: Any) -> bool:
-  """Whether a stored path is that of the stage beside a stage of a recipe.
+  """Returns whether a stored path is that of a stage beside another one.
 
-  A stage names it relative to its own workdir, so that recipes can be moved;
+  A stage stores it relative to its own workdir, so that recipes can be moved;
   earlier versions stored the whole path.
   """
   path = pathlib.PurePath(str(old))

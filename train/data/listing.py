@@ -202,8 +202,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _listed_twice(path: str, name: str, first: str) -> str:
-  """Returns why a folder that is already listed as `first` is not listed
-  again."""
+  """Returns why a folder that is listed as `first` is not listed again."""
   if not first or name.startswith(f'{first}/'):
     return (
       f'the link {path} is a loop: it leads to a folder around it; delete the '

@@ -1,5 +1,4 @@
-"""The lineage of a student: its teacher, and the fake denoiser that it
-continues."""
+"""The lineage of a student: its teacher, and the fake denoiser it continues."""
 
 from typing import Any
 

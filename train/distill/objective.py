@@ -47,8 +47,7 @@ _sg = jax.lax.stop_gradient
 
 
 class Distillation(Rollout):
-  """The losses as functions of parameters and keys; it has the fields of
-  `Rollout`.
+  """The losses as functions of parameters and keys; the fields are `Rollout`'s.
 
   `updates` is the number of the student's updates so far, which the dynamic
   start follows.
@@ -173,8 +172,7 @@ class Distillation(Rollout):
     self, params: model.Params, fake: Any, teacher: model.Params,
     label: jax.Array, key: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, Metrics]:  # fmt: skip
-    """Returns the loss of the student; the arguments are those of
-    `fake_loss`."""
+    """Returns the loss of the student; arguments as for `fake_loss`."""
     config = self.config
     key, trajectory_key, gan_key = jax.random.split(key, 3)
     if config.method == 'trajectory':
@@ -247,8 +245,7 @@ class Distillation(Rollout):
     self, visit: Visit, places: dict[str, Any], fake: Any,
     teacher: model.Params, label: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
-    """Returns the point that moves, the DM term, the CA term, and their
-    metrics."""
+    """Returns the point that moves, the DM term, the CA term, and metrics."""
     config, path = self.config, self.path
     moved = places['both'][0] if config.query == 'trajectory' else visit.x
     places = {name: (_sg(q), r) for name, (q, r) in places.items()}

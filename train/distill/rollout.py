@@ -150,8 +150,7 @@ class Rollout:
 
   @property
   def walk_passes(self) -> float:
-    """The mean number of passes of a visit: the walk to its step and the
-    prediction."""
+    """The mean number of passes of a visit: walk to its step and prediction."""
     n = len(self.times) - 1
     # A walk goes as far as the farthest image of the batch.
     return n if self.config.step_per_image else (n - 1) / 2 + 1
