@@ -95,7 +95,7 @@ def is_full(error: OSError) -> bool:
 
 def write_error(path: os.PathLike, error: OSError) -> WriteError:
   """Returns the error for a file that could not be written."""
-  todo = 'make room' if is_full(error) else 'see to the folder'
+  todo = 'make room' if is_full(error) else 'check the folder'
   return WriteError(
     f'{os.fspath(path)} could not be written ({error.strerror or error}); '
     f'{todo}, and run the same command again. Finished files are kept.'

@@ -26,7 +26,7 @@ WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
 # Attempts to read the newest checkpoint before training removes it.
 _LOOKS = 10
 _PAUSE_SECONDS = 0.05
-# What to do with a checkpoint whose weights are not finite.
+# Advice for a checkpoint whose weights are not finite.
 DIVERGED = (
   'training diverged: take an earlier --step, or convert it with '
   '--allow_nonfinite to study it'

@@ -60,7 +60,7 @@ def check_finite(
   )
   if not allow:
     raise InputError(f'{problem}; {advice}.')
-  logging.warning('%s; they are taken as they are, as allowed.', problem)
+  logging.warning('%s; they are used as they are, as allowed.', problem)
   return len(bad)
 
 

@@ -312,4 +312,4 @@ def _missing(folder: epath.Path) -> list[epath.Path]:
 def _remove_empty(folders: Sequence[epath.Path]) -> None:
   for folder in folders:
     with contextlib.suppress(OSError):  # never made, or in use
-      os.rmdir(folder)  # that of epath raises a ValueError
+      os.rmdir(folder)  # epath's raises a ValueError

@@ -31,7 +31,7 @@ def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
   except ValueError as error:
     raise InputError(f'{path} is damaged ({error}){advice}.') from error
   if not isinstance(found, dict):
-    raise InputError(f'{path} is damaged (it is no JSON object){advice}.')
+    raise InputError(f'{path} is damaged (it is not a JSON object){advice}.')
   return found
 
 

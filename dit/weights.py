@@ -66,7 +66,7 @@ def save_folder(
   arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
   _check_arrays(folder, arrays, config)
   about = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
-  for key in ('quantized', ALLOWED):  # of what the weights were read from
+  for key in ('quantized', ALLOWED):  # they describe the source of the weights
     about.pop(key, None)
   if check_finite(
     f'the weights for {folder}',
@@ -111,7 +111,7 @@ def load_folder(
   path = folder / 'model.safetensors'
   if not path.is_file():
     raise InputError(
-      f'{folder} is no folder of weights: it holds no model.safetensors.'
+      f'{folder} is not a folder of weights: it holds no model.safetensors.'
     )
   arrays, scheme = read_safetensors(path), scheme_of(info)
   _check_arrays(path, arrays, config, scheme)
@@ -193,7 +193,7 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
   path = local(folder) / 'config.json'
   if not os.path.isfile(path):
     raise InputError(
-      f'{path.parent} is no folder of weights: it holds no config.json.'
+      f'{path.parent} is not a folder of weights: it holds no config.json.'
     )
   about = read_json(path)
   if about.pop('format', None) != FORMAT:

@@ -38,7 +38,8 @@ from sample.metrics.scorer import Scorer, Scores
 # Files in the folder of results.
 WRITES = ('compare.json', 'table.md', 'samples.png', 'guidance.png')
 _SPACES = ('features', 'pixels')
-_COLUMNS, _SHEET_ROWS = 20, 3  # of the sheet of images, for each block
+# Columns of the sheet of images, and its rows for each block.
+_COLUMNS, _SHEET_ROWS = 20, 3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,7 @@ def read_decoder(
     text: the text that the user gave, as `read_autoencoder` takes it; None for
       what the run or folder remembers.
     channels: channels of the network's latents.
-    latents: what the run or folder remembers of its data; see `about_latents`.
+    latents: record of the data in the run or folder; see `about_latents`.
     mesh: devices for the weights.
 
   Returns:

@@ -39,7 +39,7 @@ from sample.registry import check_solver, make_solver
 from sample.solvers import Euler, Solver
 
 STATE_DTYPES = ('float32', 'float64')
-PLANS = ('balanced', 'random')  # of labels, beside classes
+PLANS = ('balanced', 'random')  # plans of labels, beside classes
 
 
 @dataclasses.dataclass(frozen=True)

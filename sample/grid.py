@@ -69,8 +69,8 @@ def make_grid(
   check_value('sample.last', last, Annotated[float, LASTS])
   if last and steps < 2 and spacing != 'edm':
     raise InputError(
-      f'sample.last is {last}, which is a step of its own, and sample.steps is '
-      '1; set one of them right.'
+      f'sample.last is {last}, which is a step of its own, but sample.steps is '
+      '1; raise sample.steps, or set sample.last=0.'
     )
   if spacing == 'edm':
     t = np.append(_time_of_level(np.linspace(1, 0, steps), path), 0.0)

@@ -49,6 +49,6 @@ def check(count: int, done: int, total: int, name: str) -> None:
   """
   if too_many(count, total):
     raise NonFiniteError(
-      f'{name}: {describe(count, done)}; of more than {MOST:.0%} metrics say '
+      f'{name}: {describe(count, done)}; above {MOST:.0%} metrics mean '
       'nothing, so none is taken.'
     )

@@ -89,5 +89,5 @@ def names_of(path: epath.Path) -> set[str]:
       return {name.removesuffix('.npy') for name in archive.namelist()}
   except DAMAGED as error:
     raise InputError(
-      f'{path} is damaged, or no .npz ({reason(error)}).'
+      f'{path} is damaged, or not an .npz ({reason(error)}).'
     ) from error

@@ -79,8 +79,7 @@ class SweepGrid:
       if '..' in (found[5] if found else part) or '*' in part:
         raise InputError(
           f'cannot sweep {quote(part)}; a range LOW..HIGH:COUNT stands in '
-          'the place '
-          'of a scale, such as ig:1.0..2.0:6.'
+          'the place of a scale, such as ig:1.0..2.0:6.'
         )
       if not found:
         template.append(part)
@@ -92,8 +91,7 @@ class SweepGrid:
       if not low < high <= LARGE or len(set(values)) < max(count, 2):
         raise InputError(
           f'cannot sweep {quote(part)}; expected LOW..HIGH:COUNT with LOW '
-          'below '
-          'HIGH and COUNT from 2 to 1000 scales, different in six digits.'
+          'below HIGH and COUNT from 2 to 1000 scales, different in six digits.'
         )
       template.append(f'{found[1]}:*{found[5]}')
       names.append(found[1])

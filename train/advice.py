@@ -46,7 +46,7 @@ class Advice:
 
     Args:
       name: name of the command.
-      *words: its flags, beside those that name the run.
+      *words: flags of the command, beside those that name the run.
       guidance: all guidance that it uses.
     """
     try:

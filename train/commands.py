@@ -221,7 +221,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     guidance = guidance or published_guidance
   if args.samples is None:
     if args.config:
-      raise InputError('--config is for --samples: a run knows its own.')
+      raise InputError('--config is for --samples: a run has its own config.')
     overrides = [*overrides, *_eval_keys(args)]
     text = evaluating.evaluate_run(
       _request(args, overrides),

@@ -268,8 +268,8 @@ class Drawing:
     note = ''
     if ours != (depth, width, int(patch)):
       note = (
-        f'; this network is another, of {config.depth} blocks, width '
-        f'{config.width} and patch {config.patch}'
+        f'; this network differs: {config.depth} blocks, width '
+        f'{config.width}, patch {config.patch}'
       )
     logging.info(
       'Preset %s: %s NFE per image, published for %s%s.',

@@ -109,7 +109,7 @@ def plan(
   if needs_records(config) and data.autoencoder != 'pixels' and not decodes:
     raise InputError(
       f'the records of {data.name} are latents, and images are needed: give '
-      f'what decodes them, --autoencoder={data.autoencoder}:FILE[,FILE], or '
+      f'their decoder, --autoencoder={data.autoencoder}:FILE[,FILE], or '
       'set eval.reference and eval.extractor (--reference, --extractor).'
     )
   known = arrays_of(config.reference) if config.reference else set()

@@ -55,7 +55,7 @@ def check_samples(
   if nonfinite.too_many(bad, images.count):
     raise InputError(
       f'{images.name}: {nonfinite.describe(bad, images.count)}, by its '
-      f'samples.json; of more than {nonfinite.MOST:.0%} metrics say nothing: '
+      f'samples.json; above {nonfinite.MOST:.0%} metrics mean nothing: '
       'draw them again with other weights or guidance.'
     )
   if images.labels is not None and (not metrics or 'accuracy' in metrics):

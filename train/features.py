@@ -42,8 +42,8 @@ def train_features(
     experiment: settings; the data, the seed and the number of classes count.
     folder: path for the classifier, which must not exist or be an empty folder.
     steps: number of training steps; None for one by the size of the images.
-    autoencoder: what decodes records of latents, as `decoder.read_autoencoder`
-      reads it; None for what they remember.
+    autoencoder: decoder of records of latents, as text that
+      `decoder.read_autoencoder` reads; None for the one that they remember.
 
   Returns:
     A report of one line.

@@ -26,7 +26,7 @@ FAMILIES = (
   'inception',
 )  # fmt: skip
 SCHEMES = ('int8', 'int6', 'int4')
-# What --help says of config keys.
+# Sentences of --help on config keys.
 FREE_KEYS = (
   'Config keys that change no weights can be set: --config.KEY=VALUE, with the '
   'keys of configs/base.py.\n'
@@ -191,7 +191,7 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--overwrite',
     action='store_true',
-    help='discard what --out holds of another protocol',
+    help='discard results of another protocol in --out',
   )
 
 
@@ -213,15 +213,15 @@ def add_dry_run(
   parser.add_argument(
     '--dry_run',
     action='store_true',
-    help='only say what it would be: sizes, FLOPs, memory of weights and '
-    'optimizer on each device',
+    help='only print sizes, FLOPs, and the memory of weights and optimizer '
+    'on each device',
   )
   if topology:
     parser.add_argument(
       '--topology',
       type=path,
       help='with --dry_run: compile for TPU chips such as v5p:4x4x4, which '
-      'need not be here (needs libtpu)',
+      'need not be attached (needs libtpu)',
     )
 
 

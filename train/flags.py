@@ -18,18 +18,18 @@ from train.sampling_flags import (
 )
 
 CONVERT_EXAMPLES = """\
-examples, of a published file to a folder, back, and to another file:
+examples; a published file to a folder, back, and to another file:
   python main.py convert --from=SiT.pt --to=sit --family=ig_sit --taps=8
   python main.py convert --from=hf://org/name/DiT.pt --to=dit --family=dit
   python main.py convert --from=sit --to=sit.safetensors
   python main.py convert --from=DiT.pt --to=dit.safetensors --family=dit
-of the newest checkpoint of a run, to a folder and to a published file:
+the newest checkpoint of a run, to a folder and to a published file:
   python main.py convert --from=runs/digits --to=digits
   python main.py convert --from=runs/digits --to=digits-raw --weights=raw
   python main.py convert --from=runs/sit --to=sit.safetensors --family=ig_sit
 quantized, for sampling (any source but quantized weights):
   python main.py convert --from=runs/digits --to=digits-int8 --quantize=int8
-of FID's Inception, as published, to a file that needs no torch:
+FID's Inception, as published, to a file that needs no torch:
   python main.py convert --from=I.pth --to=I.safetensors --family=inception
 
 .pt, .pth and .ckpt files need torch (requirements-torch.txt), hf:// needs

@@ -62,7 +62,7 @@ class Task:
       number of the step, from 0; it must equal `state.step`.
     schedule: function of n to the learning rate of step n.
     source: records to read batches of; None: every batch is {}.
-    latents: what the run is to remember of its data; see `about_latents`.
+    latents: the record of the data that the run keeps; see `about_latents`.
     flops: operations of a step for each image of the batch; a multiply-add is
       2.
   """
@@ -104,8 +104,8 @@ def check(
 
   Args:
     experiment: every setting.
-    workdir: of a run that may be there already, which needs no other weights.
-    autoencoder: what decodes latents; None for what data or run remember.
+    workdir: workdir of the run; one that has begun needs no other weights.
+    autoencoder: decoder of latents, as text; None for the remembered one.
 
   Raises:
     InputError: for a run that cannot work here; nothing is compiled.
@@ -132,8 +132,8 @@ def train(
 
   Args:
     experiment: every setting.
-    workdir: of the run; see `train.workdir`.
-    autoencoder: what decodes latents; None for what data or run remember.
+    workdir: folder of the run; see `train.workdir`.
+    autoencoder: decoder of latents, as text; None for the remembered one.
 
   Returns:
     Whether it came to its end.
@@ -176,7 +176,7 @@ def run(
 
   Args:
     experiment: every setting, checked.
-    workdir: of the run; see `train.workdir`.
+    workdir: folder of the run; see `train.workdir`.
     mesh: the devices.
     task: what to repeat.
 

@@ -109,7 +109,7 @@ def add_evaluate(command: flag_groups.Command) -> None:
     '--metrics',
     type=flag_groups.metrics,
     help='some of fid, sfid, is, kid, precision, recall, fd, accuracy, fd_inf, '
-    'separated by commas (all that can be taken but the last)',
+    'separated by commas (all that can be computed but fd_inf)',
   )
   parser.add_argument(
     '--repeats', type=int, help='disjoint sets: mean and standard error (1)'
@@ -144,7 +144,7 @@ def add_report(command: flag_groups.Command) -> None:
   parser.add_argument(
     '--no_draw',
     action='store_true',
-    help='only what is in the workdir: reads no weights, leaves out what an '
-    'earlier page had drawn',
+    help='use only what is in the workdir: read no weights, and leave out the '
+    'samples of an earlier page',
   )
   flag_groups.add_source(parser)

@@ -24,7 +24,7 @@ _RUN_STOPS = (
   'the run saves and stops after the step under way; a second signal stops it '
   'at once.'
 )
-# What other commands keep of their work, if they keep anything.
+# The work that other commands keep, if any.
 _KEPT = {
   'prepare': 'finished files of records are kept',
   'sample': 'finished images are kept',

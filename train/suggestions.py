@@ -12,7 +12,7 @@ from dit.errors import nearest, nearest_words
 
 _LENGTH = '--config.train.images (images seen: steps times train.batch_size)'
 _CFG = '--guidance=cfg:SCALE'
-# What each word is called here, in order of preference. A flag counts only
+# The names here for each word, in order of preference. A flag counts only
 # where the command has it.
 WORDS: dict[str, tuple[str, ...]] = {
   'adam_beta1': ('--config.optimizer.b1',),

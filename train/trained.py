@@ -169,7 +169,7 @@ def with_decoder(
   """Returns what a run is to remember of its data, with their decoder.
 
   Args:
-    latents: what the data or the teacher remember; see `about_latents`.
+    latents: record of the data, or that of the teacher; see `about_latents`.
     experiment: every setting of the run.
     place: the workdir of a run that may be there already, or None.
     autoencoder: the decoder of the latents, as `decoder.read_autoencoder` reads

@@ -86,7 +86,7 @@ def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
     about = dict(parse_json(str(found.pop('about', '{}'))))
     count = int(found['count']) if 'count' in found else None
   if count is not None and count < 1:
-    raise InputError(f'{where} is of {count} images, expected 1 at least.')
+    raise InputError(f'{where} counts {count} images, expected at least 1.')
   spatial = None
   if {'mu_s', 'sigma_s'} <= names:
     spatial = _moments(path, found['mu_s'], found['sigma_s'], count)
@@ -184,6 +184,6 @@ def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
       problem = f'has a negative eigenvalue ({least:.3g})'
   if problem:
     raise InputError(
-      f'reference {path} has a sigma that is no covariance: it {problem}; make '
+      f'reference {path} has a sigma that is not a covariance: it {problem}; '
       'the statistics again.'
     )

@@ -231,9 +231,11 @@ def test_parameters_of_another_network_are_not_saved(tmp_path, config, params):
 
 
 def test_folder_that_is_none(tmp_path, folder):
-  refused(lambda: load_folder(tmp_path / 'no'), 'no folder of weights')
+  refused(lambda: load_folder(tmp_path / 'no'), 'not a folder of weights')
   refused(lambda: load_folder(tmp_path), 'config.json')
-  refused(lambda: load_folder(folder / 'config.json'), 'no folder of weights')
+  refused(
+    lambda: load_folder(folder / 'config.json'), 'not a folder of weights'
+  )
   refused(lambda: load_folder('gs://bucket/net'), 'not on this machine')
   (folder / 'model.safetensors').unlink()
   refused(lambda: load_folder(folder), 'holds no model.safetensors')

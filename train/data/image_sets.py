@@ -29,7 +29,8 @@ from train.data.labels import as_labels, parse_labels
 from train.data.listing import SUFFIXES, Listing, is_image, list_files
 
 _CHUNK = 64
-_MOST_PIXELS = 2**24  # of an image in an array; several are in memory at a time
+# Pixels of an image in an array, of which some are in memory at a time.
+_MOST_PIXELS = 2**24
 _THREADS = 8
 LABELS = 'labels.txt'
 

@@ -30,7 +30,8 @@ _UNBOUNDED = {
   'I': 'signed or 32-bit integers',
   'F': 'floating-point numbers',
 }
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+# Tags of TIFF, and the value of the second for gray images with white as 0.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 # Adam7, the passes of interlaced PNGs: first row and column, and the steps.
 _ADAM7 = (
   (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),

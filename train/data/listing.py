@@ -235,7 +235,7 @@ def _check_length(count: int) -> None:
 def _list_archive(place: str, path: str) -> Listing:
   try:
     archive = zipfile.ZipFile(path)
-  # What zipfile raises for a damaged table of contents.
+  # Exceptions of zipfile for a damaged table of contents.
   except (
     OSError,
     ValueError,

@@ -36,8 +36,8 @@ def decoder_of(
 
   Args:
     data: the set.
-    autoencoder: as `decoder.read_autoencoder` reads it; None for the one that
-      the set remembers.
+    autoencoder: text that `decoder.read_autoencoder` reads; None for the one
+      that the set remembers.
     mesh: devices for the weights.
   """
   if data.autoencoder == 'pixels':
@@ -64,7 +64,7 @@ def real_images(
   Args:
     data: the set.
     split: the split.
-    decoder: makes images of latents.
+    decoder: decoder of latents; None where records are images.
     mesh: the devices.
     batch_size: images per call of the decoder.
   """
@@ -91,7 +91,7 @@ def load_images(
 
   Args:
     source: records; see `open_source`.
-    decoder: makes images of latents.
+    decoder: decoder of latents; None where records are images.
     mesh: the devices.
     batch_size: images per call of the decoder.
     most_bytes: bound of the images' memory; from a larger split, as many as fit
@@ -131,8 +131,8 @@ def _reader(
     return read
   if decoder is None:
     raise InputError(
-      'these records are latents, and images are needed: give what decodes '
-      'them, --autoencoder=NAME:FILE[,FILE].'
+      'these records are latents, and images are needed: give their '
+      'decoder, --autoencoder=NAME:FILE[,FILE].'
     )
   check_batch(mesh, batch_size, 'eval.batch_size')
   decode = jax.jit(_decode, out_shardings=replicated(mesh))

@@ -115,7 +115,7 @@ def _portable(error: Exception) -> Exception:
   except Exception as problem:  # whatever the error's class raises
     text = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
     portable = ReadError(f'a process that reads data failed ({text}).')
-    for note in (*error.__notes__, f'It has no pickle: {problem!r}.'):
+    for note in (*error.__notes__, f'It cannot be pickled: {problem!r}.'):
       portable.add_note(note)
     return portable
   return error

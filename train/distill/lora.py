@@ -23,7 +23,7 @@ from dit.config import DiTConfig
 
 # Name of this kind of changes, by which a run recognizes its own.
 KIND = 'projected'
-# Of the fused projection, whose outputs are queries, keys, values.
+# Parts of the fused projection, whose outputs are queries, keys, values.
 _PARTS = ('q', 'k', 'v')
 _CHANGED = ('q', 'v')
 

@@ -73,14 +73,13 @@ def check(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Plan:
-  """Checks that a student can be distilled; compiles nothing.
+  """Checks that a student can be distilled, and returns how; compiles nothing.
 
   Args:
     experiment: every setting.
-    workdir: of a run that may be there already, which starts with no others'
-      weights.
-    autoencoder: what decodes latents; None for what the run or the teacher
-      remember.
+    workdir: workdir of the run; one that has begun needs no other weights.
+    autoencoder: decoder of latents, as text; None for the one that the run or
+      the teacher remembers.
   """
   config = experiment.distill
   if not config.method:
@@ -166,8 +165,8 @@ def distill(
     experiment: every setting.
     place: the workdir.
     config: the experiment as plain values, which the workdir is to hold.
-    autoencoder: what decodes latents; None for what the run or the teacher
-      remember.
+    autoencoder: decoder of latents, as text; None for the one that the run or
+      the teacher remembers.
     extensible: Whether a run there may follow another `train.images`.
 
   Returns:
