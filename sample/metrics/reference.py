@@ -185,5 +185,5 @@ def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
   if problem:
     raise InputError(
       f'reference {path} has a sigma that is not a covariance: it {problem}; '
-      'the statistics again.'
+      'make the statistics again.'
     )
