@@ -50,7 +50,7 @@ def test_unit_of_decoupled_terms_is_marked_as_ours():
 def test_rows_of_imagenet_say_where_they_come_from():
   """Every FID of a student is published, measured here or not run."""
   lines = (ROOT / 'docs/distillation.md').read_text().splitlines()
-  start = lines.index('| method | FID | where from |') + 2
+  start = lines.index('| method | FID | source |') + 2
   rows = []
   for line in lines[start:]:
     if not line.startswith('|'):
