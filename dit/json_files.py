@@ -23,16 +23,16 @@ def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
   """
   path = epath.Path(path)
   try:
-    found = parse_json(path.read_bytes())
+    value = parse_json(path.read_bytes())
   except OSError as error:
     raise InputError(
       f'{path} cannot be read ({error.strerror or error}){advice}.'
     ) from error
   except ValueError as error:
     raise InputError(f'{path} is damaged ({error}){advice}.') from error
-  if not isinstance(found, dict):
+  if not isinstance(value, dict):
     raise InputError(f'{path} is damaged (it is not a JSON object){advice}.')
-  return found
+  return value
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -162,12 +162,12 @@ def _recall(
       f'the autoencoder that was given before, {text}, cannot be read: {error} '
       f'Say where it is now: {FLAG}={name}:FILE[,FILE].'
     ) from error
-  found = model.fingerprint(decoder.params['decoder']) if decoder else None
-  if expected and found != expected:
+  digest = model.fingerprint(decoder.params['decoder']) if decoder else None
+  if expected and digest != expected:
     raise InputError(
       f'the decoder in {text} is not the one that was given before: its '
-      f'SHA-256 is {str(found)[:12]}..., expected {expected[:12]}...; give the '
-      f'one to use: {FLAG}={name}:FILE[,FILE].'
+      f'SHA-256 is {str(digest)[:12]}..., expected {expected[:12]}...; give '
+      f'the one to use: {FLAG}={name}:FILE[,FILE].'
     )
   return text, decoder
 

@@ -42,7 +42,7 @@ def find_classes(
   Raises:
     InputError: for a word that names no class, or several.
   """
-  words, found = text.split(','), []
+  words, classes = text.split(','), []
   rules: tuple[Callable[[str], str], ...] = (str, _plain, _short)
   known = [_spellings(rule, names) for rule in rules]
   most = 1 + max((name.count(',') for name in names), default=0)
@@ -67,8 +67,8 @@ def find_classes(
       ) from error
     if not 0 <= number < num_classes:
       raise InputError(f'{what}: classes lie between 0 and {num_classes - 1}.')
-    found.append(number)
-  return found
+    classes.append(number)
+  return classes
 
 
 def named(plan: str, names: Mapping[str, str]) -> str:
@@ -110,10 +110,10 @@ def _spellings(
   spell: Callable[[str], str], names: Sequence[str]
 ) -> dict[str, list[int]]:
   """Returns the classes of every name, spelled by a rule."""
-  found = collections.defaultdict(list)
+  classes = collections.defaultdict(list)
   for number, name in enumerate(names):
-    found[spell(name)].append(number)
-  return dict(found)
+    classes[spell(name)].append(number)
+  return dict(classes)
 
 
 def _plain(name: str) -> str:

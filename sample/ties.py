@@ -24,16 +24,16 @@ def marks(rows: Rows, metric: str) -> dict[tuple[float, ...], str]:
   """Returns 'best', 'tied' or '' for each point; see the module."""
   sign = 1 if metric in LOWER else -1
   known = {p: row for p, row in rows.items() if math.isfinite(row[metric])}
-  found = dict.fromkeys(rows, '')
+  marked = dict.fromkeys(rows, '')
   if not known:
-    return found
+    return marked
   best = min(known, key=lambda point: sign * known[point][metric])
   for point, row in known.items():
     errors = [r.get(f'{metric}_se', 0.0) for r in (row, known[best])]
     difference = abs(row[metric] - known[best][metric])
     if all(errors) and difference <= TIED * math.hypot(*errors):
-      found[point] = 'tied'
-  return {**found, best: 'best'}
+      marked[point] = 'tied'
+  return {**marked, best: 'best'}
 
 
 def as_markdown(names: Sequence[str], rows: Rows, metric: str) -> str:

@@ -87,7 +87,7 @@ def test_other_commands_write_beside_training(argv, shared_run, tmp_path):
   assert not [*workdir.rglob('.*')]
 
 
-def test_a_killed_prepare_is_no_dead_end(tmp_path):
+def test_prepare_goes_on_after_it_was_killed(tmp_path):
   """The file of the first write is there, under its first name."""
   image = np.zeros((8, 8, 3), np.uint8)
   for k in range(2):
@@ -145,7 +145,7 @@ def wait_for(path, process, said):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('command', ['train', 'distill', 'sweep', 'evaluate'])
-def test_two_processes(argv, tmp_path, command):
+def test_a_second_process_is_refused(argv, tmp_path, command):
   """The second is refused, the first goes on, and a kill frees the folder."""
   out, logs = tmp_path / 'out', tmp_path / 'logs'
   logs.mkdir()

@@ -303,7 +303,7 @@ def test_few_images_that_are_not_finite_are_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize('scale', ['3e38', '1e39'])
-def test_a_scale_that_overflows_ends_likewise(tmp_path, scale):
+def test_a_scale_that_overflows_ends_in_one_line(tmp_path, scale):
   save(tmp_path / 'net', 3)
   result = run(
     'sample', f'--folder={tmp_path}/net', *QUICK, f'--guidance=cfg:{scale}'

@@ -96,10 +96,10 @@ def training(
   if split != data.train_split:
     return ''
   metadata = LatentSource(data.prepared(split)).metadata
-  found = _needed(metadata, experiment)
+  missing = _needed(metadata, experiment)
   if data.test_split and not (data.prepared(data.test_split)).exists():
-    found['data.test_split'] = ''
-  given = [*overrides, *(f'{key}={value}' for key, value in found.items())]
+    missing['data.test_split'] = ''
+  given = [*overrides, *(f'{key}={value}' for key, value in missing.items())]
   try:
     build(override(load_config(config), given).to_dict())
   except InputError:

@@ -124,13 +124,21 @@ def _request(
   )
 
 
+def _preset(
+  args: argparse.Namespace,
+) -> tuple[str | None, list[str], dict[str, Any]]:
+  """Returns guidance, overrides and the published row, as --preset sets them.
+
+  The flag --guidance replaces the guidance; without either it is None.
+  """
+  if args.preset is None:
+    return args.guidance, [], {}
+  guidance, overrides, row = sampling.preset(args.preset)
+  return args.guidance or guidance, overrides, row
+
+
 def _sample(args: argparse.Namespace) -> None:
-  guidance = args.guidance
-  overrides: list[str] = []
-  row: dict[str, Any] = {}
-  if args.preset is not None:
-    published_guidance, overrides, row = sampling.preset(args.preset)
-    guidance = guidance or published_guidance
+  guidance, overrides, row = _preset(args)
   guidance = guidance or 'none'
   if args.dry_run:
     overrides = [*overrides, *args.overrides]
@@ -213,12 +221,7 @@ def _eval_keys(args: argparse.Namespace) -> list[str]:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-  guidance = args.guidance
-  overrides: list[str] = []
-  row: dict[str, Any] = {}
-  if args.preset is not None:
-    published_guidance, overrides, row = sampling.preset(args.preset)
-    guidance = guidance or published_guidance
+  guidance, overrides, row = _preset(args)
   if args.samples is None:
     if args.config:
       raise InputError('--config is for --samples: a run has its own config.')

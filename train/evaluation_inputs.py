@@ -100,10 +100,10 @@ def check_classifier(
   if images is not None:
     for batch in images.batches():
       shapes[images.name] = batch.shape[1:]
-  for name, found in shapes.items():
-    if found[:2] != trained_on[:2]:
+  for name, size in shapes.items():
+    if size[:2] != trained_on[:2]:
       raise InputError(
-        f'{name}: {found[0]} x {found[1]} pixels, but a classifier would be '
+        f'{name}: {size[0]} x {size[1]} pixels, but a classifier would be '
         f'trained on {data.name}, {trained_on[0]} x {trained_on[1]}; give '
         'images of this size, or another --extractor.'
       )
@@ -113,10 +113,10 @@ def check_width(
   place: str, reference: Reference, width: int, extractor: str
 ) -> None:
   """Raises InputError unless statistics have `width` features."""
-  found = len(reference.summary.pool.mean)
-  if found != width:
+  features = len(reference.summary.pool.mean)
+  if features != width:
     raise InputError(
-      f'{place} has {found} features, but {extractor} gives {width}; choose '
+      f'{place} has {features} features, but {extractor} gives {width}; choose '
       'those that belong together.'
     )
 

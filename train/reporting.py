@@ -34,7 +34,6 @@ from train.settings import load_config
 
 _GRIDS = 12  # of previews, evenly spaced over the run
 _NOTHING = 'Nothing yet.'
-Section = tuple[str, str, str]
 
 
 def report(

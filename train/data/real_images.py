@@ -125,8 +125,10 @@ def _reader(
   if 'moments' not in source[0]:
 
     def read(numbers):
-      found = [source[i] for i in numbers]
-      return _stacked([image_of(record) for record in found]), _labels(found)
+      records = [source[i] for i in numbers]
+      return _stacked([image_of(record) for record in records]), _labels(
+        records
+      )
 
     return read
   if decoder is None:
@@ -138,15 +140,15 @@ def _reader(
   decode = jax.jit(_decode, out_shardings=replicated(mesh))
 
   def read_latents(numbers):
-    found = [source[i] for i in numbers]
-    moments = np.stack([record['moments'][0] for record in found])
+    records = [source[i] for i in numbers]
+    moments = np.stack([record['moments'][0] for record in records])
     images = []
     for at in range(0, len(moments), batch_size):
       part = moments[at : at + batch_size]
       rows = np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * 3)
       rows = jax.device_put(rows, batch_sharding(mesh))
       images.append(np.asarray(decode(decoder, rows))[: len(part)])
-    return np.concatenate(images), _labels(found)
+    return np.concatenate(images), _labels(records)
 
   return read_latents
 

@@ -24,13 +24,13 @@ def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
   path = folder / PROTOCOL
   if not path.exists():
     return None
-  found = read_json(path, f'; delete the folder {folder}')
-  if not isinstance(found.get('classes'), list):
+  protocol = read_json(path, f'; delete the folder {folder}')
+  if not isinstance(protocol.get('classes'), list):
     raise InputError(
       f'{path} is damaged: it has no list of classes; delete the folder '
       f'{folder}.'
     )
-  return tuple(map(str, found['classes']))
+  return tuple(map(str, protocol['classes']))
 
 
 def classes_for(folder: pathlib.Path, classes: Sequence[str]) -> Sequence[str]:
