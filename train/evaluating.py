@@ -1,7 +1,6 @@
 """The commands `evaluate`, `reference` and `train-features`."""
 
 import dataclasses
-import glob
 import itertools
 import json
 import pathlib
@@ -23,7 +22,7 @@ from sample.metrics import report
 from sample.metrics.reference import is_statistics, save_reference
 from train import workdir
 from train.data.image_sets import ImageSet, open_image_set
-from train.data.processes import writing
+from train.data.processes import writing, writing_target
 from train.drawing import Drawing, Request
 from train.evaluation import EvalConfig, Evaluator, divide, records_decoder
 from train.evaluation_inputs import check_samples, protocol_beside
@@ -224,13 +223,7 @@ def make_reference(
     raise InputError(f'{images} holds statistics already, not only images.')
   mesh = make_mesh(experiment.mesh)
   decoder = records_decoder(experiment.eval, experiment.data, autoencoder, mesh)
-  with writing(
-    path.parent,
-    path.name,
-    'reference',
-    writes=(glob.escape(path.name),),
-    instead='choose another --to',
-  ):
+  with writing_target(path, 'reference'):
     evaluator = Evaluator(
       dataclasses.replace(experiment.eval, metrics=()),
       experiment.data,

@@ -4,7 +4,6 @@
 test split, for data that no published extractor suits.
 """
 
-import glob
 import hashlib
 import time
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ from dit.ranges import Range, check_value
 from dit.sharding import make_mesh
 from dit.weights import check_target
 from sample.metrics.classifier import recipe, train_classifier
-from train.data.processes import together, writing
+from train.data.processes import together, writing_target
 from train.data.real_images import decoder_of, load_images
 from train.data.source import DataConfig, open_source
 from train.experiment import Experiment
@@ -58,13 +57,7 @@ def train_features(
     if jax.process_index() == 0:
       check_target(folder)
   path = epath.Path(folder).expanduser().absolute()
-  with writing(
-    path.parent,
-    path.name,
-    'train-features',
-    writes=(glob.escape(path.name),),
-    instead='choose another --to',
-  ):
+  with writing_target(path, 'train-features'):
     return _train_features(experiment, folder, steps, autoencoder)
 
 

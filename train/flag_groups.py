@@ -231,7 +231,8 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     '--distributed',
     action='store_true',
-    help='one process of a Cloud TPU, GKE, Slurm or Open MPI job, or of:',
+    help='run as one process of a Cloud TPU, GKE, Slurm or Open MPI job, or '
+    'of the job that these flags describe:',
   )
   group.add_argument(
     '--coordinator', metavar='HOST:PORT', help='address of the first process'

@@ -5,6 +5,7 @@ them after five minutes, or 100 seconds for one that was killed, by aborting.
 """
 
 import contextlib
+import glob
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -62,7 +63,7 @@ def writing(
     name: Name of the lock; see `dit.folder_lock`.
     command: Command that writes.
     writes: Patterns of the files that it writes.
-    instead: Advice to whom the lock is refused.
+    instead: Advice for a command that is refused.
 
   Yields:
     The folder.
@@ -78,6 +79,19 @@ def writing(
           folder_lock(folder, name, command, writes=writes, instead=instead)
         )
     yield epath.Path(folder).expanduser()
+
+
+@contextlib.contextmanager
+def writing_target(target: epath.Path, command: str) -> Iterator[None]:
+  """Holds the lock of one new file or folder, as `writing` does."""
+  with writing(
+    target.parent,
+    target.name,
+    command,
+    writes=(glob.escape(target.name),),
+    instead='choose another --to',
+  ):
+    yield
 
 
 def everywhere(*numbers: int) -> np.ndarray:
