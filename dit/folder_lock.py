@@ -269,7 +269,9 @@ def _keep(
   while not done.wait(REFRESH_SECONDS):
     other, _ = _Owner.read(path)
     if other and other != owner:
-      _give_way(f'{subject} was taken over by {other} while this one slept.')
+      _give_way(
+        f'{subject} was taken over by {other} while this command was suspended.'
+      )
     try:
       _refresh(path, owner)
     except (OSError, WriteError) as error:

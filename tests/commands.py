@@ -113,7 +113,8 @@ def run(*argv):
 
 
 def printed(text):
-  """The commands that a text says to try, as words behind `python main.py`."""
+  """Returns the commands that a text suggests, as words after `python
+  main.py`."""
   found = []
   for line in re.findall(r'Try: (python main\.py [^\n<]*)', text):
     python, script, *words = shlex.split(html.unescape(line))

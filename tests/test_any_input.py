@@ -43,7 +43,7 @@ PIECES = (
 
 
 def repeated(piece, times):
-  """A piece many times, but not a text of gigabytes."""
+  """A piece repeated many times, but not to gigabytes."""
   return piece * min(times, 20_000 // max(len(piece), 1) + 1)
 
 

@@ -1,4 +1,4 @@
-"""What the command line answers before anything heavy is imported."""
+"""Answers of the command line before anything heavy is imported."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ BASE = flatten(load_config('configs/base.py').to_dict())
 
 
 def run_process(*argv):
-  """Runs a command line in a process of its own; returns it and seconds."""
+  """Runs a command line in a process; returns the result and the seconds."""
   begin = time.monotonic()
   result = subprocess.run(
     [sys.executable, '-X', 'importtime', 'main.py', *argv],

@@ -251,7 +251,7 @@ def test_a_recipe_may_be_moved(teacher, stages, tmp_path):
 def test_a_recipe_of_an_earlier_version_goes_on(
   teacher, stages, tmp_path, place
 ):
-  """It stored whole paths, of where it was then."""
+  """Earlier versions stored whole paths in the recipe's folder of the time."""
   flash = tmp_path / 'flash'
   assert distil(teacher, flash, 'flash,2').status == 0
   for stage, before in zip(STAGES[1:], (0, 1, 1), strict=True):

@@ -105,7 +105,7 @@ def argv(shared_run, tmp_path_factory):
 
 
 def failed(words):
-  """What a command says that fails for want of room, and what it prints."""
+  """Runs a command that must fail for want of room; returns its result."""
   with quickly():
     result = run(*words)
   assert result.status == 1, result.err

@@ -212,7 +212,7 @@ def test_missing_autoencoder_is_named(place, workdir, tmp_path, damage):
   succeed('report', on, '--no_draw')
   text = html.unescape((workdir / 'report.html').read_text())
   assert not printed(text) and '--autoencoder=taesd:FILE' in text
-  # Given to a command, it serves that command; given to train, all later ones.
+  # The flag serves one command, or all later ones if it is given to train.
   given = f'--autoencoder=taesd:{moved}'
   succeed('report', on, '--no_draw', given)
   text = (workdir / 'report.html').read_text()

@@ -67,6 +67,6 @@ def test_the_readme_says_what_of_published_weights_is_tested():
 
 
 def test_s2_is_shown_as_published():
-  """On top of CFG, with omega 0.25."""
+  """S2 is shown on top of CFG, with omega 0.25."""
   assert 'cfg:1.35,s2:1.25' in base.get_config().compare.methods
   assert '"about 10 %" of the blocks, "3/24"' in read('docs/guidance.md')

@@ -306,7 +306,7 @@ def test_printed_commands_work(shared_run, tmp_path):
 
 
 def test_commands_of_the_demo_work(shared_run, tmp_path):
-  """What `make demo` says to try, with few images and in another place."""
+  """The suggestions of `make demo` work, with few images in another folder."""
   text = (ROOT / 'Makefile').read_text()
   lines = re.findall(r"@echo '  \$\(BIN\)/python main\.py ([^']*)'", text)
   assert [line.split()[0] for line in lines] == ['sample', 'train', 'compare']

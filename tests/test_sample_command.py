@@ -180,7 +180,7 @@ def test_presets_are_settings_of_their_family(name):
   family += name.split('_')[0]
   config = settings.load_config('configs/base.py')
   config.sample.update(SAMPLING.get(family, {}))
-  if 'repa' in name or family == 'ig_sit':  # code that was made of REPA's
+  if 'repa' in name or family == 'ig_sit':  # code that builds on REPA's
     config.sample.update({'state_dtype': 'float64', 'truncate': True})
   expected = config.sample.to_dict()
   settings.override(config, assignments)
@@ -192,7 +192,7 @@ def test_presets_are_settings_of_their_family(name):
 
 
 def test_a_preset_says_what_it_costs_and_for_which_network_it_is(shared_run):
-  """Before anything is drawn: here, nothing can be written."""
+  """The line comes before anything is drawn: here, nothing can be written."""
   result = run('sample', f'--workdir={shared_run}/run', '--out=/dev/null/x',
                '--preset=sit_xl_ig_cfg', '--num=1')  # fmt: skip
   assert result.status == 2 and 'cannot be written' in result.err

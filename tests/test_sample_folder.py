@@ -271,7 +271,7 @@ def test_images_that_are_not_finite_are_recorded(broken, tmp_path):
     assert protocol['complete'] and protocol['nonfinite'] == 2
     assert protocol['nonfinite_images'] == '1,3'
   assert 'Already drawn' in result.err
-  # Their metrics would say nothing.
+  # Their metrics would mean nothing.
   (tmp_path / 'mine.py').write_text('def rows(x):\n  return x.mean((2, 3))\n')
   mine = f'--extractor={tmp_path}/mine.py:rows'
   result = run(

@@ -58,7 +58,7 @@ def refusal(folder, *args, **kwargs):
 
 @contextlib.contextmanager
 def holder(folder, *words):
-  """A process that holds the lock, and the child that it has."""
+  """Starts a process that holds the lock, and a child of it."""
   process = subprocess.Popen(
     [sys.executable, '-c', HOLDER, str(folder), *words],
     cwd=ROOT,
@@ -190,7 +190,7 @@ def test_a_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
 
 def test_a_marker_stands_in_for_a_lock(tmp_path, no_kernel_locks):
   with lock(tmp_path):
-    time.sleep(0.7)  # longer than a marker that is not refreshed would last
+    time.sleep(0.7)  # longer than the life of a marker that is not refreshed
     assert f'`train` (process {os.getpid()}' in refusal(tmp_path)
   assert not [*tmp_path.iterdir()]
 
@@ -220,7 +220,7 @@ def test_a_marker_that_is_lost_ends_the_writer(
     marker.write_text(json.dumps(about | {'token': 'another', 'pid': 4711}))
     time.sleep(0.3)
   assert 'was taken over by `train` (process 4711' in said[0]
-  assert marker.exists()  # it is another's
+  assert marker.exists()  # it belongs to another process
 
 
 def test_of_two_that_write_markers_at_once_one_stays(

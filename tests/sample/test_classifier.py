@@ -65,7 +65,7 @@ def test_digits():
   reference = Moments.of(halves[1])
   distance = frechet_distance(Moments.of(halves[0]), reference)
   found = extrapolated(halves[0], reference)
-  # Without the bias of the reference, which is as large as that of the sample.
+  # This leaves out the bias of the reference, as large as that of the sample.
   assert abs(found - (distance - found)) < 0.3
   noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), np.uint8)
   assert extrapolated(classifier(noise)[0], Moments.of(features)) > 20

@@ -312,7 +312,7 @@ def test_resamples_do_not_warn_again(rng, warnings):
 
 
 def test_extrapolation_takes_the_bias_away():
-  """Of few images the distance is too large; of twice as many, half so."""
+  """The distance of few images is too large; that of twice as many, half so."""
   rng = np.random.default_rng(0)
   shift = 0.2 * (rng.normal(size=20) > 0)
   truth = np.square(shift).sum()
@@ -328,7 +328,7 @@ def test_extrapolation_takes_the_bias_away():
 
 
 def test_extrapolation_is_the_published_line_through_15_sizes(monkeypatch):
-  """Sizes, and the line, of the code of Chong and Forsyth."""
+  """The sizes and the line are those of the code of Chong and Forsyth."""
   counts, features = [], np.random.default_rng(0).normal(size=(50_000, 2))
 
   def distance(moments, reference):

@@ -78,7 +78,7 @@ def test_edm_is_equation_5(name, steps):
   i = np.arange(steps) / max(steps - 1, 1)
   sigma = (80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
   assert len(grid) == steps + 1 and grid[-1] == 0
-  if name == 'linear':  # in float64 all the way
+  if name == 'linear':  # all in float64
     np.testing.assert_allclose(grid[:-1], sigma / (1 + sigma), rtol=1e-14)
   ratio = np.asarray(path.sigma(grid[:-1]) / path.alpha(grid[:-1]))
   np.testing.assert_allclose(ratio, sigma, rtol=2e-3)

@@ -148,7 +148,7 @@ def test_pickles_and_damage(tmp_path):
 
 
 def test_rounding_makes_no_covariance_wrong(tmp_path):
-  """Of fewer images than features, kept as float32."""
+  """Statistics of fewer images than features are kept as float32."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=(50, 400)).astype(np.float32)
   for sigma in (np.cov(x, rowvar=False), np.float32(np.cov(x, rowvar=False))):

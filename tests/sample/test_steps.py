@@ -189,7 +189,7 @@ def test_no_rest_where_the_method_is_off(text, same):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Still(Field):
-  """A velocity of 0: what is drawn is the start."""
+  """A network of velocity 0, whose samples are their starts."""
 
   def one(self, x, t, label, kept):
     return DenoiserOutput(jnp.zeros_like(x))

@@ -102,7 +102,7 @@ def test_done_stays_done(tmp_path):
 
 
 def test_weights_may_be_moved(tmp_path):
-  """Hashes say whose images these are, not folders."""
+  """Hashes identify the weights of images; folders do not."""
   places = (
     PROTOCOL | {'folder': f'{place}/net', 'guide': {'folder': f'{place}/weak'}}
     for place in ('/here', '/elsewhere')

@@ -1,4 +1,4 @@
-"""What a sweep says of its best point, and of those that are as good."""
+"""Marks of a sweep: the best point, and those that are as good."""
 
 import csv
 import io

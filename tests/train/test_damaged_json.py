@@ -30,7 +30,7 @@ DAMAGED = {
 
 @pytest.fixture
 def workdir(tmp_path):
-  """A run that was not trained yet."""
+  """A run that is not yet trained."""
   config = settings.load_config(str(ROOT / 'configs/digits.py')).to_dict()
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run/config.json').write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""What an evaluation is given is refused before anything is trained."""
+"""Wrong inputs of an evaluation are refused before anything is trained."""
 
 import io
 import json
@@ -71,7 +71,7 @@ def test_labels_of_a_text_that_are_no_classes(tmp_path, word):
 
 
 def test_labels_are_not_asked_for_where_none_are_used(tmp_path):
-  """A thousand classes, of which the features know nothing."""
+  """A thousand random classes, which the features cannot tell apart."""
   np.savez(tmp_path / 'a.npz', digits(20), np.arange(20.0) * 50)
   assert open_image_set(f'{tmp_path}/a.npz', '').labels.tolist() == [
     50 * k for k in range(20)

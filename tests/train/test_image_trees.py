@@ -61,7 +61,7 @@ def labels_of(place):
   return files.classes, {file.name: file.label for file in read}
 
 
-# Name: what lies in the tree, its classes, and the labels of its images.
+# By name: content of the tree, its classes, and the labels of its images.
 TREES = {
   'plain': ([*CATS], 'cat dog', CATS),
   'system files': (

@@ -157,7 +157,7 @@ def test_imagenet_files():
       assert (crop == crop[..., :1]).all() == (about['mode'] == 'L')
 
 
-# What is refused by name, and the bounds.
+# Images that are refused by name, and the bounds.
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def trained_to(images, workdir, make_config):
 
 
 def test_longer_run_is_that_of_its_length(make_config, tmp_path):
-  """Where the schedule does not depend on the length."""
+  """This holds where the schedule does not depend on the length."""
   first, _ = trained_to(48, tmp_path / 'ours', make_config)
   ours, our_losses = trained_to(96, tmp_path / 'ours', make_config)
   theirs, their_losses = trained_to(96, tmp_path / 'theirs', make_config)

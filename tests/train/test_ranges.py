@@ -1,4 +1,4 @@
-"""Every config key declares what it may be, and nothing else is accepted."""
+"""Every config key declares its values, and no other value is accepted."""
 
 import copy
 import dataclasses
@@ -67,7 +67,7 @@ def test_every_number_has_finite_bounds(key, kind, many, rule):
 
 @pytest.mark.parametrize('section', SECTIONS)
 def test_every_section_checks_its_fields(section):
-  """Also where it is made by hand, not by `build`."""
+  """Ranges hold also for a section made by hand, not by `build`."""
   kind = SECTIONS[section]
   key = next(key for key, *_ in KEYS if key.startswith(f'{section}.'))
   name = key.removeprefix(f'{section}.')

@@ -45,7 +45,7 @@ def test_sit(size, options):
 
 
 def test_sits_own_recipe_mirrors_and_does_not_clip():
-  """What train.py of SiT's public code does, and REPA's does not."""
+  """The settings of train.py of SiT's public code that differ from REPA's."""
   run, shared = recipe('sit.py:XL/2,original'), recipe('sit.py:XL/2')
   assert run.optimizer.clip == 0 and run.data.flip
   assert run.train.images == 1400 * 1_281_167

@@ -1,4 +1,5 @@
-"""Records that could mislead: labels that are no class, constant channels."""
+"""Records that could mislead: labels that are not classes, constant
+channels."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a run saves, and how it ends, where steps are not finite."""
+"""Saves and ends of a run whose steps are not finite."""
 
 import os
 import signal
@@ -104,7 +104,7 @@ def test_a_save_waits_for_a_finite_step(make_toy):
 
 
 def test_ruined_parameters_are_not_saved(make_toy):
-  """They are finite, and so was the step that made them."""
+  """The parameters are finite, and so was the step that made them."""
   toy = make_toy(bad=range(5, 100), ruined=(4,))
   with pytest.raises(NonFiniteError, match='3 steps in a row, up to step 7'):
     toy.run(20, 'train.max_bad_steps=3')
@@ -123,7 +123,7 @@ def test_bad_steps_are_counted_across_restarts(make_toy):
 
 def test_a_run_of_mostly_bad_steps_fails_at_its_end(make_toy):
   toy = make_toy(bad=range(1, 6))
-  for _ in range(2):  # said again by the command that finds it trained
+  for _ in range(2):  # repeated by the command that finds it trained
     with pytest.raises(NonFiniteError, match='5 of 8 steps') as error:
       toy.run(8)
     assert '\n' not in str(error.value)

@@ -24,7 +24,7 @@ def handlers():
 
 @pytest.fixture(autouse=True)
 def usual_handlers(monkeypatch):
-  """Those of a foreground process; under nohup, some are ignored."""
+  """Signals act as in a foreground process; under nohup, some are ignored."""
   before = handlers()
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -72,7 +72,7 @@ def test_second_ctrl_c_interrupts():
 
 
 def test_ignored_hangup_stays_ignored():
-  """As under nohup, where the terminal may close."""
+  """The signal is ignored as under nohup, where the terminal may close."""
   signal.signal(signal.SIGHUP, signal.SIG_IGN)
   with stop_on_signals() as stop:
     os.kill(os.getpid(), signal.SIGHUP)

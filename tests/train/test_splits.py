@@ -101,7 +101,7 @@ def test_a_damaged_split_beside_it_is_named(prepare, tmp_path):
 
 
 def test_splits_with_other_lists_are_not_opened(prepare, tmp_path):
-  """As prepare wrote them before, or somebody by hand."""
+  """Older versions of prepare wrote such splits, or somebody by hand."""
   assert prepare('train', 'cat', 'dog', 'fox').status == 0
   assert prepare('test', 'cat', 'fox', name='others').status == 0
   (tmp_path / 'others' / 'test').rename(tmp_path / 'pets' / 'test')
@@ -111,13 +111,13 @@ def test_splits_with_other_lists_are_not_opened(prepare, tmp_path):
     ) as error:
       open_source(data_config(tmp_path), split)
     assert f'delete {tmp_path}/pets/test and prepare it' in str(error.value)
-  # One alone has nothing to disagree with.
+  # A split alone has nothing to disagree with.
   assert len(open_source(data_config(tmp_path, test=''), 'train')) == 3
 
 
 def test_splits_begun_at_once_do_not_both_go_on(prepare, tmp_path, monkeypatch):
   assert prepare('test', 'cat', 'fox').status == 0
-  # As if that had begun between the look at the others and this one's claim.
+  # The other split begins between the check and this one's claim.
   monkeypatch.setattr(
     'train.preparing.classes_for', lambda folder, names: names
   )

@@ -1,4 +1,4 @@
-"""What the discriminator is shown."""
+"""Inputs of the discriminator."""
 
 import types
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def record_calls(monkeypatch, loss):
-  """What the fake denoiser is asked, in turn: input, level and label."""
+  """Records the queries of the fake denoiser: input, level and label."""
   asked = []
 
   def denoiser(x, level, label, points=()):
@@ -42,7 +42,7 @@ def record_calls(monkeypatch, loss):
 
 
 def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
-  """Over the full range, and the real ones with their own labels, as DMD2."""
+  """Levels cover the full range, and real inputs keep their labels."""
   distillation = make_distillation(batch_size=SIZE, gan_weight=0.1)
   heads = discriminator.init(TEACHER, len(distillation.blocks), KEY)
 
@@ -68,7 +68,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
   'query', ['trajectory', pytest.param('renoise', marks=pytest.mark.slow)]
 )
 def test_generated_input_is_what_the_adversarial_term_moves(query, student):
-  """x0 that the student predicts at a random step, not the end of its walk."""
+  """It is x0 predicted at a random step, not the end of the student's walk."""
   distillation = make_distillation(
     query=query, solver='euler', gan_weight=0.1, step_per_image=True
   )

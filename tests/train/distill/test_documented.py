@@ -1,4 +1,4 @@
-"""What the documents say of distillation."""
+"""Statements of the documentation on distillation."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ PAGES = ('README.md', 'docs/distillation.md')
 
 @pytest.mark.parametrize('page', PAGES)
 def test_examples_show_schedules_where_they_differ(page):
-  """With one step hybrid and constrained are the same as full."""
+  """With one step, hybrid and constrained are the same as full."""
   tops = [
     bounds(make_distillation(schedule=name).config, jnp.float32(1.0))
     for name in ('full', 'constrained', 'hybrid')

@@ -1,4 +1,4 @@
-"""What changes over a distillation, and a step for each image."""
+"""The dynamic start of a distillation, and a step for each image."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
   [(0, 4.0, 1.5), (5_000, 2.5, 1.25), (10_000, 1.0, 1.0), (12_345, 1.0, 1.0)],
 )
 def test_levels_go_from_noisy_to_uniform(updates, a, b):
-  """By half a cosine, over the whole range."""
+  """The parameters follow half a cosine, over the whole range."""
   config = make_distillation(**DMDR).config
   beta = beta_now(config, jnp.int32(updates))
   np.testing.assert_allclose(beta, (a, b), atol=1e-6)
@@ -45,7 +45,7 @@ def test_levels_go_from_noisy_to_uniform(updates, a, b):
 
 
 def test_levels_of_both_losses_follow_the_schedule(student):
-  """Those of DM and of the fake denoiser, but not those of CA."""
+  """Levels of DM and of the fake denoiser follow it, but not those of CA."""
   distillation = make_distillation(
     batch_size=512, guidance='cfg:2', schedule='full', **DMDR
   )
@@ -143,7 +143,7 @@ def test_timestep_sharing_takes_a_step_for_each_image(student):
 
 @pytest.mark.parametrize('method', ['dm,1', 'shared,1', 'flash,4'])
 def test_sit_has_the_recipe_of_dmdr(method):
-  """With its constants; SD3.5-Flash has no dynamic start."""
+  """The constants agree; SD3.5-Flash has no dynamic start."""
   config = settings.load_config(f'configs/distill/sit.py:XL/2,{method}')
   given, flash = config.distill, method.startswith('flash')
   assert tuple(given.level_beta) == ((1, 1) if flash else (4, 1.5))

@@ -19,7 +19,7 @@ SCALE = 2.0
 
 
 def changes_of(config, rank, *, zero=False):
-  """Changes of which B is random unless `zero`."""
+  """Returns changes whose B is random unless `zero`."""
   changes = lora.init(config, rank, KEY)
   for part, key in zip('qv', jax.random.split(KEY), strict=True):
     up = changes['lora'][part]['up']
