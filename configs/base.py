@@ -44,7 +44,7 @@ def parse_argument(
 def get_config() -> ml_collections.ConfigDict:
   """The defaults: the published SiT + IG recipe (arXiv 2512.24176)."""
   config = ml_collections.ConfigDict()
-  # Of everything random: initialisation, data order, noise.
+  # Seed of everything random: initialization, data order, noise.
   config.seed = 0
 
   config.model = ml_collections.ConfigDict()
@@ -72,33 +72,35 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.learn_sigma = 'auto'
   # Whether it has a null label, for CFG; auto: where label_dropout is not 0.
   config.model.null_label = 'auto'
-  # What the network speaks, auto: as the name says; velocity, reversed or
-  # noise (dit/convention.py).
+  # Convention of the network's output, auto: as the name says; velocity,
+  # reversed or noise (dit/convention.py).
   config.model.convention = 'auto'
-  # Normalisation of queries and keys: none, layernorm or rmsnorm.
+  # Normalization of queries and keys: none, layernorm or rmsnorm.
   config.model.qk_norm = 'none'
   # Whether the modulation of blocks shifts, beside scale and gate.
   config.model.shift = True
-  # Of activations: auto (bfloat16 on accelerators, float32 on CPU), float32
-  # or bfloat16 (or float64, for parity checks).
+  # Type of activations: auto (bfloat16 on accelerators, float32 on CPU),
+  # float32 or bfloat16 (or float64, for parity checks).
   config.model.dtype = 'auto'
-  # Of parameters: float32 or bfloat16 (or float64).
+  # Type of parameters: float32 or bfloat16 (or float64).
   config.model.param_dtype = 'float32'
   # Attention: xla (plain products) or cudnn (on NVIDIA GPUs in bfloat16;
   # elsewhere the same as xla).
   config.model.attention = 'xla'
-  # What the backward pass recomputes: none, dots (all but layers' products) or
-  # full (whole blocks); docs/scaling.md has the memory.
+  # Parts that the backward pass recomputes: none, dots (all but layers'
+  # products) or full (whole blocks); docs/scaling.md has the memory.
   config.model.remat = 'dots'
   # False runs the blocks in a Python loop, for debugging.
   config.model.scan = True
 
   config.objective = ml_collections.ConfigDict()
-  # Between data and noise: linear, cosine, vp or discrete.
+  # Path between data and noise: linear, cosine, vp or discrete.
   config.objective.path = 'linear'
-  # Whose errors count: velocity, or noise (DiT, with its learned variance).
+  # Prediction whose errors count: velocity, or noise (DiT, with its learned
+  # variance).
   config.objective.prediction = 'velocity'
-  # Of training times: uniform, logit_normal (with mean and std) or discrete.
+  # Distribution of training times: uniform, logit_normal (with mean and std) or
+  # discrete.
   config.objective.time_sampling = 'uniform'
   config.objective.time_mean = 0.0
   config.objective.time_std = 1.0
@@ -119,14 +121,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer = ml_collections.ConfigDict()
   # adamw, or muon on matrices with Adam on the rest.
   config.optimizer.name = 'adamw'
-  # Of both; b1, b2 and eps are Adam's. Weight decay acts on matrices only.
+  # Settings of both; b1, b2 and eps are Adam's. Weight decay acts on matrices
+  # only.
   config.optimizer.lr = 1e-4
   config.optimizer.b1 = 0.9
   config.optimizer.b2 = 0.999
   config.optimizer.eps = 1e-8
   config.optimizer.weight_decay = 0.0
-  # Of Muon: decay of the average gradient, and the precision in which it
-  # orthogonalises: bfloat16 (published) or float32.
+  # For Muon: decay of the average gradient, and the precision in which it
+  # orthogonalizes: bfloat16 (published) or float32.
   config.optimizer.momentum = 0.95
   config.optimizer.muon_dtype = 'bfloat16'
   # Largest global norm of the gradient; 0: no clipping.
@@ -151,13 +154,14 @@ def get_config() -> ml_collections.ConfigDict:
   # ArrayRecord.
   config.data.name = 'digits'
   config.data.dir = 'runs/data'
-  # To train on (and the reference of distances); held out (their floor), ''
-  # for none.
+  # Split to train on, which is also the reference of distances; held-out split,
+  # whose distance is the floor, '' for none.
   config.data.train_split = 'train'
   config.data.test_split = 'test'
-  # Whose latents the records are (dit/autoencoder/registry.py), or pixels; and
-  # what normalises latents: autoencoder (its own constants) or data (mean and
-  # std of each channel over the training split).
+  # Autoencoder whose latents the records are (dit/autoencoder/registry.py), or
+  # pixels; and source of the constants that normalize latents: autoencoder (its
+  # own constants) or data (mean and std of each channel over the training
+  # split).
   config.data.autoencoder = 'pixels'
   config.data.statistics = 'autoencoder'
   # Whether half of the images are mirrored.
@@ -169,12 +173,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.prefetch = 8
 
   config.prepare = ml_collections.ConfigDict()
-  # Images to records: side of the centre crop, and float16 or float32 for mean
+  # Images to records: side of the center crop, and float16 or float32 for mean
   # and std of latents.
   config.prepare.image_size = 256
   config.prepare.dtype = 'float16'
   # Images per call of the encoder on each process, images per file, threads
-  # that read images, and how many may be broken.
+  # that read images, and largest number of broken images.
   config.prepare.batch_size = 64
   config.prepare.shard_records = 4096
   config.prepare.threads = 16
@@ -210,7 +214,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Images between checkpoints that are kept for good, a multiple of
   # every_images; 0: none. An early one can guide the last (AutoGuidance).
   config.checkpoint.keep_every_images = 0
-  # How many of the best to keep, by loss (mean since the one before), or by a
+  # Number of the best to keep, by loss (mean since the one before), or by a
   # metric of eval, such as fd.
   config.checkpoint.keep_best = 0
   config.checkpoint.best_by = 'loss'
@@ -226,8 +230,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Guidance and number of images of a preview.
   config.log.preview_guidance = 'ig:1.4,cfg:1.35@0-0.7'
   config.log.preview_num = 64
-  # Project of Weights & Biases (or ENTITY/PROJECT) that is told too; empty:
-  # none. Needs requirements-wandb.txt; WANDB_MODE=offline works.
+  # Project of Weights & Biases (or ENTITY/PROJECT) that gets the log too;
+  # empty: none. Needs requirements-wandb.txt; WANDB_MODE=offline works.
   config.log.wandb = ''
 
   config.sample = ml_collections.ConfigDict()
@@ -249,8 +253,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Where guidance reads its scales: at the beginning of a step, or at each
   # evaluation.
   config.sample.scales_at = 'step'
-  # Of the state between steps and of guidance's arithmetic: float32 or float64
-  # (not on TPUs). The network computes in model.dtype in either case.
+  # Type of the state between steps and of guidance's arithmetic: float32 or
+  # float64 (not on TPUs). The network computes in model.dtype in either case.
   config.sample.state_dtype = 'float32'
   # Whether pixels are truncated to 8 bits (REPA's and Internal Guidance's SiT
   # code) instead of rounded (DiT's, SiT's and LightningDiT's).
@@ -259,8 +263,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.sample.batch_size = 64
 
   config.eval = ml_collections.ConfigDict()
-  # Whose features: inception:FILE (the published weights), classifier (trained
-  # on the training split), classifier:FOLDER, or FILE.py:NAME, yours.
+  # Extractor of features: inception:FILE (the published weights), classifier
+  # (trained on the training split), classifier:FOLDER, or FILE.py:NAME, yours.
   config.eval.extractor = 'classifier'
   # Resize and scaling before Inception: adm, torch_fidelity (the same),
   # pytorch_fid or clean_fid.
@@ -272,19 +276,19 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.image_size = 0
   # Images per call of the extractor, over all devices.
   config.eval.batch_size = 64
-  # fd, sfd, is, kid, precision, recall, accuracy; empty: all that can be taken;
-  # and fd_inf, where it is asked for.
+  # fd, sfd, is, kid, precision, recall, accuracy; empty: all that can be
+  # computed, except fd_inf, which must be named.
   config.eval.metrics = ()
-  # Of precision and recall: which neighbour gives the radius, and whether
-  # distances are float16, as ADM's.
+  # For precision and recall: number of the neighbor that gives the radius, and
+  # whether distances are float16, as ADM's are.
   config.eval.neighbours = 3
   config.eval.half = False
   # Images of each part of the Inception Score; subsets of the kernel distance.
   config.eval.split_size = 5000
   config.eval.kid_subsets = 100
   config.eval.kid_subset_size = 1000
-  # Of how many reference images features are kept for precision, recall and the
-  # kernel distance (ADM: 10,000); 0: of all.
+  # Number of reference images whose features are kept for precision, recall and
+  # the kernel distance (ADM: 10,000); 0: all.
   config.eval.reference_rows = 10_000
   # Standard errors: disjoint sets of images, or bootstrap resamples (0: none).
   config.eval.repeats = 1
@@ -307,18 +311,18 @@ def get_config() -> ml_collections.ConfigDict:
   config.compare.resamples = 50
 
   config.distill = ml_collections.ConfigDict()
-  # Whose student it is, as --teacher says: a run (its average), or a folder of
+  # The teacher, as --teacher gives it: a run (its average), or a folder of
   # weights. The student's grid and solver are those of the section sample.
   config.distill.teacher = ''
   # dmd, or trajectory (follows the teacher's; of the other keys only guidance
   # and substeps count); empty: no student.
   config.distill.method = ''
-  # Of the teacher: ig, cfg or both; alpha of Decoupled DMD is the scale of cfg.
-  # Without (none, cfg:1) there is no CA term.
+  # Guidance of the teacher: ig, cfg or both; alpha of Decoupled DMD is the
+  # scale of cfg. Without guidance (none, cfg:1) there is no CA term.
   config.distill.guidance = 'none'
-  # Where DMD asks: at samples noised anew (renoise), at points of the student's
-  # own trajectory (trajectory: SD3.5-Flash), or at noised samples, but at times
-  # of its grid (grid).
+  # Points at which DMD evaluates both networks: samples noised anew (renoise),
+  # points of the student's own trajectory (trajectory: SD3.5-Flash), or samples
+  # noised to times of its grid (grid).
   config.distill.query = 'renoise'
   # Noise levels of the terms CA and DM, for renoise: shared (one for both),
   # full, constrained or hybrid (train/distill/levels.py).
@@ -327,7 +331,7 @@ def get_config() -> ml_collections.ConfigDict:
   # conditional (ours: Decoupled DMD's equation 6 has no unit), or guided (as in
   # DMD2; it needs one level for both terms).
   config.distill.normaliser = 'conditional'
-  # What stands beside CA: dm, mean_variance, gan or none; and the terms'
+  # Term beside CA: dm, mean_variance, gan or none; and the terms'
   # weights, dm_weight being that of mean_variance too.
   config.distill.regulariser = 'dm'
   config.distill.dm_weight = 1.0
@@ -374,7 +378,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.distill.trajectory_weight = 0.0
   # Times that are trained: empty for all, low (up to 0.5) or high.
   config.distill.branch = ''
-  # Not empty: what the config file is asked for, one stage after the other,
+  # If not empty, arguments of the config file, one stage after the other,
   # each starting with the one before. The last two, of branch low and high,
   # both start with the one before them and become one network, ratio low +
   # (1 - ratio) high, of these ratios that of the least Frechet distance.

@@ -263,7 +263,7 @@ class DiTConfig:
 
   @property
   def multiply_adds(self) -> int:
-    """Of the blocks, for one image: what a pass costs, but for its ends."""
+    """The multiply-adds of the blocks for one image, but not of its ends."""
     matrices = 4 * self.width + (3 if self.mlp == 'swiglu' else 2) * self.hidden
     of_token = self.width * (matrices + 2 * self.num_tokens)  # and attention
     modulation = (6 if self.shift else 4) * self.width**2
@@ -271,7 +271,7 @@ class DiTConfig:
 
   @property
   def pass_multiply_adds(self) -> int:
-    """Of a whole pass of one image: blocks, embedders, every head."""
+    """The multiply-adds of one image: blocks, embedders, every head."""
     patch = self.patch**2
     ends = self.num_tokens * patch * self.channels + 256 + self.width
     head = self.num_tokens * patch * self.out_channels + 2 * self.width

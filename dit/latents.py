@@ -40,7 +40,7 @@ def to_pixels(x: jax.Array, *, truncate: bool = False) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-  """What an encoder says of an image: a Gaussian, independent in each number.
+  """The output of an encoder: a Gaussian, independent in each number.
 
   Attributes:
     mean: (B, H, W, C) float32.
@@ -52,7 +52,7 @@ class Posterior:
 
   @classmethod
   def from_moments(cls, moments: jax.Array) -> 'Posterior':
-    """From mean and log-variance as encoders give them, (B, H, W, 2C)."""
+    """Returns one from an encoder's mean and log-variance, (B, H, W, 2C)."""
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     return cls(mean, jnp.exp(0.5 * jnp.clip(log_variance, -30, 20)))
 
@@ -93,7 +93,7 @@ class Normalisation:
 
   @classmethod
   def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> 'Normalisation':
-    """From a statistics file's `mean` and `std`, each (1, C, 1, 1) or (C,)."""
+    """Returns one from a file's `mean` and `std`, each (1, C, 1, 1) or (C,)."""
     for name in ('mean', 'std'):
       if name not in tensors:
         raise InputError(

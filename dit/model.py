@@ -206,7 +206,7 @@ class BoundDenoiser:
 
   @property
   def multiply_adds(self) -> int:
-    """Of a pass of one row, about."""
+    """The approximate number of multiply-adds of a pass of one row."""
     return self.config.multiply_adds
 
   @property

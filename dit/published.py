@@ -42,7 +42,7 @@ PICKLES = ('.pt', '.pth', '.ckpt')
 SUFFIXES = ('.safetensors', *PICKLES)
 WEIGHTS = {'ema': 'ema', 'raw': 'model'}  # and their names in checkpoints
 AS_STORED = 'as stored'  # of a file that has one set and no name for it
-# What DistributedDataParallel and torch.compile put before names.
+# Prefixes of names by DistributedDataParallel and torch.compile.
 _WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
 
 
@@ -139,7 +139,7 @@ def read_safetensors(path: pathlib.Path) -> Tensors:
 
 
 def header_of(path: epath.PathLike) -> dict[str, str]:
-  """What the header of a .safetensors file says; {} of other files."""
+  """Returns the entries of a .safetensors file's header; {} for other files."""
   if pathlib.PurePath(path).suffix != '.safetensors':
     return {}
   try:

@@ -213,7 +213,7 @@ def _quantize_layer(
 
 
 def _group(inputs: int, bits: int) -> int:
-  """How many inputs share a scale."""
+  """The number of inputs that share a scale."""
   if bits == 8:
     return inputs
   sizes = range(1, min(inputs, LARGEST_GROUP) + 1)
@@ -221,7 +221,7 @@ def _group(inputs: int, bits: int) -> int:
 
 
 def _dtype(name: str) -> np.dtype:
-  """Of a parameter that is not quantised."""
+  """The type of a parameter that is not quantized."""
   return np.dtype(np.float32 if name in _TABLES else jnp.bfloat16)
 
 

@@ -78,7 +78,7 @@ class Denoiser(Protocol):
 
   @property
   def multiply_adds(self) -> int:
-    """Of a pass of one row, about."""
+    """The approximate number of multiply-adds of a pass of one row."""
 
   def __call__(
     self,

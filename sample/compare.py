@@ -44,7 +44,7 @@ _COLUMNS, _SHEET_ROWS = 20, 3
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-  """What to compare.
+  """Settings of a comparison.
 
   Attributes:
     num: images for each method, labels balanced.
@@ -326,7 +326,7 @@ def _summary(scores: Scores) -> str:
 
 
 def _label(name: str, scale: str, scores: Scores) -> str:
-  """What stands beside a block of images."""
+  """Returns the text beside a block of images."""
   distance = f'FD {scores.features.value:.2f}'
   return '\n'.join(filter(None, (name, scale, distance)))
 

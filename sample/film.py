@@ -1,4 +1,4 @@
-"""What guidance changes, along a trajectory: estimates of the final image.
+"""The effect of guidance along a trajectory: estimates of the final image.
 
 Where a step of the solver begins, at (x_t, t), the network's own prediction,
 its weaker one and the guided one each say which image they are heading for,

@@ -96,7 +96,7 @@ class SampleConfig:
     return make_solver(self.solver, path)
 
   def precision(self) -> contextlib.AbstractContextManager:
-    """In which `state_dtype` exists."""
+    """Returns a context in which `state_dtype` exists."""
     if self.state_dtype == 'float64':
       return jax.enable_x64(True)
     return contextlib.nullcontext()

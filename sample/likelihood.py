@@ -90,5 +90,5 @@ def log_likelihood(
 
 
 def bits_per_dimension(log_density: jax.Array, dimensions: int) -> jax.Array:
-  """Of a log density in nats over so many numbers."""
+  """Returns the bits per dimension of a log density in nats."""
   return -log_density / (dimensions * np.log(2))

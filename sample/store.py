@@ -38,7 +38,7 @@ _PREVIEW = 100
 _THREADS = 8
 _NONFINITE = 'nonfinite_images'  # key of samples.json: their numbers
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-# What this module makes, and so may replace; nothing else is touched.
+# Files that this module makes and may replace; nothing else is touched.
 _FILES = ('samples.npz', 'samples.png', 'labels.txt')
 _INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
 # The same files, as patterns for a lock (`dit.folder_lock`).
@@ -348,7 +348,7 @@ def _load(path: epath.Path, name: str) -> np.ndarray:
 def _differences(
   found: dict[str, Any] | None, protocol: dict[str, Any]
 ) -> list[str]:
-  """What `protocol` has otherwise than `found`, as 'key: old -> new'."""
+  """Returns how `protocol` differs from `found`, as 'key: old -> new'."""
   found, protocol = writer.identity(found or {}), writer.identity(protocol)
   return [
     f'{key}: {_short(found.get(key, "absent"))} -> {_short(value)}'

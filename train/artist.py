@@ -1,4 +1,4 @@
-"""What the command `report` draws anew: samples by class, and film strips."""
+"""Pictures of the command `report`: samples by class, and film strips."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ _ROWS = {name: name for name in ('state', 'strong', 'refined', 'guided')}
 
 
 class Artist:
-  """What draws anew, everything checked first."""
+  """Draws the pictures; everything is checked first."""
 
   def __init__(self, request: Request, guidance: Sequence[str]) -> None:
     self._opened = opened = Opened(request)

@@ -276,7 +276,7 @@ class Checkpointer:
 
 
 def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
-  """Of which the best have the least; of others than `by` it is the worst."""
+  """Returns a rank, lowest for the best; one by another metric is the worst."""
   # Before there were other ranks, the loss stood there alone.
   rank = metrics['loss'] if 'loss' in metrics else metrics['rank']
   same = metrics.get('by', 'loss') == by

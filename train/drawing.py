@@ -1,4 +1,4 @@
-"""What samples are drawn from, and how: everything checked, then the weights.
+"""Sources and settings of samples: all is checked before weights are read.
 
 A `Request` becomes `Opened`, of which nothing is compiled or read yet, or a
 `Drawing`, which also knows guidance, labels and what decodes.

@@ -97,7 +97,7 @@ def _page(
   place = epath.Path(request.source.place).expanduser()
   rows = read_metrics(place)
   advice = Advice(request)
-  # What is there is read first: drawing takes time.
+  # Existing results are read first, since drawing takes time.
   made = [
     (name, title, _made(title, make, *args))
     for name, title, make, *args in (

@@ -274,7 +274,7 @@ def _pool_max(x: jax.Array, stride: int) -> jax.Array:
 
 
 def _pool_mean(x: jax.Array) -> jax.Array:
-  """Of 3 x 3, without the padding at the borders."""
+  """Pools 3 x 3 means, without the padding at the borders."""
   ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
   return _pool(x, 0.0, lax.add, 1, 1) / _pool(ones, 0.0, lax.add, 1, 1)
 

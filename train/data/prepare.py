@@ -41,7 +41,7 @@ from train.log import image_progress
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-  """How images become records.
+  """Settings by which images become records.
 
   Attributes:
     image_size: side of the square crop.

@@ -142,7 +142,7 @@ class Metadata:
 
   @property
   def records(self) -> int:
-    """In all shards."""
+    """The number of records in all shards."""
     return sum(shard.records for shard in self.shards)
 
   @property

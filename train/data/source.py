@@ -36,7 +36,7 @@ SplitName = Annotated[str, FolderName(empty=True)]
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """Which records, and how they are read.
+  """The records to read, and how to read them.
 
   Attributes:
     name: 'digits', a set made by `prepare`, or a TFDS set.

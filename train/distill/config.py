@@ -1,4 +1,4 @@
-"""What a distillation is told: the section `distill`, and what it implies."""
+"""Settings of a distillation: the section `distill`, and derived ones."""
 
 import dataclasses
 from typing import Annotated

@@ -49,7 +49,7 @@ def init(config: DiTConfig, heads: int, key: jax.Array) -> model.Params:
 
 
 def logits(heads: model.Params, states: Sequence[jax.Array]) -> jax.Array:
-  """What each head says of hidden states K x (B, N, D): (K, B), high: real."""
+  """Returns logits (K, B) of hidden states K x (B, N, D); high means real."""
   h = layer_norm(jnp.stack(states).astype(jnp.float32))
   for name in ('fc1', 'fc2'):
     layer = heads[name]

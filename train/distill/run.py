@@ -47,13 +47,13 @@ _MEASURED = 4096  # images, for the moments of latents
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a distillation needs beside its settings, checked.
+  """The checked parts that a distillation needs beside its settings.
 
   Attributes:
-    teacher: where it is.
-    network: its experiment.
-    start: where the student's first parameters are.
-    distillation: what is made, but for measured moments.
+    teacher: place of the teacher.
+    network: experiment of the teacher.
+    start: place of the student's first parameters.
+    distillation: the losses, without moments that are measured.
     mesh: the devices.
     source: records; None where no data is needed.
     latents: what is known of the latents.
