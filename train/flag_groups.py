@@ -132,7 +132,7 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--preset',
-    help='published settings, of configs/presets.py: guidance, sampler, '
+    help='published settings by name (configs/presets.py): guidance, sampler, '
     'precision, labels and number of images',
   )
   parser.add_argument(
@@ -157,7 +157,8 @@ def add_autoencoder(parser: argparse.ArgumentParser) -> None:
 def add_extractor(parser: argparse.ArgumentParser) -> None:
   """Adds whose features are measured."""
   parser.add_argument(
-    '--extractor', help='inception:FILE, classifier[:FOLDER], FILE.py:NAME'
+    '--extractor',
+    help='extractor: inception:FILE, classifier[:FOLDER] or FILE.py:NAME',
   )
   parser.add_argument('--preprocessing', help=', '.join(RESIZES))
 
@@ -165,7 +166,7 @@ def add_extractor(parser: argparse.ArgumentParser) -> None:
 def add_reference_flag(parser: argparse.ArgumentParser) -> None:
   """Adds the real images to measure against."""
   parser.add_argument(
-    '--reference', help='statistics or images (the training split)'
+    '--reference', help='real images, or their statistics (the training split)'
   )
 
 

@@ -64,7 +64,7 @@ def add_commands(
 def _add_prepare(command: flag_groups.Command) -> None:
   parser = command(
     'prepare',
-    'images to latent records for training; the same command again resumes',
+    'turn images into records for training; the same command again resumes',
     f'Writes data.dir/data.name/SPLIT. {ALL_KEYS}'
     'Example: python main.py prepare '
     '--images=imagenet/train --config.data.name=imagenet256 \\\n'
@@ -117,7 +117,7 @@ def _add_train(command: flag_groups.Command) -> None:
 def _add_distill(command: flag_groups.Command) -> None:
   parser = command(
     'distill',
-    'a few-step student of a trained network; the same command again resumes',
+    'train a few-step student of a network; the same command again resumes',
     f'{ALL_KEYS}The first example trains one student, the second '
     'runs a recipe of '
     'several stages (docs/distillation.md).\nExamples:\n'
@@ -127,8 +127,8 @@ def _add_distill(command: flag_groups.Command) -> None:
     '    --teacher=runs/digits --workdir=runs/flash4',
   )
   for flag, text in (
-    ('--config', 'file of configs/distill/'),
-    ('--teacher', 'run (its average), or folder of weights'),
+    ('--config', 'config file in configs/distill/'),
+    ('--teacher', 'teacher: a run (its average), or a folder of weights'),
     ('--workdir', 'folder of the student'),
   ):
     needed = flag != '--workdir'  # not for --dry_run
@@ -142,7 +142,7 @@ def _add_distill(command: flag_groups.Command) -> None:
 def _add_reference(command: flag_groups.Command) -> None:
   parser = command(
     'reference',
-    'statistics of real images, for evaluate --reference',
+    'compute statistics of real images, for evaluate --reference',
     'Example:\n  python main.py reference --images=imagenet/train '
     '--to=imagenet256.npz \\\n'
     '    --config.eval.image_size=256 --extractor=inception:FILE',
@@ -164,7 +164,7 @@ def _add_reference(command: flag_groups.Command) -> None:
 def _add_features(command: flag_groups.Command) -> None:
   parser = command(
     'train-features',
-    'a classifier of the training split, whose features measure distances',
+    'train a classifier whose features measure distances',
     'Example:\n  python main.py train-features --config=configs/cifar10.py '
     '--to=features/cifar10\nThen: --extractor=classifier:features/cifar10',
   )
@@ -181,7 +181,9 @@ def _add_features(command: flag_groups.Command) -> None:
 
 def _add_convert(command: flag_groups.Command) -> None:
   parser = command(
-    'convert', 'weights from one kind of file to another', CONVERT_EXAMPLES
+    'convert',
+    'convert weights from one kind of file to another',
+    CONVERT_EXAMPLES,
   )
   for flag, name, text in (
     ('--from', 'source', 'published file (or hf://org/name/file), folder of '
@@ -213,13 +215,14 @@ def _add_convert(command: flag_groups.Command) -> None:
   parser.add_argument(
     '--no_null_label',
     action='store_true',
-    help='the last label of the published source is a class: no CFG',
+    help='the last label of the published source is a class, not the null '
+    'label',
   )
   parser.add_argument(
     '--weights',
     type=flag_groups.weights,
-    help='ema or raw, the moving average or the raw parameters (ema, or all '
-    'there are); of a run also ema:WIDTH',
+    help='ema or raw, the moving average or the raw parameters (ema, or the '
+    'only set there is); for a run also ema:WIDTH',
   )
   parser.add_argument(
     '--quantize',

@@ -8,7 +8,7 @@ def add_sample(command: flag_groups.Command) -> None:
   """Adds the command sample."""
   parser = command(
     'sample',
-    'images of a trained run, or of a folder of weights; the same command '
+    'draw images from a run or a folder of weights; the same command '
     'again resumes',
     f'{FREE_KEYS}Examples:\n'
     '  python main.py sample --workdir=runs/digits '
@@ -19,8 +19,8 @@ def add_sample(command: flag_groups.Command) -> None:
   where = parser.add_mutually_exclusive_group(required=True)
   for flag, text in (
     ('--workdir', 'folder of the run'),
-    ('--folder', 'folder of weights instead, made by convert'),
-    ('--config', 'config file instead, for --dry_run'),
+    ('--folder', 'folder of weights, made by convert'),
+    ('--config', 'config file, for --dry_run only'),
   ):
     where.add_argument(flag, type=flag_groups.path, help=text)
   flag_groups.add_drawing(parser)
@@ -44,7 +44,7 @@ def add_compare(command: flag_groups.Command) -> None:
   """Adds the command compare."""
   parser = command(
     'compare',
-    'guidance methods side by side: a table and pictures',
+    'compare guidance methods side by side: a table and pictures',
     f'{FREE_KEYS}Example: python main.py compare --workdir=runs/digits '
     '--config.compare.num=1000',
   )
@@ -56,7 +56,7 @@ def add_sweep(command: flag_groups.Command) -> None:
   """Adds the command sweep."""
   parser = command(
     'sweep',
-    'a metric over one or two guidance scales: a table and a picture',
+    'measure a metric over guidance scales: a table and a picture',
     f'{FREE_KEYS}Example: python main.py sweep --workdir=runs/digits '
     '--guidance=ig:1.0..2.0:6,cfg:1.0..2.0:6 --metric=fd',
   )
@@ -85,7 +85,7 @@ def add_evaluate(command: flag_groups.Command) -> None:
   """Adds the command evaluate."""
   parser = command(
     'evaluate',
-    'scores of images against real ones: FID, sFID, IS, precision, recall',
+    'score images against real ones: FID, sFID, IS, precision, recall',
     'Keys of the section eval of configs/base.py can be set: '
     '--config.eval.KEY=VALUE.\nExamples:\n'
     '  python main.py evaluate --workdir=runs/digits --guidance=ig:1.5 '
@@ -112,14 +112,18 @@ def add_evaluate(command: flag_groups.Command) -> None:
     'separated by commas (all that can be computed but fd_inf)',
   )
   parser.add_argument(
-    '--repeats', type=int, help='disjoint sets: mean and standard error (1)'
+    '--repeats',
+    type=int,
+    help='number of disjoint sets, for a standard error (1)',
   )
   parser.add_argument(
-    '--bootstrap', type=int, help='resamples behind a standard error (0)'
+    '--bootstrap', type=int, help='number of resamples for a standard error (0)'
   )
   flag_groups.add_drawing(parser)
   parser.add_argument(
-    '--num', type=int, help='images of each set (50,000, or all samples)'
+    '--num',
+    type=int,
+    help='number of images of each set (50,000, or all samples)',
   )
   flag_groups.add_source(parser)
   flag_groups.add_processes(parser)
@@ -129,7 +133,7 @@ def add_report(command: flag_groups.Command) -> None:
   """Adds the command report."""
   parser = command(
     'report',
-    'a run as one HTML page: config, curves, samples, what guidance changes',
+    'show a run as an HTML page: config, curves, samples, film strips',
     f'{FREE_KEYS}Example: python main.py report --workdir=runs/digits '
     '--guidance=ig:1.5 --guidance=s2:1.5',
   )
