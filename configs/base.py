@@ -204,7 +204,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.mesh.data = -1
   config.mesh.fsdp = 1
   config.mesh.tensor = 1
-  # Optimiser state and averages cut over data too (ZeRO-1).
+  # Optimizer state and averages cut over data too (ZeRO-1).
   config.mesh.zero1 = False
 
   config.checkpoint = ml_collections.ConfigDict()

@@ -147,7 +147,7 @@ class DiTConfig:
       'rmsnorm' (with gain).
     mlp: 'gelu' (its tanh form) or 'swiglu' (hidden width 2/3 of mlp_ratio D).
     rope: rotates queries and keys by row and column, beside the sin-cos table.
-    qk_norm: normalisation of queries and keys, one of QK_NORMS, with gain.
+    qk_norm: normalization of queries and keys, one of QK_NORMS, with gain.
     shift: whether the modulation of blocks shifts, beside scale and gate.
     null_label: whether the label `num_classes` was trained, for CFG.
     learn_sigma: whether heads predict 2 C channels, the second C being DiT's

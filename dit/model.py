@@ -45,7 +45,7 @@ class DiT(nnx.Module):
   """The network; see the module's equations."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates all parameters; the output is zero at initialisation."""
+    """Creates all parameters; the output is zero at initialization."""
     self.config = config
     param_dtype = config.param_dtype
     self.patch_embed = Dense(

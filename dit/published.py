@@ -258,7 +258,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         path,
         map_location='cpu',
         weights_only=True,
-        # Of 10 GB with raw weights and optimiser, reads what is used.
+        # Of 10 GB with raw weights and optimizer, reads what is used.
         mmap=zipfile.is_zipfile(path),
       )
   except Exception as error:  # torch raises whatever its parts raise
@@ -278,7 +278,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
       floating = value.is_floating_point()
       value = value.detach().to(torch.float32 if floating else value.dtype)
       tensors[name] = value.numpy()
-    except Exception as error:  # sparse, quantised, without data, ...
+    except Exception as error:  # sparse, quantized, without data, ...
       raise InputError(
         f'{path} has {name!r}, which is no plain array ({reason(error)}).'
       ) from error

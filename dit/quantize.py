@@ -8,7 +8,7 @@ each layer, group of inputs and output:
   w' = s q, within s / 2 of w; zero stays zero
 
 so that the outermost bucket is a whole one (the bound of qwix's symmetric
-quantisation). Eight bits have one group, all inputs; fewer have groups of the
+quantization). Eight bits have one group, all inputs; fewer have groups of the
 largest divisor of `inputs` that is at most 64. Which kernel has how many bits:
 
   scheme   attention, MLP   modulation of the blocks
@@ -64,14 +64,14 @@ _PACKING = {8: (1, 1), 6: (4, 3), 4: (2, 1)}  # bits: so many values in bytes
 
 
 def bits_of(name: str, scheme: str) -> int | None:
-  """Bits of the parameter at a path; None for one that is not quantised."""
+  """Bits of the parameter at a path; None for one that is not quantized."""
   if _KERNELS.fullmatch(name):
     return SCHEMES[scheme].bits
   return SCHEMES[scheme].modulation_bits if name == _MODULATION else None
 
 
 def stored(leaves: Leaves, scheme: str) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shape and type of every array in a quantised file; allocates nothing.
+  """Shape and type of every array in a quantized file; allocates nothing.
 
   Args:
     leaves: of the network's parameters, by path.
@@ -115,7 +115,7 @@ def scheme_of(arrays: Mapping[str, np.ndarray], leaves: Leaves) -> str | None:
 
 
 def quantize(params: Mapping[str, np.ndarray], scheme: str) -> Arrays:
-  """The arrays of a quantised file, as `stored` describes them.
+  """The arrays of a quantized file, as `stored` describes them.
 
   Args:
     params: the network's parameters, by path.

@@ -9,8 +9,8 @@ A mesh has three axes. Batches are cut over the first two:
 
 Every parameter has logical axes, found from the end of its path in
 `LOGICAL_AXES`; `MESH_AXES` maps a logical axis to the mesh axis that cuts it.
-Trees that hold parameters under longer paths (EMA, optimiser state) fall under
-the same rules; with ZeRO-1 the optimiser state and the EMA are cut over `data`
+Trees that hold parameters under longer paths (EMA, optimizer state) fall under
+the same rules; with ZeRO-1 the optimizer state and the EMA are cut over `data`
 too. Where they are used, layers say with `constrain` what they need.
 """
 
@@ -57,7 +57,7 @@ class MeshConfig:
     data: copies of the parameters.
     fsdp: slices of the parameters.
     tensor: parts of each block.
-    zero1: whether optimiser state and EMA are cut over `data` too.
+    zero1: whether optimizer state and EMA are cut over `data` too.
   """
 
   data: Devices = -1
@@ -96,7 +96,7 @@ def make_mesh(
 
 
 def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
-  """Neighbours on the mesh are neighbours on the wires of a TPU."""
+  """Neighbors on the mesh are neighbors on the wires of a TPU."""
   if devices[0].platform != 'tpu':
     return np.asarray(devices).reshape(sizes)
   return mesh_utils.create_device_mesh(

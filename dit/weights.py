@@ -4,7 +4,7 @@
                        "sha256": of the other file}
   model.safetensors   arrays by their path: blocks/mlp/fc1/kernel
 
-Quantised weights (`dit.quantize`) say so: "quantized": {"scheme": "int8"}.
+Quantized weights (`dit.quantize`) say so: "quantized": {"scheme": "int8"}.
 
 What is written appears whole or not at all, and replaces nothing. What is read
 is checked, every name, shape and type, and the hash, before it is used.
@@ -100,7 +100,7 @@ def load_folder(
 
   Returns:
     The network, its parameters as nested dictionaries of numpy arrays,
-    quantised ones as float32, and the `info` that they were saved with.
+    quantized ones as float32, and the `info` that they were saved with.
 
   Raises:
     InputError: for a folder that is damaged or of another kind, or weights that
@@ -115,7 +115,7 @@ def load_folder(
     )
   arrays, scheme = read_safetensors(path), scheme_of(info)
   _check_arrays(path, arrays, config, scheme)
-  # Folders of earlier versions, which had no quantised weights, have no hash.
+  # Folders of earlier versions, which had no quantized weights, have no hash.
   hashed = 'sha256' in info or scheme is not None
   if hashed and info.pop('sha256', None) != _sha256(path):
     raise InputError(
@@ -136,7 +136,7 @@ def load_folder(
 
 
 def scheme_of(info: Mapping[str, Any]) -> str | None:
-  """The scheme of a folder's weights, by its `info`; None: unquantised."""
+  """The scheme of a folder's weights, by its `info`; None: unquantized."""
   return info['quantized']['scheme'] if 'quantized' in info else None
 
 

@@ -108,7 +108,7 @@ def sheet(
   scale: int,
   margin: int = 120,
 ) -> np.ndarray:
-  """Stacks labelled blocks of images, each name in a margin on the left.
+  """Stacks labeled blocks of images, each name in a margin on the left.
 
   Args:
     blocks: name and (n, H, W, C) uint8 images of each.

@@ -1,6 +1,6 @@
 """Checkpoints, with Orbax: asynchronous, atomic, checked, some of them kept.
 
-A checkpoint holds four items, so that sampling reads no optimiser:
+A checkpoint holds four items, so that sampling reads no optimizer:
 
   params     the raw parameters
   ema        their moving average

@@ -5,7 +5,7 @@ The average that is sampled from is exponential:
   ema <- d_n ema + (1 - d_n) params,   d_n = min(decay, (1 + n) / (10 + n))
 
 with n the number of steps before this one, skipped ones included: the ramp lets
-a short run forget its initialisation. Without the ramp, d_n = decay.
+a short run forget its initialization. Without the ramp, d_n = decay.
 
 Beside it there may be power-function averages (EDM2: Karras et al. 2024,
 arXiv 2312.02696, section 3), whose weight of step s grows like s^gamma:

@@ -4,7 +4,7 @@
   published file, or hf://org/name/file      folder, published .safetensors
   folder (`dit.weights`)                     published .safetensors
   workdir of a run: its newest checkpoint    folder, published .safetensors
-  any of these                               folder of quantised weights
+  any of these                               folder of quantized weights
 
 A published file does not say what network it is of: its family is given, and
 what shapes do not tell. Everything passes through the tree of a network, so

@@ -48,7 +48,7 @@ def train_features(
     A report of one line.
 
   Raises:
-    InputError: if the data is not labelled images, or the folder is taken.
+    InputError: if the data is not labeled images, or the folder is taken.
     PrepareError: if another process failed.
   """
   if steps is not None:

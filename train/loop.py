@@ -311,7 +311,7 @@ def run(
 def plan(
   experiment: Experiment, mesh: Mesh
 ) -> tuple[optax.Schedule, optax.GradientTransformation, state_lib.TrainState]:
-  """Learning rate, optimiser, and shapes of the state on the mesh."""
+  """Learning rate, optimizer, and shapes of the state on the mesh."""
   schedule = make_schedule(
     experiment.optimizer,
     batch_size=experiment.train.batch_size,

@@ -1,4 +1,4 @@
-"""The optimiser: clipped AdamW or Muon with warm-up, as an optax chain."""
+"""The optimizer: clipped AdamW or Muon with warm-up, as an optax chain."""
 
 import dataclasses
 from typing import Annotated
@@ -41,7 +41,7 @@ class OptimizerConfig:
     end_fraction: of `lr`, where the cosine ends.
     name: 'adamw', or 'muon' for matrices with Adam for biases and gains.
     momentum: of Muon, whose matrices know no b1, b2 and eps.
-    muon_dtype: in which Muon orthogonalises.
+    muon_dtype: in which Muon orthogonalizes.
   """
 
   lr: LearningRate

@@ -251,7 +251,7 @@ def check_start(experiment: Experiment) -> None:
 
 
 def check_unquantised(source: Source) -> None:
-  """Raises InputError for quantised weights: training needs all of them."""
+  """Raises InputError for quantized weights: training needs all of them."""
   scheme = None
   if not source.is_run:
     scheme = weights.scheme_of(weights.load_config(source.place)[1])

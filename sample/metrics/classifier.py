@@ -2,7 +2,7 @@
 
 For data without a published feature extractor: the activations before its last
 layer are features for distances, its predictions give class accuracy. Numbers
-made with it are labelled as such, and are never called FID.
+made with it are labeled as such, and are never called FID.
 
 Kept as a folder:
 
@@ -69,7 +69,7 @@ def recipe(shape: tuple[int, int, int]) -> tuple[int, int]:
 
 
 class ConvNet(nnx.Module):
-  """Convolutions, a normalised hidden layer, logits."""
+  """Convolutions, a normalized hidden layer, logits."""
 
   def __init__(
     self, shape: tuple[int, int, int], num_classes: int, *, rngs: nnx.Rngs
@@ -89,7 +89,7 @@ class ConvNet(nnx.Module):
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(B, H, W, C) in [-1, 1] -> features (B, F) and logits.
 
-    The features are normalised, hence bounded: no single odd image can carry
+    The features are normalized, hence bounded: no single odd image can carry
     a distance between sets of them.
     """
     for conv in self.convs:
@@ -249,7 +249,7 @@ def train_classifier(
     steps: of Adam; of `recipe` if None.
     batch_size: drawn with replacement; of `recipe` if None.
     lr: at the start; it falls to zero as a cosine.
-    seed: of initialisation, batches and augmentation.
+    seed: of initialization, batches and augmentation.
     flip: mirrors half of the images.
     progress: called after each step with the steps done and the loss.
 

@@ -204,7 +204,7 @@ def _classifier(
         f'the classifier is of {shape[0]} x {shape[1]} images, but these are '
         f'{images.shape[1]} x {images.shape[2]}.'
       )
-    if shape[-1] == 1:  # grey images that were stored as RGB
+    if shape[-1] == 1:  # gray images that were stored as RGB
       images = images.mean(-1, keepdims=True)
     images = jnp.broadcast_to(images, (*images.shape[:3], shape[-1]))
     features, logits = nnx.merge(graph, params)(latents.from_pixels(images))

@@ -10,7 +10,7 @@ evaluations/evaluator.py). What is odd about this graph: an average pool does
 not count the padding, the last block pools by the maximum, there are 1008
 logits, and the score leaves out the bias.
 
-Names are those of the published PyTorch file. Its batch normalisations are
+Names are those of the published PyTorch file. Its batch normalizations are
 folded into kernels and biases:
 
   kernel = weight s,  bias = beta - mean s,  s = gamma / sqrt(var + 1e-3)
@@ -235,7 +235,7 @@ def _convolve(
   if height == width == 1:
     return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0], precision=_EXACT)
   up, left = (height // 2 * same, width // 2 * same)
-  # XLA's CPU code gathers a patch for every output. Two neighbouring columns
+  # XLA's CPU code gathers a patch for every output. Two neighboring columns
   # that share one, as channels of a kernel that is wider by one stride, take
   # half of the time where patches, not products, are what costs.
   columns = 2 if jax.default_backend() == 'cpu' and x.shape[2] > 70 else 1

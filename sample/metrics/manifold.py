@@ -30,7 +30,7 @@ def radii(features: np.ndarray, k: int = 3, half: bool = False) -> np.ndarray:
 
   Args:
     features: (n, F), computed with in float32.
-    k: which neighbour the ball reaches to.
+    k: which neighbor the ball reaches to.
     half: distances in float16, as the ADM evaluator's. A block of which one
       overflows is float32; ADM's blocks are of 10,000 rows, ours of `BLOCK`.
 

@@ -61,7 +61,7 @@ _ROWS = {
   'spatial': set(),
   'logits': {'is', 'accuracy'},
 }
-# Of the others, images drawn twice are each other's neighbours, or their own
+# Of the others, images drawn twice are each other's neighbors, or their own
 # kernel: no bootstrap.
 _RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
 

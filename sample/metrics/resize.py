@@ -5,11 +5,11 @@ Each preset is two matrices, rows R and columns C, and a scaling of values:
   y[o, p] = sum_{h, w} R[o, h] C[p, w] x[h, w],   x in [0, 255]
 
   adm              TensorFlow 1 bilinear, (y - 128) / 128; torch_fidelity too
-  pytorch_fid      bilinear between pixel centres, 2 y / 255 - 1
+  pytorch_fid      bilinear between pixel centers, 2 y / 255 - 1
   clean_fid        Pillow's antialiased bicubic, clipped, (y - 128) / 128
 
 TensorFlow 1 samples at i * size / 299, from the corner of a pixel and not from
-its centre: everything moves by up to half a pixel. Only clean_fid looks at all
+its center: everything moves by up to half a pixel. Only clean_fid looks at all
 pixels when it makes an image smaller. Of images of 299 x 299 all give the same,
 but for pytorch_fid's scaling.
 """
@@ -32,7 +32,7 @@ def preprocess(images: jax.Array, preset: str) -> jax.Array:
   """(B, H, W, C) of [0, 255], C 1 or 3, -> (B, 299, 299, 3) about [-1, 1]."""
   check_choice('preprocessing', preset, PRESETS)
   x = jnp.asarray(images, jnp.float32)
-  x = jnp.broadcast_to(x, (*x.shape[:3], 3))  # grey: three times the same
+  x = jnp.broadcast_to(x, (*x.shape[:3], 3))  # gray: three times the same
   rows, columns = (resize_matrix(size, preset) for size in x.shape[1:3])
   exact = lax.Precision.HIGHEST
   x = jnp.einsum('pw,bhwc->bhpc', columns, x, precision=exact)

@@ -1,6 +1,6 @@
 """Images to latent records, once, so that training never encodes.
 
-  image file -> upright RGB -> centre crop -> x in [-1, 1] -> mean, std
+  image file -> upright RGB -> center crop -> x in [-1, 1] -> mean, std
 
 and the same of the mirrored image, where that is asked for. Shard k holds the
 images k S to (k + 1) S - 1 of the set, in order (training shuffles); process p

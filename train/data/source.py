@@ -1,7 +1,7 @@
 """Random-access sources of training records, and whether they fit.
 
 Records of `prepare` hold latents or pixels (`train.data.records`). Any
-class-labelled set of TensorFlow Datasets that was prepared as ArrayRecord is
+class-labeled set of TensorFlow Datasets that was prepared as ArrayRecord is
 read as it is, without TensorFlow: {'image': uint8 (H, W, C), 'label': int}.
 The digits are written where they are missing.
 """
@@ -48,7 +48,7 @@ class DataConfig:
     prefetch: batches read ahead, by each worker.
     workers: processes that read; 0: this one does.
     autoencoder: whose latents the records are; 'pixels' for none.
-    statistics: what normalises latents: 'autoencoder', its own constants, or
+    statistics: what normalizes latents: 'autoencoder', its own constants, or
       'data', mean and std of each channel over the training split.
     flip: whether half of the images are mirrored.
   """

@@ -263,7 +263,7 @@ def measured(
 def make_rules(
   experiment: Experiment,
 ) -> tuple[optax.Schedule, step_lib.Rules]:
-  """Learning rate of the student by update, and both optimisers."""
+  """Learning rate of the student by update, and both optimizers."""
   settings, period = experiment.train, experiment.distill.period
 
   def make(config):

@@ -38,7 +38,7 @@ class DistillState(TrainState):
   Attributes:
     fake: 'network', whole or its low-rank changes, and 'heads', those of the
       discriminator; {} where there is none.
-    fake_opt_state: of their optimiser.
+    fake_opt_state: of their optimizer.
   """
 
   fake: Any
@@ -47,7 +47,7 @@ class DistillState(TrainState):
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """The optimisers of student and fake denoiser, and the student's average."""
+  """The optimizers of student and fake denoiser, and the student's average."""
 
   student: optax.GradientTransformation
   fake: optax.GradientTransformation
