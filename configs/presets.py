@@ -40,7 +40,8 @@ PRESETS = {
     'fid': 2.27,
     'inception_score': 278.2,
   },
-  # SiT-XL/2, 1,400 epochs (arXiv 2401.08740); likewise. The SDE, and the ODE.
+  # SiT-XL/2, 1,400 epochs (arXiv 2401.08740), also with three channels guided:
+  # with the SDE, and with the ODE.
   'sit_xl_cfg': {
     **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',
@@ -77,8 +78,8 @@ PRESETS = {
     'fid': 1.46,
     'inception_score': 265.7,
   },
-  # SiT-B/2 + IG, 80 epochs (an ablation of the same paper, as others report it:
-  # second-hand).
+  # SiT-B/2 + IG, 80 epochs (an ablation of the same paper; second-hand, as
+  # others report it).
   'sit_b_ig': {
     **_SD,
     'guidance': 'ig:1.9',

@@ -5,8 +5,8 @@
                                           patches being (row, column, channel)
   published blocks.{i}.NAME               ours blocks/NAME, stacked (L, ...)
 
-Families, by the code that wrote the tensors, and what their networks speak
-(`dit.convention`):
+Families, by the code that wrote the tensors, and the convention of their
+networks (`dit.convention`):
 
   dit               facebookresearch/DiT                   noise
   sit               willisma/SiT                           reversed
@@ -35,7 +35,7 @@ class Family(NamedTuple):
   """What a family's code can hold.
 
   Attributes:
-    convention: that its networks speak.
+    convention: convention of its networks.
     inside: whether they have one head inside.
     options: whether norm, MLP, rotary positions and shift can be chosen.
   """

@@ -70,7 +70,7 @@ def wide(dtype: str | jax.typing.DTypeLike) -> jnp.dtype:
 
 
 def layer_norm(h: jax.Array, epsilon: float = _EPSILON) -> jax.Array:
-  """Normalises the last axis, without gain, computed in float32."""
+  """Normalizes the last axis, without gain, computed in float32."""
   h32 = h.astype(wide(h.dtype))
   centred = h32 - h32.mean(-1, keepdims=True)
   variance = jnp.square(centred).mean(-1, keepdims=True)

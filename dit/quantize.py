@@ -1,4 +1,4 @@
-"""Quantised weights: fewer bits for the kernels of the blocks, for sampling.
+"""Quantized weights: fewer bits for the kernels of the blocks, for sampling.
 
 A kernel (L, inputs, outputs) becomes integers q of b bits and scales s, one for
 each layer, group of inputs and output:

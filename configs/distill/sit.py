@@ -37,8 +37,9 @@ import ml_collections
 
 from configs import distill, sit
 
-# Steps of a stage of SD3.5-Flash: its 2000, 800, 400 and 400 updates, those of
-# the last three times five for the fake denoiser's, which are not published.
+# Training steps of the stages of SD3.5-Flash: its 2000, 800, 400 and 400
+# updates, the last three times five, for five updates of the fake denoiser
+# each, which are not published.
 STEPS = {'trajectory': 2000, 'sharing': 4000, 'low': 2000, 'high': 2000}
 
 
@@ -50,7 +51,7 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   distill.configure(
     config, method, steps, guidance='cfg:1.25', before=f'{size},'
   )
-  # Their --learning-rate-gen and -gui, and the defaults of their arguments.py:
+  # The values of their --learning-rate-gen and -gui, and of their arguments.py:
   # betas, weight decay (the fake denoiser has none), largest gradient norm.
   config.optimizer.lr = 2e-5
   config.optimizer.b1, config.optimizer.b2 = 0.9, 0.999
@@ -59,14 +60,15 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   config.optimizer.clip = 1.0
   config.optimizer.schedule = 'constant'
   config.ema.decay = 0.999
-  # Their --lora-rank and --lora-scale-f, and --ratio-update.
+  # The values of their --lora-rank, --lora-scale-f and --ratio-update.
   config.distill.fake = 'lora'
   config.distill.lora_rank = 32
   config.distill.lora_scale = 2.0
   config.distill.fake_updates = 5
   if method not in ('flash', *distill.FLASH):
-    # Their --gui-a, --gui-b, --lora-scale-r and --dynamic-step; levels cover
-    # the full range; --s-type-gen uniform draws the step of each image.
+    # The values of their --gui-a, --gui-b, --lora-scale-r and --dynamic-step.
+    # Levels cover the full range; their --s-type-gen=uniform draws a step for
+    # each image.
     config.distill.level_beta = (4.0, 1.5)
     config.distill.teacher_lora_scale = 0.75
     config.distill.dynamic_updates = 10_000
