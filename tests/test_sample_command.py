@@ -198,7 +198,7 @@ def test_a_preset_says_what_it_costs_and_for_which_network_it_is(shared_run):
   assert result.status == 2 and 'cannot be written' in result.err
   assert (
     'Preset sit_xl_ig_cfg: 422 NFE per image, published for SiT-XL/2; this '
-    'network is another, of 3 blocks, width 16 and patch 2.'
+    'network differs: 3 blocks, width 16, patch 2.'
   ) in result.err
 
 

@@ -117,7 +117,7 @@ def test_another_extractor(tmp_path):
         'mu_s': np.zeros(2),
         'sigma_s': -np.eye(2),
       },
-      'no covariance',
+      'not a covariance',
     ),
   ],
 )

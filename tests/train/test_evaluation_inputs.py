@@ -87,7 +87,7 @@ def test_labels_are_not_asked_for_where_none_are_used(tmp_path):
 @pytest.mark.parametrize(
   ('sigma', 'words'),
   [
-    (-np.eye(64), 'no covariance'),
+    (-np.eye(64), 'not a covariance'),
     (np.full((64, 64), np.inf), 'not finite'),
     (np.eye(2048), 'expected (F,) and (F, F)'),
   ],
