@@ -39,7 +39,7 @@ def train_features(
 
   Args:
     experiment: settings; the data, the seed and the number of classes count.
-    folder: path for the classifier, which must not exist or be an empty folder.
+    folder: path for the classifier, either new or an empty folder.
     steps: number of training steps; None for one by the size of the images.
     autoencoder: decoder of records of latents, as text that
       `decoder.read_autoencoder` reads; None for the one that they remember.

@@ -140,7 +140,7 @@ class Classifier:
     """Writes a folder, whole or not at all, on the first process of a job.
 
     Args:
-      folder: a path that must not exist, or be an empty folder.
+      folder: a path that is new, or an empty folder.
       about: plain values that describe the images, the training and the
         accuracy.
 
