@@ -48,7 +48,7 @@ class ClassifierFree(LabelTerm):
 
   def __post_init__(self) -> None:
     """Checks the range."""
-    check_range('guidance guided_channels', self.guided_channels, 0, 65_536)
+    check_range('guidance guided_channels', self.guided_channels, 0, 2**31)
 
   def check_shape(self, shape):  # noqa: D102
     if self.guided_channels > shape[-1]:
