@@ -34,6 +34,7 @@ from dit.nested import flatten
 from dit.ranges import PathText, check_value
 from sample.writer import write_json
 from train.data.processes import writing
+from train.settings import load_config as load_config_file
 
 # Sections and keys that may differ when a run is continued: they change no
 # result, but for rounding.
@@ -244,8 +245,14 @@ def is_free(key: str) -> bool:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
-  """Returns 'key: old -> new' by key, for values that may not differ."""
-  old, new = flatten(old), flatten(new)
+  """Returns 'key: old -> new' by key, for values that may not differ.
+
+  A key that the run lacks in one of its sections is of a later version, and
+  counts as having the default, which is what the run was trained with.
+  """
+  usual = flatten(load_config_file('configs/base.py').to_dict())
+  later = {key: usual[key] for key in usual if key.split('.')[0] in old}
+  old, new = later | flatten(old), flatten(new)
   # The grid and the solver of a student are part of its training.
   is_student = bool(new.get('distill.method'))
 

@@ -98,6 +98,16 @@ def test_free_keys_may_change(tmp_path, config, key, value):
   assert flatten(workdir.load_config(tmp_path))[key] == value
 
 
+def test_a_key_of_a_later_version_has_its_default(tmp_path, config):
+  earlier = copy.deepcopy(config)
+  del earlier['distill']['step_per_image'], earlier['optimizer']['eps']
+  workdir.claim(tmp_path, earlier)
+  with pytest.raises(InputError, match=r'distill\.step_per_image: False -> '):
+    workdir.claim(tmp_path, changed(config, 'distill.step_per_image', True))
+  workdir.claim(tmp_path, config)
+  assert flatten(workdir.load_config(tmp_path)) == flatten(config)
+
+
 @pytest.fixture
 def trained(tmp_path, make_config):
   """A workdir of 320 images of a batch of 16, trained to step 20."""
