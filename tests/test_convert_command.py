@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from train import exchange
+from train import exchange, flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'golden' / 'ig_sit' / 'model.safetensors'
@@ -103,7 +103,7 @@ def test_every_example_is_understood(monkeypatch):
   monkeypatch.setattr(exchange, 'exchange', convert)
   examples = [
     line.split()[3:]
-    for line in exchange.EXAMPLES.splitlines()
+    for line in flags.CONVERT_EXAMPLES.splitlines()
     if line.startswith('  python main.py convert')
   ]
   for argv in examples:

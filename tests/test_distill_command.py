@@ -294,10 +294,8 @@ def test_a_moved_recipe_comes_to_the_same_student(
   first.rename(second)
   result = distil(teacher, second, 'flash,4', **given)
   assert result.status == 0, result.err
-  students = [
-    weights.load_folder(place / 'student') for place in (stay, second)
-  ]
-  jax.tree.map(np.testing.assert_array_equal, *(s[1] for s in students))
+  one, two = (weights.load_folder(p / 'student')[1] for p in (stay, second))
+  jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_ends_of_the_ratio_are_the_branches():

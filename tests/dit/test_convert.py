@@ -1,28 +1,28 @@
 """Published tensors: there and back bit for bit, counts, every refusal."""
 
-import contextlib
 import dataclasses
 import functools
 import itertools
 import math
-import re
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from published_tensors import (
+  PLAIN,
+  frozen,
+  make_config,
+  random_params,
+  random_tensors,
+  read,
+  refused,
+  same_bits,
+  write,
+)
 
-from dit import convert, model, repa
+from dit import convert, model
 from dit.config import DiTConfig, named_size
-from dit.errors import InputError
-
-SIZES = {'size': 4, 'channels': 3, 'num_classes': 5, 'patch': 2, 'depth': 3,
-         'width': 8, 'num_heads': 2}  # fmt: skip
-TAPS = {family: (1,) if 'ig_' in family else () for family in convert.FAMILIES}
-PLAIN = ('dit', 'sit', 'ig_sit', 'repa')
-# All that a published network of the LightningDiT code can have.
-RICH = {'norm': 'rmsnorm', 'mlp': 'swiglu', 'rope': True, 'qk_norm': 'rmsnorm'}
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -31,64 +31,6 @@ def remembered_shapes():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(model, 'shapes', functools.cache(model.shapes))
     yield
-
-
-def make_config(family, **changes):
-  options = {} if family in PLAIN else RICH
-  convention = convert.FAMILIES[family].convention
-  return DiTConfig(**{**SIZES, **options, 'taps': TAPS[family],
-                      'convention': convention, **changes})  # fmt: skip
-
-
-def frozen(arrays):
-  """Read-only, so that a conversion that writes into them raises."""
-  for array in arrays.values():
-    array.flags.writeable = False
-  return types.MappingProxyType(arrays)
-
-
-def random_bits(shapes):
-  """Any float32: NaN with its payload, infinite, subnormal, -0."""
-  rng = np.random.default_rng(0)
-  draw = functools.partial(rng.integers, 0, 2**32, dtype=np.uint32)
-  return {name: draw(shape).view(np.float32) for name, shape in shapes.items()}
-
-
-def random_tensors(config):
-  return frozen(random_bits(convert.published_shapes(config)))
-
-
-def random_params(config):
-  leaves = convert.flatten(model.shapes(config))
-  return random_bits({path: leaf.shape for path, leaf in leaves.items()})
-
-
-def read(tensors, family, **changes):
-  arguments = {'num_heads': 2, 'taps': TAPS[family], **changes}
-  return convert.from_published(tensors, family=family, **arguments)
-
-
-def write(config, flat, family):
-  return convert.to_published(config, convert.unflatten(flat), family=family)
-
-
-def same_bits(ours, expected):
-  assert ours.keys() == expected.keys()
-  for name, array in ours.items():
-    assert array.dtype == expected[name].dtype == np.float32
-    np.testing.assert_array_equal(
-      array.view(np.uint32), expected[name].view(np.uint32), name, strict=True
-    )
-
-
-@contextlib.contextmanager
-def refused(*words):
-  """Expects an InputError of one line that holds these words."""
-  with pytest.raises(InputError) as caught:
-    yield
-  assert '\n' not in str(caught.value)
-  for word in words:
-    assert word in str(caught.value)
 
 
 def architectures():
@@ -113,49 +55,6 @@ def test_round_trip_is_bitwise_and_infers_the_network(family, changes):
   shapes = convert.flatten(model.shapes(config))
   assert jax.tree.map(np.shape, dict(flat)) == jax.tree.map(np.shape, shapes)
   same_bits(write(config, flat, family), tensors)
-
-
-def projectors(count=1):
-  """Tensors that REPA's training adds to a SiT: three layers for an encoder."""
-  return {
-    f'projectors.{k}.{layer}.{kind}': np.ones(shape, np.float32)
-    for k in range(count)
-    for layer, size in ((0, (16, 8)), (2, (16, 16)), (4, (12, 16)))
-    for kind, shape in (('weight', size), ('bias', size[:1]))
-  }
-
-
-@pytest.mark.parametrize('count', [0, 1, 2])
-@pytest.mark.parametrize('older', [False, True])
-def test_repas_projectors_are_skipped_by_name(monkeypatch, count, older):
-  lines = []
-  monkeypatch.setattr(
-    repa.logging, 'info', lambda text, *words: lines.append(text % words)
-  )
-  config = make_config('repa')
-  tensors = dict(random_tensors(config))
-  given = tensors | projectors(count)
-  if older:  # the blocks behind the projectors had a list of their own
-    given = {
-      re.sub(r'^blocks\.([12])\.', lambda m: f'decoder_blocks.{int(m[1]) - 1}.',
-             name): tensor
-      for name, tensor in given.items()
-    }  # fmt: skip
-  inferred, params = read(frozen(given), 'repa')
-  assert inferred == config
-  same_bits(write(config, convert.flatten(params), 'repa'), tensors)
-  assert len(lines) == bool(count)
-  if count:
-    assert f'({6 * count} tensors): projectors.0.0.weight' in lines[0]
-
-
-def test_projectors_have_no_place_in_other_families():
-  tensors = random_tensors(make_config('sit'))
-  with refused("'projectors.0.0.bias' has no place in family sit"):
-    read(frozen(dict(tensors) | projectors()), 'sit')
-  tensors = dict(random_tensors(make_config('repa')))
-  with refused("'decoder_blocks.x.attn' has no place in family repa"):
-    read(tensors | {'decoder_blocks.x.attn': np.ones(3)}, 'repa')
 
 
 @pytest.mark.parametrize('mlp', ['gelu', 'swiglu'])
