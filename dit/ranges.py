@@ -106,7 +106,8 @@ class FilePath:
   def describe(self, kind: type) -> str:
     """Describes the texts in an error message."""
     del kind
-    return 'a path, each name in it of at most 255 bytes'
+    stores = ', '.join(f'{store}://' for store in (*_STORES, *_WEB * self.web))
+    return f'a path here or of {stores}, each name in it of at most 255 bytes'
 
 
 @dataclasses.dataclass(frozen=True)

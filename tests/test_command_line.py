@@ -156,3 +156,17 @@ def test_a_folder_on_the_hub_is_refused_with_what_to_do():
   assert result.status == 2
   assert 'convert --from=hf://org/name/file' in result.err
   assert 'read from hf://' not in result.err
+
+
+@pytest.mark.parametrize(
+  'place', ['s9://x', 'http://x/y', 'hf://x', 'x/' * 3000]
+)
+@pytest.mark.parametrize(
+  'words', [['train', '--workdir'], ['reference', '--to'], ['sample', '--out']]
+)
+def test_places_that_no_file_system_has_are_refused(place, words):
+  command, flag = words
+  result = run(command, f'{flag}={place}')
+  assert result.status == 2
+  assert f'argument {flag}: the value is' in result.err
+  assert result.err.count('\n') == 1 and len(result.err) < 400

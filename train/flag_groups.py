@@ -6,8 +6,10 @@ those takes seconds; a test holds both equal.
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
-from dit.errors import nearest
+from dit.errors import InputError, nearest
+from dit.ranges import PathText, WebText, check_value
 
 METHODS = (
   'ig', 'cfg', 'cfg++', 'cfg_zero', 'apg', 'tcfg', 'fdg', 'icg', 's2', 'slg',
@@ -40,9 +42,22 @@ Command = Callable[[str, str, str], argparse.ArgumentParser]
 
 
 def path(text: str) -> str:
-  """Reads a path, which must not be empty."""
+  """Reads a path, which some file system must accept."""
+  return _checked(text, PathText)
+
+
+def web_path(text: str) -> str:
+  """Reads a path, or an address at hf:// or https://."""
+  return _checked(text, WebText)
+
+
+def _checked(text: str, declaration: Any) -> str:
   if not text:
     raise argparse.ArgumentTypeError('is empty, expected a path')
+  try:
+    check_value('the value', text, declaration)
+  except InputError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
   return text
 
 
@@ -147,7 +162,7 @@ def add_autoencoder(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--autoencoder',
     metavar=AUTOENCODER,
-    type=path,
+    type=web_path,
     help='autoencoder that decodes latents: sd_vae, va_vae (with its file of '
     'statistics), taesd, ... and its published files, or their folder (the '
     'one that the data or the run remembers)',

@@ -195,7 +195,7 @@ def _add_convert(command: flag_groups.Command) -> None:
       flag,
       dest=name,
       metavar='PATH',
-      type=flag_groups.path,
+      type=flag_groups.web_path,
       required=True,
       help=text,
     )

@@ -22,7 +22,11 @@ def add_sample(command: flag_groups.Command) -> None:
     ('--folder', 'folder of weights, made by convert'),
     ('--config', 'config file, for --dry_run only'),
   ):
-    where.add_argument(flag, type=flag_groups.path, help=text)
+    where.add_argument(
+      flag,
+      type=flag_groups.web_path if flag == '--folder' else flag_groups.path,
+      help=text,
+    )
   flag_groups.add_drawing(parser)
   parser.add_argument(
     '--num', type=int, help='number of images (100; with --preset: 50,000)'
@@ -101,7 +105,11 @@ def add_evaluate(command: flag_groups.Command) -> None:
     ('--workdir', 'run to sample them from; they are not written'),
     ('--folder', 'folder of weights to sample them from'),
   ):
-    what.add_argument(flag, type=flag_groups.path, help=text)
+    what.add_argument(
+      flag,
+      type=flag_groups.web_path if flag == '--folder' else flag_groups.path,
+      help=text,
+    )
   flag_groups.add_real_images_config(parser)
   flag_groups.add_extractor(parser)
   flag_groups.add_reference_flag(parser)

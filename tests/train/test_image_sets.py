@@ -176,3 +176,12 @@ FLOATS = np.full((2, 8, 8, 3), 0.5)
 def test_bad_input(tmp_path, write, words):
   with pytest.raises(InputError, match=words):
     read(open_at(write(tmp_path)))
+
+
+def test_a_folder_of_samples_is_the_samples(tmp_path):
+  images = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
+  np.savez(tmp_path / 'samples.npz', arr_0=images, arr_1=np.arange(4))
+  Image.fromarray(images[0]).save(tmp_path / 'samples.png')
+  found = open_image_set(str(tmp_path), '')
+  assert found.count == 4 and found.labels.tolist() == [0, 1, 2, 3]
+  np.testing.assert_array_equal(next(found.batches()), images)

@@ -72,6 +72,10 @@ TREES = {
     [*CATS, 'dog/.ipynb_checkpoints/0.png', '.ipynb_checkpoints/0.png'],
     'cat dog', CATS,
   ),
+  'recovered and shared files': (
+    [*CATS, 'FOUND.001/0.png', '_vti_cnf/0.png', 'cat/:2e1.png'],
+    'cat dog', CATS,
+  ),
   'version control': ([*CATS, '.git/logo/0.png'], 'cat dog', CATS),
   'archive of macOS': (
     [*CATS, '__MACOSX/cat/._1.png', '__MACOSX/1.png', 'cat/._1.png'],
@@ -182,7 +186,24 @@ REFUSED = {
   'a link to itself': (['cat/1.png', 'dog -> dog'], 'dog cannot be followed'),
   'a link to nowhere': (['cat/1.png', 'dog -> gone'], 'dog cannot be followed'),
   'one folder twice': (
-    ['cat/1.png', 'dog -> cat'], 'same folder as',
+    ['cat/1.png', 'dog -> cat'], 'are one folder, by a link',
+  ),
+  'a loop around the tree': (
+    ['cat/1.png', 'up -> ..'], '{tree}/up is a loop.*the link itself',
+  ),
+  'splits of other names': (
+    ['train_set/cat/1.png', 'test_set/cats/1.png'],
+    'splits test_set, train_set, .*--images={tree}/train_set --split=train_set',
+  ),
+  'capitals': (
+    ['Train/cat/1.png', 'Test/cat/1.png'],
+    '--images={tree}/Train --split=Train$',
+  ),
+  'flat splits': (
+    ['Train/1.png', 'Test/1.png'], 'expected CLASS/IMAGE in each split.$',
+  ),
+  'images below one class': (
+    ['cat/images/1.png', 'dog/images/'], 'CLASS/images/IMAGE',
   ),
   'splits': (
     ['train/cat/1.png', 'val/cat/1.png'],
@@ -317,6 +338,21 @@ def test_a_link_to_a_class_in_an_archive_is_refused(tmp_path):
     archive.writestr(info, '../owl')
   with pytest.raises(InputError, match=r'owl is a link .* without -y'):
     labels_of(tmp_path / 'tree.zip')
+
+
+def test_an_entry_outside_of_an_archive_is_refused(tmp_path):
+  pack(grow(tmp_path / 'tree', ['dog/1.png']), tmp_path / 'tree.zip')
+  with zipfile.ZipFile(tmp_path / 'tree.zip', 'a') as archive:
+    archive.write(tmp_path / 'tree' / 'dog' / '1.png', '../cat/1.png')
+  with pytest.raises(InputError, match=r'\.\./cat/1.png, which lies outside'):
+    labels_of(tmp_path / 'tree.zip')
+
+
+def test_classes_in_several_folders_are_named(tmp_path, caplog):
+  labels_of(grow(tmp_path / 'tree', ['pets/cat/1.png', 'farm/cow/1.png']))
+  assert (
+    'the classes cat, cow lie in several folders (farm, pets)' in caplog.text
+  )
 
 
 def test_an_encrypted_archive_is_refused(tmp_path):

@@ -7,6 +7,7 @@ images of several folders is refused, with the command that does what is meant.
 
 import collections
 import os
+import re
 import shlex
 import unicodedata
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from train.data.listing import SUFFIXES, Listing
 
 _SPLITS = frozenset(
   ('train', 'training', 'val', 'valid', 'validation', 'test', 'testing',
-   'dev', 'eval')
+   'dev', 'eval', 'holdout', 'heldout')
 )  # fmt: skip
 
 
@@ -49,6 +50,12 @@ def class_folders(listing: Listing) -> dict[str, str]:
   _check_depth(listing, parents)
   _check_names(listing, parents)
   around = {_parent(folder) for folder in parents}
+  if len(around) > 1:
+    logging.warning(
+      '%s: the classes %s lie in several folders (%s); if those are the '
+      'classes, or the splits of a set, give other folders.',
+      place, shorten(sorted(map(_name, parents))), shorten(sorted(around)),
+    )  # fmt: skip
   empty = sorted(
     {name for name in listing.folders if _parent(name) in around} - {*parents}
   )
@@ -93,17 +100,28 @@ def _check_splits(listing: Listing, parents: Sequence[str]) -> None:
   base = os.path.commonpath(parents) if len(parents) > 1 else ''
   rests = [rest for folder in parents if (rest := _below(folder, base))]
   tops = sorted({rest[0] for rest in rests})
-  splits = [top for top in tops if top.lower() in _SPLITS]
+  splits = [top for top in tops if _is_split(top)]
   deep = any(len(rest) > 1 for rest in rests)
   if len(splits) < 2 or not (deep or splits == tops):
     return
-  first = os.path.join(base, next((s for s in splits if 'train' in s), tops[0]))
+  if not deep:
+    raise InputError(
+      f'{listing.place} holds the splits {shorten(splits)}, without folders of '
+      'classes in them; expected CLASS/IMAGE in each split.'
+    )
+  training = (name for name in splits if 'train' in name.lower())
+  first = os.path.join(base, next(training, splits[0]))
   raise InputError(
     f'{listing.place} holds the splits {shorten(splits)}, whose classes would '
     f'merge; {_unpack(listing)}prepare each by itself: '
     f'--images={shlex.quote(_inside(listing, first))} '
     f'--split={os.path.basename(first)}'
   )
+
+
+def _is_split(name: str) -> bool:
+  """Returns whether a folder is named like a split, such as test_set."""
+  return re.split('[ _-]', name.lower())[0] in _SPLITS
 
 
 def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
@@ -120,6 +138,14 @@ def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
 
 def _check_names(listing: Listing, parents: Sequence[str]) -> None:
   """Raises InputError if several folders would become one class."""
+  names, depth = {*map(_name, parents)}, parents[0].count('/')
+  # An empty folder of the same name says as much: CLASS/images/IMAGE.
+  twins = [
+    folder
+    for folder in listing.folders
+    if _name(folder) in names and folder.count('/') == depth
+  ]
+  parents = sorted({*parents, *twins})
   counts = collections.Counter(map(_name, parents))
   name, count = counts.most_common(1)[0]
   if count == 1:

@@ -85,6 +85,9 @@ def open_image_set(
       image_size,
     )  # fmt: skip
   path = pathlib.Path(place).expanduser()
+  if path.is_dir() and (path / 'samples.npz').is_file():
+    path = path / 'samples.npz'  # a folder that the command sample wrote
+    place = str(path)
   if path.suffix == '.npz' and path.is_file():
     if image_size:
       raise InputError(

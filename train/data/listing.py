@@ -7,6 +7,7 @@ on what is an image, what is a class folder, and what is neither.
 import dataclasses
 import os
 import pathlib
+import re
 import stat
 import zipfile
 from collections.abc import Callable, Collection, Iterable
@@ -25,15 +26,16 @@ _LEFTOVERS = frozenset(
     '__macosx', 'icon\r', 'network trash folder', 'temporary items',
     # Windows
     'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini',
-    '$recycle.bin', 'recycler', 'system volume information', 'found.000',
+    '$recycle.bin', 'recycler', 'system volume information', '_vti_cnf',
     # Linux, Android and Python
     'lost+found', 'lost.dir', '__pycache__',
     # NAS boxes
-    '@eadir', '@tmp', '#recycle', '#snapshot', '~snapshot', '@recycle',
+    '@eadir', '@tmp', '#recycle', '#snapshot', '~snapshot', '@recycle', '#work',
     '@recently-snapshot', '@__thumb',
   )
 )  # fmt: skip
-_LEFTOVER_PREFIXES = ('.', '~$')
+_LEFTOVER_PREFIXES = ('.', '~$', ':2e')
+_LEFTOVER_PATTERN = re.compile(r'found\.\d{3}')  # of chkdsk
 _LEFTOVER_SUFFIXES = ('~', '.swp', '.swo', '.part', '.crdownload')
 
 
@@ -100,6 +102,7 @@ def _is_leftover(name: str) -> bool:
   """Returns whether another tool left the file or folder of this name."""
   return (
     name.lower() in _LEFTOVERS
+    or _LEFTOVER_PATTERN.fullmatch(name.lower()) is not None
     or name.startswith(_LEFTOVER_PREFIXES)
     or name.lower().endswith(_LEFTOVER_SUFFIXES)
   )
@@ -136,9 +139,18 @@ def _list_folder(place: str, path: str) -> Listing:
         leftovers.append(name)
       elif _is_folder(entry):
         identity = _identity(entry.path)
+        if entry.is_symlink() and _is_around(entry.path, path):
+          raise InputError(
+            f'the link {entry.path} is a loop: it leads to a folder around it; '
+            'remove the link itself (unlink), not what it leads to.'
+          )
         # A few file systems do not number their folders.
         if identity[1] and identity in folders:
-          raise InputError(_listed_twice(entry.path, name, folders[identity]))
+          raise InputError(
+            f'{entry.path} and {os.path.join(path, folders[identity])} are one '
+            'folder, by a link; remove the link itself (unlink), not what it '
+            'leads to.'
+          )
         folders[identity] = name
         waiting.append(name)
       elif entry.is_file() or entry.is_symlink():
@@ -201,14 +213,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
   return False
 
 
-def _listed_twice(path: str, name: str, first: str) -> str:
-  """Returns why a folder that is listed as `first` is not listed again."""
-  if not first or name.startswith(f'{first}/'):
-    return (
-      f'the link {path} is a loop: it leads to a folder around it; delete the '
-      'link.'
-    )
-  return f'{path} is the same folder as {first}, by a link; delete one of them.'
+def _is_around(link: str, listed: str) -> bool:
+  """Returns whether a link leads to a folder around it or around `listed`."""
+  target = os.path.realpath(link)
+  places = (os.path.dirname(os.path.abspath(link)), listed)
+  return any(
+    os.path.commonpath((target, os.path.realpath(place))) == target
+    for place in places
+  )
 
 
 def _read_file(folder: str, name: str) -> bytes:
@@ -251,6 +263,11 @@ def _list_archive(place: str, path: str) -> Listing:
     parts = info.filename.replace('\\', '/').split('/')
     parts = [part for part in parts if part not in ('', '.')]
     name = '/'.join(parts)
+    if '..' in parts:
+      raise InputError(
+        f'{place} holds {info.filename}, which lies outside of the archive; '
+        'pack the folder of the classes again.'
+      )
     if any(map(_is_leftover, parts)):
       first = next(k for k, part in enumerate(parts) if _is_leftover(part))
       leftovers.add('/'.join(parts[: first + 1]))
