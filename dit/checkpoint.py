@@ -53,8 +53,8 @@ def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
   folder, steps = folder_of(workdir), steps_of(workdir)
   if not steps:
     raise InputError(
-      f'no checkpoint in {folder}; give the train command of this run again, '
-      'or wait until the run has saved one.'
+      f'no checkpoint in {folder}; train first, with the train command of this '
+      'run, or wait until it has saved one.'
     )
   if step is not None and step not in steps:
     raise InputError(

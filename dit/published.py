@@ -154,7 +154,8 @@ def local(path: epath.PathLike) -> pathlib.Path:
   name = os.fspath(path)
   if name.startswith(HUB):
     raise InputError(
-      f'{path} is not a folder on this machine; make one of a published file: '
+      f'{path} is not on this machine, where folders of weights are; a '
+      'published file becomes one by '
       f'python main.py convert --from={HUB}org/name/file --to=FOLDER.'
     )
   if '://' in name:

@@ -89,7 +89,7 @@ def test_page_has_every_part(whole):
   assert {'IG + CFG', '1.5, 1.2', 'real, held out'} <= {
     *found.cells['guidance']
   }
-  assert {'ig', 'cfg', 'fd', '1.0', '2.0'} <= {*found.cells['sweeps']}
+  assert {'ig', 'cfg', 'fd', '1', '2'} <= {*found.cells['sweeps']}
   assert 'ig:1.5' in found.cells['evaluations']
   assert 'ig:1.5,cfg:1.2' in ' '.join(found.text['trajectories'])
   assert 'model.width' in found.cells['config']
