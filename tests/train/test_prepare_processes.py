@@ -81,6 +81,8 @@ def folder(tmp_path_factory):
   write_images(folder / 'good', broken=(2, 24))
   write_images(folder / 'bad', broken=(2, 24, 26))
   write_images(folder / 'whole')
+  write_images(folder / 'less')
+  (folder / 'less' / 'a' / '24.png').unlink()
   with zipfile.ZipFile(folder / 'damaged.zip', 'w') as archive:
     for path in sorted((folder / 'whole').rglob('*.png')):
       archive.write(path, path.relative_to(folder / 'whole'))
@@ -109,7 +111,7 @@ def said(folder):
   absent = case(folder, 'whole', 'absent')
   absent['images'] = [str(folder / 'whole'), str(folder / 'absent')]
   fewer = case(folder, 'whole', 'fewer')
-  fewer['images'] = [str(folder / 'whole'), str(folder / 'whole' / '..')]
+  fewer['images'] = [str(folder / 'whole'), str(folder / 'less')]
   cases = {
     'pixels': case(folder, 'good', 'pixels'),
     'moments': case(folder, 'good', 'moments', 'taef2:file'),
