@@ -99,7 +99,7 @@ def test_peaks_of_known_chips(kind, tflops):
     (['--num_processes=2', '--process_id=0'], 'go together'),
     (
       ['--coordinator=x:1', '--num_processes=2', '--process_id=2'],
-      'expected 0 to 1',
+      'expected an integer from 0 to 1',
     ),
   ],
 )
