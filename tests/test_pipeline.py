@@ -116,7 +116,7 @@ def test_bad_words(pipeline, shared_run, folder):
     (lambda: pipeline(LABELS, seed=1.5), 'expected an integer'),
     (lambda: pipeline(LABELS, guide=pipeline), 'is for guidance auto'),
     (lambda: pipeline(LABELS, 'auto:2', guide=vp), 'for the same task'),
-    (lambda: pipeline.film(LABELS, 'ig:2', frames=0), 'at least 1'),
+    (lambda: pipeline.film(LABELS, 'ig:2', frames=0), 'from 1 to'),
     (lambda: pipeline.nfe('ig:2:tap=4'), 'needs tap 4'),
     (lambda: load(shared_run / 'run', weights='emma'), "Did you mean 'ema'"),
     (lambda: load(shared_run / 'run', weights='ema:0.1'), 'main.py convert'),

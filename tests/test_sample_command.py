@@ -41,8 +41,8 @@ def test_interrupted_and_continued(shared_run, tmp_path, monkeypatch,
   assert draw(shared_run, tmp_path / 'whole').status == 0
   add, calls = store_lib.Store.add, []
 
-  def interrupted(store, index, batch):
-    add(store, index, batch)
+  def interrupted(store, index, *batch):
+    add(store, index, *batch)
     store._wait()
     calls.append(index)
     if len(calls) == 1:

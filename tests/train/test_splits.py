@@ -97,7 +97,7 @@ def test_a_damaged_split_beside_it_is_named(prepare, tmp_path):
   for text in ('{', '[]', '{}'):
     (tmp_path / 'pets' / 'test' / 'protocol.json').write_text(text)
     result = prepare('train', 'cat')
-    assert result.status == 2 and 'test/protocol.json cannot be' in result.err
+    assert result.status == 2 and 'test/protocol.json is damaged' in result.err
 
 
 def test_splits_with_other_lists_are_not_opened(prepare, tmp_path):
