@@ -22,7 +22,7 @@ def argv(shared_run, tmp_path_factory):
   ('command', 'owner', 'moment', 'kept'),
   [
     ('sample', store.Store, '_make_folder', 'finished images are kept'),
-    ('sweep', sweep, '_table', 'measured points are kept'),
+    ('sweep', sweep, '_as_csv', 'measured points are kept'),
     ('evaluate', Evaluator, 'summarise', 'nothing unfinished is kept'),
   ],
 )
