@@ -1,5 +1,6 @@
 """The command `report`: one page of a run, looked at in a browser."""
 
+import functools
 import html.parser
 import pathlib
 import re
@@ -12,6 +13,7 @@ from commands import DIGITS, ROOT, TINY, printed, quickly, run
 from PIL import Image
 
 from sample.film import Film
+from sample.metrics import scorer
 from train import artist
 
 SECTIONS = (
@@ -283,6 +285,14 @@ def test_files_of_another_kind(shared_run, tmp_path, name):
   assert result.status == 2 and name in result.err and found is None
 
 
+@pytest.fixture
+def brief_classifier(monkeypatch):
+  """Lets compare train its classifier for a few steps only."""
+  brief = functools.partial(scorer.train_classifier, steps=20)
+  monkeypatch.setattr(scorer, 'train_classifier', brief)
+
+
+@pytest.mark.usefixtures('brief_classifier')
 def test_printed_commands_work(shared_run, tmp_path):
   workdir = tmp_path / "it's a run"
   shutil.copytree(shared_run / 'run', workdir)
@@ -305,6 +315,7 @@ def test_printed_commands_work(shared_run, tmp_path):
   assert all(found.cells[name] for name in ('guidance', 'sweeps'))
 
 
+@pytest.mark.usefixtures('brief_classifier')
 def test_commands_of_the_demo_work(shared_run, tmp_path):
   """The suggestions of `make demo` work, with few images in another folder."""
   text = (ROOT / 'Makefile').read_text()
