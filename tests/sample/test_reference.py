@@ -105,7 +105,7 @@ def test_another_extractor(tmp_path):
     ({'mu': np.zeros(2), 'sigma': np.asarray([[1, 2], [2, 1]])}, 'eigenvalue'),
     ({'mu': np.zeros(2), 'sigma': np.triu(np.ones((2, 2)))}, 'not symmetric'),
     ({'mu': np.zeros(2), 'sigma': np.full((2, 2), 'x')}, 'expected numbers'),
-    ({'mu': np.zeros(2), 'sigma': np.eye(2), 'count': -5}, 'of -5 images'),
+    ({'mu': np.zeros(2), 'sigma': np.eye(2), 'count': -5}, 'counts -5 images'),
     (
       {'mu': np.zeros(2), 'sigma': np.eye(2), 'pool': np.zeros((4, 3))},
       'features .pool.',
