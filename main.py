@@ -24,7 +24,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from dit.errors import InputError, RunError
+from core.errors import InputError, RunError
 from train import command_line
 
 

@@ -15,10 +15,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
+from core.errors import InputError
 from dit import model
 from dit.config import DiTConfig
 from dit.digests import check_digests
-from dit.errors import InputError
 from dit.finite import check_finite
 from dit.sharding import placed, tree_shardings
 

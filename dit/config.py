@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import jax
 
-from dit.errors import InputError, check_choice, nearest, quote
-from dit.ranges import Choice, Range, check_fields, check_value
+from core.errors import InputError, check_choice, nearest, quote
+from core.ranges import Choice, Range, check_fields, check_value
 
 # name: (depth, width, num_heads), as in DiT (Peebles & Xie 2023, table 1).
 SIZES = {

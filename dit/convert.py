@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from core.errors import InputError, check_choice
 from dit import model, repa
 from dit.config import DiTConfig
-from dit.errors import InputError, check_choice
 
 Tensors = dict[str, np.ndarray]
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from dit.errors import InputError
+from core.errors import InputError
 
 # Key that marks such weights in a folder's `info` or a file's header.
 ALLOWED = 'allow_nonfinite'

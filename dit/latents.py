@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError
+from core.errors import InputError
 
 
 def from_pixels(image: jax.Array) -> jax.Array:

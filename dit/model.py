@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from core.errors import InputError
 from dit import convention
 from dit.blocks import first_skipped, rows, run, run_sub, stack_blocks, take
 from dit.config import DiTConfig
@@ -33,7 +34,6 @@ from dit.embed import (
   rotary_table,
   unpatchify,
 )
-from dit.errors import InputError
 from dit.layers import Dense, OutputHead, wide
 from dit.sharding import constrain, constrain_batch
 from dit.types import DenoiserOutput, SubNetworks

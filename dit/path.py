@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import check_choice
+from core.errors import check_choice
 
 
 def expand(t: jax.Array, like: jax.Array) -> jax.Array:

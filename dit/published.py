@@ -30,10 +30,10 @@ from absl import logging
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
-from dit import atomic
-from dit.errors import InputError, check_choice
+from core import atomic
+from core.errors import InputError, check_choice
+from core.folder_lock import file_lock
 from dit.finite import check_finite
-from dit.folder_lock import file_lock
 
 Tensors = dict[str, np.ndarray]
 

@@ -25,9 +25,9 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from core.errors import InputError
+from core.ranges import Range, check_fields
 from dit.config import DiTConfig
-from dit.errors import InputError
-from dit.ranges import Range, check_fields
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')

@@ -26,12 +26,13 @@ from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from dit import atomic, model, quantize
+from core import atomic
+from core.errors import InputError, nearest
+from core.json_files import read_json
+from dit import model, quantize
 from dit.config import DiTConfig
 from dit.convert import flatten, unflatten
-from dit.errors import InputError, nearest
 from dit.finite import ALLOWED, check_finite
-from dit.json_files import read_json
 from dit.published import local, read_safetensors
 
 FORMAT = 1

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from core.errors import InputError
 from dit.blocks import rows
-from dit.errors import InputError
 from dit.path import expand
 from dit.types import Denoiser, DenoiserOutput, SubNetworks
 from guidance.network import Internal

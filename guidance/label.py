@@ -22,8 +22,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from dit.errors import InputError, check_range
-from dit.ranges import LARGE
+from core.errors import InputError, check_range
+from core.ranges import LARGE
 from guidance.scale import Scale, check_number, static
 from guidance.term import LabelTerm, dot
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError, check_range
+from core.errors import InputError, check_range
 from dit.types import Denoiser, DenoiserOutput
 from guidance.scale import Scale, static
 from guidance.term import BlocksTerm, GuideTerm, Step

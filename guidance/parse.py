@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dit.errors import InputError, nearest, quote
-from dit.ranges import check_value
+from core.errors import InputError, nearest, quote
+from core.ranges import check_value
 from guidance import label, network
 from guidance.compose import Guidance
 from guidance.scale import Scale

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError, check_choice, check_range
-from dit.ranges import LARGE
+from core.errors import InputError, check_choice, check_range
+from core.ranges import LARGE
 
 
 def static(default: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.path import Linear, Path
 from dit.types import Denoiser
 from guidance.scale import Scale, static

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import check_range
+from core.errors import check_range
 
 # Dormand & Prince 1980: nodes, stages; the last stage is the new state.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)

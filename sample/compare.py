@@ -23,11 +23,11 @@ from etils import epath
 from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
+from core.errors import InputError, WriteError
+from core.json_files import read_json
+from core.ranges import LARGE, Range, check_fields
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError, WriteError
-from dit.json_files import read_json
 from dit.path import Path
-from dit.ranges import LARGE, Range, check_fields
 from dit.types import Denoiser
 from guidance import Guidance, Scale, parse
 from guidance.parse import with_guide

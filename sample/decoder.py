@@ -14,12 +14,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from core.errors import InputError, check_choice
+from core.ranges import WebText, check_value
 from dit import autoencoder, model
 from dit.autoencoder import AUTOENCODERS, Autoencoder
-from dit.errors import InputError, check_choice
 from dit.latents import Normalisation
 from dit.published import PICKLES, SUFFIXES, local, read_tensors
-from dit.ranges import WebText, check_value
 from dit.sharding import replicated
 
 FLAG = '--autoencoder'

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError, check_choice, check_range, quote
+from core.errors import InputError, check_choice, check_range, quote
+from core.ranges import check_value
 from dit.path import STEPS, Path, VariancePreserving
-from dit.ranges import check_value
 from sample.solvers import OneStep
 
 VARIANCES = ('learned', 'small')

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from core.errors import InputError
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError
 from dit.path import Path
 from dit.sharding import batch_parts, replicated
 from dit.types import Denoiser

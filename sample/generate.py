@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from core.errors import InputError
+from core.ranges import BatchSize, Choice, Count, check_fields, check_value
 from dit import latents
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError
 from dit.path import Linear, Path, VariancePreserving
-from dit.ranges import BatchSize, Choice, Count, check_fields, check_value
 from dit.sharding import batch_sharding, check_batch, replicated
 from dit.types import Denoiser
 from guidance import Guidance

@@ -30,9 +30,9 @@ from typing import Annotated
 
 import numpy as np
 
-from dit.errors import InputError, check_choice, quote
+from core.errors import InputError, check_choice, quote
+from core.ranges import Range, check_value
 from dit.path import Linear, Path
-from dit.ranges import Range, check_value
 
 STEPS = Range(1, 100_000)
 SHIFTS = Range(1e-3, 1e3)

@@ -11,7 +11,7 @@ import collections
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dit.errors import InputError, nearest
+from core.errors import InputError, nearest
 
 _LONGEST = 24  # characters of a name in a picture
 

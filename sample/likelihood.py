@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.sampler import integrate
 from sample.solvers import RK4, Evaluation, Solver
 

@@ -6,7 +6,7 @@ so every command reports their number.
 
 from absl import logging
 
-from dit.errors import NonFiniteError
+from core.errors import NonFiniteError
 
 # Share of a set above which metrics say nothing, and are not taken.
 MOST = 0.01

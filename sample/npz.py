@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 from etils import epath
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.published import reason
 
 # Deflate packs at most 1,032 bytes into one.

@@ -21,15 +21,15 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from core.errors import InputError, check_choice, nearest
+from core.json_files import read_json
+from core.ranges import Range, Seed, check_value
 from dit import model
 from dit import weights as folders
 from dit.autoencoder import Autoencoder
 from dit.checkpoint import WEIGHTS, restore_weights
 from dit.config import DiTConfig, network_of
-from dit.errors import InputError, check_choice, nearest
-from dit.json_files import read_json
 from dit.path import Path, path_named
-from dit.ranges import Range, Seed, check_value
 from dit.sharding import MeshConfig, batch_parts, make_mesh, tree_shardings
 from dit.types import Denoiser
 from guidance import Guidance, parse

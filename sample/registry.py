@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from dit.errors import InputError, check_choice, nearest, quote
+from core.errors import InputError, check_choice, nearest, quote
+from core.ranges import check_value
 from dit.path import Path, path_named
-from dit.ranges import check_value
 from sample.adaptive import Dopri5
 from sample.discrete import DDIM, DDPM
 from sample.solvers import (

@@ -35,9 +35,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dit.errors import InputError, check_choice, check_range
+from core.errors import InputError, check_choice, check_range
+from core.ranges import LARGE
 from dit.path import Path, VariancePreserving
-from dit.ranges import LARGE
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 Memory = Any

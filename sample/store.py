@@ -28,9 +28,9 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from dit import atomic
-from dit.errors import InputError, WriteError, check_choice
-from dit.json_files import read_json
+from core import atomic
+from core.errors import InputError, WriteError, check_choice
+from core.json_files import read_json
 from sample import writer
 
 FORMATS = ('npz', 'png')
@@ -41,7 +41,7 @@ _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 # Files that this module makes and may replace; nothing else is touched.
 _FILES = ('samples.npz', 'samples.png', 'labels.txt')
 _INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
-# The same files, as patterns for a lock (`dit.folder_lock`).
+# The same files, as patterns for a lock (`core.folder_lock`).
 WRITES = ('samples.json', *_FILES, 'parts/[0-9]*.npz', 'images/[0-9]*.png')
 
 

@@ -31,11 +31,11 @@ from jax.sharding import Mesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from core.errors import InputError, quote
+from core.json_files import read_json
+from core.ranges import LARGE, check_value
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError, quote
-from dit.json_files import read_json
 from dit.path import Path
-from dit.ranges import LARGE, check_value
 from dit.types import Denoiser
 from guidance import parse
 from guidance.parse import with_guide

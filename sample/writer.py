@@ -14,9 +14,9 @@ from etils import epath
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from dit import atomic
-from dit.errors import InputError
-from dit.nested import flatten
+from core import atomic
+from core.errors import InputError
+from core.nested import flatten
 
 
 def write_bytes(

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.errors import InputError
+from core.json_files import parse_json
+from core.nested import flatten
 from dit.autoencoder import AUTOENCODERS
-from dit.errors import InputError
-from dit.json_files import parse_json
-from dit.nested import flatten
 from dit.path import PATHS, path_named
 from guidance import parse
 from guidance.parse import NAMES, describe

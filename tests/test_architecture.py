@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dit.nested import flatten
+from core.nested import flatten
 from train import settings
 from train.experiment import SECTIONS, Experiment, build
 

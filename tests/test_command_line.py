@@ -8,14 +8,15 @@ import time
 import pytest
 from commands import ROOT, run
 
+from core import suggestions
+from core.nested import flatten
 from dit import convert, quantize
 from dit.checkpoint import WEIGHTS
-from dit.nested import flatten
 from guidance.parse import NAMES
 from sample.metrics.measure import METRICS
 from sample.metrics.resize import PRESETS
 from sample.store import FORMATS
-from train import exchange, flag_groups, suggestions
+from train import exchange, flag_groups
 from train.settings import load_config
 
 BASE = flatten(load_config('configs/base.py').to_dict())

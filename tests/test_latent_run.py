@@ -232,7 +232,7 @@ def test_missing_autoencoder_is_named(place, workdir, tmp_path, damage):
 
 
 def test_autoencoder_is_read_from_a_folder(place, tmp_path):
-  from dit.errors import InputError
+  from core.errors import InputError
   from dit.sharding import MeshConfig, make_mesh
   from sample.decoder import read_autoencoder
 

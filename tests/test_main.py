@@ -13,8 +13,8 @@ import pytest
 from commands import run
 from PIL import Image
 
-from dit.errors import NonFiniteError
-from dit.nested import flatten
+from core.errors import NonFiniteError
+from core.nested import flatten
 from sample import compare
 from sample.metrics import scorer
 from train import commands, loop

@@ -14,7 +14,7 @@ import pytest
 from commands import QUICK, ROOT, command_line, extractor, quickly, run
 from PIL import Image
 
-from dit.folder_lock import file_lock, folder_lock
+from core.folder_lock import file_lock, folder_lock
 
 
 @pytest.fixture(scope='module', autouse=True)

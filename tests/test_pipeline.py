@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import run
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.path import path_named
 from sample import load, tile
 from sample.generate import SampleConfig

@@ -11,9 +11,9 @@ import reference
 from commands import run
 from PIL import Image
 
+from core.errors import InputError
 from dit import autoencoder, convert, model, quantize, weights
 from dit.config import DiTConfig
-from dit.errors import InputError
 from sample import decoder as decoder_lib
 from train import trained, workdir
 from train.experiment import build

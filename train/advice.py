@@ -4,7 +4,7 @@ import functools
 import shlex
 from collections.abc import Sequence
 
-from dit.errors import InputError
+from core.errors import InputError
 from train.data.records import LatentSource, Metadata
 from train.data.source import check_source, open_source
 from train.drawing import Opened, Request

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 from matplotlib.figure import Figure
 
-from dit.errors import InputError
+from core.errors import InputError
 from guidance.parse import parse, with_guide
 from sample import generate, writer
 from sample.compare import split_names

@@ -28,6 +28,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from core.errors import InputError, RunError
+from core.json_files import read_json
+from core.ranges import MOST_IMAGES, Choice, Images, Range, check_fields
 from dit.checkpoint import (
   folder_of,
   restore_newest,
@@ -35,9 +38,6 @@ from dit.checkpoint import (
   unreadable,
 )
 from dit.digests import check_digests, digests_of
-from dit.errors import InputError, RunError
-from dit.json_files import read_json
-from dit.ranges import MOST_IMAGES, Choice, Images, Range, check_fields
 from sample.metrics.measure import METRICS
 from train.state import TrainState
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from dit.errors import InputError, nearest
-from train import flags, settings, suggestions
+from core import suggestions
+from core.errors import InputError, nearest
+from train import flags, settings
 
 VERSION = '0.1.0'
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint')

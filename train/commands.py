@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import jax
 
-from dit.errors import InputError
-from dit.ranges import Range, check_value
+from core import cluster, signals
+from core.errors import InputError
+from core.ranges import Range, check_value
 from train import (
   advice,
-  cluster,
   dryrun,
   evaluating,
   exchange,
@@ -23,7 +23,6 @@ from train import (
   preparing,
   reporting,
   sampling,
-  signals,
   workdir,
 )
 from train.distill import recipe

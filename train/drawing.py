@@ -14,12 +14,12 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from core.errors import InputError
+from core.ranges import Count, PathText, Seed, check_value
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.config import SIZES
-from dit.errors import InputError
 from dit.path import Path, path_named
-from dit.ranges import Count, PathText, Seed, check_value
 from dit.sharding import check_model, make_mesh
 from dit.types import Denoiser
 from guidance import parse

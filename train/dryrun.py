@@ -18,11 +18,11 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from core.errors import InputError
+from core.nested import flatten
 from dit import model
 from dit.checkpoint import weights_like
 from dit.config import name_of
-from dit.errors import InputError
-from dit.nested import flatten
 from dit.path import path_named
 from dit.sharding import (
   batch_parts,

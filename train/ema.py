@@ -36,8 +36,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError
-from dit.ranges import Decay, Images, Range, check_fields
+from core.errors import InputError
+from core.ranges import Decay, Images, Range, check_fields
 
 # Of gamma = 0, the plain mean, it is 12^-1/2; below, a handful of steps.
 WIDTHS = Range(0.005, 0.28)

@@ -10,9 +10,9 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from core.errors import InputError
+from core.ranges import BatchSize, Choice, Images, PathText, Range, WebText
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError
-from dit.ranges import BatchSize, Choice, Images, PathText, Range, WebText
 from dit.sharding import check_batch
 from guidance import parse
 from sample.metrics import measure

@@ -6,8 +6,8 @@ from typing import Any
 
 from absl import logging
 
-from dit.errors import InputError
-from dit.json_files import read_json
+from core.errors import InputError
+from core.json_files import read_json
 from sample import nonfinite
 from sample.metrics import classifier
 from sample.metrics.frechet import least_rows

@@ -19,13 +19,13 @@ import jax
 import numpy as np
 from etils import epath
 
+from core.errors import InputError, check_choice
+from core.folder_lock import file_lock
+from core.ranges import Range, check_value
 from dit import convert, model
 from dit.config import SIZES, DiTConfig
-from dit.errors import InputError, check_choice
-from dit.folder_lock import file_lock
 from dit.published import HUB, PICKLES, read_tensors, reason
 from dit.quantize import SCHEMES
-from dit.ranges import Range, check_value
 from dit.sharding import MeshConfig, make_mesh
 from dit.weights import (
   check_target,

@@ -3,10 +3,8 @@
 import dataclasses
 from typing import Annotated, Any
 
-from dit import sharding
-from dit.config import DiTConfig, network_of
-from dit.errors import InputError, quote
-from dit.ranges import (
+from core.errors import InputError, quote
+from core.ranges import (
   MOST_IMAGES,
   BatchSize,
   Images,
@@ -15,6 +13,8 @@ from dit.ranges import (
   Seed,
   check_fields,
 )
+from dit import sharding
+from dit.config import DiTConfig, network_of
 from guidance import parse
 from sample.compare import CompareConfig
 from sample.generate import SampleConfig

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from dit.errors import InputError, quote
+from core.errors import InputError, quote
+from core.ranges import WebText, check_value
 from dit.model import fingerprint
 from dit.published import fetch, header_of, read_tensors
-from dit.ranges import WebText, check_value
 from dit.weights import save_tensors
 from sample.metrics import classifier
 from sample.metrics.extractor import (

@@ -8,8 +8,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from dit.errors import InputError, nearest
-from dit.ranges import PathText, WebText, check_value
+from core.errors import InputError, nearest
+from core.ranges import PathText, WebText, check_value
 
 METHODS = (
   'ig', 'cfg', 'cfg++', 'cfg_zero', 'apg', 'tcfg', 'fdg', 'icg', 's2', 'slg',

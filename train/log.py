@@ -19,8 +19,8 @@ from absl import flags, logging
 from etils import epath
 from tqdm import tqdm
 
-from dit.errors import InputError, WriteError
-from dit.json_files import parse_json, read_json
+from core.errors import InputError, WriteError
+from core.json_files import parse_json, read_json
 from sample.writer import write_bytes, write_json, write_png
 
 _QUIET_SECONDS = 30

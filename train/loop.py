@@ -17,12 +17,13 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
+from core import cluster
+from core.errors import InputError
+from core.signals import stop_on_signals
 from dit import model
 from dit.checkpoint import steps_of
-from dit.errors import InputError
 from dit.sharding import check_batch, check_model, make_mesh
 from sample import writer
-from train import cluster
 from train import state as state_lib
 from train.checkpoint import Checkpointer, SaveError
 from train.curves import losses
@@ -44,7 +45,6 @@ from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
 from train.report import Report, check_skipped, training_flops
 from train.saver import Saver
-from train.signals import stop_on_signals
 from train.snapshots import Snapshots
 from train.step import make_train_step
 from train.trained import check_start, start_weights, with_decoder

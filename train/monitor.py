@@ -9,9 +9,9 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from core.errors import InputError
 from dit import model
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError
 from dit.path import path_named
 from dit.sharding import check_batch
 from guidance import parse

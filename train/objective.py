@@ -32,9 +32,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dit.errors import InputError
-from dit.path import PATHS, STEPS, Path, VariancePreserving, path_named
-from dit.ranges import (
+from core.errors import InputError
+from core.ranges import (
   LARGE,
   Choice,
   Fraction,
@@ -43,6 +42,7 @@ from dit.ranges import (
   Weight,
   check_fields,
 )
+from dit.path import PATHS, STEPS, Path, VariancePreserving, path_named
 from dit.types import Denoiser
 from train.diffusion import variance_losses
 

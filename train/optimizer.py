@@ -6,8 +6,7 @@ from typing import Annotated
 import jax
 import optax
 
-from dit.config import DTYPES
-from dit.ranges import (
+from core.ranges import (
   LARGE,
   Choice,
   Decay,
@@ -18,6 +17,7 @@ from dit.ranges import (
   Weight,
   check_fields,
 )
+from dit.config import DTYPES
 from train import muon
 
 NAMES = ('adamw', 'muon')

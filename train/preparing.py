@@ -5,16 +5,16 @@ from typing import Annotated
 import jax
 from absl import logging
 
+from core.errors import InputError, shorten
+from core.processes import together
+from core.ranges import FolderName, check_value
 from dit import model
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError, shorten
-from dit.ranges import FolderName, check_value
 from dit.sharding import MeshConfig, check_batch, make_mesh
 from sample.decoder import read_autoencoder, remembered
 from train.data.files import open_images
 from train.data.prepare import layout_of
 from train.data.prepare import prepare as write_records
-from train.data.processes import together
 from train.data.records import Metadata
 from train.data.shards import check_shards
 from train.data.splits import classes_for

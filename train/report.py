@@ -19,7 +19,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from dit.errors import NonFiniteError
+from core.errors import NonFiniteError
 from train.experiment import Experiment
 from train.log import MetricsLog
 

@@ -13,11 +13,12 @@ from absl import logging
 from etils import epath
 from matplotlib.figure import Figure
 
+from core.errors import InputError
+from core.json_files import read_json
+from core.nested import flatten
+from core.processes import writing
 from dit import model
 from dit.checkpoint import steps_of
-from dit.errors import InputError
-from dit.json_files import read_json
-from dit.nested import flatten
 from guidance import parse
 from sample import writer
 from sample.labels import class_name, names_of
@@ -25,7 +26,6 @@ from sample.sweep import SweepGrid, read_points
 from train import curves, page
 from train.advice import Advice
 from train.artist import Artist
-from train.data.processes import writing
 from train.drawing import Request
 from train.experiment import Experiment
 from train.log import read_metrics

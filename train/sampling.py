@@ -12,8 +12,9 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from dit.errors import InputError, NonFiniteError, check_choice
-from dit.ranges import Range, check_value
+from core.errors import InputError, NonFiniteError, check_choice
+from core.processes import writing
+from core.ranges import Range, check_value
 from sample import compare as compare_lib
 from sample import nonfinite
 from sample import sweep as sweep_lib
@@ -21,7 +22,6 @@ from sample.metrics import classifier
 from sample.metrics.measure import METRICS, as_dict, name_of
 from sample.store import WRITES, Store
 from train import workdir
-from train.data.processes import writing
 from train.drawing import PRESETS, Drawing, Opened, Request
 from train.evaluation import Evaluator
 from train.log import image_progress

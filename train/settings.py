@@ -11,10 +11,10 @@ from typing import Any
 
 import ml_collections
 
-from dit.errors import InputError, nearest, quote
-from dit.nested import flatten
-from dit.ranges import MOST_LETTERS
-from train import suggestions
+from core import suggestions
+from core.errors import InputError, nearest, quote
+from core.nested import flatten
+from core.ranges import MOST_LETTERS
 
 
 def load_config(spec: str) -> ml_collections.ConfigDict:

@@ -13,11 +13,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from core.errors import InputError
+from core.ranges import check_value
 from dit import model
 from dit.checkpoint import weights_like
 from dit.config import DiTConfig
-from dit.errors import InputError
-from dit.ranges import check_value
 from train.checkpoint import SaveError
 from train.ema import WIDTHS, EMAConfig, coefficients
 

@@ -17,6 +17,9 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
+from core.errors import InputError, check_choice, quote
+from core.nested import flatten
+from core.ranges import Range, WebText, check_value
 from dit import model, weights
 from dit.checkpoint import (
   DIVERGED,
@@ -25,10 +28,7 @@ from dit.checkpoint import (
   restore_weights,
 )
 from dit.config import DiTConfig
-from dit.errors import InputError, check_choice, quote
 from dit.finite import check_finite
-from dit.nested import flatten
-from dit.ranges import Range, WebText, check_value
 from dit.sharding import tree_shardings
 from dit.types import Denoiser
 from sample.decoder import read_decoder, remembered

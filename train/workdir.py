@@ -27,13 +27,13 @@ import jax
 from absl import logging
 from etils import epath
 
+from core.errors import InputError
+from core.json_files import read_json
+from core.nested import flatten
+from core.processes import writing
+from core.ranges import PathText, check_value
 from dit.checkpoint import steps_of
-from dit.errors import InputError
-from dit.json_files import read_json
-from dit.nested import flatten
-from dit.ranges import PathText, check_value
 from sample.writer import write_json
-from train.data.processes import writing
 from train.settings import load_config as load_config_file
 
 # Sections and keys that may differ when a run is continued: they change no

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dit.errors import InputError, check_choice
+from core.errors import InputError, check_choice
 from dit.latents import Normalisation, Posterior
 
 Params = dict[str, Any]

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from core.errors import InputError
 from dit.autoencoder.base import AutoencoderConfig
 from dit.autoencoder.layers import conv, group_norm, upsample
-from dit.errors import InputError
 
 _EPSILON = 1e-6
 

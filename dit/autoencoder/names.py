@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from core.errors import InputError
 from dit.autoencoder.base import HALVES, Params, shapes
 from dit.autoencoder.kl import KLConfig
 from dit.autoencoder.pixels import PixelsConfig
 from dit.autoencoder.tiny import TinyConfig
-from dit.errors import InputError
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import InputError, check_choice
 from dit.autoencoder.base import Autoencoder
 from dit.autoencoder.names import (
   kl_from_published,
   pixels_from_published,
   tiny_from_published,
 )
-from dit.errors import InputError, check_choice
 from dit.latents import Normalisation
 
 _IDENTITY = Normalisation()

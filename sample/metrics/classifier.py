@@ -24,10 +24,11 @@ from etils import epath
 from flax import nnx
 from safetensors.numpy import save as to_safetensors
 
-from dit import atomic, latents
-from dit.errors import InputError
+from core import atomic
+from core.errors import InputError
+from core.json_files import parse_json
+from dit import latents
 from dit.finite import check_finite
-from dit.json_files import parse_json
 from dit.layers import layer_norm
 from dit.model import fingerprint
 from dit.published import local, read_safetensors, reason

@@ -16,8 +16,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from core.errors import InputError
 from dit import latents, model
-from dit.errors import InputError
 from dit.sharding import batch_sharding, check_batch, replicated
 from sample.metrics import classifier, inception
 from sample.metrics.inception import Features

@@ -19,7 +19,7 @@ import functools
 import numpy as np
 from absl import logging
 
-from dit.errors import InputError
+from core.errors import InputError
 
 # Rows of a block: enough that its product x^T x outweighs merging (F, F).
 BLOCK = 4096

@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.finite import check_finite
 
 SIZE = 299

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics.frechet import check_features, check_same_features
 
 # Rows of a block: all are padded to it, so that one program serves every set.

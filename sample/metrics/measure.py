@@ -20,8 +20,8 @@ from typing import Annotated
 import numpy as np
 from absl import logging
 
-from dit.errors import InputError
-from dit.ranges import Choice, Count, Range, check_fields
+from core.errors import InputError
+from core.ranges import Choice, Count, Range, check_fields
 from sample.metrics.extractor import Extractor, Kind
 from sample.metrics.frechet import (
   Moments,

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dit.errors import InputError
-from dit.json_files import parse_json
+from core.errors import InputError
+from core.json_files import parse_json
 from sample import writer
 from sample.metrics.extractor import Extractor
 from sample.metrics.frechet import Moments

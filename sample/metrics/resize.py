@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dit.errors import check_choice
+from core.errors import check_choice
 from sample.metrics.inception import SIZE
 
 PRESETS = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')

@@ -19,7 +19,7 @@ import itertools
 
 import numpy as np
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics.frechet import check_features, check_same_features
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import pytest
 
+from core.errors import InputError
 from dit import model
 from dit.config import DiTConfig, named_size
-from dit.errors import InputError
 
 
 @pytest.mark.parametrize(

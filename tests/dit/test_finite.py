@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from core.errors import InputError
 from dit import weights
-from dit.errors import InputError
 from dit.finite import check_finite
 from dit.published import read_tensors
 from sample.decoder import read_autoencoder

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import reference
 
+from core.errors import InputError
 from dit import convert, published, weights
-from dit.errors import InputError
 from train import exchange
 
 IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}

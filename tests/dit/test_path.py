@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.path import PATHS, VariancePreserving, path_named
 
 TIMES = jnp.linspace(0.05, 0.95, 7)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.published import read_tensors
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden/ig_sit/model.safetensors'

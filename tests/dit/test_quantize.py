@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from core.errors import InputError
 from dit import model, quantize
 from dit.config import DiTConfig, named_size
 from dit.convert import flatten, unflatten
-from dit.errors import InputError
 from dit.quantize import SCHEMES, bits_of, pack, unpack
 from dit.weights import load_config, load_folder, save_folder, scheme_of
 

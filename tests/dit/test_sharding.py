@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from core.errors import InputError
 from dit import model
-from dit.errors import InputError
 from dit.sharding import (
   MeshConfig,
   check_batch,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from core.errors import InputError, WriteError
 from dit import model, weights
-from dit.errors import InputError, WriteError
 from dit.weights import load_folder, save_folder, save_tensors
 
 INFO = {'weights': 'ema', 'source': 'somewhere', 'step': 3, 'family': None}

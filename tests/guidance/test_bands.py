@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import LABEL, NULL, TOY, Toy, X, close, guided, over_images, plain
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.types import DenoiserOutput
 from guidance import label
 from guidance.parse import parse

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from dit import model
-from dit.errors import InputError
 from guidance import (
   ClassifierFree,
   Guidance,

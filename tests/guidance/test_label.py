@@ -11,7 +11,7 @@ from toy import LABEL as LABELS
 from toy import NULL, PATHS, TOY, close, guided, plain
 from toy import X as STATE
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.path import path_named
 from dit.types import DenoiserOutput
 from guidance import (

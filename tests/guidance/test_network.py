@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from toy import LABEL, NULL, TOY, Toy, X, close, draws, guided, plain
 
+from core.errors import InputError
 from dit import model
-from dit.errors import InputError
 from guidance import (
   AutoGuidance,
   ClassifierFree,

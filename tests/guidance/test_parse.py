@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import TOY
 
-from dit.errors import InputError
+from core.errors import InputError
 from guidance import (
   AdaptiveProjected,
   AutoGuidance,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import LABEL, guided, plain
 
-from dit.errors import InputError
+from core.errors import InputError
 from guidance import Scale, parse
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.datasets import load_digits
 
-from dit.errors import InputError, WriteError
+from core.errors import InputError, WriteError
 from sample.metrics import classifier as lib
 from sample.metrics.frechet import (
   Moments,

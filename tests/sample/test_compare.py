@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from guidance.parse import describe
 from sample.compare import CompareConfig, Row, format_table
 from sample.metrics.scorer import Distance, Scores

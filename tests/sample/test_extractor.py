@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from sample.metrics.extractor import inception_extractor, user_extractor
 from sample.metrics.measure import Gatherer, MeasureConfig, estimate

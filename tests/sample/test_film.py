@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from dit import latents
-from dit.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import SubNetworks

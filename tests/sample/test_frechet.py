@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics import frechet
 from sample.metrics.frechet import (
   Moments,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.path import path_named
 from sample.discrete import discrete_grid
 from sample.grid import SPACINGS, make_grid

@@ -9,7 +9,7 @@ import reference
 from flax import nnx
 from jax import lax
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics import inception
 from sample.metrics.resize import preprocess
 

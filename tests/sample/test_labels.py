@@ -2,7 +2,7 @@
 
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.generate import plan_labels
 from sample.labels import class_name, find_classes, named
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics import manifold
 from sample.metrics.manifold import precision_recall, radii
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics import measure, report
 from sample.metrics.extractor import Extractor
 from sample.metrics.frechet import Moments, frechet_distance

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics.extractor import user_extractor
 from sample.metrics.inception import Features
 from sample.metrics.measure import Gatherer, MeasureConfig

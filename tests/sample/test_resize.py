@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics.inception import SIZE
 from sample.metrics.resize import PRESETS, preprocess, resize_matrix
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh, replicated
 from guidance import ClassifierFree, Guidance, Internal, Scale, parse

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics.scores import inception_score, kernel_distance
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.path import path_named
 from sample.grid import make_grid
 from sample.registry import SOLVERS, make_solver

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit.errors import InputError, WriteError
-from dit.folder_lock import folder_lock
+from core.errors import InputError, WriteError
+from core.folder_lock import folder_lock
 from sample import store as store_lib
 from sample.store import Store
 

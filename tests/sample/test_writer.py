@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from dit.errors import InputError, WriteError
+from core.errors import InputError, WriteError
 from sample import writer
 
 

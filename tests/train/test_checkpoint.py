@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from core.errors import InputError
 from dit import checkpoint as checkpoint_lib
 from dit.checkpoint import WEIGHTS, restore_weights
-from dit.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from train import state
 from train.checkpoint import CheckpointConfig, Checkpointer, SaveError

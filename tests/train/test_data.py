@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from train.data import pipeline
 from train.data.pipeline import batches, rows_here

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from train import ema
 from train.ema import EMAConfig
 

@@ -8,7 +8,7 @@ import commands
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.metrics import classifier
 from sample.metrics.reference import load_reference
 from train.data.image_sets import open_image_set

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from core.errors import InputError
 from dit.checkpoint import restore_weights
-from dit.errors import InputError
 from dit.quantize import SCHEMES
 from dit.sharding import MeshConfig, make_mesh
 from dit.weights import load_folder

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from train import loop, settings
 from train.experiment import Experiment, build
 

@@ -7,7 +7,7 @@ import inception_weights
 import pytest
 from safetensors.numpy import save_file
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.published import header_of
 from sample.metrics import extractor as extractor_lib
 from sample.metrics.measure import name_of

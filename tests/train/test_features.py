@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.sharding import make_mesh
 from sample.metrics.classifier import load
 from train import features

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit.errors import InputError
+from core.errors import InputError
 from train.data.image_sets import open_image_set
 
 COUNT = 150  # more than are read at once

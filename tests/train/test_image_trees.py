@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit.errors import InputError
+from core.errors import InputError
 from train.data import listing
 from train.data.files import open_images
 from train.data.image_sets import open_image_set

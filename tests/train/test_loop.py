@@ -6,9 +6,9 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from core.errors import InputError, NonFiniteError
 from dit import model
 from dit.checkpoint import restore_weights
-from dit.errors import InputError, NonFiniteError
 from dit.sharding import replicated
 from train import checkpoint, loop
 from train.experiment import build

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.writer import write_figure
 from train import log
 from train.curves import losses

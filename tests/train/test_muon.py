@@ -10,9 +10,9 @@ import pytest
 import reference
 
 from configs import base
+from core.errors import InputError
 from dit import convert, model
 from dit.config import FAMILIES
-from dit.errors import InputError
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
 from train import state
 from train.muon import (

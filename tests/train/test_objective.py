@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.path import path_named
 from dit.types import DenoiserOutput
 from train import objective

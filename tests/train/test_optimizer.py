@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from core.errors import InputError
 from dit import model
-from dit.errors import InputError
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
 CONFIG = OptimizerConfig(

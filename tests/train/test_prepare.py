@@ -10,8 +10,8 @@ import pytest
 from networks import Doubled
 from PIL import Image
 
+from core.errors import InputError
 from dit import latents
-from dit.errors import InputError
 from train.data import shards
 from train.data.files import open_images
 from train.data.prepare import PrepareConfig, layout_of, prepare

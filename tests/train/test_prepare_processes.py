@@ -12,8 +12,8 @@ import pytest
 from networks import Doubled
 from PIL import Image
 
-from dit.errors import InputError
-from dit.folder_lock import folder_lock
+from core.errors import InputError
+from core.folder_lock import folder_lock
 from train import preparing
 from train.data.records import Metadata
 from train.data.shards import PrepareError

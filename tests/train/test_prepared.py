@@ -10,7 +10,7 @@ from commands import TINY, run
 from networks import Doubled
 from PIL import Image
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from sample.decoder import read_decoder
 from train import state

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from configs import sit
-from dit.errors import InputError
+from core.errors import InputError
 from train import settings
 from train.experiment import build
 

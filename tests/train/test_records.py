@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from commands import run
 from PIL import Image
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.latents import Normalisation
 from train.data import shards
 from train.data.records import LatentSource, Layout, Metadata

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from train import cluster, command_line, report
+from core import cluster
+from train import command_line, report
 from train.log import MetricsLog, read_metrics
 from train.report import Report
 

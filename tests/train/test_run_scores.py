@@ -6,8 +6,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from dit.checkpoint import steps_of
-from dit.errors import InputError
 from sample import generate
 from train import loop
 from train.log import read_metrics

@@ -11,8 +11,8 @@ import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
+from core.errors import NonFiniteError
 from dit.checkpoint import steps_of
-from dit.errors import NonFiniteError
 from train import loop
 from train.log import read_metrics
 from train.state import TrainState

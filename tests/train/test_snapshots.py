@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from dit import model
-from dit.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from train import loop, trained, workdir
 from train.ema import EMAConfig, coefficients

@@ -7,7 +7,7 @@ import pytest
 from commands import run
 from PIL import Image
 
-from dit.errors import InputError
+from core.errors import InputError
 from train.data.records import LatentSource
 from train.data.source import DataConfig, open_source
 

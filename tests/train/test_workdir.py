@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from dit.errors import InputError
-from dit.nested import flatten
+from core.errors import InputError
+from core.nested import flatten
 from train import workdir
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from dit.errors import InputError
+from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from train.data import workers
 from train.data.pipeline import batches

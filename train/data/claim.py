@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from dit.errors import InputError
-from dit.folder_lock import folder_lock
-from dit.json_files import read_json
-from dit.nested import flatten
+from core.errors import InputError
+from core.folder_lock import folder_lock
+from core.json_files import read_json
+from core.nested import flatten
 from sample import writer
 from train.data.records import METADATA, PROTOCOL
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from dit.errors import InputError, shorten
+from core.errors import InputError, shorten
 from train.data.listing import SUFFIXES, Listing
 
 _SPLITS = frozenset(

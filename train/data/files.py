@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from dit.errors import InputError
+from core.errors import InputError
+from core.processes import together
 from train.data.class_folders import class_folders
 from train.data.imagenet import NAME, write_imagenet
 from train.data.listing import list_files
-from train.data.processes import together
 from train.data.source import open_tfds
 
 TFDS = 'tfds:'

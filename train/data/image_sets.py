@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 from absl import logging
 
-from dit.errors import InputError
+from core.errors import InputError
 from sample.npz import damage_of, header_of, read_array, read_header
 from train.data.files import TFDS, open_images
 from train.data.images import BrokenImageError, center_crop, decode

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from dit.errors import InputError
+from core.errors import InputError
 from train.data.source import write_tfds
 
 NAME = 'imagenet2012'

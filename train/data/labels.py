@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from dit.errors import InputError
+from core.errors import InputError
 
 _MOST = 2**31 - 1
 

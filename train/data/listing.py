@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from absl import logging
 
-from dit.errors import InputError, shorten
+from core.errors import InputError, shorten
 from train.data.images import MAX_FILE_BYTES, BrokenImageError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')

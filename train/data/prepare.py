@@ -23,17 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from core.errors import InputError
+from core.processes import everywhere, together
+from core.ranges import BatchSize, Choice, Images, Range, check_fields
 from dit import latents
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError
-from dit.ranges import BatchSize, Choice, Images, Range, check_fields
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
 from sample import writer
 from train.data import records
 from train.data.claim import claimed
 from train.data.files import ImageFiles
 from train.data.images import BrokenImageError, center_crop, decode
-from train.data.processes import everywhere, together
 from train.data.shards import PrepareError, ShardWriter, finished
 from train.data.splits import check_other_splits
 from train.log import image_progress

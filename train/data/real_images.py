@@ -14,9 +14,9 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from core.errors import InputError
 from dit import latents
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError
 from dit.latents import Posterior
 from dit.sharding import batch_sharding, check_batch, replicated
 from sample.decoder import read_decoder

@@ -24,8 +24,8 @@ import grain
 import numpy as np
 from etils import epath
 
-from dit.errors import InputError, check_choice
-from dit.json_files import parse_json
+from core.errors import InputError, check_choice
+from core.json_files import parse_json
 from dit.latents import Normalisation
 
 FORMAT = 1

@@ -15,9 +15,9 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from dit import atomic
-from dit.errors import InputError, RunError
-from dit.json_files import read_json
+from core import atomic
+from core.errors import InputError, RunError
+from core.json_files import read_json
 from sample import writer
 from train.data.records import Layout, Metadata, Shard, from_json
 

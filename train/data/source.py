@@ -19,14 +19,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from dit import atomic
+from core import atomic
+from core.errors import InputError
+from core.processes import together
+from core.ranges import Choice, FolderName, PathText, Range, check_fields
 from dit.autoencoder import AUTOENCODERS
 from dit.config import DiTConfig
-from dit.errors import InputError
 from dit.latents import Normalisation
-from dit.ranges import Choice, FolderName, PathText, Range, check_fields
 from train.data.digits import Digits
-from train.data.processes import together
 from train.data.records import PROTOCOL, LatentSource
 from train.data.splits import check_same_classes
 

@@ -8,8 +8,8 @@ takes the list of those that are there, and different lists are refused.
 import pathlib
 from collections.abc import Sequence
 
-from dit.errors import InputError, shorten
-from dit.json_files import read_json
+from core.errors import InputError, shorten
+from core.json_files import read_json
 from train.data.records import METADATA, PROTOCOL, Metadata
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import grain
 import jax
 
-from dit.errors import RunError
+from core.errors import RunError
 
 
 class ReadError(RunError):

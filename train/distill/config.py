@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Annotated
 
-from dit.errors import InputError, check_range, quote
-from dit.ranges import (
+from core.errors import InputError, check_range, quote
+from core.ranges import (
   LARGE,
   Choice,
   Fraction,

@@ -4,7 +4,7 @@ from typing import Any
 
 from etils import epath
 
-from dit.errors import InputError
+from core.errors import InputError
 from train.distill import lora
 from train.distill.config import DistillConfig
 from train.experiment import Experiment

@@ -25,9 +25,9 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
+from core.errors import InputError
 from dit import model
 from dit.autoencoder import Autoencoder
-from dit.errors import InputError
 from dit.sharding import check_batch, make_mesh
 from dit.weights import check_target, save_folder
 from sample import writer

@@ -12,10 +12,10 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
+from core.errors import InputError
 from dit import model
 from dit.checkpoint import steps_of
 from dit.config import DiTConfig
-from dit.errors import InputError
 from dit.latents import Normalisation
 from dit.path import Linear, path_named
 from dit.sharding import check_batch, make_mesh

@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
+from core.errors import InputError
 from dit import autoencoder, latents
 from dit.autoencoder.layers import group_norm
-from dit.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[3]
 FOLDERS = {

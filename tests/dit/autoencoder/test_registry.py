@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from dit import autoencoder
-from dit.errors import InputError
 from dit.latents import Normalisation, Posterior
 
 

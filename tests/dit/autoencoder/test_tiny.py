@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from core.errors import InputError
 from dit import autoencoder, latents
-from dit.errors import InputError
 
 SHARED = pathlib.Path(__file__).parents[4] / 'shared'
 

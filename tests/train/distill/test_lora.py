@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from students import TEACHER
 
+from core.errors import InputError
 from dit import layers, model
-from dit.errors import InputError
 from train.distill import lineage, lora
 
 KEY = jax.random.key(0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from students import TEACHER, TIMES, make_distillation
 
+from core.errors import InputError
 from dit import model
-from dit.errors import InputError
 from train.distill import objective, terms
 from train.distill.levels import bounds, draw_levels, trained_steps
 from train.distill.objective import Distillation

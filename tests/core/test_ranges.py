@@ -9,9 +9,9 @@ import ml_collections
 import pytest
 from commands import DIGITS, run
 
-from dit import ranges
-from dit.errors import InputError
-from dit.nested import flatten
+from core import ranges
+from core.errors import InputError
+from core.nested import flatten
 from train import settings
 from train.experiment import SECTIONS, Experiment, build
 
@@ -56,7 +56,7 @@ def changed(base, key, value):
   ('key', 'kind', 'many', 'rule'), KEYS, ids=[key for key, *_ in KEYS]
 )
 def test_every_number_has_finite_bounds(key, kind, many, rule):
-  assert kind in PLAIN, 'dit.ranges cannot check this type'
+  assert kind in PLAIN, 'core.ranges cannot check this type'
   if kind in (int, float):
     assert isinstance(rule, ranges.Range), f'{key} declares no range'
     assert rule.low < rule.high

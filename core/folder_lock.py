@@ -42,9 +42,9 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from dit import atomic
-from dit.errors import InputError, WriteError
-from dit.json_files import read_json
+from core import atomic
+from core.errors import InputError, WriteError
+from core.json_files import read_json
 
 REFRESH_SECONDS = 30.0
 STALE_REFRESHES = 10

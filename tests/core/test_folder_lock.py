@@ -17,8 +17,8 @@ from absl import logging
 from etils import epath
 from etils.epath import backend, gpath
 
-from dit import folder_lock as lib
-from dit.errors import InputError, WriteError
+from core import folder_lock as lib
+from core.errors import InputError, WriteError
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOLDER = """

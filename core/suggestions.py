@@ -8,7 +8,7 @@ word gets the nearest known one, if one is near.
 import re
 from collections.abc import Collection
 
-from dit.errors import nearest, nearest_words
+from core.errors import nearest, nearest_words
 
 _LENGTH = '--config.train.images (images seen: steps times train.batch_size)'
 _CFG = '--guidance=cfg:SCALE'

@@ -12,7 +12,7 @@ import time
 import pytest
 from absl import logging
 
-from train.signals import stop_on_signals
+from core.signals import stop_on_signals
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

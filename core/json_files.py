@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from dit.errors import InputError
+from core.errors import InputError
 
 # Deeper values would exhaust Python's stack where they are walked.
 _MOST_LEVELS = 50

@@ -14,8 +14,8 @@ from typing import Annotated
 import jax
 from jax.experimental import multihost_utils
 
-from dit.errors import InputError
-from dit.ranges import Range, check_value
+from core.errors import InputError
+from core.ranges import Range, check_value
 
 Positive = Annotated[int, Range(1, 10**6)]
 

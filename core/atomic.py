@@ -2,7 +2,7 @@
 
 A file is written as .NAME.PID, flushed to the disk and renamed to NAME. A
 command that is killed leaves .NAME.PID behind; the next command that holds the
-lock of NAME removes it (`dit.folder_lock`).
+lock of NAME removes it (`core.folder_lock`).
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from dit.errors import WriteError
+from core.errors import WriteError
 
 _PARTIAL = re.compile(r'\.(.+)\.\d+', re.DOTALL)
 _LONGEST = 200  # characters of NAME in a partial name; file systems allow 255

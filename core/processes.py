@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from dit.folder_lock import folder_lock
+from core.folder_lock import folder_lock
 from train.data.shards import PrepareError
 
 _REASON = 1000  # bytes of an error's text that the others are told
@@ -60,7 +60,7 @@ def writing(
 
   Args:
     folder: Folder for the results; it is created.
-    name: Name of the lock; see `dit.folder_lock`.
+    name: Name of the lock; see `core.folder_lock`.
     command: Command that writes.
     writes: Patterns of the files that it writes.
     instead: Advice for a command that is refused.

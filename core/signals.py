@@ -49,7 +49,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
   A line says so at once; a second signal has its usual effect. A SIGHUP that is
   ignored, as under nohup, stays ignored. Where processes form a job, JAX
-  listens for SIGTERM, see `train.cluster`, and the other signals are passed on
+  listens for SIGTERM, see `core.cluster`, and the other signals are passed on
   to it: all processes must stop at one step.
   """
   request, seen = StopRequest(), threading.Event()

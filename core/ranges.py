@@ -21,7 +21,7 @@ import typing
 from collections.abc import Collection
 from typing import Annotated, Any
 
-from dit.errors import InputError, nearest, quote
+from core.errors import InputError, nearest, quote
 
 # Python's own parsers fail at some length; no guidance and no path is as long.
 MOST_LETTERS = 3000

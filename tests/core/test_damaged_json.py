@@ -7,8 +7,8 @@ import pytest
 from commands import run
 from etils import epath
 
-from dit.errors import InputError
-from dit.json_files import parse_json, read_json
+from core.errors import InputError
+from core.json_files import parse_json, read_json
 from sample.sweep import read_points
 from train import settings
 from train.log import read_metrics
