@@ -23,14 +23,14 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+from dit.weights.folder.convert import flatten, unflatten
+from dit.weights.folder.folder import load_folder, save_folder
+from dit.weights.folder.quantize import SCHEMES
 
 from dit import latents, model
 from dit.config import DiTConfig, named_size
-from dit.convert import flatten, unflatten
 from dit.path import path_named
-from dit.quantize import SCHEMES
 from dit.sharding import MeshConfig, make_mesh
-from dit.weights import load_folder, save_folder
 from guidance import parse
 from sample import sampler
 from sample.generate import plan_labels

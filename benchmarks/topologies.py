@@ -10,9 +10,9 @@ import argparse
 import math
 
 import jax
+from dit.weights.folder.checkpoint import weights_like
 
 from dit import model
-from dit.checkpoint import weights_like
 from guidance import parse
 from train import dryrun
 from train.experiment import Experiment, build

@@ -73,7 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Whether it has a null label, for CFG; auto: where label_dropout is not 0.
   config.model.null_label = 'auto'
   # Convention of the network's output, auto: as the name says; velocity,
-  # reversed or noise (dit/convention.py).
+  # reversed or noise (dit/parameterization.py).
   config.model.convention = 'auto'
   # Normalization of queries and keys: none, layernorm or rmsnorm.
   config.model.qk_norm = 'none'

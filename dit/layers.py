@@ -19,7 +19,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from dit.config import DiTConfig
-from dit.product import product
+from dit.sharded_matmul import product
 
 _EPSILON = 1e-6
 

@@ -24,7 +24,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from core.errors import InputError
-from dit import convention
+from dit import parameterization
 from dit.blocks import first_skipped, rows, run, run_sub, stack_blocks, take
 from dit.config import DiTConfig
 from dit.embed import (
@@ -225,7 +225,7 @@ class BoundDenoiser:
   ) -> DenoiserOutput:
     """Predicts velocities at our time t, (B,) in [0, 1]; else as `DiT`."""
     network = nnx.merge(_graph(self.config), self.params)
-    time = convention.network_time(self.config.convention, t)
+    time = parameterization.network_time(self.config.convention, t)
     out = network(x, time, label, sub, keep, points)
     return self._translate(out, x, t, sub.every if sub is not None else 1)
 
@@ -236,9 +236,9 @@ class BoundDenoiser:
     name = self.config.convention
     sub_x, sub_t = rows(x, every), rows(t, every)
     return DenoiserOutput(
-      velocity=convention.velocity(name, out.velocity, x, t),
+      velocity=parameterization.velocity(name, out.velocity, x, t),
       intermediate=tuple(
-        convention.velocity(name, prediction, x, t)
+        parameterization.velocity(name, prediction, x, t)
         for prediction in out.intermediate
       ),
       # Networks that speak velocities were not trained on their variance.

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from dit.weights.folder.files import PICKLES, SUFFIXES, local, read_tensors
 from jax.sharding import Mesh
 
 from core.errors import InputError, check_choice
@@ -19,7 +20,6 @@ from core.ranges import WebText, check_value
 from dit import autoencoder, model
 from dit.autoencoder import AUTOENCODERS, Autoencoder
 from dit.latents import Normalisation
-from dit.published import PICKLES, SUFFIXES, local, read_tensors
 from dit.sharding import replicated
 
 FLAG = '--autoencoder'

@@ -7,11 +7,11 @@ import time
 
 import pytest
 from commands import ROOT, run
+from dit.weights.folder.checkpoint import WEIGHTS
 
 from core import suggestions
 from core.nested import flatten
-from dit import convert, quantize
-from dit.checkpoint import WEIGHTS
+from dit.weights.folder import convert, quantize
 from guidance.parse import NAMES
 from sample.metrics.measure import METRICS
 from sample.metrics.resize import PRESETS

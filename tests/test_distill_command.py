@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 from commands import ROOT, printed, quickly, run
+from dit.weights.folder.checkpoint import steps_of
 
-from dit import weights
-from dit.checkpoint import steps_of
+from dit.weights.folder import folder as weights
 from train import settings, workdir
 from train.distill import recipe
 from train.distill import run as distilling

@@ -13,7 +13,8 @@ import pytest
 import reference
 from PIL import Image
 
-from dit import autoencoder, convert, weights
+from dit import autoencoder
+from dit.weights.folder import convert, folder
 from guidance import Guidance, Scale, parse
 from sample import sampler
 from sample.grid import make_grid
@@ -32,12 +33,12 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
     taps=(2,),
   )
   monkeypatch.chdir(tmp_path)
-  weights.save_folder('sit-xl-ig', config, params, info={})
+  folder.save_folder('sit-xl-ig', config, params, info={})
   # The golden autoencoder, of few channels, has smaller groups.
   tensors = {}
   for half in ('encoder', 'decoder'):
     tensors |= reference.read(f'sd_vae/{half}.safetensors')
-  weights.save_tensors('sd-vae-ft-ema.safetensors', tensors)
+  folder.save_tensors('sd-vae-ft-ema.safetensors', tensors)
   load = autoencoder.load
   monkeypatch.setattr(
     autoencoder, 'load', lambda *args: load(*args, norm_groups=8)

@@ -7,8 +7,9 @@ import pytest
 import reference
 from reference import nhwc, relative
 
-from dit import convert, model
+from dit import model
 from dit.path import linear_betas, path_named
+from dit.weights.folder import convert
 from guidance import ClassifierFree, Guidance, Internal, Scale, Step
 from sample.discrete import discrete_grid
 from sample.solvers import DIFFUSIONS

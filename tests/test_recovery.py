@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import optax
 import pytest
+from dit.weights.folder.checkpoint import restore_weights
 
-from dit.checkpoint import restore_weights
 from dit.sharding import make_mesh
 from train import settings, state
 from train.checkpoint import CheckpointConfig, Checkpointer

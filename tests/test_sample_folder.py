@@ -12,8 +12,10 @@ from commands import run
 from PIL import Image
 
 from core.errors import InputError
-from dit import autoencoder, convert, model, quantize, weights
+from dit import autoencoder, model
 from dit.config import DiTConfig
+from dit.weights.folder import convert, quantize
+from dit.weights.folder import folder as weights
 from sample import decoder as decoder_lib
 from train import trained, workdir
 from train.experiment import build

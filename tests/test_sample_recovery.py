@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from dit import model, weights
+from dit import model
 from dit.config import DiTConfig
+from dit.weights.folder import folder
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNT = 160
@@ -111,7 +112,7 @@ def place(tmp_path_factory):
     leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves
   ]
   params = jax.tree.unflatten(tree, leaves)
-  weights.save_folder(place / 'net', CONFIG, params, info={})
+  folder.save_folder(place / 'net', CONFIG, params, info={})
   return place
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from dit.weights.folder.checkpoint import weights_like
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from core.errors import InputError
 from core.nested import flatten
 from dit import model
-from dit.checkpoint import weights_like
 from dit.config import name_of
 from dit.path import path_named
 from dit.sharding import (

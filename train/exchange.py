@@ -2,7 +2,7 @@
 
   from                                       to
   published file, or hf://org/name/file      folder, published .safetensors
-  folder (`dit.weights`)                     published .safetensors
+  folder (`dit.weights.folder`)                     published .safetensors
   workdir of a run: its newest checkpoint    folder, published .safetensors
   any of these                               folder of quantized weights
 
@@ -17,17 +17,8 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-from etils import epath
-
-from core.errors import InputError, check_choice
-from core.folder_lock import file_lock
-from core.ranges import Range, check_value
-from dit import convert, model
-from dit.config import SIZES, DiTConfig
-from dit.published import HUB, PICKLES, read_tensors, reason
-from dit.quantize import SCHEMES
-from dit.sharding import MeshConfig, make_mesh
-from dit.weights import (
+from dit.weights.folder.files import HUB, PICKLES, read_tensors, reason
+from dit.weights.folder.folder import (
   check_target,
   load_config,
   load_folder,
@@ -35,6 +26,16 @@ from dit.weights import (
   save_tensors,
   scheme_of,
 )
+from dit.weights.folder.quantize import SCHEMES
+from etils import epath
+
+from core.errors import InputError, check_choice
+from core.folder_lock import file_lock
+from core.ranges import Range, check_value
+from dit import model
+from dit.config import SIZES, DiTConfig
+from dit.sharding import MeshConfig, make_mesh
+from dit.weights.folder import convert
 from train import workdir
 from train.experiment import build
 from train.extractors import convert_inception

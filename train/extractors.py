@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from dit.weights.folder.files import fetch, header_of, read_tensors
+from dit.weights.folder.folder import save_tensors
 
 from core.errors import InputError, quote
 from core.ranges import WebText, check_value
 from dit.model import fingerprint
-from dit.published import fetch, header_of, read_tensors
-from dit.weights import save_tensors
 from sample.metrics import classifier
 from sample.metrics.extractor import (
   SHA256,

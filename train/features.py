@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 from absl import logging
+from dit.weights.folder.folder import check_target
 from etils import epath
 
 from core.errors import InputError
 from core.processes import together, writing_target
 from core.ranges import Range, check_value
 from dit.sharding import make_mesh
-from dit.weights import check_target
 from sample.metrics.classifier import recipe, train_classifier
 from train.data.real_images import decoder_of, load_images
 from train.data.source import DataConfig, open_source

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
+from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 from jax.sharding import Mesh
 
@@ -21,7 +22,6 @@ from core import cluster
 from core.errors import InputError
 from core.signals import stop_on_signals
 from dit import model
-from dit.checkpoint import steps_of
 from dit.sharding import check_batch, check_model, make_mesh
 from sample import writer
 from train import state as state_lib

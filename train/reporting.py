@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 from matplotlib.figure import Figure
 
@@ -18,7 +19,6 @@ from core.json_files import read_json
 from core.nested import flatten
 from core.processes import writing
 from dit import model
-from dit.checkpoint import steps_of
 from guidance import parse
 from sample import writer
 from sample.labels import class_name, names_of

@@ -14,23 +14,24 @@ from typing import Annotated, Any
 import jax
 import ml_collections
 from absl import logging
+from dit.weights.folder.checkpoint import (
+  DIVERGED,
+  WEIGHTS,
+  checkpoint_step,
+  restore_weights,
+)
+from dit.weights.folder.finite import check_finite
 from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError, check_choice, quote
 from core.nested import flatten
 from core.ranges import Range, WebText, check_value
-from dit import model, weights
-from dit.checkpoint import (
-  DIVERGED,
-  WEIGHTS,
-  checkpoint_step,
-  restore_weights,
-)
+from dit import model
 from dit.config import DiTConfig
-from dit.finite import check_finite
 from dit.sharding import tree_shardings
 from dit.types import Denoiser
+from dit.weights.folder import folder as weights
 from sample.decoder import read_decoder, remembered
 from sample.generate import SampleConfig
 from sample.pipeline import OF_MACHINE, path_of, sampler_of

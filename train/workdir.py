@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 from absl import logging
+from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 
 from core.errors import InputError
@@ -32,7 +33,6 @@ from core.json_files import read_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
-from dit.checkpoint import steps_of
 from sample.writer import write_json
 from train.settings import load_config as load_config_file
 

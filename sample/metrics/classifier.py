@@ -20,6 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from dit.weights.folder.files import local, read_safetensors, reason
+from dit.weights.folder.finite import check_finite
+from dit.weights.folder.folder import check_target
 from etils import epath
 from flax import nnx
 from safetensors.numpy import save as to_safetensors
@@ -28,11 +31,8 @@ from core import atomic
 from core.errors import InputError
 from core.json_files import parse_json
 from dit import latents
-from dit.finite import check_finite
 from dit.layers import layer_norm
 from dit.model import fingerprint
-from dit.published import local, read_safetensors, reason
-from dit.weights import check_target
 from sample import writer
 
 FORMAT = 1

@@ -7,13 +7,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from dit.weights.folder.checkpoint import restore_weights
+from dit.weights.folder.folder import load_folder
+from dit.weights.folder.quantize import SCHEMES
 from safetensors.numpy import load_file, save_file
 
 from core.errors import InputError
-from dit.checkpoint import restore_weights
-from dit.quantize import SCHEMES
 from dit.sharding import MeshConfig, make_mesh
-from dit.weights import load_folder
 from train import exchange, loop, workdir
 from train.exchange import exchange as convert
 from train.experiment import build

@@ -5,10 +5,10 @@ import math
 
 import inception_weights
 import pytest
+from dit.weights.folder.files import header_of
 from safetensors.numpy import save_file
 
 from core.errors import InputError
-from dit.published import header_of
 from sample.metrics import extractor as extractor_lib
 from sample.metrics.measure import name_of
 from train import extractors

@@ -7,8 +7,9 @@ import pytest
 import reference
 
 from configs import dit as recipe
-from dit import convert, model
+from dit import model
 from dit.path import STEPS, path_named
+from dit.weights.folder import convert
 from sample.discrete import discrete_grid, variances
 from train.objective import ObjectiveConfig, loss_at, noise_losses
 

@@ -13,7 +13,8 @@ import pytest
 import reference
 
 from configs import base
-from dit import convert, model
+from dit import model
+from dit.weights.folder import convert
 from train import ema
 from train.objective import ObjectiveConfig, loss_at
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from dit.weights.folder.checkpoint import restore_weights
 from etils import epath
 from PIL import Image
 
 from core.errors import InputError, NonFiniteError
 from dit import model
-from dit.checkpoint import restore_weights
 from dit.sharding import replicated
 from train import checkpoint, loop
 from train.experiment import build

@@ -11,9 +11,10 @@ import reference
 
 from configs import base
 from core.errors import InputError
-from dit import convert, model
+from dit import model
 from dit.config import FAMILIES
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
+from dit.weights.folder import convert
 from train import state
 from train.muon import (
   MuonState,

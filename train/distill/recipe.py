@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from dit.weights.folder.folder import check_target, save_folder
 from etils import epath
 from jax.sharding import Mesh
 
@@ -29,7 +30,6 @@ from core.errors import InputError
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.sharding import check_batch, make_mesh
-from dit.weights import check_target, save_folder
 from sample import writer
 from sample.decoder import read_decoder
 from sample.metrics.measure import as_dict

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import optax
 from absl import logging
+from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError
 from dit import model
-from dit.checkpoint import steps_of
 from dit.config import DiTConfig
 from dit.latents import Normalisation
 from dit.path import Linear, path_named

@@ -6,12 +6,12 @@
   published blocks.{i}.NAME               ours blocks/NAME, stacked (L, ...)
 
 Families, by the code that wrote the tensors, and the convention of their
-networks (`dit.convention`):
+networks (`dit.parameterization`):
 
   dit               facebookresearch/DiT                   noise
   sit               willisma/SiT                           reversed
   ig_sit            CVL-UESTC/Internal-Guidance, SiT       velocity
-  repa              sihyun-yu/REPA (`dit.repa`)            velocity
+  repa              sihyun-yu/REPA (`dit.weights.repa`)            velocity
   lightningdit      hustvl/LightningDiT                    reversed
   ig_lightningdit   Internal-Guidance, LightningDiT        reversed
 
@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.errors import InputError, check_choice
-from dit import model, repa
+from dit import model
 from dit.config import DiTConfig
+from dit.weights.folder import repa
 
 Tensors = dict[str, np.ndarray]
 

@@ -4,7 +4,7 @@
                        "sha256": of the other file}
   model.safetensors   arrays by their path: blocks/mlp/fc1/kernel
 
-Quantized weights (`dit.quantize`) say so: "quantized": {"scheme": "int8"}.
+Quantized weights (`dit.weights.quantize`) say so: "quantized": {"scheme": "int8"}.
 
 What is written appears whole or not at all, and replaces nothing. What is read
 is checked, every name, shape and type, and the hash, before it is used.
@@ -29,11 +29,12 @@ from safetensors.numpy import save_file
 from core import atomic
 from core.errors import InputError, nearest
 from core.json_files import read_json
-from dit import model, quantize
+from dit import model
 from dit.config import DiTConfig
-from dit.convert import flatten, unflatten
-from dit.finite import ALLOWED, check_finite
-from dit.published import local, read_safetensors
+from dit.weights.folder import quantize
+from dit.weights.folder.convert import flatten, unflatten
+from dit.weights.folder.files import local, read_safetensors
+from dit.weights.folder.finite import ALLOWED, check_finite
 
 FORMAT = 1
 

@@ -14,7 +14,7 @@ from published_tensors import (
   write,
 )
 
-from dit import convert, repa
+from dit.weights.folder import convert, repa
 
 
 def projectors(count=1):

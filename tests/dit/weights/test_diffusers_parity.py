@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import convert, model
+from dit import model
 from dit.embed import position_table
 from dit.path import path_named
+from dit.weights.folder import convert
 
 REASON = 'needs torch and diffusers: pip install -r requirements-torch.txt'
 pytestmark = pytest.mark.filterwarnings('ignore')  # theirs, not ours

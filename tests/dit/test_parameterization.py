@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import convention, model
+from dit import model, parameterization
 from dit.config import DiTConfig
 from dit.path import path_named
 from dit.types import SubNetworks
@@ -159,7 +159,7 @@ def test_only_networks_of_noise_expose_their_variance(name, learn_sigma, batch):
 
 
 def step_of(t):
-  return np.asarray(convention.network_time('noise', jnp.asarray(t)))
+  return np.asarray(parameterization.network_time('noise', jnp.asarray(t)))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_steps_are_hit_exactly(times):
   steps = step_of(times)
   assert steps.dtype == np.float32
   np.testing.assert_array_equal(steps, STEPS)
-  compiled = jax.jit(functools.partial(convention.network_time, 'noise'))
+  compiled = jax.jit(functools.partial(parameterization.network_time, 'noise'))
   np.testing.assert_array_equal(compiled(times), STEPS)
 
 
@@ -212,19 +212,21 @@ def test_times_below_the_first_step_are_taken_for_it(batch):
 def test_other_times_are_not_clamped(name):
   t = jnp.asarray([0, 1e-6, 5e-4, 0.3, 1])
   expected = {'velocity': t, 'reversed': 1 - t}[name]
-  np.testing.assert_array_equal(convention.network_time(name, t), expected)
+  np.testing.assert_array_equal(
+    parameterization.network_time(name, t), expected
+  )
 
 
 def test_noise_comes_back_from_the_velocity(batch):
   x, _, _ = batch
   noise = jax.random.normal(jax.random.key(3), x.shape)
   t = jnp.asarray([0.001, 0.0015, 0.1, 0.5, 0.9, 1.0])
-  velocity = convention.velocity('noise', noise, x, t)
+  velocity = parameterization.velocity('noise', noise, x, t)
   assert jnp.isfinite(velocity).all()
   close(PATH.noise_from_velocity(x, velocity, t), noise)
   # And of the network's own noise at its own step.
   x0 = jax.random.normal(jax.random.key(4), x.shape)
   at = PATH.interpolate(x0, noise, t)
-  ours = convention.velocity('noise', noise, at, t)
+  ours = parameterization.velocity('noise', noise, at, t)
   expected = PATH.velocity(x0, noise, t)
   close(ours[:-1], expected[:-1], atol=3e-3)

@@ -8,7 +8,7 @@ import pytest
 import reference
 
 from core.errors import InputError
-from dit import convert, published, weights
+from dit.weights.folder import convert, files, folder
 from train import exchange
 
 IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}
@@ -68,15 +68,15 @@ def test_targets_that_are_links(tmp_path, golden):
 
 def test_file_that_came_meanwhile_stays(tmp_path, monkeypatch):
   path = tmp_path / 'x.safetensors'
-  write = weights._write
+  write = folder._write
 
   def slow(partial, *args):
     write(partial, *args)
     path.write_text('of someone else')
 
-  monkeypatch.setattr(weights, '_write', slow)
+  monkeypatch.setattr(folder, '_write', slow)
   refused(
-    lambda: weights.save_tensors(path, {'a': np.zeros(3, np.float32)}),
+    lambda: folder.save_tensors(path, {'a': np.zeros(3, np.float32)}),
     'exists; choose another name',
   )
   assert path.read_text() == 'of someone else'
@@ -98,11 +98,11 @@ def test_tensor_larger_than_its_file(tmp_path):
   torch = pytest.importorskip('torch', reason='needs torch')
   bomb = torch.zeros(1).expand(400_000, 400_000)
   torch.save({'x_embedder.proj.weight': bomb}, tmp_path / 'bomb.pt')
-  refused(lambda: published.read_tensors(tmp_path / 'bomb.pt'), 'larger than')
+  refused(lambda: files.read_tensors(tmp_path / 'bomb.pt'), 'larger than')
 
 
 def test_one_huge_tensor_asks_for_no_memory(golden):
-  tensors = dict(published.read_safetensors(golden))
+  tensors = dict(files.read_safetensors(golden))
   huge = np.broadcast_to(np.float32(0), (4_000_000, 4, 2, 2))
   tensors['x_embedder.proj.weight'] = huge
   refused(

@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 from core.errors import InputError
 from dit import model
 from dit.config import DiTConfig
-from dit.digests import check_digests
-from dit.finite import check_finite
 from dit.sharding import placed, tree_shardings
+from dit.weights.folder.digests import check_digests
+from dit.weights.folder.finite import check_finite
 
 WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
 # Attempts to read the newest checkpoint before training removes it.

@@ -7,12 +7,12 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dit.weights.folder.files import read_tensors
+from dit.weights.folder.finite import check_finite
 from safetensors.numpy import load_file, save_file
 
 from core.errors import InputError
-from dit import weights
-from dit.finite import check_finite
-from dit.published import read_tensors
+from dit.weights.folder import folder
 from sample.decoder import read_autoencoder
 from train.exchange import exchange
 
@@ -65,7 +65,7 @@ def test_pickles_are_checked_too(tmp_path):
 def test_for_study_they_are_converted_and_then_read(tmp_path):
   path = damaged(tmp_path / 'bad.safetensors')
   exchange(str(path), str(tmp_path / 'net'), **IG_SIT, allow_nonfinite=True)
-  _, params, info = weights.load_folder(tmp_path / 'net')
+  _, params, info = folder.load_folder(tmp_path / 'net')
   assert info['allow_nonfinite'] is True
   assert np.isnan(params['blocks']['attention']['qkv']['kernel']).sum() == 3
   # A folder that does not say so is refused, whoever wrote it.
@@ -74,7 +74,7 @@ def test_for_study_they_are_converted_and_then_read(tmp_path):
   del about['allow_nonfinite']
   config.write_text(json.dumps(about))
   with pytest.raises(InputError, match='attention/qkv/kernel'):
-    weights.load_folder(tmp_path / 'net')
+    folder.load_folder(tmp_path / 'net')
   back = tmp_path / 'back.safetensors'
   exchange(str(tmp_path / 'net'), str(back), allow_nonfinite=True)
   with pytest.raises(InputError, match='3 of'):
@@ -97,17 +97,17 @@ def test_quantized_folders_are_checked(tmp_path):
   save_file(arrays, path)
   config = tmp_path / 'small' / 'config.json'
   about = json.loads(config.read_text())
-  config.write_text(json.dumps({**about, 'sha256': weights._sha256(path)}))
+  config.write_text(json.dumps({**about, 'sha256': folder._sha256(path)}))
   with pytest.raises(InputError, match='attention/qkv/kernel'):
-    weights.load_folder(tmp_path / 'small')
+    folder.load_folder(tmp_path / 'small')
 
 
 def test_values_too_large_for_bfloat16_are_not_quantized(tmp_path):
   exchange(str(GOLDEN), str(tmp_path / 'net'), **IG_SIT)
-  config, params, _ = weights.load_folder(tmp_path / 'net')
+  config, params, _ = folder.load_folder(tmp_path / 'net')
   params['label_embed'].flat[0] = 3.4e38
   with pytest.raises(InputError, match='label_embed'):
-    weights.save_folder(
+    folder.save_folder(
       tmp_path / 'small', config, params, info={}, scheme='int4'
     )
   assert not (tmp_path / 'small').exists()

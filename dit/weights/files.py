@@ -33,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from core import atomic
 from core.errors import InputError, check_choice
 from core.folder_lock import file_lock
-from dit.finite import check_finite
+from dit.weights.folder.finite import check_finite
 
 Tensors = dict[str, np.ndarray]
 

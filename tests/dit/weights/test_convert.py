@@ -21,8 +21,9 @@ from published_tensors import (
   write,
 )
 
-from dit import convert, model
+from dit import model
 from dit.config import DiTConfig, named_size
+from dit.weights.folder import convert
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -9,11 +9,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from dit.weights.folder.folder import load_folder, save_folder, save_tensors
 from safetensors.numpy import load_file, save_file
 
 from core.errors import InputError, WriteError
-from dit import model, weights
-from dit.weights import load_folder, save_folder, save_tensors
+from dit import model
+from dit.weights.folder import folder as weights
 
 INFO = {'weights': 'ema', 'source': 'somewhere', 'step': 3, 'family': None}
 

@@ -1,0 +1,1 @@
+"""Weights in files: folders, published files, runs, quantization."""
