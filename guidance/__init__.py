@@ -1,5 +1,6 @@
 """How several predictions become one velocity: arithmetic only."""
 
+from guidance.base import Step
 from guidance.compose import Guidance, Guided
 from guidance.label import (
   AdaptiveProjected,
@@ -19,7 +20,6 @@ from guidance.network import (
 )
 from guidance.parse import parse
 from guidance.scale import Scale
-from guidance.term import Step
 
 __all__ = [
   'AdaptiveProjected',

@@ -29,9 +29,7 @@ from core.errors import InputError
 from dit.blocks import rows
 from dit.path import expand
 from dit.types import Denoiser, DenoiserOutput, SubNetworks
-from guidance.network import Internal
-from guidance.scale import static
-from guidance.term import (
+from guidance.base import (
   BlocksTerm,
   GuideTerm,
   LabelTerm,
@@ -40,6 +38,8 @@ from guidance.term import (
   Step,
   Term,
 )
+from guidance.network import Internal
+from guidance.scale import static
 
 
 class Guided(NamedTuple):

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 
 from core.errors import InputError, check_range
 from core.ranges import LARGE
+from guidance.base import LabelTerm, dot
 from guidance.scale import Scale, check_number, static
-from guidance.term import LabelTerm, dot
 
 _TINY = 1e-30
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from core.errors import InputError, check_range
 from dit.types import Denoiser, DenoiserOutput
+from guidance.base import BlocksTerm, GuideTerm, Step
 from guidance.scale import Scale, static
-from guidance.term import BlocksTerm, GuideTerm, Step
 
 
 def extrapolate(

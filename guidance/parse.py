@@ -15,9 +15,9 @@ import numpy as np
 from core.errors import InputError, nearest, quote
 from core.ranges import check_value
 from guidance import label, network
+from guidance.base import GuideTerm, Term
 from guidance.compose import Guidance
 from guidance.scale import Scale
-from guidance.term import GuideTerm, Term
 
 # In the order in which they act.
 METHODS: dict[str, type[Term | network.Internal]] = {

@@ -26,7 +26,7 @@ import numpy as np
 from dit.path import Linear, Path, VariancePreserving
 from dit.types import Denoiser
 from guidance import Guidance, Step
-from guidance.term import BlocksTerm
+from guidance.base import BlocksTerm
 from sample.adaptive import Dopri5, dopri5
 from sample.solvers import Evaluation, Solver
 

@@ -19,7 +19,7 @@ from guidance import (
   extrapolate,
   parse,
 )
-from guidance.term import BlocksTerm
+from guidance.base import BlocksTerm
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 KEY = jax.random.key(5)

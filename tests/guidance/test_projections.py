@@ -21,7 +21,7 @@ from toy import (
 
 from dit.path import path_named
 from guidance import ClassifierFreeZero, Scale, Tangential, parse
-from guidance.term import Place
+from guidance.base import Place
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 SCALE = 3.5
