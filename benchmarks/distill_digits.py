@@ -25,10 +25,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from input_pipeline.sources import load_all, open_source
 from sample import writer
 from sample.metrics import classifier
 from sample.metrics.frechet import Moments, frechet_distance
-from train.data.source import load_all, open_source
 from train.experiment import build
 from train.log import read_metrics
 from train.settings import load_config, override

@@ -21,11 +21,11 @@ import numpy as np
 from benchmarks import timing
 from dit.latents import Normalisation
 from dit.sharding import MeshConfig, make_mesh
+from input_pipeline import records
+from input_pipeline.batches import batches
+from input_pipeline.shards import ShardWriter, finished
+from input_pipeline.sources import DataConfig, open_source
 from sample import writer
-from train.data import records
-from train.data.pipeline import batches
-from train.data.shards import ShardWriter, finished
-from train.data.source import DataConfig, open_source
 
 LAYOUT = records.Layout('moments', (32, 32, 8), 'float16', flip=True)
 

@@ -32,10 +32,10 @@ from dit.config import DiTConfig, named_size
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
 from guidance import parse
+from input_pipeline.sources import load_all, open_source
 from sample import sampler
 from sample.generate import plan_labels
 from sample.metrics.scorer import Distance, Scorer
-from train.data.source import load_all, open_source
 from train.exchange import exchange
 from train.trained import Source, run_weights
 

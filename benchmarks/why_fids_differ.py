@@ -19,12 +19,12 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from dit.sharding import MeshConfig, make_mesh
+from input_pipeline.sources import load_all, open_source
 from sample.metrics import classifier
 from sample.metrics.extractor import classifier_extractor, inception_extractor
 from sample.metrics.frechet import Moments, frechet_distance
 from sample.metrics.resize import PRESETS
 from sample.metrics.scores import kernel_distance
-from train.data.source import load_all, open_source
 from train.experiment import build
 from train.extractors import open_extractor
 from train.settings import load_config, override

@@ -14,7 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from core.folder_lock import folder_lock
-from train.data.shards import PrepareError
+from input_pipeline.shards import PrepareError
 
 _REASON = 1000  # bytes of an error's text that the others are told
 

@@ -20,7 +20,7 @@ def names_of(latents: Mapping[str, Any]) -> tuple[str, ...]:
   """Returns the class names that a run or folder knows, in label order.
 
   Args:
-    latents: its record of its data; see `train.data.source.about_latents`.
+    latents: its record of its data; see `input_pipeline.sources.about_latents`.
   """
   names = latents.get('classes')
   if not isinstance(names, list | tuple):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from commands import MINE, run
 
-from train.data.source import DataConfig, load_all, open_source
+from input_pipeline.sources import DataConfig, load_all, open_source
 
 FAST = ('--config.eval.kid_subsets=5', '--config.eval.kid_subset_size=20')
 

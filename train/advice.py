@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Sequence
 
 from core.errors import InputError
-from train.data.records import LatentSource, Metadata
-from train.data.source import check_source, open_source
+from input_pipeline.records import LatentSource, Metadata
+from input_pipeline.sources import check_source, open_source
 from train.drawing import Opened, Request
 from train.evaluation import plan
 from train.experiment import Experiment, build

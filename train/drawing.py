@@ -22,14 +22,14 @@ from dit.config import SIZES
 from dit.path import Path, path_named
 from dit.sharding import check_model, make_mesh
 from dit.types import Denoiser
+from evaluate.real_images import load_images
 from guidance import parse
 from guidance.parse import describe, with_guide
+from input_pipeline.sources import check_source, open_source
 from sample import generate, sampler
 from sample.decoder import place_of, read_decoder
 from sample.labels import find_classes, names_of
 from train import trained
-from train.data.real_images import load_images
-from train.data.source import check_source, open_source
 from train.experiment import Experiment
 from train.settings import load_config
 from train.trained import Source

@@ -17,12 +17,12 @@ from core.json_files import read_json
 from core.processes import writing, writing_target
 from core.ranges import Count, Range, check_value
 from dit.sharding import make_mesh
+from evaluate.image_sets import ImageSet, open_image_set
 from sample import nonfinite, writer
 from sample.labels import named
 from sample.metrics import report
 from sample.metrics.reference import is_statistics, save_reference
 from train import workdir
-from train.data.image_sets import ImageSet, open_image_set
 from train.drawing import Drawing, Request
 from train.evaluation import EvalConfig, Evaluator, divide, records_decoder
 from train.evaluation_inputs import check_samples, protocol_beside

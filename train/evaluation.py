@@ -14,7 +14,10 @@ from core.errors import InputError
 from core.ranges import BatchSize, Choice, Images, PathText, Range, WebText
 from dit.autoencoder import Autoencoder
 from dit.sharding import check_batch
+from evaluate.image_sets import ImageSet, open_image_set
+from evaluate.real_images import decoder_of, load_images, real_images
 from guidance import parse
+from input_pipeline.sources import DataConfig
 from sample.metrics import measure
 from sample.metrics.measure import Estimate, MeasureConfig, Summary
 from sample.metrics.reference import (
@@ -25,9 +28,6 @@ from sample.metrics.reference import (
   load_reference,
 )
 from sample.metrics.resize import PRESETS
-from train.data.image_sets import ImageSet, open_image_set
-from train.data.real_images import decoder_of, load_images, real_images
-from train.data.source import DataConfig
 from train.evaluation_inputs import check_classifier, check_count, check_width
 from train.extractors import kind_of, open_extractor
 

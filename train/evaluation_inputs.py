@@ -8,13 +8,13 @@ from absl import logging
 
 from core.errors import InputError
 from core.json_files import read_json
+from evaluate.image_sets import ImageSet
+from input_pipeline.labels import check_classes
+from input_pipeline.sources import DataConfig, open_source, record_shape
 from sample import nonfinite
 from sample.metrics import classifier
 from sample.metrics.frechet import least_rows
 from sample.metrics.reference import Reference
-from train.data.image_sets import ImageSet
-from train.data.labels import check_classes
-from train.data.source import DataConfig, open_source, record_shape
 from train.extractors import classes_of
 
 

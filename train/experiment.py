@@ -16,11 +16,11 @@ from core.ranges import (
 from dit import sharding
 from dit.config import DiTConfig, network_of
 from guidance import parse
+from input_pipeline.prepare import PrepareConfig
+from input_pipeline.sources import DataConfig
 from sample.compare import CompareConfig
 from sample.generate import SampleConfig
 from train.checkpoint import CheckpointConfig
-from train.data.prepare import PrepareConfig
-from train.data.source import DataConfig
 from train.distill.config import DistillConfig
 from train.ema import EMAConfig
 from train.evaluation import EvalConfig

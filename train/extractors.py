@@ -21,6 +21,7 @@ from dit.weights.folder.folder import save_tensors
 from core.errors import InputError, quote
 from core.ranges import WebText, check_value
 from dit.model import fingerprint
+from input_pipeline.sources import DataConfig, load_all, open_source
 from sample.metrics import classifier
 from sample.metrics.extractor import (
   SHA256,
@@ -31,7 +32,6 @@ from sample.metrics.extractor import (
   inception_extractor,
   user_extractor,
 )
-from train.data.source import DataConfig, load_all, open_source
 from train.settings import load_function
 
 KINDS = 'inception:FILE, classifier, classifier:FOLDER, or FILE.py:NAME'

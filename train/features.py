@@ -18,9 +18,9 @@ from core.errors import InputError
 from core.processes import together, writing_target
 from core.ranges import Range, check_value
 from dit.sharding import make_mesh
+from evaluate.real_images import decoder_of, load_images
+from input_pipeline.sources import DataConfig, open_source
 from sample.metrics.classifier import recipe, train_classifier
-from train.data.real_images import decoder_of, load_images
-from train.data.source import DataConfig, open_source
 from train.experiment import Experiment
 
 _MOST_BYTES = 2**33  # of images in memory: 2.7 million of 32 x 32

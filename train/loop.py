@@ -23,17 +23,17 @@ from core.errors import InputError
 from core.signals import stop_on_signals
 from dit import model
 from dit.sharding import check_batch, check_model, make_mesh
-from sample import writer
-from train import state as state_lib
-from train.checkpoint import Checkpointer, SaveError
-from train.curves import losses
-from train.data.pipeline import batches
-from train.data.source import (
+from input_pipeline.batches import batches
+from input_pipeline.sources import (
   about_latents,
   check_source,
   normalisation_of,
   open_source,
 )
+from sample import writer
+from train import state as state_lib
+from train.checkpoint import Checkpointer, SaveError
+from train.curves import losses
 from train.experiment import Experiment
 from train.log import (
   MetricsLog,

@@ -11,13 +11,13 @@ from core.ranges import FolderName, check_value
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.sharding import MeshConfig, check_batch, make_mesh
+from input_pipeline.image_files import open_images
+from input_pipeline.prepare import layout_of
+from input_pipeline.prepare import prepare as write_records
+from input_pipeline.records import Metadata
+from input_pipeline.shards import check_shards
+from input_pipeline.splits import classes_for
 from sample.decoder import read_autoencoder, remembered
-from train.data.files import open_images
-from train.data.prepare import layout_of
-from train.data.prepare import prepare as write_records
-from train.data.records import Metadata
-from train.data.shards import check_shards
-from train.data.splits import classes_for
 from train.experiment import Experiment
 
 

@@ -106,7 +106,7 @@ class Source:
   def latents(self) -> dict[str, Any]:
     """Returns what it remembers of its data; {} if nothing.
 
-    See `train.data.source.about_latents`.
+    See `input_pipeline.sources.about_latents`.
     """
     if self.is_run:
       return workdir.load_about(self.place, workdir.LATENTS)

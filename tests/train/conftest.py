@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
+from input_pipeline.sources import DataConfig, open_source
 from train import settings
-from train.data.source import DataConfig, open_source
 from train.experiment import build
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
+from evaluate.image_sets import open_image_set
 from sample.metrics import classifier
 from sample.metrics.reference import load_reference
-from train.data.image_sets import open_image_set
 
 
 def digits(count, seed=0):

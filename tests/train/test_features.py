@@ -7,10 +7,10 @@ import pytest
 
 from core.errors import InputError
 from dit.sharding import make_mesh
+from evaluate.real_images import load_images
+from input_pipeline.sources import load_all, open_source
 from sample.metrics.classifier import load
 from train import features
-from train.data.real_images import load_images
-from train.data.source import load_all, open_source
 
 
 def test_digits(make_experiment, tmp_path):

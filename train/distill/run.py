@@ -19,17 +19,17 @@ from dit.config import DiTConfig
 from dit.latents import Normalisation
 from dit.path import Linear, path_named
 from dit.sharding import check_batch, make_mesh
-from sample import writer
-from sample.solvers import Euler, Renoise
-from train import loop
-from train.checkpoint import restore_training
-from train.data.pipeline import batches
-from train.data.source import (
+from input_pipeline.batches import batches
+from input_pipeline.sources import (
   about_latents,
   check_source,
   normalisation_of,
   open_source,
 )
+from sample import writer
+from sample.solvers import Euler, Renoise
+from train import loop
+from train.checkpoint import restore_training
 from train.distill import lineage
 from train.distill import step as step_lib
 from train.distill.config import MAX_STEPS, DistillConfig

@@ -9,8 +9,8 @@ from core.errors import InputError
 from core.folder_lock import folder_lock
 from core.json_files import read_json
 from core.nested import flatten
+from input_pipeline.records import METADATA, PROTOCOL
 from sample import writer
-from train.data.records import METADATA, PROTOCOL
 
 LOCK = 'records'
 # Files in the folder.

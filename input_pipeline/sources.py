@@ -1,6 +1,6 @@
 """Random-access sources of training records, and whether they fit.
 
-Records of `prepare` hold latents or pixels (`train.data.records`). Any
+Records of `prepare` hold latents or pixels (`input_pipeline.records`). Any
 class-labeled set of TensorFlow Datasets that was prepared as ArrayRecord is
 read as it is, without TensorFlow: {'image': uint8 (H, W, C), 'label': int}.
 The digits are written where they are missing.
@@ -26,9 +26,9 @@ from core.ranges import Choice, FolderName, PathText, Range, check_fields
 from dit.autoencoder import AUTOENCODERS
 from dit.config import DiTConfig
 from dit.latents import Normalisation
-from train.data.digits import Digits
-from train.data.records import PROTOCOL, LatentSource
-from train.data.splits import check_same_classes
+from input_pipeline.digits import Digits
+from input_pipeline.records import PROTOCOL, LatentSource
+from input_pipeline.splits import check_same_classes
 
 STATISTICS = ('autoencoder', 'data')
 SplitName = Annotated[str, FolderName(empty=True)]

@@ -15,9 +15,9 @@ import pytest
 
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from train.data import workers
-from train.data.pipeline import batches
-from train.data.source import DataConfig, open_source
+from input_pipeline import workers
+from input_pipeline.batches import batches
+from input_pipeline.sources import DataConfig, open_source
 
 OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 

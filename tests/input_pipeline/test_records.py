@@ -15,9 +15,9 @@ from PIL import Image
 
 from core.errors import InputError
 from dit.latents import Normalisation
-from train.data import shards
-from train.data.records import LatentSource, Layout, Metadata
-from train.data.source import (
+from input_pipeline import shards
+from input_pipeline.records import LatentSource, Layout, Metadata
+from input_pipeline.sources import (
   DataConfig,
   check_source,
   normalisation_of,
@@ -136,7 +136,7 @@ def test_labels_of_tfds_that_are_no_class_are_found(monkeypatch, label):
     )
 
   records = Records({'label': each} for each in (0, label))
-  monkeypatch.setattr('train.data.source.open_tfds', lambda *_: records)
+  monkeypatch.setattr('input_pipeline.sources.open_tfds', lambda *_: records)
   source = open_source(DataConfig('stl10', 'x', 'train', '', 1, 2), 'train')
   assert len(source) == 2 and source[0] == {'label': 0}
   with pytest.raises(

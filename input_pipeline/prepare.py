@@ -29,13 +29,13 @@ from core.ranges import BatchSize, Choice, Images, Range, check_fields
 from dit import latents
 from dit.autoencoder import Autoencoder
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
+from input_pipeline import records
+from input_pipeline.claim import claimed
+from input_pipeline.image_files import ImageFiles
+from input_pipeline.images import BrokenImageError, center_crop, decode
+from input_pipeline.shards import PrepareError, ShardWriter, finished
+from input_pipeline.splits import check_other_splits
 from sample import writer
-from train.data import records
-from train.data.claim import claimed
-from train.data.files import ImageFiles
-from train.data.images import BrokenImageError, center_crop, decode
-from train.data.shards import PrepareError, ShardWriter, finished
-from train.data.splits import check_other_splits
 from train.log import image_progress
 
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from train.data import listing
-from train.data.files import open_images
-from train.data.image_sets import open_image_set
-from train.data.images import BrokenImageError, decode
+from evaluate.image_sets import open_image_set
+from input_pipeline import listing
+from input_pipeline.image_files import open_images
+from input_pipeline.images import BrokenImageError, decode
 
 CATS = {'cat/1.png': 0, 'cat/2.png': 0, 'dog/1.png': 1}
 

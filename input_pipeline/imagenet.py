@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from core.errors import InputError
-from train.data.source import write_tfds
+from input_pipeline.sources import write_tfds
 
 NAME = 'imagenet2012'
 TARS = {

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from core.errors import InputError, shorten
-from train.data.listing import SUFFIXES, Listing
+from input_pipeline.listing import SUFFIXES, Listing
 
 _SPLITS = frozenset(
   ('train', 'training', 'val', 'valid', 'validation', 'test', 'testing',

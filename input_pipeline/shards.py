@@ -18,8 +18,8 @@ from etils import epath
 from core import atomic
 from core.errors import InputError, RunError
 from core.json_files import read_json
+from input_pipeline.records import Layout, Metadata, Shard, from_json
 from sample import writer
-from train.data.records import Layout, Metadata, Shard, from_json
 
 # One record in each group, for random access; latents do not compress.
 WRITER_OPTIONS = 'group_size:1,uncompressed'

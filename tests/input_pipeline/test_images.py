@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data import images
-from train.data.images import BrokenImageError, center_crop, decode
+from input_pipeline import images
+from input_pipeline.images import BrokenImageError, center_crop, decode
 
 SAMPLE = (
   pathlib.Path(__file__).parents[3] / 'shared' / 'data' / 'imagenet1k_sample'

@@ -12,10 +12,10 @@ from PIL import Image
 
 from core.errors import InputError
 from dit import latents
-from train.data import shards
-from train.data.files import open_images
-from train.data.prepare import PrepareConfig, layout_of, prepare
-from train.data.records import LatentSource, Layout, Metadata
+from input_pipeline import shards
+from input_pipeline.image_files import open_images
+from input_pipeline.prepare import PrepareConfig, layout_of, prepare
+from input_pipeline.records import LatentSource, Layout, Metadata
 
 CONFIG = {
   'image_size': 8,

@@ -1,7 +1,7 @@
 """Image files with a class each: a folder, a .zip archive, or a TFDS set.
 
 All give `read(i) -> ImageFile`, whose bytes are as they were stored, so that
-one decoder (`train.data.images`) serves every set and a broken file has a name.
+one decoder (`input_pipeline.images`) serves every set and a broken file has a name.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from PIL import Image
 
 from core.errors import InputError
 from core.processes import together
-from train.data.class_folders import class_folders
-from train.data.imagenet import NAME, write_imagenet
-from train.data.listing import list_files
-from train.data.source import open_tfds
+from input_pipeline.class_folders import class_folders
+from input_pipeline.imagenet import NAME, write_imagenet
+from input_pipeline.listing import list_files
+from input_pipeline.sources import open_tfds
 
 TFDS = 'tfds:'
 

@@ -8,8 +8,8 @@ from commands import run
 from PIL import Image
 
 from core.errors import InputError
-from train.data.records import LatentSource
-from train.data.source import DataConfig, open_source
+from input_pipeline.records import LatentSource
+from input_pipeline.sources import DataConfig, open_source
 
 # Each class has a color of its own, by which its images are known.
 COLORS = {'cat': 50, 'dog': 100, 'fox': 150, 'owl': 200}

@@ -12,9 +12,9 @@ from sklearn.datasets import load_digits
 
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from train.data import pipeline
-from train.data.pipeline import batches, rows_here
-from train.data.source import (
+from input_pipeline import batches
+from input_pipeline.batches import batches, rows_here
+from input_pipeline.sources import (
   DataConfig,
   check_source,
   load_all,
@@ -80,7 +80,7 @@ def test_digits_are_written_once(data_dir):
 def test_reading_loads_no_tensorflow(tmp_path):
   code = (
     'import sys\n'
-    'from train.data.source import DataConfig, load_all, open_source\n'
+    'from input_pipeline.sources import DataConfig, load_all, open_source\n'
     f'config = DataConfig("digits", {str(tmp_path)!r}, "train", "test", 1, 2)\n'
     'assert len(load_all(open_source(config, "train"))[0]) == 1297\n'
     'assert not {"tensorflow", "torch"} & set(sys.modules)\n'
@@ -175,11 +175,11 @@ def test_sequence_does_not_depend_on_the_batch_size(tmp_path):
 def test_processes_share_the_batches_of_one(tmp_path, monkeypatch, processes):
   """Whatever their number and rows, and where an epoch ends within a batch."""
   whole = labels_of(stream(tmp_path), 6)
-  monkeypatch.setattr(pipeline, '_global', lambda values, *_: values)
+  monkeypatch.setattr(batches, '_global', lambda values, *_: values)
   rows = np.random.default_rng(0).permutation(whole.shape[1])
   for mine in np.split(rows, processes):
     mine.sort()
-    monkeypatch.setattr(pipeline, 'rows_here', lambda *_, mine=mine: mine)
+    monkeypatch.setattr(batches, 'rows_here', lambda *_, mine=mine: mine)
     part = labels_of(stream(tmp_path, start=2), 4)
     np.testing.assert_array_equal(part, whole[2:, mine])
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from core.errors import InputError
 from core.folder_lock import folder_lock
+from input_pipeline.records import Metadata
+from input_pipeline.shards import PrepareError
 from train import preparing
-from train.data.records import Metadata
-from train.data.shards import PrepareError
 from train.experiment import build
 from train.settings import load_config, override
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from absl import logging
 
 from core.errors import InputError, shorten
-from train.data.images import MAX_FILE_BYTES, BrokenImageError
+from input_pipeline.images import MAX_FILE_BYTES, BrokenImageError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 # Files and folders that systems and tools leave behind, in lower case; hidden

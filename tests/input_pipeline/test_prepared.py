@@ -12,18 +12,18 @@ from PIL import Image
 
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from sample.decoder import read_decoder
-from train import state
-from train.data.files import open_images
-from train.data.pipeline import batches
-from train.data.prepare import PrepareConfig, layout_of, prepare
-from train.data.source import (
+from input_pipeline.batches import batches
+from input_pipeline.image_files import open_images
+from input_pipeline.prepare import PrepareConfig, layout_of, prepare
+from input_pipeline.sources import (
   DataConfig,
   about_latents,
   check_source,
   normalisation_of,
   open_source,
 )
+from sample.decoder import read_decoder
+from train import state
 from train.optimizer import make_optimizer, make_schedule
 from train.step import make_train_step
 

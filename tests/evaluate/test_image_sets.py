@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from train.data.image_sets import open_image_set
+from evaluate.image_sets import open_image_set
 
 COUNT = 150  # more than are read at once
 

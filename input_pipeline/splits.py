@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from core.errors import InputError, shorten
 from core.json_files import read_json
-from train.data.records import METADATA, PROTOCOL, Metadata
+from input_pipeline.records import METADATA, PROTOCOL, Metadata
 
 
 def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:

@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from dit.sharding import batch_sharding
-from train.data import workers
-from train.data.source import DataConfig, image_of
+from input_pipeline import workers
+from input_pipeline.sources import DataConfig, image_of
 
 
 def batches(

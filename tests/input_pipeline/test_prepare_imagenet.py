@@ -8,9 +8,9 @@ import tarfile
 import pytest
 from commands import run
 
-from train.data.files import open_images
-from train.data.imagenet import TARS
-from train.data.records import LatentSource
+from input_pipeline.image_files import open_images
+from input_pipeline.imagenet import TARS
+from input_pipeline.records import LatentSource
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAMPLE = ROOT.parent / 'shared' / 'data' / 'imagenet1k_sample' / 'train'

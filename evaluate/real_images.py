@@ -19,10 +19,15 @@ from dit import latents
 from dit.autoencoder import Autoencoder
 from dit.latents import Posterior
 from dit.sharding import batch_sharding, check_batch, replicated
+from evaluate.image_sets import ImageSet
+from input_pipeline.records import LatentSource
+from input_pipeline.sources import (
+  DataConfig,
+  about_latents,
+  image_of,
+  open_source,
+)
 from sample.decoder import read_decoder
-from train.data.image_sets import ImageSet
-from train.data.records import LatentSource
-from train.data.source import DataConfig, about_latents, image_of, open_source
 
 # Images in memory: 699,050 of 32 x 32 in RGB, or 10,922 of 256 x 256.
 MOST_BYTES = 2**31

@@ -2,7 +2,7 @@
 
   .npz      arr_0 (n, H, W, C): uint8, or float in [0, 1]; arr_1 (n,) labels
   folder    image files at any depth, in the order of their names
-            (`train.data.listing`); labels.txt beside them, one number a line
+            (`input_pipeline.listing`); labels.txt beside them, one number a line
   .zip      likewise
   tfds:     NAME[:SPLIT]
 
@@ -22,11 +22,11 @@ import numpy as np
 from absl import logging
 
 from core.errors import InputError
+from input_pipeline.image_files import TFDS, open_images
+from input_pipeline.images import BrokenImageError, center_crop, decode
+from input_pipeline.labels import as_labels, parse_labels
+from input_pipeline.listing import SUFFIXES, Listing, is_image, list_files
 from sample.npz import damage_of, header_of, read_array, read_header
-from train.data.files import TFDS, open_images
-from train.data.images import BrokenImageError, center_crop, decode
-from train.data.labels import as_labels, parse_labels
-from train.data.listing import SUFFIXES, Listing, is_image, list_files
 
 _CHUNK = 64
 # Pixels of an image in an array, of which some are in memory at a time.
