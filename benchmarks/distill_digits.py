@@ -25,10 +25,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from evaluate import classifier
+from evaluate.frechet import Moments, frechet_distance
 from input_pipeline.sources import load_all, open_source
-from sample import writer
-from sample.metrics import classifier
-from sample.metrics.frechet import Moments, frechet_distance
+from sample import pictures
 from train.experiment import build
 from train.log import read_metrics
 from train.settings import load_config, override
@@ -213,10 +213,12 @@ def main() -> None:
     sheets.append((f'{guidance}\n{drawn_in}', _images(first)))
   rows.sort(key=lambda row: (-row['nfe'], row['fd']))
   text = table(rows)
-  writer.write_bytes(args.out / 'table.md', text.encode())
-  writer.write_json(args.out / 'table.json', {'rows': rows})
-  writer.write_figure(args.out / 'curves.png', curves(logs))
-  writer.write_png(args.out / 'samples.png', writer.sheet(sheets, 20, scale=4))
+  pictures.write_bytes(args.out / 'table.md', text.encode())
+  pictures.write_json(args.out / 'table.json', {'rows': rows})
+  pictures.write_figure(args.out / 'curves.png', curves(logs))
+  pictures.write_png(
+    args.out / 'samples.png', pictures.sheet(sheets, 20, scale=4)
+  )
   print(text)
 
 

@@ -11,7 +11,7 @@ import argparse
 import pathlib
 
 from benchmarks.distill_digits import command, curves
-from sample import writer
+from sample import pictures
 from train.log import read_metrics
 
 FAILURES = {
@@ -45,7 +45,7 @@ def main() -> None:
       *(f'--config.{change}' for change in changes),
     )  # fmt: skip
     logs[name] = read_metrics(place)
-  writer.write_figure(args.out / 'curves.png', curves(logs))
+  pictures.write_figure(args.out / 'curves.png', curves(logs))
 
 
 if __name__ == '__main__':

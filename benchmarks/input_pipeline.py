@@ -25,7 +25,7 @@ from input_pipeline import records
 from input_pipeline.batches import batches
 from input_pipeline.shards import ShardWriter, finished
 from input_pipeline.sources import DataConfig, open_source
-from sample import writer
+from sample import pictures
 
 LAYOUT = records.Layout('moments', (32, 32, 8), 'float16', flip=True)
 
@@ -48,8 +48,8 @@ def write(config: DataConfig, count: int) -> None:
     Normalisation(),
     (finished(path),),
   )
-  writer.write_json(folder / records.PROTOCOL, metadata.protocol)
-  writer.write_json(folder / records.METADATA, metadata.to_json())
+  pictures.write_json(folder / records.PROTOCOL, metadata.protocol)
+  pictures.write_json(folder / records.METADATA, metadata.to_json())
 
 
 if __name__ == '__main__':

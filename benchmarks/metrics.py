@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks import timing
 from dit.sharding import MeshConfig, make_mesh
-from sample.metrics.extractor import inception_extractor
-from sample.metrics.frechet import Moments, frechet_distance
-from sample.metrics.manifold import precision_recall
+from evaluate.extractor import inception_extractor
+from evaluate.frechet import Moments, frechet_distance
+from evaluate.precision_recall import precision_recall
 
 FEATURES = 2048  # of Inception's last pooling
 GIB = 1024**3

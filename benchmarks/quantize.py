@@ -31,11 +31,11 @@ from dit import latents, model
 from dit.config import DiTConfig, named_size
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
+from evaluate.scorer import Distance, Scorer
 from guidance import parse
 from input_pipeline.sources import load_all, open_source
 from sample import sampler
 from sample.generate import plan_labels
-from sample.metrics.scorer import Distance, Scorer
 from train.exchange import exchange
 from train.trained import Source, run_weights
 

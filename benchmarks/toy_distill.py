@@ -33,7 +33,7 @@ from dit.path import Linear
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import Denoiser
 from guidance import parse
-from sample import sampler, writer
+from sample import pictures, sampler
 from sample.grid import make_grid
 from sample.solvers import Euler, Heun, Renoise, Solver
 from train.distill import step as step_lib
@@ -301,11 +301,11 @@ def main(argv: list[str] | None = None) -> None:
     'seconds': round(start),
     'processor_seconds': round(cpu),
   }
-  writer.write_json(
+  pictures.write_json(
     folder / 'toy_distill.json', {'protocol': protocol, **results.as_dict()}
   )
-  writer.write_figure(folder / 'toy_distill.png', results.clouds_figure())
-  writer.write_figure(
+  pictures.write_figure(folder / 'toy_distill.png', results.clouds_figure())
+  pictures.write_figure(
     folder / 'toy_distill_curves.png', results.curves_figure()
   )
   print(f'{text}\n{start:.0f} s, of them {cpu:.0f} s of processor time')

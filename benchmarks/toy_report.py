@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy import spatial
 
 from benchmarks import toy
-from sample import writer
+from sample import pictures
 
 SCALES = (1.1, 1.25, 1.5, 2.0, 3.0)
 MEASURES = ('energy', 'shift', 'spread', 'outliers', 'other', 'coverage')
@@ -98,7 +98,7 @@ def main(experiment: toy.Experiment, argv: list[str] | None = None) -> None:
   folder = pathlib.Path(args.out)
   folder.mkdir(parents=True, exist_ok=True)
   (folder / f'{experiment.name}.md').write_text(text)
-  writer.write_figure(folder / f'{experiment.name}.png', figure)
+  pictures.write_figure(folder / f'{experiment.name}.png', figure)
   start, cpu = time.perf_counter() - start, time.process_time() - cpu
   print(f'{text}\n{start:.0f} s, of them {cpu:.0f} s of processor time')
 

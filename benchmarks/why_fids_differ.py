@@ -19,14 +19,14 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from dit.sharding import MeshConfig, make_mesh
+from evaluate import classifier
+from evaluate.extractor import classifier_extractor, inception_extractor
+from evaluate.extractor_registry import open_extractor
+from evaluate.frechet import Moments, frechet_distance
+from evaluate.kid import kernel_distance
+from evaluate.resize import PRESETS
 from input_pipeline.sources import load_all, open_source
-from sample.metrics import classifier
-from sample.metrics.extractor import classifier_extractor, inception_extractor
-from sample.metrics.frechet import Moments, frechet_distance
-from sample.metrics.resize import PRESETS
-from sample.metrics.scores import kernel_distance
 from train.experiment import build
-from train.extractors import open_extractor
 from train.settings import load_config, override
 
 COUNTS = (250, 500, 1000, 2500, 5000, 10_000)
@@ -75,7 +75,7 @@ def random_inception() -> dict[str, np.ndarray]:
   """Tensors of an Inception that was never trained."""
   from flax import nnx
 
-  from sample.metrics.inception import Inception
+  from evaluate.inception import Inception
 
   shapes = nnx.to_pure_dict(nnx.split(nnx.eval_shape(Inception))[1])
   rng, tensors = np.random.default_rng(0), {}

@@ -37,7 +37,7 @@ class DenoiserOutput:
     velocity: (B, H, W, C) float32, the prediction after the last block.
     intermediate: K arrays (B, H, W, C), one for each tap, shallow to deep.
     variance: (B, H, W, C), of a network that learned it (DiT): about -1 to 1,
-      see `sample.discrete`; else None.
+      see `sample.ddpm`; else None.
     sub: one output for each sub-network that was asked for, on its rows.
     hidden: (B, N, D), the states after the blocks that were asked for.
   """

@@ -10,7 +10,7 @@ from core.folder_lock import folder_lock
 from core.json_files import read_json
 from core.nested import flatten
 from input_pipeline.records import METADATA, PROTOCOL
-from sample import writer
+from sample import pictures
 
 LOCK = 'records'
 # Files in the folder.
@@ -42,7 +42,7 @@ def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
             f'{folder} holds files that prepare did not write; choose another '
             'data.name.'
           )
-        writer.write_json(path, protocol)
+        pictures.write_json(path, protocol)
       found = read_json(path, f'; delete the folder {folder}')
       _check(folder, found, protocol)
     except OSError as error:

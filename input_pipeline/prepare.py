@@ -35,7 +35,7 @@ from input_pipeline.image_files import ImageFiles
 from input_pipeline.images import BrokenImageError, center_crop, decode
 from input_pipeline.shards import PrepareError, ShardWriter, finished
 from input_pipeline.splits import check_other_splits
-from sample import writer
+from sample import pictures
 from train.log import image_progress
 
 
@@ -331,5 +331,5 @@ def _complete(
   )
   if not metadata.records:
     raise PrepareError(f'{folder}: not one image could be read.')
-  writer.write_json(folder / records.METADATA, metadata.to_json())
+  pictures.write_json(folder / records.METADATA, metadata.to_json())
   return metadata

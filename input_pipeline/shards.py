@@ -19,7 +19,7 @@ from core import atomic
 from core.errors import InputError, RunError
 from core.json_files import read_json
 from input_pipeline.records import Layout, Metadata, Shard, from_json
-from sample import writer
+from sample import pictures
 
 # One record in each group, for random access; latents do not compress.
 WRITER_OPTIONS = 'group_size:1,uncompressed'
@@ -111,7 +111,7 @@ class ShardWriter:
     )
     self._partial.replace(self._path)
     atomic.sync(self._path.parent)
-    writer.write_json(
+    pictures.write_json(
       self._path.with_suffix('.json'), dataclasses.asdict(shard), every=True
     )
 

@@ -1,6 +1,6 @@
 """From noise to latents, to images, to numbers."""
 
+from sample.pictures import tile
 from sample.pipeline import Pipeline, load
-from sample.writer import tile
 
 __all__ = ['Pipeline', 'load', 'tile']

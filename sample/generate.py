@@ -32,7 +32,7 @@ from guidance import Guidance
 from guidance.parse import describe
 from sample import nonfinite, sampler
 from sample.adaptive import Dopri5
-from sample.discrete import discrete_grid
+from sample.ddpm import discrete_grid
 from sample.grid import LASTS, SHIFTS, STEPS, make_grid
 from sample.labels import find_classes
 from sample.registry import check_solver, make_solver

@@ -36,9 +36,9 @@ from guidance import Guidance, parse
 from guidance.parse import with_guide
 from sample import generate
 from sample.decoder import read_decoder
-from sample.film import Film, film
 from sample.generate import SampleConfig
 from sample.labels import find_classes, names_of
+from sample.trajectory import Film, film
 
 # By family of published files, what differs from the defaults of
 # `SampleConfig`, which are those of ig_sit.
@@ -135,7 +135,7 @@ class Pipeline:
     guide: 'Pipeline | None' = None,
     **sampling: Any,
   ) -> Film:
-    """What guidance changes along the way; see `sample.film`."""
+    """What guidance changes along the way; see `sample.trajectory`."""
     check_value('seed', seed, Seed)
     check_value('frames', frames, Annotated[int, Range(1, 10_000)])
     return film(

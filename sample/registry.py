@@ -11,7 +11,7 @@ from core.errors import InputError, check_choice, nearest, quote
 from core.ranges import check_value
 from dit.path import Path, path_named
 from sample.adaptive import Dopri5
-from sample.discrete import DDIM, DDPM
+from sample.ddpm import DDIM, DDPM
 from sample.solvers import (
   RK4,
   DPMSolver,

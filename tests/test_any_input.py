@@ -15,17 +15,17 @@ from core.json_files import parse_json
 from core.nested import flatten
 from dit.autoencoder import AUTOENCODERS
 from dit.path import PATHS, path_named
+from evaluate.extractor_registry import kind_of
+from evaluate.sweep import SweepGrid
 from guidance import parse
 from guidance.parse import NAMES, describe
+from sample.ddpm import discrete_grid
 from sample.decoder import read_autoencoder
-from sample.discrete import discrete_grid
 from sample.generate import plan_labels
 from sample.grid import SPACINGS, make_grid
 from sample.registry import SOLVERS, make_solver
-from sample.sweep import SweepGrid
 from train import command_line
 from train.experiment import build
-from train.extractors import kind_of
 from train.settings import load_config, override
 from train.trained import Source
 

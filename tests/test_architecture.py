@@ -180,7 +180,7 @@ def test_public_functions_are_annotated(path):
 def test_import_is_quiet_light_and_touches_no_device():
   result = run_python(
     'import sys\n'
-    'import train.loop, sample.compare, main\n'
+    'import train.loop, evaluate.compare, main\n'
     'from jax._src import xla_bridge\n'
     'assert not xla_bridge.backends_are_initialized()\n'
     f'loaded = set({FOREIGN}) & set(sys.modules)\n'
@@ -203,7 +203,7 @@ def test_no_library_asks_for_a_foreign_framework():
     '      asked.append(name + " by " + files[-1])\n'
     '      raise ModuleNotFoundError(name, name=name)\n'
     'sys.meta_path.insert(0, Finder())\n'
-    'import train.loop, sample.compare, main\n'
+    'import train.loop, evaluate.compare, main\n'
     'assert not asked, asked\n'
   )
   assert result.returncode == 0, result.stderr

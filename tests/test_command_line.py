@@ -12,10 +12,10 @@ from dit.weights.folder.checkpoint import WEIGHTS
 from core import suggestions
 from core.nested import flatten
 from dit.weights.folder import convert, quantize
+from evaluate.metrics import METRICS
+from evaluate.resize import PRESETS
 from guidance.parse import NAMES
-from sample.metrics.measure import METRICS
-from sample.metrics.resize import PRESETS
-from sample.store import FORMATS
+from sample.output import FORMATS
 from train import exchange, flag_groups
 from train.settings import load_config
 

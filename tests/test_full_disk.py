@@ -10,7 +10,8 @@ import sys
 import pytest
 from commands import ROOT, command_line, extractor, quickly, run
 
-from sample import compare, store
+from evaluate import compare
+from sample import output
 from train import evaluating
 
 SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
@@ -137,14 +138,14 @@ def test_weights_that_do_not_fit_leave_nothing(disk, argv, command):
 
 @pytest.mark.parametrize('moment', ['_write_protocol', 'add', 'finish'])
 def test_samples_go_on_where_the_disk_was_full(disk, argv, monkeypatch, moment):
-  whole = getattr(store.Store, moment)
+  whole = getattr(output.Store, moment)
 
   def full(*args, **kwargs):
     if not (disk / 'ballast').exists():
       fill(disk)
     whole(*args, **kwargs)
 
-  monkeypatch.setattr(store.Store, moment, full)
+  monkeypatch.setattr(output.Store, moment, full)
   failed(argv('sample', disk / 'out'))
   monkeypatch.undo()
   (disk / 'ballast').unlink()

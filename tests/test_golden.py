@@ -11,7 +11,7 @@ from dit import model
 from dit.path import linear_betas, path_named
 from dit.weights.folder import convert
 from guidance import ClassifierFree, Guidance, Internal, Scale, Step
-from sample.discrete import discrete_grid
+from sample.ddpm import discrete_grid
 from sample.solvers import DIFFUSIONS
 from train.objective import velocity_losses
 

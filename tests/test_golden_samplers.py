@@ -20,7 +20,7 @@ from reference import nhwc, relative
 from dit.path import path_named
 from guidance import ClassifierFree, Guidance, Internal, Scale, Step
 from sample.adaptive import dopri5
-from sample.discrete import DDIM, DDPM, discrete_grid
+from sample.ddpm import DDIM, DDPM, discrete_grid
 from sample.grid import make_grid
 from sample.sampler import integrate
 from sample.solvers import (

@@ -15,8 +15,7 @@ from PIL import Image
 
 from core.errors import NonFiniteError
 from core.nested import flatten
-from sample import compare
-from sample.metrics import scorer
+from evaluate import compare, scorer
 from train import commands, loop
 from train.log import read_metrics
 

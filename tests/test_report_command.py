@@ -12,8 +12,8 @@ import pytest
 from commands import DIGITS, ROOT, TINY, printed, quickly, run
 from PIL import Image
 
-from sample.film import Film
-from sample.metrics import scorer
+from evaluate import scorer
+from sample.trajectory import Film
 from train import artist
 
 SECTIONS = (

@@ -9,8 +9,8 @@ import pytest
 from commands import run
 from PIL import Image
 
-from sample import store as store_lib
-from sample import sweep
+from evaluate import sweep
+from sample import output as store_lib
 from sample.pipeline import SAMPLING
 from train import sampling, settings
 from train.experiment import build

@@ -6,8 +6,9 @@ import signal
 import pytest
 from commands import command_line, extractor, quickly, run
 
-from sample import store, sweep
-from train.evaluation import Evaluator
+from evaluate import sweep
+from evaluate.evaluator import Evaluator
+from sample import output
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +22,7 @@ def argv(shared_run, tmp_path_factory):
 @pytest.mark.parametrize(
   ('command', 'owner', 'moment', 'kept'),
   [
-    ('sample', store.Store, '_make_folder', 'finished images are kept'),
+    ('sample', output.Store, '_make_folder', 'finished images are kept'),
     ('sweep', sweep, '_as_csv', 'measured points are kept'),
     ('evaluate', Evaluator, 'summarise', 'nothing unfinished is kept'),
   ],

@@ -8,11 +8,11 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from core.errors import InputError
+from evaluate.compare import split_names
 from guidance.parse import parse, with_guide
-from sample import generate, writer
-from sample.compare import split_names
-from sample.film import Film, film
+from sample import generate, pictures
 from sample.labels import class_name, names_of
+from sample.trajectory import Film, film
 from train import page
 from train.drawing import Opened, Request
 
@@ -81,7 +81,7 @@ class Artist:
     blocks = [
       (class_name(int(c), self._names), images[labels == c]) for c in classes
     ]
-    sheet = writer.sheet(blocks, _SIDE, scale=max(1, 40 // images.shape[1]))
+    sheet = pictures.sheet(blocks, _SIDE, scale=max(1, 40 // images.shape[1]))
     return page.figure(
       sheet,
       f'{_named(text)}; {self._solver()}, NFE {nfe:.4g}, {self._weights}, '
@@ -164,7 +164,7 @@ def _strips(found: Film, names: Sequence[str]) -> str:
     change = np.clip(128 + _AMPLIFIED * (guided - strong), 0, 255)
     rows.append(('change', change.astype(np.uint8)))
     scale = -(-48 // guided.shape[1])  # room for names of two lines
-    sheet = writer.sheet(rows, len(found.times), scale=scale)
+    sheet = pictures.sheet(rows, len(found.times), scale=scale)
     figures.append(page.figure(sheet, f'{name_of_class}, t = {times}'))
   return page.strip(figures)
 

@@ -38,7 +38,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from core.errors import InputError, RunError
 from core.json_files import read_json
 from core.ranges import MOST_IMAGES, Choice, Images, Range, check_fields
-from sample.metrics.measure import METRICS
+from evaluate.metrics import METRICS
 from train.state import TrainState
 
 

@@ -7,7 +7,7 @@ Nichol & Dhariwal 2021, whose mean passes no gradient to the variance's term):
   vb   = KL(q(x_s | x_t, x0) || p(x_s | x_t)) / log 2    k > 0
          -log p(x0 | x_t) / log 2                        k = 0, of 256 levels
 
-per dimension. q and p are normal, with the mean of `sample.discrete`'s DDPM at
+per dimension. q and p are normal, with the mean of `sample.ddpm`'s DDPM at
 x0 and at the predicted x0, and the log variances
 
   q: log small     p: f log beta + (1 - f) log small,   f = (variance + 1) / 2
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from dit.path import STEPS, VariancePreserving, expand
-from sample.discrete import posterior_mean, variances
+from sample.ddpm import posterior_mean, variances
 
 
 def variance_losses(

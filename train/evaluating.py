@@ -17,15 +17,15 @@ from core.json_files import read_json
 from core.processes import writing, writing_target
 from core.ranges import Count, Range, check_value
 from dit.sharding import make_mesh
+from evaluate import tables
+from evaluate.evaluator import EvalConfig, Evaluator, divide, records_decoder
 from evaluate.image_sets import ImageSet, open_image_set
-from sample import nonfinite, writer
+from evaluate.inputs import check_samples, protocol_beside
+from evaluate.reference import is_statistics, save_reference
+from sample import nonfinite, pictures
 from sample.labels import named
-from sample.metrics import report
-from sample.metrics.reference import is_statistics, save_reference
 from train import workdir
 from train.drawing import Drawing, Request
-from train.evaluation import EvalConfig, Evaluator, divide, records_decoder
-from train.evaluation_inputs import check_samples, protocol_beside
 from train.experiment import Experiment
 from train.log import image_progress
 
@@ -281,7 +281,7 @@ def _report(
   """Takes the metrics, writes them, and returns them as text."""
   extractor, reference = evaluator.extractor, evaluator.reference
   estimates = evaluator(sets)
-  warnings = report.caveats(
+  warnings = tables.caveats(
     extractor=extractor,
     count=count,
     labels=protocol.get('labels'),
@@ -293,10 +293,10 @@ def _report(
   for warning in warnings:
     logging.warning('%s', warning)
   known = evaluator.protocol()
-  line = report.format_row(
+  line = tables.format_row(
     _columns(protocol, known, count), estimates, extractor
   )
-  table = report.format_table(estimates, extractor)
+  table = tables.format_table(estimates, extractor)
   fixed = {
     'published': dict(row),
     'images_of_each_set': count,
@@ -304,12 +304,12 @@ def _report(
     'evaluation': known,
   }
   name = _free_name(folder, fixed)
-  values = report.as_json(
+  values = tables.as_json(
     estimates, extractor, warnings, **fixed, environment=workdir.environment()
   )
   try:
-    writer.write_json(folder / f'{name}.json', values)
-    writer.write_bytes(folder / f'{name}.md', f'{line}\n'.encode())
+    pictures.write_json(folder / f'{name}.json', values)
+    pictures.write_bytes(folder / f'{name}.md', f'{line}\n'.encode())
   except WriteError:
     print(
       f'\n{table}\n{_how(evaluator, count)}\n\n{line}'

@@ -36,9 +36,9 @@ from dit import model
 from dit.config import SIZES, DiTConfig
 from dit.sharding import MeshConfig, make_mesh
 from dit.weights.folder import convert
+from evaluate.extractor_registry import convert_inception
 from train import workdir
 from train.experiment import build
-from train.extractors import convert_inception
 from train.trained import run_weights, sampling_of
 
 Network = tuple[DiTConfig, model.Params, dict[str, Any]]

@@ -15,15 +15,15 @@ from core.ranges import (
 )
 from dit import sharding
 from dit.config import DiTConfig, network_of
+from evaluate.compare import CompareConfig
+from evaluate.evaluator import EvalConfig
 from guidance import parse
 from input_pipeline.prepare import PrepareConfig
 from input_pipeline.sources import DataConfig
-from sample.compare import CompareConfig
 from sample.generate import SampleConfig
 from train.checkpoint import CheckpointConfig
 from train.distill.config import DistillConfig
 from train.ema import EMAConfig
-from train.evaluation import EvalConfig
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 

@@ -1,6 +1,6 @@
 """The command `train-features`: a feature extractor of one's own images.
 
-`sample.metrics.classifier`, trained on the training split and tried on the
+`evaluate.classifier`, trained on the training split and tried on the
 test split, for data that no published extractor suits.
 """
 
@@ -18,9 +18,9 @@ from core.errors import InputError
 from core.processes import together, writing_target
 from core.ranges import Range, check_value
 from dit.sharding import make_mesh
+from evaluate.classifier import recipe, train_classifier
 from evaluate.real_images import decoder_of, load_images
 from input_pipeline.sources import DataConfig, open_source
-from sample.metrics.classifier import recipe, train_classifier
 from train.experiment import Experiment
 
 _MOST_BYTES = 2**33  # of images in memory: 2.7 million of 32 x 32

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from core.errors import InputError, WriteError
 from core.json_files import parse_json, read_json
-from sample.writer import write_bytes, write_json, write_png
+from sample.pictures import write_bytes, write_json, write_png
 
 _QUIET_SECONDS = 30
 _SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')

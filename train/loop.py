@@ -30,7 +30,7 @@ from input_pipeline.sources import (
   normalisation_of,
   open_source,
 )
-from sample import writer
+from sample import pictures
 from train import state as state_lib
 from train.checkpoint import Checkpointer, SaveError
 from train.curves import losses
@@ -195,7 +195,7 @@ def run(
   )  # fmt: skip
 
   # State: of the newest checkpoint, or fresh.
-  writer.write_json(workdir / LATENTS, task.latents)
+  pictures.write_json(workdir / LATENTS, task.latents)
   preview = Preview(experiment, task.latents, mesh)
   scores = Scores(experiment, task.latents, mesh)
   if preview.missing:
@@ -365,4 +365,4 @@ def _plot(workdir: epath.Path) -> None:
   """Draws the losses so far."""
   figure = losses(read_metrics(workdir))
   if figure is not None:
-    writer.write_figure(workdir / 'loss.png', figure)
+    pictures.write_figure(workdir / 'loss.png', figure)

@@ -14,12 +14,12 @@ from dit import model
 from dit.autoencoder import Autoencoder
 from dit.path import path_named
 from dit.sharding import check_batch
+from evaluate.evaluator import Evaluator, plan
+from evaluate.metrics import LOWER, as_dict
 from guidance import parse
 from guidance.parse import describe
-from sample import generate, nonfinite, writer
+from sample import generate, nonfinite, pictures
 from sample.decoder import read_decoder
-from sample.metrics.measure import LOWER, as_dict
-from train.evaluation import Evaluator, plan
 from train.experiment import Experiment
 
 COLUMNS = 10  # columns of a preview grid, one class each
@@ -143,7 +143,7 @@ class Preview:
     drawn = self._samples(params, labels)
     assert drawn is not None
     side = drawn.images.shape[1]
-    return writer.tile(drawn.images, columns, scale=max(1, 40 // side))
+    return pictures.tile(drawn.images, columns, scale=max(1, 40 // side))
 
 
 class Scores:

@@ -1,7 +1,7 @@
 """The command `report`: a run as one HTML page.
 
 Most of it is what the run and the other commands left in the workdir; a sheet
-of samples by class and film strips (`sample.film`) are drawn anew.
+of samples by class and film strips (`sample.trajectory`) are drawn anew.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ from core.json_files import read_json
 from core.nested import flatten
 from core.processes import writing
 from dit import model
+from evaluate.sweep import SweepGrid, read_points
 from guidance import parse
-from sample import writer
+from sample import pictures
 from sample.labels import class_name, names_of
-from sample.sweep import SweepGrid, read_points
 from train import curves, page
 from train.advice import Advice
 from train.artist import Artist
@@ -73,7 +73,7 @@ def report(
   ) as out:
     path = out / 'report.html'
     text = _page(request, experiment, guidance, asked=asked, draw=draw)
-    writer.write_bytes(path, text.encode())
+    pictures.write_bytes(path, text.encode())
   return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
 
 

@@ -15,15 +15,15 @@ from jax.experimental import multihost_utils
 from core.errors import InputError, NonFiniteError, check_choice
 from core.processes import writing
 from core.ranges import Range, check_value
-from sample import compare as compare_lib
+from evaluate import classifier
+from evaluate import compare as compare_lib
+from evaluate import sweep as sweep_lib
+from evaluate.evaluator import Evaluator
+from evaluate.metrics import METRICS, as_dict, name_of
 from sample import nonfinite
-from sample import sweep as sweep_lib
-from sample.metrics import classifier
-from sample.metrics.measure import METRICS, as_dict, name_of
-from sample.store import WRITES, Store
+from sample.output import WRITES, Store
 from train import workdir
 from train.drawing import PRESETS, Drawing, Opened, Request
-from train.evaluation import Evaluator
 from train.log import image_progress
 from train.settings import load_config
 

@@ -33,7 +33,7 @@ from core.json_files import read_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
-from sample.writer import write_json
+from sample.pictures import write_json
 from train.settings import load_config as load_config_file
 
 # Sections and keys that may differ when a run is continued: they change no

@@ -9,7 +9,7 @@ from etils import epath
 
 from core.errors import InputError
 from core.json_files import parse_json, read_json
-from sample.sweep import read_points
+from evaluate.sweep import read_points
 from train import settings
 from train.log import read_metrics
 

@@ -12,7 +12,7 @@ from dit import model, parameterization
 from dit.config import DiTConfig
 from dit.path import path_named
 from dit.types import SubNetworks
-from sample.discrete import discrete_grid
+from sample.ddpm import discrete_grid
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 CONFIG = DiTConfig(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dit.path import path_named
-from sample.discrete import discrete_grid
+from sample.ddpm import discrete_grid
 from sample.grid import make_grid
 from sample.registry import make_solver
 from sample.sampler import integrate

@@ -5,7 +5,7 @@ import pytest
 
 from core.errors import InputError
 from dit.path import path_named
-from sample.discrete import discrete_grid
+from sample.ddpm import discrete_grid
 from sample.grid import SPACINGS, make_grid
 
 

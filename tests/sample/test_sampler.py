@@ -10,9 +10,9 @@ import pytest
 from core.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh, replicated
+from evaluate.compare import CompareConfig
 from guidance import ClassifierFree, Guidance, Internal, Scale, parse
 from sample import generate, sampler
-from sample.compare import CompareConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 PATH = path_named('linear')

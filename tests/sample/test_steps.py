@@ -13,7 +13,7 @@ from dit.path import path_named
 from dit.types import DenoiserOutput
 from guidance import Step, parse
 from sample import sampler
-from sample.discrete import discrete_grid
+from sample.ddpm import discrete_grid
 from sample.grid import make_grid
 from sample.registry import make_solver
 

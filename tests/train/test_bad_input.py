@@ -7,7 +7,8 @@ import jax
 import pytest
 from commands import DIGITS, run
 
-from sample import compare, sampler
+from evaluate import compare
+from sample import sampler
 from train import loop, settings, trained, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -7,9 +7,9 @@ import pytest
 
 from core.errors import InputError
 from dit.sharding import make_mesh
+from evaluate.classifier import load
 from evaluate.real_images import load_images
 from input_pipeline.sources import load_all, open_source
-from sample.metrics.classifier import load
 from train import features
 
 

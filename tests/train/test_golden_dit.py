@@ -10,7 +10,7 @@ from configs import dit as recipe
 from dit import model
 from dit.path import STEPS, path_named
 from dit.weights.folder import convert
-from sample.discrete import discrete_grid, variances
+from sample.ddpm import discrete_grid, variances
 from train.objective import ObjectiveConfig, loss_at, noise_losses
 
 OBJECTIVE = ObjectiveConfig(**recipe.get_config().objective.to_dict())

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from sample.writer import write_figure
+from sample.pictures import write_figure
 from train import log
 from train.curves import losses
 from train.log import MetricsLog, read_metrics

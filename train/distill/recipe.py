@@ -30,12 +30,12 @@ from core.errors import InputError
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.sharding import check_batch, make_mesh
-from sample import writer
+from evaluate.evaluator import Evaluator, plan
+from evaluate.metrics import as_dict
+from sample import pictures
 from sample.decoder import read_decoder
-from sample.metrics.measure import as_dict
 from train import workdir as workdir_lib
 from train.distill import run as distilling
-from train.evaluation import Evaluator, plan
 from train.experiment import Experiment, build
 from train.monitor import Samples
 from train.settings import load_config, override
@@ -227,11 +227,11 @@ def _merge(
   )
   seed = samples.seed
   about = {'ratio': ratio, 'rows': rows, 'seed': seed}
-  writer.write_json(
+  pictures.write_json(
     place / 'merge.json', {**about, 'evaluation': evaluator.protocol()}
   )
   text = _table(rows)
-  writer.write_bytes(table, text.encode())
+  pictures.write_bytes(table, text.encode())
   params = jax.tree.map(model.on_host, merged(low, high, ratio))
   if jax.process_index() == 0:  # last: it says that all is done
     save_folder(

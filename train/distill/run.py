@@ -26,7 +26,7 @@ from input_pipeline.sources import (
   normalisation_of,
   open_source,
 )
-from sample import writer
+from sample import pictures
 from sample.solvers import Euler, Renoise
 from train import loop
 from train.checkpoint import restore_training
@@ -185,7 +185,7 @@ def distill(
   about |= lineage.fake_of(settings)
   lineage.check_known(place, about)
   workdir = claim(place, config, extensible=extensible)
-  writer.write_json(workdir / TEACHER, about)
+  pictures.write_json(workdir / TEACHER, about)
   normalisation = Normalisation()
   if plan.source is not None:
     normalisation = normalisation_of(plan.source, experiment.data)

@@ -1,0 +1,357 @@
+"""A small classifier of the real images, trained in seconds to minutes.
+
+For data without a published feature extractor: the activations before its last
+layer are features for distances, its predictions give class accuracy. Numbers
+made with it are labeled as such, and are never called FID.
+
+Kept as a folder:
+
+  config.json           shape, number of classes, how it was trained, SHA-256
+  weights.safetensors   arrays by their path: convs/0/kernel
+"""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from dit.weights.folder.files import local, read_safetensors, reason
+from dit.weights.folder.finite import check_finite
+from dit.weights.folder.folder import check_target
+from etils import epath
+from flax import nnx
+from safetensors.numpy import save as to_safetensors
+
+from core import atomic
+from core.errors import InputError
+from core.json_files import parse_json
+from dit import latents
+from dit.layers import layer_norm
+from dit.model import fingerprint
+from sample import pictures
+
+FORMAT = 1
+FEATURES = 64  # of images of at most 8 x 8; twice as many of larger ones
+_SMALL = 8
+_BATCH_VALUES = 2**23  # numbers in a batch of images whose features are taken
+
+
+def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
+  """(width, stride) of each convolution for images of (H, W, C).
+
+  Large images are halved down to a side of 4. The width doubles as the side
+  halves, so that each stage costs about the same.
+  """
+  side = max(shape[:2])
+  if side <= _SMALL:
+    return (32, 1), (64, 2), (64, 2)
+  stages = []
+  while side > 4:
+    side = -(-side // 2)
+    width = min(max(1024 // side, 32), 256)
+    stages += [(width, 2), (width, 1)]
+  del stages[1]  # the first stage sees edges only
+  return tuple(stages)
+
+
+def features_of(shape: tuple[int, int, int]) -> int:
+  """Returns the number of features for images of (H, W, C)."""
+  return FEATURES * (2 if max(shape[:2]) > _SMALL else 1)
+
+
+def recipe(shape: tuple[int, int, int]) -> tuple[int, int]:
+  """Steps of training and their batch size for images of (H, W, C)."""
+  return (300, 128) if max(shape[:2]) <= _SMALL else (3000, 64)
+
+
+class ConvNet(nnx.Module):
+  """Convolutions, a normalized hidden layer, logits."""
+
+  def __init__(
+    self, shape: tuple[int, int, int], num_classes: int, *, rngs: nnx.Rngs
+  ) -> None:
+    """Creates the layers for images of (H, W, C)."""
+    *sides, width = shape
+    self.deep = max(sides) > _SMALL
+    self.convs: nnx.List[nnx.Conv] = nnx.List()
+    for wider, stride in plan(shape):
+      conv = nnx.Conv(width, wider, (3, 3), strides=stride, rngs=rngs)
+      self.convs.append(conv)
+      width, sides = wider, [-(-side // stride) for side in sides]
+    features = features_of(shape)
+    self.hidden = nnx.Linear(width * sides[0] * sides[1], features, rngs=rngs)
+    self.logits = nnx.Linear(features, num_classes, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(B, H, W, C) in [-1, 1] -> features (B, F) and logits.
+
+    The features are normalized, hence bounded: no single odd image can carry
+    a distance between sets of them.
+    """
+    for conv in self.convs:
+      h = conv(x)
+      # Three layers train without either.
+      h = jax.nn.gelu(_normalise(h) if self.deep else h)
+      x = x + h if self.deep and x.shape == h.shape else h
+    features = layer_norm(self.hidden(x.reshape(len(x), -1)))
+    return features, self.logits(features)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+  """A trained network.
+
+  Attributes:
+    shape: (H, W, C) of its images.
+    num_classes: of the labels.
+    params: nested dictionaries of arrays.
+  """
+
+  shape: tuple[int, int, int]
+  num_classes: int
+  params: Any
+
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 of the weights, by which results name them."""
+    return fingerprint(self.params)
+
+  def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, H, W, C) uint8 -> features (n, F) float32, predictions (n,)."""
+    if images.shape[1:] != self.shape:
+      raise InputError(
+        f'images have shape {images.shape[1:]}, but the classifier was trained '
+        f'on {self.shape}; train one on images of this shape.'
+      )
+    graph, _ = _abstract(self.shape, self.num_classes)
+    batch = max(_BATCH_VALUES // int(np.prod(self.shape)), 1)
+    parts = [
+      jax.device_get(_apply(graph, self.params, images[i : i + batch]))
+      for i in range(0, len(images), batch)
+    ]
+    features, logits = map(np.concatenate, zip(*parts, strict=True))
+    return features, logits.argmax(-1)
+
+  def save(self, folder: epath.PathLike, about: dict[str, Any]) -> None:
+    """Writes a folder, whole or not at all, on the first process of a job.
+
+    Args:
+      folder: a path that is new, or an empty folder.
+      about: plain values that describe the images, the training and the
+        accuracy.
+
+    Raises:
+      InputError: if the folder holds files or cannot be written.
+      WriteError: if the disk is full.
+    """
+    if jax.process_index() != 0:
+      return
+    folder = check_target(folder)
+    config = {
+      'format': FORMAT,
+      'shape': self.shape,
+      'num_classes': self.num_classes,
+      'features': self.params['logits']['kernel'].shape[0],
+      'sha256': self.fingerprint,
+      'about': about,
+    }
+    arrays = _by_path(jax.device_get(self.params))
+    partial = atomic.partial_path(folder)
+    try:
+      partial.mkdir(parents=True)
+      pictures.write_bytes(
+        partial / 'weights.safetensors', to_safetensors(arrays)
+      )
+      pictures.write_json(partial / 'config.json', config)
+      partial.rename(folder)  # fails unless it is absent or empty
+      atomic.sync(folder.parent)
+    except OSError as error:
+      if atomic.is_full(error):
+        raise atomic.write_error(folder, error) from error
+      raise InputError(
+        f'{folder} cannot be written ({error.strerror or error}); choose '
+        'another place.'
+      ) from error
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
+  """Reads what `Classifier.save` wrote: the classifier, and its `about`.
+
+  Raises:
+    InputError: for a folder that is damaged or of another kind.
+  """
+  folder = local(folder)
+  path = folder / 'config.json'
+  try:
+    config = parse_json(path.read_bytes())
+    if config['format'] != FORMAT:
+      raise ValueError(f'format {config["format"]}, expected {FORMAT}')
+    shape, num_classes = tuple(config['shape']), config['num_classes']
+    if len(shape) != 3 or not all(map(_is_size, (*shape, num_classes))):
+      raise ValueError(f'shape {shape} and num_classes {num_classes}')
+    about, sha256 = dict(config['about']), config['sha256']
+  except OSError as error:
+    raise InputError(
+      f'{folder} holds no classifier: its config.json cannot be read '
+      f'({error.strerror}); train one: python main.py train-features.'
+    ) from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f'{path} is damaged, or not of a classifier ({reason(error)}); train '
+      'one: python main.py train-features.'
+    ) from error
+  _, shapes = _abstract(shape, num_classes)
+  path = folder / 'weights.safetensors'
+  arrays = read_safetensors(path)
+  expected = {name: leaf.shape for name, leaf in _by_path(shapes).items()}
+  if {name: array.shape for name, array in arrays.items()} != expected:
+    raise InputError(
+      f'{path} does not hold the arrays of the classifier that config.json '
+      'describes; train it again.'
+    )
+  params = jax.tree.map_with_path(lambda at, _: arrays[_name(at)], shapes)
+  if fingerprint(params) != sha256:
+    raise InputError(
+      f'{path} is damaged: its values are not those that config.json names by '
+      'their SHA-256; train it again.'
+    )
+  check_finite(path, arrays, advice='train the classifier again')
+  return Classifier(shape, num_classes, params), about
+
+
+def train_classifier(
+  images: np.ndarray,
+  labels: np.ndarray,
+  num_classes: int,
+  *,
+  steps: int | None = None,
+  batch_size: int | None = None,
+  lr: float = 2e-3,
+  seed: int = 0,
+  flip: bool = False,
+  progress: Callable[[int, jax.Array], None] = lambda done, loss: None,
+) -> Classifier:
+  """Trains on real images, shifted by a few pixels and made noisy.
+
+  Without the augmentation the features know the training images by heart, and
+  other real images look as far away as drawn ones.
+
+  Args:
+    images: (n, H, W, C) uint8.
+    labels: (n,) int.
+    num_classes: of the labels.
+    steps: of Adam; of `recipe` if None.
+    batch_size: drawn with replacement; of `recipe` if None.
+    lr: at the start; it falls to zero as a cosine.
+    seed: of initialization, batches and augmentation.
+    flip: mirrors half of the images.
+    progress: called after each step with the steps done and the loss.
+
+  Returns:
+    The classifier.
+  """
+  shape = images.shape[1:]
+  usual_steps, usual_batch_size = recipe(shape)
+  steps = usual_steps if steps is None else steps
+  batch_size = usual_batch_size if batch_size is None else batch_size
+  network = ConvNet(shape, num_classes, rngs=nnx.Rngs(seed))
+  graph, state = nnx.split(network)
+  params = nnx.to_pure_dict(state)
+  optimizer = optax.adam(optax.cosine_decay_schedule(lr, steps))
+  root = jax.random.key(seed)
+  data = jnp.asarray(images), jnp.asarray(labels)
+
+  # The images are arguments: as constants they would be compiled in.
+  @jax.jit
+  def step(params, opt_state, images, labels, n):
+    keys = jax.random.split(jax.random.fold_in(root, n), 3)
+    index = jax.random.randint(keys[0], (batch_size,), 0, len(images))
+    x = _augment(latents.from_pixels(images[index]), keys[1], keys[2], flip)
+
+    def loss_of(params):
+      _, logits = nnx.merge(graph, params)(x)
+      return optax.softmax_cross_entropy_with_integer_labels(
+        logits, labels[index]
+      ).mean()
+
+    loss, grads = jax.value_and_grad(loss_of)(params)
+    updates, opt_state = optimizer.update(grads, opt_state)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+  opt_state = optimizer.init(params)
+  # Not a scan: XLA's CPU convolutions run on one thread inside a loop.
+  for n in range(steps):
+    params, opt_state, loss = step(params, opt_state, *data, n)
+    progress(n + 1, loss)
+  return Classifier(shape, num_classes, params)
+
+
+def _augment(
+  x: jax.Array, shift_key: jax.Array, noise_key: jax.Array, flip: bool
+) -> jax.Array:
+  """Shifts each image by up to a sixteenth of its side and adds noise.
+
+  Of 8 x 8 images: by a pixel, and 0.2 of noise, which falls with the side:
+  of a larger image more is to be seen than its coarse shape.
+  """
+  side = max(x.shape[1:3])
+  shift = max(side // 16, 1)
+  pads = ((0, 0), (shift, shift), (shift, shift), (0, 0))
+  padded = jnp.pad(x, pads, constant_values=-1)
+  starts = jax.random.randint(shift_key, (len(x), 2), 0, 2 * shift + 1)
+
+  def crop(image, start):
+    return jax.lax.dynamic_slice(image, (*start, 0), x.shape[1:])
+
+  x = jax.vmap(crop)(padded, starts)
+  if flip:
+    mirrored = jax.random.bernoulli(
+      jax.random.fold_in(shift_key, 0), shape=(len(x), 1, 1, 1)
+    )
+    x = jnp.where(mirrored, x[:, :, ::-1], x)
+  return x + 1.6 / side * jax.random.normal(noise_key, x.shape)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(graph, params, images):
+  return nnx.merge(graph, params)(latents.from_pixels(images))
+
+
+def _normalise(h: jax.Array) -> jax.Array:
+  """Each image as a whole: a flat patch stays flat beside an edge."""
+  return layer_norm(h.reshape(len(h), -1)).reshape(h.shape)
+
+
+def graph_of(shape: tuple[int, int, int], num_classes: int) -> nnx.GraphDef:
+  """The network of a classifier, to be merged with its parameters."""
+  return _abstract(shape, num_classes)[0]
+
+
+@functools.cache
+def _abstract(
+  shape: tuple[int, int, int], num_classes: int
+) -> tuple[nnx.GraphDef, Any]:
+  """The network without its parameters, and the shapes of these."""
+  graph, state = nnx.split(
+    nnx.eval_shape(lambda: ConvNet(shape, num_classes, rngs=nnx.Rngs(0)))
+  )
+  return graph, nnx.to_pure_dict(state)
+
+
+def _is_size(value: Any) -> bool:
+  return type(value) is int and 0 < value < 2**16
+
+
+def _by_path(params: Any) -> dict[str, Any]:
+  return {_name(at): leaf for at, leaf in jax.tree.leaves_with_path(params)}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')

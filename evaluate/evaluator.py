@@ -1,0 +1,369 @@
+"""Scores of images against real ones, by the section `eval` of the config."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from core.errors import InputError
+from core.ranges import BatchSize, Choice, Images, PathText, Range, WebText
+from dit.autoencoder import Autoencoder
+from dit.sharding import check_batch
+from evaluate import metrics as measure
+from evaluate.extractor_registry import kind_of, open_extractor
+from evaluate.image_sets import ImageSet, open_image_set
+from evaluate.inputs import check_classifier, check_count, check_width
+from evaluate.metrics import Estimate, MeasureConfig, Summary
+from evaluate.real_images import decoder_of, load_images, real_images
+from evaluate.reference import (
+  Reference,
+  arrays_of,
+  check_extractor,
+  is_statistics,
+  load_reference,
+)
+from evaluate.resize import PRESETS
+from guidance import parse
+from input_pipeline.sources import DataConfig
+
+# Metrics that need the features of reference images.
+_OF_ROWS = {'kid', 'precision', 'recall'}
+# Keys of `eval` that figures depend on.
+CONSTANTS = (
+  'repeats', 'bootstrap', 'neighbours', 'half', 'split_size', 'kid_subsets',
+  'kid_subset_size', 'image_size', 'reference_rows',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig(MeasureConfig):
+  """What is measured, in which features, and how often while training.
+
+  Attributes:
+    extractor: as `extractors.open_extractor` reads it.
+    preprocessing: of Inception, one of `resize.PRESETS`.
+    reference: statistics or images; '' for the training split.
+    image_size: that image files are cut to, as ADM cuts; 0: as they are.
+    batch_size: images per call of the extractor, over all devices.
+    repeats: disjoint sets of images, for the mean and its standard error.
+    reference_rows: of how many reference images features are kept, for
+      precision, recall and the kernel distance; 0: of all.
+    every_images: between evaluations of a training run, in images seen; 0:
+      none.
+    num: images of each of those.
+    guidance: of those.
+  """
+
+  extractor: WebText = 'classifier'
+  preprocessing: Annotated[str, Choice(PRESETS)] = 'adm'
+  reference: PathText = ''
+  image_size: Annotated[int, Range(0, 16_384)] = 0
+  batch_size: BatchSize = 64
+  repeats: Annotated[int, Range(1, 10**6)] = 1
+  reference_rows: Annotated[int, Range(0, 10**8)] = 10_000
+  every_images: Images = 0
+  num: Annotated[int, Range(2, 10**8)] = 1000
+  guidance: str = 'none'
+
+  def __post_init__(self) -> None:
+    """Checks names and ranges."""
+    super().__post_init__()
+    parse(self.guidance)
+    if self.num < 2 * self.repeats:
+      raise InputError(
+        f'eval.num is {self.num}, too few for eval.repeats={self.repeats} sets.'
+      )
+
+
+def needs_records(config: EvalConfig) -> bool:
+  """Returns whether the training split is read."""
+  return config.extractor == 'classifier' or not config.reference
+
+
+def plan(
+  config: EvalConfig,
+  data: DataConfig,
+  *,
+  labels: bool,
+  count: int | None,
+  decodes: bool = False,
+) -> tuple[str, ...]:
+  """Returns the metrics to take; opens no extractor and reads no image.
+
+  Args:
+    config: section `eval`.
+    data: data whose training split serves if the config names no other.
+    labels: whether the images to score have labels of the data.
+    count: number of images of each set; None if there are none.
+    decodes: whether there is a decoder for records of latents.
+
+  Raises:
+    InputError: for a combination that cannot work.
+  """
+  kind = kind_of(config.extractor)
+  if needs_records(config) and data.autoencoder != 'pixels' and not decodes:
+    raise InputError(
+      f'the records of {data.name} are latents, and images are needed: give '
+      f'their decoder, --autoencoder={data.autoencoder}:FILE[,FILE], or '
+      'set eval.reference and eval.extractor (--reference, --extractor).'
+    )
+  known = arrays_of(config.reference) if config.reference else set()
+  stored = 'mu' in known
+  metrics = measure.choose(
+    config,
+    kind,
+    reference_rows=not stored or bool(known & {'pool', 'arr_0'}),
+    reference_spatial=not stored or {'mu_s', 'sigma_s'} <= known,
+    labels=labels,
+  )
+  least = config.neighbours + 1 if {'precision', 'recall'} & {*metrics} else 2
+  if count is not None and count < least:
+    raise InputError(
+      f'{count} images are too few for {", ".join(metrics)}; expected at least '
+      f'{least} in each of eval.repeats={config.repeats} sets.'
+    )
+  return metrics
+
+
+class Evaluator:
+  """An extractor and a reference; scores sets of images."""
+
+  def __init__(
+    self,
+    config: EvalConfig,
+    data: DataConfig,
+    num_classes: int,
+    mesh: Mesh,
+    *,
+    labels: bool,
+    count: int | None,
+    shape: tuple[int, int, int] | None = None,
+    decoder: Autoencoder | None = None,
+  ) -> None:
+    """Opens both, and computes the features of reference images.
+
+    Args:
+      config: section `eval`.
+      data: data whose training split serves if the config names no other.
+      num_classes: number of classes of the data.
+      mesh: the devices.
+      labels: whether the images to score have labels of the data.
+      count: number of images of each set; None if there are none.
+      shape: (H, W, C) of the images, where it is known.
+      decoder: decoder of the training split, where that holds latents.
+
+    Raises:
+      InputError: for input that is missing or does not fit.
+    """
+    check_batch(mesh, config.batch_size, 'eval.batch_size')
+    self.config, self._mesh, self._decoder = config, mesh, decoder
+    self.metrics = plan(
+      config, data, labels=labels, count=count, decodes=decoder is not None
+    )
+    stored = bool(config.reference) and is_statistics(config.reference)
+    images = None if stored else self._real_images(data)
+    # All input is checked before anything is trained.
+    reference = self._stored() if stored else None
+    if config.extractor == 'classifier' and data.autoencoder == 'pixels':
+      check_classifier(
+        self.metrics, data, shape=shape, reference=reference, count=count,
+        images=images if config.reference else None,
+      )  # fmt: skip
+    self.extractor = open_extractor(
+      config.extractor,
+      config.preprocessing,
+      data,
+      num_classes,
+      lambda source: load_images(source, decoder, mesh, config.batch_size),
+    )
+    if reference is not None:
+      check_extractor(config.reference, reference, self.extractor)
+      width = self._width(shape or (64, 64, 3))
+      check_width(config.reference, reference, width, self.extractor.name)
+      check_count(self.metrics, width, count)
+      self.reference = self._with_rows(reference, data)
+    elif images is not None:
+      if shape is not None:  # an extractor that does not fit raises InputError
+        check_count(self.metrics, self._width(shape), count)
+      self.reference = self.read_reference(images)
+
+  def _width(self, shape: tuple[int, int, int]) -> int:
+    """Number of features of images (H, W, C); computes nothing."""
+    return jax.eval_shape(
+      self.extractor.apply,
+      self.extractor.params,
+      jax.ShapeDtypeStruct((1, *shape), np.float32),
+    ).pool.shape[-1]
+
+  def _real_images(self, data: DataConfig) -> ImageSet:
+    if self.config.reference:
+      size = self.config.image_size or None
+      return open_image_set(self.config.reference, data.dir, image_size=size)
+    if self.config.image_size:
+      raise InputError(
+        'eval.image_size cuts image files, not the training split; leave it '
+        'out.'
+      )
+    return real_images(
+      data,
+      data.train_split,
+      self._decoder,
+      self._mesh,
+      self.config.batch_size,
+    )
+
+  def _stored(self) -> Reference:
+    """Reads the statistics of a file."""
+    needed = _OF_ROWS & {*self.metrics}
+    return load_reference(self.config.reference, rows=bool(needed))
+
+  def _with_rows(self, reference: Reference, data: DataConfig) -> Reference:
+    """Adds the features of the images beside ADM's statistics, if needed."""
+    needed = _OF_ROWS & {*self.metrics}
+    if needed and reference.summary.rows.pool is None and reference.has_images:
+      images = open_image_set(self.config.reference, data.dir)
+      rows = self.read_reference(images).summary.rows
+      summary = dataclasses.replace(reference.summary, rows=rows)
+      return dataclasses.replace(reference, summary=summary)
+    return reference
+
+  def read_reference(self, images: ImageSet) -> Reference:
+    """The reference that images make, with where it is from."""
+    logging.info('Features of the reference, %d images.', images.count)
+    config, digest = self.config, hashlib.sha256()
+    rows = min(config.reference_rows or images.count, images.count)
+    keep = np.zeros(images.count, bool)
+    keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
+    # fd_inf needs only the rows of the samples.
+    gatherer = measure.Gatherer(
+      dataclasses.replace(config, bootstrap=0),
+      [name for name in self.metrics if name != 'fd_inf'],
+    )
+    at = 0
+    for batch in self.extractor(
+      _hashed(images.batches(), digest), self._mesh, config.batch_size
+    ):
+      gatherer.add(batch, keep[at : at + len(batch.pool)])
+      at += len(batch.pool)
+    decoded = self._decoder is not None and not config.reference
+    about = {
+      'images': images.name,
+      'count': images.count,
+      'image_size': config.image_size or None,
+      'eight_bit': images.eight_bit,
+      **({'reconstructions': True} if decoded else {}),
+      'sha256': digest.hexdigest(),
+      'extractor': self.extractor.protocol(),
+      'identity': self.extractor.identity(),
+    }
+    return Reference(gatherer.summary(), about, images.count)
+
+  def summarise(
+    self,
+    batches: Iterable[np.ndarray],
+    labels: np.ndarray | None = None,
+    parts: np.ndarray | None = None,
+  ) -> list[Summary]:
+    """The features of images.
+
+    Args:
+      batches: (n, H, W, C) at a time, in all N images.
+      labels: (N,) that they were drawn for.
+      parts: (N,) numbers, from 0, of the set that each belongs to; None: one.
+
+    Returns:
+      A summary of each set.
+    """
+    count = 1 if parts is None else parts.max() + 1
+    gatherers = [
+      measure.Gatherer(self.config, self.metrics) for _ in range(count)
+    ]
+    at = 0
+    for batch in self.extractor(batches, self._mesh, self.config.batch_size):
+      here = slice(at, at + len(batch.pool))
+      for part, gatherer in enumerate(gatherers):
+        if parts is None:
+          gatherer.add(batch)
+        elif (mine := parts[here] == part).any():
+          gatherer.add(jax.tree.map(lambda rows, m=mine: rows[m], batch))
+      at = here.stop
+    return [
+      gatherer.summary(
+        labels if labels is None or parts is None else labels[parts == part]
+      )
+      for part, gatherer in enumerate(gatherers)
+    ]
+
+  def score(
+    self, images: np.ndarray, labels: np.ndarray
+  ) -> dict[str, Estimate]:
+    """Every metric of images (n, H, W, C), in `eval.repeats` equal sets."""
+    repeats = self.config.repeats
+    parts = divide(len(images), len(images) // repeats, repeats)
+    used = parts >= 0
+    return self(self.summarise([images[used]], labels[used], parts[used]))
+
+  def protocol(self) -> dict[str, Any]:
+    """What fixes the figures beside the images, as plain values."""
+    config = dataclasses.asdict(self.config)
+    return {
+      **{key: config[key] for key in CONSTANTS},
+      'extractor': self.extractor.protocol(),
+      'reference': {
+        'place': self.config.reference or self.reference.about['images'],
+        'count': self.reference.count,
+        **self.reference.about,
+      },
+    }
+
+  def __call__(self, samples: Sequence[Summary]) -> dict[str, Estimate]:
+    """Every metric of disjoint sets of images."""
+    return measure.estimate(
+      samples, self.reference.summary, self.config, self.metrics
+    )
+
+
+def divide(count: int, each: int, repeats: int) -> np.ndarray:
+  """Which of `repeats` sets of `each` images every image is in, (count,).
+
+  Drawn at random, for images are often sorted by class; -1: in none.
+  """
+  if each * repeats == count and repeats == 1:
+    return np.zeros(count, int)
+  parts = np.full(count, -1)
+  chosen = np.random.default_rng(0).permutation(count)[: each * repeats]
+  parts[chosen] = np.arange(each * repeats) % repeats
+  return parts
+
+
+def records_decoder(
+  config: EvalConfig, data: DataConfig, autoencoder: str | None, mesh: Mesh
+) -> Autoencoder | None:
+  """Returns the decoder of the training split, if that is read.
+
+  Args:
+    config: section `eval`.
+    data: the set.
+    autoencoder: text from the user; None for what the set remembers.
+    mesh: the devices.
+  """
+  if needs_records(config):
+    return decoder_of(data, autoencoder, mesh)
+  if autoencoder is not None:
+    raise InputError(
+      '--autoencoder decodes the training split, which is not looked at here; '
+      'leave it out.'
+    )
+  return None
+
+
+def _hashed(batches: Iterable[np.ndarray], digest: Any) -> Iterator[np.ndarray]:
+  """Passes images through, and adds them to a hash."""
+  for images in batches:
+    digest.update(np.ascontiguousarray(images).data)
+    yield images

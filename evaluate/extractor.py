@@ -1,0 +1,244 @@
+"""What turns images into features, over all devices.
+
+An `Extractor` is a pure function of its parameters and a batch of images, and
+says what results must know of it. Only the published Inception gives FID: a
+distance in other features carries the extractor's name.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from core.errors import InputError
+from dit import latents, model
+from dit.sharding import batch_sharding, check_batch, replicated
+from evaluate import classifier, inception
+from evaluate.inception import Features
+from evaluate.resize import USUAL, preprocess
+
+# The PyTorch port of the graph, as pytorch-fid and torch-fidelity publish it.
+URL = (
+  'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/'
+  'weights-inception-2015-12-05-6726825d.pth'
+)
+SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
+
+
+class Kind(NamedTuple):
+  """What is known of an extractor before it is opened; see `Extractor`."""
+
+  name: str
+  is_inception: bool = False
+  reads_classes: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+  """Turns images into features.
+
+  Attributes:
+    name: of the features, as results print it.
+    apply: parameters and images (B, H, W, C) float32 in [0, 255] -> Features;
+      pure.
+    params: its parameters, a pytree of arrays.
+    about: what else results say of it: preprocessing, weights and their hash.
+    is_inception: whether there are an Inception Score and an sFID.
+    published: whether its distances are FID.
+    reads_classes: whether its logits are of the classes of the data.
+  """
+
+  name: str
+  apply: Callable[[Any, jax.Array], Features]
+  params: Any
+  about: Mapping[str, Any]
+  is_inception: bool = False
+  published: bool = False
+  reads_classes: bool = False
+
+  def protocol(self) -> dict[str, Any]:
+    """What fixes the features, as plain values."""
+    return {
+      'name': self.name,
+      **self.about,
+      'parameters_sha256': model.fingerprint(self.params),
+    }
+
+  def identity(self) -> dict[str, Any]:
+    """What decides whether features are the same, wherever files lie."""
+    preprocessing = self.about.get('preprocessing')
+    return {
+      'preprocessing': USUAL[0] if preprocessing in USUAL else preprocessing,
+      'parameters_sha256': model.fingerprint(self.params),
+      'code_sha256': self.about.get('code_sha256'),
+    }
+
+  def __call__(
+    self, batches: Iterable[np.ndarray], mesh: Mesh, batch_size: int
+  ) -> Iterator[Features]:
+    """Features of images, in their order.
+
+    While one batch is computed, the next is read. Every process sees all
+    images, computes its share, and gets all features.
+
+    Args:
+      batches: (n, H, W, C) in [0, 255], of any n, uint8 or float32.
+      mesh: the devices.
+      batch_size: of what is compiled.
+
+    Yields:
+      Features of `batch_size` images, as numpy; fewer at the end.
+    """
+    check_batch(mesh, batch_size, 'eval.batch_size')
+    program = _program(self.apply, mesh)
+    params = jax.device_put(self.params, replicated(mesh))
+    pending = None
+    for images in _rebatch(batches, batch_size):
+      padded = np.pad(
+        images, [(0, batch_size - len(images)), *[(0, 0)] * 3], mode='edge'
+      )
+      placed = jax.make_array_from_callback(
+        padded.shape, batch_sharding(mesh), padded.__getitem__
+      )
+      following = program(params, placed), len(images)
+      if pending:
+        yield _read(*pending)
+      pending = following
+    if pending:
+      yield _read(*pending)
+
+
+@functools.cache
+def _program(apply: Callable, mesh: Mesh) -> Callable:
+  """The compiled extractor; its results are on every process."""
+
+  def run(params, images):
+    features = apply(params, images.astype(jnp.float32))
+    return jax.tree.map(lambda x: x.astype(jnp.float32), features)
+
+  return jax.jit(run, out_shardings=replicated(mesh))
+
+
+def _read(features: Features, count: int) -> Features:
+  return jax.tree.map(lambda x: np.asarray(x)[:count], features)
+
+
+def _rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+  """The same images, `size` at a time."""
+  held, count = [], 0
+  for images in batches:
+    while len(images):
+      taken, images = images[: size - count], images[size - count :]
+      held.append(taken)
+      count += len(taken)
+      if count == size:
+        yield np.concatenate(held)
+        held, count = [], 0
+  if held:
+    yield np.concatenate(held)
+
+
+def inception_extractor(
+  tensors: Mapping[str, np.ndarray],
+  *,
+  preprocessing: str = 'adm',
+  about: Mapping[str, Any],
+) -> Extractor:
+  """The FID Inception.
+
+  Args:
+    tensors: of the published file.
+    preprocessing: one of `resize.PRESETS`.
+    about: of the file: where it was, and its SHA-256.
+
+  Raises:
+    InputError: if the tensors are of another network.
+  """
+  published = SHA256 in (about.get('sha256'), about.get('source_sha256'))
+  return Extractor(
+    'Inception',
+    _inception(preprocessing),
+    inception.from_published(tensors),
+    {'preprocessing': preprocessing, **about},
+    is_inception=True,
+    published=published,
+  )
+
+
+@functools.cache
+def _inception(preprocessing: str) -> Callable[[Any, jax.Array], Features]:
+  def apply(params, images):
+    return inception.apply(params, preprocess(images, preprocessing))
+
+  return apply
+
+
+def classifier_extractor(
+  network: classifier.Classifier, about: Mapping[str, Any]
+) -> Extractor:
+  """The features of a classifier of the data; its logits are of its classes."""
+  return Extractor(
+    f'classifier of {about["data"]}',
+    _classifier(network.shape, network.num_classes),
+    network.params,
+    about,
+    reads_classes=True,
+  )
+
+
+@functools.cache
+def _classifier(
+  shape: tuple[int, int, int], num_classes: int
+) -> Callable[[Any, jax.Array], Features]:
+  graph = classifier.graph_of(shape, num_classes)
+
+  def apply(params, images):
+    if images.shape[1:3] != shape[:2]:
+      raise InputError(
+        f'the classifier is of {shape[0]} x {shape[1]} images, but these are '
+        f'{images.shape[1]} x {images.shape[2]}.'
+      )
+    if shape[-1] == 1:  # gray images that were stored as RGB
+      images = images.mean(-1, keepdims=True)
+    images = jnp.broadcast_to(images, (*images.shape[:3], shape[-1]))
+    features, logits = nnx.merge(graph, params)(latents.from_pixels(images))
+    return Features(features, None, logits)
+
+  return apply
+
+
+def user_extractor(
+  name: str, function: Callable[[jax.Array], Any], about: Mapping[str, Any]
+) -> Extractor:
+  """Any function of images (B, H, W, C) float32 in [0, 255].
+
+  Args:
+    name: for results.
+    function: to (B, F) features; called inside jax.jit.
+    about: for results.
+  """
+
+  def apply(params, images):
+    del params
+    try:
+      features = function(images)
+    except Exception as error:  # whatever the user's function raises
+      raise InputError(
+        f'extractor {name} does not run: {type(error).__name__}: '
+        f'{" ".join(str(error).split())[:200]}.'
+      ) from error
+    shape = np.shape(features) if isinstance(features, jax.Array) else ()
+    if len(shape) != 2 or shape[0] != len(images):
+      raise InputError(
+        f'extractor {name} gives {shape or type(features).__name__} for '
+        f'{len(images)} images, expected an array ({len(images)}, F).'
+      )
+    return Features(features)
+
+  return Extractor(name, apply, {}, about)

@@ -1,0 +1,190 @@
+"""Feature extractors by name, and references by place.
+
+inception:FILE       the FID Inception, of the published .pth or a
+.safetensors of it; FILE may be hf:// or https://
+classifier           trained on the training split, here and now
+classifier:FOLDER    one that `main.py train-features` wrote
+FILE.py:NAME         your function of images (B, H, W, C) float32 in [0, 255],
+to features (B, F)
+"""
+
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import logging
+from dit.weights.folder.files import fetch, header_of, read_tensors
+from dit.weights.folder.folder import save_tensors
+
+from core.errors import InputError, quote
+from core.ranges import WebText, check_value
+from dit.model import fingerprint
+from evaluate import classifier
+from evaluate.extractor import (
+  SHA256,
+  URL,
+  Extractor,
+  Kind,
+  classifier_extractor,
+  inception_extractor,
+  user_extractor,
+)
+from input_pipeline.sources import DataConfig, load_all, open_source
+from train.settings import load_function
+
+KINDS = 'inception:FILE, classifier, classifier:FOLDER, or FILE.py:NAME'
+
+
+def kind_of(spec: str) -> Kind:
+  """What is known of an extractor by its name; InputError for an unknown one.
+
+  Files are looked for, and not read.
+  """
+  check_value('eval.extractor', spec, WebText)
+  kind, _, rest = spec.partition(':')
+  if kind == 'inception':
+    if not rest:
+      raise InputError(
+        f'Inception needs its weights: download {URL} and give '
+        '--extractor=inception:FILE (or that address in place of FILE).'
+      )
+    return Kind('Inception', is_inception=True)
+  if kind == 'classifier':
+    return Kind('a classifier', reads_classes=True)
+  path = pathlib.Path(kind).expanduser()
+  if path.suffix == '.py' and rest and path.is_file():
+    return Kind(f'{path.stem}:{rest}')
+  raise InputError(f'extractor {quote(spec)} is not known; expected {KINDS}.')
+
+
+def classes_of(spec: str, num_classes: int) -> int | None:
+  """Returns how many classes an extractor reads; None if it reads none.
+
+  Args:
+    spec: Name of the extractor, as above.
+    num_classes: Number of classes of the data.
+  """
+  kind, _, folder = spec.partition(':')
+  if kind != 'classifier':
+    return None
+  return classifier.load(folder)[0].num_classes if folder else num_classes
+
+
+def open_extractor(
+  spec: str,
+  preprocessing: str,
+  data: DataConfig,
+  num_classes: int,
+  load_images: Callable[[Any], tuple[np.ndarray, np.ndarray]] = load_all,
+) -> Extractor:
+  """Opens the extractor of a name.
+
+  Args:
+    spec: Name of the extractor, as above.
+    preprocessing: Preprocessing of Inception, one of `resize.PRESETS`.
+    data: Data set whose training split a classifier is trained on.
+    num_classes: Number of classes of the data.
+    load_images: Function of a source of records to its images and labels.
+
+  Raises:
+    InputError: for an unknown name, or missing or foreign files.
+  """
+  (name, *_), (kind, _, rest) = kind_of(spec), spec.partition(':')
+  if kind == 'inception':
+    return _inception(rest, preprocessing)
+  if kind == 'classifier':
+    if rest:
+      network, about = classifier.load(rest)
+      about = {**about, 'folder': rest}
+    else:
+      network, about = _trained(data, num_classes, load_images)
+    return classifier_extractor(network, about)
+  path = pathlib.Path(kind).expanduser()
+  about = {'file': str(path), 'code_sha256': _sha256(path)}
+  return user_extractor(name, load_function(path, rest), about)
+
+
+def _inception(file: str, preprocessing: str) -> Extractor:
+  try:
+    path = fetch(file)
+  except InputError as error:
+    raise InputError(
+      f'{error} The published weights are at {URL}; give '
+      '--extractor=inception:FILE.'
+    ) from error
+  digest, (tensors, _) = _sha256(path), read_tensors(path)
+  about: dict[str, str | None] = {'file': path.name, 'sha256': digest}
+  header = header_of(path)
+  if header.get('tensors_sha256') == fingerprint(tensors):
+    about['source_sha256'] = header.get('source_sha256')
+  if file == URL and digest != SHA256:
+    path.unlink()
+    raise InputError(f'{file} did not arrive whole; fetch it again.')
+  if SHA256 not in about.values():
+    logging.warning(
+      '%s is not the published file (SHA-256 %s..., expected %s...): its '
+      'distances are not called FID.',
+      file, digest[:8], SHA256[:8],
+    )  # fmt: skip
+  return inception_extractor(
+    tensors,
+    preprocessing=preprocessing,
+    about=about,
+  )
+
+
+def convert_inception(source: str, target: str) -> str:
+  """The published Inception as .safetensors, which needs no torch to be read.
+
+  Args:
+    source: the published file; anything else is refused.
+    target: new .safetensors file, whose header says where it is from.
+
+  Returns:
+    A report of one line.
+
+  Raises:
+    InputError: if the source is not the published file, or the target exists.
+  """
+  path = fetch(source)
+  if (digest := _sha256(path)) != SHA256:
+    raise InputError(
+      f'{source} is not the published Inception: its SHA-256 is {digest}, '
+      f'expected {SHA256} ({URL}).'
+    )
+  tensors, _ = read_tensors(path)
+  save_tensors(
+    target,
+    tensors,
+    source_sha256=digest,
+    tensors_sha256=fingerprint(tensors),
+  )
+  return f'{source} -> {target}: {len(tensors)} tensors of Inception.'
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _trained(
+  data: DataConfig,
+  num_classes: int,
+  load_images: Callable[[Any], tuple[np.ndarray, np.ndarray]],
+) -> tuple[classifier.Classifier, dict[str, Any]]:
+  images, labels = load_images(open_source(data, data.train_split))
+  logging.info(
+    'Training the classifier on %d images of %s.', len(images), data.name
+  )
+  steps, batch_size = classifier.recipe(images.shape[1:])
+  network = classifier.train_classifier(
+    images,
+    labels,
+    num_classes,
+    steps=steps,
+    batch_size=batch_size,
+    flip=data.flip,
+  )
+  return network, {'data': data.name, 'split': data.train_split}

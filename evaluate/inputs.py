@@ -1,0 +1,133 @@
+"""The inputs of an evaluation, checked before anything is trained or drawn."""
+
+import pathlib
+from collections.abc import Collection
+from typing import Any
+
+from absl import logging
+
+from core.errors import InputError
+from core.json_files import read_json
+from evaluate import classifier
+from evaluate.extractor_registry import classes_of
+from evaluate.frechet import least_rows
+from evaluate.image_sets import ImageSet
+from evaluate.reference import Reference
+from input_pipeline.labels import check_classes
+from input_pipeline.sources import DataConfig, open_source, record_shape
+from sample import nonfinite
+
+
+def protocol_beside(samples: str) -> dict[str, Any]:
+  """Returns the protocol that `sample` wrote; {} for other images."""
+  path = pathlib.Path(samples).expanduser()
+  known = (path if path.is_dir() else path.parent) / 'samples.json'
+  if not known.is_file() or (path.is_file() and path.name != 'samples.npz'):
+    return {}
+  try:
+    protocol = read_json(known)
+    return {key: protocol[key] for key in protocol if key != 'samples'}
+  except (InputError, TypeError):
+    logging.warning('%s is damaged, and left out of the protocol.', known)
+    return {}
+
+
+def check_samples(
+  images: ImageSet,
+  protocol: dict[str, Any],
+  extractor: str,
+  metrics: Collection[str],
+  num_classes: int,
+) -> None:
+  """Raises InputError for finished images whose metrics would mean nothing.
+
+  Args:
+    images: The images.
+    protocol: Entries of the samples.json beside them.
+    extractor: Name of the extractor; where it is to be trained, every image is
+      read first, so that none turns out to be broken after it.
+    metrics: Metrics asked for; empty for all that are possible.
+    num_classes: Number of classes of the data.
+  """
+  bad = protocol.get('nonfinite', 0)
+  if type(bad) is not int:
+    bad = protocol['nonfinite'] = 0
+  if nonfinite.too_many(bad, images.count):
+    raise InputError(
+      f'{images.name}: {nonfinite.describe(bad, images.count)}, by its '
+      f'samples.json; above {nonfinite.MOST:.0%} metrics mean nothing: '
+      'draw them again with other weights or guidance.'
+    )
+  if images.labels is not None and (not metrics or 'accuracy' in metrics):
+    classes = classes_of(extractor, num_classes)
+    if classes is not None:
+      check_classes(images.name, images.labels, classes)
+  if extractor == 'classifier':
+    for _ in images.batches():
+      pass
+
+
+def check_classifier(
+  metrics: Collection[str],
+  data: DataConfig,
+  *,
+  shape: tuple[int, ...] | None,
+  images: ImageSet | None,
+  reference: Reference | None,
+  count: int | None,
+) -> None:
+  """Checks that a classifier of the training split would fit the images.
+
+  Args:
+    metrics: Metrics that will be taken.
+    data: The data set, whose records are images.
+    shape: (H, W, C) of the images to score, where it is known.
+    images: Reference images; None where there are statistics.
+    reference: Reference statistics; None where there are images.
+    count: Number of images of each set; None where there are none.
+
+  Raises:
+    InputError: for inputs that do not fit, or a reference image that is broken.
+  """
+  trained_on = record_shape(open_source(data, data.train_split))
+  width = classifier.features_of(trained_on)
+  check_count(metrics, width, count)
+  if reference is not None:
+    check_width(
+      'the reference', reference, width, f'the {data.name} classifier'
+    )
+  shapes = {'images to score': shape} if shape else {}
+  if images is not None:
+    for batch in images.batches():
+      shapes[images.name] = batch.shape[1:]
+  for name, size in shapes.items():
+    if size[:2] != trained_on[:2]:
+      raise InputError(
+        f'{name}: {size[0]} x {size[1]} pixels, but a classifier would be '
+        f'trained on {data.name}, {trained_on[0]} x {trained_on[1]}; give '
+        'images of this size, or another --extractor.'
+      )
+
+
+def check_width(
+  place: str, reference: Reference, width: int, extractor: str
+) -> None:
+  """Raises InputError unless statistics have `width` features."""
+  features = len(reference.summary.pool.mean)
+  if features != width:
+    raise InputError(
+      f'{place} has {features} features, but {extractor} gives {width}; choose '
+      'those that belong together.'
+    )
+
+
+def check_count(
+  metrics: Collection[str], width: int, count: int | None
+) -> None:
+  """Raises InputError if a set has too few images for fd_inf."""
+  least = least_rows(width)
+  if 'fd_inf' in metrics and count is not None and count < least:
+    raise InputError(
+      f'{count} images in each set are too few for fd_inf in {width} features, '
+      f'expected at least {least}; draw more, or leave it out of --metrics.'
+    )

@@ -1,0 +1,349 @@
+"""From features to metrics, with their uncertainty.
+
+  fd         Frechet distance of `pool`; FID where the extractor is published
+  sfd        the same of `spatial`; sFID
+  fd_inf     fd of infinitely many images; where it is asked for
+  is         Inception Score of `logits`
+  kid        kernel distance of `pool`
+  precision  share of samples among the reference, in `pool`
+  recall     share of the reference among the samples
+  accuracy   how often a classifier of the data reads the label drawn for
+
+Moments are gathered batch by batch; features are kept only for what needs all
+of them at once.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+from absl import logging
+
+from core.errors import InputError
+from core.ranges import Choice, Count, Range, check_fields
+from evaluate.extractor import Extractor, Kind
+from evaluate.frechet import (
+  Moments,
+  MomentsAccumulator,
+  extrapolated,
+  frechet_distance,
+)
+from evaluate.inception import Features
+from evaluate.kid import inception_score, kernel_distance
+from evaluate.precision_recall import precision_recall
+from evaluate.resize import USUAL
+
+METRICS = (
+  'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
+)  # fmt: skip
+LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # is better; of the others, higher
+_NAMES = {
+  'fd': 'FID',
+  'sfd': 'sFID',
+  'is': 'IS',
+  'kid': 'KID',
+  'precision': 'Precision',
+  'recall': 'Recall',
+  'accuracy': 'Accuracy',
+  'fd_inf': 'FID∞',
+}
+_OTHER_NAMES = {
+  'fd': 'FD',
+  'sfd': 'sFD',
+  'is': 'IS',
+  'kid': 'KD',
+  'fd_inf': 'FD∞',
+}  # of other features
+# Which metrics need which features of all images at once.
+_ROWS = {
+  'pool': {'kid', 'precision', 'recall', 'fd_inf'},
+  'spatial': set(),
+  'logits': {'is', 'accuracy'},
+}
+# Of the others, images drawn twice are each other's neighbors, or their own
+# kernel: no bootstrap.
+_RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureConfig:
+  """Which metrics, and their constants.
+
+  Attributes:
+    metrics: of METRICS; () for all that extractor and reference allow.
+    neighbours: k of precision and recall.
+    half: whether their distances are float16, as in the ADM evaluator.
+    split_size: images of each part of the Inception Score.
+    kid_subsets: of the kernel distance.
+    kid_subset_size: images of each; fewer where there are fewer.
+    bootstrap: resamples behind each standard error; 0: none.
+  """
+
+  metrics: Annotated[tuple[str, ...], Choice(METRICS)] = ()
+  neighbours: Annotated[int, Range(1, 10**6)] = 3
+  half: bool = False
+  split_size: Count = 5000
+  kid_subsets: Annotated[int, Range(1, 10**6)] = 100
+  kid_subset_size: Annotated[int, Range(1, 10**6)] = 1000
+  bootstrap: Annotated[int, Range(0, 10**6)] = 0
+
+  def __post_init__(self) -> None:
+    """Checks names and ranges."""
+    check_fields('eval', self)
+    if self.bootstrap == 1:
+      raise InputError(
+        'eval.bootstrap is 1, expected 0, or at least 2 resamples.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What is kept of the features of a set of images.
+
+  Attributes:
+    pool: moments of `Features.pool`.
+    spatial: moments of `Features.spatial`, or None.
+    rows: features of every image, of those that were kept.
+    labels: (n,) that the images were drawn for, or None.
+  """
+
+  pool: Moments
+  spatial: Moments | None
+  rows: Features
+  labels: np.ndarray | None = None
+
+  def resampled(self, rng: np.random.Generator) -> 'Summary':
+    """As many rows, drawn with replacement; they warn of nothing again."""
+    kept = next(rows for rows in self.rows if rows is not None)
+    index = rng.integers(0, len(kept), len(kept))
+    rows = Features(*(None if r is None else r[index] for r in self.rows))
+    return Summary(
+      Moments.of(rows.pool).uncounted(),
+      None if rows.spatial is None else Moments.of(rows.spatial).uncounted(),
+      rows,
+      None if self.labels is None else self.labels[index],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A metric, and how sure it is.
+
+  Attributes:
+    value: the metric, or its mean over repeats.
+    error: standard error; None where it was not asked for.
+  """
+
+  value: float
+  error: float | None = None
+
+  def __str__(self) -> str:
+    """Four digits, such as '2.064 ± 0.031'."""
+    error = '' if self.error is None else f' ± {self.error:.2g}'
+    return f'{self.value:.4g}{error}'
+
+
+class Gatherer:
+  """Makes a `Summary` of features that come batch by batch."""
+
+  def __init__(self, config: MeasureConfig, wanted: Sequence[str]) -> None:
+    """Begins.
+
+    Args:
+      config: decides what is kept.
+      wanted: the metrics.
+    """
+    self._pool, self._wanted = MomentsAccumulator(), {*wanted}
+    self._spatial: MomentsAccumulator | None = None
+    self._rows: dict[str, list[np.ndarray]] = {}
+    self._kept = {
+      name for name, metrics in _ROWS.items() if metrics & self._wanted
+    }
+    if config.bootstrap:
+      self._kept |= {'pool', 'spatial'} if 'sfd' in wanted else {'pool'}
+
+  def add(self, batch: Features, keep: np.ndarray | None = None) -> None:
+    """Takes features of n images.
+
+    Args:
+      batch: the features.
+      keep: (n,) bool, whose rows to keep where rows are needed; None: all.
+
+    Raises:
+      InputError: if features are not finite.
+    """
+    self._pool.add(batch.pool)
+    if batch.spatial is not None and 'sfd' in self._wanted:
+      self._spatial = self._spatial or MomentsAccumulator()
+      self._spatial.add(batch.spatial)
+    for name, rows in batch._asdict().items():
+      if rows is not None and name in self._kept:
+        kept = rows if keep is None else rows[keep]
+        self._rows.setdefault(name, []).append(kept)
+
+  def summary(self, labels: np.ndarray | None = None) -> Summary:
+    """Of all batches; their images were drawn for `labels`."""
+    rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
+    return Summary(
+      self._pool.moments(),
+      None if self._spatial is None else self._spatial.moments(),
+      Features(**{name: rows.get(name) for name in Features._fields}),
+      labels,
+    )
+
+
+def choose(
+  config: MeasureConfig,
+  extractor: Extractor | Kind,
+  *,
+  reference_rows: bool,
+  reference_spatial: bool,
+  labels: bool,
+) -> tuple[str, ...]:
+  """The metrics to take: those asked for, or all that are possible.
+
+  Args:
+    config: asks.
+    extractor: of the features, or its kind.
+    reference_rows: whether features of every reference image are known.
+    reference_spatial: whether moments of its spatial features are.
+    labels: whether the images have labels of the data.
+
+  Raises:
+    InputError: if one that is asked for is not possible.
+  """
+  statistics = 'the reference holds statistics only, without images'
+  no_inception = f'features of {extractor.name} have none; use Inception'
+  missing = {}
+  for name in ('kid', 'precision', 'recall'):
+    if not reference_rows:
+      missing[name] = statistics
+  if not extractor.is_inception:
+    missing |= {'sfd': no_inception, 'is': no_inception}
+  elif not reference_spatial:
+    missing['sfd'] = 'the reference holds no spatial statistics (mu_s, sigma_s)'
+  if not extractor.reads_classes:
+    missing['accuracy'] = f'{extractor.name} reads no classes of the data'
+  elif not labels:
+    missing['accuracy'] = (
+      'no labels of the images are known (arr_1 of an .npz, or labels.txt)'
+    )
+  for name in config.metrics:
+    if name in missing:
+      raise InputError(f'metric {name} cannot be taken: {missing[name]}.')
+  if config.metrics:
+    return config.metrics
+  return tuple(name for name in METRICS[:-1] if name not in missing)
+
+
+def measure(
+  sample: Summary,
+  reference: Summary,
+  config: MeasureConfig,
+  metrics: Sequence[str],
+) -> dict[str, float]:
+  """The metrics of one set of images, by name."""
+  values = {}
+  if 'fd' in metrics:
+    values['fd'] = frechet_distance(sample.pool, reference.pool)
+  if 'sfd' in metrics:
+    assert sample.spatial is not None and reference.spatial is not None
+    values['sfd'] = frechet_distance(sample.spatial, reference.spatial)
+  if 'is' in metrics:
+    values['is'], _ = inception_score(
+      sample.rows.logits, split_size=config.split_size
+    )
+  if 'kid' in metrics:
+    size = min(
+      config.kid_subset_size, len(sample.rows.pool), len(reference.rows.pool)
+    )
+    values['kid'], _ = kernel_distance(
+      sample.rows.pool,
+      reference.rows.pool,
+      subsets=config.kid_subsets,
+      subset_size=size,
+    )
+  if {'precision', 'recall'} & {*metrics}:
+    values['precision'], values['recall'] = precision_recall(
+      reference.rows.pool,
+      sample.rows.pool,
+      k=config.neighbours,
+      half=config.half,
+    )
+  if 'fd_inf' in metrics:
+    values['fd_inf'] = extrapolated(sample.rows.pool, reference.pool)
+  if 'accuracy' in metrics:
+    read = sample.rows.logits.argmax(-1)
+    values['accuracy'] = float((read == sample.labels).mean())
+  return {name: values[name] for name in metrics}
+
+
+def estimate(
+  samples: Sequence[Summary],
+  reference: Summary,
+  config: MeasureConfig,
+  metrics: Sequence[str],
+) -> dict[str, Estimate]:
+  """The metrics with standard errors.
+
+  Args:
+    samples: disjoint sets of equal size. Of several the mean is taken, and the
+      standard error of that mean; of one, by bootstrap if that is asked for.
+    reference: the real images.
+    config: constants, and the number of resamples.
+    metrics: which.
+
+  Returns:
+    By name.
+  """
+  values = [measure(s, reference, config, metrics) for s in samples]
+  if len(samples) > 1:
+    return {
+      name: Estimate(
+        float(np.mean([v[name] for v in values])),
+        float(np.std([v[name] for v in values], ddof=1) / len(values) ** 0.5),
+      )
+      for name in metrics
+    }
+  errors: dict[str, float] = {}
+  resampled = [name for name in metrics if name in _RESAMPLED]
+  if config.bootstrap and resampled:
+    rng = np.random.default_rng(0)
+    quiet = dataclasses.replace(
+      reference,
+      pool=reference.pool.uncounted(),
+      spatial=reference.spatial and reference.spatial.uncounted(),
+    )
+    draws = [
+      measure(samples[0].resampled(rng), quiet, config, resampled)
+      for _ in range(config.bootstrap)
+    ]
+    errors = {
+      name: float(np.std([draw[name] for draw in draws], ddof=1))
+      for name in resampled
+    }
+    if left := [name for name in metrics if name not in resampled]:
+      logging.info('No bootstrap of %s: use --repeats.', ', '.join(left))
+  return {name: Estimate(values[0][name], errors.get(name)) for name in metrics}
+
+
+def name_of(metric: str, extractor: Extractor) -> str:
+  """What results call a metric: FID, or FD with the extractor's name."""
+  if extractor.published:
+    usual = extractor.about['preprocessing'] in USUAL
+    note = '' if usual else f' ({extractor.about["preprocessing"]})'
+    return _NAMES[metric] + note
+  if metric in _OTHER_NAMES:
+    return f'{_OTHER_NAMES[metric]} ({extractor.name})'
+  return _NAMES[metric]
+
+
+def as_dict(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+  """Plain values, with NAME_se where there is a standard error."""
+  plain = {}
+  for name, found in estimates.items():
+    plain[name] = found.value
+    if found.error is not None:
+      plain[f'{name}_se'] = found.error
+  return plain

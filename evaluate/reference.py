@@ -1,0 +1,189 @@
+"""Statistics of the real images that samples are measured against, in files.
+
+  ADM           mu, sigma, mu_s, sigma_s, and arr_0, some of the images
+  pytorch-fid   mu, sigma                                    (EDM's too)
+  ours          mu, sigma, mu_s, sigma_s, pool (the features of every image),
+                count, and about: how they were made, as JSON
+
+EDM2 keeps its statistics as a pickle, which is refused: a pickle runs what it
+names. The first four names are read by the other evaluators too.
+"""
+
+import dataclasses
+import io
+import json
+import zipfile
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from core.errors import InputError
+from core.json_files import parse_json
+from evaluate.extractor import Extractor
+from evaluate.frechet import Moments
+from evaluate.inception import Features
+from evaluate.metrics import Summary
+from sample import pictures
+from sample.npz import damage_of, names_of, read_array
+
+# Rounding of a covariance, relative to its largest entry: float32 of some
+# thousand features makes eigenvalues as small as -1e-5 of it.
+_ROUNDING = 1e-4
+_STATISTICS = {'mu', 'sigma', 'mu_s', 'sigma_s', 'count', 'about'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """Real images, as features.
+
+  Attributes:
+    summary: of their features.
+    about: how they were made; {} where a file does not say.
+    count: how many; None where a file does not say.
+    has_images: whether the file holds images too.
+  """
+
+  summary: Summary
+  about: dict[str, Any]
+  count: int | None
+  has_images: bool = False
+
+
+def arrays_of(path: epath.PathLike) -> set[str]:
+  """Names of the arrays of an .npz; none of what is no such file."""
+  path = epath.Path(path).expanduser()
+  return names_of(path) if path.suffix == '.npz' and path.is_file() else set()
+
+
+def is_statistics(path: epath.PathLike) -> bool:
+  """Whether a file holds statistics, and not only images."""
+  return 'mu' in arrays_of(path)
+
+
+def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
+  """Reads statistics, and checks that they are valid.
+
+  Args:
+    path: File .npz of one of the kinds above.
+    rows: Whether features of the images are read, where there are some.
+
+  Returns:
+    The reference. It lacks the features of arr_0 in a file of ADM.
+
+  Raises:
+    InputError: if the file is damaged, or its sigma is not a covariance.
+  """
+  path = epath.Path(path).expanduser()
+  names, where = names_of(path), f'reference {path}'
+  wanted = _STATISTICS | ({'pool'} if rows else set())
+  with (
+    damage_of(where),
+    path.open('rb') as file,
+    zipfile.ZipFile(file) as archive,
+  ):
+    found = {name: read_array(where, archive, name) for name in names & wanted}
+    about = dict(parse_json(str(found.pop('about', '{}'))))
+    count = int(found['count']) if 'count' in found else None
+  if count is not None and count < 1:
+    raise InputError(f'{where} counts {count} images, expected at least 1.')
+  spatial = None
+  if {'mu_s', 'sigma_s'} <= names:
+    spatial = _moments(path, found['mu_s'], found['sigma_s'], count)
+  pool = _moments(path, found.get('mu', ()), found.get('sigma'), count)
+  features = found.get('pool')
+  if features is not None and (
+    features.ndim != 2
+    or features.shape[1] != len(pool.mean)
+    or features.dtype.kind != 'f'
+    or not np.isfinite(features).all()
+  ):
+    raise InputError(
+      f'{where} has features (pool) of shape {features.shape} and type '
+      f'{features.dtype}, expected (images, {len(pool.mean)}) finite numbers; '
+      'make it again.'
+    )
+  return Reference(
+    Summary(pool, spatial, Features(features)), about, count, 'arr_0' in names
+  )
+
+
+def check_extractor(
+  path: epath.PathLike, reference: Reference, extractor: Extractor
+) -> None:
+  """Raises InputError if a reference was made with another extractor."""
+  made_with = reference.about.get('identity')
+  differ = [
+    f'{key} {str(made_with.get(key))[:12]}, not {str(value)[:12]}'
+    for key, value in extractor.identity().items()
+    if made_with is not None and made_with.get(key) != value
+  ]
+  if differ:
+    raise InputError(
+      f'reference {path} is of another extractor ({"; ".join(differ)}): make '
+      'it again (main.py reference), or choose the extractor that it is of.'
+    )
+
+
+def save_reference(path: epath.PathLike, reference: Reference) -> None:
+  """Writes statistics with all that is known of them."""
+  summary, data = reference.summary, io.BytesIO()
+  arrays: dict[str, Any] = {
+    'mu': summary.pool.mean,
+    'sigma': summary.pool.covariance,
+  }
+  if summary.spatial is not None:
+    arrays['mu_s'] = summary.spatial.mean
+    arrays['sigma_s'] = summary.spatial.covariance
+  if summary.rows.pool is not None:
+    arrays['pool'] = summary.rows.pool
+  if reference.count is not None:
+    arrays['count'] = np.int64(reference.count)
+  np.savez(data, **arrays, about=np.array(json.dumps(reference.about)))
+  pictures.write_bytes(path, data.getvalue())
+
+
+def _moments(
+  path: epath.Path, mean: Any, covariance: Any, count: int | None
+) -> Moments:
+  size = np.size(mean)
+  if np.shape(mean) != (size,) or np.shape(covariance) != (size, size):
+    raise InputError(
+      f'reference {path} has a mean of shape {np.shape(mean)} and a covariance '
+      f'of {np.shape(covariance)}, expected (F,) and (F, F).'
+    )
+  for name, array in (('mean', mean), ('covariance', covariance)):
+    if np.asarray(array).dtype.kind not in 'fiu':
+      raise InputError(
+        f'reference {path} has a {name} of type {np.asarray(array).dtype}, '
+        'expected numbers; make it again.'
+      )
+  if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+    raise InputError(
+      f'reference {path} has statistics that are not finite; make it again.'
+    )
+  _check_covariance(path, np.asarray(covariance, np.float64))
+  return Moments(
+    np.asarray(mean, np.float64), np.asarray(covariance, np.float64), count
+  )
+
+
+def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
+  """Raises InputError if sigma is asymmetric or has a negative eigenvalue."""
+  scale = float(np.abs(covariance).max(initial=0))
+  most = _ROUNDING * (scale or 1.0)
+  lopsided = float(np.abs(covariance - covariance.T).max(initial=0))
+  problem = ''
+  if lopsided > most:
+    problem = f'is not symmetric (by {lopsided:.3g})'
+  else:
+    try:  # exists if all eigenvalues exceed -most; cheaper than computing them
+      np.linalg.cholesky(covariance + most * np.eye(len(covariance)))
+    except np.linalg.LinAlgError:
+      least = float(np.linalg.eigvalsh(covariance).min())
+      problem = f'has a negative eigenvalue ({least:.3g})'
+  if problem:
+    raise InputError(
+      f'reference {path} has a sigma that is not a covariance: it {problem}; '
+      'make the statistics again.'
+    )

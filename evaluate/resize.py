@@ -1,0 +1,70 @@
+"""From images to what Inception sees: the resize is part of the metric.
+
+Each preset is two matrices, rows R and columns C, and a scaling of values:
+
+  y[o, p] = sum_{h, w} R[o, h] C[p, w] x[h, w],   x in [0, 255]
+
+  adm              TensorFlow 1 bilinear, (y - 128) / 128; torch_fidelity too
+  pytorch_fid      bilinear between pixel centers, 2 y / 255 - 1
+  clean_fid        Pillow's antialiased bicubic, clipped, (y - 128) / 128
+
+TensorFlow 1 samples at i * size / 299, from the corner of a pixel and not from
+its center: everything moves by up to half a pixel. Only clean_fid looks at all
+pixels when it makes an image smaller. Of images of 299 x 299 all give the same,
+but for pytorch_fid's scaling.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from core.errors import check_choice
+from evaluate.inception import SIZE
+
+PRESETS = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
+USUAL = PRESETS[:2]  # the same, under two names: what published FIDs have
+
+
+def preprocess(images: jax.Array, preset: str) -> jax.Array:
+  """(B, H, W, C) of [0, 255], C 1 or 3, -> (B, 299, 299, 3) about [-1, 1]."""
+  check_choice('preprocessing', preset, PRESETS)
+  x = jnp.asarray(images, jnp.float32)
+  x = jnp.broadcast_to(x, (*x.shape[:3], 3))  # gray: three times the same
+  rows, columns = (resize_matrix(size, preset) for size in x.shape[1:3])
+  exact = lax.Precision.HIGHEST
+  x = jnp.einsum('pw,bhwc->bhpc', columns, x, precision=exact)
+  x = jnp.einsum('oh,bhpc->bopc', rows, x, precision=exact)
+  if preset == 'clean_fid':  # a cubic overshoots at edges
+    x = x.clip(0, 255)
+  return x * (2 / 255) - 1 if preset == 'pytorch_fid' else (x - 128) / 128
+
+
+@functools.cache
+def resize_matrix(size: int, preset: str) -> np.ndarray:
+  """(299, size) float32: which pixels make each of the new ones."""
+  if preset == 'clean_fid':
+    return _bicubic(size)
+  # Places in float32, as both compute them: 256 pixels away it shows.
+  scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
+  at = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
+  row, at = np.arange(SIZE), at.clip(0, size - 1)
+  low = np.floor(at).astype(int)
+  matrix = np.zeros((SIZE, size))
+  np.add.at(matrix, (row, low), 1 - (at - low))
+  np.add.at(matrix, (row, np.minimum(low + 1, size - 1)), at - low)
+  return matrix.astype(np.float32)
+
+
+def _bicubic(size: int) -> np.ndarray:
+  """Keys' cubic with a = -1/2, as wide as an old pixel or a new one."""
+  scale = size / SIZE
+  width = max(scale, 1.0)
+  centre = (np.arange(SIZE)[:, None] + 0.5) * scale
+  d = np.abs(np.arange(size) + 0.5 - centre) / width
+  near = (1.5 * d - 2.5) * d * d + 1
+  far = ((-0.5 * d + 2.5) * d - 4) * d + 2
+  matrix = np.where(d < 1, near, np.where(d < 2, far, 0.0))
+  return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,354 @@
+"""A metric over guidance scales: a table, and a curve or heat map.
+
+  ig:1.0..2.0:6,cfg:1.0..2.0:6@0-0.7
+
+asks for six scales of each, 36 points. All are one compiled program, scales
+being its arguments. Writes to a folder:
+
+  sweep.json   the protocol
+  sweep.csv    a line for each point, as soon as it is measured, unrounded
+  sweep.png    the metric over one scale, or two
+
+The same command again measures what is missing.
+
+`mark` says which point is best, and which are as good (`evaluate.ties`).
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from core.errors import InputError, quote
+from core.json_files import read_json
+from core.ranges import LARGE, check_value
+from dit.autoencoder import Autoencoder
+from dit.path import Path
+from dit.types import Denoiser
+from evaluate.ties import MARK, as_markdown, marks
+from guidance import parse
+from guidance.parse import with_guide
+from sample import generate, nonfinite, pictures
+
+MOST_POINTS = 10_000
+# Files in the folder of results.
+WRITES = ('sweep.json', 'sweep.csv', 'sweep.png')
+_FRAMES = {'best': 'solid', 'tied': 'dashed'}
+_NUMBER = r'\d+\.?\d*|\.\d+'
+_PART = re.compile(rf'([^:]+):({_NUMBER})\.\.({_NUMBER}):(\d+)(.*)')
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepGrid:
+  """Guidance with ranges for scales.
+
+  Attributes:
+    template: the text, '*' for each range.
+    names: of the methods whose scales are swept.
+    scales: of each, rising.
+  """
+
+  template: str
+  names: tuple[str, ...]
+  scales: tuple[tuple[float, ...], ...]
+
+  @classmethod
+  def of(cls, text: str) -> 'SweepGrid':
+    """Reads text such as 'ig:1..2:6,cfg:1.3'.
+
+    Raises:
+      InputError: if there is no range, more than two, or an empty one.
+    """
+    check_value('guidance', text, str)
+    template, names = [], []
+    scales: list[tuple[float, ...]] = []
+    for part in map(str.strip, text.split(',')):
+      found = _PART.fullmatch(part)
+      if '..' in (found[5] if found else part) or '*' in part:
+        raise InputError(
+          f'cannot sweep {quote(part)}; a range LOW..HIGH:COUNT stands in '
+          'the place of a scale, such as ig:1.0..2.0:6.'
+        )
+      if not found:
+        template.append(part)
+        continue
+      low, high, count = float(found[2]), float(found[3]), int(found[4])
+      values: list[float] = []
+      if 2 <= count <= 1000 and high <= LARGE:
+        values = [float(f'{v:.6g}') for v in np.linspace(low, high, count)]
+      if not low < high <= LARGE or len(set(values)) < max(count, 2):
+        raise InputError(
+          f'cannot sweep {quote(part)}; expected LOW..HIGH:COUNT with LOW '
+          'below HIGH and COUNT from 2 to 1000 scales, different in six digits.'
+        )
+      template.append(f'{found[1]}:*{found[5]}')
+      names.append(found[1])
+      scales.append(tuple(values))
+    if not 1 <= len(names) <= 2:
+      raise InputError(
+        f'guidance {quote(text)} has {len(names)} ranges, expected one or '
+        'two such '
+        'as ig:1.0..2.0:6.'
+      )
+    if math.prod(map(len, scales)) > MOST_POINTS:
+      raise InputError(
+        f'guidance {quote(text)} has {math.prod(map(len, scales)):,} points, '
+        f'expected at most {MOST_POINTS:,}; lower the counts.'
+      )
+    return cls(','.join(template), tuple(names), tuple(scales))
+
+  def points(self) -> list[tuple[float, ...]]:
+    """Scales of every point, the last method's running fastest."""
+    return list(itertools.product(*self.scales))
+
+  def text(self, point: tuple[float, ...]) -> str:
+    """Guidance of a point."""
+    text = self.template
+    for scale in point:
+      text = text.replace('*', f'{scale:.6g}', 1)
+    return text
+
+  def texts(self) -> list[str]:
+    """Guidance of every point."""
+    return [self.text(point) for point in self.points()]
+
+
+def sweep(
+  denoiser: Denoiser,
+  grid: SweepGrid,
+  sampling: generate.SampleConfig,
+  *,
+  metric: str,
+  num: int,
+  path: Path,
+  shape: tuple[int, int, int],
+  mesh: Mesh,
+  seed: int,
+  score: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+  metric_name: str,
+  protocol: dict[str, Any],
+  folder: epath.PathLike,
+  guide: Denoiser | None = None,
+  autoencoder: Autoencoder | None = None,
+  overwrite: bool = False,
+) -> str:
+  """Measures every point that the folder lacks.
+
+  Args:
+    denoiser: the network.
+    grid: the points.
+    sampling: settings of the sampler.
+    metric: metric of the picture and the marks, one that `score` gives.
+    num: number of images for each point, with balanced labels.
+    path: the path of the network's velocity.
+    shape: (H, W, C) of a latent.
+    mesh: the devices.
+    seed: the seed of all noise, which is the same for every point.
+    score: function of images (n, H, W, C) uint8 and labels (n,) to metrics by
+      name.
+    metric_name: name of the metric in the picture.
+    protocol: other settings that fix the figures, such as weights.
+    folder: folder of the results.
+    guide: the weaker network of AutoGuidance.
+    autoencoder: the decoder of the latents; None for pixels.
+    overwrite: whether points of another protocol are discarded.
+
+  Returns:
+    The table, as Markdown, and a line on its marks.
+
+  Raises:
+    InputError: if the folder holds points of another protocol.
+  """
+  folder = epath.Path(folder)
+  settings = dataclasses.asdict(sampling)
+  del settings['batch_size']  # changes no image
+  protocol = json.loads(
+    json.dumps(
+      {
+        **protocol,
+        'guidance': grid.template,
+        'sampling': settings,
+        'num': num,
+        'seed': seed,
+      }
+    )
+  )
+  rows = _known_rows(folder, protocol, grid, overwrite)
+  pictures.write_json(folder / 'sweep.json', protocol)
+  labels = generate.plan_labels('balanced', num, denoiser.num_classes, seed)
+  for point in grid.points():
+    if point in rows:
+      continue
+    drawn = generate.generate(
+      denoiser,
+      with_guide(parse(grid.text(point)), guide),
+      labels,
+      sampling,
+      path=path,
+      shape=shape,
+      mesh=mesh,
+      seed=seed,
+      autoencoder=autoencoder,
+    )
+    scores = score(drawn.images, labels)
+    if nonfinite.too_many(drawn.nonfinite, num):  # they would mean nothing
+      scores = dict.fromkeys(scores, math.nan)
+    rows[point] = {**scores, 'nfe': drawn.nfe, 'nonfinite': drawn.nonfinite}
+    text = _as_csv(grid, rows, marks(rows, metric))
+    pictures.write_bytes(folder / 'sweep.csv', text.encode())
+    logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
+  # The marks are made again, since the metric may be another one now.
+  text = _as_csv(grid, rows, marks(rows, metric))
+  pictures.write_bytes(folder / 'sweep.csv', text.encode())
+  mine = {point: rows[point] for point in grid.points()}
+  pictures.write_figure(
+    folder / 'sweep.png', _figure(grid, mine, metric, metric_name)
+  )
+  return as_markdown(grid.names, mine, metric)
+
+
+def _known_rows(
+  folder: epath.Path,
+  protocol: dict[str, Any],
+  grid: SweepGrid,
+  overwrite: bool,
+) -> dict[tuple[float, ...], dict[str, float]]:
+  """The points that were measured before, by their scales."""
+  path = folder / 'sweep.json'
+  if not path.exists() or not (folder / 'sweep.csv').exists():
+    return {}
+  try:
+    found = read_json(path)
+  except InputError:
+    found = {}
+  found, protocol = pictures.identity(found), pictures.identity(protocol)
+  if found != protocol:
+    if overwrite:  # first the points, which then belong to nothing
+      (folder / 'sweep.csv').unlink()
+      (folder / 'sweep.png').unlink(missing_ok=True)
+      return {}
+    keys = sorted(
+      key
+      for key in protocol.keys() | found.keys()
+      if protocol.get(key) != found.get(key)
+    )
+    raise InputError(
+      f'{folder} holds a sweep of another protocol ({", ".join(keys)} differ); '
+      'choose another --out, or discard it with --overwrite.'
+    )
+  names, points = read_points(folder / 'sweep.csv')
+  scales = len(grid.names)
+  if names[:scales] != [*grid.names]:
+    raise InputError(
+      f'{folder}/sweep.csv is damaged (its columns are {quote(names)}); '
+      'measure again with --overwrite, or choose another --out.'
+    )
+  return {
+    # Files of earlier versions lack the number of images that are not finite.
+    tuple(point[:scales]): {'nonfinite': 0}
+    | dict(zip(names[scales:], point[scales:], strict=True))
+    for point in points
+  }
+
+
+def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
+  """Reads the names of a sweep's columns, and the numbers of its points.
+
+  The marks, which follow from the numbers, are left out.
+
+  Raises:
+    InputError: if the file is damaged.
+  """
+  try:
+    names, *lines = csv.reader(io.StringIO(path.read_text()), strict=True)
+    if any(len(line) != len(names) for line in lines):
+      raise ValueError('a line has another length than the first')
+    if names[-1:] == [MARK]:
+      names, lines = names[:-1], [line[:-1] for line in lines]
+    points = [[float(value) for value in line] for line in lines]
+  except (OSError, ValueError, csv.Error) as error:
+    raise InputError(
+      f'{path} is damaged ({error}); measure again with --overwrite, or choose '
+      'another --out.'
+    ) from error
+  return names, points
+
+
+def _as_csv(grid: SweepGrid, rows: dict, marked: dict) -> str:
+  """Returns every digit, so that what is read back is what was measured."""
+  out = io.StringIO()
+  columns = [*grid.names, *next(iter(rows.values())), MARK]
+  lines = csv.DictWriter(out, columns, lineterminator='\n')
+  lines.writeheader()
+  for point in sorted(rows):
+    scales = dict(zip(grid.names, point, strict=True))
+    values = {key: float(value) for key, value in rows[point].items()}
+    lines.writerow({**scales, **values, MARK: marked[point]})
+  return out.getvalue()
+
+
+def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
+  """A curve over one scale, or a heat map over two."""
+  figure = Figure(figsize=(7, 5), layout='constrained')
+  axes = figure.subplots()
+  values = np.asarray([row[metric] for row in rows.values()])
+  errors = np.asarray([row.get(f'{metric}_se', 0) for row in rows.values()])
+  marked = list(marks(rows, metric).values())
+  label = f'{grid.names[0].upper()} scale'
+  if len(grid.names) == 1:
+    axes.errorbar(grid.scales[0], values, errors, marker='o', capsize=3)
+    for mark, style in _FRAMES.items():
+      chosen = [k for k, m in enumerate(marked) if m == mark]
+      if chosen:
+        axes.scatter(
+          [grid.scales[0][k] for k in chosen], values[chosen], 160,
+          facecolors='none', edgecolors='black', linestyles=style,
+          label=mark, zorder=3,
+        )  # fmt: skip
+    axes.legend()
+    axes.set(xlabel=label, ylabel=name)
+    axes.grid(alpha=0.25)
+    return figure
+  table = values.reshape(*map(len, grid.scales))
+  image = axes.imshow(table, origin='lower', aspect='auto', cmap='viridis_r')
+  figure.colorbar(image, label=name)
+  middle = (np.nanmin(values) + np.nanmax(values)) / 2 if any(marked) else 0
+  for k, ((row, column), value) in enumerate(np.ndenumerate(table)):
+    error = f'\n± {errors[k]:.2g}' if errors[k] else ''
+    axes.text(
+      column,
+      row,
+      f'{value:.3g}{error}',
+      ha='center',
+      va='center',
+      color='white' if value >= middle else 'black',
+      fontweight='bold' if marked[k] == 'best' else 'normal',
+      fontsize='small',
+    )
+    if marked[k]:
+      axes.add_patch(
+        Rectangle(
+          (column - 0.45, row - 0.45), 0.9, 0.9, fill=False,
+          edgecolor='black', linestyle=_FRAMES[marked[k]], linewidth=1.5,
+        )
+      )  # fmt: skip
+  for axis, scales in (
+    (axes.yaxis, grid.scales[0]),
+    (axes.xaxis, grid.scales[1]),
+  ):
+    axis.set_ticks(range(len(scales)), [f'{scale:g}' for scale in scales])
+  axes.set(ylabel=label, xlabel=f'{grid.names[1].upper()} scale')
+  axes.set_title('solid frame: best; dashed: tied with it (2 standard errors)')
+  return figure

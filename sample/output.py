@@ -1,0 +1,362 @@
+"""Where finished images go, so that a killed command can go on.
+
+A folder of results:
+
+  samples.json      the protocol, and whether all is done
+  samples.png       the first images
+  samples.npz       arr_0 (n, H, W, C) uint8 and arr_1 (n,) labels, as the ADM
+                    evaluator reads it                             (format npz)
+  parts/            finished batches, until samples.npz is there   (format npz)
+  images/000000.png and so on, and labels.txt                      (format png)
+
+Every file appears whole or not at all, and what is there counts as done: a
+restarted command draws what is missing. Image i belongs to its number, not to
+its batch, so batch size and devices may change in between.
+"""
+
+import concurrent.futures
+import functools
+import io
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+from PIL import Image
+
+from core import atomic
+from core.errors import InputError, WriteError, check_choice
+from core.json_files import read_json
+from sample import pictures
+
+FORMATS = ('npz', 'png')
+_PREVIEW = 100
+_THREADS = 8
+_NONFINITE = 'nonfinite_images'  # key of samples.json: their numbers
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+# Files that this module makes and may replace; nothing else is touched.
+_FILES = ('samples.npz', 'samples.png', 'labels.txt')
+_INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
+# The same files, as patterns for a lock (`core.folder_lock`).
+WRITES = ('samples.json', *_FILES, 'parts/[0-9]*.npz', 'images/[0-9]*.png')
+
+
+class Store:
+  """The images of one protocol in one folder.
+
+  Only one process uses it, and holds the lock "samples" of the folder.
+  """
+
+  def __init__(
+    self,
+    folder: epath.PathLike,
+    protocol: dict[str, Any],
+    labels: np.ndarray,
+    *,
+    form: str = 'npz',
+    overwrite: bool = False,
+  ) -> None:
+    """Opens a folder, new or continued.
+
+    Args:
+      folder: Local folder or gs://, which exists.
+      protocol: Settings that fix the images, as plain values.
+      labels: (n,) int, the labels of all images.
+      form: One of FORMATS.
+      overwrite: Whether images of another protocol are discarded.
+
+    Raises:
+      InputError: if the folder holds other files, or images of another
+        protocol.
+      WriteError: if it cannot be written.
+    """
+    check_choice('--format', form, FORMATS)
+    self.folder = epath.Path(folder)
+    self._protocol = json.loads(json.dumps({**protocol, 'format': form}))
+    self._labels = labels
+    self._form = form
+    self._inside = self.folder / ('parts' if form == 'npz' else 'images')
+    self._nonfinite: set[int] = set()
+    self._pending: list[concurrent.futures.Future] = []
+    self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS)
+    self.complete = self._open(overwrite)
+
+  def missing(self) -> np.ndarray:
+    """Numbers of the images that are not there yet, rising."""
+    done = np.zeros(len(self._labels), bool)
+    if self.complete:
+      done[:] = True
+    elif self._form == 'png':
+      done[[int(path.stem) for path in self._files()]] = True
+    else:
+      for path in self._files():
+        try:
+          done[_load(path, 'index')] = True
+        except _DAMAGED as error:
+          logging.warning('%s is damaged, and drawn again: %s', path, error)
+          path.unlink()
+    return np.flatnonzero(~done)
+
+  @property
+  def nonfinite(self) -> int:
+    """The number of finished images with values that are not finite."""
+    return len(self._nonfinite)
+
+  def add(
+    self,
+    index: np.ndarray,
+    images: np.ndarray,
+    finite: np.ndarray | None = None,
+  ) -> None:
+    """Writes images; may return before they are there.
+
+    Args:
+      index: (n,) int, their numbers.
+      images: (n, H, W, C) uint8.
+      finite: (n,) bool, whether every value of an image was finite; None: of
+        all.
+
+    Raises:
+      WriteError: if this write or the one before failed.
+    """
+    self._wait()
+    self._make_folder()
+    known = set(self._nonfinite)
+    self._nonfinite -= set(index.tolist())
+    if finite is not None:
+      self._nonfinite |= set(index[~finite].tolist())
+    if self._nonfinite != known:  # first, so that no kill loses the record
+      self._write_protocol({}, complete=False)
+    if self._form == 'npz':
+      data = io.BytesIO()
+      np.savez(data, index=index, images=images)
+      path = self._inside / f'{index[0]:08}.npz'
+      self._pending = [
+        self._threads.submit(pictures.write_bytes, path, data.getvalue())
+      ]
+    else:
+      self._pending = [
+        self._threads.submit(pictures.write_png, self._png(i), image)
+        for i, image in zip(index.tolist(), images, strict=True)
+      ]
+
+  def finish(self, about: dict[str, Any]) -> None:
+    """Puts everything together, once nothing is missing.
+
+    Args:
+      about: More entries for samples.json.
+
+    Raises:
+      WriteError: if something cannot be written, or was removed meanwhile.
+    """
+    self._wait()
+    if gone := len(self.missing()):
+      raise WriteError(
+        f'{gone} finished images are no longer in {self._inside}; run the same '
+        'command again to sample them.'
+      )
+    count = len(self._labels)
+    first = [self._read(i) for i in range(min(count, _PREVIEW))]
+    preview = pictures.tile(
+      np.stack(first), min(count, 10), scale=max(1, 40 // first[0].shape[0])
+    )
+    pictures.write_png(self.folder / 'samples.png', preview)
+    if self._form == 'npz':
+      self._write_npz(first[0].shape)
+    else:
+      text = '\n'.join(map(str, self._labels.tolist())) + '\n'
+      pictures.write_bytes(self.folder / 'labels.txt', text.encode())
+    self._write_protocol(about, complete=True)
+    self.complete = True
+    if self._form == 'npz':
+      self._discard(_INSIDE['parts'], self._inside, rmdir=True)
+
+  def close(self) -> None:
+    """Waits for writes."""
+    try:
+      self._wait()
+    finally:
+      self._threads.shutdown()
+
+  def _open(self, overwrite: bool) -> bool:
+    """Readies the folder; whether all images are there."""
+    found = self._read_protocol()
+    differences = _differences(found, self._protocol)
+    if found is not None and differences and not overwrite:
+      raise InputError(
+        f'{self.folder} holds images of another protocol '
+        f'({"; ".join(differences)}); choose another --out, or discard them '
+        'with --overwrite.'
+      )
+    if found is not None and not differences:
+      self._nonfinite = _numbers(found.get(_NONFINITE, ''))
+    complete = (
+      found is not None
+      and not differences
+      and found['complete']
+      and self._is_whole()
+    )
+    if found is not None and differences:
+      self._discard('|'.join(map(re.escape, _FILES)), self.folder)
+      for name, pattern in _INSIDE.items():
+        self._discard(pattern, self.folder / name, rmdir=True)
+    if complete:
+      self._discard(_INSIDE['parts'], self.folder / 'parts', rmdir=True)
+    else:
+      self._write_protocol({}, complete=False)
+    return complete
+
+  def _wait(self) -> None:
+    jobs, self._pending = self._pending, []
+    for job in jobs:
+      job.result()
+
+  def _make_folder(self) -> None:
+    """Creates the folder of the images within that of the store."""
+    try:
+      self._inside.mkdir(exist_ok=True)
+    except OSError as error:
+      raise atomic.write_error(self._inside, error) from error
+
+  def _png(self, i: int) -> epath.Path:
+    return self._inside / f'{i:06}.png'
+
+  def _read(self, i: int) -> np.ndarray:
+    """Image i, (H, W, C)."""
+    if self._form == 'npz':
+      path, row = self._places[i]
+      return self._part(path)[row]
+    with Image.open(io.BytesIO(self._png(i).read_bytes())) as image:
+      pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+  @functools.cached_property
+  def _places(self) -> dict[int, tuple[epath.Path, int]]:
+    """The part, and the row in it, of every image."""
+    return {
+      i: (path, row)
+      for path in self._files()
+      for row, i in enumerate(_load(path, 'index').tolist())
+    }
+
+  @functools.lru_cache(maxsize=2)  # noqa: B019 - a store lives as its command
+  def _part(self, path: epath.Path) -> np.ndarray:
+    return _load(path, 'images')
+
+  def _write_npz(self, shape: Sequence[int]) -> None:
+    """Streams the parts, in the order of the images, into samples.npz."""
+    path = self.folder / 'samples.npz'
+    header = {
+      'descr': '|u1',
+      'fortran_order': False,
+      'shape': (len(self._labels), *shape),
+    }
+    with (
+      atomic.replacing(path) as partial,
+      partial.open('wb') as file,
+      zipfile.ZipFile(file, 'w') as archive,
+    ):
+      with archive.open('arr_0.npy', 'w', force_zip64=True) as array:
+        np.lib.format.write_array_header_1_0(array, header)
+        for i in range(len(self._labels)):
+          array.write(self._read(i).tobytes())
+      with archive.open('arr_1.npy', 'w') as array:
+        np.lib.format.write_array(array, self._labels)
+
+  def _files(self) -> list[epath.Path]:
+    """The parts, or the images of this set, in order."""
+    pattern = _INSIDE[self._inside.name]
+    paths = sorted(_matching(self._inside, pattern))
+    if self._form == 'png':
+      return [path for path in paths if int(path.stem) < len(self._labels)]
+    return paths
+
+  def _is_whole(self) -> bool:
+    """Whether the results of a finished command are still there."""
+    if self._form == 'npz':
+      return (self.folder / 'samples.npz').exists()
+    return len(self._files()) == len(self._labels)
+
+  def _read_protocol(self) -> dict[str, Any] | None:
+    """samples.json; None in a folder that holds nothing of its name or ours."""
+    path = self.folder / 'samples.json'
+    if not path.exists():
+      taken = [
+        name for name in (*_FILES, *_INSIDE) if (self.folder / name).exists()
+      ]
+      if taken:
+        raise InputError(
+          f'{self.folder} holds {" and ".join(taken)}, but no samples.json '
+          'says of what; choose another --out.'
+        )
+      return None
+    try:
+      found = read_json(path)
+    except InputError:
+      found = {}
+    if not isinstance(found.get('complete'), bool):
+      raise InputError(
+        f'{path} was not written by this command, or is damaged; choose '
+        'another --out.'
+      )
+    return found
+
+  def _write_protocol(self, about: dict[str, Any], *, complete: bool) -> None:
+    numbers = ','.join(map(str, sorted(self._nonfinite)))
+    pictures.write_json(
+      self.folder / 'samples.json',
+      {
+        **self._protocol,
+        **about,
+        'nonfinite': self.nonfinite,
+        _NONFINITE: numbers,
+        'complete': complete,
+      },
+    )
+
+  def _discard(
+    self, pattern: str, folder: epath.Path, *, rmdir: bool = False
+  ) -> None:
+    """Removes files of ours from a folder, and then it if it is empty."""
+    for path in _matching(folder, pattern):
+      path.unlink()
+    if rmdir and folder.exists() and not any(folder.iterdir()):
+      folder.rmdir()
+
+
+def _numbers(text: Any) -> set[int]:
+  """Reads numbers such as '3,17'; returns none for any other text."""
+  return {int(n) for n in re.findall(r'\b\d{1,12}\b', str(text))}
+
+
+def _matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
+  """Files whose whole name matches."""
+  if not folder.is_dir():
+    return []
+  return [p for p in folder.iterdir() if re.fullmatch(pattern, p.name)]
+
+
+def _load(path: epath.Path, name: str) -> np.ndarray:
+  with path.open('rb') as file, np.load(file) as arrays:
+    return arrays[name]
+
+
+def _differences(
+  found: dict[str, Any] | None, protocol: dict[str, Any]
+) -> list[str]:
+  """Returns how `protocol` differs from `found`, as 'key: old -> new'."""
+  found, protocol = pictures.identity(found or {}), pictures.identity(protocol)
+  return [
+    f'{key}: {_short(found.get(key, "absent"))} -> {_short(value)}'
+    for key, value in protocol.items()
+    if found.get(key, 'absent') != value
+  ]
+
+
+def _short(value: Any) -> str:
+  text = json.dumps(value)
+  return text if len(text) <= 60 else f'{text[:57]}...'

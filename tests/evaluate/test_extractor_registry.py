@@ -1,0 +1,63 @@
+"""Which weights give FID: the published file, and what was made of it."""
+
+import hashlib
+import math
+
+import inception_weights
+import pytest
+from dit.weights.folder.files import header_of
+from safetensors.numpy import save_file
+
+from core.errors import InputError
+from evaluate import extractor as extractor_lib
+from evaluate import extractor_registry
+from evaluate.metrics import name_of
+from train.checkpoint import _rank
+
+
+def test_inception_and_its_name(tmp_path, monkeypatch):
+  tensors = inception_weights.tensors()
+  source, target = tmp_path / 'source.safetensors', tmp_path / 'new.safetensors'
+  save_file(tensors, source)
+  digest = hashlib.sha256(source.read_bytes()).hexdigest()
+
+  def opened(path):
+    return extractor_registry.open_extractor(
+      f'inception:{path}', 'adm', None, 0
+    )
+
+  assert name_of('fd', opened(source)) == 'FD (Inception)'
+  with pytest.raises(InputError, match='is not the published Inception'):
+    extractor_registry.convert_inception(str(source), str(target))
+  for module in (extractor_registry, extractor_lib):
+    monkeypatch.setattr(module, 'SHA256', digest)  # as if it were published
+  extractor_registry.convert_inception(str(source), str(target))
+  assert name_of('fd', opened(source)) == 'FID'
+  assert name_of('fd', opened(target)) == 'FID'
+  assert opened(source).identity() == opened(target).identity()
+  # Other values under the same header.
+  header = header_of(target)
+  save_file({**tensors, 'fc.bias': tensors['fc.bias'] + 1}, target, header)
+  assert name_of('fd', opened(target)) == 'FD (Inception)'
+
+
+@pytest.mark.parametrize(
+  ('spec', 'words'),
+  [
+    ('inception', 'download https://'),
+    ('inception:', 'download https://'),
+    ('classifer:x', 'expected inception:FILE'),
+    ('nothing.py:f', 'expected inception:FILE'),
+    ('', 'expected inception:FILE'),
+  ],
+)
+def test_unknown_extractors(spec, words):
+  with pytest.raises(InputError, match=words):
+    extractor_registry.kind_of(spec)
+
+
+def test_ranks_of_other_names_do_not_mix():
+  assert _rank({'loss': 1.5}) == 1.5  # as checkpoints had it before
+  assert _rank({'rank': 2.0, 'by': 'fd'}, 'fd') == 2.0
+  assert _rank({'loss': 1.5}, 'fd') == math.inf
+  assert _rank({'rank': 2.0, 'by': 'fd'}) == math.inf

@@ -1,0 +1,168 @@
+"""Precision and recall against neighbours found by brute force."""
+
+import jax
+import numpy as np
+import pytest
+
+from core.errors import InputError
+from evaluate import precision_recall
+from evaluate.precision_recall import precision_recall, radii
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(0)
+
+
+def squared_distances(u, v):
+  """(n, m) float64, by differences instead of products."""
+  u, v = u.astype(np.float64), v.astype(np.float64)
+  return np.stack([np.square(row - v).sum(1) for row in u])
+
+
+def brute_radii(features, k=3):
+  return np.sort(squared_distances(features, features), axis=1)[:, k]
+
+
+def brute_precision_recall(reference, sample, k=3):
+  distances = squared_distances(reference, sample)
+  inside = distances <= brute_radii(reference, k)[:, None]
+  covered = distances <= brute_radii(sample, k)
+  return inside.any(0).mean(), covered.any(1).mean()
+
+
+def normal(rng, *shape):
+  return rng.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize('k', [1, 3, 5])
+@pytest.mark.parametrize(
+  'n', [6, precision_recall.BLOCK, 2 * precision_recall.BLOCK + 100]
+)
+def test_radii_are_of_the_nearest(rng, n, k):
+  features = normal(rng, n, 8) + 1
+  ours = radii(features, k)
+  assert ours.shape == (n,)
+  assert ours.dtype == np.float32
+  np.testing.assert_allclose(ours, brute_radii(features, k), rtol=1e-4)
+
+
+@pytest.mark.parametrize('sizes', [(300, 200), (1500, 1100), (1100, 2100)])
+@pytest.mark.parametrize('k', [1, 3])
+def test_precision_and_recall(rng, sizes, k):
+  reference, sample = (normal(rng, n, 6) for n in sizes)
+  sample[:, 0] = 0.3 * sample[:, 0] + 1  # not all of the reference is covered
+  ours = precision_recall(reference, sample, k)
+  expected = brute_precision_recall(reference, sample, k)
+  assert 0.1 < ours[1] < ours[0] < 1
+  assert ours == pytest.approx(expected, abs=1e-9)
+  swapped = precision_recall(sample, reference, k)
+  assert swapped == pytest.approx(ours[::-1], abs=1e-9)
+
+
+def test_extremes(rng):
+  features = normal(rng, 100, 5)
+  assert precision_recall(features, features) == (1, 1)
+  assert precision_recall(features, features + 100) == (0, 0)
+  # The origin is where padded rows are, which have no ball.
+  assert precision_recall(features + 100, 0 * features) == (0, 0)
+  # All samples at one of the reference points: perfect, and hardly anything.
+  collapsed = np.repeat(features[:1], 50, axis=0)
+  precision, recall = precision_recall(features, collapsed)
+  assert precision == 1
+  assert recall == 0.01
+
+
+def test_copies_have_no_radius(rng):
+  features = np.repeat(normal(rng, 5, 16), 4, axis=0)
+  assert radii(features).max() < 1e-5
+  assert radii(features).min() >= 0
+
+
+def test_one_program_serves_all_sets(rng):
+  for n, m in ((50, 60), (1100, 70), (2100, 80)):
+    features, sample = normal(rng, n, 9), normal(rng, m, 9)
+    precision_recall(features, sample)
+    if n == 50:
+      programs = (
+        precision_recall._nearest._cache_size(),
+        precision_recall._inside._cache_size(),
+      )
+  assert programs == (
+    precision_recall._nearest._cache_size(),
+    precision_recall._inside._cache_size(),
+  )
+
+
+def test_products_are_not_rounded(rng):
+  u = normal(rng, precision_recall.BLOCK, 4)
+  program = precision_recall._inside.lower(u, u[:, 0], u, u[:, 0], half=False)
+  assert 'precision = [HIGHEST, HIGHEST]' in program.as_text()
+
+
+def half_distances(u, v):
+  """(n, m) as ADM's, in numpy, with products summed in float32."""
+  u, v = np.float16(u), np.float16(v)
+  u_norm, v_norm = (
+    np.square(x).astype(np.float32).sum(1).astype(np.float16) for x in (u, v)
+  )
+  product = np.float16(np.float32(u) @ np.float32(v).T)
+  distances = u_norm[:, None] - np.float16(2) * product + v_norm
+  assert distances.dtype == np.float16
+  return np.maximum(distances, 0)
+
+
+def test_half_precision(rng):
+  features = normal(rng, 400, 16)
+  ours = radii(features, half=True)
+  # Each is of float16, so that ours and numpy's are equal or far apart.
+  expected = np.sort(half_distances(features, features), axis=1)[:, 3]
+  assert (ours == expected).mean() > 0.98
+  np.testing.assert_array_equal(ours, np.float16(ours))
+  full = radii(features)
+  assert not np.allclose(ours, full, rtol=1e-5)
+  np.testing.assert_allclose(ours, full, rtol=1e-2)
+
+
+def test_half_precision_is_given_up_where_it_overflows(rng):
+  features = normal(rng, 2 * precision_recall.BLOCK, 4)
+  features[:8] *= 200  # their squared norms are beyond 65504
+  ours, full = radii(features, half=True), radii(features)
+  first = slice(precision_recall.BLOCK)
+  assert np.isfinite(ours).all()
+  # The first block of rows against the second is float32, too.
+  np.testing.assert_array_equal(ours[first], full[first])
+  assert (
+    ours[precision_recall.BLOCK :] != full[precision_recall.BLOCK :]
+  ).any()
+  reference, sample = features[:300], features[200:500]
+  assert precision_recall(reference, sample, half=True) == precision_recall(
+    reference, sample
+  )
+
+
+def test_results_do_not_depend_on_x64(rng):
+  reference, sample = normal(rng, 60, 5), normal(rng, 50, 5)
+  expected = precision_recall(reference, sample, half=True)
+  with jax.enable_x64():
+    assert radii(reference).dtype == np.float32
+    assert precision_recall(reference, sample, half=True) == expected
+
+
+@pytest.mark.parametrize(('n', 'k'), [(3, 3), (0, 3), (9, 0), (9, -1)])
+def test_too_few_rows(rng, n, k):
+  features = normal(rng, n, 4)
+  with pytest.raises(InputError, match=f'k={k} .* there are {n}'):
+    radii(features, k)
+  with pytest.raises(InputError, match=f'k={k}'):
+    precision_recall(normal(rng, 20, 4), features, k)
+
+
+def test_bad_features(rng):
+  features, bad = normal(rng, 10, 4), normal(rng, 10, 4)
+  bad[2, 1] = np.nan
+  for pair in ((features, bad), (bad, features)):
+    with pytest.raises(InputError, match='1 of 10 rows'):
+      precision_recall(*pair)
+  with pytest.raises(InputError, match='3 and 4 features'):
+    precision_recall(features, features[:, :3])
