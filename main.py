@@ -24,17 +24,18 @@ import errno
 import sys
 from collections.abc import Sequence
 
+from dispatch import cli
+
 from core.errors import InputError, RunError
-from train import command_line
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs one command and returns the exit status."""
   try:
-    args = command_line.parse_args(argv, __doc__)
-    from train import commands  # imports JAX, so the flags are checked before
+    args = cli.parse_args(argv, __doc__)
+    from dispatch import dispatch
 
-    return commands.run(args)
+    return dispatch.run(args)
   except InputError as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 2

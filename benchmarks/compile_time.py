@@ -11,8 +11,9 @@ import time
 import jax
 
 from benchmarks import timing
+from commands import dry_run
 from dit.sharding import make_mesh
-from train import dryrun, settings
+from train import settings
 from train.experiment import build
 
 
@@ -34,11 +35,11 @@ def main() -> None:
     experiment = build(config.to_dict())
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):
-      step, *shapes = dryrun.train_program(experiment, mesh)
+      step, *shapes = dry_run.train_program(experiment, mesh)
       begin = time.perf_counter()
       lowered = step.lower(*shapes)
       middle = time.perf_counter()
-      program = dryrun.compiled(lowered)
+      program = dry_run.compiled(lowered)
     rows.append(
       {
         'blocks': depth,

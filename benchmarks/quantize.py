@@ -27,6 +27,7 @@ from dit.weights.folder.convert import flatten, unflatten
 from dit.weights.folder.folder import load_folder, save_folder
 from dit.weights.folder.quantize import SCHEMES
 
+from commands.convert import exchange
 from dit import latents, model
 from dit.config import DiTConfig, named_size
 from dit.path import path_named
@@ -36,7 +37,6 @@ from guidance import parse
 from input_pipeline.sources import load_all, open_source
 from sample import sampler
 from sample.generate import plan_labels
-from train.exchange import exchange
 from train.trained import Source, run_weights
 
 BATCH = 100

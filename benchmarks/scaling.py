@@ -16,9 +16,10 @@ import math
 import jax
 
 from benchmarks import timing
+from commands import dry_run
 from dit import model
 from dit.sharding import make_mesh
-from train import dryrun, settings
+from train import settings
 from train.experiment import Experiment, build
 
 LAYOUTS = ('data', 'zero1', 'fsdp')
@@ -62,9 +63,9 @@ def main() -> None:
       )  # fmt: skip
       experiment = build(config.to_dict())
       mesh = make_mesh(experiment.mesh, jax.devices()[:count])
-      step, *shapes = dryrun.train_program(experiment, mesh)
+      step, *shapes = dry_run.train_program(experiment, mesh)
       with jax.set_mesh(mesh):
-        program = dryrun.compiled(step.lower(*shapes))
+        program = dry_run.compiled(step.lower(*shapes))
       sent = program.sent or {}
       total = sum(size for _, size in sent.values())
       rows.append(

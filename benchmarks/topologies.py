@@ -12,9 +12,9 @@ import math
 import jax
 from dit.weights.folder.checkpoint import weights_like
 
+from commands import dry_run
 from dit import model
 from guidance import parse
-from train import dryrun
 from train.experiment import Experiment, build
 from train.settings import load_config, override
 
@@ -59,25 +59,27 @@ def experiment_of(
   return build(override(load_config(spec), assignments).to_dict())
 
 
-def compile_train(experiment: Experiment, topology: str) -> dryrun.Program:
+def compile_train(experiment: Experiment, topology: str) -> dry_run.Program:
   """The train step."""
-  experiment, mesh = dryrun.placed(experiment, topology)
-  step, *shapes = dryrun.train_program(experiment, mesh)
+  experiment, mesh = dry_run.placed(experiment, topology)
+  step, *shapes = dry_run.train_program(experiment, mesh)
   with jax.set_mesh(mesh):
-    return dryrun.compiled(step.lower(*shapes))
+    return dry_run.compiled(step.lower(*shapes))
 
 
-def compile_sampler(experiment: Experiment, topology: str) -> dryrun.Program:
+def compile_sampler(experiment: Experiment, topology: str) -> dry_run.Program:
   """The guided sampler."""
-  experiment, mesh = dryrun.placed(experiment, topology)
+  experiment, mesh = dry_run.placed(experiment, topology)
   weights = weights_like(experiment.model, mesh, 'float32')
   denoiser = model.bind(experiment.model, weights)
   with jax.set_mesh(mesh):
-    lowered = dryrun.sample_program(experiment, parse(GUIDANCE), denoiser, mesh)
-    return dryrun.compiled(lowered)
+    lowered = dry_run.sample_program(
+      experiment, parse(GUIDANCE), denoiser, mesh
+    )
+    return dry_run.compiled(lowered)
 
 
-def row(name: str, topology: str, case: str, program: dryrun.Program) -> str:
+def row(name: str, topology: str, case: str, program: dry_run.Program) -> str:
   """A line of the table."""
   total = program.arguments + program.temporaries
   sent = 'unknown'

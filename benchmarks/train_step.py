@@ -26,8 +26,9 @@ import jax
 import numpy as np
 
 from benchmarks import timing
+from commands import dry_run
 from dit.sharding import make_mesh
-from train import dryrun, loop, settings
+from train import loop, settings
 from train.experiment import Experiment, build
 from train.report import training_flops
 
@@ -58,7 +59,7 @@ def compiled_step(
   """A fresh state, the compiled step, a batch's shapes, what it has shown."""
   mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
-    step, abstract, shapes, key = dryrun.train_program(experiment, mesh)
+    step, abstract, shapes, key = dry_run.train_program(experiment, mesh)
     _, optimizer, _ = loop.plan(experiment, mesh)
     state = loop.fresh(experiment, optimizer, mesh)
     begin = time.perf_counter()

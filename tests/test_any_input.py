@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from commands import cli
 from core.errors import InputError
 from core.json_files import parse_json
 from core.nested import flatten
@@ -24,7 +25,6 @@ from sample.decoder import read_autoencoder
 from sample.generate import plan_labels
 from sample.grid import SPACINGS, make_grid
 from sample.registry import SOLVERS, make_solver
-from train import command_line
 from train.experiment import build
 from train.settings import load_config, override
 from train.trained import Source
@@ -220,7 +220,7 @@ def test_any_word_on_the_command_line(count):
 
   def action(argv):
     if not {'-h', '--help'} & {*argv}:
-      command_line.parse_args(argv, '')
+      cli.parse_args(argv, '')
 
   every(count, lines, action)
 

@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from commands import ROOT, command_line, extractor, quickly, run
 
+from commands import ROOT, command_line, evaluate, extractor, quickly, run
 from evaluate import compare
 from sample import output
-from train import evaluating
 
 SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
          'model.taps=(1,)', 'checkpoint.every_images=640',
@@ -157,13 +156,13 @@ def test_samples_go_on_where_the_disk_was_full(disk, argv, monkeypatch, moment):
 
 
 def test_figures_that_cannot_be_written_are_printed(disk, argv, monkeypatch):
-  name_of = evaluating._free_name
+  name_of = evaluate._free_name
 
   def full(*args):
     fill(disk)
     return name_of(*args)
 
-  monkeypatch.setattr(evaluating, '_free_name', full)
+  monkeypatch.setattr(evaluate, '_free_name', full)
   result = failed(argv('evaluate', disk / 'out'))
   assert 'FD (mine:moments)' in result.out and '20 images' in result.out
 

@@ -11,10 +11,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from commands import printed, quickly, run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from commands import printed, quickly, run
 from dit import autoencoder
 from sample import load
 

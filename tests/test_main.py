@@ -10,13 +10,13 @@ import types
 
 import numpy as np
 import pytest
-from commands import run
+from dispatch import dispatch, run
 from PIL import Image
 
 from core.errors import NonFiniteError
 from core.nested import flatten
 from evaluate import compare, scorer
-from train import commands, loop
+from train import loop
 from train.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -263,7 +263,7 @@ def test_too_many_bad_steps_exit_with_one(monkeypatch):
   def explode(args):
     raise NonFiniteError('3 steps in a row.')
 
-  monkeypatch.setitem(commands.RUNS, 'train', explode)
+  monkeypatch.setitem(dispatch.RUNS, 'train', explode)
   result = run('train', '--workdir=x')
   assert (result.status, result.err) == (1, 'main.py: 3 steps in a row.\n')
 
@@ -272,7 +272,7 @@ def test_ctrl_c_outside_training_exits_with_130(monkeypatch):
   def interrupt(args):
     raise KeyboardInterrupt
 
-  monkeypatch.setitem(commands.RUNS, 'train', interrupt)
+  monkeypatch.setitem(dispatch.RUNS, 'train', interrupt)
   result = run('train', '--workdir=x')
   assert (result.status, result.err) == (130, 'main.py: interrupted.\n')
 

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 import reference
-from commands import run
 from PIL import Image
 
+from commands import run
 from core.errors import InputError
 from dit import autoencoder, model
 from dit.config import DiTConfig

@@ -4,8 +4,8 @@ import functools
 import signal
 
 import pytest
-from commands import command_line, extractor, quickly, run
 
+from commands import command_line, extractor, quickly, run
 from evaluate import sweep
 from evaluate.evaluator import Evaluator
 from sample import output
@@ -56,7 +56,7 @@ def test_sigterm_says_what_is_kept(
 
 def test_a_command_without_results_of_its_own_ends_too(tmp_path, monkeypatch):
   monkeypatch.setattr(
-    'train.commands.RUNS',
+    'commands.dispatch.RUNS',
     {'convert': lambda args: signal.raise_signal(signal.SIGTERM)},
   )
   result = run('convert', f'--from={tmp_path}', f'--to={tmp_path}/x')

@@ -4,9 +4,9 @@ import json
 import pathlib
 
 import pytest
-from commands import run
 from etils import epath
 
+from commands import run
 from core.errors import InputError
 from core.json_files import parse_json, read_json
 from evaluate.sweep import read_points

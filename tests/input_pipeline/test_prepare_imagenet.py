@@ -6,8 +6,8 @@ import sys
 import tarfile
 
 import pytest
-from commands import run
 
+from commands import run
 from input_pipeline.image_files import open_images
 from input_pipeline.imagenet import TARS
 from input_pipeline.records import LatentSource

@@ -12,11 +12,11 @@ import pytest
 from networks import Doubled
 from PIL import Image
 
+from commands import prepare
 from core.errors import InputError
 from core.folder_lock import folder_lock
 from input_pipeline.records import Metadata
 from input_pipeline.shards import PrepareError
-from train import preparing
 from train.experiment import build
 from train.settings import load_config, override
 
@@ -156,14 +156,14 @@ def said(folder):
 )
 def test_records_are_those_of_one(folder, said, monkeypatch, name, autoencoder):
   monkeypatch.setattr(
-    preparing, 'read_autoencoder', lambda name, *_: name and Doubled()
+    prepare, 'read_autoencoder', lambda name, *_: name and Doubled()
   )
   monkeypatch.setattr(
-    preparing, 'about_autoencoder', lambda name, _: {'name': name}
+    prepare, 'about_autoencoder', lambda name, _: {'name': name}
   )
   config = words(folder / 'one', name, autoencoder)
   experiment = build(override(load_config('configs/base.py'), config).to_dict())
-  report = preparing.prepare(
+  report = prepare.prepare(
     experiment, str(folder / 'good'), 'train', autoencoder
   )
   assert '42 records in 5 files, 2 broken' in report
@@ -204,7 +204,7 @@ def test_an_error_on_one_ends_both(said, name, kinds, message):
 def prepare_alone(folder, name):
   config = words(folder, name)
   experiment = build(override(load_config('configs/base.py'), config).to_dict())
-  return preparing.prepare(experiment, str(folder / 'images'), 'train', None)
+  return prepare.prepare(experiment, str(folder / 'images'), 'train', None)
 
 
 def test_a_second_command_is_refused(tmp_path):

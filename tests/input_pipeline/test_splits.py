@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from commands import run
 from PIL import Image
 
+from commands import run
 from core.errors import InputError
 from input_pipeline.records import LatentSource
 from input_pipeline.sources import DataConfig, open_source
@@ -119,7 +119,7 @@ def test_splits_begun_at_once_do_not_both_go_on(prepare, tmp_path, monkeypatch):
   assert prepare('test', 'cat', 'fox').status == 0
   # The other split begins between the check and this one's claim.
   monkeypatch.setattr(
-    'train.preparing.classes_for', lambda folder, names: names
+    'commands.prepare.classes_for', lambda folder, names: names
   )
   result = prepare('train', 'cat', 'dog', 'fox')
   assert result.status == 2 and 'labels do not agree' in result.err

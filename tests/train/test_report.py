@@ -4,14 +4,15 @@ import contextlib
 import socket
 import time
 
-import commands
 import jax
 import numpy as np
 import pytest
 from tqdm import tqdm
 
+import commands
+from commands import cli
 from core import cluster
-from train import command_line, report
+from train import report
 from train.log import MetricsLog, read_metrics
 from train.report import Report
 
@@ -124,6 +125,6 @@ def test_a_port_that_is_taken():
 
 
 def test_no_flags_no_job(monkeypatch):
-  args = command_line.parse_args(['train'], '')
+  args = cli.parse_args(['train'], '')
   monkeypatch.setattr(jax.distributed, 'initialize', None)
   cluster.join(args)

@@ -11,10 +11,10 @@ from dit.weights.folder.files import read_tensors
 from dit.weights.folder.finite import check_finite
 from safetensors.numpy import load_file, save_file
 
+from commands.convert import exchange
 from core.errors import InputError
 from dit.weights.folder import folder
 from sample.decoder import read_autoencoder
-from train.exchange import exchange
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden/ig_sit/model.safetensors'
 IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}

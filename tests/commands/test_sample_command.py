@@ -6,13 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import run
 from PIL import Image
 
+from commands import run, sample
 from evaluate import sweep
 from sample import output as store_lib
 from sample.pipeline import SAMPLING
-from train import sampling, settings
+from train import settings
 from train.experiment import build
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -175,9 +175,9 @@ def test_cfg_without_a_null_label_is_one_line(shared_run, tmp_path):
   assert 'cfg needs the null label' in result.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize('name', settings.load_config(sampling.PRESETS))
+@pytest.mark.parametrize('name', settings.load_config(sample.PRESETS))
 def test_presets_are_settings_of_their_family(name):
-  guidance, assignments, row = sampling.preset(name)
+  guidance, assignments, row = sample.preset(name)
   assert row['fid'] > 1 and row['num'] == 50_000
   family = 'ig_' if 'ig:' in guidance else ''
   family += name.split('_')[0]
@@ -205,9 +205,9 @@ def test_a_preset_says_what_it_costs_and_for_which_network_it_is(shared_run):
   ) in result.err
 
 
-@pytest.mark.parametrize('name', settings.load_config(sampling.PRESETS))
+@pytest.mark.parametrize('name', settings.load_config(sample.PRESETS))
 def test_a_preset_sets_all_that_its_figure_depends_on(name):
-  _, assignments, row = sampling.preset(name)
+  _, assignments, row = sample.preset(name)
   keys = dict(assignment.split('=', 1) for assignment in assignments)
   every = settings.load_config('configs/base.py').sample.keys()
   assert keys.keys() == {f'sample.{key}' for key in every} - {
@@ -226,7 +226,7 @@ def test_a_preset_sets_all_that_its_figure_depends_on(name):
 def test_a_preset_brings_labels_and_number_of_images(shared_run, monkeypatch):
   calls = []
   monkeypatch.setattr(
-    sampling, 'sample', lambda request, guidance, **words: calls.append(words)
+    sample, 'sample', lambda request, guidance, **words: calls.append(words)
   )
   words = ['sample', f'--workdir={shared_run}/run']
   for more in ([], ['--preset=sit_xl_cfg'],

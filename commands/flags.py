@@ -7,9 +7,9 @@ answered at once.
 import argparse
 from collections.abc import Mapping
 
-from train import flag_groups
-from train.flag_groups import ALL_KEYS
-from train.sampling_flags import (
+from commands import flag_groups
+from commands.flag_groups import ALL_KEYS
+from commands.sampling_flags import (
   add_compare,
   add_evaluate,
   add_report,

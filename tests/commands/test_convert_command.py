@@ -6,12 +6,13 @@ import pathlib
 import subprocess
 import sys
 
-import commands
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from train import exchange, flags
+import commands
+from commands import convert as exchange
+from commands import flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'golden' / 'ig_sit' / 'model.safetensors'

@@ -10,24 +10,23 @@ from typing import Annotated, Any
 
 import jax
 
+from commands import (
+  advice,
+  convert,
+  dry_run,
+  evaluate,
+  prepare,
+  sample,
+  train_features,
+)
+from commands.report import report as reporting
+from commands.sample_job import Request
 from core import cluster, signals
 from core.errors import InputError
 from core.ranges import Range, check_value
-from train import (
-  advice,
-  dryrun,
-  evaluating,
-  exchange,
-  features,
-  loop,
-  preparing,
-  reporting,
-  sampling,
-  workdir,
-)
+from train import loop, workdir
 from train.distill import recipe
 from train.distill import run as distilling
-from train.drawing import Request
 from train.experiment import Experiment, build
 from train.log import set_up_logging
 from train.settings import load_config, override
@@ -46,12 +45,12 @@ def _prepare(args: argparse.Namespace) -> None:
     overrides.append(f'data.autoencoder={name}')
   experiment = build(override(load_config(args.config), overrides).to_dict())
   if args.verify:
-    print(preparing.verify(experiment, args.split))
+    print(prepare.verify(experiment, args.split))
   elif args.images is None:
     raise InputError('--images is needed: a folder, a .zip, or tfds:NAME.')
   else:
     print(
-      preparing.prepare(experiment, args.images, args.split, args.autoencoder)
+      prepare.prepare(experiment, args.images, args.split, args.autoencoder)
       + advice.training(args.config, overrides, experiment, args.split)
     )
 
@@ -65,7 +64,7 @@ def _train(args: argparse.Namespace) -> int:
       f'{experiment.distill.method}); give the command distill.'
     )
   if args.dry_run:
-    print(dryrun.train(experiment, args.topology))
+    print(dry_run.train(experiment, args.topology))
     return 0
   if args.workdir is None:
     raise InputError('--workdir is needed, the folder of the run.')
@@ -87,7 +86,7 @@ def _distill(args: argparse.Namespace) -> int:
       experiments = [
         build(each) for each in recipe.stages(args.config, overrides)[1]
       ]
-    print('\n\n'.join(map(dryrun.distill, experiments)))
+    print('\n\n'.join(map(dry_run.distill, experiments)))
     return 0
   if args.workdir is None:
     raise InputError('--workdir is needed, the folder of the student.')
@@ -132,7 +131,7 @@ def _preset(
   """
   if args.preset is None:
     return args.guidance, [], {}
-  guidance, overrides, row = sampling.preset(args.preset)
+  guidance, overrides, row = sample.preset(args.preset)
   return args.guidance or guidance, overrides, row
 
 
@@ -146,11 +145,11 @@ def _sample(args: argparse.Namespace) -> None:
       experiment = build(config)
     else:
       experiment = Source.at(args.workdir or args.folder).open(overrides)
-    print(dryrun.sample(experiment, guidance, args.topology))
+    print(dry_run.sample(experiment, guidance, args.topology))
     return
   if args.config:
     raise InputError('sample --config is for --dry_run: weights are needed.')
-  sampling.sample(
+  sample.sample(
     _request(args, overrides),
     guidance,
     num=row.get('num', 100) if args.num is None else args.num,
@@ -162,11 +161,11 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-  print(sampling.compare(_request(args)))
+  print(sample.compare(_request(args)))
 
 
 def _sweep(args: argparse.Namespace) -> None:
-  table = sampling.sweep(
+  table = sample.sweep(
     _request(args, _eval_keys(args)),
     args.guidance,
     metric=args.metric,
@@ -177,7 +176,7 @@ def _sweep(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-  report = exchange.exchange(
+  report = convert.exchange(
     args.source,
     args.target,
     family=args.family,
@@ -203,7 +202,7 @@ def _configured(args: argparse.Namespace) -> Experiment:
   config = override(config, [*_eval_keys(args), *args.overrides])
   experiment = build(config.to_dict())
   if not args.config:
-    evaluating.check_without_data(experiment.eval)
+    evaluate.check_without_data(experiment.eval)
   return experiment
 
 
@@ -225,7 +224,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.config:
       raise InputError('--config is for --samples: a run has its own config.')
     overrides = [*overrides, *_eval_keys(args)]
-    text = evaluating.evaluate_run(
+    text = evaluate.evaluate_run(
       _request(args, overrides),
       guidance or 'none',
       num=row.get('num', 50_000) if args.num is None else args.num,
@@ -238,7 +237,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     for name in drawing:
       if getattr(args, name) is not None:
         raise InputError(f'--{name} is for drawing, not for --samples.')
-    text = evaluating.evaluate_samples(
+    text = evaluate.evaluate_samples(
       _configured(args),
       args.samples,
       row=row,
@@ -255,13 +254,13 @@ def _report(args: argparse.Namespace) -> None:
 
 def _reference(args: argparse.Namespace) -> None:
   experiment = _configured(args)
-  _say(evaluating.make_reference(experiment, args.target, args.autoencoder))
+  _say(evaluate.make_reference(experiment, args.target, args.autoencoder))
 
 
 def _train_features(args: argparse.Namespace) -> None:
   experiment = _configured(args)
   _say(
-    features.train_features(
+    train_features.train_features(
       experiment,
       args.target,
       steps=args.steps,

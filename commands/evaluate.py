@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from commands.sample_job import Drawing, Request
 from core.errors import InputError, WriteError
 from core.json_files import read_json
 from core.processes import writing, writing_target
@@ -25,7 +26,6 @@ from evaluate.reference import is_statistics, save_reference
 from sample import nonfinite, pictures
 from sample.labels import named
 from train import workdir
-from train.drawing import Drawing, Request
 from train.experiment import Experiment
 from train.log import image_progress
 

@@ -1,7 +1,7 @@
 """The flags of the commands that sample images or measure them."""
 
-from train import flag_groups
-from train.flag_groups import FREE_KEYS
+from commands import flag_groups
+from commands.flag_groups import FREE_KEYS
 
 
 def add_sample(command: flag_groups.Command) -> None:

@@ -5,18 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
+from commands import train_features
 from core.errors import InputError
 from dit.sharding import make_mesh
 from evaluate.classifier import load
 from evaluate.real_images import load_images
 from input_pipeline.sources import load_all, open_source
-from train import features
 
 
 def test_digits(make_experiment, tmp_path):
   experiment = make_experiment()
   folder = tmp_path / 'features'
-  report = features.train_features(experiment, folder, steps=10)
+  report = train_features.train_features(experiment, folder, steps=10)
   classifier, about = load(folder)
   held_out, labels = load_all(open_source(experiment.data, 'test'))
   accuracy = (classifier(held_out)[1] == labels).mean()
@@ -29,19 +29,19 @@ def test_digits(make_experiment, tmp_path):
   )  # fmt: skip
 
   with pytest.raises(InputError, match='exists'):
-    features.train_features(experiment, folder)
+    train_features.train_features(experiment, folder)
 
 
 @pytest.fixture
 def no_training(monkeypatch):
-  monkeypatch.setattr(features, 'train_classifier', None)
+  monkeypatch.setattr(train_features, 'train_classifier', None)
 
 
 def refused(experiment, tmp_path, records=None, monkeypatch=None, **kwargs):
   if records is not None:
-    monkeypatch.setattr(features, 'open_source', lambda *args: records)
+    monkeypatch.setattr(train_features, 'open_source', lambda *args: records)
   with pytest.raises(InputError) as caught:
-    features.train_features(experiment, tmp_path / 'features', **kwargs)
+    train_features.train_features(experiment, tmp_path / 'features', **kwargs)
   assert '\n' not in str(caught.value)
   assert not (tmp_path / 'features').exists()
   return str(caught.value)

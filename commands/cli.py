@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
+from commands import flags
 from core import suggestions
 from core.errors import InputError, nearest
-from train import flags, settings
+from train import settings
 
 VERSION = '0.1.0'
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint')

@@ -19,6 +19,7 @@ from dit.weights.folder.checkpoint import weights_like
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from commands.hlo import collectives
 from core.errors import InputError
 from core.nested import flatten
 from dit import model
@@ -37,7 +38,6 @@ from sample import generate, sampler
 from train.distill import run as distilling
 from train.distill.step import abstract
 from train.experiment import Experiment
-from train.hlo import collectives
 from train.loop import check_settings, plan
 from train.report import peak_flops, training_flops
 from train.step import make_train_step

@@ -9,12 +9,12 @@ import subprocess
 
 import numpy as np
 import pytest
-from commands import DIGITS, ROOT, TINY, printed, quickly, run
 from PIL import Image
 
+from commands import DIGITS, ROOT, TINY, printed, quickly, run
+from commands.report import samples
 from evaluate import scorer
 from sample.trajectory import Film
-from train import artist
 
 SECTIONS = (
   'run', 'losses', 'throughput', 'scores', 'previews', 'guidance', 'sweeps',
@@ -351,16 +351,16 @@ def test_what_changes_is_shown_as_it_is_said(monkeypatch):
   """The row change: grey where nothing does, else four times as much."""
   rows = {}
   monkeypatch.setattr(
-    artist.writer, 'sheet', lambda blocks, *_, **__: rows.update(blocks)
+    samples.writer, 'sheet', lambda blocks, *_, **__: rows.update(blocks)
   )
-  monkeypatch.setattr(artist.page, 'figure', lambda *_: '')
+  monkeypatch.setattr(samples.page, 'figure', lambda *_: '')
   strong = np.full((2, 1, 4, 4, 1), 100, np.uint8)
   guided = strong.copy()
   guided[1, 0, 0, 0], guided[1, 0, 0, 1], guided[1, 0, 0, 2] = 110, 90, 255
   images = {'state': strong, 'strong': strong, 'ig': strong, 'refined': guided,
             'guided': guided}  # fmt: skip
   times = np.asarray([1.0, 0.5])
-  artist._strips(Film(times, images, times, {'ig': times}), np.asarray([3]))
+  samples._strips(Film(times, images, times, {'ig': times}), np.asarray([3]))
   assert list(rows) == ['state', 'strong', 'weak:\nig', 'guided', 'change']
   assert (rows['change'][0] == 128).all()
   assert rows['change'][1, 0, :4, 0].tolist() == [168, 88, 255, 128]

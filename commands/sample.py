@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from commands.sample_job import PRESETS, Drawing, Opened, Request
 from core.errors import InputError, NonFiniteError, check_choice
 from core.processes import writing
 from core.ranges import Range, check_value
@@ -23,7 +24,6 @@ from evaluate.metrics import METRICS, as_dict, name_of
 from sample import nonfinite
 from sample.output import WRITES, Store
 from train import workdir
-from train.drawing import PRESETS, Drawing, Opened, Request
 from train.log import image_progress
 from train.settings import load_config
 

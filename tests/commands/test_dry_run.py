@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 
-import commands
 import jax
 import pytest
 
+import commands
+from commands import hlo
 from dit import model
-from train import hlo, settings
+from train import settings
 from train.experiment import build
 
 # Blocks as wide as a chip's tiles; compiled in a process of its own, since

@@ -14,6 +14,10 @@ from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 from matplotlib.figure import Figure
 
+from commands.advice import Advice
+from commands.report import page
+from commands.report.samples import Artist
+from commands.sample_job import Request
 from core.errors import InputError
 from core.json_files import read_json
 from core.nested import flatten
@@ -23,10 +27,7 @@ from evaluate.sweep import SweepGrid, read_points
 from guidance import parse
 from sample import pictures
 from sample.labels import class_name, names_of
-from train import curves, page
-from train.advice import Advice
-from train.artist import Artist
-from train.drawing import Request
+from train import curves
 from train.experiment import Experiment
 from train.log import read_metrics
 from train.monitor import COLUMNS

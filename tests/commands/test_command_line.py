@@ -6,9 +6,9 @@ import sys
 import time
 
 import pytest
-from commands import ROOT, run
 from dit.weights.folder.checkpoint import WEIGHTS
 
+from commands import ROOT, convert, flag_groups, run
 from core import suggestions
 from core.nested import flatten
 from dit.weights.folder import convert, quantize
@@ -16,7 +16,6 @@ from evaluate.metrics import METRICS
 from evaluate.resize import PRESETS
 from guidance.parse import NAMES
 from sample.output import FORMATS
-from train import exchange, flag_groups
 from train.settings import load_config
 
 BASE = flatten(load_config('configs/base.py').to_dict())
@@ -53,7 +52,7 @@ def test_help_and_wrong_flags_are_answered_before_jax_is_imported(
   result, seconds = run_process(*argv)
   imported = set(re.findall(r'\| +(\S+)$', result.stderr, re.M))
   heavy = {'jax', 'numpy', 'flax', 'orbax', 'matplotlib', 'sample', 'guidance'}
-  assert {'argparse', 'train.flags'} <= imported
+  assert {'argparse', 'commands.flags'} <= imported
   assert not heavy & imported
   assert result.returncode == status
   assert words in result.stdout + result.stderr
@@ -83,7 +82,7 @@ def test_help_names_the_words_that_the_code_knows():
   assert flag_groups.RESIZES == PRESETS
   assert flag_groups.FORMATS == FORMATS
   assert flag_groups.WEIGHTS == tuple(WEIGHTS)
-  assert flag_groups.FAMILIES == (*convert.FAMILIES, exchange.INCEPTION)
+  assert flag_groups.FAMILIES == (*convert.FAMILIES, convert.INCEPTION)
   assert flag_groups.SCHEMES == tuple(quantize.SCHEMES)
 
 

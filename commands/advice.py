@@ -4,11 +4,11 @@ import functools
 import shlex
 from collections.abc import Sequence
 
+from commands.sample_job import Opened, Request
 from core.errors import InputError
 from evaluate.evaluator import plan
 from input_pipeline.records import LatentSource, Metadata
 from input_pipeline.sources import check_source, open_source
-from train.drawing import Opened, Request
 from train.experiment import Experiment, build
 from train.settings import load_config, override
 

@@ -7,9 +7,9 @@ import types
 import jax
 import numpy as np
 import pytest
-from commands import ROOT, printed, quickly, run
 from dit.weights.folder.checkpoint import steps_of
 
+from commands import ROOT, printed, quickly, run
 from dit.weights.folder import folder as weights
 from train import settings, workdir
 from train.distill import recipe

@@ -7,14 +7,14 @@ import numpy as np
 from absl import logging
 from matplotlib.figure import Figure
 
+from commands.report import page
+from commands.sample_job import Opened, Request
 from core.errors import InputError
 from evaluate.compare import split_names
 from guidance.parse import parse, with_guide
 from sample import generate, pictures
 from sample.labels import class_name, names_of
 from sample.trajectory import Film, film
-from train import page
-from train.drawing import Opened, Request
 
 _SIDE = 10  # classes on the sheet of samples, and images of each
 _FILMED = 2  # images on a film strip

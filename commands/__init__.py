@@ -1,0 +1,1 @@
+"""The commands of main.py: their flags, their checks, their output."""

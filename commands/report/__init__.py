@@ -1,0 +1,1 @@
+"""The command report: a run as one HTML page."""
