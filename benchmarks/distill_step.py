@@ -15,10 +15,10 @@ import time
 import jax
 import numpy as np
 
+from distill import run, step
 from dit import model
 from dit.sharding import make_mesh
 from train import settings
-from train.distill import run, step
 from train.experiment import build
 
 

@@ -28,6 +28,9 @@ import optax
 
 from benchmarks import toy, toy_distill_report
 from benchmarks.toy_report import energy_distance
+from distill import step as step_lib
+from distill.config import SCHEDULES, DistillConfig
+from distill.objective import Distillation
 from dit import model
 from dit.path import Linear
 from dit.sharding import MeshConfig, make_mesh
@@ -36,9 +39,6 @@ from guidance import parse
 from sample import pictures, sampler
 from sample.grid import make_grid
 from sample.solvers import Euler, Heun, Renoise, Solver
-from train.distill import step as step_lib
-from train.distill.config import SCHEDULES, DistillConfig
-from train.distill.objective import Distillation
 from train.ema import EMAConfig
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from train.settings import load_config

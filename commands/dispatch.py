@@ -24,9 +24,9 @@ from commands.sample_job import Request
 from core import cluster, signals
 from core.errors import InputError
 from core.ranges import Range, check_value
+from distill import run as distilling
+from distill import sd35_flash
 from train import loop, workdir
-from train.distill import recipe
-from train.distill import run as distilling
 from train.experiment import Experiment, build
 from train.log import set_up_logging
 from train.settings import load_config, override
@@ -84,14 +84,16 @@ def _distill(args: argparse.Namespace) -> int:
     experiments = [experiment]
     if experiment.distill.stages:
       experiments = [
-        build(each) for each in recipe.stages(args.config, overrides)[1]
+        build(each) for each in sd35_flash.stages(args.config, overrides)[1]
       ]
     print('\n\n'.join(map(dry_run.distill, experiments)))
     return 0
   if args.workdir is None:
     raise InputError('--workdir is needed, the folder of the student.')
   if experiment.distill.stages:
-    text = recipe.run(args.config, overrides, args.workdir, args.autoencoder)
+    text = sd35_flash.run(
+      args.config, overrides, args.workdir, args.autoencoder
+    )
     if text is not None:
       _say(text)
     return 0 if text is not None else args.stopped_status

@@ -22,6 +22,8 @@ from jax.sharding import Mesh
 from commands.hlo import collectives
 from core.errors import InputError
 from core.nested import flatten
+from distill import run as distilling
+from distill.step import abstract
 from dit import model
 from dit.config import name_of
 from dit.path import path_named
@@ -35,8 +37,6 @@ from dit.sharding import (
 from guidance import parse
 from guidance.parse import describe
 from sample import generate, sampler
-from train.distill import run as distilling
-from train.distill.step import abstract
 from train.experiment import Experiment
 from train.loop import check_settings, plan
 from train.report import peak_flops, training_flops

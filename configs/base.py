@@ -325,7 +325,7 @@ def get_config() -> ml_collections.ConfigDict:
   # noised to times of its grid (grid).
   config.distill.query = 'renoise'
   # Noise levels of the terms CA and DM, for renoise: shared (one for both),
-  # full, constrained or hybrid (train/distill/levels.py).
+  # full, constrained or hybrid (distill/noise_levels.py).
   config.distill.schedule = 'hybrid'
   # Unit of a term: distance of the sample to the teacher's prediction,
   # conditional (ours: Decoupled DMD's equation 6 has no unit), or guided (as in

@@ -39,7 +39,7 @@ LOGICAL_AXES = (
   (r'patch_embed/kernel', ('patch', 'width')),
   (r'(head|tap_heads)/proj/kernel', ('width', 'patch')),
   (r'label_embed', ('classes', 'width')),
-  # Low-rank changes of a layer's outputs (`train.distill.lora`).
+  # Low-rank changes of a layer's outputs (`distill.lora`).
   (r'lora/\w+/down', ('hidden', 'rank')),
   (r'lora/\w+/up', ('rank', 'hidden')),
   # Biases, gains and the position tables are small: a copy on every device.

@@ -13,6 +13,7 @@ from core.ranges import (
   Seed,
   check_fields,
 )
+from distill.config import DistillConfig
 from dit import sharding
 from dit.config import DiTConfig, network_of
 from evaluate.compare import CompareConfig
@@ -22,7 +23,6 @@ from input_pipeline.prepare import PrepareConfig
 from input_pipeline.sources import DataConfig
 from sample.generate import SampleConfig
 from train.checkpoint import CheckpointConfig
-from train.distill.config import DistillConfig
 from train.ema import EMAConfig
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig

@@ -18,7 +18,7 @@ and one step. It differs from theirs in all rows:
   * bfloat16 or float32; theirs is float16
   * labels, noise and walks of the student's update are drawn anew; theirs
     reuses those of the fake denoiser's update before it
-  * the student's input, for more than one step (train/distill/rollout.py)
+  * the student's input, for more than one step (distill/rollout.py)
 
 FID-50K of one step, SiT-XL/2 + REPA:
 

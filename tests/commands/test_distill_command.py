@@ -10,10 +10,10 @@ import pytest
 from dit.weights.folder.checkpoint import steps_of
 
 from commands import ROOT, printed, quickly, run
+from distill import run as distilling
+from distill import sd35_flash
 from dit.weights.folder import folder as weights
 from train import settings, workdir
-from train.distill import recipe
-from train.distill import run as distilling
 from train.experiment import build
 from train.log import read_metrics
 
@@ -225,8 +225,8 @@ def stages(monkeypatch):
     made.run.append((str(folder), experiment.train.init_from))
     return folder.name != made.stop
 
-  monkeypatch.setattr(recipe.distilling, 'distill', distill)
-  monkeypatch.setattr(recipe, '_merge', lambda *_: 'merged')
+  monkeypatch.setattr(sd35_flash.distilling, 'distill', distill)
+  monkeypatch.setattr(sd35_flash, '_merge', lambda *_: 'merged')
   return made
 
 
@@ -289,7 +289,7 @@ def test_a_moved_recipe_comes_to_the_same_student(
     return folder.name < '3' and whole(experiment, folder, *args, **kwargs)
 
   with monkeypatch.context() as patch:
-    patch.setattr(recipe.distilling, 'distill', stopped)
+    patch.setattr(sd35_flash.distilling, 'distill', stopped)
     assert distil(teacher, first, 'flash,4', **given).status == 0
   first.rename(second)
   result = distil(teacher, second, 'flash,4', **given)
@@ -300,10 +300,10 @@ def test_a_moved_recipe_comes_to_the_same_student(
 
 def test_ends_of_the_ratio_are_the_branches():
   low, high = {'a': np.float32([1, -0.0])}, {'a': np.float32([3, 5])}
-  assert recipe.merged(low, high, 1) is low
-  assert recipe.merged(low, high, 0.0) is high
+  assert sd35_flash.merged(low, high, 1) is low
+  assert sd35_flash.merged(low, high, 0.0) is high
   np.testing.assert_array_equal(
-    recipe.merged(low, high, 0.25)['a'], [2.5, 3.75]
+    sd35_flash.merged(low, high, 0.25)['a'], [2.5, 3.75]
   )
 
 

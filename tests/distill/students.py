@@ -2,12 +2,12 @@
 
 import dataclasses
 
+from distill.config import DistillConfig
+from distill.objective import Distillation
 from dit.config import DiTConfig
 from dit.path import path_named
 from sample.registry import make_solver
 from train import settings
-from train.distill.config import DistillConfig
-from train.distill.objective import Distillation
 
 TEACHER = DiTConfig(
   size=4,

@@ -1,7 +1,7 @@
 """The losses of the student and of the fake denoiser.
 
 The student walks to z at t_k and predicts v there, and with it x
-(`train.distill.rollout`). Both networks are asked for their opinion of the
+(`distill.rollout`). Both networks are asked for their opinion of the
 prediction at the query (q, r):
 
   renoise      q = x noised to a random level r; each term of its own
@@ -10,7 +10,7 @@ prediction at the query (q, r):
                ends at 0, q = x noised to one of t_2 ... t_N, our rule
   grid         q = x noised to one of t_2 ... t_N: between the two
 
-x (or q, with `trajectory`) then moves along the terms of `train.distill.terms`.
+x (or q, with `trajectory`) then moves along the terms of `distill.dmd`.
 The fake denoiser learns the velocities of the student's samples: of x at a
 random k with `renoise`, else of whole walks, half of its levels then being
 t_2 ... t_N. The discriminator is always shown x at a random k, of which the
@@ -32,14 +32,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from distill import discriminator, dmd, lora
+from distill.noise_levels import beta_now, bounds, draw_levels, remaining
+from distill.rollout import Rollout, Visit
 from dit import model
 from dit.config import DiTConfig
 from dit.path import expand
 from dit.sharding import constrain_batch
 from guidance import Step
-from train.distill import discriminator, lora, terms
-from train.distill.levels import beta_now, bounds, draw_levels, remaining
-from train.distill.rollout import Rollout, Visit
 
 Metrics = dict[str, jax.Array]
 Updates = jax.Array | int
@@ -184,16 +184,14 @@ class Distillation(Rollout):
     moved, dm, ca, metrics = self.directions(
       visit, places, fake, teacher, label, updates
     )
-    loss = terms.surrogate(moved, dm + ca)
+    loss = dmd.surrogate(moved, dm + ca)
     metrics |= {
       'loss/dmd': loss,
       'distill/student_std': visit.x.std(),
       'distill/student_mean': visit.x.mean(),
     }
     if config.regulariser == 'mean_variance':
-      metrics['loss/mean_variance'] = terms.mean_variance(
-        visit.x, *self.moments
-      )
+      metrics['loss/mean_variance'] = dmd.mean_variance(visit.x, *self.moments)
       loss += config.dm_weight * metrics['loss/mean_variance']
     if config.adversarial:
       on_fake = self._says(
@@ -259,8 +257,8 @@ class Distillation(Rollout):
       c = path.x0_from_velocity(q, out.parts['strong'], r)
       g = path.x0_from_velocity(q, out.velocity, r)
       unit = g if config.normaliser == 'guided' else c
-      ca = config.ca_weight * terms.push(g, c, unit, x)
-      metrics['distill/ca'] = terms.rms(ca)
+      ca = config.ca_weight * dmd.push(g, c, unit, x)
+      metrics['distill/ca'] = dmd.rms(ca)
     if config.matches:
       q, r = at_dm
       v_fake = self.fake(teacher, fake)(q, r, label).velocity
@@ -270,12 +268,12 @@ class Distillation(Rollout):
       else:
         v = out.parts['strong']
       f = path.x0_from_velocity(q, v_fake, r)
-      dm = config.dm_weight * terms.push(c, f, unit, x)
-      metrics['distill/dm'] = terms.rms(dm)
-      metrics['distill/cosine_fake_real'] = terms.cosine(v_fake, v)
+      dm = config.dm_weight * dmd.push(c, f, unit, x)
+      metrics['distill/dm'] = dmd.rms(dm)
+      metrics['distill/cosine_fake_real'] = dmd.cosine(v_fake, v)
     if config.augmented and config.matches:
       metrics['distill/ca_to_dm'] = metrics['distill/ca'] / (
-        metrics['distill/dm'] + terms.EPSILON
+        metrics['distill/dm'] + dmd.EPSILON
       )
     return moved, _sg(dm), _sg(ca), metrics
 

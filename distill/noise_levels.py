@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.distill.config import DistillConfig
+from distill.config import DistillConfig
 
 
 def shifted(s: jax.Array, shift: float) -> jax.Array:

@@ -14,6 +14,11 @@ from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from distill import lineage
+from distill import step as step_lib
+from distill.config import MAX_STEPS, DistillConfig
+from distill.noise_levels import trained_steps
+from distill.objective import Distillation
 from dit import model
 from dit.config import DiTConfig
 from dit.latents import Normalisation
@@ -30,11 +35,6 @@ from sample import pictures
 from sample.solvers import Euler, Renoise
 from train import loop
 from train.checkpoint import restore_training
-from train.distill import lineage
-from train.distill import step as step_lib
-from train.distill.config import MAX_STEPS, DistillConfig
-from train.distill.levels import trained_steps
-from train.distill.objective import Distillation
 from train.experiment import Experiment
 from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule

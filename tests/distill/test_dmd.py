@@ -9,10 +9,10 @@ import pytest
 from students import TEACHER, TIMES, make_distillation
 
 from core.errors import InputError
+from distill import dmd, objective
+from distill.noise_levels import bounds, draw_levels, trained_steps
+from distill.objective import Distillation
 from dit import model
-from train.distill import objective, terms
-from train.distill.levels import bounds, draw_levels, trained_steps
-from train.distill.objective import Distillation
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 LABEL = jnp.arange(8) % 3
@@ -159,19 +159,19 @@ def test_dm_vanishes_where_the_fake_is_the_teacher(student, teacher):
 
 def test_a_surrogate_moves_along_its_direction():
   x, direction = jnp.ones((2, 3, 3, 2)), jnp.arange(36.0).reshape(2, 3, 3, 2)
-  grad = jax.grad(terms.surrogate)(x, direction)
+  grad = jax.grad(dmd.surrogate)(x, direction)
   np.testing.assert_allclose(grad, -direction / 36, rtol=1e-6)
   # What is not finite shows, and the step is skipped.
-  assert not np.isfinite(terms.surrogate(x, direction.at[0].set(jnp.nan)))
+  assert not np.isfinite(dmd.surrogate(x, direction.at[0].set(jnp.nan)))
 
 
 def test_mean_variance_is_least_at_its_target():
   key = jax.random.key(0)
   x = jax.random.normal(key, (64, 8, 8, 4))
   x = (x - x.mean((1, 2, 3), keepdims=True)) / x.std((1, 2, 3), keepdims=True)
-  assert abs(terms.mean_variance(0.9 * x + 0.1, 0.1, 0.9)) < 1e-5
+  assert abs(dmd.mean_variance(0.9 * x + 0.1, 0.1, 0.9)) < 1e-5
   for mean, std in ((0.2, 0.9), (0.1, 0.8), (0.1, 1.0)):
-    assert terms.mean_variance(0.9 * x + 0.1, mean, std) > 1e-3
+    assert dmd.mean_variance(0.9 * x + 0.1, mean, std) > 1e-3
 
 
 @pytest.mark.parametrize('shift', [0.3, 1.0, 3.0])

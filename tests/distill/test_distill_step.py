@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from students import TEACHER, make_distillation
 
+from distill import discriminator, lora, step
 from dit import model
 from dit.sharding import MeshConfig, make_mesh, tree_shardings
 from sample import sampler
 from sample.solvers import Euler, Evaluation
 from train.checkpoint import CheckpointConfig, Checkpointer
-from train.distill import discriminator, lora, step
 from train.ema import EMAConfig
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 

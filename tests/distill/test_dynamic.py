@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from students import TEACHER, TIMES, make_distillation
 
+from distill import lora
+from distill.noise_levels import beta_now, draw_levels
+from distill.rollout import Visit
 from dit import model
 from train import settings
-from train.distill import lora
-from train.distill.levels import beta_now, draw_levels
-from train.distill.rollout import Visit
 
 KEY = jax.random.key(0)
 LABEL = jnp.arange(8) % 3

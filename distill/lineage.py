@@ -5,8 +5,8 @@ from typing import Any
 from etils import epath
 
 from core.errors import InputError
-from train.distill import lora
-from train.distill.config import DistillConfig
+from distill import lora
+from distill.config import DistillConfig
 from train.experiment import Experiment
 from train.trained import Source
 from train.workdir import TEACHER, load_about, load_config

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from distill import discriminator, lora
+from distill.objective import Distillation
 from dit import latents, model
 from dit.config import DiTConfig
 from dit.sharding import placed, tree_shardings
 from train import ema
-from train.distill import discriminator, lora
-from train.distill.objective import Distillation
 from train.state import TrainState
 from train.step import Metrics, latents_of
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from students import TEACHER, make_distillation
 
+from distill import discriminator
+from distill.objective import Distillation
 from dit import model
-from train.distill import discriminator
-from train.distill.objective import Distillation
 
 KEY = jax.random.key(0)
 LABEL = jnp.arange(8) % 3

@@ -10,8 +10,8 @@ import pytest
 from students import TEACHER
 
 from core.errors import InputError
+from distill import lineage, lora
 from dit import layers, model
-from train.distill import lineage, lora
 
 KEY = jax.random.key(0)
 SMALL = dataclasses.replace(TEACHER, depth=1, taps=())

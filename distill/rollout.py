@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.config import DistillConfig
+from distill.noise_levels import trained_steps
 from dit import model
 from dit.config import DiTConfig
 from dit.path import Path, expand
 from dit.sharding import constrain_batch
 from dit.types import Denoiser
 from sample.solvers import Euler, Evaluation, Renoise
-from train.distill.config import DistillConfig
-from train.distill.levels import trained_steps
 
 _sg = jax.lax.stop_gradient
 

@@ -27,6 +27,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from distill import run as distilling
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.sharding import check_batch, make_mesh
@@ -35,7 +36,6 @@ from evaluate.metrics import as_dict
 from sample import pictures
 from sample.decoder import read_decoder
 from train import workdir as workdir_lib
-from train.distill import run as distilling
 from train.experiment import Experiment, build
 from train.monitor import Samples
 from train.settings import load_config, override

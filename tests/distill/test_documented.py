@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from students import make_distillation
 
-from train.distill import terms
-from train.distill.levels import bounds
+from distill import dmd
+from distill.noise_levels import bounds
 
 ROOT = pathlib.Path(__file__).parents[3]
 PAGES = ('README.md', 'docs/distillation.md')
@@ -44,7 +44,7 @@ def test_unit_of_decoupled_terms_is_marked_as_ours():
   assert "conditional (ours: Decoupled DMD's equation 6 has no unit)" in (
     ' '.join(config.replace('#', '').split())
   )
-  assert '`conditional` is ours' in ' '.join(terms.__doc__.split())
+  assert '`conditional` is ours' in ' '.join(dmd.__doc__.split())
 
 
 def test_rows_of_imagenet_say_where_they_come_from():
