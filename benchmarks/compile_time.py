@@ -13,7 +13,7 @@ import jax
 from benchmarks import timing
 from commands import dry_run
 from dit.sharding import make_mesh
-from train import settings
+from train import config_file
 from train.experiment import build
 
 
@@ -31,7 +31,7 @@ def main() -> None:
   for scan, depth in cases:
     given = [f'model.depth={depth}', f'model.scan={scan}',
              f'train.batch_size={args.batch_size}']  # fmt: skip
-    config = settings.override(settings.load_config(args.config), given)
+    config = config_file.override(config_file.load_config(args.config), given)
     experiment = build(config.to_dict())
     mesh = make_mesh(experiment.mesh)
     with jax.set_mesh(mesh):

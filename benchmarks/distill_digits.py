@@ -29,9 +29,9 @@ from evaluate import classifier
 from evaluate.frechet import Moments, frechet_distance
 from input_pipeline.sources import load_all, open_source
 from sample import pictures
+from train.config_file import load_config, override
 from train.experiment import build
-from train.log import read_metrics
-from train.settings import load_config, override
+from train.metrics_log import read_metrics
 
 # Arguments of the config, and the teacher's guidance if it is another.
 STUDENTS = (

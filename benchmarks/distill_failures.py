@@ -12,7 +12,7 @@ import pathlib
 
 from benchmarks.distill_digits import command, curves
 from sample import pictures
-from train.log import read_metrics
+from train.metrics_log import read_metrics
 
 FAILURES = {
   'healthy': (),

@@ -18,7 +18,7 @@ import numpy as np
 from distill import run, step
 from dit import model
 from dit.sharding import make_mesh
-from train import settings
+from train import config_file
 from train.experiment import build
 
 
@@ -30,7 +30,7 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=15)
   args = parser.parse_args()
   given = [f'train.batch_size={args.batch_size}']
-  config = settings.override(settings.load_config(args.config), given)
+  config = config_file.override(config_file.load_config(args.config), given)
   experiment = build(config.to_dict())
   if experiment.distill.adversarial:
     parser.error('a discriminator needs data; choose another config.')

@@ -17,7 +17,7 @@ from etils import epath
 from benchmarks import timing
 from benchmarks.train_step import experiment_of, our_step
 from train import loop
-from train.log import read_metrics
+from train.metrics_log import read_metrics
 
 TINY = (
   'model.name=SiT-XL/8', 'model.width=8', 'model.num_heads=1', 'model.depth=2',

@@ -37,7 +37,7 @@ from guidance import parse
 from input_pipeline.sources import load_all, open_source
 from sample import sampler
 from sample.generate import plan_labels
-from train.trained import Source, run_weights
+from train.runs import Source, run_weights
 
 BATCH = 100
 

@@ -35,7 +35,7 @@ from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
 from guidance import parse
 from sample import generate, sampler
-from train import settings
+from train import config_file
 from train.experiment import build
 
 METHODS = (
@@ -146,9 +146,9 @@ def main() -> None:
   parser.add_argument('--decode', action='store_true')
   parser.add_argument('--torch', action='store_true')
   args, given = timing.parse(parser)
-  config = settings.load_config(args.config or 'configs/base.py')
+  config = config_file.load_config(args.config or 'configs/base.py')
   changes = [*(() if args.config else SMALL), *given]
-  experiment = build(settings.override(config, changes).to_dict())
+  experiment = build(config_file.override(config, changes).to_dict())
   bench = Bench(experiment, args.steps, args.batch_size)
   peak = timing.matmul_peak(bench.config.activation_dtype)
   peak *= jax.device_count()

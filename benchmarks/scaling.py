@@ -19,7 +19,7 @@ from benchmarks import timing
 from commands import dry_run
 from dit import model
 from dit.sharding import make_mesh
-from train import settings
+from train import config_file
 from train.experiment import Experiment, build
 
 LAYOUTS = ('data', 'zero1', 'fsdp')
@@ -55,8 +55,8 @@ def main() -> None:
   for layout in LAYOUTS:
     for count in args.devices:
       axis = 'fsdp' if layout == 'fsdp' else 'data'
-      config = settings.override(
-        settings.load_config(args.config),
+      config = config_file.override(
+        config_file.load_config(args.config),
         ['mesh.data=1', 'mesh.fsdp=1', f'mesh.{axis}={count}',
          f'mesh.zero1={layout == "zero1"}',
          f'train.batch_size={count * args.images}'],

@@ -15,8 +15,8 @@ from dit.weights.folder.checkpoint import weights_like
 from commands import dry_run
 from dit import model
 from guidance import parse
+from train.config_file import load_config, override
 from train.experiment import Experiment, build
-from train.settings import load_config, override
 
 RECIPES = {
   'SiT-XL/2 + IG': 'configs/sit.py:XL/2,ig',

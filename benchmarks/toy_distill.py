@@ -39,9 +39,9 @@ from guidance import parse
 from sample import pictures, sampler
 from sample.grid import make_grid
 from sample.solvers import Euler, Heun, Renoise, Solver
+from train.config_file import load_config
 from train.ema import EMAConfig
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from train.settings import load_config
 
 # Noise of the teacher's samples that are the truth, of others of its own, and
 # of everything else.

@@ -28,14 +28,14 @@ import numpy as np
 from benchmarks import timing
 from commands import dry_run
 from dit.sharding import make_mesh
-from train import loop, settings
+from train import config_file, loop
 from train.experiment import Experiment, build
-from train.report import training_flops
+from train.progress import training_flops
 
 
 def experiment_of(spec: str, given: Sequence[str]) -> Experiment:
   """What a config and KEY=VALUE assignments describe."""
-  config = settings.override(settings.load_config(spec), given)
+  config = config_file.override(config_file.load_config(spec), given)
   return build(config.to_dict())
 
 

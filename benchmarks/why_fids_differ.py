@@ -26,8 +26,8 @@ from evaluate.frechet import Moments, frechet_distance
 from evaluate.kid import kernel_distance
 from evaluate.resize import PRESETS
 from input_pipeline.sources import load_all, open_source
+from train.config_file import load_config, override
 from train.experiment import build
-from train.settings import load_config, override
 
 COUNTS = (250, 500, 1000, 2500, 5000, 10_000)
 IMAGES = 500  # of Inception: a CPU takes ten a second

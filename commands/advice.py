@@ -9,8 +9,8 @@ from core.errors import InputError
 from evaluate.evaluator import plan
 from input_pipeline.records import LatentSource, Metadata
 from input_pipeline.sources import check_source, open_source
+from train.config_file import load_config, override
 from train.experiment import Experiment, build
-from train.settings import load_config, override
 
 
 def command(name: str, *words: str) -> str:

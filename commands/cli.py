@@ -16,7 +16,7 @@ from typing import NoReturn
 from commands import flags
 from core import suggestions
 from core.errors import InputError, nearest
-from train import settings
+from train import config_file
 
 VERSION = '0.1.0'
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint')
@@ -70,7 +70,7 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
   args = parser.parse_args(rest)
   if overrides and args.command == 'convert':
     raise InputError(f'convert reads no config: leave out {overrides[0]!r}.')
-  settings.check_keys(overrides)
+  config_file.check_keys(overrides)
   args.overrides = overrides
   return args
 

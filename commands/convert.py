@@ -39,7 +39,7 @@ from dit.weights.folder import convert
 from evaluate.extractor_registry import convert_inception
 from train import workdir
 from train.experiment import build
-from train.trained import run_weights, sampling_of
+from train.runs import run_weights, sampling_of
 
 Network = tuple[DiTConfig, model.Params, dict[str, Any]]
 

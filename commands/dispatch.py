@@ -27,10 +27,10 @@ from core.ranges import Range, check_value
 from distill import run as distilling
 from distill import sd35_flash
 from train import loop, workdir
+from train.config_file import load_config, override
 from train.experiment import Experiment, build
-from train.log import set_up_logging
-from train.settings import load_config, override
-from train.trained import Source
+from train.metrics_log import set_up_logging
+from train.runs import Source
 
 ExitStatus = Annotated[int, Range(0, 255)]
 

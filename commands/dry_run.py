@@ -39,7 +39,7 @@ from guidance.parse import describe
 from sample import generate, sampler
 from train.experiment import Experiment
 from train.loop import check_settings, plan
-from train.report import peak_flops, training_flops
+from train.progress import peak_flops, training_flops
 from train.step import make_train_step
 
 # GiB of a chip, as its maker publishes it.

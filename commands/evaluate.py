@@ -27,7 +27,7 @@ from sample import nonfinite, pictures
 from sample.labels import named
 from train import workdir
 from train.experiment import Experiment
-from train.log import image_progress
+from train.metrics_log import image_progress
 
 # Files in the folder of results.
 WRITES = ('evaluation*.json', 'evaluation*.md')

@@ -24,8 +24,8 @@ from evaluate.metrics import METRICS, as_dict, name_of
 from sample import nonfinite
 from sample.output import WRITES, Store
 from train import workdir
-from train.log import image_progress
-from train.settings import load_config
+from train.config_file import load_config
+from train.metrics_log import image_progress
 
 
 def preset(name: str) -> tuple[str, list[str], dict[str, Any]]:

@@ -29,10 +29,10 @@ from input_pipeline.sources import check_source, open_source
 from sample import generate, sampler
 from sample.decoder import place_of, read_decoder
 from sample.labels import find_classes, names_of
-from train import trained
+from train import runs
+from train.config_file import load_config
 from train.experiment import Experiment
-from train.settings import load_config
-from train.trained import Source
+from train.runs import Source
 
 PRESETS = 'configs/presets.py'
 
@@ -77,7 +77,7 @@ class Opened:
     self._guide: Experiment | None = None
     if request.guide is not None:
       self._guide = request.guide.open(())
-      trained.check_guide(self._guide, self.experiment)
+      runs.check_guide(self._guide, self.experiment)
 
   def check(self, texts: Sequence[str]) -> None:
     """Raises InputError if one of these cannot be served."""

@@ -8,7 +8,7 @@ from core.errors import InputError
 from distill import lora
 from distill.config import DistillConfig
 from train.experiment import Experiment
-from train.trained import Source
+from train.runs import Source
 from train.workdir import TEACHER, load_about, load_config
 
 

@@ -36,10 +36,10 @@ from sample.solvers import Euler, Renoise
 from train import loop
 from train.checkpoint import restore_training
 from train.experiment import Experiment
-from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
+from train.previews import Preview, Scores
+from train.runs import Source, check_same, check_unquantised, with_decoder
 from train.step import latents_of
-from train.trained import Source, check_same, check_unquantised, with_decoder
 from train.workdir import TEACHER, claim
 
 _MEASURED = 4096  # images, for the moments of latents

@@ -36,10 +36,10 @@ from evaluate.metrics import as_dict
 from sample import pictures
 from sample.decoder import read_decoder
 from train import workdir as workdir_lib
+from train.config_file import load_config, override
 from train.experiment import Experiment, build
-from train.monitor import Samples
-from train.settings import load_config, override
-from train.trained import run_weights, sampling_of
+from train.previews import Samples
+from train.runs import run_weights, sampling_of
 
 STUDENT = 'student'
 Measure = Callable[[model.Params], dict[str, float]]

@@ -32,7 +32,7 @@ from evaluate.extractor import (
   user_extractor,
 )
 from input_pipeline.sources import DataConfig, load_all, open_source
-from train.settings import load_function
+from train.config_file import load_function
 
 KINDS = 'inception:FILE, classifier, classifier:FOLDER, or FILE.py:NAME'
 

@@ -36,7 +36,7 @@ from input_pipeline.images import BrokenImageError, center_crop, decode
 from input_pipeline.shards import PrepareError, ShardWriter, finished
 from input_pipeline.splits import check_other_splits
 from sample import pictures
-from train.log import image_progress
+from train.metrics_log import image_progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,9 +25,9 @@ from sample.decoder import read_autoencoder
 from sample.generate import plan_labels
 from sample.grid import SPACINGS, make_grid
 from sample.registry import SOLVERS, make_solver
+from train.config_file import load_config, override
 from train.experiment import build
-from train.settings import load_config, override
-from train.trained import Source
+from train.runs import Source
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNTS = [

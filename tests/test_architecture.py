@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from core.nested import flatten
-from train import settings
+from train import config_file
 from train.experiment import SECTIONS, Experiment, build
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -210,7 +210,7 @@ def test_no_library_asks_for_a_foreign_framework():
 
 
 def base_config():
-  return settings.load_config(str(ROOT / 'configs/base.py')).to_dict()
+  return config_file.load_config(str(ROOT / 'configs/base.py')).to_dict()
 
 
 @pytest.mark.parametrize('section', SECTIONS)
@@ -238,7 +238,7 @@ def test_config_sections_are_parts_of_an_experiment():
   ids=name_of,
 )
 def test_configs_change_values_only(path):
-  config = settings.load_config(str(path)).to_dict()
+  config = config_file.load_config(str(path)).to_dict()
   assert flatten(config).keys() == flatten(base_config()).keys()
   build(config)
 

@@ -17,7 +17,7 @@ from core.errors import NonFiniteError
 from core.nested import flatten
 from evaluate import compare, scorer
 from train import loop
-from train.log import read_metrics
+from train.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures('quick_compilation')

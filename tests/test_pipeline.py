@@ -12,7 +12,7 @@ from core.errors import InputError
 from dit.path import path_named
 from sample import load, tile
 from sample.generate import SampleConfig
-from train.settings import load_config
+from train.config_file import load_config
 
 LABELS = [0, 1, 2, 3, 4, 5, 6, 7]
 GUIDANCE = 'ig:1.5,cfg:1.2@0-0.7'

@@ -20,7 +20,7 @@ import pytest
 from dit.weights.folder.checkpoint import restore_weights
 
 from dit.sharding import make_mesh
-from train import settings, state
+from train import config_file, state
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.experiment import build
 from train.optimizer import make_optimizer
@@ -41,8 +41,8 @@ CONFIG = (
   'log.preview_every_images=0',
 )
 EXPERIMENT = build(
-  settings.override(
-    settings.load_config(str(ROOT / 'configs/digits.py')), CONFIG
+  config_file.override(
+    config_file.load_config(str(ROOT / 'configs/digits.py')), CONFIG
   ).to_dict()
 )
 

@@ -17,7 +17,7 @@ from dit.config import DiTConfig
 from dit.weights.folder import convert, quantize
 from dit.weights.folder import folder as weights
 from sample import decoder as decoder_lib
-from train import trained, workdir
+from train import runs, workdir
 from train.experiment import build
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -41,7 +41,7 @@ def save(folder, channels, **info):
 
 
 def source_of(tmp_path):
-  return trained.Source(str(tmp_path / 'net'), is_run=False)
+  return runs.Source(str(tmp_path / 'net'), is_run=False)
 
 
 def sampled(folder):
@@ -77,9 +77,9 @@ def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
   size = (small / 'model.safetensors').stat().st_size
   assert f', int8: {size:,} bytes, 0.' in result.out
   assert size < (wide / 'model.safetensors').stat().st_size / 2
-  ours = trained.Source(str(work), is_run=True).open(())
+  ours = runs.Source(str(work), is_run=True).open(())
   for folder in (wide, small):
-    theirs = trained.Source(str(folder), is_run=False).open(())
+    theirs = runs.Source(str(folder), is_run=False).open(())
     assert theirs.sample.batch_size != ours.sample.batch_size  # of the machine
     expected = dataclasses.replace(ours.sample, batch_size=64)
     assert theirs.sample == expected and theirs.sample.steps == 3
@@ -110,10 +110,10 @@ def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
       train=dataclasses.replace(experiment.train, init_from=str(folder)),
     )
     if folder == wide:
-      trained.check_start(start)
+      runs.check_start(start)
     else:
       with pytest.raises(InputError, match='needs unquantised ones'):
-        trained.check_start(start)
+        runs.check_start(start)
 
 
 def test_quantised_weights_in_a_folder_that_does_not_say_so(tmp_path):

@@ -33,21 +33,21 @@ from input_pipeline.sources import (
 from sample import pictures
 from train import state as state_lib
 from train.checkpoint import Checkpointer, SaveError
-from train.curves import losses
 from train.experiment import Experiment
-from train.log import (
+from train.metrics_log import (
   MetricsLog,
   check_wandb,
   progress_bar,
   read_metrics,
 )
-from train.monitor import Preview, Scores
 from train.optimizer import make_optimizer, make_schedule
-from train.report import Report, check_skipped, training_flops
+from train.plots import losses
+from train.posthoc_ema import Snapshots
+from train.previews import Preview, Scores
+from train.progress import Report, check_skipped, training_flops
+from train.runs import check_start, start_weights, with_decoder
 from train.saver import Saver
-from train.snapshots import Snapshots
 from train.step import make_train_step
-from train.trained import check_start, start_weights, with_decoder
 from train.workdir import LATENTS
 
 

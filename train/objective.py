@@ -22,7 +22,7 @@ null label with probability `label_dropout`, and t drawn
   discrete       t = (k + 1) / 1000, k ~ U{0, ..., 999}
 
 With prediction 'noise' the errors are those of the noise, and a network that
-learns its variance adds its term (DiT; `train.diffusion`).
+learns its variance adds its term (DiT; `train.vlb`).
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ from core.ranges import (
 )
 from dit.path import PATHS, STEPS, Path, VariancePreserving, path_named
 from dit.types import Denoiser
-from train.diffusion import variance_losses
+from train.vlb import variance_losses
 
 TIME_SAMPLINGS = ('uniform', 'logit_normal', 'discrete')
 PREDICTIONS = ('velocity', 'noise')

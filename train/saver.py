@@ -6,8 +6,8 @@ from absl import logging
 
 from train.checkpoint import Checkpointer
 from train.experiment import Experiment
-from train.report import Report
-from train.snapshots import Snapshots
+from train.posthoc_ema import Snapshots
+from train.progress import Report
 from train.state import TrainState
 
 

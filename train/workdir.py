@@ -34,7 +34,7 @@ from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
 from sample.pictures import write_json
-from train.settings import load_config as load_config_file
+from train.config_file import load_config as load_config_file
 
 # Sections and keys that may differ when a run is continued: they change no
 # result, but for rounding.

@@ -27,11 +27,11 @@ from evaluate.sweep import SweepGrid, read_points
 from guidance import parse
 from sample import pictures
 from sample.labels import class_name, names_of
-from train import curves
+from train import plots
+from train.config_file import load_config
 from train.experiment import Experiment
-from train.log import read_metrics
-from train.monitor import COLUMNS
-from train.settings import load_config
+from train.metrics_log import read_metrics
+from train.previews import COLUMNS
 
 _GRIDS = 12  # of previews, evenly spaced over the run
 _NOTHING = 'Nothing yet.'
@@ -151,27 +151,27 @@ def _picture(path: epath.Path, caption: str) -> str:
   return _made(path, lambda: page.figure(path.read_bytes(), caption))
 
 
-def _losses(rows: curves.Rows) -> str:
+def _losses(rows: plots.Rows) -> str:
   return _plots(
     {
-      'Every term of the loss.': curves.losses(rows),
-      'Terms of distillation.': curves.panels_of(rows, 'distill/'),
-      'Norm of the gradient, and learning rate.': curves.optimisation(rows),
+      'Every term of the loss.': plots.losses(rows),
+      'Terms of distillation.': plots.panels_of(rows, 'distill/'),
+      'Norm of the gradient, and learning rate.': plots.optimisation(rows),
     }
   )
 
 
-def _throughput(rows: curves.Rows) -> str:
+def _throughput(rows: plots.Rows) -> str:
   caption = 'Images per second, and the share of time without a batch.'
-  return _plots({caption: curves.throughput(rows)})
+  return _plots({caption: plots.throughput(rows)})
 
 
-def _scores(experiment: Experiment, rows: curves.Rows) -> str:
+def _scores(experiment: Experiment, rows: plots.Rows) -> str:
   config = experiment.eval
   caption = f'{config.num} samples, guidance {config.guidance}.'
   off = 'Not measured: eval.every_images is 0.'
   otherwise = _NOTHING if config.every_images else off
-  return _plots({caption: curves.panels_of(rows, 'eval/')}, otherwise)
+  return _plots({caption: plots.panels_of(rows, 'eval/')}, otherwise)
 
 
 def _plots(

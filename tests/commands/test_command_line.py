@@ -16,7 +16,7 @@ from evaluate.metrics import METRICS
 from evaluate.resize import PRESETS
 from guidance.parse import NAMES
 from sample.output import FORMATS
-from train.settings import load_config
+from train.config_file import load_config
 
 BASE = flatten(load_config('configs/base.py').to_dict())
 

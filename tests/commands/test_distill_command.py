@@ -13,9 +13,9 @@ from commands import ROOT, printed, quickly, run
 from distill import run as distilling
 from distill import sd35_flash
 from dit.weights.folder import folder as weights
-from train import settings, workdir
+from train import config_file, workdir
 from train.experiment import build
-from train.log import read_metrics
+from train.metrics_log import read_metrics
 
 TINY = {
   'model.depth': 3,
@@ -359,7 +359,7 @@ def test_a_teacher_without_a_null_label(teacher, tmp_path):
   keys |= {'distill.guidance': 'cfg:1', 'distill.teacher': other}
   file = f'{ROOT}/configs/distill/digits.py:hybrid,2'
   given = [f'{key}={value}' for key, value in (TINY | keys).items()]
-  config = settings.override(settings.load_config(file), given)
+  config = config_file.override(config_file.load_config(file), given)
   distilling.check(build(config.to_dict()))
 
 

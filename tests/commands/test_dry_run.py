@@ -11,7 +11,7 @@ import pytest
 import commands
 from commands import hlo
 from dit import model
-from train import settings
+from train import config_file
 from train.experiment import build
 
 # Blocks as wide as a chip's tiles; compiled in a process of its own, since
@@ -56,7 +56,7 @@ def test_train_says_what_it_would_be(tmp_path):
 def test_published_multiply_adds():
   """DiT (arXiv 2212.09748, table 4): of one pass, in G."""
   for name, expected in (('S/2', 6.06), ('B/2', 23.01), ('XL/2', 118.64)):
-    config = settings.load_config(f'configs/dit.py:{name}')
+    config = config_file.load_config(f'configs/dit.py:{name}')
     ours = build(config.to_dict()).model.pass_multiply_adds
     assert ours / 1e9 == pytest.approx(expected, rel=2e-3)
 
@@ -65,8 +65,8 @@ def test_published_multiply_adds():
 def test_multiply_adds_are_those_that_the_compiler_counts(name):
   """Written out, for it counts the body of a loop once."""
   given = ['model.scan=False', 'model.depth=3', 'model.taps=(2,)']
-  config = settings.load_config(f'configs/{name}')
-  network = build(settings.override(config, given).to_dict()).model
+  config = config_file.load_config(f'configs/{name}')
+  network = build(config_file.override(config, given).to_dict()).model
   x, t, label = (
     jax.ShapeDtypeStruct((2, *shape), dtype)
     for shape, dtype in (
@@ -173,7 +173,7 @@ def test_fsdp_gathers_block_by_block():
   text = compiled('v5e:4x4', 'mesh.data=1', 'mesh.fsdp=16')
   assert text
   config = build(
-    settings.override(settings.load_config('configs/sit.py:Tiny/2,ig'), WIDE)
+    config_file.override(config_file.load_config('configs/sit.py:Tiny/2,ig'), WIDE)
     .to_dict()
   ).model  # fmt: skip
   kernels = {

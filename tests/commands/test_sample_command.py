@@ -12,7 +12,7 @@ from commands import run, sample
 from evaluate import sweep
 from sample import output as store_lib
 from sample.pipeline import SAMPLING
-from train import settings
+from train import config_file
 from train.experiment import build
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -175,18 +175,18 @@ def test_cfg_without_a_null_label_is_one_line(shared_run, tmp_path):
   assert 'cfg needs the null label' in result.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize('name', settings.load_config(sample.PRESETS))
+@pytest.mark.parametrize('name', config_file.load_config(sample.PRESETS))
 def test_presets_are_settings_of_their_family(name):
   guidance, assignments, row = sample.preset(name)
   assert row['fid'] > 1 and row['num'] == 50_000
   family = 'ig_' if 'ig:' in guidance else ''
   family += name.split('_')[0]
-  config = settings.load_config('configs/base.py')
+  config = config_file.load_config('configs/base.py')
   config.sample.update(SAMPLING.get(family, {}))
   if 'repa' in name or family == 'ig_sit':  # code that builds on REPA's
     config.sample.update({'state_dtype': 'float64', 'truncate': True})
   expected = config.sample.to_dict()
-  settings.override(config, assignments)
+  config_file.override(config, assignments)
   experiment = build(config.to_dict())
   assert experiment.sample.solver
   assert guidance != 'none'
@@ -205,11 +205,11 @@ def test_a_preset_says_what_it_costs_and_for_which_network_it_is(shared_run):
   ) in result.err
 
 
-@pytest.mark.parametrize('name', settings.load_config(sample.PRESETS))
+@pytest.mark.parametrize('name', config_file.load_config(sample.PRESETS))
 def test_a_preset_sets_all_that_its_figure_depends_on(name):
   _, assignments, row = sample.preset(name)
   keys = dict(assignment.split('=', 1) for assignment in assignments)
-  every = settings.load_config('configs/base.py').sample.keys()
+  every = config_file.load_config('configs/base.py').sample.keys()
   assert keys.keys() == {f'sample.{key}' for key in every} - {
     'sample.batch_size'
   } | {'model.dtype'}

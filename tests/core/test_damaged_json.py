@@ -10,8 +10,8 @@ from commands import run
 from core.errors import InputError
 from core.json_files import parse_json, read_json
 from evaluate.sweep import read_points
-from train import settings
-from train.log import read_metrics
+from train import config_file
+from train.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 DAMAGED = {
@@ -31,7 +31,7 @@ DAMAGED = {
 @pytest.fixture
 def workdir(tmp_path):
   """A run that is not yet trained."""
-  config = settings.load_config(str(ROOT / 'configs/digits.py')).to_dict()
+  config = config_file.load_config(str(ROOT / 'configs/digits.py')).to_dict()
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run/config.json').write_text(json.dumps(config))
   return tmp_path / 'run'

@@ -12,7 +12,7 @@ from commands import DIGITS, run
 from core import ranges
 from core.errors import InputError
 from core.nested import flatten
-from train import settings
+from train import config_file
 from train.experiment import SECTIONS, Experiment, build
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,7 +34,7 @@ KEYS = list(declared())
 
 @pytest.fixture(scope='module')
 def base():
-  return settings.load_config(str(ROOT / 'configs/base.py')).to_dict()
+  return config_file.load_config(str(ROOT / 'configs/base.py')).to_dict()
 
 
 def refused(config, *words):
@@ -183,7 +183,7 @@ def test_endless_text_is_no_value_of_any_key(base, text):
   for key, default in flatten(base).items():
     if not isinstance(default, str):
       with pytest.raises(InputError, match='expected') as caught:
-        settings.override(config, [f'{key}={text}'])
+        config_file.override(config, [f'{key}={text}'])
       assert len(str(caught.value)) < 400
 
 

@@ -7,7 +7,7 @@ from distill.objective import Distillation
 from dit.config import DiTConfig
 from dit.path import path_named
 from sample.registry import make_solver
-from train import settings
+from train import config_file
 
 TEACHER = DiTConfig(
   size=4,
@@ -27,7 +27,7 @@ def make_distillation(
   **given,
 ):  # fmt: skip
   """Of the small teacher, by keys of the section distill."""
-  config = settings.load_config('configs/base.py').distill.to_dict()
+  config = config_file.load_config('configs/base.py').distill.to_dict()
   path = path_named('linear')
   return Distillation(
     config=DistillConfig(**{**config, 'method': 'dmd', **given}),

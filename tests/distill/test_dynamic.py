@@ -10,7 +10,7 @@ from distill import lora
 from distill.noise_levels import beta_now, draw_levels
 from distill.rollout import Visit
 from dit import model
-from train import settings
+from train import config_file
 
 KEY = jax.random.key(0)
 LABEL = jnp.arange(8) % 3
@@ -144,7 +144,7 @@ def test_timestep_sharing_takes_a_step_for_each_image(student):
 @pytest.mark.parametrize('method', ['dm,1', 'shared,1', 'flash,4'])
 def test_sit_has_the_recipe_of_dmdr(method):
   """The constants agree; SD3.5-Flash has no dynamic start."""
-  config = settings.load_config(f'configs/distill/sit.py:XL/2,{method}')
+  config = config_file.load_config(f'configs/distill/sit.py:XL/2,{method}')
   given, flash = config.distill, method.startswith('flash')
   assert tuple(given.level_beta) == ((1, 1) if flash else (4, 1.5))
   assert given.teacher_lora_scale == (0 if flash else 0.75)

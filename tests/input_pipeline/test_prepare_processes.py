@@ -17,8 +17,8 @@ from core.errors import InputError
 from core.folder_lock import folder_lock
 from input_pipeline.records import Metadata
 from input_pipeline.shards import PrepareError
+from train.config_file import load_config, override
 from train.experiment import build
-from train.settings import load_config, override
 
 ROOT = pathlib.Path(__file__).parents[2]
 COUNT = 44  # in 5 shards, of which process 0 writes 3
@@ -33,7 +33,7 @@ sys.path.insert(0, sys.argv[4])
 import networks
 from train import preparing
 from train.experiment import build
-from train.settings import load_config, override
+from train.config_file import load_config, override
 
 process = int(sys.argv[2])
 jax.distributed.initialize(f'localhost:{sys.argv[1]}', 2, process)

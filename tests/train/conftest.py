@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from input_pipeline.sources import DataConfig, open_source
-from train import settings
+from train import config_file
 from train.experiment import build
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -40,9 +40,9 @@ def make_config(data_dir):
   """Function of assignments, as on the command line, to plain values."""
 
   def make(*assignments):
-    config = settings.load_config(str(ROOT / 'configs/digits.py'))
+    config = config_file.load_config(str(ROOT / 'configs/digits.py'))
     given = (*TINY, f'data.dir={data_dir}', *assignments)
-    return settings.override(config, given).to_dict()
+    return config_file.override(config, given).to_dict()
 
   return make
 

@@ -9,7 +9,7 @@ import pytest
 from commands import DIGITS, run
 from evaluate import compare
 from sample import sampler
-from train import loop, settings, trained, workdir
+from train import config_file, loop, runs, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -81,9 +81,9 @@ def claim(tmp_path, data_dir):
   """Function of changes to the folder of a run that was not trained yet."""
 
   def make(*changes):
-    config = settings.load_config(str(ROOT / 'configs/digits.py'))
+    config = config_file.load_config(str(ROOT / 'configs/digits.py'))
     assignments = (*TINY, f'data.dir={data_dir}', *changes)
-    config = settings.override(config, assignments).to_dict()
+    config = config_file.override(config, assignments).to_dict()
     return workdir.claim(tmp_path / 'run', config)
 
   return make
@@ -271,7 +271,7 @@ def test_bad_config_of_a_run(refused, claim, assignment, words):
 
 @pytest.mark.parametrize('command', ['sample', 'compare'])
 def test_unwritable_results(refused, claim, tmp_path, monkeypatch, command):
-  monkeypatch.setattr(trained, 'checkpoint_step', lambda *args: 1)
+  monkeypatch.setattr(runs, 'checkpoint_step', lambda *args: 1)
   (tmp_path / 'file').touch()
   argv = [command, f'--workdir={claim()}', f'--out={tmp_path}/file/out']
   refused(argv, 'cannot be written')

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from core.errors import InputError
-from train import loop, settings
+from train import config_file, loop
 from train.experiment import Experiment, build
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -20,7 +20,7 @@ ARCHITECTURE = ('norm', 'mlp', 'rope', 'learn_sigma', 'convention')
 
 def plain(**model):
   """The defaults, with other values of the section `model`."""
-  config = settings.load_config(str(ROOT / 'configs/base.py')).to_dict()
+  config = config_file.load_config(str(ROOT / 'configs/base.py')).to_dict()
   config['model'] |= model
   return config
 

@@ -12,8 +12,8 @@ from dit import model
 from dit.sharding import replicated
 from train import checkpoint, loop
 from train.experiment import build
-from train.log import read_metrics
-from train.monitor import Preview
+from train.metrics_log import read_metrics
+from train.previews import Preview
 from train.workdir import claim
 
 KEEP = ('checkpoint.every_images=80', 'log.every_images=16')

@@ -11,9 +11,9 @@ from PIL import Image
 
 from core.errors import InputError
 from sample.pictures import write_figure
-from train import log
-from train.curves import losses
-from train.log import MetricsLog, read_metrics
+from train import metrics_log as log
+from train.metrics_log import MetricsLog, read_metrics
+from train.plots import losses
 
 
 def write(workdir, start, steps):

@@ -6,14 +6,14 @@ import pytest
 
 from configs import sit
 from core.errors import InputError
-from train import settings
+from train import config_file
 from train.experiment import build
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def recipe(spec):
-  config = settings.load_config(str(ROOT / 'configs' / spec))
+  config = config_file.load_config(str(ROOT / 'configs' / spec))
   return build(config.to_dict())
 
 

@@ -10,7 +10,7 @@ from dit.weights.folder.checkpoint import steps_of
 from core.errors import InputError
 from sample import generate
 from train import loop
-from train.log import read_metrics
+from train.metrics_log import read_metrics
 from train.workdir import claim
 
 EVERY = (
@@ -116,7 +116,7 @@ def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
 
 def test_accuracy_ranks_the_other_way(make_experiment):
   from dit.sharding import make_mesh
-  from train.monitor import Scores
+  from train.previews import Scores
 
   for best, values, expected in (
     ('accuracy', {'eval/accuracy': 0.9}, -0.9),

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from core.errors import NonFiniteError
 from train import loop
-from train.log import read_metrics
+from train.metrics_log import read_metrics
 from train.state import TrainState
 
 BATCH = 16

@@ -11,11 +11,11 @@ import commands
 from core.errors import InputError
 from dit import model
 from dit.sharding import MeshConfig, make_mesh
-from train import loop, trained, workdir
+from train import loop, runs, workdir
 from train.ema import EMAConfig, coefficients
 from train.experiment import build
 from train.optimizer import make_optimizer, make_schedule
-from train.snapshots import Snapshots, reconstruct
+from train.posthoc_ema import Snapshots, reconstruct
 
 CONFIG = EMAConfig(0.99, False, widths=(0.05, 0.1), snapshot_images=1)
 
@@ -103,7 +103,7 @@ def test_a_run_starts_from_anothers_weights(shared_run):
     rule, make_schedule(rule, batch_size=16, total_images=160)
   )
   state = loop.fresh(experiment, optimizer, mesh)
-  expected, step = trained.run_weights(
+  expected, step = runs.run_weights(
     str(source), experiment.model, make_mesh(MeshConfig()), 'ema'
   )
   assert (state.step, step > 0) == (0, True)

@@ -12,9 +12,9 @@ from tqdm import tqdm
 import commands
 from commands import cli
 from core import cluster
-from train import report
-from train.log import MetricsLog, read_metrics
-from train.report import Report
+from train import progress
+from train.metrics_log import MetricsLog, read_metrics
+from train.progress import Report
 
 METRICS = {'loss': jax.numpy.float32(2), 'bad_steps': jax.numpy.float32(0)}
 
@@ -25,7 +25,7 @@ def reporting(tmp_path, experiment):
     yield Report(
       experiment,
       lambda step: 0.1,
-      report.training_flops(experiment),
+      progress.training_flops(experiment),
       log,
       bar,
     )
@@ -53,14 +53,16 @@ def test_rates_and_waiting(tmp_path, make_experiment):
   row = rows[1]
   assert 0.4 < row['waiting'] < 0.9  # 20 of 30 ms
   assert 50 < row['images_per_second'] < 16 / 0.02
-  expected = row['images_per_second'] * report.training_flops(experiment) / 1e12
+  expected = (
+    row['images_per_second'] * progress.training_flops(experiment) / 1e12
+  )
   assert row['tflops'] == pytest.approx(expected)
   assert not {'mfu', 'memory_gib'} & row.keys()  # unknown on a CPU
 
 
 def test_a_guide_costs_a_pass_more(make_experiment):
   plain, guided, live = (
-    report.training_flops(make_experiment(*given))
+    progress.training_flops(make_experiment(*given))
     for given in (
       [],
       ['objective.guided_weight=1.0'],
@@ -86,7 +88,7 @@ class Device:
   ],
 )
 def test_peaks_of_known_chips(kind, tflops):
-  found = report.peak_flops(Device(kind))
+  found = progress.peak_flops(Device(kind))
   assert found == (tflops and tflops * 1e12)
 
 

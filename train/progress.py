@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from core.errors import NonFiniteError
 from train.experiment import Experiment
-from train.log import MetricsLog
+from train.metrics_log import MetricsLog
 
 # Dense bfloat16 TFLOP/s of a chip (a core of v3), as its maker publishes it.
 PEAK_TFLOPS = {

@@ -35,9 +35,9 @@ from dit.weights.folder import folder as weights
 from sample.decoder import read_decoder, remembered
 from sample.generate import SampleConfig
 from sample.pipeline import OF_MACHINE, path_of, sampler_of
-from train import snapshots, workdir
+from train import posthoc_ema, workdir
+from train.config_file import load_config, override
 from train.experiment import Experiment, build
-from train.settings import load_config, override
 
 # Of the network: how it computes, not what its weights are.
 # Keys of the network that change no weights, so that sampling may set them.
@@ -217,7 +217,7 @@ def run_weights(
     return restore_weights(
       place, config, mesh, which, step, allow_nonfinite=allow_nonfinite
     )
-  params, step = snapshots.reconstruct(place, config, mesh, width, step)
+  params, step = posthoc_ema.reconstruct(place, config, mesh, width, step)
   check_finite(
     f'{which} weights of {place}, step {step}',
     params,
