@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from benchmarks import (
+from experiments import (
   toy,
   toy_distill,
   toy_distill_report,

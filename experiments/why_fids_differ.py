@@ -1,6 +1,6 @@
 """The same images, other numbers: what moves a Frechet distance.
 
-  python -m benchmarks.why_fids_differ --config=configs/cifar10.py \
+  python -m experiments.why_fids_differ --config=configs/cifar10.py \
     --data_dir=data --features=features/cifar10
 
 Real held-out images against the real training images, changed in one thing at

@@ -1,6 +1,6 @@
 """Students of the digits' teacher against the teacher, and their curves.
 
-  python -m benchmarks.distill_digits --teacher=runs/demo --out=runs/distilled
+  python -m experiments.distill_digits --teacher=runs/demo --out=runs/distilled
 
 Trains every student of STUDENTS with every seed (`python main.py distill`, a
 process each; what is trained is not trained again), draws as many images from

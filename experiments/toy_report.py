@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import spatial
 
-from benchmarks import toy
+from experiments import toy
 from sample import pictures
 
 SCALES = (1.1, 1.25, 1.5, 2.0, 3.0)

@@ -1,16 +1,16 @@
 """What the curves of a distillation look like when it goes wrong.
 
-  python -m benchmarks.distill_failures --teacher=runs/demo \
+  python -m experiments.distill_failures --teacher=runs/demo \
     --out=runs/failures --features=runs/distilled/features
 
 Trains one student of the digits for each of FAILURES, with one seed, and writes
-curves.png. The classifier is the one that benchmarks.distill_digits trained.
+curves.png. The classifier is the one that experiments.distill_digits trained.
 """
 
 import argparse
 import pathlib
 
-from benchmarks.distill_digits import command, curves
+from experiments.distill_digits import command, curves
 from sample import pictures
 from train.metrics_log import read_metrics
 

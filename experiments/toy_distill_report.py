@@ -1,4 +1,4 @@
-"""Tables and pictures of `benchmarks.toy_distill`."""
+"""Tables and pictures of `experiments.toy_distill`."""
 
 import dataclasses
 from typing import Any

@@ -1,6 +1,6 @@
 """The toy of Internal Guidance: a fractal of two classes.
 
-  python -m benchmarks.toy_fractal
+  python -m experiments.toy_fractal
 
 Two trees that branch again and again, one for each class, grown from the origin
 in opposite directions, of thin Gaussians: after the toy of AutoGuidance (arXiv
@@ -10,7 +10,7 @@ constants are our own. See docs/toys.md.
 
 import numpy as np
 
-from benchmarks import toy, toy_report
+from experiments import toy, toy_report
 
 METHODS = {
   'IG': 'ig:{0}',

@@ -1,6 +1,6 @@
 """The toy of S2-Guidance: four Gaussians (arXiv 2508.12880, section 4).
 
-  python -m benchmarks.toy_mixture
+  python -m experiments.toy_mixture
 
 An equal mixture of four isotropic Gaussians at (+-4, +-4), each a class of its
 own, of standard deviation 1 (the paper gives none). See docs/toys.md.
@@ -8,7 +8,7 @@ own, of standard deviation 1 (the paper gives none). See docs/toys.md.
 
 import numpy as np
 
-from benchmarks import toy, toy_report
+from experiments import toy, toy_report
 
 METHODS = {
   'CFG': 'cfg:{0}',

@@ -1,6 +1,6 @@
 """Students of a few steps in the plane, where the right answer is known.
 
-  python -m benchmarks.toy_distill
+  python -m experiments.toy_distill
 
 Two classes side by side, three Gaussians each, that overlap. The teacher is
 trained as in the other toys, and its own samples at many steps are the truth
@@ -26,8 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import toy, toy_distill_report
-from benchmarks.toy_report import energy_distance
 from distill import step as step_lib
 from distill.config import SCHEDULES, DistillConfig
 from distill.objective import Distillation
@@ -35,6 +33,8 @@ from dit import model
 from dit.path import Linear
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import Denoiser
+from experiments import toy, toy_distill_report
+from experiments.toy_report import energy_distance
 from guidance import parse
 from sample import pictures, sampler
 from sample.grid import make_grid

@@ -1,6 +1,6 @@
 """Does guidance pay on the digits? Several seeds, trained and compared.
 
-  python -m benchmarks.digits_seeds --seeds=3 --workdir=runs/seeds
+  python -m experiments.digits_seeds --seeds=3 --workdir=runs/seeds
 
 Trains the default config once for each seed (of initialisation, data order,
 noise and samples) and prints, for each method, the mean over the seeds of its
