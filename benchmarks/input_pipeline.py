@@ -19,13 +19,13 @@ import jax
 import numpy as np
 
 from benchmarks import timing
+from core.files import write_json
 from dit.latents import Normalisation
 from dit.sharding import MeshConfig, make_mesh
 from input_pipeline import records
 from input_pipeline.batches import batches
 from input_pipeline.shards import ShardWriter, finished
 from input_pipeline.sources import DataConfig, open_source
-from sample import pictures
 
 LAYOUT = records.Layout('moments', (32, 32, 8), 'float16', flip=True)
 
@@ -48,8 +48,8 @@ def write(config: DataConfig, count: int) -> None:
     Normalisation(),
     (finished(path),),
   )
-  pictures.write_json(folder / records.PROTOCOL, metadata.protocol)
-  pictures.write_json(folder / records.METADATA, metadata.to_json())
+  write_json(folder / records.PROTOCOL, metadata.protocol)
+  write_json(folder / records.METADATA, metadata.to_json())
 
 
 if __name__ == '__main__':

@@ -23,15 +23,15 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dit.weights.folder.convert import flatten, unflatten
-from dit.weights.folder.folder import load_folder, save_folder
-from dit.weights.folder.quantize import SCHEMES
 
 from commands.convert import exchange
 from dit import latents, model
 from dit.config import DiTConfig, named_size
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
+from dit.weights.convert import flatten, unflatten
+from dit.weights.folder import load_folder, save_folder
+from dit.weights.quantize import SCHEMES
 from evaluate.scorer import Distance, Scorer
 from guidance import parse
 from input_pipeline.sources import load_all, open_source

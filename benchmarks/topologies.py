@@ -10,10 +10,10 @@ import argparse
 import math
 
 import jax
-from dit.weights.folder.checkpoint import weights_like
 
 from commands import dry_run
 from dit import model
+from dit.weights.checkpoint import weights_like
 from guidance import parse
 from train.config_file import load_config, override
 from train.experiment import Experiment, build

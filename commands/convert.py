@@ -17,16 +17,6 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-from dit.weights.folder.files import HUB, PICKLES, read_tensors, reason
-from dit.weights.folder.folder import (
-  check_target,
-  load_config,
-  load_folder,
-  save_folder,
-  save_tensors,
-  scheme_of,
-)
-from dit.weights.folder.quantize import SCHEMES
 from etils import epath
 
 from core.errors import InputError, check_choice
@@ -35,7 +25,17 @@ from core.ranges import Range, check_value
 from dit import model
 from dit.config import SIZES, DiTConfig
 from dit.sharding import MeshConfig, make_mesh
-from dit.weights.folder import convert
+from dit.weights import convert
+from dit.weights.files import HUB, PICKLES, read_tensors, reason
+from dit.weights.folder import (
+  check_target,
+  load_config,
+  load_folder,
+  save_folder,
+  save_tensors,
+  scheme_of,
+)
+from dit.weights.quantize import SCHEMES
 from evaluate.extractor_registry import convert_inception
 from train import workdir
 from train.experiment import build

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dit.weights.folder.checkpoint import weights_like
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -34,6 +33,7 @@ from dit.sharding import (
   make_mesh,
   replicated,
 )
+from dit.weights.checkpoint import weights_like
 from guidance import parse
 from guidance.parse import describe
 from sample import generate, sampler

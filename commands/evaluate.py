@@ -14,8 +14,9 @@ from etils import epath
 
 from commands.sample_job import Drawing, Request
 from core.errors import InputError, WriteError
-from core.json_files import read_json
+from core.files import read_json, write_bytes, write_json
 from core.processes import writing, writing_target
+from core.progress import image_progress
 from core.ranges import Count, Range, check_value
 from dit.sharding import make_mesh
 from evaluate import tables
@@ -23,11 +24,10 @@ from evaluate.evaluator import EvalConfig, Evaluator, divide, records_decoder
 from evaluate.image_sets import ImageSet, open_image_set
 from evaluate.inputs import check_samples, protocol_beside
 from evaluate.reference import is_statistics, save_reference
-from sample import nonfinite, pictures
+from sample import nonfinite
 from sample.labels import named
 from train import workdir
 from train.experiment import Experiment
-from train.metrics_log import image_progress
 
 # Files in the folder of results.
 WRITES = ('evaluation*.json', 'evaluation*.md')
@@ -308,8 +308,8 @@ def _report(
     estimates, extractor, warnings, **fixed, environment=workdir.environment()
   )
   try:
-    pictures.write_json(folder / f'{name}.json', values)
-    pictures.write_bytes(folder / f'{name}.md', f'{line}\n'.encode())
+    write_json(folder / f'{name}.json', values)
+    write_bytes(folder / f'{name}.md', f'{line}\n'.encode())
   except WriteError:
     print(
       f'\n{table}\n{_how(evaluator, count)}\n\n{line}'

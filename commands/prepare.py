@@ -10,6 +10,7 @@ from core.processes import together
 from core.ranges import FolderName, check_value
 from dit import model
 from dit.autoencoder import Autoencoder
+from dit.autoencoder.files import read_autoencoder
 from dit.sharding import MeshConfig, check_batch, make_mesh
 from input_pipeline.image_files import open_images
 from input_pipeline.prepare import layout_of
@@ -17,7 +18,7 @@ from input_pipeline.prepare import prepare as write_records
 from input_pipeline.records import Metadata
 from input_pipeline.shards import check_shards
 from input_pipeline.splits import classes_for
-from sample.decoder import read_autoencoder, remembered
+from sample.decoder import remembered
 from train.experiment import Experiment
 
 
@@ -32,7 +33,7 @@ def prepare(
     experiment: its sections data and prepare.
     images: as `files.open_images` reads it.
     split: name of the records' split, such as train.
-    autoencoder: as `decoder.read_autoencoder` reads it; None for pixels.
+    autoencoder: as `dit.autoencoder.files` reads it; None for pixels.
 
   Returns:
     A report of one line.

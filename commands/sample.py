@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from commands.sample_job import PRESETS, Drawing, Opened, Request
 from core.errors import InputError, NonFiniteError, check_choice
 from core.processes import writing
+from core.progress import image_progress
 from core.ranges import Range, check_value
 from evaluate import classifier
 from evaluate import compare as compare_lib
@@ -25,7 +26,6 @@ from sample import nonfinite
 from sample.output import WRITES, Store
 from train import workdir
 from train.config_file import load_config
-from train.metrics_log import image_progress
 
 
 def preset(name: str) -> tuple[str, list[str], dict[str, Any]]:

@@ -47,7 +47,7 @@ class Request:
     guide: AutoGuidance's weaker network, or None.
     seed: the seed of all noise.
     out: the folder of the results; None for the command's default.
-    autoencoder: the decoder of latents, as `decoder.read_autoencoder` reads it;
+    autoencoder: the decoder of latents, as `dit.autoencoder.files` reads it;
       None for the one that the run or folder remembers.
   """
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 from absl import logging
-from dit.weights.folder.folder import check_target
 from etils import epath
 
 from core.errors import InputError
 from core.processes import together, writing_target
 from core.ranges import Range, check_value
 from dit.sharding import make_mesh
+from dit.weights.folder import check_target
 from evaluate.classifier import recipe, train_classifier
 from evaluate.real_images import decoder_of, load_images
 from input_pipeline.sources import DataConfig, open_source
@@ -42,7 +42,7 @@ def train_features(
     folder: path for the classifier, either new or an empty folder.
     steps: number of training steps; None for one by the size of the images.
     autoencoder: decoder of records of latents, as text that
-      `decoder.read_autoencoder` reads; None for the one that they remember.
+      `dit.autoencoder.files` reads; None for the one that they remember.
 
   Returns:
     A report of one line.

@@ -74,6 +74,10 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
   return [best] if near else []
 
 
+class PrepareError(RunError):
+  """The work cannot go on; what is written stays."""
+
+
 class NonFiniteError(RunError):
   """Training or sampling gave values that are not finite."""
 

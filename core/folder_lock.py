@@ -42,9 +42,14 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from core import atomic
 from core.errors import InputError, WriteError
-from core.json_files import read_json
+from core.files import (
+  is_full,
+  read_json,
+  remove_leftovers,
+  replacing,
+  write_error,
+)
 
 REFRESH_SECONDS = 30.0
 STALE_REFRESHES = 10
@@ -141,10 +146,10 @@ def folder_lock(
       folder.mkdir(parents=True, exist_ok=True)
       path = folder / f'.{name[:_LONGEST]}.lock'
       stack.enter_context(_held(path, owner, subject, instead))
-      atomic.remove_leftovers(folder, (*writes, glob.escape(path.name)))
+      remove_leftovers(folder, (*writes, glob.escape(path.name)))
     except OSError as error:
-      if atomic.is_full(error):
-        raise atomic.write_error(subject, error) from error
+      if is_full(error):
+        raise write_error(subject, error) from error
       raise InputError(
         f'{subject} cannot be written ({error.strerror or error}); {instead}.'
       ) from error
@@ -288,7 +293,7 @@ def _refresh(path: epath.Path, owner: _Owner) -> None:
   if '://' in os.fspath(path):
     path.write_text(owner.text())  # appears whole in an object store
     return
-  with atomic.replacing(path) as partial:
+  with replacing(path) as partial:
     partial.write_text(owner.text())
 
 

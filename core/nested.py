@@ -12,3 +12,12 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     else:
       flat[prefix + key] = list(value) if isinstance(value, tuple) else value
   return flat
+
+
+def without_folders(protocol: dict[str, Any]) -> dict[str, Any]:
+  """Returns a protocol by dotted key, without the folders it was read from.
+
+  Weights are known by their hashes, wherever their folder is moved.
+  """
+  flat = flatten(protocol)
+  return {k: v for k, v in flat.items() if k.rpartition('.')[2] != 'folder'}

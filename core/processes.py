@@ -13,8 +13,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from core.errors import PrepareError
 from core.folder_lock import folder_lock
-from input_pipeline.shards import PrepareError
 
 _REASON = 1000  # bytes of an error's text that the others are told
 

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import optax
 from absl import logging
-from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from core.files import write_json
 from distill import lineage
 from distill import step as step_lib
 from distill.config import MAX_STEPS, DistillConfig
@@ -24,6 +24,7 @@ from dit.config import DiTConfig
 from dit.latents import Normalisation
 from dit.path import Linear, path_named
 from dit.sharding import check_batch, make_mesh
+from dit.weights.checkpoint import steps_of
 from input_pipeline.batches import batches
 from input_pipeline.sources import (
   about_latents,
@@ -31,7 +32,6 @@ from input_pipeline.sources import (
   normalisation_of,
   open_source,
 )
-from sample import pictures
 from sample.solvers import Euler, Renoise
 from train import loop
 from train.checkpoint import restore_training
@@ -185,7 +185,7 @@ def distill(
   about |= lineage.fake_of(settings)
   lineage.check_known(place, about)
   workdir = claim(place, config, extensible=extensible)
-  pictures.write_json(workdir / TEACHER, about)
+  write_json(workdir / TEACHER, about)
   normalisation = Normalisation()
   if plan.source is not None:
     normalisation = normalisation_of(plan.source, experiment.data)

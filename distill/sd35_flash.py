@@ -22,18 +22,18 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from dit.weights.folder.folder import check_target, save_folder
 from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from core.files import write_bytes, write_json
 from distill import run as distilling
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.sharding import check_batch, make_mesh
+from dit.weights.folder import check_target, save_folder
 from evaluate.evaluator import Evaluator, plan
 from evaluate.metrics import as_dict
-from sample import pictures
 from sample.decoder import read_decoder
 from train import workdir as workdir_lib
 from train.config_file import load_config, override
@@ -227,11 +227,11 @@ def _merge(
   )
   seed = samples.seed
   about = {'ratio': ratio, 'rows': rows, 'seed': seed}
-  pictures.write_json(
+  write_json(
     place / 'merge.json', {**about, 'evaluation': evaluator.protocol()}
   )
   text = _table(rows)
-  pictures.write_bytes(table, text.encode())
+  write_bytes(table, text.encode())
   params = jax.tree.map(model.on_host, merged(low, high, ratio))
   if jax.process_index() == 0:  # last: it says that all is done
     save_folder(

@@ -20,20 +20,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from dit.weights.folder.files import local, read_safetensors, reason
-from dit.weights.folder.finite import check_finite
-from dit.weights.folder.folder import check_target
 from etils import epath
 from flax import nnx
 from safetensors.numpy import save as to_safetensors
 
-from core import atomic
 from core.errors import InputError
-from core.json_files import parse_json
+from core.files import (
+  is_full,
+  parse_json,
+  partial_path,
+  sync,
+  write_bytes,
+  write_error,
+  write_json,
+)
 from dit import latents
 from dit.layers import layer_norm
 from dit.model import fingerprint
-from sample import pictures
+from dit.weights.files import local, read_safetensors, reason
+from dit.weights.finite import check_finite
+from dit.weights.folder import check_target
 
 FORMAT = 1
 FEATURES = 64  # of images of at most 8 x 8; twice as many of larger ones
@@ -161,18 +167,16 @@ class Classifier:
       'about': about,
     }
     arrays = _by_path(jax.device_get(self.params))
-    partial = atomic.partial_path(folder)
+    partial = partial_path(folder)
     try:
       partial.mkdir(parents=True)
-      pictures.write_bytes(
-        partial / 'weights.safetensors', to_safetensors(arrays)
-      )
-      pictures.write_json(partial / 'config.json', config)
+      write_bytes(partial / 'weights.safetensors', to_safetensors(arrays))
+      write_json(partial / 'config.json', config)
       partial.rename(folder)  # fails unless it is absent or empty
-      atomic.sync(folder.parent)
+      sync(folder.parent)
     except OSError as error:
-      if atomic.is_full(error):
-        raise atomic.write_error(folder, error) from error
+      if is_full(error):
+        raise write_error(folder, error) from error
       raise InputError(
         f'{folder} cannot be written ({error.strerror or error}); choose '
         'another place.'

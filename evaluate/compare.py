@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
 from core.errors import InputError, WriteError
-from core.json_files import read_json
+from core.files import read_json, write_bytes, write_json
 from core.ranges import LARGE, Range, check_fields
 from dit.autoencoder import Autoencoder
 from dit.path import Path
@@ -263,8 +263,8 @@ def compare(
     pictures.write_png(folder / 'samples.png', _sheet(blocks))
     if points:
       pictures.write_figure(folder / 'guidance.png', _figure(points, floor))
-    pictures.write_bytes(folder / 'table.md', table.encode())
-    pictures.write_json(folder / 'compare.json', about)
+    write_bytes(folder / 'table.md', table.encode())
+    write_json(folder / 'compare.json', about)
   except WriteError:
     progress(f'The results cannot be written; the table is:\n{table}')
     raise

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from dit.weights.folder.files import fetch, header_of, read_tensors
-from dit.weights.folder.folder import save_tensors
 
 from core.errors import InputError, quote
+from core.python_files import load_function
 from core.ranges import WebText, check_value
 from dit.model import fingerprint
+from dit.weights.files import fetch, header_of, read_tensors
+from dit.weights.folder import save_tensors
 from evaluate import classifier
 from evaluate.extractor import (
   SHA256,
@@ -32,7 +33,6 @@ from evaluate.extractor import (
   user_extractor,
 )
 from input_pipeline.sources import DataConfig, load_all, open_source
-from train.config_file import load_function
 
 KINDS = 'inception:FILE, classifier, classifier:FOLDER, or FILE.py:NAME'
 

@@ -2,7 +2,8 @@
 
   .npz      arr_0 (n, H, W, C): uint8, or float in [0, 1]; arr_1 (n,) labels
   folder    image files at any depth, in the order of their names
-            (`input_pipeline.listing`); labels.txt beside them, one number a line
+            (`input_pipeline.listing`); labels.txt beside them holds one
+            number in each line
   .zip      likewise
   tfds:     NAME[:SPLIT]
 

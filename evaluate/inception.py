@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dit.weights.folder.finite import check_finite
 from flax import nnx
 from jax import lax
 
 from core.errors import InputError
+from dit.weights.finite import check_finite
 
 SIZE = 299
 LOGITS = 1008

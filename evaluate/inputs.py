@@ -7,7 +7,7 @@ from typing import Any
 from absl import logging
 
 from core.errors import InputError
-from core.json_files import read_json
+from core.files import read_json
 from evaluate import classifier
 from evaluate.extractor_registry import classes_of
 from evaluate.frechet import least_rows

@@ -41,7 +41,7 @@ def decoder_of(
 
   Args:
     data: the set.
-    autoencoder: text that `decoder.read_autoencoder` reads; None for the one
+    autoencoder: text that `dit.autoencoder.files` reads; None for the one
       that the set remembers.
     mesh: devices for the weights.
   """

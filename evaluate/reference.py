@@ -19,12 +19,11 @@ import numpy as np
 from etils import epath
 
 from core.errors import InputError
-from core.json_files import parse_json
+from core.files import parse_json, write_bytes
 from evaluate.extractor import Extractor
 from evaluate.frechet import Moments
 from evaluate.inception import Features
 from evaluate.metrics import Summary
-from sample import pictures
 from sample.npz import damage_of, names_of, read_array
 
 # Rounding of a covariance, relative to its largest entry: float32 of some
@@ -140,7 +139,7 @@ def save_reference(path: epath.PathLike, reference: Reference) -> None:
   if reference.count is not None:
     arrays['count'] = np.int64(reference.count)
   np.savez(data, **arrays, about=np.array(json.dumps(reference.about)))
-  pictures.write_bytes(path, data.getvalue())
+  write_bytes(path, data.getvalue())
 
 
 def _moments(

@@ -32,7 +32,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from core.errors import InputError, quote
-from core.json_files import read_json
+from core.files import read_json, write_bytes, write_json
+from core.nested import without_folders
 from core.ranges import LARGE, check_value
 from dit.autoencoder import Autoencoder
 from dit.path import Path
@@ -186,7 +187,7 @@ def sweep(
     )
   )
   rows = _known_rows(folder, protocol, grid, overwrite)
-  pictures.write_json(folder / 'sweep.json', protocol)
+  write_json(folder / 'sweep.json', protocol)
   labels = generate.plan_labels('balanced', num, denoiser.num_classes, seed)
   for point in grid.points():
     if point in rows:
@@ -207,11 +208,11 @@ def sweep(
       scores = dict.fromkeys(scores, math.nan)
     rows[point] = {**scores, 'nfe': drawn.nfe, 'nonfinite': drawn.nonfinite}
     text = _as_csv(grid, rows, marks(rows, metric))
-    pictures.write_bytes(folder / 'sweep.csv', text.encode())
+    write_bytes(folder / 'sweep.csv', text.encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
   # The marks are made again, since the metric may be another one now.
   text = _as_csv(grid, rows, marks(rows, metric))
-  pictures.write_bytes(folder / 'sweep.csv', text.encode())
+  write_bytes(folder / 'sweep.csv', text.encode())
   mine = {point: rows[point] for point in grid.points()}
   pictures.write_figure(
     folder / 'sweep.png', _figure(grid, mine, metric, metric_name)
@@ -233,7 +234,7 @@ def _known_rows(
     found = read_json(path)
   except InputError:
     found = {}
-  found, protocol = pictures.identity(found), pictures.identity(protocol)
+  found, protocol = without_folders(found), without_folders(protocol)
   if found != protocol:
     if overwrite:  # first the points, which then belong to nothing
       (folder / 'sweep.csv').unlink()

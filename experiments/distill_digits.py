@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from core.files import write_bytes, write_json
 from evaluate import classifier
 from evaluate.frechet import Moments, frechet_distance
 from input_pipeline.sources import load_all, open_source
@@ -213,8 +214,8 @@ def main() -> None:
     sheets.append((f'{guidance}\n{drawn_in}', _images(first)))
   rows.sort(key=lambda row: (-row['nfe'], row['fd']))
   text = table(rows)
-  pictures.write_bytes(args.out / 'table.md', text.encode())
-  pictures.write_json(args.out / 'table.json', {'rows': rows})
+  write_bytes(args.out / 'table.md', text.encode())
+  write_json(args.out / 'table.json', {'rows': rows})
   pictures.write_figure(args.out / 'curves.png', curves(logs))
   pictures.write_png(
     args.out / 'samples.png', pictures.sheet(sheets, 20, scale=4)

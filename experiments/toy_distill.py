@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from core.files import write_json
 from distill import step as step_lib
 from distill.config import SCHEDULES, DistillConfig
 from distill.objective import Distillation
@@ -301,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
     'seconds': round(start),
     'processor_seconds': round(cpu),
   }
-  pictures.write_json(
+  write_json(
     folder / 'toy_distill.json', {'protocol': protocol, **results.as_dict()}
   )
   pictures.write_figure(folder / 'toy_distill.png', results.clouds_figure())

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from core.errors import InputError
+from core.files import read_json, write_json
 from core.folder_lock import folder_lock
-from core.json_files import read_json
 from core.nested import flatten
 from input_pipeline.records import METADATA, PROTOCOL
-from sample import pictures
 
 LOCK = 'records'
 # Files in the folder.
@@ -42,7 +41,7 @@ def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
             f'{folder} holds files that prepare did not write; choose another '
             'data.name.'
           )
-        pictures.write_json(path, protocol)
+        write_json(path, protocol)
       found = read_json(path, f'; delete the folder {folder}')
       _check(folder, found, protocol)
     except OSError as error:

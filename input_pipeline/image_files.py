@@ -1,7 +1,8 @@
 """Image files with a class each: a folder, a .zip archive, or a TFDS set.
 
 All give `read(i) -> ImageFile`, whose bytes are as they were stored, so that
-one decoder (`input_pipeline.images`) serves every set and a broken file has a name.
+one decoder (`input_pipeline.images`) serves every set and a broken file has a
+name.
 """
 
 import dataclasses

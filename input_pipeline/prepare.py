@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from core.errors import InputError
+from core.errors import InputError, PrepareError
+from core.files import write_json
 from core.processes import everywhere, together
+from core.progress import image_progress
 from core.ranges import BatchSize, Choice, Images, Range, check_fields
 from dit import latents
 from dit.autoencoder import Autoencoder
@@ -33,10 +35,8 @@ from input_pipeline import records
 from input_pipeline.claim import claimed
 from input_pipeline.image_files import ImageFiles
 from input_pipeline.images import BrokenImageError, center_crop, decode
-from input_pipeline.shards import PrepareError, ShardWriter, finished
+from input_pipeline.shards import ShardWriter, finished
 from input_pipeline.splits import check_other_splits
-from sample import pictures
-from train.metrics_log import image_progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,5 +331,5 @@ def _complete(
   )
   if not metadata.records:
     raise PrepareError(f'{folder}: not one image could be read.')
-  pictures.write_json(folder / records.METADATA, metadata.to_json())
+  write_json(folder / records.METADATA, metadata.to_json())
   return metadata

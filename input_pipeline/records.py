@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 
 from core.errors import InputError, check_choice
-from core.json_files import parse_json
+from core.files import parse_json
 from dit.latents import Normalisation
 
 FORMAT = 1

@@ -15,18 +15,12 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from core import atomic
-from core.errors import InputError, RunError
-from core.json_files import read_json
+from core.errors import InputError, PrepareError
+from core.files import partial_path, read_json, sync, write_json
 from input_pipeline.records import Layout, Metadata, Shard, from_json
-from sample import pictures
 
 # One record in each group, for random access; latents do not compress.
 WRITER_OPTIONS = 'group_size:1,uncompressed'
-
-
-class PrepareError(RunError):
-  """The work cannot go on; what is written stays."""
 
 
 class ShardWriter:
@@ -40,7 +34,7 @@ class ShardWriter:
     self._path, self._layout = path, layout
     self._counts = np.zeros(num_classes, int)
     self._sums = np.zeros((2, layout.latent_shape[-1]))
-    self._partial = atomic.partial_path(path)
+    self._partial = partial_path(path)
 
   def __enter__(self) -> 'ShardWriter':
     self._writer = ArrayRecordWriter(str(self._partial), WRITER_OPTIONS)
@@ -97,7 +91,7 @@ class ShardWriter:
     )
 
   def _finish(self) -> None:
-    atomic.sync(self._partial)
+    sync(self._partial)
     mean, square = self._sums / max(self.records, 1)
     shard = Shard(
       file=self._path.name,
@@ -110,8 +104,8 @@ class ShardWriter:
       square=tuple(square.tolist()),
     )
     self._partial.replace(self._path)
-    atomic.sync(self._path.parent)
-    pictures.write_json(
+    sync(self._path.parent)
+    write_json(
       self._path.with_suffix('.json'), dataclasses.asdict(shard), every=True
     )
 

@@ -19,8 +19,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from core import atomic
 from core.errors import InputError
+from core.files import is_full, write_error
 from core.processes import together
 from core.ranges import Choice, FolderName, PathText, Range, check_fields
 from dit.autoencoder import AUTOENCODERS
@@ -325,8 +325,8 @@ def write_tfds(builder: tfds.core.DatasetBuilder, **options: Any) -> None:
     try:
       builder.download_and_prepare(**options)
     except OSError as error:
-      if atomic.is_full(error):
-        raise atomic.write_error(builder.data_dir, error) from error
+      if is_full(error):
+        raise write_error(builder.data_dir, error) from error
       raise InputError(
         f'data.dir {builder.data_dir} cannot be written '
         f'({error.strerror or error}); choose another.'

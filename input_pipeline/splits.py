@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 
 from core.errors import InputError, shorten
-from core.json_files import read_json
+from core.files import read_json
 from input_pipeline.records import METADATA, PROTOCOL, Metadata
 
 

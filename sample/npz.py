@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
-from dit.weights.folder.files import reason
 from etils import epath
 
 from core.errors import InputError
+from dit.weights.files import reason
 
 # Deflate packs at most 1,032 bytes into one.
 _RATIO = 1040

@@ -28,9 +28,15 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from core import atomic
 from core.errors import InputError, WriteError, check_choice
-from core.json_files import read_json
+from core.files import (
+  read_json,
+  replacing,
+  write_bytes,
+  write_error,
+  write_json,
+)
+from core.nested import without_folders
 from sample import pictures
 
 FORMATS = ('npz', 'png')
@@ -135,9 +141,7 @@ class Store:
       data = io.BytesIO()
       np.savez(data, index=index, images=images)
       path = self._inside / f'{index[0]:08}.npz'
-      self._pending = [
-        self._threads.submit(pictures.write_bytes, path, data.getvalue())
-      ]
+      self._pending = [self._threads.submit(write_bytes, path, data.getvalue())]
     else:
       self._pending = [
         self._threads.submit(pictures.write_png, self._png(i), image)
@@ -169,7 +173,7 @@ class Store:
       self._write_npz(first[0].shape)
     else:
       text = '\n'.join(map(str, self._labels.tolist())) + '\n'
-      pictures.write_bytes(self.folder / 'labels.txt', text.encode())
+      write_bytes(self.folder / 'labels.txt', text.encode())
     self._write_protocol(about, complete=True)
     self.complete = True
     if self._form == 'npz':
@@ -220,7 +224,7 @@ class Store:
     try:
       self._inside.mkdir(exist_ok=True)
     except OSError as error:
-      raise atomic.write_error(self._inside, error) from error
+      raise write_error(self._inside, error) from error
 
   def _png(self, i: int) -> epath.Path:
     return self._inside / f'{i:06}.png'
@@ -256,7 +260,7 @@ class Store:
       'shape': (len(self._labels), *shape),
     }
     with (
-      atomic.replacing(path) as partial,
+      replacing(path) as partial,
       partial.open('wb') as file,
       zipfile.ZipFile(file, 'w') as archive,
     ):
@@ -307,7 +311,7 @@ class Store:
 
   def _write_protocol(self, about: dict[str, Any], *, complete: bool) -> None:
     numbers = ','.join(map(str, sorted(self._nonfinite)))
-    pictures.write_json(
+    write_json(
       self.folder / 'samples.json',
       {
         **self._protocol,
@@ -349,7 +353,7 @@ def _differences(
   found: dict[str, Any] | None, protocol: dict[str, Any]
 ) -> list[str]:
   """Returns how `protocol` differs from `found`, as 'key: old -> new'."""
-  found, protocol = pictures.identity(found or {}), pictures.identity(protocol)
+  found, protocol = without_folders(found or {}), without_folders(protocol)
   return [
     f'{key}: {_short(found.get(key, "absent"))} -> {_short(value)}'
     for key, value in protocol.items()

@@ -1,58 +1,15 @@
-"""Writes images and protocols to files; each appears whole or not at all.
-
-In a job of several processes, the first one writes.
-"""
+"""Grids and labeled sheets of images, and PNG files of them."""
 
 import io
-import json
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from core import atomic
 from core.errors import InputError
-from core.nested import flatten
-
-
-def write_bytes(
-  path: epath.PathLike, data: bytes, *, every: bool = False
-) -> None:
-  """Writes a file under another name, then renames it.
-
-  Args:
-    path: Where to write, in a folder that exists.
-    data: Content of the file.
-    every: Whether every process writes, not the first alone.
-
-  Raises:
-    WriteError: if the file cannot be written.
-  """
-  if jax.process_index() != 0 and not every:
-    return
-  with atomic.replacing(epath.Path(path)) as partial:
-    partial.write_bytes(data)
-
-
-def write_json(
-  path: epath.PathLike, value: Any, *, every: bool = False
-) -> None:
-  """Writes readable JSON; see `write_bytes`."""
-  data = (json.dumps(value, indent=2) + '\n').encode()
-  write_bytes(path, data, every=every)
-
-
-def identity(protocol: dict[str, Any]) -> dict[str, Any]:
-  """Returns a protocol by dotted key, without the folders it was read from.
-
-  Weights are known by their hashes, wherever their folder is moved.
-  """
-  flat = flatten(protocol)
-  return {k: v for k, v in flat.items() if k.rpartition('.')[2] != 'folder'}
+from core.files import write_bytes
 
 
 def write_png(path: epath.PathLike, image: np.ndarray) -> None:

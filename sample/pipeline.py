@@ -18,12 +18,11 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-from dit.weights.folder.checkpoint import WEIGHTS, restore_weights
 from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError, check_choice, nearest
-from core.json_files import read_json
+from core.files import read_json
 from core.ranges import Range, Seed, check_value
 from dit import model
 from dit.autoencoder import Autoencoder
@@ -31,7 +30,8 @@ from dit.config import DiTConfig, network_of
 from dit.path import Path, path_named
 from dit.sharding import MeshConfig, batch_parts, make_mesh, tree_shardings
 from dit.types import Denoiser
-from dit.weights.folder import folder as folders
+from dit.weights import folder as folders
+from dit.weights.checkpoint import WEIGHTS, restore_weights
 from guidance import Guidance, parse
 from guidance.parse import with_guide
 from sample import generate

@@ -20,8 +20,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
 import jax
 import networks
 import pytest
+from command_runs import DIGITS, TINY, quickly, run
 
-from commands import DIGITS, TINY, quickly, run
 from dit.config import DiTConfig
 
 # Two programs in flight can starve each other of the threads that eight

@@ -10,7 +10,7 @@ import pytest
 from core.errors import InputError
 from dit import model
 from dit.config import DiTConfig
-from dit.weights.folder import convert
+from dit.weights import convert
 
 SIZES = {'size': 4, 'channels': 3, 'num_classes': 5, 'patch': 2, 'depth': 3,
          'width': 8, 'num_heads': 2}  # fmt: skip

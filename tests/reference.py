@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dit import model
-from dit.weights.folder import convert
+from dit.weights import convert
 
 HERE = pathlib.Path(__file__).parent
 PLACES = (HERE / 'golden', HERE.parents[1] / 'shared' / 'golden')

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from commands import cli
 from core.errors import InputError
-from core.json_files import parse_json
+from core.files import parse_json
 from core.nested import flatten
 from dit.autoencoder import AUTOENCODERS
+from dit.autoencoder.files import read_autoencoder
 from dit.path import PATHS, path_named
 from evaluate.extractor_registry import kind_of
 from evaluate.sweep import SweepGrid
 from guidance import parse
 from guidance.parse import NAMES, describe
 from sample.ddpm import discrete_grid
-from sample.decoder import read_autoencoder
 from sample.generate import plan_labels
 from sample.grid import SPACINGS, make_grid
 from sample.registry import SOLVERS, make_solver

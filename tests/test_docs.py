@@ -14,7 +14,7 @@ import reference
 from PIL import Image
 
 from dit import autoencoder
-from dit.weights.folder import convert, folder
+from dit.weights import convert, folder
 from guidance import Guidance, Scale, parse
 from sample import sampler
 from sample.grid import make_grid

@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from command_runs import ROOT, command_line, extractor, quickly, run
 
-from commands import ROOT, command_line, evaluate, extractor, quickly, run
+from commands import evaluate
 from evaluate import compare
 from sample import output
 

@@ -9,7 +9,7 @@ from reference import nhwc, relative
 
 from dit import model
 from dit.path import linear_betas, path_named
-from dit.weights.folder import convert
+from dit.weights import convert
 from guidance import ClassifierFree, Guidance, Internal, Scale, Step
 from sample.ddpm import discrete_grid
 from sample.solvers import DIFFUSIONS

@@ -11,10 +11,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from command_runs import printed, quickly, run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from commands import printed, quickly, run
 from dit import autoencoder
 from sample import load
 
@@ -233,8 +233,8 @@ def test_missing_autoencoder_is_named(place, workdir, tmp_path, damage):
 
 def test_autoencoder_is_read_from_a_folder(place, tmp_path):
   from core.errors import InputError
+  from dit.autoencoder.files import read_autoencoder
   from dit.sharding import MeshConfig, make_mesh
-  from sample.decoder import read_autoencoder
 
   mesh = make_mesh(MeshConfig())
   folder = shutil.copytree(place / 'tiny vae', tmp_path / 'a,b')

@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 import pytest
+from command_runs import QUICK, ROOT, command_line, extractor, quickly, run
 from PIL import Image
 
-from commands import QUICK, ROOT, command_line, extractor, quickly, run
 from core.folder_lock import file_lock, folder_lock
 
 

@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from command_runs import run
 
-from commands import run
 from core.errors import InputError
 from dit.path import path_named
 from sample import load, tile

@@ -17,9 +17,9 @@ import jax
 import numpy as np
 import optax
 import pytest
-from dit.weights.folder.checkpoint import restore_weights
 
 from dit.sharding import make_mesh
+from dit.weights.checkpoint import restore_weights
 from train import config_file, state
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.experiment import build

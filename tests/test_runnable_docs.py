@@ -11,8 +11,7 @@ import shutil
 import textwrap
 
 import pytest
-
-from commands import DIGITS, ROOT, TINY, run
+from command_runs import DIGITS, ROOT, TINY, run
 
 # Pages whose Python other tests run, which look closer at what comes out.
 ELSEWHERE = {

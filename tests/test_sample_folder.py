@@ -8,14 +8,14 @@ import jax
 import numpy as np
 import pytest
 import reference
+from command_runs import run
 from PIL import Image
 
-from commands import run
 from core.errors import InputError
 from dit import autoencoder, model
 from dit.config import DiTConfig
-from dit.weights.folder import convert, quantize
-from dit.weights.folder import folder as weights
+from dit.weights import convert, quantize
+from dit.weights import folder as weights
 from sample import decoder as decoder_lib
 from train import runs, workdir
 from train.experiment import build

@@ -16,7 +16,7 @@ import pytest
 
 from dit import model
 from dit.config import DiTConfig
-from dit.weights.folder import folder
+from dit.weights import folder
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNT = 160

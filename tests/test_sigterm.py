@@ -4,8 +4,8 @@ import functools
 import signal
 
 import pytest
+from command_runs import command_line, extractor, quickly, run
 
-from commands import command_line, extractor, quickly, run
 from evaluate import sweep
 from evaluate.evaluator import Evaluator
 from sample import output

@@ -24,20 +24,20 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from dit.weights.folder.checkpoint import (
-  folder_of,
-  restore_newest,
-  steps_of,
-  unreadable,
-)
-from dit.weights.folder.digests import check_digests, digests_of
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from core.errors import InputError, RunError
-from core.json_files import read_json
+from core.files import read_json
 from core.ranges import MOST_IMAGES, Choice, Images, Range, check_fields
+from dit.weights.checkpoint import (
+  folder_of,
+  restore_newest,
+  steps_of,
+  unreadable,
+)
+from dit.weights.digests import check_digests, digests_of
 from evaluate.metrics import METRICS
 from train.state import TrainState
 

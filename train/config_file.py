@@ -1,12 +1,11 @@
 """Config files and the assignments of the command line, to a ConfigDict."""
 
 import ast
-import importlib.util
 import inspect
 import math
 import pathlib
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import ml_collections
@@ -14,6 +13,7 @@ import ml_collections
 from core import suggestions
 from core.errors import InputError, nearest, quote
 from core.nested import flatten
+from core.python_files import load_function
 from core.ranges import MOST_LETTERS
 
 
@@ -47,24 +47,6 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
       wrong, known = words
       near = ''.join(nearest(word, known) for word in wrong)
     raise InputError(f'config file {name!r}: {message}.{near}') from error
-
-
-def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
-  """A function of a Python file, which is run."""
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  assert spec is not None and spec.loader is not None  # of a .py file
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-  except Exception as error:  # whatever the user's file raises
-    raise InputError(
-      f'{path} does not run: {type(error).__name__}: '
-      f'{" ".join(str(error).split())}.'
-    ) from error
-  function = getattr(module, name, None)
-  if function is None:
-    raise InputError(f'{path} defines no {name}().')
-  return function
 
 
 def check_keys(

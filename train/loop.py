@@ -14,15 +14,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
-from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 from jax.sharding import Mesh
 
 from core import cluster
 from core.errors import InputError
+from core.files import write_json
+from core.progress import progress_bar
 from core.signals import stop_on_signals
 from dit import model
 from dit.sharding import check_batch, check_model, make_mesh
+from dit.weights.checkpoint import steps_of
 from input_pipeline.batches import batches
 from input_pipeline.sources import (
   about_latents,
@@ -34,12 +36,7 @@ from sample import pictures
 from train import state as state_lib
 from train.checkpoint import Checkpointer, SaveError
 from train.experiment import Experiment
-from train.metrics_log import (
-  MetricsLog,
-  check_wandb,
-  progress_bar,
-  read_metrics,
-)
+from train.metrics_log import MetricsLog, check_wandb, read_metrics
 from train.optimizer import make_optimizer, make_schedule
 from train.plots import losses
 from train.posthoc_ema import Snapshots
@@ -195,7 +192,7 @@ def run(
   )  # fmt: skip
 
   # State: of the newest checkpoint, or fresh.
-  pictures.write_json(workdir / LATENTS, task.latents)
+  write_json(workdir / LATENTS, task.latents)
   preview = Preview(experiment, task.latents, mesh)
   scores = Scores(experiment, task.latents, mesh)
   if preview.missing:

@@ -5,25 +5,21 @@ import importlib.util
 import json
 import logging as stdlib_logging
 import math
-import os
 import pathlib
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags, logging
 from etils import epath
-from tqdm import tqdm
 
 from core.errors import InputError, WriteError
-from core.json_files import parse_json, read_json
-from sample.pictures import write_bytes, write_json, write_png
+from core.files import parse_json, read_json, write_bytes, write_json
+from core.progress import on_terminal
+from sample.pictures import write_png
 
-_QUIET_SECONDS = 30
 _SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')
 
 
@@ -46,47 +42,6 @@ def _wanted(record: stdlib_logging.LogRecord) -> bool:
   if path.is_relative_to(root) and 'site-packages' not in path.parts:
     return jax.process_index() == 0
   return record.levelno >= stdlib_logging.WARNING
-
-
-def progress_bar(**kwargs: Any) -> tqdm:
-  """A bar on process 0 and on a terminal; elsewhere it shows nothing."""
-  show = jax.process_index() == 0 and _on_terminal()
-  return tqdm(disable=not show, dynamic_ncols=True, **kwargs)
-
-
-def _on_terminal() -> bool:
-  """Whether bars can be seen: not where a terminal has no width."""
-  fd = sys.stderr.fileno() if sys.stderr.isatty() else None
-  return fd is not None and os.get_terminal_size(fd).columns > 0
-
-
-@contextlib.contextmanager
-def image_progress(
-  total: int, done: int, verb: str = 'sample'
-) -> Iterator[Callable[[int], None]]:
-  """Yields a function to call with the number of images that are done.
-
-  It shows images/s and the time left: on a bar on a terminal, else in a line
-  every half minute.
-  """
-  begin = last = time.monotonic()
-  at_first = done
-  with progress_bar(
-    total=total, initial=done, unit=' images', desc=verb
-  ) as bar:
-
-    def update(done: int) -> None:
-      nonlocal last
-      now = time.monotonic()
-      bar.update(done - bar.n if not bar.disable else 0)
-      if bar.disable and now - last > _QUIET_SECONDS and done < total:
-        last, rate = now, (done - at_first) / (now - begin)
-        logging.info(
-          '%d of %d images, %.3g images/s, %.0f min left.',
-          done, total, rate, (total - done) / rate / 60,
-        )  # fmt: skip
-
-    yield update
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
@@ -206,7 +161,7 @@ class MetricsLog:
         self._board.add_scalar(name, value, step)
       if self._wandb:
         self._wandb.log(values, step=step)
-    if not _on_terminal():
+    if not on_terminal():
       scores = [name for name in values if name.startswith('eval/')]
       shown = [
         f'{name} {values[name]:.4g}'

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
-from dit.weights.folder.checkpoint import weights_like
 from etils import epath
 
 from core.errors import InputError
 from core.ranges import check_value
 from dit import model
 from dit.config import DiTConfig
+from dit.weights.checkpoint import weights_like
 from train.checkpoint import SaveError
 from train.ema import WIDTHS, EMAConfig, coefficients
 

@@ -14,13 +14,6 @@ from typing import Annotated, Any
 import jax
 import ml_collections
 from absl import logging
-from dit.weights.folder.checkpoint import (
-  DIVERGED,
-  WEIGHTS,
-  checkpoint_step,
-  restore_weights,
-)
-from dit.weights.folder.finite import check_finite
 from etils import epath
 from jax.sharding import Mesh
 
@@ -31,7 +24,14 @@ from dit import model
 from dit.config import DiTConfig
 from dit.sharding import tree_shardings
 from dit.types import Denoiser
-from dit.weights.folder import folder as weights
+from dit.weights import folder as weights
+from dit.weights.checkpoint import (
+  DIVERGED,
+  WEIGHTS,
+  checkpoint_step,
+  restore_weights,
+)
+from dit.weights.finite import check_finite
 from sample.decoder import read_decoder, remembered
 from sample.generate import SampleConfig
 from sample.pipeline import OF_MACHINE, path_of, sampler_of
@@ -173,7 +173,7 @@ def with_decoder(
     latents: record of the data, or that of the teacher; see `about_latents`.
     experiment: every setting of the run.
     place: the workdir of a run that may be there already, or None.
-    autoencoder: the decoder of the latents, as `decoder.read_autoencoder` reads
+    autoencoder: the decoder of the latents, as `dit.autoencoder.files` reads
       it; None for the one that the run or else `latents` remember.
     mesh: the devices.
 

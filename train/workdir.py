@@ -25,15 +25,14 @@ from typing import Any
 
 import jax
 from absl import logging
-from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 
 from core.errors import InputError
-from core.json_files import read_json
+from core.files import read_json, write_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
-from sample.pictures import write_json
+from dit.weights.checkpoint import steps_of
 from train.config_file import load_config as load_config_file
 
 # Sections and keys that may differ when a run is continued: they change no

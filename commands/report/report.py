@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 from matplotlib.figure import Figure
 
@@ -19,13 +18,13 @@ from commands.report import page
 from commands.report.samples import Artist
 from commands.sample_job import Request
 from core.errors import InputError
-from core.json_files import read_json
+from core.files import read_json, write_bytes
 from core.nested import flatten
 from core.processes import writing
 from dit import model
+from dit.weights.checkpoint import steps_of
 from evaluate.sweep import SweepGrid, read_points
 from guidance import parse
-from sample import pictures
 from sample.labels import class_name, names_of
 from train import plots
 from train.config_file import load_config
@@ -74,7 +73,7 @@ def report(
   ) as out:
     path = out / 'report.html'
     text = _page(request, experiment, guidance, asked=asked, draw=draw)
-    pictures.write_bytes(path, text.encode())
+    write_bytes(path, text.encode())
   return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
 
 

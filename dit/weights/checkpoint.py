@@ -19,8 +19,8 @@ from core.errors import InputError
 from dit import model
 from dit.config import DiTConfig
 from dit.sharding import placed, tree_shardings
-from dit.weights.folder.digests import check_digests
-from dit.weights.folder.finite import check_finite
+from dit.weights.digests import check_digests
+from dit.weights.finite import check_finite
 
 WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
 # Attempts to read the newest checkpoint before training removes it.

@@ -27,7 +27,7 @@ import numpy as np
 from core.errors import InputError, check_choice
 from dit import model
 from dit.config import DiTConfig
-from dit.weights.folder import repa
+from dit.weights import repa
 
 Tensors = dict[str, np.ndarray]
 

@@ -30,10 +30,10 @@ from absl import logging
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
-from core import atomic
 from core.errors import InputError, check_choice
+from core.files import is_full, replacing
 from core.folder_lock import file_lock
-from dit.weights.folder.finite import check_finite
+from dit.weights.finite import check_finite
 
 Tensors = dict[str, np.ndarray]
 
@@ -222,7 +222,7 @@ def _download_url(url: str) -> pathlib.Path:
   logging.info('Downloading %s to %s.', url, folder)
   with (
     file_lock(path, 'download', instead='name a file on this machine'),
-    atomic.replacing(path) as partial,
+    replacing(path) as partial,
     partial.open('wb') as file,
   ):
     try:
@@ -232,7 +232,7 @@ def _download_url(url: str) -> pathlib.Path:
       if expected and file.tell() != int(expected):
         raise OSError('the connection broke')
     except OSError as error:
-      if atomic.is_full(error):
+      if is_full(error):
         raise
       raise InputError(
         f'{url} cannot be downloaded ({reason(error)}).'

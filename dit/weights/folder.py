@@ -4,7 +4,8 @@
                        "sha256": of the other file}
   model.safetensors   arrays by their path: blocks/mlp/fc1/kernel
 
-Quantized weights (`dit.weights.quantize`) say so: "quantized": {"scheme": "int8"}.
+Quantized weights (`dit.weights.quantize`) add
+"quantized": {"scheme": "int8"}.
 
 What is written appears whole or not at all, and replaces nothing. What is read
 is checked, every name, shape and type, and the hash, before it is used.
@@ -26,15 +27,14 @@ from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from core import atomic
 from core.errors import InputError, nearest
-from core.json_files import read_json
+from core.files import is_full, partial_path, read_json, sync, write_error
 from dit import model
 from dit.config import DiTConfig
-from dit.weights.folder import quantize
-from dit.weights.folder.convert import flatten, unflatten
-from dit.weights.folder.files import local, read_safetensors
-from dit.weights.folder.finite import ALLOWED, check_finite
+from dit.weights import quantize
+from dit.weights.convert import flatten, unflatten
+from dit.weights.files import local, read_safetensors
+from dit.weights.finite import ALLOWED, check_finite
 
 FORMAT = 1
 
@@ -87,7 +87,7 @@ def save_folder(
     text = json.dumps(about, indent=2) + '\n'
     (partial / 'config.json').write_text(text)
     for path in (*partial.iterdir(), partial):
-      atomic.sync(path)
+      sync(path)
 
 
 def load_folder(
@@ -159,7 +159,7 @@ def save_tensors(
   with _appears(check_target(path)) as partial:
     # Libraries of PyTorch users ask for this entry.
     _write(partial, tensors, {'format': 'pt', **about})
-    atomic.sync(partial)
+    sync(partial)
 
 
 def check_target(path: epath.PathLike) -> pathlib.Path:
@@ -308,13 +308,13 @@ def _write(
 @contextlib.contextmanager
 def _appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a name to write under, which becomes `path` or vanishes."""
-  partial = atomic.partial_path(path)
+  partial = partial_path(path)
   missing = [folder for folder in path.parents if not folder.exists()]
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     yield partial
     _rename(partial, path)
-    atomic.sync(path.parent)
+    sync(path.parent)
   except BaseException as error:
     with contextlib.suppress(OSError):  # such as a name that is too long
       if partial.is_dir():
@@ -325,8 +325,8 @@ def _appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
       with contextlib.suppress(OSError):  # never made, or in use by others
         folder.rmdir()
     if isinstance(error, OSError):
-      if atomic.is_full(error):
-        raise atomic.write_error(path, error) from error
+      if is_full(error):
+        raise write_error(path, error) from error
       raise _unwritable(path, error.strerror) from error
     raise
 

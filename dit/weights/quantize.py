@@ -41,7 +41,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit.weights.folder.finite import check_finite
+from dit.weights.finite import check_finite
 
 Arrays = dict[str, np.ndarray]
 Leaves = Mapping[str, jax.ShapeDtypeStruct]

@@ -6,12 +6,13 @@ import sys
 import time
 
 import pytest
-from dit.weights.folder.checkpoint import WEIGHTS
+from command_runs import ROOT, run
 
-from commands import ROOT, convert, flag_groups, run
+from commands import flag_groups
 from core import suggestions
 from core.nested import flatten
-from dit.weights.folder import convert, quantize
+from dit.weights import convert, quantize
+from dit.weights.checkpoint import WEIGHTS
 from evaluate.metrics import METRICS
 from evaluate.resize import PRESETS
 from guidance.parse import NAMES

@@ -6,15 +6,15 @@ import pathlib
 import subprocess
 import sys
 
+import command_runs as commands
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import commands
 from commands import convert as exchange
 from commands import flags
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / 'tests' / 'golden' / 'ig_sit' / 'model.safetensors'
 IG_SIT = ('--family=ig_sit', '--num_heads=4', '--taps=2')
 

@@ -7,12 +7,12 @@ import types
 import jax
 import numpy as np
 import pytest
-from dit.weights.folder.checkpoint import steps_of
+from command_runs import ROOT, printed, quickly, run
 
-from commands import ROOT, printed, quickly, run
 from distill import run as distilling
 from distill import sd35_flash
-from dit.weights.folder import folder as weights
+from dit.weights import folder as weights
+from dit.weights.checkpoint import steps_of
 from train import config_file, workdir
 from train.experiment import build
 from train.metrics_log import read_metrics

@@ -5,10 +5,10 @@ import re
 import subprocess
 import sys
 
+import command_runs as commands
 import jax
 import pytest
 
-import commands
 from commands import hlo
 from dit import model
 from train import config_file
@@ -172,10 +172,8 @@ def sides(shape):
 def test_fsdp_gathers_block_by_block():
   text = compiled('v5e:4x4', 'mesh.data=1', 'mesh.fsdp=16')
   assert text
-  config = build(
-    config_file.override(config_file.load_config('configs/sit.py:Tiny/2,ig'), WIDE)
-    .to_dict()
-  ).model  # fmt: skip
+  config = config_file.load_config('configs/sit.py:Tiny/2,ig')
+  config = build(config_file.override(config, WIDE).to_dict()).model
   kernels = {
     tuple(sorted(leaf.shape[1:]))
     for leaf in jax.tree.leaves(model.shapes(config)['blocks'])

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from command_runs import MINE, run
 
-from commands import MINE, run
 from input_pipeline.sources import DataConfig, load_all, open_source
 
 FAST = ('--config.eval.kid_subsets=5', '--config.eval.kid_subset_size=20')

@@ -9,9 +9,9 @@ import subprocess
 
 import numpy as np
 import pytest
+from command_runs import DIGITS, ROOT, TINY, printed, quickly, run
 from PIL import Image
 
-from commands import DIGITS, ROOT, TINY, printed, quickly, run
 from commands.report import samples
 from evaluate import scorer
 from sample.trajectory import Film

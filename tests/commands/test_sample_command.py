@@ -6,9 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
+from command_runs import run
 from PIL import Image
 
-from commands import run, sample
+from commands import sample
 from evaluate import sweep
 from sample import output as store_lib
 from sample.pipeline import SAMPLING

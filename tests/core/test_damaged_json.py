@@ -4,11 +4,11 @@ import json
 import pathlib
 
 import pytest
+from command_runs import run
 from etils import epath
 
-from commands import run
 from core.errors import InputError
-from core.json_files import parse_json, read_json
+from core.files import parse_json, read_json
 from evaluate.sweep import read_points
 from train import config_file
 from train.metrics_log import read_metrics

@@ -7,8 +7,8 @@ import typing
 
 import ml_collections
 import pytest
+from command_runs import DIGITS, run
 
-from commands import DIGITS, run
 from core import ranges
 from core.errors import InputError
 from core.nested import flatten

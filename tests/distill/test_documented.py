@@ -10,7 +10,7 @@ from students import make_distillation
 from distill import dmd
 from distill.noise_levels import bounds
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ('README.md', 'docs/distillation.md')
 
 

@@ -5,10 +5,10 @@ import math
 
 import inception_weights
 import pytest
-from dit.weights.folder.files import header_of
 from safetensors.numpy import save_file
 
 from core.errors import InputError
+from dit.weights.files import header_of
 from evaluate import extractor as extractor_lib
 from evaluate import extractor_registry
 from evaluate.metrics import name_of

@@ -4,10 +4,10 @@ import io
 import json
 import zipfile
 
+import command_runs as commands
 import numpy as np
 import pytest
 
-import commands
 from core.errors import InputError
 from evaluate import classifier
 from evaluate.image_sets import open_image_set

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from evaluate import precision_recall
-from evaluate.precision_recall import precision_recall, radii
+from evaluate.precision_recall import BLOCK, precision_recall, radii
 
 
 @pytest.fixture
@@ -36,9 +35,7 @@ def normal(rng, *shape):
 
 
 @pytest.mark.parametrize('k', [1, 3, 5])
-@pytest.mark.parametrize(
-  'n', [6, precision_recall.BLOCK, 2 * precision_recall.BLOCK + 100]
-)
+@pytest.mark.parametrize('n', [6, BLOCK, 2 * BLOCK + 100])
 def test_radii_are_of_the_nearest(rng, n, k):
   features = normal(rng, n, 8) + 1
   ours = radii(features, k)
@@ -95,7 +92,7 @@ def test_one_program_serves_all_sets(rng):
 
 
 def test_products_are_not_rounded(rng):
-  u = normal(rng, precision_recall.BLOCK, 4)
+  u = normal(rng, BLOCK, 4)
   program = precision_recall._inside.lower(u, u[:, 0], u, u[:, 0], half=False)
   assert 'precision = [HIGHEST, HIGHEST]' in program.as_text()
 
@@ -125,16 +122,14 @@ def test_half_precision(rng):
 
 
 def test_half_precision_is_given_up_where_it_overflows(rng):
-  features = normal(rng, 2 * precision_recall.BLOCK, 4)
+  features = normal(rng, 2 * BLOCK, 4)
   features[:8] *= 200  # their squared norms are beyond 65504
   ours, full = radii(features, half=True), radii(features)
-  first = slice(precision_recall.BLOCK)
+  first = slice(BLOCK)
   assert np.isfinite(ours).all()
   # The first block of rows against the second is float32, too.
   np.testing.assert_array_equal(ours[first], full[first])
-  assert (
-    ours[precision_recall.BLOCK :] != full[precision_recall.BLOCK :]
-  ).any()
+  assert (ours[BLOCK:] != full[BLOCK:]).any()
   reference, sample = features[:300], features[200:500]
   assert precision_recall(reference, sample, half=True) == precision_recall(
     reference, sample

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import input_pipeline.batches as batches_module
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from input_pipeline import batches
 from input_pipeline.batches import batches, rows_here
 from input_pipeline.sources import (
   DataConfig,
@@ -175,11 +175,11 @@ def test_sequence_does_not_depend_on_the_batch_size(tmp_path):
 def test_processes_share_the_batches_of_one(tmp_path, monkeypatch, processes):
   """Whatever their number and rows, and where an epoch ends within a batch."""
   whole = labels_of(stream(tmp_path), 6)
-  monkeypatch.setattr(batches, '_global', lambda values, *_: values)
+  monkeypatch.setattr(batches_module, '_global', lambda values, *_: values)
   rows = np.random.default_rng(0).permutation(whole.shape[1])
   for mine in np.split(rows, processes):
     mine.sort()
-    monkeypatch.setattr(batches, 'rows_here', lambda *_, mine=mine: mine)
+    monkeypatch.setattr(batches_module, 'rows_here', lambda *_, mine=mine: mine)
     part = labels_of(stream(tmp_path, start=2), 4)
     np.testing.assert_array_equal(part, whole[2:, mine])
 

@@ -6,8 +6,8 @@ import sys
 import tarfile
 
 import pytest
+from command_runs import run
 
-from commands import run
 from input_pipeline.image_files import open_images
 from input_pipeline.imagenet import TARS
 from input_pipeline.records import LatentSource

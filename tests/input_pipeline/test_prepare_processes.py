@@ -13,10 +13,9 @@ from networks import Doubled
 from PIL import Image
 
 from commands import prepare
-from core.errors import InputError
+from core.errors import InputError, PrepareError
 from core.folder_lock import folder_lock
 from input_pipeline.records import Metadata
-from input_pipeline.shards import PrepareError
 from train.config_file import load_config, override
 from train.experiment import build
 
@@ -33,7 +32,7 @@ sys.path.insert(0, sys.argv[4])
 import networks
 from train import preparing
 from train.experiment import build
-from train.config_file import load_config, override
+from train.config_file import (load_config, override)
 
 process = int(sys.argv[2])
 jax.distributed.initialize(f'localhost:{sys.argv[1]}', 2, process)

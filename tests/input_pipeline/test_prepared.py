@@ -6,10 +6,10 @@ import types
 import jax
 import numpy as np
 import pytest
+from command_runs import TINY, run
 from networks import Doubled
 from PIL import Image
 
-from commands import TINY, run
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from input_pipeline.batches import batches

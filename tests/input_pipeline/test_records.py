@@ -10,9 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
+from command_runs import run
 from PIL import Image
 
-from commands import run
 from core.errors import InputError
 from dit.latents import Normalisation
 from input_pipeline import shards

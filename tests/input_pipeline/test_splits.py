@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from command_runs import run
 from PIL import Image
 
-from commands import run
 from core.errors import InputError
 from input_pipeline.records import LatentSource
 from input_pipeline.sources import DataConfig, open_source

@@ -9,6 +9,8 @@ from etils import epath
 from PIL import Image
 
 from core.errors import InputError, WriteError
+from core.files import write_json
+from core.nested import without_folders
 from sample import pictures
 
 
@@ -21,7 +23,7 @@ def test_png(tmp_path, channels):
 
 
 def test_json(tmp_path):
-  pictures.write_json(tmp_path / 'value.json', {'a': [1, 2.5], 'b': None})
+  write_json(tmp_path / 'value.json', {'a': [1, 2.5], 'b': None})
   text = (tmp_path / 'value.json').read_text()
   assert json.loads(text) == {'a': [1, 2.5], 'b': None}
 
@@ -90,12 +92,12 @@ def test_failed_write_leaves_no_partial_file(
 
 def test_identity_leaves_folders_out():
   protocol = {'folder': 'a', 'guide': {'folder': 'b', 'step': 3}, 'seed': 0}
-  assert pictures.identity(protocol) == {'guide.step': 3, 'seed': 0}
+  assert without_folders(protocol) == {'guide.step': 3, 'seed': 0}
 
 
 def test_a_folder_that_was_removed_is_not_made_again(tmp_path):
   with pytest.raises(WriteError, match=r'a\.json could not be .*No such'):
-    pictures.write_json(tmp_path / 'gone' / 'a.json', {})
+    write_json(tmp_path / 'gone' / 'a.json', {})
   assert not [*tmp_path.iterdir()]
 
 
@@ -109,7 +111,7 @@ def test_files_are_on_the_disk_before_they_have_their_name(
     synced.append((name, path.exists()))
 
   monkeypatch.setattr(os, 'fsync', fsync)
-  pictures.write_json(path, {})
+  write_json(path, {})
   assert synced == [
     (f'{tmp_path}/.a.json.{os.getpid()}', False),
     (str(tmp_path), True),

@@ -5,8 +5,8 @@ import pathlib
 
 import jax
 import pytest
+from command_runs import DIGITS, run
 
-from commands import DIGITS, run
 from evaluate import compare
 from sample import sampler
 from train import config_file, loop, runs, workdir

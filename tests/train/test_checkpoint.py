@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import optax
 import pytest
-from dit.weights.folder.checkpoint import WEIGHTS, restore_weights
 
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.weights.folder import checkpoint as checkpoint_lib
+from dit.weights import checkpoint as checkpoint_lib
+from dit.weights.checkpoint import WEIGHTS, restore_weights
 from train import state
 from train.checkpoint import CheckpointConfig, Checkpointer, SaveError
 from train.optimizer import make_optimizer

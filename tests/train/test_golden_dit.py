@@ -9,7 +9,7 @@ import reference
 from configs import dit as recipe
 from dit import model
 from dit.path import STEPS, path_named
-from dit.weights.folder import convert
+from dit.weights import convert
 from sample.ddpm import discrete_grid, variances
 from train.objective import ObjectiveConfig, loss_at, noise_losses
 

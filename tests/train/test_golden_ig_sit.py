@@ -14,7 +14,7 @@ import reference
 
 from configs import base
 from dit import model
-from dit.weights.folder import convert
+from dit.weights import convert
 from train import ema
 from train.objective import ObjectiveConfig, loss_at
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule

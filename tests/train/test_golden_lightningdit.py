@@ -22,7 +22,7 @@ import reference
 from configs import base
 from dit import model
 from dit.path import path_named
-from dit.weights.folder import convert
+from dit.weights import convert
 from train.objective import ObjectiveConfig, loss_at, velocity_losses
 from train.optimizer import OptimizerConfig, make_optimizer
 

@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from dit.weights.folder.checkpoint import restore_weights
 from etils import epath
 from PIL import Image
 
 from core.errors import InputError, NonFiniteError
 from dit import model
 from dit.sharding import replicated
+from dit.weights.checkpoint import restore_weights
 from train import checkpoint, loop
 from train.experiment import build
 from train.metrics_log import read_metrics

@@ -14,7 +14,7 @@ from core.errors import InputError
 from dit import model
 from dit.config import FAMILIES
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
-from dit.weights.folder import convert
+from dit.weights import convert
 from train import state
 from train.muon import (
   MuonState,

@@ -3,11 +3,11 @@
 import dataclasses
 import shutil
 
+import command_runs as commands
 import jax
 import numpy as np
 import pytest
 
-import commands
 from core.errors import InputError
 from dit import model
 from dit.sharding import MeshConfig, make_mesh

@@ -4,12 +4,12 @@ import contextlib
 import socket
 import time
 
+import command_runs as commands
 import jax
 import numpy as np
 import pytest
 from tqdm import tqdm
 
-import commands
 from commands import cli
 from core import cluster
 from train import progress

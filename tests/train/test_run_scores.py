@@ -5,9 +5,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from dit.weights.folder.checkpoint import steps_of
 
 from core.errors import InputError
+from dit.weights.checkpoint import steps_of
 from sample import generate
 from train import loop
 from train.metrics_log import read_metrics

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from dit.weights.folder.checkpoint import steps_of
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from core.errors import NonFiniteError
+from dit.weights.checkpoint import steps_of
 from train import loop
 from train.metrics_log import read_metrics
 from train.state import TrainState

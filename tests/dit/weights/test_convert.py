@@ -23,7 +23,7 @@ from published_tensors import (
 
 from dit import model
 from dit.config import DiTConfig, named_size
-from dit.weights.folder import convert
+from dit.weights import convert
 
 
 @pytest.fixture(scope='module', autouse=True)

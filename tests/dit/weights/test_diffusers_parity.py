@@ -13,7 +13,7 @@ import pytest
 from dit import model
 from dit.embed import position_table
 from dit.path import path_named
-from dit.weights.folder import convert
+from dit.weights import convert
 
 REASON = 'needs torch and diffusers: pip install -r requirements-torch.txt'
 pytestmark = pytest.mark.filterwarnings('ignore')  # theirs, not ours

@@ -15,12 +15,12 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from dit.weights.folder.files import read_tensors
 from safetensors.numpy import load_file, save, save_file
 
 from core.errors import InputError
+from dit.weights.files import read_tensors
 
-GOLDEN = pathlib.Path(__file__).parents[1] / 'golden/ig_sit/model.safetensors'
+GOLDEN = pathlib.Path(__file__).parents[2] / 'golden/ig_sit/model.safetensors'
 ARRAYS = {'a': np.arange(6.0, dtype=np.float32).reshape(2, 3), 'b': np.ones(4)}
 
 

@@ -7,16 +7,16 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dit.weights.folder.files import read_tensors
-from dit.weights.folder.finite import check_finite
 from safetensors.numpy import load_file, save_file
 
 from commands.convert import exchange
 from core.errors import InputError
-from dit.weights.folder import folder
-from sample.decoder import read_autoencoder
+from dit.autoencoder.files import read_autoencoder
+from dit.weights import folder
+from dit.weights.files import read_tensors
+from dit.weights.finite import check_finite
 
-GOLDEN = pathlib.Path(__file__).parents[1] / 'golden/ig_sit/model.safetensors'
+GOLDEN = pathlib.Path(__file__).parents[2] / 'golden/ig_sit/model.safetensors'
 IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}
 NAME = 'blocks.0.attn.qkv.weight'
 

@@ -9,12 +9,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from dit.weights.folder.folder import load_folder, save_folder, save_tensors
 from safetensors.numpy import load_file, save_file
 
 from core.errors import InputError, WriteError
 from dit import model
-from dit.weights.folder import folder as weights
+from dit.weights import folder as weights
+from dit.weights.folder import load_folder, save_folder, save_tensors
 
 INFO = {'weights': 'ema', 'source': 'somewhere', 'step': 3, 'family': None}
 

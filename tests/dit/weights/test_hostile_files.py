@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import reference
 
-from commands import convert
+from commands.convert import exchange
 from core.errors import InputError
-from dit.weights.folder import convert, files, folder
+from dit.weights import convert, files, folder
 
 IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}
 
@@ -31,7 +31,7 @@ def refused(function, *words):
 def test_config_that_is_no_json(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
   refused(
-    lambda: convert.exchange(str(tmp_path), f'{tmp_path}/x.safetensors'),
+    lambda: exchange(str(tmp_path), f'{tmp_path}/x.safetensors'),
     'config.json',
   )
 
@@ -40,7 +40,7 @@ def test_config_that_is_no_json(tmp_path, text):
   'source', ['http://x/y.pt', 'foo://x', '~nobodyofthisname/x.pt']
 )
 def test_source_of_unknown_kind(tmp_path, source):
-  refused(lambda: convert.exchange(source, str(tmp_path / 'x'), **IG_SIT))
+  refused(lambda: exchange(source, str(tmp_path / 'x'), **IG_SIT))
 
 
 @pytest.mark.parametrize('name', ['n' * 250, 'n' * 300, 'm' * 238 + '/net'])
@@ -48,7 +48,7 @@ def test_source_of_unknown_kind(tmp_path, source):
 def test_long_names(tmp_path, golden, name, suffix):
   target = tmp_path / (name + suffix)
   try:
-    convert.exchange(str(golden), str(target), **IG_SIT)
+    exchange(str(golden), str(target), **IG_SIT)
   except InputError as error:
     assert '\n' not in str(error)
     assert not os.listdir(tmp_path)
@@ -62,7 +62,7 @@ def test_targets_that_are_links(tmp_path, golden):
   loop.symlink_to(loop)
   dangling.symlink_to(tmp_path / 'nothing')
   for target in (loop, loop / 'x' / 'y', dangling):
-    refused(lambda t=target: convert.exchange(str(golden), str(t), **IG_SIT))
+    refused(lambda t=target: exchange(str(golden), str(t), **IG_SIT))
   assert dangling.is_symlink() and not (tmp_path / 'nothing').exists()
 
 
@@ -86,8 +86,8 @@ def test_file_that_came_meanwhile_stays(tmp_path, monkeypatch):
 def test_weights_can_be_read_by_others(tmp_path, golden):
   before = os.umask(0o022)
   try:
-    convert.exchange(str(golden), str(tmp_path / 'net'), **IG_SIT)
-    convert.exchange(str(tmp_path / 'net'), str(tmp_path / 'x.safetensors'))
+    exchange(str(golden), str(tmp_path / 'net'), **IG_SIT)
+    exchange(str(tmp_path / 'net'), str(tmp_path / 'x.safetensors'))
   finally:
     os.umask(before)
   for path in (tmp_path / 'net/model.safetensors', tmp_path / 'x.safetensors'):

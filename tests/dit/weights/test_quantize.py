@@ -9,20 +9,15 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from dit.weights.folder.convert import flatten, unflatten
-from dit.weights.folder.folder import (
-  load_config,
-  load_folder,
-  save_folder,
-  scheme_of,
-)
-from dit.weights.folder.quantize import SCHEMES, bits_of, pack, unpack
 from safetensors.numpy import load_file, save_file
 
 from core.errors import InputError
 from dit import model
 from dit.config import DiTConfig, named_size
-from dit.weights.folder import quantize
+from dit.weights import quantize
+from dit.weights.convert import flatten, unflatten
+from dit.weights.folder import load_config, load_folder, save_folder, scheme_of
+from dit.weights.quantize import SCHEMES, bits_of, pack, unpack
 
 QKV = 'blocks/attention/qkv/kernel'
 B_SIZE = {'int8': 0.30, 'int6': 0.24, 'int4': 0.17}

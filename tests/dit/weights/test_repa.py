@@ -14,7 +14,7 @@ from published_tensors import (
   write,
 )
 
-from dit.weights.folder import convert, repa
+from dit.weights import convert, repa
 
 
 def projectors(count=1):

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, even after a crash of the machine.
+"""Files that are written atomically, and JSON that may be damaged.
 
 A file is written as .NAME.PID, flushed to the disk and renamed to NAME. A
 command that is killed leaves .NAME.PID behind; the next command that holds the
@@ -8,20 +8,24 @@ lock of NAME removes it (`core.folder_lock`).
 import contextlib
 import errno
 import fnmatch
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
-from core.errors import WriteError
+from core.errors import InputError, WriteError
 
 _PARTIAL = re.compile(r'\.(.+)\.\d+', re.DOTALL)
 _LONGEST = 200  # characters of NAME in a partial name; file systems allow 255
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+# Deeper JSON would exhaust Python's stack where it is walked.
+_MOST_LEVELS = 50
 
 
 def partial_path(path: Any) -> Any:
@@ -100,3 +104,84 @@ def write_error(path: os.PathLike, error: OSError) -> WriteError:
     f'{os.fspath(path)} could not be written ({error.strerror or error}); '
     f'{todo}, and run the same command again. Finished files are kept.'
   )
+
+
+def write_bytes(
+  path: epath.PathLike, data: bytes, *, every: bool = False
+) -> None:
+  """Writes a file under another name, then renames it.
+
+  Args:
+    path: Where to write, in a folder that exists.
+    data: Content of the file.
+    every: Whether every process writes, not the first alone.
+
+  Raises:
+    WriteError: if the file cannot be written.
+  """
+  if jax.process_index() != 0 and not every:
+    return
+  with replacing(epath.Path(path)) as partial:
+    partial.write_bytes(data)
+
+
+def write_json(
+  path: epath.PathLike, value: Any, *, every: bool = False
+) -> None:
+  """Writes readable JSON; see `write_bytes`."""
+  data = (json.dumps(value, indent=2) + '\n').encode()
+  write_bytes(path, data, every=every)
+
+
+def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
+  """Reads the object that a JSON file holds.
+
+  Args:
+    path: File, local or gs://.
+    advice: End of the error message, such as '; train again'.
+
+  Raises:
+    InputError: if the file cannot be read, or holds anything else.
+  """
+  path = epath.Path(path)
+  try:
+    value = parse_json(path.read_bytes())
+  except OSError as error:
+    raise InputError(
+      f'{path} cannot be read ({error.strerror or error}){advice}.'
+    ) from error
+  except ValueError as error:
+    raise InputError(f'{path} is damaged ({error}){advice}.') from error
+  if not isinstance(value, dict):
+    raise InputError(f'{path} is damaged (it is not a JSON object){advice}.')
+  return value
+
+
+def parse_json(text: str | bytes) -> Any:
+  """Parses JSON; integers of more than 20 digits become floats.
+
+  Raises:
+    ValueError: for any other text, and for values nested too deeply.
+  """
+  try:
+    value = json.loads(text, parse_int=_integer)
+  except RecursionError as error:
+    raise ValueError('nested too deeply') from error
+  level = [value]
+  for _ in range(_MOST_LEVELS):
+    level = [child for parent in level for child in _children(parent)]
+  if level:
+    raise ValueError('nested too deeply')
+  return value
+
+
+def _integer(text: str) -> int | float:
+  """Returns a number; Python refuses integers of several thousand digits."""
+  return int(text) if len(text) <= 20 else float(text)
+
+
+def _children(value: Any) -> list[Any]:
+  """Returns the values directly inside a value."""
+  if isinstance(value, dict):
+    return list(value.values())
+  return value if isinstance(value, list) else []

@@ -7,15 +7,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from dit.weights.folder.checkpoint import restore_weights
-from dit.weights.folder.folder import load_folder
-from dit.weights.folder.quantize import SCHEMES
 from safetensors.numpy import load_file, save_file
 
-from commands import convert
-from commands.convert import convert as convert
+from commands import convert as convert_command
+from commands.convert import exchange as convert
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
+from dit.weights.checkpoint import restore_weights
+from dit.weights.folder import load_folder
+from dit.weights.quantize import SCHEMES
 from train import loop, workdir
 from train.experiment import build
 
@@ -199,7 +199,9 @@ def test_heads_of_named_widths_need_not_be_given(monkeypatch):
   heads = {384: 6, 768: 12, 1024: 16, 1152: 16}
   for width, expected in heads.items():
     kernel = np.broadcast_to(np.float32(0), (width, 4, 2, 2))
-    assert convert._num_heads({'x_embedder.proj.weight': kernel}) == expected
+    assert (
+      convert_command._num_heads({'x_embedder.proj.weight': kernel}) == expected
+    )
 
 
 def test_options_of_published_sources(refused, tmp_path):
@@ -242,8 +244,8 @@ def test_targets_that_make_no_sense(refused, tmp_path, folder):
 def test_target_that_exists_is_found_before_any_work(
   refused, tmp_path, folder, monkeypatch, kind
 ):
-  monkeypatch.setattr(convert, 'read_tensors', None)
-  monkeypatch.setattr(convert, 'load_folder', None)
+  monkeypatch.setattr(convert_command, 'read_tensors', None)
+  monkeypatch.setattr(convert_command, 'load_folder', None)
   target = folder if kind == 'folder' else tmp_path / 'taken.safetensors'
   if kind != 'folder':
     target.touch()

@@ -1,0 +1,55 @@
+"""Progress bars on a terminal, and progress lines elsewhere."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from absl import logging
+from tqdm import tqdm
+
+_QUIET_SECONDS = 30
+
+
+def progress_bar(**kwargs: Any) -> tqdm:
+  """A bar on process 0 and on a terminal; elsewhere it shows nothing."""
+  show = jax.process_index() == 0 and on_terminal()
+  return tqdm(disable=not show, dynamic_ncols=True, **kwargs)
+
+
+def on_terminal() -> bool:
+  """Whether bars can be seen: not where a terminal has no width."""
+  fd = sys.stderr.fileno() if sys.stderr.isatty() else None
+  return fd is not None and os.get_terminal_size(fd).columns > 0
+
+
+@contextlib.contextmanager
+def image_progress(
+  total: int, done: int, verb: str = 'sample'
+) -> Iterator[Callable[[int], None]]:
+  """Yields a function to call with the number of images that are done.
+
+  It shows images/s and the time left: on a bar on a terminal, else in a line
+  every half minute.
+  """
+  begin = last = time.monotonic()
+  at_first = done
+  with progress_bar(
+    total=total, initial=done, unit=' images', desc=verb
+  ) as bar:
+
+    def update(done: int) -> None:
+      nonlocal last
+      now = time.monotonic()
+      bar.update(done - bar.n if not bar.disable else 0)
+      if bar.disable and now - last > _QUIET_SECONDS and done < total:
+        last, rate = now, (done - at_first) / (now - begin)
+        logging.info(
+          '%d of %d images, %.3g images/s, %.0f min left.',
+          done, total, rate, (total - done) / rate / 60,
+        )  # fmt: skip
+
+    yield update

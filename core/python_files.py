@@ -1,0 +1,26 @@
+"""Functions of Python files that the user names."""
+
+import importlib.util
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from core.errors import InputError
+
+
+def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
+  """A function of a Python file, which is run."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  assert spec is not None and spec.loader is not None  # of a .py file
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:  # whatever the user's file raises
+    raise InputError(
+      f'{path} does not run: {type(error).__name__}: '
+      f'{" ".join(str(error).split())}.'
+    ) from error
+  function = getattr(module, name, None)
+  if function is None:
+    raise InputError(f'{path} defines no {name}().')
+  return function

@@ -1,0 +1,92 @@
+"""Autoencoders named by text, such as sd_vae:vae.safetensors.
+
+The text is NAME:PLACE, a name of `dit.autoencoder.AUTOENCODERS` and its files
+(local, hf:// or https://), separated by commas, or the folder that holds them.
+"""
+
+import pathlib
+
+import jax
+from jax.sharding import Mesh
+
+from core.errors import InputError, check_choice
+from core.ranges import WebText, check_value
+from dit.autoencoder.base import Autoencoder
+from dit.autoencoder.registry import AUTOENCODERS, load
+from dit.sharding import replicated
+from dit.weights.files import PICKLES, SUFFIXES, local, read_tensors
+
+FLAG = '--autoencoder'
+
+
+def read_autoencoder(
+  text: str | None, mesh: Mesh, half: str
+) -> Autoencoder | None:
+  """Reads an autoencoder.
+
+  Args:
+    text: 'NAME:FILE[,FILE...]' or 'NAME:FOLDER', a file of latent statistics
+      among the files; None, or 'pixels', where latents are images.
+    mesh: devices for the weights, each of which holds all of them.
+    half: the half that is needed, 'encoder' or 'decoder'.
+
+  Raises:
+    InputError: if the files are not those of the name, or lack the half.
+  """
+  if text in (None, 'pixels'):
+    return None
+  check_value('autoencoder', text, WebText)
+  name, _, place = text.partition(':')
+  check_choice('autoencoder', name, AUTOENCODERS)
+  files, folder = _files(name, place)
+  try:
+    tensors = [read_tensors(file)[0] for file in files]
+    statistics = [t for t in tensors if t.keys() == {'mean', 'std'}]
+    rest = [t for t in tensors if t.keys() != {'mean', 'std'}]
+    loaded = load(name, *rest, statistics=statistics[0] if statistics else None)
+    if half not in loaded.params:
+      raise InputError(f'autoencoder {text} has no {half}; add its file.')
+  except InputError as error:
+    if folder is None:
+      raise
+    raise InputError(
+      f'folder {folder} does not hold autoencoder {name}: {error} It holds '
+      f'{_listed(folder)}; name the files, as {FLAG}={name}:FILE[,FILE].'
+    ) from error
+  return jax.device_put(loaded, replicated(mesh))
+
+
+def split_places(place: str) -> list[str]:
+  """Returns the files that a text names, or the one with commas in its name."""
+  if place and '://' not in place and local(place).exists():
+    return [place]
+  return [word for word in place.split(',') if word]
+
+
+def _files(name: str, place: str) -> tuple[list[str], pathlib.Path | None]:
+  """Returns the files of an autoencoder, and the folder that they lie in.
+
+  A folder's files are those called NAME.* or NAME_*, or all if there are none;
+  .safetensors files come before pickles.
+  """
+  words = split_places(place)
+  if len(words) != 1 or '://' in words[0] or not local(words[0]).is_dir():
+    return words, None
+  folder = local(words[0])
+  try:
+    paths = [p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES]
+  except OSError as error:
+    raise InputError(
+      f'folder {folder} of autoencoder {name} cannot be read '
+      f'({error.strerror or error}).'
+    ) from error
+  mine = [p for p in paths if p.name.startswith((f'{name}.', f'{name}_'))]
+  chosen = mine or paths
+  safe = [p for p in chosen if p.suffix not in PICKLES]
+  return [str(path) for path in safe or chosen], folder
+
+
+def _listed(folder: pathlib.Path) -> str:
+  """Returns the names in a folder, shortened."""
+  names = sorted(path.name for path in folder.iterdir())
+  return ', '.join(names[:10]) + ', ...' * (len(names) > 10) or 'nothing'
