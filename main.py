@@ -24,8 +24,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from dispatch import cli
-
+from commands import cli
 from core.errors import InputError, RunError
 
 
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
   """Runs one command and returns the exit status."""
   try:
     args = cli.parse_args(argv, __doc__)
-    from dispatch import dispatch
+    from commands import dispatch  # imports JAX: flags are checked before
 
     return dispatch.run(args)
   except InputError as error:

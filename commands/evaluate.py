@@ -257,7 +257,7 @@ def check_without_data(config: EvalConfig) -> None:
 
 
 def _parts(images: ImageSet, each: int, repeats: int) -> np.ndarray:
-  """Which set every image is in; see `evaluation.divide`."""
+  """Which set every image is in; see `evaluator.divide`."""
   if each < 2 or each * repeats > images.count:
     raise InputError(
       f'{images.name} holds {images.count} images, not {repeats} sets of '

@@ -66,7 +66,7 @@ def sample(
     guidance: guidance as text.
     num: number of images.
     labels: plan of their labels; see `generate.plan_labels`.
-    form: one of `store.FORMATS`.
+    form: one of `output.FORMATS`.
     overwrite: whether images of another protocol in the folder are discarded.
     preset: Name of the published settings in use, whose cost is announced.
 
@@ -216,7 +216,7 @@ def sweep(
   Args:
     request: what to draw from, and the folder of the results.
     guidance: guidance as text, with one or two scales LOW..HIGH:COUNT.
-    metric: Metric for the picture and the marks, one of `measure.METRICS`.
+    metric: Metric for the picture and the marks, one of `metrics.METRICS`.
     num: number of images for each point.
     overwrite: whether points of another protocol in the folder are discarded.
   """

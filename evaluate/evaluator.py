@@ -45,7 +45,7 @@ class EvalConfig(MeasureConfig):
   """What is measured, in which features, and how often while training.
 
   Attributes:
-    extractor: as `extractors.open_extractor` reads it.
+    extractor: as `extractor_registry.open_extractor` reads it.
     preprocessing: of Inception, one of `resize.PRESETS`.
     reference: statistics or images; '' for the training split.
     image_size: that image files are cut to, as ADM cuts; 0: as they are.

@@ -10,9 +10,10 @@ import types
 
 import numpy as np
 import pytest
-from dispatch import dispatch, run
+from command_runs import run
 from PIL import Image
 
+from commands import dispatch
 from core.errors import NonFiniteError
 from core.nested import flatten
 from evaluate import compare, scorer
