@@ -104,8 +104,9 @@ def test_method_of_the_page_with_a_name(tmp_path):
   for name in ('guidance', 'tests/guidance'):
     shutil.copytree(ROOT / name, tmp_path / name)
   for name in (
-    'dit', 'sample', 'train', 'configs', 'main.py', 'pyproject.toml',
-    'tests/conftest.py', 'tests/commands.py', 'tests/networks.py',
+    'commands', 'configs', 'core', 'distill', 'dit', 'evaluate',
+    'input_pipeline', 'sample', 'train', 'main.py', 'pyproject.toml',
+    'tests/conftest.py', 'tests/command_runs.py', 'tests/networks.py',
   ):  # fmt: skip
     (tmp_path / name).symlink_to(ROOT / name)
   page = (ROOT / 'docs' / 'extending.md').read_text()

@@ -8,6 +8,7 @@ import time
 import pytest
 from command_runs import ROOT, run
 
+from commands import convert as convert_command
 from commands import flag_groups
 from core import suggestions
 from core.nested import flatten
@@ -83,7 +84,7 @@ def test_help_names_the_words_that_the_code_knows():
   assert flag_groups.RESIZES == PRESETS
   assert flag_groups.FORMATS == FORMATS
   assert flag_groups.WEIGHTS == tuple(WEIGHTS)
-  assert flag_groups.FAMILIES == (*convert.FAMILIES, convert.INCEPTION)
+  assert flag_groups.FAMILIES == (*convert.FAMILIES, convert_command.INCEPTION)
   assert flag_groups.SCHEMES == tuple(quantize.SCHEMES)
 
 

@@ -22,12 +22,13 @@ WIDE = (
 )  # fmt: skip
 PROGRAM = """
 import sys, jax
-from train import dryrun, settings
+from commands import dry_run
+from train import config_file
 from train.experiment import build
-config = settings.load_config('configs/sit.py:Tiny/2,ig')
-experiment = build(settings.override(config, sys.argv[2:]).to_dict())
-experiment, mesh = dryrun.placed(experiment, sys.argv[1])
-step, *shapes = dryrun.train_program(experiment, mesh)
+config = config_file.load_config('configs/sit.py:Tiny/2,ig')
+experiment = build(config_file.override(config, sys.argv[2:]).to_dict())
+experiment, mesh = dry_run.placed(experiment, sys.argv[1])
+step, *shapes = dry_run.train_program(experiment, mesh)
 with jax.set_mesh(mesh):
   print(step.lower(*shapes).compile().as_text())
 """

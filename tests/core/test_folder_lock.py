@@ -23,7 +23,7 @@ from core.errors import InputError, WriteError
 ROOT = pathlib.Path(__file__).parents[2]
 HOLDER = """
 import errno, fcntl, os, subprocess, sys, time
-from dit import folder_lock
+from core import folder_lock
 def no_locks(*args):
   raise OSError(errno.ENOLCK, 'No locks available')
 if 'marker' in sys.argv:

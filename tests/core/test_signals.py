@@ -112,7 +112,7 @@ def test_second_signal_stops_a_process_that_is_busy_elsewhere():
   program = (
     'import hashlib\n'
     'from absl import logging\n'
-    'from train import signals\n'
+    'from core import signals\n'
     'logging.use_absl_handler()\n'
     'logging.set_verbosity(logging.INFO)\n'
     'signals._GRACE = 0.1\n'

@@ -30,7 +30,7 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 import jax
 sys.path.insert(0, sys.argv[4])
 import networks
-from train import preparing
+from commands import prepare as preparing
 from train.experiment import build
 from train.config_file import (load_config, override)
 
