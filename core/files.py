@@ -8,6 +8,7 @@ lock of NAME removes it (`core.folder_lock`).
 import contextlib
 import errno
 import fnmatch
+import hashlib
 import json
 import os
 import re
@@ -155,6 +156,12 @@ def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
   if not isinstance(value, dict):
     raise InputError(f'{path} is damaged (it is not a JSON object){advice}.')
   return value
+
+
+def file_sha256(path: os.PathLike) -> str:
+  """Returns the SHA-256 of a local file, in hexadecimal digits."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -8,7 +8,6 @@ FILE.py:NAME         your function of images (B, H, W, C) float32 in [0, 255],
 to features (B, F)
 """
 
-import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from absl import logging
 
 from core.errors import InputError, quote
+from core.files import file_sha256
 from core.python_files import load_function
 from core.ranges import WebText, check_value
 from dit.model import fingerprint
@@ -102,7 +102,7 @@ def open_extractor(
       network, about = _trained(data, num_classes, load_images)
     return classifier_extractor(network, about)
   path = pathlib.Path(kind).expanduser()
-  about = {'file': str(path), 'code_sha256': _sha256(path)}
+  about = {'file': str(path), 'code_sha256': file_sha256(path)}
   return user_extractor(name, load_function(path, rest), about)
 
 
@@ -114,7 +114,7 @@ def _inception(file: str, preprocessing: str) -> Extractor:
       f'{error} The published weights are at {URL}; give '
       '--extractor=inception:FILE.'
     ) from error
-  digest, (tensors, _) = _sha256(path), read_tensors(path)
+  digest, (tensors, _) = file_sha256(path), read_tensors(path)
   about: dict[str, str | None] = {'file': path.name, 'sha256': digest}
   header = header_of(path)
   if header.get('tensors_sha256') == fingerprint(tensors):
@@ -149,7 +149,7 @@ def convert_inception(source: str, target: str) -> str:
     InputError: if the source is not the published file, or the target exists.
   """
   path = fetch(source)
-  if (digest := _sha256(path)) != SHA256:
+  if (digest := file_sha256(path)) != SHA256:
     raise InputError(
       f'{source} is not the published Inception: its SHA-256 is {digest}, '
       f'expected {SHA256} ({URL}).'
@@ -162,11 +162,6 @@ def convert_inception(source: str, target: str) -> str:
     tensors_sha256=fingerprint(tensors),
   )
   return f'{source} -> {target}: {len(tensors)} tensors of Inception.'
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _trained(

@@ -5,7 +5,6 @@ has both is done.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from core.errors import InputError, PrepareError
-from core.files import partial_path, read_json, sync, write_json
+from core.files import file_sha256, partial_path, read_json, sync, write_json
 from input_pipeline.records import Layout, Metadata, Shard, from_json
 
 # One record in each group, for random access; latents do not compress.
@@ -97,7 +96,7 @@ class ShardWriter:
       file=self._path.name,
       records=self.records,
       nbytes=self._partial.stat().st_size,
-      sha256=_digest(self._partial),
+      sha256=file_sha256(self._partial),
       counts=tuple(self._counts.tolist()),
       broken=tuple(self.broken),
       mean=tuple(mean.tolist()),
@@ -129,7 +128,7 @@ def check_shards(folder: epath.PathLike) -> Sequence[str]:
     path = pathlib.Path(folder) / shard.file
     if not path.is_file():
       wrong.append(f'{path} is missing.')
-    elif _digest(path) != shard.sha256:
+    elif file_sha256(path) != shard.sha256:
       wrong.append(f'{path} is not what was written: its checksum differs.')
     else:
       wrong += _check_records(path, shard, metadata)
@@ -159,9 +158,3 @@ def _check_records(
   if counts.tolist() != list(shard.counts):
     return [f'{path}: the counts of its classes differ.']
   return []
-
-
-def _digest(path: pathlib.Path) -> str:
-  """SHA-256 of a file."""
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()

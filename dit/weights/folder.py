@@ -13,7 +13,6 @@ is checked, every name, shape and type, and the hash, before it is used.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -28,7 +27,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from core.errors import InputError, nearest
-from core.files import is_full, partial_path, read_json, sync, write_error
+from core.files import (
+  file_sha256,
+  is_full,
+  partial_path,
+  read_json,
+  sync,
+  write_error,
+)
 from dit import model
 from dit.config import DiTConfig
 from dit.weights import quantize
@@ -83,7 +89,7 @@ def save_folder(
   with _appears(folder) as partial:
     partial.mkdir()
     _write(partial / 'model.safetensors', arrays, {})
-    about['sha256'] = _sha256(partial / 'model.safetensors')
+    about['sha256'] = file_sha256(partial / 'model.safetensors')
     text = json.dumps(about, indent=2) + '\n'
     (partial / 'config.json').write_text(text)
     for path in (*partial.iterdir(), partial):
@@ -119,7 +125,7 @@ def load_folder(
   _check_arrays(path, arrays, config, scheme)
   # Folders of earlier versions, which had no quantized weights, have no hash.
   hashed = 'sha256' in info or scheme is not None
-  if hashed and info.pop('sha256', None) != _sha256(path):
+  if hashed and info.pop('sha256', None) != file_sha256(path):
     raise InputError(
       f'{path} is not the file that {folder / "config.json"} was written with: '
       'its SHA-256 is another; copy or convert both again.'
@@ -273,11 +279,6 @@ def _check_arrays(
       raise InputError(
         f'{where} has {name} of type {array.dtype}, expected {leaf.dtype}.'
       )
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _write(

@@ -14,6 +14,7 @@ from command_runs import run
 from PIL import Image
 
 from core.errors import InputError
+from core.files import file_sha256
 from dit.latents import Normalisation
 from input_pipeline import shards
 from input_pipeline.records import LatentSource, Layout, Metadata
@@ -104,7 +105,7 @@ def rewrite(folder, change):
     writer.write(change(i, metadata.layout, record))
   writer.close()
   values = json.loads((folder / 'metadata.json').read_text())
-  values['shards'][0]['sha256'] = shards._digest(path)
+  values['shards'][0]['sha256'] = file_sha256(path)
   values['shards'][0]['nbytes'] = path.stat().st_size
   (folder / 'metadata.json').write_text(json.dumps(values))
 

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from commands.convert import exchange
 from core.errors import InputError
+from core.files import file_sha256
 from dit.autoencoder.files import read_autoencoder
 from dit.weights import folder
 from dit.weights.files import read_tensors
@@ -97,7 +98,7 @@ def test_quantized_folders_are_checked(tmp_path):
   save_file(arrays, path)
   config = tmp_path / 'small' / 'config.json'
   about = json.loads(config.read_text())
-  config.write_text(json.dumps({**about, 'sha256': folder._sha256(path)}))
+  config.write_text(json.dumps({**about, 'sha256': file_sha256(path)}))
   with pytest.raises(InputError, match='attention/qkv/kernel'):
     folder.load_folder(tmp_path / 'small')
 
