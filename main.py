@@ -31,10 +31,7 @@ from core.errors import InputError, RunError
 def main(argv: Sequence[str]) -> int:
   """Runs one command and returns the exit status."""
   try:
-    args = cli.parse_args(argv, __doc__)
-    from commands import dispatch  # imports JAX: flags are checked before
-
-    return dispatch.run(args)
+    return cli.run(cli.parse_args(argv, __doc__))
   except InputError as error:
     print(f'main.py: {error}', file=sys.stderr)
     return 2

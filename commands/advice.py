@@ -4,7 +4,7 @@ import functools
 import shlex
 from collections.abc import Sequence
 
-from commands.sample_job import Opened, Request
+from commands.sample_job import Opened, SampleRequest
 from core.errors import InputError
 from evaluate.evaluator import plan
 from input_pipeline.records import LatentSource, Metadata
@@ -25,7 +25,7 @@ class Advice:
   where only the decoder is missing, the sentence says how to give it.
   """
 
-  def __init__(self, request: Request) -> None:
+  def __init__(self, request: SampleRequest) -> None:
     """Remembers the run; opens it when first asked."""
     self._request = request
 

@@ -4,6 +4,7 @@ Nothing here imports JAX: a wrong flag or config key is answered at once.
 """
 
 import argparse
+import importlib
 import pathlib
 import re
 import shutil
@@ -68,11 +69,26 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
     near = nearest(rest[0], (*commands, '--help', '--version'))
     raise InputError(f'unknown command {rest[0]!r}; {known}{near}')
   args = parser.parse_args(rest)
+  if args.topology is not None and not args.dry_run:
+    raise InputError('--topology is for --dry_run.')
   if overrides and args.command == 'convert':
     raise InputError(f'convert reads no config: leave out {overrides[0]!r}.')
   config_file.check_keys(overrides)
   args.overrides = overrides
   return args
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs the command, which is a module, and returns the exit status."""
+  # These import JAX and take seconds: flags are checked before.
+  from core import cluster, signals
+  from train.metrics_log import set_up_logging
+
+  module = importlib.import_module(f'commands.{args.command.replace("-", "_")}')
+  set_up_logging()
+  cluster.join(args)
+  with signals.end_on_sigterm(args.command):
+    return module.run(args) or 0
 
 
 def version() -> str:

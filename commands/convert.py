@@ -11,6 +11,7 @@ what shapes do not tell. Everything passes through the tree of a network, so
 weights that do not fit are refused, and then nothing is written.
 """
 
+import argparse
 import pathlib
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -46,6 +47,22 @@ Network = tuple[DiTConfig, model.Params, dict[str, Any]]
 INCEPTION = 'inception'
 _HEADS = {width: num_heads for _, width, num_heads in SIZES.values()}
 _NEVER_WRITTEN = (*PICKLES, '.bin', '.npz', '.npy')
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs `convert`."""
+  report = exchange(
+    args.source,
+    args.target,
+    family=args.family,
+    num_heads=args.num_heads,
+    taps=args.taps,
+    null_label=False if args.no_null_label else None,
+    weights=args.weights,
+    quantize=args.quantize,
+    allow_nonfinite=args.allow_nonfinite,
+  )
+  print(report)
 
 
 def exchange(

@@ -1,6 +1,6 @@
-"""The commands `evaluate`, `reference` and `train-features`."""
+"""The command `evaluate`: scores images against real ones."""
 
-import dataclasses
+import argparse
 import itertools
 import json
 import pathlib
@@ -12,18 +12,19 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from commands.sample_job import Drawing, Request
+from commands.measuring import check_without_data, configured, eval_overrides
+from commands.presets import with_preset
+from commands.sample_job import Drawing, SampleRequest, request_of
 from core.errors import InputError, WriteError
 from core.files import read_json, write_bytes, write_json
-from core.processes import writing, writing_target
+from core.processes import print_once, writing
 from core.progress import image_progress
 from core.ranges import Count, Range, check_value
 from dit.sharding import make_mesh
 from evaluate import tables
-from evaluate.evaluator import EvalConfig, Evaluator, divide, records_decoder
+from evaluate.evaluator import Evaluator, divide, records_decoder
 from evaluate.image_sets import ImageSet, open_image_set
 from evaluate.inputs import check_samples, protocol_beside
-from evaluate.reference import is_statistics, save_reference
 from sample import nonfinite
 from sample.labels import named
 from train import workdir
@@ -31,6 +32,37 @@ from train.experiment import Experiment
 
 # Files in the folder of results.
 WRITES = ('evaluation*.json', 'evaluation*.md')
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs `evaluate`."""
+  guidance, overrides, row = with_preset(args)
+  if args.samples is None:
+    if args.config:
+      raise InputError('--config is for --samples: a run has its own config.')
+    overrides = [*overrides, *eval_overrides(args)]
+    text = evaluate_run(
+      request_of(args, overrides),
+      guidance or 'none',
+      num=row.get('num', 50_000) if args.num is None else args.num,
+      labels=args.labels or row.get('labels', 'balanced'),
+      row=row,
+      preset=args.preset,
+    )
+  else:
+    drawing = ('guidance', 'labels', 'weights', 'step', 'guide')
+    for name in drawing:
+      if getattr(args, name) is not None:
+        raise InputError(f'--{name} is for drawing, not for --samples.')
+    text = evaluate_samples(
+      configured(args),
+      args.samples,
+      row=row,
+      num=args.num,
+      out=args.out,
+      autoencoder=args.autoencoder,
+    )
+  print_once(text)
 
 
 def evaluate_samples(
@@ -113,7 +145,7 @@ def evaluate_samples(
 
 
 def evaluate_run(
-  request: Request,
+  request: SampleRequest,
   guidance: str,
   *,
   num: int,
@@ -195,64 +227,6 @@ def evaluate_run(
       count=num,
       eight_bit=True,
       row=row,
-    )
-
-
-def make_reference(
-  experiment: Experiment, target: str, autoencoder: str | None = None
-) -> str:
-  """Writes the statistics of `eval.reference`, or of the training split.
-
-  Args:
-    experiment: settings; only the sections eval, data and mesh count.
-    target: path of the .npz to write.
-    autoencoder: decoder of a training split of latents, if not remembered.
-
-  Returns:
-    A report of what was written.
-
-  Raises:
-    InputError: for input that is missing or does not fit.
-  """
-  path = epath.Path(target).expanduser()
-  if path.suffix != '.npz' or path.exists():
-    raise InputError(
-      f'--to is {target}, expected a new file that ends with .npz.'
-    )
-  if (images := experiment.eval.reference) and is_statistics(images):
-    raise InputError(f'{images} holds statistics already, not only images.')
-  mesh = make_mesh(experiment.mesh)
-  decoder = records_decoder(experiment.eval, experiment.data, autoencoder, mesh)
-  with writing_target(path, 'reference'):
-    evaluator = Evaluator(
-      dataclasses.replace(experiment.eval, metrics=()),
-      experiment.data,
-      experiment.model.num_classes,
-      mesh,
-      labels=False,
-      count=None,
-      decoder=decoder,
-    )
-    reference = evaluator.reference
-    about = {**reference.about, **workdir.environment()}
-    save_reference(path, dataclasses.replace(reference, about=about))
-  return (
-    f'{path}: {evaluator.extractor.name} statistics of {reference.count} '
-    f'images of {about["images"]} (SHA-256 {about["sha256"][:8]}...).'
-  )
-
-
-def check_without_data(config: EvalConfig) -> None:
-  """Raises InputError for what needs the training data, where none is known."""
-  if config.extractor == 'classifier':
-    raise InputError(
-      '--extractor is needed, such as inception:FILE or classifier:FOLDER (or '
-      '--config, on whose training split a classifier is then trained).'
-    )
-  if not config.reference:
-    raise InputError(
-      'real images are needed: --reference (--images of the command reference)'
-      ', or --config, whose training split they are.'
     )
 
 

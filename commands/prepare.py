@@ -1,10 +1,12 @@
 """The command `prepare`: from image files to records for training."""
 
+import argparse
 from typing import Annotated
 
 import jax
 from absl import logging
 
+from commands import advice
 from core.errors import InputError, shorten
 from core.processes import together
 from core.ranges import FolderName, check_value
@@ -19,7 +21,29 @@ from input_pipeline.records import Metadata
 from input_pipeline.shards import check_shards
 from input_pipeline.splits import classes_for
 from sample.decoder import remembered
-from train.experiment import Experiment
+from train.config_file import load_config, override
+from train.experiment import Experiment, build
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs `prepare`."""
+  overrides = list(args.overrides)
+  # The flag names the autoencoder; the key need not be given beside it.
+  if args.autoencoder and not any(
+    word.startswith('data.autoencoder=') for word in overrides
+  ):
+    name = args.autoencoder.partition(':')[0]
+    overrides.append(f'data.autoencoder={name}')
+  experiment = build(override(load_config(args.config), overrides).to_dict())
+  if args.verify:
+    print(verify(experiment, args.split))
+  elif args.images is None:
+    raise InputError('--images is needed: a folder, a .zip, or tfds:NAME.')
+  else:
+    print(
+      prepare(experiment, args.images, args.split, args.autoencoder)
+      + advice.training(args.config, overrides, experiment, args.split)
+    )
 
 
 def prepare(

@@ -1,9 +1,10 @@
 """Sources and settings of samples: all is checked before weights are read.
 
-A `Request` becomes `Opened`, of which nothing is compiled or read yet, or a
-`Drawing`, which also knows guidance, labels and what decodes.
+A `SampleRequest` becomes `Opened`, of which nothing is compiled or read yet, or
+a `Drawing`, which also knows guidance, labels and what decodes.
 """
 
+import argparse
 import dataclasses
 import functools
 import os
@@ -14,6 +15,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from commands.presets import PRESETS
 from core.errors import InputError
 from core.ranges import Count, PathText, Seed, check_value
 from dit import model
@@ -34,11 +36,9 @@ from train.config_file import load_config
 from train.experiment import Experiment
 from train.runs import Source
 
-PRESETS = 'configs/presets.py'
-
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class SampleRequest:
   """The arguments that all commands of this module share.
 
   Attributes:
@@ -64,10 +64,34 @@ class Request:
     check_value('--out', os.fspath(self.out or ''), PathText)
 
 
+def request_of(
+  args: argparse.Namespace, overrides: Sequence[str] = ()
+) -> SampleRequest:
+  """Returns what sampling commands share; the user's overrides come last."""
+  guide = None
+  if args.guide:
+    guide = Source.at(args.guide, step=args.guide_step)
+  elif args.guide_step is not None:
+    raise InputError('--guide_step needs --guide.')
+  return SampleRequest(
+    Source(
+      args.workdir or args.folder,
+      is_run=args.workdir is not None,
+      weights=args.weights,
+      step=args.step,
+    ),
+    [*overrides, *args.overrides],
+    guide,
+    args.seed,
+    args.out,
+    args.autoencoder,
+  )
+
+
 class Opened:
   """A request looked at: everything but the weights."""
 
-  def __init__(self, request: Request) -> None:
+  def __init__(self, request: SampleRequest) -> None:
     """Opens; compiles nothing and reads no weights."""
     self._request = request
     self.experiment: Experiment = request.source.open(request.overrides)
@@ -169,7 +193,7 @@ class Drawing:
 
   def __init__(
     self,
-    request: Request,
+    request: SampleRequest,
     guidance: str,
     *,
     num: int,

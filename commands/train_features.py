@@ -4,6 +4,7 @@
 test split, for data that no published extractor suits.
 """
 
+import argparse
 import hashlib
 import time
 from typing import Annotated, Any
@@ -14,16 +15,29 @@ from absl import logging
 from etils import epath
 
 from core.errors import InputError
-from core.processes import together, writing_target
+from core.processes import print_once, together, writing_target
 from core.ranges import Range, check_value
 from dit.sharding import make_mesh
 from dit.weights.folder import check_target
 from evaluate.classifier import recipe, train_classifier
 from evaluate.real_images import decoder_of, load_images
 from input_pipeline.sources import DataConfig, open_source
-from train.experiment import Experiment
+from train.config_file import load_config, override
+from train.experiment import Experiment, build
 
 _MOST_BYTES = 2**33  # of images in memory: 2.7 million of 32 x 32
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs `train-features`."""
+  config = override(load_config(args.config), args.overrides)
+  report = train_features(
+    build(config.to_dict()),
+    args.target,
+    steps=args.steps,
+    autoencoder=args.autoencoder,
+  )
+  print_once(report)
 
 
 def train_features(

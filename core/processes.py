@@ -99,3 +99,9 @@ def everywhere(*numbers: int) -> np.ndarray:
   if jax.process_count() == 1:
     return np.asarray([numbers])
   return multihost_utils.process_allgather(np.asarray(numbers))
+
+
+def print_once(text: str) -> None:
+  """Prints a text on the first process of a job."""
+  if jax.process_index() == 0:
+    print(text)

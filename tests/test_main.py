@@ -13,7 +13,7 @@ import pytest
 from command_runs import run
 from PIL import Image
 
-from commands import dispatch
+from commands import train as train_command
 from core.errors import NonFiniteError
 from core.nested import flatten
 from evaluate import compare, scorer
@@ -264,7 +264,7 @@ def test_too_many_bad_steps_exit_with_one(monkeypatch):
   def explode(args):
     raise NonFiniteError('3 steps in a row.')
 
-  monkeypatch.setitem(dispatch.RUNS, 'train', explode)
+  monkeypatch.setattr(train_command, 'run', explode)
   result = run('train', '--workdir=x')
   assert (result.status, result.err) == (1, 'main.py: 3 steps in a row.\n')
 
@@ -273,7 +273,7 @@ def test_ctrl_c_outside_training_exits_with_130(monkeypatch):
   def interrupt(args):
     raise KeyboardInterrupt
 
-  monkeypatch.setitem(dispatch.RUNS, 'train', interrupt)
+  monkeypatch.setattr(train_command, 'run', interrupt)
   result = run('train', '--workdir=x')
   assert (result.status, result.err) == (130, 'main.py: interrupted.\n')
 

@@ -56,8 +56,8 @@ def test_sigterm_says_what_is_kept(
 
 def test_a_command_without_results_of_its_own_ends_too(tmp_path, monkeypatch):
   monkeypatch.setattr(
-    'commands.dispatch.RUNS',
-    {'convert': lambda args: signal.raise_signal(signal.SIGTERM)},
+    'commands.convert.run',
+    lambda args: signal.raise_signal(signal.SIGTERM),
   )
   result = run('convert', f'--from={tmp_path}', f'--to={tmp_path}/x')
   assert result.status == 128 + signal.SIGTERM

@@ -1,1 +1,3 @@
-"""The command report: a run as one HTML page."""
+"""The command `report`: a run as one HTML page."""
+
+from commands.report.report import run as run

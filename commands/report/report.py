@@ -4,6 +4,7 @@ Most of it is what the run and the other commands left in the workdir; a sheet
 of samples by class and film strips (`sample.trajectory`) are drawn anew.
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from commands.advice import Advice
 from commands.report import page
 from commands.report.samples import Artist
-from commands.sample_job import Request
+from commands.sample_job import SampleRequest, request_of
 from core.errors import InputError
 from core.files import read_json, write_bytes
 from core.nested import flatten
@@ -36,8 +37,13 @@ _GRIDS = 12  # of previews, evenly spaced over the run
 _NOTHING = 'Nothing yet.'
 
 
+def run(args: argparse.Namespace) -> None:
+  """Runs `report`."""
+  print(report(request_of(args), args.guidance, draw=not args.no_draw))
+
+
 def report(
-  request: Request,
+  request: SampleRequest,
   guidance: Sequence[str],
   *,
   draw: bool = True,
@@ -78,7 +84,7 @@ def report(
 
 
 def _page(
-  request: Request,
+  request: SampleRequest,
   experiment: Experiment,
   guidance: Sequence[str],
   *,
@@ -217,7 +223,7 @@ def _origin(path: epath.Path) -> str:
 
 
 def _previews(
-  request: Request, experiment: Experiment, place: epath.Path
+  request: SampleRequest, experiment: Experiment, place: epath.Path
 ) -> str:
   """Returns the preview grids, with the names of their columns."""
   paths = sorted((place / 'previews').glob('*.png'))

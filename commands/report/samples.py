@@ -8,7 +8,7 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from commands.report import page
-from commands.sample_job import Opened, Request
+from commands.sample_job import Opened, SampleRequest
 from core.errors import InputError
 from evaluate.compare import split_names
 from guidance.parse import parse, with_guide
@@ -25,7 +25,7 @@ _ROWS = {name: name for name in ('state', 'strong', 'refined', 'guided')}
 class Artist:
   """Draws the pictures; everything is checked first."""
 
-  def __init__(self, request: Request, guidance: Sequence[str]) -> None:
+  def __init__(self, request: SampleRequest, guidance: Sequence[str]) -> None:
     self._opened = opened = Opened(request)
     self._experiment = experiment = opened.experiment
     self._seed = request.seed

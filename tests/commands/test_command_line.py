@@ -9,7 +9,7 @@ import pytest
 from command_runs import ROOT, run
 
 from commands import convert as convert_command
-from commands import flag_groups
+from commands.flags import shared
 from core import suggestions
 from core.nested import flatten
 from dit.weights import convert, quantize
@@ -79,13 +79,13 @@ def test_the_bare_command_prints_help():
 
 
 def test_help_names_the_words_that_the_code_knows():
-  assert set(flag_groups.METHODS) <= set(NAMES)
-  assert flag_groups.METRICS == METRICS
-  assert flag_groups.RESIZES == PRESETS
-  assert flag_groups.FORMATS == FORMATS
-  assert flag_groups.WEIGHTS == tuple(WEIGHTS)
-  assert flag_groups.FAMILIES == (*convert.FAMILIES, convert_command.INCEPTION)
-  assert flag_groups.SCHEMES == tuple(quantize.SCHEMES)
+  assert set(shared.METHODS) <= set(NAMES)
+  assert shared.METRICS == METRICS
+  assert shared.RESIZES == PRESETS
+  assert shared.FORMATS == FORMATS
+  assert shared.WEIGHTS == tuple(WEIGHTS)
+  assert shared.FAMILIES == (*convert.FAMILIES, convert_command.INCEPTION)
+  assert shared.SCHEMES == tuple(quantize.SCHEMES)
 
 
 @pytest.mark.parametrize(

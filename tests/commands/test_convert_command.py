@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from commands import convert as exchange
-from commands import flags
+from commands.flags import convert as flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / 'tests' / 'golden' / 'ig_sit' / 'model.safetensors'
@@ -104,7 +104,7 @@ def test_every_example_is_understood(monkeypatch):
   monkeypatch.setattr(exchange, 'exchange', convert)
   examples = [
     line.split()[3:]
-    for line in flags.CONVERT_EXAMPLES.splitlines()
+    for line in flags.EPILOG.splitlines()
     if line.startswith('  python main.py convert')
   ]
   for argv in examples:

@@ -9,7 +9,7 @@ import pytest
 from command_runs import run
 from PIL import Image
 
-from commands import sample
+from commands import presets
 from evaluate import sweep
 from sample import output as store_lib
 from sample.pipeline import SAMPLING
@@ -176,9 +176,9 @@ def test_cfg_without_a_null_label_is_one_line(shared_run, tmp_path):
   assert 'cfg needs the null label' in result.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize('name', config_file.load_config(sample.PRESETS))
+@pytest.mark.parametrize('name', config_file.load_config(presets.PRESETS))
 def test_presets_are_settings_of_their_family(name):
-  guidance, assignments, row = sample.preset(name)
+  guidance, assignments, row = presets.preset(name)
   assert row['fid'] > 1 and row['num'] == 50_000
   family = 'ig_' if 'ig:' in guidance else ''
   family += name.split('_')[0]
@@ -206,9 +206,9 @@ def test_a_preset_says_what_it_costs_and_for_which_network_it_is(shared_run):
   ) in result.err
 
 
-@pytest.mark.parametrize('name', config_file.load_config(sample.PRESETS))
+@pytest.mark.parametrize('name', config_file.load_config(presets.PRESETS))
 def test_a_preset_sets_all_that_its_figure_depends_on(name):
-  _, assignments, row = sample.preset(name)
+  _, assignments, row = presets.preset(name)
   keys = dict(assignment.split('=', 1) for assignment in assignments)
   every = config_file.load_config('configs/base.py').sample.keys()
   assert keys.keys() == {f'sample.{key}' for key in every} - {
@@ -227,7 +227,8 @@ def test_a_preset_sets_all_that_its_figure_depends_on(name):
 def test_a_preset_brings_labels_and_number_of_images(shared_run, monkeypatch):
   calls = []
   monkeypatch.setattr(
-    sample, 'sample', lambda request, guidance, **words: calls.append(words)
+    'commands.sample.sample',
+    lambda request, guidance, **words: calls.append(words),
   )
   words = ['sample', f'--workdir={shared_run}/run']
   for more in ([], ['--preset=sit_xl_cfg'],

@@ -5,7 +5,6 @@ those takes seconds; a test holds both equal.
 """
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 from core.errors import InputError, nearest
@@ -31,14 +30,13 @@ SCHEMES = ('int8', 'int6', 'int4')
 # Sentences of --help on config keys.
 FREE_KEYS = (
   'Config keys that change no weights can be set: --config.KEY=VALUE, with the '
-  'keys of configs/base.py.\n'
+  'keys of configs/base.py.'
 )
 ALL_KEYS = (
   'Any config key can be set: --config.KEY=VALUE, with the keys of '
-  'configs/base.py.\n'
+  'configs/base.py.'
 )
 AUTOENCODER = 'NAME:FILE[,FILE]'
-Command = Callable[[str, str, str], argparse.ArgumentParser]
 
 
 def path(text: str) -> str:
@@ -91,6 +89,13 @@ def metric(text: str) -> str:
   return name
 
 
+def exit_status(text: str) -> int:
+  """Reads an exit status."""
+  if not (text.isdecimal() and int(text) < 256):
+    raise argparse.ArgumentTypeError(f'{text!r}, expected 0 to 255')
+  return int(text)
+
+
 def blocks(text: str) -> tuple[int, ...]:
   """Reads numbers of blocks, separated by commas."""
   try:
@@ -106,7 +111,6 @@ def add_workdir(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--workdir', type=path, required=True, help='folder of the run'
   )
-  parser.set_defaults(folder=None)
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -215,7 +219,7 @@ def add_stopped_status(parser: argparse.ArgumentParser) -> None:
   """Adds the exit status of a run that was stopped."""
   parser.add_argument(
     '--stopped_status',
-    type=int,
+    type=exit_status,
     default=0,
     help='exit status of a run that was stopped before its end, for launchers '
     'that start it again (%(default)s)',

@@ -1,0 +1,82 @@
+"""The command `compare`: guidance methods side by side.
+
+Everything that can be checked is checked before weights are read.
+"""
+
+import argparse
+
+from absl import logging
+
+from commands.sample_job import Opened, SampleRequest, request_of
+from core.processes import writing
+from evaluate import classifier
+from evaluate import compare as compare_lib
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs `compare`."""
+  print(compare(request_of(args)))
+
+
+def compare(request: SampleRequest) -> str:
+  """Compares guidance methods; returns the table and how to read it."""
+  opened = Opened(request)
+  experiment = opened.experiment
+  opened.check(experiment.compare.texts())
+  opened.check_weights()
+  splits = opened.splits()
+  kind, _, trained_before = experiment.eval.extractor.partition(':')
+  network = None
+  if kind != 'classifier':
+    logging.warning(
+      'compare measures in features of a classifier, not in eval.extractor=%s; '
+      'see evaluate and sweep.', experiment.eval.extractor,
+    )  # fmt: skip
+  elif trained_before:
+    network, _ = classifier.load(trained_before)
+  place = request.out or request.source.place
+  with writing(
+    place, 'comparison', 'compare', writes=compare_lib.WRITES
+  ) as out:
+    denoiser, guide, protocol = opened.restore()
+    if opened.decoder is not None:
+      protocol['autoencoder'] = opened.about_decoder()
+    table = compare_lib.compare(
+      denoiser,
+      experiment.compare,
+      experiment.sample,
+      path=opened.path,
+      shape=experiment.model.latent_shape,
+      mesh=opened.mesh,
+      seed=request.seed,
+      reference=splits[0],
+      held_out=splits[1] if len(splits) > 1 else None,
+      protocol=protocol,
+      folder=out,
+      guide=guide,
+      classifier=network,
+      autoencoder=opened.decoder,
+    )
+  return (
+    f'\n{table}\n'
+    f'Frechet distances to {len(splits[0][0])} real images of '
+    f'{experiment.data.name}{_decoded(opened)} ± bootstrap standard error, '
+    f'{experiment.compare.num} images per method; features of a classifier '
+    'trained on those images (not FID).\n'
+    '"gain" is the fall of a distance against the first row, in standard '
+    'errors of the difference: not above 2 means no help that shows here, '
+    'negative means harm.\n'
+    f'Pictures: {out}/samples.png, {out}/guidance.png, '
+    f'{request.source.place}/loss.png'
+  )
+
+
+def _decoded(opened: Opened) -> str:
+  """Returns the remark on real images that are reconstructions."""
+  if opened.decoder is None:
+    return ''
+  name = (opened.autoencoder or '').partition(':')[0]
+  return (
+    f', as {name} reconstructs them (what the autoencoder itself loses is in '
+    'no distance),'
+  )

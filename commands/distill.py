@@ -1,0 +1,39 @@
+"""The command `distill`: trains a few-step student of a network."""
+
+import argparse
+
+from commands import dry_run
+from core.errors import InputError
+from core.processes import print_once
+from distill import run as distilling
+from distill import sd35_flash
+from train import workdir
+from train.config_file import load_config, override
+from train.experiment import build
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs `distill`, and returns the exit status."""
+  overrides = [*args.overrides, f'distill.teacher={args.teacher}']
+  config = override(load_config(args.config), overrides).to_dict()
+  experiment = build(config)
+  if args.dry_run:
+    experiments = [experiment]
+    if experiment.distill.stages:
+      experiments = [
+        build(each) for each in sd35_flash.stages(args.config, overrides)[1]
+      ]
+    print('\n\n'.join(map(dry_run.distill, experiments)))
+    return 0
+  if args.workdir is None:
+    raise InputError('--workdir is needed, the folder of the student.')
+  if experiment.distill.stages:
+    text = sd35_flash.run(
+      args.config, overrides, args.workdir, args.autoencoder
+    )
+    if text is not None:
+      print_once(text)
+    return 0 if text is not None else args.stopped_status
+  with workdir.training(args.workdir, 'distill') as place:
+    finished = distilling.distill(experiment, place, config, args.autoencoder)
+  return 0 if finished else args.stopped_status

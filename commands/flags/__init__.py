@@ -1,0 +1,57 @@
+"""The flags of every command, one module for each.
+
+Nothing here imports JAX, so `--help` and errors in flags are answered at once.
+"""
+
+import argparse
+from collections.abc import Mapping
+
+from commands.flags import (
+  compare,
+  convert,
+  distill,
+  evaluate,
+  prepare,
+  reference,
+  report,
+  sample,
+  sweep,
+  train,
+  train_features,
+)
+
+COMMANDS = {
+  'prepare': prepare,
+  'train': train,
+  'distill': distill,
+  'sample': sample,
+  'compare': compare,
+  'sweep': sweep,
+  'evaluate': evaluate,
+  'report': report,
+  'reference': reference,
+  'train-features': train_features,
+  'convert': convert,
+}
+
+
+def add_commands(
+  parser: argparse.ArgumentParser,
+) -> Mapping[str, argparse.ArgumentParser]:
+  """Adds every command, and returns their parsers by name."""
+  # For commands without these flags.
+  parser.set_defaults(folder=None, topology=None, distributed=False)
+  parser.set_defaults(coordinator=None, num_processes=None, process_id=None)
+  commands = parser.add_subparsers(dest='command', metavar='COMMAND')
+  for name, module in COMMANDS.items():
+    module.add_flags(
+      commands.add_parser(
+        name,
+        help=module.DESCRIPTION,
+        description=module.DESCRIPTION,
+        epilog=module.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+      )
+    )
+  return commands.choices

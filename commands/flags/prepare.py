@@ -1,0 +1,41 @@
+"""Flags of the command prepare."""
+
+import argparse
+
+from commands.flags import shared
+
+DESCRIPTION = (
+  'turn images into records for training; the same command again resumes'
+)
+EPILOG = f"""\
+Writes data.dir/data.name/SPLIT. {shared.ALL_KEYS}
+Example: python main.py prepare --images=imagenet/train \\
+           --config.data.name=imagenet256 --autoencoder=sd_vae:vae.safetensors
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `prepare`."""
+  parser.add_argument(
+    '--images',
+    type=shared.path,
+    help='folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT]; imagenet2012 '
+    'from its tars, see docs/data.md',
+  )
+  parser.add_argument(
+    '--autoencoder',
+    metavar=shared.AUTOENCODER,
+    type=shared.path,
+    help='autoencoder that encodes the images: its name and its published '
+    'files, or their folder (none: pixels)',
+  )
+  parser.add_argument(
+    '--config', default='configs/base.py', help='config file (%(default)s)'
+  )
+  parser.add_argument(
+    '--split', default='train', help='split to write (%(default)s)'
+  )
+  parser.add_argument(
+    '--verify', action='store_true', help='only read all records again'
+  )
+  shared.add_processes(parser)

@@ -1,0 +1,31 @@
+"""The command `train`: trains a network, or says what that would take."""
+
+import argparse
+
+from commands import dry_run
+from core.errors import InputError
+from train import loop, workdir
+from train.config_file import load_config, override
+from train.experiment import build
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs `train`, and returns the exit status."""
+  config = override(load_config(args.config), args.overrides).to_dict()
+  experiment = build(config)
+  if experiment.distill.method:
+    raise InputError(
+      'the config is that of a student (distill.method is '
+      f'{experiment.distill.method}); give the command distill.'
+    )
+  if args.dry_run:
+    print(dry_run.train(experiment, args.topology))
+    return 0
+  if args.workdir is None:
+    raise InputError('--workdir is needed, the folder of the run.')
+  loop.check(experiment, args.workdir, args.autoencoder)
+  with workdir.training(args.workdir, 'train') as place:
+    finished = loop.train(
+      experiment, workdir.claim(place, config), args.autoencoder
+    )
+  return 0 if finished else args.stopped_status
