@@ -62,14 +62,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.for-$(ACCELERATOR): requirements.txt requirements-$(ACCELERATOR).txt | $(VENV)/bin/python
+$(VENV)/.for-$(ACCELERATOR): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-$(ACCELERATOR).txt
 	touch $@
 
-$(VENV)/.dev-$(ACCELERATOR): requirements-dev.txt $(VENV)/.for-$(ACCELERATOR)
+$(VENV)/.dev-$(ACCELERATOR): $(VENV)/.for-$(ACCELERATOR)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-$(VENV)/.docs: requirements-docs.txt | $(VENV)/bin/python
+$(VENV)/.docs: $(VENV)/.for-$(ACCELERATOR)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@

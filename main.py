@@ -25,31 +25,39 @@ import sys
 from collections.abc import Sequence
 
 from commands import cli
+from core import program
 from core.errors import InputError, RunError
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs one command and returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command and returns the exit status.
+
+  Args:
+    argv: Words after the program's name; None for those of the process.
+  """
   try:
-    return cli.run(cli.parse_args(argv, __doc__))
+    words = sys.argv[1:] if argv is None else argv
+    return cli.run(cli.parse_args(words, __doc__))
   except InputError as error:
-    print(f'main.py: {error}', file=sys.stderr)
+    _print_error(f'{error}')
     return 2
   except RunError as error:
-    print(f'main.py: {error}', file=sys.stderr)
+    _print_error(f'{error}')
     return 1
   except OSError as error:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
-    print(
-      f'main.py: {error}; make room, and run the same command again.',
-      file=sys.stderr,
-    )
+    _print_error(f'{error}; make room, and run the same command again.')
     return 1
   except KeyboardInterrupt:
-    print('main.py: interrupted.', file=sys.stderr)
+    _print_error('interrupted.')
     return 130
 
 
+def _print_error(message: str) -> None:
+  """Prints one line under the program's name."""
+  print(f'{program.name()}: {program.localize(message)}', file=sys.stderr)
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(main())

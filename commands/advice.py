@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from commands.sample_job import Opened, SampleRequest
+from core import program
 from core.errors import InputError
 from evaluate.evaluator import plan
 from input_pipeline.records import LatentSource, Metadata
@@ -15,7 +16,7 @@ from train.experiment import Experiment, build
 
 def command(name: str, *words: str) -> str:
   """Returns a command line, quoted for a shell."""
-  return shlex.join(['python', 'main.py', name, *words])
+  return shlex.join([*program.command(), name, *words])
 
 
 class Advice:

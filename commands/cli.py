@@ -15,7 +15,7 @@ from importlib import metadata
 from typing import NoReturn
 
 from commands import flags
-from core import suggestions
+from core import program, suggestions
 from core.errors import InputError, nearest
 from train import config_file
 
@@ -25,6 +25,10 @@ _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint')
 
 class _Parser(argparse.ArgumentParser):
   """A parser whose errors are InputErrors, in one line."""
+
+  def format_help(self) -> str:
+    """Returns the help, with examples as the user calls the program."""
+    return program.localize(super().format_help())
 
   def error(self, message: str) -> NoReturn:
     raise InputError(message)
@@ -52,7 +56,7 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
     else:
       rest.append(word)
   parser = _Parser(
-    prog='main.py',
+    prog=program.name(),
     description=text,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,

@@ -42,6 +42,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from core import program
 from core.errors import InputError, WriteError
 from core.files import (
   is_full,
@@ -285,7 +286,7 @@ def _keep(
 
 def _give_way(message: str) -> None:
   """Ends the process at once: the folder has a new writer."""
-  print(f'main.py: {message}', file=sys.stderr, flush=True)
+  print(f'{program.name()}: {message}', file=sys.stderr, flush=True)
   os._exit(1)
 
 

@@ -37,9 +37,10 @@ everywhere '
   export PATH=$HOME/.local/bin:$PATH
   command -v uv >/dev/null || python3 -m pip install --quiet --user uv
   [ -x venv/bin/python ] || uv venv --quiet --python 3.12 venv
-  uv pip install --quiet --python venv/bin/python -r code/requirements-tpu.txt'
+  uv pip install --quiet --python venv/bin/python \
+    --editable "code[tpu]"'
 
-# Behind nohup, so that it outlives the connection; the log is in train.metrics_log of
+# Behind nohup, so that it outlives the connection; the log is in train.log of
 # every worker. SIGTERM to any worker (preemption, or pkill -TERM python) saves
 # once and ends all with 0.
 flags=$(printf ' %q' "$@")
@@ -50,4 +51,4 @@ everywhere "
     ../venv/bin/python main.py train --distributed$flags \
     >>../train.log 2>&1 </dev/null &"
 echo "Started; to follow it: gcloud compute tpus tpu-vm ssh $NAME --zone=$ZONE \
-  --worker=0 --command='tail -f train.metrics_log'"
+  --worker=0 --command='tail -f train.log'"

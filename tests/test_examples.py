@@ -75,6 +75,8 @@ def test_every_notebook_is_known():
 @pytest.mark.slow  # make examples
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
+  # In a folder outside of the checkout, whose code is used as if installed.
+  monkeypatch.setenv('PYTHONPATH', str(ROOT))
   # One device as for a reader, and programs compiled quickly instead of well.
   monkeypatch.delenv('XLA_FLAGS', raising=False)
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
@@ -94,7 +96,7 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     notebook,
     timeout=300,
     kernel_name='python3',
-    resources={'metadata': {'path': str(ROOT / 'examples')}},
+    resources={'metadata': {'path': str(tmp_path)}},
   ).execute()
   assert len(pictures(notebook)) == count
   assert set((ROOT / 'runs').glob('*')) == before
