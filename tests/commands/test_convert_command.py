@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 
-import command_runs as commands
+import command_runs
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -20,7 +20,7 @@ IG_SIT = ('--family=ig_sit', '--num_heads=4', '--taps=2')
 
 
 def run(*argv):
-  return commands.run('convert', *argv)
+  return command_runs.run('convert', *argv)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 
-import command_runs as commands
+import command_runs
 import jax
 import pytest
 
@@ -35,7 +35,7 @@ with jax.set_mesh(mesh):
 
 
 def dry_run(*words):
-  result = commands.run(*words, '--dry_run')
+  result = command_runs.run(*words, '--dry_run')
   assert result.status == 0, result.err
   return result.out
 
@@ -104,7 +104,7 @@ def test_sample_says_what_it_would_be():
   ],
 )
 def test_misuse(words, message):
-  result = commands.run(*words)
+  result = command_runs.run(*words)
   assert result.status == 2
   assert message in result.err
 
@@ -113,7 +113,7 @@ def test_unknown_topology():
   pytest.importorskip('libtpu', reason='libtpu is not installed')
   result = subprocess.run(
     [sys.executable, 'main.py', 'train', '--dry_run', '--topology=v5e:5x7'],
-    cwd=commands.ROOT, capture_output=True, text=True, timeout=120,
+    cwd=command_runs.ROOT, capture_output=True, text=True, timeout=120,
   )  # fmt: skip
   assert result.returncode == 2
   assert '--topology=v5e:5x7 cannot be had' in result.stderr
@@ -150,7 +150,7 @@ def compiled(topology, *assignments):
   pytest.importorskip('libtpu', reason='libtpu is not installed')
   result = subprocess.run(
     [sys.executable, '-c', PROGRAM, topology, *WIDE, *assignments],
-    cwd=commands.ROOT, capture_output=True, text=True, timeout=600,
+    cwd=command_runs.ROOT, capture_output=True, text=True, timeout=600,
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
   )  # fmt: skip
   assert result.returncode == 0, result.stderr[-2000:]

@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 
-import command_runs as commands
+import command_runs
 import numpy as np
 import pytest
 
@@ -29,8 +29,11 @@ def refused(shared_run, tmp_path, monkeypatch):
   monkeypatch.setattr(classifier, 'train_classifier', train)
 
   def check(words, *argv):
-    result = commands.run(
-      'evaluate', commands.DIGITS, f'--config.data.dir={shared_run}/data', *argv
+    result = command_runs.run(
+      'evaluate',
+      command_runs.DIGITS,
+      f'--config.data.dir={shared_run}/data',
+      *argv,
     )
     assert result.status == 2, result.err
     lines = [x for x in result.err.splitlines() if x.startswith('main.py:')]
@@ -77,7 +80,7 @@ def test_labels_are_not_asked_for_where_none_are_used(tmp_path):
     50 * k for k in range(20)
   ]
   (tmp_path / 'mine.py').write_text('def rows(x):\n  return x.mean((2, 3))\n')
-  result = commands.run(
+  result = command_runs.run(
     'evaluate', f'--samples={tmp_path}/a.npz', '--metrics=fid',
     f'--reference={tmp_path}/a.npz', f'--extractor={tmp_path}/mine.py:rows',
   )  # fmt: skip
@@ -190,9 +193,9 @@ def test_deep_text_in_files_beside_images(tmp_path):
     f'--extractor={tmp_path}/mine.py:rows',
     f'--reference={tmp_path}/samples.npz', f'--out={tmp_path}/out',
   )  # fmt: skip
-  result = commands.run(*words)
+  result = command_runs.run(*words)
   assert result.status == 0 and 'samples.json is damaged' in result.err
   (tmp_path / 'samples.json').write_text('{"nonfinite": "many"}')
-  assert commands.run(*words).status == 0
+  assert command_runs.run(*words).status == 0
   written = json.loads((tmp_path / 'out' / 'evaluation-2.json').read_text())
   assert written['samples']['nonfinite'] == 0

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 
-import command_runs as commands
+import command_runs
 import jax
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_missing_snapshots_are_named(snapshots, config, mesh, tmp_path):
   'text', ['best', 'ema:', 'ema:wide', 'raw:0.1', 'ema:0']
 )
 def test_unknown_weights_are_refused(shared_run, text):
-  result = commands.run(
+  result = command_runs.run(
     'sample', f'--workdir={shared_run}/run', f'--weights={text}'
   )
   assert result.status == 2

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import time
 
-import command_runs as commands
+import command_runs
 import jax
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ def test_peaks_of_known_chips(kind, tflops):
   ],
 )
 def test_flags_that_make_no_job(words, message):
-  result = commands.run('train', '--workdir=x', *words)
+  result = command_runs.run('train', '--workdir=x', *words)
   assert result.status == 2
   assert message in result.err
 
@@ -118,7 +118,7 @@ def test_a_port_that_is_taken():
     taken.bind(('', 0))
     taken.listen()
     port = taken.getsockname()[1]
-    result = commands.run(
+    result = command_runs.run(
       'train', '--workdir=x', f'--coordinator=localhost:{port}',
       '--num_processes=2', '--process_id=0',
     )  # fmt: skip
