@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from distill import run, step
+from distill.config import build_student
 from dit import model
 from dit.sharding import make_mesh
 from train import config_file
-from train.experiment import build
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
   args = parser.parse_args()
   given = [f'train.batch_size={args.batch_size}']
   config = config_file.override(config_file.load_config(args.config), given)
-  experiment = build(config.to_dict())
+  experiment = build_student(config.to_dict())
   if experiment.distill.adversarial:
     parser.error('a discriminator needs data; choose another config.')
   mesh = make_mesh(experiment.mesh)

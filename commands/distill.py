@@ -7,21 +7,24 @@ from core.errors import InputError
 from core.processes import print_once
 from distill import run as distilling
 from distill import sd35_flash
+from distill.config import build_student
 from train import workdir
 from train.config_file import load_config, override
-from train.experiment import build
 
 
 def run(args: argparse.Namespace) -> int:
   """Runs `distill`, and returns the exit status."""
   overrides = [*args.overrides, f'distill.teacher={args.teacher}']
-  config = override(load_config(args.config), overrides).to_dict()
-  experiment = build(config)
+  whole = load_config(args.config)
+  build_student(whole.to_dict())  # other configs lack the overrides' keys
+  config = override(whole, overrides).to_dict()
+  experiment = build_student(config)
   if args.dry_run:
     experiments = [experiment]
     if experiment.distill.stages:
       experiments = [
-        build(each) for each in sd35_flash.stages(args.config, overrides)[1]
+        build_student(each)
+        for each in sd35_flash.stages(args.config, overrides)[1]
       ]
     print('\n\n'.join(map(dry_run.distill, experiments)))
     return 0

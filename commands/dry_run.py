@@ -22,6 +22,7 @@ from commands.hlo import collectives
 from core.errors import InputError
 from core.nested import flatten
 from distill import run as distilling
+from distill.config import StudentExperiment
 from distill.step import abstract
 from dit import model
 from dit.config import name_of
@@ -113,7 +114,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
   return '\n'.join(lines)
 
 
-def distill(experiment: Experiment) -> str:
+def distill(experiment: StudentExperiment) -> str:
   """A report on the steps of one student; InputError for what cannot run."""
   plan = distilling.check(experiment)
   settings, student = experiment.train, experiment.model

@@ -13,10 +13,10 @@ def run(args: argparse.Namespace) -> int:
   """Runs `train`, and returns the exit status."""
   config = override(load_config(args.config), args.overrides).to_dict()
   experiment = build(config)
-  if experiment.distill.method:
+  if 'distill' in config:
     raise InputError(
-      'the config is that of a student (distill.method is '
-      f'{experiment.distill.method}); give the command distill.'
+      'the config is that of a student: it has the section distill; give the '
+      'command distill.'
     )
   if args.dry_run:
     print(dry_run.train(experiment, args.topology))

@@ -1,8 +1,8 @@
-"""Every key, once: meaning, unit, default. Other files change values only.
+"""Every key of a run, once, with its meaning, unit and default.
 
-Durations are in images seen. Each value has a range, which stands beside its
-field in the section's dataclass (train/experiment.py lists these). The command
-line overrides any key:
+Other files change values only. Durations are in images seen. The range of each
+value stands beside its field in the section's dataclass (train/experiment.py
+lists these). The command line overrides any key:
 
   python main.py train --config=configs/digits.py --workdir=runs/digits \
     --config.optimizer.lr=1e-3 --config.model.taps='(2,4)'
@@ -11,377 +11,234 @@ line overrides any key:
 import ml_collections
 
 
-def parse_argument(
-  argument: str, sizes: tuple[str, ...], options: tuple[str, ...]
-) -> tuple[str, set[str]]:
-  """Splits what recipes take, such as 'XL/2,ig'.
-
-  Args:
-    argument: SIZE/PATCH[,OPTION...].
-    sizes: known.
-    options: known.
-
-  Returns:
-    'SIZE/PATCH', and the options.
-
-  Raises:
-    ValueError: for any other text; of message, words that are wrong, known
-      words.
-  """
-  name, *given = argument.split(',')
-  size = name.partition('/')[0]
-  wrong = [size] * (size not in sizes) + [o for o in given if o not in options]
-  if wrong or len({*given}) < len(given):
-    raise ValueError(
-      f'{argument!r} is not SIZE/PATCH[,OPTION...] with sizes '
-      f'{", ".join(sizes)} and options {", ".join(options)}',
-      wrong[:1],
-      (*sizes, *options),
-    )
-  return name, {*given}
-
-
 def get_config() -> ml_collections.ConfigDict:
-  """The defaults: the published SiT + IG recipe (arXiv 2512.24176)."""
+  """Returns the defaults: the published SiT + IG recipe (arXiv 2512.24176)."""
   config = ml_collections.ConfigDict()
-  # Seed of everything random: initialization, data order, noise.
+  # Random seed for initialization, data order and noise.
   config.seed = 0
 
-  config.model = ml_collections.ConfigDict()
-  # Family-size/patch; families are SiT, DiT, LightningDiT; sizes Tiny, S, B,
-  # L, XL; patches 1, 2, 4, 8.
-  config.model.name = 'SiT-XL/2'
-  # Blocks L, model dimension D, attention heads; 0: as the name says.
-  config.model.depth = 0
-  config.model.width = 0
-  config.model.num_heads = 0
-  # Hidden width of the MLP over D.
-  config.model.mlp_ratio = 4.0
-  # Height and width, and channels, of a latent.
-  config.model.size = 32
-  config.model.channels = 4
-  config.model.num_classes = 1000
-  # Intermediate predictions are read after these numbers of blocks.
-  config.model.taps = (8,)
-  # Architecture, auto: as the name says. Norm before each part: layernorm or
-  # rmsnorm; MLP: gelu or swiglu; rotary positions: true or false; channels for
-  # a learned variance: true or false.
-  config.model.norm = 'auto'
-  config.model.mlp = 'auto'
-  config.model.rope = 'auto'
-  config.model.learn_sigma = 'auto'
-  # Whether it has a null label, for CFG; auto: where label_dropout is not 0.
-  config.model.null_label = 'auto'
-  # Convention of the network's output, auto: as the name says; velocity,
-  # reversed or noise (dit/parameterization.py).
-  config.model.convention = 'auto'
+  model = config.model = ml_collections.ConfigDict()
+  # Name FAMILY-SIZE/PATCH: SiT, DiT or LightningDiT; Tiny, S, B, L or XL; 1, 2,
+  # 4 or 8. It sets each key of the network that is 0 or auto.
+  model.name = 'SiT-XL/2'
+  model.depth = 0  # Number of blocks L.
+  model.width = 0  # Model dimension D.
+  model.num_heads = 0  # Number of attention heads.
+  model.mlp_ratio = 4.0  # Hidden width of the MLP, over D.
+  model.size = 32  # Height and width of a latent.
+  model.channels = 4  # Channels of a latent.
+  model.num_classes = 1000  # Number of classes.
+  # Taps: numbers of blocks after which an intermediate prediction is read.
+  model.taps = (8,)
+  model.norm = 'auto'  # Norm before each part: layernorm or rmsnorm.
+  model.mlp = 'auto'  # Kind of MLP: gelu or swiglu.
+  model.rope = 'auto'  # Rotary positions: true or false.
+  model.learn_sigma = 'auto'  # Learned variance (DiT): true or false.
+  # Null label, for CFG: true, false, or auto (true if label_dropout is not 0).
+  model.null_label = 'auto'
+  # Convention of the network's output: velocity, reversed or noise
+  # (dit/parameterization.py).
+  model.convention = 'auto'
   # Normalization of queries and keys: none, layernorm or rmsnorm.
-  config.model.qk_norm = 'none'
-  # Whether the modulation of blocks shifts, beside scale and gate.
-  config.model.shift = True
+  model.qk_norm = 'none'
+  model.shift = True  # Shift in the blocks' modulation, beside scale and gate.
   # Type of activations: auto (bfloat16 on accelerators, float32 on CPU),
-  # float32 or bfloat16 (or float64, for parity checks).
-  config.model.dtype = 'auto'
-  # Type of parameters: float32 or bfloat16 (or float64).
-  config.model.param_dtype = 'float32'
-  # Attention: xla (plain products) or cudnn (on NVIDIA GPUs in bfloat16;
+  # float32, bfloat16 or float64 (for parity checks).
+  model.dtype = 'auto'
+  # Type of parameters: float32, bfloat16 or float64.
+  model.param_dtype = 'float32'
+  # Attention kernel: xla (plain products) or cudnn (on NVIDIA GPUs in bfloat16;
   # elsewhere the same as xla).
-  config.model.attention = 'xla'
-  # Parts that the backward pass recomputes: none, dots (all but layers'
-  # products) or full (whole blocks); docs/scaling.md has the memory.
-  config.model.remat = 'dots'
-  # False runs the blocks in a Python loop, for debugging.
-  config.model.scan = True
+  model.attention = 'xla'
+  # Parts that the backward pass recomputes: none, dots (all but the products of
+  # layers) or full (whole blocks); docs/scaling.md has the memory.
+  model.remat = 'dots'
+  model.scan = True  # Scan over the blocks; False: a Python loop, to debug.
 
-  config.objective = ml_collections.ConfigDict()
-  # Path between data and noise: linear, cosine, vp or discrete.
-  config.objective.path = 'linear'
-  # Prediction whose errors count: velocity, or noise (DiT, with its learned
-  # variance).
-  config.objective.prediction = 'velocity'
-  # Distribution of training times: uniform, logit_normal (with mean and std) or
-  # discrete.
-  config.objective.time_sampling = 'uniform'
-  config.objective.time_mean = 0.0
-  config.objective.time_std = 1.0
+  objective = config.objective = ml_collections.ConfigDict()
+  # Interpolant between data and noise: linear, cosine, vp or discrete.
+  objective.path = 'linear'
+  # Prediction target of the loss: velocity, or noise as in DiT (adds the term
+  # of the learned variance).
+  objective.prediction = 'velocity'
+  # Distribution of training times: uniform, logit_normal or discrete.
+  objective.time_sampling = 'uniform'
+  objective.time_mean = 0.0  # Mean of logit_normal.
+  objective.time_std = 1.0  # Standard deviation of logit_normal.
   # Probability that a label is replaced by the null label.
-  config.objective.label_dropout = 0.1
-  # Weight of the loss on each tap; a single value serves all taps.
-  config.objective.intermediate_weights = (0.5,)
+  objective.label_dropout = 0.1
+  # Weights of the losses on the taps; a single value serves all taps.
+  objective.intermediate_weights = (0.5,)
   # Weight of 1 - cosine(velocity, target) at each position; 0: off.
-  config.objective.cosine_weight = 0.0
-  # Guided target of the output, target + w (v_f - v_i), w 0: off; v_f and v_i
-  # are output and first tap of the network (live) or its average (ema). Images
-  # seen before it starts; whether the taps' target is guided too.
-  config.objective.guided_weight = 0.0
-  config.objective.guided_by = 'ema'
-  config.objective.guided_start_images = 0
-  config.objective.guided_taps = False
+  objective.cosine_weight = 0.0
+  # Weight w of the guided target of the output, target + w (v_f - v_i), v_f and
+  # v_i being output and first tap; 0: off.
+  objective.guided_weight = 0.0
+  # Network of v_f and v_i: ema (the average) or live (the trained network).
+  objective.guided_by = 'ema'
+  objective.guided_start_images = 0  # Images seen before guided targets start.
+  objective.guided_taps = False  # Guided target for the taps too.
 
-  config.optimizer = ml_collections.ConfigDict()
-  # adamw, or muon on matrices with Adam on the rest.
-  config.optimizer.name = 'adamw'
-  # Settings of both; b1, b2 and eps are Adam's. Weight decay acts on matrices
-  # only.
-  config.optimizer.lr = 1e-4
-  config.optimizer.b1 = 0.9
-  config.optimizer.b2 = 0.999
-  config.optimizer.eps = 1e-8
-  config.optimizer.weight_decay = 0.0
-  # For Muon: decay of the average gradient, and the precision in which it
-  # orthogonalizes: bfloat16 (published) or float32.
-  config.optimizer.momentum = 0.95
-  config.optimizer.muon_dtype = 'bfloat16'
-  # Largest global norm of the gradient; 0: no clipping.
-  config.optimizer.clip = 1.0
-  # Linear warm-up, then constant or cosine (down to end_fraction of lr).
-  config.optimizer.warmup_images = 0
-  config.optimizer.schedule = 'constant'
-  config.optimizer.end_fraction = 0.0
+  optimizer = config.optimizer = ml_collections.ConfigDict()
+  # Optimizer: adamw, or muon on matrices with Adam on the rest.
+  optimizer.name = 'adamw'
+  optimizer.lr = 1e-4  # Peak learning rate.
+  optimizer.b1 = 0.9  # Decay of Adam's average gradient.
+  optimizer.b2 = 0.999  # Decay of Adam's average squared gradient.
+  optimizer.eps = 1e-8  # Constant in the denominator of Adam.
+  optimizer.weight_decay = 0.0  # Weight decay, of matrices only.
+  optimizer.momentum = 0.95  # Decay of Muon's average gradient.
+  # Precision in which Muon orthogonalizes: bfloat16 (published) or float32.
+  optimizer.muon_dtype = 'bfloat16'
+  optimizer.clip = 1.0  # Largest global norm of the gradient; 0: no clipping.
+  optimizer.warmup_images = 0  # Images over which the learning rate rises.
+  # Schedule after the warm-up: constant, or cosine (to end_fraction of lr).
+  optimizer.schedule = 'constant'
+  optimizer.end_fraction = 0.0  # Final learning rate of cosine, over lr.
 
-  config.ema = ml_collections.ConfigDict()
-  # Decay per step; ramp: at most (1 + step) / (10 + step).
-  config.ema.decay = 0.9999
-  config.ema.ramp = False
+  ema = config.ema = ml_collections.ConfigDict()
+  ema.decay = 0.9999  # Decay of the average of the weights, per step.
+  ema.ramp = False  # Limit of the decay at the start: (1 + step) / (10 + step).
   # Relative widths of power-function averages (EDM2) beside it, such as
-  # (0.05, 0.10), and images between their snapshots, from which
-  # --weights=ema:WIDTH makes an average of any width.
-  config.ema.widths = ()
-  config.ema.snapshot_images = 2_560_000
+  # (0.05, 0.10).
+  ema.widths = ()
+  # Images between snapshots of these, from which --weights=ema:WIDTH makes an
+  # average of any width.
+  ema.snapshot_images = 2_560_000
 
-  config.data = ml_collections.ConfigDict()
-  # digits, a set that `prepare` wrote to `dir`, or a TFDS set that is there as
-  # ArrayRecord.
-  config.data.name = 'digits'
-  config.data.dir = 'runs/data'
-  # Split to train on, which is also the reference of distances; held-out split,
-  # whose distance is the floor, '' for none.
-  config.data.train_split = 'train'
-  config.data.test_split = 'test'
-  # Autoencoder whose latents the records are (dit/autoencoder/registry.py), or
-  # pixels; and source of the constants that normalize latents: autoencoder (its
-  # own constants) or data (mean and std of each channel over the training
-  # split).
-  config.data.autoencoder = 'pixels'
-  config.data.statistics = 'autoencoder'
-  # Whether half of the images are mirrored.
-  config.data.flip = False
-  # Processes that read, beside the training one; 0: it reads itself. Reading
-  # threads and batches read ahead, of each.
-  config.data.workers = 0
-  config.data.threads = 8
-  config.data.prefetch = 8
+  data = config.data = ml_collections.ConfigDict()
+  # Data set: digits, one that `prepare` wrote to dir, or a TFDS data set that
+  # is there as ArrayRecord.
+  data.name = 'digits'
+  data.dir = 'runs/data'  # Directory of the data sets.
+  # Split to train on, which is also the reference of distances.
+  data.train_split = 'train'
+  # Split that is held out, whose distance is the floor; '': none.
+  data.test_split = 'test'
+  # Autoencoder that made the latents (dit/autoencoder/registry.py), or pixels.
+  data.autoencoder = 'pixels'
+  # Source of the constants that normalize latents: autoencoder (its own), or
+  # data (mean and std of each channel over the training split).
+  data.statistics = 'autoencoder'
+  data.flip = False  # Random horizontal flips of half of the images.
+  data.workers = 0  # Reading processes; 0: the training process reads itself.
+  data.threads = 8  # Reading threads of each process.
+  data.prefetch = 8  # Batches that each process reads ahead.
 
-  config.prepare = ml_collections.ConfigDict()
-  # Images to records: side of the center crop, and float16 or float32 for mean
-  # and std of latents.
-  config.prepare.image_size = 256
-  config.prepare.dtype = 'float16'
-  # Images per call of the encoder on each process, images per file, threads
-  # that read images, and largest number of broken images.
-  config.prepare.batch_size = 64
-  config.prepare.shard_records = 4096
-  config.prepare.threads = 16
-  config.prepare.max_broken = 100
+  prepare = config.prepare = ml_collections.ConfigDict()
+  prepare.image_size = 256  # Side of the center crop.
+  prepare.dtype = 'float16'  # Type of stored latents: float16 or float32.
+  prepare.batch_size = 64  # Images per call of the encoder, on each process.
+  prepare.shard_records = 4096  # Images per file.
+  prepare.threads = 16  # Threads that read images.
+  prepare.max_broken = 100  # Largest number of broken images.
 
-  config.train = ml_collections.ConfigDict()
-  # Length of training, which can be raised to continue a run, and the global
-  # batch size, both in images.
-  config.train.images = 102_400_000
-  config.train.batch_size = 256
-  # Stop after so many non-finite steps in a row.
-  config.train.max_bad_steps = 10
-  # Parts of a batch that are computed one after the other, for memory.
-  config.train.accumulate = 1
-  # Workdir of a run, or folder of unquantized weights, whose weights a fresh
-  # run starts with; empty: random ones. Stages of a recipe store it relative to
-  # their own workdir.
-  config.train.init_from = ''
+  train = config.train = ml_collections.ConfigDict()
+  # Images to train on in all; raising the number continues a finished run.
+  train.images = 102_400_000
+  train.batch_size = 256  # Batch size over all devices.
+  train.max_bad_steps = 10  # Non-finite steps in a row that end the run.
+  # Parts of a batch that are computed one after the other, to save memory.
+  train.accumulate = 1
+  # Weights that a new run starts with: a run, or a folder of unquantized
+  # weights; '': random. Stages of a recipe store it relative to their workdir.
+  train.init_from = ''
 
-  config.mesh = ml_collections.ConfigDict()
-  # Devices along each axis, -1: all that remain. data: copies of the network;
-  # fsdp: slices of its parameters; tensor: parts of each block.
-  config.mesh.data = -1
-  config.mesh.fsdp = 1
-  config.mesh.tensor = 1
-  # Optimizer state and averages cut over data too (ZeRO-1).
-  config.mesh.zero1 = False
+  mesh = config.mesh = ml_collections.ConfigDict()
+  mesh.data = -1  # Devices that split the batch; -1: all that remain.
+  mesh.fsdp = 1  # Devices that shard the parameters (and split the batch).
+  mesh.tensor = 1  # Devices that shard each block's computation.
+  mesh.zero1 = False  # Optimizer state and averages sharded over data (ZeRO-1).
 
-  config.checkpoint = ml_collections.ConfigDict()
-  # Images between checkpoints, and how many of the newest to keep.
-  config.checkpoint.every_images = 2_560_000
-  config.checkpoint.keep = 2
+  checkpoint = config.checkpoint = ml_collections.ConfigDict()
+  checkpoint.every_images = 2_560_000  # Images between checkpoints.
+  checkpoint.keep = 2  # Number of the newest checkpoints to keep.
   # Images between checkpoints that are kept for good, a multiple of
   # every_images; 0: none. An early one can guide the last (AutoGuidance).
-  config.checkpoint.keep_every_images = 0
-  # Number of the best to keep, by loss (mean since the one before), or by a
-  # metric of eval, such as fd.
-  config.checkpoint.keep_best = 0
-  config.checkpoint.best_by = 'loss'
-  # Whether a run continues from the one before when the newest is damaged, and
-  # whether it goes on when one cannot be written (a full disk).
-  config.checkpoint.fallback = False
-  config.checkpoint.continue_unsaved = False
+  checkpoint.keep_every_images = 0
+  checkpoint.keep_best = 0  # Number of the best checkpoints to keep.
+  # Criterion of the best: loss (mean since the checkpoint before), or a metric
+  # of eval, such as fd.
+  checkpoint.best_by = 'loss'
+  # Resumption from the checkpoint before, if the newest is damaged.
+  checkpoint.fallback = False
+  # Continuation of a run that cannot write a checkpoint (a full disk).
+  checkpoint.continue_unsaved = False
 
-  config.log = ml_collections.ConfigDict()
-  # Images between lines of metrics.jsonl, and between preview grids (0: none).
-  config.log.every_images = 25_600
-  config.log.preview_every_images = 2_560_000
-  # Guidance and number of images of a preview.
-  config.log.preview_guidance = 'ig:1.4,cfg:1.35@0-0.7'
-  config.log.preview_num = 64
-  # Project of Weights & Biases (or ENTITY/PROJECT) that gets the log too;
-  # empty: none. Needs requirements-wandb.txt; WANDB_MODE=offline works.
-  config.log.wandb = ''
+  log = config.log = ml_collections.ConfigDict()
+  log.every_images = 25_600  # Images between lines of metrics.jsonl.
+  log.preview_every_images = 2_560_000  # Images between previews; 0: none.
+  log.preview_guidance = 'ig:1.4,cfg:1.35@0-0.7'  # Guidance of previews.
+  log.preview_num = 64  # Number of images of a preview.
+  # Project of Weights & Biases (or ENTITY/PROJECT) that gets the log too; '':
+  # none. Needs requirements-wandb.txt; WANDB_MODE=offline works.
+  log.wandb = ''
 
-  config.sample = ml_collections.ConfigDict()
-  # euler, heun, midpoint, rk4, dpm++, euler_maruyama, heun_maruyama, ddim,
-  # ddpm, renoise (of students) or dopri5 (adaptive), with options as
-  # NAME:OPTION=VALUE, such as heun:last=heun, ddim:eta=0.5 or dopri5:rtol=1e-5.
-  config.sample.solver = 'euler_maruyama'
-  config.sample.steps = 250
+  sample = config.sample = ml_collections.ConfigDict()
+  # Solver: euler, heun, midpoint, rk4, dpm++, euler_maruyama, heun_maruyama,
+  # ddim, ddpm, renoise (students) or dopri5 (adaptive), with options as in
+  # heun:last=heun, ddim:eta=0.5 or dopri5:rtol=1e-5.
+  sample.solver = 'euler_maruyama'
+  sample.steps = 250  # Number of solver steps.
   # Spacing of the times: uniform, cosine, quadratic, karras (our variant), edm
-  # (EDM's own grid); or the times themselves, such as 1,0.8,0.3,0
+  # (EDM's own grid), or the times themselves, such as 1,0.8,0.3,0
   # (sample/grid.py).
-  config.sample.spacing = 'uniform'
-  # Above 1: more steps near the noise.
-  config.sample.shift = 1.0
+  sample.spacing = 'uniform'
+  sample.shift = 1.0  # Shift of the times; above 1: more steps near the noise.
   # Length, before the shift, of a last step of its own to t = 0; 0: uniform.
-  config.sample.last = 0.04
-  # Not empty: DiT's discrete steps instead, such as 250, ddim50 or 50,30,20.
-  config.sample.respacing = ''
-  # Where guidance reads its scales: at the beginning of a step, or at each
-  # evaluation.
-  config.sample.scales_at = 'step'
-  # Type of the state between steps and of guidance's arithmetic: float32 or
-  # float64 (not on TPUs). The network computes in model.dtype in either case.
-  config.sample.state_dtype = 'float32'
-  # Whether pixels are truncated to 8 bits (REPA's and Internal Guidance's SiT
-  # code) instead of rounded (DiT's, SiT's and LightningDiT's).
-  config.sample.truncate = False
-  # Images per compiled call.
-  config.sample.batch_size = 64
+  sample.last = 0.04
+  # Respacing of DiT's discrete steps, such as 250, ddim50 or 50,30,20, which
+  # replaces steps and spacing; '': none.
+  sample.respacing = ''
+  # Times at which guidance reads its scales: the beginning of each step (step),
+  # or each evaluation (evaluation).
+  sample.scales_at = 'step'
+  # Type of the solver's state and of guidance's arithmetic: float32 or float64
+  # (not on TPUs). The network computes in model.dtype in either case.
+  sample.state_dtype = 'float32'
+  # Truncation of pixels to 8 bits (REPA's and Internal Guidance's SiT code),
+  # instead of rounding (DiT's, SiT's and LightningDiT's).
+  sample.truncate = False
+  sample.batch_size = 64  # Images per compiled call, over all devices.
 
-  config.eval = ml_collections.ConfigDict()
-  # Extractor of features: inception:FILE (the published weights), classifier
-  # (trained on the training split), classifier:FOLDER, or FILE.py:NAME, yours.
-  config.eval.extractor = 'classifier'
-  # Resize and scaling before Inception: adm, torch_fidelity (the same),
-  # pytorch_fid or clean_fid.
-  config.eval.preprocessing = 'adm'
-  # Real images: statistics (.npz), an .npz of images, a folder, a .zip or
-  # tfds:NAME:SPLIT; empty: the training split.
-  config.eval.reference = ''
-  # Side that image files are cut to, as ADM cuts ImageNet; 0: as they are.
-  config.eval.image_size = 0
-  # Images per call of the extractor, over all devices.
-  config.eval.batch_size = 64
-  # fd, sfd, is, kid, precision, recall, accuracy; empty: all that can be
+  evaluation = config.eval = ml_collections.ConfigDict()
+  # Extractor of features: inception:FILE (published weights), classifier
+  # (trained on the training split), classifier:FOLDER or FILE.py:NAME (yours).
+  evaluation.extractor = 'classifier'
+  # Preprocessing before Inception: adm, torch_fidelity (the same), pytorch_fid
+  # or clean_fid.
+  evaluation.preprocessing = 'adm'
+  # Reference: statistics (.npz), an .npz of images, a folder, a .zip or
+  # tfds:NAME:SPLIT; '': the training split.
+  evaluation.reference = ''
+  # Side of the crop of image files, as ADM crops ImageNet; 0: as they are.
+  evaluation.image_size = 0
+  evaluation.batch_size = 64  # Images per call of the extractor, all devices.
+  # Metrics: fd, sfd, is, kid, precision, recall, accuracy; (): all that can be
   # computed, except fd_inf, which must be named.
-  config.eval.metrics = ()
-  # For precision and recall: number of the neighbor that gives the radius, and
-  # whether distances are float16, as ADM's are.
-  config.eval.neighbours = 3
-  config.eval.half = False
-  # Images of each part of the Inception Score; subsets of the kernel distance.
-  config.eval.split_size = 5000
-  config.eval.kid_subsets = 100
-  config.eval.kid_subset_size = 1000
-  # Number of reference images whose features are kept for precision, recall and
-  # the kernel distance (ADM: 10,000); 0: all.
-  config.eval.reference_rows = 10_000
-  # Standard errors: disjoint sets of images, or bootstrap resamples (0: none).
-  config.eval.repeats = 1
-  config.eval.bootstrap = 0
-  # Evaluation while training: images seen between two (0: none), number of
-  # images drawn for each, and their guidance.
-  config.eval.every_images = 0
-  config.eval.num = 1000
-  config.eval.guidance = 'none'
+  evaluation.metrics = ()
+  # Number of the neighbor that gives the radius of precision and recall.
+  evaluation.neighbours = 3
+  # Distances of precision and recall in float16, as in ADM's evaluator.
+  evaluation.half = False
+  evaluation.split_size = 5000  # Images per split of the Inception Score.
+  evaluation.kid_subsets = 100  # Subsets of the kernel distance.
+  evaluation.kid_subset_size = 1000  # Images per subset of the kernel distance.
+  # Reference images whose features are kept, for precision, recall and the
+  # kernel distance (ADM: 10,000); 0: all.
+  evaluation.reference_rows = 10_000
+  evaluation.repeats = 1  # Disjoint sets of images, for standard errors.
+  evaluation.bootstrap = 0  # Bootstrap resamples for standard errors; 0: none.
+  evaluation.every_images = 0  # Images between evaluations of a run; 0: none.
+  evaluation.num = 1000  # Number of images of each such evaluation.
+  evaluation.guidance = 'none'  # Guidance of these images.
 
-  config.compare = ml_collections.ConfigDict()
-  # Images per method, and the methods that `compare` puts side by side. S2 is
-  # published on top of CFG, with omega 0.25.
-  config.compare.num = 500
-  config.compare.methods = ('none', 'cfg:1.35', 'ig:1.4', 'cfg:1.35,s2:1.25')
-  # Methods whose scale is swept, and the scales.
-  config.compare.sweep_methods = ('ig', 'cfg')
-  config.compare.sweep_scales = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-  # Bootstrap resamples behind each standard error.
-  config.compare.resamples = 50
-
-  config.distill = ml_collections.ConfigDict()
-  # The teacher, as --teacher gives it: a run (its average), or a folder of
-  # weights. The student's grid and solver are those of the section sample.
-  config.distill.teacher = ''
-  # dmd, or trajectory (follows the teacher's; of the other keys only guidance
-  # and substeps count); empty: no student.
-  config.distill.method = ''
-  # Guidance of the teacher: ig, cfg or both; alpha of Decoupled DMD is the
-  # scale of cfg. Without guidance (none, cfg:1) there is no CA term.
-  config.distill.guidance = 'none'
-  # Points at which DMD evaluates both networks: samples noised anew (renoise),
-  # points of the student's own trajectory (trajectory: SD3.5-Flash), or samples
-  # noised to times of its grid (grid).
-  config.distill.query = 'renoise'
-  # Noise levels of the terms CA and DM, for renoise: shared (one for both),
-  # full, constrained or hybrid (distill/noise_levels.py).
-  config.distill.schedule = 'hybrid'
-  # Unit of a term: distance of the sample to the teacher's prediction,
-  # conditional (ours: Decoupled DMD's equation 6 has no unit), or guided (as in
-  # DMD2; it needs one level for both terms).
-  config.distill.normaliser = 'conditional'
-  # Term beside CA: dm, mean_variance, gan or none; and the terms'
-  # weights, dm_weight being that of mean_variance too.
-  config.distill.regulariser = 'dm'
-  config.distill.dm_weight = 1.0
-  config.distill.ca_weight = 1.0
-  # Range of noise levels; above 1, shift draws more of them near the noise.
-  config.distill.min_level = 0.02
-  config.distill.max_level = 0.98
-  config.distill.shift = 1.0
-  # Mean and standard deviation within a latent, for mean_variance; empty: as
-  # measured on the training split.
-  config.distill.moments = ()
-  # The fake denoiser: full, or lora (low-rank changes of attention's projected
-  # queries and values); rank and scale of lora; number of its updates for each
-  # update of the student (every training step updates the fake denoiser, so the
-  # student is updated train.images / batch_size / fake_updates times); and its
-  # constant learning rate (0: optimizer.lr). It has no weight decay.
-  config.distill.fake = 'full'
-  config.distill.lora_rank = 32
-  config.distill.lora_scale = 2.0
-  config.distill.fake_updates = 5
-  config.distill.fake_lr = 0.0
-  # Dynamic start, as in DMDR's repository: initial Beta distribution of the
-  # levels of DM and of the fake denoiser's loss, such as (4.0, 1.5) for more
-  # noise ((1.0, 1.0): always uniform); initial scale of the fake denoiser's
-  # low-rank changes in the real score, such as 0.75 (0: the teacher alone); and
-  # number of the student's updates over which both fade out, along half a
-  # cosine.
-  config.distill.level_beta = (1.0, 1.0)
-  config.distill.teacher_lora_scale = 0.0
-  config.distill.dynamic_updates = 10_000
-  # Whether each image draws the student's step; otherwise the batch draws one.
-  config.distill.step_per_image = False
-  # The discriminator on the fake denoiser's states, against real latents:
-  # weight of the student's loss (0: none), of its own beside the fake's, after
-  # which blocks it looks (empty: each third), and the probability that a head
-  # is drawn anew at a step.
-  config.distill.gan_weight = 0.0
-  config.distill.discriminator_weight = 0.01
-  config.distill.discriminator_blocks = ()
-  config.distill.discriminator_reset = 0.0
-  # Steps of the teacher in each interval of the grid, for trajectory; weight of
-  # that loss beside dmd.
-  config.distill.substeps = 8
-  config.distill.trajectory_weight = 0.0
-  # Times that are trained: empty for all, low (up to 0.5) or high.
-  config.distill.branch = ''
-  # If not empty, arguments of the config file, one stage after the other,
-  # each starting with the one before. The last two, of branch low and high,
-  # both start with the one before them and become one network, ratio low +
-  # (1 - ratio) high, of these ratios that of the least Frechet distance.
-  config.distill.stages = ()
-  config.distill.merge_ratios = (0.0, 0.3, 0.5, 0.7, 1.0)
+  compare = config.compare = ml_collections.ConfigDict()
+  compare.num = 500  # Images per method.
+  # Methods that `compare` puts side by side; S2 is published on top of CFG.
+  compare.methods = ('none', 'cfg:1.35', 'ig:1.4', 'cfg:1.35,s2:1.25')
+  compare.sweep_methods = ('ig', 'cfg')  # Methods whose scale is swept.
+  # Scales of the sweep.
+  compare.sweep_scales = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+  compare.resamples = 50  # Bootstrap resamples for standard errors.
   return config

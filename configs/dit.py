@@ -22,14 +22,14 @@ Hardware as published: a TPU v3-256 at 5.7 steps/s for XL/2.
 
 import ml_collections
 
-from configs import base
+from configs import base, parse_argument
 
 SIZES = ('S', 'B', 'L', 'XL')
 
 
 def get_config(argument: str = 'XL/2') -> ml_collections.ConfigDict:
   """The recipe of a size and patch, such as 'XL/2'."""
-  name, options = base.parse_argument(argument, SIZES, ('ig',))
+  name, options = parse_argument(argument, SIZES, ('ig',))
   config = base.get_config()
   config.model.name = f'DiT-{name}'
   config.model.taps = (4 if name[0] in 'SB' else 8,) if options else ()

@@ -27,14 +27,14 @@ the paper says 0.9995.
 
 import ml_collections
 
-from configs import base
+from configs import base, parse_argument
 
 SIZES = ('B', 'L', 'XL')
 
 
 def get_config(argument: str = 'XL/1,ig') -> ml_collections.ConfigDict:
   """The recipe of a size and patch, such as 'XL/1,ig'."""
-  name, options = base.parse_argument(argument, SIZES, ('ig',))
+  name, options = parse_argument(argument, SIZES, ('ig',))
   config = base.get_config()
   config.model.name = f'LightningDiT-{name}'
   config.model.size = 16

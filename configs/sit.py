@@ -40,7 +40,7 @@ TPUs.
 
 import ml_collections
 
-from configs import base
+from configs import base, parse_argument
 
 SIZES = ('Tiny', 'S', 'B', 'L', 'XL')
 OPTIONS = ('ig', 'accelerated', 'original')
@@ -48,7 +48,7 @@ OPTIONS = ('ig', 'accelerated', 'original')
 
 def get_config(argument: str = 'XL/2,ig') -> ml_collections.ConfigDict:
   """The recipe of a size and patch, such as 'B/2,ig'."""
-  name, options = base.parse_argument(argument, SIZES, OPTIONS)
+  name, options = parse_argument(argument, SIZES, OPTIONS)
   if 'original' in options and len(options) > 1:
     raise ValueError(
       f'{argument!r}: original is the recipe of SiT alone, which has no '

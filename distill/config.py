@@ -1,7 +1,7 @@
-"""Settings of a distillation: the section `distill`, and derived ones."""
+"""Settings of a student: the section `distill`, and the sections of any run."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 from core.errors import InputError, check_range, quote
 from core.ranges import (
@@ -15,8 +15,9 @@ from core.ranges import (
   check_fields,
 )
 from guidance import Guidance, parse
+from train.experiment import Experiment, read_sections, sections_of
 
-METHODS = ('', 'dmd', 'trajectory')
+METHODS = ('dmd', 'trajectory')
 QUERIES = ('renoise', 'grid', 'trajectory')
 SCHEDULES = ('shared', 'full', 'constrained', 'hybrid')
 NORMALISERS = ('conditional', 'guided')
@@ -28,44 +29,7 @@ MAX_STEPS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class DistillConfig:
-  """Settings of distillation; configs/base.py describes every key.
-
-  Attributes:
-    teacher: run or folder of weights of the teacher.
-    method: 'dmd' or 'trajectory'; '' for a run that is no student.
-    guidance: guidance of the teacher, as text; what it adds is the CA term.
-    query: points at which DMD evaluates both networks; one of QUERIES.
-    schedule: schedule of the noise levels of both terms; one of SCHEDULES.
-    normaliser: unit of the terms; one of NORMALISERS.
-    regulariser: term beside CA; one of REGULARISERS.
-    dm_weight: weight of the DM term.
-    ca_weight: weight of the CA term.
-    min_level: least noise level of the terms.
-    max_level: greatest noise level of the terms.
-    shift: shift of noise levels, as `sample.shift` is of times.
-    moments: mean and standard deviation for 'mean_variance'; (): measured.
-    fake: 'full' or 'lora'.
-    lora_rank: rank of the low-rank changes.
-    lora_scale: scale of the low-rank changes.
-    fake_updates: updates of the fake denoiser for each of the student.
-    fake_lr: learning rate of the fake denoiser; 0 for that of the student.
-    gan_weight: weight of the student's adversarial loss; 0 for none.
-    discriminator_weight: weight of the discriminator's loss, beside the fake's.
-    discriminator_blocks: blocks whose outputs it sees; () for each third.
-    discriminator_reset: probability that a head is drawn anew at a step.
-    substeps: steps of the teacher in each interval of the student's grid.
-    trajectory_weight: weight of the trajectory loss beside DMD.
-    branch: times that are trained: '' all, 'low' to 0.5, 'high' above.
-    stages: not empty: arguments of the config file, one after the other.
-    merge_ratios: shares of the branch 'low' that the merge tries.
-    level_beta: initial parameters of the Beta distribution of the noise levels
-      of DM and of the fake denoiser's loss; (1, 1): always uniform.
-    teacher_lora_scale: initial scale of the fake denoiser's low-rank changes in
-      the real score; 0 for the teacher as it is.
-    dynamic_updates: updates of the student until levels are uniform and the
-      real score is the teacher's.
-    step_per_image: whether each image draws the student's step, not the batch.
-  """
+  """Settings of distillation; configs/distill/base.py explains every key."""
 
   teacher: PathText
   method: Annotated[str, Choice(METHODS)]
@@ -205,3 +169,26 @@ class DistillConfig:
   def period(self) -> int:
     """Steps for each update of the student: those of the fake denoiser."""
     return self.fake_updates if self.fakes else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentExperiment(Experiment):
+  """Every setting of a run that distills."""
+
+  distill: DistillConfig
+
+
+def build_student(config: dict[str, Any]) -> StudentExperiment:
+  """Turns plain values into the experiment of a student.
+
+  Raises:
+    InputError: if the config is not that of a student, or values disagree.
+  """
+  if 'distill' not in config:
+    raise InputError(
+      'the config has no section distill: it is not that of a student; choose '
+      'one of configs/distill/.'
+    )
+  return StudentExperiment(
+    **read_sections(config, sections_of(StudentExperiment))
+  )

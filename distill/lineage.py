@@ -6,8 +6,7 @@ from etils import epath
 
 from core.errors import InputError
 from distill import lora
-from distill.config import DistillConfig
-from train.experiment import Experiment
+from distill.config import DistillConfig, StudentExperiment, build_student
 from train.runs import Source
 from train.workdir import TEACHER, load_about, load_config
 
@@ -44,7 +43,7 @@ def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
     )
 
 
-def continues_fake(experiment: Experiment, start: Source) -> bool:
+def continues_fake(experiment: StudentExperiment, start: Source) -> bool:
   """Returns whether a student can start with the fake denoiser of another."""
 
   def kind(e):
@@ -52,7 +51,10 @@ def continues_fake(experiment: Experiment, start: Source) -> bool:
     blocks = config.adversarial and config.discriminator_blocks
     return config.fake, config.lora_rank, blocks, e.optimizer.name
 
-  config, theirs = experiment.distill, start.open(())
+  if not start.is_student:
+    return False
+  config = experiment.distill
+  theirs = build_student(load_config(start.place))
   if not (config.fakes and theirs.distill.fakes):
     return False
   changes = load_about(start.place, TEACHER).get('lora')

@@ -16,7 +16,7 @@ from core.errors import InputError
 from core.files import write_json
 from distill import lineage
 from distill import step as step_lib
-from distill.config import MAX_STEPS, DistillConfig
+from distill.config import MAX_STEPS, DistillConfig, StudentExperiment
 from distill.noise_levels import trained_steps
 from distill.objective import Distillation
 from dit import model
@@ -69,7 +69,7 @@ class Plan:
 
 
 def check(
-  experiment: Experiment,
+  experiment: StudentExperiment,
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Plan:
@@ -82,11 +82,6 @@ def check(
       the teacher remembers.
   """
   config = experiment.distill
-  if not config.method:
-    raise InputError(
-      'distill.method is empty: the config is not that of a student; choose '
-      'one of configs/distill/.'
-    )
   if not config.teacher:
     raise InputError('--teacher is needed: a run, or a folder of weights.')
   mesh = make_mesh(experiment.mesh)
@@ -129,7 +124,9 @@ def check(
   return Plan(teacher, network, start, distillation, mesh, source, latents)
 
 
-def distillation_of(experiment: Experiment, teacher: DiTConfig) -> Distillation:
+def distillation_of(
+  experiment: StudentExperiment, teacher: DiTConfig
+) -> Distillation:
   """What is made, by the experiment and the network of its teacher."""
   path = path_named(experiment.objective.path)
   solver = experiment.sample.make_solver(path)
@@ -152,7 +149,7 @@ def distillation_of(experiment: Experiment, teacher: DiTConfig) -> Distillation:
 
 
 def distill(
-  experiment: Experiment,
+  experiment: StudentExperiment,
   place: epath.PathLike,
   config: dict[str, Any],
   autoencoder: str | None = None,
@@ -232,7 +229,7 @@ def distill(
 
 
 def measured(
-  experiment: Experiment, plan: Plan, normalisation: Normalisation
+  experiment: StudentExperiment, plan: Plan, normalisation: Normalisation
 ) -> tuple[float, float]:
   """Mean of latents of data, and root of the mean variance within one."""
   size = experiment.train.batch_size
@@ -261,7 +258,7 @@ def measured(
 
 
 def make_rules(
-  experiment: Experiment,
+  experiment: StudentExperiment,
 ) -> tuple[optax.Schedule, step_lib.Rules]:
   """Learning rate of the student by update, and both optimizers."""
   settings, period = experiment.train, experiment.distill.period
@@ -327,7 +324,7 @@ def _check_teacher(
     )
 
 
-def _check_grid(experiment: Experiment) -> None:
+def _check_grid(experiment: StudentExperiment) -> None:
   """Raises InputError for a grid that the student cannot be trained on."""
   config, sampling = experiment.distill, experiment.sample
   path = path_named(experiment.objective.path)

@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from core.errors import InputError
 from core.files import write_bytes, write_json
 from distill import run as distilling
+from distill.config import StudentExperiment, build_student
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.sharding import check_batch, make_mesh
@@ -37,7 +38,6 @@ from evaluate.metrics import as_dict
 from sample.decoder import read_decoder
 from train import workdir as workdir_lib
 from train.config_file import load_config, override
-from train.experiment import Experiment, build
 from train.previews import Samples
 from train.runs import run_weights, sampling_of
 
@@ -77,10 +77,10 @@ def sweep(
 
 def stages(
   spec: str, overrides: Sequence[str]
-) -> tuple[Experiment, list[dict[str, Any]]]:
+) -> tuple[StudentExperiment, list[dict[str, Any]]]:
   """A config that names stages, and theirs, as plain values."""
   file = spec.partition(':')[0]
-  whole = build(override(load_config(spec), overrides).to_dict())
+  whole = build_student(override(load_config(spec), overrides).to_dict())
   configs = [
     override(load_config(f'{file}:{name}'), overrides).to_dict()
     for name in whole.distill.stages
@@ -118,13 +118,15 @@ def run(
   folders = [
     place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
-  _check(whole, [build(config) for config in configs], place, autoencoder)
+  _check(
+    whole, [build_student(config) for config in configs], place, autoencoder
+  )
   with workdir_lib.training(place, 'distill'):
     for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
       if n:  # both branches start with the stage before them
         before = folders[min(n, len(names) - 2) - 1]
         config['train']['init_from'] = str(before)
-      experiment = build(config)
+      experiment = build_student(config)
       if n:  # the recipe may be moved, so the stored path is relative
         config['train']['init_from'] = workdir_lib.beside(before)
       logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
@@ -139,8 +141,8 @@ def run(
 
 
 def _check(
-  whole: Experiment,
-  stages: Sequence[Experiment],
+  whole: StudentExperiment,
+  stages: Sequence[StudentExperiment],
   place: epath.Path,
   autoencoder: str | None,
 ) -> None:
@@ -175,7 +177,7 @@ def _check(
 
 
 def _samples(
-  experiment: Experiment, decoder: Autoencoder | None, mesh: Mesh
+  experiment: StudentExperiment, decoder: Autoencoder | None, mesh: Mesh
 ) -> Samples:
   """What draws for the choice of a ratio: noise that no stage has previewed.
 
@@ -191,7 +193,9 @@ def _samples(
 
 
 def _merge(
-  experiment: Experiment, place: epath.Path, folders: Sequence[epath.Path]
+  experiment: StudentExperiment,
+  place: epath.Path,
+  folders: Sequence[epath.Path],
 ) -> str:
   """Chooses the ratio, and writes the student; folders: before, low, high."""
   target, table = place / STUDENT, place / 'merge.md'

@@ -56,7 +56,7 @@ class Setting:
   Attributes:
     name: in tables and pictures.
     steps: of the student.
-    changes: of the section `distill` of configs/base.py.
+    changes: of the section `distill`, configs/distill/base.py.
   """
 
   name: str
@@ -313,7 +313,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _defaults() -> dict[str, Any]:
-  section = load_config('configs/base.py').distill.to_dict()
+  section = load_config('configs/distill/base.py').distill.to_dict()
   return {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in section.items()

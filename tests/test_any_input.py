@@ -14,6 +14,7 @@ from commands import cli
 from core.errors import InputError
 from core.files import parse_json
 from core.nested import flatten
+from distill.config import build_student
 from dit.autoencoder import AUTOENCODERS
 from dit.autoencoder.files import read_autoencoder
 from dit.path import PATHS, path_named
@@ -25,8 +26,8 @@ from sample.ddpm import discrete_grid
 from sample.generate import plan_labels
 from sample.grid import SPACINGS, make_grid
 from sample.registry import SOLVERS, make_solver
+from train import experiment
 from train.config_file import load_config, override
-from train.experiment import build
 from train.runs import Source
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -102,10 +103,16 @@ def every(count, strategy, action):
   one()
 
 
+def build(config):
+  """Reads the config of a run, or of a student."""
+  student = 'distill' in config
+  return build_student(config) if student else experiment.build(config)
+
+
 @pytest.fixture(scope='module')
 def configs():
   """Plain values of some config files."""
-  names = ('base', 'digits', 'dit', 'distill/digits')
+  names = ('distill/base', 'digits', 'dit', 'distill/digits')
   files = (str(ROOT / f'configs/{name}.py') for name in names)
   return [load_config(file).to_dict() for file in files]
 
@@ -129,8 +136,8 @@ def test_any_text_for_any_config_key(configs, count):
     which, changes = example
     config = ml_collections.ConfigDict(configs[which]).lock()
     changed = override(config, [f'{key}={text}' for key, text in changes])
-    experiment = build(changed.to_dict())
-    assert build(json.loads(json.dumps(changed.to_dict()))) == experiment
+    built = build(changed.to_dict())
+    assert build(json.loads(json.dumps(changed.to_dict()))) == built
 
   which = st.integers(0, len(configs) - 1)
   every(count, st.tuples(which, assignments), action)

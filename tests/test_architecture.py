@@ -4,14 +4,16 @@ import ast
 import dataclasses
 import itertools
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
 from core.nested import flatten
+from distill.config import StudentExperiment, build_student
 from train import config_file
-from train.experiment import SECTIONS, Experiment, build
+from train.experiment import SECTIONS, Experiment, build, sections_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Each folder may import itself and the folders of later rows.
@@ -223,14 +225,15 @@ def test_no_library_asks_for_a_foreign_framework():
   assert result.returncode == 0, result.stderr
 
 
-def base_config():
-  return config_file.load_config(str(ROOT / 'configs/base.py')).to_dict()
+def base_config(folder='configs'):
+  return config_file.load_config(str(ROOT / folder / 'base.py')).to_dict()
 
 
-@pytest.mark.parametrize('section', SECTIONS)
+@pytest.mark.parametrize('section', sections_of(StudentExperiment))
 def test_config_keys_are_fields(section):
-  keys = set(base_config()[section])
-  fields = {field.name for field in dataclasses.fields(SECTIONS[section])}
+  keys = set(base_config('configs/distill')[section])
+  kind = sections_of(StudentExperiment)[section]
+  fields = {field.name for field in dataclasses.fields(kind)}
   if section == 'model':  # the patch is part of the name
     assert 'name' in keys
     keys = keys - {'name'} | {'patch'}
@@ -240,6 +243,7 @@ def test_config_keys_are_fields(section):
 def test_config_sections_are_parts_of_an_experiment():
   parts = {field.name for field in dataclasses.fields(Experiment)}
   assert set(base_config()) == parts == {'seed', *SECTIONS}
+  assert set(base_config('configs/distill')) == parts | {'distill'}
 
 
 @pytest.mark.parametrize(
@@ -253,14 +257,16 @@ def test_config_sections_are_parts_of_an_experiment():
 )
 def test_configs_change_values_only(path):
   config = config_file.load_config(str(path)).to_dict()
-  assert flatten(config).keys() == flatten(base_config()).keys()
-  build(config)
+  base = base_config(path.parent)
+  assert flatten(config).keys() == flatten(base).keys()
+  (build_student if 'distill' in base else build)(config)
 
 
-def test_every_config_key_is_explained():
-  """In base.py a comment stands before each key, or its group of keys."""
-  lines = (ROOT / 'configs/base.py').read_text().splitlines()
+@pytest.mark.parametrize('folder', ['configs', 'configs/distill'])
+def test_every_config_key_is_explained(folder):
+  """In base.py each key has a comment of its own: above, or behind it."""
+  lines = (ROOT / folder / 'base.py').read_text().splitlines()
+  assert len(lines) <= 250
   for before, line in itertools.pairwise(map(str.strip, lines)):
-    if line.startswith('config.') and 'ConfigDict()' not in line:
-      assert before.startswith(('#', 'config.')), line
-      assert 'ConfigDict()' not in before, line
+    if re.match(r'\w+\.\w+ = ', line) and 'ConfigDict()' not in line:
+      assert before.startswith('#') != ('  # ' in line), line

@@ -56,16 +56,16 @@ def check_keys(
 
   Args:
     assignments: texts such as 'optimizer.lr=2e-4'.
-    known: keys; None for those of configs/base.py, which all configs have.
+    known: Known keys; None for all that any config has.
   """
   if known is None:
-    known = flatten(load_config('configs/base.py').to_dict())
+    known = flatten(load_config('configs/distill/base.py').to_dict())
   for assignment in assignments:
     key, equals, _ = assignment.partition('=')
     if key not in known:
       raise InputError(
         f'unknown config key {quote(key)}.{suggestions.for_key(key, known)} '
-        'All keys are in configs/base.py.'
+        'All keys are in configs/base.py (and configs/distill/base.py).'
       )
     if not equals:
       raise InputError(f'--config.{key} needs a value: --config.{key}=VALUE.')

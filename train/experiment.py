@@ -1,6 +1,7 @@
 """A whole experiment, as frozen dataclasses, made from plain values once."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from core.errors import InputError, quote
@@ -13,7 +14,7 @@ from core.ranges import (
   Seed,
   check_fields,
 )
-from distill.config import DistillConfig
+from core.renamed_keys import REMOVED, REMOVED_SECTIONS
 from dit import sharding
 from dit.config import DiTConfig, network_of
 from evaluate.compare import CompareConfig
@@ -105,7 +106,6 @@ class Experiment:
   sample: SampleConfig
   eval: EvalConfig
   compare: CompareConfig
-  distill: DistillConfig
 
   def __post_init__(self) -> None:
     """Checks what concerns more than one part; touches no device."""
@@ -133,23 +133,44 @@ class Experiment:
         )
 
 
-# Keys of earlier versions, which runs keep; see `workdir.load_about`.
-GONE = {'log': ('preview_autoencoder',), 'eval': ('autoencoder',)}
-SECTIONS = {
-  field.name: field.type
-  for field in dataclasses.fields(Experiment)
-  if isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
-}
+def sections_of(kind: type) -> dict[str, Any]:
+  """Returns the dataclass of each section of an experiment."""
+  return {
+    field.name: field.type
+    for field in dataclasses.fields(kind)
+    if dataclasses.is_dataclass(field.type)
+  }
+
+
+SECTIONS = sections_of(Experiment)
+# Sections of configs that are read elsewhere (distill: by `distill.config`).
+OTHER_SECTIONS = ('distill', *REMOVED_SECTIONS)
 
 
 def build(config: dict[str, Any]) -> Experiment:
   """Turns plain values into the experiment; InputError where they disagree."""
-  if config.keys() != {'seed', *SECTIONS}:
+  return Experiment(**read_sections(config, SECTIONS))
+
+
+def read_sections(
+  config: dict[str, Any], kinds: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns the arguments of an experiment: its seed, and every section.
+
+  Args:
+    config: Plain values by section.
+    kinds: Dataclass of each section, as `sections_of` returns them.
+
+  Raises:
+    InputError: for sections or keys that are missing or not known.
+  """
+  given = config.keys() - {*OTHER_SECTIONS} | kinds.keys() & config.keys()
+  if given != {'seed', *kinds}:
     raise InputError(
       f'the config has the sections {quote(sorted(config), 300)}, expected '
-      f'{sorted(["seed", *SECTIONS])}; is it of another version?'
+      f'{sorted(["seed", *kinds])}; is it of another version?'
     )
-  for name in SECTIONS:
+  for name in kinds:
     if not isinstance(config[name], dict):
       raise InputError(
         f'config section {name!r} is {quote(config[name])}, expected its keys.'
@@ -158,9 +179,9 @@ def build(config: dict[str, Any]) -> Experiment:
   network = network_of(config['model'], null_label=null_label)
   sections = {**config, 'model': network}
   parts = {
-    name: _part(name, kind, sections[name]) for name, kind in SECTIONS.items()
+    name: _part(name, kind, sections[name]) for name, kind in kinds.items()
   }
-  return Experiment(seed=config['seed'], **parts)
+  return {'seed': config['seed'], **parts}
 
 
 def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
@@ -169,7 +190,7 @@ def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
   Keys may be missing where they have a default: those that later versions add
   default to what was there before.
   """
-  values = {k: v for k, v in values.items() if k not in GONE.get(name, ())}
+  values = {k: v for k, v in values.items() if f'{name}.{k}' not in REMOVED}
   fields = {field.name: field for field in dataclasses.fields(kind)}
   lacks = [
     key

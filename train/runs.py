@@ -80,6 +80,11 @@ class Source:
     """Whichever is there."""
     return cls(place, 'format' not in workdir.load_config(place), step=step)
 
+  @property
+  def is_student(self) -> bool:
+    """Whether it is a run of `distill`."""
+    return self.is_run and 'distill' in workdir.load_config(self.place)
+
   def open(self, overrides: Sequence[str]) -> Experiment:
     """The experiment, with assignments to keys that change no weights.
 

@@ -32,6 +32,7 @@ from core.files import read_json, write_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
+from core.renamed_keys import upgrade
 from dit.weights.checkpoint import steps_of
 from train.config_file import load_config as load_config_file
 
@@ -191,7 +192,7 @@ def load_config(workdir: epath.PathLike) -> dict[str, Any]:
       f'{workdir} is not the workdir of a run: it holds no config.json; train '
       'first, or give the workdir of a run.'
     ) from error
-  return read_json(path)
+  return upgrade(read_json(path))
 
 
 def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
@@ -249,13 +250,14 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
   A key that the run lacks in one of its sections is of a later version, and
   counts as having the default, which is what the run was trained with.
   """
-  usual = flatten(load_config_file('configs/base.py').to_dict())
+  is_student = 'distill' in new
+  base = 'configs/distill/base.py' if is_student else 'configs/base.py'
+  usual = flatten(load_config_file(base).to_dict())
   later = {key: usual[key] for key in usual if key.split('.')[0] in old}
   old, new = later | flatten(old), flatten(new)
-  # The grid and the solver of a student are part of its training.
-  is_student = bool(new.get('distill.method'))
 
   def may_differ(key):
+    # The grid and the solver of a student are part of its training.
     if is_student and key.startswith('sample.'):
       name = key.removeprefix('sample.')
       return name in ('batch_size', 'state_dtype', 'truncate')

@@ -32,6 +32,8 @@ from train.config_file import load_config
 from train.experiment import Experiment
 from train.metrics_log import read_metrics
 from train.previews import COLUMNS
+from train.workdir import TEACHER
+from train.workdir import load_config as load_run_config
 
 _GRIDS = 12  # of previews, evenly spaced over the run
 _NOTHING = 'Nothing yet.'
@@ -295,7 +297,7 @@ def _sweeps(advice: Advice, experiment: Experiment, place: epath.Path) -> str:
     return ''.join(_made(path.parent, _sweep, path) for path in found)
   methods = ['cfg:1.0..2.0:6'] if experiment.model.null_label else []
   methods = ['ig:1.0..2.0:6'] * bool(experiment.model.taps) + methods
-  if experiment.distill.method or not methods:
+  if (place / TEACHER).exists() or not methods:
     return page.note(_NOTHING)
   text = ','.join(methods)
   words = (f'--guidance={text}',)
@@ -346,8 +348,8 @@ def _evaluations(advice: Advice, place: epath.Path) -> str:
 
 def _config(place: epath.Path) -> str:
   """Every key, those that differ from configs/base.py in bold."""
-  found = read_json(place / 'config.json')
-  usual = flatten(load_config('configs/base.py').to_dict())
+  found = load_run_config(place)
+  usual = flatten(load_config('configs/distill/base.py').to_dict())
   parts = [page.note('Bold: not as in configs/base.py.')]
   for section, values in found.items():
     flat = flatten({section: values})

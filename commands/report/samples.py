@@ -29,13 +29,14 @@ class Artist:
     self._opened = opened = Opened(request)
     self._experiment = experiment = opened.experiment
     self._seed = request.seed
+    self._is_student = request.source.is_student
     log = experiment.log
     if guidance:
       opened.check(guidance)
       self._texts = list(guidance)
     else:
       usual = (log.preview_guidance, *experiment.compare.methods)
-      if experiment.distill.method:  # guidance is inside
+      if self._is_student:  # guidance is inside
         usual = ('none',)
       self._texts = [
         text for text in dict.fromkeys(usual) if self._serves(text)
@@ -132,7 +133,7 @@ class Artist:
       found.append(f'The first {guidance.zero_steps} step(s) are left out.')
     if guidance.needs_ddim:
       found.append('guided: of the velocity by which x takes the same step.')
-    if self._experiment.distill.method:
+    if self._is_student:
       found.append('A student, drawn without guidance as it was made to be.')
     return [page.note(remark) for remark in found]
 

@@ -12,6 +12,8 @@ An argument METHOD,STEPS names one of
 
 import ml_collections
 
+from configs.distill import base
+
 SCHEDULES = ('shared', 'full', 'constrained', 'hybrid')
 FLASH = ('trajectory', 'sharing', 'low', 'high')
 METHODS = ('dm', *SCHEDULES, 'flash', *FLASH)
@@ -47,6 +49,7 @@ def configure(
     guidance: of the teacher, where the method is guided.
     before: what goes before METHOD,STEPS in the argument of a stage.
   """
+  base.add_section(config)
   config.model.taps = ()
   config.objective.guided_weight = 0.0
   config.sample.solver = 'renoise'
@@ -55,7 +58,6 @@ def configure(
   config.log.preview_guidance = 'none'
   config.optimizer.b1 = 0.0
   config.optimizer.warmup_images = 0
-  config.distill.method = 'dmd'
   if method != 'dm':
     config.distill.guidance = guidance
   if method in SCHEDULES:

@@ -11,10 +11,10 @@ from command_runs import ROOT, printed, quickly, run
 
 from distill import run as distilling
 from distill import sd35_flash
+from distill.config import build_student
 from dit.weights import folder as weights
 from dit.weights.checkpoint import steps_of
 from train import config_file, workdir
-from train.experiment import build
 from train.metrics_log import read_metrics
 
 TINY = {
@@ -129,7 +129,7 @@ def test_a_longer_student_goes_on(student, teacher, tmp_path):
   assert 'follows the cosine schedule of the new length' in result.err
   rows = read_metrics(longer)
   assert [row['step'] for row in rows] == [1, 2, 3, 4]
-  experiment = build(workdir.load_config(longer))
+  experiment = build_student(workdir.load_config(longer))
   assert experiment.train.images == 64
   schedule, _ = distilling.make_rules(experiment)
   assert rows[-1]['lr'] == pytest.approx(float(schedule(3)))
@@ -321,7 +321,7 @@ def test_ends_of_the_ratio_are_the_branches():
     ('sharing,2', {'sample.solver': 'renoise'}, 'walks with sample.solver=eul'),
     ('dm,1', {'distill.branch': 'low'}, 'distill.branch low has no step'),
     ('hybrid,2', {'distill.guidance': 'ig:1.5:tap=1'}, 'needs tap 1'),
-    ('hybrid,2', {'distill.method': ''}, 'distill.method is empty'),
+    ('hybrid,2', {'distill.method': ''}, "distill.method is ''"),
     ('hybrid,2', {'ema.widths': '(0.1,)'}, 'ema.widths are for training'),
     ('hybrid,2', {'log.preview_guidance': 'ig:2'}, 'needs tap 0'),
     ('sharing,2', {'distill.discriminator_blocks': '(4,)'}, 'expected 1 to 3'),
@@ -360,7 +360,7 @@ def test_a_teacher_without_a_null_label(teacher, tmp_path):
   file = f'{ROOT}/configs/distill/digits.py:hybrid,2'
   given = [f'{key}={value}' for key, value in (TINY | keys).items()]
   config = config_file.override(config_file.load_config(file), given)
-  distilling.check(build(config.to_dict()))
+  distilling.check(build_student(config.to_dict()))
 
 
 def test_wrong_teachers(student, teacher, tmp_path):

@@ -12,16 +12,18 @@ from command_runs import DIGITS, run
 from core import ranges
 from core.errors import InputError
 from core.nested import flatten
+from distill.config import StudentExperiment, build_student
 from train import config_file
-from train.experiment import SECTIONS, Experiment, build
+from train.experiment import sections_of
 
 ROOT = pathlib.Path(__file__).parents[2]
+SECTIONS = sections_of(StudentExperiment)
 PLAIN = (int, float, str, bool)
 
 
 def declared():
   """Key, plain type of a value or of a tuple's entry, and rule, of all keys."""
-  for section, kind in {'': Experiment, **SECTIONS}.items():
+  for section, kind in {'': StudentExperiment, **SECTIONS}.items():
     for name, declaration in ranges.declarations(kind).items():
       plain, rule = ranges.parts_of(declaration)
       many = typing.get_origin(plain) is tuple
@@ -34,12 +36,14 @@ KEYS = list(declared())
 
 @pytest.fixture(scope='module')
 def base():
-  return config_file.load_config(str(ROOT / 'configs/base.py')).to_dict()
+  return config_file.load_config(
+    str(ROOT / 'configs/distill/base.py')
+  ).to_dict()
 
 
 def refused(config, *words):
   with pytest.raises(InputError) as caught:
-    build(config)
+    build_student(config)
   assert str(caught.value).isprintable()
   for word in words:
     assert word in str(caught.value)
@@ -126,7 +130,7 @@ def test_names_and_paths_that_no_folder_has_are_refused(base, key, value):
 
 @pytest.mark.parametrize('name', ['photos', 'imagenet_resized/32x32', 'a.b-c'])
 def test_names_of_data_may_be_those_of_tfds(base, name):
-  assert build(changed(base, 'data.name', name)).data.name == name
+  assert build_student(changed(base, 'data.name', name)).data.name == name
 
 
 @pytest.mark.parametrize('split', ['.', '..', 'a/b', '/abs', '', 'a' * 300])

@@ -27,7 +27,7 @@ def make_distillation(
   **given,
 ):  # fmt: skip
   """Of the small teacher, by keys of the section distill."""
-  config = config_file.load_config('configs/base.py').distill.to_dict()
+  config = config_file.load_config('configs/distill/base.py').distill.to_dict()
   path = path_named('linear')
   return Distillation(
     config=DistillConfig(**{**config, 'method': 'dmd', **given}),

@@ -38,7 +38,7 @@ def test_readme_says_that_decoupled_levels_do_not_help_here():
 def test_unit_of_decoupled_terms_is_marked_as_ours():
   """The paper's equation has none."""
   page = (ROOT / 'docs/distillation.md').read_text()
-  config = (ROOT / 'configs/base.py').read_text()
+  config = (ROOT / 'configs/distill/base.py').read_text()
   assert 'The unit n is *ours*' in page
   assert '`conditional` (*ours*)' in page
   assert "conditional (ours: Decoupled DMD's equation 6 has no unit)" in (

@@ -8,6 +8,7 @@ import pytest
 from core.errors import InputError
 from core.nested import flatten
 from train import workdir
+from train.config_file import load_config
 
 
 @pytest.fixture
@@ -98,7 +99,8 @@ def test_free_keys_may_change(tmp_path, config, key, value):
   assert flatten(workdir.load_config(tmp_path))[key] == value
 
 
-def test_a_key_of_a_later_version_has_its_default(tmp_path, config):
+def test_a_key_of_a_later_version_has_its_default(tmp_path):
+  config = load_config('configs/distill/digits.py').to_dict()
   earlier = copy.deepcopy(config)
   del earlier['distill']['step_per_image'], earlier['optimizer']['eps']
   workdir.claim(tmp_path, earlier)
