@@ -44,7 +44,7 @@ METHODS = (
 )  # fmt: skip
 # 28 blocks on 64 tokens, if no config is given.
 SMALL = ('model.depth=28', 'model.width=128', 'model.num_heads=4',
-         'model.size=16', 'sample.last=0.0')  # fmt: skip
+         'model.size=16', 'sample.last_step_size=0.0')  # fmt: skip
 BATCHES = 3  # that --decode times
 
 
@@ -57,7 +57,7 @@ class Bench:
     self.path = path_named(experiment.objective.path)
     self.sampling = dataclasses.replace(
       experiment.sample,
-      solver='euler', steps=steps, last=0.0, batch_size=batch_size,
+      solver='euler', steps=steps, last_step_size=0.0, batch_size=batch_size,
     )  # fmt: skip
     self.mesh = make_mesh(MeshConfig())
     draw = jax.jit(lambda: model.init(self.config, jax.random.key(0)))

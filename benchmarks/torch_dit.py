@@ -121,7 +121,7 @@ def network_of(config: DiTConfig) -> Network:
     **{
       **dataclasses.asdict(config),
       **{'norm': 'layernorm', 'mlp': 'gelu', 'rope': False, 'shift': True,
-         'qk_norm': 'none', 'learn_sigma': False},
+         'qk_norm': 'none', 'learned_variance': False},
     }
   )  # fmt: skip
   torch.manual_seed(0)

@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
   model.norm = 'auto'  # Norm before each part: layernorm or rmsnorm.
   model.mlp = 'auto'  # Kind of MLP: gelu or swiglu.
   model.rope = 'auto'  # Rotary positions: true or false.
-  model.learn_sigma = 'auto'  # Learned variance (DiT): true or false.
+  model.learned_variance = 'auto'  # Learned variance (DiT): true or false.
   # Null label, for CFG: true, false, or auto (true if label_dropout is not 0).
   model.null_label = 'auto'
   # Convention of the network's output: velocity, reversed or noise
@@ -177,7 +177,7 @@ def get_config() -> ml_collections.ConfigDict:
   sample = config.sample = ml_collections.ConfigDict()
   # Solver: euler, heun, midpoint, rk4, dpm++, euler_maruyama, heun_maruyama,
   # ddim, ddpm, renoise (students) or dopri5 (adaptive), with options as in
-  # heun:last=heun, ddim:eta=0.5 or dopri5:rtol=1e-5.
+  # heun:final_step=heun, ddim:eta=0.5 or dopri5:rtol=1e-5.
   sample.solver = 'euler_maruyama'
   sample.steps = 250  # Number of solver steps.
   # Spacing of the times: uniform, cosine, quadratic, karras (our variant), edm
@@ -186,7 +186,7 @@ def get_config() -> ml_collections.ConfigDict:
   sample.spacing = 'uniform'
   sample.shift = 1.0  # Shift of the times; above 1: more steps near the noise.
   # Length, before the shift, of a last step of its own to t = 0; 0: uniform.
-  sample.last = 0.04
+  sample.last_step_size = 0.04
   # Respacing of DiT's discrete steps, such as 250, ddim50 or 50,30,20, which
   # replaces steps and spacing; '': none.
   sample.respacing = ''
@@ -218,9 +218,9 @@ def get_config() -> ml_collections.ConfigDict:
   # computed, except fd_inf, which must be named.
   evaluation.metrics = ()
   # Number of the neighbor that gives the radius of precision and recall.
-  evaluation.neighbours = 3
+  evaluation.neighbors = 3
   # Distances of precision and recall in float16, as in ADM's evaluator.
-  evaluation.half = False
+  evaluation.float16_distances = False
   evaluation.split_size = 5000  # Images per split of the Inception Score.
   evaluation.kid_subsets = 100  # Subsets of the kernel distance.
   evaluation.kid_subset_size = 1000  # Images per subset of the kernel distance.

@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.sample.solver = 'heun'
   config.sample.steps = 50
-  config.sample.last = 0.0
+  config.sample.last_step_size = 0.0
   config.sample.batch_size = 1000
   config.compare.num = 10_000
   config.compare.methods = (

@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.sample.solver = 'euler'
   config.sample.steps = 50
-  config.sample.last = 0.0
+  config.sample.last_step_size = 0.0
   config.sample.batch_size = 128
   config.compare.methods = (
     'none',

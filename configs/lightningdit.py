@@ -58,9 +58,9 @@ def get_config(argument: str = 'XL/1,ig') -> ml_collections.ConfigDict:
     config.train.batch_size = 1024
     config.train.images = 800 * 1_281_167
 
-  config.sample.solver = 'heun:last=heun' if options else 'euler'
+  config.sample.solver = 'heun:final_step=heun' if options else 'euler'
   config.sample.steps = 124 if options else 249
-  config.sample.last = 0.0
+  config.sample.last_step_size = 0.0
   config.sample.shift = 1 / 0.3
   config.sample.scales_at = 'evaluation'
   config.log.preview_guidance = 'ig:1.7' if options else 'cfg:2'

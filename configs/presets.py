@@ -22,13 +22,17 @@ _VA = {
   'autoencoder': 'va_vae',
   'decoder': 'vavae-imagenet256-f16d32-dinov2',
 }
-_SDE = {'solver': 'euler_maruyama', 'steps': 250, 'last': 0.04}
+_SDE = {'solver': 'euler_maruyama', 'steps': 250, 'last_step_size': 0.04}
 # The code of REPA, and Internal Guidance's SiT code, which builds on it, keeps
 # the state in float64 and truncates pixels. That of DiT, SiT and LightningDiT
 # keeps it in float32 and rounds.
 _REPA = {**_SDE, 'state_dtype': 'float64', 'truncate': True}
-_LIGHTNING = {'last': 0.0, 'shift': 1 / 0.3, 'scales_at': 'evaluation'}
-_HEUN = {'solver': 'heun:last=heun', 'steps': 124, **_LIGHTNING}
+_LIGHTNING = {
+  'last_step_size': 0.0,
+  'shift': 1 / 0.3,
+  'scales_at': 'evaluation',
+}
+_HEUN = {'solver': 'heun:final_step=heun', 'steps': 124, **_LIGHTNING}
 _EULER = {'solver': 'euler', 'steps': 249, **_LIGHTNING}
 
 PRESETS = {
@@ -54,7 +58,7 @@ PRESETS = {
     'guidance': 'cfg:1.5:guided_channels=3',
     'sample': {
       'solver': 'dopri5:rtol=1e-3:atol=1e-6:overshoot=true',
-      'last': 0.0,
+      'last_step_size': 0.0,
     },
     'fid': 2.15,
     'inception_score': 258.1,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection
 
 from core.errors import nearest, nearest_words
+from core.renamed_keys import RENAMED
 
 _LENGTH = '--config.train.images (images seen: steps times train.batch_size)'
 _CFG = '--guidance=cfg:SCALE'
@@ -128,6 +129,8 @@ def for_flag(flag: str, known: Collection[str], *, trains: bool) -> str:
 
 def for_key(key: str, known: Collection[str]) -> str:
   """Returns ' Did you mean ...?' for an unknown config key, or ''."""
+  if RENAMED.get(key) in known:
+    return _question(RENAMED[key])
   section, _, word = key.rpartition('.')
   siblings = {
     name.removeprefix(f'{section}.'): name

@@ -17,11 +17,11 @@ from core.ranges import (
 from guidance import Guidance, parse
 from train.experiment import Experiment, read_sections, sections_of
 
-METHODS = ('dmd', 'trajectory')
-QUERIES = ('renoise', 'grid', 'trajectory')
+METHODS = ('dmd', 'teacher_trajectory')
+QUERIES = ('renoise', 'grid', 'student_trajectory')
 SCHEDULES = ('shared', 'full', 'constrained', 'hybrid')
-NORMALISERS = ('conditional', 'guided')
-REGULARISERS = ('dm', 'mean_variance', 'gan', 'none')
+NORMALIZERS = ('conditional', 'guided')
+REGULARIZERS = ('dm', 'mean_variance', 'gan', 'none')
 FAKES = ('full', 'lora')
 BRANCHES = ('', 'low', 'high')
 MAX_STEPS = 1000
@@ -36,8 +36,8 @@ class DistillConfig:
   guidance: str
   query: Annotated[str, Choice(QUERIES)]
   schedule: Annotated[str, Choice(SCHEDULES)]
-  normaliser: Annotated[str, Choice(NORMALISERS)]
-  regulariser: Annotated[str, Choice(REGULARISERS)]
+  normalizer: Annotated[str, Choice(NORMALIZERS)]
+  regularizer: Annotated[str, Choice(REGULARIZERS)]
   dm_weight: Weight
   ca_weight: Weight
   min_level: Fraction
@@ -95,9 +95,9 @@ class DistillConfig:
 
   def _check_dmd(self) -> None:
     """Checks what belongs together."""
-    if self.regulariser == 'gan' and not self.gan_weight:
+    if self.regularizer == 'gan' and not self.gan_weight:
       raise InputError(
-        'distill.regulariser is gan, but distill.gan_weight is 0; set it.'
+        'distill.regularizer is gan, but distill.gan_weight is 0; set it.'
       )
     if self.teacher_lora_scale and not (self.fake == 'lora' and self.fakes):
       raise InputError(
@@ -105,7 +105,7 @@ class DistillConfig:
         'is no fake denoiser with low-rank changes; set distill.fake=lora and '
         'a DM term, or distill.teacher_lora_scale=0.'
       )
-    by_moments = self.regulariser == 'mean_variance' and self.dm_weight
+    by_moments = self.regularizer == 'mean_variance' and self.dm_weight
     if not (
       self.matches
       or self.augmented
@@ -114,18 +114,18 @@ class DistillConfig:
       or self.trajectory_weight
     ):
       raise InputError(
-        f'distill.regulariser is {self.regulariser} of dm_weight '
+        f'distill.regularizer is {self.regularizer} of dm_weight '
         f'{self.dm_weight:g}, and distill.guidance adds nothing: no term is '
         'left; set one of them.'
       )
     if (
-      self.normaliser == 'guided'
+      self.normalizer == 'guided'
       and self.query == 'renoise'
       and self.schedule != 'shared'
     ):
       raise InputError(
-        'distill.normaliser guided is for terms at one noise level; set '
-        'distill.schedule=shared, or distill.normaliser=conditional.'
+        'distill.normalizer guided is for terms at one noise level; set '
+        'distill.schedule=shared, or distill.normalizer=conditional.'
       )
 
   @property
@@ -157,7 +157,7 @@ class DistillConfig:
   def matches(self) -> bool:
     """Whether there is a DM term."""
     return (
-      self.method == 'dmd' and self.regulariser == 'dm' and self.dm_weight > 0
+      self.method == 'dmd' and self.regularizer == 'dm' and self.dm_weight > 0
     )
 
   @property

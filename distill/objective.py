@@ -5,12 +5,13 @@ The student walks to z at t_k and predicts v there, and with it x
 prediction at the query (q, r):
 
   renoise      q = x noised to a random level r; each term of its own
-  trajectory   q = z + (t_{k+1} - t_k) v, r = t_{k+1}: timestep sharing
+  student_trajectory
+               q = z + (t_{k+1} - t_k) v, r = t_{k+1}: timestep sharing
                (SD3.5-Flash, arXiv 2509.21318); of the last interval, which
                ends at 0, q = x noised to one of t_2 ... t_N, our rule
   grid         q = x noised to one of t_2 ... t_N: between the two
 
-x (or q, with `trajectory`) then moves along the terms of `distill.dmd`.
+x (or q, with `student_trajectory`) then moves along the terms of `distill.dmd`.
 The fake denoiser learns the velocities of the student's samples: of x at a
 random k with `renoise`, else of whole walks, half of its levels then being
 t_2 ... t_N. The discriminator is always shown x at a random k, of which the
@@ -175,7 +176,7 @@ class Distillation(Rollout):
     """Returns the loss of the student; arguments as for `fake_loss`."""
     config = self.config
     key, trajectory_key, gan_key = jax.random.split(key, 3)
-    if config.method == 'trajectory':
+    if config.method == 'teacher_trajectory':
       loss = self.trajectory_loss(params, teacher, label, trajectory_key)
       return loss, {'loss/trajectory': loss}
     visit_key, query_key = jax.random.split(key)
@@ -190,7 +191,7 @@ class Distillation(Rollout):
       'distill/student_std': visit.x.std(),
       'distill/student_mean': visit.x.mean(),
     }
-    if config.regulariser == 'mean_variance':
+    if config.regularizer == 'mean_variance':
       metrics['loss/mean_variance'] = dmd.mean_variance(visit.x, *self.moments)
       loss += config.dm_weight * metrics['loss/mean_variance']
     if config.adversarial:
@@ -211,8 +212,8 @@ class Distillation(Rollout):
   ) -> dict[str, Any]:
     """Returns the queries (q, r) of the networks by term, 'ca' and 'dm'.
 
-    q (B, H, W, C) is differentiable where the loss moves it ('trajectory'). The
-    one entry 'both' serves both terms.
+    q (B, H, W, C) is differentiable where the loss moves it (for the query
+    'student_trajectory'). The one entry 'both' serves both terms.
     """
     keys, config = jax.random.split(key, 4), self.config
     if config.query == 'renoise':
@@ -231,7 +232,7 @@ class Distillation(Rollout):
       return places
     r = self.draw_shared(keys[0], ())
     q = self.path.interpolate(visit.x, self.noise(keys[2]), r)
-    if config.query == 'trajectory':
+    if config.query == 'student_trajectory':
       last = visit.k == len(self.times) - 2
       t_next = self.grid[visit.k + 1]
       euler = visit.z + expand(t_next - visit.t, visit.z) * visit.v
@@ -245,7 +246,9 @@ class Distillation(Rollout):
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
     """Returns the point that moves, the DM term, the CA term, and metrics."""
     config, path = self.config, self.path
-    moved = places['both'][0] if config.query == 'trajectory' else visit.x
+    moved = (
+      places['both'][0] if config.query == 'student_trajectory' else visit.x
+    )
     places = {name: (_sg(q), r) for name, (q, r) in places.items()}
     at_ca, at_dm = (places.get('both') or places[n] for n in ('ca', 'dm'))
     network, x = self.real(teacher, fake, updates), _sg(visit.x)
@@ -256,7 +259,7 @@ class Distillation(Rollout):
       out = config.teacher_guidance.at(network, q, r, label)
       c = path.x0_from_velocity(q, out.parts['strong'], r)
       g = path.x0_from_velocity(q, out.velocity, r)
-      unit = g if config.normaliser == 'guided' else c
+      unit = g if config.normalizer == 'guided' else c
       ca = config.ca_weight * dmd.push(g, c, unit, x)
       metrics['distill/ca'] = dmd.rms(ca)
     if config.matches:
@@ -332,7 +335,7 @@ class Distillation(Rollout):
       shared = config.query != 'renoise' or config.schedule == 'shared'
       own = config.matches * (1 + (not pair or not shared))
       student += walk + 2 + pair + own + 3 * config.adversarial
-    if config.method == 'trajectory' or config.trajectory_weight:
+    if config.method == 'teacher_trajectory' or config.trajectory_weight:
       rows = 1 + bool(config.teacher_guidance.terms)
       student += n * (config.substeps * rows + 3)
     fake = 0.0

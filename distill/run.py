@@ -287,7 +287,7 @@ def _measures(config: DistillConfig) -> bool:
   """Whether the moments of real latents are needed."""
   return (
     config.method == 'dmd'
-    and config.regulariser == 'mean_variance'
+    and config.regularizer == 'mean_variance'
     and not config.moments
   )
 
@@ -359,9 +359,9 @@ def _check_grid(experiment: StudentExperiment) -> None:
         "student's grid, and one step has none; set sample.steps to 2 or more, "
         'or distill.query=renoise.'
       )
-    if config.query == 'trajectory' and type(solver) is not Euler:
+    if config.query == 'student_trajectory' and type(solver) is not Euler:
       raise InputError(
-        'distill.query trajectory is for a student that walks with '
+        'distill.query student_trajectory is for a student that walks with '
         f'sample.solver=euler, not {sampling.solver}.'
       )
   if config.branch and not len(trained_steps(config.branch, grid)):

@@ -26,21 +26,21 @@ FAMILIES = {
     'norm': 'layernorm',
     'mlp': 'gelu',
     'rope': False,
-    'learn_sigma': False,
+    'learned_variance': False,
     'convention': 'velocity',
   },
   'DiT': {
     'norm': 'layernorm',
     'mlp': 'gelu',
     'rope': False,
-    'learn_sigma': True,
+    'learned_variance': True,
     'convention': 'noise',
   },
   'LightningDiT': {
     'norm': 'rmsnorm',
     'mlp': 'swiglu',
     'rope': True,
-    'learn_sigma': False,
+    'learned_variance': False,
     'convention': 'reversed',
   },
 }
@@ -117,7 +117,7 @@ def network_of(
     given = section.get(key, 0)
     if given == 'auto' or (given == 0 and given is not False):
       section[key] = value
-  for key in ('rope', 'learn_sigma', 'null_label'):
+  for key in ('rope', 'learned_variance', 'null_label'):
     given = section.get(key, False)
     if not isinstance(given, bool):
       check_choice(f'model.{key}', given, ('auto', 'true', 'false'))
@@ -150,8 +150,8 @@ class DiTConfig:
     qk_norm: normalization of queries and keys, one of QK_NORMS, with gain.
     shift: whether the modulation of blocks shifts, beside scale and gate.
     null_label: whether the label `num_classes` was trained, for CFG.
-    learn_sigma: whether heads predict 2 C channels, the second C being DiT's
-      interpolation between two log variances.
+    learned_variance: whether heads predict 2 C channels, the second C being
+      DiT's interpolation between two log variances.
     convention: what the network itself speaks; `bind` translates it to ours.
       'velocity': ours, dx_t/dt with t = 1 at the noise. 'reversed': t = 1 at
       the data (SiT, LightningDiT). 'noise': the noise, at DiT's steps 0..999.
@@ -180,7 +180,7 @@ class DiTConfig:
   qk_norm: Annotated[str, Choice(QK_NORMS)] = 'none'
   shift: bool = True
   null_label: bool = True
-  learn_sigma: bool = False
+  learned_variance: bool = False
   convention: Annotated[str, Choice(CONVENTIONS)] = 'velocity'
   dtype: Annotated[str, Choice(DTYPES)] = 'auto'
   param_dtype: Annotated[str, Choice(DTYPES[1:])] = 'float32'
@@ -281,7 +281,7 @@ class DiTConfig:
   @property
   def out_channels(self) -> int:
     """Channels that a head predicts."""
-    return (1 + self.learn_sigma) * self.channels
+    return (1 + self.learned_variance) * self.channels
 
   @property
   def activation_dtype(self) -> str:

@@ -171,7 +171,7 @@ class DiT(nnx.Module):
       velocity=prediction[..., : config.channels],
       intermediate=tuple(p[..., : config.channels] for p in intermediate),
       variance=prediction[..., config.channels :]
-      if config.learn_sigma
+      if config.learned_variance
       else None,
     )
 
@@ -212,7 +212,7 @@ class BoundDenoiser:
   @property
   def learned_variance(self) -> bool:
     """Whether outputs have a variance."""
-    return self.config.learn_sigma and self.config.convention == 'noise'
+    return self.config.learned_variance and self.config.convention == 'noise'
 
   def __call__(
     self,

@@ -35,8 +35,8 @@ from input_pipeline.sources import DataConfig
 _OF_ROWS = {'kid', 'precision', 'recall'}
 # Keys of `eval` that figures depend on.
 CONSTANTS = (
-  'repeats', 'bootstrap', 'neighbours', 'half', 'split_size', 'kid_subsets',
-  'kid_subset_size', 'image_size', 'reference_rows',
+  'repeats', 'bootstrap', 'neighbors', 'float16_distances', 'split_size',
+  'kid_subsets', 'kid_subset_size', 'image_size', 'reference_rows',
 )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def plan(
     reference_spatial=not stored or {'mu_s', 'sigma_s'} <= known,
     labels=labels,
   )
-  least = config.neighbours + 1 if {'precision', 'recall'} & {*metrics} else 2
+  least = config.neighbors + 1 if {'precision', 'recall'} & {*metrics} else 2
   if count is not None and count < least:
     raise InputError(
       f'{count} images are too few for {", ".join(metrics)}; expected at least '

@@ -72,8 +72,9 @@ class MeasureConfig:
 
   Attributes:
     metrics: of METRICS; () for all that extractor and reference allow.
-    neighbours: k of precision and recall.
-    half: whether their distances are float16, as in the ADM evaluator.
+    neighbors: k of precision and recall.
+    float16_distances: whether their distances are float16, as in ADM's
+      evaluator.
     split_size: images of each part of the Inception Score.
     kid_subsets: of the kernel distance.
     kid_subset_size: images of each; fewer where there are fewer.
@@ -81,8 +82,8 @@ class MeasureConfig:
   """
 
   metrics: Annotated[tuple[str, ...], Choice(METRICS)] = ()
-  neighbours: Annotated[int, Range(1, 10**6)] = 3
-  half: bool = False
+  neighbors: Annotated[int, Range(1, 10**6)] = 3
+  float16_distances: bool = False
   split_size: Count = 5000
   kid_subsets: Annotated[int, Range(1, 10**6)] = 100
   kid_subset_size: Annotated[int, Range(1, 10**6)] = 1000
@@ -268,8 +269,8 @@ def measure(
     values['precision'], values['recall'] = precision_recall(
       reference.rows.pool,
       sample.rows.pool,
-      k=config.neighbours,
-      half=config.half,
+      k=config.neighbors,
+      float16=config.float16_distances,
     )
   if 'fd_inf' in metrics:
     values['fd_inf'] = extrapolated(sample.rows.pool, reference.pool)

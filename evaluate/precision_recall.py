@@ -25,13 +25,15 @@ from evaluate.frechet import check_features, check_same_features
 BLOCK = 1024
 
 
-def radii(features: np.ndarray, k: int = 3, half: bool = False) -> np.ndarray:
+def radii(
+  features: np.ndarray, k: int = 3, float16: bool = False
+) -> np.ndarray:
   """Squared radius of the ball around each of (n, F) features, (n,) float32.
 
   Args:
     features: (n, F), computed with in float32.
     k: which neighbor the ball reaches to.
-    half: distances in float16, as the ADM evaluator's. A block of which one
+    float16: distances in float16, as the ADM evaluator's. A block of which one
       overflows is float32; ADM's blocks are of 10,000 rows, ours of `BLOCK`.
 
   Returns:
@@ -52,13 +54,13 @@ def radii(features: np.ndarray, k: int = 3, half: bool = False) -> np.ndarray:
     nearest = jnp.full((BLOCK, k + 1), jnp.inf, jnp.float32)
     for number, v in enumerate(blocks):
       valid = len(features) - number * BLOCK
-      nearest = _nearest(nearest, u, v, valid, half=half)
+      nearest = _nearest(nearest, u, v, valid, float16=float16)
     result.append(nearest[:, k])
   return np.concatenate(result)[: len(features)]
 
 
 def precision_recall(
-  reference: np.ndarray, sample: np.ndarray, k: int = 3, half: bool = False
+  reference: np.ndarray, sample: np.ndarray, k: int = 3, float16: bool = False
 ) -> tuple[float, float]:
   """Precision and recall of (m, F) samples for (n, F) reference features.
 
@@ -66,7 +68,7 @@ def precision_recall(
     reference: (n, F).
     sample: (m, F).
     k: see `radii`.
-    half: see `radii`.
+    float16: see `radii`.
 
   Returns:
     Precision and recall, in [0, 1].
@@ -76,21 +78,23 @@ def precision_recall(
   """
   reference, sample = check_features(reference), check_features(sample)
   check_same_features(sample.shape[1], reference.shape[1])
-  if not half:  # far from 0 the products would cancel to nothing
+  if not float16:  # far from 0 the products would cancel to nothing
     centre = reference.mean(0, dtype=np.float64)
     reference, sample = (
       (x - centre).astype(np.float32) for x in (reference, sample)
     )
   # No point is inside the ball of a padded row, of radius -1.
   reference_radii, sample_radii = (
-    _padded(radii(features, k, half), -1) for features in (reference, sample)
+    _padded(radii(features, k, float16), -1) for features in (reference, sample)
   )
   samples = _blocks(sample)
   covered = np.zeros(reference_radii.shape, bool)
   realistic = np.zeros(sample_radii.shape, bool)
   for i, u in enumerate(_blocks(reference)):
     for j, v in enumerate(samples):
-      inside = _inside(u, reference_radii[i], v, sample_radii[j], half=half)
+      inside = _inside(
+        u, reference_radii[i], v, sample_radii[j], float16=float16
+      )
       covered[i] |= inside[0]
       realistic[j] |= inside[1]
   precision = realistic.ravel()[: len(sample)].mean()
@@ -109,27 +113,27 @@ def _blocks(features: np.ndarray) -> list[jax.Array]:
   return [jnp.asarray(block) for block in _padded(features, 0)]
 
 
-@functools.partial(jax.jit, static_argnames='half')
-def _nearest(nearest, u, v, valid, half):
+@functools.partial(jax.jit, static_argnames='float16')
+def _nearest(nearest, u, v, valid, float16):
   """The k + 1 least of `nearest` (BLOCK, k + 1) and the distances to v."""
   distances = jnp.where(
-    jnp.arange(BLOCK) < valid, _distances(u, v, half), jnp.inf
+    jnp.arange(BLOCK) < valid, _distances(u, v, float16), jnp.inf
   )
   both = jnp.concatenate([nearest, distances], 1)
   return -jax.lax.top_k(-both, nearest.shape[1])[0]
 
 
-@functools.partial(jax.jit, static_argnames='half')
-def _inside(u, u_radii, v, v_radii, half):
+@functools.partial(jax.jit, static_argnames='float16')
+def _inside(u, u_radii, v, v_radii, float16):
   """Which rows of u lie in a ball of v, and which of v in one of u."""
-  distances = _distances(u, v, half)
+  distances = _distances(u, v, float16)
   return (
     (distances <= v_radii).any(1),
     (distances <= u_radii[:, None]).any(0),
   )
 
 
-def _distances(u, v, half):
+def _distances(u, v, float16):
   """Squared distances (BLOCK, BLOCK) float32, as ADM's `DistanceBlock`."""
 
   def distances(u, v):
@@ -138,7 +142,7 @@ def _distances(u, v, half):
     product = jnp.matmul(u, v.T, precision='highest')
     return jnp.maximum(u_norm[:, None] - 2 * product + v_norm, 0)
 
-  if not half:
+  if not float16:
     return distances(u, v)
   rounded = distances(u.astype(jnp.float16), v.astype(jnp.float16))
   return jax.lax.cond(

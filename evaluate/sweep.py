@@ -35,6 +35,7 @@ from core.errors import InputError, quote
 from core.files import read_json, write_bytes, write_json
 from core.nested import without_folders
 from core.ranges import LARGE, check_value
+from core.renamed_keys import upgrade
 from dit.autoencoder import Autoencoder
 from dit.path import Path
 from dit.types import Denoiser
@@ -234,7 +235,8 @@ def _known_rows(
     found = read_json(path)
   except InputError:
     found = {}
-  found, protocol = without_folders(found), without_folders(protocol)
+  found = upgrade(without_folders(found))
+  protocol = without_folders(protocol)
   if found != protocol:
     if overwrite:  # first the points, which then belong to nothing
       (folder / 'sweep.csv').unlink()

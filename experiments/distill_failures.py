@@ -16,7 +16,7 @@ from train.metrics_log import read_metrics
 
 FAILURES = {
   'healthy': (),
-  'CA alone': ('distill.regulariser=none', 'distill.guidance=cfg:3'),
+  'CA alone': ('distill.regularizer=none', 'distill.guidance=cfg:3'),
   'alpha too large': ('distill.guidance=cfg:3',),
   'fake too slow': ('distill.fake_lr=1e-5',),
   'student too fast': ('optimizer.lr=2e-2',),

@@ -131,7 +131,7 @@ def students(scale: float = 3.0) -> Students:
     settings=(
       Setting('DM, 1 step', 1, {'guidance': 'none'}),
       Setting('DM, 4 steps', 4, {'guidance': 'none'}),
-      Setting('CA only', 4, {**guided, 'regulariser': 'none'}),
+      Setting('CA only', 4, {**guided, 'regularizer': 'none'}),
       *(Setting(name, 4, {**guided, 'schedule': name}) for name in SCHEDULES),
     ),
     scale=scale,

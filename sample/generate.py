@@ -33,7 +33,7 @@ from guidance.parse import describe
 from sample import nonfinite, sampler
 from sample.adaptive import Dopri5
 from sample.ddpm import discrete_grid
-from sample.grid import LASTS, SHIFTS, STEPS, make_grid
+from sample.grid import LAST_STEP_SIZES, SHIFTS, STEPS, make_grid
 from sample.labels import find_classes
 from sample.registry import check_solver, make_solver
 from sample.solvers import Euler, Solver
@@ -52,7 +52,7 @@ class SampleConfig:
     steps: number of solver steps.
     spacing: spacing of the grid, as `make_grid` reads it.
     shift: shift of the grid, above 1 for more steps near the noise.
-    last: length of a last step of its own; 0 for a uniform grid.
+    last_step_size: length of a last step of its own; 0 for a uniform grid.
     respacing: if not empty, DiT's steps instead; see `discrete_grid`.
     scales_at: the place where guidance reads its scales, 'step' or
       'evaluation'.
@@ -66,7 +66,7 @@ class SampleConfig:
   steps: Annotated[int, STEPS] = 250
   spacing: str = 'uniform'
   shift: Annotated[float, SHIFTS] = 1.0
-  last: Annotated[float, LASTS] = 0.04
+  last_step_size: Annotated[float, LAST_STEP_SIZES] = 0.04
   respacing: str = ''
   scales_at: Annotated[str, Choice(sampler.SCALES_AT)] = 'step'
   state_dtype: Annotated[str, Choice(STATE_DTYPES)] = 'float32'
@@ -86,7 +86,7 @@ class SampleConfig:
     return make_grid(
       self.steps,
       shift=self.shift,
-      last=self.last,
+      last_step_size=self.last_step_size,
       spacing=self.spacing,
       path=path,
     )

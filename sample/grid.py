@@ -1,7 +1,7 @@
 """Grids: the decreasing times, from the noise to 0 (data), of a trajectory.
 
 Most grids start at t = 1. With u from 1 to 0 in equal steps, or from 1 to
-`last` and then to 0 (the extra step, of length `last`, is the one that
+`last_step_size` and then to 0 (the extra step, of that length, is the one that
 Euler-Maruyama takes without noise, as in SiT),
 
   uniform     t = u
@@ -17,9 +17,9 @@ noise level of 18 steps is 0.0070. EDM's own grid (arXiv 2206.00364, equation
   edm         sigma / alpha at t_i is r(1 - i / (steps - 1)), then t = 0
 
 which starts at 80 (t = 80 / 81 on the linear path) and reaches 0.002 before its
-last step; `last` does not apply to it. A trajectory that starts below t = 1
-starts from sigma(t) noise, as EDM's does (on variance preserving paths, from
-noise of unit variance).
+last step; `last_step_size` does not apply to it. A trajectory that starts below
+t = 1 starts from sigma(t) noise, as EDM's does (on variance preserving paths,
+from noise of unit variance).
 
 After that comes `shift`: t <- shift t / (1 + (shift - 1) t); above 1, more
 steps near the noise (SD3); LightningDiT's timestep_shift is 1 / shift. A list
@@ -36,7 +36,7 @@ from dit.path import Linear, Path
 
 STEPS = Range(1, 100_000)
 SHIFTS = Range(1e-3, 1e3)
-LASTS = Range(0, 0.999)
+LAST_STEP_SIZES = Range(0, 0.999)
 SPACINGS = ('uniform', 'cosine', 'quadratic', 'karras', 'edm')
 _RHO, _SIGMA_MIN, _SIGMA_MAX = 7, 0.002, 80
 
@@ -45,7 +45,7 @@ def make_grid(
   steps: int,
   *,
   shift: float = 1.0,
-  last: float = 0.0,
+  last_step_size: float = 0.0,
   spacing: str = 'uniform',
   path: Path = Linear(),  # noqa: B008
 ) -> np.ndarray:
@@ -54,7 +54,7 @@ def make_grid(
   Args:
     steps: Number of steps; not used where `spacing` lists the times.
     shift: Shift toward the noise, above 1, or the data, below 1.
-    last: Length of a last step to t = 0; 0 for none.
+    last_step_size: Length of a last step to t = 0; 0 for none.
     spacing: One of SPACINGS, or the times.
     path: Path that gives each noise level its time, for 'karras' and 'edm'.
 
@@ -66,17 +66,20 @@ def make_grid(
   check_choice('sample.spacing', spacing, SPACINGS)
   check_value('sample.steps', steps, Annotated[int, STEPS])
   check_value('sample.shift', shift, Annotated[float, SHIFTS])
-  check_value('sample.last', last, Annotated[float, LASTS])
-  if last and steps < 2 and spacing != 'edm':
+  check_value(
+    'sample.last_step_size', last_step_size, Annotated[float, LAST_STEP_SIZES]
+  )
+  if last_step_size and steps < 2 and spacing != 'edm':
     raise InputError(
-      f'sample.last is {last}, which is a step of its own, but sample.steps is '
-      '1; raise sample.steps, or set sample.last=0.'
+      f'sample.last_step_size is {last_step_size}, which is a step of its own, '
+      'but sample.steps is 1; raise sample.steps, or set '
+      'sample.last_step_size=0.'
     )
   if spacing == 'edm':
     t = np.append(_time_of_level(np.linspace(1, 0, steps), path), 0.0)
     return t / (t + (1 - t) / shift)
-  if last:
-    u = np.append(np.linspace(1, last, steps), 0.0)
+  if last_step_size:
+    u = np.append(np.linspace(1, last_step_size, steps), 0.0)
   else:
     u = np.linspace(1, 0, steps + 1)
   t = _spaced(u, spacing, path)

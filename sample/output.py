@@ -37,6 +37,7 @@ from core.files import (
   write_json,
 )
 from core.nested import without_folders
+from core.renamed_keys import upgrade
 from sample import pictures
 
 FORMATS = ('npz', 'png')
@@ -353,7 +354,8 @@ def _differences(
   found: dict[str, Any] | None, protocol: dict[str, Any]
 ) -> list[str]:
   """Returns how `protocol` differs from `found`, as 'key: old -> new'."""
-  found, protocol = without_folders(found or {}), without_folders(protocol)
+  found = upgrade(without_folders(found or {}))
+  protocol = without_folders(protocol)
   return [
     f'{key}: {_short(found.get(key, "absent"))} -> {_short(value)}'
     for key, value in protocol.items()

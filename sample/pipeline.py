@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from core.errors import InputError, check_choice, nearest
 from core.files import read_json
 from core.ranges import Range, Seed, check_value
+from core.renamed_keys import upgrade
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.config import DiTConfig, network_of
@@ -43,7 +44,7 @@ from sample.trajectory import Film, film
 # By family of published files, what differs from the defaults of
 # `SampleConfig`, which are those of ig_sit.
 _LIGHTNING: dict[str, Any] = {
-  'last': 0.0,
+  'last_step_size': 0.0,
   'shift': 1 / 0.3,
   'scales_at': 'evaluation',
 }
@@ -51,7 +52,11 @@ SAMPLING: dict[str, dict[str, Any]] = {
   'dit': {'solver': 'ddpm', 'respacing': '250'},
   'sit': {'solver': 'euler_maruyama:diffusion=sigma'},
   'lightningdit': {'solver': 'euler', 'steps': 249, **_LIGHTNING},
-  'ig_lightningdit': {'solver': 'heun:last=heun', 'steps': 124, **_LIGHTNING},
+  'ig_lightningdit': {
+    'solver': 'heun:final_step=heun',
+    'steps': 124,
+    **_LIGHTNING,
+  },
 }
 
 Labels = str | Sequence[int | str] | np.ndarray
@@ -265,7 +270,7 @@ def load(
       f'main.py convert --from={place} --to=FOLDER --weights={weights}.'
     )
   mesh = make_mesh(MeshConfig()) if mesh is None else mesh
-  about = read_json(place / 'config.json')
+  about = upgrade(read_json(place / 'config.json'))
   if 'format' in about:
     if weights != 'ema' or step is not None:
       raise InputError(

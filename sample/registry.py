@@ -1,4 +1,4 @@
-"""Solvers as text: 'heun', 'heun:last=heun', 'euler_maruyama:diffusion=sigma'.
+"""Solvers as text: 'heun:final_step=heun', 'euler_maruyama:diffusion=sigma'.
 
 A name, then `:option=value` for each of the solver's own options.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import InputError, check_choice, nearest, quote
 from core.ranges import check_value
+from core.renamed_keys import RENAMED_OPTIONS
 from dit.path import Path, path_named
 from sample.adaptive import Dopri5
 from sample.ddpm import DDIM, DDPM
@@ -59,9 +60,10 @@ def make_solver(text: str, path: Path) -> Solver | Dopri5:
   for assignment in assignments:
     option, _, value = assignment.partition('=')
     if option not in fields:
+      near = nearest(RENAMED_OPTIONS.get(option, option), fields)
       raise InputError(
         f'solver {name} has no option {quote(option)}; it has '
-        f'{", ".join(fields) or "none"}.{nearest(option, fields)}'
+        f'{", ".join(fields) or "none"}.{near}'
       )
     if option in given:
       raise InputError(f'sample.solver {quote(text)} sets {option} twice.')

@@ -176,15 +176,15 @@ class Heun(OneStep):
   """Order 2, two evaluations.
 
   Attributes:
-    last: the step to t = 0: 'euler', or 'heun', which evaluates at t = 0
+    final_step: the step to t = 0: 'euler', or 'heun', which evaluates at t = 0
       (LightningDiT's torchdiffeq).
   """
 
-  last: str = 'euler'
+  final_step: str = 'euler'
 
   def __post_init__(self) -> None:
     """Checks names."""
-    check_choice('heun last', self.last, ('euler', 'heun'))
+    check_choice('heun final_step', self.final_step, ('euler', 'heun'))
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
     del noise
@@ -194,12 +194,12 @@ class Heun(OneStep):
     def correct():
       return x + h / 2 * (v + velocity(euler, t_next))
 
-    if self.last == 'heun':
+    if self.final_step == 'heun':
       return correct()
     return jax.lax.cond(t_next > 0, correct, lambda: euler)
 
   def times(self, t, t_next):  # noqa: D102
-    return [t, t_next] if t_next > 0 or self.last == 'heun' else [t]
+    return [t, t_next] if t_next > 0 or self.final_step == 'heun' else [t]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +283,7 @@ DIFFUSIONS = {
     norm * jnp.sin(jnp.pi * t) ** 2
   ),
 }
-LASTS = ('mean', 'euler', 'tweedie', 'noise')
+FINAL_STEPS = ('mean', 'euler', 'tweedie', 'noise')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,13 +295,13 @@ class EulerMaruyama(OneStep):
     diffusion: form of w, one of DIFFUSIONS; on the linear path the default is
       that of SiT and Internal Guidance, g^2 = 2 t.
     norm: of w.
-    last: the step to t = 0, one of LASTS.
+    final_step: the step to t = 0, one of FINAL_STEPS.
   """
 
   path: Path
   diffusion: str = 'linear'
   norm: float = 1.0
-  last: str = 'mean'
+  final_step: str = 'mean'
   stochastic = True
 
   def __post_init__(self) -> None:
@@ -315,7 +315,7 @@ class EulerMaruyama(OneStep):
         'solver diffusion sbdm is infinite at the noise end of this path; it '
         'needs a variance preserving one (vp or discrete).'
       )
-    check_choice('solver last', self.last, LASTS)
+    check_choice('solver final_step', self.final_step, FINAL_STEPS)
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
     del velocity
@@ -335,11 +335,11 @@ class EulerMaruyama(OneStep):
     self, v: jax.Array, x: jax.Array, t: jax.Array, otherwise: jax.Array
   ) -> jax.Array:
     """The step from t to 0."""
-    if self.last == 'mean':
+    if self.final_step == 'mean':
       return x - t * self._drift(v, x, t)
-    if self.last == 'euler':
+    if self.final_step == 'euler':
       return x - t * v
-    if self.last == 'tweedie':
+    if self.final_step == 'tweedie':
       return self.path.x0_from_velocity(x, v, t)
     return otherwise
 
@@ -354,7 +354,7 @@ class HeunMaruyama(EulerMaruyama):
   def __post_init__(self) -> None:
     """Checks names."""
     super().__post_init__()
-    check_choice('solver last', self.last, LASTS[:-1])
+    check_choice('solver final_step', self.final_step, FINAL_STEPS[:-1])
 
   def perturb(self, x, t, t_next, noise):  # noqa: D102
     scale = self._noise_scale(t, t_next - t)

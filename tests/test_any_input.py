@@ -178,7 +178,7 @@ def test_any_text_for_guidance(count):
 @pytest.mark.parametrize('count', COUNTS)
 def test_any_text_for_solver_and_grid(count):
   words = (
-    *SOLVERS, ':eta=', ':clip=', ':norm=', ':last=', ':rtol=', ':atol=',
+    *SOLVERS, ':eta=', ':clip=', ':norm=', ':final_step=', ':rtol=', ':atol=',
     ':max_steps=', ':order=', ':variance=', ':diffusion=', 'true', 'mean',
   )  # fmt: skip
   paths = [path_named(name) for name in PATHS]

@@ -116,7 +116,7 @@ def test_ig_sit(name, case):
     grid, noise = make_grid(case['num_steps']), None
   else:
     solver = EulerMaruyama(path_named(kwargs.get('path_type', 'linear')))
-    grid = make_grid(case['num_steps'], last=0.04)
+    grid = make_grid(case['num_steps'], last_step_size=0.04)
     noise = nhwc(golden['sde_noise'])
   z, label = nhwc(golden['latents']), jnp.asarray(golden['y'])
   x = end('ig_sit', guidance, solver, grid, z, label, noise)
@@ -186,7 +186,7 @@ def test_sit_sde(name, case):
     LASTS[case['last_step']],
   )
   steps, last = case['num_steps'], case['last_step_size']
-  grid = make_grid(steps, last=last) if last else make_grid(steps - 1)
+  grid = make_grid(steps, last_step_size=last) if last else make_grid(steps - 1)
   noise = nhwc(golden['noise'])[: steps - 1, : len(z)]
   guidance = three_channels(case['cfg_scale'])
   x = end('sit', guidance, solver, grid, z, label, noise)

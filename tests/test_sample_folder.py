@@ -53,7 +53,8 @@ def test_a_run_and_its_folder_give_the_same_images(shared_run, tmp_path):
   assert run('convert', f'--from={work}', f'--to={folder}').status == 0
   settings = ['--num=12', '--config.sample.batch_size=16',
               '--config.sample.solver=heun', '--config.sample.steps=2',
-              '--config.sample.last=0', '--guidance=ig:1.5']  # fmt: skip
+              '--config.sample.last_step_size=0',
+              '--guidance=ig:1.5']  # fmt: skip
   for name, source in (('a', f'--workdir={work}'), ('b', f'--folder={folder}')):
     result = run('sample', source, f'--out={tmp_path / name}', *settings)
     assert result.status == 0, result.err
@@ -183,8 +184,8 @@ def test_an_autoencoder_decodes(tmp_path):
     ('sit', ('euler_maruyama:diffusion=sigma', 250, 1, 0.04, '', 'step'),
      'linear'),
     ('dit', ('ddpm', 250, 1, 0.04, '250', 'step'), 'discrete'),
-    ('ig_lightningdit', ('heun:last=heun', 124, 1 / 0.3, 0, '', 'evaluation'),
-     'linear'),
+    ('ig_lightningdit',
+     ('heun:final_step=heun', 124, 1 / 0.3, 0, '', 'evaluation'), 'linear'),
   ],
 )  # fmt: skip
 def test_families_are_sampled_as_published(tmp_path, family, expected, path):
@@ -198,7 +199,14 @@ def test_families_are_sampled_as_published(tmp_path, family, expected, path):
   weights.save_folder(tmp_path / 'net', config, params, info={'family': family})
   experiment = source_of(tmp_path).open(())
   sampling = experiment.sample
-  names = ('solver', 'steps', 'shift', 'last', 'respacing', 'scales_at')
+  names = (
+    'solver',
+    'steps',
+    'shift',
+    'last_step_size',
+    'respacing',
+    'scales_at',
+  )
   assert tuple(getattr(sampling, name) for name in names) == expected
   assert experiment.objective.path == path and experiment.model == config
   changed = source_of(tmp_path).open(['sample.steps=7'])

@@ -54,7 +54,7 @@ def configure(
   config.objective.guided_weight = 0.0
   config.sample.solver = 'renoise'
   config.sample.steps = steps
-  config.sample.last = 0.0
+  config.sample.last_step_size = 0.0
   config.log.preview_guidance = 'none'
   config.optimizer.b1 = 0.0
   config.optimizer.warmup_images = 0
@@ -63,16 +63,16 @@ def configure(
   if method in SCHEDULES:
     config.distill.schedule = method
   if method == 'shared':
-    config.distill.normaliser = 'guided'
+    config.distill.normalizer = 'guided'
   if method not in ('flash', *FLASH):
     return
   config.sample.solver = 'euler'
-  config.distill.query = 'trajectory'
-  config.distill.normaliser = 'guided'
+  config.distill.query = 'student_trajectory'
+  config.distill.normalizer = 'guided'
   if method == 'flash':
     config.distill.stages = tuple(f'{before}{stage},{steps}' for stage in FLASH)
   elif method == 'trajectory':
-    config.distill.method = 'trajectory'
+    config.distill.method = 'teacher_trajectory'
   else:
     config.distill.gan_weight = 1e-3
     config.distill.discriminator_reset = 0.005

@@ -22,15 +22,15 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill = config.distill = ml_collections.ConfigDict()
   # Teacher: a run (its EMA weights) or a folder of weights. Set by --teacher.
   distill.teacher = ''
-  # Method: dmd, or trajectory, which follows the teacher's trajectory (of the
-  # other keys only guidance and substeps count).
+  # Method: dmd, or teacher_trajectory, which follows the teacher's trajectory
+  # (of the other keys only guidance and substeps count).
   distill.method = 'dmd'
   # Guidance of the teacher: ig, cfg or both; alpha of Decoupled DMD is the
   # scale of cfg. Without guidance (none, cfg:1) there is no CA term.
   distill.guidance = 'none'
-  # Points at which DMD evaluates both networks: renoise (samples noised anew),
-  # trajectory (points of the student's own trajectory, as SD3.5-Flash), or grid
-  # (samples noised to times of its grid).
+  # Points at which DMD evaluates both networks: renoise (samples noised again),
+  # student_trajectory (points of the student's own trajectory, as SD3.5-Flash),
+  # or grid (samples noised to times of its grid).
   distill.query = 'renoise'
   # Noise levels of the terms CA and DM, for renoise: shared (one for both),
   # full, constrained or hybrid (distill/noise_levels.py).
@@ -38,9 +38,9 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Unit of a term: distance of the sample to the teacher's prediction,
   # conditional (ours: Decoupled DMD's equation 6 has no unit), or guided (as in
   # DMD2; it needs one level for both terms).
-  distill.normaliser = 'conditional'
+  distill.normalizer = 'conditional'
   # Term beside CA: dm, mean_variance, gan or none.
-  distill.regulariser = 'dm'
+  distill.regularizer = 'dm'
   distill.dm_weight = 1.0  # Weight of the term dm or mean_variance.
   distill.ca_weight = 1.0  # Weight of the term CA.
   distill.min_level = 0.02  # Least noise level of the terms.
@@ -81,7 +81,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.discriminator_blocks = ()
   # Probability that a discriminator's head is reset at a step.
   distill.discriminator_reset = 0.0
-  distill.substeps = 8  # Teacher's steps per interval of the grid (trajectory).
+  # Teacher's steps per interval of the student's grid, for teacher_trajectory.
+  distill.substeps = 8
   distill.trajectory_weight = 0.0  # Weight of that loss beside dmd.
   distill.branch = ''  # Times that are trained: '' (all), low (to 0.5) or high.
   # Stages of a recipe: arguments of the config file, each starting with the

@@ -6,7 +6,8 @@
 The argument is SIZE/PATCH,METHOD,STEPS; configs/distill/__init__.py has the
 methods. The teacher is a run of configs/sit.py, or a folder that `convert` made
 of published weights (of family sit: --config.model.convention=reversed and
---config.model.learn_sigma=true). Without a discriminator no data is needed.
+--config.model.learned_variance=true). Without a discriminator no data is
+needed.
 
 The recipe of `dm` and `shared` is that of DMDR's repository (vvvvvjdy/dmdr,
 train_cc/sit/scripts/cold_start_sitxl.sh; arXiv 2511.13649) for SiT-XL/2 + REPA

@@ -318,7 +318,7 @@ def _infer(
     rope='feat_rope.freqs_cos' in tensors,
     qk_norm=qk_norm,
     shift=modulation != 4 * width,
-    learn_sigma=outputs == 2 * patch**2 * channels,
+    learned_variance=outputs == 2 * patch**2 * channels,
     convention=FAMILIES[family].convention,
   )
 

@@ -35,6 +35,7 @@ from core.files import (
   sync,
   write_error,
 )
+from core.renamed_keys import upgrade
 from dit import model
 from dit.config import DiTConfig
 from dit.weights import quantize
@@ -203,7 +204,7 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
     raise InputError(
       f'{path.parent} is not a folder of weights: it holds no config.json.'
     )
-  about = read_json(path)
+  about = upgrade(read_json(path))
   if about.pop('format', None) != FORMAT:
     raise InputError(
       f'{path} has no "format": {FORMAT}; is it a run, or of another version?'

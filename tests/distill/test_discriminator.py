@@ -65,7 +65,8 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'query', ['trajectory', pytest.param('renoise', marks=pytest.mark.slow)]
+  'query',
+  ['student_trajectory', pytest.param('renoise', marks=pytest.mark.slow)],
 )
 def test_generated_input_is_what_the_adversarial_term_moves(query, student):
   """It is x0 predicted at a random step, not the end of the student's walk."""

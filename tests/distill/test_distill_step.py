@@ -21,7 +21,11 @@ from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
 KEY = jax.random.key(0)
 GAN = {'gan_weight': 0.1, 'discriminator_reset': 0.5}
-FLASH = {'query': 'trajectory', 'solver': 'euler', 'guidance': 'ig:1.3,cfg:1.5'}
+FLASH = {
+  'query': 'student_trajectory',
+  'solver': 'euler',
+  'guidance': 'ig:1.3,cfg:1.5',
+}
 FORMS = {
   'hybrid': {'guidance': 'cfg:1.5'},
   'lora': {'guidance': 'cfg:1.5', 'fake': 'lora', 'lora_rank': 4},
@@ -35,7 +39,7 @@ FORMS = {
     'dynamic_updates': 3,
     'step_per_image': True,
   },
-  'gan': {**GAN, 'regulariser': 'gan', 'fake': 'lora', 'guidance': 'cfg:1.5'},
+  'gan': {**GAN, 'regularizer': 'gan', 'fake': 'lora', 'guidance': 'cfg:1.5'},
 }
 
 
@@ -210,14 +214,14 @@ def test_the_teacher_stays_as_it_is(form):
 
 
 @pytest.mark.parametrize(
-  'regulariser', ['none', pytest.param('mean_variance', marks=pytest.mark.slow)]
+  'regularizer', ['none', pytest.param('mean_variance', marks=pytest.mark.slow)]
 )
 def test_without_a_fake_every_step_is_the_students(
-  teacher, student, regulariser
+  teacher, student, regularizer
 ):
   """And a step that is not finite changes nothing."""
   state, run, _ = started(
-    teacher, student, guidance='cfg:2', regulariser=regulariser,
+    teacher, student, guidance='cfg:2', regularizer=regularizer,
     fake_updates=5, measured=(0.1, 0.8),
   )  # fmt: skip
   assert state.fake == {}
@@ -308,7 +312,7 @@ def test_a_teacher_follows_its_own_trajectory(teacher):
 
   def loss(**given):
     distillation = make_distillation(
-      method='trajectory', solver='euler', **given
+      method='teacher_trajectory', solver='euler', **given
     )
     return jax.jit(distillation.trajectory_loss)(network, teacher, label, KEY)
 

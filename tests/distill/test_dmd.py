@@ -53,7 +53,7 @@ def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
     wide = jax.tree.map(lambda p: np.asarray(p, np.float64), teacher)
     own = jax.tree.map(lambda p: np.asarray(p, np.float64), student)
     distillation = make_distillation(
-      teacher=of, guidance=guidance, schedule='shared', normaliser='guided'
+      teacher=of, guidance=guidance, schedule='shared', normalizer='guided'
     )
     (_, dm, ca, _), visit, places = asked(distillation, own, wide)
     q, r = places['both']
@@ -225,7 +225,7 @@ def test_noise_of_the_two_terms_is_their_own(student):
 
 def test_timestep_sharing_asks_at_the_points_of_the_students_grid(student):
   distillation = make_distillation(
-    query='trajectory', solver='euler', guidance='cfg:2'
+    query='student_trajectory', solver='euler', guidance='cfg:2'
   )
   seen = set()
   for seed in range(24):
@@ -243,7 +243,7 @@ def test_timestep_sharing_asks_at_the_points_of_the_students_grid(student):
 
 
 def test_timestep_sharing_moves_the_point_itself(student, teacher):
-  distillation = make_distillation(query='trajectory', solver='euler')
+  distillation = make_distillation(query='student_trajectory', solver='euler')
   (moved, dm, *_), _, places = asked(distillation, student, teacher)
   np.testing.assert_array_equal(moved, places['both'][0])
   renoised = make_distillation(query='grid', solver='euler')
@@ -264,14 +264,14 @@ def test_branches_share_the_grid(branch, steps):
   [
     ({'guidance': 's2:1.5'}, 'expected ig, cfg or both'),
     ({'guidance': 'apg:3'}, 'expected ig, cfg or both'),
-    ({'normaliser': 'guided'}, 'set distill.schedule=shared'),
-    ({'regulariser': 'gan'}, 'gan_weight is 0'),
-    ({'regulariser': 'none'}, 'no term is left'),
-    ({'regulariser': 'none', 'guidance': 'cfg:1'}, 'no term is left'),
-    ({'regulariser': 'dm', 'dm_weight': 0.0}, 'no term is left'),
-    ({'regulariser': 'mean_variance', 'dm_weight': 0.0}, 'no term is left'),
+    ({'normalizer': 'guided'}, 'set distill.schedule=shared'),
+    ({'regularizer': 'gan'}, 'gan_weight is 0'),
+    ({'regularizer': 'none'}, 'no term is left'),
+    ({'regularizer': 'none', 'guidance': 'cfg:1'}, 'no term is left'),
+    ({'regularizer': 'dm', 'dm_weight': 0.0}, 'no term is left'),
+    ({'regularizer': 'mean_variance', 'dm_weight': 0.0}, 'no term is left'),
     ({'branch': 'low', 'trajectory_weight': 1.0}, 'the whole grid'),
-    ({'branch': 'high', 'method': 'trajectory'}, 'the whole grid'),
+    ({'branch': 'high', 'method': 'teacher_trajectory'}, 'the whole grid'),
     ({'discriminator_blocks': (1.5,)}, 'has 1.5, expected an integer'),
     ({'discriminator_blocks': ('a',)}, "has 'a', expected an integer"),
     ({'moments': ('a', 'b')}, "has 'a', expected a number"),

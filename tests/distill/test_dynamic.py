@@ -125,7 +125,7 @@ def test_each_image_draws_its_own_step(student):
 
 def test_timestep_sharing_takes_a_step_for_each_image(student):
   distillation = make_distillation(
-    query='trajectory', solver='euler', step_per_image=True
+    query='student_trajectory', solver='euler', step_per_image=True
   )
   k = jnp.arange(8) % 4
   x = jax.random.normal(KEY, (8, *TEACHER.latent_shape))

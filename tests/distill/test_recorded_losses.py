@@ -8,19 +8,19 @@ from students import make_distillation
 KEY = jax.random.key(5)
 LABEL = jnp.arange(8) % 3
 CFG = {'guidance': 'cfg:1.5'}
-EULER = {'query': 'trajectory', 'solver': 'euler'}
+EULER = {'query': 'student_trajectory', 'solver': 'euler'}
 # Options of the section distill; loss of the fake denoiser, of the student.
 RECORDED = {
   'full': ({**CFG, 'schedule': 'full'}, 2.361980676651001,
            6.162685167510062e-05),
   'dm': ({}, 2.361980676651001, 5.9539120229601394e-06),
-  'shared': ({**CFG, 'schedule': 'shared', 'normaliser': 'guided'},
+  'shared': ({**CFG, 'schedule': 'shared', 'normalizer': 'guided'},
              2.361980676651001, 6.244351243367419e-05),
   'constrained': ({**CFG, 'schedule': 'constrained', 'shift': 3.0},
                   2.4196624755859375, 7.313211972359568e-05),
   'hybrid': ({'guidance': 'ig:1.3,cfg:1.5', 'schedule': 'hybrid'},
              2.361980676651001, 0.012199497781693935),
-  'sharing': ({**CFG, **EULER, 'normaliser': 'guided',
+  'sharing': ({**CFG, **EULER, 'normalizer': 'guided',
                'trajectory_weight': 0.5, 'substeps': 2},
               2.2438554763793945, 0.04259325563907623),
   'grid': ({**CFG, 'query': 'grid'}, 1.5973774194717407, 9.862984006758779e-05),

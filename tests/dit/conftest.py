@@ -19,7 +19,7 @@ VARIANTS = {
     'rope': True,
     'qk_norm': 'rmsnorm',
     'shift': False,
-    'learn_sigma': True,
+    'learned_variance': True,
     'convention': 'reversed',
   },
 }

@@ -40,7 +40,7 @@ def test_named_sizes(name, depth, width, num_heads, patch):
   ],
 )
 def test_families(name, parts):
-  names = ('norm', 'mlp', 'rope', 'learn_sigma', 'convention')
+  names = ('norm', 'mlp', 'rope', 'learned_variance', 'convention')
   expected = dict(zip(names, parts, strict=True))
   assert named_size(name).items() >= expected.items()
 

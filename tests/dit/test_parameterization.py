@@ -24,7 +24,7 @@ CONFIG = DiTConfig(
   width=16,
   num_heads=2,
   taps=(1, 3),
-  learn_sigma=True,
+  learned_variance=True,
 )
 PATH = path_named('discrete')
 MASKS = jnp.asarray([[1, 0, 1, 1], [1, 1, 0, 0]], bool)
@@ -128,7 +128,7 @@ def half(params, which):
 
 @pytest.mark.parametrize('name', CONVENTIONS)
 def test_velocity_comes_before_the_variance(name, batch):
-  config = dataclasses.replace(CONFIG, learn_sigma=False, convention=name)
+  config = dataclasses.replace(CONFIG, learned_variance=False, convention=name)
   ours = apply(bind(name), *batch)
   first = apply(model.bind(config, half(params(), 0)), *batch)
   assert first.variance is None
@@ -143,13 +143,17 @@ def test_velocity_comes_before_the_variance(name, batch):
 
 
 @pytest.mark.parametrize('name', CONVENTIONS)
-@pytest.mark.parametrize('learn_sigma', [False, True])
-def test_only_networks_of_noise_expose_their_variance(name, learn_sigma, batch):
-  config = dataclasses.replace(CONFIG, learn_sigma=learn_sigma, convention=name)
+@pytest.mark.parametrize('learned_variance', [False, True])
+def test_only_networks_of_noise_expose_their_variance(
+  name, learned_variance, batch
+):
+  config = dataclasses.replace(
+    CONFIG, learned_variance=learned_variance, convention=name
+  )
   denoiser = model.bind(config, model.shapes(config))
   sub = SubNetworks(MASKS, every=3)
   out = jax.eval_shape(apply, denoiser, *batch, sub)
-  expected = learn_sigma and name == 'noise'
+  expected = learned_variance and name == 'noise'
   assert denoiser.learned_variance == expected
   for part, rows in ((out, 6), (out.sub[0], 2), (out.sub[1], 2)):
     assert (part.variance is not None) == expected

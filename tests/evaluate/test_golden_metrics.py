@@ -107,7 +107,7 @@ def test_precision_and_recall(inputs):
 def test_precision_and_recall_in_half_precision(inputs):
   """How a processor sums a float16 product moves a few of 350 images."""
   precision, recall = precision_recall(
-    inputs['ref'], inputs['sample'], half=True
+    inputs['ref'], inputs['sample'], float16=True
   )
   few = 3 / 350
   assert precision == pytest.approx(
@@ -122,7 +122,10 @@ def test_radii(inputs, name):
   ours = radii(inputs[name])
   np.testing.assert_allclose(ours, golden[f'radii2_{name}_fp32'], rtol=5e-6)
   # Of which float16's are mostly the same number, else a rounding away.
-  half, golden = radii(inputs[name], half=True), golden[f'radii2_{name}_fp16']
+  half, golden = (
+    radii(inputs[name], float16=True),
+    golden[f'radii2_{name}_fp16'],
+  )
   np.testing.assert_allclose(half, golden, rtol=1e-2)
   assert (half == golden).mean() > 0.6
   assert (ours == golden).mean() < 0.1

@@ -93,7 +93,9 @@ def test_one_program_serves_all_sets(rng):
 
 def test_products_are_not_rounded(rng):
   u = normal(rng, BLOCK, 4)
-  program = precision_recall._inside.lower(u, u[:, 0], u, u[:, 0], half=False)
+  program = precision_recall._inside.lower(
+    u, u[:, 0], u, u[:, 0], float16=False
+  )
   assert 'precision = [HIGHEST, HIGHEST]' in program.as_text()
 
 
@@ -111,7 +113,7 @@ def half_distances(u, v):
 
 def test_half_precision(rng):
   features = normal(rng, 400, 16)
-  ours = radii(features, half=True)
+  ours = radii(features, float16=True)
   # Each is of float16, so that ours and numpy's are equal or far apart.
   expected = np.sort(half_distances(features, features), axis=1)[:, 3]
   assert (ours == expected).mean() > 0.98
@@ -124,24 +126,24 @@ def test_half_precision(rng):
 def test_half_precision_is_given_up_where_it_overflows(rng):
   features = normal(rng, 2 * BLOCK, 4)
   features[:8] *= 200  # their squared norms are beyond 65504
-  ours, full = radii(features, half=True), radii(features)
+  ours, full = radii(features, float16=True), radii(features)
   first = slice(BLOCK)
   assert np.isfinite(ours).all()
   # The first block of rows against the second is float32, too.
   np.testing.assert_array_equal(ours[first], full[first])
   assert (ours[BLOCK:] != full[BLOCK:]).any()
   reference, sample = features[:300], features[200:500]
-  assert precision_recall(reference, sample, half=True) == precision_recall(
+  assert precision_recall(reference, sample, float16=True) == precision_recall(
     reference, sample
   )
 
 
 def test_results_do_not_depend_on_x64(rng):
   reference, sample = normal(rng, 60, 5), normal(rng, 50, 5)
-  expected = precision_recall(reference, sample, half=True)
+  expected = precision_recall(reference, sample, float16=True)
   with jax.enable_x64():
     assert radii(reference).dtype == np.float32
-    assert precision_recall(reference, sample, half=True) == expected
+    assert precision_recall(reference, sample, float16=True) == expected
 
 
 @pytest.mark.parametrize(('n', 'k'), [(3, 3), (0, 3), (9, 0), (9, -1)])

@@ -16,7 +16,7 @@ CONFIG = {
   'steps': 3,
   'spacing': 'uniform',
   'shift': 1.5,
-  'last': 0.04,
+  'last_step_size': 0.04,
   'respacing': '',
   'scales_at': 'step',
   'state_dtype': 'float32',

@@ -14,7 +14,7 @@ from sample.grid import SPACINGS, make_grid
 @pytest.mark.parametrize('last', [0.0, 0.04])
 @pytest.mark.parametrize('steps', [2, 7, 250])
 def test_from_noise_to_data(steps, last, shift, spacing):
-  grid = make_grid(steps, shift=shift, last=last, spacing=spacing)
+  grid = make_grid(steps, shift=shift, last_step_size=last, spacing=spacing)
   assert grid.shape == (steps + 1,) and grid.dtype == np.float64
   # EDM starts at a noise level of 80.
   assert grid[0] == 1 or (spacing == 'edm' and 0.9 < grid[0] < 1)
@@ -28,8 +28,10 @@ def test_uniform():
 
 
 def test_last():
-  np.testing.assert_allclose(make_grid(4, last=0.1), [1, 0.7, 0.4, 0.1, 0])
-  np.testing.assert_allclose(make_grid(2, last=0.1), [1, 0.1, 0])
+  np.testing.assert_allclose(
+    make_grid(4, last_step_size=0.1), [1, 0.7, 0.4, 0.1, 0]
+  )
+  np.testing.assert_allclose(make_grid(2, last_step_size=0.1), [1, 0.1, 0])
 
 
 def test_shift():
@@ -87,7 +89,7 @@ def test_edm_is_equation_5(name, steps):
 def test_edm_ends_at_its_smallest_noise_level():
   # Table 1 and 18 steps of the paper; `last` does not apply.
   for last in (0.0, 0.04):
-    before = make_grid(18, spacing='edm', last=last)[-2]
+    before = make_grid(18, spacing='edm', last_step_size=last)[-2]
     np.testing.assert_allclose(before / (1 - before), 0.002)
   # The variant stops at a noise level above it.
   before = make_grid(18, spacing='karras')[-2]
@@ -95,7 +97,9 @@ def test_edm_ends_at_its_smallest_noise_level():
 
 
 def test_listed_times():
-  grid = make_grid(250, spacing='1,0.8,.3, 1e-3,0', shift=3.0, last=0.1)
+  grid = make_grid(
+    250, spacing='1,0.8,.3, 1e-3,0', shift=3.0, last_step_size=0.1
+  )
   np.testing.assert_array_equal(grid, [1, 0.8, 0.3, 0.001, 0])
   assert grid.dtype == np.float64
   np.testing.assert_array_equal(make_grid(1, spacing='1,0'), [1, 0])
@@ -121,13 +125,17 @@ def test_times_that_are_no_grid(spacing):
     (100_001, {}, 'expected an integer from 1 to 100,000'),
     (4, {'shift': float('nan')}, 'shift is nan'),
     (4, {'shift': float('inf')}, 'shift is inf'),
-    (4, {'last': float('nan')}, 'last is nan'),
+    (4, {'last_step_size': float('nan')}, 'last_step_size is nan'),
     (0, {}, 'steps is 0'),
     (4, {'shift': 0}, 'shift is 0'),
     (4, {'shift': -1}, 'shift is -1'),
-    (4, {'last': 1.0}, 'last is 1.0, expected a number from 0 to 0.999'),
-    (4, {'last': -0.1}, 'last is -0.1'),
-    (1, {'last': 0.1}, 'sample.steps is 1'),
+    (
+      4,
+      {'last_step_size': 1.0},
+      'last_step_size is 1.0, expected a number from 0 to 0.999',
+    ),
+    (4, {'last_step_size': -0.1}, 'last_step_size is -0.1'),
+    (1, {'last_step_size': 0.1}, 'sample.steps is 1'),
   ],
 )
 def test_errors(steps, changes, message):

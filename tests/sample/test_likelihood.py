@@ -42,7 +42,7 @@ def data():
 
 
 @pytest.mark.parametrize('path', ['linear', 'cosine'])
-@pytest.mark.parametrize('name', ['rk4', 'heun:last=heun', 'midpoint'])
+@pytest.mark.parametrize('name', ['rk4', 'heun:final_step=heun', 'midpoint'])
 def test_there_and_back(data, path, name):
   path, grid = path_named(path), make_grid(64)
   velocity = velocity_of(path)

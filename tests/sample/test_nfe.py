@@ -66,7 +66,7 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
     ('ig:1.5,s2:1.5:skip=2@0-0.5,cfg:1.5@0.4-0.7', 'heun', None),
     ('cfg:1.5', 'rk4', 48),
     ('none', 'midpoint', 12),
-    ('none', 'heun:last=heun', 12),
+    ('none', 'heun:final_step=heun', 12),
     ('cfg:1.5@0.4-0.7', 'heun_maruyama', 15),
     # Every method at 1, and above: no pass but the network's own.
     ('apg:1:momentum=-0.5@0.4-0.7', 'heun', 11),
@@ -109,7 +109,7 @@ def test_nfe_is_what_runs(text, solver, expected):
 
 def test_published_intervals_of_sit():
   # Internal Guidance: 250 steps, the last of 0.04, CFG at t <= 0.7.
-  grid = make_grid(250, last=0.04)
+  grid = make_grid(250, last_step_size=0.04)
   guidance = 'ig:1.4@0.3-1,cfg:1.35@0-0.7'
   declared, counted = measure(guidance, 'euler_maruyama', grid=grid)
   assert declared == counted == 250 + 172
@@ -120,7 +120,7 @@ def test_published_intervals_of_lightningdit():
   grid = make_grid(124, shift=1 / 0.3)
   twice = sum(t <= 0.81 for t in grid[:-1]) + sum(t <= 0.81 for t in grid[1:])
   declared, counted = measure(
-    'ig:1.4,cfg:1.45@0-0.81', 'heun:last=heun', 'evaluation', grid
+    'ig:1.4,cfg:1.45@0-0.81', 'heun:final_step=heun', 'evaluation', grid
   )
   assert declared == counted == 248 + twice
   assert 50 < twice < 200
@@ -131,9 +131,11 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   declared, counted = measure('cfg:1.5@0.4-0.7', 'heun', 'evaluation')
   assert declared == counted == 11 + 4
   # On at 1/6 and 0: one more than where whole steps are on.
-  declared, counted = measure('cfg:1.5@0-0.2', 'heun:last=heun', 'evaluation')
+  declared, counted = measure(
+    'cfg:1.5@0-0.2', 'heun:final_step=heun', 'evaluation'
+  )
   assert declared == counted == 12 + 3
-  assert measure('cfg:1.5@0-0.2', 'heun:last=heun')[0] == 12 + 2
+  assert measure('cfg:1.5@0-0.2', 'heun:final_step=heun')[0] == 12 + 2
 
 
 @pytest.mark.parametrize('interval', ['0.2-1', '0-0.4', '0.2-0.8'])

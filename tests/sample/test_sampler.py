@@ -114,7 +114,9 @@ def test_sweep_compiles_once(denoiser):
     resamples=2,
   ).sweep()
   before = sampler.sample._cache_size()
-  config = dataclasses.replace(SAMPLING, solver='euler', steps=2, last=0.0)
+  config = dataclasses.replace(
+    SAMPLING, solver='euler', steps=2, last_step_size=0.0
+  )
   drawn = [
     draw(denoiser, LABELS[:4], guidance=guidance, config=config)[0]
     for _, _, guidance in sweep
@@ -126,7 +128,9 @@ def test_sweep_compiles_once(denoiser):
 
 def test_scale_may_be_any_number(denoiser):
   # Integers, floats and arrays are one program, not one each.
-  config = dataclasses.replace(SAMPLING, solver='euler', steps=2, last=0.0)
+  config = dataclasses.replace(
+    SAMPLING, solver='euler', steps=2, last_step_size=0.0
+  )
   before = sampler.sample._cache_size()
   for value in (2, 2.0, np.float32(2), jnp.float32(2)):
     guidance = Guidance(Internal(Scale(value)), (ClassifierFree(Scale(value)),))

@@ -36,7 +36,7 @@ def step(solver, velocity, x, t, t_next, noise=None):
   [
     ('euler', 1, [8, 16, 32, 64]),
     ('heun', 2, [8, 16, 32, 64]),
-    ('heun:last=heun', 2, [8, 16, 32, 64]),
+    ('heun:final_step=heun', 2, [8, 16, 32, 64]),
     ('midpoint', 2, [8, 16, 32, 64]),
     ('rk4', 4, [1, 2, 4, 8]),  # more, and float32 shows
     ('ddim', 1, [8, 16, 32, 64]),
@@ -55,7 +55,15 @@ def test_order(name, order, steps):
   np.testing.assert_allclose(slopes, order, atol=0.25 * order + 0.25)
 
 
-ODE = ['euler', 'heun', 'heun:last=heun', 'midpoint', 'rk4', 'ddim', 'dpm++']
+ODE = [
+  'euler',
+  'heun',
+  'heun:final_step=heun',
+  'midpoint',
+  'rk4',
+  'ddim',
+  'dpm++',
+]
 
 
 @pytest.mark.parametrize('name', ODE)
@@ -102,8 +110,11 @@ def gaussian_velocity(path, mean, std):
     ('cosine', 'euler_maruyama'),
     ('vp', 'euler_maruyama:diffusion=sbdm'),
     ('linear', 'euler_maruyama:diffusion=decreasing:norm=0.7'),
-    ('linear', 'euler_maruyama:diffusion=increasing_decreasing:last=tweedie'),
-    ('linear', 'heun_maruyama:diffusion=sigma:last=euler'),
+    (
+      'linear',
+      'euler_maruyama:diffusion=increasing_decreasing:final_step=tweedie',
+    ),
+    ('linear', 'heun_maruyama:diffusion=sigma:final_step=euler'),
     ('discrete', 'ddpm:variance=small'),
     ('discrete', 'ddim:eta=1'),
     ('discrete', 'ddim:eta=0.4'),
@@ -159,7 +170,7 @@ def test_euler_maruyama_ends_without_noise(t):
 )
 @pytest.mark.parametrize('name', ['euler_maruyama', 'heun_maruyama'])
 def test_last_step_of_the_sde(name, last, expected):
-  solver = make_solver(f'{name}:last={last}', LINEAR)
+  solver = make_solver(f'{name}:final_step={last}', LINEAR)
   x, v, t = 0.7, -1.2, 0.04
   score = -((1 - t) * v + x) / t
   ours = step(solver, lambda x, t: jnp.float32(v), jnp.float32(x), t, 0.0, 1e6)
@@ -167,7 +178,7 @@ def test_last_step_of_the_sde(name, last, expected):
 
 
 def test_last_step_of_the_sde_with_noise():
-  solver = make_solver('euler_maruyama:last=noise', LINEAR)
+  solver = make_solver('euler_maruyama:final_step=noise', LINEAR)
   ours = step(solver, lambda x, t: -x, jnp.float32(0.7), 0.04, 0.0, 1e6)
   assert ours > 1e4
 
@@ -205,7 +216,7 @@ def test_clipped_x0(name):
 
 # With the options that change where a field is evaluated.
 TIMES = [name for name in SOLVERS if not SOLVERS[name].adaptive]
-TIMES += ['heun:last=heun', 'euler_maruyama:last=noise']
+TIMES += ['heun:final_step=heun', 'euler_maruyama:final_step=noise']
 
 
 @pytest.mark.parametrize('name', TIMES)
@@ -228,7 +239,7 @@ def test_times_are_where_a_step_evaluates(name, t_next):
   np.testing.assert_allclose(
     sorted(asked), sorted(solver.times(0.75, t_next)), atol=1e-6
   )
-  if name not in ('heun:last=heun', 'rk4'):
+  if name not in ('heun:final_step=heun', 'rk4'):
     assert 0 not in asked  # fields may be singular at the data
 
 
@@ -236,9 +247,9 @@ def test_times_are_where_a_step_evaluates(name, t_next):
   ('text', 'message'),
   [
     ('huen', r"euler, heun.*mean 'heun'"),
-    ('heun:lats=heun', r"no option 'lats'; it has last. Did you mean 'last'"),
+    ('heun:final_stpe=heun', "it has final_step. Did you mean 'final_step'"),
     ('euler:eta=1', 'it has none'),
-    ('heun:last=none', 'expected one of euler, heun'),
+    ('heun:final_step=none', 'expected one of euler, heun'),
     ('ddim:eta=much', 'expected a number'),
     ('ddim:eta=2', 'eta is 2.0, expected a number from 0 to 1'),
     ('ddim:eta=nan', 'eta is nan'),
@@ -248,7 +259,7 @@ def test_times_are_where_a_step_evaluates(name, t_next):
     ('euler_maruyama:norm=-1', 'norm is -1'),
     ('euler_maruyama:norm=inf', 'norm is inf'),
     ('euler_maruyama:diffusion=sigmoid', "Did you mean 'sigma'"),
-    ('heun_maruyama:last=noise', 'expected one of mean, euler, tweedie'),
+    ('heun_maruyama:final_step=noise', 'expected one of mean, euler, tweedie'),
   ],
 )
 def test_text_that_is_no_solver(text, message):

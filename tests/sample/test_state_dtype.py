@@ -147,7 +147,7 @@ def test_images_are_the_same(denoiser):
 
   for dtype in DTYPES:
     config = generate.SampleConfig(
-      solver='euler', steps=4, spacing='cosine', shift=1.0, last=0.0,
+      solver='euler', steps=4, spacing='cosine', shift=1.0, last_step_size=0.0,
       respacing='', scales_at='step', state_dtype=dtype, batch_size=4,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -175,6 +175,6 @@ def test_images_are_the_same(denoiser):
 def test_unknown_dtype():
   with pytest.raises(InputError, match=r"state_dtype is 'float16'.*float64"):
     generate.SampleConfig(
-      solver='euler', steps=4, spacing='uniform', shift=1.0, last=0.0,
+      solver='euler', steps=4, spacing='uniform', shift=1.0, last_step_size=0.0,
       respacing='', scales_at='step', state_dtype='float16', batch_size=4,
     )  # fmt: skip

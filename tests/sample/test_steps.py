@@ -154,7 +154,7 @@ def test_zero_steps_leave_x(solver, path):
 
 
 def test_noise_is_that_of_its_step_after_zero_steps():
-  grid = make_grid(5, last=0.04)
+  grid = make_grid(5, last_step_size=0.04)
   ours = sample('cfg_zero:2:zero_steps=2', 'euler_maruyama', grid)
   keys = sampler.image_keys(SEED, INDEX)
 

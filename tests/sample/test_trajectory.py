@@ -17,7 +17,9 @@ from sample import generate, sampler
 from sample.trajectory import film
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
-CONFIG = generate.SampleConfig(solver='euler', steps=6, last=0.0, batch_size=2)
+CONFIG = generate.SampleConfig(
+  solver='euler', steps=6, last_step_size=0.0, batch_size=2
+)
 LABELS = np.asarray([3, 8, 3])
 SHAPE = (8, 8, 3)
 EVERYTHING = 'ig:1.6,cfg:1.5@0-0.6,s2:1.4'
@@ -133,7 +135,7 @@ def test_frames_and_gaps(denoiser):
     ('none', {}),
     ('cfg_zero:1.5:zero_steps=2', {}),
     ('apg:2:momentum=-0.5', {'solver': 'heun'}),
-    ('cfg:1.5', {'solver': 'euler_maruyama', 'last': 0.04}),
+    ('cfg:1.5', {'solver': 'euler_maruyama', 'last_step_size': 0.04}),
     ('cfg:1.5', {'solver': 'ddpm:variance=small', 'path': 'discrete'}),
     ('ig:1.5', {'state_dtype': 'float64'}),
     ('cfg++:0.3', {}),

@@ -15,7 +15,7 @@ FAMILIES = {
   'DiT': ('layernorm', 'gelu', False, True, 'noise'),
   'LightningDiT': ('rmsnorm', 'swiglu', True, False, 'reversed'),
 }
-ARCHITECTURE = ('norm', 'mlp', 'rope', 'learn_sigma', 'convention')
+ARCHITECTURE = ('norm', 'mlp', 'rope', 'learned_variance', 'convention')
 
 
 def plain(**model):
@@ -48,7 +48,7 @@ def test_auto_architecture_of_dit_but_for_its_convention():
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-@pytest.mark.parametrize('key', ['rope', 'learn_sigma'])
+@pytest.mark.parametrize('key', ['rope', 'learned_variance'])
 @pytest.mark.parametrize(('text', 'value'), [('true', True), ('false', False)])
 def test_text_of_booleans(name, key, text, value):
   config = plain(name=f'{name}-B/2', convention='velocity', **{key: text})
@@ -86,8 +86,8 @@ def test_zeros_are_filled_in_from_the_name():
     ('rope', '', ["model.rope is ''", 'auto, true, false']),
     ('rope', 1, ['model.rope is 1', 'auto, true, false']),
     ('rope', None, ['model.rope is None', 'auto, true, false']),
-    ('learn_sigma', 'fasle', ["Did you mean 'false'"]),
-    ('learn_sigma', 'automatic', ["Did you mean 'auto'"]),
+    ('learned_variance', 'fasle', ["Did you mean 'false'"]),
+    ('learned_variance', 'automatic', ["Did you mean 'auto'"]),
     ('norm', 'rms', ["model.norm is 'rms'", 'layernorm, rmsnorm']),
     ('mlp', 'swigul', ["Did you mean 'swiglu'"]),
     ('convention', 'nosie', ["Did you mean 'noise'"]),

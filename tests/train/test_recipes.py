@@ -88,7 +88,7 @@ def test_lightningdit_alone():
 
 def test_dit():
   run = recipe('dit.py')
-  assert (run.model.convention, run.model.learn_sigma) == ('noise', True)
+  assert (run.model.convention, run.model.learned_variance) == ('noise', True)
   assert (run.objective.prediction, run.objective.path) == ('noise', 'discrete')
   assert run.optimizer.clip == 0
   assert run.sample.respacing == '250'

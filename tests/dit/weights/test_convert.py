@@ -37,7 +37,7 @@ def remembered_shapes():
 def architectures():
   """Every family with everything that its code can be asked for."""
   qk_norm, flag = ('none', 'layernorm', 'rmsnorm'), (False, True)
-  some = {'qk_norm': qk_norm, 'learn_sigma': flag}
+  some = {'qk_norm': qk_norm, 'learned_variance': flag}
   every = {'norm': ('layernorm', 'rmsnorm'), 'mlp': ('gelu', 'swiglu'),
            'rope': flag, 'shift': flag, **some}  # fmt: skip
   for family in convert.FAMILIES:
@@ -224,7 +224,7 @@ def test_misshapen_tensor(family):
   ],
 )
 def test_shapes_that_contradict_each_other(name, shape, named):
-  tensors = dict(random_tensors(make_config('sit', learn_sigma=True)))
+  tensors = dict(random_tensors(make_config('sit', learned_variance=True)))
   tensors[name] = np.ones(shape, np.float32)
   with refused('published tensor', named):
     read(tensors, 'sit')
