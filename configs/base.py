@@ -72,12 +72,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Weight of 1 - cosine(velocity, target) at each position; 0: off.
   objective.cosine_weight = 0.0
   # Weight w of the guided target of the output, target + w (v_f - v_i), v_f and
-  # v_i being output and first tap; 0: off.
+  # v_i being output and first tap of the averaged network; 0: off.
   objective.guided_weight = 0.0
-  # Network of v_f and v_i: ema (the average) or live (the trained network).
-  objective.guided_by = 'ema'
   objective.guided_start_images = 0  # Images seen before guided targets start.
-  objective.guided_taps = False  # Guided target for the taps too.
 
   optimizer = config.optimizer = ml_collections.ConfigDict()
   # Optimizer: adamw, or muon on matrices with Adam on the rest.
@@ -162,8 +159,6 @@ def get_config() -> ml_collections.ConfigDict:
   checkpoint.best_by = 'loss'
   # Resumption from the checkpoint before, if the newest is damaged.
   checkpoint.fallback = False
-  # Continuation of a run that cannot write a checkpoint (a full disk).
-  checkpoint.continue_unsaved = False
 
   log = config.log = ml_collections.ConfigDict()
   log.every_images = 25_600  # Images between lines of metrics.jsonl.

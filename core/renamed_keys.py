@@ -30,8 +30,12 @@ RENAMED_OPTIONS = {'last': 'final_step'}
 # Removed keys, with the value that changed nothing. A run with another value
 # can be sampled, but not resumed.
 REMOVED: dict[str, Any] = {
+  'checkpoint.continue_unsaved': False,
+  'distill.trajectory_weight': 0.0,
   'eval.autoencoder': '',
   'log.preview_autoencoder': '',
+  'objective.guided_by': 'ema',
+  'objective.guided_taps': False,
 }
 # Removed sections, on which no result of a run depends.
 REMOVED_SECTIONS = ('compare', 'prepare')

@@ -54,7 +54,6 @@ class DistillConfig:
   discriminator_blocks: Annotated[tuple[int, ...], Range(0, 10_000)]
   discriminator_reset: Fraction
   substeps: Annotated[int, Range(1, 1000)]
-  trajectory_weight: Weight
   branch: Annotated[str, Choice(BRANCHES)]
   stages: tuple[str, ...]
   merge_ratios: Annotated[tuple[float, ...], Range(0, 1)]
@@ -85,10 +84,10 @@ class DistillConfig:
         f'distill.guidance is {self.guidance!r}, expected ig, cfg or both, '
         'such as cfg:1.5@0-0.7 or ig:1.4,cfg:1.2.'
       )
-    if self.branch and (self.method != 'dmd' or self.trajectory_weight):
+    if self.branch and self.method != 'dmd':
       raise InputError(
         f'distill.branch {self.branch} is for DMD: the trajectory loss is of '
-        'the whole grid; leave one of them out.'
+        'the whole grid; leave it out.'
       )
     if self.method == 'dmd':
       self._check_dmd()
@@ -106,13 +105,7 @@ class DistillConfig:
         'a DM term, or distill.teacher_lora_scale=0.'
       )
     by_moments = self.regularizer == 'mean_variance' and self.dm_weight
-    if not (
-      self.matches
-      or self.augmented
-      or self.adversarial
-      or by_moments
-      or self.trajectory_weight
-    ):
+    if not (self.matches or self.augmented or self.adversarial or by_moments):
       raise InputError(
         f'distill.regularizer is {self.regularizer} of dm_weight '
         f'{self.dm_weight:g}, and distill.guidance adds nothing: no term is '

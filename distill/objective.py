@@ -200,11 +200,6 @@ class Distillation(Rollout):
       )
       metrics['loss/gan'] = jax.nn.softplus(-on_fake).mean()
       loss += config.gan_weight * metrics['loss/gan']
-    if config.trajectory_weight:
-      metrics['loss/trajectory'] = self.trajectory_loss(
-        params, teacher, label, trajectory_key
-      )
-      loss += config.trajectory_weight * metrics['loss/trajectory']
     return loss, metrics
 
   def queries(
@@ -335,7 +330,7 @@ class Distillation(Rollout):
       shared = config.query != 'renoise' or config.schedule == 'shared'
       own = config.matches * (1 + (not pair or not shared))
       student += walk + 2 + pair + own + 3 * config.adversarial
-    if config.method == 'teacher_trajectory' or config.trajectory_weight:
+    if config.method == 'teacher_trajectory':
       rows = 1 + bool(config.teacher_guidance.terms)
       student += n * (config.substeps * rows + 3)
     fake = 0.0

@@ -12,7 +12,6 @@ Arrays are restored straight to where the present mesh wants them, whatever
 the mesh that saved them.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -53,7 +52,6 @@ class CheckpointConfig:
     keep_best: how many of the best stay.
     best_by: 'loss', or a metric of the section eval.
     fallback: whether the one before serves when the newest is damaged.
-    continue_unsaved: whether training goes on when one cannot be written.
   """
 
   every_images: Annotated[int, Range(1, MOST_IMAGES)]
@@ -62,7 +60,6 @@ class CheckpointConfig:
   keep_best: Annotated[int, Range(0, 10**6)] = 0
   best_by: Annotated[str, Choice(('loss', *METRICS))] = 'loss'
   fallback: bool = False
-  continue_unsaved: bool = False
 
   def __post_init__(self) -> None:
     """Checks ranges, and the name."""
@@ -196,7 +193,7 @@ class Checkpointer:
       )
 
   def _try(self, action: Callable[[], Any]) -> None:
-    """Runs it; what goes wrong is said, or raised as SaveError."""
+    """Runs it; raises SaveError for whatever goes wrong."""
     try:
       action()
     except Exception as error:  # Orbax raises whatever its parts raise
@@ -205,20 +202,9 @@ class Checkpointer:
         f'the checkpoint of step {self._saving} could not be written '
         f'({type(error).__name__}: {reason}); the ones before it are kept.'
       )
-      if not self._config.continue_unsaved:
-        raise SaveError(
-          f'{message} Make room, and give the same command again '
-          '(checkpoint.continue_unsaved=true trains on without it).'
-        ) from error
-      logging.warning('%s Training goes on.', message)
-      # The failed one's errors, of several threads, would be raised again.
-      for finish in 10 * [self._manager.wait_until_finished]:
-        with contextlib.suppress(Exception):
-          finish()
-          break
-      with contextlib.suppress(Exception):
-        self._manager.close()
-      self._manager = self._open()
+      raise SaveError(
+        f'{message} Make room, and give the same command again.'
+      ) from error
 
   def restore(self, abstract: TrainState) -> TrainState | None:
     """The newest state, laid out as `abstract` says; None if there is none.

@@ -203,7 +203,6 @@ def run(
     Snapshots(
       workdir,
       experiment.ema,
-      go_on=experiment.checkpoint.continue_unsaved,
     ) as snapshots,
     Checkpointer(
       workdir,

@@ -48,7 +48,6 @@ from train.vlb import variance_losses
 
 TIME_SAMPLINGS = ('uniform', 'logit_normal', 'discrete')
 PREDICTIONS = ('velocity', 'noise')
-GUIDED_BY = ('ema', 'live')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +63,7 @@ class ObjectiveConfig:
     intermediate_weights: one for each tap, or one for all.
     cosine_weight: of the direction of the output; 0 for none.
     guided_weight: w of the guided target; 0 for the plain one.
-    guided_by: whose predictions guide it, 'ema' or 'live'.
     guided_start_images: images seen before which it is plain.
-    guided_taps: whether the taps' target is guided too.
     prediction: whose errors count, 'velocity' or 'noise'.
   """
 
@@ -79,9 +76,7 @@ class ObjectiveConfig:
   intermediate_weights: Annotated[tuple[float, ...], Range(0, LARGE)]
   cosine_weight: Weight = 0.0
   guided_weight: Weight = 0.0
-  guided_by: Annotated[str, Choice(GUIDED_BY)] = 'ema'
   guided_start_images: Images = 0
-  guided_taps: bool = False
   prediction: Annotated[str, Choice(PREDICTIONS)] = 'velocity'
 
   def __post_init__(self) -> None:
@@ -134,7 +129,6 @@ def velocity_losses(
   *,
   guide: Denoiser | None = None,
   guided_weight: float | jax.Array = 0.0,
-  guided_taps: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array]:
   """What is wrong with every prediction, per image.
 
@@ -145,10 +139,9 @@ def velocity_losses(
     noise: (B, H, W, C) standard normal.
     t: (B,).
     label: (B,) int.
-    guide: whose output and first tap guide the target, such as the denoiser
-      itself; None for the plain target.
-    guided_weight: w of the guided target.
-    guided_taps: whether the taps' target is guided too.
+    guide: Network whose output and first tap guide the target of the output;
+      None for the plain target.
+    guided_weight: Weight w of the guided target.
 
   Returns:
     The mean squared error of the output, (B,) float32, that of each tap, and
@@ -158,10 +151,9 @@ def velocity_losses(
   x_t = path.interpolate(x0, noise, t)
   out = denoiser(x_t, t, label)
   if guide is not None:
-    both = out if guide is denoiser else guide(x_t, t, label)
+    both = guide(x_t, t, label)
     ahead = jax.lax.stop_gradient(both.velocity - both.intermediate[0])
     target = target + guided_weight * ahead
-    of_taps = target if guided_taps else of_taps
 
   def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
@@ -270,7 +262,6 @@ def loss_at(
       label,
       guide=guide,
       guided_weight=guided_weight,
-      guided_taps=config.guided_taps,
     )
     extra = {'cosine': (config.cosine_weight, direction)}
   terms = {config.prediction: final.mean()}

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 
 from core.errors import InputError
@@ -30,17 +29,14 @@ def folder_of(workdir: epath.PathLike) -> epath.Path:
 class Snapshots:
   """What a run writes of its averages; use as a context manager."""
 
-  def __init__(
-    self, workdir: epath.Path, config: EMAConfig, *, go_on: bool = False
-  ) -> None:
+  def __init__(self, workdir: epath.Path, config: EMAConfig) -> None:
     """Opens, or creates, `workdir`/snapshots, where there are averages.
 
     Args:
       workdir: of the run.
       config: the averages.
-      go_on: whether a snapshot that cannot be written is only warned of.
     """
-    self._widths, self._manager, self._go_on = config.widths, None, go_on
+    self._widths, self._manager = config.widths, None
     if config.widths:
       self._manager = ocp.CheckpointManager(
         folder_of(workdir),
@@ -69,7 +65,7 @@ class Snapshots:
     self._try(lambda: manager.save(step, args=args))
 
   def _try(self, action: Callable[[], Any]) -> None:
-    """Runs it; what goes wrong is said, or raised as SaveError."""
+    """Runs it; raises SaveError for whatever goes wrong."""
     try:
       action()
     except Exception as error:  # Orbax raises whatever its parts raise
@@ -77,12 +73,9 @@ class Snapshots:
         f'a snapshot of the averages could not be written '
         f'({type(error).__name__}: {" ".join(str(error).split())[:300]}).'
       )
-      if not self._go_on:
-        raise SaveError(
-          f'{message} Make room, and give the same command again '
-          '(checkpoint.continue_unsaved=true trains on without it).'
-        ) from error
-      logging.warning('%s Training goes on.', message)
+      raise SaveError(
+        f'{message} Make room, and give the same command again.'
+      ) from error
 
 
 def reconstruct(

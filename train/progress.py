@@ -55,8 +55,7 @@ def check_skipped(bad_steps: int, steps: int) -> None:
 def training_flops(experiment: Experiment) -> int:
   """Of one image: forward once, backward twice, a guide's forward."""
   passes = 3
-  guided = experiment.objective.guided_weight
-  if guided and experiment.objective.guided_by == 'ema':
+  if experiment.objective.guided_weight:
     passes += 1
   return 2 * passes * experiment.model.pass_multiply_adds
 

@@ -67,8 +67,7 @@ def make_train_step(
     def loss_of(params, *part):
       denoiser, guide = model.bind(config, params), None
       if objective_config.guided_weight:
-        by_ema = objective_config.guided_by == 'ema'
-        guide = model.bind(config, state.ema) if by_ema else denoiser
+        guide = model.bind(config, state.ema)
       return objective.loss_at(
         denoiser,
         objective_config,

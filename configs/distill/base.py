@@ -83,7 +83,6 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.discriminator_reset = 0.0
   # Teacher's steps per interval of the student's grid, for teacher_trajectory.
   distill.substeps = 8
-  distill.trajectory_weight = 0.0  # Weight of that loss beside dmd.
   distill.branch = ''  # Times that are trained: '' (all), low (to 0.5) or high.
   # Stages of a recipe: arguments of the config file, each starting with the
   # one before. The last two, of branch low and high, both start with the one

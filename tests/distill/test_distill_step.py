@@ -29,7 +29,7 @@ FLASH = {
 FORMS = {
   'hybrid': {'guidance': 'cfg:1.5'},
   'lora': {'guidance': 'cfg:1.5', 'fake': 'lora', 'lora_rank': 4},
-  'flash': {**FLASH, **GAN, 'trajectory_weight': 0.5, 'substeps': 2},
+  'flash': {**FLASH, **GAN},
   'dynamic': {
     'guidance': 'cfg:1.5',
     'fake': 'lora',

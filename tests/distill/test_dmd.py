@@ -270,7 +270,6 @@ def test_branches_share_the_grid(branch, steps):
     ({'regularizer': 'none', 'guidance': 'cfg:1'}, 'no term is left'),
     ({'regularizer': 'dm', 'dm_weight': 0.0}, 'no term is left'),
     ({'regularizer': 'mean_variance', 'dm_weight': 0.0}, 'no term is left'),
-    ({'branch': 'low', 'trajectory_weight': 1.0}, 'the whole grid'),
     ({'branch': 'high', 'method': 'teacher_trajectory'}, 'the whole grid'),
     ({'discriminator_blocks': (1.5,)}, 'has 1.5, expected an integer'),
     ({'discriminator_blocks': ('a',)}, "has 'a', expected an integer"),

@@ -35,7 +35,6 @@ def test_sit(size, options):
   assert loss.weights(len(run.model.taps)) == (0.5,) * bool(options)
   assert loss.cosine_weight == 0
   assert bool(loss.guided_weight) == ('accelerated' in options)
-  assert (loss.guided_by, loss.guided_taps) == ('ema', False)
   assert run.train.batch_size == 256
   assert (run.data.autoencoder, run.data.statistics) == (
     'sd_vae',

@@ -270,7 +270,6 @@ def test_guided_target_starts_when_it_should(make_experiment):
   """Before its start a step is the plain one; then the loss is another."""
   guided = make_experiment(
     'objective.guided_weight=1.0', f'objective.guided_start_images={2 * BATCH}',
-    'objective.guided_by=live',
   )  # fmt: skip
   mesh, rows = make_mesh(MeshConfig()), []
   for experiment in (make_experiment(), guided):
