@@ -30,14 +30,18 @@ def get_config() -> ml_collections.ConfigDict:
   model.num_classes = 1000  # Number of classes.
   # Taps: numbers of blocks after which an intermediate prediction is read.
   model.taps = (8,)
-  model.norm = 'auto'  # Norm before each part: layernorm or rmsnorm.
-  model.mlp = 'auto'  # Kind of MLP: gelu or swiglu.
+  # Norm before each part: layernorm (without gain) or rmsnorm (with gain).
+  model.norm = 'auto'
+  # Kind of MLP: gelu (tanh form) or swiglu (hidden width 2/3 of mlp_ratio D).
+  model.mlp = 'auto'
   model.rope = 'auto'  # Rotary positions: true or false.
-  model.learned_variance = 'auto'  # Learned variance (DiT): true or false.
+  # Learned variance: true or false. If true, heads predict C more channels,
+  # DiT's interpolation between two log variances.
+  model.learned_variance = 'auto'
   # Null label, for CFG: true, false, or auto (true if label_dropout is not 0).
   model.null_label = 'auto'
-  # Convention of the network's output: velocity, reversed or noise
-  # (dit/parameterization.py).
+  # Convention of the network's output: velocity (dx/dt, noise at t = 1),
+  # reversed (noise at t = 0: SiT, LightningDiT) or noise (DiT's steps 0..999).
   model.convention = 'auto'
   # Normalization of queries and keys: none, layernorm or rmsnorm.
   model.qk_norm = 'none'
@@ -83,7 +87,9 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.b1 = 0.9  # Decay of Adam's average gradient.
   optimizer.b2 = 0.999  # Decay of Adam's average squared gradient.
   optimizer.eps = 1e-8  # Constant in the denominator of Adam.
-  optimizer.weight_decay = 0.0  # Weight decay, of matrices only.
+  # Decoupled weight decay, of matrices only: leaves named 'kernel', and with
+  # muon all that it moves.
+  optimizer.weight_decay = 0.0
   optimizer.momentum = 0.95  # Decay of Muon's average gradient.
   # Precision in which Muon orthogonalizes: bfloat16 (published) or float32.
   optimizer.muon_dtype = 'bfloat16'

@@ -132,37 +132,9 @@ def network_of(
 class DiTConfig:
   """Everything that fixes the network's shape and arithmetic.
 
-  Attributes:
-    size: height and width of the latent.
-    channels: channels C of the latent.
-    num_classes: classes; the null label, if any, is `num_classes`.
-    patch: side of a patch; N = (size / patch)^2 tokens.
-    depth: blocks L.
-    width: model dimension D.
-    num_heads: attention heads; must divide `width`.
-    mlp_ratio: hidden width of the MLP over D.
-    taps: numbers of blocks, counted from 1, after which an intermediate
-      prediction is read; shallow to deep.
-    norm: before attention, MLP and heads: 'layernorm' (without gain) or
-      'rmsnorm' (with gain).
-    mlp: 'gelu' (its tanh form) or 'swiglu' (hidden width 2/3 of mlp_ratio D).
-    rope: rotates queries and keys by row and column, beside the sin-cos table.
-    qk_norm: normalization of queries and keys, one of QK_NORMS, with gain.
-    shift: whether the modulation of blocks shifts, beside scale and gate.
-    null_label: whether the label `num_classes` was trained, for CFG.
-    learned_variance: whether heads predict 2 C channels, the second C being
-      DiT's interpolation between two log variances.
-    convention: what the network itself speaks; `bind` translates it to ours.
-      'velocity': ours, dx_t/dt with t = 1 at the noise. 'reversed': t = 1 at
-      the data (SiT, LightningDiT). 'noise': the noise, at DiT's steps 0..999.
-    dtype: of activations; 'auto' is bfloat16 on accelerators, else float32;
-      'float64', for parity checks, needs jax_enable_x64.
-    param_dtype: of parameters.
-    attention: how it is computed: 'xla' (plain products) or 'cudnn' (fused; on
-      NVIDIA GPUs in bfloat16, elsewhere the same as 'xla'; without jax.jvp).
-    remat: what the backward pass recomputes: 'none', 'dots' (all but layers'
-      products) or 'full' (each block); docs/scaling.md has the memory.
-    scan: False runs the blocks in a Python loop, for debugging.
+  configs/base.py explains each field, but for `patch`: the side of a patch, so
+  that a latent has N = (size / patch)^2 tokens. Nothing is 'auto' here, but for
+  `dtype`.
   """
 
   size: Annotated[int, Range(1, 16_384)]

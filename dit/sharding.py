@@ -51,14 +51,7 @@ Devices = Annotated[int, Range(-1, 2**20)]
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each mesh axis, -1 for all that remain; and ZeRO-1.
-
-  Attributes:
-    data: copies of the parameters.
-    fsdp: slices of the parameters.
-    tensor: parts of each block.
-    zero1: whether optimizer state and EMA are cut over `data` too.
-  """
+  """Devices along each mesh axis; configs/base.py explains each field."""
 
   data: Devices = -1
   fsdp: Devices = 1

@@ -42,22 +42,7 @@ CONSTANTS = (
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig(MeasureConfig):
-  """What is measured, in which features, and how often while training.
-
-  Attributes:
-    extractor: as `extractor_registry.open_extractor` reads it.
-    preprocessing: of Inception, one of `resize.PRESETS`.
-    reference: statistics or images; '' for the training split.
-    image_size: that image files are cut to, as ADM cuts; 0: as they are.
-    batch_size: images per call of the extractor, over all devices.
-    repeats: disjoint sets of images, for the mean and its standard error.
-    reference_rows: of how many reference images features are kept, for
-      precision, recall and the kernel distance; 0: of all.
-    every_images: between evaluations of a training run, in images seen; 0:
-      none.
-    num: images of each of those.
-    guidance: of those.
-  """
+  """The settings of an evaluation; configs/base.py explains each field."""
 
   extractor: WebText = 'classifier'
   preprocessing: Annotated[str, Choice(PRESETS)] = 'adm'

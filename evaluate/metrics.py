@@ -68,18 +68,7 @@ _RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
 
 @dataclasses.dataclass(frozen=True)
 class MeasureConfig:
-  """Which metrics, and their constants.
-
-  Attributes:
-    metrics: of METRICS; () for all that extractor and reference allow.
-    neighbors: k of precision and recall.
-    float16_distances: whether their distances are float16, as in ADM's
-      evaluator.
-    split_size: images of each part of the Inception Score.
-    kid_subsets: of the kernel distance.
-    kid_subset_size: images of each; fewer where there are fewer.
-    bootstrap: resamples behind each standard error; 0: none.
-  """
+  """Metrics and their constants; configs/base.py explains each field."""
 
   metrics: Annotated[tuple[str, ...], Choice(METRICS)] = ()
   neighbors: Annotated[int, Range(1, 10**6)] = 3

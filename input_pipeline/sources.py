@@ -36,22 +36,7 @@ SplitName = Annotated[str, FolderName(empty=True)]
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """The records to read, and how to read them.
-
-  Attributes:
-    name: 'digits', a set made by `prepare`, or a TFDS set.
-    dir: folder that holds the sets: NAME/SPLIT of `prepare`, or as TFDS lays
-      its own out.
-    train_split: to train on; also the reference of distances.
-    test_split: held out, the floor of distances; '' for none.
-    threads: that read records.
-    prefetch: batches read ahead, by each worker.
-    workers: processes that read; 0: this one does.
-    autoencoder: whose latents the records are; 'pixels' for none.
-    statistics: what normalizes latents: 'autoencoder', its own constants, or
-      'data', mean and std of each channel over the training split.
-    flip: whether half of the images are mirrored.
-  """
+  """The records and how to read them; configs/base.py explains each field."""
 
   name: Annotated[str, FolderName(nested=True)]
   dir: PathText

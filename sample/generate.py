@@ -44,23 +44,7 @@ PLANS = ('balanced', 'random')  # plans of labels, beside classes
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-  """Settings of the sampler, and the number of images at once.
-
-  Attributes:
-    solver: the solver, as `sample.registry` reads it, such as 'heun' or
-      'ddim:eta=0.5'.
-    steps: number of solver steps.
-    spacing: spacing of the grid, as `make_grid` reads it.
-    shift: shift of the grid, above 1 for more steps near the noise.
-    last_step_size: length of a last step of its own; 0 for a uniform grid.
-    respacing: if not empty, DiT's steps instead; see `discrete_grid`.
-    scales_at: the place where guidance reads its scales, 'step' or
-      'evaluation'.
-    state_dtype: type of the state and of guidance's arithmetic, 'float32' or
-      'float64'; it does not change how the network computes.
-    truncate: whether pixels are truncated to 8 bits instead of rounded.
-    batch_size: images per compiled call, over all devices.
-  """
+  """Settings of the sampler; configs/base.py explains each field."""
 
   solver: str = 'euler_maruyama'
   steps: Annotated[int, STEPS] = 250

@@ -43,16 +43,7 @@ from train.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """When to save, in images seen, and how many checkpoints to keep.
-
-  Attributes:
-    every_images: between checkpoints.
-    keep: how many of the newest stay.
-    keep_every_images: between checkpoints that stay for good; 0: none.
-    keep_best: how many of the best stay.
-    best_by: 'loss', or a metric of the section eval.
-    fallback: whether the one before serves when the newest is damaged.
-  """
+  """When to save and what to keep; configs/base.py explains each field."""
 
   every_images: Annotated[int, Range(1, MOST_IMAGES)]
   keep: Annotated[int, Range(1, 10**6)]

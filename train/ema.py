@@ -45,14 +45,7 @@ WIDTHS = Range(0.005, 0.28)
 
 @dataclasses.dataclass(frozen=True)
 class EMAConfig:
-  """The averages.
-
-  Attributes:
-    decay: per step, of the exponential one.
-    ramp: whether it ramps up.
-    widths: of the power-function averages, none or some.
-    snapshot_images: images seen between their snapshots.
-  """
+  """Averages of the weights; configs/base.py explains each field."""
 
   decay: Decay
   ramp: bool

@@ -34,15 +34,7 @@ MOST_STEPS = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """How long to train, in images seen.
-
-  Attributes:
-    images: in all.
-    batch_size: of the global batch.
-    max_bad_steps: non-finite steps in a row that stop the run.
-    accumulate: parts of a batch that are computed one after the other.
-    init_from: run or folder whose weights a fresh run starts with; '' for none.
-  """
+  """The length of training; configs/base.py explains each field."""
 
   images: Annotated[int, Range(1, MOST_IMAGES)]
   batch_size: BatchSize
@@ -66,15 +58,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-  """What a run reports, and how often in images seen; 0: never.
-
-  Attributes:
-    every_images: between lines of metrics.
-    preview_every_images: between grids of samples.
-    preview_guidance: theirs.
-    preview_num: images of a grid.
-    wandb: project of Weights & Biases; '' for none.
-  """
+  """What a run reports and how often; configs/base.py explains each field."""
 
   every_images: Images
   preview_every_images: Images

@@ -52,20 +52,7 @@ PREDICTIONS = ('velocity', 'noise')
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-  """The training objective.
-
-  Attributes:
-    path: one of `dit.path.PATHS`.
-    time_sampling: 'uniform', 'logit_normal' or 'discrete'.
-    time_mean: of the normal, for 'logit_normal'.
-    time_std: of the normal, for 'logit_normal'.
-    label_dropout: probability of the null label.
-    intermediate_weights: one for each tap, or one for all.
-    cosine_weight: of the direction of the output; 0 for none.
-    guided_weight: w of the guided target; 0 for the plain one.
-    guided_start_images: images seen before which it is plain.
-    prediction: whose errors count, 'velocity' or 'noise'.
-  """
+  """The training objective; configs/base.py explains each field."""
 
   path: Annotated[str, Choice(PATHS)]
   time_sampling: Annotated[str, Choice(TIME_SAMPLINGS)]

@@ -26,23 +26,7 @@ SCHEDULES = ('constant', 'cosine')
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """The rule and its learning rate; durations in images seen.
-
-  Attributes:
-    lr: peak learning rate.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
-    weight_decay: decoupled, on matrices only: leaves named 'kernel', and with
-      'muon' all that it moves.
-    clip: largest global norm of the gradient; 0 for no clipping.
-    warmup_images: linear warm-up from 0.
-    schedule: after it, 'constant' or 'cosine'.
-    end_fraction: of `lr`, where the cosine ends.
-    name: 'adamw', or 'muon' for matrices with Adam for biases and gains.
-    momentum: of Muon, whose matrices know no b1, b2 and eps.
-    muon_dtype: in which Muon orthogonalizes.
-  """
+  """The optimizer and its schedule; configs/base.py explains each field."""
 
   lr: LearningRate
   b1: Decay
