@@ -32,7 +32,7 @@ from core.files import read_json, write_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
-from core.renamed_keys import upgrade
+from core.renamed_keys import REMOVED_SECTIONS, upgrade
 from dit.weights.checkpoint import steps_of
 from train.config_file import load_config as load_config_file
 
@@ -241,7 +241,7 @@ def _commit() -> str | None:
 
 def is_free(key: str) -> bool:
   """Whether the value at a dotted key may change within a run."""
-  return key in FREE or key.split('.')[0] in FREE
+  return key in FREE or key.split('.')[0] in (*FREE, *REMOVED_SECTIONS)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
