@@ -51,6 +51,8 @@ WORDS: dict[str, tuple[str, ...]] = {
   'image_size': ('--config.model.size', '--config.prepare.image_size'),
   'iterations': (_LENGTH,),
   'iters': (_LENGTH,),
+  'last_step_size': ('--config.sample.last_step_size',),
+  'learn_sigma': ('--config.model.learned_variance',),
   'learning_rate': ('--config.optimizer.lr',),
   'log_every': ('--config.log.every_images',),
   'lr': ('--config.optimizer.lr',),
