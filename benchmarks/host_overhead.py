@@ -18,6 +18,7 @@ from benchmarks import timing
 from benchmarks.train_step import experiment_of, our_step
 from train import loop
 from train.metrics_log import read_metrics
+from train.setup import open_setup
 
 TINY = (
   'model.name=SiT-XL/8', 'model.width=8', 'model.num_heads=1', 'model.depth=2',
@@ -36,7 +37,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     given.append(f'data.dir={folder}/data')
     experiment = experiment_of('configs/sit.py:XL/2,ig', given)
-    loop.train(experiment, epath.Path(folder) / 'run')
+    loop.train(open_setup(experiment), epath.Path(folder) / 'run')
     logged = [
       row['images_per_second']
       for row in read_metrics(epath.Path(folder) / 'run')

@@ -39,8 +39,9 @@ from guidance import parse
 from guidance.parse import describe
 from sample import generate, sampler
 from train.experiment import Experiment
-from train.loop import check_settings, plan
+from train.loop import plan
 from train.progress import peak_flops, training_flops
+from train.setup import check_settings
 from train.step import make_train_step
 
 # GiB of a chip, as its maker publishes it.
@@ -121,10 +122,10 @@ def distill(experiment: StudentExperiment) -> str:
   state = abstract(
     plan.distillation,
     distilling.make_rules(experiment)[1],
-    plan.mesh,
+    plan.setup.mesh,
     zero1=experiment.mesh.zero1,
   )
-  teacher = weights_like(plan.distillation.teacher, plan.mesh)
+  teacher = weights_like(plan.distillation.teacher, plan.setup.mesh)
   passes = plan.distillation.passes()
   flops = 2 * passes * student.pass_multiply_adds
   parts = {
@@ -134,10 +135,10 @@ def distill(experiment: StudentExperiment) -> str:
     'fake denoiser': state.fake,
     'optimisers': (state.opt_state, state.fake_opt_state),
   }
-  each = settings.batch_size // batch_parts(plan.mesh)
+  each = settings.batch_size // batch_parts(plan.setup.mesh)
   return '\n'.join(
     [
-      *_described(experiment, plan.mesh),
+      *_described(experiment, plan.setup.mesh),
       f'teacher {plan.teacher.place}, a student of '
       f'{len(plan.distillation.times) - 1} steps',
       f'a step: {passes:.4g} passes an image, a backward one being two; '

@@ -7,6 +7,7 @@ from core.errors import InputError
 from train import loop, workdir
 from train.config_file import load_config, override
 from train.experiment import build
+from train.setup import open_setup
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,9 +24,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
   if args.workdir is None:
     raise InputError('--workdir is needed, the folder of the run.')
-  loop.check(experiment, args.workdir, args.autoencoder)
+  setup = open_setup(experiment, args.workdir, args.autoencoder)
   with workdir.training(args.workdir, 'train') as place:
-    finished = loop.train(
-      experiment, workdir.claim(place, config), args.autoencoder
-    )
+    finished = loop.train(setup, workdir.claim(place, config))
   return 0 if finished else args.stopped_status

@@ -18,6 +18,8 @@ from typing import Any
 import jax
 from absl import logging
 
+from core import cluster
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _GRACE = 2.0  # seconds in which Python can act on a second signal by itself
 _RUN_STOPS = (
@@ -41,6 +43,16 @@ class StopRequest:
   def now(self) -> bool:
     """Whether to stop between steps; the processes of a job stop at one."""
     return bool(self.signal) and not jax.distributed.is_initialized()
+
+  def after(self, step: int) -> str:
+    """Returns the signal to stop for after `step`, the same on all processes.
+
+    Args:
+      step: Number of steps taken.
+    """
+    if jax.distributed.is_initialized() and cluster.preempted(step):
+      return 'SIGTERM'
+    return self.signal
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from absl import logging
 from etils import epath
-from jax.sharding import Mesh
 
 from core.errors import InputError
 from core.files import write_json
@@ -23,7 +22,7 @@ from dit import model
 from dit.config import DiTConfig
 from dit.latents import Normalisation
 from dit.path import Linear, path_named
-from dit.sharding import check_batch, make_mesh
+from dit.sharding import make_mesh
 from dit.weights.checkpoint import steps_of
 from input_pipeline.batches import batches
 from input_pipeline.sources import (
@@ -37,8 +36,8 @@ from train import loop
 from train.checkpoint import restore_training
 from train.experiment import Experiment
 from train.optimizer import make_optimizer, make_schedule
-from train.previews import Preview, Scores
-from train.runs import Source, check_same, check_unquantised, with_decoder
+from train.runs import Source, check_same, check_unquantised
+from train.setup import Setup, check_settings, make_setup
 from train.step import latents_of
 from train.workdir import TEACHER, claim
 
@@ -47,25 +46,21 @@ _MEASURED = 4096  # images, for the moments of latents
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The checked parts that a distillation needs beside its settings.
+  """A checked distillation, with everything open that it needs.
 
   Attributes:
-    teacher: place of the teacher.
-    network: experiment of the teacher.
-    start: place of the student's first parameters.
-    distillation: the losses, without moments that are measured.
-    mesh: the devices.
-    source: records; None where no data is needed.
-    latents: what is known of the latents.
+    setup: Checked run of the student.
+    teacher: Place of the teacher.
+    network: Experiment of the teacher.
+    start: Place of the student's first parameters.
+    distillation: Losses, without moments that are measured.
   """
 
+  setup: Setup
   teacher: Source
   network: Experiment
   start: Source
   distillation: Distillation
-  mesh: Mesh
-  source: Any
-  latents: dict[str, Any]
 
 
 def check(
@@ -85,7 +80,7 @@ def check(
   if not config.teacher:
     raise InputError('--teacher is needed: a run, or a folder of weights.')
   mesh = make_mesh(experiment.mesh)
-  loop.check_settings(experiment, mesh)
+  check_settings(experiment, mesh)
   if experiment.model.taps:
     raise InputError(
       f'model.taps is {experiment.model.taps}, but a student has none; set '
@@ -115,13 +110,10 @@ def check(
   latents = teacher.latents()
   if source is not None and latents:
     _check_latents(about_latents(source, experiment.data), latents)
-  latents = with_decoder(latents, experiment, workdir, autoencoder, mesh)
-  Preview(experiment, latents, mesh)
-  Scores(experiment, latents, mesh)
-  check_batch(mesh, experiment.train.batch_size, 'train.batch_size')
   distillation = distillation_of(experiment, network.model)
   _check_blocks(distillation)
-  return Plan(teacher, network, start, distillation, mesh, source, latents)
+  setup = make_setup(experiment, mesh, source, latents, workdir, autoencoder)
+  return Plan(setup, teacher, network, start, distillation)
 
 
 def distillation_of(
@@ -174,7 +166,7 @@ def distill(
     NonFiniteError, SaveError: as `loop.train`.
   """
   plan = check(experiment, place, autoencoder)
-  settings, mesh = experiment.distill, plan.mesh
+  settings, mesh = experiment.distill, plan.setup.mesh
   schedule, rules = make_rules(experiment)
   teacher, about = plan.teacher.load(plan.network, mesh)
   about = {'place': settings.teacher, **about}
@@ -184,11 +176,11 @@ def distill(
   workdir = claim(place, config, extensible=extensible)
   write_json(workdir / TEACHER, about)
   normalisation = Normalisation()
-  if plan.source is not None:
-    normalisation = normalisation_of(plan.source, experiment.data)
+  if plan.setup.records is not None:
+    normalisation = normalisation_of(plan.setup.records, experiment.data)
   distillation = plan.distillation
   if _measures(settings):
-    moments = measured(experiment, plan, normalisation)
+    moments = measured(plan.setup, normalisation)
     logging.info(
       'Latents have mean %.4g and standard deviation %.4g.', *moments
     )
@@ -214,29 +206,26 @@ def distill(
       )
     return state
 
-  task = loop.Task(
+  task = loop.TrainingTask(
     abstract,
     fresh,
     step_lib.make_distill_step(
       distillation, rules, abstract, teacher, normalisation
     ),
     lambda n: schedule(n // settings.period),
-    plan.source if settings.adversarial else None,
-    plan.latents,
     2 * distillation.passes() * experiment.model.pass_multiply_adds,
+    reads_records=settings.adversarial,
   )
-  return loop.run(experiment, workdir, mesh, task)
+  return loop.run(plan.setup, workdir, task)
 
 
-def measured(
-  experiment: StudentExperiment, plan: Plan, normalisation: Normalisation
-) -> tuple[float, float]:
-  """Mean of latents of data, and root of the mean variance within one."""
-  size = experiment.train.batch_size
+def measured(setup: Setup, normalisation: Normalisation) -> tuple[float, float]:
+  """Returns the mean of latents, and the root of the mean variance in one."""
+  experiment, size = setup.experiment, setup.experiment.train.batch_size
   stream = batches(
-    plan.source,
+    setup.records,
     experiment.data,
-    plan.mesh,
+    setup.mesh,
     batch_size=size,
     seed=experiment.seed,
     start=0,

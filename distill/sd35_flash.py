@@ -159,7 +159,7 @@ def _check(
   if not (place / STUDENT).exists():
     check_target(place / STUDENT)
   for experiment in stages:
-    checked = distilling.check(experiment, autoencoder=autoencoder)
+    checked = distilling.check(experiment, autoencoder=autoencoder).setup
   check_batch(checked.mesh, config.batch_size, 'eval.batch_size')
   each = config.num // config.repeats
   decoder = read_decoder(

@@ -10,13 +10,15 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from command_runs import printed, quickly, run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from dit import autoencoder
-from sample import load
+from input_pipeline import sources
+from sample import decoder, load
 
 CLASSES = ('2', 'golden retriever', 'tench, Tinca tinca')
 FEW = {
@@ -128,6 +130,41 @@ def place(tmp_path_factory):
 def workdir(place, tmp_path):
   """A copy of the run, to add to."""
   return shutil.copytree(place / 'a run', tmp_path / "it's a run")
+
+
+def test_training_opens_everything_once(place, tmp_path, monkeypatch):
+  opened = []
+
+  def count(module, name):
+    function = getattr(module, name)
+
+    def counted(*args, **kwargs):
+      opened.append(name)
+      return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, counted)
+
+  count(sources, 'LatentSource')
+  count(decoder, 'read_autoencoder')
+  count(ocp, 'CheckpointManager')
+  config = json.loads((place / 'a run' / 'config.json').read_text())
+  config['train']['images'] = 2 * config['train']['batch_size']
+  config['eval']['every_images'] = 0  # it reads the images of the reference
+  (tmp_path / 'config.py').write_text(
+    'import ml_collections\n'
+    'def get_config():\n'
+    f'  return ml_collections.ConfigDict({config!r})\n'
+  )
+  succeed(
+    'train', f'--config={tmp_path}/config.py', f'--workdir={tmp_path}/run'
+  )
+  assert (workdir / 'previews').is_dir()
+  assert sorted(opened) == [
+    'CheckpointManager',
+    'LatentSource',  # of the training split
+    'LatentSource',  # of the test split
+    'read_autoencoder',
+  ]
 
 
 def test_run_remembers_autoencoder_and_classes(place):

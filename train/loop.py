@@ -1,8 +1,8 @@
-"""Training, in acts: devices, data, state, steps, the end.
+"""The training loop: state, steps, the end.
 
-The same command continues a run: the state comes from the newest complete
+The same command resumes a run: the state comes from the newest complete
 checkpoint, and everything else is a function of (seed, step). What is repeated
-is a `Task`: a step of training, or of distillation (`train.distill`).
+is the step of a `TrainingTask`: of training, or of distillation.
 """
 
 import dataclasses
@@ -17,165 +17,97 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
-from core import cluster
-from core.errors import InputError
 from core.files import write_json
 from core.progress import progress_bar
-from core.signals import stop_on_signals
+from core.signals import StopRequest, stop_on_signals
 from dit import model
-from dit.sharding import check_batch, check_model, make_mesh
-from dit.weights.checkpoint import steps_of
 from input_pipeline.batches import batches
 from input_pipeline.sources import (
-  about_latents,
-  check_source,
   normalisation_of,
-  open_source,
 )
 from sample import pictures
 from train import state as state_lib
 from train.checkpoint import Checkpointer, SaveError
 from train.experiment import Experiment
-from train.metrics_log import MetricsLog, check_wandb, read_metrics
+from train.metrics_log import MetricsLog, read_metrics
 from train.optimizer import make_optimizer, make_schedule
 from train.plots import losses
 from train.posthoc_ema import Snapshots
-from train.previews import Preview, Scores
 from train.progress import Report, check_skipped, training_flops
-from train.runs import check_start, start_weights, with_decoder
+from train.runs import start_weights
 from train.saver import Saver
+from train.setup import Setup
 from train.step import make_train_step
 from train.workdir import LATENTS
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class TrainingTask:
   """The step that a run repeats, and its surroundings.
 
   Attributes:
-    abstract: shapes, dtypes and shardings of the state, a `TrainState`.
-    fresh: function that makes the state before the first step.
-    step: function of (n, state, batch, key) to state and metrics, n being the
+    abstract: Shapes, dtypes and shardings of the state, a `TrainState`.
+    fresh: Function that makes the state before the first step.
+    step: Function of (n, state, batch, key) to state and metrics, n being the
       number of the step, from 0; it must equal `state.step`.
-    schedule: function of n to the learning rate of step n.
-    source: records to read batches of; None: every batch is {}.
-    latents: the record of the data that the run keeps; see `about_latents`.
-    flops: operations of a step for each image of the batch; a multiply-add is
+    schedule: Function of n to the learning rate of step n.
+    flops: Operations of a step for each image of the batch; a multiply-add is
       2.
+    reads_records: Whether the step needs batches of records; if not, every
+      batch is {}.
   """
 
   abstract: state_lib.TrainState
   fresh: Callable[[], state_lib.TrainState]
   step: Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]
   schedule: Callable[[int], Any]
-  source: Any
-  latents: dict[str, Any]
   flops: float
+  reads_records: bool = True
 
 
-def check_settings(experiment: Experiment, mesh: Mesh) -> None:
-  """Raises InputError for what no machine could train; needs no data."""
-  noise = experiment.objective.prediction == 'noise'
-  if noise != (experiment.model.convention == 'noise'):
-    raise InputError(
-      f'model.convention is {experiment.model.convention}, but '
-      f'objective.prediction is {experiment.objective.prediction}; only both '
-      'or neither may be noise (configs/dit.py).'
-    )
-  check_wandb(experiment.log.wandb)
-  check_model(mesh, experiment.model, zero1=experiment.mesh.zero1)
-  check_batch(
-    mesh,
-    experiment.train.batch_size,
-    'train.batch_size',
-    experiment.train.accumulate,
-  )
-
-
-def check(
-  experiment: Experiment,
-  workdir: epath.PathLike | None = None,
-  autoencoder: str | None = None,
-) -> dict[str, Any]:
-  """Checks the settings; returns what the run is to remember of its data.
-
-  Args:
-    experiment: every setting.
-    workdir: workdir of the run; one that has begun needs no other weights.
-    autoencoder: decoder of latents, as text; None for the remembered one.
-
-  Raises:
-    InputError: for a run that cannot work here; nothing is compiled.
-  """
-  mesh = make_mesh(experiment.mesh)
-  check_settings(experiment, mesh)
-  source = open_source(experiment.data, experiment.data.train_split)
-  check_source(source, experiment.data, experiment.model)
-  if experiment.data.test_split:
-    open_source(experiment.data, experiment.data.test_split)
-  about = about_latents(source, experiment.data)
-  about = with_decoder(about, experiment, workdir, autoencoder, mesh)
-  Preview(experiment, about, mesh)
-  Scores(experiment, about, mesh)
-  if experiment.train.init_from and not (workdir and steps_of(workdir)):
-    check_start(experiment)
-  return about
-
-
-def train(
-  experiment: Experiment, workdir: epath.Path, autoencoder: str | None = None
-) -> bool:
+def train(setup: Setup, workdir: epath.Path) -> bool:
   """Trains until the end, or until asked to stop.
 
   Args:
-    experiment: every setting.
-    workdir: folder of the run; see `train.workdir`.
-    autoencoder: decoder of latents, as text; None for the remembered one.
+    setup: Checked run.
+    workdir: Folder of the run; see `train.workdir`.
 
   Returns:
     Whether it came to its end.
 
   Raises:
-    InputError: for what cannot run here.
     NonFiniteError: after `train.max_bad_steps` non-finite steps in a row, and
       at the end of a run of which most steps were not finite.
     SaveError: if a checkpoint cannot be written.
   """
-  about = check(experiment, workdir, autoencoder)
-  mesh = make_mesh(experiment.mesh)
-  schedule, optimizer, abstract = plan(experiment, mesh)
-  source = open_source(experiment.data, experiment.data.train_split)
+  experiment = setup.experiment
+  schedule, optimizer, abstract = plan(experiment, setup.mesh)
   train_step = make_train_step(
     experiment.model,
     experiment.objective,
     optimizer,
     experiment.ema,
     abstract,
-    normalisation_of(source, experiment.data),
+    normalisation_of(setup.records, experiment.data),
     experiment.train.accumulate,
   )
-  task = Task(
+  task = TrainingTask(
     abstract,
-    lambda: fresh(experiment, optimizer, mesh),
+    lambda: fresh(experiment, optimizer, setup.mesh),
     lambda n, *args: train_step(*args),
     schedule,
-    source,
-    about,
     training_flops(experiment),
   )
-  return run(experiment, workdir, mesh, task)
+  return run(setup, workdir, task)
 
 
-def run(
-  experiment: Experiment, workdir: epath.Path, mesh: Mesh, task: Task
-) -> bool:
-  """Repeats a task until its end, or until asked to stop.
+def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
+  """Repeats the step of a task until its end, or until asked to stop.
 
   Args:
-    experiment: every setting, checked.
-    workdir: folder of the run; see `train.workdir`.
-    mesh: the devices.
-    task: what to repeat.
+    setup: Checked run.
+    workdir: Folder of the run; see `train.workdir`.
+    task: Step to repeat.
 
   Returns:
     Whether it came to its end.
@@ -183,23 +115,19 @@ def run(
   Raises:
     NonFiniteError, SaveError: as `train`.
   """
-  # Devices.
-  config, settings = experiment.model, experiment.train
+  experiment, settings = setup.experiment, setup.experiment.train
   logging.info(
     'Mesh %s of %s; %.2f M parameters.',
-    dict(mesh.shape), jax.devices()[0].device_kind,
-    sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config))) / 1e6,
+    dict(setup.mesh.shape), jax.devices()[0].device_kind,
+    sum(leaf.size for leaf in jax.tree.leaves(model.shapes(experiment.model)))
+    / 1e6,
   )  # fmt: skip
-
-  # State: of the newest checkpoint, or fresh.
-  write_json(workdir / LATENTS, task.latents)
-  preview = Preview(experiment, task.latents, mesh)
-  scores = Scores(experiment, task.latents, mesh)
-  if preview.missing:
-    logging.info('No previews: %s', preview.missing)
+  write_json(workdir / LATENTS, setup.latents)
+  if setup.previews.missing:
+    logging.info('No previews: %s', setup.previews.missing)
   with (
     stop_on_signals() as stop,
-    jax.set_mesh(mesh),
+    jax.set_mesh(setup.mesh),
     Snapshots(
       workdir,
       experiment.ema,
@@ -210,6 +138,7 @@ def run(
       settings.steps_of(experiment.checkpoint.keep_every_images) or None,
     ) as checkpointer,
   ):
+    # State: of the newest checkpoint, or fresh.
     state = checkpointer.restore(task.abstract)
     if state is None:
       state = task.fresh()
@@ -220,31 +149,15 @@ def run(
       check_skipped(bad_steps, start)
       logging.info('Already trained: %d steps.', start)
       return True
-
-    scores.open()
+    setup.scores.open()
     if stop.now():
       logging.info('%s: stopping before step %d.', stop.signal, start + 1)
       return False
 
-    # Data, from the step that comes next.
-    stream: Iterator[dict[str, Any]] = itertools.repeat({})
-    if task.source is not None:
-      stream = batches(
-        task.source,
-        experiment.data,
-        mesh,
-        batch_size=settings.batch_size,
-        seed=experiment.seed,
-        start=start,
-      )
-
     # Steps.
     with (
       MetricsLog(
-        workdir,
-        start,
-        dataclasses.asdict(experiment),
-        experiment.log.wandb,
+        workdir, start, dataclasses.asdict(experiment), experiment.log.wandb
       ) as log,
       progress_bar(
         total=settings.images,
@@ -256,52 +169,100 @@ def run(
       report = Report(
         experiment, task.schedule, task.flops, log, bar, bad_steps
       )
-      save = Saver(experiment, checkpointer, snapshots, report, scores.rank)
-      stream = report.waiting(stream)
-      logging.info('Compiling the step.')
-      key = jax.random.key(experiment.seed)
-      for step in range(start + 1, settings.steps + 1):
-        state, metrics = task.step(step - 1, state, next(stream), key)
-        # Reads the step before this one, so that the devices are never idle.
-        stopping = stop.signal  # once: it may come at any line
-        if jax.distributed.is_initialized() and cluster.preempted(step):
-          stopping = 'SIGTERM'
-        last = step == settings.steps or bool(stopping)
-        report(step, metrics, last)
-        values = {}
-        if scores.every and step % scores.every == 0 and not stopping:
-          report.flush()
-          values = scores(state.ema, stop.now)
-          if values:
-            log.scalars(step, {'images': step * settings.batch_size, **values})
-          else:
-            stopping, last = stop.signal, True
-          report.resume(step)
-        save(state, step, last, values)
-        if preview.every and (step % preview.every == 0) and not stopping:
-          report.flush()
-          log.image(step, 'preview', preview(state.ema))
-          report.resume(step)
-        if stopping:
-          break
-      checkpointer.wait()
-      saved = checkpointer.latest_step
-      if report.sound and saved != step:
-        raise SaveError(f'step {step}, the last one, could not be saved.')
-      _plot(workdir)
+      save = Saver(
+        experiment, checkpointer, snapshots, report, setup.scores.rank
+      )
+      step, reason = _take_steps(setup, task, state, report, save, log, stop)
       # The end.
-      if step == settings.steps:
-        report.check_end(step, saved)
-        logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
-      elif saved == step:
-        logging.info('%s: saved step %d, stopping.', stopping, step)
-      else:
-        logging.info(
-          '%s: stopping at step %d, which is not finite; the newest checkpoint '
-          'is that of step %s.',
-          stopping, step, saved,
-        )  # fmt: skip
+      checkpointer.wait()
+      _plot(workdir)
+      _say_end(setup, workdir, step, reason, report, checkpointer.latest_step)
   return step == settings.steps
+
+
+def _take_steps(
+  setup: Setup,
+  task: TrainingTask,
+  state: state_lib.TrainState,
+  report: Report,
+  save: Saver,
+  log: MetricsLog,
+  stop: StopRequest,
+) -> tuple[int, str]:
+  """Takes steps until the last one, or until asked to stop.
+
+  Returns:
+    The number of steps taken in all, and the name of the signal that asked to
+    stop; '' for none.
+  """
+  settings, previews, scores = (
+    setup.experiment.train, setup.previews, setup.scores
+  )  # fmt: skip
+  start = int(state.step)
+  stream = report.waiting(_batches(setup, task, start))
+  key = jax.random.key(setup.experiment.seed)
+  logging.info('Compiling the step.')
+  for step in range(start + 1, settings.steps + 1):
+    state, metrics = task.step(step - 1, state, next(stream), key)
+    # The step before this one is read now, so that the devices are never idle.
+    reason = stop.after(step)  # once: a signal may come at any line
+    last = step == settings.steps or bool(reason)
+    report.record(step, metrics, last)
+    values = {}
+    if scores.every and step % scores.every == 0 and not reason:
+      with report.paused(step):
+        values = scores.measure(state.ema, stop.now)
+      if values:
+        log.scalars(step, {'images': step * settings.batch_size, **values})
+      else:
+        reason, last = stop.signal, True
+    save(state, step, last, values)
+    if previews.every and step % previews.every == 0 and not reason:
+      with report.paused(step):
+        log.image(step, 'preview', previews.draw(state.ema))
+    if reason:
+      break
+  return step, reason
+
+
+def _batches(
+  setup: Setup, task: TrainingTask, start: int
+) -> Iterator[dict[str, Any]]:
+  """Returns the batches from step `start` on."""
+  if not task.reads_records:
+    return itertools.repeat({})
+  return batches(
+    setup.records,
+    setup.experiment.data,
+    setup.mesh,
+    batch_size=setup.experiment.train.batch_size,
+    seed=setup.experiment.seed,
+    start=start,
+  )
+
+
+def _say_end(
+  setup: Setup,
+  workdir: epath.Path,
+  step: int,
+  reason: str,
+  report: Report,
+  saved: int | None,
+) -> None:
+  """Logs how a run ended; raises SaveError if its last step is not saved."""
+  if report.sound and saved != step:
+    raise SaveError(f'step {step}, the last one, could not be saved.')
+  if step == setup.experiment.train.steps:
+    report.check_end(step, saved)
+    logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
+  elif saved == step:
+    logging.info('%s: saved step %d, stopping.', reason, step)
+  else:
+    logging.info(
+      '%s: stopping at step %d, which is not finite; the newest checkpoint is '
+      'that of step %s.',
+      reason, step, saved,
+    )  # fmt: skip
 
 
 def plan(

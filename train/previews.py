@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -19,7 +18,6 @@ from evaluate.metrics import LOWER, as_dict
 from guidance import parse
 from guidance.parse import describe
 from sample import generate, nonfinite, pictures
-from sample.decoder import read_decoder
 from train.experiment import Experiment
 
 COLUMNS = 10  # columns of a preview grid, one class each
@@ -95,37 +93,39 @@ class Samples:
     return generate.Generated(images, batches[0].nfe, bad)
 
 
-class Preview:
-  """What draws the previews of a run."""
+class Previews:
+  """Grids of samples that show how far a run has come.
+
+  Attributes:
+    every: Number of steps between previews; 0 for none.
+    missing: Reason why there are none although they were asked for.
+  """
 
   def __init__(
-    self, experiment: Experiment, latents: dict[str, Any], mesh: Mesh
+    self,
+    experiment: Experiment,
+    mesh: Mesh,
+    decoder: Autoencoder | None = None,
+    missing: str = '',
   ) -> None:
-    """Reads the decoder.
+    """Checks that the grids can be sampled, if they are asked for.
 
     Args:
-      experiment: every setting.
-      latents: description of the data; see `decoder.read_decoder`.
-      mesh: the devices.
-
-    Attributes:
-      every: number of steps between previews; 0 for none.
-      missing: reason why there are none although they were asked for.
+      experiment: Settings of the run.
+      mesh: Devices.
+      decoder: Decoder of latents; None where latents are images.
+      missing: Reason why the decoder is missing; '' if it is not.
 
     Raises:
-      InputError: if previews are asked for and cannot be drawn.
+      InputError: if previews are asked for and cannot be sampled.
     """
     self._experiment = experiment
     log = experiment.log
     self.every = experiment.train.steps_of(log.preview_every_images)
-    self.missing = ''
-    if not self.every:
-      return
-    try:
-      decoder = read_decoder(None, experiment.model.channels, latents, mesh)
-    except InputError as error:  # training itself needs no decoder
-      self.every, self.missing = 0, str(error)
-    else:
+    self.missing = missing if self.every else ''
+    if self.missing:
+      self.every = 0
+    if self.every:
       self._samples = Samples(
         experiment,
         mesh,
@@ -135,8 +135,8 @@ class Preview:
         batch_size=-(-log.preview_num // mesh.size) * mesh.size,
       )
 
-  def __call__(self, params: model.Params) -> np.ndarray:
-    """Samples, classes in columns, as one (H, W, C) uint8 image."""
+  def draw(self, params: model.Params) -> np.ndarray:
+    """Returns samples, classes in columns, as one (H, W, C) uint8 image."""
     columns = min(self._experiment.model.num_classes, COLUMNS)
     count = self._experiment.log.preview_num
     labels = (np.arange(count) % columns).astype(np.int32)
@@ -147,17 +147,31 @@ class Preview:
 
 
 class Scores:
-  """What measures the samples of a run, always of the same noise."""
+  """Metrics of samples of a run, always from the same noise.
+
+  Attributes:
+    every: Number of steps between evaluations; 0 for none.
+  """
 
   def __init__(
-    self, experiment: Experiment, latents: dict[str, Any], mesh: Mesh
+    self,
+    experiment: Experiment,
+    mesh: Mesh,
+    decoder: Autoencoder | None = None,
   ) -> None:
-    """As `Preview`; extractor and reference are opened when first needed.
+    """Checks that samples can be scored, if scores are asked for.
+
+    The extractor and the reference are opened when they are first needed.
+
+    Args:
+      experiment: Settings of the run.
+      mesh: Devices.
+      decoder: Decoder of latents; None where latents are images.
 
     Raises:
-      InputError: if scores are asked for and cannot be had.
+      InputError: if scores are asked for and cannot be computed.
     """
-    self._experiment, self._mesh = experiment, mesh
+    self._experiment, self._mesh, self._decoder = experiment, mesh, decoder
     self._evaluator: Evaluator | None = None
     config = experiment.eval
     self.every = experiment.train.steps_of(config.every_images)
@@ -171,15 +185,12 @@ class Scores:
     if self.every:
       check_batch(mesh, config.batch_size, 'eval.batch_size')
       each = config.num // config.repeats
-      self._decoder = read_decoder(
-        None, experiment.model.channels, latents, mesh
-      )
       metrics = plan(
         config,
         experiment.data,
         labels=True,
         count=each,
-        decodes=self._decoder is not None,
+        decodes=decoder is not None,
       )
       if best not in ('loss', *metrics):
         raise InputError(
@@ -190,7 +201,7 @@ class Scores:
         experiment,
         mesh,
         guidance=config.guidance,
-        decoder=self._decoder,
+        decoder=decoder,
         batch_size=experiment.sample.batch_size,
       )
 
@@ -207,7 +218,7 @@ class Scores:
         decoder=self._decoder,
       )
 
-  def __call__(
+  def measure(
     self,
     params: model.Params,
     stopping: Callable[[], bool] = lambda: False,

@@ -9,6 +9,7 @@ mfu                 the same over what the devices could do in bfloat16
 memory_gib          peak of the fullest device so far
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -118,15 +119,18 @@ class Report:
       self._waited += time.perf_counter() - begin
       yield batch
 
-  def __call__(
+  def record(
     self, step: int, metrics: dict[str, jax.Array], last: bool
   ) -> None:
-    """Takes step `step`, the last or not; reports the one before."""
+    """Takes the metrics of a step, the last or not; logs the one before."""
     self.flush()
     self._pending = (step, metrics, last)
 
-  def resume(self, step: int) -> None:
-    """Rates are measured from here on: something else took time."""
+  @contextlib.contextmanager
+  def paused(self, step: int) -> Iterator[None]:
+    """Keeps the time of the block, which follows `step`, out of the rates."""
+    self.flush()
+    yield
     self._mark, self._waited = (time.perf_counter(), step), 0.0
 
   @property

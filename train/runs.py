@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import jax
 import ml_collections
 from absl import logging
-from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError, check_choice, quote
@@ -32,7 +31,6 @@ from dit.weights.checkpoint import (
   restore_weights,
 )
 from dit.weights.finite import check_finite
-from sample.decoder import read_decoder, remembered
 from sample.generate import SampleConfig
 from sample.pipeline import OF_MACHINE, path_of, sampler_of
 from train import posthoc_ema, workdir
@@ -163,34 +161,6 @@ class Source:
       'weights_sha256': model.fingerprint(params),
     }
     return model.bind(experiment.model, params), protocol
-
-
-def with_decoder(
-  latents: dict[str, Any],
-  experiment: Experiment,
-  place: epath.PathLike | None,
-  autoencoder: str | None,
-  mesh: Mesh,
-) -> dict[str, Any]:
-  """Returns what a run is to remember of its data, with their decoder.
-
-  Args:
-    latents: record of the data, or that of the teacher; see `about_latents`.
-    experiment: every setting of the run.
-    place: the workdir of a run that may be there already, or None.
-    autoencoder: the decoder of the latents, as `dit.autoencoder.files` reads
-      it; None for the one that the run or else `latents` remember.
-    mesh: the devices.
-
-  Raises:
-    InputError: if `autoencoder` does not decode the latents.
-  """
-  if autoencoder is not None:
-    channels = experiment.model.channels
-    decoder = read_decoder(autoencoder, channels, latents, mesh)
-    return {**latents, 'decoder': remembered(autoencoder, decoder)}
-  known = {} if place is None else workdir.load_about(place, workdir.LATENTS)
-  return {**latents, 'decoder': known.get('decoder') or latents.get('decoder')}
 
 
 def run_weights(

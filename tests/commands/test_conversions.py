@@ -18,6 +18,7 @@ from dit.weights.folder import load_folder
 from dit.weights.quantize import SCHEMES
 from train import loop, workdir
 from train.experiment import build
+from train.setup import open_setup
 
 TESTS = pathlib.Path(__file__).parents[1]
 GOLDEN = TESTS / 'golden' / 'ig_sit' / 'model.safetensors'
@@ -32,7 +33,7 @@ def run(tmp_path_factory, make_config):
   """The workdir of a run of four steps, whose EMA lags behind."""
   config = make_config('train.images=64')
   folder = workdir.claim(tmp_path_factory.mktemp('run') / 'run', config)
-  loop.train(build(config), folder)
+  loop.train(open_setup(build(config)), folder)
   return folder
 
 

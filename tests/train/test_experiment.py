@@ -6,8 +6,9 @@ import pathlib
 import pytest
 
 from core.errors import InputError
-from train import config_file, loop
+from train import config_file
 from train.experiment import Experiment, build
+from train.setup import open_setup
 
 ROOT = pathlib.Path(__file__).parents[2]
 FAMILIES = {
@@ -31,7 +32,7 @@ def architecture(config):
 
 def refused(config, *words):
   with pytest.raises(InputError) as caught:
-    loop.check(build(config))
+    open_setup(build(config))
   assert '\n' not in str(caught.value)
   for word in words:
     assert word in str(caught.value)

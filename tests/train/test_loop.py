@@ -8,19 +8,20 @@ from PIL import Image
 
 from core.errors import InputError, NonFiniteError
 from dit import model
-from dit.sharding import replicated
+from dit.sharding import make_mesh, replicated
 from dit.weights.checkpoint import restore_weights
 from train import checkpoint, loop
 from train.experiment import build
 from train.metrics_log import read_metrics
-from train.previews import Preview
+from train.previews import Previews
+from train.setup import open_setup
 from train.workdir import claim
 
 KEEP = ('checkpoint.every_images=80', 'log.every_images=16')
 
 
 def weights(workdir, experiment):
-  mesh = loop.make_mesh(experiment.mesh)
+  mesh = make_mesh(experiment.mesh)
   return restore_weights(workdir, experiment.model, mesh, 'raw')
 
 
@@ -44,7 +45,7 @@ def trained(tmp_path_factory, make_experiment):
       'make_train_step',
       lambda *args: steps.append(make(*args)) or steps[-1],
     )
-    loop.train(experiment, workdir)
+    loop.train(open_setup(experiment), workdir)
   (step,) = steps
   return workdir, experiment, logged, step._cache_size()
 
@@ -93,7 +94,7 @@ def test_longer_run_goes_on_until_nothing_is_finite(
     'train.max_bad_steps=4',
   )
   with pytest.raises(NonFiniteError, match='4 steps in a row') as error:
-    loop.train(exploding, workdir)
+    loop.train(open_setup(exploding), workdir)
   assert '\n' not in str(error.value)
   after, step = weights(workdir, experiment)
   assert step == 10
@@ -111,8 +112,8 @@ def trained_to(images, workdir, make_config):
   config = make_config(*LENGTHS, f'train.images={images}')
   experiment = build(config)
   place = claim(workdir, config)
-  assert loop.train(experiment, place)
-  _, _, abstract = loop.plan(experiment, loop.make_mesh(experiment.mesh))
+  assert loop.train(open_setup(experiment), place)
+  _, _, abstract = loop.plan(experiment, make_mesh(experiment.mesh))
   with checkpoint.Checkpointer(place, experiment.checkpoint) as checkpointer:
     state = checkpointer.restore(abstract)
   return state, [(row['step'], row['loss']) for row in read_metrics(place)]
@@ -155,7 +156,7 @@ def test_images_make_steps(make_experiment, images, size, steps):
 )
 def test_check_refuses_what_cannot_run(make_experiment, assignments, message):
   with pytest.raises(InputError, match=message):
-    loop.check(make_experiment(*assignments))
+    open_setup(make_experiment(*assignments))
 
 
 @pytest.mark.parametrize(
@@ -179,17 +180,17 @@ def test_experiment_refuses_what_cannot_be(
 ):
   """Refused when built, or at the latest by the loop's check."""
   with pytest.raises(InputError, match=message):
-    loop.check(make_experiment(*assignments, 'log.preview_every_images=16'))
+    open_setup(make_experiment(*assignments, 'log.preview_every_images=16'))
 
 
 def test_preview_is_a_grid_of_classes(make_experiment):
   experiment = make_experiment(
     'log.preview_every_images=16', 'log.preview_num=20', 'sample.steps=2'
   )
-  mesh = loop.make_mesh(experiment.mesh)
+  mesh = make_mesh(experiment.mesh)
   params = model.init(experiment.model, jax.random.key(0))
-  preview = Preview(experiment, {}, mesh)
-  image = preview(jax.device_put(params, replicated(mesh)))
+  preview = Previews(experiment, mesh)
+  image = preview.draw(jax.device_put(params, replicated(mesh)))
   assert image.dtype == np.uint8
   # Twenty images of 40 pixels in ten columns, two pixels around each.
   assert image.shape == (2 * 44, 10 * 44, 1)

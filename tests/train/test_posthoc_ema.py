@@ -16,6 +16,7 @@ from train.ema import EMAConfig, coefficients
 from train.experiment import build
 from train.optimizer import make_optimizer, make_schedule
 from train.posthoc_ema import Snapshots, reconstruct
+from train.setup import open_setup
 
 CONFIG = EMAConfig(0.99, False, widths=(0.05, 0.1), snapshot_images=1)
 
@@ -96,7 +97,7 @@ def test_a_run_starts_from_anothers_weights(shared_run):
     train=dataclasses.replace(experiment.train, init_from=str(source)),
     ema=CONFIG,
   )
-  loop.check(experiment)
+  open_setup(experiment)
   mesh = make_mesh(MeshConfig(data=4, fsdp=2))
   rule = experiment.optimizer
   optimizer = make_optimizer(
@@ -124,10 +125,10 @@ def test_another_network_is_no_start(shared_run, tmp_path):
     model=dataclasses.replace(experiment.model, num_heads=4),
   )
   with pytest.raises(InputError, match='holds another network'):
-    loop.check(experiment)
+    open_setup(experiment)
   experiment = dataclasses.replace(
     experiment,
     train=dataclasses.replace(experiment.train, init_from=str(tmp_path)),
   )
   with pytest.raises(InputError, match='is not the workdir of a run'):
-    loop.check(experiment)
+    open_setup(experiment)

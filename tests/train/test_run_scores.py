@@ -11,6 +11,7 @@ from dit.weights.checkpoint import steps_of
 from sample import generate
 from train import loop
 from train.metrics_log import read_metrics
+from train.setup import open_setup
 from train.workdir import claim
 
 EVERY = (
@@ -42,7 +43,7 @@ def test_scores_are_logged_and_rank_checkpoints(
     'checkpoint.keep_best=1', 'train.images=320',
   )  # fmt: skip
   workdir = claim(tmp_path / 'run', make_config(*assignments))
-  assert loop.train(make_experiment(*assignments), workdir)
+  assert loop.train(open_setup(make_experiment(*assignments)), workdir)
   rows = {row['step']: row for row in read_metrics(workdir) if 'eval/fd' in row}
   assert list(rows) == [5, 10, 15, 20]
   assert all(row['images'] == 16 * step for step, row in rows.items())
@@ -60,7 +61,7 @@ def test_training_does_not_depend_on_being_measured(
   for name, more in (('a', mine(tmp_path)), ('b', ('eval.every_images=0',))):
     assignments = (*EVERY, *more, 'train.images=160', 'log.every_images=16')
     workdir = claim(tmp_path / name, make_config(*assignments))
-    loop.train(make_experiment(*assignments), workdir)
+    loop.train(open_setup(make_experiment(*assignments)), workdir)
     rows = read_metrics(workdir)
     losses.append([row['loss'] for row in rows if 'loss' in row])
   np.testing.assert_array_equal(*losses)
@@ -91,7 +92,7 @@ def test_what_cannot_be_measured_is_refused_at_the_start(
   make_experiment, assignments, words
 ):
   with pytest.raises(InputError, match=words.replace('.', r'\.')):
-    loop.check(make_experiment(*assignments))
+    open_setup(make_experiment(*assignments))
 
 
 def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
@@ -108,7 +109,7 @@ def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
 
   real = generate.batches
   with mock.patch.object(generate, 'batches', batches):
-    assert not loop.train(make_experiment(*assignments), workdir)
+    assert not loop.train(open_setup(make_experiment(*assignments)), workdir)
   assert drawn == [32]
   assert steps_of(workdir) == [5]
   assert not any('eval/fd' in row for row in read_metrics(workdir))
@@ -126,5 +127,5 @@ def test_accuracy_ranks_the_other_way(make_experiment):
     ('loss', {}, 0.5),
   ):
     experiment = make_experiment(*EVERY, f'checkpoint.best_by={best}')
-    scores = Scores(experiment, {}, make_mesh(experiment.mesh))
+    scores = Scores(experiment, make_mesh(experiment.mesh))
     assert scores.rank(values, 0.5) == expected

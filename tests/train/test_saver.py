@@ -12,9 +12,11 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from core.errors import NonFiniteError
+from dit.sharding import make_mesh
 from dit.weights.checkpoint import steps_of
 from train import loop
 from train.metrics_log import read_metrics
+from train.setup import make_setup
 from train.state import TrainState
 
 BATCH = 16
@@ -66,22 +68,21 @@ class Toy:
     experiment = self.make_experiment(
       *EVERY_STEP, f'train.images={BATCH * steps}', *assignments
     )
-    mesh = loop.make_mesh(experiment.mesh)
+    mesh = make_mesh(experiment.mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
       self.fresh(),
     )
-    task = loop.Task(
+    task = loop.TrainingTask(
       abstract,
       fresh or self.fresh,
       self.step,
       optax.constant_schedule(0.1),
-      None,
-      {},
       1.0,
+      reads_records=False,
     )
-    return loop.run(experiment, self.workdir, mesh, task)
+    return loop.run(make_setup(experiment, mesh, None, {}), self.workdir, task)
 
   def snapshots(self):
     return sorted(int(p.name) for p in (self.workdir / 'snapshots').iterdir())

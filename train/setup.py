@@ -1,0 +1,136 @@
+"""The parts of a training run, checked and opened once before it starts."""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+from jax.sharding import Mesh
+
+from core.errors import InputError
+from dit.autoencoder import Autoencoder
+from dit.sharding import check_batch, check_model, make_mesh
+from dit.weights.checkpoint import steps_of
+from input_pipeline.sources import about_latents, check_source, open_source
+from sample.decoder import read_decoder, remembered
+from train.experiment import Experiment
+from train.metrics_log import check_wandb
+from train.previews import Previews, Scores
+from train.runs import check_start
+from train.workdir import LATENTS, load_about
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """A checked run, with everything open that it needs.
+
+  Attributes:
+    experiment: Settings of the run.
+    mesh: Devices.
+    records: Training records; None for a student that needs no data.
+    latents: Description of the data that the run keeps; see `about_latents`.
+    previews: Preview grids of the run.
+    scores: Scores of samples of the run.
+  """
+
+  experiment: Experiment
+  mesh: Mesh
+  records: Any
+  latents: dict[str, Any]
+  previews: Previews
+  scores: Scores
+
+
+def open_setup(
+  experiment: Experiment,
+  workdir: epath.PathLike | None = None,
+  autoencoder: str | None = None,
+) -> Setup:
+  """Checks that a run can work here, and opens its data and its decoder.
+
+  Args:
+    experiment: Settings of the run.
+    workdir: Folder of the run; one that has begun needs no other weights.
+    autoencoder: Decoder of latents, as text; None for the remembered one.
+
+  Raises:
+    InputError: for a run that cannot work here; nothing is compiled.
+  """
+  mesh = make_mesh(experiment.mesh)
+  check_settings(experiment, mesh)
+  records = open_source(experiment.data, experiment.data.train_split)
+  check_source(records, experiment.data, experiment.model)
+  if experiment.data.test_split:
+    open_source(experiment.data, experiment.data.test_split)
+  if experiment.train.init_from and not (workdir and steps_of(workdir)):
+    check_start(experiment)
+  latents = about_latents(records, experiment.data)
+  return make_setup(experiment, mesh, records, latents, workdir, autoencoder)
+
+
+def make_setup(
+  experiment: Experiment,
+  mesh: Mesh,
+  records: Any,
+  latents: dict[str, Any],
+  workdir: epath.PathLike | None = None,
+  autoencoder: str | None = None,
+) -> Setup:
+  """Opens the decoder of the latents, and checks what samples with it.
+
+  Args:
+    experiment: Settings of the run.
+    mesh: Devices.
+    records: Training records, or None.
+    latents: Description of the data, of the run's own or of its teacher's.
+    workdir: Folder of the run, which may remember a decoder; None for none.
+    autoencoder: Decoder of latents, as text; None for the remembered one.
+
+  Raises:
+    InputError: for a decoder that is needed and missing, or does not fit.
+  """
+  known = load_about(workdir, LATENTS) if workdir else {}
+  latents = {
+    **latents,
+    'decoder': known.get('decoder') or latents.get('decoder'),
+  }
+  decoder: Autoencoder | None = None
+  missing = ''
+  samples = experiment.log.preview_every_images or experiment.eval.every_images
+  if autoencoder is not None or samples:
+    channels = experiment.model.channels
+    try:
+      decoder = read_decoder(autoencoder, channels, latents, mesh)
+    except InputError as error:
+      # Training itself needs no decoder, so previews can do without one.
+      if autoencoder is not None or experiment.eval.every_images:
+        raise
+      missing = str(error)
+  if autoencoder is not None:
+    latents['decoder'] = remembered(autoencoder, decoder)
+  return Setup(
+    experiment,
+    mesh,
+    records,
+    latents,
+    Previews(experiment, mesh, decoder, missing),
+    Scores(experiment, mesh, decoder),
+  )
+
+
+def check_settings(experiment: Experiment, mesh: Mesh) -> None:
+  """Raises InputError for settings that no machine could train with."""
+  noise = experiment.objective.prediction == 'noise'
+  if noise != (experiment.model.convention == 'noise'):
+    raise InputError(
+      f'model.convention is {experiment.model.convention}, but '
+      f'objective.prediction is {experiment.objective.prediction}; only both '
+      'or neither may be noise (configs/dit.py).'
+    )
+  check_wandb(experiment.log.wandb)
+  check_model(mesh, experiment.model, zero1=experiment.mesh.zero1)
+  check_batch(
+    mesh,
+    experiment.train.batch_size,
+    'train.batch_size',
+    experiment.train.accumulate,
+  )
