@@ -135,18 +135,18 @@ def workdir(place, tmp_path):
 def test_training_opens_everything_once(place, tmp_path, monkeypatch):
   opened = []
 
-  def count(module, name):
-    function = getattr(module, name)
+  def count(owner, name, what):
+    function = getattr(owner, name)
 
     def counted(*args, **kwargs):
-      opened.append(name)
+      opened.append(what)
       return function(*args, **kwargs)
 
-    monkeypatch.setattr(module, name, counted)
+    monkeypatch.setattr(owner, name, counted)
 
-  count(sources, 'LatentSource')
-  count(decoder, 'read_autoencoder')
-  count(ocp, 'CheckpointManager')
+  count(sources.LatentSource, '__init__', 'records')
+  count(decoder, 'read_autoencoder', 'autoencoder')
+  count(ocp.CheckpointManager, '__init__', 'checkpoints')
   config = json.loads((place / 'a run' / 'config.json').read_text())
   config['train']['images'] = 2 * config['train']['batch_size']
   config['eval']['every_images'] = 0  # it reads the images of the reference
@@ -155,15 +155,15 @@ def test_training_opens_everything_once(place, tmp_path, monkeypatch):
     'def get_config():\n'
     f'  return ml_collections.ConfigDict({config!r})\n'
   )
-  succeed(
-    'train', f'--config={tmp_path}/config.py', f'--workdir={tmp_path}/run'
-  )
-  assert (workdir / 'previews').is_dir()
+  run_folder = tmp_path / 'run'
+  words = f'--config={tmp_path}/config.py', f'--workdir={run_folder}'
+  succeed('train', *words)
+  assert (run_folder / 'previews').is_dir()
   assert sorted(opened) == [
-    'CheckpointManager',
-    'LatentSource',  # of the training split
-    'LatentSource',  # of the test split
-    'read_autoencoder',
+    'autoencoder',
+    'checkpoints',
+    'records',  # of the training split
+    'records',  # of the test split
   ]
 
 
