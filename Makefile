@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+# Scales that were chosen on the digits.
+METHODS := --guidance=none --guidance=cfg:1.2 --guidance=ig:1.5 --guidance=s2:1.5 --guidance=ig:1.5,cfg:1.2
 
 # The wheels of jax that this machine can use: a TPU, an NVIDIA GPU, else CPU.
 ACCELERATOR ?= $(shell \
@@ -17,12 +19,12 @@ ACCELERATOR ?= $(shell \
 # Trains and compares; a second run shows what is there. `make clean` forgets.
 demo: $(VENV)/.for-$(ACCELERATOR)
 	$(BIN)/python main.py train --config=configs/digits.py --workdir=$(DEMO)
-	$(BIN)/python main.py compare --workdir=$(DEMO)
+	$(BIN)/python main.py compare --workdir=$(DEMO) $(METHODS)
 	$(BIN)/python main.py report --workdir=$(DEMO)
 	@echo 'Look at $(DEMO)/report.html, and try next:'
 	@echo '  $(BIN)/python main.py sample --workdir=$(DEMO) --guidance=ig:2@0.3-1,cfg:1.2@0-0.7 --labels=3,8'
 	@echo '  $(BIN)/python main.py train --workdir=runs/long --config.train.images=96000   (2.5 times as long: guidance pays less)'
-	@echo '  $(BIN)/python main.py compare --workdir=runs/long'
+	@echo '  $(BIN)/python main.py compare --workdir=runs/long $(METHODS)'
 
 test: $(VENV)/.dev-$(ACCELERATOR)
 	$(BIN)/python -m pytest -n 2 -m "not slow"

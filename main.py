@@ -5,7 +5,7 @@ r"""Trains, samples, distills and evaluates Diffusion Transformers.
   python main.py distill --config=configs/distill/digits.py:hybrid,4 \
     --teacher=runs/digits --workdir=runs/student
   python main.py sample  --workdir=runs/digits --guidance=ig:1.5,cfg:1.2
-  python main.py compare --workdir=runs/digits
+  python main.py compare --workdir=runs/digits --guidance=none --guidance=ig:1.5
   python main.py sweep   --workdir=runs/digits --guidance=ig:1..2:6,cfg:1..2:6
   python main.py evaluate --workdir=runs/digits --num=500 --bootstrap=50
   python main.py report  --workdir=runs/digits

@@ -53,8 +53,6 @@ class Advice:
     try:
       opened = self._opened
       opened.check(guidance)
-      if name == 'compare':
-        opened.check(opened.experiment.compare.texts())
     except InputError:
       return ''
     try:

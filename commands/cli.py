@@ -78,6 +78,7 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
   if overrides and args.command == 'convert':
     raise InputError(f'convert reads no config: leave out {overrides[0]!r}.')
   config_file.check_keys(overrides)
+  _check_eval_keys(overrides, args)
   args.overrides = overrides
   return args
 
@@ -116,6 +117,22 @@ def _commit() -> str:
     check=False,
   )
   return f' (commit {git.stdout.strip()})' if git.stdout else ''
+
+
+def _check_eval_keys(
+  overrides: Sequence[str], args: argparse.Namespace
+) -> None:
+  """Raises InputError for keys of eval that are flags of the command."""
+  for assignment in overrides:
+    key, _, value = assignment.partition('=')
+    section, _, name = key.partition('.')
+    if section == 'eval' and name in vars(args):
+      is_images = (args.command, name) == ('reference', 'reference')
+      flag = '--images' if is_images else f'--{name}'
+      raise InputError(
+        f'{args.command} takes {flag}={value}; the config key {key} is for '
+        'evaluation while training.'
+      )
 
 
 def _check_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> None:

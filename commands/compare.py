@@ -7,6 +7,7 @@ import argparse
 
 from absl import logging
 
+from commands.flags.compare import METHODS
 from commands.sample_job import Opened, SampleRequest, request_of
 from core.processes import writing
 from evaluate import classifier
@@ -15,21 +16,29 @@ from evaluate import compare as compare_lib
 
 def run(args: argparse.Namespace) -> None:
   """Runs `compare`."""
-  print(compare(request_of(args)))
+  config = compare_lib.CompareConfig(
+    num=args.num,
+    methods=tuple(args.guidance or METHODS),
+    sweep_methods=args.sweep_methods,
+    sweep_scales=args.sweep_scales,
+    resamples=args.bootstrap,
+  )
+  overrides = [f'eval.extractor={args.extractor}'] if args.extractor else []
+  print(compare(request_of(args, overrides), config))
 
 
-def compare(request: SampleRequest) -> str:
+def compare(request: SampleRequest, config: compare_lib.CompareConfig) -> str:
   """Compares guidance methods; returns the table and how to read it."""
   opened = Opened(request)
   experiment = opened.experiment
-  opened.check(experiment.compare.texts())
+  opened.check(config.texts())
   opened.check_weights()
   splits = opened.splits()
   kind, _, trained_before = experiment.eval.extractor.partition(':')
   network = None
   if kind != 'classifier':
     logging.warning(
-      'compare measures in features of a classifier, not in eval.extractor=%s; '
+      'compare measures in features of a classifier, not in the extractor %s; '
       'see evaluate and sweep.', experiment.eval.extractor,
     )  # fmt: skip
   elif trained_before:
@@ -43,7 +52,7 @@ def compare(request: SampleRequest) -> str:
       protocol['autoencoder'] = opened.about_decoder()
     table = compare_lib.compare(
       denoiser,
-      experiment.compare,
+      config,
       experiment.sample,
       path=opened.path,
       shape=experiment.model.latent_shape,
@@ -61,7 +70,7 @@ def compare(request: SampleRequest) -> str:
     f'\n{table}\n'
     f'Frechet distances to {len(splits[0][0])} real images of '
     f'{experiment.data.name}{_decoded(opened)} ± bootstrap standard error, '
-    f'{experiment.compare.num} images per method; features of a classifier '
+    f'{config.num} images per method; features of a classifier '
     'trained on those images (not FID).\n'
     '"gain" is the fall of a distance against the first row, in standard '
     'errors of the difference: not above 2 means no help that shows here, '

@@ -248,7 +248,7 @@ def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
   if data.autoencoder == 'pixels':
     batch['image'] = rows(jnp.uint8, *sides, channels)
   else:
-    batch['moments'] = rows(experiment.prepare.dtype, *sides, 2 * channels)
+    batch['moments'] = rows(jnp.float16, *sides, 2 * channels)
   key = jax.eval_shape(lambda: jax.random.key(0))
   key = jax.ShapeDtypeStruct((), key.dtype, sharding=replicated(mesh))
   return step, state, batch, key

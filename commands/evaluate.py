@@ -12,7 +12,11 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from commands.measuring import check_without_data, configured, eval_overrides
+from commands.eval_settings import (
+  check_without_data,
+  eval_overrides,
+  experiment_of,
+)
 from commands.presets import with_preset
 from commands.sample_job import Drawing, SampleRequest, request_of
 from core.errors import InputError, WriteError
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
       if getattr(args, name) is not None:
         raise InputError(f'--{name} is for drawing, not for --samples.')
     text = evaluate_samples(
-      configured(args),
+      experiment_of(args),
       args.samples,
       row=row,
       num=args.num,

@@ -1,6 +1,7 @@
 """The command `prepare`: from image files to records for training."""
 
 import argparse
+import dataclasses
 from typing import Annotated
 
 import jax
@@ -15,10 +16,11 @@ from dit.autoencoder import Autoencoder
 from dit.autoencoder.files import read_autoencoder
 from dit.sharding import MeshConfig, check_batch, make_mesh
 from input_pipeline.image_files import open_images
-from input_pipeline.prepare import layout_of
+from input_pipeline.prepare import PrepareConfig, layout_of
 from input_pipeline.prepare import prepare as write_records
 from input_pipeline.records import Metadata
 from input_pipeline.shards import check_shards
+from input_pipeline.sources import DataConfig
 from input_pipeline.splits import classes_for
 from sample.decoder import remembered
 from train.config_file import load_config, override
@@ -35,26 +37,35 @@ def run(args: argparse.Namespace) -> None:
     name = args.autoencoder.partition(':')[0]
     overrides.append(f'data.autoencoder={name}')
   experiment = build(override(load_config(args.config), overrides).to_dict())
+  names = [field.name for field in dataclasses.fields(PrepareConfig)]
+  config = PrepareConfig(**{name: getattr(args, name) for name in names})
   if args.verify:
     print(verify(experiment, args.split))
   elif args.images is None:
     raise InputError('--images is needed: a folder, a .zip, or tfds:NAME.')
   else:
     print(
-      prepare(experiment, args.images, args.split, args.autoencoder)
+      prepare(
+        experiment.data, config, args.images, args.split, args.autoencoder
+      )
       + advice.training(args.config, overrides, experiment, args.split)
     )
 
 
 def prepare(
-  experiment: Experiment, images: str, split: str, autoencoder: str | None
+  data: DataConfig,
+  config: PrepareConfig,
+  images: str,
+  split: str,
+  autoencoder: str | None,
 ) -> str:
   """Writes data.dir/data.name/SPLIT; the same command goes on.
 
   All processes of a job call it alike, and write their shares.
 
   Args:
-    experiment: its sections data and prepare.
+    data: Location of the records, and whether they are mirrored too.
+    config: Settings by which images become records.
     images: as `files.open_images` reads it.
     split: name of the records' split, such as train.
     autoencoder: as `dit.autoencoder.files` reads it; None for pixels.
@@ -66,7 +77,6 @@ def prepare(
     InputError: if the images, the autoencoder and the config do not fit.
     PrepareError: if the work cannot go on.
   """
-  data, config = experiment.data, experiment.prepare
   check_value('--split', split, Annotated[str, FolderName()])
   if data.name == 'digits':
     raise InputError(
@@ -78,7 +88,7 @@ def prepare(
     folder = data.prepared(split)
     files = files.relabel(classes_for(folder, files.classes))
     mesh = make_mesh(MeshConfig(), jax.local_devices())
-    check_batch(mesh, config.batch_size, 'prepare.batch_size')
+    check_batch(mesh, config.batch_size, '--batch_size')
     name = (autoencoder or 'pixels').partition(':')[0]
     if name != data.autoencoder:
       raise InputError(

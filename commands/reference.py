@@ -5,7 +5,7 @@ import dataclasses
 
 from etils import epath
 
-from commands.measuring import configured
+from commands.eval_settings import experiment_of
 from core.errors import InputError
 from core.processes import print_once, writing_target
 from dit.sharding import make_mesh
@@ -17,7 +17,7 @@ from train.experiment import Experiment
 
 def run(args: argparse.Namespace) -> None:
   """Runs `reference`."""
-  experiment = configured(args)
+  experiment = experiment_of(args)
   print_once(make_reference(experiment, args.target, args.autoencoder))
 
 

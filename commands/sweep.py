@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 from typing import Annotated
 
-from commands.measuring import eval_overrides
+from commands.eval_settings import eval_overrides
 from commands.sample_job import Opened, SampleRequest, request_of
 from core.errors import InputError, check_choice
 from core.processes import writing
@@ -15,6 +15,8 @@ from core.ranges import Range, check_value
 from evaluate import sweep as sweep_lib
 from evaluate.evaluator import Evaluator
 from evaluate.metrics import METRICS, as_dict, name_of
+
+_RESAMPLES = 50  # behind each standard error, if the features cost little
 
 
 def run(args: argparse.Namespace) -> None:
@@ -61,7 +63,7 @@ def sweep(
   if metric not in wanted:
     raise InputError(f'--metric is {metric}, which eval.metrics does not hold.')
   if classes and not config.bootstrap:  # costs little
-    config = dataclasses.replace(config, bootstrap=experiment.compare.resamples)
+    config = dataclasses.replace(config, bootstrap=_RESAMPLES)
   place = request.out or f'{request.source.place}/sweep'
   with writing(place, 'sweep', 'sweep', writes=sweep_lib.WRITES) as folder:
     evaluator = Evaluator(

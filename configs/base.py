@@ -128,14 +128,6 @@ def get_config() -> ml_collections.ConfigDict:
   data.threads = 8  # Reading threads of each process.
   data.prefetch = 8  # Batches that each process reads ahead.
 
-  prepare = config.prepare = ml_collections.ConfigDict()
-  prepare.image_size = 256  # Side of the center crop.
-  prepare.dtype = 'float16'  # Type of stored latents: float16 or float32.
-  prepare.batch_size = 64  # Images per call of the encoder, on each process.
-  prepare.shard_records = 4096  # Images per file.
-  prepare.threads = 16  # Threads that read images.
-  prepare.max_broken = 100  # Largest number of broken images.
-
   train = config.train = ml_collections.ConfigDict()
   # Images to train on in all; raising the number continues a finished run.
   train.images = 102_400_000
@@ -233,13 +225,4 @@ def get_config() -> ml_collections.ConfigDict:
   evaluation.every_images = 0  # Images between evaluations of a run; 0: none.
   evaluation.num = 1000  # Number of images of each such evaluation.
   evaluation.guidance = 'none'  # Guidance of these images.
-
-  compare = config.compare = ml_collections.ConfigDict()
-  compare.num = 500  # Images per method.
-  # Methods that `compare` puts side by side; S2 is published on top of CFG.
-  compare.methods = ('none', 'cfg:1.35', 'ig:1.4', 'cfg:1.35,s2:1.25')
-  compare.sweep_methods = ('ig', 'cfg')  # Methods whose scale is swept.
-  # Scales of the sweep.
-  compare.sweep_scales = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-  compare.resamples = 50  # Bootstrap resamples for standard errors.
   return config

@@ -1,14 +1,14 @@
 """CIFAR-10 in pixels: a SiT of 33 M parameters with IG, one GPU.
 
   python main.py prepare --images=cifar10_train.zip --split=train \
-    --config.data.dir=data --config.data.name=cifar10 \
-    --config.prepare.image_size=32
+    --config.data.dir=data --config.data.name=cifar10 --image_size=32
   python main.py prepare --images=cifar10_test.zip --split=test \
-    --config.data.dir=data --config.data.name=cifar10 \
-    --config.prepare.image_size=32
+    --config.data.dir=data --config.data.name=cifar10 --image_size=32
   python main.py train --config=configs/cifar10.py --workdir=runs/cifar10 \
     --config.data.dir=data
-  python main.py compare --workdir=runs/cifar10
+  python main.py compare --workdir=runs/cifar10 --num=10000 \
+    --guidance=none --guidance=cfg:1.3 --guidance=ig:1.5 --guidance=s2:1.5 \
+    --guidance=cfg:1.3,s2:1.25 --guidance=ig:1.5,cfg:1.2
 
 240 epochs of 50,000 images; meant for about 20 minutes of one H200, which has
 not been run. `compare` measures distances in the features of a classifier that
@@ -52,13 +52,4 @@ def get_config() -> ml_collections.ConfigDict:
   config.sample.steps = 50
   config.sample.last_step_size = 0.0
   config.sample.batch_size = 1000
-  config.compare.num = 10_000
-  config.compare.methods = (
-    'none',
-    'cfg:1.3',
-    'ig:1.5',
-    's2:1.5',
-    'cfg:1.3,s2:1.25',
-    'ig:1.5,cfg:1.2',
-  )
   return config

@@ -4,9 +4,7 @@
 
 600 steps of batch 64: under a minute on two cores. So short a run leaves the
 network under-trained, and there guidance helps; after
-`--config.train.images=96000` no method does (docs/digits.md). Scales are ours,
-chosen on this set; s2:1.5 is twice the published omega of 0.25, and is used
-without CFG.
+`--config.train.images=96000` no method does (docs/digits.md).
 """
 
 import ml_collections
@@ -46,11 +44,4 @@ def get_config() -> ml_collections.ConfigDict:
   config.sample.steps = 50
   config.sample.last_step_size = 0.0
   config.sample.batch_size = 128
-  config.compare.methods = (
-    'none',
-    'cfg:1.2',
-    'ig:1.5',
-    's2:1.5',
-    'ig:1.5,cfg:1.2',
-  )
   return config

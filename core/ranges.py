@@ -161,14 +161,15 @@ def check_fields(section: str, config: Any) -> None:
   """Checks every field of a dataclass against its declaration.
 
   Args:
-    section: the name before the dot of the fields' keys; '' for none.
+    section: the section of the fields' keys; '' for none, and '--' where the
+      fields are flags.
     config: the instance; fields that are dataclasses check themselves.
 
   Raises:
     InputError: for the first value that is not allowed.
   """
   for name, declaration in declarations(config.__class__).items():
-    key = f'{section}.{name}' if section else name
+    key = f'{section}.{name}'.removeprefix('.').replace('--.', '--')
     check_value(key, getattr(config, name), declaration)
 
 

@@ -48,7 +48,7 @@ WORDS: dict[str, tuple[str, ...]] = {
   'gradient_clipping': ('--config.optimizer.clip',),
   'guidance_scale': (_CFG,),
   'ig_scale': ('--guidance=ig:SCALE',),
-  'image_size': ('--config.model.size', '--config.prepare.image_size'),
+  'image_size': ('--image_size', '--config.model.size'),
   'iterations': (_LENGTH,),
   'iters': (_LENGTH,),
   'last_step_size': ('--config.sample.last_step_size',),
@@ -106,6 +106,21 @@ WORDS: dict[str, tuple[str, ...]] = {
   'weight_decay': ('--config.optimizer.weight_decay',),
 }
 
+# Flags that have taken the place of config keys.
+FLAGS = {
+  'compare.methods': '--guidance (of compare, once for each method)',
+  'compare.num': '--num (of compare)',
+  'compare.resamples': '--bootstrap (of compare)',
+  'compare.sweep_methods': '--sweep_methods (of compare)',
+  'compare.sweep_scales': '--sweep_scales (of compare)',
+  'prepare.batch_size': '--batch_size (of prepare)',
+  'prepare.dtype': '--dtype (of prepare)',
+  'prepare.image_size': '--image_size (of prepare)',
+  'prepare.max_broken': '--max_broken (of prepare)',
+  'prepare.shard_records': '--shard_records (of prepare)',
+  'prepare.threads': '--threads (of prepare)',
+}
+
 
 def for_flag(flag: str, known: Collection[str], *, trains: bool) -> str:
   """Returns ' Did you mean ...?' for an unknown flag, or ''.
@@ -133,6 +148,8 @@ def for_key(key: str, known: Collection[str]) -> str:
   """Returns ' Did you mean ...?' for an unknown config key, or ''."""
   if RENAMED.get(key) in known:
     return _question(RENAMED[key])
+  if key in FLAGS:
+    return _question(FLAGS[key])
   section, _, word = key.rpartition('.')
   siblings = {
     name.removeprefix(f'{section}.'): name

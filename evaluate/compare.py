@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from core.errors import InputError, WriteError
 from core.files import read_json, write_bytes, write_json
-from core.ranges import LARGE, Range, check_fields
+from core.ranges import LARGE, Range, check_value, declarations
 from dit.autoencoder import Autoencoder
 from dit.path import Path
 from dit.types import Denoiser
@@ -37,6 +37,8 @@ from sample import generate, pictures
 
 # Files in the folder of results.
 WRITES = ('compare.json', 'table.md', 'samples.png', 'guidance.png')
+# Flags of fields with another name; compare.json keeps the names of fields.
+_FLAGS = {'methods': '--guidance', 'resamples': '--bootstrap'}
 _SPACES = ('features', 'pixels')
 # Columns of the sheet of images, and its rows for each block.
 _COLUMNS, _SHEET_ROWS = 20, 3
@@ -62,10 +64,13 @@ class CompareConfig:
 
   def __post_init__(self) -> None:
     """Checks sizes and names."""
-    check_fields('compare', self)
+    for name, declaration in declarations(CompareConfig).items():
+      check_value(
+        _FLAGS.get(name, f'--{name}'), getattr(self, name), declaration
+      )
     if not all(map(str.strip, self.methods)):
       raise InputError(
-        "compare.methods has '', expected guidance such as none or ig:1.5."
+        "--guidance is '', expected guidance such as none or ig:1.5."
       )
     for text in self.texts():
       parse(text)
@@ -147,7 +152,7 @@ def compare(
 
   Args:
     denoiser: the network.
-    config: section `compare`.
+    config: methods, their scales, and the number of images.
     sampling: settings of the sampler.
     path: the path of the network's velocity.
     shape: (H, W, C) of a latent.
@@ -306,6 +311,16 @@ def _protocol_of(path: epath.Path) -> dict[str, Any] | None:
     return read_json(path).get('protocol')
   except InputError:
     return None
+
+
+def compared_methods(folder: epath.Path) -> tuple[str, ...]:
+  """Returns the methods whose figures are in a folder; () if there are none."""
+  path = folder / 'compare.json'
+  protocol = _protocol_of(path) if path.exists() else None
+  try:
+    return tuple(map(str, protocol['compare']['methods'])) if protocol else ()
+  except (LookupError, TypeError):  # damaged
+    return ()
 
 
 def split_names(text: str) -> tuple[str, str]:

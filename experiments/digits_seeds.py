@@ -17,13 +17,21 @@ import numpy as np
 
 import main
 
+METHODS = ('none', 'cfg:1.2', 'ig:1.5', 's2:1.5', 'ig:1.5,cfg:1.2')
+
 
 def run(seed: int, folder: pathlib.Path, extra: list[str]) -> list[dict]:
   """Trains and compares one seed; returns the rows of compare.json."""
   workdir = f'--workdir={folder / f"seed_{seed}"}'
   commands = (
     ['train', workdir, f'--config.seed={seed}', '--config=configs/digits.py'],
-    ['compare', workdir, f'--seed={seed}', '--config.compare.sweep_scales=()'],
+    [
+      'compare',
+      workdir,
+      f'--seed={seed}',
+      '--sweep_methods=none',
+      *(f'--guidance={text}' for text in METHODS),
+    ],
   )
   for command in commands:
     keys = extra if command[0] == 'compare' else []

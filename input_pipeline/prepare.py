@@ -61,7 +61,7 @@ class PrepareConfig:
 
   def __post_init__(self) -> None:
     """Checks ranges."""
-    check_fields('prepare', self)
+    check_fields('--', self)
 
 
 def layout_of(
@@ -73,7 +73,7 @@ def layout_of(
     return records.Layout('pixels', (size, size, 3), 'uint8', False)
   if size % autoencoder.downsampling:
     raise InputError(
-      f'prepare.image_size is {size}, expected a multiple of '
+      f'--image_size is {size}, expected a multiple of '
       f'{autoencoder.downsampling}, by which the autoencoder downsamples.'
     )
   side = size // autoencoder.downsampling
@@ -205,7 +205,7 @@ def _check_broken(
 ) -> None:
   if broken > config.max_broken:
     raise PrepareError(
-      f'{broken} images are broken, more than prepare.max_broken='
+      f'{broken} images are broken, more than --max_broken='
       f'{config.max_broken}; the last: {"; ".join(names[-3:])}. Mend or remove '
       'them, or raise the limit.'
     )

@@ -60,7 +60,7 @@ class ShardWriter:
     if not np.isfinite(first).all():
       raise PrepareError(
         f'latents of {self._path.name} are not finite; is it the right file of '
-        'autoencoder weights? prepare.dtype=float32 holds larger numbers.'
+        'autoencoder weights? --dtype=float32 holds larger numbers.'
       )
     self._sums[0] += mean.mean((1, 2)).sum(0)
     self._sums[1] += (mean**2 + np.square(std)).mean((1, 2)).sum(0)

@@ -31,12 +31,12 @@ TINY = {
   'log.preview_num': 20,
   'sample.steps': 3,
   'sample.batch_size': 16,
-  'compare.num': 40,
-  'compare.methods': ('none', 'ig:1.5', 'ig:1.5,cfg:1.2'),
-  'compare.sweep_methods': ('ig',),
-  'compare.sweep_scales': (1.0, 2.0),
-  'compare.resamples': 5,
 }
+COMPARE = (
+  '--num=40', '--guidance=none', '--guidance=ig:1.5',
+  '--guidance=ig:1.5,cfg:1.2', '--sweep_methods=ig', '--sweep_scales=1,2',
+  '--bootstrap=5',
+)  # fmt: skip
 
 QUICK = ('--num=20', '--config.sample.steps=2', '--config.sample.batch_size=8')
 STUDENT = (
@@ -83,7 +83,7 @@ def command_line(trained, mine, command, out):
     'distill': [f'{digits}:hybrid,2', *student],
     'flash': [f'{digits}:flash,2', *student],
     'sample': [source, f'--out={out}', *QUICK],
-    'compare': [source, f'--out={out}'],
+    'compare': [source, f'--out={out}', *COMPARE],
     'sweep': [source, f'--out={out}', mine, *QUICK, '--guidance=ig:1..2:2',
               '--metric=fd'],
     'evaluate': [source, f'--out={out}', mine, *QUICK],

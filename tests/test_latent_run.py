@@ -37,11 +37,11 @@ FEW = {
   'sample.batch_size': 16,
   'eval.every_images': 16,
   'eval.num': 16,
-  'compare.num': 12,
-  'compare.methods': ('none', 'ig:1.5'),
-  'compare.sweep_methods': (),
-  'compare.resamples': 2,
 }
+COMPARE = (
+  '--guidance=none', '--guidance=ig:1.5', '--sweep_methods=none',
+  '--bootstrap=2',
+)  # fmt: skip
 MINE = """
 def means(x):
   return x.reshape(len(x), 4, 4, 4, 4, 3).mean((2, 4, 5)).reshape(len(x), -1)
@@ -84,11 +84,11 @@ def succeed(*words):
   return result
 
 
-def short(extractor, *keys):
-  keys = {key: FEW[key] for key in FEW if key.startswith((*keys, 'none'))}
+def short():
   return [
-    f'--config.eval.extractor={extractor}',
-    *(f'--config.{key}={value}' for key, value in keys.items()),
+    f'--config.{key}={value}'
+    for key, value in FEW.items()
+    if key.startswith('sample')
   ]
 
 
@@ -102,7 +102,7 @@ def place(tmp_path_factory):
   where = [
     '--config=configs/sit.py:Tiny/1,ig', '--config.data.name=animals',
     f'--config.data.dir={place}/data',
-    '--config.prepare.image_size=16', '--config.prepare.batch_size=16',
+    '--image_size=16', '--batch_size=16',
     '--config.data.test_split=test',
   ]  # fmt: skip
   for split in ('test', 'train'):
@@ -181,16 +181,16 @@ def test_printed_commands_work_on_a_latent_run(place, workdir):
   succeed('report', f'--workdir={workdir}', '--no_draw')
   commands = printed((workdir / 'report.html').read_text())
   assert [words[0] for words in commands] == ['compare', 'sweep', 'evaluate']
-  settings = short(f'classifier:{place}/classifier', 'compare', 'sample')
+  extractor = f'--extractor=classifier:{place}/classifier'
   for command, *words in commands:
-    few = [f'--num={12}'] if command != 'compare' else []
+    few = ['--num=12', *(COMPARE if command == 'compare' else ())]
     words = [re.sub(r'\.\.2\.0:6', '..2.0:2', word) for word in words]
-    result = succeed(command, *words, *settings, *few)
+    result = succeed(command, *words, extractor, *short(), *few)
     if command == 'compare':
       assert '30 real images of animals, as taesd reconstructs' in result.out
     if command == 'evaluate':
       assert 'are reconstructions' in result.err
-  succeed('report', f'--workdir={workdir}', *settings)
+  succeed('report', f'--workdir={workdir}', *short())
   text = html.unescape((workdir / 'report.html').read_text())
   assert not printed(text)
   assert 'golden retriever, t = ' in text
@@ -201,9 +201,8 @@ def test_printed_commands_work_on_a_latent_run(place, workdir):
 
 def test_classes_are_drawn_by_name(workdir, tmp_path):
   on = (f'--workdir={workdir}', '--num=6')
-  settings = short('classifier', 'sample')
   labels = 'golden retriever,tench,2'
-  succeed('sample', *on, f'--labels={labels}', f'--out={tmp_path}/a', *settings)
+  succeed('sample', *on, f'--labels={labels}', f'--out={tmp_path}/a', *short())
   with np.load(tmp_path / 'a' / 'samples.npz') as found:
     # The class whose name is 2 is the first.
     assert found['arr_1'].tolist() == [1, 2, 0] * 2

@@ -10,7 +10,7 @@ import types
 
 import numpy as np
 import pytest
-from command_runs import run
+from command_runs import COMPARE, run
 from PIL import Image
 
 from commands import train as train_command
@@ -27,8 +27,9 @@ FLAGS = {
   'sample': ['--workdir', '--folder', '--autoencoder', '--guidance',
              '--num', '--labels', '--weights',
              '--seed', '--out', '--config.KEY=VALUE'],
-  'compare': ['--workdir', '--weights', '--seed', '--out',
-              '--config.KEY=VALUE'],
+  'compare': ['--workdir', '--guidance', '--num', '--sweep_methods',
+              '--sweep_scales', '--bootstrap', '--extractor', '--weights',
+              '--seed', '--out', '--config.KEY=VALUE'],
   'convert': ['--from', '--to', '--family', '--num_heads', '--taps',
               '--weights'],
 }  # fmt: skip
@@ -150,7 +151,7 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
   folder = trained.workdir
   quick = functools.partial(scorer.train_classifier, steps=20)
   monkeypatch.setattr(scorer, 'train_classifier', quick)
-  result = run('compare', f'--workdir={folder}')
+  result = run('compare', f'--workdir={folder}', *COMPARE)
   assert result.status == 0, result.err
 
   table = (folder / 'table.md').read_text()
@@ -174,7 +175,7 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
 
   before = contents(folder)
   monkeypatch.setattr(compare, 'Scorer', None)  # nothing is scored again
-  again = run('compare', f'--workdir={folder}')
+  again = run('compare', f'--workdir={folder}', *COMPARE)
   assert again.status == 0
   assert 'Already compared' in again.err
   assert again.out == result.out
@@ -190,7 +191,7 @@ def test_compare_without_a_test_split(trained, monkeypatch):
   (folder / 'config.json').write_text(json.dumps(config))
   result = run(
     'compare', f'--workdir={folder}', '--config.sample.steps=1',
-    '--config.compare.num=20', '--config.compare.methods=("ig:1.5",)',
+    *COMPARE[-3:], '--num=20', '--guidance=ig:1.5',
   )  # fmt: skip
   assert result.status == 0, result.err
   rows = (folder / 'table.md').read_text().splitlines()[2:]

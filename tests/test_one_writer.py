@@ -99,7 +99,7 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path):
   (records / '.protocol.json.4711').write_text('{"half')
   words = ('prepare', f'--images={tmp_path}/images', '--config.data.name=mine',
            f'--config.data.dir={tmp_path}/data',
-           '--config.prepare.image_size=8', '--config.prepare.batch_size=8',
+           '--image_size=8', '--batch_size=8',
            '--config.data.autoencoder=pixels')  # fmt: skip
   result = run(*words)
   assert result.status == 0, result.err

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from configs import base
+from commands.flags.compare import METHODS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -68,5 +68,5 @@ def test_the_readme_says_what_of_published_weights_is_tested():
 
 def test_s2_is_shown_as_published():
   """S2 is shown on top of CFG, with omega 0.25."""
-  assert 'cfg:1.35,s2:1.25' in base.get_config().compare.methods
+  assert 'cfg:1.35,s2:1.25' in METHODS
   assert '"about 10 %" of the blocks, "3/24"' in read('docs/guidance.md')

@@ -76,10 +76,13 @@ def smaller(words, shared_run, classifier):
     del values['model.taps']  # a student has none
     values |= {'distill.fake_updates': 1, 'train.images': 48}
   if command in ('compare', 'sweep', 'evaluate'):
-    values = {'eval.extractor': f'classifier:{classifier}'}
+    words = [*words, f'--extractor=classifier:{classifier}']
+  if command == 'compare':
+    words = [*words, '--sweep_methods=none', '--bootstrap=5']
   if command == 'sweep':
     words = [re.sub(r'(\.\.[\d.]+):6', r'\1:2', word) for word in words]
-  number = {'sample': 8, 'sweep': 20, 'evaluate': 20}.get(command)
+  numbers = {'sample': 8, 'compare': 20, 'sweep': 20, 'evaluate': 20}
+  number = numbers.get(command)
   return [
     *words,
     *(f'--config.{key}={value}' for key, value in values.items()),

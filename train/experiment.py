@@ -17,10 +17,8 @@ from core.ranges import (
 from core.renamed_keys import REMOVED, REMOVED_SECTIONS
 from dit import sharding
 from dit.config import DiTConfig, network_of
-from evaluate.compare import CompareConfig
 from evaluate.evaluator import EvalConfig
 from guidance import parse
-from input_pipeline.prepare import PrepareConfig
 from input_pipeline.sources import DataConfig
 from sample.generate import SampleConfig
 from train.checkpoint import CheckpointConfig
@@ -82,14 +80,12 @@ class Experiment:
   optimizer: OptimizerConfig
   ema: EMAConfig
   data: DataConfig
-  prepare: PrepareConfig
   train: TrainConfig
   mesh: sharding.MeshConfig
   checkpoint: CheckpointConfig
   log: LogConfig
   sample: SampleConfig
   eval: EvalConfig
-  compare: CompareConfig
 
   def __post_init__(self) -> None:
     """Checks what concerns more than one part; touches no device."""

@@ -40,7 +40,6 @@ from train.config_file import load_config as load_config_file
 # result, but for rounding.
 FREE = (
   'checkpoint',
-  'compare',
   'data.dir',
   'data.prefetch',
   'data.threads',
@@ -54,7 +53,6 @@ FREE = (
   'model.attention',
   'model.remat',
   'model.scan',
-  'prepare',
   'sample',
   'train.accumulate',
   'train.max_bad_steps',

@@ -6,7 +6,8 @@ from commands.flags import shared
 
 DESCRIPTION = 'score images against real ones: FID, sFID, IS, precision, recall'
 EPILOG = """\
-Keys of the section eval of configs/base.py can be set: --config.eval.KEY=VALUE.
+Details of the metrics are keys of the section eval of configs/base.py:
+--config.eval.KEY=VALUE.
 Examples:
   python main.py evaluate --workdir=runs/digits --guidance=ig:1.5 --num=500
   python main.py evaluate --samples=samples.npz --preset=sit_xl_ig_cfg \\
@@ -42,14 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help='some of fid, sfid, is, kid, precision, recall, fd, accuracy, fd_inf, '
     'separated by commas (all that can be computed but fd_inf)',
   )
-  parser.add_argument(
-    '--repeats',
-    type=int,
-    help='number of disjoint sets, for a standard error (1)',
-  )
-  parser.add_argument(
-    '--bootstrap', type=int, help='number of resamples for a standard error (0)'
-  )
+  shared.add_standard_errors(parser)
   shared.add_drawing(parser)
   parser.add_argument(
     '--num',

@@ -38,4 +38,39 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--verify', action='store_true', help='only read all records again'
   )
+  parser.add_argument(
+    '--image_size',
+    type=int,
+    default=256,
+    help='side of the center crop (%(default)s)',
+  )
+  parser.add_argument(
+    '--dtype',
+    default='float16',
+    help='float16 or float32, for mean and std of latents (%(default)s)',
+  )
+  parser.add_argument(
+    '--batch_size',
+    type=int,
+    default=64,
+    help='images per call of the encoder, on each process (%(default)s)',
+  )
+  parser.add_argument(
+    '--shard_records',
+    type=int,
+    default=4096,
+    help='images per file (%(default)s)',
+  )
+  parser.add_argument(
+    '--threads',
+    type=int,
+    default=16,
+    help='threads that read images (%(default)s)',
+  )
+  parser.add_argument(
+    '--max_broken',
+    type=int,
+    default=100,
+    help='largest number of broken images (%(default)s)',
+  )
   shared.add_processes(parser)

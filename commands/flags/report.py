@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     action='append',
     default=[],
     help='guidance to sample with, as for sample; repeat it for more methods '
-    '(those of log.preview_guidance and compare.methods)',
+    '(those of log.preview_guidance and of the last compare)',
   )
   parser.add_argument(
     '--no_draw',

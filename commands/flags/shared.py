@@ -89,6 +89,21 @@ def metric(text: str) -> str:
   return name
 
 
+def words(text: str) -> tuple[str, ...]:
+  """Reads words, separated by commas, or none."""
+  return () if text == 'none' else tuple(text.split(','))
+
+
+def scales(text: str) -> tuple[float, ...]:
+  """Reads numbers, separated by commas."""
+  try:
+    return tuple(map(float, text.split(',')))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{text!r}, expected numbers such as 1,1.5,2'
+    ) from None
+
+
 def exit_status(text: str) -> int:
   """Reads an exit status."""
   if not (text.isdecimal() and int(text) < 256):
@@ -180,6 +195,18 @@ def add_extractor(parser: argparse.ArgumentParser) -> None:
     help='extractor: inception:FILE, classifier[:FOLDER] or FILE.py:NAME',
   )
   parser.add_argument('--preprocessing', help=', '.join(RESIZES))
+
+
+def add_standard_errors(parser: argparse.ArgumentParser) -> None:
+  """Adds how standard errors are found."""
+  parser.add_argument(
+    '--repeats',
+    type=int,
+    help='number of disjoint sets, for a standard error (1)',
+  )
+  parser.add_argument(
+    '--bootstrap', type=int, help='number of resamples for a standard error (0)'
+  )
 
 
 def add_reference_flag(parser: argparse.ArgumentParser) -> None:

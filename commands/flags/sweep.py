@@ -30,5 +30,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   shared.add_extractor(parser)
   shared.add_reference_flag(parser)
+  shared.add_standard_errors(parser)
   shared.add_overwrite(parser)
   shared.add_source(parser)

@@ -15,6 +15,7 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from commands.advice import Advice
+from commands.flags.compare import METHODS, SWEEP_METHODS
 from commands.report import page
 from commands.report.samples import Artist
 from commands.sample_job import SampleRequest, request_of
@@ -37,6 +38,8 @@ from train.workdir import load_config as load_run_config
 
 _GRIDS = 12  # of previews, evenly spaced over the run
 _NOTHING = 'Nothing yet.'
+# Guidance that `compare` samples with unless it is told otherwise.
+COMPARED = (*METHODS, ','.join(f'{name}:1' for name in SWEEP_METHODS))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,7 +58,7 @@ def report(
   Args:
     request: the run; where to.
     guidance: methods to draw with, as text, the first for the sheet; empty:
-      those of the previews and of the section compare that the network serves.
+      those of the previews and of `compare` that the network serves.
     draw: whether to draw at all, for which the weights are read.
 
   Returns:
@@ -251,7 +254,7 @@ def _guidance(advice: Advice, place: epath.Path) -> str:
   """What `compare` left."""
   results, table = place / 'compare.json', place / 'table.md'
   if not results.exists() or not table.exists():
-    return page.note(_NOTHING + advice('compare'))
+    return page.note(_NOTHING + advice('compare', guidance=COMPARED))
   return ''.join(
     [
       _made(table, lambda: page.table(*_cells(table))),

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from etils import epath
 from matplotlib.figure import Figure
 
 from commands.report import page
 from commands.sample_job import Opened, SampleRequest
 from core.errors import InputError
-from evaluate.compare import split_names
+from evaluate.compare import compared_methods, split_names
 from guidance.parse import parse, with_guide
 from sample import generate, pictures
 from sample.labels import class_name, names_of
@@ -31,11 +32,12 @@ class Artist:
     self._seed = request.seed
     self._is_student = request.source.is_student
     log = experiment.log
+    place = epath.Path(request.source.place).expanduser()
     if guidance:
       opened.check(guidance)
       self._texts = list(guidance)
     else:
-      usual = (log.preview_guidance, *experiment.compare.methods)
+      usual = (log.preview_guidance, *compared_methods(place))
       if self._is_student:  # guidance is inside
         usual = ('none',)
       self._texts = [

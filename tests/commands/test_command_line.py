@@ -129,6 +129,32 @@ def test_nothing_is_suggested_where_nothing_is_near(words):
   assert 'Did you mean' not in result.err
 
 
+@pytest.mark.parametrize(
+  'words, flag',
+  [
+    ('evaluate --samples=x --config.eval.extractor=y', '--extractor=y'),
+    ('evaluate --workdir=x --config.eval.num=9', '--num=9'),
+    ('reference --to=x --config.eval.reference=y', '--images=y'),
+    ('sweep --workdir=x --guidance=ig:1..2 --config.eval.repeats=2',
+     '--repeats=2'),
+    ('compare --workdir=x --config.eval.extractor=y', '--extractor=y'),
+    ('prepare --config.prepare.image_size=8', "'--image_size' (of prepare)"),
+    ('compare --workdir=x --config.compare.methods=none',
+     "'--guidance' (of compare, once for each method)"),
+  ],
+)  # fmt: skip
+def test_a_setting_of_a_command_is_its_flag(words, flag):
+  result = run(*words.split())
+  assert result.status == 2
+  assert flag in result.err and result.err.count('\n') == 1
+
+
+def test_every_flag_that_took_the_place_of_a_key_exists():
+  for key, flag in suggestions.FLAGS.items():
+    command = key.partition('.')[0]
+    assert flag.partition(' ')[0] in run(command, '--help').out
+
+
 def test_every_word_of_the_table_leads_to_something_that_exists():
   flags = {
     flag

@@ -2,6 +2,7 @@
 
 import functools
 import html.parser
+import json
 import pathlib
 import re
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from command_runs import DIGITS, ROOT, TINY, printed, quickly, run
+from command_runs import COMPARE, DIGITS, ROOT, TINY, printed, quickly, run
 from PIL import Image
 
 from commands.report import samples
@@ -57,12 +58,12 @@ def whole(shared_run, tmp_path_factory):
   shutil.copytree(shared_run / 'run', workdir)
   classifier = workdir.parent / 'classifier'
   on = (
-    f'--workdir={workdir}', f'--config.eval.extractor=classifier:{classifier}',
+    f'--workdir={workdir}', f'--extractor=classifier:{classifier}',
     '--config.sample.steps=2',
   )  # fmt: skip
   for words in (
     ('train-features', DIGITS, f'--to={classifier}', '--steps=20'),
-    ('compare', *on, '--config.compare.num=20'),
+    ('compare', *on, *COMPARE, '--num=20'),
     ('sweep', *on, '--guidance=ig:1..2:2,cfg:1..2:2', '--num=20'),
     ('evaluate', *on, '--guidance=ig:1.5', '--num=20'),
     ('report', f'--workdir={workdir}'),
@@ -304,9 +305,9 @@ def test_printed_commands_work(shared_run, tmp_path):
   )
   for command, *words in commands:
     words += ['--config.sample.steps=1', '--num=20']
-    words += [f'--config.eval.extractor={tmp_path}/mine.py:flat']
+    words += [f'--extractor={tmp_path}/mine.py:flat']
     if command == 'compare':
-      words = [*words[:-2], '--config.compare.num=20']
+      words += ['--sweep_methods=none', '--bootstrap=5']
     with quickly():
       result = run(command, *words)
     assert result.status == 0, result.err
@@ -321,16 +322,18 @@ def test_commands_of_the_demo_work(shared_run, tmp_path):
   text = (ROOT / 'Makefile').read_text()
   lines = re.findall(r"@echo '  \$\(BIN\)/python main\.py ([^']*)'", text)
   assert [line.split()[0] for line in lines] == ['sample', 'train', 'compare']
+  (methods,) = re.findall(r'METHODS := (.*)', text)
   few = {
     'sample': ['--num=4'],
     'train': [
       f'--config.{key}={value}'
       for key, value in TINY.items() | {('data.dir', f'{shared_run}/data')}
     ],
-    'compare': ['--config.compare.num=20'],
+    'compare': ['--num=20', '--sweep_methods=none', '--bootstrap=5'],
   }
   for line in lines:
     line = line.partition('   (')[0].replace('$(DEMO)', f'{shared_run}/run')
+    line = line.replace('$(METHODS)', methods)
     command, *words = line.replace('runs/long', f'{tmp_path}/long').split()
     words += [f'--out={tmp_path}/samples'] * (command == 'sample')
     with quickly():
@@ -340,11 +343,16 @@ def test_commands_of_the_demo_work(shared_run, tmp_path):
 
 def test_advice_is_what_can_be_done(shared_run, tmp_path):
   """Of a network that serves no guidance, no command that would be refused."""
-  on = shared_run / 'run', tmp_path, '--no_draw'
-  _, found = report(*on)
+  workdir = shutil.copytree(shared_run / 'run', tmp_path / 'run')
+  _, found = report(workdir, tmp_path, '--no_draw')
   assert 'compare --workdir' in ' '.join(found.text['guidance'])
-  _, found = report(*on, '--config.compare.methods=("auto:2",)')
+  assert 'ig:1.0..2.0:6,cfg' in ' '.join(found.text['sweeps'])
+  config = json.loads((workdir / 'config.json').read_text())
+  config['model']['taps'] = []
+  (workdir / 'config.json').write_text(json.dumps(config))
+  _, found = report(workdir, tmp_path, '--no_draw')
   assert 'compare' not in ' '.join(found.text['guidance'])
+  assert 'guidance=cfg:1.0..2.0:6' in ' '.join(found.text['sweeps'])
 
 
 def test_what_changes_is_shown_as_it_is_said(monkeypatch):

@@ -270,15 +270,11 @@ def test_truncated_pixels_are_rounded_down(shared_run, tmp_path):
   assert set(np.unique(difference)) == {0, 1}
 
 
-SWEEP = ['--num=20', '--config.compare.resamples=3',
-         '--config.sample.batch_size=8', '--config.sample.steps=2']  # fmt: skip
-
-
 def test_sweep(shared_run, tmp_path, monkeypatch):
   mine = tmp_path / 'mine.py'  # nothing to train
   mine.write_text('def rows(x):\n  return x.mean((2, 3))\n')
-  words = ['sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}', *SWEEP,
-           f'--extractor={mine}:rows', '--config.eval.bootstrap=3']  # fmt: skip
+  words = ['sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}', *QUICK,
+           f'--extractor={mine}:rows', '--bootstrap=3']  # fmt: skip
   text = '--guidance=ig:1..2:2,cfg:1.0..1.5:3@0-0.7'
   drawn, generate = [], sweep.generate.generate
 
@@ -319,7 +315,7 @@ def test_sweep(shared_run, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_sweep_over_one_scale(shared_run, tmp_path):
   result = run('sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}',
-               *SWEEP, '--guidance=cfg:1.2,s2:1..3:2',
+               *QUICK, '--guidance=cfg:1.2,s2:1..3:2',
                '--metric=accuracy')  # fmt: skip
   assert result.status == 0, result.err
   assert len(result.out.splitlines()) == 3

@@ -13,6 +13,7 @@ from core import ranges
 from core.errors import InputError
 from core.nested import flatten
 from distill.config import StudentExperiment, build_student
+from evaluate.compare import CompareConfig
 from train import config_file
 from train.experiment import sections_of
 
@@ -120,12 +121,22 @@ def test_numbers_out_of_range_are_refused(base, key, kind, many, rule):
     ('distill.teacher', '\ud800'),
     ('eval.reference', 'a' * 5000),
     ('log.preview_guidance', 'ig:1.4,' * 1000),
-    ('compare.methods', ('a' * 5000,)),
-    ('compare.methods', ('none',) * 1001),
   ],
 )
 def test_names_and_paths_that_no_folder_has_are_refused(base, key, value):
   refused(changed(base, key, value), key)
+
+
+@pytest.mark.parametrize('methods', [('a' * 5000,), ('none',) * 1001, ('',)])
+def test_guidance_that_is_too_long_or_empty_is_refused(methods):
+  with pytest.raises(InputError, match=r'^--guidance '):
+    CompareConfig(
+      num=2,
+      methods=methods,
+      sweep_methods=(),
+      sweep_scales=(),
+      resamples=2,
+    )
 
 
 @pytest.mark.parametrize('name', ['photos', 'imagenet_resized/32x32', 'a.b-c'])
@@ -153,7 +164,6 @@ def test_prepare_writes_inside_its_folder(tmp_path, split, more):
     'sample.batch_size=0',
     'sample.batch_size=1000000000000',
     'objective.time_mean=1e308',
-    'compare.methods=("",)',
     'ema.widths=("a",1)',
     'model.depth=1e308',
     'train.batch_size=1e308',

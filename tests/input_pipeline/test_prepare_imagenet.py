@@ -60,8 +60,8 @@ def data_dir(images, tmp_path):
 def prepare(place, data_dir, name):
   return run(
     'prepare', f'--images={place}', f'--config.data.dir={data_dir}',
-    f'--config.data.name={name}', '--config.prepare.image_size=16',
-    '--config.prepare.batch_size=8',
+    f'--config.data.name={name}', '--image_size=16',
+    '--batch_size=8',
   )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from commands import prepare
 from core.errors import InputError, PrepareError
 from core.folder_lock import folder_lock
+from input_pipeline.prepare import PrepareConfig
 from input_pipeline.records import Metadata
 from train.config_file import load_config, override
 from train.experiment import build
@@ -31,7 +32,9 @@ import jax
 sys.path.insert(0, sys.argv[4])
 import networks
 from commands import prepare as preparing
+from input_pipeline.prepare import PrepareConfig
 from train.experiment import build
+from input_pipeline.prepare import PrepareConfig
 from train.config_file import (load_config, override)
 
 process = int(sys.argv[2])
@@ -43,7 +46,9 @@ for case in json.loads(sys.argv[3]):
   config = override(load_config('configs/base.py'), case['words'][process])
   try:
     args = case['images'][process], 'train', case['autoencoder']
-    said.append(preparing.prepare(build(config.to_dict()), *args))
+    settings = PrepareConfig(**case['settings'])
+    data = build(config.to_dict()).data
+    said.append(preparing.prepare(data, settings, *args))
   except Exception as error:
     said.append(f'{type(error).__name__}: {error}')
 print('\\n' + json.dumps(said))
@@ -63,13 +68,24 @@ def write_images(folder, broken=()):
   return str(folder)
 
 
-def words(folder, name, autoencoder=None, max_broken=3):
+def words(folder, name, autoencoder=None):
   return [
-    f'data.dir={folder}', f'data.name={name}',
+    f'data.dir={folder}',
+    f'data.name={name}',
     f'data.autoencoder={(autoencoder or "pixels").partition(":")[0]}',
-    'data.flip=true', 'prepare.image_size=8', 'prepare.batch_size=8',
-    'prepare.shard_records=10', f'prepare.max_broken={max_broken}',
-  ]  # fmt: skip
+    'data.flip=true',
+  ]
+
+
+def settings(max_broken=3):
+  return {
+    'image_size': 8,
+    'dtype': 'float16',
+    'batch_size': 8,
+    'shard_records': 10,
+    'threads': 16,
+    'max_broken': max_broken,
+  }
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +111,8 @@ def case(folder, images, name, autoencoder=None, **changes):
   return {
     'images': 2 * [str(folder / images)],
     'autoencoder': autoencoder,
-    'words': 2 * [words(folder / 'two', name, autoencoder, **changes)],
+    'words': 2 * [words(folder / 'two', name, autoencoder)],
+    'settings': settings(**changes),
   }
 
 
@@ -163,7 +180,11 @@ def test_records_are_those_of_one(folder, said, monkeypatch, name, autoencoder):
   config = words(folder / 'one', name, autoencoder)
   experiment = build(override(load_config('configs/base.py'), config).to_dict())
   report = prepare.prepare(
-    experiment, str(folder / 'good'), 'train', autoencoder
+    experiment.data,
+    PrepareConfig(**settings()),
+    str(folder / 'good'),
+    'train',
+    autoencoder,
   )
   assert '42 records in 5 files, 2 broken' in report
   one, two = (folder / place / name / 'train' for place in ('one', 'two'))
@@ -179,7 +200,7 @@ def test_broken_images_count_over_all(folder, said):
   """One of process 0 and two of process 1 are more than two."""
   for line in said['bad']:
     assert line.startswith('PrepareError:')
-    assert '3 images are broken, more than prepare.max_broken=2' in line
+    assert '3 images are broken, more than --max_broken=2' in line
   assert '41 records in 5 files, 3 broken' in said['again'][0]
   assert len(Metadata.load(folder / 'two' / 'bad' / 'train').broken) == 3
 
@@ -203,7 +224,13 @@ def test_an_error_on_one_ends_both(said, name, kinds, message):
 def prepare_alone(folder, name):
   config = words(folder, name)
   experiment = build(override(load_config('configs/base.py'), config).to_dict())
-  return prepare.prepare(experiment, str(folder / 'images'), 'train', None)
+  return prepare.prepare(
+    experiment.data,
+    PrepareConfig(**settings()),
+    str(folder / 'images'),
+    'train',
+    None,
+  )
 
 
 def test_a_second_command_is_refused(tmp_path):

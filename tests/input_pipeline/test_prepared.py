@@ -195,7 +195,7 @@ def test_the_commands(images, tmp_path):
     f'--config.data.dir={tmp_path}/data',
   ]
   words = ['prepare', f'--images={images}', *place]
-  words += ['--config.prepare.image_size=8', '--config.prepare.batch_size=8']
+  words += ['--image_size=8', '--batch_size=8']
   result = run(*words)
   assert result.status == 0, result.err
   assert '32 records in 1 files, 0 broken' in result.out
@@ -224,9 +224,9 @@ def test_the_commands(images, tmp_path):
     (['--images=nowhere'], 'neither a folder'),
     (['--images={images}', '--config.data.name=digits'], 'name of your own'),
     (['--images={images}', '--split=a/b'], 'without /'),
-    (['--images={images}', '--config.prepare.image_size=0'], 'image_size is 0'),
-    (['--images={images}', '--config.prepare.dtype=int8'], 'float16, float32'),
-    (['--images={images}', '--config.prepare.batch_size=3'], '8 devices'),
+    (['--images={images}', '--image_size=0'], 'image_size is 0'),
+    (['--images={images}', '--dtype=int8'], 'float16, float32'),
+    (['--images={images}', '--batch_size=3'], '8 devices'),
     (['--images={images}', '--config.data.autoencoder=taef2'], 'make them agr'),
     (
       ['--images={images}', '--config.data.autoencoder=sd_vae',

@@ -46,8 +46,8 @@ def test_labels_that_are_no_class_are_not_written(tmp_path, label):
 def prepare(images, data_dir, *words):
   return run(
     'prepare', f'--images={images}', '--config.data.name=photos',
-    f'--config.data.dir={data_dir}', '--config.prepare.image_size=8',
-    '--config.prepare.batch_size=8', *words,
+    f'--config.data.dir={data_dir}', '--image_size=8',
+    '--batch_size=8', *words,
   )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def prepare(tmp_path):
     return run(
       'prepare', f'--images={images}', f'--split={split}',
       f'--config.data.name={name}', f'--config.data.dir={tmp_path}',
-      '--config.prepare.image_size=8', '--config.prepare.batch_size=8',
+      '--image_size=8', '--batch_size=8',
     )  # fmt: skip
 
   return prepare

@@ -133,8 +133,6 @@ def test_bad_arguments(refused, argv, words):
     ('model.taps=("one",)', ['model.taps']),
     ('model.taps=(1.5,)', ['model.taps']),
     ('objective.intermediate_weights=("half",)', ['intermediate_weights']),
-    ('compare.methods=(1,2)', ['compare.methods']),
-    ('compare.sweep_scales=("one",)', ['compare.sweep_scales']),
     ('model.name=SiT-XXL/2', ["'SiT-XXL/2'", "Did you mean 'SiT-XL/2'"]),
     ('model.name=SiT-XL', ["'SiT-XL'", "Did you mean 'SiT-XL/2'"]),
     ('model.taps=(3,)', ['taps has 3', 'depth - 1 = 2']),
@@ -150,7 +148,6 @@ def test_bad_arguments(refused, argv, words):
     ('data.test_split=tset', ["no split 'tset'"]),
     ('log.every_images=-1', ['log.every_images is -1']),
     ('sample.steps=100000000000000', ['steps is 100000000000000']),
-    ('compare.sweep_scales=(-1,)', ['sweep_scales']),
     ('mesh.data=-2', ['mesh.data is -2']),
     ('model.num_heads=3', ['width 16 is not divisible by model.num_heads 3']),
     ('model.size=16', ['records have shape (8, 8, 1)', '(16, 16, 1)']),
@@ -165,8 +162,6 @@ def test_bad_arguments(refused, argv, words):
     ('data.name=cifar11', ["'cifar11' is neither"]),
     ('data.train_split=trian', ["no split 'trian'"]),
     ('log.preview_guidance=igg:2', ["'igg'", "Did you mean 'ig'"]),
-    ('compare.methods=("none","s3:2")', ["'s3'", "Did you mean 's2'"]),
-    ('compare.sweep_methods=("cfgg",)', ["'cfgg'", "Did you mean 'cfg'"]),
     ('sample.solver=hune', ["'hune'", "Did you mean 'heun'"]),
     ('objective.path=liner', ["'liner'", "Did you mean 'linear'"]),
   ],
@@ -236,11 +231,28 @@ def test_sample_needs_the_blocks(refused, claim):
   refused([*argv, '--guidance=s2:2:skip=2'], 's2 with skip=2')
 
 
-@pytest.mark.parametrize('methods', [('none', 'ig:2'), ('none', 'cfg:2')])
-def test_compare_needs_the_tap(refused, claim, methods):
+@pytest.mark.parametrize('method', ['ig:2', 'cfg:2'])
+def test_compare_needs_the_tap(refused, claim, method):
   """Of the methods, and of those that are swept."""
-  folder = claim('model.taps=()', f'compare.methods={methods}')
-  refused(['compare', f'--workdir={folder}'], 'ig needs tap 0')
+  argv = ['compare', f'--workdir={claim("model.taps=()")}']
+  refused([*argv, f'--guidance={method}'], 'ig needs tap 0')
+
+
+@pytest.mark.parametrize(
+  'flag, words',
+  [
+    ('--guidance=s3:2', ["'s3'", "Did you mean 's2'"]),
+    ('--guidance=', ["--guidance is ''"]),
+    ('--num=1', ['--num is 1']),
+    ('--bootstrap=1', ['--bootstrap is 1']),
+    ('--sweep_methods=cfgg', ["'cfgg'", "Did you mean 'cfg'"]),
+    ('--sweep_scales=one', ['--sweep_scales', "'one'"]),
+    ('--sweep_scales=-1', ['--sweep_scales']),
+    ('--config.compare.num=9', ["'compare.num'", "'--num' (of compare)"]),
+  ],
+)
+def test_bad_flags_of_compare(refused, claim, flag, words):
+  refused(['compare', f'--workdir={claim()}', flag], *words)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +273,7 @@ def test_bad_labels(refused, claim, labels):
     ('sample.steps=0', ['steps is 0']),
     ('sample.batch_size=12', ['sample.batch_size is 12']),
     ('sample.solver=hune', ["Did you mean 'heun'"]),
-    ('compare.num=1', ['compare.num']),
+    ('compare.num=1', ["'compare.num'"]),
   ],
 )
 def test_bad_config_of_a_run(refused, claim, assignment, words):
@@ -278,8 +290,10 @@ def test_unwritable_results(refused, claim, tmp_path, monkeypatch, command):
 
 
 def test_empty_tuple_of_a_run_may_be_filled(refused, claim):
-  argv = ['compare', f'--workdir={claim("compare.sweep_methods=()")}']
-  refused([*argv, "--config.compare.sweep_methods=('igg',)"], "'igg'")
+  argv = ['sweep', f'--workdir={claim("eval.metrics=()")}']
+  refused(
+    [*argv, '--guidance=ig:1..2:2', "--config.eval.metrics=('fdd',)"], "'fdd'"
+  )
 
 
 def test_damaged_config_of_a_run(refused, claim):

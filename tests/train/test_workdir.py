@@ -81,7 +81,7 @@ def test_all_different_keys_are_named(tmp_path, config):
   'key, value',
   [
     ('checkpoint.keep', 9),
-    ('compare.num', 77),
+    ('eval.num', 77),
     ('data.dir', '/elsewhere'),
     ('data.threads', 3),
     ('data.prefetch', 9),
@@ -97,6 +97,12 @@ def test_free_keys_may_change(tmp_path, config, key, value):
   workdir.claim(tmp_path, config)
   workdir.claim(tmp_path, changed(config, key, value))
   assert flatten(workdir.load_config(tmp_path))[key] == value
+
+
+def test_sections_of_earlier_versions_keep_no_run_from_resuming(tmp_path, config):
+  earlier = config | {'compare': {'num': 5}, 'prepare': {'threads': 2}}
+  (tmp_path / 'config.json').write_text(json.dumps(earlier))
+  workdir.claim(tmp_path, config)
 
 
 def test_a_key_of_a_later_version_has_its_default(tmp_path):

@@ -1,4 +1,8 @@
-"""Settings that the commands that measure images share."""
+"""Settings that the commands that measure images share.
+
+Flags say what is measured and against what; without them, a run measures as its
+section eval says. Details of the metrics are set by other keys of that section.
+"""
 
 import argparse
 
@@ -7,7 +11,7 @@ from evaluate.evaluator import EvalConfig
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
 
-_EVAL_FLAGS = (
+_FLAGS = (
   'extractor',
   'preprocessing',
   'reference',
@@ -17,8 +21,8 @@ _EVAL_FLAGS = (
 )
 
 
-def configured(args: argparse.Namespace) -> Experiment:
-  """Returns the experiment of a config file, with the flags for its keys."""
+def experiment_of(args: argparse.Namespace) -> Experiment:
+  """Returns the experiment of --config, measured as the flags say."""
   config = load_config(args.config or 'configs/base.py')
   config = override(config, [*eval_overrides(args), *args.overrides])
   experiment = build(config.to_dict())
@@ -28,8 +32,8 @@ def configured(args: argparse.Namespace) -> Experiment:
 
 
 def eval_overrides(args: argparse.Namespace) -> list[str]:
-  """Returns flags that stand for keys of the section eval, as assignments."""
-  given = {key: getattr(args, key, None) for key in _EVAL_FLAGS}
+  """Returns the flags that were given, as assignments to the section eval."""
+  given = {name: getattr(args, name, None) for name in _FLAGS}
   return [f'eval.{k}={v}' for k, v in given.items() if v is not None]
 
 
