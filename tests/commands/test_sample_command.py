@@ -318,7 +318,7 @@ def test_sweep_over_one_scale(shared_run, tmp_path):
                *QUICK, '--guidance=cfg:1.2,s2:1..3:2',
                '--metric=accuracy')  # fmt: skip
   assert result.status == 0, result.err
-  assert len(result.out.splitlines()) == 3
+  assert len(result.out.splitlines()) == 2 + 2 + 1  # head, points, a note
   assert (tmp_path / 'sweep.png').exists()
 
 

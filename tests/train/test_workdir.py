@@ -99,7 +99,9 @@ def test_free_keys_may_change(tmp_path, config, key, value):
   assert flatten(workdir.load_config(tmp_path))[key] == value
 
 
-def test_sections_of_earlier_versions_keep_no_run_from_resuming(tmp_path, config):
+def test_sections_of_earlier_versions_keep_no_run_from_resuming(
+  tmp_path, config
+):
   earlier = config | {'compare': {'num': 5}, 'prepare': {'threads': 2}}
   (tmp_path / 'config.json').write_text(json.dumps(earlier))
   workdir.claim(tmp_path, config)
