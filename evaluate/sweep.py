@@ -235,7 +235,7 @@ def _known_rows(
     found = read_json(path)
   except InputError:
     found = {}
-  found = upgrade(without_folders(found))
+  found = without_folders(upgrade(found))
   protocol = without_folders(protocol)
   if found != protocol:
     if overwrite:  # first the points, which then belong to nothing

@@ -354,7 +354,7 @@ def _differences(
   found: dict[str, Any] | None, protocol: dict[str, Any]
 ) -> list[str]:
   """Returns how `protocol` differs from `found`, as 'key: old -> new'."""
-  found = upgrade(without_folders(found or {}))
+  found = without_folders(upgrade(found or {}))
   protocol = without_folders(protocol)
   return [
     f'{key}: {_short(found.get(key, "absent"))} -> {_short(value)}'
