@@ -28,15 +28,17 @@ from commands.convert import exchange
 from dit import latents, model
 from dit.config import DiTConfig, named_size
 from dit.path import path_named
-from dit.sharding import MeshConfig, make_mesh
+from dit.sharding import MeshConfig, make_mesh, replicated
 from dit.weights.convert import flatten, unflatten
 from dit.weights.folder import load_folder, save_folder
 from dit.weights.quantize import SCHEMES
-from evaluate.scorer import Distance, Scorer
+from evaluate.classifier import train_classifier
+from evaluate.compare import open_evaluators, score
+from evaluate.evaluator import EvalConfig
+from evaluate.metrics import Estimate
 from guidance import parse
 from input_pipeline.sources import load_all, open_source
-from sample import sampler
-from sample.generate import plan_labels
+from sample.generate import Sampler, plan_labels
 from train.runs import Source, run_weights
 
 BATCH = 100
@@ -56,29 +58,18 @@ def vector_of(params: model.Params) -> np.ndarray:
   return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
 
-def draw(experiment, params, guidance, labels, seed) -> np.ndarray:
+def draw(sampler: Sampler, guidance, labels, seed) -> np.ndarray:
   """Latents (n, H, W, C) of images 0 to n - 1."""
-  path, config = path_named(experiment.objective.path), experiment.sample
   parts = []
   for begin in range(0, len(labels), BATCH):
     index = np.arange(begin, begin + BATCH) % len(labels)
-    x, _ = sampler.sample(
-      model.bind(experiment.model, params),
-      guidance,
-      jnp.asarray(labels[index]),
-      jnp.asarray(index),
-      config.grid(path),
-      jnp.uint32(seed),
-      solver=config.make_solver(path),
-      shape=experiment.model.latent_shape,
-      path=path,
-      scales_at=config.scales_at,
-    )
+    with jax.set_mesh(sampler.mesh):
+      x, _ = sampler.latents(guidance, labels[index], index, seed)
     parts.append(jax.device_get(x))
   return np.concatenate(parts)[: len(labels)]
 
 
-def figures(distances: list[Distance]) -> tuple[float, float]:
+def figures(distances: list[Estimate]) -> tuple[float, float]:
   """Mean over the seeds, and its standard error."""
   errors = np.asarray([distance.error for distance in distances])
   mean = np.mean([distance.value for distance in distances])
@@ -91,22 +82,28 @@ def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> None:
   data, mesh = experiment.data, make_mesh(MeshConfig(), jax.devices()[:1])
   reference = load_all(open_source(data, data.train_split))
   num_classes = experiment.model.num_classes
-  scorer = Scorer.of(*reference, num_classes, args.resamples)
+  network = train_classifier(*reference, num_classes)
+  settings = EvalConfig(bootstrap=args.resamples, batch_size=BATCH)
+  evaluators = open_evaluators(reference[0], network, settings, mesh)
   params, _ = run_weights(args.workdir, experiment.model, mesh, 'ema')
   exchange(args.workdir, str(folder / 'float32'))
   guidance = parse(args.guidance)
   labels = plan_labels('balanced', args.num, num_classes, 0)
 
   def drawn(params):
-    params = jax.device_put(params, mesh.devices.flat[0])
-    return [
-      draw(experiment, params, guidance, labels, seed)
-      for seed in range(args.seeds)
-    ]
+    params = jax.device_put(params, replicated(mesh))
+    sampler = Sampler(
+      model.bind(experiment.model, params),
+      experiment.sample,
+      path_named(experiment.objective.path),
+      experiment.model.latent_shape,
+      mesh,
+    )
+    return [draw(sampler, guidance, labels, n) for n in range(args.seeds)]
 
   def distances(x):
     images = [np.asarray(latents.to_pixels(jnp.asarray(part))) for part in x]
-    return [scorer(part, labels).features for part in images]
+    return [score(evaluators, part, labels)['features'] for part in images]
 
   print(
     f'{args.num} images for each of {args.seeds} seeds, guidance '
@@ -127,10 +124,7 @@ def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> None:
     found = distances(x)
     value, error = figures(found)
     change, paired = figures(
-      [
-        Distance(a.value - b.value, a.resampled - b.resampled)
-        for a, b in zip(found, wanted, strict=True)
-      ]
+      [a.minus(b) for a, b in zip(found, wanted, strict=True)]
     )
     cells = (
       scheme,

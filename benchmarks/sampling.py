@@ -33,8 +33,8 @@ from dit import model
 from dit.autoencoder import AUTOENCODERS, Autoencoder, KLConfig, shapes
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
-from guidance import parse
-from sample import generate, sampler
+from guidance import Guidance, parse
+from sample.generate import Sampler
 from train import config_file
 from train.experiment import build
 
@@ -54,60 +54,55 @@ class Bench:
   def __init__(self, experiment: Any, steps: int, batch_size: int) -> None:
     """Draws the weights."""
     self.config = experiment.model
-    self.path = path_named(experiment.objective.path)
-    self.sampling = dataclasses.replace(
-      experiment.sample,
-      solver='euler', steps=steps, last_step_size=0.0, batch_size=batch_size,
-    )  # fmt: skip
-    self.mesh = make_mesh(MeshConfig())
     draw = jax.jit(lambda: model.init(self.config, jax.random.key(0)))
-    self.denoiser = model.bind(self.config, draw())
+    self.sampler = Sampler(
+      model.bind(self.config, draw()),
+      dataclasses.replace(
+        experiment.sample,
+        solver='euler', steps=steps, last_step_size=0.0, batch_size=batch_size,
+      ),
+      path_named(experiment.objective.path),
+      self.config.latent_shape,
+      make_mesh(MeshConfig()),
+    )  # fmt: skip
 
-  def case(self, name: str) -> tuple[Any, Any]:
-    """Guidance and sampling of a method, or of a student of so many steps."""
+  def case(self, name: str) -> tuple[Guidance, Sampler]:
+    """Guidance and sampler of a method, or of a student of so many steps."""
     kind, _, steps = name.partition(' ')
     if kind != 'student':
-      return parse(name), self.sampling
+      return parse(name), self.sampler
     student = dataclasses.replace(
-      self.sampling, solver='renoise', steps=int(steps)
+      self.sampler.config, solver='renoise', steps=int(steps)
     )
-    return parse('none'), student
+    return parse('none'), dataclasses.replace(self.sampler, config=student)
 
-  def nfe(self, name: str) -> float:
+  def nfe(self, name: str) -> float | None:
     """Network evaluations for an image."""
-    guidance, sampling = self.case(name)
-    return generate.declared_nfe(
-      self.denoiser, guidance, sampling, self.path, 0
-    )
+    guidance, sampler = self.case(name)
+    return sampler.nfe(guidance, 0)
 
   def latents(self, name: str) -> Callable[[], Any]:
     """Draws a batch of latents."""
-    guidance, sampling = self.case(name)
-    index = np.arange(sampling.batch_size, dtype=np.int32)
-    solver, grid = sampling.make_solver(self.path), sampling.grid(self.path)
+    guidance, sampler = self.case(name)
+    index = np.arange(sampler.config.batch_size, dtype=np.int32)
+    labels = index % self.config.num_classes
 
     def run():
-      with jax.set_mesh(self.mesh):
-        x, _ = sampler.sample(
-          self.denoiser, guidance, index % self.config.num_classes, index,
-          grid, jnp.uint32(0),
-          solver=solver, shape=self.config.latent_shape, path=self.path,
-        )  # fmt: skip
+      with jax.set_mesh(sampler.mesh):
+        x, _ = sampler.latents(guidance, labels, index, 0)
         return x.block_until_ready()
 
     return run
 
   def images(self, name: str, autoencoder: Autoencoder) -> Callable[[], Any]:
     """Draws and decodes BATCHES batches."""
-    guidance, sampling = self.case(name)
-    labels = np.arange(BATCHES * sampling.batch_size, dtype=np.int32)
+    guidance, sampler = self.case(name)
+    sampler = dataclasses.replace(sampler, decoder=autoencoder)
+    labels = np.arange(BATCHES * sampler.config.batch_size, dtype=np.int32)
+    labels %= self.config.num_classes
 
     def run():
-      return generate.generate(
-        self.denoiser, guidance, labels % self.config.num_classes, sampling,
-        path=self.path, shape=self.config.latent_shape, mesh=self.mesh, seed=0,
-        autoencoder=autoencoder,
-      )  # fmt: skip
+      return sampler.images(guidance, labels, 0)
 
     return run
 

@@ -51,20 +51,14 @@ def compare(request: SampleRequest, config: compare_lib.CompareConfig) -> str:
     if opened.decoder is not None:
       protocol['autoencoder'] = opened.about_decoder()
     table = compare_lib.compare(
-      denoiser,
+      opened.make_sampler(denoiser, opened.decoder),
       config,
-      experiment.sample,
-      path=opened.path,
-      shape=experiment.model.latent_shape,
-      mesh=opened.mesh,
+      splits,
       seed=request.seed,
-      reference=splits[0],
-      held_out=splits[1] if len(splits) > 1 else None,
       protocol=protocol,
       folder=out,
       guide=guide,
       classifier=network,
-      autoencoder=opened.decoder,
     )
   return (
     f'\n{table}\n'

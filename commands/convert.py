@@ -38,6 +38,7 @@ from dit.weights.folder import (
 )
 from dit.weights.quantize import SCHEMES
 from evaluate.extractor_registry import convert_inception
+from sample.checkpoints import load_latents, open_network
 from train import workdir
 from train.experiment import build
 from train.runs import run_weights, sampling_of
@@ -196,7 +197,7 @@ def _kind(source: str) -> str:
       f'{source} is neither a folder of weights nor the workdir of a run: it '
       'holds no config.json.'
     )
-  return 'folder' if 'format' in workdir.load_config(source) else 'run'
+  return 'run' if open_network(source).is_run else 'folder'
 
 
 def _read_published(
@@ -271,7 +272,7 @@ def _read_run(
     'source': source,
     'step': step,
     'path': experiment.objective.path,
-    'latents': workdir.load_about(source, workdir.LATENTS),
+    'latents': load_latents(source).to_json(),
     # It belongs to the network: a few-step student has a sampler of its own.
     'sample': sampling_of(experiment),
   }

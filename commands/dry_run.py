@@ -37,7 +37,8 @@ from dit.sharding import (
 from dit.weights.checkpoint import weights_like
 from guidance import parse
 from guidance.parse import describe
-from sample import generate, sampler
+from sample.generate import Sampler
+from sample.sampler import sample as draw
 from train.experiment import Experiment
 from train.loop import plan
 from train.progress import peak_flops, training_flops
@@ -153,33 +154,32 @@ def distill(experiment: StudentExperiment) -> str:
 def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
   """A report on the sampler, without the decoder; arguments as `train`."""
   experiment, mesh = placed(experiment, topology)
-  method, path = parse(guidance), path_named(experiment.objective.path)
+  method = parse(guidance)
   weights = weights_like(experiment.model, mesh, 'float32')
-  denoiser = model.bind(experiment.model, weights)
-  generate.check(
+  sampler = Sampler(
+    model.bind(experiment.model, weights),
     experiment.sample,
-    method,
-    denoiser,
-    mesh,
-    path,
+    path_named(experiment.objective.path),
     experiment.model.latent_shape,
+    mesh,
   )
-  nfe = generate.declared_nfe(denoiser, method, experiment.sample, path, 0)
+  sampler.check(method)
+  nfe = sampler.nfe(method, 0)
   rows = experiment.sample.batch_size
   lines = [
     *_described(experiment, mesh),
-    f'guidance {describe(method)}, {len(experiment.sample.grid(path)) - 1} '
+    f'guidance {describe(method)}, {len(sampler.grid) - 1} '
     f'steps of {experiment.sample.solver}, NFE '
     + ('unknown' if nfe is None else f'{nfe:.4g}'),
     f'{rows} images at once, {rows // batch_parts(mesh)} on each device; '
-    f'weights on each device: {_gib(denoiser.params):.3f} GiB',
+    f'weights on each device: {_gib(weights):.3f} GiB',
   ]
   if nfe is not None:
     flops = 2 * nfe * experiment.model.pass_multiply_adds
     lines.append(f'{flops / 1e12:.3g} TFLOP an image')
   if topology:
     with jax.set_mesh(mesh):
-      program = compiled(sample_program(experiment, method, denoiser, mesh))
+      program = compiled(sample_program(sampler, method))
     lines += _report(program, mesh, 'call')
   return '\n'.join(lines)
 
@@ -254,28 +254,26 @@ def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
   return step, state, batch, key
 
 
-def sample_program(
-  experiment: Experiment, method: Any, denoiser: Any, mesh: Mesh
-) -> Any:
+def sample_program(sampler: Sampler, method: Any) -> Any:
   """The sampler, lowered for weights that are only shapes."""
-  config, path = experiment.sample, path_named(experiment.objective.path)
+  config = sampler.config
   method = jax.tree.map(
     lambda leaf: leaf if np.ndim(leaf) else float(leaf), method
   )
   row = jax.ShapeDtypeStruct(
-    (config.batch_size,), jnp.int32, sharding=batch_sharding(mesh)
+    (config.batch_size,), jnp.int32, sharding=batch_sharding(sampler.mesh)
   )
   with config.precision():
-    return sampler.sample.lower(
-      denoiser,
+    return draw.lower(
+      sampler.denoiser,
       method,
       row,
       row,
-      config.grid(path),
+      sampler.grid,
       np.uint32(0),
-      solver=config.make_solver(path),
-      shape=experiment.model.latent_shape,
-      path=path,
+      solver=sampler.solver,
+      shape=sampler.shape,
+      path=sampler.path,
       scales_at=config.scales_at,
       dtype=config.state_dtype,
     )

@@ -26,7 +26,12 @@ from core.progress import image_progress
 from core.ranges import Count, Range, check_value
 from dit.sharding import make_mesh
 from evaluate import tables
-from evaluate.evaluator import Evaluator, divide, records_decoder
+from evaluate.evaluator import (
+  Evaluator,
+  divide,
+  open_evaluator,
+  records_decoder,
+)
 from evaluate.image_sets import ImageSet, open_image_set
 from evaluate.inputs import check_samples, protocol_beside
 from sample import nonfinite
@@ -113,7 +118,7 @@ def evaluate_samples(
   place = out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
   mesh = make_mesh(experiment.mesh)
   with writing(place, 'evaluation', 'evaluate', writes=WRITES) as folder:
-    evaluator = Evaluator(
+    evaluator = open_evaluator(
       config,
       experiment.data,
       experiment.model.num_classes,
@@ -188,7 +193,7 @@ def evaluate_run(
   name = drawing.guidance.replace(':', '-').replace(',', '_')
   out = request.out or f'{place}/evaluation/{name}'
   with writing(out, 'evaluation', 'evaluate', writes=WRITES) as folder:
-    evaluator = Evaluator(
+    evaluator = open_evaluator(
       config,
       experiment.data,
       experiment.model.num_classes,

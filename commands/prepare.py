@@ -98,6 +98,7 @@ def prepare(
     encoder = read_autoencoder(autoencoder, mesh, 'encoder')
     layout = layout_of(config, encoder, data.flip)
   about = {'autoencoder': about_autoencoder(name, encoder)}
+  decoder = remembered(autoencoder, encoder)
   logging.info(
     '%s: %d images of %d classes, to %s %s.',
     images, files.count, len(files.classes), layout.content, layout.shape,
@@ -109,7 +110,7 @@ def prepare(
     layout,
     folder,
     about=about,
-    decoder=remembered(autoencoder, encoder),
+    decoder=decoder.to_json() if decoder else None,
   )
   counts = zip(metadata.classes, metadata.counts, strict=True)
   if absent := [name for name, count in counts if not count]:

@@ -9,7 +9,7 @@ from commands.eval_settings import experiment_of
 from core.errors import InputError
 from core.processes import print_once, writing_target
 from dit.sharding import make_mesh
-from evaluate.evaluator import Evaluator, records_decoder
+from evaluate.evaluator import open_evaluator, records_decoder
 from evaluate.reference import is_statistics, save_reference
 from train import workdir
 from train.experiment import Experiment
@@ -47,7 +47,7 @@ def make_reference(
   mesh = make_mesh(experiment.mesh)
   decoder = records_decoder(experiment.eval, experiment.data, autoencoder, mesh)
   with writing_target(path, 'reference'):
-    evaluator = Evaluator(
+    evaluator = open_evaluator(
       dataclasses.replace(experiment.eval, metrics=()),
       experiment.data,
       experiment.model.num_classes,

@@ -21,6 +21,7 @@ from core.ranges import Count, PathText, Seed, check_value
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.config import SIZES
+from dit.latents import LatentSpace
 from dit.path import Path, path_named
 from dit.sharding import check_model, make_mesh
 from dit.types import Denoiser
@@ -30,7 +31,8 @@ from guidance.parse import describe, with_guide
 from input_pipeline.sources import check_source, open_source
 from sample import generate, sampler
 from sample.decoder import place_of, read_decoder
-from sample.labels import find_classes, names_of
+from sample.generate import Sampler
+from sample.labels import find_classes
 from train import runs
 from train.config_file import load_config
 from train.experiment import Experiment
@@ -109,17 +111,24 @@ class Opened:
     guide = model.bind(self._guide.model, {}) if self._guide else None
     if guide and not any(method.wants_guide for method in methods):
       raise InputError('--guide is for guidance auto, which is not asked for.')
-    network = model.bind(self.experiment.model, {})
+    sampler = self.make_sampler()
     for method in methods:
-      method = with_guide(method, guide)
-      generate.check(
-        self.experiment.sample,
-        method,
-        network,
-        self.mesh,
-        self.path,
-        self.experiment.model.latent_shape,
-      )
+      sampler.check(with_guide(method, guide))
+
+  def make_sampler(
+    self, denoiser: Denoiser | None = None, decoder: Autoencoder | None = None
+  ) -> Sampler:
+    """Returns a sampler of a restored denoiser; None: for checks alone."""
+    if denoiser is None:
+      denoiser = model.bind(self.experiment.model, {})
+    return Sampler(
+      denoiser,
+      self.experiment.sample,
+      self.path,
+      self.experiment.model.latent_shape,
+      self.mesh,
+      decoder,
+    )
 
   def check_weights(self) -> None:
     """Raises InputError if there are none."""
@@ -137,8 +146,8 @@ class Opened:
     return denoiser, guide, {**about, 'guide': of_guide}
 
   @functools.cached_property
-  def latents(self) -> dict[str, Any]:
-    """What the run or folder remembers of its data; see `about_latents`."""
+  def latents(self) -> LatentSpace:
+    """The space that the network was trained in, as far as known."""
     return self._request.source.latents()
 
   @property
@@ -216,7 +225,7 @@ class Drawing:
     opened.check([guidance])
     self.experiment, self.mesh = opened.experiment, opened.mesh
     self._seed = request.seed
-    self._names = names_of(opened.latents)
+    self._names = opened.latents.classes
     count = self.experiment.model.num_classes
     self.labels = generate.plan_labels(
       labels, num, count, request.seed, self._names
@@ -226,7 +235,7 @@ class Drawing:
     if labels not in generate.PLANS:
       self._plan = ','.join(map(str, find_classes(labels, count, self._names)))
     opened.check_weights()
-    self._decoder = opened.decoder
+    self._sampler = opened.make_sampler(decoder=opened.decoder)
 
   @property
   def guidance(self) -> str:
@@ -242,7 +251,8 @@ class Drawing:
 
   def load(self) -> dict[str, Any]:
     """Reads the weights; returns the protocol, what fixes the images."""
-    self._denoiser, guide, about = self._opened.restore()
+    denoiser, guide, about = self._opened.restore()
+    self._sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
     self._method = with_guide(self._method, guide)
     sampling = dataclasses.asdict(self.experiment.sample)
     del sampling['batch_size']  # changes no image
@@ -258,18 +268,7 @@ class Drawing:
 
   def batches(self, index: np.ndarray) -> Iterator[generate.Batch]:
     """The images of these numbers."""
-    return generate.batches(
-      self._denoiser,
-      self._method,
-      self.labels,
-      self.experiment.sample,
-      path=self._opened.path,
-      shape=self.experiment.model.latent_shape,
-      mesh=self.mesh,
-      seed=self._seed,
-      index=index,
-      autoencoder=self._decoder,
-    )
+    return self._sampler.batches(self._method, self.labels, self._seed, index)
 
   def announce(self, preset: str) -> None:
     """Logs the cost of a preset, and whether it is for another network.
@@ -279,13 +278,7 @@ class Drawing:
     """
     network = load_config(PRESETS)[preset].network
     config = self.experiment.model
-    cost = generate.declared_nfe(
-      model.bind(config, {}),
-      self._method,
-      self.experiment.sample,
-      self._opened.path,
-      self._seed,
-    )
+    cost = self._sampler.nfe(self._method, self._seed)
     size, _, patch = network.rpartition('-')[2].partition('/')
     depth, width, _ = SIZES[size]
     ours = (config.depth, config.width, config.patch)
@@ -302,13 +295,7 @@ class Drawing:
 
   def nfe(self, spent: Sequence[float]) -> float | None:
     """Evaluations per image: as declared, else the mean of what was spent."""
-    declared = generate.declared_nfe(
-      self._denoiser,
-      self._method,
-      self.experiment.sample,
-      self._opened.path,
-      self._seed,
-    )
+    declared = self._sampler.nfe(self._method, self._seed)
     if declared is None and len(spent):  # of an adaptive solver
       return float(np.mean(spent))
     return declared
@@ -316,7 +303,7 @@ class Drawing:
   @property
   def decoder(self) -> Autoencoder | None:
     """The decoder of latents; None where they are images."""
-    return self._decoder
+    return self._sampler.decoder
 
   @property
   def autoencoder(self) -> str | None:
@@ -326,15 +313,15 @@ class Drawing:
   @property
   def image_shape(self) -> tuple[int, int, int] | None:
     """(H, W, C) where latents are images; None where they are decoded."""
-    return None if self._decoder else self.experiment.model.latent_shape
+    return None if self.decoder else self.experiment.model.latent_shape
 
   @property
   def steps(self) -> int:
     """Solver steps."""
-    return len(self.experiment.sample.grid(self._opened.path)) - 1
+    return len(self._sampler.grid) - 1
 
   def skipped_blocks(self) -> Any:
     """What S2 left out; see `sampler.skipped_blocks`."""
     return sampler.skipped_blocks(
-      self._method, self._denoiser, self._seed, self.steps
+      self._method, self._sampler.denoiser, self._seed, self.steps
     )

@@ -13,8 +13,8 @@ from core.errors import InputError, check_choice
 from core.processes import writing
 from core.ranges import Range, check_value
 from evaluate import sweep as sweep_lib
-from evaluate.evaluator import Evaluator
-from evaluate.metrics import METRICS, as_dict, name_of
+from evaluate.evaluator import open_evaluator
+from evaluate.metrics import METRICS
 
 _RESAMPLES = 50  # behind each standard error, if the features cost little
 
@@ -66,7 +66,7 @@ def sweep(
     config = dataclasses.replace(config, bootstrap=_RESAMPLES)
   place = request.out or f'{request.source.place}/sweep'
   with writing(place, 'sweep', 'sweep', writes=sweep_lib.WRITES) as folder:
-    evaluator = Evaluator(
+    evaluator = open_evaluator(
       dataclasses.replace(config, metrics=wanted),
       experiment.data,
       experiment.model.num_classes,
@@ -80,20 +80,10 @@ def sweep(
     if decoder is not None:
       protocol['autoencoder'] = opened.about_decoder()
     return sweep_lib.sweep(
-      denoiser,
-      grid,
-      experiment.sample,
-      metric=metric,
-      num=num,
-      path=opened.path,
-      shape=experiment.model.latent_shape,
-      mesh=opened.mesh,
-      seed=request.seed,
-      score=lambda images, labels: as_dict(evaluator.score(images, labels)),
-      metric_name=name_of(metric, evaluator.extractor),
-      protocol={**protocol, 'evaluation': evaluator.protocol()},
+      opened.make_sampler(denoiser, decoder),
+      sweep_lib.SweepConfig(grid, metric, num, request.seed, overwrite),
+      evaluator,
+      protocol=protocol,
       folder=folder,
       guide=guide,
-      autoencoder=decoder,
-      overwrite=overwrite,
     )

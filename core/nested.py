@@ -1,5 +1,6 @@
 """Nested dictionaries of plain values."""
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -21,3 +22,8 @@ def without_folders(protocol: dict[str, Any]) -> dict[str, Any]:
   """
   flat = flatten(protocol)
   return {k: v for k, v in flat.items() if k.rpartition('.')[2] != 'folder'}
+
+
+def with_tuples(section: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a section with JSON's lists as tuples again."""
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from typing import Any
 
 import jax
@@ -20,14 +19,14 @@ from distill.noise_levels import trained_steps
 from distill.objective import Distillation
 from dit import model
 from dit.config import DiTConfig
-from dit.latents import Normalisation
+from dit.latents import LatentSpace, Normalisation
 from dit.path import Linear, path_named
 from dit.sharding import make_mesh
 from dit.weights.checkpoint import steps_of
 from input_pipeline.batches import batches
 from input_pipeline.sources import (
-  about_latents,
   check_source,
+  latent_space_of,
   normalisation_of,
   open_source,
 )
@@ -108,8 +107,8 @@ def check(
     source = open_source(experiment.data, experiment.data.train_split)
     check_source(source, experiment.data, experiment.model)
   latents = teacher.latents()
-  if source is not None and latents:
-    _check_latents(about_latents(source, experiment.data), latents)
+  if source is not None and latents != LatentSpace():
+    _check_latents(latent_space_of(source, experiment.data), latents)
   distillation = distillation_of(experiment, network.model)
   _check_blocks(distillation)
   setup = make_setup(experiment, mesh, source, latents, workdir, autoencoder)
@@ -281,12 +280,10 @@ def _measures(config: DistillConfig) -> bool:
   )
 
 
-def _check_latents(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def _check_latents(ours: LatentSpace, theirs: LatentSpace) -> None:
   """Raises InputError where the data are not what the teacher draws."""
   for key in ('autoencoder', 'normalisation'):
-    ours_, theirs_ = (
-      json.loads(json.dumps(about.get(key))) for about in (ours, theirs)
-    )
+    ours_, theirs_ = (space.to_json().get(key) for space in (ours, theirs))
     if ours_ != theirs_:
       raise InputError(
         f'the data have {key} {ours_}, the latents of the teacher {theirs_}; '

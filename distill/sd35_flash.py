@@ -33,8 +33,9 @@ from dit import model
 from dit.autoencoder import Autoencoder
 from dit.sharding import check_batch, make_mesh
 from dit.weights.folder import check_target, save_folder
-from evaluate.evaluator import Evaluator, plan
+from evaluate.evaluator import open_evaluator, plan
 from evaluate.metrics import as_dict
+from sample.checkpoints import load_latents
 from sample.decoder import read_decoder
 from train import workdir as workdir_lib
 from train.config_file import load_config, override
@@ -202,10 +203,10 @@ def _merge(
   if target.exists():
     return f'{table.read_text()}\nAlready merged: {target}.'
   mesh, config = make_mesh(experiment.mesh), experiment.eval
-  latents = workdir_lib.load_about(folders[0], workdir_lib.LATENTS)
+  latents = load_latents(folders[0])
   decoder = read_decoder(None, experiment.model.channels, latents, mesh)
   samples = _samples(experiment, decoder, mesh)
-  evaluator = Evaluator(
+  evaluator = open_evaluator(
     config,
     experiment.data,
     experiment.model.num_classes,
@@ -246,7 +247,7 @@ def _merge(
         'weights': 'ema',
         'source': str(place),
         'path': experiment.objective.path,
-        'latents': latents,
+        'latents': latents.to_json(),
         'sample': sampling_of(experiment),
         'merge': about,
       },

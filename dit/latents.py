@@ -11,6 +11,7 @@ constants of the data set, one for each channel (`Normalisation`).
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,3 +120,104 @@ class Normalisation:
     """(B, H, W, C) of the network -> of the autoencoder, float32."""
     mean, std = (jnp.asarray(s, jnp.float32) for s in (self.mean, self.std))
     return x.astype(jnp.float32) * std + mean
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderPlace:
+  """The place of a decoder of latents, and its hash.
+
+  Attributes:
+    text: Name and absolute places, as `dit.autoencoder.files` reads them; ''
+      where a file that held them is damaged.
+    sha256: Hash of the decoder's weights; None if an older version wrote it.
+  """
+
+  text: str
+  sha256: str | None = None
+
+  def to_json(self) -> dict[str, str]:
+    """Returns plain values, for JSON."""
+    digest = {} if self.sha256 is None else {'sha256': self.sha256}
+    return {'autoencoder': self.text, **digest}
+
+  @classmethod
+  def from_json(cls, stored: Any) -> 'DecoderPlace | None':
+    """Returns what `to_json` wrote; None where nothing is known."""
+    if not stored:
+      return None
+    values = stored if isinstance(stored, dict) else {}
+    text, digest = (values.get(key) for key in ('autoencoder', 'sha256'))
+    return cls(
+      text if isinstance(text, str) else '',
+      digest if isinstance(digest, str) else None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentSpace:
+  """The space that a network was trained in, as data, runs and folders know it.
+
+  Attributes:
+    autoencoder: Name of the autoencoder, 'pixels' for images; None if unknown.
+    encoder_sha256: Hash of the encoder that made the latents.
+    normalization: Statistics between the autoencoder's space and the network's.
+    decoder: Place of the decoder; None if unknown.
+    classes: Name of each class, in the order of the labels; () if unknown.
+  """
+
+  autoencoder: str | None = None
+  encoder_sha256: str | None = None
+  normalization: Normalisation = Normalisation()
+  decoder: DecoderPlace | None = None
+  classes: tuple[str, ...] = ()
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns plain values, for JSON; {} if nothing is known."""
+    if self == LatentSpace():
+      return {}
+    decoder = self.decoder.to_json() if self.decoder else None
+    if self.autoencoder is None:
+      return {'decoder': decoder, 'classes': list(self.classes)}
+    return {
+      'autoencoder': {
+        'name': self.autoencoder,
+        'encoder_sha256': self.encoder_sha256,
+      },
+      'decoder': decoder,
+      'normalisation': {
+        'mean': list(self.normalization.mean),
+        'std': list(self.normalization.std),
+      },
+      'classes': list(self.classes),
+    }
+
+  @classmethod
+  def from_json(cls, stored: Any) -> 'LatentSpace':
+    """Returns what `to_json` wrote; files of older versions lack keys.
+
+    Raises:
+      InputError: if the values are damaged.
+    """
+    if not isinstance(stored, dict):
+      return cls()
+    classes = stored.get('classes')
+    space = cls(
+      decoder=DecoderPlace.from_json(stored.get('decoder')),
+      classes=tuple(map(str, classes)) if isinstance(classes, list) else (),
+    )
+    autoencoder = stored.get('autoencoder')
+    if not autoencoder:
+      return space
+    try:
+      mean, std = (tuple(stored['normalisation'][k]) for k in ('mean', 'std'))
+      return dataclasses.replace(
+        space,
+        autoencoder=autoencoder['name'],
+        encoder_sha256=autoencoder.get('encoder_sha256'),
+        normalization=Normalisation(mean, std),
+      )
+    except (AttributeError, KeyError, TypeError) as error:
+      raise InputError(
+        'the description of the latents is damaged '
+        f'({type(error).__name__}: {error}); copy the run or folder again.'
+      ) from error

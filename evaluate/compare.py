@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -21,27 +21,27 @@ import numpy as np
 from absl import logging
 from etils import epath
 from jax.sharding import Mesh
-from matplotlib.figure import Figure
 
 from core.errors import InputError, WriteError
 from core.files import read_json, write_bytes, write_json
 from core.ranges import LARGE, Range, check_value, declarations
-from dit.autoencoder import Autoencoder
-from dit.path import Path
 from dit.types import Denoiser
-from evaluate.classifier import Classifier
-from evaluate.scorer import Scorer, Scores
+from evaluate import compare_figures
+from evaluate.classifier import Classifier, train_classifier
+from evaluate.evaluator import EvalConfig, Evaluator, read_reference
+from evaluate.extractor import classifier_extractor, pixels_extractor
+from evaluate.image_sets import array_images
+from evaluate.metrics import Estimate, as_dict
 from guidance import Guidance, Scale, parse
 from guidance.parse import with_guide
-from sample import generate, pictures
+from sample import pictures
+from sample.generate import Generated, Sampler, plan_labels
 
+_METRICS = ('fd', 'accuracy')
 # Files in the folder of results.
 WRITES = ('compare.json', 'table.md', 'samples.png', 'guidance.png')
 # Flags of fields with another name; compare.json keeps the names of fields.
 _FLAGS = {'methods': '--guidance', 'resamples': '--bootstrap'}
-_SPACES = ('features', 'pixels')
-# Columns of the sheet of images, and its rows for each block.
-_COLUMNS, _SHEET_ROWS = 20, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +96,53 @@ class CompareConfig:
     return ','.join(f'{name}:1' for name in self.sweep_methods)
 
 
+def open_evaluators(
+  images: np.ndarray, network: Classifier, config: EvalConfig, mesh: Mesh
+) -> dict[str, Evaluator]:
+  """Returns evaluators of distances to real images, in features and in pixels.
+
+  Args:
+    images: Real images (n, H, W, C) uint8.
+    network: Classifier that gives the features.
+    config: Number of bootstrap resamples, and images per compiled call.
+    mesh: Devices.
+  """
+  real = array_images('real images', images)
+  evaluators = {}
+  for space, extractor, metrics in (
+    ('features', classifier_extractor(network, {'data': real.name}), _METRICS),
+    ('pixels', pixels_extractor(), _METRICS[:1]),
+  ):
+    reference = read_reference(real, extractor, config, metrics, mesh)
+    evaluators[space] = Evaluator(config, metrics, extractor, reference, mesh)
+  return evaluators
+
+
+def score(
+  evaluators: Mapping[str, Evaluator], images: np.ndarray, labels: np.ndarray
+) -> dict[str, Estimate]:
+  """Returns the distance in each space, and the accuracy of the classifier.
+
+  Args:
+    evaluators: Evaluators by space; see `open_evaluators`.
+    images: Images (n, H, W, C) uint8.
+    labels: Labels (n,) that they were drawn for.
+  """
+  found = {
+    space: evaluator.score(images, labels)
+    for space, evaluator in evaluators.items()
+  }
+  distances = {space: metrics['fd'] for space, metrics in found.items()}
+  return {**distances, 'accuracy': found['features']['accuracy']}
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   """One line of the table; real images have scores only.
 
   Attributes:
     method: guidance as text.
-    scores: metrics of its images.
+    scores: distances 'features' and 'pixels', and 'accuracy'.
     nfe: network evaluations per image.
     rate: images per second.
     gains: decrease of the distance in features and in pixels from the first
@@ -111,7 +151,7 @@ class Row:
   """
 
   method: str
-  scores: Scores
+  scores: Mapping[str, Estimate]
   nfe: float | None = None
   rate: float | None = None
   gains: tuple[float, float] | None = None
@@ -123,7 +163,7 @@ class Row:
       'method': self.method,
       'nfe': self.nfe,
       'images_per_second': self.rate,
-      **self.scores.as_dict(),
+      **_plain(self.scores),
       'gain_features': self.gains[0] if self.gains else None,
       'gain_pixels': self.gains[1] if self.gains else None,
       'nonfinite': self.nonfinite,
@@ -131,52 +171,39 @@ class Row:
 
 
 def compare(
-  denoiser: Denoiser,
+  sampler: Sampler,
   config: CompareConfig,
-  sampling: generate.SampleConfig,
+  splits: Sequence[tuple[np.ndarray, np.ndarray]],
   *,
-  path: Path,
-  shape: tuple[int, int, int],
-  mesh: Mesh,
   seed: int,
-  reference: tuple[np.ndarray, np.ndarray],
-  held_out: tuple[np.ndarray, np.ndarray] | None,
   protocol: dict[str, Any],
   folder: epath.PathLike,
   guide: Denoiser | None = None,
   classifier: Classifier | None = None,
-  autoencoder: Autoencoder | None = None,
-  progress: Callable[[str], None] = logging.info,
 ) -> str:
   """Samples with every method, scores, and writes tables and pictures.
 
   Args:
-    denoiser: the network.
-    config: methods, their scales, and the number of images.
-    sampling: settings of the sampler.
-    path: the path of the network's velocity.
-    shape: (H, W, C) of a latent.
-    mesh: the devices.
-    seed: the seed of all noise.
-    reference: real images and labels that distances are taken to.
-    held_out: real images and labels that the network has not seen, whose
-      distance is the floor; None for none.
-    protocol: other settings that fix the figures, such as weights; it is stored
-      with the results.
-    folder: folder of the results; results of the same protocol are kept.
-    guide: the weaker network of AutoGuidance.
-    classifier: the classifier whose features measure distances; None trains
-      one.
-    autoencoder: the decoder of the latents; None for pixels.
-    progress: function called with a line of text as rows are finished.
+    sampler: Network, and how it is sampled.
+    config: Methods, scales and counts.
+    splits: Real images and labels that distances are measured to; after them,
+      if there are any, some that the network has not seen, whose distance is
+      the floor.
+    seed: Random seed of all noise.
+    protocol: Other settings that fix the figures, such as weights; they are
+      stored with the results.
+    folder: Folder of the results; results of the same protocol are kept.
+    guide: Weaker network of AutoGuidance.
+    classifier: Classifier whose features measure distances; None trains one.
 
   Returns:
     The table, as Markdown.
   """
   folder = epath.Path(folder)
+  reference, held_out = splits[0], next(iter(splits[1:]), None)
   protocol = {
     **protocol,
-    'sampling': dataclasses.asdict(sampling),
+    'sampling': dataclasses.asdict(sampler.config),
     'compare': dataclasses.asdict(config),
     'seed': seed,
     'labels': 'balanced',
@@ -190,27 +217,27 @@ def compare(
   names += ['guidance.png'] if config.sweep() else []
   if all((folder / name).exists() for name in names):
     if _protocol_of(folder / 'compare.json') == protocol:
-      progress(f'Already compared; the figures are those of {folder}.')
+      logging.info('Already compared; the figures are those of %s.', folder)
       return (folder / 'table.md').read_text()
 
-  num_classes = denoiser.num_classes
-  labels = generate.plan_labels('balanced', config.num, num_classes, seed)
+  num_classes = sampler.denoiser.num_classes
+  labels = plan_labels('balanced', config.num, num_classes, seed)
   if classifier is None:
-    progress('Training the classifier on the reference images.')
-  scorer = Scorer.of(*reference, num_classes, config.resamples, classifier)
+    logging.info('Training the classifier on the reference images.')
+    classifier = train_classifier(*reference, num_classes)
+  settings = EvalConfig(
+    bootstrap=config.resamples, batch_size=sampler.config.batch_size
+  )
+  measure = functools.partial(
+    score, open_evaluators(reference[0], classifier, settings, sampler.mesh)
+  )
 
-  def draw(guidance: Guidance) -> tuple[generate.Generated, float]:
+  def draw(guidance: Guidance) -> tuple[Generated, float]:
     marks = [(time.perf_counter(), 0)]
-    drawn = generate.generate(
-      denoiser,
+    drawn = sampler.images(
       with_guide(guidance, guide),
       labels,
-      sampling,
-      path=path,
-      shape=shape,
-      mesh=mesh,
-      seed=seed,
-      autoencoder=autoencoder,
+      seed,
       progress=lambda done: marks.append((time.perf_counter(), done)),
     )
     # The first batch compiles; with a single one there is no other figure.
@@ -218,16 +245,16 @@ def compare(
     return drawn, (n_1 - n_0) / (t_1 - t_0)
 
   rows: list[Row] = []
-  picked = functools.partial(_picked, num_classes=num_classes)
+  picked = functools.partial(compare_figures.pick, num_classes=num_classes)
   blocks, real, floor = [('real', picked(*reference))], [], None
   if held_out is not None:
-    floor = scorer(*held_out)
+    floor = measure(*held_out)
     real = [Row('real, held out', floor)]
     blocks = [(_label('real,', 'held out', floor), picked(*held_out))]
   for text in config.methods:
     guidance = parse(text)
     drawn, rate = draw(guidance)
-    scores = scorer(drawn.images, labels)
+    scores = measure(drawn.images, labels)
     first = rows[0].scores if rows else scores
     rows.append(
       Row(
@@ -236,8 +263,8 @@ def compare(
         drawn.nfe,
         rate,
         (
-          first.features.gain(scores.features),
-          first.pixels.gain(scores.pixels),
+          first['features'].gain(scores['features']),
+          first['pixels'].gain(scores['pixels']),
         ),
         drawn.nonfinite,
       )
@@ -245,14 +272,14 @@ def compare(
     blocks.append(
       (_label(*split_names(text), scores), picked(drawn.images, labels))
     )
-    progress(f'{text}: {_summary(rows[-1].scores)}')
+    logging.info('%s: %s', text, _summary(scores))
   rows += real
 
   points = []
   for name, scale, guidance in config.sweep():
     drawn, _ = draw(guidance)
-    points.append((name, scale, scorer(drawn.images, labels)))
-    progress(f'{name}:{scale:g}: {_summary(points[-1][2])}')
+    points.append((name, scale, measure(drawn.images, labels)))
+    logging.info('%s:%g: %s', name, scale, _summary(points[-1][2]))
 
   table = format_table(rows)
   about = {
@@ -260,18 +287,19 @@ def compare(
     'device': jax.devices()[0].device_kind,
     'rows': [row.as_dict() for row in rows],
     'sweep': [
-      {'method': name, 'scale': scale, **scores.as_dict()}
+      {'method': name, 'scale': scale, **_plain(scores)}
       for name, scale, scores in points
     ],
   }
   try:
-    pictures.write_png(folder / 'samples.png', _sheet(blocks))
+    pictures.write_png(folder / 'samples.png', compare_figures.sheet(blocks))
     if points:
-      pictures.write_figure(folder / 'guidance.png', _figure(points, floor))
+      figure = compare_figures.curves(points, floor)
+      pictures.write_figure(folder / 'guidance.png', figure)
     write_bytes(folder / 'table.md', table.encode())
     write_json(folder / 'compare.json', about)
   except WriteError:
-    progress(f'The results cannot be written; the table is:\n{table}')
+    logging.info('The results cannot be written; the table is:\n%s', table)
     raise
   return table
 
@@ -290,14 +318,16 @@ def format_table(rows: Sequence[Row]) -> str:
     gain = ''
     if row.gains and row is not rows[0]:
       gain = ', '.join(f'{value:+.1f}' for value in row.gains) + ' se'
-    features, pixels = row.scores.features, row.scores.pixels
+    features, pixels, accuracy = (
+      row.scores[name] for name in ('features', 'pixels', 'accuracy')
+    )
     cells = [
       name,
       scale,
       '' if row.nfe is None else f'{row.nfe:.4g}',
       f'{features.value:.2f} ± {features.error:.2f}',
       f'{pixels.value:.3f} ± {pixels.error:.3f}',
-      f'{row.scores.accuracy:.1%}',
+      f'{accuracy.value:.1%}',
       '' if row.rate is None else f'{row.rate:.0f}',
       gain,
     ]
@@ -332,17 +362,23 @@ def split_names(text: str) -> tuple[str, str]:
   return names, ', '.join(scale for _, scale in parts)
 
 
-def _summary(scores: Scores) -> str:
+def _plain(scores: Mapping[str, Estimate]) -> dict[str, float]:
+  """Returns plain values, for JSON, with the errors of distances."""
+  accuracy = Estimate(scores['accuracy'].value)
+  return as_dict({**scores, 'accuracy': accuracy})
+
+
+def _summary(scores: Mapping[str, Estimate]) -> str:
   return (
-    f'distance {scores.features.value:.2f} in features, '
-    f'{scores.pixels.value:.3f} in '
-    f'pixels, accuracy {scores.accuracy:.1%}'
+    f'distance {scores["features"].value:.2f} in features, '
+    f'{scores["pixels"].value:.3f} in pixels, accuracy '
+    f'{scores["accuracy"].value:.1%}'
   )
 
 
-def _label(name: str, scale: str, scores: Scores) -> str:
+def _label(name: str, scale: str, scores: Mapping[str, Estimate]) -> str:
   """Returns the text beside a block of images."""
-  distance = f'FD {scores.features.value:.2f}'
+  distance = f'FD {scores["features"].value:.2f}'
   return '\n'.join(filter(None, (name, scale, distance)))
 
 
@@ -359,57 +395,3 @@ def _with_scale(guidance: Guidance, name: str, value: float) -> Guidance:
     internal=replaced(guidance.internal),
     terms=tuple(map(replaced, guidance.terms)),
   )
-
-
-def _picked(
-  images: np.ndarray, labels: np.ndarray, num_classes: int
-) -> np.ndarray:
-  """Returns images for the sheet; column j holds class j mod num_classes."""
-  order = np.argsort(labels, kind='stable')
-  by_class = [order[labels[order] == c] for c in range(num_classes)]
-  return images[
-    [
-      by_class[j % num_classes][row + _SHEET_ROWS * (j // num_classes)]
-      for row in range(_SHEET_ROWS)
-      for j in range(_COLUMNS)
-      if row + _SHEET_ROWS * (j // num_classes) < len(by_class[j % num_classes])
-    ]
-  ]
-
-
-def _sheet(blocks: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-  """Returns the picture of real and drawn images, named on the left."""
-  scale = max(1, 48 // blocks[0][1].shape[1])
-  return pictures.sheet(blocks, _COLUMNS, scale=scale)
-
-
-def _figure(
-  points: Sequence[tuple[str, float, Scores]], floor: Scores | None
-) -> Figure:
-  """Distance against scale, in features and in pixels."""
-  figure = Figure(figsize=(10, 4.2), layout='constrained')
-  for axes, space in zip(figure.subplots(1, 2), _SPACES, strict=True):
-    for name in dict.fromkeys(name for name, _, _ in points):
-      mine = [(scale, s) for n, scale, s in points if n == name]
-      axes.errorbar(
-        [scale for scale, _ in mine],
-        [getattr(s, space).value for _, s in mine],
-        [getattr(s, space).error for _, s in mine],
-        label=name.upper(),
-        marker='o',
-        capsize=3,
-      )
-    if floor is not None:
-      axes.axhline(
-        getattr(floor, space).value,
-        color='grey',
-        linestyle='--',
-        label='real, held out',
-      )
-    axes.set(
-      xlabel='guidance scale (1 = off)', ylabel=f'Frechet distance, {space}'
-    )
-    axes.set_yscale('log')
-    axes.grid(which='both', alpha=0.25)
-  axes.legend()
-  return figure

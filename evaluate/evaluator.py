@@ -15,6 +15,7 @@ from core.ranges import BatchSize, Choice, Images, PathText, Range, WebText
 from dit.autoencoder import Autoencoder
 from dit.sharding import check_batch
 from evaluate import metrics as measure
+from evaluate.extractor import Extractor
 from evaluate.extractor_registry import kind_of, open_extractor
 from evaluate.image_sets import ImageSet, open_image_set
 from evaluate.inputs import check_classifier, check_count, check_width
@@ -115,138 +116,23 @@ def plan(
   return metrics
 
 
+@dataclasses.dataclass(frozen=True)
 class Evaluator:
-  """An extractor and a reference; scores sets of images."""
+  """An extractor and a reference; scores sets of images.
 
-  def __init__(
-    self,
-    config: EvalConfig,
-    data: DataConfig,
-    num_classes: int,
-    mesh: Mesh,
-    *,
-    labels: bool,
-    count: int | None,
-    shape: tuple[int, int, int] | None = None,
-    decoder: Autoencoder | None = None,
-  ) -> None:
-    """Opens both, and computes the features of reference images.
+  Attributes:
+    config: Constants of the metrics.
+    metrics: Metrics to take.
+    extractor: Extractor of the features.
+    reference: Features of the real images.
+    mesh: Devices.
+  """
 
-    Args:
-      config: section `eval`.
-      data: data whose training split serves if the config names no other.
-      num_classes: number of classes of the data.
-      mesh: the devices.
-      labels: whether the images to score have labels of the data.
-      count: number of images of each set; None if there are none.
-      shape: (H, W, C) of the images, where it is known.
-      decoder: decoder of the training split, where that holds latents.
-
-    Raises:
-      InputError: for input that is missing or does not fit.
-    """
-    check_batch(mesh, config.batch_size, 'eval.batch_size')
-    self.config, self._mesh, self._decoder = config, mesh, decoder
-    self.metrics = plan(
-      config, data, labels=labels, count=count, decodes=decoder is not None
-    )
-    stored = bool(config.reference) and is_statistics(config.reference)
-    images = None if stored else self._real_images(data)
-    # All input is checked before anything is trained.
-    reference = self._stored() if stored else None
-    if config.extractor == 'classifier' and data.autoencoder == 'pixels':
-      check_classifier(
-        self.metrics, data, shape=shape, reference=reference, count=count,
-        images=images if config.reference else None,
-      )  # fmt: skip
-    self.extractor = open_extractor(
-      config.extractor,
-      config.preprocessing,
-      data,
-      num_classes,
-      lambda source: load_images(source, decoder, mesh, config.batch_size),
-    )
-    if reference is not None:
-      check_extractor(config.reference, reference, self.extractor)
-      width = self._width(shape or (64, 64, 3))
-      check_width(config.reference, reference, width, self.extractor.name)
-      check_count(self.metrics, width, count)
-      self.reference = self._with_rows(reference, data)
-    elif images is not None:
-      if shape is not None:  # an extractor that does not fit raises InputError
-        check_count(self.metrics, self._width(shape), count)
-      self.reference = self.read_reference(images)
-
-  def _width(self, shape: tuple[int, int, int]) -> int:
-    """Number of features of images (H, W, C); computes nothing."""
-    return jax.eval_shape(
-      self.extractor.apply,
-      self.extractor.params,
-      jax.ShapeDtypeStruct((1, *shape), np.float32),
-    ).pool.shape[-1]
-
-  def _real_images(self, data: DataConfig) -> ImageSet:
-    if self.config.reference:
-      size = self.config.image_size or None
-      return open_image_set(self.config.reference, data.dir, image_size=size)
-    if self.config.image_size:
-      raise InputError(
-        'eval.image_size cuts image files, not the training split; leave it '
-        'out.'
-      )
-    return real_images(
-      data,
-      data.train_split,
-      self._decoder,
-      self._mesh,
-      self.config.batch_size,
-    )
-
-  def _stored(self) -> Reference:
-    """Reads the statistics of a file."""
-    needed = _OF_ROWS & {*self.metrics}
-    return load_reference(self.config.reference, rows=bool(needed))
-
-  def _with_rows(self, reference: Reference, data: DataConfig) -> Reference:
-    """Adds the features of the images beside ADM's statistics, if needed."""
-    needed = _OF_ROWS & {*self.metrics}
-    if needed and reference.summary.rows.pool is None and reference.has_images:
-      images = open_image_set(self.config.reference, data.dir)
-      rows = self.read_reference(images).summary.rows
-      summary = dataclasses.replace(reference.summary, rows=rows)
-      return dataclasses.replace(reference, summary=summary)
-    return reference
-
-  def read_reference(self, images: ImageSet) -> Reference:
-    """The reference that images make, with where it is from."""
-    logging.info('Features of the reference, %d images.', images.count)
-    config, digest = self.config, hashlib.sha256()
-    rows = min(config.reference_rows or images.count, images.count)
-    keep = np.zeros(images.count, bool)
-    keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
-    # fd_inf needs only the rows of the samples.
-    gatherer = measure.Gatherer(
-      dataclasses.replace(config, bootstrap=0),
-      [name for name in self.metrics if name != 'fd_inf'],
-    )
-    at = 0
-    for batch in self.extractor(
-      _hashed(images.batches(), digest), self._mesh, config.batch_size
-    ):
-      gatherer.add(batch, keep[at : at + len(batch.pool)])
-      at += len(batch.pool)
-    decoded = self._decoder is not None and not config.reference
-    about = {
-      'images': images.name,
-      'count': images.count,
-      'image_size': config.image_size or None,
-      'eight_bit': images.eight_bit,
-      **({'reconstructions': True} if decoded else {}),
-      'sha256': digest.hexdigest(),
-      'extractor': self.extractor.protocol(),
-      'identity': self.extractor.identity(),
-    }
-    return Reference(gatherer.summary(), about, images.count)
+  config: EvalConfig
+  metrics: tuple[str, ...]
+  extractor: Extractor
+  reference: Reference
+  mesh: Mesh
 
   def summarise(
     self,
@@ -269,7 +155,7 @@ class Evaluator:
       measure.Gatherer(self.config, self.metrics) for _ in range(count)
     ]
     at = 0
-    for batch in self.extractor(batches, self._mesh, self.config.batch_size):
+    for batch in self.extractor(batches, self.mesh, self.config.batch_size):
       here = slice(at, at + len(batch.pool))
       for part, gatherer in enumerate(gatherers):
         if parts is None:
@@ -311,6 +197,140 @@ class Evaluator:
     return measure.estimate(
       samples, self.reference.summary, self.config, self.metrics
     )
+
+
+def open_evaluator(
+  config: EvalConfig,
+  data: DataConfig,
+  num_classes: int,
+  mesh: Mesh,
+  *,
+  labels: bool,
+  count: int | None,
+  shape: tuple[int, int, int] | None = None,
+  decoder: Autoencoder | None = None,
+) -> Evaluator:
+  """Opens extractor and reference, and computes features of reference images.
+
+  Args:
+    config: section `eval`.
+    data: data whose training split serves if the config names no other.
+    num_classes: number of classes of the data.
+    mesh: the devices.
+    labels: whether the images to score have labels of the data.
+    count: number of images of each set; None if there are none.
+    shape: (H, W, C) of the images, where it is known.
+    decoder: decoder of the training split, where that holds latents.
+
+  Raises:
+    InputError: for input that is missing or does not fit.
+  """
+  check_batch(mesh, config.batch_size, 'eval.batch_size')
+  metrics = plan(
+    config, data, labels=labels, count=count, decodes=decoder is not None
+  )
+  reference, images = None, None
+  if config.reference and is_statistics(config.reference):
+    needed = bool(_OF_ROWS & {*metrics})
+    reference = load_reference(config.reference, rows=needed)
+  else:
+    images = _real_images(config, data, decoder, mesh)
+  # All input is checked before anything is trained.
+  if config.extractor == 'classifier' and data.autoencoder == 'pixels':
+    check_classifier(
+      metrics, data, shape=shape, reference=reference, count=count,
+      images=images if config.reference else None,
+    )  # fmt: skip
+  extractor = open_extractor(
+    config.extractor,
+    config.preprocessing,
+    data,
+    num_classes,
+    lambda source: load_images(source, decoder, mesh, config.batch_size),
+  )
+  if reference is not None:
+    check_extractor(config.reference, reference, extractor)
+    width = extractor.width(shape or (64, 64, 3))
+    check_width(config.reference, reference, width, extractor.name)
+    check_count(metrics, width, count)
+    rows = reference.summary.rows.pool
+    if _OF_ROWS & {*metrics} and rows is None and reference.has_images:
+      # ADM keeps the images beside the statistics.
+      images = open_image_set(config.reference, data.dir)
+      full = read_reference(images, extractor, config, metrics, mesh)
+      summary = dataclasses.replace(reference.summary, rows=full.summary.rows)
+      reference = dataclasses.replace(reference, summary=summary)
+  else:
+    assert images is not None
+    if shape is not None:  # an extractor that does not fit raises InputError
+      check_count(metrics, extractor.width(shape), count)
+    reference = read_reference(
+      images, extractor, config, metrics, mesh,
+      reconstructed=decoder is not None and not config.reference,
+    )  # fmt: skip
+  return Evaluator(config, metrics, extractor, reference, mesh)
+
+
+def _real_images(
+  config: EvalConfig, data: DataConfig, decoder: Autoencoder | None, mesh: Mesh
+) -> ImageSet:
+  """Opens the images of `eval.reference`, or those of the training split."""
+  if config.reference:
+    size = config.image_size or None
+    return open_image_set(config.reference, data.dir, image_size=size)
+  if config.image_size:
+    raise InputError(
+      'eval.image_size cuts image files, not the training split; leave it out.'
+    )
+  return real_images(data, data.train_split, decoder, mesh, config.batch_size)
+
+
+def read_reference(
+  images: ImageSet,
+  extractor: Extractor,
+  config: EvalConfig,
+  metrics: Sequence[str],
+  mesh: Mesh,
+  *,
+  reconstructed: bool = False,
+) -> Reference:
+  """Computes the reference that images make, with where it is from.
+
+  Args:
+    images: Real images.
+    extractor: Extractor of the features.
+    config: Constants, and the number of images whose features are kept.
+    metrics: Metrics that the reference is for.
+    mesh: Devices.
+    reconstructed: Whether an autoencoder has decoded the images.
+  """
+  logging.info('Features of the reference, %d images.', images.count)
+  digest = hashlib.sha256()
+  rows = min(config.reference_rows or images.count, images.count)
+  keep = np.zeros(images.count, bool)
+  keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
+  # fd_inf needs only the rows of the samples.
+  gatherer = measure.Gatherer(
+    dataclasses.replace(config, bootstrap=0),
+    [name for name in metrics if name != 'fd_inf'],
+  )
+  at = 0
+  for batch in extractor(
+    _hashed(images.batches(), digest), mesh, config.batch_size
+  ):
+    gatherer.add(batch, keep[at : at + len(batch.pool)])
+    at += len(batch.pool)
+  about = {
+    'images': images.name,
+    'count': images.count,
+    'image_size': config.image_size or None,
+    'eight_bit': images.eight_bit,
+    **({'reconstructions': True} if reconstructed else {}),
+    'sha256': digest.hexdigest(),
+    'extractor': extractor.protocol(),
+    'identity': extractor.identity(),
+  }
+  return Reference(gatherer.summary(), about, images.count)
 
 
 def divide(count: int, each: int, repeats: int) -> np.ndarray:

@@ -29,6 +29,7 @@ URL = (
   'weights-inception-2015-12-05-6726825d.pth'
 )
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
+_LARGE, _SIDE = 32, 16  # sides: the largest kept, and that of reduced images
 
 
 class Kind(NamedTuple):
@@ -78,6 +79,11 @@ class Extractor:
       'parameters_sha256': model.fingerprint(self.params),
       'code_sha256': self.about.get('code_sha256'),
     }
+
+  def width(self, shape: tuple[int, int, int]) -> int:
+    """Returns the number of features of images (H, W, C); computes nothing."""
+    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    return jax.eval_shape(self.apply, self.params, image).pool.shape[-1]
 
   def __call__(
     self, batches: Iterable[np.ndarray], mesh: Mesh, batch_size: int
@@ -211,6 +217,26 @@ def _classifier(
     return Features(features, None, logits)
 
   return apply
+
+
+def pixels_extractor() -> Extractor:
+  """Returns the extractor whose features are the pixels, in [-1, 1].
+
+  Images with a side above 32 are reduced to 16 x 16 means, since the covariance
+  of all pixels of 256 x 256 would fill 288 GiB.
+  """
+  return Extractor('pixels', _pixels, {}, {})
+
+
+def _pixels(params: Any, images: jax.Array) -> Features:
+  del params
+  n, height, width, channels = images.shape
+  if max(height, width) > _LARGE:
+    h, w = (max(side // _SIDE, 1) for side in (height, width))
+    rows, columns = height // h, width // w
+    squares = images[:, : rows * h, : columns * w]
+    images = squares.reshape(n, rows, h, columns, w, channels).mean((2, 4))
+  return Features(images.reshape(n, -1) / 127.5 - 1)
 
 
 def user_extractor(

@@ -4,6 +4,7 @@ inception:FILE       the FID Inception, of the published .pth or a
 .safetensors of it; FILE may be hf:// or https://
 classifier           trained on the training split, here and now
 classifier:FOLDER    one that `main.py train-features` wrote
+pixels               the pixels, reduced to 16 x 16 means above 32 x 32
 FILE.py:NAME         your function of images (B, H, W, C) float32 in [0, 255],
 to features (B, F)
 """
@@ -30,11 +31,12 @@ from evaluate.extractor import (
   Kind,
   classifier_extractor,
   inception_extractor,
+  pixels_extractor,
   user_extractor,
 )
 from input_pipeline.sources import DataConfig, load_all, open_source
 
-KINDS = 'inception:FILE, classifier, classifier:FOLDER, or FILE.py:NAME'
+KINDS = 'inception:FILE, classifier, classifier:FOLDER, pixels, or FILE.py:NAME'
 
 
 def kind_of(spec: str) -> Kind:
@@ -53,6 +55,8 @@ def kind_of(spec: str) -> Kind:
     return Kind('Inception', is_inception=True)
   if kind == 'classifier':
     return Kind('a classifier', reads_classes=True)
+  if spec == 'pixels':
+    return Kind(spec)
   path = pathlib.Path(kind).expanduser()
   if path.suffix == '.py' and rest and path.is_file():
     return Kind(f'{path.stem}:{rest}')
@@ -101,6 +105,8 @@ def open_extractor(
     else:
       network, about = _trained(data, num_classes, load_images)
     return classifier_extractor(network, about)
+  if kind == 'pixels':
+    return pixels_extractor()
   path = pathlib.Path(kind).expanduser()
   about = {'file': str(path), 'code_sha256': file_sha256(path)}
   return user_extractor(name, load_function(path, rest), about)

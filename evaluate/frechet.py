@@ -69,10 +69,6 @@ class Moments:
       n,
     )
 
-  def uncounted(self) -> 'Moments':
-    """The same, which warn of no small count and share no root."""
-    return dataclasses.replace(self, count=None)
-
   @functools.cached_property
   def root(self) -> np.ndarray:
     """(F, F), covariance^1/2; kept, for many distances to one reference."""

@@ -64,6 +64,15 @@ class ImageSet:
       yield self.read(at, min(at + _CHUNK, stop))
 
 
+def array_images(
+  name: str, images: np.ndarray, labels: np.ndarray | None = None
+) -> ImageSet:
+  """Returns images (n, H, W, C) uint8 in memory, and their labels, as a set."""
+  return ImageSet(
+    name, len(images), labels, True, lambda start, stop: images[start:stop]
+  )
+
+
 def open_image_set(
   place: str, data_dir: str, *, image_size: int | None = None
 ) -> ImageSet:

@@ -26,6 +26,7 @@ from evaluate.extractor import Extractor, Kind
 from evaluate.frechet import (
   Moments,
   MomentsAccumulator,
+  bootstrap,
   extrapolated,
   frechet_distance,
 )
@@ -104,16 +105,12 @@ class Summary:
   labels: np.ndarray | None = None
 
   def resampled(self, rng: np.random.Generator) -> 'Summary':
-    """As many rows, drawn with replacement; they warn of nothing again."""
-    kept = next(rows for rows in self.rows if rows is not None)
-    index = rng.integers(0, len(kept), len(kept))
-    rows = Features(*(None if r is None else r[index] for r in self.rows))
-    return Summary(
-      Moments.of(rows.pool).uncounted(),
-      None if rows.spatial is None else Moments.of(rows.spatial).uncounted(),
-      rows,
-      None if self.labels is None else self.labels[index],
-    )
+    """Returns a bootstrap resample of the logits and labels."""
+    logits = self.rows.logits
+    index = rng.integers(0, len(logits), len(logits))
+    labels = None if self.labels is None else self.labels[index]
+    rows = self.rows._replace(logits=logits[index])
+    return dataclasses.replace(self, rows=rows, labels=labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +120,31 @@ class Estimate:
   Attributes:
     value: the metric, or its mean over repeats.
     error: standard error; None where it was not asked for.
+    resampled: the metric of bootstrap resamples, (resamples,), or None. Sets of
+      equal size are resampled at the same rows.
   """
 
   value: float
   error: float | None = None
+  resampled: np.ndarray | None = dataclasses.field(
+    default=None, compare=False, repr=False
+  )
+
+  def minus(self, other: 'Estimate') -> 'Estimate':
+    """Returns the difference from a set paired with this one, row by row.
+
+    With the same labels and noise in both sets, its standard error is smaller
+    than those of the two values would make it.
+    """
+    assert self.resampled is not None and other.resampled is not None
+    resampled = self.resampled - other.resampled
+    error = float(resampled.std(ddof=1))
+    return Estimate(self.value - other.value, error, resampled)
+
+  def gain(self, other: 'Estimate') -> float:
+    """Returns by how many standard errors of the difference `other` is less."""
+    difference = self.minus(other)
+    return difference.value / difference.error if difference.error else 0.0
 
   def __str__(self) -> str:
     """Four digits, such as '2.064 ± 0.031'."""
@@ -296,26 +314,42 @@ def estimate(
       )
       for name in metrics
     }
-  errors: dict[str, float] = {}
+  resamples: dict[str, np.ndarray] = {}
   resampled = [name for name in metrics if name in _RESAMPLED]
   if config.bootstrap and resampled:
-    rng = np.random.default_rng(0)
-    quiet = dataclasses.replace(
-      reference,
-      pool=reference.pool.uncounted(),
-      spatial=reference.spatial and reference.spatial.uncounted(),
-    )
-    draws = [
-      measure(samples[0].resampled(rng), quiet, config, resampled)
-      for _ in range(config.bootstrap)
-    ]
-    errors = {
-      name: float(np.std([draw[name] for draw in draws], ddof=1))
-      for name in resampled
-    }
+    resamples = _bootstrap(samples[0], reference, config, resampled)
     if left := [name for name in metrics if name not in resampled]:
       logging.info('No bootstrap of %s: use --repeats.', ', '.join(left))
-  return {name: Estimate(values[0][name], errors.get(name)) for name in metrics}
+  return {
+    name: Estimate(
+      values[0][name],
+      float(resamples[name].std(ddof=1)) if name in resamples else None,
+      resamples.get(name),
+    )
+    for name in metrics
+  }
+
+
+def _bootstrap(
+  sample: Summary,
+  reference: Summary,
+  config: MeasureConfig,
+  metrics: Sequence[str],
+) -> dict[str, np.ndarray]:
+  """Returns metrics of resamples, (resamples,); all see the same rows."""
+  found = {}
+  for name, kind in (('fd', 'pool'), ('sfd', 'spatial')):
+    if name in metrics:
+      rows, real = getattr(sample.rows, kind), getattr(reference, kind)
+      found[name] = bootstrap(rows, real, config.bootstrap)
+  if others := [name for name in metrics if name not in found]:
+    rng = np.random.default_rng(0)  # as `frechet.bootstrap`
+    draws = [
+      measure(sample.resampled(rng), reference, config, others)
+      for _ in range(config.bootstrap)
+    ]
+    found |= {name: np.asarray([d[name] for d in draws]) for name in others}
+  return found
 
 
 def name_of(metric: str, extractor: Extractor) -> str:

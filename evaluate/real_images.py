@@ -23,8 +23,8 @@ from evaluate.image_sets import ImageSet
 from input_pipeline.records import LatentSource
 from input_pipeline.sources import (
   DataConfig,
-  about_latents,
   image_of,
+  latent_space_of,
   open_source,
 )
 from sample.decoder import read_decoder
@@ -54,7 +54,8 @@ def decoder_of(
       'set data.autoencoder=pixels.'
     )
   channels = source.metadata.layout.latent_shape[-1]
-  return read_decoder(autoencoder, channels, about_latents(source, data), mesh)
+  space = latent_space_of(source, data)
+  return read_decoder(autoencoder, channels, space, mesh)
 
 
 def real_images(

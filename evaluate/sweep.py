@@ -21,13 +21,11 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from absl import logging
 from etils import epath
-from jax.sharding import Mesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -36,13 +34,14 @@ from core.files import read_json, write_bytes, write_json
 from core.nested import without_folders
 from core.ranges import LARGE, check_value
 from core.renamed_keys import upgrade
-from dit.autoencoder import Autoencoder
-from dit.path import Path
 from dit.types import Denoiser
+from evaluate.evaluator import Evaluator
+from evaluate.metrics import as_dict, name_of
 from evaluate.ties import MARK, as_markdown, marks
 from guidance import parse
 from guidance.parse import with_guide
-from sample import generate, nonfinite, pictures
+from sample import nonfinite, pictures
+from sample.generate import Sampler, plan_labels
 
 MOST_POINTS = 10_000
 # Files in the folder of results.
@@ -127,45 +126,43 @@ class SweepGrid:
     return [self.text(point) for point in self.points()]
 
 
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+  """Settings of a sweep.
+
+  Attributes:
+    grid: Points.
+    metric: Metric of the picture and the marks.
+    num: Number of images for each point, with balanced labels.
+    seed: Random seed of all noise, which is the same for every point.
+    overwrite: Whether points of another protocol are discarded.
+  """
+
+  grid: SweepGrid
+  metric: str
+  num: int
+  seed: int = 0
+  overwrite: bool = False
+
+
 def sweep(
-  denoiser: Denoiser,
-  grid: SweepGrid,
-  sampling: generate.SampleConfig,
+  sampler: Sampler,
+  config: SweepConfig,
+  evaluator: Evaluator,
   *,
-  metric: str,
-  num: int,
-  path: Path,
-  shape: tuple[int, int, int],
-  mesh: Mesh,
-  seed: int,
-  score: Callable[[np.ndarray, np.ndarray], dict[str, float]],
-  metric_name: str,
   protocol: dict[str, Any],
   folder: epath.PathLike,
   guide: Denoiser | None = None,
-  autoencoder: Autoencoder | None = None,
-  overwrite: bool = False,
 ) -> str:
   """Measures every point that the folder lacks.
 
   Args:
-    denoiser: the network.
-    grid: the points.
-    sampling: settings of the sampler.
-    metric: metric of the picture and the marks, one that `score` gives.
-    num: number of images for each point, with balanced labels.
-    path: the path of the network's velocity.
-    shape: (H, W, C) of a latent.
-    mesh: the devices.
-    seed: the seed of all noise, which is the same for every point.
-    score: function of images (n, H, W, C) uint8 and labels (n,) to metrics by
-      name.
-    metric_name: name of the metric in the picture.
-    protocol: other settings that fix the figures, such as weights.
-    folder: folder of the results.
-    guide: the weaker network of AutoGuidance.
-    autoencoder: the decoder of the latents; None for pixels.
-    overwrite: whether points of another protocol are discarded.
+    sampler: Network, and how it is sampled.
+    config: Points, and how they are measured.
+    evaluator: Evaluator whose metrics include `config.metric`.
+    protocol: Other settings that fix the figures, such as weights.
+    folder: Folder of the results.
+    guide: Weaker network of AutoGuidance.
 
   Returns:
     The table, as Markdown, and a line on its marks.
@@ -174,37 +171,31 @@ def sweep(
     InputError: if the folder holds points of another protocol.
   """
   folder = epath.Path(folder)
-  settings = dataclasses.asdict(sampling)
+  grid, metric, num = config.grid, config.metric, config.num
+  settings = dataclasses.asdict(sampler.config)
   del settings['batch_size']  # changes no image
   protocol = json.loads(
     json.dumps(
       {
         **protocol,
+        'evaluation': evaluator.protocol(),
         'guidance': grid.template,
         'sampling': settings,
         'num': num,
-        'seed': seed,
+        'seed': config.seed,
       }
     )
   )
-  rows = _known_rows(folder, protocol, grid, overwrite)
+  rows = _known_rows(folder, protocol, grid, config.overwrite)
   write_json(folder / 'sweep.json', protocol)
-  labels = generate.plan_labels('balanced', num, denoiser.num_classes, seed)
+  num_classes = sampler.denoiser.num_classes
+  labels = plan_labels('balanced', num, num_classes, config.seed)
   for point in grid.points():
     if point in rows:
       continue
-    drawn = generate.generate(
-      denoiser,
-      with_guide(parse(grid.text(point)), guide),
-      labels,
-      sampling,
-      path=path,
-      shape=shape,
-      mesh=mesh,
-      seed=seed,
-      autoencoder=autoencoder,
-    )
-    scores = score(drawn.images, labels)
+    guidance = with_guide(parse(grid.text(point)), guide)
+    drawn = sampler.images(guidance, labels, config.seed)
+    scores = as_dict(evaluator.score(drawn.images, labels))
     if nonfinite.too_many(drawn.nonfinite, num):  # they would mean nothing
       scores = dict.fromkeys(scores, math.nan)
     rows[point] = {**scores, 'nfe': drawn.nfe, 'nonfinite': drawn.nonfinite}
@@ -215,9 +206,8 @@ def sweep(
   text = _as_csv(grid, rows, marks(rows, metric))
   write_bytes(folder / 'sweep.csv', text.encode())
   mine = {point: rows[point] for point in grid.points()}
-  pictures.write_figure(
-    folder / 'sweep.png', _figure(grid, mine, metric, metric_name)
-  )
+  name = name_of(metric, evaluator.extractor)
+  pictures.write_figure(folder / 'sweep.png', _figure(grid, mine, metric, name))
   return as_markdown(grid.names, mine, metric)
 
 

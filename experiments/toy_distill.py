@@ -27,6 +27,7 @@ import numpy as np
 import optax
 
 from core.files import write_json
+from core.nested import with_tuples
 from distill import step as step_lib
 from distill.config import SCHEDULES, DistillConfig
 from distill.objective import Distillation
@@ -313,11 +314,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _defaults() -> dict[str, Any]:
-  section = load_config('configs/distill/base.py').distill.to_dict()
-  return {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in section.items()
-  }
+  section = load_config('configs/distill/base.py').distill
+  return with_tuples(section.to_dict())
 
 
 def _optimizer(lr: float, updates: int) -> optax.GradientTransformation:

@@ -100,7 +100,7 @@ def prepare(
     layout: layout of the records, from `layout_of`.
     folder: folder of the split.
     about: entries of the protocol that describe the autoencoder.
-    decoder: location of the decoder; see `sample.decoder.remembered`. It is not
+    decoder: location of the decoder; see `dit.latents.DecoderPlace`. It is not
       part of the protocol, so that a set may be continued when it has moved.
 
   Returns:

@@ -26,6 +26,7 @@ from etils import epath
 
 from core.errors import InputError, check_choice
 from core.files import parse_json
+from core.nested import with_tuples
 from dit.latents import Normalisation
 
 FORMAT = 1
@@ -130,7 +131,7 @@ class Metadata:
     normalisation: normalization of the autoencoder's latents.
     shards: all files of records.
     decoder: location of the latents' decoder, with its hash; see
-      `sample.decoder.remembered`. None where `prepare` did not know it.
+      `dit.latents.DecoderPlace`. None where `prepare` did not know it.
   """
 
   layout: Layout
@@ -237,12 +238,7 @@ def from_json(kind: type, values: dict[str, Any]) -> Any:
   """A dataclass from JSON, whose lists become tuples again."""
   if not isinstance(values, dict):
     raise TypeError(f'{kind.__name__} is no JSON object')
-  return kind(
-    **{
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in values.items()
-    }
-  )
+  return kind(**with_tuples(values))
 
 
 class LatentSource:

@@ -25,7 +25,7 @@ from core.processes import together
 from core.ranges import Choice, FolderName, PathText, Range, check_fields
 from dit.autoencoder import AUTOENCODERS
 from dit.config import DiTConfig
-from dit.latents import Normalisation
+from dit.latents import DecoderPlace, LatentSpace, Normalisation
 from input_pipeline.digits import Digits
 from input_pipeline.records import PROTOCOL, LatentSource
 from input_pipeline.splits import check_same_classes
@@ -230,28 +230,22 @@ def _check_prepared(
   return layout.latent_shape, len(metadata.classes)
 
 
-def about_latents(source: Any, config: DataConfig) -> dict[str, Any]:
-  """Returns what sampling must know about the records.
-
-  The entries are the autoencoder and the normalization of the latents, their
-  decoder if `prepare` knew it (`sample.decoder.remembered`), and the names of
-  the classes in the order of the labels.
-  """
-  about: dict[str, Any] = {
-    'autoencoder': {'name': 'pixels', 'encoder_sha256': None},
-    'decoder': None,
-  }
-  if isinstance(source, LatentSource):
-    about = {
-      'autoencoder': source.metadata.protocol['autoencoder'],
-      'decoder': source.metadata.decoder,
-    }
-  normalisation = dataclasses.asdict(normalisation_of(source, config))
-  return {
-    **about,
-    'normalisation': normalisation,
-    'classes': list(_classes_of(source)),
-  }
+def latent_space_of(source: Any, config: DataConfig) -> LatentSpace:
+  """Returns the space of the records; the decoder if `prepare` knew it."""
+  space = LatentSpace(
+    'pixels',
+    normalization=normalisation_of(source, config),
+    classes=tuple(_classes_of(source)),
+  )
+  if not isinstance(source, LatentSource):
+    return space
+  autoencoder = source.metadata.protocol['autoencoder']
+  return dataclasses.replace(
+    space,
+    autoencoder=autoencoder['name'],
+    encoder_sha256=autoencoder['encoder_sha256'],
+    decoder=DecoderPlace.from_json(source.metadata.decoder),
+  )
 
 
 def _classes_of(source: Any) -> Sequence[str]:

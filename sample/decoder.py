@@ -5,8 +5,6 @@ and in the run, so that every later command finds it without being told.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 from jax.sharding import Mesh
 
@@ -14,13 +12,13 @@ from core.errors import InputError
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.autoencoder.files import FLAG, read_autoencoder, split_places
-from dit.latents import Normalisation
+from dit.latents import DecoderPlace, LatentSpace
 from dit.weights.files import local
 
 
 def remembered(
   text: str | None, loaded: Autoencoder | None
-) -> dict[str, str] | None:
+) -> DecoderPlace | None:
   """Returns what data and runs remember of the decoder of their latents.
 
   Args:
@@ -37,22 +35,19 @@ def remembered(
     word if '://' in word else str(local(word).absolute())
     for word in split_places(place)
   )
-  return {
-    'autoencoder': f'{name}:{places}',
-    'sha256': model.fingerprint(loaded.params['decoder']),
-  }
+  digest = model.fingerprint(loaded.params['decoder'])
+  return DecoderPlace(f'{name}:{places}', digest)
 
 
-def place_of(text: str | None, latents: Mapping[str, Any]) -> str | None:
+def place_of(text: str | None, space: LatentSpace) -> str | None:
   """Returns the text that the user gave, or the one that a run remembers."""
-  known = latents.get('decoder')
-  if text is None and isinstance(known, dict):
-    return str(known.get('autoencoder', ''))
+  if text is None and space.decoder is not None:
+    return space.decoder.text
   return text
 
 
 def read_decoder(
-  text: str | None, channels: int, latents: Mapping[str, Any], mesh: Mesh
+  text: str | None, channels: int, space: LatentSpace, mesh: Mesh
 ) -> Autoencoder | None:
   """Reads the autoencoder that decodes the network's latents.
 
@@ -60,7 +55,7 @@ def read_decoder(
     text: the text that the user gave, as `read_autoencoder` takes it; None for
       what the run or folder remembers.
     channels: channels of the network's latents.
-    latents: record of the data in the run or folder; see `about_latents`.
+    space: space of the latents, as the run or folder knows it.
     mesh: devices for the weights.
 
   Returns:
@@ -70,15 +65,14 @@ def read_decoder(
   Raises:
     InputError: if its latents are not the network's, or one is needed.
   """
-  known = latents.get('decoder') if text is None else None
-  if known:
+  known = space.decoder if text is None else None
+  if known is not None:
     text, decoder = _recall(known, mesh)
   else:
     decoder = read_autoencoder(text, mesh, 'decoder')
-  trained_on = latents.get('autoencoder')
-  expected = trained_on['name'] if trained_on else None
+  expected = space.autoencoder
   check_decoder(decoder, channels, expected)
-  if text is None or decoder is None or not trained_on:
+  if text is None or decoder is None or expected is None:
     return decoder
   name = text.partition(':')[0]
   if name != expected:
@@ -87,28 +81,22 @@ def read_decoder(
       f'{expected}.'
     )
   encoder = decoder.params.get('encoder')
-  if encoder and model.fingerprint(encoder) != trained_on['encoder_sha256']:
+  if encoder and model.fingerprint(encoder) != space.encoder_sha256:
     raise InputError(
       f'the encoder in {text} is not that of the latents that the network was '
       'trained on; give the file that they were prepared with.'
     )
-  normalisation = Normalisation(
-    *(tuple(latents['normalisation'][name]) for name in ('mean', 'std'))
-  )
-  return dataclasses.replace(decoder, normalisation=normalisation)
+  return dataclasses.replace(decoder, normalisation=space.normalization)
 
 
-def _recall(
-  known: Mapping[str, str], mesh: Mesh
-) -> tuple[str, Autoencoder | None]:
+def _recall(known: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:
   """Reads the autoencoder that a run remembers; it must be the same one."""
-  try:
-    text, expected = known['autoencoder'], known.get('sha256')
-    name = text.partition(':')[0]
-  except (KeyError, TypeError, AttributeError) as error:
+  text, expected = known.text, known.sha256
+  if not text:
     raise InputError(
       f'what the run says of its autoencoder is damaged; give {FLAG}=NAME:FILE.'
-    ) from error
+    )
+  name = text.partition(':')[0]
   try:
     decoder = read_autoencoder(text, mesh, 'decoder')
   except InputError as error:

@@ -122,74 +122,6 @@ def plan_labels(
   return np.asarray(classes, np.int32)[index % len(classes)]
 
 
-def check(
-  config: SampleConfig,
-  guidance: Guidance,
-  denoiser: Denoiser,
-  mesh: Mesh,
-  path: Path,
-  shape: tuple[int, int, int] | None = None,
-) -> None:
-  """Raises InputError if the parts do not fit; compiles nothing."""
-  guidance.check(denoiser, shape)
-  solver = config.make_solver(path)
-  if solver.learned_variance and not denoiser.learned_variance:
-    raise InputError(
-      f'sample.solver {config.solver} needs a network that learned its '
-      'variance (DiT); choose ddpm:variance=small.'
-    )
-  straight = isinstance(solver, Euler) and isinstance(path, Linear)
-  if guidance.needs_ddim and not (solver.ddim or straight):
-    raise InputError(
-      f'guidance cfg++ changes a step of DDIM, not of {config.solver}; choose '
-      'sample.solver ddim (or euler, on the linear path).'
-    )
-  steps = len(config.grid(path)) - 1
-  if guidance.zero_steps >= steps:
-    raise InputError(
-      f'guidance leaves out the first {guidance.zero_steps} of {steps} solver '
-      'steps; lower zero_steps.'
-    )
-  if solver.adaptive and isinstance(path, VariancePreserving):
-    raise InputError(
-      f'sample.solver {config.solver} asks for the velocity at t = 0, where it '
-      'is infinite on this path; choose another solver.'
-    )
-  if guidance.stepwise and solver.adaptive:
-    raise InputError(
-      f'sample.solver {config.solver} has no steps that guidance could count '
-      'or draw for; choose another solver.'
-    )
-  if config.state_dtype == 'float64' and jax.default_backend() == 'tpu':
-    raise InputError(
-      'sample.state_dtype float64 is not for TPUs; choose float32.'
-    )
-  check_batch(mesh, config.batch_size, 'sample.batch_size')
-
-
-def declared_nfe(
-  denoiser: Denoiser,
-  guidance: Guidance,
-  config: SampleConfig,
-  path: Path,
-  seed: int,
-) -> float | None:
-  """Network evaluations per image, in whole passes; None if they vary."""
-  solver = config.make_solver(path)
-  if isinstance(solver, Dopri5):
-    return None
-  return sampler.nfe(
-    guidance,
-    denoiser,
-    solver,
-    config.grid(path),
-    seed,
-    path=path,
-    scales_at=config.scales_at,
-    dtype=config.state_dtype,
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class Batch:
   """Some finished images.
@@ -208,7 +140,7 @@ class Batch:
 
 
 class Generated(NamedTuple):
-  """All images of a call of `generate`.
+  """All images of a call of `Sampler.images`.
 
   Attributes:
     images: (n, H, W, C) uint8.
@@ -238,144 +170,208 @@ def to_images(
   return pixels, jnp.isfinite(x).all((1, 2, 3))
 
 
-def draw_latents(
-  denoiser: Denoiser,
-  guidance: Guidance,
-  labels: np.ndarray,
-  index: np.ndarray,
-  config: SampleConfig,
-  *,
-  path: Path,
-  shape: tuple[int, int, int],
-  mesh: Mesh,
-  seed: int,
-  parts: bool = False,
-) -> tuple[jax.Array, Any]:
-  """Asks for one batch, its rows spread over the devices; see `sampler.sample`.
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """A network and everything that makes images with it.
 
-  To be called within the mesh and `config.precision()`.
+  Attributes:
+    denoiser: Network, its parameters placed on `mesh`.
+    config: Settings of the sampler.
+    path: Path of the network's velocity.
+    shape: Shape (H, W, C) of a latent.
+    mesh: Devices.
+    decoder: Decoder of the latents, its weights placed on `mesh`; None where
+      latents are images.
   """
-  arrays = (labels.astype(np.int32), index.astype(np.int32))
-  label, numbers = jax.device_put(arrays, batch_sharding(mesh))
-  return sampler.sample(
-    denoiser,
-    guidance,
-    label,
-    numbers,
-    config.grid(path),
-    jnp.uint32(seed),
-    solver=config.make_solver(path),
-    shape=shape,
-    path=path,
-    scales_at=config.scales_at,
-    dtype=config.state_dtype,
-    parts=parts,
-  )
 
+  denoiser: Denoiser
+  config: SampleConfig
+  path: Path
+  shape: tuple[int, int, int]
+  mesh: Mesh
+  decoder: Autoencoder | None = None
 
-def batches(
-  denoiser: Denoiser,
-  guidance: Guidance,
-  labels: np.ndarray,
-  config: SampleConfig,
-  *,
-  path: Path,
-  shape: tuple[int, int, int],
-  mesh: Mesh,
-  seed: int,
-  index: np.ndarray | None = None,
-  autoencoder: Autoencoder | None = None,
-) -> Iterator[Batch]:
-  """Draws and decodes images, a batch at a time.
+  @functools.cached_property
+  def solver(self) -> Solver | Dopri5:
+    """The rule for one step."""
+    return self.config.make_solver(self.path)
 
-  While one batch is read back and used, the next is being computed.
+  @functools.cached_property
+  def grid(self) -> np.ndarray:
+    """The times, (steps + 1,)."""
+    return self.config.grid(self.path)
 
-  Args:
-    denoiser: the network, its parameters placed on `mesh`.
-    guidance: the method.
-    labels: (n,) int, of images 0 to n - 1.
-    config: how to integrate.
-    path: of the network's velocity.
-    shape: (H, W, C) of a latent.
-    mesh: the devices.
-    seed: of all noise.
-    index: numbers of the images to draw; None for all.
-    autoencoder: decodes, its weights placed on `mesh`; None for pixels.
+  def check(self, guidance: Guidance) -> None:
+    """Raises InputError if the parts do not fit; compiles nothing."""
+    guidance.check(self.denoiser, self.shape)
+    name, solver = self.config.solver, self.solver
+    if solver.learned_variance and not self.denoiser.learned_variance:
+      raise InputError(
+        f'sample.solver {name} needs a network that learned its '
+        'variance (DiT); choose ddpm:variance=small.'
+      )
+    straight = isinstance(solver, Euler) and isinstance(self.path, Linear)
+    if guidance.needs_ddim and not (solver.ddim or straight):
+      raise InputError(
+        f'guidance cfg++ changes a step of DDIM, not of {name}; choose '
+        'sample.solver ddim (or euler, on the linear path).'
+      )
+    steps = len(self.grid) - 1
+    if guidance.zero_steps >= steps:
+      raise InputError(
+        f'guidance leaves out the first {guidance.zero_steps} of {steps} '
+        'solver steps; lower zero_steps.'
+      )
+    if solver.adaptive and isinstance(self.path, VariancePreserving):
+      raise InputError(
+        f'sample.solver {name} asks for the velocity at t = 0, where it '
+        'is infinite on this path; choose another solver.'
+      )
+    if guidance.stepwise and solver.adaptive:
+      raise InputError(
+        f'sample.solver {name} has no steps that guidance could count '
+        'or draw for; choose another solver.'
+      )
+    if self.config.state_dtype == 'float64' and jax.default_backend() == 'tpu':
+      raise InputError(
+        'sample.state_dtype float64 is not for TPUs; choose float32.'
+      )
+    check_batch(self.mesh, self.config.batch_size, 'sample.batch_size')
 
-  Yields:
-    The images of `index`, in its order, `config.batch_size` at a time.
-  """
-  check(config, guidance, denoiser, mesh, path, shape)
-  index = np.arange(len(labels)) if index is None else index
-  # Numbers of any kind are one program; arrays are a guide's weights.
-  with np.errstate(over='ignore'):  # infinite images follow, and are counted
-    guidance = jax.tree.map(
-      lambda leaf: (
-        leaf if np.ndim(leaf) else float(np.asarray(leaf, config.state_dtype))
-      ),
+  def nfe(self, guidance: Guidance, seed: int) -> float | None:
+    """Network evaluations per image, in whole passes; None if they vary."""
+    if isinstance(self.solver, Dopri5):
+      return None
+    return sampler.nfe(
       guidance,
+      self.denoiser,
+      self.solver,
+      self.grid,
+      seed,
+      path=self.path,
+      scales_at=self.config.scales_at,
+      dtype=self.config.state_dtype,
     )
-  cost = declared_nfe(denoiser, guidance, config, path, seed)
 
-  # Replicated, so that every process can read all of it.
-  decode = jax.jit(
-    functools.partial(to_images, truncate=config.truncate),
-    out_shardings=replicated(mesh),
-  )
+  def latents(
+    self,
+    guidance: Guidance,
+    labels: np.ndarray,
+    index: np.ndarray,
+    seed: int,
+    *,
+    parts: bool = False,
+  ) -> tuple[jax.Array, Any]:
+    """Starts one batch, its rows spread over the devices.
 
-  def start(number):
-    """Asks for a batch; returns before it is there."""
-    # Every batch has the same size, so that one program serves all: the last
-    # one is filled up with images that are then dropped.
-    padded = np.pad(number, (0, config.batch_size - len(number)), mode='edge')
-    with jax.set_mesh(mesh), config.precision():
-      x, spent = draw_latents(
-        denoiser, guidance, labels[padded], padded, config,
-        path=path, shape=shape, mesh=mesh, seed=seed,
-      )  # fmt: skip
-      return number, decode(autoencoder, x), spent
+    It must be called within the mesh and `config.precision()`. Arguments and
+    results are those of `sampler.sample`.
+    """
+    arrays = (labels.astype(np.int32), index.astype(np.int32))
+    label, numbers = jax.device_put(arrays, batch_sharding(self.mesh))
+    return sampler.sample(
+      self.denoiser,
+      guidance,
+      label,
+      numbers,
+      self.grid,
+      jnp.uint32(seed),
+      solver=self.solver,
+      shape=self.shape,
+      path=self.path,
+      scales_at=self.config.scales_at,
+      dtype=self.config.state_dtype,
+      parts=parts,
+    )
 
-  def finish(number, decoded, spent):
-    images, finite = (x[: len(number)] for x in jax.device_get(decoded))
-    used = float(jax.device_get(spent)) if cost is None else cost
-    return Batch(number, images, used, finite)
+  @functools.cached_property
+  def decode(self) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """Compiled `to_images`, whose results every process can read."""
+    decode = jax.jit(
+      functools.partial(to_images, truncate=self.config.truncate),
+      out_shardings=replicated(self.mesh),
+    )
+    return functools.partial(decode, self.decoder)
 
-  pending = None
-  for begin in range(0, len(index), config.batch_size):
-    following = start(index[begin : begin + config.batch_size])
+  def batches(
+    self,
+    guidance: Guidance,
+    labels: np.ndarray,
+    seed: int,
+    index: np.ndarray | None = None,
+  ) -> Iterator[Batch]:
+    """Draws and decodes images, a batch at a time.
+
+    While one batch is read back and used, the next is being computed.
+
+    Args:
+      guidance: Guidance method.
+      labels: Labels (n,) of images 0 to n - 1.
+      seed: Random seed of all noise.
+      index: Numbers of the images to draw; None for all.
+
+    Yields:
+      The images of `index`, in its order, `config.batch_size` at a time.
+    """
+    self.check(guidance)
+    index = np.arange(len(labels)) if index is None else index
+    config = self.config
+    # Numbers of any kind are one program; arrays are a guide's weights.
+    with np.errstate(over='ignore'):  # infinite images follow, and are counted
+      guidance = jax.tree.map(
+        lambda leaf: (
+          leaf if np.ndim(leaf) else float(np.asarray(leaf, config.state_dtype))
+        ),
+        guidance,
+      )
+    cost = self.nfe(guidance, seed)
+
+    def start(number):
+      """Starts a batch; returns before it is computed."""
+      # Every batch has the same size, so that one program serves all: the last
+      # one is filled up with images that are then dropped.
+      padding = config.batch_size - len(number)
+      padded = np.pad(number, (0, padding), mode='edge')
+      with jax.set_mesh(self.mesh), config.precision():
+        x, spent = self.latents(guidance, labels[padded], padded, seed)
+        return number, self.decode(x), spent
+
+    def finish(number, decoded, spent):
+      images, finite = (x[: len(number)] for x in jax.device_get(decoded))
+      used = float(jax.device_get(spent)) if cost is None else cost
+      return Batch(number, images, used, finite)
+
+    pending = None
+    for begin in range(0, len(index), config.batch_size):
+      following = start(index[begin : begin + config.batch_size])
+      if pending:
+        yield finish(*pending)
+      pending = following
     if pending:
       yield finish(*pending)
-    pending = following
-  if pending:
-    yield finish(*pending)
 
+  def images(
+    self,
+    guidance: Guidance,
+    labels: np.ndarray,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+  ) -> Generated:
+    """Draws all images of `batches` at once; warns of those not finite.
 
-def generate(
-  denoiser: Denoiser,
-  guidance: Guidance,
-  *args: Any,
-  progress: Callable[[int], None] = lambda done: None,
-  **kwargs: Any,
-) -> Generated:
-  """Draws all images of `batches` at once; warns of those not finite.
-
-  Args:
-    denoiser: The network.
-    guidance: The method.
-    *args: Other arguments of `batches`.
-    progress: Function called with the number of images after each batch.
-    **kwargs: Other arguments of `batches`.
-
-  Returns:
-    The images.
-  """
-  images, spent, done, bad = [], 0.0, 0, 0
-  for batch in batches(denoiser, guidance, *args, **kwargs):
-    images.append(batch.images)
-    done += len(batch.index)
-    spent += len(batch.index) * batch.nfe
-    bad += int((~batch.finite).sum())
-    progress(done)
-  if bad:
-    nonfinite.warn(bad, done, describe(guidance))
-  return Generated(np.concatenate(images), spent / done, bad)
+    Args:
+      guidance: Guidance method.
+      labels: Labels (n,) of images 0 to n - 1.
+      seed: Random seed of all noise.
+      progress: Function called with the number of images after each batch.
+    """
+    images, spent, done, bad = [], 0.0, 0, 0
+    for batch in self.batches(guidance, labels, seed):
+      images.append(batch.images)
+      done += len(batch.index)
+      spent += len(batch.index) * batch.nfe
+      bad += int((~batch.finite).sum())
+      progress(done)
+    if bad:
+      nonfinite.warn(bad, done, describe(guidance))
+    return Generated(np.concatenate(images), spent / done, bad)

@@ -9,23 +9,10 @@ that name.
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from core.errors import InputError, nearest
 
 _LONGEST = 24  # characters of a name in a picture
-
-
-def names_of(latents: Mapping[str, Any]) -> tuple[str, ...]:
-  """Returns the class names that a run or folder knows, in label order.
-
-  Args:
-    latents: its record of its data; see `input_pipeline.sources.about_latents`.
-  """
-  names = latents.get('classes')
-  if not isinstance(names, list | tuple):
-    return ()
-  return tuple(map(str, names))
 
 
 def find_classes(

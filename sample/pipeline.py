@@ -12,79 +12,51 @@ weights, labels and seed.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from core.errors import InputError, check_choice, nearest
-from core.files import read_json
+from core.errors import InputError, nearest
 from core.ranges import Range, Seed, check_value
-from core.renamed_keys import upgrade
 from dit import model
-from dit.autoencoder import Autoencoder
-from dit.config import DiTConfig, network_of
-from dit.path import Path, path_named
-from dit.sharding import MeshConfig, batch_parts, make_mesh, tree_shardings
+from dit.path import path_named
+from dit.sharding import MeshConfig, batch_parts, make_mesh
 from dit.types import Denoiser
-from dit.weights import folder as folders
-from dit.weights.checkpoint import WEIGHTS, restore_weights
 from guidance import Guidance, parse
 from guidance.parse import with_guide
-from sample import generate
+from sample.checkpoints import open_network
 from sample.decoder import read_decoder
-from sample.generate import SampleConfig
-from sample.labels import find_classes, names_of
-from sample.trajectory import Film, film
-
-# By family of published files, what differs from the defaults of
-# `SampleConfig`, which are those of ig_sit.
-_LIGHTNING: dict[str, Any] = {
-  'last_step_size': 0.0,
-  'shift': 1 / 0.3,
-  'scales_at': 'evaluation',
-}
-SAMPLING: dict[str, dict[str, Any]] = {
-  'dit': {'solver': 'ddpm', 'respacing': '250'},
-  'sit': {'solver': 'euler_maruyama:diffusion=sigma'},
-  'lightningdit': {'solver': 'euler', 'steps': 249, **_LIGHTNING},
-  'ig_lightningdit': {
-    'solver': 'heun:final_step=heun',
-    'steps': 124,
-    **_LIGHTNING,
-  },
-}
+from sample.generate import SampleConfig, Sampler
+from sample.labels import find_classes
+from sample.trajectory import Film, record_trajectory
 
 Labels = str | Sequence[int | str] | np.ndarray
-OF_MACHINE = 'batch_size'  # of the section `sample`: it changes no image
-_MOST = 100_000  # of a number in the section `sample` of a folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-  """A network and the settings to sample it with.
+  """A sampler that takes words: names of classes, guidance as text.
 
   Attributes:
-    denoiser: the network, its parameters on the devices.
-    sampling: settings of the sampler.
-    path: the path of its velocity.
-    shape: (H, W, C) of its latents.
-    mesh: the devices.
-    autoencoder: the decoder of the latents; None where they are images.
-    classes: name of each class, in the order of the labels; () if not known.
+    sampler: Network, its decoder, and how it is sampled.
+    classes: Name of each class, in the order of the labels; () if not known.
   """
 
-  denoiser: Denoiser
-  sampling: SampleConfig
-  path: Path
-  shape: tuple[int, int, int]
-  mesh: Mesh
-  autoencoder: Autoencoder | None = None
+  sampler: Sampler
   classes: tuple[str, ...] = ()
+
+  @property
+  def denoiser(self) -> Denoiser:
+    """The network, its parameters on the devices."""
+    return self.sampler.denoiser
+
+  @property
+  def sampling(self) -> SampleConfig:
+    """Settings of the sampler."""
+    return self.sampler.config
 
   def __call__(
     self,
@@ -113,22 +85,14 @@ class Pipeline:
       InputError: for a request that cannot be drawn; the message says what can.
     """
     check_value('seed', seed, Seed)
-    labels, config = self._checked(labels), self._config(sampling)
+    labels, sampler = self._checked(labels), self._sampler(sampling)
     # No larger than it need be: filling up a batch takes time, too.
-    parts = batch_parts(self.mesh)
-    batch_size = min(config.batch_size, -(-len(labels) // parts) * parts)
-    drawn = generate.generate(
-      self.denoiser,
-      self._method(guidance, guide),
-      labels,
-      dataclasses.replace(config, batch_size=batch_size),
-      path=self.path,
-      shape=self.shape,
-      mesh=self.mesh,
-      seed=seed,
-      autoencoder=self.autoencoder,
-    )
-    return drawn.images
+    parts = batch_parts(sampler.mesh)
+    whole = -(-len(labels) // parts) * parts
+    batch_size = min(sampler.config.batch_size, whole)
+    config = dataclasses.replace(sampler.config, batch_size=batch_size)
+    sampler = dataclasses.replace(sampler, config=config)
+    return sampler.images(self._method(guidance, guide), labels, seed).images
 
   def film(
     self,
@@ -143,17 +107,12 @@ class Pipeline:
     """What guidance changes along the way; see `sample.trajectory`."""
     check_value('seed', seed, Seed)
     check_value('frames', frames, Annotated[int, Range(1, 10_000)])
-    return film(
-      self.denoiser,
+    return record_trajectory(
+      self._sampler(sampling),
       self._method(guidance, guide),
       self._checked(labels),
-      self._config(sampling),
-      path=self.path,
-      shape=self.shape,
-      mesh=self.mesh,
-      seed=seed,
-      frames=frames,
-      autoencoder=self.autoencoder,
+      seed,
+      frames,
     )
 
   def nfe(
@@ -166,13 +125,12 @@ class Pipeline:
   ) -> float | None:
     """Network evaluations per image, in whole passes; None if they vary."""
     check_value('seed', seed, Seed)
-    method, config = self._method(guidance, guide), self._config(sampling)
-    generate.check(
-      config, method, self.denoiser, self.mesh, self.path, self.shape
-    )
-    return generate.declared_nfe(self.denoiser, method, config, self.path, seed)
+    method, sampler = self._method(guidance, guide), self._sampler(sampling)
+    sampler.check(method)
+    return sampler.nfe(method, seed)
 
-  def _config(self, changes: Mapping[str, Any]) -> SampleConfig:
+  def _sampler(self, changes: Mapping[str, Any]) -> Sampler:
+    """Returns the sampler with some settings changed."""
     known = {f.name: type(f.default) for f in dataclasses.fields(SampleConfig)}
     for name, value in changes.items():
       if name not in known:
@@ -185,7 +143,8 @@ class Pipeline:
         raise InputError(
           f'{name} is {value!r}, expected a value of type {kind.__name__}.'
         )
-    return dataclasses.replace(self.sampling, **changes)
+    config = dataclasses.replace(self.sampling, **changes)
+    return dataclasses.replace(self.sampler, config=config)
 
   def _method(
     self, guidance: str | Guidance, guide: 'Pipeline | None'
@@ -200,7 +159,7 @@ class Pipeline:
       return guidance
     if not guidance.wants_guide:
       raise InputError('a guide is for guidance auto, which is not asked for.')
-    theirs, ours = ((p.path, p.shape) for p in (guide, self))
+    theirs, ours = ((p.sampler.path, p.sampler.shape) for p in (guide, self))
     if theirs != ours:
       raise InputError(
         f'the guide has path and latents {theirs}, the network {ours}; they '
@@ -270,102 +229,20 @@ def load(
       f'main.py convert --from={place} --to=FOLDER --weights={weights}.'
     )
   mesh = make_mesh(MeshConfig()) if mesh is None else mesh
-  about = upgrade(read_json(place / 'config.json'))
-  if 'format' in about:
-    if weights != 'ema' or step is not None:
-      raise InputError(
-        f'{place} is a folder of weights, which holds one set; weights and '
-        'step are for runs.'
-      )
-    config, info = folders.load_config(place)
-    path, latents = path_of(config, info), info.get('latents', {})
-    sampling = SampleConfig(**sampler_of(place, info))
-  else:
-    config, path, sampling = _of_run(place, about)
-    file = place / 'latents.json'
-    latents = read_json(file) if file.exists() else {}
-  decoder = read_decoder(autoencoder, config.channels, latents, mesh)
-  if 'format' in about:
-    params = jax.device_put(
-      folders.load_folder(place)[1], tree_shardings(model.shapes(config), mesh)
+  network = open_network(place)
+  if not network.is_run and (weights != 'ema' or step is not None):
+    raise InputError(
+      f'{place} is a folder of weights, which holds one set; weights and '
+      'step are for runs.'
     )
-  else:
-    check_choice('weights', weights, WEIGHTS)
-    params, _ = restore_weights(place, config, mesh, weights, step)
-  return Pipeline(
-    model.bind(config, params),
+  config, path, sampling = network.config, network.path, network.sampling
+  decoder = read_decoder(autoencoder, config.channels, network.latents, mesh)
+  sampler = Sampler(
+    model.bind(config, network.load(mesh, weights, step)),
     sampling,
     path_named(path),
     config.latent_shape,
     mesh,
     decoder,
-    names_of(latents),
   )
-
-
-def sampler_of(
-  folder: epath.PathLike, info: Mapping[str, Any]
-) -> dict[str, Any]:
-  """How a folder of weights is sampled: as its run was, or its family is.
-
-  Args:
-    folder: for messages.
-    info: what its config.json says beside the network.
-
-  Returns:
-    Fields of `SampleConfig` that differ from its defaults.
-
-  Raises:
-    InputError: for what is no setting, of a file that someone wrote.
-  """
-  section = info.get('sample', {})
-  where = f'{folder}/config.json'
-  if not isinstance(section, dict):
-    raise InputError(f'{where} has a "sample" that is no section.')
-  fields = dataclasses.fields(SampleConfig)
-  defaults = {f.name: f.default for f in fields if f.name != OF_MACHINE}
-  for key, value in section.items():
-    if key not in defaults:
-      raise InputError(
-        f'{where} has an unknown key {json.dumps(f"sample.{key}")}; is it of a '
-        'newer version?' + nearest(key, defaults)
-      )
-    kind = type(defaults[key])
-    fits = type(value) is kind or (kind, type(value)) == (float, int)
-    # Steps of a stranger's file must not fill the memory; nan is no number.
-    if not fits or (kind is not str and not abs(value) <= _MOST):
-      raise InputError(
-        f'{where} has sample.{key} = {json.dumps(value)[:100]}, expected '
-        f'{kind.__name__}' + f' up to {_MOST}' * (kind is not str) + '.'
-      )
-  return {**SAMPLING.get(str(info.get('family')), {}), **section}
-
-
-def path_of(config: DiTConfig, info: Mapping[str, Any]) -> str:
-  """Name of the path that a folder's network was trained on."""
-  usual = 'discrete' if config.convention == 'noise' else 'linear'
-  return info.get('path', usual)
-
-
-def _of_run(
-  place: epath.Path, about: Mapping[str, Any]
-) -> tuple[DiTConfig, str, SampleConfig]:
-  """Network, path and sampler of a run."""
-  try:
-    dropout = about['objective']['label_dropout']
-    network = network_of(about['model'], null_label=bool(dropout))
-    return (
-      DiTConfig(**_tuples(network)),
-      about['objective']['path'],
-      SampleConfig(**_tuples(about['sample'])),
-    )
-  except (KeyError, TypeError) as error:
-    raise InputError(
-      f'{place}/config.json is not that of a run, or of another version '
-      f'({type(error).__name__}: {error}).'
-    ) from error
-
-
-def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:
-  """JSON's lists as tuples again."""
-  return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+  return Pipeline(sampler, network.latents.classes)

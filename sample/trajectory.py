@@ -13,22 +13,18 @@ apart they lie, of velocities, is
 with strong refined by IG, as the weak one is, for methods beside it.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from core.errors import InputError
-from dit.autoencoder import Autoencoder
-from dit.path import Path
-from dit.sharding import batch_parts, replicated
-from dit.types import Denoiser
+from dit.sharding import batch_parts
 from guidance import Guidance
 from guidance.parse import describe
-from sample import generate, nonfinite
+from sample import nonfinite
+from sample.generate import Sampler
 
 
 class Film(NamedTuple):
@@ -48,50 +44,39 @@ class Film(NamedTuple):
   gaps: dict[str, np.ndarray]
 
 
-def film(
-  denoiser: Denoiser,
+def record_trajectory(
+  sampler: Sampler,
   guidance: Guidance,
   labels: np.ndarray,
-  config: generate.SampleConfig,
-  *,
-  path: Path,
-  shape: tuple[int, int, int],
-  mesh: Mesh,
   seed: int,
   frames: int = 10,
-  autoencoder: Autoencoder | None = None,
 ) -> Film:
-  """Draws images 0 to B - 1 as `generate.batches` does, and looks on the way.
+  """Draws images 0 to B - 1 as `Sampler.batches` does, and looks on the way.
 
   Args:
-    denoiser: the network, its parameters placed on `mesh`.
-    guidance: the method.
-    labels: (B,) int.
-    config: how to integrate.
-    path: of the network's velocity.
-    shape: (H, W, C) of a latent.
-    mesh: the devices.
-    seed: of all noise.
-    frames: at how many steps to look, evenly spaced, the first and last among
-      them.
-    autoencoder: decodes, its weights placed on `mesh`; None for pixels.
+    sampler: Network, and how it is sampled.
+    guidance: Guidance method.
+    labels: Labels (B,).
+    seed: Random seed of all noise.
+    frames: Number of steps to look at, evenly spaced, the first and the last
+      among them.
 
   Raises:
     InputError: for an adaptive solver, which has no steps, and for parts that
       do not fit.
   """
-  generate.check(config, guidance, denoiser, mesh, path, shape)
-  if config.make_solver(path).adaptive:
+  sampler.check(guidance)
+  config, path = sampler.config, sampler.path
+  if sampler.solver.adaptive:
     raise InputError(
       f'sample.solver {config.solver} has no steps to look at; choose another.'
     )
-  count, parts = len(labels), batch_parts(mesh)
+  count, parts = len(labels), batch_parts(sampler.mesh)
   index = np.arange(-(-count // parts) * parts)
-  with jax.set_mesh(mesh), config.precision():
-    _, (states, seen) = generate.draw_latents(
-      denoiser, guidance, np.resize(labels, len(index)), index, config,
-      path=path, shape=shape, mesh=mesh, seed=seed, parts=True,
-    )  # fmt: skip
+  with jax.set_mesh(sampler.mesh), config.precision():
+    _, (states, seen) = sampler.latents(
+      guidance, np.resize(labels, len(index)), index, seed, parts=True
+    )
     states = states[:, :count]
     finite = jnp.isfinite(states).all((0, 2, 3, 4))
     nonfinite.warn(count - int(finite.sum()), count, describe(guidance))
@@ -109,16 +94,12 @@ def film(
       for name, strong in pairs
       if name in velocities
     }
-    begins = config.grid(path)[:-1]
+    begins = sampler.grid[:-1]
     chosen = np.linspace(0, len(begins) - 1, frames).round().astype(int)
     chosen = np.unique(chosen)
-    decode = jax.jit(
-      functools.partial(generate.to_images, truncate=config.truncate),
-      out_shardings=replicated(mesh),
-    )
 
     def shown(values):
-      return np.stack([decode(autoencoder, x)[0] for x in values])
+      return np.stack([sampler.decode(x)[0] for x in values])
 
     images = {'state': shown(states[chosen])}
     for name, velocity in velocities.items():

@@ -10,7 +10,7 @@ import pytest
 from command_runs import ROOT, command_line, extractor, quickly, run
 
 from commands import evaluate
-from evaluate import compare
+from evaluate import compare_figures
 from sample import output
 
 SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
@@ -160,11 +160,11 @@ def test_figures_that_cannot_be_written_are_printed(disk, argv, monkeypatch):
 
 @pytest.mark.slow  # trains a classifier
 def test_a_comparison_that_cannot_be_written_is_logged(disk, argv, monkeypatch):
-  sheet = compare._sheet
+  sheet = compare_figures.sheet
 
   def full(*args):
     fill(disk)
     return sheet(*args)
 
-  monkeypatch.setattr(compare, '_sheet', full)
+  monkeypatch.setattr(compare_figures, 'sheet', full)
   assert '| IG | 1.5 |' in failed(argv('compare', disk / 'out')).err

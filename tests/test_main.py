@@ -16,7 +16,7 @@ from PIL import Image
 from commands import train as train_command
 from core.errors import NonFiniteError
 from core.nested import flatten
-from evaluate import compare, scorer
+from evaluate import compare
 from train import loop
 from train.metrics_log import read_metrics
 
@@ -149,8 +149,8 @@ def test_images_depend_on_seed_and_number_only(trained, tmp_path):
 
 def test_compare_makes_a_table_once(trained, monkeypatch):
   folder = trained.workdir
-  quick = functools.partial(scorer.train_classifier, steps=20)
-  monkeypatch.setattr(scorer, 'train_classifier', quick)
+  quick = functools.partial(compare.train_classifier, steps=20)
+  monkeypatch.setattr(compare, 'train_classifier', quick)
   result = run('compare', f'--workdir={folder}', *COMPARE)
   assert result.status == 0, result.err
 
@@ -174,7 +174,8 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
   assert picture(folder / 'guidance.png').shape[1] > 800
 
   before = contents(folder)
-  monkeypatch.setattr(compare, 'Scorer', None)  # nothing is scored again
+  # Nothing is measured again.
+  monkeypatch.setattr(compare, 'open_evaluators', None)
   again = run('compare', f'--workdir={folder}', *COMPARE)
   assert again.status == 0
   assert 'Already compared' in again.err
@@ -183,8 +184,8 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
 
 
 def test_compare_without_a_test_split(trained, monkeypatch):
-  quick = functools.partial(scorer.train_classifier, steps=20)
-  monkeypatch.setattr(scorer, 'train_classifier', quick)
+  quick = functools.partial(compare.train_classifier, steps=20)
+  monkeypatch.setattr(compare, 'train_classifier', quick)
   folder = trained.workdir
   config = json.loads((folder / 'config.json').read_text())
   config['data']['test_split'] = ''

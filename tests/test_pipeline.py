@@ -103,7 +103,8 @@ def test_labels_are_classes(pipeline, labels):
 
 
 def test_bad_words(pipeline, shared_run, folder):
-  vp = dataclasses.replace(pipeline, path=path_named('vp'))
+  sampler = dataclasses.replace(pipeline.sampler, path=path_named('vp'))
+  vp = dataclasses.replace(pipeline, sampler=sampler)
   for call, message in (
     (lambda: pipeline(LABELS, 'igg:1.5'), "Did you mean 'ig'"),
     (lambda: pipeline(LABELS, 'auto:2'), 'needs a weaker network'),
@@ -123,7 +124,7 @@ def test_bad_words(pipeline, shared_run, folder):
     (lambda: load(shared_run / 'run', step=7), 'no checkpoint of step 7'),
     (lambda: load(shared_run / 'run', step='20'), "no checkpoint of step '20'"),
     (lambda: load(folder, step=7), 'holds one set'),
-    (lambda: load(shared_run / 'nowhere'), 'cannot be read'),
+    (lambda: load(shared_run / 'nowhere'), 'not the workdir of a run'),
     (lambda: load(shared_run / 'run', autoencoder='sdvae:x'), 'sd_vae'),
   ):
     with pytest.raises(InputError, match=message):

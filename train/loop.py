@@ -26,6 +26,7 @@ from input_pipeline.sources import (
   normalisation_of,
 )
 from sample import pictures
+from sample.checkpoints import LATENTS
 from train import state as state_lib
 from train.checkpoint import Checkpointer, SaveError
 from train.experiment import Experiment
@@ -38,7 +39,6 @@ from train.runs import start_weights
 from train.saver import Saver
 from train.setup import Setup
 from train.step import make_train_step
-from train.workdir import LATENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
     sum(leaf.size for leaf in jax.tree.leaves(model.shapes(experiment.model)))
     / 1e6,
   )  # fmt: skip
-  write_json(workdir / LATENTS, setup.latents)
+  write_json(workdir / LATENTS, setup.latents.to_json())
   if setup.previews.missing:
     logging.info('No previews: %s', setup.previews.missing)
   with (

@@ -13,11 +13,12 @@ from dit import model
 from dit.autoencoder import Autoencoder
 from dit.path import path_named
 from dit.sharding import check_batch
-from evaluate.evaluator import Evaluator, plan
+from evaluate.evaluator import Evaluator, open_evaluator, plan
 from evaluate.metrics import LOWER, as_dict
 from guidance import parse
 from guidance.parse import describe
-from sample import generate, nonfinite, pictures
+from sample import nonfinite, pictures
+from sample.generate import Generated, Sampler
 from train.experiment import Experiment
 
 COLUMNS = 10  # columns of a preview grid, one class each
@@ -37,60 +38,44 @@ class Samples:
   ) -> None:
     """Checks that the parts fit.
 
+    Attributes:
+      seed: Random seed of all noise.
+
     Raises:
       InputError: if nothing can be drawn.
     """
-    self._experiment, self._mesh = experiment, mesh
-    config = experiment.model
-    self._sampling = dataclasses.replace(
-      experiment.sample, batch_size=batch_size
-    )
-    self._path = path_named(experiment.objective.path)
+    self._network, self.seed = experiment.model, experiment.seed
     self._guidance = parse(guidance)
-    self._decoder = decoder
-    generate.check(
-      self._sampling,
-      self._guidance,
-      model.bind(config, {}),
+    self._sampler = Sampler(
+      model.bind(experiment.model, {}),
+      dataclasses.replace(experiment.sample, batch_size=batch_size),
+      path_named(experiment.objective.path),
+      experiment.model.latent_shape,
       mesh,
-      self._path,
-      config.latent_shape,
+      decoder,
     )
-
-  @property
-  def seed(self) -> int:
-    """Of all noise."""
-    return self._experiment.seed
+    self._sampler.check(self._guidance)
 
   def __call__(
     self,
     params: model.Params,
     labels: np.ndarray,
     stopping: Callable[[], bool] = lambda: False,
-  ) -> generate.Generated | None:
+  ) -> Generated | None:
     """Draws images of the labels (n,); returns None if told to stop.
 
     Warns of images that are not finite.
     """
-    config, batches = self._experiment.model, []
-    for batch in generate.batches(
-      model.bind(config, params),
-      self._guidance,
-      labels,
-      self._sampling,
-      path=self._path,
-      shape=config.latent_shape,
-      mesh=self._mesh,
-      seed=self._experiment.seed,
-      autoencoder=self._decoder,
-    ):
+    denoiser, batches = model.bind(self._network, params), []
+    sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
+    for batch in sampler.batches(self._guidance, labels, self.seed):
       batches.append(batch)
       if stopping():
         return None
     bad = sum(int((~batch.finite).sum()) for batch in batches)
     nonfinite.warn(bad, len(labels), describe(self._guidance))
     images = np.concatenate([batch.images for batch in batches])
-    return generate.Generated(images, batches[0].nfe, bad)
+    return Generated(images, batches[0].nfe, bad)
 
 
 class Previews:
@@ -208,7 +193,7 @@ class Scores:
   def open(self) -> None:
     """Opens extractor and reference, which may take minutes."""
     if self.every and self._evaluator is None:
-      self._evaluator = Evaluator(
+      self._evaluator = open_evaluator(
         self._experiment.eval,
         self._experiment.data,
         self._experiment.model.num_classes,

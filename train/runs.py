@@ -21,6 +21,7 @@ from core.nested import flatten
 from core.ranges import Range, WebText, check_value
 from dit import model
 from dit.config import DiTConfig
+from dit.latents import LatentSpace
 from dit.sharding import tree_shardings
 from dit.types import Denoiser
 from dit.weights import folder as weights
@@ -31,8 +32,8 @@ from dit.weights.checkpoint import (
   restore_weights,
 )
 from dit.weights.finite import check_finite
+from sample.checkpoints import OF_MACHINE, open_network
 from sample.generate import SampleConfig
-from sample.pipeline import OF_MACHINE, path_of, sampler_of
 from train import posthoc_ema, workdir
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
@@ -76,7 +77,7 @@ class Source:
   @classmethod
   def at(cls, place: str, step: int | None = None) -> 'Source':
     """Whichever is there."""
-    return cls(place, 'format' not in workdir.load_config(place), step=step)
+    return cls(place, open_network(place).is_run, step=step)
 
   @property
   def is_student(self) -> bool:
@@ -93,8 +94,9 @@ class Source:
     """
     if not self.is_run:
       return _open_folder(self.place, overrides)
-    about = workdir.load_config(self.place)
-    if 'format' in about:
+    network = open_network(self.place)
+    about = dict(network.metadata)
+    if not network.is_run:
       raise InputError(
         f'{self.place} is a folder of weights, not the workdir of a run; give '
         'it as --folder to a command that takes one.'
@@ -106,15 +108,9 @@ class Source:
     config = ml_collections.ConfigDict(about).lock()
     return build(_override(config, overrides, 'run').to_dict())
 
-  def latents(self) -> dict[str, Any]:
-    """Returns what it remembers of its data; {} if nothing.
-
-    See `input_pipeline.sources.about_latents`.
-    """
-    if self.is_run:
-      return workdir.load_about(self.place, workdir.LATENTS)
-    found = weights.load_config(self.place)[1].get('latents', {})
-    return found if isinstance(found, dict) else {}
+  def latents(self) -> LatentSpace:
+    """Returns the space that the network was trained in, as far as known."""
+    return open_network(self.place).latents
 
   def check(self) -> None:
     """Raises InputError if a run has no such checkpoint."""
@@ -290,9 +286,9 @@ def check_guide(guide: Experiment, experiment: Experiment) -> None:
 
 
 def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
-  network, info = weights.load_config(folder)
-  config = load_config('configs/base.py')
-  config.sample.update(sampler_of(folder, info))
+  saved = open_network(folder)
+  network, config = saved.config, load_config('configs/base.py')
+  config.sample.update(dataclasses.asdict(saved.sampling))
   config.model.dtype = network.dtype
   experiment = build(_override(config, overrides, 'folder').to_dict())
   return dataclasses.replace(
@@ -300,7 +296,7 @@ def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
     model=dataclasses.replace(network, dtype=experiment.model.dtype),
     objective=dataclasses.replace(
       experiment.objective,
-      path=path_of(network, info),
+      path=saved.path,
       label_dropout=experiment.objective.label_dropout * network.null_label,
     ),
   )

@@ -8,15 +8,16 @@ from jax.sharding import Mesh
 
 from core.errors import InputError
 from dit.autoencoder import Autoencoder
+from dit.latents import LatentSpace
 from dit.sharding import check_batch, check_model, make_mesh
 from dit.weights.checkpoint import steps_of
-from input_pipeline.sources import about_latents, check_source, open_source
+from input_pipeline.sources import check_source, latent_space_of, open_source
+from sample.checkpoints import load_latents
 from sample.decoder import read_decoder, remembered
 from train.experiment import Experiment
 from train.metrics_log import check_wandb
 from train.previews import Previews, Scores
 from train.runs import check_start
-from train.workdir import LATENTS, load_about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Setup:
     experiment: Settings of the run.
     mesh: Devices.
     records: Training records; None for a student that needs no data.
-    latents: Description of the data that the run keeps; see `about_latents`.
+    latents: Space of the records, which the run remembers.
     previews: Preview grids of the run.
     scores: Scores of samples of the run.
   """
@@ -35,7 +36,7 @@ class Setup:
   experiment: Experiment
   mesh: Mesh
   records: Any
-  latents: dict[str, Any]
+  latents: LatentSpace
   previews: Previews
   scores: Scores
 
@@ -63,7 +64,7 @@ def open_setup(
     open_source(experiment.data, experiment.data.test_split)
   if experiment.train.init_from and not (workdir and steps_of(workdir)):
     check_start(experiment)
-  latents = about_latents(records, experiment.data)
+  latents = latent_space_of(records, experiment.data)
   return make_setup(experiment, mesh, records, latents, workdir, autoencoder)
 
 
@@ -71,7 +72,7 @@ def make_setup(
   experiment: Experiment,
   mesh: Mesh,
   records: Any,
-  latents: dict[str, Any],
+  latents: LatentSpace,
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Setup:
@@ -81,18 +82,15 @@ def make_setup(
     experiment: Settings of the run.
     mesh: Devices.
     records: Training records, or None.
-    latents: Description of the data, of the run's own or of its teacher's.
+    latents: Space of the records, of the run's own or of its teacher's.
     workdir: Folder of the run, which may remember a decoder; None for none.
     autoencoder: Decoder of latents, as text; None for the remembered one.
 
   Raises:
     InputError: for a decoder that is needed and missing, or does not fit.
   """
-  known = load_about(workdir, LATENTS) if workdir else {}
-  latents = {
-    **latents,
-    'decoder': known.get('decoder') or latents.get('decoder'),
-  }
+  if workdir and (known := load_latents(workdir).decoder):
+    latents = dataclasses.replace(latents, decoder=known)
   decoder: Autoencoder | None = None
   missing = ''
   samples = experiment.log.preview_every_images or experiment.eval.every_images
@@ -106,7 +104,8 @@ def make_setup(
         raise
       missing = str(error)
   if autoencoder is not None:
-    latents['decoder'] = remembered(autoencoder, decoder)
+    place = remembered(autoencoder, decoder)
+    latents = dataclasses.replace(latents, decoder=place)
   return Setup(
     experiment,
     mesh,

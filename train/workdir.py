@@ -32,8 +32,9 @@ from core.files import read_json, write_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
-from core.renamed_keys import REMOVED_SECTIONS, upgrade
+from core.renamed_keys import REMOVED_SECTIONS
 from dit.weights.checkpoint import steps_of
+from sample.checkpoints import LATENTS, load_config
 from train.config_file import load_config as load_config_file
 
 # Sections and keys that may differ when a run is continued: they change no
@@ -57,7 +58,6 @@ FREE = (
   'train.accumulate',
   'train.max_bad_steps',
 )
-LATENTS = 'latents.json'
 TEACHER = 'teacher.json'
 # Files that training writes, beside the checkpoints, which Orbax writes.
 WRITES = (
@@ -179,35 +179,10 @@ def _change_length(
     )
 
 
-def load_config(workdir: epath.PathLike) -> dict[str, Any]:
-  """The config of a run; InputError where there is none."""
-  check_value('the workdir', os.fspath(workdir), PathText)
-  path = epath.Path(workdir).expanduser() / 'config.json'
-  try:
-    path.stat()
-  except (OSError, ValueError) as error:  # such as a name that is too long
-    raise InputError(
-      f'{workdir} is not the workdir of a run: it holds no config.json; train '
-      'first, or give the workdir of a run.'
-    ) from error
-  return upgrade(read_json(path))
-
-
 def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
-  """Returns LATENTS or TEACHER of a run; {} if it has none yet."""
+  """Returns a file such as TEACHER of a run; {} if it has none yet."""
   path = epath.Path(workdir).expanduser() / name
-  found = read_json(path) if path.exists() else {}
-  if name == LATENTS and found and 'decoder' not in found:
-    found['decoder'] = _decoder_before(load_config(workdir))
-  return found
-
-
-def _decoder_before(config: dict[str, Any]) -> dict[str, str] | None:
-  """Returns the decoder of latents that an older run has in its config."""
-  for section, key in (('eval', 'autoencoder'), ('log', 'preview_autoencoder')):
-    if text := config.get(section, {}).get(key):
-      return {'autoencoder': text}
-  return None
+  return read_json(path) if path.exists() else {}
 
 
 def environment() -> dict[str, Any]:

@@ -192,7 +192,8 @@ def add_extractor(parser: argparse.ArgumentParser) -> None:
   """Adds whose features are measured."""
   parser.add_argument(
     '--extractor',
-    help='extractor: inception:FILE, classifier[:FOLDER] or FILE.py:NAME',
+    help='extractor: inception:FILE, classifier[:FOLDER], pixels or '
+    'FILE.py:NAME',
   )
   parser.add_argument('--preprocessing', help=', '.join(RESIZES))
 

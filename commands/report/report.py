@@ -27,7 +27,7 @@ from dit import model
 from dit.weights.checkpoint import steps_of
 from evaluate.sweep import SweepGrid, read_points
 from guidance import parse
-from sample.labels import class_name, names_of
+from sample.labels import class_name
 from train import plots
 from train.config_file import load_config
 from train.experiment import Experiment
@@ -241,7 +241,7 @@ def _previews(
     _picture(path, f'step {int(path.stem)}, {int(path.stem) * batch:,} images')
     for path in (paths[k] for k in np.unique(chosen))
   ]
-  names = names_of(request.source.latents())
+  names = request.source.latents().classes
   columns = range(min(experiment.model.num_classes, COLUMNS))
   caption = (
     f'Guidance {experiment.log.preview_guidance}; columns: '

@@ -1,7 +1,6 @@
 """Pictures of the command `report`: samples by class, and film strips."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -13,9 +12,9 @@ from commands.sample_job import Opened, SampleRequest
 from core.errors import InputError
 from evaluate.compare import compared_methods, split_names
 from guidance.parse import parse, with_guide
-from sample import generate, pictures
-from sample.labels import class_name, names_of
-from sample.trajectory import Film, film
+from sample import pictures
+from sample.labels import class_name
+from sample.trajectory import Film, record_trajectory
 
 _SIDE = 10  # classes on the sheet of samples, and images of each
 _FILMED = 2  # images on a film strip
@@ -46,9 +45,10 @@ class Artist:
       self._texts = self._texts or ['none']
       opened.check(self._texts)
     opened.check_weights()
-    self._names = names_of(opened.latents)
-    self._decoder = opened.decoder
-    self._denoiser, self._guide, about = opened.restore()
+    self._names = opened.latents.classes
+    decoder = opened.decoder
+    denoiser, self._guide, about = opened.restore()
+    self._sampler = opened.make_sampler(denoiser, decoder)
     self._weights = f'{about["weights"]} weights of step {about["step"]}'
 
   def _serves(self, text: str) -> bool:
@@ -58,15 +58,6 @@ class Artist:
       return False
     return True
 
-  def _common(self) -> dict[str, Any]:
-    return {
-      'path': self._opened.path,
-      'shape': self._experiment.model.latent_shape,
-      'mesh': self._opened.mesh,
-      'seed': self._seed,
-      'autoencoder': self._decoder,
-    }
-
   def sheet(self) -> str:
     """A row of samples for each class, or for some of many."""
     count = self._experiment.model.num_classes
@@ -74,12 +65,8 @@ class Artist:
     labels = np.repeat(classes, _SIDE)
     text = self._texts[0]
     logging.info('Drawing %d samples with %s.', len(labels), text)
-    images, nfe, _ = generate.generate(
-      self._denoiser,
-      with_guide(parse(text), self._guide),
-      labels,
-      self._experiment.sample,
-      **self._common(),
+    images, nfe, _ = self._sampler.images(
+      with_guide(parse(text), self._guide), labels, self._seed
     )
     blocks = [
       (class_name(int(c), self._names), images[labels == c]) for c in classes
@@ -100,12 +87,11 @@ class Artist:
         continue  # every strip has the network's own prediction
       logging.info('Following a trajectory with %s.', text)
       try:
-        found = film(
-          self._denoiser,
+        found = record_trajectory(
+          self._sampler,
           with_guide(parse(text), self._guide),
           classes,
-          experiment.sample,
-          **self._common(),
+          self._seed,
         )
       except InputError as error:  # of a solver without steps
         return page.note(f'Not drawn: {error}')
@@ -140,10 +126,10 @@ class Artist:
     return [page.note(remark) for remark in found]
 
   def _solver(self) -> str:
-    config, path = self._experiment.sample, self._opened.path
-    if config.make_solver(path).adaptive:
-      return config.solver
-    return f'{config.solver}, {len(config.grid(path)) - 1} steps'
+    name = self._sampler.config.solver
+    if self._sampler.solver.adaptive:
+      return name
+    return f'{name}, {len(self._sampler.grid) - 1} steps'
 
 
 def _named(text: str) -> str:

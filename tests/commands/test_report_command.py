@@ -14,7 +14,7 @@ from command_runs import COMPARE, DIGITS, ROOT, TINY, printed, quickly, run
 from PIL import Image
 
 from commands.report import samples
-from evaluate import scorer
+from evaluate import compare
 from sample.trajectory import Film
 
 SECTIONS = (
@@ -289,8 +289,8 @@ def test_files_of_another_kind(shared_run, tmp_path, name):
 @pytest.fixture
 def brief_classifier(monkeypatch):
   """Lets compare train its classifier for a few steps only."""
-  brief = functools.partial(scorer.train_classifier, steps=20)
-  monkeypatch.setattr(scorer, 'train_classifier', brief)
+  brief = functools.partial(compare.train_classifier, steps=20)
+  monkeypatch.setattr(compare, 'train_classifier', brief)
 
 
 @pytest.mark.usefixtures('brief_classifier')

@@ -10,9 +10,10 @@ from command_runs import run
 from PIL import Image
 
 from commands import presets
-from evaluate import sweep
 from sample import output as store_lib
-from sample.pipeline import SAMPLING
+from sample import sampler
+from sample.checkpoints import SAMPLING
+from sample.generate import Sampler
 from train import config_file
 from train.experiment import build
 
@@ -276,22 +277,22 @@ def test_sweep(shared_run, tmp_path, monkeypatch):
   words = ['sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}', *QUICK,
            f'--extractor={mine}:rows', '--bootstrap=3']  # fmt: skip
   text = '--guidance=ig:1..2:2,cfg:1.0..1.5:3@0-0.7'
-  drawn, generate = [], sweep.generate.generate
+  drawn, images_of = [], Sampler.images
 
-  def counted(denoiser, guidance, *args, **kwargs):
+  def counted(self, guidance, *args, **kwargs):
     drawn.append(guidance)
     if len(drawn) == 4:
       raise KeyboardInterrupt
-    return generate(denoiser, guidance, *args, **kwargs)
+    return images_of(self, guidance, *args, **kwargs)
 
-  monkeypatch.setattr(sweep.generate, 'generate', counted)
+  monkeypatch.setattr(Sampler, 'images', counted)
   assert run(*words, text).status == 130
   assert len((tmp_path / 'sweep.csv').read_text().splitlines()) == 1 + 3
-  cache = sweep.generate.sampler.sample._cache_size()
+  cache = sampler.sample._cache_size()
   result = run(*words, text)
   assert result.status == 0, result.err
   assert len(drawn) == 4 + 3  # what was measured is not measured again
-  assert sweep.generate.sampler.sample._cache_size() <= cache + 1
+  assert sampler.sample._cache_size() <= cache + 1
   rows = list(csv.DictReader((tmp_path / 'sweep.csv').read_text().splitlines()))
   assert [(row['ig'], row['cfg']) for row in rows] == [
     (ig, cfg) for ig in ('1.0', '2.0') for cfg in ('1.0', '1.25', '1.5')

@@ -1,8 +1,12 @@
 """Pixels to latents and back."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from core.errors import InputError
 from dit import latents
 
 PIXELS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
@@ -27,3 +31,49 @@ def test_pixels_round_to_the_nearest():
 def test_values_outside_are_clipped():
   x = jnp.asarray([-1e6, -3, -1.01, 1.01, 3, 1e6])
   np.testing.assert_array_equal(latents.to_pixels(x), [0] * 3 + [255] * 3)
+
+
+STORED = {
+  'autoencoder': {'name': 'sd_vae', 'encoder_sha256': 'abc'},
+  'decoder': {'autoencoder': 'sd_vae:/vae.safetensors', 'sha256': 'def'},
+  'normalisation': {'mean': [0.0], 'std': [0.5]},
+  'classes': ['cat', 'dog'],
+}
+
+
+def test_latent_space_is_stored_as_it_was():
+  space = latents.LatentSpace.from_json(STORED)
+  assert space.normalization == latents.Normalisation((0.0,), (0.5,))
+  assert space.decoder.text == 'sd_vae:/vae.safetensors'
+  assert space.classes == ('cat', 'dog')
+  assert json.dumps(space.to_json()) == json.dumps(STORED)
+
+
+@pytest.mark.parametrize('stored', [{}, None, [], {'decoder': None}])
+def test_unknown_latent_space(stored):
+  space = latents.LatentSpace.from_json(stored)
+  assert space == latents.LatentSpace() and space.to_json() == {}
+
+
+def test_older_files_lack_keys():
+  stored = {key: STORED[key] for key in ('autoencoder', 'normalisation')}
+  space = latents.LatentSpace.from_json(stored)
+  assert space.decoder is None and space.classes == ()
+  stored = {'decoder': {'autoencoder': 'taesd:/vae'}}
+  space = latents.LatentSpace.from_json(stored)
+  assert space.decoder == latents.DecoderPlace('taesd:/vae')
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    {'autoencoder': 3},
+    {'autoencoder': {'encoder_sha256': 'abc'}},
+    {'normalisation': None},
+    {'normalisation': {'mean': 3, 'std': [1.0]}},
+  ],
+)
+def test_damaged_latent_space(damage):
+  with pytest.raises(InputError, match='is damaged'):
+    latents.LatentSpace.from_json(STORED | damage)
+  assert latents.DecoderPlace.from_json({'sha256': 3}).text == ''

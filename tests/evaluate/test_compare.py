@@ -1,4 +1,4 @@
-"""The table, and the structure of a sweep."""
+"""The table, the structure of a sweep, and the scores."""
 
 import dataclasses
 
@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from evaluate.compare import CompareConfig, Row, format_table
-from evaluate.scorer import Distance, Scores
+from dit.sharding import MeshConfig, make_mesh
+from evaluate.classifier import FEATURES, train_classifier
+from evaluate.compare import (
+  CompareConfig,
+  Row,
+  format_table,
+  open_evaluators,
+  score,
+)
+from evaluate.evaluator import EvalConfig
+from evaluate.frechet import Moments, bootstrap, frechet_distance
+from evaluate.metrics import Estimate
 from guidance.parse import describe
 
 CONFIG = CompareConfig(
@@ -60,14 +70,11 @@ def test_config_errors(change, message):
 
 def scores(features, pixels, accuracy):
   """Each distance as value and standard error."""
-  return Scores(
-    *(
-      # The standard deviation of (-1, 0, 1) is 1.
-      Distance(value, value + error * np.asarray([-1, 0, 1]))
-      for value, error in (features, pixels)
-    ),
-    accuracy,
-  )
+  return {
+    'features': Estimate(*features),
+    'pixels': Estimate(*pixels),
+    'accuracy': Estimate(accuracy),
+  }
 
 
 def test_table():
@@ -93,3 +100,84 @@ def test_table():
     ['real, held out', '', '', '1.00 ± 0.10', '0.500 ± 0.050', '98.8%', '',
      ''],
   ]  # fmt: skip
+
+
+def toy(count, seed):
+  """Noisy images, bright in the top, the left or the whole; labels."""
+  rng = np.random.default_rng(seed)
+  labels = np.arange(count) % 3
+  images = rng.integers(0, 60, (count, 8, 8, 1))
+  images[labels == 0, :4] += 150
+  images[labels == 1, :, :4] += 150
+  images[labels == 2] += 150
+  return images.astype(np.uint8), labels
+
+
+@pytest.fixture(scope='module')
+def classifier():
+  return train_classifier(*toy(90, 0), 3, steps=40, batch_size=32)
+
+
+def open_toy_evaluators(images, network, resamples=5):
+  config = EvalConfig(bootstrap=resamples, batch_size=16)
+  return open_evaluators(images, network, config, make_mesh(MeshConfig()))
+
+
+def test_classifier_learns(classifier):
+  images, labels = toy(60, 1)
+  features, predictions = classifier(images)
+  assert (predictions == labels).mean() > 0.95
+  assert features.shape == (60, FEATURES)
+  # Normalised: bounded whatever the image.
+  np.testing.assert_allclose(np.square(features).mean(1), 1, rtol=1e-3)
+
+
+def test_scores(classifier):
+  images, labels = toy(60, 1)
+  evaluators = open_toy_evaluators(images, classifier)
+  same = score(evaluators, images, labels)
+  assert same['accuracy'].value > 0.95
+  for space in ('features', 'pixels'):
+    assert abs(same[space].value) < 1e-5
+    resampled = same[space].resampled
+    assert resampled.shape == (5,)
+    assert same[space].error == resampled.std(ddof=1) > 0
+  wrong = score(evaluators, images, (labels + 1) % 3)
+  assert wrong['accuracy'].value < 0.05
+
+
+def test_scores_are_frechet_distances(classifier):
+  """Against features and pixels by hand, and their bootstrap."""
+  real, _ = toy(90, 0)
+  images, labels = toy(60, 1)
+  images = images // 2
+  scores = score(open_toy_evaluators(real, classifier), images, labels)
+  for space, rows in (
+    ('features', lambda x: classifier(x)[0]),
+    ('pixels', lambda x: x.reshape(len(x), -1) / 127.5 - 1),
+  ):
+    reference = Moments.of(rows(real))
+    expected = frechet_distance(Moments.of(rows(images)), reference)
+    resampled = bootstrap(rows(images), reference, 5)
+    assert scores[space].value == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(scores[space].resampled, resampled, rtol=1e-4)
+
+
+def test_shifted_pixels(classifier):
+  rng = np.random.default_rng(0)
+  images = rng.integers(51, 256, (20, 8, 8, 1)).astype(np.uint8)
+  evaluators = open_toy_evaluators(images, classifier)
+  # Darker by 51 of 255: by 0.4 in each of 64 pixels.
+  scores = score(evaluators, images - np.uint8(51), np.zeros(20, int))
+  assert scores['pixels'].value == pytest.approx(64 * 0.4**2)
+
+
+def test_gain():
+  far = Estimate(10.0, resampled=np.asarray([9.0, 10, 11]))
+  near = Estimate(4.0, resampled=np.asarray([3.0, 6, 5]))
+  # The differences are 6, 4 and 6.
+  error = np.std([6, 4, 6], ddof=1)
+  assert far.minus(near).error == pytest.approx(error)
+  assert far.gain(near) == pytest.approx(6 / error)
+  assert near.gain(far) == pytest.approx(-6 / error)
+  assert far.gain(far) == 0

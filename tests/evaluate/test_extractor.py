@@ -9,7 +9,11 @@ import pytest
 
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from evaluate.extractor import inception_extractor, user_extractor
+from evaluate.extractor import (
+  inception_extractor,
+  pixels_extractor,
+  user_extractor,
+)
 from evaluate.metrics import Gatherer, MeasureConfig, estimate
 
 METRICS = ('fd', 'kid', 'precision', 'recall')
@@ -131,3 +135,15 @@ def test_functions_that_are_no_extractor(images, function):
 def test_batch_must_divide(extractor, images):
   with pytest.raises(InputError, match=r'eval\.batch_size'):
     gathered(extractor, images[0], devices=8, batch_size=12)
+
+
+@pytest.mark.parametrize(('side', 'kept'), [(32, 32), (33, 16), (256, 16)])
+def test_pixels_of_large_images_are_means(side, kept):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (4, side, side, 3)).astype(np.uint8)
+  (features,) = pixels_extractor()([images], mesh_of(1), 4)
+  block = side // kept
+  x = images[:, : kept * block, : kept * block]
+  x = x.reshape(4, kept, block, kept, block, 3).mean((2, 4))
+  expected = x.reshape(4, -1) / 127.5 - 1
+  np.testing.assert_allclose(features.pool, expected, atol=1e-6)

@@ -48,12 +48,19 @@ def test_inception_and_its_name(tmp_path, monkeypatch):
     ('inception:', 'download https://'),
     ('classifer:x', 'expected inception:FILE'),
     ('nothing.py:f', 'expected inception:FILE'),
+    ('pixels:x', 'expected inception:FILE'),
     ('', 'expected inception:FILE'),
   ],
 )
 def test_unknown_extractors(spec, words):
   with pytest.raises(InputError, match=words):
     extractor_registry.kind_of(spec)
+
+
+def test_pixels_are_an_extractor():
+  assert extractor_registry.kind_of('pixels').name == 'pixels'
+  found = extractor_registry.open_extractor('pixels', 'adm', None, 0)
+  assert name_of('fd', found) == 'FD (pixels)'
 
 
 def test_ranks_of_other_names_do_not_mix():

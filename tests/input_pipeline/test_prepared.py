@@ -11,14 +11,15 @@ from networks import Doubled
 from PIL import Image
 
 from core.errors import InputError
+from dit.latents import LatentSpace
 from dit.sharding import MeshConfig, make_mesh
 from input_pipeline.batches import batches
 from input_pipeline.image_files import open_images
 from input_pipeline.prepare import PrepareConfig, layout_of, prepare
 from input_pipeline.sources import (
   DataConfig,
-  about_latents,
   check_source,
+  latent_space_of,
   normalisation_of,
   open_source,
 )
@@ -105,9 +106,9 @@ def test_normalisation(data, statistics):
     np.testing.assert_allclose(found.mean, z.mean((0, 1, 2)), rtol=1e-5)
     std = np.sqrt(z.var((0, 1, 2)) + 0.25)
     np.testing.assert_allclose(found.std, std, rtol=1e-5)
-  about = about_latents(source, config)
-  assert about['autoencoder']['name'] == 'taef2'
-  assert about['normalisation']['mean'] == found.mean
+  space = latent_space_of(source, config)
+  assert space.autoencoder == 'taef2' and space.encoder_sha256 == 'abc'
+  assert space.normalization == found
 
 
 def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
@@ -179,12 +180,12 @@ def test_another_decoder_is_refused(monkeypatch):
   decoder = types.SimpleNamespace(latent_channels=3, params={'decoder': {}})
   monkeypatch.setattr('sample.decoder.read_autoencoder', lambda *_: decoder)
 
-  about = {'autoencoder': {'name': 'taef2', 'encoder_sha256': 'abc'}}
+  space = LatentSpace('taef2', 'abc')
   with pytest.raises(InputError, match='trained on latents of taef2'):
-    read_decoder('sd_vae:file', 3, about, None)
+    read_decoder('sd_vae:file', 3, space, None)
   decoder.params['encoder'] = {'w': np.ones(2)}
   with pytest.raises(InputError, match='not that of the latents'):
-    read_decoder('taef2:file', 3, about, None)
+    read_decoder('taef2:file', 3, space, None)
 
 
 @pytest.mark.slow

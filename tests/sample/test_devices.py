@@ -41,17 +41,15 @@ def draw(denoiser):
 
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(sampler, 'sample', record)
-      images, _, _ = generate.generate(
+      drawing = generate.Sampler(
         jax.device_put(denoiser, replicated(mesh)),
-        # Labels drawn for each image; S2 beside CFG is in test_sampler.py.
-        parse('ig:1.4,icg:1.3'),
-        labels=LABELS,
-        config=generate.SampleConfig(**CONFIG, batch_size=batch_size),
-        path=path_named('linear'),
-        shape=(8, 8, 3),
-        mesh=mesh,
-        seed=3,
+        generate.SampleConfig(**CONFIG, batch_size=batch_size),
+        path_named('linear'),
+        (8, 8, 3),
+        mesh,
       )
+      # Labels drawn for each image; S2 beside CFG is in test_sampler.py.
+      images, _, _ = drawing.images(parse('ig:1.4,icg:1.3'), LABELS, seed=3)
     assert len(latents) == 64 // batch_size
     return images, np.concatenate(latents)
 

@@ -20,12 +20,19 @@ SAMPLING = generate.SampleConfig(steps=3, shift=1.5, batch_size=4)
 LABELS = generate.plan_labels('random', 16, 10, seed=3)
 
 
-def draw(denoiser, labels, *, batch_size=4, devices=1, **changes):
-  """Images and latents."""
+def make_sampler(denoiser, config, *, path=PATH, shape=(8, 8, 3), devices=None):
   mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+  return generate.Sampler(denoiser, config, path, shape, mesh)
+
+
+def draw(denoiser, labels, *, batch_size=4, devices=1, config=None, **changes):
+  """Images and latents."""
+  config = config or dataclasses.replace(SAMPLING, batch_size=batch_size)
+  drawing = make_sampler(denoiser, config, devices=devices)
+  denoiser = jax.device_put(denoiser, replicated(drawing.mesh))
+  drawing = dataclasses.replace(drawing, denoiser=denoiser)
   arguments = {
     'guidance': parse('ig:1.4,cfg:1.3,s2:1.25'),
-    'config': dataclasses.replace(SAMPLING, batch_size=batch_size),
     'seed': 3,
     **changes,
   }
@@ -37,14 +44,7 @@ def draw(denoiser, labels, *, batch_size=4, devices=1, **changes):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sampler, 'sample', record)
-    images, _, _ = generate.generate(
-      jax.device_put(denoiser, replicated(mesh)),
-      labels=labels,
-      path=PATH,
-      shape=(8, 8, 3),
-      mesh=mesh,
-      **arguments,
-    )
+    images, _, _ = drawing.images(labels=labels, **arguments)
   return images, np.concatenate([*map(np.asarray, latents)])
 
 
@@ -219,10 +219,9 @@ def test_label_errors(plan, message):
 def test_check_before_anything_is_compiled(
   denoiser, changes, guidance, message
 ):
-  mesh = make_mesh(MeshConfig())
   with pytest.raises(InputError, match=message):
     config = dataclasses.replace(SAMPLING, **{'batch_size': 16, **changes})
-    generate.check(config, parse(guidance), denoiser, mesh, PATH, (8, 8, 3))
+    make_sampler(denoiser, config).check(parse(guidance))
 
 
 @pytest.mark.parametrize(
@@ -237,10 +236,8 @@ def test_check_before_anything_is_compiled(
 )
 def test_check_lets_pass_what_fits(denoiser, solver, guidance, path):
   config = dataclasses.replace(SAMPLING, solver=solver, batch_size=8)
-  mesh = make_mesh(MeshConfig())
-  generate.check(
-    config, parse(guidance), denoiser, mesh, path_named(path), (8, 8, 3)
-  )
+  drawing = make_sampler(denoiser, config, path=path_named(path))
+  drawing.check(parse(guidance))
 
 
 @pytest.mark.parametrize(
@@ -255,30 +252,27 @@ def test_check_lets_pass_what_fits(denoiser, solver, guidance, path):
 )
 def test_solver_that_does_not_suit_the_path(denoiser, solver, guidance, path):
   config = dataclasses.replace(SAMPLING, solver=solver, batch_size=8)
-  mesh = make_mesh(MeshConfig())
+  drawing = make_sampler(denoiser, config, path=path_named(path))
   with pytest.raises(InputError, match='choose') as error:
-    generate.check(
-      config, parse(guidance), denoiser, mesh, path_named(path), (8, 8, 3)
-    )
+    drawing.check(parse(guidance))
   assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize('shape', [(7, 8, 3), (4, 4, 4), (8, 5, 1)])
 def test_fdg_needs_images_that_can_be_halved(denoiser, shape):
-  mesh, guidance = make_mesh(MeshConfig()), parse('fdg:2')
   config = dataclasses.replace(SAMPLING, batch_size=8)
-  generate.check(config, guidance, denoiser, mesh, PATH, (8, 12, 3))
+  make_sampler(denoiser, config, shape=(8, 12, 3)).check(parse('fdg:2'))
   with pytest.raises(InputError, match=f'latents are {shape[0]} x {shape[1]}'):
-    generate.check(config, guidance, denoiser, mesh, PATH, shape)
+    make_sampler(denoiser, config, shape=shape).check(parse('fdg:2'))
 
 
 def test_learned_variance_is_needed_by_ddpm(denoiser):
   config = dataclasses.replace(SAMPLING, solver='ddpm', batch_size=8)
-  path, mesh = path_named('discrete'), make_mesh(MeshConfig())
+  path = path_named('discrete')
   with pytest.raises(InputError, match='choose ddpm:variance=small'):
-    generate.check(config, Guidance(), denoiser, mesh, path, (8, 8, 3))
+    make_sampler(denoiser, config, path=path).check(Guidance())
   config = dataclasses.replace(config, solver='ddpm:variance=small')
-  generate.check(config, Guidance(), denoiser, mesh, path, (8, 8, 3))
+  make_sampler(denoiser, config, path=path).check(Guidance())
 
 
 def test_unknown_solver():

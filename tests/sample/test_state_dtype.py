@@ -152,16 +152,10 @@ def test_images_are_the_same(denoiser):
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(sampler, 'sample', record)
-      image, nfe, _ = generate.generate(
-        network,
-        parse('cfg:1.5@0.2-1'),
-        labels,
-        config,
-        path=path_named('linear'),
-        shape=(8, 8, 3),
-        mesh=mesh,
-        seed=1,
+      drawing = generate.Sampler(
+        network, config, path_named('linear'), (8, 8, 3), mesh
       )
+      image, nfe, _ = drawing.images(parse('cfg:1.5@0.2-1'), labels, seed=1)
     assert image.dtype == np.uint8 and nfe == 8
     images.append(image.astype(int))
   assert not jax.config.jax_enable_x64  # it was on for the program alone

@@ -14,7 +14,7 @@ from dit.sharding import MeshConfig, make_mesh
 from dit.types import SubNetworks
 from guidance import parse
 from sample import generate, sampler
-from sample.trajectory import film
+from sample.trajectory import record_trajectory
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 CONFIG = generate.SampleConfig(
@@ -26,17 +26,14 @@ EVERYTHING = 'ig:1.6,cfg:1.5@0-0.6,s2:1.4'
 
 
 def shoot(denoiser, text, *, devices=1, path='linear', **changes):
-  return film(
+  sampler = generate.Sampler(
     denoiser,
-    parse(text),
-    LABELS,
     dataclasses.replace(CONFIG, **changes),
-    path=path_named(path),
-    shape=SHAPE,
-    mesh=make_mesh(MeshConfig(), jax.devices()[:devices]),
-    seed=5,
-    frames=4,
+    path_named(path),
+    SHAPE,
+    make_mesh(MeshConfig(), jax.devices()[:devices]),
   )
+  return record_trajectory(sampler, parse(text), LABELS, seed=5, frames=4)
 
 
 def parts(denoiser, text, path='linear'):

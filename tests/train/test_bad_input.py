@@ -46,7 +46,8 @@ def refused(tmp_path, compilations, monkeypatch):
 
   monkeypatch.setattr(loop, 'make_train_step', never)
   monkeypatch.setattr(sampler, 'sample', never)
-  monkeypatch.setattr(compare.Scorer, 'of', never)
+  monkeypatch.setattr(compare, 'train_classifier', never)
+  monkeypatch.setattr(compare, 'open_evaluators', never)
 
   def check(argv, *words):
     before = sorted(tmp_path.rglob('*'))

@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import InputError
 from dit.weights.checkpoint import steps_of
-from sample import generate
+from sample.generate import Sampler
 from train import loop
 from train.metrics_log import read_metrics
 from train.setup import open_setup
@@ -107,8 +107,8 @@ def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
       signal.raise_signal(signal.SIGTERM)
       yield batch
 
-  real = generate.batches
-  with mock.patch.object(generate, 'batches', batches):
+  real = Sampler.batches
+  with mock.patch.object(Sampler, 'batches', batches):
     assert not loop.train(open_setup(make_experiment(*assignments)), workdir)
   assert drawn == [32]
   assert steps_of(workdir) == [5]

@@ -1,0 +1,222 @@
+"""A run, or a folder of weights: what both say of a network, and its weights.
+
+A folder that came from a published file is sampled as its family was by default
+(docs/checkpoints.md), one that came from a run as the run is.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from core.errors import InputError, check_choice, nearest
+from core.files import read_json
+from core.nested import with_tuples
+from core.ranges import PathText, check_value
+from core.renamed_keys import upgrade
+from dit import model
+from dit.config import DiTConfig, network_of
+from dit.latents import LatentSpace
+from dit.sharding import tree_shardings
+from dit.weights import folder as folders
+from dit.weights.checkpoint import WEIGHTS, restore_weights
+from sample.generate import SampleConfig
+
+LATENTS = 'latents.json'  # of a run
+# By family of published files, what differs from the defaults of
+# `SampleConfig`, which are those of ig_sit.
+_LIGHTNING: dict[str, Any] = {
+  'last_step_size': 0.0,
+  'shift': 1 / 0.3,
+  'scales_at': 'evaluation',
+}
+SAMPLING: dict[str, dict[str, Any]] = {
+  'dit': {'solver': 'ddpm', 'respacing': '250'},
+  'sit': {'solver': 'euler_maruyama:diffusion=sigma'},
+  'lightningdit': {'solver': 'euler', 'steps': 249, **_LIGHTNING},
+  'ig_lightningdit': {
+    'solver': 'heun:final_step=heun',
+    'steps': 124,
+    **_LIGHTNING,
+  },
+}
+OF_MACHINE = 'batch_size'  # of the section `sample`: it changes no image
+_MOST = 100_000  # of a number in the section `sample` of a folder
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedNetwork:
+  """A network on disk. Each part is checked when it is first used.
+
+  Attributes:
+    place: Workdir of a run, or folder of weights.
+    metadata: Contents of its config.json.
+  """
+
+  place: epath.Path
+  metadata: Mapping[str, Any]
+
+  @property
+  def is_run(self) -> bool:
+    """Whether it is a run, not a folder of weights."""
+    return 'format' not in self.metadata
+
+  @functools.cached_property
+  def config(self) -> DiTConfig:
+    """Configuration of the network; InputError for a damaged one."""
+    if not self.is_run:
+      return self._folder[0]
+    try:
+      dropout = self.metadata['objective']['label_dropout']
+      return _network_config(self.metadata['model'], null_label=bool(dropout))
+    except (KeyError, TypeError) as error:
+      raise self._not_a_run(error) from error
+
+  @property
+  def info(self) -> dict[str, Any]:
+    """Other entries of a folder's config.json."""
+    return self._folder[1]
+
+  @functools.cached_property
+  def path(self) -> str:
+    """Name of the path that the network was trained on."""
+    if not self.is_run:
+      usual = 'discrete' if self.config.convention == 'noise' else 'linear'
+      return self.info.get('path', usual)
+    try:
+      return self.metadata['objective']['path']
+    except (KeyError, TypeError) as error:
+      raise self._not_a_run(error) from error
+
+  @functools.cached_property
+  def sampling(self) -> SampleConfig:
+    """Settings that the network is sampled with unless others are given."""
+    if not self.is_run:
+      family = SAMPLING.get(str(self.info.get('family')), {})
+      return SampleConfig(**{**family, **_section(self.place, self.info)})
+    try:
+      return SampleConfig(**with_tuples(self.metadata['sample']))
+    except (AttributeError, KeyError, TypeError) as error:
+      raise self._not_a_run(error) from error
+
+  @functools.cached_property
+  def latents(self) -> LatentSpace:
+    """Space that the network was trained in, as far as known."""
+    if not self.is_run:
+      return LatentSpace.from_json(self.info.get('latents'))
+    return load_latents(self.place)
+
+  def load(
+    self, mesh: Mesh, weights: str = 'ema', step: int | None = None
+  ) -> model.Params:
+    """Returns the weights, placed on a mesh.
+
+    Args:
+      mesh: Devices.
+      weights: Set of a run's weights, 'ema' or 'raw'; a folder holds one set.
+      step: Step of a run's checkpoint; None for the newest.
+    """
+    if self.is_run:
+      check_choice('weights', weights, WEIGHTS)
+      return restore_weights(self.place, self.config, mesh, weights, step)[0]
+    params = folders.load_folder(self.place)[1]
+    shardings = tree_shardings(model.shapes(self.config), mesh)
+    return jax.device_put(params, shardings)
+
+  @functools.cached_property
+  def _folder(self) -> tuple[DiTConfig, dict[str, Any]]:
+    return folders.load_config(self.place)
+
+  def _not_a_run(self, error: Exception) -> InputError:
+    return InputError(
+      f'{self.place}/config.json is not that of a run, or of another version '
+      f'({type(error).__name__}: {error}).'
+    )
+
+
+def open_network(place: epath.PathLike) -> SavedNetwork:
+  """Opens a run or a folder of weights, whichever is there; reads no weights.
+
+  Raises:
+    InputError: if there is neither.
+  """
+  return SavedNetwork(epath.Path(place).expanduser(), load_config(place))
+
+
+def load_config(place: epath.PathLike) -> dict[str, Any]:
+  """Returns config.json of a run or a folder; InputError if there is none."""
+  check_value('the workdir', os.fspath(place), PathText)
+  path = epath.Path(place).expanduser() / 'config.json'
+  try:
+    path.stat()
+  except (OSError, ValueError) as error:  # such as a name that is too long
+    raise InputError(
+      f'{place} is not the workdir of a run: it holds no config.json; train '
+      'first, or give the workdir of a run.'
+    ) from error
+  return upgrade(read_json(path))
+
+
+def load_latents(workdir: epath.PathLike) -> LatentSpace:
+  """Returns the space of a run's records, as far as it knows it.
+
+  Args:
+    workdir: Workdir of the run, which need not have begun.
+  """
+  path = epath.Path(workdir).expanduser() / LATENTS
+  stored = read_json(path) if path.exists() else {}
+  if stored and 'decoder' not in stored:
+    stored['decoder'] = _decoder_before(load_config(workdir))
+  return LatentSpace.from_json(stored)
+
+
+def _network_config(
+  section: Mapping[str, Any], *, null_label: bool
+) -> DiTConfig:
+  """Returns the network of a run's section `model`."""
+  return DiTConfig(**with_tuples(network_of(section, null_label=null_label)))
+
+
+def _section(
+  folder: epath.PathLike, info: Mapping[str, Any]
+) -> Mapping[str, Any]:
+  """Returns the settings of the sampler that a folder's config.json holds.
+
+  Raises:
+    InputError: for what is no setting, of a file that someone wrote.
+  """
+  section = info.get('sample', {})
+  where = f'{folder}/config.json'
+  if not isinstance(section, dict):
+    raise InputError(f'{where} has a "sample" that is no section.')
+  fields = dataclasses.fields(SampleConfig)
+  defaults = {f.name: f.default for f in fields if f.name != OF_MACHINE}
+  for key, value in section.items():
+    if key not in defaults:
+      raise InputError(
+        f'{where} has an unknown key {json.dumps(f"sample.{key}")}; is it of a '
+        'newer version?' + nearest(key, defaults)
+      )
+    kind = type(defaults[key])
+    fits = type(value) is kind or (kind, type(value)) == (float, int)
+    # Steps of a stranger's file must not fill the memory; nan is no number.
+    if not fits or (kind is not str and not abs(value) <= _MOST):
+      raise InputError(
+        f'{where} has sample.{key} = {json.dumps(value)[:100]}, expected '
+        f'{kind.__name__}' + f' up to {_MOST}' * (kind is not str) + '.'
+      )
+  return section
+
+
+def _decoder_before(config: Mapping[str, Any]) -> dict[str, str] | None:
+  """Returns the decoder of latents that an older run has in its config."""
+  for section, key in (('eval', 'autoencoder'), ('log', 'preview_autoencoder')):
+    if text := config.get(section, {}).get(key):
+      return {'autoencoder': text}
+  return None
