@@ -17,7 +17,7 @@ import numpy as np
 
 from distill import run, step
 from distill.config import build_student
-from dit import model
+from dit import backbone
 from dit.sharding import make_mesh
 from train import config_file
 
@@ -39,7 +39,7 @@ def main() -> None:
   _, rules = run.make_rules(experiment)
   period = experiment.distill.period
   with jax.set_mesh(mesh):
-    weights = functools.partial(model.init, experiment.model)
+    weights = functools.partial(backbone.init, experiment.model)
     teacher = jax.jit(weights)(jax.random.key(0))
     abstract = step.abstract(distillation, rules, mesh)
     make = functools.partial(

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from commands.convert import exchange
-from dit import latents, model
+from dit import backbone, latents
+from dit.base import Params
 from dit.config import DiTConfig, named_size
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh, replicated
@@ -53,7 +54,7 @@ def error_of(found: np.ndarray, expected: np.ndarray) -> float:
   return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def vector_of(params: model.Params) -> np.ndarray:
+def vector_of(params: Params) -> np.ndarray:
   """All parameters, (n,)."""
   return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
@@ -93,7 +94,7 @@ def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> None:
   def drawn(params):
     params = jax.device_put(params, replicated(mesh))
     sampler = Sampler(
-      model.bind(experiment.model, params),
+      backbone.bind(experiment.model, params),
       experiment.sample,
       path_named(experiment.objective.path),
       experiment.model.latent_shape,
@@ -146,7 +147,7 @@ def of_a_size(name: str, folder: pathlib.Path) -> None:
   rng = np.random.default_rng(0)
   params = {
     path: 0.02 * rng.standard_normal(leaf.shape, np.float32)
-    for path, leaf in flatten(model.shapes(config)).items()
+    for path, leaf in flatten(backbone.shapes(config)).items()
   }
   count, whole = sum(leaf.size for leaf in params.values()), None
   print(f'\n{name}, {count:,} parameters\n\n| weights | file | share |')

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from dit import model
+from dit import backbone
 from dit.autoencoder import AUTOENCODERS, Autoencoder, KLConfig, shapes
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
@@ -54,9 +54,9 @@ class Bench:
   def __init__(self, experiment: Any, steps: int, batch_size: int) -> None:
     """Draws the weights."""
     self.config = experiment.model
-    draw = jax.jit(lambda: model.init(self.config, jax.random.key(0)))
+    draw = jax.jit(lambda: backbone.init(self.config, jax.random.key(0)))
     self.sampler = Sampler(
-      model.bind(self.config, draw()),
+      backbone.bind(self.config, draw()),
       dataclasses.replace(
         experiment.sample,
         solver='euler', steps=steps, last_step_size=0.0, batch_size=batch_size,

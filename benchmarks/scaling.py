@@ -17,7 +17,7 @@ import jax
 
 from benchmarks import timing
 from commands import dry_run
-from dit import model
+from dit import backbone
 from dit.sharding import make_mesh
 from train import config_file
 from train.experiment import Experiment, build
@@ -27,7 +27,7 @@ LAYOUTS = ('data', 'zero1', 'fsdp')
 
 def ideal(experiment: Experiment, layout: str) -> int:
   """Bytes that a step has to send, float32."""
-  shapes = model.shapes(experiment.model)
+  shapes = backbone.shapes(experiment.model)
 
   def size(tree):
     return 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

@@ -12,7 +12,7 @@ import math
 import jax
 
 from commands import dry_run
-from dit import model
+from dit import backbone
 from dit.weights.checkpoint import weights_like
 from guidance import parse
 from train.config_file import load_config, override
@@ -71,7 +71,7 @@ def compile_sampler(experiment: Experiment, topology: str) -> dry_run.Program:
   """The guided sampler."""
   experiment, mesh = dry_run.placed(experiment, topology)
   weights = weights_like(experiment.model, mesh, 'float32')
-  denoiser = model.bind(experiment.model, weights)
+  denoiser = backbone.bind(experiment.model, weights)
   with jax.set_mesh(mesh):
     lowered = dry_run.sample_program(
       experiment, parse(GUIDANCE), denoiser, mesh

@@ -23,8 +23,8 @@ from etils import epath
 from core.errors import InputError, check_choice
 from core.folder_lock import file_lock
 from core.ranges import Range, check_value
-from dit import model
-from dit.config import SIZES, DiTConfig
+from dit.base import NetworkConfig, Params
+from dit.config import SIZES
 from dit.sharding import MeshConfig, make_mesh
 from dit.weights import convert
 from dit.weights.files import HUB, PICKLES, read_tensors, reason
@@ -43,7 +43,7 @@ from train import workdir
 from train.experiment import build
 from train.runs import run_weights, sampling_of
 
-Network = tuple[DiTConfig, model.Params, dict[str, Any]]
+Network = tuple[NetworkConfig, Params, dict[str, Any]]
 
 INCEPTION = 'inception'
 _HEADS = {width: num_heads for _, width, num_heads in SIZES.values()}

@@ -24,13 +24,11 @@ from core.nested import flatten
 from distill import run as distilling
 from distill.config import StudentExperiment
 from distill.step import abstract
-from dit import model
-from dit.config import name_of
+from dit import backbone
 from dit.path import path_named
 from dit.sharding import (
   batch_parts,
   batch_sharding,
-  check_model,
   make_mesh,
   replicated,
 )
@@ -157,7 +155,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
   method = parse(guidance)
   weights = weights_like(experiment.model, mesh, 'float32')
   sampler = Sampler(
-    model.bind(experiment.model, weights),
+    backbone.bind(experiment.model, weights),
     experiment.sample,
     path_named(experiment.objective.path),
     experiment.model.latent_shape,
@@ -193,7 +191,7 @@ def placed(
   if topology and network.dtype == 'auto':
     network = dataclasses.replace(network, dtype='bfloat16')
   mesh = make_mesh(experiment.mesh, devices)
-  check_model(mesh, network, zero1=experiment.mesh.zero1)
+  backbone.check_mesh(mesh, network, zero1=experiment.mesh.zero1)
   return dataclasses.replace(experiment, model=network), mesh
 
 
@@ -304,9 +302,9 @@ def compiled(lowered: Any) -> Program:
 
 def _described(experiment: Experiment, mesh: Mesh) -> list[str]:
   settings = flatten(dataclasses.asdict(experiment))
-  del settings['model.patch']  # a part of the name, which can be set
-  settings['model.name'] = name_of(experiment.model)
-  shapes = jax.tree.leaves(model.shapes(experiment.model))
+  settings.pop('model.patch', None)  # a part of the name, which can be set
+  settings['model.name'] = backbone.name_of(experiment.model)
+  shapes = jax.tree.leaves(backbone.shapes(experiment.model))
   device = mesh.devices.flat[0].device_kind
   return [
     *(f'{key} = {value!r}' for key, value in sorted(settings.items())),

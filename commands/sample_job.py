@@ -18,12 +18,12 @@ from jax.sharding import Mesh
 from commands.presets import PRESETS
 from core.errors import InputError
 from core.ranges import Count, PathText, Seed, check_value
-from dit import model
+from dit import backbone, model
 from dit.autoencoder import Autoencoder
-from dit.config import SIZES
+from dit.config import DiTConfig, named_size
 from dit.latents import LatentSpace
 from dit.path import Path, path_named
-from dit.sharding import check_model, make_mesh
+from dit.sharding import make_mesh
 from dit.types import Denoiser
 from evaluate.real_images import load_images
 from guidance import parse
@@ -98,7 +98,7 @@ class Opened:
     self._request = request
     self.experiment: Experiment = request.source.open(request.overrides)
     self.mesh: Mesh = make_mesh(self.experiment.mesh)
-    check_model(self.mesh, self.experiment.model)
+    backbone.check_mesh(self.mesh, self.experiment.model)
     self.path: Path = path_named(self.experiment.objective.path)
     self._guide: Experiment | None = None
     if request.guide is not None:
@@ -108,7 +108,7 @@ class Opened:
   def check(self, texts: Sequence[str]) -> None:
     """Raises InputError if one of these cannot be served."""
     methods = [parse(text) for text in texts]
-    guide = model.bind(self._guide.model, {}) if self._guide else None
+    guide = backbone.bind(self._guide.model, {}) if self._guide else None
     if guide and not any(method.wants_guide for method in methods):
       raise InputError('--guide is for guidance auto, which is not asked for.')
     sampler = self.make_sampler()
@@ -120,7 +120,7 @@ class Opened:
   ) -> Sampler:
     """Returns a sampler of a restored denoiser; None: for checks alone."""
     if denoiser is None:
-      denoiser = model.bind(self.experiment.model, {})
+      denoiser = backbone.bind(self.experiment.model, {})
     return Sampler(
       denoiser,
       self.experiment.sample,
@@ -279,11 +279,13 @@ class Drawing:
     network = load_config(PRESETS)[preset].network
     config = self.experiment.model
     cost = self._sampler.nfe(self._method, self._seed)
-    size, _, patch = network.rpartition('-')[2].partition('/')
-    depth, width, _ = SIZES[size]
-    ours = (config.depth, config.width, config.patch)
+    sizes = named_size(network)
     note = ''
-    if ours != (depth, width, int(patch)):
+    if not isinstance(config, DiTConfig):
+      note = f'; this network is a {backbone.name_of(config)}'
+    elif any(
+      getattr(config, k) != sizes[k] for k in ('depth', 'width', 'patch')
+    ):
       note = (
         f'; this network differs: {config.depth} blocks, width '
         f'{config.width}, patch {config.patch}'

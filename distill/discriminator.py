@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from dit import model
+from dit.base import NetworkConfig, Params
 from dit.config import DiTConfig
 from dit.layers import layer_norm
 
@@ -33,8 +33,9 @@ def default_blocks(depth: int) -> tuple[int, ...]:
   return tuple(sorted({-(-depth * k // 3) for k in (1, 2, 3)}))
 
 
-def init(config: DiTConfig, heads: int, key: jax.Array) -> model.Params:
+def init(config: NetworkConfig, heads: int, key: jax.Array) -> Params:
   """So many heads, stacked."""
+  assert isinstance(config, DiTConfig)  # as `distill.run` checks
   width, keys = config.width, jax.random.split(key, 2)
   return {
     'fc1': {
@@ -48,7 +49,7 @@ def init(config: DiTConfig, heads: int, key: jax.Array) -> model.Params:
   }
 
 
-def logits(heads: model.Params, states: Sequence[jax.Array]) -> jax.Array:
+def logits(heads: Params, states: Sequence[jax.Array]) -> jax.Array:
   """Returns logits (K, B) of hidden states K x (B, N, D); high means real."""
   h = layer_norm(jnp.stack(states).astype(jnp.float32))
   for name in ('fc1', 'fc2'):
@@ -61,8 +62,8 @@ def logits(heads: model.Params, states: Sequence[jax.Array]) -> jax.Array:
 
 
 def reset(
-  heads: model.Params, fresh: model.Params, key: jax.Array, probability: float
-) -> model.Params:
+  heads: Params, fresh: Params, key: jax.Array, probability: float
+) -> Params:
   """Each head replaced by a fresh one with some probability."""
   count = len(heads['fc1']['bias'])
   drawn = jax.random.bernoulli(key, probability, (count,))

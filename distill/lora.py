@@ -18,7 +18,7 @@ The change is linear in q = h W + b, so it is merged into the projection:
 import jax
 import jax.numpy as jnp
 
-from dit import model
+from dit.base import NetworkConfig, Params
 from dit.config import DiTConfig
 
 # Name of this kind of changes, by which a run recognizes its own.
@@ -28,8 +28,9 @@ _PARTS = ('q', 'k', 'v')
 _CHANGED = ('q', 'v')
 
 
-def init(config: DiTConfig, rank: int, key: jax.Array) -> model.Params:
+def init(config: NetworkConfig, rank: int, key: jax.Array) -> Params:
   """Returns initial changes, under which the network stays the same."""
+  assert isinstance(config, DiTConfig)  # as `distill.run` checks
   depth, width = config.depth, config.width
   keys = dict(zip(_CHANGED, jax.random.split(key, len(_CHANGED)), strict=True))
   return {
@@ -43,9 +44,7 @@ def init(config: DiTConfig, rank: int, key: jax.Array) -> model.Params:
   }
 
 
-def apply(
-  params: model.Params, changes: model.Params, scale: jax.Array | float
-) -> model.Params:
+def apply(params: Params, changes: Params, scale: jax.Array | float) -> Params:
   """Returns the network with its changes; `params` stay as they are."""
   blocks = params['blocks']
   attention = blocks['attention']

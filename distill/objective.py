@@ -36,8 +36,8 @@ import jax.numpy as jnp
 from distill import discriminator, dmd, lora
 from distill.noise_levels import beta_now, bounds, draw_levels, remaining
 from distill.rollout import Rollout, Visit
-from dit import model
-from dit.config import DiTConfig
+from dit import backbone
+from dit.base import BoundNetwork, NetworkConfig, Params
 from dit.path import expand
 from dit.sharding import constrain_batch
 from guidance import Step
@@ -55,7 +55,7 @@ class Distillation(Rollout):
   """
 
   @property
-  def fake_config(self) -> DiTConfig:
+  def fake_config(self) -> NetworkConfig:
     """The fake denoiser's network: the teacher's, without its taps."""
     return dataclasses.replace(self.teacher, taps=())
 
@@ -65,28 +65,26 @@ class Distillation(Rollout):
     chosen = self.config.discriminator_blocks
     return chosen or discriminator.default_blocks(self.teacher.depth)
 
-  def fake(self, params: model.Params, fake: Any) -> model.BoundDenoiser:
+  def fake(self, params: Params, fake: Any) -> BoundNetwork:
     """Returns the fake denoiser; as LoRA it changes the teacher's weights."""
     network, config = fake['network'], self.config
     if config.fake == 'lora':
       params = {key: params[key] for key in params if key != 'tap_heads'}
       network = lora.apply(params, network, config.lora_scale)
-    return model.bind(self.fake_config, network)
+    return backbone.bind(self.fake_config, network)
 
-  def real(
-    self, params: model.Params, fake: Any, updates: Updates
-  ) -> model.BoundDenoiser:
+  def real(self, params: Params, fake: Any, updates: Updates) -> BoundNetwork:
     """Returns the denoiser of the real score: the teacher, changed at first."""
     first = self.config.teacher_lora_scale
     if first:
       scale = first * remaining(self.config, updates)
       params = lora.apply(params, fake['network'], scale)
-    return model.bind(self.teacher, params)
+    return backbone.bind(self.teacher, params)
 
   # The fake denoiser.
 
   def fake_loss(
-    self, fake: Any, params: model.Params, teacher: model.Params,
+    self, fake: Any, params: Params, teacher: Params,
     label: jax.Array, real: tuple[jax.Array, jax.Array] | None, key: jax.Array,
     updates: Updates = 0,
   ) -> tuple[jax.Array, Metrics]:  # fmt: skip
@@ -126,7 +124,7 @@ class Distillation(Rollout):
     return loss, metrics
 
   def samples(
-    self, params: model.Params, label: jax.Array, key: jax.Array
+    self, params: Params, label: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Returns what the fake denoiser and the discriminator are shown.
 
@@ -136,7 +134,7 @@ class Distillation(Rollout):
     if self.config.query == 'renoise':
       x = _sg(self.visit(_sg(params), label, key).x)
       return x, x
-    student = model.bind(self.student, _sg(params))
+    student = backbone.bind(self.student, _sg(params))
     if not self.config.adversarial:
       x = self.walk(student, label, len(self.times) - 1, key)
       return x, x
@@ -156,7 +154,7 @@ class Distillation(Rollout):
     return jnp.where(half, shared, level)
 
   def _says(
-    self, denoiser: model.BoundDenoiser, fake: Any, label: jax.Array,
+    self, denoiser: Any, fake: Any, label: jax.Array,
     x: jax.Array, *, key: jax.Array,
   ) -> jax.Array:  # fmt: skip
     """Returns the logits (K, B) of x noised to levels of the full range."""
@@ -170,7 +168,7 @@ class Distillation(Rollout):
   # The student.
 
   def student_loss(
-    self, params: model.Params, fake: Any, teacher: model.Params,
+    self, params: Params, fake: Any, teacher: Params,
     label: jax.Array, key: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, Metrics]:  # fmt: skip
     """Returns the loss of the student; arguments as for `fake_loss`."""
@@ -237,7 +235,7 @@ class Distillation(Rollout):
 
   def directions(
     self, visit: Visit, places: dict[str, Any], fake: Any,
-    teacher: model.Params, label: jax.Array, updates: Updates = 0,
+    teacher: Params, label: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
     """Returns the point that moves, the DM term, the CA term, and metrics."""
     config, path = self.config, self.path
@@ -276,7 +274,7 @@ class Distillation(Rollout):
     return moved, _sg(dm), _sg(ca), metrics
 
   def trajectory_loss(
-    self, params: model.Params, teacher: model.Params, label: jax.Array,
+    self, params: Params, teacher: Params, label: jax.Array,
     key: jax.Array,
   ) -> jax.Array:  # fmt: skip
     """Returns the student's loss on the guided teacher's trajectories."""
@@ -288,22 +286,20 @@ class Distillation(Rollout):
     def rows(x):  # image by image, so that a sharded batch stays in place
       return constrain_batch(jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]))
 
-    v = model.bind(self.student, params)(
+    v = backbone.bind(self.student, params)(
       rows(states[:-1]),
       jnp.tile(grid[:-1], self.batch_size),
       jnp.repeat(label, n),
     ).velocity
     return jnp.square(v - rows(rates)).mean()
 
-  def teach(
-    self, teacher: model.Params, label: jax.Array, x: jax.Array
-  ) -> jax.Array:
+  def teach(self, teacher: Params, label: jax.Array, x: jax.Array) -> jax.Array:
     """Returns the guided teacher's states on the grid, (N + 1, B, H, W, C).
 
     Euler's rule, `substeps` in each interval.
     """
     guidance, count = self.config.teacher_guidance, self.config.substeps
-    network = model.bind(self.teacher, _sg(teacher))
+    network = backbone.bind(self.teacher, _sg(teacher))
     draws = (None,) * len(guidance.terms)
 
     def interval(x, ends):

@@ -21,8 +21,8 @@ import numpy as np
 
 from distill.config import DistillConfig
 from distill.noise_levels import trained_steps
-from dit import model
-from dit.config import DiTConfig
+from dit import backbone
+from dit.base import NetworkConfig, Params
 from dit.path import Path, expand
 from dit.sharding import constrain_batch
 from dit.types import Denoiser
@@ -65,8 +65,8 @@ class Rollout:
   """
 
   config: DistillConfig
-  student: DiTConfig
-  teacher: DiTConfig
+  student: NetworkConfig
+  teacher: NetworkConfig
   path: Path
   solver: Euler | Renoise
   times: tuple[float, ...]
@@ -135,17 +135,15 @@ class Rollout:
     last = jnp.max(k) if each else k
     return _sg(jax.lax.fori_loop(0, last, step, (start, read)))
 
-  def visit(
-    self, params: model.Params, label: jax.Array, key: jax.Array
-  ) -> Visit:
+  def visit(self, params: Params, label: jax.Array, key: jax.Array) -> Visit:
     """Walks to a random step, and predicts there, with gradient."""
     k_key, walk_key = jax.random.split(key)
     k = self.draw_step(k_key)
-    frozen = model.bind(self.student, _sg(params))
+    frozen = backbone.bind(self.student, _sg(params))
     z = self.walk(frozen, label, k, walk_key)
     t = self.grid[k]
     times = jnp.broadcast_to(t, len(z))
-    v = model.bind(self.student, params)(z, times, label).velocity
+    v = backbone.bind(self.student, params)(z, times, label).velocity
     return Visit(k, t, z, v, self.path.x0_from_velocity(z, v, t))
 
   @property

@@ -17,7 +17,8 @@ from distill import step as step_lib
 from distill.config import MAX_STEPS, DistillConfig, StudentExperiment
 from distill.noise_levels import trained_steps
 from distill.objective import Distillation
-from dit import model
+from dit import backbone, model
+from dit.base import NetworkConfig
 from dit.config import DiTConfig
 from dit.latents import LatentSpace, Normalisation
 from dit.path import Linear, path_named
@@ -95,7 +96,7 @@ def check(
   _check_teacher(experiment, network, config.teacher)
   teacher.check()
   config.teacher_guidance.check(
-    model.bind(network.model, {}), network.model.latent_shape
+    backbone.bind(network.model, {}), network.model.latent_shape
   )
   _check_grid(experiment)
   start = Source.at(experiment.train.init_from or config.teacher)
@@ -110,13 +111,13 @@ def check(
   if source is not None and latents != LatentSpace():
     _check_latents(latent_space_of(source, experiment.data), latents)
   distillation = distillation_of(experiment, network.model)
-  _check_blocks(distillation)
+  _check_backbone(distillation)
   setup = make_setup(experiment, mesh, source, latents, workdir, autoencoder)
   return Plan(setup, teacher, network, start, distillation)
 
 
 def distillation_of(
-  experiment: StudentExperiment, teacher: DiTConfig
+  experiment: StudentExperiment, teacher: NetworkConfig
 ) -> Distillation:
   """What is made, by the experiment and the network of its teacher."""
   path = path_named(experiment.objective.path)
@@ -126,6 +127,7 @@ def distillation_of(
   how = {
     key: getattr(experiment.model, key)
     for key in ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
+    if hasattr(experiment.model, key) and hasattr(teacher, key)
   }
   return Distillation(
     config=experiment.distill,
@@ -190,7 +192,7 @@ def distill(
 
   def fresh():
     student, _ = plan.start.load(plan.start.open(()), mesh)
-    _, student = step_lib.without_taps(experiment.model, student)
+    _, student = backbone.without_taps(experiment.model, student)
     make = jax.jit(
       step_lib.fresh,
       static_argnums=(0, 1),
@@ -357,7 +359,23 @@ def _check_grid(experiment: StudentExperiment) -> None:
     )
 
 
-def _check_blocks(distillation: Distillation) -> None:
+def _check_backbone(distillation: Distillation) -> None:
+  """Raises InputError where a loss needs what the teacher's backbone lacks."""
+  config = distillation.config
+  transformer = isinstance(distillation.teacher, DiTConfig)
+  for key, needed in (
+    ('distill.fake=lora', config.fakes and config.fake == 'lora'),
+    ('distill.teacher_lora_scale', config.teacher_lora_scale),
+    ('a discriminator', config.adversarial),
+  ):
+    if needed and not transformer:
+      raise InputError(
+        f'{key} is for the transformers of dit/model.py, but the teacher is a '
+        f'{backbone.name_of(distillation.teacher)}; choose distill.fake=full, '
+        'teacher_lora_scale=0 and distill.gan_weight=0.'
+      )
+  if not transformer:
+    return
   for block in distillation.blocks:
     if not 1 <= block <= distillation.teacher.depth:
       raise InputError(

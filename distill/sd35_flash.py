@@ -31,6 +31,7 @@ from distill import run as distilling
 from distill.config import StudentExperiment, build_student
 from dit import model
 from dit.autoencoder import Autoencoder
+from dit.base import Params
 from dit.sharding import check_batch, make_mesh
 from dit.weights.folder import check_target, save_folder
 from evaluate.evaluator import open_evaluator, plan
@@ -43,10 +44,10 @@ from train.previews import Samples
 from train.runs import run_weights, sampling_of
 
 STUDENT = 'student'
-Measure = Callable[[model.Params], dict[str, float]]
+Measure = Callable[[Params], dict[str, float]]
 
 
-def merged(low: model.Params, high: model.Params, ratio: float) -> model.Params:
+def merged(low: Params, high: Params, ratio: float) -> Params:
   """Ratio low + (1 - ratio) high, leaf by leaf; 0 and 1 return a branch."""
   if ratio in (0, 1):
     return low if ratio else high
@@ -54,9 +55,9 @@ def merged(low: model.Params, high: model.Params, ratio: float) -> model.Params:
 
 
 def sweep(
-  low: model.Params,
-  high: model.Params,
-  before: model.Params,
+  low: Params,
+  high: Params,
+  before: Params,
   ratios: Sequence[float],
   measure: Measure,
 ) -> tuple[float, list[dict[str, Any]]]:

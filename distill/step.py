@@ -20,9 +20,9 @@ from jax.sharding import Mesh
 
 from distill import discriminator, lora
 from distill.objective import Distillation
-from dit import latents, model
-from dit.config import DiTConfig
-from dit.sharding import placed, tree_shardings
+from dit import backbone, latents
+from dit.base import NetworkConfig, Params
+from dit.sharding import placed
 from train import ema
 from train.state import TrainState
 from train.step import Metrics, latents_of
@@ -54,19 +54,11 @@ class Rules:
   ema: ema.EMAConfig
 
 
-def without_taps(
-  config: DiTConfig, params: model.Params
-) -> tuple[DiTConfig, model.Params]:
-  """A network without its intermediate heads."""
-  params = {name: tree for name, tree in params.items() if name != 'tap_heads'}
-  return dataclasses.replace(config, taps=()), params
-
-
 def fresh(
   distillation: Distillation,
   rules: Rules,
-  student: model.Params,
-  teacher: model.Params,
+  student: Params,
+  teacher: Params,
   seed: int,
 ) -> DistillState:
   """The state before the first step.
@@ -87,7 +79,7 @@ def fresh(
         distillation.fake_config, config.lora_rank, network_key
       )
     else:
-      network = _copy(without_taps(distillation.teacher, teacher))
+      network = _copy(backbone.without_taps(distillation.teacher, teacher))
     fake['network'] = network
   if config.adversarial:
     fake['heads'] = _heads(distillation, heads_key)
@@ -110,14 +102,21 @@ def abstract(
   """Shapes, dtypes and shardings of the state; allocates nothing."""
   shapes = jax.eval_shape(
     functools.partial(fresh, distillation, rules, seed=0),
-    model.shapes(distillation.student),
-    model.shapes(distillation.teacher),
+    backbone.shapes(distillation.student),
+    backbone.shapes(distillation.teacher),
   )
-  shardings = dataclasses.replace(
-    tree_shardings(shapes, mesh, zero1=zero1),
-    params=tree_shardings(shapes.params, mesh),
-    fake=tree_shardings(shapes.fake, mesh),
-  )
+
+  def shard(name):
+    of_fake = name in ('fake', 'fake_opt_state')  # It copies the teacher.
+    return backbone.shardings(
+      distillation.teacher if of_fake else distillation.student,
+      getattr(shapes, name),
+      mesh,
+      zero1=zero1 and name not in ('params', 'fake'),
+    )
+
+  names = [field.name for field in dataclasses.fields(shapes)]
+  shardings = dataclasses.replace(shapes, **{n: shard(n) for n in names})
   return placed(shapes, shardings)
 
 
@@ -125,7 +124,7 @@ def make_distill_step(
   distillation: Distillation,
   rules: Rules,
   abstract_state: DistillState,
-  teacher: model.Params,
+  teacher: Params,
   normalisation: latents.Normalisation = _NO_LATENTS,
 ) -> Callable[..., tuple[DistillState, Metrics]]:
   """Builds the step.
@@ -236,12 +235,12 @@ def make_distill_step(
   return run
 
 
-def _heads(distillation: Distillation, key: jax.Array) -> model.Params:
+def _heads(distillation: Distillation, key: jax.Array) -> Params:
   count = len(distillation.blocks)
   return discriminator.init(distillation.teacher, count, key)
 
 
-def _copy(network: tuple[DiTConfig, model.Params]) -> model.Params:
+def _copy(network: tuple[NetworkConfig, Params]) -> Params:
   """Arrays of their own, since a step donates them, in the network's type."""
   config, params = network
   return jax.tree.map(

@@ -2,13 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import jax
 
-from core.errors import InputError, check_choice, nearest, quote
-from core.ranges import Choice, Range, check_fields, check_value
+from core.errors import InputError, nearest, quote
+from core.ranges import Choice, Range
+from dit.base import NetworkConfig, Width
 
 # name: (depth, width, num_heads), as in DiT (Peebles & Xie 2023, table 1).
 SIZES = {
@@ -44,7 +45,6 @@ FAMILIES = {
     'convention': 'reversed',
   },
 }
-DTYPES = ('auto', 'float32', 'bfloat16', 'float64')
 ATTENTIONS = ('xla', 'cudnn')
 REMATS = ('none', 'dots', 'full')
 NORMS = ('layernorm', 'rmsnorm')
@@ -64,12 +64,7 @@ def named_size(name: str) -> dict[str, Any]:
     or match[2] not in SIZES
     or int(match[3]) < 1
   ):
-    known = [f'{family}-{size}/2' for family in FAMILIES for size in SIZES]
-    raise InputError(
-      f'model.name is {quote(name)}, expected family-size/patch such as '
-      f'SiT-XL/2; families are {", ".join(FAMILIES)}, '
-      f'sizes {", ".join(SIZES)}, patches 1, 2, 4, 8.{nearest(name, known)}'
-    )
+    raise unknown_name(name)
   depth, width, num_heads = SIZES[match[2]]
   return {
     'depth': depth,
@@ -78,6 +73,18 @@ def named_size(name: str) -> dict[str, Any]:
     'patch': int(match[3]),
     **FAMILIES[match[1]],
   }
+
+
+def unknown_name(name: str, others: Sequence[str] = ()) -> InputError:
+  """Returns the error for a model name; `others` are of other backbones."""
+  known = [f'{family}-{size}/2' for family in FAMILIES for size in SIZES]
+  return InputError(
+    f'model.name is {quote(name)}, expected family-size/patch such as '
+    f'SiT-XL/2; families are {", ".join(FAMILIES)}, '
+    f'sizes {", ".join(SIZES)}, patches 1, 2, 4, 8'
+    + ''.join(f', or {other}' for other in others)
+    + f'.{nearest(name, [*known, *others])}'
+  )
 
 
 def name_of(config: 'DiTConfig') -> str:
@@ -92,44 +99,8 @@ def name_of(config: 'DiTConfig') -> str:
   return f'{family}-{size}/{config.patch}'
 
 
-def network_of(
-  section: Mapping[str, Any], *, null_label: bool
-) -> dict[str, Any]:
-  """A config's section `model`, what it leaves open filled in.
-
-  Args:
-    section: with the key 'name', of a size; 0 and 'auto' are left open.
-    null_label: what its key null_label is, where that is 'auto'.
-
-  Returns:
-    The fields of a `DiTConfig`.
-
-  Raises:
-    InputError: for an unknown name, or a word other than true or false.
-  """
-  if 'name' not in section:
-    raise InputError(
-      "config section 'model' lacks ['name']; is it of another version?"
-    )
-  check_value('model.name', section['name'], str)
-  section = dict(section)
-  for key, value in named_size(section.pop('name')).items():
-    given = section.get(key, 0)
-    if given == 'auto' or (given == 0 and given is not False):
-      section[key] = value
-  for key in ('rope', 'learned_variance', 'null_label'):
-    given = section.get(key, False)
-    if not isinstance(given, bool):
-      check_choice(f'model.{key}', given, ('auto', 'true', 'false'))
-      if given != 'auto':
-        section[key] = given == 'true'
-  if section.get('null_label') == 'auto':
-    section['null_label'] = null_label
-  return section
-
-
 @dataclasses.dataclass(frozen=True)
-class DiTConfig:
+class DiTConfig(NetworkConfig):
   """Everything that fixes the network's shape and arithmetic.
 
   configs/base.py explains each field, but for `patch`: the side of a patch, so
@@ -137,32 +108,24 @@ class DiTConfig:
   `dtype`.
   """
 
-  size: Annotated[int, Range(1, 16_384)]
-  channels: Annotated[int, Range(1, 65_536)]
-  num_classes: Annotated[int, Range(1, 10**6)]
   patch: Annotated[int, Range(1, 1024)]
-  depth: Annotated[int, Range(1, 10_000)]
-  width: Annotated[int, Range(1, 65_536)]
+  width: Width
   num_heads: Annotated[int, Range(1, 65_536)]
   mlp_ratio: Annotated[float, Range(1e-3, 1000)] = 4.0
-  taps: Annotated[tuple[int, ...], Range(1, 10_000)] = ()
   norm: Annotated[str, Choice(NORMS)] = 'layernorm'
   mlp: Annotated[str, Choice(MLPS)] = 'gelu'
   rope: bool = False
   qk_norm: Annotated[str, Choice(QK_NORMS)] = 'none'
   shift: bool = True
-  null_label: bool = True
   learned_variance: bool = False
   convention: Annotated[str, Choice(CONVENTIONS)] = 'velocity'
-  dtype: Annotated[str, Choice(DTYPES)] = 'auto'
-  param_dtype: Annotated[str, Choice(DTYPES[1:])] = 'float32'
   attention: Annotated[str, Choice(ATTENTIONS)] = 'xla'
   remat: Annotated[str, Choice(REMATS)] = 'dots'
   scan: bool = True
 
   def __post_init__(self) -> None:
     """Checks ranges, and that the parts fit together."""
-    check_fields('model', self)
+    super().__post_init__()
     if self.hidden < 1:
       raise InputError(
         f'model.mlp_ratio is {self.mlp_ratio}, which leaves the MLP no channel '
@@ -189,16 +152,6 @@ class DiTConfig:
         f'{self.num_tokens:,} tokens, whose position table of width '
         f'{self.width} is too large; raise the patch.'
       )
-    if list(self.taps) != sorted(set(self.taps)):
-      raise InputError(
-        f'model.taps {quote(self.taps)} must be distinct and in rising order.'
-      )
-    for tap in self.taps:
-      if not 1 <= tap < self.depth:
-        raise InputError(
-          f'model.taps has {tap}, but a tap counts the blocks before its head '
-          f'and must lie between 1 and depth - 1 = {self.depth - 1}.'
-        )
     if self.rope and self.head_width % 4:
       raise InputError(
         f'model.width / model.num_heads is {self.head_width}, which rotary '
@@ -211,11 +164,6 @@ class DiTConfig:
         f'model.attention cudnn needs heads of 8, 16, ... or 128 channels, but '
         f'model.width / model.num_heads is {self.head_width}; choose xla.'
       )
-    if 'float64' in (self.dtype, self.param_dtype):
-      if jax.numpy.result_type(float) != 'float64':
-        raise InputError(
-          'model.dtype float64 needs JAX_ENABLE_X64=1 in the environment.'
-        )
 
   @property
   def num_tokens(self) -> int:
@@ -256,19 +204,12 @@ class DiTConfig:
     return (1 + self.learned_variance) * self.channels
 
   @property
-  def activation_dtype(self) -> str:
-    """`dtype` with 'auto' resolved for the default backend."""
-    if self.dtype != 'auto':
-      return self.dtype
-    return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  def fixed_values(self) -> int:
+    """Values of the position table."""
+    return self.num_tokens * self.width
 
   @property
   def attention_here(self) -> Literal['xla', 'cudnn']:
     """`attention`, if the default backend can in this precision."""
     fits = self.attention == 'cudnn' and self.activation_dtype == 'bfloat16'
     return 'cudnn' if fits and jax.default_backend() == 'gpu' else 'xla'
-
-  @property
-  def latent_shape(self) -> tuple[int, int, int]:
-    """(H, W, C)."""
-    return (self.size, self.size, self.channels)

@@ -14,7 +14,7 @@ parameters are plain nested dictionaries.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,11 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from core.errors import InputError
 from dit import parameterization
+from dit.base import Backbone, BoundNetwork, Params
 from dit.blocks import first_skipped, rows, run, run_sub, stack_blocks, take
-from dit.config import DiTConfig
+from dit.config import FAMILIES, SIZES, DiTConfig, name_of, named_size
 from dit.embed import (
   TimeEmbedder,
   patchify,
@@ -35,10 +37,8 @@ from dit.embed import (
   unpatchify,
 )
 from dit.layers import Dense, OutputHead, wide
-from dit.sharding import constrain, constrain_batch
+from dit.sharding import LOGICAL_AXES, check_model, constrain, constrain_batch
 from dit.types import DenoiserOutput, SubNetworks
-
-Params = dict[str, Any]
 
 
 class DiT(nnx.Module):
@@ -178,40 +178,14 @@ class DiT(nnx.Module):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class BoundDenoiser:
+class BoundDenoiser(BoundNetwork):
   """A `Denoiser`: parameters and the configuration that they belong to."""
 
-  params: Params
   config: DiTConfig = dataclasses.field(metadata={'static': True})
 
   @property
-  def depth(self) -> int:
-    """Number of blocks."""
-    return self.config.depth
-
-  @property
-  def num_taps(self) -> int:
-    """Number of intermediate predictions."""
-    return len(self.config.taps)
-
-  @property
-  def num_classes(self) -> int:
-    """Number of classes; also the null label."""
-    return self.config.num_classes
-
-  @property
-  def null_label(self) -> bool:
-    """Whether the network knows the null label."""
-    return self.config.null_label
-
-  @property
-  def multiply_adds(self) -> int:
-    """The approximate number of multiply-adds of a pass of one row."""
-    return self.config.multiply_adds
-
-  @property
   def learned_variance(self) -> bool:
-    """Whether outputs have a variance."""
+    """Whether outputs have a variance; of velocities, it was not trained."""
     return self.config.learned_variance and self.config.convention == 'noise'
 
   def __call__(
@@ -219,6 +193,7 @@ class BoundDenoiser:
     x: jax.Array,
     t: jax.Array,
     label: jax.Array,
+    /,
     sub: SubNetworks | None = None,
     keep: jax.Array | None = None,
     points: tuple[int, ...] = (),
@@ -285,3 +260,33 @@ def _graph(config: DiTConfig) -> nnx.GraphDef:
   """The network without its parameters."""
   network = nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0)))
   return nnx.split(network)[0]
+
+
+class _DiTBackbone(Backbone):
+  """The transformer, whose names have any patch: FAMILY-SIZE/PATCH."""
+
+  def named(self, name: str) -> Mapping[str, Any]:
+    """Returns the settings that a name fixes; InputError if it is unknown."""
+    return named_size(name)
+
+  def name_of(self, config: DiTConfig) -> str:
+    """Returns a name that, with all other keys set, gives `config`."""
+    return name_of(config)
+
+  def check_mesh(
+    self, mesh: Mesh, config: DiTConfig, *, zero1: bool = False
+  ) -> None:
+    """Raises InputError unless the network divides over the mesh."""
+    check_model(mesh, config, zero1=zero1)
+
+
+BACKBONE = _DiTBackbone(
+  config=DiTConfig,
+  denoiser=BoundDenoiser,
+  init=init,
+  names={
+    name: named_size(name)
+    for name in (f'{family}-{size}/2' for family in FAMILIES for size in SIZES)
+  },
+  logical_axes=LOGICAL_AXES,
+)

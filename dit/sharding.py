@@ -7,8 +7,9 @@ A mesh has three axes. Batches are cut over the first two:
   tensor   attention heads and hidden widths cut: each device computes its part
            of every block
 
-Every parameter has logical axes, found from the end of its path in
-`LOGICAL_AXES`; `MESH_AXES` maps a logical axis to the mesh axis that cuts it.
+Every parameter has logical axes, found from the end of its path in the rules
+of its backbone, here `LOGICAL_AXES`; `MESH_AXES` maps a logical axis to the
+mesh axis that cuts it.
 Trees that hold parameters under longer paths (EMA, optimizer state) fall under
 the same rules; with ZeRO-1 the optimizer state and the EMA are cut over `data`
 too. Where they are used, layers say with `constrain` what they need.
@@ -31,9 +32,11 @@ from dit.config import DiTConfig
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
+# Ends of paths, as regular expressions, and the logical axes that they have.
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 # Leading axes that stack modules (L blocks, K heads) are added by rank.
-LOGICAL_AXES = (
+LOGICAL_AXES: Rules = (
   (r'(qkv|fc1|modulation)/kernel', ('width', 'hidden')),
   (r'(attention/proj|fc2)/kernel', ('hidden', 'width')),
   (r'patch_embed/kernel', ('patch', 'width')),
@@ -159,7 +162,12 @@ def constrain_batch(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def spec(
-  path: str, shape: tuple[int, ...], mesh: Mesh, *, zero1: bool = False
+  path: str,
+  shape: tuple[int, ...],
+  mesh: Mesh,
+  *,
+  zero1: bool = False,
+  rules: Rules = LOGICAL_AXES,
 ) -> P:
   """Partition of the parameter at `path`, such as 'blocks/mlp/fc1/kernel'.
 
@@ -170,19 +178,21 @@ def spec(
     shape: of it.
     mesh: the devices.
     zero1: cuts over `data` as well what `fsdp` cuts.
+    rules: Logical axes by the ends of paths; the first match counts.
 
   Raises:
-    ValueError: if no rule of LOGICAL_AXES matches.
+    ValueError: if no rule matches.
   """
   matches = (
     logical
-    for pattern, logical in LOGICAL_AXES
+    for pattern, logical in rules
     if re.search(rf'(^|/)({pattern})$', path)
   )
   logical = next(matches, None)
   if logical is None:
     raise ValueError(
-      f'no sharding rule for {path!r}; add one to dit.sharding.LOGICAL_AXES.'
+      f'no sharding rule for {path!r}; add one to the logical axes of its '
+      'backbone.'
     )
 
   def cut(axis, size):
@@ -196,15 +206,18 @@ def spec(
   return P(*[None] * stacked, *map(cut, logical, shape[stacked:]))
 
 
-def tree_shardings(tree: Any, mesh: Mesh, *, zero1: bool = False) -> Any:
-  """Shardings for a tree of parameters, or for a state that holds them."""
+def tree_shardings(
+  tree: Any, mesh: Mesh, *, zero1: bool = False, rules: Rules = LOGICAL_AXES
+) -> Any:
+  """Returns shardings for parameters, or for a state that holds them."""
 
   def one(path, leaf):
     if not leaf.ndim:  # counters
       return replicated(mesh)
     keys = [getattr(key, 'key', getattr(key, 'name', '')) for key in path]
     return NamedSharding(
-      mesh, spec('/'.join(keys), leaf.shape, mesh, zero1=zero1)
+      mesh,
+      spec('/'.join(keys), leaf.shape, mesh, zero1=zero1, rules=rules),
     )
 
   return jax.tree.map_with_path(one, tree)

@@ -9,9 +9,14 @@ dx_t/dt. Labels are class indices; `num_classes` itself is the null label.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
+
+# A pytree of arrays with leading axis B: class labels (B,), an encoded prompt.
+# Only the denoiser that it is made for looks inside.
+Condition = Any
 
 
 @jax.tree_util.register_dataclass
@@ -52,8 +57,8 @@ class DenoiserOutput:
 class Denoiser(Protocol):
   """A network with its parameters bound: pure, and free of random keys.
 
-  For example `out = denoiser(x, t, label)` with x (B, H, W, C), t (B,) and
-  label (B,) gives `out.velocity` (B, H, W, C).
+  For example `out = denoiser(x, t, condition)` with x (B, H, W, C), t (B,) and
+  class labels (B,) as the condition gives `out.velocity` (B, H, W, C).
   """
 
   @property
@@ -84,7 +89,38 @@ class Denoiser(Protocol):
     self,
     x: jax.Array,
     t: jax.Array,
-    label: jax.Array,
+    condition: Condition,
+    /,
     sub: SubNetworks | None = None,
   ) -> DenoiserOutput:
     """Predicts the velocity at (x, t), of the whole and of sub-networks."""
+
+  def null_condition(self, condition: Condition) -> Condition:
+    """Returns as many null conditions as `condition` has rows."""
+
+  def random_condition(
+    self, condition: Condition, keys: jax.Array
+  ) -> Condition:
+    """Returns unrelated conditions, row i by the random key `keys[i]`."""
+
+
+class ClassConditional:
+  """Conditions that are class labels, (B,) int; a base of denoisers."""
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes; also the null label."""
+    raise NotImplementedError
+
+  def null_condition(self, condition: jax.Array) -> jax.Array:
+    """Returns null labels."""
+    return jnp.full_like(condition, self.num_classes)
+
+  def random_condition(
+    self, condition: jax.Array, keys: jax.Array
+  ) -> jax.Array:
+    """Returns random labels, which do not depend on those of `condition`."""
+    del condition
+    return jax.vmap(
+      lambda key: jax.random.randint(key, (), 0, self.num_classes, jnp.int32)
+    )(keys)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from dit import model
+from dit import backbone
 from dit.config import DiTConfig
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import Denoiser
@@ -175,7 +175,7 @@ def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
       # The step takes pixels and makes x0 = image / 127.5 - 1 of them.
       image = np.float32((x0 + 1) * 127.5)
       state, _ = step(state, {'image': image, 'label': np.int32(label)}, key)
-    denoisers.append(model.bind(config, state.ema))
+    denoisers.append(backbone.bind(config, state.ema))
   return denoisers
 
 

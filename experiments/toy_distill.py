@@ -31,7 +31,8 @@ from core.nested import with_tuples
 from distill import step as step_lib
 from distill.config import SCHEDULES, DistillConfig
 from distill.objective import Distillation
-from dit import model
+from dit import backbone
+from dit.base import BoundNetwork
 from dit.path import Linear
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import Denoiser
@@ -195,7 +196,7 @@ def distill(
   experiment: toy.Experiment,
   students: Students,
   setting: Setting,
-  teacher: model.BoundDenoiser,
+  teacher: BoundNetwork,
 ) -> np.ndarray:
   """Makes a student once for each seed; its points (seeds, marks, n, 2)."""
   config = DistillConfig(**{**_defaults(), 'method': 'dmd', **setting.changes})
@@ -230,7 +231,7 @@ def distill(
       while n < mark * config.period:
         state, _ = step(n, state, {}, key)
         n += 1
-      student = model.bind(distillation.student, state.ema)
+      student = backbone.bind(distillation.student, state.ema)
       clouds[-1].append(draw(experiment, student, setting.steps, Renoise(path)))
   return np.asarray(clouds)
 

@@ -4,7 +4,8 @@
 
 The weak prediction is one of three kinds:
 
-  LabelTerm    the same network, another label: one more row per image
+  LabelTerm    the same network, another condition, such as the null label: one
+               more row per image
   BlocksTerm   the same network, some blocks skipped: sub-networks
   GuideTerm    another network
 """
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 from core.errors import InputError
 from dit.path import Linear, Path
-from dit.types import Denoiser
+from dit.types import Condition, Denoiser
 from guidance.scale import Scale, static
 
 # What a method carries from one solver step to the next.
@@ -37,7 +38,7 @@ class Step:
   """
 
   at: jax.Array
-  draws: tuple[jax.Array | None, ...]
+  draws: tuple[Any, ...]
   t_next: jax.Array | float = 0.0
   path: Path = static(Linear())  # noqa: RUF009 - frozen
 
@@ -71,10 +72,10 @@ class Term:
   def draw(
     self,
     denoiser: Denoiser,
-    label: jax.Array,
+    condition: Condition,
     key: jax.Array,
     image_keys: jax.Array,
-  ) -> jax.Array | None:
+  ) -> Any:
     """Random choices of one solver step, from keys of that step."""
 
   def init(self, x: jax.Array) -> Memory:
@@ -112,17 +113,17 @@ class Term:
 
 
 class LabelTerm(Term):
-  """Away from another label, the null label unless a subclass says otherwise.
+  """Away from another condition, the null one unless a subclass says otherwise.
 
   A composition has at most one.
   """
 
-  def weak_label(
-    self, label: jax.Array, num_classes: int, draw: jax.Array | None
-  ) -> jax.Array:
-    """(B,) labels of the weak rows."""
+  def weak_condition(
+    self, denoiser: Denoiser, condition: Condition, draw: Any
+  ) -> Condition:
+    """Returns the conditions of the weak rows, as many as `condition` has."""
     del draw
-    return jnp.full_like(label, num_classes)
+    return denoiser.null_condition(condition)
 
   def check(self, denoiser: Denoiser) -> None:
     """Raises InputError where the network has no null label."""

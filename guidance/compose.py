@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from core.errors import InputError
 from dit.blocks import rows
 from dit.path import expand
-from dit.types import Denoiser, DenoiserOutput, SubNetworks
+from dit.types import Condition, Denoiser, DenoiserOutput, SubNetworks
 from guidance.base import (
   BlocksTerm,
   GuideTerm,
@@ -101,11 +101,11 @@ class Guidance:
     denoiser: Denoiser,
     x: jax.Array,
     t: jax.Array,
-    label: jax.Array,
+    condition: Condition,
     step: Step,
   ) -> jax.Array:
     """The guided velocity, (B, H, W, C), without a memory; see `predict`."""
-    return self.predict(denoiser, x, t, label, step).velocity
+    return self.predict(denoiser, x, t, condition, step).velocity
 
   def init(self, x: jax.Array) -> tuple[Memory, ...]:
     """The memory before the first step, for states like x."""
@@ -114,20 +114,21 @@ class Guidance:
   def draw(
     self,
     denoiser: Denoiser,
-    label: jax.Array,
+    condition: Condition,
     key: jax.Array,
     image_keys: jax.Array,
-  ) -> tuple[jax.Array | None, ...]:
-    """The random choices of a step, one for each term.
+  ) -> tuple[Any, ...]:
+    """Returns the random choices of a step, one for each term.
 
     Args:
       denoiser: the network.
-      label: (B,) int.
+      condition: Conditions with leading axis B; None leaves out the choice of
+        conditions, which changes no cost.
       key: of the step.
       image_keys: (B,), of the step for each image.
     """
     return tuple(
-      term.draw(denoiser, label, key, image_keys) for term in self.terms
+      term.draw(denoiser, condition, key, image_keys) for term in self.terms
     )
 
   def predict(
@@ -135,7 +136,7 @@ class Guidance:
     denoiser: Denoiser,
     x: jax.Array,
     t: jax.Array,
-    label: jax.Array,
+    condition: Condition,
     step: Step,
     memory: tuple[Memory, ...] | None = None,
     *,
@@ -147,7 +148,7 @@ class Guidance:
       denoiser: the network.
       x: (B, H, W, C).
       t: scalar in [0, 1].
-      label: (B,) int.
+      condition: Conditions with leading axis B, which only the denoiser reads.
       step: the solver's step.
       memory: what the methods carry; None at first.
       parts: whether to give them too; then no pass is left out, and scale 1
@@ -156,7 +157,7 @@ class Guidance:
     memory = self.init(x) if memory is None else memory
     scales = [term.scale_at(step) for term in self.terms]
     evaluate = functools.partial(
-      self._evaluate, denoiser, x, t, label, step, memory, scales
+      self._evaluate, denoiser, x, t, condition, step, memory, scales
     )
     if parts or not self.terms:
       return evaluate(active=tuple(range(len(self.terms))), parts=parts)
@@ -172,14 +173,14 @@ class Guidance:
     return jax.lax.switch(number, branches)
 
   def at(
-    self, denoiser: Denoiser, x: jax.Array, t: jax.Array, label: jax.Array
+    self, denoiser: Denoiser, x: jax.Array, t: jax.Array, condition: Condition
   ) -> Guided:
     """As `predict` with its parts, each image at a time of its own, t (B,).
 
     For methods that draw nothing and remember nothing.
     """
     step = Step(expand(t, x), (None,) * len(self.terms))
-    return self.predict(denoiser, x, t, label, step, parts=True)
+    return self.predict(denoiser, x, t, condition, step, parts=True)
 
   def passes(self, denoiser: Denoiser, step: Step) -> jax.Array:
     """Cost of one evaluation, in whole passes of the conditional row."""
@@ -244,7 +245,7 @@ class Guidance:
     denoiser: Denoiser,
     x: jax.Array,
     t: jax.Array,
-    label: jax.Array,
+    condition: Condition,
     step: Step,
     memory: tuple[Memory, ...],
     scales: Sequence[jax.Array],
@@ -254,12 +255,12 @@ class Guidance:
   ) -> Guided:
     """One evaluation with the terms in `active` on."""
     on = {k: self.terms[k] for k in active}
-    labels = {
-      k: term.weak_label(label, denoiser.num_classes, step.draws[k])
+    conditions = {
+      k: term.weak_condition(denoiser, condition, step.draws[k])
       for k, term in on.items()
       if isinstance(term, LabelTerm)
     }
-    every = 1 + len(labels)
+    every = 1 + len(conditions)
     keeps = {
       k: keep
       for k, term in on.items()
@@ -270,16 +271,19 @@ class Guidance:
       sub = SubNetworks(jnp.concatenate([*keeps.values()]), every)
     repeated = jnp.repeat(x, every, axis=0)  # image by image: 0 0 1 1 2 2
     times = jnp.repeat(jnp.broadcast_to(t, len(x)), every)
-    out = denoiser(
-      repeated, times, jnp.stack([label, *labels.values()], 1).reshape(-1), sub
+    rowwise = jax.tree.map(
+      lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]),
+      condition,
+      *conditions.values(),
     )
+    out = denoiser(repeated, times, rowwise, sub)
 
     refine = functools.partial(self._refine, step=step, dtype=x.dtype)
     at = jnp.repeat(step.at, every, axis=0) if jnp.ndim(step.at) else step.at
     of_rows = dataclasses.replace(step, at=at)
     velocity = refine(out, step=of_rows).reshape(-1, every, *x.shape[1:])
-    strong, *label_rows = jnp.moveaxis(velocity, 1, 0)
-    weak = dict(zip(labels, label_rows, strict=True))
+    strong, *weak_rows = jnp.moveaxis(velocity, 1, 0)
+    weak = dict(zip(conditions, weak_rows, strict=True))
     subs = map(refine, out.sub)
     for k, keep in keeps.items():
       total = sum(itertools.islice(subs, len(keep)), jnp.zeros((), x.dtype))
@@ -288,7 +292,8 @@ class Guidance:
       if isinstance(term, GuideTerm):
         assert term.guide is not None
         weak[k] = refine(
-          term.guide(x, rows(times, every), label), num_taps=term.guide.num_taps
+          term.guide(x, rows(times, every), condition),
+          num_taps=term.guide.num_taps,
         )
 
     guided, place = strong, Place(x, t, step.path)

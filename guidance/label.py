@@ -1,6 +1,6 @@
-"""Methods that move away from another label; c is the conditional prediction.
+"""Methods that move away from another condition; c is the prediction for ours.
 
-With u the prediction for the null label, w the scale and g = c - u,
+With u that for the null condition (the null label), w the scale, g = c - u,
 
   CFG         c + (w - 1) g                                (arXiv 2207.12598)
   CFG++       the same, w depending on the step of DDIM    (arXiv 2406.08070)
@@ -9,7 +9,7 @@ With u the prediction for the null label, w the scale and g = c - u,
   TCFG        c + (w - 1) (c - <u, v> v), v the first right singular vector of
               the rows c and u                             (arXiv 2503.18137)
   FDG         c + sum over bands of (w_band - 1) g_band    (arXiv 2506.19713)
-  ICG         c + (w - 1) (c - u), u for a random label    (arXiv 2407.02687)
+  ICG         c + (w - 1) (c - u), u a random condition's  (arXiv 2407.02687)
 
 CFG, FDG and ICG are the same in every space, as their weights sum to 1. The
 others are not: CFG-Zero* is defined for velocities, APG for x0, TCFG for noise.
@@ -313,7 +313,7 @@ def _blur(x: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IndependentCondition(LabelTerm):
-  """ICG: away from a random label, drawn anew for each image and step.
+  """ICG: away from a random condition, sampled for each image and step.
 
   Needs no null label.
   """
@@ -321,19 +321,19 @@ class IndependentCondition(LabelTerm):
   name: ClassVar[str] = 'icg'
   scale: Scale
 
-  def draw(self, denoiser, label, key, image_keys):  # noqa: D102
-    del label, key
-    return jax.vmap(
-      lambda k: jax.random.randint(k, (), 0, denoiser.num_classes, jnp.int32)
-    )(image_keys)
+  def draw(self, denoiser, condition, key, image_keys):  # noqa: D102
+    del key
+    if condition is None:
+      return None
+    return denoiser.random_condition(condition, image_keys)
 
-  def weak_label(self, label, num_classes, draw):  # noqa: D102
-    del num_classes
-    return draw.astype(label.dtype)
+  def weak_condition(self, denoiser, condition, draw):  # noqa: D102
+    del denoiser
+    return jax.tree.map(lambda c, d: d.astype(c.dtype), condition, draw)
 
   @property
   def stepwise(self) -> bool:
-    """True: labels are drawn at every step."""
+    """True: conditions are sampled at every step."""
     return True
 
   def check(self, denoiser):  # noqa: D102

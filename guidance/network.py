@@ -1,4 +1,4 @@
-"""Methods that move away from a weaker network, with the same label.
+"""Methods that move away from a weaker network, with the same condition.
 
 IG             weak = an intermediate head of the same pass, in every row
                                                          (arXiv 2512.24176)
@@ -95,8 +95,8 @@ class StochasticSelf(BlocksTerm):
     check_range('guidance s2 skip', self.skip, 0, 1000)
     check_range('guidance s2 masks', self.masks, 1, 1000)
 
-  def draw(self, denoiser, label, key, image_keys):  # noqa: D102
-    del label, image_keys
+  def draw(self, denoiser, condition, key, image_keys):  # noqa: D102
+    del condition, image_keys
     depth, eligible = denoiser.depth, self._eligible(denoiser.depth)
 
     def one(key):
@@ -152,8 +152,8 @@ class SkipLayer(BlocksTerm):
   scale: Scale
   blocks: tuple[int, ...] = static(())
 
-  def draw(self, denoiser, label, key, image_keys):  # noqa: D102
-    del label, key, image_keys
+  def draw(self, denoiser, condition, key, image_keys):  # noqa: D102
+    del condition, key, image_keys
     keep = np.ones((1, denoiser.depth), bool)
     keep[0, list(self.blocks)] = False
     return jnp.asarray(keep)

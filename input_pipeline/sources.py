@@ -24,7 +24,7 @@ from core.files import is_full, write_error
 from core.processes import together
 from core.ranges import Choice, FolderName, PathText, Range, check_fields
 from dit.autoencoder import AUTOENCODERS
-from dit.config import DiTConfig
+from dit.base import NetworkConfig
 from dit.latents import DecoderPlace, LatentSpace, Normalisation
 from input_pipeline.digits import Digits
 from input_pipeline.records import PROTOCOL, LatentSource
@@ -168,7 +168,7 @@ def record_shape(source: Any) -> tuple[int, int, int]:
   return source[0]['image'].shape
 
 
-def check_source(source: Any, config: DataConfig, model: DiTConfig) -> None:
+def check_source(source: Any, config: DataConfig, model: NetworkConfig) -> None:
   """Raises InputError unless the records fit the config."""
   if not len(source):
     raise InputError('no data: the split is empty.')

@@ -20,10 +20,9 @@ from core.files import read_json
 from core.nested import with_tuples
 from core.ranges import PathText, check_value
 from core.renamed_keys import upgrade
-from dit import model
-from dit.config import DiTConfig, network_of
+from dit import backbone
+from dit.base import NetworkConfig, Params
 from dit.latents import LatentSpace
-from dit.sharding import tree_shardings
 from dit.weights import folder as folders
 from dit.weights.checkpoint import WEIGHTS, restore_weights
 from sample.generate import SampleConfig
@@ -68,7 +67,7 @@ class SavedNetwork:
     return 'format' not in self.metadata
 
   @functools.cached_property
-  def config(self) -> DiTConfig:
+  def config(self) -> NetworkConfig:
     """Configuration of the network; InputError for a damaged one."""
     if not self.is_run:
       return self._folder[0]
@@ -114,7 +113,7 @@ class SavedNetwork:
 
   def load(
     self, mesh: Mesh, weights: str = 'ema', step: int | None = None
-  ) -> model.Params:
+  ) -> Params:
     """Returns the weights, placed on a mesh.
 
     Args:
@@ -126,11 +125,13 @@ class SavedNetwork:
       check_choice('weights', weights, WEIGHTS)
       return restore_weights(self.place, self.config, mesh, weights, step)[0]
     params = folders.load_folder(self.place)[1]
-    shardings = tree_shardings(model.shapes(self.config), mesh)
+    shardings = backbone.shardings(
+      self.config, backbone.shapes(self.config), mesh
+    )
     return jax.device_put(params, shardings)
 
   @functools.cached_property
-  def _folder(self) -> tuple[DiTConfig, dict[str, Any]]:
+  def _folder(self) -> tuple[NetworkConfig, dict[str, Any]]:
     return folders.load_config(self.place)
 
   def _not_a_run(self, error: Exception) -> InputError:
@@ -178,9 +179,10 @@ def load_latents(workdir: epath.PathLike) -> LatentSpace:
 
 def _network_config(
   section: Mapping[str, Any], *, null_label: bool
-) -> DiTConfig:
+) -> NetworkConfig:
   """Returns the network of a run's section `model`."""
-  return DiTConfig(**with_tuples(network_of(section, null_label=null_label)))
+  kind, network = backbone.settings_of(section, null_label=null_label)
+  return kind(**with_tuples(network))
 
 
 def _section(

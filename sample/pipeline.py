@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from core.errors import InputError, nearest
 from core.ranges import Range, Seed, check_value
-from dit import model
+from dit import backbone
 from dit.path import path_named
 from dit.sharding import MeshConfig, batch_parts, make_mesh
 from dit.types import Denoiser
@@ -238,7 +238,7 @@ def load(
   config, path, sampling = network.config, network.path, network.sampling
   decoder = read_decoder(autoencoder, config.channels, network.latents, mesh)
   sampler = Sampler(
-    model.bind(config, network.load(mesh, weights, step)),
+    backbone.bind(config, network.load(mesh, weights, step)),
     sampling,
     path_named(path),
     config.latent_shape,

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit.path import Linear, Path, VariancePreserving
-from dit.types import Denoiser
+from dit.types import Condition, Denoiser
 from guidance import Guidance, Step
 from guidance.base import BlocksTerm
 from sample.adaptive import Dopri5, dopri5
@@ -107,18 +107,18 @@ def image_keys(seed: int | jax.Array, index: jax.Array) -> jax.Array:
 def draw_steps(
   guidance: Guidance,
   denoiser: Denoiser,
-  label: jax.Array,
+  condition: Condition,
   index: jax.Array,
   seed: int | jax.Array,
   steps: int,
-) -> tuple[jax.Array | None, ...]:
+) -> tuple[Any, ...]:
   """All random choices of guidance, each with a leading axis of steps."""
   fold = jax.vmap(jax.random.fold_in, (0, None))
   keys = fold(image_keys(seed, index), STEPS)
 
   def draw(n):
     key = jax.random.fold_in(step_key(seed, n), 0)
-    return guidance.draw(denoiser, label, key, fold(keys, n))
+    return guidance.draw(denoiser, condition, key, fold(keys, n))
 
   return jax.vmap(draw)(jnp.arange(steps))
 
@@ -131,7 +131,7 @@ def skipped_blocks(
   Several masks of a step are written 3+7/1+2.
   """
   one = jnp.zeros(1, jnp.int32)
-  draws = draw_steps(guidance, denoiser, one, one, seed, steps)
+  draws = draw_steps(guidance, denoiser, None, one, seed, steps)
   return {
     term.name: ' '.join(
       '/'.join('+'.join(map(str, np.flatnonzero(~keep))) for keep in masks)
@@ -149,7 +149,7 @@ def skipped_blocks(
 def sample(
   denoiser: Denoiser,
   guidance: Guidance,
-  label: jax.Array,
+  condition: Condition,
   index: jax.Array,
   grid: jax.Array,
   seed: int | jax.Array,
@@ -169,7 +169,7 @@ def sample(
   Args:
     denoiser: the network.
     guidance: how its predictions become one velocity.
-    label: (B,) int.
+    condition: Conditions with leading axis B, such as class labels (B,) int.
     index: (B,) int, numbers of the images.
     grid: (steps + 1,) decreasing times.
     seed: of all randomness.
@@ -192,7 +192,7 @@ def sample(
   )
   grid = grid.astype(dtype)
   steps = 1 if solver.adaptive else len(grid) - 1
-  draws = draw_steps(guidance, denoiser, label, index, seed, steps)
+  draws = draw_steps(guidance, denoiser, condition, index, seed, steps)
 
   def step_of(t, n):
     at = grid[n] if scales_at == 'step' and not solver.adaptive else t
@@ -201,7 +201,7 @@ def sample(
 
   def evaluate(x, t, n, memory, **options):
     return guidance.predict(
-      denoiser, x, t, label, step_of(t, n), memory, **options
+      denoiser, x, t, condition, step_of(t, n), memory, **options
     )
 
   def observe(x, t, n, memory):
@@ -258,7 +258,7 @@ def nfe(
   ]
   numbers = map(jnp.asarray, zip(*evaluations, strict=True))
   one = jnp.zeros(1, jnp.int32)
-  draws = draw_steps(guidance, denoiser, one, one, seed, len(grid) - 1)
+  draws = draw_steps(guidance, denoiser, None, one, seed, len(grid) - 1)
 
   def cost(n, begin, at, t_next):
     drawn = jax.tree.map(lambda draw: draw[n], draws)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import convnet
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -55,8 +56,10 @@ def test_what_is_added_to_the_house():
   """The method, solver and backbone of extending.md, and what they promise."""
   text = (ROOT / 'docs' / 'extending.md').read_text()
   blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
-  assert len(blocks) == 5
-  assert max(block.count('\n') for block in blocks) < 40
+  assert len(blocks) == 6
+  *short, backbone = blocks
+  assert max(block.count('\n') for block in short) < 40
+  assert backbone.count('\n') < 80
   page = {}
   for block in blocks:
     exec(compile(block, 'docs/extending.md', 'exec'), page)
@@ -148,3 +151,91 @@ def test_method_of_the_page_with_a_name(tmp_path):
   assert done.returncode == 0, done.stdout
   passed = int(re.search(r'(\d+) passed', done.stdout)[1])
   assert passed > 10
+
+
+# Runs commands on a tiny network, one after the other.
+COMMANDS = """
+import sys
+
+import main
+from evaluate import classifier
+
+classifier.recipe = lambda shape: (2, 16)
+place, *names = sys.argv[1:]
+network = ['--config.model.name=ConvNet-S', '--config.model.width=8']
+short = [
+  f'--config.data.dir={place}/data', '--config.train.images=32',
+  '--config.train.batch_size=16', '--config.log.preview_every_images=0',
+  '--config.optimizer.warmup_images=16', '--config.sample.batch_size=16',
+]
+run = f'--workdir={place}/run'
+words = {
+  'train': [
+    '--config=configs/digits.py', run, *network, *short,
+    '--config.sample.steps=2',
+  ],
+  'sample': [run, '--num=16', '--guidance=ig:1.5,cfg:1.2,s2:1.2'],
+  'compare': [
+    run, '--num=20', '--bootstrap=2', '--sweep_methods=none',
+    '--guidance=none', '--guidance=ig:1.5,cfg:1.2,s2:1.2',
+  ],
+  'evaluate': [run, '--num=20', '--metrics=fd'],
+  'distill': [
+    '--config=configs/distill/digits.py:hybrid,2', f'--teacher={place}/run',
+    f'--workdir={place}/student', '--config.distill.fake_updates=1', *network,
+    *short,
+  ],
+  'convert': [f'--from={place}/run', f'--to={place}/folder'],
+  'report': [run, '--no_draw'],
+}
+for name in names:
+  status = main.main([*name.split(), *words[name.split()[0]]])
+  assert status == 0, name
+"""
+
+
+@pytest.mark.parametrize(
+  'commands',
+  [
+    ('train --dry_run', 'train', 'sample'),
+    pytest.param(
+      ('train', 'compare', 'evaluate', 'distill', 'convert', 'report'),
+      marks=pytest.mark.slow,
+    ),
+  ],
+  ids=['train and sample', 'the others'],
+)
+def test_backbone_of_the_page_with_a_name(tmp_path, commands):
+  """The steps of extending.md in a copy; only dit/ changes."""
+  shutil.copytree(ROOT / 'dit', tmp_path / 'dit')
+  shutil.copy(ROOT / 'main.py', tmp_path)
+  for name in (
+    'commands', 'configs', 'core', 'distill', 'evaluate', 'guidance',
+    'input_pipeline', 'sample', 'train', 'pyproject.toml',
+  ):  # fmt: skip
+    (tmp_path / name).symlink_to(ROOT / name)
+  (tmp_path / 'dit' / 'convnet.py').write_text(convnet.source())
+  registry = tmp_path / 'dit' / 'backbone.py'
+  text = registry.read_text()
+  for old, new in (
+    (
+      'from dit import model, sharding',
+      'from dit import convnet, model, sharding',
+    ),
+    ('(model.BACKBONE,)', '(model.BACKBONE, convnet.BACKBONE)'),
+  ):
+    assert text.count(old) == 1
+    text = text.replace(old, new)
+  registry.write_text(text)
+  page = (ROOT / 'docs' / 'extending.md').read_text()
+  assert '`from dit import convnet, model, sharding`' in page
+  for command in (
+    [sys.executable, '-m', 'ruff', 'check', '--no-cache', 'dit'],
+    [sys.executable, '-c', COMMANDS, str(tmp_path), *commands],
+  ):
+    done = subprocess.run(
+      command, cwd=tmp_path, capture_output=True, text=True,
+      env={**os.environ, 'PYTHONPATH': str(tmp_path),
+           'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

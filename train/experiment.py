@@ -15,8 +15,8 @@ from core.ranges import (
   check_fields,
 )
 from core.renamed_keys import REMOVED, REMOVED_SECTIONS
-from dit import sharding
-from dit.config import DiTConfig, network_of
+from dit import backbone, sharding
+from dit.base import NetworkConfig
 from evaluate.evaluator import EvalConfig
 from guidance import parse
 from input_pipeline.sources import DataConfig
@@ -75,7 +75,7 @@ class Experiment:
   """Every setting of a run."""
 
   seed: Seed
-  model: DiTConfig
+  model: NetworkConfig
   objective: ObjectiveConfig
   optimizer: OptimizerConfig
   ema: EMAConfig
@@ -114,12 +114,16 @@ class Experiment:
 
 
 def sections_of(kind: type) -> dict[str, Any]:
-  """Returns the dataclass of each section of an experiment."""
-  return {
+  """Returns the dataclass of each section of an experiment.
+
+  That of `model` is the first backbone's; `model.name` may choose another.
+  """
+  kinds = {
     field.name: field.type
     for field in dataclasses.fields(kind)
     if dataclasses.is_dataclass(field.type)
   }
+  return {**kinds, 'model': backbone.BACKBONES[0].config}
 
 
 SECTIONS = sections_of(Experiment)
@@ -156,10 +160,13 @@ def read_sections(
         f'config section {name!r} is {quote(config[name])}, expected its keys.'
       )
   null_label = bool(config['objective'].get('label_dropout'))
-  network = network_of(config['model'], null_label=null_label)
+  network_kind, network = backbone.settings_of(
+    config['model'], null_label=null_label
+  )
   sections = {**config, 'model': network}
   parts = {
-    name: _part(name, kind, sections[name]) for name, kind in kinds.items()
+    name: _part(name, kind, sections[name])
+    for name, kind in {**kinds, 'model': network_kind}.items()
   }
   return {'seed': config['seed'], **parts}
 

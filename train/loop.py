@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from core.files import write_json
 from core.progress import progress_bar
 from core.signals import StopRequest, stop_on_signals
-from dit import model
+from dit import backbone
 from input_pipeline.batches import batches
 from input_pipeline.sources import (
   normalisation_of,
@@ -119,7 +119,7 @@ def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
   logging.info(
     'Mesh %s of %s; %.2f M parameters.',
     dict(setup.mesh.shape), jax.devices()[0].device_kind,
-    sum(leaf.size for leaf in jax.tree.leaves(model.shapes(experiment.model)))
+    sum(x.size for x in jax.tree.leaves(backbone.shapes(experiment.model)))
     / 1e6,
   )  # fmt: skip
   write_json(workdir / LATENTS, setup.latents.to_json())

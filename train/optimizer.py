@@ -17,7 +17,7 @@ from core.ranges import (
   Weight,
   check_fields,
 )
-from dit.config import DTYPES
+from dit.base import DTYPES
 from train import muon
 
 NAMES = ('adamw', 'muon')

@@ -14,8 +14,7 @@ from etils import epath
 
 from core.errors import InputError
 from core.ranges import check_value
-from dit import model
-from dit.config import DiTConfig
+from dit.base import NetworkConfig, Params
 from dit.weights.checkpoint import weights_like
 from train.checkpoint import SaveError
 from train.ema import WIDTHS, EMAConfig, coefficients
@@ -52,7 +51,7 @@ class Snapshots:
     if self._manager:
       self._try(self._manager.close)
 
-  def save(self, power: tuple[model.Params, ...], step: int) -> None:
+  def save(self, power: tuple[Params, ...], step: int) -> None:
     """Starts to write; what is there already is the same."""
     manager = self._manager
     if not manager or step in manager.all_steps():
@@ -80,11 +79,11 @@ class Snapshots:
 
 def reconstruct(
   workdir: epath.PathLike,
-  config: DiTConfig,
+  config: NetworkConfig,
   mesh: jax.sharding.Mesh,
   width: float,
   step: int | None = None,
-) -> tuple[model.Params, int]:
+) -> tuple[Params, int]:
   """The average of a width, as a sum of all snapshots up to a step.
 
   Args:

@@ -9,8 +9,9 @@ from absl import logging
 from jax.sharding import Mesh
 
 from core.errors import InputError
-from dit import model
+from dit import backbone
 from dit.autoencoder import Autoencoder
+from dit.base import Params
 from dit.path import path_named
 from dit.sharding import check_batch
 from evaluate.evaluator import Evaluator, open_evaluator, plan
@@ -47,7 +48,7 @@ class Samples:
     self._network, self.seed = experiment.model, experiment.seed
     self._guidance = parse(guidance)
     self._sampler = Sampler(
-      model.bind(experiment.model, {}),
+      backbone.bind(experiment.model, {}),
       dataclasses.replace(experiment.sample, batch_size=batch_size),
       path_named(experiment.objective.path),
       experiment.model.latent_shape,
@@ -58,7 +59,7 @@ class Samples:
 
   def __call__(
     self,
-    params: model.Params,
+    params: Params,
     labels: np.ndarray,
     stopping: Callable[[], bool] = lambda: False,
   ) -> Generated | None:
@@ -66,7 +67,7 @@ class Samples:
 
     Warns of images that are not finite.
     """
-    denoiser, batches = model.bind(self._network, params), []
+    denoiser, batches = backbone.bind(self._network, params), []
     sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
     for batch in sampler.batches(self._guidance, labels, self.seed):
       batches.append(batch)
@@ -120,7 +121,7 @@ class Previews:
         batch_size=-(-log.preview_num // mesh.size) * mesh.size,
       )
 
-  def draw(self, params: model.Params) -> np.ndarray:
+  def draw(self, params: Params) -> np.ndarray:
     """Returns samples, classes in columns, as one (H, W, C) uint8 image."""
     columns = min(self._experiment.model.num_classes, COLUMNS)
     count = self._experiment.log.preview_num
@@ -205,7 +206,7 @@ class Scores:
 
   def measure(
     self,
-    params: model.Params,
+    params: Params,
     stopping: Callable[[], bool] = lambda: False,
   ) -> dict[str, float]:
     """Returns every metric, named eval/METRIC; {} if told to stop.

@@ -19,10 +19,9 @@ from jax.sharding import Mesh
 from core.errors import InputError, check_choice, quote
 from core.nested import flatten
 from core.ranges import Range, WebText, check_value
-from dit import model
-from dit.config import DiTConfig
+from dit import backbone, model
+from dit.base import NetworkConfig, Params
 from dit.latents import LatentSpace
-from dit.sharding import tree_shardings
 from dit.types import Denoiser
 from dit.weights import folder as weights
 from dit.weights.checkpoint import (
@@ -119,7 +118,7 @@ class Source:
 
   def load(
     self, experiment: Experiment, mesh: Mesh
-  ) -> tuple[model.Params, dict[str, Any]]:
+  ) -> tuple[Params, dict[str, Any]]:
     """The weights, placed on the mesh, and what is known of them."""
     if self.is_run:
       which = self.weights or 'ema'
@@ -136,7 +135,7 @@ class Source:
         'images_seen': step * experiment.train.batch_size,
       }
     config, params, info = weights.load_folder(self.place)
-    shardings = tree_shardings(model.shapes(config), mesh)
+    shardings = backbone.shardings(config, backbone.shapes(config), mesh)
     if isinstance(latents := info.get('latents'), dict):
       # Results depend neither on the place of the decoder nor on names of
       # classes.
@@ -156,18 +155,18 @@ class Source:
       'path': experiment.objective.path,
       'weights_sha256': model.fingerprint(params),
     }
-    return model.bind(experiment.model, params), protocol
+    return backbone.bind(experiment.model, params), protocol
 
 
 def run_weights(
   place: str,
-  config: DiTConfig,
+  config: NetworkConfig,
   mesh: Mesh,
   which: str,
   step: int | None = None,
   *,
   allow_nonfinite: bool = False,
-) -> tuple[model.Params, int]:
+) -> tuple[Params, int]:
   """Reads one set of a run's weights.
 
   Args:
@@ -246,6 +245,12 @@ def check_same(
   """
   theirs = source.open(())
   check_unquantised(source)
+  if type(theirs.model) is not type(experiment.model):
+    raise InputError(
+      f'{source.place}, whose weights are to be started with, holds a '
+      f'{backbone.name_of(theirs.model)}, not a '
+      f'{backbone.name_of(experiment.model)}; make the sections model agree.'
+    )
   ours, found = (
     {'path': e.objective.path, **dataclasses.asdict(e.model)}
     for e in (experiment, theirs)
@@ -262,7 +267,7 @@ def check_same(
     )
 
 
-def start_weights(experiment: Experiment, mesh: Mesh) -> model.Params:
+def start_weights(experiment: Experiment, mesh: Mesh) -> Params:
   """The weights that `train.init_from` names; of a run the average."""
   source = Source.at(experiment.train.init_from)
   logging.info('Starting with the weights of %s.', source.place)

@@ -7,9 +7,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from dit import backbone
 from dit.autoencoder import Autoencoder
 from dit.latents import LatentSpace
-from dit.sharding import check_batch, check_model, make_mesh
+from dit.sharding import check_batch, make_mesh
 from dit.weights.checkpoint import steps_of
 from input_pipeline.sources import check_source, latent_space_of, open_source
 from sample.checkpoints import load_latents
@@ -126,7 +127,7 @@ def check_settings(experiment: Experiment, mesh: Mesh) -> None:
       'or neither may be noise (configs/dit.py).'
     )
   check_wandb(experiment.log.wandb)
-  check_model(mesh, experiment.model, zero1=experiment.mesh.zero1)
+  backbone.check_mesh(mesh, experiment.model, zero1=experiment.mesh.zero1)
   check_batch(
     mesh,
     experiment.train.batch_size,

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from dit import model
-from dit.config import DiTConfig
-from dit.sharding import placed, tree_shardings
+from dit import backbone
+from dit.base import NetworkConfig, Params
+from dit.sharding import placed
 
 
 @jax.tree_util.register_dataclass
@@ -34,20 +34,20 @@ class TrainState:
 
   step: jax.Array
   bad_steps: jax.Array
-  params: model.Params
-  ema: model.Params
-  power: tuple[model.Params, ...]
+  params: Params
+  ema: Params
+  power: tuple[Params, ...]
   opt_state: Any
 
 
 def fresh(
-  config: DiTConfig,
+  config: NetworkConfig,
   optimizer: optax.GradientTransformation,
   seed: int,
   averages: int = 0,
 ) -> TrainState:
   """The state before the first step, with so many power-function averages."""
-  params = model.init(config, jax.random.key(seed))
+  params = backbone.init(config, jax.random.key(seed))
 
   def average():
     # A copy, since the step donates both, and float32 whatever the parameters
@@ -65,7 +65,7 @@ def fresh(
 
 
 def abstract(
-  config: DiTConfig,
+  config: NetworkConfig,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   *,
@@ -84,14 +84,14 @@ def abstract(
   make = functools.partial(fresh, config, optimizer, averages=averages)
   shapes = jax.eval_shape(functools.partial(make, seed=0))
   shardings = dataclasses.replace(
-    tree_shardings(shapes, mesh, zero1=zero1),
-    params=tree_shardings(shapes.params, mesh),
+    backbone.shardings(config, shapes, mesh, zero1=zero1),
+    params=backbone.shardings(config, shapes.params, mesh),
   )
   return placed(shapes, shardings)
 
 
 def init(
-  config: DiTConfig,
+  config: NetworkConfig,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   seed: int,

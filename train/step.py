@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dit import latents, model
-from dit.config import DiTConfig
+from dit import backbone, latents
+from dit.base import NetworkConfig
 from dit.sharding import BATCH_AXES, constrain
 from train import ema, objective
 from train.state import TrainState
@@ -27,7 +27,7 @@ _IDENTITY = latents.Normalisation()
 
 
 def make_train_step(
-  config: DiTConfig,
+  config: NetworkConfig,
   objective_config: objective.ObjectiveConfig,
   optimizer: optax.GradientTransformation,
   ema_config: ema.EMAConfig,
@@ -65,9 +65,9 @@ def make_train_step(
     guided_weight = jnp.where(started, objective_config.guided_weight, 0.0)
 
     def loss_of(params, *part):
-      denoiser, guide = model.bind(config, params), None
+      denoiser, guide = backbone.bind(config, params), None
       if objective_config.guided_weight:
-        guide = model.bind(config, state.ema)
+        guide = backbone.bind(config, state.ema)
       return objective.loss_at(
         denoiser,
         objective_config,

@@ -23,7 +23,7 @@ from core.errors import InputError
 from core.files import read_json, write_bytes
 from core.nested import flatten
 from core.processes import writing
-from dit import model
+from dit import backbone
 from dit.weights.checkpoint import steps_of
 from evaluate.sweep import SweepGrid, read_points
 from guidance import parse
@@ -197,7 +197,7 @@ def _run(experiment: Experiment, place: epath.Path, rows: Any) -> str:
   last = rows[-1] if rows else {}
   losses = [row['loss'] for row in rows if 'loss' in row]
   config, path = experiment.model, place / 'run.json'
-  leaves = jax.tree.leaves(model.shapes(config))
+  leaves = jax.tree.leaves(backbone.shapes(config))
   size = sum(leaf.size for leaf in leaves)
   values = {
     'network': f'{read_json(place / "config.json")["model"]["name"]}, '

@@ -16,9 +16,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from core.errors import InputError
-from dit import model
-from dit.config import DiTConfig
-from dit.sharding import placed, tree_shardings
+from dit import backbone
+from dit.base import NetworkConfig, Params
+from dit.sharding import placed
 from dit.weights.digests import check_digests
 from dit.weights.finite import check_finite
 
@@ -67,13 +67,13 @@ def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
 
 def restore_weights(
   workdir: epath.Path,
-  config: DiTConfig,
+  config: NetworkConfig,
   mesh: Mesh,
   weights: str = 'ema',
   step: int | None = None,
   *,
   allow_nonfinite: bool = False,
-) -> tuple[model.Params, int]:
+) -> tuple[Params, int]:
   """Reads only the weights of one of a run's checkpoints.
 
   Args:
@@ -103,11 +103,11 @@ def restore_weights(
 
 
 def weights_like(
-  config: DiTConfig, mesh: Mesh, dtype: str | None = None
-) -> model.Params:
+  config: NetworkConfig, mesh: Mesh, dtype: str | None = None
+) -> Params:
   """Shapes and shardings of the weights; of averages with dtype float32."""
-  shapes = model.shapes(config)
-  return placed(shapes, tree_shardings(shapes, mesh), dtype)
+  shapes = backbone.shapes(config)
+  return placed(shapes, backbone.shardings(config, shapes, mesh), dtype)
 
 
 def restore_newest(

@@ -26,6 +26,7 @@ import numpy as np
 
 from core.errors import InputError, check_choice
 from dit import model
+from dit.base import NetworkConfig
 from dit.config import DiTConfig
 from dit.weights import repa
 
@@ -197,7 +198,7 @@ def from_published(
 
 
 def to_published(
-  config: DiTConfig, params: Mapping[str, Any], *, family: str
+  config: NetworkConfig, params: Mapping[str, Any], *, family: str
 ) -> Tensors:
   """The inverse of `from_published`.
 
@@ -214,6 +215,11 @@ def to_published(
       is missing, left over or misshapen.
   """
   check_choice('family', family, FAMILIES)
+  if not isinstance(config, DiTConfig):
+    raise InputError(
+      f'a file of family {family} holds a transformer of dit/model.py, but '
+      f'this network has a {type(config).__name__}.'
+    )
   _check_family(config, family)
   flat, shapes = flatten(params), flatten(model.shapes(config))
   _check_names('parameter', flat, shapes, 'the configuration')

@@ -1,10 +1,11 @@
 """A network as a folder: what it is, and its weights.
 
-  config.json         {"format": 1, "model": DiTConfig, "weights": "ema", ...,
+  config.json         {"format": 1, "model": settings, "weights": "ema", ...,
                        "sha256": of the other file}
   model.safetensors   arrays by their path: blocks/mlp/fc1/kernel
 
-Quantized weights (`dit.weights.quantize`) add
+Networks of another backbone than DiT add "backbone": its family. Quantized
+weights (`dit.weights.quantize`) add
 "quantized": {"scheme": "int8"}.
 
 What is written appears whole or not at all, and replaces nothing. What is read
@@ -36,8 +37,8 @@ from core.files import (
   write_error,
 )
 from core.renamed_keys import upgrade
-from dit import model
-from dit.config import DiTConfig
+from dit import backbone
+from dit.base import NetworkConfig, Params
 from dit.weights import quantize
 from dit.weights.convert import flatten, unflatten
 from dit.weights.files import local, read_safetensors
@@ -48,8 +49,8 @@ FORMAT = 1
 
 def save_folder(
   folder: epath.PathLike,
-  config: DiTConfig,
-  params: model.Params,
+  config: NetworkConfig,
+  params: Params,
   *,
   info: Mapping[str, Any],
   scheme: str | None = None,
@@ -75,6 +76,8 @@ def save_folder(
   arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
   _check_arrays(folder, arrays, config)
   about = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
+  if family := backbone.family_of(config):
+    about['backbone'] = family
   for key in ('quantized', ALLOWED):  # they describe the source of the weights
     about.pop(key, None)
   if check_finite(
@@ -99,7 +102,7 @@ def save_folder(
 
 def load_folder(
   folder: epath.PathLike, *, allow_nonfinite: bool = False
-) -> tuple[DiTConfig, model.Params, dict[str, Any]]:
+) -> tuple[NetworkConfig, Params, dict[str, Any]]:
   """Reads what `save_folder` wrote.
 
   Args:
@@ -132,7 +135,7 @@ def load_folder(
       'its SHA-256 is another; copy or convert both again.'
     )
   if scheme is not None:
-    leaves = flatten(model.shapes(config))
+    leaves = flatten(backbone.shapes(config))
     arrays = quantize.dequantize(arrays, leaves, scheme)
   check_finite(
     path,
@@ -184,7 +187,7 @@ def check_target(path: epath.PathLike) -> pathlib.Path:
   return path
 
 
-def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
+def load_config(folder: epath.PathLike) -> tuple[NetworkConfig, dict[str, Any]]:
   """The network that a folder's config.json describes, and what else it says.
 
   Fields may be missing where they have a default: those that later versions
@@ -219,7 +222,14 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
   values = about.pop('model', None)
   if not isinstance(values, dict):
     raise InputError(f'{path} is damaged: it has no section "model".')
-  fields = {field.name: field for field in dataclasses.fields(DiTConfig)}
+  family = about.pop('backbone', None)
+  kind = backbone.config_class(family)
+  if kind is None:
+    raise InputError(
+      f'{path} has backbone = {json.dumps(family)[:100]}, which is not in '
+      'dit.backbone.BACKBONES.'
+    )
+  fields = {field.name: field for field in dataclasses.fields(kind)}
   for name, value in values.items():
     if name not in fields:
       raise InputError(
@@ -231,7 +241,7 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
     if name not in values and field.default is dataclasses.MISSING:
       raise InputError(f'{path} lacks the field model.{name}.')
   try:
-    return DiTConfig(**values), about
+    return kind(**values), about
   except InputError as error:
     raise InputError(f'{path}: {error}') from error
 
@@ -239,17 +249,17 @@ def load_config(folder: epath.PathLike) -> tuple[DiTConfig, dict[str, Any]]:
 def _check_arrays(
   where: pathlib.Path,
   arrays: Mapping[str, np.ndarray],
-  config: DiTConfig,
+  config: NetworkConfig,
   scheme: str | None = None,
 ) -> None:
   """InputError unless the arrays are those of the network and the scheme."""
   # First, since the tables of a network of a wrong size can fill the memory.
-  if config.num_tokens * config.width > sum(a.size for a in arrays.values()):
+  if config.fixed_values > sum(a.size for a in arrays.values()):
     raise InputError(
-      f'{where} has fewer values than a network of size {config.size}, patch '
-      f'{config.patch} and width {config.width}.'
+      f'{where} has fewer values than the tables of the network that its '
+      f'config.json describes ({config.fixed_values:,}).'
     )
-  leaves = expected = flatten(model.shapes(config))
+  leaves = expected = flatten(backbone.shapes(config))
   found = quantize.scheme_of(arrays, leaves)
   if found != scheme and (None in (found, scheme) or found != 'packed'):
     raise InputError(

@@ -136,7 +136,7 @@ def test_rows_that_the_teacher_sees(
   distillation = make_distillation(guidance=guidance, schedule=schedule)
   visit = visited(distillation, student)
   places = distillation.queries(visit, jax.random.key(2))
-  monkeypatch.setattr(objective.model, 'bind', Counting)
+  monkeypatch.setattr(objective.backbone, 'bind', Counting)
   _, _, ca, metrics = distillation.directions(
     visit, places, {'network': student}, teacher, LABEL
   )

@@ -13,7 +13,7 @@ from toy import X as STATE
 
 from core.errors import InputError
 from dit.path import path_named
-from dit.types import DenoiserOutput
+from dit.types import ClassConditional, DenoiserOutput
 from guidance import (
   ClassifierFree,
   ClassifierFreePlusPlus,
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def test_null_label():
-  labels = ClassifierFree(Scale(2)).weak_label(
-    jnp.asarray([0, 3, 9]), 10, jax.random.key(0)
+  labels = ClassifierFree(Scale(2)).weak_condition(
+    TOY, jnp.asarray([0, 3, 9]), None
   )
   np.testing.assert_array_equal(labels, [10, 10, 10])
 
@@ -62,7 +62,7 @@ def test_two_label_methods_are_one_too_many():
       Guidance(None, tuple(parse(f'{name}:2').terms[0] for name in names))
 
 
-class Fake:
+class Fake(ClassConditional):
   """A denoiser whose outputs tell the image, the label and what they are."""
 
   depth, num_taps, num_classes = 4, 1, 10

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit.path import Linear
-from dit.types import DenoiserOutput
+from dit.types import ClassConditional, DenoiserOutput
 from guidance import Guidance, Step, parse
 
 
@@ -17,7 +17,7 @@ def static(default):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Toy:
+class Toy(ClassConditional):
   """Residual blocks of sines; a tap in the middle.
 
   Attributes:

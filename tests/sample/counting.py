@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dit.types import DenoiserOutput
+from dit.types import ClassConditional, DenoiserOutput
 from guidance.parse import parse, with_guide
 
 
@@ -16,7 +16,7 @@ def static(default):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Counting:
+class Counting(ClassConditional):
   """The field -x; reports, when it runs, the multiply-adds that it costs."""
 
   report: Callable[[float], None] | None = dataclasses.field(

@@ -11,7 +11,7 @@ import pytest
 from core.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh, replicated
-from dit.types import DenoiserOutput
+from dit.types import ClassConditional, DenoiserOutput
 from guidance import Guidance, parse
 from sample import generate, sampler
 from sample.grid import make_grid
@@ -25,7 +25,7 @@ DTYPES = ('float32', 'float64')
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Field:
+class Field(ClassConditional):
   """dx/dt = sin(3 x + label) + t, computed in float32."""
 
   depth, num_taps, num_classes, multiply_adds = 4, 0, 10, 1

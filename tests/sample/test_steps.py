@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dit.path import path_named
-from dit.types import DenoiserOutput
+from dit.types import ClassConditional, DenoiserOutput
 from guidance import Step, parse
 from sample import sampler
 from sample.ddpm import discrete_grid
@@ -25,7 +25,7 @@ LINEAR = path_named('linear')
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Field:
+class Field(ClassConditional):
   """Bends with x, t and the label; reports time and sub-networks."""
 
   report: Callable | None = dataclasses.field(

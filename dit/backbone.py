@@ -1,0 +1,179 @@
+"""The backbones, and the functions through which everything else uses them.
+
+  config = settings_of({'name': 'SiT-XL/2', ...}, null_label=True)
+  params = init(config, key)
+  denoiser = bind(config, params)
+
+`model.name` selects a backbone by its family, the part before the first '-';
+afterwards the type of the config does.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from core.errors import InputError, check_choice, quote
+from core.ranges import check_value
+from dit import model, sharding
+from dit.base import Backbone, BoundNetwork, NetworkConfig, Params
+from dit.config import unknown_name
+
+BACKBONES: tuple[Backbone, ...] = (model.BACKBONE,)
+
+
+def backbone_of(config: NetworkConfig) -> Backbone:
+  """Returns the backbone that a config belongs to."""
+  return next(b for b in BACKBONES if b.config is type(config))
+
+
+def init(config: NetworkConfig, key: jax.Array) -> Params:
+  """Returns fresh parameters; jit it to place them sharded."""
+  return backbone_of(config).init(config, key)
+
+
+def shapes(config: NetworkConfig) -> Params:
+  """Returns shapes and dtypes of the parameters; allocates nothing."""
+  return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
+
+
+def bind(config: NetworkConfig, params: Params) -> BoundNetwork:
+  """Binds parameters to the network, giving a `Denoiser`."""
+  return backbone_of(config).denoiser(params, config)
+
+
+def shardings(
+  config: NetworkConfig, tree: Any, mesh: Mesh, *, zero1: bool = False
+) -> Any:
+  """Returns the shardings of the parameters, or of a state that holds them."""
+  rules = backbone_of(config).logical_axes
+  return sharding.tree_shardings(tree, mesh, zero1=zero1, rules=rules)
+
+
+def check_mesh(
+  mesh: Mesh, config: NetworkConfig, *, zero1: bool = False
+) -> None:
+  """Raises InputError unless the network divides over the mesh."""
+  backbone_of(config).check_mesh(mesh, config, zero1=zero1)
+
+
+def config_class(family: str | None) -> type[NetworkConfig] | None:
+  """Returns the class of a family's config; None if there is no such family.
+
+  Args:
+    family: Name of the family, such as 'SiT'; None for the first backbone.
+  """
+  if family is None:
+    return BACKBONES[0].config
+  return next((b.config for b in BACKBONES if family in b.families), None)
+
+
+def family_of(config: NetworkConfig) -> str | None:
+  """Returns the argument of `config_class` that gives the class of `config`."""
+  backbone = backbone_of(config)
+  return None if backbone is BACKBONES[0] else backbone.families[0]
+
+
+def name_of(config: NetworkConfig) -> str:
+  """Returns a model name that, with all other keys set, gives `config`."""
+  return backbone_of(config).name_of(config)
+
+
+def without_taps(
+  config: NetworkConfig, params: Params
+) -> tuple[NetworkConfig, Params]:
+  """Returns a network without its intermediate heads.
+
+  Args:
+    config: Settings of the network.
+    params: Parameters, of which those that the taps alone use are left out.
+  """
+  config = dataclasses.replace(config, taps=())
+  return config, _common(params, shapes(config))
+
+
+def _common(params: Params, wanted: Params) -> Params:
+  """Returns the part of `params` whose paths are in `wanted`."""
+  return {
+    name: _common(params[name], tree)
+    if isinstance(tree, dict)
+    else params[name]
+    for name, tree in wanted.items()
+  }
+
+
+def settings_of(
+  section: Mapping[str, Any], *, null_label: bool
+) -> tuple[type[NetworkConfig], dict[str, Any]]:
+  """Fills in what the section `model` of a config leaves open.
+
+  Args:
+    section: Keys and values with the key 'name'; 0 and 'auto' are left open.
+    null_label: Value of the key null_label where that is 'auto'.
+
+  Returns:
+    The class of the network's config, and its fields.
+
+  Raises:
+    InputError: for an unknown name, a word other than true or false, or a
+      setting that the network does not have.
+  """
+  if 'name' not in section:
+    raise InputError(
+      "config section 'model' lacks ['name']; is it of another version?"
+    )
+  check_value('model.name', section['name'], str)
+  section = dict(section)
+  name = section.pop('name')
+  backbone = _named(name)
+  fields = [field.name for field in dataclasses.fields(backbone.config)]
+  for key in section.keys() - set(fields):
+    _drop(section, key, name)
+  for key, value in backbone.named(name).items():
+    given = section.get(key, 0)
+    if given == 'auto' or (given == 0 and given is not False):
+      section[key] = value
+  for key in ('rope', 'learned_variance', 'null_label'):
+    given = section.get(key, False)
+    if not isinstance(given, bool):
+      check_choice(f'model.{key}', given, ('auto', 'true', 'false'))
+      if given != 'auto':
+        section[key] = given == 'true'
+  if section.get('null_label') == 'auto':
+    section['null_label'] = null_label
+  return backbone.config, section
+
+
+def _named(name: str) -> Backbone:
+  """Returns the backbone of a model name; InputError if there is none."""
+  family = name.partition('-')[0]
+  for backbone in BACKBONES:
+    if family in backbone.families:
+      return backbone
+  others = [name for backbone in BACKBONES[1:] for name in backbone.names]
+  raise unknown_name(name, others)
+
+
+def _drop(section: dict[str, Any], key: str, name: str) -> None:
+  """Removes the default of a setting that only other backbones have.
+
+  Raises:
+    InputError: if the setting has another value.
+  """
+  theirs = [
+    field
+    for backbone in BACKBONES
+    for field in dataclasses.fields(backbone.config)
+    if field.name == key
+  ]
+  if not theirs:
+    return  # No backbone has it, which whoever makes the config reports.
+  value = section.pop(key)
+  if value not in ('auto', 0, *(field.default for field in theirs)):
+    raise InputError(
+      f'model.{key} is {quote(value)}, but {name} has no such setting; leave '
+      'it at its default.'
+    )

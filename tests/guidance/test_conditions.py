@@ -1,0 +1,89 @@
+"""Conditions that are no labels: guidance and sampler never look inside."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import TOY, static
+
+from dit.path import Linear
+from guidance import parse
+from sample import sampler
+from sample.grid import make_grid
+from sample.registry import make_solver
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+LABEL = jnp.asarray([4, 0, 7])
+TEXTS = (
+  'ig:1.5,cfg:1.7,s2:1.4',
+  'cfg:1.7@0-0.6',
+  'icg:2,slg:2:blocks=1',
+  'ig:1.3,apg:2:momentum=-0.5:norm=2',
+)
+
+
+def encode(label):
+  """A prompt of four tokens, of which two count: their sum is the label."""
+  tokens = jnp.stack([label, 0 * label + 9, label, 0 * label - 3], axis=1)
+  mask = jnp.asarray([0.25, 0, 0.75, 0], jnp.float32)
+  return {
+    'tokens': tokens.astype(jnp.float32)[..., None] * jnp.ones(2),
+    'mask': jnp.broadcast_to(mask, tokens.shape),
+  }
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prompted:
+  """The toy network, whose labels come as prompts."""
+
+  depth: int = static(TOY.depth)
+  num_taps: int = static(1)
+  num_classes: int = static(0)
+  null_label: bool = static(True)
+  learned_variance: bool = static(False)
+  multiply_adds: int = static(100)
+
+  def __call__(self, x, t, prompt, sub=None):
+    tokens = prompt['tokens'].mean(-1)
+    label = jnp.rint((tokens * prompt['mask']).sum(1)).astype(LABEL.dtype)
+    return TOY(x, t, label, sub)
+
+  def null_condition(self, condition):
+    return encode(jnp.full(len(condition['mask']), 10))
+
+  def random_condition(self, condition, keys):
+    return encode(TOY.random_condition(condition, keys))
+
+
+def drawn(denoiser, condition, text):
+  return sampler.sample(
+    denoiser,
+    parse(text),
+    condition,
+    jnp.arange(3),
+    jnp.asarray(make_grid(4)),
+    7,
+    solver=make_solver('heun', Linear()),
+    shape=(6, 6, 3),
+  )[0]
+
+
+@pytest.mark.parametrize('text', TEXTS)
+def test_prompts_that_stand_for_labels_give_the_images_of_labels(text):
+  ours = drawn(Prompted(), encode(LABEL), text)
+  np.testing.assert_array_equal(ours, drawn(TOY, LABEL, text))
+  assert jnp.abs(ours - drawn(Prompted(), encode(LABEL + 1), text)).max() > 0.1
+
+
+@pytest.mark.parametrize('text', TEXTS)
+def test_cost_is_counted_without_a_condition(text):
+  costs = [
+    sampler.nfe(
+      parse(text), denoiser, make_solver('heun', Linear()), make_grid(4), 7
+    )
+    for denoiser in (Prompted(), TOY)
+  ]
+  assert costs[0] == costs[1]
