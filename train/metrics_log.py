@@ -20,6 +20,11 @@ from core.files import parse_json, read_json, write_bytes, write_json
 from core.progress import on_terminal
 from sample.pictures import write_png
 
+# Folders of the project whose messages are shown.
+_FOLDERS = (
+  'commands', 'core', 'distill', 'dit', 'evaluate', 'guidance',
+  'input_pipeline', 'sample', 'train', 'experiments', 'benchmarks',
+)  # fmt: skip
 _SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')
 
 
@@ -37,9 +42,12 @@ def set_up_logging() -> None:
 
 
 def _wanted(record: stdlib_logging.LogRecord) -> bool:
-  """Keeps a message of this project, or a warning of any library."""
+  """Returns whether a message is shown: ours, or a warning of a library.
+
+  An installed copy lies beside the libraries, so ours are known by folder.
+  """
   path, root = pathlib.Path(record.pathname), pathlib.Path(__file__).parents[1]
-  if path.is_relative_to(root) and 'site-packages' not in path.parts:
+  if path.is_relative_to(root) and path.relative_to(root).parts[0] in _FOLDERS:
     return jax.process_index() == 0
   return record.levelno >= stdlib_logging.WARNING
 
