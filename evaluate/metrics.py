@@ -31,7 +31,8 @@ from evaluate.frechet import (
   frechet_distance,
 )
 from evaluate.inception import Features
-from evaluate.kid import inception_score, kernel_distance
+from evaluate.inception_score import inception_score
+from evaluate.kid import kernel_distance
 from evaluate.precision_recall import precision_recall
 from evaluate.resize import USUAL
 

@@ -5,7 +5,7 @@
 Two classes side by side, three Gaussians each, that overlap. The teacher is
 trained as in the other toys, and its own samples at many steps are the truth
 that a student has to match. Distilled with the project's objective and step
-(train/distill):
+(distill/):
 
   DM         without guidance: has to match the teacher
   CA only    guided, with nothing beside CA: Decoupled DMD (arXiv 2511.22677)

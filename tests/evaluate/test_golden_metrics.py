@@ -5,7 +5,8 @@ import pytest
 import reference
 
 from evaluate.frechet import Moments, frechet_distance
-from evaluate.kid import inception_score, kernel_distance
+from evaluate.inception_score import inception_score
+from evaluate.kid import kernel_distance
 from evaluate.precision_recall import precision_recall, radii
 
 RESULTS = reference.read('fid_metrics/results.json')['results']

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from evaluate.kid import inception_score, kernel_distance
+from evaluate.inception_score import inception_score
+from evaluate.kid import kernel_distance
 
 
 @pytest.fixture
