@@ -4,7 +4,7 @@ import functools
 import shlex
 from collections.abc import Sequence
 
-from commands.sample_job import Opened, SampleRequest
+from commands.sample_job import SampleJob, SampleRequest
 from core import program
 from core.errors import InputError
 from evaluate.evaluator import plan
@@ -31,14 +31,14 @@ class Advice:
     self._request = request
 
   @functools.cached_property
-  def _opened(self) -> Opened:
-    opened = Opened(self._request)
-    opened.check_weights()
-    data = opened.experiment.data
+  def _job(self) -> SampleJob:
+    job = SampleJob(self._request)
+    job.check_weights()
+    data = job.experiment.data
     for split in filter(None, (data.train_split, data.test_split)):
       source = open_source(data, split)
-      check_source(source, data, opened.experiment.model)
-    return opened
+      check_source(source, data, job.experiment.model)
+    return job
 
   def __call__(
     self, name: str, *words: str, guidance: Sequence[str] = ('none',)
@@ -51,15 +51,15 @@ class Advice:
       guidance: all guidance that it uses.
     """
     try:
-      opened = self._opened
-      opened.check(guidance)
+      job = self._job
+      job.check(guidance)
     except InputError:
       return ''
     try:
-      decodes = opened.decoder is not None
+      decodes = job.decoder is not None
     except InputError as error:
       return f' For {name}: {error}'
-    experiment = opened.experiment
+    experiment = job.experiment
     try:
       plan(
         experiment.eval,

@@ -8,7 +8,7 @@ import argparse
 from absl import logging
 
 from commands.flags.compare import METHODS
-from commands.sample_job import Opened, SampleRequest, request_of
+from commands.sample_job import SampleJob, SampleRequest, request_of
 from core.processes import writing
 from evaluate import classifier
 from evaluate import compare as compare_lib
@@ -29,11 +29,11 @@ def run(args: argparse.Namespace) -> None:
 
 def compare(request: SampleRequest, config: compare_lib.CompareConfig) -> str:
   """Compares guidance methods; returns the table and how to read it."""
-  opened = Opened(request)
-  experiment = opened.experiment
-  opened.check(config.texts())
-  opened.check_weights()
-  splits = opened.splits()
+  job = SampleJob(request)
+  experiment = job.experiment
+  job.check(config.texts())
+  job.check_weights()
+  splits = job.splits()
   kind, _, trained_before = experiment.eval.extractor.partition(':')
   network = None
   if kind != 'classifier':
@@ -47,11 +47,11 @@ def compare(request: SampleRequest, config: compare_lib.CompareConfig) -> str:
   with writing(
     place, 'comparison', 'compare', writes=compare_lib.WRITES
   ) as out:
-    denoiser, guide, protocol = opened.restore()
-    if opened.decoder is not None:
-      protocol['autoencoder'] = opened.about_decoder()
+    denoiser, guide, protocol = job.restore()
+    if job.decoder is not None:
+      protocol['autoencoder'] = job.about_decoder()
     table = compare_lib.compare(
-      opened.make_sampler(denoiser, opened.decoder),
+      job.make_sampler(denoiser, job.decoder),
       config,
       splits,
       seed=request.seed,
@@ -63,7 +63,7 @@ def compare(request: SampleRequest, config: compare_lib.CompareConfig) -> str:
   return (
     f'\n{table}\n'
     f'Frechet distances to {len(splits[0][0])} real images of '
-    f'{experiment.data.name}{_decoded(opened)} ± bootstrap standard error, '
+    f'{experiment.data.name}{_decoded(job)} ± bootstrap standard error, '
     f'{config.num} images per method; features of a classifier '
     'trained on those images (not FID).\n'
     '"gain" is the fall of a distance against the first row, in standard '
@@ -74,11 +74,11 @@ def compare(request: SampleRequest, config: compare_lib.CompareConfig) -> str:
   )
 
 
-def _decoded(opened: Opened) -> str:
+def _decoded(job: SampleJob) -> str:
   """Returns the remark on real images that are reconstructions."""
-  if opened.decoder is None:
+  if job.decoder is None:
     return ''
-  name = (opened.autoencoder or '').partition(':')[0]
+  name = (job.autoencoder or '').partition(':')[0]
   return (
     f', as {name} reconstructs them (what the autoencoder itself loses is in '
     'no distance),'

@@ -18,7 +18,7 @@ from commands.eval_settings import (
   experiment_of,
 )
 from commands.presets import with_preset
-from commands.sample_job import Drawing, SampleRequest, request_of
+from commands.sample_job import ImageJob, SampleRequest, request_of
 from core.errors import InputError, WriteError
 from core.files import read_json, write_bytes, write_json
 from core.processes import print_once, writing
@@ -59,10 +59,9 @@ def run(args: argparse.Namespace) -> None:
       preset=args.preset,
     )
   else:
-    drawing = ('guidance', 'labels', 'weights', 'step', 'guide')
-    for name in drawing:
+    for name in ('guidance', 'labels', 'weights', 'step', 'guide'):
       if getattr(args, name) is not None:
-        raise InputError(f'--{name} is for drawing, not for --samples.')
+        raise InputError(f'--{name} is for sampling, not for --samples.')
     text = evaluate_samples(
       experiment_of(args),
       args.samples,
@@ -185,41 +184,41 @@ def evaluate_run(
     check_without_data(config)
   total = num * config.repeats
   check_value('--num times eval.repeats', total, Count)
-  drawing = Drawing(request, guidance, num=total, labels=labels)
+  job = ImageJob(request, guidance, num=total, labels=labels)
   if preset is not None:
-    drawing.announce(preset)
-  experiment = drawing.experiment
+    job.announce(preset)
+  experiment = job.experiment
   place = request.source.place
-  name = drawing.guidance.replace(':', '-').replace(',', '_')
+  name = job.guidance.replace(':', '-').replace(',', '_')
   out = request.out or f'{place}/evaluation/{name}'
   with writing(out, 'evaluation', 'evaluate', writes=WRITES) as folder:
     evaluator = open_evaluator(
       config,
       experiment.data,
       experiment.model.num_classes,
-      drawing.mesh,
+      job.mesh,
       labels=True,
       count=num,
-      shape=drawing.image_shape,
-      decoder=drawing.decoder,
+      shape=job.image_shape,
+      decoder=job.decoder,
     )
-    protocol = drawing.load()
+    protocol = job.load()
     sets, spent, begin, bad = [], [], time.monotonic(), 0
     with image_progress(total, 0, 'evaluate') as progress:
 
       def images(index):
         nonlocal bad
-        for batch in drawing.batches(index):
+        for batch in job.batches(index):
           spent.append(batch.nfe)
           done = int(batch.index[-1]) + 1
           bad += int((~batch.finite).sum())
-          nonfinite.check(bad, done, total, drawing.guidance)
+          nonfinite.check(bad, done, total, job.guidance)
           progress(done)
           yield batch.images
 
       for repeat in range(config.repeats):
         index = np.arange(repeat * num, (repeat + 1) * num)
-        sets += evaluator.summarise(images(index), drawing.labels[index])
+        sets += evaluator.summarise(images(index), job.labels[index])
     seconds = time.monotonic() - begin
     return _report(
       evaluator,
@@ -228,8 +227,8 @@ def evaluate_run(
       {
         'run': place,
         **protocol,
-        'nfe_per_image': drawing.nfe(spent),
-        'solver_steps': drawing.steps,
+        'nfe_per_image': job.nfe(spent),
+        'solver_steps': job.steps,
         'nonfinite': bad,
         'images_per_second': total / seconds,
       },

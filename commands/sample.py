@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from commands import dry_run
 from commands.presets import with_preset
-from commands.sample_job import Drawing, SampleRequest, request_of
+from commands.sample_job import ImageJob, SampleRequest, request_of
 from core.errors import InputError, NonFiniteError
 from core.processes import writing
 from core.progress import image_progress
@@ -75,21 +75,21 @@ def sample(
   Raises:
     NonFiniteError: if all images have values that are not finite.
   """
-  drawing = Drawing(request, guidance, num=num, labels=labels)
+  job = ImageJob(request, guidance, num=num, labels=labels)
   if preset is not None:
-    drawing.announce(preset)
-  name = drawing.guidance.replace(':', '-').replace(',', '_')
+    job.announce(preset)
+  name = job.guidance.replace(':', '-').replace(',', '_')
   out = request.out or f'{request.source.place}/samples/{name}'
   # The lock is taken before weights are read.
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(
       writing(out, 'samples', 'sample', writes=WRITES)
     )
-    protocol = drawing.load()
+    protocol = job.load()
     store = None
     if jax.process_index() == 0:  # which writes, and tells the others
       store = Store(
-        folder, protocol, drawing.labels, form=form, overwrite=overwrite
+        folder, protocol, job.labels, form=form, overwrite=overwrite
       )
       stack.callback(store.close)
       if store.complete:
@@ -100,7 +100,7 @@ def sample(
     if 0 < done < num:
       logging.info('%d of %d images are there.', done, num)
     progress = stack.enter_context(image_progress(num, done))
-    for batch in drawing.batches(missing):
+    for batch in job.batches(missing):
       done += len(batch.index)
       if store is not None:
         before = store.nonfinite
@@ -117,22 +117,22 @@ def sample(
         'with --guidance=none to see whether the weights alone are finite.'
       )
     nonfinite.warn(store.nonfinite, num)
-    nfe = drawing.nfe(spent)
+    nfe = job.nfe(spent)
     store.finish(
       {
-        'classes': drawing.classes,
+        'classes': job.classes,
         'nfe_per_image': nfe,
-        'skipped_blocks': drawing.skipped_blocks(),
-        'solver_steps': drawing.steps,
-        'batch_size': drawing.experiment.sample.batch_size,
-        'autoencoder_files': drawing.autoencoder,
+        'skipped_blocks': job.skipped_blocks(),
+        'solver_steps': job.steps,
+        'batch_size': job.experiment.sample.batch_size,
+        'autoencoder_files': job.autoencoder,
         **workdir.environment(),
       }
     )
   cost = 'NFE unknown' if nfe is None else f'NFE {nfe:.4g}'
   logging.info(
     '%d images (%s, %s) in %s.',
-    num, drawing.guidance, cost, folder,
+    num, job.guidance, cost, folder,
   )  # fmt: skip
 
 

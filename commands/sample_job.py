@@ -1,7 +1,7 @@
 """Sources and settings of samples: all is checked before weights are read.
 
-A `SampleRequest` becomes `Opened`, of which nothing is compiled or read yet, or
-a `Drawing`, which also knows guidance, labels and what decodes.
+A `SampleRequest` becomes a `SampleJob`, for which nothing is compiled or read
+yet, or an `ImageJob`, which also knows guidance and labels.
 """
 
 import argparse
@@ -90,11 +90,17 @@ def request_of(
   )
 
 
-class Opened:
-  """A request looked at: everything but the weights."""
+class SampleJob:
+  """A request whose settings are checked and opened; weights are read last.
+
+  Attributes:
+    experiment: Settings of the run or folder, with the overrides.
+    mesh: Devices to sample on.
+    path: Path of the network's velocity.
+  """
 
   def __init__(self, request: SampleRequest) -> None:
-    """Opens; compiles nothing and reads no weights."""
+    """Opens the request; compiles nothing and reads no weights."""
     self._request = request
     self.experiment: Experiment = request.source.open(request.overrides)
     self.mesh: Mesh = make_mesh(self.experiment.mesh)
@@ -197,8 +203,8 @@ class Opened:
     return splits
 
 
-class Drawing:
-  """The images that a request asks for."""
+class ImageJob(SampleJob):
+  """A job that samples images with one guidance and a plan of labels."""
 
   def __init__(
     self,
@@ -208,24 +214,23 @@ class Drawing:
     num: int,
     labels: str,
   ) -> None:
-    """Checks everything, and reads what decodes.
+    """Checks everything, and reads the decoder.
 
     Args:
-      request: from what.
-      guidance: as text.
-      num: how many.
-      labels: their plan; see `generate.plan_labels`.
+      request: Run or folder to sample from.
+      guidance: Guidance as text.
+      num: Number of images.
+      labels: Plan of their labels; see `generate.plan_labels`.
 
     Raises:
-      InputError: for what cannot be drawn.
+      InputError: for images that cannot be sampled.
     """
     self._method = parse(guidance)
     check_value('--num', num, Count)
-    self._opened = opened = Opened(request)
-    opened.check([guidance])
-    self.experiment, self.mesh = opened.experiment, opened.mesh
+    super().__init__(request)
+    self.check([guidance])
     self._seed = request.seed
-    self._names = opened.latents.classes
+    self._names = self.latents.classes
     count = self.experiment.model.num_classes
     self.labels = generate.plan_labels(
       labels, num, count, request.seed, self._names
@@ -234,8 +239,8 @@ class Drawing:
     self._plan = labels
     if labels not in generate.PLANS:
       self._plan = ','.join(map(str, find_classes(labels, count, self._names)))
-    opened.check_weights()
-    self._sampler = opened.make_sampler(decoder=opened.decoder)
+    self.check_weights()
+    self._sampler = self.make_sampler(decoder=self.decoder)
 
   @property
   def guidance(self) -> str:
@@ -251,7 +256,7 @@ class Drawing:
 
   def load(self) -> dict[str, Any]:
     """Reads the weights; returns the protocol, what fixes the images."""
-    denoiser, guide, about = self._opened.restore()
+    denoiser, guide, about = self.restore()
     self._sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
     self._method = with_guide(self._method, guide)
     sampling = dataclasses.asdict(self.experiment.sample)
@@ -260,7 +265,7 @@ class Drawing:
       **about,
       'guidance': self.guidance,
       'sampling': sampling,
-      'autoencoder': self._opened.about_decoder(),
+      'autoencoder': self.about_decoder(),
       'labels': self._plan,
       'num': len(self.labels),
       'seed': self._seed,
@@ -301,16 +306,6 @@ class Drawing:
     if declared is None and len(spent):  # of an adaptive solver
       return float(np.mean(spent))
     return declared
-
-  @property
-  def decoder(self) -> Autoencoder | None:
-    """The decoder of latents; None where they are images."""
-    return self._sampler.decoder
-
-  @property
-  def autoencoder(self) -> str | None:
-    """The text that names the decoder."""
-    return self._opened.autoencoder
 
   @property
   def image_shape(self) -> tuple[int, int, int] | None:

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Annotated
 
 from commands.eval_settings import eval_overrides
-from commands.sample_job import Opened, SampleRequest, request_of
+from commands.sample_job import SampleJob, SampleRequest, request_of
 from core.errors import InputError, check_choice
 from core.processes import writing
 from core.ranges import Range, check_value
@@ -51,11 +51,11 @@ def sweep(
   grid = sweep_lib.SweepGrid.of(guidance)
   check_choice('--metric', metric, METRICS)
   check_value('--num', num, Annotated[int, Range(2, 10**8)])
-  opened = Opened(request)
-  opened.check(grid.texts())
-  experiment = opened.experiment
-  opened.check_weights()
-  decoder = opened.decoder
+  job = SampleJob(request)
+  job.check(grid.texts())
+  experiment = job.experiment
+  job.check_weights()
+  decoder = job.decoder
   config = experiment.eval
   classes = config.extractor.startswith('classifier')
   usual = ('fd', 'accuracy') if classes else ('fd',)
@@ -70,17 +70,17 @@ def sweep(
       dataclasses.replace(config, metrics=wanted),
       experiment.data,
       experiment.model.num_classes,
-      opened.mesh,
+      job.mesh,
       labels=True,
       count=num // config.repeats,
       shape=None if decoder else experiment.model.latent_shape,
       decoder=decoder,
     )
-    denoiser, guide, protocol = opened.restore()
+    denoiser, guide, protocol = job.restore()
     if decoder is not None:
-      protocol['autoencoder'] = opened.about_decoder()
+      protocol['autoencoder'] = job.about_decoder()
     return sweep_lib.sweep(
-      opened.make_sampler(denoiser, decoder),
+      job.make_sampler(denoiser, decoder),
       sweep_lib.SweepConfig(grid, metric, num, request.seed, overwrite),
       evaluator,
       protocol=protocol,

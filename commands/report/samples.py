@@ -8,7 +8,7 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from commands.report import page
-from commands.sample_job import Opened, SampleRequest
+from commands.sample_job import SampleJob, SampleRequest
 from core.errors import InputError
 from evaluate.compare import compared_methods, split_names
 from guidance.parse import parse, with_guide
@@ -26,14 +26,14 @@ class Artist:
   """Draws the pictures; everything is checked first."""
 
   def __init__(self, request: SampleRequest, guidance: Sequence[str]) -> None:
-    self._opened = opened = Opened(request)
-    self._experiment = experiment = opened.experiment
+    self._job = job = SampleJob(request)
+    self._experiment = experiment = job.experiment
     self._seed = request.seed
     self._is_student = request.source.is_student
     log = experiment.log
     place = epath.Path(request.source.place).expanduser()
     if guidance:
-      opened.check(guidance)
+      job.check(guidance)
       self._texts = list(guidance)
     else:
       usual = (log.preview_guidance, *compared_methods(place))
@@ -43,17 +43,17 @@ class Artist:
         text for text in dict.fromkeys(usual) if self._serves(text)
       ]
       self._texts = self._texts or ['none']
-      opened.check(self._texts)
-    opened.check_weights()
-    self._names = opened.latents.classes
-    decoder = opened.decoder
-    denoiser, self._guide, about = opened.restore()
-    self._sampler = opened.make_sampler(denoiser, decoder)
+      job.check(self._texts)
+    job.check_weights()
+    self._names = job.latents.classes
+    decoder = job.decoder
+    denoiser, self._guide, about = job.restore()
+    self._sampler = job.make_sampler(denoiser, decoder)
     self._weights = f'{about["weights"]} weights of step {about["step"]}'
 
   def _serves(self, text: str) -> bool:
     try:
-      self._opened.check([text])
+      self._job.check([text])
     except InputError:
       return False
     return True
