@@ -5,7 +5,7 @@ import functools
 import networks
 import pytest
 
-from dit import model
+from dit import backbone, model
 from dit.config import DiTConfig
 
 SIZES = {'size': 8, 'channels': 3, 'num_classes': 10, 'patch': 2, 'depth': 5,
@@ -41,5 +41,6 @@ def denoiser(config):
 def traced_once():
   """Shapes of a network, remembered: to trace it is what takes time here."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(model, 'shapes', functools.cache(model.shapes))
+    for module in (model, backbone):
+      patch.setattr(module, 'shapes', functools.cache(module.shapes))
     yield
