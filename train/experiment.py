@@ -148,11 +148,11 @@ def read_sections(
   Raises:
     InputError: for sections or keys that are missing or not known.
   """
-  given = config.keys() - {*OTHER_SECTIONS} | kinds.keys() & config.keys()
-  if given != {'seed', *kinds}:
+  expected = {'seed', *kinds}
+  if expected - config.keys() or config.keys() - expected - {*OTHER_SECTIONS}:
     raise InputError(
       f'the config has the sections {quote(sorted(config), 300)}, expected '
-      f'{sorted(["seed", *kinds])}; is it of another version?'
+      f'{sorted(expected)}; is it of another version?'
     )
   for name in kinds:
     if not isinstance(config[name], dict):
