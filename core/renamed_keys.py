@@ -38,7 +38,7 @@ REMOVED: dict[str, Any] = {
   'objective.guided_taps': False,
 }
 # Removed sections, on which no result of a run depends.
-REMOVED_SECTIONS = ('compare', 'prepare')
+_REMOVED_SECTIONS = ('compare', 'prepare')
 # Sections of results, which have the keys of sections of the config.
 _SECTIONS_OF_RESULTS = {'sampling': 'sample', 'evaluation': 'eval'}
 
@@ -53,6 +53,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
   """
   upgraded: dict[str, Any] = {}
   for name, values in config.items():
+    if name in _REMOVED_SECTIONS:
+      continue
     if name == 'guide' and isinstance(values, dict):
       values = upgrade(values)
     elif isinstance(values, dict):

@@ -14,7 +14,7 @@ from core.ranges import (
   Seed,
   check_fields,
 )
-from core.renamed_keys import REMOVED, REMOVED_SECTIONS
+from core.renamed_keys import REMOVED
 from dit import backbone, sharding
 from dit.base import NetworkConfig
 from evaluate.evaluator import EvalConfig
@@ -127,8 +127,6 @@ def sections_of(kind: type) -> dict[str, Any]:
 
 
 SECTIONS = sections_of(Experiment)
-# Sections of configs that are read elsewhere (distill: by `distill.config`).
-OTHER_SECTIONS = ('distill', *REMOVED_SECTIONS)
 
 
 def build(config: dict[str, Any]) -> Experiment:
@@ -149,7 +147,8 @@ def read_sections(
     InputError: for sections or keys that are missing or not known.
   """
   expected = {'seed', *kinds}
-  if expected - config.keys() or config.keys() - expected - {*OTHER_SECTIONS}:
+  # Students are sampled by the other sections; `distill.config` reads this one.
+  if config.keys() - ({'distill'} - expected) != expected:
     raise InputError(
       f'the config has the sections {quote(sorted(config), 300)}, expected '
       f'{sorted(expected)}; is it of another version?'

@@ -32,7 +32,6 @@ from core.files import read_json, write_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
-from core.renamed_keys import REMOVED_SECTIONS
 from dit.weights.checkpoint import steps_of
 from sample.checkpoints import LATENTS, load_config
 from train.config_file import load_config as load_config_file
@@ -214,7 +213,7 @@ def _commit() -> str | None:
 
 def is_free(key: str) -> bool:
   """Whether the value at a dotted key may change within a run."""
-  return key in FREE or key.split('.')[0] in (*FREE, *REMOVED_SECTIONS)
+  return key in FREE or key.split('.')[0] in FREE
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
