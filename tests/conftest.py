@@ -20,13 +20,28 @@ os.environ['XLA_FLAGS'] = ' '.join(
 import jax
 import networks
 import pytest
-from command_runs import DIGITS, TINY, quickly, run
+from command_runs import DIGITS, ROOT, TINY, quickly, run
 
 from dit.config import DiTConfig
+from input_pipeline.sources import DataConfig, open_source
+from train import config_file
+from train.experiment import build
 
 # Two programs in flight can starve each other of the threads that eight
 # simulated devices share.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
+
+# An experiment on the digits.
+SMALL = (
+  'model.depth=2',
+  'model.width=16',
+  'model.num_heads=2',
+  'model.taps=(1,)',
+  'train.batch_size=16',
+  'train.images=320',
+  'optimizer.warmup_images=32',
+  'log.preview_every_images=0',
+)
 
 
 @pytest.fixture(scope='session')
@@ -85,3 +100,30 @@ def shared_run(tmp_path_factory):
       assert result.status == 0, result.err
       (folder / 'command.json').write_text(json.dumps([argv, result.err]))
   return folder
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+  """A folder that holds the digits."""
+  folder = tmp_path_factory.mktemp('data')
+  config = DataConfig('digits', str(folder), 'train', 'test', 1, 2)
+  open_source(config, 'train')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def make_config(data_dir):
+  """Function of assignments, as on the command line, to plain values."""
+
+  def make(*assignments):
+    config = config_file.load_config(str(ROOT / 'configs/digits.py'))
+    given = (*SMALL, f'data.dir={data_dir}', *assignments)
+    return config_file.override(config, given).to_dict()
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def make_experiment(make_config):
+  """Function of assignments to an experiment."""
+  return lambda *assignments: build(make_config(*assignments))
