@@ -133,6 +133,9 @@ def test_rows_that_the_teacher_sees(
         seen.append((len(x), int((label == TEACHER.num_classes).sum())))
       return self.bound(x, t, label, *rest)
 
+    def null_condition(self, label):
+      return self.bound.null_condition(label)
+
   distillation = make_distillation(guidance=guidance, schedule=schedule)
   visit = visited(distillation, student)
   places = distillation.queries(visit, jax.random.key(2))
