@@ -7,17 +7,13 @@ name.
 
 import dataclasses
 import io
-import pathlib
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from PIL import Image
 
 from core.errors import InputError
-from core.processes import together
 from input_pipeline.class_folders import class_folders
-from input_pipeline.imagenet import NAME, write_imagenet
 from input_pipeline.listing import list_files
 from input_pipeline.sources import open_tfds
 
@@ -106,10 +102,6 @@ def open_images(place: str, data_dir: str) -> ImageFiles:
 
 def _open_tfds(place: str, data_dir: str) -> ImageFiles:
   name, _, split = place.removeprefix(TFDS).partition(':')
-  if name == NAME:
-    with together():
-      if jax.process_index() == 0:
-        write_imagenet(pathlib.Path(data_dir).expanduser())
   source = open_tfds(name, data_dir, split or 'train', decode=False)
   features = source.dataset_info.features
   if not {'image', 'label'} <= set(features):

@@ -19,8 +19,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--images',
     type=shared.path,
-    help='folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT]; imagenet2012 '
-    'from its tars, see docs/data.md',
+    help='folder or .zip of CLASS/IMAGE (ImageNet from its tars: see '
+    'docs/data.md), or tfds:NAME[:SPLIT]',
   )
   parser.add_argument(
     '--autoencoder',

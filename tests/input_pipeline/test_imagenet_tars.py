@@ -1,0 +1,93 @@
+"""ImageNet's official tars, in miniature, unpacked as docs/data.md says."""
+
+import io
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tarfile
+import textwrap
+
+import pytest
+from command_runs import ROOT, run
+
+from input_pipeline.records import LatentSource
+
+SAMPLE = ROOT.parent / 'shared' / 'data' / 'imagenet1k_sample' / 'train'
+# Synsets of the first validation images, as ILSVRC publishes them.
+FIRST = ('n01751748', 'n09193705', 'n02105855', 'n04263257', 'n03125729')
+
+
+def write_tar(path, files):
+  with tarfile.open(path, 'w') as archive:
+    for name, data in files:
+      info = tarfile.TarInfo(name)
+      info.size = len(data)
+      archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture(scope='module')
+def images():
+  """Six images of the sample, {(synset, name): data}."""
+  if not SAMPLE.is_dir():
+    pytest.skip(f'{SAMPLE} is absent')
+  grey = SAMPLE / 'n02692877' / 'n02692877_airship.JPEG'
+  paths = [*sorted(SAMPLE.rglob('*.JPEG'))[::40], grey]
+  return {(p.parent.name, p.name): p.read_bytes() for p in paths}
+
+
+@pytest.fixture
+def unpacked(images, tmp_path):
+  """The folder in which the commands of the page have unpacked two tars."""
+  synsets = []
+  for (synset, name), data in images.items():
+    write_tar(tmp_path / 'synset.tar', [(name, data)])
+    synsets.append((f'{synset}.tar', (tmp_path / 'synset.tar').read_bytes()))
+  write_tar(tmp_path / 'ILSVRC2012_img_train.tar', synsets)
+  write_tar(
+    tmp_path / 'ILSVRC2012_img_val.tar',
+    [
+      (f'ILSVRC2012_val_{5 - i:08}.JPEG', data)  # the last comes first
+      for i, data in enumerate(list(images.values())[:5])
+    ],
+  )
+  page = (ROOT / 'docs' / 'data.md').read_text()
+  (commands,) = re.findall(r'\n\n(    mkdir -p imagenet.*?)\n\n', page, re.S)
+  python = pathlib.Path(sys.executable).parent
+  subprocess.run(
+    ['bash', '-euc', textwrap.dedent(commands)],
+    cwd=tmp_path,
+    env=os.environ | {'PATH': f'{python}:{os.environ["PATH"]}'},
+    check=True,
+  )
+  return tmp_path / 'imagenet'
+
+
+def contents(folder):
+  """{path: bytes} of the files in a folder."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+def test_unpacked_tars_are_prepared(images, unpacked, tmp_path):
+  expected = {
+    f'{synset}/{name}': data for (synset, name), data in images.items()
+  }
+  assert contents(unpacked / 'train') == expected
+  values = list(images.values())
+  assert contents(unpacked / 'val') == {
+    f'{synset}/ILSVRC2012_val_{k + 1:08}.JPEG': values[4 - k]
+    for k, synset in enumerate(FIRST)
+  }
+  result = run(
+    'prepare', f'--images={unpacked}/train', f'--config.data.dir={tmp_path}',
+    '--config.data.name=small', '--image_size=16',
+  )  # fmt: skip
+  assert result.status == 0, result.err
+  assert '6 records in 1 files, 0 broken' in result.out
+  classes = LatentSource(tmp_path / 'small' / 'train').metadata.classes
+  assert list(classes) == sorted({synset for synset, _ in images})
