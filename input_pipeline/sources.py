@@ -283,26 +283,20 @@ def image_of(record: dict[str, Any]) -> np.ndarray:
 
 
 def _prepare_digits(data_dir: epath.Path) -> None:
-  """Writes the digits under `data_dir` where they are missing."""
+  """Writes the digits under `data_dir` where they are missing.
+
+  Raises:
+    InputError: if the folder cannot be written.
+    WriteError: if the disk is full.
+  """
   builder = Digits(data_dir=str(data_dir), file_format='array_record')
   if builder.info.splits:
     return
   tfds.disable_progress_bar()
-  write_tfds(builder)
-  logging.info('Wrote the digits to %s.', data_dir)
-
-
-def write_tfds(builder: tfds.core.DatasetBuilder, **options: Any) -> None:
-  """Lets a builder write its set.
-
-  Raises:
-    InputError: if its folder cannot be written.
-    WriteError: if the disk is full.
-  """
   # TFDS prints of downloads, of which there are none.
   with contextlib.redirect_stdout(io.StringIO()):
     try:
-      builder.download_and_prepare(**options)
+      builder.download_and_prepare()
     except OSError as error:
       if is_full(error):
         raise write_error(builder.data_dir, error) from error
@@ -310,3 +304,4 @@ def write_tfds(builder: tfds.core.DatasetBuilder, **options: Any) -> None:
         f'data.dir {builder.data_dir} cannot be written '
         f'({error.strerror or error}); choose another.'
       ) from error
+  logging.info('Wrote the digits to %s.', data_dir)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 from etils import epath
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from commands.report import page
+from commands.report.page import macros
 from commands.sample_job import SampleJob, SampleRequest
 from core.errors import InputError
 from evaluate.compare import compared_methods, split_names
@@ -19,7 +20,7 @@ from sample.trajectory import Film, record_trajectory
 _SIDE = 10  # classes on the sheet of samples, and images of each
 _FILMED = 2  # images on a film strip
 _AMPLIFIED = 4  # times the difference that a film strip shows
-_ROWS = {name: name for name in ('state', 'strong', 'refined', 'guided')}
+_ROWS = {'state', 'strong', 'refined', 'guided'}  # others are weak
 
 
 class Artist:
@@ -28,7 +29,7 @@ class Artist:
   def __init__(self, request: SampleRequest, guidance: Sequence[str]) -> None:
     self._job = job = SampleJob(request)
     self._experiment = experiment = job.experiment
-    self._seed = request.seed
+    self._seed, self._html = request.seed, macros()
     self._is_student = request.source.is_student
     log = experiment.log
     place = epath.Path(request.source.place).expanduser()
@@ -58,8 +59,8 @@ class Artist:
       return False
     return True
 
-  def sheet(self) -> str:
-    """A row of samples for each class, or for some of many."""
+  def sheet(self) -> Markup:
+    """Samples a row of images for each class, or for some of many."""
     count = self._experiment.model.num_classes
     classes = np.unique(np.linspace(0, count - 1, _SIDE).round().astype(int))
     labels = np.repeat(classes, _SIDE)
@@ -72,58 +73,40 @@ class Artist:
       (class_name(int(c), self._names), images[labels == c]) for c in classes
     ]
     sheet = pictures.sheet(blocks, _SIDE, scale=max(1, 40 // images.shape[1]))
-    return page.figure(
-      sheet,
+    caption = (
       f'{_named(text)}; {self._solver()}, NFE {nfe:.4g}, {self._weights}, '
-      f'seed {self._seed}.',
+      f'seed {self._seed}.'
     )
+    return self._html.figure(sheet, caption)
 
-  def films(self) -> str:
-    """Film strips of every method, and how far apart predictions lie."""
-    experiment, parts, gaps = self._experiment, [], {}
+  def films(self) -> Markup:
+    """Samples film strips of every method, and plots the predictions' gaps."""
+    experiment, html, films = self._experiment, self._html, {}
+    strips = html.films(self._solver(), self._weights, _AMPLIFIED)
     classes = np.arange(_FILMED) % experiment.model.num_classes
+    names = [class_name(int(c), self._names) for c in classes]
     for text in self._texts:
       if text == 'none' and len(self._texts) > 1:
         continue  # every strip has the network's own prediction
       logging.info('Following a trajectory with %s.', text)
+      guidance = parse(text)
       try:
-        found = record_trajectory(
+        films[text] = record_trajectory(
           self._sampler,
-          with_guide(parse(text), self._guide),
+          with_guide(guidance, self._guide),
           classes,
           self._seed,
         )
       except InputError as error:  # of a solver without steps
-        return page.note(f'Not drawn: {error}')
-      parts += [page.heading(_named(text)), *self._remarks(text)]
-      names = [class_name(int(c), self._names) for c in classes]
-      parts.append(_strips(found, names))
-      gaps[text] = found
-    captions = (
-      'Estimates of the final image (x0) where a step begins, t falling from '
-      f'left to right; {self._solver()}, {self._weights}. strong: the '
-      "network's own prediction; weak: the one to move away from, inside and "
-      "outside the method's interval, before any projection; refined: strong "
-      'after IG; guided: that of the velocity which the sampler follows; '
-      f'change: guided - strong, {_AMPLIFIED} times the difference of these '
-      'pictures, grey where there is none.'
-    )
-    plot = _gaps(gaps)
-    if plot is not None:
-      caption = 'How far apart the velocities are, over both images.'
-      parts.append(page.figure(plot, caption))
-    return page.note(captions) + ''.join(parts)
-
-  def _remarks(self, text: str) -> list[str]:
-    """Where a strip is not what one would take it for."""
-    guidance, found = parse(text), []
-    if guidance.zero_steps:
-      found.append(f'The first {guidance.zero_steps} step(s) are left out.')
-    if guidance.needs_ddim:
-      found.append('guided: of the velocity by which x takes the same step.')
-    if self._is_student:
-      found.append('A student, drawn without guidance as it was made to be.')
-    return [page.note(remark) for remark in found]
+        return html.note(f'Not drawn: {error}')
+      sheets = _strips(films[text], names)
+      strips += html.heading(_named(text))
+      strips += html.remarks(guidance, self._is_student)
+      strips += html.strip([html.figure(*sheet) for sheet in sheets])
+    if (plot := _gaps(films)) is not None:
+      gaps = 'How far apart the velocities are, over both images.'
+      strips += html.figure(plot, gaps)
+    return strips
 
   def _solver(self) -> str:
     name = self._sampler.config.solver
@@ -137,37 +120,41 @@ def _named(text: str) -> str:
   return text if text == 'none' else f'{names} ({text})'
 
 
-def _strips(found: Film, names: Sequence[str]) -> str:
-  """One strip of each image: a row for each prediction, and their change."""
-  times = ', '.join(f'{t:.2f}' for t in found.times)
-  figures = []
+def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
+  """Returns a strip of each image (a row per prediction, and the change).
+
+  Each comes with its caption.
+  """
+  times = ', '.join(f'{t:.2f}' for t in frames.times)
+  strips = []
   for k, name_of_class in enumerate(names):
     rows = [
-      (_ROWS.get(name, f'weak:\n{name}'), images[:, k])
-      for name, images in found.images.items()
-      if name != 'refined' or len(found.gaps) > 1  # of IG alone, the guided one
+      (name if name in _ROWS else f'weak:\n{name}', images[:, k])
+      for name, images in frames.images.items()
+      # With IG alone, refined is guided.
+      if name != 'refined' or len(frames.gaps) > 1
     ]
     strong, guided = (
-      found.images[name][:, k].astype(int) for name in ('strong', 'guided')
+      frames.images[name][:, k].astype(int) for name in ('strong', 'guided')
     )
     change = np.clip(128 + _AMPLIFIED * (guided - strong), 0, 255)
     rows.append(('change', change.astype(np.uint8)))
     scale = -(-48 // guided.shape[1])  # room for names of two lines
-    sheet = pictures.sheet(rows, len(found.times), scale=scale)
-    figures.append(page.figure(sheet, f'{name_of_class}, t = {times}'))
-  return page.strip(figures)
+    sheet = pictures.sheet(rows, len(frames.times), scale=scale)
+    strips.append((sheet, f'{name_of_class}, t = {times}'))
+  return strips
 
 
 def _gaps(films: dict[str, Film]) -> Figure | None:
-  """rms(strong - weak) of velocities against t, a curve for each weak one."""
-  if not any(found.gaps for found in films.values()):
+  """Plots rms(strong - weak) of velocities against t, a curve for each weak."""
+  if not any(frames.gaps for frames in films.values()):
     return None
   figure = Figure(figsize=(7, 4), layout='constrained')
   axes = figure.subplots()
-  for text, found in films.items():
-    for name, gap in found.gaps.items():
-      label = text if len(found.gaps) == 1 else f'{name} of {text}'
-      axes.plot(found.begins, gap, label=label)
+  for text, frames in films.items():
+    for name, gap in frames.gaps.items():
+      label = text if len(frames.gaps) == 1 else f'{name} of {text}'
+      axes.plot(frames.begins, gap, label=label)
   axes.set(xlabel='t (0: data, 1: noise)', ylabel='rms(strong - weak)')
   axes.invert_xaxis()
   axes.grid(alpha=0.25)

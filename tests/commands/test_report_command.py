@@ -359,9 +359,8 @@ def test_what_changes_is_shown_as_it_is_said(monkeypatch):
   """The row change: grey where nothing does, else four times as much."""
   rows = {}
   monkeypatch.setattr(
-    samples.writer, 'sheet', lambda blocks, *_, **__: rows.update(blocks)
+    samples.pictures, 'sheet', lambda blocks, *_, **__: rows.update(blocks)
   )
-  monkeypatch.setattr(samples.page, 'figure', lambda *_: '')
   strong = np.full((2, 1, 4, 4, 1), 100, np.uint8)
   guided = strong.copy()
   guided[1, 0, 0, 0], guided[1, 0, 0, 1], guided[1, 0, 0, 2] = 110, 90, 255
