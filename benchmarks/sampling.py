@@ -52,7 +52,6 @@ class Bench:
   """A network with random weights, and how it is drawn from."""
 
   def __init__(self, experiment: Any, steps: int, batch_size: int) -> None:
-    """Draws the weights."""
     self.config = experiment.model
     draw = jax.jit(lambda: backbone.init(self.config, jax.random.key(0)))
     self.sampler = Sampler(

@@ -31,7 +31,6 @@ class Block(nn.Module):
   """adaLN-zero."""
 
   def __init__(self, config: DiTConfig) -> None:
-    """Creates the layers."""
     super().__init__()
     width = config.width
     self.heads = config.num_heads
@@ -61,7 +60,6 @@ class Head(nn.Module):
   """Of the output, and of a tap."""
 
   def __init__(self, config: DiTConfig) -> None:
-    """Creates the layers."""
     super().__init__()
     width, outputs = config.width, config.patch**2 * config.channels
     self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)

@@ -63,7 +63,6 @@ class DistillConfig:
   step_per_image: bool = False
 
   def __post_init__(self) -> None:
-    """Checks names and ranges."""
     check_fields('distill', self)
     check_range('distill.min_level', self.min_level, 0, self.max_level)
     if len(self.level_beta) != 2:

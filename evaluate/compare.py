@@ -63,7 +63,6 @@ class CompareConfig:
   resamples: Annotated[int, Range(2, 10**6)]
 
   def __post_init__(self) -> None:
-    """Checks sizes and names."""
     for name, declaration in declarations(CompareConfig).items():
       check_value(
         _FLAGS.get(name, f'--{name}'), getattr(self, name), declaration

@@ -57,7 +57,6 @@ class EvalConfig(MeasureConfig):
   guidance: str = 'none'
 
   def __post_init__(self) -> None:
-    """Checks names and ranges."""
     super().__post_init__()
     parse(self.guidance)
     if self.num < 2 * self.repeats:

@@ -81,7 +81,6 @@ class MeasureConfig:
   bootstrap: Annotated[int, Range(0, 10**6)] = 0
 
   def __post_init__(self) -> None:
-    """Checks names and ranges."""
     check_fields('eval', self)
     if self.bootstrap == 1:
       raise InputError(
@@ -157,11 +156,11 @@ class Gatherer:
   """Makes a `Summary` of features that come batch by batch."""
 
   def __init__(self, config: MeasureConfig, wanted: Sequence[str]) -> None:
-    """Begins.
+    """Starts without features.
 
     Args:
-      config: decides what is kept.
-      wanted: the metrics.
+      config: Settings that decide what is kept.
+      wanted: Names of the metrics.
     """
     self._pool, self._wanted = MomentsAccumulator(), {*wanted}
     self._spatial: MomentsAccumulator | None = None

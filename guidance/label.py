@@ -47,7 +47,6 @@ class ClassifierFree(LabelTerm):
   guided_channels: int = static(0)
 
   def __post_init__(self) -> None:
-    """Checks the range."""
     check_range('guidance guided_channels', self.guided_channels, 0, 2**31)
 
   def check_shape(self, shape):  # noqa: D102
@@ -180,7 +179,6 @@ class AdaptiveProjected(LabelTerm):
   momentum: float = static(0.0)
 
   def __post_init__(self) -> None:
-    """Checks ranges."""
     check_range('guidance eta', self.eta, 0, 1)
     check_range('guidance norm', self.norm, 0, LARGE)
     check_range('guidance momentum', self.momentum, -1, 1)
@@ -264,7 +262,6 @@ class FrequencyDecoupled(LabelTerm):
   low: float | jax.Array = 1.0
 
   def __post_init__(self) -> None:
-    """Checks the range."""
     check_number('guidance fdg low', self.low, 0, float('inf'))
 
   def scale_at(self, step):  # noqa: D102

@@ -44,7 +44,6 @@ class Internal:
   tap: int = static(0)
 
   def __post_init__(self) -> None:
-    """Checks the range."""
     check_range('guidance ig tap', self.tap, 0, 1000)
 
   def refine(
@@ -91,7 +90,6 @@ class StochasticSelf(BlocksTerm):
   exclude: tuple[int, ...] = static(())
 
   def __post_init__(self) -> None:
-    """Checks ranges."""
     check_range('guidance s2 skip', self.skip, 0, 1000)
     check_range('guidance s2 masks', self.masks, 1, 1000)
 

@@ -60,7 +60,6 @@ class PrepareConfig:
   max_broken: Images
 
   def __post_init__(self) -> None:
-    """Checks ranges."""
     check_fields('--', self)
 
 

@@ -52,7 +52,6 @@ class Layout:
   flip: bool
 
   def __post_init__(self) -> None:
-    """Checks the combination."""
     check_choice('content', self.content, CONTENTS)
     check_choice('dtype', self.dtype, CONTENTS[self.content])
 

@@ -151,7 +151,6 @@ class DDPM(OneStep):
   stochastic = True
 
   def __post_init__(self) -> None:
-    """Checks names."""
     check_choice('ddpm variance', self.variance, VARIANCES)
     _check_path('ddpm', self.path)
 

@@ -58,7 +58,6 @@ class SampleConfig:
   batch_size: BatchSize = 64
 
   def __post_init__(self) -> None:
-    """Checks names and ranges."""
     check_fields('sample', self)
     check_solver(self.solver)
     self.grid(Linear())

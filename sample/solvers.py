@@ -183,7 +183,6 @@ class Heun(OneStep):
   final_step: str = 'euler'
 
   def __post_init__(self) -> None:
-    """Checks names."""
     check_choice('heun final_step', self.final_step, ('euler', 'heun'))
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
@@ -305,7 +304,6 @@ class EulerMaruyama(OneStep):
   stochastic = True
 
   def __post_init__(self) -> None:
-    """Checks names and ranges."""
     check_choice('solver diffusion', self.diffusion, DIFFUSIONS)
     check_range('solver norm', self.norm, 0, LARGE)
     if self.diffusion == 'sbdm' and not isinstance(
@@ -352,7 +350,6 @@ class HeunMaruyama(EulerMaruyama):
   """
 
   def __post_init__(self) -> None:
-    """Checks names."""
     super().__post_init__()
     check_choice('solver final_step', self.final_step, FINAL_STEPS[:-1])
 

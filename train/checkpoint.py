@@ -53,7 +53,6 @@ class CheckpointConfig:
   fallback: bool = False
 
   def __post_init__(self) -> None:
-    """Checks ranges, and the name."""
     check_fields('checkpoint', self)
 
 
@@ -114,7 +113,6 @@ class Checkpointer:
     )
 
   def __enter__(self) -> 'Checkpointer':
-    """Does nothing more."""
     return self
 
   def __exit__(self, *error: Any) -> None:

@@ -53,7 +53,6 @@ class EMAConfig:
   snapshot_images: Images = 0
 
   def __post_init__(self) -> None:
-    """Checks ranges."""
     check_fields('ema', self)
     if len(set(self.widths)) < len(self.widths):
       raise InputError(f'ema.widths {self.widths} must be distinct.')

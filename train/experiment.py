@@ -41,7 +41,6 @@ class TrainConfig:
   init_from: PathText = ''
 
   def __post_init__(self) -> None:
-    """Checks ranges."""
     check_fields('train', self)
 
   @property

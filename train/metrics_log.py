@@ -143,7 +143,6 @@ class MetricsLog:
       self._board.add_text('config', f'    {text}', step)  # Markdown: code
 
   def __enter__(self) -> 'MetricsLog':
-    """Does nothing more."""
     return self
 
   def __exit__(self, *error: Any) -> None:

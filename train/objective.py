@@ -67,7 +67,6 @@ class ObjectiveConfig:
   prediction: Annotated[str, Choice(PREDICTIONS)] = 'velocity'
 
   def __post_init__(self) -> None:
-    """Checks names and ranges."""
     check_fields('objective', self)
     if self.prediction == 'noise':
       if not isinstance(path_named(self.path), VariancePreserving):

@@ -42,7 +42,6 @@ class OptimizerConfig:
   muon_dtype: Annotated[str, Choice(DTYPES[1:])] = 'bfloat16'
 
   def __post_init__(self) -> None:
-    """Checks names and ranges."""
     check_fields('optimizer', self)
 
 

@@ -43,7 +43,6 @@ class Snapshots:
       )
 
   def __enter__(self) -> 'Snapshots':
-    """Does nothing more."""
     return self
 
   def __exit__(self, *error: Any) -> None:

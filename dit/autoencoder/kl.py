@@ -61,8 +61,7 @@ class KLConfig(AutoencoderConfig):
     """Halvings lie between the levels."""
     return 2 ** (len(self.widths) - 1)
 
-  def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:
-    """See AutoencoderConfig."""
+  def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:  # noqa: D102
     return {'encoder': Encoder, 'decoder': Decoder}[half](self, rngs=rngs)
 
 
@@ -131,7 +130,6 @@ class Upsample(nnx.Module):
   """Doubling of pixels, then a convolution."""
 
   def __init__(self, width: int, config: KLConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates the convolution."""
     self.conv = _conv(width, width, config, rngs)
 
   def __call__(self, h: jax.Array) -> jax.Array:
@@ -183,7 +181,6 @@ class Middle(nnx.Module):
   """Blocks at the lowest resolution."""
 
   def __init__(self, width: int, config: KLConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates them."""
     self.block_1 = Residual(width, width, config, rngs=rngs)
     self.attn_1 = Attention(width, config, rngs=rngs)
     self.block_2 = Residual(width, width, config, rngs=rngs)

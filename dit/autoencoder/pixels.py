@@ -17,8 +17,7 @@ class PixelsConfig(AutoencoderConfig):
     """None."""
     return 1
 
-  def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:
-    """See AutoencoderConfig."""
+  def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:  # noqa: D102
     del half, rngs
     return Identity()
 

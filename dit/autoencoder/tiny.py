@@ -47,8 +47,7 @@ class TinyConfig(AutoencoderConfig):
     """Three halvings."""
     return 8
 
-  def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:
-    """See AutoencoderConfig."""
+  def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:  # noqa: D102
     return {'encoder': TinyEncoder, 'decoder': TinyDecoder}[half](
       self, rngs=rngs
     )
@@ -60,7 +59,6 @@ class Block(nnx.Module):
   def __init__(
     self, config: TinyConfig, *, normed: bool = False, rngs: nnx.Rngs
   ) -> None:
-    """Creates the layers."""
     relu, width = jax.nn.relu, config.width
     kwargs: dict[str, Any] = {'dtype': config.activation_dtype, 'rngs': rngs}
     convs = [conv(width, width, **kwargs) for _ in range(3)]
@@ -87,7 +85,6 @@ class TinyEncoder(nnx.Module):
   """Images to latents; a layer's index is its published position."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates the layers."""
     width = config.width
     kwargs: dict[str, Any] = {'dtype': config.activation_dtype, 'rngs': rngs}
     layers: list[Layer] = [
@@ -111,7 +108,6 @@ class TinyDecoder(nnx.Module):
   """Latents to images; a layer's index is its published position."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates the layers."""
     width = config.width
     kwargs: dict[str, Any] = {'dtype': config.activation_dtype, 'rngs': rngs}
     layers: list[Layer] = [
