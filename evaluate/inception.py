@@ -237,7 +237,9 @@ def _convolve(
   up, left = (height // 2 * same, width // 2 * same)
   # XLA's CPU code gathers a patch for every output. Two neighboring columns
   # that share one, as channels of a kernel that is wider by one stride, take
-  # half of the time where patches, not products, are what costs.
+  # half of the time where patches, not products, are what costs. The whole
+  # network needs 18.4 s instead of 22.8 s for 16 images (medians of 7 runs in
+  # turns, two cores busy with other work), and its features are equal.
   columns = 2 if jax.default_backend() == 'cpu' and x.shape[2] > 70 else 1
   wide = (x.shape[2] + 2 * left - width) // stride + 1
   spare = -wide % columns

@@ -2,6 +2,9 @@
 
 Each worker sends its elements through a pipe, and waits until they are taken.
 A parent that ends, however it does, breaks the pipe, and with it the worker.
+
+grain's `mp_prefetch` (0.2.18) gives the same elements in the same order, but
+its workers outlive a parent that is killed, see docs/performance.md.
 """
 
 import atexit
