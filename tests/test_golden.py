@@ -154,6 +154,7 @@ def test_sit_paths(name):
   close(-path.d_sigma(t), 'd_sigma')
   close(path.score_from_velocity(x, -v, t), 'score_from_v')
   close(path.noise_from_velocity(x, -v, t), 'noise_from_v')
+  close(-path.velocity_from_score(x, v, t), 'v_from_score')
   for form, w in DIFFUSIONS.items():
     theirs = {'sbdm': 'SBDM', 'increasing_decreasing': 'inccreasing-decreasing'}
     close(w(path, t, 1.7), f'diffusion/{theirs.get(form, form)}')
