@@ -44,7 +44,7 @@ def test_rates_and_waiting(tmp_path, make_experiment):
     for step in range(1, 11):
       next(batches)
       time.sleep(0.01)
-      tell(step, METRICS, step == 10)
+      tell.record(step, METRICS, step == 10)
     tell.flush()
     assert tell.mean_loss() == 2
     assert np.isnan(tell.mean_loss())
