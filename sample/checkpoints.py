@@ -25,6 +25,7 @@ from dit.base import NetworkConfig, Params
 from dit.latents import LatentSpace
 from dit.weights import folder as folders
 from dit.weights.checkpoint import WEIGHTS, restore_weights
+from dit.weights.files import HUB, WEB, local
 from sample.generate import SampleConfig
 
 LATENTS = 'latents.json'  # of a run
@@ -152,6 +153,8 @@ def open_network(place: epath.PathLike) -> SavedNetwork:
 
 def load_config(place: epath.PathLike) -> dict[str, Any]:
   """Returns config.json of a run or a folder; InputError if there is none."""
+  if os.fspath(place).startswith((HUB, WEB)):
+    local(os.fspath(place))  # raises InputError that says how to convert it
   check_value('the workdir', os.fspath(place), PathText)
   path = epath.Path(place).expanduser() / 'config.json'
   try:
