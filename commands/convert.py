@@ -119,21 +119,7 @@ def exchange(
     with file_lock(target, 'convert', instead='choose another --to'):
       return convert_inception(source, target)
   kind = _kind(source)
-  if kind == 'folder' and (scheme := scheme_of(load_config(source)[1])):
-    raise InputError(
-      f'{source} holds {scheme} weights, which are neither quantised again nor '
-      'published; convert what they were made of.'
-    )
-  if kind == 'folder' and not (to_file or quantize):
-    raise InputError(
-      f'{source} is a folder of weights already: copy it, name a published '
-      'file as target, such as model.safetensors, or give --quantize.'
-    )
-  if kind == 'run' and to_file and family is None:
-    raise InputError(
-      '--family is needed: a published file is of one of '
-      f'{", ".join(convert.FAMILIES)}.'
-    )
+  _check_pair(source, kind, to_file, family, quantize)
   if num_heads is not None:
     check_value('--num_heads', num_heads, Annotated[int, Range(1, 65_536)])
   given = (num_heads, taps, null_label)
@@ -153,6 +139,35 @@ def exchange(
       network = _read_run(source, weights, allow_nonfinite)
     report = _write(target, to_file, family, network, quantize, allow_nonfinite)
   return f'{source} -> {target}: {report}'
+
+
+def _check_pair(
+  source: str, kind: str, to_file: bool, family: str | None, scheme: str | None
+) -> None:
+  """Raises InputError for a source that cannot become the target.
+
+  Args:
+    source: Weights to convert.
+    kind: What the source is; see `_kind`.
+    to_file: Whether the target is a published file.
+    family: Published format, if one is given.
+    scheme: Quantization of the target, if any.
+  """
+  if kind == 'folder' and (packed := scheme_of(load_config(source)[1])):
+    raise InputError(
+      f'{source} holds {packed} weights, which are neither quantised again nor '
+      'published; convert what they were made of.'
+    )
+  if kind == 'folder' and not (to_file or scheme):
+    raise InputError(
+      f'{source} is a folder of weights already: copy it, name a published '
+      'file as target, such as model.safetensors, or give --quantize.'
+    )
+  if kind == 'run' and to_file and family is None:
+    raise InputError(
+      '--family is needed: a published file is of one of '
+      f'{", ".join(convert.FAMILIES)}.'
+    )
 
 
 def _is_file(target: str) -> bool:

@@ -184,13 +184,9 @@ def evaluate_run(
     check_without_data(config)
   total = num * config.repeats
   check_value('--num times eval.repeats', total, Count)
-  job = ImageJob(request, guidance, num=total, labels=labels)
-  if preset is not None:
-    job.announce(preset)
+  job = ImageJob(request, guidance, num=total, labels=labels, preset=preset)
   experiment = job.experiment
-  place = request.source.place
-  name = job.guidance.replace(':', '-').replace(',', '_')
-  out = request.out or f'{place}/evaluation/{name}'
+  out = job.folder_in('evaluation')
   with writing(out, 'evaluation', 'evaluate', writes=WRITES) as folder:
     evaluator = open_evaluator(
       config,
@@ -225,7 +221,7 @@ def evaluate_run(
       sets,
       folder,
       {
-        'run': place,
+        'run': request.source.place,
         **protocol,
         'nfe_per_image': job.nfe(spent),
         'solver_steps': job.steps,

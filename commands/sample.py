@@ -75,15 +75,11 @@ def sample(
   Raises:
     NonFiniteError: if all images have values that are not finite.
   """
-  job = ImageJob(request, guidance, num=num, labels=labels)
-  if preset is not None:
-    job.announce(preset)
-  name = job.guidance.replace(':', '-').replace(',', '_')
-  out = request.out or f'{request.source.place}/samples/{name}'
+  job = ImageJob(request, guidance, num=num, labels=labels, preset=preset)
   # The lock is taken before weights are read.
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(
-      writing(out, 'samples', 'sample', writes=WRITES)
+      writing(job.folder_in('samples'), 'samples', 'sample', writes=WRITES)
     )
     protocol = job.load()
     store = None

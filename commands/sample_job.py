@@ -213,6 +213,7 @@ class ImageJob(SampleJob):
     *,
     num: int,
     labels: str,
+    preset: str | None = None,
   ) -> None:
     """Checks everything, and reads the decoder.
 
@@ -221,6 +222,7 @@ class ImageJob(SampleJob):
       guidance: Guidance as text.
       num: Number of images.
       labels: Plan of their labels; see `generate.plan_labels`.
+      preset: Name in configs/presets.py, whose cost is logged; None for none.
 
     Raises:
       InputError: for images that cannot be sampled.
@@ -241,6 +243,14 @@ class ImageJob(SampleJob):
       self._plan = ','.join(map(str, find_classes(labels, count, self._names)))
     self.check_weights()
     self._sampler = self.make_sampler(decoder=self.decoder)
+    if preset is not None:
+      self._announce(preset)
+
+  def folder_in(self, parent: str) -> str:
+    """Returns the folder of the results: the user's, or one by guidance."""
+    name = self.guidance.replace(':', '-').replace(',', '_')
+    place = self._request.source.place
+    return self._request.out or f'{place}/{parent}/{name}'
 
   @property
   def guidance(self) -> str:
@@ -275,7 +285,7 @@ class ImageJob(SampleJob):
     """The images of these numbers."""
     return self._sampler.batches(self._method, self.labels, self._seed, index)
 
-  def announce(self, preset: str) -> None:
+  def _announce(self, preset: str) -> None:
     """Logs the cost of a preset, and whether it is for another network.
 
     Args:

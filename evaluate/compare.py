@@ -28,15 +28,17 @@ from core.ranges import LARGE, Range, check_value, declarations
 from dit.types import Denoiser
 from evaluate import compare_figures
 from evaluate.classifier import Classifier, train_classifier
+from evaluate.compare_table import Row, format_table, plain_scores, split_names
 from evaluate.evaluator import EvalConfig, Evaluator, read_reference
 from evaluate.extractor import classifier_extractor, pixels_extractor
 from evaluate.image_sets import array_images
-from evaluate.metrics import Estimate, as_dict
+from evaluate.metrics import Estimate
 from guidance import Guidance, Scale, parse
 from guidance.parse import with_guide
 from sample import pictures
 from sample.generate import Generated, Sampler, plan_labels
 
+_SPACES = ('features', 'pixels')
 _METRICS = ('fd', 'accuracy')
 # Files in the folder of results.
 WRITES = ('compare.json', 'table.md', 'samples.png', 'guidance.png')
@@ -135,40 +137,6 @@ def score(
   return {**distances, 'accuracy': found['features']['accuracy']}
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One line of the table; real images have scores only.
-
-  Attributes:
-    method: guidance as text.
-    scores: distances 'features' and 'pixels', and 'accuracy'.
-    nfe: network evaluations per image.
-    rate: images per second.
-    gains: decrease of the distance in features and in pixels from the first
-      row, in standard errors of the difference.
-    nonfinite: Number of its images with values that are not finite.
-  """
-
-  method: str
-  scores: Mapping[str, Estimate]
-  nfe: float | None = None
-  rate: float | None = None
-  gains: tuple[float, float] | None = None
-  nonfinite: int = 0
-
-  def as_dict(self) -> dict[str, Any]:
-    """Plain values, for JSON."""
-    return {
-      'method': self.method,
-      'nfe': self.nfe,
-      'images_per_second': self.rate,
-      **_plain(self.scores),
-      'gain_features': self.gains[0] if self.gains else None,
-      'gain_pixels': self.gains[1] if self.gains else None,
-      'nonfinite': self.nonfinite,
-    }
-
-
 def compare(
   sampler: Sampler,
   config: CompareConfig,
@@ -199,94 +167,114 @@ def compare(
     The table, as Markdown.
   """
   folder = epath.Path(folder)
-  reference, held_out = splits[0], next(iter(splits[1:]), None)
   protocol = {
     **protocol,
     'sampling': dataclasses.asdict(sampler.config),
     'compare': dataclasses.asdict(config),
     'seed': seed,
     'labels': 'balanced',
-    'reference': f'{len(reference[0])} real images',
+    'reference': f'{len(splits[0][0])} real images',
     'extractor': classifier.fingerprint
     if classifier
     else 'classifier trained on the reference images; not FID',
   }
   protocol = json.loads(json.dumps(protocol))  # as it is read back
-  names = ['compare.json', 'table.md', 'samples.png']
-  names += ['guidance.png'] if config.sweep() else []
-  if all((folder / name).exists() for name in names):
-    if _protocol_of(folder / 'compare.json') == protocol:
-      logging.info('Already compared; the figures are those of %s.', folder)
-      return (folder / 'table.md').read_text()
+  if _is_done(folder, protocol, bool(config.sweep())):
+    logging.info('Already compared; the figures are those of %s.', folder)
+    return (folder / 'table.md').read_text()
 
   num_classes = sampler.denoiser.num_classes
-  labels = plan_labels('balanced', config.num, num_classes, seed)
   if classifier is None:
     logging.info('Training the classifier on the reference images.')
-    classifier = train_classifier(*reference, num_classes)
-  settings = EvalConfig(
-    bootstrap=config.resamples, batch_size=sampler.config.batch_size
-  )
-  measure = functools.partial(
-    score, open_evaluators(reference[0], classifier, settings, sampler.mesh)
-  )
-
-  def draw(guidance: Guidance) -> tuple[Generated, float]:
-    marks = [(time.perf_counter(), 0)]
-    drawn = sampler.images(
-      with_guide(guidance, guide),
-      labels,
-      seed,
-      progress=lambda done: marks.append((time.perf_counter(), done)),
-    )
-    # The first batch compiles; with a single one there is no other figure.
-    (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
-    return drawn, (n_1 - n_0) / (t_1 - t_0)
-
-  rows: list[Row] = []
+    classifier = train_classifier(*splits[0], num_classes)
+  size = sampler.config.batch_size
+  settings = EvalConfig(bootstrap=config.resamples, batch_size=size)
+  evaluators = open_evaluators(splits[0][0], classifier, settings, sampler.mesh)
+  labels = plan_labels('balanced', config.num, num_classes, seed)
+  draw = functools.partial(_draw, sampler, guide, labels, seed)
   picked = functools.partial(compare_figures.pick, num_classes=num_classes)
-  blocks, real, floor = [('real', picked(*reference))], [], None
-  if held_out is not None:
-    floor = measure(*held_out)
+
+  blocks, real, floor = [('real', picked(*splits[0]))], [], None
+  if len(splits) > 1:
+    floor = score(evaluators, *splits[1])
     real = [Row('real, held out', floor)]
-    blocks = [(_label('real,', 'held out', floor), picked(*held_out))]
+    blocks = [(_label('real,', 'held out', floor), picked(*splits[1]))]
+  rows: list[Row] = []
   for text in config.methods:
-    guidance = parse(text)
-    drawn, rate = draw(guidance)
-    scores = measure(drawn.images, labels)
+    drawn, rate = draw(parse(text))
+    scores = score(evaluators, drawn.images, labels)
     first = rows[0].scores if rows else scores
-    rows.append(
-      Row(
-        text,
-        scores,
-        drawn.nfe,
-        rate,
-        (
-          first['features'].gain(scores['features']),
-          first['pixels'].gain(scores['pixels']),
-        ),
-        drawn.nonfinite,
-      )
-    )
-    blocks.append(
-      (_label(*split_names(text), scores), picked(drawn.images, labels))
-    )
+    features, pixels = (first[space].gain(scores[space]) for space in _SPACES)
+    gains = (features, pixels)
+    rows.append(Row(text, scores, drawn.nfe, rate, gains, drawn.nonfinite))
+    label = _label(*split_names(text), scores)
+    blocks.append((label, picked(drawn.images, labels)))
     logging.info('%s: %s', text, _summary(scores))
-  rows += real
 
   points = []
   for name, scale, guidance in config.sweep():
     drawn, _ = draw(guidance)
-    points.append((name, scale, measure(drawn.images, labels)))
+    points.append((name, scale, score(evaluators, drawn.images, labels)))
     logging.info('%s:%g: %s', name, scale, _summary(points[-1][2]))
+  return _write(folder, protocol, rows + real, points, blocks, floor)
 
+
+def _is_done(
+  folder: epath.Path, protocol: Mapping[str, Any], sweeps: bool
+) -> bool:
+  """Returns whether a folder holds all results of a protocol."""
+  names = ['compare.json', 'table.md', 'samples.png']
+  names += ['guidance.png'] if sweeps else []
+  if not all((folder / name).exists() for name in names):
+    return False
+  return _protocol_of(folder / 'compare.json') == protocol
+
+
+def _draw(
+  sampler: Sampler,
+  guide: Denoiser | None,
+  labels: np.ndarray,
+  seed: int,
+  guidance: Guidance,
+) -> tuple[Generated, float]:
+  """Samples with one method; returns the images and images per second."""
+  marks = [(time.perf_counter(), 0)]
+  drawn = sampler.images(
+    with_guide(guidance, guide),
+    labels,
+    seed,
+    progress=lambda done: marks.append((time.perf_counter(), done)),
+  )
+  # The first batch compiles; with a single one there is no other figure.
+  (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
+  return drawn, (n_1 - n_0) / (t_1 - t_0)
+
+
+def _write(
+  folder: epath.Path,
+  protocol: Mapping[str, Any],
+  rows: Sequence[Row],
+  points: Sequence[tuple[str, float, Mapping[str, Estimate]]],
+  blocks: Sequence[tuple[str, np.ndarray]],
+  floor: Mapping[str, Estimate] | None,
+) -> str:
+  """Writes the results, and returns the table as Markdown.
+
+  Args:
+    folder: Folder of the results.
+    protocol: Settings that fix the figures.
+    rows: Lines of the table.
+    points: Method, scale and scores of each point of the sweep.
+    blocks: Names and images of the sheet.
+    floor: Scores of held-out real images, if there are any.
+  """
   table = format_table(rows)
   about = {
     'protocol': protocol,
     'device': jax.devices()[0].device_kind,
     'rows': [row.as_dict() for row in rows],
     'sweep': [
-      {'method': name, 'scale': scale, **_plain(scores)}
+      {'method': name, 'scale': scale, **plain_scores(scores)}
       for name, scale, scores in points
     ],
   }
@@ -301,37 +289,6 @@ def compare(
     logging.info('The results cannot be written; the table is:\n%s', table)
     raise
   return table
-
-
-def format_table(rows: Sequence[Row]) -> str:
-  """The rows as Markdown."""
-  lines = [
-    '| method | scale | NFE | features | pixels | accuracy | images/s '
-    '| gain (features, pixels) |',
-    '|---|---|---|---|---|---|---|---|',
-  ]
-  for row in rows:
-    name, scale = split_names(row.method) if row.gains else (row.method, '')
-    if row.nonfinite:
-      name = f'{name} ({row.nonfinite} images not finite)'
-    gain = ''
-    if row.gains and row is not rows[0]:
-      gain = ', '.join(f'{value:+.1f}' for value in row.gains) + ' se'
-    features, pixels, accuracy = (
-      row.scores[name] for name in ('features', 'pixels', 'accuracy')
-    )
-    cells = [
-      name,
-      scale,
-      '' if row.nfe is None else f'{row.nfe:.4g}',
-      f'{features.value:.2f} ± {features.error:.2f}',
-      f'{pixels.value:.3f} ± {pixels.error:.3f}',
-      f'{accuracy.value:.1%}',
-      '' if row.rate is None else f'{row.rate:.0f}',
-      gain,
-    ]
-    lines.append('| ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines) + '\n'
 
 
 def _protocol_of(path: epath.Path) -> dict[str, Any] | None:
@@ -350,21 +307,6 @@ def compared_methods(folder: epath.Path) -> tuple[str, ...]:
     return tuple(map(str, protocol['compare']['methods'])) if protocol else ()
   except (LookupError, TypeError):  # damaged
     return ()
-
-
-def split_names(text: str) -> tuple[str, str]:
-  """Guidance as text to names and scales: 'IG + CFG' and '1.5, 1.2'."""
-  if text == 'none':
-    return text, ''
-  parts = [part.split(':', 1) for part in text.split(',')]
-  names = ' + '.join(name.upper() for name, _ in parts)
-  return names, ', '.join(scale for _, scale in parts)
-
-
-def _plain(scores: Mapping[str, Estimate]) -> dict[str, float]:
-  """Returns plain values, for JSON, with the errors of distances."""
-  accuracy = Estimate(scores['accuracy'].value)
-  return as_dict({**scores, 'accuracy': accuracy})
 
 
 def _summary(scores: Mapping[str, Estimate]) -> str:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from commands.report.page import macros
 from commands.sample_job import SampleJob, SampleRequest
 from core.errors import InputError
-from evaluate.compare import compared_methods, split_names
+from evaluate.compare import compared_methods
+from evaluate.compare_table import split_names
 from guidance.parse import parse, with_guide
 from sample import pictures
 from sample.labels import class_name

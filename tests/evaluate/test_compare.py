@@ -9,13 +9,8 @@ import pytest
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from evaluate.classifier import FEATURES, train_classifier
-from evaluate.compare import (
-  CompareConfig,
-  Row,
-  format_table,
-  open_evaluators,
-  score,
-)
+from evaluate.compare import CompareConfig, open_evaluators, score
+from evaluate.compare_table import Row, format_table
 from evaluate.evaluator import EvalConfig
 from evaluate.frechet import Moments, bootstrap, frechet_distance
 from evaluate.metrics import Estimate

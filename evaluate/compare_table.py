@@ -1,0 +1,87 @@
+"""The table of a comparison."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluate.metrics import Estimate, as_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table; real images have scores only.
+
+  Attributes:
+    method: guidance as text.
+    scores: distances 'features' and 'pixels', and 'accuracy'.
+    nfe: network evaluations per image.
+    rate: images per second.
+    gains: decrease of the distance in features and in pixels from the first
+      row, in standard errors of the difference.
+    nonfinite: Number of its images with values that are not finite.
+  """
+
+  method: str
+  scores: Mapping[str, Estimate]
+  nfe: float | None = None
+  rate: float | None = None
+  gains: tuple[float, float] | None = None
+  nonfinite: int = 0
+
+  def as_dict(self) -> dict[str, Any]:
+    """Plain values, for JSON."""
+    return {
+      'method': self.method,
+      'nfe': self.nfe,
+      'images_per_second': self.rate,
+      **plain_scores(self.scores),
+      'gain_features': self.gains[0] if self.gains else None,
+      'gain_pixels': self.gains[1] if self.gains else None,
+      'nonfinite': self.nonfinite,
+    }
+
+
+def format_table(rows: Sequence[Row]) -> str:
+  """The rows as Markdown."""
+  lines = [
+    '| method | scale | NFE | features | pixels | accuracy | images/s '
+    '| gain (features, pixels) |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+  for row in rows:
+    name, scale = split_names(row.method) if row.gains else (row.method, '')
+    if row.nonfinite:
+      name = f'{name} ({row.nonfinite} images not finite)'
+    gain = ''
+    if row.gains and row is not rows[0]:
+      gain = ', '.join(f'{value:+.1f}' for value in row.gains) + ' se'
+    features, pixels, accuracy = (
+      row.scores[name] for name in ('features', 'pixels', 'accuracy')
+    )
+    cells = [
+      name,
+      scale,
+      '' if row.nfe is None else f'{row.nfe:.4g}',
+      f'{features.value:.2f} ± {features.error:.2f}',
+      f'{pixels.value:.3f} ± {pixels.error:.3f}',
+      f'{accuracy.value:.1%}',
+      '' if row.rate is None else f'{row.rate:.0f}',
+      gain,
+    ]
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+def split_names(text: str) -> tuple[str, str]:
+  """Guidance as text to names and scales: 'IG + CFG' and '1.5, 1.2'."""
+  if text == 'none':
+    return text, ''
+  parts = [part.split(':', 1) for part in text.split(',')]
+  names = ' + '.join(name.upper() for name, _ in parts)
+  return names, ', '.join(scale for _, scale in parts)
+
+
+def plain_scores(scores: Mapping[str, Estimate]) -> dict[str, float]:
+  """Returns plain values, for JSON, with the errors of distances."""
+  accuracy = Estimate(scores['accuracy'].value)
+  return as_dict({**scores, 'accuracy': accuracy})
