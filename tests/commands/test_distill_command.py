@@ -79,7 +79,7 @@ def test_printed_commands_work_on_a_student(student, tmp_path):
   (tmp_path / 'mine.py').write_text(
     'def flat(x):\n  return x.reshape(len(x), -1)[:, ::8]\n'
   )
-  extractor = f'--config.eval.extractor={tmp_path}/mine.py:flat'
+  extractor = f'--extractor={tmp_path}/mine.py:flat'
   result = run(command, *words, '--num=20', extractor)
   assert result.status == 0, result.err
 

@@ -206,7 +206,7 @@ def test_own_features(shared_run, place):
     (('--extractor=classifier:nothing',), 'train-features'),
     (('--metrics=fid,sfids',), 'sfids'),
     (('--preprocessing=tf',), 'pytorch_fid'),
-    (('--guidance=ig:1.5',), '--guidance is for drawing'),
+    (('--guidance=ig:1.5',), '--guidance is for sampling'),
     (('--num=501',), 'holds 500 images, not 1 sets of 501'),
     (('--num=1',), 'not 1 sets of 2'),
     (('--num=3', '--metrics=recall'), 'too few for recall'),
