@@ -165,7 +165,7 @@ def test_failed_write_leaves_nothing(trained, tmp_path, monkeypatch):
   def full(*args):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(lib.writer, 'write_json', full)
+  monkeypatch.setattr(lib, 'write_json', full)
   with pytest.raises(WriteError, match='No space left'):
     trained.save(tmp_path / 'features', ABOUT)
   assert not os.listdir(tmp_path)

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from evaluate.precision_recall import BLOCK, precision_recall, radii
+from evaluate.precision_recall import (
+  BLOCK,
+  _inside,
+  _nearest,
+  precision_recall,
+  radii,
+)
 
 
 @pytest.fixture
@@ -82,20 +88,18 @@ def test_one_program_serves_all_sets(rng):
     precision_recall(features, sample)
     if n == 50:
       programs = (
-        precision_recall._nearest._cache_size(),
-        precision_recall._inside._cache_size(),
+        _nearest._cache_size(),
+        _inside._cache_size(),
       )
   assert programs == (
-    precision_recall._nearest._cache_size(),
-    precision_recall._inside._cache_size(),
+    _nearest._cache_size(),
+    _inside._cache_size(),
   )
 
 
 def test_products_are_not_rounded(rng):
   u = normal(rng, BLOCK, 4)
-  program = precision_recall._inside.lower(
-    u, u[:, 0], u, u[:, 0], float16=False
-  )
+  program = _inside.lower(u, u[:, 0], u, u[:, 0], float16=False)
   assert 'precision = [HIGHEST, HIGHEST]' in program.as_text()
 
 
