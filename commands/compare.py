@@ -7,7 +7,7 @@ import argparse
 
 from absl import logging
 
-from commands.flags.compare import METHODS
+from commands.flags.compare import METHODS, SWEEP_METHODS
 from commands.sample_job import SampleJob, SampleRequest, request_of
 from core.processes import writing
 from evaluate import classifier
@@ -16,20 +16,36 @@ from evaluate import compare as compare_lib
 
 def run(args: argparse.Namespace) -> None:
   """Runs `compare`."""
-  config = compare_lib.CompareConfig(
+  overrides = [f'eval.extractor={args.extractor}'] if args.extractor else []
+  request = request_of(args, overrides)
+  job = SampleJob(request)
+  print(compare(request, job, _config(args, job)))
+
+
+def _config(
+  args: argparse.Namespace, job: SampleJob
+) -> compare_lib.CompareConfig:
+  """Returns the settings; defaults leave out what the network cannot do."""
+  methods, swept = args.guidance, args.sweep_methods
+  if methods is None:
+    methods = list(filter(job.serves, METHODS))
+    if left_out := [text for text in METHODS if text not in methods]:
+      logging.info('This network cannot do %s.', '; '.join(left_out))
+  if swept is None:
+    swept = [name for name in SWEEP_METHODS if job.serves(f'{name}:1')]
+  return compare_lib.CompareConfig(
     num=args.num,
-    methods=tuple(args.guidance or METHODS),
-    sweep_methods=args.sweep_methods,
+    methods=tuple(methods),
+    sweep_methods=tuple(swept),
     sweep_scales=args.sweep_scales,
     resamples=args.bootstrap,
   )
-  overrides = [f'eval.extractor={args.extractor}'] if args.extractor else []
-  print(compare(request_of(args, overrides), config))
 
 
-def compare(request: SampleRequest, config: compare_lib.CompareConfig) -> str:
+def compare(
+  request: SampleRequest, job: SampleJob, config: compare_lib.CompareConfig
+) -> str:
   """Compares guidance methods; returns the table and how to read it."""
-  job = SampleJob(request)
   experiment = job.experiment
   job.check(config.texts())
   job.check_weights()

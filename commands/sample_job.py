@@ -121,6 +121,14 @@ class SampleJob:
     for method in methods:
       sampler.check(with_guide(method, guide))
 
+  def serves(self, text: str) -> bool:
+    """Returns whether the network can be sampled with a guidance."""
+    try:
+      self.make_sampler().check(parse(text))
+    except InputError:
+      return False
+    return True
+
   def make_sampler(
     self, denoiser: Denoiser | None = None, decoder: Autoencoder | None = None
   ) -> Sampler:

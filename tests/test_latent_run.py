@@ -38,10 +38,7 @@ FEW = {
   'eval.every_images': 16,
   'eval.num': 16,
 }
-COMPARE = (
-  '--guidance=none', '--guidance=ig:1.5', '--sweep_methods=none',
-  '--bootstrap=2',
-)  # fmt: skip
+COMPARE = ('--sweep_methods=none', '--bootstrap=2')
 MINE = """
 def means(x):
   return x.reshape(len(x), 4, 4, 4, 4, 3).mean((2, 4, 5)).reshape(len(x), -1)

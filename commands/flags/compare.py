@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     '--guidance',
     action='append',
     help='guidance of a row, as for sample; repeat it for more rows '
-    f'({"; ".join(METHODS)})',
+    f'({"; ".join(METHODS)}: those that the network can do)',
   )
   parser.add_argument(
     '--num', type=int, default=500, help='images per method (%(default)s)'
@@ -29,9 +29,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--sweep_methods',
     type=shared.words,
-    default=SWEEP_METHODS,
     help='methods whose scale is swept alone, separated by commas, or none '
-    f'({",".join(SWEEP_METHODS)})',
+    f'({",".join(SWEEP_METHODS)}, likewise)',
   )
   parser.add_argument(
     '--sweep_scales',

@@ -18,7 +18,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from commands.advice import Advice
-from commands.flags.compare import METHODS, SWEEP_METHODS
 from commands.report.page import macros
 from commands.report.samples import Artist
 from commands.sample_job import SampleRequest, request_of
@@ -40,8 +39,6 @@ from train.workdir import TEACHER
 from train.workdir import load_config as load_run_config
 
 _GRIDS = 12  # of previews, evenly spaced over the run
-# Guidance that `compare` samples with unless it is told otherwise.
-_COMPARED = (*METHODS, ','.join(f'{name}:1' for name in SWEEP_METHODS))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -193,7 +190,8 @@ class _Run:
     """Shows the results of `compare`."""
     results, table = self.place / 'compare.json', self.place / 'table.md'
     if not results.exists() or not table.exists():
-      return self._html.nothing(self._advice('compare', guidance=_COMPARED))
+      is_student = (self.place / TEACHER).exists()  # guidance is inside it
+      return self._html.nothing('' if is_student else self._advice('compare'))
     return Markup('').join(
       [
         self._file(table, lambda path: self._html.table(*_cells(path))),
