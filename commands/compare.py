@@ -19,7 +19,11 @@ def run(args: argparse.Namespace) -> None:
   overrides = [f'eval.extractor={args.extractor}'] if args.extractor else []
   request = request_of(args, overrides)
   job = SampleJob(request)
-  print(compare(request, job, _config(args, job)))
+  config = _config(args, job)
+  print(compare(request, job, config))
+  left_out = [text for text in METHODS if text not in config.methods]
+  if left_out and args.guidance is None:
+    logging.info('Left out: %s; the network cannot do it.', '; '.join(left_out))
 
 
 def _config(
@@ -29,8 +33,6 @@ def _config(
   methods, swept = args.guidance, args.sweep_methods
   if methods is None:
     methods = list(filter(job.serves, METHODS))
-    if left_out := [text for text in METHODS if text not in methods]:
-      logging.info('This network cannot do %s.', '; '.join(left_out))
   if swept is None:
     swept = [name for name in SWEEP_METHODS if job.serves(f'{name}:1')]
   return compare_lib.CompareConfig(
