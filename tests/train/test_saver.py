@@ -12,6 +12,7 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from core.errors import NonFiniteError
+from dit.latents import LatentSpace
 from dit.sharding import make_mesh
 from dit.weights.checkpoint import steps_of
 from train import loop
@@ -82,7 +83,8 @@ class Toy:
       1.0,
       reads_records=False,
     )
-    return loop.run(make_setup(experiment, mesh, None, {}), self.workdir, task)
+    setup = make_setup(experiment, mesh, None, LatentSpace())
+    return loop.run(setup, self.workdir, task)
 
   def snapshots(self):
     return sorted(int(p.name) for p in (self.workdir / 'snapshots').iterdir())
