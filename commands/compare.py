@@ -19,14 +19,14 @@ def run(args: argparse.Namespace) -> None:
   overrides = [f'eval.extractor={args.extractor}'] if args.extractor else []
   request = request_of(args, overrides)
   job = SampleJob(request)
-  config = _config(args, job)
+  config = compare_settings(args, job)
   print(compare(request, job, config))
   left_out = [text for text in METHODS if text not in config.methods]
   if left_out and args.guidance is None:
     logging.info('Left out: %s; the network cannot do it.', '; '.join(left_out))
 
 
-def _config(
+def compare_settings(
   args: argparse.Namespace, job: SampleJob
 ) -> compare_lib.CompareConfig:
   """Returns the settings; defaults leave out what the network cannot do."""

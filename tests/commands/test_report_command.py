@@ -13,7 +13,10 @@ import pytest
 from command_runs import COMPARE, DIGITS, ROOT, TINY, printed, quickly, run
 from PIL import Image
 
+from commands import cli
+from commands.compare import compare_settings
 from commands.report import samples
+from commands.sample_job import SampleJob, request_of
 from evaluate import compare
 from sample.trajectory import Film
 
@@ -342,7 +345,7 @@ def test_commands_of_the_demo_work(shared_run, tmp_path):
 
 
 def test_advice_is_what_can_be_done(shared_run, tmp_path):
-  """Of a network that serves no guidance, no command that would be refused."""
+  """Without taps there is no IG: no printed command asks for it."""
   workdir = shutil.copytree(shared_run / 'run', tmp_path / 'run')
   _, found = report(workdir, tmp_path, '--no_draw')
   assert 'compare --workdir' in ' '.join(found.text['guidance'])
@@ -351,8 +354,12 @@ def test_advice_is_what_can_be_done(shared_run, tmp_path):
   config['model']['taps'] = []
   (workdir / 'config.json').write_text(json.dumps(config))
   _, found = report(workdir, tmp_path, '--no_draw')
-  assert 'compare' not in ' '.join(found.text['guidance'])
   assert 'guidance=cfg:1.0..2.0:6' in ' '.join(found.text['sweeps'])
+  assert 'compare --workdir' in ' '.join(found.text['guidance'])
+  args = cli.parse_args(['compare', f'--workdir={workdir}'], '')
+  settings = compare_settings(args, SampleJob(request_of(args)))
+  assert settings.methods == ('none', 'cfg:1.35', 'cfg:1.35,s2:1.25')
+  assert settings.sweep_methods == ('cfg',)
 
 
 def test_what_changes_is_shown_as_it_is_said(monkeypatch):
