@@ -148,7 +148,7 @@ def test_the_student_is_updated_once_in_a_period(form):
   }
   assert shown | {'distill/cosine_fake_real', 'loss/fake'} <= rows[-1].keys()
   if name == 'flash':
-    assert {'loss/gan', 'loss/trajectory', 'loss/discriminator'} <= set(rows[2])
+    assert {'loss/gan', 'loss/discriminator'} <= set(rows[2])
 
 
 def test_a_student_update_leaves_the_fake_to_its_own(form):
