@@ -1,4 +1,4 @@
-"""Where the time of a train step goes, on the CPU: its compiled operations.
+"""The time of a train step on the CPU, by compiled operation.
 
   python -m benchmarks.profile configs/sit.py:S/2,ig --torch \
     --config.train.batch_size=8
@@ -37,7 +37,7 @@ KINDS = (
    r'|^(wrapped_)?broadcast[.\d]* \[\d+(,\d+){2,}\]'),
   ('products of layers', r'dot'),
   ('copies and transposes', r'copy|transpose_'),
-  ('elementwise, sums, optimiser', r''),
+  ('elementwise, sums, optimizer', r''),
 )  # fmt: skip
 # The same of PyTorch's operations; it has no scan.
 THEIRS = (
@@ -51,7 +51,7 @@ _SOURCE = re.compile(r'op_name="([^"]*)"')
 
 
 def operations(text: str) -> dict[str, str]:
-  """Of a program's text: name of an operation to name, shape and source."""
+  """Maps operations of a program's text to name, shape and source."""
   found = {}
   for line in text.splitlines():
     if match := _OPERATION.match(line):

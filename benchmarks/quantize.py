@@ -1,4 +1,4 @@
-"""What quantised weights save, and what they change.
+"""What quantized weights save, and what they change.
 
   python -m benchmarks.quantize --workdir=runs/demo --guidance=ig:1.5
 

@@ -122,7 +122,7 @@ def random_decoder() -> Autoencoder:
 
 
 def decoder_flops(autoencoder: Autoencoder, shape: tuple[int, ...]) -> float:
-  """Of one image, as the compiler counts them."""
+  """Returns the operations for one image, as the compiler counts them."""
   latent = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   lowered = jax.jit(Autoencoder.decode).lower(autoencoder, latent)
   return lowered.cost_analysis()['flops']

@@ -1,6 +1,6 @@
 """A plain PyTorch transformer of a network's shape: the peer of the benchmarks.
 
-The same parameters, optimiser and average as ours and a loss of the same cost
+The same parameters, optimizer and average as ours and a loss of the same cost
 (its times are always logit-normal), from PyTorch's own modules: eager, with its
 fused attention (scaled_dot_product_attention). Plain SiT blocks only:
 LayerNorm, GELU, learned shifts, no rotary positions.
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-  """Of the output, and of a tap."""
+  """The head of the output, and of a tap."""
 
   def __init__(self, config: DiTConfig) -> None:
     super().__init__()

@@ -6,7 +6,7 @@
   python -m benchmarks.train_step configs/sit.py:B/2,ig configs/sit.py:XL/2,ig \
     --vary train.batch_size 128 256 --vary model.remat none full
 
-Times whole steps (drawing latents, forward, backward, clipping, optimiser, EMA)
+Times whole steps (drawing latents, forward, backward, clipping, optimizer, EMA)
 on a fixed batch, for each config with each combination of what varies. MFU is
 model FLOP/s over that of a large matrix product in the same precision: forward
 once, backward twice, a multiply-add counted as 2, recomputation as nothing.

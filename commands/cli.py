@@ -1,4 +1,4 @@
-"""From a command line to a command, its flags and its config assignments.
+"""Reads a command line: a command, its flags and its config assignments.
 
 Nothing here imports JAX: a wrong flag or config key is answered at once.
 """

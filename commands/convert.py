@@ -155,7 +155,7 @@ def _check_pair(
   """
   if kind == 'folder' and (packed := scheme_of(load_config(source)[1])):
     raise InputError(
-      f'{source} holds {packed} weights, which are neither quantised again nor '
+      f'{source} holds {packed} weights, which are neither quantized again nor '
       'published; convert what they were made of.'
     )
   if kind == 'folder' and not (to_file or scheme):
@@ -171,7 +171,7 @@ def _check_pair(
 
 
 def _is_file(target: str) -> bool:
-  """Whether the target is a published file, not a folder."""
+  """Returns whether the target is a published file, not a folder."""
   suffix = pathlib.PurePath(target).suffix.lower()
   if suffix in PICKLES:
     raise InputError(

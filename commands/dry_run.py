@@ -91,7 +91,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
   parts = {
     'parameters': state.params,
     'averages': (state.ema, state.power),
-    'optimiser': state.opt_state,
+    'optimizer': state.opt_state,
   }
   lines = [
     *_described(experiment, mesh),
@@ -132,7 +132,7 @@ def distill(experiment: StudentExperiment) -> str:
     'parameters': state.params,
     'average': (state.ema, state.power),
     'fake denoiser': state.fake,
-    'optimisers': (state.opt_state, state.fake_opt_state),
+    'optimizers': (state.opt_state, state.fake_opt_state),
   }
   each = settings.batch_size // batch_parts(plan.setup.mesh)
   return '\n'.join(
@@ -348,7 +348,7 @@ def _memory(parts: Mapping[str, Any]) -> str:
 
 
 def _gib(tree: Any) -> float:
-  """Of the part of a tree that each device holds."""
+  """Returns the GiB of a tree that each device holds."""
   return (
     sum(
       math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

@@ -235,7 +235,7 @@ def evaluate_run(
 
 
 def _parts(images: ImageSet, each: int, repeats: int) -> np.ndarray:
-  """Which set every image is in; see `evaluator.divide`."""
+  """Returns the set that every image is in; see `evaluator.divide`."""
   if each < 2 or each * repeats > images.count:
     raise InputError(
       f'{images.name} holds {images.count} images, not {repeats} sets of '

@@ -262,7 +262,7 @@ class ImageJob(SampleJob):
 
   @property
   def guidance(self) -> str:
-    """As text, in its own order."""
+    """Guidance as text, in its own order."""
     return describe(self._method)
 
   @property

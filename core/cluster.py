@@ -75,5 +75,5 @@ def _check_coordinator(coordinator: str, process_id: int) -> None:
 
 
 def preempted(step: int) -> bool:
-  """Whether all processes are to stop after this step; the same on all."""
+  """Returns whether all processes stop after this step; the same on all."""
   return multihost_utils.reached_preemption_sync_point(step)

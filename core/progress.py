@@ -21,7 +21,7 @@ def progress_bar(**kwargs: Any) -> tqdm:
 
 
 def on_terminal() -> bool:
-  """Whether bars can be seen: not where a terminal has no width."""
+  """Returns whether bars can be seen: not where a terminal has no width."""
   fd = sys.stderr.fileno() if sys.stderr.isatty() else None
   return fd is not None and os.get_terminal_size(fd).columns > 0
 

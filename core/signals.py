@@ -41,7 +41,7 @@ class StopRequest:
   signal: str = ''
 
   def now(self) -> bool:
-    """Whether to stop between steps; the processes of a job stop at one."""
+    """Returns whether to stop between steps; jobs stop all at one step."""
     return bool(self.signal) and not jax.distributed.is_initialized()
 
   def after(self, step: int) -> str:

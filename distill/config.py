@@ -135,26 +135,26 @@ class DistillConfig:
 
   @property
   def augmented(self) -> bool:
-    """Whether there is a CA term."""
+    """Returns whether there is a CA term."""
     guidance = self.teacher_guidance
     guided = guidance.internal is not None or bool(guidance.terms)
     return guided and self.ca_weight > 0
 
   @property
   def adversarial(self) -> bool:
-    """Whether there is a discriminator."""
+    """Returns whether there is a discriminator."""
     return self.method == 'dmd' and self.gan_weight > 0
 
   @property
   def matches(self) -> bool:
-    """Whether there is a DM term."""
+    """Returns whether there is a DM term."""
     return (
       self.method == 'dmd' and self.regularizer == 'dm' and self.dm_weight > 0
     )
 
   @property
   def fakes(self) -> bool:
-    """Whether the method has a fake denoiser."""
+    """Returns whether the method has a fake denoiser."""
     return self.matches or self.adversarial
 
   @property

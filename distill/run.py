@@ -36,7 +36,7 @@ from train import loop
 from train.checkpoint import restore_training
 from train.experiment import Experiment
 from train.optimizer import make_optimizer, make_schedule
-from train.runs import Source, check_same, check_unquantised
+from train.runs import Source, check_same, check_unquantized
 from train.setup import Setup, check_settings, make_setup
 from train.step import latents_of
 from train.workdir import TEACHER, claim
@@ -92,7 +92,7 @@ def check(
     raise InputError('train.accumulate is for training; lower the batch size.')
   teacher = Source.at(config.teacher)
   network = teacher.open(())
-  check_unquantised(teacher)
+  check_unquantized(teacher)
   _check_teacher(experiment, network, config.teacher)
   teacher.check()
   config.teacher_guidance.check(
@@ -274,7 +274,7 @@ def make_rules(
 
 
 def _measures(config: DistillConfig) -> bool:
-  """Whether the moments of real latents are needed."""
+  """Returns whether the moments of real latents are needed."""
   return (
     config.method == 'dmd'
     and config.regularizer == 'mean_variance'

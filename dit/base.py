@@ -137,7 +137,7 @@ class BoundNetwork(ClassConditional):
 
   @property
   def null_label(self) -> bool:
-    """Whether the network knows the null label."""
+    """Returns whether the network knows the null label."""
     return self.config.null_label
 
   @property
@@ -147,7 +147,7 @@ class BoundNetwork(ClassConditional):
 
   @property
   def learned_variance(self) -> bool:
-    """Whether outputs have a variance."""
+    """Returns whether outputs have a variance."""
     return False
 
   def __call__(

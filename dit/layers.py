@@ -38,7 +38,7 @@ class Dense(nnx.Linear):
     cut: tuple[str | None, ...] = (),
     **kwargs: Any,
   ) -> None:
-    """As nnx.Linear.
+    """Takes the arguments of nnx.Linear.
 
     Args:
       inputs: width of what comes in.

@@ -185,7 +185,7 @@ class BoundDenoiser(BoundNetwork):
 
   @property
   def learned_variance(self) -> bool:
-    """Whether outputs have a variance; of velocities, it was not trained."""
+    """Returns whether outputs have a variance, which noise models learn."""
     return self.config.learned_variance and self.config.convention == 'noise'
 
   def __call__(

@@ -260,7 +260,7 @@ class Discrete(VariancePreserving):
 
 
 def _is_step(t: jax.Array) -> jax.Array:
-  """Whether t is a whole step of DiT's schedule, up to rounding."""
+  """Returns whether t is a whole step of DiT's schedule, up to rounding."""
   step = STEPS * t
   return jnp.abs(step - jnp.round(step)) < 1e-3
 

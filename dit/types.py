@@ -75,11 +75,11 @@ class Denoiser(Protocol):
 
   @property
   def null_label(self) -> bool:
-    """Whether it knows the null label."""
+    """Returns whether it knows the null label."""
 
   @property
   def learned_variance(self) -> bool:
-    """Whether outputs have a variance."""
+    """Returns whether outputs have a variance."""
 
   @property
   def multiply_adds(self) -> int:

@@ -333,7 +333,7 @@ def read_reference(
 
 
 def divide(count: int, each: int, repeats: int) -> np.ndarray:
-  """Which of `repeats` sets of `each` images every image is in, (count,).
+  """Returns which of `repeats` sets of `each` images each is in, (count,).
 
   Drawn at random, for images are often sorted by class; -1: in none.
   """

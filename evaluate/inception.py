@@ -37,7 +37,7 @@ _EXACT = lax.Precision.HIGHEST
 
 
 class Features(NamedTuple):
-  """Of n images; float32.
+  """Outputs of the network for n images, float32.
 
   Attributes:
     pool: (n, F), what distances are taken in.

@@ -1,4 +1,4 @@
-"""From features to metrics, with their uncertainty.
+"""Metrics of features, with their uncertainty.
 
   fd         Frechet distance of `pool`; FID where the extractor is published
   sfd        the same of `spatial`; sFID
@@ -191,7 +191,7 @@ class Gatherer:
         self._rows.setdefault(name, []).append(kept)
 
   def summary(self, labels: np.ndarray | None = None) -> Summary:
-    """Of all batches; their images were drawn for `labels`."""
+    """Returns the summary of all batches, sampled for `labels`."""
     rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
     return Summary(
       self._pool.moments(),

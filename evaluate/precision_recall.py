@@ -125,7 +125,7 @@ def _nearest(nearest, u, v, valid, float16):
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _inside(u, u_radii, v, v_radii, float16):
-  """Which rows of u lie in a ball of v, and which of v in one of u."""
+  """Returns which rows of u lie in a ball of v, and which of v in one of u."""
   distances = _distances(u, v, float16)
   return (
     (distances <= v_radii).any(1),

@@ -56,7 +56,7 @@ def arrays_of(path: epath.PathLike) -> set[str]:
 
 
 def is_statistics(path: epath.PathLike) -> bool:
-  """Whether a file holds statistics, and not only images."""
+  """Returns whether a file holds statistics, and not only images."""
   return 'mu' in arrays_of(path)
 
 

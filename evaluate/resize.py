@@ -1,4 +1,4 @@
-"""From images to what Inception sees: the resize is part of the metric.
+"""The resize of images for Inception, which is part of the metric.
 
 Each preset is two matrices, rows R and columns C, and a scaling of values:
 

@@ -44,7 +44,7 @@ class Step:
 
 
 class Place(NamedTuple):
-  """Where a prediction was made: x (B, H, W, C) at scalar t on a path."""
+  """The point of a prediction: x (B, H, W, C) at scalar t on a path."""
 
   x: jax.Array
   t: jax.Array
@@ -97,7 +97,7 @@ class Term:
 
   @property
   def stepwise(self) -> bool:
-    """Whether it depends on the solver's step beside (x, t)."""
+    """Returns whether it depends on the solver's step beside (x, t)."""
     return False
 
   @property

@@ -175,7 +175,7 @@ class Guidance:
   def at(
     self, denoiser: Denoiser, x: jax.Array, t: jax.Array, condition: Condition
   ) -> Guided:
-    """As `predict` with its parts, each image at a time of its own, t (B,).
+    """Predicts as `predict` with its parts, at a time t (B,) for each image.
 
     For methods that draw nothing and remember nothing.
     """
@@ -201,17 +201,17 @@ class Guidance:
 
   @property
   def stepwise(self) -> bool:
-    """Whether it depends on the solver's step beside (x, t)."""
+    """Returns whether it depends on the solver's step beside (x, t)."""
     return any(term.stepwise for term in self.terms)
 
   @property
   def wants_guide(self) -> bool:
-    """Whether a method needs another network."""
+    """Returns whether a method needs another network."""
     return any(isinstance(term, GuideTerm) for term in self.terms)
 
   @property
   def needs_ddim(self) -> bool:
-    """Whether a method means something only with DDIM's step."""
+    """Returns whether a method means something only with DDIM's step."""
     return any(term.needs_ddim for term in self.terms)
 
   @property
@@ -220,7 +220,7 @@ class Guidance:
     return max([term.zero_steps for term in self.terms], default=0)
 
   def rests(self, step: Step, n: jax.Array) -> jax.Array:
-    """Whether step n is left out: x stays, time goes on."""
+    """Returns whether step n is left out: x stays, time goes on."""
     rests = jnp.zeros((), bool)
     for term in self.terms:
       if term.zero_steps:

@@ -146,7 +146,7 @@ class ClassifierFreeZero(LabelTerm):
 
   @property
   def stepwise(self) -> bool:
-    """Whether steps are counted."""
+    """Returns whether steps are counted."""
     return self.zero_steps > 0
 
 
@@ -204,7 +204,7 @@ class AdaptiveProjected(LabelTerm):
 
   @property
   def stepwise(self) -> bool:
-    """Whether it remembers."""
+    """Returns whether it remembers."""
     return self.momentum != 0
 
 

@@ -104,7 +104,7 @@ def with_guide(guidance: Guidance, guide: Any) -> Guidance:
 
 
 def _write(value: Any) -> str:
-  """As `_read` reads it, numbers in the fewest digits that are the same."""
+  """Returns text that `_read` reads back, numbers in the fewest digits."""
   if isinstance(value, str):
     return value
   if isinstance(value, tuple):

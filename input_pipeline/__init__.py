@@ -1,1 +1,1 @@
-"""Where records come from, and how they reach the devices."""
+"""Images to records, and records to batches on the devices."""

@@ -56,7 +56,7 @@ class DataConfig:
       raise InputError('data.dir is empty, expected a folder.')
 
   def prepared(self, split: str) -> pathlib.Path:
-    """Where `prepare` keeps a split."""
+    """Returns the folder in which `prepare` keeps a split."""
     return pathlib.Path(self.dir).expanduser() / self.name / split
 
 

@@ -1,4 +1,4 @@
-"""From noise to latents, to images, to numbers."""
+"""Samplers: noise to latents, and latents to images."""
 
 from sample.pictures import tile
 from sample.pipeline import Pipeline, load

@@ -64,7 +64,7 @@ class SavedNetwork:
 
   @property
   def is_run(self) -> bool:
-    """Whether it is a run, not a folder of weights."""
+    """Returns whether it is a run, not a folder of weights."""
     return 'format' not in self.metadata
 
   @functools.cached_property

@@ -113,12 +113,12 @@ class DDIM(OneStep):
 
   @property
   def stochastic(self) -> bool:
-    """Whether noise is used."""
+    """Returns whether noise is used."""
     return self.eta > 0
 
   @property
   def ddim(self) -> bool:
-    """Whether a step is the plain one."""
+    """Returns whether a step is the plain one."""
     return self.eta == 0 and not self.clip
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
@@ -156,7 +156,7 @@ class DDPM(OneStep):
 
   @property
   def learned_variance(self) -> bool:
-    """Whether `velocity` must give the variance too."""
+    """Returns whether `velocity` must give the variance too."""
     return self.variance == 'learned'
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102

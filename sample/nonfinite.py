@@ -34,7 +34,7 @@ def warn(count: int, total: int, name: str = '') -> None:
 
 
 def too_many(count: int, total: int) -> bool:
-  """Whether so many images are not finite that metrics say nothing."""
+  """Returns whether so many images are not finite that metrics say nothing."""
   return count > MOST * total
 
 

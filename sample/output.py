@@ -1,4 +1,4 @@
-"""Where finished images go, so that a killed command can go on.
+"""Folders of finished images, which a killed command resumes.
 
 A folder of results:
 
@@ -281,7 +281,7 @@ class Store:
     return paths
 
   def _is_whole(self) -> bool:
-    """Whether the results of a finished command are still there."""
+    """Returns whether the results of a finished command are still there."""
     if self._form == 'npz':
       return (self.folder / 'samples.npz').exists()
     return len(self._files()) == len(self._labels)

@@ -1,4 +1,4 @@
-"""From a checkpoint to images, in a notebook.
+"""A checkpoint as a function of labels to images, for notebooks.
 
   from sample import load, tile
 

@@ -69,17 +69,17 @@ class Solver(abc.ABC):
 
   @property
   def stochastic(self) -> bool:
-    """Whether `noise` is used."""
+    """Returns whether `noise` is used."""
     return False
 
   @property
   def learned_variance(self) -> bool:
-    """Whether the network's learned variance is used."""
+    """Returns whether the network's learned variance is used."""
     return False
 
   @property
   def ddim(self) -> bool:
-    """Whether a step is that of DDIM, on any path."""
+    """Returns whether a step is that of DDIM, on any path."""
     return False
 
   def init(self, x: jax.Array) -> Memory:
@@ -94,7 +94,7 @@ class Solver(abc.ABC):
     t_next: jax.Array,
     noise: jax.Array | None,
   ) -> jax.Array:
-    """Where the step begins."""
+    """The point at which the step begins."""
     del t, t_next, noise
     return x
 
@@ -125,7 +125,7 @@ class Solver(abc.ABC):
     """
 
   def times(self, t: float, t_next: float) -> list[float]:
-    """Where a step evaluates the velocity, rounded as `advance` rounds."""
+    """Returns the times at which a step evaluates, rounded as in `advance`."""
     del t_next
     return [t]
 

@@ -71,11 +71,11 @@ def test_kinds_of_operations():
   assert found == {
     'dot.4': 'attention',
     'ynn.1': 'products of layers',
-    'fill.2': 'elementwise, sums, optimiser',
+    'fill.2': 'elementwise, sums, optimizer',
     'wrapped_broadcast.2': "the scan's stacks: filled, sliced, written",
-    'broadcast_divide_fusion.1': 'elementwise, sums, optimiser',
+    'broadcast_divide_fusion.1': 'elementwise, sums, optimizer',
     'exp.3': 'attention',
     'ynn_fusion.5': 'attention',
     'copy.1': 'copies and transposes',
-    'add.1': 'elementwise, sums, optimiser',
+    'add.1': 'elementwise, sums, optimizer',
   }

@@ -70,7 +70,7 @@ def test_a_run_and_its_folder_give_the_same_images(shared_run, tmp_path):
 
 
 def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
-  """Unless told otherwise; quantised or not."""
+  """Unless told otherwise; quantized or not."""
   work, wide, small = shared_run / 'run', tmp_path / 'wide', tmp_path / 'small'
   assert run('convert', f'--from={work}', f'--to={wide}').status == 0
   result = run('convert', f'--from={wide}', f'--to={small}', '--quantize=int8')
@@ -95,7 +95,7 @@ def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
   assert protocol['quantized'] == {'scheme': 'int8'}
   assert protocol['sampling']['steps'] == 3
 
-  # What a quantised folder is not for.
+  # What a quantized folder is not for.
   for target, argv in (
     ('x', []), ('x', ['--quantize=int4']), ('x.safetensors', []),
   ):  # fmt: skip
@@ -113,11 +113,11 @@ def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
     if folder == wide:
       runs.check_start(start)
     else:
-      with pytest.raises(InputError, match='needs unquantised ones'):
+      with pytest.raises(InputError, match='needs unquantized ones'):
         runs.check_start(start)
 
 
-def test_quantised_weights_in_a_folder_that_does_not_say_so(tmp_path):
+def test_quantized_weights_in_a_folder_that_does_not_say_so(tmp_path):
   save(tmp_path / 'net', 3)
   config, params, _ = weights.load_folder(tmp_path / 'net')
   for scheme in quantize.SCHEMES:

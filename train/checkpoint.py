@@ -4,7 +4,7 @@ A checkpoint holds four items, so that sampling reads no optimizer:
 
   params     the raw parameters
   ema        their moving average
-  training   all else of the state: counters, the optimiser's, other averages
+  training   all else of the state: counters, the optimizer's, other averages
   digests    a checksum of every array, of which a flipped bit changes one
 
 A checkpoint appears whole or not at all (Orbax renames a finished folder).
@@ -271,7 +271,7 @@ def _mend_metrics(path: epath.Path) -> None:
 
 
 def _everywhere(ok: bool) -> bool:
-  """Whether `ok` holds on every process."""
+  """Returns whether `ok` holds on every process."""
   if jax.process_count() == 1:
     return ok
   return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))

@@ -97,7 +97,7 @@ def gamma_of(width: float) -> float:
 def coefficients(
   snapshots: Sequence[tuple[int, float]], step: int, width: float
 ) -> np.ndarray:
-  """Those of snapshots in the average of `width` at `step`.
+  """Returns the coefficients of snapshots in the EMA of `width` at `step`.
 
   Args:
     snapshots: step and width of each, n of them.

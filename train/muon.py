@@ -42,7 +42,7 @@ class MuonState(NamedTuple):
 
 
 def groups(params: Any) -> Any:
-  """Which rule moves each parameter: 'muon', 'adam' or 'frozen' (none)."""
+  """Returns the rule of each parameter: 'muon', 'adam' or 'frozen' (none)."""
 
   def group(path, leaf):
     del leaf

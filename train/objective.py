@@ -159,7 +159,7 @@ def noise_losses(
   t: jax.Array,
   label: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]:
-  """As `velocity_losses`, of the noise; last the variance's term, or None."""
+  """Returns the losses of the noise, and the variance's term or None."""
   x_t = path.interpolate(x0, noise, t)
   out = denoiser(x_t, t, label)
 

@@ -21,7 +21,7 @@ from train.ema import WIDTHS, EMAConfig, coefficients
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
-  """Where a run keeps its snapshots."""
+  """Returns the folder of the EMA snapshots of a run."""
   return epath.Path(workdir).expanduser().resolve() / 'snapshots'
 
 

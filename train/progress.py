@@ -54,7 +54,10 @@ def check_skipped(bad_steps: int, steps: int) -> None:
 
 
 def training_flops(experiment: Experiment) -> int:
-  """Of one image: forward once, backward twice, a guide's forward."""
+  """Returns the operations for one image, a multiply-add being two.
+
+  The forward pass counts once, the backward pass twice, a guide's forward once.
+  """
   passes = 3
   if experiment.objective.guided_weight:
     passes += 1
@@ -135,7 +138,7 @@ class Report:
 
   @property
   def sound(self) -> bool:
-    """Whether the step reported last was finite and left finite parameters."""
+    """Returns whether the last step and its parameters were finite."""
     norms = (v for k, v in self._latest.items() if k.endswith('param_norm'))
     return not self._latest.get('bad_steps') and all(map(math.isfinite, norms))
 

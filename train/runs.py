@@ -80,7 +80,7 @@ class Source:
 
   @property
   def is_student(self) -> bool:
-    """Whether it is a run of `distill`."""
+    """Returns whether it is a run of `distill`."""
     return self.is_run and 'distill' in workdir.load_config(self.place)
 
   def open(self, overrides: Sequence[str]) -> Experiment:
@@ -221,14 +221,14 @@ def check_start(experiment: Experiment) -> None:
   source.check()
 
 
-def check_unquantised(source: Source) -> None:
+def check_unquantized(source: Source) -> None:
   """Raises InputError for quantized weights: training needs all of them."""
   scheme = None
   if not source.is_run:
     scheme = weights.scheme_of(weights.load_config(source.place)[1])
   if scheme is not None:
     raise InputError(
-      f'{source.place} holds {scheme} weights, and training needs unquantised '
+      f'{source.place} holds {scheme} weights, and training needs unquantized '
       'ones; give the run or folder that they were made of.'
     )
 
@@ -244,7 +244,7 @@ def check_same(
     but: fields of the network that may differ.
   """
   theirs = source.open(())
-  check_unquantised(source)
+  check_unquantized(source)
   if type(theirs.model) is not type(experiment.model):
     raise InputError(
       f'{source.place}, whose weights are to be started with, holds a '

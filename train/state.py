@@ -29,7 +29,7 @@ class TrainState:
     params: of the network.
     ema: their moving average, float32.
     power: their power-function averages, likewise; see `train.ema`.
-    opt_state: of the optimiser.
+    opt_state: of the optimizer.
   """
 
   step: jax.Array
@@ -79,7 +79,7 @@ def abstract(
     optimizer: of its parameters.
     mesh: where the state lives.
     averages: power-function averages.
-    zero1: whether optimiser state and averages are cut over `data` as well.
+    zero1: whether optimizer state and averages are cut over `data` as well.
   """
   make = functools.partial(fresh, config, optimizer, averages=averages)
   shapes = jax.eval_shape(functools.partial(make, seed=0))

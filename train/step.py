@@ -4,7 +4,7 @@ With `accumulate` parts, the gradient is the mean over as many parts of the
 batch, one after the other; noise and times are those of the whole batch.
 
 A step whose loss or gradient is not finite changes neither parameters nor
-EMA nor optimiser; it counts in `bad_steps`, and the next step draws anew.
+EMA nor optimizer; it counts in `bad_steps`, and the next step draws anew.
 """
 
 import dataclasses

@@ -71,7 +71,7 @@ def variance_losses(
 def _log_probability(
   x: jax.Array, mean: jax.Array, log_variance: jax.Array
 ) -> jax.Array:
-  """Of the level of 256 in [-1, 1] that x is; DiT's code, on latents too."""
+  """Log-likelihood of x as one of 256 levels in [-1, 1], as in DiT's code."""
   scale = jnp.exp(-log_variance / 2)
   below = _cdf(scale * (x - mean - 1 / 255))
   above = _cdf(scale * (x - mean + 1 / 255))
@@ -82,5 +82,5 @@ def _log_probability(
 
 
 def _cdf(x: jax.Array) -> jax.Array:
-  """Of the standard normal, by the tanh that DiT's code takes for it."""
+  """Tanh approximation of the standard normal CDF that DiT uses."""
   return (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2

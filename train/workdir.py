@@ -198,7 +198,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-  """Of the code, where it is a git checkout."""
+  """Returns the commit of the code, where it is a git checkout."""
   if not shutil.which('git'):
     return None
   git = subprocess.run(
@@ -212,7 +212,7 @@ def _commit() -> str | None:
 
 
 def is_free(key: str) -> bool:
-  """Whether the value at a dotted key may change within a run."""
+  """Returns whether the value at a dotted key may change within a run."""
   return key in FREE or key.split('.')[0] in FREE
 
 

@@ -34,7 +34,7 @@ DIVERGED = (
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
-  """Where a run keeps its checkpoints."""
+  """Returns the folder of the checkpoints of a run."""
   return epath.Path(workdir).expanduser().resolve() / 'checkpoints'
 
 

@@ -173,7 +173,7 @@ def save_tensors(
 
 
 def check_target(path: epath.PathLike) -> pathlib.Path:
-  """Where to write; InputError if it is taken or cannot be written."""
+  """Returns the path; InputError if it is taken or cannot be written."""
   path = local(path).absolute()  # '.' has no parents
   try:
     taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
@@ -263,8 +263,8 @@ def _check_arrays(
   found = quantize.scheme_of(arrays, leaves)
   if found != scheme and (None in (found, scheme) or found != 'packed'):
     raise InputError(
-      f'{where} holds {found or "unquantised"} weights, but its config.json '
-      f'describes {scheme or "unquantised"} ones; take both files of one '
+      f'{where} holds {found or "unquantized"} weights, but its config.json '
+      f'describes {scheme or "unquantized"} ones; take both files of one '
       'folder.'
     )
   if scheme is not None:

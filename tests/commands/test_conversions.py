@@ -156,7 +156,7 @@ def test_run_to_folder(tmp_path, run, weights):
 
 
 @pytest.mark.parametrize('scheme', SCHEMES)
-def test_published_to_quantised(tmp_path, folder, scheme):
+def test_published_to_quantized(tmp_path, folder, scheme):
   """At once, or by way of a folder."""
   report = convert(str(GOLDEN), str(tmp_path / 'a'), **IG_SIT, quantize=scheme)
   convert(str(folder), str(tmp_path / 'b'), quantize=scheme)
@@ -168,7 +168,7 @@ def test_published_to_quantised(tmp_path, folder, scheme):
   assert load_folder(tmp_path / 'a')[2]['family'] == 'ig_sit'
 
 
-def test_what_is_not_quantised(refused, tmp_path, folder):
+def test_what_is_not_quantized(refused, tmp_path, folder):
   net, file = tmp_path / 'other', tmp_path / 'x.safetensors'
   refused(GOLDEN, net, "'int5'", 'int8, int6, int4', **IG_SIT, quantize='int5')
   refused(folder, file, 'no published format knows', quantize='int8')

@@ -121,7 +121,7 @@ def test_bad_arguments(refused, argv, words):
   'assignment, words',
   [
     ('optimizer.lrr=1', ["key 'optimizer.lrr'", "mean 'optimizer.lr'"]),
-    ('optimiser.lr=1', ["key 'optimiser.lr'", "mean 'optimizer.lr'"]),
+    ('optimizer.lr=1', ["key 'optimizer.lr'", "mean 'optimizer.lr'"]),
     ('optimizer=1', ["key 'optimizer'"]),
     ('optimizer.lr', ['optimizer.lr needs a value']),
     ('optimizer.lr=fast', ["optimizer.lr is 'fast'", 'type float']),

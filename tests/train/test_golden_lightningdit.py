@@ -5,7 +5,7 @@ in float64 with orthogonalisation in float64, and roughly in float32 with
 bfloat16: Newton-Schulz amplifies its rounding. Tolerances are ten times the
 differences in the README of the golden files.
 
-The published optimiser decays the fixed position table, by 2e-6 a step, and we
+The published optimizer decays the fixed position table, by 2e-6 a step, and we
 do not: the table is left out. Its gradient is zero.
 """
 

@@ -1,4 +1,4 @@
-"""The optimiser against AdamW written out, and its schedules."""
+"""The optimizer against AdamW written out, and its schedules."""
 
 import dataclasses
 

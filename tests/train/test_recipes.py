@@ -20,7 +20,7 @@ def recipe(spec):
 @pytest.mark.parametrize('size', ['S', 'B', 'L', 'XL'])
 @pytest.mark.parametrize('options', ['', ',ig', ',ig,accelerated'])
 def test_sit(size, options):
-  """Optimiser, loss and data of the public IG-SiT code."""
+  """Optimizer, loss and data of the public IG-SiT code."""
   run = recipe(f'sit.py:{size}/2{options}')
   assert run.model.taps == ({'S': 4, 'B': 4}.get(size, 8),) * bool(options)
   assert run.model.latent_shape == (32, 32, 4)

@@ -1,4 +1,4 @@
-"""Quantised weights: packed exactly, near enough, small, and never mistaken."""
+"""Quantized weights: packed exactly, near enough, small, and never mistaken."""
 
 import dataclasses
 import hashlib
@@ -50,7 +50,7 @@ def scheme(request):
 
 @pytest.fixture
 def folder(tmp_path, config, params, scheme):
-  """The small network, quantised and saved."""
+  """The small network, quantized and saved."""
   save_folder(
     tmp_path / 'net', config, unflatten(params), info={'step': 3}, scheme=scheme
   )
@@ -212,7 +212,7 @@ def test_what_a_folder_says_of_itself(folder, config, scheme):
     {'step': 3, 'quantized': {'scheme': scheme}},
   )
   assert scheme_of(info) == scheme_of(load_config(folder)[1]) == scheme
-  # What is dequantised is saved as such.
+  # What is dequantized is saved as such.
   save_folder(folder.parent / 'wide', config, params, info=info)
   again, info = load_folder(folder.parent / 'wide')[1:]
   assert info == {'step': 3}
@@ -229,9 +229,9 @@ def test_low_precision_parameters(tmp_path, config, params, scheme):
   )
 
 
-@pytest.mark.parametrize('quantised', [True, False])
-def test_one_wrong_bit_is_noticed(folder, config, params, quantised):
-  if not quantised:
+@pytest.mark.parametrize('quantized', [True, False])
+def test_one_wrong_bit_is_noticed(folder, config, params, quantized):
+  if not quantized:
     folder = folder.parent / 'wide'
     save_folder(folder, config, unflatten(params), info={})
   path = folder / 'model.safetensors'
@@ -243,7 +243,7 @@ def test_one_wrong_bit_is_noticed(folder, config, params, quantised):
     edit(folder, sha256=wrong)
     refused(folder, 'SHA-256')
   edit(folder, sha256=None)
-  if quantised:
+  if quantized:
     refused(folder, 'SHA-256')
   else:  # as older versions wrote it
     load_folder(folder)
@@ -252,13 +252,13 @@ def test_one_wrong_bit_is_noticed(folder, config, params, quantised):
 def test_file_and_config_of_different_kinds(folder, config, params, scheme):
   path, wide = folder / 'model.safetensors', folder.parent / 'wide'
   edit(folder, quantized=None)
-  refused(folder, path, f'holds {scheme} weights', 'describes unquantised ones')
+  refused(folder, path, f'holds {scheme} weights', 'describes unquantized ones')
   other = next(name for name in SCHEMES if name != scheme)
   edit(folder, quantized={'scheme': other})
   refused(folder, path, f'holds {scheme} weights', f'describes {other} ones')
   save_folder(wide, config, unflatten(params), info={})
   edit(wide, quantized={'scheme': scheme})
-  refused(wide, 'holds unquantised weights', f'describes {scheme} ones')
+  refused(wide, 'holds unquantized weights', f'describes {scheme} ones')
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_wrong_arrays(folder):
   refused(folder, 'lacks', scale)
 
 
-def test_only_finite_parameters_are_quantised(tmp_path, config, params, scheme):
+def test_only_finite_parameters_are_quantized(tmp_path, config, params, scheme):
   for value in (np.nan, np.inf):
     wrong = dict(params, label_embed=np.full_like(params['label_embed'], value))
     with pytest.raises(InputError, match=r"'label_embed' has .* not finite"):
