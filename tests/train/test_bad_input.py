@@ -121,7 +121,7 @@ def test_bad_arguments(refused, argv, words):
   'assignment, words',
   [
     ('optimizer.lrr=1', ["key 'optimizer.lrr'", "mean 'optimizer.lr'"]),
-    ('optimizer.lr=1', ["key 'optimizer.lr'", "mean 'optimizer.lr'"]),
+    ('optimiser.lr=1', ["key 'optimiser.lr'", "mean 'optimizer.lr'"]),
     ('optimizer=1', ["key 'optimizer'"]),
     ('optimizer.lr', ['optimizer.lr needs a value']),
     ('optimizer.lr=fast', ["optimizer.lr is 'fast'", 'type float']),
@@ -236,7 +236,8 @@ def test_sample_needs_the_blocks(refused, claim):
 def test_compare_needs_the_tap(refused, claim, method):
   """Of the methods, and of those that are swept."""
   argv = ['compare', f'--workdir={claim("model.taps=()")}']
-  refused([*argv, f'--guidance={method}'], 'ig needs tap 0')
+  words = [f'--guidance={method}', '--sweep_methods=ig']
+  refused([*argv, *words], 'ig needs tap 0')
 
 
 @pytest.mark.parametrize(
