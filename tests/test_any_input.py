@@ -192,7 +192,7 @@ def test_any_text_for_solver_and_grid(count):
 
 @pytest.mark.parametrize('count', COUNTS)
 def test_any_text_for_labels(count):
-  words = ('balanced', '3', '3,5', '9,', '3,5,' * 10**5, '4294967296')
+  words = ('balanced', '3', '3,5', '9,', '3,5,' * 10**3, '4294967296')
   every(count, texts(*words), lambda text: plan_labels(text, 12, 10, 0))
 
 
