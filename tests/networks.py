@@ -4,6 +4,8 @@ import functools
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from dit import latents, model
 
@@ -11,13 +13,13 @@ from dit import latents, model
 def perturbed(config):
   """A network of which no weight is zero."""
   params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  leaves = [
-    leaf + 0.1 * jax.random.normal(key, leaf.shape)
-    for leaf, key in zip(leaves, keys, strict=True)
-  ]
-  return model.bind(config, jax.tree.unflatten(tree, leaves))
+  rng = np.random.default_rng(1)
+
+  def perturb(leaf):  # in numpy, where no shape needs a program
+    noise = rng.normal(size=leaf.shape).astype(np.float32)
+    return jnp.asarray(np.asarray(leaf) + 0.1 * noise)
+
+  return model.bind(config, jax.tree.map(perturb, params))
 
 
 class Doubled:

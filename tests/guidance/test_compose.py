@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from core.errors import InputError
 from dit import model
@@ -22,9 +23,8 @@ from guidance import (
 from guidance.base import BlocksTerm
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
-KEY = jax.random.key(5)
+KEEP = jnp.asarray([1, 0, 1, 0, 1], bool)
 T = 0.4
-MASKS = jnp.asarray([[1, 0, 1, 0, 1]], bool)
 
 
 @jax.tree_util.register_dataclass
@@ -40,25 +40,25 @@ class Skip(BlocksTerm):
     return self.keep
 
 
-def step_of(guidance, denoiser, label, t=T, key=KEY):
-  drawn = guidance.draw(denoiser, label, key, jax.random.split(key, len(label)))
-  return Step(t, draws=drawn)
+def compose(ig, cfg, s2, keep=KEEP):
+  """IG, CFG and S2 together: one program, whatever their scales."""
+  ig, cfg, s2 = (Scale(jnp.float32(value)) for value in (ig, cfg, s2))
+  return Guidance(Internal(ig), (ClassifierFree(cfg), Skip(s2, keep[None])))
 
 
 @jax.jit
-def guided(guidance, denoiser, x, label, t=T, key=KEY, at=None):
-  at = t if at is None else at
-  step = step_of(guidance, denoiser, label, at, key)
-  return guidance(denoiser, x, t, label, step)
+def guided(guidance, denoiser, x, label):
+  draws = guidance.draw(denoiser, label, None, None)
+  return guidance(denoiser, x, T, label, Step(T, draws))
 
 
 @jax.jit
-def plain(denoiser, x, label, t=T, keep=None):
-  return denoiser(x, jnp.full(len(x), t), label, keep=keep)
+def plain(denoiser, x, label, keep):
+  return denoiser(x, jnp.full(len(x), T), label, keep=keep)
 
 
-def close(ours, expected, atol=2e-5):
-  np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=atol)
+def close(ours, expected):
+  np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=2e-5)
 
 
 @pytest.fixture
@@ -71,38 +71,36 @@ def label():
   return jnp.asarray([0, 3, 9, 3, 5, 1])
 
 
-@pytest.fixture
-def parts(denoiser, x, label):
-  """The conditional, the null and the skipping prediction."""
-  return (
-    plain(denoiser, x, label),
-    plain(denoiser, x, jnp.full_like(label, 10)),
-    plain(denoiser, x, label, keep=MASKS[0]),
-  )
-
-
-def skip(scale, masks=MASKS):
-  return Skip(Scale(scale), masks)
-
-
-def cfg(scale):
-  return ClassifierFree(Scale(scale))
+ALL = jnp.ones(5, bool)
 
 
 @pytest.mark.parametrize(
-  'text',
+  ('ig', 'cfg', 's2'),
   [
-    'none',
-    'ig:1',
-    'cfg:1',
-    's2:1',
-    'ig:1,cfg:1,s2:1',
-    'ig:1,apg:1:momentum=-0.5,s2:1,slg:1:blocks=2,rescale:0.7',
+    (1, 1, 1),
+    (1.7, 1, 1),
+    (1, 2.5, 1),
+    (1, 1, 1.6),
+    (1.4, 1.35, 1),
+    (1.4, 1, 1.25),
+    (1, 1.35, 1.25),
+    (1.4, 1.35, 1.25),
   ],
 )
-def test_scale_one_is_the_conditional_model(denoiser, x, label, text):
-  ours = guided(parse(text), denoiser, x, label)
-  np.testing.assert_array_equal(ours, plain(denoiser, x, label).velocity)
+def test_methods_add_up_and_ig_refines_every_row(
+  denoiser, x, label, ig, cfg, s2
+):
+  ours = guided(compose(ig, cfg, s2), denoiser, x, label)
+  outputs = (
+    plain(denoiser, x, label, ALL),
+    plain(denoiser, x, jnp.full_like(label, 10), ALL),
+    plain(denoiser, x, label, KEEP),
+  )
+  strong, null, sub = (
+    out.velocity + (ig - 1) * (out.velocity - out.intermediate[0])
+    for out in outputs
+  )
+  close(ours, strong + (cfg - 1) * (strong - null) + (s2 - 1) * (strong - sub))
 
 
 def test_extrapolate():
@@ -112,78 +110,9 @@ def test_extrapolate():
   np.testing.assert_array_equal(extrapolate(strong, weak, 1.0), strong)
 
 
-@pytest.mark.parametrize('tap', [0, 1])
-def test_ig(denoiser, x, label, parts, tap):
-  strong, weak = parts[0].velocity, parts[0].intermediate[tap]
-  ours = guided(Guidance(Internal(Scale(1.7), tap)), denoiser, x, label)
-  close(ours, strong + 0.7 * (strong - weak))
-
-
-def test_cfg(denoiser, x, label, parts):
-  strong, null = parts[0].velocity, parts[1].velocity
-  ours = guided(Guidance(None, (cfg(2.5),)), denoiser, x, label)
-  close(ours, null + 2.5 * (strong - null))
-
-
-def test_s2(denoiser, x, label, parts):
-  strong, sub = parts[0].velocity, parts[2].velocity
-  ours = guided(Guidance(None, (skip(1.6),)), denoiser, x, label)
-  close(ours, strong + 0.6 * (strong - sub))
-
-
-def test_s2_skips_one_random_block(denoiser, x, label):
-  ours = guided(parse('s2:1.6'), denoiser, x, label)
-  strong = plain(denoiser, x, label).velocity
-  errors = []
-  for block in range(5):
-    keep = jnp.ones(5, bool).at[block].set(False)
-    sub = plain(denoiser, x, label, keep=keep).velocity
-    errors.append(jnp.abs(strong + 0.6 * (strong - sub) - ours).max())
-  assert sum(error < 1e-4 for error in errors) == 1
-  assert np.argmin(errors) != 0
-
-
-def test_ig_refines_both_rows_of_cfg(denoiser, x, label, parts):
-  strong, null = (
-    out.velocity + 0.4 * (out.velocity - out.intermediate[0])
-    for out in parts[:2]
-  )
-  guidance = Guidance(Internal(Scale(1.4)), (cfg(1.35),))
-  ours = guided(guidance, denoiser, x, label)
-  close(ours, strong + 0.35 * (strong - null))
-
-
-def test_ig_refines_the_sub_network_of_s2(denoiser, x, label, parts):
-  strong, sub = (
-    out.velocity + 0.4 * (out.velocity - out.intermediate[0])
-    for out in (parts[0], parts[2])
-  )
-  guidance = Guidance(Internal(Scale(1.4)), (skip(1.25),))
-  ours = guided(guidance, denoiser, x, label)
-  close(ours, strong + 0.25 * (strong - sub))
-
-
-@pytest.mark.parametrize(
-  'terms', [(cfg(1.35), skip(1.25)), (skip(1.25), cfg(1.35))]
-)
-def test_cfg_and_s2_add(denoiser, x, label, parts, terms):
-  strong, null, sub = (out.velocity for out in parts)
-  ours = guided(Guidance(None, terms), denoiser, x, label)
-  close(ours, strong + 0.35 * (strong - null) + 0.25 * (strong - sub))
-
-
-def test_several_masks_are_averaged(denoiser, x, label, parts):
-  masks = jnp.asarray([*MASKS, [1, 1, 1, 0, 0]], bool)
-  other = plain(denoiser, x, label, keep=masks[1]).velocity
-  strong, weak = parts[0].velocity, (parts[2].velocity + other) / 2
-  ours = guided(Guidance(None, (skip(1.5, masks),)), denoiser, x, label)
-  close(ours, strong + 0.5 * (strong - weak))
-
-
 def test_s2_that_skips_nothing_changes_nothing(denoiser, x, label):
-  guidance = Guidance(None, (skip(3.0, jnp.ones((1, 5), bool)),))
-  ours = guided(guidance, denoiser, x, label)
-  close(ours, plain(denoiser, x, label).velocity)
+  ours = guided(compose(1, 1, 3.0, ALL), denoiser, x, label)
+  close(ours, plain(denoiser, x, label, ALL).velocity)
 
 
 def test_ig_with_equal_predictions_changes_nothing(denoiser, x, label):
@@ -198,43 +127,28 @@ def test_ig_with_equal_predictions_changes_nothing(denoiser, x, label):
     params['head'],
   )
   equal = model.bind(denoiser.config, params)
-  ours = guided(parse('ig:3'), equal, x, label)
-  close(ours, plain(equal, x, label).velocity)
+  ours = guided(compose(3, 1, 1), equal, x, label)
+  close(ours, plain(equal, x, label, ALL).velocity)
 
 
 def test_images_do_not_mix(denoiser, x, label):
-  guidance = parse('ig:1.4,cfg:1.35,s2:1.25')
+  guidance = compose(1.4, 1.35, 1.25)
   together = guided(guidance, denoiser, x, label)
-  for i in range(len(x)):
-    part = slice(i, i + 1)
-    alone = guided(guidance, denoiser, x[part], label[part])
-    close(together[part], alone)
+  others = guided(guidance, denoiser, (9 * x).at[2].set(x[2]), label)
+  close(others[2], together[2])
+  assert jnp.abs(others - together).max((1, 2, 3))[0] > 0.1
 
 
-@pytest.mark.parametrize('name', ['ig', 'cfg'])
-@pytest.mark.parametrize(
-  ('t', 'inside'),
-  [
-    (0.3, True),
-    (0.6, True),
-    (np.nextafter(np.float32(0.3), np.float32(0)), False),
-    (np.nextafter(np.float32(0.6), np.float32(1)), False),
-  ],
-)
-def test_interval_is_closed(denoiser, x, label, name, t, inside):
-  ours = guided(parse(f'{name}:2@0.3-0.6'), denoiser, x, label, t)
-  same = parse(f'{name}:2') if inside else parse('none')
-  np.testing.assert_array_equal(ours, guided(same, denoiser, x, label, t))
-  other = parse('none') if inside else parse(f'{name}:2')
-  difference = jnp.abs(ours - guided(other, denoiser, x, label, t))
-  assert difference.max() > 1e-3
-
-
-def test_scales_are_read_at_the_given_time(denoiser, x, label):
-  guidance = parse('ig:2@0.3-0.6,cfg:2@0.7-1')
+def test_scales_are_read_at_the_given_time():
+  text = 'ig:2@0.3-0.6,cfg:2@0.7-1'
   for at, same in ((0.5, 'ig:2'), (0.8, 'cfg:2'), (0.1, 'none')):
-    ours = guided(guidance, denoiser, x, label, T, KEY, at)
-    close(ours, guided(parse(same), denoiser, x, label))
+    ours = toy.guided(text, 0.4, at=jnp.float32(at))
+    toy.close(ours, toy.guided(same, 0.4))
+
+
+def step_of(guidance, denoiser, label, key):
+  drawn = guidance.draw(denoiser, label, key, jax.random.split(key, len(label)))
+  return Step(T, draws=drawn)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +159,13 @@ def test_scales_are_read_at_the_given_time(denoiser, x, label):
     (parse('cfg:1.5'), 2),
     (parse('cfg:1'), 1),
     (parse('cfg:1.5@0.5-1'), 1),
-    (Guidance(None, (skip(1.5),)), 1 + 2 / 5),  # blocks 2 and 4, behind 1
-    (Guidance(None, (skip(1.0),)), 1),
-    (Guidance(Internal(Scale(2)), (cfg(1.5), skip(1.5))), 2 + 2 / 5),
+    (compose(1, 1, 1.5), 1 + 2 / 5),  # blocks 2 and 4, behind 1
+    (compose(1, 1, 1), 1),
+    (compose(2, 1.5, 1.5), 2 + 2 / 5),
   ],
 )
 def test_passes(denoiser, label, guidance, cost):
-  step = step_of(guidance, denoiser, label)
+  step = step_of(guidance, denoiser, label, jax.random.key(5))
   assert guidance.passes(denoiser, step) == pytest.approx(cost)
 
 
@@ -259,7 +173,7 @@ def test_passes_of_the_blocks_drawn(denoiser, label):
   # One of blocks 1 to 4 is skipped; 4 - block of them run behind it.
   guidance, costs = parse('s2:1.5'), set()
   for k in range(40):
-    step = step_of(guidance, denoiser, label, key=jax.random.key(k))
+    step = step_of(guidance, denoiser, label, jax.random.key(k))
     costs.add(round(5 * float(guidance.passes(denoiser, step) - 1)))
   assert costs == {0, 1, 2, 3}
 

@@ -21,28 +21,34 @@ def read(text, guide=GUIDE):
   return with_guide(parse(text), guide)
 
 
-OFF = {
-  'ig': 'ig:1',
-  'cfg': 'cfg:1',
-  'cfg++': 'cfg++:0.5@0.9-1',  # on everywhere inside its interval
-  'cfg_zero': 'cfg_zero:1',
-  'apg': 'apg:1:norm=2:momentum=-0.5',
-  'tcfg': 'tcfg:1',
-  'fdg': 'fdg:1:low=1',
-  'icg': 'icg:1',
-  's2': 's2:1:masks=2',
-  'slg': 'slg:1:blocks=2',
-  'auto': 'auto:1',
+# Of every method the options with which it is asked here.
+OPTIONS = {
+  'ig': '',
+  'cfg': '',
+  'cfg++': '',
+  'cfg_zero': '',
+  'apg': ':norm=2:momentum=-0.5',
+  'tcfg': '',
+  'fdg': ':low=1',
+  'icg': '',
+  's2': ':masks=2',
+  'slg': ':blocks=2',
+  'auto': '',
 }
 
 
+def on_late(name, scale):
+  """The method on from t = 0.6: one program for every scale and time."""
+  return read(f'{name}:{float(scale)}{OPTIONS[name]}@0.6-1')
+
+
 def test_every_method_is_here():
-  assert OFF.keys() == METHODS.keys()
+  assert OPTIONS.keys() == METHODS.keys()
 
 
 def test_no_two_methods_are_one_program():
   """As pytrees they differ, so that no jitted sampler is taken for another."""
-  trees = [jax.tree.structure(read(text)) for text in OFF.values()]
+  trees = [jax.tree.structure(on_late(name, 0.5)) for name in OPTIONS]
   for k, tree in enumerate(trees):
     assert all(tree != other for other in trees[:k])
   (doubled,) = jax.tree.leaves(
@@ -51,37 +57,59 @@ def test_no_two_methods_are_one_program():
   assert doubled == 6 and parse('cfg:3').methods == ('cfg',)
 
 
-@pytest.mark.parametrize('name', OFF)
-@pytest.mark.parametrize('rest', ['', ',rescale:0.7'])
-def test_scale_one_is_the_conditional_model(name, rest):
-  if name == 'ig' and rest:
-    rest = ',cfg:1' + rest
-  guidance = read(OFF[name] + rest)
-  np.testing.assert_array_equal(guided(guidance), plain())
-  step = Step(jnp.float32(0.5), draws(guidance))
-  assert guidance.passes(TOY, step) == 1
+@pytest.mark.parametrize('name', OPTIONS)
+def test_off_is_the_conditional_model_and_images_do_not_mix(name):
+  """Off at scale 1, and outside the interval at any scale."""
+  # CFG++ has no scale at which it is off everywhere.
+  guidance = on_late(name, 0.5 if name == 'cfg++' else 3)
+  for t, others in ((0.5, guidance), (0.7, on_late(name, 1))):
+    off = guidance if name == 'cfg++' else others
+    t = 0.5 if name == 'cfg++' else t
+    np.testing.assert_array_equal(guided(off, t), plain(t=t))
+    step = Step(jnp.float32(t), draws(off))
+    assert off.passes(TOY, step) == 1
+  together = guided(guidance, 0.7)
+  assert jnp.abs(together - plain(t=0.7)).max() > 0.1
+  if name != 'ig':
+    step = Step(jnp.float32(0.7), draws(guidance))
+    assert guidance.passes(TOY, step) > 1
+  # Norms, products and bands are those of each image.
+  others = X.at[0].multiply(9).at[2].add(3)
+  alone = guided(guidance, 0.7, x=others, label=LABEL.at[0].set(2))
+  close(together[1], alone[1], atol=1e-6)
+  assert jnp.abs(together - alone)[0].max() > 0.1
 
 
-@pytest.mark.parametrize('name', sorted(set(OFF) - {'cfg++', 'ig'}))
-def test_outside_the_interval_is_the_conditional_model(name):
-  value = '3' if name != 'slg' else '3:blocks=2'
-  for t, on in ((0.5, False), (0.7, True)):
-    guidance = read(f'{name}:{value}@0.6-1')
-    difference = jnp.abs(guided(guidance, t) - plain(t=t)).max()
-    assert difference > 0.1 if on else difference == 0
-    step = Step(jnp.float32(t), draws(guidance))
-    assert (guidance.passes(TOY, step) > 1) == on
+SEVERAL = [
+  'cfg:1,rescale:0.7',
+  'ig:1,cfg:1,s2:1,rescale:0.7',
+  pytest.param(
+    'ig:1,apg:1:momentum=-0.5,s2:1,slg:1:blocks=2,rescale:0.7',
+    marks=pytest.mark.slow,
+  ),
+]
+
+
+@pytest.mark.parametrize('text', SEVERAL)
+def test_scale_one_of_several_is_the_conditional_model(text):
+  np.testing.assert_array_equal(guided(read(text)), plain())
+
+
+def test_rescaling_is_of_each_image():
+  others = X.at[0].multiply(9).at[2].add(3)
+  together, alone = (guided('cfg:3,rescale:0.7', x=x) for x in (X, others))
+  close(together[1], alone[1], atol=1e-6)
+  assert jnp.abs(together - alone)[0].max() > 0.1
 
 
 # Rules whose weights sum to 1 are the same in every space.
 AFFINE = [
-  'ig:1.4,cfg:2.5:schedule=linear',
-  'icg:2.5,s2:1.6',
-  'fdg:4:low=1.5,slg:1.6:blocks=1',
-  'auto:2',
+  ('auto:2', 'noise', 'linear'),
+  ('icg:2.5,s2:1.6', 'x0', 'cosine'),
+  ('fdg:4:low=1.5,slg:1.6:blocks=1', 'score', 'vp'),
+  ('ig:1.4,cfg:2.5:schedule=linear', 'x0', 'linear'),
 ]
 OTHERS = ['apg:2.5', 'cfg_zero:2.5', 'tcfg:2.5', 'cfg:4,rescale:0.7']
-SPACES = ('noise', 'x0', 'score')
 
 
 @jax.tree_util.register_dataclass
@@ -122,12 +150,11 @@ def in_space(text, space, path, t):
   )
 
 
-@pytest.mark.parametrize('text', AFFINE)
-def test_affine_rules_are_the_same_in_every_space(text):
-  for space, path in zip(SPACES, ('linear', 'cosine', 'vp'), strict=True):
-    ours = guided(read(text), 0.6, path=path_named(path))
-    close(in_space(text, space, path, 0.6), ours, rtol=1e-4, atol=1e-3)
-    assert jnp.abs(ours - plain(t=0.6)).max() > 0.1
+@pytest.mark.parametrize(('text', 'space', 'path'), AFFINE)
+def test_affine_rules_are_the_same_in_every_space(text, space, path):
+  ours = guided(read(text), 0.6, path=path_named(path))
+  close(in_space(text, space, path, 0.6), ours, rtol=1e-4, atol=1e-3)
+  assert jnp.abs(ours - plain(t=0.6)).max() > 0.1
 
 
 @pytest.mark.parametrize('text', OTHERS)
@@ -143,18 +170,6 @@ def test_methods_add_up():
   pushes = [guided(read(part)) - plain() for part in parts]
   close(together, plain() + sum(pushes), atol=1e-4)
   close(guided(read(','.join(parts[::-1]))), together, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-  'text', ['apg:3:norm=1', 'cfg_zero:3', 'tcfg:3', 'fdg:3', 'cfg:3,rescale:0.7']
-)
-def test_images_do_not_mix(text):
-  # Norms, products and bands are those of each image.
-  guidance, others = read(text), X.at[0].multiply(9).at[2].add(3)
-  together = guided(guidance)
-  alone = guided(guidance, x=others, label=LABEL.at[0].set(2))
-  close(together[1], alone[1], atol=1e-6)
-  assert jnp.abs(together - alone)[0].max() > 0.1
 
 
 def test_a_composition_without_methods_is_the_network():
