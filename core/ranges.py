@@ -90,8 +90,10 @@ class FilePath:
       data = os.fsencode(value)
     except UnicodeEncodeError:
       return False
+    if b'\0' in data:
+      return False
     names = data.replace(b',', b'/').split(b'/')
-    short = max(map(len, names)) <= 255 and b'\0' not in data
+    short = max(map(len, names)) <= 255
     # ~NAME, where no user has that name.
     lost = value.startswith('~') and os.path.expanduser(value) == value
     return short and not lost and self._knows_store(value)

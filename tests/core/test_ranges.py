@@ -112,6 +112,7 @@ def test_numbers_out_of_range_are_refused(base, key, kind, many, rule):
     ('data.name', '.'),
     ('data.name', ''),
     ('data.name', 'a\0b'),
+    ('data.dir', '~\0'),
     ('data.name', 'a' * 300),
     ('data.train_split', '..'),
     ('data.test_split', 'a/b'),
