@@ -35,6 +35,7 @@ def init(config: NetworkConfig, key: jax.Array) -> Params:
   return backbone_of(config).init(config, key)
 
 
+@functools.cache
 def shapes(config: NetworkConfig) -> Params:
   """Returns shapes and dtypes of the parameters; allocates nothing."""
   return jax.eval_shape(functools.partial(init, config), jax.random.key(0))

@@ -229,6 +229,7 @@ def init(config: DiTConfig, key: jax.Array) -> Params:
   return nnx.to_pure_dict(nnx.state(network))
 
 
+@functools.cache
 def shapes(config: DiTConfig) -> Params:
   """Shapes and dtypes of the parameters; allocates nothing."""
   return jax.eval_shape(functools.partial(init, config), jax.random.key(0))

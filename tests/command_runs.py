@@ -1,15 +1,16 @@
 """Command lines in this process, and a small run that several tests look at."""
 
 import contextlib
+import fcntl
 import html
 import io
+import os
 import pathlib
 import re
 import shlex
 import sys
 import types
 
-import jax
 from absl import logging
 
 import main
@@ -49,18 +50,30 @@ MINE = """
 import jax.numpy as jnp
 
 def moments(x):
-  x = x.reshape(len(x), 2, 4, 2, 4) / 255
+  x = x.reshape(len(x), 2, 4, 2, 4, -1) / 255
   return jnp.concatenate([x.mean((2, 4)), x.std((2, 4))], -1).reshape(
     len(x), -1
   )
 """
 
 
-def extractor(tmp_path_factory):
-  """The flag of a cheap extractor, so that nothing is trained."""
-  folder = tmp_path_factory.mktemp('mine')
-  (folder / 'mine.py').write_text(MINE)
-  return f'--extractor={folder}/mine.py:moments'
+def made_once(tmp_path_factory, name, make):
+  """Returns a folder that the first of pytest's workers to come fills.
+
+  Args:
+    tmp_path_factory: Fixture of that name.
+    name: Name of the folder.
+    make: Function that fills the folder.
+  """
+  base = tmp_path_factory.getbasetemp()
+  folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / name
+  folder.mkdir(exist_ok=True)
+  with (folder / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (folder / 'done').exists():
+      make(folder)
+      (folder / 'done').touch()
+  return folder
 
 
 def command_line(trained, mine, command, out):
@@ -121,12 +134,3 @@ def printed(text):
     assert (python, script) == ('python', 'main.py')
     found.append(words)
   return found
-
-
-@contextlib.contextmanager
-def quickly():
-  """Compiles quickly instead of well: for programs that run a few steps."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)

@@ -1,10 +1,20 @@
 """Eight simulated CPU devices, and what several tests share."""
 
-import fcntl
+import atexit
+import functools
 import json
 import os
+import shutil
+import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# Programs here run a few steps. They are compiled quickly instead of well, and
+# once for all of pytest's workers and the processes that tests start.
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp()
+  atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'])
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 # A slow machine is no reason to give a collective of the eight devices up.
 os.environ['XLA_FLAGS'] = ' '.join(
   [
@@ -20,7 +30,15 @@ os.environ['XLA_FLAGS'] = ' '.join(
 import jax
 import networks
 import pytest
-from command_runs import DIGITS, ROOT, TINY, quickly, run
+from command_runs import (
+  DIGITS,
+  MINE,
+  ROOT,
+  TINY,
+  command_line,
+  made_once,
+  run,
+)
 
 from dit.config import DiTConfig
 from input_pipeline.sources import DataConfig, open_source
@@ -76,30 +94,58 @@ def batch(config):
 
 @pytest.fixture(scope='module')
 def quick_compilation():
-  """For programs that run a few steps: compiled quickly instead of well."""
-  with quickly():
-    yield
+  """All programs are; see above."""
+
+
+@pytest.fixture
+def good_compilation():
+  """For programs that run long: compiled well instead of quickly."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture(scope='session')
 def shared_run(tmp_path_factory):
-  """A trained run; the first of pytest's workers to come makes it."""
-  folder = tmp_path_factory.getbasetemp()
-  if 'PYTEST_XDIST_WORKER' in os.environ:
-    folder = folder.parent
-  folder = folder / 'trained'
-  folder.mkdir(exist_ok=True)
-  with (folder / 'lock').open('w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if not (folder / 'command.json').exists():
-      argv = ['train', DIGITS, f'--workdir={folder}/run']
-      values = TINY | {'data.dir': folder / 'data'}
-      argv += [f'--config.{key}={value}' for key, value in values.items()]
-      with quickly():
-        result = run(*argv)
-      assert result.status == 0, result.err
-      (folder / 'command.json').write_text(json.dumps([argv, result.err]))
-  return folder
+  """A trained run."""
+
+  def train(folder):
+    argv = ['train', DIGITS, f'--workdir={folder}/run']
+    values = TINY | {'data.dir': folder / 'data'}
+    argv += [f'--config.{key}={value}' for key, value in values.items()]
+    result = run(*argv)
+    assert result.status == 0, result.err
+    (folder / 'command.json').write_text(json.dumps([argv, result.err]))
+
+  return made_once(tmp_path_factory, 'trained', train)
+
+
+@pytest.fixture(scope='session')
+def features(shared_run, tmp_path_factory):
+  """The flag of a classifier of digits that knows little."""
+
+  def train(folder):
+    data = f'--config.data.dir={shared_run}/data'
+    words = DIGITS, data, f'--to={folder}/digits', '--steps=20'
+    result = run('train-features', *words)
+    assert result.status == 0, result.err
+
+  folder = made_once(tmp_path_factory, 'features', train)
+  return f'--extractor=classifier:{folder}/digits'
+
+
+@pytest.fixture(scope='session')
+def mine(tmp_path_factory):
+  """The flag of a cheap extractor, so that nothing is trained."""
+  folder = tmp_path_factory.mktemp('mine')
+  (folder / 'mine.py').write_text(MINE)
+  return f'--extractor={folder}/mine.py:moments'
+
+
+@pytest.fixture(scope='session')
+def argv(shared_run, mine):
+  """Function of a command and a place for its results to its words."""
+  return functools.partial(command_line, shared_run, mine)
 
 
 @pytest.fixture(scope='session')

@@ -11,18 +11,13 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-MINE = """
-def moments(x):
-  x = x.reshape(len(x), 2, 4, 2, 4, 3) / 255
-  return x.mean((2, 4)).reshape(len(x), -1)
-"""
 
 
-def start(folder, out, devices, *flags):
+def start(folder, mine, out, devices, *flags):
   argv = [
     sys.executable, 'main.py', 'evaluate', f'--samples={folder}/a.npz',
-    f'--reference={folder}/b.npz', f'--extractor={folder}/mine.py:moments',
-    f'--out={out}', '--config.eval.batch_size=64',
+    f'--reference={folder}/b.npz', mine, f'--out={out}',
+    '--config.eval.batch_size=64',
     '--config.eval.kid_subset_size=50', '--config.eval.kid_subsets=5', *flags,
   ]  # fmt: skip
   count = f'--xla_force_host_platform_device_count={devices}'
@@ -36,7 +31,7 @@ def start(folder, out, devices, *flags):
   )
 
 
-def test_processes_and_devices_agree(tmp_path):
+def test_processes_and_devices_agree(mine, tmp_path):
   rng = np.random.default_rng(0)
   for name in 'ab':
     low = 60 * (name == 'b')
@@ -44,14 +39,13 @@ def test_processes_and_devices_agree(tmp_path):
       0, 30, (150, 8, 8, 3)
     )
     np.savez(tmp_path / f'{name}.npz', images.clip(0, 255).astype(np.uint8))
-  (tmp_path / 'mine.py').write_text(MINE)
   with socket.socket() as sock:
     sock.bind(('localhost', 0))
     port = sock.getsockname()[1]
-  jobs = [start(tmp_path, tmp_path / 'one', 1)]
+  jobs = [start(tmp_path, mine, tmp_path / 'one', 1)]
   jobs += [
     start(
-      tmp_path, tmp_path / 'two', 2, f'--coordinator=localhost:{port}',
+      tmp_path, mine, tmp_path / 'two', 2, f'--coordinator=localhost:{port}',
       '--num_processes=2', f'--process_id={i}',
     )
     for i in range(2)

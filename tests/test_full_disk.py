@@ -1,13 +1,12 @@
 """Commands whose disk is full keep what they have, and say so in one line."""
 
-import functools
 import os
 import re
 import subprocess
 import sys
 
 import pytest
-from command_runs import ROOT, command_line, extractor, quickly, run
+from command_runs import ROOT, run
 
 from commands import evaluate
 from evaluate import compare_figures
@@ -87,18 +86,9 @@ def fill(disk, leave=0):
   (disk / 'ballast').write_bytes(bytes(size))
 
 
-@pytest.fixture(scope='module')
-def argv(shared_run, tmp_path_factory):
-  """A function from a command and a place for its results to its words."""
-  return functools.partial(
-    command_line, shared_run, extractor(tmp_path_factory)
-  )
-
-
 def failed(words):
   """Runs a command that must fail for want of room; returns its result."""
-  with quickly():
-    result = run(*words)
+  result = run(*words)
   assert result.status == 1, result.err
   assert 'Traceback' not in result.err
   last = result.err.splitlines()[-1]
@@ -139,8 +129,7 @@ def test_samples_go_on_where_the_disk_was_full(disk, argv, monkeypatch, moment):
   failed(argv('sample', disk / 'out'))
   monkeypatch.undo()
   (disk / 'ballast').unlink()
-  with quickly():
-    result = run(*argv('sample', disk / 'out'))
+  result = run(*argv('sample', disk / 'out'))
   assert result.status == 0, result.err
   assert '20 images' in result.err
   assert not [*(disk / 'out').rglob('.*')]
@@ -158,8 +147,10 @@ def test_figures_that_cannot_be_written_are_printed(disk, argv, monkeypatch):
   assert 'FD (mine:moments)' in result.out and '20 images' in result.out
 
 
-@pytest.mark.slow  # trains a classifier
-def test_a_comparison_that_cannot_be_written_is_logged(disk, argv, monkeypatch):
+@pytest.mark.slow
+def test_a_comparison_that_cannot_be_written_is_logged(
+  disk, argv, features, monkeypatch
+):
   sheet = compare_figures.sheet
 
   def full(*args):
@@ -167,4 +158,6 @@ def test_a_comparison_that_cannot_be_written_is_logged(disk, argv, monkeypatch):
     return sheet(*args)
 
   monkeypatch.setattr(compare_figures, 'sheet', full)
-  assert '| IG | 1.5 |' in failed(argv('compare', disk / 'out')).err
+  assert (
+    '| IG | 1.5 |' in failed([*argv('compare', disk / 'out'), features]).err
+  )

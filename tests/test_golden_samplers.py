@@ -32,7 +32,6 @@ from sample.solvers import (
   Midpoint,
 )
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 TOLERANCE = 1e-6 if jax.config.jax_enable_x64 else 1e-4
 SAMPLERS = [
   ('ig_sit', 'sampler_cases'),
@@ -59,7 +58,7 @@ def cases(folder, section='sampler_cases'):
     if (place / folder / 'config.json').exists():
       found = reference.read(f'{folder}/config.json')[section]
       return [
-        pytest.param(name, case, id=name, marks=_SLOW if k % 4 else ())
+        pytest.param(name, case, id=name, marks=_SLOW if k % 7 else ())
         for k, (name, case) in enumerate(found.items())
       ]
   return []

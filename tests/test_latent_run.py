@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from command_runs import printed, quickly, run
+from command_runs import printed, run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -75,8 +75,7 @@ def write_images(folder):
 
 
 def succeed(*words):
-  with quickly():
-    result = run(*words)
+  result = run(*words)
   assert result.status == 0, (words, result.err)
   return result
 
@@ -214,9 +213,8 @@ def test_class_names_and_autoencoder_travel_with_weights(workdir, tmp_path):
   succeed('convert', f'--from={workdir}', f'--to={tmp_path}/weights')
   pipeline = load(tmp_path / 'weights')
   assert pipeline.classes == load(workdir).classes == CLASSES
-  with quickly():
-    images = pipeline(['golden retriever', 2, 'tench', '2'])
-    np.testing.assert_array_equal(images, pipeline([1, 2, 2, 0]))
+  images = pipeline(['golden retriever', 2, 'tench', '2'])
+  np.testing.assert_array_equal(images, pipeline([1, 2, 2, 0]))
   assert images.shape == (4, 16, 16, 3)
   succeed(
     'sample', f'--folder={tmp_path}/weights', '--num=2',
@@ -250,6 +248,8 @@ def test_missing_autoencoder_is_named(place, workdir, tmp_path, damage):
   succeed('report', on, '--no_draw', given)
   text = (workdir / 'report.html').read_text()
   assert all(given in words for words in printed(text)) and printed(text)
+  if damage == 'another':
+    return
   config = json.loads((workdir / 'config.json').read_text())
   changes = [
     f'--config.data.dir={config["data"]["dir"]}',

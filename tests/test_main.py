@@ -21,7 +21,6 @@ from train import loop
 from train.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 FLAGS = {
   'train': ['--workdir', '--config', '--config.KEY=VALUE'],
   'sample': ['--workdir', '--folder', '--autoencoder', '--guidance',
@@ -183,15 +182,13 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
   assert contents(folder) == before
 
 
-def test_compare_without_a_test_split(trained, monkeypatch):
-  quick = functools.partial(compare.train_classifier, steps=20)
-  monkeypatch.setattr(compare, 'train_classifier', quick)
+def test_compare_without_a_test_split(trained, features):
   folder = trained.workdir
   config = json.loads((folder / 'config.json').read_text())
   config['data']['test_split'] = ''
   (folder / 'config.json').write_text(json.dumps(config))
   result = run(
-    'compare', f'--workdir={folder}', '--config.sample.steps=1',
+    'compare', f'--workdir={folder}', features, '--config.sample.steps=1',
     *COMPARE[-3:], '--num=20', '--guidance=ig:1.5',
   )  # fmt: skip
   assert result.status == 0, result.err

@@ -1,7 +1,6 @@
 """One writer at a time: commands against each other, and their leftovers."""
 
 import contextlib
-import functools
 import os
 import re
 import shutil
@@ -11,26 +10,10 @@ import time
 
 import numpy as np
 import pytest
-from command_runs import QUICK, ROOT, command_line, extractor, quickly, run
+from command_runs import QUICK, ROOT, run
 from PIL import Image
 
 from core.folder_lock import file_lock, folder_lock
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick():
-  """Programs here run a few steps, or not at all."""
-  with quickly():
-    yield
-
-
-@pytest.fixture(scope='module')
-def argv(shared_run, tmp_path_factory):
-  """A function from a command and a place for its results to its words."""
-  return functools.partial(
-    command_line, shared_run, extractor(tmp_path_factory)
-  )
-
 
 LOCKS = {
   'train': 'run',

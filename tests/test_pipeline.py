@@ -16,7 +16,6 @@ from train.config_file import load_config
 
 LABELS = [0, 1, 2, 3, 4, 5, 6, 7]
 GUIDANCE = 'ig:1.5,cfg:1.2@0-0.7'
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')

@@ -54,8 +54,6 @@ class Job:
     """The processes; their stderr goes to files. Killed at the end."""
     devices = f'--xla_force_host_platform_device_count={4 // self.processes}'
     env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': devices}
-    env['JAX_COMPILATION_CACHE_DIR'] = str(self.folder.parent / 'cache')
-    env['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
     port, running = free_port(), []
     try:
       for i in range(self.processes):

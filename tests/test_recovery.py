@@ -1,10 +1,8 @@
 """Runs that are stopped or killed and started again by the same command."""
 
 import contextlib
-import fcntl
 import json
 import os
-import pathlib
 import random
 import re
 import signal
@@ -17,6 +15,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from command_runs import ROOT, made_once
 
 from dit.sharding import make_mesh
 from dit.weights.checkpoint import restore_weights
@@ -25,7 +24,6 @@ from train.checkpoint import CheckpointConfig, Checkpointer
 from train.experiment import build
 from train.optimizer import make_optimizer
 
-ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 60  # of 64 images: an epoch of 1,297 ends within step 21, and step 41
 CONFIG = (
   'model.depth=2',
@@ -50,7 +48,7 @@ EXPERIMENT = build(
 class Run:
   """A workdir, and the one command that starts and continues it."""
 
-  def __init__(self, folder, cache):
+  def __init__(self, folder):
     folder.mkdir(parents=True, exist_ok=True)
     self.folder = folder
     self.workdir = folder / 'run'
@@ -64,12 +62,7 @@ class Run:
       f'--config.data.dir={folder}/data',
       *(f'--config.{assignment}' for assignment in CONFIG),
     ]
-    self.env = {
-      **{k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_COMPILATION_CACHE_DIR': str(cache),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }
+    self.env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
   @contextlib.contextmanager
   def started(self):
@@ -158,29 +151,18 @@ def wait_until(condition, process, seconds=240):
 
 @pytest.fixture(scope='session')
 def shared(tmp_path_factory):
-  """The undisturbed run and its compilation cache.
+  """The undisturbed run."""
 
-  The first of pytest's workers to come makes them.
-  """
-  folder = tmp_path_factory.getbasetemp()
-  if 'PYTEST_XDIST_WORKER' in os.environ:
-    folder = folder.parent
-  folder = folder / 'undisturbed'
-  folder.mkdir(exist_ok=True)
-  run = Run(folder, folder / 'cache')
-  with (folder / 'lock').open('w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if not (folder / 'done').exists():
-      assert run.finish() is None
-      (folder / 'done').touch()
-  return types.SimpleNamespace(
-    cache=folder / 'cache', metrics=run.metrics(), state=run.state()
-  )
+  def undisturbed(folder):
+    assert Run(folder).finish() is None
+
+  run = Run(made_once(tmp_path_factory, 'undisturbed', undisturbed))
+  return types.SimpleNamespace(metrics=run.metrics(), state=run.state())
 
 
 @pytest.fixture
-def run(shared, tmp_path):
-  return Run(tmp_path, shared.cache)
+def run(tmp_path):
+  return Run(tmp_path)
 
 
 def assert_same_end(run, shared):
@@ -208,19 +190,12 @@ def usual_hangup():
   signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize(
-  'number, after',
-  [
-    # The first epoch ends after the restart.
-    pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
-    (signal.SIGINT, 24),  # it ended before
-    # While the step compiles.
-    pytest.param(signal.SIGHUP, 0, marks=pytest.mark.slow),
-  ],
-)
-def test_stopped_run_goes_on_as_if_it_had_not(
-  shared, run, number, after, usual_hangup
-):
+def stop(shared, run, number, after):
+  """Starts the run and sends a signal after so many logged steps.
+
+  Returns:
+    The step at which it was saved.
+  """
   with run.started() as process:
     lines = run.workdir / 'metrics.jsonl'
 
@@ -238,7 +213,21 @@ def test_stopped_run_goes_on_as_if_it_had_not(
   assert f'{number.name}: the run saves and stops after' in run.stderr()
   assert run.metrics() == shared.metrics[:step]
   assert (run.workdir / 'loss.png').exists()
+  return step
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'number, after',
+  [
+    (signal.SIGTERM, 3),  # the first epoch ends after the restart
+    (signal.SIGHUP, 0),  # while the step compiles
+  ],
+)
+def test_stopped_run_goes_on_as_if_it_had_not(
+  shared, run, number, after, usual_hangup
+):
+  step = stop(shared, run, number, after)
   assert run.finish() == step
   assert_same_end(run, shared)
 
@@ -297,11 +286,9 @@ def kill_and_finish(run, shared, moments):
   assert_same_end(run, shared)
 
 
-@pytest.mark.parametrize(
-  'moment', [pytest.param('training', marks=pytest.mark.slow), 'saving']
-)
-def test_killed_run_ends_the_same(shared, run, moment):
-  kill_and_finish(run, shared, [(0, moment)])
+def test_a_run_stopped_and_then_killed_ends_the_same(shared, run):
+  stop(shared, run, signal.SIGINT, 24)  # in the second epoch
+  kill_and_finish(run, shared, [(0, 'saving')])
 
 
 @pytest.mark.slow
@@ -309,6 +296,7 @@ def test_killed_run_ends_the_same(shared, run, moment):
   'seed, moment',
   [
     *enumerate(MOMENTS, start=1),
+    (0, 'training'),
     (7, 'training'),
     (8, 'saving'),
     (9, 'saving'),

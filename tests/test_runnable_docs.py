@@ -11,7 +11,7 @@ import shutil
 import textwrap
 
 import pytest
-from command_runs import DIGITS, ROOT, TINY, run
+from command_runs import ROOT, TINY, run
 
 # Pages whose Python other tests run, which look closer at what comes out.
 ELSEWHERE = {
@@ -26,7 +26,6 @@ PAGES = {
 FENCE = re.compile(
   r'^( *)```(bash|python)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE
 )
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def blocks(page):
@@ -57,15 +56,7 @@ def test_links_of_the_readme():
       assert (ROOT / link).exists(), f'{name}: {link}'
 
 
-@pytest.fixture(scope='module')
-def classifier(tmp_path_factory):
-  target = tmp_path_factory.mktemp('features') / 'digits'
-  result = run('train-features', DIGITS, f'--to={target}', '--steps=20')
-  assert result.status == 0, result.err
-  return target
-
-
-def smaller(words, shared_run, classifier):
+def smaller(words, shared_run, features):
   """What makes a command of the documents quick; it is added at its end."""
   command = words[0]
   values = {}
@@ -76,7 +67,7 @@ def smaller(words, shared_run, classifier):
     del values['model.taps']  # a student has none
     values |= {'distill.fake_updates': 1, 'train.images': 48}
   if command in ('compare', 'sweep', 'evaluate'):
-    words = [*words, f'--extractor=classifier:{classifier}']
+    words = [*words, features]
   if command == 'compare':
     words = [*words, '--sweep_methods=none', '--bootstrap=5']
   if command == 'sweep':
@@ -90,8 +81,15 @@ def smaller(words, shared_run, classifier):
   ]
 
 
-@pytest.mark.parametrize('page', PAGES)
-def test_page(page, shared_run, classifier, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  'page',
+  [
+    pytest.param('README.md', marks=pytest.mark.slow),
+    'docs/index.md',
+    pytest.param('docs/sampling.md', marks=pytest.mark.slow),
+  ],
+)
+def test_page(page, shared_run, features, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   if page != 'README.md':  # which trains its own
     for name in ('demo', 'digits'):
@@ -104,6 +102,6 @@ def test_page(page, shared_run, classifier, tmp_path, monkeypatch):
     for line in code.splitlines():
       python, main, *words = shlex.split(line)
       assert (python, main) == ('python', 'main.py'), line
-      result = run(*smaller(words, shared_run, classifier))
+      result = run(*smaller(words, shared_run, features))
       assert result.status == 0, f'{line}\n{result.err}'
   assert list(pathlib.Path('runs').rglob('report.html'))

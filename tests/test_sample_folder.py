@@ -20,7 +20,6 @@ from sample import decoder as decoder_lib
 from train import runs, workdir
 from train.experiment import build
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 SIZES = {'size': 4, 'num_classes': 5, 'patch': 2, 'depth': 2, 'width': 16,
          'num_heads': 2, 'taps': (1,)}  # fmt: skip
 QUICK = ['--num=5', '--config.sample.batch_size=8', '--config.sample.steps=3']

@@ -20,16 +20,8 @@ from dit.weights import folder
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNT = 160
-CONFIG = DiTConfig(
-  size=8,
-  channels=1,
-  num_classes=10,
-  patch=2,
-  depth=4,
-  width=32,
-  num_heads=2,
-  taps=(2,),
-)
+CONFIG = DiTConfig(size=8, channels=1, num_classes=10, patch=2, depth=4,
+                   width=32, num_heads=2, taps=(2,))  # fmt: skip
 
 
 class Command:
@@ -44,12 +36,7 @@ class Command:
       '--guidance=ig:1.4,cfg:1.3@0-0.7,s2:1.25', '--config.sample.batch_size=8',
       '--config.sample.steps=30',
     ]  # fmt: skip
-    self.env = {
-      **{k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_COMPILATION_CACHE_DIR': str(place / 'cache'),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }
+    self.env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
   def run(self, stop=None):
     """Runs to the end, or kills when `stop` says so; True if it ended."""

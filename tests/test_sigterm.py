@@ -1,22 +1,13 @@
 """SIGTERM ends a command with one line: what is kept, and how to go on."""
 
-import functools
 import signal
 
 import pytest
-from command_runs import command_line, extractor, quickly, run
+from command_runs import run
 
 from evaluate import sweep
 from evaluate.evaluator import Evaluator
 from sample import output
-
-
-@pytest.fixture(scope='module')
-def argv(shared_run, tmp_path_factory):
-  """A function from a command and a place for its results to its words."""
-  return functools.partial(
-    command_line, shared_run, extractor(tmp_path_factory)
-  )
 
 
 @pytest.mark.parametrize(
@@ -40,15 +31,13 @@ def test_sigterm_says_what_is_kept(
 
   monkeypatch.setattr(owner, moment, terminated)
   words = argv(command, tmp_path / 'out')
-  with quickly():
-    result = run(*words)
+  result = run(*words)
   assert result.status == 128 + signal.SIGTERM
   (said,) = (line for line in result.err.splitlines() if 'SIGTERM' in line)
   assert kept in said and 'run the same command again' in said
   assert not [*tmp_path.rglob('.*')]
   monkeypatch.undo()
-  with quickly():
-    result = run(*words)
+  result = run(*words)
   assert result.status == 0, result.err
   if command == 'sample':
     assert '8 of 20 images are there' in result.err

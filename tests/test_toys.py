@@ -131,7 +131,7 @@ def test_the_judge_finds_what_is_wrong(mixture):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('module', [toy_mixture, toy_fractal])
-def test_quick(module, tmp_path, capsys, quick_compilation):
+def test_quick(module, tmp_path, capsys):
   experiment = module.experiment()
   toy_report.main(experiment, ['--quick', f'--out={tmp_path}'])
   text = (tmp_path / f'{experiment.name}.md').read_text()
@@ -146,7 +146,7 @@ def test_quick(module, tmp_path, capsys, quick_compilation):
 
 
 @pytest.mark.slow
-def test_scale_one_is_no_guidance(quick_compilation):
+def test_scale_one_is_no_guidance():
   experiment = toy_fractal.experiment().quick()
   (denoiser,) = toy.train(experiment, experiment.network)
   x, label = toy.draw(experiment, denoiser, 'none', 0)
@@ -190,7 +190,7 @@ def _students(*names, **changes):
 
 
 @pytest.mark.slow
-def test_students_in_the_quick_mode(quick_compilation):
+def test_students_in_the_quick_mode():
   experiment = toy_distill.experiment().quick()
   students = _students('CA only', seeds=2, marks=(0, 1), batch_size=16)
   results = toy_distill.run(experiment, students)
@@ -211,6 +211,7 @@ def test_students_in_the_quick_mode(quick_compilation):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('good_compilation')
 def test_students_do_what_the_docs_say():
   students = _students(
     'DM, 1 step', 'CA only', 'hybrid', seeds=1, marks=(0, 25, 100, 200)

@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from command_runs import ROOT, printed, quickly, run
+from command_runs import ROOT, printed, run
 
 from distill import run as distilling
 from distill import sd35_flash
@@ -36,13 +36,6 @@ TINY = {
 }
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick():
-  """Programs here run a few steps."""
-  with quickly():
-    yield
-
-
 def distil(teacher, workdir, argument, dry_run=False, **given):
   values = TINY | {'data.dir': teacher.parent / 'data'} | given
   return run(
@@ -69,18 +62,14 @@ def student(teacher, tmp_path_factory):
   return workdir
 
 
-def test_printed_commands_work_on_a_student(student, tmp_path):
+def test_printed_commands_work_on_a_student(student, mine, tmp_path):
   workdir = shutil.copytree(student, tmp_path / 'a student')
   result = run('report', f'--workdir={workdir}', '--no_draw')
   assert result.status == 0, result.err
   # Guidance is inside, so there is none to compare or to sweep.
   ((command, *words),) = printed((workdir / 'report.html').read_text())
   assert command == 'evaluate'
-  (tmp_path / 'mine.py').write_text(
-    'def flat(x):\n  return x.reshape(len(x), -1)[:, ::8]\n'
-  )
-  extractor = f'--extractor={tmp_path}/mine.py:flat'
-  result = run(command, *words, '--num=20', extractor)
+  result = run(command, *words, '--num=20', mine)
   assert result.status == 0, result.err
 
 
@@ -177,37 +166,65 @@ def test_another_teacher_does_not_go_on(student, teacher, tmp_path):
     assert 'holds another config (sample.' in result.err
 
 
-@pytest.mark.slow
-def test_a_recipe_runs_its_stages_and_merges(teacher, tmp_path):
-  result = distil(
-    teacher, tmp_path / 'flash', 'flash,4', **{'train.images': 32}
-  )
+STAGES = ('1-trajectory', '2-sharing', '3-low', '4-high')
+RECIPE = {
+  'train.images': 16,
+  'checkpoint.every_images': 16,
+  'eval.num': 16,
+  'log.preview_every_images': 0,
+}
+
+
+@pytest.fixture(scope='module')
+def recipe(teacher, tmp_path_factory):
+  """The folder of a whole recipe, and what was printed."""
+  folder = tmp_path_factory.mktemp('recipe') / 'flash'
+  result = distil(teacher, folder, 'flash,2', **RECIPE)
   assert result.status == 0, result.err
-  places = ('1-trajectory', '2-sharing', '3-low', '4-high')
-  for place in places:
-    assert steps_of(tmp_path / 'flash' / place) == [2]
-  for place, start in zip(places[1:], (0, 1, 1), strict=True):
-    config = json.loads(
-      (tmp_path / 'flash' / place / 'config.json').read_text()
-    )
-    assert config['train']['init_from'].endswith(places[start])
-  found = json.loads((tmp_path / 'flash/merge.json').read_text())
-  assert [row['ratio'] for row in found['rows']] == [None, 0.0, 0.5]
-  assert (
-    found['ratio'] == min(found['rows'][1:], key=lambda r: r['fd'])['ratio']
-  )
-  assert '| 0.5 |' in result.out
-  config = json.loads((tmp_path / 'flash/4-high/config.json').read_text())
+  return folder, result.out
+
+
+@pytest.mark.slow
+def test_a_recipe_runs_its_stages_and_merges(teacher, recipe, tmp_path):
+  flash, printed_text = recipe
+  assert all(steps_of(flash / stage) == [1] for stage in STAGES)
+  for stage, start in zip(STAGES[1:], (0, 1, 1), strict=True):
+    config = json.loads((flash / stage / 'config.json').read_text())
+    assert config['train']['init_from'].endswith(STAGES[start])
   assert config['seed'] == 3
-  again = distil(teacher, tmp_path / 'flash', 'flash,4', **{'train.images': 32})
+  found = json.loads((flash / 'merge.json').read_text())
+  assert [row['ratio'] for row in found['rows']] == [None, 0.0, 0.5]
+  best = min(found['rows'][1:], key=lambda row: row['fd'])
+  assert found['ratio'] == best['ratio']
+  assert '| 0.5 |' in printed_text
+  again = distil(teacher, flash, 'flash,2', **RECIPE)
   assert again.status == 0
   assert 'Already merged' in again.out
-  result = run('sample', f'--folder={tmp_path}/flash/student', '--num=16',
-               '--config.sample.batch_size=16')  # fmt: skip
+  result = run('sample', f'--folder={flash}/student', '--num=16',
+               '--config.sample.batch_size=16',
+               f'--out={tmp_path}')  # fmt: skip
   assert result.status == 0, result.err
 
 
-STAGES = ('1-trajectory', '2-sharing', '3-low', '4-high')
+@pytest.mark.slow
+def test_a_moved_recipe_comes_to_the_same_student(
+  teacher, recipe, tmp_path, monkeypatch
+):
+  first, second = tmp_path / 'a', tmp_path / 'b'
+  whole = distilling.distill
+
+  def stopped(experiment, folder, *args, **kwargs):
+    return folder.name < '3' and whole(experiment, folder, *args, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(sd35_flash.distilling, 'distill', stopped)
+    assert distil(teacher, first, 'flash,2', **RECIPE).status == 0
+  first.rename(second)
+  result = distil(teacher, second, 'flash,2', **RECIPE)
+  assert result.status == 0, result.err
+  places = recipe[0], second
+  one, two = (weights.load_folder(p / 'student')[1] for p in places)
+  jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 @pytest.fixture
@@ -274,28 +291,6 @@ def test_stages_keep_their_length(teacher, stages, tmp_path):
   result = distil(teacher, tmp_path / 'flash', 'flash,2', **longer)
   assert result.status == 2
   assert 'train.images: 48 -> 96' in result.err
-
-
-@pytest.mark.slow
-def test_a_moved_recipe_comes_to_the_same_student(
-  teacher, tmp_path, monkeypatch
-):
-  given = {'train.images': 32}
-  stay, first, second = (tmp_path / name for name in ('stay', 'a', 'b'))
-  assert distil(teacher, stay, 'flash,4', **given).status == 0
-  whole = distilling.distill
-
-  def stopped(experiment, folder, *args, **kwargs):
-    return folder.name < '3' and whole(experiment, folder, *args, **kwargs)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(sd35_flash.distilling, 'distill', stopped)
-    assert distil(teacher, first, 'flash,4', **given).status == 0
-  first.rename(second)
-  result = distil(teacher, second, 'flash,4', **given)
-  assert result.status == 0, result.err
-  one, two = (weights.load_folder(p / 'student')[1] for p in (stay, second))
-  jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_ends_of_the_ratio_are_the_branches():

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from command_runs import MINE, run
+from command_runs import run
 
 from input_pipeline.sources import DataConfig, load_all, open_source
 
@@ -13,19 +13,13 @@ FAST = ('--config.eval.kid_subsets=5', '--config.eval.kid_subset_size=20')
 
 @pytest.fixture(scope='module')
 def place(shared_run, tmp_path_factory):
-  """A folder with an extractor, and the digits' two splits as .npz."""
+  """A folder with the digits' two splits as .npz."""
   folder = tmp_path_factory.mktemp('evaluate')
-  (folder / 'mine.py').write_text(MINE)
   data = DataConfig('digits', str(shared_run / 'data'), 'train', 'test', 1, 2)
   for split in ('train', 'test'):
     images, labels = load_all(open_source(data, split))
     np.savez(folder / f'{split}.npz', images, labels)
   return folder
-
-
-@pytest.fixture(scope='module')
-def mine(place):
-  return f'--extractor={place}/mine.py:moments'
 
 
 def results(folder):

@@ -10,6 +10,7 @@ from command_runs import run
 from PIL import Image
 
 from commands import presets
+from evaluate import classifier
 from sample import output as store_lib
 from sample import sampler
 from sample.checkpoints import SAMPLING
@@ -17,7 +18,6 @@ from sample.generate import Sampler
 from train import config_file
 from train.experiment import build
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 QUICK = ['--num=20', '--config.sample.batch_size=8', '--config.sample.steps=2']
 
 
@@ -314,7 +314,8 @@ def test_sweep(shared_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_sweep_over_one_scale(shared_run, tmp_path):
+def test_sweep_over_one_scale(shared_run, tmp_path, monkeypatch):
+  monkeypatch.setattr(classifier, 'recipe', lambda shape: (10, 16))
   result = run('sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}',
                *QUICK, '--guidance=cfg:1.2,s2:1..3:2',
                '--metric=accuracy')  # fmt: skip

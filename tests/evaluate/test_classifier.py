@@ -42,6 +42,7 @@ def folder(trained, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('good_compilation')
 def test_digits():
   """The network and the training that the documented tables were made with."""
   images, labels = load_digits(return_X_y=True)
@@ -107,7 +108,7 @@ def test_batches_do_not_change_features(trained, monkeypatch):
 
 
 @pytest.mark.slow
-def test_seed_fixes_the_weights(quick_compilation):
+def test_seed_fixes_the_weights():
   train = functools.partial(
     lib.train_classifier, *textures(8, 0, (8, 8, 1)), 4, batch_size=4
   )
