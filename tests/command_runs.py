@@ -8,6 +8,8 @@ import os
 import pathlib
 import re
 import shlex
+import socket
+import subprocess
 import sys
 import types
 
@@ -50,7 +52,8 @@ MINE = """
 import jax.numpy as jnp
 
 def moments(x):
-  x = x.reshape(len(x), 2, 4, 2, 4, -1) / 255
+  n, h, w, _ = x.shape
+  x = x.reshape(n, 2, h // 2, 2, w // 2, -1) / 255
   return jnp.concatenate([x.mean((2, 4)), x.std((2, 4))], -1).reshape(
     len(x), -1
   )
@@ -123,6 +126,34 @@ def run(*argv):
   return types.SimpleNamespace(
     status=status, out=out.getvalue(), err=err.getvalue()
   )
+
+
+def free_port():
+  with socket.socket() as sock:
+    sock.bind(('localhost', 0))
+    return sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def started(words, stderr, **env):
+  """A command in a process of its own, which is killed at the end.
+
+  Args:
+    words: Words after `python main.py`.
+    stderr: Path of a file for what it says.
+    **env: Environment variables, besides those of the tests but XLA_FLAGS.
+  """
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'} | env
+  with stderr.open('w') as file:
+    process = subprocess.Popen(
+      [sys.executable, 'main.py', *words], cwd=ROOT, env=env,
+      stdout=subprocess.DEVNULL, stderr=file,
+    )  # fmt: skip
+    try:
+      yield process
+    finally:
+      process.kill()
+      process.wait()
 
 
 def printed(text):

@@ -2,11 +2,11 @@
 
 import copy
 import json
-import pathlib
 import warnings
 
 import ml_collections
 import pytest
+from command_runs import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +30,6 @@ from train import experiment
 from train.config_file import load_config, override
 from train.runs import Source
 
-ROOT = pathlib.Path(__file__).parents[1]
 COUNTS = [
   pytest.param(100, id='quick'),
   pytest.param(10_000, id='thorough', marks=pytest.mark.slow),

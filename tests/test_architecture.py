@@ -3,19 +3,18 @@
 import ast
 import dataclasses
 import itertools
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
+from command_runs import ROOT
 
 from core.nested import flatten
 from distill.config import StudentExperiment, build_student
 from train import config_file
 from train.experiment import SECTIONS, Experiment, build, sections_of
 
-ROOT = pathlib.Path(__file__).parents[1]
 # Each folder may import itself and the folders of later rows.
 LAYERS = (
   ('main',),
@@ -88,16 +87,6 @@ def used(tree):
     elif isinstance(node, ast.ImportFrom):
       for alias in node.names:
         yield f'{node.module}.{alias.name}'
-
-
-def run_python(code):
-  return subprocess.run(
-    [sys.executable, '-c', code],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=240,
-  )
 
 
 def test_rooms_are_found():
@@ -194,35 +183,32 @@ def test_public_functions_are_annotated(path):
 
 
 def test_import_is_quiet_light_and_touches_no_device():
-  result = run_python(
-    'import sys\n'
-    'import train.loop, evaluate.compare, main\n'
-    'from jax._src import xla_bridge\n'
-    'assert not xla_bridge.backends_are_initialized()\n'
-    f'loaded = set({FOREIGN}) & set(sys.modules)\n'
-    'assert not loaded, loaded\n'
+  """No library asks for a foreign framework, installed or not."""
+  code = f"""
+import sys, traceback
+asked = []
+class Finder:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in {FOREIGN}:
+      frames = traceback.extract_stack()
+      files = [f.filename for f in frames if "<" not in f.filename]
+      asked.append(name + " by " + files[-1])
+      raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Finder())
+import train.loop, evaluate.compare, main
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+assert not asked, asked
+"""
+  result = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=240,
   )
   assert result.returncode == 0, result.stderr
   assert (result.stdout, result.stderr) == ('', '')
-
-
-def test_no_library_asks_for_a_foreign_framework():
-  """Where they are installed, such an import would load them."""
-  result = run_python(
-    'import sys, traceback\n'
-    'asked = []\n'
-    'class Finder:\n'
-    '  def find_spec(self, name, path=None, target=None):\n'
-    f'    if name.split(".")[0] in {FOREIGN}:\n'
-    '      frames = traceback.extract_stack()\n'
-    '      files = [f.filename for f in frames if "<" not in f.filename]\n'
-    '      asked.append(name + " by " + files[-1])\n'
-    '      raise ModuleNotFoundError(name, name=name)\n'
-    'sys.meta_path.insert(0, Finder())\n'
-    'import train.loop, evaluate.compare, main\n'
-    'assert not asked, asked\n'
-  )
-  assert result.returncode == 0, result.stderr
 
 
 def base_config(folder='configs'):

@@ -1,15 +1,14 @@
 """The benchmarks, on tiny sizes: their tables, their JSON, their sorting."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from command_runs import ROOT
 
 from benchmarks import profile
 
-ROOT = pathlib.Path(__file__).parents[1]
 TINY = (
   '--config.model.depth=2', '--config.model.taps=(1,)',
   '--config.model.width=32', '--config.model.num_heads=2',

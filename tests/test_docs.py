@@ -1,7 +1,6 @@
 """The lines of Python in docs/ run as they stand, on small networks."""
 
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from command_runs import ROOT
 from PIL import Image
 
 from dit import autoencoder
@@ -20,8 +20,6 @@ from guidance import Guidance, Scale, parse
 from sample import sampler
 from sample.grid import make_grid
 from sample.solvers import RK4
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_from_a_folder_to_pictures(tmp_path, monkeypatch):

@@ -2,15 +2,12 @@
 
 import json
 import os
-import pathlib
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[1]
+from command_runs import ROOT, free_port
 
 
 def start(folder, mine, out, devices, *flags):
@@ -39,9 +36,7 @@ def test_processes_and_devices_agree(mine, tmp_path):
       0, 30, (150, 8, 8, 3)
     )
     np.savez(tmp_path / f'{name}.npz', images.clip(0, 255).astype(np.uint8))
-  with socket.socket() as sock:
-    sock.bind(('localhost', 0))
-    port = sock.getsockname()[1]
+  port = free_port()
   jobs = [start(tmp_path, mine, tmp_path / 'one', 1)]
   jobs += [
     start(

@@ -1,13 +1,13 @@
 """The notebooks of examples/ run, and are stored with what they gave."""
 
 import os
-import pathlib
 import re
 import shlex
 import subprocess
 import sys
 
 import pytest
+from command_runs import ROOT
 
 # Jupyter asks for this, with a warning.
 os.environ.setdefault('JUPYTER_PLATFORM_DIRS', '1')
@@ -16,7 +16,6 @@ nbformat = pytest.importorskip('nbformat', reason=NEEDED)
 nbclient = pytest.importorskip('nbclient', reason=NEEDED)
 pytest.importorskip('ipykernel', reason=NEEDED)
 
-ROOT = pathlib.Path(__file__).parents[1]
 # Parameters of a tiny run, and how many pictures there are.
 EXAMPLES = {
   'guidance_explorer': ({'WORKDIR': 'run', 'IMAGES': 640}, 6),

@@ -4,13 +4,12 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 
+import command_runs
 import numpy as np
 import pytest
-from command_runs import QUICK, ROOT, run
+from command_runs import QUICK, run
 from PIL import Image
 
 from core.folder_lock import file_lock, folder_lock
@@ -95,20 +94,8 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path):
 def started(words, folder):
   """A command in a process of its own, and the file of what it says."""
   said = folder / f'stderr{len([*folder.iterdir()])}'
-  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  with said.open('w') as stderr:
-    process = subprocess.Popen(
-      [sys.executable, 'main.py', *words],
-      cwd=ROOT,
-      env=env | {'JAX_PLATFORMS': 'cpu'},
-      stdout=subprocess.DEVNULL,
-      stderr=stderr,
-    )
-    try:
-      yield process, said
-    finally:
-      process.kill()
-      process.wait()
+  with command_runs.started(words, said) as process:
+    yield process, said
 
 
 def finished(words, folder):

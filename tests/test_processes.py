@@ -5,19 +5,15 @@ Both train on four simulated devices, two of each process, cut by FSDP.
 
 import contextlib
 import json
-import os
-import pathlib
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 
+import command_runs
 import numpy as np
 import pytest
+from command_runs import free_port
 
-ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 80
 HEARTBEAT = 10
 CONFIG = (
@@ -33,12 +29,6 @@ CONFIG = (
 )
 
 
-def free_port():
-  with socket.socket() as sock:
-    sock.bind(('localhost', 0))
-    return sock.getsockname()[1]
-
-
 class Job:
   """One command line as two processes, or as one with all the devices."""
 
@@ -46,38 +36,24 @@ class Job:
     self.folder, self.processes = folder, processes
     folder.mkdir(exist_ok=True)
 
-  def argv(self, *words):
-    return [sys.executable, 'main.py', *words, f'--workdir={self.folder}/run']
-
   @contextlib.contextmanager
   def started(self, *words):
     """The processes; their stderr goes to files. Killed at the end."""
     devices = f'--xla_force_host_platform_device_count={4 // self.processes}'
-    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': devices}
-    port, running = free_port(), []
-    try:
+    argv, port = [*words, f'--workdir={self.folder}/run'], free_port()
+    with contextlib.ExitStack() as stack:
+      running = []
       for i in range(self.processes):
         flags = [
           f'--coordinator=localhost:{port}',
           f'--num_processes={self.processes}',
           f'--process_id={i}',
           f'--heartbeat_seconds={HEARTBEAT}',
-        ]
-        with (self.folder / f'stderr{i}').open('w') as stderr:
-          running.append(
-            subprocess.Popen(
-              self.argv(*words) + flags * (self.processes > 1),
-              cwd=ROOT,
-              env=env,
-              stdout=subprocess.DEVNULL,
-              stderr=stderr,
-            )
-          )
+        ] * (self.processes > 1)
+        stderr = self.folder / f'stderr{i}'
+        process = command_runs.started(argv + flags, stderr, XLA_FLAGS=devices)
+        running.append(stack.enter_context(process))
       yield running
-    finally:
-      for process in running:
-        process.kill()
-        process.wait()
 
   def train(self):
     return self.started(

@@ -1,13 +1,12 @@
 """Tables of figures say where the figures come from."""
 
-import pathlib
 import re
 
 import pytest
+from command_runs import ROOT
 
 from commands.flags.compare import METHODS
 
-ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 # A cell that is a result: a decimal number, alone, with an error or a unit.
 FIGURE = re.compile(r'[-+]?[\d,]*\.\d+(?:e-?\d+)?( ?(%|±.*|s|se|ms|GiB|x))?')

@@ -1,16 +1,13 @@
 """Runs that are stopped or killed and started again by the same command."""
 
-import contextlib
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 import types
 
+import command_runs
 import jax
 import numpy as np
 import optax
@@ -52,9 +49,7 @@ class Run:
     folder.mkdir(parents=True, exist_ok=True)
     self.folder = folder
     self.workdir = folder / 'run'
-    self.argv = [
-      sys.executable,
-      'main.py',
+    self.words = [
       'train',
       '--config=configs/digits.py',
       f'--workdir={self.workdir}',
@@ -62,24 +57,10 @@ class Run:
       f'--config.data.dir={folder}/data',
       *(f'--config.{assignment}' for assignment in CONFIG),
     ]
-    self.env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
-  @contextlib.contextmanager
   def started(self):
     """The process; its stderr goes to a file. Killed at the end."""
-    with (self.folder / 'stderr').open('w') as stderr:
-      process = subprocess.Popen(
-        self.argv,
-        cwd=ROOT,
-        env=self.env,
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-      )
-      try:
-        yield process
-      finally:
-        process.kill()
-        process.wait()
+    return command_runs.started(self.words, self.folder / 'stderr')
 
   def finish(self):
     """Runs to the end; gives the step that it continued from, or None."""
@@ -314,10 +295,3 @@ def test_run_killed_again_and_again_ends_the_same(shared, run, seed):
   kill_and_finish(
     run, shared, [(10 * seed + i, moment) for i, moment in enumerate(moments)]
   )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('seed', range(4))
-def test_run_killed_five_times_while_saving_ends_the_same(shared, run, seed):
-  moments = [(100 + 5 * seed + i, 'saving') for i in range(5)]
-  kill_and_finish(run, shared, moments)

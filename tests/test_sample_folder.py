@@ -1,10 +1,10 @@
 """`sample --folder`: images from weights without a run."""
 
 import dataclasses
-import functools
 import json
 
 import jax
+import networks
 import numpy as np
 import pytest
 import reference
@@ -12,7 +12,7 @@ from command_runs import run
 from PIL import Image
 
 from core.errors import InputError
-from dit import autoencoder, model
+from dit import autoencoder
 from dit.config import DiTConfig
 from dit.weights import convert, quantize
 from dit.weights import folder as weights
@@ -28,13 +28,7 @@ QUICK = ['--num=5', '--config.sample.batch_size=8', '--config.sample.steps=3']
 def save(folder, channels, **info):
   """A network of random weights as a folder."""
   config = DiTConfig(channels=channels, **SIZES)
-  params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
-  leaves, tree = jax.tree.flatten(jax.device_get(params))
-  rng = np.random.default_rng(0)
-  leaves = [
-    leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves
-  ]
-  params = jax.tree.unflatten(tree, leaves)
+  params = jax.device_get(networks.perturbed(config).params)
   weights.save_folder(folder, config, params, info=info)
   return config
 
@@ -269,7 +263,7 @@ def test_a_set_without_a_finite_image_is_not_finished(broken, form):
     assert '5 of 5 images have values that are not finite' in line
 
 
-def test_images_that_are_not_finite_are_recorded(broken, tmp_path):
+def test_images_that_are_not_finite_are_recorded(broken, mine, tmp_path):
   folder, out = broken(1, 3), tmp_path / 'out'
   words = ('sample', f'--folder={folder}', f'--out={out}', *QUICK)
   for _ in range(2):
@@ -281,8 +275,6 @@ def test_images_that_are_not_finite_are_recorded(broken, tmp_path):
     assert protocol['nonfinite_images'] == '1,3'
   assert 'Already drawn' in result.err
   # Their metrics would mean nothing.
-  (tmp_path / 'mine.py').write_text('def rows(x):\n  return x.mean((2, 3))\n')
-  mine = f'--extractor={tmp_path}/mine.py:rows'
   result = run(
     'evaluate', f'--samples={out}/samples.npz', mine,
     f'--reference={out}/samples.npz',
@@ -295,15 +287,14 @@ def test_images_that_are_not_finite_are_recorded(broken, tmp_path):
   assert result.status == 1 and '2 of 5 images' in result.err
 
 
-def test_few_images_that_are_not_finite_are_a_warning(tmp_path):
+def test_few_images_that_are_not_finite_are_a_warning(mine, tmp_path):
   images = np.random.default_rng(0).integers(0, 256, (100, 4, 4, 3), np.uint8)
   np.savez(tmp_path / 'samples.npz', images)
   (tmp_path / 'samples.json').write_text('{"nonfinite": 1}')
-  (tmp_path / 'mine.py').write_text('def rows(x):\n  return x.mean((2, 3))\n')
   result = run(
     'evaluate', f'--samples={tmp_path}/samples.npz', '--metrics=fid',
     f'--reference={tmp_path}/samples.npz', f'--out={tmp_path}/out',
-    f'--extractor={tmp_path}/mine.py:rows',
+    mine,
   )  # fmt: skip
   assert result.status == 0, result.err
   written = json.loads((tmp_path / 'out' / 'evaluation.json').read_text())

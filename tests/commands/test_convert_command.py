@@ -2,19 +2,18 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import command_runs
 import numpy as np
 import pytest
+from command_runs import ROOT
 from safetensors.numpy import load_file
 
 from commands import convert as exchange
 from commands.flags import convert as flags
 
-ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / 'tests' / 'golden' / 'ig_sit' / 'model.safetensors'
 IG_SIT = ('--family=ig_sit', '--num_heads=4', '--taps=2')
 

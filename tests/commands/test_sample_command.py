@@ -271,11 +271,9 @@ def test_truncated_pixels_are_rounded_down(shared_run, tmp_path):
   assert set(np.unique(difference)) == {0, 1}
 
 
-def test_sweep(shared_run, tmp_path, monkeypatch):
-  mine = tmp_path / 'mine.py'  # nothing to train
-  mine.write_text('def rows(x):\n  return x.mean((2, 3))\n')
+def test_sweep(shared_run, mine, tmp_path, monkeypatch):
   words = ['sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}', *QUICK,
-           f'--extractor={mine}:rows', '--bootstrap=3']  # fmt: skip
+           mine, '--bootstrap=3']  # fmt: skip
   text = '--guidance=ig:1..2:2,cfg:1.0..1.5:3@0-0.7'
   drawn, images_of = [], Sampler.images
 

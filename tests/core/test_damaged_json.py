@@ -1,10 +1,9 @@
 """Files that a kill cut short, or a stranger wrote, in a run's folder."""
 
 import json
-import pathlib
 
 import pytest
-from command_runs import run
+from command_runs import ROOT, run
 from etils import epath
 
 from core.errors import InputError
@@ -13,7 +12,6 @@ from evaluate.sweep import read_points
 from train import config_file
 from train.metrics_log import read_metrics
 
-ROOT = pathlib.Path(__file__).parents[2]
 DAMAGED = {
   'brackets': '[' * 100_000,
   'objects': '{"a":' * 100_000,
@@ -68,19 +66,17 @@ def test_endless_integers_are_floats():
 
 
 @pytest.mark.parametrize('kind', DAMAGED)
-@pytest.mark.parametrize(
-  'name', ['run.json', 'compare.json', 'sweep/sweep.json', 'metrics.jsonl']
-)
-def test_report_leaves_out_what_is_damaged(workdir, name, kind):
+def test_report_leaves_out_what_is_damaged(workdir, kind):
   for beside in ('table.md', 'sweep/sweep.csv', 'sweep/sweep.png'):
     write(workdir / beside, '| a |\n|---|\n| 1 |\n')
-  write(workdir / name, DAMAGED[kind])
+  files = ('run.json', 'compare.json', 'sweep/sweep.json')
+  for name in (*files, 'metrics.jsonl'):
+    write(workdir / name, DAMAGED[kind])
   result = run('report', f'--workdir={workdir}', '--no_draw')
   assert result.status == 0, result.err
   assert 'Traceback' not in result.err
   page = (workdir / 'report.html').read_text()
-  if name != 'metrics.jsonl':
-    assert 'is damaged' in page
+  assert page.count('is damaged') >= len(files)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -14,13 +13,13 @@ import time
 
 import pytest
 from absl import logging
+from command_runs import ROOT
 from etils import epath
 from etils.epath import backend, gpath
 
 from core import folder_lock as lib
 from core.errors import InputError, WriteError
 
-ROOT = pathlib.Path(__file__).parents[2]
 HOLDER = """
 import errno, fcntl, os, subprocess, sys, time
 from core import folder_lock

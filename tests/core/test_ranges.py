@@ -2,12 +2,11 @@
 
 import copy
 import dataclasses
-import pathlib
 import typing
 
 import ml_collections
 import pytest
-from command_runs import DIGITS, run
+from command_runs import DIGITS, ROOT, run
 
 from core import ranges
 from core.errors import InputError
@@ -17,7 +16,6 @@ from evaluate.compare import CompareConfig
 from train import config_file
 from train.experiment import sections_of
 
-ROOT = pathlib.Path(__file__).parents[2]
 SECTIONS = sections_of(StudentExperiment)
 PLAIN = (int, float, str, bool)
 

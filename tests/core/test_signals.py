@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -11,10 +10,10 @@ import time
 
 import pytest
 from absl import logging
+from command_runs import ROOT
 
 from core.signals import stop_on_signals
 
-ROOT = pathlib.Path(__file__).parents[2]
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 

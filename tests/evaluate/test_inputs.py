@@ -73,16 +73,15 @@ def test_labels_of_a_text_that_are_no_classes(tmp_path, word):
   assert len(str(error.value)) < 1000 and '\n' not in str(error.value)
 
 
-def test_labels_are_not_asked_for_where_none_are_used(tmp_path):
+def test_labels_are_not_asked_for_where_none_are_used(mine, tmp_path):
   """A thousand random classes, which the features cannot tell apart."""
   np.savez(tmp_path / 'a.npz', digits(20), np.arange(20.0) * 50)
   assert open_image_set(f'{tmp_path}/a.npz', '').labels.tolist() == [
     50 * k for k in range(20)
   ]
-  (tmp_path / 'mine.py').write_text('def rows(x):\n  return x.mean((2, 3))\n')
   result = command_runs.run(
     'evaluate', f'--samples={tmp_path}/a.npz', '--metrics=fid',
-    f'--reference={tmp_path}/a.npz', f'--extractor={tmp_path}/mine.py:rows',
+    f'--reference={tmp_path}/a.npz', mine,
   )  # fmt: skip
   assert result.status == 0, result.err
 
@@ -179,7 +178,7 @@ def test_images_of_too_many_pixels(tmp_path):
     open_image_set(str(place), '')
 
 
-def test_deep_text_in_files_beside_images(tmp_path):
+def test_deep_text_in_files_beside_images(mine, tmp_path):
   np.savez(tmp_path / 'samples.npz', digits(20))
   (tmp_path / 'samples.json').write_text('[' * 100_000)
   np.savez(
@@ -187,10 +186,9 @@ def test_deep_text_in_files_beside_images(tmp_path):
   )
   with pytest.raises(InputError, match='damaged'):
     load_reference(tmp_path / 'r.npz')
-  (tmp_path / 'mine.py').write_text('def rows(x):\n  return x.mean((2, 3))\n')
   words = (
     'evaluate', f'--samples={tmp_path}/samples.npz', '--metrics=fid',
-    f'--extractor={tmp_path}/mine.py:rows',
+    mine,
     f'--reference={tmp_path}/samples.npz', f'--out={tmp_path}/out',
   )  # fmt: skip
   result = command_runs.run(*words)

@@ -1,13 +1,13 @@
 """The digits, and the order in which records become batches."""
 
 import itertools
-import pathlib
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from command_runs import ROOT
 from sklearn.datasets import load_digits
 
 import input_pipeline.batches as batches_module
@@ -20,8 +20,6 @@ from input_pipeline.sources import (
   load_all,
   open_source,
 )
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def settings(data_dir, name='digits', threads=1):

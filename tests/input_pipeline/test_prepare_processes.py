@@ -1,14 +1,13 @@
 """`prepare` with two real processes, and against a second command."""
 
 import json
-import pathlib
-import socket
 import subprocess
 import sys
 import zipfile
 
 import numpy as np
 import pytest
+from command_runs import ROOT, free_port
 from networks import Doubled
 from PIL import Image
 
@@ -20,7 +19,6 @@ from input_pipeline.records import Metadata
 from train.config_file import load_config, override
 from train.experiment import build
 
-ROOT = pathlib.Path(__file__).parents[2]
 COUNT = 44  # in 5 shards, of which process 0 writes 3
 
 # One pair of processes serves all cases, for starting it takes the time. Each
@@ -139,9 +137,7 @@ def said(folder):
     'elsewhere': elsewhere,
     'held': case(folder, 'whole', 'held'),
   }
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    port = probe.getsockname()[1]
+  port = free_port()
   argv = [json.dumps(list(cases.values())), str(ROOT / 'tests')]
   jobs = [
     subprocess.Popen(
