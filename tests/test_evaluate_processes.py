@@ -7,25 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from command_runs import ROOT, free_port
-
-
-def start(folder, mine, out, devices, *flags):
-  argv = [
-    sys.executable, 'main.py', 'evaluate', f'--samples={folder}/a.npz',
-    f'--reference={folder}/b.npz', mine, f'--out={out}',
-    '--config.eval.batch_size=64',
-    '--config.eval.kid_subset_size=50', '--config.eval.kid_subsets=5', *flags,
-  ]  # fmt: skip
-  count = f'--xla_force_host_platform_device_count={devices}'
-  return subprocess.Popen(
-    argv,
-    cwd=ROOT,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': count},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+from command_runs import ROOT, free_port, run
 
 
 def test_processes_and_devices_agree(mine, tmp_path):
@@ -36,12 +18,23 @@ def test_processes_and_devices_agree(mine, tmp_path):
       0, 30, (150, 8, 8, 3)
     )
     np.savez(tmp_path / f'{name}.npz', images.clip(0, 255).astype(np.uint8))
-  port = free_port()
-  jobs = [start(tmp_path, mine, tmp_path / 'one', 1)]
-  jobs += [
-    start(
-      tmp_path, mine, tmp_path / 'two', 2, f'--coordinator=localhost:{port}',
-      '--num_processes=2', f'--process_id={i}',
+  words = [
+    'evaluate', f'--samples={tmp_path}/a.npz', f'--reference={tmp_path}/b.npz',
+    mine, '--config.eval.batch_size=64', '--config.eval.kid_subset_size=50',
+    '--config.eval.kid_subsets=5',
+  ]  # fmt: skip
+  alone = run(*words, f'--out={tmp_path}/one')
+  assert alone.status == 0, alone.err
+  flags = (
+    f'--out={tmp_path}/two', f'--coordinator=localhost:{free_port()}',
+    '--num_processes=2',
+  )  # fmt: skip
+  devices = '--xla_force_host_platform_device_count=2'
+  jobs = [
+    subprocess.Popen(
+      [sys.executable, 'main.py', *words, *flags, f'--process_id={i}'],
+      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+      env=os.environ | {'XLA_FLAGS': devices},
     )
     for i in range(2)
   ]  # fmt: skip
@@ -56,5 +49,5 @@ def test_processes_and_devices_agree(mine, tmp_path):
   )
   assert one == pytest.approx(two, rel=1e-6)
   assert one['fd'] > 0
-  assert 'FD (mine:moments)' in outs[1]
-  assert '| FD' not in outs[2]  # the first process reports
+  assert 'FD (mine:moments)' in outs[0]
+  assert '| FD' not in outs[1]  # the first process reports

@@ -46,29 +46,23 @@ def refused(tmp_path):
 
 
 def test_golden_file_to_a_folder_and_back(tmp_path):
-  """In processes of their own, as users run it."""
-
-  def command(*argv):
-    result = subprocess.run(
-      [sys.executable, 'main.py', 'convert', *map(str, argv)],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      timeout=240,
-      env=os.environ,
-    )
-    assert (result.returncode, result.stderr) == (0, '')
-    return result.stdout
-
   net, back = tmp_path / 'net', tmp_path / 'back.safetensors'
   expected = load_file(GOLDEN)
   count = sum(tensor.size for tensor in expected.values())
-  printed = command(f'--from={GOLDEN}', f'--to={net}', *IG_SIT)
-  assert printed.startswith(f'{GOLDEN} -> {net}: {count:,} parameters in ')
-  assert printed.endswith('tensors, weights: as stored, family: ig_sit\n')
+  # In a process of its own, as users run it.
+  there = subprocess.run(
+    [sys.executable, 'main.py', 'convert', f'--from={GOLDEN}', f'--to={net}',
+     *IG_SIT],
+    cwd=ROOT, capture_output=True, text=True, timeout=240,
+  )  # fmt: skip
+  assert (there.returncode, there.stderr) == (0, '')
+  said = f'{GOLDEN} -> {net}: {count:,} parameters in '
+  assert there.stdout.startswith(said)
+  assert there.stdout.endswith('tensors, weights: as stored, family: ig_sit\n')
   assert json.loads((net / 'config.json').read_text())['model']['taps'] == [2]
-  printed = command(f'--from={net}', f'--to={back}')
-  assert f'{count:,} parameters in {len(expected)} tensors' in printed
+  result = run(f'--from={net}', f'--to={back}')
+  assert result.status == 0
+  assert f'{count:,} parameters in {len(expected)} tensors' in result.out
   tensors = load_file(back)
   assert tensors.keys() == expected.keys()
   for name, tensor in tensors.items():
