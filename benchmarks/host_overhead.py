@@ -15,7 +15,7 @@ import tempfile
 from etils import epath
 
 from benchmarks import timing
-from benchmarks.train_step import experiment_of, our_step
+from benchmarks.train_step import our_step
 from train import loop
 from train.metrics_log import read_metrics
 from train.setup import open_setup
@@ -36,7 +36,7 @@ def main() -> None:
   given = [*TINY, f'train.images={args.steps}']
   with tempfile.TemporaryDirectory() as folder:
     given.append(f'data.dir={folder}/data')
-    experiment = experiment_of('configs/sit.py:XL/2,ig', given)
+    experiment = timing.experiment_of('configs/sit.py:XL/2,ig', given)
     loop.train(open_setup(experiment), epath.Path(folder) / 'run')
     logged = [
       row['images_per_second']

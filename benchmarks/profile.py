@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from benchmarks import timing
-from benchmarks.train_step import compiled_step, experiment_of, random_batch
+from benchmarks.train_step import compiled_step, random_batch
 
 STEPS = 3
 # What an operation is for, by its name in the program and in the source; the
@@ -99,7 +99,7 @@ def main() -> None:
   parser.add_argument('--top', type=int, default=15)
   parser.add_argument('--torch', action='store_true')
   args, given = timing.parse(parser)
-  experiment = experiment_of(args.config, given)
+  experiment = timing.experiment_of(args.config, given)
   state, compiled, shapes, _ = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
   for _ in range(2):

@@ -35,8 +35,6 @@ from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
 from guidance import Guidance, parse
 from sample.generate import Sampler
-from train import config_file
-from train.experiment import build
 
 METHODS = (
   'none', 'ig:1.4', 'cfg:1.35', 'cfg:1.35@0-0.7', 's2:1.25', 'cfg:1.35,s2:1.25',
@@ -140,9 +138,8 @@ def main() -> None:
   parser.add_argument('--decode', action='store_true')
   parser.add_argument('--torch', action='store_true')
   args, given = timing.parse(parser)
-  config = config_file.load_config(args.config or 'configs/base.py')
   changes = [*(() if args.config else SMALL), *given]
-  experiment = build(config_file.override(config, changes).to_dict())
+  experiment = timing.experiment_of(args.config or 'configs/base.py', changes)
   bench = Bench(experiment, args.steps, args.batch_size)
   peak = timing.matmul_peak(bench.config.activation_dtype)
   peak *= jax.device_count()

@@ -18,6 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from core import markdown
+from train.config_file import load_config, override
+from train.experiment import Experiment, build
+
 VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch')
 
 
@@ -40,12 +44,13 @@ def in_turns(
   for _ in range(rounds):
     for name, run in runs.items():
       run()
-      spent = 0.0
-      while spent < turn:
+      end = time.perf_counter() + turn
+      while True:
         begin = time.perf_counter()
         run()
         seconds[name].append(time.perf_counter() - begin)
-        spent += seconds[name][-1]
+        if time.perf_counter() >= end:
+          break
   return seconds
 
 
@@ -82,6 +87,11 @@ def about() -> dict[str, Any]:
   }
 
 
+def experiment_of(spec: str, given: Sequence[str]) -> Experiment:
+  """Returns what a config and KEY=VALUE assignments describe."""
+  return build(override(load_config(spec), given).to_dict())
+
+
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
   """Flags of every benchmark."""
   made = argparse.ArgumentParser(
@@ -116,10 +126,8 @@ def publish(
 ) -> None:
   """Prints the rows as a Markdown table, and writes them."""
   columns = list(dict.fromkeys(key for row in rows for key in row))
-  print('| ' + ' | '.join(columns) + ' |')
-  print('|---' * len(columns) + '|')
-  for row in rows:
-    print('| ' + ' | '.join(_text(row.get(key)) for key in columns) + ' |')
+  lines = [[_text(row.get(key)) for key in columns] for row in rows]
+  print(markdown.table(columns, lines), end='')
   for key, value in extra.items():
     print(f'{key}: {_text(value)}')
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core import markdown
 from evaluate.metrics import Estimate, as_dict
+
+COLUMNS = (
+  'method', 'scale', 'NFE', 'features', 'pixels', 'accuracy', 'images/s',
+  'gain (features, pixels)',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +49,7 @@ class Row:
 
 def format_table(rows: Sequence[Row]) -> str:
   """The rows as Markdown."""
-  lines = [
-    '| method | scale | NFE | features | pixels | accuracy | images/s '
-    '| gain (features, pixels) |',
-    '|---|---|---|---|---|---|---|---|',
-  ]
+  lines = []
   for row in rows:
     name, scale = split_names(row.method) if row.gains else (row.method, '')
     if row.nonfinite:
@@ -68,8 +70,8 @@ def format_table(rows: Sequence[Row]) -> str:
       '' if row.rate is None else f'{row.rate:.0f}',
       gain,
     ]
-    lines.append('| ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines) + '\n'
+    lines.append(cells)
+  return markdown.table(COLUMNS, lines)
 
 
 def split_names(text: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ All in float64.
 import itertools
 
 import numpy as np
+from scipy import special
 
 from core.errors import InputError
 from evaluate.frechet import check_features
@@ -64,13 +65,6 @@ def inception_score(
 
 def _inception_score(logits: np.ndarray) -> float:
   """The score of one part."""
-  log_p = np.array(logits, np.float64)
-  log_p -= _log_sum_exp(log_p, axis=1)
-  log_q = _log_sum_exp(log_p, axis=0) - np.log(len(log_p))
+  log_p = special.log_softmax(np.float64(logits), axis=1)
+  log_q = special.logsumexp(log_p, axis=0) - np.log(len(log_p))
   return np.exp((np.exp(log_p) * (log_p - log_q)).sum(1).mean())
-
-
-def _log_sum_exp(x: np.ndarray, axis: int) -> np.ndarray:
-  """The log of sum exp x, which no x makes infinite; keeps the axis."""
-  largest = x.max(axis, keepdims=True)
-  return largest + np.log(np.exp(x - largest).sum(axis, keepdims=True))

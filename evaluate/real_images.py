@@ -6,6 +6,8 @@ distance to them leaves out what the autoencoder itself loses. Published figures
 are of distances to the images themselves, which `--reference` takes.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -58,32 +60,45 @@ def decoder_of(
   return read_decoder(autoencoder, channels, space, mesh)
 
 
-def real_images(
-  data: DataConfig,
-  split: str,
-  decoder: Autoencoder | None,
-  mesh: Mesh,
-  batch_size: int,
-) -> ImageSet:
-  """Returns the images of a split, which are read and decoded on demand.
+@dataclasses.dataclass(frozen=True)
+class RealData:
+  """The training split of a set: real images, if the config names no other.
 
-  Args:
-    data: the set.
-    split: the split.
+  Attributes:
+    config: the set.
+    num_classes: number of its classes.
     decoder: decoder of latents; None where records are images.
-    mesh: the devices.
-    batch_size: images per call of the decoder.
+    records: records of the split, where they are open already.
   """
-  source = open_source(data, split)
-  read = _reader(source, decoder, mesh, batch_size)
-  decoded = ', decoded' if decoder else ''
-  return ImageSet(
-    f'{data.name}:{split}{decoded}',
-    len(source),
-    None,
-    True,
-    lambda start, stop: read(list(range(start, stop)))[0],
-  )
+
+  config: DataConfig
+  num_classes: int
+  decoder: Autoencoder | None = None
+  records: Any = None
+
+  @functools.cached_property
+  def source(self) -> Any:
+    """The records, which are opened once, when they are first needed."""
+    if self.records is not None:
+      return self.records
+    return open_source(self.config, self.config.train_split)
+
+  def images(self, mesh: Mesh, batch_size: int) -> ImageSet:
+    """Returns the images, which are read and decoded on demand.
+
+    Args:
+      mesh: the devices.
+      batch_size: images per call of the decoder.
+    """
+    read = _reader(self.source, self.decoder, mesh, batch_size)
+    decoded = ', decoded' if self.decoder else ''
+    return ImageSet(
+      f'{self.config.name}:{self.config.train_split}{decoded}',
+      len(self.source),
+      None,
+      True,
+      lambda start, stop: read(list(range(start, stop)))[0],
+    )
 
 
 def load_images(

@@ -6,6 +6,7 @@ A figure means nothing without how it was made, so each carries its protocol.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core import markdown
 from evaluate.extractor import Extractor
 from evaluate.metrics import Estimate, as_dict, name_of
 from evaluate.resize import USUAL
@@ -95,13 +96,11 @@ def format_table(
   estimates: Mapping[str, Estimate], extractor: Extractor
 ) -> str:
   """A line for each metric, as Markdown."""
-  width = max(len(name_of(name, extractor)) for name in estimates)
-  lines = [f'| {"metric":{width}} | value |', f'|-{"-" * width}-|---|']
-  lines += [
-    f'| {name_of(name, extractor):{width}} | {shown(name, found)} |'
+  rows = [
+    (name_of(name, extractor), shown(name, found))
     for name, found in estimates.items()
   ]
-  return '\n'.join(lines) + '\n'
+  return markdown.table(('metric', 'value'), rows)
 
 
 def format_row(
@@ -119,10 +118,7 @@ def format_row(
   cells = {key: '' if v is None else str(v) for key, v in about.items()}
   for name, found in estimates.items():
     cells[name_of(name, extractor)] = shown(name, found)
-  return '\n'.join(
-    '| ' + ' | '.join(row) + ' |'
-    for row in (cells, ['---'] * len(cells), cells.values())
-  )
+  return markdown.table(cells, [cells.values()]).rstrip()
 
 
 def shown(name: str, found: Estimate) -> str:

@@ -78,7 +78,7 @@ def smaller(words, shared_run, classifier):
   if command in ('compare', 'sweep', 'evaluate'):
     words = [*words, f'--extractor=classifier:{classifier}']
   if command == 'compare':
-    words = [*words, '--sweep_methods=none', '--bootstrap=5']
+    words = [*words, '--bootstrap=5']
   if command == 'sweep':
     words = [re.sub(r'(\.\.[\d.]+):6', r'\1:2', word) for word in words]
   numbers = {'sample': 8, 'compare': 20, 'sweep': 20, 'evaluate': 20}
