@@ -6,11 +6,10 @@ is timed in turns with ours: machines differ, and one machine from day to day.
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,8 +20,7 @@ import jax.numpy as jnp
 from core import markdown
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
-
-VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch')
+from train.workdir import environment
 
 
 def in_turns(
@@ -69,24 +67,6 @@ def matmul_peak(dtype: str) -> float:
   return 2 * size**3 * count / min(times)
 
 
-def about() -> dict[str, Any]:
-  """The machine, the versions, the command."""
-  versions = {}
-  for name in VERSIONS:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return {
-    'device': jax.devices()[0].device_kind,
-    'devices': jax.device_count(),
-    'cores': len(os.sched_getaffinity(0)),
-    'python': platform.python_version(),
-    'versions': versions,
-    'command': [pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]],
-  }
-
-
 def experiment_of(spec: str, given: Sequence[str]) -> Experiment:
   """Returns what a config and KEY=VALUE assignments describe."""
   return build(override(load_config(spec), given).to_dict())
@@ -131,7 +111,10 @@ def publish(
   for key, value in extra.items():
     print(f'{key}: {_text(value)}')
   path.parent.mkdir(parents=True, exist_ok=True)
-  written = {**about(), **extra, 'rows': list(rows)}
+  about = environment() | {'cores': len(os.sched_getaffinity(0))}
+  if importlib.util.find_spec('torch'):
+    about['packages']['torch'] = importlib.metadata.version('torch')
+  written = {**about, **extra, 'rows': list(rows)}
   path.write_text(json.dumps(written, indent=2) + '\n')
 
 

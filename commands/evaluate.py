@@ -34,6 +34,7 @@ from evaluate.evaluator import (
 )
 from evaluate.image_sets import ImageSet, open_image_set
 from evaluate.inputs import check_samples, protocol_beside
+from evaluate.metrics import as_dict, name_of
 from evaluate.real_images import RealData
 from sample import nonfinite
 from sample.labels import named
@@ -252,9 +253,13 @@ def _report(
     'evaluation': known,
   }
   name = _free_name(folder, fixed)
-  values = tables.as_json(
-    estimates, extractor, warnings, **fixed, environment=workdir.environment()
-  )
+  values = {
+    'metrics': as_dict(estimates),
+    'names': {metric: name_of(metric, extractor) for metric in estimates},
+    'warnings': warnings,
+    **fixed,
+    'environment': workdir.environment(),
+  }
   try:
     write_json(folder / f'{name}.json', values)
     write_bytes(folder / f'{name}.md', f'{line}\n'.encode())

@@ -36,11 +36,12 @@ class Row:
 
   def as_dict(self) -> dict[str, Any]:
     """Plain values, for JSON."""
+    accuracy = Estimate(self.scores['accuracy'].value)  # without its error
     return {
       'method': self.method,
       'nfe': self.nfe,
       'images_per_second': self.rate,
-      **plain_scores(self.scores),
+      **as_dict({**self.scores, 'accuracy': accuracy}),
       'gain_features': self.gains[0] if self.gains else None,
       'gain_pixels': self.gains[1] if self.gains else None,
       'nonfinite': self.nonfinite,
@@ -81,9 +82,3 @@ def split_names(text: str) -> tuple[str, str]:
   parts = [part.split(':', 1) for part in text.split(',')]
   names = ' + '.join(name.upper() for name, _ in parts)
   return names, ', '.join(scale for _, scale in parts)
-
-
-def plain_scores(scores: Mapping[str, Estimate]) -> dict[str, float]:
-  """Returns plain values, for JSON, with the errors of distances."""
-  accuracy = Estimate(scores['accuracy'].value)
-  return as_dict({**scores, 'accuracy': accuracy})

@@ -21,7 +21,7 @@ from dit import latents
 from dit.autoencoder import Autoencoder
 from dit.latents import Posterior
 from dit.sharding import batch_sharding, check_batch, replicated
-from evaluate.image_sets import ImageSet
+from evaluate.image_sets import CHUNK, ImageSet
 from input_pipeline.records import LatentSource
 from input_pipeline.sources import (
   DataConfig,
@@ -91,14 +91,15 @@ class RealData:
       batch_size: images per call of the decoder.
     """
     read = _reader(self.source, self.decoder, mesh, batch_size)
+    count = len(self.source)
+
+    def batches():
+      for at in range(0, count, CHUNK):
+        yield read(list(range(at, min(at + CHUNK, count))))[0]
+
     decoded = ', decoded' if self.decoder else ''
-    return ImageSet(
-      f'{self.config.name}:{self.config.train_split}{decoded}',
-      len(self.source),
-      None,
-      True,
-      lambda start, stop: read(list(range(start, stop)))[0],
-    )
+    name = f'{self.config.name}:{self.config.train_split}{decoded}'
+    return ImageSet(name, count, None, True, batches)
 
 
 def load_images(

@@ -1,14 +1,14 @@
-"""Metrics for people: a table, JSON, a line for a paper, and what to beware of.
+"""Metrics for people: a table, a line for a paper, and what to beware of.
 
 A figure means nothing without how it was made, so each carries its protocol.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from core import markdown
 from evaluate.extractor import Extractor
-from evaluate.metrics import Estimate, as_dict, name_of
+from evaluate.metrics import Estimate, name_of
 from evaluate.resize import USUAL
 
 # Below it, a Frechet distance is mostly the bias of its covariances.
@@ -127,18 +127,3 @@ def shown(name: str, found: Estimate) -> str:
     return str(found)
   error = '' if found.error is None else f' ± {found.error:.1%}'
   return f'{found.value:.1%}{error}'
-
-
-def as_json(
-  estimates: Mapping[str, Estimate],
-  extractor: Extractor,
-  warnings: Sequence[str],
-  **protocol: Any,
-) -> dict[str, Any]:
-  """Everything, as plain values."""
-  return {
-    'metrics': as_dict(estimates),
-    'names': {name: name_of(name, extractor) for name in estimates},
-    'warnings': list(warnings),
-    **protocol,
-  }

@@ -11,6 +11,9 @@ each as from the teacher, and writes to --out
   curves.png             what the students of the first seed logged
   samples.png            images of the students, then of the teacher
 
+With --failures it trains a student for each of FAILURES instead, with one seed,
+and writes curves.png only.
+
 The teacher's distances are means over disjoint sets of images, a student's over
 seeds of everything: training, labels' order and noise.
 """
@@ -43,6 +46,13 @@ TEACHER = (
   (4, 'cfg:1.2'), (4, 'ig:1.5'), (4, 'none'),
   (1, 'cfg:1.2'), (1, 'ig:1.5'), (1, 'none'),
 )  # fmt: skip
+FAILURES = {
+  'healthy': (),
+  'CA alone': ('distill.regularizer=none', 'distill.guidance=cfg:3'),
+  'alpha too large': ('distill.guidance=cfg:3',),
+  'fake too slow': ('distill.fake_lr=1e-5',),
+  'student too fast': ('optimizer.lr=2e-2',),
+}
 CURVES = (
   ('eval/fd', 'Frechet distance, 2,000 samples'),
   ('distill/student_std', 'standard deviation of x0 predictions'),
@@ -93,26 +103,47 @@ def draw(source: Sequence[str], folder: pathlib.Path) -> np.ndarray:
     return stored['arr_0']
 
 
+def distill(
+  args: argparse.Namespace, argument: str, place: pathlib.Path, *given: str
+) -> float:
+  """Trains a student; returns the seconds."""
+  keys = [
+    f'data.dir={args.data}', f'eval.extractor=classifier:{args.out}/features',
+    "eval.metrics=('fd',)", 'eval.every_images=8000', *given,
+  ]  # fmt: skip
+  return command(
+    'distill', f'--config=configs/distill/digits.py:{argument}',
+    f'--teacher={args.teacher}', f'--workdir={place}',
+    *(f'--config.{assignment}' for assignment in keys),
+  )  # fmt: skip
+
+
 def train(
   args: argparse.Namespace, argument: str, guidance: str, place: pathlib.Path
 ) -> float:
   """Trains a student with every seed, where it is not there; mean minutes."""
   seconds = []
+  given = [f'distill.guidance={guidance}'] if guidance else []
   for seed in range(args.seeds):
     watch = place.with_name(f'{place.name}-{seed}.seconds')
     if not watch.exists():
-      continued = watch.with_suffix('').exists()  # its time is not known
-      spent = command(
-        'distill', f'--config=configs/distill/digits.py:{argument}',
-        f'--teacher={args.teacher}', f'--workdir={place}-{seed}',
-        f'--config.seed={seed}', f'--config.data.dir={args.data}',
-        f'--config.eval.extractor=classifier:{args.out}/features',
-        "--config.eval.metrics=('fd',)", '--config.eval.every_images=8000',
-        *([f'--config.distill.guidance={guidance}'] if guidance else []),
-      )  # fmt: skip
+      folder = watch.with_suffix('')
+      continued = folder.exists()  # then its time is not known
+      spent = distill(args, argument, folder, f'seed={seed}', *given)
       watch.write_text('nan' if continued else f'{spent:.1f}')
     seconds.append(float(watch.read_text()))
   return float(np.mean(seconds)) / 60
+
+
+def fail(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+  """Trains what goes wrong; returns what each logged."""
+  logs = {}
+  for name, changes in FAILURES.items():
+    place = args.out / name.replace(' ', '-')
+    distill(args, 'hybrid,1', place, f'train.images={64 * 400}',
+            'eval.every_images=3200', *changes)  # fmt: skip
+    logs[name] = read_metrics(place)
+  return logs
 
 
 def curves(runs: dict[str, list[dict[str, float]]]) -> Figure:
@@ -146,6 +177,7 @@ def main() -> None:
   parser.add_argument('--num', type=int, default=10_000)
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--students', default=';'.join(STUDENTS))
+  parser.add_argument('--failures', action='store_true')
   args = parser.parse_args()
   on = ('--config=configs/digits.py', f'--config.data.dir={args.data}')
   if not (args.out / 'features').exists():
@@ -153,6 +185,9 @@ def main() -> None:
   if not (args.out / 'real.npz').exists():
     command('reference', *on, f'--to={args.out}/real.npz',
             f'--extractor=classifier:{args.out}/features')  # fmt: skip
+  if args.failures:
+    pictures.write_figure(args.out / 'curves.png', curves(fail(args)))
+    return
   rows, sheets, logs = [], [], {}
 
   for name in args.students.split(';'):

@@ -7,7 +7,7 @@ when the page is written.
 
 import argparse
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -43,30 +43,8 @@ _GRIDS = 12  # of previews, evenly spaced over the run
 
 
 def run(args: argparse.Namespace) -> None:
-  """Runs `report`."""
-  print(report(request_of(args), args.guidance, draw=not args.no_draw))
-
-
-def report(
-  request: SampleRequest,
-  guidance: Sequence[str],
-  *,
-  draw: bool = True,
-) -> str:
-  """Writes report.html.
-
-  Args:
-    request: Run to report on, and folder of the page.
-    guidance: Methods to sample with, the first for the sheet; if empty, those
-      of the previews and of `compare` that the network serves.
-    draw: Whether to sample at all, which reads the weights.
-
-  Returns:
-    A line that says where the page is.
-
-  Raises:
-    InputError: if there is no run, or it cannot be sampled with `guidance`.
-  """
+  """Runs `report`: writes report.html."""
+  request, guidance, draw = request_of(args), args.guidance, not args.no_draw
   source = request.source
   choices = (guidance, source.weights, source.step, request.guide)
   chosen = any(value not in (None, []) for value in choices)
@@ -100,7 +78,7 @@ def report(
     ]
     text = html.page(str(workdir.place), sections).lstrip()
     write_bytes(path, text.encode())
-  return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
+  print(f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).')
 
 
 class _Run:
