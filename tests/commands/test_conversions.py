@@ -111,7 +111,7 @@ def test_every_family_there_and_back(tmp_path, name, family, taps):
   if source is None:
     pytest.skip('the shared golden files are not beside the project')
   convert(str(source), str(tmp_path / 'net'), family=family,
-          untold=Untold(4, taps))  # fmt: skip
+          untold=Untold(4, taps or ()))  # fmt: skip
   convert(str(tmp_path / 'net'), str(tmp_path / 'x.safetensors'))
   assert_same_file(tmp_path / 'x.safetensors', source)
 
