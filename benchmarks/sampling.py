@@ -41,50 +41,17 @@ SMALL = ('model.depth=28', 'model.width=128', 'model.num_heads=4',
          'model.size=16', 'sample.last_step_size=0.0')  # fmt: skip
 
 
-class Bench:
-  """A network with random weights, and how it is drawn from."""
+def latents(sampler: Sampler, guidance: Guidance) -> Callable[[], Any]:
+  """Returns a run that draws a batch of latents."""
+  index = np.arange(sampler.config.batch_size, dtype=np.int32)
+  labels = index % sampler.denoiser.num_classes
 
-  def __init__(self, experiment: Any, steps: int, batch_size: int) -> None:
-    self.config = experiment.model
-    draw = jax.jit(lambda: backbone.init(self.config, jax.random.key(0)))
-    self.sampler = Sampler(
-      backbone.bind(self.config, draw()),
-      dataclasses.replace(
-        experiment.sample,
-        solver='euler', steps=steps, last_step_size=0.0, batch_size=batch_size,
-      ),
-      path_named(experiment.objective.path),
-      self.config.latent_shape,
-      make_mesh(MeshConfig()),
-    )  # fmt: skip
+  def run():
+    with jax.set_mesh(sampler.mesh):
+      x, _ = sampler.latents(guidance, labels, index, 0)
+      return x.block_until_ready()
 
-  def case(self, name: str) -> tuple[Guidance, Sampler]:
-    """Guidance and sampler of a method, or of a student of so many steps."""
-    kind, _, steps = name.partition(' ')
-    if kind != 'student':
-      return parse(name), self.sampler
-    student = dataclasses.replace(
-      self.sampler.config, solver='renoise', steps=int(steps)
-    )
-    return parse('none'), dataclasses.replace(self.sampler, config=student)
-
-  def nfe(self, name: str) -> float | None:
-    """Network evaluations for an image."""
-    guidance, sampler = self.case(name)
-    return sampler.nfe(guidance, 0)
-
-  def latents(self, name: str) -> Callable[[], Any]:
-    """Draws a batch of latents."""
-    guidance, sampler = self.case(name)
-    index = np.arange(sampler.config.batch_size, dtype=np.int32)
-    labels = index % self.config.num_classes
-
-    def run():
-      with jax.set_mesh(sampler.mesh):
-        x, _ = sampler.latents(guidance, labels, index, 0)
-        return x.block_until_ready()
-
-    return run
+  return run
 
 
 def main() -> None:
@@ -100,12 +67,26 @@ def main() -> None:
   args, given = timing.parse(parser)
   changes = [*(() if args.config else SMALL), *given]
   experiment = timing.experiment_of(args.config or 'configs/base.py', changes)
-  bench = Bench(experiment, args.steps, args.batch_size)
-  peak = timing.matmul_peak(bench.config.activation_dtype)
-  peak *= jax.device_count()
-
-  names = [*args.methods, *(f'student {steps}' for steps in args.students)]
-  runs = {name: bench.latents(name) for name in names}
+  network = experiment.model
+  draw = jax.jit(lambda: backbone.init(network, jax.random.key(0)))
+  sampler = Sampler(
+    backbone.bind(network, draw()),
+    dataclasses.replace(
+      experiment.sample, solver='euler', steps=args.steps,
+      last_step_size=0.0, batch_size=args.batch_size,
+    ),
+    path_named(experiment.objective.path),
+    network.latent_shape,
+    make_mesh(MeshConfig()),
+  )  # fmt: skip
+  peak = timing.matmul_peak(network.activation_dtype) * jax.device_count()
+  cases = {name: (sampler, parse(name)) for name in args.methods}
+  for steps in args.students:
+    student = dataclasses.replace(sampler.config, solver='renoise', steps=steps)
+    cases[f'student {steps}'] = (
+      dataclasses.replace(sampler, config=student), parse('none'),
+    )  # fmt: skip
+  runs = {name: latents(*case) for name, case in cases.items()}
   peers = {}
   for name in args.methods if args.torch else ():
     if found := re.fullmatch(r'(none|ig|cfg)(?::([\d.]+))?', name):
@@ -113,7 +94,7 @@ def main() -> None:
 
       peers[name] = f'torch {name}'
       runs[peers[name]] = torch_dit.sampler(
-        bench.config, found[1], float(found[2] or 1), args.steps,
+        network, found[1], float(found[2] or 1), args.steps,
         args.batch_size,
       )  # fmt: skip
   for run in runs.values():
@@ -124,16 +105,17 @@ def main() -> None:
   }
 
   rows = []
-  for name in names:
-    nfe = bench.nfe(name)
-    flops = 2 * nfe * bench.config.pass_multiply_adds
+  first = seconds[next(iter(cases))]
+  for name, (drawn, guidance) in cases.items():
+    nfe = drawn.nfe(guidance, 0)
+    flops = 2 * nfe * network.pass_multiply_adds
     rate = args.batch_size / seconds[name]
     row = {
       'method': name,
       's / batch': seconds[name],
       'images/s': rate,
       'of ideal': rate * flops / peak,
-      'ratio': seconds[name] / seconds[names[0]],
+      'ratio': seconds[name] / first,
       'NFE / steps': nfe / args.steps,
     }
     if name in peers:

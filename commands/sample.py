@@ -112,10 +112,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
       }
     )
   cost = 'NFE unknown' if nfe is None else f'NFE {nfe:.4g}'
-  logging.info(
-    '%d images (%s, %s) in %s.',
-    num, job.guidance, cost, folder,
-  )  # fmt: skip
+  logging.info('%d images (%s, %s) in %s.', num, job.guidance, cost, folder)
 
 
 def _missing(store: Store | None, num: int) -> np.ndarray:

@@ -132,11 +132,7 @@ def _inception(file: str, preprocessing: str) -> Extractor:
       'distances are not called FID.',
       file, digest[:8], SHA256[:8],
     )  # fmt: skip
-  return inception_extractor(
-    tensors,
-    preprocessing=preprocessing,
-    about=about,
-  )
+  return inception_extractor(tensors, preprocessing=preprocessing, about=about)
 
 
 def convert_inception(source: str, target: str) -> str:

@@ -78,9 +78,8 @@ def open_image_set(
   """
   if place.startswith(TFDS):
     files = open_images(place, data_dir)
-    labels = None  # each is known when its image is read
     return _of_files(
-      place, list(range(files.count)), lambda i: files.read(i).load(), labels,
+      place, list(range(files.count)), lambda i: files.read(i).load(), None,
       image_size,
     )  # fmt: skip
   path = pathlib.Path(place).expanduser()

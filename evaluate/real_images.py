@@ -144,25 +144,21 @@ def _reader(
   source: Any, decoder: Autoencoder | None, mesh: Mesh, batch_size: int
 ) -> Read:
   """Returns a function of record numbers to images and labels."""
-  if 'moments' not in source[0]:
-
-    def read(numbers):
-      records = [source[i] for i in numbers]
-      return _stacked([image_of(record) for record in records]), _labels(
-        records
-      )
-
-    return read
-  if decoder is None:
+  latent = 'moments' in source[0]
+  if latent and decoder is None:
     raise InputError(
       'these records are latents, and images are needed: give their '
       'decoder, --autoencoder=NAME:FILE[,FILE].'
     )
-  check_batch(mesh, batch_size, 'eval.batch_size')
+  if latent:
+    check_batch(mesh, batch_size, 'eval.batch_size')
   decode = jax.jit(_decode, out_shardings=replicated(mesh))
 
-  def read_latents(numbers):
+  def read(numbers):
     records = [source[i] for i in numbers]
+    labels = np.asarray([record['label'] for record in records], np.int32)
+    if not latent:
+      return _stacked([image_of(record) for record in records]), labels
     moments = np.stack([record['moments'][0] for record in records])
     images = []
     for at in range(0, len(moments), batch_size):
@@ -170,9 +166,9 @@ def _reader(
       rows = np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * 3)
       rows = jax.device_put(rows, batch_sharding(mesh))
       images.append(np.asarray(decode(decoder, rows))[: len(part)])
-    return np.concatenate(images), _labels(records)
+    return np.concatenate(images), labels
 
-  return read_latents
+  return read
 
 
 def _stacked(images: list[np.ndarray]) -> np.ndarray:
@@ -184,10 +180,6 @@ def _stacked(images: list[np.ndarray]) -> np.ndarray:
         'to one size: python main.py prepare.'
       )
   return np.stack(images)
-
-
-def _labels(records: list[dict[str, Any]]) -> np.ndarray:
-  return np.asarray([record['label'] for record in records], np.int32)
 
 
 def _decode(autoencoder: Autoencoder, moments: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ Trains every student of STUDENTS with every seed (`python main.py distill`, a
 process each; what is trained is not trained again), draws as many images from
 each as from the teacher, and writes to --out
 
-  table.md, table.json   Frechet distances to the training images, in features
+  table.md               Frechet distances to the training images, in features
                          of one classifier trained on them (not FID)
   curves.png             what the students of the first seed logged
   samples.png            images of the students, then of the teacher
@@ -31,7 +31,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from core import markdown
-from core.files import write_bytes, write_json
+from core.files import write_bytes
 from sample import pictures
 from train.metrics_log import read_metrics
 
@@ -91,7 +91,6 @@ def measure(
     'fd': float(distances.mean()),
     'error': float(spread / args.seeds**0.5),
     'accuracy': float(accuracies.mean()),
-    'each': distances.tolist(),
   }
 
 
@@ -229,7 +228,6 @@ def main() -> None:
     ],
   )  # fmt: skip
   write_bytes(args.out / 'table.md', text.encode())
-  write_json(args.out / 'table.json', {'rows': rows})
   pictures.write_figure(args.out / 'curves.png', curves(logs))
   pictures.write_png(
     args.out / 'samples.png', pictures.sheet(sheets, 20, scale=4)
