@@ -1,6 +1,8 @@
-"""The name under which the program was called: main.py or selfguide."""
+"""The name under which the program was called, and its commit."""
 
 import pathlib
+import shutil
+import subprocess
 import sys
 
 
@@ -18,3 +20,17 @@ def command() -> list[str]:
 def localize(text: str) -> str:
   """Replaces `python main.py` in a text by the words that the user gave."""
   return text.replace('python main.py', ' '.join(command()))
+
+
+def commit() -> str | None:
+  """Returns the commit of the code, where it is a git checkout."""
+  if not shutil.which('git'):
+    return None
+  git = subprocess.run(
+    ['git', 'rev-parse', 'HEAD'],
+    cwd=pathlib.Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return git.stdout.strip() or None

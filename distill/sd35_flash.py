@@ -36,6 +36,7 @@ from dit.sharding import check_batch, make_mesh
 from dit.weights.folder import check_target, save_folder
 from evaluate.evaluator import open_evaluator, plan
 from evaluate.metrics import as_dict
+from evaluate.real_images import RealData
 from sample.checkpoints import load_latents
 from sample.decoder import read_decoder
 from train import workdir as workdir_lib
@@ -209,12 +210,10 @@ def _merge(
   samples = _samples(experiment, decoder, mesh)
   evaluator = open_evaluator(
     config,
-    experiment.data,
-    experiment.model.num_classes,
+    RealData(experiment.data, experiment.model.num_classes, decoder),
     mesh,
     labels=True,
     count=config.num // config.repeats,
-    decoder=decoder,
   )
   labels = np.arange(config.num) % experiment.model.num_classes
   labels = labels.astype(np.int32)

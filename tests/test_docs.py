@@ -174,7 +174,7 @@ words = {
   ],
   'sample': [run, '--num=16', '--guidance=ig:1.5,cfg:1.2,s2:1.2'],
   'compare': [
-    run, '--num=20', '--bootstrap=2', '--sweep_methods=none',
+    run, '--num=20', '--bootstrap=2',
     '--guidance=none', '--guidance=ig:1.5,cfg:1.2,s2:1.2',
   ],
   'evaluate': [run, '--num=20', '--metrics=fd'],

@@ -9,8 +9,7 @@ import pytest
 from command_runs import ROOT, run
 
 from commands import evaluate
-from evaluate import compare_figures
-from sample import output
+from sample import output, pictures
 
 SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
          'model.taps=(1,)', 'checkpoint.every_images=640',
@@ -151,13 +150,13 @@ def test_figures_that_cannot_be_written_are_printed(disk, argv, monkeypatch):
 def test_a_comparison_that_cannot_be_written_is_logged(
   disk, argv, features, monkeypatch
 ):
-  sheet = compare_figures.sheet
+  sheet = pictures.sheet
 
-  def full(*args):
+  def full(*args, **kwargs):
     fill(disk)
-    return sheet(*args)
+    return sheet(*args, **kwargs)
 
-  monkeypatch.setattr(compare_figures, 'sheet', full)
+  monkeypatch.setattr(pictures, 'sheet', full)
   assert (
     '| IG | 1.5 |' in failed([*argv('compare', disk / 'out'), features]).err
   )

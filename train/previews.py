@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -16,6 +17,7 @@ from dit.path import path_named
 from dit.sharding import check_batch
 from evaluate.evaluator import Evaluator, open_evaluator, plan
 from evaluate.metrics import LOWER, as_dict
+from evaluate.real_images import RealData
 from guidance import parse
 from guidance.parse import describe
 from sample import nonfinite, pictures
@@ -144,6 +146,7 @@ class Scores:
     experiment: Experiment,
     mesh: Mesh,
     decoder: Autoencoder | None = None,
+    records: Any = None,
   ) -> None:
     """Checks that samples can be scored, if scores are asked for.
 
@@ -153,11 +156,15 @@ class Scores:
       experiment: Settings of the run.
       mesh: Devices.
       decoder: Decoder of latents; None where latents are images.
+      records: Training records; None to open them when they are needed.
 
     Raises:
       InputError: if scores are asked for and cannot be computed.
     """
-    self._experiment, self._mesh, self._decoder = experiment, mesh, decoder
+    self._experiment, self._mesh = experiment, mesh
+    self._real = RealData(
+      experiment.data, experiment.model.num_classes, decoder, records
+    )
     self._evaluator: Evaluator | None = None
     config = experiment.eval
     self.every = experiment.train.steps_of(config.every_images)
@@ -196,12 +203,10 @@ class Scores:
     if self.every and self._evaluator is None:
       self._evaluator = open_evaluator(
         self._experiment.eval,
-        self._experiment.data,
-        self._experiment.model.num_classes,
+        self._real,
         self._mesh,
         labels=True,
         count=self._experiment.eval.num // self._experiment.eval.repeats,
-        decoder=self._decoder,
       )
 
   def measure(

@@ -113,7 +113,7 @@ def make_setup(
     records,
     latents,
     Previews(experiment, mesh, decoder, missing),
-    Scores(experiment, mesh, decoder),
+    Scores(experiment, mesh, decoder, records),
   )
 
 

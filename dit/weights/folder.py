@@ -90,7 +90,7 @@ def save_folder(
   if scheme is not None:
     arrays = quantize.quantize(arrays, scheme)
     about['quantized'] = {'scheme': scheme}
-  with _appears(folder) as partial:
+  with appears(folder) as partial:
     partial.mkdir()
     _write(partial / 'model.safetensors', arrays, {})
     about['sha256'] = file_sha256(partial / 'model.safetensors')
@@ -166,7 +166,7 @@ def save_tensors(
     InputError: if the file exists or cannot be written.
     WriteError: if the disk is full.
   """
-  with _appears(check_target(path)) as partial:
+  with appears(check_target(path)) as partial:
     # Libraries of PyTorch users ask for this entry.
     _write(partial, tensors, {'format': 'pt', **about})
     sync(partial)
@@ -318,7 +318,7 @@ def _write(
 
 
 @contextlib.contextmanager
-def _appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a name to write under, which becomes `path` or vanishes."""
   partial = partial_path(path)
   missing = [folder for folder in path.parents if not folder.exists()]

@@ -1,7 +1,6 @@
 import pytest
 from command_runs import run
 
-from commands import advice
 from core import program
 
 
@@ -18,7 +17,7 @@ def test_texts_name_the_program_that_was_called(
 ):
   monkeypatch.setattr('sys.argv', [script])
   assert program.name() == name
-  assert advice.command('report', '--step=1') == f'{words} report --step=1'
+  assert ' '.join(program.command()) == words
   result = run('train', '--help')
   assert f'usage: {name} train' in result.out
   assert f'Example: {words} train --workdir' in result.out

@@ -10,7 +10,7 @@ import pytest
 from core.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh, replicated
-from evaluate.compare import CompareConfig
+from evaluate.sweep import SweepGrid
 from guidance import ClassifierFree, Guidance, Internal, Scale, parse
 from sample import generate, sampler
 
@@ -106,24 +106,17 @@ def test_seed_and_label_matter(denoiser):
 
 
 def test_sweep_compiles_once(denoiser):
-  sweep = CompareConfig(
-    num=4,
-    methods=(),
-    sweep_methods=('ig', 'cfg'),
-    sweep_scales=(1.0, 1.5, 2.0),
-    resamples=2,
-  ).sweep()
+  grid = SweepGrid.of('ig:1..2:3,cfg:1..2:3')
   before = sampler.sample._cache_size()
   config = dataclasses.replace(
     SAMPLING, solver='euler', steps=2, last_step_size=0.0
   )
   drawn = [
     draw(denoiser, LABELS[:4], guidance=guidance, config=config)[0]
-    for _, _, guidance in sweep
+    for guidance in map(parse, grid.texts())
   ]
   assert sampler.sample._cache_size() == before + 1
-  np.testing.assert_array_equal(drawn[0], drawn[3])  # both scales 1: off
-  assert len(np.unique(drawn, axis=0)) == 5
+  assert len(np.unique(drawn, axis=0)) == 9
 
 
 def test_scale_may_be_any_number(denoiser):
