@@ -13,7 +13,7 @@ import jax
 
 from commands import dry_run
 from dit import backbone
-from dit.weights.checkpoint import weights_like
+from dit.weights.restore import weights_like
 from guidance import parse
 from train.config_file import load_config, override
 from train.experiment import Experiment, build

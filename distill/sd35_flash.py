@@ -36,8 +36,8 @@ from dit.sharding import check_batch, make_mesh
 from dit.weights.folder import check_target, save_folder
 from evaluate.evaluator import open_evaluator, plan
 from evaluate.metrics import as_dict
-from sample.checkpoints import load_latents
 from sample.decoder import read_decoder
+from sample.saved_network import load_latents
 from train import workdir as workdir_lib
 from train.config_file import load_config, override
 from train.previews import Samples

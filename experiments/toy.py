@@ -195,7 +195,6 @@ def draw(
     jnp.arange(len(label)),
     make_grid(experiment.solver_steps),
     jnp.uint32(seed),
-    solver=Heun(),
-    shape=(1, 1, 2),
+    sampler.Integration(Heun(), (1, 1, 2)),
   )
   return np.asarray(x, np.float64).reshape(-1, 2) * experiment.unit, label

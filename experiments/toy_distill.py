@@ -157,8 +157,7 @@ def draw(
     jnp.arange(len(label)),
     make_grid(steps),
     jnp.uint32(seed),
-    solver=solver,
-    shape=(1, 1, 2),
+    sampler.Integration(solver, (1, 1, 2)),
   )
   return np.asarray(x, np.float64).reshape(-1, 2) * experiment.unit
 

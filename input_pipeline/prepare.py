@@ -32,10 +32,9 @@ from dit import latents
 from dit.autoencoder import Autoencoder
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
 from input_pipeline import records
-from input_pipeline.claim import claimed
 from input_pipeline.image_files import ImageFiles
 from input_pipeline.images import BrokenImageError, center_crop, decode
-from input_pipeline.shards import ShardWriter, finished
+from input_pipeline.shards import ShardWriter, claimed, finished
 from input_pipeline.splits import check_other_splits
 
 

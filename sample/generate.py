@@ -200,6 +200,17 @@ class Sampler:
     """The times, (steps + 1,)."""
     return self.config.grid(self.path)
 
+  @functools.cached_property
+  def integration(self) -> sampler.Integration:
+    """How latents are integrated, of which the program is made."""
+    return sampler.Integration(
+      self.solver,
+      self.shape,
+      self.path,
+      self.config.scales_at,
+      self.config.state_dtype,
+    )
+
   def check(self, guidance: Guidance) -> None:
     """Raises InputError if the parts do not fit; compiles nothing."""
     guidance.check(self.denoiser, self.shape)
@@ -242,14 +253,7 @@ class Sampler:
     if isinstance(self.solver, Dopri5):
       return None
     return sampler.nfe(
-      guidance,
-      self.denoiser,
-      self.solver,
-      self.grid,
-      seed,
-      path=self.path,
-      scales_at=self.config.scales_at,
-      dtype=self.config.state_dtype,
+      guidance, self.denoiser, self.grid, seed, self.integration
     )
 
   def latents(
@@ -275,11 +279,7 @@ class Sampler:
       numbers,
       self.grid,
       jnp.uint32(seed),
-      solver=self.solver,
-      shape=self.shape,
-      path=self.path,
-      scales_at=self.config.scales_at,
-      dtype=self.config.state_dtype,
+      self.integration,
       parts=parts,
     )
 

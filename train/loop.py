@@ -26,7 +26,7 @@ from input_pipeline.sources import (
   normalisation_of,
 )
 from sample import pictures
-from sample.checkpoints import LATENTS
+from sample.saved_network import LATENTS
 from train import state as state_lib
 from train.checkpoint import Checkpointer, SaveError
 from train.experiment import Experiment

@@ -13,7 +13,6 @@ from commands import convert as convert_command
 from commands.convert import exchange as convert
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.weights.checkpoint import restore_weights
 from dit.weights.folder import load_folder
 from dit.weights.quantize import SCHEMES
 from train import workdir

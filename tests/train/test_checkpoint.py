@@ -13,7 +13,7 @@ import pytest
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
 from dit.weights import checkpoint as checkpoint_lib
-from dit.weights.checkpoint import WEIGHTS, restore_weights
+from dit.weights.restore import WEIGHTS, restore_weights
 from train import state
 from train.checkpoint import CheckpointConfig, Checkpointer, SaveError
 from train.optimizer import make_optimizer
