@@ -243,7 +243,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
   """The inverse of `flatten`."""
-  return traverse_util.unflatten_dict(flat, sep='/')
+  return traverse_util.unflatten_dict(dict(flat), sep='/')
 
 
 def _infer(
