@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from core.overlap import one_ahead
 from core.ranges import BatchSize, Choice, Count, check_fields, check_value
 from dit import latents
 from dit.autoencoder import Autoencoder
@@ -340,14 +341,10 @@ class Sampler:
       used = float(jax.device_get(spent)) if cost is None else cost
       return Batch(number, images, used, finite)
 
-    pending = None
-    for begin in range(0, len(index), config.batch_size):
-      following = start(index[begin : begin + config.batch_size])
-      if pending:
-        yield finish(*pending)
-      pending = following
-    if pending:
-      yield finish(*pending)
+    begins = range(0, len(index), config.batch_size)
+    parts = (index[begin : begin + config.batch_size] for begin in begins)
+    for started in one_ahead(map(start, parts)):
+      yield finish(*started)
 
   def images(
     self,
