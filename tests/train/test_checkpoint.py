@@ -318,12 +318,12 @@ def rotating(tmp_path, build, monkeypatch):
   abstract = build(mesh_of(1))
   for step in (1, 2):
     saved(tmp_path, filled(abstract, step), step)
-  restore = restore.restore_item
+  restore_item = restore.restore_item
 
   def restored(workdir, item, target, step):
     if step == 2:
       shutil.rmtree(tmp_path / 'checkpoints' / '2')
-    return restore(workdir, item, target, step)
+    return restore_item(workdir, item, target, step)
 
   monkeypatch.setattr(restore, 'restore_item', restored)
   return tmp_path
