@@ -235,10 +235,7 @@ def sample(
   return dopri5(
     lambda x, t: evaluate(x, t, 0, memory).velocity,
     x,
-    rtol=solver.rtol,
-    atol=solver.atol,
-    max_steps=solver.max_steps,
-    overshoot=solver.overshoot,
+    **dataclasses.asdict(solver),
     cost=lambda t: guidance.passes(denoiser, step_of(t, 0)),
   )
 
