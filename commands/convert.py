@@ -20,14 +20,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from core.errors import InputError, check_choice
+from core.errors import InputError, check_choice, reason
 from core.folder_lock import file_lock
 from core.ranges import Range, check_value
 from dit.base import NetworkConfig, Params
 from dit.config import SIZES
 from dit.sharding import MeshConfig, make_mesh
 from dit.weights import convert
-from dit.weights.files import HUB, PICKLES, read_tensors, reason
+from dit.weights.files import HUB, PICKLES, read_tensors
 from dit.weights.folder import (
   check_target,
   load_config,
@@ -38,7 +38,7 @@ from dit.weights.folder import (
 )
 from dit.weights.quantize import SCHEMES
 from evaluate.extractor_registry import convert_inception
-from sample.checkpoints import load_latents, open_network
+from sample.saved_network import load_latents, open_network
 from train import workdir
 from train.experiment import build
 from train.runs import run_weights, sampling_of

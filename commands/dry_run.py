@@ -32,7 +32,7 @@ from dit.sharding import (
   make_mesh,
   replicated,
 )
-from dit.weights.checkpoint import weights_like
+from dit.weights.restore import weights_like
 from guidance import parse
 from guidance.parse import describe
 from sample.generate import Sampler
@@ -269,11 +269,7 @@ def sample_program(sampler: Sampler, method: Any) -> Any:
       row,
       sampler.grid,
       np.uint32(0),
-      solver=sampler.solver,
-      shape=sampler.shape,
-      path=sampler.path,
-      scales_at=config.scales_at,
-      dtype=config.state_dtype,
+      sampler.integration,
     )
 
 

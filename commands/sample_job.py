@@ -109,7 +109,7 @@ class SampleJob:
     self._guide: Experiment | None = None
     if request.guide is not None:
       self._guide = request.guide.open(())
-      runs.check_guide(self._guide, self.experiment)
+      runs.check_task('the guide', self._guide, self.experiment)
 
   def check(self, texts: Sequence[str]) -> None:
     """Raises InputError if one of these cannot be served."""

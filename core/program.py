@@ -1,4 +1,4 @@
-"""The name under which the program was called, and its commit."""
+"""The program: its name, main.py or selfguide, and the commit of its code."""
 
 import pathlib
 import shutil
@@ -23,14 +23,18 @@ def localize(text: str) -> str:
 
 
 def commit() -> str | None:
-  """Returns the commit of the code, where it is a git checkout."""
+  """Returns the commit of the code; None unless git tracks this very file.
+
+  An installed copy may lie inside of a repository that is another project's.
+  """
+  here = pathlib.Path(__file__)
   if not shutil.which('git'):
     return None
-  git = subprocess.run(
-    ['git', 'rev-parse', 'HEAD'],
-    cwd=pathlib.Path(__file__).parent,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return git.stdout.strip() or None
+
+  def git(*words: str) -> str:
+    return subprocess.run(
+      ['git', *words], cwd=here.parent, capture_output=True, text=True,
+      check=False,
+    ).stdout.strip()  # fmt: skip
+
+  return (git('ls-files', here.name) and git('rev-parse', 'HEAD')) or None

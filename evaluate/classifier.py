@@ -23,12 +23,12 @@ from etils import epath
 from flax import nnx
 from safetensors.numpy import save as to_safetensors
 
-from core.errors import InputError
+from core.errors import InputError, reason
 from core.files import parse_json, write_bytes, write_json
 from dit import latents
 from dit.layers import layer_norm
 from dit.model import fingerprint
-from dit.weights.files import local, read_safetensors, reason
+from dit.weights.files import local, read_safetensors
 from dit.weights.finite import check_finite
 from dit.weights.folder import appears, check_target
 

@@ -193,7 +193,6 @@ def draw(
     jnp.arange(len(label)),
     make_grid(steps or experiment.solver_steps),
     jnp.uint32(seed),
-    solver=solver or Heun(),
-    shape=(1, 1, 2),
+    sampler.Integration(solver or Heun(), (1, 1, 2)),
   )
   return np.asarray(x, np.float64).reshape(-1, 2) * experiment.unit, label

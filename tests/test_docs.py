@@ -77,8 +77,7 @@ def test_what_is_added_to_the_house():
       page['row'],
       jnp.asarray(make_grid(steps)),
       0,
-      solver=solver,
-      shape=(1, 1, 2),
+      sampler.Integration(solver, (1, 1, 2)),
     )[0]
 
   # The method: CFG where nothing is clipped, nothing where all is.

@@ -31,8 +31,8 @@ from core.files import read_json, write_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
-from dit.weights.checkpoint import steps_of
-from sample.checkpoints import LATENTS, load_config
+from dit.weights.restore import steps_of
+from sample.saved_network import LATENTS, load_config
 from train.config_file import load_config as load_config_file
 
 # Sections and keys that may differ when a run is continued: they change no

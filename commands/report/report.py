@@ -27,7 +27,7 @@ from core.files import read_json, write_bytes
 from core.nested import flatten
 from core.processes import writing
 from dit import backbone
-from dit.weights.checkpoint import steps_of
+from dit.weights.restore import steps_of
 from evaluate.sweep import read_points
 from guidance import parse
 from sample.labels import class_name

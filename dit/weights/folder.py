@@ -36,6 +36,7 @@ from core.files import (
   sync,
   write_error,
 )
+from core.nested import with_tuples
 from core.renamed_keys import upgrade
 from dit import backbone
 from dit.base import NetworkConfig, Params
@@ -230,18 +231,17 @@ def load_config(folder: epath.PathLike) -> tuple[NetworkConfig, dict[str, Any]]:
       'dit.backbone.BACKBONES.'
     )
   fields = {field.name: field for field in dataclasses.fields(kind)}
-  for name, value in values.items():
+  for name in values:
     if name not in fields:
       raise InputError(
         f'{path} has an unknown field model.{name}; is it of a newer version?'
         + nearest(name, fields)
       )
-    values[name] = tuple(value) if isinstance(value, list) else value
   for name, field in fields.items():
     if name not in values and field.default is dataclasses.MISSING:
       raise InputError(f'{path} lacks the field model.{name}.')
   try:
-    return kind(**values), about
+    return kind(**with_tuples(values)), about
   except InputError as error:
     raise InputError(f'{path}: {error}') from error
 

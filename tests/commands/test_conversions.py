@@ -14,9 +14,9 @@ from commands.convert import Untold
 from commands.convert import exchange as convert
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.weights.checkpoint import restore_weights
 from dit.weights.folder import load_folder
 from dit.weights.quantize import SCHEMES
+from dit.weights.restore import restore_weights
 from train import workdir
 
 TESTS = pathlib.Path(__file__).parents[1]

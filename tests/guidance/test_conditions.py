@@ -16,6 +16,7 @@ from sample.registry import make_solver
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 LABEL = jnp.asarray([4, 0, 7])
+HOW = sampler.Integration(make_solver('heun', Linear()), (6, 6, 3))
 TEXTS = (
   'ig:1.5,cfg:1.7,s2:1.4',
   'cfg:1.7@0-0.6',
@@ -66,8 +67,7 @@ def drawn(denoiser, condition, text):
     jnp.arange(3),
     jnp.asarray(make_grid(4)),
     7,
-    solver=make_solver('heun', Linear()),
-    shape=(6, 6, 3),
+    HOW,
   )[0]
 
 
@@ -81,9 +81,7 @@ def test_prompts_that_stand_for_labels_give_the_images_of_labels(text):
 @pytest.mark.parametrize('text', TEXTS)
 def test_cost_is_counted_without_a_condition(text):
   costs = [
-    sampler.nfe(
-      parse(text), denoiser, make_solver('heun', Linear()), make_grid(4), 7
-    )
+    sampler.nfe(parse(text), denoiser, make_grid(4), 7, HOW)
     for denoiser in (Prompted(), TOY)
   ]
   assert costs[0] == costs[1]

@@ -170,21 +170,21 @@ def test_batches_of_images_share_their_steps():
   ('start', 'end'), [(1.0, 0.0), (0.0, 1.0), (0.25, -0.5), (-0.5, 2.0), (0, 1)]
 )
 def test_any_two_times(start, end):
-  out, _ = dopri5(lambda x, t: 3 * t**2 + 0 * x, jnp.ones(2), start=start,
-                  end=end, rtol=1e-5)  # fmt: skip
+  out, _ = dopri5(lambda x, t: 3 * t**2 + 0 * x, jnp.ones(2), (start, end),
+                  rtol=1e-5)  # fmt: skip
   np.testing.assert_allclose(out, 1 + end**3 - start**3, rtol=3e-5, atol=3e-5)
 
 
 def test_there_and_back():
   field, x, _ = FIELDS['nonlinear']
   there, _ = dopri5(field, jnp.asarray(x), rtol=1e-5)
-  back, _ = dopri5(field, there, start=0.0, end=1.0, rtol=1e-5)
+  back, _ = dopri5(field, there, (0.0, 1.0), rtol=1e-5)
   np.testing.assert_allclose(back, x, rtol=1e-4)
 
 
 def test_no_time_at_all():
   x = jnp.asarray([1.0, 2.0])
-  out, count = dopri5(lambda x, t: x / 0.01, x, start=0.4, end=0.4)
+  out, count = dopri5(lambda x, t: x / 0.01, x, (0.4, 0.4))
   np.testing.assert_array_equal(out, x)
   assert count == 2
 

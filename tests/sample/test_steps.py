@@ -58,9 +58,7 @@ def sample(text, solver, grid, *, path=LINEAR, denoiser=None):
     INDEX,
     jnp.asarray(grid),
     SEED,
-    solver=make_solver(solver, path),
-    shape=SHAPE,
-    path=path,
+    sampler.Integration(make_solver(solver, path), SHAPE, path),
   )[0]
 
 
@@ -237,9 +235,11 @@ def test_dopri5_through_the_sampler(path, rtol):
     INDEX,
     jnp.asarray(make_grid(3)),
     SEED,
-    solver=make_solver(f'dopri5:rtol={rtol}:atol={rtol / 1000}', LINEAR),
-    shape=SHAPE,
-    path=path_named(path),
+    sampler.Integration(
+      make_solver(f'dopri5:rtol={rtol}:atol={rtol / 1000}', LINEAR),
+      SHAPE,
+      path_named(path),
+    ),
   )
   exact = INDEX[:, None, None, None] / 10 + start() / 2
   np.testing.assert_allclose(x, exact, rtol=15 * rtol, atol=15 * rtol)

@@ -45,9 +45,9 @@ def parts(denoiser, text, path='linear'):
     jnp.arange(3),
     CONFIG.grid(path_named(path)),
     5,
-    solver=CONFIG.make_solver(path_named(path)),
-    shape=SHAPE,
-    path=path_named(path),
+    sampler.Integration(
+      CONFIG.make_solver(path_named(path)), SHAPE, path_named(path)
+    ),
     parts=True,
   )
 
@@ -63,7 +63,7 @@ def test_states_are_those_of_the_sampler(denoiser):
     x,
     sampler.sample(
       denoiser, parse(EVERYTHING), jnp.asarray(LABELS), jnp.arange(3), grid, 5,
-      solver=CONFIG.make_solver(path_named('linear')), shape=SHAPE,
+      sampler.Integration(CONFIG.make_solver(path_named('linear')), SHAPE),
     )[0],
   )  # fmt: skip
   # Each step of Euler follows what is shown as guided.

@@ -304,3 +304,18 @@ def test_config_of_another_version(refused, claim):
   del config['ema']['ramp']
   (folder / 'config.json').write_text(json.dumps(config))
   refused(['sample', f'--workdir={folder}'], 'ema', 'ramp')
+
+
+def test_foreign_configs_are_not_run(tmp_path, monkeypatch):
+  """A folder called configs where a command runs may be another project's."""
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs/base.py').write_text(
+    'import ml_collections\n'
+    'def get_config(): return ml_collections.ConfigDict({"theirs": 1})\n'
+  )
+  (tmp_path / 'mine.py').write_text((ROOT / 'configs/digits.py').read_text())
+  monkeypatch.chdir(tmp_path)
+  assert 'model' in config_file.load_config('configs/base.py')
+  for path in ('./configs/base.py', str(tmp_path / 'configs/base.py')):
+    assert config_file.load_config(path).to_dict() == {'theirs': 1}
+  assert config_file.load_config('mine.py').model
