@@ -35,15 +35,21 @@ def remembered_shapes():
 
 
 def architectures():
-  """Every family with everything that its code can be asked for."""
+  """Every family with everything that its code can be asked for.
+
+  By default so many of them that each family has each value once.
+  """
   qk_norm, flag = ('none', 'layernorm', 'rmsnorm'), (False, True)
   some = {'qk_norm': qk_norm, 'learned_variance': flag}
   every = {'norm': ('layernorm', 'rmsnorm'), 'mlp': ('gelu', 'swiglu'),
            'rope': flag, 'shift': flag, **some}  # fmt: skip
   for family in convert.FAMILIES:
     choices = some if family in PLAIN else every
+    few = [[c[k % len(c)] for c in choices.values()] for k in range(3)]
     for values in itertools.product(*choices.values()):
-      yield family, dict(zip(choices, values, strict=True))
+      marks = () if [*values] in few else pytest.mark.slow
+      changes = dict(zip(choices, values, strict=True))
+      yield pytest.param(family, changes, marks=marks)
 
 
 @pytest.mark.parametrize(('family', 'changes'), [*architectures()])
@@ -58,7 +64,9 @@ def test_round_trip_is_bitwise_and_infers_the_network(family, changes):
   same_bits(write(config, flat, family), tensors)
 
 
-@pytest.mark.parametrize('mlp', ['gelu', 'swiglu'])
+@pytest.mark.parametrize(
+  'mlp', [pytest.param('gelu', marks=pytest.mark.slow), 'swiglu']
+)
 def test_every_hidden_width_comes_back(mlp):
   hidden = set()
   for ratio in (2.67, 3.3, 4.0, 4.1, *np.arange(3, 24) / 16):
