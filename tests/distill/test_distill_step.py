@@ -59,7 +59,9 @@ def make_rules(lr=1e-2):
   return step.Rules(rule, rule, EMAConfig(decay=0.5, ramp=False))
 
 
-def started(teacher, student, sizes=(1, 1, 1), zero1=False, **given):
+def started(
+  teacher, student, sizes=(1, 1, 1), zero1=False, fresh=True, **given
+):
   """A fresh state, its step and its batches, on a mesh of so many devices."""
   distillation, rules = make_distillation(**given), make_rules()
   mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
@@ -68,10 +70,9 @@ def started(teacher, student, sizes=(1, 1, 1), zero1=False, **given):
     for tree in (teacher, student)
   )
   abstract = step.abstract(distillation, rules, mesh, zero1=zero1)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   make = jax.jit(
     functools.partial(step.fresh, distillation, rules, seed=0),
-    out_shardings=shardings,
+    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
   )
   advance = step.make_distill_step(distillation, rules, abstract, teacher)
 
@@ -99,7 +100,7 @@ def started(teacher, student, sizes=(1, 1, 1), zero1=False, **given):
 
   run.teacher = teacher
   with jax.set_mesh(mesh):
-    return make(student, teacher), run, abstract
+    return fresh and make(student, teacher), run, abstract
 
 
 # Compiling is what takes time here.
@@ -188,7 +189,12 @@ def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
 def test_every_mesh_distils_as_one_device(form, teacher, student, sizes, zero1):
   """By the program that updates both, every time."""
   _, given, state, run, _ = form
-  spread, run_spread, _ = started(teacher, student, sizes, zero1, **given)
+  run_spread, abstract = started(
+    teacher, student, sizes, zero1, fresh=False, **given
+  )[1:]
+  spread = jax.tree.map(
+    lambda leaf, like: jax.device_put(leaf, like.sharding), state, abstract
+  )
   (there, ours), (here, alone) = (
     run_spread(spread, 3, program=2),
     run(state, 3, program=2),
@@ -257,11 +263,13 @@ def test_heads_are_drawn_anew_as_often_as_asked():
   new = discriminator.init(TEACHER, 3, jax.random.key(1))
   assert same(discriminator.reset(old, new, KEY, 0.0), old)
   assert same(discriminator.reset(old, new, KEY, 1.0), new)
-  drawn = [
-    discriminator.reset(old, new, jax.random.key(n), 0.25)['fc1']['kernel']
-    for n in range(100)
-  ]
-  fresh = (np.stack(drawn) == new['fc1']['kernel']).all((2, 3))
+
+  @jax.vmap
+  def reset(key):
+    return discriminator.reset(old, new, key, 0.25)['fc1']['kernel']
+
+  drawn = np.asarray(jax.jit(reset)(jax.random.split(KEY, 100)))
+  fresh = (drawn == new['fc1']['kernel']).all((2, 3))
   assert 0.15 < fresh.mean() < 0.35
   assert 0 < fresh.any(1).mean() < 1  # heads are drawn one by one
 
