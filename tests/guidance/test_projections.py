@@ -146,11 +146,6 @@ def test_cfg_zero_divides_by_no_zero():
   np.testing.assert_array_equal(push, X)
 
 
-def test_no_rescaled_null_outside_the_interval():
-  ours = guided('cfg_zero:3.5:zero_steps=0@0-0.4', 0.5)
-  np.testing.assert_array_equal(ours, plain(t=0.5))
-
-
 # TCFG.
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
 from dit.types import ClassConditional, DenoiserOutput
@@ -166,11 +165,3 @@ def test_images_are_the_same():
   np.testing.assert_allclose(single, double, atol=1e-4)
   difference = np.abs(images[0] - images[1])
   assert difference.max() <= 1 and (difference > 0).mean() < 2e-3
-
-
-def test_unknown_dtype():
-  with pytest.raises(InputError, match=r"state_dtype is 'float16'.*float64"):
-    generate.SampleConfig(
-      solver='euler', steps=4, spacing='uniform', shift=1.0, last_step_size=0.0,
-      respacing='', scales_at='step', state_dtype='float16', batch_size=4,
-    )  # fmt: skip

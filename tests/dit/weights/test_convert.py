@@ -16,10 +16,10 @@ from published_tensors import (
   random_params,
   random_tensors,
   read,
-  refused,
   same_bits,
   write,
 )
+from refusals import refused
 
 from dit import model
 from dit.config import DiTConfig, named_size
