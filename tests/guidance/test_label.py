@@ -50,12 +50,6 @@ def test_methods_that_do_without_the_null_label():
     parse(text).check(without)
 
 
-def test_two_label_methods_are_one_too_many():
-  for names in itertools.combinations(['cfg', 'apg', 'icg', 'cfg_zero'], 2):
-    with pytest.raises(InputError, match=f'{names[0]}.*{names[1]}|choose one'):
-      Guidance(None, tuple(parse(f'{name}:2').terms[0] for name in names))
-
-
 class Fake(ClassConditional):
   """A denoiser whose outputs tell the image, the label and what they are."""
 

@@ -269,18 +269,6 @@ def test_check_refuses_a_guide_for_another_task():
 
 
 @pytest.mark.parametrize(
-  ('options', 'message'),
-  [
-    ({'masks': 0}, 's2 masks is 0, expected a number from 1'),
-    ({'skip': -1}, 's2 skip is -1, expected a number from 0'),
-  ],
-)
-def test_options_of_s2(options, message):
-  with pytest.raises(InputError, match=message):
-    s2(**options)
-
-
-@pytest.mark.parametrize(
   ('fractions', 'text'),
   [
     ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # Stability

@@ -93,19 +93,6 @@ def test_momentum_is_updated_once_in_a_step():
   assert jnp.abs(without - ours).max() > 0.01
 
 
-def test_momentum_begins_anew_where_it_was_off():
-  # Off in the middle: as if the second part began there.
-  grid = make_grid(6)
-  on = sample('apg:3:momentum=-0.6@0-0.4', 'euler', grid)
-  guidance, x = parse('apg:3:momentum=-0.6@0-0.4'), start()
-  memory = (jnp.full_like(x, 7.0),)  # forgotten at the first step, off
-  for t, t_next in itertools.pairwise(grid):
-    step = Step(jnp.float32(t), (None,))
-    out = guidance.predict(Field(), x, jnp.float32(t), INDEX, step, memory)
-    x, memory = x + (t_next - t) * out.velocity, out.memory
-  np.testing.assert_allclose(on, x, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize('solver', ['heun', 'midpoint'])
 def test_one_mask_serves_all_stages_of_a_step(solver):
   seen = []
@@ -171,19 +158,6 @@ def test_noise_is_that_of_its_step_after_zero_steps():
     memory=((),),
   )
   np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-  ('text', 'same'),
-  [
-    # The second step, at t = 0.8, is outside the interval.
-    ('cfg_zero:2:zero_steps=2@0.9-1', 'cfg_zero:2:zero_steps=1@0.9-1'),
-    ('cfg_zero:1:zero_steps=2', 'none'),
-  ],
-)
-def test_no_rest_where_the_method_is_off(text, same):
-  ours, expected = (sample(t, 'euler', make_grid(5)) for t in (text, same))
-  np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 @jax.tree_util.register_dataclass

@@ -170,13 +170,6 @@ def test_old_state_is_donated(run):
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
 
 
-def test_steps_share_one_compilation(run):
-  current = run.start()
-  for seed in range(4):
-    current, _ = run.step(current, make_batch(run.mesh, seed))
-  assert run.jitted._cache_size() == 1
-
-
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_step_keeps_shapes_and_dtypes(make_experiment, dtype):
   experiment = make_experiment(f'model.param_dtype={dtype}')

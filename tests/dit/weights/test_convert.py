@@ -104,14 +104,11 @@ def shared(arrays, others):
   return any(np.shares_memory(ours, theirs) for ours, theirs in pairs)
 
 
-def test_reading_shares_no_memory():
+def test_results_share_no_memory():
   tensors = random_tensors(make_config('ig_lightningdit'))
   flat = convert.flatten(read(tensors, 'ig_lightningdit')[1])
   assert not shared(flat, tensors)
   assert all(leaf.flags.writeable for leaf in flat.values())
-
-
-def test_writing_shares_no_memory():
   flat = random_params(make_config('sit'))
   assert not shared(write(make_config('sit'), flat, 'sit'), flat)
 

@@ -121,26 +121,21 @@ def test_devices_strides_and_precisions_do_not_matter(tmp_path, config, params):
     assert_same(load_folder(tmp_path / name)[1], given)
 
 
-def test_an_empty_folder_and_new_parents_are_used(tmp_path, config, params):
-  (tmp_path / 'empty').mkdir()
-  for name in ('empty', 'new/a/b'):
-    save_folder(tmp_path / name, config, params, info=INFO)
-    assert_same(load_folder(tmp_path / name)[1], params)
-  files = [path for path in below(tmp_path) if path.is_file()]
-  assert len(files) == 4
-
-
-def test_the_present_folder_is_used(tmp_path, config, params, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  save_folder('.', config, params, info=INFO)
-  assert_same(load_folder(tmp_path)[1], params)
-
-
-def test_home_is_understood(tmp_path, config, params, monkeypatch):
+def test_an_empty_folder_and_new_parents_are_used(
+  tmp_path, config, params, monkeypatch
+):
+  for name in ('empty', 'here'):
+    (tmp_path / name).mkdir()
   monkeypatch.setenv('HOME', str(tmp_path))
-  save_folder('~/net', config, params, info=INFO)
-  assert_same(load_folder('~/net')[1], params)
-  assert (tmp_path / 'net' / 'config.json').exists()
+  monkeypatch.chdir(tmp_path / 'here')
+  for name in (tmp_path / 'empty', tmp_path / 'new/a/b', '.', '~/net'):
+    save_folder(name, config, params, info=INFO)
+    assert_same(load_folder(name)[1], params)
+  files = [path for path in below(tmp_path) if path.is_file()]
+  assert len(files) == 8
+  assert {tmp_path / 'here/config.json', tmp_path / 'net/config.json'} < {
+    *files
+  }
 
 
 @pytest.mark.parametrize('kind', ['folder', 'file', 'same'])
