@@ -31,17 +31,6 @@ class Field(ClassConditional):
   null_label, learned_variance = True, False
 
   def __call__(self, x, t, label, sub=None):
-    out = self.one(x, t, label)
-    if sub is None:
-      return out
-    rows = [array[:: sub.every] for array in (x, t, label)]
-    subs = tuple(
-      DenoiserOutput(keep.sum() / 4 * self.one(*rows).velocity)
-      for keep in sub.keep
-    )
-    return dataclasses.replace(out, sub=subs)
-
-  def one(self, x, t, label):
     x, t, label = (array.astype(jnp.float32) for array in (x, t, label))
     t, label = (array[:, None, None, None] for array in (t, label))
     return DenoiserOutput(jnp.sin(3 * x + label) + t)
@@ -120,9 +109,6 @@ def test_trajectory_is_closer_to_the_exact_one():
   ('text', 'solver'),
   [
     ('apg:2:momentum=-0.5:norm=5', 'heun'),
-    pytest.param(
-      'apg:2:momentum=-0.5:norm=5,s2:1.25', 'heun', marks=pytest.mark.slow
-    ),
     pytest.param('icg:1.5', 'euler_maruyama', marks=pytest.mark.slow),
     pytest.param('tcfg:2', 'dpm++', marks=pytest.mark.slow),
   ],
