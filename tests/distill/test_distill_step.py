@@ -43,11 +43,6 @@ FORMS = {
 }
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quickly(quick_compilation):
-  """Programs here run a few steps."""
-
-
 def make_rules(lr=1e-2):
   config = OptimizerConfig(
     # Adam's eps lets no rounding grow where the gradient is 0.

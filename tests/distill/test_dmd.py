@@ -15,7 +15,6 @@ from distill.objective import Distillation
 from dit import model
 from dit.types import ClassConditional, DenoiserOutput
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 LABEL = jnp.arange(8) % 3
 
 

@@ -31,8 +31,6 @@ RECORDED = {
 }  # fmt: skip
 SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in [*RECORDED][1:]]
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def teacher():

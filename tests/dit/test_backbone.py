@@ -21,7 +21,7 @@ from train import config_file, state
 from train.experiment import build
 from train.runs import check_same
 
-pytestmark = pytest.mark.usefixtures('registered', 'quick_compilation')
+pytestmark = pytest.mark.usefixtures('registered')
 CONFIG = CONVNET.ConvNetConfig(
   size=8, channels=1, num_classes=10, depth=3, width=16, taps=(1,)
 )

@@ -11,7 +11,6 @@ import pytest
 
 from dit import model
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 
 

@@ -14,7 +14,6 @@ from dit.path import path_named
 from dit.types import SubNetworks
 from sample.ddpm import discrete_grid
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 CONFIG = DiTConfig(
   size=4,
   channels=3,

@@ -7,8 +7,6 @@ import pytest
 
 from dit.types import SubNetworks
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 # The network has five blocks, and taps after two and three.
 MASKS = {
   'first skipped': [0, 1, 1, 1, 1],

@@ -21,7 +21,6 @@ from guidance import (
 )
 from guidance.base import BlocksTerm
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 KEEP = jnp.asarray([1, 0, 1, 0, 1], bool)
 T = 0.4
 

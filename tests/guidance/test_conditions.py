@@ -15,7 +15,6 @@ from sample import sampler
 from sample.grid import make_grid
 from sample.registry import make_solver
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 LABEL = jnp.asarray([4, 0, 7])
 TEXTS = ('ig:1.5,cfg:1.7,s2:1.4', 'icg:2')
 

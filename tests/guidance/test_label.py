@@ -29,8 +29,6 @@ from sample.registry import make_solver
 from sample.sampler import draw_steps
 from sample.solvers import Evaluation
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.mark.parametrize(
   'name', ['cfg', 'cfg++', 'cfg_zero', 'apg', 'tcfg', 'fdg']

@@ -26,8 +26,6 @@ from guidance import (
 from sample.grid import make_grid
 from sample.sampler import draw_steps, skipped_blocks
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @functools.cache
 def masks(depth, skip=0, count=64, exclude=()):

@@ -23,7 +23,6 @@ from dit.path import path_named
 from guidance import ClassifierFreeZero, Scale, Tangential, parse
 from guidance.base import Place
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 SCALE = 3.5
 
 

@@ -10,7 +10,6 @@ from toy import LABEL, guided, plain
 
 from guidance import Scale, parse
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 UNIFORM = (jnp.arange(4000) + 0.5) / 4000  # the midpoint rule over all t
 
 

@@ -11,7 +11,6 @@ from scipy.integrate import RK45
 
 from sample.adaptive import dopri5
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 # Name: field, state at 1, state at 0.
 FIELDS = {
   'linear': (lambda x, t: -x, [1.0, -3.0], [math.e, -3 * math.e]),

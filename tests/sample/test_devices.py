@@ -23,7 +23,6 @@ CONFIG = {
 }
 LABELS = generate.plan_labels('random', 64, 10, seed=3)
 TEXT = 'ig:1.4,icg:1.3'  # labels drawn for each image
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,6 @@ from sample.registry import make_solver
 from sample.sampler import integrate
 from sample.solvers import Evaluation
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 MEAN, STD = 2.0, 0.5
 X = np.linspace(-2, 2, 7)
 

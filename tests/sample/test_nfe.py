@@ -12,7 +12,6 @@ from sample import sampler
 from sample.grid import make_grid
 from sample.registry import make_solver
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 SHAPE, BATCH, SEED = (2, 2, 1), 4, 11
 SLOW = pytest.mark.slow
 STEPS = 6  # times 1, 5/6, 4/6, 3/6, 2/6, 1/6

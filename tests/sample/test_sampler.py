@@ -15,7 +15,6 @@ from evaluate.compare import CompareConfig
 from guidance import ClassifierFree, Guidance, Internal, Scale, parse
 from sample import generate, sampler
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 PATH = path_named('linear')
 SAMPLING = generate.SampleConfig(steps=3, shift=1.5, batch_size=4)
 LABELS = generate.plan_labels('random', 16, 10, seed=3)

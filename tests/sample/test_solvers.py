@@ -12,7 +12,6 @@ from sample.registry import SOLVERS, make_solver
 from sample.sampler import integrate
 from sample.solvers import Evaluation
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 LINEAR = path_named('linear')
 
 

@@ -17,7 +17,6 @@ from sample.grid import make_grid
 from sample.registry import make_solver
 from sample.solvers import OneStep
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 SHAPE = (4, 4, 3)
 DTYPES = ('float32', 'float64')
 

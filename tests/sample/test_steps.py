@@ -17,7 +17,6 @@ from sample.ddpm import discrete_grid
 from sample.grid import make_grid
 from sample.registry import make_solver
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 SHAPE, SEED = (4, 4, 2), 5
 INDEX = np.arange(3, dtype=np.int32)
 LINEAR = path_named('linear')

@@ -17,7 +17,6 @@ from guidance import parse
 from sample import generate, sampler
 from sample.trajectory import record_trajectory
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 CONFIG = generate.SampleConfig(
   solver='euler', steps=6, last_step_size=0.0, batch_size=2
 )
