@@ -155,7 +155,7 @@ def test_bad_arguments(refused, argv, words):
     ('ema.widths=(0.3,)', ['ema.widths has']),
     ('ema.widths=(0.0,)', ['ema.widths has']),
     ('ema.widths=(0.1,0.1)', ['must be distinct']),
-    ('ema.widths=(0.1,)', ['snapshot_images is 0']),
+    ('ema.snapshot_images=-1', ['ema.snapshot_images is -1']),
     ('objective.label_dropout=1.1', ['label_dropout is 1.1']),
     ('objective.label_dropout=-0.1', ['label_dropout is -0.1']),
     ('objective.time_sampling=logitnormal', ["Did you mean 'logit_normal'"]),

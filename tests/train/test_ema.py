@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from train import ema
 from train.ema import EMAConfig
 
@@ -125,3 +126,8 @@ def test_coefficients_are_those_of_an_average():
   ):
     factors = ema.coefficients(snapshots, step, width)
     assert factors.sum() == pytest.approx(1)
+
+
+def test_averages_without_snapshots_are_refused():
+  with pytest.raises(InputError, match='snapshot_images is 0'):
+    EMAConfig(0.9, False, widths=(0.1,))
