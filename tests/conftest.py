@@ -92,11 +92,6 @@ def batch(config):
   return x, t, label
 
 
-@pytest.fixture(scope='module')
-def quick_compilation():
-  """All programs are; see above."""
-
-
 @pytest.fixture
 def good_compilation():
   """For programs that run long: compiled well instead of quickly."""

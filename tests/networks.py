@@ -1,5 +1,6 @@
 """Small networks."""
 
+import dataclasses
 import functools
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit import latents, model
+from dit.types import ClassConditional, DenoiserOutput
 
 
 def perturbed(config):
@@ -20,6 +22,60 @@ def perturbed(config):
     return jnp.asarray(np.asarray(leaf) + 0.1 * noise)
 
   return model.bind(config, jax.tree.map(perturb, params))
+
+
+def static(default):
+  return dataclasses.field(default=default, metadata={'static': True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Toy(ClassConditional):
+  """A network of which every part shows: blocks of sines, a tap between them.
+
+  Attributes:
+    seed: of the weights.
+    labels: whether the label matters.
+    kept: blocks that run at all; None for every one.
+  """
+
+  seed: int = static(0)
+  depth: int = static(4)
+  labels: bool = static(True)
+  kept: tuple[bool, ...] | None = static(None)
+  num_taps: int = static(1)
+  num_classes: int = static(10)
+  null_label: bool = static(True)
+  learned_variance: bool = static(False)
+  multiply_adds: int = static(100)
+
+  def __call__(self, x, t, label, sub=None):
+    kept = (True,) * self.depth if self.kept is None else self.kept
+    out = self._run(x, t, label, jnp.asarray(kept))
+    if sub is None:
+      return out
+    parts = [array[:: sub.every] for array in (x, t, label)]
+    subs = tuple(self._run(*parts, keep) for keep in sub.keep)
+    return dataclasses.replace(out, sub=subs)
+
+  def _run(self, x, t, label, keep):
+    t, label = (array[:, None, None, None] for array in (t, label))
+
+    def block(h, own):
+      keep, matrix, phase = own
+      angle = h @ matrix + t * phase[0] + self.labels * (1 + label) * phase[1]
+      h = jnp.where(keep, h + jnp.sin(angle), h)
+      return h, h
+
+    rng, channels = np.random.default_rng(self.seed), x.shape[-1]
+    matrix = rng.normal(size=(self.depth, channels, channels))
+    phase = rng.normal(size=(self.depth, 2, channels))
+    own = (keep, matrix.astype(np.float32), phase.astype(np.float32))
+    velocity, states = jax.lax.scan(block, x, own)
+    taps = (0.7 * states[self.depth // 2 - 1],)[: self.num_taps]
+    return DenoiserOutput(
+      velocity, taps, x * x if self.learned_variance else None
+    )
 
 
 class Doubled:

@@ -1,13 +1,10 @@
 """Published tensors of small networks, with any bits, both ways."""
 
-import contextlib
 import functools
 import types
 
 import numpy as np
-import pytest
 
-from core.errors import InputError
 from dit import model
 from dit.config import DiTConfig
 from dit.weights import convert
@@ -66,13 +63,3 @@ def same_bits(ours, expected):
     np.testing.assert_array_equal(
       array.view(np.uint32), expected[name].view(np.uint32), name, strict=True
     )
-
-
-@contextlib.contextmanager
-def refused(*words):
-  """Expects an InputError of one line that holds these words."""
-  with pytest.raises(InputError) as caught:
-    yield
-  assert '\n' not in str(caught.value)
-  for word in words:
-    assert word in str(caught.value)

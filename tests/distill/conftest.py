@@ -1,7 +1,9 @@
 """Weights of a small teacher and of a student."""
 
 import jax
+import jax.numpy as jnp
 import networks
+import numpy as np
 import pytest
 from students import TEACHER
 
@@ -16,4 +18,4 @@ def teacher():
 def student(teacher):
   """Other parameters, of a network without taps."""
   params = {key: teacher[key] for key in teacher if key != 'tap_heads'}
-  return jax.tree.map(lambda p: 0.9 * p, params)
+  return jax.tree.map(lambda p: jnp.asarray(0.9 * np.asarray(p)), params)

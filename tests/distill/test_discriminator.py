@@ -17,8 +17,6 @@ LABEL = jnp.arange(8) % 3
 SIZE = 512
 RENOISE = pytest.param('renoise', marks=pytest.mark.slow)
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def record_calls(monkeypatch, loss):
   """Records the queries of the fake denoiser: input, level and label."""

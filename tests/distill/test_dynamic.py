@@ -25,8 +25,6 @@ DMDR = {
   'max_level': 1.0,
 }
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.mark.parametrize(
   ('updates', 'a', 'b'),

@@ -46,9 +46,7 @@ def attend_with_changes(changes):
   return attention
 
 
-def test_changes_act_on_projected_queries_and_values(
-  teacher, monkeypatch, quick_compilation
-):
+def test_changes_act_on_projected_queries_and_values(teacher, monkeypatch):
   """Merged into the weights they give the same output, and gradient."""
   blocks = jax.tree.map(lambda leaf: leaf[:1], teacher['blocks'])
   params = {**teacher, 'blocks': blocks}

@@ -11,7 +11,6 @@ from dit.config import DiTConfig
 SIZES = {'size': 8, 'channels': 3, 'num_classes': 10, 'patch': 2, 'depth': 5,
          'width': 32, 'num_heads': 4, 'taps': (2, 3)}  # fmt: skip
 VARIANTS = {
-  'sit': {},
   'lightningdit': {
     'norm': 'rmsnorm',
     'mlp': 'swiglu',
@@ -22,10 +21,15 @@ VARIANTS = {
     'learned_variance': True,
     'convention': 'reversed',
   },
+  # The network of the other folders' tests.
+  'sit': {},
 }
 
 
-@pytest.fixture(scope='session', params=VARIANTS)
+@pytest.fixture(
+  scope='session',
+  params=['lightningdit', pytest.param('sit', marks=pytest.mark.slow)],
+)
 def config(request):
   """A small network with two taps, of either architecture."""
   return DiTConfig(**SIZES, **VARIANTS[request.param])

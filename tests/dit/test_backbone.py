@@ -21,20 +21,22 @@ from train import config_file, state
 from train.experiment import build
 from train.runs import check_same
 
-pytestmark = pytest.mark.usefixtures('registered', 'quick_compilation')
+pytestmark = pytest.mark.usefixtures('registered')
 CONFIG = CONVNET.ConvNetConfig(
   size=8, channels=1, num_classes=10, depth=3, width=16, taps=(1,)
 )
 
+apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 
-def perturbed(config=CONFIG):
+
+def perturbed():
   """A network of which no weight is zero."""
-  key = jax.random.key(1)
-  params = jax.tree.map(
-    lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape),
-    backbone.init(config, jax.random.key(0)),
-  )
-  return backbone.bind(config, params)
+  rng = np.random.default_rng(1)
+
+  def draw(leaf):
+    return jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32)
+
+  return backbone.bind(CONFIG, jax.tree.map(draw, backbone.shapes(CONFIG)))
 
 
 def settings(*assignments):
@@ -74,7 +76,7 @@ def test_sub_network_is_the_network_without_the_blocks():
   x = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))
   t, label = jnp.linspace(0.1, 0.9, 4), jnp.asarray([0, 3, 10, 9])
   keep = jnp.asarray([[True, False, True]])
-  out = network(x, t, label, SubNetworks(keep, every=2))
+  out = apply(network, x, t, label, SubNetworks(keep, every=2))
   layers = {
     name: {'kernel': network.params[name]['kernel'][keep[0]]}
     for name in ('first', 'change', 'second')
@@ -82,7 +84,7 @@ def test_sub_network_is_the_network_without_the_blocks():
   shorter = backbone.bind(
     dataclasses.replace(CONFIG, depth=2), {**network.params, **layers}
   )
-  expected = shorter(x[::2], t[::2], label[::2])
+  expected = apply(shorter, x[::2], t[::2], label[::2])
   for ours, theirs in zip(
     jax.tree.leaves(out.sub[0]), jax.tree.leaves(expected), strict=True
   ):
@@ -96,14 +98,16 @@ def test_without_taps_the_output_is_the_same():
   assert params.keys() == backbone.shapes(config).keys()
   assert config.taps == () and 'tap_1' in network.params.keys() - params.keys()
   x, label = jnp.ones((2, 8, 8, 1)), jnp.asarray([1, 10])
-  without = backbone.bind(config, params)(x, jnp.ones(2), label)
+  without = apply(backbone.bind(config, params), x, jnp.ones(2), label)
   assert without.intermediate == ()
   np.testing.assert_array_equal(
-    without.velocity, network(x, jnp.ones(2), label).velocity
+    without.velocity, apply(network, x, jnp.ones(2), label).velocity
   )
 
 
-@pytest.mark.parametrize('zero1', [False, True])
+@pytest.mark.parametrize(
+  'zero1', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_state_is_sharded_and_has_the_same_values(zero1):
   optimizer = optax.adam(1e-3)
   mesh = make_mesh(MeshConfig(data=2, fsdp=4))
@@ -112,7 +116,7 @@ def test_state_is_sharded_and_has_the_same_values(zero1):
     kernel = tree['first']['kernel']
     shard = kernel.sharding.shard_shape(kernel.shape)
     assert kernel.size == parts * np.prod(shard)
-  whole = state.fresh(CONFIG, optimizer, 7)
+  whole = jax.jit(state.fresh, static_argnums=(0, 1))(CONFIG, optimizer, 7)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
     sharded,

@@ -1,13 +1,15 @@
 """Which blocks run, told by blocks that report when they do."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dit.blocks import first_skipped, run, run_sub
+from dit.config import DiTConfig
 
 KEEPS = {
   (1, 1, 1, 1, 1): 5,
@@ -18,6 +20,11 @@ KEEPS = {
   (0, 0, 0, 0, 0): 0,
 }
 each_keep = pytest.mark.parametrize(('keep', 'first'), KEEPS.items())
+CONFIG = DiTConfig(
+  size=8, channels=3, num_classes=10, patch=2, depth=5, width=32, num_heads=4
+)
+TAPS = (2, 3)
+ran = []
 
 
 @jax.tree_util.register_dataclass
@@ -26,25 +33,40 @@ class Reporting:
   """Block k adds 2^k, and reports k when it runs."""
 
   k: jax.Array
-  report: Callable[[int], None] = dataclasses.field(metadata={'static': True})
 
   def __call__(self, h, c, rotary=None):
     del c, rotary
-    jax.debug.callback(lambda k: self.report(int(k)), self.k)
+    jax.debug.callback(lambda k: ran.append(int(k)), self.k)
     return h + 2.0**self.k
 
 
-def run_reporting(function):
-  """The result of function(blocks), jitted, and the blocks that ran."""
-  ran = []
-  blocks = Reporting(jnp.arange(5), ran.append)
-  result = jax.block_until_ready(jax.jit(function)(blocks))
+BLOCKS, C = Reporting(jnp.arange(5)), jnp.zeros((1, 8))
+
+
+@functools.partial(jax.jit, static_argnames='scan')
+def run_kept(keep, first, scan):
+  config = dataclasses.replace(CONFIG, scan=scan)
+  h, points = jnp.zeros((1, 4, 8)), (0, 2, first, 5)
+  return run(BLOCKS, h, C, config=config, points=points, keep=keep)
+
+
+@jax.jit
+def run_behind(keep, before, tapped):
+  """Runs the sub-network from states of the whole one."""
+  states = [jnp.full((1, 4, 8), value) for value in (before, *tapped)]
+  return run_sub(BLOCKS, states[0], C, keep=keep, taps=TAPS, tapped=states[1:])
+
+
+def run_reporting(function, keep, *args):
+  """The result of function(keep, *args), and the blocks that ran."""
+  ran.clear()
+  result = jax.block_until_ready(function(np.array(keep, bool), *args))
   jax.effects_barrier()
   return result, sorted(ran)
 
 
 def added(blocks):
-  return float(sum(2**k for k in blocks))
+  return np.float32(sum(2**k for k in blocks))
 
 
 @each_keep
@@ -54,41 +76,21 @@ def test_first_skipped(keep, first):
 
 @each_keep
 @pytest.mark.parametrize('scan', [True, False])
-def test_skipped_blocks_do_not_run(config, keep, first, scan):
-  config = dataclasses.replace(config, scan=scan)
-  points = (0, 2, jnp.int32(first), 5)
-  (h, states), ran = run_reporting(
-    lambda blocks: run(
-      blocks,
-      jnp.zeros((1, 4, 8)),
-      jnp.zeros((1, 8)),
-      config=config,
-      points=points,
-      keep=jnp.asarray(keep, bool),
-    )
-  )
+def test_skipped_blocks_do_not_run(keep, first, scan):
+  (h, states), blocks = run_reporting(run_kept, keep, first, scan)
   kept = [k for k in range(5) if keep[k]]
-  assert ran == kept
+  assert blocks == kept
   assert (h == added(kept)).all()
-  for point, state in zip(points, states, strict=True):
+  for point, state in zip((0, 2, first, 5), states, strict=True):
     assert (state == added(k for k in kept if k < point)).all()
 
 
 @each_keep
 def test_sub_network_runs_what_follows_its_first_skipped_block(keep, first):
-  taps = (2, 3)
   kept = [k for k in range(5) if keep[k]]
-  (h, tapped), ran = run_reporting(
-    lambda blocks: run_sub(
-      blocks,
-      jnp.full((1, 4, 8), added(range(first))),
-      jnp.zeros((1, 8)),
-      keep=jnp.asarray(keep, bool),
-      taps=taps,
-      tapped=[jnp.full((1, 4, 8), added(range(tap))) for tap in taps],
-    )
-  )
-  assert ran == [k for k in kept if k > first]
+  before, tapped = added(range(first)), [added(range(tap)) for tap in TAPS]
+  (h, states), blocks = run_reporting(run_behind, keep, before, tapped)
+  assert blocks == [k for k in kept if k > first]
   assert (h == added(kept)).all()
-  for tap, state in zip(taps, tapped, strict=True):
+  for tap, state in zip(TAPS, states, strict=True):
     assert (state == added(k for k in kept if k < tap)).all()

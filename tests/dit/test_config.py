@@ -50,20 +50,12 @@ def test_families(name, parts):
   [
     ('SiT-B/2', 4, 131_693_600),
     ('SiT-L/2', 8, 460_202_016),
-    ('SiT-XL/2', 8, 677_786_144),
-    # Published without the two rotary tables of 256 tokens by 72 channels.
-    ('LightningDiT-XL/1', 8, 677_951_296 + 2 * 256 * 72),
-    ('LightningDiT-XL/1', None, 675_256_736 + 2 * 256 * 72),
   ],
 )
 def test_parameter_counts(name, tap, count):
-  size, channels = (16, 32) if name.startswith('Lightning') else (32, 4)
+  """More of them are counted by `test_published_networks`."""
   config = DiTConfig(
-    size=size,
-    channels=channels,
-    num_classes=1000,
-    taps=(tap,) if tap else (),
-    **named_size(name),
+    size=32, channels=4, num_classes=1000, taps=(tap,), **named_size(name)
   )
   shapes = model.shapes(config)
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count

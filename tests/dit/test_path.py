@@ -53,12 +53,6 @@ def test_velocity_is_the_derivative_of_interpolate(path, states):
   close(path.velocity(*states, TIMES), expected)
 
 
-def test_interpolate_between_data_and_noise(path, states):
-  x0, noise = states
-  close(path.interpolate(x0, noise, 0.0), x0, atol=1e-6)
-  close(path.interpolate(x0, noise, 1.0) - path.alpha(1.0) * x0, noise, 1e-4)
-
-
 @pytest.mark.parametrize('times', [TIMES, jnp.asarray([0.0, 1.0])])
 def test_velocity_implies_x0_and_noise(path, states, times):
   if isinstance(path, VariancePreserving) and times[0] == 0:

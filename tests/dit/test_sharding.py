@@ -135,7 +135,9 @@ def whole(config, optimizer):
   return jax.jit(functools.partial(state.fresh, config, optimizer, 7))()
 
 
-@pytest.mark.parametrize(('data', 'fsdp'), [(1, 8), (2, 4)])
+@pytest.mark.parametrize(
+  ('data', 'fsdp'), [pytest.param(1, 8, marks=pytest.mark.slow), (2, 4)]
+)
 def test_state_is_cut_and_has_the_same_values(
   config, optimizer, whole, data, fsdp
 ):

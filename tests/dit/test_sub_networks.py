@@ -7,8 +7,6 @@ import pytest
 
 from dit.types import SubNetworks
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 # The network has five blocks, and taps after two and three.
 MASKS = {
   'first skipped': [0, 1, 1, 1, 1],
@@ -39,7 +37,12 @@ def close(ours, expected):
   )
 
 
-@pytest.mark.parametrize('every', [1, 2])
+each_every = pytest.mark.parametrize(
+  'every', [2, pytest.param(1, marks=pytest.mark.slow)]
+)
+
+
+@each_every
 @pytest.mark.parametrize('name', MASKS)
 def test_sub_network_equals_a_pass_of_its_own(denoiser, batch, name, every):
   group, k = divmod([*MASKS].index(name), 4)
@@ -49,7 +52,7 @@ def test_sub_network_equals_a_pass_of_its_own(denoiser, batch, name, every):
   close(out.sub[k], apply_kept(denoiser, rows, GROUPS[group][k]))
 
 
-@pytest.mark.parametrize('every', [1, 2])
+@each_every
 def test_all_kept_equals_the_full_pass(denoiser, batch, every):
   out = apply(denoiser, batch, SubNetworks(jnp.ones((4, 5), bool), every))
   for same in out.sub:
@@ -58,7 +61,7 @@ def test_all_kept_equals_the_full_pass(denoiser, batch, every):
 
 
 def test_masks_make_different_networks(denoiser, batch):
-  outs = [apply(denoiser, batch, SubNetworks(group)).sub for group in GROUPS]
+  outs = [apply(denoiser, batch, SubNetworks(group, 2)).sub for group in GROUPS]
   velocities = [out.velocity for out in (*outs[0], *outs[1])]
   for i, a in enumerate(velocities):
     for b in velocities[:i]:
@@ -66,7 +69,7 @@ def test_masks_make_different_networks(denoiser, batch):
 
 
 def test_the_pass_itself_does_not_change(denoiser, batch):
-  out = apply(denoiser, batch, SubNetworks(GROUPS[0]))
+  out = apply(denoiser, batch, SubNetworks(GROUPS[0], 2))
   whole = apply(denoiser, batch, None)
   close(out.velocity, whole.velocity)
   close(out.intermediate, whole.intermediate)

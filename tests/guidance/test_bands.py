@@ -27,7 +27,6 @@ class Still(Toy):
 
 
 bands = jax.jit(label.bands)
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 WIDE = jax.random.normal(jax.random.key(7), (3, 8, 12, 3))
 
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import TOY, static
+from networks import static
+from toy import TOY
 
 from dit.path import Linear
 from guidance import parse
@@ -14,15 +15,9 @@ from sample import sampler
 from sample.grid import make_grid
 from sample.registry import make_solver
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 LABEL = jnp.asarray([4, 0, 7])
 HOW = sampler.Integration(make_solver('heun', Linear()), (6, 6, 3))
-TEXTS = (
-  'ig:1.5,cfg:1.7,s2:1.4',
-  'cfg:1.7@0-0.6',
-  'icg:2,slg:2:blocks=1',
-  'ig:1.3,apg:2:momentum=-0.5:norm=2',
-)
+TEXTS = ('ig:1.5,cfg:1.7,s2:1.4', 'icg:2')
 
 
 def encode(label):
@@ -76,12 +71,8 @@ def test_prompts_that_stand_for_labels_give_the_images_of_labels(text):
   ours = drawn(Prompted(), encode(LABEL), text)
   np.testing.assert_array_equal(ours, drawn(TOY, LABEL, text))
   assert jnp.abs(ours - drawn(Prompted(), encode(LABEL + 1), text)).max() > 0.1
-
-
-@pytest.mark.parametrize('text', TEXTS)
-def test_cost_is_counted_without_a_condition(text):
   costs = [
     sampler.nfe(parse(text), denoiser, make_grid(4), 7, HOW)
     for denoiser in (Prompted(), TOY)
   ]
-  assert costs[0] == costs[1]
+  assert costs[0] == costs[1]  # counted without a condition

@@ -13,7 +13,6 @@ from dit.types import Denoiser
 from guidance import Guidance, Step, parse
 from guidance.parse import METHODS, with_guide
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 GUIDE = Toy(seed=5, depth=2)
 
 

@@ -1,6 +1,7 @@
 """CFG's channels, CFG++'s step, ICG's labels, and the variance beside them."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -28,15 +29,6 @@ from sample.registry import make_solver
 from sample.sampler import draw_steps
 from sample.solvers import Evaluation
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
-def test_null_label():
-  labels = ClassifierFree(Scale(2)).weak_condition(
-    TOY, jnp.asarray([0, 3, 9]), None
-  )
-  np.testing.assert_array_equal(labels, [10, 10, 10])
-
 
 @pytest.mark.parametrize(
   'name', ['cfg', 'cfg++', 'cfg_zero', 'apg', 'tcfg', 'fdg']
@@ -54,12 +46,6 @@ def test_methods_that_do_without_the_null_label():
   without = dataclasses.replace(TOY, null_label=False)
   for text in ('none', 'icg:2', 'ig:2,s2:1.2', 'slg:2:blocks=1'):
     parse(text).check(without)
-
-
-def test_two_label_methods_are_one_too_many():
-  for names in itertools.combinations(['cfg', 'apg', 'icg', 'cfg_zero'], 2):
-    with pytest.raises(InputError, match=f'{names[0]}.*{names[1]}|choose one'):
-      Guidance(None, tuple(parse(f'{name}:2').terms[0] for name in names))
 
 
 class Fake(ClassConditional):
@@ -153,7 +139,7 @@ TERMS = {
   'cfg': ClassifierFree(Scale(1.5)),
   's2': StochasticSelf(Scale(1.5)),
 }
-SETS = [(), ('cfg',), ('s2',), ('cfg', 's2'), ('s2', 'cfg')]
+SETS = [(), ('cfg', 's2')]
 
 
 @pytest.mark.parametrize('names', SETS)
@@ -243,13 +229,6 @@ def test_cfg_plus_plus_guides_x0_and_keeps_the_null_noise(
   assert jnp.abs(velocity - guided(f'cfg:{scale}', t)).max() > 0.1 or t < 0.2
 
 
-def test_cfg_plus_plus_outside_its_interval():
-  for t, same in ((0.5, 'cfg++:0.6'), (0.8, 'none')):
-    ours = guided('cfg++:0.6@0-0.7', t, t_next=jnp.float32(t - 0.1))
-    expected = guided(same, t, t_next=jnp.float32(t - 0.1))
-    np.testing.assert_array_equal(ours, expected)
-
-
 def test_cfg_plus_plus_of_some_channels():
   options = {'t_next': jnp.float32(0.4)}
   ours = guided('cfg++:0.6:guided_channels=1', 0.5, **options)
@@ -261,11 +240,11 @@ def test_cfg_plus_plus_of_some_channels():
 # ICG.
 
 
-def icg_labels(index, seed=0, steps=20):
-  index = jnp.asarray(index)
-  label = jnp.zeros_like(index)
-  (drawn,) = draw_steps(parse('icg:2'), TOY, label, index, seed, steps)
-  return np.asarray(drawn)
+@functools.partial(jax.jit, static_argnames='steps')
+def icg_labels(index, seed=0, label=4, steps=20):
+  condition = jnp.full_like(index, label)
+  (drawn,) = draw_steps(parse('icg:2'), TOY, condition, index, seed, steps)
+  return drawn
 
 
 def test_icg_moves_away_from_the_labels_drawn():
@@ -277,7 +256,7 @@ def test_icg_moves_away_from_the_labels_drawn():
 
 
 def test_icg_draws_a_label_for_each_image_and_step():
-  drawn = icg_labels(np.arange(200))
+  drawn = np.asarray(icg_labels(np.arange(200)))
   assert drawn.shape == (20, 200) and drawn.dtype == np.int32
   counts = np.bincount(drawn.reshape(-1), minlength=10)
   assert len(counts) == 10  # never the null label
@@ -288,14 +267,12 @@ def test_icg_draws_a_label_for_each_image_and_step():
 
 
 def test_icg_labels_are_those_of_the_image_and_the_seed():
-  drawn = icg_labels(np.arange(12))
-  np.testing.assert_array_equal(icg_labels(np.arange(12)), drawn)
-  for index in ([5], [7, 2, 11], [3, 3, 0, 1, 8]):
-    np.testing.assert_array_equal(icg_labels(index), drawn[:, index])
-  assert (icg_labels(np.arange(12), seed=1) != drawn).mean() > 0.7
-  np.testing.assert_array_equal(icg_labels(np.arange(12), steps=3), drawn[:3])
+  index = np.arange(200)
+  drawn = np.asarray(icg_labels(index))
+  assert drawn.dtype == LABELS.dtype
+  order = np.random.default_rng(0).integers(0, 200, 200)
+  np.testing.assert_array_equal(icg_labels(order), drawn[:, order])
+  assert (icg_labels(index, seed=1) != drawn).mean() > 0.7
+  np.testing.assert_array_equal(icg_labels(index, steps=3), drawn[:3])
   # What an image is asked to be does not matter.
-  label = jnp.arange(12)
-  (other,) = draw_steps(parse('icg:2'), TOY, label, jnp.arange(12), 0, 20)
-  np.testing.assert_array_equal(other, drawn)
-  assert LABELS.dtype == drawn.dtype
+  np.testing.assert_array_equal(icg_labels(index, label=7), drawn)

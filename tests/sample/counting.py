@@ -5,13 +5,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from networks import static
 
 from dit.types import ClassConditional, DenoiserOutput
 from guidance.parse import parse, with_guide
-
-
-def static(default):
-  return dataclasses.field(default=default, metadata={'static': True})
 
 
 @jax.tree_util.register_dataclass

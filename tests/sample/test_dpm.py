@@ -1,20 +1,20 @@
 """DPM-Solver++(2M): its order, and its paper's algorithm in numpy."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit.path import path_named
+from dit.path import PATHS, path_named
 from sample.ddpm import discrete_grid
 from sample.grid import make_grid
 from sample.registry import make_solver
 from sample.sampler import integrate
 from sample.solvers import Evaluation
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 MEAN, STD = 2.0, 0.5
 X = np.linspace(-2, 2, 7)
 
@@ -40,7 +40,11 @@ def solve(name, path, x, grid):
   return integrate(evaluate, make_solver(name, path), x, grid)[0]
 
 
-@pytest.mark.parametrize('name', ['linear', 'cosine', 'vp'])
+def slow(*values):
+  return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize('name', ['linear', slow('cosine'), slow('vp')])
 def test_order(name):
   path, errors = path_named(name), {'dpm++': [], 'ddim': []}
   with jax.enable_x64(True):
@@ -57,7 +61,9 @@ def test_order(name):
   assert errors['dpm++'][-1] < errors['ddim'][-1] / 20
 
 
-@pytest.mark.parametrize('name', ['linear', 'cosine', 'vp', 'discrete'])
+@pytest.mark.parametrize(
+  'name', ['discrete', slow('linear'), slow('cosine'), slow('vp')]
+)
 def test_from_noise_to_data(name):
   path, steps = path_named(name), jnp.asarray(make_grid(64))
   x = jnp.float32(X)
@@ -87,9 +93,17 @@ def multistep(path, x, grid):
   return x
 
 
-@pytest.mark.parametrize('name', ['linear', 'cosine', 'vp', 'discrete'])
+SPACINGS = ('uniform', 'quadratic', '1,0.7,0.65,0.2,0')
+CASES = {('linear', SPACINGS[1]), ('discrete', SPACINGS[0]),
+         ('cosine', SPACINGS[2])}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-  'spacing', ['uniform', 'quadratic', '1,0.7,0.65,0.2,0']
+  ('name', 'spacing'),
+  [
+    case if case in CASES else slow(*case)
+    for case in itertools.product(PATHS, SPACINGS)
+  ],
 )
 def test_in_numpy(name, spacing):
   path, grid = path_named(name), make_grid(9, spacing=spacing)

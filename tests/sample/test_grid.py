@@ -22,41 +22,28 @@ def test_from_noise_to_data(steps, last, shift, spacing):
   assert (np.diff(grid) < 0).all()
 
 
-def test_uniform():
-  np.testing.assert_allclose(make_grid(4), [1, 0.75, 0.5, 0.25, 0])
-  np.testing.assert_array_equal(make_grid(1), [1, 0])
-
-
-def test_last():
-  np.testing.assert_allclose(
-    make_grid(4, last_step_size=0.1), [1, 0.7, 0.4, 0.1, 0]
-  )
-  np.testing.assert_allclose(make_grid(2, last_step_size=0.1), [1, 0.1, 0])
-
-
-def test_shift():
-  # 3 t / (1 + 2 t) at 0.75, 0.5, 0.25.
-  expected = [1, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0]
-  np.testing.assert_allclose(make_grid(4, shift=3), expected, rtol=1e-6)
-  # The inverse shift mirrors it: more steps near the data.
-  mirrored = 1 - make_grid(4, shift=3)[::-1]
-  np.testing.assert_allclose(make_grid(4, shift=1 / 3), mirrored, atol=1e-6)
-
-
-def test_cosine():
-  expected = [1, np.sin(np.pi * 3 / 8), np.sqrt(0.5), np.sin(np.pi / 8), 0]
-  np.testing.assert_allclose(make_grid(4, spacing='cosine'), expected)
-  steps = -np.diff(make_grid(20, spacing='cosine'))
-  assert (np.diff(steps) > 0).all()  # shorter near the noise
-
-
-def test_quadratic():
-  expected = [1, 9 / 16, 1 / 4, 1 / 16, 0]
-  np.testing.assert_allclose(make_grid(4, spacing='quadratic'), expected)
-  # The shift comes after: 3 t / (1 + 2 t).
-  shifted = make_grid(4, spacing='quadratic', shift=3)
-  expected = [1, (27 / 16) / (34 / 16), 0.75 / 1.5, (3 / 16) / (18 / 16), 0]
-  np.testing.assert_allclose(shifted, expected)
+@pytest.mark.parametrize(
+  ('steps', 'options', 'expected'),
+  [
+    (4, {}, [1, 0.75, 0.5, 0.25, 0]),
+    (1, {}, [1, 0]),
+    (4, {'last_step_size': 0.1}, [1, 0.7, 0.4, 0.1, 0]),
+    (2, {'last_step_size': 0.1}, [1, 0.1, 0]),
+    # 3 t / (1 + 2 t) at 0.75, 0.5, 0.25.
+    (4, {'shift': 3}, [1, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0]),
+    # The inverse shift mirrors it: more steps near the data.
+    (4, {'shift': 1 / 3}, [1, 1 - 0.75 / 1.5, 1 - 1.5 / 2, 1 - 2.25 / 2.5, 0]),
+    (4, {'spacing': 'cosine'},
+     [1, np.sin(np.pi * 3 / 8), np.sqrt(0.5), np.sin(np.pi / 8), 0]),
+    (4, {'spacing': 'quadratic'}, [1, 9 / 16, 1 / 4, 1 / 16, 0]),
+    # The shift comes after.
+    (4, {'spacing': 'quadratic', 'shift': 3},
+     [1, (27 / 16) / (34 / 16), 0.75 / 1.5, (3 / 16) / (18 / 16), 0]),
+  ],
+)  # fmt: skip
+def test_times(steps, options, expected):
+  grid = make_grid(steps, **options)
+  np.testing.assert_allclose(grid, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize('name', ['linear', 'cosine', 'vp', 'discrete'])

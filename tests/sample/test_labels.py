@@ -41,6 +41,9 @@ def test_classes_are_accepted_by_name_or_number(text, names, expected):
   [
     ('brid', ANIMALS, "not 'brid'. Did you mean 'bird'"),
     ('bird,goldn retriever', ANIMALS, "mean 'golden retriever'"),
+    ('balance', ANIMALS, "labels 'balance': expected balanced, random"),
+    ('', (), 'expected balanced, random'),
+    ('3,x', (), 'expected balanced, random'),
     ('4', ANIMALS, 'between 0 and 3'),
     ('-1', ANIMALS, 'between 0 and 3'),
     ('bird,', ANIMALS, 'classes by name'),

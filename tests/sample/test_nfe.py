@@ -12,8 +12,8 @@ from sample import sampler
 from sample.grid import make_grid
 from sample.registry import make_solver
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 SHAPE, BATCH, SEED = (2, 2, 1), 4, 11
+SLOW = pytest.mark.slow
 STEPS = 6  # times 1, 5/6, 4/6, 3/6, 2/6, 1/6
 
 
@@ -44,55 +44,50 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
   return declared, passes
 
 
+# Text of guidance, solver, expected passes; None where they are drawn.
+CASES = [
+  ('none', 'heun', 11),
+  ('ig:1.5,cfg:1.5', 'heun', 22),
+  # On at 4/6 and 3/6; each step whole, also where its end is outside.
+  ('cfg:1.5@0.4-0.7', 'heun', 15),
+  # Closed: on at 1 and 1/2.
+  ('cfg:1.5@0.5-1', 'euler', 10),
+  ('ig:1.5,s2:1.5:skip=2@0-0.5,cfg:1.5@0.4-0.7', 'heun', None),
+  ('cfg:1.5', 'rk4', 48),
+  ('none', 'midpoint', 12),
+  ('cfg:1.5@0.4-0.7', 'heun_maruyama', 15),
+  # Every method at 1, and above: no pass but the network's own.
+  ('apg:1:momentum=-0.5@0.4-0.7', 'heun', 11),
+  ('apg:2:momentum=-0.5@0.4-0.7', 'heun', 15),
+  ('tcfg:1,rescale:0.7', 'dpm++', 6),
+  ('tcfg:2,rescale:0.7', 'dpm++', 12),
+  ('icg:2:schedule=linear', 'euler', 11),  # which is 1 at t = 1
+  # Both bands at one pass; off where both scales are 1.
+  ('fdg:1:low=2@0-0.5', 'euler', 9),
+  # The first steps are left out where it is on: no pass at all.
+  ('cfg_zero:1:zero_steps=2', 'heun', 11),
+  ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
+  ('cfg_zero:2:zero_steps=2@0.9-1', 'euler', 5),
+  ('cfg++:0.5@0.4-0.7', 'ddim', 8),
+  # Block 3 and block 5 run behind 2; the guide costs a quarter.
+  ('cfg:1,slg:2:blocks=2+4@0-0.5', 'euler', 6 + 3 * 2 / 6),
+  ('cfg:2,slg:2:blocks=2+4@0-0.5', 'euler', 12 + 3 * 2 / 6),
+  ('ig:1,cfg:1,auto:2@0.4-0.7', 'euler', 6.5),
+]
+SLOW_CASES = [
+  ('none', 'euler', 6),
+  ('cfg:1,s2:1', 'heun', 11),
+  ('s2:1.5:skip=3@0.4-0.7', 'euler_maruyama', None),
+  # At t = 1 its scale is 1, and yet the step is left out.
+  ('cfg_zero:2:schedule=linear', 'euler', 10),
+  ('ig:1.4,cfg:2,auto:2@0.4-0.7', 'euler', 12.5),
+  ('apg:2@0-0.5,s2:1.5:masks=2:skip=2:exclude=1@0.3-1', 'heun', None),
+]
+
+
 @pytest.mark.parametrize(
   ('text', 'solver', 'expected'),
-  [
-    ('none', 'euler', 6),
-    ('none', 'heun', 11),
-    ('ig:1.5', 'euler', 6),
-    ('ig:1.5,cfg:1.5', 'heun', 22),
-    ('cfg:1.5', 'euler_maruyama', 12),
-    ('cfg:1,s2:1', 'heun', 11),
-    # On at 4/6 and 3/6; each step whole, also where its end is outside.
-    ('cfg:1.5@0.4-0.7', 'heun', 15),
-    # Closed: on at 1 and 1/2.
-    ('cfg:1.5@0.5-1', 'euler', 10),
-    ('s2:1.5', 'euler', None),
-    ('s2:1.5:skip=3@0.4-0.7', 'euler_maruyama', None),
-    ('cfg:1.5,s2:1.5', 'heun', None),
-    ('ig:1.5,s2:1.5:skip=2@0-0.5,cfg:1.5@0.4-0.7', 'heun', None),
-    ('cfg:1.5', 'rk4', 48),
-    ('none', 'midpoint', 12),
-    ('none', 'heun:final_step=heun', 12),
-    ('cfg:1.5@0.4-0.7', 'heun_maruyama', 15),
-    # Every method at 1, and above: no pass but the network's own.
-    ('apg:1:momentum=-0.5@0.4-0.7', 'heun', 11),
-    ('apg:2:momentum=-0.5@0.4-0.7', 'heun', 15),
-    ('tcfg:1,rescale:0.7', 'dpm++', 6),
-    ('tcfg:2,rescale:0.7', 'dpm++', 12),
-    ('icg:1:schedule=linear', 'euler', 6),
-    ('icg:2:schedule=linear', 'euler', 11),  # which is 1 at t = 1
-    ('fdg:1@0-0.5', 'euler', 6),
-    # Both bands at one pass; off where both scales are 1.
-    ('fdg:1:low=2@0-0.5', 'euler', 9),
-    ('cfg_zero:1:zero_steps=0', 'euler', 6),
-    # At t = 1 its scale is 1, and yet the step is left out.
-    ('cfg_zero:2:schedule=linear', 'euler', 10),
-    # The first steps are left out where it is on: no pass at all.
-    ('cfg_zero:1:zero_steps=2', 'heun', 11),
-    ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
-    ('cfg_zero:2:zero_steps=2@0.9-1', 'euler', 5),
-    ('cfg_zero:2:zero_steps=0@0-0.9', 'euler', 1 + 2 * 5),
-    ('cfg++:0.5@0.4-0.7', 'ddim', 8),
-    # Block 3 and block 5 run behind 2; the guide costs a quarter.
-    ('cfg:1,slg:1:blocks=2+4@0-0.5', 'euler', 6),
-    ('cfg:2,slg:2:blocks=2+4@0-0.5', 'euler', 12 + 3 * 2 / 6),
-    ('cfg:1,slg:2:blocks=2+4@0-0.5', 'euler', 6 + 3 * 2 / 6),
-    ('ig:1.4,cfg:1,auto:1@0.4-0.7', 'euler', 6),
-    ('ig:1.4,cfg:2,auto:2@0.4-0.7', 'euler', 12.5),
-    ('ig:1,cfg:1,auto:2@0.4-0.7', 'euler', 6.5),
-    ('apg:2@0-0.5,s2:1.5:masks=2:skip=2:exclude=1@0.3-1', 'heun', None),
-  ],
+  [*CASES, *(pytest.param(*case, marks=SLOW) for case in SLOW_CASES)],
 )
 def test_nfe_is_what_runs(text, solver, expected):
   shape = (6, 6, 1) if 'fdg' in text else SHAPE
@@ -135,8 +130,18 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   assert measure('cfg:1.5@0-0.2', 'heun:final_step=heun')[0] == 12 + 2
 
 
-@pytest.mark.parametrize('interval', ['0.2-1', '0-0.4', '0.2-0.8'])
-@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize(
+  ('interval', 'dtype'),
+  [
+    ('0.2-0.8', 'float32'),
+    ('0.2-0.8', 'float64'),
+    *(
+      pytest.param(interval, dtype, marks=SLOW)
+      for interval in ('0.2-1', '0-0.4')
+      for dtype in ('float32', 'float64')
+    ),
+  ],
+)
 def test_bounds_on_a_time_of_the_grid(interval, dtype):
   # 0.2 of make_grid(5) is 0.19999999999999996: inside, in either precision.
   grid, (low, high) = make_grid(5), map(float, interval.split('-'))
@@ -150,11 +155,11 @@ def test_bounds_on_a_time_of_the_grid(interval, dtype):
 @pytest.mark.parametrize(
   ('text', 'more'),
   [
-    ('none', 0),
-    ('cfg:1.5', 1),
     ('cfg:1.5@0-0.5', None),
-    ('auto:2', 0.25),
-    ('slg:2:blocks=2+4@0.5-1,cfg:2@0.3-0.6', None),
+    pytest.param('none', 0, marks=SLOW),
+    pytest.param('cfg:1.5', 1, marks=SLOW),
+    pytest.param('auto:2', 0.25, marks=SLOW),
+    pytest.param('slg:2:blocks=2+4@0.5-1,cfg:2@0.3-0.6', None, marks=SLOW),
   ],
 )
 def test_adaptive_solver_counts_what_runs(text, more):

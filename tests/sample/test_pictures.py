@@ -1,6 +1,5 @@
 """Files: their layout, and that they appear whole or not at all."""
 
-import json
 import os
 
 import numpy as np
@@ -20,12 +19,6 @@ def test_png(tmp_path, channels):
   pictures.write_png(tmp_path / 'image.png', image)
   stored = np.asarray(Image.open(tmp_path / 'image.png'))
   np.testing.assert_array_equal(stored.reshape(4, 6, channels), image)
-
-
-def test_json(tmp_path):
-  write_json(tmp_path / 'value.json', {'a': [1, 2.5], 'b': None})
-  text = (tmp_path / 'value.json').read_text()
-  assert json.loads(text) == {'a': [1, 2.5], 'b': None}
 
 
 def test_tile():

@@ -34,12 +34,12 @@ def step(solver, velocity, x, t, t_next, noise=None):
 @pytest.mark.parametrize(
   ('name', 'order', 'steps'),
   [
-    ('euler', 1, [8, 16, 32, 64]),
-    ('heun', 2, [8, 16, 32, 64]),
-    ('heun:final_step=heun', 2, [8, 16, 32, 64]),
-    ('midpoint', 2, [8, 16, 32, 64]),
-    ('rk4', 4, [1, 2, 4, 8]),  # more, and float32 shows
-    ('ddim', 1, [8, 16, 32, 64]),
+    ('euler', 1, [16, 32, 64]),
+    ('heun', 2, [16, 32, 64]),
+    ('heun:final_step=heun', 2, [16, 32, 64]),
+    ('midpoint', 2, [16, 32, 64]),
+    ('rk4', 4, [2, 4, 8]),  # more, and float32 shows
+    ('ddim', 1, [16, 32, 64]),
   ],
 )
 def test_order(name, order, steps):
@@ -220,8 +220,7 @@ TIMES += ['heun:final_step=heun', 'euler_maruyama:final_step=noise']
 
 
 @pytest.mark.parametrize('name', TIMES)
-@pytest.mark.parametrize('t_next', [0.5, 0.0])
-def test_times_are_where_a_step_evaluates(name, t_next):
+def test_times_are_where_a_step_evaluates(name):
   solver = make_solver(name, path_named('discrete'))
   asked = []
 
@@ -229,18 +228,20 @@ def test_times_are_where_a_step_evaluates(name, t_next):
     jax.debug.callback(lambda t: asked.append(float(t)), t)
     return -x
 
+  @jax.jit
   def advance(x, t):
     first = Evaluation(velocity(x, 0.75), x)
     return solver.advance(velocity, first, x, 0.75, t, x, solver.init(x))[0]
 
-  x = jax.jit(advance)(jnp.ones(2), t_next)
-  jax.block_until_ready(x)
-  jax.effects_barrier()
-  np.testing.assert_allclose(
-    sorted(asked), sorted(solver.times(0.75, t_next)), atol=1e-6
-  )
-  if name not in ('heun:final_step=heun', 'rk4'):
-    assert 0 not in asked  # fields may be singular at the data
+  for t_next in (0.5, 0.0):
+    asked.clear()
+    jax.block_until_ready(advance(jnp.ones(2), t_next))
+    jax.effects_barrier()
+    np.testing.assert_allclose(
+      sorted(asked), sorted(solver.times(0.75, t_next)), atol=1e-6
+    )
+    if name not in ('heun:final_step=heun', 'rk4'):
+      assert 0 not in asked  # fields may be singular at the data
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from sample.ddpm import discrete_grid
 from sample.grid import make_grid
 from sample.registry import make_solver
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 SHAPE, SEED = (4, 4, 2), 5
 INDEX = np.arange(3, dtype=np.int32)
 LINEAR = path_named('linear')
@@ -91,19 +90,6 @@ def test_momentum_is_updated_once_in_a_step():
   assert jnp.abs(without - ours).max() > 0.01
 
 
-def test_momentum_begins_anew_where_it_was_off():
-  # Off in the middle: as if the second part began there.
-  grid = make_grid(6)
-  on = sample('apg:3:momentum=-0.6@0-0.4', 'euler', grid)
-  guidance, x = parse('apg:3:momentum=-0.6@0-0.4'), start()
-  memory = (jnp.full_like(x, 7.0),)  # forgotten at the first step, off
-  for t, t_next in itertools.pairwise(grid):
-    step = Step(jnp.float32(t), (None,))
-    out = guidance.predict(Field(), x, jnp.float32(t), INDEX, step, memory)
-    x, memory = x + (t_next - t) * out.velocity, out.memory
-  np.testing.assert_allclose(on, x, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize('solver', ['heun', 'midpoint'])
 def test_one_mask_serves_all_stages_of_a_step(solver):
   seen = []
@@ -171,19 +157,6 @@ def test_noise_is_that_of_its_step_after_zero_steps():
   np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-  ('text', 'same'),
-  [
-    # The second step, at t = 0.8, is outside the interval.
-    ('cfg_zero:2:zero_steps=2@0.9-1', 'cfg_zero:2:zero_steps=1@0.9-1'),
-    ('cfg_zero:1:zero_steps=2', 'none'),
-  ],
-)
-def test_no_rest_where_the_method_is_off(text, same):
-  ours, expected = (sample(t, 'euler', make_grid(5)) for t in (text, same))
-  np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Still(Field):
@@ -207,41 +180,20 @@ def test_a_grid_that_starts_below_one_starts_from_less_noise():
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
-  """The field of data N(label / 10, 1/4), on a path."""
+class Decay(Field):
+  """The field -x, whose samples are e times their starts."""
 
-  path: str = dataclasses.field(default='linear', metadata={'static': True})
-  depth, num_taps, num_classes, multiply_adds = 1, 0, 10, 1
-  null_label, learned_variance = True, False
-
-  def __call__(self, x, t, label, sub=None):
-    path = path_named(self.path)
-    t, mean = t[:, None, None, None], label[:, None, None, None] / 10
-    alpha, sigma = path.alpha(t), path.sigma(t)
-    away = (x - alpha * mean) / (alpha**2 / 4 + sigma**2)
-    velocity = path.velocity(
-      mean + alpha / 4 * away, sigma * away, t[0, 0, 0, 0]
-    )
-    return DenoiserOutput(velocity)
+  def one(self, x, t, label, kept):
+    return DenoiserOutput(-x)
 
 
-@pytest.mark.parametrize('path', ['linear', 'cosine'])
-@pytest.mark.parametrize('rtol', [1e-3, 1e-5])
-def test_dopri5_through_the_sampler(path, rtol):
+def test_dopri5_through_the_sampler():
   x, spent = sampler.sample(
-    Gaussian(path),
-    parse('none'),
-    INDEX,
-    INDEX,
-    jnp.asarray(make_grid(3)),
-    SEED,
+    Decay(), parse('none'), INDEX, INDEX, jnp.asarray(make_grid(3)), SEED,
     sampler.Integration(
-      make_solver(f'dopri5:rtol={rtol}:atol={rtol / 1000}', LINEAR),
-      SHAPE,
-      path_named(path),
+      make_solver('dopri5:rtol=1e-5:atol=1e-8', LINEAR), SHAPE
     ),
-  )
-  exact = INDEX[:, None, None, None] / 10 + start() / 2
-  np.testing.assert_allclose(x, exact, rtol=15 * rtol, atol=15 * rtol)
+  )  # fmt: skip
+  np.testing.assert_allclose(x, np.e * start(), rtol=1e-4, atol=1e-4)
   assert (spent - 2) % 6 == 0
   assert 20 <= spent <= 150

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import Toy
 
 from core.errors import InputError
 from dit import latents
@@ -16,113 +17,108 @@ from guidance import parse
 from sample import generate, sampler
 from sample.trajectory import record_trajectory
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 CONFIG = generate.SampleConfig(
   solver='euler', steps=6, last_step_size=0.0, batch_size=2
 )
 LABELS = np.asarray([3, 8, 3])
-SHAPE = (8, 8, 3)
 EVERYTHING = 'ig:1.6,cfg:1.5@0-0.6,s2:1.4'
+GRID = CONFIG.grid(path_named('linear'))
 
 
-def shoot(denoiser, text, *, devices=1, path='linear', **changes):
-  sampler = generate.Sampler(
-    denoiser,
+def make_sampler(devices=1, path='linear', **changes):
+  return generate.Sampler(
+    Toy(),
     dataclasses.replace(CONFIG, **changes),
     path_named(path),
-    SHAPE,
+    (8, 8, 3),
     make_mesh(MeshConfig(), jax.devices()[:devices]),
   )
-  return record_trajectory(sampler, parse(text), LABELS, seed=5, frames=4)
 
 
-def parts(denoiser, text, path='linear'):
-  """States, and everything that guidance saw, of every step."""
-  return sampler.sample(
-    denoiser,
-    parse(text),
-    jnp.asarray(LABELS),
-    jnp.arange(3),
-    CONFIG.grid(path_named(path)),
-    5,
-    sampler.Integration(
-      CONFIG.make_solver(path_named(path)), SHAPE, path_named(path)
-    ),
-    parts=True,
-  )
+def shoot(text, **changes):
+  """Records four frames."""
+  drawing = make_sampler(**changes)
+  return record_trajectory(drawing, parse(text), LABELS, seed=5, frames=4)
+
+
+def draw(text, *, parts=True):
+  """The end, the states, and everything that guidance saw of every step."""
+  drawing = make_sampler()
+  with jax.set_mesh(drawing.mesh):
+    return drawing.latents(parse(text), LABELS, np.arange(3), 5, parts=parts)
 
 
 def close(ours, expected, atol=2e-5):
   np.testing.assert_allclose(ours, expected, atol=atol, rtol=1e-4)
 
 
-def test_states_are_those_of_the_sampler(denoiser):
-  x, (states, seen) = parts(denoiser, EVERYTHING)
-  grid = CONFIG.grid(path_named('linear'))
-  np.testing.assert_array_equal(
-    x,
-    sampler.sample(
-      denoiser, parse(EVERYTHING), jnp.asarray(LABELS), jnp.arange(3), grid, 5,
-      sampler.Integration(CONFIG.make_solver(path_named('linear')), SHAPE),
-    )[0],
-  )  # fmt: skip
+@pytest.fixture(scope='module')
+def everything():
+  return draw(EVERYTHING)
+
+
+def test_states_are_those_of_the_sampler(everything):
+  x, (states, seen) = everything
+  np.testing.assert_array_equal(x, draw(EVERYTHING, parts=False)[0])
   # Each step of Euler follows what is shown as guided.
   following = [*states[1:], x]
   for n, after in enumerate(following):
-    close(states[n] + (grid[n + 1] - grid[n]) * seen.velocity[n], after)
+    close(states[n] + (GRID[n + 1] - GRID[n]) * seen.velocity[n], after)
 
 
-def test_parts_are_the_network_s_own(denoiser):
-  _, (states, seen) = parts(denoiser, EVERYTHING)
-  grid = CONFIG.grid(path_named('linear'))
-  draws = sampler.draw_steps(
-    parse(EVERYTHING), denoiser, jnp.asarray(LABELS), jnp.arange(3), 5, 6
-  )
-  label, null = jnp.asarray(LABELS), jnp.full(3, 10)
+def test_parts_are_the_network_s_own(everything):
+  _, (states, seen) = everything
+  label = jnp.asarray(LABELS)
+
+  @jax.jit
+  def outputs(x, t, n):
+    draws = sampler.draw_steps(
+      parse(EVERYTHING), Toy(), label, jnp.arange(3), 5, 6
+    )
+    t, sub = jnp.full(3, t), SubNetworks(draws[1][n], 1)
+    return Toy()(x, t, label, sub), Toy()(x, t, jnp.full(3, 10))
+
   for n in (0, 3, 5):
-    t = jnp.full(3, grid[n])
-    keep = draws[1][n]
-    out = denoiser(states[n], t, label, SubNetworks(keep, 1))
-    weak = denoiser(states[n], t, null)
-    refined = 1.6 * out.velocity - 0.6 * out.intermediate[0]
-    close(seen.parts['strong'][n], out.velocity)
-    close(seen.parts['ig'][n], out.intermediate[0])
-    close(seen.parts['refined'][n], refined)
-    cfg = 1.6 * weak.velocity - 0.6 * weak.intermediate[0]
-    close(seen.parts['cfg'][n], cfg)
-    (sub,) = out.sub
-    s2 = 1.6 * sub.velocity - 0.6 * sub.intermediate[0]
-    close(seen.parts['s2'][n], s2)
+    out, weak = outputs(states[n], GRID[n], n)
+    refined, cfg, s2 = (
+      1.6 * part.velocity - 0.6 * part.intermediate[0]
+      for part in (out, weak, *out.sub)
+    )
     guided = refined + 0.4 * (refined - s2)
-    if grid[n] <= 0.6:
+    if GRID[n] <= 0.6:
       guided += 0.5 * (refined - cfg)
+    expected = {'strong': out.velocity, 'ig': out.intermediate[0],
+                'refined': refined, 'cfg': cfg, 's2': s2}  # fmt: skip
+    for name, value in expected.items():
+      close(seen.parts[name][n], value)
     close(seen.velocity[n], guided)
 
 
-def test_frames_and_gaps(denoiser):
-  found = shoot(denoiser, EVERYTHING)
-  _, (states, seen) = parts(denoiser, EVERYTHING)
-  grid = CONFIG.grid(path_named('linear'))
+def test_frames_and_gaps(everything):
+  found, (_, (states, seen)) = shoot(EVERYTHING), everything
   assert list(found.images) == [
     'state', 'strong', 'ig', 'refined', 'cfg', 's2', 'guided',
   ]  # fmt: skip
   chosen = [0, 2, 3, 5]
-  np.testing.assert_allclose(found.times, grid[chosen])
-  np.testing.assert_allclose(found.begins, grid[:-1])
+  np.testing.assert_allclose(found.times, GRID[chosen])
+  np.testing.assert_allclose(found.begins, GRID[:-1])
   for k, n in enumerate(chosen):
-    x0 = states[n] - grid[n] * seen.parts['s2'][n]
+    x0 = states[n] - GRID[n] * seen.parts['s2'][n]
     expected = np.asarray(latents.to_pixels(x0)).astype(int)
     assert np.abs(found.images['s2'][k] - expected).max() <= 1
     state = np.asarray(latents.to_pixels(states[n])).astype(int)
     assert np.abs(found.images['state'][k] - state).max() <= 1
   assert list(found.gaps) == ['ig', 'cfg', 's2']
   for name, strong in (('ig', 'strong'), ('cfg', 'refined'), ('s2', 'refined')):
-    gap = seen.parts[strong] - seen.parts[name]
-    rms = np.sqrt(np.square(gap).mean((1, 2, 3, 4)))
-    close(found.gaps[name], rms)
-  # Any number of devices, which need not divide the images.
-  eight = shoot(denoiser, EVERYTHING, devices=8, batch_size=8)
-  for name, images in found.images.items():
+    gap = np.asarray(seen.parts[strong] - seen.parts[name])
+    close(found.gaps[name], np.sqrt(np.square(gap).mean((1, 2, 3, 4))))
+
+
+def test_devices_need_not_divide_the_images():
+  one, eight = (
+    shoot('cfg:1.5', devices=devices, batch_size=8) for devices in (1, 8)
+  )
+  for name, images in one.images.items():
     assert np.abs(images.astype(int) - eight.images[name]).max() <= 1
 
 
@@ -138,8 +134,8 @@ def test_frames_and_gaps(denoiser):
     ('cfg++:0.3', {}),
   ],
 )
-def test_every_kind_of_sampler(denoiser, text, changes):
-  found = shoot(denoiser, text, **changes)
+def test_every_kind_of_sampler(text, changes):
+  found = shoot(text, **changes)
   assert all(v.dtype == np.uint8 for v in found.images.values())
   assert all(np.isfinite(gap).all() for gap in found.gaps.values())
   if text == 'none':
@@ -148,6 +144,6 @@ def test_every_kind_of_sampler(denoiser, text, changes):
     assert not found.gaps
 
 
-def test_adaptive_solvers_have_no_steps(denoiser):
+def test_adaptive_solvers_have_no_steps():
   with pytest.raises(InputError, match='has no steps to look at'):
-    shoot(denoiser, 'ig:1.5', solver='dopri5')
+    shoot('ig:1.5', solver='dopri5')

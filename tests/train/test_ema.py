@@ -41,27 +41,6 @@ def test_ramp_is_the_smaller_of_both(decay):
   np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_ramp_forgets_the_initialisation():
-  config = EMAConfig(0.9999, ramp=True)
-  # d_0 = 1 / 10: nine tenths of the first update are taken over.
-  np.testing.assert_allclose(
-    averaged(config, 1), 0.1 * PARAMS[0] + 0.9 * PARAMS[1], rtol=1e-5
-  )
-
-
-def test_ramp_ends_at_the_decay():
-  late = averaged(EMAConfig(0.9, ramp=True), 5, first=1000)
-  np.testing.assert_array_equal(
-    late, averaged(EMAConfig(0.9, ramp=False), 5, first=1000)
-  )
-
-
-@pytest.mark.parametrize('decay', [-0.1, 1.0, 2.0])
-def test_decay_out_of_range_is_refused(decay):
-  with pytest.raises(InputError, match=r'ema\.decay'):
-    EMAConfig(decay, ramp=False)
-
-
 @pytest.mark.parametrize('width, gamma', [(0.05, 16.97), (0.10, 6.94)])
 def test_gamma_of_published_widths(width, gamma):
   """EDM2 (arXiv 2312.02696, section 3.1)."""
@@ -147,17 +126,6 @@ def test_coefficients_are_those_of_an_average():
   ):
     factors = ema.coefficients(snapshots, step, width)
     assert factors.sum() == pytest.approx(1)
-
-
-@pytest.mark.parametrize('widths', [(0.0,), (0.3,), (-0.1,), (1e-5,)])
-def test_impossible_widths_are_refused(widths):
-  with pytest.raises(InputError, match=r'ema\.widths has'):
-    EMAConfig(0.9, False, widths=widths, snapshot_images=1)
-
-
-def test_equal_widths_are_refused():
-  with pytest.raises(InputError, match='must be distinct'):
-    EMAConfig(0.9, False, widths=(0.1, 0.1), snapshot_images=1)
 
 
 def test_averages_without_snapshots_are_refused():

@@ -177,6 +177,7 @@ def test_steps_in_float64(exact):
     assert_small(errors(exact[2][steps], full_precision(steps)), 1e-4)
 
 
+@pytest.mark.slow
 def test_steps_in_float32(single):
   changes, _ = single.three_steps('float32')
   for steps in STEPS:

@@ -30,19 +30,17 @@ def steps(workdir):
   return [json.loads(line)['step'] for line in lines(workdir)]
 
 
-def test_lines_are_json(tmp_path):
-  write(tmp_path, 0, (1, 2))
+def test_lines_are_json_and_there_at_once(tmp_path):
+  assert read_metrics(tmp_path) == []
+  with MetricsLog(tmp_path, 0) as metrics:
+    metrics.scalars(1, {'loss': 1.0, 'loss/velocity': 0.5})
+    assert steps(tmp_path) == [1]
+  write(tmp_path, 1, (2,))
   assert [json.loads(line) for line in lines(tmp_path)] == [
     {'step': 1, 'loss': 1.0, 'loss/velocity': 0.5},
     {'step': 2, 'loss': 0.5, 'loss/velocity': 0.5},
   ]
   assert read_metrics(tmp_path) == list(map(json.loads, lines(tmp_path)))
-
-
-def test_lines_are_there_at_once(tmp_path):
-  with MetricsLog(tmp_path, 0) as metrics:
-    metrics.scalars(1, {'loss': 1.0})
-    assert steps(tmp_path) == [1]
 
 
 @pytest.mark.parametrize('start, kept', [(0, []), (2, [1, 2]), (9, [1, 2, 3])])
@@ -64,10 +62,6 @@ def test_damaged_last_line_is_left_out(tmp_path, damage):
   assert [row['step'] for row in read_metrics(tmp_path)] == [1, 2]
   write(tmp_path, 2, (3,))
   assert steps(tmp_path) == [1, 2, 3]
-
-
-def test_no_file_is_no_lines(tmp_path):
-  assert read_metrics(tmp_path) == []
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
+from refusals import refused as refusal
 from safetensors.numpy import load_file, save, save_file
 
 from core.errors import InputError
@@ -62,13 +63,9 @@ def save_pickle(torch, tmp_path):
 
 
 def refused(source, *words, **options):
-  with pytest.raises(InputError) as caught:
+  with refusal(pathlib.PurePath(source).name, *words) as caught:
     read_tensors(source, **options)
-  message = str(caught.value)
-  assert '\n' not in message
-  assert len(message) < 600
-  for word in (pathlib.PurePath(source).name, *words):
-    assert word in message, message
+  assert len(str(caught.value)) < 600
 
 
 def assert_same(tensors, expected):

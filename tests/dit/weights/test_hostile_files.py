@@ -6,6 +6,7 @@ import stat
 import numpy as np
 import pytest
 import reference
+from refusals import is_refused
 
 from commands.convert import Untold, exchange
 from core.errors import InputError
@@ -19,18 +20,10 @@ def golden():
   return reference.find('ig_sit/model.safetensors')
 
 
-def refused(function, *words):
-  with pytest.raises(InputError) as error:
-    function()
-  assert '\n' not in str(error.value)
-  for word in words:
-    assert word in str(error.value)
-
-
 @pytest.mark.parametrize('text', ['[' * 100_000, '1' * 5000, '{"a": NaN', ''])
 def test_config_that_is_no_json(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
-  refused(
+  is_refused(
     lambda: exchange(str(tmp_path), f'{tmp_path}/x.safetensors'),
     'config.json',
   )
@@ -40,7 +33,7 @@ def test_config_that_is_no_json(tmp_path, text):
   'source', ['http://x/y.pt', 'foo://x', '~nobodyofthisname/x.pt']
 )
 def test_source_of_unknown_kind(tmp_path, source):
-  refused(lambda: exchange(source, str(tmp_path / 'x'), **IG_SIT))
+  is_refused(lambda: exchange(source, str(tmp_path / 'x'), **IG_SIT))
 
 
 @pytest.mark.parametrize('name', ['n' * 250, 'n' * 300, 'm' * 238 + '/net'])
@@ -62,7 +55,7 @@ def test_targets_that_are_links(tmp_path, golden):
   loop.symlink_to(loop)
   dangling.symlink_to(tmp_path / 'nothing')
   for target in (loop, loop / 'x' / 'y', dangling):
-    refused(lambda t=target: exchange(str(golden), str(t), **IG_SIT))
+    is_refused(lambda t=target: exchange(str(golden), str(t), **IG_SIT))
   assert dangling.is_symlink() and not (tmp_path / 'nothing').exists()
 
 
@@ -75,7 +68,7 @@ def test_file_that_came_meanwhile_stays(tmp_path, monkeypatch):
     path.write_text('of someone else')
 
   monkeypatch.setattr(folder, '_write', slow)
-  refused(
+  is_refused(
     lambda: folder.save_tensors(path, {'a': np.zeros(3, np.float32)}),
     'exists; choose another name',
   )
@@ -98,13 +91,13 @@ def test_tensor_larger_than_its_file(tmp_path):
   torch = pytest.importorskip('torch', reason='needs torch')
   bomb = torch.zeros(1).expand(400_000, 400_000)
   torch.save({'x_embedder.proj.weight': bomb}, tmp_path / 'bomb.pt')
-  refused(lambda: files.read_tensors(tmp_path / 'bomb.pt'), 'larger than')
+  is_refused(lambda: files.read_tensors(tmp_path / 'bomb.pt'), 'larger than')
 
 
 def test_one_huge_tensor_asks_for_no_memory(golden):
   tensors = dict(files.read_safetensors(golden))
   huge = np.broadcast_to(np.float32(0), (4_000_000, 4, 2, 2))
   tensors['x_embedder.proj.weight'] = huge
-  refused(
+  is_refused(
     lambda: convert.from_published(tensors, **IG_SIT), 'has shape', 'expected'
   )

@@ -9,10 +9,10 @@ from published_tensors import (
   make_config,
   random_tensors,
   read,
-  refused,
   same_bits,
   write,
 )
+from refusals import refused
 
 from dit.weights import convert, repa
 
