@@ -128,6 +128,13 @@ def run(*argv):
   )
 
 
+def contents(folder):
+  """What a folder holds: its paths, and the bytes of files."""
+  return {
+    path: path.is_file() and path.read_bytes() for path in folder.rglob('*')
+  }
+
+
 def free_port():
   with socket.socket() as sock:
     sock.bind(('localhost', 0))

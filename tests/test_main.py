@@ -9,7 +9,7 @@ import types
 
 import numpy as np
 import pytest
-from command_runs import COMPARE, ROOT, run
+from command_runs import COMPARE, ROOT, contents, run
 from PIL import Image
 
 from commands import train as train_command
@@ -29,14 +29,6 @@ def trained(shared_run, tmp_path):
   return types.SimpleNamespace(
     workdir=tmp_path / 'run', argv=argv, printed=printed
   )
-
-
-def contents(folder):
-  return {
-    path.relative_to(folder): path.read_bytes()
-    for path in folder.rglob('*')
-    if path.is_file()
-  }
 
 
 def picture(path):
