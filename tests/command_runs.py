@@ -38,7 +38,7 @@ TINY = {
 COMPARE = (
   '--num=40', '--guidance=none', '--guidance=ig:1.5',
   '--guidance=ig:1.5,cfg:1.2', '--sweep_methods=ig', '--sweep_scales=1,2',
-  '--bootstrap=5',
+  '--bootstrap=5', '--config.eval.batch_size=64',
 )  # fmt: skip
 
 QUICK = ('--num=20', '--config.sample.steps=2', '--config.sample.batch_size=8')

@@ -126,7 +126,7 @@ def test_images_depend_on_seed_and_number_only(trained, tmp_path):
 
 def test_compare_makes_a_table_once(trained, monkeypatch):
   folder = trained.workdir
-  quick = functools.partial(compare.train_classifier, steps=20)
+  quick = functools.partial(compare.train_classifier, steps=2)
   monkeypatch.setattr(compare, 'train_classifier', quick)
   result = run('compare', f'--workdir={folder}', *COMPARE)
   assert result.status == 0, result.err
