@@ -107,7 +107,10 @@ def test_a_full_disk_is_said_before_the_work(disk, argv, command):
   assert not [*(disk / 'out').iterdir()]
 
 
-@pytest.mark.parametrize('command', ['convert', 'train-features'])
+@pytest.mark.parametrize(
+  'command',
+  ['convert', pytest.param('train-features', marks=pytest.mark.slow)],
+)
 def test_weights_that_do_not_fit_leave_nothing(disk, argv, command):
   (disk / 'out').mkdir()
   fill(disk, leave=80_000)

@@ -180,7 +180,8 @@ def test_printed_commands_work_on_a_latent_run(place, workdir):
   assert [words[0] for words in commands] == ['compare', 'sweep', 'evaluate']
   extractor = f'--extractor=classifier:{place}/classifier'
   for command, *words in commands:
-    few = ['--num=12', *(COMPARE if command == 'compare' else ())]
+    few = ['--num=12', '--config.eval.batch_size=16']
+    few += COMPARE if command == 'compare' else ()
     words = [re.sub(r'\.\.2\.0:6', '..2.0:2', word) for word in words]
     result = succeed(command, *words, extractor, *short(), *few)
     if command == 'compare':

@@ -9,7 +9,7 @@ import types
 
 import numpy as np
 import pytest
-from command_runs import COMPARE, ROOT, run
+from command_runs import COMPARE, ROOT, contents, run
 from PIL import Image
 
 from commands import train as train_command
@@ -29,14 +29,6 @@ def trained(shared_run, tmp_path):
   return types.SimpleNamespace(
     workdir=tmp_path / 'run', argv=argv, printed=printed
   )
-
-
-def contents(folder):
-  return {
-    path.relative_to(folder): path.read_bytes()
-    for path in folder.rglob('*')
-    if path.is_file()
-  }
 
 
 def picture(path):
@@ -134,7 +126,7 @@ def test_images_depend_on_seed_and_number_only(trained, tmp_path):
 
 def test_compare_makes_a_table_once(trained, monkeypatch):
   folder = trained.workdir
-  quick = functools.partial(compare.train_classifier, steps=20)
+  quick = functools.partial(compare.train_classifier, steps=2)
   monkeypatch.setattr(compare, 'train_classifier', quick)
   result = run('compare', f'--workdir={folder}', *COMPARE)
   assert result.status == 0, result.err
@@ -169,7 +161,7 @@ def test_compare_without_a_test_split(trained, features):
   (folder / 'config.json').write_text(json.dumps(config))
   result = run(
     'compare', f'--workdir={folder}', features, '--config.sample.steps=1',
-    *COMPARE[-1:], '--num=20', '--guidance=ig:1.5',
+    *COMPARE[-2:], '--num=20', '--guidance=ig:1.5',
   )  # fmt: skip
   assert result.status == 0, result.err
   rows = (folder / 'table.md').read_text().splitlines()[2:]

@@ -9,7 +9,6 @@ from PIL import Image
 from scipy import stats
 
 from experiments import (
-  toy,
   toy_distill,
   toy_fractal,
   toy_mixture,
@@ -156,17 +155,6 @@ def test_quick(module, tmp_path, capsys):
     picture = np.asarray(image.convert('RGB'))
   assert picture.shape[1] > picture.shape[0] > 500
   assert picture.std() > 10
-
-
-@pytest.mark.slow
-def test_scale_one_is_no_guidance():
-  experiment = quick(toy_fractal.experiment())
-  (denoiser,) = toy.train(experiment, experiment.network)
-  x, label = toy.draw(experiment, denoiser, 'none', 0)
-  guided, _ = toy.draw(experiment, denoiser, 'ig:1,cfg:1', 0)
-  assert x.shape == (experiment.points, 2)
-  assert np.bincount(label).tolist() == [experiment.points // 2] * 2
-  np.testing.assert_allclose(guided, x, atol=1e-5)
 
 
 def test_the_judge_of_students_finds_what_is_wrong():

@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from command_runs import contents
 from safetensors.numpy import load_file, save_file
 
 from commands import convert as convert_command
@@ -44,20 +45,15 @@ def folder(tmp_path):
 def refused(tmp_path):
   """Function of source, target, words and options that must be refused."""
 
-  def contents():
-    return {
-      path: path.is_file() and path.read_bytes() for path in tmp_path.rglob('*')
-    }
-
   def check(source, target, *words, **options):
-    before = contents()
+    before = contents(tmp_path)
     with pytest.raises(InputError) as caught:
       convert(str(source), str(target), **options)
     message = str(caught.value)
     assert '\n' not in message
     for word in words:
       assert word in message, message
-    assert contents() == before
+    assert contents(tmp_path) == before
 
   return check
 

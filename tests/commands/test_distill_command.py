@@ -109,6 +109,7 @@ def test_the_same_command_has_nothing_left_to_do(student, teacher):
   assert 'Already trained: 3 steps' in result.err
 
 
+@pytest.mark.slow
 def test_a_longer_student_goes_on(student, teacher, tmp_path):
   longer = tmp_path / 'run'
   shutil.copytree(student, longer)

@@ -214,11 +214,6 @@ def test_what_cannot_be_drawn_leaves_no_page(
   assert result.status == 2 and message in result.err and found is None
 
 
-def test_no_run(tmp_path):
-  result, found = report(tmp_path, tmp_path / 'out')
-  assert result.status == 2 and 'config.json' in result.err and found is None
-
-
 # Damages of every file, its section, and the pictures still shown there.
 DAMAGES = {
   'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 2),
