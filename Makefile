@@ -45,9 +45,9 @@ format: $(VENV)/.dev-$(ACCELERATOR)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The pages of docs/ as a site, in runs/site; a wrong link is an error.
+# Builds docs/ as a site in runs/site; a wrong link is an error.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	REPOSITORY=$$(git remote get-url origin 2>/dev/null) $(BIN)/zensical build --strict
 	@echo 'Open runs/site/index.html'
 
 # Speed, against this machine's own matrix products; see docs/performance.md.

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains on a TPU slice of a GKE cluster, through XPK; preempted, or killed, the
-# job starts again and continues.
+# Trains on a TPU slice of a GKE cluster, through XPK. After preemption or a kill
+# the job restarts and resumes.
 #
 #   CLUSTER=pods PROJECT=my-project ZONE=us-east5-a TPU_TYPE=v5p-128 \
 #     launch/gke_xpk.sh sit-xl --config=configs/sit.py:XL/2,ig \
 #     --workdir=gs://bucket/run --config.data.dir=/data --config.mesh.fsdp=8
 #
-# XPK (pip install xpk) copies what is committed here into the image that it
-# builds on BASE_IMAGE, which needs Python 3.11 or newer. Records lie on a volume
-# that the cluster mounts (xpk storage attach), given as data.dir.
+# XPK (pip install xpk) copies the committed files into the image that it builds
+# on BASE_IMAGE, which needs Python 3.11 or newer. data.dir is a volume with the
+# records that the cluster mounts (xpk storage attach).
 set -euo pipefail
 : "${CLUSTER:?}" "${PROJECT:?}" "${ZONE:?}" "${TPU_TYPE:?such as v5p-128}"
 [ $# -gt 1 ] || { echo "usage: ... $0 JOB TRAIN_FLAGS" >&2; exit 2; }
@@ -21,9 +21,9 @@ code=$(mktemp -d)
 trap 'rm -rf "$code"' EXIT
 git archive HEAD | tar -x -C "$code"
 
-# GKE sends SIGTERM before it takes a node away; the job saves within its grace.
-# XPK starts a job again for statuses 127 to 255, so for 143 (stopped before its
-# end) and 134 (another process died), not for 0 (done) and 1 or 2 (an error).
+# GKE sends SIGTERM before it removes a node, and the job saves within its grace
+# period. XPK restarts a job for statuses 127 to 255, so for 143 (stopped early)
+# and 134 (another process died), but not for 0 (done) and 1 or 2 (an error).
 xpk workload create \
   --cluster="$CLUSTER" --project="$PROJECT" --zone="$ZONE" \
   --workload="$job" --tpu-type="$TPU_TYPE" --num-slices=1 \

@@ -6,8 +6,8 @@
 #
 # The folder, its .venv (make demo makes one, or pip install -r
 # requirements-cuda.txt) and the records are on a file system that all nodes
-# share. Sent SIGTERM, by preemption with a grace time or five minutes before its
-# time is up, the job saves once and is queued again; it then continues.
+# share. The job gets SIGTERM on preemption with a grace time, and five minutes
+# before its time is up. It then saves once, is requeued, and resumes.
 #SBATCH --job-name=dit
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
@@ -22,24 +22,24 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 export JAX_COMPILATION_CACHE_DIR=$PWD/.jax-cache
 
-# Slurm sends the signal to the processes of the step; where it sends it to this
-# shell too, the shell only waits.
+# Slurm sends the signal to the processes of the step. If this shell gets it too,
+# the shell only waits.
 trap true TERM
 
-# JAX takes the coordinator, the number and the place of the processes from
-# Slurm, and gives each process the GPU of its number on the node: all of a
-# node's GPUs must be visible to each (no --gpus-per-task).
+# JAX takes the coordinator, the number of processes and their ranks from Slurm,
+# and gives each process the GPU of its local rank. All of a node's GPUs must
+# therefore be visible to each process (no --gpus-per-task).
 srun --kill-on-bad-exit=0 \
   .venv/bin/python main.py train --distributed --stopped_status=143 "$@" &
 step=$!
 status=0
 wait "$step" || status=$?
-while kill -0 "$step" 2>/dev/null; do # a signal ends a wait before its time
+while kill -0 "$step" 2>/dev/null; do # a signal interrupts wait
   status=0
   wait "$step" || status=$?
 done
 
-# 143: stopped before the end, and saved.
+# 143: stopped early, and saved.
 if [ "$status" -eq 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

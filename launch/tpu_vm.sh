@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Trains on all workers of a Cloud TPU VM; the same command again continues.
+# Trains on all workers of a Cloud TPU VM. The same command resumes.
 #
 #   NAME=pod ZONE=us-east5-a launch/tpu_vm.sh --config=configs/sit.py:XL/2,ig \
 #     --workdir=gs://bucket/run --config.data.dir=/data --config.mesh.fsdp=8
 #
-# The TPU exists already:
+# The TPU must exist already:
 #
 #   gcloud compute tpus tpu-vm create $NAME --zone=$ZONE \
 #     --accelerator-type=v5p-128 --version=v2-alpha-tpuv5
 #
-# What is committed here is copied to every worker, and installed once. Records
-# lie where every worker reads them: a mounted bucket (gcsfuse) or disk.
+# The committed files are copied to every worker and installed once. Every worker
+# must be able to read the records: a mounted bucket (gcsfuse) or disk.
 set -euo pipefail
 : "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
 [ $# -gt 0 ] || { echo "usage: NAME=... ZONE=... $0 TRAIN_FLAGS" >&2; exit 2; }
@@ -27,8 +27,8 @@ git archive --format=tar.gz --output="$folder/code.tar.gz" HEAD
 gcloud compute tpus tpu-vm scp "$folder/code.tar.gz" "$NAME:code.tar.gz" \
   --zone="$ZONE" --worker=all
 
-# The lock is that of a training under way, whose code stays. uv brings a Python
-# of its own; that of the image may be too old.
+# A running training holds the lock, which keeps its code from being replaced. uv
+# brings its own Python, because the image's may be too old.
 everywhere '
   set -e
   flock --nonblock train.lock true ||
@@ -40,9 +40,9 @@ everywhere '
   uv pip install --quiet --python venv/bin/python \
     --editable "code[tpu]"'
 
-# Behind nohup, so that it outlives the connection; the log is in train.log of
-# every worker. SIGTERM to any worker (preemption, or pkill -TERM python) saves
-# once and ends all with 0.
+# nohup lets the training outlive the connection. The log is train.log on every
+# worker. SIGTERM to any worker (preemption, or pkill -TERM python) saves once and
+# ends all workers with 0.
 flags=$(printf ' %q' "$@")
 everywhere "
   cd code

@@ -62,7 +62,7 @@ def read(page):
 def test_the_readme_says_what_of_published_weights_is_tested():
   text = read('README.md')
   assert 'none of the published files has been loaded here' in text
-  assert 'small networks of the same architectures' in text
+  assert 'Small networks of the same architectures' in text
 
 
 def test_s2_is_shown_as_published():
