@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ from dit.sharding import (
   make_mesh,
   replicated,
 )
-from dit.weights.restore import weights_like
+from dit.weights.checkpoint import weights_like
 from guidance import parse
 from guidance.parse import describe
 from sample.generate import Sampler
@@ -58,7 +58,6 @@ class Program:
   """A compiled program.
 
   Attributes:
-    trace: seconds that tracing took.
     seconds: that compiling took.
     arguments: GiB on each chip, in place before it runs.
     temporaries: GiB more while it runs, with results that replace nothing.
@@ -67,7 +66,6 @@ class Program:
     refused: why it was not compiled; '' if it was.
   """
 
-  trace: float
   seconds: float
   arguments: float = math.nan
   temporaries: float = math.nan
@@ -88,7 +86,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
   experiment, mesh = placed(experiment, topology)
   settings, network = experiment.train, experiment.model
   check_settings(experiment, mesh)
-  _, state, _, _ = train_program(experiment, mesh)
+  step, state, batch, key = train_program(experiment, mesh)
   flops = training_flops(experiment)
   parts = {
     'parameters': state.params,
@@ -110,7 +108,8 @@ def train(experiment: Experiment, topology: str | None) -> str:
     least = flops * settings.batch_size / (mesh.size * peak)
     lines.append(f'at the peak of the chips a step takes {1e3 * least:.1f} ms')
   if topology:
-    program = compile_train(experiment, mesh)
+    with jax.set_mesh(mesh):
+      program = compiled(step.lower(state, batch, key))
     lines += _report(program, mesh, 'step')
   return '\n'.join(lines)
 
@@ -177,7 +176,8 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
     flops = 2 * nfe * experiment.model.pass_multiply_adds
     lines.append(f'{flops / 1e12:.3g} TFLOP an image')
   if topology:
-    program = compiled(lambda: sample_program(sampler, method), mesh)
+    with jax.set_mesh(mesh):
+      program = compiled(sample_program(sampler, method))
     lines += _report(program, mesh, 'call')
   return '\n'.join(lines)
 
@@ -269,27 +269,22 @@ def sample_program(sampler: Sampler, method: Any) -> Any:
       row,
       sampler.grid,
       np.uint32(0),
-      sampler.integration,
+      solver=sampler.solver,
+      shape=sampler.shape,
+      path=sampler.path,
+      scales_at=config.scales_at,
+      dtype=config.state_dtype,
     )
 
 
-def compile_train(experiment: Experiment, mesh: Mesh) -> Program:
-  """Compiles the train step."""
-  step, *shapes = train_program(experiment, mesh)
-  return compiled(lambda: step.lower(*shapes), mesh)
-
-
-def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
+def compiled(lowered: Any) -> Program:
   """Compiles, or says why not, such as a program too large for the chips."""
   begin = time.perf_counter()
-  with jax.set_mesh(mesh):
-    lowered = lower()
-  trace, begin = time.perf_counter() - begin, time.perf_counter()
   try:
     program = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     reason = ' '.join(str(error).split())[:200]
-    return Program(trace, time.perf_counter() - begin, refused=reason)
+    return Program(time.perf_counter() - begin, refused=reason)
   seconds = time.perf_counter() - begin
   memory = program.memory_analysis()
   extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -298,7 +293,6 @@ def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
   except jax.errors.JaxRuntimeError:  # libtpu 0.0.52 now and then
     sent = None
   return Program(
-    trace,
     seconds,
     memory.argument_size_in_bytes / 2**30,
     (memory.temp_size_in_bytes + extra) / 2**30,

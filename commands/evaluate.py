@@ -18,7 +18,7 @@ from commands.eval_settings import (
   experiment_of,
 )
 from commands.presets import with_preset
-from commands.sample_job import ImageJob, request_of
+from commands.sample_job import ImageJob, SampleRequest, request_of
 from core.errors import InputError, WriteError
 from core.files import read_json, write_bytes, write_json
 from core.processes import print_once, writing
@@ -34,11 +34,10 @@ from evaluate.evaluator import (
 )
 from evaluate.image_sets import ImageSet, open_image_set
 from evaluate.inputs import check_samples, protocol_beside
-from evaluate.metrics import as_dict, name_of
-from evaluate.real_images import RealData
 from sample import nonfinite
 from sample.labels import named
 from train import workdir
+from train.experiment import Experiment
 
 # Files in the folder of results.
 WRITES = ('evaluation*.json', 'evaluation*.md')
@@ -50,21 +49,49 @@ def run(args: argparse.Namespace) -> None:
   if args.samples is None:
     if args.config:
       raise InputError('--config is for --samples: a run has its own config.')
-    text = evaluate_run(args, guidance or 'none', overrides, row)
+    overrides = [*overrides, *eval_overrides(args)]
+    text = evaluate_run(
+      request_of(args, overrides),
+      guidance or 'none',
+      num=row.get('num', 50_000) if args.num is None else args.num,
+      labels=args.labels or row.get('labels', 'balanced'),
+      row=row,
+      preset=args.preset,
+    )
   else:
     for name in ('guidance', 'labels', 'weights', 'step', 'guide'):
       if getattr(args, name) is not None:
         raise InputError(f'--{name} is for sampling, not for --samples.')
-    text = evaluate_samples(args, row)
+    text = evaluate_samples(
+      experiment_of(args),
+      args.samples,
+      row=row,
+      num=args.num,
+      out=args.out,
+      autoencoder=args.autoencoder,
+    )
   print_once(text)
 
 
-def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
-  """Scores the finished images of --samples.
+def evaluate_samples(
+  experiment: Experiment,
+  samples: str,
+  *,
+  row: Mapping[str, Any],
+  num: int | None = None,
+  out: str | None = None,
+  autoencoder: str | None = None,
+) -> str:
+  """Scores finished images.
 
   Args:
-    args: flags of the command.
+    experiment: settings; only the sections eval, data and mesh count.
+    samples: an .npz, a folder, a .zip or tfds:NAME; see `image_sets`.
     row: the published figures to compare with; {} for none.
+    num: number of images of each of the `eval.repeats` sets, drawn at random;
+      None for as many as there are.
+    out: folder of the results; None for SAMPLES-evaluation.
+    autoencoder: decoder of a training split of latents, if not remembered.
 
   Returns:
     The table, and remarks on it.
@@ -72,12 +99,11 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
   Raises:
     InputError: for input that is missing or does not fit.
   """
-  experiment, samples = experiment_of(args), args.samples
   config = experiment.eval
   images = open_image_set(
     samples, experiment.data.dir, image_size=config.image_size or None
   )
-  each = images.count // config.repeats if args.num is None else args.num
+  each = images.count // config.repeats if num is None else num
   parts = _parts(images, each, config.repeats)
   first = next(images.batches())  # sees that they can be read
   protocol = protocol_beside(samples)
@@ -88,17 +114,18 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
     config.metrics,
     experiment.model.num_classes,
   )
-  place = args.out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
+  place = out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
   mesh = make_mesh(experiment.mesh)
   with writing(place, 'evaluation', 'evaluate', writes=WRITES) as folder:
-    decoder = records_decoder(config, experiment.data, args.autoencoder, mesh)
     evaluator = open_evaluator(
       config,
-      RealData(experiment.data, experiment.model.num_classes, decoder),
+      experiment.data,
+      experiment.model.num_classes,
       mesh,
       labels=images.labels is not None,
       count=each,
       shape=first.shape[1:],
+      decoder=records_decoder(config, experiment.data, autoencoder, mesh),
     )
     used = parts >= 0
     with image_progress(images.count, 0, 'evaluate') as progress:
@@ -126,18 +153,23 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
 
 
 def evaluate_run(
-  args: argparse.Namespace,
+  request: SampleRequest,
   guidance: str,
-  overrides: Sequence[str],
+  *,
+  num: int,
+  labels: str,
   row: Mapping[str, Any],
+  preset: str | None = None,
 ) -> str:
-  """Draws images from a run or folder and scores them, without writing one.
+  """Draws images and scores them, without writing one.
 
   Args:
-    args: flags of the command.
+    request: what to draw from, and the folder of the results.
     guidance: guidance as text.
-    overrides: assignments of --preset.
+    num: number of images of each of the `eval.repeats` sets.
+    labels: plan of their labels; see `generate.plan_labels`.
     row: the published figures to compare with; {} for none.
+    preset: Name of the published settings in use, whose cost is announced.
 
   Returns:
     The table, and remarks on it.
@@ -146,28 +178,25 @@ def evaluate_run(
     InputError: for input that is missing or does not fit.
     NonFiniteError: if more images than `nonfinite.MOST` are not finite.
   """
-  request = request_of(args, [*overrides, *eval_overrides(args)])
-  num = row.get('num', 50_000) if args.num is None else args.num
-  labels = args.labels or row.get('labels', 'balanced')
   check_value('--num', num, Annotated[int, Range(2, 10**8)])
   config = request.source.open(request.overrides).eval
   if not request.source.is_run:
     check_without_data(config)
   total = num * config.repeats
   check_value('--num times eval.repeats', total, Count)
-  job = ImageJob(
-    request, guidance, num=total, labels=labels, preset=args.preset
-  )
+  job = ImageJob(request, guidance, num=total, labels=labels, preset=preset)
   experiment = job.experiment
   out = job.folder_in('evaluation')
   with writing(out, 'evaluation', 'evaluate', writes=WRITES) as folder:
     evaluator = open_evaluator(
       config,
-      RealData(experiment.data, experiment.model.num_classes, job.decoder),
+      experiment.data,
+      experiment.model.num_classes,
       job.mesh,
       labels=True,
       count=num,
       shape=job.image_shape,
+      decoder=job.decoder,
     )
     protocol = job.load()
     sets, spent, begin, bad = [], [], time.monotonic(), 0
@@ -253,13 +282,9 @@ def _report(
     'evaluation': known,
   }
   name = _free_name(folder, fixed)
-  values = {
-    'metrics': as_dict(estimates),
-    'names': {metric: name_of(metric, extractor) for metric in estimates},
-    'warnings': warnings,
-    **fixed,
-    'environment': workdir.environment(),
-  }
+  values = tables.as_json(
+    estimates, extractor, warnings, **fixed, environment=workdir.environment()
+  )
   try:
     write_json(folder / f'{name}.json', values)
     write_bytes(folder / f'{name}.md', f'{line}\n'.encode())

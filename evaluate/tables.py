@@ -1,14 +1,13 @@
-"""Metrics for people: a table, a line for a paper, and what to beware of.
+"""Metrics for people: a table, JSON, a line for a paper, and what to beware of.
 
 A figure means nothing without how it was made, so each carries its protocol.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core import markdown
 from evaluate.extractor import Extractor
-from evaluate.metrics import Estimate, name_of
+from evaluate.metrics import Estimate, as_dict, name_of
 from evaluate.resize import USUAL
 
 # Below it, a Frechet distance is mostly the bias of its covariances.
@@ -96,11 +95,13 @@ def format_table(
   estimates: Mapping[str, Estimate], extractor: Extractor
 ) -> str:
   """A line for each metric, as Markdown."""
-  rows = [
-    (name_of(name, extractor), shown(name, found))
+  width = max(len(name_of(name, extractor)) for name in estimates)
+  lines = [f'| {"metric":{width}} | value |', f'|-{"-" * width}-|---|']
+  lines += [
+    f'| {name_of(name, extractor):{width}} | {shown(name, found)} |'
     for name, found in estimates.items()
   ]
-  return markdown.table(('metric', 'value'), rows)
+  return '\n'.join(lines) + '\n'
 
 
 def format_row(
@@ -118,7 +119,10 @@ def format_row(
   cells = {key: '' if v is None else str(v) for key, v in about.items()}
   for name, found in estimates.items():
     cells[name_of(name, extractor)] = shown(name, found)
-  return markdown.table(cells, [cells.values()]).rstrip()
+  return '\n'.join(
+    '| ' + ' | '.join(row) + ' |'
+    for row in (cells, ['---'] * len(cells), cells.values())
+  )
 
 
 def shown(name: str, found: Estimate) -> str:
@@ -127,3 +131,18 @@ def shown(name: str, found: Estimate) -> str:
     return str(found)
   error = '' if found.error is None else f' ± {found.error:.1%}'
   return f'{found.value:.1%}{error}'
+
+
+def as_json(
+  estimates: Mapping[str, Estimate],
+  extractor: Extractor,
+  warnings: Sequence[str],
+  **protocol: Any,
+) -> dict[str, Any]:
+  """Everything, as plain values."""
+  return {
+    'metrics': as_dict(estimates),
+    'names': {name: name_of(name, extractor) for name in estimates},
+    'warnings': list(warnings),
+    **protocol,
+  }

@@ -22,7 +22,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core.errors import InputError
-from core.overlap import one_ahead
 from core.ranges import BatchSize, Choice, Count, check_fields, check_value
 from dit import latents
 from dit.autoencoder import Autoencoder
@@ -201,17 +200,6 @@ class Sampler:
     """The times, (steps + 1,)."""
     return self.config.grid(self.path)
 
-  @functools.cached_property
-  def integration(self) -> sampler.Integration:
-    """How latents are integrated, of which the program is made."""
-    return sampler.Integration(
-      self.solver,
-      self.shape,
-      self.path,
-      self.config.scales_at,
-      self.config.state_dtype,
-    )
-
   def check(self, guidance: Guidance) -> None:
     """Raises InputError if the parts do not fit; compiles nothing."""
     guidance.check(self.denoiser, self.shape)
@@ -254,7 +242,14 @@ class Sampler:
     if isinstance(self.solver, Dopri5):
       return None
     return sampler.nfe(
-      guidance, self.denoiser, self.grid, seed, self.integration
+      guidance,
+      self.denoiser,
+      self.solver,
+      self.grid,
+      seed,
+      path=self.path,
+      scales_at=self.config.scales_at,
+      dtype=self.config.state_dtype,
     )
 
   def latents(
@@ -280,7 +275,11 @@ class Sampler:
       numbers,
       self.grid,
       jnp.uint32(seed),
-      self.integration,
+      solver=self.solver,
+      shape=self.shape,
+      path=self.path,
+      scales_at=self.config.scales_at,
+      dtype=self.config.state_dtype,
       parts=parts,
     )
 
@@ -341,10 +340,14 @@ class Sampler:
       used = float(jax.device_get(spent)) if cost is None else cost
       return Batch(number, images, used, finite)
 
-    begins = range(0, len(index), config.batch_size)
-    parts = (index[begin : begin + config.batch_size] for begin in begins)
-    for started in one_ahead(map(start, parts)):
-      yield finish(*started)
+    pending = None
+    for begin in range(0, len(index), config.batch_size):
+      following = start(index[begin : begin + config.batch_size])
+      if pending:
+        yield finish(*pending)
+      pending = following
+    if pending:
+      yield finish(*pending)
 
   def images(
     self,

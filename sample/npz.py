@@ -16,7 +16,8 @@ from typing import IO
 import numpy as np
 from etils import epath
 
-from core.errors import InputError, reason
+from core.errors import InputError
+from dit.weights.files import reason
 
 # Deflate packs at most 1,032 bytes into one.
 _RATIO = 1040

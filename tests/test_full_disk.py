@@ -9,7 +9,8 @@ import pytest
 from command_runs import ROOT, run
 
 from commands import evaluate
-from sample import output, pictures
+from evaluate import compare_figures
+from sample import output
 
 SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
          'model.taps=(1,)', 'checkpoint.every_images=640',
@@ -107,10 +108,7 @@ def test_a_full_disk_is_said_before_the_work(disk, argv, command):
   assert not [*(disk / 'out').iterdir()]
 
 
-@pytest.mark.parametrize(
-  'command',
-  ['convert', pytest.param('train-features', marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize('command', ['convert', 'train-features'])
 def test_weights_that_do_not_fit_leave_nothing(disk, argv, command):
   (disk / 'out').mkdir()
   fill(disk, leave=80_000)
@@ -153,13 +151,13 @@ def test_figures_that_cannot_be_written_are_printed(disk, argv, monkeypatch):
 def test_a_comparison_that_cannot_be_written_is_logged(
   disk, argv, features, monkeypatch
 ):
-  sheet = pictures.sheet
+  sheet = compare_figures.sheet
 
-  def full(*args, **kwargs):
+  def full(*args):
     fill(disk)
-    return sheet(*args, **kwargs)
+    return sheet(*args)
 
-  monkeypatch.setattr(pictures, 'sheet', full)
+  monkeypatch.setattr(compare_figures, 'sheet', full)
   assert (
     '| IG | 1.5 |' in failed([*argv('compare', disk / 'out'), features]).err
   )

@@ -1,7 +1,6 @@
 """Checkpoints, with Orbax: asynchronous, atomic, checked, some of them kept.
 
-WORKDIR/checkpoints/STEP holds four items, so that sampling, by way of
-`dit.weights.restore`, reads no optimizer:
+A checkpoint holds four items, so that sampling reads no optimizer:
 
   params     the raw parameters
   ema        their moving average
@@ -13,31 +12,31 @@ Arrays are restored straight to where the present mesh wants them, whatever
 the mesh that saved them.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from core.errors import InputError, RunError, reason
+from core.errors import InputError, RunError
 from core.files import read_json
-from core.processes import everywhere
 from core.ranges import MOST_IMAGES, Choice, Images, Range, check_fields
-from dit.weights.digests import check_digests, digests_of
-from dit.weights.restore import (
+from dit.weights.checkpoint import (
   folder_of,
   restore_newest,
   steps_of,
   unreadable,
 )
+from dit.weights.digests import check_digests, digests_of
 from evaluate.metrics import METRICS
 from train.state import TrainState
 
@@ -59,18 +58,6 @@ class CheckpointConfig:
 
 class SaveError(RunError):
   """A checkpoint could not be written; the ones before are there."""
-
-
-@contextlib.contextmanager
-def save_errors(what: str, kept: str = '') -> Iterator[None]:
-  """Raises SaveError for whatever goes wrong while something is saved."""
-  try:
-    yield
-  except Exception as error:  # Orbax raises whatever its parts raise
-    raise SaveError(
-      f'{what} could not be written ({reason(error)}){kept}. Make room, and '
-      'give the same command again.'
-    ) from error
 
 
 class Checkpointer:
@@ -114,7 +101,7 @@ class Checkpointer:
     if jax.process_index() == 0:
       for step in steps_of(self._folder.parent):
         _mend_metrics(self._folder / str(step) / 'metrics' / 'metrics')
-    everywhere(1)  # has waited for it
+    _everywhere(True)
     return ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -130,8 +117,7 @@ class Checkpointer:
 
   def __exit__(self, *error: Any) -> None:
     """Waits for saves under way."""
-    with self._reported():
-      self._manager.close()
+    self._try(self._manager.close)
 
   @property
   def latest_step(self) -> int | None:
@@ -165,8 +151,8 @@ class Checkpointer:
     args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     args['digests'] = ocp.args.JsonSave(digests)
     self._saving = step
-    with self._reported():
-      self._manager.save(
+    self._try(
+      lambda: self._manager.save(
         step,
         args=ocp.args.Composite(**args),
         metrics={
@@ -175,6 +161,7 @@ class Checkpointer:
           'bad_steps_total': bad_steps,
         },
       )
+    )
 
   def bad_steps(self, step: int) -> int:
     """Returns the number of bad steps up to a checkpoint; 0 if not known."""
@@ -186,8 +173,7 @@ class Checkpointer:
     Raises:
       SaveError: as `save`, and if the checkpoints were removed meanwhile.
     """
-    with self._reported():
-      self._manager.wait_until_finished()
+    self._try(self._manager.wait_until_finished)
     newest = '' if self.latest_step is None else str(self.latest_step)
     if not (self._folder / newest).exists():
       raise SaveError(
@@ -195,9 +181,19 @@ class Checkpointer:
         'the run is incomplete; give a workdir that stays, and train again.'
       )
 
-  def _reported(self) -> contextlib.AbstractContextManager[None]:
-    what = f'the checkpoint of step {self._saving}'
-    return save_errors(what, '; the ones before it are kept')
+  def _try(self, action: Callable[[], Any]) -> None:
+    """Runs it; raises SaveError for whatever goes wrong."""
+    try:
+      action()
+    except Exception as error:  # Orbax raises whatever its parts raise
+      reason = ' '.join(str(error).split())[:300]
+      message = (
+        f'the checkpoint of step {self._saving} could not be written '
+        f'({type(error).__name__}: {reason}); the ones before it are kept.'
+      )
+      raise SaveError(
+        f'{message} Make room, and give the same command again.'
+      ) from error
 
   def restore(self, abstract: TrainState) -> TrainState | None:
     """The newest state, laid out as `abstract` says; None if there is none.
@@ -210,7 +206,7 @@ class Checkpointer:
         state, error = self._restore(step, abstract), None
       except Exception as problem:  # Orbax raises whatever its parts raise
         error = problem
-      if everywhere(error is None).all():
+      if _everywhere(error is None):
         logging.info('Restored step %d.', step)
         return state
       self._damaged(step, error or RuntimeError('on another process'))
@@ -251,7 +247,7 @@ class Checkpointer:
       while target.exists():
         target = target.with_name(target.name + '_')
       folder.rename(target)
-    everywhere(1)  # has seen it gone
+    _everywhere(True)  # has seen it gone
 
 
 def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
@@ -272,6 +268,13 @@ def _mend_metrics(path: epath.Path) -> None:
     logging.warning('%s is damaged: its checkpoint counts as the worst.', path)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({'rank': math.inf}))
+
+
+def _everywhere(ok: bool) -> bool:
+  """Returns whether `ok` holds on every process."""
+  if jax.process_count() == 1:
+    return ok
+  return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
 def restore_training(

@@ -26,7 +26,7 @@ learns its variance adds its term (DiT; `train.vlb`).
 """
 
 import dataclasses
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -105,13 +105,6 @@ def draw_times(
   return path.time_of_ratio(jnp.exp(n))
 
 
-class Guide(NamedTuple):
-  """The network whose output and first tap guide the target, and w for now."""
-
-  network: Denoiser
-  weight: float | jax.Array
-
-
 def velocity_losses(
   denoiser: Denoiser,
   path: Path,
@@ -120,7 +113,8 @@ def velocity_losses(
   t: jax.Array,
   label: jax.Array,
   *,
-  guide: Guide | None = None,
+  guide: Denoiser | None = None,
+  guided_weight: float | jax.Array = 0.0,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array]:
   """What is wrong with every prediction, per image.
 
@@ -131,7 +125,9 @@ def velocity_losses(
     noise: (B, H, W, C) standard normal.
     t: (B,).
     label: (B,) int.
-    guide: Guide of the target of the output; None for the plain target.
+    guide: Network whose output and first tap guide the target of the output;
+      None for the plain target.
+    guided_weight: Weight w of the guided target.
 
   Returns:
     The mean squared error of the output, (B,) float32, that of each tap, and
@@ -141,9 +137,9 @@ def velocity_losses(
   x_t = path.interpolate(x0, noise, t)
   out = denoiser(x_t, t, label)
   if guide is not None:
-    both = guide.network(x_t, t, label)
+    both = guide(x_t, t, label)
     ahead = jax.lax.stop_gradient(both.velocity - both.intermediate[0])
-    target = target + guide.weight * ahead
+    target = target + guided_weight * ahead
 
   def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
@@ -216,7 +212,8 @@ def loss_at(
   t: jax.Array,
   label: jax.Array,
   *,
-  guide: Guide | None = None,
+  guide: Denoiser | None = None,
+  guided_weight: float | jax.Array = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The training loss for noise, times and labels that are drawn.
 
@@ -229,6 +226,7 @@ def loss_at(
     t: (B,).
     label: (B,) int, some of them dropped.
     guide: as `velocity_losses` takes it.
+    guided_weight: w of the guided target, now.
 
   Returns:
     The loss, and each of its terms, unweighted, by name.
@@ -242,7 +240,14 @@ def loss_at(
     extra = {} if bits is None else {'variance': (1.0, bits)}
   else:
     final, intermediate, direction = velocity_losses(
-      denoiser, path, x0, noise, t, label, guide=guide
+      denoiser,
+      path,
+      x0,
+      noise,
+      t,
+      label,
+      guide=guide,
+      guided_weight=guided_weight,
     )
     extra = {'cosine': (config.cosine_weight, direction)}
   terms = {config.prediction: final.mean()}

@@ -45,7 +45,9 @@ def sample(dtype, *, solver, steps, guidance=None):
       index,
       jnp.asarray(make_grid(steps)),
       jnp.uint32(7),
-      sampler.Integration(solver, SHAPE, dtype=dtype),
+      solver=solver,
+      shape=SHAPE,
+      dtype=dtype,
     )
   return np.asarray(x)
 

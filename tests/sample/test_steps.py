@@ -57,7 +57,9 @@ def sample(text, solver, grid, *, path=LINEAR, denoiser=None):
     INDEX,
     jnp.asarray(grid),
     SEED,
-    sampler.Integration(make_solver(solver, path), SHAPE, path),
+    solver=make_solver(solver, path),
+    shape=SHAPE,
+    path=path,
   )[0]
 
 
@@ -190,9 +192,7 @@ class Decay(Field):
 def test_dopri5_through_the_sampler():
   x, spent = sampler.sample(
     Decay(), parse('none'), INDEX, INDEX, jnp.asarray(make_grid(3)), SEED,
-    sampler.Integration(
-      make_solver('dopri5:rtol=1e-5:atol=1e-8', LINEAR), SHAPE
-    ),
+    solver=make_solver('dopri5:rtol=1e-5:atol=1e-8', LINEAR), shape=SHAPE,
   )  # fmt: skip
   np.testing.assert_allclose(x, np.e * start(), rtol=1e-4, atol=1e-4)
   assert (spent - 2) % 6 == 0

@@ -1,4 +1,12 @@
-"""Weights out of the checkpoints of a run, which `train.checkpoint` writes."""
+"""The weights of a run's checkpoints; `train.checkpoint` writes them.
+
+In WORKDIR/checkpoints/STEP:
+
+  params     the raw parameters
+  ema        their moving average
+  training   what else training needs
+  digests    a checksum of every array
+"""
 
 import time
 from typing import Any
@@ -7,7 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from core.errors import InputError, reason
+from core.errors import InputError
 from dit import backbone
 from dit.base import NetworkConfig, Params
 from dit.sharding import placed
@@ -173,8 +181,9 @@ def restore_item(
 
 def unreadable(folder: epath.Path, error: Exception) -> InputError:
   """The error for a checkpoint that cannot be read, in one line."""
+  reason = ' '.join(str(error).split())[:200]
   return InputError(
-    f'checkpoint {folder} cannot be read ({reason(error)}); it is damaged or '
-    'of another version. checkpoint.fallback=true trains on from the one '
-    'before; sampling takes another --step.'
+    f'checkpoint {folder} cannot be read ({type(error).__name__}: {reason}); '
+    'it is damaged or of another version. checkpoint.fallback=true trains on '
+    'from the one before; sampling takes another --step.'
   )
