@@ -32,13 +32,13 @@ table train_b train_step configs/sit.py:B/2,ig \
   --config.train.batch_size=256 "${vary[@]}"
 
 # Sampling: what each method costs at 50 steps, then the published 250, then
-# students with the decoder.
+# students.
 table sample_methods sampling configs/sit.py:XL/2,ig --steps=50 \
   --batch_size=128 --rounds=3
 table sample_250 sampling configs/sit.py:XL/2,ig --steps=250 \
   --batch_size=256 --methods none ig:1.4 --rounds=3
 table sample_students sampling configs/sit.py:XL/2,ig --batch_size=128 \
-  --methods none --students 1 2 4 --decode --rounds=3
+  --methods none --students 1 2 4 --rounds=3
 
 table compile compile_time
 table host host_overhead

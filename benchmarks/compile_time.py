@@ -6,15 +6,11 @@ Of SiT-XL/2 + IG and of the same network with fewer and with more blocks, as a
 loop over the blocks and written out; nothing is executed, and no weights exist.
 """
 
-import time
-
 import jax
 
 from benchmarks import timing
 from commands import dry_run
 from dit.sharding import make_mesh
-from train import config_file
-from train.experiment import build
 
 
 def main() -> None:
@@ -31,20 +27,14 @@ def main() -> None:
   for scan, depth in cases:
     given = [f'model.depth={depth}', f'model.scan={scan}',
              f'train.batch_size={args.batch_size}']  # fmt: skip
-    config = config_file.override(config_file.load_config(args.config), given)
-    experiment = build(config.to_dict())
+    experiment = timing.experiment_of(args.config, given)
     mesh = make_mesh(experiment.mesh)
-    with jax.set_mesh(mesh):
-      step, *shapes = dry_run.train_program(experiment, mesh)
-      begin = time.perf_counter()
-      lowered = step.lower(*shapes)
-      middle = time.perf_counter()
-      program = dry_run.compiled(lowered)
+    program = dry_run.compile_train(experiment, mesh)
     rows.append(
       {
         'blocks': depth,
         'as': 'a loop' if scan else 'written out',
-        'trace s': middle - begin,
+        'trace s': program.trace,
         'compile s': program.seconds,
         'GiB': program.arguments + program.temporaries,
       }

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from benchmarks.train_step import experiment_of
 from dit.config import DiTConfig
 
 
@@ -80,7 +79,7 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=5)
   args, given = timing.parse(parser)
   jax.config.update('jax_platforms', 'cpu')  # as PyTorch runs here
-  experiment = experiment_of(args.config, given)
+  experiment = timing.experiment_of(args.config, given)
   model = experiment.model
   tokens = experiment.train.batch_size * model.num_tokens
   rows: list[dict[str, Any]] = []

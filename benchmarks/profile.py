@@ -2,10 +2,9 @@
 
   python -m benchmarks.profile configs/sit.py:S/2,ig --torch \
     --config.train.batch_size=8
-  python -m benchmarks.profile --top=30
 
 Sums the events of JAX's profiler over a few steps, by what the operations are
-for, and lists the longest. Two threads run operations side by side, so the sum
+for. Two threads run operations side by side, so the sum
 is not the step's time; and kernels' gradients, which XLA finishes on other
 threads, are counted only in part. With --torch, beside them a PyTorch network
 of the same shape under PyTorch's own profiler (requirements-torch.txt).
@@ -24,7 +23,7 @@ from typing import Any
 import jax
 
 from benchmarks import timing
-from benchmarks.train_step import compiled_step, experiment_of, random_batch
+from benchmarks.train_step import compiled_step, random_batch
 
 STEPS = 3
 # What an operation is for, by its name in the program and in the source; the
@@ -96,10 +95,9 @@ def main() -> None:
   """Profiles one configuration."""
   parser = timing.parser(__doc__, 'profile')
   parser.add_argument('config', nargs='?', default='configs/digits.py')
-  parser.add_argument('--top', type=int, default=15)
   parser.add_argument('--torch', action='store_true')
   args, given = timing.parse(parser)
-  experiment = experiment_of(args.config, given)
+  experiment = timing.experiment_of(args.config, given)
   state, compiled, shapes, _ = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
   for _ in range(2):
@@ -118,11 +116,6 @@ def main() -> None:
   kinds: dict[str, float] = collections.Counter()
   for name, each in spent.items():
     kinds[kind_of(name)] += each
-  for name, each in sorted(spent.items(), key=lambda pair: -pair[1])[
-    : args.top
-  ]:
-    words = f'{kind_of(name):12.12}  {name[:40]} ... {name[-50:]}'
-    print(f'{1e3 * each:8.1f} ms  {words}')
   theirs = {}
   if args.torch:
     from benchmarks import torch_dit

@@ -19,11 +19,13 @@ and the sizes for a network with random weights, --name=SiT-B/2.
 import argparse
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from commands.convert import exchange
 from dit import backbone, latents
 from dit.base import Params
@@ -40,7 +42,7 @@ from evaluate.metrics import Estimate
 from guidance import parse
 from input_pipeline.sources import load_all, open_source
 from sample.generate import Sampler, plan_labels
-from train.runs import Source, run_weights
+from train.runs import Source
 
 BATCH = 100
 
@@ -70,15 +72,15 @@ def draw(sampler: Sampler, guidance, labels, seed) -> np.ndarray:
   return np.concatenate(parts)[: len(labels)]
 
 
-def figures(distances: list[Estimate]) -> tuple[float, float]:
+def figures(distances: list[Estimate]) -> str:
   """Mean over the seeds, and its standard error."""
   errors = np.asarray([distance.error for distance in distances])
   mean = np.mean([distance.value for distance in distances])
-  return float(mean), float(np.sqrt(np.square(errors).sum()) / len(errors))
+  return f'{mean:.3f} ± {np.sqrt(np.square(errors).sum()) / len(errors):.3f}'
 
 
-def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> None:
-  """The first table."""
+def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> list[dict]:
+  """Returns rows of a run: float32, then each scheme."""
   experiment = Source(args.workdir, is_run=True).open(())
   data, mesh = experiment.data, make_mesh(MeshConfig(), jax.devices()[:1])
   reference = load_all(open_source(data, data.train_split))
@@ -86,8 +88,6 @@ def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> None:
   network = train_classifier(*reference, num_classes)
   settings = EvalConfig(bootstrap=args.resamples, batch_size=BATCH)
   evaluators = open_evaluators(reference[0], network, settings, mesh)
-  params, _ = run_weights(args.workdir, experiment.model, mesh, 'ema')
-  exchange(args.workdir, str(folder / 'float32'))
   guidance = parse(args.guidance)
   labels = plan_labels('balanced', args.num, num_classes, 0)
 
@@ -100,47 +100,33 @@ def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> None:
       experiment.model.latent_shape,
       mesh,
     )
-    return [draw(sampler, guidance, labels, n) for n in range(args.seeds)]
-
-  def distances(x):
+    x = [draw(sampler, guidance, labels, n) for n in range(args.seeds)]
     images = [np.asarray(latents.to_pixels(jnp.asarray(part))) for part in x]
-    return [score(evaluators, part, labels)['features'] for part in images]
+    distances = [score(evaluators, part, labels)['features'] for part in images]
+    return np.stack(x), distances
 
-  print(
-    f'{args.num} images for each of {args.seeds} seeds, guidance '
-    f'{args.guidance}, {experiment.sample.solver} with '
-    f'{experiment.sample.steps} steps\n\n'
-    '| weights | file | share | weights error | latents error | FD | change |\n'
-    '|---|---|---|---|---|---|---|'
-  )
-  of_weights = vector_of(jax.device_get(params))
-  whole, expected = size_of(folder / 'float32'), drawn(params)
-  wanted = distances(expected)
-  value, error = figures(wanted)
-  print(f'| float32 | {whole:,} | 1 | | | {value:.3f} ± {error:.3f} | |')
-  for scheme in SCHEMES:
-    exchange(args.workdir, str(folder / scheme), quantize=scheme)
-    _, params, _ = load_folder(folder / scheme)
-    x, size = drawn(params), size_of(folder / scheme)
-    found = distances(x)
-    value, error = figures(found)
-    change, paired = figures(
-      [a.minus(b) for a, b in zip(found, wanted, strict=True)]
-    )
-    cells = (
-      scheme,
-      f'{size:,}',
-      f'{size / whole:.3f}',
-      f'{error_of(vector_of(params), of_weights):.4f}',
-      f'{error_of(np.stack(x), np.stack(expected)):.4f}',
-      f'{value:.3f} ± {error:.3f}',
-      f'{change:+.3f} ± {paired:.3f}',
-    )
-    print(f'| {" | ".join(cells)} |', flush=True)
+  rows: list[dict[str, Any]] = []
+  for scheme in (None, *SCHEMES):
+    place = folder / f'run-{scheme}'
+    exchange(args.workdir, str(place), quantize=scheme)
+    _, params, _ = load_folder(place)
+    row = {'weights': scheme or 'float32', 'file': size_of(place)}
+    x, found = drawn(params)
+    if not rows:
+      whole, weights, expected, wanted = row['file'], params, x, found
+    else:
+      pairs = zip(found, wanted, strict=True)
+      row |= {
+        'weights error': error_of(vector_of(params), vector_of(weights)),
+        'latents error': error_of(x, expected),
+        'change': figures([a.minus(b) for a, b in pairs]),
+      }
+    rows.append(row | {'share': row['file'] / whole, 'FD': figures(found)})
+  return rows
 
 
-def of_a_size(name: str, folder: pathlib.Path) -> None:
-  """The second table."""
+def of_a_size(name: str, folder: pathlib.Path) -> list[dict]:
+  """Returns rows of a network with random weights."""
   config = DiTConfig(
     size=32, channels=4, num_classes=1000, taps=(4,), **named_size(name)
   )
@@ -149,23 +135,20 @@ def of_a_size(name: str, folder: pathlib.Path) -> None:
     path: 0.02 * rng.standard_normal(leaf.shape, np.float32)
     for path, leaf in flatten(backbone.shapes(config)).items()
   }
-  count, whole = sum(leaf.size for leaf in params.values()), None
-  print(f'\n{name}, {count:,} parameters\n\n| weights | file | share |')
-  print('|---|---|---|')
+  sizes = {}
   for scheme in (None, *SCHEMES):
     place = folder / f'size-{scheme}'
     save_folder(place, config, unflatten(params), info={}, scheme=scheme)
-    size = size_of(place)
-    whole = whole or size
-    print(
-      f'| {scheme or "float32"} | {size:,} | {size / whole:.3f} |', flush=True
-    )
+    sizes[f'{name}, {scheme or "float32"}'] = size_of(place)
+  whole = max(sizes.values())
+  return [
+    {'weights': weights, 'file': size, 'share': size / whole}
+    for weights, size in sizes.items()
+  ]
 
 
 if __name__ == '__main__':
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = timing.parser(__doc__, 'quantize')
   parser.add_argument('--workdir', help='of a run; none: only the sizes')
   parser.add_argument('--guidance', default='none')
   parser.add_argument('--num', type=int, default=500)
@@ -174,6 +157,6 @@ if __name__ == '__main__':
   parser.add_argument('--name', default='SiT-B/2')
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
-    if args.workdir:
-      of_a_run(args, pathlib.Path(folder))
-    of_a_size(args.name, pathlib.Path(folder))
+    rows = of_a_run(args, pathlib.Path(folder)) if args.workdir else []
+    rows += of_a_size(args.name, pathlib.Path(folder))
+  timing.publish(args.json, rows)

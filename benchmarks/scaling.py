@@ -8,7 +8,7 @@ nothing. `sent` counts the whole arrays of collectives, float32 here, in one
 step; `of ideal` is that over the least that the layout needs: gradients once
 (`data`, `zero1` with the new parameters once, too), or every kernel of the
 blocks twice and gradients once (`fsdp`). A machine with a fast network hides
-them; benchmarks/topologies.py has the programs for TPUs.
+them; `main.py train --dry_run --topology` has the programs for TPUs.
 """
 
 import math
@@ -19,8 +19,7 @@ from benchmarks import timing
 from commands import dry_run
 from dit import backbone
 from dit.sharding import make_mesh
-from train import config_file
-from train.experiment import Experiment, build
+from train.experiment import Experiment
 
 LAYOUTS = ('data', 'zero1', 'fsdp')
 
@@ -55,17 +54,14 @@ def main() -> None:
   for layout in LAYOUTS:
     for count in args.devices:
       axis = 'fsdp' if layout == 'fsdp' else 'data'
-      config = config_file.override(
-        config_file.load_config(args.config),
+      experiment = timing.experiment_of(
+        args.config,
         ['mesh.data=1', 'mesh.fsdp=1', f'mesh.{axis}={count}',
          f'mesh.zero1={layout == "zero1"}',
          f'train.batch_size={count * args.images}'],
       )  # fmt: skip
-      experiment = build(config.to_dict())
       mesh = make_mesh(experiment.mesh, jax.devices()[:count])
-      step, *shapes = dry_run.train_program(experiment, mesh)
-      with jax.set_mesh(mesh):
-        program = dry_run.compiled(step.lower(*shapes))
+      program = dry_run.compile_train(experiment, mesh)
       sent = program.sent or {}
       total = sum(size for _, size in sent.values())
       rows.append(

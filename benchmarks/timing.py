@@ -6,11 +6,10 @@ is timed in turns with ours: machines differ, and one machine from day to day.
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'torch')
+from core import markdown
+from train.config_file import load_config, override
+from train.experiment import Experiment, build
+from train.workdir import environment
 
 
 def in_turns(
@@ -40,12 +42,13 @@ def in_turns(
   for _ in range(rounds):
     for name, run in runs.items():
       run()
-      spent = 0.0
-      while spent < turn:
+      end = time.perf_counter() + turn
+      while True:
         begin = time.perf_counter()
         run()
         seconds[name].append(time.perf_counter() - begin)
-        spent += seconds[name][-1]
+        if time.perf_counter() >= end:
+          break
   return seconds
 
 
@@ -64,22 +67,9 @@ def matmul_peak(dtype: str) -> float:
   return 2 * size**3 * count / min(times)
 
 
-def about() -> dict[str, Any]:
-  """The machine, the versions, the command."""
-  versions = {}
-  for name in VERSIONS:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return {
-    'device': jax.devices()[0].device_kind,
-    'devices': jax.device_count(),
-    'cores': len(os.sched_getaffinity(0)),
-    'python': platform.python_version(),
-    'versions': versions,
-    'command': [pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]],
-  }
+def experiment_of(spec: str, given: Sequence[str]) -> Experiment:
+  """Returns what a config and KEY=VALUE assignments describe."""
+  return build(override(load_config(spec), given).to_dict())
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
@@ -116,14 +106,15 @@ def publish(
 ) -> None:
   """Prints the rows as a Markdown table, and writes them."""
   columns = list(dict.fromkeys(key for row in rows for key in row))
-  print('| ' + ' | '.join(columns) + ' |')
-  print('|---' * len(columns) + '|')
-  for row in rows:
-    print('| ' + ' | '.join(_text(row.get(key)) for key in columns) + ' |')
+  lines = [[_text(row.get(key)) for key in columns] for row in rows]
+  print(markdown.table(columns, lines), end='')
   for key, value in extra.items():
     print(f'{key}: {_text(value)}')
   path.parent.mkdir(parents=True, exist_ok=True)
-  written = {**about(), **extra, 'rows': list(rows)}
+  about = environment() | {'cores': len(os.sched_getaffinity(0))}
+  if importlib.util.find_spec('torch'):
+    about['packages']['torch'] = importlib.metadata.version('torch')
+  written = {**about, **extra, 'rows': list(rows)}
   path.write_text(json.dumps(written, indent=2) + '\n')
 
 

@@ -19,7 +19,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,15 +28,9 @@ import numpy as np
 from benchmarks import timing
 from commands import dry_run
 from dit.sharding import make_mesh
-from train import config_file, loop
-from train.experiment import Experiment, build
+from train import loop
+from train.experiment import Experiment
 from train.progress import training_flops
-
-
-def experiment_of(spec: str, given: Sequence[str]) -> Experiment:
-  """What a config and KEY=VALUE assignments describe."""
-  config = config_file.override(config_file.load_config(spec), given)
-  return build(config.to_dict())
 
 
 def random_batch(shapes: dict[str, Any]) -> dict[str, jax.Array]:
@@ -141,7 +135,7 @@ def main() -> None:
   for spec, choice in itertools.product(
     args.configs, itertools.product(*varied)
   ):
-    experiment = experiment_of(spec, [*given, *choice])
+    experiment = timing.experiment_of(spec, [*given, *choice])
     dtype = experiment.model.activation_dtype
     if dtype not in peaks:
       peaks[dtype] = timing.matmul_peak(dtype)

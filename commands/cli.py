@@ -5,10 +5,7 @@ Nothing here imports JAX: a wrong flag or config key is answered at once.
 
 import argparse
 import importlib
-import pathlib
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -100,23 +97,9 @@ def version() -> str:
   """Versions of the project, of its checkout if any, and of the libraries."""
   packages = [f'{name} {metadata.version(name)}' for name in _PACKAGES]
   python = '.'.join(map(str, sys.version_info[:3]))
-  return ', '.join(
-    [f'selfguide {VERSION}{_commit()}', *packages, f'Python {python}']
-  )
-
-
-def _commit() -> str:
-  """' (commit ...)' of the checkout that the code is in, or ''."""
-  if not shutil.which('git'):
-    return ''
-  git = subprocess.run(
-    ['git', 'rev-parse', '--short', 'HEAD'],
-    cwd=pathlib.Path(__file__).parent,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return f' (commit {git.stdout.strip()})' if git.stdout else ''
+  commit = program.commit()
+  ours = f'selfguide {VERSION}' + (f' (commit {commit[:7]})' if commit else '')
+  return ', '.join([ours, *packages, f'Python {python}'])
 
 
 def _check_eval_keys(

@@ -7,8 +7,8 @@ import argparse
 
 from absl import logging
 
-from commands.flags.compare import METHODS, SWEEP_METHODS
-from commands.sample_job import SampleJob, SampleRequest, request_of
+from commands.flags.compare import METHODS
+from commands.sample_job import SampleJob, request_of
 from core.processes import writing
 from evaluate import classifier
 from evaluate import compare as compare_lib
@@ -20,36 +20,8 @@ def run(args: argparse.Namespace) -> None:
   request = request_of(args, overrides)
   job = SampleJob(request)
   config = compare_settings(args, job)
-  print(compare(request, job, config))
-  left_out = [text for text in METHODS if text not in config.methods]
-  if left_out and args.guidance is None:
-    logging.info('Left out: %s; the network cannot do it.', '; '.join(left_out))
-
-
-def compare_settings(
-  args: argparse.Namespace, job: SampleJob
-) -> compare_lib.CompareConfig:
-  """Returns the settings; defaults leave out what the network cannot do."""
-  methods, swept = args.guidance, args.sweep_methods
-  if methods is None:
-    methods = list(filter(job.serves, METHODS))
-  if swept is None:
-    swept = [name for name in SWEEP_METHODS if job.serves(f'{name}:1')]
-  return compare_lib.CompareConfig(
-    num=args.num,
-    methods=tuple(methods),
-    sweep_methods=tuple(swept),
-    sweep_scales=args.sweep_scales,
-    resamples=args.bootstrap,
-  )
-
-
-def compare(
-  request: SampleRequest, job: SampleJob, config: compare_lib.CompareConfig
-) -> str:
-  """Compares guidance methods; returns the table and how to read it."""
   experiment = job.experiment
-  job.check(config.texts())
+  job.check(config.methods)
   job.check_weights()
   splits = job.splits()
   kind, _, trained_before = experiment.eval.extractor.partition(':')
@@ -78,7 +50,7 @@ def compare(
       guide=guide,
       classifier=network,
     )
-  return (
+  print(
     f'\n{table}\n'
     f'Frechet distances to {len(splits[0][0])} real images of '
     f'{experiment.data.name}{_decoded(job)} ± bootstrap standard error, '
@@ -87,8 +59,22 @@ def compare(
     '"gain" is the fall of a distance against the first row, in standard '
     'errors of the difference: not above 2 means no help that shows here, '
     'negative means harm.\n'
-    f'Pictures: {out}/samples.png, {out}/guidance.png, '
-    f'{request.source.place}/loss.png'
+    f'Pictures: {out}/samples.png, {request.source.place}/loss.png'
+  )
+  left_out = [text for text in METHODS if text not in config.methods]
+  if left_out and args.guidance is None:
+    logging.info('Left out: %s; the network cannot do it.', '; '.join(left_out))
+
+
+def compare_settings(
+  args: argparse.Namespace, job: SampleJob
+) -> compare_lib.CompareConfig:
+  """Returns the settings; defaults leave out what the network cannot do."""
+  methods = args.guidance
+  if methods is None:
+    methods = filter(job.serves, METHODS)
+  return compare_lib.CompareConfig(
+    num=args.num, methods=tuple(methods), resamples=args.bootstrap
   )
 
 

@@ -12,22 +12,22 @@ weights that do not fit are refused, and then nothing is written.
 """
 
 import argparse
+import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from core.errors import InputError, check_choice
+from core.errors import InputError, check_choice, reason
 from core.folder_lock import file_lock
 from core.ranges import Range, check_value
 from dit.base import NetworkConfig, Params
 from dit.config import SIZES
 from dit.sharding import MeshConfig, make_mesh
 from dit.weights import convert
-from dit.weights.files import HUB, PICKLES, read_tensors, reason
+from dit.weights.files import HUB, PICKLES, read_tensors
 from dit.weights.folder import (
   check_target,
   load_config,
@@ -38,7 +38,7 @@ from dit.weights.folder import (
 )
 from dit.weights.quantize import SCHEMES
 from evaluate.extractor_registry import convert_inception
-from sample.checkpoints import load_latents, open_network
+from sample.saved_network import load_latents, open_network
 from train import workdir
 from train.experiment import build
 from train.runs import run_weights, sampling_of
@@ -50,15 +50,28 @@ _HEADS = {width: num_heads for _, width, num_heads in SIZES.values()}
 _NEVER_WRITTEN = (*PICKLES, '.bin', '.npz', '.npy')
 
 
+@dataclasses.dataclass(frozen=True)
+class Untold:
+  """What the tensors of a published source do not tell.
+
+  Attributes:
+    num_heads: attention heads; None for those of its width.
+    taps: where it has a head inside, the blocks before that.
+    null_label: whether its last label is the null label.
+  """
+
+  num_heads: int | None = None
+  taps: tuple[int, ...] = ()
+  null_label: bool = True
+
+
 def run(args: argparse.Namespace) -> None:
   """Runs `convert`."""
   report = exchange(
     args.source,
     args.target,
     family=args.family,
-    num_heads=args.num_heads,
-    taps=args.taps,
-    null_label=False if args.no_null_label else None,
+    untold=Untold(args.num_heads, args.taps or (), not args.no_null_label),
     weights=args.weights,
     quantize=args.quantize,
     allow_nonfinite=args.allow_nonfinite,
@@ -71,9 +84,7 @@ def exchange(
   target: str,
   *,
   family: str | None = None,
-  num_heads: int | None = None,
-  taps: Sequence[int] | None = None,
-  null_label: bool | None = None,
+  untold: Untold = Untold(),
   weights: str | None = None,
   quantize: str | None = None,
   allow_nonfinite: bool = False,
@@ -86,11 +97,7 @@ def exchange(
       with .safetensors, else a folder.
     family: one of `convert.FAMILIES`; None if the folder says it, or if none
       is needed, from a run to a folder.
-    num_heads: attention heads of a published source; None for those of its
-      width.
-    taps: for a published source with a head inside, the blocks before it.
-    null_label: whether the last label of a published source is the null label;
-      None for true.
+    untold: what is given of a published source.
     weights: 'ema' or 'raw'; None for EMA, or for the only ones there are.
     quantize: one of `quantize.SCHEMES`, to a folder only; None: as they are.
     allow_nonfinite: Whether values that are not finite are converted; the
@@ -120,10 +127,10 @@ def exchange(
       return convert_inception(source, target)
   kind = _kind(source)
   _check_pair(source, kind, to_file, family, quantize)
-  if num_heads is not None:
-    check_value('--num_heads', num_heads, Annotated[int, Range(1, 65_536)])
-  given = (num_heads, taps, null_label)
-  if kind != 'published' and given != (None, None, None):
+  if untold.num_heads is not None:
+    heads = Annotated[int, Range(1, 65_536)]
+    check_value('--num_heads', untold.num_heads, heads)
+  if kind != 'published' and untold != Untold():
     raise InputError(
       '--num_heads, --taps and --no_null_label are for published sources; the '
       f'{kind} {source} knows its own.'
@@ -131,7 +138,7 @@ def exchange(
   with file_lock(target, 'convert', instead='choose another --to'):
     if kind == 'published':
       network = _read_published(
-        source, family, *given, weights, allow_nonfinite
+        source, family, untold, weights, allow_nonfinite
       )
     elif kind == 'folder':
       network = _read_folder(source, weights, allow_nonfinite)
@@ -218,9 +225,7 @@ def _kind(source: str) -> str:
 def _read_published(
   source: str,
   family: str | None,
-  num_heads: int | None,
-  taps: Sequence[int] | None,
-  null_label: bool | None,
+  untold: Untold,
   weights: str | None,
   allow_nonfinite: bool,
 ) -> Network:
@@ -229,7 +234,7 @@ def _read_published(
       '--family is needed: a published file does not say which of '
       f'{", ".join(convert.FAMILIES)} it is.'
     )
-  if convert.FAMILIES[family].inside and not taps:
+  if convert.FAMILIES[family].inside and not untold.taps:
     raise InputError(
       f'--taps is needed: family {family} has a head inside, after a number '
       'of blocks that the file does not say; published recipes use 8 for L '
@@ -238,12 +243,13 @@ def _read_published(
   tensors, taken = read_tensors(
     source, weights=weights or 'ema', allow_nonfinite=allow_nonfinite
   )
+  heads = untold.num_heads
   config, params = convert.from_published(
     tensors,
     family=family,
-    num_heads=_num_heads(tensors) if num_heads is None else num_heads,
-    taps=tuple(taps or ()),
-    null_label=null_label is not False,
+    num_heads=_num_heads(tensors) if heads is None else heads,
+    taps=untold.taps,
+    null_label=untold.null_label,
   )
   return config, params, {'weights': taken, 'source': source, 'family': family}
 

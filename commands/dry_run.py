@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ from dit.sharding import (
   make_mesh,
   replicated,
 )
-from dit.weights.checkpoint import weights_like
+from dit.weights.restore import weights_like
 from guidance import parse
 from guidance.parse import describe
 from sample.generate import Sampler
@@ -58,6 +58,7 @@ class Program:
   """A compiled program.
 
   Attributes:
+    trace: seconds that tracing took.
     seconds: that compiling took.
     arguments: GiB on each chip, in place before it runs.
     temporaries: GiB more while it runs, with results that replace nothing.
@@ -66,6 +67,7 @@ class Program:
     refused: why it was not compiled; '' if it was.
   """
 
+  trace: float
   seconds: float
   arguments: float = math.nan
   temporaries: float = math.nan
@@ -86,7 +88,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
   experiment, mesh = placed(experiment, topology)
   settings, network = experiment.train, experiment.model
   check_settings(experiment, mesh)
-  step, state, batch, key = train_program(experiment, mesh)
+  _, state, _, _ = train_program(experiment, mesh)
   flops = training_flops(experiment)
   parts = {
     'parameters': state.params,
@@ -108,8 +110,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
     least = flops * settings.batch_size / (mesh.size * peak)
     lines.append(f'at the peak of the chips a step takes {1e3 * least:.1f} ms')
   if topology:
-    with jax.set_mesh(mesh):
-      program = compiled(step.lower(state, batch, key))
+    program = compile_train(experiment, mesh)
     lines += _report(program, mesh, 'step')
   return '\n'.join(lines)
 
@@ -176,8 +177,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
     flops = 2 * nfe * experiment.model.pass_multiply_adds
     lines.append(f'{flops / 1e12:.3g} TFLOP an image')
   if topology:
-    with jax.set_mesh(mesh):
-      program = compiled(sample_program(sampler, method))
+    program = compiled(lambda: sample_program(sampler, method), mesh)
     lines += _report(program, mesh, 'call')
   return '\n'.join(lines)
 
@@ -269,22 +269,27 @@ def sample_program(sampler: Sampler, method: Any) -> Any:
       row,
       sampler.grid,
       np.uint32(0),
-      solver=sampler.solver,
-      shape=sampler.shape,
-      path=sampler.path,
-      scales_at=config.scales_at,
-      dtype=config.state_dtype,
+      sampler.integration,
     )
 
 
-def compiled(lowered: Any) -> Program:
+def compile_train(experiment: Experiment, mesh: Mesh) -> Program:
+  """Compiles the train step."""
+  step, *shapes = train_program(experiment, mesh)
+  return compiled(lambda: step.lower(*shapes), mesh)
+
+
+def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
   """Compiles, or says why not, such as a program too large for the chips."""
   begin = time.perf_counter()
+  with jax.set_mesh(mesh):
+    lowered = lower()
+  trace, begin = time.perf_counter() - begin, time.perf_counter()
   try:
     program = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     reason = ' '.join(str(error).split())[:200]
-    return Program(time.perf_counter() - begin, refused=reason)
+    return Program(trace, time.perf_counter() - begin, refused=reason)
   seconds = time.perf_counter() - begin
   memory = program.memory_analysis()
   extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -293,6 +298,7 @@ def compiled(lowered: Any) -> Program:
   except jax.errors.JaxRuntimeError:  # libtpu 0.0.52 now and then
     sent = None
   return Program(
+    trace,
     seconds,
     memory.argument_size_in_bytes / 2**30,
     (memory.temp_size_in_bytes + extra) / 2**30,

@@ -18,7 +18,7 @@ from commands.eval_settings import (
   experiment_of,
 )
 from commands.presets import with_preset
-from commands.sample_job import ImageJob, SampleRequest, request_of
+from commands.sample_job import ImageJob, request_of
 from core.errors import InputError, WriteError
 from core.files import read_json, write_bytes, write_json
 from core.processes import print_once, writing
@@ -34,10 +34,11 @@ from evaluate.evaluator import (
 )
 from evaluate.image_sets import ImageSet, open_image_set
 from evaluate.inputs import check_samples, protocol_beside
+from evaluate.metrics import as_dict, name_of
+from evaluate.real_images import RealData
 from sample import nonfinite
 from sample.labels import named
 from train import workdir
-from train.experiment import Experiment
 
 # Files in the folder of results.
 WRITES = ('evaluation*.json', 'evaluation*.md')
@@ -49,49 +50,21 @@ def run(args: argparse.Namespace) -> None:
   if args.samples is None:
     if args.config:
       raise InputError('--config is for --samples: a run has its own config.')
-    overrides = [*overrides, *eval_overrides(args)]
-    text = evaluate_run(
-      request_of(args, overrides),
-      guidance or 'none',
-      num=row.get('num', 50_000) if args.num is None else args.num,
-      labels=args.labels or row.get('labels', 'balanced'),
-      row=row,
-      preset=args.preset,
-    )
+    text = evaluate_run(args, guidance or 'none', overrides, row)
   else:
     for name in ('guidance', 'labels', 'weights', 'step', 'guide'):
       if getattr(args, name) is not None:
         raise InputError(f'--{name} is for sampling, not for --samples.')
-    text = evaluate_samples(
-      experiment_of(args),
-      args.samples,
-      row=row,
-      num=args.num,
-      out=args.out,
-      autoencoder=args.autoencoder,
-    )
+    text = evaluate_samples(args, row)
   print_once(text)
 
 
-def evaluate_samples(
-  experiment: Experiment,
-  samples: str,
-  *,
-  row: Mapping[str, Any],
-  num: int | None = None,
-  out: str | None = None,
-  autoencoder: str | None = None,
-) -> str:
-  """Scores finished images.
+def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
+  """Scores the finished images of --samples.
 
   Args:
-    experiment: settings; only the sections eval, data and mesh count.
-    samples: an .npz, a folder, a .zip or tfds:NAME; see `image_sets`.
+    args: flags of the command.
     row: the published figures to compare with; {} for none.
-    num: number of images of each of the `eval.repeats` sets, drawn at random;
-      None for as many as there are.
-    out: folder of the results; None for SAMPLES-evaluation.
-    autoencoder: decoder of a training split of latents, if not remembered.
 
   Returns:
     The table, and remarks on it.
@@ -99,11 +72,12 @@ def evaluate_samples(
   Raises:
     InputError: for input that is missing or does not fit.
   """
+  experiment, samples = experiment_of(args), args.samples
   config = experiment.eval
   images = open_image_set(
     samples, experiment.data.dir, image_size=config.image_size or None
   )
-  each = images.count // config.repeats if num is None else num
+  each = images.count // config.repeats if args.num is None else args.num
   parts = _parts(images, each, config.repeats)
   first = next(images.batches())  # sees that they can be read
   protocol = protocol_beside(samples)
@@ -114,18 +88,17 @@ def evaluate_samples(
     config.metrics,
     experiment.model.num_classes,
   )
-  place = out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
+  place = args.out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
   mesh = make_mesh(experiment.mesh)
   with writing(place, 'evaluation', 'evaluate', writes=WRITES) as folder:
+    decoder = records_decoder(config, experiment.data, args.autoencoder, mesh)
     evaluator = open_evaluator(
       config,
-      experiment.data,
-      experiment.model.num_classes,
+      RealData(experiment.data, experiment.model.num_classes, decoder),
       mesh,
       labels=images.labels is not None,
       count=each,
       shape=first.shape[1:],
-      decoder=records_decoder(config, experiment.data, autoencoder, mesh),
     )
     used = parts >= 0
     with image_progress(images.count, 0, 'evaluate') as progress:
@@ -153,23 +126,18 @@ def evaluate_samples(
 
 
 def evaluate_run(
-  request: SampleRequest,
+  args: argparse.Namespace,
   guidance: str,
-  *,
-  num: int,
-  labels: str,
+  overrides: Sequence[str],
   row: Mapping[str, Any],
-  preset: str | None = None,
 ) -> str:
-  """Draws images and scores them, without writing one.
+  """Draws images from a run or folder and scores them, without writing one.
 
   Args:
-    request: what to draw from, and the folder of the results.
+    args: flags of the command.
     guidance: guidance as text.
-    num: number of images of each of the `eval.repeats` sets.
-    labels: plan of their labels; see `generate.plan_labels`.
+    overrides: assignments of --preset.
     row: the published figures to compare with; {} for none.
-    preset: Name of the published settings in use, whose cost is announced.
 
   Returns:
     The table, and remarks on it.
@@ -178,25 +146,28 @@ def evaluate_run(
     InputError: for input that is missing or does not fit.
     NonFiniteError: if more images than `nonfinite.MOST` are not finite.
   """
+  request = request_of(args, [*overrides, *eval_overrides(args)])
+  num = row.get('num', 50_000) if args.num is None else args.num
+  labels = args.labels or row.get('labels', 'balanced')
   check_value('--num', num, Annotated[int, Range(2, 10**8)])
   config = request.source.open(request.overrides).eval
   if not request.source.is_run:
     check_without_data(config)
   total = num * config.repeats
   check_value('--num times eval.repeats', total, Count)
-  job = ImageJob(request, guidance, num=total, labels=labels, preset=preset)
+  job = ImageJob(
+    request, guidance, num=total, labels=labels, preset=args.preset
+  )
   experiment = job.experiment
   out = job.folder_in('evaluation')
   with writing(out, 'evaluation', 'evaluate', writes=WRITES) as folder:
     evaluator = open_evaluator(
       config,
-      experiment.data,
-      experiment.model.num_classes,
+      RealData(experiment.data, experiment.model.num_classes, job.decoder),
       job.mesh,
       labels=True,
       count=num,
       shape=job.image_shape,
-      decoder=job.decoder,
     )
     protocol = job.load()
     sets, spent, begin, bad = [], [], time.monotonic(), 0
@@ -282,9 +253,13 @@ def _report(
     'evaluation': known,
   }
   name = _free_name(folder, fixed)
-  values = tables.as_json(
-    estimates, extractor, warnings, **fixed, environment=workdir.environment()
-  )
+  values = {
+    'metrics': as_dict(estimates),
+    'names': {metric: name_of(metric, extractor) for metric in estimates},
+    'warnings': warnings,
+    **fixed,
+    'environment': workdir.environment(),
+  }
   try:
     write_json(folder / f'{name}.json', values)
     write_bytes(folder / f'{name}.md', f'{line}\n'.encode())

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from commands import dry_run
 from commands.presets import with_preset
-from commands.sample_job import ImageJob, SampleRequest, request_of
+from commands.sample_job import ImageJob, request_of
 from core.errors import InputError, NonFiniteError
 from core.processes import writing
 from core.progress import image_progress
@@ -40,42 +40,28 @@ def run(args: argparse.Namespace) -> None:
     return
   if args.config:
     raise InputError('sample --config is for --dry_run: weights are needed.')
-  sample(
+  job = ImageJob(
     request_of(args, overrides),
     guidance,
     num=row.get('num', 100) if args.num is None else args.num,
     labels=args.labels or row.get('labels', 'balanced'),
-    form=args.format,
-    overwrite=args.overwrite,
     preset=args.preset,
   )
+  sample(job, args.format, overwrite=args.overwrite)
 
 
-def sample(
-  request: SampleRequest,
-  guidance: str,
-  *,
-  num: int,
-  labels: str = 'balanced',
-  form: str = 'npz',
-  overwrite: bool = False,
-  preset: str | None = None,
-) -> None:
-  """Draws images into a folder; goes on where it was interrupted.
+def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
+  """Draws the images of a job; goes on where it was interrupted.
 
   Args:
-    request: what to draw from, and the folder of the results.
-    guidance: guidance as text.
-    num: number of images.
-    labels: plan of their labels; see `generate.plan_labels`.
+    job: what to draw, and where.
     form: one of `output.FORMATS`.
     overwrite: whether images of another protocol in the folder are discarded.
-    preset: Name of the published settings in use, whose cost is announced.
 
   Raises:
     NonFiniteError: if all images have values that are not finite.
   """
-  job = ImageJob(request, guidance, num=num, labels=labels, preset=preset)
+  num = len(job.labels)
   # The lock is taken before weights are read.
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(
@@ -126,10 +112,7 @@ def sample(
       }
     )
   cost = 'NFE unknown' if nfe is None else f'NFE {nfe:.4g}'
-  logging.info(
-    '%d images (%s, %s) in %s.',
-    num, job.guidance, cost, folder,
-  )  # fmt: skip
+  logging.info('%d images (%s, %s) in %s.', num, job.guidance, cost, folder)
 
 
 def _missing(store: Store | None, num: int) -> np.ndarray:

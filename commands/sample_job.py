@@ -26,7 +26,7 @@ from dit.path import Path, path_named
 from dit.sharding import make_mesh
 from dit.types import Denoiser
 from evaluate.real_images import load_images
-from guidance import parse
+from guidance import Guidance, parse
 from guidance.parse import describe, with_guide
 from input_pipeline.sources import check_source, open_source
 from sample import generate, sampler
@@ -109,22 +109,24 @@ class SampleJob:
     self._guide: Experiment | None = None
     if request.guide is not None:
       self._guide = request.guide.open(())
-      runs.check_guide(self._guide, self.experiment)
+      runs.check_task('the guide', self._guide, self.experiment)
 
   def check(self, texts: Sequence[str]) -> None:
     """Raises InputError if one of these cannot be served."""
     methods = [parse(text) for text in texts]
-    guide = backbone.bind(self._guide.model, {}) if self._guide else None
-    if guide and not any(method.wants_guide for method in methods):
+    if self._guide and not any(method.wants_guide for method in methods):
       raise InputError('--guide is for guidance auto, which is not asked for.')
-    sampler = self.make_sampler()
     for method in methods:
-      sampler.check(with_guide(method, guide))
+      self._check(method)
+
+  def _check(self, method: Guidance) -> None:
+    guide = backbone.bind(self._guide.model, {}) if self._guide else None
+    self.make_sampler().check(with_guide(method, guide))
 
   def serves(self, text: str) -> bool:
     """Returns whether the network can be sampled with a guidance."""
     try:
-      self.make_sampler().check(parse(text))
+      self._check(parse(text))
     except InputError:
       return False
     return True

@@ -8,49 +8,24 @@ import dataclasses
 from typing import Annotated
 
 from commands.eval_settings import eval_overrides
-from commands.sample_job import SampleJob, SampleRequest, request_of
+from commands.sample_job import SampleJob, request_of
 from core.errors import InputError, check_choice
 from core.processes import writing
 from core.ranges import Range, check_value
-from evaluate import sweep as sweep_lib
 from evaluate.evaluator import open_evaluator
 from evaluate.metrics import METRICS
+from evaluate.real_images import RealData
+from evaluate.sweep import WRITES, SweepConfig, SweepGrid, sweep
 
 _RESAMPLES = 50  # behind each standard error, if the features cost little
 
 
 def run(args: argparse.Namespace) -> None:
   """Runs `sweep`."""
-  table = sweep(
-    request_of(args, eval_overrides(args)),
-    args.guidance,
-    metric=args.metric,
-    num=args.num,
-    overwrite=args.overwrite,
-  )
-  print(table, end='')
-
-
-def sweep(
-  request: SampleRequest,
-  guidance: str,
-  *,
-  metric: str,
-  num: int,
-  overwrite: bool,
-) -> str:
-  """Writes a table and a picture of a metric over scales; returns the table.
-
-  Args:
-    request: what to draw from, and the folder of the results.
-    guidance: guidance as text, with one or two scales LOW..HIGH:COUNT.
-    metric: Metric for the picture and the marks, one of `metrics.METRICS`.
-    num: number of images for each point.
-    overwrite: whether points of another protocol in the folder are discarded.
-  """
-  grid = sweep_lib.SweepGrid.of(guidance)
+  grid, metric, num = SweepGrid.of(args.guidance), args.metric, args.num
   check_choice('--metric', metric, METRICS)
   check_value('--num', num, Annotated[int, Range(2, 10**8)])
+  request = request_of(args, eval_overrides(args))
   job = SampleJob(request)
   job.check(grid.texts())
   experiment = job.experiment
@@ -65,25 +40,24 @@ def sweep(
   if classes and not config.bootstrap:  # costs little
     config = dataclasses.replace(config, bootstrap=_RESAMPLES)
   place = request.out or f'{request.source.place}/sweep'
-  with writing(place, 'sweep', 'sweep', writes=sweep_lib.WRITES) as folder:
+  with writing(place, 'sweep', 'sweep', writes=WRITES) as folder:
     evaluator = open_evaluator(
       dataclasses.replace(config, metrics=wanted),
-      experiment.data,
-      experiment.model.num_classes,
+      RealData(experiment.data, experiment.model.num_classes, decoder),
       job.mesh,
       labels=True,
       count=num // config.repeats,
       shape=None if decoder else experiment.model.latent_shape,
-      decoder=decoder,
     )
     denoiser, guide, protocol = job.restore()
     if decoder is not None:
       protocol['autoencoder'] = job.about_decoder()
-    return sweep_lib.sweep(
+    table = sweep(
       job.make_sampler(denoiser, decoder),
-      sweep_lib.SweepConfig(grid, metric, num, request.seed, overwrite),
+      SweepConfig(grid, metric, num, request.seed, args.overwrite),
       evaluator,
       protocol=protocol,
       folder=folder,
       guide=guide,
     )
+  print(table, end='')

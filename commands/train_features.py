@@ -72,77 +72,77 @@ def train_features(
       check_target(folder)
   path = epath.Path(folder).expanduser().absolute()
   with writing_target(path, 'train-features'):
-    return _train_features(experiment, folder, steps, autoencoder)
+    data = experiment.data
+    (images, labels), (held_out, truth) = _splits(experiment, autoencoder)
+    usual_steps, batch_size = recipe(images.shape[1:])
+    steps = steps or usual_steps
+    every = max(steps // 10, 1)
+
+    def progress(done: int, loss: jax.Array) -> None:
+      if done % every == 0:
+        logging.info('Step %d of %d, loss %.3f.', done, steps, loss)
+
+    start = time.perf_counter()
+    classifier = train_classifier(
+      images,
+      labels,
+      experiment.model.num_classes,
+      steps=steps,
+      batch_size=batch_size,
+      seed=experiment.seed,
+      flip=data.flip,
+      progress=progress,
+    )
+    _, predictions = classifier(held_out)
+    seconds = time.perf_counter() - start
+    accuracy = float((predictions == truth).mean())
+    about = {
+      'data': data.name,
+      'split': data.train_split,
+      'images': len(images),
+      'images_sha256': hashlib.sha256(images.data).hexdigest(),
+      'steps': steps,
+      'batch_size': batch_size,
+      'seed': experiment.seed,
+      'flip': data.flip,
+      'held_out_split': data.test_split,
+      'held_out_images': len(held_out),
+      'held_out_accuracy': accuracy,
+    }
+    with together():
+      classifier.save(folder, about)
+    return (
+      f'{folder}: {accuracy:.1%} right on {len(held_out)} held-out images of '
+      f'{data.name}, trained on {len(images)} in {seconds:.0f} s; features of '
+      'a classifier, not FID.'
+    )
 
 
-def _train_features(
-  experiment: Experiment,
-  folder: epath.PathLike,
-  steps: int | None,
-  autoencoder: str | None,
-) -> str:
-  """Trains the classifier and writes it; see `train_features`."""
-  data, num_classes = experiment.data, experiment.model.num_classes
-  mesh = make_mesh(experiment.mesh)
+def _splits(
+  experiment: Experiment, autoencoder: str | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Returns images and labels of the training and of the test split."""
+  data, classes = experiment.data, experiment.model.num_classes
+  mesh, found = make_mesh(experiment.mesh), []
   decoder = decoder_of(data, autoencoder, mesh)
-
-  def read(split):
+  for split in (data.train_split, data.test_split):
     source = _open(data, split)
-    found = load_images(
+    images, labels = load_images(
       source, decoder, mesh, experiment.eval.batch_size, _MOST_BYTES
     )
-    _check_labels(data, found[1], num_classes)
-    return found
-
-  images, labels = read(data.train_split)
-  held_out, truth = read(data.test_split)
-  if held_out.shape[1:] != images.shape[1:]:
+    if not 0 <= labels.min() <= labels.max() < classes:
+      raise InputError(
+        f'labels of {data.name} are {labels.min()} to {labels.max()}, but '
+        f'model.num_classes is {classes}; set it to {labels.max() + 1}.'
+      )
+    found.append((images, labels))
+  shape, other = (images.shape[1:] for images, _ in found)
+  if shape != other:
     raise InputError(
-      f'images of {data.test_split} have shape {held_out.shape[1:]}, those of '
-      f'{data.train_split} {images.shape[1:]}; make them agree.'
+      f'images of {data.test_split} have shape {other}, those of '
+      f'{data.train_split} {shape}; make them agree.'
     )
-  usual_steps, batch_size = recipe(images.shape[1:])
-  steps = steps or usual_steps
-  every = max(steps // 10, 1)
-
-  def progress(done: int, loss: jax.Array) -> None:
-    if done % every == 0:
-      logging.info('Step %d of %d, loss %.3f.', done, steps, loss)
-
-  start = time.perf_counter()
-  classifier = train_classifier(
-    images,
-    labels,
-    num_classes,
-    steps=steps,
-    batch_size=batch_size,
-    seed=experiment.seed,
-    flip=data.flip,
-    progress=progress,
-  )
-  _, predictions = classifier(held_out)
-  seconds = time.perf_counter() - start
-  accuracy = float((predictions == truth).mean())
-  about = {
-    'data': data.name,
-    'split': data.train_split,
-    'images': len(images),
-    'images_sha256': hashlib.sha256(images.data).hexdigest(),
-    'steps': steps,
-    'batch_size': batch_size,
-    'seed': experiment.seed,
-    'flip': data.flip,
-    'held_out_split': data.test_split,
-    'held_out_images': len(held_out),
-    'held_out_accuracy': accuracy,
-  }
-  with together():
-    classifier.save(folder, about)
-  return (
-    f'{folder}: {accuracy:.1%} right on {len(held_out)} held-out images of '
-    f'{data.name}, trained on {len(images)} in {seconds:.0f} s; features of a '
-    'classifier, not FID.'
-  )
+  return found
 
 
 def _open(data: DataConfig, split: str) -> Any:
@@ -158,13 +158,3 @@ def _open(data: DataConfig, split: str) -> Any:
       'set is needed.'
     )
   return source
-
-
-def _check_labels(
-  data: DataConfig, labels: np.ndarray, num_classes: int
-) -> None:
-  if not 0 <= labels.min() <= labels.max() < num_classes:
-    raise InputError(
-      f'labels of {data.name} are {labels.min()} to {labels.max()}, but '
-      f'model.num_classes is {num_classes}; set it to {labels.max() + 1}.'
-    )

@@ -43,6 +43,14 @@ def quote(value: Any, most: int = 100) -> str:
   return trim(text, most)
 
 
+def reason(error: Exception) -> str:
+  """Returns an exception in one short line: its type, and what it says."""
+  # torch puts advice, some of it dangerous, before what is wrong.
+  text = str(error).rpartition('WeightsUnpickler error:')[2]
+  text = ' '.join(text.split())[:200]
+  return ': '.join(filter(None, (type(error).__name__, text)))
+
+
 class RunError(RuntimeError):
   """A failure of a command whose input was right, such as a full disk.
 

@@ -1,6 +1,8 @@
-"""The name under which the program was called: main.py or selfguide."""
+"""The program: its name, main.py or selfguide, and the commit of its code."""
 
 import pathlib
+import shutil
+import subprocess
 import sys
 
 
@@ -18,3 +20,21 @@ def command() -> list[str]:
 def localize(text: str) -> str:
   """Replaces `python main.py` in a text by the words that the user gave."""
   return text.replace('python main.py', ' '.join(command()))
+
+
+def commit() -> str | None:
+  """Returns the commit of the code; None unless git tracks this very file.
+
+  An installed copy may lie inside of a repository that is another project's.
+  """
+  here = pathlib.Path(__file__)
+  if not shutil.which('git'):
+    return None
+
+  def git(*words: str) -> str:
+    return subprocess.run(
+      ['git', *words], cwd=here.parent, capture_output=True, text=True,
+      check=False,
+    ).stdout.strip()  # fmt: skip
+
+  return (git('ls-files', here.name) and git('rev-parse', 'HEAD')) or None

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from core.errors import InputError
+from core.errors import InputError, reason
 
 
 def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
@@ -16,10 +16,7 @@ def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
   try:
     spec.loader.exec_module(module)
   except Exception as error:  # whatever the user's file raises
-    raise InputError(
-      f'{path} does not run: {type(error).__name__}: '
-      f'{" ".join(str(error).split())}.'
-    ) from error
+    raise InputError(f'{path} does not run: {reason(error)}.') from error
   function = getattr(module, name, None)
   if function is None:
     raise InputError(f'{path} defines no {name}().')

@@ -23,7 +23,7 @@ from dit.config import DiTConfig
 from dit.latents import LatentSpace, Normalisation
 from dit.path import Linear, path_named
 from dit.sharding import make_mesh
-from dit.weights.checkpoint import steps_of
+from dit.weights.restore import steps_of
 from input_pipeline.batches import batches
 from input_pipeline.sources import (
   check_source,
@@ -36,7 +36,7 @@ from train import loop
 from train.checkpoint import restore_training
 from train.experiment import Experiment
 from train.optimizer import make_optimizer, make_schedule
-from train.runs import Source, check_same, check_unquantized
+from train.runs import Source, check_same, check_task, check_unquantized
 from train.setup import Setup, check_settings, make_setup
 from train.step import latents_of
 from train.workdir import TEACHER, claim
@@ -93,7 +93,7 @@ def check(
   teacher = Source.at(config.teacher)
   network = teacher.open(())
   check_unquantized(teacher)
-  _check_teacher(experiment, network, config.teacher)
+  check_task(f'the teacher {config.teacher}', network, experiment)
   teacher.check()
   config.teacher_guidance.check(
     backbone.bind(network.model, {}), network.model.latent_shape
@@ -291,25 +291,6 @@ def _check_latents(ours: LatentSpace, theirs: LatentSpace) -> None:
         f'the data have {key} {ours_}, the latents of the teacher {theirs_}; '
         "set the section data of the config as the teacher's run has it."
       )
-
-
-def _check_teacher(
-  experiment: Experiment, teacher: Experiment, place: str
-) -> None:
-  """Raises InputError where a teacher is not for the student's task."""
-  for name in ('latent_shape', 'num_classes', 'convention'):
-    theirs, ours = (getattr(e.model, name) for e in (teacher, experiment))
-    if theirs != ours:
-      raise InputError(
-        f'the teacher {place} has {name} {theirs}, the student {ours}; set '
-        'the section model of the config as the teacher has it.'
-      )
-  theirs, ours = (e.objective.path for e in (teacher, experiment))
-  if theirs != ours:
-    raise InputError(
-      f'the teacher {place} is of path {theirs}, the student of {ours}; set '
-      'objective.path.'
-    )
 
 
 def _check_grid(experiment: StudentExperiment) -> None:

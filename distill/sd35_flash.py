@@ -16,11 +16,11 @@ distance of samples of another seed than that of the stages. It writes
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
 from jax.sharding import Mesh
@@ -32,15 +32,13 @@ from distill.config import StudentExperiment, build_student
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.base import Params
-from dit.sharding import check_batch, make_mesh
+from dit.sharding import make_mesh
 from dit.weights.folder import check_target, save_folder
-from evaluate.evaluator import open_evaluator, plan
-from evaluate.metrics import as_dict
-from sample.checkpoints import load_latents
 from sample.decoder import read_decoder
+from sample.saved_network import load_latents
 from train import workdir as workdir_lib
 from train.config_file import load_config, override
-from train.previews import Samples
+from train.previews import Scores
 from train.runs import run_weights, sampling_of
 
 STUDENT = 'student'
@@ -68,13 +66,15 @@ def sweep(
     high: of high times.
     before: of the network that both started with.
     ratios: to try.
-    measure: function of weights to figures, 'fd' among them.
+    measure: function of weights to figures, 'fd' among them if they are
+      finite.
   """
   rows: list[dict[str, Any]] = [{'ratio': None, **measure(before)}]
   for ratio in ratios:
     rows.append({'ratio': ratio, **measure(merged(low, high, ratio))})
-    logging.info('Ratio %g: fd %.4g.', ratio, rows[-1]['fd'])
-  return min(rows[1:], key=lambda row: row['fd'])['ratio'], rows
+    logging.info('Ratio %g: fd %.4g.', ratio, rows[-1].get('fd', math.nan))
+  best = min(rows[1:], key=lambda row: row.get('fd', math.inf))
+  return best['ratio'], rows
 
 
 def stages(
@@ -149,7 +149,7 @@ def _check(
   autoencoder: str | None,
 ) -> None:
   """Raises InputError for stages that cannot be run or merged."""
-  names, config = whole.distill.stages, whole.eval
+  names = whole.distill.stages
   branches = [experiment.distill.branch for experiment in stages]
   if branches[-2:] != ['low', 'high'] or len(names) < 3 or any(branches[:-2]):
     raise InputError(
@@ -162,36 +162,36 @@ def _check(
     check_target(place / STUDENT)
   for experiment in stages:
     checked = distilling.check(experiment, autoencoder=autoencoder).setup
-  check_batch(checked.mesh, config.batch_size, 'eval.batch_size')
-  each = config.num // config.repeats
   decoder = read_decoder(
     None, whole.model.channels, checked.latents, checked.mesh
   )
-  metrics = plan(
-    config, whole.data, labels=True, count=each, decodes=decoder is not None
-  )
-  if 'fd' not in metrics:
+  if 'fd' not in _scores(whole, decoder, checked.mesh).metrics:
     raise InputError(
-      f'eval.metrics is {config.metrics}, but the ratio of the merge is chosen '
-      'by fd; add it.'
+      f'eval.metrics is {whole.eval.metrics}, but the ratio of the merge is '
+      'chosen by fd; add it.'
     )
-  _samples(whole, decoder, checked.mesh)
 
 
-def _samples(
+def _scores(
   experiment: StudentExperiment, decoder: Autoencoder | None, mesh: Mesh
-) -> Samples:
-  """What draws for the choice of a ratio: noise that no stage has previewed.
-
-  Stages count their seeds up from that of the config; this one is far above.
-  """
-  return Samples(
-    dataclasses.replace(experiment, seed=(experiment.seed + 101) % 2**32),
+) -> Scores:
+  """Returns what measures a ratio: of noise that no stage has previewed."""
+  config = dataclasses.replace(experiment.eval, guidance='none', every_images=1)
+  return Scores(
+    dataclasses.replace(
+      experiment,
+      seed=_seed(experiment),
+      eval=config,
+      checkpoint=dataclasses.replace(experiment.checkpoint, best_by='loss'),
+    ),
     mesh,
-    guidance='none',
-    decoder=decoder,
-    batch_size=experiment.sample.batch_size,
+    decoder,
   )
+
+
+def _seed(experiment: StudentExperiment) -> int:
+  """Stages count their seeds up from that of the config; this is far above."""
+  return (experiment.seed + 101) % 2**32
 
 
 def _merge(
@@ -203,26 +203,14 @@ def _merge(
   target, table = place / STUDENT, place / 'merge.md'
   if target.exists():
     return f'{table.read_text()}\nAlready merged: {target}.'
-  mesh, config = make_mesh(experiment.mesh), experiment.eval
+  mesh = make_mesh(experiment.mesh)
   latents = load_latents(folders[0])
   decoder = read_decoder(None, experiment.model.channels, latents, mesh)
-  samples = _samples(experiment, decoder, mesh)
-  evaluator = open_evaluator(
-    config,
-    experiment.data,
-    experiment.model.num_classes,
-    mesh,
-    labels=True,
-    count=config.num // config.repeats,
-    decoder=decoder,
-  )
-  labels = np.arange(config.num) % experiment.model.num_classes
-  labels = labels.astype(np.int32)
+  scores = _scores(experiment, decoder, mesh)
 
   def measure(params):
-    drawn = samples(params, labels)
-    assert drawn is not None
-    return as_dict(evaluator.score(drawn.images, labels))
+    values = scores.measure(params).items()
+    return {name.removeprefix('eval/'): value for name, value in values}
 
   before, low, high = (
     run_weights(str(folder), experiment.model, mesh, 'ema')[0]
@@ -231,10 +219,9 @@ def _merge(
   ratio, rows = sweep(
     low, high, before, experiment.distill.merge_ratios, measure
   )
-  seed = samples.seed
-  about = {'ratio': ratio, 'rows': rows, 'seed': seed}
+  about = {'ratio': ratio, 'rows': rows, 'seed': _seed(experiment)}
   write_json(
-    place / 'merge.json', {**about, 'evaluation': evaluator.protocol()}
+    place / 'merge.json', {**about, 'evaluation': scores.evaluator.protocol()}
   )
   text = _table(rows)
   write_bytes(table, text.encode())
@@ -255,17 +242,17 @@ def _merge(
     )
   return (
     f'{text}\nratio: of the branch of low times; -: the stage before both. '
-    f'{config.num} images of seed {seed}.\n'
+    f'{experiment.eval.num} images of seed {_seed(experiment)}.\n'
     f'The student, of ratio {ratio:g}: {target}'
   )
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-  names = [name for name in rows[0] if name != 'ratio']
+  names = list(dict.fromkeys(n for row in rows for n in row if n != 'ratio'))
   lines = ['| ratio | ' + ' | '.join(names) + ' |']
   lines.append('|---' * (len(names) + 1) + '|')
   for row in rows:
     ratio = '-' if row['ratio'] is None else f'{row["ratio"]:g}'
-    cells = [f'{row[name]:.4g}' for name in names]
+    cells = [f'{row.get(name, math.nan):.4g}' for name in names]
     lines.append('| ' + ' | '.join([ratio, *cells]) + ' |')
   return '\n'.join(lines) + '\n'

@@ -25,7 +25,7 @@ from dit.base import NetworkConfig, Params
 from dit.sharding import placed
 from train import ema
 from train.state import TrainState
-from train.step import Metrics, latents_of
+from train.step import Batch, Metrics, accept, compiled, latents_of
 
 _NO_LATENTS = latents.Normalisation()
 
@@ -142,89 +142,28 @@ def make_distill_step(
   """
   config = distillation.config
 
-  def updated(state):  # the student's updates before this step
-    return state.step // config.period
-
-  def fake_update(state, teacher, batch, key):
-    label_key, data_key, reset_key, which_key, key = jax.random.split(key, 5)
-    label, real = distillation.draw_labels(label_key), None
-    heads = state.fake.get('heads')
-    if config.adversarial:
-      latent, _ = latents_of(batch, normalisation, data_key)
-      real = latent, batch['label']
-      heads = discriminator.reset(
-        heads,
-        _heads(distillation, reset_key),
-        which_key,
-        config.discriminator_reset,
-      )
-      state = dataclasses.replace(state, fake={**state.fake, 'heads': heads})
-    (loss, metrics), grads = jax.value_and_grad(
-      distillation.fake_loss, has_aux=True
-    )(state.fake, state.params, teacher, label, real, key, updated(state))
-    updates, opt_state = rules.fake.update(
-      grads, state.fake_opt_state, state.fake
-    )
-    fake = optax.apply_updates(state.fake, updates)
-    metrics['distill/fake_grad_norm'] = norm = optax.tree.norm(grads)
-    metrics['distill/fake_param_norm'] = optax.tree.norm(fake)
-    state = dataclasses.replace(state, fake=fake, fake_opt_state=opt_state)
-    return state, loss, norm, metrics
-
-  def student_update(state, teacher, key):
-    label_key, key = jax.random.split(key)
-    label = distillation.draw_labels(label_key)
-    (loss, metrics), grads = jax.value_and_grad(
-      distillation.student_loss, has_aux=True
-    )(state.params, state.fake, teacher, label, key, updated(state))
-    updates, opt_state = rules.student.update(
-      grads, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    norm = optax.tree.norm(grads)
-    metrics |= {
-      'loss/student': loss,
-      'grad_norm': norm,
-      'update_norm': optax.tree.norm(updates),
-      'param_norm': optax.tree.norm(params),
-    }
-    state = dataclasses.replace(
-      state,
-      params=params,
-      ema=ema.update(rules.ema, state.ema, params, updated(state)),
-      opt_state=opt_state,
-    )
-    return state, loss, norm, metrics
-
   def step(due, state, teacher, batch, key):
     key = jax.random.fold_in(key, state.step)
     fake_key, student_key = jax.random.split(key)
     new, checked = state, []
-    metrics: dict[str, jax.Array] = {}
+    metrics: Metrics = {}
     if state.fake:
-      new, *sizes, more = fake_update(new, teacher, batch, fake_key)
+      new, *sizes, more = _update_fake(
+        distillation, rules, normalisation, new, teacher, batch, fake_key
+      )
       metrics |= more
       checked += sizes
     if due:
-      new, *sizes, more = student_update(new, teacher, student_key)
+      new, *sizes, more = _update_student(
+        distillation, rules, new, teacher, student_key
+      )
       metrics |= more
       checked += sizes
-    ok = jnp.isfinite(jnp.stack(checked)).all()
-    new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state)
-    new = dataclasses.replace(
-      new,
-      step=state.step + 1,
-      bad_steps=jnp.where(ok, 0, state.bad_steps + 1),
-    )
+    new = accept(new, state, jnp.isfinite(jnp.stack(checked)).all())
     return new, {'loss': checked[0], **metrics, 'bad_steps': new.bad_steps}
 
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
   programs = {
-    due: jax.jit(
-      functools.partial(step, due),
-      donate_argnums=0,
-      out_shardings=(shardings, None),
-    )
+    due: compiled(functools.partial(step, due), abstract_state)
     for due in (False, True)
   }
 
@@ -233,6 +172,77 @@ def make_distill_step(
     return programs[due](state, teacher, batch, key)
 
   return run
+
+
+def _update_fake(
+  distillation: Distillation,
+  rules: Rules,
+  normalisation: latents.Normalisation,
+  state: DistillState,
+  teacher: Params,
+  batch: Batch,
+  key: jax.Array,
+) -> tuple[DistillState, jax.Array, jax.Array, Metrics]:
+  """Returns the state with another fake denoiser, loss, norm and metrics."""
+  config = distillation.config
+  label_key, data_key, reset_key, which_key, key = jax.random.split(key, 5)
+  label, real = distillation.draw_labels(label_key), None
+  if config.adversarial:
+    latent, _ = latents_of(batch, normalisation, data_key)
+    real = latent, batch['label']
+    heads = discriminator.reset(
+      state.fake['heads'],
+      _heads(distillation, reset_key),
+      which_key,
+      config.discriminator_reset,
+    )
+    state = dataclasses.replace(state, fake={**state.fake, 'heads': heads})
+  before = state.step // config.period  # updates of the student
+  (loss, metrics), grads = jax.value_and_grad(
+    distillation.fake_loss, has_aux=True
+  )(state.fake, state.params, teacher, label, real, key, before)
+  updates, opt_state = rules.fake.update(
+    grads, state.fake_opt_state, state.fake
+  )
+  fake = optax.apply_updates(state.fake, updates)
+  metrics['distill/fake_grad_norm'] = norm = optax.tree.norm(grads)
+  metrics['distill/fake_param_norm'] = optax.tree.norm(fake)
+  state = dataclasses.replace(state, fake=fake, fake_opt_state=opt_state)
+  return state, loss, norm, metrics
+
+
+def _update_student(
+  distillation: Distillation,
+  rules: Rules,
+  state: DistillState,
+  teacher: Params,
+  key: jax.Array,
+) -> tuple[DistillState, jax.Array, jax.Array, Metrics]:
+  """Returns the state with another student, loss, norm and metrics."""
+  label_key, key = jax.random.split(key)
+  label = distillation.draw_labels(label_key)
+  before = state.step // distillation.config.period  # its updates so far
+  (loss, metrics), grads = jax.value_and_grad(
+    distillation.student_loss, has_aux=True
+  )(state.params, state.fake, teacher, label, key, before)
+  updates, opt_state = rules.student.update(
+    grads, state.opt_state, state.params
+  )
+  params = optax.apply_updates(state.params, updates)
+  norm = optax.tree.norm(grads)
+  metrics |= {
+    'loss/student': loss,
+    'grad_norm': norm,
+    'update_norm': optax.tree.norm(updates),
+    'param_norm': optax.tree.norm(params),
+  }
+  state = dataclasses.replace(
+    state,
+    params=params,
+    ema=ema.update(rules.ema, state.ema, params, before),
+    opt_state=opt_state,
+  )
+  return state, loss, norm, metrics
 
 
 def _heads(distillation: Distillation, key: jax.Array) -> Params:

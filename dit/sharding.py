@@ -156,9 +156,9 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, P(*axes))
 
 
-def constrain_batch(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Keeps `x` cut along the batch, and the axes behind it as `axes` say."""
-  return constrain(x, BATCH_AXES, *axes)
+def constrain_batch(x: jax.Array) -> jax.Array:
+  """Keeps `x` cut along the batch, and whole along the axes behind it."""
+  return constrain(x, BATCH_AXES)
 
 
 def spec(

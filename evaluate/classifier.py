@@ -12,7 +12,6 @@ Kept as a folder:
 
 import dataclasses
 import functools
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -24,26 +23,19 @@ from etils import epath
 from flax import nnx
 from safetensors.numpy import save as to_safetensors
 
-from core.errors import InputError
-from core.files import (
-  is_full,
-  parse_json,
-  partial_path,
-  sync,
-  write_bytes,
-  write_error,
-  write_json,
-)
+from core.errors import InputError, reason
+from core.files import parse_json, write_bytes, write_json
 from dit import latents
 from dit.layers import layer_norm
 from dit.model import fingerprint
-from dit.weights.files import local, read_safetensors, reason
+from dit.weights.files import local, read_safetensors
 from dit.weights.finite import check_finite
-from dit.weights.folder import check_target
+from dit.weights.folder import appears, check_target
 
 FORMAT = 1
 FEATURES = 64  # of images of at most 8 x 8; twice as many of larger ones
 _SMALL = 8
+_LR = 2e-3  # at the start of training
 _BATCH_VALUES = 2**23  # numbers in a batch of images whose features are taken
 
 
@@ -167,22 +159,10 @@ class Classifier:
       'about': about,
     }
     arrays = _by_path(jax.device_get(self.params))
-    partial = partial_path(folder)
-    try:
-      partial.mkdir(parents=True)
+    with appears(folder) as partial:
+      partial.mkdir()
       write_bytes(partial / 'weights.safetensors', to_safetensors(arrays))
       write_json(partial / 'config.json', config)
-      partial.rename(folder)  # fails unless it is absent or empty
-      sync(folder.parent)
-    except OSError as error:
-      if is_full(error):
-        raise write_error(folder, error) from error
-      raise InputError(
-        f'{folder} cannot be written ({error.strerror or error}); choose '
-        'another place.'
-      ) from error
-    finally:
-      shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
@@ -237,7 +217,6 @@ def train_classifier(
   *,
   steps: int | None = None,
   batch_size: int | None = None,
-  lr: float = 2e-3,
   seed: int = 0,
   flip: bool = False,
   progress: Callable[[int, jax.Array], None] = lambda done, loss: None,
@@ -251,9 +230,8 @@ def train_classifier(
     images: (n, H, W, C) uint8.
     labels: (n,) int.
     num_classes: of the labels.
-    steps: of Adam; of `recipe` if None.
+    steps: of Adam, whose rate falls to zero as a cosine; of `recipe` if None.
     batch_size: drawn with replacement; of `recipe` if None.
-    lr: at the start; it falls to zero as a cosine.
     seed: of initialization, batches and augmentation.
     flip: mirrors half of the images.
     progress: called after each step with the steps done and the loss.
@@ -268,7 +246,7 @@ def train_classifier(
   network = ConvNet(shape, num_classes, rngs=nnx.Rngs(seed))
   graph, state = nnx.split(network)
   params = nnx.to_pure_dict(state)
-  optimizer = optax.adam(optax.cosine_decay_schedule(lr, steps))
+  optimizer = optax.adam(optax.cosine_decay_schedule(_LR, steps))
   root = jax.random.key(seed)
   data = jnp.asarray(images), jnp.asarray(labels)
 

@@ -6,7 +6,6 @@ Writes to a folder:
   table.md        the table
   samples.png     real images, and a block of images for each method, with
                   their distances in features
-  guidance.png    distance against scale, one curve for each swept method
 """
 
 import dataclasses
@@ -24,16 +23,15 @@ from jax.sharding import Mesh
 
 from core.errors import InputError, WriteError
 from core.files import read_json, write_bytes, write_json
-from core.ranges import LARGE, Range, check_value, declarations
+from core.ranges import Range, check_value, declarations
 from dit.types import Denoiser
-from evaluate import compare_figures
 from evaluate.classifier import Classifier, train_classifier
-from evaluate.compare_table import Row, format_table, plain_scores, split_names
+from evaluate.compare_table import Row, format_table, split_names
 from evaluate.evaluator import EvalConfig, Evaluator, read_reference
 from evaluate.extractor import classifier_extractor, pixels_extractor
 from evaluate.image_sets import array_images
 from evaluate.metrics import Estimate
-from guidance import Guidance, Scale, parse
+from guidance import Guidance, parse
 from guidance.parse import with_guide
 from sample import pictures
 from sample.generate import Generated, Sampler, plan_labels
@@ -41,7 +39,9 @@ from sample.generate import Generated, Sampler, plan_labels
 _SPACES = ('features', 'pixels')
 _METRICS = ('fd', 'accuracy')
 # Files in the folder of results.
-WRITES = ('compare.json', 'table.md', 'samples.png', 'guidance.png')
+WRITES = ('compare.json', 'table.md', 'samples.png')
+# Columns of the sheet of images, and its rows for each block.
+_COLUMNS, _SHEET_ROWS = 20, 3
 # Flags of fields with another name; compare.json keeps the names of fields.
 _FLAGS = {'methods': '--guidance', 'resamples': '--bootstrap'}
 
@@ -53,15 +53,11 @@ class CompareConfig:
   Attributes:
     num: images for each method, labels balanced.
     methods: guidance as text, one row each.
-    sweep_methods: names of methods whose scale is swept alone.
-    sweep_scales: the scales.
     resamples: bootstrap resamples behind each standard error.
   """
 
   num: Annotated[int, Range(2, 10**6)]
   methods: tuple[str, ...]
-  sweep_methods: tuple[str, ...]
-  sweep_scales: Annotated[tuple[float, ...], Range(0, LARGE)]
   resamples: Annotated[int, Range(2, 10**6)]
 
   def __post_init__(self) -> None:
@@ -73,28 +69,8 @@ class CompareConfig:
       raise InputError(
         "--guidance is '', expected guidance such as none or ig:1.5."
       )
-    for text in self.texts():
+    for text in self.methods:
       parse(text)
-
-  def texts(self) -> tuple[str, ...]:
-    """All guidance that will be asked of the network."""
-    return (*self.methods, self._sweep_text())
-
-  def sweep(self) -> list[tuple[str, float, Guidance]]:
-    """Method, scale and guidance of every point of the sweep.
-
-    All have one structure, the other methods being at scale 1 (off), so that
-    one compiled program serves the whole sweep.
-    """
-    points = []
-    for name in self.sweep_methods:
-      for value in self.sweep_scales:
-        guidance = parse(self._sweep_text())
-        points.append((name, value, _with_scale(guidance, name, value)))
-    return points
-
-  def _sweep_text(self) -> str:
-    return ','.join(f'{name}:1' for name in self.sweep_methods)
 
 
 def open_evaluators(
@@ -108,6 +84,7 @@ def open_evaluators(
     config: Number of bootstrap resamples, and images per compiled call.
     mesh: Devices.
   """
+  logging.info('Features of the reference, %d images.', len(images))
   real = array_images('real images', images)
   evaluators = {}
   for space, extractor, metrics in (
@@ -152,7 +129,7 @@ def compare(
 
   Args:
     sampler: Network, and how it is sampled.
-    config: Methods, scales and counts.
+    config: Methods and counts.
     splits: Real images and labels that distances are measured to; after them,
       if there are any, some that the network has not seen, whose distance is
       the floor.
@@ -179,7 +156,7 @@ def compare(
     else 'classifier trained on the reference images; not FID',
   }
   protocol = json.loads(json.dumps(protocol))  # as it is read back
-  if _is_done(folder, protocol, bool(config.sweep())):
+  if _is_done(folder, protocol):
     logging.info('Already compared; the figures are those of %s.', folder)
     return (folder / 'table.md').read_text()
 
@@ -192,9 +169,9 @@ def compare(
   evaluators = open_evaluators(splits[0][0], classifier, settings, sampler.mesh)
   labels = plan_labels('balanced', config.num, num_classes, seed)
   draw = functools.partial(_draw, sampler, guide, labels, seed)
-  picked = functools.partial(compare_figures.pick, num_classes=num_classes)
+  picked = functools.partial(_pick, num_classes=num_classes)
 
-  blocks, real, floor = [('real', picked(*splits[0]))], [], None
+  blocks, real = [('real', picked(*splits[0]))], []
   if len(splits) > 1:
     floor = score(evaluators, *splits[1])
     real = [Row('real, held out', floor)]
@@ -210,22 +187,12 @@ def compare(
     label = _label(*split_names(text), scores)
     blocks.append((label, picked(drawn.images, labels)))
     logging.info('%s: %s', text, _summary(scores))
-
-  points = []
-  for name, scale, guidance in config.sweep():
-    drawn, _ = draw(guidance)
-    points.append((name, scale, score(evaluators, drawn.images, labels)))
-    logging.info('%s:%g: %s', name, scale, _summary(points[-1][2]))
-  return _write(folder, protocol, rows + real, points, blocks, floor)
+  return _write(folder, protocol, rows + real, blocks)
 
 
-def _is_done(
-  folder: epath.Path, protocol: Mapping[str, Any], sweeps: bool
-) -> bool:
+def _is_done(folder: epath.Path, protocol: Mapping[str, Any]) -> bool:
   """Returns whether a folder holds all results of a protocol."""
-  names = ['compare.json', 'table.md', 'samples.png']
-  names += ['guidance.png'] if sweeps else []
-  if not all((folder / name).exists() for name in names):
+  if not all((folder / name).exists() for name in WRITES):
     return False
   return _protocol_of(folder / 'compare.json') == protocol
 
@@ -254,9 +221,7 @@ def _write(
   folder: epath.Path,
   protocol: Mapping[str, Any],
   rows: Sequence[Row],
-  points: Sequence[tuple[str, float, Mapping[str, Estimate]]],
   blocks: Sequence[tuple[str, np.ndarray]],
-  floor: Mapping[str, Estimate] | None,
 ) -> str:
   """Writes the results, and returns the table as Markdown.
 
@@ -264,25 +229,18 @@ def _write(
     folder: Folder of the results.
     protocol: Settings that fix the figures.
     rows: Lines of the table.
-    points: Method, scale and scores of each point of the sweep.
     blocks: Names and images of the sheet.
-    floor: Scores of held-out real images, if there are any.
   """
   table = format_table(rows)
   about = {
     'protocol': protocol,
     'device': jax.devices()[0].device_kind,
     'rows': [row.as_dict() for row in rows],
-    'sweep': [
-      {'method': name, 'scale': scale, **plain_scores(scores)}
-      for name, scale, scores in points
-    ],
   }
   try:
-    pictures.write_png(folder / 'samples.png', compare_figures.sheet(blocks))
-    if points:
-      figure = compare_figures.curves(points, floor)
-      pictures.write_figure(folder / 'guidance.png', figure)
+    scale = max(1, 48 // blocks[0][1].shape[1])
+    sheet = pictures.sheet(blocks, _COLUMNS, scale=scale)
+    pictures.write_png(folder / 'samples.png', sheet)
     write_bytes(folder / 'table.md', table.encode())
     write_json(folder / 'compare.json', about)
   except WriteError:
@@ -323,16 +281,17 @@ def _label(name: str, scale: str, scores: Mapping[str, Estimate]) -> str:
   return '\n'.join(filter(None, (name, scale, distance)))
 
 
-def _with_scale(guidance: Guidance, name: str, value: float) -> Guidance:
-  """The guidance with the scale of one method replaced."""
-
-  def replaced(method):
-    if method is None or method.name != name:
-      return method
-    return dataclasses.replace(method, scale=Scale(value))
-
-  return dataclasses.replace(
-    guidance,
-    internal=replaced(guidance.internal),
-    terms=tuple(map(replaced, guidance.terms)),
-  )
+def _pick(
+  images: np.ndarray, labels: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """Returns images for the sheet; column j holds class j mod num_classes."""
+  order = np.argsort(labels, kind='stable')
+  by_class = [order[labels[order] == c] for c in range(num_classes)]
+  return images[
+    [
+      by_class[j % num_classes][row + _SHEET_ROWS * (j // num_classes)]
+      for row in range(_SHEET_ROWS)
+      for j in range(_COLUMNS)
+      if row + _SHEET_ROWS * (j // num_classes) < len(by_class[j % num_classes])
+    ]
+  ]

@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core import markdown
 from evaluate.metrics import Estimate, as_dict
+
+COLUMNS = (
+  'method', 'scale', 'NFE', 'features', 'pixels', 'accuracy', 'images/s',
+  'gain (features, pixels)',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +36,12 @@ class Row:
 
   def as_dict(self) -> dict[str, Any]:
     """Plain values, for JSON."""
+    accuracy = Estimate(self.scores['accuracy'].value)  # without its error
     return {
       'method': self.method,
       'nfe': self.nfe,
       'images_per_second': self.rate,
-      **plain_scores(self.scores),
+      **as_dict({**self.scores, 'accuracy': accuracy}),
       'gain_features': self.gains[0] if self.gains else None,
       'gain_pixels': self.gains[1] if self.gains else None,
       'nonfinite': self.nonfinite,
@@ -43,11 +50,7 @@ class Row:
 
 def format_table(rows: Sequence[Row]) -> str:
   """The rows as Markdown."""
-  lines = [
-    '| method | scale | NFE | features | pixels | accuracy | images/s '
-    '| gain (features, pixels) |',
-    '|---|---|---|---|---|---|---|---|',
-  ]
+  lines = []
   for row in rows:
     name, scale = split_names(row.method) if row.gains else (row.method, '')
     if row.nonfinite:
@@ -68,8 +71,8 @@ def format_table(rows: Sequence[Row]) -> str:
       '' if row.rate is None else f'{row.rate:.0f}',
       gain,
     ]
-    lines.append('| ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines) + '\n'
+    lines.append(cells)
+  return markdown.table(COLUMNS, lines)
 
 
 def split_names(text: str) -> tuple[str, str]:
@@ -79,9 +82,3 @@ def split_names(text: str) -> tuple[str, str]:
   parts = [part.split(':', 1) for part in text.split(',')]
   names = ' + '.join(name.upper() for name, _ in parts)
   return names, ', '.join(scale for _, scale in parts)
-
-
-def plain_scores(scores: Mapping[str, Estimate]) -> dict[str, float]:
-  """Returns plain values, for JSON, with the errors of distances."""
-  accuracy = Estimate(scores['accuracy'].value)
-  return as_dict({**scores, 'accuracy': accuracy})

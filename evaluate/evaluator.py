@@ -20,7 +20,7 @@ from evaluate.extractor_registry import kind_of, open_extractor
 from evaluate.image_sets import ImageSet, open_image_set
 from evaluate.inputs import check_classifier, check_count, check_width
 from evaluate.metrics import Estimate, MeasureConfig, Summary
-from evaluate.real_images import decoder_of, load_images, real_images
+from evaluate.real_images import RealData, decoder_of, load_images
 from evaluate.reference import (
   Reference,
   arrays_of,
@@ -200,88 +200,80 @@ class Evaluator:
 
 def open_evaluator(
   config: EvalConfig,
-  data: DataConfig,
-  num_classes: int,
+  real: RealData,
   mesh: Mesh,
   *,
   labels: bool,
   count: int | None,
   shape: tuple[int, int, int] | None = None,
-  decoder: Autoencoder | None = None,
 ) -> Evaluator:
   """Opens extractor and reference, and computes features of reference images.
 
   Args:
     config: section `eval`.
-    data: data whose training split serves if the config names no other.
-    num_classes: number of classes of the data.
+    real: training split, which serves if the config names no other images.
     mesh: the devices.
     labels: whether the images to score have labels of the data.
     count: number of images of each set; None if there are none.
     shape: (H, W, C) of the images, where it is known.
-    decoder: decoder of the training split, where that holds latents.
 
   Raises:
     InputError: for input that is missing or does not fit.
   """
   check_batch(mesh, config.batch_size, 'eval.batch_size')
-  metrics = plan(
-    config, data, labels=labels, count=count, decodes=decoder is not None
-  )
+  data, decodes = real.config, real.decoder is not None
+  metrics = plan(config, data, labels=labels, count=count, decodes=decodes)
   reference, images = None, None
   if config.reference and is_statistics(config.reference):
     needed = bool(_OF_ROWS & {*metrics})
     reference = load_reference(config.reference, rows=needed)
+  elif config.reference:
+    images = open_image_set(
+      config.reference, data.dir, image_size=config.image_size or None
+    )
+  elif config.image_size:
+    raise InputError(
+      'eval.image_size cuts image files, not the training split; leave it out.'
+    )
   else:
-    images = _real_images(config, data, decoder, mesh)
+    images = real.images(mesh, config.batch_size)
   # All input is checked before anything is trained.
   if config.extractor == 'classifier' and data.autoencoder == 'pixels':
     check_classifier(
-      metrics, data, shape=shape, reference=reference, count=count,
+      metrics, real, shape=shape, reference=reference, count=count,
       images=images if config.reference else None,
     )  # fmt: skip
   extractor = open_extractor(
     config.extractor,
     config.preprocessing,
-    data,
-    num_classes,
-    lambda source: load_images(source, decoder, mesh, config.batch_size),
+    real,
+    lambda: load_images(real.source, real.decoder, mesh, config.batch_size),
   )
   if reference is not None:
     check_extractor(config.reference, reference, extractor)
     width = extractor.width(shape or (64, 64, 3))
     check_width(config.reference, reference, width, extractor.name)
     check_count(metrics, width, count)
-    rows = reference.summary.rows.pool
-    if _OF_ROWS & {*metrics} and rows is None and reference.has_images:
+    has_rows = reference.summary.rows.pool is not None
+    if _OF_ROWS & {*metrics} and not has_rows and reference.has_images:
       # ADM keeps the images beside the statistics.
       images = open_image_set(config.reference, data.dir)
-      full = read_reference(images, extractor, config, metrics, mesh)
-      summary = dataclasses.replace(reference.summary, rows=full.summary.rows)
-      reference = dataclasses.replace(reference, summary=summary)
-  else:
-    assert images is not None
-    if shape is not None:  # an extractor that does not fit raises InputError
-      check_count(metrics, extractor.width(shape), count)
-    reference = read_reference(
+  elif shape is not None:  # an extractor that does not fit raises InputError
+    check_count(metrics, extractor.width(shape), count)
+  if images is not None:
+    logging.info('Features of the reference, %d images.', images.count)
+    made = read_reference(
       images, extractor, config, metrics, mesh,
-      reconstructed=decoder is not None and not config.reference,
+      reconstructed=decodes and not config.reference,
     )  # fmt: skip
+    if reference is not None:
+      rows = made.summary.rows
+      made = dataclasses.replace(
+        reference, summary=dataclasses.replace(reference.summary, rows=rows)
+      )
+    reference = made
+  assert reference is not None
   return Evaluator(config, metrics, extractor, reference, mesh)
-
-
-def _real_images(
-  config: EvalConfig, data: DataConfig, decoder: Autoencoder | None, mesh: Mesh
-) -> ImageSet:
-  """Opens the images of `eval.reference`, or those of the training split."""
-  if config.reference:
-    size = config.image_size or None
-    return open_image_set(config.reference, data.dir, image_size=size)
-  if config.image_size:
-    raise InputError(
-      'eval.image_size cuts image files, not the training split; leave it out.'
-    )
-  return real_images(data, data.train_split, decoder, mesh, config.batch_size)
 
 
 def read_reference(
@@ -303,7 +295,6 @@ def read_reference(
     mesh: Devices.
     reconstructed: Whether an autoencoder has decoded the images.
   """
-  logging.info('Features of the reference, %d images.', images.count)
   digest = hashlib.sha256()
   rows = min(config.reference_rows or images.count, images.count)
   keep = np.zeros(images.count, bool)

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from core.overlap import one_ahead
 from dit import latents, model
 from dit.sharding import batch_sharding, check_batch, replicated
 from evaluate import classifier, inception
@@ -104,20 +105,18 @@ class Extractor:
     check_batch(mesh, batch_size, 'eval.batch_size')
     program = _program(self.apply, mesh)
     params = jax.device_put(self.params, replicated(mesh))
-    pending = None
-    for images in _rebatch(batches, batch_size):
+
+    def start(images):
       padded = np.pad(
         images, [(0, batch_size - len(images)), *[(0, 0)] * 3], mode='edge'
       )
       placed = jax.make_array_from_callback(
         padded.shape, batch_sharding(mesh), padded.__getitem__
       )
-      following = program(params, placed), len(images)
-      if pending:
-        yield _read(*pending)
-      pending = following
-    if pending:
-      yield _read(*pending)
+      return program(params, placed), len(images)
+
+    for started in one_ahead(map(start, _rebatch(batches, batch_size))):
+      yield _read(*started)
 
 
 @functools.cache

@@ -34,7 +34,7 @@ from evaluate.extractor import (
   pixels_extractor,
   user_extractor,
 )
-from input_pipeline.sources import DataConfig, load_all, open_source
+from evaluate.real_images import RealData
 
 KINDS = 'inception:FILE, classifier, classifier:FOLDER, pixels, or FILE.py:NAME'
 
@@ -79,18 +79,16 @@ def classes_of(spec: str, num_classes: int) -> int | None:
 def open_extractor(
   spec: str,
   preprocessing: str,
-  data: DataConfig,
-  num_classes: int,
-  load_images: Callable[[Any], tuple[np.ndarray, np.ndarray]] = load_all,
+  real: RealData,
+  read: Callable[[], tuple[np.ndarray, np.ndarray]],
 ) -> Extractor:
   """Opens the extractor of a name.
 
   Args:
     spec: Name of the extractor, as above.
     preprocessing: Preprocessing of Inception, one of `resize.PRESETS`.
-    data: Data set whose training split a classifier is trained on.
-    num_classes: Number of classes of the data.
-    load_images: Function of a source of records to its images and labels.
+    real: Training split, on which a classifier is trained.
+    read: Function that returns its images and labels.
 
   Raises:
     InputError: for an unknown name, or missing or foreign files.
@@ -103,7 +101,7 @@ def open_extractor(
       network, about = classifier.load(rest)
       about = {**about, 'folder': rest}
     else:
-      network, about = _trained(data, num_classes, load_images)
+      network, about = _trained(real, read)
     return classifier_extractor(network, about)
   if kind == 'pixels':
     return pixels_extractor()
@@ -134,11 +132,7 @@ def _inception(file: str, preprocessing: str) -> Extractor:
       'distances are not called FID.',
       file, digest[:8], SHA256[:8],
     )  # fmt: skip
-  return inception_extractor(
-    tensors,
-    preprocessing=preprocessing,
-    about=about,
-  )
+  return inception_extractor(tensors, preprocessing=preprocessing, about=about)
 
 
 def convert_inception(source: str, target: str) -> str:
@@ -171,21 +165,14 @@ def convert_inception(source: str, target: str) -> str:
 
 
 def _trained(
-  data: DataConfig,
-  num_classes: int,
-  load_images: Callable[[Any], tuple[np.ndarray, np.ndarray]],
+  real: RealData, read: Callable[[], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[classifier.Classifier, dict[str, Any]]:
-  images, labels = load_images(open_source(data, data.train_split))
+  images, labels = read()
+  data = real.config
   logging.info(
     'Training the classifier on %d images of %s.', len(images), data.name
   )
-  steps, batch_size = classifier.recipe(images.shape[1:])
   network = classifier.train_classifier(
-    images,
-    labels,
-    num_classes,
-    steps=steps,
-    batch_size=batch_size,
-    flip=data.flip,
+    images, labels, real.num_classes, flip=data.flip
   )
   return network, {'data': data.name, 'split': data.train_split}

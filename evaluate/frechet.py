@@ -201,13 +201,7 @@ def least_rows(features: int) -> int:
   return 5 * (features + 1)
 
 
-def extrapolated(
-  sample: np.ndarray,
-  reference: Moments,
-  *,
-  sizes: int = 15,
-  seed: int = 0,
-) -> float:
+def extrapolated(sample: np.ndarray, reference: Moments) -> float:
   """Estimates the distance of infinitely many images: FID-infinity.
 
   The covariance of n images is biased such that the distance is too large by
@@ -224,8 +218,6 @@ def extrapolated(
   Args:
     sample: Features (n, F).
     reference: Moments of all real images.
-    sizes: Number of sizes of subsets.
-    seed: Random seed of the subsets.
 
   Returns:
     The estimate.
@@ -239,8 +231,8 @@ def extrapolated(
       f'{n} images of {features} features are too few for fd_inf, which fits a '
       f'line through smaller sets; expected at least {least}.'
     )
-  rng = np.random.default_rng(seed)
-  counts = np.linspace(max(n / 10, 2 * (features + 1)), n, sizes).astype(int)
+  rng = np.random.default_rng(0)
+  counts = np.linspace(max(n / 10, 2 * (features + 1)), n, 15).astype(int)
   distances = [
     _distance(Moments.of(sample[rng.permutation(n)[:count]]), reference)
     for count in counts

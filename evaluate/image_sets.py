@@ -13,11 +13,12 @@ images keep what lies between 8-bit values, and are scaled to [0, 255].
 
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -29,7 +30,7 @@ from input_pipeline.labels import as_labels, parse_labels
 from input_pipeline.listing import SUFFIXES, Listing, is_image, list_files
 from sample.npz import damage_of, header_of, read_array, read_header
 
-_CHUNK = 64
+CHUNK = 64  # images in a batch
 # Pixels of an image in an array, of which some are in memory at a time.
 _MOST_PIXELS = 2**24
 _THREADS = 8
@@ -45,32 +46,20 @@ class ImageSet:
     count: how many.
     labels: (n,) int, or None where nothing says.
     eight_bit: whether they are stored as uint8.
-    read: start and stop to images (n, H, W, C) in [0, 255], uint8 or float32;
-      asked for in rising order.
+    batches: reads them from the first on, (n, H, W, C) in [0, 255] at a time,
+      uint8 or float32.
   """
 
   name: str
   count: int
   labels: np.ndarray | None
   eight_bit: bool
-  read: Callable[[int, int], np.ndarray]
-
-  def batches(
-    self, start: int = 0, stop: int | None = None
-  ) -> Iterator[np.ndarray]:
-    """Images start to stop, or to the end, a few at a time."""
-    stop = self.count if stop is None else stop
-    for at in range(start, stop, _CHUNK):
-      yield self.read(at, min(at + _CHUNK, stop))
+  batches: Callable[[], Iterator[np.ndarray]]
 
 
-def array_images(
-  name: str, images: np.ndarray, labels: np.ndarray | None = None
-) -> ImageSet:
-  """Returns images (n, H, W, C) uint8 in memory, and their labels, as a set."""
-  return ImageSet(
-    name, len(images), labels, True, lambda start, stop: images[start:stop]
-  )
+def array_images(name: str, images: np.ndarray) -> ImageSet:
+  """Returns images (n, H, W, C) uint8 in memory as a set."""
+  return ImageSet(name, len(images), None, True, lambda: iter([images]))
 
 
 def open_image_set(
@@ -89,9 +78,8 @@ def open_image_set(
   """
   if place.startswith(TFDS):
     files = open_images(place, data_dir)
-    labels = None  # each is known when its image is read
     return _of_files(
-      place, list(range(files.count)), lambda i: files.read(i).load(), labels,
+      place, list(range(files.count)), lambda i: files.read(i).load(), None,
       image_size,
     )  # fmt: skip
   path = pathlib.Path(place).expanduser()
@@ -170,18 +158,20 @@ def _of_files(
 
   shape = image(names[0]).shape
 
-  def rows(start, stop):
-    images = list(pool.map(image, names[start:stop]))
-    for name, found in zip(names[start:stop], images, strict=True):
-      if found.shape != shape:
-        raise InputError(
-          f'{place}: {name} has {found.shape[0]} x {found.shape[1]} pixels, '
-          f'{names[0]} {shape[0]} x {shape[1]}; give images of one size, or '
-          '--config.eval.image_size=256 to cut them.'
-        )
-    return np.stack(images)
+  def batches():
+    for at in range(0, len(names), CHUNK):
+      part = names[at : at + CHUNK]
+      images = list(pool.map(image, part))
+      for name, found in zip(part, images, strict=True):
+        if found.shape != shape:
+          raise InputError(
+            f'{place}: {name} has {found.shape[0]} x {found.shape[1]} pixels, '
+            f'{names[0]} {shape[0]} x {shape[1]}; give images of one size, or '
+            '--config.eval.image_size=256 to cut them.'
+          )
+      yield np.stack(images)
 
-  return ImageSet(place, len(names), labels, True, rows)
+  return ImageSet(place, len(names), labels, True, batches)
 
 
 def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
@@ -226,50 +216,40 @@ def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
       labels = None
     else:
       labels = as_labels(f'{place}: arr_1', labels)
-  reader = _Rows(place, archive, shape, dtype)
-  return ImageSet(place, shape[0], labels, not floats, reader)
+  batches = functools.partial(_rows, place, archive, shape, dtype)
+  return ImageSet(place, shape[0], labels, not floats, batches)
 
 
-class _Rows:
-  """Rows of arr_0, in rising order; from the start again when asked."""
-
-  def __init__(
-    self,
-    place: str,
-    archive: zipfile.ZipFile,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-  ) -> None:
-    self._place, self._archive = place, archive
-    self._shape, self._dtype = shape, dtype
-    self._file: IO[bytes] | None = None
-    self._at = 0
-
-  def __call__(self, start: int, stop: int) -> np.ndarray:
-    """Images start to stop, (stop - start, H, W, C) in [0, 255]."""
-    size = int(np.prod(self._shape[1:])) * self._dtype.itemsize
-    with damage_of(self._place):
-      if self._file is None or start < self._at:
-        self._file, self._at = self._archive.open('arr_0.npy'), 0
-        read_header(self._file)
-      for _ in range(self._at, start):
-        self._file.read(size)
-      data = self._file.read((stop - start) * size)
-    self._at = stop
-    if len(data) < (stop - start) * size:
-      raise InputError(f'{self._place} is cut short behind image {start}.')
-    images = np.frombuffer(data, self._dtype).reshape(-1, *self._shape[1:])
-    if self._dtype == np.uint8:
-      return images
+def _rows(
+  place: str,
+  archive: zipfile.ZipFile,
+  shape: tuple[int, ...],
+  dtype: np.dtype,
+) -> Iterator[np.ndarray]:
+  """Yields rows of arr_0, (n, H, W, C) in [0, 255]."""
+  size = int(np.prod(shape[1:])) * dtype.itemsize
+  with damage_of(place):
+    file = archive.open('arr_0.npy')
+    read_header(file)
+  for start in range(0, shape[0], CHUNK):
+    count = min(CHUNK, shape[0] - start)
+    with damage_of(place):
+      data = file.read(count * size)
+    if len(data) < count * size:
+      raise InputError(f'{place} is cut short behind image {start}.')
+    images = np.frombuffer(data, dtype).reshape(-1, *shape[1:])
+    if dtype == np.uint8:
+      yield images
+      continue
     low, high = float(images.min()), float(images.max())
     if not np.isfinite(images).all():
       raise InputError(
-        f'{self._place} has float images that are not finite, from image '
-        f'{start} on; draw them again.'
+        f'{place} has float images that are not finite, from image {start} on; '
+        'draw them again.'
       )
     if not (low >= 0 and high <= 1):
       raise InputError(
-        f'{self._place} has float images from {low:g} to {high:g}, expected '
-        '[0, 1] (or uint8 in [0, 255]); scale them.'
+        f'{place} has float images from {low:g} to {high:g}, expected [0, 1] '
+        '(or uint8 in [0, 255]); scale them.'
       )
-    return images.astype(np.float32) * 255
+    yield images.astype(np.float32) * 255

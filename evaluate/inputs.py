@@ -12,9 +12,10 @@ from evaluate import classifier
 from evaluate.extractor_registry import classes_of
 from evaluate.frechet import least_rows
 from evaluate.image_sets import ImageSet
+from evaluate.real_images import RealData
 from evaluate.reference import Reference
 from input_pipeline.labels import check_classes
-from input_pipeline.sources import DataConfig, open_source, record_shape
+from input_pipeline.sources import record_shape
 from sample import nonfinite
 
 
@@ -69,7 +70,7 @@ def check_samples(
 
 def check_classifier(
   metrics: Collection[str],
-  data: DataConfig,
+  real: RealData,
   *,
   shape: tuple[int, ...] | None,
   images: ImageSet | None,
@@ -80,7 +81,7 @@ def check_classifier(
 
   Args:
     metrics: Metrics that will be taken.
-    data: The data set, whose records are images.
+    real: Training split, whose records are images.
     shape: (H, W, C) of the images to score, where it is known.
     images: Reference images; None where there are statistics.
     reference: Reference statistics; None where there are images.
@@ -89,22 +90,20 @@ def check_classifier(
   Raises:
     InputError: for inputs that do not fit, or a reference image that is broken.
   """
-  trained_on = record_shape(open_source(data, data.train_split))
+  trained_on, name = record_shape(real.source), real.config.name
   width = classifier.features_of(trained_on)
   check_count(metrics, width, count)
   if reference is not None:
-    check_width(
-      'the reference', reference, width, f'the {data.name} classifier'
-    )
+    check_width('the reference', reference, width, f'the {name} classifier')
   shapes = {'images to score': shape} if shape else {}
   if images is not None:
     for batch in images.batches():
       shapes[images.name] = batch.shape[1:]
-  for name, size in shapes.items():
+  for place, size in shapes.items():
     if size[:2] != trained_on[:2]:
       raise InputError(
-        f'{name}: {size[0]} x {size[1]} pixels, but a classifier would be '
-        f'trained on {data.name}, {trained_on[0]} x {trained_on[1]}; give '
+        f'{place}: {size[0]} x {size[1]} pixels, but a classifier would be '
+        f'trained on {name}, {trained_on[0]} x {trained_on[1]}; give '
         'images of this size, or another --extractor.'
       )
 

@@ -6,6 +6,8 @@ distance to them leaves out what the autoencoder itself loses. Published figures
 are of distances to the images themselves, which `--reference` takes.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ from dit import latents
 from dit.autoencoder import Autoencoder
 from dit.latents import Posterior
 from dit.sharding import batch_sharding, check_batch, replicated
-from evaluate.image_sets import ImageSet
+from evaluate.image_sets import CHUNK, ImageSet
 from input_pipeline.records import LatentSource
 from input_pipeline.sources import (
   DataConfig,
@@ -58,32 +60,46 @@ def decoder_of(
   return read_decoder(autoencoder, channels, space, mesh)
 
 
-def real_images(
-  data: DataConfig,
-  split: str,
-  decoder: Autoencoder | None,
-  mesh: Mesh,
-  batch_size: int,
-) -> ImageSet:
-  """Returns the images of a split, which are read and decoded on demand.
+@dataclasses.dataclass(frozen=True)
+class RealData:
+  """The training split of a set: real images, if the config names no other.
 
-  Args:
-    data: the set.
-    split: the split.
+  Attributes:
+    config: the set.
+    num_classes: number of its classes.
     decoder: decoder of latents; None where records are images.
-    mesh: the devices.
-    batch_size: images per call of the decoder.
+    records: records of the split, where they are open already.
   """
-  source = open_source(data, split)
-  read = _reader(source, decoder, mesh, batch_size)
-  decoded = ', decoded' if decoder else ''
-  return ImageSet(
-    f'{data.name}:{split}{decoded}',
-    len(source),
-    None,
-    True,
-    lambda start, stop: read(list(range(start, stop)))[0],
-  )
+
+  config: DataConfig
+  num_classes: int
+  decoder: Autoencoder | None = None
+  records: Any = None
+
+  @functools.cached_property
+  def source(self) -> Any:
+    """The records, which are opened once, when they are first needed."""
+    if self.records is not None:
+      return self.records
+    return open_source(self.config, self.config.train_split)
+
+  def images(self, mesh: Mesh, batch_size: int) -> ImageSet:
+    """Returns the images, which are read and decoded on demand.
+
+    Args:
+      mesh: the devices.
+      batch_size: images per call of the decoder.
+    """
+    read = _reader(self.source, self.decoder, mesh, batch_size)
+    count = len(self.source)
+
+    def batches():
+      for at in range(0, count, CHUNK):
+        yield read(list(range(at, min(at + CHUNK, count))))[0]
+
+    decoded = ', decoded' if self.decoder else ''
+    name = f'{self.config.name}:{self.config.train_split}{decoded}'
+    return ImageSet(name, count, None, True, batches)
 
 
 def load_images(
@@ -128,25 +144,21 @@ def _reader(
   source: Any, decoder: Autoencoder | None, mesh: Mesh, batch_size: int
 ) -> Read:
   """Returns a function of record numbers to images and labels."""
-  if 'moments' not in source[0]:
-
-    def read(numbers):
-      records = [source[i] for i in numbers]
-      return _stacked([image_of(record) for record in records]), _labels(
-        records
-      )
-
-    return read
-  if decoder is None:
+  latent = 'moments' in source[0]
+  if latent and decoder is None:
     raise InputError(
       'these records are latents, and images are needed: give their '
       'decoder, --autoencoder=NAME:FILE[,FILE].'
     )
-  check_batch(mesh, batch_size, 'eval.batch_size')
+  if latent:
+    check_batch(mesh, batch_size, 'eval.batch_size')
   decode = jax.jit(_decode, out_shardings=replicated(mesh))
 
-  def read_latents(numbers):
+  def read(numbers):
     records = [source[i] for i in numbers]
+    labels = np.asarray([record['label'] for record in records], np.int32)
+    if not latent:
+      return _stacked([image_of(record) for record in records]), labels
     moments = np.stack([record['moments'][0] for record in records])
     images = []
     for at in range(0, len(moments), batch_size):
@@ -154,9 +166,9 @@ def _reader(
       rows = np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * 3)
       rows = jax.device_put(rows, batch_sharding(mesh))
       images.append(np.asarray(decode(decoder, rows))[: len(part)])
-    return np.concatenate(images), _labels(records)
+    return np.concatenate(images), labels
 
-  return read_latents
+  return read
 
 
 def _stacked(images: list[np.ndarray]) -> np.ndarray:
@@ -168,10 +180,6 @@ def _stacked(images: list[np.ndarray]) -> np.ndarray:
         'to one size: python main.py prepare.'
       )
   return np.stack(images)
-
-
-def _labels(records: list[dict[str, Any]]) -> np.ndarray:
-  return np.asarray([record['label'] for record in records], np.int32)
 
 
 def _decode(autoencoder: Autoencoder, moments: jax.Array) -> jax.Array:

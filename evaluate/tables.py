@@ -1,13 +1,14 @@
-"""Metrics for people: a table, JSON, a line for a paper, and what to beware of.
+"""Metrics for people: a table, a line for a paper, and what to beware of.
 
 A figure means nothing without how it was made, so each carries its protocol.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from core import markdown
 from evaluate.extractor import Extractor
-from evaluate.metrics import Estimate, as_dict, name_of
+from evaluate.metrics import Estimate, name_of
 from evaluate.resize import USUAL
 
 # Below it, a Frechet distance is mostly the bias of its covariances.
@@ -95,13 +96,11 @@ def format_table(
   estimates: Mapping[str, Estimate], extractor: Extractor
 ) -> str:
   """A line for each metric, as Markdown."""
-  width = max(len(name_of(name, extractor)) for name in estimates)
-  lines = [f'| {"metric":{width}} | value |', f'|-{"-" * width}-|---|']
-  lines += [
-    f'| {name_of(name, extractor):{width}} | {shown(name, found)} |'
+  rows = [
+    (name_of(name, extractor), shown(name, found))
     for name, found in estimates.items()
   ]
-  return '\n'.join(lines) + '\n'
+  return markdown.table(('metric', 'value'), rows)
 
 
 def format_row(
@@ -119,10 +118,7 @@ def format_row(
   cells = {key: '' if v is None else str(v) for key, v in about.items()}
   for name, found in estimates.items():
     cells[name_of(name, extractor)] = shown(name, found)
-  return '\n'.join(
-    '| ' + ' | '.join(row) + ' |'
-    for row in (cells, ['---'] * len(cells), cells.values())
-  )
+  return markdown.table(cells, [cells.values()]).rstrip()
 
 
 def shown(name: str, found: Estimate) -> str:
@@ -131,18 +127,3 @@ def shown(name: str, found: Estimate) -> str:
     return str(found)
   error = '' if found.error is None else f' ± {found.error:.1%}'
   return f'{found.value:.1%}{error}'
-
-
-def as_json(
-  estimates: Mapping[str, Estimate],
-  extractor: Extractor,
-  warnings: Sequence[str],
-  **protocol: Any,
-) -> dict[str, Any]:
-  """Everything, as plain values."""
-  return {
-    'metrics': as_dict(estimates),
-    'names': {name: name_of(name, extractor) for name in estimates},
-    'warnings': list(warnings),
-    **protocol,
-  }

@@ -13,6 +13,7 @@ paired test. Without standard errors (--bootstrap, --repeats) nothing is tied.
 import math
 from collections.abc import Mapping, Sequence
 
+from core import markdown
 from evaluate.metrics import LOWER, Estimate
 
 TIED = 2  # standard errors of a difference that tell no points apart
@@ -43,12 +44,12 @@ def as_markdown(names: Sequence[str], rows: Rows, metric: str) -> str:
     name for name in next(iter(rows.values())) if not name.endswith('_se')
   ]
   heads = [*names, *metrics, MARK]
-  lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
+  lines = []
   for point, row in rows.items():
     cells = [f'{scale:g}' for scale in point]
     for name in metrics:
       cells.append(str(Estimate(row[name], row.get(f'{name}_se'))))
-    lines.append(f'| {" | ".join([*cells, marked[point]])} |')
+    lines.append([*cells, marked[point]])
   note = (
     'no standard errors, so ties are not known; see --bootstrap and --repeats'
   )
@@ -57,4 +58,4 @@ def as_markdown(names: Sequence[str], rows: Rows, metric: str) -> str:
       f'tied: within {TIED} standard errors of the difference from the best '
       f'{metric}, points being taken as independent'
     )
-  return '\n'.join([*lines, f'{note}.', ''])
+  return f'{markdown.table(heads, lines)}{note}.\n'

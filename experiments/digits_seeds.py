@@ -16,7 +16,12 @@ import pathlib
 import numpy as np
 
 import main
+from core import markdown
 
+COLUMNS = (
+  'method', 'features', 'pixels', 'accuracy',
+  'gain, features (each seed)', 'gain, pixels (each seed)',
+)  # fmt: skip
 METHODS = ('none', 'cfg:1.2', 'ig:1.5', 's2:1.5', 'ig:1.5,cfg:1.2')
 
 
@@ -29,7 +34,6 @@ def run(seed: int, folder: pathlib.Path, extra: list[str]) -> list[dict]:
       'compare',
       workdir,
       f'--seed={seed}',
-      '--sweep_methods=none',
       *(f'--guidance={text}' for text in METHODS),
     ],
   )
@@ -49,26 +53,25 @@ if __name__ == '__main__':
   tables = [
     run(seed, pathlib.Path(args.workdir), extra) for seed in range(args.seeds)
   ]
-  print(
-    '\n| method | features | pixels | accuracy | gain, features (each seed) |'
-    ' gain, pixels (each seed) |\n|---|---|---|---|---|---|'
-  )
+  lines = []
   for k, row in enumerate(tables[0]):
-    names = ('features', 'features_se', 'pixels', 'pixels_se', 'accuracy')
     mean = {
-      name: np.mean([table[k][name] for table in tables]) for name in names
+      name: np.mean([table[k][name] for table in tables])
+      for name in ('features', 'features_se', 'pixels', 'pixels_se', 'accuracy')
     }
-    cells = [
-      row['method'],
-      f'{mean["features"]:.2f} ± {mean["features_se"]:.2f}',
-      f'{mean["pixels"]:.3f} ± {mean["pixels_se"]:.3f}',
-      f'{mean["accuracy"]:.1%}',
-    ]
+    lines.append(
+      [
+        row['method'],
+        f'{mean["features"]:.2f} ± {mean["features_se"]:.2f}',
+        f'{mean["pixels"]:.3f} ± {mean["pixels_se"]:.3f}',
+        f'{mean["accuracy"]:.1%}',
+      ]
+    )
     for space in ('features', 'pixels'):
       gains = [table[k][f'gain_{space}'] for table in tables]
-      if k == 0 or None in gains:
-        cells.append('')
-        continue
-      each = ', '.join(f'{value:+.1f}' for value in gains)
-      cells.append(f'{np.mean(gains):+.1f} se ({each})')
-    print('| ' + ' | '.join(cells) + ' |')
+      cell = ''
+      if k and None not in gains:
+        each = ', '.join(f'{value:+.1f}' for value in gains)
+        cell = f'{np.mean(gains):+.1f} se ({each})'
+      lines[-1].append(cell)
+  print(f'\n{markdown.table(COLUMNS, lines)}')

@@ -6,32 +6,33 @@ Trains every student of STUDENTS with every seed (`python main.py distill`, a
 process each; what is trained is not trained again), draws as many images from
 each as from the teacher, and writes to --out
 
-  table.md, table.json   Frechet distances to the training images, in features
+  table.md               Frechet distances to the training images, in features
                          of one classifier trained on them (not FID)
   curves.png             what the students of the first seed logged
   samples.png            images of the students, then of the teacher
+
+With --failures it trains a student for each of FAILURES instead, with one seed,
+and writes curves.png only.
 
 The teacher's distances are means over disjoint sets of images, a student's over
 seeds of everything: training, labels' order and noise.
 """
 
 import argparse
+import json
 import pathlib
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from core.files import write_bytes, write_json
-from evaluate import classifier
-from evaluate.frechet import Moments, frechet_distance
-from input_pipeline.sources import load_all, open_source
+from core import markdown
+from core.files import write_bytes
 from sample import pictures
-from train.config_file import load_config, override
-from train.experiment import build
 from train.metrics_log import read_metrics
 
 # Arguments of the config, and the teacher's guidance if it is another.
@@ -45,6 +46,13 @@ TEACHER = (
   (4, 'cfg:1.2'), (4, 'ig:1.5'), (4, 'none'),
   (1, 'cfg:1.2'), (1, 'ig:1.5'), (1, 'none'),
 )  # fmt: skip
+FAILURES = {
+  'healthy': (),
+  'CA alone': ('distill.regularizer=none', 'distill.guidance=cfg:3'),
+  'alpha too large': ('distill.guidance=cfg:3',),
+  'fake too slow': ('distill.fake_lr=1e-5',),
+  'student too fast': ('optimizer.lr=2e-2',),
+}
 CURVES = (
   ('eval/fd', 'Frechet distance, 2,000 samples'),
   ('distill/student_std', 'standard deviation of x0 predictions'),
@@ -62,59 +70,79 @@ def command(*words: object) -> float:
   return time.monotonic() - begin
 
 
-class Measure:
-  """Distances of samples to the training images."""
-
-  def __init__(self, folder: pathlib.Path, data: str) -> None:
-    """Trains the classifier, unless it is there."""
-    if not folder.exists():
-      command('train-features', '--config=configs/digits.py', f'--to={folder}',
-              f'--config.data.dir={data}')  # fmt: skip
-    self._network, _ = classifier.load(folder)
-    config = override(load_config('configs/digits.py'), [f'data.dir={data}'])
-    section = build(config.to_dict()).data
-    images, _ = load_all(open_source(section, section.train_split))
-    self._real = Moments.of(self._network(images)[0])
-
-  def __call__(
-    self, place: Sequence[str], folder: pathlib.Path, num: int, seed: int
-  ) -> tuple[float, float]:
-    """Frechet distance and accuracy of `num` images of a run or folder."""
-    command('sample', *place, f'--num={num}', f'--seed={seed}',
-            f'--out={folder}')  # fmt: skip
-    with np.load(folder / 'samples.npz') as stored:
-      features, found = self._network(stored['arr_0'])
-    labels = np.arange(num) % 10
-    distance = frechet_distance(Moments.of(features), self._real)
-    return distance, float((found == labels).mean())
-
-
-def row_of(name: str, nfe: int, figures: list[tuple[float, float]]) -> dict:
-  """Mean and standard error over seeds."""
-  distances, accuracies = np.asarray(figures).T
-  count = len(distances)
-  error = distances.std(ddof=1) / count**0.5 if count > 1 else np.nan
+def measure(
+  args: argparse.Namespace, source: Sequence[str], folder: pathlib.Path
+) -> dict[str, Any]:
+  """Returns FD and accuracy of a run or folder, each seed's, and means."""
+  results = []
+  for seed in range(args.seeds):
+    place = folder.with_name(f'{folder.name}-{seed}')
+    command(
+      'evaluate', *(word.format(seed=seed) for word in source),
+      f'--num={args.num}', f'--seed={seed}', f'--out={place}',
+      f'--extractor=classifier:{args.out}/features', '--metrics=fd,accuracy',
+      f'--reference={args.out}/real.npz',
+    )  # fmt: skip
+    values = json.loads((place / 'evaluation.json').read_text())['metrics']
+    results.append((values['fd'], values['accuracy']))
+  distances, accuracies = np.asarray(results).T
+  spread = distances.std(ddof=1) if args.seeds > 1 else np.nan
   return {
-    'name': name,
-    'nfe': nfe,
     'fd': float(distances.mean()),
-    'error': float(error),
+    'error': float(spread / args.seeds**0.5),
     'accuracy': float(accuracies.mean()),
-    'each': distances.tolist(),
   }
 
 
-def table(rows: Sequence[dict]) -> str:
-  """The rows as Markdown."""
-  lines = ['| network | NFE | FD | accuracy | minutes |']
-  lines.append('|---|---|---|---|---|')
-  for row in rows:
-    minutes = f'{row["minutes"]:.1f}' if 'minutes' in row else ''
-    lines.append(
-      f'| {row["name"]} | {row["nfe"]} | {row["fd"]:.3f} ± {row["error"]:.3f} '
-      f'| {row["accuracy"]:.1%} | {minutes} |'
-    )
-  return '\n'.join(lines) + '\n'
+def draw(source: Sequence[str], folder: pathlib.Path) -> np.ndarray:
+  """Draws 40 images of the first seed."""
+  words = [word.format(seed=0) for word in source]
+  command('sample', *words, '--num=40', f'--out={folder}')
+  with np.load(folder / 'samples.npz') as stored:
+    return stored['arr_0']
+
+
+def distill(
+  args: argparse.Namespace, argument: str, place: pathlib.Path, *given: str
+) -> float:
+  """Trains a student; returns the seconds."""
+  keys = [
+    f'data.dir={args.data}', f'eval.extractor=classifier:{args.out}/features',
+    "eval.metrics=('fd',)", 'eval.every_images=8000', *given,
+  ]  # fmt: skip
+  return command(
+    'distill', f'--config=configs/distill/digits.py:{argument}',
+    f'--teacher={args.teacher}', f'--workdir={place}',
+    *(f'--config.{assignment}' for assignment in keys),
+  )  # fmt: skip
+
+
+def train(
+  args: argparse.Namespace, argument: str, guidance: str, place: pathlib.Path
+) -> float:
+  """Trains a student with every seed, where it is not there; mean minutes."""
+  seconds = []
+  given = [f'distill.guidance={guidance}'] if guidance else []
+  for seed in range(args.seeds):
+    watch = place.with_name(f'{place.name}-{seed}.seconds')
+    if not watch.exists():
+      folder = watch.with_suffix('')
+      continued = folder.exists()  # then its time is not known
+      spent = distill(args, argument, folder, f'seed={seed}', *given)
+      watch.write_text('nan' if continued else f'{spent:.1f}')
+    seconds.append(float(watch.read_text()))
+  return float(np.mean(seconds)) / 60
+
+
+def fail(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+  """Trains what goes wrong; returns what each logged."""
+  logs = {}
+  for name, changes in FAILURES.items():
+    place = args.out / name.replace(' ', '-')
+    distill(args, 'hybrid,1', place, f'train.images={64 * 400}',
+            'eval.every_images=3200', *changes)  # fmt: skip
+    logs[name] = read_metrics(place)
+  return logs
 
 
 def curves(runs: dict[str, list[dict[str, float]]]) -> Figure:
@@ -148,84 +176,63 @@ def main() -> None:
   parser.add_argument('--num', type=int, default=10_000)
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--students', default=';'.join(STUDENTS))
-  parser.add_argument('--only_train', action='store_true')
+  parser.add_argument('--failures', action='store_true')
   args = parser.parse_args()
-  features = args.out / 'features'
-  measure = Measure(features, args.data)
-  keys = [f'--config.data.dir={args.data}',
-          f'--config.eval.extractor=classifier:{features}',
-          "--config.eval.metrics=('fd',)",
-          '--config.eval.every_images=8000']  # fmt: skip
+  on = ('--config=configs/digits.py', f'--config.data.dir={args.data}')
+  if not (args.out / 'features').exists():
+    command('train-features', *on, f'--to={args.out}/features')
+  if not (args.out / 'real.npz').exists():
+    command('reference', *on, f'--to={args.out}/real.npz',
+            f'--extractor=classifier:{args.out}/features')  # fmt: skip
+  if args.failures:
+    pictures.write_figure(args.out / 'curves.png', curves(fail(args)))
+    return
   rows, sheets, logs = [], [], {}
 
   for name in args.students.split(';'):
     argument, _, guidance = name.partition(' ')
     method, steps = argument.split(',')
     slug = f'{method}{steps}{guidance}'.translate({ord(c): '-' for c in ':,'})
-    given = [f'--config.distill.guidance={guidance}'] if guidance else []
-    figures, minutes = [], []
-    for seed in range(args.seeds):
-      place = args.out / f'{slug}-{seed}'
-      watch = place.parent / f'{place.name}.seconds'
-      if not watch.exists():
-        continued = place.exists()  # then its time is not known
-        seconds = command(
-          'distill', f'--config=configs/distill/digits.py:{argument}',
-          f'--teacher={args.teacher}', f'--workdir={place}',
-          f'--config.seed={seed}', *keys, *given,
-        )  # fmt: skip
-        watch.write_text('nan' if continued else f'{seconds:.1f}')
-      minutes.append(float(watch.read_text()) / 60)
-      if args.only_train:
-        continue
-      source = (f'--workdir={place}',)
-      if method == 'flash':
-        source = (f'--folder={place}/student',)
-      drawn = place / 'drawn'
-      figures.append(measure(source, drawn, args.num, seed))
-      if not seed:
-        if method == 'flash':  # of its stages the one that is like the others
-          logs[f'{name}, sharing'] = read_metrics(place / '2-sharing')
-        else:
-          logs[name] = read_metrics(place)
-        kinds = [part.partition(':')[0] for part in guidance.split(',')]
-        label = f'{argument}\n{" + ".join(kinds)}'
-        sheets.append((label, _images(drawn)))
-    if figures:
-      rows.append(row_of(name, int(steps), figures))
-      rows[-1]['minutes'] = float(np.mean(minutes))
-  if args.only_train:
-    return
+    place = args.out / slug
+    minutes = train(args, argument, guidance, place)
+    source, log = [f'--workdir={place}-{{seed}}'], args.out / f'{slug}-0'
+    if method == 'flash':
+      source = [f'--folder={place}-{{seed}}/student']
+      # Of its stages the one that is like the others.
+      logs[f'{name}, sharing'] = read_metrics(log / '2-sharing')
+    else:
+      logs[name] = read_metrics(log)
+    figures = measure(args, source, args.out / f'{slug}-scores')
+    rows.append((name, int(steps), figures, f'{minutes:.1f}'))
+    kinds = [part.partition(':')[0] for part in guidance.split(',')]
+    images = draw(source, args.out / f'{slug}-drawn')
+    sheets.append((f'{argument}\n{" + ".join(kinds)}', images))
 
   for steps, guidance in TEACHER:
-    drawn = args.out / f'teacher-{guidance}-{steps}'.replace(':', '-')
-    figures = [
-      measure(
-        (f'--workdir={args.teacher}', f'--guidance={guidance}',
-         f'--config.sample.steps={steps}'),
-        drawn.with_name(f'{drawn.name}-{seed}'), args.num, seed,
-      )
-      for seed in range(args.seeds)
-    ]  # fmt: skip
-    nfe = steps * (2 if 'cfg' in guidance else 1)
+    place = args.out / f'teacher-{guidance}-{steps}'.replace(':', '-')
+    source = [f'--workdir={args.teacher}', f'--guidance={guidance}',
+              f'--config.sample.steps={steps}']  # fmt: skip
     drawn_in = f'{steps} step{"s" * (steps > 1)}'
-    rows.append(row_of(f'teacher, {guidance}, {drawn_in}', nfe, figures))
-    first = drawn.with_name(f'{drawn.name}-0')
-    sheets.append((f'{guidance}\n{drawn_in}', _images(first)))
-  rows.sort(key=lambda row: (-row['nfe'], row['fd']))
-  text = table(rows)
+    nfe = steps * (2 if 'cfg' in guidance else 1)
+    name = f'teacher, {guidance}, {drawn_in}'
+    rows.append((name, nfe, measure(args, source, place), ''))
+    images = draw(source, place.with_name(f'{place.name}-drawn'))
+    sheets.append((f'{guidance}\n{drawn_in}', images))
+  rows.sort(key=lambda row: (-row[1], row[2]['fd']))
+  text = markdown.table(
+    ('network', 'NFE', 'FD', 'accuracy', 'minutes'),
+    [
+      (name, nfe, f'{found["fd"]:.3f} ± {found["error"]:.3f}',
+       f'{found["accuracy"]:.1%}', minutes)
+      for name, nfe, found, minutes in rows
+    ],
+  )  # fmt: skip
   write_bytes(args.out / 'table.md', text.encode())
-  write_json(args.out / 'table.json', {'rows': rows})
   pictures.write_figure(args.out / 'curves.png', curves(logs))
   pictures.write_png(
     args.out / 'samples.png', pictures.sheet(sheets, 20, scale=4)
   )
   print(text)
-
-
-def _images(folder: pathlib.Path, count: int = 40) -> np.ndarray:
-  with np.load(folder / 'samples.npz') as stored:
-    return stored['arr_0'][:count]
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from scipy import special
 
 from dit import backbone
@@ -25,7 +26,7 @@ from guidance import parse
 from guidance.parse import with_guide
 from sample import sampler
 from sample.grid import make_grid
-from sample.solvers import Heun
+from sample.solvers import Heun, Solver
 from train import state as state_lib
 from train.ema import EMAConfig
 from train.objective import ObjectiveConfig
@@ -128,17 +129,18 @@ class Experiment:
   points: int = 2000
   solver_steps: int = 32
 
-  def quick(self) -> 'Experiment':
-    """The same in seconds, for a smoke test: hardly trained."""
-    short = {'depth': 3, 'width': 8, 'steps': 5, 'batch_size': 32}
-    return dataclasses.replace(
-      self,
-      network=dataclasses.replace(self.network, **short),
-      guide=dataclasses.replace(self.guide, **short),
-      networks=1,
-      points=80,
-      solver_steps=3,
-    )
+
+def adamw(
+  lr: float, steps: int, *, schedule: str = 'cosine', warmup: int = 0
+) -> optax.GradientTransformation:
+  """Returns the optimizer of every network; a step counts as one image."""
+  rule = OptimizerConfig(
+    lr=lr, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
+    warmup_images=warmup, schedule=schedule, end_fraction=0.05,
+  )  # fmt: skip
+  return make_optimizer(
+    rule, make_schedule(rule, batch_size=1, total_images=steps)
+  )
 
 
 def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
@@ -153,14 +155,7 @@ def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
     path='linear', time_sampling='logit_normal', time_mean=-1.0, time_std=1.5,
     label_dropout=0.1, intermediate_weights=(0.5,),
   )  # fmt: skip
-  rule = OptimizerConfig(
-    lr=2e-3, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
-    warmup_images=50 * count, schedule='constant', end_fraction=1.0,
-  )  # fmt: skip
-  schedule = make_schedule(
-    rule, batch_size=count, total_images=recipe.steps * count
-  )
-  optimizer = make_optimizer(rule, schedule)
+  optimizer = adamw(2e-3, recipe.steps, schedule='constant', warmup=50)
   mesh = make_mesh(MeshConfig(), jax.devices()[:1])
   abstract = state_lib.abstract(config, optimizer, mesh)
   average = EMAConfig(decay=0.99, ramp=True)
@@ -184,7 +179,10 @@ def draw(
   denoiser: Denoiser,
   text: str,
   seed: int,
+  *,
   guide: Denoiser | None = None,
+  solver: Solver | None = None,
+  steps: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Generated points (n, 2) and their labels (n,), all classes in turn."""
   label = np.arange(experiment.points) % experiment.mixture.num_classes
@@ -193,9 +191,8 @@ def draw(
     with_guide(parse(text), guide),
     jnp.asarray(label, jnp.int32),
     jnp.arange(len(label)),
-    make_grid(experiment.solver_steps),
+    make_grid(steps or experiment.solver_steps),
     jnp.uint32(seed),
-    solver=Heun(),
-    shape=(1, 1, 2),
+    sampler.Integration(solver or Heun(), (1, 1, 2)),
   )
   return np.asarray(x, np.float64).reshape(-1, 2) * experiment.unit, label

@@ -15,18 +15,15 @@ that a student has to match. Distilled with the project's objective and step
 See docs/toys.md.
 """
 
-import argparse
 import dataclasses
-import pathlib
-import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from matplotlib.figure import Figure
 
-from core.files import write_json
+from core import markdown
 from core.nested import with_tuples
 from distill import step as step_lib
 from distill.config import SCHEDULES, DistillConfig
@@ -35,35 +32,28 @@ from dit import backbone
 from dit.base import BoundNetwork
 from dit.path import Linear
 from dit.sharding import MeshConfig, make_mesh
-from dit.types import Denoiser
-from experiments import toy, toy_distill_report
-from experiments.toy_report import energy_distance
-from guidance import parse
-from sample import pictures, sampler
+from experiments import toy
+from experiments.toy_report import (
+  cell,
+  cloud,
+  command_line,
+  energy_distance,
+)
 from sample.grid import make_grid
-from sample.solvers import Euler, Heun, Renoise, Solver
+from sample.solvers import Euler, Renoise
 from train.config_file import load_config
 from train.ema import EMAConfig
-from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
+GUIDANCE = 'cfg:3'  # where there is any
+MEASURES = ('energy', 'guided', 'outward', 'spread', 'total')
+_DRAWN = {
+  'energy': 'energy distance to the teacher',
+  'spread': 'variance within a class / teacher',
+  'total': 'variance of all points / teacher',
+}
 # Noise of the teacher's samples that are the truth, of others of its own, and
 # of everything else.
 _TRUTH_SEED, _FLOOR_SEED, _SEED = 100, 200, 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """A student.
-
-  Attributes:
-    name: in tables and pictures.
-    steps: of the student.
-    changes: of the section `distill`, configs/distill/base.py.
-  """
-
-  name: str
-  steps: int
-  changes: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +61,8 @@ class Students:
   """The experiment beside data and teacher.
 
   Attributes:
-    settings: the students.
-    scale: of CFG, where there is any.
+    settings: of each student by name, its steps, and what it changes of the
+      section `distill` (configs/distill/base.py).
     seeds: of each student; the teacher is the same.
     marks: updates of the student after which it is measured; then it ends.
     batch_size: of every update.
@@ -81,8 +71,7 @@ class Students:
     decay: of the student's average, per update, which is what is sampled.
   """
 
-  settings: tuple[Setting, ...]
-  scale: float = 3.0
+  settings: Mapping[str, tuple[int, dict[str, str]]]
   seeds: int = 3
   marks: tuple[int, ...] = (0, 10, 25, 50, 100, 150, 200, 300, 400)
   batch_size: int = 256
@@ -90,13 +79,23 @@ class Students:
   fake_lr: float = 2e-3
   decay: float = 0.98
 
-  def quick(self) -> 'Students':
-    """The same in seconds, for a smoke test."""
-    chosen = ('DM, 1 step', 'CA only', 'hybrid')
-    settings = tuple(s for s in self.settings if s.name in chosen)
-    return dataclasses.replace(
-      self, settings=settings, seeds=1, marks=(0, 1), batch_size=16
-    )
+
+def students(*names: str, **changes: Any) -> Students:
+  """The students: DM alone, CA alone, and both with each schedule.
+
+  Args:
+    *names: names of some; none for all.
+    **changes: other values of `Students`.
+  """
+  settings = {
+    'DM, 1 step': (1, {'guidance': 'none'}),
+    'DM, 4 steps': (4, {'guidance': 'none'}),
+    'CA only': (4, {'guidance': GUIDANCE, 'regularizer': 'none'}),
+    **{
+      name: (4, {'guidance': GUIDANCE, 'schedule': name}) for name in SCHEDULES
+    },
+  }
+  return Students({n: settings[n] for n in names or settings}, **changes)
 
 
 def side_by_side() -> toy.Mixture:
@@ -124,43 +123,6 @@ def experiment() -> toy.Experiment:
     networks=1,
     solver_steps=64,
   )
-
-
-def students(scale: float = 3.0) -> Students:
-  """The students: DM alone, CA alone, and both with each schedule."""
-  guided = {'guidance': f'cfg:{scale:g}'}
-  return Students(
-    settings=(
-      Setting('DM, 1 step', 1, {'guidance': 'none'}),
-      Setting('DM, 4 steps', 4, {'guidance': 'none'}),
-      Setting('CA only', 4, {**guided, 'regularizer': 'none'}),
-      *(Setting(name, 4, {**guided, 'schedule': name}) for name in SCHEDULES),
-    ),
-    scale=scale,
-  )
-
-
-def draw(
-  experiment: toy.Experiment,
-  denoiser: Denoiser,
-  steps: int,
-  solver: Solver,
-  guidance: str = 'none',
-  seed: int = _SEED,
-) -> np.ndarray:
-  """Points (n, 2), the classes in turn."""
-  label = jnp.arange(experiment.points) % experiment.mixture.num_classes
-  x, _ = sampler.sample(
-    denoiser,
-    parse(guidance),
-    label,
-    jnp.arange(len(label)),
-    make_grid(steps),
-    jnp.uint32(seed),
-    solver=solver,
-    shape=(1, 1, 2),
-  )
-  return np.asarray(x, np.float64).reshape(-1, 2) * experiment.unit
 
 
 class Judge:
@@ -195,11 +157,13 @@ class Judge:
 def distill(
   experiment: toy.Experiment,
   students: Students,
-  setting: Setting,
+  name: str,
   teacher: BoundNetwork,
 ) -> np.ndarray:
   """Makes a student once for each seed; its points (seeds, marks, n, 2)."""
-  config = DistillConfig(**{**_defaults(), 'method': 'dmd', **setting.changes})
+  steps, changes = students.settings[name]
+  section = load_config('configs/distill/base.py').distill.to_dict()
+  config = DistillConfig(**{**with_tuples(section), 'method': 'dmd', **changes})
   path = Linear()
   distillation = Distillation(
     config=config,
@@ -207,12 +171,12 @@ def distill(
     teacher=teacher.config,
     path=path,
     solver=Renoise(path),
-    times=tuple(make_grid(setting.steps).tolist()),
+    times=tuple(make_grid(steps).tolist()),
     batch_size=students.batch_size,
   )
   rules = step_lib.Rules(
-    _optimizer(students.lr, students.marks[-1]),
-    _optimizer(students.fake_lr, students.marks[-1] * config.period),
+    toy.adamw(students.lr, students.marks[-1]),
+    toy.adamw(students.fake_lr, students.marks[-1] * config.period),
     EMAConfig(decay=students.decay, ramp=True),
   )
   mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -232,100 +196,121 @@ def distill(
         state, _ = step(n, state, {}, key)
         n += 1
       student = backbone.bind(distillation.student, state.ema)
-      clouds[-1].append(draw(experiment, student, setting.steps, Renoise(path)))
+      x, _ = toy.draw(
+        experiment, student, 'none', _SEED, solver=Renoise(path), steps=steps
+      )
+      clouds[-1].append(x)
   return np.asarray(clouds)
 
 
-def run(
-  experiment: toy.Experiment, students: Students
-) -> toy_distill_report.Results:
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """What was measured.
+
+  Attributes:
+    marks: updates of the student.
+    rows: name to (seeds, measures), at the end.
+    curves: name to (seeds, marks, measures).
+    panels: name to points (n, 2), of the first seed.
+  """
+
+  marks: tuple[int, ...]
+  rows: dict[str, np.ndarray]
+  curves: dict[str, np.ndarray]
+  panels: dict[str, np.ndarray]
+
+  def at(self, name: str, measure: str) -> np.ndarray:
+    """The curve of a measure, (seeds, marks)."""
+    return self.curves[name][..., MEASURES.index(measure)]
+
+  def text(self) -> str:
+    """Tables as Markdown: mean over the seeds ± standard deviation."""
+    ends = [[name, *map(cell, rows.T)] for name, rows in self.rows.items()]
+    text = f'After {self.marks[-1]} updates of the student:\n\n'
+    text += markdown.table(['', *MEASURES], ends)
+    for measure, title in _DRAWN.items():
+      text += f'\n{title[0].upper()}{title[1:]}, by updates:\n\n'
+      lines = [[n, *map(cell, self.at(n, measure).T)] for n in self.curves]
+      text += markdown.table(['', *map(str, self.marks)], lines)
+    return text
+
+  def clouds_figure(self) -> Figure:
+    """The points, over the teacher's."""
+    rows = -(-len(self.panels) // 4)
+    figure = Figure(figsize=(8, 2.2 * rows), layout='constrained')
+    axes = figure.subplots(rows, 4).ravel()
+    truth = self.panels['teacher'][:1000]
+    for ax in axes[len(self.panels) :]:
+      ax.axis('off')
+    for ax, (name, x) in zip(axes, self.panels.items(), strict=False):
+      cloud(ax, name, x[:1000], truth, np.arange(len(x[:1000])) % 2)
+    return figure
+
+  def curves_figure(self) -> Figure:
+    """Measures over the updates: the mean, and least to greatest of seeds."""
+    figure = Figure(figsize=(11, 3.6), layout='constrained')
+    for ax, (measure, title) in zip(
+      figure.subplots(1, len(_DRAWN)), _DRAWN.items(), strict=True
+    ):
+      for name in self.curves:
+        values = self.at(name, measure)[:, 1:]
+        (line,) = ax.plot(self.marks[1:], values.mean(0), marker='.')
+        line.set_label(name)
+        ax.fill_between(
+          self.marks[1:], values.min(0), values.max(0), alpha=0.2,
+          color=line.get_color(), linewidth=0,
+        )  # fmt: skip
+      level = self.rows['teacher'][:, MEASURES.index(measure)].mean()
+      ax.axhline(level, color='0.5', linestyle='--', label='teacher')
+      ax.set(title=title, xlabel='updates', xscale='log', ylim=(0, None))
+    ax.legend(fontsize='small')
+    return figure
+
+
+def run(experiment: toy.Experiment, students: Students) -> Results:
   """Trains the teacher, makes the students, and measures."""
   (teacher,) = toy.train(experiment, experiment.network)
-  guidance, many = f'cfg:{students.scale:g}', experiment.solver_steps
 
-  def ask(steps, solver, guidance='none', seed=_SEED):
-    return draw(experiment, teacher, steps, solver, guidance, seed)
+  def ask(guidance='none', seed=_SEED, **how):
+    return toy.draw(experiment, teacher, guidance, seed, **how)[0]
 
-  truth = ask(many, Heun(), seed=_TRUTH_SEED)
-  judge = Judge(truth, ask(many, Heun(), guidance, _TRUTH_SEED))
+  truth = ask(seed=_TRUTH_SEED)
+  judge = Judge(truth, ask(GUIDANCE, _TRUTH_SEED))
+  floor = [_FLOOR_SEED + k for k in range(students.seeds)]
   clouds = {
-    'teacher': [
-      ask(many, Heun(), seed=_FLOOR_SEED + k) for k in range(students.seeds)
-    ],
-    f'teacher, {guidance}': [
-      ask(many, Heun(), guidance, _FLOOR_SEED + k)
-      for k in range(students.seeds)
-    ],
-    'teacher, 1 Euler step': [ask(1, Euler())],
-    'teacher, 4 Euler steps': [ask(4, Euler())],
+    'teacher': [ask(seed=seed) for seed in floor],
+    f'teacher, {GUIDANCE}': [ask(GUIDANCE, seed) for seed in floor],
+    'teacher, 1 Euler step': [ask(solver=Euler(), steps=1)],
+    'teacher, 4 Euler steps': [ask(solver=Euler(), steps=4)],
   }
   rows = {
     name: np.asarray([judge(x) for x in points])
     for name, points in clouds.items()
   }
   curves, panels = {}, {name: points[0] for name, points in clouds.items()}
-  for setting in students.settings:
-    points = distill(experiment, students, setting, teacher)
-    curves[setting.name] = np.asarray([[judge(x) for x in p] for p in points])
-    rows[setting.name] = curves[setting.name][:, -1]
-    if setting.name == 'CA only':
+  for name in students.settings:
+    points = distill(experiment, students, name, teacher)
+    curves[name] = np.asarray([[judge(x) for x in p] for p in points])
+    rows[name] = curves[name][:, -1]
+    if name == 'CA only':
       early = len(students.marks) // 2
-      update = students.marks[early]
-      panels[f'CA only, {update} updates'] = points[0, early]
-      panels[f'CA only, {students.marks[-1]} updates'] = points[0, -1]
-    else:
-      panels[setting.name] = points[0, -1]
-  return toy_distill_report.Results(students.marks, rows, curves, panels)
+      panels[f'CA only, {students.marks[early]} updates'] = points[0, early]
+      name = f'CA only, {students.marks[-1]} updates'
+    panels[name] = points[0, -1]
+  return Results(students.marks, rows, curves, panels)
 
 
 def main(argv: list[str] | None = None) -> None:
-  """The command line: toy_distill.md, .json, .png and _curves.png in --out."""
-  parser = argparse.ArgumentParser()
-  parser.add_argument('--out', default='runs/toys', help='folder for results')
-  parser.add_argument(
-    '--quick', action='store_true', help='seconds, to see that it runs'
-  )
-  args = parser.parse_args(argv)
-  data, made = experiment(), students()
-  if args.quick:
-    data, made = data.quick(), made.quick()
-    # Programs that run a few steps are compiled quickly instead of well.
-    jax.config.update('jax_disable_most_optimizations', True)
-  start, cpu = time.perf_counter(), time.process_time()
-  results = run(data, made)
-  start, cpu = time.perf_counter() - start, time.process_time() - cpu
-  folder = pathlib.Path(args.out)
-  folder.mkdir(parents=True, exist_ok=True)
-  text = results.text()
-  (folder / 'toy_distill.md').write_text(text)
-  protocol = {
-    'teacher': {**dataclasses.asdict(data.network), 'points': data.points},
-    'students': dataclasses.asdict(made),
-    'seconds': round(start),
-    'processor_seconds': round(cpu),
-  }
-  write_json(
-    folder / 'toy_distill.json', {'protocol': protocol, **results.as_dict()}
-  )
-  pictures.write_figure(folder / 'toy_distill.png', results.clouds_figure())
-  pictures.write_figure(
-    folder / 'toy_distill_curves.png', results.curves_figure()
-  )
-  print(f'{text}\n{start:.0f} s, of them {cpu:.0f} s of processor time')
+  """The command line: toy_distill.md, .png and _curves.png in --out."""
 
+  def made():
+    results = run(experiment(), students())
+    return results.text(), {
+      'toy_distill': results.clouds_figure(),
+      'toy_distill_curves': results.curves_figure(),
+    }
 
-def _defaults() -> dict[str, Any]:
-  section = load_config('configs/distill/base.py').distill
-  return with_tuples(section.to_dict())
-
-
-def _optimizer(lr: float, updates: int) -> optax.GradientTransformation:
-  rule = OptimizerConfig(
-    lr=lr, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
-    warmup_images=0, schedule='cosine', end_fraction=0.05,
-  )  # fmt: skip
-  schedule = make_schedule(rule, batch_size=1, total_images=updates)
-  return make_optimizer(rule, schedule)
+  command_line('toy_distill', made, argv)
 
 
 def _variance(x: np.ndarray) -> float:

@@ -20,7 +20,7 @@ METHODS = {
 }
 
 
-def tree(levels: int = 5, pieces: int = 6, seed: int = 1) -> toy.Mixture:
+def tree(levels: int = 5, pieces: int = 6) -> toy.Mixture:
   """The data.
 
   A branch of level k, from 0, has length about 1.4 * 0.75^k, half thickness
@@ -31,9 +31,8 @@ def tree(levels: int = 5, pieces: int = 6, seed: int = 1) -> toy.Mixture:
   Args:
     levels: of branching.
     pieces: Gaussians in a branch.
-    seed: of the lengths and angles, random by 20 %.
   """
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(1)  # lengths and angles, random by 20 %
   weight, mean, factor, label = [], [], [], []
   for c, turns in enumerate((0.125, 0.625)):
     branches = [(np.zeros(2), 2 * np.pi * turns)]

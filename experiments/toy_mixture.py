@@ -19,13 +19,13 @@ METHODS = {
 }
 
 
-def four_gaussians(std: float = 1.0) -> toy.Mixture:
+def four_gaussians() -> toy.Mixture:
   """The data: class c at the c-th corner of a square of side 8."""
   corners = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
   return toy.Mixture(
     weight=np.ones(4),
     mean=4.0 * np.asarray(corners),
-    factor=np.tile(std * np.eye(2), (4, 1, 1)),
+    factor=np.tile(np.eye(2), (4, 1, 1)),
     label=np.arange(4),
   )
 

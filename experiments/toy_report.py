@@ -8,12 +8,14 @@ drawn again with other noise, and that is what the table shows.
 import argparse
 import pathlib
 import time
+from collections.abc import Callable, Mapping
 
-import jax
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import spatial
 
+from core import markdown
 from experiments import toy
 from sample import pictures
 
@@ -80,27 +82,45 @@ class Judge:
     return np.mean(results, axis=0)
 
 
-def main(experiment: toy.Experiment, argv: list[str] | None = None) -> None:
-  """The command line of an experiment: NAME.md and NAME.png in --out."""
+def command_line(
+  name: str,
+  run: Callable[[], tuple[str, Mapping[str, Figure]]],
+  argv: list[str] | None = None,
+) -> None:
+  """The command line of an experiment.
+
+  Args:
+    name: name of the experiment, and of its tables NAME.md in --out.
+    run: function to the tables, and pictures by name.
+    argv: arguments; None for those of the process.
+  """
   parser = argparse.ArgumentParser()
-  parser.add_argument('--out', default='runs/toys', help='folder for results')
   parser.add_argument(
-    '--quick', action='store_true', help='seconds, to see that it runs'
+    '--out', type=pathlib.Path, default='runs/toys', help='folder for results'
   )
   args = parser.parse_args(argv)
-  scales = SCALES
-  if args.quick:
-    experiment, scales = experiment.quick(), (SCALES[0], experiment.fixed)
-    # Programs that run a few steps are compiled quickly instead of well.
-    jax.config.update('jax_disable_most_optimizations', True)
   start, cpu = time.perf_counter(), time.process_time()
-  text, figure = run(experiment, scales)
-  folder = pathlib.Path(args.out)
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / f'{experiment.name}.md').write_text(text)
-  pictures.write_figure(folder / f'{experiment.name}.png', figure)
+  text, figures = run()
   start, cpu = time.perf_counter() - start, time.process_time() - cpu
+  args.out.mkdir(parents=True, exist_ok=True)
+  (args.out / f'{name}.md').write_text(text)
+  for file, figure in figures.items():
+    pictures.write_figure(args.out / f'{file}.png', figure)
   print(f'{text}\n{start:.0f} s, of them {cpu:.0f} s of processor time')
+
+
+def main(
+  experiment: toy.Experiment,
+  argv: list[str] | None = None,
+  scales: tuple[float, ...] = SCALES,
+) -> None:
+  """The command line of an experiment on guidance: NAME.md and NAME.png."""
+
+  def made():
+    text, figure = run(experiment, scales)
+    return text, {experiment.name: figure}
+
+  command_line(experiment.name, made, argv)
 
 
 def run(
@@ -117,7 +137,7 @@ def run(
     """(networks, measures); keeps the points of the first network."""
     results = []
     for denoiser, guide in zip(denoisers, guides, strict=True):
-      x, label = toy.draw(experiment, denoiser, text, seed, guide)
+      x, label = toy.draw(experiment, denoiser, text, seed, guide=guide)
       clouds.setdefault((text, seed), (x, label))
       results.append(judge(x, label))
     return np.asarray(results)
@@ -165,35 +185,47 @@ def run(
 
 def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
   """Markdown, of (name, scale, (networks, measures)): mean ± deviation."""
-  names = MEASURES
-  lines = [f'| method | scale | {" | ".join(names)} |']
-  lines.append('|---' * (len(names) + 2) + '|')
+  lines = []
   for name, scale, values in rows:
     cells = [
-      _cell(values[:, k], _DIGITS[measure], measure in _SHARES)
-      for k, measure in enumerate(names)
+      cell(values[:, k], _DIGITS[measure], share=measure in _SHARES)
+      for k, measure in enumerate(MEASURES)
     ]
     shown = scale if isinstance(scale, str) else f'{scale:g}'
-    lines.append(f'| {name} | {shown} | {" | ".join(cells)} |')
-  return '\n'.join(lines) + '\n'
+    lines.append([name, shown, *cells])
+  return markdown.table(['method', 'scale', *MEASURES], lines)
 
 
 def _sweep_table(sweep, scales, none) -> str:
   """Energy distances, method by scale; scale 1 is no guidance."""
-  head = ' | '.join(f'{scale:g}' for scale in (1, *scales))
-  lines = [f'| method | {head} |', '|---' * (len(scales) + 2) + '|']
-  for name, values in sweep.items():
-    cells = [_cell(v[:, 0], 3, False) for v in (none, *values)]
-    lines.append(f'| {name} | {" | ".join(cells)} |')
-  return '\n'.join(lines) + '\n'
+  lines = [
+    [name, *(cell(v[:, 0]) for v in (none, *values))]
+    for name, values in sweep.items()
+  ]
+  return markdown.table(['method', *(f'{s:g}' for s in (1, *scales))], lines)
 
 
-def _cell(values: np.ndarray, digits: int, share: bool) -> str:
-  mean = values.mean()
-  spread = values.std(ddof=1) if len(values) > 1 else 0.0
-  if share:
-    return f'{mean:.1%} ± {100 * spread:.1f}'
-  return f'{mean:.{digits}f} ± {spread:.{digits}f}'
+def cell(values: np.ndarray, digits: int = 3, *, share: bool = False) -> str:
+  """Returns mean ± standard deviation of networks; of one, the value."""
+  scale, mark = (100, '%') if share else (1, '')
+  digits = 1 if share else digits
+  text = f'{scale * values.mean():.{digits}f}{mark}'
+  if len(values) < 2:
+    return text
+  return f'{text} ± {scale * values.std(ddof=1):.{digits}f}'
+
+
+def cloud(
+  ax: Axes, name: str, x: np.ndarray, true: np.ndarray, label: np.ndarray
+) -> None:
+  """Draws points over the true ones; points beyond the frame are not drawn."""
+  reach = 1.35 * np.abs(true).max()
+  if x is not true:
+    ax.scatter(*true.T, s=1, color='0.85')
+  for c in np.unique(label):
+    ax.scatter(*x[label == c].T, s=1.5, linewidths=0)
+  ax.set(title=name, aspect='equal', xlim=(-reach, reach),
+         ylim=(-reach, reach), xticks=[], yticks=[])  # fmt: skip
 
 
 def draw_figure(
@@ -208,15 +240,8 @@ def draw_figure(
   """Clouds of points over the true ones, and measures against the scale."""
   figure = Figure(figsize=(15, 7.6), layout='constrained')
   axes = figure.subplots(2, 4).ravel()
-  reach = 1.35 * np.abs(true).max()
   for ax, (name, x) in zip(axes, [('true', true), *panels], strict=False):
-    if name != 'true':
-      ax.scatter(*true.T, s=1, color='0.85')
-    for c in np.unique(label):
-      ax.scatter(*x[label == c].T, s=1.5, linewidths=0)
-    # Points beyond the frame are not drawn.
-    ax.set(title=name, aspect='equal', xlim=(-reach, reach),
-           ylim=(-reach, reach), xticks=[], yticks=[])  # fmt: skip
+    cloud(ax, name, x, true, label)
   rest = axes[len(panels) + 1 :]
   for ax, measure in zip(rest, ('energy', 'outliers'), strict=False):
     k = MEASURES.index(measure)

@@ -255,6 +255,41 @@ class Guidance:
   ) -> Guided:
     """One evaluation with the terms in `active` on."""
     on = {k: self.terms[k] for k in active}
+    out, strong, weak = self._pass(denoiser, x, t, condition, step, on)
+    guided, place = strong, Place(x, t, step.path)
+    memory_next = list(self.init(x))
+    for k, term in on.items():
+      push, memory_next[k] = term.push(
+        strong, weak[k], scales[k], place, memory[k]
+      )
+      guided += push
+    if active and self.rescale is not None:
+      ratio = _std(strong) / jnp.maximum(_std(guided), 1e-30)
+      guided *= self.rescale * ratio + (1 - self.rescale)
+    made_of = {'strong': out.velocity}
+    if self.internal is not None:
+      tap = out.intermediate[self.internal.tap]
+      made_of |= {self.internal.name: tap, 'refined': strong}
+    made_of |= {term.name: weak[k] for k, term in on.items()}
+    return Guided(
+      guided, out.variance, tuple(memory_next), made_of if parts else {}
+    )
+
+  def _pass(
+    self,
+    denoiser: Denoiser,
+    x: jax.Array,
+    t: jax.Array,
+    condition: Condition,
+    step: Step,
+    on: dict[int, Term],
+  ) -> tuple[DenoiserOutput, jax.Array, dict[int, jax.Array]]:
+    """Runs the networks for some terms, by their numbers.
+
+    Returns:
+      What the network predicts in the conditional rows, their refined velocity,
+      and the weak prediction of each term, all (B, H, W, C).
+    """
     conditions = {
       k: term.weak_condition(denoiser, condition, step.draws[k])
       for k, term in on.items()
@@ -295,29 +330,8 @@ class Guidance:
           term.guide(x, rows(times, every), condition),
           num_taps=term.guide.num_taps,
         )
-
-    guided, place = strong, Place(x, t, step.path)
-    memory_next = list(self.init(x))
-    for k, term in on.items():
-      push, memory_next[k] = term.push(
-        strong, weak[k], scales[k], place, memory[k]
-      )
-      guided += push
-    if active and self.rescale is not None:
-      ratio = _std(strong) / jnp.maximum(_std(guided), 1e-30)
-      guided *= self.rescale * ratio + (1 - self.rescale)
-    made_of = {'strong': rows(out.velocity, every)}
-    if self.internal is not None:
-      tap = out.intermediate[self.internal.tap]
-      made_of |= {self.internal.name: rows(tap, every), 'refined': strong}
-    made_of |= {term.name: weak[k] for k, term in on.items()}
-    variance = out.variance
-    return Guided(
-      guided,
-      None if variance is None else rows(variance, every),
-      tuple(memory_next),
-      made_of if parts else {},
-    )
+    own = DenoiserOutput(out.velocity, out.intermediate, out.variance)
+    return jax.tree.map(lambda leaf: rows(leaf, every), own), strong, weak
 
   def _refine(
     self,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import InputError, nearest, quote
+from core.options import read_options
 from core.ranges import check_value
 from guidance import label, network
 from guidance.base import GuideTerm, Term
@@ -159,37 +160,14 @@ def _parse_method(
     raise InputError(
       f'guidance {quote(part)}: the scale is not a finite number.'
     )
-  options = _read_options(name, part, match[2])
+  options = read_options(
+    f'guidance {name}',
+    f'guidance {quote(part)}',
+    match[2].split(':')[1:],
+    _options(METHODS[name]),
+  )
   scale_options = {
     key: options.pop(key) for key in _SCALE_OPTIONS if key in options
   }
   low, high = float(match[3] or 0), float(match[4] or 1)
   return METHODS[name](Scale(value, low, high, **scale_options), **options)
-
-
-def _read_options(name: str, part: str, text: str) -> dict[str, Any]:
-  """The options of ':key=value:key=value', each of its default's type."""
-  known, options = _options(METHODS[name]), {}
-  for option in filter(None, text.split(':')):
-    key, value = option.split('=', 1)
-    if key not in known:
-      raise InputError(
-        f'guidance {name} has no option {quote(key)}; it has '
-        f'{", ".join(known)}.{nearest(key, known)}'
-      )
-    if key in options:
-      raise InputError(f'guidance {quote(part)} sets {key} twice.')
-    kind = type(known[key])
-    try:
-      if kind is tuple:
-        options[key] = tuple(int(number) for number in value.split('+'))
-      else:
-        options[key] = kind(value)
-    except ValueError as error:
-      expected = {
-        int: 'a whole number', float: 'a number', tuple: 'blocks such as 7+8'
-      }[kind]  # fmt: skip
-      raise InputError(
-        f'guidance {quote(part)}: {key} is {quote(value)}, expected {expected}.'
-      ) from error
-  return options

@@ -10,6 +10,7 @@ done, so the same command goes on where it was stopped, with any P.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import zipfile
@@ -25,6 +26,7 @@ from absl import logging
 
 from core.errors import InputError, PrepareError
 from core.files import write_json
+from core.overlap import one_ahead
 from core.processes import everywhere, together
 from core.progress import image_progress
 from core.ranges import BatchSize, Choice, Images, Range, check_fields
@@ -32,10 +34,9 @@ from dit import latents
 from dit.autoencoder import Autoencoder
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
 from input_pipeline import records
-from input_pipeline.claim import claimed
 from input_pipeline.image_files import ImageFiles
 from input_pipeline.images import BrokenImageError, center_crop, decode
-from input_pipeline.shards import ShardWriter, finished
+from input_pipeline.shards import ShardWriter, claimed, finished
 from input_pipeline.splits import check_other_splits
 
 
@@ -278,23 +279,10 @@ def _encoder(
     images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
     return labels, moments(autoencoder, jax.device_put(images, sharding))
 
-  def finish(labels, arrays):
-    return labels, np.asarray(arrays)[: len(labels)]
-
   def encode(images):
-    pending, rows = None, []
-    for row in images:
-      rows.append(row)
-      if len(rows) == config.batch_size:
-        # The devices work on one batch while the one before is written.
-        begun, rows = start(rows), []
-        if pending is not None:
-          yield finish(*pending)
-        pending = begun
-    if pending is not None:
-      yield finish(*pending)
-    if rows:
-      yield finish(*start(rows))
+    batches = iter(lambda: [*itertools.islice(images, config.batch_size)], [])
+    for labels, arrays in one_ahead(map(start, batches)):
+      yield labels, np.asarray(arrays)[: len(labels)]
 
   return encode
 

@@ -23,7 +23,7 @@ from core.errors import InputError
 from core.files import is_full, write_error
 from core.processes import together
 from core.ranges import Choice, FolderName, PathText, Range, check_fields
-from dit.autoencoder import AUTOENCODERS
+from dit.autoencoder import NAMES
 from dit.base import NetworkConfig
 from dit.latents import DecoderPlace, LatentSpace, Normalisation
 from input_pipeline.digits import Digits
@@ -44,7 +44,7 @@ class DataConfig:
   test_split: SplitName
   threads: Annotated[int, Range(0, 1024)]
   prefetch: Annotated[int, Range(0, 65_536)]
-  autoencoder: Annotated[str, Choice(AUTOENCODERS)] = 'pixels'
+  autoencoder: Annotated[str, Choice(NAMES)] = 'pixels'
   statistics: Annotated[str, Choice(STATISTICS)] = 'autoencoder'
   flip: bool = False
   workers: Annotated[int, Range(0, 1024)] = 0

@@ -22,7 +22,7 @@ from typing import Any
 import grain
 import jax
 
-from core.errors import RunError
+from core.errors import RunError, reason
 
 
 class ReadError(RunError):
@@ -116,8 +116,7 @@ def _portable(error: Exception) -> Exception:
   try:
     pickle.loads(pickle.dumps(error))
   except Exception as problem:  # whatever the error's class raises
-    text = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
-    portable = ReadError(f'a process that reads data failed ({text}).')
+    portable = ReadError(f'a process that reads data failed ({reason(error)}).')
     for note in (*error.__notes__, f'It cannot be pickled: {problem!r}.'):
       portable.add_note(note)
     return portable

@@ -86,22 +86,21 @@ class Dopri5:
 def dopri5(
   velocity: Slope,
   x: jax.Array,
+  span: tuple[float, float] = (1.0, 0.0),
   *,
-  start: float = 1.0,
-  end: float = 0.0,
   rtol: float = 1e-3,
   atol: float = 1e-6,
   max_steps: int = 1000,
   overshoot: bool = True,
   cost: Callable[[jax.Array], jax.Array] = lambda t: jnp.float32(1),
 ) -> tuple[jax.Array, jax.Array]:
-  """Integrates dx/dt = velocity(x, t) from `start` to `end`.
+  """Integrates dx/dt = velocity(x, t) over a span of times.
 
   Args:
-    velocity: of a state and a scalar time; asked beyond `end`, if `overshoot`.
-    x: state at `start`.
-    start: first time.
-    end: last time.
+    velocity: of a state and a scalar time; asked beyond the end, if
+      `overshoot`.
+    x: state at the start.
+    span: start and end, in either order.
     rtol: relative tolerance of a step.
     atol: absolute tolerance of a step.
     max_steps: steps after which it gives up: the result is NaN.
@@ -109,8 +108,9 @@ def dopri5(
     cost: of an evaluation at a time; each counts 1.
 
   Returns:
-    The state at `end`, and what the evaluations cost together.
+    The state at the end, and what the evaluations cost together.
   """
+  start, end = span
   length, sign = abs(end - start), float(np.sign(end - start))
 
   def slope(x, s):

@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from core.overlap import one_ahead
 from core.ranges import BatchSize, Choice, Count, check_fields, check_value
 from dit import latents
 from dit.autoencoder import Autoencoder
@@ -200,6 +201,17 @@ class Sampler:
     """The times, (steps + 1,)."""
     return self.config.grid(self.path)
 
+  @functools.cached_property
+  def integration(self) -> sampler.Integration:
+    """How latents are integrated, of which the program is made."""
+    return sampler.Integration(
+      self.solver,
+      self.shape,
+      self.path,
+      self.config.scales_at,
+      self.config.state_dtype,
+    )
+
   def check(self, guidance: Guidance) -> None:
     """Raises InputError if the parts do not fit; compiles nothing."""
     guidance.check(self.denoiser, self.shape)
@@ -242,14 +254,7 @@ class Sampler:
     if isinstance(self.solver, Dopri5):
       return None
     return sampler.nfe(
-      guidance,
-      self.denoiser,
-      self.solver,
-      self.grid,
-      seed,
-      path=self.path,
-      scales_at=self.config.scales_at,
-      dtype=self.config.state_dtype,
+      guidance, self.denoiser, self.grid, seed, self.integration
     )
 
   def latents(
@@ -275,11 +280,7 @@ class Sampler:
       numbers,
       self.grid,
       jnp.uint32(seed),
-      solver=self.solver,
-      shape=self.shape,
-      path=self.path,
-      scales_at=self.config.scales_at,
-      dtype=self.config.state_dtype,
+      self.integration,
       parts=parts,
     )
 
@@ -340,14 +341,10 @@ class Sampler:
       used = float(jax.device_get(spent)) if cost is None else cost
       return Batch(number, images, used, finite)
 
-    pending = None
-    for begin in range(0, len(index), config.batch_size):
-      following = start(index[begin : begin + config.batch_size])
-      if pending:
-        yield finish(*pending)
-      pending = following
-    if pending:
-      yield finish(*pending)
+    begins = range(0, len(index), config.batch_size)
+    parts = (index[begin : begin + config.batch_size] for begin in begins)
+    for started in one_ahead(map(start, parts)):
+      yield finish(*started)
 
   def images(
     self,

@@ -16,8 +16,7 @@ from typing import IO
 import numpy as np
 from etils import epath
 
-from core.errors import InputError
-from dit.weights.files import reason
+from core.errors import InputError, reason
 
 # Deflate packs at most 1,032 bytes into one.
 _RATIO = 1040

@@ -189,23 +189,18 @@ class Store:
 
   def _open(self, overwrite: bool) -> bool:
     """Readies the folder; whether all images are there."""
-    found = self._read_protocol()
+    found, complete = self._read_protocol(), False
     differences = _differences(found, self._protocol)
-    if found is not None and differences and not overwrite:
-      raise InputError(
-        f'{self.folder} holds images of another protocol '
-        f'({"; ".join(differences)}); choose another --out, or discard them '
-        'with --overwrite.'
-      )
     if found is not None and not differences:
       self._nonfinite = _numbers(found.get(_NONFINITE, ''))
-    complete = (
-      found is not None
-      and not differences
-      and found['complete']
-      and self._is_whole()
-    )
-    if found is not None and differences:
+      complete = found['complete'] and self._is_whole()
+    elif found is not None:
+      if not overwrite:
+        raise InputError(
+          f'{self.folder} holds images of another protocol '
+          f'({"; ".join(differences)}); choose another --out, or discard them '
+          'with --overwrite.'
+        )
       self._discard('|'.join(map(re.escape, _FILES)), self.folder)
       for name, pattern in _INSIDE.items():
         self._discard(pattern, self.folder / name, rmdir=True)

@@ -142,10 +142,26 @@ def skipped_blocks(
   }
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=('solver', 'shape', 'path', 'scales_at', 'dtype', 'parts'),
-)
+@dataclasses.dataclass(frozen=True)
+class Integration:
+  """How latents are integrated: what the compiled sampler is made for.
+
+  Attributes:
+    solver: Rule for one step.
+    shape: Shape (H, W, C) of a latent.
+    path: Path of the network's velocity.
+    scales_at: One of SCALES_AT.
+    dtype: Type of the state and of guidance's arithmetic; the noise is float32.
+  """
+
+  solver: Solver | Dopri5
+  shape: tuple[int, int, int]
+  path: Path = Linear()  # noqa: RUF009 - frozen
+  scales_at: str = 'step'
+  dtype: str = 'float32'
+
+
+@functools.partial(jax.jit, static_argnames=('how', 'parts'))
 def sample(
   denoiser: Denoiser,
   guidance: Guidance,
@@ -153,12 +169,7 @@ def sample(
   index: jax.Array,
   grid: jax.Array,
   seed: int | jax.Array,
-  *,
-  solver: Solver | Dopri5,
-  shape: tuple[int, int, int],
-  path: Path = Linear(),  # noqa: B008
-  scales_at: str = 'step',
-  dtype: str = 'float32',
+  how: Integration,
   parts: bool = False,
 ) -> tuple[jax.Array, Any]:
   """Draws latents.
@@ -173,29 +184,26 @@ def sample(
     index: (B,) int, numbers of the images.
     grid: (steps + 1,) decreasing times.
     seed: of all randomness.
-    solver: the rule for one step.
-    shape: (H, W, C) of a latent.
-    path: that the velocity belongs to.
-    scales_at: one of SCALES_AT.
-    dtype: of the state and of guidance's arithmetic; the noise is float32.
+    how: Solver, shape, path and precision.
     parts: whether to look, where every step begins, at what guidance does,
       for one more evaluation; not for adaptive solvers.
 
   Returns:
-    (B, H, W, C) of `dtype`; and, of an adaptive solver, network evaluations
+    (B, H, W, C) of `how.dtype`; and, of an adaptive solver, network evaluations
     per image in whole passes, see `nfe`; with `parts`, the states and
     `guidance.Guided` of all steps, stacked; else None.
   """
+  solver, path = how.solver, how.path
   keys = image_keys(seed, index)
   normal = jax.vmap(
-    lambda key: jax.random.normal(key, shape, jnp.float32).astype(dtype)
+    lambda key: jax.random.normal(key, how.shape, jnp.float32).astype(how.dtype)
   )
-  grid = grid.astype(dtype)
+  grid = grid.astype(how.dtype)
   steps = 1 if solver.adaptive else len(grid) - 1
   draws = draw_steps(guidance, denoiser, condition, index, seed, steps)
 
   def step_of(t, n):
-    at = grid[n] if scales_at == 'step' and not solver.adaptive else t
+    at = grid[n] if how.scales_at == 'step' and not solver.adaptive else t
     drawn = jax.tree.map(lambda draw: draw[n], draws)
     return Step(at, drawn, grid[n + 1], path)
 
@@ -227,10 +235,7 @@ def sample(
   return dopri5(
     lambda x, t: evaluate(x, t, 0, memory).velocity,
     x,
-    rtol=solver.rtol,
-    atol=solver.atol,
-    max_steps=solver.max_steps,
-    overshoot=solver.overshoot,
+    **dataclasses.asdict(solver),
     cost=lambda t: guidance.passes(denoiser, step_of(t, 0)),
   )
 
@@ -238,23 +243,20 @@ def sample(
 def nfe(
   guidance: Guidance,
   denoiser: Denoiser,
-  solver: Solver,
   grid: np.ndarray,
   seed: int,
-  *,
-  path: Path = Linear(),  # noqa: B008
-  scales_at: str = 'step',
-  dtype: str = 'float32',
+  how: Integration,
 ) -> float:
   """Network evaluations per image, in whole passes of one row.
 
   Arguments are those of `sample`. S2's count depends on the blocks drawn, hence
   on the seed. Not for adaptive solvers, whose count is known afterwards.
   """
+  assert isinstance(how.solver, Solver)
   evaluations = [
-    (n, t, t if scales_at == 'step' else time, t_next)
-    for n, (t, t_next) in enumerate(itertools.pairwise(grid.astype(dtype)))
-    for time in solver.times(t, t_next)
+    (n, t, t if how.scales_at == 'step' else time, t_next)
+    for n, (t, t_next) in enumerate(itertools.pairwise(grid.astype(how.dtype)))
+    for time in how.solver.times(t, t_next)
   ]
   numbers = map(jnp.asarray, zip(*evaluations, strict=True))
   one = jnp.zeros(1, jnp.int32)
@@ -262,7 +264,7 @@ def nfe(
 
   def cost(n, begin, at, t_next):
     drawn = jax.tree.map(lambda draw: draw[n], draws)
-    step = Step(at, drawn, t_next, path)
+    step = Step(at, drawn, t_next, how.path)
     begun = dataclasses.replace(step, at=begin)
     return jnp.where(
       guidance.rests(begun, n), 0, guidance.passes(denoiser, step)

@@ -37,8 +37,8 @@ TINY = {
 }
 COMPARE = (
   '--num=40', '--guidance=none', '--guidance=ig:1.5',
-  '--guidance=ig:1.5,cfg:1.2', '--sweep_methods=ig', '--sweep_scales=1,2',
-  '--bootstrap=5',
+  '--guidance=ig:1.5,cfg:1.2', '--bootstrap=5',
+  '--config.eval.batch_size=64',
 )  # fmt: skip
 
 QUICK = ('--num=20', '--config.sample.steps=2', '--config.sample.batch_size=8')
@@ -126,6 +126,13 @@ def run(*argv):
   return types.SimpleNamespace(
     status=status, out=out.getvalue(), err=err.getvalue()
   )
+
+
+def contents(folder):
+  """What a folder holds: its paths, and the bytes of files."""
+  return {
+    path: path.is_file() and path.read_bytes() for path in folder.rglob('*')
+  }
 
 
 def free_port():

@@ -35,7 +35,7 @@ def test_tables_and_json(tmp_path, name):
   assert done.returncode == 0, done.stderr
   written = json.loads(path.read_text())
   assert len(written['rows']) >= 2
-  assert {'device', 'versions', 'command'} <= written.keys()
+  assert {'device', 'packages', 'command'} <= written.keys()
   table = [line for line in done.stdout.splitlines() if line.startswith('| ')]
   assert len(table) == 1 + len(written['rows'])
 

@@ -77,8 +77,7 @@ def test_what_is_added_to_the_house():
       page['row'],
       jnp.asarray(make_grid(steps)),
       0,
-      solver=solver,
-      shape=(1, 1, 2),
+      sampler.Integration(solver, (1, 1, 2)),
     )[0]
 
   # The method: CFG where nothing is clipped, nothing where all is.
@@ -174,7 +173,7 @@ words = {
   ],
   'sample': [run, '--num=16', '--guidance=ig:1.5,cfg:1.2,s2:1.2'],
   'compare': [
-    run, '--num=20', '--bootstrap=2', '--sweep_methods=none',
+    run, '--num=20', '--bootstrap=2',
     '--guidance=none', '--guidance=ig:1.5,cfg:1.2,s2:1.2',
   ],
   'evaluate': [run, '--num=20', '--metrics=fd'],

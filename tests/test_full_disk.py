@@ -9,8 +9,7 @@ import pytest
 from command_runs import ROOT, run
 
 from commands import evaluate
-from evaluate import compare_figures
-from sample import output
+from sample import output, pictures
 
 SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
          'model.taps=(1,)', 'checkpoint.every_images=640',
@@ -108,7 +107,10 @@ def test_a_full_disk_is_said_before_the_work(disk, argv, command):
   assert not [*(disk / 'out').iterdir()]
 
 
-@pytest.mark.parametrize('command', ['convert', 'train-features'])
+@pytest.mark.parametrize(
+  'command',
+  ['convert', pytest.param('train-features', marks=pytest.mark.slow)],
+)
 def test_weights_that_do_not_fit_leave_nothing(disk, argv, command):
   (disk / 'out').mkdir()
   fill(disk, leave=80_000)
@@ -151,13 +153,13 @@ def test_figures_that_cannot_be_written_are_printed(disk, argv, monkeypatch):
 def test_a_comparison_that_cannot_be_written_is_logged(
   disk, argv, features, monkeypatch
 ):
-  sheet = compare_figures.sheet
+  sheet = pictures.sheet
 
-  def full(*args):
+  def full(*args, **kwargs):
     fill(disk)
-    return sheet(*args)
+    return sheet(*args, **kwargs)
 
-  monkeypatch.setattr(compare_figures, 'sheet', full)
+  monkeypatch.setattr(pictures, 'sheet', full)
   assert (
     '| IG | 1.5 |' in failed([*argv('compare', disk / 'out'), features]).err
   )

@@ -8,7 +8,7 @@ import reference
 from reference import nhwc, relative
 
 from dit import model
-from dit.path import linear_betas, path_named
+from dit.path import expand, linear_betas, path_named
 from dit.weights import convert
 from guidance import ClassifierFree, Guidance, Internal, Scale, Step
 from sample.ddpm import discrete_grid
@@ -159,7 +159,8 @@ def test_sit_paths(name):
   close(-path.d_sigma(t), 'd_sigma')
   close(path.score_from_velocity(x, -v, t), 'score_from_v')
   close(path.noise_from_velocity(x, -v, t), 'noise_from_v')
-  close(-path.velocity_from_score(x, v, t), 'v_from_score')
+  noise_of_score = -path.sigma(expand(t, x)) * v
+  close(-path.velocity_from_noise(x, noise_of_score, t), 'v_from_score')
   for form, w in DIFFUSIONS.items():
     theirs = {'sbdm': 'SBDM', 'increasing_decreasing': 'inccreasing-decreasing'}
     close(w(path, t, 1.7), f'diffusion/{theirs.get(form, form)}')

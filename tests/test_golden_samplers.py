@@ -58,7 +58,9 @@ def cases(folder, section='sampler_cases'):
     if (place / folder / 'config.json').exists():
       found = reference.read(f'{folder}/config.json')[section]
       return [
-        pytest.param(name, case, id=name, marks=_SLOW if k % 7 else ())
+        pytest.param(
+          name, case, id=name, marks=_SLOW if k % 7 or 'dopri5' in name else ()
+        )
         for k, (name, case) in enumerate(found.items())
       ]
   return []

@@ -9,7 +9,7 @@ import types
 
 import numpy as np
 import pytest
-from command_runs import COMPARE, ROOT, run
+from command_runs import COMPARE, ROOT, contents, run
 from PIL import Image
 
 from commands import train as train_command
@@ -29,14 +29,6 @@ def trained(shared_run, tmp_path):
   return types.SimpleNamespace(
     workdir=tmp_path / 'run', argv=argv, printed=printed
   )
-
-
-def contents(folder):
-  return {
-    path.relative_to(folder): path.read_bytes()
-    for path in folder.rglob('*')
-    if path.is_file()
-  }
 
 
 def picture(path):
@@ -134,7 +126,7 @@ def test_images_depend_on_seed_and_number_only(trained, tmp_path):
 
 def test_compare_makes_a_table_once(trained, monkeypatch):
   folder = trained.workdir
-  quick = functools.partial(compare.train_classifier, steps=20)
+  quick = functools.partial(compare.train_classifier, steps=2)
   monkeypatch.setattr(compare, 'train_classifier', quick)
   result = run('compare', f'--workdir={folder}', *COMPARE)
   assert result.status == 0, result.err
@@ -145,18 +137,12 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
   assert rows == ['none', 'IG', 'IG + CFG', 'real, held out']
   figures = json.loads((folder / 'compare.json').read_text())
   assert [row['nfe'] for row in figures['rows']] == [3, 3, 6, None]
-  for row in (*figures['rows'], *figures['sweep']):
+  for row in figures['rows']:
     assert row['features'] >= 0
     assert row['pixels'] >= 0
     assert 0 <= row['accuracy'] <= 1
-  sweep = [(point['method'], point['scale']) for point in figures['sweep']]
-  assert sweep == [('ig', 1.0), ('ig', 2.0)]
-  # Scale 1 is off.
-  off, none = figures['sweep'][0], figures['rows'][0]
-  np.testing.assert_allclose(off['pixels'], none['pixels'], rtol=1e-3)
   assert figures['protocol']['step'] == 30
   assert picture(folder / 'samples.png').shape[2] == 3
-  assert picture(folder / 'guidance.png').shape[1] > 800
 
   before = contents(folder)
   # Nothing is measured again.
@@ -175,14 +161,13 @@ def test_compare_without_a_test_split(trained, features):
   (folder / 'config.json').write_text(json.dumps(config))
   result = run(
     'compare', f'--workdir={folder}', features, '--config.sample.steps=1',
-    *COMPARE[-3:], '--num=20', '--guidance=ig:1.5',
+    *COMPARE[-2:], '--num=20', '--guidance=ig:1.5',
   )  # fmt: skip
   assert result.status == 0, result.err
   rows = (folder / 'table.md').read_text().splitlines()[2:]
   assert [row.split('|')[1].strip() for row in rows] == ['IG']
   # Three rows of real images, one of samples, of 48 pixels and a margin.
   assert picture(folder / 'samples.png').shape[0] == 4 * 52 + 2 * 8
-  assert picture(folder / 'guidance.png').shape[1] > 800
 
 
 def test_home_means_the_same_to_all_commands(trained, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from command_runs import ROOT, made_once
 
 from dit.sharding import make_mesh
-from dit.weights.checkpoint import restore_weights
+from dit.weights.restore import restore_weights
 from train import config_file, state
 from train.checkpoint import CheckpointConfig, Checkpointer
 from train.experiment import build

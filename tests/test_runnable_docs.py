@@ -69,7 +69,7 @@ def smaller(words, shared_run, features):
   if command in ('compare', 'sweep', 'evaluate'):
     words = [*words, features]
   if command == 'compare':
-    words = [*words, '--sweep_methods=none', '--bootstrap=5']
+    words = [*words, '--bootstrap=5']
   if command == 'sweep':
     words = [re.sub(r'(\.\.[\d.]+):6', r'\1:2', word) for word in words]
   numbers = {'sample': 8, 'compare': 20, 'sweep': 20, 'evaluate': 20}

@@ -131,13 +131,13 @@ def test_quantized_weights_in_a_folder_that_does_not_say_so(tmp_path):
     ({'stepz': 3}, 'unknown key "sample.stepz"'),
     ({'batch_size': 3}, 'unknown key "sample.batch_size"'),
     ({'a\nb': 3}, 'unknown key "sample.a'),
-    ({'steps': '3'}, 'sample.steps = "3", expected int'),
-    ({'steps': True}, 'sample.steps = true, expected int'),
-    ({'steps': 3.0}, 'sample.steps = 3.0, expected int'),
-    ({'steps': 10**12}, 'expected int up to'),
+    ({'steps': '3'}, "sample.steps is '3', expected an integer"),
+    ({'steps': True}, 'sample.steps is True, expected an integer'),
+    ({'steps': 3.0}, 'sample.steps is 3.0, expected an integer'),
+    ({'steps': 10**12}, 'expected an integer from 1 to 100,000'),
     ({'steps': -1}, 'steps'),
-    ({'shift': float('nan')}, 'sample.shift = NaN, expected float'),
-    ({'solver': None}, 'sample.solver = null, expected str'),
+    ({'shift': float('nan')}, 'sample.shift is nan, expected a number'),
+    ({'solver': None}, 'sample.solver is None, expected a text'),
     ({'solver': 'eular'}, "'euler'"),
   ],
 )
@@ -315,6 +315,7 @@ def test_a_scale_that_overflows_ends_in_one_line(tmp_path, scale):
 def test_wrong_autoencoder():
   with pytest.raises(InputError, match='latents of 4 channels, no images'):
     decoder_lib.check_decoder(None, 4)
-  decoder = autoencoder.load('pixels', channels=3)
+  config = autoencoder.TinyConfig(latent_channels=3)
+  decoder = autoencoder.Autoencoder({}, config)
   with pytest.raises(InputError, match='3 latent channels, the network 4'):
     decoder_lib.check_decoder(decoder, 4)

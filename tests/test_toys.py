@@ -1,4 +1,4 @@
-"""The toy experiments: exact parts, and both commands in their quick mode."""
+"""The toy experiments: exact parts, and both commands, hardly trained."""
 
 import dataclasses
 import io
@@ -9,9 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from experiments import (
-  toy,
   toy_distill,
-  toy_distill_report,
   toy_fractal,
   toy_mixture,
   toy_report,
@@ -129,11 +127,25 @@ def test_the_judge_finds_what_is_wrong(mixture):
   assert judged(np.roll(x, 1, axis=0))['other'] > 0.9
 
 
+def quick(experiment):
+  """The same in seconds: hardly trained."""
+  short = {'depth': 3, 'width': 8, 'steps': 5, 'batch_size': 32}
+  return dataclasses.replace(
+    experiment,
+    network=dataclasses.replace(experiment.network, **short),
+    guide=dataclasses.replace(experiment.guide, **short),
+    networks=1,
+    points=80,
+    solver_steps=3,
+  )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('module', [toy_mixture, toy_fractal])
 def test_quick(module, tmp_path, capsys):
-  experiment = module.experiment()
-  toy_report.main(experiment, ['--quick', f'--out={tmp_path}'])
+  experiment = quick(module.experiment())
+  scales = (toy_report.SCALES[0], experiment.fixed)
+  toy_report.main(experiment, [f'--out={tmp_path}'], scales)
   text = (tmp_path / f'{experiment.name}.md').read_text()
   assert text in capsys.readouterr().out
   for name in ('true', 'none', *experiment.methods):
@@ -145,17 +157,6 @@ def test_quick(module, tmp_path, capsys):
   assert picture.std() > 10
 
 
-@pytest.mark.slow
-def test_scale_one_is_no_guidance():
-  experiment = toy_fractal.experiment().quick()
-  (denoiser,) = toy.train(experiment, experiment.network)
-  x, label = toy.draw(experiment, denoiser, 'none', 0)
-  guided, _ = toy.draw(experiment, denoiser, 'ig:1,cfg:1', 0)
-  assert x.shape == (experiment.points, 2)
-  assert np.bincount(label).tolist() == [experiment.points // 2] * 2
-  np.testing.assert_allclose(guided, x, atol=1e-5)
-
-
 def test_the_judge_of_students_finds_what_is_wrong():
   label = np.arange(1000) % 2
   rng = np.random.default_rng(0)
@@ -164,7 +165,7 @@ def test_the_judge_of_students_finds_what_is_wrong():
   judge = toy_distill.Judge(truth, truth + apart)
 
   def judged(x):
-    return dict(zip(toy_distill_report.MEASURES, judge(x), strict=True))
+    return dict(zip(toy_distill.MEASURES, judge(x), strict=True))
 
   same = judged(truth)
   assert same['energy'] == same['outward'] == 0
@@ -182,17 +183,12 @@ def test_the_judge_of_students_finds_what_is_wrong():
   assert shrunk['outward'] == pytest.approx(0)
 
 
-def _students(*names, **changes):
-  """Some of the students of the experiment."""
-  students = toy_distill.students()
-  settings = tuple(s for s in students.settings if s.name in names)
-  return dataclasses.replace(students, settings=settings, **changes)
-
-
 @pytest.mark.slow
 def test_students_in_the_quick_mode():
-  experiment = toy_distill.experiment().quick()
-  students = _students('CA only', seeds=2, marks=(0, 1), batch_size=16)
+  experiment = quick(toy_distill.experiment())
+  students = toy_distill.students(
+    'CA only', seeds=2, marks=(0, 1), batch_size=16
+  )
   results = toy_distill.run(experiment, students)
   assert results.curves['CA only'].shape == (2, 2, 5)
   # Both start as the teacher, and then go their own ways.
@@ -200,7 +196,7 @@ def test_students_in_the_quick_mode():
   assert before[0] == before[1]
   assert after[0] != after[1]
   text = results.text()
-  for name in (*results.rows, *toy_distill_report.MEASURES):
+  for name in (*results.rows, *toy_distill.MEASURES):
     assert f'| {name} |' in text
   assert 'nan' not in text
   for draw in (results.clouds_figure, results.curves_figure):
@@ -213,11 +209,11 @@ def test_students_in_the_quick_mode():
 @pytest.mark.slow
 @pytest.mark.usefixtures('good_compilation')
 def test_students_do_what_the_docs_say():
-  students = _students(
+  students = toy_distill.students(
     'DM, 1 step', 'CA only', 'hybrid', seeds=1, marks=(0, 25, 100, 200)
   )
   results = toy_distill.run(toy_distill.experiment(), students)
-  names = toy_distill_report.MEASURES
+  names = toy_distill.MEASURES
 
   def end(name):
     return dict(zip(names, results.rows[name][0], strict=True))

@@ -1,6 +1,7 @@
 """Checkpoints, with Orbax: asynchronous, atomic, checked, some of them kept.
 
-A checkpoint holds four items, so that sampling reads no optimizer:
+WORKDIR/checkpoints/STEP holds four items, so that sampling, by way of
+`dit.weights.restore`, reads no optimizer:
 
   params     the raw parameters
   ema        their moving average
@@ -12,31 +13,31 @@ Arrays are restored straight to where the present mesh wants them, whatever
 the mesh that saved them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from core.errors import InputError, RunError
+from core.errors import InputError, RunError, reason
 from core.files import read_json
+from core.processes import everywhere
 from core.ranges import MOST_IMAGES, Choice, Images, Range, check_fields
-from dit.weights.checkpoint import (
+from dit.weights.digests import check_digests, digests_of
+from dit.weights.restore import (
   folder_of,
   restore_newest,
   steps_of,
   unreadable,
 )
-from dit.weights.digests import check_digests, digests_of
 from evaluate.metrics import METRICS
 from train.state import TrainState
 
@@ -58,6 +59,18 @@ class CheckpointConfig:
 
 class SaveError(RunError):
   """A checkpoint could not be written; the ones before are there."""
+
+
+@contextlib.contextmanager
+def save_errors(what: str, kept: str = '') -> Iterator[None]:
+  """Raises SaveError for whatever goes wrong while something is saved."""
+  try:
+    yield
+  except Exception as error:  # Orbax raises whatever its parts raise
+    raise SaveError(
+      f'{what} could not be written ({reason(error)}){kept}. Make room, and '
+      'give the same command again.'
+    ) from error
 
 
 class Checkpointer:
@@ -101,7 +114,7 @@ class Checkpointer:
     if jax.process_index() == 0:
       for step in steps_of(self._folder.parent):
         _mend_metrics(self._folder / str(step) / 'metrics' / 'metrics')
-    _everywhere(True)
+    everywhere(1)  # has waited for it
     return ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -117,7 +130,8 @@ class Checkpointer:
 
   def __exit__(self, *error: Any) -> None:
     """Waits for saves under way."""
-    self._try(self._manager.close)
+    with self._reported():
+      self._manager.close()
 
   @property
   def latest_step(self) -> int | None:
@@ -151,8 +165,8 @@ class Checkpointer:
     args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     args['digests'] = ocp.args.JsonSave(digests)
     self._saving = step
-    self._try(
-      lambda: self._manager.save(
+    with self._reported():
+      self._manager.save(
         step,
         args=ocp.args.Composite(**args),
         metrics={
@@ -161,7 +175,6 @@ class Checkpointer:
           'bad_steps_total': bad_steps,
         },
       )
-    )
 
   def bad_steps(self, step: int) -> int:
     """Returns the number of bad steps up to a checkpoint; 0 if not known."""
@@ -173,7 +186,8 @@ class Checkpointer:
     Raises:
       SaveError: as `save`, and if the checkpoints were removed meanwhile.
     """
-    self._try(self._manager.wait_until_finished)
+    with self._reported():
+      self._manager.wait_until_finished()
     newest = '' if self.latest_step is None else str(self.latest_step)
     if not (self._folder / newest).exists():
       raise SaveError(
@@ -181,19 +195,9 @@ class Checkpointer:
         'the run is incomplete; give a workdir that stays, and train again.'
       )
 
-  def _try(self, action: Callable[[], Any]) -> None:
-    """Runs it; raises SaveError for whatever goes wrong."""
-    try:
-      action()
-    except Exception as error:  # Orbax raises whatever its parts raise
-      reason = ' '.join(str(error).split())[:300]
-      message = (
-        f'the checkpoint of step {self._saving} could not be written '
-        f'({type(error).__name__}: {reason}); the ones before it are kept.'
-      )
-      raise SaveError(
-        f'{message} Make room, and give the same command again.'
-      ) from error
+  def _reported(self) -> contextlib.AbstractContextManager[None]:
+    what = f'the checkpoint of step {self._saving}'
+    return save_errors(what, '; the ones before it are kept')
 
   def restore(self, abstract: TrainState) -> TrainState | None:
     """The newest state, laid out as `abstract` says; None if there is none.
@@ -206,7 +210,7 @@ class Checkpointer:
         state, error = self._restore(step, abstract), None
       except Exception as problem:  # Orbax raises whatever its parts raise
         error = problem
-      if _everywhere(error is None):
+      if everywhere(error is None).all():
         logging.info('Restored step %d.', step)
         return state
       self._damaged(step, error or RuntimeError('on another process'))
@@ -247,7 +251,7 @@ class Checkpointer:
       while target.exists():
         target = target.with_name(target.name + '_')
       folder.rename(target)
-    _everywhere(True)  # has seen it gone
+    everywhere(1)  # has seen it gone
 
 
 def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
@@ -268,13 +272,6 @@ def _mend_metrics(path: epath.Path) -> None:
     logging.warning('%s is damaged: its checkpoint counts as the worst.', path)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({'rank': math.inf}))
-
-
-def _everywhere(ok: bool) -> bool:
-  """Returns whether `ok` holds on every process."""
-  if jax.process_count() == 1:
-    return ok
-  return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
 def restore_training(

@@ -18,12 +18,18 @@ from core.ranges import MOST_LETTERS
 
 
 def load_config(spec: str) -> ml_collections.ConfigDict:
-  """Runs `get_config` of a file; spec is 'path.py' or 'path.py:argument'."""
+  """Runs `get_config` of a Python file.
+
+  Args:
+    spec: 'PATH.py' or 'PATH.py:ARGUMENT'. A path such as configs/sit.py is that
+      of this project, wherever the command runs, and whatever is called configs
+      there; ./configs/sit.py is the file that lies there.
+  """
   name, _, argument = spec.partition(':')
   root = pathlib.Path(__file__).parents[1]
-  path = pathlib.Path(name)
-  if not path.is_file():
-    path = root / name  # from another folder, the configs are still known
+  path = root / name  # an absolute one stays as it is
+  if name.startswith('.') or not path.is_file():
+    path = pathlib.Path(name)
   if path.suffix != '.py' or not path.is_file():
     files = (root / 'configs').rglob('[!_]*.py')
     known = sorted(str(file.relative_to(root)) for file in files)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from core.errors import InputError, quote
+from core.nested import with_tuples
 from core.ranges import (
   MOST_IMAGES,
   BatchSize,
@@ -187,9 +188,4 @@ def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
       f'config section {name!r} lacks {sorted(lacks)} and has '
       f'unknown {sorted(values.keys() - fields)}; is it of another version?'
     )
-  return kind(
-    **{
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in values.items()
-    }
-  )
+  return kind(**with_tuples(values))

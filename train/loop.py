@@ -22,11 +22,9 @@ from core.progress import progress_bar
 from core.signals import StopRequest, stop_on_signals
 from dit import backbone
 from input_pipeline.batches import batches
-from input_pipeline.sources import (
-  normalisation_of,
-)
+from input_pipeline.sources import normalisation_of
 from sample import pictures
-from sample.checkpoints import LATENTS
+from sample.saved_network import LATENTS
 from train import state as state_lib
 from train.checkpoint import Checkpointer, SaveError
 from train.experiment import Experiment
@@ -128,10 +126,7 @@ def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
   with (
     stop_on_signals() as stop,
     jax.set_mesh(setup.mesh),
-    Snapshots(
-      workdir,
-      experiment.ema,
-    ) as snapshots,
+    Snapshots(workdir, experiment.ema) as snapshots,
     Checkpointer(
       workdir,
       experiment.checkpoint,

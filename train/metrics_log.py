@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags, logging
 from etils import epath
 
-from core.errors import InputError, WriteError
+from core.errors import InputError, WriteError, reason
 from core.files import parse_json, read_json, write_bytes, write_json
 from core.progress import on_terminal
 from sample.pictures import write_png
@@ -223,7 +223,6 @@ def _start_wandb(
     )
   except Exception as error:  # whatever the package raises
     raise InputError(
-      f'W&B cannot be reached ({type(error).__name__}: '
-      f'{" ".join(str(error).split())[:200]}); wandb login, or set '
+      f'W&B cannot be reached ({reason(error)}); wandb login, or set '
       'WANDB_MODE=offline, or leave log.wandb empty.'
     ) from error

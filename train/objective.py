@@ -26,7 +26,7 @@ learns its variance adds its term (DiT; `train.vlb`).
 """
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +105,13 @@ def draw_times(
   return path.time_of_ratio(jnp.exp(n))
 
 
+class Guide(NamedTuple):
+  """The network whose output and first tap guide the target, and w for now."""
+
+  network: Denoiser
+  weight: float | jax.Array
+
+
 def velocity_losses(
   denoiser: Denoiser,
   path: Path,
@@ -113,8 +120,7 @@ def velocity_losses(
   t: jax.Array,
   label: jax.Array,
   *,
-  guide: Denoiser | None = None,
-  guided_weight: float | jax.Array = 0.0,
+  guide: Guide | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array]:
   """What is wrong with every prediction, per image.
 
@@ -125,9 +131,7 @@ def velocity_losses(
     noise: (B, H, W, C) standard normal.
     t: (B,).
     label: (B,) int.
-    guide: Network whose output and first tap guide the target of the output;
-      None for the plain target.
-    guided_weight: Weight w of the guided target.
+    guide: Guide of the target of the output; None for the plain target.
 
   Returns:
     The mean squared error of the output, (B,) float32, that of each tap, and
@@ -137,9 +141,9 @@ def velocity_losses(
   x_t = path.interpolate(x0, noise, t)
   out = denoiser(x_t, t, label)
   if guide is not None:
-    both = guide(x_t, t, label)
+    both = guide.network(x_t, t, label)
     ahead = jax.lax.stop_gradient(both.velocity - both.intermediate[0])
-    target = target + guided_weight * ahead
+    target = target + guide.weight * ahead
 
   def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
@@ -212,8 +216,7 @@ def loss_at(
   t: jax.Array,
   label: jax.Array,
   *,
-  guide: Denoiser | None = None,
-  guided_weight: float | jax.Array = 0.0,
+  guide: Guide | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The training loss for noise, times and labels that are drawn.
 
@@ -226,7 +229,6 @@ def loss_at(
     t: (B,).
     label: (B,) int, some of them dropped.
     guide: as `velocity_losses` takes it.
-    guided_weight: w of the guided target, now.
 
   Returns:
     The loss, and each of its terms, unweighted, by name.
@@ -240,14 +242,7 @@ def loss_at(
     extra = {} if bits is None else {'variance': (1.0, bits)}
   else:
     final, intermediate, direction = velocity_losses(
-      denoiser,
-      path,
-      x0,
-      noise,
-      t,
-      label,
-      guide=guide,
-      guided_weight=guided_weight,
+      denoiser, path, x0, noise, t, label, guide=guide
     )
     extra = {'cosine': (config.cosine_weight, direction)}
   terms = {config.prediction: final.mean()}

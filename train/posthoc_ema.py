@@ -4,7 +4,6 @@ snapshots/STEP/WIDTH    float32, Orbax; see `train.ema`
 """
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
@@ -12,12 +11,14 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from core.errors import InputError
+from core.errors import InputError, reason
 from core.ranges import check_value
 from dit.base import NetworkConfig, Params
-from dit.weights.checkpoint import weights_like
-from train.checkpoint import SaveError
+from dit.weights.restore import weights_like
+from train.checkpoint import save_errors
 from train.ema import WIDTHS, EMAConfig, coefficients
+
+_WHAT = 'a snapshot of the averages'
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
@@ -48,7 +49,8 @@ class Snapshots:
   def __exit__(self, *error: Any) -> None:
     """Waits for what is under way."""
     if self._manager:
-      self._try(self._manager.close)
+      with save_errors(_WHAT):
+        self._manager.close()
 
   def save(self, power: tuple[Params, ...], step: int) -> None:
     """Starts to write; what is there already is the same."""
@@ -59,21 +61,8 @@ class Snapshots:
       str(width): ocp.args.StandardSave(tree)
       for width, tree in zip(self._widths, power, strict=True)
     }
-    args = ocp.args.Composite(**items)
-    self._try(lambda: manager.save(step, args=args))
-
-  def _try(self, action: Callable[[], Any]) -> None:
-    """Runs it; raises SaveError for whatever goes wrong."""
-    try:
-      action()
-    except Exception as error:  # Orbax raises whatever its parts raise
-      message = (
-        f'a snapshot of the averages could not be written '
-        f'({type(error).__name__}: {" ".join(str(error).split())[:300]}).'
-      )
-      raise SaveError(
-        f'{message} Make room, and give the same command again.'
-      ) from error
+    with save_errors(_WHAT):
+      manager.save(step, args=ocp.args.Composite(**items))
 
 
 def reconstruct(
@@ -130,9 +119,8 @@ def reconstruct(
         tree = checkpointer.restore(path, target)
       except Exception as error:  # Orbax raises whatever its parts raise
         raise InputError(
-          f'snapshot {path} cannot be read ({type(error).__name__}: '
-          f'{" ".join(str(error).split())[:200]}); delete its step to do '
-          'without it.'
+          f'snapshot {path} cannot be read ({reason(error)}); delete its step '
+          'to do without it.'
         ) from error
       part = jax.tree.map(lambda x: factor * x, tree)  # noqa: B023
       total = part if total is None else jax.tree.map(jnp.add, total, part)

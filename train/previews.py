@@ -1,8 +1,10 @@
 """Samples on the way: grids that show how far a run has come, and scores."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -16,10 +18,11 @@ from dit.path import path_named
 from dit.sharding import check_batch
 from evaluate.evaluator import Evaluator, open_evaluator, plan
 from evaluate.metrics import LOWER, as_dict
+from evaluate.real_images import RealData
 from guidance import parse
 from guidance.parse import describe
 from sample import nonfinite, pictures
-from sample.generate import Generated, Sampler
+from sample.generate import Generated, Sampler, plan_labels
 from train.experiment import Experiment
 
 COLUMNS = 10  # columns of a preview grid, one class each
@@ -137,6 +140,7 @@ class Scores:
 
   Attributes:
     every: Number of steps between evaluations; 0 for none.
+    metrics: Names of the metrics; () where there are none.
   """
 
   def __init__(
@@ -144,6 +148,7 @@ class Scores:
     experiment: Experiment,
     mesh: Mesh,
     decoder: Autoencoder | None = None,
+    records: Any = None,
   ) -> None:
     """Checks that samples can be scored, if scores are asked for.
 
@@ -153,12 +158,16 @@ class Scores:
       experiment: Settings of the run.
       mesh: Devices.
       decoder: Decoder of latents; None where latents are images.
+      records: Training records; None to open them when they are needed.
 
     Raises:
       InputError: if scores are asked for and cannot be computed.
     """
-    self._experiment, self._mesh, self._decoder = experiment, mesh, decoder
-    self._evaluator: Evaluator | None = None
+    self._experiment, self._mesh = experiment, mesh
+    self._real = RealData(
+      experiment.data, experiment.model.num_classes, decoder, records
+    )
+    self.metrics: tuple[str, ...] = ()
     config = experiment.eval
     self.every = experiment.train.steps_of(config.every_images)
     best = experiment.checkpoint.best_by
@@ -171,17 +180,17 @@ class Scores:
     if self.every:
       check_batch(mesh, config.batch_size, 'eval.batch_size')
       each = config.num // config.repeats
-      metrics = plan(
+      self.metrics = plan(
         config,
         experiment.data,
         labels=True,
         count=each,
         decodes=decoder is not None,
       )
-      if best not in ('loss', *metrics):
+      if best not in ('loss', *self.metrics):
         raise InputError(
           f'checkpoint.best_by is {best}, but what is measured is '
-          f'{", ".join(metrics)}; see eval.metrics and eval.extractor.'
+          f'{", ".join(self.metrics)}; see eval.metrics and eval.extractor.'
         )
       self._samples = Samples(
         experiment,
@@ -191,18 +200,22 @@ class Scores:
         batch_size=experiment.sample.batch_size,
       )
 
+  @functools.cached_property
+  def evaluator(self) -> Evaluator:
+    """Extractor and reference, whose opening may take minutes."""
+    config = self._experiment.eval
+    return open_evaluator(
+      config,
+      self._real,
+      self._mesh,
+      labels=True,
+      count=config.num // config.repeats,
+    )
+
   def open(self) -> None:
-    """Opens extractor and reference, which may take minutes."""
-    if self.every and self._evaluator is None:
-      self._evaluator = open_evaluator(
-        self._experiment.eval,
-        self._experiment.data,
-        self._experiment.model.num_classes,
-        self._mesh,
-        labels=True,
-        count=self._experiment.eval.num // self._experiment.eval.repeats,
-        decoder=self._decoder,
-      )
+    """Opens the evaluator now, where samples are scored at all."""
+    if self.every:
+      _ = self.evaluator
 
   def measure(
     self,
@@ -214,11 +227,8 @@ class Scores:
     Where images are not finite, eval/nonfinite is their number; if there are
     too many, nothing else is measured.
     """
-    self.open()
-    assert self._evaluator is not None
-    config = self._experiment.eval
-    labels = np.arange(config.num) % self._experiment.model.num_classes
-    labels = labels.astype(np.int32)
+    classes = self._experiment.model.num_classes
+    labels = plan_labels('balanced', self._experiment.eval.num, classes, 0)
     drawn = self._samples(params, labels, stopping)
     if drawn is None:
       return {}
@@ -228,7 +238,7 @@ class Scores:
     if nonfinite.too_many(drawn.nonfinite, len(labels)):
       logging.warning('No metric is taken of these images.')
     else:
-      scores |= as_dict(self._evaluator.score(drawn.images, labels))
+      scores |= as_dict(self.evaluator.score(drawn.images, labels))
     return {f'eval/{name}': value for name, value in scores.items()}
 
   def rank(self, values: dict[str, float], loss: float) -> float:

@@ -24,22 +24,22 @@ from dit.base import NetworkConfig, Params
 from dit.latents import LatentSpace
 from dit.types import Denoiser
 from dit.weights import folder as weights
-from dit.weights.checkpoint import (
+from dit.weights.finite import check_finite
+from dit.weights.restore import (
   DIVERGED,
   WEIGHTS,
   checkpoint_step,
   restore_weights,
 )
-from dit.weights.finite import check_finite
-from sample.checkpoints import OF_MACHINE, open_network
 from sample.generate import SampleConfig
+from sample.saved_network import OF_MACHINE, open_network
 from train import posthoc_ema, workdir
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
 
-# Of the network: how it computes, not what its weights are.
 # Keys of the network that change no weights, so that sampling may set them.
 _COMPUTE = ('model.dtype',)
+# Fields of the network: how it computes, not what its weights are.
 _NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
 
 
@@ -274,20 +274,30 @@ def start_weights(experiment: Experiment, mesh: Mesh) -> Params:
   return source.load(source.open(()), mesh)[0]
 
 
-def check_guide(guide: Experiment, experiment: Experiment) -> None:
-  """Raises InputError where a guide is not for the same task."""
-  for name in ('latent_shape', 'num_classes'):
-    theirs, ours = (getattr(e.model, name) for e in (guide, experiment))
-    if theirs != ours:
+def check_task(what: str, theirs: Experiment, ours: Experiment) -> None:
+  """Raises InputError where another network is not for the task of ours.
+
+  Args:
+    what: Name of the other network, such as 'the guide'.
+    theirs: Its experiment.
+    ours: Experiment of the network beside which it works.
+  """
+
+  def task(experiment):
+    network = experiment.model
+    return {
+      'latent_shape': network.latent_shape,
+      'num_classes': network.num_classes,
+      'path': experiment.objective.path,
+    }
+
+  known = task(ours)
+  for key, value in task(theirs).items():
+    if value != known[key]:
       raise InputError(
-        f'the guide has {name} {theirs}, the network {ours}; they must be '
+        f'{what} has {key} {value}, the network {known[key]}; they must be '
         'trained for the same task.'
       )
-  if guide.objective.path != experiment.objective.path:
-    raise InputError(
-      f'the guide is of path {guide.objective.path}, the network of '
-      f'{experiment.objective.path}; velocities differ.'
-    )
 
 
 def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:

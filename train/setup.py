@@ -11,10 +11,10 @@ from dit import backbone
 from dit.autoencoder import Autoencoder
 from dit.latents import LatentSpace
 from dit.sharding import check_batch, make_mesh
-from dit.weights.checkpoint import steps_of
+from dit.weights.restore import steps_of
 from input_pipeline.sources import check_source, latent_space_of, open_source
-from sample.checkpoints import load_latents
 from sample.decoder import read_decoder, remembered
+from sample.saved_network import load_latents
 from train.experiment import Experiment
 from train.metrics_log import check_wandb
 from train.previews import Previews, Scores
@@ -113,7 +113,7 @@ def make_setup(
     records,
     latents,
     Previews(experiment, mesh, decoder, missing),
-    Scores(experiment, mesh, decoder),
+    Scores(experiment, mesh, decoder, records),
   )
 
 

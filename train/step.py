@@ -9,7 +9,7 @@ EMA nor optimizer; it counts in `bad_steps`, and the next step draws anew.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from train.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+State = TypeVar('State', bound=TrainState)
 _IDENTITY = latents.Normalisation()
 
 
@@ -62,19 +63,15 @@ def make_train_step(
       -(-objective_config.guided_start_images // len(label)), 2**31 - 1
     )
     started = state.step >= start
-    guided_weight = jnp.where(started, objective_config.guided_weight, 0.0)
+    weight = jnp.where(started, objective_config.guided_weight, 0.0)
+    guide = None
+    if objective_config.guided_weight:
+      guide = objective.Guide(backbone.bind(config, state.ema), weight)
 
     def loss_of(params, *part):
-      denoiser, guide = backbone.bind(config, params), None
-      if objective_config.guided_weight:
-        guide = backbone.bind(config, state.ema)
+      denoiser = backbone.bind(config, params)
       return objective.loss_at(
-        denoiser,
-        objective_config,
-        config.taps,
-        *part,
-        guide=guide,
-        guided_weight=guided_weight,
+        denoiser, objective_config, config.taps, *part, guide=guide
       )
 
     (loss, terms), grads = _accumulated(
@@ -92,12 +89,7 @@ def make_train_step(
       power=ema.update_power(ema_config, state.power, params, state.step),
       opt_state=opt_state,
     )
-    new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, state)
-    new = dataclasses.replace(
-      new,
-      step=state.step + 1,
-      bad_steps=jnp.where(ok, 0, state.bad_steps + 1),
-    )
+    new = accept(new, state, ok)
     metrics = {
       'loss': loss,
       **{f'loss/{name}': value for name, value in terms.items()},
@@ -108,14 +100,29 @@ def make_train_step(
     }
     return new, metrics
 
-  return jax.jit(
-    train_step,
-    donate_argnums=0,
-    out_shardings=(
-      jax.tree.map(lambda leaf: leaf.sharding, abstract_state),
-      None,
-    ),
+  return compiled(train_step, abstract_state)
+
+
+def accept(new: State, old: State, ok: jax.Array) -> State:
+  """Returns the state after a step: `new` if it is finite, else as it was.
+
+  Args:
+    new: State with the changes of the step.
+    old: State before it.
+    ok: Whether the step was finite, a scalar; either way it is counted.
+  """
+  kept = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
+  return dataclasses.replace(
+    kept,
+    step=old.step + 1,
+    bad_steps=jnp.where(ok, 0, old.bad_steps + 1),
   )
+
+
+def compiled(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
+  """Returns the compiled step, which donates the state and keeps its place."""
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def latents_of(

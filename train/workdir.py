@@ -16,8 +16,6 @@ import contextlib
 import os
 import pathlib
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -27,13 +25,14 @@ import jax
 from absl import logging
 from etils import epath
 
+from core import program
 from core.errors import InputError
 from core.files import read_json, write_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
-from dit.weights.checkpoint import steps_of
-from sample.checkpoints import LATENTS, load_config
+from dit.weights.restore import steps_of
+from sample.saved_network import LATENTS, load_config
 from train.config_file import load_config as load_config_file
 
 # Sections and keys that may differ when a run is continued: they change no
@@ -190,25 +189,11 @@ def environment() -> dict[str, Any]:
     'command': sys.argv,
     'python': platform.python_version(),
     'packages': {name: metadata.version(name) for name in _PACKAGES},
-    'commit': _commit(),
+    'commit': program.commit(),
     'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),
     'processes': jax.process_count(),
   }
-
-
-def _commit() -> str | None:
-  """Returns the commit of the code, where it is a git checkout."""
-  if not shutil.which('git'):
-    return None
-  git = subprocess.run(
-    ['git', 'rev-parse', 'HEAD'],
-    cwd=pathlib.Path(__file__).parent,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return git.stdout.strip() or None
 
 
 def is_free(key: str) -> bool:

@@ -11,7 +11,6 @@ Example: python main.py compare --workdir=runs/digits --num=1000 \\
 """
 # S2 is published on top of CFG, with omega 0.25.
 METHODS = ('none', 'cfg:1.35', 'ig:1.4', 'cfg:1.35,s2:1.25')
-SWEEP_METHODS = ('ig', 'cfg')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,18 +24,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--num', type=int, default=500, help='images per method (%(default)s)'
-  )
-  parser.add_argument(
-    '--sweep_methods',
-    type=shared.words,
-    help='methods whose scale is swept alone, separated by commas, or none '
-    f'({",".join(SWEEP_METHODS)}, likewise)',
-  )
-  parser.add_argument(
-    '--sweep_scales',
-    type=shared.scales,
-    default=(1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
-    help='their scales, separated by commas (1,1.25,1.5,2,2.5,3)',
   )
   parser.add_argument(
     '--bootstrap',

@@ -89,21 +89,6 @@ def metric(text: str) -> str:
   return name
 
 
-def words(text: str) -> tuple[str, ...]:
-  """Reads words, separated by commas, or none."""
-  return () if text == 'none' else tuple(text.split(','))
-
-
-def scales(text: str) -> tuple[float, ...]:
-  """Reads numbers, separated by commas."""
-  try:
-    return tuple(map(float, text.split(',')))
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f'{text!r}, expected numbers such as 1,1.5,2'
-    ) from None
-
-
 def exit_status(text: str) -> int:
   """Reads an exit status."""
   if not (text.isdecimal() and int(text) < 256):

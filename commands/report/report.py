@@ -6,7 +6,8 @@ when the page is written.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,17 +18,17 @@ from etils import epath
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from commands.advice import Advice
 from commands.report.page import macros
 from commands.report.samples import Artist
 from commands.sample_job import SampleRequest, request_of
+from core import program
 from core.errors import InputError
 from core.files import read_json, write_bytes
 from core.nested import flatten
 from core.processes import writing
 from dit import backbone
-from dit.weights.checkpoint import steps_of
-from evaluate.sweep import SweepGrid, read_points
+from dit.weights.restore import steps_of
+from evaluate.sweep import read_points
 from guidance import parse
 from sample.labels import class_name
 from train import plots
@@ -42,30 +43,8 @@ _GRIDS = 12  # of previews, evenly spaced over the run
 
 
 def run(args: argparse.Namespace) -> None:
-  """Runs `report`."""
-  print(report(request_of(args), args.guidance, draw=not args.no_draw))
-
-
-def report(
-  request: SampleRequest,
-  guidance: Sequence[str],
-  *,
-  draw: bool = True,
-) -> str:
-  """Writes report.html.
-
-  Args:
-    request: Run to report on, and folder of the page.
-    guidance: Methods to sample with, the first for the sheet; if empty, those
-      of the previews and of `compare` that the network serves.
-    draw: Whether to sample at all, which reads the weights.
-
-  Returns:
-    A line that says where the page is.
-
-  Raises:
-    InputError: if there is no run, or it cannot be sampled with `guidance`.
-  """
+  """Runs `report`: writes report.html."""
+  request, guidance, draw = request_of(args), args.guidance, not args.no_draw
   source = request.source
   choices = (guidance, source.weights, source.step, request.guide)
   chosen = any(value not in (None, []) for value in choices)
@@ -99,7 +78,7 @@ def report(
     ]
     text = html.page(str(workdir.place), sections).lstrip()
     write_bytes(path, text.encode())
-  return f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).'
+  print(f'{path} ({len(text) / 2**20:.1f} MiB; it needs no other file).')
 
 
 class _Run:
@@ -110,7 +89,6 @@ class _Run:
     self._experiment: Experiment = request.source.open(request.overrides)
     self.place = epath.Path(request.source.place).expanduser()
     self._rows = read_metrics(self.place)
-    self._advice = Advice(request)
     self._html = macros()
 
   def sections(self) -> list[tuple[str, str, Markup]]:
@@ -191,7 +169,7 @@ class _Run:
     results, table = self.place / 'compare.json', self.place / 'table.md'
     if not results.exists() or not table.exists():
       is_student = (self.place / TEACHER).exists()  # guidance is inside it
-      return self._html.nothing('' if is_student else self._advice('compare'))
+      return self._html.nothing('' if is_student else self._try('compare'))
     return Markup('').join(
       [
         self._file(table, lambda path: self._html.table(*_cells(path))),
@@ -199,10 +177,6 @@ class _Run:
         self._picture(
           self.place / 'samples.png',
           'Samples, the same labels and noise in every row of blocks.',
-        ),
-        self._picture(
-          self.place / 'guidance.png',
-          'Distance against scale, each method alone.',
         ),
       ]
     )
@@ -219,10 +193,8 @@ class _Run:
     methods += ['cfg:1.0..2.0:6'] * bool(network.null_label)
     if sweeps or (self.place / TEACHER).exists() or not methods:
       return Markup('').join(sweeps) or self._html.nothing()
-    text = ','.join(methods)
-    texts = SweepGrid.of(text).texts()
     return self._html.nothing(
-      self._advice('sweep', f'--guidance={text}', guidance=texts)
+      self._try('sweep', f'--guidance={",".join(methods)}')
     )
 
   def _sweep(self, path: epath.Path) -> Markup:
@@ -249,7 +221,7 @@ class _Run:
     """Shows the results of `evaluate` in one table."""
     paths = list(_paths(self.place / 'evaluation', 'evaluation*.md'))
     if not paths:
-      return self._html.nothing(self._advice('evaluate', '--num=500'))
+      return self._html.nothing(self._try('evaluate', '--num=500'))
     rows: list[dict[str, str]] = []
 
     def read(path: epath.Path) -> Markup:
@@ -272,6 +244,13 @@ class _Run:
       changed = [key for key in flat if flat[key] != usual.get(key, flat[key])]
       html += self._html.config(section, flat, changed)
     return html
+
+  def _try(self, name: str, *words: str) -> str:
+    """Returns ' Try: COMMAND', with the decoder that the report was given."""
+    given = [f'--workdir={self._request.source.place}']
+    if self._request.autoencoder:
+      given.append(f'--autoencoder={self._request.autoencoder}')
+    return f' Try: {shlex.join([*program.command(), name, *given, *words])}'
 
   def _undamaged(
     self, what: Any, show: Callable[..., Markup], *args: Any

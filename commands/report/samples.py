@@ -41,10 +41,8 @@ class Artist:
       usual = (log.preview_guidance, *compared_methods(place))
       if self._is_student:  # guidance is inside
         usual = ('none',)
-      self._texts = [
-        text for text in dict.fromkeys(usual) if self._serves(text)
-      ]
-      self._texts = self._texts or ['none']
+      served = list(filter(job.serves, dict.fromkeys(usual)))
+      self._texts = served or ['none']
       job.check(self._texts)
     job.check_weights()
     self._names = job.latents.classes
@@ -52,13 +50,6 @@ class Artist:
     denoiser, self._guide, about = job.restore()
     self._sampler = job.make_sampler(denoiser, decoder)
     self._weights = f'{about["weights"]} weights of step {about["step"]}'
-
-  def _serves(self, text: str) -> bool:
-    try:
-      self._job.check([text])
-    except InputError:
-      return False
-    return True
 
   def sheet(self) -> Markup:
     """Samples a row of images for each class, or for some of many."""

@@ -3,16 +3,15 @@
 from dit.autoencoder.base import Autoencoder, AutoencoderConfig, shapes
 from dit.autoencoder.kl import KLConfig
 from dit.autoencoder.names import kl_from_published, tiny_from_published
-from dit.autoencoder.pixels import PixelsConfig
-from dit.autoencoder.registry import AUTOENCODERS, Published, load
+from dit.autoencoder.registry import AUTOENCODERS, NAMES, Published, load
 from dit.autoencoder.tiny import TinyConfig
 
 __all__ = [
   'AUTOENCODERS',
+  'NAMES',
   'Autoencoder',
   'AutoencoderConfig',
   'KLConfig',
-  'PixelsConfig',
   'Published',
   'TinyConfig',
   'kl_from_published',

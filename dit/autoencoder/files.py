@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from core.errors import InputError, check_choice
 from core.ranges import WebText, check_value
 from dit.autoencoder.base import Autoencoder
-from dit.autoencoder.registry import AUTOENCODERS, load
+from dit.autoencoder.registry import NAMES, load
 from dit.sharding import replicated
 from dit.weights.files import PICKLES, SUFFIXES, local, read_tensors
 
@@ -37,7 +37,7 @@ def read_autoencoder(
     return None
   check_value('autoencoder', text, WebText)
   name, _, place = text.partition(':')
-  check_choice('autoencoder', name, AUTOENCODERS)
+  check_choice('autoencoder', name, NAMES)
   files, folder = _files(name, place)
   try:
     tensors = [read_tensors(file)[0] for file in files]

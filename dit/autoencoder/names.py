@@ -23,7 +23,6 @@ import numpy as np
 from core.errors import InputError
 from dit.autoencoder.base import HALVES, Params, shapes
 from dit.autoencoder.kl import KLConfig
-from dit.autoencoder.pixels import PixelsConfig
 from dit.autoencoder.tiny import TinyConfig
 
 Tensors = Mapping[str, np.ndarray]
@@ -202,16 +201,6 @@ def tiny_from_published(
     for half, (tensors, *_) in halves.items()
   }
   return config, params
-
-
-def pixels_from_published(
-  *, channels: int = 3, dtype: str = 'auto'
-) -> tuple[PixelsConfig, Params]:
-  """The identity, which has no tensors, for images of so many channels."""
-  config = PixelsConfig(
-    latent_channels=channels, image_channels=channels, dtype=dtype
-  )
-  return config, {'encoder': {}, 'decoder': {}}
 
 
 def _get(tensors: Tensors, name: str) -> np.ndarray:

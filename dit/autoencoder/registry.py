@@ -1,7 +1,6 @@
-"""The autoencoders by name, with their latent statistics.
+"""The published autoencoders by name, with their latent statistics.
 
   name               downsampling  channels   std of latents     mean
-  pixels             1             images'    1                  0
   sd_vae             8             4          1 / 0.18215        0
   va_vae             16            32         from its file of statistics
   taesd, taesdxl     8             4          1                  0
@@ -19,11 +18,7 @@ import numpy as np
 
 from core.errors import InputError, check_choice
 from dit.autoencoder.base import Autoencoder
-from dit.autoencoder.names import (
-  kl_from_published,
-  pixels_from_published,
-  tiny_from_published,
-)
+from dit.autoencoder.names import kl_from_published, tiny_from_published
 from dit.latents import Normalisation
 
 _IDENTITY = Normalisation()
@@ -36,18 +31,17 @@ class Published:
   Attributes:
     read: tensors of its files -> configuration and parameters.
     downsampling: pixels along one side for each of the latent.
-    latent_channels: channels C of the latent; None: the image's.
+    latent_channels: channels C of the latent.
     normalisation: latent statistics; None: in a file of their own.
   """
 
   read: Callable[..., tuple[Any, dict[str, Any]]]
   downsampling: int
-  latent_channels: int | None
+  latent_channels: int
   normalisation: Normalisation | None = _IDENTITY
 
 
 AUTOENCODERS = {
-  'pixels': Published(pixels_from_published, 1, None),
   'sd_vae': Published(
     kl_from_published, 8, 4, Normalisation(std=(1 / 0.18215,))
   ),
@@ -58,6 +52,7 @@ AUTOENCODERS = {
   'taef1': Published(tiny_from_published, 8, 16),
   'taef2': Published(tiny_from_published, 8, 32),
 }
+NAMES = ('pixels', *AUTOENCODERS)  # pixels: no autoencoder, latents are images
 
 
 def load(
@@ -68,7 +63,7 @@ def load(
 ) -> Autoencoder:
   """Builds a published autoencoder from its tensors.
 
-  For example `load('taef2', encoder, decoder)`, `load('pixels', channels=1)`,
+  For example `load('taef2', encoder, decoder)`, or
   `load('va_vae', tensors, statistics=latents_stats)`.
 
   Args:
@@ -76,7 +71,7 @@ def load(
     *files: tensors by their published names, of one or several files.
     statistics: `mean` and `std` of the latents, in place of the autoencoder's
       own; needed where it has none.
-    **options: of the reader: dtype; norm_groups (KL); channels (pixels).
+    **options: of the reader: dtype; norm_groups (KL).
 
   Returns:
     The autoencoder, its parameters numpy arrays.
@@ -86,16 +81,12 @@ def load(
   """
   check_choice('autoencoder', name, AUTOENCODERS)
   published = AUTOENCODERS[name]
-  if bool(files) == (name == 'pixels'):
+  if not files:
     raise InputError(
-      f'autoencoder {name!r} got {len(files)} files of weights; pixels has '
-      'none, all others one or two.'
+      f'autoencoder {name!r} got 0 files of weights; it has one or two.'
     )
   config, params = published.read(*files, **options)
-  expected = (
-    published.downsampling,
-    published.latent_channels or config.latent_channels,
-  )
+  expected = published.downsampling, published.latent_channels
   if (config.downsampling, config.latent_channels) != expected:
     raise InputError(
       f'these weights downsample by {config.downsampling} to '

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import traverse_util
 
 from core.errors import InputError, check_choice
 from dit import model
@@ -235,27 +236,14 @@ def to_published(
   return {entry.name: tensor(entry) for entry in entries(config)}
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Nested dictionaries to one, by paths such as 'blocks/mlp/fc1/kernel'."""
-  flat: dict[str, Any] = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      flat |= flatten(value, f'{prefix}{key}/')
-    else:
-      flat[prefix + key] = value
-  return flat
+  return traverse_util.flatten_dict(tree, sep='/')
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
   """The inverse of `flatten`."""
-  tree: dict[str, Any] = {}
-  for path, value in flat.items():
-    *parents, last = path.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = value
-  return tree
+  return traverse_util.unflatten_dict(dict(flat), sep='/')
 
 
 def _infer(

@@ -30,7 +30,7 @@ from absl import logging
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
-from core.errors import InputError, check_choice
+from core.errors import InputError, check_choice, reason
 from core.files import is_full, replacing
 from core.folder_lock import file_lock
 from dit.weights.finite import check_finite
@@ -167,14 +167,6 @@ def local(path: epath.PathLike) -> pathlib.Path:
     return pathlib.Path(path).expanduser()
   except RuntimeError as error:
     raise InputError(f'{path}: {error}') from error
-
-
-def reason(error: Exception) -> str:
-  """An exception in one short line."""
-  # torch puts advice, some of it dangerous, before what is wrong.
-  text = str(error).rpartition('WeightsUnpickler error:')[2]
-  text = ' '.join(text.split())[:200]
-  return ': '.join(filter(None, (type(error).__name__, text)))
 
 
 def _as_float32(tensor: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ from core.files import (
   sync,
   write_error,
 )
+from core.nested import with_tuples
 from core.renamed_keys import upgrade
 from dit import backbone
 from dit.base import NetworkConfig, Params
@@ -90,7 +91,7 @@ def save_folder(
   if scheme is not None:
     arrays = quantize.quantize(arrays, scheme)
     about['quantized'] = {'scheme': scheme}
-  with _appears(folder) as partial:
+  with appears(folder) as partial:
     partial.mkdir()
     _write(partial / 'model.safetensors', arrays, {})
     about['sha256'] = file_sha256(partial / 'model.safetensors')
@@ -166,7 +167,7 @@ def save_tensors(
     InputError: if the file exists or cannot be written.
     WriteError: if the disk is full.
   """
-  with _appears(check_target(path)) as partial:
+  with appears(check_target(path)) as partial:
     # Libraries of PyTorch users ask for this entry.
     _write(partial, tensors, {'format': 'pt', **about})
     sync(partial)
@@ -230,18 +231,17 @@ def load_config(folder: epath.PathLike) -> tuple[NetworkConfig, dict[str, Any]]:
       'dit.backbone.BACKBONES.'
     )
   fields = {field.name: field for field in dataclasses.fields(kind)}
-  for name, value in values.items():
+  for name in values:
     if name not in fields:
       raise InputError(
         f'{path} has an unknown field model.{name}; is it of a newer version?'
         + nearest(name, fields)
       )
-    values[name] = tuple(value) if isinstance(value, list) else value
   for name, field in fields.items():
     if name not in values and field.default is dataclasses.MISSING:
       raise InputError(f'{path} lacks the field model.{name}.')
   try:
-    return kind(**values), about
+    return kind(**with_tuples(values)), about
   except InputError as error:
     raise InputError(f'{path}: {error}') from error
 
@@ -318,7 +318,7 @@ def _write(
 
 
 @contextlib.contextmanager
-def _appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a name to write under, which becomes `path` or vanishes."""
   partial = partial_path(path)
   missing = [folder for folder in path.parents if not folder.exists()]

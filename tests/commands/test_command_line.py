@@ -13,7 +13,7 @@ from commands.flags import shared
 from core import suggestions
 from core.nested import flatten
 from dit.weights import convert, quantize
-from dit.weights.checkpoint import WEIGHTS
+from dit.weights.restore import WEIGHTS
 from evaluate.metrics import METRICS
 from evaluate.resize import PRESETS
 from guidance.parse import NAMES

@@ -7,22 +7,24 @@ import sys
 import jax
 import numpy as np
 import pytest
+from command_runs import contents
 from safetensors.numpy import load_file, save_file
 
 from commands import convert as convert_command
+from commands.convert import Untold
 from commands.convert import exchange as convert
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.weights.checkpoint import restore_weights
 from dit.weights.folder import load_folder
 from dit.weights.quantize import SCHEMES
+from dit.weights.restore import restore_weights
 from train import workdir
 
 TESTS = pathlib.Path(__file__).parents[1]
 GOLDEN = TESTS / 'golden' / 'ig_sit' / 'model.safetensors'
 # Some golden files are in the project, more may lie beside it.
 GOLDENS = (TESTS / 'golden', TESTS.parents[1] / 'shared' / 'golden')
-IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}
+IG_SIT = {'family': 'ig_sit', 'untold': Untold(4, (2,))}
 COUNT = sum(tensor.size for tensor in load_file(GOLDEN).values())
 
 
@@ -43,20 +45,15 @@ def folder(tmp_path):
 def refused(tmp_path):
   """Function of source, target, words and options that must be refused."""
 
-  def contents():
-    return {
-      path: path.is_file() and path.read_bytes() for path in tmp_path.rglob('*')
-    }
-
   def check(source, target, *words, **options):
-    before = contents()
+    before = contents(tmp_path)
     with pytest.raises(InputError) as caught:
       convert(str(source), str(target), **options)
     message = str(caught.value)
     assert '\n' not in message
     for word in words:
       assert word in message, message
-    assert contents() == before
+    assert contents(tmp_path) == before
 
   return check
 
@@ -104,8 +101,8 @@ def test_every_family_there_and_back(tmp_path, name, family, taps):
   source = next((path for path in sources if path.exists()), None)
   if source is None:
     pytest.skip('the shared golden files are not beside the project')
-  convert(str(source), str(tmp_path / 'net'), family=family, num_heads=4,
-          taps=taps)  # fmt: skip
+  convert(str(source), str(tmp_path / 'net'), family=family,
+          untold=Untold(4, taps or ()))  # fmt: skip
   convert(str(tmp_path / 'net'), str(tmp_path / 'x.safetensors'))
   assert_same_file(tmp_path / 'x.safetensors', source)
 
@@ -182,8 +179,8 @@ def test_run_to_published_and_back(tmp_path, run):
   file, net = tmp_path / 'x.safetensors', tmp_path / 'net'
   convert(str(run), str(file), family='ig_sit')
   convert(str(run), str(net))
-  convert(str(file), str(tmp_path / 'back'), family='ig_sit', num_heads=2,
-          taps=(1,))  # fmt: skip
+  convert(str(file), str(tmp_path / 'back'), family='ig_sit',
+          untold=Untold(2, (1,)))  # fmt: skip
   config, params, _ = load_folder(net)
   again, back, _ = load_folder(tmp_path / 'back')
   assert again == config
@@ -205,21 +202,23 @@ def test_options_of_published_sources(refused, tmp_path):
   refused(GOLDEN, net, '--family is needed', 'ig_sit, repa, lightningdit')
   refused(GOLDEN, net, "'ig_sti'", "mean 'ig_sit'", family='ig_sti')
   refused(GOLDEN, net, '--taps is needed', '8 for L and XL, 4 for B',
-          family='ig_sit', num_heads=4)  # fmt: skip
+          family='ig_sit', untold=Untold(4))  # fmt: skip
   refused(GOLDEN, net, '--num_heads is needed', 'width 64', '384, 768',
-          family='ig_sit', taps=(2,))  # fmt: skip
-  refused(GOLDEN, net, 'num_heads 5', **(IG_SIT | {'num_heads': 5}))
-  refused(GOLDEN, net, 'num_heads is 0', **(IG_SIT | {'num_heads': 0}))
-  refused(GOLDEN, net, 'taps has 4', **(IG_SIT | {'taps': (4,)}))
+          family='ig_sit', untold=Untold(taps=(2,)))  # fmt: skip
+  refused(GOLDEN, net, 'num_heads 5', **(IG_SIT | {'untold': Untold(5, (2,))}))
+  refused(
+    GOLDEN, net, 'num_heads is 0', **(IG_SIT | {'untold': Untold(0, (2,))})
+  )
+  refused(GOLDEN, net, 'taps has 4', **(IG_SIT | {'untold': Untold(4, (4,))}))
   refused(GOLDEN, net, "'emma'", "mean 'ema'", **IG_SIT, weights='emma')
-  refused(GOLDEN, net, 'final_layer_xr', family='sit', num_heads=4)
+  refused(GOLDEN, net, 'final_layer_xr', family='sit', untold=Untold(4))
 
 
 def test_options_of_other_sources(refused, tmp_path, folder, run):
   file = tmp_path / 'x.safetensors'
   words = ['--num_heads, --taps and --no_null_label are for published sources']
-  refused(folder, file, *words, num_heads=4)
-  refused(run, tmp_path / 'other', *words, taps=(2,))
+  refused(folder, file, *words, untold=Untold(4))
+  refused(run, tmp_path / 'other', *words, untold=Untold(taps=(2,)))
   refused(run, file, '--family is needed')
   refused(run, file, 'no head inside', family='dit')
   refused(run, file, 'convention', family='ig_lightningdit')

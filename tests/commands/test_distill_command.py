@@ -13,7 +13,7 @@ from distill import run as distilling
 from distill import sd35_flash
 from distill.config import build_student
 from dit.weights import folder as weights
-from dit.weights.checkpoint import steps_of
+from dit.weights.restore import steps_of
 from train import config_file, workdir
 from train.metrics_log import read_metrics
 
@@ -109,6 +109,7 @@ def test_the_same_command_has_nothing_left_to_do(student, teacher):
   assert 'Already trained: 3 steps' in result.err
 
 
+@pytest.mark.slow
 def test_a_longer_student_goes_on(student, teacher, tmp_path):
   longer = tmp_path / 'run'
   shutil.copytree(student, longer)
@@ -305,10 +306,10 @@ def test_ends_of_the_ratio_are_the_branches():
 @pytest.mark.parametrize(
   ('argument', 'given', 'message'),
   [
-    ('hybrid,2', {'model.size': 16}, 'has latent_shape (8, 8, 1), the student'),
+    ('hybrid,2', {'model.size': 16}, 'has latent_shape (8, 8, 1), the network'),
     ('hybrid,2', {'model.num_classes': 12}, 'has num_classes 10'),
     ('hybrid,2', {'model.depth': 2}, 'holds another network: depth 3, not 2'),
-    ('hybrid,2', {'objective.path': 'cosine'}, 'is of path linear'),
+    ('hybrid,2', {'objective.path': 'cosine'}, 'has path linear'),
     ('hybrid,1001', {}, "student's grid has 1001 steps, expected 1 to 1000"),
     ('hybrid,2', {'sample.solver': 'heun'}, 'sample.solver is heun'),
     ('hybrid,2', {'sample.spacing': 'edm'}, 'whose times start at 0.9877'),
@@ -321,7 +322,7 @@ def test_ends_of_the_ratio_are_the_branches():
     ('hybrid,2', {'log.preview_guidance': 'ig:2'}, 'needs tap 0'),
     ('sharing,2', {'distill.discriminator_blocks': '(4,)'}, 'expected 1 to 3'),
     ('hybrid,2', {'model.taps': '(1,)'}, 'a student has none'),
-    ('sharing,2', {'objective.path': 'cosine'}, 'is of path linear'),
+    ('sharing,2', {'objective.path': 'cosine'}, 'has path linear'),
     ('hybrd,2', {}, 'is not METHOD,STEPS'),
     ('flash,2', {'distill.merge_ratios': '()'}, 'merge_ratios is empty'),
     ('flash,2', {'eval.metrics': "('kid',)"}, 'is chosen by fd'),

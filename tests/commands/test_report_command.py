@@ -78,7 +78,7 @@ def test_page_has_every_part(whole):
   # Of the methods: none is in every strip; two images each, and the gaps.
   assert count == {
     'run': 0, 'losses': 2, 'throughput': 1, 'scores': 0, 'previews': 2,
-    'guidance': 2, 'sweeps': 1, 'evaluations': 0, 'samples': 1,
+    'guidance': 1, 'sweeps': 1, 'evaluations': 0, 'samples': 1,
     'trajectories': 5, 'config': 0,
   }  # fmt: skip
   run_text = ' '.join(found.text['run'])
@@ -214,11 +214,6 @@ def test_what_cannot_be_drawn_leaves_no_page(
   assert result.status == 2 and message in result.err and found is None
 
 
-def test_no_run(tmp_path):
-  result, found = report(tmp_path, tmp_path / 'out')
-  assert result.status == 2 and 'config.json' in result.err and found is None
-
-
 # Damages of every file, its section, and the pictures still shown there.
 DAMAGES = {
   'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 2),
@@ -293,7 +288,7 @@ def test_printed_commands_work(shared_run, features, tmp_path):
   for command, *words in commands:
     words += ['--config.sample.steps=1', '--num=20', features]
     if command == 'compare':
-      words += ['--sweep_methods=none', '--bootstrap=5']
+      words += ['--bootstrap=5']
     result = run(command, *words)
     assert result.status == 0, result.err
   _, found = report(workdir, workdir, '--no_draw')
@@ -314,7 +309,7 @@ def test_commands_of_the_demo_work(shared_run, features, tmp_path):
       f'--config.{key}={value}'
       for key, value in TINY.items() | {('data.dir', f'{shared_run}/data')}
     ],
-    'compare': ['--num=20', '--sweep_methods=none', '--bootstrap=5', features],
+    'compare': ['--num=20', '--bootstrap=5', features],
   }
   for line in lines:
     line = line.partition('   (')[0].replace('$(DEMO)', f'{shared_run}/run')
@@ -340,7 +335,6 @@ def test_advice_is_what_can_be_done(shared_run, tmp_path):
   args = cli.parse_args(['compare', f'--workdir={workdir}'], '')
   settings = compare_settings(args, SampleJob(request_of(args)))
   assert settings.methods == ('none', 'cfg:1.35', 'cfg:1.35,s2:1.25')
-  assert settings.sweep_methods == ('cfg',)
 
 
 def test_what_changes_is_shown_as_it_is_said(monkeypatch):

@@ -13,8 +13,8 @@ from commands import presets
 from evaluate import classifier
 from sample import output as store_lib
 from sample import sampler
-from sample.checkpoints import SAMPLING
 from sample.generate import Sampler
+from sample.saved_network import SAMPLING
 from train import config_file
 from train.experiment import build
 

@@ -1,7 +1,9 @@
+import shutil
+import subprocess
+
 import pytest
 from command_runs import run
 
-from commands import advice
 from core import program
 
 
@@ -18,7 +20,7 @@ def test_texts_name_the_program_that_was_called(
 ):
   monkeypatch.setattr('sys.argv', [script])
   assert program.name() == name
-  assert advice.command('report', '--step=1') == f'{words} report --step=1'
+  assert ' '.join(program.command()) == words
   result = run('train', '--help')
   assert f'usage: {name} train' in result.out
   assert f'Example: {words} train --workdir' in result.out
@@ -26,3 +28,26 @@ def test_texts_name_the_program_that_was_called(
   assert result.err == (
     f'{name}: train has no flag --zebra. {words} train --help lists all.\n'
   )
+
+
+def test_commit_of_another_project_is_not_ours(tmp_path, monkeypatch):
+  """Of a copy inside a repository that does not hold it."""
+
+  def git(*words):
+    subprocess.run(
+      ['git', '-c', 'user.name=a', '-c', 'user.email=b', *words],
+      cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+
+  copy = tmp_path / 'site-packages' / 'program.py'
+  copy.parent.mkdir()
+  shutil.copy(program.__file__, copy)
+  monkeypatch.setattr(program, '__file__', str(copy))
+  assert program.commit() is None
+  git('init')
+  git('commit', '--allow-empty', '-m', 'theirs')
+  assert program.commit() is None
+  git('add', str(copy))
+  git('commit', '-m', 'ours')
+  head = (tmp_path / '.git' / 'HEAD').read_text().split()[-1]
+  assert program.commit() == (tmp_path / '.git' / head).read_text().strip()

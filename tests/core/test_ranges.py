@@ -129,13 +129,7 @@ def test_names_and_paths_that_no_folder_has_are_refused(base, key, value):
 @pytest.mark.parametrize('methods', [('a' * 5000,), ('none',) * 1001, ('',)])
 def test_guidance_that_is_too_long_or_empty_is_refused(methods):
   with pytest.raises(InputError, match=r'^--guidance '):
-    CompareConfig(
-      num=2,
-      methods=methods,
-      sweep_methods=(),
-      sweep_scales=(),
-      resamples=2,
-    )
+    CompareConfig(num=2, methods=methods, resamples=2)
 
 
 @pytest.mark.parametrize('name', ['photos', 'imagenet_resized/32x32', 'a.b-c'])

@@ -30,8 +30,13 @@ def textures(count, seed, shape=(32, 32, 3)):
 
 @pytest.fixture(scope='module')
 def trained():
+  """A classifier after one step."""
+  return train(steps=1)
+
+
+def train(steps):
   return lib.train_classifier(
-    *textures(80, 0), 4, steps=25, batch_size=16, flip=True
+    *textures(80, 0), 4, steps=steps, batch_size=16, flip=True
   )
 
 
@@ -69,9 +74,10 @@ def test_digits():
 
 
 @pytest.mark.slow
-def test_textures_are_learned(trained):
+@pytest.mark.usefixtures('good_compilation')
+def test_textures_are_learned():
   images, labels = textures(40, 1)
-  features, predictions = trained(images)
+  features, predictions = train(steps=25)(images)
   assert (predictions == labels).mean() > 0.9
   assert features.shape == (40, 2 * lib.FEATURES)
   np.testing.assert_allclose(np.square(features).mean(1), 1, rtol=1e-3)

@@ -1,8 +1,7 @@
-"""The table, the structure of a sweep, and the scores."""
+"""The settings, the table and the scores."""
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,39 +13,8 @@ from evaluate.compare_table import Row, format_table
 from evaluate.evaluator import EvalConfig
 from evaluate.frechet import Moments, bootstrap, frechet_distance
 from evaluate.metrics import Estimate
-from guidance.parse import describe
 
-CONFIG = CompareConfig(
-  num=4,
-  methods=('none',),
-  sweep_methods=('ig', 'cfg', 's2'),
-  sweep_scales=(1.25, 2.0),
-  resamples=2,
-)
-
-
-def test_sweep_has_one_structure():
-  points = CONFIG.sweep()
-  structures = {jax.tree.structure(guidance) for _, _, guidance in points}
-  assert len(structures) == 1
-  assert all(len(jax.tree.leaves(guidance)) == 3 for _, _, guidance in points)
-
-
-def test_sweep_moves_one_scale_at_a_time():
-  points = [(name, scale, describe(g)) for name, scale, g in CONFIG.sweep()]
-  assert points == [
-    ('ig', 1.25, 'ig:1.25,cfg:1,s2:1'),
-    ('ig', 2.0, 'ig:2,cfg:1,s2:1'),
-    ('cfg', 1.25, 'ig:1,cfg:1.25,s2:1'),
-    ('cfg', 2.0, 'ig:1,cfg:2,s2:1'),
-    ('s2', 1.25, 'ig:1,cfg:1,s2:1.25'),
-    ('s2', 2.0, 'ig:1,cfg:1,s2:2'),
-  ]
-
-
-def test_sweep_may_be_empty():
-  for change in ({'sweep_methods': ()}, {'sweep_scales': ()}):
-    assert dataclasses.replace(CONFIG, **change).sweep() == []
+CONFIG = CompareConfig(num=4, methods=('none',), resamples=2)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +22,8 @@ def test_sweep_may_be_empty():
   [
     ({'num': 1}, 'an integer from 2 to'),
     ({'resamples': 1}, 'an integer from 2 to'),
-    ({'sweep_methods': ('ig', 'cfgg')}, "mean 'cfg'"),
-    ({'sweep_methods': ('ig', 'ig')}, 'names ig twice'),
+    ({'methods': ('none', 'cfgg:2')}, "mean 'cfg'"),
+    ({'methods': ('ig:2,ig:3',)}, 'names ig twice'),
   ],
 )
 def test_config_errors(change, message):

@@ -23,7 +23,7 @@ def test_inception_and_its_name(tmp_path, monkeypatch):
 
   def opened(path):
     return extractor_registry.open_extractor(
-      f'inception:{path}', 'adm', None, 0
+      f'inception:{path}', 'adm', None, None
     )
 
   assert name_of('fd', opened(source)) == 'FD (Inception)'
@@ -59,7 +59,7 @@ def test_unknown_extractors(spec, words):
 
 def test_pixels_are_an_extractor():
   assert extractor_registry.kind_of('pixels').name == 'pixels'
-  found = extractor_registry.open_extractor('pixels', 'adm', None, 0)
+  found = extractor_registry.open_extractor('pixels', 'adm', None, None)
   assert name_of('fd', found) == 'FD (pixels)'
 
 

@@ -37,18 +37,6 @@ def test_score_in_parts_of_a_size(rng):
   assert inception_score(logits)[0] == pytest.approx(plain_score(logits))
 
 
-def test_score_in_equal_parts(rng):
-  logits = rng.normal(size=(23, 7)) * 2
-  parts = [logits[:5], logits[5:11], logits[11:17], logits[17:]]
-  parts = [plain_score(part) for part in parts]
-  expected = np.mean(parts), np.std(parts)
-  assert inception_score(logits, splits=4) == pytest.approx(expected)
-  shuffled = logits[np.random.RandomState(3).permutation(23)]
-  ours = inception_score(logits, splits=4, seed=3)
-  assert ours == pytest.approx(inception_score(shuffled, splits=4))
-  assert ours != pytest.approx(expected)
-
-
 def test_score_of_large_logits():
   logits = np.float32([[2000, 0, -2000], [0, 2000, -2000]])
   assert inception_score(logits) == pytest.approx((2, 0))
@@ -61,13 +49,10 @@ def test_score_leaves_its_logits_alone(rng):
   np.testing.assert_array_equal(logits, before)
 
 
-@pytest.mark.parametrize(
-  'arguments',
-  [{'splits': 10}, {'splits': 0}, {'split_size': 0}, {'split_size': -5}],
-)
-def test_score_of_empty_parts(rng, arguments):
+@pytest.mark.parametrize('size', [0, -5])
+def test_score_of_empty_parts(rng, size):
   with pytest.raises(InputError, match='Inception Score of 9 images'):
-    inception_score(rng.normal(size=(9, 3)), **arguments)
+    inception_score(rng.normal(size=(9, 3)), split_size=size)
 
 
 def test_score_of_bad_logits():

@@ -16,6 +16,7 @@ from sample.grid import make_grid
 from sample.registry import make_solver
 
 LABEL = jnp.asarray([4, 0, 7])
+HOW = sampler.Integration(make_solver('heun', Linear()), (6, 6, 3))
 TEXTS = ('ig:1.5,cfg:1.7,s2:1.4', 'icg:2')
 
 
@@ -61,8 +62,7 @@ def drawn(denoiser, condition, text):
     jnp.arange(3),
     jnp.asarray(make_grid(4)),
     7,
-    solver=make_solver('heun', Linear()),
-    shape=(6, 6, 3),
+    HOW,
   )[0]
 
 
@@ -72,9 +72,7 @@ def test_prompts_that_stand_for_labels_give_the_images_of_labels(text):
   np.testing.assert_array_equal(ours, drawn(TOY, LABEL, text))
   assert jnp.abs(ours - drawn(Prompted(), encode(LABEL + 1), text)).max() > 0.1
   costs = [
-    sampler.nfe(
-      parse(text), denoiser, make_solver('heun', Linear()), make_grid(4), 7
-    )
+    sampler.nfe(parse(text), denoiser, make_grid(4), 7, HOW)
     for denoiser in (Prompted(), TOY)
   ]
   assert costs[0] == costs[1]  # counted without a condition

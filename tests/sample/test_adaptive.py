@@ -31,9 +31,7 @@ FIELDS = {
 # A context, in which arrays are float64.
 in_float64 = functools.partial(jax.enable_x64, True)
 # One program of a field serves every tolerance.
-solve = jax.jit(
-  dopri5, static_argnums=0, static_argnames=('start', 'end', 'overshoot')
-)
+solve = jax.jit(dopri5, static_argnums=0, static_argnames=('span', 'overshoot'))
 
 
 @functools.cache
@@ -181,21 +179,21 @@ def test_batches_of_images_share_their_steps():
   ('start', 'end'), [(1.0, 0.0), (0.0, 1.0), (0.25, -0.5), (-0.5, 2.0), (0, 1)]
 )
 def test_any_two_times(start, end):
-  out, _ = solve(lambda x, t: 3 * t**2 + 0 * x, jnp.ones(2), start=start,
-                  end=end, rtol=1e-5)  # fmt: skip
+  out, _ = solve(lambda x, t: 3 * t**2 + 0 * x, jnp.ones(2),
+                 span=(start, end), rtol=1e-5)  # fmt: skip
   np.testing.assert_allclose(out, 1 + end**3 - start**3, rtol=3e-5, atol=3e-5)
 
 
 def test_there_and_back():
   field, x, _ = FIELDS['nonlinear']
   there, _ = solve(field, jnp.asarray(x), rtol=1e-5)
-  back, _ = solve(field, there, start=0.0, end=1.0, rtol=1e-5)
+  back, _ = solve(field, there, span=(0.0, 1.0), rtol=1e-5)
   np.testing.assert_allclose(back, x, rtol=1e-4)
 
 
 def test_no_time_at_all():
   x = jnp.asarray([1.0, 2.0])
-  out, count = solve(lambda x, t: x / 0.01, x, start=0.4, end=0.4)
+  out, count = solve(lambda x, t: x / 0.01, x, span=(0.4, 0.4))
   np.testing.assert_array_equal(out, x)
   assert count == 2
 

@@ -23,7 +23,7 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
   path = path_named('linear')
   solver = make_solver(solver_name, path)
   grid = make_grid(STEPS) if grid is None else grid
-  options = {'scales_at': scales_at}
+  how = sampler.Integration(solver, shape, path, scales_at, dtype)
 
   def run(denoiser, guidance):
     with jax.enable_x64(dtype == 'float64'):
@@ -34,13 +34,10 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
         jnp.arange(BATCH),
         jnp.asarray(grid),
         SEED,
-        solver=solver,
-        shape=shape,
-        dtype=dtype,
-        **options,
+        how,
       )
     if spent is None:
-      spent = sampler.nfe(guidance, denoiser, solver, grid, SEED, **options)
+      spent = sampler.nfe(guidance, denoiser, grid, SEED, how)
     return np.asarray(x), float(spent)
 
   (_, declared), passes = counted(text, run, BATCH)
@@ -180,8 +177,9 @@ def test_adaptive_solver_counts_what_runs(text, more):
 
 def test_nfe_follows_the_blocks_drawn():
   solver, grid = make_solver('euler', path_named('linear')), make_grid(STEPS)
+  how = sampler.Integration(solver, SHAPE)
   counts = [
-    sampler.nfe(parse('s2:1.5'), Counting(), solver, grid, seed)
+    sampler.nfe(parse('s2:1.5'), Counting(), grid, seed, how)
     for seed in range(8)
   ]
   assert len(set(counts)) > 3

@@ -45,9 +45,7 @@ def sample(dtype, *, solver, steps, guidance=None):
       index,
       jnp.asarray(make_grid(steps)),
       jnp.uint32(7),
-      solver=solver,
-      shape=SHAPE,
-      dtype=dtype,
+      sampler.Integration(solver, SHAPE, dtype=dtype),
     )
   return np.asarray(x)
 

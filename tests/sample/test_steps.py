@@ -57,9 +57,7 @@ def sample(text, solver, grid, *, path=LINEAR, denoiser=None):
     INDEX,
     jnp.asarray(grid),
     SEED,
-    solver=make_solver(solver, path),
-    shape=SHAPE,
-    path=path,
+    sampler.Integration(make_solver(solver, path), SHAPE, path),
   )[0]
 
 
@@ -192,7 +190,9 @@ class Decay(Field):
 def test_dopri5_through_the_sampler():
   x, spent = sampler.sample(
     Decay(), parse('none'), INDEX, INDEX, jnp.asarray(make_grid(3)), SEED,
-    solver=make_solver('dopri5:rtol=1e-5:atol=1e-8', LINEAR), shape=SHAPE,
+    sampler.Integration(
+      make_solver('dopri5:rtol=1e-5:atol=1e-8', LINEAR), SHAPE
+    ),
   )  # fmt: skip
   np.testing.assert_allclose(x, np.e * start(), rtol=1e-4, atol=1e-4)
   assert (spent - 2) % 6 == 0

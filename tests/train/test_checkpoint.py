@@ -12,8 +12,8 @@ import pytest
 
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from dit.weights import checkpoint as checkpoint_lib
-from dit.weights.checkpoint import WEIGHTS, restore_weights
+from dit.weights import restore
+from dit.weights.restore import WEIGHTS, restore_weights
 from train import state
 from train.checkpoint import CheckpointConfig, Checkpointer, SaveError
 from train.optimizer import make_optimizer
@@ -318,14 +318,14 @@ def rotating(tmp_path, build, monkeypatch):
   abstract = build(mesh_of(1))
   for step in (1, 2):
     saved(tmp_path, filled(abstract, step), step)
-  restore = checkpoint_lib.restore_item
+  restore_item = restore.restore_item
 
   def restored(workdir, item, target, step):
     if step == 2:
       shutil.rmtree(tmp_path / 'checkpoints' / '2')
-    return restore(workdir, item, target, step)
+    return restore_item(workdir, item, target, step)
 
-  monkeypatch.setattr(checkpoint_lib, 'restore_item', restored)
+  monkeypatch.setattr(restore, 'restore_item', restored)
   return tmp_path
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from core.errors import NonFiniteError
 from dit import model
 from dit.sharding import make_mesh, replicated
-from dit.weights.checkpoint import restore_weights
+from dit.weights.restore import restore_weights
 from train import checkpoint, loop
 from train.experiment import build
 from train.metrics_log import read_metrics

@@ -285,7 +285,7 @@ def test_guided_target():
   network, guide, w = Two(0.3, -0.2), Two(1.0, 0.4), 0.5
   final, (tap,), _ = objective.velocity_losses(
     network, path_named('linear'), X0, NOISE, T, LABEL,
-    guide=guide, guided_weight=w,
+    guide=objective.Guide(guide, w),
   )  # fmt: skip
   target = NOISE - X0 + w * (1.0 - 0.4)
   expected = jnp.square(0.3 - target).mean((1, 2, 3))
@@ -302,7 +302,7 @@ def test_guided_target_passes_no_gradient():
     network = Two(v, 0.1)
     return objective.velocity_losses(
       network, path_named('linear'), X0, NOISE, T, LABEL,
-      guide=network, guided_weight=0.5,
+      guide=objective.Guide(network, 0.5),
     )[0].mean()  # fmt: skip
 
   v = jnp.float32(0.3)

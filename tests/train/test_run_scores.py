@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from dit.weights.checkpoint import steps_of
+from dit.weights.restore import steps_of
 from sample.generate import Sampler
 from train import loop
 from train.metrics_log import read_metrics

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from core.errors import NonFiniteError
 from dit.latents import LatentSpace
 from dit.sharding import make_mesh
-from dit.weights.checkpoint import steps_of
+from dit.weights.restore import steps_of
 from train import loop
 from train.metrics_log import read_metrics
 from train.setup import make_setup

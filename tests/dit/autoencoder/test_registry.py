@@ -82,22 +82,6 @@ def test_weights_are_needed(name):
     autoencoder.load(name)
 
 
-def test_pixels_have_no_weights():
-  with pytest.raises(InputError, match='1 files'):
-    autoencoder.load('pixels', published(SD_VAE))
-
-
-@pytest.mark.parametrize('channels', [1, 3])
-def test_pixels_are_the_identity(channels):
-  pixels = autoencoder.load('pixels', channels=channels)
-  assert (pixels.downsampling, pixels.latent_channels) == (1, channels)
-  x = jax.random.uniform(jax.random.key(0), (2, 5, 7, channels))
-  posterior = jax.jit(lambda pixels, x: pixels.encode(x))(pixels, x)
-  z = posterior.draw(jnp.full_like(x, 1e6))
-  for out in (z, pixels.decode(z), pixels.normalise(z), pixels.denormalise(z)):
-    np.testing.assert_array_equal(out, x)
-
-
 def test_posterior_clamps_the_log_variance():
   log_variance = jnp.asarray([-1e6, -30, 0, 20, 1e6])
   moments = jnp.stack([jnp.arange(5.0), log_variance], axis=-1)
@@ -137,4 +121,4 @@ def test_bad_statistics_are_refused(tensors, match):
 
 def test_unknown_dtype_is_refused():
   with pytest.raises(InputError, match='one of auto, float32, bfloat16'):
-    autoencoder.load('pixels', dtype='float16')
+    autoencoder.TinyConfig(latent_channels=4, dtype='float16')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from commands.convert import exchange
+from commands.convert import Untold, exchange
 from core.errors import InputError
 from core.files import file_sha256
 from dit.autoencoder.files import read_autoencoder
@@ -18,7 +18,7 @@ from dit.weights.files import read_tensors
 from dit.weights.finite import check_finite
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden/ig_sit/model.safetensors'
-IG_SIT = {'family': 'ig_sit', 'num_heads': 4, 'taps': (2,)}
+IG_SIT = {'family': 'ig_sit', 'untold': Untold(4, (2,))}
 NAME = 'blocks.0.attn.qkv.weight'
 
 

@@ -1,12 +1,4 @@
-"""The weights of a run's checkpoints; `train.checkpoint` writes them.
-
-In WORKDIR/checkpoints/STEP:
-
-  params     the raw parameters
-  ema        their moving average
-  training   what else training needs
-  digests    a checksum of every array
-"""
+"""Weights out of the checkpoints of a run, which `train.checkpoint` writes."""
 
 import time
 from typing import Any
@@ -15,7 +7,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from core.errors import InputError
+from core.errors import InputError, reason
 from dit import backbone
 from dit.base import NetworkConfig, Params
 from dit.sharding import placed
@@ -181,9 +173,8 @@ def restore_item(
 
 def unreadable(folder: epath.Path, error: Exception) -> InputError:
   """The error for a checkpoint that cannot be read, in one line."""
-  reason = ' '.join(str(error).split())[:200]
   return InputError(
-    f'checkpoint {folder} cannot be read ({type(error).__name__}: {reason}); '
-    'it is damaged or of another version. checkpoint.fallback=true trains on '
-    'from the one before; sampling takes another --step.'
+    f'checkpoint {folder} cannot be read ({reason(error)}); it is damaged or '
+    'of another version. checkpoint.fallback=true trains on from the one '
+    'before; sampling takes another --step.'
   )

@@ -1,0 +1,56 @@
+"""Options in a text, as of a solver or a method: 'heun:final_step=heun'."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from core.errors import InputError, nearest, quote
+from core.renamed_keys import RENAMED_OPTIONS
+
+_READERS: dict[type, Callable[[str], Any]] = {
+  bool: {'true': True, 'false': False}.__getitem__,
+  tuple: lambda text: tuple(map(int, text.split('+'))),
+}
+_EXPECTED = {
+  bool: 'true or false',
+  int: 'a whole number',
+  float: 'a number',
+  tuple: 'blocks such as 7+8',
+}
+
+
+def read_options(
+  owner: str,
+  where: str,
+  assignments: Sequence[str],
+  defaults: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Reads options, each as a value of the type of its default.
+
+  Args:
+    owner: Name of what has the options, such as 'solver heun'.
+    where: Words that begin a message, with the text that is read.
+    assignments: Options that are set, such as 'final_step=heun'.
+    defaults: Default of every option.
+
+  Raises:
+    InputError: for an unknown option, naming the right ones, or a wrong value.
+  """
+  options: dict[str, Any] = {}
+  for assignment in assignments:
+    name, _, text = assignment.partition('=')
+    if name not in defaults:
+      near = nearest(RENAMED_OPTIONS.get(name, name), defaults)
+      raise InputError(
+        f'{owner} has no option {quote(name)}; it has '
+        f'{", ".join(defaults) or "none"}.{near}'
+      )
+    if name in options:
+      raise InputError(f'{where} sets {name} twice.')
+    kind = type(defaults[name])
+    try:
+      options[name] = _READERS.get(kind, kind)(text)
+    except (ValueError, KeyError) as error:
+      raise InputError(
+        f'{where}: {name} is {quote(text)}, expected {_EXPECTED[kind]}.'
+      ) from error
+  return options
