@@ -1,1 +1,1 @@
-"""What everything rests on: errors, ranges, files, locks, processes."""
+"""Shared foundations: errors, ranges, files, locks and processes."""

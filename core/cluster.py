@@ -1,10 +1,9 @@
-"""Many processes as one job: `jax.distributed`, started before any device.
+"""Multi-process jobs: `jax.distributed`, initialized before any device.
 
-Cloud TPU, GKE, Slurm and Open MPI tell JAX all it needs; elsewhere every
-process is told where the first one listens, their number, and its own. When a
-process dies, the others end with an error after the heartbeat's time. SIGTERM
-to any of them is passed on to all (`preempted`), so that a job saves once, at
-a step they agree on.
+JAX detects Cloud TPU, GKE, Slurm and Open MPI. Elsewhere, each process needs
+the coordinator's address, the number of processes, and its own index. When a
+process dies, the others fail after the heartbeat timeout. SIGTERM to any
+process reaches all of them (`preempted`), so all save at the same step.
 """
 
 import argparse
@@ -21,10 +20,10 @@ Positive = Annotated[int, Range(1, 10**6)]
 
 
 def join(args: argparse.Namespace) -> None:
-  """Makes this process one of the job that the flags describe.
+  """Joins this process to the job that the flags describe.
 
   Raises:
-    InputError: for flags that do not go together, or no job to be seen.
+    InputError: if the flags are inconsistent or no job is found.
   """
   given = (args.coordinator, args.num_processes, args.process_id)
   explicit = [value is not None for value in given]
@@ -33,7 +32,7 @@ def join(args: argparse.Namespace) -> None:
   if any(explicit) and not all(explicit):
     raise InputError(
       '--coordinator, --num_processes and --process_id go together: give all '
-      'three, or --distributed alone where the job tells them.'
+      'three, or --distributed alone where JAX detects the job.'
     )
   check_value('--heartbeat_seconds', args.heartbeat_seconds, Positive)
   if all(explicit):
@@ -54,7 +53,7 @@ def join(args: argparse.Namespace) -> None:
 
 
 def _check_coordinator(coordinator: str, process_id: int) -> None:
-  """Raises InputError for no address, or one that is taken here."""
+  """Raises InputError for an invalid address, or a port in use here."""
   host, _, port = coordinator.rpartition(':')
   if not (host and port.isdecimal() and 0 < int(port) < 2**16):
     raise InputError(
@@ -63,17 +62,18 @@ def _check_coordinator(coordinator: str, process_id: int) -> None:
     )
   if process_id:
     return
-  with socket.socket() as listening:  # else JAX ends the process by a signal
+  # JAX would abort the process if the port were in use.
+  with socket.socket() as listening:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
       listening.bind(('', int(port)))
     except OSError as error:
       raise InputError(
-        f'--coordinator: port {port} cannot be had here '
+        f'--coordinator: port {port} is not available here '
         f'({error.strerror or error}); choose another.'
       ) from error
 
 
 def preempted(step: int) -> bool:
-  """Returns whether all processes stop after this step; the same on all."""
+  """Returns whether to stop after this step; all processes agree."""
   return multihost_utils.reached_preemption_sync_point(step)

@@ -1,7 +1,4 @@
-"""The errors that a command reports in one line, and checks of its input.
-
-This module imports nothing heavy, so the command line can use it before JAX.
-"""
+"""One-line errors and input checks; importing them does not import JAX."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,14 +8,14 @@ _LONGEST = 2000
 
 
 class InputError(ValueError):
-  """An error in the input: what the user asked for cannot work.
+  """An error in the user's input.
 
-  The message is one line: what was wrong, what was expected, what to do.
+  The message is one line: what is wrong, what was expected, what to do.
   The command line prints it and exits with status 2.
   """
 
   def __init__(self, message: str) -> None:
-    """Keeps the message to one line of bounded length, whatever it quotes."""
+    # The message may quote text of any length.
     line = ''.join(
       letter if letter.isprintable() else ' '
       for letter in trim(message, _LONGEST)
@@ -27,7 +24,7 @@ class InputError(ValueError):
 
 
 def trim(text: str, most: int) -> str:
-  """Returns the text, or its two ends where it is longer than `most`."""
+  """Returns the text, with its middle removed if it is longer than `most`."""
   if len(text) <= most:
     return text
   end = (most - 5) // 3
@@ -35,7 +32,7 @@ def trim(text: str, most: int) -> str:
 
 
 def quote(value: Any, most: int = 100) -> str:
-  """Returns a value as an error message shows it: in one short line."""
+  """Returns a value as one short line for an error message."""
   try:
     text = repr(value)
   except (ValueError, RecursionError):  # thousands of digits, or of brackets
@@ -44,30 +41,27 @@ def quote(value: Any, most: int = 100) -> str:
 
 
 def reason(error: Exception) -> str:
-  """Returns an exception in one short line: its type, and what it says."""
-  # torch puts advice, some of it dangerous, before what is wrong.
+  """Returns the type and message of an exception in one short line."""
+  # torch puts advice, some of it dangerous, before the actual error.
   text = str(error).rpartition('WeightsUnpickler error:')[2]
   text = ' '.join(text.split())[:200]
   return ': '.join(filter(None, (type(error).__name__, text)))
 
 
 class RunError(RuntimeError):
-  """A failure of a command whose input was right, such as a full disk.
+  """A failure despite correct input, such as a full disk.
 
-  The message is one line: what failed, what is kept, what to do. The command
-  line prints it and exits with status 1.
+  The message is one line: what failed, what is kept, what to do.
+  The command line prints it and exits with status 1.
   """
 
 
 class WriteError(RunError):
-  """A file could not be written, such as on a full disk.
-
-  The message says which file, why, and what to do.
-  """
+  """A file that could not be written, for example on a full disk."""
 
 
 def nearest_words(name: str, known: Iterable[str]) -> list[str]:
-  """Returns the known word nearest to `name` in a list; [] if none is near."""
+  """Returns a list of the known word nearest to `name`; [] if none is near."""
   if len(name) > 100:
     return []
   match = difflib.SequenceMatcher(b=name.lower())
@@ -76,22 +70,22 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
     match.set_seq1(word.lower())
     return match.ratio()
 
-  # Ties go to the first word. Short words differ much by one letter.
+  # Ties go to the first word. One letter changes a short word's ratio a lot.
   best = max(known, key=similarity, default='')
   near = best and similarity(best) >= (0.5 if len(name) <= 3 else 0.6)
   return [best] if near else []
 
 
 class PrepareError(RunError):
-  """The work cannot go on; what is written stays."""
+  """A failure that ends the command; files already written are kept."""
 
 
 class NonFiniteError(RunError):
-  """Training or sampling gave values that are not finite."""
+  """Values from training or sampling that are not finite."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """Returns ' Did you mean ...?' for a near match of `name`, or ''."""
+  """Returns ' Did you mean ...?' if a known word is near `name`, or ''."""
   return ''.join(f' Did you mean {w!r}?' for w in nearest_words(name, known))
 
 
@@ -106,7 +100,7 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_range(key: str, value: float, low: float, high: float) -> None:
-  """Raises InputError unless low <= value <= high, and finite."""
+  """Raises InputError unless `value` is finite and in [low, high]."""
   if not (low <= value <= high and abs(value) < float('inf')):
     raise InputError(
       f'{key} is {quote(value)}, expected a number from {low} to {high}.'
@@ -114,7 +108,7 @@ def check_range(key: str, value: float, low: float, high: float) -> None:
 
 
 def shorten(names: Iterable[str], most: int = 5) -> str:
-  """Returns the first names, and how many there are if some are left out."""
+  """Returns the first `most` names, and the total if some are omitted."""
   names = list(names)
   more = f', ... ({len(names)} in all)' if len(names) > most else ''
   return ', '.join(names[:most]) + more

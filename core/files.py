@@ -1,8 +1,8 @@
-"""Files that are written atomically, and JSON that may be damaged.
+"""Atomic writes, and a reader of possibly damaged JSON.
 
-A file is written as .NAME.PID, flushed to the disk and renamed to NAME. A
-command that is killed leaves .NAME.PID behind; the next command that holds the
-lock of NAME removes it (`core.folder_lock`).
+A file is written as .NAME.PID, flushed to disk and renamed to NAME. A killed
+command leaves .NAME.PID, which the next holder of NAME's lock removes
+(`core.folder_lock`).
 """
 
 import contextlib
@@ -25,21 +25,20 @@ _PARTIAL = re.compile(r'\.(.+)\.\d+', re.DOTALL)
 _LONGEST = 200  # characters of NAME in a partial name; file systems allow 255
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-# Deeper JSON would exhaust Python's stack where it is walked.
+# Deeper JSON would exhaust Python's stack in recursive code.
 _MOST_LEVELS = 50
 
 
 def partial_path(path: Any) -> Any:
-  """Returns the name under which this process first writes a file or folder."""
+  """Returns the temporary path that this process writes before renaming."""
   return path.with_name(f'.{path.name[:_LONGEST]}.{os.getpid()}')
 
 
 @contextlib.contextmanager
 def replacing(path: Any) -> Iterator[Any]:
-  """Yields a name to write under, which becomes `path` or vanishes.
+  """Yields a temporary path, renamed to `path` on success and else removed.
 
-  Args:
-    path: File in a folder that exists; an older file is replaced.
+  The folder of `path` must exist; an older file is replaced.
 
   Raises:
     WriteError: if the file cannot be written.
@@ -53,13 +52,13 @@ def replacing(path: Any) -> Iterator[Any]:
   except OSError as error:
     raise write_error(path, error) from error
   finally:
-    with contextlib.suppress(OSError):  # such as in a folder that was removed
+    with contextlib.suppress(OSError):  # for example, the folder was removed
       partial.unlink(missing_ok=True)
 
 
 def sync(path: os.PathLike) -> None:
-  """Flushes a local file, or the names in a local folder, to the disk."""
-  if '://' in os.fspath(path):  # object stores keep what they accept
+  """Flushes a local file, or the entries of a local folder, to disk."""
+  if '://' in os.fspath(path):  # object stores are durable
     return
   descriptor = os.open(path, os.O_RDONLY)
   try:
@@ -72,11 +71,11 @@ def sync(path: os.PathLike) -> None:
 
 
 def remove_leftovers(folder: epath.Path, names: Sequence[str]) -> None:
-  """Removes the partial files that killed commands left behind.
+  """Removes partial files left in `folder` by killed commands.
 
   Args:
-    folder: Folder of the files.
-    names: Patterns of the files' names, such as '*.npz' or 'parts/*.npz'.
+    folder: Folder to clean.
+    names: Patterns of the final names, such as '*.npz' or 'parts/*.npz'.
   """
   for pattern in names:
     inside, _, name = pattern.rpartition('/')
@@ -94,7 +93,7 @@ def remove_leftovers(folder: epath.Path, names: Sequence[str]) -> None:
 
 
 def is_full(error: OSError) -> bool:
-  """Returns whether an error says that the disk, or a quota, is full."""
+  """Returns whether the disk or a quota is full."""
   return error.errno in _FULL
 
 
@@ -110,12 +109,12 @@ def write_error(path: os.PathLike, error: OSError) -> WriteError:
 def write_bytes(
   path: epath.PathLike, data: bytes, *, every: bool = False
 ) -> None:
-  """Writes a file under another name, then renames it.
+  """Writes a file atomically.
 
   Args:
-    path: Where to write, in a folder that exists.
+    path: File in an existing folder.
     data: Content of the file.
-    every: Whether every process writes, not the first alone.
+    every: Whether every process writes, instead of only the first.
 
   Raises:
     WriteError: if the file cannot be written.
@@ -129,20 +128,20 @@ def write_bytes(
 def write_json(
   path: epath.PathLike, value: Any, *, every: bool = False
 ) -> None:
-  """Writes readable JSON; see `write_bytes`."""
+  """Writes indented JSON; see `write_bytes`."""
   data = (json.dumps(value, indent=2) + '\n').encode()
   write_bytes(path, data, every=every)
 
 
 def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
-  """Reads the object that a JSON file holds.
+  """Reads a JSON object from a file.
 
   Args:
     path: File, local or gs://.
     advice: End of the error message, such as '; train again'.
 
   Raises:
-    InputError: if the file cannot be read, or holds anything else.
+    InputError: if the file cannot be read or does not hold a JSON object.
   """
   path = epath.Path(path)
   try:
@@ -159,7 +158,7 @@ def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
 
 
 def file_sha256(path: os.PathLike) -> str:
-  """Returns the SHA-256 of a local file, in hexadecimal digits."""
+  """Returns the SHA-256 of a local file in hexadecimal."""
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -168,7 +167,7 @@ def parse_json(text: str | bytes) -> Any:
   """Parses JSON; integers of more than 20 digits become floats.
 
   Raises:
-    ValueError: for any other text, and for values nested too deeply.
+    ValueError: for invalid JSON, and for values nested too deeply.
   """
   try:
     value = json.loads(text, parse_int=_integer)
@@ -183,12 +182,11 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _integer(text: str) -> int | float:
-  """Returns a number; Python refuses integers of several thousand digits."""
+  """Returns a number; Python rejects integers of several thousand digits."""
   return int(text) if len(text) <= 20 else float(text)
 
 
 def _children(value: Any) -> list[Any]:
-  """Returns the values directly inside a value."""
   if isinstance(value, dict):
     return list(value.values())
   return value if isinstance(value, list) else []

@@ -1,9 +1,8 @@
-"""One writer at a time: the lock that a command holds on what it writes.
+"""Locks that give each set of files one writer at a time.
 
-A lock is named after what is written, since several commands write side by
-side into one workdir. While `train` holds the lock "run" of a workdir, each of
-`sample`, `compare`, `sweep`, `evaluate` and `report` can write its own results
-there; only a second command of the same kind is refused.
+A lock is named after the files that it protects. Different commands can
+therefore write to one workdir at the same time; only a second command of the
+same kind is refused.
 
   run          train, distill: config.json, checkpoints, metrics, previews
   samples      sample: samples.*, parts, images, labels.txt
@@ -12,15 +11,14 @@ there; only a second command of the same kind is refused.
   evaluation   evaluate: evaluation*.json, evaluation*.md
   report       report: report.html
   records      prepare: the records of one split
-  NAME         convert, reference, train-features: the file or folder NAME,
-               whose lock lies beside it
+  NAME         convert, reference, train-features: the file or folder NAME;
+               the lock file is in its parent folder
 
-Reading takes no lock. FOLDER/.NAME.lock says who holds the lock. On a local or
-network file system it is a lock of the kernel, which ends with the process that
-holds it, however that ends. On storage that has no such locks (gs://, some
-network file systems) the file is a marker, which its holder refreshes every
-REFRESH_SECONDS; after STALE_REFRESHES times that without a refresh, the next
-command takes it over. The clocks of the machines must agree to a minute or so.
+Reading takes no lock. FOLDER/.NAME.lock identifies the holder. On most file
+systems it is a kernel lock, released whenever its process ends. On storage
+without kernel locks (gs://, some network file systems) it is a marker file,
+refreshed every REFRESH_SECONDS. A marker without a refresh for STALE_REFRESHES
+times as long is taken over. Machines' clocks must agree to about a minute.
 """
 
 import contextlib
@@ -54,13 +52,13 @@ from core.files import (
 
 REFRESH_SECONDS = 30.0
 STALE_REFRESHES = 10
-# Two commands that find no marker at once both write theirs; after this time
-# the later marker counts, and the command of the earlier one is refused.
+# Two commands may find no marker at the same time and both write one. After
+# this time the later marker wins, and the other command is refused.
 _SETTLE_SECONDS = 1.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-# Bytes that must fit on the disk: an empty file fits on a full one.
+# Bytes written to test for free space; even a full disk holds an empty file.
 _ROOM = 2**16
-_LONGEST = 200  # characters of a name that the name of its lock keeps
+_LONGEST = 200  # characters of NAME in a lock's file name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +73,13 @@ class _Owner:
 
   @classmethod
   def here(cls, command: str) -> '_Owner':
-    """This process."""
     return cls(
       command, socket.gethostname(), os.getpid(), time.time(), uuid.uuid4().hex
     )
 
   @classmethod
   def read(cls, path: epath.Path) -> tuple['_Owner | None', float]:
-    """The owner that a lock file names, and when it was last refreshed."""
+    """Returns the owner in a lock file, and the time of the last refresh."""
     try:
       about = read_json(path)
       refreshed = float(about.pop('refreshed', 0))
@@ -90,15 +87,13 @@ class _Owner:
         _clock(seconds)  # raises ValueError if it is not a time
       return cls(**about), refreshed
     except (ValueError, TypeError, LookupError, OverflowError, OSError):
-      return None, 0.0  # removed meanwhile, or nothing in it yet
+      return None, 0.0  # removed in the meantime, or still empty
 
   def text(self) -> str:
-    """The content of a lock file."""
     about: dict[str, Any] = dataclasses.asdict(self)
     return json.dumps({**about, 'refreshed': time.time()}) + '\n'
 
   def __str__(self) -> str:
-    """The command, in words."""
     return (
       f'`{self.command}` (process {self.pid} on host {self.host} since '
       f'{_clock(self.since)})'
@@ -115,27 +110,21 @@ def folder_lock(
   writes: Sequence[str] = (),
   subject: epath.PathLike | None = None,
 ) -> Iterator[epath.Path]:
-  """Holds a lock within the block; creates the folder.
+  """Holds a lock within the block; creates and yields the folder.
 
-  Takes the lock, checks that there is room to write, and removes leftovers of
-  killed commands. A folder that is created here and still empty at the end is
-  removed.
+  Checks for free space and removes partial files of killed commands. A new
+  folder that is still empty at the end is removed.
 
   Args:
-    folder: Folder that is written to, local or gs://.
-    name: Name of the lock; the module lists them.
-    command: Command that wants it, such as 'train'.
-    instead: Advice for a command that is refused, such as 'choose another
-      --out'.
-    writes: Patterns of the files that the lock covers, for the leftovers.
-    subject: Path that messages name; None for the folder.
-
-  Yields:
-    The folder.
+    folder: Folder to write to, local or gs://.
+    name: Name of the lock; the module docstring lists them.
+    command: Command that takes the lock, such as 'train'.
+    instead: Advice for a refused command, such as 'choose another --out'.
+    writes: Patterns of the protected files, to remove partial ones.
+    subject: Path shown in messages; None for the folder.
 
   Raises:
-    InputError: if another command holds the lock, or the folder cannot be
-      written.
+    InputError: if another command holds the lock, or writing is impossible.
     WriteError: if the disk is full.
   """
   folder = epath.Path(folder).expanduser()
@@ -178,7 +167,7 @@ def file_lock(
 def _held(
   path: epath.Path, owner: _Owner, subject: str, instead: str
 ) -> Iterator[None]:
-  """Holds a lock of the kernel, or a marker where there are none."""
+  """Holds a kernel lock, or a marker on storage without them."""
   local = '://' not in os.fspath(path)
   descriptor = _lock(path, subject, instead) if local else None
   if descriptor is None:
@@ -191,23 +180,23 @@ def _held(
     while held:
       os.close(held.pop())
 
-  # A forked child shares the lock, and would keep it longer than its parent.
+  # A forked child shares the lock and could outlive its parent.
   os.register_at_fork(after_in_child=leave)
   try:
     _write(descriptor, owner.text())
     yield
   finally:
     if os.getpid() == owner.pid:
-      # Removed before the lock is released: afterwards it may be another's.
+      # Once the lock is released, the file may belong to another process.
       with contextlib.suppress(OSError):  # the folder may have been removed
         path.unlink()
       leave()
 
 
 def _lock(path: epath.Path, subject: str, instead: str) -> int | None:
-  """Takes a lock of the kernel; None where the file system has none."""
+  """Takes a kernel lock; None if the file system has none."""
   while True:
-    # Programs that this process starts do not inherit it.
+    # Child programs do not inherit the descriptor.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,11 +212,11 @@ def _lock(path: epath.Path, subject: str, instead: str) -> int | None:
       if error.errno in _NO_LOCKS:
         return None
       raise
-    os.close(descriptor)  # its last holder has just removed it
+    os.close(descriptor)  # the previous holder has just removed the file
 
 
 def _write(descriptor: int, text: str) -> None:
-  """Writes the content of a lock file, after a check that there is room."""
+  """Writes a lock file, after checking for free space."""
   data = memoryview(text.encode().ljust(_ROOM))
   while data:
     data = data[os.write(descriptor, data) :]
@@ -239,13 +228,13 @@ def _write(descriptor: int, text: str) -> None:
 def _marker(
   path: epath.Path, owner: _Owner, subject: str, instead: str
 ) -> Iterator[None]:
-  """Holds a marker, which a thread refreshes."""
+  """Holds a marker; a thread refreshes it."""
   other, refreshed = _Owner.read(path)
   if other:
     if time.time() - refreshed < REFRESH_SECONDS * STALE_REFRESHES:
       raise _refusal(other, subject, instead)
     logging.warning(
-      '%s: took over from %s, whose last sign of life was at %s.',
+      '%s: took over the lock of %s, which was last refreshed at %s.',
       subject, other, _clock(refreshed),
     )  # fmt: skip
   _refresh(path, owner)
@@ -271,7 +260,7 @@ def _marker(
 def _keep(
   path: epath.Path, owner: _Owner, subject: str, done: threading.Event
 ) -> None:
-  """Refreshes a marker until `done`; ends the process if it is another's."""
+  """Refreshes a marker until `done`; exits if another command takes it."""
   while not done.wait(REFRESH_SECONDS):
     other, _ = _Owner.read(path)
     if other and other != owner:
@@ -285,14 +274,14 @@ def _keep(
 
 
 def _give_way(message: str) -> None:
-  """Ends the process at once: the folder has a new writer."""
+  """Exits immediately, since the folder has a new writer."""
   print(f'{program.name()}: {message}', file=sys.stderr, flush=True)
   os._exit(1)
 
 
 def _refresh(path: epath.Path, owner: _Owner) -> None:
   if '://' in os.fspath(path):
-    path.write_text(owner.text())  # appears whole in an object store
+    path.write_text(owner.text())  # atomic in an object store
     return
   with replacing(path) as partial:
     partial.write_text(owner.text())
@@ -311,7 +300,7 @@ def _clock(seconds: float) -> str:
 
 
 def _missing(folder: epath.Path) -> list[epath.Path]:
-  """Returns the missing ones of a folder and its parents, innermost first."""
+  """Returns a folder and its parents, deepest first, if they are missing."""
   if '://' in os.fspath(folder):
     return []
   return [each for each in (folder, *folder.parents) if not each.exists()]
@@ -319,5 +308,5 @@ def _missing(folder: epath.Path) -> list[epath.Path]:
 
 def _remove_empty(folders: Sequence[epath.Path]) -> None:
   for folder in folders:
-    with contextlib.suppress(OSError):  # never made, or in use
-      os.rmdir(folder)  # epath's raises a ValueError
+    with contextlib.suppress(OSError):  # never created, or not empty
+      os.rmdir(folder)  # epath's rmdir raises ValueError

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Turns nested sections into dotted keys, and tuples into JSON's lists."""
+  """Turns nested sections into dotted keys, and tuples into lists."""
   flat: dict[str, Any] = {}
   for key, value in config.items():
     if isinstance(value, dict):
@@ -16,14 +16,14 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def without_folders(protocol: dict[str, Any]) -> dict[str, Any]:
-  """Returns a protocol by dotted key, without the folders it was read from.
+  """Returns a protocol by dotted key, without folders.
 
-  Weights are known by their hashes, wherever their folder is moved.
+  Hashes identify the weights even after their folder moves.
   """
   flat = flatten(protocol)
   return {k: v for k, v in flat.items() if k.rpartition('.')[2] != 'folder'}
 
 
 def with_tuples(section: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a section with JSON's lists as tuples again."""
+  """Returns a section with lists turned into tuples."""
   return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}

@@ -1,4 +1,4 @@
-"""Options in a text, as of a solver or a method: 'heun:final_step=heun'."""
+"""Options in the text of a solver or method, as in 'heun:final_step=heun'."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,16 +24,16 @@ def read_options(
   assignments: Sequence[str],
   defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Reads options, each as a value of the type of its default.
+  """Parses options; each value has the type of its default.
 
   Args:
-    owner: Name of what has the options, such as 'solver heun'.
-    where: Words that begin a message, with the text that is read.
-    assignments: Options that are set, such as 'final_step=heun'.
+    owner: Name of the options' owner, such as 'solver heun'.
+    where: Start of an error message, with the parsed text.
+    assignments: Given options, such as 'final_step=heun'.
     defaults: Default of every option.
 
   Raises:
-    InputError: for an unknown option, naming the right ones, or a wrong value.
+    InputError: for an unknown option or an invalid value.
   """
   options: dict[str, Any] = {}
   for assignment in assignments:

@@ -1,4 +1,4 @@
-"""Work of the devices beside work of the host."""
+"""Overlap of device computation with work on the host."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -7,13 +7,10 @@ Started = TypeVar('Started')
 
 
 def one_ahead(started: Iterable[Started]) -> Iterator[Started]:
-  """Yields each item after the next one is started.
+  """Yields each item after taking the next one from `started`.
 
-  JAX starts a program and returns, so while one result is read back and used,
-  the devices compute the next.
-
-  Args:
-    started: Items whose computation starts when they are taken.
+  Taking an item dispatches its computation, and JAX returns without waiting.
+  The devices therefore compute the next item while the host uses this one.
   """
   pending: list[Started] = []
   for item in started:

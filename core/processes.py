@@ -1,7 +1,7 @@
-"""Processes that work in step: all go on, or all end with the reason.
+"""Synchronized processes: all continue, or all fail with the same reason.
 
-Alone, an error on one process would leave the others waiting for it: jax ends
-them after five minutes, or 100 seconds for one that was killed, by aborting.
+Without this, an error on one process leaves the others waiting until JAX
+aborts them, after five minutes, or 100 seconds if that process was killed.
 """
 
 import contextlib
@@ -16,17 +16,18 @@ from jax.experimental import multihost_utils
 from core.errors import PrepareError
 from core.folder_lock import folder_lock
 
-_REASON = 1000  # bytes of an error's text that the others are told
+_REASON = 1000  # bytes of an error message sent to the other processes
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """All processes leave the block, or all raise.
+  """Runs a block that succeeds on all processes or raises on all.
 
-  Each waits at the end for the others, so all must come to it equally often.
+  Each process waits at the end for the others, so all must enter the block
+  equally often.
 
   Raises:
-    PrepareError: with the reason, where the block failed on another process.
+    PrepareError: if the block failed on another process; gives the reason.
   """
   if jax.process_count() == 1:
     yield
@@ -56,20 +57,17 @@ def writing(
   writes: Sequence[str],
   instead: str = 'choose another --out',
 ) -> Iterator[epath.Path]:
-  """Holds a lock on the first process of a job, which is the one that writes.
+  """Holds `folder_lock` on the first process, the only one that writes.
 
   Args:
-    folder: Folder for the results; it is created.
+    folder: Folder for the results, created and yielded.
     name: Name of the lock; see `core.folder_lock`.
     command: Command that writes.
     writes: Patterns of the files that it writes.
-    instead: Advice for a command that is refused.
-
-  Yields:
-    The folder.
+    instead: Advice for a refused command.
 
   Raises:
-    InputError, WriteError: as `folder_lock`, on the first process.
+    InputError, WriteError: from `folder_lock`, on the first process.
     PrepareError: with the same reason, on the others.
   """
   with contextlib.ExitStack() as stack:
@@ -83,7 +81,7 @@ def writing(
 
 @contextlib.contextmanager
 def writing_target(target: epath.Path, command: str) -> Iterator[None]:
-  """Holds the lock of one new file or folder, as `writing` does."""
+  """Holds the lock of one new file or folder; see `writing`."""
   with writing(
     target.parent,
     target.name,
@@ -95,13 +93,13 @@ def writing_target(target: epath.Path, command: str) -> Iterator[None]:
 
 
 def everywhere(*numbers: int) -> np.ndarray:
-  """The numbers of each process, (processes, numbers)."""
+  """Returns the numbers of all processes, (processes, numbers)."""
   if jax.process_count() == 1:
     return np.asarray([numbers])
   return multihost_utils.process_allgather(np.asarray(numbers))
 
 
 def print_once(text: str) -> None:
-  """Prints a text on the first process of a job."""
+  """Prints a text on the first process only."""
   if jax.process_index() == 0:
     print(text)

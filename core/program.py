@@ -1,4 +1,4 @@
-"""The program: its name, main.py or selfguide, and the commit of its code."""
+"""The program's name, main.py or selfguide, and the commit of its code."""
 
 import pathlib
 import shutil
@@ -18,14 +18,14 @@ def command() -> list[str]:
 
 
 def localize(text: str) -> str:
-  """Replaces `python main.py` in a text by the words that the user gave."""
+  """Replaces `python main.py` in a text by the user's own command."""
   return text.replace('python main.py', ' '.join(command()))
 
 
 def commit() -> str | None:
-  """Returns the commit of the code; None unless git tracks this very file.
+  """Returns the commit of the code; None unless git tracks this file.
 
-  An installed copy may lie inside of a repository that is another project's.
+  An installed copy may be inside another project's repository.
   """
   here = pathlib.Path(__file__)
   if not shutil.which('git'):

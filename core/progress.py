@@ -15,13 +15,13 @@ _QUIET_SECONDS = 30
 
 
 def progress_bar(**kwargs: Any) -> tqdm:
-  """A bar on process 0 and on a terminal; elsewhere it shows nothing."""
+  """Returns a bar, shown only on process 0 and on a terminal."""
   show = jax.process_index() == 0 and on_terminal()
   return tqdm(disable=not show, dynamic_ncols=True, **kwargs)
 
 
 def on_terminal() -> bool:
-  """Returns whether bars can be seen: not where a terminal has no width."""
+  """Returns whether stderr is a terminal of nonzero width."""
   fd = sys.stderr.fileno() if sys.stderr.isatty() else None
   return fd is not None and os.get_terminal_size(fd).columns > 0
 
@@ -30,10 +30,10 @@ def on_terminal() -> bool:
 def image_progress(
   total: int, done: int, verb: str = 'sample'
 ) -> Iterator[Callable[[int], None]]:
-  """Yields a function to call with the number of images that are done.
+  """Yields a function that takes the number of finished images.
 
-  It shows images/s and the time left: on a bar on a terminal, else in a line
-  every half minute.
+  It shows images/s and the time left in a bar on a terminal, or otherwise in a
+  log line every 30 seconds.
   """
   begin = last = time.monotonic()
   at_first = done

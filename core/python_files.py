@@ -9,7 +9,7 @@ from core.errors import InputError, reason
 
 
 def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
-  """A function of a Python file, which is run."""
+  """Runs a Python file and returns its function `name`."""
   spec = importlib.util.spec_from_file_location(path.stem, path)
   assert spec is not None and spec.loader is not None  # of a .py file
   module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Ranges of settings, declared beside each field and checked in one place.
+"""Ranges of settings, declared in the type of each field.
 
   @dataclasses.dataclass(frozen=True)
   class TrainConfig:
@@ -8,8 +8,8 @@
     def __post_init__(self) -> None:
       check_fields('train', self)
 
-The rule of a tuple holds for each of its entries. Numbers are always finite,
-and texts and tuples are never longer than the constants below.
+A tuple's rule applies to each entry. Numbers must be finite, and the constants
+below limit the length of texts and tuples.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ from typing import Annotated, Any
 
 from core.errors import InputError, nearest, quote
 
-# Python's own parsers fail at some length; no guidance and no path is as long.
+# Python's parsers fail on very long texts; no guidance or path needs more.
 MOST_LETTERS = 3000
 MOST_ENTRIES = 1000
-# More images than any run sees, and exact in float64.
+# More images than any run uses, and exact in float64.
 MOST_IMAGES = 10**15
-# About the square root of the largest float32, so that a product fits too.
+# About the square root of the largest float32, so products are finite too.
 LARGE = 1e18
-# Schemes of storage for runs beside local folders, and of published files.
+# URL schemes for runs, and for published files.
 _STORES = ('gs', 's3', 'az')
 _WEB = ('hf', 'https')
 
@@ -50,42 +50,42 @@ class Range:
   high: float
 
   def allows(self, value: float) -> bool:
-    """Tells whether a number is in the range, which NaN never is."""
+    """Returns whether a number is in the range; NaN never is."""
     return self.low <= value <= self.high
 
   def describe(self, kind: type) -> str:
-    """Describes the numbers in an error message."""
+    """Returns a description for error messages."""
     return f'{_NOUNS[kind]} from {_number(self.low)} to {_number(self.high)}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """Texts that are one of some names."""
+  """A fixed set of names."""
 
   names: Collection[str]
 
   def allows(self, value: str) -> bool:
-    """Tells whether a text is one of the names."""
+    """Returns whether a text is one of the names."""
     return value in self.names
 
   def describe(self, kind: type) -> str:
-    """Describes the texts in an error message."""
+    """Returns a description for error messages."""
     del kind
     return f'one of {", ".join(self.names)}'
 
 
 @dataclasses.dataclass(frozen=True)
 class FilePath:
-  """Texts that can be paths of files, or comma-separated lists of paths.
+  """File paths, or comma-separated lists of them.
 
   Attributes:
-    web: whether NAME:https://... and NAME:hf://... are allowed too.
+    web: Whether NAME:https://... and NAME:hf://... are also allowed.
   """
 
   web: bool = False
 
   def allows(self, value: str) -> bool:
-    """Tells whether a file system accepts the text as a path."""
+    """Returns whether a file system accepts the text as a path."""
     try:
       data = os.fsencode(value)
     except UnicodeEncodeError:
@@ -94,19 +94,19 @@ class FilePath:
       return False
     names = data.replace(b',', b'/').split(b'/')
     short = max(map(len, names)) <= 255
-    # ~NAME, where no user has that name.
+    # ~NAME of an unknown user.
     lost = value.startswith('~') and os.path.expanduser(value) == value
     return short and not lost and self._knows_store(value)
 
   def _knows_store(self, value: str) -> bool:
-    """Tells whether the scheme before '://', if there is one, is known."""
+    """Returns whether the scheme before '://', if any, is known."""
     store, separator, _ = value.partition('://')
     if self.web:
       store = re.split('[:,]', store)[-1]
     return not separator or store in (*_STORES, *_WEB * self.web)
 
   def describe(self, kind: type) -> str:
-    """Describes the texts in an error message."""
+    """Returns a description for error messages."""
     del kind
     stores = ', '.join(f'{store}://' for store in (*_STORES, *_WEB * self.web))
     return f'a path here or of {stores}, each name in it of at most 255 bytes'
@@ -114,18 +114,18 @@ class FilePath:
 
 @dataclasses.dataclass(frozen=True)
 class FolderName:
-  """Names of folders that lie inside another folder.
+  """Names of folders inside another folder.
 
   Attributes:
-    nested: whether the name may have parts, such as mnist/3.0.1.
-    empty: whether '' is allowed.
+    nested: Whether the name may have parts, such as mnist/3.0.1.
+    empty: Whether '' is allowed.
   """
 
   nested: bool = False
   empty: bool = False
 
   def allows(self, value: str) -> bool:
-    """Tells whether a text names a folder inside another."""
+    """Returns whether a text names a folder inside another."""
     if not value:
       return self.empty
     parts = value.split('/') if self.nested else [value]
@@ -133,7 +133,7 @@ class FolderName:
     return inside and FilePath().allows(value) and len(value) <= 255
 
   def describe(self, kind: type) -> str:
-    """Describes the names in an error message."""
+    """Returns a description for error messages."""
     del kind
     return (
       'the name of a folder inside another, not a path out of it'
@@ -146,26 +146,25 @@ Rule = Range | Choice | FilePath | FolderName
 
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Images = Annotated[int, Range(0, MOST_IMAGES)]
-# Images that are drawn or measured; every host has tables of that length.
+# Images to sample or measure; every host has tables of that length.
 Count = Annotated[int, Range(1, 10**8)]
-# More than any group of devices computes at once.
+# More than any set of devices computes at once.
 BatchSize = Annotated[int, Range(1, 2**20)]
 Fraction = Annotated[float, Range(0, 1)]
 Weight = Annotated[float, Range(0, LARGE)]
 LearningRate = Annotated[float, Range(0, 1e30)]
-# Less than 1 in float32 too.
+# Less than 1 even in float32.
 Decay = Annotated[float, Range(0, 0.9999999)]
 PathText = Annotated[str, FilePath()]
 WebText = Annotated[str, FilePath(web=True)]
 
 
 def check_fields(section: str, config: Any) -> None:
-  """Checks every field of a dataclass against its declaration.
+  """Checks every field of a dataclass that is not a dataclass itself.
 
   Args:
-    section: the section of the fields' keys; '' for none, and '--' where the
-      fields are flags.
-    config: the instance; fields that are dataclasses check themselves.
+    section: Section of the fields' keys; '' for none, '--' for flags.
+    config: Instance to check.
 
   Raises:
     InputError: for the first value that is not allowed.
@@ -179,9 +178,9 @@ def check_value(key: str, value: Any, declaration: Any) -> None:
   """Checks one value.
 
   Args:
-    key: name of the value, such as 'train.images' or '--num'.
-    value: the value to check, of any type.
-    declaration: the type that is expected, such as Annotated[int, Range(1, 9)].
+    key: Name of the value, such as 'train.images' or '--num'.
+    value: Value to check, of any type.
+    declaration: Expected type, such as Annotated[int, Range(1, 9)].
 
   Raises:
     InputError: if the value is not allowed.
@@ -200,7 +199,7 @@ def check_value(key: str, value: Any, declaration: Any) -> None:
 
 
 def parts_of(declaration: Any) -> tuple[Any, Rule | None]:
-  """Splits a declaration into its plain type and its rule, if it has one."""
+  """Returns the plain type of a declaration, and its rule or None."""
   if typing.get_origin(declaration) is Annotated:
     kind, rule = typing.get_args(declaration)
     return kind, rule
@@ -219,7 +218,6 @@ def declarations(kind: Any) -> dict[str, Any]:
 
 
 def _check_one(start: str, value: Any, kind: type, rule: Rule | None) -> None:
-  """Checks one number or text; `start` begins the message."""
   short = not isinstance(value, str) or len(value) <= MOST_LETTERS
   if _is(value, kind) and short and (rule is None or rule.allows(value)):
     return
@@ -229,7 +227,7 @@ def _check_one(start: str, value: Any, kind: type, rule: Rule | None) -> None:
 
 
 def _is(value: Any, kind: type) -> bool:
-  """Tells whether a value is of a type; integers are numbers, booleans not."""
+  """Returns whether a value has a type; Booleans are not numbers."""
   if isinstance(value, bool) or kind is bool:
     return isinstance(value, bool) and kind is bool
   known = {int: numbers.Integral, float: numbers.Real}

@@ -1,15 +1,14 @@
-"""Config keys and values of older versions, and what they are called today.
+"""Current names of config keys and values that older versions wrote.
 
-Runs and folders of weights keep the names of the version that wrote them. Every
-reader of a stored config passes it through `upgrade`, so that the rest of the
-code knows today's names only.
+Every reader of a stored config calls `upgrade`, so the rest of the code uses
+current names only.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-# Today's key for each renamed one.
+# Current key for each renamed one.
 RENAMED = {
   'distill.normaliser': 'distill.normalizer',
   'distill.regulariser': 'distill.regularizer',
@@ -18,17 +17,17 @@ RENAMED = {
   'model.learn_sigma': 'model.learned_variance',
   'sample.last': 'sample.last_step_size',
 }
-# Today's text for each renamed value of a key: a regular expression that
-# matches from its beginning, and what replaces the match.
+# Renamed values of a key: a regular expression for the start of the old value,
+# and its replacement.
 RENAMED_VALUES = {
   'distill.method': ('trajectory$', 'teacher_trajectory'),
   'distill.query': ('trajectory$', 'student_trajectory'),
   'sample.solver': (r'(.*):last=', r'\1:final_step='),
 }
-# Today's option of a solver for each renamed one.
+# Current solver option for each renamed one.
 RENAMED_OPTIONS = {'last': 'final_step'}
-# Removed keys, with the value that changed nothing. A run with another value
-# can be sampled, but not resumed.
+# Removed keys, each with the value that had no effect. A run with another
+# value can be sampled, but not resumed.
 REMOVED: dict[str, Any] = {
   'checkpoint.continue_unsaved': False,
   'distill.trajectory_weight': 0.0,
@@ -37,19 +36,18 @@ REMOVED: dict[str, Any] = {
   'objective.guided_by': 'ema',
   'objective.guided_taps': False,
 }
-# Removed sections, on which no result of a run depends.
+# Removed sections, which affect no result of a run.
 _REMOVED_SECTIONS = ('compare', 'prepare')
-# Sections of results, which have the keys of sections of the config.
+# Config section with the same keys as each section of results.
 _SECTIONS_OF_RESULTS = {'sampling': 'sample', 'evaluation': 'eval'}
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a stored config with today's names of keys and values.
+  """Returns a stored config with current names of keys and values.
 
   Args:
-    config: Contents of the config.json of a run or of a folder of weights, or
-      settings beside results. Values of unexpected types stay as they are, for
-      the reader to refuse.
+    config: Contents of a run's or weights folder's config.json, or settings
+      stored with results. Values of unexpected types are left to the reader.
   """
   upgraded: dict[str, Any] = {}
   for name, values in config.items():
@@ -60,7 +58,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(values, dict):
       values = _upgrade_section(_SECTIONS_OF_RESULTS.get(name, name), values)
     upgraded[name] = values
-  # Every run had the section, with a method only if it was a student.
+  # Older runs always have this section; only students have a method.
   student = upgraded.get('distill')
   if isinstance(student, dict) and student.get('method') == '':
     del upgraded['distill']

@@ -1,9 +1,8 @@
-"""Signals that ask a command to stop, and the answer that comes at once.
+"""Signals that stop a command, acknowledged immediately.
 
-Python runs its handler of a signal only between two of its own instructions,
-and a compilation is one for minutes. So that the user sees at once that the
-signal was received, the C part of Python writes its number to a pipe, and a
-thread reads it.
+Python runs signal handlers only between bytecode instructions, so a handler can
+wait minutes for a compilation. Python's C code therefore writes the signal's
+number to a pipe, and a thread that reads the pipe logs the acknowledgment.
 """
 
 import contextlib
@@ -21,12 +20,12 @@ from absl import logging
 from core import cluster
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_GRACE = 2.0  # seconds in which Python can act on a second signal by itself
+_GRACE = 2.0  # seconds that Python has to handle a second signal itself
 _RUN_STOPS = (
-  'the run saves and stops after the step under way; a second signal stops it '
+  'the run saves and stops after the current step; a second signal stops it '
   'at once.'
 )
-# The work that other commands keep, if any.
+# The work that other commands keep.
 _KEPT = {
   'prepare': 'finished files of records are kept',
   'sample': 'finished images are kept',
@@ -36,20 +35,16 @@ _KEPT = {
 
 @dataclasses.dataclass
 class StopRequest:
-  """The name of the signal that asked to stop; empty until one has."""
+  """The name of the signal that requested a stop, or ''."""
 
   signal: str = ''
 
   def now(self) -> bool:
-    """Returns whether to stop between steps; jobs stop all at one step."""
+    """Returns whether to stop between steps; always False in a job."""
     return bool(self.signal) and not jax.distributed.is_initialized()
 
   def after(self, step: int) -> str:
-    """Returns the signal to stop for after `step`, the same on all processes.
-
-    Args:
-      step: Number of steps taken.
-    """
+    """Returns the signal to stop for after `step`; all processes agree."""
     if jax.distributed.is_initialized() and cluster.preempted(step):
       return 'SIGTERM'
     return self.signal
@@ -59,10 +54,9 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
   """Turns the first SIGTERM, SIGINT or SIGHUP into a request to stop.
 
-  A line says so at once; a second signal has its usual effect. A SIGHUP that is
-  ignored, as under nohup, stays ignored. Where processes form a job, JAX
-  listens for SIGTERM, see `core.cluster`, and the other signals are passed on
-  to it: all processes must stop at one step.
+  A log line acknowledges it; a second signal has its usual effect. An ignored
+  SIGHUP (nohup) stays ignored. In a multi-process job, JAX handles SIGTERM and
+  the other signals are forwarded as SIGTERM, so all processes stop at one step.
   """
   request, seen = StopRequest(), threading.Event()
   previous: dict[signal.Signals, Any] = {}
@@ -93,13 +87,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def end_on_sigterm(command: str) -> Iterator[None]:
-  """Ends a command at SIGTERM, with a line and exit status 143.
+  """Ends a command at SIGTERM with exit status 143, and logs what is kept.
 
-  The line says at once what is kept. A run that trains takes the signal over;
-  see `stop_on_signals`. Where processes form a job, JAX listens for it.
-
-  Args:
-    command: Name of the command.
+  Training replaces this handler (`stop_on_signals`). In a multi-process job,
+  JAX handles SIGTERM.
   """
   if jax.distributed.is_initialized():
     yield
@@ -112,7 +103,7 @@ def end_on_sigterm(command: str) -> Iterator[None]:
     sys.exit(128 + number)  # files are closed and locks are released
 
   kept = _KEPT.get(command, 'nothing unfinished is kept')
-  answer = f'stopped; {kept}; run the same command again to go on.'
+  answer = f'stopped; {kept}; run the same command again to continue.'
   previous = signal.signal(signal.SIGTERM, handle)
   try:
     with _answers({signal.SIGTERM}, seen, answer):
@@ -125,12 +116,9 @@ def end_on_sigterm(command: str) -> Iterator[None]:
 def _answers(
   numbers: Container[int], seen: threading.Event, first: str
 ) -> Iterator[None]:
-  """Answers signals from a thread, also while Python runs no handler.
+  """Logs `first` from a thread at the first signal in `numbers`.
 
-  Args:
-    numbers: Signals to answer.
-    seen: Event that is set once the handler of the first one has run.
-    first: Answer to the first signal.
+  `seen` is set once Python has run the handler of the first signal.
   """
   receiver, sender = os.pipe()
   os.set_blocking(sender, False)
@@ -144,7 +132,7 @@ def _answers(
       if not answered:
         answered = True
         logging.info('%s: %s', name, first)
-      # Python acts on the second by itself, unless it has not seen the first.
+      # Python handles the second itself, unless it has not handled the first.
       elif not seen.wait(_GRACE):
         logging.info('%s again: stopped at once.', name)
         os._exit(128 + number)
@@ -157,7 +145,7 @@ def _answers(
   finally:
     signal.set_wakeup_fd(before)
     seen.set()
-    os.write(sender, b'\0')  # no signal: the thread ends
+    os.write(sender, b'\0')  # 0 is no signal and ends the thread
     thread.join()
     os.close(sender)
     os.close(receiver)

@@ -1,8 +1,7 @@
-"""Suggestions for words that are no flag, config key or command of ours.
+"""Suggestions for unknown flags and config keys.
 
-Users bring the words of other tools: `--cfg_scale`, `num_inference_steps`,
-`optimizer.learning_rate`. A table says what those are called here; any other
-word gets the nearest known one, if one is near.
+A table translates the words of other tools, such as `--cfg_scale`. Other words
+get the nearest known one, if any is near.
 """
 
 import re
@@ -13,8 +12,8 @@ from core.renamed_keys import RENAMED
 
 _LENGTH = '--config.train.images (images seen: steps times train.batch_size)'
 _CFG = '--guidance=cfg:SCALE'
-# Words of other tools, and the names here for each of them, in order of
-# preference. A flag counts only where the command has it.
+# Words of other tools, then our names for them in order of preference. A flag
+# is suggested only if the command has it.
 _TABLE: tuple[tuple[str, ...], ...] = (
   ('adam_beta1 beta1', '--config.optimizer.b1'),
   ('adam_beta2 beta2', '--config.optimizer.b2'),
@@ -82,7 +81,7 @@ _TABLE: tuple[tuple[str, ...], ...] = (
 )
 WORDS = {word: names for words, *names in _TABLE for word in words.split()}
 
-# Flags that have taken the place of config keys.
+# Flags that replaced config keys.
 FLAGS = {
   'compare.methods': '--guidance (of compare, once for each method)',
   'compare.num': '--num (of compare)',
@@ -102,9 +101,9 @@ def for_flag(flag: str, known: Collection[str], *, trains: bool) -> str:
   """Returns ' Did you mean ...?' for an unknown flag, or ''.
 
   Args:
-    flag: word that was given, such as '--cfg_scale' or '-w'.
-    known: flags of the command.
-    trains: whether the command trains; else keys of sampling come first.
+    flag: Unknown flag, such as '--cfg_scale' or '-w'.
+    known: Flags of the command.
+    trains: Whether the command trains; if not, sampling keys come first.
   """
   word = _plain(flag)
   if len(word) == 1:
@@ -150,6 +149,6 @@ def _plain(word: str) -> str:
 
 
 def _question(suggestion: str) -> str:
-  """Returns the question; words after a space in the table are explanation."""
+  """Returns the question; table text after a space is an explanation."""
   word, *explanation = suggestion.split(' ', 1)
   return ' '.join([f' Did you mean {word!r}', *explanation]) + '?'

@@ -122,7 +122,7 @@ def test_a_port_that_is_taken():
       '--num_processes=2', '--process_id=0',
     )  # fmt: skip
   assert result.status == 2
-  assert f'port {port} cannot be had' in result.err
+  assert f'port {port} is not available' in result.err
 
 
 def test_no_flags_no_job(monkeypatch):
