@@ -1,4 +1,4 @@
-"""How several predictions become one velocity: arithmetic only."""
+"""Guidance: the arithmetic that combines predictions into one velocity."""
 
 from guidance.base import Step
 from guidance.compose import Guidance, Guided

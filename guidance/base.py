@@ -1,12 +1,12 @@
-"""What a method is: a weak prediction, and how to move away from it.
+"""Guidance methods: each has a weak prediction and moves away from it.
 
-  velocity += push(strong, weak),   mostly   (scale - 1) (strong - weak)
+  velocity += push(strong, weak),   usually   (scale - 1) (strong - weak)
 
-The weak prediction is one of three kinds:
+The weak prediction comes from
 
-  LabelTerm    the same network, another condition, such as the null label: one
-               more row per image
-  BlocksTerm   the same network, some blocks skipped: sub-networks
+  LabelTerm    the same network with another condition, such as the null label;
+               this adds one row per image
+  BlocksTerm   sub-networks, which skip some blocks of the same network
   GuideTerm    another network
 """
 
@@ -21,20 +21,20 @@ from dit.path import Linear, Path
 from dit.types import Condition, Denoiser
 from guidance.scale import Scale, static
 
-# What a method carries from one solver step to the next.
+# State that a method carries from one solver step to the next.
 Memory = Any
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """The step of a solver that an evaluation belongs to.
+  """The solver step that an evaluation belongs to.
 
   Attributes:
-    at: time at which scales are read.
-    draws: the random choices of every term, from `Guidance.draw`.
-    t_next: time at which the step ends.
-    path: that the velocity belongs to.
+    at: Time at which scales are read.
+    draws: Random choices of each term, from `Guidance.draw`.
+    t_next: Time at which the step ends.
+    path: Path of the velocity.
   """
 
   at: jax.Array
@@ -53,20 +53,15 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-  """A method; subclasses are frozen dataclasses with a field `scale`.
-
-  Attributes:
-    name: in text.
-    scale: 1 is off.
-  """
+  """A method, named `name` in text; a `scale` of 1 switches it off."""
 
   name: ClassVar[str]
   scale: Scale
-  # Whether the method means something only with DDIM's step.
+  # Whether the method is defined only for DDIM steps.
   needs_ddim: ClassVar[bool] = False
 
   def scale_at(self, step: Step) -> jax.Array:
-    """The scale, or several of them; the method is off where all are 1."""
+    """Returns one or more scales; the method is off if all are 1."""
     return self.scale.at(step.at)
 
   def draw(
@@ -76,10 +71,10 @@ class Term:
     key: jax.Array,
     image_keys: jax.Array,
   ) -> Any:
-    """Random choices of one solver step, from keys of that step."""
+    """Returns the random choices of a solver step, from the step's keys."""
 
   def init(self, x: jax.Array) -> Memory:
-    """Memory at the first step."""
+    """Returns the memory at the first step."""
     del x
     return ()
 
@@ -91,62 +86,59 @@ class Term:
     place: Place,
     memory: Memory,
   ) -> tuple[jax.Array, Memory]:
-    """What the method adds to the velocity, and its memory."""
+    """Returns the change of velocity and the new memory."""
     del place
     return (scale - 1) * (strong - weak), memory
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether it depends on the solver's step beside (x, t)."""
+    """Returns whether it depends on the solver step, not only on (x, t)."""
     return False
 
   @property
   def zero_steps(self) -> int:
-    """Solver steps, from the noise, left out where it is on: x stays."""
+    """Number of initial solver steps that leave x as it is."""
     return 0
 
   def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError if `denoiser` cannot serve the method."""
+    """Raises InputError if the method cannot use `denoiser`."""
 
   def check_shape(self, shape: tuple[int, int, int]) -> None:
-    """Raises InputError if latents (H, W, C) do not suit the method."""
+    """Raises InputError if the method cannot guide latents (H, W, C)."""
 
 
 class LabelTerm(Term):
-  """Away from another condition, the null one unless a subclass says otherwise.
-
-  A composition has at most one.
-  """
+  """Guidance away from another condition, by default the null condition."""
 
   def weak_condition(
     self, denoiser: Denoiser, condition: Condition, draw: Any
   ) -> Condition:
-    """Returns the conditions of the weak rows, as many as `condition` has."""
+    """Returns one condition for the weak row of each image."""
     del draw
     return denoiser.null_condition(condition)
 
   def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError where the network has no null label."""
+    """Raises InputError if the network has no null label."""
     if not denoiser.null_label:
       raise InputError(
         f'guidance {self.name} needs the null label, which this network was '
         'not trained on (objective.label_dropout was 0); icg, s2 and ig do '
-        'without.'
+        'not need it.'
       )
 
 
 class BlocksTerm(Term):
-  """Away from the mean of sub-networks; its draw is `keep`, (M, L) bool."""
+  """Guidance away from the mean of M sub-networks; draws keep (M, L) bool."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GuideTerm(Term):
-  """Away from another network, `guide`."""
+  """Guidance away from another network, `guide`."""
 
   guide: Denoiser | None = None
 
   def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError without a guide, or for one of another task."""
+    """Raises InputError for a missing guide, or one of another task."""
     if self.guide is None:
       raise InputError(
         f'guidance {self.name} needs a weaker network; name its run or folder '
@@ -154,11 +146,11 @@ class GuideTerm(Term):
       )
     if self.guide.num_classes != denoiser.num_classes:
       raise InputError(
-        f'the guide knows {self.guide.num_classes} classes, the network '
+        f'the guide has {self.guide.num_classes} classes, the network '
         f'{denoiser.num_classes}; they must be trained for the same task.'
       )
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Inner product for each image, (B, 1, 1, 1)."""
+  """Returns the inner product for each image, (B, 1, 1, 1)."""
   return jnp.sum(a * b, axis=(1, 2, 3), keepdims=True)

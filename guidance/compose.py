@@ -1,19 +1,17 @@
-"""Several methods at once: one guided velocity from one pass, or few.
+"""The composition of several methods into one guided velocity.
 
-With IG refining every row first, and strong the conditional row:
+IG first refines every row. With `strong` the refined conditional row,
 
   velocity = strong + push_label + sum of push_k over weaker networks
 
-each push mostly (scale - 1) (strong - weak), and at the end, where asked for,
+Optional rescaling follows, per image (arXiv 2305.08891, here of the velocity):
 
   velocity <- velocity (phi std(strong) / std(velocity) + 1 - phi)
 
-(per image; arXiv 2305.08891, of the velocity).
-
-The rows of the label method share one batch with the conditional rows,
-interleaved image by image so that a sharded batch stays where it is. The
-sub-networks start where they first differ from the conditional row. A method
-whose scale at t is 1 is off: its pass is not run.
+The rows of the label method share one batch with the conditional rows. They
+are interleaved image by image, so that a sharded batch stays on its devices.
+Sub-networks start where they first differ from the conditional row. The pass of
+a method is not run where its scale is 1.
 """
 
 import dataclasses
@@ -43,16 +41,15 @@ from guidance.scale import static
 
 
 class Guided(NamedTuple):
-  """What guidance makes of one evaluation.
+  """The result of one guided evaluation.
 
   Attributes:
-    velocity: (B, H, W, C) in the precision of x.
-    variance: the same shape, of the conditional row, where the network learned
-      it; else None.
-    memory: of the methods, for the next solver step.
-    parts: where asked for, what it was made of, like velocity: 'strong', the
-      conditional row as the network predicts it; 'refined', the same refined
-      by IG, where it is on; and by its method's name every weak prediction.
+    velocity: Guided velocity (B, H, W, C) in the precision of x.
+    variance: Learned variance of the conditional row, like velocity, or None.
+    memory: Memory of each method, for the next solver step.
+    parts: Predictions behind the velocity, if requested: 'strong', the
+      conditional row; 'refined', the same after IG; and each weak prediction
+      under the name of its method.
   """
 
   velocity: jax.Array
@@ -64,16 +61,16 @@ class Guided(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """A composition of methods; without any, the conditional prediction.
+  """A composition of methods; an empty one gives the conditional prediction.
 
   For example `Guidance(Internal(Scale(1.4)), (ClassifierFree(Scale(1.35)),))`.
 
   Attributes:
     internal: IG, or None.
-    terms: the other methods, at most one of them a LabelTerm.
+    terms: Other methods, at most one of them a LabelTerm.
     rescale: phi of the module's docstring; None for no rescaling.
-    methods: names of the terms, made here: JAX takes two dataclasses of the
-      same fields for one, and could draw with the program of another method.
+    methods: Names of the terms. Without them JAX could reuse the program of
+      another method, because it treats dataclasses with equal fields as equal.
   """
 
   internal: Internal | None = None
@@ -82,7 +79,6 @@ class Guidance:
   methods: tuple[str, ...] = static(())
 
   def __post_init__(self) -> None:
-    """Checks that the methods can stand together."""
     methods = tuple(getattr(term, 'name', '') for term in self.terms)
     object.__setattr__(self, 'methods', methods)
     names = [t.name for t in self.terms if isinstance(t, LabelTerm)]
@@ -92,8 +88,8 @@ class Guidance:
       )
     if self.rescale is not None and not self.terms:
       raise InputError(
-        'guidance rescale has nothing to rescale; name a method beside it '
-        '(other than ig, which refines before).'
+        'guidance rescale has nothing to rescale; add a method other than '
+        'ig, which acts before rescaling.'
       )
 
   def __call__(
@@ -104,11 +100,11 @@ class Guidance:
     condition: Condition,
     step: Step,
   ) -> jax.Array:
-    """The guided velocity, (B, H, W, C), without a memory; see `predict`."""
+    """Returns the velocity of `predict`, (B, H, W, C), without memory."""
     return self.predict(denoiser, x, t, condition, step).velocity
 
   def init(self, x: jax.Array) -> tuple[Memory, ...]:
-    """The memory before the first step, for states like x."""
+    """Returns the memory before the first step, for states like x."""
     return tuple(term.init(x) for term in self.terms)
 
   def draw(
@@ -121,11 +117,11 @@ class Guidance:
     """Returns the random choices of a step, one for each term.
 
     Args:
-      denoiser: the network.
-      condition: Conditions with leading axis B; None leaves out the choice of
-        conditions, which changes no cost.
-      key: of the step.
-      image_keys: (B,), of the step for each image.
+      denoiser: Network.
+      condition: Conditions with leading axis B. None skips the choice of
+        conditions, which does not change the cost.
+      key: Random key of the step.
+      image_keys: Random keys (B,) of the step for each image.
     """
     return tuple(
       term.draw(denoiser, condition, key, image_keys) for term in self.terms
@@ -142,17 +138,16 @@ class Guidance:
     *,
     parts: bool = False,
   ) -> Guided:
-    """Everything that one evaluation gives.
+    """Evaluates the guided velocity, variance and memory at (x, t).
 
     Args:
-      denoiser: the network.
-      x: (B, H, W, C).
-      t: scalar in [0, 1].
+      denoiser: Network.
+      x: State (B, H, W, C).
+      t: Scalar time in [0, 1].
       condition: Conditions with leading axis B, which only the denoiser reads.
-      step: the solver's step.
-      memory: what the methods carry; None at first.
-      parts: whether to give them too; then no pass is left out, and scale 1
-        stands for a method that is off.
+      step: Solver step.
+      memory: Memory of the methods; None at the first step.
+      parts: Whether to return `Guided.parts`; every pass is then run.
     """
     memory = self.init(x) if memory is None else memory
     scales = [term.scale_at(step) for term in self.terms]
@@ -161,7 +156,7 @@ class Guidance:
     )
     if parts or not self.terms:
       return evaluate(active=tuple(range(len(self.terms))), parts=parts)
-    # One branch for each set of terms that are on: set bits of the number.
+    # One branch for each set of active terms, the set bits of its number.
     branches = [
       functools.partial(
         evaluate,
@@ -175,22 +170,22 @@ class Guidance:
   def at(
     self, denoiser: Denoiser, x: jax.Array, t: jax.Array, condition: Condition
   ) -> Guided:
-    """Predicts as `predict` with its parts, at a time t (B,) for each image.
+    """Calls `predict` with parts at one time per image, t (B,).
 
-    For methods that draw nothing and remember nothing.
+    The methods must have neither random choices nor memory.
     """
     step = Step(expand(t, x), (None,) * len(self.terms))
     return self.predict(denoiser, x, t, condition, step, parts=True)
 
   def passes(self, denoiser: Denoiser, step: Step) -> jax.Array:
-    """Cost of one evaluation, in whole passes of the conditional row."""
+    """Returns the cost of an evaluation in passes of the conditional row."""
     total = jnp.float32(1)
     for k, term in enumerate(self.terms):
       cost: float | jax.Array = 1.0
       if isinstance(term, BlocksTerm):
         keep = step.draws[k]
         assert keep is not None
-        # Blocks that run behind the first skipped one.
+        # Blocks that run after the first skipped one.
         behind = jnp.cumsum(~keep, axis=1) > 0
         cost = (keep & behind).sum() / denoiser.depth
       elif isinstance(term, GuideTerm):
@@ -201,7 +196,7 @@ class Guidance:
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether it depends on the solver's step beside (x, t)."""
+    """Returns whether it depends on the solver step, not only on (x, t)."""
     return any(term.stepwise for term in self.terms)
 
   @property
@@ -211,20 +206,20 @@ class Guidance:
 
   @property
   def needs_ddim(self) -> bool:
-    """Returns whether a method means something only with DDIM's step."""
+    """Returns whether a method is defined only for DDIM steps."""
     return any(term.needs_ddim for term in self.terms)
 
   @property
   def zero_steps(self) -> int:
-    """The largest number of solver steps that are left out."""
+    """Largest number of initial solver steps that leave x as it is."""
     return max([term.zero_steps for term in self.terms], default=0)
 
   def rests(self, step: Step, n: jax.Array) -> jax.Array:
-    """Returns whether step n is left out: x stays, time goes on."""
+    """Returns whether step n leaves x as it is."""
     rests = jnp.zeros((), bool)
     for term in self.terms:
       if term.zero_steps:
-        # Whatever the schedule, which may begin at 1.
+        # The schedule is ignored, since it may begin at 1.
         scale = term.scale.inside(step.at, term.scale.value)
         rests |= (n < term.zero_steps) & (scale != 1)
     return rests
@@ -232,7 +227,7 @@ class Guidance:
   def check(
     self, denoiser: Denoiser, shape: tuple[int, int, int] | None = None
   ) -> None:
-    """Raises InputError if a network, of latents (H, W, C), cannot serve."""
+    """Raises InputError unless network and latents (H, W, C) fit."""
     if self.internal is not None:
       self.internal.check(denoiser)
     for term in self.terms:
@@ -253,7 +248,7 @@ class Guidance:
     active: Sequence[int],
     parts: bool = False,
   ) -> Guided:
-    """One evaluation with the terms in `active` on."""
+    """Evaluates with the terms numbered in `active` switched on."""
     on = {k: self.terms[k] for k in active}
     out, strong, weak = self._pass(denoiser, x, t, condition, step, on)
     guided, place = strong, Place(x, t, step.path)
@@ -284,12 +279,7 @@ class Guidance:
     step: Step,
     on: dict[int, Term],
   ) -> tuple[DenoiserOutput, jax.Array, dict[int, jax.Array]]:
-    """Runs the networks for some terms, by their numbers.
-
-    Returns:
-      What the network predicts in the conditional rows, their refined velocity,
-      and the weak prediction of each term, all (B, H, W, C).
-    """
+    """Returns the conditional output, its refined velocity and weak ones."""
     conditions = {
       k: term.weak_condition(denoiser, condition, step.draws[k])
       for k, term in on.items()
@@ -341,10 +331,7 @@ class Guidance:
     dtype: jnp.dtype,
     num_taps: int | None = None,
   ) -> jax.Array:
-    """Velocities of all rows, refined by IG where it is asked for.
-
-    A guide, of `num_taps`, that lacks the tap stays as it is.
-    """
+    """Refines all rows by IG, except for a guide that lacks the tap."""
     velocity, internal = out.velocity.astype(dtype), self.internal
     if internal is None or (num_taps is not None and num_taps <= internal.tap):
       return velocity

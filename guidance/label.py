@@ -1,6 +1,7 @@
-"""Methods that move away from another condition; c is the prediction for ours.
+"""Methods that move away from another condition.
 
-With u that for the null condition (the null label), w the scale, g = c - u,
+With c the conditional prediction, u that of the null label, w the scale and
+g = c - u,
 
   CFG         c + (w - 1) g                                (arXiv 2207.12598)
   CFG++       the same, w depending on the step of DDIM    (arXiv 2406.08070)
@@ -9,10 +10,10 @@ With u that for the null condition (the null label), w the scale, g = c - u,
   TCFG        c + (w - 1) (c - <u, v> v), v the first right singular vector of
               the rows c and u                             (arXiv 2503.18137)
   FDG         c + sum over bands of (w_band - 1) g_band    (arXiv 2506.19713)
-  ICG         c + (w - 1) (c - u), u a random condition's  (arXiv 2407.02687)
+  ICG         c + (w - 1) (c - u), u of a random condition (arXiv 2407.02687)
 
-CFG, FDG and ICG are the same in every space, as their weights sum to 1. The
-others are not: CFG-Zero* is defined for velocities, APG for x0, TCFG for noise.
+The weights of CFG, FDG and ICG sum to 1, so these methods are the same in every
+space. CFG-Zero* is defined for velocities, APG for x0 and TCFG for noise.
 Norms and products are per image, over all other axes.
 """
 
@@ -36,10 +37,9 @@ class ClassifierFree(LabelTerm):
   """Classifier-free guidance.
 
   Attributes:
-    scale: 1 is off.
-    guided_channels: guides only the first so many channels; 0: all. The
-      published numbers of DiT, SiT and LightningDiT guide 3 (Internal
-      Guidance's: all).
+    guided_channels: Number of leading channels to guide; 0 for all. The
+      published results of DiT, SiT and LightningDiT guide 3, those of Internal
+      Guidance all.
   """
 
   name: ClassVar[str] = 'cfg'
@@ -68,33 +68,30 @@ class ClassifierFree(LabelTerm):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ClassifierFreePlusPlus(ClassifierFree):
-  """CFG++: x0 = u + lambda (c - u), but the noise of u; lambda in [0, 1].
+  """CFG++: a DDIM step with the guided x0 and the unconditional noise.
 
-  One step of DDIM, from t to t', with alpha and sigma at t and primed at t':
-
-    x' = alpha' x0 + sigma' noise_u
-
-  which is a step of CFG with the scale
+  With x0 = u + lambda (c - u) and primes for t_next, the DDIM step
+  x' = alpha' x0 + sigma' noise_u is a step of CFG with the scale
 
     w = lambda alpha' sigma / (alpha' sigma - sigma' alpha)
 
-  so lambda depends on the number of steps: for 250 it is 0.02 to 0.05 where w
-  is 1.5 to 3. Outside its interval the plain conditional model acts.
+  Equal strength thus needs another lambda for another number of steps: for 250
+  steps, lambda is 0.02 to 0.05 where w is 1.5 to 3. Outside of the interval,
+  the conditional prediction is used.
 
   Attributes:
-    scale: lambda, which 1 does not switch off.
+    scale: lambda in [0, 1]; 1 does not switch the method off.
   """
 
   name: ClassVar[str] = 'cfg++'
   needs_ddim: ClassVar[bool] = True
 
   def __post_init__(self) -> None:
-    """Checks the schedule."""
     super().__post_init__()
     check_number('guidance cfg++', self.scale.value, 0, 1)
     if self.scale.schedule != 'constant':
       raise InputError(
-        'guidance cfg++ has a schedule of its own: leave it out.'
+        'guidance cfg++ sets its own schedule: leave schedule out.'
       )
 
   def scale_at(self, step):  # noqa: D102
@@ -105,7 +102,7 @@ class ClassifierFreePlusPlus(ClassifierFree):
 
   @property
   def stepwise(self) -> bool:
-    """True: t_next is part of the scale."""
+    """True, since the scale depends on t_next."""
     return True
 
 
@@ -114,15 +111,12 @@ class ClassifierFreePlusPlus(ClassifierFree):
 class ClassifierFreeZero(LabelTerm):
   """CFG-Zero*: an optimally rescaled null prediction, and zero-init.
 
-  Zero-init replaces the velocity of the first solver steps by 0, because an
-  under-trained network errs by more than that at the noise end. It belongs to
-  the beginning of the trajectory, so an interval that leaves out t = 1 needs
-  zero_steps = 0.
+  Zero-init sets the velocity of the first solver steps to 0, which is more
+  accurate at t = 1 than the prediction of an under-trained network. An interval
+  that excludes t = 1 therefore needs zero_steps = 0.
 
   Attributes:
-    scale: Scale of the guidance; 1 is off.
-    zero_steps: Number of solver steps, from the noise, that are left out: x
-      stays and time goes on.
+    zero_steps: Number of initial solver steps that leave x as it is.
   """
 
   name: ClassVar[str] = 'cfg_zero'
@@ -130,11 +124,10 @@ class ClassifierFreeZero(LabelTerm):
   zero_steps: int = static(1)
 
   def __post_init__(self) -> None:
-    """Checks the range, and that the interval covers the steps left out."""
     check_range('guidance zero_steps', self.zero_steps, 0, 100_000)
     if self.zero_steps and self.scale.high < 1:
       raise InputError(
-        f'guidance cfg_zero leaves out the first solver steps, at t = 1, but '
+        f'guidance cfg_zero skips the first solver steps, at t = 1, but '
         f'its interval ends at {self.scale.high:g}; end it at 1, or add '
         'zero_steps=0.'
       )
@@ -146,30 +139,28 @@ class ClassifierFreeZero(LabelTerm):
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether steps are counted."""
+    """Returns whether initial steps are skipped."""
     return self.zero_steps > 0
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AdaptiveProjected(LabelTerm):
-  """APG: the difference of x0, remembered, shortened and projected.
+  """APG: the difference of x0 with momentum, a norm limit and a projection.
 
-    g <- x0_c - x0_u + momentum g_before        remembered
+    g <- x0_c - x0_u + momentum g_before        stored as the next g_before
     g <- g min(1, norm / |g|)
     g <- g - (1 - eta) <g, x0_c> x0_c / |x0_c|^2
 
-  The velocity is -(w / sigma) times x0, w as in `dit.path`, and some of x; so
-  the same is done to differences of velocities, x0_c giving the direction.
+  A difference of velocities is -(w / sigma) times the difference of x0, with w
+  as in `dit.path`, so the code applies the same rules to velocities.
 
   Attributes:
-    scale: 1 is off.
-    eta: how much remains of the part along x0_c; 1: all of it.
-    norm: the largest |g|; 0: no limit. It grows with the root of the number of
-      latent elements.
-    momentum: 0 for none; the paper's are negative, -0.5 to -0.75. Updated once
-      in a solver step, at its first evaluation; 0 again where the method is
-      off.
+    eta: Share of the part along x0_c that remains, from 0 to 1.
+    norm: Largest |g|; 0 for no limit. Suitable values grow with the square root
+      of the number of latent elements.
+    momentum: Momentum; 0 for none, -0.5 to -0.75 in the paper. It is updated at
+      the first evaluation of a step and reset where the method is off.
   """
 
   name: ClassVar[str] = 'apg'
@@ -191,7 +182,7 @@ class AdaptiveProjected(LabelTerm):
     to_x0 = -path.sigma(t) / path.w(t)
     g = strong - weak
     if self.momentum:
-      # At t = 0 every prediction of x0 is x, and no difference of them counts.
+      # At t = 0 every prediction of x0 is x, so differences are dropped.
       from_x0 = jnp.where(to_x0 < 0, 1 / jnp.minimum(to_x0, -_TINY), 0)
       g = g + self.momentum * from_x0 * memory
       memory = to_x0 * g
@@ -204,24 +195,24 @@ class AdaptiveProjected(LabelTerm):
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether it remembers."""
+    """Returns whether it has momentum."""
     return self.momentum != 0
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tangential(LabelTerm):
-  """TCFG: the null noise without its part across the first singular vector.
+  """TCFG: the null noise projected onto the first singular vector v.
 
-  With m the mean of the noise c and u, d = a Delta their difference (Delta that
-  of the velocities), the vector lies in the plane of m and d,
+  Let m be the mean of the noise predictions c and u, and d = a Delta their
+  difference, with Delta the difference of the velocities. Then
 
     v = p m + q d,   p = 4 m.m - d.d + root,   q = 2 m.d
     root^2 = (4 m.m - d.d)^2 + 16 (m.d)^2
 
-  (for 4 m.m > d.d, as nearly always; else p = 8 m.d and q = root - 4 m.m + d.d)
-  and c - <u, v> v / |v|^2 over a, the velocity's difference, is written so that
-  nothing is divided by a, which is 0 at the noise end.
+  if 4 m.m > d.d, as is nearly always so; else p = 8 m.d and
+  q = root - 4 m.m + d.d. The push (c - <u, v> v / |v|^2) / a is written without
+  a division by a, which is 0 at t = 1.
   """
 
   name: ClassVar[str] = 'tcfg'
@@ -247,14 +238,11 @@ class Tangential(LabelTerm):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FrequencyDecoupled(LabelTerm):
-  """FDG: one scale for high frequencies, another for low ones.
-
-  The bands are the two levels of a Laplacian pyramid: low is what remains of an
-  image that was halved and doubled, high the rest.
+  """FDG: separate scales for the two bands of a Laplacian pyramid.
 
   Attributes:
-    scale: of the high frequencies.
-    low: scale of the low ones, on the same interval and schedule.
+    scale: Scale of the high frequencies.
+    low: Scale of the low frequencies, with the same interval and schedule.
   """
 
   name: ClassVar[str] = 'fdg'
@@ -283,10 +271,11 @@ class FrequencyDecoupled(LabelTerm):
 
 
 def bands(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """(B, H, W, C) to its low and high frequencies, whose sum it is.
+  """Splits x (B, H, W, C) into low and high frequencies, which add up to x.
 
-  Halving: binomial blur over 5 x 5, then means of 2 x 2; doubling: linear
-  interpolation, then the blur. Sides must be even and at least 6.
+  The low band is x halved and doubled. Halving is a 5 x 5 binomial blur and
+  2 x 2 means; doubling is linear interpolation and the blur. Sides must be even
+  and at least 6.
   """
   b, h, w, c = x.shape
   half = _blur(x).reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
@@ -310,10 +299,7 @@ def _blur(x: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IndependentCondition(LabelTerm):
-  """ICG: away from a random condition, sampled for each image and step.
-
-  Needs no null label.
-  """
+  """ICG: a random condition per image and step; needs no null label."""
 
   name: ClassVar[str] = 'icg'
   scale: Scale
@@ -330,7 +316,7 @@ class IndependentCondition(LabelTerm):
 
   @property
   def stepwise(self) -> bool:
-    """True: conditions are sampled at every step."""
+    """True, since conditions are sampled at every step."""
     return True
 
   def check(self, denoiser):  # noqa: D102

@@ -1,12 +1,10 @@
 """Methods that move away from a weaker network, with the same condition.
 
-IG             weak = an intermediate head of the same pass, in every row
-                                                         (arXiv 2512.24176)
-S2             weak = a few random blocks skipped; in the difference form,
-               omega = scale - 1                         (arXiv 2508.12880)
+IG             weak = intermediate head of the same row  (arXiv 2512.24176)
+S2             weak = random blocks skipped; the paper's omega is scale - 1
+                                                         (arXiv 2508.12880)
 SLG            weak = fixed blocks skipped               (SD3.5)
-AutoGuidance   weak = another network, smaller or less trained
-                                                         (arXiv 2406.02507)
+AutoGuidance   weak = smaller or less trained network    (arXiv 2406.02507)
 """
 
 import dataclasses
@@ -25,18 +23,18 @@ from guidance.scale import Scale, static
 def extrapolate(
   strong: jax.Array, weak: jax.Array, scale: float | jax.Array
 ) -> jax.Array:
-  """Moves away from `weak`; scale 1 returns `strong` bit for bit."""
+  """Returns `strong` moved away from `weak`; scale 1 gives `strong` exactly."""
   return strong + (scale - 1) * (strong - weak)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Internal:
-  """Internal Guidance: refines every row by its own intermediate head.
+  """Internal Guidance: every row moves away from its own intermediate head.
 
   Attributes:
     scale: w of the paper.
-    tap: which of the network's taps is weak, from 0, shallow to deep.
+    tap: Number of the weak tap, counted from 0, from shallow to deep.
   """
 
   name: ClassVar[str] = 'ig'
@@ -49,12 +47,12 @@ class Internal:
   def refine(
     self, strong: jax.Array, out: DenoiserOutput, step: Step
   ) -> jax.Array:
-    """The guided velocity of every row of a pass, `strong` being its own."""
+    """Returns the guided velocity of every row of a pass."""
     weak = out.intermediate[self.tap].astype(strong.dtype)
     return extrapolate(strong, weak, self.scale.at(step.at))
 
   def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError where the network lacks the tap."""
+    """Raises InputError if the network lacks the tap."""
     if not 0 <= self.tap < denoiser.num_taps:
       raise InputError(
         f'guidance ig needs tap {self.tap} (counted from 0), but the network '
@@ -66,21 +64,20 @@ class Internal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StochasticSelf(BlocksTerm):
-  """S2-Guidance: away from a sub-network that is sampled at every solver step.
+  """S2-Guidance: a sub-network is sampled at every solver step.
 
-  One sub-network serves the whole batch and all stages of a step. Block 0 is
-  always kept, as the paper asks. The paper skips "about 10 %" of the blocks,
-  "3/24", and adds S2 with omega 0.25 to CFG. In its own ablation on 24 blocks,
-  1 and 2 skipped blocks score best and 3 no better than none; hence the default
-  here, which is ours.
+  The whole batch and all stages of a step share it. Block 0 is always kept, as
+  in the paper. The paper skips "about 10 %" of the blocks, "3/24", and adds S2
+  with omega 0.25 to CFG. In its ablation on 24 blocks, skipping 1 or 2 blocks
+  scores best, and 3 no better than none. The default of `skip` is therefore
+  *ours*.
 
   Attributes:
     scale: 1 + omega of the paper.
-    skip: Number of blocks skipped; 0 for the default, 1 of up to 12 blocks,
-      else 2.
-    masks: Number of sub-networks, sampled independently, whose mean prediction
-      is weak (above 1: the paper's naive form).
-    exclude: Blocks that are kept too.
+    skip: Number of skipped blocks; 0 for 1 block of up to 12, else 2.
+    masks: Number of independent sub-networks, averaged to the weak prediction;
+      the paper calls more than 1 its naive form.
+    exclude: Blocks that are always kept, in addition to block 0.
   """
 
   name: ClassVar[str] = 's2'
@@ -108,13 +105,13 @@ class StochasticSelf(BlocksTerm):
 
   @property
   def stepwise(self) -> bool:
-    """True: blocks are drawn at every step."""
+    """True, since blocks are sampled at every step."""
     return True
 
   def check(self, denoiser):  # noqa: D102
     depth, skip = denoiser.depth, self._skip(denoiser.depth)
     _check_blocks('s2', self.exclude, depth)
-    # Blocks that always run, those that are skipped, and one more.
+    # Blocks that always run, the skipped blocks, and one more.
     needed = depth - len(self._eligible(depth)) + skip + 1
     if depth < needed:
       raise InputError(
@@ -133,17 +130,17 @@ class StochasticSelf(BlocksTerm):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SkipLayer(BlocksTerm):
-  """Skip-layer guidance: S2 with the same blocks at every step.
+  """Skip-layer guidance: the same blocks are skipped at every step.
 
-  Published intervals are fractions f of the solver steps, not times: on a grid
-  of shift s, f is t = s (1 - f) / (1 + (s - 1) (1 - f)). Stability's code for
+  Published intervals are fractions f of the solver steps. On a grid with shift
+  s, f is the time t = s (1 - f) / (1 + (s - 1) (1 - f)). Stability's code for
   SD3.5 Medium (shift 3) has scale 2.5, blocks 7, 8 and 9, and f from 0.01 to
-  0.30: slg:3.5:blocks=7+8+9@0.875-0.997. The 2.8 and 0.01 to 0.20 of diffusers
-  are slg:3.8:blocks=7+8+9@0.923-0.997.
+  0.30: slg:3.5:blocks=7+8+9@0.875-0.997. The settings of diffusers, scale 2.8
+  and f from 0.01 to 0.20, are slg:3.8:blocks=7+8+9@0.923-0.997.
 
   Attributes:
-    scale: 1 + the published one.
-    blocks: Blocks that are skipped, counted from 0.
+    scale: 1 + the published scale.
+    blocks: Skipped blocks, counted from 0.
   """
 
   name: ClassVar[str] = 'slg'
@@ -159,7 +156,7 @@ class SkipLayer(BlocksTerm):
   def check(self, denoiser):  # noqa: D102
     if not self.blocks:
       raise InputError(
-        'guidance slg names no blocks; say which, such as slg:2:blocks=7+8.'
+        'guidance slg lists no blocks; name them, as in slg:2:blocks=7+8.'
       )
     _check_blocks('slg', self.blocks, denoiser.depth)
 
@@ -167,11 +164,9 @@ class SkipLayer(BlocksTerm):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AutoGuidance(GuideTerm):
-  """AutoGuidance: away from a worse network for the same task.
+  """AutoGuidance: `guide` is a weaker network for the same task, of any size.
 
-  Attributes:
-    scale: 1 is off.
-    guide: the worse network, of any size; the same labels, latents and path.
+  It has the same labels, latents and path.
   """
 
   name: ClassVar[str] = 'auto'

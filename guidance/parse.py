@@ -2,8 +2,8 @@
 
 Each method is `name:scale`, then `:option=value` for its options, then
 `@low-high` for its interval in t (0 data, 1 noise). A list of blocks is written
-7+8+9. Every method takes the options `schedule` (constant, linear, cosine,
-power_cosine) and `power`. `rescale:phi` at the end rescales what came out.
+7+8+9. Every method has the options `schedule` (constant, linear, cosine,
+power_cosine) and `power`. `rescale:phi` rescales the guided velocity.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from guidance.base import GuideTerm, Term
 from guidance.compose import Guidance
 from guidance.scale import Scale
 
-# In the order in which they act.
+# Methods, in the order in which they act.
 METHODS: dict[str, type[Term | network.Internal]] = {
   method.name: method
   for method in (
@@ -44,17 +44,11 @@ _SCALE_OPTIONS = ('schedule', 'power')
 
 
 def parse(text: str) -> Guidance:
-  """Reads guidance from text.
-
-  Args:
-    text: as in the module's examples; 'none' for no guidance.
-
-  Returns:
-    The guidance, whatever the order of the text.
+  """Reads guidance from text, where methods may have any order.
 
   Raises:
-    InputError: for an unknown method or option, or what is no number; names
-      the right ones.
+    InputError: for an unknown method or option, or a value that is not a
+      number.
   """
   check_value('guidance', text, str)
   if text.strip() in ('', 'none'):
@@ -74,7 +68,7 @@ def parse(text: str) -> Guidance:
 
 
 def describe(guidance: Guidance) -> str:
-  """The text from which `parse` makes `guidance` (but for a guide)."""
+  """Returns text that `parse` reads back, except for a guide."""
   parts = []
   for method in (guidance.internal, *guidance.terms):
     if method is None:
@@ -94,7 +88,7 @@ def describe(guidance: Guidance) -> str:
 
 
 def with_guide(guidance: Guidance, guide: Any) -> Guidance:
-  """The guidance with the weaker network put in, where a method takes one."""
+  """Returns the guidance with `guide` set in the methods that need one."""
   terms = (
     dataclasses.replace(term, guide=guide)
     if isinstance(term, GuideTerm)
@@ -105,7 +99,7 @@ def with_guide(guidance: Guidance, guide: Any) -> Guidance:
 
 
 def _write(value: Any) -> str:
-  """Returns text that `_read` reads back, numbers in the fewest digits."""
+  """Returns a value as text, numbers with the fewest digits."""
   if isinstance(value, str):
     return value
   if isinstance(value, tuple):
@@ -118,7 +112,7 @@ def _write(value: Any) -> str:
 
 
 def _options(method: type[Term | network.Internal]) -> dict[str, Any]:
-  """Names and defaults of a method's options."""
+  """Returns the names and defaults of a method's options."""
   fields = [
     *(f for f in dataclasses.fields(Scale) if f.name in _SCALE_OPTIONS),
     *(

@@ -1,15 +1,14 @@
-"""How strong a method acts: a scale, an interval in t, a schedule inside it.
+"""The scale of a method: its value, interval in t and schedule.
 
-A scale is 1 where the method is off. Inside its closed interval (t is 0 at the
-data, 1 at the noise), with w the given value,
+Inside the closed interval (t is 0 at the data, 1 at the noise), the scale is
 
   constant       w
   linear         1 + (w - 1) 2 (1 - t)                   (arXiv 2404.13040)
   cosine         1 + (w - 1) (1 + cos(pi t))             (the same)
   power_cosine   1 + (w - 1) (1 - cos(pi (1 - t)^s)) / 2   (MDT; s is `power`)
 
-and 1 outside (intervals: arXiv 2404.07724). The first three have the same mean
-over all t.
+with w the given value. Outside it is 1, which is off (arXiv 2404.07724). The
+first three schedules have the same mean over all t.
 """
 
 import dataclasses
@@ -24,12 +23,12 @@ from core.ranges import LARGE
 
 
 def static(default: Any) -> Any:
-  """A field that is part of the program, not an array."""
+  """Returns a field that is part of the program, not an array."""
   return dataclasses.field(default=default, metadata={'static': True})
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> None:
-  """Checks a leaf's range where it is a plain number, not an array."""
+  """Checks the range of a plain number; arrays pass."""
   if isinstance(value, int | float):
     check_range(name, value, low, high)
 
@@ -47,9 +46,9 @@ class Scale:
   """A guidance scale; see the module.
 
   Attributes:
-    value: w; a leaf, so that a sweep over it compiles once.
-    low: the lowest time at which it holds.
-    high: the highest.
+    value: w, a pytree leaf, so that a sweep over it compiles once.
+    low: Lowest time of the interval.
+    high: Highest time of the interval.
     schedule: 'constant' or one of SCHEDULES.
     power: s of 'power_cosine'.
   """
@@ -61,7 +60,6 @@ class Scale:
   power: float = static(4.0)
 
   def __post_init__(self) -> None:
-    """Checks the interval and the schedule."""
     check_number('guidance scale', self.value, -LARGE, LARGE)
     if not 0 <= self.low < self.high <= 1:
       raise InputError(
@@ -77,16 +75,16 @@ class Scale:
       )
 
   def at(self, t: jax.Array) -> jax.Array:
-    """The scale at time t, 1 outside the interval."""
+    """Returns the scale at time t, 1 outside the interval."""
     value = self.value
     if self.schedule != 'constant':
       value = 1 + (value - 1) * SCHEDULES[self.schedule](t, self.power)
     return self.inside(t, value)
 
   def inside(self, t: jax.Array, value: float | jax.Array) -> jax.Array:
-    """`value` where t is in the interval, else 1."""
-    # In float32 whatever the state: else a time such as 0.2 falls on one side
-    # or the other. Adaptive solvers look beyond the data.
+    """Returns `value` where t is in the interval, else 1."""
+    # float32 for every state type, so that a time such as 0.2 always falls on
+    # the same side. Adaptive solvers evaluate beyond t = 0, so t is clipped.
     t = jnp.clip(jnp.float32(t), 0, 1)
     low, high = np.float32(self.low), np.float32(self.high)
     return jnp.where((low <= t) & (t <= high), value, 1.0)

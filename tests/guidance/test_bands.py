@@ -123,7 +123,7 @@ def test_rescale_where_the_methods_are_off_changes_nothing():
 
 @pytest.mark.parametrize('text', ['rescale:0.7', 'ig:2,rescale:0'])
 def test_rescale_needs_a_method(text):
-  with pytest.raises(InputError, match='rescale has nothing to rescale; name'):
+  with pytest.raises(InputError, match='rescale has nothing to rescale; add'):
     parse(text)
 
 

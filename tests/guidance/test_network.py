@@ -241,7 +241,7 @@ def test_ig_refines_the_guide_where_it_has_the_tap(taps):
 @pytest.mark.parametrize(
   ('guidance', 'message'),
   [
-    ('slg:2', 'slg names no blocks; say which, such as slg:2:blocks=7'),
+    ('slg:2', 'slg lists no blocks; name them, as in slg:2:blocks=7'),
     ('slg:2:blocks=1+4', 'slg names block 4; the network has blocks 0 to 3'),
     ('slg:2:blocks=-1', 'slg names block -1'),
     ('s2:2:exclude=4', 's2 names block 4; the network has blocks 0 to 3'),

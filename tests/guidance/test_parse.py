@@ -260,7 +260,7 @@ EVERY = re.escape(f'are {", ".join(METHODS)}, rescale and none')
     ('cfg:2:power=2', 'power=2 is for schedule=power_cosine, not constant'),
     ('cfg:2:schedule=cosine:power=2', 'power_cosine, not cosine'),
     ('cfg++:7.5', r'cfg\+\+ is 7.5, expected a number from 0 to 1'),
-    ('cfg++:0.5:schedule=linear', 'has a schedule of its own: leave it out'),
+    ('cfg++:0.5:schedule=linear', 'sets its own schedule: leave schedule out'),
     ('rescale:1.5', 'expected rescale:PHI with PHI from 0 .off. to 1'),
     ('rescale:nan', 'expected rescale:PHI with PHI from 0 .off. to 1'),
     ('rescale:-1', 'expected rescale:PHI'),
