@@ -88,7 +88,9 @@ def test_signal_is_answered_while_python_is_busy_elsewhere(logged):
     sender.join()
   assert stop.signal == 'SIGINT'
   ((when, line),) = logged
-  assert line.startswith('SIGINT: the run saves and stops after the step')
+  assert line.startswith(
+    'SIGINT: the run saves and stops after the current step'
+  )
   assert when < end - 0.1
 
 
