@@ -262,7 +262,7 @@ def test_check_refuses(guidance, message):
 
 def test_check_refuses_a_guide_for_another_task():
   auto(TOY).check(TOY)
-  with pytest.raises(InputError, match='knows 5 classes, the network 10'):
+  with pytest.raises(InputError, match='has 5 classes, the network 10'):
     auto(Toy(num_classes=5)).check(TOY)
 
 
