@@ -1,1 +1,1 @@
-"""Training: data, objective, state, step, loop."""
+"""Training: objective, state, step, loop and checkpoints."""

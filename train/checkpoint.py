@@ -1,16 +1,15 @@
-"""Checkpoints, with Orbax: asynchronous, atomic, checked, some of them kept.
+"""Asynchronous, atomic, verified checkpoints with Orbax.
 
-WORKDIR/checkpoints/STEP holds four items, so that sampling, by way of
-`dit.weights.restore`, reads no optimizer:
+WORKDIR/checkpoints/STEP holds four items, so that `dit.weights.restore` can
+load weights for sampling without reading the optimizer state:
 
-  params     the raw parameters
-  ema        their moving average
-  training   all else of the state: counters, the optimizer's, other averages
-  digests    a checksum of every array, of which a flipped bit changes one
+  params     raw parameters
+  ema        exponential moving average of the parameters
+  training   rest of the state: counters, optimizer state, other averages
+  digests    checksum of every array, which reveals a single flipped bit
 
-A checkpoint appears whole or not at all (Orbax renames a finished folder).
-Arrays are restored straight to where the present mesh wants them, whatever
-the mesh that saved them.
+Orbax renames the folder of a checkpoint once it is complete. Arrays are
+restored to the shardings of the current mesh, whatever mesh saved them.
 """
 
 import contextlib
@@ -44,7 +43,7 @@ from train.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """When to save and what to keep; configs/base.py explains each field."""
+  """Checkpoint settings; configs/base.py explains each field."""
 
   every_images: Annotated[int, Range(1, MOST_IMAGES)]
   keep: Annotated[int, Range(1, 10**6)]
@@ -58,12 +57,12 @@ class CheckpointConfig:
 
 
 class SaveError(RunError):
-  """A checkpoint could not be written; the ones before are there."""
+  """A checkpoint could not be written; earlier checkpoints are intact."""
 
 
 @contextlib.contextmanager
 def save_errors(what: str, kept: str = '') -> Iterator[None]:
-  """Raises SaveError for whatever goes wrong while something is saved."""
+  """Raises SaveError for any error in the block."""
   try:
     yield
   except Exception as error:  # Orbax raises whatever its parts raise
@@ -82,12 +81,12 @@ class Checkpointer:
     config: CheckpointConfig,
     keep_period: int | None = None,
   ) -> None:
-    """Opens, or creates, `workdir`/checkpoints.
+    """Opens or creates `workdir`/checkpoints.
 
     Args:
-      workdir: of the run.
-      config: which to keep, and what to do when one fails.
-      keep_period: steps that it divides stay for good.
+      workdir: Folder of the run.
+      config: Settings for retention and for damaged checkpoints.
+      keep_period: Interval in steps between checkpoints that are never deleted.
     """
     self._config, self._keep_period = config, keep_period
     self._folder = folder_of(workdir)
@@ -96,7 +95,7 @@ class Checkpointer:
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
-    """Looks at what is there; clears away what is not whole."""
+    """Opens the manager, which removes incomplete checkpoints."""
     rank = functools.partial(_rank, by=self._config.best_by)
     kept = [policies.LatestN(n=self._config.keep)]
     if self._keep_period:
@@ -106,7 +105,7 @@ class Checkpointer:
         policies.BestN(
           n=self._config.keep_best,
           get_metric_fn=rank,
-          reverse=True,  # the lowest last: the policy keeps the last
+          reverse=True,  # lowest rank last, since the policy keeps the last
           keep_checkpoints_without_metrics=False,
         )
       )
@@ -114,12 +113,12 @@ class Checkpointer:
     if jax.process_index() == 0:
       for step in steps_of(self._folder.parent):
         _mend_metrics(self._folder / str(step) / 'metrics' / 'metrics')
-    everywhere(1)  # has waited for it
+    everywhere(1)  # waits for process 0
     return ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
-        best_fn=rank,  # so that it is written
+        best_fn=rank,  # without it, Orbax stores no metrics
         enable_async_checkpointing=True,
         cleanup_tmp_directories=True,
       ),
@@ -129,13 +128,12 @@ class Checkpointer:
     return self
 
   def __exit__(self, *error: Any) -> None:
-    """Waits for saves under way."""
     with self._reported():
       self._manager.close()
 
   @property
   def latest_step(self) -> int | None:
-    """Step of the newest complete checkpoint."""
+    """Returns the step of the newest complete checkpoint, if there is one."""
     return self._manager.latest_step()
 
   def save(
@@ -145,17 +143,16 @@ class Checkpointer:
     rank: float = math.inf,
     bad_steps: int = 0,
   ) -> None:
-    """Starts to save; returns once the arrays are copied off the devices.
+    """Starts a save; returns once the arrays are copied off the devices.
 
     Args:
       state: State to save.
       step: Number of steps taken.
-      rank: Number that is lowest for the best checkpoint.
-      bad_steps: Number of steps so far that were not finite.
+      rank: Sort key; the best checkpoint has the lowest.
+      bad_steps: Number of non-finite steps so far.
 
     Raises:
-      SaveError: if this one, or the one before, could not be written, unless
-        the config says to go on.
+      SaveError: if this save or the previous one failed.
     """
     self.wait()
     if step == self.latest_step:
@@ -177,14 +174,14 @@ class Checkpointer:
       )
 
   def bad_steps(self, step: int) -> int:
-    """Returns the number of bad steps up to a checkpoint; 0 if not known."""
+    """Returns the number of bad steps up to a checkpoint; 0 if unknown."""
     return int((self._manager.metrics(step) or {}).get('bad_steps_total', 0))
 
   def wait(self) -> None:
-    """Returns when everything is on disk.
+    """Waits until everything is on disk.
 
     Raises:
-      SaveError: as `save`, and if the checkpoints were removed meanwhile.
+      SaveError: if a save failed, or the checkpoints were removed meanwhile.
     """
     with self._reported():
       self._manager.wait_until_finished()
@@ -200,10 +197,10 @@ class Checkpointer:
     return save_errors(what, '; the ones before it are kept')
 
   def restore(self, abstract: TrainState) -> TrainState | None:
-    """The newest state, laid out as `abstract` says; None if there is none.
+    """Returns the newest state, sharded like `abstract`; None if there is none.
 
     Raises:
-      InputError: if it is damaged; with `fallback`, if all are.
+      InputError: if it is damaged or, with `fallback`, if all are damaged.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
@@ -239,7 +236,7 @@ class Checkpointer:
     )
 
   def _damaged(self, step: int, error: Exception) -> None:
-    """Raises; with `fallback` moves the checkpoint out of the way instead."""
+    """Raises InputError, or with `fallback` moves the checkpoint aside."""
     folder = self._folder / str(step)
     damaged = unreadable(folder, error)
     if not self._config.fallback:
@@ -251,19 +248,19 @@ class Checkpointer:
       while target.exists():
         target = target.with_name(target.name + '_')
       folder.rename(target)
-    everywhere(1)  # has seen it gone
+    everywhere(1)  # waits for the move
 
 
 def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
-  """Returns a rank, lowest for the best; one by another metric is the worst."""
-  # Before there were other ranks, the loss stood there alone.
+  """Returns the rank, lowest for the best; inf if another metric set it."""
+  # Earlier versions stored only the loss.
   rank = metrics['loss'] if 'loss' in metrics else metrics['rank']
   same = metrics.get('by', 'loss') == by
   return rank if same and math.isfinite(rank) else math.inf
 
 
 def _mend_metrics(path: epath.Path) -> None:
-  """A rank that cannot be read counts as the worst; no state depends on it."""
+  """Replaces an unreadable rank with the worst one; no state depends on it."""
   try:
     metrics = read_json(path)
     _rank(metrics)
@@ -277,17 +274,12 @@ def _mend_metrics(path: epath.Path) -> None:
 def restore_training(
   workdir: epath.PathLike, abstract: TrainState
 ) -> dict[str, Any]:
-  """Returns the newest state of a run without its weights.
-
-  Args:
-    workdir: Folder of the run.
-    abstract: Shapes and shardings of the state.
-  """
+  """Returns the newest state without weights, sharded like `abstract`."""
   return restore_newest(workdir, 'training', _items(abstract)['training'])[0]
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-  """The state as the items of a checkpoint."""
+  """Splits the state into the items of a checkpoint."""
   return {
     'params': state.params,
     'ema': state.ema,

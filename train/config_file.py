@@ -1,4 +1,4 @@
-"""Config files and the assignments of the command line, to a ConfigDict."""
+"""Loads config files and applies command-line assignments to them."""
 
 import ast
 import inspect
@@ -21,13 +21,12 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
   """Runs `get_config` of a Python file.
 
   Args:
-    spec: 'PATH.py' or 'PATH.py:ARGUMENT'. A path such as configs/sit.py is that
-      of this project, wherever the command runs, and whatever is called configs
-      there; ./configs/sit.py is the file that lies there.
+    spec: 'PATH.py' or 'PATH.py:ARGUMENT'. A relative path is looked up in this
+      project first, unless it starts with a dot.
   """
   name, _, argument = spec.partition(':')
   root = pathlib.Path(__file__).parents[1]
-  path = root / name  # an absolute one stays as it is
+  path = root / name  # an absolute path replaces the root
   if name.startswith('.') or not path.is_file():
     path = pathlib.Path(name)
   if path.suffix != '.py' or not path.is_file():
@@ -61,8 +60,8 @@ def check_keys(
   """Raises InputError for an assignment with an unknown key or without a value.
 
   Args:
-    assignments: texts such as 'optimizer.lr=2e-4'.
-    known: Known keys; None for all that any config has.
+    assignments: Texts such as 'optimizer.lr=2e-4'.
+    known: Known keys; None for the keys of any config.
   """
   if known is None:
     known = flatten(load_config('configs/distill/base.py').to_dict())
@@ -83,7 +82,7 @@ def override(
   """Applies assignments such as 'optimizer.lr=2e-4' to a locked config.
 
   Raises:
-    InputError: for an unknown key, naming the nearest, or a wrong type.
+    InputError: for a wrong type or an unknown key; suggests the closest key.
   """
   known = flatten(config.to_dict())
   check_keys(assignments, known)
@@ -94,14 +93,14 @@ def override(
 
 
 def _read(key: str, text: str, default: Any) -> Any:
-  """The text as a value of the default's type."""
+  """Parses the text as a value of the default's type."""
   if isinstance(default, str):
     return text
   try:
     value = _literal(text)
     if isinstance(default, list):
       values = value if isinstance(value, tuple | list) else (value,)
-      # An empty default does not tell the type; who uses the values will.
+      # An empty default has no element type; later checks catch a wrong one.
       return tuple(_like((default or [v])[0], v) for v in values)
     return _like(default, value)
   except (ValueError, TypeError, OverflowError) as error:
@@ -113,11 +112,11 @@ def _read(key: str, text: str, default: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-  """Returns the value of a Python literal; ValueError for any other text."""
+  """Returns the value of a Python literal; raises ValueError for other text."""
   if len(text) > MOST_LETTERS:
     raise ValueError('too long')
   try:
-    with warnings.catch_warnings():  # such as of '1if', which is refused
+    with warnings.catch_warnings():  # such as the one for '1if'
       warnings.simplefilter('ignore')
       return ast.literal_eval(
         text.title() if text in ('true', 'false') else text
@@ -127,7 +126,7 @@ def _literal(text: str) -> Any:
 
 
 def _like(default: Any, value: Any) -> Any:
-  """The value as the default's type; ValueError where that changes it."""
+  """Converts the value to the default's type; ValueError if that changes it."""
   kind = type(default)
   infinite = isinstance(value, float) and not math.isfinite(value)
   boolean = isinstance(value, bool) != (kind is bool)

@@ -1,31 +1,30 @@
-"""The moving averages of the parameters.
+"""Moving averages of the parameters.
 
-The average that is sampled from is exponential:
+Sampling uses the exponential moving average by default:
 
   ema <- d_n ema + (1 - d_n) params,   d_n = min(decay, (1 + n) / (10 + n))
 
-with n the number of steps before this one, skipped ones included: the ramp lets
-a short run forget its initialization. Without the ramp, d_n = decay.
+where n counts the previous steps, including skipped ones. The ramp lets a short
+run forget its initialization. Without the ramp, d_n = decay.
 
-Beside it there may be power-function averages (EDM2: Karras et al. 2024,
-arXiv 2312.02696, section 3), whose weight of step s grows like s^gamma:
+A run can also keep power-function averages (EDM2: Karras et al. 2024,
+arXiv 2312.02696, section 3), which weight step s in proportion to s^gamma. For
+step n = 1, 2, ...
 
   power <- b_n power + (1 - b_n) params,   b_n = (1 - 1/n)^(gamma + 1)
 
-for step n = 1, 2, ...
-
-A width is the standard deviation of these weights over the training so far,
-relative to its length; it fixes gamma:
+The width of an average is the standard deviation of these weights, relative to
+the length of training so far. The width determines gamma:
 
   width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))
 
-From snapshots of them the average of any width, at any step, is a sum (section
-3.2): with profiles p_i(s) of the snapshots and r(s) of what is wanted,
+An average of any width at any step is a linear combination of snapshots
+(section 3.2). With snapshot profiles p_i(s) and target profile r(s),
 
   solve A c = b,   A_ij = <p_i, p_j>,   b_i = <p_i, r>
 
-and c is divided by its sum, as averages have weights of sum 1. That is close
-for widths between those of the snapshots, and up to about twice the larger.
+and divide c by its sum. The result is accurate for widths between those of the
+snapshots, and up to about twice the larger.
 """
 
 import dataclasses
@@ -39,13 +38,13 @@ import numpy as np
 from core.errors import InputError
 from core.ranges import Decay, Images, Range, check_fields
 
-# Of gamma = 0, the plain mean, it is 12^-1/2; below, a handful of steps.
+# The plain mean (gamma = 0) has 12^-1/2; the minimum averages a few steps.
 WIDTHS = Range(0.005, 0.28)
 
 
 @dataclasses.dataclass(frozen=True)
 class EMAConfig:
-  """Averages of the weights; configs/base.py explains each field."""
+  """Settings of the averages; configs/base.py explains each field."""
 
   decay: Decay
   ramp: bool
@@ -64,7 +63,7 @@ class EMAConfig:
 
 
 def update(config: EMAConfig, ema: Any, params: Any, step: jax.Array) -> Any:
-  """The exponential average after `step` steps and this one."""
+  """Returns the exponential average; `step` steps came before."""
   decay = jnp.float32(config.decay)
   if config.ramp:
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
@@ -74,8 +73,8 @@ def update(config: EMAConfig, ema: Any, params: Any, step: jax.Array) -> Any:
 def update_power(
   config: EMAConfig, power: Sequence[Any], params: Any, step: jax.Array
 ) -> tuple[Any, ...]:
-  """The averages of `config.widths` after `step` steps and this one."""
-  # 1 - (1 - 1/n)^(gamma + 1), in which float32 would lose all digits.
+  """Returns the averages of `config.widths`; `step` steps came before."""
+  # 1 - (1 - 1/n)^(gamma + 1), which would lose all digits in float32.
   log = jnp.log1p(-1 / (step + 1).astype(jnp.float32))
   return tuple(
     _moved(one, params, -jnp.expm1((gamma_of(width) + 1) * log))
@@ -88,7 +87,7 @@ def _moved(ema: Any, params: Any, weight: jax.Array) -> Any:
 
 
 def gamma_of(width: float) -> float:
-  """The exponent of a width: the positive root of its equation."""
+  """Returns the exponent of a width: the positive root of its equation."""
   inverse = width**-2
   roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
   return float(roots[np.isreal(roots)].real.max())
@@ -100,12 +99,12 @@ def coefficients(
   """Returns the coefficients of snapshots in the EMA of `width` at `step`.
 
   Args:
-    snapshots: step and width of each, n of them.
-    step: not behind the last snapshot.
-    width: any.
+    snapshots: Step and width of each of n snapshots.
+    step: Step of the average, not before the last snapshot.
+    width: Relative width of the average.
 
   Returns:
-    (n,) float64, of sum 1.
+    (n,) float64, with sum 1.
   """
   steps, gammas = np.asarray(
     [(at, gamma_of(of)) for at, of in snapshots], np.float64
@@ -122,9 +121,9 @@ def _inner(
   t: np.ndarray | float,
   delta: np.ndarray | float,
 ) -> np.ndarray:
-  """<p, q> of the profiles (s, gamma) and (t, delta) (EDM2, eq. 155).
+  """Returns <p, q> for profiles (s, gamma) and (t, delta) (EDM2, eq. 155).
 
-  With p(x) = (gamma + 1) x^gamma / s^(gamma + 1) on [0, s].
+  p(x) = (gamma + 1) x^gamma / s^(gamma + 1) on [0, s], and q likewise.
   """
   exponent = np.where(s < t, delta, -gamma)
   return ((gamma + 1) * (delta + 1) * (s / t) ** exponent) / (

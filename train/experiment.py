@@ -1,4 +1,4 @@
-"""A whole experiment, as frozen dataclasses, made from plain values once."""
+"""Experiments as frozen dataclasses, built once from plain values."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ from train.ema import EMAConfig
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig
 
-# The devices count steps in an int32.
+# Devices count steps in int32.
 MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """The length of training; configs/base.py explains each field."""
+  """Length and batches of training; configs/base.py explains each field."""
 
   images: Annotated[int, Range(1, MOST_IMAGES)]
   batch_size: BatchSize
@@ -46,17 +46,17 @@ class TrainConfig:
 
   @property
   def steps(self) -> int:
-    """Training steps in all."""
+    """Returns the total number of training steps."""
     return max(self.images // self.batch_size, 1)
 
   def steps_of(self, images: int) -> int:
-    """An interval in images as steps; 0 stays 0."""
+    """Converts an interval in images to steps; 0 stays 0."""
     return max(images // self.batch_size, 1) if images else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-  """What a run reports and how often; configs/base.py explains each field."""
+  """Logging settings; configs/base.py explains each field."""
 
   every_images: Images
   preview_every_images: Images
@@ -65,14 +65,13 @@ class LogConfig:
   wandb: str = ''
 
   def __post_init__(self) -> None:
-    """Checks ranges, and the guidance."""
     check_fields('log', self)
     parse(self.preview_guidance)
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Every setting of a run."""
+  """All settings of a run."""
 
   seed: Seed
   model: NetworkConfig
@@ -88,7 +87,7 @@ class Experiment:
   eval: EvalConfig
 
   def __post_init__(self) -> None:
-    """Checks what concerns more than one part; touches no device."""
+    """Checks constraints between sections; uses no device."""
     check_fields('', self)
     self.objective.weights(len(self.model.taps))
     if self.objective.label_dropout and not self.model.null_label:
@@ -116,7 +115,7 @@ class Experiment:
 def sections_of(kind: type) -> dict[str, Any]:
   """Returns the dataclass of each section of an experiment.
 
-  That of `model` is the first backbone's; `model.name` may choose another.
+  `model` maps to the first backbone; `model.name` may choose another.
   """
   kinds = {
     field.name: field.type
@@ -130,7 +129,7 @@ SECTIONS = sections_of(Experiment)
 
 
 def build(config: dict[str, Any]) -> Experiment:
-  """Turns plain values into the experiment; InputError where they disagree."""
+  """Builds the experiment from plain values; InputError if they conflict."""
   return Experiment(**read_sections(config, SECTIONS))
 
 
@@ -141,13 +140,13 @@ def read_sections(
 
   Args:
     config: Plain values by section.
-    kinds: Dataclass of each section, as `sections_of` returns them.
+    kinds: Dataclass of each section, from `sections_of`.
 
   Raises:
-    InputError: for sections or keys that are missing or not known.
+    InputError: for missing or unknown sections or keys.
   """
   expected = {'seed', *kinds}
-  # Students are sampled by the other sections; `distill.config` reads this one.
+  # Sampling a student needs no section distill; `distill.config` reads it.
   if config.keys() - ({'distill'} - expected) != expected:
     raise InputError(
       f'the config has the sections {quote(sorted(config), 300)}, expected '
@@ -171,10 +170,10 @@ def read_sections(
 
 
 def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
-  """One section as its dataclass; JSON's lists become tuples again.
+  """Builds the dataclass of one section, with tuples for JSON's lists.
 
-  Keys may be missing where they have a default: those that later versions add
-  default to what was there before.
+  Keys with defaults may be missing. Newer versions add keys whose defaults
+  reproduce the earlier behavior.
   """
   values = {k: v for k, v in values.items() if f'{name}.{k}' not in REMOVED}
   fields = {field.name: field for field in dataclasses.fields(kind)}

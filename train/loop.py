@@ -1,8 +1,7 @@
-"""The training loop: state, steps, the end.
+"""The training loop, which repeats the step of a `TrainingTask`.
 
 The same command resumes a run: the state comes from the newest complete
-checkpoint, and everything else is a function of (seed, step). What is repeated
-is the step of a `TrainingTask`: of training, or of distillation.
+checkpoint, and everything else is a function of (seed, step).
 """
 
 import dataclasses
@@ -41,18 +40,16 @@ from train.step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class TrainingTask:
-  """The step that a run repeats, and its surroundings.
+  """The step that a run repeats, and what it needs.
 
   Attributes:
-    abstract: Shapes, dtypes and shardings of the state, a `TrainState`.
-    fresh: Function that makes the state before the first step.
-    step: Function of (n, state, batch, key) to state and metrics, n being the
-      number of the step, from 0; it must equal `state.step`.
+    abstract: Shapes, dtypes and shardings of the `TrainState`.
+    fresh: Function that makes the initial state.
+    step: Function of (n, state, batch, key) to state and metrics. n counts the
+      previous steps and must equal `state.step`.
     schedule: Function of n to the learning rate of step n.
-    flops: Operations of a step for each image of the batch; a multiply-add is
-      2.
-    reads_records: Whether the step needs batches of records; if not, every
-      batch is {}.
+    flops: Operations per image of a step; a multiply-add counts as 2.
+    reads_records: Whether the step needs records; if not, every batch is {}.
   """
 
   abstract: state_lib.TrainState
@@ -64,18 +61,15 @@ class TrainingTask:
 
 
 def train(setup: Setup, workdir: epath.Path) -> bool:
-  """Trains until the end, or until asked to stop.
+  """Trains until the end or a request to stop; returns whether it finished.
 
   Args:
     setup: Checked run.
     workdir: Folder of the run; see `train.workdir`.
 
-  Returns:
-    Whether it came to its end.
-
   Raises:
-    NonFiniteError: after `train.max_bad_steps` non-finite steps in a row, and
-      at the end of a run of which most steps were not finite.
+    NonFiniteError: after `train.max_bad_steps` non-finite steps in a row, or
+      at the end of a run if most of its steps were not finite.
     SaveError: if a checkpoint cannot be written.
   """
   experiment = setup.experiment
@@ -100,15 +94,12 @@ def train(setup: Setup, workdir: epath.Path) -> bool:
 
 
 def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
-  """Repeats the step of a task until its end, or until asked to stop.
+  """Repeats the step of a task; otherwise like `train`.
 
   Args:
     setup: Checked run.
     workdir: Folder of the run; see `train.workdir`.
     task: Step to repeat.
-
-  Returns:
-    Whether it came to its end.
 
   Raises:
     NonFiniteError, SaveError: as `train`.
@@ -133,7 +124,6 @@ def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
       settings.steps_of(experiment.checkpoint.keep_every_images) or None,
     ) as checkpointer,
   ):
-    # State: of the newest checkpoint, or fresh.
     state = checkpointer.restore(task.abstract)
     if state is None:
       state = task.fresh()
@@ -149,7 +139,6 @@ def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
       logging.info('%s: stopping before step %d.', stop.signal, start + 1)
       return False
 
-    # Steps.
     with (
       MetricsLog(
         workdir, start, dataclasses.asdict(experiment), experiment.log.wandb
@@ -168,7 +157,6 @@ def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
         experiment, checkpointer, snapshots, report, setup.scores.rank
       )
       step, reason = _take_steps(setup, task, state, report, save, log, stop)
-      # The end.
       checkpointer.wait()
       _plot(workdir)
       _say_end(setup, workdir, step, reason, report, checkpointer.latest_step)
@@ -184,12 +172,7 @@ def _take_steps(
   log: MetricsLog,
   stop: StopRequest,
 ) -> tuple[int, str]:
-  """Takes steps until the last one, or until asked to stop.
-
-  Returns:
-    The number of steps taken in all, and the name of the signal that asked to
-    stop; '' for none.
-  """
+  """Takes steps; returns their total number and the stopping signal or ''."""
   settings, previews, scores = (
     setup.experiment.train, setup.previews, setup.scores
   )  # fmt: skip
@@ -199,7 +182,7 @@ def _take_steps(
   logging.info('Compiling the step.')
   for step in range(start + 1, settings.steps + 1):
     state, metrics = task.step(step - 1, state, next(stream), key)
-    # The step before this one is read now, so that the devices are never idle.
+    # `record` reads the previous step, so the devices are never idle.
     reason = stop.after(step)  # once: a signal may come at any line
     last = step == settings.steps or bool(reason)
     report.record(step, metrics, last)
@@ -263,7 +246,7 @@ def _say_end(
 def plan(
   experiment: Experiment, mesh: Mesh
 ) -> tuple[optax.Schedule, optax.GradientTransformation, state_lib.TrainState]:
-  """Learning rate, optimizer, and shapes of the state on the mesh."""
+  """Returns learning rate, optimizer, and the abstract state on the mesh."""
   schedule = make_schedule(
     experiment.optimizer,
     batch_size=experiment.train.batch_size,
@@ -283,7 +266,7 @@ def plan(
 def fresh(
   experiment: Experiment, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> state_lib.TrainState:
-  """The state before the first step, of `train.init_from` if it says so."""
+  """Returns the initial state, with weights from `train.init_from` if set."""
   state = state_lib.init(
     experiment.model,
     optimizer,
@@ -314,7 +297,7 @@ def fresh(
 
 
 def _plot(workdir: epath.Path) -> None:
-  """Draws the losses so far."""
+  """Plots the losses so far."""
   figure = losses(read_metrics(workdir))
   if figure is not None:
     pictures.write_figure(workdir / 'loss.png', figure)

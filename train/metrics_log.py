@@ -1,4 +1,4 @@
-"""What a run reports: JSON lines, TensorBoard, W&B, and a bar on a terminal."""
+"""Logs metrics to JSON lines, TensorBoard, W&B and the terminal."""
 
 import contextlib
 import importlib.util
@@ -20,7 +20,7 @@ from core.files import parse_json, read_json, write_bytes, write_json
 from core.progress import on_terminal
 from sample.pictures import write_png
 
-# Folders of the project whose messages are shown.
+# Folders of this project; their messages are shown.
 _FOLDERS = (
   'commands', 'core', 'distill', 'dit', 'evaluate', 'guidance',
   'input_pipeline', 'sample', 'train', 'experiments', 'benchmarks',
@@ -29,7 +29,7 @@ _SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')
 
 
 def set_up_logging() -> None:
-  """Our own messages on process 0; from libraries only warnings."""
+  """Shows our own messages on process 0, and only warnings of libraries."""
   flags.FLAGS.mark_as_parsed()  # absl logs to a start-up buffer before that
   handler = logging.get_absl_handler()
   handler.addFilter(_wanted)
@@ -42,10 +42,7 @@ def set_up_logging() -> None:
 
 
 def _wanted(record: stdlib_logging.LogRecord) -> bool:
-  """Returns whether a message is shown: ours, or a warning of a library.
-
-  An installed copy lies beside the libraries, so ours are known by folder.
-  """
+  """Returns whether a message is ours, judged by its folder, or a warning."""
   path, root = pathlib.Path(record.pathname), pathlib.Path(__file__).parents[1]
   if path.is_relative_to(root) and path.relative_to(root).parts[0] in _FOLDERS:
     return jax.process_index() == 0
@@ -53,12 +50,10 @@ def _wanted(record: stdlib_logging.LogRecord) -> bool:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
-  """The lines of metrics.jsonl, numbers by name.
-
-  A damaged line, such as one cut short by a kill, is left out.
+  """Returns the lines of metrics.jsonl, without damaged ones.
 
   Raises:
-    InputError: if it cannot be read.
+    InputError: if the file cannot be read.
   """
   path = epath.Path(workdir) / 'metrics.jsonl'
   try:
@@ -76,7 +71,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
 
 
 def _row(line: str) -> dict[str, float] | None:
-  """A line of metrics.jsonl; None where it is none."""
+  """Parses a line of metrics.jsonl; None if it is damaged."""
   try:
     row = parse_json(line)
   except ValueError:
@@ -92,7 +87,7 @@ def _row(line: str) -> dict[str, float] | None:
 
 @contextlib.contextmanager
 def _best_effort() -> Iterator[None]:
-  """Keeps a run going when a full disk does not let it log."""
+  """Logs write errors, so that a full disk does not end the run."""
   try:
     yield
   except (OSError, WriteError) as error:
@@ -102,8 +97,7 @@ def _best_effort() -> Iterator[None]:
 class MetricsLog:
   """Writes the metrics of process 0; use as a context manager.
 
-  On a restart at step n, lines behind n are taken back: those steps are about
-  to be run again.
+  A restart at step n removes later lines, since those steps run again.
   """
 
   def __init__(
@@ -113,14 +107,13 @@ class MetricsLog:
     config: Mapping[str, Any] | None = None,
     wandb: str = '',
   ) -> None:
-    """Opens the logs of `workdir` for a run that continues at `step`.
+    """Opens the logs of `workdir`.
 
     Args:
-      workdir: of the run.
-      step: that it continues at.
-      config: to be shown beside the curves.
-      wandb: project of Weights & Biases to report to as well, or
-        ENTITY/PROJECT; '' for none.
+      workdir: Folder of the run.
+      step: Number of steps taken before.
+      config: Config to show next to the curves.
+      wandb: Project of Weights & Biases, or ENTITY/PROJECT; '' for none.
     """
     self._writes = jax.process_index() == 0
     self._workdir, self._wandb = workdir, None
@@ -132,7 +125,7 @@ class MetricsLog:
     text = ''.join(json.dumps(row) + '\n' for row in rows)
     write_bytes(workdir / 'metrics.jsonl', text.encode())
     self._lines = (workdir / 'metrics.jsonl').open('a')
-    # Imported here, since it loads torch where torch is installed.
+    # Imported here, since it loads torch if torch is installed.
     import tensorboardX
 
     self._board = tensorboardX.SummaryWriter(
@@ -146,7 +139,6 @@ class MetricsLog:
     return self
 
   def __exit__(self, *error: Any) -> None:
-    """Flushes and closes."""
     if self._writes:
       with _best_effort():
         self._lines.close()
@@ -156,10 +148,10 @@ class MetricsLog:
         self._wandb.finish(exit_code=int(error[0] is not None))
 
   def scalars(self, step: int, values: dict[str, float]) -> None:
-    """One line, and one point for each curve."""
+    """Logs one line, and one point for each curve."""
     if not self._writes:
       return
-    # JSON has no infinities; what is not finite is left out.
+    # JSON has no non-finite values.
     values = {k: v for k, v in values.items() if math.isfinite(v)}
     with _best_effort():
       self._lines.write(json.dumps({'step': step, **values}) + '\n')
@@ -178,7 +170,7 @@ class MetricsLog:
       logging.info('step %d: %s', step, ', '.join(shown))
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """One (H, W, C) uint8 image, on TensorBoard and as a PNG."""
+    """Logs a (H, W, C) uint8 image to TensorBoard and as a PNG."""
     if not self._writes:
       return
     with _best_effort():
@@ -193,7 +185,7 @@ class MetricsLog:
 
 
 def check_wandb(project: str) -> None:
-  """Raises InputError where W&B is asked for and not installed."""
+  """Raises InputError if W&B is requested but not installed."""
   if project and importlib.util.find_spec('wandb') is None:
     raise InputError(
       f'log.wandb is {project!r}, but wandb is not installed: '
@@ -204,12 +196,12 @@ def check_wandb(project: str) -> None:
 def _start_wandb(
   project: str, workdir: epath.Path, config: Mapping[str, Any] | None
 ) -> Any:
-  """The run at W&B that belongs to a workdir, new or continued."""
+  """Starts or resumes the W&B run of a workdir."""
   import wandb
 
   entity, _, name = project.rpartition('/')
   identity = workdir / 'wandb.json'
-  if not identity.exists():  # a workdir made anew is another run
+  if not identity.exists():  # a new workdir is a new run
     write_json(identity, {'id': uuid.uuid4().hex[:16]})
   try:
     return wandb.init(

@@ -1,7 +1,7 @@
-"""Muon as the LightningDiT of Internal Guidance is trained with it.
+"""Muon as in the LightningDiT code of Internal Guidance (arXiv 2512.24176).
 
-For the gradient g of a matrix (arXiv 2512.24176, LightningDiT code, which is
-Jordan et al. 2024 with the second factor of Liu et al., arXiv 2502.16982):
+That code is Jordan et al. 2024 plus the second factor of Liu et al.
+(arXiv 2502.16982). For the gradient g of a matrix:
 
   m <- momentum m + (1 - momentum) g
   u  = momentum m + (1 - momentum) g                               (Nesterov)
@@ -9,13 +9,11 @@ Jordan et al. 2024 with the second factor of Liu et al., arXiv 2502.16982):
   x <- A x + (B a + C a a) x
   update = sqrt(max(1, rows / columns)) 0.2 sqrt(max(rows, columns)) x
 
-`optax.contrib.muon` cannot be made equal: it divides m and g by different
-corrections of bias, which turns u; it has one factor or the other, not their
-product; it has no bfloat16.
+`optax.contrib.muon` cannot reproduce it. Its bias corrections of m and g
+differ, which rotates u; it applies only one of the factors; it has no bfloat16.
 
-Rows and columns are those of the published matrices (outputs, inputs). Our
-kernels are their transposes, stacked along leading axes; each matrix is taken
-on its own.
+Rows and columns are those of the published (outputs, inputs) matrices. Our
+kernels are their transposes, stacked along leading axes.
 """
 
 import functools
@@ -36,7 +34,7 @@ MATRICES = ('kernel', 'label_embed')
 
 
 class MuonState(NamedTuple):
-  """The average m of the gradients, as a tree of the parameters."""
+  """The average m of the gradients, shaped like the parameters."""
 
   momentum: Any
 
@@ -57,23 +55,23 @@ def groups(params: Any) -> Any:
 def newton_schulz(
   u: jax.Array, steps: int = 5, dtype: str = 'bfloat16'
 ) -> jax.Array:
-  """Singular values to about 1 (0.7 to 1.2), singular vectors kept.
+  """Maps singular values to about 1 (0.7 to 1.2) and keeps singular vectors.
 
-  In bfloat16 it rounds where the published code does, unless XLA keeps more
-  digits than asked (`xla_allow_excess_precision`), as it may under jit.
+  In bfloat16, rounding matches the published code unless XLA keeps extra
+  digits under jit (`xla_allow_excess_precision`).
 
   Args:
     u: (..., rows, columns); leading axes stack matrices.
-    steps: of the iteration.
-    dtype: it is computed in.
+    steps: Number of iterations.
+    dtype: Type of the computation.
 
   Returns:
-    The same shape and dtype as `u`.
+    Array with the shape and dtype of `u`.
   """
-  # Else accelerators multiply float32 in less.
+  # By default, accelerators multiply float32 in lower precision.
   matmul = functools.partial(jnp.matmul, precision='highest')
 
-  def scale(c, x):  # the coefficient in bfloat16 would be off by 0.2%
+  def scale(c, x):  # a bfloat16 coefficient would be off by 0.2%
     return (np.float64(c) * x).astype(x.dtype)
 
   tall = u.shape[-2] > u.shape[-1]
@@ -88,10 +86,10 @@ def newton_schulz(
 
 
 def _spread(x: jax.Array) -> jax.Array:
-  """Each matrix of a stack whole on one device, the stack over several.
+  """Distributes a stack of matrices, each of them whole on one device.
 
-  Cut matrices would be gathered in every product, and whole ones iterated on
-  every device.
+  Sharded matrices would be gathered in every product; replicated ones would
+  repeat the iteration on every device.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if x.ndim < 3 or mesh.empty:
@@ -103,22 +101,22 @@ def _spread(x: jax.Array) -> jax.Array:
 
 
 def shape_factor(path: str, rows: int, columns: int) -> float:
-  """Product of both factors for the parameter at `path`."""
-  # The published patch kernel is (D, C, p, p), flattened but for the second
-  # factor, which sees its first two sides; the longer of them is D.
+  """Returns the product of both factors for the parameter at `path`."""
+  # The published patch kernel is (D, C, p, p). The second factor uses its first
+  # two sides, of which D is the longer; everything else uses it flattened.
   longest = rows if 'patch_embed' in path else max(rows, columns)
   return max(1, rows / columns) ** 0.5 * 0.2 * longest**0.5
 
 
 def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
-  """Gradients of matrices to updates, before decay and learning rate.
+  """Converts gradients of matrices to updates, before decay and learning rate.
 
   Args:
-    momentum: decay of the average.
-    dtype: of the orthogonalisation; published bfloat16.
+    momentum: Decay of the average.
+    dtype: Type of the orthogonalization; published: bfloat16.
 
   Returns:
-    A transformation of a tree in which every leaf is a matrix or a stack.
+    A transformation of a tree whose leaves are matrices or stacks of them.
   """
 
   def average(m, g):
@@ -126,7 +124,7 @@ def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
 
   def direction(path, m, g):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
-    turned = not path.endswith('label_embed')  # published as it is here
+    turned = not path.endswith('label_embed')  # published untransposed
     u = average(m, g)
     u = u.mT if turned else u  # (..., rows, columns)
     x = shape_factor(path, *u.shape[-2:]) * newton_schulz(u, dtype=dtype)

@@ -1,28 +1,28 @@
-"""What training minimises.
+"""The training objective.
 
 With x_t = alpha(t) x0 + sigma(t) noise and target = dx_t/dt:
 
   loss = mse(velocity, target) + sum_k weight_k mse(intermediate_k, target)
          + cosine_weight mean(1 - cos(velocity, target))
 
-the cosine between the channels at each position, as in Internal Guidance
+The cosine is over channels at each position, as in Internal Guidance
 (arXiv 2512.24176: weight 0.5; cosine_weight 0 in its SiT code, 1 in its
-LightningDiT code). With a guided weight w the output's target is
+LightningDiT code). A guided weight w changes the output's target to
 
   target + w sg(v_f - v_i)
 
-where v_f and v_i are output and first tap of the moving average of the network,
-or of the network itself, at the same x_t (the same paper's accelerated target,
-of which w, start and network are not published). The label is replaced by the
-null label with probability `label_dropout`, and t drawn
+where v_f and v_i are the output and first tap of the guide, which is the moving
+average of the network or the network itself, at the same x_t. This is the
+accelerated target of the same paper, which does not publish w, start and guide.
+The null label replaces the label with probability `label_dropout`. Times:
 
   uniform        t ~ U(0, 1)
   logit_normal   sigma(t) / alpha(t) = exp(n), n ~ N(mean, std); on the linear
                  path t = sigmoid(n)
   discrete       t = (k + 1) / 1000, k ~ U{0, ..., 999}
 
-With prediction 'noise' the errors are those of the noise, and a network that
-learns its variance adds its term (DiT; `train.vlb`).
+Prediction 'noise' measures the errors of the noise, and adds the variance term
+of DiT if the network learns its variance (`train.vlb`).
 """
 
 import dataclasses
@@ -52,11 +52,11 @@ PREDICTIONS = ('velocity', 'noise')
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-  """The training objective; configs/base.py explains each field."""
+  """Settings of the objective; configs/base.py explains each field."""
 
   path: Annotated[str, Choice(PATHS)]
   time_sampling: Annotated[str, Choice(TIME_SAMPLINGS)]
-  # exp(mean + 5.5 std), and its square, are finite in float32.
+  # exp(mean + 5.5 std) and its square stay finite in float32.
   time_mean: Annotated[float, Range(-10, 10)]
   time_std: Annotated[float, Range(1e-3, 5)]
   label_dropout: Fraction
@@ -76,12 +76,12 @@ class ObjectiveConfig:
         )
       if self.cosine_weight or self.guided_weight:
         raise InputError(
-          'objective.cosine_weight and guided_weight are of the velocity; set '
+          'objective.cosine_weight and guided_weight need velocity losses; set '
           'them to 0, or objective.prediction=velocity.'
         )
 
   def weights(self, num_taps: int) -> tuple[float, ...]:
-    """One weight for each tap; InputError if their numbers disagree."""
+    """Returns one weight per tap; InputError if their numbers disagree."""
     weights = self.intermediate_weights
     if len(weights) == 1:
       return weights * num_taps
@@ -96,7 +96,7 @@ class ObjectiveConfig:
 def draw_times(
   config: ObjectiveConfig, path: Path, key: jax.Array, count: int
 ) -> jax.Array:
-  """Training times, (count,) float32 in [0, 1]."""
+  """Samples training times, (count,) float32 in [0, 1]."""
   if config.time_sampling == 'uniform':
     return jax.random.uniform(key, (count,))
   if config.time_sampling == 'discrete':
@@ -106,7 +106,7 @@ def draw_times(
 
 
 class Guide(NamedTuple):
-  """The network whose output and first tap guide the target, and w for now."""
+  """The network that guides the target, and the current weight w."""
 
   network: Denoiser
   weight: float | jax.Array
@@ -122,20 +122,20 @@ def velocity_losses(
   *,
   guide: Guide | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array]:
-  """What is wrong with every prediction, per image.
+  """Returns the losses of velocity prediction, per image.
 
   Args:
-    denoiser: the network.
-    path: between x0 and noise.
+    denoiser: Network with bound parameters.
+    path: Path between x0 and noise.
     x0: (B, H, W, C) latents.
     noise: (B, H, W, C) standard normal.
-    t: (B,).
+    t: (B,) times.
     label: (B,) int.
-    guide: Guide of the target of the output; None for the plain target.
+    guide: Guide of the output's target; None for the plain target.
 
   Returns:
-    The mean squared error of the output, (B,) float32, that of each tap, and
-    of the output the mean over positions of 1 - cosine.
+    The output's mean squared error, (B,) float32; a tuple of those of the taps;
+    and the output's mean of 1 - cosine over positions.
   """
   target = of_taps = path.velocity(x0, noise, t)
   x_t = path.interpolate(x0, noise, t)
@@ -148,7 +148,7 @@ def velocity_losses(
   def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
 
-  # Lengths below 1e-8 count as that, and a fresh network's are 0.
+  # The epsilon clamps norms at 1e-8: a freshly initialized network outputs 0.
   cosine = optax.losses.cosine_similarity(out.velocity, target, epsilon=1e-16)
   direction = (1 - cosine).mean((1, 2))
   taps = tuple(mse(prediction, of_taps) for prediction in out.intermediate)
@@ -163,7 +163,7 @@ def noise_losses(
   t: jax.Array,
   label: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]:
-  """Returns the losses of the noise, and the variance's term or None."""
+  """Returns output, tap and variance losses (or None) of noise prediction."""
   x_t = path.interpolate(x0, noise, t)
   out = denoiser(x_t, t, label)
 
@@ -188,17 +188,14 @@ def draw(
   key: jax.Array,
   null_label: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What is random in a loss.
+  """Samples noise (B, H, W, C), times (B,) and labels (B,), some dropped.
 
   Args:
-    config: the objective.
+    config: Settings of the objective.
     x0: (B, H, W, C) latents.
     label: (B,) int.
-    key: of this step.
-    null_label: that replaces dropped labels.
-
-  Returns:
-    Noise (B, H, W, C), times (B,), and labels (B,) of which some are dropped.
+    key: Random key of this step.
+    null_label: Label that replaces dropped labels.
   """
   noise_key, time_key, drop_key = jax.random.split(key, 3)
   noise = jax.random.normal(noise_key, x0.shape)
@@ -218,20 +215,17 @@ def loss_at(
   *,
   guide: Guide | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The training loss for noise, times and labels that are drawn.
+  """Returns the loss, and its unweighted terms by name.
 
   Args:
-    denoiser: the network, parameters bound.
-    config: the objective.
-    taps: of the network; they name the intermediate terms.
+    denoiser: Network with bound parameters.
+    config: Settings of the objective.
+    taps: Taps of the network, which name the intermediate terms.
     x0: (B, H, W, C) latents.
     noise: (B, H, W, C) standard normal.
-    t: (B,).
+    t: (B,) times.
     label: (B,) int, some of them dropped.
-    guide: as `velocity_losses` takes it.
-
-  Returns:
-    The loss, and each of its terms, unweighted, by name.
+    guide: Guide for `velocity_losses`.
   """
   path = path_named(config.path)
   if config.prediction == 'noise':

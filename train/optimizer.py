@@ -26,7 +26,7 @@ SCHEDULES = ('constant', 'cosine')
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """The optimizer and its schedule; configs/base.py explains each field."""
+  """Settings of optimizer and schedule; configs/base.py explains each field."""
 
   lr: LearningRate
   b1: Decay
@@ -48,14 +48,14 @@ class OptimizerConfig:
 def make_schedule(
   config: OptimizerConfig, *, batch_size: int, total_images: int
 ) -> optax.Schedule:
-  """Learning rate as a function of the step."""
+  """Returns the learning rate as a function of the step."""
   warmup = config.warmup_images // batch_size
   steps = max(total_images // batch_size - warmup, 1)
   if config.schedule == 'constant':
     after = optax.constant_schedule(config.lr)
   else:
     after = optax.cosine_decay_schedule(config.lr, steps, config.end_fraction)
-  # The first update already moves: step 0 has lr / warmup, not 0.
+  # Step 0 has learning rate lr / warmup, not 0, so the first update counts.
   before = optax.linear_schedule(
     config.lr / max(warmup, 1), config.lr, max(warmup - 1, 1)
   )
@@ -65,7 +65,7 @@ def make_schedule(
 def make_optimizer(
   config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Clipping, then AdamW or Muon."""
+  """Returns gradient clipping followed by AdamW or Muon."""
   clip = (
     optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
   )
@@ -97,7 +97,7 @@ def make_optimizer(
 
 
 def _is_matrix(params):
-  """True for kernels: not for biases, embeddings and the position table."""
+  """Selects kernels, not biases, embeddings or the position table."""
   return jax.tree.map_with_path(
     lambda path, _: path[-1].key == 'kernel', params
   )

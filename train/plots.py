@@ -1,4 +1,4 @@
-"""Pictures of what a run logged, against images seen."""
+"""Plots of logged metrics against images seen."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ Rows = Sequence[Mapping[str, float]]
 
 
 def losses(rows: Rows) -> Figure | None:
-  """Every loss term; None where none was logged."""
+  """Plots every loss term; returns None if none was logged."""
 
   def label(name):
     name = name.removeprefix('loss/')
@@ -23,7 +23,7 @@ def losses(rows: Rows) -> Figure | None:
 
 
 def optimisation(rows: Rows) -> Figure | None:
-  """Norm of the gradient, and the learning rate."""
+  """Plots gradient norm and learning rate."""
   return _figure(
     rows,
     [
@@ -34,7 +34,7 @@ def optimisation(rows: Rows) -> Figure | None:
 
 
 def throughput(rows: Rows) -> Figure | None:
-  """Images per second, and the share of time that waited for data."""
+  """Plots images per second, and the share of time spent waiting for data."""
   panels = [
     ('images per second', {'images_per_second': 'images/s'}, 'linear'),
     ('share of time', {'waiting': 'waiting for data', 'mfu': 'MFU'}, 'linear'),
@@ -43,7 +43,7 @@ def throughput(rows: Rows) -> Figure | None:
 
 
 def panels_of(rows: Rows, prefix: str) -> Figure | None:
-  """A panel for each name that begins so: 'eval/' scores, 'distill/' terms."""
+  """Plots a panel per metric with a prefix, such as 'eval/' or 'distill/'."""
   names = _names(rows, lambda name: name.startswith(prefix))
   names = [name for name in names if not name.endswith('_se')]
   panels = [(n.removeprefix(prefix), {n: n}, 'linear') for n in names]
@@ -51,7 +51,7 @@ def panels_of(rows: Rows, prefix: str) -> Figure | None:
 
 
 def _names(rows: Rows, wanted: Callable[[str], bool]) -> list[str]:
-  """Not every row has all."""
+  """Returns the wanted names; rows may lack some of them."""
   return [n for n in dict.fromkeys(n for row in rows for n in row) if wanted(n)]
 
 
@@ -61,7 +61,7 @@ def _figure(
   *,
   zero: bool = False,
 ) -> Figure | None:
-  """A row of panels, of title, curves with their names, and scale."""
+  """Draws panels, each given by its title, its curves' labels and its scale."""
   known = set(_names(rows, lambda name: True))
   panels = [panel for panel in panels if known & panel[1].keys()]
   if not panels:
@@ -84,7 +84,7 @@ def _figure(
 
 
 def _draw(axes: Axes, rows: Rows, curves: Mapping[str, str]) -> None:
-  # Several kinds of lines, as a term may lie on another (a total of one).
+  # Line styles differ, since curves may coincide (a total with one term).
   for (name, label), line in zip(
     curves.items(), itertools.cycle(('-', '--', '-.', ':')), strict=False
   ):

@@ -1,4 +1,4 @@
-"""Snapshots of power-function averages, and any average made of them.
+"""Snapshots of power-function averages, and averages made from them.
 
 snapshots/STEP/WIDTH    float32, Orbax; see `train.ema`
 """
@@ -27,15 +27,10 @@ def folder_of(workdir: epath.PathLike) -> epath.Path:
 
 
 class Snapshots:
-  """What a run writes of its averages; use as a context manager."""
+  """Writer of the snapshots of a run; use as a context manager."""
 
   def __init__(self, workdir: epath.Path, config: EMAConfig) -> None:
-    """Opens, or creates, `workdir`/snapshots, where there are averages.
-
-    Args:
-      workdir: of the run.
-      config: the averages.
-    """
+    """Opens or creates `workdir`/snapshots if `config` has widths."""
     self._widths, self._manager = config.widths, None
     if config.widths:
       self._manager = ocp.CheckpointManager(
@@ -47,13 +42,12 @@ class Snapshots:
     return self
 
   def __exit__(self, *error: Any) -> None:
-    """Waits for what is under way."""
     if self._manager:
       with save_errors(_WHAT):
         self._manager.close()
 
   def save(self, power: tuple[Params, ...], step: int) -> None:
-    """Starts to write; what is there already is the same."""
+    """Starts to write a snapshot, unless this step has one."""
     manager = self._manager
     if not manager or step in manager.all_steps():
       return
@@ -72,20 +66,17 @@ def reconstruct(
   width: float,
   step: int | None = None,
 ) -> tuple[Params, int]:
-  """The average of a width, as a sum of all snapshots up to a step.
+  """Returns the average of a width, and its step.
 
   Args:
-    workdir: of the run.
-    config: the network.
-    mesh: where to put it.
-    width: relative, any that a power function has.
-    step: at which; None for that of the newest snapshot.
-
-  Returns:
-    The average, and the step.
+    workdir: Folder of the run.
+    config: Configuration of the network.
+    mesh: Devices to put it on.
+    width: Relative width, any that a power function has.
+    step: Step of the average; None for that of the newest snapshot.
 
   Raises:
-    InputError: if there are no snapshots, or none of that step.
+    InputError: if there are no snapshots, or none at that step.
   """
   check_value('--weights=ema:WIDTH', width, Annotated[float, WIDTHS])
   folder = folder_of(workdir)

@@ -1,4 +1,4 @@
-"""Samples on the way: grids that show how far a run has come, and scores."""
+"""Preview grids and scores of samples during training."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ COLUMNS = 10  # columns of a preview grid, one class each
 
 
 class Samples:
-  """Draws images with the weights of a run, checked before it starts."""
+  """Samples images with the weights of a run; checked before it starts."""
 
   def __init__(
     self,
@@ -40,14 +40,7 @@ class Samples:
     decoder: Autoencoder | None,
     batch_size: int,
   ) -> None:
-    """Checks that the parts fit.
-
-    Attributes:
-      seed: Random seed of all noise.
-
-    Raises:
-      InputError: if nothing can be drawn.
-    """
+    """Checks that the parts fit; raises InputError if sampling cannot work."""
     self._network, self.seed = experiment.model, experiment.seed
     self._guidance = parse(guidance)
     self._sampler = Sampler(
@@ -66,9 +59,9 @@ class Samples:
     labels: np.ndarray,
     stopping: Callable[[], bool] = lambda: False,
   ) -> Generated | None:
-    """Draws images of the labels (n,); returns None if told to stop.
+    """Samples images of labels (n,); returns None if asked to stop.
 
-    Warns of images that are not finite.
+    Logs a warning about non-finite images.
     """
     denoiser, batches = backbone.bind(self._network, params), []
     sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
@@ -83,11 +76,11 @@ class Samples:
 
 
 class Previews:
-  """Grids of samples that show how far a run has come.
+  """Grids of samples that show the progress of a run.
 
   Attributes:
     every: Number of steps between previews; 0 for none.
-    missing: Reason why there are none although they were asked for.
+    missing: Reason why requested previews cannot be made; '' if they can.
   """
 
   def __init__(
@@ -97,16 +90,16 @@ class Previews:
     decoder: Autoencoder | None = None,
     missing: str = '',
   ) -> None:
-    """Checks that the grids can be sampled, if they are asked for.
+    """Checks that requested previews can be sampled.
 
     Args:
       experiment: Settings of the run.
       mesh: Devices.
-      decoder: Decoder of latents; None where latents are images.
+      decoder: Decoder of latents; None for images.
       missing: Reason why the decoder is missing; '' if it is not.
 
     Raises:
-      InputError: if previews are asked for and cannot be sampled.
+      InputError: if requested previews cannot be sampled.
     """
     self._experiment = experiment
     log = experiment.log
@@ -120,7 +113,7 @@ class Previews:
         mesh,
         guidance=log.preview_guidance,
         decoder=decoder,
-        # One batch, filled up to what the devices divide.
+        # One batch, padded to a multiple of the number of devices.
         batch_size=-(-log.preview_num // mesh.size) * mesh.size,
       )
 
@@ -140,7 +133,7 @@ class Scores:
 
   Attributes:
     every: Number of steps between evaluations; 0 for none.
-    metrics: Names of the metrics; () where there are none.
+    metrics: Names of the metrics; () for none.
   """
 
   def __init__(
@@ -150,18 +143,18 @@ class Scores:
     decoder: Autoencoder | None = None,
     records: Any = None,
   ) -> None:
-    """Checks that samples can be scored, if scores are asked for.
+    """Checks that samples can be scored, if scores are requested.
 
-    The extractor and the reference are opened when they are first needed.
+    Extractor and reference are opened at their first use.
 
     Args:
       experiment: Settings of the run.
       mesh: Devices.
-      decoder: Decoder of latents; None where latents are images.
-      records: Training records; None to open them when they are needed.
+      decoder: Decoder of latents; None for images.
+      records: Training records; None to open them at their first use.
 
     Raises:
-      InputError: if scores are asked for and cannot be computed.
+      InputError: if requested scores cannot be computed.
     """
     self._experiment, self._mesh = experiment, mesh
     self._real = RealData(
@@ -174,8 +167,8 @@ class Scores:
     saves = experiment.train.steps_of(experiment.checkpoint.every_images)
     if best != 'loss' and (not self.every or saves % self.every):
       raise InputError(
-        f'checkpoint.best_by is {best}, but eval.every_images does not say to '
-        'measure it at every checkpoint; set it to checkpoint.every_images.'
+        f'checkpoint.best_by is {best}, but eval.every_images does not measure '
+        'it at every checkpoint; set it to checkpoint.every_images.'
       )
     if self.every:
       check_batch(mesh, config.batch_size, 'eval.batch_size')
@@ -202,7 +195,7 @@ class Scores:
 
   @functools.cached_property
   def evaluator(self) -> Evaluator:
-    """Extractor and reference, whose opening may take minutes."""
+    """Extractor and reference, which may take minutes to open."""
     config = self._experiment.eval
     return open_evaluator(
       config,
@@ -213,7 +206,7 @@ class Scores:
     )
 
   def open(self) -> None:
-    """Opens the evaluator now, where samples are scored at all."""
+    """Opens the evaluator now, if scores are requested."""
     if self.every:
       _ = self.evaluator
 
@@ -222,10 +215,9 @@ class Scores:
     params: Params,
     stopping: Callable[[], bool] = lambda: False,
   ) -> dict[str, float]:
-    """Returns every metric, named eval/METRIC; {} if told to stop.
+    """Returns every metric as eval/METRIC; {} if asked to stop.
 
-    Where images are not finite, eval/nonfinite is their number; if there are
-    too many, nothing else is measured.
+    eval/nonfinite counts non-finite images. Too many replace all other metrics.
     """
     classes = self._experiment.model.num_classes
     labels = plan_labels('balanced', self._experiment.eval.num, classes, 0)
@@ -236,17 +228,17 @@ class Scores:
     if drawn.nonfinite:
       scores['nonfinite'] = drawn.nonfinite
     if nonfinite.too_many(drawn.nonfinite, len(labels)):
-      logging.warning('No metric is taken of these images.')
+      logging.warning('No metrics are computed for these images.')
     else:
       scores |= as_dict(self.evaluator.score(drawn.images, labels))
     return {f'eval/{name}': value for name, value in scores.items()}
 
   def rank(self, values: dict[str, float], loss: float) -> float:
-    """What the best checkpoints have the least of, by `checkpoint.best_by`.
+    """Returns the sort key by `checkpoint.best_by`, lowest for the best.
 
     Args:
-      values: of this step, from a call; {} where there was none.
-      loss: the mean since the last checkpoint.
+      values: Scores of this step; {} for none.
+      loss: Mean loss since the last checkpoint.
     """
     best = self._experiment.checkpoint.best_by
     if best == 'loss':

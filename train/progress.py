@@ -1,12 +1,11 @@
-"""What the loop tells of its steps, one step late: rates, norms, memory.
+"""Logs metrics, throughput and memory, one step behind the devices.
 
-images_per_second   since the line before
-waiting             share of that time in which no batch was there
-tflops              model TFLOP/s of all devices: forward passes as one,
-                    backward as two, a multiply-add counted as 2, recomputation
-                    as nothing
-mfu                 the same over what the devices could do in bfloat16
-memory_gib          peak of the fullest device so far
+images_per_second   rate since the previous line
+waiting             share of that time spent waiting for a batch
+tflops              model TFLOP/s of all devices; a backward pass counts as two
+                    forward passes, a multiply-add as 2, recomputation as 0
+mfu                 tflops over the peak of the devices in bfloat16
+memory_gib          peak memory of the fullest device so far
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from core.errors import NonFiniteError
 from train.experiment import Experiment
 from train.metrics_log import MetricsLog
 
-# Dense bfloat16 TFLOP/s of a chip (a core of v3), as its maker publishes it.
+# Published dense bfloat16 TFLOP/s of a chip (of a core for v3).
 PEAK_TFLOPS = {
   'TPU v3': 61.5,
   'TPU v4': 275,
@@ -39,12 +38,7 @@ PEAK_TFLOPS = {
 
 
 def check_skipped(bad_steps: int, steps: int) -> None:
-  """Raises NonFiniteError for a run most of whose steps changed nothing.
-
-  Args:
-    bad_steps: Number of steps that were not finite.
-    steps: Number of all steps.
-  """
+  """Raises NonFiniteError if most of the steps so far were not finite."""
   if 2 * bad_steps > steps:
     raise NonFiniteError(
       f'{bad_steps} of {steps} steps had a loss or gradient that is not finite '
@@ -54,9 +48,9 @@ def check_skipped(bad_steps: int, steps: int) -> None:
 
 
 def training_flops(experiment: Experiment) -> int:
-  """Returns the operations for one image, a multiply-add being two.
+  """Returns the operations per image; a multiply-add counts as 2.
 
-  The forward pass counts once, the backward pass twice, a guide's forward once.
+  A forward pass counts once, a backward pass twice, a guide's forward once.
   """
   passes = 3
   if experiment.objective.guided_weight:
@@ -65,20 +59,20 @@ def training_flops(experiment: Experiment) -> int:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-  """Dense bfloat16 FLOP/s of a device; None where it is not known."""
+  """Returns the dense bfloat16 FLOP/s of a device; None if unknown."""
   names = [name for name in PEAK_TFLOPS if device.device_kind.startswith(name)]
   return 1e12 * PEAK_TFLOPS[max(names, key=len)] if names else None
 
 
 def device_memory() -> float | None:
-  """Peak use of the fullest local device in GiB; None where unknown (CPU)."""
+  """Returns the peak GiB of the fullest local device; None if unknown (CPU)."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [s['peak_bytes_in_use'] for s in stats if 'peak_bytes_in_use' in s]
   return max(peaks) / 2**30 if peaks else None
 
 
 class Report:
-  """Hands finished steps to bar and log, so that devices are never idle."""
+  """Reports each step to bar and log after the next one is dispatched."""
 
   def __init__(
     self,
@@ -89,15 +83,15 @@ class Report:
     bar: tqdm,
     bad_steps: int = 0,
   ) -> None:
-    """Starts with no step.
+    """Starts before the first step.
 
     Args:
-      experiment: Every setting.
+      experiment: Settings of the run.
       schedule: Learning rate as a function of the step.
-      flops: Operations of a step for each image.
+      flops: Operations per image of a step.
       log: Log that gets a line every `log.every_images`.
-      bar: Progress bar, which moves with every step.
-      bad_steps: Number of bad steps before the first one that is reported.
+      bar: Progress bar, which advances with every step.
+      bad_steps: Number of bad steps before this start.
     """
     self.bad_steps = bad_steps
     self._settings = experiment.train
@@ -105,14 +99,14 @@ class Report:
     self._schedule, self._log, self._bar = schedule, log, bar
     self._flops = flops
     self._pending: tuple[int, dict[str, jax.Array], bool] | None = None
-    self._latest: dict[str, float] = {}  # of metrics that not every step has
-    # Time and step since which rates are measured.
+    self._latest: dict[str, float] = {}  # some metrics are not in every step
+    # Time and step at which the interval of the rates starts.
     self._mark: tuple[float, int] | None = None
     self._waited = 0.0
     self._losses: list[float] = []  # since the last checkpoint
 
   def waiting(self, stream: Iterator[Any]) -> Iterator[Any]:
-    """The stream, its delays counted."""
+    """Yields from the stream, and measures the time spent waiting for it."""
     while True:
       begin = time.perf_counter()
       try:
@@ -125,13 +119,13 @@ class Report:
   def record(
     self, step: int, metrics: dict[str, jax.Array], last: bool
   ) -> None:
-    """Takes the metrics of a step, the last or not; logs the one before."""
+    """Takes the metrics of a step, maybe the last; logs the previous step."""
     self.flush()
     self._pending = (step, metrics, last)
 
   @contextlib.contextmanager
   def paused(self, step: int) -> Iterator[None]:
-    """Keeps the time of the block, which follows `step`, out of the rates."""
+    """Excludes the time of the block, which follows `step`, from the rates."""
     self.flush()
     yield
     self._mark, self._waited = (time.perf_counter(), step), 0.0
@@ -143,7 +137,7 @@ class Report:
     return not self._latest.get('bad_steps') and all(map(math.isfinite, norms))
 
   def check_end(self, step: int, saved: int | None) -> None:
-    """Raises NonFiniteError for a run whose end cannot count as trained.
+    """Raises NonFiniteError if the run cannot count as trained.
 
     Args:
       step: Number of the last step.
@@ -159,15 +153,15 @@ class Report:
       )
 
   def mean_loss(self) -> float:
-    """Over the steps reported since the last call; nan for none."""
+    """Returns the mean loss since the last call; nan if there was no step."""
     losses, self._losses = self._losses, []
     return float(np.mean(losses)) if losses else float('nan')
 
   def flush(self) -> None:
-    """Reports the step that was taken last.
+    """Reports the last step.
 
     Raises:
-      NonFiniteError: after `train.max_bad_steps` bad ones in a row.
+      NonFiniteError: after `train.max_bad_steps` bad steps in a row.
     """
     if self._pending is None:
       return
@@ -204,7 +198,7 @@ class Report:
   def _rates(
     self, mark: tuple[float, int], step: int, now: float
   ) -> dict[str, float]:
-    """Since the last line, of which this begins the next."""
+    """Returns the rates since the last line, and starts the next interval."""
     (before, at), waited = mark, self._waited
     self._mark, self._waited = (now, step), 0.0
     if step == at:

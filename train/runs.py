@@ -1,9 +1,9 @@
-"""What samples are drawn from: a run, or a folder of weights.
+"""Opens a run or a folder of weights for sampling.
 
-Both become an `Experiment`, of which sampling reads the network, its path and
-the section `sample`, and, after all checks, a denoiser. A folder that came from
-a published file is sampled as its family was by default (docs/checkpoints.md),
-one that came from a run as the run is.
+Either becomes an `Experiment`, from which sampling reads the network, the path
+and the section `sample`, and then a denoiser. A folder of published weights is
+sampled with the defaults of its family (docs/checkpoints.md), and a folder
+made from a run with the settings of the run.
 """
 
 import dataclasses
@@ -37,9 +37,9 @@ from train import posthoc_ema, workdir
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
 
-# Keys of the network that change no weights, so that sampling may set them.
+# Keys of the network that sampling may set, since they change no weights.
 _COMPUTE = ('model.dtype',)
-# Fields of the network: how it computes, not what its weights are.
+# Fields of the network that change its computation, not its weights.
 _NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
 
 
@@ -48,11 +48,10 @@ class Source:
   """A run, or a folder of weights.
 
   Attributes:
-    place: the run's workdir, or the folder.
-    is_run: which of the two.
-    weights: of a run, as `run_weights` takes it; None for EMA. A folder holds
-      one set.
-    step: of a run's checkpoint; None for the newest.
+    place: Workdir of the run, or the folder.
+    is_run: Whether it is a run.
+    weights: Weights of a run for `run_weights`; None for EMA.
+    step: Step of a run's checkpoint; None for the newest.
   """
 
   place: str
@@ -61,7 +60,7 @@ class Source:
   step: int | None = None
 
   def __post_init__(self) -> None:
-    """Checks the name, and that a folder is not asked for what runs have."""
+    """Checks the values; a folder has no choice of weights or step."""
     check_value('path', os.fspath(self.place), WebText)
     if self.step is not None:
       check_value('--step', self.step, Annotated[int, Range(0, 2**31 - 1)])
@@ -75,7 +74,7 @@ class Source:
 
   @classmethod
   def at(cls, place: str, step: int | None = None) -> 'Source':
-    """Whichever is there."""
+    """Returns the run or folder at `place`."""
     return cls(place, open_network(place).is_run, step=step)
 
   @property
@@ -84,9 +83,7 @@ class Source:
     return self.is_run and 'distill' in workdir.load_config(self.place)
 
   def open(self, overrides: Sequence[str]) -> Experiment:
-    """The experiment, with assignments to keys that change no weights.
-
-    Of a folder: its network, and the sampler of its run or its family.
+    """Returns the experiment, with overrides of keys that change no weights.
 
     Raises:
       InputError: for keys that belong to the run or folder.
@@ -102,24 +99,24 @@ class Source:
       )
     build(about)
     if isinstance(about.get('sample'), dict):
-      # Runs of older versions lack newer keys, which presets set too.
+      # Older runs lack newer keys, which presets may set.
       about['sample'] = dataclasses.asdict(SampleConfig()) | about['sample']
     config = ml_collections.ConfigDict(about).lock()
     return build(_override(config, overrides, 'run').to_dict())
 
   def latents(self) -> LatentSpace:
-    """Returns the space that the network was trained in, as far as known."""
+    """Returns the latent space of the network, as far as known."""
     return open_network(self.place).latents
 
   def check(self) -> None:
-    """Raises InputError if a run has no such checkpoint."""
+    """Raises InputError if a run lacks the checkpoint."""
     if self.is_run and not (self.weights or '').startswith('ema:'):
       checkpoint_step(self.place, self.step)
 
   def load(
     self, experiment: Experiment, mesh: Mesh
   ) -> tuple[Params, dict[str, Any]]:
-    """The weights, placed on the mesh, and what is known of them."""
+    """Returns the weights, placed on the mesh, and their metadata."""
     if self.is_run:
       which = self.weights or 'ema'
       params, step = run_weights(
@@ -137,8 +134,7 @@ class Source:
     config, params, info = weights.load_folder(self.place)
     shardings = backbone.shardings(config, backbone.shapes(config), mesh)
     if isinstance(latents := info.get('latents'), dict):
-      # Results depend neither on the place of the decoder nor on names of
-      # classes.
+      # Results do not depend on the decoder's place or the class names.
       left_out = ('decoder', 'classes')
       kept = {k: v for k, v in latents.items() if k not in left_out}
       info = {**info, 'latents': kept}
@@ -147,10 +143,10 @@ class Source:
   def restore(
     self, experiment: Experiment, mesh: Mesh
   ) -> tuple[Denoiser, dict[str, Any]]:
-    """The denoiser, placed on the mesh, and what results say of it."""
+    """Returns the denoiser, placed on the mesh, and metadata for results."""
     params, about = self.load(experiment, mesh)
     protocol = {
-      **about,  # first: a folder's is what someone wrote into its config.json
+      **about,  # first, so that config.json of a folder overrides nothing
       'model': dataclasses.asdict(experiment.model),
       'path': experiment.objective.path,
       'weights_sha256': model.fingerprint(params),
@@ -167,7 +163,7 @@ def run_weights(
   *,
   allow_nonfinite: bool = False,
 ) -> tuple[Params, int]:
-  """Reads one set of a run's weights.
+  """Reads one set of a run's weights; returns them and their step.
 
   Args:
     place: Workdir of the run.
@@ -175,10 +171,7 @@ def run_weights(
     mesh: Devices to put them on.
     which: 'ema', 'raw', or 'ema:WIDTH', a power-function average.
     step: Step of the checkpoint or snapshot; None for the newest.
-    allow_nonfinite: Whether values that are not finite are taken as they are.
-
-  Returns:
-    The weights, and their step.
+    allow_nonfinite: Whether non-finite values are accepted.
 
   Raises:
     InputError: if the weights are missing or not finite.
@@ -198,7 +191,7 @@ def run_weights(
 
 
 def _width_of(which: str) -> float | None:
-  """WIDTH of 'ema:WIDTH'; None for other names that are known."""
+  """Returns WIDTH of 'ema:WIDTH'; None for the other known names."""
   name, _, width = which.partition(':')
   if not width:
     check_choice('--weights', which, WEIGHTS)
@@ -222,7 +215,7 @@ def check_start(experiment: Experiment) -> None:
 
 
 def check_unquantized(source: Source) -> None:
-  """Raises InputError for quantized weights: training needs all of them."""
+  """Raises InputError for quantized weights, which cannot be trained."""
   scheme = None
   if not source.is_run:
     scheme = weights.scheme_of(weights.load_config(source.place)[1])
@@ -239,15 +232,15 @@ def check_same(
   """Raises InputError unless a source holds the network of an experiment.
 
   Args:
-    experiment: the network and its path.
-    source: a run or folder.
-    but: fields of the network that may differ.
+    experiment: Experiment with the network and its path.
+    source: Run or folder to check.
+    but: Fields of the network that may differ.
   """
   theirs = source.open(())
   check_unquantized(source)
   if type(theirs.model) is not type(experiment.model):
     raise InputError(
-      f'{source.place}, whose weights are to be started with, holds a '
+      f'{source.place}, the source of the initial weights, holds a '
       f'{backbone.name_of(theirs.model)}, not a '
       f'{backbone.name_of(experiment.model)}; make the sections model agree.'
     )
@@ -262,25 +255,25 @@ def check_same(
   ]
   if wrong:
     raise InputError(
-      f'{source.place}, whose weights are to be started with, holds another '
+      f'{source.place}, the source of the initial weights, holds another '
       f'network: {"; ".join(wrong)}; make the sections model agree.'
     )
 
 
 def start_weights(experiment: Experiment, mesh: Mesh) -> Params:
-  """The weights that `train.init_from` names; of a run the average."""
+  """Returns the weights at `train.init_from`; for a run, its EMA."""
   source = Source.at(experiment.train.init_from)
   logging.info('Starting with the weights of %s.', source.place)
   return source.load(source.open(()), mesh)[0]
 
 
 def check_task(what: str, theirs: Experiment, ours: Experiment) -> None:
-  """Raises InputError where another network is not for the task of ours.
+  """Raises InputError if two networks are trained for different tasks.
 
   Args:
     what: Name of the other network, such as 'the guide'.
-    theirs: Its experiment.
-    ours: Experiment of the network beside which it works.
+    theirs: Experiment of the other network.
+    ours: Experiment of the main network.
   """
 
   def task(experiment):
@@ -332,7 +325,7 @@ def _override(
 
 
 def sampling_of(experiment: Experiment) -> dict[str, Any]:
-  """The section `sample` without what changes no image, for a folder's info."""
+  """Returns the section `sample` without keys that change no image."""
   sampling = dataclasses.asdict(experiment.sample)
   del sampling[OF_MACHINE]
   return sampling

@@ -1,4 +1,4 @@
-"""The saves of a run, which wait while its steps are not finite."""
+"""Saves of a run, delayed while its steps are not finite."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,10 @@ from train.state import TrainState
 class Saver:
   """Writes checkpoints and snapshots when they are due and the run is sound.
 
-  A step that is not finite changes nothing, but the one before it may have
-  ruined the parameters: those can be finite and yet give no finite loss. So
-  nothing is written within a streak of such steps, and a ruined state never
-  replaces a good one. What was due is written after the next finite step.
+  A non-finite step changes nothing, but the step before it may have left finite
+  parameters that give no finite loss. Saves within a streak of non-finite steps
+  therefore wait for the next finite step, so a ruined state never replaces a
+  good one.
   """
 
   def __init__(
@@ -31,12 +31,11 @@ class Saver:
     """Starts with nothing due.
 
     Args:
-      experiment: Every setting.
+      experiment: Settings of the run.
       checkpointer: Writer of checkpoints.
       snapshots: Writer of power-function averages.
-      report: Judge of whether the latest step was finite.
-      rank: Function of a step's scores and the mean loss to the rank of a
-        checkpoint; see `Scores.rank`.
+      report: Report that knows whether the latest step was finite.
+      rank: Function of scores and mean loss to a sort key; see `Scores.rank`.
     """
     settings = experiment.train
     self._every = settings.steps_of(experiment.checkpoint.every_images)
@@ -49,13 +48,13 @@ class Saver:
   def __call__(
     self, state: TrainState, step: int, last: bool, scores: dict[str, float]
   ) -> None:
-    """Saves the state after `step`, if a save is due and it is sound.
+    """Saves the state after `step` if a save is due and the state is sound.
 
     Args:
       state: State after the step.
       step: Number of steps taken.
       last: Whether the run stops here, which makes a save due.
-      scores: Scores of this step; {} where nothing was measured.
+      scores: Scores of this step; {} for none.
 
     Raises:
       NonFiniteError: after `train.max_bad_steps` bad steps in a row.
@@ -68,7 +67,7 @@ class Saver:
       self._snapshot_due = due = True
     if not (self._due or self._snapshot_due):
       return
-    self._report.flush()  # a line that is logged after the save could be lost
+    self._report.flush()  # logs first: a kill after the save loses no line
     if not self._report.sound:
       if due:
         logging.warning(

@@ -23,13 +23,13 @@ from train.runs import check_start
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """A checked run, with everything open that it needs.
+  """A checked run with its opened data and decoder.
 
   Attributes:
     experiment: Settings of the run.
     mesh: Devices.
     records: Training records; None for a student that needs no data.
-    latents: Space of the records, which the run remembers.
+    latents: Latent space of the records, which the run stores.
     previews: Preview grids of the run.
     scores: Scores of samples of the run.
   """
@@ -47,12 +47,12 @@ def open_setup(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Setup:
-  """Checks that a run can work here, and opens its data and its decoder.
+  """Checks that a run can work here, and opens its data and decoder.
 
   Args:
     experiment: Settings of the run.
-    workdir: Folder of the run; one that has begun needs no other weights.
-    autoencoder: Decoder of latents, as text; None for the remembered one.
+    workdir: Folder of the run; a run with checkpoints needs no init_from.
+    autoencoder: Decoder of latents, as text; None for the stored one.
 
   Raises:
     InputError: for a run that cannot work here; nothing is compiled.
@@ -83,12 +83,12 @@ def make_setup(
     experiment: Settings of the run.
     mesh: Devices.
     records: Training records, or None.
-    latents: Space of the records, of the run's own or of its teacher's.
-    workdir: Folder of the run, which may remember a decoder; None for none.
-    autoencoder: Decoder of latents, as text; None for the remembered one.
+    latents: Latent space of the run's records or of its teacher.
+    workdir: Folder of the run, which may store a decoder.
+    autoencoder: Decoder of latents, as text; None for the stored one.
 
   Raises:
-    InputError: for a decoder that is needed and missing, or does not fit.
+    InputError: for a required decoder that is missing or does not fit.
   """
   if workdir and (known := load_latents(workdir).decoder):
     latents = dataclasses.replace(latents, decoder=known)
@@ -118,7 +118,7 @@ def make_setup(
 
 
 def check_settings(experiment: Experiment, mesh: Mesh) -> None:
-  """Raises InputError for settings that no machine could train with."""
+  """Raises InputError for settings that cannot be trained on this mesh."""
   noise = experiment.objective.prediction == 'noise'
   if noise != (experiment.model.convention == 'noise'):
     raise InputError(

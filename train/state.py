@@ -1,7 +1,7 @@
 """The state of a run: everything that the next step depends on.
 
-No random key is stored: step n uses fold_in(key(seed), n). No position in the
-data either: the batch of step n is a function of (seed, n).
+It stores neither a random key, since step n uses fold_in(key(seed), n), nor a
+position in the data, since the batch of step n is a function of (seed, n).
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ from dit.sharding import placed
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Plain nested dictionaries and counters.
+  """Counters, and parameters as plain nested dictionaries.
 
   Attributes:
-    step: steps taken, including skipped ones.
-    bad_steps: non-finite steps in a row, up to now; they changed nothing else.
-    params: of the network.
-    ema: their moving average, float32.
-    power: their power-function averages, likewise; see `train.ema`.
-    opt_state: of the optimizer.
+    step: Number of steps taken, including skipped ones.
+    bad_steps: Number of latest steps in a row that were skipped as non-finite.
+    params: Parameters of the network.
+    ema: Exponential moving average of the parameters, float32.
+    power: Power-function averages of the parameters, float32; see `train.ema`.
+    opt_state: State of the optimizer.
   """
 
   step: jax.Array
@@ -46,12 +46,12 @@ def fresh(
   seed: int,
   averages: int = 0,
 ) -> TrainState:
-  """The state before the first step, with so many power-function averages."""
+  """Returns the initial state, with `averages` power-function averages."""
   params = backbone.init(config, jax.random.key(seed))
 
   def average():
-    # A copy, since the step donates both, and float32 whatever the parameters
-    # are: its changes are smaller than bfloat16 can tell.
+    # A copy, since the step donates both; float32 for any parameters, since
+    # bfloat16 cannot represent its small changes.
     return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
 
   return TrainState(
@@ -72,14 +72,14 @@ def abstract(
   averages: int = 0,
   zero1: bool = False,
 ) -> TrainState:
-  """Shapes, dtypes and shardings of the state; allocates nothing.
+  """Returns shapes, dtypes and shardings of the state; allocates nothing.
 
   Args:
-    config: the network.
-    optimizer: of its parameters.
-    mesh: where the state lives.
-    averages: power-function averages.
-    zero1: whether optimizer state and averages are cut over `data` as well.
+    config: Configuration of the network.
+    optimizer: Optimizer of its parameters.
+    mesh: Devices of the state.
+    averages: Number of power-function averages.
+    zero1: Whether to also shard optimizer state and averages over `data`.
   """
   make = functools.partial(fresh, config, optimizer, averages=averages)
   shapes = jax.eval_shape(functools.partial(make, seed=0))
@@ -97,14 +97,14 @@ def init(
   seed: int,
   **options: Any,
 ) -> TrainState:
-  """A fresh state, made in place: no device ever holds what is not its own.
+  """Returns a fresh state; each device allocates only its own shard.
 
   Args:
-    config: the network.
-    optimizer: of its parameters.
-    mesh: where the state lives.
-    seed: of the parameters.
-    **options: of `abstract`.
+    config: Configuration of the network.
+    optimizer: Optimizer of its parameters.
+    mesh: Devices of the state.
+    seed: Random seed of the parameters.
+    **options: Keyword arguments of `abstract`.
   """
   target = abstract(config, optimizer, mesh, **options)
   make = functools.partial(

@@ -1,10 +1,10 @@
 """One training step, compiled once; the old state is donated.
 
-With `accumulate` parts, the gradient is the mean over as many parts of the
-batch, one after the other; noise and times are those of the whole batch.
+With `accumulate` parts, the gradient is the mean over parts of the batch, which
+run in sequence. Noise and times are those of the whole batch.
 
-A step whose loss or gradient is not finite changes neither parameters nor
-EMA nor optimizer; it counts in `bad_steps`, and the next step draws anew.
+A step with a non-finite loss or gradient changes neither parameters nor EMA nor
+optimizer. It counts in `bad_steps`, and the next step samples new noise.
 """
 
 import dataclasses
@@ -39,13 +39,13 @@ def make_train_step(
   """Builds the step.
 
   Args:
-    config: the network.
-    objective_config: the loss.
-    optimizer: of the parameters.
-    ema_config: of their average.
-    abstract_state: fixes where the new state lives.
-    normalisation: of the latents, where records are moments.
-    accumulate: parts of the batch.
+    config: Configuration of the network.
+    objective_config: Settings of the loss.
+    optimizer: Optimizer of the parameters.
+    ema_config: Settings of the averages.
+    abstract_state: State with the shardings of the new state.
+    normalisation: Normalization of latents, for records of moments.
+    accumulate: Number of parts of a batch.
 
   Returns:
     A function of (state, batch, key) to (state, metrics): the loss, its terms
@@ -58,7 +58,7 @@ def make_train_step(
     noise, t, label = objective.draw(
       objective_config, x0, batch['label'], key, config.num_classes
     )
-    # In steps: their number of images may be more than int32 holds.
+    # In steps, since the number of images may overflow int32.
     start = min(
       -(-objective_config.guided_start_images // len(label)), 2**31 - 1
     )
@@ -104,13 +104,7 @@ def make_train_step(
 
 
 def accept(new: State, old: State, ok: jax.Array) -> State:
-  """Returns the state after a step: `new` if it is finite, else as it was.
-
-  Args:
-    new: State with the changes of the step.
-    old: State before it.
-    ok: Whether the step was finite, a scalar; either way it is counted.
-  """
+  """Returns `new` if the step was finite (`ok`), else `old`; counts it."""
   kept = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
   return dataclasses.replace(
     kept,
@@ -120,7 +114,7 @@ def accept(new: State, old: State, ok: jax.Array) -> State:
 
 
 def compiled(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
-  """Returns the compiled step, which donates the state and keeps its place."""
+  """Returns the compiled step, which donates the state and keeps shardings."""
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
@@ -128,15 +122,12 @@ def compiled(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
 def latents_of(
   batch: Batch, normalisation: latents.Normalisation, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """What a batch holds, as the network takes it, and a key for what follows.
+  """Returns the network's input (B, H, W, C), float32, and the next random key.
 
   Args:
-    batch: 'image', or 'moments' of which latents are drawn.
-    normalisation: of latents.
-    key: of this step.
-
-  Returns:
-    (B, H, W, C) float32, and a key.
+    batch: Batch with 'image', or with 'moments' to sample latents from.
+    normalisation: Normalization of latents.
+    key: Random key of this step.
   """
   if 'moments' not in batch:
     return latents.from_pixels(batch['image']), key
@@ -149,9 +140,9 @@ def latents_of(
 
 
 def _accumulated(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:
-  """The mean of `grad(params, *part)` over parts of the batch.
+  """Returns the mean of `grad(params, *part)` over parts of the batch.
 
-  Part k has the rows k, k + parts, ...: every device finds it in its own rows.
+  Part k has the examples k, k + parts, ..., so no example changes its device.
   """
   if parts == 1:
     return grad

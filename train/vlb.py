@@ -1,18 +1,18 @@
-"""DiT's objective: noise, and the variance of its sampling steps.
+"""DiT's objective: the noise, and the variance of its sampling steps.
 
 At step k of 0..999, t = (k + 1) / 1000 and s = k / 1000 (Peebles & Xie 2023;
-Nichol & Dhariwal 2021, whose mean passes no gradient to the variance's term):
+Nichol & Dhariwal 2021). The mean gets no gradient from vb:
 
   loss = mean (noise prediction - noise)^2 + vb
   vb   = KL(q(x_s | x_t, x0) || p(x_s | x_t)) / log 2    k > 0
-         -log p(x0 | x_t) / log 2                        k = 0, of 256 levels
+         -log p(x0 | x_t) / log 2  (256 levels)          k = 0
 
-per dimension. q and p are normal, with the mean of `sample.ddpm`'s DDPM at
-x0 and at the predicted x0, and the log variances
+per dimension. q and p are normal with the DDPM mean of `sample.ddpm` at x0 and
+at the predicted x0. Their log variances are
 
   q: log small     p: f log beta + (1 - f) log small,   f = (variance + 1) / 2
 
-with that of step 1 in place of small = 0 at step 0.
+At step 0, where small = 0, the value of step 1 replaces it.
 """
 
 import jax
@@ -30,18 +30,15 @@ def variance_losses(
   variance: jax.Array,
   t: jax.Array,
 ) -> jax.Array:
-  """The term vb of each image.
+  """Returns the term vb per image, (B,) float32, in bits per dimension.
 
   Args:
-    path: the discrete one.
+    path: Path of the discrete steps.
     x0: (B, H, W, C) latents.
-    x: (B, H, W, C), at t.
-    noise: (B, H, W, C), as predicted.
-    variance: (B, H, W, C), as predicted, -1 for `small` and 1 for `beta`.
-    t: (B,), of whole steps.
-
-  Returns:
-    (B,) float32, in bits per dimension.
+    x: (B, H, W, C) noisy latents at t.
+    noise: (B, H, W, C) predicted noise.
+    variance: (B, H, W, C) predicted variance, -1 for `small`, 1 for `beta`.
+    t: (B,) times of whole steps.
   """
   t = expand(t, x)
   s = jnp.maximum(t - 1 / STEPS, 0)

@@ -1,15 +1,15 @@
-"""The run is its workdir: config.json says what it is, run.json where it ran.
+"""The workdir of a run.
 
-config.json     the resolved config
+config.json     resolved config
 run.json        versions, devices and command of the latest start
-latents.json    description of its data: autoencoder, normalization, place of
-                the decoder (sample/decoder.py), names of the classes
-teacher.json    for a student, the teacher
-checkpoints/    Orbax
-metrics.jsonl   one line for each log window
-tensorboard/    the same for TensorBoard, and preview grids
-wandb.json      the run at W&B, if it reports to one
-previews/       the preview grids as PNG
+latents.json    autoencoder, normalization, place of the decoder
+                (sample/decoder.py) and class names of the data
+teacher.json    teacher of a student
+checkpoints/    Orbax checkpoints
+metrics.jsonl   one line per log window
+tensorboard/    the same metrics, and preview grids
+wandb.json      id of the W&B run, if any
+previews/       preview grids as PNG
 """
 
 import contextlib
@@ -35,8 +35,7 @@ from dit.weights.restore import steps_of
 from sample.saved_network import LATENTS, load_config
 from train.config_file import load_config as load_config_file
 
-# Sections and keys that may differ when a run is continued: they change no
-# result, but for rounding.
+# Sections and keys that may differ on resumption: they change only rounding.
 FREE = (
   'checkpoint',
   'data.dir',
@@ -57,7 +56,7 @@ FREE = (
   'train.max_bad_steps',
 )
 TEACHER = 'teacher.json'
-# Files that training writes, beside the checkpoints, which Orbax writes.
+# Files that training writes in addition to Orbax's checkpoints.
 WRITES = (
   'config.json',
   'run.json',
@@ -79,7 +78,7 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
   """Holds the lock of a run within the block: one job trains it at a time.
 
-  All processes of a job call it alike.
+  All processes of a job call it.
 
   Args:
     workdir: Folder of the run, local or gs://; it is created.
@@ -91,7 +90,7 @@ def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
   Raises:
     InputError: if another job trains the run, or the folder cannot be written.
     WriteError: if the disk is full.
-    PrepareError: with the same reason, on other processes than the first.
+    PrepareError: with the same reason, on processes other than the first.
   """
   with writing(
     workdir, 'run', command, writes=WRITES, instead='choose another --workdir'
@@ -102,14 +101,14 @@ def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
 def claim(
   workdir: epath.PathLike, config: dict[str, Any], *, extensible: bool = True
 ) -> epath.Path:
-  """Makes `workdir` the run of `config`, new or continued.
+  """Makes `workdir` the folder of the run `config`, new or resumed.
 
   The caller holds the lock of the run; see `training`.
 
   Args:
     workdir: Folder, local or gs://.
-    config: Resolved config, of plain values.
-    extensible: Whether the run may follow another `train.images`.
+    config: Resolved config, as plain values.
+    extensible: Whether the run may change `train.images`.
 
   Returns:
     The folder.
@@ -149,16 +148,7 @@ def claim(
 def _change_length(
   workdir: epath.Path, change: str, config: dict[str, Any]
 ) -> None:
-  """Logs how a run continues to another length; refuses one it has passed.
-
-  Args:
-    workdir: Folder of the run.
-    change: Old and new length, as `_differences` words it.
-    config: Config with the new length.
-
-  Raises:
-    InputError: if the run has trained more than the new length already.
-  """
+  """Logs the change of length; InputError if the run has passed the new one."""
   images, size = (config['train'][key] for key in ('images', 'batch_size'))
   step = max(steps_of(workdir), default=0)
   if step > max(images // size, 1):
@@ -178,13 +168,13 @@ def _change_length(
 
 
 def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
-  """Returns a file such as TEACHER of a run; {} if it has none yet."""
+  """Returns a JSON file of a run, such as TEACHER; {} if it has none yet."""
   path = epath.Path(workdir).expanduser() / name
   return read_json(path) if path.exists() else {}
 
 
 def environment() -> dict[str, Any]:
-  """Versions, devices and the command."""
+  """Returns versions, devices and the command."""
   return {
     'command': sys.argv,
     'python': platform.python_version(),
@@ -204,8 +194,8 @@ def is_free(key: str) -> bool:
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
   """Returns 'key: old -> new' by key, for values that may not differ.
 
-  A key that the run lacks in one of its sections is of a later version, and
-  counts as having the default, which is what the run was trained with.
+  A key that the run lacks in one of its sections was added later, with a
+  default that reproduces the earlier behavior.
   """
   is_student = 'distill' in new
   base = 'configs/distill/base.py' if is_student else 'configs/base.py'
@@ -214,7 +204,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
   old, new = later | flatten(old), flatten(new)
 
   def may_differ(key):
-    # The grid and the solver of a student are part of its training.
+    # The grid and solver of a student are part of its training.
     if is_student and key.startswith('sample.'):
       name = key.removeprefix('sample.')
       return name in ('batch_size', 'state_dtype', 'truncate')
@@ -230,10 +220,10 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 
 
 def _is_same_stage(old: Any, new: Any) -> bool:
-  """Returns whether a stored path is that of a stage beside another one.
+  """Returns whether a stored path is that of a stage in the same recipe.
 
-  A stage stores it relative to its own workdir, so that recipes can be moved;
-  earlier versions stored the whole path.
+  Stages store a relative path, so that recipes can be moved; earlier versions
+  stored an absolute one.
   """
   path = pathlib.PurePath(str(old))
   return path.is_absolute() and str(new) == beside(path)
