@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
   """Returns a table of columns `head`, with a newline at its end."""
-  head = [*head]
-  lines: list[Iterable[object]] = [head, ['---'] * len(head), *rows]
-  return ''.join(f'| {" | ".join(map(str, line))} |\n' for line in lines)
+  columns = [str(column) for column in head]
+  first, *others = (
+    f'| {" | ".join(map(str, line))} |\n' for line in (columns, *rows)
+  )
+  return ''.join([first, '|---' * len(columns) + '|\n', *others])
