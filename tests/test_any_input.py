@@ -32,7 +32,7 @@ from train.runs import Source
 
 COUNTS = [
   pytest.param(100, id='quick'),
-  pytest.param(3_000, id='thorough', marks=pytest.mark.slow),
+  pytest.param(10_000, id='thorough', marks=pytest.mark.slow),
 ]
 PIECES = (
   '-', '+', '.', ',', ':', '@', '=', '*', '..', '/', '../', '~', '(', ')', '[',

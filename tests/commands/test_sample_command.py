@@ -228,9 +228,10 @@ def test_a_preset_sets_all_that_its_figure_depends_on(name):
 def test_a_preset_brings_labels_and_number_of_images(shared_run, monkeypatch):
   calls = []
   monkeypatch.setattr(
-    'commands.sample.sample',
+    'commands.sample.ImageJob',
     lambda request, guidance, **words: calls.append(words),
   )
+  monkeypatch.setattr('commands.sample.sample', lambda *args, **words: None)
   words = ['sample', f'--workdir={shared_run}/run']
   for more in ([], ['--preset=sit_xl_cfg'],
                ['--preset=sit_xl_cfg', '--num=7', '--labels=3']):  # fmt: skip

@@ -221,9 +221,7 @@ def test_a_line_for_a_paper():
   assert header == '| model | FID | Accuracy |'
   assert row == '| DiT | 2.064 ± 0.031 | 98.1% |'
   assert rule.count('---') == 3
-  assert '| FID      | 2.064 ± 0.031 |' in tables.format_table(
-    estimates, PUBLISHED
-  )
+  assert '| FID | 2.064 ± 0.031 |' in tables.format_table(estimates, PUBLISHED)
 
 
 def test_logits_of_float16_features_stay_finite():
