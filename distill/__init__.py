@@ -1,1 +1,1 @@
-"""Few-step students of a trained network."""
+"""Distillation of trained networks into few-step students."""

@@ -29,7 +29,7 @@ MAX_STEPS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class DistillConfig:
-  """Settings of distillation; configs/distill/base.py explains every key."""
+  """Settings of distillation; configs/distill/base.py explains each field."""
 
   teacher: PathText
   method: Annotated[str, Choice(METHODS)]
@@ -85,14 +85,13 @@ class DistillConfig:
       )
     if self.branch and self.method != 'dmd':
       raise InputError(
-        f'distill.branch {self.branch} is for DMD: the trajectory loss is of '
+        f'distill.branch {self.branch} is for DMD: the trajectory loss covers '
         'the whole grid; leave it out.'
       )
     if self.method == 'dmd':
       self._check_dmd()
 
   def _check_dmd(self) -> None:
-    """Checks what belongs together."""
     if self.regularizer == 'gan' and not self.gan_weight:
       raise InputError(
         'distill.regularizer is gan, but distill.gan_weight is 0; set it.'
@@ -106,7 +105,7 @@ class DistillConfig:
     by_moments = self.regularizer == 'mean_variance' and self.dm_weight
     if not (self.matches or self.augmented or self.adversarial or by_moments):
       raise InputError(
-        f'distill.regularizer is {self.regularizer} of dm_weight '
+        f'distill.regularizer is {self.regularizer} with dm_weight '
         f'{self.dm_weight:g}, and distill.guidance adds nothing: no term is '
         'left; set one of them.'
       )
@@ -122,7 +121,7 @@ class DistillConfig:
 
   @property
   def teacher_guidance(self) -> Guidance:
-    """The teacher's guidance; methods of scale 1 are left out."""
+    """Returns the teacher's guidance without methods of scale 1."""
     guidance = parse(self.guidance)
     internal = guidance.internal
     if internal is not None and internal.scale.value == 1:
@@ -159,22 +158,22 @@ class DistillConfig:
 
   @property
   def period(self) -> int:
-    """Steps for each update of the student: those of the fake denoiser."""
+    """Returns the number of training steps per update of the student."""
     return self.fake_updates if self.fakes else 1
 
 
 @dataclasses.dataclass(frozen=True)
 class StudentExperiment(Experiment):
-  """Every setting of a run that distills."""
+  """All settings of a distillation run."""
 
   distill: DistillConfig
 
 
 def build_student(config: dict[str, Any]) -> StudentExperiment:
-  """Turns plain values into the experiment of a student.
+  """Builds the experiment of a student from plain values.
 
   Raises:
-    InputError: if the config is not that of a student, or values disagree.
+    InputError: if the config is not that of a student, or values conflict.
   """
   if 'distill' not in config:
     raise InputError(

@@ -1,21 +1,20 @@
-"""A discriminator of latents: small heads on states inside the fake denoiser.
+"""A latent discriminator: small heads on hidden states of the fake denoiser.
 
   D_k = mean over tokens of Linear(gelu(Linear(norm(h_k))))
 
-for the hidden state h_k of each of some blocks, with the losses of DMD2 (arXiv
+for the hidden state h_k after each chosen block, with the losses of DMD2 (arXiv
 2405.14867, section 4.3, and its repository tianweiy/DMD2):
 
   discriminator   softplus(-D(real)) + softplus(D(generated))
   student         softplus(-D(generated))
 
-As there, each input is noised with a level and noise of its own, the levels
-cover the full range, the generated labels are drawn apart from the real ones,
-and the generated input of the discriminator has the distribution of that of the
-student's term: x0 that the student predicts at a random step of its grid. Ours
-is the form of the heads; DMD2's is convolutions on the middle of a U-Net.
+As in DMD2, each input has its own noise and a noise level from the full range,
+and generated labels are sampled independently of real ones. Both losses see
+generated inputs of the same distribution: the x0 that the student predicts at a
+random step of its grid. The form of the heads is ours; DMD2 uses convolutions
+on the middle of a U-Net.
 
-SD3.5-Flash (arXiv 2509.21318) resets a head now and then, so that it does not
-memorize its inputs.
+SD3.5-Flash (arXiv 2509.21318) resets heads at random to prevent memorization.
 """
 
 from collections.abc import Sequence
@@ -29,12 +28,12 @@ from dit.layers import layer_norm
 
 
 def default_blocks(depth: int) -> tuple[int, ...]:
-  """After each third of the blocks."""
+  """Returns the block after each third of the depth."""
   return tuple(sorted({-(-depth * k // 3) for k in (1, 2, 3)}))
 
 
 def init(config: NetworkConfig, heads: int, key: jax.Array) -> Params:
-  """So many heads, stacked."""
+  """Returns initial parameters of `heads` heads, stacked."""
   assert isinstance(config, DiTConfig)  # as `distill.run` checks
   width, keys = config.width, jax.random.split(key, 2)
   return {
@@ -64,7 +63,7 @@ def logits(heads: Params, states: Sequence[jax.Array]) -> jax.Array:
 def reset(
   heads: Params, fresh: Params, key: jax.Array, probability: float
 ) -> Params:
-  """Each head replaced by a fresh one with some probability."""
+  """Replaces each head by a fresh one with the given probability."""
   count = len(heads['fc1']['bias'])
   drawn = jax.random.bernoulli(key, probability, (count,))
   return jax.tree.map(

@@ -12,16 +12,16 @@ from train.workdir import TEACHER, load_about, load_config
 
 
 def fake_of(config: DistillConfig) -> dict[str, Any]:
-  """Returns what teacher.json says of the fake denoiser; {} for a full one."""
+  """Returns the entry of low-rank changes in teacher.json; {} without any."""
   return {'lora': lora.KIND} if config.fakes and config.fake == 'lora' else {}
 
 
 def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
-  """Checks that a run, if there is one, is a student of the same weights.
+  """Checks that an existing run is a student of the same weights.
 
   Args:
-    workdir: folder of the run.
-    about: contents that its teacher.json is to have.
+    workdir: Folder of the run.
+    about: New contents of its teacher.json.
 
   Raises:
     InputError: for another teacher, or low-rank changes of an older kind.
@@ -44,7 +44,7 @@ def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
 
 
 def continues_fake(experiment: StudentExperiment, start: Source) -> bool:
-  """Returns whether a student can start with the fake denoiser of another."""
+  """Returns whether a student can start with the fake denoiser of `start`."""
 
   def kind(e):
     config = e.distill

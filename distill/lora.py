@@ -3,12 +3,11 @@
   q <- q + scale q A B      for the projected queries and values of each block,
                             before their norm and rotation
 
-A (D, r) is standard normal and B (r, D) zero at first, so that the fake
-denoiser begins as the teacher. This is the LoRA of DMDR's repository
-(vvvvvjdy/dmdr, arXiv 2511.13649), with its rank of 32 and its scale of 2; that
-of Hu et al. 2022 acts on the input of the projection. Adam moves B at the same
-rate whatever A is, and q A B moves with the size of A: a learning rate belongs
-to one variance of A.
+A (D, r) starts as standard normal and B (r, D) as zero, so the fake denoiser
+starts as the teacher. This is the LoRA of DMDR's repository (vvvvvjdy/dmdr,
+arXiv 2511.13649), with rank 32 and scale 2; Hu et al. 2022 change the input of
+the projection. Adam moves B at the same rate for any A, and q A B scales with
+A, so a learning rate is valid for only one variance of A.
 
 The change is linear in q = h W + b, so it is merged into the projection:
 
@@ -21,15 +20,15 @@ import jax.numpy as jnp
 from dit.base import NetworkConfig, Params
 from dit.config import DiTConfig
 
-# Name of this kind of changes, by which a run recognizes its own.
+# Name of this kind of changes, stored in teacher.json.
 KIND = 'projected'
-# Parts of the fused projection, whose outputs are queries, keys, values.
+# Parts of the fused projection, in order.
 _PARTS = ('q', 'k', 'v')
 _CHANGED = ('q', 'v')
 
 
 def init(config: NetworkConfig, rank: int, key: jax.Array) -> Params:
-  """Returns initial changes, under which the network stays the same."""
+  """Returns initial changes, which do not change the network."""
   assert isinstance(config, DiTConfig)  # as `distill.run` checks
   depth, width = config.depth, config.width
   keys = dict(zip(_CHANGED, jax.random.split(key, len(_CHANGED)), strict=True))
@@ -45,12 +44,12 @@ def init(config: NetworkConfig, rank: int, key: jax.Array) -> Params:
 
 
 def apply(params: Params, changes: Params, scale: jax.Array | float) -> Params:
-  """Returns the network with its changes; `params` stay as they are."""
+  """Returns the parameters with the changes merged; `params` stay the same."""
   blocks = params['blocks']
   attention = blocks['attention']
   lora = changes['lora']
 
-  def changed(part, leaf):  # (L, rows, D) of a kernel or, as one row, a bias
+  def changed(part, leaf):  # kernel (L, D, D), or bias (L, 1, D)
     if part not in lora:
       return leaf
     down, up = lora[part]['down'], lora[part]['up']

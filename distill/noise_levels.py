@@ -1,26 +1,26 @@
-"""Noise levels of the terms of DMD, and the grid that the student takes.
+"""Noise levels of DMD's terms, and the trained steps of the student's grid.
 
-With t the time of the student's input (0 data, 1 noise), the levels of the two
-terms are uniform (Decoupled DMD, arXiv 2511.22677, section 4):
+The levels are uniform. Their ranges depend on the time t of the student's input
+(0 data, 1 noise; Decoupled DMD, arXiv 2511.22677, section 4, reverses time):
 
   schedule      CA        DM
-  shared        (0, 1)    that of CA, and its noise
+  shared        (0, 1)    level and noise of CA
   full          (0, 1)    (0, 1)
   constrained   (0, t)    (0, t)
   hybrid        (0, t)    (0, 1)
 
-within [min_level, max_level]. The paper counts time the other way. With a shift
-S they are uniform before s <- S s / (1 + (S - 1) s), and so is their bound t.
+and are limited to [min_level, max_level]. A shift S maps uniform levels by
+s <- S s / (1 + (S - 1) s), within the same bounds.
 
-With `distill.level_beta` = (a, b) the levels of DM (with `shared` those of both
-terms) and of the fake denoiser's loss are not uniform at first, but from
-Beta(a', b'), where with w falling from 1 to 0 by half a cosine over
-`distill.dynamic_updates` updates of the student
+`distill.level_beta` = (a, b) starts the levels of DM (with `shared`, of both
+terms) and of the fake denoiser's loss from Beta(a', b') instead:
 
   a' = 1 + (a - 1) w,   b' = 1 + (b - 1) w
 
-This is the dynamic renoise sampling of DMDR's repository (vvvvvjdy/dmdr), whose
-recipe for SiT has (a, b) = (4, 1.5), 10,000 updates and the range (0, 1).
+where w falls from 1 to 0 along half a cosine over `distill.dynamic_updates`
+updates of the student. This is the dynamic renoise sampling of DMDR's
+repository (vvvvvjdy/dmdr). Its recipe for SiT has (a, b) = (4, 1.5), 10,000
+updates and the range (0, 1).
 """
 
 import jax
@@ -31,7 +31,7 @@ from distill.config import DistillConfig
 
 
 def shifted(s: jax.Array, shift: float) -> jax.Array:
-  """More levels near the noise where the shift is above 1."""
+  """Shifts levels; a shift above 1 moves them toward the noise."""
   return shift * s / (1 + (shift - 1) * s)
 
 
@@ -44,7 +44,7 @@ def remaining(config: DistillConfig, updates: jax.Array | int) -> jax.Array:
 def beta_now(
   config: DistillConfig, updates: jax.Array | int
 ) -> tuple[jax.Array, jax.Array] | None:
-  """Returns a' and b' of the levels; None where they are always uniform."""
+  """Returns a' and b' of the levels; None if they are always uniform."""
   if config.level_beta == (1, 1):
     return None
   left = remaining(config, updates)
@@ -59,14 +59,14 @@ def draw_levels(
   top: jax.Array | float,
   beta: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-  """Draws levels of noise, (count,), none of them above `top`.
+  """Samples noise levels, (count,), up to `top`.
 
   Args:
-    config: section `distill`, with the range and the shift.
-    key: random key.
-    count: number of levels.
-    top: bound, scalar or (count,).
-    beta: parameters of a Beta distribution over the range; None for uniform.
+    config: Section `distill`, with the range and the shift.
+    key: Random key.
+    count: Number of levels.
+    top: Upper bound, scalar or (count,).
+    beta: Parameters of a Beta distribution over the range; None for uniform.
   """
   low, high = (
     shifted(jnp.minimum(level, top), 1 / config.shift)
@@ -81,14 +81,14 @@ def draw_levels(
 
 
 def bounds(config: DistillConfig, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The highest levels of CA and of DM for the student's time t."""
+  """Returns the upper bounds of CA's and DM's levels at the student's time."""
   one = jnp.ones_like(t)
   ca = t if config.schedule in ('constrained', 'hybrid') else one
   return ca, (t if config.schedule == 'constrained' else one)
 
 
 def trained_steps(branch: str, grid: np.ndarray) -> np.ndarray:
-  """Numbers of the grid's steps that are trained; see `DistillConfig`."""
+  """Returns the indices of the grid's steps that the branch trains."""
   starts = grid[:-1]
   here = {'': starts > 0, 'low': starts <= 0.5, 'high': starts > 0.5}[branch]
   return np.flatnonzero(here)

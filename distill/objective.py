@@ -1,28 +1,26 @@
 """The losses of the student and of the fake denoiser.
 
-The student walks to z at t_k and predicts v there, and with it x
-(`distill.rollout`). Both networks are asked for their opinion of the
-prediction at the query (q, r):
+The student walks to z at t_k and predicts v there, and thus x
+(`distill.rollout`). Teacher and fake denoiser evaluate the query (q, r):
 
-  renoise      q = x noised to a random level r; each term of its own
+  renoise      q = x noised to a random level r, one per term
   student_trajectory
                q = z + (t_{k+1} - t_k) v, r = t_{k+1}: timestep sharing
-               (SD3.5-Flash, arXiv 2509.21318); of the last interval, which
-               ends at 0, q = x noised to one of t_2 ... t_N, our rule
-  grid         q = x noised to one of t_2 ... t_N: between the two
+               (SD3.5-Flash, arXiv 2509.21318). The last interval ends at 0; for
+               it q = x noised to one of t_2 ... t_N (ours)
+  grid         q = x noised to one of t_2 ... t_N
 
-x (or q, with `student_trajectory`) then moves along the terms of `distill.dmd`.
-The fake denoiser learns the velocities of the student's samples: of x at a
-random k with `renoise`, else of whole walks, half of its levels then being
-t_2 ... t_N. The discriminator is always shown x at a random k, of which the
-student's adversarial term is, too.
+x (or q for `student_trajectory`) then moves along the terms of `distill.dmd`.
+The fake denoiser learns the velocities of the student's samples: x at a random
+k for `renoise`, else ends of whole walks, with half of the levels from
+t_2 ... t_N. The discriminator and the adversarial term use x at a random k.
 
-The real score is the teacher's. With `distill.teacher_lora_scale` it begins
-with a share of the fake denoiser's low-rank changes, which falls to 0: the
-dynamic guidance of DMDR's repository (vvvvvjdy/dmdr, arXiv 2511.13649).
+The real score is the teacher's. `distill.teacher_lora_scale` adds a share of
+the fake denoiser's low-rank changes, which falls to 0: the dynamic guidance of
+DMDR's repository (vvvvvjdy/dmdr, arXiv 2511.13649).
 
 Without DMD the student follows the guided teacher (trajectory guidance, stage 1
-of SD3.5-Flash): with x_i on the teacher's own trajectory,
+of SD3.5-Flash). With x_i on the teacher's own trajectory,
 
   L = mean |G(x_i, t_i) - (x_{i+1} - x_i) / (t_{i+1} - t_i)|^2
 """
@@ -48,25 +46,24 @@ _sg = jax.lax.stop_gradient
 
 
 class Distillation(Rollout):
-  """The losses as functions of parameters and keys; the fields are `Rollout`'s.
+  """The losses as functions of parameters and keys.
 
-  `updates` is the number of the student's updates so far, which the dynamic
-  start follows.
+  `updates` counts the student's updates so far, for the dynamic start.
   """
 
   @property
   def fake_config(self) -> NetworkConfig:
-    """The fake denoiser's network: the teacher's, without its taps."""
+    """Returns the fake denoiser's network: the teacher's without taps."""
     return dataclasses.replace(self.teacher, taps=())
 
   @property
   def blocks(self) -> tuple[int, ...]:
-    """The blocks whose states the discriminator sees."""
+    """Returns the blocks whose states the discriminator sees."""
     chosen = self.config.discriminator_blocks
     return chosen or discriminator.default_blocks(self.teacher.depth)
 
   def fake(self, params: Params, fake: Any) -> BoundNetwork:
-    """Returns the fake denoiser; as LoRA it changes the teacher's weights."""
+    """Returns the fake denoiser; LoRA applies it to the teacher's `params`."""
     network, config = fake['network'], self.config
     if config.fake == 'lora':
       params = {key: params[key] for key in params if key != 'tap_heads'}
@@ -74,31 +71,28 @@ class Distillation(Rollout):
     return backbone.bind(self.fake_config, network)
 
   def real(self, params: Params, fake: Any, updates: Updates) -> BoundNetwork:
-    """Returns the denoiser of the real score: the teacher, changed at first."""
+    """Returns the denoiser of the real score."""
     first = self.config.teacher_lora_scale
     if first:
       scale = first * remaining(self.config, updates)
       params = lora.apply(params, fake['network'], scale)
     return backbone.bind(self.teacher, params)
 
-  # The fake denoiser.
-
   def fake_loss(
     self, fake: Any, params: Params, teacher: Params,
     label: jax.Array, real: tuple[jax.Array, jax.Array] | None, key: jax.Array,
     updates: Updates = 0,
   ) -> tuple[jax.Array, Metrics]:  # fmt: skip
-    """Returns the loss of the fake denoiser and the discriminator on it.
+    """Returns the loss of the fake denoiser and its discriminator.
 
     Args:
-      fake: 'network' and 'heads', which are differentiated.
-      params: parameters of the student.
-      teacher: parameters of the teacher.
-      label: labels of the student's samples, (B,).
-      real: latents (B, H, W, C) and their labels (B,); None without a
-        discriminator.
-      key: random key of this update.
-      updates: number of the student's updates so far.
+      fake: Tree of 'network' and 'heads', which are differentiated.
+      params: Parameters of the student.
+      teacher: Parameters of the teacher.
+      label: Labels of the student's samples, (B,).
+      real: Latents (B, H, W, C) and labels (B,); None without discriminator.
+      key: Random key of this update.
+      updates: Number of the student's updates so far.
     """
     walk_key, level_key, noise_key, gan_key = jax.random.split(key, 4)
     denoiser = self.fake(teacher, fake)
@@ -126,10 +120,10 @@ class Distillation(Rollout):
   def samples(
     self, params: Params, label: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns what the fake denoiser and the discriminator are shown.
+    """Returns the samples that the fake denoiser and the discriminator see.
 
-    Both are (B, H, W, C), without gradient; the latter is of the same
-    distribution as x of a visit, which the adversarial term moves.
+    Both are (B, H, W, C), without gradient. The discriminator's follow the
+    distribution of x of a visit, which the adversarial term moves.
     """
     if self.config.query == 'renoise':
       x = _sg(self.visit(_sg(params), label, key).x)
@@ -164,8 +158,6 @@ class Distillation(Rollout):
     noised = self.path.interpolate(x, self.noise(noise_key), level)
     out = denoiser(noised, level, label, points=self.blocks)
     return discriminator.logits(fake['heads'], out.hidden)
-
-  # The student.
 
   def student_loss(
     self, params: Params, fake: Any, teacher: Params,
@@ -203,10 +195,10 @@ class Distillation(Rollout):
   def queries(
     self, visit: Visit, key: jax.Array, updates: Updates = 0
   ) -> dict[str, Any]:
-    """Returns the queries (q, r) of the networks by term, 'ca' and 'dm'.
+    """Returns the queries (q, r) by term: 'ca' and 'dm', or 'both'.
 
-    q (B, H, W, C) is differentiable where the loss moves it (for the query
-    'student_trajectory'). The one entry 'both' serves both terms.
+    q (B, H, W, C) is differentiable for the query 'student_trajectory', where the
+    loss moves it.
     """
     keys, config = jax.random.split(key, 4), self.config
     if config.query == 'renoise':
@@ -283,7 +275,7 @@ class Distillation(Rollout):
     lengths = expand(grid[1:] - grid[:-1], states[1:])
     rates = (states[1:] - states[:-1]) / lengths
 
-    def rows(x):  # image by image, so that a sharded batch stays in place
+    def rows(x):  # images lead, so that each stays on its device
       return constrain_batch(jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]))
 
     v = backbone.bind(self.student, params)(
@@ -296,7 +288,7 @@ class Distillation(Rollout):
   def teach(self, teacher: Params, label: jax.Array, x: jax.Array) -> jax.Array:
     """Returns the guided teacher's states on the grid, (N + 1, B, H, W, C).
 
-    Euler's rule, `substeps` in each interval.
+    Each interval takes `substeps` Euler steps.
     """
     guidance, count = self.config.teacher_guidance, self.config.substeps
     network = backbone.bind(self.teacher, _sg(teacher))
@@ -317,7 +309,7 @@ class Distillation(Rollout):
     return jnp.concatenate([x[None], states])
 
   def passes(self) -> float:
-    """Returns passes of a step per image: a backward pass counts as two."""
+    """Returns passes per image of a step; a backward pass counts as two."""
     config, n = self.config, len(self.times) - 1
     walk = self.walk_passes
     student = 0.0

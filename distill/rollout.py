@@ -1,15 +1,15 @@
-"""A student's walk along its own grid, from noise, as the sampler takes it.
+"""A student's walk along its own grid, with the sampler's steps.
 
 From noise at t_1 = 1 the student G walks t_1 > ... > t_N > 0 to z at t_k
 (backward simulation: no gradient), and predicts
 
-  v = G(z, t_k),   x = x0 that v implies
+  v = G(z, t_k),   x = x0 implied by v
 
-k is uniform over the steps that are trained: one draw for the batch as in DMD2
-(arXiv 2405.14867), or with `distill.step_per_image` one for each image as in
-DMDR's repository (vvvvvjdy/dmdr). There the state at t_k is the student's
-prediction at t_k itself, noised to t_k; here it is the sampler's own state, so
-that training and sampling agree. With one step both are pure noise.
+k is uniform over the trained steps: one per batch as in DMD2 (arXiv
+2405.14867), or with `distill.step_per_image` one per image as in DMDR's
+repository (vvvvvjdy/dmdr). DMDR's state at t_k is the student's prediction at
+t_k itself, noised to t_k. Ours is the sampler's state, so that training and
+sampling agree. With one step both are pure noise.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ class Visit(NamedTuple):
   """The student at one of its steps.
 
   Attributes:
-    k: number of the step, scalar or (B,).
-    t: time of the step, of the shape of `k`.
-    z: (B, H, W, C), the state that the student reached by itself.
-    v: velocity that the student predicts there.
-    x: x0 that the velocity implies.
+    k: Index of the step, scalar or (B,).
+    t: Time of the step, shaped like `k`.
+    z: State that the student reached by itself, (B, H, W, C).
+    v: Velocity that the student predicts there.
+    x: Prediction of x0 that the velocity implies.
   """
 
   k: jax.Array
@@ -54,14 +54,14 @@ class Rollout:
   """A student, its teacher and the grid that the student walks.
 
   Attributes:
-    config: section `distill`.
-    student: network of the student.
-    teacher: network of the teacher; without its taps, the fake denoiser's too.
-    path: path of both networks.
-    solver: rule for one step of the student.
-    times: grid of the student, N + 1 times.
-    batch_size: number of images, B.
-    moments: mean and standard deviation of data, for 'mean_variance'.
+    config: Section `distill`.
+    student: Network of the student.
+    teacher: Network of the teacher and, without its taps, the fake denoiser.
+    path: Path of both networks.
+    solver: Solver of the student's steps.
+    times: Grid of the student, N + 1 times.
+    batch_size: Number of images, B.
+    moments: Mean and standard deviation of data, for 'mean_variance'.
   """
 
   config: DistillConfig
@@ -75,25 +75,25 @@ class Rollout:
 
   @property
   def grid(self) -> jax.Array:
-    """The times, (N + 1,) float32."""
+    """Returns the times, (N + 1,) float32."""
     return jnp.asarray(self.times, jnp.float32)
 
   def draw_labels(self, key: jax.Array) -> jax.Array:
-    """Draws labels, uniform over the classes, (B,)."""
+    """Samples labels, uniform over the classes, (B,)."""
     shape, classes = (self.batch_size,), self.student.num_classes
     return constrain_batch(jax.random.randint(key, shape, 0, classes))
 
   def noise(self, key: jax.Array) -> jax.Array:
-    """Draws standard normal noise, (B, H, W, C)."""
+    """Samples standard normal noise, (B, H, W, C)."""
     shape = (self.batch_size, *self.student.latent_shape)
     return constrain_batch(jax.random.normal(key, shape))
 
   def draw_shared(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draws some of t_2 ... t_N."""
+    """Samples times from t_2 ... t_N."""
     return jax.random.choice(key, self.grid[1:-1], shape)
 
   def draw_step(self, key: jax.Array) -> jax.Array:
-    """Draws the number k of a trained step, scalar or (B,)."""
+    """Samples the index k of a trained step, scalar or (B,)."""
     steps = jnp.asarray(trained_steps(self.config.branch, np.array(self.times)))
     if not self.config.step_per_image:
       return jax.random.choice(key, steps)
@@ -103,7 +103,7 @@ class Rollout:
     self, student: Denoiser, label: jax.Array, k: int | jax.Array,
     key: jax.Array,
   ) -> jax.Array:  # fmt: skip
-    """Returns the student's own state at t_k, from noise, without gradient."""
+    """Returns the state at t_k of a walk from noise, without gradient."""
     return self._walk(student, label, k, key, None)[0]
 
   def walk_and_read(
@@ -123,7 +123,7 @@ class Rollout:
       if self.solver.stochastic:
         noise = self.noise(jax.random.fold_in(key, j))
       moved = self.solver.step(None, first, x, grid[j], grid[j + 1], noise)
-      if each:  # an image that has arrived stays where it is
+      if each:  # an image that has reached its step stays there
         moved = jnp.where(expand(j < k, x), moved, x)
       if read_at is not None:
         here = self.path.x0_from_velocity(x, first.velocity, grid[j])
@@ -148,7 +148,7 @@ class Rollout:
 
   @property
   def walk_passes(self) -> float:
-    """The mean number of passes of a visit: walk to its step and prediction."""
+    """Returns the mean number of passes of a visit: walk and prediction."""
     n = len(self.times) - 1
-    # A walk goes as far as the farthest image of the batch.
+    # A walk lasts until the last image of the batch has reached its step.
     return n if self.config.step_per_image else (n - 1) / 2 + 1

@@ -1,4 +1,4 @@
-"""The distillation of one student: checks, then the loop of training."""
+"""The distillation of one student: checks, then the training loop."""
 
 import dataclasses
 import itertools
@@ -41,19 +41,19 @@ from train.setup import Setup, check_settings, make_setup
 from train.step import latents_of
 from train.workdir import TEACHER, claim
 
-_MEASURED = 4096  # images, for the moments of latents
+_MEASURED = 4096  # number of images for the moments of latents
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A checked distillation, with everything open that it needs.
+  """A checked distillation with its opened data and decoder.
 
   Attributes:
     setup: Checked run of the student.
-    teacher: Place of the teacher.
+    teacher: Run or folder of the teacher.
     network: Experiment of the teacher.
-    start: Place of the student's first parameters.
-    distillation: Losses, without moments that are measured.
+    start: Run or folder of the student's initial parameters.
+    distillation: Losses, without moments that are measured later.
   """
 
   setup: Setup
@@ -68,13 +68,12 @@ def check(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Plan:
-  """Checks that a student can be distilled, and returns how; compiles nothing.
+  """Checks that a student can be distilled; compiles nothing.
 
   Args:
-    experiment: every setting.
-    workdir: workdir of the run; one that has begun needs no other weights.
-    autoencoder: decoder of latents, as text; None for the one that the run or
-      the teacher remembers.
+    experiment: Settings of the student.
+    workdir: Workdir of the run; with checkpoints, initial weights are unused.
+    autoencoder: Decoder of latents, as text; None for the stored one.
   """
   config = experiment.distill
   if not config.teacher:
@@ -119,10 +118,10 @@ def check(
 def distillation_of(
   experiment: StudentExperiment, teacher: NetworkConfig
 ) -> Distillation:
-  """What is made, by the experiment and the network of its teacher."""
+  """Returns the losses of an experiment and its teacher's network."""
   path = path_named(experiment.objective.path)
   solver = experiment.sample.make_solver(path)
-  assert isinstance(solver, Euler | Renoise)  # as `plan` checks
+  assert isinstance(solver, Euler | Renoise)  # `_check_grid` checks this
   # The teacher computes as the student does.
   how = {
     key: getattr(experiment.model, key)
@@ -149,21 +148,17 @@ def distill(
   *,
   extensible: bool = True,
 ) -> bool:
-  """Makes a student, until the end or until asked to stop.
+  """Trains a student until the end or a stop request; returns whether it ended.
 
   Args:
-    experiment: every setting.
-    place: the workdir.
-    config: the experiment as plain values, which the workdir is to hold.
-    autoencoder: decoder of latents, as text; None for the one that the run or
-      the teacher remembers.
-    extensible: Whether a run there may follow another `train.images`.
-
-  Returns:
-    Whether it came to its end.
+    experiment: Settings of the student.
+    place: Workdir of the run.
+    config: Experiment as plain values, which the workdir stores.
+    autoencoder: Decoder of latents, as text; None for the stored one.
+    extensible: Whether the run may change `train.images`.
 
   Raises:
-    InputError: for what cannot be distilled; the workdir is as it was.
+    InputError: if the student cannot be distilled; the workdir is unchanged.
     NonFiniteError, SaveError: as `loop.train`.
   """
   plan = check(experiment, place, autoencoder)
@@ -200,7 +195,7 @@ def distill(
     )
     state = make(distillation, rules, student, teacher, experiment.seed)
     if lineage.continues_fake(experiment, plan.start):
-      logging.info('The fake denoiser goes on from %s.', plan.start.place)
+      logging.info('The fake denoiser resumes from %s.', plan.start.place)
       before = restore_training(plan.start.place, abstract)
       state = dataclasses.replace(
         state, fake=before['fake'], fake_opt_state=before['fake_opt_state']
@@ -221,7 +216,7 @@ def distill(
 
 
 def measured(setup: Setup, normalisation: Normalisation) -> tuple[float, float]:
-  """Returns the mean of latents, and the root of the mean variance in one."""
+  """Returns the mean of latents, and the root of the mean of their variances."""
   experiment, size = setup.experiment, setup.experiment.train.batch_size
   stream = batches(
     setup.records,
@@ -250,7 +245,7 @@ def measured(setup: Setup, normalisation: Normalisation) -> tuple[float, float]:
 def make_rules(
   experiment: StudentExperiment,
 ) -> tuple[optax.Schedule, step_lib.Rules]:
-  """Learning rate of the student by update, and both optimizers."""
+  """Returns the student's learning rate by update, and both optimizers."""
   settings, period = experiment.train, experiment.distill.period
 
   def make(config):
@@ -274,7 +269,6 @@ def make_rules(
 
 
 def _measures(config: DistillConfig) -> bool:
-  """Returns whether the moments of real latents are needed."""
   return (
     config.method == 'dmd'
     and config.regularizer == 'mean_variance'
@@ -283,7 +277,6 @@ def _measures(config: DistillConfig) -> bool:
 
 
 def _check_latents(ours: LatentSpace, theirs: LatentSpace) -> None:
-  """Raises InputError where the data are not what the teacher draws."""
   for key in ('autoencoder', 'normalisation'):
     ours_, theirs_ = (space.to_json().get(key) for space in (ours, theirs))
     if ours_ != theirs_:
@@ -294,7 +287,6 @@ def _check_latents(ours: LatentSpace, theirs: LatentSpace) -> None:
 
 
 def _check_grid(experiment: StudentExperiment) -> None:
-  """Raises InputError for a grid that the student cannot be trained on."""
   config, sampling = experiment.distill, experiment.sample
   path = path_named(experiment.objective.path)
   grid = sampling.grid(path)
@@ -317,14 +309,14 @@ def _check_grid(experiment: StudentExperiment) -> None:
     )
   if type(solver) is Euler and type(path) is not Linear:
     raise InputError(
-      'a student that walks with sample.solver=euler is of objective.path '
-      f'linear, not {experiment.objective.path}: on others its last step does '
-      'not end at x0; choose renoise.'
+      'a student with sample.solver=euler needs objective.path=linear, not '
+      f'{experiment.objective.path}: on other paths its last step does not end '
+      'at x0; choose renoise.'
     )
   if config.method == 'dmd' and config.query != 'renoise':
     if steps < 2:
       raise InputError(
-        f'distill.query {config.query} asks at times between the ends of the '
+        f'distill.query {config.query} needs times between the ends of the '
         "student's grid, and one step has none; set sample.steps to 2 or more, "
         'or distill.query=renoise.'
       )
@@ -341,7 +333,7 @@ def _check_grid(experiment: StudentExperiment) -> None:
 
 
 def _check_backbone(distillation: Distillation) -> None:
-  """Raises InputError where a loss needs what the teacher's backbone lacks."""
+  """Raises InputError if the teacher's backbone lacks what a loss needs."""
   config = distillation.config
   transformer = isinstance(distillation.teacher, DiTConfig)
   for key, needed in (

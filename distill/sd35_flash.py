@@ -1,18 +1,17 @@
-"""Several stages, one after the other, the last two merged into one network.
+"""The recipe of SD3.5-Flash (arXiv 2509.21318), a sequence of stages.
 
-The recipe of SD3.5-Flash (arXiv 2509.21318): trajectory guidance, DMD with
-timestep sharing, and two copies fine-tuned on the low and on the high times of
-the grid, which then become one by their weights,
+The stages are trajectory guidance, DMD with timestep sharing, and two copies
+fine-tuned on the low and high times of the grid. The copies are then merged:
 
   merged = ratio low + (1 - ratio) high
 
-Every stage is a run of its own in the recipe's workdir, so the same command
-continues wherever it was stopped. The ratio is that of the least Frechet
-distance of samples of another seed than that of the stages. It writes
+Every stage is a run in the recipe's workdir, so the same command resumes the
+recipe. The chosen ratio has the lowest Frechet distance, on noise that no stage
+has seen. The recipe writes
 
-  1-NAME, 2-NAME, ...   the stages
-  student               a folder of weights, which `sample --folder` reads
-  merge.json, merge.md  what was measured for each ratio
+  1-NAME, 2-NAME, ...   runs of the stages
+  student               weights folder for `sample --folder`
+  merge.json, merge.md  measurements for each ratio
 """
 
 import dataclasses
@@ -46,7 +45,7 @@ Measure = Callable[[Params], dict[str, float]]
 
 
 def merged(low: Params, high: Params, ratio: float) -> Params:
-  """Ratio low + (1 - ratio) high, leaf by leaf; 0 and 1 return a branch."""
+  """Returns ratio low + (1 - ratio) high; 0 and 1 return a branch."""
   if ratio in (0, 1):
     return low if ratio else high
   return jax.tree.map(lambda a, b: ratio * a + (1 - ratio) * b, low, high)
@@ -59,15 +58,14 @@ def sweep(
   ratios: Sequence[float],
   measure: Measure,
 ) -> tuple[float, list[dict[str, Any]]]:
-  """The best ratio, and a row of figures for each; first that of `before`.
+  """Returns the best ratio, and a row of figures for `before` and each ratio.
 
   Args:
-    low: weights of the branch of low times.
-    high: of high times.
-    before: of the network that both started with.
-    ratios: to try.
-    measure: function of weights to figures, 'fd' among them if they are
-      finite.
+    low: Weights of the branch of low times.
+    high: Weights of the branch of high times.
+    before: Weights that both branches started with.
+    ratios: Ratios to try.
+    measure: Function of weights to figures, with 'fd' if they are finite.
   """
   rows: list[dict[str, Any]] = [{'ratio': None, **measure(before)}]
   for ratio in ratios:
@@ -80,7 +78,7 @@ def sweep(
 def stages(
   spec: str, overrides: Sequence[str]
 ) -> tuple[StudentExperiment, list[dict[str, Any]]]:
-  """A config that names stages, and theirs, as plain values."""
+  """Returns a config that names stages, and their configs as plain values."""
   file = spec.partition(':')[0]
   whole = build_student(override(load_config(spec), overrides).to_dict())
   configs = [
@@ -88,7 +86,7 @@ def stages(
     for name in whole.distill.stages
   ]
   for n, config in enumerate(configs):
-    config['seed'] = (config['seed'] + n) % 2**32  # noise of its own
+    config['seed'] = (config['seed'] + n) % 2**32  # different noise per stage
   return whole, configs
 
 
@@ -98,17 +96,15 @@ def run(
   workdir: epath.PathLike,
   autoencoder: str | None = None,
 ) -> str | None:
-  """Runs the stages that a config names, and merges the last two.
+  """Runs the stages of a config and merges the last two; returns a report.
+
+  The report is None if the run was asked to stop before its end.
 
   Args:
-    spec: the config, as FILE:ARGUMENT.
-    overrides: assignments to config keys, for every stage.
-    workdir: folder of the recipe.
-    autoencoder: the decoder of latents, as text; None for the one that the
-      teacher remembers.
-
-  Returns:
-    A report; None if it was asked to stop before its end.
+    spec: Config as FILE:ARGUMENT.
+    overrides: Assignments to config keys, for every stage.
+    workdir: Folder of the recipe.
+    autoencoder: Decoder of latents, as text; None for the teacher's.
 
   Raises:
     InputError: for settings that cannot work, before the first stage.
@@ -116,7 +112,7 @@ def run(
   place = epath.Path(workdir).expanduser().resolve()
   whole, configs = stages(spec, overrides)
   names = whole.distill.stages
-  # METHOD is the last but one part of a stage's argument.
+  # METHOD is the second to last part of a stage's argument.
   folders = [
     place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
@@ -132,7 +128,7 @@ def run(
       if n:  # the recipe may be moved, so the stored path is relative
         config['train']['init_from'] = workdir_lib.beside(before)
       logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
-      # If a stage grew longer, the next one would not have started with it.
+      # A longer stage would not match the next one, which started from it.
       with workdir_lib.training(folder, 'distill'):
         finished = distilling.distill(
           experiment, folder, config, autoencoder, extensible=False
@@ -148,7 +144,6 @@ def _check(
   place: epath.Path,
   autoencoder: str | None,
 ) -> None:
-  """Raises InputError for stages that cannot be run or merged."""
   names = whole.distill.stages
   branches = [experiment.distill.branch for experiment in stages]
   if branches[-2:] != ['low', 'high'] or len(names) < 3 or any(branches[:-2]):
@@ -175,7 +170,7 @@ def _check(
 def _scores(
   experiment: StudentExperiment, decoder: Autoencoder | None, mesh: Mesh
 ) -> Scores:
-  """Returns what measures a ratio: of noise that no stage has previewed."""
+  """Returns the scores of a ratio, on noise that no stage has previewed."""
   config = dataclasses.replace(experiment.eval, guidance='none', every_images=1)
   return Scores(
     dataclasses.replace(
@@ -190,7 +185,7 @@ def _scores(
 
 
 def _seed(experiment: StudentExperiment) -> int:
-  """Stages count their seeds up from that of the config; this is far above."""
+  """Returns a seed far above those of the stages, which count up."""
   return (experiment.seed + 101) % 2**32
 
 
@@ -226,7 +221,7 @@ def _merge(
   text = _table(rows)
   write_bytes(table, text.encode())
   params = jax.tree.map(model.on_host, merged(low, high, ratio))
-  if jax.process_index() == 0:  # last: it says that all is done
+  if jax.process_index() == 0:  # last, since it marks the recipe as done
     save_folder(
       target,
       experiment.model,
@@ -241,7 +236,7 @@ def _merge(
       },
     )
   return (
-    f'{text}\nratio: of the branch of low times; -: the stage before both. '
+    f'{text}\nratio: weight of the low branch; -: the stage before both. '
     f'{experiment.eval.num} images of seed {_seed(experiment)}.\n'
     f'The student, of ratio {ratio:g}: {target}'
   )

@@ -1,11 +1,9 @@
-"""Steps of a distillation: the fake denoiser, and at times the student.
+"""Distillation steps, which update the fake denoiser and sometimes the student.
 
-With a period of P, step n = 0, 1, ... updates the fake denoiser, and after it,
-where P divides n + 1, the student: two programs, of which the host knows by n
-which one comes. Nothing is between them but the state, so a run that stops in
-the middle of a period goes on there.
-
-The teacher is an argument, never part of the state: nothing can change it.
+With a period of P, every step n = 0, 1, ... updates the fake denoiser, and then
+the student if P divides n + 1. These are two jitted programs, and the host
+picks one from n. All state is in `DistillState`, so a run can resume within a
+period. The teacher is an argument, not state, so nothing can change it.
 """
 
 import dataclasses
@@ -33,12 +31,12 @@ _NO_LATENTS = latents.Normalisation()
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DistillState(TrainState):
-  """The student's, as of a training run, and the fake denoiser's.
+  """The student's training state, and the fake denoiser.
 
   Attributes:
-    fake: 'network', whole or its low-rank changes, and 'heads', those of the
-      discriminator; {} where there is none.
-    fake_opt_state: of their optimizer.
+    fake: Tree of 'network' (parameters or low-rank changes) and 'heads' of the
+      discriminator; {} without a fake denoiser.
+    fake_opt_state: State of their optimizer.
   """
 
   fake: Any
@@ -61,16 +59,16 @@ def fresh(
   teacher: Params,
   seed: int,
 ) -> DistillState:
-  """The state before the first step.
+  """Returns the initial state.
 
   Args:
-    distillation: what is made.
-    rules: of the updates.
-    student: parameters that it starts with.
-    teacher: parameters, with which the fake denoiser starts.
-    seed: of what is random in the fake denoiser.
+    distillation: Losses of the student.
+    rules: Rules of the updates.
+    student: Initial parameters of the student.
+    teacher: Parameters of the teacher, where the fake denoiser starts.
+    seed: Random seed of the fake denoiser.
   """
-  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # of no step
+  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # unused by steps
   network_key, heads_key = jax.random.split(key)
   fake, config = {}, distillation.config
   if config.fakes:
@@ -99,7 +97,7 @@ def fresh(
 def abstract(
   distillation: Distillation, rules: Rules, mesh: Mesh, *, zero1: bool = False
 ) -> DistillState:
-  """Shapes, dtypes and shardings of the state; allocates nothing."""
+  """Returns shapes, dtypes and shardings of the state; allocates nothing."""
   shapes = jax.eval_shape(
     functools.partial(fresh, distillation, rules, seed=0),
     backbone.shapes(distillation.student),
@@ -130,15 +128,15 @@ def make_distill_step(
   """Builds the step.
 
   Args:
-    distillation: what is made.
-    rules: of the updates.
-    abstract_state: fixes where the new state lives.
-    teacher: parameters, placed on the mesh.
-    normalisation: of the latents, where records are moments.
+    distillation: Losses of the student.
+    rules: Rules of the updates.
+    abstract_state: State with the shardings of the new state.
+    teacher: Parameters of the teacher, placed on the mesh.
+    normalisation: Normalization of latents, for records of moments.
 
   Returns:
-    A function of (n, state, batch, key) to (state, metrics), n being the number
-    of the step, from 0, and equal to `state.step`.
+    A function of (n, state, batch, key) to (state, metrics). n counts the
+    previous steps and must equal `state.step`.
   """
   config = distillation.config
 
@@ -183,7 +181,6 @@ def _update_fake(
   batch: Batch,
   key: jax.Array,
 ) -> tuple[DistillState, jax.Array, jax.Array, Metrics]:
-  """Returns the state with another fake denoiser, loss, norm and metrics."""
   config = distillation.config
   label_key, data_key, reset_key, which_key, key = jax.random.split(key, 5)
   label, real = distillation.draw_labels(label_key), None
@@ -218,7 +215,6 @@ def _update_student(
   teacher: Params,
   key: jax.Array,
 ) -> tuple[DistillState, jax.Array, jax.Array, Metrics]:
-  """Returns the state with another student, loss, norm and metrics."""
   label_key, key = jax.random.split(key)
   label = distillation.draw_labels(label_key)
   before = state.step // distillation.config.period  # its updates so far
@@ -251,7 +247,7 @@ def _heads(distillation: Distillation, key: jax.Array) -> Params:
 
 
 def _copy(network: tuple[NetworkConfig, Params]) -> Params:
-  """Arrays of their own, since a step donates them, in the network's type."""
+  """Copies the arrays, since a step donates them, in the network's type."""
   config, params = network
   return jax.tree.map(
     lambda p: jnp.array(p, config.param_dtype, copy=True), params
