@@ -1,22 +1,14 @@
-"""Configurations; each file has `get_config`, base.py every key."""
+"""Config files; each has `get_config`, and base.py lists every key."""
 
 
 def parse_argument(
   argument: str, sizes: tuple[str, ...], options: tuple[str, ...]
 ) -> tuple[str, set[str]]:
-  """Splits the argument of a recipe, such as 'XL/2,ig'.
-
-  Args:
-    argument: Text SIZE/PATCH[,OPTION...].
-    sizes: Sizes that the recipe has.
-    options: Options that the recipe has.
-
-  Returns:
-    The part 'SIZE/PATCH', and the options.
+  """Splits SIZE/PATCH[,OPTION...], such as 'XL/2,ig', into the two parts.
 
   Raises:
-    ValueError: for any other text; its arguments are the message, the wrong
-      words and the known words.
+    ValueError: for sizes or options that the recipe lacks. Its arguments are
+      the message, the wrong words and the known words.
   """
   name, *given = argument.split(',')
   size = name.partition('/')[0]

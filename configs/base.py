@@ -1,8 +1,8 @@
-"""Every key of a run, once, with its meaning, unit and default.
+"""All keys of a run, with meanings, units and defaults.
 
-Other files change values only. Durations are in images seen. The range of each
-value stands beside its field in the section's dataclass (train/experiment.py
-lists these). The command line overrides any key:
+Other config files change values only. Durations are in images seen. The
+dataclasses of the sections (train/experiment.py) give the range of each value.
+The command line overrides any key:
 
   python main.py train --config=configs/digits.py --workdir=runs/digits \
     --config.optimizer.lr=1e-3 --config.model.taps='(2,4)'
@@ -35,8 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Kind of MLP: gelu (tanh form) or swiglu (hidden width 2/3 of mlp_ratio D).
   model.mlp = 'auto'
   model.rope = 'auto'  # Rotary positions: true or false.
-  # Learned variance: true or false. If true, heads predict C more channels,
-  # DiT's interpolation between two log variances.
+  # Learned variance of DiT, C more output channels: true or false.
   model.learned_variance = 'auto'
   # Null label, for CFG: true, false, or auto (true if label_dropout is not 0).
   model.null_label = 'auto'
@@ -45,38 +44,35 @@ def get_config() -> ml_collections.ConfigDict:
   model.convention = 'auto'
   # Normalization of queries and keys: none, layernorm or rmsnorm.
   model.qk_norm = 'none'
-  model.shift = True  # Shift in the blocks' modulation, beside scale and gate.
-  # Type of activations: auto (bfloat16 on accelerators, float32 on CPU),
+  model.shift = True  # Shift in the blocks' modulation (with scale and gate).
+  # Data type of activations: auto (bfloat16 on accelerators, float32 on CPU),
   # float32, bfloat16 or float64 (for parity checks).
   model.dtype = 'auto'
-  # Type of parameters: float32, bfloat16 or float64.
+  # Data type of parameters: float32, bfloat16 or float64.
   model.param_dtype = 'float32'
-  # Attention kernel: xla (plain products) or cudnn (on NVIDIA GPUs in bfloat16;
-  # elsewhere the same as xla).
+  # Attention kernel: xla, or cudnn (NVIDIA GPUs in bfloat16; xla elsewhere).
   model.attention = 'xla'
-  # Parts that the backward pass recomputes: none, dots (all but the products of
-  # layers) or full (whole blocks); docs/scaling.md has the memory.
+  # Recomputation in the backward pass: none, dots (all but products of layers)
+  # or full (whole blocks). docs/scaling.md lists their memory.
   model.remat = 'dots'
-  model.scan = True  # Scan over the blocks; False: a Python loop, to debug.
+  model.scan = True  # Scan over the blocks; False: a Python loop (debugging).
 
   objective = config.objective = ml_collections.ConfigDict()
   # Interpolant between data and noise: linear, cosine, vp or discrete.
   objective.path = 'linear'
-  # Prediction target of the loss: velocity, or noise as in DiT (adds the term
-  # of the learned variance).
+  # Prediction target: velocity, or noise (DiT; adds the learned-variance term).
   objective.prediction = 'velocity'
   # Distribution of training times: uniform, logit_normal or discrete.
   objective.time_sampling = 'uniform'
   objective.time_mean = 0.0  # Mean of logit_normal.
   objective.time_std = 1.0  # Standard deviation of logit_normal.
-  # Probability that a label is replaced by the null label.
-  objective.label_dropout = 0.1
-  # Weights of the losses on the taps; a single value serves all taps.
+  objective.label_dropout = 0.1  # Probability of replacing a label with null.
+  # Weights of the losses on the taps; a single value applies to all taps.
   objective.intermediate_weights = (0.5,)
   # Weight of 1 - cosine(velocity, target) at each position; 0: off.
   objective.cosine_weight = 0.0
-  # Weight w of the guided target of the output, target + w (v_f - v_i), v_f and
-  # v_i being output and first tap of the averaged network; 0: off.
+  # Weight w of the output's guided target, target + w (v_f - v_i), with output
+  # v_f and first tap v_i of the averaged network; 0: off.
   objective.guided_weight = 0.0
   objective.guided_start_images = 0  # Images seen before guided targets start.
 
@@ -87,8 +83,7 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.b1 = 0.9  # Decay of Adam's average gradient.
   optimizer.b2 = 0.999  # Decay of Adam's average squared gradient.
   optimizer.eps = 1e-8  # Constant in the denominator of Adam.
-  # Decoupled weight decay, of matrices only: leaves named 'kernel', and with
-  # muon all that it moves.
+  # Weight decay (decoupled) of 'kernel' leaves; with muon, of all its matrices.
   optimizer.weight_decay = 0.0
   optimizer.momentum = 0.95  # Decay of Muon's average gradient.
   # Precision in which Muon orthogonalizes: bfloat16 (published) or float32.
@@ -102,26 +97,21 @@ def get_config() -> ml_collections.ConfigDict:
   ema = config.ema = ml_collections.ConfigDict()
   ema.decay = 0.9999  # Decay of the average of the weights, per step.
   ema.ramp = False  # Limit of the decay at the start: (1 + step) / (10 + step).
-  # Relative widths of power-function averages (EDM2) beside it, such as
-  # (0.05, 0.10).
+  # Widths (relative) of power-function averages (EDM2), such as (0.05, 0.10).
   ema.widths = ()
-  # Images between snapshots of these, from which --weights=ema:WIDTH makes an
-  # average of any width.
+  # Images between snapshots of these, which --weights=ema:WIDTH combines.
   ema.snapshot_images = 2_560_000
 
   data = config.data = ml_collections.ConfigDict()
-  # Data set: digits, one that `prepare` wrote to dir, or a TFDS data set that
-  # is there as ArrayRecord.
+  # Data set: digits, or one in dir from `prepare` or TFDS (as ArrayRecord).
   data.name = 'digits'
   data.dir = 'runs/data'  # Directory of the data sets.
-  # Split to train on, which is also the reference of distances.
-  data.train_split = 'train'
-  # Split that is held out, whose distance is the floor; '': none.
-  data.test_split = 'test'
+  data.train_split = 'train'  # Training split, and reference of distances.
+  data.test_split = 'test'  # Held-out split, for the distance floor; '': none.
   # Autoencoder that made the latents (dit/autoencoder/registry.py), or pixels.
   data.autoencoder = 'pixels'
-  # Source of the constants that normalize latents: autoencoder (its own), or
-  # data (mean and std of each channel over the training split).
+  # Statistics that normalize latents: autoencoder (its constants), or data
+  # (mean and std of each channel over the training split).
   data.statistics = 'autoencoder'
   data.flip = False  # Random horizontal flips of half of the images.
   data.workers = 0  # Reading processes; 0: the training process reads itself.
@@ -129,42 +119,38 @@ def get_config() -> ml_collections.ConfigDict:
   data.prefetch = 8  # Batches that each process reads ahead.
 
   train = config.train = ml_collections.ConfigDict()
-  # Images to train on in all; raising the number continues a finished run.
-  train.images = 102_400_000
+  train.images = 102_400_000  # Total images; more images extend a finished run.
   train.batch_size = 256  # Batch size over all devices.
   train.max_bad_steps = 10  # Non-finite steps in a row that end the run.
-  # Parts of a batch that are computed one after the other, to save memory.
-  train.accumulate = 1
-  # Weights that a new run starts with: a run, or a folder of unquantized
-  # weights; '': random. Stages of a recipe store it relative to their workdir.
+  train.accumulate = 1  # Parts of a batch, run in sequence to save memory.
+  # Initial weights: a run, or a folder of unquantized weights; '': random.
+  # Stages of a recipe store the path relative to their workdir.
   train.init_from = ''
 
   mesh = config.mesh = ml_collections.ConfigDict()
-  mesh.data = -1  # Devices that split the batch; -1: all that remain.
-  mesh.fsdp = 1  # Devices that shard the parameters (and split the batch).
+  mesh.data = -1  # Devices that shard the batch; -1: all that remain.
+  mesh.fsdp = 1  # Devices that shard the parameters (and the batch).
   mesh.tensor = 1  # Devices that shard each block's computation.
   mesh.zero1 = False  # Optimizer state and averages sharded over data (ZeRO-1).
 
   checkpoint = config.checkpoint = ml_collections.ConfigDict()
   checkpoint.every_images = 2_560_000  # Images between checkpoints.
   checkpoint.keep = 2  # Number of the newest checkpoints to keep.
-  # Images between checkpoints that are kept for good, a multiple of
-  # every_images; 0: none. An early one can guide the last (AutoGuidance).
+  # Images between checkpoints that are never deleted, a multiple of
+  # every_images; 0: none. AutoGuidance can use an early one as its guide.
   checkpoint.keep_every_images = 0
   checkpoint.keep_best = 0  # Number of the best checkpoints to keep.
-  # Criterion of the best: loss (mean since the checkpoint before), or a metric
-  # of eval, such as fd.
+  # Criterion of the best: loss (mean since the last checkpoint), or a metric.
   checkpoint.best_by = 'loss'
-  # Resumption from the checkpoint before, if the newest is damaged.
-  checkpoint.fallback = False
+  checkpoint.fallback = False  # Fallback to an older checkpoint if damaged.
 
   log = config.log = ml_collections.ConfigDict()
   log.every_images = 25_600  # Images between lines of metrics.jsonl.
   log.preview_every_images = 2_560_000  # Images between previews; 0: none.
   log.preview_guidance = 'ig:1.4,cfg:1.35@0-0.7'  # Guidance of previews.
   log.preview_num = 64  # Number of images of a preview.
-  # Project of Weights & Biases (or ENTITY/PROJECT) that gets the log too; '':
-  # none. Needs requirements-wandb.txt; WANDB_MODE=offline works.
+  # Weights & Biases project: PROJECT or ENTITY/PROJECT; '': none. It needs
+  # requirements-wandb.txt and works with WANDB_MODE=offline.
   log.wandb = ''
 
   sample = config.sample = ml_collections.ConfigDict()
@@ -174,51 +160,45 @@ def get_config() -> ml_collections.ConfigDict:
   sample.solver = 'euler_maruyama'
   sample.steps = 250  # Number of solver steps.
   # Spacing of the times: uniform, cosine, quadratic, karras (our variant), edm
-  # (EDM's own grid), or the times themselves, such as 1,0.8,0.3,0
-  # (sample/grid.py).
+  # (EDM's grid), or a list such as 1,0.8,0.3,0 (sample/grid.py).
   sample.spacing = 'uniform'
   sample.shift = 1.0  # Shift of the times; above 1: more steps near the noise.
-  # Length, before the shift, of a last step of its own to t = 0; 0: uniform.
+  # Size, before the shift, of a separate last step to t = 0; 0: none.
   sample.last_step_size = 0.04
-  # Respacing of DiT's discrete steps, such as 250, ddim50 or 50,30,20, which
+  # Respacing of DiT's discrete steps, such as 250, ddim50 or 50,30,20. It
   # replaces steps and spacing; '': none.
   sample.respacing = ''
-  # Times at which guidance reads its scales: the beginning of each step (step),
-  # or each evaluation (evaluation).
+  # Times at which guidance reads its scales: step (its start) or evaluation.
   sample.scales_at = 'step'
-  # Type of the solver's state and of guidance's arithmetic: float32 or float64
-  # (not on TPUs). The network computes in model.dtype in either case.
+  # Data type of solver state and guidance: float32 or float64 (not on TPUs).
   sample.state_dtype = 'float32'
-  # Truncation of pixels to 8 bits (REPA's and Internal Guidance's SiT code),
-  # instead of rounding (DiT's, SiT's and LightningDiT's).
+  # Truncation of pixels to 8 bits (code of REPA, and of Internal Guidance for
+  # SiT) instead of rounding (code of DiT, SiT and LightningDiT).
   sample.truncate = False
   sample.batch_size = 64  # Images per compiled call, over all devices.
 
   evaluation = config.eval = ml_collections.ConfigDict()
   # Extractor of features: inception:FILE (published weights), classifier
-  # (trained on the training split), classifier:FOLDER or FILE.py:NAME (yours).
+  # (trained on the training split), classifier:FOLDER, or your FILE.py:NAME.
   evaluation.extractor = 'classifier'
-  # Preprocessing before Inception: adm, torch_fidelity (the same), pytorch_fid
-  # or clean_fid.
+  # Preprocessing: adm, torch_fidelity (the same), pytorch_fid or clean_fid.
   evaluation.preprocessing = 'adm'
   # Reference: statistics (.npz), an .npz of images, a folder, a .zip or
   # tfds:NAME:SPLIT; '': the training split.
   evaluation.reference = ''
-  # Side of the crop of image files, as ADM crops ImageNet; 0: as they are.
+  # Image size after ADM's crop of image files; 0: no crop.
   evaluation.image_size = 0
   evaluation.batch_size = 64  # Images per call of the extractor, all devices.
-  # Metrics: fd, sfd, is, kid, precision, recall, accuracy; (): all that can be
-  # computed, except fd_inf, which must be named.
+  # Metrics: fd, sfd, is, kid, precision, recall, accuracy or fd_inf; (): all
+  # that can be computed, except fd_inf.
   evaluation.metrics = ()
-  # Number of the neighbor that gives the radius of precision and recall.
-  evaluation.neighbors = 3
-  # Distances of precision and recall in float16, as in ADM's evaluator.
+  evaluation.neighbors = 3  # Neighbors k of precision and recall.
+  # Float16 for the distances of precision and recall, as in ADM's evaluator.
   evaluation.float16_distances = False
   evaluation.split_size = 5000  # Images per split of the Inception Score.
   evaluation.kid_subsets = 100  # Subsets of the kernel distance.
   evaluation.kid_subset_size = 1000  # Images per subset of the kernel distance.
-  # Reference images whose features are kept, for precision, recall and the
-  # kernel distance (ADM: 10,000); 0: all.
+  # Reference images for precision, recall and kid (ADM: 10,000); 0: all.
   evaluation.reference_rows = 10_000
   evaluation.repeats = 1  # Disjoint sets of images, for standard errors.
   evaluation.bootstrap = 0  # Bootstrap resamples for standard errors; 0: none.

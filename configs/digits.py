@@ -1,10 +1,10 @@
-"""The embedded default: scikit-learn's handwritten digits, a CPU, minutes.
+"""scikit-learn's handwritten digits, trained in minutes on a CPU.
 
   python main.py train --config=configs/digits.py --workdir=runs/digits
 
-600 steps of batch 64: under a minute on two cores. So short a run leaves the
-network under-trained, and there guidance helps; after
-`--config.train.images=96000` no method does (docs/digits.md).
+600 steps of batch 64 take under a minute on two cores. This leaves the network
+under-trained, so guidance helps. After `--config.train.images=96000` no method
+does (docs/digits.md).
 """
 
 import ml_collections
@@ -13,7 +13,7 @@ from configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """A tiny SiT with a tap after block 2 of 6, in pixel space."""
+  """Returns a tiny SiT with a tap after block 2 of 6, in pixel space."""
   config = base.get_config()
   config.model.name = 'SiT-Tiny/2'
   config.model.size = 8

@@ -1,4 +1,4 @@
-"""DiT on ImageNet-256 latents: the noise, and a learned variance.
+"""DiT on ImageNet-256 latents, with noise prediction and learned variance.
 
   python main.py prepare --images=imagenet/train --config.data.dir=data \
     --config.data.name=imagenet256_flip --config.data.autoencoder=sd_vae \
@@ -6,10 +6,10 @@
   python main.py train --config=configs/dit.py:XL/2 --workdir=runs/dit-xl \
     --config.data.dir=data
 
-The argument is size/patch (S, B, L, XL), then `ig` for an intermediate loss on
-the noise (ours: Internal Guidance has not been published for DiT). The recipe
-is that of DiT (arXiv 2212.09748) and its code: 7M steps of 256 images, half of
-them mirrored, AdamW without clipping.
+The argument is size/patch (S, B, L, XL), then `ig` for an intermediate noise
+loss (ours: Internal Guidance is unpublished for DiT). The recipe is DiT's
+(arXiv 2212.09748, and its code): 7M steps of 256 images, half of them mirrored,
+and AdamW without clipping.
 
 Published FID (none has been run here; DDPM, 250 steps):
 
@@ -28,7 +28,7 @@ SIZES = ('S', 'B', 'L', 'XL')
 
 
 def get_config(argument: str = 'XL/2') -> ml_collections.ConfigDict:
-  """The recipe of a size and patch, such as 'XL/2'."""
+  """Returns the recipe of a size and patch, such as 'XL/2'."""
   name, options = parse_argument(argument, SIZES, ('ig',))
   config = base.get_config()
   config.model.name = f'DiT-{name}'

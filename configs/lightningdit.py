@@ -6,11 +6,13 @@
   python main.py train --config=configs/lightningdit.py:XL/1,ig \
     --workdir=runs/lightningdit-xl --config.data.dir=data
 
-The argument is size/patch (B, L, XL), then `ig`. With it: Internal Guidance
-(arXiv 2512.24176), its LightningDiT code: Muon, batch 256, uniform times, half
-of the images mirrored, cosine loss on the output. Without: LightningDiT (arXiv
-2501.01423): AdamW, batch 1024, logit-normal times (the published
-long runs turn to uniform times late, of which no step is known here).
+The argument is size/patch (B, L, XL), then optionally `ig`. Both recipes mirror
+half of the images and add a cosine loss on the output.
+
+  ig      Internal Guidance (arXiv 2512.24176, its LightningDiT code): Muon,
+          batch 256, uniform times
+  (none)  LightningDiT (arXiv 2501.01423): AdamW, batch 1024, logit-normal times
+          (long published runs switch to uniform times at an unknown step)
 
 Published FID (none has been run here):
 
@@ -19,10 +21,9 @@ Published FID (none has been run here):
   XL/1,ig   60 epochs  ig 2.42 (scale not published)
   XL/1,ig  680 epochs  ig:1.7 1.34; with cfg 1.19 (presets of XL)
 
-Hardware: 8 GPUs as published; hours are not. What differs from the published
-code: latents are drawn from their posterior in every step, there once and for
-all; the intermediate head starts from zero. EMA decay is that of its code;
-the paper says 0.9995.
+Published hardware: 8 GPUs, without hours. Unlike the published code, we sample
+latents from their posterior in every step, and start the intermediate head from
+zero. The EMA decay is that of the code; the paper states 0.9995.
 """
 
 import ml_collections
@@ -33,7 +34,7 @@ SIZES = ('B', 'L', 'XL')
 
 
 def get_config(argument: str = 'XL/1,ig') -> ml_collections.ConfigDict:
-  """The recipe of a size and patch, such as 'XL/1,ig'."""
+  """Returns the recipe of a size and patch, such as 'XL/1,ig'."""
   name, options = parse_argument(argument, SIZES, ('ig',))
   config = base.get_config()
   config.model.name = f'LightningDiT-{name}'

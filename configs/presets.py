@@ -1,20 +1,19 @@
-"""Published settings of samplers, and the FID that was published with them.
+"""Published sampler settings with their published FID.
 
   python main.py sample --folder=sit-xl-ig --preset=sit_xl_ig_cfg \
     --autoencoder=sd_vae:sd-vae-ft-ema.safetensors
 
 FID and IS are published figures of 50,000 ImageNet-256 images with random
-labels against the ADM reference; none has been run here. A preset sets all that
-its figure depends on and that a command can set: guidance, solver, steps and
-times, the precision of the state and of the network, how pixels become 8 bits,
-labels and number of images. It names the decoder, whose file you give, and the
-training of the weights. The published code multiplies matrices in TF32, and
-draws other noise. Times are ours: 0 data, 1 noise.
+labels against the ADM reference; none has been run here. A preset sets
+guidance, solver, steps, times, precision of state and network, conversion to
+8-bit pixels, labels and number of images. It names the decoder (its file is
+yours to give) and the training of the weights. The published code multiplies
+matrices in TF32 and samples other noise. Times are ours: 0 data, 1 noise.
 """
 
 import ml_collections
 
-# Precision of the network's activations: float32, where ours would be bfloat16.
+# Activations are float32, where our default would be bfloat16.
 _COMMON = {'dtype': 'float32', 'labels': 'random', 'num': 50_000}
 _SD = {**_COMMON, 'autoencoder': 'sd_vae', 'decoder': 'sd-vae-ft-ema'}
 _VA = {
@@ -23,9 +22,8 @@ _VA = {
   'decoder': 'vavae-imagenet256-f16d32-dinov2',
 }
 _SDE = {'solver': 'euler_maruyama', 'steps': 250, 'last_step_size': 0.04}
-# The code of REPA, and Internal Guidance's SiT code, which builds on it, keeps
-# the state in float64 and truncates pixels. That of DiT, SiT and LightningDiT
-# keeps it in float32 and rounds.
+# REPA's code and Internal Guidance's SiT code keep a float64 state and truncate
+# pixels. Code of DiT, SiT and LightningDiT keeps a float32 state and rounds.
 _REPA = {**_SDE, 'state_dtype': 'float64', 'truncate': True}
 _LIGHTNING = {
   'last_step_size': 0.0,
@@ -44,8 +42,7 @@ PRESETS = {
     'fid': 2.27,
     'inception_score': 278.2,
   },
-  # SiT-XL/2, 1,400 epochs (arXiv 2401.08740), also with three channels guided:
-  # with the SDE, and with the ODE.
+  # SiT-XL/2, 1,400 epochs (arXiv 2401.08740); three channels guided; SDE, ODE.
   'sit_xl_cfg': {
     **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',
@@ -63,8 +60,7 @@ PRESETS = {
     'fid': 2.15,
     'inception_score': 258.1,
   },
-  # SiT-XL/2 trained with REPA, 800 epochs (arXiv 2410.06940, and the command
-  # of its README).
+  # SiT-XL/2 + REPA, 800 epochs (arXiv 2410.06940, and its README's command).
   'sit_xl_repa_interval': {
     **_SD,
     'guidance': 'cfg:1.8@0-0.7',
@@ -73,8 +69,7 @@ PRESETS = {
     'inception_score': 305.7,
   },
   # SiT-XL/2 + IG, 800 epochs (arXiv 2512.24176, and its sampling script, which
-  # leaves IG on at all times). The scale behind IG alone, FID 1.75, is not
-  # published.
+  # applies IG at all times). IG alone has FID 1.75, at an unpublished scale.
   'sit_xl_ig_cfg': {
     **_SD,
     'guidance': 'ig:1.4,cfg:1.35@0-0.7',
@@ -82,8 +77,7 @@ PRESETS = {
     'fid': 1.46,
     'inception_score': 265.7,
   },
-  # SiT-B/2 + IG, 80 epochs (an ablation of the same paper; second-hand, as
-  # others report it).
+  # SiT-B/2 + IG, 80 epochs (ablation of the same paper, reported second-hand).
   'sit_b_ig': {
     **_SD,
     'guidance': 'ig:1.9',
@@ -98,8 +92,8 @@ PRESETS = {
     'fid': 16.19,
     'inception_score': 72.95,
   },
-  # LightningDiT-XL/1 on VA-VAE (arXiv 2501.01423), 64 and 800 epochs; three of
-  # 32 channels are guided, hence the scales.
+  # LightningDiT-XL/1 on VA-VAE (arXiv 2501.01423), 64 and 800 epochs. Only
+  # three of 32 channels are guided, so the scales are large.
   'lightningdit_xl_64': {
     **_VA,
     'guidance': 'cfg:10:guided_channels=3@0-0.9',
@@ -132,7 +126,7 @@ PRESETS = {
 }
 
 
-# The network that presets were published for, by how their names begin.
+# Networks of the presets, by prefix of the preset's name.
 _NETWORKS = {
   'dit_xl': 'DiT-XL/2',
   'sit_xl': 'SiT-XL/2',

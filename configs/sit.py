@@ -8,16 +8,15 @@
 
 The argument is size/patch (S, B, L, XL), then options:
 
-  (none)       the training settings that REPA (arXiv 2410.06940) and Internal
-               Guidance share, without REPA's alignment loss: 800 epochs,
-               gradients clipped to norm 1, no mirrored images
-  ig           these settings and the intermediate loss of Internal Guidance
-               (IG, arXiv 2512.24176, its SiT code)
-  accelerated  the guided target as well; its paper publishes no weight, start
-               or FID, so the values are ours
-  original     the settings of SiT (arXiv 2401.08740) and its code instead:
-               1,400 epochs, no clipping, half of the images mirrored (prepare
-               them as imagenet256_flip, with data.flip=true; see dit.py)
+  (none)       training settings shared by REPA (arXiv 2410.06940) and Internal
+               Guidance, without REPA's alignment loss: 800 epochs, gradients
+               clipped to norm 1, no mirrored images
+  ig           intermediate loss of IG (arXiv 2512.24176, its SiT code)
+  accelerated  guided target of IG; weight and start are ours, since the paper
+               publishes neither them nor an FID
+  original     settings of SiT (arXiv 2401.08740, and its code) instead: 1,400
+               epochs, no clipping, half of the images mirrored (prepare them
+               as imagenet256_flip, with data.flip=true; see dit.py)
 
 All share optimizer, batch of 256, EMA, uniform times and label dropout. 80
 epochs are 400k steps.
@@ -31,11 +30,9 @@ Published FID (none has been run here; SDE sampler, 250 steps):
   B/2,ig            80 epochs  30.60; ig:1.9 17.38, ig:2.3@0.3-1 16.19
 
 The rows of B/2 are second-hand: others report them from IG's paper. REPA's
-1.42 (sit_xl_repa_interval) needs its alignment loss, which is not here.
-
-Hardware of IG as published: 8 GPUs, 32 images each, float16; hours are not
-published. Ours: bfloat16 activations; docs/scaling.md has memory and meshes for
-TPUs.
+1.42 (sit_xl_repa_interval) needs its alignment loss, which we do not implement.
+Published hardware of IG: 8 GPUs, 32 images each, float16, without hours. We use
+bfloat16 activations; docs/scaling.md lists memory and meshes for TPUs.
 """
 
 import ml_collections
@@ -47,7 +44,7 @@ OPTIONS = ('ig', 'accelerated', 'original')
 
 
 def get_config(argument: str = 'XL/2,ig') -> ml_collections.ConfigDict:
-  """The recipe of a size and patch, such as 'B/2,ig'."""
+  """Returns the recipe of a size and patch, such as 'B/2,ig'."""
   name, options = parse_argument(argument, SIZES, OPTIONS)
   if 'original' in options and len(options) > 1:
     raise ValueError(
@@ -63,7 +60,7 @@ def get_config(argument: str = 'XL/2,ig') -> ml_collections.ConfigDict:
   if tapped:
     # Published: after block 4 of 12, and after block 8 of 24 and 28.
     config.model.taps = (4 if name[0] in 'SB' else 8,)
-  if name.startswith('Tiny'):  # for trying things out; not published
+  if name.startswith('Tiny'):  # for quick trials; not published
     config.model.taps = (2,) if tapped else ()
   if 'accelerated' in options:
     config.objective.guided_weight = 0.5

@@ -1,13 +1,13 @@
-"""Few-step students: what those of any data have in common.
+"""Few-step students: settings shared by all data sets.
 
 An argument METHOD,STEPS names one of
 
-  dm            DMD, the teacher unguided: no CA term
-  shared        DMD2 with a guided teacher: both terms at one level
+  dm            DMD with an unguided teacher: no CA term
+  shared        DMD2 with a guided teacher: both terms at one noise level
   full, constrained, hybrid
                 Decoupled DMD, by its schedules (arXiv 2511.22677)
-  flash         the recipe of SD3.5-Flash (arXiv 2509.21318), of which
-                trajectory, sharing, low, high are the stages
+  flash         the recipe of SD3.5-Flash (arXiv 2509.21318), with the stages
+                trajectory, sharing, low and high
 """
 
 import ml_collections
@@ -20,7 +20,7 @@ METHODS = ('dm', *SCHEDULES, 'flash', *FLASH)
 
 
 def parse(argument: str) -> tuple[str, int]:
-  """METHOD,STEPS to its parts; ValueError for other text."""
+  """Splits METHOD,STEPS; raises ValueError for other text."""
   method, _, steps = argument.partition(',')
   if method not in METHODS or not steps.isdigit() or int(steps) < 1:
     raise ValueError(
@@ -40,14 +40,14 @@ def configure(
   guidance: str,
   before: str = '',
 ) -> None:
-  """Makes a config of the teacher's data and network that of a student.
+  """Turns a config of the teacher's data and network into one of a student.
 
   Args:
-    config: to change.
-    method: one of METHODS.
-    steps: of the student.
-    guidance: of the teacher, where the method is guided.
-    before: what goes before METHOD,STEPS in the argument of a stage.
+    config: Config to change.
+    method: Method, one of METHODS.
+    steps: Number of the student's steps.
+    guidance: Guidance of the teacher, if the method is guided.
+    before: Text before METHOD,STEPS in the argument of a stage.
   """
   base.add_section(config)
   config.model.taps = ()

@@ -1,8 +1,8 @@
-"""Every key of the section `distill`; a run that has the section is a student.
+"""All keys of the section `distill`, which makes a run a student.
 
-The other sections are those of configs/base.py; the student's grid and solver
-are in the section `sample`. Other files in this folder change values only.
-distill/config.py has the range of each value.
+configs/base.py lists the other sections; `sample` holds the student's grid and
+solver. Other files in this folder change values only. distill/config.py gives
+the range of each value.
 """
 
 import ml_collections
@@ -11,83 +11,76 @@ from configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Returns the defaults of a student."""
+  """Returns the default config of a student."""
   config = base.get_config()
   add_section(config)
   return config
 
 
 def add_section(config: ml_collections.ConfigDict) -> None:
-  """Adds the section `distill`, with its defaults, to a config."""
+  """Adds the section `distill` with its defaults to a config."""
   distill = config.distill = ml_collections.ConfigDict()
   # Teacher: a run (its EMA weights) or a folder of weights. Set by --teacher.
   distill.teacher = ''
   # Method: dmd, or teacher_trajectory, which follows the teacher's trajectory
-  # (of the other keys only guidance and substeps count).
+  # and uses only the keys guidance and substeps.
   distill.method = 'dmd'
-  # Guidance of the teacher: ig, cfg or both; alpha of Decoupled DMD is the
-  # scale of cfg. Without guidance (none, cfg:1) there is no CA term.
+  # Guidance of the teacher: ig, cfg or both. none and cfg:1 remove the CA term.
+  # The scale of cfg is alpha of Decoupled DMD.
   distill.guidance = 'none'
-  # Points at which DMD evaluates both networks: renoise (samples noised again),
-  # student_trajectory (points of the student's own trajectory, as SD3.5-Flash),
-  # or grid (samples noised to times of its grid).
+  # Query points of DMD: renoise (samples noised again), student_trajectory (the
+  # student's own, as SD3.5-Flash) or grid (samples noised to its grid's times).
   distill.query = 'renoise'
-  # Noise levels of the terms CA and DM, for renoise: shared (one for both),
-  # full, constrained or hybrid (distill/noise_levels.py).
+  # Schedule of noise levels for renoise: shared (one for CA and DM), full,
+  # constrained or hybrid (distill/noise_levels.py).
   distill.schedule = 'hybrid'
-  # Unit of a term: distance of the sample to the teacher's prediction,
-  # conditional (ours: Decoupled DMD's equation 6 has no unit), or guided (as in
-  # DMD2; it needs one level for both terms).
+  # Normalizer: the sample's distance from the teacher's prediction, which is
+  # guided (as in DMD2; it needs one level for both terms) or
+  # conditional (ours: Decoupled DMD's equation 6 has no unit).
   distill.normalizer = 'conditional'
-  # Term beside CA: dm, mean_variance, gan or none.
+  # Regularizer added to the CA term: dm, mean_variance, gan or none.
   distill.regularizer = 'dm'
   distill.dm_weight = 1.0  # Weight of the term dm or mean_variance.
   distill.ca_weight = 1.0  # Weight of the term CA.
-  distill.min_level = 0.02  # Least noise level of the terms.
-  distill.max_level = 0.98  # Greatest noise level of the terms.
+  distill.min_level = 0.02  # Lowest noise level of the terms.
+  distill.max_level = 0.98  # Highest noise level of the terms.
   distill.shift = 1.0  # Shift of noise levels; above 1: more near the noise.
-  # Mean and standard deviation within a latent, for mean_variance; empty: as
-  # measured on the training split.
+  # Moments (mean, std) of a latent, for mean_variance; (): measured on data.
   distill.moments = ()
-  # Fake denoiser's parameters: full (all of them), or lora (low-rank changes of
-  # attention's projected queries and values). It has no weight decay.
+  # Fake denoiser's parameters, without weight decay: full (all), or lora
+  # (low-rank changes of attention's projected queries and values).
   distill.fake = 'full'
   distill.lora_rank = 32  # Rank of the low-rank changes.
   distill.lora_scale = 2.0  # Scale of the low-rank changes.
-  # Updates of the fake denoiser for each update of the student. Every training
-  # step updates the fake denoiser, so the student is updated
-  # train.images / batch_size / fake_updates times.
+  # Updates of the fake denoiser, one per training step, for each update of the
+  # student, which gets train.images / batch_size / fake_updates updates.
   distill.fake_updates = 5
   # Learning rate of the fake denoiser, constant; 0: optimizer.lr.
   distill.fake_lr = 0.0
-  # Beta distribution of the levels of DM and of the fake denoiser's loss at the
-  # start (DMDR's dynamic start), such as (4.0, 1.5) for more noise; (1.0, 1.0):
-  # always uniform.
+  # Beta distribution of the initial levels of DM and of the fake denoiser's
+  # loss (DMDR's dynamic start): (4.0, 1.5) for more noise; (1.0, 1.0): uniform.
   distill.level_beta = (1.0, 1.0)
-  # Scale of the fake denoiser's low-rank changes in the real score at the
-  # start, such as 0.75 (DMDR); 0: the teacher alone.
+  # Scale of the fake denoiser's low-rank changes in the initial real score,
+  # such as 0.75 (DMDR); 0: the teacher alone.
   distill.teacher_lora_scale = 0.0
-  # Updates of the student over which the dynamic start fades out, along half a
-  # cosine.
+  # Updates of the student until the end of the dynamic start (half a cosine).
   distill.dynamic_updates = 10_000
-  # Choice of the student's step for each image, instead of one for the batch.
-  distill.step_per_image = False
-  # Weight of the student's adversarial loss; 0: no discriminator. The
-  # discriminator compares states of the fake denoiser with real latents' ones.
+  distill.step_per_image = False  # Step sampled per image, not per batch.
+  # Weight of the student's adversarial loss; 0: no discriminator. It compares
+  # states of the fake denoiser on generated and real latents.
   distill.gan_weight = 0.0
-  # Weight of the discriminator's loss beside the fake denoiser's.
-  distill.discriminator_weight = 0.01
-  # Blocks after which the discriminator looks; empty: each third.
+  distill.discriminator_weight = 0.01  # Weight of the discriminator's loss.
+  # Blocks that the discriminator reads from; (): every third of the depth.
   distill.discriminator_blocks = ()
   # Probability that a discriminator's head is reset at a step.
   distill.discriminator_reset = 0.0
   # Teacher's steps per interval of the student's grid, for teacher_trajectory.
   distill.substeps = 8
-  distill.branch = ''  # Times that are trained: '' (all), low (to 0.5) or high.
-  # Stages of a recipe: arguments of the config file, each starting with the
-  # one before. The last two, of branch low and high, both start with the one
-  # before them and become one network; empty: no recipe.
+  distill.branch = ''  # Branch: '' (all times), low (up to 0.5) or high.
+  # Stages of a recipe, as arguments of the config file; (): no recipe. Each
+  # starts from the previous one. The last two, low and high, start from the one
+  # before both and are merged.
   distill.stages = ()
-  # Ratios that the merge tries: ratio low + (1 - ratio) high, of which the one
-  # of least Frechet distance is taken.
+  # Ratios r that the merge tries, r low + (1 - r) high; the lowest Frechet
+  # distance wins.
   distill.merge_ratios = (0.0, 0.3, 0.5, 0.7, 1.0)

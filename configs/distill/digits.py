@@ -1,4 +1,4 @@
-"""Students of the digits' teacher: a CPU, minutes.
+"""Students of the digits' teacher, trained in minutes on a CPU.
 
   python main.py distill --config=configs/distill/digits.py:hybrid,4 \
     --teacher=runs/digits --workdir=runs/hybrid4
@@ -8,33 +8,33 @@
     --teacher=runs/digits --workdir=runs/flash4
   python main.py sample --folder=runs/flash4/student
 
-The argument is METHOD,STEPS; configs/distill/__init__.py has the methods, and
-docs/distillation.md what they gave.
+The argument is METHOD,STEPS; configs/distill/__init__.py lists the methods, and
+docs/distillation.md their results.
 """
 
 import ml_collections
 
 from configs import digits, distill
 
-# Steps of a stage of SD3.5-Flash; its published ones are 2000, 800, 400.
+# Steps of the stages of SD3.5-Flash (published: 2000, 800, 400).
 STEPS = {'trajectory': 400, 'sharing': 300, 'low': 100, 'high': 100}
 
 
 def get_config(argument: str = 'hybrid,4') -> ml_collections.ConfigDict:
-  """The student METHOD,STEPS."""
+  """Returns the config of the student METHOD,STEPS."""
   method, steps = distill.parse(argument)
   config = digits.get_config()
-  # Terms with units of their own want a smaller alpha.
+  # Terms with separate units need a smaller alpha.
   decoupled = method in ('full', 'constrained', 'hybrid')
   guidance = 'cfg:1.05' if decoupled else 'cfg:1.2'
   distill.configure(config, method, steps, guidance=guidance)
   config.optimizer.lr = 1e-3
   config.ema.decay = 0.99
   config.distill.fake_updates = 2
-  config.eval.num = 2000  # by which the ratio of a merge is chosen
+  config.eval.num = 2000  # images to choose the ratio of a merge
   batch = config.train.batch_size = 64
   if method == 'trajectory':
-    batch = config.train.batch_size = 16  # of trajectories
+    batch = config.train.batch_size = 16  # trajectories
     config.distill.substeps = 4
   if method in ('sharing', 'low', 'high'):
     config.optimizer.lr = 2e-4

@@ -3,23 +3,22 @@
   python main.py distill --config=configs/distill/sit.py:XL/2,dm,1 \
     --teacher=sit-xl --workdir=runs/sit-xl-1
 
-The argument is SIZE/PATCH,METHOD,STEPS; configs/distill/__init__.py has the
-methods. The teacher is a run of configs/sit.py, or a folder that `convert` made
-of published weights (of family sit: --config.model.convention=reversed and
---config.model.learned_variance=true). Without a discriminator no data is
-needed.
+The argument is SIZE/PATCH,METHOD,STEPS; configs/distill/__init__.py lists the
+methods. The teacher is a run of configs/sit.py, or published weights from
+`convert` (family sit: --config.model.convention=reversed and
+--config.model.learned_variance=true). Only a discriminator needs data.
 
 The recipe of `dm` and `shared` is that of DMDR's repository (vvvvvjdy/dmdr,
 train_cc/sit/scripts/cold_start_sitxl.sh; arXiv 2511.13649) for SiT-XL/2 + REPA
-and one step. It differs from theirs in all rows:
+and one step, with these differences in all rows:
 
-  * an average of the student's weights, 0.999 per update; theirs keeps none
-    (`sample --weights=raw` draws with the last weights)
-  * weight decay on matrices only; theirs is on all parameters
-  * bfloat16 or float32; theirs is float16
-  * labels, noise and walks of the student's update are drawn anew; theirs
-    reuses those of the fake denoiser's update before it
-  * the student's input, for more than one step (distill/rollout.py)
+  * We average the student's weights, with decay 0.999 per update; theirs does
+    not (`sample --weights=raw` uses the last weights).
+  * Our weight decay is on matrices only; theirs is on all parameters.
+  * We use bfloat16 or float32; theirs uses float16.
+  * We resample labels, noise and walks for the student's update; theirs reuses
+    those of the preceding update of the fake denoiser.
+  * The student's input differs for more than one step (distill/rollout.py).
 
 FID-50K of one step, SiT-XL/2 + REPA:
 
@@ -30,30 +29,29 @@ FID-50K of one step, SiT-XL/2 + REPA:
   flash                            not run; SD3.5-Flash has no ImageNet
 
 None has been run here. For full, constrained and hybrid the dynamic start is
-ours too (levels of DM and of the fake denoiser, not of CA), and so is cfg:1.25,
-where the table names no other.
+ours too (levels of DM and of the fake denoiser, not of CA). cfg:1.25, used
+where the table names no scale, is ours.
 """
 
 import ml_collections
 
 from configs import distill, sit
 
-# Training steps of the stages of SD3.5-Flash: its 2000, 800, 400 and 400
-# updates, the last three times five, for five updates of the fake denoiser
-# each, which are not published.
+# Steps of the stages of SD3.5-Flash: 2000 updates, then 800, 400 and 400
+# updates of five steps each (ours, since it does not publish fake_updates).
 STEPS = {'trajectory': 2000, 'sharing': 4000, 'low': 2000, 'high': 2000}
 
 
 def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
-  """The student SIZE/PATCH,METHOD,STEPS."""
+  """Returns the config of the student SIZE/PATCH,METHOD,STEPS."""
   size, _, rest = argument.partition(',')
   method, steps = distill.parse(rest)
   config = sit.get_config(size)
   distill.configure(
     config, method, steps, guidance='cfg:1.25', before=f'{size},'
   )
-  # The values of their --learning-rate-gen and -gui, and of their arguments.py:
-  # betas, weight decay (the fake denoiser has none), largest gradient norm.
+  # DMDR's --learning-rate-gen and -gui, and its arguments.py: betas, weight
+  # decay (none for the fake denoiser), largest gradient norm.
   config.optimizer.lr = 2e-5
   config.optimizer.b1, config.optimizer.b2 = 0.9, 0.999
   config.optimizer.eps = 1e-8
@@ -61,15 +59,14 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   config.optimizer.clip = 1.0
   config.optimizer.schedule = 'constant'
   config.ema.decay = 0.999
-  # The values of their --lora-rank, --lora-scale-f and --ratio-update.
+  # DMDR's --lora-rank, --lora-scale-f and --ratio-update.
   config.distill.fake = 'lora'
   config.distill.lora_rank = 32
   config.distill.lora_scale = 2.0
   config.distill.fake_updates = 5
   if method not in ('flash', *distill.FLASH):
-    # The values of their --gui-a, --gui-b, --lora-scale-r and --dynamic-step.
-    # Levels cover the full range; their --s-type-gen=uniform draws a step for
-    # each image.
+    # DMDR's --gui-a, --gui-b, --lora-scale-r and --dynamic-step. Levels cover
+    # the full range; DMDR's --s-type-gen=uniform samples a step per image.
     config.distill.level_beta = (4.0, 1.5)
     config.distill.teacher_lora_scale = 0.75
     config.distill.dynamic_updates = 10_000
