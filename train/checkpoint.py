@@ -279,7 +279,6 @@ def restore_training(
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-  """Splits the state into the items of a checkpoint."""
   return {
     'params': state.params,
     'ema': state.ema,

@@ -94,16 +94,7 @@ def train(setup: Setup, workdir: epath.Path) -> bool:
 
 
 def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
-  """Repeats the step of a task; otherwise like `train`.
-
-  Args:
-    setup: Checked run.
-    workdir: Folder of the run; see `train.workdir`.
-    task: Step to repeat.
-
-  Raises:
-    NonFiniteError, SaveError: as `train`.
-  """
+  """Repeats the step of a task; otherwise like `train`."""
   experiment, settings = setup.experiment, setup.experiment.train
   logging.info(
     'Mesh %s of %s; %.2f M parameters.',
@@ -206,7 +197,6 @@ def _take_steps(
 def _batches(
   setup: Setup, task: TrainingTask, start: int
 ) -> Iterator[dict[str, Any]]:
-  """Returns the batches from step `start` on."""
   if not task.reads_records:
     return itertools.repeat({})
   return batches(
@@ -297,7 +287,6 @@ def fresh(
 
 
 def _plot(workdir: epath.Path) -> None:
-  """Plots the losses so far."""
   figure = losses(read_metrics(workdir))
   if figure is not None:
     pictures.write_figure(workdir / 'loss.png', figure)

@@ -217,15 +217,8 @@ def loss_at(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the loss, and its unweighted terms by name.
 
-  Args:
-    denoiser: Network with bound parameters.
-    config: Settings of the objective.
-    taps: Taps of the network, which name the intermediate terms.
-    x0: (B, H, W, C) latents.
-    noise: (B, H, W, C) standard normal.
-    t: (B,) times.
-    label: (B,) int, some of them dropped.
-    guide: Guide for `velocity_losses`.
+  The `taps` of the network name the intermediate terms. Other arguments are as
+  for `velocity_losses`; some of the labels are dropped.
   """
   path = path_named(config.path)
   if config.prediction == 'noise':

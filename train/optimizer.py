@@ -97,7 +97,6 @@ def make_optimizer(
 
 
 def _is_matrix(params):
-  """Selects kernels, not biases, embeddings or the position table."""
   return jax.tree.map_with_path(
     lambda path, _: path[-1].key == 'kernel', params
   )

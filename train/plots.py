@@ -51,7 +51,6 @@ def panels_of(rows: Rows, prefix: str) -> Figure | None:
 
 
 def _names(rows: Rows, wanted: Callable[[str], bool]) -> list[str]:
-  """Returns the wanted names; rows may lack some of them."""
   return [n for n in dict.fromkeys(n for row in rows for n in row) if wanted(n)]
 
 

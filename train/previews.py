@@ -145,13 +145,8 @@ class Scores:
   ) -> None:
     """Checks that samples can be scored, if scores are requested.
 
-    Extractor and reference are opened at their first use.
-
-    Args:
-      experiment: Settings of the run.
-      mesh: Devices.
-      decoder: Decoder of latents; None for images.
-      records: Training records; None to open them at their first use.
+    Arguments are as for `Previews`. Extractor, reference and, if None, the
+    training records are opened at their first use.
 
     Raises:
       InputError: if requested scores cannot be computed.

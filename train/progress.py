@@ -137,12 +137,7 @@ class Report:
     return not self._latest.get('bad_steps') and all(map(math.isfinite, norms))
 
   def check_end(self, step: int, saved: int | None) -> None:
-    """Raises NonFiniteError if the run cannot count as trained.
-
-    Args:
-      step: Number of the last step.
-      saved: Step of the newest checkpoint.
-    """
+    """Raises NonFiniteError if the run cannot count as trained."""
     check_skipped(self.bad_steps, step)
     if not self.sound:
       raise NonFiniteError(

@@ -51,7 +51,7 @@ def open_setup(
 
   Args:
     experiment: Settings of the run.
-    workdir: Folder of the run; a run with checkpoints needs no init_from.
+    workdir: Folder of the run; with checkpoints, initial weights are unused.
     autoencoder: Decoder of latents, as text; None for the stored one.
 
   Raises:

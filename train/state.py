@@ -99,12 +99,7 @@ def init(
 ) -> TrainState:
   """Returns a fresh state; each device allocates only its own shard.
 
-  Args:
-    config: Configuration of the network.
-    optimizer: Optimizer of its parameters.
-    mesh: Devices of the state.
-    seed: Random seed of the parameters.
-    **options: Keyword arguments of `abstract`.
+  Arguments are as for `abstract`, which takes the options, and `fresh`.
   """
   target = abstract(config, optimizer, mesh, **options)
   make = functools.partial(
