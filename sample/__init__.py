@@ -1,4 +1,4 @@
-"""Samplers: noise to latents, and latents to images."""
+"""Sampling: from noise to latents, and from latents to images."""
 
 from sample.pictures import tile
 from sample.pipeline import Pipeline, load

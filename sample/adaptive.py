@@ -1,14 +1,14 @@
-"""Dormand-Prince 5(4) with adaptive steps: an ODE to a tolerance.
+"""Dormand-Prince 5(4), an ODE solver with adaptive steps.
 
-A step from x is accepted if the embedded error estimate, over
+A step is accepted if its error, the root mean square over the whole batch of
+the embedded estimate divided by
 
   tolerance = atol + rtol max(|x|, |x_next|)
 
-has a root mean square (over the whole batch) of at most 1; the next one is
-longer or shorter by 0.9 error^(-1/5), within 0.2 and 10. The last step is cut
-to stop at the end; or, with `overshoot`, the state there is read off that
-step's quartic interpolant (Shampine 1986), which no tolerance controls, as in
-torchdiffeq, which made SiT's published numbers.
+is at most 1. The step length is then multiplied by 0.9 error^(-1/5), clipped to
+[0.2, 10]. The last step is shortened to stop at the end. With `overshoot`, as
+in torchdiffeq (SiT's published results), it passes the end, and the state there
+comes from the quartic interpolant (Shampine 1986), which no tolerance controls.
 The first step is that of Hairer, Norsett & Wanner, II.4.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from core.errors import check_range
 
-# Dormand & Prince 1980: nodes, stages; the last stage is the new state.
+# Nodes and stages (Dormand & Prince 1980); the last stage is the new state.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _STAGES = (
   (1 / 5,),
@@ -31,7 +31,7 @@ _STAGES = (
   (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
   (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
 )
-# Minus those of the embedded method of order 4.
+# Weights of order 5 minus those of the embedded method of order 4.
 _ERROR = (
   35 / 384 - 1951 / 21600,
   0.0,
@@ -41,7 +41,7 @@ _ERROR = (
   11 / 84 - 649 / 6300,
   -1 / 60,
 )
-# State in the middle of a step.
+# Weights of the state in the middle of a step.
 _MIDDLE = (
   6025192743 / 30085553152 / 2,
   0.0,
@@ -57,16 +57,10 @@ _SAFETY, _SHORTEST, _LONGEST = 0.9, 0.2, 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Dopri5:
-  """`dopri5` from t = 1 to t = 0; the grid is not used.
+  """Settings of `dopri5` from t = 1 to t = 0; it uses no grid.
 
-  The steps follow from the error over the whole batch, so an image depends on
-  its batch, within the tolerance.
-
-  Attributes:
-    rtol: relative tolerance.
-    atol: absolute tolerance.
-    max_steps: steps after which it gives up: the images are not finite.
-    overshoot: as torchdiffeq does it; see the module.
+  The steps depend on the error over the whole batch, so an image depends on its
+  batch within the tolerance.
   """
 
   rtol: float = 1e-3
@@ -77,7 +71,6 @@ class Dopri5:
   stochastic = learned_variance = ddim = False
 
   def __post_init__(self) -> None:
-    """Checks that there is a tolerance."""
     check_range('solver dopri5 rtol', self.rtol, 1e-12, 1)
     check_range('solver dopri5 atol', self.atol, 1e-12, 1)
     check_range('solver dopri5 max_steps', self.max_steps, 1, 10**9)
@@ -97,24 +90,24 @@ def dopri5(
   """Integrates dx/dt = velocity(x, t) over a span of times.
 
   Args:
-    velocity: of a state and a scalar time; asked beyond the end, if
-      `overshoot`.
-    x: state at the start.
-    span: start and end, in either order.
-    rtol: relative tolerance of a step.
-    atol: absolute tolerance of a step.
-    max_steps: steps after which it gives up: the result is NaN.
-    overshoot: see the module.
-    cost: of an evaluation at a time; each counts 1.
+    velocity: Function of state and scalar time. With `overshoot` it is
+      evaluated beyond the end.
+    x: State at the start.
+    span: Start and end, in either order.
+    rtol: Relative tolerance of a step.
+    atol: Absolute tolerance of a step.
+    max_steps: Number of steps after which the result is NaN.
+    overshoot: Whether the last step may pass the end; see the module.
+    cost: Cost of an evaluation at a time.
 
   Returns:
-    The state at the end, and what the evaluations cost together.
+    The state at the end, and the total cost of all evaluations.
   """
   start, end = span
   length, sign = abs(end - start), float(np.sign(end - start))
 
   def slope(x, s):
-    """dx/ds with s = |t - start|."""
+    """Returns dx/ds with s = |t - start|."""
     return sign * velocity(x, start + sign * s)
 
   f = slope(x, jnp.zeros((), x.dtype))
@@ -124,7 +117,7 @@ def dopri5(
     return jnp.float32(cost(start + sign * s))
 
   zero = jnp.zeros((), x.dtype)
-  # Until the interval of the last accepted step holds the end.
+  # The loop ends when the last accepted step reaches the end.
   total = spent(zero) + spent(probed)
   carry = (zero, h, x, f, x, jnp.int32(0), total)
 
@@ -161,7 +154,7 @@ def dopri5(
 def _stages(
   slope: Slope, x: jax.Array, f: jax.Array, s: jax.Array, h: jax.Array
 ) -> list[jax.Array]:
-  """The seven slopes of a step; the first is f, the last the next step's."""
+  """Returns the seven slopes of a step, from f to the next step's f."""
   stages = [f]
   for node, weights in zip(_NODES, _STAGES, strict=True):
     stages.append(slope(x + h * _combine(weights, stages), s + node * h))
@@ -175,7 +168,7 @@ def _interpolate(
   h: jax.Array,
   u: jax.Array,
 ) -> jax.Array:
-  """The quartic through both ends, their slopes and the middle; u in [0, 1]."""
+  """Evaluates the quartic through ends, slopes and middle, u in [0, 1]."""
   middle = x + h * _combine(_MIDDLE, stages)
   f, f_next = h * stages[0], h * stages[-1]
   a = 2 * (f_next - f) - 8 * (x_next + x) + 16 * middle
@@ -187,10 +180,7 @@ def _interpolate(
 def _first_step(
   slope: Slope, x: jax.Array, f: jax.Array, rtol: float, atol: float
 ) -> tuple[jax.Array, jax.Array]:
-  """A step for which an Euler step of 1/100 of it looks accurate.
-
-  Also the step after which that was probed.
-  """
+  """Returns the length of the first step, and of the step that probed it."""
   scale = atol + rtol * jnp.abs(x)
   size, steepness = _rms(x / scale), _rms(f / scale)
   tiny = (size < 1e-5) | (steepness < 1e-5)
@@ -208,7 +198,7 @@ def _first_step(
 
 
 def _factor(error: jax.Array) -> jax.Array:
-  """Length of the next step over this one's."""
+  """Returns the ratio of the next step's length to this one's."""
   shortest = jnp.where(error < 1, 1.0, _SHORTEST)
   factor = jnp.maximum(_SAFETY / jnp.maximum(error, 1e-30) ** 0.2, shortest)
   return jnp.minimum(factor, _LONGEST).astype(error.dtype)

@@ -12,8 +12,8 @@ x0 and noise at (x, t):
   DDIM   sqrt(a') x0 + sqrt(1 - a' - s^2) noise + s z
          s = eta sqrt(small)                          (arXiv 2010.02502, eq. 12)
 
-z is standard normal; the step to t = 0 adds none. A step k of the schedule is
-at t = (k + 1) / 1000.
+z is standard normal, except that the step to t = 0 adds no noise. Step k of the
+schedule is at t = (k + 1) / 1000.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ VARIANCES = ('learned', 'small')
 
 
 def discrete_grid(respacing: str) -> np.ndarray:
-  """Times of a respaced schedule, from the noise, and 0: (steps + 1,) float64.
+  """Returns the decreasing times of a respaced schedule, (steps + 1,) float64.
 
   Args:
-    respacing: as DiT's code writes it: '250' for that many steps, evenly over
-      the 1000; '50,30,20' for as many in each part of equal length; 'ddim50'
-      for 50 steps at a fixed stride.
+    respacing: Text as in DiT's code: '250' for 250 evenly spaced steps of the
+      1000; '50,30,20' for the numbers of steps in parts of equal length;
+      'ddim50' for 50 steps with a fixed stride.
 
   Raises:
-    InputError: if the schedule cannot be cut so.
+    InputError: if the schedule has no such steps.
   """
   check_value('sample.respacing', respacing, str)
   strided = respacing.startswith('ddim')
@@ -47,12 +47,11 @@ def discrete_grid(respacing: str) -> np.ndarray:
     counts = [int(part) for part in respacing.removeprefix('ddim').split(',')]
   except ValueError as error:
     raise InputError(
-      f"respacing {quote(respacing)}: expected as '250', '50,30,20' or "
-      "'ddim50'."
+      f"respacing {quote(respacing)}: expected '250', '50,30,20' or 'ddim50'."
     ) from error
   if strided and len(counts) > 1:
     raise InputError(
-      f'respacing {quote(respacing)}: a fixed stride has one number of '
+      f'respacing {quote(respacing)}: a fixed stride takes one number of '
       'steps, such '
       "as 'ddim50'."
     )
@@ -65,7 +64,7 @@ def _strided(count: int) -> set[int]:
     if len(range(0, STEPS, stride)) == count:
       return set(range(0, STEPS, stride))
   raise InputError(
-    f'respacing ddim{quote(count)}: no stride cuts {STEPS} steps '
+    f'respacing ddim{quote(count)}: no stride divides {STEPS} steps '
     f'into {quote(count)}.'
   )
 
@@ -82,7 +81,7 @@ def _sections(counts: list[int]) -> set[int]:
         f'expected 1 to {length}.'
       )
     stride = (length - 1) / (count - 1) if count > 1 else 1
-    # Summed, and rounded to even, as DiT's code does.
+    # Positions are summed and rounded to even, as in DiT's code.
     position = 0.0
     for _ in range(count):
       steps.add(start + round(position))
@@ -96,9 +95,9 @@ class DDIM(OneStep):
   """Denoising Diffusion Implicit Models; one evaluation.
 
   Attributes:
-    path: that the velocity belongs to; any, if eta is 0.
-    eta: 0 for no noise, 1 for as much as DDPM's.
-    clip: whether the predicted x0 is clipped to [-1, 1].
+    path: Path of the velocity; variance preserving unless eta is 0.
+    eta: Amount of noise, from 0 to that of DDPM, 1.
+    clip: Whether the predicted x0 is clipped to [-1, 1].
   """
 
   path: Path
@@ -106,19 +105,18 @@ class DDIM(OneStep):
   clip: bool = False
 
   def __post_init__(self) -> None:
-    """Checks the range and the path."""
     check_range('ddim eta', self.eta, 0, 1)
     if self.eta:
       _check_path('ddim with eta', self.path)
 
   @property
   def stochastic(self) -> bool:
-    """Returns whether noise is used."""
+    """Returns whether the step adds noise."""
     return self.eta > 0
 
   @property
   def ddim(self) -> bool:
-    """Returns whether a step is the plain one."""
+    """Returns whether the step has neither noise nor clipping."""
     return self.eta == 0 and not self.clip
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
@@ -140,9 +138,9 @@ class DDPM(OneStep):
   """Ancestral sampling; one evaluation.
 
   Attributes:
-    path: that the velocity belongs to, variance preserving.
-    variance: of a step: 'learned' by the network, or 'small'.
-    clip: whether the predicted x0 is clipped to [-1, 1].
+    path: Path of the velocity, variance preserving.
+    variance: Variance of a step: 'learned' by the network, or 'small'.
+    clip: Whether the predicted x0 is clipped to [-1, 1].
   """
 
   path: VariancePreserving
@@ -156,7 +154,7 @@ class DDPM(OneStep):
 
   @property
   def learned_variance(self) -> bool:
-    """Returns whether `velocity` must give the variance too."""
+    """Returns whether the network must predict the variance."""
     return self.variance == 'learned'
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
@@ -165,7 +163,7 @@ class DDPM(OneStep):
     x0, _ = _predict(path, first.velocity, x, t, self.clip)
     beta, small = variances(path, t, t_next)
     mean = posterior_mean(path, x0, x, t, t_next)
-    # Zero at the step to t = 0, where no noise is added.
+    # `small` is 0 at the step to t = 0, which adds no noise.
     log_variance = jnp.log(jnp.where(t_next > 0, small, beta))
     if self.learned_variance:
       f = (first.variance + 1) / 2
@@ -177,7 +175,7 @@ class DDPM(OneStep):
 def _predict(
   path: Path, v: jax.Array, x: jax.Array, t: jax.Array, clip: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """x0 and noise; the noise is that of the clipped x0."""
+  """Returns x0, clipped if requested, and the noise that goes with it."""
   x0, eps = (path.x0_from_velocity(x, v, t), path.noise_from_velocity(x, v, t))
   if not clip:
     return x0, eps
@@ -192,7 +190,7 @@ def posterior_mean(
   t: jax.Array,
   t_next: jax.Array,
 ) -> jax.Array:
-  """`mean`, of x at t_next given x0 and x at t; times broadcast with `x`."""
+  """Returns the mean of x at t_next given x0 and x at t; times broadcast."""
   beta, _ = variances(path, t, t_next)
   noise_t, noise_next = (jnp.square(path.sigma(s)) for s in (t, t_next))
   mean = path.alpha(t_next) * beta / noise_t * x0
@@ -202,7 +200,7 @@ def posterior_mean(
 def variances(
   path: VariancePreserving, t: jax.Array, t_next: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """`beta` and `small`, of the times' shape."""
+  """Returns `beta` and `small`, in the shape of the times."""
   beta = -jnp.expm1(path.log_alpha2_change(t, t_next))
   ratio = jnp.square(path.sigma(t_next) / path.sigma(t))
   return beta, beta * ratio

@@ -1,7 +1,7 @@
-"""The decoder of a network's latents, as given or as remembered.
+"""The decoder of a network's latents, given by the user or stored earlier.
 
-`prepare` and `train` note the text and the hash of the decoder beside the data
-and in the run, so that every later command finds it without being told.
+`prepare` stores the location and hash of the decoder with the data, and `train`
+stores them in the run, so that later commands find it.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from dit.weights.files import local
 def remembered(
   text: str | None, loaded: Autoencoder | None
 ) -> DecoderPlace | None:
-  """Returns what data and runs remember of the decoder of their latents.
+  """Returns the location and hash of a decoder, to be stored.
 
   Args:
-    text: the text that the user gave.
-    loaded: the autoencoder that was read from it.
+    text: Text that the user gave.
+    loaded: Autoencoder that was read from it.
 
   Returns:
-    Its name and place, absolute, and the hash of its decoder; None without one.
+    The name, absolute path and hash; None without a decoder.
   """
   if text is None or loaded is None or 'decoder' not in loaded.params:
     return None
@@ -40,7 +40,7 @@ def remembered(
 
 
 def place_of(text: str | None, space: LatentSpace) -> str | None:
-  """Returns the text that the user gave, or the one that a run remembers."""
+  """Returns the text that the user gave, or else the stored one."""
   if text is None and space.decoder is not None:
     return space.decoder.text
   return text
@@ -52,18 +52,18 @@ def read_decoder(
   """Reads the autoencoder that decodes the network's latents.
 
   Args:
-    text: the text that the user gave, as `read_autoencoder` takes it; None for
-      what the run or folder remembers.
-    channels: channels of the network's latents.
-    space: space of the latents, as the run or folder knows it.
-    mesh: devices for the weights.
+    text: Text that the user gave, as in `read_autoencoder`; None for the
+      location that the run or folder stores.
+    channels: Number of channels of the network's latents.
+    space: Space of the latents, as the run or folder stores it.
+    mesh: Devices for the weights.
 
   Returns:
     The autoencoder, with the normalization that the network was trained with;
-    None where latents are images.
+    None if latents are images.
 
   Raises:
-    InputError: if its latents are not the network's, or one is needed.
+    InputError: if the autoencoder does not fit the network, or is missing.
   """
   known = space.decoder if text is None else None
   if known is not None:
@@ -90,11 +90,11 @@ def read_decoder(
 
 
 def _recall(known: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:
-  """Reads the autoencoder that a run remembers; it must be the same one."""
+  """Reads the stored autoencoder and checks that it is unchanged."""
   text, expected = known.text, known.sha256
   if not text:
     raise InputError(
-      f'what the run says of its autoencoder is damaged; give {FLAG}=NAME:FILE.'
+      f'the autoencoder stored in the run is damaged; give {FLAG}=NAME:FILE.'
     )
   name = text.partition(':')[0]
   try:
@@ -102,7 +102,7 @@ def _recall(known: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:
   except InputError as error:
     raise InputError(
       f'the autoencoder that was given before, {text}, cannot be read: {error} '
-      f'Say where it is now: {FLAG}={name}:FILE[,FILE].'
+      f'Give its new location: {FLAG}={name}:FILE[,FILE].'
     ) from error
   digest = model.fingerprint(decoder.params['decoder']) if decoder else None
   if expected and digest != expected:
@@ -117,12 +117,12 @@ def _recall(known: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:
 def check_decoder(
   decoder: Autoencoder | None, channels: int, name: str | None = None
 ) -> None:
-  """Raises InputError unless it makes images of latents of `channels`."""
+  """Raises InputError unless latents of `channels` decode to images."""
   coded = channels not in (1, 3) or name not in (None, 'pixels')
   if decoder is None and coded:
     raise InputError(
-      f'the network makes latents of {channels} channels, no images; say what '
-      f'decodes them: {FLAG}={name or "NAME"}:FILE[,FILE], such as '
+      f'the network makes latents of {channels} channels, not images; give '
+      f'their decoder: {FLAG}={name or "NAME"}:FILE[,FILE], such as '
       f'{FLAG}=sd_vae:vae.safetensors.'
     )
   if decoder is not None and decoder.latent_channels != channels:

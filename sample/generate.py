@@ -1,13 +1,13 @@
-"""Many images: the plan of labels, batches over the devices, decoding.
+"""Generation of many images: labels, batches over the devices and decoding.
 
-Plans of labels, for images 0, 1, 2, ...:
+The plan of labels sets the label of image i:
 
   balanced   i mod num_classes
-  random     drawn with image i's own key
-  3 or 3,5   these classes, in turn, by number or by name (`sample.labels`)
+  random     sampled with the key of image i
+  3 or 3,5   these classes in turn, by number or by name (`sample.labels`)
 
-Image i has the same label and noise whatever the batch size, the devices or
-the number of images; what the network makes of them differs by rounding alone.
+The label and noise of image i depend neither on the batch size, nor on the
+devices, nor on the number of images. These change an image only by rounding.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from sample.registry import check_solver, make_solver
 from sample.solvers import Euler, Solver
 
 STATE_DTYPES = ('float32', 'float64')
-PLANS = ('balanced', 'random')  # plans of labels, beside classes
+PLANS = ('balanced', 'random')  # plans of labels, other than classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SampleConfig:
     self.grid(Linear())
 
   def grid(self, path: Path) -> np.ndarray:
-    """The times, (steps + 1,)."""
+    """Returns the times, (steps + 1,)."""
     if self.respacing:
       return discrete_grid(self.respacing)
     return make_grid(
@@ -76,11 +76,11 @@ class SampleConfig:
     )
 
   def make_solver(self, path: Path) -> Solver | Dopri5:
-    """The one-step rule."""
+    """Returns the solver."""
     return make_solver(self.solver, path)
 
   def precision(self) -> contextlib.AbstractContextManager:
-    """Returns a context in which `state_dtype` exists."""
+    """Returns a context that enables `state_dtype` in JAX."""
     if self.state_dtype == 'float64':
       return jax.enable_x64(True)
     return contextlib.nullcontext()
@@ -96,11 +96,11 @@ def plan_labels(
   """Returns the labels of images 0 to num - 1, (num,) int32.
 
   Args:
-    plan: a plan, as above.
-    num: number of images.
-    num_classes: number of classes.
-    seed: random seed, for the plan random.
-    names: name of each class, as far as known.
+    plan: Plan of labels; see the module.
+    num: Number of images.
+    num_classes: Number of classes.
+    seed: Random seed of the plan random.
+    names: Name of each class, as far as known.
 
   Raises:
     InputError: for an unknown plan or class.
@@ -127,10 +127,10 @@ class Batch:
   """Some finished images.
 
   Attributes:
-    index: (n,) int, their numbers.
-    images: (n, H, W, C) uint8.
-    nfe: Network evaluations for each, in whole passes.
-    finite: (n,) bool, whether every value of an image was finite.
+    index: Numbers (n,) int of the images.
+    images: Images (n, H, W, C) uint8.
+    nfe: Network evaluations per image, in whole passes.
+    finite: Whether all values of each image were finite, (n,) bool.
   """
 
   index: np.ndarray
@@ -140,13 +140,7 @@ class Batch:
 
 
 class Generated(NamedTuple):
-  """All images of a call of `Sampler.images`.
-
-  Attributes:
-    images: (n, H, W, C) uint8.
-    nfe: Network evaluations per image, in whole passes.
-    nonfinite: Number of images with values that were not finite.
-  """
+  """Images (n, H, W, C) uint8, their mean NFE, and how many are not finite."""
 
   images: np.ndarray
   nfe: float
@@ -159,7 +153,7 @@ def to_images(
   """Returns uint8 images of latents (B, H, W, C), and which are finite, (B,).
 
   Args:
-    autoencoder: Decoder of the latents; None where they are images.
+    autoencoder: Decoder of the latents; None if they are images.
     x: Latents.
     truncate: Whether pixels are truncated instead of rounded.
   """
@@ -172,16 +166,16 @@ def to_images(
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """A network and everything that makes images with it.
+  """A network, its decoder and the settings of sampling.
 
   Attributes:
-    denoiser: Network, its parameters placed on `mesh`.
+    denoiser: Network with its parameters on `mesh`.
     config: Settings of the sampler.
     path: Path of the network's velocity.
     shape: Shape (H, W, C) of a latent.
     mesh: Devices.
-    decoder: Decoder of the latents, its weights placed on `mesh`; None where
-      latents are images.
+    decoder: Decoder of the latents with its weights on `mesh`; None if latents
+      are images.
   """
 
   denoiser: Denoiser
@@ -193,17 +187,17 @@ class Sampler:
 
   @functools.cached_property
   def solver(self) -> Solver | Dopri5:
-    """The rule for one step."""
+    """Solver of `config`."""
     return self.config.make_solver(self.path)
 
   @functools.cached_property
   def grid(self) -> np.ndarray:
-    """The times, (steps + 1,)."""
+    """Times, (steps + 1,)."""
     return self.config.grid(self.path)
 
   @functools.cached_property
   def integration(self) -> sampler.Integration:
-    """How latents are integrated, of which the program is made."""
+    """Settings that the compiled program depends on."""
     return sampler.Integration(
       self.solver,
       self.shape,
@@ -213,7 +207,7 @@ class Sampler:
     )
 
   def check(self, guidance: Guidance) -> None:
-    """Raises InputError if the parts do not fit; compiles nothing."""
+    """Raises InputError if the parts do not fit, before compilation."""
     guidance.check(self.denoiser, self.shape)
     name, solver = self.config.solver, self.solver
     if solver.learned_variance and not self.denoiser.learned_variance:
@@ -235,22 +229,22 @@ class Sampler:
       )
     if solver.adaptive and isinstance(self.path, VariancePreserving):
       raise InputError(
-        f'sample.solver {name} asks for the velocity at t = 0, where it '
+        f'sample.solver {name} needs the velocity at t = 0, where it '
         'is infinite on this path; choose another solver.'
       )
     if guidance.stepwise and solver.adaptive:
       raise InputError(
-        f'sample.solver {name} has no steps that guidance could count '
-        'or draw for; choose another solver.'
+        f'sample.solver {name} chooses its own steps, which this guidance '
+        'cannot follow; choose another solver.'
       )
     if self.config.state_dtype == 'float64' and jax.default_backend() == 'tpu':
       raise InputError(
-        'sample.state_dtype float64 is not for TPUs; choose float32.'
+        'sample.state_dtype float64 does not run on TPUs; choose float32.'
       )
     check_batch(self.mesh, self.config.batch_size, 'sample.batch_size')
 
   def nfe(self, guidance: Guidance, seed: int) -> float | None:
-    """Network evaluations per image, in whole passes; None if they vary."""
+    """Returns evaluations per image, in whole passes; None if they vary."""
     if isinstance(self.solver, Dopri5):
       return None
     return sampler.nfe(
@@ -266,10 +260,9 @@ class Sampler:
     *,
     parts: bool = False,
   ) -> tuple[jax.Array, Any]:
-    """Starts one batch, its rows spread over the devices.
+    """Starts `sampler.sample` for one batch, sharded over the devices.
 
-    It must be called within the mesh and `config.precision()`. Arguments and
-    results are those of `sampler.sample`.
+    The caller sets the mesh and `config.precision()`.
     """
     arrays = (labels.astype(np.int32), index.astype(np.int32))
     label, numbers = jax.device_put(arrays, batch_sharding(self.mesh))
@@ -286,7 +279,7 @@ class Sampler:
 
   @functools.cached_property
   def decode(self) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """Compiled `to_images`, whose results every process can read."""
+    """Compiled `to_images`; every process can read the results."""
     decode = jax.jit(
       functools.partial(to_images, truncate=self.config.truncate),
       out_shardings=replicated(self.mesh),
@@ -300,23 +293,18 @@ class Sampler:
     seed: int,
     index: np.ndarray | None = None,
   ) -> Iterator[Batch]:
-    """Draws and decodes images, a batch at a time.
-
-    While one batch is read back and used, the next is being computed.
+    """Yields images in batches; computes the next batch meanwhile.
 
     Args:
       guidance: Guidance method.
       labels: Labels (n,) of images 0 to n - 1.
       seed: Random seed of all noise.
-      index: Numbers of the images to draw; None for all.
-
-    Yields:
-      The images of `index`, in its order, `config.batch_size` at a time.
+      index: Numbers of the images to sample, in order; None for all.
     """
     self.check(guidance)
     index = np.arange(len(labels)) if index is None else index
     config = self.config
-    # Numbers of any kind are one program; arrays are a guide's weights.
+    # All types of numbers share one program. Arrays are weights of a guide.
     with np.errstate(over='ignore'):  # infinite images follow, and are counted
       guidance = jax.tree.map(
         lambda leaf: (
@@ -327,9 +315,8 @@ class Sampler:
     cost = self.nfe(guidance, seed)
 
     def start(number):
-      """Starts a batch; returns before it is computed."""
-      # Every batch has the same size, so that one program serves all: the last
-      # one is filled up with images that are then dropped.
+      # All batches have one size, and thus one program. Padding images of the
+      # last batch are dropped.
       padding = config.batch_size - len(number)
       padded = np.pad(number, (0, padding), mode='edge')
       with jax.set_mesh(self.mesh), config.precision():
@@ -353,7 +340,7 @@ class Sampler:
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
   ) -> Generated:
-    """Draws all images of `batches` at once; warns of those not finite.
+    """Collects all images of `batches`; warns of values that are not finite.
 
     Args:
       guidance: Guidance method.

@@ -1,8 +1,8 @@
-"""Grids: the decreasing times, from the noise to 0 (data), of a trajectory.
+"""Grids: the decreasing times of a trajectory, from the noise to t = 0 (data).
 
-Most grids start at t = 1. With u from 1 to 0 in equal steps, or from 1 to
-`last_step_size` and then to 0 (the extra step, of that length, is the one that
-Euler-Maruyama takes without noise, as in SiT),
+Most grids start at t = 1. u falls from 1 to 0 in equal steps, or from 1 to
+`last_step_size` and then to 0. Euler-Maruyama takes this extra step without
+noise, as in SiT.
 
   uniform     t = u
   cosine      t = sin(pi u / 2)                 more steps near the noise
@@ -10,20 +10,19 @@ Euler-Maruyama takes without noise, as in SiT),
   karras      sigma / alpha at t is r(u); but t = 1 at u = 1, t = 0 at u = 0
 
 where r(u) = (s_min^(1/7) + u (s_max^(1/7) - s_min^(1/7)))^7 falls from 80 to
-0.002. `karras` is a variant of this project: it replaces both ends, so the last
-noise level of 18 steps is 0.0070. EDM's own grid (arXiv 2206.00364, equation
-5) is
+0.002. `karras` is *ours*: it replaces both ends, so the last noise level of 18
+steps is 0.0070. EDM's grid (arXiv 2206.00364, equation 5) is
 
   edm         sigma / alpha at t_i is r(1 - i / (steps - 1)), then t = 0
 
-which starts at 80 (t = 80 / 81 on the linear path) and reaches 0.002 before its
-last step; `last_step_size` does not apply to it. A trajectory that starts below
-t = 1 starts from sigma(t) noise, as EDM's does (on variance preserving paths,
-from noise of unit variance).
+It starts at 80 (t = 80 / 81 on the linear path) and reaches 0.002 before its
+last step; `last_step_size` does not apply. A trajectory that starts below t = 1
+starts from sigma(t) noise, as in EDM, and on variance preserving paths from
+noise of unit variance.
 
-After that comes `shift`: t <- shift t / (1 + (shift - 1) t); above 1, more
-steps near the noise (SD3); LightningDiT's timestep_shift is 1 / shift. A list
-of times such as '1,0.8,0.3,0' is taken as it is.
+`shift` then maps t to shift t / (1 + (shift - 1) t). Above 1 it moves steps
+toward the noise (SD3). LightningDiT's timestep_shift is 1 / shift. It does not
+change a list of times such as '1,0.8,0.3,0'.
 """
 
 from typing import Annotated
@@ -52,11 +51,11 @@ def make_grid(
   """Returns the grid, (steps + 1,) float64; see the module.
 
   Args:
-    steps: Number of steps; not used where `spacing` lists the times.
+    steps: Number of steps; ignored if `spacing` lists the times.
     shift: Shift toward the noise, above 1, or the data, below 1.
     last_step_size: Length of a last step to t = 0; 0 for none.
-    spacing: One of SPACINGS, or the times.
-    path: Path that gives each noise level its time, for 'karras' and 'edm'.
+    spacing: One of SPACINGS, or a list of times.
+    path: Path that maps noise levels to times, for 'karras' and 'edm'.
 
   Raises:
     InputError: If an argument is out of range.
@@ -71,7 +70,7 @@ def make_grid(
   )
   if last_step_size and steps < 2 and spacing != 'edm':
     raise InputError(
-      f'sample.last_step_size is {last_step_size}, which is a step of its own, '
+      f'sample.last_step_size is {last_step_size}, which adds a last step, '
       'but sample.steps is 1; raise sample.steps, or set '
       'sample.last_step_size=0.'
     )
@@ -98,7 +97,7 @@ def _spaced(u: np.ndarray, spacing: str, path: Path) -> np.ndarray:
 
 
 def _time_of_level(u: np.ndarray, path: Path) -> np.ndarray:
-  """Returns the times at which sigma / alpha is r(u) of the module."""
+  """Returns the times at which sigma / alpha is r(u)."""
   low, high = (s ** (1 / _RHO) for s in (_SIGMA_MIN, _SIGMA_MAX))
   ratio = (low + u * (high - low)) ** _RHO
   return np.asarray(path.time_of_ratio(ratio), np.float64)

@@ -1,10 +1,8 @@
 """Classes by name or by number.
 
-A word is the name of a class, or else its number, counted from 0. Names match
-exactly, or without regard to case and underscores, or by the part before their
-first comma, as in ImageNet's 'tench, Tinca tinca'; the first of these rules
-that fits decides. A number that is also the name of a class means the class of
-that name.
+Names match exactly, else ignoring case and underscores, else by the part before
+their first comma, as in ImageNet's 'tench, Tinca tinca'. Other words are the
+numbers of classes, counted from 0.
 """
 
 import collections
@@ -21,13 +19,13 @@ def find_classes(
   """Returns the numbers of classes from text such as 'bird,3'.
 
   Args:
-    text: names and numbers, separated by commas; a name may hold commas.
-    num_classes: number of classes.
-    names: name of each class, as far as known.
-    others: words that the caller accepts as well, for the error.
+    text: Names and numbers, separated by commas; a name may contain commas.
+    num_classes: Number of classes.
+    names: Name of each class, as far as known.
+    others: Other words that the caller accepts, for the error message.
 
   Raises:
-    InputError: for a word that names no class, or several.
+    InputError: for a word that names no class, or more than one.
   """
   words, classes = text.split(','), []
   rules: tuple[Callable[[str], str], ...] = (str, _plain, _short)
@@ -59,12 +57,7 @@ def find_classes(
 
 
 def named(plan: str, names: Mapping[str, str]) -> str:
-  """Returns a plan of labels with names instead of numbers, as far as known.
-
-  Args:
-    plan: plan of labels, such as 'balanced' or '3,5'.
-    names: names of classes by their numbers as text.
-  """
+  """Returns a plan such as '3,5' with numbers replaced by the known names."""
   return ', '.join(
     class_name(0, [names[word]]) if word in names else word
     for word in plan.split(',')
@@ -82,7 +75,7 @@ def class_name(label: int, names: Sequence[str] = ()) -> str:
 def _longest_name(
   words: Sequence[str], known: Sequence[Mapping[str, Sequence[int]]], most: int
 ) -> tuple[int, Sequence[int]]:
-  """Returns how many words the next name takes, and the classes it names."""
+  """Returns the number of words of the next name, and its classes."""
   for count in range(min(len(words), most), 0, -1):
     word = ','.join(words[:count]).strip()
     for spelled, spellings in zip(
@@ -96,7 +89,7 @@ def _longest_name(
 def _spellings(
   spell: Callable[[str], str], names: Sequence[str]
 ) -> dict[str, list[int]]:
-  """Returns the classes of every name, spelled by a rule."""
+  """Returns the classes of each name after `spell`."""
   classes = collections.defaultdict(list)
   for number, name in enumerate(names):
     classes[spell(name)].append(number)

@@ -1,14 +1,14 @@
-"""Images with values that are not finite: how many there are, and too many.
+"""Counts of images with values that are not finite, and their limit.
 
-NaN and infinity become black pixels. Metrics count those like any other image,
-so every command reports their number.
+NaN and infinity become black pixels. Metrics include these images, so every
+command reports their number.
 """
 
 from absl import logging
 
 from core.errors import NonFiniteError
 
-# Share of a set above which metrics say nothing, and are not taken.
+# Share of a set above which metrics are meaningless and not computed.
 MOST = 0.01
 
 
@@ -21,25 +21,19 @@ def describe(count: int, total: int) -> str:
 
 
 def warn(count: int, total: int, name: str = '') -> None:
-  """Logs a warning if there are such images.
-
-  Args:
-    count: Number of images that are not finite.
-    total: Number of images.
-    name: Name of the images, such as their guidance.
-  """
+  """Logs a warning about images named `name` unless `count` is 0."""
   if count:
     prefix = f'{name}: ' if name else ''
     logging.warning('%s%s.', prefix, describe(count, total))
 
 
 def too_many(count: int, total: int) -> bool:
-  """Returns whether so many images are not finite that metrics say nothing."""
+  """Returns whether metrics are meaningless."""
   return count > MOST * total
 
 
 def check(count: int, done: int, total: int, name: str) -> None:
-  """Raises NonFiniteError if so many of `total` images are not finite.
+  """Raises NonFiniteError if `too_many` images are not finite.
 
   Args:
     count: Number of images that are not finite.
@@ -49,6 +43,6 @@ def check(count: int, done: int, total: int, name: str) -> None:
   """
   if too_many(count, total):
     raise NonFiniteError(
-      f'{name}: {describe(count, done)}; above {MOST:.0%} metrics mean '
-      'nothing, so none is taken.'
+      f'{name}: {describe(count, done)}; above {MOST:.0%} metrics are '
+      'meaningless, so none is computed.'
     )

@@ -1,7 +1,7 @@
-"""Arrays of .npz files, whose headers are checked before they are trusted.
+"""Arrays of .npz files, read after their headers are checked.
 
-A few bytes can claim 10^12 images, or nest brackets until Python's parser gives
-up. What an array claims is compared with what the archive holds.
+A damaged header can claim 10^12 images, or nest brackets until Python's parser
+fails. The claimed size is compared with the size of the archive.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from etils import epath
 
 from core.errors import InputError, reason
 
-# Deflate packs at most 1,032 bytes into one.
+# Largest compression ratio; that of deflate is at most 1,032.
 _RATIO = 1040
 # Exceptions of numpy, zipfile and Python's parser for damaged files.
 DAMAGED = (
@@ -40,7 +40,7 @@ def damage_of(place: object) -> Iterator[None]:
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-  """Reads shape, whether in Fortran order, and type of an array in a file."""
+  """Returns the shape, whether order is Fortran, and type of an array."""
   if np.lib.format.read_magic(file) == (1, 0):
     return np.lib.format.read_array_header_1_0(file)
   return np.lib.format.read_array_header_2_0(file)
@@ -53,11 +53,11 @@ def header_of(
 
   Args:
     place: Name of the file, for messages.
-    archive: The .npz.
+    archive: Open .npz file.
     name: Name of the array, without .npy.
 
   Raises:
-    InputError: if it is damaged, or claims more than there is.
+    InputError: if it is damaged, or claims more bytes than the archive has.
   """
   with damage_of(place), archive.open(f'{name}.npy') as file:
     shape, fortran, dtype = read_header(file)
@@ -75,7 +75,7 @@ def header_of(
 def read_array(
   place: object, archive: zipfile.ZipFile, name: str
 ) -> np.ndarray:
-  """Reads one array whole; see `header_of`."""
+  """Reads an array after the checks of `header_of`."""
   header_of(place, archive, name)
   with damage_of(place), archive.open(f'{name}.npy') as file:
     return np.lib.format.read_array(file, allow_pickle=False)

@@ -1,17 +1,16 @@
-"""Folders of finished images, which a killed command resumes.
+"""Folders of finished images, which an interrupted command can resume.
 
-A folder of results:
+A folder contains
 
-  samples.json      the protocol, and whether all is done
+  samples.json      the protocol, and whether all images are done
   samples.png       the first images
-  samples.npz       arr_0 (n, H, W, C) uint8 and arr_1 (n,) labels, as the ADM
-                    evaluator reads it                             (format npz)
-  parts/            finished batches, until samples.npz is there   (format npz)
+  samples.npz       arr_0 (n, H, W, C) uint8 and arr_1 (n,) labels, in the
+                    format of the ADM evaluator                    (format npz)
+  parts/            finished batches, until samples.npz exists     (format npz)
   images/000000.png and so on, and labels.txt                      (format png)
 
-Every file appears whole or not at all, and what is there counts as done: a
-restarted command draws what is missing. Image i belongs to its number, not to
-its batch, so batch size and devices may change in between.
+Files are written atomically. A resumed command samples the missing images only;
+batch size and devices may differ, since image i depends only on its number.
 """
 
 import concurrent.futures
@@ -43,9 +42,9 @@ from sample import pictures
 FORMATS = ('npz', 'png')
 _PREVIEW = 100
 _THREADS = 8
-_NONFINITE = 'nonfinite_images'  # key of samples.json: their numbers
+_NONFINITE = 'nonfinite_images'  # key of samples.json: numbers of images
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-# Files that this module makes and may replace; nothing else is touched.
+# Files that this module writes and may replace; it changes no others.
 _FILES = ('samples.npz', 'samples.png', 'labels.txt')
 _INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
 # The same files, as patterns for a lock (`core.folder_lock`).
@@ -55,7 +54,7 @@ WRITES = ('samples.json', *_FILES, 'parts/[0-9]*.npz', 'images/[0-9]*.png')
 class Store:
   """The images of one protocol in one folder.
 
-  Only one process uses it, and holds the lock "samples" of the folder.
+  A single process uses it and holds the lock "samples" of the folder.
   """
 
   def __init__(
@@ -67,18 +66,17 @@ class Store:
     form: str = 'npz',
     overwrite: bool = False,
   ) -> None:
-    """Opens a folder, new or continued.
+    """Opens a folder that is new or to be resumed.
 
     Args:
-      folder: Local folder or gs://, which exists.
-      protocol: Settings that fix the images, as plain values.
-      labels: (n,) int, the labels of all images.
+      folder: Existing folder, local or gs://.
+      protocol: Settings that determine the images, as plain values.
+      labels: Labels (n,) int of all images.
       form: One of FORMATS.
       overwrite: Whether images of another protocol are discarded.
 
     Raises:
-      InputError: if the folder holds other files, or images of another
-        protocol.
+      InputError: if the folder has other files, or images of another protocol.
       WriteError: if it cannot be written.
     """
     check_choice('--format', form, FORMATS)
@@ -93,7 +91,7 @@ class Store:
     self.complete = self._open(overwrite)
 
   def missing(self) -> np.ndarray:
-    """Numbers of the images that are not there yet, rising."""
+    """Returns the numbers of the missing images, in ascending order."""
     done = np.zeros(len(self._labels), bool)
     if self.complete:
       done[:] = True
@@ -104,13 +102,13 @@ class Store:
         try:
           done[_load(path, 'index')] = True
         except _DAMAGED as error:
-          logging.warning('%s is damaged, and drawn again: %s', path, error)
+          logging.warning('%s is damaged; sampling it again: %s', path, error)
           path.unlink()
     return np.flatnonzero(~done)
 
   @property
   def nonfinite(self) -> int:
-    """The number of finished images with values that are not finite."""
+    """Number of images with values that are not finite."""
     return len(self._nonfinite)
 
   def add(
@@ -119,16 +117,16 @@ class Store:
     images: np.ndarray,
     finite: np.ndarray | None = None,
   ) -> None:
-    """Writes images; may return before they are there.
+    """Writes images; may return before the write ends.
 
     Args:
-      index: (n,) int, their numbers.
-      images: (n, H, W, C) uint8.
-      finite: (n,) bool, whether every value of an image was finite; None: of
-        all.
+      index: Numbers (n,) int of the images.
+      images: Images (n, H, W, C) uint8.
+      finite: Whether all values of each image were finite, (n,) bool; None if
+        all were.
 
     Raises:
-      WriteError: if this write or the one before failed.
+      WriteError: if this write or the previous one failed.
     """
     self._wait()
     self._make_folder()
@@ -150,13 +148,10 @@ class Store:
       ]
 
   def finish(self, about: dict[str, Any]) -> None:
-    """Puts everything together, once nothing is missing.
-
-    Args:
-      about: More entries for samples.json.
+    """Writes the results, with the entries `about` in samples.json.
 
     Raises:
-      WriteError: if something cannot be written, or was removed meanwhile.
+      WriteError: if a file cannot be written, or finished images are missing.
     """
     self._wait()
     if gone := len(self.missing()):
@@ -181,14 +176,14 @@ class Store:
       self._discard(_INSIDE['parts'], self._inside, rmdir=True)
 
   def close(self) -> None:
-    """Waits for writes."""
+    """Waits for all writes."""
     try:
       self._wait()
     finally:
       self._threads.shutdown()
 
   def _open(self, overwrite: bool) -> bool:
-    """Readies the folder; whether all images are there."""
+    """Prepares the folder; returns whether all images are done."""
     found, complete = self._read_protocol(), False
     differences = _differences(found, self._protocol)
     if found is not None and not differences:
@@ -216,7 +211,6 @@ class Store:
       job.result()
 
   def _make_folder(self) -> None:
-    """Creates the folder of the images within that of the store."""
     try:
       self._inside.mkdir(exist_ok=True)
     except OSError as error:
@@ -226,7 +220,6 @@ class Store:
     return self._inside / f'{i:06}.png'
 
   def _read(self, i: int) -> np.ndarray:
-    """Image i, (H, W, C)."""
     if self._form == 'npz':
       path, row = self._places[i]
       return self._part(path)[row]
@@ -236,7 +229,7 @@ class Store:
 
   @functools.cached_property
   def _places(self) -> dict[int, tuple[epath.Path, int]]:
-    """The part, and the row in it, of every image."""
+    """The part and row of each image."""
     return {
       i: (path, row)
       for path in self._files()
@@ -248,7 +241,7 @@ class Store:
     return _load(path, 'images')
 
   def _write_npz(self, shape: Sequence[int]) -> None:
-    """Streams the parts, in the order of the images, into samples.npz."""
+    """Streams all images in order into samples.npz."""
     path = self.folder / 'samples.npz'
     header = {
       'descr': '|u1',
@@ -268,7 +261,7 @@ class Store:
         np.lib.format.write_array(array, self._labels)
 
   def _files(self) -> list[epath.Path]:
-    """The parts, or the images of this set, in order."""
+    """Returns the files of parts or images, in order."""
     pattern = _INSIDE[self._inside.name]
     paths = sorted(_matching(self._inside, pattern))
     if self._form == 'png':
@@ -276,13 +269,13 @@ class Store:
     return paths
 
   def _is_whole(self) -> bool:
-    """Returns whether the results of a finished command are still there."""
+    """Returns whether the results of a finished command still exist."""
     if self._form == 'npz':
       return (self.folder / 'samples.npz').exists()
     return len(self._files()) == len(self._labels)
 
   def _read_protocol(self) -> dict[str, Any] | None:
-    """samples.json; None in a folder that holds nothing of its name or ours."""
+    """Returns samples.json; None if the folder has none of our files."""
     path = self.folder / 'samples.json'
     if not path.exists():
       taken = [
@@ -291,7 +284,7 @@ class Store:
       if taken:
         raise InputError(
           f'{self.folder} holds {" and ".join(taken)}, but no samples.json '
-          'says of what; choose another --out.'
+          'that describes them; choose another --out.'
         )
       return None
     try:
@@ -321,7 +314,7 @@ class Store:
   def _discard(
     self, pattern: str, folder: epath.Path, *, rmdir: bool = False
   ) -> None:
-    """Removes files of ours from a folder, and then it if it is empty."""
+    """Removes matching files, and with `rmdir` a folder that is then empty."""
     for path in _matching(folder, pattern):
       path.unlink()
     if rmdir and folder.exists() and not any(folder.iterdir()):
@@ -329,12 +322,11 @@ class Store:
 
 
 def _numbers(text: Any) -> set[int]:
-  """Reads numbers such as '3,17'; returns none for any other text."""
+  """Returns the numbers in text such as '3,17'."""
   return {int(n) for n in re.findall(r'\b\d{1,12}\b', str(text))}
 
 
 def _matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
-  """Files whose whole name matches."""
   if not folder.is_dir():
     return []
   return [p for p in folder.iterdir() if re.fullmatch(pattern, p.name)]

@@ -1,4 +1,4 @@
-"""Grids and labeled sheets of images, and PNG files of them."""
+"""Grids and labeled sheets of images, and PNG files."""
 
 import io
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from core.files import write_bytes
 
 
 def write_png(path: epath.PathLike, image: np.ndarray) -> None:
-  """Writes one (H, W, C) uint8 image, C 1 or 3."""
+  """Writes an image (H, W, C) uint8 with C = 1 or 3."""
   data = io.BytesIO()
   Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
     data, 'png'
@@ -31,13 +31,13 @@ def write_figure(path: epath.PathLike, figure: Figure) -> None:
 def tile(
   images: np.ndarray, columns: int, *, scale: int = 1, gap: int = 2
 ) -> np.ndarray:
-  """(n, H, W, C) -> one (H', W', C) image, row by row on white.
+  """Arranges images on white, row by row, in one image (H', W', C).
 
   Args:
-    images: uint8.
-    columns: per row.
-    scale: every pixel becomes scale x scale.
-    gap: white pixels around each image.
+    images: Images (n, H, W, C) uint8.
+    columns: Number of images per row.
+    scale: Side of the square that each pixel becomes.
+    gap: Number of white pixels around each image.
 
   Raises:
     InputError: for other shapes, or no columns.
@@ -68,13 +68,13 @@ def sheet(
   """Stacks labeled blocks of images, each name in a margin on the left.
 
   Args:
-    blocks: name and (n, H, W, C) uint8 images of each.
-    columns: images per row.
-    scale: every pixel becomes scale x scale.
-    margin: least width for the names, in pixels.
+    blocks: Name and images (n, H, W, C) uint8 of each block.
+    columns: Number of images per row.
+    scale: Side of the square that each pixel becomes.
+    margin: Minimum width of the names, in pixels.
 
   Returns:
-    (H', W', 3) uint8.
+    The sheet, (H', W', 3) uint8.
   """
   font = ImageFont.load_default(size=18)
   lines = [line for name, _ in blocks for line in name.splitlines()]

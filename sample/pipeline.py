@@ -6,9 +6,8 @@
   images = pipeline([3, 8] * 8, 'ig:1.5,cfg:1.2@0-0.7', steps=25)
   Image.fromarray(tile(images, columns=8).squeeze())
 
-`load` reads a run, or a folder of weights that `main.py convert` made of a run
-or of a published file. Images are those that `main.py sample` draws of the same
-weights, labels and seed.
+`load` reads a run, or a folder of weights from `main.py convert`. The images
+equal those of `main.py sample` for the same weights, labels and seed.
 """
 
 import dataclasses
@@ -38,11 +37,11 @@ Labels = str | Sequence[int | str] | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-  """A sampler that takes words: names of classes, guidance as text.
+  """A sampler that accepts class names, and guidance as text.
 
   Attributes:
-    sampler: Network, its decoder, and how it is sampled.
-    classes: Name of each class, in the order of the labels; () if not known.
+    sampler: Network, decoder and settings of sampling.
+    classes: Name of each class, in the order of the labels; () if unknown.
   """
 
   sampler: Sampler
@@ -50,7 +49,7 @@ class Pipeline:
 
   @property
   def denoiser(self) -> Denoiser:
-    """The network, its parameters on the devices."""
+    """Network with its parameters on the devices."""
     return self.sampler.denoiser
 
   @property
@@ -67,26 +66,23 @@ class Pipeline:
     guide: 'Pipeline | None' = None,
     **sampling: Any,
   ) -> np.ndarray:
-    """Draws images.
+    """Samples images (n, H, W, C) uint8.
 
     Args:
-      labels: class of each image (n,), by number or by name, or text such as
+      labels: Class of each image (n,), by number or name, or text such as
         'bird,3'.
-      guidance: guidance as text, such as 'ig:1.5,cfg:1.2@0-0.7', or as an
+      guidance: Guidance as text, such as 'ig:1.5,cfg:1.2@0-0.7', or as an
         object.
-      seed: seed of all noise; image i depends on it and on i.
-      guide: pipeline whose network is the weaker one of guidance auto.
-      **sampling: fields of `SampleConfig` to change, such as steps=25.
-
-    Returns:
-      (n, H, W, C) uint8.
+      seed: Random seed of all noise; image i depends on it and on i.
+      guide: Pipeline of the weaker network, for guidance auto.
+      **sampling: Fields of `SampleConfig` to change, such as steps=25.
 
     Raises:
-      InputError: for a request that cannot be drawn; the message says what can.
+      InputError: for wrong arguments.
     """
     check_value('seed', seed, Seed)
     labels, sampler = self._checked(labels), self._sampler(sampling)
-    # No larger than it need be: filling up a batch takes time, too.
+    # Padding takes time, so the batch is no larger than necessary.
     parts = batch_parts(sampler.mesh)
     whole = -(-len(labels) // parts) * parts
     batch_size = min(sampler.config.batch_size, whole)
@@ -104,7 +100,7 @@ class Pipeline:
     guide: 'Pipeline | None' = None,
     **sampling: Any,
   ) -> Film:
-    """What guidance changes along the way; see `sample.trajectory`."""
+    """Records what guidance changes on a trajectory; see that module."""
     check_value('seed', seed, Seed)
     check_value('frames', frames, Annotated[int, Range(1, 10_000)])
     return record_trajectory(
@@ -123,14 +119,13 @@ class Pipeline:
     guide: 'Pipeline | None' = None,
     **sampling: Any,
   ) -> float | None:
-    """Network evaluations per image, in whole passes; None if they vary."""
+    """Returns evaluations per image, in whole passes; None if they vary."""
     check_value('seed', seed, Seed)
     method, sampler = self._method(guidance, guide), self._sampler(sampling)
     sampler.check(method)
     return sampler.nfe(method, seed)
 
   def _sampler(self, changes: Mapping[str, Any]) -> Sampler:
-    """Returns the sampler with some settings changed."""
     known = [field.name for field in dataclasses.fields(SampleConfig)]
     for name in changes:
       if name not in known:
@@ -153,7 +148,7 @@ class Pipeline:
     if guide is None:
       return guidance
     if not guidance.wants_guide:
-      raise InputError('a guide is for guidance auto, which is not asked for.')
+      raise InputError('a guide is for guidance auto, which is not in use.')
     theirs, ours = ((p.sampler.path, p.sampler.shape) for p in (guide, self))
     if theirs != ours:
       raise InputError(
@@ -200,28 +195,25 @@ def load(
   autoencoder: str | None = None,
   mesh: Mesh | None = None,
 ) -> Pipeline:
-  """Reads a network, and how it was sampled.
+  """Reads a network with its settings of sampling.
 
   Args:
-    place: the workdir of a run, or a folder of weights made by `main.py
-      convert`.
-    weights: of a run, 'ema' or 'raw'; a folder holds one set.
-    step: of a run's checkpoint; None for the newest.
-    autoencoder: what makes images of its latents, as NAME:FILE[,FILE...] such
-      as 'sd_vae:vae.safetensors'; None where latents are images.
-    mesh: the devices; None for all of them.
-
-  Returns:
-    The network, ready to draw.
+    place: Workdir of a run, or folder of weights from `main.py convert`.
+    weights: Weights of a run, 'ema' or 'raw'; a folder has one set.
+    step: Step of a run's checkpoint; None for the newest.
+    autoencoder: Decoder of the latents as NAME:FILE[,FILE...], such as
+      'sd_vae:vae.safetensors'; None for the stored one, or if latents are
+      images.
+    mesh: Devices; None for all of them.
 
   Raises:
-    InputError: if there is none, or the autoencoder does not fit.
+    InputError: if there is no network, or the autoencoder does not fit.
   """
   place = epath.Path(place).expanduser()
   if weights.startswith('ema:'):
     raise InputError(
-      f'weights is {weights!r}; averages by width are read of a folder: python '
-      f'main.py convert --from={place} --to=FOLDER --weights={weights}.'
+      f'weights is {weights!r}; averages by width are read from a folder: '
+      f'python main.py convert --from={place} --to=FOLDER --weights={weights}.'
     )
   mesh = make_mesh(MeshConfig()) if mesh is None else mesh
   network = open_network(place)

@@ -1,6 +1,6 @@
 """Solvers as text: 'heun:final_step=heun', 'euler_maruyama:diffusion=sigma'.
 
-A name, then `:option=value` for each of the solver's own options.
+A name is followed by `:option=value` for each option of the solver.
 """
 
 import dataclasses
@@ -40,15 +40,10 @@ SOLVERS: dict[str, type[Solver | Dopri5]] = {
 
 
 def make_solver(text: str, path: Path) -> Solver | Dopri5:
-  """The solver that the text describes.
-
-  Args:
-    text: as in the module's examples.
-    path: that the velocity belongs to; some solvers need it.
+  """Returns the solver that the text describes, on a path.
 
   Raises:
-    InputError: for an unknown solver or option, naming the right ones, or a
-      solver that the path does not suit.
+    InputError: for an unknown solver or option, or an unsuitable path.
   """
   check_value('sample.solver', text, str)
   name, *assignments = text.split(':')
@@ -62,5 +57,5 @@ def make_solver(text: str, path: Path) -> Solver | Dopri5:
 
 
 def check_solver(text: str) -> None:
-  """Raises InputError if no path could make the text a solver."""
+  """Raises InputError if the text describes no solver for any path."""
   make_solver(text, path_named('discrete'))

@@ -9,8 +9,8 @@ Image i of seed s depends on (s, i) alone. With key = key(s):
   the same for image i            fold_in(fold_in(fold_in(key, i), 2^32 - 1), n)
   random label of image i         fold_in(fold_in(key, 2^32 - 2), i)
 
-so an image depends on the batch and the devices that it was made in by rounding
-alone: where a device sees as many rows, it is the same bit for bit.
+so batches and devices change an image only by rounding. It is the same bit for
+bit if the number of rows per device is the same.
 """
 
 import dataclasses
@@ -30,12 +30,11 @@ from guidance.base import BlocksTerm
 from sample.adaptive import Dopri5, dopri5
 from sample.solvers import Evaluation, Solver
 
-# No image has these indices.
+# Indices that no image has.
 STEPS = np.uint32(2**32 - 1)
 LABELS = np.uint32(2**32 - 2)
-# Where guidance reads its scales: at the beginning of a solver's step, whose
-# stages then follow one vector field (SiT), or where each stage evaluates
-# (LightningDiT).
+# Time at which guidance reads its scales: the beginning of the solver step, so
+# that its stages share one field (SiT), or that of each stage (LightningDiT).
 SCALES_AT = ('step', 'evaluation')
 
 
@@ -52,19 +51,20 @@ def integrate(
   """Integrates dx/dt = velocity along the grid.
 
   Args:
-    evaluate: function of (x, t, n, memory), n the number of the step; the
-      memory of a step's first evaluation goes to the next step.
-    solver: the rule for one step.
-    x: state at grid[0].
-    grid: (steps + 1,) decreasing times.
-    noise: function of n, standard normal like x; for stochastic solvers.
-    memory: at the first step.
-    rests: function of n, whether the step is left out: x stays, time goes on;
-      None for no such steps.
-    observe: function of (x, t, n, memory) where a step begins.
+    evaluate: Function of (x, t, n, memory) for step n. The memory of a step's
+      first evaluation goes to the next step.
+    solver: Rule for one step.
+    x: State at grid[0].
+    grid: Decreasing times (steps + 1,).
+    noise: Function from n to standard normal noise like x, for stochastic
+      solvers.
+    memory: Memory at the first step.
+    rests: Function from n to whether step n leaves x as it is; None if no step
+      does.
+    observe: Function of (x, t, n, memory), called at the beginning of a step.
 
   Returns:
-    The state at grid[-1], and what `observe` gave, stacked by step.
+    The state at grid[-1], and the results of `observe`, stacked by step.
   """
 
   def advance(carry, step):
@@ -94,12 +94,12 @@ def integrate(
 
 
 def step_key(seed: int | jax.Array, n: int | jax.Array) -> jax.Array:
-  """Key of guidance's random choices at step n."""
+  """Returns the key of guidance's random choices at step n."""
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEPS), n)
 
 
 def image_keys(seed: int | jax.Array, index: jax.Array) -> jax.Array:
-  """Keys of images, (B,)."""
+  """Returns the keys of images, (B,)."""
   key = jax.random.key(seed)
   return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
@@ -112,7 +112,7 @@ def draw_steps(
   seed: int | jax.Array,
   steps: int,
 ) -> tuple[Any, ...]:
-  """All random choices of guidance, each with a leading axis of steps."""
+  """Returns the random choices of guidance with a leading axis of steps."""
   fold = jax.vmap(jax.random.fold_in, (0, None))
   keys = fold(image_keys(seed, index), STEPS)
 
@@ -126,7 +126,7 @@ def draw_steps(
 def skipped_blocks(
   guidance: Guidance, denoiser: Denoiser, seed: int, steps: int
 ) -> dict[str, str]:
-  """By method, the blocks that each step skips: '3+7 1+2 ...'.
+  """Returns by method the blocks that each step skips: '3+7 1+2 ...'.
 
   Several masks of a step are written 3+7/1+2.
   """
@@ -144,7 +144,7 @@ def skipped_blocks(
 
 @dataclasses.dataclass(frozen=True)
 class Integration:
-  """How latents are integrated: what the compiled sampler is made for.
+  """The static settings of the compiled sampler.
 
   Attributes:
     solver: Rule for one step.
@@ -172,25 +172,25 @@ def sample(
   how: Integration,
   parts: bool = False,
 ) -> tuple[jax.Array, Any]:
-  """Draws latents.
+  """Samples latents (B, H, W, C).
 
-  Scales of guidance and the parameters are arguments of the compiled program:
-  a sweep over them compiles once.
+  A sweep over scales or parameters compiles once, since both are arguments of
+  the compiled program.
 
   Args:
-    denoiser: the network.
-    guidance: how its predictions become one velocity.
+    denoiser: Network.
+    guidance: Guidance methods.
     condition: Conditions with leading axis B, such as class labels (B,) int.
-    index: (B,) int, numbers of the images.
-    grid: (steps + 1,) decreasing times.
-    seed: of all randomness.
+    index: Numbers (B,) int of the images.
+    grid: Decreasing times (steps + 1,).
+    seed: Random seed of all noise and choices.
     how: Solver, shape, path and precision.
-    parts: whether to look, where every step begins, at what guidance does,
-      for one more evaluation; not for adaptive solvers.
+    parts: Whether to return the parts of guidance at each step, which takes
+      one more evaluation per step; not for adaptive solvers.
 
   Returns:
-    (B, H, W, C) of `how.dtype`; and, of an adaptive solver, network evaluations
-    per image in whole passes, see `nfe`; with `parts`, the states and
+    The latents, and extra results: for an adaptive solver, the network
+    evaluations per image as in `nfe`; with `parts`, the states and
     `guidance.Guided` of all steps, stacked; else None.
   """
   solver, path = how.solver, how.path
@@ -221,8 +221,8 @@ def sample(
   x = normal(keys)
   memory = guidance.init(x)
   if isinstance(solver, Solver):
-    # A grid may start a little below t = 1, where the state is less than noise.
-    # Variance preserving paths start from unit variance, as DiT's code does.
+    # A grid may start below t = 1, where the noise is smaller. Variance
+    # preserving paths start from unit variance, as in DiT's code.
     if not isinstance(path, VariancePreserving):
       x = x * jnp.where(grid[0] < 1, path.sigma(grid[0]), 1)
     rests = None
@@ -247,10 +247,10 @@ def nfe(
   seed: int,
   how: Integration,
 ) -> float:
-  """Network evaluations per image, in whole passes of one row.
+  """Returns network evaluations per image, in whole passes of one row.
 
-  Arguments are those of `sample`. S2's count depends on the blocks drawn, hence
-  on the seed. Not for adaptive solvers, whose count is known afterwards.
+  Arguments are as in `sample`. S2's count depends on the seed, through the
+  sampled blocks. Adaptive solvers report their count after sampling.
   """
   assert isinstance(how.solver, Solver)
   evaluations = [

@@ -1,7 +1,7 @@
-"""A run, or a folder of weights: what both say of a network, and its weights.
+"""Access to the network of a run or of a folder of weights.
 
-A folder that came from a published file is sampled as its family was by default
-(docs/checkpoints.md), one that came from a run as the run is.
+A folder from a published file is sampled by default like its family
+(docs/checkpoints.md), a folder from a run like the run.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from dit.weights.restore import WEIGHTS, restore_weights
 from sample.generate import SampleConfig
 
 LATENTS = 'latents.json'  # of a run
-# By family of published files, what differs from the defaults of
+# Settings by family of published files. Others are the defaults of
 # `SampleConfig`, which are those of ig_sit.
 _LIGHTNING: dict[str, Any] = {
   'last_step_size': 0.0,
@@ -46,16 +46,14 @@ SAMPLING: dict[str, dict[str, Any]] = {
     **_LIGHTNING,
   },
 }
-OF_MACHINE = 'batch_size'  # of the section `sample`: it changes no image
+OF_MACHINE = 'batch_size'  # key of `sample` that changes no image
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedNetwork:
-  """A network on disk. Each part is checked when it is first used.
+  """A network on disk, with `metadata` from its config.json.
 
-  Attributes:
-    place: Workdir of a run, or folder of weights.
-    metadata: Contents of its config.json.
+  Each part is checked when it is first used.
   """
 
   place: epath.Path
@@ -63,12 +61,12 @@ class SavedNetwork:
 
   @property
   def is_run(self) -> bool:
-    """Returns whether it is a run, not a folder of weights."""
+    """Returns whether it is a run rather than a folder of weights."""
     return 'format' not in self.metadata
 
   @functools.cached_property
   def config(self) -> NetworkConfig:
-    """Configuration of the network; InputError for a damaged one."""
+    """Configuration of the network; InputError if damaged."""
     if not self.is_run:
       return self._folder[0]
     try:
@@ -95,7 +93,7 @@ class SavedNetwork:
 
   @functools.cached_property
   def sampling(self) -> SampleConfig:
-    """Settings that the network is sampled with unless others are given."""
+    """Default settings for sampling the network."""
     if not self.is_run:
       return self._sampling_of_folder()
     try:
@@ -105,7 +103,7 @@ class SavedNetwork:
 
   @functools.cached_property
   def latents(self) -> LatentSpace:
-    """Space that the network was trained in, as far as known."""
+    """Latent space of the training, as far as known."""
     if not self.is_run:
       return LatentSpace.from_json(self.info.get('latents'))
     return load_latents(self.place)
@@ -117,7 +115,7 @@ class SavedNetwork:
 
     Args:
       mesh: Devices.
-      weights: Set of a run's weights, 'ema' or 'raw'; a folder holds one set.
+      weights: Weights of a run, 'ema' or 'raw'; a folder has one set.
       step: Step of a run's checkpoint; None for the newest.
     """
     if self.is_run:
@@ -130,18 +128,18 @@ class SavedNetwork:
     return jax.device_put(params, shardings)
 
   def _sampling_of_folder(self) -> SampleConfig:
-    """Returns the settings of a folder, which someone may have written."""
+    """Returns the settings of a folder, which users may have edited."""
     family = SAMPLING.get(str(self.info.get('family')), {})
     section = self.info.get('sample', {})
     where = f'{self.place}/config.json'
     if not isinstance(section, dict):
-      raise InputError(f'{where} has a "sample" that is no section.')
+      raise InputError(f'"sample" in {where} is not a section.')
     known = {f.name for f in dataclasses.fields(SampleConfig)} - {OF_MACHINE}
     for key in section:
       if key not in known:
         raise InputError(
-          f'{where} has an unknown key {json.dumps(f"sample.{key}")}; is it of '
-          'a newer version?' + nearest(key, known)
+          f'{where} has an unknown key {json.dumps(f"sample.{key}")}; is it '
+          'from a newer version?' + nearest(key, known)
         )
     try:
       return SampleConfig(**{**family, **section})
@@ -154,22 +152,22 @@ class SavedNetwork:
 
   def _not_a_run(self, error: Exception) -> InputError:
     return InputError(
-      f'{self.place}/config.json is not that of a run, or of another version '
+      f'{self.place}/config.json is not from a run, or from another version '
       f'({type(error).__name__}: {error}).'
     )
 
 
 def open_network(place: epath.PathLike) -> SavedNetwork:
-  """Opens a run or a folder of weights, whichever is there; reads no weights.
+  """Opens a run or a folder of weights, without reading weights.
 
   Raises:
-    InputError: if there is neither.
+    InputError: if `place` is neither.
   """
   return SavedNetwork(epath.Path(place).expanduser(), load_config(place))
 
 
 def load_config(place: epath.PathLike) -> dict[str, Any]:
-  """Returns config.json of a run or a folder; InputError if there is none."""
+  """Returns config.json of a run or folder; InputError if it is missing."""
   if os.fspath(place).startswith((HUB, WEB)):
     local(os.fspath(place))  # raises InputError that says how to convert it
   check_value('the workdir', os.fspath(place), PathText)
@@ -185,11 +183,7 @@ def load_config(place: epath.PathLike) -> dict[str, Any]:
 
 
 def load_latents(workdir: epath.PathLike) -> LatentSpace:
-  """Returns the space of a run's records, as far as it knows it.
-
-  Args:
-    workdir: Workdir of the run, which need not have begun.
-  """
+  """Returns the latent space of a run, as far as known; it may be new."""
   path = epath.Path(workdir).expanduser() / LATENTS
   stored = read_json(path) if path.exists() else {}
   if stored and 'decoder' not in stored:
@@ -200,13 +194,13 @@ def load_latents(workdir: epath.PathLike) -> LatentSpace:
 def _network_config(
   section: Mapping[str, Any], *, null_label: bool
 ) -> NetworkConfig:
-  """Returns the network of a run's section `model`."""
+  """Returns the network of section `model` of a run."""
   kind, network = backbone.settings_of(section, null_label=null_label)
   return kind(**with_tuples(network))
 
 
 def _decoder_before(config: Mapping[str, Any]) -> dict[str, str] | None:
-  """Returns the decoder of latents that an older run has in its config."""
+  """Returns the decoder in the config of an older run."""
   for section, key in (('eval', 'autoencoder'), ('log', 'preview_autoencoder')):
     if text := config.get(section, {}).get(key):
       return {'autoencoder': text}

@@ -1,30 +1,32 @@
-"""One-step rules, as data; with h = t_next - t, negative.
+"""Solvers: rules for one step from t to t_next, with h = t_next - t < 0.
+
+For the ODE dx/dt = v(x, t):
 
   Euler      x + h v(x, t)
-  Heun       x + h/2 (v(x, t) + v(x + h v(x, t), t_next)); Euler at the step to
-             t = 0, unless told otherwise (EDM, arXiv 2206.00364, algorithm 1)
-  Renoise    alpha' x0 + sigma' noise, x0 that of v(x, t): what consistency
-             models and students of DMD do (arXiv 2303.01469, algorithm 1)
+  Heun       x + h/2 (v(x, t) + v(x + h v(x, t), t_next)); by default Euler at
+             the step to t = 0 (EDM, arXiv 2206.00364, algorithm 1)
+  Renoise    alpha' x0 + sigma' noise with x0 from v(x, t), for consistency
+             models and students of DMD (arXiv 2303.01469, algorithm 1)
   Midpoint   x + h v(x + h/2 v(x, t), t + h/2)
   RK4        the 3/8 rule
   DPMSolver  DPM-Solver++(2M), arXiv 2211.01095: with l = log(alpha / sigma),
              x' = sigma'/sigma x + (alpha' - sigma'/sigma alpha) D,
              D  = x0 + (l' - l) / (l - l_before) / 2 (x0 - x0_before)
 
-and of the reverse-time SDE with diffusion g^2 = 2 w(t) (SiT, arXiv 2401.08740,
-section 2.4), whose drift is d(x, t) = v - w score:
+For the reverse-time SDE with diffusion g^2 = 2 w(t) and drift
+d(x, t) = v - w score (SiT, arXiv 2401.08740, section 2.4):
 
   EulerMaruyama   x + h d(x, t) + z,   z = sqrt(-2 w h) noise
   HeunMaruyama    y + h/2 (d(y, t) + d(y + h d(y, t), t_next)),   y = x + z
 
-Their step to t = 0 is of its own: `mean` drops the noise, `euler` also the
-score, `tweedie` jumps to the predicted x0, `noise` changes nothing.
+Their step to t = 0 is special: `mean` drops the noise, `euler` drops noise and
+score, `tweedie` jumps to the predicted x0, and `noise` changes nothing.
 
-w is norm times: sigma, linear (t), constant (1), sbdm (the forward SDE's), or
-with norm inside: decreasing ((1 - norm cos(pi t))^2 / 4),
-increasing_decreasing (norm sin(pi t)^2).
+w is norm times sigma, t (linear), 1 (constant) or the forward SDE's value
+(sbdm), or (1 - norm cos(pi t))^2 / 4 (decreasing) or norm sin(pi t)^2
+(increasing_decreasing).
 
-A solver knows nothing of guidance: it sees a function of (x, t).
+Solvers do not know about guidance; they call a function of (x, t).
 """
 
 import abc
@@ -44,12 +46,12 @@ Memory = Any
 
 
 class Evaluation(NamedTuple):
-  """What a step is told of the field at (x, t); guidance's `Guided` is one.
+  """An evaluation at (x, t), such as guidance's `Guided`.
 
   Attributes:
-    velocity: like x.
-    variance: that a network learned, like x, or None.
-    memory: for the evaluations of the next step.
+    velocity: Velocity, like x.
+    variance: Learned variance, like x, or None.
+    memory: Memory for the evaluations of the next step.
   """
 
   velocity: jax.Array
@@ -59,12 +61,9 @@ class Evaluation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Solver(abc.ABC):
-  """A rule for one step; subclasses are frozen and hashable.
+  """A rule for one step; subclasses are frozen and hashable."""
 
-  A step's first evaluation is made for it, at (perturb(x), t).
-  """
-
-  # `sample.adaptive` has one that chooses its own steps.
+  # The solver of `sample.adaptive` chooses its own steps.
   adaptive = False
 
   @property
@@ -79,11 +78,11 @@ class Solver(abc.ABC):
 
   @property
   def ddim(self) -> bool:
-    """Returns whether a step is that of DDIM, on any path."""
+    """Returns whether a step is a DDIM step."""
     return False
 
   def init(self, x: jax.Array) -> Memory:
-    """The memory before the first step, for states like x."""
+    """Returns the memory before the first step, for states like x."""
     del x
     return ()
 
@@ -94,7 +93,7 @@ class Solver(abc.ABC):
     t_next: jax.Array,
     noise: jax.Array | None,
   ) -> jax.Array:
-    """The point at which the step begins."""
+    """Returns the point of the step's first evaluation."""
     del t, t_next, noise
     return x
 
@@ -109,29 +108,26 @@ class Solver(abc.ABC):
     noise: jax.Array | None,
     memory: Memory,
   ) -> tuple[jax.Array, Memory]:
-    """One step.
+    """Returns the state at t_next, and the memory.
 
     Args:
-      velocity: function of (x, t), for further evaluations.
-      first: the evaluation at (x, t).
-      x: (B, H, W, C), perturbed.
-      t: scalar.
-      t_next: scalar below t.
-      noise: standard normal, like x, where `stochastic`.
-      memory: from `init`, or the step before.
-
-    Returns:
-      The state at t_next, and the memory.
+      velocity: Function of (x, t), for further evaluations.
+      first: Evaluation at (x, t).
+      x: State (B, H, W, C), from `perturb`.
+      t: Scalar time.
+      t_next: Scalar time below t.
+      noise: Standard normal noise like x, if `stochastic`.
+      memory: Memory from `init` or the previous step.
     """
 
   def times(self, t: float, t_next: float) -> list[float]:
-    """Returns the times at which a step evaluates, rounded as in `advance`."""
+    """Returns the times of a step's evaluations, rounded as in `advance`."""
     del t_next
     return [t]
 
 
 class OneStep(Solver):
-  """A solver that remembers nothing."""
+  """A solver without memory."""
 
   @abc.abstractmethod
   def step(
@@ -143,7 +139,7 @@ class OneStep(Solver):
     t_next: jax.Array,
     noise: jax.Array | None,
   ) -> jax.Array:
-    """The state at t_next; arguments as for `advance`."""
+    """Returns the state at t_next; arguments are as in `advance`."""
 
   def advance(self, velocity, first, x, t, t_next, noise, memory):  # noqa: D102
     return self.step(velocity, first, x, t, t_next, noise), memory
@@ -176,8 +172,8 @@ class Heun(OneStep):
   """Order 2, two evaluations.
 
   Attributes:
-    final_step: the step to t = 0: 'euler', or 'heun', which evaluates at t = 0
-      (LightningDiT's torchdiffeq).
+    final_step: Rule for the step to t = 0: 'euler', or 'heun', which evaluates
+      at t = 0, as LightningDiT does with torchdiffeq.
   """
 
   final_step: str = 'euler'
@@ -216,7 +212,7 @@ class Midpoint(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class RK4(OneStep):
-  """Order 4, four evaluations, the last of them at t_next."""
+  """Order 4, four evaluations, the last one at t_next."""
 
   def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
     del noise
@@ -235,11 +231,8 @@ class RK4(OneStep):
 class DPMSolver(Solver):
   """DPM-Solver++(2M): order 2, one evaluation; x0 extrapolated over two steps.
 
-  Its first step, that from the noise and that to t = 0 are DDIM's, and the
-  second where the one before was infinitely long in log(alpha / sigma).
-
-  Attributes:
-    path: that the velocity belongs to.
+  It takes a DDIM step first, from t = 1, to t = 0, and after a step of infinite
+  length in log(alpha / sigma).
   """
 
   path: Path
@@ -255,7 +248,7 @@ class DPMSolver(Solver):
       self._log_ratio(a) - self._log_ratio(b)
       for a, b in ((t_before, t), (t, t_next))
     )
-    # Infinite steps, from the noise or to the data, have no slope.
+    # Infinite steps, from t = 1 or to t = 0, have no slope.
     known = jnp.isfinite(h_before) & (t_before > t)
     slope = jnp.where(known, h / h_before, 0)
     slope = jnp.where(t_next > 0, slope, 0)
@@ -265,9 +258,9 @@ class DPMSolver(Solver):
     return x_next, (x0, jnp.asarray(t, x.dtype))
 
   def _log_ratio(self, t: jax.Array) -> jax.Array:
-    """log(sigma / alpha), infinite at both ends of a path."""
+    """Returns log(sigma / alpha), infinite at both ends of a path."""
     alpha = self.path.alpha(t)
-    # At the noise end it is 0 but for rounding: cos(pi / 2) is not.
+    # At t = 1 alpha should be 0, but cos(pi / 2) is rounded.
     log_alpha = jnp.where(alpha > 1e-6, jnp.log(alpha), -jnp.inf)
     return jnp.log(self.path.sigma(t)) - log_alpha
 
@@ -290,11 +283,11 @@ class EulerMaruyama(OneStep):
   """Strong order 1/2, one evaluation.
 
   Attributes:
-    path: that the velocity belongs to; its score is needed.
-    diffusion: form of w, one of DIFFUSIONS; on the linear path the default is
+    path: Path of the velocity and score.
+    diffusion: Form of w, one of DIFFUSIONS. On the linear path the default is
       that of SiT and Internal Guidance, g^2 = 2 t.
-    norm: of w.
-    final_step: the step to t = 0, one of FINAL_STEPS.
+    norm: Norm of w.
+    final_step: Rule for the step to t = 0, one of FINAL_STEPS.
   """
 
   path: Path
@@ -332,7 +325,7 @@ class EulerMaruyama(OneStep):
   def _end(
     self, v: jax.Array, x: jax.Array, t: jax.Array, otherwise: jax.Array
   ) -> jax.Array:
-    """The step from t to 0."""
+    """Returns the state after the step from t to 0."""
     if self.final_step == 'mean':
       return x - t * self._drift(v, x, t)
     if self.final_step == 'euler':
@@ -344,9 +337,9 @@ class EulerMaruyama(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class HeunMaruyama(EulerMaruyama):
-  """SiT's Heun for the SDE: the noise first; two evaluations, one at the end.
+  """SiT's Heun for the SDE: noise first, two evaluations, one in the last step.
 
-  Its last step cannot be 'noise', as the score is infinite at t = 0.
+  The last step cannot be 'noise', since the score is infinite at t = 0.
   """
 
   def __post_init__(self) -> None:

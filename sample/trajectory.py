@@ -1,16 +1,15 @@
-"""The effect of guidance along a trajectory: estimates of the final image.
+"""The effect of guidance along a trajectory, as estimates of the final image.
 
-Where a step of the solver begins, at (x_t, t), the network's own prediction,
-its weaker one and the guided one each say which image they are heading for,
+Some steps of one guided trajectory are shown. At the beginning (x_t, t) of a
+step, the strong, weak and guided predictions each estimate the final image,
 
   x0 = (d_sigma x_t - sigma v) / w        (on the linear path, x0 = x_t - t v)
 
-and all are shown, for some steps of one and the same guided trajectory. How far
-apart they lie, of velocities, is
+The distance between strong and weak velocities is
 
   gap_k(t) = rms over images and elements of (strong - weak_k)
 
-with strong refined by IG, as the weak one is, for methods beside it.
+For methods other than IG, both are refined by IG if it is on.
 """
 
 from typing import NamedTuple
@@ -28,14 +27,14 @@ from sample.generate import Sampler
 
 
 class Film(NamedTuple):
-  """A trajectory of B images, looked at F times.
+  """A trajectory of B images in F frames.
 
   Attributes:
-    times: (F,), from the noise to the data.
-    images: (F, B, H, W, C) uint8, by name: 'state', x_t itself, and x0 of
-      each of `guidance.Guided.parts`, the last 'guided'.
-    begins: (steps,) times at which steps begin.
-    gaps: (steps,) by method.
+    times: Times (F,), from the noise to the data.
+    images: Images (F, B, H, W, C) uint8 by name: 'state' for x_t, and x0 of
+      each of `guidance.Guided.parts` and of 'guided', which is last.
+    begins: Times (steps,) at which steps begin.
+    gaps: Gaps (steps,) by method.
   """
 
   times: np.ndarray
@@ -51,25 +50,24 @@ def record_trajectory(
   seed: int,
   frames: int = 10,
 ) -> Film:
-  """Draws images 0 to B - 1 as `Sampler.batches` does, and looks on the way.
+  """Samples images 0 to B - 1 like `Sampler.batches` and records frames.
 
   Args:
-    sampler: Network, and how it is sampled.
+    sampler: Network and settings of sampling.
     guidance: Guidance method.
     labels: Labels (B,).
     seed: Random seed of all noise.
-    frames: Number of steps to look at, evenly spaced, the first and the last
-      among them.
+    frames: Number of evenly spaced steps, including the first and the last.
 
   Raises:
-    InputError: for an adaptive solver, which has no steps, and for parts that
-      do not fit.
+    InputError: for an adaptive solver, or parts that do not fit.
   """
   sampler.check(guidance)
   config, path = sampler.config, sampler.path
   if sampler.solver.adaptive:
     raise InputError(
-      f'sample.solver {config.solver} has no steps to look at; choose another.'
+      f'sample.solver {config.solver} has no fixed steps to record; choose '
+      'another.'
     )
   count, parts = len(labels), batch_parts(sampler.mesh)
   index = np.arange(-(-count // parts) * parts)

@@ -127,7 +127,7 @@ def test_quantized_weights_in_a_folder_that_does_not_say_so(tmp_path):
 @pytest.mark.parametrize(
   ('section', 'message'),
   [
-    ([1], 'no section'),
+    ([1], 'not a section'),
     ({'stepz': 3}, 'unknown key "sample.stepz"'),
     ({'batch_size': 3}, 'unknown key "sample.batch_size"'),
     ({'a\nb': 3}, 'unknown key "sample.a'),
@@ -209,7 +209,7 @@ def test_families_are_sampled_as_published(tmp_path, family, expected, path):
 @pytest.mark.parametrize(
   ('channels', 'argv', 'message'),
   [
-    (4, [], 'latents of 4 channels, no images'),
+    (4, [], 'latents of 4 channels, not images'),
     (3, ['--weights=raw'], 'which holds one set'),
     (3, ['--config.model.depth=3'], 'belongs to the folder'),
     (3, ['--config.sample.stepz=3'], "Did you mean 'sample.steps'"),
@@ -313,7 +313,7 @@ def test_a_scale_that_overflows_ends_in_one_line(tmp_path, scale):
 
 
 def test_wrong_autoencoder():
-  with pytest.raises(InputError, match='latents of 4 channels, no images'):
+  with pytest.raises(InputError, match='latents of 4 channels, not images'):
     decoder_lib.check_decoder(None, 4)
   config = autoencoder.TinyConfig(latent_channels=3)
   decoder = autoencoder.Autoencoder({}, config)

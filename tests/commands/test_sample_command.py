@@ -145,7 +145,7 @@ def test_an_earlier_checkpoint_guides_the_last(shared_run, tmp_path):
     (['--config.sample.state_dtype=float16'], 'float32, float64'),
     (['--config.sample.batch_size=0'], 'sample.batch_size is 0'),
     (['--config.sample.batch_size=12'], 'positive multiple of 8'),
-    (['--config.sample.solver=dopri5', '--guidance=s2:2'], 'no steps'),
+    (['--config.sample.solver=dopri5', '--guidance=s2:2'], 'its own steps'),
     (
       ['--config.sample.solver=dopri5:rtol=0'],
       'rtol is 0.0, expected a number from 1e-12',

@@ -148,15 +148,15 @@ def test_discrete_grid(respacing, steps):
 @pytest.mark.parametrize(
   ('respacing', 'message'),
   [
-    ('', 'expected as'),
-    ('ten', 'expected as'),
-    ('ddim', 'expected as'),
-    ('ddim7.5', 'expected as'),
+    ('', "expected '250'"),
+    ('ten', "expected '250'"),
+    ('ddim', "expected '250'"),
+    ('ddim7.5', "expected '250'"),
     ('0', 'expected 1 to 1000'),
     ('1001', 'expected 1 to 1000'),
     ('-5', 'expected 1 to 1000'),
     ('1,501', 'of the 500 steps of part 2'),
-    ('ddim300', 'no stride cuts 1000 steps into 300'),
+    ('ddim300', 'no stride divides 1000 steps into 300'),
     ('ddim0', 'no stride'),
   ],
 )

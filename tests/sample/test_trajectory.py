@@ -145,5 +145,5 @@ def test_every_kind_of_sampler(text, changes):
 
 
 def test_adaptive_solvers_have_no_steps():
-  with pytest.raises(InputError, match='has no steps to look at'):
+  with pytest.raises(InputError, match='has no fixed steps to record'):
     shoot('ig:1.5', solver='dopri5')
