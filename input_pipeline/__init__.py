@@ -1,1 +1,1 @@
-"""Images to records, and records to batches on the devices."""
+"""Data: from images to records, and from records to batches on devices."""

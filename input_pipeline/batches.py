@@ -1,9 +1,9 @@
-"""Records to batches: the order is a function of (seed, step).
+"""Batches of records in an order that depends only on (seed, step).
 
-The records of step n are n * B, ..., (n + 1) * B - 1 of an endless sequence
-of reshuffled epochs; each process reads the rows that its devices hold. So
-nothing about the position has to be saved, and neither the processes nor the
-devices change the global batches.
+Step n takes the records n * B to (n + 1) * B - 1 of an endless sequence of
+reshuffled epochs. Each process reads the rows of its own devices. The position
+therefore needs no checkpoint, and the global batches depend neither on the
+processes nor on the devices.
 """
 
 import functools
@@ -33,16 +33,16 @@ def batches(
   """Yields the global batches of steps `start`, `start` + 1, ...
 
   Args:
-    source: records by index.
-    config: how to read them.
-    mesh: where to place them.
-    batch_size: B, of the global batch.
-    seed: of the order.
-    start: the first step.
+    source: Records by index.
+    config: Settings for reading records.
+    mesh: Devices.
+    batch_size: Size B of the global batch.
+    seed: Random seed of the order.
+    start: First step.
 
   Yields:
     'label' (B,) int32, and 'image' (B, H, W, C) uint8 or 'moments'
-    (B, H, W, 2C) float, cut over the mesh.
+    (B, H, W, 2C) float, sharded over the mesh.
   """
   sharding = batch_sharding(mesh)
   rows = rows_here(sharding, batch_size)
@@ -71,7 +71,7 @@ def batches(
 
 
 def rows_here(sharding: NamedSharding, batch_size: int) -> np.ndarray:
-  """Rows of the global batch that devices of this process hold, rising."""
+  """Returns the rows of this process in the global batch, ascending."""
   places = sharding.addressable_devices_indices_map((batch_size,)).values()
   index = np.arange(batch_size)
   return np.unique(np.concatenate([index[place] for place in places]))
@@ -80,7 +80,7 @@ def rows_here(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 def _rows(
   records: grain.MapDataset, batch_size: int, rows: np.ndarray, step: int
 ) -> dict[str, np.ndarray]:
-  """These rows of the global batch of a step."""
+  """Reads the given rows of the global batch of a step."""
   read = [records[step * batch_size + row] for row in rows.tolist()]
   return {name: np.stack([r[name] for r in read]) for name in read[0]}
 
@@ -88,7 +88,7 @@ def _rows(
 def _global(
   values: np.ndarray, rows: np.ndarray, sharding: NamedSharding, count: int
 ) -> jax.Array:
-  """The rows of this process as its part of the global array."""
+  """Returns the global array, of which this process has `rows`."""
 
   def part(index):
     first, last, _ = index[0].indices(count)
@@ -102,7 +102,7 @@ def _global(
 def _example(
   flip: bool, record: dict[str, Any], rng: np.random.Generator
 ) -> dict[str, Any]:
-  """What training needs of a record, half of them mirrored with `flip`."""
+  """Returns the training example of a record; `flip` mirrors half of them."""
   mirrored = flip and bool(rng.integers(2))
   label = np.int32(record['label'])
   if 'moments' in record:

@@ -1,8 +1,7 @@
-"""The classes of a folder of images: CLASS/IMAGE, at any one depth.
+"""The classes of a folder of images, stored as CLASS/IMAGE at a single depth.
 
-The folder around an image is its class, so a folder or an archive may have one
-folder inside of it that holds the classes. Whatever would give one class to
-images of several folders is refused, with the command that does what is meant.
+The class of an image is the folder that contains it. Layouts that would merge
+several folders into one class are errors; the message has a command that helps.
 """
 
 import collections
@@ -24,14 +23,13 @@ _SPLITS = frozenset(
 
 
 def class_folders(listing: Listing) -> dict[str, str]:
-  """Returns the class name of each folder of a class.
+  """Returns the class name of each class folder.
 
-  An empty folder beside those of classes is a class as well, which keeps its
-  label, and is named in a warning.
+  An empty folder next to class folders counts as a class, with a warning.
 
   Raises:
-    InputError: if there are no images, or images without a folder, or folders
-      that are not those of classes.
+    InputError: if there are no images, images without a class folder, or
+      folders that are not classes.
   """
   place, images = listing.place, listing.images
   if not images:
@@ -52,8 +50,8 @@ def class_folders(listing: Listing) -> dict[str, str]:
   around = {_parent(folder) for folder in parents}
   if len(around) > 1:
     logging.warning(
-      '%s: the classes %s lie in several folders (%s); if those are the '
-      'classes, or the splits of a set, give other folders.',
+      '%s: the classes %s lie in several folders (%s); if these folders are '
+      'the classes, or the splits of a set, give other folders.',
       place, shorten(sorted(map(_name, parents))), shorten(sorted(around)),
     )  # fmt: skip
   empty = sorted(
@@ -62,7 +60,7 @@ def class_folders(listing: Listing) -> dict[str, str]:
   if empty:
     logging.warning(
       '%s: no image in the folders %s; each counts as a class and keeps its '
-      'label. Delete a folder that is no class.',
+      'label. Delete folders that are not classes.',
       place, shorten(empty),
     )  # fmt: skip
   return {folder: _name(folder) for folder in [*parents, *empty]}
@@ -78,12 +76,11 @@ def _name(folder: str) -> str:
 
 
 def _below(folder: str, base: str) -> list[str]:
-  """Returns the parts of a folder's name below `base`."""
   return [part for part in folder[len(base) :].split('/') if part]
 
 
 def _inside(listing: Listing, folder: str) -> str:
-  """Returns the path to give for a folder inside of the listing's place."""
+  """Returns the path of a folder in the listing, for messages."""
   if os.path.isdir(os.path.expanduser(listing.place)):
     return os.path.join(listing.place, folder)
   return os.path.join('UNPACKED', folder)
@@ -96,7 +93,7 @@ def _unpack(listing: Listing) -> str:
 
 
 def _check_splits(listing: Listing, parents: Sequence[str]) -> None:
-  """Raises InputError if the topmost folders are the splits of a set."""
+  """Raises InputError if the top folders are splits of a set."""
   base = os.path.commonpath(parents) if len(parents) > 1 else ''
   rests = [rest for folder in parents if (rest := _below(folder, base))]
   tops = sorted({rest[0] for rest in rests})
@@ -120,26 +117,25 @@ def _check_splits(listing: Listing, parents: Sequence[str]) -> None:
 
 
 def _is_split(name: str) -> bool:
-  """Returns whether a folder is named like a split, such as test_set."""
+  """Returns whether a folder has the name of a split, such as test_set."""
   return re.split('[ _-]', name.lower())[0] in _SPLITS
 
 
 def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
-  """Raises InputError unless all images lie in folders of one depth."""
+  """Raises InputError unless all images have the same depth."""
   depths = [folder.count('/') for folder in parents]
   if len({*depths}) > 1:
     high, deep = (parents[depths.index(f(depths))] for f in (min, max))
     raise InputError(
       f'{listing.place} holds images in {high}, and deeper in {deep}; expected '
-      'all as CLASS/IMAGE: move them to one depth, or give a folder inside of '
-      'it.'
+      'all as CLASS/IMAGE: move them to one depth, or give a folder inside.'
     )
 
 
 def _check_names(listing: Listing, parents: Sequence[str]) -> None:
   """Raises InputError if several folders would become one class."""
   names, depth = {*map(_name, parents)}, parents[0].count('/')
-  # An empty folder of the same name says as much: CLASS/images/IMAGE.
+  # Empty folders of the same name also suggest CLASS/images/IMAGE.
   twins = [
     folder
     for folder in listing.folders

@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits as a TFDS builder, the embedded data.
 
-1,797 grey images of 8x8 with values 0 to 16, stretched to 0 to 255. TFDS
+1,797 gray images of 8x8 with values 0 to 16, stretched to 0 to 255. TFDS
 writes them as ArrayRecord without TensorFlow, so the embedded default takes
 the same path as any other set.
 """
@@ -13,7 +13,7 @@ _HELD_OUT = 500
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-  """Splits `train` (1,297) and `test` (500), drawn once at random."""
+  """Splits `train` (1,297) and `test` (500), a fixed random split."""
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First version.'}
@@ -33,7 +33,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # nothing to download
-    # The file is in the writers' order: a plain cut would hold out writers.
+    # The file is sorted by writer, so an unshuffled split would separate them.
     order = np.random.default_rng(0).permutation(1797)
     return {
       'train': self._generate_examples(order[:-_HELD_OUT]),

@@ -1,8 +1,7 @@
-"""Image files with a class each: a folder, a .zip archive, or a TFDS set.
+"""Labeled image files from a folder, a .zip archive or a TFDS set.
 
-All give `read(i) -> ImageFile`, whose bytes are as they were stored, so that
-one decoder (`input_pipeline.images`) serves every set and a broken file has a
-name.
+All sources return the stored bytes with a name, so that one decoder
+(`input_pipeline.images`) reads all of them and errors name the broken file.
 """
 
 import dataclasses
@@ -22,13 +21,13 @@ TFDS = 'tfds:'
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-  """One image, undecoded.
+  """An image before decoding.
 
   Attributes:
-    name: Name to call it by.
-    label: Its class, from 0.
+    name: Name for messages.
+    label: Number of the class, from 0.
     load: Function that returns the bytes of the file; raises BrokenImageError
-      for a file that is too large or may not be read.
+      for a file that is too large or not readable.
   """
 
   name: str
@@ -38,13 +37,13 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-  """A set of images: read(i) for i from 0 to count - 1.
+  """A set of images.
 
   Attributes:
     name: Place, as the user gave it.
     classes: Names of the classes, in the order of the labels.
     count: Number of images.
-    read: Function from i to image i, for any thread.
+    read: Thread-safe function from i to image i, for 0 <= i < count.
   """
 
   name: str
@@ -53,7 +52,7 @@ class ImageFiles:
   read: Callable[[int], ImageFile]
 
   def relabel(self, classes: Sequence[str]) -> 'ImageFiles':
-    """Returns the set with labels in another list, which has all its names."""
+    """Returns the set with labels that index another list of classes."""
     if tuple(classes) == self.classes:
       return self
     number = {name: label for label, name in enumerate(classes)}
@@ -69,12 +68,8 @@ class ImageFiles:
 def open_images(place: str, data_dir: str) -> ImageFiles:
   """Opens a folder or .zip of CLASS/IMAGE, or 'tfds:NAME[:SPLIT]'.
 
-  The labels of a folder are the places of its class names in sorted order, as
-  ImageNet's are.
-
-  Args:
-    place: What to open.
-    data_dir: Folder in which TFDS keeps its sets.
+  Class names are sorted to give the labels, as for ImageNet. `data_dir` is the
+  folder of TFDS.
 
   Raises:
     InputError: if there are no images, or their classes are not clear.

@@ -1,8 +1,8 @@
-"""Image files to square arrays, as the field crops ImageNet.
+"""Decoding and center-cropping of image files.
 
-The crop is that of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233), which DiT,
-SiT and LightningDiT share: halve with a BOX filter while the shorter side is
-at least twice the size, resize to the size with BICUBIC, cut out the center.
+The crop is that of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233), DiT, SiT and
+LightningDiT: halve with a BOX filter while the shorter side is at least twice
+the size, resize to the size with BICUBIC, and crop the center.
 """
 
 import functools
@@ -16,23 +16,23 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps
 
-# Formats that are opened, whatever a file's name ends with. Pillow knows more,
-# some of which start other programs (EPS: Ghostscript).
+# Formats that are opened, regardless of suffix. Some other formats of Pillow
+# start programs (EPS starts Ghostscript).
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
-# Bounds on the memory that one image takes. A file beyond them is broken.
+# Limits on the memory of one image; a file beyond them counts as broken.
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**26
 MAX_ASPECT = 100
-# Only the middle of a thin image is enlarged: this many squares.
+# Length of the part of a thin image that is enlarged, in squares.
 _SQUARES_TO_ENLARGE = 16
 
 _UNBOUNDED = {
   'I': 'signed or 32-bit integers',
   'F': 'floating-point numbers',
 }
-# Tags of TIFF, and the value of the second for gray images with white as 0.
+# TIFF tags, and the value of the second one for gray images with white as 0.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-# Adam7, the passes of interlaced PNGs: first row and column, and the steps.
+# Passes of interlaced PNGs (Adam7): first row and column, and their steps.
 _ADAM7 = (
   (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
   (0, 1, 2, 2), (1, 0, 2, 1),
@@ -40,19 +40,19 @@ _ADAM7 = (
 
 
 class BrokenImageError(ValueError):
-  """A file that is not an image, is only part of one, or exceeds the bounds."""
+  """A file that is not an image, is truncated, or exceeds the limits."""
 
 
 def decode(data: bytes) -> Image.Image:
-  """Returns the image in the bytes of a file, upright and RGB.
+  """Decodes the bytes of a file to an upright RGB image.
 
   Gray, palette and CMYK images are converted, transparency is dropped, and the
-  rotation that EXIF asks for is carried out. Gray values of 12 and 16 bits are
-  scaled to 8 bits; of RGB with 16 bits, the upper 8 are kept.
+  EXIF rotation is applied. Gray values of 12 and 16 bits are scaled to 8 bits;
+  RGB values of 16 bits keep their upper 8 bits.
 
   Raises:
-    BrokenImageError: if the bytes are no image of `FORMATS`, not all of it,
-      beyond the bounds, or hold values without a known range.
+    BrokenImageError: if the bytes are not a complete image of `FORMATS`, exceed
+      the limits, or have values without a known range.
   """
   _refuse_bombs()
   try:
@@ -69,7 +69,7 @@ def decode(data: bytes) -> Image.Image:
     Image.DecompressionBombWarning,
   ) as error:
     raise BrokenImageError(f'it has more than {MAX_PIXELS:,} pixels') from error
-  # Pillow raises whatever its decoders do, for a damaged file nearly anything.
+  # A damaged file can raise nearly any exception in Pillow's decoders.
   except Exception as error:
     text = re.sub(r'<_io.BytesIO object at \w+>', 'it', str(error))
     text = ' '.join(text.split())[:200] or type(error).__name__
@@ -77,10 +77,10 @@ def decode(data: bytes) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-  """Returns the center of an image, (size, size, 3) uint8.
+  """Crops the center of an image, (size, size, 3) uint8.
 
   Raises:
-    BrokenImageError: if memory is short.
+    BrokenImageError: if memory runs out.
   """
   try:
     while min(image.size) >= 2 * size:
@@ -101,9 +101,9 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _middle(image: Image.Image) -> Image.Image:
-  """Returns a thin image's middle, and any other image as it is."""
+  """Crops a thin image to its middle; returns others unchanged."""
   least = min(image.size)
-  # Both ends lose the same number of pixels, so that the center stays.
+  # Both ends lose the same number of pixels, which keeps the center.
   left, top = (
     max((side - _SQUARES_TO_ENLARGE * least) // 2, 0) for side in image.size
   )
@@ -114,7 +114,7 @@ def _middle(image: Image.Image) -> Image.Image:
 
 @functools.cache
 def _refuse_bombs() -> None:
-  """Turns Pillow's warning of a large image into an error, once for all."""
+  """Turns Pillow's warning about large images into an error."""
   warnings.filterwarnings('error', category=Image.DecompressionBombWarning)
 
 
@@ -132,7 +132,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-  """Returns the image with 8 bits for each value, which Pillow would clip."""
+  """Scales values to 8 bits, where Pillow would clip them."""
   if image.mode in _UNBOUNDED:
     raise BrokenImageError(
       f'its pixels are {_UNBOUNDED[image.mode]}, whose range is not known; '
@@ -146,15 +146,15 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
   if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
     table = 255 - table
   table = np.round(table.clip(0, 255)).astype(np.uint8)
-  # Row by row: an index of all pixels would take eight bytes for each.
+  # Rows are converted one by one: an index takes eight bytes per pixel.
   return Image.fromarray(np.stack([table[row] for row in np.asarray(image)]))
 
 
 def _lacks_rows(file: Image.Image, data: bytes) -> bool:
-  """Returns whether a PNG's compressed data end, cleanly, before its rows do.
+  """Returns whether a PNG's compressed data end before its last row.
 
-  Pillow fills the rest with zeros and says nothing, so an image whose last row
-  has other values is whole (interlaced ones are not written row by row).
+  Pillow silently fills missing rows with zeros. An image with other values in
+  its last row is therefore complete, unless it is interlaced.
   """
   width, height = file.size
   last = file.crop((0, height - 1, width, height))
@@ -174,7 +174,7 @@ def _lacks_rows(file: Image.Image, data: bytes) -> bool:
 
 
 def _inflated(packed: bytes) -> int:
-  """Returns the number of bytes that zlib's stream holds, piece by piece."""
+  """Returns the inflated size of a zlib stream, with little memory."""
   stream, count = zlib.decompressobj(), 0
   while piece := stream.decompress(packed, 2**20):
     count, packed = count + len(piece), stream.unconsumed_tail

@@ -1,7 +1,7 @@
 """Labels of finished images: numbers of classes, from 0.
 
-Labels are checked when they are read, since accuracy against labels that are
-not classes would be wrong without any sign of it.
+They are checked when they are read, because wrong labels would silently give a
+wrong accuracy.
 """
 
 import re
@@ -14,14 +14,11 @@ _MOST = 2**31 - 1
 
 
 def parse_labels(where: str, text: str) -> np.ndarray:
-  """Reads labels from text with one number a line.
+  """Reads labels (n,) int64 from text with one number per line.
 
   Args:
     where: Name of the file, for messages.
-    text: Its text.
-
-  Returns:
-    (n,) int64.
+    text: Contents of the file.
 
   Raises:
     InputError: for anything but classes; the message names the first line.
@@ -37,11 +34,10 @@ def parse_labels(where: str, text: str) -> np.ndarray:
 
 
 def as_labels(where: str, labels: np.ndarray) -> np.ndarray:
-  """Checks an array of labels (n,); returns it as int64.
+  """Checks an array of labels (n,) and returns it as int64.
 
   Raises:
-    InputError: for anything but classes, such as text, fractions and negative
-      numbers; the message names the first image.
+    InputError: for text, fractions or negative numbers.
   """
   hint = (
     'expected the number of a class, 0 or more; write the images without '

@@ -1,7 +1,7 @@
-"""The files of a folder or a .zip archive, without what other tools left there.
+"""Listings of folders and .zip archives, without the leftovers of other tools.
 
-Every command that reads image files lists them here, so that all of them agree
-on what is an image, what is a class folder, and what is neither.
+Every command that reads image files uses them, so that all commands agree on
+what is an image, a class folder, or neither.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from core.errors import InputError, shorten
 from input_pipeline.images import MAX_FILE_BYTES, BrokenImageError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
-# Files and folders that systems and tools leave behind, in lower case; hidden
-# ones, such as .DS_Store, .git and .ipynb_checkpoints, are known by their dot.
+# Files and folders of operating systems and tools, in lower case. Hidden ones,
+# such as .DS_Store and .git, are recognized by their dot.
 _LEFTOVERS = frozenset(
   (
     # macOS
@@ -41,17 +41,17 @@ _LEFTOVER_SUFFIXES = ('~', '.swp', '.swo', '.part', '.crdownload')
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """The files of a place; names are paths inside of it, with '/' between.
+  """The files of a place, named by their paths inside it, with '/'.
 
   Attributes:
     place: Folder or archive, as the user gave it.
     images: Names of the image files, sorted.
     others: Names of the other files, sorted.
     folders: Names of the folders, sorted.
-    leftovers: Names of the files and folders that other tools left, sorted;
-      the contents of a folder among them are not listed.
-    read: Function from the name of a file to its bytes, for any thread; raises
-      BrokenImageError for a file that is too large or may not be read.
+    leftovers: Names of the files and folders of other tools, sorted, without
+      the contents of these folders.
+    read: Thread-safe function from the name of a file to its bytes; raises
+      BrokenImageError for a file that is too large or not readable.
   """
 
   place: str
@@ -62,13 +62,13 @@ class Listing:
   read: Callable[[str], bytes]
 
   def log_ignored(self, used: Collection[str] = ()) -> None:
-    """Logs in one line what is ignored, except for the files in `used`."""
+    """Logs the ignored files in one line, except for those in `used`."""
     others = [name for name in self.others if name not in used]
     ignored = [
       f'{len(names)} {kind} ({shorten(names)})'
       for names, kind in (
         (self.leftovers, 'leftovers of other tools'),
-        (others, 'files that are no images'),
+        (others, 'files that are not images'),
       )
       if names
     ]
@@ -77,13 +77,11 @@ class Listing:
 
 
 def list_files(place: str) -> Listing | None:
-  """Lists a folder or a .zip archive; None if it is neither.
-
-  Links to folders and files are followed.
+  """Lists a folder or a .zip archive and follows links; None if it is neither.
 
   Raises:
-    InputError: for a folder that cannot be read, a link that leads nowhere or
-      to a folder that is listed already, or an archive that is damaged.
+    InputError: for an unreadable folder, a damaged archive, or a link to
+      nothing or to a folder that is already listed.
   """
   path = os.path.expanduser(place)
   if os.path.isdir(path):
@@ -94,12 +92,11 @@ def list_files(place: str) -> Listing | None:
 
 
 def is_image(name: str) -> bool:
-  """Returns whether a name ends like that of an image file."""
+  """Returns whether a name has the suffix of an image file."""
   return name.lower().endswith(SUFFIXES)
 
 
 def _is_leftover(name: str) -> bool:
-  """Returns whether another tool left the file or folder of this name."""
   return (
     name.lower() in _LEFTOVERS
     or _LEFTOVER_PATTERN.fullmatch(name.lower()) is not None
@@ -144,7 +141,7 @@ def _list_folder(place: str, path: str) -> Listing:
             f'the link {entry.path} is a loop: it leads to a folder around it; '
             'remove the link itself (unlink), not what it leads to.'
           )
-        # A few file systems do not number their folders.
+        # Some file systems do not number their folders.
         if identity[1] and identity in folders:
           raise InputError(
             f'{entry.path} and {os.path.join(path, folders[identity])} are one '
@@ -164,7 +161,6 @@ def _list_folder(place: str, path: str) -> Listing:
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:
-  """Returns the entries of a folder; InputError if it cannot be read."""
   try:
     with os.scandir(folder) as entries:
       return list(entries)
@@ -173,7 +169,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _identity(folder: str) -> tuple[int, int]:
-  """Returns the device and inode, which a folder and links to it share."""
+  """Returns device and inode, which a folder shares with links to it."""
   try:
     status = os.stat(folder)
   except OSError as error:
@@ -191,11 +187,8 @@ def _unreadable(path: str, error: OSError) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
   """Returns whether an entry is a folder, or a link to one.
 
-  A link to a missing file counts as a file if its name is that of an image,
-  which is then broken. Any other could be a class, and must not vanish.
-
-  Raises:
-    InputError: for a link that leads nowhere.
+  A broken link with the name of an image counts as a broken image. Any other
+  broken link could be a class, and raises InputError.
   """
   try:
     if entry.is_dir():
@@ -214,7 +207,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_around(link: str, listed: str) -> bool:
-  """Returns whether a link leads to a folder around it or around `listed`."""
+  """Returns whether a link leads to a parent folder of it or of `listed`."""
   target = os.path.realpath(link)
   places = (os.path.dirname(os.path.abspath(link)), listed)
   return any(
@@ -247,7 +240,6 @@ def _check_length(count: int) -> None:
 def _list_archive(place: str, path: str) -> Listing:
   try:
     archive = zipfile.ZipFile(path)
-  # Exceptions of zipfile for a damaged table of contents.
   except (
     OSError,
     ValueError,
@@ -259,7 +251,7 @@ def _list_archive(place: str, path: str) -> Listing:
   folders: set[str] = set()
   leftovers: set[str] = set()
   for info in archive.infolist():
-    # Some archivers of Windows write its own separator.
+    # Some programs on Windows write backslashes.
     parts = info.filename.replace('\\', '/').split('/')
     parts = [part for part in parts if part not in ('', '.')]
     name = '/'.join(parts)

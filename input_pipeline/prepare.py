@@ -1,11 +1,11 @@
-"""Images to latent records, once, so that training never encodes.
+"""Encoding of images to latent records, once before training.
 
   image file -> upright RGB -> center crop -> x in [-1, 1] -> mean, std
 
-and the same of the mirrored image, where that is asked for. Shard k holds the
-images k S to (k + 1) S - 1 of the set, in order (training shuffles); process p
-of P makes the shards p, p + P, ... on its own devices. A shard that is there is
-done, so the same command goes on where it was stopped, with any P.
+With `flip`, a record also has mean and std of the mirrored image. Shard k has
+the images k S to (k + 1) S - 1 of the set, in order (training shuffles).
+Process p of P writes the shards p, p + P, ... on its own devices. Finished
+shards are kept, so the same command resumes with any P.
 """
 
 import contextlib
@@ -42,15 +42,15 @@ from input_pipeline.splits import check_other_splits
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-  """Settings by which images become records.
+  """Settings of the conversion from images to records.
 
   Attributes:
-    image_size: side of the square crop.
-    dtype: of moments, 'float16' or 'float32'.
-    batch_size: images per call of the encoder, on each process.
-    shard_records: S, images per shard.
-    threads: that read and crop images.
-    max_broken: images that may be unreadable before the work stops.
+    image_size: Side of the square crop.
+    dtype: Type of moments, 'float16' or 'float32'.
+    batch_size: Number of images per call of the encoder, on each process.
+    shard_records: Number S of images per shard.
+    threads: Number of threads that read and crop images.
+    max_broken: Number of unreadable images above which the command fails.
   """
 
   image_size: Annotated[int, Range(1, 16_384)]
@@ -67,7 +67,7 @@ class PrepareConfig:
 def layout_of(
   config: PrepareConfig, autoencoder: Autoencoder | None, flip: bool
 ) -> records.Layout:
-  """The records that images become; of pixels without an autoencoder."""
+  """Returns the layout of records; they are pixels without autoencoder."""
   size = config.image_size
   if autoencoder is None:
     return records.Layout('pixels', (size, size, 3), 'uint8', False)
@@ -91,23 +91,20 @@ def prepare(
   about: dict[str, Any],
   decoder: dict[str, str] | None = None,
 ) -> records.Metadata:
-  """Writes the records of a set, or those that are missing.
+  """Writes the missing records of a set; returns and writes its metadata.
 
   Args:
-    files: the images.
-    autoencoder: the autoencoder that encodes; None for pixels.
-    config: settings of the preparation.
-    layout: layout of the records, from `layout_of`.
-    folder: folder of the split.
-    about: entries of the protocol that describe the autoencoder.
-    decoder: location of the decoder; see `dit.latents.DecoderPlace`. It is not
-      part of the protocol, so that a set may be continued when it has moved.
-
-  Returns:
-    The metadata, which are also in the folder.
+    files: Images.
+    autoencoder: Autoencoder with the encoder; None for pixels.
+    config: Settings of the conversion.
+    layout: Layout of the records, from `layout_of`.
+    folder: Folder of the split.
+    about: Entries of the protocol that describe the autoencoder.
+    decoder: Location of the decoder; see `dit.latents.DecoderPlace`. It is not
+      part of the protocol, so that a set can be resumed after it has moved.
 
   Raises:
-    InputError: if the folder holds records of another protocol, or cannot be
+    InputError: if the folder has records of another protocol, or cannot be
       written.
     PrepareError: if too many images are broken, latents are not finite, or the
       disk is full; the same command resumes.
@@ -127,7 +124,7 @@ def prepare(
     with together():
       if jax.process_index() == 0:
         stack.enter_context(claimed(folder, protocol))
-        # Another split may have been begun at the same moment.
+        # Another split may have started at the same time.
         check_other_splits(folder)
     _check_shared(files, folder)
     encode = _encoder(autoencoder, config, layout)
@@ -137,7 +134,7 @@ def prepare(
 
 
 def _check_shared(files: ImageFiles, folder: pathlib.Path) -> None:
-  """All processes must read the same images and write to one folder."""
+  """Raises PrepareError unless processes share images and folder."""
   with together():
     if not (folder / records.PROTOCOL).exists():
       raise PrepareError(
@@ -159,10 +156,10 @@ def _write_shards(
   layout: records.Layout,
   folder: pathlib.Path,
 ) -> Sequence[pathlib.Path]:
-  """Writes what is missing; returns the paths of all shards.
+  """Writes the missing shards; returns the paths of all shards.
 
-  The processes go on to their next shards together: there an error on one ends
-  all, and the broken images of all are counted.
+  The processes synchronize after each shard, to share errors and to count the
+  broken images of all processes.
   """
   process, processes = jax.process_index(), jax.process_count()
   size = config.shard_records
@@ -180,7 +177,7 @@ def _write_shards(
       images = _images(files, config, numbers[k], shard.broken)
       for labels, arrays in encode(images):
         shard.write(labels, arrays)
-        progress(count + processes * shard.records)  # the others', about
+        progress(count + processes * shard.records)  # estimates the others
         _check_broken(broken + len(shard.broken), config, shard.broken)
 
   with image_progress(files.count, count, 'prepare') as progress:
@@ -206,7 +203,7 @@ def _check_broken(
   if broken > config.max_broken:
     raise PrepareError(
       f'{broken} images are broken, more than --max_broken='
-      f'{config.max_broken}; the last: {"; ".join(names[-3:])}. Mend or remove '
+      f'{config.max_broken}; the last: {"; ".join(names[-3:])}. Fix or remove '
       'them, or raise the limit.'
     )
 
@@ -217,7 +214,7 @@ def _images(
   numbers: range,
   broken: list[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields labels and crops; adds the names of broken images to `broken`."""
+  """Yields labels and crops; appends the names of broken images."""
 
   def load(i):
     try:
@@ -228,7 +225,7 @@ def _images(
         return file, str(error)
       except MemoryError:
         return file, 'it takes more memory than there is'
-    # zipfile raises a RuntimeError for an entry that it cannot unpack.
+    # zipfile raises RuntimeError for an entry that it cannot unpack.
     except (OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
       raise PrepareError(
         f'image {i} of {files.name} cannot be read ({error}); repair it, and '
@@ -258,7 +255,7 @@ def _encoder(
   config: PrepareConfig,
   layout: records.Layout,
 ) -> Callable[..., Iterator[tuple[np.ndarray, np.ndarray]]]:
-  """A function from (label, image) to batches of labels and arrays."""
+  """Returns a function from (label, image) to batches of both."""
   if autoencoder is None:
     return lambda images: (
       (np.asarray([label]), image[None, None]) for label, image in images
@@ -295,7 +292,7 @@ def _complete(
   autoencoder: Autoencoder | None,
   decoder: dict[str, str] | None,
 ) -> records.Metadata:
-  """Once all processes are done, the first writes the metadata."""
+  """Checks that all shards exist and writes the metadata."""
   found = [finished(path) for path in paths]
   if missing := [p.name for p, s in zip(paths, found, strict=True) if not s]:
     raise PrepareError(

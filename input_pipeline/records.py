@@ -1,19 +1,19 @@
-"""Latent records: what `prepare` writes and training reads.
+"""Latent records, which `prepare` writes and training reads.
 
 A split of a prepared set is a folder:
 
   metadata.json                       everything in `Metadata`
-  00000-of-00013.array_record         shards; records by random access
+  00000-of-00013.array_record         shards with random access to records
 
-A record is its label (int32, little-endian), then one array, or two where the
-mirrored image is stored as well:
+A record is a label (int32, little-endian) and one array, or two if the mirrored
+image is stored as well:
 
   pixels    the image, uint8
   moments   mean and std of the latent's posterior, 2C channels, float16 or
             float32
 
-A shard appears whole or not at all, and the metadata come last: a folder with
-metadata.json is complete.
+Shards are written atomically. metadata.json is written last, when the folder is
+complete.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ _LABEL = np.dtype('<i4')
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """The bytes of a record.
+  """The layout of a record.
 
   Attributes:
-    content: 'pixels' or 'moments'.
-    shape: (H, W, C) of pixels, (H, W, 2C) of moments.
-    dtype: of the numbers.
-    flip: whether the mirrored image's array follows.
+    content: Content of the arrays, 'pixels' or 'moments'.
+    shape: Shape (H, W, C) of pixels or (H, W, 2C) of moments.
+    dtype: Type of the numbers.
+    flip: Whether the array of the mirrored image follows.
   """
 
   content: str
@@ -57,23 +57,23 @@ class Layout:
 
   @property
   def arrays_shape(self) -> tuple[int, ...]:
-    """(1, ...) or, with the mirrored one, (2, ...)."""
+    """Shape of the arrays, (1, ...), or (2, ...) with `flip`."""
     return (1 + self.flip, *self.shape)
 
   @property
   def latent_shape(self) -> tuple[int, int, int]:
-    """(H, W, C) of the latent."""
+    """Shape (H, W, C) of the latent."""
     h, w, channels = self.shape
     return (h, w, channels // (2 if self.content == 'moments' else 1))
 
   @property
   def nbytes(self) -> int:
-    """Bytes of a record."""
+    """Number of bytes of a record."""
     dtype = np.dtype(self.dtype)
     return _LABEL.itemsize + int(np.prod(self.arrays_shape)) * dtype.itemsize
 
   def pack(self, label: int, arrays: np.ndarray) -> bytes:
-    """One record, of arrays with `arrays_shape`."""
+    """Returns the bytes of a record; arrays have `arrays_shape`."""
     if arrays.shape != self.arrays_shape or arrays.dtype != self.dtype:
       raise ValueError(
         f'arrays are {arrays.dtype} {arrays.shape}, expected {self.dtype} '
@@ -82,7 +82,7 @@ class Layout:
     return _LABEL.type(label).tobytes() + arrays.tobytes()
 
   def unpack(self, record: bytes) -> dict[str, np.ndarray]:
-    """'label' int32, and `content` with `arrays_shape`; the inverse of pack."""
+    """Inverts `pack`: returns 'label' int32 and the arrays by `content`."""
     if len(record) != self.nbytes:
       raise ValueError(f'{len(record)} bytes, expected {self.nbytes}')
     label = np.frombuffer(record, _LABEL, count=1)[0]
@@ -95,17 +95,13 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One file of records.
+  """A file of `records` records, with its size and hash.
 
   Attributes:
-    file: its name.
-    records: how many.
-    nbytes: of the file.
-    sha256: of the file.
-    counts: records of each class.
-    broken: names of the images that could not be read.
-    mean: of the latents, (C,); 0 without any.
-    square: mean of their squares, (C,).
+    counts: Number of records of each class.
+    broken: Names of the images that could not be read.
+    mean: Mean of the latents (C,), 0 without records.
+    square: Mean of the squared latents (C,).
   """
 
   file: str
@@ -123,14 +119,12 @@ class Metadata:
   """The metadata of a split.
 
   Attributes:
-    layout: layout of the records.
-    protocol: settings that fix the records: images, crop, autoencoder with the
-      hash of its weights.
-    classes: names of the classes, in the order of the labels.
-    normalisation: normalization of the autoencoder's latents.
-    shards: all files of records.
-    decoder: location of the latents' decoder, with its hash; see
-      `dit.latents.DecoderPlace`. None where `prepare` did not know it.
+    protocol: Settings that determine the records: images, crop, and autoencoder
+      with the hash of its weights.
+    classes: Names of the classes, in the order of the labels.
+    normalisation: Normalization of the autoencoder's latents.
+    decoder: Location and hash of the decoder, as in `dit.latents.DecoderPlace`;
+      None if unknown.
   """
 
   layout: Layout
@@ -142,28 +136,24 @@ class Metadata:
 
   @property
   def records(self) -> int:
-    """The number of records in all shards."""
+    """Number of records in all shards."""
     return sum(shard.records for shard in self.shards)
 
   @property
   def counts(self) -> list[int]:
-    """The number of records of each class."""
+    """Number of records of each class."""
     return np.sum([shard.counts for shard in self.shards], axis=0).tolist()
 
   @property
   def broken(self) -> tuple[str, ...]:
-    """Names of the images that were left out."""
+    """Names of the broken images, which have no records."""
     return sum((shard.broken for shard in self.shards), ())
 
   @property
   def statistics(self) -> Normalisation:
-    """The mean and std of each channel, for normalization.
-
-    Raises:
-      InputError: if a channel never varies, so that nothing could divide by it.
-    """
+    """Mean and std of each channel; InputError if a channel is constant."""
     mean, std = self._mean_and_std()
-    # A constant's mean square is the square of its mean up to rounding.
+    # The computed std of a constant is 0 only up to rounding.
     constant = np.flatnonzero(std <= 1e-6 * (1 + np.abs(mean)))
     if constant.size:
       raise InputError(
@@ -174,18 +164,13 @@ class Metadata:
     return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
 
   def _mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and std of each channel over the set."""
     share = np.asarray([s.records for s in self.shards]) / self.records
     mean = share @ np.asarray([shard.mean for shard in self.shards])
     square = share @ np.asarray([shard.square for shard in self.shards])
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
   def unpack(self, record: bytes) -> dict[str, np.ndarray]:
-    """Returns a record as `Layout.unpack` does; its label is a class.
-
-    Raises:
-      ValueError: for a record of another length, or a label that is no class.
-    """
+    """Calls `Layout.unpack`; ValueError if the length or label is wrong."""
     values = self.layout.unpack(record)
     if not 0 <= values['label'] < len(self.classes):
       raise ValueError(
@@ -194,7 +179,7 @@ class Metadata:
     return values
 
   def to_json(self) -> dict[str, Any]:
-    """Plain values, with what a reader wants to see first."""
+    """Returns plain values, with a summary first."""
     mean, std = self._mean_and_std()
     return {
       'format': FORMAT,
@@ -234,9 +219,9 @@ class Metadata:
 
 
 def from_json(kind: type, values: dict[str, Any]) -> Any:
-  """A dataclass from JSON, whose lists become tuples again."""
+  """Returns a dataclass from JSON, with lists as tuples."""
   if not isinstance(values, dict):
-    raise TypeError(f'{kind.__name__} is no JSON object')
+    raise TypeError(f'{kind.__name__} is not a JSON object')
   return kind(**with_tuples(values))
 
 
@@ -244,11 +229,11 @@ class LatentSource:
   """The records of a prepared split: `source[i]`, `len(source)`."""
 
   def __init__(self, folder: epath.PathLike) -> None:
-    """Opens it, and looks whether every shard is there.
+    """Opens the split and checks the sizes of all shards.
 
     Raises:
-      InputError: for missing or damaged metadata, or a shard that is missing
-        or of another length; `shards.check_shards` reads them too.
+      InputError: for metadata that are missing or damaged, or a shard that is
+        missing or of another size.
     """
     self.folder = pathlib.Path(folder)
     self.metadata = Metadata.load(folder)
@@ -257,7 +242,7 @@ class LatentSource:
       if not path.is_file():
         raise InputError(
           f'shard {path} is missing; run prepare again, which writes only '
-          'what is not there.'
+          'missing shards.'
         )
       if path.stat().st_size != shard.nbytes:
         raise InputError(
@@ -274,7 +259,6 @@ class LatentSource:
       ) from error
 
   def __len__(self) -> int:
-    """Number of records."""
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
@@ -283,7 +267,7 @@ class LatentSource:
       raise IndexError(f'record {index} of {len(self)}')
     try:
       return self.metadata.unpack(self._records[int(index)])
-    # ValueError of unpack; RuntimeError of ArrayRecord, which has checksums.
+    # unpack raises ValueError; ArrayRecord (checksums) raises RuntimeError.
     except (ValueError, RuntimeError) as error:
       raise InputError(
         f'record {index} of {self.folder} is damaged: {error}; '
@@ -291,5 +275,4 @@ class LatentSource:
       ) from error
 
   def __repr__(self) -> str:
-    """Names the folder."""
     return f'LatentSource({str(self.folder)!r})'

@@ -1,7 +1,7 @@
-"""Shards: files of records that appear whole or not at all.
+"""Shards: files of records, written atomically.
 
-Beside each file lies one that says what is in it, written last: a shard that
-has both is done. One command at a time writes them, all by one protocol.
+A JSON file describes each shard and is written last, so a shard with both files
+is done. One command at a time writes a folder, always with one protocol.
 """
 
 import contextlib
@@ -28,24 +28,20 @@ from input_pipeline.records import (
   from_json,
 )
 
-# One record in each group, for random access; latents do not compress.
+# Groups of one record give random access. Latents do not compress.
 WRITER_OPTIONS = 'group_size:1,uncompressed'
 LOCK = 'records'
-# Files in the folder.
+# Files that `prepare` writes in the folder.
 WRITES = (PROTOCOL, METADATA, '*-of-*.array_record', '*-of-*.json')
-_FREE = ('images',)  # of the protocol: a set may be moved
+_FREE = ('images',)  # key of the protocol that may differ: sets move
 
 
 @contextlib.contextmanager
 def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
-  """Claims a folder for the records of a protocol, within the block.
-
-  Args:
-    folder: Folder of the split; it is created.
-    protocol: Settings that fix the records, as plain values.
+  """Locks a folder for the records of a protocol, and creates it if needed.
 
   Raises:
-    InputError: if it holds other files or another protocol, is in use, is
+    InputError: if it has other files or another protocol, is in use, is
       damaged, or cannot be written.
     WriteError: if the disk is full.
   """
@@ -73,7 +69,6 @@ def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
 def _check_protocol(
   folder: pathlib.Path, found: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
-  """Raises InputError where the protocols differ."""
   found, wanted = flatten(found), flatten(wanted)
   differences = [
     f'{key}: {str(found.get(key))[:60]} -> {str(wanted.get(key))[:60]}'
@@ -89,7 +84,7 @@ def _check_protocol(
 
 
 class ShardWriter:
-  """One shard under way; leaving the context makes it appear, or vanish."""
+  """A context that writes a shard, and deletes it after an error."""
 
   def __init__(
     self, path: pathlib.Path, layout: Layout, num_classes: int
@@ -109,7 +104,7 @@ class ShardWriter:
     """Writes records of labels (n,) and arrays (n, ...).
 
     Raises:
-      InputError: for a label that is no class.
+      InputError: for a label that is not a class.
       PrepareError: for arrays that are not finite, or a full disk.
     """
     bad = labels[(labels < 0) | (labels >= len(self._counts))]
@@ -176,7 +171,7 @@ class ShardWriter:
 
 
 def finished(path: pathlib.Path) -> Shard | None:
-  """Returns what is known of a shard; None unless all of it is there."""
+  """Returns the description of a shard; None unless it is complete."""
   about = path.with_suffix('.json')
   if not (about.exists() and path.exists()):
     return None
@@ -188,7 +183,7 @@ def finished(path: pathlib.Path) -> Shard | None:
 
 
 def check_shards(folder: epath.PathLike) -> Sequence[str]:
-  """Reads everything again; returns what is wrong, one line each."""
+  """Verifies all shards; returns one line for each problem."""
   metadata, wrong = Metadata.load(folder), []
   for shard in metadata.shards:
     path = pathlib.Path(folder) / shard.file
@@ -204,7 +199,7 @@ def check_shards(folder: epath.PathLike) -> Sequence[str]:
 def _check_records(
   path: pathlib.Path, shard: Shard, metadata: Metadata
 ) -> Sequence[str]:
-  """Returns what is wrong inside a shard whose bytes are as written."""
+  """Returns the problems of the records of a shard."""
   try:
     source = grain.sources.ArrayRecordDataSource([str(path)])
     records = len(source)

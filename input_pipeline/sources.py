@@ -1,9 +1,9 @@
-"""Random-access sources of training records, and whether they fit.
+"""Random-access sources of training records.
 
-Records of `prepare` hold latents or pixels (`input_pipeline.records`). Any
-class-labeled set of TensorFlow Datasets that was prepared as ArrayRecord is
-read as it is, without TensorFlow: {'image': uint8 (H, W, C), 'label': int}.
-The digits are written where they are missing.
+Records of `prepare` are latents or pixels (`input_pipeline.records`). Labeled
+sets of TensorFlow Datasets in ArrayRecord format are read directly, without
+TensorFlow: {'image': uint8 (H, W, C), 'label': int}. The digits are written if
+they are missing.
 """
 
 import contextlib
@@ -50,22 +50,21 @@ class DataConfig:
   workers: Annotated[int, Range(0, 1024)] = 0
 
   def __post_init__(self) -> None:
-    """Checks that there is a folder, names, and counts."""
     check_fields('data', self)
     if not self.dir:
       raise InputError('data.dir is empty, expected a folder.')
 
   def prepared(self, split: str) -> pathlib.Path:
-    """Returns the folder in which `prepare` keeps a split."""
+    """Returns the folder of a split of `prepare`."""
     return pathlib.Path(self.dir).expanduser() / self.name / split
 
 
 def open_source(config: DataConfig, split: str) -> Any:
-  """Opens one split: `source[i]` is a record, `len(source)` their number.
+  """Opens a split, a sequence of records.
 
   Raises:
-    InputError: if the set, or the split, is not there, or the class lists of
-      the training and the test split differ.
+    InputError: if the set or the split is missing, or the training and the test
+      split have different classes.
   """
   if not split:
     raise InputError('data.train_split or data.test_split is empty; name one.')
@@ -94,11 +93,10 @@ class ImageSource:
     self._classes = getattr(label, 'num_classes', None)
 
   def __len__(self) -> int:
-    """Returns the number of records."""
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns record `index`; InputError if its label is no class."""
+    """Returns record `index`; InputError if its label is not a class."""
     record = self._records[index]
     if self._classes and not 0 <= record['label'] < self._classes:
       raise InputError(
@@ -112,16 +110,16 @@ class ImageSource:
 def open_tfds(
   name: str, data_dir: str, split: str, *, decode: bool = True
 ) -> Any:
-  """Opens a split of a set that TFDS has prepared as ArrayRecord.
+  """Opens a split of a set that TFDS prepared as ArrayRecord.
 
   Args:
-    name: of the set.
-    data_dir: that holds it.
-    split: such as train or train[:90%].
-    decode: False leaves image files as their bytes.
+    name: Name of the set.
+    data_dir: Folder of TFDS.
+    split: Name or slice of a split, such as train or train[:90%].
+    decode: Whether images are decoded rather than returned as bytes.
 
   Raises:
-    InputError: if the set, or the split, is not there.
+    InputError: if the set or the split is missing.
   """
   data_dir = epath.Path(data_dir).expanduser()
   try:
@@ -162,7 +160,7 @@ def open_tfds(
 
 
 def record_shape(source: Any) -> tuple[int, int, int]:
-  """Returns (H, W, C) of the records of an open split."""
+  """Returns the shape (H, W, C) of the records."""
   if isinstance(source, LatentSource):
     return source.metadata.layout.latent_shape
   return source[0]['image'].shape
@@ -181,7 +179,7 @@ def check_source(source: Any, config: DataConfig, model: NetworkConfig) -> None:
     )
   if shape != model.latent_shape:
     raise InputError(
-      f'records have shape {shape}, but model.size and model.channels say '
+      f'records have shape {shape}, but model.size and model.channels give '
       f'{model.latent_shape}; set --config.model.size={shape[0]} and '
       f'--config.model.channels={shape[-1]}.'
     )
@@ -190,7 +188,7 @@ def check_source(source: Any, config: DataConfig, model: NetworkConfig) -> None:
 def _check_images(
   source: Any, config: DataConfig
 ) -> tuple[tuple[int, ...], int | None]:
-  """Shape and number of classes of a TFDS set."""
+  """Checks a TFDS set; returns its shape and number of classes."""
   record = source[0]
   missing = {'image', 'label'} - set(record)
   if missing:
@@ -211,7 +209,7 @@ def _check_images(
 def _check_prepared(
   source: LatentSource, config: DataConfig
 ) -> tuple[tuple[int, ...], int]:
-  """Latent shape and number of classes of a prepared set."""
+  """Checks a prepared set; returns latent shape and number of classes."""
   metadata = source.metadata
   name = metadata.protocol['autoencoder']['name']
   if name != config.autoencoder:
@@ -226,12 +224,12 @@ def _check_prepared(
       'prepare it with --config.data.flip=true.'
     )
   normalisation_of(source, config)
-  source[len(source) - 1]  # a record, to see that it has its shape
+  source[len(source) - 1]  # reads a record, which checks its shape
   return layout.latent_shape, len(metadata.classes)
 
 
 def latent_space_of(source: Any, config: DataConfig) -> LatentSpace:
-  """Returns the space of the records; the decoder if `prepare` knew it."""
+  """Returns the latent space of the records, with the decoder if known."""
   space = LatentSpace(
     'pixels',
     normalization=normalisation_of(source, config),
@@ -249,14 +247,14 @@ def latent_space_of(source: Any, config: DataConfig) -> LatentSpace:
 
 
 def _classes_of(source: Any) -> Sequence[str]:
-  """Returns the names of the classes of a source; () where it has none."""
+  """Returns the class names of a source, or ()."""
   if isinstance(source, LatentSource):
     return source.metadata.classes
   return getattr(source.dataset_info.features['label'], 'names', None) or ()
 
 
 def normalisation_of(source: Any, config: DataConfig) -> Normalisation:
-  """Between the records' latents and the network's space."""
+  """Returns the normalization from records to the network's space."""
   if not isinstance(source, LatentSource):
     return Normalisation()
   if config.statistics == 'autoencoder':
@@ -265,7 +263,7 @@ def normalisation_of(source: Any, config: DataConfig) -> Normalisation:
 
 
 def load_all(source: Any) -> tuple[np.ndarray, np.ndarray]:
-  """Every image (n, H, W, C) uint8 and label (n,) int32 of a small source."""
+  """Reads all images (n, H, W, C) uint8 and labels (n,) int32 of a source."""
   records = [source[i] for i in range(len(source))]
   if 'moments' in records[0]:
     raise InputError(
@@ -278,22 +276,17 @@ def load_all(source: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def image_of(record: dict[str, Any]) -> np.ndarray:
-  """The image (H, W, C) uint8 of a record of pixels."""
+  """Returns the image (H, W, C) uint8 of a record of pixels."""
   return record['pixels'][0] if 'pixels' in record else record['image']
 
 
 def _prepare_digits(data_dir: epath.Path) -> None:
-  """Writes the digits under `data_dir` where they are missing.
-
-  Raises:
-    InputError: if the folder cannot be written.
-    WriteError: if the disk is full.
-  """
+  """Writes the digits; InputError or WriteError (full disk) if it fails."""
   builder = Digits(data_dir=str(data_dir), file_format='array_record')
   if builder.info.splits:
     return
   tfds.disable_progress_bar()
-  # TFDS prints of downloads, of which there are none.
+  # TFDS prints messages about downloads, but there are none.
   with contextlib.redirect_stdout(io.StringIO()):
     try:
       builder.download_and_prepare()

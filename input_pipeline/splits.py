@@ -1,8 +1,7 @@
-"""One list of classes for all splits of a prepared set.
+"""The common list of classes of all splits of a prepared set.
 
-A label is a place in the list of classes, so splits with different lists would
-give one label to different classes. Labels follow the names: a later split
-takes the list of those that are there, and different lists are refused.
+A label is an index into the list of classes, so all splits must have the same
+list. A later split uses the list of the existing ones.
 """
 
 import pathlib
@@ -14,10 +13,10 @@ from input_pipeline.records import METADATA, PROTOCOL, Metadata
 
 
 def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
-  """Returns the classes of a split, complete or not; None if there is none.
+  """Returns the classes of a split, complete or not; None if it is missing.
 
   Raises:
-    InputError: if the file that lists them is damaged.
+    InputError: if the file with the list is damaged.
   """
   if (folder / METADATA).exists():
     return Metadata.load(folder).classes
@@ -34,15 +33,10 @@ def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
 
 
 def classes_for(folder: pathlib.Path, classes: Sequence[str]) -> Sequence[str]:
-  """Returns the list of classes for a split that is about to be written.
+  """Returns the list of classes for a split to be written.
 
-  Args:
-    folder: Folder of the split; the other splits lie beside it.
-    classes: Classes of its images.
-
-  Returns:
-    The list of the other splits, of which these images may lack some; without
-    another split, `classes`.
+  It is the list of the other splits. Without other splits it is `classes`, the
+  classes of the images.
 
   Raises:
     InputError: if the other splits lack one of the classes.
@@ -63,7 +57,7 @@ def classes_for(folder: pathlib.Path, classes: Sequence[str]) -> Sequence[str]:
 
 
 def check_same_classes(folder: pathlib.Path, other: pathlib.Path) -> None:
-  """Raises InputError if both splits are there and their classes differ."""
+  """Raises InputError if both splits exist and their classes differ."""
   first, second = classes_of(folder), classes_of(other)
   if first is None or second is None or first == second:
     return
@@ -76,7 +70,7 @@ def check_same_classes(folder: pathlib.Path, other: pathlib.Path) -> None:
 
 
 def check_other_splits(folder: pathlib.Path) -> None:
-  """Raises InputError if the classes of a split beside this one differ."""
+  """Raises InputError if another split has different classes."""
   for other in _beside(folder):
     check_same_classes(folder, other)
 

@@ -1,10 +1,10 @@
-"""Elements made by other processes, in the order in which one would make them.
+"""Reading of data in worker processes, in the order of a single process.
 
-Each worker sends its elements through a pipe, and waits until they are taken.
-A parent that ends, however it does, breaks the pipe, and with it the worker.
+Each worker sends its elements through a pipe and waits until they are received.
+When the parent ends for any reason, the pipe breaks and the worker ends.
 
 grain's `mp_prefetch` (0.2.18) gives the same elements in the same order, but
-its workers outlive a parent that is killed, see docs/performance.md.
+its workers outlive a killed parent; see docs/performance.md.
 """
 
 import atexit
@@ -26,7 +26,7 @@ from core.errors import RunError, reason
 
 
 class ReadError(RunError):
-  """A process that reads data is gone."""
+  """A process that reads data has failed."""
 
 
 def read(
@@ -35,12 +35,12 @@ def read(
   """Yields the elements of an endless dataset; worker w of W makes every W-th.
 
   Args:
-    dataset: whose parts can be pickled.
-    options: threads and elements read ahead, of each worker.
-    workers: W, at least 1.
+    dataset: Dataset that can be pickled.
+    options: Number of threads and of prefetched elements, for each worker.
+    workers: Number W of workers, at least 1.
 
   Raises:
-    ReadError: if a worker was killed; else what was raised in one.
+    ReadError: if a worker was killed. Exceptions of workers are raised again.
   """
   with contextlib.ExitStack() as stack:
     connections = [
@@ -50,10 +50,10 @@ def read(
     for connection in itertools.cycle(connections):
       try:
         element = connection.recv()
-      # A worker that dies ends the pipe between messages or within one.
+      # A worker that dies ends the pipe, maybe within a message.
       except (EOFError, OSError, pickle.UnpicklingError) as error:
         raise ReadError(
-          'a process that reads data was killed; is there memory for '
+          'a process that reads data was killed; is there enough memory for '
           f'data.workers={workers}?'
         ) from error
       if isinstance(element, Exception):
@@ -65,23 +65,23 @@ def read(
 def _worker(
   dataset: grain.MapDataset, options: grain.ReadOptions
 ) -> Iterator[Connection]:
-  """Starts a worker; it is killed at the end, for it holds nothing."""
-  # Not a fork, which the threads of jax do not survive.
+  """Starts a worker, and kills it at the end, which loses nothing."""
+  # Threads of JAX do not survive a fork.
   context = multiprocessing.get_context('spawn')
   here, there = context.Pipe(duplex=False)
   process = context.Process(target=_work, args=(dataset, options, there))
-  # The parent decides when to end: a signal to all must not end the workers
-  # while it still saves. They inherit what is blocked here.
+  # A signal to all processes must not end the workers while the parent saves a
+  # checkpoint. Workers inherit the signals that are blocked here.
   resource_tracker.ensure_running()  # starting it would unblock them
   before = signal.pthread_sigmask(
     signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
   )
   try:
     process.start()
-  except OSError as error:  # no process to be had, or it is dead already
+  except OSError as error:  # no process left, or it has already died
     raise ReadError(
       f'a process that reads data could not start ({error.strerror}); is there '
-      'memory for data.workers?'
+      'enough memory for data.workers?'
     ) from error
   finally:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -112,7 +112,7 @@ def _work(
 
 
 def _portable(error: Exception) -> Exception:
-  """Returns the error, or a ReadError with its text if it cannot be pickled."""
+  """Returns the error, or its text in a ReadError if pickling fails."""
   try:
     pickle.loads(pickle.dumps(error))
   except Exception as problem:  # whatever the error's class raises

@@ -124,11 +124,9 @@ def plan_labels(
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Some finished images.
+  """Finished images (n, H, W, C) uint8, with numbers `index` (n,) int.
 
   Attributes:
-    index: Numbers (n,) int of the images.
-    images: Images (n, H, W, C) uint8.
     nfe: Network evaluations per image, in whole passes.
     finite: Whether all values of each image were finite, (n,) bool.
   """
@@ -166,16 +164,10 @@ def to_images(
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """A network, its decoder and the settings of sampling.
+  """A network, its decoder, both on `mesh`, and the settings of sampling.
 
-  Attributes:
-    denoiser: Network with its parameters on `mesh`.
-    config: Settings of the sampler.
-    path: Path of the network's velocity.
-    shape: Shape (H, W, C) of a latent.
-    mesh: Devices.
-    decoder: Decoder of the latents with its weights on `mesh`; None if latents
-      are images.
+  `shape` is the shape (H, W, C) of a latent. `decoder` is None if latents are
+  images.
   """
 
   denoiser: Denoiser

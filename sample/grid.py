@@ -21,8 +21,8 @@ starts from sigma(t) noise, as in EDM, and on variance preserving paths from
 noise of unit variance.
 
 `shift` then maps t to shift t / (1 + (shift - 1) t). Above 1 it moves steps
-toward the noise (SD3). LightningDiT's timestep_shift is 1 / shift. It does not
-change a list of times such as '1,0.8,0.3,0'.
+toward the noise (SD3). LightningDiT's timestep_shift is 1 / shift. A list of
+times such as '1,0.8,0.3,0' is used without a shift.
 """
 
 from typing import Annotated

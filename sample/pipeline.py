@@ -39,9 +39,7 @@ Labels = str | Sequence[int | str] | np.ndarray
 class Pipeline:
   """A sampler that accepts class names, and guidance as text.
 
-  Attributes:
-    sampler: Network, decoder and settings of sampling.
-    classes: Name of each class, in the order of the labels; () if unknown.
+  `classes` has the names in the order of the labels; it is () if unknown.
   """
 
   sampler: Sampler

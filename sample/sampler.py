@@ -144,14 +144,9 @@ def skipped_blocks(
 
 @dataclasses.dataclass(frozen=True)
 class Integration:
-  """The static settings of the compiled sampler.
+  """The static settings of the compiled sampler; `shape` is (H, W, C).
 
-  Attributes:
-    solver: Rule for one step.
-    shape: Shape (H, W, C) of a latent.
-    path: Path of the network's velocity.
-    scales_at: One of SCALES_AT.
-    dtype: Type of the state and of guidance's arithmetic; the noise is float32.
+  The state and guidance's arithmetic have type `dtype`; the noise is float32.
   """
 
   solver: Solver | Dopri5

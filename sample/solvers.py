@@ -48,10 +48,7 @@ Memory = Any
 class Evaluation(NamedTuple):
   """An evaluation at (x, t), such as guidance's `Guided`.
 
-  Attributes:
-    velocity: Velocity, like x.
-    variance: Learned variance, like x, or None.
-    memory: Memory for the evaluations of the next step.
+  `variance` is learned, or None. `memory` goes to the next step's evaluations.
   """
 
   velocity: jax.Array

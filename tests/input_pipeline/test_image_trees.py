@@ -267,7 +267,7 @@ def test_what_is_ignored_is_one_line(tmp_path, caplog):
   (line,) = [r.getMessage() for r in caplog.records if 'ignored' in r.message]
   assert line.endswith(
     'ignored 2 leftovers of other tools (.git, cat/Thumbs.db) and 1 files that '
-    'are no images (README.md).'
+    'are not images (README.md).'
   )
 
 
