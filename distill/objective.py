@@ -197,8 +197,8 @@ class Distillation(Rollout):
   ) -> dict[str, Any]:
     """Returns the queries (q, r) by term: 'ca' and 'dm', or 'both'.
 
-    q (B, H, W, C) is differentiable for the query 'student_trajectory', where the
-    loss moves it.
+    q (B, H, W, C) is differentiable where the loss moves it: for the query
+    'student_trajectory'.
     """
     keys, config = jax.random.split(key, 4), self.config
     if config.query == 'renoise':

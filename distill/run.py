@@ -216,7 +216,7 @@ def distill(
 
 
 def measured(setup: Setup, normalisation: Normalisation) -> tuple[float, float]:
-  """Returns the mean of latents, and the root of the mean of their variances."""
+  """Returns the mean of latents, and the root of their average variance."""
   experiment, size = setup.experiment, setup.experiment.train.batch_size
   stream = batches(
     setup.records,
