@@ -98,6 +98,19 @@ class Path(abc.ABC):
     """Gradient of the log density; needs sigma(t) > 0."""
     return -self.noise_from_velocity(x, velocity, t) / self.sigma(expand(t, x))
 
+  def velocity_from_x0(
+    self, x: jax.Array, x0: jax.Array, t: jax.Array
+  ) -> jax.Array:
+    """The inverse of `x0_from_velocity`; needs sigma(t) > 0."""
+    t = expand(t, x)
+    return (self.d_sigma(t) * x - self.w(t) * x0) / self.sigma(t)
+
+  def velocity_from_score(
+    self, x: jax.Array, score: jax.Array, t: jax.Array
+  ) -> jax.Array:
+    """The inverse of `score_from_velocity`; needs alpha(t) > 0."""
+    return self.velocity_from_noise(x, -self.sigma(expand(t, x)) * score, t)
+
   def velocity_from_noise(
     self, x: jax.Array, noise: jax.Array, t: jax.Array
   ) -> jax.Array:
