@@ -229,7 +229,7 @@ def test_options_of_other_sources(refused, tmp_path, folder, run):
 def test_targets_that_make_no_sense(refused, tmp_path, folder):
   words = 'a .pt file is a pickle', 'Write .safetensors'
   refused(folder, tmp_path / 'x.pt', *words)
-  refused(folder, tmp_path / 'x.npz', 'not written', '.safetensors')
+  refused(folder, tmp_path / 'x.npz', 'cannot be written', '.safetensors')
   refused(folder, tmp_path / 'other', 'is a folder of weights already')
   refused(GOLDEN, 'hf://org/name/x.safetensors', 'not on this machine')
   refused(GOLDEN, 'gs://bucket/net', 'not on this machine')
@@ -250,8 +250,8 @@ def test_target_that_exists_is_found_before_any_work(
 
 def test_sources_that_are_none(refused, tmp_path, data_dir):
   target = tmp_path / 'net'
-  refused(tmp_path / 'no', target, 'is not there', 'workdir of a run')
-  refused(tmp_path / 'no.pt', target, 'is not there', **IG_SIT)
+  refused(tmp_path / 'no', target, 'does not exist', 'workdir of a run')
+  refused(tmp_path / 'no.pt', target, 'does not exist', **IG_SIT)
   refused(tmp_path, target, 'neither a folder of weights nor', 'config.json')
   (tmp_path / 'x.npz').touch()
   refused(tmp_path / 'x.npz', target, 'expected .safetensors', **IG_SIT)
