@@ -58,7 +58,7 @@ def image(side=8, label=0):
     ([{'label': 0, 'moments': np.zeros((1, 4, 4, 8))}], 'images are needed'),
     ([{'image': np.zeros((8, 8, 1), np.uint8)}], 'class-labeled'),
     ([{'label': 0}], 'class-labeled'),
-    ([image(8), image(9)], 'bring them to one size'),
+    ([image(8), image(9)], 'resize them to one size'),
     ([image(8), image(8, 10)], 'set it to 11'),
   ],
 )
