@@ -76,4 +76,4 @@ def test_the_table_shows_errors_and_marks():
   assert 'points are independent' in table
   for row in rows.values():
     del row['fd_se']
-  assert 'ties are not known' in as_markdown(grid.names, rows, 'fd')
+  assert 'ties are unknown' in as_markdown(grid.names, rows, 'fd')
