@@ -220,10 +220,10 @@ def test_options_of_other_sources(refused, tmp_path, folder, run):
   refused(folder, file, *words, untold=Untold(4))
   refused(run, tmp_path / 'other', *words, untold=Untold(taps=(2,)))
   refused(run, file, '--family is needed')
-  refused(run, file, 'no head inside', family='dit')
+  refused(run, file, 'no intermediate head', family='dit')
   refused(run, file, 'convention', family='ig_lightningdit')
   refused(folder, file, "holds weights 'as stored' only", weights='raw')
-  refused(folder, file, 'no head inside', family='lightningdit')
+  refused(folder, file, 'no intermediate head', family='lightningdit')
 
 
 def test_targets_that_make_no_sense(refused, tmp_path, folder):
@@ -273,7 +273,7 @@ def test_published_file_cut_short(refused, tmp_path):
   for length in (7, 1000, len(data) // 2, len(data) - 1):
     (tmp_path / 'x.safetensors').write_bytes(data[:length])
     for target in ('net', 'y.safetensors'):
-      refused(tmp_path / 'x.safetensors', tmp_path / target, 'cut short',
+      refused(tmp_path / 'x.safetensors', tmp_path / target, 'truncated',
               **IG_SIT)  # fmt: skip
 
 
