@@ -163,7 +163,7 @@ def test_published_to_quantized(tmp_path, folder, scheme):
 def test_what_is_not_quantized(refused, tmp_path, folder):
   net, file = tmp_path / 'other', tmp_path / 'x.safetensors'
   refused(GOLDEN, net, "'int5'", 'int8, int6, int4', **IG_SIT, quantize='int5')
-  refused(folder, file, 'no published format knows', quantize='int8')
+  refused(folder, file, 'no published format supports', quantize='int8')
   refused(GOLDEN, net, 'folder of weights, which', family='inception',
           quantize='int8')  # fmt: skip
 

@@ -95,7 +95,7 @@ def test_sample_says_what_it_would_be():
   ('words', 'message'),
   [
     (['train', '--topology=v5e:4x4', '--workdir=x'], 'is for --dry_run'),
-    (['train'], '--workdir is needed'),
+    (['train'], '--workdir, the folder of the run'),
     (['sample', '--config=configs/digits.py'], 'is for --dry_run'),
     (
       ['train', '--dry_run', '--config=configs/sit.py', '--config.mesh.fsdp=3'],
