@@ -15,9 +15,8 @@ r"""Trains, samples, distills and evaluates Diffusion Transformers.
   python main.py convert --from=runs/digits --to=digits-int8 --quantize=int8
   python main.py sample  --folder=digits-ema --config.sample.steps=50
 
-Exit status: 0 done, or stopped as asked with everything saved; 1 failed;
-2 the input cannot work, said in one line; 130 interrupted in a command that
-saves nothing; 143 ended by SIGTERM, with a line that says what is kept.
+Exit status: 0 success, or a requested stop after saving; 1 failure; 2 invalid
+input; 130 interrupt of a command that saves nothing; 143 SIGTERM.
 """
 
 import errno
@@ -30,11 +29,7 @@ from core.errors import InputError, RunError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one command and returns the exit status.
-
-  Args:
-    argv: Words after the program's name; None for those of the process.
-  """
+  """Runs a command, by default that of sys.argv; returns the exit status."""
   try:
     words = sys.argv[1:] if argv is None else argv
     return cli.run(cli.parse_args(words, __doc__))
@@ -47,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except OSError as error:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
-    _print_error(f'{error}; make room, and run the same command again.')
+    _print_error(f'{error}; make room and repeat the command.')
     return 1
   except KeyboardInterrupt:
     _print_error('interrupted.')
@@ -55,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_error(message: str) -> None:
-  """Prints one line under the program's name."""
   print(f'{program.name()}: {program.localize(message)}', file=sys.stderr)
 
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Training and sampling at the XL size on one GPU or TPU chip, in one go:
+# Benchmarks training and sampling at the XL size on one GPU or TPU chip:
 #   bash benchmarks/accelerator.sh [FOLDER [TABLE...]]
-# Prints the tables, all or those named, and keeps them in the folder
-# (runs/benchmarks) with their JSON.
+# Prints all tables or the given ones, and writes them and their JSON to the
+# folder (runs/benchmarks).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/benchmarks}
 wanted=" ${*:2} "
 mkdir -p "$out"
-# Of a GPU; what JAX reserves is 75 %.
+# JAX reserves 75 % of a GPU's memory by default.
 export XLA_CLIENT_MEM_FRACTION=${XLA_CLIENT_MEM_FRACTION:-.95}
 ran=()
 failed=()
@@ -22,7 +22,7 @@ table() {  # NAME MODULE ARGUMENTS...
     | tee "$out/$name.md" || failed+=("$name")
 }
 
-# Training. Heads are 64 wide in B, 72 in XL; what does not fit says so.
+# Training. Heads are 64 wide in B, 72 in XL. Tables mark cases that do not fit.
 vary=(--vary model.attention xla cudnn --vary model.remat none dots)
 table train_xl train_step configs/sit.py:XL/2,ig \
   --vary train.batch_size 128 256 "${vary[@]}"
@@ -31,8 +31,7 @@ table train_lightning train_step configs/lightningdit.py:XL/1,ig \
 table train_b train_step configs/sit.py:B/2,ig \
   --config.train.batch_size=256 "${vary[@]}"
 
-# Sampling: what each method costs at 50 steps, then the published 250, then
-# students.
+# Sampling: all methods at 50 steps, the published 250 steps, then students.
 table sample_methods sampling configs/sit.py:XL/2,ig --steps=50 \
   --batch_size=128 --rounds=3
 table sample_250 sampling configs/sit.py:XL/2,ig --steps=250 \

@@ -1,9 +1,9 @@
-"""How long the train step takes to trace and to compile, by depth.
+"""Measures how long the train step takes to trace and to compile, by depth.
 
   python -m benchmarks.compile_time
 
-Of SiT-XL/2 + IG and of the same network with fewer and with more blocks, as a
-loop over the blocks and written out; nothing is executed, and no weights exist.
+The network is SiT-XL/2 + IG with several numbers of blocks, looped or unrolled.
+Nothing is executed, and no weights exist.
 """
 
 import jax
@@ -14,7 +14,6 @@ from dit.sharding import make_mesh
 
 
 def main() -> None:
-  """Compiles every case."""
   parser = timing.parser(__doc__, 'compile_time')
   parser.add_argument('--config', default='configs/sit.py:XL/2,ig')
   parser.add_argument('--depths', type=int, nargs='+', default=[10, 28, 56])

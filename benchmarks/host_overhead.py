@@ -1,12 +1,12 @@
-"""What a train step costs on the host: the loop's own work.
+"""Measures the host's work in a train step.
 
   python -m benchmarks.host_overhead
 
-Trains the arrays of SiT-XL/2 + IG (as many as there; depth and width do not
-change their number), all tiny, on batches of one digit: a step is then the
-host's work and little else. `loop` is a step of `train.loop`: the batch, the
-call, reading the step before, bar and log. `call` is the compiled step alone,
-waited for each time; the arithmetic, such as it is, is in both.
+Trains as many arrays as SiT-XL/2 + IG has, all tiny, on batches of one digit.
+The host's work thus dominates a step. Depth and width do not change the number
+of arrays. `loop` is a step of `train.loop`: the batch, the call, reading the
+metrics of the previous step, progress bar and log. `call` is the compiled step
+alone, including the wait for its result. Both include the arithmetic.
 """
 
 import statistics
@@ -29,7 +29,6 @@ TINY = (
 
 
 def main() -> None:
-  """Measures the loop, then the call."""
   parser = timing.parser(__doc__, 'host_overhead')
   parser.add_argument('--steps', type=int, default=4000)
   args = parser.parse_args()

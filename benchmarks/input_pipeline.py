@@ -1,12 +1,12 @@
-"""How fast records reach the devices: records per second.
+"""Measures how fast records reach the devices, in records per second.
 
   python -m benchmarks.input_pipeline
 
-Writes records of the shape of SD-VAE latents of 256 x 256 images (mean and std,
-32 x 32 x 8 float16, and the mirrored image's), with random numbers, and reads
-them in training order, shuffled and half of them mirrored, batch by batch onto
-the device. The files are in the page cache, as a set that fits into memory is
-after its first epoch; a slower disk is slower.
+Writes random records in the shape of SD-VAE latents of 256 x 256 images: mean
+and std, 32 x 32 x 8 float16, also of the mirrored image. Reads them as batches
+onto the device in training order, shuffled, with half of them mirrored. The
+files are in the page cache, as for a dataset that fits in memory after its
+first epoch. A slow disk gives lower rates.
 """
 
 import dataclasses
@@ -31,7 +31,6 @@ LAYOUT = records.Layout('moments', (32, 32, 8), 'float16', flip=True)
 
 
 def write(config: DataConfig, count: int) -> None:
-  """Writes a split of `count` random records in one file."""
   folder = config.prepared('train')
   folder.mkdir(parents=True)
   rng = np.random.default_rng(0)

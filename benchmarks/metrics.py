@@ -1,11 +1,10 @@
-"""What the metrics of an evaluation cost.
+"""Measures time and memory of the metrics of an evaluation.
 
   python -m benchmarks.metrics
   python -m benchmarks.metrics --parts=frechet
 
-Features are random numbers, as many as of an evaluation: time does not depend
-on them. Each part runs in a process of its own, so that its peak memory, which
-includes that of its features and of JAX, is its own.
+Features are random numbers, since time does not depend on their values. Each
+part runs in a separate process. Its peak memory includes its features and JAX.
 """
 
 import multiprocessing
@@ -23,18 +22,17 @@ from evaluate.extractor import inception_extractor
 from evaluate.frechet import Moments, frechet_distance
 from evaluate.precision_recall import precision_recall
 
-FEATURES = 2048  # of Inception's last pooling
+FEATURES = 2048  # outputs of Inception's last pooling
 GIB = 1024**3
-IMAGES, ROUNDS = 32, 7  # of Inception: a batch, timed so often
+IMAGES, ROUNDS = 32, 7  # batch size and number of timings of Inception
 
 
 def features(seed: int, count: int) -> np.ndarray:
-  """(count, FEATURES) float32."""
   return np.random.default_rng(seed).random((count, FEATURES), np.float32)
 
 
 def frechet() -> dict[str, float]:
-  """Moments of 50,000 images, and their distance to a reference."""
+  """Times moments of 50,000 images, and their distance to a reference."""
   reference = Moments.of(features(0, 10_000))
   sample = features(1, 50_000)
   start = time.perf_counter()
@@ -52,7 +50,7 @@ def frechet() -> dict[str, float]:
 
 
 def precision_and_recall() -> dict[str, float]:
-  """Returns seconds for 10,000 images against 10,000, with compilation."""
+  """Times 10,000 images against 10,000, with compilation."""
   reference, sample = features(0, 10_000), features(1, 10_000)
   figures = {}
   for name, half in (('seconds', False), ('half_seconds', True)):
@@ -63,10 +61,10 @@ def precision_and_recall() -> dict[str, float]:
 
 
 def inception() -> dict[str, float]:
-  """Ours against torch-fidelity's, in turns; on 256 x 256 images, uint8.
+  """Times ours and torch-fidelity's, in turns, on uint8 images of 256 x 256.
 
-  Needs torch and torch-fidelity (requirements-torch.txt). The weights are
-  random numbers: time does not depend on them.
+  It needs torch and torch-fidelity (requirements-torch.txt). The weights are
+  random, since time does not depend on them.
   """
   import torch
   from torch_fidelity.feature_extractor_inceptionv3 import (
@@ -74,7 +72,7 @@ def inception() -> dict[str, float]:
   )
 
   module = FeatureExtractorInceptionV3.__module__
-  with (  # in place of a download
+  with (  # avoids the download
     mock.patch(f'{module}.load_state_dict_from_url'),
     mock.patch.object(FeatureExtractorInceptionV3, 'load_state_dict'),
   ):
@@ -117,7 +115,7 @@ PARTS = {
 
 
 def measure(name: str) -> dict[str, float]:
-  """The figures of a part, and the peak memory of this process."""
+  """Returns the figures of a part, and the peak memory of this process."""
   figures = PARTS[name]()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   return figures | {'peak_gib': peak / GIB}

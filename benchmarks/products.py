@@ -1,15 +1,15 @@
-"""The products of a train step by themselves: XLA's rate against PyTorch's.
+"""Compares matrix products of a train step in XLA and PyTorch on the CPU.
 
   python -m benchmarks.products configs/sit.py:S/2,ig \
     --config.train.batch_size=8
 
-For each linear layer of a block, x (T, inputs), K (inputs, outputs):
+Each linear layer of a block, with x (T, inputs) and K (inputs, outputs), has
 
   y = x K,   dx = dy K^T,   dK = x^T dy
 
-in GFLOP/s, both libraries in turns on the same arrays, and last the seconds of
-all blocks' products at these rates: a step can take no less. On the CPU
-(requirements-torch.txt).
+in GFLOP/s, for both libraries in turns on the same arrays. The last lines are
+the time of all blocks' products at these rates, a lower bound for a step.
+requirements-torch.txt installs PyTorch.
 """
 
 import statistics
@@ -24,7 +24,7 @@ from dit.config import DiTConfig
 
 
 def layers(config: DiTConfig) -> dict[str, tuple[int, int]]:
-  """Inputs and outputs of the linear layers that see every token."""
+  """Returns inputs and outputs of the linear layers on tokens."""
   width, hidden = config.width, config.hidden
   parts = 2 if config.mlp == 'swiglu' else 1
   return {
@@ -36,7 +36,7 @@ def layers(config: DiTConfig) -> dict[str, tuple[int, int]]:
 
 
 def products(tokens: int, inputs: int, outputs: int) -> dict[str, Callable]:
-  """Runs of the three products, in JAX and in PyTorch."""
+  """Returns functions for the three products, in JAX and in PyTorch."""
   rng = np.random.default_rng(0)
   x, kernel, dy = (
     rng.standard_normal(shape, np.float32)
@@ -47,7 +47,7 @@ def products(tokens: int, inputs: int, outputs: int) -> dict[str, Callable]:
     'dx': (lambda dy, k: dy @ k.T, dy, kernel),
     'dK': (lambda x, dy: x.T @ dy, x, dy),
   }
-  # PyTorch stores K^T, and so its gradient.
+  # PyTorch stores K^T and its gradient.
   turned = np.ascontiguousarray(kernel.T)
   theirs = {
     'y': (lambda x, k: x @ k.T, x, turned),
@@ -73,12 +73,11 @@ def products(tokens: int, inputs: int, outputs: int) -> dict[str, Callable]:
 
 
 def main() -> None:
-  """Measures every layer, and adds up."""
   parser = timing.parser(__doc__, 'products')
   parser.add_argument('config', nargs='?', default='configs/digits.py')
   parser.add_argument('--rounds', type=int, default=5)
   args, given = timing.parse(parser)
-  jax.config.update('jax_platforms', 'cpu')  # as PyTorch runs here
+  jax.config.update('jax_platforms', 'cpu')  # PyTorch also uses the CPU
   experiment = timing.experiment_of(args.config, given)
   model = experiment.model
   tokens = experiment.train.batch_size * model.num_tokens

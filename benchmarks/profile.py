@@ -1,13 +1,12 @@
-"""The time of a train step on the CPU, by compiled operation.
+"""Profiles a train step on the CPU by kind of operation.
 
   python -m benchmarks.profile configs/sit.py:S/2,ig --torch \
     --config.train.batch_size=8
 
-Sums the events of JAX's profiler over a few steps, by what the operations are
-for. Two threads run operations side by side, so the sum
-is not the step's time; and kernels' gradients, which XLA finishes on other
-threads, are counted only in part. With --torch, beside them a PyTorch network
-of the same shape under PyTorch's own profiler (requirements-torch.txt).
+Sums the events of JAX's profiler over a few steps. The sum is not the step's
+time, since two threads run in parallel. It misses part of the kernel gradients,
+which XLA finishes on other threads. --torch adds a PyTorch network of the same
+shape under PyTorch's profiler (requirements-torch.txt).
 """
 
 import collections
@@ -26,9 +25,9 @@ from benchmarks import timing
 from benchmarks.train_step import compiled_step, random_batch
 
 STEPS = 3
-# What an operation is for, by its name in the program and in the source; the
-# first that fits. Attention is known by its subscripts, and by four axes or two
-# equal ones in what XLA fuses with its products.
+# Kinds of operations, by patterns of names in the program and the source. The
+# first match counts. Attention shows as its subscripts, and as four axes or two
+# equal ones in fusions with its products.
 KINDS = (
   ('attention', r'bhn|bhm|\[\d+,\d+,(\d+),\1\]|^ynn\S* \[\d+(,\d+){3}\]'),
   ("the scan's stacks: filled, sliced, written",
@@ -38,7 +37,7 @@ KINDS = (
   ('copies and transposes', r'copy|transpose_'),
   ('elementwise, sums, optimizer', r''),
 )  # fmt: skip
-# The same of PyTorch's operations; it has no scan.
+# Kinds of PyTorch's operations, which have no scan.
 THEIRS = (
   (KINDS[0][0], r'scaled_dot_product'),
   (KINDS[2][0], r'^aten::(add)?mm$'),
@@ -50,7 +49,7 @@ _SOURCE = re.compile(r'op_name="([^"]*)"')
 
 
 def operations(text: str) -> dict[str, str]:
-  """Maps operations of a program's text to name, shape and source."""
+  """Maps a program's operations to text of name, shape and source."""
   found = {}
   for line in text.splitlines():
     if match := _OPERATION.match(line):
@@ -61,12 +60,11 @@ def operations(text: str) -> dict[str, str]:
 
 
 def kind_of(operation: str, kinds: Sequence[tuple[str, str]] = KINDS) -> str:
-  """What it is for."""
   return next(name for name, word in kinds if re.search(word, operation))
 
 
 def of_torch(run: Callable[[], Any]) -> dict[str, float]:
-  """Seconds of each kind in a step of PyTorch's."""
+  """Returns seconds of each kind in a step of PyTorch."""
   from torch import profiler
 
   run()
@@ -80,7 +78,7 @@ def of_torch(run: Callable[[], Any]) -> dict[str, float]:
 
 
 def events(folder: pathlib.Path) -> dict[str, float]:
-  """Seconds of each name in a trace."""
+  """Returns seconds of each name in a trace."""
   (path,) = folder.rglob('*.trace.json.gz')
   with gzip.open(path) as file:
     trace = json.load(file)['traceEvents']
@@ -92,7 +90,6 @@ def events(folder: pathlib.Path) -> dict[str, float]:
 
 
 def main() -> None:
-  """Profiles one configuration."""
   parser = timing.parser(__doc__, 'profile')
   parser.add_argument('config', nargs='?', default='configs/digits.py')
   parser.add_argument('--torch', action='store_true')

@@ -1,19 +1,19 @@
-"""What quantized weights save, and what they change.
+"""Measures what quantized weights save, and how they change samples.
 
   python -m benchmarks.quantize --workdir=runs/demo --guidance=ig:1.5
 
-Converts a run of images by each scheme, as main.py convert does, draws the same
-images (labels and noise) from the run and from each folder, and prints:
+Converts a run on images with each scheme of main.py convert, samples with the
+same labels and noise from the run and each folder, and prints:
 
   file      size of model.safetensors, and its share of the float32 one
   weights   relative L2 error of all parameters
   latents   relative L2 error of the latents against those of float32
   FD        Frechet distance to the training images in features of a classifier
-            trained on them (not FID), mean over the seeds, ± standard error
-  change    of FD against float32, ± the standard error of that difference, by
+            trained on them (not FID), mean over the seeds ± standard error
+  change    change of FD from float32 ± standard error of that difference, from
             a bootstrap over pairs of images
 
-and the sizes for a network with random weights, --name=SiT-B/2.
+It also prints sizes for a network with random weights, --name=SiT-B/2.
 """
 
 import argparse
@@ -52,17 +52,15 @@ def size_of(folder: pathlib.Path) -> int:
 
 
 def error_of(found: np.ndarray, expected: np.ndarray) -> float:
-  """Relative L2 distance."""
   return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def vector_of(params: Params) -> np.ndarray:
-  """All parameters, (n,)."""
   return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
 
 def draw(sampler: Sampler, guidance, labels, seed) -> np.ndarray:
-  """Latents (n, H, W, C) of images 0 to n - 1."""
+  """Returns latents (n, H, W, C) of images 0 to n - 1."""
   parts = []
   for begin in range(0, len(labels), BATCH):
     index = np.arange(begin, begin + BATCH) % len(labels)
@@ -73,14 +71,14 @@ def draw(sampler: Sampler, guidance, labels, seed) -> np.ndarray:
 
 
 def figures(distances: list[Estimate]) -> str:
-  """Mean over the seeds, and its standard error."""
+  """Returns mean ± standard error over the seeds."""
   errors = np.asarray([distance.error for distance in distances])
   mean = np.mean([distance.value for distance in distances])
   return f'{mean:.3f} ± {np.sqrt(np.square(errors).sum()) / len(errors):.3f}'
 
 
 def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> list[dict]:
-  """Returns rows of a run: float32, then each scheme."""
+  """Returns rows of a run, for float32 and each scheme."""
   experiment = Source(args.workdir, is_run=True).open(())
   data, mesh = experiment.data, make_mesh(MeshConfig(), jax.devices()[:1])
   reference = load_all(open_source(data, data.train_split))
@@ -149,7 +147,7 @@ def of_a_size(name: str, folder: pathlib.Path) -> list[dict]:
 
 if __name__ == '__main__':
   parser = timing.parser(__doc__, 'quantize')
-  parser.add_argument('--workdir', help='of a run; none: only the sizes')
+  parser.add_argument('--workdir', help='folder of a run; none: only the sizes')
   parser.add_argument('--guidance', default='none')
   parser.add_argument('--num', type=int, default=500)
   parser.add_argument('--seeds', type=int, default=3)

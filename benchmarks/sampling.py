@@ -1,4 +1,4 @@
-"""Sampling: the rate of each guidance method, against the ideal and a peer.
+"""Measures the sampling rate of each guidance method.
 
   python -m benchmarks.sampling
   python -m benchmarks.sampling configs/sit.py:S/2,ig --steps=10 \
@@ -6,14 +6,13 @@
   python -m benchmarks.sampling configs/sit.py:XL/2,ig --steps=250 \
     --batch_size=256 --students 1 2 4
 
-Draws a batch with every method in turns. The weights are random; time does not
-depend on them. `of ideal` is the rate over that of the arithmetic at the speed
-of a large matrix product in the same run; `NFE / steps` is what the arithmetic
-asks for in place of `ratio`, the time over that of the first method. S2's
-depends on the blocks that the seed draws. A student draws in a few steps
-without guidance (solver renoise). With --torch a PyTorch network of the same
-shape takes its turns beside none, ig and cfg, on the CPU
-(requirements-torch.txt).
+Samples a batch with every method in turns. The weights are random, since time
+does not depend on them. `of ideal` is the rate over that of the arithmetic at
+the speed of a large matrix product in the same run. `ratio` is the time over
+that of the first method, and `NFE / steps` its ideal. For S2 the latter depends
+on the blocks that the seed selects. A student samples in a few steps without
+guidance (solver renoise). --torch adds a PyTorch network of the same shape for
+none, ig and cfg, on the CPU (requirements-torch.txt).
 """
 
 import dataclasses
@@ -36,13 +35,13 @@ METHODS = (
   'none', 'ig:1.4', 'cfg:1.35', 'cfg:1.35@0-0.7', 's2:1.25', 'cfg:1.35,s2:1.25',
   'ig:1.4,cfg:1.35', 'ig:1.4,cfg:1.35@0-0.7',
 )  # fmt: skip
-# 28 blocks on 64 tokens, if no config is given.
+# 28 blocks on 64 tokens, the default network.
 SMALL = ('model.depth=28', 'model.width=128', 'model.num_heads=4',
          'model.size=16', 'sample.last_step_size=0.0')  # fmt: skip
 
 
 def latents(sampler: Sampler, guidance: Guidance) -> Callable[[], Any]:
-  """Returns a run that draws a batch of latents."""
+  """Returns a function that samples a batch of latents."""
   index = np.arange(sampler.config.batch_size, dtype=np.int32)
   labels = index % sampler.denoiser.num_classes
 
@@ -55,9 +54,8 @@ def latents(sampler: Sampler, guidance: Guidance) -> Callable[[], Any]:
 
 
 def main() -> None:
-  """Measures every method."""
   parser = timing.parser(__doc__, 'sampling')
-  parser.add_argument('config', nargs='?', help='(the small network above)')
+  parser.add_argument('config', nargs='?', help='config (small network)')
   parser.add_argument('--methods', nargs='+', default=METHODS)
   parser.add_argument('--students', type=int, nargs='*', default=[])
   parser.add_argument('--steps', type=int, default=20)

@@ -1,14 +1,14 @@
-"""What the train step sends as devices are added, read from its program.
+"""Measures the communication of the compiled train step by number of devices.
 
   python -m benchmarks.scaling
 
-Compiles the step for 1, 2, 4 and 8 simulated CPU devices, as many images on
-each, with the batch over `data`, with `zero1`, and over `fsdp`; executes
-nothing. `sent` counts the whole arrays of collectives, float32 here, in one
-step; `of ideal` is that over the least that the layout needs: gradients once
-(`data`, `zero1` with the new parameters once, too), or every kernel of the
-blocks twice and gradients once (`fsdp`). A machine with a fast network hides
-them; `main.py train --dry_run --topology` has the programs for TPUs.
+Compiles the step for 1, 2, 4 and 8 simulated CPU devices with equally many
+images each, for the layouts `data`, `zero1` and `fsdp`, without executing it.
+`sent` counts the whole float32 arrays of collectives in one step. `of ideal` is
+`sent` over the minimum of the layout: gradients once (`data`), also the new
+parameters once (`zero1`), or gradients once and every kernel of the blocks
+twice (`fsdp`). A fast network hides communication. `main.py train --dry_run
+--topology` compiles for TPUs.
 """
 
 import math
@@ -25,7 +25,7 @@ LAYOUTS = ('data', 'zero1', 'fsdp')
 
 
 def ideal(experiment: Experiment, layout: str) -> int:
-  """Bytes that a step has to send, float32."""
+  """Returns the minimum of bytes that a step sends, in float32."""
   shapes = backbone.shapes(experiment.model)
 
   def size(tree):
@@ -42,10 +42,9 @@ def ideal(experiment: Experiment, layout: str) -> int:
 
 
 def main() -> None:
-  """Compiles every case."""
   parser = timing.parser(__doc__, 'scaling')
   parser.add_argument('--config', default='configs/sit.py:B/2,ig')
-  parser.add_argument('--images', type=int, default=4, help='on each device')
+  parser.add_argument('--images', type=int, default=4, help='per device')
   parser.add_argument('--devices', type=int, nargs='+', default=[1, 2, 4, 8])
   args = parser.parse_args()
   jax.config.update('jax_platforms', 'cpu')

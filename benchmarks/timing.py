@@ -1,7 +1,7 @@
-"""What the benchmarks share: turns, a machine's peak, how results are kept.
+"""Shared code of the benchmarks: timing, flags and results.
 
-A rate is set against a large matrix product of the same run, and a competitor
-is timed in turns with ours: machines differ, and one machine from day to day.
+Speed varies between machines and days. Rates are thus relative to a large
+matrix product in the same run, and competitors alternate with our code.
 """
 
 import argparse
@@ -26,17 +26,14 @@ from train.workdir import environment
 def in_turns(
   runs: Mapping[str, Callable[[], Any]], rounds: int, turn: float = 0.5
 ) -> dict[str, list[float]]:
-  """Seconds of each run; in every round each has its turn.
+  """Times functions in turns; returns the seconds of all calls of each.
 
   Args:
-    runs: functions that return when their work is done.
-    rounds: turns of each.
-    turn: seconds after which a turn ends, with the call under way. Its first
-      call is not timed: threads of the run before may still be spinning, and
-      its memory is what this one begins with.
-
-  Returns:
-    Seconds of all calls of each.
+    runs: Functions that return when their work is done.
+    rounds: Number of turns of each function.
+    turn: Seconds after which a turn ends, once its call returns. The first call
+      is not timed, since threads and memory of the previous function may still
+      affect it.
   """
   seconds = {name: [] for name in runs}
   for _ in range(rounds):
@@ -53,7 +50,7 @@ def in_turns(
 
 
 def matmul_peak(dtype: str) -> float:
-  """FLOP/s of one device in large square matrix products, its fastest call."""
+  """Returns a device's best FLOP/s in large square matrix products."""
   size, count = (2048, 4) if jax.default_backend() == 'cpu' else (8192, 16)
   keys = jax.random.split(jax.random.key(0))
   x, w = (jax.random.normal(key, (size, size), dtype) for key in keys)
@@ -68,12 +65,12 @@ def matmul_peak(dtype: str) -> float:
 
 
 def experiment_of(spec: str, given: Sequence[str]) -> Experiment:
-  """Returns what a config and KEY=VALUE assignments describe."""
+  """Builds the experiment of a config and KEY=VALUE assignments."""
   return build(override(load_config(spec), given).to_dict())
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-  """Flags of every benchmark."""
+  """Returns a parser with the flags of every benchmark."""
   made = argparse.ArgumentParser(
     description=doc,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,7 +82,7 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     default=pathlib.Path(
       time.strftime(f'runs/benchmarks/{name}-%m%d-%H%M%S.json')
     ),
-    help='where figures, device and versions are written (%(default)s)',
+    help='file for figures, device and versions (%(default)s)',
   )
   return made
 
@@ -93,7 +90,7 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
 def parse(
   parser: argparse.ArgumentParser,
 ) -> tuple[argparse.Namespace, list[str]]:
-  """The flags, and the KEY=VALUE of each --config.KEY=VALUE."""
+  """Returns the flags, and the KEY=VALUE of each --config.KEY=VALUE."""
   args, extra = parser.parse_known_args()
   for word in extra:
     if not word.startswith('--config.') or '=' not in word:
@@ -104,7 +101,7 @@ def parse(
 def publish(
   path: pathlib.Path, rows: Sequence[Mapping[str, Any]], **extra: Any
 ) -> None:
-  """Prints the rows as a Markdown table, and writes them."""
+  """Prints the rows as a Markdown table, and writes them as JSON."""
   columns = list(dict.fromkeys(key for row in rows for key in row))
   lines = [[_text(row.get(key)) for key in columns] for row in rows]
   print(markdown.table(columns, lines), end='')

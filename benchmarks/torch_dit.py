@@ -1,8 +1,8 @@
-"""A plain PyTorch transformer of a network's shape: the peer of the benchmarks.
+"""A plain PyTorch transformer for comparisons in the benchmarks.
 
-The same parameters, optimizer and average as ours and a loss of the same cost
-(its times are always logit-normal), from PyTorch's own modules: eager, with its
-fused attention (scaled_dot_product_attention). Plain SiT blocks only:
+It has the parameters, optimizer and EMA of our networks, and a loss of the same
+cost with logit-normal times. It runs eagerly with PyTorch's modules and fused
+attention (scaled_dot_product_attention). It supports plain SiT blocks only:
 LayerNorm, GELU, learned shifts, no rotary positions.
 """
 
@@ -22,12 +22,12 @@ from train.experiment import Experiment
 
 
 def modulate(h, shift, scale):
-  """(B, N, D) with shift and scale (B, D)."""
+  """Modulates tokens (B, N, D) by shift and scale (B, D)."""
   return h * (1 + scale[:, None]) + shift[:, None]
 
 
 class Block(nn.Module):
-  """adaLN-zero."""
+  """An adaLN-zero block."""
 
   def __init__(self, config: DiTConfig) -> None:
     super().__init__()
@@ -41,7 +41,7 @@ class Block(nn.Module):
     self.modulation = nn.Linear(width, 6 * width)
 
   def forward(self, h, c):
-    """(B, N, D) and (B, D) -> (B, N, D)."""
+    """Maps tokens (B, N, D) and a condition (B, D) to (B, N, D)."""
     m = self.modulation(F.silu(c)).chunk(6, dim=1)
     b, n, d = h.shape
     q, k, v = (
@@ -56,7 +56,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-  """The head of the output, and of a tap."""
+  """The head of the output or of a tap."""
 
   def __init__(self, config: DiTConfig) -> None:
     super().__init__()
@@ -66,16 +66,15 @@ class Head(nn.Module):
     self.proj = nn.Linear(width, outputs)
 
   def forward(self, h, c):
-    """(B, N, D) and (B, D) -> (B, N, outputs)."""
+    """Maps tokens (B, N, D) and a condition (B, D) to (B, N, outputs)."""
     shift, scale = self.modulation(F.silu(c)).chunk(2, dim=1)
     return self.proj(modulate(self.norm(h), shift, scale))
 
 
 class Network(nn.Module):
-  """Tokens in, tokens out: the output's prediction, then those of the taps."""
+  """The network, which returns the output and then the taps' predictions."""
 
   def __init__(self, config: DiTConfig) -> None:
-    """Creates the layers; as many parameters as ours."""
     super().__init__()
     width = config.width
     self.config = config
@@ -92,7 +91,7 @@ class Network(nn.Module):
     self.taps = nn.ModuleList(Head(config) for _ in config.taps)
 
   def forward(self, tokens, t, label, tapped=True):
-    """(B, N, patch * patch * C), (B,), (B,) -> a list of what came in."""
+    """Maps (B, N, patch * patch * C), (B,), (B,) to a list of token arrays."""
     config = self.config
     h = self.embed(tokens) + self.position
     angles = t[:, None] * torch.exp(
@@ -109,11 +108,7 @@ class Network(nn.Module):
 
 
 def network_of(config: DiTConfig) -> Network:
-  """The network, with as many parameters as ours.
-
-  Raises:
-    ValueError: for a network that this one is not like.
-  """
+  """Returns the network; ValueError if ours has another parameter count."""
   torch.manual_seed(0)
   network = Network(config)
   ours = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))
@@ -129,7 +124,7 @@ def network_of(config: DiTConfig) -> Network:
 def train_step(
   experiment: Experiment, batch: dict[str, Any]
 ) -> Callable[[], float]:
-  """A step of training on a fixed batch; returns its loss."""
+  """Returns a training step on a fixed batch, which returns its loss."""
   config, settings = experiment.model, experiment.optimizer
   network = network_of(config)
   average = {k: v.clone() for k, v in network.state_dict().items()}
@@ -177,7 +172,7 @@ def train_step(
 def sampler(
   config: DiTConfig, method: str, scale: float, steps: int, batch_size: int
 ) -> Callable[[], Any]:
-  """Euler's steps from noise, guided by 'none', 'ig' or 'cfg'."""
+  """Returns an Euler sampler; `method` is 'none', 'ig' or 'cfg'."""
   network = network_of(config).eval()
   features = config.patch**2 * config.channels
   label = torch.arange(batch_size) % config.num_classes
@@ -205,7 +200,7 @@ def sampler(
 
 
 def _tokens(config: DiTConfig, x: np.ndarray) -> torch.Tensor:
-  """(B, H, W, C) -> (B, N, patch * patch * C)."""
+  """Maps (B, H, W, C) to (B, N, patch * patch * C)."""
   side, patch = config.size // config.patch, config.patch
   x = torch.tensor(x, dtype=torch.float32)
   x = x.reshape(len(x), side, patch, side, patch, -1)

@@ -1,4 +1,4 @@
-"""The train step: its rate, against the peak of the machine and a peer.
+"""Measures the rate of the train step against the machine's peak and PyTorch.
 
   python -m benchmarks.train_step --torch
   python -m benchmarks.train_step configs/sit.py:S/2,ig --torch \
@@ -6,12 +6,12 @@
   python -m benchmarks.train_step configs/sit.py:B/2,ig configs/sit.py:XL/2,ig \
     --vary train.batch_size 128 256 --vary model.remat none full
 
-Times whole steps (drawing latents, forward, backward, clipping, optimizer, EMA)
-on a fixed batch, for each config with each combination of what varies. MFU is
-model FLOP/s over that of a large matrix product in the same precision: forward
-once, backward twice, a multiply-add counted as 2, recomputation as nothing.
-With --torch a PyTorch network of the same shape takes its turns beside ours, on
-the CPU (requirements-torch.txt).
+Times whole steps (sampling latents, forward, backward, clipping, optimizer and
+EMA) on a fixed batch, for each config and combination of --vary. MFU is model
+FLOP/s over that of a large matrix product in the same precision. It counts the
+forward pass once, the backward pass twice, a multiply-add as 2 and no
+recomputation. --torch adds a PyTorch network of the same shape, on the CPU
+(requirements-torch.txt).
 """
 
 import gc
@@ -34,7 +34,7 @@ from train.progress import training_flops
 
 
 def random_batch(shapes: dict[str, Any]) -> dict[str, jax.Array]:
-  """A batch of the shapes, on the devices."""
+  """Returns a random batch on the devices."""
   rng = np.random.default_rng(0)
 
   def draw(leaf):
@@ -50,7 +50,7 @@ def random_batch(shapes: dict[str, Any]) -> dict[str, jax.Array]:
 def compiled_step(
   experiment: Experiment,
 ) -> tuple[Any, jax.stages.Compiled, dict[str, Any], dict[str, float]]:
-  """A fresh state, the compiled step, a batch's shapes, what it has shown."""
+  """Returns state, compiled step, batch shapes, and figures of compilation."""
   mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
     step, abstract, shapes, key = dry_run.train_program(experiment, mesh)
@@ -73,7 +73,7 @@ def compiled_step(
 def our_step(
   experiment: Experiment,
 ) -> tuple[Callable[[], float], dict[str, jax.Array], dict[str, float]]:
-  """A run of one step, its batch, what compiling has shown."""
+  """Returns a function of one step, its batch, and figures of compilation."""
   state, compiled, shapes, found = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
 
@@ -88,7 +88,6 @@ def our_step(
 def measure(
   experiment: Experiment, peak: float, *, rounds: int, torch: bool
 ) -> dict[str, Any]:
-  """Figures of one case."""
   try:
     run, batch, found = our_step(experiment)
     runs = {'ours': run}
@@ -99,7 +98,7 @@ def measure(
     for each in runs.values():
       each()
     seconds = timing.in_turns(runs, rounds)
-  except RuntimeError as error:  # of XLA, or of cuDNN's conditions
+  except RuntimeError as error:  # from XLA, or from cuDNN's conditions
     if 'RESOURCE_EXHAUSTED' in str(error):
       return {'ms': 'does not fit'}
     return {'ms': f'failed: {str(error).splitlines()[0]}'}
@@ -120,7 +119,6 @@ def measure(
 
 
 def main() -> None:
-  """Measures every case."""
   parser = timing.parser(__doc__, 'train_step')
   parser.add_argument('configs', nargs='*', default=['configs/digits.py'])
   parser.add_argument('--vary', nargs='+', action='append', default=[],
@@ -145,7 +143,7 @@ def main() -> None:
       'dtype': dtype,
     }
     row |= dict(word.split('=', 1) for word in choice)
-    if 'model.attention' in row:  # what this machine makes of it
+    if 'model.attention' in row:  # the implementation on this machine
       row['model.attention'] = experiment.model.attention_here
     row |= measure(
       experiment, peaks[dtype], rounds=args.rounds, torch=args.torch

@@ -1,1 +1,1 @@
-"""The commands of main.py: their flags, their checks, their output."""
+"""The commands of main.py, with their flags and reports."""

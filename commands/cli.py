@@ -1,6 +1,6 @@
 """Reads a command line: a command, its flags and its config assignments.
 
-Nothing here imports JAX: a wrong flag or config key is answered at once.
+Nothing here imports JAX, so a wrong flag or config key is reported at once.
 """
 
 import argparse
@@ -21,10 +21,10 @@ _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint')
 
 
 class _Parser(argparse.ArgumentParser):
-  """A parser whose errors are InputErrors, in one line."""
+  """A parser that raises InputError instead of exiting."""
 
   def format_help(self) -> str:
-    """Returns the help, with examples as the user calls the program."""
+    """Returns the help, with the name by which the program was called."""
     return program.localize(super().format_help())
 
   def error(self, message: str) -> NoReturn:
@@ -32,19 +32,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
-  """Reads a command line.
+  """Returns the command, its flags and, as `overrides`, its config assignments.
 
   Args:
-    argv: words after the program's name.
-    text: description of the program, for --help.
-
-  Returns:
-    The command, its flags, and `overrides`, the assignments of
-    --config.KEY=VALUE.
+    argv: Words after the program's name.
+    text: Description of the program for --help.
 
   Raises:
-    InputError: for an unknown command, flag or config key.
-    SystemExit: with status 0 after --help or --version.
+    InputError: If the command, a flag or a config key is unknown.
+    SystemExit: After --help or --version, with status 0.
   """
   rest, overrides = [], []
   for word in argv:
@@ -81,8 +77,8 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Runs the command, which is a module, and returns the exit status."""
-  # These import JAX and take seconds: flags are checked before.
+  """Runs the module of the command and returns the exit status."""
+  # These import JAX, which takes seconds, so flags are checked first.
   from core import cluster, signals
   from train.metrics_log import set_up_logging
 
@@ -94,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def version() -> str:
-  """Versions of the project, of its checkout if any, and of the libraries."""
+  """Returns the versions of the project, its commit and its libraries."""
   packages = [f'{name} {metadata.version(name)}' for name in _PACKAGES]
   python = '.'.join(map(str, sys.version_info[:3]))
   commit = program.commit()
@@ -105,7 +101,7 @@ def version() -> str:
 def _check_eval_keys(
   overrides: Sequence[str], args: argparse.Namespace
 ) -> None:
-  """Raises InputError for keys of eval that are flags of the command."""
+  """Raises InputError if a key of eval is also a flag of the command."""
   for assignment in overrides:
     key, _, value = assignment.partition('=')
     section, _, name = key.partition('.')
@@ -114,12 +110,12 @@ def _check_eval_keys(
       flag = '--images' if is_images else f'--{name}'
       raise InputError(
         f'{args.command} takes {flag}={value}; the config key {key} is for '
-        'evaluation while training.'
+        'evaluation during training.'
       )
 
 
 def _check_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
-  """Raises InputError for an unknown flag, ahead of argparse's own errors."""
+  """Raises InputError for an unknown flag before argparse sees it."""
   command, *rest = words
   known = re.findall(r'--[a-z][a-z_0-9]*', parser.format_usage())
   for word in rest:

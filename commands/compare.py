@@ -1,7 +1,4 @@
-"""The command `compare`: guidance methods side by side.
-
-Everything that can be checked is checked before weights are read.
-"""
+"""The command `compare`: guidance methods side by side."""
 
 import argparse
 
@@ -28,8 +25,8 @@ def run(args: argparse.Namespace) -> None:
   network = None
   if kind != 'classifier':
     logging.warning(
-      'compare measures in features of a classifier, not in the extractor %s; '
-      'see evaluate and sweep.', experiment.eval.extractor,
+      'compare uses features of a classifier, not the extractor %s; use '
+      'evaluate or sweep for it.', experiment.eval.extractor,
     )  # fmt: skip
   elif trained_before:
     network, _ = classifier.load(trained_before)
@@ -56,20 +53,20 @@ def run(args: argparse.Namespace) -> None:
     f'{experiment.data.name}{_decoded(job)} ± bootstrap standard error, '
     f'{config.num} images per method; features of a classifier '
     'trained on those images (not FID).\n'
-    '"gain" is the fall of a distance against the first row, in standard '
-    'errors of the difference: not above 2 means no help that shows here, '
-    'negative means harm.\n'
+    '"gain" is the decrease of a distance from the first row, in standard '
+    'errors of the difference. A gain of at most 2 is no significant '
+    'improvement, and a negative gain is a deterioration.\n'
     f'Pictures: {out}/samples.png, {request.source.place}/loss.png'
   )
   left_out = [text for text in METHODS if text not in config.methods]
   if left_out and args.guidance is None:
-    logging.info('Left out: %s; the network cannot do it.', '; '.join(left_out))
+    logging.info('Not supported here: %s.', '; '.join(left_out))
 
 
 def compare_settings(
   args: argparse.Namespace, job: SampleJob
 ) -> compare_lib.CompareConfig:
-  """Returns the settings; defaults leave out what the network cannot do."""
+  """Returns the settings, by default with all methods that can be sampled."""
   methods = args.guidance
   if methods is None:
     methods = filter(job.serves, METHODS)
@@ -79,11 +76,11 @@ def compare_settings(
 
 
 def _decoded(job: SampleJob) -> str:
-  """Returns the remark on real images that are reconstructions."""
+  """Returns a remark if the real images are reconstructions."""
   if job.decoder is None:
     return ''
   name = (job.autoencoder or '').partition(':')[0]
   return (
-    f', as {name} reconstructs them (what the autoencoder itself loses is in '
-    'no distance),'
+    f', reconstructed by {name} (the error of the autoencoder is in no '
+    'distance),'
   )

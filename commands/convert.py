@@ -1,4 +1,4 @@
-"""Weights from one kind of file to another, by way of our own tree.
+"""Converts weights from one kind of file to another.
 
   from                                       to
   published file, or hf://org/name/file      folder, published .safetensors
@@ -6,9 +6,9 @@
   workdir of a run: its newest checkpoint    folder, published .safetensors
   any of these                               folder of quantized weights
 
-A published file does not say what network it is of: its family is given, and
-what shapes do not tell. Everything passes through the tree of a network, so
-weights that do not fit are refused, and then nothing is written.
+A published file does not name its network, so flags give the family and facts
+that shapes do not show. Weights that do not fit the network are refused, and
+then nothing is written.
 """
 
 import argparse
@@ -52,12 +52,12 @@ _NEVER_WRITTEN = (*PICKLES, '.bin', '.npz', '.npy')
 
 @dataclasses.dataclass(frozen=True)
 class Untold:
-  """What the tensors of a published source do not tell.
+  """Facts that the tensors of a published source do not show.
 
   Attributes:
-    num_heads: attention heads; None for those of its width.
-    taps: where it has a head inside, the blocks before that.
-    null_label: whether its last label is the null label.
+    num_heads: Number of attention heads; None for the usual one of its width.
+    taps: Number of blocks before the intermediate head, if there is one.
+    null_label: Whether the last label is the null label.
   """
 
   num_heads: int | None = None
@@ -89,26 +89,23 @@ def exchange(
   quantize: str | None = None,
   allow_nonfinite: bool = False,
 ) -> str:
-  """Converts weights; the module lists the pairs.
+  """Converts weights and returns a report; the module lists the pairs.
 
   Args:
-    source: weights to convert.
-    target: path to write, which must not exist: a published file if it ends
-      with .safetensors, else a folder.
-    family: one of `convert.FAMILIES`; None if the folder says it, or if none
-      is needed, from a run to a folder.
-    untold: what is given of a published source.
-    weights: 'ema' or 'raw'; None for EMA, or for the only ones there are.
-    quantize: one of `quantize.SCHEMES`, to a folder only; None: as they are.
-    allow_nonfinite: Whether values that are not finite are converted; the
-      target says so, and a folder that says so can be sampled.
-
-  Returns:
-    A report of the source, the counts and the set of weights.
+    source: Weights to convert.
+    target: New path: a published file if it ends with .safetensors, else a
+      folder.
+    family: One of `convert.FAMILIES`; None from a run to a folder, or from a
+      folder that specifies it.
+    untold: Facts that a published source does not show.
+    weights: 'ema' or 'raw'; None for EMA, or for the only available ones.
+    quantize: One of `quantize.SCHEMES`, for a folder only; None for none.
+    allow_nonfinite: Whether values that are not finite are converted. The
+      target records it, and a folder of them can be sampled.
 
   Raises:
-    InputError: for a pair that cannot be converted, a target that exists, or a
-      source that is damaged or does not fit; nothing was written.
+    InputError: If the pair cannot be converted, the target exists, or the
+      source is damaged or does not fit; nothing was written.
   """
   if family is not None:
     check_choice('--family', family, (*convert.FAMILIES, INCEPTION))
@@ -118,7 +115,7 @@ def exchange(
   if quantize and (to_file or family == INCEPTION):
     raise InputError(
       f'--quantize writes a folder of weights, which {target} is not: no '
-      'published format knows packed weights.'
+      'published format supports quantized weights.'
     )
   if family == INCEPTION:
     if not to_file:
@@ -133,7 +130,7 @@ def exchange(
   if kind != 'published' and untold != Untold():
     raise InputError(
       '--num_heads, --taps and --no_null_label are for published sources; the '
-      f'{kind} {source} knows its own.'
+      f'{kind} {source} specifies them itself.'
     )
   with file_lock(target, 'convert', instead='choose another --to'):
     if kind == 'published':
@@ -151,19 +148,11 @@ def exchange(
 def _check_pair(
   source: str, kind: str, to_file: bool, family: str | None, scheme: str | None
 ) -> None:
-  """Raises InputError for a source that cannot become the target.
-
-  Args:
-    source: Weights to convert.
-    kind: What the source is; see `_kind`.
-    to_file: Whether the target is a published file.
-    family: Published format, if one is given.
-    scheme: Quantization of the target, if any.
-  """
+  """Raises InputError for a source that cannot become the target."""
   if kind == 'folder' and (packed := scheme_of(load_config(source)[1])):
     raise InputError(
-      f'{source} holds {packed} weights, which are neither quantized again nor '
-      'published; convert what they were made of.'
+      f'{source} holds {packed} weights, which cannot be quantized again or '
+      'published; convert the original weights.'
     )
   if kind == 'folder' and not (to_file or scheme):
     raise InputError(
@@ -172,7 +161,7 @@ def _check_pair(
     )
   if kind == 'run' and to_file and family is None:
     raise InputError(
-      '--family is needed: a published file is of one of '
+      '--family is needed for a published file: one of '
       f'{", ".join(convert.FAMILIES)}.'
     )
 
@@ -182,21 +171,21 @@ def _is_file(target: str) -> bool:
   suffix = pathlib.PurePath(target).suffix.lower()
   if suffix in PICKLES:
     raise InputError(
-      f'{target} is not written: a {suffix} file is a pickle, which can run '
-      'code when it is opened. Write .safetensors, which PyTorch reads too '
+      f'{target} cannot be written: a {suffix} file is a pickle, which can '
+      'run code when it is opened. Write .safetensors, which PyTorch reads too '
       '(safetensors.torch.load_file).'
     )
   if suffix in _NEVER_WRITTEN:
     raise InputError(
-      f'{target} is not written; expected a name that ends with .safetensors, '
-      'or that of a folder.'
+      f'{target} cannot be written; expected a folder or a name that ends '
+      'with .safetensors.'
     )
   check_target(target)
   return suffix == '.safetensors'
 
 
 def _kind(source: str) -> str:
-  """What the source is: 'published', 'folder' or 'run'."""
+  """Returns the kind of a source: 'published', 'folder' or 'run'."""
   if source.startswith(HUB):
     return 'published'
   try:
@@ -204,13 +193,13 @@ def _kind(source: str) -> str:
     there = path.exists()
   except (KeyError, ImportError, RuntimeError) as error:  # as epath raises
     raise InputError(
-      f'{source} cannot be looked at ({reason(error)}); expected a path on '
+      f'{source} cannot be read ({reason(error)}); expected a path on '
       f'this machine, a workdir on gs://, or {HUB}org/name/file.'
     ) from error
   if not there:
     raise InputError(
-      f'{source} is not there; expected a published file, a folder of weights '
-      f'or the workdir of a run (or {HUB}org/name/file).'
+      f'{source} does not exist; expected a published file, a folder of '
+      f'weights or the workdir of a run (or {HUB}org/name/file).'
     )
   if not path.is_dir():
     return 'published'
@@ -231,14 +220,14 @@ def _read_published(
 ) -> Network:
   if family is None:
     raise InputError(
-      '--family is needed: a published file does not say which of '
+      '--family is needed: a published file does not specify which of '
       f'{", ".join(convert.FAMILIES)} it is.'
     )
   if convert.FAMILIES[family].inside and not untold.taps:
     raise InputError(
-      f'--taps is needed: family {family} has a head inside, after a number '
-      'of blocks that the file does not say; published recipes use 8 for L '
-      'and XL, 4 for B.'
+      f'--taps is needed: family {family} has an intermediate head, and the '
+      'file does not specify after how many blocks; published recipes use 8 '
+      'for L and XL, 4 for B.'
     )
   tensors, taken = read_tensors(
     source, weights=weights or 'ema', allow_nonfinite=allow_nonfinite
@@ -255,14 +244,14 @@ def _read_published(
 
 
 def _num_heads(tensors: dict[str, np.ndarray]) -> int:
-  """Attention heads of the named size that has the width of the tensors."""
+  """Returns the attention heads of the named size with the same width."""
   shape = np.shape(tensors.get('x_embedder.proj.weight', 0))
   if not shape:
-    return 1  # it is no network of ours, which the converter says
+    return 1  # not one of our networks, which the converter reports
   if shape[0] not in _HEADS:
     raise InputError(
-      f'--num_heads is needed: shapes do not tell it, and width {shape[0]} is '
-      f'not that of a named size ({", ".join(map(str, _HEADS))}).'
+      f'--num_heads is needed: shapes do not show it, and no named size has '
+      f'width {shape[0]} ({", ".join(map(str, _HEADS))}).'
     )
   return _HEADS[shape[0]]
 
@@ -294,7 +283,7 @@ def _read_run(
     'step': step,
     'path': experiment.objective.path,
     'latents': load_latents(source).to_json(),
-    # It belongs to the network: a few-step student has a sampler of its own.
+    # A few-step student needs its own sampler settings.
     'sample': sampling_of(experiment),
   }
   return experiment.model, jax.device_get(params), info
@@ -308,12 +297,12 @@ def _write(
   quantize: str | None,
   allow_nonfinite: bool,
 ) -> str:
-  """Writes the network and says what was written."""
+  """Writes the network and returns a report."""
   config, params, info = network
   family = family or info.get('family')
   if to_file:
     if family is None:
-      raise InputError('--family is needed: the folder does not say it.')
+      raise InputError('--family is needed: the folder does not specify it.')
     check_choice('family', family, convert.FAMILIES)
     tensors = convert.to_published(config, params, family=family)
     save_tensors(

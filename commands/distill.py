@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
   """Runs `distill`, and returns the exit status."""
   overrides = [*args.overrides, f'distill.teacher={args.teacher}']
   whole = load_config(args.config)
-  build_student(whole.to_dict())  # other configs lack the overrides' keys
+  build_student(whole.to_dict())  # other configs lack these keys
   config = override(whole, overrides).to_dict()
   experiment = build_student(config)
   if args.dry_run:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     print('\n\n'.join(map(dry_run.distill, experiments)))
     return 0
   if args.workdir is None:
-    raise InputError('--workdir is needed, the folder of the student.')
+    raise InputError('--workdir, the folder of the student, is needed.')
   if experiment.distill.stages:
     text = sd35_flash.run(
       args.config, overrides, args.workdir, args.autoencoder

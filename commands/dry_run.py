@@ -1,8 +1,8 @@
-"""What a job would be, before its machines are there: shapes, then compiled.
+"""Reports the size and cost of a job without running it.
 
-Without a topology everything follows from shapes on the devices at hand. With
-one, such as v5p:4x4x4, the very program is compiled ahead of time for those TPU
-chips by `libtpu`, on a machine that has none.
+Without a topology, all figures follow from shapes on the local devices. With
+one, such as v5p:4x4x4, `libtpu` also compiles the program for these TPU chips,
+which need not be attached.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ from train.progress import peak_flops, training_flops
 from train.setup import check_settings
 from train.step import make_train_step
 
-# GiB of a chip, as its maker publishes it.
+# Published memory of a chip.
 MEMORY_GIB = {
   'TPU v4': 32,
   'TPU v5 lite': 16,
@@ -58,13 +58,13 @@ class Program:
   """A compiled program.
 
   Attributes:
-    trace: seconds that tracing took.
-    seconds: that compiling took.
-    arguments: GiB on each chip, in place before it runs.
-    temporaries: GiB more while it runs, with results that replace nothing.
-    sent: count and bytes of each kind of collective; None where libtpu gives
-      no text of what it compiled.
-    refused: why it was not compiled; '' if it was.
+    trace: Seconds of tracing.
+    seconds: Seconds of compilation.
+    arguments: GiB of the arguments on each chip.
+    temporaries: Further GiB at run time, with results that alias no argument.
+    sent: Count and bytes of each kind of collective; None if libtpu gives no
+      text of the compiled program.
+    refused: Reason why it was not compiled; '' if it was.
   """
 
   trace: float
@@ -76,14 +76,14 @@ class Program:
 
 
 def train(experiment: Experiment, topology: str | None) -> str:
-  """A report on the train step.
+  """Returns a report on the train step.
 
   Args:
-    experiment: every setting.
-    topology: of TPU chips, to compile for; None for shapes alone.
+    experiment: Settings of the run.
+    topology: Name of the TPU chips to compile for; None for shapes alone.
 
   Raises:
-    InputError: for what cannot run there, or an unknown topology.
+    InputError: If the topology is unknown, or the step cannot run on it.
   """
   experiment, mesh = placed(experiment, topology)
   settings, network = experiment.train, experiment.model
@@ -116,7 +116,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
 
 
 def distill(experiment: StudentExperiment) -> str:
-  """A report on the steps of one student; InputError for what cannot run."""
+  """Returns a report on one student; raises InputError if it cannot run."""
   plan = distilling.check(experiment)
   settings, student = experiment.train, experiment.model
   state = abstract(
@@ -141,7 +141,7 @@ def distill(experiment: StudentExperiment) -> str:
       *_described(experiment, plan.setup.mesh),
       f'teacher {plan.teacher.place}, a student of '
       f'{len(plan.distillation.times) - 1} steps',
-      f'a step: {passes:.4g} passes an image, a backward one being two; '
+      f'a step: {passes:.4g} passes an image, a backward pass as two; '
       f'{flops * settings.batch_size / 1e12:.3g} TFLOP for '
       f'{settings.batch_size} images ({each} on each device); '
       f'{settings.steps:,} steps',
@@ -151,7 +151,7 @@ def distill(experiment: StudentExperiment) -> str:
 
 
 def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
-  """A report on the sampler, without the decoder; arguments as `train`."""
+  """Returns a report on the sampler without the decoder, as `train` does."""
   experiment, mesh = placed(experiment, topology)
   method = parse(guidance)
   weights = weights_like(experiment.model, mesh, 'float32')
@@ -185,7 +185,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
 def placed(
   experiment: Experiment, topology: str | None
 ) -> tuple[Experiment, Mesh]:
-  """The experiment in the precision of the chips, and their mesh."""
+  """Returns the experiment with the precision of the chips, and their mesh."""
   devices = topology_devices(topology) if topology else None
   network = experiment.model
   if topology and network.dtype == 'auto':
@@ -196,14 +196,14 @@ def placed(
 
 
 def topology_devices(topology: str) -> list[jax.Device]:
-  """Chips of a name such as v5e:16x16, which need not be here.
+  """Returns the chips of a name such as v5e:16x16, attached or not.
 
   Raises:
-    InputError: if libtpu is missing, or does not know the name.
+    InputError: If libtpu is missing, or does not know the name.
   """
   for name, value in (
-    ('TPU_SKIP_MDS_QUERY', '1'),  # asks no machine
-    ('ALLOW_MULTIPLE_LIBTPU_LOAD', '1'),  # it uses no device
+    ('TPU_SKIP_MDS_QUERY', '1'),  # queries no machine
+    ('ALLOW_MULTIPLE_LIBTPU_LOAD', '1'),  # uses no device
     ('TPU_STDERR_LOG_LEVEL', '3'),
     ('TPU_MIN_LOG_LEVEL', '3'),
   ):
@@ -211,18 +211,18 @@ def topology_devices(topology: str) -> list[jax.Device]:
   jax.config.update('jax_platforms', 'cpu')
   try:
     found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
-  except Exception as error:  # libtpu raises whatever its parts raise
+  except Exception as error:  # libtpu raises many types
     raise InputError(
-      f'--topology={topology} cannot be had '
-      f'({" ".join(str(error).split())[:200]}); names are such as v5e:4x4, '
-      'v6e:8x8 or v5p:4x4x4, and the package libtpu is needed '
+      f'--topology={topology} is not available '
+      f'({" ".join(str(error).split())[:200]}); expected a name such as '
+      'v5e:4x4, v6e:8x8 or v5p:4x4x4, and the package libtpu '
       '(requirements-tpu.txt).'
     ) from error
   return list(found.devices)
 
 
 def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
-  """The train step, and shapes of what it takes: state, batch, key."""
+  """Returns the train step, and shapes of its state, batch and key."""
   settings, network, data = (
     experiment.train, experiment.model, experiment.data,
   )  # fmt: skip
@@ -253,7 +253,7 @@ def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
 
 
 def sample_program(sampler: Sampler, method: Any) -> Any:
-  """The sampler, lowered for weights that are only shapes."""
+  """Returns the sampler, lowered for shapes of weights."""
   config = sampler.config
   method = jax.tree.map(
     lambda leaf: leaf if np.ndim(leaf) else float(leaf), method
@@ -280,7 +280,7 @@ def compile_train(experiment: Experiment, mesh: Mesh) -> Program:
 
 
 def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
-  """Compiles, or says why not, such as a program too large for the chips."""
+  """Returns the compiled program, or why XLA refused it (such as its size)."""
   begin = time.perf_counter()
   with jax.set_mesh(mesh):
     lowered = lower()
@@ -295,7 +295,7 @@ def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
   extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
   try:
     sent = collectives(program.as_text())
-  except jax.errors.JaxRuntimeError:  # libtpu 0.0.52 now and then
+  except jax.errors.JaxRuntimeError:  # libtpu 0.0.52 sometimes fails
     sent = None
   return Program(
     trace,
@@ -308,7 +308,7 @@ def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
 
 def _described(experiment: Experiment, mesh: Mesh) -> list[str]:
   settings = flatten(dataclasses.asdict(experiment))
-  settings.pop('model.patch', None)  # a part of the name, which can be set
+  settings.pop('model.patch', None)  # part of the name
   settings['model.name'] = backbone.name_of(experiment.model)
   shapes = jax.tree.leaves(backbone.shapes(experiment.model))
   device = mesh.devices.flat[0].device_kind
@@ -321,7 +321,6 @@ def _described(experiment: Experiment, mesh: Mesh) -> list[str]:
 
 
 def _report(program: Program, mesh: Mesh, what: str) -> list[str]:
-  """What compiling has shown."""
   device = mesh.devices.flat[0].device_kind
   room = MEMORY_GIB.get(device)
   if program.refused:
@@ -348,13 +347,13 @@ def _memory(parts: Mapping[str, Any]) -> str:
   return (
     'on each device, GiB: '
     + ', '.join(f'{name} {size:.3f}' for name, size in sizes.items())
-    + f'; in all {sum(sizes.values()):.3f}, and gradients and activations '
-    'beside (train --topology compiles, and knows)'
+    + f'; in all {sum(sizes.values()):.3f}, without gradients and activations '
+    '(train --dry_run --topology measures them)'
   )
 
 
 def _gib(tree: Any) -> float:
-  """Returns the GiB of a tree that each device holds."""
+  """Returns the per-device size of a tree in GiB."""
   return (
     sum(
       math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

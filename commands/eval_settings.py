@@ -1,8 +1,4 @@
-"""Settings that the commands that measure images share.
-
-Flags say what is measured and against what; without them, a run measures as its
-section eval says. Details of the metrics are set by other keys of that section.
-"""
+"""Evaluation settings: flags override the section eval of the config."""
 
 import argparse
 
@@ -22,7 +18,7 @@ _FLAGS = (
 
 
 def experiment_of(args: argparse.Namespace) -> Experiment:
-  """Returns the experiment of --config, measured as the flags say."""
+  """Returns the experiment of --config with the flags in its section eval."""
   config = load_config(args.config or 'configs/base.py')
   config = override(config, [*eval_overrides(args), *args.overrides])
   experiment = build(config.to_dict())
@@ -32,20 +28,20 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
 
 
 def eval_overrides(args: argparse.Namespace) -> list[str]:
-  """Returns the flags that were given, as assignments to the section eval."""
+  """Returns the given flags as assignments to the section eval."""
   given = {name: getattr(args, name, None) for name in _FLAGS}
   return [f'eval.{k}={v}' for k, v in given.items() if v is not None]
 
 
 def check_without_data(config: EvalConfig) -> None:
-  """Raises InputError for what needs the training data, where none is known."""
+  """Raises InputError if the settings need training data; there is none."""
   if config.extractor == 'classifier':
     raise InputError(
       '--extractor is needed, such as inception:FILE or classifier:FOLDER (or '
-      '--config, on whose training split a classifier is then trained).'
+      '--config, to train a classifier on its training split).'
     )
   if not config.reference:
     raise InputError(
-      'real images are needed: --reference (--images of the command reference)'
-      ', or --config, whose training split they are.'
+      'real images are needed: --reference (--images for the command '
+      'reference), or --config for its training split.'
     )

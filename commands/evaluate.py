@@ -40,7 +40,6 @@ from sample import nonfinite
 from sample.labels import named
 from train import workdir
 
-# Files in the folder of results.
 WRITES = ('evaluation*.json', 'evaluation*.md')
 
 
@@ -60,17 +59,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
-  """Scores the finished images of --samples.
+  """Scores the images of --samples and returns a table with remarks.
 
   Args:
-    args: flags of the command.
-    row: the published figures to compare with; {} for none.
-
-  Returns:
-    The table, and remarks on it.
+    args: Flags of the command.
+    row: Published figures to compare with; {} for none.
 
   Raises:
-    InputError: for input that is missing or does not fit.
+    InputError: If input is missing or does not fit.
   """
   experiment, samples = experiment_of(args), args.samples
   config = experiment.eval
@@ -79,7 +75,7 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
   )
   each = images.count // config.repeats if args.num is None else args.num
   parts = _parts(images, each, config.repeats)
-  first = next(images.batches())  # sees that they can be read
+  first = next(images.batches())  # fails if they cannot be read
   protocol = protocol_beside(samples)
   check_samples(
     images,
@@ -131,20 +127,17 @@ def evaluate_run(
   overrides: Sequence[str],
   row: Mapping[str, Any],
 ) -> str:
-  """Draws images from a run or folder and scores them, without writing one.
+  """Samples images, scores them unsaved, and returns a table with remarks.
 
   Args:
-    args: flags of the command.
-    guidance: guidance as text.
-    overrides: assignments of --preset.
-    row: the published figures to compare with; {} for none.
-
-  Returns:
-    The table, and remarks on it.
+    args: Flags of the command.
+    guidance: Guidance as text.
+    overrides: Assignments of --preset.
+    row: Published figures to compare with; {} for none.
 
   Raises:
-    InputError: for input that is missing or does not fit.
-    NonFiniteError: if more images than `nonfinite.MOST` are not finite.
+    InputError: If input is missing or does not fit.
+    NonFiniteError: If more images than `nonfinite.MOST` are not finite.
   """
   request = request_of(args, [*overrides, *eval_overrides(args)])
   num = row.get('num', 50_000) if args.num is None else args.num
@@ -206,14 +199,14 @@ def evaluate_run(
 
 
 def _parts(images: ImageSet, each: int, repeats: int) -> np.ndarray:
-  """Returns the set that every image is in; see `evaluator.divide`."""
+  """Returns the set of each image; see `evaluator.divide`."""
   if each < 2 or each * repeats > images.count:
     raise InputError(
       f'{images.name} holds {images.count} images, not {repeats} sets of '
-      f'{max(each, 2)}; change --repeats, or --num, which is of each set.'
+      f'{max(each, 2)}; change --repeats, or --num, the size of each set.'
     )
   if left := images.count - each * repeats:
-    logging.warning('%d images, drawn at random, are left out.', left)
+    logging.warning('%d images, chosen at random, are left out.', left)
   return divide(images.count, each, repeats)
 
 
@@ -227,7 +220,7 @@ def _report(
   eight_bit: bool,
   row: Mapping[str, Any],
 ) -> str:
-  """Takes the metrics, writes them, and returns them as text."""
+  """Computes the metrics, writes them, and returns them as text."""
   extractor, reference = evaluator.extractor, evaluator.reference
   estimates = evaluator(sets)
   warnings = tables.caveats(
@@ -266,7 +259,7 @@ def _report(
   except WriteError:
     print(
       f'\n{table}\n{_how(evaluator, count)}\n\n{line}'
-    )  # kept at least here
+    )  # so that the figures are not lost
     raise
   published = ''
   if row:
@@ -279,7 +272,7 @@ def _report(
 
 
 def _free_name(folder: epath.Path, fixed: dict[str, Any]) -> str:
-  """evaluation, or evaluation-2 and on where figures of others are there."""
+  """Returns evaluation, or evaluation-N if others hold different protocols."""
   fixed = json.loads(json.dumps(fixed))
   for number in itertools.count(1):
     name = 'evaluation' if number == 1 else f'evaluation-{number}'
@@ -298,7 +291,7 @@ def _free_name(folder: epath.Path, fixed: dict[str, Any]) -> str:
 
 
 def _how(evaluator: Evaluator, count: int) -> str:
-  """One sentence on what the figures are."""
+  """Returns a sentence that describes the figures."""
   config, reference = evaluator.config, evaluator.reference
   place = config.reference or reference.about['images']
   real = f'{reference.count} images' if reference.count else 'statistics'
@@ -319,7 +312,7 @@ def _how(evaluator: Evaluator, count: int) -> str:
 def _columns(
   protocol: Mapping[str, Any], known: Mapping[str, Any], count: int
 ) -> dict[str, Any]:
-  """What the line for a paper says beside the metrics."""
+  """Returns the columns of the line for a paper, without the metrics."""
   sampling = protocol.get('sampling', {})
   nfe, plan = protocol.get('nfe_per_image'), protocol.get('labels')
   images = f'{known["repeats"]} x {count}' if known['repeats'] > 1 else count

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its HLO text."""
+"""Counts the collectives of a compiled program from its HLO text."""
 
 import collections
 import re
@@ -23,17 +23,14 @@ _CALLED = re.compile(
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-  """Count and bytes of each kind of collective in one run of a program.
+  """Returns {kind: (count, bytes)} of the collectives in one program run.
 
-  Bytes are of the whole array (gathered, or before it is scattered) as each
-  device sees it. Loops count as often as they run, where that is a constant,
-  else once.
+  Bytes count the whole array on each device: after a gather, or before a
+  scatter. A loop with a constant number of iterations counts that many times,
+  and any other loop once.
 
   Args:
-    text: optimised HLO, of `compiled.as_text()`.
-
-  Returns:
-    {kind: (count, bytes)}, kinds that there are.
+    text: Optimized HLO, from `compiled.as_text()`.
   """
   found: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
   computations, entry = _computations(text)
@@ -44,7 +41,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """The lines of every computation, and the name of the first to run."""
+  """Returns the lines of each computation, and the name of the entry."""
   computations: dict[str, list[str]] = {}
   entry, lines = '', []
   for line in text.splitlines():
@@ -60,14 +57,14 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 def _walk(
   computations: dict[str, list[str]], name: str, times: int
 ) -> Iterator[tuple[str, int, int]]:
-  """Kind, bytes and number of the collectives that a computation leads to."""
+  """Yields kind, bytes and count of the collectives of a computation."""
   for line in computations.get(name, ()):
     match = _INSTRUCTION.search(line)
     if not match:
       continue
     kind = match[2].removesuffix('-start')
     if kind in KINDS:
-      # TPUs scatter what they reduce in a fusion of this name.
+      # A fusion of this name is a reduce-scatter on TPUs.
       if kind == 'all-reduce' and 'all-reduce-scatter' in name:
         kind = 'reduce-scatter'
       yield kind, _size(match, line), times
@@ -85,7 +82,7 @@ def _walk(
 
 
 def _size(match: re.Match, line: str) -> int:
-  """Bytes of the whole array of a collective."""
+  """Returns the bytes of the whole array of a collective."""
   arrays = []
   for dtype, shape in _ARRAY.findall(match[1]):
     size = _BYTES.get(dtype, 1)
@@ -93,7 +90,7 @@ def _size(match: re.Match, line: str) -> int:
       size *= int(side)
     arrays.append(size)
   if match[2] in ('all-gather-start', 'collective-permute-start'):
-    return max(arrays)  # beside the operand
+    return max(arrays)  # the tuple also holds the operand
   scattered = 1
   if match[2].startswith('reduce-scatter'):  # the result is a slice
     group = re.search(r'replica_groups=\{\{([\d,]*)\}', line)
@@ -106,7 +103,7 @@ def _size(match: re.Match, line: str) -> int:
 
 
 def _trips(computations: dict[str, list[str]], line: str) -> int:
-  """How often the loop of a line runs."""
+  """Returns the number of iterations of a loop; 1 if it is unknown."""
   known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)
   if known:
     return int(known[1])

@@ -1,4 +1,4 @@
-"""The command `prepare`: from image files to records for training."""
+"""The command `prepare`: turns image files into records for training."""
 
 import argparse
 import dataclasses
@@ -29,7 +29,7 @@ from train.experiment import Experiment, build
 def run(args: argparse.Namespace) -> None:
   """Runs `prepare`."""
   overrides = list(args.overrides)
-  # The flag names the autoencoder; the key need not be given beside it.
+  # The flag --autoencoder also sets the key data.autoencoder.
   if args.autoencoder and not any(
     word.startswith('data.autoencoder=') for word in overrides
   ):
@@ -57,29 +57,27 @@ def prepare(
   split: str,
   autoencoder: str | None,
 ) -> str:
-  """Writes data.dir/data.name/SPLIT; the same command goes on.
+  """Writes or resumes data.dir/data.name/SPLIT; returns a one-line report.
 
-  All processes of a job call it alike, and write their shares.
+  Every process of a job calls this function and writes its share.
 
   Args:
-    data: Location of the records, and whether they are mirrored too.
-    config: Settings by which images become records.
-    images: as `files.open_images` reads it.
-    split: name of the records' split, such as train.
-    autoencoder: as `dit.autoencoder.files` reads it; None for pixels.
-
-  Returns:
-    A report of one line.
+    data: Location of the records, and whether mirrored images are stored too.
+    config: Settings of the preparation.
+    images: Source of the images, as `image_files.open_images` reads it.
+    split: Name of the split, such as train.
+    autoencoder: Name and files, as `dit.autoencoder.files` reads them; None for
+      pixels.
 
   Raises:
-    InputError: if the images, the autoencoder and the config do not fit.
-    PrepareError: if the work cannot go on.
+    InputError: If the images, the autoencoder and the config do not fit.
+    PrepareError: If the work cannot continue.
   """
   check_value('--split', split, Annotated[str, FolderName()])
   if data.name == 'digits':
     raise InputError(
-      "data.name 'digits' is that of the digits, which need no preparation; "
-      'choose a name of your own.'
+      "data.name 'digits' is reserved for the built-in digits, which need no "
+      'preparation; choose another name.'
     )
   with together():
     files = open_images(images, data.dir)
@@ -123,7 +121,7 @@ def prepare(
 
 
 def verify(experiment: Experiment, split: str) -> str:
-  """Reads a prepared split again; InputError names what is wrong."""
+  """Checks a prepared split; raises InputError if records are damaged."""
   check_value('--split', split, Annotated[str, FolderName()])
   folder = experiment.data.prepared(split)
   if wrong := check_shards(folder):
@@ -134,7 +132,7 @@ def verify(experiment: Experiment, split: str) -> str:
 def about_autoencoder(
   name: str, autoencoder: Autoencoder | None
 ) -> dict[str, str | None]:
-  """What a protocol says of it."""
+  """Returns the description of an autoencoder for a protocol."""
   return {
     'name': name,
     'encoder_sha256': None

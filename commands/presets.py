@@ -12,9 +12,9 @@ PRESETS = 'configs/presets.py'
 def with_preset(
   args: argparse.Namespace,
 ) -> tuple[str | None, list[str], dict[str, Any]]:
-  """Returns guidance, overrides and the published row, as --preset sets them.
+  """Returns the guidance or None, and overrides and published row of --preset.
 
-  The flag --guidance replaces the guidance; without either it is None.
+  The flag --guidance overrides the guidance of --preset.
   """
   if args.preset is None:
     return args.guidance, [], {}
@@ -23,15 +23,11 @@ def with_preset(
 
 
 def preset(name: str) -> tuple[str, list[str], dict[str, Any]]:
-  """Returns published settings, and the row that was published with them.
+  """Returns guidance, config assignments and published row of a preset.
 
-  Returns:
-    Guidance; assignments to the network's precision and to all keys of sampling
-    but the batch size; and FID, Inception Score, labels, number of images,
-    autoencoder and decoder of the published row.
-
-  Raises:
-    InputError: For an unknown name; the message names the known ones.
+  Assignments set the network's precision and all keys of the section sample but
+  the batch size. The row has FID, Inception Score, labels, number of images,
+  autoencoder and decoder. An unknown name raises InputError.
   """
   presets = load_config(PRESETS)
   check_choice('--preset', name, presets)

@@ -1,7 +1,4 @@
-"""The command `sample`: images from a run or a folder of weights.
-
-Everything that can be checked is checked before weights are read.
-"""
+"""The command `sample`: images from a run or a folder of weights."""
 
 import argparse
 import contextlib
@@ -51,15 +48,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
-  """Draws the images of a job; goes on where it was interrupted.
+  """Samples the images of a job, and resumes an interrupted one.
 
   Args:
-    job: what to draw, and where.
-    form: one of `output.FORMATS`.
-    overwrite: whether images of another protocol in the folder are discarded.
+    job: Images to sample, and their folder.
+    form: One of `output.FORMATS`.
+    overwrite: Whether images of another protocol in the folder are discarded.
 
   Raises:
-    NonFiniteError: if all images have values that are not finite.
+    NonFiniteError: If all images have values that are not finite.
   """
   num = len(job.labels)
   # The lock is taken before weights are read.
@@ -69,18 +66,18 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
     )
     protocol = job.load()
     store = None
-    if jax.process_index() == 0:  # which writes, and tells the others
+    if jax.process_index() == 0:  # writes, and tells the others
       store = Store(
         folder, protocol, job.labels, form=form, overwrite=overwrite
       )
       stack.callback(store.close)
       if store.complete:
-        logging.info('Already drawn: %d images in %s.', num, store.folder)
+        logging.info('Already sampled: %d images in %s.', num, store.folder)
         nonfinite.warn(store.nonfinite, num)
     missing, spent = _missing(store, num), []
     done = num - len(missing)
     if 0 < done < num:
-      logging.info('%d of %d images are there.', done, num)
+      logging.info('%d of %d images exist already.', done, num)
     progress = stack.enter_context(image_progress(num, done))
     for batch in job.batches(missing):
       done += len(batch.index)
@@ -95,7 +92,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
       return
     if store.nonfinite == num:
       raise NonFiniteError(
-        f'{nonfinite.describe(num, num)}; {folder} is left unfinished. Draw '
+        f'{nonfinite.describe(num, num)}; {folder} is left unfinished. Sample '
         'with --guidance=none to see whether the weights alone are finite.'
       )
     nonfinite.warn(store.nonfinite, num)
@@ -116,7 +113,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
 
 
 def _missing(store: Store | None, num: int) -> np.ndarray:
-  """Numbers of the images to draw, the same in every process."""
+  """Returns the numbers of the missing images, equal in every process."""
   mask = np.zeros(num, bool)
   if store is not None:
     mask[store.missing()] = True

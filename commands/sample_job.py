@@ -1,7 +1,7 @@
-"""Sources and settings of samples: all is checked before weights are read.
+"""Sampling jobs of the commands, checked before weights are read.
 
-A `SampleRequest` becomes a `SampleJob`, for which nothing is compiled or read
-yet, or an `ImageJob`, which also knows guidance and labels.
+A `SampleRequest` becomes a `SampleJob`, or an `ImageJob`, which also holds
+guidance and labels.
 """
 
 import argparse
@@ -41,16 +41,16 @@ from train.runs import Source
 
 @dataclasses.dataclass(frozen=True)
 class SampleRequest:
-  """The arguments that all commands of this module share.
+  """Arguments that all sampling commands share.
 
   Attributes:
-    source: the run or folder to sample from.
-    overrides: assignments to config keys, such as 'sample.steps=50'.
+    source: Run or folder to sample from.
+    overrides: Assignments to config keys, such as 'sample.steps=50'.
     guide: AutoGuidance's weaker network, or None.
-    seed: the seed of all noise.
-    out: the folder of the results; None for the command's default.
-    autoencoder: the decoder of latents, as `dit.autoencoder.files` reads it;
-      None for the one that the run or folder remembers.
+    seed: Seed of all noise.
+    out: Folder of the results; None for the command's default.
+    autoencoder: Decoder of latents, as `dit.autoencoder.files` reads it; None
+      for the one that the run or folder records.
   """
 
   source: Source
@@ -61,7 +61,6 @@ class SampleRequest:
   autoencoder: str | None = None
 
   def __post_init__(self) -> None:
-    """Checks the seed, and the folder's path."""
     check_value('--seed', self.seed, Seed)
     check_value('--out', os.fspath(self.out or ''), PathText)
 
@@ -69,7 +68,7 @@ class SampleRequest:
 def request_of(
   args: argparse.Namespace, overrides: Sequence[str] = ()
 ) -> SampleRequest:
-  """Returns what sampling commands share; the user's overrides come last."""
+  """Returns the request; overrides by the user come last."""
   guide = None
   if args.guide:
     guide = Source.at(args.guide, step=args.guide_step)
@@ -91,7 +90,7 @@ def request_of(
 
 
 class SampleJob:
-  """A request whose settings are checked and opened; weights are read last.
+  """A request with checked settings; `restore` reads the weights.
 
   Attributes:
     experiment: Settings of the run or folder, with the overrides.
@@ -100,7 +99,6 @@ class SampleJob:
   """
 
   def __init__(self, request: SampleRequest) -> None:
-    """Opens the request; compiles nothing and reads no weights."""
     self._request = request
     self.experiment: Experiment = request.source.open(request.overrides)
     self.mesh: Mesh = make_mesh(self.experiment.mesh)
@@ -112,10 +110,10 @@ class SampleJob:
       runs.check_task('the guide', self._guide, self.experiment)
 
   def check(self, texts: Sequence[str]) -> None:
-    """Raises InputError if one of these cannot be served."""
+    """Raises InputError if a guidance cannot be sampled with the network."""
     methods = [parse(text) for text in texts]
     if self._guide and not any(method.wants_guide for method in methods):
-      raise InputError('--guide is for guidance auto, which is not asked for.')
+      raise InputError('--guide is for guidance auto, which is not used.')
     for method in methods:
       self._check(method)
 
@@ -134,7 +132,7 @@ class SampleJob:
   def make_sampler(
     self, denoiser: Denoiser | None = None, decoder: Autoencoder | None = None
   ) -> Sampler:
-    """Returns a sampler of a restored denoiser; None: for checks alone."""
+    """Returns a sampler; without a denoiser, it is only for checks."""
     if denoiser is None:
       denoiser = backbone.bind(self.experiment.model, {})
     return Sampler(
@@ -147,13 +145,13 @@ class SampleJob:
     )
 
   def check_weights(self) -> None:
-    """Raises InputError if there are none."""
+    """Raises InputError if weights are missing."""
     for source in (self._request.source, self._request.guide):
       if source is not None:
         source.check()
 
   def restore(self) -> tuple[Denoiser, Denoiser | None, dict[str, Any]]:
-    """The denoiser, the guide, and what results say of both."""
+    """Returns the denoiser, the guide, and the protocol of both."""
     request = self._request
     denoiser, about = request.source.restore(self.experiment, self.mesh)
     if request.guide is None or self._guide is None:
@@ -163,21 +161,17 @@ class SampleJob:
 
   @functools.cached_property
   def latents(self) -> LatentSpace:
-    """The space that the network was trained in, as far as known."""
+    """The latent space of the training data, as far as known."""
     return self._request.source.latents()
 
   @property
   def autoencoder(self) -> str | None:
-    """The text that names the decoder, as given or as remembered."""
+    """The name and files of the decoder, as given or recorded."""
     return place_of(self._request.autoencoder, self.latents)
 
   @functools.cached_property
   def decoder(self) -> Autoencoder | None:
-    """The decoder of latents; None where they are images.
-
-    Raises:
-      InputError: if it is not known, or does not fit.
-    """
+    """The decoder of latents, or None; raises InputError if it cannot fit."""
     return read_decoder(
       self._request.autoencoder,
       self.experiment.model.channels,
@@ -195,12 +189,9 @@ class SampleJob:
     }
 
   def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns images and labels of the training split, and of a test split.
-
-    `real_images.load_images` bounds their number and decodes latents.
-    """
+    """Returns images and labels of both splits, as `load_images` reads them."""
     if not self._request.source.is_run:
-      raise InputError('a folder of weights has no data to measure against.')
+      raise InputError('a folder of weights has no real images.')
     data, splits = self.experiment.data, []
     for split in filter(None, (data.train_split, data.test_split)):
       source = open_source(data, split)
@@ -225,17 +216,17 @@ class ImageJob(SampleJob):
     labels: str,
     preset: str | None = None,
   ) -> None:
-    """Checks everything, and reads the decoder.
+    """Checks all settings and reads the decoder.
 
     Args:
       request: Run or folder to sample from.
       guidance: Guidance as text.
       num: Number of images.
-      labels: Plan of their labels; see `generate.plan_labels`.
-      preset: Name in configs/presets.py, whose cost is logged; None for none.
+      labels: Plan of the labels; see `generate.plan_labels`.
+      preset: Name in configs/presets.py, to log the preset's cost; or None.
 
     Raises:
-      InputError: for images that cannot be sampled.
+      InputError: If the images cannot be sampled.
     """
     self._method = parse(guidance)
     check_value('--num', num, Count)
@@ -247,7 +238,7 @@ class ImageJob(SampleJob):
     self.labels = generate.plan_labels(
       labels, num, count, request.seed, self._names
     )
-    # One plan has one spelling, so that names and numbers are one protocol.
+    # Class names become numbers, so that both give the same protocol.
     self._plan = labels
     if labels not in generate.PLANS:
       self._plan = ','.join(map(str, find_classes(labels, count, self._names)))
@@ -257,25 +248,25 @@ class ImageJob(SampleJob):
       self._announce(preset)
 
   def folder_in(self, parent: str) -> str:
-    """Returns the folder of the results: the user's, or one by guidance."""
+    """Returns the folder of the results, by default named by guidance."""
     name = self.guidance.replace(':', '-').replace(',', '_')
     place = self._request.source.place
     return self._request.out or f'{place}/{parent}/{name}'
 
   @property
   def guidance(self) -> str:
-    """Guidance as text, in its own order."""
+    """Guidance as text, in canonical order."""
     return describe(self._method)
 
   @property
   def classes(self) -> dict[str, str]:
-    """The names of the classes that are drawn, by label, as far as known."""
+    """Names of the sampled classes by label, as far as known."""
     labels = np.unique(self.labels).tolist()
     known = len(self._names)
     return {str(k): self._names[k] for k in labels if k < known}
 
   def load(self) -> dict[str, Any]:
-    """Reads the weights; returns the protocol, what fixes the images."""
+    """Reads the weights; returns the protocol, which determines the images."""
     denoiser, guide, about = self.restore()
     self._sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
     self._method = with_guide(self._method, guide)
@@ -292,15 +283,11 @@ class ImageJob(SampleJob):
     }
 
   def batches(self, index: np.ndarray) -> Iterator[generate.Batch]:
-    """The images of these numbers."""
+    """Yields batches of the images with the given numbers."""
     return self._sampler.batches(self._method, self.labels, self._seed, index)
 
   def _announce(self, preset: str) -> None:
-    """Logs the cost of a preset, and whether it is for another network.
-
-    Args:
-      preset: Name in configs/presets.py.
-    """
+    """Logs the cost of a preset, and whether this network differs."""
     network = load_config(PRESETS)[preset].network
     config = self.experiment.model
     cost = self._sampler.nfe(self._method, self._seed)
@@ -321,7 +308,7 @@ class ImageJob(SampleJob):
     )  # fmt: skip
 
   def nfe(self, spent: Sequence[float]) -> float | None:
-    """Evaluations per image: as declared, else the mean of what was spent."""
+    """Returns evaluations per image: declared, else the mean of `spent`."""
     declared = self._sampler.nfe(self._method, self._seed)
     if declared is None and len(spent):  # of an adaptive solver
       return float(np.mean(spent))
@@ -329,16 +316,16 @@ class ImageJob(SampleJob):
 
   @property
   def image_shape(self) -> tuple[int, int, int] | None:
-    """(H, W, C) where latents are images; None where they are decoded."""
+    """Shape (H, W, C) of images; None if latents are decoded."""
     return None if self.decoder else self.experiment.model.latent_shape
 
   @property
   def steps(self) -> int:
-    """Solver steps."""
+    """Number of solver steps."""
     return len(self._sampler.grid) - 1
 
   def skipped_blocks(self) -> Any:
-    """What S2 left out; see `sampler.skipped_blocks`."""
+    """Returns the blocks that S2 skipped; see `sampler.skipped_blocks`."""
     return sampler.skipped_blocks(
       self._method, self._sampler.denoiser, self._seed, self.steps
     )

@@ -1,7 +1,4 @@
-"""The command `sweep`: a metric over guidance scales.
-
-Everything that can be checked is checked before weights are read.
-"""
+"""The command `sweep`: a metric over guidance scales."""
 
 import argparse
 import dataclasses
@@ -17,7 +14,7 @@ from evaluate.metrics import METRICS
 from evaluate.real_images import RealData
 from evaluate.sweep import WRITES, SweepConfig, SweepGrid, sweep
 
-_RESAMPLES = 50  # behind each standard error, if the features cost little
+_RESAMPLES = 50  # per standard error, if the features are cheap
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,8 +33,8 @@ def run(args: argparse.Namespace) -> None:
   usual = ('fd', 'accuracy') if classes else ('fd',)
   wanted = config.metrics or tuple(dict.fromkeys((metric, *usual)))
   if metric not in wanted:
-    raise InputError(f'--metric is {metric}, which eval.metrics does not hold.')
-  if classes and not config.bootstrap:  # costs little
+    raise InputError(f'--metric is {metric}, which eval.metrics does not list.')
+  if classes and not config.bootstrap:  # cheap
     config = dataclasses.replace(config, bootstrap=_RESAMPLES)
   place = request.out or f'{request.source.place}/sweep'
   with writing(place, 'sweep', 'sweep', writes=WRITES) as folder:

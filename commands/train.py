@@ -1,4 +1,4 @@
-"""The command `train`: trains a network, or says what that would take."""
+"""The command `train`: trains a network, or reports its cost."""
 
 import argparse
 
@@ -16,14 +16,14 @@ def run(args: argparse.Namespace) -> int:
   experiment = build(config)
   if 'distill' in config:
     raise InputError(
-      'the config is that of a student: it has the section distill; give the '
+      'the config has the section distill and describes a student; use the '
       'command distill.'
     )
   if args.dry_run:
     print(dry_run.train(experiment, args.topology))
     return 0
   if args.workdir is None:
-    raise InputError('--workdir is needed, the folder of the run.')
+    raise InputError('--workdir, the folder of the run, is needed.')
   setup = open_setup(experiment, args.workdir, args.autoencoder)
   with workdir.training(args.workdir, 'train') as place:
     finished = loop.train(setup, workdir.claim(place, config))

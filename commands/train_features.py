@@ -1,7 +1,6 @@
-"""The command `train-features`: a feature extractor of one's own images.
+"""The command `train-features`: a feature extractor for the user's images.
 
-`evaluate.classifier`, trained on the training split and tried on the
-test split, for data that no published extractor suits.
+It trains `evaluate.classifier` and reports the accuracy on the test split.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from input_pipeline.sources import DataConfig, open_source
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
 
-_MOST_BYTES = 2**33  # of images in memory: 2.7 million of 32 x 32
+_MOST_BYTES = 2**33  # images in memory: 2.7 million of 32 x 32
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,23 +46,20 @@ def train_features(
   steps: int | None = None,
   autoencoder: str | None = None,
 ) -> str:
-  """Trains a classifier on data.train_split and keeps it as a folder.
+  """Trains and saves a classifier, and returns a one-line report.
 
-  All processes of a job compute alike; the first one writes.
+  All processes of a job compute the same, and the first one writes.
 
   Args:
-    experiment: settings; the data, the seed and the number of classes count.
-    folder: path for the classifier, either new or an empty folder.
-    steps: number of training steps; None for one by the size of the images.
-    autoencoder: decoder of records of latents, as text that
-      `dit.autoencoder.files` reads; None for the one that they remember.
-
-  Returns:
-    A report of one line.
+    experiment: Settings of data, seed and number of classes.
+    folder: Folder for the classifier, new or empty.
+    steps: Number of training steps; None for one that fits the image size.
+    autoencoder: Decoder of latents, as `dit.autoencoder.files` reads it; None
+      for the one that the records name.
 
   Raises:
-    InputError: if the data is not labeled images, or the folder is taken.
-    PrepareError: if another process failed.
+    InputError: If the data is not labeled images, or the folder is not empty.
+    PrepareError: If another process failed.
   """
   if steps is not None:
     check_value('--steps', steps, Annotated[int, Range(1, 10**9)])
@@ -112,9 +108,9 @@ def train_features(
     with together():
       classifier.save(folder, about)
     return (
-      f'{folder}: {accuracy:.1%} right on {len(held_out)} held-out images of '
-      f'{data.name}, trained on {len(images)} in {seconds:.0f} s; features of '
-      'a classifier, not FID.'
+      f'{folder}: {accuracy:.1%} accuracy on {len(held_out)} held-out images '
+      f'of {data.name}, trained on {len(images)} in {seconds:.0f} s; features '
+      'of a classifier, not FID.'
     )
 
 
@@ -139,14 +135,14 @@ def _splits(
   shape, other = (images.shape[1:] for images, _ in found)
   if shape != other:
     raise InputError(
-      f'images of {data.test_split} have shape {other}, those of '
-      f'{data.train_split} {shape}; make them agree.'
+      f'images of {data.test_split} have shape {other}, but images of '
+      f'{data.train_split} have shape {shape}; make them agree.'
     )
   return found
 
 
 def _open(data: DataConfig, split: str) -> Any:
-  """Returns the records of a split; InputError unless they are images."""
+  """Returns the records of a split; raises InputError if not images."""
   source = open_source(data, split)
   if not len(source):
     raise InputError(f'data {data.name!r} is empty in its split {split!r}.')
@@ -154,7 +150,7 @@ def _open(data: DataConfig, split: str) -> Any:
   kinds = {'pixels', 'image', 'moments'}
   if 'label' not in record or not record.keys() & kinds:
     raise InputError(
-      f'records of {data.name} hold {sorted(record)}; a class-labelled image '
+      f'records of {data.name} hold {sorted(record)}; a class-labeled image '
       'set is needed.'
     )
   return source

@@ -63,8 +63,6 @@ _LONGEST = 200  # characters of NAME in a lock's file name
 
 @dataclasses.dataclass(frozen=True)
 class _Owner:
-  """The command that holds a lock."""
-
   command: str
   host: str
   pid: int

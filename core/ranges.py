@@ -235,5 +235,4 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _number(value: float) -> str:
-  """Returns a bound as text, such as 1,000,000 or 1e-06."""
   return f'{value:,}' if isinstance(value, int) else f'{value:g}'

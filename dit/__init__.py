@@ -1,1 +1,1 @@
-"""The network and the space it works in."""
+"""The network, its latent space, and its weights."""

@@ -1,11 +1,11 @@
-"""The backbones, and the functions through which everything else uses them.
+"""The backbones, and functions that call the right one.
 
-  config = settings_of({'name': 'SiT-XL/2', ...}, null_label=True)
+  kind, fields = settings_of({'name': 'SiT-XL/2', ...}, null_label=True)
+  config = kind(**fields)
   params = init(config, key)
   denoiser = bind(config, params)
 
-`model.name` selects a backbone by its family, the part before the first '-';
-afterwards the type of the config does.
+The family, the part of `model.name` before the first '-', selects a backbone.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ BACKBONES: tuple[Backbone, ...] = (model.BACKBONE,)
 
 
 def backbone_of(config: NetworkConfig) -> Backbone:
-  """Returns the backbone that a config belongs to."""
+  """Returns the backbone of a config, by the config's type."""
   return next(b for b in BACKBONES if b.config is type(config))
 
 
 def init(config: NetworkConfig, key: jax.Array) -> Params:
-  """Returns fresh parameters; jit it to place them sharded."""
+  """Returns fresh parameters; jit it to create them sharded."""
   return backbone_of(config).init(config, key)
 
 
 @functools.cache
 def shapes(config: NetworkConfig) -> Params:
-  """Returns shapes and dtypes of the parameters; allocates nothing."""
+  """Returns the parameters' shapes and dtypes without allocating them."""
   return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 
@@ -49,7 +49,7 @@ def bind(config: NetworkConfig, params: Params) -> BoundNetwork:
 def shardings(
   config: NetworkConfig, tree: Any, mesh: Mesh, *, zero1: bool = False
 ) -> Any:
-  """Returns the shardings of the parameters, or of a state that holds them."""
+  """Returns the shardings of parameters, or of a state containing them."""
   rules = backbone_of(config).logical_axes
   return sharding.tree_shardings(tree, mesh, zero1=zero1, rules=rules)
 
@@ -62,10 +62,9 @@ def check_mesh(
 
 
 def config_class(family: str | None) -> type[NetworkConfig] | None:
-  """Returns the class of a family's config; None if there is no such family.
+  """Returns the config class of a family such as 'SiT', or None if unknown.
 
-  Args:
-    family: Name of the family, such as 'SiT'; None for the first backbone.
+  The family None stands for the first backbone.
   """
   if family is None:
     return BACKBONES[0].config
@@ -73,25 +72,20 @@ def config_class(family: str | None) -> type[NetworkConfig] | None:
 
 
 def family_of(config: NetworkConfig) -> str | None:
-  """Returns the argument of `config_class` that gives the class of `config`."""
+  """Returns a family for which `config_class` returns the type of `config`."""
   backbone = backbone_of(config)
   return None if backbone is BACKBONES[0] else backbone.families[0]
 
 
 def name_of(config: NetworkConfig) -> str:
-  """Returns a model name that, with all other keys set, gives `config`."""
+  """Returns a model name that gives `config` if all other keys are set."""
   return backbone_of(config).name_of(config)
 
 
 def without_taps(
   config: NetworkConfig, params: Params
 ) -> tuple[NetworkConfig, Params]:
-  """Returns a network without its intermediate heads.
-
-  Args:
-    config: Settings of the network.
-    params: Parameters, of which those that the taps alone use are left out.
-  """
+  """Removes the intermediate heads, and their parameters, from a network."""
   config = dataclasses.replace(config, taps=())
   return config, _common(params, shapes(config))
 
@@ -109,18 +103,18 @@ def _common(params: Params, wanted: Params) -> Params:
 def settings_of(
   section: Mapping[str, Any], *, null_label: bool
 ) -> tuple[type[NetworkConfig], dict[str, Any]]:
-  """Fills in what the section `model` of a config leaves open.
+  """Resolves the open settings of a config's section `model`.
 
   Args:
-    section: Keys and values with the key 'name'; 0 and 'auto' are left open.
-    null_label: Value of the key null_label where that is 'auto'.
+    section: Keys and values, including 'name'; 0 and 'auto' mean open.
+    null_label: Value for `null_label` if it is 'auto'.
 
   Returns:
     The class of the network's config, and its fields.
 
   Raises:
-    InputError: for an unknown name, a word other than true or false, or a
-      setting that the network does not have.
+    InputError: for an unknown name, an invalid Boolean, or a setting that the
+      network does not have.
   """
   if 'name' not in section:
     raise InputError(
@@ -149,7 +143,6 @@ def settings_of(
 
 
 def _named(name: str) -> Backbone:
-  """Returns the backbone of a model name; InputError if there is none."""
   family = name.partition('-')[0]
   for backbone in BACKBONES:
     if family in backbone.families:
@@ -159,11 +152,7 @@ def _named(name: str) -> Backbone:
 
 
 def _drop(section: dict[str, Any], key: str, name: str) -> None:
-  """Removes the default of a setting that only other backbones have.
-
-  Raises:
-    InputError: if the setting has another value.
-  """
+  """Removes another backbone's setting; raises InputError unless default."""
   theirs = [
     field
     for backbone in BACKBONES
@@ -171,7 +160,7 @@ def _drop(section: dict[str, Any], key: str, name: str) -> None:
     if field.name == key
   ]
   if not theirs:
-    return  # No backbone has it, which whoever makes the config reports.
+    return  # The config's constructor reports a setting unknown everywhere.
   value = section.pop(key)
   if value not in ('auto', 0, *(field.default for field in theirs)):
     raise InputError(

@@ -1,12 +1,10 @@
-"""A backbone: what train, sample, evaluate and distill need from a network.
-
-Three parts, in one file per backbone (docs/extending.md has a second one):
+"""The interface of a backbone, which all commands use to run a network.
 
   NetworkConfig   settings, a frozen dataclass
   BoundNetwork    the network with its parameters: a `Denoiser`
-  Backbone        both of them, how to make parameters, and how to shard them
+  Backbone        both classes, the initializer, and the sharding rules
 
-`dit.backbone` lists the backbones and calls the one that a config belongs to.
+docs/extending.md adds a backbone, and `dit.backbone` lists them.
 """
 
 import dataclasses
@@ -28,21 +26,21 @@ DTYPES = ('auto', 'float32', 'bfloat16', 'float64')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-  """Settings that every network has; a base of frozen dataclasses.
+  """Settings of every network; a base of frozen dataclasses.
 
-  The section `model` of a config sets the fields. Those that are added later
-  need a default, which older runs get.
+  The config section `model` sets the fields. A field added later needs a
+  default, which older runs use.
 
   Attributes:
     size: Height and width of the latent.
     channels: Channels C of the latent.
-    num_classes: Classes; the null label, if any, is `num_classes`.
-    depth: Blocks L that guidance can skip; 1 where it can skip none.
-    taps: Numbers of blocks, counted from 1, after which an intermediate
-      prediction is read, shallow to deep; () for none.
+    num_classes: Number of classes; also the null label, if any.
+    depth: Number of blocks L that guidance can skip; 1 for none.
+    taps: Numbers of blocks, counted from 1, after which an intermediate head
+      predicts, shallow to deep.
     null_label: Whether the label `num_classes` was trained.
-    dtype: Type of activations; 'auto' is bfloat16 on accelerators, else
-      float32; 'float64', for parity checks, needs jax_enable_x64.
+    dtype: Type of activations; 'auto' is float32 on CPU, else bfloat16.
+      'float64', for parity checks, needs jax_enable_x64.
     param_dtype: Type of parameters.
   """
 
@@ -56,7 +54,6 @@ class NetworkConfig:
   param_dtype: Annotated[str, Choice(DTYPES[1:])] = 'float32'
 
   def __post_init__(self) -> None:
-    """Checks every field against its declaration, and the taps."""
     check_fields('model', self)
     if list(self.taps) != sorted(set(self.taps)):
       raise InputError(
@@ -76,27 +73,27 @@ class NetworkConfig:
 
   @property
   def convention(self) -> str:
-    """What the network itself predicts; see `dit.parameterization`."""
+    """The network's own prediction and time; see `dit.parameterization`."""
     return 'velocity'
 
   @property
   def latent_shape(self) -> tuple[int, int, int]:
-    """(H, W, C)."""
+    """Shape (H, W, C)."""
     return (self.size, self.size, self.channels)
 
   @property
   def multiply_adds(self) -> int:
-    """The approximate number of multiply-adds of a pass of one row."""
+    """Approximate multiply-adds of a pass of one row."""
     raise NotImplementedError
 
   @property
   def pass_multiply_adds(self) -> int:
-    """The same with embedders and heads, where they are counted apart."""
+    """The same, including embedders and heads."""
     return self.multiply_adds
 
   @property
   def fixed_values(self) -> int:
-    """Number of values in tables that `init` computes even for shapes alone."""
+    """Number of table values that `init` computes even for shapes alone."""
     return 0
 
   @property
@@ -110,11 +107,13 @@ class NetworkConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BoundNetwork(ClassConditional):
-  """A class-conditional `Denoiser`; subclasses have `predict` or `__call__`.
+  """A class-conditional `Denoiser`.
+
+  Subclasses override `predict` or `__call__`.
 
   Attributes:
-    params: Parameters, nested dictionaries.
-    config: Settings that the parameters belong to.
+    params: Nested dictionaries of parameters.
+    config: Settings of the network.
   """
 
   params: Params
@@ -137,17 +136,17 @@ class BoundNetwork(ClassConditional):
 
   @property
   def null_label(self) -> bool:
-    """Returns whether the network knows the null label."""
+    """Whether the network was trained on the null label."""
     return self.config.null_label
 
   @property
   def multiply_adds(self) -> int:
-    """The approximate number of multiply-adds of a pass of one row."""
+    """Approximate multiply-adds of a pass of one row."""
     return self.config.multiply_adds
 
   @property
   def learned_variance(self) -> bool:
-    """Returns whether outputs have a variance."""
+    """Whether outputs have a variance."""
     return False
 
   def __call__(
@@ -158,7 +157,7 @@ class BoundNetwork(ClassConditional):
     /,
     sub: SubNetworks | None = None,
   ) -> DenoiserOutput:
-    """Predicts the velocity at (x, t), of the whole and of sub-networks."""
+    """Predicts velocities at (x, t) with the network and any sub-networks."""
     out = self.predict(x, t, condition, jnp.ones(self.depth, bool))
     if sub is None:
       return out
@@ -174,8 +173,8 @@ class BoundNetwork(ClassConditional):
   ) -> DenoiserOutput:
     """Predicts the velocity with the blocks in `keep`, (L,) bool.
 
-    Sub-networks are computed from their first block on; a subclass that shares
-    the blocks before the first skipped one replaces `__call__`.
+    By default each sub-network runs from its first block; a subclass that
+    shares the blocks before the first skipped one overrides `__call__`.
     """
     raise NotImplementedError
 
@@ -185,13 +184,13 @@ class Backbone:
   """A kind of network.
 
   Attributes:
-    config: Class of its settings.
+    config: Class of the settings.
     denoiser: Class of the network with its parameters bound.
     init: Function of settings and a random key that returns fresh parameters.
       Leaves named 'kernel' have weight decay.
-    names: Values of `model.name` that select it, FAMILY-SIZE, and the settings
-      that each of them fixes where the config has 0 or 'auto'.
-    logical_axes: Sharding rules, as `dit.sharding.LOGICAL_AXES`.
+    names: Values of `model.name`, FAMILY-SIZE, with the settings that each sets
+      where the config has 0 or 'auto'.
+    logical_axes: Sharding rules, like `dit.sharding.LOGICAL_AXES`.
   """
 
   config: type[NetworkConfig]
@@ -206,7 +205,7 @@ class Backbone:
     return tuple(dict.fromkeys(name.partition('-')[0] for name in self.names))
 
   def named(self, name: str) -> Mapping[str, Any]:
-    """Returns the settings that a name fixes; InputError if it is unknown."""
+    """Returns the settings of a name; raises InputError if it is unknown."""
     if name not in self.names:
       raise InputError(
         f'model.name is {quote(name)}, expected one of '
@@ -215,12 +214,12 @@ class Backbone:
     return self.names[name]
 
   def name_of(self, config: Any) -> str:
-    """Returns a name that, with all other keys set, gives `config`."""
+    """Returns a name that gives `config` if all other keys are set."""
     del config
     return next(iter(self.names))
 
   def check_mesh(self, mesh: Mesh, config: Any, *, zero1: bool = False) -> None:
     """Raises InputError unless the network divides over the mesh.
 
-    Parameters that do not divide stay whole, so by default all of them do.
+    By default any does, since parameters that do not divide stay unsharded.
     """

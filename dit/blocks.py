@@ -6,13 +6,12 @@ One block, with c the conditioning vector (Peebles & Xie 2023, section 3.2):
   h <- h + gate_1 * attention(modulate(norm(h), shift_1, scale_1))
   h <- h + gate_2 * mlp(modulate(norm(h), shift_2, scale_2))
 
-(without the shifts where the config says so).
+The shifts are absent if `config.shift` is false.
 
-The parameters of all blocks are stacked (leading axis L) and scanned. A hidden
-state that is wanted from inside (`points`) travels in the carry of the scan:
-the cheapest place for it in memory. A sub-network (some blocks skipped: h
-passes unchanged) equals the whole network up to its first skipped block, so
-`run_sub` starts there.
+The parameters of all blocks are stacked (leading axis L) and scanned. The
+scan's carry holds requested hidden states (`points`), which uses the least
+memory. A sub-network skips some blocks. It equals the full network up to the
+first skipped block, so `run_sub` starts there.
 """
 
 from collections.abc import Sequence
@@ -32,10 +31,9 @@ _POLICIES = {
 
 
 class Block(nnx.Module):
-  """One transformer block; the identity at initialisation."""
+  """One transformer block; the identity at initialization (adaLN-zero)."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates attention, MLP and the modulation (zero: adaLN-zero)."""
     self.norm_1 = token_norm(config)
     self.attention = Attention(config, rngs=rngs)
     self.norm_2 = token_norm(config)
@@ -54,7 +52,7 @@ class Block(nnx.Module):
     self, h: jax.Array, c: jax.Array, rotary: jax.Array | None = None
   ) -> jax.Array:
     """(B, N, D) and conditioning (B, D) -> (B, N, D)."""
-    # (B, 6D), or (B, 4D); whole, since the parts are not cut alike.
+    # (B, 6D) or (B, 4D); gathered, since shards do not align with the parts.
     modulation = constrain_batch(self.modulation(jax.nn.silu(c)))
     if self.shift:
       shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
@@ -72,13 +70,13 @@ class Block(nnx.Module):
 
 
 def stack_blocks(config: DiTConfig, rngs: nnx.Rngs) -> Block:
-  """All blocks as one `Block` whose parameters have a leading axis L."""
+  """Returns all blocks as one `Block`; its parameters have a leading axis L."""
   keys = jax.random.split(rngs.params(), config.depth)
   return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
 
 
 def take(stacked: nnx.Module, index: int | jax.Array) -> nnx.Module:
-  """Module `index` of a stack."""
+  """Returns module `index` of a stack."""
   return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
@@ -95,15 +93,14 @@ def run(
   """Runs the stack.
 
   Args:
-    blocks: the stacked blocks.
+    blocks: Stacked blocks.
     h: (B, N, D) tokens.
     c: (B, D) conditioning.
-    rotary: positions, as `layers.rotate` takes them.
-    config: says how to run: scan or loop, and what to rematerialise.
-    points: numbers of blocks after which the hidden state is wanted; may be
+    rotary: Positions for `layers.rotate`.
+    config: Settings; `scan` and `remat` apply here.
+    points: Numbers of blocks after which to return the hidden state; may be
       traced.
-    keep: (L,) bool, which blocks run; None for all. A skipped block costs
-      nothing.
+    keep: (L,) bool, blocks to run; None for all. Skipped blocks cost nothing.
 
   Returns:
     (B, N, D) after the last block, and the hidden state at each point.
@@ -139,7 +136,7 @@ def run(
 
 
 def first_skipped(keep: jax.Array) -> jax.Array:
-  """Number of blocks before the first skipped one; (L,) bool -> scalar."""
+  """Returns the number of blocks before the first skipped one, a scalar."""
   return jnp.where(keep.all(), keep.size, jnp.argmin(keep))
 
 
@@ -153,18 +150,18 @@ def run_sub(
   taps: Sequence[int],
   tapped: Sequence[jax.Array],
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Runs a sub-network from the point where it first differs.
+  """Runs a sub-network from its first skipped block.
 
-  The trip count depends on `keep`, so this has no reverse mode: sampling only.
+  The trip count depends on `keep`, so there is no reverse-mode gradient.
 
   Args:
-    blocks: the stacked blocks.
-    h: (B, N, D), the hidden state of the full pass at `first_skipped(keep)`.
+    blocks: Stacked blocks.
+    h: (B, N, D), hidden state of the full pass at `first_skipped(keep)`.
     c: (B, D) conditioning.
-    rotary: positions, as `layers.rotate` takes them.
-    keep: (L,) bool, which blocks run.
-    taps: numbers of blocks after which the hidden state is wanted.
-    tapped: (B, N, D), the hidden states of the full pass at the taps.
+    rotary: Positions for `layers.rotate`.
+    keep: (L,) bool, blocks to run.
+    taps: Numbers of blocks after which to return the hidden state.
+    tapped: (B, N, D), hidden states of the full pass at the taps.
 
   Returns:
     (B, N, D) after the last block, and the hidden states at the taps.
@@ -189,5 +186,5 @@ def run_sub(
 
 
 def rows(x: jax.Array, every: int) -> jax.Array:
-  """Rows 0, every, 2 * every, ...; by reshape, which keeps a sharded batch."""
+  """Returns rows 0, every, ...; the reshape keeps the batch sharded."""
   return x.reshape(-1, every, *x.shape[1:])[:, 0]

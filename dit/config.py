@@ -1,4 +1,4 @@
-"""The network's configuration and the field's named sizes."""
+"""The network's configuration and the standard named sizes."""
 
 import dataclasses
 import re
@@ -19,10 +19,10 @@ SIZES = {
   'L': (24, 1024, 16),
   'XL': (28, 1152, 16),
 }
-# What the field's families differ in.
+# Settings that differ between the families.
 FAMILIES = {
-  # As Internal Guidance trains it (willisma/SiT also learns sigma, and runs
-  # time the other way).
+  # As Internal Guidance trains it (willisma/SiT also learns sigma, and reverses
+  # time).
   'SiT': {
     'norm': 'layernorm',
     'mlp': 'gelu',
@@ -51,12 +51,12 @@ NORMS = ('layernorm', 'rmsnorm')
 QK_NORMS = ('none', *NORMS)
 MLPS = ('gelu', 'swiglu')
 CONVENTIONS = ('velocity', 'reversed', 'noise')
-# Values of the position table, which every host and device holds: 1 GiB.
+# Values of the position table, stored on every host and device: 1 GiB.
 MOST_POSITIONS = 2**28
 
 
 def named_size(name: str) -> dict[str, Any]:
-  """Sizes and architecture of a name like 'SiT-XL/2', as DiTConfig's fields."""
+  """Returns the fields of DiTConfig that a name like 'SiT-XL/2' sets."""
   match = re.fullmatch(r'([A-Za-z]+)-([A-Za-z]+)/([0-9]{1,4})', name)
   if (
     not match
@@ -76,7 +76,7 @@ def named_size(name: str) -> dict[str, Any]:
 
 
 def unknown_name(name: str, others: Sequence[str] = ()) -> InputError:
-  """Returns the error for a model name; `others` are of other backbones."""
+  """Returns the error for a model name; `others` names other backbones."""
   known = [f'{family}-{size}/2' for family in FAMILIES for size in SIZES]
   return InputError(
     f'model.name is {quote(name)}, expected family-size/patch such as '
@@ -88,7 +88,7 @@ def unknown_name(name: str, others: Sequence[str] = ()) -> InputError:
 
 
 def name_of(config: 'DiTConfig') -> str:
-  """Returns a model name that, with all other keys set, gives `config`."""
+  """Returns a model name that gives `config` if all other keys are set."""
   sizes = (config.depth, config.width, config.num_heads)
   size = next((name for name in SIZES if SIZES[name] == sizes), 'XL')
   family = next(
@@ -101,11 +101,10 @@ def name_of(config: 'DiTConfig') -> str:
 
 @dataclasses.dataclass(frozen=True)
 class DiTConfig(NetworkConfig):
-  """Everything that fixes the network's shape and arithmetic.
+  """All settings of the network's shape and arithmetic.
 
-  configs/base.py explains each field, but for `patch`: the side of a patch, so
-  that a latent has N = (size / patch)^2 tokens. Nothing is 'auto' here, but for
-  `dtype`.
+  configs/base.py explains each field except `patch`, the side of a patch: a
+  latent has N = (size / patch)^2 tokens. Only `dtype` can be 'auto' here.
   """
 
   patch: Annotated[int, Range(1, 1024)]
@@ -124,11 +123,10 @@ class DiTConfig(NetworkConfig):
   scan: bool = True
 
   def __post_init__(self) -> None:
-    """Checks ranges, and that the parts fit together."""
     super().__post_init__()
     if self.hidden < 1:
       raise InputError(
-        f'model.mlp_ratio is {self.mlp_ratio}, which leaves the MLP no channel '
+        f'model.mlp_ratio is {self.mlp_ratio}, which gives the MLP no channels '
         f'at width {self.width}; raise it.'
       )
     if self.size % self.patch:
@@ -167,7 +165,7 @@ class DiTConfig(NetworkConfig):
 
   @property
   def num_tokens(self) -> int:
-    """N, the number of tokens."""
+    """Number of tokens N."""
     return (self.size // self.patch) ** 2
 
   @property
@@ -177,13 +175,13 @@ class DiTConfig(NetworkConfig):
 
   @property
   def hidden(self) -> int:
-    """Width inside the MLP; SwiGLU has two thirds, for its third matrix."""
+    """Width inside the MLP; two thirds for SwiGLU, which has three matrices."""
     hidden = round(self.width * self.mlp_ratio)
     return 2 * hidden // 3 if self.mlp == 'swiglu' else hidden
 
   @property
   def multiply_adds(self) -> int:
-    """The multiply-adds of the blocks for one image, but not of its ends."""
+    """Multiply-adds of the blocks for one image."""
     matrices = 4 * self.width + (3 if self.mlp == 'swiglu' else 2) * self.hidden
     of_token = self.width * (matrices + 2 * self.num_tokens)  # and attention
     modulation = (6 if self.shift else 4) * self.width**2
@@ -191,7 +189,7 @@ class DiTConfig(NetworkConfig):
 
   @property
   def pass_multiply_adds(self) -> int:
-    """The multiply-adds of one image: blocks, embedders, every head."""
+    """Multiply-adds of one image: blocks, embedders and all heads."""
     patch = self.patch**2
     ends = self.num_tokens * patch * self.channels + 256 + self.width
     head = self.num_tokens * patch * self.out_channels + 2 * self.width
@@ -210,6 +208,6 @@ class DiTConfig(NetworkConfig):
 
   @property
   def attention_here(self) -> Literal['xla', 'cudnn']:
-    """`attention`, if the default backend can in this precision."""
+    """The attention kernel supported by the default backend and `dtype`."""
     fits = self.attention == 'cudnn' and self.activation_dtype == 'bfloat16'
     return 'cudnn' if fits and jax.default_backend() == 'gpu' else 'xla'

@@ -1,12 +1,12 @@
-"""Latents to tokens and back; embeddings of position, time and label.
+"""Patches, and embeddings of position, time and label.
 
-positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)), the first half
-           of D for the column p, the second for the row
-rotary     angles row w_k for the first half of a head's channels and column w_k
-           for the second, w_k = 10000^(-k / (head width / 4)), each angle for
-           two adjacent channels; beside, not instead of, the table above
+positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)), with the column p
+           in the first half of D and the row p in the second
+rotary     angles row w_k in the first half of a head's channels and column w_k
+           in the second, w_k = 10000^(-k / (head width / 4)), each angle for
+           two adjacent channels; used in addition to the table above
 time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
-           Linear, SiLU, Linear; t as the network's convention counts it
+           Linear, SiLU, Linear; t is the network's own time
 label      a table of num_classes rows, and one for the null label
 """
 
@@ -40,7 +40,7 @@ def unpatchify(tokens: jax.Array, patch: int) -> jax.Array:
 
 
 def position_table(side: int, width: int) -> np.ndarray:
-  """The fixed 2-D sin-cos table, (side * side, width) float32."""
+  """Returns the fixed 2-D sin-cos table, (side * side, width) float32."""
   omega = _MAX_PERIOD ** (-np.arange(width // 4) / (width / 4))
   angles = np.arange(side)[:, None] * omega  # (side, D/4), float64
   axis = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
@@ -51,7 +51,7 @@ def position_table(side: int, width: int) -> np.ndarray:
 
 
 def rotary_table(side: int, head_width: int) -> np.ndarray:
-  """Cosines and sines of 2-D rotary positions, (2, side^2, head_width)."""
+  """Returns cosines and sines of rotary angles, (2, side^2, head_width)."""
   omega = _MAX_PERIOD ** (-np.arange(head_width // 4) / (head_width / 4))
   axis = np.repeat(np.arange(side)[:, None] * omega, 2, axis=1)
   row = np.broadcast_to(axis[:, None], (side, side, head_width // 2))
@@ -61,26 +61,24 @@ def rotary_table(side: int, head_width: int) -> np.ndarray:
 
 
 def time_features(t: jax.Array) -> jax.Array:
-  """Sinusoids of the time, (B,) -> (B, FREQUENCIES) float32, cosines first."""
+  """Maps times (B,) to (B, FREQUENCIES) float32, cosines first."""
   half = FREQUENCIES // 2
-  # In float32, as published networks were trained: DiT's times reach 999, and
-  # there the last digits of the frequencies show.
+  # In float32, like the training of published networks: DiT's times reach 999,
+  # which makes the last digits of the frequencies matter.
   log_period = np.log(np.float32(_MAX_PERIOD))
   exponents = -log_period * np.arange(half, dtype=np.float32) / np.float32(half)
   frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
-  # All are rounded to nearest but one, a near tie that PyTorch (2.13, CPU)
-  # rounds up: 4e-7 of the output of DiT.
+  # PyTorch (2.13, CPU) rounds to nearest except here, where it rounds up a near
+  # tie. The difference is 4e-7 of DiT's output.
   frequencies[12] = np.nextafter(frequencies[12], np.float32(1))
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 class TimeEmbedder(nnx.Module):
-  """Time (B,) to a vector (B, D), in float32: it steers every block."""
+  """The time embedding, in at least float32; normal(0.02) as in DiT."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates the two layers, normal(0.02) as in DiT."""
-
     def dense(inputs: int) -> Dense:
       return Dense(
         inputs,

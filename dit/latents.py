@@ -1,12 +1,12 @@
-"""Images to latents and back: both directions of every step live here.
+"""Conversions between images and latents, in both directions.
 
   pixels      x = image / 127.5 - 1       image = round(127.5 (x + 1)), clipped
   posterior   z = mean + std * noise,     std = exp(log_variance / 2)
   network     x0 = (z - mean) / std       z = x0 * std + mean
 
-with image uint8 in [0, 255], x float32 in [-1, 1], z what an autoencoder codes
-and x0 what the network is trained on; the last line's mean and std are
-constants of the data set, one for each channel (`Normalisation`).
+Images are uint8 in [0, 255] and x is float32 in [-1, 1]. z is the latent of an
+autoencoder, and x0 the network's training data. In the last line, mean and std
+are constants of the data set, one for each channel (`Normalisation`).
 """
 
 import dataclasses
@@ -26,13 +26,11 @@ def from_pixels(image: jax.Array) -> jax.Array:
 
 
 def to_pixels(x: jax.Array, *, truncate: bool = False) -> jax.Array:
-  """Returns images (B, H, W, C) as uint8, clipped to [-1, 1].
+  """Returns float images (B, H, W, C) as uint8, clipped to [-1, 1].
 
-  Args:
-    x: Images, float.
-    truncate: Whether to round down, half a level darker on average, as the
-      code of REPA and of Internal Guidance's SiT does. The code of DiT, SiT and
-      LightningDiT takes trunc(127.5 x + 128), which rounds to the nearest.
+  `truncate` rounds down, half a level darker on average, as in the code of REPA
+  and of Internal Guidance's SiT. The code of DiT, SiT and LightningDiT uses
+  trunc(127.5 x + 128), which rounds to nearest.
   """
   integer = jnp.floor if truncate else jnp.round
   return jnp.clip(integer((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
@@ -41,11 +39,11 @@ def to_pixels(x: jax.Array, *, truncate: bool = False) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-  """The output of an encoder: a Gaussian, independent in each number.
+  """The output of an encoder: a Gaussian with independent entries.
 
   Attributes:
     mean: (B, H, W, C) float32.
-    std: the same shape; zero where the encoder is deterministic.
+    std: (B, H, W, C) float32; zero if the encoder is deterministic.
   """
 
   mean: jax.Array
@@ -53,7 +51,7 @@ class Posterior:
 
   @classmethod
   def from_moments(cls, moments: jax.Array) -> 'Posterior':
-    """Returns one from an encoder's mean and log-variance, (B, H, W, 2C)."""
+    """Converts an encoder's mean and log-variance, (B, H, W, 2C)."""
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     return cls(mean, jnp.exp(0.5 * jnp.clip(log_variance, -30, 20)))
 
@@ -63,30 +61,27 @@ class Posterior:
     return cls(*jnp.split(stored, 2, axis=-1))
 
   def stored(self) -> jax.Array:
-    """(B, H, W, 2C): mean and std, as data sets of latents keep them."""
+    """Returns mean and std, (B, H, W, 2C), as stored in latent data sets."""
     return jnp.concatenate([self.mean, self.std], axis=-1)
 
   def draw(self, noise: jax.Array) -> jax.Array:
-    """The latents z (B, H, W, C) at standard normal `noise` of that shape."""
+    """Returns latents z, (B, H, W, C); `noise` is standard normal."""
     return self.mean + self.std * noise
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-  """Latent statistics, between an autoencoder's space and the network's.
-
-  Plain numbers, so that they can be compared and written beside the data.
+  """Latent statistics that map an autoencoder's space to the network's.
 
   Attributes:
-    mean: of each channel, or one for all.
-    std: likewise.
+    mean: Mean of each channel, or one for all.
+    std: Standard deviation of each channel, or one for all.
   """
 
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
 
   def __post_init__(self) -> None:
-    """Checks that both directions exist."""
     if not np.isfinite(self.mean).all():
       raise InputError(f'latent mean is {self.mean}, expected finite numbers.')
     if not (np.isfinite(self.std) & (np.asarray(self.std) > 0)).all():
@@ -94,7 +89,7 @@ class Normalisation:
 
   @classmethod
   def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> 'Normalisation':
-    """Returns one from a file's `mean` and `std`, each (1, C, 1, 1) or (C,)."""
+    """Reads a file's `mean` and `std`, each (1, C, 1, 1) or (C,)."""
     for name in ('mean', 'std'):
       if name not in tensors:
         raise InputError(
@@ -112,37 +107,37 @@ class Normalisation:
     return cls(tuple(mean.ravel().tolist()), tuple(std.ravel().tolist()))
 
   def normalise(self, z: jax.Array) -> jax.Array:
-    """(B, H, W, C) of the autoencoder -> of the network, float32."""
+    """Maps autoencoder latents (B, H, W, C) to the network's, float32."""
     mean, std = (jnp.asarray(s, jnp.float32) for s in (self.mean, self.std))
     return (z.astype(jnp.float32) - mean) / std
 
   def denormalise(self, x: jax.Array) -> jax.Array:
-    """(B, H, W, C) of the network -> of the autoencoder, float32."""
+    """Maps network latents (B, H, W, C) to the autoencoder's, float32."""
     mean, std = (jnp.asarray(s, jnp.float32) for s in (self.mean, self.std))
     return x.astype(jnp.float32) * std + mean
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderPlace:
-  """The place of a decoder of latents, and its hash.
+  """The location and hash of a decoder of latents.
 
   Attributes:
-    text: Name and absolute places, as `dit.autoencoder.files` reads them; ''
-      where a file that held them is damaged.
-    sha256: Hash of the decoder's weights; None if an older version wrote it.
+    text: Name and absolute paths, in the format of `dit.autoencoder.files`;
+      '' if the stored text is damaged.
+    sha256: Hash of the decoder's weights; None in files of older versions.
   """
 
   text: str
   sha256: str | None = None
 
   def to_json(self) -> dict[str, str]:
-    """Returns plain values, for JSON."""
+    """Returns plain values for JSON."""
     digest = {} if self.sha256 is None else {'sha256': self.sha256}
     return {'autoencoder': self.text, **digest}
 
   @classmethod
   def from_json(cls, stored: Any) -> 'DecoderPlace | None':
-    """Returns what `to_json` wrote; None where nothing is known."""
+    """Reads the output of `to_json`; returns None if nothing is known."""
     if not stored:
       return None
     values = stored if isinstance(stored, dict) else {}
@@ -155,14 +150,14 @@ class DecoderPlace:
 
 @dataclasses.dataclass(frozen=True)
 class LatentSpace:
-  """The space that a network was trained in, as data, runs and folders know it.
+  """The space that a network was trained in, stored with data and weights.
 
   Attributes:
     autoencoder: Name of the autoencoder, 'pixels' for images; None if unknown.
     encoder_sha256: Hash of the encoder that made the latents.
-    normalization: Statistics between the autoencoder's space and the network's.
-    decoder: Place of the decoder; None if unknown.
-    classes: Name of each class, in the order of the labels; () if unknown.
+    normalization: Statistics that map latents to the network's space.
+    decoder: Location of the decoder; None if unknown.
+    classes: Class names in the order of the labels; () if unknown.
   """
 
   autoencoder: str | None = None
@@ -172,7 +167,7 @@ class LatentSpace:
   classes: tuple[str, ...] = ()
 
   def to_json(self) -> dict[str, Any]:
-    """Returns plain values, for JSON; {} if nothing is known."""
+    """Returns plain values for JSON; {} if nothing is known."""
     if self == LatentSpace():
       return {}
     decoder = self.decoder.to_json() if self.decoder else None
@@ -193,7 +188,7 @@ class LatentSpace:
 
   @classmethod
   def from_json(cls, stored: Any) -> 'LatentSpace':
-    """Returns what `to_json` wrote; files of older versions lack keys.
+    """Reads the output of `to_json`; files of older versions lack keys.
 
     Raises:
       InputError: if the values are damaged.

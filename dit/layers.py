@@ -6,8 +6,7 @@
   swiglu                    = Linear(silu(g) * v), g, v = split(Linear(h))
   head                      = Linear(modulate(norm(h), shift, scale))
 
-Statistics of the norms and the softmax are float32 in every precision (float64
-in float64).
+Norm statistics and the softmax are at least float32 in every precision.
 """
 
 from collections.abc import Callable
@@ -25,9 +24,15 @@ _EPSILON = 1e-6
 
 
 class Dense(nnx.Linear):
-  """A linear layer, Xavier-uniform with zero bias unless told otherwise."""
+  """A linear layer; Xavier-uniform kernel and zero bias by default.
 
-  bias: nnx.Param[jax.Array]  # never without
+  Attributes:
+    parts: Axes that the outputs are split into; by default one.
+    cut: Mesh axes that shard the inputs and then each part. Unsharded axes are
+      gathered when the layer runs.
+  """
+
+  bias: nnx.Param[jax.Array]  # never None
 
   def __init__(
     self,
@@ -38,16 +43,6 @@ class Dense(nnx.Linear):
     cut: tuple[str | None, ...] = (),
     **kwargs: Any,
   ) -> None:
-    """Takes the arguments of nnx.Linear.
-
-    Args:
-      inputs: width of what comes in.
-      outputs: width of what goes out.
-      parts: axes that the outputs are split into; () for one.
-      cut: over which mesh axes the layer computes: that of the inputs, then of
-        each part. What is not cut is gathered when the layer runs.
-      **kwargs: of nnx.Linear.
-    """
     kwargs.setdefault('kernel_init', nnx.initializers.xavier_uniform())
     super().__init__(inputs, outputs, **kwargs)
     self.parts, self.cut = parts or (outputs,), cut
@@ -65,12 +60,12 @@ class Dense(nnx.Linear):
 
 
 def wide(dtype: str | jax.typing.DTypeLike) -> jnp.dtype:
-  """At least float32: for statistics, sums, and what steers every block."""
+  """Returns at least float32, for statistics, sums and conditioning."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
 def layer_norm(h: jax.Array, epsilon: float = _EPSILON) -> jax.Array:
-  """Normalizes the last axis, without gain, computed in float32."""
+  """Normalizes the last axis without gain, in float32."""
   h32 = h.astype(wide(h.dtype))
   centred = h32 - h32.mean(-1, keepdims=True)
   variance = jnp.square(centred).mean(-1, keepdims=True)
@@ -81,11 +76,10 @@ class RMSNorm(nnx.Module):
   """h / rms(h) over the last axis, times a gain."""
 
   def __init__(self, width: int, param_dtype: str) -> None:
-    """Creates gain 1, (width,)."""
     self.scale = nnx.Param(jnp.ones(width, param_dtype))
 
   def __call__(self, h: jax.Array) -> jax.Array:
-    """(..., width) -> the same; computed in float32, the gain after."""
+    """(..., width) -> (..., width), in float32 except for the gain."""
     h32 = h.astype(wide(h.dtype))
     square = jnp.square(h32).mean(-1, keepdims=True)
     normed = (h32 * jax.lax.rsqrt(square + _EPSILON)).astype(h.dtype)
@@ -96,25 +90,24 @@ class LayerNorm(nnx.Module):
   """LayerNorm with gain and bias, epsilon 1e-5: timm's qk-norm."""
 
   def __init__(self, width: int, param_dtype: str) -> None:
-    """Creates gain 1 and bias 0, both (width,)."""
     self.scale = nnx.Param(jnp.ones(width, param_dtype))
     self.bias = nnx.Param(jnp.zeros(width, param_dtype))
 
   def __call__(self, h: jax.Array) -> jax.Array:
-    """(..., width) -> the same, computed in float32."""
+    """(..., width) -> (..., width), in float32."""
     normed = layer_norm(h.astype(wide(h.dtype)), epsilon=1e-5)
     return (normed * self.scale[...] + self.bias[...]).astype(h.dtype)
 
 
 def token_norm(config: DiTConfig) -> Callable[[jax.Array], jax.Array]:
-  """The norm before attention, MLP and heads."""
+  """Returns the norm before attention, MLP and heads."""
   if config.norm == 'rmsnorm':
     return RMSNorm(config.width, config.param_dtype)
   return layer_norm
 
 
 def head_norm(config: DiTConfig) -> nnx.Module | None:
-  """The norm of queries or keys over a head's width, if there is one."""
+  """Returns the norm of queries or keys over a head's width, if any."""
   if config.qk_norm == 'none':
     return None
   norm = {'layernorm': LayerNorm, 'rmsnorm': RMSNorm}[config.qk_norm]
@@ -122,14 +115,11 @@ def head_norm(config: DiTConfig) -> nnx.Module | None:
 
 
 def rotate(h: jax.Array, rotary: jax.Array) -> jax.Array:
-  """Turns adjacent pairs of channels by their token's angles.
+  """Rotates adjacent pairs of channels by their token's angles, in float32.
 
   Args:
     h: (B, heads, N, head width).
     rotary: (2, N, head width), cosines and sines, equal within a pair.
-
-  Returns:
-    The same shape; computed in float32.
   """
   cos, sin = rotary.astype(wide(h.dtype))
   even, odd = h[..., ::2], h[..., 1::2]
@@ -138,7 +128,7 @@ def rotate(h: jax.Array, rotary: jax.Array) -> jax.Array:
 
 
 def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-  """(B, N, D) with shift and scale (B, D)."""
+  """Applies shift and scale (B, D) to h (B, N, D)."""
   return h * (1 + scale[:, None]) + shift[:, None]
 
 
@@ -148,17 +138,14 @@ def attend(
   v: jax.Array,
   kind: Literal['xla', 'cudnn'] = 'xla',
 ) -> jax.Array:
-  """softmax(q k^T / sqrt(head width)) v.
+  """Returns softmax(q k^T / sqrt(head width)) v, in the shape of q.
 
   Args:
     q: (B, heads, N, head width).
-    k: the same shape.
-    v: the same shape.
-    kind: 'xla': plain products, divided by the sum after that with v;
-      'cudnn': passed on to `jax.nn.dot_product_attention`.
-
-  Returns:
-    The same shape.
+    k: Keys, like q.
+    v: Values, like q.
+    kind: 'xla' for plain products, normalized after the product with v;
+      'cudnn' for `jax.nn.dot_product_attention`.
   """
   if kind != 'xla':
     q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))
@@ -183,7 +170,6 @@ class Attention(nnx.Module):
   """Self-attention over all tokens."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates one fused projection to q, k, v and the output projection."""
     self.qkv = Dense(
       config.width,
       3 * config.width,
@@ -201,10 +187,10 @@ class Attention(nnx.Module):
   def __call__(
     self, h: jax.Array, rotary: jax.Array | None = None
   ) -> jax.Array:
-    """(B, N, D) -> (B, N, D); rotary as `rotate` takes it."""
+    """(B, N, D) -> (B, N, D); see `rotate` for `rotary`."""
     b, n, d = h.shape
     # From (B, N, 3, heads, head width) to three of (B, heads, N, head width);
-    # cut first, since XLA's CPU backend is slow to turn them as one.
+    # split first, since XLA's CPU backend transposes all three slowly.
     qkv = self.qkv(h)
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
     if self.q_norm is not None and self.k_norm is not None:
@@ -219,7 +205,6 @@ class Mlp(nnx.Module):
   """Two linear layers, with tanh-GELU or a gate (SwiGLU) between them."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates the layers; SwiGLU's first gives [gate, value]."""
     self.gated = config.mlp == 'swiglu'
     hidden, width = config.hidden, config.width
     parts = 1 + self.gated
@@ -244,10 +229,9 @@ class Mlp(nnx.Module):
 
 
 class OutputHead(nnx.Module):
-  """Tokens to patches of a prediction; zero at initialisation."""
+  """Tokens to patches of a prediction; zero at initialization (adaLN-zero)."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates the modulation and the projection, both zero (adaLN-zero)."""
     outputs = config.patch**2 * config.out_channels
     self.norm = token_norm(config)
     self.modulation = Dense(
@@ -257,7 +241,7 @@ class OutputHead(nnx.Module):
       rngs=rngs,
       **dtypes(config),
     )
-    # Its output is the prediction, which losses and solvers take in float32.
+    # The output is the prediction; losses and solvers use float32.
     self.proj = Dense(
       config.width,
       outputs,
@@ -274,7 +258,7 @@ class OutputHead(nnx.Module):
 
 
 def dtypes(config: DiTConfig) -> dict[str, Any]:
-  """Dtypes of a layer inside the network, as `Dense` takes them."""
+  """Returns the dtypes of a layer inside the network, for `Dense`."""
   return {
     'dtype': config.activation_dtype,
     'param_dtype': config.param_dtype,

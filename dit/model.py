@@ -4,11 +4,10 @@
   c = time_embedding(t) + label_embedding(label)
   prediction = unpatchify(head(blocks(h, c), c))
 
-and one more head for each tap, on the hidden state after that many blocks
-(DiT: Peebles & Xie 2023; SiT: Ma et al. 2024; intermediate heads: Internal
-Guidance, arXiv 2512.24176). The network's own time and prediction are those of
-its convention; bound to parameters it speaks ours. Outside this room
-parameters are plain nested dictionaries.
+Each tap adds a head on the hidden state after that many blocks (DiT: Peebles &
+Xie 2023; SiT: Ma et al. 2024; taps: Internal Guidance, arXiv 2512.24176).
+`DiT` uses the time and prediction of its convention (`dit.parameterization`);
+`BoundDenoiser` converts them to ours. Parameters are plain nested dictionaries.
 """
 
 import dataclasses
@@ -42,10 +41,9 @@ from dit.types import DenoiserOutput, SubNetworks
 
 
 class DiT(nnx.Module):
-  """The network; see the module's equations."""
+  """The network, with zero output at initialization."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates all parameters; the output is zero at initialization."""
     self.config = config
     param_dtype = config.param_dtype
     self.patch_embed = Dense(
@@ -55,7 +53,7 @@ class DiT(nnx.Module):
       param_dtype=param_dtype,
       rngs=rngs,
     )
-    # Fixed, yet parameters: published files carry tables of their own.
+    # Fixed, but stored as parameters, since published files contain the tables.
     side = config.size // config.patch
     self.position = nnx.Param(
       jnp.asarray(position_table(side, config.width), param_dtype)
@@ -93,21 +91,18 @@ class DiT(nnx.Module):
     keep: jax.Array | None = None,
     points: tuple[int, ...] = (),
   ) -> DenoiserOutput:
-    """Predicts, in the network's own convention.
+    """Returns float32 predictions in the network's own convention.
 
     Args:
       x: (B, H, W, C).
       t: (B,), the network's time.
       label: (B,) int, `num_classes` for the null label.
-      sub: sub-networks to evaluate beside the pass; see `run_sub`.
-      keep: (L,) bool, blocks to run in the pass itself; None for all.
-      points: numbers of blocks after which the hidden state is wanted.
-
-    Returns:
-      The predictions, float32, named as if they were velocities.
+      sub: Sub-networks to evaluate as well; see `run_sub`.
+      keep: (L,) bool, blocks to run in the main pass; None for all.
+      points: Numbers of blocks after which to return the hidden state.
 
     Raises:
-      InputError: if x has another shape than the network's latents.
+      InputError: if the shape of x is not that of the network's latents.
     """
     config = self.config
     if x.shape[1:] != config.latent_shape:
@@ -122,7 +117,7 @@ class DiT(nnx.Module):
     rotary = None
     if self.rotary is not None:
       rotary = jax.lax.stop_gradient(self.rotary[...])
-    table = constrain(self.label_embed[...])  # gathered: rows are looked up
+    table = constrain(self.label_embed[...])  # gathered, to look up rows
     c = self.time_embed(t) + table[label].astype(wide(dtype))
     h, c = constrain_batch(h), constrain_batch(c.astype(dtype))
     forks = [first_skipped(k) for k in sub.keep] if sub is not None else []
@@ -159,7 +154,6 @@ class DiT(nnx.Module):
   def _predict(
     self, h: jax.Array, tapped: Sequence[jax.Array], c: jax.Array
   ) -> DenoiserOutput:
-    """Applies the heads to hidden states."""
     config = self.config
     prediction = unpatchify(self.head(h, c), config.patch)
     intermediate = tuple(
@@ -179,13 +173,13 @@ class DiT(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BoundDenoiser(BoundNetwork):
-  """A `Denoiser`: parameters and the configuration that they belong to."""
+  """A `Denoiser`: the network with parameters bound."""
 
   config: DiTConfig = dataclasses.field(metadata={'static': True})
 
   @property
   def learned_variance(self) -> bool:
-    """Returns whether outputs have a variance, which noise models learn."""
+    """Whether outputs have a variance; only noise models do."""
     return self.config.learned_variance and self.config.convention == 'noise'
 
   def __call__(
@@ -198,7 +192,7 @@ class BoundDenoiser(BoundNetwork):
     keep: jax.Array | None = None,
     points: tuple[int, ...] = (),
   ) -> DenoiserOutput:
-    """Predicts velocities at our time t, (B,) in [0, 1]; else as `DiT`."""
+    """Predicts velocities at our time t, (B,) in [0, 1]; see `DiT`."""
     network = nnx.merge(_graph(self.config), self.params)
     time = parameterization.network_time(self.config.convention, t)
     out = network(x, time, label, sub, keep, points)
@@ -207,7 +201,6 @@ class BoundDenoiser(BoundNetwork):
   def _translate(
     self, out: DenoiserOutput, x: jax.Array, t: jax.Array, every: int
   ) -> DenoiserOutput:
-    """The output in our convention."""
     name = self.config.convention
     sub_x, sub_t = rows(x, every), rows(t, every)
     return DenoiserOutput(
@@ -216,7 +209,7 @@ class BoundDenoiser(BoundNetwork):
         parameterization.velocity(name, prediction, x, t)
         for prediction in out.intermediate
       ),
-      # Networks that speak velocities were not trained on their variance.
+      # Networks that predict velocities were not trained on their variance.
       variance=out.variance if self.learned_variance else None,
       sub=tuple(self._translate(s, sub_x, sub_t, 1) for s in out.sub),
       hidden=out.hidden,
@@ -224,24 +217,24 @@ class BoundDenoiser(BoundNetwork):
 
 
 def init(config: DiTConfig, key: jax.Array) -> Params:
-  """Fresh parameters as nested dictionaries; jit it to place them sharded."""
+  """Returns fresh parameters; jit it to create them sharded."""
   network = DiT(config, rngs=nnx.Rngs(key))
   return nnx.to_pure_dict(nnx.state(network))
 
 
 @functools.cache
 def shapes(config: DiTConfig) -> Params:
-  """Shapes and dtypes of the parameters; allocates nothing."""
+  """Returns the parameters' shapes and dtypes without allocating them."""
   return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 
 def bind(config: DiTConfig, params: Params) -> BoundDenoiser:
-  """Binds parameters to the network, giving a `Denoiser`."""
+  """Binds parameters to the network."""
   return BoundDenoiser(params, config)
 
 
 def fingerprint(params: Params) -> str:
-  """SHA-256 of all values, by which results name the weights they are of."""
+  """Returns the SHA-256 of all values; results use it to identify weights."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree.leaves_with_path(params):
     digest.update(jax.tree_util.keystr(path).encode())
@@ -250,7 +243,7 @@ def fingerprint(params: Params) -> str:
 
 
 def on_host(leaf: jax.Array) -> np.ndarray:
-  """A whole array, which processes may hold in parts; all of them must ask."""
+  """Returns the full array, maybe sharded over processes; call it on all."""
   if not getattr(leaf, 'is_fully_addressable', True):
     leaf = multihost_utils.process_allgather(leaf, tiled=True)
   return np.asarray(leaf)
@@ -258,26 +251,22 @@ def on_host(leaf: jax.Array) -> np.ndarray:
 
 @functools.cache
 def _graph(config: DiTConfig) -> nnx.GraphDef:
-  """The network without its parameters."""
   network = nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0)))
   return nnx.split(network)[0]
 
 
 class _DiTBackbone(Backbone):
-  """The transformer, whose names have any patch: FAMILY-SIZE/PATCH."""
+  """The transformer; its names, FAMILY-SIZE/PATCH, allow any patch."""
 
   def named(self, name: str) -> Mapping[str, Any]:
-    """Returns the settings that a name fixes; InputError if it is unknown."""
     return named_size(name)
 
   def name_of(self, config: DiTConfig) -> str:
-    """Returns a name that, with all other keys set, gives `config`."""
     return name_of(config)
 
   def check_mesh(
     self, mesh: Mesh, config: DiTConfig, *, zero1: bool = False
   ) -> None:
-    """Raises InputError unless the network divides over the mesh."""
     check_model(mesh, config, zero1=zero1)
 
 

@@ -2,15 +2,15 @@
 
   x_t      = alpha(t) x0 + sigma(t) noise          alpha(0) = 1, sigma(0) = 0
   velocity = d_alpha(t) x0 + d_sigma(t) noise      alpha(1) = 0, sigma(1) = 1
-  score    = -noise / sigma(t)                     (the last two nearly, for vp
-                                                   and discrete)
+  score    = -noise / sigma(t)                     (the values at t = 1 are
+                                                   approximate for vp, discrete)
 
 With w(t) = alpha d_sigma - sigma d_alpha (never zero):
 
   x0    = (d_sigma x - sigma velocity) / w
   noise = (alpha velocity - d_alpha x) / w
 
-Times are scalars or (B,); states (B, H, W, C). `t` is 0 at data, 1 at noise.
+Times are scalars or (B,), 0 at data and 1 at noise. States are (B, H, W, C).
 Sources: SiT (Ma et al. 2024), sections 2.1 and 2.2; for vp, Song et al. 2021;
 for discrete, DDPM (Ho et al. 2020) as DiT uses it.
 """
@@ -28,14 +28,14 @@ from core.errors import check_choice
 
 
 def expand(t: jax.Array, like: jax.Array) -> jax.Array:
-  """A scalar or (B,) shaped to multiply `like` (B, ...)."""
+  """Reshapes a scalar or (B,) to multiply `like`, (B, ...)."""
   t = jnp.asarray(t)
   return t.reshape(t.shape + (1,) * (like.ndim - t.ndim)) if t.ndim else t
 
 
 @dataclasses.dataclass(frozen=True)
 class Path(abc.ABC):
-  """A path; subclasses give alpha, sigma and their derivatives."""
+  """A path; subclasses define alpha, sigma and their derivatives."""
 
   @abc.abstractmethod
   def alpha(self, t: jax.Array) -> jax.Array:
@@ -55,7 +55,7 @@ class Path(abc.ABC):
 
   @abc.abstractmethod
   def time_of_ratio(self, ratio: jax.Array) -> jax.Array:
-    """The time at which sigma / alpha = ratio."""
+    """Returns the time at which sigma / alpha = ratio."""
 
   def forward_diffusion(self, t: jax.Array) -> jax.Array:
     """g^2 / 2 of the forward SDE with these marginals; needs alpha(t) > 0.
@@ -67,35 +67,35 @@ class Path(abc.ABC):
   def interpolate(
     self, x0: jax.Array, noise: jax.Array, t: jax.Array
   ) -> jax.Array:
-    """x_t."""
+    """Returns x_t."""
     t = expand(t, x0)
     return self.alpha(t) * x0 + self.sigma(t) * noise
 
   def velocity(
     self, x0: jax.Array, noise: jax.Array, t: jax.Array
   ) -> jax.Array:
-    """Derivative of x_t."""
+    """Returns the derivative of x_t."""
     t = expand(t, x0)
     return self.d_alpha(t) * x0 + self.d_sigma(t) * noise
 
   def x0_from_velocity(
     self, x: jax.Array, velocity: jax.Array, t: jax.Array
   ) -> jax.Array:
-    """Clean latents that x and velocity imply."""
+    """Returns the clean latents that x and velocity imply."""
     t = expand(t, x)
     return (self.d_sigma(t) * x - self.sigma(t) * velocity) / self.w(t)
 
   def noise_from_velocity(
     self, x: jax.Array, velocity: jax.Array, t: jax.Array
   ) -> jax.Array:
-    """Noise that x and velocity imply."""
+    """Returns the noise that x and velocity imply."""
     t = expand(t, x)
     return (self.alpha(t) * velocity - self.d_alpha(t) * x) / self.w(t)
 
   def score_from_velocity(
     self, x: jax.Array, velocity: jax.Array, t: jax.Array
   ) -> jax.Array:
-    """Gradient of the log density; needs sigma(t) > 0."""
+    """Returns the gradient of the log density; needs sigma(t) > 0."""
     return -self.noise_from_velocity(x, velocity, t) / self.sigma(expand(t, x))
 
   def velocity_from_x0(
@@ -114,12 +114,12 @@ class Path(abc.ABC):
   def velocity_from_noise(
     self, x: jax.Array, noise: jax.Array, t: jax.Array
   ) -> jax.Array:
-    """The inverse of `noise_from_velocity`; needs alpha(t) > 0."""
+    """Inverts `noise_from_velocity`; needs alpha(t) > 0."""
     t = expand(t, x)
     return (self.d_alpha(t) * x + self.w(t) * noise) / self.alpha(t)
 
   def w(self, t: jax.Array) -> jax.Array:
-    """Alpha d_sigma - sigma d_alpha: never zero, see the module."""
+    """Returns alpha d_sigma - sigma d_alpha, which is never zero."""
     return self.alpha(t) * self.d_sigma(t) - self.sigma(t) * self.d_alpha(t)
 
 
@@ -165,9 +165,9 @@ class Cosine(Path):
 
 @dataclasses.dataclass(frozen=True)
 class VariancePreserving(Path):
-  """alpha^2 + sigma^2 = 1, log alpha^2 a polynomial in t; no constant term.
+  """A path with alpha^2 + sigma^2 = 1 and polynomial log alpha^2.
 
-  d_sigma, and with it the velocity, is infinite at t = 0.
+  d_sigma and the velocity are infinite at t = 0.
 
   Attributes:
     coefficients: c_1, c_2, ... of log alpha^2 = c_1 t + c_2 t^2 + ...
@@ -176,11 +176,11 @@ class VariancePreserving(Path):
   coefficients: tuple[float, ...]
 
   def log_alpha2(self, t: jax.Array) -> jax.Array:
-    """The logarithm of alpha(t)^2."""
+    """Returns log alpha(t)^2."""
     return t * _polynomial(self.coefficients, t)
 
   def log_alpha2_change(self, t: jax.Array, t_next: jax.Array) -> jax.Array:
-    """log_alpha2(t) - log_alpha2(t_next)."""
+    """Returns log_alpha2(t) - log_alpha2(t_next)."""
     return self.log_alpha2(t) - self.log_alpha2(t_next)
 
   def alpha(self, t):  # noqa: D102
@@ -197,7 +197,7 @@ class VariancePreserving(Path):
 
   def time_of_ratio(self, ratio):  # noqa: D102
     target = -jnp.log1p(jnp.square(ratio))
-    # Exact for two coefficients, and close for more: then Newton.
+    # Exact for two coefficients; Newton's method refines it for more.
     c_1, c_2 = self.coefficients[:2]
     t = (-c_1 - jnp.sqrt(c_1**2 + 4 * c_2 * target)) / (2 * c_2)
     for _ in range(3):
@@ -211,7 +211,7 @@ class VariancePreserving(Path):
 
 
 def _polynomial(coefficients: Sequence[float], t: jax.Array) -> jax.Array:
-  """coefficients[0] + coefficients[1] t + ..., in the precision of t."""
+  """Returns coefficients[0] + coefficients[1] t + ... in the dtype of t."""
   total = jnp.zeros_like(t)
   for c in reversed(coefficients):
     total = total * t + c
@@ -219,7 +219,7 @@ def _polynomial(coefficients: Sequence[float], t: jax.Array) -> jax.Array:
 
 
 def vp() -> VariancePreserving:
-  """beta(t) rising linearly from 0.1 to 20 (Song et al. 2021)."""
+  """Returns the path with beta(t) linear from 0.1 to 20 (Song et al. 2021)."""
   return VariancePreserving((-0.1, -(20 - 0.1) / 2))
 
 
@@ -227,13 +227,13 @@ STEPS = 1000  # of DiT's schedule
 
 
 def linear_betas() -> np.ndarray:
-  """DiT's beta of steps 0..999, float64."""
+  """Returns DiT's beta of steps 0..999, float64."""
   return np.linspace(1e-4, 0.02, STEPS)
 
 
 @functools.cache
 def step_log_alpha2() -> np.ndarray:
-  """Log alpha^2 at t = k / 1000 for k from 0 to 1000, float64."""
+  """Returns log alpha^2 at t = k / 1000 for k = 0..1000, float64."""
   return np.append(0.0, np.cumsum(np.log1p(-linear_betas())))
 
 
@@ -244,10 +244,10 @@ class Discrete(VariancePreserving):
   def log_alpha2_change(self, t, t_next):  # noqa: D102
     t, t_next = jnp.asarray(t), jnp.asarray(t_next)
     dtype = jnp.result_type(t, t_next)
-    # In float32 a difference of two times near 1 has an error of 1e-4, and the
-    # variance of a step has the same. Between whole steps the float64 table
-    # decides; its rounded-off part is a second table, so that a difference of
-    # entries is as exact as `dtype` allows.
+    # In float32, the difference of two times near 1 has an error of 1e-4, and
+    # so would the variance of a step. Between whole steps, the float64 table is
+    # used instead. It is split into a rounded table and the remainder, so that
+    # differences are as exact as `dtype` allows.
     table = step_log_alpha2()
     main = table.astype(dtype)
     rest = (table - main).astype(dtype)
@@ -267,11 +267,7 @@ def _is_step(t: jax.Array) -> jax.Array:
 
 @functools.cache
 def discrete() -> Discrete:
-  """DiT's schedule.
-
-  log alpha^2 sums log(1 - beta), a short series in beta, hence in k: degree 7
-  meets all steps to 1e-12.
-  """
+  """Returns DiT's schedule, with log alpha^2 fitted by degree 7 to 1e-12."""
   t = np.arange(1, STEPS + 1) / STEPS
   fit = np.polynomial.polynomial.polyfit(t, step_log_alpha2()[1:] / t, 6)
   return Discrete(tuple(fit.tolist()))
@@ -286,6 +282,6 @@ PATHS: dict[str, Callable[[], Path]] = {
 
 
 def path_named(name: str) -> Path:
-  """The path called `name`; InputError names the known ones."""
+  """Returns the path called `name`; raises InputError if unknown."""
   check_choice('path', name, PATHS)
   return PATHS[name]()

@@ -1,11 +1,10 @@
-"""The product of a linear layer whose kernel is stored cut and wide.
+"""The product of a linear layer with a sharded kernel in higher precision.
 
   y = x K,   dx = dy K^T,   dK = x^T dy
 
-`jax.grad` of the plain product would keep K as it was used, gathered and cast,
-for the backward pass, and sum dK over the devices as narrow as y and on all of
-them. Here K is gathered anew, dK is summed in K's own precision, and each
-device receives its slice of it: what fully sharded training means.
+`jax.grad` of the plain product would store the gathered, cast K for the
+backward pass, and all-reduce dK in the precision of y. Fully sharded training
+instead gathers K again and reduce-scatters dK in the precision of K.
 """
 
 import functools
@@ -24,17 +23,14 @@ def product(
   parts: tuple[int, ...],
   cut: tuple[str | None, ...],
 ) -> jax.Array:
-  """Rows times the kernel.
+  """Returns x times the kernel, (T, *parts).
 
   Args:
-    x: (T, inputs), of the precision to compute in.
+    x: (T, inputs), in the precision of the computation.
     kernel: (inputs, outputs), cast to that precision.
-    parts: axes that the outputs are split into.
-    cut: mesh axes that cut the product: that of the inputs, then of each part;
-      what is left out is whole.
-
-  Returns:
-    (T, *parts).
+    parts: Axes that the outputs are split into.
+    cut: Mesh axes that shard the inputs and then each part; missing entries
+      are unsharded.
   """
   return jnp.tensordot(x, _gathered(kernel, x.dtype, parts, cut), 1)
 
@@ -55,7 +51,7 @@ def _jvp(parts, cut, primals, tangents):
     return product(x, d_kernel, parts, cut)
 
   def to_kernel(x, dy):
-    # Cast after the sum over rows, which runs over devices too.
+    # The sum over rows, also across devices, is in the kernel's precision.
     d_kernel = jax.lax.dot_general(
       x, dy, (((0,), (0,)), ((), ())), preferred_element_type=kernel.dtype
     )
@@ -76,5 +72,5 @@ def _gathered(
   parts: tuple[int, ...],
   cut: tuple[str | None, ...],
 ) -> jax.Array:
-  """(inputs, *parts) as it is used; gathered behind the cast, so narrow."""
+  """Returns the kernel (inputs, *parts), cast before it is gathered."""
   return constrain(kernel.astype(dtype).reshape(-1, *parts), *cut)

@@ -1,18 +1,15 @@
-"""Meshes, and where arrays live on them.
+"""Device meshes and the sharding of arrays over them.
 
-A mesh has three axes. Batches are cut over the first two:
+Batches are sharded over the first two of a mesh's three axes:
 
-  data     copies of the parameters
-  fsdp     parameters cut into slices; a block's are gathered when it runs
-  tensor   attention heads and hidden widths cut: each device computes its part
-           of every block
+  data     replicates the parameters
+  fsdp     shards the parameters, and gathers each block's when it runs
+  tensor   shards attention heads and hidden widths within each block
 
-Every parameter has logical axes, found from the end of its path in the rules
-of its backbone, here `LOGICAL_AXES`; `MESH_AXES` maps a logical axis to the
-mesh axis that cuts it.
-Trees that hold parameters under longer paths (EMA, optimizer state) fall under
-the same rules; with ZeRO-1 the optimizer state and the EMA are cut over `data`
-too. Where they are used, layers say with `constrain` what they need.
+The end of a parameter's path determines its logical axes, by the rules of its
+backbone, here `LOGICAL_AXES`. `MESH_AXES` maps logical axes to mesh axes. The
+rules also apply to the EMA and the optimizer state; ZeRO-1 shards both over
+`data` too. Layers state the sharding that they need with `constrain`.
 """
 
 import dataclasses
@@ -32,20 +29,20 @@ from dit.config import DiTConfig
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
-# Ends of paths, as regular expressions, and the logical axes that they have.
+# Regular expressions for the ends of paths, and their logical axes.
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
-# Leading axes that stack modules (L blocks, K heads) are added by rank.
+# The rank implies the leading axes of stacked modules (L blocks, K heads).
 LOGICAL_AXES: Rules = (
   (r'(qkv|fc1|modulation)/kernel', ('width', 'hidden')),
   (r'(attention/proj|fc2)/kernel', ('hidden', 'width')),
   (r'patch_embed/kernel', ('patch', 'width')),
   (r'(head|tap_heads)/proj/kernel', ('width', 'patch')),
   (r'label_embed', ('classes', 'width')),
-  # Low-rank changes of a layer's outputs (`distill.lora`).
+  # Low-rank adapters (`distill.lora`).
   (r'lora/\w+/down', ('hidden', 'rank')),
   (r'lora/\w+/up', ('rank', 'hidden')),
-  # Biases, gains and the position tables are small: a copy on every device.
+  # Biases, gains and position tables are small, so they are replicated.
   (r'bias|scale|position|rotary', ()),
 )
 MESH_AXES = {'width': 'fsdp', 'hidden': 'tensor'}
@@ -62,17 +59,16 @@ class MeshConfig:
   zero1: bool = False
 
   def __post_init__(self) -> None:
-    """Checks ranges; `make_mesh` checks the devices."""
     check_fields('mesh', self)
 
 
 def make_mesh(
   config: MeshConfig, devices: list[jax.Device] | None = None
 ) -> Mesh:
-  """Lays devices (default: all) out as a (data, fsdp, tensor) mesh.
+  """Returns a (data, fsdp, tensor) mesh of the devices (default: all).
 
   Raises:
-    InputError: if the axes do not use exactly the devices at hand.
+    InputError: if the axes do not use all devices.
   """
   devices = devices if devices is not None else jax.devices()
   sizes = [config.data, config.fsdp, config.tensor]
@@ -83,7 +79,7 @@ def make_mesh(
     raise InputError(
       f'mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} '
       f'does not use the {len(devices)} devices at hand; their product must be '
-      f'{len(devices)} (at most one may be -1, the rest).'
+      f'{len(devices)} (at most one may be -1, for all remaining devices).'
     )
   sizes = [size if size != -1 else len(devices) // fixed for size in sizes]
   return Mesh(
@@ -92,7 +88,7 @@ def make_mesh(
 
 
 def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
-  """Neighbors on the mesh are neighbors on the wires of a TPU."""
+  """Arranges devices so that mesh neighbors are TPU interconnect neighbors."""
   if devices[0].platform != 'tpu':
     return np.asarray(devices).reshape(sizes)
   return mesh_utils.create_device_mesh(
@@ -129,27 +125,27 @@ def check_batch(mesh: Mesh, batch_size: int, name: str, parts: int = 1) -> None:
 
 
 def batch_parts(mesh: Mesh) -> int:
-  """Over how many devices a batch is cut."""
+  """Returns the number of devices that a batch is sharded over."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """A copy on every device."""
+  """Returns the sharding with a copy on every device."""
   return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The leading axis cut over `data` and `fsdp`."""
+  """Returns the sharding of the leading axis over `data` and `fsdp`."""
   return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-  """Says over which mesh axes `x` is cut here, where a mesh is in use.
+  """Constrains the sharding of `x`; does nothing without a mesh.
 
   Args:
-    x: any array.
-    *axes: for each axis of `x` the mesh axes that cut it, None for whole; axes
-      that are left out are whole.
+    x: Any array.
+    *axes: Mesh axes that shard each axis of `x`. None and missing entries
+      leave an axis unsharded.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return x
@@ -157,7 +153,7 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 
 
 def constrain_batch(x: jax.Array) -> jax.Array:
-  """Keeps `x` cut along the batch, and whole along the axes behind it."""
+  """Shards `x` along the batch axis only."""
   return constrain(x, BATCH_AXES)
 
 
@@ -169,16 +165,16 @@ def spec(
   zero1: bool = False,
   rules: Rules = LOGICAL_AXES,
 ) -> P:
-  """Partition of the parameter at `path`, such as 'blocks/mlp/fc1/kernel'.
+  """Returns the partition of a parameter.
 
-  An axis that its mesh axis does not divide stays whole.
+  An axis that is not divisible by its mesh axis stays unsharded.
 
   Args:
-    path: names, from the root of the tree to the parameter.
-    shape: of it.
-    mesh: the devices.
-    zero1: cuts over `data` as well what `fsdp` cuts.
-    rules: Logical axes by the ends of paths; the first match counts.
+    path: Path of the parameter, such as 'blocks/mlp/fc1/kernel'.
+    shape: Shape of the parameter.
+    mesh: Device mesh.
+    zero1: Whether `fsdp` axes are also sharded over `data`.
+    rules: Logical axes by the ends of paths; the first match applies.
 
   Raises:
     ValueError: if no rule matches.
@@ -209,7 +205,7 @@ def spec(
 def tree_shardings(
   tree: Any, mesh: Mesh, *, zero1: bool = False, rules: Rules = LOGICAL_AXES
 ) -> Any:
-  """Returns shardings for parameters, or for a state that holds them."""
+  """Returns the shardings of parameters, or of a state containing them."""
 
   def one(path, leaf):
     if not leaf.ndim:  # counters
@@ -224,7 +220,7 @@ def tree_shardings(
 
 
 def placed(shapes: Any, shardings: Any, dtype: str | None = None) -> Any:
-  """Shapes and shardings as one tree; of another dtype where it is given."""
+  """Combines shapes and shardings in one tree; `dtype` replaces the dtypes."""
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, dtype or leaf.dtype, sharding=sharding

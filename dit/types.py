@@ -1,6 +1,6 @@
-"""The types at which the rooms meet.
+"""Types shared by all packages.
 
-Axis letters, used in every shape comment of the project:
+Axis letters in every shape comment of the project:
 
   B batch    N tokens    D width    H W C latent    K taps    L depth
 
@@ -14,19 +14,19 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-# A pytree of arrays with leading axis B: class labels (B,), an encoded prompt.
-# Only the denoiser that it is made for looks inside.
+# A pytree of arrays with leading axis B, such as class labels (B,) or encoded
+# prompts. Only its denoiser reads it.
 Condition = Any
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SubNetworks:
-  """Sub-networks to evaluate beside a full pass, on some of its rows.
+  """Sub-networks to evaluate with a full pass, on some of its rows.
 
   Attributes:
-    keep: (M, L) bool, which blocks run in each of the M sub-networks.
-    every: the sub-networks see rows 0, every, 2 * every, ... of the batch.
+    keep: (M, L) bool, the blocks that run in each of M sub-networks.
+    every: Stride of the rows that sub-networks see: 0, every, 2 * every, ...
   """
 
   keep: jax.Array
@@ -41,10 +41,10 @@ class DenoiserOutput:
   Attributes:
     velocity: (B, H, W, C) float32, the prediction after the last block.
     intermediate: K arrays (B, H, W, C), one for each tap, shallow to deep.
-    variance: (B, H, W, C), of a network that learned it (DiT): about -1 to 1,
-      see `sample.ddpm`; else None.
-    sub: one output for each sub-network that was asked for, on its rows.
-    hidden: (B, N, D), the states after the blocks that were asked for.
+    variance: (B, H, W, C) from about -1 to 1 if the network learned it (DiT);
+      see `sample.ddpm`.
+    sub: Output of each requested sub-network on its rows.
+    hidden: (B, N, D), requested hidden states.
   """
 
   velocity: jax.Array
@@ -55,10 +55,10 @@ class DenoiserOutput:
 
 
 class Denoiser(Protocol):
-  """A network with its parameters bound: pure, and free of random keys.
+  """A network with its parameters bound: a deterministic function.
 
-  For example `out = denoiser(x, t, condition)` with x (B, H, W, C), t (B,) and
-  class labels (B,) as the condition gives `out.velocity` (B, H, W, C).
+  `denoiser(x, t, condition)` takes x (B, H, W, C), t (B,) and, for example,
+  class labels (B,). Its output's `velocity` is (B, H, W, C).
   """
 
   @property
@@ -75,15 +75,15 @@ class Denoiser(Protocol):
 
   @property
   def null_label(self) -> bool:
-    """Returns whether it knows the null label."""
+    """Whether the network was trained on the null label."""
 
   @property
   def learned_variance(self) -> bool:
-    """Returns whether outputs have a variance."""
+    """Whether outputs have a variance."""
 
   @property
   def multiply_adds(self) -> int:
-    """The approximate number of multiply-adds of a pass of one row."""
+    """Approximate multiply-adds of a pass of one row."""
 
   def __call__(
     self,
@@ -93,19 +93,19 @@ class Denoiser(Protocol):
     /,
     sub: SubNetworks | None = None,
   ) -> DenoiserOutput:
-    """Predicts the velocity at (x, t), of the whole and of sub-networks."""
+    """Predicts velocities at (x, t) with the network and any sub-networks."""
 
   def null_condition(self, condition: Condition) -> Condition:
-    """Returns as many null conditions as `condition` has rows."""
+    """Returns one null condition for each row of `condition`."""
 
   def random_condition(
     self, condition: Condition, keys: jax.Array
   ) -> Condition:
-    """Returns unrelated conditions, row i by the random key `keys[i]`."""
+    """Samples unrelated conditions; row i uses the random key `keys[i]`."""
 
 
 class ClassConditional:
-  """Conditions that are class labels, (B,) int; a base of denoisers."""
+  """A base of denoisers conditioned on class labels, (B,) int."""
 
   @property
   def num_classes(self) -> int:
@@ -119,7 +119,7 @@ class ClassConditional:
   def random_condition(
     self, condition: jax.Array, keys: jax.Array
   ) -> jax.Array:
-    """Returns random labels, which do not depend on those of `condition`."""
+    """Samples labels independent of `condition`."""
     del condition
     return jax.vmap(
       lambda key: jax.random.randint(key, (), 0, self.num_classes, jnp.int32)

@@ -1,1 +1,1 @@
-"""Features, distances and accuracy of sets of images."""
+"""Feature extractors, distances and accuracy for sets of images."""

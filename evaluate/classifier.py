@@ -1,13 +1,11 @@
 """A small classifier of the real images, trained in seconds to minutes.
 
-For data without a published feature extractor: the activations before its last
-layer are features for distances, its predictions give class accuracy. Numbers
-made with it are labeled as such, and are never called FID.
+It serves data without a published feature extractor. The activations before its
+last layer are the features for distances, and its predictions give the class
+accuracy. Results carry its name and are never called FID. Its folder holds:
 
-Kept as a folder:
-
-  config.json           shape, number of classes, how it was trained, SHA-256
-  weights.safetensors   arrays by their path: convs/0/kernel
+  config.json           shape, number of classes, training settings, SHA-256
+  weights.safetensors   arrays by path, such as convs/0/kernel
 """
 
 import dataclasses
@@ -33,17 +31,17 @@ from dit.weights.finite import check_finite
 from dit.weights.folder import appears, check_target
 
 FORMAT = 1
-FEATURES = 64  # of images of at most 8 x 8; twice as many of larger ones
+FEATURES = 64  # for images of at most 8 x 8; larger images have twice as many
 _SMALL = 8
 _LR = 2e-3  # at the start of training
-_BATCH_VALUES = 2**23  # numbers in a batch of images whose features are taken
+_BATCH_VALUES = 2**23  # largest number of values in a batch for inference
 
 
 def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
-  """(width, stride) of each convolution for images of (H, W, C).
+  """Returns (width, stride) of each convolution for images of (H, W, C).
 
-  Large images are halved down to a side of 4. The width doubles as the side
-  halves, so that each stage costs about the same.
+  Large images are downsampled to a side of 4. The width doubles when the side
+  halves, so each stage costs about the same.
   """
   side = max(shape[:2])
   if side <= _SMALL:
@@ -53,7 +51,7 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
     side = -(-side // 2)
     width = min(max(1024 // side, 32), 256)
     stages += [(width, 2), (width, 1)]
-  del stages[1]  # the first stage sees edges only
+  del stages[1]  # one convolution is enough to detect edges
   return tuple(stages)
 
 
@@ -63,17 +61,16 @@ def features_of(shape: tuple[int, int, int]) -> int:
 
 
 def recipe(shape: tuple[int, int, int]) -> tuple[int, int]:
-  """Steps of training and their batch size for images of (H, W, C)."""
+  """Returns the training steps and batch size for images of (H, W, C)."""
   return (300, 128) if max(shape[:2]) <= _SMALL else (3000, 64)
 
 
 class ConvNet(nnx.Module):
-  """Convolutions, a normalized hidden layer, logits."""
+  """Convolutions, a normalized hidden layer and logits."""
 
   def __init__(
     self, shape: tuple[int, int, int], num_classes: int, *, rngs: nnx.Rngs
   ) -> None:
-    """Creates the layers for images of (H, W, C)."""
     *sides, width = shape
     self.deep = max(sides) > _SMALL
     self.convs: nnx.List[nnx.Conv] = nnx.List()
@@ -86,14 +83,14 @@ class ConvNet(nnx.Module):
     self.logits = nnx.Linear(features, num_classes, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(B, H, W, C) in [-1, 1] -> features (B, F) and logits.
+    """Maps images (B, H, W, C) in [-1, 1] to features (B, F) and logits.
 
-    The features are normalized, hence bounded: no single odd image can carry
-    a distance between sets of them.
+    Normalization bounds the features, so no single outlier can dominate a
+    distance between sets.
     """
     for conv in self.convs:
       h = conv(x)
-      # Three layers train without either.
+      # Three layers train without normalization and skip connections.
       h = jax.nn.gelu(_normalise(h) if self.deep else h)
       x = x + h if self.deep and x.shape == h.shape else h
     features = layer_norm(self.hidden(x.reshape(len(x), -1)))
@@ -102,12 +99,9 @@ class ConvNet(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """A trained network.
+  """A trained network for images of `shape`, (H, W, C).
 
-  Attributes:
-    shape: (H, W, C) of its images.
-    num_classes: of the labels.
-    params: nested dictionaries of arrays.
+  `params` are nested dictionaries of arrays.
   """
 
   shape: tuple[int, int, int]
@@ -116,11 +110,11 @@ class Classifier:
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 of the weights, by which results name them."""
+    """SHA-256 of the weights, which identifies them in results."""
     return fingerprint(self.params)
 
   def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, H, W, C) uint8 -> features (n, F) float32, predictions (n,)."""
+    """Maps (n, H, W, C) uint8 to features (n, F) float32 and classes (n,)."""
     if images.shape[1:] != self.shape:
       raise InputError(
         f'images have shape {images.shape[1:]}, but the classifier was trained '
@@ -136,16 +130,15 @@ class Classifier:
     return features, logits.argmax(-1)
 
   def save(self, folder: epath.PathLike, about: dict[str, Any]) -> None:
-    """Writes a folder, whole or not at all, on the first process of a job.
+    """Writes a folder atomically, on the first process of a job.
 
     Args:
-      folder: a path that is new, or an empty folder.
-      about: plain values that describe the images, the training and the
-        accuracy.
+      folder: New path, or an empty folder.
+      about: JSON values that describe the images, training and accuracy.
 
     Raises:
-      InputError: if the folder holds files or cannot be written.
-      WriteError: if the disk is full.
+      InputError: The folder holds files or cannot be written.
+      WriteError: The disk is full.
     """
     if jax.process_index() != 0:
       return
@@ -166,10 +159,10 @@ class Classifier:
 
 
 def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
-  """Reads what `Classifier.save` wrote: the classifier, and its `about`.
+  """Reads a classifier and its `about` from a folder of `Classifier.save`.
 
   Raises:
-    InputError: for a folder that is damaged or of another kind.
+    InputError: The folder is damaged or holds something else.
   """
   folder = local(folder)
   path = folder / 'config.json'
@@ -188,7 +181,7 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
     ) from error
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(
-      f'{path} is damaged, or not of a classifier ({reason(error)}); train '
+      f'{path} is damaged or describes no classifier ({reason(error)}); train '
       'one: python main.py train-features.'
     ) from error
   _, shapes = _abstract(shape, num_classes)
@@ -203,8 +196,8 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
   params = jax.tree.map_with_path(lambda at, _: arrays[_name(at)], shapes)
   if fingerprint(params) != sha256:
     raise InputError(
-      f'{path} is damaged: its values are not those that config.json names by '
-      'their SHA-256; train it again.'
+      f'{path} is damaged: its SHA-256 differs from the one in config.json; '
+      'train it again.'
     )
   check_finite(path, arrays, advice='train the classifier again')
   return Classifier(shape, num_classes, params), about
@@ -221,23 +214,21 @@ def train_classifier(
   flip: bool = False,
   progress: Callable[[int, jax.Array], None] = lambda done, loss: None,
 ) -> Classifier:
-  """Trains on real images, shifted by a few pixels and made noisy.
+  """Trains a classifier on real images with small random shifts and noise.
 
-  Without the augmentation the features know the training images by heart, and
-  other real images look as far away as drawn ones.
+  Without augmentation the features memorize the training images, and other real
+  images look as far away as generated ones.
 
   Args:
-    images: (n, H, W, C) uint8.
-    labels: (n,) int.
-    num_classes: of the labels.
-    steps: of Adam, whose rate falls to zero as a cosine; of `recipe` if None.
-    batch_size: drawn with replacement; of `recipe` if None.
-    seed: of initialization, batches and augmentation.
-    flip: mirrors half of the images.
-    progress: called after each step with the steps done and the loss.
-
-  Returns:
-    The classifier.
+    images: Images (n, H, W, C) uint8.
+    labels: Labels (n,) int.
+    num_classes: Number of classes.
+    steps: Number of Adam steps, with a cosine decay of the learning rate to 0.
+      None takes the number from `recipe`.
+    batch_size: Images per step, sampled with replacement; None as in `steps`.
+    seed: Random seed for initialization, batches and augmentation.
+    flip: Whether half of the images are mirrored.
+    progress: Function called after each step with the step count and the loss.
   """
   shape = images.shape[1:]
   usual_steps, usual_batch_size = recipe(shape)
@@ -250,7 +241,7 @@ def train_classifier(
   root = jax.random.key(seed)
   data = jnp.asarray(images), jnp.asarray(labels)
 
-  # The images are arguments: as constants they would be compiled in.
+  # The images are arguments, since constants become part of the program.
   @jax.jit
   def step(params, opt_state, images, labels, n):
     keys = jax.random.split(jax.random.fold_in(root, n), 3)
@@ -268,7 +259,7 @@ def train_classifier(
     return optax.apply_updates(params, updates), opt_state, loss
 
   opt_state = optimizer.init(params)
-  # Not a scan: XLA's CPU convolutions run on one thread inside a loop.
+  # This is no scan, since XLA's CPU convolutions use one thread inside a loop.
   for n in range(steps):
     params, opt_state, loss = step(params, opt_state, *data, n)
     progress(n + 1, loss)
@@ -280,8 +271,8 @@ def _augment(
 ) -> jax.Array:
   """Shifts each image by up to a sixteenth of its side and adds noise.
 
-  Of 8 x 8 images: by a pixel, and 0.2 of noise, which falls with the side:
-  of a larger image more is to be seen than its coarse shape.
+  For 8 x 8 images the shift is one pixel and the noise 0.2. The noise falls as
+  1 / side, since larger images also have finer detail.
   """
   side = max(x.shape[1:3])
   shift = max(side // 16, 1)
@@ -307,12 +298,12 @@ def _apply(graph, params, images):
 
 
 def _normalise(h: jax.Array) -> jax.Array:
-  """Each image as a whole: a flat patch stays flat beside an edge."""
+  """Normalizes whole images, so that a flat patch stays flat near an edge."""
   return layer_norm(h.reshape(len(h), -1)).reshape(h.shape)
 
 
 def graph_of(shape: tuple[int, int, int], num_classes: int) -> nnx.GraphDef:
-  """The network of a classifier, to be merged with its parameters."""
+  """Returns a classifier's graph, to be merged with its parameters."""
   return _abstract(shape, num_classes)[0]
 
 
@@ -320,7 +311,7 @@ def graph_of(shape: tuple[int, int, int], num_classes: int) -> nnx.GraphDef:
 def _abstract(
   shape: tuple[int, int, int], num_classes: int
 ) -> tuple[nnx.GraphDef, Any]:
-  """The network without its parameters, and the shapes of these."""
+  """Returns the graph and the shapes of its parameters."""
   graph, state = nnx.split(
     nnx.eval_shape(lambda: ConvNet(shape, num_classes, rngs=nnx.Rngs(0)))
   )

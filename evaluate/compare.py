@@ -1,11 +1,11 @@
-"""Guidance methods side by side, on the same labels and the same noise.
+"""Compares guidance methods on the same labels and noise.
 
-Writes to a folder:
+The results are:
 
   compare.json    the protocol and every figure
   table.md        the table
-  samples.png     real images, and a block of images for each method, with
-                  their distances in features
+  samples.png     real images, then a block for each method with its distance
+                  in features
 """
 
 import dataclasses
@@ -40,9 +40,9 @@ _SPACES = ('features', 'pixels')
 _METRICS = ('fd', 'accuracy')
 # Files in the folder of results.
 WRITES = ('compare.json', 'table.md', 'samples.png')
-# Columns of the sheet of images, and its rows for each block.
+# Columns of the image grid, and its rows per block.
 _COLUMNS, _SHEET_ROWS = 20, 3
-# Flags of fields with another name; compare.json keeps the names of fields.
+# Flags whose names differ from those of the fields, which compare.json stores.
 _FLAGS = {'methods': '--guidance', 'resamples': '--bootstrap'}
 
 
@@ -51,9 +51,9 @@ class CompareConfig:
   """Settings of a comparison.
 
   Attributes:
-    num: images for each method, labels balanced.
-    methods: guidance as text, one row each.
-    resamples: bootstrap resamples behind each standard error.
+    num: Number of images per method, with balanced labels.
+    methods: Guidance strings, one per row.
+    resamples: Number of bootstrap resamples per standard error.
   """
 
   num: Annotated[int, Range(2, 10**6)]
@@ -80,11 +80,11 @@ def open_evaluators(
 
   Args:
     images: Real images (n, H, W, C) uint8.
-    network: Classifier that gives the features.
+    network: Classifier that computes the features.
     config: Number of bootstrap resamples, and images per compiled call.
     mesh: Devices.
   """
-  logging.info('Features of the reference, %d images.', len(images))
+  logging.info('Computing features of %d reference images.', len(images))
   real = array_images('real images', images)
   evaluators = {}
   for space, extractor, metrics in (
@@ -99,13 +99,7 @@ def open_evaluators(
 def score(
   evaluators: Mapping[str, Evaluator], images: np.ndarray, labels: np.ndarray
 ) -> dict[str, Estimate]:
-  """Returns the distance in each space, and the accuracy of the classifier.
-
-  Args:
-    evaluators: Evaluators by space; see `open_evaluators`.
-    images: Images (n, H, W, C) uint8.
-    labels: Labels (n,) that they were drawn for.
-  """
+  """Returns distances of images (n, H, W, C) by space, and their accuracy."""
   found = {
     space: evaluator.score(images, labels)
     for space, evaluator in evaluators.items()
@@ -125,23 +119,18 @@ def compare(
   guide: Denoiser | None = None,
   classifier: Classifier | None = None,
 ) -> str:
-  """Samples with every method, scores, and writes tables and pictures.
+  """Samples with every method, writes the results, returns the Markdown table.
 
   Args:
-    sampler: Network, and how it is sampled.
+    sampler: Network and sampling settings.
     config: Methods and counts.
-    splits: Real images and labels that distances are measured to; after them,
-      if there are any, some that the network has not seen, whose distance is
-      the floor.
+    splits: Real images and labels of the reference, optionally followed by
+      held-out ones. The distance of the latter is the floor.
     seed: Random seed of all noise.
-    protocol: Other settings that fix the figures, such as weights; they are
-      stored with the results.
+    protocol: Other settings that determine the figures, such as weights.
     folder: Folder of the results; results of the same protocol are kept.
     guide: Weaker network of AutoGuidance.
-    classifier: Classifier whose features measure distances; None trains one.
-
-  Returns:
-    The table, as Markdown.
+    classifier: Classifier that computes the features; None trains one.
   """
   folder = epath.Path(folder)
   protocol = {
@@ -157,7 +146,7 @@ def compare(
   }
   protocol = json.loads(json.dumps(protocol))  # as it is read back
   if _is_done(folder, protocol):
-    logging.info('Already compared; the figures are those of %s.', folder)
+    logging.info('Already compared; the figures are from %s.', folder)
     return (folder / 'table.md').read_text()
 
   num_classes = sampler.denoiser.num_classes
@@ -212,7 +201,7 @@ def _draw(
     seed,
     progress=lambda done: marks.append((time.perf_counter(), done)),
   )
-  # The first batch compiles; with a single one there is no other figure.
+  # The first batch includes compilation, so it counts only if it is alone.
   (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
   return drawn, (n_1 - n_0) / (t_1 - t_0)
 
@@ -223,14 +212,7 @@ def _write(
   rows: Sequence[Row],
   blocks: Sequence[tuple[str, np.ndarray]],
 ) -> str:
-  """Writes the results, and returns the table as Markdown.
-
-  Args:
-    folder: Folder of the results.
-    protocol: Settings that fix the figures.
-    rows: Lines of the table.
-    blocks: Names and images of the sheet.
-  """
+  """Writes the results, and returns the table as Markdown."""
   table = format_table(rows)
   about = {
     'protocol': protocol,
@@ -250,7 +232,7 @@ def _write(
 
 
 def _protocol_of(path: epath.Path) -> dict[str, Any] | None:
-  """The protocol of earlier results; None where they are damaged."""
+  """Returns the protocol of earlier results; None if they are damaged."""
   try:
     return read_json(path).get('protocol')
   except InputError:
@@ -258,7 +240,7 @@ def _protocol_of(path: epath.Path) -> dict[str, Any] | None:
 
 
 def compared_methods(folder: epath.Path) -> tuple[str, ...]:
-  """Returns the methods whose figures are in a folder; () if there are none."""
+  """Returns the methods that a folder has figures for, possibly ()."""
   path = folder / 'compare.json'
   protocol = _protocol_of(path) if path.exists() else None
   try:
@@ -276,7 +258,7 @@ def _summary(scores: Mapping[str, Estimate]) -> str:
 
 
 def _label(name: str, scale: str, scores: Mapping[str, Estimate]) -> str:
-  """Returns the text beside a block of images."""
+  """Returns the label of a block of images."""
   distance = f'FD {scores["features"].value:.2f}'
   return '\n'.join(filter(None, (name, scale, distance)))
 
@@ -284,7 +266,7 @@ def _label(name: str, scale: str, scores: Mapping[str, Estimate]) -> str:
 def _pick(
   images: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> np.ndarray:
-  """Returns images for the sheet; column j holds class j mod num_classes."""
+  """Returns images for the grid; column j holds class j mod num_classes."""
   order = np.argsort(labels, kind='stable')
   by_class = [order[labels[order] == c] for c in range(num_classes)]
   return images[

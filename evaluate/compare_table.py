@@ -15,16 +15,16 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of the table; real images have scores only.
+  """One row of the table; real images have scores only.
 
   Attributes:
-    method: guidance as text.
-    scores: distances 'features' and 'pixels', and 'accuracy'.
-    nfe: network evaluations per image.
-    rate: images per second.
-    gains: decrease of the distance in features and in pixels from the first
+    method: Guidance string.
+    scores: Distances 'features' and 'pixels', and 'accuracy'.
+    nfe: Network evaluations per image.
+    rate: Images per second.
+    gains: Decrease of the distance in features and in pixels from the first
       row, in standard errors of the difference.
-    nonfinite: Number of its images with values that are not finite.
+    nonfinite: Number of images with values that are not finite.
   """
 
   method: str
@@ -35,7 +35,7 @@ class Row:
   nonfinite: int = 0
 
   def as_dict(self) -> dict[str, Any]:
-    """Plain values, for JSON."""
+    """Returns JSON values."""
     accuracy = Estimate(self.scores['accuracy'].value)  # without its error
     return {
       'method': self.method,
@@ -49,7 +49,7 @@ class Row:
 
 
 def format_table(rows: Sequence[Row]) -> str:
-  """The rows as Markdown."""
+  """Returns the rows as a Markdown table."""
   lines = []
   for row in rows:
     name, scale = split_names(row.method) if row.gains else (row.method, '')
@@ -76,7 +76,7 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def split_names(text: str) -> tuple[str, str]:
-  """Guidance as text to names and scales: 'IG + CFG' and '1.5, 1.2'."""
+  """Splits 'ig:1.5,cfg:1.2' into names 'IG + CFG' and scales '1.5, 1.2'."""
   if text == 'none':
     return text, ''
   parts = [part.split(':', 1) for part in text.split(',')]

@@ -1,4 +1,4 @@
-"""Scores of images against real ones, by the section `eval` of the config."""
+"""Scores images against real ones, as the config section `eval` specifies."""
 
 import dataclasses
 import hashlib
@@ -32,9 +32,9 @@ from evaluate.resize import PRESETS
 from guidance import parse
 from input_pipeline.sources import DataConfig
 
-# Metrics that need the features of reference images.
+# Metrics that need the features of every reference image.
 _OF_ROWS = {'kid', 'precision', 'recall'}
-# Keys of `eval` that figures depend on.
+# Keys of `eval` that change the figures.
 CONSTANTS = (
   'repeats', 'bootstrap', 'neighbors', 'float16_distances', 'split_size',
   'kid_subsets', 'kid_subset_size', 'image_size', 'reference_rows',
@@ -43,7 +43,7 @@ CONSTANTS = (
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig(MeasureConfig):
-  """The settings of an evaluation; configs/base.py explains each field."""
+  """Settings of an evaluation; configs/base.py explains each field."""
 
   extractor: WebText = 'classifier'
   preprocessing: Annotated[str, Choice(PRESETS)] = 'adm'
@@ -78,17 +78,17 @@ def plan(
   count: int | None,
   decodes: bool = False,
 ) -> tuple[str, ...]:
-  """Returns the metrics to take; opens no extractor and reads no image.
+  """Returns the metrics to compute; opens no extractor and reads no image.
 
   Args:
-    config: section `eval`.
-    data: data whose training split serves if the config names no other.
-    labels: whether the images to score have labels of the data.
-    count: number of images of each set; None if there are none.
-    decodes: whether there is a decoder for records of latents.
+    config: Section `eval`.
+    data: Dataset whose training split is the default reference.
+    labels: Whether the images to score have labels of the dataset.
+    count: Number of images per set; None if there are no images to score.
+    decodes: Whether a decoder for latents is available.
 
   Raises:
-    InputError: for a combination that cannot work.
+    InputError: The settings contradict each other.
   """
   kind = kind_of(config.extractor)
   if needs_records(config) and data.autoencoder != 'pixels' and not decodes:
@@ -117,15 +117,7 @@ def plan(
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-  """An extractor and a reference; scores sets of images.
-
-  Attributes:
-    config: Constants of the metrics.
-    metrics: Metrics to take.
-    extractor: Extractor of the features.
-    reference: Features of the real images.
-    mesh: Devices.
-  """
+  """Scores sets of images with one extractor against one reference."""
 
   config: EvalConfig
   metrics: tuple[str, ...]
@@ -139,15 +131,12 @@ class Evaluator:
     labels: np.ndarray | None = None,
     parts: np.ndarray | None = None,
   ) -> list[Summary]:
-    """The features of images.
+    """Computes features of N images, and returns a summary of each set.
 
     Args:
-      batches: (n, H, W, C) at a time, in all N images.
-      labels: (N,) that they were drawn for.
-      parts: (N,) numbers, from 0, of the set that each belongs to; None: one.
-
-    Returns:
-      A summary of each set.
+      batches: Batches of images (n, H, W, C).
+      labels: Labels (N,) that the images were sampled for.
+      parts: Index (N,) of each image's set, from 0; None for a single set.
     """
     count = 1 if parts is None else parts.max() + 1
     gatherers = [
@@ -172,14 +161,14 @@ class Evaluator:
   def score(
     self, images: np.ndarray, labels: np.ndarray
   ) -> dict[str, Estimate]:
-    """Every metric of images (n, H, W, C), in `eval.repeats` equal sets."""
+    """Scores images (n, H, W, C), split into `eval.repeats` equal sets."""
     repeats = self.config.repeats
     parts = divide(len(images), len(images) // repeats, repeats)
     used = parts >= 0
     return self(self.summarise([images[used]], labels[used], parts[used]))
 
   def protocol(self) -> dict[str, Any]:
-    """What fixes the figures beside the images, as plain values."""
+    """Returns JSON values of all that the figures depend on but the images."""
     config = dataclasses.asdict(self.config)
     return {
       **{key: config[key] for key in CONSTANTS},
@@ -192,7 +181,7 @@ class Evaluator:
     }
 
   def __call__(self, samples: Sequence[Summary]) -> dict[str, Estimate]:
-    """Every metric of disjoint sets of images."""
+    """Returns every metric of disjoint sets of images."""
     return measure.estimate(
       samples, self.reference.summary, self.config, self.metrics
     )
@@ -210,15 +199,15 @@ def open_evaluator(
   """Opens extractor and reference, and computes features of reference images.
 
   Args:
-    config: section `eval`.
-    real: training split, which serves if the config names no other images.
-    mesh: the devices.
-    labels: whether the images to score have labels of the data.
-    count: number of images of each set; None if there are none.
-    shape: (H, W, C) of the images, where it is known.
+    config: Section `eval`.
+    real: Training split, which is the default reference.
+    mesh: Devices.
+    labels: Whether the images to score have labels of the dataset.
+    count: Number of images per set; None if there are no images to score.
+    shape: Shape (H, W, C) of the images; None if it is unknown.
 
   Raises:
-    InputError: for input that is missing or does not fit.
+    InputError: Input is missing or does not fit.
   """
   check_batch(mesh, config.batch_size, 'eval.batch_size')
   data, decodes = real.config, real.decoder is not None
@@ -233,11 +222,11 @@ def open_evaluator(
     )
   elif config.image_size:
     raise InputError(
-      'eval.image_size cuts image files, not the training split; leave it out.'
+      'eval.image_size crops image files, not the training split; leave it out.'
     )
   else:
     images = real.images(mesh, config.batch_size)
-  # All input is checked before anything is trained.
+  # Errors in the input appear before anything is trained.
   if config.extractor == 'classifier' and data.autoencoder == 'pixels':
     check_classifier(
       metrics, real, shape=shape, reference=reference, count=count,
@@ -256,12 +245,12 @@ def open_evaluator(
     check_count(metrics, width, count)
     has_rows = reference.summary.rows.pool is not None
     if _OF_ROWS & {*metrics} and not has_rows and reference.has_images:
-      # ADM keeps the images beside the statistics.
+      # ADM's files hold images as well as statistics.
       images = open_image_set(config.reference, data.dir)
   elif shape is not None:  # an extractor that does not fit raises InputError
     check_count(metrics, extractor.width(shape), count)
   if images is not None:
-    logging.info('Features of the reference, %d images.', images.count)
+    logging.info('Computing features of %d reference images.', images.count)
     made = read_reference(
       images, extractor, config, metrics, mesh,
       reconstructed=decodes and not config.reference,
@@ -285,7 +274,7 @@ def read_reference(
   *,
   reconstructed: bool = False,
 ) -> Reference:
-  """Computes the reference that images make, with where it is from.
+  """Computes a reference from real images, and records its origin.
 
   Args:
     images: Real images.
@@ -299,7 +288,7 @@ def read_reference(
   rows = min(config.reference_rows or images.count, images.count)
   keep = np.zeros(images.count, bool)
   keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
-  # fd_inf needs only the rows of the samples.
+  # fd_inf needs features of every sample, but only moments of the reference.
   gatherer = measure.Gatherer(
     dataclasses.replace(config, bootstrap=0),
     [name for name in metrics if name != 'fd_inf'],
@@ -324,9 +313,9 @@ def read_reference(
 
 
 def divide(count: int, each: int, repeats: int) -> np.ndarray:
-  """Returns which of `repeats` sets of `each` images each is in, (count,).
+  """Randomly assigns images to `repeats` sets of `each`; returns (count,) int.
 
-  Drawn at random, for images are often sorted by class; -1: in none.
+  Images are often sorted by class, so the order is random. -1 means no set.
   """
   if each * repeats == count and repeats == 1:
     return np.zeros(count, int)
@@ -339,26 +328,22 @@ def divide(count: int, each: int, repeats: int) -> np.ndarray:
 def records_decoder(
   config: EvalConfig, data: DataConfig, autoencoder: str | None, mesh: Mesh
 ) -> Autoencoder | None:
-  """Returns the decoder of the training split, if that is read.
+  """Returns the decoder of the training split; None if the split is not read.
 
-  Args:
-    config: section `eval`.
-    data: the set.
-    autoencoder: text from the user; None for what the set remembers.
-    mesh: the devices.
+  Raises InputError if `autoencoder`, the value of --autoencoder, is unused.
   """
   if needs_records(config):
     return decoder_of(data, autoencoder, mesh)
   if autoencoder is not None:
     raise InputError(
-      '--autoencoder decodes the training split, which is not looked at here; '
+      '--autoencoder decodes the training split, which is not read here; '
       'leave it out.'
     )
   return None
 
 
 def _hashed(batches: Iterable[np.ndarray], digest: Any) -> Iterator[np.ndarray]:
-  """Passes images through, and adds them to a hash."""
+  """Yields the same images, and adds them to a hash."""
   for images in batches:
     digest.update(np.ascontiguousarray(images).data)
     yield images

@@ -1,8 +1,8 @@
-"""What turns images into features, over all devices.
+"""Feature extractors, which run on all devices.
 
-An `Extractor` is a pure function of its parameters and a batch of images, and
-says what results must know of it. Only the published Inception gives FID: a
-distance in other features carries the extractor's name.
+An `Extractor` is a pure function of parameters and a batch of images, with a
+description for the results. Only the published Inception gives FID. Distances
+in other features carry the extractor's name.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from evaluate import classifier, inception
 from evaluate.inception import Features
 from evaluate.resize import USUAL, preprocess
 
-# The PyTorch port of the graph, as pytorch-fid and torch-fidelity publish it.
+# PyTorch port of the graph, published by pytorch-fid and torch-fidelity.
 URL = (
   'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/'
   'weights-inception-2015-12-05-6726825d.pth'
 )
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
-_LARGE, _SIDE = 32, 16  # sides: the largest kept, and that of reduced images
+_LARGE, _SIDE = 32, 16  # largest side of full-size images; side after reduction
 
 
 class Kind(NamedTuple):
-  """What is known of an extractor before it is opened; see `Extractor`."""
+  """Properties of an extractor before it is opened; see `Extractor`."""
 
   name: str
   is_inception: bool = False
@@ -43,17 +43,17 @@ class Kind(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Extractor:
-  """Turns images into features.
+  """A map from images to features.
 
   Attributes:
-    name: of the features, as results print it.
-    apply: parameters and images (B, H, W, C) float32 in [0, 255] -> Features;
-      pure.
-    params: its parameters, a pytree of arrays.
-    about: what else results say of it: preprocessing, weights and their hash.
-    is_inception: whether there are an Inception Score and an sFID.
-    published: whether its distances are FID.
-    reads_classes: whether its logits are of the classes of the data.
+    name: Name of the features in results.
+    apply: Pure function of parameters and images (B, H, W, C) float32 in
+      [0, 255] to `Features`.
+    params: Parameters, a pytree of arrays.
+    about: Description for results: preprocessing, weights and their hash.
+    is_inception: Whether Inception Score and sFID exist.
+    published: Whether its distances are FID.
+    reads_classes: Whether its logits are over the classes of the dataset.
   """
 
   name: str
@@ -65,7 +65,7 @@ class Extractor:
   reads_classes: bool = False
 
   def protocol(self) -> dict[str, Any]:
-    """What fixes the features, as plain values."""
+    """Returns JSON values that determine the features."""
     return {
       'name': self.name,
       **self.about,
@@ -73,7 +73,7 @@ class Extractor:
     }
 
   def identity(self) -> dict[str, Any]:
-    """What decides whether features are the same, wherever files lie."""
+    """Returns values that are equal for equal features, without file names."""
     preprocessing = self.about.get('preprocessing')
     return {
       'preprocessing': USUAL[0] if preprocessing in USUAL else preprocessing,
@@ -82,25 +82,22 @@ class Extractor:
     }
 
   def width(self, shape: tuple[int, int, int]) -> int:
-    """Returns the number of features of images (H, W, C); computes nothing."""
+    """Returns the number of features of images (H, W, C) without computing."""
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     return jax.eval_shape(self.apply, self.params, image).pool.shape[-1]
 
   def __call__(
     self, batches: Iterable[np.ndarray], mesh: Mesh, batch_size: int
   ) -> Iterator[Features]:
-    """Features of images, in their order.
+    """Yields features of images in order, as numpy arrays of `batch_size` rows.
 
-    While one batch is computed, the next is read. Every process sees all
-    images, computes its share, and gets all features.
+    The next batch is read during computation. The last batch may be smaller.
+    Every process reads all images, computes its share, and gets all features.
 
     Args:
-      batches: (n, H, W, C) in [0, 255], of any n, uint8 or float32.
-      mesh: the devices.
-      batch_size: of what is compiled.
-
-    Yields:
-      Features of `batch_size` images, as numpy; fewer at the end.
+      batches: Images (n, H, W, C) in [0, 255] for any n, uint8 or float32.
+      mesh: Devices.
+      batch_size: Images per compiled call.
     """
     check_batch(mesh, batch_size, 'eval.batch_size')
     program = _program(self.apply, mesh)
@@ -121,7 +118,7 @@ class Extractor:
 
 @functools.cache
 def _program(apply: Callable, mesh: Mesh) -> Callable:
-  """The compiled extractor; its results are on every process."""
+  """Returns the compiled extractor with replicated results."""
 
   def run(params, images):
     features = apply(params, images.astype(jnp.float32))
@@ -135,7 +132,7 @@ def _read(features: Features, count: int) -> Features:
 
 
 def _rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-  """The same images, `size` at a time."""
+  """Yields the same images, `size` at a time."""
   held, count = [], 0
   for images in batches:
     while len(images):
@@ -155,15 +152,15 @@ def inception_extractor(
   preprocessing: str = 'adm',
   about: Mapping[str, Any],
 ) -> Extractor:
-  """The FID Inception.
+  """Returns the FID Inception.
 
   Args:
-    tensors: of the published file.
-    preprocessing: one of `resize.PRESETS`.
-    about: of the file: where it was, and its SHA-256.
+    tensors: Tensors of the published file.
+    preprocessing: One of `resize.PRESETS`.
+    about: Name and SHA-256 of the file.
 
   Raises:
-    InputError: if the tensors are of another network.
+    InputError: The tensors belong to another network.
   """
   published = SHA256 in (about.get('sha256'), about.get('source_sha256'))
   return Extractor(
@@ -187,7 +184,7 @@ def _inception(preprocessing: str) -> Callable[[Any, jax.Array], Features]:
 def classifier_extractor(
   network: classifier.Classifier, about: Mapping[str, Any]
 ) -> Extractor:
-  """The features of a classifier of the data; its logits are of its classes."""
+  """Returns the extractor of a classifier trained on the dataset."""
   return Extractor(
     f'classifier of {about["data"]}',
     _classifier(network.shape, network.num_classes),
@@ -206,10 +203,10 @@ def _classifier(
   def apply(params, images):
     if images.shape[1:3] != shape[:2]:
       raise InputError(
-        f'the classifier is of {shape[0]} x {shape[1]} images, but these are '
+        f'the classifier expects {shape[0]} x {shape[1]} images, but these are '
         f'{images.shape[1]} x {images.shape[2]}.'
       )
-    if shape[-1] == 1:  # gray images that were stored as RGB
+    if shape[-1] == 1:  # the images may be gray ones stored as RGB
       images = images.mean(-1, keepdims=True)
     images = jnp.broadcast_to(images, (*images.shape[:3], shape[-1]))
     features, logits = nnx.merge(graph, params)(latents.from_pixels(images))
@@ -219,10 +216,10 @@ def _classifier(
 
 
 def pixels_extractor() -> Extractor:
-  """Returns the extractor whose features are the pixels, in [-1, 1].
+  """Returns an extractor of pixels in [-1, 1].
 
   Images with a side above 32 are reduced to 16 x 16 means, since the covariance
-  of all pixels of 256 x 256 would fill 288 GiB.
+  of 256 x 256 pixels would take 288 GiB.
   """
   return Extractor('pixels', _pixels, {}, {})
 
@@ -241,19 +238,20 @@ def _pixels(params: Any, images: jax.Array) -> Features:
 def user_extractor(
   name: str, function: Callable[[jax.Array], Any], about: Mapping[str, Any]
 ) -> Extractor:
-  """Any function of images (B, H, W, C) float32 in [0, 255].
+  """Wraps a user's function as an extractor.
 
   Args:
-    name: for results.
-    function: to (B, F) features; called inside jax.jit.
-    about: for results.
+    name: Name of the features in results.
+    function: Function from images (B, H, W, C) float32 in [0, 255] to features
+      (B, F), called inside jax.jit.
+    about: Description for results.
   """
 
   def apply(params, images):
     del params
     try:
       features = function(images)
-    except Exception as error:  # whatever the user's function raises
+    except Exception as error:  # the user's function may raise any type
       raise InputError(
         f'extractor {name} does not run: {type(error).__name__}: '
         f'{" ".join(str(error).split())[:200]}.'

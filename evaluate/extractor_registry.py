@@ -1,12 +1,13 @@
-"""Feature extractors by name, and references by place.
+"""Opens feature extractors by name.
 
-inception:FILE       the FID Inception, of the published .pth or a
-.safetensors of it; FILE may be hf:// or https://
-classifier           trained on the training split, here and now
-classifier:FOLDER    one that `main.py train-features` wrote
-pixels               the pixels, reduced to 16 x 16 means above 32 x 32
-FILE.py:NAME         your function of images (B, H, W, C) float32 in [0, 255],
-to features (B, F)
+  inception:FILE       FID Inception from the published .pth or a converted
+                       .safetensors; FILE may be hf:// or https://
+  classifier           classifier trained now on the training split
+  classifier:FOLDER    classifier from `main.py train-features`
+  pixels               pixels, reduced to 16 x 16 means above 32 x 32
+  FILE.py:NAME         function of images (B, H, W, C) float32 in [0, 255]
+
+A function returns features (B, F).
 """
 
 import pathlib
@@ -40,10 +41,7 @@ KINDS = 'inception:FILE, classifier, classifier:FOLDER, pixels, or FILE.py:NAME'
 
 
 def kind_of(spec: str) -> Kind:
-  """What is known of an extractor by its name; InputError for an unknown one.
-
-  Files are looked for, and not read.
-  """
+  """Returns properties by name, or raises InputError; reads no file."""
   check_value('eval.extractor', spec, WebText)
   kind, _, rest = spec.partition(':')
   if kind == 'inception':
@@ -64,12 +62,7 @@ def kind_of(spec: str) -> Kind:
 
 
 def classes_of(spec: str, num_classes: int) -> int | None:
-  """Returns how many classes an extractor reads; None if it reads none.
-
-  Args:
-    spec: Name of the extractor, as above.
-    num_classes: Number of classes of the data.
-  """
+  """Returns the number of classes that an extractor predicts, or None."""
   kind, _, folder = spec.partition(':')
   if kind != 'classifier':
     return None
@@ -82,16 +75,16 @@ def open_extractor(
   real: RealData,
   read: Callable[[], tuple[np.ndarray, np.ndarray]],
 ) -> Extractor:
-  """Opens the extractor of a name.
+  """Opens an extractor by name.
 
   Args:
-    spec: Name of the extractor, as above.
+    spec: Name of the extractor.
     preprocessing: Preprocessing of Inception, one of `resize.PRESETS`.
     real: Training split, on which a classifier is trained.
-    read: Function that returns its images and labels.
+    read: Function that returns the split's images and labels.
 
   Raises:
-    InputError: for an unknown name, or missing or foreign files.
+    InputError: The name is unknown, or files are missing or of another kind.
   """
   (name, *_), (kind, _, rest) = kind_of(spec), spec.partition(':')
   if kind == 'inception':
@@ -125,7 +118,7 @@ def _inception(file: str, preprocessing: str) -> Extractor:
     about['source_sha256'] = header.get('source_sha256')
   if file == URL and digest != SHA256:
     path.unlink()
-    raise InputError(f'{file} did not arrive whole; fetch it again.')
+    raise InputError(f'{file} is damaged by the download; fetch it again.')
   if SHA256 not in about.values():
     logging.warning(
       '%s is not the published file (SHA-256 %s..., expected %s...): its '
@@ -136,17 +129,14 @@ def _inception(file: str, preprocessing: str) -> Extractor:
 
 
 def convert_inception(source: str, target: str) -> str:
-  """The published Inception as .safetensors, which needs no torch to be read.
+  """Saves the published Inception as .safetensors; returns a one-line report.
 
   Args:
-    source: the published file; anything else is refused.
-    target: new .safetensors file, whose header says where it is from.
-
-  Returns:
-    A report of one line.
+    source: Published file.
+    target: New file, readable without torch; its header has the source's hash.
 
   Raises:
-    InputError: if the source is not the published file, or the target exists.
+    InputError: The source is not the published file, or the target exists.
   """
   path = fetch(source)
   if (digest := file_sha256(path)) != SHA256:

@@ -2,12 +2,12 @@
 
   d^2 = |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((R S1 R)^1/2),  R = S2^1/2
 
-in float64, by eigenvalues of symmetric matrices only: no matrix square root of
-a product, which is neither symmetric nor stable (Heusel et al. 2017 define the
-distance; common code takes `sqrtm` of S1 S2).
+in float64 (Heusel et al. 2017). Only eigenvalues of symmetric matrices are
+needed. Common code takes `sqrtm` of S1 S2, which is neither symmetric nor
+stable.
 
-Features come in batches. Moments of two disjoint sets, n1 and n2 rows, merge
-(Chan, Golub and LeVeque 1983) into those of their union of n = n1 + n2 rows:
+Moments of two disjoint sets of n1 and n2 rows merge into those of their union
+of n = n1 + n2 rows (Chan, Golub and LeVeque 1983):
 
   m = m1 + (n2 / n) (m2 - m1)
   (n - 1) S = (n1 - 1) S1 + (n2 - 1) S2 + (n1 n2 / n) (m2 - m1) (m2 - m1)^T
@@ -21,7 +21,7 @@ from absl import logging
 
 from core.errors import InputError
 
-# Rows of a block: enough that its product x^T x outweighs merging (F, F).
+# Rows per block, so that x^T x costs more than merging (F, F) matrices.
 BLOCK = 4096
 
 
@@ -30,9 +30,9 @@ class Moments:
   """Mean and covariance of features.
 
   Attributes:
-    mean: (F,) float64.
-    covariance: (F, F) float64, divided by count - 1; of one row zeros.
-    count: of rows; None where it is not known, as of statistics from a file.
+    mean: Mean (F,) float64.
+    covariance: Covariance (F, F) float64 with divisor count - 1; 0 for one row.
+    count: Number of rows; None if unknown, as for statistics from some files.
   """
 
   mean: np.ndarray
@@ -41,22 +41,18 @@ class Moments:
 
   @classmethod
   def of(cls, features: np.ndarray) -> 'Moments':
-    """Moments of (n, F) features; the covariance divides by n - 1.
-
-    Raises:
-      InputError: see `MomentsAccumulator`.
-    """
+    """Returns the moments of (n, F) features; see `MomentsAccumulator`."""
     accumulator = MomentsAccumulator()
     accumulator.add(features)
     return accumulator.moments()
 
   def __add__(self, other: 'Moments') -> 'Moments':
-    """Moments of both sets of rows together."""
+    """Returns the moments of the union."""
     check_same_features(len(self.mean), len(other.mean))
     if self.count is None or other.count is None:
       raise InputError(
-        'moments without a count of rows cannot be merged, as those read from '
-        'files; compute both from features.'
+        'moments without a count of rows, such as those read from files, '
+        'cannot be merged; compute both from features.'
       )
     n = self.count + other.count
     step = other.mean - self.mean
@@ -71,16 +67,16 @@ class Moments:
 
   @functools.cached_property
   def root(self) -> np.ndarray:
-    """(F, F), covariance^1/2; kept, for many distances to one reference."""
+    """Square root (F, F) of the covariance, cached for repeated distances."""
     values, vectors = np.linalg.eigh(self.covariance)
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
 
 class MomentsAccumulator:
-  """Moments of features that come in batches.
+  """Accumulates moments of batches of features.
 
-  Rows fill blocks of `BLOCK`, so that the moments are the same whatever the
-  batches, and the (F, F) matrices are touched once a block.
+  Rows fill blocks of `BLOCK`. The moments thus do not depend on batch sizes,
+  and (F, F) matrices are merged once per block.
   """
 
   def __init__(self) -> None:
@@ -89,10 +85,10 @@ class MomentsAccumulator:
     self._merged: Moments | None = None
 
   def add(self, features: np.ndarray) -> None:
-    """Adds (n, F) features, copied.
+    """Adds a copy of (n, F) features.
 
     Raises:
-      InputError: they are not finite, or F is not that of the batches before.
+      InputError: The features are not finite, or F differs between batches.
     """
     features = check_features(features)
     if not self._block.size:
@@ -107,11 +103,7 @@ class MomentsAccumulator:
         self._merge_block()
 
   def moments(self) -> Moments:
-    """Moments of all rows that were added; more may follow.
-
-    Raises:
-      InputError: there are no rows.
-    """
+    """Returns the moments so far; InputError without rows."""
     if self._filled:
       self._merge_block()
     if self._merged is None:
@@ -122,56 +114,56 @@ class MomentsAccumulator:
     x, self._filled = self._block[: self._filled], 0
     mean = x.mean(0)
     x -= mean
-    # The divisor of a single row is 0 / 0; its scatter is zero.
+    # A single row has the divisor 0, and its scatter is 0.
     moments = Moments(mean, x.T @ x / max(len(x) - 1, 1), len(x))
     self._merged = self._merged + moments if self._merged else moments
 
 
 def check_features(features: np.ndarray) -> np.ndarray:
-  """Features as an array (n, F).
+  """Returns features as an array (n, F).
 
   Raises:
-    InputError: they have another rank, no columns or are not finite.
+    InputError: The features have another rank, no columns or are not finite.
   """
   features = np.asarray(features)
   if features.ndim != 2 or not features.shape[1]:
     raise InputError(
       f'features have shape {features.shape}, expected (images, features); '
-      'flatten all that belongs to an image.'
+      'flatten the features of each image.'
     )
   bad = len(features) - np.isfinite(features).all(1).sum()
   if bad:
     raise InputError(
       f'{bad} of {len(features)} rows of features are NaN or infinite, '
-      'expected finite numbers; look at the images of these rows, and at the '
-      'weights that drew them.'
+      'expected finite numbers; check the images of these rows, and the '
+      'weights that generated them.'
     )
   return features
 
 
 def check_same_features(one: int, other: int) -> None:
-  """Raises InputError unless two sets have as many features an image."""
+  """Raises InputError if two sets differ in the number of features."""
   if one != other:
     raise InputError(
-      f'the sets have {one} and {other} features an image, expected the same '
+      f'the sets have {one} and {other} features per image, expected the same '
       'number; use one extractor for both.'
     )
 
 
 def frechet_distance(sample: Moments, reference: Moments) -> float:
-  """The squared distance d^2, as FID reports it; symmetric but for rounding.
+  """Returns the squared distance d^2 that FID reports.
 
-  Warns of sets with fewer than F + 1 rows. The root of `reference` is kept.
+  It is symmetric up to rounding. Sets with fewer than F + 1 rows log a warning.
 
   Raises:
-    InputError: the sets differ in F, or one is a single row.
+    InputError: The sets differ in F, or one has a single row.
   """
   for name, moments in (('sample', sample), ('reference', reference)):
     needed = len(moments.mean) + 1
     if moments.count == 1:
       raise InputError(
         f'the {name} set is a single image, which has no covariance; expected '
-        f'2 at least, better more than {needed - 1}.'
+        f'at least 2, better more than {needed - 1}.'
       )
     if moments.count is not None and moments.count < needed:
       logging.warning(
@@ -193,37 +185,29 @@ def _distance(sample: Moments, reference: Moments) -> float:
     + np.trace(reference.covariance)
     - 2 * np.sqrt(cross.clip(0)).sum()
   )
-  return max(float(distance), 0.0)  # of equal sets: zero but for rounding
+  return max(float(distance), 0.0)  # rounding may make it negative
 
 
 def least_rows(features: int) -> int:
-  """Returns the number of images that `extrapolated` needs for its features."""
+  """Returns the smallest number of images that `extrapolated` accepts."""
   return 5 * (features + 1)
 
 
 def extrapolated(sample: np.ndarray, reference: Moments) -> float:
-  """Estimates the distance of infinitely many images: FID-infinity.
+  """Estimates the distance for infinitely many images, FID-infinity.
 
-  The covariance of n images is biased such that the distance is too large by
-  about c / n. Chong and Forsyth (2020, arXiv 1911.07023) take the distances of
-  random subsets of 15 sizes at equal steps of n, fit a line over 1 / n by least
-  squares, and read it at 1 / n = 0. Their sizes run from 5,000 to all 50,000
-  images; ours from a tenth of all, at least 2 (F + 1), to all, which is the
-  same for 50,000 images and the 2,048 features of Inception. Below twice F the
-  bias no longer falls as 1 / n.
+  The distance of n images, features (n, F), is too large by about c / n. Chong
+  and Forsyth (2020, arXiv 1911.07023) compute it for random subsets of 15
+  equally spaced sizes, and extrapolate a line in 1 / n by least squares. Their
+  sizes run from 5,000 to all 50,000 images. Ours run from n / 10, but at least
+  2 (F + 1), to n. Both agree for 50,000 images and Inception's 2,048 features.
+  Below 2 F images the bias no longer falls as 1 / n.
 
-  The reference is taken as it is: the bias of its own number of images stays.
-  The estimate may be negative where the distance is 0.
-
-  Args:
-    sample: Features (n, F).
-    reference: Moments of all real images.
-
-  Returns:
-    The estimate.
+  The bias of the reference's own size remains. The estimate may be negative if
+  the distance is 0.
 
   Raises:
-    InputError: if n is less than `least_rows(F)`.
+    InputError: n is less than `least_rows(F)`.
   """
   n, features = sample.shape
   if n < (least := least_rows(features)):
@@ -244,13 +228,11 @@ def extrapolated(sample: np.ndarray, reference: Moments) -> float:
 def bootstrap(
   features: np.ndarray, reference: Moments, resamples: int, seed: int = 0
 ) -> np.ndarray:
-  """Distances of resampled (n, F) features to `reference`, (resamples,).
+  """Returns distances (resamples,) of bootstrap resamples of (n, F) features.
 
-  Each resample takes n rows with replacement. The standard deviation is the
-  standard error of the distance: how much the figure would move with other
-  images of the same sampler. Two sets of equal n are resampled at the same
-  rows, so that for sets paired row by row (the same labels and noise) the
-  standard deviation of the differences is the standard error of the difference.
+  Their standard deviation estimates the standard error of the distance. Sets of
+  equal n use the same rows. For sets paired by labels and noise, the standard
+  deviation of the differences is thus the standard error of the difference.
   """
   rng = np.random.default_rng(seed)
   n = len(features)

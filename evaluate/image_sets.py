@@ -1,14 +1,13 @@
-"""Sets of finished images to measure: an .npz, a folder, a .zip, or TFDS.
+"""Reads sets of images to score.
 
-  .npz      arr_0 (n, H, W, C): uint8, or float in [0, 1]; arr_1 (n,) labels
-  folder    image files at any depth, in the order of their names
-            (`input_pipeline.listing`); labels.txt beside them holds one
-            number in each line
-  .zip      likewise
+  .npz      arr_0 (n, H, W, C), uint8 or float in [0, 1]; arr_1 (n,), labels
+  folder    image files at any depth, ordered by `input_pipeline.listing`; the
+            optional labels.txt has one number per line
+  .zip      same contents as a folder
   tfds:     NAME[:SPLIT]
 
-An .npz is read piece by piece: 50,000 images of 256 x 256 are 10 GB. Float
-images keep what lies between 8-bit values, and are scaled to [0, 255].
+An .npz is read in chunks, since 50,000 images of 256 x 256 take 10 GB. Float
+images are scaled to [0, 255] without rounding.
 """
 
 import concurrent.futures
@@ -31,7 +30,7 @@ from input_pipeline.listing import SUFFIXES, Listing, is_image, list_files
 from sample.npz import damage_of, header_of, read_array, read_header
 
 CHUNK = 64  # images in a batch
-# Pixels of an image in an array, of which some are in memory at a time.
+# Largest number of pixels per image of an .npz; a chunk is in memory at once.
 _MOST_PIXELS = 2**24
 _THREADS = 8
 LABELS = 'labels.txt'
@@ -39,15 +38,15 @@ LABELS = 'labels.txt'
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-  """Images to measure.
+  """Images to score.
 
   Attributes:
-    name: what the user called it.
-    count: how many.
-    labels: (n,) int, or None where nothing says.
-    eight_bit: whether they are stored as uint8.
-    batches: reads them from the first on, (n, H, W, C) in [0, 255] at a time,
-      uint8 or float32.
+    name: Name given by the user.
+    count: Number of images.
+    labels: Labels (n,) int; None if unknown.
+    eight_bit: Whether the images are stored as uint8.
+    batches: Function that reads all images as batches (n, H, W, C) in
+      [0, 255], uint8 or float32.
   """
 
   name: str
@@ -58,23 +57,23 @@ class ImageSet:
 
 
 def array_images(name: str, images: np.ndarray) -> ImageSet:
-  """Returns images (n, H, W, C) uint8 in memory as a set."""
+  """Returns a set of images (n, H, W, C) uint8 in memory."""
   return ImageSet(name, len(images), None, True, lambda: iter([images]))
 
 
 def open_image_set(
   place: str, data_dir: str, *, image_size: int | None = None
 ) -> ImageSet:
-  """Opens images.
+  """Opens a set of images.
 
   Args:
-    place: an .npz, a folder, a .zip, or tfds:NAME[:SPLIT].
-    data_dir: where TFDS keeps its sets.
-    image_size: cuts image files to this size as ADM cuts ImageNet; None leaves
-      them as they are, and all must be of one size.
+    place: An .npz, a folder, a .zip, or tfds:NAME[:SPLIT].
+    data_dir: Folder of TFDS datasets.
+    image_size: Size to crop image files to, as ADM crops ImageNet; None leaves
+      them unchanged, and all must have one size.
 
   Raises:
-    InputError: if there are no images.
+    InputError: There are no images.
   """
   if place.startswith(TFDS):
     files = open_images(place, data_dir)
@@ -84,13 +83,13 @@ def open_image_set(
     )  # fmt: skip
   path = pathlib.Path(place).expanduser()
   if path.is_dir() and (path / 'samples.npz').is_file():
-    path = path / 'samples.npz'  # a folder that the command sample wrote
+    path = path / 'samples.npz'  # written by the command `sample`
     place = str(path)
   if path.suffix == '.npz' and path.is_file():
     if image_size:
       raise InputError(
-        f'eval.image_size cuts image files, but {place} holds arrays; leave it '
-        'out.'
+        f'eval.image_size crops image files, but {place} holds arrays; leave '
+        'it out.'
       )
     return _of_npz(place, path)
   if (listing := list_files(place)) is not None:
@@ -101,26 +100,26 @@ def open_image_set(
       'arrays with numpy: np.savez(path, mu=..., sigma=...).'
     )
   raise InputError(
-    f'images {place} are not there, or neither an .npz with arr_0, nor a '
+    f'images {place} do not exist, or are neither an .npz with arr_0, nor a '
     f'folder or .zip of image files, nor {TFDS}NAME:SPLIT.'
   )
 
 
 def _of_listing(listing: Listing, image_size: int | None) -> ImageSet:
-  """Returns image files by name, with the labels beside them."""
+  """Returns a set of listed image files, with labels from labels.txt."""
   place, images = listing.place, listing.images
   if not images:
     raise InputError(
       f'{place} holds no image, expected files with one of the suffixes '
       f'{", ".join(SUFFIXES)}.'
     )
-  # Archives often hold everything in one folder.
+  # Archives often have one top-level folder.
   root = os.path.commonpath([*images, *listing.others])
   root = f'{root}/' if root and not is_image(root) else ''
   labels_file = root + LABELS
   labels = None
   if labels_file in listing.others:
-    # The preview beside a folder of samples is not one of them.
+    # A folder of samples may hold a preview image, which is no sample.
     deep = tuple(name for name in images if '/' in name.removeprefix(root))
     images = deep or images
     with damage_of(f'{place}: {LABELS}'):
@@ -142,7 +141,7 @@ def _of_files(
   labels: np.ndarray | None,
   image_size: int | None,
 ) -> ImageSet:
-  """Image files, decoded by several threads."""
+  """Returns a set of image files, decoded by several threads."""
   pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
 
   def image(name):
@@ -167,7 +166,7 @@ def _of_files(
           raise InputError(
             f'{place}: {name} has {found.shape[0]} x {found.shape[1]} pixels, '
             f'{names[0]} {shape[0]} x {shape[1]}; give images of one size, or '
-            '--config.eval.image_size=256 to cut them.'
+            '--config.eval.image_size=256 to crop them.'
           )
       yield np.stack(images)
 
@@ -175,7 +174,7 @@ def _of_files(
 
 
 def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
-  """arr_0 of an .npz, read piece by piece."""
+  """Returns the set in an .npz, read in chunks."""
   with damage_of(place):
     archive = zipfile.ZipFile(path)
     names = archive.namelist()
@@ -210,7 +209,7 @@ def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
     labels = read_array(place, archive, 'arr_1')
     if labels.shape != shape[:1]:
       logging.warning(
-        '%s has %d images, but arr_1 of shape %s: it is not taken for labels.',
+        '%s has %d images, but arr_1 of shape %s: arr_1 is not used as labels.',
         place, shape[0], labels.shape,
       )  # fmt: skip
       labels = None
@@ -236,7 +235,7 @@ def _rows(
     with damage_of(place):
       data = file.read(count * size)
     if len(data) < count * size:
-      raise InputError(f'{place} is cut short behind image {start}.')
+      raise InputError(f'{place} is truncated after image {start}.')
     images = np.frombuffer(data, dtype).reshape(-1, *shape[1:])
     if dtype == np.uint8:
       yield images
@@ -245,7 +244,7 @@ def _rows(
     if not np.isfinite(images).all():
       raise InputError(
         f'{place} has float images that are not finite, from image {start} on; '
-        'draw them again.'
+        'sample them again.'
       )
     if not (low >= 0 and high <= 1):
       raise InputError(

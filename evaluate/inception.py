@@ -4,14 +4,14 @@
   spatial  = 7 channels of Mixed_6d's first branch        (n, 17 * 17 * 7)
   logits   = pool W^T, without the bias                   (n, 1008)
 
-FID, precision and recall are of `pool`, sFID of `spatial`, the Inception Score
-of softmax(logits), as the ADM evaluator takes them (guided-diffusion,
-evaluations/evaluator.py). What is odd about this graph: an average pool does
-not count the padding, the last block pools by the maximum, there are 1008
-logits, and the score leaves out the bias.
+FID, precision and recall use `pool`, sFID uses `spatial`, and the Inception
+Score uses softmax(logits), as in the ADM evaluator (guided-diffusion,
+evaluations/evaluator.py). This graph differs from other Inceptions: average
+pooling excludes the padding, the last block uses max pooling, there are 1008
+logits, and the logits of the score have no bias.
 
-Names are those of the published PyTorch file. Its batch normalizations are
-folded into kernels and biases:
+Names follow the published PyTorch file. Its batch normalizations are folded
+into kernels and biases:
 
   kernel = weight s,  bias = beta - mean s,  s = gamma / sqrt(var + 1e-3)
 """
@@ -32,7 +32,7 @@ SIZE = 299
 LOGITS = 1008
 _SPATIAL = 7
 _EPSILON = 1e-3
-# Products in full float32 on every device: TPUs and GPUs would round them.
+# TPUs and GPUs round float32 products at lower precisions.
 _EXACT = lax.Precision.HIGHEST
 
 
@@ -40,9 +40,9 @@ class Features(NamedTuple):
   """Outputs of the network for n images, float32.
 
   Attributes:
-    pool: (n, F), what distances are taken in.
-    spatial: (n, S), for sFID; None where an extractor has none.
-    logits: (n, K), of class probabilities; likewise.
+    pool: Features (n, F) for distances.
+    spatial: Features (n, S) for sFID; None if the extractor has none.
+    logits: Class logits (n, K); None if the extractor has none.
   """
 
   pool: Any
@@ -50,9 +50,9 @@ class Features(NamedTuple):
   logits: Any = None
 
 
-# Branches of a block, side by side. Each is what happens one after the other:
-# 'mean' or 'max' pooling, or a convolution: outputs, height and width of the
-# kernel, stride if not 1. Two in brackets see the same input.
+# Parallel branches of a block. Each is a sequence of 'mean' or 'max' pooling
+# and convolutions (outputs, kernel height and width, stride if not 1). A list
+# holds two convolutions of the same input.
 def _a(pool: int) -> dict[str, list]:
   return {
     'branch1x1': [(64, 1, 1)],
@@ -82,7 +82,7 @@ def _e(pool: str) -> dict[str, list]:
   }
 
 
-# Outputs, size of the kernel, stride, and whether the borders are padded.
+# Outputs, kernel size, stride, and whether the borders are padded.
 _STEM = {
   'Conv2d_1a_3x3': (32, 3, 2, False),
   'Conv2d_2a_3x3': (32, 3, 1, False),
@@ -116,7 +116,10 @@ _MIXED: dict[str, dict[str, list]] = {
 
 
 class Conv(nnx.Module):
-  """relu(convolution + bias)."""
+  """A convolution with a bias and ReLU; zeros until weights are loaded.
+
+  `same` pads the borders.
+  """
 
   def __init__(
     self,
@@ -126,7 +129,6 @@ class Conv(nnx.Module):
     stride: int = 1,
     same: bool = True,
   ) -> None:
-    """Creates zeros, to be loaded; `same` pads the borders."""
     self.kernel = nnx.Param(jnp.zeros((*size, inputs, outputs)))
     self.bias = nnx.Param(jnp.zeros(outputs))
     self.stride, self.same = stride, same
@@ -134,16 +136,15 @@ class Conv(nnx.Module):
   def __call__(
     self, x: jax.Array, pool: Callable[[jax.Array], jax.Array] = lambda y: y
   ) -> jax.Array:
-    """(B, H, W, inputs) -> (B, H', W', outputs); `pool` is linear."""
+    """Maps (B, H, W, inputs) to (B, H', W', outputs); `pool` is linear."""
     y = pool(_convolve(x, self.kernel[...], self.stride, self.same))
     return jax.nn.relu(y + self.bias[...])
 
 
 class Mixed(nnx.Module):
-  """Branches side by side, their channels one after the other."""
+  """Parallel branches with concatenated channels."""
 
   def __init__(self, inputs: int, branches: Mapping[str, list]) -> None:
-    """Creates the convolutions, named as in the published file."""
     plan = []
     for name, steps in branches.items():
       convolutions = sum(not isinstance(step, str) for step in steps)
@@ -178,13 +179,13 @@ class Mixed(nnx.Module):
     self.outputs = sum(channels for _, channels in plan)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(B, H, W, C) -> (B, H', W', outputs)."""
+    """Maps (B, H, W, C) to (B, H', W', outputs)."""
     return jnp.concatenate([self._branch(chain, x) for chain in self.plan], -1)
 
   def _branch(self, chain: tuple, x: jax.Array) -> jax.Array:
     if chain[0] == ('mean',):
-      # Before the convolution of 1 x 1 in the graph: both are linear, and
-      # behind it there are fewer channels to pool.
+      # The graph pools before its 1 x 1 convolution. Both are linear, and
+      # pooling after it has fewer channels.
       return getattr(self, chain[1][0])(x, _pool_mean)
     for names in chain:
       if names[0] in _POOLS:
@@ -195,10 +196,9 @@ class Mixed(nnx.Module):
 
 
 class Inception(nnx.Module):
-  """Images of 299 x 299, scaled to [-1, 1], to features."""
+  """The network, with zeros until weights are loaded."""
 
   def __init__(self) -> None:
-    """Creates zeros, to be loaded."""
     channels = 3
     for name, part in _STEM.items():
       if part is not None:
@@ -212,13 +212,13 @@ class Inception(nnx.Module):
     self.fc = nnx.Param(jnp.zeros((channels, LOGITS)))
 
   def blocks(self, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
-    """Name and output (B, H', W', C') of each part, for (B, 299, 299, 3)."""
+    """Yields name and output (B, H', W', C') of each part."""
     for name in (*_STEM, *_MIXED):
       x = _pool_max(x, 2) if name.startswith('Max') else getattr(self, name)(x)
       yield name, x
 
   def __call__(self, x: jax.Array) -> Features:
-    """(B, 299, 299, 3) -> features."""
+    """Maps images (B, 299, 299, 3) in [-1, 1] to features."""
     for name, x in self.blocks(x):  # noqa: B020 - the last one stays
       if name == 'Mixed_6d':
         spatial = x[..., :_SPATIAL].reshape(len(x), -1)
@@ -235,11 +235,11 @@ def _convolve(
   if height == width == 1:
     return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0], precision=_EXACT)
   up, left = (height // 2 * same, width // 2 * same)
-  # XLA's CPU code gathers a patch for every output. Two neighboring columns
-  # that share one, as channels of a kernel that is wider by one stride, take
-  # half of the time where patches, not products, are what costs. The whole
-  # network needs 18.4 s instead of 22.8 s for 16 images (medians of 7 runs in
-  # turns, two cores busy with other work), and its features are equal.
+  # XLA's CPU code gathers a patch for every output. Two neighboring columns can
+  # share a patch as channels of a kernel that is wider by one stride. Layers
+  # dominated by gathering then take half the time, with equal features. The
+  # network takes 18.4 s instead of 22.8 s for 16 images (medians of 7
+  # alternating runs, two cores busy with other work).
   columns = 2 if jax.default_backend() == 'cpu' and x.shape[2] > 70 else 1
   wide = (x.shape[2] + 2 * left - width) // stride + 1
   spare = -wide % columns
@@ -276,7 +276,7 @@ def _pool_max(x: jax.Array, stride: int) -> jax.Array:
 
 
 def _pool_mean(x: jax.Array) -> jax.Array:
-  """Pools 3 x 3 means, without the padding at the borders."""
+  """Averages 3 x 3 windows, excluding the padding (count_include_pad=False)."""
   ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
   return _pool(x, 0.0, lax.add, 1, 1) / _pool(ones, 0.0, lax.add, 1, 1)
 
@@ -288,10 +288,10 @@ _POOLS = {
 
 
 def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Parameters of `Inception`, of the tensors of the published file.
+  """Returns the parameters of `Inception` from the published tensors.
 
   Raises:
-    InputError: if they are of another network.
+    InputError: The tensors belong to another network.
   """
   graph, state = nnx.split(nnx.eval_shape(Inception))
   del graph
@@ -302,7 +302,7 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     found = tensors.get(name)
     if found is None or found.shape != shape:
       raise InputError(
-        'these are no weights of the FID Inception: '
+        'these are not the weights of the FID Inception: '
         f'{name} {"is missing" if found is None else f"has {found.shape}"}, '
         f'expected {shape}.'
       )
@@ -321,7 +321,7 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
       tensor(f'{name}.bn.{key}', (outputs,))
       for key in ('weight', 'bias', 'running_mean', 'running_var')
     )
-    with np.errstate(invalid='ignore', over='ignore'):  # checked at the end
+    with np.errstate(invalid='ignore', over='ignore'):  # see check_finite below
       scale = gamma / np.sqrt(variance + _EPSILON)
       return {
         'kernel': np.float32(weight.transpose(2, 3, 1, 0) * scale),
@@ -338,8 +338,8 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
   }
   if rest:
     raise InputError(
-      f'these are no weights of the FID Inception: {sorted(rest)[0]} is not '
-      'known.'
+      'these are not the weights of the FID Inception: '
+      f'{sorted(rest)[0]} is unknown.'
     )
   check_finite(
     'the FID Inception, its norms folded in,',
@@ -350,6 +350,6 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def apply(params: Any, x: jax.Array) -> Features:
-  """The network at `params`; see `Inception`."""
+  """Applies `Inception` with `params` to images (B, 299, 299, 3) in [-1, 1]."""
   graph = nnx.split(nnx.eval_shape(Inception))[0]
   return nnx.merge(graph, params)(x)

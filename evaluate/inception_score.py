@@ -1,10 +1,8 @@
 """The Inception Score (Salimans et al. 2016).
 
-It is taken of the predictions p of a part of n images, averaged over parts:
+It is computed in float64 from the class probabilities p of each part of a set:
 
   IS = exp(mean_i sum_c p_ic (log p_ic - log q_c)),  q_c = mean_i p_ic
-
-All in float64.
 """
 
 import numpy as np
@@ -17,23 +15,20 @@ from evaluate.frechet import check_features
 def inception_score(
   logits: np.ndarray, *, split_size: int = 5000
 ) -> tuple[float, float]:
-  """Inception Score of (n, classes) logits, as the ADM evaluator takes it.
+  """Returns mean and standard deviation of the score over parts, as in ADM.
 
   Args:
-    logits: (n, classes), in the order that they are split in.
-    split_size: images of a part; the last one has what is left.
-
-  Returns:
-    Mean and standard deviation over the parts.
+    logits: Logits (n, classes) in the order of the split.
+    split_size: Images per part; the last part may be smaller.
 
   Raises:
-    InputError: the parts are empty, or some logits are not finite.
+    InputError: The parts are empty, or some logits are not finite.
   """
   logits = check_features(logits)
   if split_size < 1 or not len(logits):
     raise InputError(
       f'the Inception Score of {len(logits)} images with '
-      f'split_size={split_size}: expected parts of one image at least.'
+      f'split_size={split_size}: expected parts of at least one image.'
     )
   scores = [
     _inception_score(logits[start : start + split_size])
@@ -43,7 +38,6 @@ def inception_score(
 
 
 def _inception_score(logits: np.ndarray) -> float:
-  """The score of one part."""
   log_p = special.log_softmax(np.float64(logits), axis=1)
   log_q = special.logsumexp(log_p, axis=0) - np.log(len(log_p))
   return np.exp((np.exp(log_p) * (log_p - log_q)).sum(1).mean())

@@ -1,4 +1,4 @@
-"""The inputs of an evaluation, checked before anything is trained or drawn."""
+"""Checks the inputs of an evaluation before training or sampling."""
 
 import pathlib
 from collections.abc import Collection
@@ -20,7 +20,7 @@ from sample import nonfinite
 
 
 def protocol_beside(samples: str) -> dict[str, Any]:
-  """Returns the protocol that `sample` wrote; {} for other images."""
+  """Returns the protocol in the samples.json of `sample`; {} if it has none."""
   path = pathlib.Path(samples).expanduser()
   known = (path if path.is_dir() else path.parent) / 'samples.json'
   if not known.is_file() or (path.is_file() and path.name != 'samples.npz'):
@@ -29,7 +29,7 @@ def protocol_beside(samples: str) -> dict[str, Any]:
     protocol = read_json(known)
     return {key: protocol[key] for key in protocol if key != 'samples'}
   except (InputError, TypeError):
-    logging.warning('%s is damaged, and left out of the protocol.', known)
+    logging.warning('%s is damaged and not part of the protocol.', known)
     return {}
 
 
@@ -40,15 +40,15 @@ def check_samples(
   metrics: Collection[str],
   num_classes: int,
 ) -> None:
-  """Raises InputError for finished images whose metrics would mean nothing.
+  """Raises InputError for images whose metrics would be meaningless.
 
   Args:
-    images: The images.
-    protocol: Entries of the samples.json beside them.
-    extractor: Name of the extractor; where it is to be trained, every image is
-      read first, so that none turns out to be broken after it.
-    metrics: Metrics asked for; empty for all that are possible.
-    num_classes: Number of classes of the data.
+    images: Images to score.
+    protocol: Entries of the images' samples.json.
+    extractor: Name of the extractor. If it is yet to be trained, all images are
+      read first to find broken ones.
+    metrics: Requested metrics; empty for all possible ones.
+    num_classes: Number of classes of the dataset.
   """
   bad = protocol.get('nonfinite', 0)
   if type(bad) is not int:
@@ -56,8 +56,8 @@ def check_samples(
   if nonfinite.too_many(bad, images.count):
     raise InputError(
       f'{images.name}: {nonfinite.describe(bad, images.count)}, by its '
-      f'samples.json; above {nonfinite.MOST:.0%} metrics mean nothing: '
-      'draw them again with other weights or guidance.'
+      f'samples.json; above {nonfinite.MOST:.0%} metrics are meaningless: '
+      'sample again with other weights or guidance.'
     )
   if images.labels is not None and (not metrics or 'accuracy' in metrics):
     classes = classes_of(extractor, num_classes)
@@ -80,15 +80,15 @@ def check_classifier(
   """Checks that a classifier of the training split would fit the images.
 
   Args:
-    metrics: Metrics that will be taken.
-    real: Training split, whose records are images.
-    shape: (H, W, C) of the images to score, where it is known.
-    images: Reference images; None where there are statistics.
-    reference: Reference statistics; None where there are images.
-    count: Number of images of each set; None where there are none.
+    metrics: Metrics to compute.
+    real: Training split of images.
+    shape: Shape (H, W, C) of the images to score; None if unknown.
+    images: Reference images; None if the reference is statistics.
+    reference: Reference statistics; None if the reference is images.
+    count: Number of images per set; None if there are no images to score.
 
   Raises:
-    InputError: for inputs that do not fit, or a reference image that is broken.
+    InputError: The inputs do not fit, or a reference image is broken.
   """
   trained_on, name = record_shape(real.source), real.config.name
   width = classifier.features_of(trained_on)
@@ -116,7 +116,7 @@ def check_width(
   if features != width:
     raise InputError(
       f'{place} has {features} features, but {extractor} gives {width}; choose '
-      'those that belong together.'
+      'a reference and an extractor that match.'
     )
 
 
@@ -128,5 +128,5 @@ def check_count(
   if 'fd_inf' in metrics and count is not None and count < least:
     raise InputError(
       f'{count} images in each set are too few for fd_inf in {width} features, '
-      f'expected at least {least}; draw more, or leave it out of --metrics.'
+      f'expected at least {least}; sample more, or remove it from --metrics.'
     )

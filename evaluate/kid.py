@@ -1,13 +1,11 @@
 """The kernel distance KID (Binkowski et al. 2018).
 
-It is the unbiased squared MMD of m rows x of one set and m rows y of the other,
-averaged over random subsets:
+It is the unbiased squared MMD between m rows x and m rows y, in float64 and
+averaged over random subsets of two sets:
 
   k(x, y) = (x.y / F + 1)^3
   MMD^2   = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j)
             - 2 mean_{i, j} k(x_i, y_j)
-
-All in float64.
 """
 
 import numpy as np
@@ -24,21 +22,20 @@ def kernel_distance(
   subset_size: int = 1000,
   seed: int = 2020,
 ) -> tuple[float, float]:
-  """KID of (n, F) features to (m, F) reference features, as torch-fidelity.
+  """Returns mean and standard deviation of KID over subsets, as torch-fidelity.
+
+  The mean may be negative.
 
   Args:
-    sample: (n, F).
-    reference: (m, F).
-    subsets: how many pairs of subsets are drawn.
-    subset_size: rows of a subset, drawn without replacement.
-    seed: of the one `RandomState` that draws first from `sample`, then from
-      `reference`, in turns.
-
-  Returns:
-    Mean and standard deviation over the subsets. The mean may be below zero.
+    sample: Features (n, F).
+    reference: Features (m, F).
+    subsets: Number of pairs of subsets.
+    subset_size: Rows per subset, sampled without replacement.
+    seed: Random seed of one `RandomState`, which samples from `sample` and
+      `reference` in turn.
 
   Raises:
-    InputError: a set is smaller than a subset, some features are not finite, or
+    InputError: A set is smaller than a subset, some features are not finite, or
       the sets differ in F.
   """
   sample, reference = check_features(sample), check_features(reference)
@@ -47,7 +44,7 @@ def kernel_distance(
   if subsets < 1 or not 1 < subset_size <= smallest:
     raise InputError(
       f'KID with {subsets} subsets of {subset_size} images, expected at least '
-      f'1 subset of 2 to {smallest} images; lower subset_size or draw more '
+      f'1 subset of 2 to {smallest} images; lower subset_size or sample more '
       'images.'
     )
   rng = np.random.RandomState(seed)
@@ -61,8 +58,6 @@ def kernel_distance(
 
 
 def _mmd(x: np.ndarray, y: np.ndarray) -> float:
-  """The unbiased squared MMD of (m, F) and (m, F)."""
-
   def kernel(a, b):
     return (a @ b.T / a.shape[1] + 1) ** 3
 

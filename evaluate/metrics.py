@@ -1,16 +1,16 @@
-"""Metrics of features, with their uncertainty.
+"""Metrics of features, with standard errors.
 
-  fd         Frechet distance of `pool`; FID where the extractor is published
-  sfd        the same of `spatial`; sFID
-  fd_inf     fd of infinitely many images; where it is asked for
+  fd         Frechet distance of `pool`; FID if the extractor is published
+  sfd        Frechet distance of `spatial`; sFID if the extractor is published
+  fd_inf     fd for infinitely many images; only if requested
   is         Inception Score of `logits`
   kid        kernel distance of `pool`
-  precision  share of samples among the reference, in `pool`
-  recall     share of the reference among the samples
-  accuracy   how often a classifier of the data reads the label drawn for
+  precision  share of samples in the manifold of the reference, in `pool`
+  recall     share of the reference in the manifold of the samples
+  accuracy   share of images that a classifier assigns to their label
 
-Moments are gathered batch by batch; features are kept only for what needs all
-of them at once.
+Moments accumulate batch by batch. Features of all images are kept only for the
+metrics that need them.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from evaluate.resize import USUAL
 METRICS = (
   'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
 )  # fmt: skip
-LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # is better; of the others, higher
+LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # lower is better for these
 _NAMES = {
   'fd': 'FID',
   'sfd': 'sFID',
@@ -56,15 +56,15 @@ _OTHER_NAMES = {
   'is': 'IS',
   'kid': 'KD',
   'fd_inf': 'FD∞',
-}  # of other features
-# Which metrics need which features of all images at once.
+}  # for extractors other than the published Inception
+# Metrics that need each kind of features for all images at once.
 _ROWS = {
   'pool': {'kid', 'precision', 'recall', 'fd_inf'},
   'spatial': set(),
   'logits': {'is', 'accuracy'},
 }
-# Of the others, images drawn twice are each other's neighbors, or their own
-# kernel: no bootstrap.
+# The others allow no bootstrap: a duplicate image would be its own neighbor, or
+# enter the kernel as a pair with itself.
 _RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
 
 
@@ -90,13 +90,13 @@ class MeasureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What is kept of the features of a set of images.
+  """Statistics and kept features of a set of images.
 
   Attributes:
-    pool: moments of `Features.pool`.
-    spatial: moments of `Features.spatial`, or None.
-    rows: features of every image, of those that were kept.
-    labels: (n,) that the images were drawn for, or None.
+    pool: Moments of `Features.pool`.
+    spatial: Moments of `Features.spatial`, or None.
+    rows: Features of the images that were kept.
+    labels: Labels (n,) that the images were sampled for, or None.
   """
 
   pool: Moments
@@ -115,13 +115,13 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A metric, and how sure it is.
+  """A metric and its uncertainty.
 
   Attributes:
-    value: the metric, or its mean over repeats.
-    error: standard error; None where it was not asked for.
-    resampled: the metric of bootstrap resamples, (resamples,), or None. Sets of
-      equal size are resampled at the same rows.
+    value: Metric, or its mean over repeats.
+    error: Standard error; None if it was not requested.
+    resampled: Metric of bootstrap resamples, (resamples,), or None. Sets of
+      equal size use the same rows.
   """
 
   value: float
@@ -131,10 +131,10 @@ class Estimate:
   )
 
   def minus(self, other: 'Estimate') -> 'Estimate':
-    """Returns the difference from a set paired with this one, row by row.
+    """Returns the difference from a set paired with this one by row.
 
-    With the same labels and noise in both sets, its standard error is smaller
-    than those of the two values would make it.
+    Equal labels and noise make its standard error smaller than for independent
+    sets.
     """
     assert self.resampled is not None and other.resampled is not None
     resampled = self.resampled - other.resampled
@@ -142,26 +142,20 @@ class Estimate:
     return Estimate(self.value - other.value, error, resampled)
 
   def gain(self, other: 'Estimate') -> float:
-    """Returns by how many standard errors of the difference `other` is less."""
+    """Returns the decrease to `other`, in standard errors of the difference."""
     difference = self.minus(other)
     return difference.value / difference.error if difference.error else 0.0
 
   def __str__(self) -> str:
-    """Four digits, such as '2.064 ± 0.031'."""
+    """Returns text with four digits, such as '2.064 ± 0.031'."""
     error = '' if self.error is None else f' ± {self.error:.2g}'
     return f'{self.value:.4g}{error}'
 
 
 class Gatherer:
-  """Makes a `Summary` of features that come batch by batch."""
+  """Accumulates batches of features into a `Summary` for some metrics."""
 
   def __init__(self, config: MeasureConfig, wanted: Sequence[str]) -> None:
-    """Starts without features.
-
-    Args:
-      config: Settings that decide what is kept.
-      wanted: Names of the metrics.
-    """
     self._pool, self._wanted = MomentsAccumulator(), {*wanted}
     self._spatial: MomentsAccumulator | None = None
     self._rows: dict[str, list[np.ndarray]] = {}
@@ -172,14 +166,14 @@ class Gatherer:
       self._kept |= {'pool', 'spatial'} if 'sfd' in wanted else {'pool'}
 
   def add(self, batch: Features, keep: np.ndarray | None = None) -> None:
-    """Takes features of n images.
+    """Adds features of n images.
 
     Args:
-      batch: the features.
-      keep: (n,) bool, whose rows to keep where rows are needed; None: all.
+      batch: Features.
+      keep: Mask (n,) of the rows to keep if rows are needed; None for all.
 
     Raises:
-      InputError: if features are not finite.
+      InputError: The features are not finite.
     """
     self._pool.add(batch.pool)
     if batch.spatial is not None and 'sfd' in self._wanted:
@@ -209,17 +203,17 @@ def choose(
   reference_spatial: bool,
   labels: bool,
 ) -> tuple[str, ...]:
-  """The metrics to take: those asked for, or all that are possible.
+  """Returns the requested metrics, or all possible ones.
 
   Args:
-    config: asks.
-    extractor: of the features, or its kind.
-    reference_rows: whether features of every reference image are known.
-    reference_spatial: whether moments of its spatial features are.
-    labels: whether the images have labels of the data.
+    config: Settings, with the requested metrics.
+    extractor: Extractor, or its kind.
+    reference_rows: Whether features of every reference image are known.
+    reference_spatial: Whether moments of its spatial features are known.
+    labels: Whether the images have labels of the dataset.
 
   Raises:
-    InputError: if one that is asked for is not possible.
+    InputError: A requested metric is not possible.
   """
   statistics = 'the reference holds statistics only, without images'
   no_inception = f'features of {extractor.name} have none; use Inception'
@@ -239,7 +233,7 @@ def choose(
     )
   for name in config.metrics:
     if name in missing:
-      raise InputError(f'metric {name} cannot be taken: {missing[name]}.')
+      raise InputError(f'metric {name} is not possible: {missing[name]}.')
   if config.metrics:
     return config.metrics
   return tuple(name for name in METRICS[:-1] if name not in missing)
@@ -251,7 +245,7 @@ def measure(
   config: MeasureConfig,
   metrics: Sequence[str],
 ) -> dict[str, float]:
-  """The metrics of one set of images, by name."""
+  """Returns the metrics of one set of images by name."""
   values = {}
   if 'fd' in metrics:
     values['fd'] = frechet_distance(sample.pool, reference.pool)
@@ -293,17 +287,14 @@ def estimate(
   config: MeasureConfig,
   metrics: Sequence[str],
 ) -> dict[str, Estimate]:
-  """The metrics with standard errors.
+  """Returns the metrics by name, with standard errors.
 
   Args:
-    samples: disjoint sets of equal size. Of several the mean is taken, and the
-      standard error of that mean; of one, by bootstrap if that is asked for.
-    reference: the real images.
-    config: constants, and the number of resamples.
-    metrics: which.
-
-  Returns:
-    By name.
+    samples: Disjoint sets of equal size. Several sets give the mean and its
+      standard error. A single set uses the bootstrap if it is requested.
+    reference: Real images.
+    config: Constants, and the number of resamples.
+    metrics: Names of the metrics.
   """
   values = [measure(s, reference, config, metrics) for s in samples]
   if len(samples) > 1:
@@ -336,14 +327,14 @@ def _bootstrap(
   config: MeasureConfig,
   metrics: Sequence[str],
 ) -> dict[str, np.ndarray]:
-  """Returns metrics of resamples, (resamples,); all see the same rows."""
+  """Returns metrics of resamples, (resamples,); all use the same rows."""
   found = {}
   for name, kind in (('fd', 'pool'), ('sfd', 'spatial')):
     if name in metrics:
       rows, real = getattr(sample.rows, kind), getattr(reference, kind)
       found[name] = bootstrap(rows, real, config.bootstrap)
   if others := [name for name in metrics if name not in found]:
-    rng = np.random.default_rng(0)  # as `frechet.bootstrap`
+    rng = np.random.default_rng(0)  # same seed as in `frechet.bootstrap`
     draws = [
       measure(sample.resampled(rng), reference, config, others)
       for _ in range(config.bootstrap)
@@ -353,7 +344,7 @@ def _bootstrap(
 
 
 def name_of(metric: str, extractor: Extractor) -> str:
-  """What results call a metric: FID, or FD with the extractor's name."""
+  """Returns a metric's name in results: FID, or FD with the extractor."""
   if extractor.published:
     usual = extractor.about['preprocessing'] in USUAL
     note = '' if usual else f' ({extractor.about["preprocessing"]})'
@@ -364,7 +355,7 @@ def name_of(metric: str, extractor: Extractor) -> str:
 
 
 def as_dict(estimates: Mapping[str, Estimate]) -> dict[str, float]:
-  """Plain values, with NAME_se where there is a standard error."""
+  """Returns JSON values, with NAME_se for each standard error."""
   plain = {}
   for name, found in estimates.items():
     plain[name] = found.value

@@ -1,15 +1,15 @@
-"""Improved precision and recall: how much of one set lies near another.
+"""Improved precision and recall (Kynkaanniemi et al. 2019).
 
-The manifold of a set is the union of balls around its features, each reaching
-to the k-th nearest of the others (Kynkaanniemi et al. 2019):
+The manifold of a set is the union of balls around its features. Each ball
+reaches to the k-th nearest neighbor:
 
   distance(u, v) = max(|u|^2 - 2 u.v + |v|^2, 0)           squared Euclidean
   radius_i       = sorted(distance(f_i, f_j) for all j)[k]     [0] is i itself
   precision      = share of samples inside a ball of the reference
   recall         = share of the reference inside a ball of the samples
 
-as the ADM evaluator computes them (openai/guided-diffusion,
-evaluations/evaluator.py). Distances are made and used up block by block.
+The ADM evaluator computes the same (openai/guided-diffusion,
+evaluations/evaluator.py). Distances are computed in blocks to save memory.
 """
 
 import functools
@@ -21,32 +21,29 @@ import numpy as np
 from core.errors import InputError
 from evaluate.frechet import check_features, check_same_features
 
-# Rows of a block: all are padded to it, so that one program serves every set.
+# Rows per block; padding lets one compiled program serve every set.
 BLOCK = 1024
 
 
 def radii(
   features: np.ndarray, k: int = 3, float16: bool = False
 ) -> np.ndarray:
-  """Squared radius of the ball around each of (n, F) features, (n,) float32.
+  """Returns the squared radius of the ball around each feature, (n,) float32.
 
   Args:
-    features: (n, F), computed with in float32.
-    k: which neighbor the ball reaches to.
-    float16: distances in float16, as the ADM evaluator's. A block of which one
-      overflows is float32; ADM's blocks are of 10,000 rows, ours of `BLOCK`.
-
-  Returns:
-    The radii.
+    features: Features (n, F).
+    k: Number of the neighbor that the ball reaches to.
+    float16: Whether distances use float16, as in the ADM evaluator. A block
+      that overflows uses float32. ADM's blocks have 10,000 rows, ours `BLOCK`.
 
   Raises:
-    InputError: there are fewer than k + 1 rows, or some are not finite.
+    InputError: There are fewer than k + 1 rows, or some are not finite.
   """
   features = check_features(features)
   if not 0 < k < len(features):
     raise InputError(
       f'precision and recall with k={k} need k of at least 1 and k + 1 images '
-      f'a set, there are {len(features)}; draw more images or lower k.'
+      f'per set, but there are {len(features)}; sample more or lower k.'
     )
   blocks = _blocks(features)
   result = []
@@ -62,23 +59,20 @@ def radii(
 def precision_recall(
   reference: np.ndarray, sample: np.ndarray, k: int = 3, float16: bool = False
 ) -> tuple[float, float]:
-  """Precision and recall of (m, F) samples for (n, F) reference features.
+  """Returns precision and recall in [0, 1].
 
   Args:
-    reference: (n, F).
-    sample: (m, F).
-    k: see `radii`.
-    float16: see `radii`.
-
-  Returns:
-    Precision and recall, in [0, 1].
+    reference: Features (n, F).
+    sample: Features (m, F).
+    k: Number of the neighbor that balls reach to; see `radii`.
+    float16: Whether distances use float16; see `radii`.
 
   Raises:
-    InputError: see `radii`; or the sets differ in F.
+    InputError: As in `radii`, or the sets differ in F.
   """
   reference, sample = check_features(reference), check_features(sample)
   check_same_features(sample.shape[1], reference.shape[1])
-  if not float16:  # far from 0 the products would cancel to nothing
+  if not float16:  # centering avoids cancellation far from 0
     centre = reference.mean(0, dtype=np.float64)
     reference, sample = (
       (x - centre).astype(np.float32) for x in (reference, sample)
@@ -103,7 +97,7 @@ def precision_recall(
 
 
 def _padded(rows: np.ndarray, value: float) -> np.ndarray:
-  """(n, ...) -> (blocks, BLOCK, ...) float32, the last filled with `value`."""
+  """Splits (n, ...) into (blocks, BLOCK, ...) float32, padded with `value`."""
   widths = [(0, -len(rows) % BLOCK)] + [(0, 0)] * (rows.ndim - 1)
   padded = np.pad(np.float32(rows), widths, constant_values=value)
   return padded.reshape(-1, BLOCK, *rows.shape[1:])
@@ -115,7 +109,7 @@ def _blocks(features: np.ndarray) -> list[jax.Array]:
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _nearest(nearest, u, v, valid, float16):
-  """The k + 1 least of `nearest` (BLOCK, k + 1) and the distances to v."""
+  """Returns the k + 1 smallest of `nearest` and the distances to v."""
   distances = jnp.where(
     jnp.arange(BLOCK) < valid, _distances(u, v, float16), jnp.inf
   )
@@ -125,7 +119,7 @@ def _nearest(nearest, u, v, valid, float16):
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _inside(u, u_radii, v, v_radii, float16):
-  """Returns which rows of u lie in a ball of v, and which of v in one of u."""
+  """Returns masks of the rows of u in a ball of v, and of v in a ball of u."""
   distances = _distances(u, v, float16)
   return (
     (distances <= v_radii).any(1),
@@ -134,11 +128,11 @@ def _inside(u, u_radii, v, v_radii, float16):
 
 
 def _distances(u, v, float16):
-  """Squared distances (BLOCK, BLOCK) float32, as ADM's `DistanceBlock`."""
+  """Returns squared distances (BLOCK, BLOCK) as ADM's `DistanceBlock`."""
 
   def distances(u, v):
     u_norm, v_norm = jnp.square(u).sum(1), jnp.square(v).sum(1)
-    # GPUs and TPUs round float32 factors unless told not to.
+    # GPUs and TPUs round float32 factors at the default precision.
     product = jnp.matmul(u, v.T, precision='highest')
     return jnp.maximum(u_norm[:, None] - 2 * product + v_norm, 0)
 

@@ -1,9 +1,9 @@
-"""Real images of a split, to measure against.
+"""Real images of a split as a reference.
 
-Records of latents are decoded: the mean of each posterior, by the autoencoder
-that the samples are decoded with. Such images are reconstructions, so a
-distance to them leaves out what the autoencoder itself loses. Published figures
-are of distances to the images themselves, which `--reference` takes.
+Latents are decoded by the autoencoder of the samples, from the mean of each
+posterior. Distances to such reconstructions exclude the loss of the autoencoder
+itself. Published figures are distances to the original images, which
+`--reference` accepts.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from input_pipeline.sources import (
 )
 from sample.decoder import read_decoder
 
-# Images in memory: 699,050 of 32 x 32 in RGB, or 10,922 of 256 x 256.
+# Memory for images: 699,050 RGB images of 32 x 32, or 10,922 of 256 x 256.
 MOST_BYTES = 2**31
 Read = Callable[[list[int]], tuple[np.ndarray, np.ndarray]]
 
@@ -39,13 +39,10 @@ Read = Callable[[list[int]], tuple[np.ndarray, np.ndarray]]
 def decoder_of(
   data: DataConfig, autoencoder: str | None, mesh: Mesh
 ) -> Autoencoder | None:
-  """Returns the decoder of a set's records; None where they are images.
+  """Returns the decoder of a dataset's latents; None for a dataset of images.
 
-  Args:
-    data: the set.
-    autoencoder: text that `dit.autoencoder.files` reads; None for the one
-      that the set remembers.
-    mesh: devices for the weights.
+  `autoencoder` is an argument of `dit.autoencoder.files`; None takes the
+  recorded autoencoder.
   """
   if data.autoencoder == 'pixels':
     return None
@@ -62,13 +59,13 @@ def decoder_of(
 
 @dataclasses.dataclass(frozen=True)
 class RealData:
-  """The training split of a set: real images, if the config names no other.
+  """Training split of a dataset, which is the default source of real images.
 
   Attributes:
-    config: the set.
-    num_classes: number of its classes.
-    decoder: decoder of latents; None where records are images.
-    records: records of the split, where they are open already.
+    config: Dataset.
+    num_classes: Number of classes.
+    decoder: Decoder of latents; None if records are images.
+    records: Records of the split if they are already open.
   """
 
   config: DataConfig
@@ -78,18 +75,13 @@ class RealData:
 
   @functools.cached_property
   def source(self) -> Any:
-    """The records, which are opened once, when they are first needed."""
+    """Records, opened on first use."""
     if self.records is not None:
       return self.records
     return open_source(self.config, self.config.train_split)
 
   def images(self, mesh: Mesh, batch_size: int) -> ImageSet:
-    """Returns the images, which are read and decoded on demand.
-
-    Args:
-      mesh: the devices.
-      batch_size: images per call of the decoder.
-    """
+    """Returns the images; the decoder takes `batch_size` of them per call."""
     read = _reader(self.source, self.decoder, mesh, batch_size)
     count = len(self.source)
 
@@ -109,15 +101,14 @@ def load_images(
   batch_size: int,
   most_bytes: int = MOST_BYTES,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns images (n, H, W, C) uint8 and labels (n,) int32, as memory allows.
+  """Returns images (n, H, W, C) uint8 and labels (n,) int32 that fit in memory.
 
   Args:
-    source: records; see `open_source`.
-    decoder: decoder of latents; None where records are images.
-    mesh: the devices.
-    batch_size: images per call of the decoder.
-    most_bytes: bound of the images' memory; from a larger split, as many as fit
-      are drawn at random, always the same ones.
+    source: Records; see `open_source`.
+    decoder: Decoder of latents; None if records are images.
+    mesh: Devices.
+    batch_size: Images per call of the decoder.
+    most_bytes: Memory limit. A larger split is subsampled with a fixed seed.
   """
   read = _reader(source, decoder, mesh, batch_size)
   first, _ = read([0])
@@ -125,7 +116,7 @@ def load_images(
   chosen = list(range(len(source)))
   if count < len(source):
     logging.info(
-      '%d of %d images are taken, drawn at random: they fill %.1f GiB.',
+      'Using %d of %d images, chosen at random, which fill %.1f GiB.',
       count, len(source), most_bytes / 2**30,
     )  # fmt: skip
     chosen = sorted(
@@ -143,7 +134,7 @@ def load_images(
 def _reader(
   source: Any, decoder: Autoencoder | None, mesh: Mesh, batch_size: int
 ) -> Read:
-  """Returns a function of record numbers to images and labels."""
+  """Returns a function from record numbers to images and labels."""
   latent = 'moments' in source[0]
   if latent and decoder is None:
     raise InputError(
@@ -172,17 +163,17 @@ def _reader(
 
 
 def _stacked(images: list[np.ndarray]) -> np.ndarray:
-  """Returns images as one array; InputError where their shapes differ."""
+  """Stacks images, or raises InputError if their shapes differ."""
   for image in images:
     if image.shape != images[0].shape:
       raise InputError(
-        f'images have shapes {images[0].shape} and {image.shape}; bring them '
+        f'images have shapes {images[0].shape} and {image.shape}; resize them '
         'to one size: python main.py prepare.'
       )
   return np.stack(images)
 
 
 def _decode(autoencoder: Autoencoder, moments: jax.Array) -> jax.Array:
-  """Returns images of the posteriors' means, uint8."""
+  """Decodes the means of posteriors to uint8 images."""
   mean = Posterior.from_stored(moments.astype(np.float32)).mean
   return latents.to_pixels(autoencoder.decode(mean))

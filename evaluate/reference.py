@@ -1,12 +1,12 @@
-"""Statistics of the real images that samples are measured against, in files.
+"""Reads and writes statistics of real images as .npz files.
 
-  ADM           mu, sigma, mu_s, sigma_s, and arr_0, some of the images
-  pytorch-fid   mu, sigma                                    (EDM's too)
-  ours          mu, sigma, mu_s, sigma_s, pool (the features of every image),
-                count, and about: how they were made, as JSON
+  ADM           mu, sigma, mu_s, sigma_s, and arr_0 with some of the images
+  pytorch-fid   mu, sigma; EDM uses the same
+  ours          mu, sigma, mu_s, sigma_s, pool (features of every image), count,
+                and about (the protocol as JSON)
 
-EDM2 keeps its statistics as a pickle, which is refused: a pickle runs what it
-names. The first four names are read by the other evaluators too.
+Other evaluators also read mu, sigma, mu_s and sigma_s. Pickles, such as EDM2's
+statistics, are refused, since a pickle can run code.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ from evaluate.inception import Features
 from evaluate.metrics import Summary
 from sample.npz import damage_of, names_of, read_array
 
-# Rounding of a covariance, relative to its largest entry: float32 of some
-# thousand features makes eigenvalues as small as -1e-5 of it.
+# Tolerance relative to the largest entry of a covariance. In float32, a few
+# thousand features give eigenvalues as low as -1e-5 of that entry.
 _ROUNDING = 1e-4
 _STATISTICS = {'mu', 'sigma', 'mu_s', 'sigma_s', 'count', 'about'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """Real images, as features.
+  """Features of real images.
 
   Attributes:
-    summary: of their features.
-    about: how they were made; {} where a file does not say.
-    count: how many; None where a file does not say.
-    has_images: whether the file holds images too.
+    summary: Summary of the features.
+    about: Protocol; {} if the file has none.
+    count: Number of images; None if the file does not specify it.
+    has_images: Whether the file also holds images.
   """
 
   summary: Summary
@@ -50,28 +50,25 @@ class Reference:
 
 
 def arrays_of(path: epath.PathLike) -> set[str]:
-  """Names of the arrays of an .npz; none of what is no such file."""
+  """Returns the names of the arrays in an .npz; empty for other paths."""
   path = epath.Path(path).expanduser()
   return names_of(path) if path.suffix == '.npz' and path.is_file() else set()
 
 
 def is_statistics(path: epath.PathLike) -> bool:
-  """Returns whether a file holds statistics, and not only images."""
+  """Returns whether a file holds statistics."""
   return 'mu' in arrays_of(path)
 
 
 def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
-  """Reads statistics, and checks that they are valid.
+  """Reads and validates statistics; computes no features of ADM's arr_0.
 
   Args:
-    path: File .npz of one of the kinds above.
-    rows: Whether features of the images are read, where there are some.
-
-  Returns:
-    The reference. It lacks the features of arr_0 in a file of ADM.
+    path: An .npz of one of the kinds above.
+    rows: Whether stored features of the images are read.
 
   Raises:
-    InputError: if the file is damaged, or its sigma is not a covariance.
+    InputError: The file is damaged, or its sigma is not a covariance.
   """
   path = epath.Path(path).expanduser()
   names, where = names_of(path), f'reference {path}'
@@ -110,7 +107,7 @@ def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
 def check_extractor(
   path: epath.PathLike, reference: Reference, extractor: Extractor
 ) -> None:
-  """Raises InputError if a reference was made with another extractor."""
+  """Raises InputError if a reference belongs to another extractor."""
   made_with = reference.about.get('identity')
   differ = [
     f'{key} {str(made_with.get(key))[:12]}, not {str(value)[:12]}'
@@ -119,13 +116,13 @@ def check_extractor(
   ]
   if differ:
     raise InputError(
-      f'reference {path} is of another extractor ({"; ".join(differ)}): make '
-      'it again (main.py reference), or choose the extractor that it is of.'
+      f'reference {path} belongs to another extractor ({"; ".join(differ)}): '
+      'make it again (main.py reference), or choose the matching extractor.'
     )
 
 
 def save_reference(path: epath.PathLike, reference: Reference) -> None:
-  """Writes statistics with all that is known of them."""
+  """Writes a reference as an .npz of our kind."""
   summary, data = reference.summary, io.BytesIO()
   arrays: dict[str, Any] = {
     'mu': summary.pool.mean,
@@ -176,7 +173,7 @@ def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
   if lopsided > most:
     problem = f'is not symmetric (by {lopsided:.3g})'
   else:
-    try:  # exists if all eigenvalues exceed -most; cheaper than computing them
+    try:  # succeeds if all eigenvalues exceed -most; cheaper than eigvalsh
       np.linalg.cholesky(covariance + most * np.eye(len(covariance)))
     except np.linalg.LinAlgError:
       least = float(np.linalg.eigvalsh(covariance).min())

@@ -1,17 +1,17 @@
-"""The resize of images for Inception, which is part of the metric.
+"""Resizes images for Inception; published FIDs depend on the method.
 
-Each preset is two matrices, rows R and columns C, and a scaling of values:
+Each preset has two matrices, R for rows and C for columns, and a scaling:
 
   y[o, p] = sum_{h, w} R[o, h] C[p, w] x[h, w],   x in [0, 255]
 
-  adm              TensorFlow 1 bilinear, (y - 128) / 128; torch_fidelity too
+  adm              TensorFlow 1 bilinear, (y - 128) / 128, as torch_fidelity
   pytorch_fid      bilinear between pixel centers, 2 y / 255 - 1
   clean_fid        Pillow's antialiased bicubic, clipped, (y - 128) / 128
 
-TensorFlow 1 samples at i * size / 299, from the corner of a pixel and not from
-its center: everything moves by up to half a pixel. Only clean_fid looks at all
-pixels when it makes an image smaller. Of images of 299 x 299 all give the same,
-but for pytorch_fid's scaling.
+TensorFlow 1 samples at i * size / 299, measured from pixel corners and not
+centers, which shifts the image by up to half a pixel. Only clean_fid uses all
+pixels when it reduces an image. For 299 x 299 images the presets differ only in
+pytorch_fid's scaling.
 """
 
 import functools
@@ -25,14 +25,14 @@ from core.errors import check_choice
 from evaluate.inception import SIZE
 
 PRESETS = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
-USUAL = PRESETS[:2]  # the same, under two names: what published FIDs have
+USUAL = PRESETS[:2]  # equal presets, used by published FIDs
 
 
 def preprocess(images: jax.Array, preset: str) -> jax.Array:
-  """(B, H, W, C) of [0, 255], C 1 or 3, -> (B, 299, 299, 3) about [-1, 1]."""
+  """Maps (B, H, W, 1 or 3) in [0, 255] to (B, 299, 299, 3) in about [-1, 1]."""
   check_choice('preprocessing', preset, PRESETS)
   x = jnp.asarray(images, jnp.float32)
-  x = jnp.broadcast_to(x, (*x.shape[:3], 3))  # gray: three times the same
+  x = jnp.broadcast_to(x, (*x.shape[:3], 3))  # gray to RGB
   rows, columns = (resize_matrix(size, preset) for size in x.shape[1:3])
   exact = lax.Precision.HIGHEST
   x = jnp.einsum('pw,bhwc->bhpc', columns, x, precision=exact)
@@ -44,10 +44,11 @@ def preprocess(images: jax.Array, preset: str) -> jax.Array:
 
 @functools.cache
 def resize_matrix(size: int, preset: str) -> np.ndarray:
-  """(299, size) float32: which pixels make each of the new ones."""
+  """Returns the weights (299, size) float32 of old pixels in new ones."""
   if preset == 'clean_fid':
     return _bicubic(size)
-  # Places in float32, as both compute them: 256 pixels away it shows.
+  # TensorFlow and PyTorch compute positions in float32; at 256 pixels the
+  # rounding matters.
   scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   at = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
   row, at = np.arange(SIZE), at.clip(0, size - 1)
@@ -59,7 +60,7 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
 
 
 def _bicubic(size: int) -> np.ndarray:
-  """Keys' cubic with a = -1/2, as wide as an old pixel or a new one."""
+  """Returns weights of Keys' cubic, a = -1/2, as wide as the larger pixel."""
   scale = size / SIZE
   width = max(scale, 1.0)
   centre = (np.arange(SIZE)[:, None] + 0.5) * scale

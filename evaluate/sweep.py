@@ -1,17 +1,16 @@
-"""A metric over guidance scales: a table, and a curve or heat map.
+"""Sweeps guidance scales: a table, and a curve or heat map of a metric.
 
   ig:1.0..2.0:6,cfg:1.0..2.0:6@0-0.7
 
-asks for six scales of each, 36 points. All are one compiled program, scales
-being its arguments. Writes to a folder:
+specifies six scales for each method, 36 points. One compiled program serves all
+points, since scales are arguments. The results are:
 
   sweep.json   the protocol
-  sweep.csv    a line for each point, as soon as it is measured, unrounded
-  sweep.png    the metric over one scale, or two
+  sweep.csv    unrounded figures, one line per point, with a mark for the best
+               point and ties (`evaluate.ties`); updated after each point
+  sweep.png    the metric over one or two scales
 
-The same command again measures what is missing.
-
-`mark` says which point is best, and which are as good (`evaluate.ties`).
+Repeating the command resumes the sweep.
 """
 
 import csv
@@ -53,12 +52,12 @@ _PART = re.compile(rf'([^:]+):({_NUMBER})\.\.({_NUMBER}):(\d+)(.*)')
 
 @dataclasses.dataclass(frozen=True)
 class SweepGrid:
-  """Guidance with ranges for scales.
+  """Guidance with ranges of scales.
 
   Attributes:
-    template: the text, '*' for each range.
-    names: of the methods whose scales are swept.
-    scales: of each, rising.
+    template: Guidance string with '*' for each range.
+    names: Names of the swept methods.
+    scales: Ascending scales of each method.
   """
 
   template: str
@@ -67,10 +66,10 @@ class SweepGrid:
 
   @classmethod
   def of(cls, text: str) -> 'SweepGrid':
-    """Reads text such as 'ig:1..2:6,cfg:1.3'.
+    """Parses text such as 'ig:1..2:6,cfg:1.3'.
 
     Raises:
-      InputError: if there is no range, more than two, or an empty one.
+      InputError: There is no range, more than two, or an empty one.
     """
     check_value('guidance', text, str)
     template, names = [], []
@@ -111,18 +110,18 @@ class SweepGrid:
     return cls(','.join(template), tuple(names), tuple(scales))
 
   def points(self) -> list[tuple[float, ...]]:
-    """Scales of every point, the last method's running fastest."""
+    """Returns the scales of every point; the last method varies fastest."""
     return list(itertools.product(*self.scales))
 
   def text(self, point: tuple[float, ...]) -> str:
-    """Guidance of a point."""
+    """Returns the guidance string of a point."""
     text = self.template
     for scale in point:
       text = text.replace('*', f'{scale:.6g}', 1)
     return text
 
   def texts(self) -> list[str]:
-    """Guidance of every point."""
+    """Returns the guidance string of every point."""
     return [self.text(point) for point in self.points()]
 
 
@@ -132,8 +131,8 @@ class SweepConfig:
 
   Attributes:
     grid: Points.
-    metric: Metric of the picture and the marks.
-    num: Number of images for each point, with balanced labels.
+    metric: Metric of the figure and the marks.
+    num: Number of images per point, with balanced labels.
     seed: Random seed of all noise, which is the same for every point.
     overwrite: Whether points of another protocol are discarded.
   """
@@ -154,26 +153,23 @@ def sweep(
   folder: epath.PathLike,
   guide: Denoiser | None = None,
 ) -> str:
-  """Measures every point that the folder lacks.
+  """Measures missing points; returns a Markdown table and a note on its marks.
 
   Args:
-    sampler: Network, and how it is sampled.
+    sampler: Network and sampling settings.
     config: Points, and how they are measured.
     evaluator: Evaluator whose metrics include `config.metric`.
-    protocol: Other settings that fix the figures, such as weights.
+    protocol: Other settings that determine the figures, such as weights.
     folder: Folder of the results.
     guide: Weaker network of AutoGuidance.
 
-  Returns:
-    The table, as Markdown, and a line on its marks.
-
   Raises:
-    InputError: if the folder holds points of another protocol.
+    InputError: The folder holds points of another protocol.
   """
   folder = epath.Path(folder)
   grid, metric, num = config.grid, config.metric, config.num
   settings = dataclasses.asdict(sampler.config)
-  del settings['batch_size']  # changes no image
+  del settings['batch_size']  # images do not depend on it
   protocol = json.loads(
     json.dumps(
       {
@@ -196,13 +192,13 @@ def sweep(
     guidance = with_guide(parse(grid.text(point)), guide)
     drawn = sampler.images(guidance, labels, config.seed)
     scores = as_dict(evaluator.score(drawn.images, labels))
-    if nonfinite.too_many(drawn.nonfinite, num):  # they would mean nothing
+    if nonfinite.too_many(drawn.nonfinite, num):  # scores are meaningless
       scores = dict.fromkeys(scores, math.nan)
     rows[point] = {**scores, 'nfe': drawn.nfe, 'nonfinite': drawn.nonfinite}
     text = _as_csv(grid, rows, marks(rows, metric))
     write_bytes(folder / 'sweep.csv', text.encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
-  # The marks are made again, since the metric may be another one now.
+  # Marks of an earlier sweep may be for another metric.
   text = _as_csv(grid, rows, marks(rows, metric))
   write_bytes(folder / 'sweep.csv', text.encode())
   mine = {point: rows[point] for point in grid.points()}
@@ -217,7 +213,7 @@ def _known_rows(
   grid: SweepGrid,
   overwrite: bool,
 ) -> dict[tuple[float, ...], dict[str, float]]:
-  """The points that were measured before, by their scales."""
+  """Returns the points that are already measured, by their scales."""
   path = folder / 'sweep.json'
   if not path.exists() or not (folder / 'sweep.csv').exists():
     return {}
@@ -228,7 +224,7 @@ def _known_rows(
   found = without_folders(upgrade(found))
   protocol = without_folders(protocol)
   if found != protocol:
-    if overwrite:  # first the points, which then belong to nothing
+    if overwrite:  # the points must go before sweep.json changes
       (folder / 'sweep.csv').unlink()
       (folder / 'sweep.png').unlink(missing_ok=True)
       return {}
@@ -249,7 +245,7 @@ def _known_rows(
       'measure again with --overwrite, or choose another --out.'
     )
   return {
-    # Files of earlier versions lack the number of images that are not finite.
+    # Files of earlier versions lack the column `nonfinite`.
     tuple(point[:scales]): {'nonfinite': 0}
     | dict(zip(names[scales:], point[scales:], strict=True))
     for point in points
@@ -257,12 +253,10 @@ def _known_rows(
 
 
 def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
-  """Reads the names of a sweep's columns, and the numbers of its points.
-
-  The marks, which follow from the numbers, are left out.
+  """Reads the column names and points of a sweep, without the marks.
 
   Raises:
-    InputError: if the file is damaged.
+    InputError: The file is damaged.
   """
   try:
     names, *lines = csv.reader(io.StringIO(path.read_text()), strict=True)
@@ -280,7 +274,7 @@ def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
 
 
 def _as_csv(grid: SweepGrid, rows: dict, marked: dict) -> str:
-  """Returns every digit, so that what is read back is what was measured."""
+  """Returns unrounded figures, so that reading the file restores them."""
   out = io.StringIO()
   columns = [*grid.names, *next(iter(rows.values())), MARK]
   lines = csv.DictWriter(out, columns, lineterminator='\n')
@@ -293,7 +287,7 @@ def _as_csv(grid: SweepGrid, rows: dict, marked: dict) -> str:
 
 
 def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
-  """A curve over one scale, or a heat map over two."""
+  """Draws a curve over one scale, or a heat map over two."""
   figure = Figure(figsize=(7, 5), layout='constrained')
   axes = figure.subplots()
   values = np.asarray([row[metric] for row in rows.values()])

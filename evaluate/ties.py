@@ -1,13 +1,12 @@
-"""The best point of a sweep, and those that are as good.
+"""Marks the best point of a sweep, and the points tied with it.
 
-One point is best, others may be as good: `mark` says 'best', and 'tied' where
-the difference from the best is within two standard errors of it,
+A point is tied if its difference from the best is within two standard errors,
 
   |m - m_best| <= 2 sqrt(se^2 + se_best^2)
 
-as of independent sets. All points share labels and noise, which makes the error
-of a difference smaller, so that some tied points would be told apart by a
-paired test. Without standard errors (--bootstrap, --repeats) nothing is tied.
+for independent sets. All points share labels and noise, which makes the error
+of a difference smaller, so a paired test would separate some tied points.
+Without standard errors (--bootstrap, --repeats) nothing is tied.
 """
 
 import math
@@ -16,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from core import markdown
 from evaluate.metrics import LOWER, Estimate
 
-TIED = 2  # standard errors of a difference that tell no points apart
+TIED = 2  # largest difference of tied points, in standard errors
 MARK = 'mark'
 Rows = Mapping[tuple[float, ...], Mapping[str, float]]
 
 
 def marks(rows: Rows, metric: str) -> dict[tuple[float, ...], str]:
-  """Returns 'best', 'tied' or '' for each point; see the module."""
+  """Returns 'best', 'tied' or '' for each point."""
   sign = 1 if metric in LOWER else -1
   known = {p: row for p, row in rows.items() if math.isfinite(row[metric])}
   marked = dict.fromkeys(rows, '')
@@ -38,7 +37,7 @@ def marks(rows: Rows, metric: str) -> dict[tuple[float, ...], str]:
 
 
 def as_markdown(names: Sequence[str], rows: Rows, metric: str) -> str:
-  """Returns a table for people, with errors, and what its marks mean."""
+  """Returns a Markdown table with errors, and a note on its marks."""
   marked = marks(rows, metric)
   metrics = [
     name for name in next(iter(rows.values())) if not name.endswith('_se')
@@ -51,11 +50,11 @@ def as_markdown(names: Sequence[str], rows: Rows, metric: str) -> str:
       cells.append(str(Estimate(row[name], row.get(f'{name}_se'))))
     lines.append([*cells, marked[point]])
   note = (
-    'no standard errors, so ties are not known; see --bootstrap and --repeats'
+    'no standard errors, so ties are unknown; see --bootstrap and --repeats'
   )
   if any(f'{metric}_se' in row for row in rows.values()):
     note = (
       f'tied: within {TIED} standard errors of the difference from the best '
-      f'{metric}, points being taken as independent'
+      f'{metric}, if points are independent'
     )
   return f'{markdown.table(heads, lines)}{note}.\n'

@@ -1,12 +1,11 @@
-"""Does guidance pay on the digits? Several seeds, trained and compared.
+"""Trains on the digits with several seeds, and compares guidance methods.
 
   python -m experiments.digits_seeds --seeds=3 --workdir=runs/seeds
 
-Trains the default config once for each seed (of initialisation, data order,
-noise and samples) and prints, for each method, the mean over the seeds of its
-figures, and of its gain over no guidance: the fall of the distance over the
-standard error of the difference, by a bootstrap over pairs of images with the
-same label and noise.
+A seed sets initialization, data order, noise and samples. The table shows means
+over seeds of each method's figures and of its gain over no guidance. The gain
+is the decrease of the distance over the standard error of the difference, from
+a bootstrap over pairs of images with the same label and noise.
 """
 
 import argparse

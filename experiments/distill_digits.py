@@ -1,21 +1,21 @@
-"""Students of the digits' teacher against the teacher, and their curves.
+"""Distills students on the digits, and compares them with their teacher.
 
   python -m experiments.distill_digits --teacher=runs/demo --out=runs/distilled
 
-Trains every student of STUDENTS with every seed (`python main.py distill`, a
-process each; what is trained is not trained again), draws as many images from
-each as from the teacher, and writes to --out
+Trains every student of STUDENTS with every seed in a process of `python main.py
+distill`, unless it exists. Samples equally many images from each student and
+the teacher, and writes to --out
 
   table.md               Frechet distances to the training images, in features
                          of one classifier trained on them (not FID)
-  curves.png             what the students of the first seed logged
+  curves.png             metrics that the students of the first seed logged
   samples.png            images of the students, then of the teacher
 
 With --failures it trains a student for each of FAILURES instead, with one seed,
 and writes curves.png only.
 
-The teacher's distances are means over disjoint sets of images, a student's over
-seeds of everything: training, labels' order and noise.
+The teacher's distances are means over disjoint sets of images. A student's are
+means over seeds of training, label order and noise.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from core.files import write_bytes
 from sample import pictures
 from train.metrics_log import read_metrics
 
-# Arguments of the config, and the teacher's guidance if it is another.
+# Arguments of the config, and optionally another guidance of the teacher.
 STUDENTS = (
   'flash,4', 'hybrid,4', 'dm,4', 'hybrid,1', 'dm,1',
   'hybrid,1 ig:1.1', 'hybrid,1 ig:1.1,cfg:1.05',
 )  # fmt: skip
-# Of the teacher: steps, and guidance.
+# Steps and guidance of the teacher.
 TEACHER = (
   (50, 'cfg:1.2'), (50, 'ig:1.5'), (50, 'none'),
   (4, 'cfg:1.2'), (4, 'ig:1.5'), (4, 'none'),
@@ -64,7 +64,7 @@ CURVES = (
 
 
 def command(*words: object) -> float:
-  """Runs a command of main.py; returns its seconds."""
+  """Runs a command of main.py; returns its duration in seconds."""
   begin = time.monotonic()
   subprocess.run([sys.executable, 'main.py', *map(str, words)], check=True)
   return time.monotonic() - begin
@@ -73,7 +73,7 @@ def command(*words: object) -> float:
 def measure(
   args: argparse.Namespace, source: Sequence[str], folder: pathlib.Path
 ) -> dict[str, Any]:
-  """Returns FD and accuracy of a run or folder, each seed's, and means."""
+  """Returns mean FD, its standard error and mean accuracy over seeds."""
   results = []
   for seed in range(args.seeds):
     place = folder.with_name(f'{folder.name}-{seed}')
@@ -95,7 +95,7 @@ def measure(
 
 
 def draw(source: Sequence[str], folder: pathlib.Path) -> np.ndarray:
-  """Draws 40 images of the first seed."""
+  """Samples 40 images with the first seed."""
   words = [word.format(seed=0) for word in source]
   command('sample', *words, '--num=40', f'--out={folder}')
   with np.load(folder / 'samples.npz') as stored:
@@ -105,7 +105,7 @@ def draw(source: Sequence[str], folder: pathlib.Path) -> np.ndarray:
 def distill(
   args: argparse.Namespace, argument: str, place: pathlib.Path, *given: str
 ) -> float:
-  """Trains a student; returns the seconds."""
+  """Trains a student; returns the duration in seconds."""
   keys = [
     f'data.dir={args.data}', f'eval.extractor=classifier:{args.out}/features',
     "eval.metrics=('fd',)", 'eval.every_images=8000', *given,
@@ -120,14 +120,14 @@ def distill(
 def train(
   args: argparse.Namespace, argument: str, guidance: str, place: pathlib.Path
 ) -> float:
-  """Trains a student with every seed, where it is not there; mean minutes."""
+  """Trains missing students for every seed; returns the mean minutes."""
   seconds = []
   given = [f'distill.guidance={guidance}'] if guidance else []
   for seed in range(args.seeds):
     watch = place.with_name(f'{place.name}-{seed}.seconds')
     if not watch.exists():
       folder = watch.with_suffix('')
-      continued = folder.exists()  # then its time is not known
+      continued = folder.exists()  # the total time of a resumed run is unknown
       spent = distill(args, argument, folder, f'seed={seed}', *given)
       watch.write_text('nan' if continued else f'{spent:.1f}')
     seconds.append(float(watch.read_text()))
@@ -135,7 +135,7 @@ def train(
 
 
 def fail(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-  """Trains what goes wrong; returns what each logged."""
+  """Trains the students of FAILURES; returns the logs by name."""
   logs = {}
   for name, changes in FAILURES.items():
     place = args.out / name.replace(' ', '-')
@@ -146,7 +146,7 @@ def fail(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
 
 
 def curves(runs: dict[str, list[dict[str, float]]]) -> Figure:
-  """Each curve of CURVES, a line for each run."""
+  """Draws a panel for each of CURVES with a line per run."""
   figure = Figure(figsize=(11, 6.5))
   panels = figure.subplots(2, 3).ravel()
   lines = {}
@@ -168,7 +168,7 @@ def curves(runs: dict[str, list[dict[str, float]]]) -> Figure:
 
 
 def main() -> None:
-  """Trains, draws, measures, writes."""
+  """Runs the experiment."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--teacher', required=True)
   parser.add_argument('--out', type=pathlib.Path, required=True)
@@ -198,7 +198,7 @@ def main() -> None:
     source, log = [f'--workdir={place}-{{seed}}'], args.out / f'{slug}-0'
     if method == 'flash':
       source = [f'--folder={place}-{{seed}}/student']
-      # Of its stages the one that is like the others.
+      # This stage is the one comparable with the other students.
       logs[f'{name}, sharing'] = read_metrics(log / '2-sharing')
     else:
       logs[name] = read_metrics(log)

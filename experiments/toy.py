@@ -1,13 +1,13 @@
-"""Guidance in the plane: what the toy experiments share.
+"""Shared code of the toy experiments on guidance in the plane.
 
-A point is a latent of shape (1, 1, 2): one token of two channels, for which the
-transformer is a stack of residual MLPs conditioned on t and label (attention to
-itself is a linear map). Training and sampling are the project's own; the data
-is a mixture of Gaussians, known exactly:
+A point is a latent of shape (1, 1, 2), one token of two channels. On one token
+attention is linear, and the transformer is a stack of residual MLPs conditioned
+on t and label. Training and sampling use the project's code. The data is a
+mixture of Gaussians with known density:
 
   p(x | label) = sum_m weight_m N(x; mean_m, factor_m factor_m^T)
 
-over the components m of that class, the weights divided by their sum.
+over the components m of that class, with weights normalized to sum to 1.
 """
 
 import dataclasses
@@ -36,13 +36,10 @@ from train.step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """Gaussians, each of one class; the classes are equally likely.
+  """A mixture of M Gaussians in equally likely classes.
 
-  Attributes:
-    weight: (M,).
-    mean: (M, 2).
-    factor: (M, 2, 2), of the covariance, such as its Cholesky factor.
-    label: (M,) int, from 0.
+  `weight` is (M,), `mean` (M, 2), and `label` (M,) int from 0. `factor`,
+  (M, 2, 2), is a factor of the covariance, such as its Cholesky factor.
   """
 
   weight: np.ndarray
@@ -56,13 +53,13 @@ class Mixture:
     return int(self.label.max()) + 1
 
   def of_class(self, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights that sum to 1, means and factors of a class."""
+    """Returns the weights, which sum to 1, means and factors of a class."""
     here = self.label == label
     weight = self.weight[here] / self.weight[here].sum()
     return weight, self.mean[here], self.factor[here]
 
   def draw(self, label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """True points (n, 2) float64 of the classes `label`, (n,)."""
+    """Samples true points (n, 2) float64 of the classes `label`, (n,)."""
     x = np.zeros((len(label), 2))
     for c in range(self.num_classes):
       (here,) = np.nonzero(label == c)
@@ -73,7 +70,7 @@ class Mixture:
     return x
 
   def log_density(self, x: np.ndarray, label: int) -> np.ndarray:
-    """Logarithm of p(x | label), (n,), at points x (n, 2)."""
+    """Returns log p(x | label), (n,), at points x (n, 2)."""
     weight, mean, factor = self.of_class(label)
     inverse = np.linalg.inv(factor)
     white = np.einsum('mij,nmj->nmi', inverse, x[:, None] - mean)
@@ -83,7 +80,7 @@ class Mixture:
     )
 
   def moments(self, label: int) -> tuple[np.ndarray, float]:
-    """Mean (2,) of a class, and the trace of its covariance."""
+    """Returns the mean (2,) of a class, and the trace of its covariance."""
     weight, mean, factor = self.of_class(label)
     second = np.square(mean).sum(1) + np.square(factor).sum((1, 2))
     center = weight @ mean
@@ -92,7 +89,7 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """A network, and how long it is trained."""
+  """Size and training length of a network."""
 
   depth: int
   width: int
@@ -106,16 +103,16 @@ class Experiment:
   """Data, networks and methods.
 
   Attributes:
-    name: of the files.
-    mixture: the data.
-    unit: length by which points are divided, for about unit variance.
-    network: what is guided.
-    guide: the weaker network of AutoGuidance.
-    methods: name to guidance, as `guidance.parse` reads it, {0} for the scale.
-    fixed: scale at which all methods are shown side by side.
-    networks: of each recipe, with seeds of their own.
-    points: generated for each measurement, over all classes.
-    solver_steps: of Heun's rule, uniform in t.
+    name: Name of the files.
+    mixture: Data.
+    unit: Length that divides points, for about unit variance.
+    network: Recipe of the guided network.
+    guide: Recipe of AutoGuidance's weaker network.
+    methods: Guidance strings by name, with {0} for the scale.
+    fixed: Scale at which all methods are compared.
+    networks: Number of networks per recipe, with different seeds.
+    points: Number of samples per measurement, over all classes.
+    solver_steps: Number of Heun steps, uniform in t.
   """
 
   name: str
@@ -144,7 +141,7 @@ def adamw(
 
 
 def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
-  """Trains networks, alike but for the seed; EMA weights."""
+  """Trains networks with different seeds; returns them with EMA weights."""
   mixture, count = experiment.mixture, recipe.batch_size
   config = DiTConfig(
     size=1, channels=2, num_classes=mixture.num_classes, patch=1,
@@ -167,7 +164,7 @@ def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
     for _ in range(recipe.steps):
       label = rng.integers(mixture.num_classes, size=count)
       x0 = mixture.draw(label, rng).reshape(-1, 1, 1, 2) / experiment.unit
-      # The step takes pixels and makes x0 = image / 127.5 - 1 of them.
+      # The step computes x0 = image / 127.5 - 1 from pixels.
       image = np.float32((x0 + 1) * 127.5)
       state, _ = step(state, {'image': image, 'label': np.int32(label)}, key)
     denoisers.append(backbone.bind(config, state.ema))
@@ -184,7 +181,7 @@ def draw(
   solver: Solver | None = None,
   steps: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Generated points (n, 2) and their labels (n,), all classes in turn."""
+  """Samples points (n, 2) with labels (n,) that cycle through the classes."""
   label = np.arange(experiment.points) % experiment.mixture.num_classes
   x, _ = sampler.sample(
     denoiser,

@@ -1,16 +1,15 @@
-"""Students of a few steps in the plane, where the right answer is known.
+"""Distills few-step students in the plane, where the target is known.
 
   python -m experiments.toy_distill
 
-Two classes side by side, three Gaussians each, that overlap. The teacher is
-trained as in the other toys, and its own samples at many steps are the truth
-that a student has to match. Distilled with the project's objective and step
-(distill/):
+The data has two overlapping classes of three Gaussians each. The teacher is
+trained as in the other toys, and its samples at many steps are the target.
+Students use the project's objective and step (distill/):
 
-  DM         without guidance: has to match the teacher
-  CA only    guided, with nothing beside CA: Decoupled DMD (arXiv 2511.22677)
-             reports over-saturation, rising variance, collapse
-  CA + DM    guided, with each of its four schedules of noise levels
+  DM         without guidance; has to match the teacher
+  CA only    with guidance; Decoupled DMD (arXiv 2511.22677) reports
+             over-saturation, rising variance and collapse
+  CA + DM    with guidance and each of the four noise schedules of that paper
 
 See docs/toys.md.
 """
@@ -44,31 +43,30 @@ from sample.solvers import Euler, Renoise
 from train.config_file import load_config
 from train.ema import EMAConfig
 
-GUIDANCE = 'cfg:3'  # where there is any
+GUIDANCE = 'cfg:3'  # for all guided students
 MEASURES = ('energy', 'guided', 'outward', 'spread', 'total')
 _DRAWN = {
   'energy': 'energy distance to the teacher',
   'spread': 'variance within a class / teacher',
   'total': 'variance of all points / teacher',
 }
-# Noise of the teacher's samples that are the truth, of others of its own, and
-# of everything else.
+# Seeds of the teacher's target samples, its samples for the floor, and others.
 _TRUTH_SEED, _FLOOR_SEED, _SEED = 100, 200, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Students:
-  """The experiment beside data and teacher.
+  """Students, and how they are trained.
 
   Attributes:
-    settings: of each student by name, its steps, and what it changes of the
-      section `distill` (configs/distill/base.py).
-    seeds: of each student; the teacher is the same.
-    marks: updates of the student after which it is measured; then it ends.
-    batch_size: of every update.
-    lr: of the student at first; both fall by a cosine.
-    fake_lr: of the fake denoiser.
-    decay: of the student's average, per update, which is what is sampled.
+    settings: Steps by student, and changes to the section `distill`
+      (configs/distill/base.py).
+    seeds: Number of seeds per student, for one teacher.
+    marks: Updates after which a student is measured; the last ends training.
+    batch_size: Batch size of every update.
+    lr: Initial learning rate of the student, with cosine decay.
+    fake_lr: Initial learning rate of the fake denoiser, with cosine decay.
+    decay: Decay per update of the student's EMA, which is sampled.
   """
 
   settings: Mapping[str, tuple[int, dict[str, str]]]
@@ -81,12 +79,7 @@ class Students:
 
 
 def students(*names: str, **changes: Any) -> Students:
-  """The students: DM alone, CA alone, and both with each schedule.
-
-  Args:
-    *names: names of some; none for all.
-    **changes: other values of `Students`.
-  """
+  """Returns `Students` with `changes`: those with `names`, or all."""
   settings = {
     'DM, 1 step': (1, {'guidance': 'none'}),
     'DM, 4 steps': (4, {'guidance': 'none'}),
@@ -99,7 +92,7 @@ def students(*names: str, **changes: Any) -> Students:
 
 
 def side_by_side() -> toy.Mixture:
-  """The data: arrow heads that point left and right, and meet in the middle."""
+  """Returns the data, two overlapping arrow heads that point left and right."""
   places = np.asarray([(2.0, 0.0), (0.6, 1.8), (0.6, -1.8)])
   return toy.Mixture(
     weight=np.ones(6),
@@ -110,7 +103,7 @@ def side_by_side() -> toy.Mixture:
 
 
 def experiment() -> toy.Experiment:
-  """Data and teacher."""
+  """Returns data and teacher."""
   recipe = toy.Recipe(depth=3, width=32, steps=2000, batch_size=256)
   return toy.Experiment(
     name='toy_distill',
@@ -126,21 +119,18 @@ def experiment() -> toy.Experiment:
 
 
 class Judge:
-  """Compares points with the teacher's."""
+  """Compares points with the teacher's, (n, 2), without and with guidance."""
 
   def __init__(self, truth: np.ndarray, guided: np.ndarray) -> None:
-    """Takes the teacher's points, (n, 2), without and with guidance."""
     self.truth, self.guided = truth, guided
 
   def __call__(self, x: np.ndarray) -> np.ndarray:
-    """Measures x (n, 2), of which every other point is of class 1.
+    """Measures x (n, 2) with alternating classes; returns MEASURES, (5,).
 
-    Returns:
-      (5,), in the order of MEASURES. energy: the energy distance to the
-      teacher's points, and guided: to those of the guided teacher, means over
-      the classes. outward: how much farther the class is from the other one
-      than the teacher's. spread: variance within the class, over the teacher's.
-      total: variance of all points, over the teacher's.
+    energy and guided are energy distances to the teacher without and with
+    guidance, as means over the classes. outward is half the distance of the
+    class means along x, minus the teacher's. spread is the variance within a
+    class over the teacher's, and total the variance of all points.
     """
     pairs = [(x[c::2], self.truth[c::2], self.guided[c::2]) for c in (0, 1)]
     return np.asarray(
@@ -160,7 +150,7 @@ def distill(
   name: str,
   teacher: BoundNetwork,
 ) -> np.ndarray:
-  """Makes a student once for each seed; its points (seeds, marks, n, 2)."""
+  """Distills a student per seed; returns its points (seeds, marks, n, 2)."""
   steps, changes = students.settings[name]
   section = load_config('configs/distill/base.py').distill.to_dict()
   config = DistillConfig(**{**with_tuples(section), 'method': 'dmd', **changes})
@@ -205,13 +195,10 @@ def distill(
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """What was measured.
+  """Measures and points by name.
 
-  Attributes:
-    marks: updates of the student.
-    rows: name to (seeds, measures), at the end.
-    curves: name to (seeds, marks, measures).
-    panels: name to points (n, 2), of the first seed.
+  `rows` are (seeds, measures) at the end, `curves` (seeds, marks, measures) and
+  `panels` points (n, 2) of the first seed. `marks` count the student's updates.
   """
 
   marks: tuple[int, ...]
@@ -220,11 +207,11 @@ class Results:
   panels: dict[str, np.ndarray]
 
   def at(self, name: str, measure: str) -> np.ndarray:
-    """The curve of a measure, (seeds, marks)."""
+    """Returns the curve of a measure, (seeds, marks)."""
     return self.curves[name][..., MEASURES.index(measure)]
 
   def text(self) -> str:
-    """Tables as Markdown: mean over the seeds ± standard deviation."""
+    """Returns Markdown tables of mean ± standard deviation over seeds."""
     ends = [[name, *map(cell, rows.T)] for name, rows in self.rows.items()]
     text = f'After {self.marks[-1]} updates of the student:\n\n'
     text += markdown.table(['', *MEASURES], ends)
@@ -235,7 +222,7 @@ class Results:
     return text
 
   def clouds_figure(self) -> Figure:
-    """The points, over the teacher's."""
+    """Draws the points over the teacher's."""
     rows = -(-len(self.panels) // 4)
     figure = Figure(figsize=(8, 2.2 * rows), layout='constrained')
     axes = figure.subplots(rows, 4).ravel()
@@ -247,7 +234,7 @@ class Results:
     return figure
 
   def curves_figure(self) -> Figure:
-    """Measures over the updates: the mean, and least to greatest of seeds."""
+    """Draws measures by updates: the mean over seeds, and their range."""
     figure = Figure(figsize=(11, 3.6), layout='constrained')
     for ax, (measure, title) in zip(
       figure.subplots(1, len(_DRAWN)), _DRAWN.items(), strict=True
@@ -268,7 +255,7 @@ class Results:
 
 
 def run(experiment: toy.Experiment, students: Students) -> Results:
-  """Trains the teacher, makes the students, and measures."""
+  """Trains the teacher, distills the students, and measures."""
   (teacher,) = toy.train(experiment, experiment.network)
 
   def ask(guidance='none', seed=_SEED, **how):
@@ -301,7 +288,7 @@ def run(experiment: toy.Experiment, students: Students) -> Results:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """The command line: toy_distill.md, .png and _curves.png in --out."""
+  """Writes toy_distill.md, .png and _curves.png to --out."""
 
   def made():
     results = run(experiment(), students())
@@ -318,7 +305,7 @@ def _variance(x: np.ndarray) -> float:
 
 
 def _outward(x: np.ndarray) -> float:
-  """Half of how far class 1 lies to the right of class 0."""
+  """Returns half the distance of the class means along x."""
   return float(x[1::2, 0].mean() - x[::2, 0].mean()) / 2
 
 

@@ -1,11 +1,11 @@
-"""The toy of Internal Guidance: a fractal of two classes.
+"""The toy experiment of Internal Guidance, a fractal of two classes.
 
   python -m experiments.toy_fractal
 
-Two trees that branch again and again, one for each class, grown from the origin
-in opposite directions, of thin Gaussians: after the toy of AutoGuidance (arXiv
-2406.02507, figure 1), which Internal Guidance takes up (arXiv 2512.24176). The
-constants are our own. See docs/toys.md.
+Each class is a branching tree of thin Gaussians. The two grow from the origin
+in opposite directions, after the toy of AutoGuidance (arXiv 2406.02507, figure
+1), which Internal Guidance also uses (arXiv 2512.24176). The constants are
+ours. See docs/toys.md.
 """
 
 import numpy as np
@@ -21,18 +21,14 @@ METHODS = {
 
 
 def tree(levels: int = 5, pieces: int = 6) -> toy.Mixture:
-  """The data.
+  """Returns two trees with `levels` of branching.
 
-  A branch of level k, from 0, has length about 1.4 * 0.75^k, half thickness
-  0.08 * 0.75^k and weight length / 2^k, so that the levels weigh about alike;
-  at its end two branches turn away by about 0.75^k. Each is `pieces` Gaussians
-  in a row.
-
-  Args:
-    levels: of branching.
-    pieces: Gaussians in a branch.
+  A branch of level k from 0 is `pieces` Gaussians in a row. It has a length of
+  about 1.4 * 0.75^k, a half thickness of 0.08 * 0.75^k, and the weight length /
+  2^k, which makes the levels about equally likely. Two branches turn away from
+  its end by about 0.75^k.
   """
-  rng = np.random.default_rng(1)  # lengths and angles, random by 20 %
+  rng = np.random.default_rng(1)  # lengths and angles vary by 20 %
   weight, mean, factor, label = [], [], [], []
   for c, turns in enumerate((0.125, 0.625)):
     branches = [(np.zeros(2), 2 * np.pi * turns)]
@@ -57,7 +53,7 @@ def tree(levels: int = 5, pieces: int = 6) -> toy.Mixture:
 
 
 def experiment() -> toy.Experiment:
-  """The whole experiment."""
+  """Returns the experiment."""
   return toy.Experiment(
     name='toy_fractal',
     mixture=tree(),

@@ -1,9 +1,9 @@
-"""The toy of S2-Guidance: four Gaussians (arXiv 2508.12880, section 4).
+"""The toy experiment of S2-Guidance (arXiv 2508.12880, section 4).
 
   python -m experiments.toy_mixture
 
-An equal mixture of four isotropic Gaussians at (+-4, +-4), each a class of its
-own, of standard deviation 1 (the paper gives none). See docs/toys.md.
+The four classes are isotropic Gaussians at (+-4, +-4). Their standard deviation
+is 1; the paper gives none. See docs/toys.md.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ METHODS = {
 
 
 def four_gaussians() -> toy.Mixture:
-  """The data: class c at the c-th corner of a square of side 8."""
+  """Returns the data, with each class at a corner of a square of side 8."""
   corners = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
   return toy.Mixture(
     weight=np.ones(4),
@@ -31,7 +31,7 @@ def four_gaussians() -> toy.Mixture:
 
 
 def experiment() -> toy.Experiment:
-  """The whole experiment."""
+  """Returns the experiment."""
   return toy.Experiment(
     name='toy_mixture',
     mixture=four_gaussians(),

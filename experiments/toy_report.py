@@ -1,8 +1,8 @@
-"""Runs a toy experiment: measures, tables (Markdown) and figure (PNG).
+"""Runs a toy experiment, and writes tables (Markdown) and a figure (PNG).
 
-Every method is tried at every scale of SCALES with noise of one seed. `chosen`
-is the scale of the least energy distance, the mean over the networks; it is
-drawn again with other noise, and that is what the table shows.
+Every method samples at every scale of SCALES with one noise seed. The scale
+with the least energy distance, averaged over networks, is sampled again with
+another seed for the table.
 """
 
 import argparse
@@ -27,11 +27,11 @@ _DIGITS = dict(zip(MEASURES, (3, 2, 2, 3, 3, 3), strict=True))
 
 
 def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
-  """Energy distance of two samples, (n, 2) and (m, 2); Szekely and Rizzo 2013.
+  """Returns the energy distance of samples (n, 2), (m, 2); Szekely, Rizzo 2013.
 
-  sqrt(2 E|x - y| - E|x - x'| - E|y - y'|): a metric on distributions with a
-  mean. E|x - x'| is over different points, so that the square has no bias;
-  where it is below 0 by chance, it counts as 0.
+  sqrt(2 E|x - y| - E|x - x'| - E|y - y'|) is a metric on distributions with a
+  mean. E|x - x'| is over different points, which makes the square unbiased.
+  Negative squares count as 0.
   """
   between = spatial.distance.cdist(x, y).mean()
   within = sum(spatial.distance.pdist(z).mean() for z in (x, y))
@@ -42,7 +42,6 @@ class Judge:
   """Measures samples of n points in each class against the truth."""
 
   def __init__(self, mixture: toy.Mixture, count: int) -> None:
-    """Draws true points to compare `count` points of each class with."""
     self.mixture, self.truth = mixture, []
     rng = np.random.default_rng(1000)
     for c in range(mixture.num_classes):
@@ -52,14 +51,14 @@ class Judge:
       self.truth.append((real[: 4 * count], threshold, np.quantile(gaps, 0.95)))
 
   def __call__(self, x: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Measures points (n, 2) of classes `label`, (n,); means over classes.
+    """Measures points (n, 2) of `label` (n,); returns MEASURES, (6,).
 
-    Returns:
-      (6,), in the order of MEASURES. energy: the energy distance. shift: from
-      the true mean. spread: root of the ratio of the covariances' traces.
-      outliers: share below the 0.1 % quantile of the true density. other: share
-      at which another class is denser. coverage: share of true points with a
-      point within r, r being such that a true sample covers 95 %.
+    All are means over classes. energy is the energy distance, shift the
+    distance from the true mean, and spread the root of the ratio of the
+    covariances' traces. outliers is the share of points below the 0.1 %
+    quantile of the true density, and other the share where another class is
+    denser. coverage is the share of true points with a point within r; a true
+    sample covers 95 %.
     """
     results = []
     for c, (real, threshold, radius) in enumerate(self.truth):
@@ -87,12 +86,12 @@ def command_line(
   run: Callable[[], tuple[str, Mapping[str, Figure]]],
   argv: list[str] | None = None,
 ) -> None:
-  """The command line of an experiment.
+  """Runs an experiment from the command line.
 
   Args:
-    name: name of the experiment, and of its tables NAME.md in --out.
-    run: function to the tables, and pictures by name.
-    argv: arguments; None for those of the process.
+    name: Name of the experiment, and of its tables NAME.md in --out.
+    run: Function that returns the tables, and figures by name.
+    argv: Arguments; None for those of the process.
   """
   parser = argparse.ArgumentParser()
   parser.add_argument(
@@ -106,7 +105,7 @@ def command_line(
   (args.out / f'{name}.md').write_text(text)
   for file, figure in figures.items():
     pictures.write_figure(args.out / f'{file}.png', figure)
-  print(f'{text}\n{start:.0f} s, of them {cpu:.0f} s of processor time')
+  print(f'{text}\n{start:.0f} s, with {cpu:.0f} s of processor time')
 
 
 def main(
@@ -114,7 +113,7 @@ def main(
   argv: list[str] | None = None,
   scales: tuple[float, ...] = SCALES,
 ) -> None:
-  """The command line of an experiment on guidance: NAME.md and NAME.png."""
+  """Runs a guidance experiment, and writes NAME.md and NAME.png to --out."""
 
   def made():
     text, figure = run(experiment, scales)
@@ -126,7 +125,7 @@ def main(
 def run(
   experiment: toy.Experiment, scales: tuple[float, ...] = SCALES
 ) -> tuple[str, Figure]:
-  """Trains, sweeps, chooses and measures; returns the tables and the figure."""
+  """Trains, sweeps and measures; returns the tables and the figure."""
   mixture = experiment.mixture
   judge = Judge(mixture, experiment.points // mixture.num_classes)
   networks = toy.train(experiment, experiment.network)
@@ -134,7 +133,7 @@ def run(
   clouds = {}
 
   def measure(text, seed, denoisers=networks):
-    """(networks, measures); keeps the points of the first network."""
+    """Returns (networks, measures); stores points of the first network."""
     results = []
     for denoiser, guide in zip(denoisers, guides, strict=True):
       x, label = toy.draw(experiment, denoiser, text, seed, guide=guide)
@@ -154,7 +153,7 @@ def run(
     ('none', '', none),
     ('the guide alone', '', measure('none', 0, guides)),
   ]
-  # With the noise of the sweep, which moves every figure of a method alike.
+  # The sweep's noise shifts all methods alike, so the baseline shares it.
   unguided = measure('none', _SWEEP_SEED)
   sweep, panels = {}, [('none', clouds['none', _SWEEP_SEED][0])]
   for name, text in experiment.methods.items():
@@ -171,7 +170,7 @@ def run(
   ]
   text = '\n'.join(
     [
-      'Scale of least energy distance, drawn anew:\n',
+      'Scale of least energy distance, sampled again:\n',
       table(rows),
       f'All at scale {experiment.fixed:g}:\n',
       table(fixed),
@@ -184,7 +183,7 @@ def run(
 
 
 def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
-  """Markdown, of (name, scale, (networks, measures)): mean ± deviation."""
+  """Returns mean ± deviation of (name, scale, (networks, measures)) rows."""
   lines = []
   for name, scale, values in rows:
     cells = [
@@ -197,7 +196,7 @@ def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
 
 
 def _sweep_table(sweep, scales, none) -> str:
-  """Energy distances, method by scale; scale 1 is no guidance."""
+  """Returns energy distances by method and scale; scale 1 is no guidance."""
   lines = [
     [name, *(cell(v[:, 0]) for v in (none, *values))]
     for name, values in sweep.items()
@@ -206,7 +205,7 @@ def _sweep_table(sweep, scales, none) -> str:
 
 
 def cell(values: np.ndarray, digits: int = 3, *, share: bool = False) -> str:
-  """Returns mean ± standard deviation of networks; of one, the value."""
+  """Returns mean ± standard deviation, or the value if there is only one."""
   scale, mark = (100, '%') if share else (1, '')
   digits = 1 if share else digits
   text = f'{scale * values.mean():.{digits}f}{mark}'
@@ -218,7 +217,7 @@ def cell(values: np.ndarray, digits: int = 3, *, share: bool = False) -> str:
 def cloud(
   ax: Axes, name: str, x: np.ndarray, true: np.ndarray, label: np.ndarray
 ) -> None:
-  """Draws points over the true ones; points beyond the frame are not drawn."""
+  """Draws points over the true ones, clipped to the frame."""
   reach = 1.35 * np.abs(true).max()
   if x is not true:
     ax.scatter(*true.T, s=1, color='0.85')
@@ -237,7 +236,7 @@ def draw_figure(
   floor: np.ndarray,
   none: np.ndarray,
 ) -> Figure:
-  """Clouds of points over the true ones, and measures against the scale."""
+  """Draws points over the true ones, and measures by scale."""
   figure = Figure(figsize=(15, 7.6), layout='constrained')
   axes = figure.subplots(2, 4).ravel()
   for ax, (name, x) in zip(axes, [('true', true), *panels], strict=False):

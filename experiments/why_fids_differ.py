@@ -1,11 +1,11 @@
-"""The same images, other numbers: what moves a Frechet distance.
+"""Shows how image processing changes a Frechet distance.
 
   python -m experiments.why_fids_differ --config=configs/cifar10.py \
     --data_dir=data --features=features/cifar10
 
-Real held-out images against the real training images, changed in one thing at
-a time. Features are of a classifier (main.py train-features); then, with
---inception=FILE, of Inception after each preprocessing.
+Compares held-out images with training images, one change at a time, in features
+of a classifier (main.py train-features). With --inception=FILE it also compares
+Inception's preprocessings.
 """
 
 import argparse
@@ -27,25 +27,25 @@ from train.config_file import load_config, override
 from train.experiment import build
 
 COUNTS = (250, 500, 1000, 2500, 5000, 10_000)
-IMAGES = 500  # of Inception: a CPU takes ten a second
+IMAGES = 500  # for Inception, since a CPU processes ten per second
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-  """Through a JPEG file and back."""
+  """Encodes an image as JPEG, and decodes it."""
   data = io.BytesIO()
   Image.fromarray(image).save(data, 'jpeg', quality=quality)
   return np.asarray(Image.open(data))
 
 
 def resampled(image: np.ndarray, method: Resampling) -> np.ndarray:
-  """Made twice as large and small again."""
+  """Doubles the size of an image, and reduces it again."""
   side = image.shape[0]
   large = Image.fromarray(image).resize((2 * side, 2 * side), method)
   return np.asarray(large.resize((side, side), method))
 
 
 def changes(images: np.ndarray) -> dict[str, np.ndarray]:
-  """The images, changed as pipelines change them; by what was done."""
+  """Returns images after common changes of pipelines, by description."""
   if images.shape[-1] != 3:
     return {'as they are': images}
   noise = np.random.default_rng(0).uniform(-0.5, 0.5, images.shape)
@@ -69,7 +69,7 @@ def changes(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-  """Prints a table for each thing that is changed."""
+  """Prints the tables."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--config', default='configs/cifar10.py')
   parser.add_argument('--data_dir', default='runs/data')

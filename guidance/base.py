@@ -128,7 +128,7 @@ class LabelTerm(Term):
 
 
 class BlocksTerm(Term):
-  """Guidance away from the mean of M sub-networks; draws keep (M, L) bool."""
+  """Guidance away from the mean of M sub-networks; its draw is (M, L) bool."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Guided(NamedTuple):
     velocity: Guided velocity (B, H, W, C) in the precision of x.
     variance: Learned variance of the conditional row, like velocity, or None.
     memory: Memory of each method, for the next solver step.
-    parts: Predictions behind the velocity, if requested: 'strong', the
+    parts: Predictions used for the velocity, if requested: 'strong', the
       conditional row; 'refined', the same after IG; and each weak prediction
       under the name of its method.
   """

@@ -115,7 +115,7 @@ def _portable(error: Exception) -> Exception:
   """Returns the error, or its text in a ReadError if pickling fails."""
   try:
     pickle.loads(pickle.dumps(error))
-  except Exception as problem:  # whatever the error's class raises
+  except Exception as problem:  # pickling can raise any exception
     portable = ReadError(f'a process that reads data failed ({reason(error)}).')
     for note in (*error.__notes__, f'It cannot be pickled: {problem!r}.'):
       portable.add_note(note)

@@ -169,7 +169,7 @@ def open_network(place: epath.PathLike) -> SavedNetwork:
 def load_config(place: epath.PathLike) -> dict[str, Any]:
   """Returns config.json of a run or folder; InputError if it is missing."""
   if os.fspath(place).startswith((HUB, WEB)):
-    local(os.fspath(place))  # raises InputError that says how to convert it
+    local(os.fspath(place))  # its InputError has the command to convert it
   check_value('the workdir', os.fspath(place), PathText)
   path = epath.Path(place).expanduser() / 'config.json'
   try:

@@ -119,7 +119,7 @@ def place(tmp_path_factory):
   made = succeed(
     'train-features', *words, '--steps=4', f'--to={place}/classifier'
   )
-  assert 'right on 12 held-out images of animals' in made.out
+  assert 'accuracy on 12 held-out images of animals' in made.out
   return place
 
 

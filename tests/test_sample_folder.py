@@ -258,7 +258,7 @@ def test_a_set_without_a_finite_image_is_not_finished(broken, form):
   words = ('sample', f'--folder={broken(0, 1, 2, 3, 4)}', f'--format={form}')
   for _ in range(2):  # the second time nothing is left to draw
     result = run(*words, *QUICK)
-    assert result.status == 1 and 'Already drawn' not in result.err
+    assert result.status == 1 and 'Already sampled' not in result.err
     (line,) = (x for x in result.err.splitlines() if x.startswith('main.py:'))
     assert '5 of 5 images have values that are not finite' in line
 
@@ -273,7 +273,7 @@ def test_images_that_are_not_finite_are_recorded(broken, mine, tmp_path):
     protocol = json.loads((out / 'samples.json').read_text())
     assert protocol['complete'] and protocol['nonfinite'] == 2
     assert protocol['nonfinite_images'] == '1,3'
-  assert 'Already drawn' in result.err
+  assert 'Already sampled' in result.err
   # Their metrics would mean nothing.
   result = run(
     'evaluate', f'--samples={out}/samples.npz', mine,

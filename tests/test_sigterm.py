@@ -40,7 +40,7 @@ def test_sigterm_says_what_is_kept(
   result = run(*words)
   assert result.status == 0, result.err
   if command == 'sample':
-    assert '8 of 20 images are there' in result.err
+    assert '8 of 20 images exist' in result.err
 
 
 def test_a_command_without_results_of_its_own_ends_too(tmp_path, monkeypatch):

@@ -1,7 +1,4 @@
-"""The flags of every command, one module for each.
-
-Nothing here imports JAX, so `--help` and errors in flags are answered at once.
-"""
+"""The flags of every command, one module for each."""
 
 import argparse
 from collections.abc import Mapping
@@ -38,8 +35,8 @@ COMMANDS = {
 def add_commands(
   parser: argparse.ArgumentParser,
 ) -> Mapping[str, argparse.ArgumentParser]:
-  """Adds every command, and returns their parsers by name."""
-  # For commands without these flags.
+  """Adds every command, and returns the parsers by name."""
+  # Defaults for commands without these flags.
   parser.set_defaults(folder=None, topology=None, distributed=False)
   parser.set_defaults(coordinator=None, num_processes=None, process_id=None)
   commands = parser.add_subparsers(dest='command', metavar='COMMAND')

@@ -19,8 +19,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--guidance',
     action='append',
-    help='guidance of a row, as for sample; repeat it for more rows '
-    f'({"; ".join(METHODS)}: those that the network can do)',
+    help='guidance of a row, as for sample; repeat the flag for more rows '
+    f'(the methods among {"; ".join(METHODS)} that the network supports)',
   )
   parser.add_argument(
     '--num', type=int, default=500, help='images per method (%(default)s)'
@@ -33,7 +33,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--extractor',
-    help='classifier that was trained before, as classifier:FOLDER (one is '
-    'trained)',
+    help='classifier trained earlier, as classifier:FOLDER (a new classifier)',
   )
   shared.add_source(parser)

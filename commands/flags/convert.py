@@ -6,22 +6,22 @@ from commands.flags import shared
 
 DESCRIPTION = 'convert weights from one kind of file to another'
 EPILOG = """\
-examples; a published file to a folder, back, and to another file:
+Examples: a published file to a folder, back, and to another file:
   python main.py convert --from=SiT.pt --to=sit --family=ig_sit --taps=8
   python main.py convert --from=hf://org/name/DiT.pt --to=dit --family=dit
   python main.py convert --from=sit --to=sit.safetensors
   python main.py convert --from=DiT.pt --to=dit.safetensors --family=dit
-the newest checkpoint of a run, to a folder and to a published file:
+The newest checkpoint of a run, to a folder and to a published file:
   python main.py convert --from=runs/digits --to=digits
   python main.py convert --from=runs/digits --to=digits-raw --weights=raw
   python main.py convert --from=runs/sit --to=sit.safetensors --family=ig_sit
-quantized, for sampling (any source but quantized weights):
+Quantized weights for sampling, from any source not yet quantized:
   python main.py convert --from=runs/digits --to=digits-int8 --quantize=int8
-FID's Inception, as published, to a file that needs no torch:
+The published Inception network of FID, to a file that needs no torch:
   python main.py convert --from=I.pth --to=I.safetensors --family=inception
 
 .pt, .pth and .ckpt files need torch (requirements-torch.txt), hf:// needs
-huggingface_hub (requirements-hub.txt). Nothing is ever overwritten.
+huggingface_hub (requirements-hub.txt). No file is overwritten.
 """
 
 
@@ -42,7 +42,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     metavar='PATH',
     type=shared.web_path,
     required=True,
-    help='new published file if it ends with .safetensors, else new folder',
+    help='path of a new published file, if it ends with .safetensors, or of a '
+    'new folder',
   )
   parser.add_argument(
     '--family', help=f'published format: {", ".join(shared.FAMILIES)}'
@@ -66,18 +67,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--weights',
     type=shared.weights,
-    help='ema or raw, the moving average or the raw parameters (ema, or the '
-    'only set there is); for a run also ema:WIDTH',
+    help='ema (moving average), raw (parameters) or, for a run, ema:WIDTH '
+    '(ema, or the only available set)',
   )
   parser.add_argument(
     '--quantize',
     metavar='SCHEME',
-    help=f'{", ".join(shared.SCHEMES)}: a folder of smaller weights, for '
-    'sampling only (none)',
+    help=f'{", ".join(shared.SCHEMES)}: quantize into a folder, for sampling '
+    'only (none)',
   )
   parser.add_argument(
     '--allow_nonfinite',
     action='store_true',
-    help='convert weights with NaN or infinite values too, for study; a folder '
-    'of them can be sampled',
+    help='convert weights with NaN or infinite values too; a folder of them '
+    'can be sampled',
   )

@@ -8,7 +8,7 @@ DESCRIPTION = (
   'train a few-step student of a network; the same command again resumes'
 )
 EPILOG = f"""{shared.ALL_KEYS}
-The first example trains one student, the second runs a recipe of several
+The first example trains one student. The second runs a recipe of several
 stages (docs/distillation.md).
 Examples:
   python main.py distill --config=configs/distill/digits.py:hybrid,4 \\
@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     '--teacher',
     type=shared.path,
     required=True,
-    help='teacher: a run (its average), or a folder of weights',
+    help='run (its averaged weights) or folder of weights',
   )
   parser.add_argument(
     '--workdir', type=shared.path, help='folder of the student'

@@ -27,12 +27,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   what.add_argument(
     '--workdir',
     type=shared.path,
-    help='run to sample them from; they are not written',
+    help='run to sample from; the images are not saved',
   )
   what.add_argument(
     '--folder',
     type=shared.web_path,
-    help='folder of weights to sample them from',
+    help='folder of weights to sample from',
   )
   shared.add_real_images_config(parser)
   shared.add_extractor(parser)
@@ -40,15 +40,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--metrics',
     type=shared.metrics,
-    help='some of fid, sfid, is, kid, precision, recall, fd, accuracy, fd_inf, '
-    'separated by commas (all that can be computed but fd_inf)',
+    help='metrics among fid, sfid, is, kid, precision, recall, fd, accuracy, '
+    'fd_inf, separated by commas (all possible ones but fd_inf)',
   )
   shared.add_standard_errors(parser)
   shared.add_drawing(parser)
   parser.add_argument(
     '--num',
     type=int,
-    help='number of images of each set (50,000, or all samples)',
+    help='number of images in each set (50,000, or all samples)',
   )
   shared.add_source(parser)
   shared.add_processes(parser)

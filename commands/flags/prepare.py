@@ -19,8 +19,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--images',
     type=shared.path,
-    help='folder or .zip of CLASS/IMAGE (ImageNet from its tars: see '
-    'docs/data.md), or tfds:NAME[:SPLIT]',
+    help='folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT] (docs/data.md '
+    'describes ImageNet from its tars)',
   )
   parser.add_argument(
     '--autoencoder',
@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     '--split', default='train', help='split to write (%(default)s)'
   )
   parser.add_argument(
-    '--verify', action='store_true', help='only read all records again'
+    '--verify', action='store_true', help='only check all records'
   )
   parser.add_argument(
     '--image_size',
@@ -71,6 +71,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     '--max_broken',
     type=int,
     default=100,
-    help='largest number of broken images (%(default)s)',
+    help='largest number of broken images to skip (%(default)s)',
   )
   shared.add_processes(parser)

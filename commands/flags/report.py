@@ -18,13 +18,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     '--guidance',
     action='append',
     default=[],
-    help='guidance to sample with, as for sample; repeat it for more methods '
-    '(those of log.preview_guidance and of the last compare)',
+    help='guidance to sample with, as for sample; repeat the flag for more '
+    'methods (log.preview_guidance and the methods of the last compare)',
   )
   parser.add_argument(
     '--no_draw',
     action='store_true',
-    help='use only what is in the workdir: read no weights, and leave out the '
-    'samples of an earlier page',
+    help='show only existing results: read no weights and draw no samples',
   )
   shared.add_source(parser)

@@ -5,7 +5,7 @@ import argparse
 from commands.flags import shared
 
 DESCRIPTION = (
-  'draw images from a run or a folder of weights; the same command again '
+  'sample images from a run or a folder of weights; the same command again '
   'resumes'
 )
 EPILOG = f"""{shared.FREE_KEYS}
@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   where.add_argument(
     '--folder',
     type=shared.web_path,
-    help='folder of weights, made by convert',
+    help='folder of weights written by convert',
   )
   where.add_argument(
     '--config', type=shared.path, help='config file, for --dry_run only'
@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     '--format',
     choices=shared.FORMATS,
     default='npz',
-    help='one samples.npz for the ADM evaluator, or a folder of PNG '
+    help='one samples.npz for the ADM evaluator, or a folder of PNG files '
     '(%(default)s)',
   )
   shared.add_overwrite(parser)

@@ -1,7 +1,7 @@
-"""Flags that several commands share, and functions that read their values.
+"""Flags that several commands share, and functions that parse their values.
 
-The words are repeated from the modules that define them, because importing
-those takes seconds; a test holds both equal.
+Names are repeated here because importing the modules that define them takes
+seconds. A test checks that both lists agree.
 """
 
 import argparse
@@ -17,7 +17,7 @@ METHODS = (
 METRICS = (
   'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
 )  # fmt: skip
-# The field's names for two of the metrics.
+# Common names of two metrics.
 METRIC_ALIASES = {'fid': 'fd', 'sfid': 'sfd'}
 RESIZES = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
 FORMATS = ('npz', 'png')
@@ -27,7 +27,6 @@ FAMILIES = (
   'inception',
 )  # fmt: skip
 SCHEMES = ('int8', 'int6', 'int4')
-# Sentences of --help on config keys.
 FREE_KEYS = (
   'Config keys that change no weights can be set: --config.KEY=VALUE, with the '
   'keys of configs/base.py.'
@@ -40,12 +39,12 @@ AUTOENCODER = 'NAME:FILE[,FILE]'
 
 
 def path(text: str) -> str:
-  """Reads a path, which some file system must accept."""
+  """Parses a path."""
   return _checked(text, PathText)
 
 
 def web_path(text: str) -> str:
-  """Reads a path, or an address at hf:// or https://."""
+  """Parses a path, or an address at hf:// or https://."""
   return _checked(text, WebText)
 
 
@@ -60,7 +59,7 @@ def _checked(text: str, declaration: Any) -> str:
 
 
 def weights(text: str) -> str:
-  """Reads the name of a run's weights: ema, raw or ema:WIDTH."""
+  """Parses ema, raw or ema:WIDTH."""
   if text not in WEIGHTS and not text.startswith('ema:'):
     raise argparse.ArgumentTypeError(
       f'{text!r}, expected {" or ".join(WEIGHTS)}, or ema:WIDTH of a '
@@ -70,7 +69,7 @@ def weights(text: str) -> str:
 
 
 def metrics(text: str) -> tuple[str, ...]:
-  """Reads names of metrics, separated by commas."""
+  """Parses metrics separated by commas."""
   names = tuple(METRIC_ALIASES.get(name, name) for name in text.split(','))
   known = (*METRIC_ALIASES, *METRICS)
   if wrong := [name for name in names if name not in METRICS]:
@@ -82,7 +81,7 @@ def metrics(text: str) -> tuple[str, ...]:
 
 
 def metric(text: str) -> str:
-  """Reads the name of one metric."""
+  """Parses the name of one metric."""
   name, *more = metrics(text)
   if more:
     raise argparse.ArgumentTypeError(f'{text!r}, expected one metric')
@@ -90,14 +89,14 @@ def metric(text: str) -> str:
 
 
 def exit_status(text: str) -> int:
-  """Reads an exit status."""
+  """Parses an exit status."""
   if not (text.isdecimal() and int(text) < 256):
     raise argparse.ArgumentTypeError(f'{text!r}, expected 0 to 255')
   return int(text)
 
 
 def blocks(text: str) -> tuple[int, ...]:
-  """Reads numbers of blocks, separated by commas."""
+  """Parses numbers of blocks separated by commas."""
   try:
     return tuple(int(word) for word in text.split(','))
   except ValueError:
@@ -107,19 +106,19 @@ def blocks(text: str) -> tuple[int, ...]:
 
 
 def add_workdir(parser: argparse.ArgumentParser) -> None:
-  """Adds --workdir of a command that reads a run."""
+  """Adds --workdir for a command that reads a run."""
   parser.add_argument(
     '--workdir', type=path, required=True, help='folder of the run'
   )
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-  """Adds weights and decoder to sample with, seed, and where results go."""
+  """Adds weights, decoder and seed for sampling, and the output folder."""
   parser.add_argument(
     '--weights',
     type=weights,
-    help='weights of a run: ema, its moving average; raw, the parameters; '
-    'ema:WIDTH, a power-function average (ema)',
+    help='weights of a run: ema (moving average), raw (parameters) or '
+    'ema:WIDTH (power-function average) (ema)',
   )
   parser.add_argument(
     '--step', type=int, help='checkpoint of a run (the newest)'
@@ -142,7 +141,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_drawing(parser: argparse.ArgumentParser) -> None:
-  """Adds what to sample: guidance, or a preset, and labels."""
+  """Adds guidance, preset and labels."""
   parser.add_argument(
     '--guidance',
     help=f'methods {", ".join(METHODS)} as '
@@ -162,29 +161,29 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
 
 
 def add_autoencoder(parser: argparse.ArgumentParser) -> None:
-  """Adds the autoencoder that decodes."""
+  """Adds the autoencoder that decodes latents."""
   parser.add_argument(
     '--autoencoder',
     metavar=AUTOENCODER,
     type=web_path,
-    help='autoencoder that decodes latents: sd_vae, va_vae (with its file of '
-    'statistics), taesd, ... and its published files, or their folder (the '
-    'one that the data or the run remembers)',
+    help='decoder of latents: name (sd_vae, taesd, va_vae with its statistics '
+    'file, ...) and published files or their folder (the autoencoder that the '
+    'data or the run records)',
   )
 
 
 def add_extractor(parser: argparse.ArgumentParser) -> None:
-  """Adds whose features are measured."""
+  """Adds the feature extractor and its preprocessing."""
   parser.add_argument(
     '--extractor',
-    help='extractor: inception:FILE, classifier[:FOLDER], pixels or '
+    help='feature extractor: inception:FILE, classifier[:FOLDER], pixels or '
     'FILE.py:NAME',
   )
   parser.add_argument('--preprocessing', help=', '.join(RESIZES))
 
 
 def add_standard_errors(parser: argparse.ArgumentParser) -> None:
-  """Adds how standard errors are found."""
+  """Adds the estimators of standard errors."""
   parser.add_argument(
     '--repeats',
     type=int,
@@ -196,23 +195,23 @@ def add_standard_errors(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reference_flag(parser: argparse.ArgumentParser) -> None:
-  """Adds the real images to measure against."""
+  """Adds the real images to compare with."""
   parser.add_argument(
     '--reference', help='real images, or their statistics (the training split)'
   )
 
 
 def add_real_images_config(parser: argparse.ArgumentParser) -> None:
-  """Adds the config whose training split is measured against."""
+  """Adds the config of the real images."""
   parser.add_argument(
     '--config',
     type=path,
-    help='config file whose data are the real images',
+    help='config file of the real images',
   )
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-  """Adds where to write."""
+  """Adds the target path."""
   parser.add_argument(
     '--to', dest='target', type=path, required=True,
     help='file or folder to write',
@@ -220,7 +219,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
-  """Adds permission to discard other results."""
+  """Adds --overwrite."""
   parser.add_argument(
     '--overwrite',
     action='store_true',
@@ -229,20 +228,20 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 
 def add_stopped_status(parser: argparse.ArgumentParser) -> None:
-  """Adds the exit status of a run that was stopped."""
+  """Adds --stopped_status."""
   parser.add_argument(
     '--stopped_status',
     type=exit_status,
     default=0,
-    help='exit status of a run that was stopped before its end, for launchers '
-    'that start it again (%(default)s)',
+    help='exit status of a run that stopped early, for launchers that restart '
+    'it (%(default)s)',
   )
 
 
 def add_dry_run(
   parser: argparse.ArgumentParser, *, topology: bool = False
 ) -> None:
-  """Adds --dry_run, and the chips that it may compile for."""
+  """Adds --dry_run and, if `topology`, --topology."""
   parser.add_argument(
     '--dry_run',
     action='store_true',
@@ -253,8 +252,8 @@ def add_dry_run(
     parser.add_argument(
       '--topology',
       type=path,
-      help='with --dry_run: compile for TPU chips such as v5p:4x4x4, which '
-      'need not be attached (needs libtpu)',
+      help='with --dry_run: TPU chips to compile for, such as v5p:4x4x4, '
+      'attached or not (needs libtpu)',
     )
 
 
@@ -274,11 +273,11 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     '--num_processes', type=int, help='number of processes of the job'
   )
   group.add_argument(
-    '--process_id', type=int, help='number of this process, from 0'
+    '--process_id', type=int, help='index of this process, from 0'
   )
   group.add_argument(
     '--heartbeat_seconds',
     type=int,
     default=100,
-    help='time after which a silent process counts as dead (%(default)s)',
+    help='seconds after which a silent process counts as dead (%(default)s)',
   )

@@ -4,7 +4,7 @@ import argparse
 
 from commands.flags import shared
 
-DESCRIPTION = 'train a classifier whose features measure distances'
+DESCRIPTION = 'train a classifier as feature extractor for distances'
 EPILOG = """\
 Example:
   python main.py train-features --config=configs/cifar10.py \\
@@ -16,7 +16,7 @@ Then: --extractor=classifier:features/cifar10
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `train-features`."""
   parser.add_argument(
-    '--steps', type=int, help='steps of training (by image size)'
+    '--steps', type=int, help='training steps (by image size)'
   )
   shared.add_target(parser)
   parser.add_argument(

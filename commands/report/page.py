@@ -14,12 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-_LARGE = 2**20  # bytes of a PNG that is embedded as it is; above, as JPEG
+_LARGE = 2**20  # bytes; a larger PNG is embedded as JPEG
 
 
 @functools.cache
 def macros() -> Any:
-  """Returns the macros, each of which gives HTML with its text escaped."""
+  """Returns the macros, which return HTML with escaped text."""
   environment = jinja2.Environment(
     autoescape=True,
     trim_blocks=True,
@@ -32,13 +32,13 @@ def macros() -> Any:
 
 
 def data_url(picture: bytes | np.ndarray | Figure) -> str:
-  """Returns the address that holds a picture itself.
+  """Returns a data URL of a picture.
 
   Args:
     picture: Bytes of a PNG, (H, W, C) uint8 with C 1 or 3, or a plot.
 
   Raises:
-    ValueError: for bytes that are not a whole PNG.
+    ValueError: If the bytes are not a whole PNG.
   """
   kind, data = 'png', io.BytesIO()
   if isinstance(picture, Figure):
@@ -56,7 +56,7 @@ def data_url(picture: bytes | np.ndarray | Figure) -> str:
         else:
           kind = 'jpeg'
           image.convert('RGB').save(data, 'jpeg', quality=90)
-    except (OSError, SyntaxError) as error:  # which PIL raises
+    except (OSError, SyntaxError) as error:  # raised by PIL
       raise ValueError(f'not a whole PNG: {error}') from error
   encoded = base64.b64encode(data.getvalue()).decode()
   return f'data:image/{kind};base64,{encoded}'

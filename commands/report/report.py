@@ -1,9 +1,4 @@
-"""The command `report`: a run as one HTML page.
-
-Most of the page shows what the run and the other commands left in the workdir.
-A sheet of samples by class and film strips (`sample.trajectory`) are sampled
-when the page is written.
-"""
+"""Writes the report from files in the workdir, and from new samples."""
 
 import argparse
 import shlex
@@ -39,7 +34,7 @@ from train.previews import COLUMNS
 from train.workdir import TEACHER
 from train.workdir import load_config as load_run_config
 
-_GRIDS = 12  # of previews, evenly spaced over the run
+_GRIDS = 12  # preview grids shown, evenly spaced over the run
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
   chosen = any(value not in (None, []) for value in choices)
   if chosen and not draw:
     raise InputError(
-      '--guidance, --weights, --step and --guide say what to draw: leave them '
+      '--guidance, --weights, --step and --guide select samples: leave them '
       'out, or --no_draw.'
     )
   workdir = _Run(request)
@@ -68,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
       except InputError as error:
         if chosen or request.autoencoder:
           raise
-        logging.warning('Nothing is drawn: %s', error)
+        logging.warning('No samples are drawn: %s', error)
         samples = films = html.note(f'Not drawn: {error}')
       else:
         samples, films = artist.sheet(), artist.films()
@@ -92,14 +87,14 @@ class _Run:
     self._html = macros()
 
   def sections(self) -> list[tuple[str, str, Markup]]:
-    """Reads the sections, each with its name and heading."""
+    """Returns name, heading and content of each section."""
     return [
       (read.__name__, heading, self._undamaged(heading, read))
       for heading, read in (
         ('Run', self.run),
         ('Losses', self.losses),
         ('Throughput', self.throughput),
-        ('Scores on the way', self.scores),
+        ('Scores during training', self.scores),
         ('Samples over time', self.previews),
         ('Guidance', self.guidance),
         ('Sweeps', self.sweeps),
@@ -109,7 +104,6 @@ class _Run:
     ]
 
   def run(self) -> Markup:
-    """Shows what the run is, and how far it has come."""
     leaves = jax.tree.leaves(backbone.shapes(self._experiment.model))
     return self._html.run(
       self._experiment,
@@ -122,7 +116,6 @@ class _Run:
     )
 
   def losses(self) -> Markup:
-    """Shows the losses and the norms."""
     rows = self._rows
     return self._plots(
       ('Every term of the loss.', plots.losses(rows)),
@@ -131,12 +124,10 @@ class _Run:
     )
 
   def throughput(self) -> Markup:
-    """Shows the speed."""
-    caption = 'Images per second, and the share of time without a batch.'
+    caption = 'Images per second, and the fraction of time without a batch.'
     return self._plots((caption, plots.throughput(self._rows)))
 
   def scores(self) -> Markup:
-    """Shows the metrics measured during the run."""
     config, figure = self._experiment.eval, plots.panels_of(self._rows, 'eval/')
     if not figure and not config.every_images:
       return self._html.note('Not measured: eval.every_images is 0.')
@@ -144,7 +135,6 @@ class _Run:
     return self._plots((caption, figure))
 
   def previews(self) -> Markup:
-    """Shows the preview grids, and the names of their columns."""
     experiment = self._experiment
     paths = sorted((self.place / 'previews').glob('*.png'))
     paths = [path for path in paths if path.stem.isdecimal()]
@@ -165,7 +155,6 @@ class _Run:
     ) + self._html.strip(grids)
 
   def guidance(self) -> Markup:
-    """Shows the results of `compare`."""
     results, table = self.place / 'compare.json', self.place / 'table.md'
     if not results.exists() or not table.exists():
       is_student = (self.place / TEACHER).exists()  # guidance is inside it
@@ -176,17 +165,16 @@ class _Run:
         self._file(results, lambda path: self._html.compared(read_json(path))),
         self._picture(
           self.place / 'samples.png',
-          'Samples, the same labels and noise in every row of blocks.',
+          'Samples with the same labels and noise in every row of blocks.',
         ),
       ]
     )
 
   def sweeps(self) -> Markup:
-    """Shows the results of `sweep`, in the workdir or a folder within."""
     sweeps = [
       self._undamaged(path.parent, self._sweep, path)
       for path in _paths(self.place, 'sweep.json')
-      if (path.parent / 'sweep.png').exists()  # written at its end
+      if (path.parent / 'sweep.png').exists()  # written last
     ]
     network = self._experiment.model
     methods = ['ig:1.0..2.0:6'] * bool(network.taps)
@@ -198,7 +186,6 @@ class _Run:
     )
 
   def _sweep(self, path: epath.Path) -> Markup:
-    """Shows one sweep by its protocol."""
     folder, protocol = path.parent, read_json(path)
     names, points = read_points(folder / 'sweep.csv')
     guidance, sampling = protocol['guidance'], protocol['sampling']
@@ -218,7 +205,6 @@ class _Run:
     )
 
   def evaluations(self) -> Markup:
-    """Shows the results of `evaluate` in one table."""
     paths = list(_paths(self.place / 'evaluation', 'evaluation*.md'))
     if not paths:
       return self._html.nothing(self._try('evaluate', '--num=500'))
@@ -236,9 +222,9 @@ class _Run:
     )
 
   def config(self) -> Markup:
-    """Shows every key; those that differ from configs/base.py are in bold."""
+    """Shows all keys, with changes from configs/base.py in bold."""
     usual = flatten(load_config('configs/distill/base.py').to_dict())
-    html = self._html.note('Bold: not as in configs/base.py.')
+    html = self._html.note('Bold: different from configs/base.py.')
     for section, values in load_run_config(self.place).items():
       flat = flatten({section: values})
       changed = [key for key in flat if flat[key] != usual.get(key, flat[key])]
@@ -246,7 +232,7 @@ class _Run:
     return html
 
   def _try(self, name: str, *words: str) -> str:
-    """Returns ' Try: COMMAND', with the decoder that the report was given."""
+    """Returns ' Try: COMMAND', with the decoder of the report."""
     given = [f'--workdir={self._request.source.place}']
     if self._request.autoencoder:
       given.append(f'--autoencoder={self._request.autoencoder}')
@@ -272,7 +258,7 @@ class _Run:
   def _file(
     self, path: epath.Path, show: Callable[[epath.Path], Markup]
   ) -> Markup:
-    """Shows a file; nothing if there is none."""
+    """Shows a file if it exists."""
     return self._undamaged(path, show, path) if path.exists() else Markup('')
 
   def _picture(self, path: epath.Path, caption: str) -> Markup:
@@ -281,13 +267,12 @@ class _Run:
     )
 
   def _plots(self, *figures: tuple[str, Figure | None]) -> Markup:
-    """Shows plots by their captions."""
     shown = [self._html.figure(plot, text) for text, plot in figures if plot]
     return Markup('').join(shown) or self._html.nothing()
 
 
 def _cells(path: epath.Path) -> tuple[list[str], list[list[str]]]:
-  """Returns the column names and the rows of a table in Markdown."""
+  """Returns the column names and the rows of a Markdown table."""
   names, _, *rows = (
     [cell.strip() for cell in line.strip().strip('|').split('|')]
     for line in path.read_text().splitlines()
@@ -296,6 +281,6 @@ def _cells(path: epath.Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _paths(place: epath.Path, pattern: str) -> Iterator[epath.Path]:
-  """Yields files in a folder, then in the folders within, in order."""
+  """Yields files in a folder, then in its subfolders, in order."""
   for depth in ('', '*/'):
     yield from sorted(place.glob(depth + pattern))

@@ -20,12 +20,12 @@ from sample.trajectory import Film, record_trajectory
 
 _SIDE = 10  # classes on the sheet of samples, and images of each
 _FILMED = 2  # images on a film strip
-_AMPLIFIED = 4  # times the difference that a film strip shows
-_ROWS = {'state', 'strong', 'refined', 'guided'}  # others are weak
+_AMPLIFIED = 4  # factor of the difference on a film strip
+_ROWS = {'state', 'strong', 'refined', 'guided'}  # others: weak
 
 
 class Artist:
-  """Draws the pictures; everything is checked first."""
+  """Samples the pictures after checking all settings."""
 
   def __init__(self, request: SampleRequest, guidance: Sequence[str]) -> None:
     self._job = job = SampleJob(request)
@@ -39,7 +39,7 @@ class Artist:
       self._texts = list(guidance)
     else:
       usual = (log.preview_guidance, *compared_methods(place))
-      if self._is_student:  # guidance is inside
+      if self._is_student:  # guidance is distilled into it
         usual = ('none',)
       served = list(filter(job.serves, dict.fromkeys(usual)))
       self._texts = served or ['none']
@@ -52,12 +52,12 @@ class Artist:
     self._weights = f'{about["weights"]} weights of step {about["step"]}'
 
   def sheet(self) -> Markup:
-    """Samples a row of images for each class, or for some of many."""
+    """Samples a row of images for each of up to ten classes."""
     count = self._experiment.model.num_classes
     classes = np.unique(np.linspace(0, count - 1, _SIDE).round().astype(int))
     labels = np.repeat(classes, _SIDE)
     text = self._texts[0]
-    logging.info('Drawing %d samples with %s.', len(labels), text)
+    logging.info('Sampling %d images with %s.', len(labels), text)
     images, nfe, _ = self._sampler.images(
       with_guide(parse(text), self._guide), labels, self._seed
     )
@@ -72,15 +72,15 @@ class Artist:
     return self._html.figure(sheet, caption)
 
   def films(self) -> Markup:
-    """Samples film strips of every method, and plots the predictions' gaps."""
+    """Samples film strips of every method, and plots the prediction gaps."""
     experiment, html, films = self._experiment, self._html, {}
     strips = html.films(self._solver(), self._weights, _AMPLIFIED)
     classes = np.arange(_FILMED) % experiment.model.num_classes
     names = [class_name(int(c), self._names) for c in classes]
     for text in self._texts:
       if text == 'none' and len(self._texts) > 1:
-        continue  # every strip has the network's own prediction
-      logging.info('Following a trajectory with %s.', text)
+        continue  # all strips show the unguided prediction
+      logging.info('Recording a trajectory with %s.', text)
       guidance = parse(text)
       try:
         films[text] = record_trajectory(
@@ -89,14 +89,14 @@ class Artist:
           classes,
           self._seed,
         )
-      except InputError as error:  # of a solver without steps
+      except InputError as error:  # an adaptive solver has no steps
         return html.note(f'Not drawn: {error}')
       sheets = _strips(films[text], names)
       strips += html.heading(_named(text))
       strips += html.remarks(guidance, self._is_student)
       strips += html.strip([html.figure(*sheet) for sheet in sheets])
     if (plot := _gaps(films)) is not None:
-      gaps = 'How far apart the velocities are, over both images.'
+      gaps = 'Distance between the velocities, over both images.'
       strips += html.figure(plot, gaps)
     return strips
 
@@ -113,10 +113,7 @@ def _named(text: str) -> str:
 
 
 def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
-  """Returns a strip of each image (a row per prediction, and the change).
-
-  Each comes with its caption.
-  """
+  """Returns a strip and caption per image; rows are predictions and change."""
   times = ', '.join(f'{t:.2f}' for t in frames.times)
   strips = []
   for k, name_of_class in enumerate(names):
@@ -131,14 +128,14 @@ def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
     )
     change = np.clip(128 + _AMPLIFIED * (guided - strong), 0, 255)
     rows.append(('change', change.astype(np.uint8)))
-    scale = -(-48 // guided.shape[1])  # room for names of two lines
+    scale = -(-48 // guided.shape[1])  # room for two-line names
     sheet = pictures.sheet(rows, len(frames.times), scale=scale)
     strips.append((sheet, f'{name_of_class}, t = {times}'))
   return strips
 
 
 def _gaps(films: dict[str, Film]) -> Figure | None:
-  """Plots rms(strong - weak) of velocities against t, a curve for each weak."""
+  """Plots rms(strong - weak) of velocities over t, one curve per weak one."""
   if not any(frames.gaps for frames in films.values()):
     return None
   figure = Figure(figsize=(7, 4), layout='constrained')

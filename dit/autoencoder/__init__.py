@@ -1,4 +1,4 @@
-"""Autoencoders: between images and the latents that the network works on."""
+"""Autoencoders between images and the network's latents."""
 
 from dit.autoencoder.base import Autoencoder, AutoencoderConfig, shapes
 from dit.autoencoder.kl import KLConfig

@@ -1,11 +1,11 @@
-"""An autoencoder with its parameters bound: images <-> latents.
+"""The interface of autoencoders, which map images to latents and back.
 
   z = encode(x).draw(noise)    x in [-1, 1], (B, f H, f W, 3) -> (B, H, W, C)
   x = decode(z)                about [-1, 1]
   x0 = normalise(z)            z = denormalise(x0)
 
-with f the downsampling and x0 in the network's space. Encoder and decoder are
-two networks with parameters of their own, and either can be absent.
+f is the downsampling, and x0 lies in the network's space. Encoder and decoder
+are separate networks, and either can be absent.
 """
 
 import abc
@@ -27,13 +27,13 @@ DTYPES = ('auto', 'float32', 'bfloat16')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig(abc.ABC):
-  """What every kind of autoencoder has.
+  """Settings of every kind of autoencoder.
 
   Attributes:
-    latent_channels: channels C of the latent.
-    image_channels: channels of the image.
-    dtype: of activations; 'auto' is bfloat16 on accelerators, else float32.
-      Parameters, statistics of norms and results are float32.
+    latent_channels: Channels C of the latent.
+    image_channels: Channels of the image.
+    dtype: Type of activations; 'auto' is float32 on CPU, else bfloat16.
+      Parameters, norm statistics and results are float32.
   """
 
   latent_channels: int
@@ -42,7 +42,6 @@ class AutoencoderConfig(abc.ABC):
   deterministic: ClassVar[bool] = True  # the encoder gives z, not moments
 
   def __post_init__(self) -> None:
-    """Checks the choice of dtype."""
     check_choice('autoencoder dtype', self.dtype, DTYPES)
 
   @property
@@ -55,24 +54,22 @@ class AutoencoderConfig(abc.ABC):
   @property
   @abc.abstractmethod
   def downsampling(self) -> int:
-    """Pixels of an image along one side for each of the latent."""
+    """Ratio of an image's side to the latent's."""
 
   @abc.abstractmethod
   def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:
-    """The encoder or the decoder, with fresh parameters."""
+    """Returns the encoder or the decoder with fresh parameters."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Autoencoder:
-  """Parameters, the configuration they belong to, and latent statistics.
-
-  A pytree: `jax.device_put` it once, and pass it to jitted functions.
+  """An autoencoder with parameters and latent statistics, as a pytree.
 
   Attributes:
     params: {'encoder': ..., 'decoder': ...}; a half may be missing.
-    config: the kind and its shape.
-    normalisation: between its space and the network's.
+    config: Kind and shape of the networks.
+    normalisation: Statistics that map latents to the network's space.
   """
 
   params: Params
@@ -83,7 +80,7 @@ class Autoencoder:
 
   @property
   def downsampling(self) -> int:
-    """Pixels along one side for each of the latent."""
+    """Ratio of an image's side to the latent's."""
     return self.config.downsampling
 
   @property
@@ -92,14 +89,11 @@ class Autoencoder:
     return self.config.latent_channels
 
   def moments(self, x: jax.Array) -> jax.Array:
-    """Mean and log-variance as the encoder gives them.
-
-    Args:
-      x: (B, f H, f W, 3) in [-1, 1].
+    """Encodes images (B, f H, f W, 3) in [-1, 1].
 
     Returns:
-      (B, H, W, 2C) float32; the mean alone, (B, H, W, C), if the encoder is
-      deterministic.
+      Mean and log-variance, (B, H, W, 2C) float32; only the mean, (B, H, W, C),
+      if the encoder is deterministic.
     """
     config = self.config
     if x.shape[-1] != config.image_channels or any(
@@ -127,11 +121,11 @@ class Autoencoder:
     return self._run('decoder', z)
 
   def normalise(self, z: jax.Array) -> jax.Array:
-    """Latents (B, H, W, C) -> the network's space."""
+    """Maps latents (B, H, W, C) to the network's space."""
     return self.normalisation.normalise(z)
 
   def denormalise(self, x: jax.Array) -> jax.Array:
-    """The network's space (B, H, W, C) -> latents."""
+    """Maps the network's space to latents (B, H, W, C)."""
     return self.normalisation.denormalise(x)
 
   def _run(self, half: str, x: jax.Array) -> jax.Array:
@@ -141,14 +135,14 @@ class Autoencoder:
       )
     graph, _ = _abstract(self.config, half)
     network = nnx.merge(graph, self.params[half])
-    # Accelerators multiply float32 in fewer bits unless told otherwise; it
-    # makes no difference to bfloat16.
+    # By default, accelerators multiply float32 in lower precision. The setting
+    # does not affect bfloat16.
     with jax.default_matmul_precision('highest'):
       return network(x).astype(jnp.float32)
 
 
 def shapes(config: AutoencoderConfig) -> Params:
-  """Shapes and dtypes of the parameters; allocates nothing."""
+  """Returns the parameters' shapes and dtypes without allocating them."""
   return {half: nnx.to_pure_dict(_abstract(config, half)[1]) for half in HALVES}
 
 
@@ -156,5 +150,4 @@ def shapes(config: AutoencoderConfig) -> Params:
 def _abstract(
   config: AutoencoderConfig, half: str
 ) -> tuple[nnx.GraphDef, nnx.State]:
-  """One half without its parameters, and their shapes."""
   return nnx.split(nnx.eval_shape(lambda: config.network(half, nnx.Rngs(0))))

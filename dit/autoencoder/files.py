@@ -1,7 +1,7 @@
-"""Autoencoders named by text, such as sd_vae:vae.safetensors.
+"""Autoencoders named by a text, such as sd_vae:vae.safetensors.
 
-The text is NAME:PLACE, a name of `dit.autoencoder.AUTOENCODERS` and its files
-(local, hf:// or https://), separated by commas, or the folder that holds them.
+The text is NAME:FILE[,FILE...] or NAME:FOLDER, with a name in
+`dit.autoencoder.AUTOENCODERS` and files that are local, hf:// or https://.
 """
 
 import pathlib
@@ -22,16 +22,16 @@ FLAG = '--autoencoder'
 def read_autoencoder(
   text: str | None, mesh: Mesh, half: str
 ) -> Autoencoder | None:
-  """Reads an autoencoder.
+  """Reads an autoencoder; returns None if latents are images.
 
   Args:
-    text: 'NAME:FILE[,FILE...]' or 'NAME:FOLDER', a file of latent statistics
-      among the files; None, or 'pixels', where latents are images.
-    mesh: devices for the weights, each of which holds all of them.
-    half: the half that is needed, 'encoder' or 'decoder'.
+    text: Name and files, which may include latent statistics; None or 'pixels'
+      if latents are images.
+    mesh: Devices, each of which stores all weights.
+    half: Required half, 'encoder' or 'decoder'.
 
   Raises:
-    InputError: if the files are not those of the name, or lack the half.
+    InputError: if the files do not match the name, or lack the half.
   """
   if text in (None, 'pixels'):
     return None
@@ -57,17 +57,16 @@ def read_autoencoder(
 
 
 def split_places(place: str) -> list[str]:
-  """Returns the files that a text names, or the one with commas in its name."""
+  """Splits a text at commas, unless it is the name of an existing file."""
   if place and '://' not in place and local(place).exists():
     return [place]
   return [word for word in place.split(',') if word]
 
 
 def _files(name: str, place: str) -> tuple[list[str], pathlib.Path | None]:
-  """Returns the files of an autoencoder, and the folder that they lie in.
+  """Returns the files of an autoencoder, and the folder if `place` is one.
 
-  A folder's files are those called NAME.* or NAME_*, or all if there are none;
-  .safetensors files come before pickles.
+  In a folder, NAME.* and NAME_* take precedence, and .safetensors over pickles.
   """
   words = split_places(place)
   if len(words) != 1 or '://' in words[0] or not local(words[0]).is_dir():
@@ -87,6 +86,5 @@ def _files(name: str, place: str) -> tuple[list[str], pathlib.Path | None]:
 
 
 def _listed(folder: pathlib.Path) -> str:
-  """Returns the names in a folder, shortened."""
   names = sorted(path.name for path in folder.iterdir())
   return ', '.join(names[:10]) + ', ...' * (len(names) > 10) or 'nothing'

@@ -3,15 +3,15 @@
   residual   h <- shortcut(h) + conv2(silu(norm2(conv1(silu(norm1(h))))))
   attention  h <- h + proj_out(softmax(q k^T / sqrt(D)) v), one head, q, k, v
              of norm(h), over all H W pixels
-  level i    residual blocks at resolution 1 / 2^i, attention behind each if
-             i is one of `attention_levels`, then up or down by 2
+  level i    residual blocks at resolution 1 / 2^i, attention after each if
+             i is in `attention_levels`, then up or down by 2
   middle     residual, attention, residual
   encoder    conv_in, levels 0..n-1, middle, norm, silu, conv_out, quant_conv
   decoder    post_quant_conv, conv_in, middle, levels n-1..0, norm, silu,
              conv_out
 
-(Rombach et al. 2022, appendix G; Yao et al. 2025 for VA-VAE.) Modules carry
-the names of the original code, so a parameter's path is its published name.
+Sources: Rombach et al. 2022, appendix G; Yao et al. 2025 for VA-VAE. Modules
+have the names of the original code, so parameters have their published paths.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ class KLConfig(AutoencoderConfig):
   """Shape of a KL autoencoder.
 
   Attributes:
-    widths: channels of the levels, from the image's resolution downwards.
-    layers: residual blocks of an encoder's level; a decoder's has one more.
-    attention_levels: levels with attention. The original code puts it where
-      the resolution would be 16 for images of side 256, whatever the image.
-    norm_groups: groups of the norms.
+    widths: Channels of the levels, from the image's resolution downwards.
+    layers: Residual blocks per encoder level; decoder levels have one more.
+    attention_levels: Levels with attention. The original code chooses the
+      level of resolution 16 for 256 x 256 images, at every image size.
+    norm_groups: Groups of the norms.
   """
 
   widths: tuple[int, ...]
@@ -47,7 +47,6 @@ class KLConfig(AutoencoderConfig):
   deterministic: ClassVar[bool] = False
 
   def __post_init__(self) -> None:
-    """Checks that the groups divide all widths."""
     super().__post_init__()
     for width in self.widths:
       if self.norm_groups < 1 or width % self.norm_groups:
@@ -58,7 +57,7 @@ class KLConfig(AutoencoderConfig):
 
   @property
   def downsampling(self) -> int:
-    """Halvings lie between the levels."""
+    """Ratio of an image's side to the latent's."""
     return 2 ** (len(self.widths) - 1)
 
   def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:  # noqa: D102
@@ -66,12 +65,11 @@ class KLConfig(AutoencoderConfig):
 
 
 class Residual(nnx.Module):
-  """Two convolutions beside a shortcut."""
+  """Two convolutions and a shortcut, which is 1 x 1 if the width changes."""
 
   def __init__(
     self, inputs: int, outputs: int, config: KLConfig, *, rngs: nnx.Rngs
   ) -> None:
-    """Creates them; a 1 x 1 convolution where the width changes."""
     self.norm1 = _norm(inputs, config, rngs)
     self.conv1 = _conv(inputs, outputs, config, rngs)
     self.norm2 = _norm(outputs, config, rngs)
@@ -93,14 +91,13 @@ class Attention(nnx.Module):
   """Self-attention over pixels, one head as wide as h."""
 
   def __init__(self, width: int, config: KLConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates norm and projections, 1 x 1 convolutions."""
     self.norm = _norm(width, config, rngs)
     self.q, self.k, self.v, self.proj_out = (
       _conv(width, width, config, rngs, side=1) for _ in range(4)
     )
 
   def __call__(self, h: jax.Array) -> jax.Array:
-    """(B, H, W, D) -> the same; the softmax is float32."""
+    """(B, H, W, D) -> (B, H, W, D); the softmax is float32."""
     b, _, _, d = h.shape
     normed = self.norm(h)
     q, k, v = (
@@ -113,10 +110,9 @@ class Attention(nnx.Module):
 
 
 class Downsample(nnx.Module):
-  """A convolution of stride 2."""
+  """A convolution of stride 2, padded at the bottom and right only."""
 
   def __init__(self, width: int, config: KLConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates it; it pads below and to the right only."""
     self.conv = _conv(
       width, width, config, rngs, strides=2, padding=((0, 1), (0, 1))
     )
@@ -152,7 +148,6 @@ class Level(nnx.Module):
     upsample: bool = False,
     rngs: nnx.Rngs,
   ) -> None:
-    """Creates `layers` blocks and the step, if any."""
     self.block = nnx.List(
       Residual(outputs if j else inputs, outputs, config, rngs=rngs)
       for j in range(layers)
@@ -186,7 +181,7 @@ class Middle(nnx.Module):
     self.block_2 = Residual(width, width, config, rngs=rngs)
 
   def __call__(self, h: jax.Array) -> jax.Array:
-    """(B, H, W, D) -> the same."""
+    """(B, H, W, D) -> (B, H, W, D)."""
     return self.block_2(self.attn_1(self.block_1(h)))
 
 
@@ -194,7 +189,6 @@ class Encoder(nnx.Module):
   """Images to posterior moments."""
 
   def __init__(self, config: KLConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates the layers in the order in which they run."""
     widths = config.widths
     first, last = widths[0], widths[-1]
     self.conv_in = _conv(config.image_channels, first, config, rngs)
@@ -226,10 +220,9 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """Latents to images."""
+  """Latents to images; levels in `up` run in reverse order."""
 
   def __init__(self, config: KLConfig, *, rngs: nnx.Rngs) -> None:
-    """Creates the layers; `up` is in the order of levels, not of running."""
     widths = config.widths
     first, last = widths[0], widths[-1]
     latent = config.latent_channels

@@ -1,4 +1,4 @@
-"""Layers that the autoencoders share; the norm's statistics are float32."""
+"""Layers shared by the autoencoders; norm statistics are float32."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def conv(
   rngs: nnx.Rngs,
   **kwargs: Any,
 ) -> nnx.Conv:
-  """A convolution that pads alike on all sides, keeping H and W at stride 1."""
+  """Returns a convolution that keeps H and W at stride 1."""
   kwargs.setdefault('padding', side // 2)
   return nnx.Conv(
     inputs, outputs, (side, side), dtype=dtype, rngs=rngs, **kwargs
@@ -26,7 +26,7 @@ def conv(
 def group_norm(
   width: int, groups: int, epsilon: float, *, dtype: str, rngs: nnx.Rngs
 ) -> nnx.GroupNorm:
-  """Group normalisation with gain and bias; two passes, for precision."""
+  """Returns a group norm with gain and bias, two-pass for precision."""
   return nnx.GroupNorm(
     width,
     num_groups=groups,
@@ -38,5 +38,5 @@ def group_norm(
 
 
 def upsample(h: jax.Array) -> jax.Array:
-  """(B, H, W, D) -> (B, 2H, 2W, D): each pixel four times."""
+  """Repeats each pixel four times, (B, H, W, D) -> (B, 2H, 2W, D)."""
   return jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)

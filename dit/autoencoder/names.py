@@ -1,15 +1,15 @@
-"""Published autoencoder tensors by name -> configuration and parameters.
+"""Conversion of published autoencoder tensors to config and parameters.
 
   published conv.weight (out, in, h, w)    ours kernel (h, w, in, out)
   published linear.weight (out, in)        ours kernel (1, 1, in, out)
   published norm.weight, bias              ours scale, bias
 
-KL autoencoders come in the layout of the original code (ldm: SD-VAE, VA-VAE),
-whose names ours are, or in that of diffusers, which renames the parts below
-and counts `up_blocks` in the order of running, against ldm's order of levels.
-Tiny ones are named by position in a list of layers: the original files hold
-one half each, both starting at 0; diffusers prefixes the halves and leaves out
-the decoder's layer 0. Stored float16 becomes float32.
+KL autoencoders use the names of the original code (ldm: SD-VAE, VA-VAE), which
+are also ours, or those of diffusers. diffusers renames the parts below and
+counts `up_blocks` in execution order; ldm counts levels. Tiny autoencoders use
+positions in a list of layers. The original files hold one half each, starting
+at 0; diffusers adds prefixes and omits the decoder's layer 0. Stored float16
+becomes float32.
 """
 
 import functools
@@ -27,7 +27,7 @@ from dit.autoencoder.tiny import TinyConfig
 
 Tensors = Mapping[str, np.ndarray]
 
-# Part of a name in ldm: in diffusers.
+# Parts of names in ldm, and in diffusers.
 _DIFFUSERS = {
   'down': 'down_blocks',
   'up': 'up_blocks',
@@ -47,7 +47,7 @@ _DIFFUSERS = {
   'v': 'to_v',
   'proj_out': 'to_out.0',
 }
-# Its older files, those of Stable Diffusion 1 among them.
+# Older files of diffusers, such as Stable Diffusion 1.
 _OLD_DIFFUSERS = _DIFFUSERS | {
   'q': 'query',
   'k': 'key',
@@ -63,27 +63,22 @@ _KL_BLOCK = re.compile(
 def kl_from_published(
   *files: Tensors, norm_groups: int = 32, dtype: str = 'auto'
 ) -> tuple[KLConfig, Params]:
-  """Converts a KL autoencoder's tensors.
+  """Converts a KL autoencoder to a configuration and float32 parameters.
 
-  What a checkpoint holds beside the autoencoder is left out on purpose: names
-  outside encoder, decoder, quant_conv and post_quant_conv are training's
-  losses, VA-VAE's alignment, the rest of a Stable Diffusion.
+  It ignores tensors outside encoder, decoder, quant_conv and post_quant_conv:
+  training losses, VA-VAE's alignment, or the rest of a Stable Diffusion.
 
   Args:
-    *files: tensors by their published names, of one file or one for each
+    *files: Tensors by their published names, from one file or one for each
       half; a half may be missing.
-    norm_groups: groups of the norms; the shapes do not tell.
-    dtype: of activations, see AutoencoderConfig.
-
-  Returns:
-    The configuration, inferred from names and shapes, and the parameters as
-    float32 nested dictionaries.
+    norm_groups: Groups of the norms, which shapes do not determine.
+    dtype: Type of activations; see AutoencoderConfig.
 
   Raises:
-    InputError: for a missing, left over or misshapen tensor, naming it.
+    InputError: for a missing, unknown or misshapen tensor.
   """
   tensors = {
-    # The prefix is that of whole Stable Diffusion checkpoints.
+    # Full Stable Diffusion checkpoints have this prefix.
     name.removeprefix('first_stage_model.'): tensor
     for file in files
     for name, tensor in file.items()
@@ -145,23 +140,17 @@ def kl_from_published(
 def tiny_from_published(
   *files: Tensors, dtype: str = 'auto'
 ) -> tuple[TinyConfig, Params]:
-  """Converts the tensors of a TAESD.
+  """Converts a TAESD; see `kl_from_published`.
 
   Args:
-    *files: the encoder's tensors, the decoder's, or both, in any order; or
-      diffusers' file of both.
-    dtype: of activations, see AutoencoderConfig.
-
-  Returns:
-    As `kl_from_published`.
-
-  Raises:
-    InputError: likewise.
+    *files: Tensors of the encoder, the decoder, or both in any order; or
+      diffusers' single file.
+    dtype: Type of activations; see AutoencoderConfig.
   """
-  halves = {}  # half: tensors, prefix of their names, positions left out
+  halves = {}  # half: tensors, prefix of their names, omitted positions
   for file in files:
     if not any(n.startswith(('encoder.', 'decoder.')) for n in file):
-      # Layers 1 and 19 are convolutions in the decoder alone.
+      # Layers 1 and 19 are convolutions only in the decoder.
       decoder = {'1.weight', '19.weight'} & file.keys()
       half = HALVES[bool(decoder)]
       if half in halves:
@@ -221,15 +210,9 @@ def _kernel_shape(tensors: Tensors, name: str) -> tuple[int, ...]:
 def _fill(
   wanted: Params, tensors: Tensors, name_of: Callable[[str], str]
 ) -> Params:
-  """A tree like `wanted` of the published tensors, each taken once.
+  """Fills the tree of shapes `wanted` with published tensors, each used once.
 
-  Args:
-    wanted: the parameters' shapes.
-    tensors: by their published names.
-    name_of: a module's path 'a.b.c' in `wanted` -> its published name.
-
-  Returns:
-    The parameters.
+  `name_of` maps a module's path 'a.b.c' in `wanted` to its published name.
   """
   left = dict(tensors)
 

@@ -1,8 +1,8 @@
-"""The published autoencoders by name, with their latent statistics.
+"""The published autoencoders and their latent statistics.
 
   name               downsampling  channels   std of latents     mean
   sd_vae             8             4          1 / 0.18215        0
-  va_vae             16            32         from its file of statistics
+  va_vae             16            32         from a statistics file
   taesd, taesdxl     8             4          1                  0
   taesd3, taef1      8             16         1                  0
   taef2              8             32         1                  0
@@ -29,10 +29,10 @@ class Published:
   """A published autoencoder.
 
   Attributes:
-    read: tensors of its files -> configuration and parameters.
-    downsampling: pixels along one side for each of the latent.
-    latent_channels: channels C of the latent.
-    normalisation: latent statistics; None: in a file of their own.
+    read: Function from tensors to configuration and parameters.
+    downsampling: Ratio of an image's side to the latent's.
+    latent_channels: Channels C of the latent.
+    normalisation: Latent statistics; None if they are in a separate file.
   """
 
   read: Callable[..., tuple[Any, dict[str, Any]]]
@@ -61,23 +61,17 @@ def load(
   statistics: Mapping[str, np.ndarray] | None = None,
   **options: Any,
 ) -> Autoencoder:
-  """Builds a published autoencoder from its tensors.
-
-  For example `load('taef2', encoder, decoder)`, or
-  `load('va_vae', tensors, statistics=latents_stats)`.
+  """Builds a published autoencoder with numpy arrays as parameters.
 
   Args:
-    name: one of AUTOENCODERS.
-    *files: tensors by their published names, of one or several files.
-    statistics: `mean` and `std` of the latents, in place of the autoencoder's
-      own; needed where it has none.
-    **options: of the reader: dtype; norm_groups (KL).
-
-  Returns:
-    The autoencoder, its parameters numpy arrays.
+    name: One of AUTOENCODERS.
+    *files: Tensors by their published names, one dictionary for each file.
+    statistics: `mean` and `std` of the latents, required if the autoencoder has
+      no default.
+    **options: Options of the reader: dtype; norm_groups (KL).
 
   Raises:
-    InputError: for an unknown name, or tensors that do not fit it.
+    InputError: for an unknown name, or tensors that do not match it.
   """
   check_choice('autoencoder', name, AUTOENCODERS)
   published = AUTOENCODERS[name]

@@ -1,4 +1,4 @@
-"""The TAESD family: tiny autoencoders, for previews.
+"""The TAESD family of tiny autoencoders, for previews.
 
   block    h <- relu(h + conv(relu(conv(relu(conv(h))))))
            taef2's blocks at the lowest resolution first add
@@ -7,12 +7,11 @@
   decoder  3 tanh(z / 3), conv, relu, then three times (three blocks, doubling
            of pixels, conv), block, conv
 
-All 3 x 3 convolutions but conv_1 (1 x 1); only those that change resolution,
-and conv_1, have no bias. Networks of their own for the latent spaces of SD
-(taesd), SDXL, SD3, FLUX.1 and FLUX.2 (madebyollin/taesd). Their latents are
-scaled already, as the diffusion model sees them, so their normalisation is the
-identity: taesd decodes what a network trained on `sd_vae` latents samples. The
-published networks take images in [0, 1]; ours are in [-1, 1], like all others.
+Convolutions are 3 x 3 except conv_1 (1 x 1). Those that change resolution, and
+conv_1, have no bias. SD (taesd), SDXL, SD3, FLUX.1 and FLUX.2 each have a
+network (madebyollin/taesd). Latents are already scaled for the diffusion model,
+so the normalization is the identity: taesd decodes samples of a network trained
+on `sd_vae` latents. Published networks use images in [0, 1]; ours use [-1, 1].
 """
 
 import dataclasses
@@ -34,9 +33,9 @@ class TinyConfig(AutoencoderConfig):
   """Shape of a tiny autoencoder.
 
   Attributes:
-    width: channels of all layers.
-    normed: whether the blocks at the lowest resolution have the branch with a
-      group norm (taef2).
+    width: Channels of all layers.
+    normed: Whether blocks at the lowest resolution have the group-norm branch
+      (taef2).
   """
 
   width: int = 64
@@ -44,7 +43,7 @@ class TinyConfig(AutoencoderConfig):
 
   @property
   def downsampling(self) -> int:
-    """Three halvings."""
+    """Ratio of an image's side to the latent's."""
     return 8
 
   def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:  # noqa: D102
@@ -75,7 +74,7 @@ class Block(nnx.Module):
     )
 
   def __call__(self, h: jax.Array) -> jax.Array:
-    """(B, H, W, D) -> the same."""
+    """(B, H, W, D) -> (B, H, W, D)."""
     if self.pool is not None:
       h = h + self.pool(h)
     return jax.nn.relu(h + self.conv(h))
@@ -139,5 +138,5 @@ def _apply(layers: nnx.List[Layer], h: jax.Array) -> jax.Array:
 
 
 def _soft_clip(z: jax.Array) -> jax.Array:
-  """Keeps latents that no image has within (-3, 3)."""
+  """Limits out-of-range latents to (-3, 3)."""
   return 3 * jnp.tanh(z / 3)

@@ -1,1 +1,1 @@
-"""Weights in files: folders, published files, runs, quantization."""
+"""Weights in files: folders, published files, runs and quantization."""

@@ -1,12 +1,12 @@
-"""Published tensors <-> our configuration and tree of parameters, in numpy.
+"""Conversion between published tensors and our config and parameters.
 
   published Linear.weight (out, in)       ours kernel (in, out)
   published patch conv (D, C, p, p)       ours patch_embed (p * p * C, D), our
                                           patches being (row, column, channel)
   published blocks.{i}.NAME               ours blocks/NAME, stacked (L, ...)
 
-Families, by the code that wrote the tensors, and the convention of their
-networks (`dit.parameterization`):
+Families are named after the code that wrote the tensors. Each has a convention
+(`dit.parameterization`):
 
   dit               facebookresearch/DiT                   noise
   sit               willisma/SiT                           reversed
@@ -15,8 +15,8 @@ networks (`dit.parameterization`):
   lightningdit      hustvl/LightningDiT                    reversed
   ig_lightningdit   Internal-Guidance, LightningDiT        reversed
 
-The ig_ families have one head inside, called final_layer_xr. Values are never
-changed: there and back is the same bit for bit.
+The ig_ families have one intermediate head, final_layer_xr. A round trip is bit
+exact.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,12 +35,12 @@ Tensors = dict[str, np.ndarray]
 
 
 class Family(NamedTuple):
-  """What a family's code can hold.
+  """The networks that a family's code supports.
 
   Attributes:
-    convention: convention of its networks.
-    inside: whether they have one head inside.
-    options: whether norm, MLP, rotary positions and shift can be chosen.
+    convention: Convention of the networks.
+    inside: Whether they have one intermediate head.
+    options: Whether norm, MLP, rotary positions and shift can be chosen.
   """
 
   convention: str
@@ -59,7 +59,7 @@ FAMILIES = {
 
 
 class Layout(NamedTuple):
-  """How an array of ours lies in a published tensor, and back."""
+  """The conversions of an array to our layout and to the published one."""
 
   ours: Callable[[np.ndarray, DiTConfig], np.ndarray]
   published: Callable[[np.ndarray, DiTConfig], np.ndarray]
@@ -92,7 +92,7 @@ class Entry(NamedTuple):
 
 
 def entries(config: DiTConfig) -> Iterator[Entry]:
-  """Every tensor that a network of `config` has in published files."""
+  """Yields every published tensor of a network."""
 
   def linear(name, path, index=None, kernel=_LINEAR):
     yield Entry(f'{name}.weight', f'{path}/kernel', index, kernel)
@@ -142,12 +142,12 @@ def entries(config: DiTConfig) -> Iterator[Entry]:
 
 
 def published_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
-  """Shape of every published tensor, by name; allocates nothing."""
+  """Returns the shape of every published tensor, by name."""
   leaves = flatten(model.shapes(config))
 
   def shape(entry: Entry) -> tuple[int, ...]:
     ours = leaves[entry.path].shape[entry.row is not None :]
-    # Strides of 0: an array of any size, without memory.
+    # The broadcast array has strides of 0 and needs no memory.
     return entry.layout.published(np.broadcast_to(0.0, ours), config).shape
 
   return {entry.name: shape(entry) for entry in entries(config)}
@@ -161,22 +161,19 @@ def from_published(
   taps: Sequence[int] = (),
   null_label: bool = True,
 ) -> tuple[DiTConfig, dict[str, Any]]:
-  """Converts published tensors.
+  """Converts published tensors to a configuration and float32 parameters.
+
+  Names and shapes determine all settings except those given here.
 
   Args:
-    tensors: by their published names.
-    family: one of FAMILIES.
-    num_heads: attention heads; the shapes do not tell.
-    taps: the number of blocks before the head inside; for the ig_ families.
-    null_label: whether the last label is the null label; the shapes do not
-      tell.
-
-  Returns:
-    The network's configuration, inferred from names and shapes, and its
-    parameters as float32 nested dictionaries.
+    tensors: Tensors by their published names.
+    family: One of FAMILIES.
+    num_heads: Number of attention heads.
+    taps: Number of blocks before the intermediate head (ig_ families).
+    null_label: Whether the last label is the null label.
 
   Raises:
-    InputError: for a missing, left over or misshapen tensor, naming it.
+    InputError: for a missing, unknown or misshapen tensor.
   """
   check_choice('family', family, FAMILIES)
   if family == 'repa':
@@ -201,19 +198,16 @@ def from_published(
 def to_published(
   config: NetworkConfig, params: Mapping[str, Any], *, family: str
 ) -> Tensors:
-  """The inverse of `from_published`.
+  """Returns float32 tensors by their published names.
 
   Args:
-    config: the network.
-    params: nested dictionaries, of any precision.
-    family: one of FAMILIES, of the same convention as the network.
-
-  Returns:
-    float32 tensors by their published names.
+    config: Settings of the network.
+    params: Nested dictionaries of any precision.
+    family: One of FAMILIES, with the network's convention.
 
   Raises:
-    InputError: if the family's code cannot hold such a network, or a parameter
-      is missing, left over or misshapen.
+    InputError: if the family does not support the network, or a parameter is
+      missing, unknown or misshapen.
   """
   check_choice('family', family, FAMILIES)
   if not isinstance(config, DiTConfig):
@@ -237,12 +231,12 @@ def to_published(
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """Nested dictionaries to one, by paths such as 'blocks/mlp/fc1/kernel'."""
+  """Returns leaves by paths such as 'blocks/mlp/fc1/kernel'."""
   return traverse_util.flatten_dict(tree, sep='/')
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `flatten`."""
+  """Inverts `flatten`."""
   return traverse_util.unflatten_dict(dict(flat), sep='/')
 
 
@@ -253,8 +247,6 @@ def _infer(
   taps: Sequence[int],
   null_label: bool,
 ) -> DiTConfig:
-  """The configuration that names and shapes imply."""
-
   def shape(name: str, rank: int) -> tuple[int, ...]:
     if name not in tensors:
       raise InputError(
@@ -272,10 +264,10 @@ def _infer(
   side = round(tokens**0.5)
   if side**2 != tokens:
     raise InputError(
-      f'published tensor pos_embed has {tokens} tokens, no square number; '
+      f'published tensor pos_embed has {tokens} tokens, not a square number; '
       'only square latents are supported.'
     )
-  # Now, since a network makes its tables where only its shapes are asked for.
+  # Checked first, since even computing shapes allocates the network's tables.
   _check_array(
     "published tensor 'pos_embed'",
     np.asarray(tensors['pos_embed']),
@@ -294,7 +286,7 @@ def _infer(
   blocks = {name.split('.')[1] for name in tensors if name[:7] == 'blocks.'}
   if swiglu and hidden == 8 * width // 3:
     mlp_ratio = 4.0
-  else:  # the smallest ratio that gives this hidden width
+  else:  # the smallest ratio with this hidden width
     mlp_ratio = (-(-3 * hidden // 2) if swiglu else hidden) / width
   return DiTConfig(
     size=side * patch,
@@ -318,23 +310,22 @@ def _infer(
 
 
 def _check_family(config: DiTConfig, family: str) -> None:
-  """Raises InputError unless the family's code can hold the network."""
   known = FAMILIES[family]
   if known.inside and len(config.taps) != 1:
     raise InputError(
-      f'family {family} has one head inside (final_layer_xr), but taps is '
-      f'{config.taps}: give the number of blocks before it, such as taps=(8,) '
-      'for the published XL networks.'
+      f'family {family} has one intermediate head (final_layer_xr), but taps '
+      f'is {config.taps}: give the number of blocks before it, such as '
+      'taps=(8,) for the published XL networks.'
     )
   if config.taps and not known.inside:
     raise InputError(
-      f'family {family} has no head inside, but taps is {config.taps}; give '
-      'no taps, or a family ig_...'
+      f'family {family} has no intermediate head, but taps is {config.taps}; '
+      'give no taps, or a family ig_...'
     )
   if config.convention != known.convention:
     raise InputError(
       f'a network of convention {config.convention!r} cannot become family '
-      f'{family}, which speaks {known.convention!r}; families of its own are '
+      f'{family}, which has {known.convention!r}; choose one of '
       + ', '.join(
         name
         for name, other in FAMILIES.items()
@@ -354,12 +345,11 @@ def _check_family(config: DiTConfig, family: str) -> None:
 def _check_names(
   kind: str, given: Mapping[str, Any], known: Mapping[str, Any], what: str
 ) -> None:
-  """Raises InputError unless the names are those known."""
   missing = [name for name in known if name not in given]
   if missing:
     raise InputError(
       f'{kind} {missing[0]!r} is missing ({len(missing)} of {len(known)} that '
-      f'{what} asks for are).'
+      f'{what} needs are).'
     )
   unknown = sorted(given.keys() - known.keys())
   if unknown:
@@ -373,6 +363,6 @@ def _check_array(what: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
   """Raises InputError unless `array` holds floats in this shape."""
   if array.shape != shape:
     raise InputError(f'{what} has shape {array.shape}, expected {shape}.')
-  # Kinds f, and V for bfloat16, which numpy does not know.
+  # The kind is f, or V for bfloat16, which numpy does not know.
   if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
     raise InputError(f'{what} has dtype {array.dtype}, expected floats.')

@@ -1,4 +1,4 @@
-"""Checksums of arrays, the same wherever the arrays live."""
+"""Checksums of arrays, independent of their devices and sharding."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def digests_of(tree: Any) -> dict[str, int]:
-  """A checksum of every array, the same wherever the array lives."""
+  """Returns a checksum of every array, by path."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='/'): int(_digest(leaf))
     for path, leaf in jax.tree.leaves_with_path(tree)
@@ -16,9 +16,9 @@ def digests_of(tree: Any) -> dict[str, int]:
 
 @jax.jit
 def _digest(x: jax.Array) -> jax.Array:
-  """Sum of the words of `x`, each times an odd number of its place, mod 2^32.
+  """Returns the sum of x's words times odd numbers 1, 3, 5, ... mod 2^32.
 
-  An odd factor loses no bit, so no single flip goes unnoticed.
+  Since odd factors are invertible, any single change of a word is detected.
   """
   kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
   words = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
@@ -31,11 +31,11 @@ def _digest(x: jax.Array) -> jax.Array:
 
 
 def check_digests(name: str, tree: Any, digests: dict[str, int]) -> None:
-  """Raises ValueError where a restored array is not what was saved."""
+  """Raises ValueError if a restored array differs from the saved one."""
   found = digests_of(tree)
   wrong = [k for k in found | digests if found.get(k) != digests.get(k)]
   if wrong:
     raise ValueError(
-      f'{len(wrong)} arrays of {name} are not what was saved, such as '
+      f'{len(wrong)} arrays of {name} differ from what was saved, such as '
       f'{wrong[0]}'
     )

@@ -1,15 +1,15 @@
-"""Published files of weights: from a file, or the Hugging Face Hub, to numpy.
+"""A reader of published weights, local or remote, as numpy arrays.
 
   .safetensors                           needs nothing more
   .pt .pth .ckpt                         needs torch
-  hf://org/name/path/in/repo[@revision]  needs huggingface_hub; any file above
-  https://host/path                      likewise, kept in the user's cache
+  hf://org/name/path/in/repo[@revision]  any file above; needs huggingface_hub
+  https://host/path                      any file above, stored in a cache
 
-A .pt file is a dictionary of tensors, or one under `state_dict`, or a training
-checkpoint that holds two: `ema` and `model`, the raw weights.
+A .pt file holds a dictionary of tensors, directly or under `state_dict`, or
+both `ema` and `model` (the raw weights), as in a training checkpoint.
 
-Files come from strangers. A pickle is read with torch's weights_only, which
-runs nothing that it names; a file of anything but tensors is refused.
+Files are untrusted. Pickles are read with torch's weights_only, which runs no
+code from the file, and anything but tensors is rejected.
 """
 
 import argparse
@@ -40,9 +40,9 @@ Tensors = dict[str, np.ndarray]
 HUB, WEB = 'hf://', 'https://'
 PICKLES = ('.pt', '.pth', '.ckpt')
 SUFFIXES = ('.safetensors', *PICKLES)
-WEIGHTS = {'ema': 'ema', 'raw': 'model'}  # and their names in checkpoints
-AS_STORED = 'as stored'  # of a file that has one set and no name for it
-# Prefixes of names by DistributedDataParallel and torch.compile.
+WEIGHTS = {'ema': 'ema', 'raw': 'model'}  # key of each set in checkpoints
+AS_STORED = 'as stored'  # a file's only set, without a name
+# Name prefixes from DistributedDataParallel and torch.compile.
 _WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
 
 
@@ -55,18 +55,18 @@ def read_tensors(
   """Reads one published file.
 
   Args:
-    source: File, as `fetch` takes it.
-    weights: Set to read, 'ema' or 'raw', of a file that holds both.
-    allow_nonfinite: Whether values that are not finite are taken as they are.
+    source: File; see `fetch`.
+    weights: Set to read, 'ema' or 'raw', if the file holds both.
+    allow_nonfinite: Whether to accept values that are not finite.
 
   Returns:
-    Tensors by name, floating point as float32; and the set that they are:
-    'ema', 'raw', or 'as stored' where the file has one set.
+    Tensors by name, floating point as float32; and the name of the set: 'ema',
+    'raw', or 'as stored' if the file has only one.
 
   Raises:
-    InputError: for a file that is missing, damaged, of another kind, or holds
+    InputError: if the file is missing, damaged or of an unknown kind, holds
       anything but tensors, or values that are not finite as float32; or if the
-      library that reads it is missing.
+      required library is missing.
   """
   check_choice('weights', weights, WEIGHTS)
   path = fetch(source)
@@ -80,8 +80,8 @@ def read_tensors(
   }
   if len(renamed) < len(tensors):
     raise InputError(
-      f'{source} has tensors whose names differ by a prefix module. or '
-      '_orig_mod. only; it is not clear which to take.'
+      f'{source} has tensors whose names differ by a prefix only, module. or '
+      '_orig_mod.; it is not clear which to read.'
     )
   check_finite(
     source,
@@ -94,20 +94,20 @@ def read_tensors(
 
 
 def fetch(source: epath.PathLike) -> pathlib.Path:
-  """A file of weights on this machine, downloaded if it is elsewhere.
+  """Returns the local path of a weights file, after downloading it if remote.
 
   Args:
-    source: a local file, hf://org/name/path/in/repo[@revision], or https://.
+    source: Local file, hf://org/name/path/in/repo[@revision], or https://.
 
   Raises:
-    InputError: if it is not there, or of no kind that can be read.
+    InputError: if the file is missing or of an unknown kind.
   """
   name, revision = os.fspath(source), ''
   if name.startswith(HUB):
     name, _, revision = name.partition('@')
   if pathlib.PurePath(name).suffix not in SUFFIXES:
     raise InputError(
-      f'{source} is no file of weights that can be read here; expected '
+      f'{source} is not a supported file of weights; expected '
       f'{", ".join(SUFFIXES)}.'
     )
   if name.startswith(HUB):
@@ -117,12 +117,12 @@ def fetch(source: epath.PathLike) -> pathlib.Path:
   else:
     path = local(name)
   if not os.path.isfile(path):
-    raise InputError(f'{source} is not there, or is no file.')
+    raise InputError(f'{source} is not there, or is not a file.')
   return path
 
 
 def read_safetensors(path: pathlib.Path) -> Tensors:
-  """All arrays of a local file, as they are; InputError if it is damaged."""
+  """Returns all arrays of a local file; raises InputError if damaged."""
   tensors, name = {}, ''
   try:
     with safe_open(path, 'numpy') as file:
@@ -139,7 +139,7 @@ def read_safetensors(path: pathlib.Path) -> Tensors:
 
 
 def header_of(path: epath.PathLike) -> dict[str, str]:
-  """Returns the entries of a .safetensors file's header; {} for other files."""
+  """Returns the header of a .safetensors file; {} for other files."""
   if pathlib.PurePath(path).suffix != '.safetensors':
     return {}
   try:
@@ -150,12 +150,12 @@ def header_of(path: epath.PathLike) -> dict[str, str]:
 
 
 def local(path: epath.PathLike) -> pathlib.Path:
-  """Returns the path on this machine; InputError for a remote one."""
+  """Returns a local path; raises InputError for a remote one."""
   name = os.fspath(path)
   if name.startswith(HUB):
     raise InputError(
-      f'{path} is not on this machine, where folders of weights are; a '
-      'published file becomes one by '
+      f'{path} is not on this machine, and folders of weights must be; '
+      'to create one from a published file, run '
       f'python main.py convert --from={HUB}org/name/file --to=FOLDER.'
     )
   if '://' in name:
@@ -170,15 +170,13 @@ def local(path: epath.PathLike) -> pathlib.Path:
 
 
 def _as_float32(tensor: np.ndarray) -> np.ndarray:
-  """Any floating point as float32; other types as they are."""
-  # To numpy alone bfloat16 is no floating point.
+  # numpy does not recognize bfloat16 as floating point.
   floating = jnp.issubdtype(tensor.dtype, jnp.floating)
-  with np.errstate(over='ignore'):  # infinite values are refused later
+  with np.errstate(over='ignore'):  # infinite values are rejected later
     return tensor.astype(np.float32, copy=False) if floating else tensor
 
 
 def _download(name: str, revision: str) -> pathlib.Path:
-  """A file of the Hub, through its cache."""
   match = re.fullmatch(rf'{HUB}([^/]+/[^/]+)/(.+)', name)
   if not match:
     raise InputError(
@@ -204,7 +202,6 @@ def _download(name: str, revision: str) -> pathlib.Path:
 
 
 def _download_url(url: str) -> pathlib.Path:
-  """A file of the web, downloaded once."""
   known = hashlib.sha256(url.encode()).hexdigest()[:16]
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   folder = pathlib.Path(cache).expanduser() / 'dit_weights' / known
@@ -233,17 +230,17 @@ def _download_url(url: str) -> pathlib.Path:
 
 
 def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
-  """The tensors of a file of torch.save, and which they are."""
+  """Returns the tensors of a torch.save file, and the name of the set."""
   try:
     import torch
   except ImportError as error:
     raise InputError(
-      f'{path} can be read by torch only: pip install torch (or -r '
+      f'reading {path} needs torch: pip install torch (or -r '
       'requirements-torch.txt), or give a .safetensors file.'
     ) from error
   try:
     with (
-      # The public IG-SiT file carries the arguments of its training.
+      # The public IG-SiT file contains its training arguments.
       torch.serialization.safe_globals([argparse.Namespace]),
       warnings.catch_warnings(action='ignore'),
     ):
@@ -251,7 +248,8 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         path,
         map_location='cpu',
         weights_only=True,
-        # Of 10 GB with raw weights and optimizer, reads what is used.
+        # A file with raw weights and optimizer has 10 GB; read only what is
+        # used.
         mmap=zipfile.is_zipfile(path),
       )
   except Exception as error:  # torch raises whatever its parts raise
@@ -265,15 +263,15 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         f'({taken}), expected tensors only.'
       )
     try:
-      # A few bytes can claim to be terabytes, each number being the same.
+      # With strides of 0, a few bytes can claim to be terabytes.
       if value.numel() * value.itemsize > value.untyped_storage().nbytes():
-        raise ValueError('it is larger than what the file holds')
+        raise ValueError('it is larger than its data in the file')
       floating = value.is_floating_point()
       value = value.detach().to(torch.float32 if floating else value.dtype)
       tensors[name] = value.numpy()
     except Exception as error:  # sparse, quantized, without data, ...
       raise InputError(
-        f'{path} has {name!r}, which is no plain array ({reason(error)}).'
+        f'{path} has {name!r}, which is not a plain array ({reason(error)}).'
       ) from error
   return tensors, taken
 
@@ -281,7 +279,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
 def _choose(
   path: pathlib.Path, content: Any, weights: str
 ) -> tuple[Mapping[str, Any], str]:
-  """The wanted weights among what torch.save was given, and which they are."""
+  """Returns the requested set of a file's content, and its name."""
   if not isinstance(content, Mapping):
     raise InputError(
       f'{path} holds a {type(content).__name__}, expected a dictionary.'
@@ -304,14 +302,13 @@ def _choose(
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
-  """The error for a file that cannot be read."""
   refused = re.search(r'GLOBAL (\S+)', str(error))
   if refused:
     return InputError(
-      f'{path} is refused: it asks for {refused[1]}, and nothing that a file '
-      'of weights asks for is run; expected tensors only.'
+      f'{path} is refused: it asks for {refused[1]}, but code that a file of '
+      'weights names is never run; expected tensors only.'
     )
   return InputError(
-    f'{path} cannot be read ({reason(error)}); it is damaged, cut short, or '
-    f'no {path.suffix} file.'
+    f'{path} cannot be read ({reason(error)}); it is damaged, truncated, or '
+    f'not a {path.suffix} file.'
   )

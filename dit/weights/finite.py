@@ -1,7 +1,6 @@
-"""Values that are not finite: NaN and infinity.
+"""A check for NaN and infinity when weights are read.
 
-Weights that hold such a value give only black images, and the Frechet distance
-of black images is a finite number, so weights are checked when they are read.
+Such weights give black images, which still have a finite Frechet distance.
 """
 
 from typing import Any
@@ -13,34 +12,31 @@ from absl import logging
 
 from core.errors import InputError
 
-# Key that marks such weights in a folder's `info` or a file's header.
+# Key that marks nonfinite weights in a folder's `info` or a file's header.
 ALLOWED = 'allow_nonfinite'
 
 
 def check_finite(
   where: object, tree: Any, *, advice: str, allow: bool = False
 ) -> int:
-  """Checks that weights are finite.
+  """Returns the number of arrays with values that are not finite.
 
   Args:
-    where: File or folder that they were read from, for the message.
+    where: Source of the weights, for the message.
     tree: Pytree of numpy or JAX arrays, in the precision that will be used;
-      arrays of integers are left out.
-    advice: Clause that tells what to do.
-    allow: Whether to warn instead.
-
-  Returns:
-    The number of arrays that hold a value that is not finite.
+      integers are ignored.
+    advice: Advice at the end of the message.
+    allow: Whether to warn instead of raising.
 
   Raises:
-    InputError: if there is one, unless `allow`; names the first.
+    InputError: if the number is not 0, unless `allow`.
   """
   leaves = [
     (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
     for path, leaf in jax.tree.leaves_with_path(tree)
     if jnp.issubdtype(leaf.dtype, jnp.floating)
   ]
-  # Arrays on devices are checked in one program, others by numpy.
+  # One program checks all device arrays; numpy checks the others.
   placed = {name: leaf for name, leaf in leaves if isinstance(leaf, jax.Array)}
   finite = jax.device_get(_are_finite(placed))
   bad = [

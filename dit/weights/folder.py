@@ -1,15 +1,14 @@
-"""A network as a folder: what it is, and its weights.
+"""Folders of weights: a network's settings and parameters.
 
   config.json         {"format": 1, "model": settings, "weights": "ema", ...,
                        "sha256": of the other file}
-  model.safetensors   arrays by their path: blocks/mlp/fc1/kernel
+  model.safetensors   arrays by path, such as blocks/mlp/fc1/kernel
 
-Networks of another backbone than DiT add "backbone": its family. Quantized
-weights (`dit.weights.quantize`) add
-"quantized": {"scheme": "int8"}.
+Backbones other than DiT add "backbone": FAMILY. Quantized weights
+(`dit.weights.quantize`) add "quantized": {"scheme": "int8"}.
 
-What is written appears whole or not at all, and replaces nothing. What is read
-is checked, every name, shape and type, and the hash, before it is used.
+Writing is atomic and replaces nothing. Reading checks all names, shapes, types
+and the hash.
 """
 
 import contextlib
@@ -60,17 +59,17 @@ def save_folder(
   """Writes a network.
 
   Args:
-    folder: Path that must not exist, or be an empty folder.
-    config: Configuration of the network.
+    folder: New path, or an empty folder.
+    config: Settings of the network.
     params: Nested dictionaries of arrays.
-    info: Entries for config.json beside the network: 'weights', 'source', ...
-    scheme: Quantization, one of `quantize.SCHEMES`; None: weights as given.
-    allow_nonfinite: Whether to write values that are not finite, which
-      config.json then says, so that `load_folder` takes them.
+    info: Additional entries of config.json: 'weights', 'source', ...
+    scheme: One of `quantize.SCHEMES`, or None for no quantization.
+    allow_nonfinite: Whether to write values that are not finite. config.json
+      records them, so that `load_folder` accepts them.
 
   Raises:
-    InputError: if the folder holds files or cannot be written, or the
-      parameters are not those of the network, or are not finite.
+    InputError: if the folder is not empty or cannot be written, or the
+      parameters do not match the network or are not finite.
     WriteError: if the disk is full.
   """
   folder = check_target(folder)
@@ -79,7 +78,7 @@ def save_folder(
   about = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
   if family := backbone.family_of(config):
     about['backbone'] = family
-  for key in ('quantized', ALLOWED):  # they describe the source of the weights
+  for key in ('quantized', ALLOWED):  # these describe the weights' source
     about.pop(key, None)
   if check_finite(
     f'the weights for {folder}',
@@ -104,20 +103,17 @@ def save_folder(
 def load_folder(
   folder: epath.PathLike, *, allow_nonfinite: bool = False
 ) -> tuple[NetworkConfig, Params, dict[str, Any]]:
-  """Reads what `save_folder` wrote.
+  """Returns the settings, numpy parameters and `info` that `save_folder` wrote.
+
+  Quantized parameters become float32.
 
   Args:
     folder: Folder with config.json and model.safetensors.
-    allow_nonfinite: Whether values that are not finite are taken as they are,
-      also where config.json does not say that they are there.
-
-  Returns:
-    The network, its parameters as nested dictionaries of numpy arrays,
-    quantized ones as float32, and the `info` that they were saved with.
+    allow_nonfinite: Whether to accept values that are not finite even if
+      config.json does not record them.
 
   Raises:
-    InputError: for a folder that is damaged or of another kind, or weights that
-      are not finite; the message names them.
+    InputError: if the folder is invalid or the weights are not finite.
   """
   folder = local(folder)
   config, info = load_config(folder)
@@ -128,12 +124,12 @@ def load_folder(
     )
   arrays, scheme = read_safetensors(path), scheme_of(info)
   _check_arrays(path, arrays, config, scheme)
-  # Folders of earlier versions, which had no quantized weights, have no hash.
+  # Folders of earlier versions have no hash and no quantized weights.
   hashed = 'sha256' in info or scheme is not None
   if hashed and info.pop('sha256', None) != file_sha256(path):
     raise InputError(
       f'{path} is not the file that {folder / "config.json"} was written with: '
-      'its SHA-256 is another; copy or convert both again.'
+      'its SHA-256 differs; copy or convert both again.'
     )
   if scheme is not None:
     leaves = flatten(backbone.shapes(config))
@@ -149,32 +145,32 @@ def load_folder(
 
 
 def scheme_of(info: Mapping[str, Any]) -> str | None:
-  """The scheme of a folder's weights, by its `info`; None: unquantized."""
+  """Returns the scheme in a folder's `info`; None if unquantized."""
   return info['quantized']['scheme'] if 'quantized' in info else None
 
 
 def save_tensors(
   path: epath.PathLike, tensors: Mapping[str, np.ndarray], **about: str
 ) -> None:
-  """Writes published tensors as one .safetensors file.
+  """Writes published tensors to a new .safetensors file.
 
   Args:
     path: File, which must not exist.
     tensors: Tensors by their published names.
-    **about: Entries of the file's header that describe them.
+    **about: Entries of the file's header.
 
   Raises:
     InputError: if the file exists or cannot be written.
     WriteError: if the disk is full.
   """
   with appears(check_target(path)) as partial:
-    # Libraries of PyTorch users ask for this entry.
+    # PyTorch libraries require the entry 'format'.
     _write(partial, tensors, {'format': 'pt', **about})
     sync(partial)
 
 
 def check_target(path: epath.PathLike) -> pathlib.Path:
-  """Returns the path; InputError if it is taken or cannot be written."""
+  """Returns the path; raises InputError if it exists or is not writable."""
   path = local(path).absolute()  # '.' has no parents
   try:
     taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
@@ -184,24 +180,17 @@ def check_target(path: epath.PathLike) -> pathlib.Path:
   except OSError as error:
     raise _unwritable(path, error.strerror) from error
   if not above.is_dir() or not os.access(above, os.W_OK):
-    raise _unwritable(path, f'{above} is no folder that can be written')
+    raise _unwritable(path, f'{above} is not a writable folder')
   return path
 
 
 def load_config(folder: epath.PathLike) -> tuple[NetworkConfig, dict[str, Any]]:
-  """The network that a folder's config.json describes, and what else it says.
+  """Returns the settings and `info` in a folder's config.json.
 
-  Fields may be missing where they have a default: those that later versions
-  add default to what was there before.
-
-  Args:
-    folder: as of `load_folder`.
-
-  Returns:
-    The network, and the `info` that it was saved with.
+  A missing field gets its default, which preserves the behavior of older files.
 
   Raises:
-    InputError: for a config.json that is missing or damaged.
+    InputError: if config.json is missing or damaged.
   """
   path = local(folder) / 'config.json'
   if not os.path.isfile(path):
@@ -252,8 +241,8 @@ def _check_arrays(
   config: NetworkConfig,
   scheme: str | None = None,
 ) -> None:
-  """InputError unless the arrays are those of the network and the scheme."""
-  # First, since the tables of a network of a wrong size can fill the memory.
+  """Raises InputError unless the arrays match the network and the scheme."""
+  # Checked first, since the tables of a wrong network could fill the memory.
   if config.fixed_values > sum(a.size for a in arrays.values()):
     raise InputError(
       f'{where} has fewer values than the tables of the network that its '
@@ -297,16 +286,11 @@ def _write(
   tensors: Mapping[str, np.ndarray],
   metadata: Mapping[str, str],
 ) -> None:
-  """Writes a .safetensors file.
-
-  Raises:
-    InputError: for an array of objects.
-    OSError: if the file cannot be written.
-  """
-  # The library writes memory as it lies, whatever the strides say.
+  """Writes a .safetensors file; raises InputError for an array of objects."""
+  # The library ignores strides.
   dense = {name: np.asarray(t, order='C') for name, t in tensors.items()}
   path.touch()
-  mode = path.stat().st_mode  # as the umask says; the library's is 0600
+  mode = path.stat().st_mode  # from the umask; the library would set 0600
   try:
     save_file(dense, path, dict(metadata) or None)
     path.chmod(mode)
@@ -319,7 +303,7 @@ def _write(
 
 @contextlib.contextmanager
 def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a name to write under, which becomes `path` or vanishes."""
+  """Yields a temporary path, renamed to `path` on success and else removed."""
   partial = partial_path(path)
   missing = [folder for folder in path.parents if not folder.exists()]
   try:
@@ -328,13 +312,13 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
     _rename(partial, path)
     sync(path.parent)
   except BaseException as error:
-    with contextlib.suppress(OSError):  # such as a name that is too long
+    with contextlib.suppress(OSError):  # for example, if the name is too long
       if partial.is_dir():
         shutil.rmtree(partial)
       else:
         partial.unlink(missing_ok=True)
     for folder in missing:
-      with contextlib.suppress(OSError):  # never made, or in use by others
+      with contextlib.suppress(OSError):  # never created, or not empty
         folder.rmdir()
     if isinstance(error, OSError):
       if is_full(error):
@@ -344,7 +328,7 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _rename(partial: pathlib.Path, path: pathlib.Path) -> None:
-  """Gives what was written its name; replaces nothing that came meanwhile."""
+  """Renames `partial` to `path` without replacing an existing file."""
   if partial.is_dir():
     partial.rename(path)  # fails unless `path` is absent or empty
     return

@@ -1,4 +1,4 @@
-"""Quantized weights: fewer bits for the kernels of the blocks, for sampling.
+"""Quantization of the blocks' kernels, for sampling.
 
 A kernel (L, inputs, outputs) becomes integers q of b bits and scales s, one for
 each layer, group of inputs and output:
@@ -7,30 +7,29 @@ each layer, group of inputs and output:
   q = round(w / s), from -2^(b-1) to 2^(b-1) - 1
   w' = s q, within s / 2 of w; zero stays zero
 
-so that the outermost bucket is a whole one (the bound of qwix's symmetric
-quantization). Eight bits have one group, all inputs; fewer have groups of the
-largest divisor of `inputs` that is at most 64. Which kernel has how many bits:
+The outermost bucket is thus complete (the bound of qwix's symmetric
+quantization). With 8 bits, all inputs form one group. With fewer, the group
+size is the largest divisor of `inputs` up to 64. Bits of each kernel:
 
   scheme   attention, MLP   modulation of the blocks
   int8     8                8
   int6     6                8
   int4     4                6
 
-The modulation (adaLN) is a third of the blocks' kernels: 6 D^2 of 18 D^2. Kept
-in bfloat16 it alone would be 6 * 2 / (18 * 4) = 0.167 of them in float32, and
-SiT-B/2 0.34, 0.30 and 0.26 of its float32 size instead of 0.26, 0.22 and 0.17;
-so it is kept one notch finer than the rest. Everything else is small and steers
-everything: patch, time and label embedding, heads with their modulation, norms
-and biases are bfloat16, the fixed tables of positions float32.
+The modulation (adaLN) is a third of the blocks' kernels, 6 D^2 of 18 D^2. In
+bfloat16, it alone would take 6 * 2 / (18 * 4) = 0.167 of their float32 size,
+and SiT-B/2 would take 0.34, 0.30 and 0.26 of its float32 size instead of 0.26,
+0.22 and 0.17. It is therefore quantized, but more finely below 8 bits. All
+other parameters are small and sensitive: embeddings, heads, norms and biases
+are bfloat16, and the fixed position tables float32.
 
-In the file an array `NAME` of these is `NAME.packed`, (L, bytes) uint8, and
-`NAME.scale`, (L, groups, outputs) bfloat16. A layer's values q + 2^(b-1), row
-by row, fill its bytes from the lowest bit: of six bits four values in three
-bytes, of four bits two in one; what is left of the last bytes is zero.
+A file stores a kernel `NAME` as `NAME.packed`, (L, bytes) uint8, and
+`NAME.scale`, (L, groups, outputs) bfloat16. A layer's values q + 2^(b-1) fill
+its bytes row by row from the lowest bit: four 6-bit values in three bytes, two
+4-bit values in one. Unused bits are zero.
 
-qwix's own `quantize` does not serve here: it rounds by the float32 scale and
-narrows that after, so that at 8 bits errors reach 0.99 of a step, and it does
-not pack six bits.
+qwix's `quantize` is not used, since it rounds with the float32 scale before
+narrowing the scale: 8-bit errors reach 0.99 of a step. It cannot pack 6 bits.
 """
 
 import math
@@ -49,7 +48,7 @@ Leaves = Mapping[str, jax.ShapeDtypeStruct]
 
 
 class Scheme(NamedTuple):
-  """Bits of the kernels in blocks: of attention and MLP, and of modulation."""
+  """Bits of the blocks' kernels: attention and MLP, then modulation."""
 
   bits: int
   modulation_bits: int
@@ -64,18 +63,18 @@ _PACKED, _SCALE = '.packed', '.scale'
 
 
 def bits_of(name: str, scheme: str) -> int | None:
-  """Bits of the parameter at a path; None for one that is not quantized."""
+  """Returns the bits of the parameter at a path; None if unquantized."""
   if _KERNELS.fullmatch(name):
     return SCHEMES[scheme].bits
   return SCHEMES[scheme].modulation_bits if name == _MODULATION else None
 
 
 def stored(leaves: Leaves, scheme: str) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shape and type of every array in a quantized file; allocates nothing.
+  """Returns the shape and type of every array in a quantized file.
 
   Args:
-    leaves: of the network's parameters, by path.
-    scheme: one of SCHEMES.
+    leaves: Shapes of the network's parameters, by path.
+    scheme: One of SCHEMES.
   """
   arrays = {}
   for name, leaf in leaves.items():
@@ -93,14 +92,10 @@ def stored(leaves: Leaves, scheme: str) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def scheme_of(arrays: Mapping[str, np.ndarray], leaves: Leaves) -> str | None:
-  """What the arrays of a file are, by their names and packed shapes.
+  """Infers the scheme of a file's arrays from their names and shapes.
 
-  Args:
-    arrays: of the file.
-    leaves: of the network's parameters, by path.
-
-  Returns:
-    The scheme, None if nothing is packed, or 'packed' if it fits no scheme.
+  `leaves` are the shapes of the network's parameters, by path. Returns None if
+  nothing is packed, and 'packed' if the arrays fit no scheme.
   """
   shapes = {k: a.shape for k, a in arrays.items() if k.endswith(_PACKED)}
   for scheme in SCHEMES:
@@ -114,11 +109,11 @@ def scheme_of(arrays: Mapping[str, np.ndarray], leaves: Leaves) -> str | None:
 
 
 def quantize(params: Mapping[str, np.ndarray], scheme: str) -> Arrays:
-  """The arrays of a quantized file, as `stored` describes them.
+  """Returns the arrays of a quantized file; see `stored`.
 
   Args:
-    params: the network's parameters, by path.
-    scheme: one of SCHEMES.
+    params: Parameters of the network, by path.
+    scheme: One of SCHEMES.
 
   Raises:
     InputError: for parameters that are not finite.
@@ -150,12 +145,12 @@ def quantize(params: Mapping[str, np.ndarray], scheme: str) -> Arrays:
 def dequantize(
   arrays: Mapping[str, np.ndarray], leaves: Leaves, scheme: str
 ) -> Arrays:
-  """The parameters, by path, float32.
+  """Returns the parameters in float32, by path.
 
   Args:
-    arrays: as `stored` describes them, which the caller has checked.
-    leaves: of the network's parameters, by path.
-    scheme: one of SCHEMES.
+    arrays: Arrays that match `stored`, which the caller has checked.
+    leaves: Shapes of the network's parameters, by path.
+    scheme: One of SCHEMES.
   """
   params = {}
   for name, leaf in leaves.items():
@@ -175,20 +170,20 @@ def dequantize(
 
 
 def pack(values: np.ndarray, bits: int) -> np.ndarray:
-  """Values (n,) below 2^bits, uint8 -> bytes, uint8; 8, 6 or 4 bits."""
+  """Packs (n,) uint8 values of 8, 6 or 4 bits into uint8 bytes."""
   spread = np.unpackbits(values[:, None], axis=1, count=bits, bitorder='little')
   packed = np.packbits(spread, bitorder='little')
   return np.pad(packed, (0, _packed_size(len(values), bits) - len(packed)))
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-  """The first `count` values of what `pack` gave, uint8."""
+  """Returns the first `count` values of the output of `pack`, uint8."""
   spread = np.unpackbits(packed, count=bits * count, bitorder='little')
   return np.packbits(spread.reshape(-1, bits), axis=1, bitorder='little')[:, 0]
 
 
 def _packed_size(count: int, bits: int) -> int:
-  """The bytes of `count` values: whole groups that fill whole bytes."""
+  """Returns the bytes of `count` values, padded to groups of whole bytes."""
   whole = math.lcm(bits, 8)
   return -(-count * bits // whole) * whole // 8
 
@@ -196,7 +191,7 @@ def _packed_size(count: int, bits: int) -> int:
 def _quantize_layer(
   kernel: np.ndarray, bits: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Kernel (inputs, outputs) -> bytes, and scales (groups, outputs)."""
+  """Kernel (inputs, outputs) -> bytes and scales (groups, outputs)."""
   inputs, outputs = kernel.shape
   groups = kernel.reshape(-1, _group(inputs, bits), outputs)
   limit = 2 ** (bits - 1)
@@ -207,7 +202,7 @@ def _quantize_layer(
 
 
 def _group(inputs: int, bits: int) -> int:
-  """The number of inputs that share a scale."""
+  """Returns the number of inputs that share a scale."""
   if bits == 8:
     return inputs
   sizes = range(1, min(inputs, LARGEST_GROUP) + 1)
@@ -215,11 +210,10 @@ def _group(inputs: int, bits: int) -> int:
 
 
 def _dtype(name: str) -> np.dtype:
-  """The type of a parameter that is not quantized."""
   return np.dtype(np.float32 if name in _TABLES else jnp.bfloat16)
 
 
 def _rounded_up(x: np.ndarray) -> np.ndarray:
-  """Float32 of at least 0 -> bfloat16, which is its upper half, not less."""
+  """Rounds nonnegative float32 up to bfloat16, the upper half of its bits."""
   bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
   return (bits + 0xFFFF >> 16).astype(np.uint16).view(jnp.bfloat16)

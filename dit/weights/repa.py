@@ -1,9 +1,8 @@
-"""REPA's published files, read as those of a plain SiT.
+"""REPA's published files, read as a plain SiT.
 
-REPA (arXiv 2410.06940, sihyun-yu/REPA) trains a SiT whose states, after a few
-blocks, are projected onto the features of an image encoder. The projectors
-serve that loss alone, so sampling leaves them out. REPA runs time as we do (0
-is the data), unlike SiT's own code.
+REPA (arXiv 2410.06940, sihyun-yu/REPA) trains a SiT with an additional loss
+that projects hidden states onto the features of an image encoder. Sampling
+omits the projectors. As here, and unlike in SiT's own code, time 0 is the data.
 """
 
 from collections.abc import Mapping
@@ -18,11 +17,10 @@ _LATER = 'decoder_blocks.'
 def without_projectors(
   tensors: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-  """Returns the tensors of the SiT, and logs those that are left out.
+  """Returns the tensors of the SiT, and logs the omitted ones.
 
-  Args:
-    tensors: REPA's tensors by their published names. Older files name the
-      blocks behind the projectors `decoder_blocks`, counted from 0.
+  Older files of REPA name the blocks after the projectors `decoder_blocks`,
+  counted from 0.
   """
   skipped = [name for name in tensors if name.startswith(PROJECTORS)]
   if skipped:
@@ -37,7 +35,7 @@ def without_projectors(
     if not name.startswith(_LATER):
       return name
     number, _, rest = name.removeprefix(_LATER).partition('.')
-    # A name without a number is refused later, as an unknown one.
+    # A name without a number is rejected later as unknown.
     return f'blocks.{before + int(number)}.{rest}' if number.isdigit() else name
 
   return {

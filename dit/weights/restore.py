@@ -1,4 +1,4 @@
-"""Weights out of the checkpoints of a run, which `train.checkpoint` writes."""
+"""Weights from a run's checkpoints, which `train.checkpoint` writes."""
 
 import time
 from typing import Any
@@ -14,7 +14,7 @@ from dit.sharding import placed
 from dit.weights.digests import check_digests
 from dit.weights.finite import check_finite
 
-WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # and their items
+WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # checkpoint item of each set
 # Attempts to read the newest checkpoint before training removes it.
 _LOOKS = 10
 _PAUSE_SECONDS = 0.05
@@ -26,12 +26,12 @@ DIVERGED = (
 
 
 def folder_of(workdir: epath.PathLike) -> epath.Path:
-  """Returns the folder of the checkpoints of a run."""
+  """Returns the folder of a run's checkpoints."""
   return epath.Path(workdir).expanduser().resolve() / 'checkpoints'
 
 
 def steps_of(workdir: epath.PathLike) -> list[int]:
-  """Steps of a run's complete checkpoints, rising."""
+  """Returns the steps of a run's complete checkpoints, in rising order."""
   folder = folder_of(workdir)
   if not folder.exists():
     return []
@@ -41,7 +41,7 @@ def steps_of(workdir: epath.PathLike) -> list[int]:
 
 
 def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
-  """`step`, or that of the newest checkpoint; InputError if it is not there."""
+  """Returns `step`, or by default the newest; raises InputError if missing."""
   folder, steps = folder_of(workdir), steps_of(workdir)
   if not steps:
     raise InputError(
@@ -66,7 +66,7 @@ def restore_weights(
   *,
   allow_nonfinite: bool = False,
 ) -> tuple[Params, int]:
-  """Reads only the weights of one of a run's checkpoints.
+  """Reads the weights of a checkpoint, and returns them with its step.
 
   Args:
     workdir: Folder of the run.
@@ -74,15 +74,12 @@ def restore_weights(
     mesh: Devices for the weights.
     weights: Set to read, 'ema' or 'raw'.
     step: Step of the checkpoint; None for the newest.
-    allow_nonfinite: Whether values that are not finite are taken as they are.
-
-  Returns:
-    The weights, and the step at which they were saved.
+    allow_nonfinite: Whether to accept values that are not finite.
 
   Raises:
     InputError: if there is no such checkpoint, or it is not finite.
   """
-  # Averages are float32 whatever the parameters are; see train.state.
+  # Averages are always float32; see train.state.
   target = weights_like(config, mesh, 'float32' if weights == 'ema' else None)
   params, step = restore_newest(workdir, WEIGHTS[weights], target, step)
   check_finite(
@@ -97,7 +94,7 @@ def restore_weights(
 def weights_like(
   config: NetworkConfig, mesh: Mesh, dtype: str | None = None
 ) -> Params:
-  """Shapes and shardings of the weights; of averages with dtype float32."""
+  """Returns shapes and shardings of the weights; averages are float32."""
   shapes = backbone.shapes(config)
   return placed(shapes, backbone.shardings(config, shapes, mesh), dtype)
 
@@ -105,22 +102,19 @@ def weights_like(
 def restore_newest(
   workdir: epath.PathLike, item: str, target: Any, step: int | None = None
 ) -> tuple[Any, int]:
-  """Reads one item of a checkpoint of a run that may be in training.
+  """Reads one item of a checkpoint, and returns it with its step.
 
-  Training removes earlier checkpoints, so the newest one of a moment ago may
-  be removed while it is read; then the new newest one is read.
+  A run in training may remove the newest checkpoint while it is read. The
+  function then reads the new newest one.
 
   Args:
     workdir: Folder of the run.
     item: Name of the item, such as 'ema'.
-    target: Shapes and shardings of its arrays.
+    target: Shapes and shardings of the item's arrays.
     step: Step of the checkpoint; None for the newest.
 
-  Returns:
-    The item, and the step at which it was saved.
-
   Raises:
-    InputError: if there is no such checkpoint, or it is damaged or was removed.
+    InputError: if the checkpoint is missing, damaged or removed meanwhile.
   """
   looks = _LOOKS
   while True:
@@ -134,19 +128,13 @@ def restore_newest(
       if step is not None:
         raise InputError(
           f'checkpoint {folder_of(workdir) / str(chosen)} was removed while it '
-          'was read, since the run goes on training; leave --step out, or '
+          'was read, since the run is still training; leave --step out, or '
           'raise checkpoint.keep or checkpoint.keep_every_images of the run.'
         ) from error
 
 
 def _lasts(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
-  """Waits a moment, and returns whether the checkpoint is still there.
-
-  Args:
-    workdir: Folder of the run.
-    step: Step of the checkpoint, which may be under removal.
-    newest: Whether a newer checkpoint can take its place.
-  """
+  """Waits, and returns whether a step is still kept (as the `newest`)."""
   for _ in range(_LOOKS):
     steps = steps_of(workdir)
     if step not in steps or (newest and step != max(steps)):
@@ -158,7 +146,7 @@ def _lasts(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
 def restore_item(
   workdir: epath.PathLike, item: str, target: Any, step: int
 ) -> Any:
-  """One item of a checkpoint, checked; InputError where it is damaged."""
+  """Reads and checks an item of a checkpoint; InputError if damaged."""
   folder = folder_of(workdir) / str(step)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
@@ -172,9 +160,9 @@ def restore_item(
 
 
 def unreadable(folder: epath.Path, error: Exception) -> InputError:
-  """The error for a checkpoint that cannot be read, in one line."""
+  """Returns the one-line error for an unreadable checkpoint."""
   return InputError(
     f'checkpoint {folder} cannot be read ({reason(error)}); it is damaged or '
-    'of another version. checkpoint.fallback=true trains on from the one '
-    'before; sampling takes another --step.'
+    'from another version. To resume from the previous one, set '
+    'checkpoint.fallback=true; to sample, choose another --step.'
   )

@@ -163,7 +163,7 @@ def test_published_to_quantized(tmp_path, folder, scheme):
 def test_what_is_not_quantized(refused, tmp_path, folder):
   net, file = tmp_path / 'other', tmp_path / 'x.safetensors'
   refused(GOLDEN, net, "'int5'", 'int8, int6, int4', **IG_SIT, quantize='int5')
-  refused(folder, file, 'no published format knows', quantize='int8')
+  refused(folder, file, 'no published format supports', quantize='int8')
   refused(GOLDEN, net, 'folder of weights, which', family='inception',
           quantize='int8')  # fmt: skip
 
@@ -220,16 +220,16 @@ def test_options_of_other_sources(refused, tmp_path, folder, run):
   refused(folder, file, *words, untold=Untold(4))
   refused(run, tmp_path / 'other', *words, untold=Untold(taps=(2,)))
   refused(run, file, '--family is needed')
-  refused(run, file, 'no head inside', family='dit')
+  refused(run, file, 'no intermediate head', family='dit')
   refused(run, file, 'convention', family='ig_lightningdit')
   refused(folder, file, "holds weights 'as stored' only", weights='raw')
-  refused(folder, file, 'no head inside', family='lightningdit')
+  refused(folder, file, 'no intermediate head', family='lightningdit')
 
 
 def test_targets_that_make_no_sense(refused, tmp_path, folder):
   words = 'a .pt file is a pickle', 'Write .safetensors'
   refused(folder, tmp_path / 'x.pt', *words)
-  refused(folder, tmp_path / 'x.npz', 'not written', '.safetensors')
+  refused(folder, tmp_path / 'x.npz', 'cannot be written', '.safetensors')
   refused(folder, tmp_path / 'other', 'is a folder of weights already')
   refused(GOLDEN, 'hf://org/name/x.safetensors', 'not on this machine')
   refused(GOLDEN, 'gs://bucket/net', 'not on this machine')
@@ -250,8 +250,8 @@ def test_target_that_exists_is_found_before_any_work(
 
 def test_sources_that_are_none(refused, tmp_path, data_dir):
   target = tmp_path / 'net'
-  refused(tmp_path / 'no', target, 'is not there', 'workdir of a run')
-  refused(tmp_path / 'no.pt', target, 'is not there', **IG_SIT)
+  refused(tmp_path / 'no', target, 'does not exist', 'workdir of a run')
+  refused(tmp_path / 'no.pt', target, 'does not exist', **IG_SIT)
   refused(tmp_path, target, 'neither a folder of weights nor', 'config.json')
   (tmp_path / 'x.npz').touch()
   refused(tmp_path / 'x.npz', target, 'expected .safetensors', **IG_SIT)
@@ -273,7 +273,7 @@ def test_published_file_cut_short(refused, tmp_path):
   for length in (7, 1000, len(data) // 2, len(data) - 1):
     (tmp_path / 'x.safetensors').write_bytes(data[:length])
     for target in ('net', 'y.safetensors'):
-      refused(tmp_path / 'x.safetensors', tmp_path / target, 'cut short',
+      refused(tmp_path / 'x.safetensors', tmp_path / target, 'truncated',
               **IG_SIT)  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def test_every_example_is_understood(monkeypatch):
       ['--from=a', '--to=b.safetensors', '--quantize=int8'],
       ['b.safetensors', 'folder of weights'],
     ),
-    (['--from=no-such-file', '--to=b'], ['no-such-file is not there']),
+    (['--from=no-such-file', '--to=b'], ['no-such-file does not exist']),
     (['--from=a', '--to=b.pt'], ['b.pt', 'pickle', '.safetensors']),
   ],
 )

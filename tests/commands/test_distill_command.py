@@ -392,4 +392,4 @@ def test_train_refuses_the_config_of_a_student(tmp_path):
   result = run('train', f'--config={ROOT}/configs/distill/digits.py:dm,2',
                f'--workdir={tmp_path}/a')  # fmt: skip
   assert result.status == 2
-  assert 'give the command distill' in result.err
+  assert 'use the command distill' in result.err

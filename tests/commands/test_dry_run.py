@@ -95,7 +95,7 @@ def test_sample_says_what_it_would_be():
   ('words', 'message'),
   [
     (['train', '--topology=v5e:4x4', '--workdir=x'], 'is for --dry_run'),
-    (['train'], '--workdir is needed'),
+    (['train'], '--workdir, the folder of the run'),
     (['sample', '--config=configs/digits.py'], 'is for --dry_run'),
     (
       ['train', '--dry_run', '--config=configs/sit.py', '--config.mesh.fsdp=3'],
@@ -116,7 +116,7 @@ def test_unknown_topology():
     cwd=command_runs.ROOT, capture_output=True, text=True, timeout=120,
   )  # fmt: skip
   assert result.returncode == 2
-  assert '--topology=v5e:5x7 cannot be had' in result.stderr
+  assert '--topology=v5e:5x7 is not available' in result.stderr
 
 
 def test_collectives_of_a_loop_count_as_often_as_it_runs():

@@ -240,4 +240,4 @@ def test_a_preset_brings_its_row(place, mine):
     '--preset=sit_xl_ig_cfg', '--metrics=fid', f'--out={place}/preset',
   )  # fmt: skip
   assert 'Published: FID 1.46' in result.out
-  assert 'published row is of 50000' in result.err
+  assert 'published row uses 50000' in result.err

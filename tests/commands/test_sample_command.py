@@ -55,11 +55,11 @@ def test_interrupted_and_continued(shared_run, tmp_path, monkeypatch,
   assert draw(shared_run, out).status == 130
   assert about(out)['complete'] is False
   result = draw(shared_run, out, f'--config.sample.batch_size={batch_size}')
-  assert result.status == 0 and '8 of 20 images are there' in result.err
+  assert result.status == 0 and '8 of 20 images exist' in result.err
   assert np.concatenate(calls).tolist() == list(range(20))
   difference = images(out).astype(int) - images(tmp_path / 'whole')
   assert np.abs(difference).max() <= (0 if batch_size == 8 else 1)
-  assert 'Already drawn' in draw(shared_run, out).err
+  assert 'Already sampled' in draw(shared_run, out).err
 
 
 def test_protocol_is_whole(shared_run, tmp_path):
@@ -132,7 +132,7 @@ def test_an_earlier_checkpoint_guides_the_last(shared_run, tmp_path):
     (['--guidance=s2:2:skip=9'], 'needs more than 10 blocks'),
     (['--guidance=cfg:2@0.7-0.2'], '0 <= low < high <= 1'),
     (['--guidance=auto:2'], 'auto needs a weaker network'),
-    (['--guidance=cfg:2', '--guide={run}'], 'not asked for'),
+    (['--guidance=cfg:2', '--guide={run}'], 'is not used'),
     (['--guide_step=3'], '--guide_step needs --guide'),
     (['--guidance=auto:2', '--guide={run}', '--guide_step=7'], 'of step 7'),
     (['--guidance=auto:2', '--guide=/nowhere'], 'not the workdir of a run'),

@@ -22,7 +22,7 @@ def test_digits(make_experiment, tmp_path):
   accuracy = (classifier(held_out)[1] == labels).mean()
   assert accuracy > 0.3
   assert about['held_out_accuracy'] == accuracy
-  assert f'{accuracy:.1%} right on 500' in report and '\n' not in report
+  assert f'{accuracy:.1%} accuracy on 500' in report and '\n' not in report
   assert len(about['images_sha256']) == 64
   assert (about['data'], about['images'], about['steps'], about['seed']) == (
     'digits', 1297, 10, experiment.seed,
@@ -56,9 +56,9 @@ def image(side=8, label=0):
   [
     ([], 'empty'),
     ([{'label': 0, 'moments': np.zeros((1, 4, 4, 8))}], 'images are needed'),
-    ([{'image': np.zeros((8, 8, 1), np.uint8)}], 'class-labelled'),
-    ([{'label': 0}], 'class-labelled'),
-    ([image(8), image(9)], 'bring them to one size'),
+    ([{'image': np.zeros((8, 8, 1), np.uint8)}], 'class-labeled'),
+    ([{'label': 0}], 'class-labeled'),
+    ([image(8), image(9)], 'resize them to one size'),
     ([image(8), image(8, 10)], 'set it to 11'),
   ],
 )

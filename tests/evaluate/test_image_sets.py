@@ -142,7 +142,7 @@ def test_arrays_are_not_cut(tmp_path):
 def test_other_arrays_are_no_labels(tmp_path, caplog):
   np.savez(tmp_path / 'a.npz', pictures(2), np.zeros((2, 5)))
   assert open_at(tmp_path / 'a.npz').labels is None
-  assert 'not taken for labels' in caplog.text
+  assert 'not used as labels' in caplog.text
 
 
 FLOATS = np.full((2, 8, 8, 3), 0.5)
@@ -170,7 +170,7 @@ FLOATS = np.full((2, 8, 8, 3), 0.5)
     (broken_file, r'000001\.png is broken'),
     (missing_image, 'is the set complete'),
     (lambda folder: folder, 'holds no image'),
-    (lambda folder: folder / 'nothing', 'are not there'),
+    (lambda folder: folder / 'nothing', 'do not exist'),
   ],
 )
 def test_bad_input(tmp_path, write, words):

@@ -184,7 +184,7 @@ def caveats(**changes):
   ('changes', 'words'),
   [
     ({'count': 9_999, 'row': {}}, 'fewer than 10000'),
-    ({'count': 10_000}, 'published row is of 50000'),
+    ({'count': 10_000}, 'published row uses 50000'),
     ({'labels': 'balanced'}, 'Labels are balanced'),
     ({'labels': '3,5'}, 'Labels are 3,5'),
     ({'labels': 'balanced', 'row': {}}, 'Labels are balanced'),

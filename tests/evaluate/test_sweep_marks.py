@@ -73,7 +73,7 @@ def test_the_table_shows_errors_and_marks():
   table = as_markdown(grid.names, rows, 'fd')
   assert '| 1 | 2.58 ± 0.81 | 1 | 0 | tied |' in table
   assert '| 2 | 2.13 ± 0.84 | 1 | 0 | best |' in table
-  assert 'taken as independent' in table
+  assert 'points are independent' in table
   for row in rows.values():
     del row['fd_se']
-  assert 'ties are not known' in as_markdown(grid.names, rows, 'fd')
+  assert 'ties are unknown' in as_markdown(grid.names, rows, 'fd')

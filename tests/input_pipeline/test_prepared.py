@@ -223,7 +223,7 @@ def test_the_commands(images, tmp_path):
   [
     ([], '--images is needed'),
     (['--images=nowhere'], 'neither a folder'),
-    (['--images={images}', '--config.data.name=digits'], 'name of your own'),
+    (['--images={images}', '--config.data.name=digits'], 'choose another name'),
     (['--images={images}', '--split=a/b'], 'without /'),
     (['--images={images}', '--image_size=0'], 'image_size is 0'),
     (['--images={images}', '--dtype=int8'], 'float16, float32'),

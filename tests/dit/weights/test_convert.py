@@ -225,7 +225,7 @@ def test_misshapen_tensor(family):
     ('x_embedder.proj.weight', (8, 3, 3, 3), 'final_layer.linear.weight'),
     ('pos_embed', (2, 4, 8), 'pos_embed'),
     ('pos_embed', (1, 4, 9), 'pos_embed'),
-    ('pos_embed', (1, 5, 8), 'pos_embed has 5 tokens, no square number'),
+    ('pos_embed', (1, 5, 8), 'pos_embed has 5 tokens, not a square number'),
   ],
 )
 def test_shapes_that_contradict_each_other(name, shape, named):
@@ -284,10 +284,10 @@ def test_unknown_family():
 @pytest.mark.parametrize(
   ('family', 'taps', 'message'),
   [
-    ('ig_sit', (), 'one head inside (final_layer_xr), but taps is ()'),
-    ('ig_lightningdit', (1, 2), 'one head inside'),
-    ('dit', (1,), 'no head inside, but taps is (1,)'),
-    ('lightningdit', (1, 2), 'no head inside'),
+    ('ig_sit', (), 'one intermediate head (final_layer_xr), but taps is ()'),
+    ('ig_lightningdit', (1, 2), 'one intermediate head'),
+    ('dit', (1,), 'no intermediate head, but taps is (1,)'),
+    ('lightningdit', (1, 2), 'no intermediate head'),
     ('ig_sit', (0,), 'taps has 0, expected an integer from 1'),
     ('ig_sit', (3,), 'between 1 and depth - 1 = 2'),
   ],
@@ -309,7 +309,7 @@ def test_wrong_taps(family, taps, message):
 def test_family_of_another_convention(convention, own):
   for family in {*convert.FAMILIES} - {*own[:-1].split(', ')}:
     config = make_config(family, convention=convention)
-    with refused(f'of convention {convention!r}', family, f'its own are {own}'):
+    with refused(f'of convention {convention!r}', family, f'one of {own}'):
       write(config, random_params(config), family)
 
 

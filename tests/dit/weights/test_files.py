@@ -121,7 +121,7 @@ def test_source_that_is_not_there(tmp_path):
   (tmp_path / 'folder.safetensors').mkdir()
   refused(tmp_path / 'x.safetensors', 'is not there')
   refused(tmp_path / 'x.pt', 'is not there')
-  refused(tmp_path / 'folder.safetensors', 'is no file')
+  refused(tmp_path / 'folder.safetensors', 'is not a file')
   refused(tmp_path / f'{"x" * 300}.safetensors', 'is not there')
   refused('gs://bucket/x.safetensors', 'not on this machine')
   with pytest.raises(InputError, match=r"'emma'.*Did you mean 'ema'"):
@@ -252,7 +252,7 @@ def test_pickle_cut_short_anywhere(torch, save_pickle, write, zipped):
   path = save_pickle(content, _use_new_zipfile_serialization=zipped)
   data = path.read_bytes()
   # The old format may be cut within a name, which is then refused as such.
-  words = ['cannot be read', 'cut short'] if zipped else []
+  words = ['cannot be read', 'truncated'] if zipped else []
   for length in (*range(0, len(data), 29), len(data) - 1):
     refused(write('x.pt', data[:length]), *words)
 

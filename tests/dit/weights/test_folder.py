@@ -168,9 +168,7 @@ def test_places_that_cannot_be_written(tmp_path, config, params, monkeypatch):
   is_refused(save(tmp_path / ('x' * 300)), 'cannot be written', 'name too long')
   is_refused(save('gs://bucket/net'), 'gs://bucket/net is not on this machine')
   monkeypatch.setattr(os, 'access', lambda *args: False)
-  is_refused(
-    save(tmp_path / 'net'), f'{tmp_path} is no folder that can be written'
-  )
+  is_refused(save(tmp_path / 'net'), f'{tmp_path} is not a writable folder')
   assert below(tmp_path) == [tmp_path / 'file']
 
 
