@@ -1,4 +1,4 @@
-"""Command lines in this process, and a small run that several tests look at."""
+"""Runs commands in this process, and trains one small run that tests share."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = f'--config={ROOT}/configs/digits.py'
-# 30 steps; checkpoints at 10, 20, 30; previews at 15, 30.
+# 30 steps, checkpoints at 10, 20 and 30, previews at 15 and 30.
 TINY = {
   'model.depth': 3,
   'model.width': 16,
@@ -61,13 +61,7 @@ def moments(x):
 
 
 def made_once(tmp_path_factory, name, make):
-  """Returns a folder that the first of pytest's workers to come fills.
-
-  Args:
-    tmp_path_factory: Fixture of that name.
-    name: Name of the folder.
-    make: Function that fills the folder.
-  """
+  """Returns a folder that only the first pytest worker fills, by `make`."""
   base = tmp_path_factory.getbasetemp()
   folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / name
   folder.mkdir(exist_ok=True)
@@ -80,12 +74,12 @@ def made_once(tmp_path_factory, name, make):
 
 
 def command_line(trained, mine, command, out):
-  """Words of a command of a few steps.
+  """Returns the words of a command of a few steps.
 
   Args:
     trained: Folder of the fixture `shared_run`.
     mine: Flag of an extractor.
-    command: Name of the command, or 'flash' for a distillation in stages.
+    command: Name of the command, or 'flash' for a staged distillation.
     out: Folder for the results.
   """
   data = f'--config.data.dir={trained}/data'
@@ -112,7 +106,6 @@ def command_line(trained, mine, command, out):
 
 
 def run(*argv):
-  """Runs a command line in this process."""
   out, err = io.StringIO(), io.StringIO()
   handler = logging.get_absl_handler().python_handler
   stream = handler.setStream(err)
@@ -129,7 +122,6 @@ def run(*argv):
 
 
 def contents(folder):
-  """What a folder holds: its paths, and the bytes of files."""
   return {
     path: path.is_file() and path.read_bytes() for path in folder.rglob('*')
   }
@@ -143,12 +135,12 @@ def free_port():
 
 @contextlib.contextmanager
 def started(words, stderr, **env):
-  """A command in a process of its own, which is killed at the end.
+  """Starts `python main.py WORDS` and kills it at the end.
 
   Args:
     words: Words after `python main.py`.
-    stderr: Path of a file for what it says.
-    **env: Environment variables, besides those of the tests but XLA_FLAGS.
+    stderr: Path of the file that receives the standard error.
+    **env: Additions to this environment, whose XLA_FLAGS is dropped.
   """
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'} | env
   with stderr.open('w') as file:
@@ -164,8 +156,7 @@ def started(words, stderr, **env):
 
 
 def printed(text):
-  """Returns the commands that a text suggests, as words after `python
-  main.py`."""
+  """Returns the commands in a text, as words after `python main.py`."""
   found = []
   for line in re.findall(r'Try: (python main\.py [^\n<]*)', text):
     python, script, *words = shlex.split(html.unescape(line))

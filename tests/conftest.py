@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices, and what several tests share."""
+"""Eight simulated CPU devices, and fixtures that several folders share."""
 
 import atexit
 import functools
@@ -9,21 +9,21 @@ import shutil
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['OPENBLAS_NUM_THREADS'] = '1'  # tests run beside each other
-# Programs here run a few steps. They are compiled quickly instead of well, and
-# once for all of pytest's workers and the processes that tests start.
+os.environ['OPENBLAS_NUM_THREADS'] = '1'  # pytest's workers run in parallel
+# Tests run few steps, so quick compilation matters more than fast programs. All
+# workers and the processes of tests share the compiled programs.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp()
   atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'])
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-# A slow machine is no reason to give a collective of the eight devices up.
+# A slow machine must not time out a collective of the eight devices.
 os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     '--xla_cpu_collective_call_warn_stuck_timeout_seconds=300',
-    # Else devices may start independent collectives in different orders.
+    # Otherwise devices may start independent collectives in different orders.
     '--xla_cpu_enable_concurrency_optimized_scheduler=false',
     '--xla_cpu_collective_call_terminate_timeout_seconds=600',
   ]
@@ -48,18 +48,17 @@ from input_pipeline.sources import DataConfig, open_source
 from train import config_file
 from train.experiment import build
 
-# Two programs in flight can starve each other of the threads that eight
+# Two programs in flight could starve each other of the threads that the eight
 # simulated devices share.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
 
-# Else every shape of a checkpoint has a program that cuts it for the devices.
+# Otherwise every shape in a checkpoint compiles its own sharding program.
 ocp.type_handlers.register_type_handler(
   jax.Array,
   ocp.type_handlers.ArrayHandler(use_replica_parallel=False),
   override=True,
 )
 
-# An experiment on the digits.
 SMALL = (
   'model.depth=2',
   'model.width=16',
@@ -74,7 +73,7 @@ SMALL = (
 
 @pytest.fixture(scope='module', autouse=True)
 def little_memory():
-  """Forgets programs once they, and all else, have taken 1.5 GiB."""
+  """Clears compiled programs when the process uses over 1.5 GiB."""
   yield
   if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1.5 * 2**20:
     jax.clear_caches()
@@ -82,7 +81,6 @@ def little_memory():
 
 @pytest.fixture(scope='session')
 def config():
-  """A small network with two taps."""
   return DiTConfig(
     size=8,
     channels=3,
@@ -97,13 +95,13 @@ def config():
 
 @pytest.fixture(scope='session')
 def denoiser(config):
-  """The small network with weights of which none is zero."""
+  """A small network without zero weights."""
   return networks.perturbed(config)
 
 
 @pytest.fixture
 def batch(config):
-  """x, t and label of six rows; the last label is the null label."""
+  """x, t and label of six rows. The last label is the null label."""
   x = jax.random.normal(jax.random.key(2), (6, *config.latent_shape))
   t = jax.numpy.linspace(0.05, 1, 6)
   label = jax.numpy.asarray([0, 3, 9, 3, 5, config.num_classes])
@@ -112,7 +110,7 @@ def batch(config):
 
 @pytest.fixture
 def good_compilation():
-  """For programs that run long: compiled well instead of quickly."""
+  """Full compilation, for programs that run long."""
   jax.config.update('jax_disable_most_optimizations', False)
   yield
   jax.config.update('jax_disable_most_optimizations', True)
@@ -120,7 +118,6 @@ def good_compilation():
 
 @pytest.fixture(scope='session')
 def shared_run(tmp_path_factory):
-  """A trained run."""
 
   def train(folder):
     argv = ['train', DIGITS, f'--workdir={folder}/run']
@@ -135,7 +132,6 @@ def shared_run(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def features(shared_run, tmp_path_factory):
-  """The flag of a classifier of digits that knows little."""
 
   def train(folder):
     data = f'--config.data.dir={shared_run}/data'
@@ -149,7 +145,6 @@ def features(shared_run, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def mine(tmp_path_factory):
-  """The flag of a cheap extractor, so that nothing is trained."""
   folder = tmp_path_factory.mktemp('mine')
   (folder / 'mine.py').write_text(MINE)
   return f'--extractor={folder}/mine.py:moments'
@@ -157,13 +152,12 @@ def mine(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def argv(shared_run, mine):
-  """Function of a command and a place for its results to its words."""
+  """Returns a function of command and output folder to the words to run."""
   return functools.partial(command_line, shared_run, mine)
 
 
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
-  """A folder that holds the digits."""
   folder = tmp_path_factory.mktemp('data')
   config = DataConfig('digits', str(folder), 'train', 'test', 1, 2)
   open_source(config, 'train')
@@ -172,7 +166,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def make_config(data_dir):
-  """Function of assignments, as on the command line, to plain values."""
+  """Returns a function of command-line assignments to plain values."""
 
   def make(*assignments):
     config = config_file.load_config(str(ROOT / 'configs/digits.py'))
@@ -184,5 +178,4 @@ def make_config(data_dir):
 
 @pytest.fixture(scope='session')
 def make_experiment(make_config):
-  """Function of assignments to an experiment."""
   return lambda *assignments: build(make_config(*assignments))

@@ -1,5 +1,3 @@
-"""Small networks."""
-
 import dataclasses
 import functools
 from typing import ClassVar
@@ -13,11 +11,10 @@ from dit.types import ClassConditional, DenoiserOutput
 
 
 def perturbed(config):
-  """A network of which no weight is zero."""
   params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
   rng = np.random.default_rng(1)
 
-  def perturb(leaf):  # in numpy, where no shape needs a program
+  def perturb(leaf):  # numpy needs no program per shape
     noise = rng.normal(size=leaf.shape).astype(np.float32)
     return jnp.asarray(np.asarray(leaf) + 0.1 * noise)
 
@@ -31,12 +28,12 @@ def static(default):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Toy(ClassConditional):
-  """A network of which every part shows: blocks of sines, a tap between them.
+  """A network with visible parts: blocks of sines and a tap between them.
 
   Attributes:
-    seed: of the weights.
-    labels: whether the label matters.
-    kept: blocks that run at all; None for every one.
+    seed: Seed of the weights.
+    labels: Whether the label matters.
+    kept: Blocks that can run; None for all.
   """
 
   seed: int = static(0)
@@ -79,7 +76,7 @@ class Toy(ClassConditional):
 
 
 class Doubled:
-  """An autoencoder of which every number is known: mean 2x, std 0.5."""
+  """An autoencoder with known moments: mean 2x, std 0.5."""
 
   downsampling, latent_channels = 1, 3
   params: ClassVar = {}

@@ -1,4 +1,4 @@
-"""Published tensors of small networks, with any bits, both ways."""
+"""Published tensors of small networks, with random bits."""
 
 import functools
 import types
@@ -13,7 +13,7 @@ SIZES = {'size': 4, 'channels': 3, 'num_classes': 5, 'patch': 2, 'depth': 3,
          'width': 8, 'num_heads': 2}  # fmt: skip
 TAPS = {family: (1,) if 'ig_' in family else () for family in convert.FAMILIES}
 PLAIN = ('dit', 'sit', 'ig_sit', 'repa')
-# All that a published network of the LightningDiT code can have.
+# All options of the LightningDiT code.
 RICH = {'norm': 'rmsnorm', 'mlp': 'swiglu', 'rope': True, 'qk_norm': 'rmsnorm'}
 
 
@@ -25,14 +25,14 @@ def make_config(family, **changes):
 
 
 def frozen(arrays):
-  """Read-only, so that a conversion that writes into them raises."""
+  """Makes arrays read-only, so that conversions cannot change them."""
   for array in arrays.values():
     array.flags.writeable = False
   return types.MappingProxyType(arrays)
 
 
 def random_bits(shapes):
-  """Any float32: NaN with its payload, infinite, subnormal, -0."""
+  """Returns any float32: NaN with payload, infinite, subnormal, -0."""
   rng = np.random.default_rng(0)
   draw = functools.partial(rng.integers, 0, 2**32, dtype=np.uint32)
   return {name: draw(shape).view(np.float32) for name, shape in shapes.items()}

@@ -1,7 +1,7 @@
-"""Golden values of reference implementations: where they are, how to read them.
+"""Golden values of reference implementations.
 
-Some lie in tests/golden, so that a fresh clone checks itself; the rest lies
-beside the project, in ../shared/golden, and its tests skip where it is absent.
+tests/golden is part of every clone. Tests of further files, in
+../shared/golden next to the project, skip if they are absent.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from dit.weights import convert
 
 HERE = pathlib.Path(__file__).parent
 PLACES = (HERE / 'golden', HERE.parents[1] / 'shared' / 'golden')
-# family: folder, taps of its networks; all have four heads.
+# Family: folder, taps of its networks. All networks have four heads.
 FAMILIES = {
   'ig_sit': ('ig_sit', (2,)),
   'ig_lightningdit': ('ig_lightningdit', (2,)),
@@ -30,7 +30,7 @@ FAMILIES = {
 
 
 def find(name):
-  """The golden file `name`, such as 'dit/samplers.npz'; skips without it."""
+  """Returns the golden file `name`, such as 'dit/samplers.npz', or skips."""
   for place in PLACES:
     if (place / name).exists():
       return place / name
@@ -46,19 +46,19 @@ def read(name):
 
 
 def state_dtype():
-  """float64 where JAX has it on: what sharp comparisons run in."""
+  """float64 if JAX has it enabled, for sharp comparisons."""
   return jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
 
 
 def nhwc(x):
-  """Channels first to last, as a state."""
+  """Moves channels last, as in a state."""
   return jnp.asarray(np.moveaxis(x, -3, -1), state_dtype())
 
 
 def relative(ours, golden):
   """Relative L2 distance of (..., H, W, C) to golden (..., C, H, W).
 
-  Printed, too: `pytest -rP` shows the distances of passing tests.
+  It is printed, so `pytest -rP` shows it for passing tests.
   """
   golden = np.moveaxis(np.asarray(golden, np.float64), -3, -1)
   ours = np.asarray(ours, np.float64)
@@ -69,7 +69,7 @@ def relative(ours, golden):
 
 @functools.cache
 def denoiser(family, variant='model'):
-  """The golden network, bound; its activations are of `state_dtype`."""
+  """Returns the golden network, bound, with activations of `state_dtype`."""
   folder, taps = FAMILIES[family]
   config, params = convert.from_published(
     read(f'{folder}/{variant}.safetensors'),

@@ -1,4 +1,4 @@
-"""Refusals: an InputError of one line."""
+"""Refusals: one-line InputErrors."""
 
 import contextlib
 
@@ -9,7 +9,6 @@ from core.errors import InputError
 
 @contextlib.contextmanager
 def refused(*words):
-  """Expects a refusal that holds these words."""
   with pytest.raises(InputError) as caught:
     yield caught
   assert '\n' not in str(caught.value)
@@ -18,6 +17,5 @@ def refused(*words):
 
 
 def is_refused(call, *words):
-  """Calls it, and expects a refusal that holds these words."""
   with refused(*words):
     call()

@@ -1,4 +1,4 @@
-"""Any text in any place: it is used, or one line says what is wrong with it."""
+"""Any text in any place is used, or refused in one line."""
 
 import copy
 import json
@@ -43,12 +43,12 @@ PIECES = (
 
 
 def repeated(piece, times):
-  """A piece repeated many times, but not to gigabytes."""
+  """Repeats a piece, up to about 20,000 characters."""
   return piece * min(times, 20_000 // max(len(piece), 1) + 1)
 
 
 def texts(*words):
-  """Texts of every kind, many of them made of `words`."""
+  """Strategy of texts of every kind, many of them made of `words`."""
   pieces = st.sampled_from([*PIECES, *words])
   return st.one_of(
     st.sampled_from(words or PIECES),
@@ -79,7 +79,7 @@ values = st.recursive(
 
 
 def every(count, strategy, action):
-  """Runs `action` on many examples: it returns, or raises one line."""
+  """Runs `action` on many examples, which may raise only one-line errors."""
 
   @settings(
     max_examples=count,
@@ -103,14 +103,12 @@ def every(count, strategy, action):
 
 
 def build(config):
-  """Reads the config of a run, or of a student."""
   student = 'distill' in config
   return build_student(config) if student else experiment.build(config)
 
 
 @pytest.fixture(scope='module')
 def configs():
-  """Plain values of some config files."""
   names = ('distill/base', 'digits', 'dit', 'distill/digits')
   files = (str(ROOT / f'configs/{name}.py') for name in names)
   return [load_config(file).to_dict() for file in files]
@@ -123,7 +121,7 @@ def test_any_text_for_any_config_key(configs, count):
   words = sorted({*defaults.values(), *NAMES, *SOLVERS, *SPACINGS})
   value = st.one_of(
     texts(*words),
-    st.integers(0, 64).map(str),  # which many keys accept
+    st.integers(0, 64).map(str),  # many keys accept these
     st.floats(0, 2).map(repr),
     st.lists(st.integers(1, 9), max_size=3).map(repr),
   )

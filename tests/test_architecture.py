@@ -1,4 +1,4 @@
-"""The house rules, read from the source."""
+"""House rules, checked on the source."""
 
 import ast
 import dataclasses
@@ -15,7 +15,7 @@ from distill.config import StudentExperiment, build_student
 from train import config_file
 from train.experiment import SECTIONS, Experiment, build, sections_of
 
-# Each folder may import itself and the folders of later rows.
+# A folder may import itself and the folders of later rows.
 LAYERS = (
   ('main',),
   ('commands',),
@@ -28,9 +28,9 @@ LAYERS = (
   ('core',),
 )
 ROOMS = tuple(itertools.chain(*LAYERS))
-CLOSED = {'main', 'configs'}  # nothing in the house imports these
+CLOSED = {'main', 'configs'}  # no other folder imports these
 FOREIGN = ('tensorflow', 'torch')
-# The one function that may ask for torch, when it is called: it reads pickles.
+# Only this function may import torch, when it is called to read pickles.
 TORCH_READER = ('dit/weights/files.py', '_read_pickle')
 FENCED = ('jit', 'grad', 'value_and_grad', 'scan', 'vmap', 'pmap', 'remat',
           'cond', 'while_loop', 'Optimizer', 'Dropout')  # fmt: skip
@@ -59,7 +59,7 @@ def tree_of(path):
 
 
 def imported(tree):
-  """Top-level names of all modules that are imported, anywhere in a file."""
+  """Returns top-level names of all modules that a file imports."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Import):
       yield from (alias.name.split('.')[0] for alias in node.names)
@@ -69,7 +69,7 @@ def imported(tree):
 
 
 def dotted(node):
-  """'a.b.c' of an attribute chain, '' for what is none."""
+  """Returns 'a.b.c' for an attribute chain, otherwise ''."""
   parts = []
   while isinstance(node, ast.Attribute):
     parts.append(node.attr)
@@ -80,7 +80,7 @@ def dotted(node):
 
 
 def used(tree):
-  """Dotted names: attribute chains, and names taken by from-imports."""
+  """Returns dotted names of attribute chains and from-imports."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Attribute):
       yield dotted(node) or f'?.{node.attr}'
@@ -136,7 +136,7 @@ def test_nnx_stays_behind_its_fence(path):
 
 @pytest.mark.parametrize('path', LIBRARY, ids=name_of)
 def test_modules_only_define(path):
-  """No statement with an effect at import: definitions and constants only."""
+  """Imports have no effects: modules hold only definitions and constants."""
   first, *rest = tree_of(path).body
   assert isinstance(first, ast.Expr), 'no docstring'
   assert isinstance(first.value, ast.Constant), 'no docstring'
@@ -183,7 +183,7 @@ def test_public_functions_are_annotated(path):
 
 
 def test_import_is_quiet_light_and_touches_no_device():
-  """No library asks for a foreign framework, installed or not."""
+  """Libraries must not import an optional framework, installed or not."""
   code = f"""
 import sys, traceback
 asked = []
@@ -250,7 +250,7 @@ def test_configs_change_values_only(path):
 
 @pytest.mark.parametrize('folder', ['configs', 'configs/distill'])
 def test_every_config_key_is_explained(folder):
-  """In base.py each key has a comment of its own: above, or behind it."""
+  """Each key in base.py has a comment, above it or on its line."""
   lines = (ROOT / folder / 'base.py').read_text().splitlines()
   assert len(lines) <= 250
   for before, line in itertools.pairwise(map(str.strip, lines)):

@@ -1,4 +1,4 @@
-"""The benchmarks, on tiny sizes: their tables, their JSON, their sorting."""
+"""The benchmarks at tiny sizes: tables, JSON and order."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The notebooks of examples/ run, and are stored with what they gave."""
+"""The notebooks of examples/ run and are stored with their outputs."""
 
 import os
 import re
@@ -9,14 +9,14 @@ import sys
 import pytest
 from command_runs import ROOT
 
-# Jupyter asks for this, with a warning.
+# Jupyter warns without this setting.
 os.environ.setdefault('JUPYTER_PLATFORM_DIRS', '1')
 NEEDED = 'the notebooks need requirements-dev.txt'
 nbformat = pytest.importorskip('nbformat', reason=NEEDED)
 nbclient = pytest.importorskip('nbclient', reason=NEEDED)
 pytest.importorskip('ipykernel', reason=NEEDED)
 
-# Parameters of a tiny run, and how many pictures there are.
+# Parameters of a tiny run, and the number of pictures.
 EXAMPLES = {
   'guidance_explorer': ({'WORKDIR': 'run', 'IMAGES': 640}, 6),
   'published_checkpoint': (
@@ -44,7 +44,6 @@ def pictures(notebook):
 
 
 def texts(notebook):
-  """Sources, and what was printed."""
   for cell in notebook.cells:
     yield cell.source
   for output in outputs(notebook):
@@ -53,7 +52,7 @@ def texts(notebook):
 
 
 def with_parameters(notebook, values):
-  """Replaces values in the cell that is tagged for it."""
+  """Replaces values in the cell that is tagged for parameters."""
   (cell,) = (
     cell
     for cell in notebook.cells
@@ -74,9 +73,9 @@ def test_every_notebook_is_known():
 @pytest.mark.slow  # make examples
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
-  # In a folder outside of the checkout, whose code is used as if installed.
+  # Outside the checkout, with its code on the path as if installed.
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
-  # One device as for a reader, and programs compiled quickly instead of well.
+  # One device, as readers have, and quick compilation.
   monkeypatch.delenv('XLA_FLAGS', raising=False)
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
@@ -90,7 +89,7 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
   for cell in code_cells(notebook):
     cell.outputs = []
   before = set((ROOT / 'runs').glob('*'))
-  # An error in a cell is raised here.
+  # This raises errors of cells.
   nbclient.NotebookClient(
     notebook,
     timeout=300,
@@ -119,7 +118,7 @@ def test_a_notebook_is_stored_with_its_outputs(name):
 
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_nothing_volatile_is_stored(name):
-  """The hook of .pre-commit-config.yaml would change nothing."""
+  """The hook of .pre-commit-config.yaml changes nothing."""
   pytest.importorskip('nbstripout', reason=NEEDED)
   hooks = (ROOT / '.pre-commit-config.yaml').read_text()
   (flags,) = re.findall(r'entry: \.venv/bin/nbstripout (.*)', hooks)

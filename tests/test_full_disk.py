@@ -1,4 +1,4 @@
-"""Commands whose disk is full keep what they have, and say so in one line."""
+"""On a full disk, commands keep their results and fail in one line."""
 
 import os
 import re
@@ -18,7 +18,6 @@ SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
 
 @pytest.fixture
 def disk(tmp_path):
-  """A small file system."""
   folder = tmp_path / 'disk'
   folder.mkdir()
   mount = ['mount', '-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', str(folder)]
@@ -56,7 +55,7 @@ def steps(disk):
 @pytest.mark.slow
 def test_a_full_disk(disk):
   assert train(disk, 'train.images=1280').returncode == 0
-  # More steps in the same run: its config says so.
+  # The config of the run requests more steps.
   config = disk / 'run' / 'config.json'
   text = re.sub(r'"images": 1280', '"images": 3200', config.read_text())
   config.write_text(text)
@@ -79,14 +78,13 @@ def test_a_full_disk(disk):
 
 
 def fill(disk, leave=0):
-  """Fills a disk but for some bytes."""
   free = os.statvfs(disk)
   size = free.f_bavail * free.f_frsize - leave
   (disk / 'ballast').write_bytes(bytes(size))
 
 
 def failed(words):
-  """Runs a command that must fail for want of room; returns its result."""
+  """Runs a command that must fail for lack of space; returns its result."""
   result = run(*words)
   assert result.status == 1, result.err
   assert 'Traceback' not in result.err

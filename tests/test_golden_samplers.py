@@ -1,7 +1,6 @@
-"""Whole trajectories against the samplers of each family's public code.
+"""Trajectories against the samplers of each family's public code.
 
-The last test runs all of this again in float64, in a process of its own, where
-trajectories agree to 1e-6.
+The last test repeats them in a float64 process, where they agree to 1e-6.
 """
 
 import functools
@@ -50,9 +49,9 @@ _SLOW = () if jax.config.jax_enable_x64 else (pytest.mark.slow,)
 
 
 def cases(folder, section='sampler_cases'):
-  """Names and settings, as parameters of a test.
+  """Returns a test's parameters: names and settings.
 
-  Here most cases are slow, as the run in float64 is of all of them.
+  Most cases are slow here, because the float64 run covers them all.
   """
   for place in reference.PLACES:
     if (place / folder / 'config.json').exists():
@@ -68,7 +67,7 @@ def cases(folder, section='sampler_cases'):
 
 @functools.partial(jax.jit, static_argnames=('solver', 'per_step'))
 def solve(denoiser, guidance, x, label, grid, noise, *, solver, per_step=True):
-  """The trajectory's end; guidance reads scales per step or evaluation."""
+  """Returns the trajectory's end; scales are read per step or evaluation."""
 
   def evaluate(x, t, n, memory):
     step = Step(grid[n] if per_step else t, (None,))
@@ -80,7 +79,7 @@ def solve(denoiser, guidance, x, label, grid, noise, *, solver, per_step=True):
 
 def end(family, guidance, solver, grid, z, label, noise=None, **options):
   grid = jnp.asarray(grid, reference.state_dtype())
-  # Fields that no step may use, after those that the reference drew.
+  # The reference drew no more noise, so no step may use these.
   missing = len(grid) - 1 - (0 if noise is None else len(noise))
   unused = jnp.full((missing, *z.shape), 1e6, z.dtype)
   noise = unused if noise is None else jnp.concatenate([noise, unused])
@@ -101,7 +100,7 @@ def test_ig_sit(name, case):
   golden, kwargs = reference.read('ig_sit/samplers.npz'), case['kwargs']
 
   def scale(name, prefix):
-    """The reference's scales <= 1 are off."""
+    """The reference turns guidance off at scales <= 1."""
     return Scale(
       max(kwargs.get(name, 1.0), 1.0),
       kwargs.get(f'{prefix}guidance_low', 0.0),
@@ -163,7 +162,7 @@ def test_sit_ode(name, case):
     x, calls = adaptive(field, jnp.concatenate([z, z]), **tolerances)
     x = x[: len(z)]
     if jax.config.jax_enable_x64 or case['rtol'] > 1e-5:
-      # In float32 rounding is as large as the tight case's tolerance.
+      # float32 rounding is as large as the tight case's tolerance.
       assert calls == case['model_calls']
   else:
     grid = make_grid(case['num_steps'] - 1)
@@ -204,7 +203,7 @@ def test_dit(name, case):
   else:
     solver = DDIM(path, case['eta'], clip)
   grid = discrete_grid(case['timestep_respacing'])
-  # The reference's last field is multiplied by 0: ours must not show.
+  # The reference multiplies its last noise by 0, so ours must have no effect.
   noise = nhwc(golden['noise'])[: case['noise_used'] - 1, : len(z)]
   guidance = three_channels(case['cfg_scale'])
   x = end('dit', guidance, solver, grid, z, label, noise)
@@ -212,15 +211,15 @@ def test_dit(name, case):
 
 
 def three_channels(scale):
-  """CFG on the first three channels, as DiT and SiT apply it."""
+  """CFG on the first three channels, as in DiT and SiT."""
   return Guidance(None, (ClassifierFree(Scale(scale), guided_channels=3),))
 
 
 def doubled(guidance, label, x, t):
-  """SiT's field on a doubled batch, whose error the step size depends on.
+  """SiT's field on a doubled batch, whose error sets the step size.
 
-  The second half moves as its own prediction says in the unguided channels.
-  Steps look beyond t = 0, where intervals are read at t = 0.
+  The second half follows its own prediction in unguided channels. Steps look
+  beyond t = 0, where intervals are read at t = 0.
   """
   denoiser, half = reference.denoiser('sit'), len(label)
   guided = guidance(denoiser, x[:half], t, label, Step(t, (None,)))

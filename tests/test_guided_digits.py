@@ -1,4 +1,4 @@
-"""The demo's network, trained in full: guidance shows beyond chance."""
+"""The demo's network, fully trained: guidance helps beyond chance."""
 
 import json
 import os

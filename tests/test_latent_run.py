@@ -1,6 +1,6 @@
-"""A run on latents, from image files to the report and what it suggests.
+"""A latent run, from image files to the report and its suggestions.
 
-The autoencoder is tiny and random, and is named once, to `prepare`.
+The autoencoder is tiny and random. Only `prepare` names it.
 """
 
 import html
@@ -46,7 +46,6 @@ def means(x):
 
 
 def write_autoencoder(folder, seed=0):
-  """A random autoencoder of the TAESD family, four channels wide."""
   folder.mkdir(exist_ok=True)
   config = autoencoder.TinyConfig(latent_channels=4, width=4)
   rng = np.random.default_rng(seed)
@@ -90,7 +89,7 @@ def short():
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """Records, a classifier of them, a run, and what was printed on the way."""
+  """A folder with records, a classifier of them, a run, and printed output."""
   place = tmp_path_factory.mktemp('a place')
   (place / 'mine.py').write_text(MINE)
   write_autoencoder(place / 'tiny vae')
@@ -125,7 +124,6 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def workdir(place, tmp_path):
-  """A copy of the run, to add to."""
   return shutil.copytree(place / 'a run', tmp_path / "it's a run")
 
 
@@ -146,7 +144,7 @@ def test_training_opens_everything_once(place, tmp_path, monkeypatch):
   count(ocp.CheckpointManager, '__init__', 'checkpoints')
   config = json.loads((place / 'a run' / 'config.json').read_text())
   config['train']['images'] = 2 * config['train']['batch_size']
-  assert config['eval']['every_images']  # reads the reference's images too
+  assert config['eval']['every_images']  # it reads the reference's images too
   (tmp_path / 'config.py').write_text(
     'import ml_collections\n'
     'def get_config():\n'
@@ -159,8 +157,8 @@ def test_training_opens_everything_once(place, tmp_path, monkeypatch):
   assert sorted(opened) == [
     'autoencoder',
     'checkpoints',
-    'records',  # of the training split
-    'records',  # of the test split
+    'records',  # training split
+    'records',  # test split
   ]
 
 
@@ -169,7 +167,7 @@ def test_run_remembers_autoencoder_and_classes(place):
   assert about['classes'] == list(CLASSES)
   assert about['decoder']['autoencoder'] == f'taesd:{place}/tiny vae'
   assert len(about['decoder']['sha256']) == 64
-  # Training drew previews and scores with it.
+  # Training used it for previews and scores.
   assert list((place / 'a run' / 'previews').glob('*.png'))
   assert 'eval/fd' in (place / 'a run' / 'metrics.jsonl').read_text()
 
@@ -202,7 +200,7 @@ def test_classes_are_drawn_by_name(workdir, tmp_path):
   labels = 'golden retriever,tench,2'
   succeed('sample', *on, f'--labels={labels}', f'--out={tmp_path}/a', *short())
   with np.load(tmp_path / 'a' / 'samples.npz') as found:
-    # The class whose name is 2 is the first.
+    # The class named 2 is the first.
     assert found['arr_1'].tolist() == [1, 2, 0] * 2
   protocol = json.loads((tmp_path / 'a' / 'samples.json').read_text())
   assert protocol['labels'] == '1,2,0'
@@ -242,7 +240,7 @@ def test_missing_autoencoder_is_named(place, workdir, tmp_path, damage):
     assert result.status == 2 and result.err.count('\n') == 1
     assert '--autoencoder=taesd:FILE' in result.err
     assert str(tmp_path / 'vae') in result.err
-  # The flag serves one command, or all later ones if it is given to train.
+  # The flag applies to one command, or to all later ones if given to train.
   given = f'--autoencoder=taesd:{moved}'
   succeed('report', on, '--no_draw', given)
   text = (workdir / 'report.html').read_text()

@@ -1,5 +1,3 @@
-"""The commands end to end, their help and their exit statuses."""
-
 import functools
 import json
 import shutil
@@ -22,7 +20,6 @@ from train.metrics_log import read_metrics
 
 @pytest.fixture
 def trained(shared_run, tmp_path):
-  """A copy of the trained run, its command line and what it printed."""
   shutil.copytree(shared_run / 'run', tmp_path / 'run')
   argv, printed = json.loads((shared_run / 'command.json').read_text())
   argv[2] = f'--workdir={tmp_path}/run'
@@ -32,7 +29,7 @@ def trained(shared_run, tmp_path):
 
 
 def picture(path):
-  """The pixels of a PNG that is not blank."""
+  """Returns the pixels of a PNG, which must not be blank."""
   pixels = np.asarray(Image.open(path))
   assert pixels.std() > 5
   return pixels
@@ -57,7 +54,7 @@ def test_train_leaves_a_run(trained):
   picture(folder / 'loss.png')
   previews = sorted((folder / 'previews').iterdir())
   assert [path.name for path in previews] == ['00000015.png', '00000030.png']
-  for path in previews:  # 20 digits of 40 pixels, in ten columns
+  for path in previews:  # 20 digits of 40 pixels in ten columns
     assert picture(path).shape == (2 * 44, 10 * 44)
   assert 'step 30: loss' in trained.printed
   assert 'Trained 30 steps' in trained.printed
@@ -65,7 +62,7 @@ def test_train_leaves_a_run(trained):
 
 def test_training_again_changes_nothing(trained, monkeypatch):
   before = contents(trained.workdir)
-  monkeypatch.setattr(loop, 'MetricsLog', None)  # no step is taken
+  monkeypatch.setattr(loop, 'MetricsLog', None)  # no step may run
   result = run(*trained.argv)
   assert result.status == 0
   assert 'Already trained: 30 steps.' in result.err
@@ -85,7 +82,7 @@ def test_sample_draws_what_was_asked(trained):
   assert images.dtype == np.uint8
   assert (images.std((1, 2, 3)) > 0).all()
   assert labels.tolist() == [3, 8] * 12
-  # 24 images of 40 pixels in ten columns, two pixels around each.
+  # 24 images of 40 pixels in ten columns, with a margin of two pixels.
   assert picture(out / 'samples.png').shape == (3 * 44, 10 * 44)
 
   protocol = json.loads((out / 'samples.json').read_text())
@@ -98,7 +95,7 @@ def test_sample_draws_what_was_asked(trained):
     'images_seen': 480,
     'weights': 'ema',
     'path': 'linear',
-    # Euler at t = 1, 2/3, 1/3: one pass, and one more where CFG is on.
+    # Euler at t = 1, 2/3 and 1/3: one pass, and a second where CFG is on.
     'nfe_per_image': 5,
   }
   assert expected.items() <= protocol.items()
@@ -145,7 +142,7 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
   assert picture(folder / 'samples.png').shape[2] == 3
 
   before = contents(folder)
-  # Nothing is measured again.
+  # A second run must measure nothing.
   monkeypatch.setattr(compare, 'open_evaluators', None)
   again = run('compare', f'--workdir={folder}', *COMPARE)
   assert again.status == 0
@@ -166,7 +163,7 @@ def test_compare_without_a_test_split(trained, features):
   assert result.status == 0, result.err
   rows = (folder / 'table.md').read_text().splitlines()[2:]
   assert [row.split('|')[1].strip() for row in rows] == ['IG']
-  # Three rows of real images, one of samples, of 48 pixels and a margin.
+  # Three rows of real images and one of samples: 48 pixels plus a margin.
   assert picture(folder / 'samples.png').shape[0] == 4 * 52 + 2 * 8
 
 

@@ -1,7 +1,7 @@
-"""A run and a folder of weights that an older version wrote still work.
+"""A run and a weight folder of an older version still work.
 
-tests/golden/README.md has the commands. The version had other names of config
-keys (`core.renamed_keys`), and every section in every run.
+tests/golden/README.md lists the commands. The version had other config
+keys (`core.renamed_keys`), and all sections in every run.
 """
 
 import shutil
@@ -31,7 +31,6 @@ COMMAND = (
 
 @pytest.fixture(scope='module')
 def older(tmp_path_factory):
-  """The folder with all that the older version wrote."""
   place = tmp_path_factory.mktemp('older')
   with zipfile.ZipFile(ROOT / 'tests/golden/older_version.zip') as file:
     file.extractall(place)
@@ -50,7 +49,7 @@ def test_images_stay(older, tmp_path, name, flag):
   assert images.shape == expected.shape == (8, 8, 8, 1)
   assert expected.std() > 10
   difference = np.abs(images - expected)
-  # Rounding by another number of devices: one level, in few pixels.
+  # Another number of devices rounds a few pixels by one level.
   assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 

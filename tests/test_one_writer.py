@@ -1,4 +1,4 @@
-"""One writer at a time: commands against each other, and their leftovers."""
+"""One writer at a time: concurrent commands, and their leftovers."""
 
 import contextlib
 import os
@@ -70,7 +70,7 @@ def test_other_commands_write_beside_training(argv, shared_run, tmp_path):
 
 
 def test_prepare_goes_on_after_it_was_killed(tmp_path):
-  """The file of the first write is there, under its first name."""
+  """The file of the first write exists under its temporary name."""
   image = np.zeros((8, 8, 3), np.uint8)
   for k in range(2):
     folder = tmp_path / 'images' / f'class{k}'
@@ -92,14 +92,14 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path):
 
 @contextlib.contextmanager
 def started(words, folder):
-  """A command in a process of its own, and the file of what it says."""
+  """Starts a command; yields the process and the file of its output."""
   said = folder / f'stderr{len([*folder.iterdir()])}'
   with command_runs.started(words, said) as process:
     yield process, said
 
 
 def finished(words, folder):
-  """Exit status of a command, and the last line that it says."""
+  """Returns a command's exit status and last line."""
   with started(words, folder) as (process, said):
     status = process.wait(timeout=400)
     return status, said.read_text().splitlines()[-1]
@@ -116,7 +116,7 @@ def wait_for(path, process, said):
 @pytest.mark.slow
 @pytest.mark.parametrize('command', ['train', 'distill', 'sweep', 'evaluate'])
 def test_a_second_process_is_refused(argv, tmp_path, command):
-  """The second is refused, the first goes on, and a kill frees the folder."""
+  """The second is refused, the first continues, and a kill frees the folder."""
   out, logs = tmp_path / 'out', tmp_path / 'logs'
   logs.mkdir()
   words = [*argv(command, out), '--config.log.preview_every_images=0']
@@ -162,7 +162,7 @@ def test_train_sample_and_report_side_by_side(argv, tmp_path):
       assert report.wait(timeout=400) == 0
     assert process.poll() is None, said.read_text()
     assert finished(train, logs)[0] == 2
-    process.kill()  # its readers of data may live for a moment
+    process.kill()  # its data readers may live a moment longer
     process.wait()
     with folder_lock(run_, 'run', 'other', instead=''):
       pass

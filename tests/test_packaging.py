@@ -1,4 +1,4 @@
-"""The package works without its checkout, and editable with it."""
+"""The package works without its checkout, and as an editable install."""
 
 import importlib.metadata
 import os
@@ -24,9 +24,9 @@ PACKAGES = {
 
 
 def install(folder, *words):
-  """Installs the project into a new environment, and returns its `bin`.
+  """Installs the project into a new environment; returns its `bin`.
 
-  The dependencies are those of this environment, behind the new one's own.
+  This environment's packages follow the new one's on the path.
   """
   venv = [sys.executable, '-m', 'venv', '--without-pip', str(folder)]
   subprocess.run(venv, check=True)
@@ -36,14 +36,13 @@ def install(folder, *words):
     [*pip, '--quiet', '--no-deps', *words, str(ROOT)], cwd=folder, check=True
   )
   (site_packages,) = folder.glob('lib/python*/site-packages')
-  # Files .pth of a folder that is named here are not read: the checkout stays
-  # out of sight even where it is installed.
+  # A folder named in a .pth file does not have its own .pth files read, so an
+  # installed checkout remains hidden.
   (site_packages / 'dependencies.pth').write_text(sysconfig.get_path('purelib'))
   return folder / 'bin'
 
 
 def call(folder, *words):
-  """Runs a program in another folder; returns what it printed."""
   hidden = ('PYTHONPATH', 'XLA_FLAGS')
   env = {k: v for k, v in os.environ.items() if k not in hidden}
   result = subprocess.run(
@@ -60,7 +59,6 @@ def call(folder, *words):
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-  """Programs of an environment that has the package, not the checkout."""
   return install(tmp_path_factory.mktemp('installed') / 'venv')
 
 

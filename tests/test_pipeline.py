@@ -1,5 +1,3 @@
-"""From a checkpoint to images in a few lines: those of the commands."""
-
 import dataclasses
 import json
 import shutil
@@ -61,13 +59,13 @@ def test_weights_and_steps(pipeline, shared_run):
 
 
 def test_settings_of_the_sampler(pipeline):
-  assert pipeline.sampling.steps == 3  # as the run says
+  assert pipeline.sampling.steps == 3  # the run's setting
   assert pipeline.nfe() == 3
   assert pipeline.nfe('cfg:1.5', steps=10) == 20
   assert pipeline.nfe(solver='dopri5') is None
   more = pipeline(LABELS, steps=6)
   assert (more != pipeline(LABELS)).any()
-  # Any number of images, whatever the devices; image i is the same.
+  # Image i is the same for any number of images and devices.
   np.testing.assert_array_equal(pipeline(LABELS[:3], steps=6), more[:3])
 
 

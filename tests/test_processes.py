@@ -1,6 +1,6 @@
-"""Two real processes: one job, stopped, killed, and continued.
+"""A job of two real processes is stopped, killed and resumed.
 
-Both train on four simulated devices, two of each process, cut by FSDP.
+The processes train on four simulated devices, two each, sharded by FSDP.
 """
 
 import contextlib
@@ -30,15 +30,13 @@ CONFIG = (
 
 
 class Job:
-  """One command line as two processes, or as one with all the devices."""
-
   def __init__(self, folder, processes=2):
     self.folder, self.processes = folder, processes
     folder.mkdir(exist_ok=True)
 
   @contextlib.contextmanager
   def started(self, *words):
-    """The processes; their stderr goes to files. Killed at the end."""
+    """Starts the processes, logs their stderr and kills them at the end."""
     devices = f'--xla_force_host_platform_device_count={4 // self.processes}'
     argv, port = [*words, f'--workdir={self.folder}/run'], free_port()
     with contextlib.ExitStack() as stack:
@@ -69,7 +67,6 @@ class Job:
     return (self.folder / f'stderr{i}').read_text()
 
   def reach(self, step, running):
-    """Waits until the job has logged a step."""
     end = time.monotonic() + 240
     while not re.search(rf' step {step}: ', self.stderr()):
       assert time.monotonic() < end, self.stderr()
@@ -101,7 +98,7 @@ def test_two_processes(tmp_path):
   assert 13 <= first < STEPS
   assert f'SIGTERM: saved step {first}' in job.stderr()
 
-  # Ctrl-C to one of them does the same.
+  # Ctrl-C in one process stops both.
   with job.train() as running:
     job.reach(first + 3, running)
     running[0].send_signal(signal.SIGINT)
@@ -131,7 +128,7 @@ def test_two_processes(tmp_path):
   assert len(job.losses()) == STEPS
   np.testing.assert_allclose(job.losses(), whole.losses(), rtol=1e-4)
 
-  # Sampling the same run: the same images, from two processes and from one.
+  # Two processes and one sample the same images from the run.
   images = []
   for count in (2, 1):
     sampling = Job(job.folder, processes=count)

@@ -1,4 +1,4 @@
-"""Tables of figures say where the figures come from."""
+"""Tables of figures state their source."""
 
 import re
 
@@ -8,7 +8,7 @@ from command_runs import ROOT
 from commands.flags.compare import METHODS
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-# A cell that is a result: a decimal number, alone, with an error or a unit.
+# A result cell: one decimal number, with an optional error or unit.
 FIGURE = re.compile(r'[-+]?[\d,]*\.\d+(?:e-?\d+)?( ?(%|±.*|s|se|ms|GiB|x))?')
 SOURCE = re.compile(
   r'\b(published|measured|not run|computed|compiled|counted)\b', re.IGNORECASE
@@ -16,7 +16,7 @@ SOURCE = re.compile(
 
 
 def tables(text):
-  """(number of the line, section before it, rows) of each table."""
+  """Yields (line number, preceding section, rows) of each table."""
   lines, section, rows, fenced = text.splitlines(), [], [], False
   for number, line in enumerate([*lines, ''], 1):
     fenced ^= line.startswith('```')
@@ -38,7 +38,7 @@ def holds_figures(rows):
 def test_every_table_of_figures_says_published_or_measured(page):
   for number, section, rows in tables(page.read_text()):
     if holds_figures(rows):
-      # In the section, up to and with the table's own head.
+      # The section up to the table's header must name a source.
       assert SOURCE.search(f'{section}\n{rows[0]}'), (
         f'{page.name}:{number} has figures; say before the table whether they '
         'are published (by whom), measured (how), or not run.'

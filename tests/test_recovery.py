@@ -1,4 +1,4 @@
-"""Runs that are stopped or killed and started again by the same command."""
+"""Runs that are stopped or killed and resumed by the same command."""
 
 import json
 import random
@@ -21,7 +21,7 @@ from train.checkpoint import CheckpointConfig, Checkpointer
 from train.experiment import build
 from train.optimizer import make_optimizer
 
-STEPS = 60  # of 64 images: an epoch of 1,297 ends within step 21, and step 41
+STEPS = 60  # of 64 images; epochs of 1,297 end within steps 21 and 41
 CONFIG = (
   'model.depth=2',
   'model.width=16',
@@ -43,7 +43,7 @@ EXPERIMENT = build(
 
 
 class Run:
-  """A workdir, and the one command that starts and continues it."""
+  """A workdir and the command that starts and resumes it."""
 
   def __init__(self, folder):
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,22 +53,21 @@ class Run:
       'train',
       '--config=configs/digits.py',
       f'--workdir={self.workdir}',
-      # Its own data, so that a kill may strike while the digits are written.
+      # Each run has its own data, so a kill may strike while it is written.
       f'--config.data.dir={folder}/data',
       *(f'--config.{assignment}' for assignment in CONFIG),
     ]
 
   def started(self):
-    """The process; its stderr goes to a file. Killed at the end."""
     return command_runs.started(self.words, self.folder / 'stderr')
 
   def finish(self):
-    """Runs to the end; gives the step that it continued from, or None."""
+    """Runs to the end; returns the step resumed from, or None."""
     complete = self.complete_steps()
     with self.started() as process:
       assert process.wait(timeout=240) == 0, self.stderr()
     restored = re.findall(r'Restored step (\d+)\.', self.stderr())
-    # Always from the newest complete checkpoint, if there is one.
+    # A run resumes from the newest complete checkpoint, if any.
     assert list(map(int, restored)) == complete[-1:]
     assert f'Trained {STEPS} steps' in self.stderr()
     return complete[-1] if complete else None
@@ -77,7 +76,6 @@ class Run:
     return (self.folder / 'stderr').read_text()
 
   def complete_steps(self):
-    """Steps of checkpoints that have their final name, rising."""
     names = self.names_of_checkpoints()
     return sorted(int(name) for name in names if name.isdecimal())
 
@@ -86,12 +84,11 @@ class Run:
     return [path.name for path in folder.iterdir()] if folder.exists() else []
 
   def last_step(self):
-    """The last step that the newest process has logged, or 0."""
     steps = re.findall(r' step (\d+): ', self.stderr())
     return int(steps[-1]) if steps else 0
 
   def is_saving(self):
-    """Whether a checkpoint is there under a temporary name."""
+    """Whether a checkpoint has a temporary name."""
     return not all(map(str.isdecimal, self.names_of_checkpoints()))
 
   def is_replacing(self):
@@ -99,7 +96,7 @@ class Run:
     return len(self.complete_steps()) > 2
 
   def metrics(self):
-    """Lines of metrics.jsonl without the figures that tell of time."""
+    """Returns the lines of metrics.jsonl without timings."""
     rows = []
     for line in (self.workdir / 'metrics.jsonl').read_text().splitlines():
       rows.append(json.loads(line))
@@ -108,7 +105,6 @@ class Run:
     return rows
 
   def state(self):
-    """The newest state, on one device."""
     optimizer = make_optimizer(
       EXPERIMENT.optimizer, optax.constant_schedule(0.1)
     )
@@ -120,7 +116,7 @@ class Run:
 
 
 def wait_until(condition, process, seconds=240):
-  """Polls; False if the process ends before the condition holds."""
+  """Polls; returns False if the process ends before the condition holds."""
   end = time.monotonic() + seconds
   while not condition():
     if process.poll() is not None:
@@ -147,7 +143,7 @@ def run(tmp_path):
 
 
 def assert_same_end(run, shared):
-  """Bitwise the same state, and the same figures of every step."""
+  """Compares the states bitwise, and the metrics of every step."""
   ours = run.state()
   assert jax.tree.structure(ours) == jax.tree.structure(shared.state)
   jax.tree.map(np.testing.assert_array_equal, ours, shared.state)
@@ -165,18 +161,14 @@ def test_undisturbed_run_is_whole(shared):
 
 @pytest.fixture
 def usual_hangup():
-  """Processes started here notice SIGHUP, though the tests run under nohup."""
+  """Under nohup, processes would inherit an ignored SIGHUP."""
   before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
   yield
   signal.signal(signal.SIGHUP, before)
 
 
 def stop(shared, run, number, after):
-  """Starts the run and sends a signal after so many logged steps.
-
-  Returns:
-    The step at which it was saved.
-  """
+  """Signals the run after `after` logged steps; returns the saved step."""
   with run.started() as process:
     lines = run.workdir / 'metrics.jsonl'
 
@@ -213,8 +205,8 @@ def test_stopped_run_goes_on_as_if_it_had_not(
   assert_same_end(run, shared)
 
 
-# Moments to kill at: a condition on the process that was just started, then a
-# random delay of at most so many seconds. `step` is random, too.
+# When to kill: a condition on the started process, then a random delay up to so
+# many seconds. `step` is random, too.
 MOMENTS = {
   'start-up': (lambda run, step: True, 3.0),
   'data': (lambda run, step: 'Writing the digits' in run.stderr(), 1.0),
@@ -232,7 +224,7 @@ MOMENTS = {
 
 
 def kill(run, moment, seed):
-  """Starts the run and kills it; False if it came to its end before."""
+  """Starts the run and kills it; returns False if it ended earlier."""
   condition, seconds = MOMENTS[moment]
   rng = random.Random(seed)
   step, delay = rng.randint(1, 50), rng.uniform(0, seconds)
@@ -248,7 +240,7 @@ def kill(run, moment, seed):
 
 
 def check_readable(run):
-  """Whatever the kill left, sampling finds the newest whole checkpoint."""
+  """Sampling finds the newest complete checkpoint after any kill."""
   steps = run.complete_steps()
   if steps:
     mesh = make_mesh(EXPERIMENT.mesh, jax.devices()[:1])
@@ -258,7 +250,7 @@ def check_readable(run):
 
 
 def kill_and_finish(run, shared, moments):
-  """Kills at each moment in turn, in one workdir, then lets the run end."""
+  """Kills at each moment in turn, in one workdir, then finishes the run."""
   for seed, moment in moments:
     kill(run, moment, seed)
     check_readable(run)

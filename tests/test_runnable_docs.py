@@ -1,7 +1,7 @@
-"""Commands and Python of README and docs, run as they stand on a small network.
+"""Commands and Python of README and docs run on a small network.
 
-A block fenced as bash or python is marked as runnable; what needs files or
-machines that are not here is indented instead.
+Blocks fenced as bash or python are runnable. Blocks that need absent files
+or machines are indented instead.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ import textwrap
 import pytest
 from command_runs import ROOT, TINY, run
 
-# Pages whose Python other tests run, which look closer at what comes out.
+# Pages whose Python other tests run with closer checks.
 ELSEWHERE = {
   'docs/checkpoints.md': 'test_docs',
   'docs/extending.md': 'test_docs',
@@ -48,7 +48,7 @@ def test_every_runnable_block_is_run():
 
 
 def test_links_of_the_readme():
-  """Those of docs/ are checked by make docs, which has warnings as errors."""
+  """`make docs` checks the links of docs/, with warnings as errors."""
   for name in ('README.md', 'CONTRIBUTING.md'):
     links = re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / name).read_text())
     assert links
@@ -57,7 +57,7 @@ def test_links_of_the_readme():
 
 
 def smaller(words, shared_run, features):
-  """What makes a command of the documents quick; it is added at its end."""
+  """Returns flags that make a documented command quick."""
   command = words[0]
   values = {}
   if command in ('train', 'distill'):
@@ -91,7 +91,7 @@ def smaller(words, shared_run, features):
 )
 def test_page(page, shared_run, features, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  if page != 'README.md':  # which trains its own
+  if page != 'README.md':  # README.md trains its own
     for name in ('demo', 'digits'):
       shutil.copytree(shared_run / 'run', pathlib.Path('runs') / name)
   names = {}

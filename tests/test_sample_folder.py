@@ -26,7 +26,6 @@ QUICK = ['--num=5', '--config.sample.batch_size=8', '--config.sample.steps=3']
 
 
 def save(folder, channels, **info):
-  """A network of random weights as a folder."""
   config = DiTConfig(channels=channels, **SIZES)
   params = jax.device_get(networks.perturbed(config).params)
   weights.save_folder(folder, config, params, info=info)
@@ -63,7 +62,7 @@ def test_a_run_and_its_folder_give_the_same_images(shared_run, tmp_path):
 
 
 def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
-  """Unless told otherwise; quantized or not."""
+  """This is the default, with or without quantization."""
   work, wide, small = shared_run / 'run', tmp_path / 'wide', tmp_path / 'small'
   assert run('convert', f'--from={work}', f'--to={wide}').status == 0
   result = run('convert', f'--from={wide}', f'--to={small}', '--quantize=int8')
@@ -74,7 +73,7 @@ def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
   ours = runs.Source(str(work), is_run=True).open(())
   for folder in (wide, small):
     theirs = runs.Source(str(folder), is_run=False).open(())
-    assert theirs.sample.batch_size != ours.sample.batch_size  # of the machine
+    assert theirs.sample.batch_size != ours.sample.batch_size  # per machine
     expected = dataclasses.replace(ours.sample, batch_size=64)
     assert theirs.sample == expected and theirs.sample.steps == 3
 
@@ -88,7 +87,7 @@ def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
   assert protocol['quantized'] == {'scheme': 'int8'}
   assert protocol['sampling']['steps'] == 3
 
-  # What a quantized folder is not for.
+  # Uses that a quantized folder refuses.
   for target, argv in (
     ('x', []), ('x', ['--quantize=int4']), ('x.safetensors', []),
   ):  # fmt: skip
@@ -240,7 +239,7 @@ def test_protocol_is_not_what_a_stranger_wrote(tmp_path):
 
 @pytest.fixture
 def broken(tmp_path):
-  """Function of labels to a folder of weights that are NaN for them."""
+  """Returns a function of labels to a folder whose weights give them NaN."""
 
   def write(*labels):
     save(tmp_path / 'net', 3)
@@ -256,7 +255,7 @@ def broken(tmp_path):
 @pytest.mark.parametrize('form', ['npz', 'png'])
 def test_a_set_without_a_finite_image_is_not_finished(broken, form):
   words = ('sample', f'--folder={broken(0, 1, 2, 3, 4)}', f'--format={form}')
-  for _ in range(2):  # the second time nothing is left to draw
+  for _ in range(2):  # nothing is left to sample the second time
     result = run(*words, *QUICK)
     assert result.status == 1 and 'Already sampled' not in result.err
     (line,) = (x for x in result.err.splitlines() if x.startswith('main.py:'))
@@ -274,7 +273,7 @@ def test_images_that_are_not_finite_are_recorded(broken, mine, tmp_path):
     assert protocol['complete'] and protocol['nonfinite'] == 2
     assert protocol['nonfinite_images'] == '1,3'
   assert 'Already sampled' in result.err
-  # Their metrics would mean nothing.
+  # Metrics of these images would be meaningless.
   result = run(
     'evaluate', f'--samples={out}/samples.npz', mine,
     f'--reference={out}/samples.npz',

@@ -1,4 +1,4 @@
-"""`sample`, killed at any moment, and started again by the same command."""
+"""The command `sample`, killed at any moment and resumed."""
 
 import functools
 import hashlib
@@ -24,8 +24,6 @@ CONFIG = DiTConfig(size=8, channels=1, num_classes=10, patch=2, depth=4,
 
 
 class Command:
-  """One command line that draws into a folder."""
-
   def __init__(self, place, name, form):
     self.out = place / name
     self.form = form
@@ -38,7 +36,7 @@ class Command:
     self.env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
   def run(self, stop=None):
-    """Runs to the end, or kills when `stop` says so; True if it ended."""
+    """Runs until the end or until `stop()`; returns whether it ended."""
     with subprocess.Popen(
       self.argv, cwd=ROOT, env=self.env, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -52,12 +50,11 @@ class Command:
     return True
 
   def done(self):
-    """How many files of images are there."""
     inside = self.out / ('parts' if self.form == 'npz' else 'images')
     return len(list(inside.glob('[!.]*'))) if inside.exists() else 0
 
   def digests(self):
-    """Of every file's content, but the description of the machine."""
+    """Returns digests of all files, without the machine's description."""
     digests = {}
     for path in sorted(self.out.rglob('*')):
       if path.suffix in ('.png', '.txt'):
@@ -74,7 +71,7 @@ class Command:
 
 
 def kill_once(command, rng, moment):
-  """Starts the command and kills it at a random time of a kind of moment."""
+  """Starts the command and kills it at a random time within a phase."""
   if moment == 'start-up':
     deadline = time.monotonic() + rng.uniform(0, 6)
     return command.run(lambda: time.monotonic() > deadline)
@@ -83,13 +80,12 @@ def kill_once(command, rng, moment):
     before = command.done()
     least = min(before + rng.randint(1, total // 3), total)
     return command.run(lambda: command.done() >= least)
-  # While everything is put together.
+  # During the final assembly.
   return command.run(lambda: command.done() >= total and rng.random() < 0.2)
 
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """A folder with a network, and what undisturbed commands draw from it."""
   place = tmp_path_factory.mktemp('sample')
   params = jax.device_get(networks.perturbed(CONFIG).params)
   folder.save_folder(place / 'net', CONFIG, params, info={})
@@ -98,7 +94,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def expected(place):
-  """Function of a format: digests of what an undisturbed command draws."""
+  """Returns a function of format to an undisturbed command's digests."""
 
   @functools.cache
   def digests(form):
@@ -112,13 +108,12 @@ def expected(place):
 @pytest.mark.slow
 @pytest.mark.parametrize('form', ['npz', 'png'])
 def test_killed_ten_times(place, expected, form):
-  """Ten kills of one set, at random moments."""
   command, rng = Command(place, f'ten-{form}', form), random.Random(1)
   kinds = ['start-up'] * 3 + ['drawing'] * 5 + ['end'] * 2
   rng.shuffle(kinds)
   killed = 0
   for kind in kinds:
     killed += not kill_once(command, rng, kind)
-  assert killed >= 6  # some moments never came
+  assert killed >= 6  # some moments never occur
   assert command.run()
   assert command.digests() == expected(form)

@@ -1,5 +1,3 @@
-"""SIGTERM ends a command with one line: what is kept, and how to go on."""
-
 import signal
 
 import pytest

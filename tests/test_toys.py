@@ -1,4 +1,4 @@
-"""The toy experiments: exact parts, and both commands, hardly trained."""
+"""The toy experiments: exact parts, and both commands, barely trained."""
 
 import dataclasses
 import io
@@ -61,7 +61,7 @@ def test_draws_have_the_moments(mixture):
 
 
 def test_draws_have_the_density(mixture):
-  """The mean of p(x) over draws is the integral of p^2, known for Gaussians."""
+  """The mean of p(x) over samples is the integral of p^2, a known value."""
   x = mixture.draw(np.zeros(40_000, int), np.random.default_rng(0))
   weight, mean, factor = mixture.of_class(0)
   covariance = factor @ factor.swapaxes(1, 2)
@@ -128,7 +128,6 @@ def test_the_judge_finds_what_is_wrong(mixture):
 
 
 def quick(experiment):
-  """The same in seconds: hardly trained."""
   short = {'depth': 3, 'width': 8, 'steps': 5, 'batch_size': 32}
   return dataclasses.replace(
     experiment,
@@ -191,7 +190,7 @@ def test_students_in_the_quick_mode():
   )
   results = toy_distill.run(experiment, students)
   assert results.curves['CA only'].shape == (2, 2, 5)
-  # Both start as the teacher, and then go their own ways.
+  # Both start as the teacher and then diverge.
   before, after = results.at('CA only', 'energy').T
   assert before[0] == before[1]
   assert after[0] != after[1]
@@ -222,7 +221,7 @@ def test_students_do_what_the_docs_say():
   assert dm['energy'] < 0.15  # 0.08; the teacher at one step 0.95
   assert dm['energy'] < end('teacher, 1 Euler step')['energy'] / 5
   assert dm['spread'] == pytest.approx(1, abs=0.1)
-  # CA alone goes beyond the guided teacher, and then collapses.
+  # CA alone overshoots the guided teacher and then collapses.
   ca = results.at('CA only', 'energy')[0]
   assert ca[2] > 1.3  # 1.66
   assert ca[2] > 1.5 * ca[1]
@@ -230,7 +229,7 @@ def test_students_do_what_the_docs_say():
   total = results.at('CA only', 'total')[0]
   assert total[2] > 1.8  # 2.7
   assert end('CA only')['spread'] < 0.1  # 0.03
-  # With DM it stays where it is.
+  # DM stabilizes it.
   assert results.at('hybrid', 'energy')[0].max() < 0.8  # 0.50
   total = results.at('hybrid', 'total')[0, 1:]
   assert 0.5 < total.min() < total.max() < 1.5

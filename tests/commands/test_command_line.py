@@ -1,4 +1,4 @@
-"""Answers of the command line before anything heavy is imported."""
+"""The command line answers before it imports anything heavy."""
 
 import re
 import subprocess
@@ -24,7 +24,6 @@ BASE = flatten(load_config('configs/base.py').to_dict())
 
 
 def run_process(*argv):
-  """Runs a command line in a process; returns the result and the seconds."""
   begin = time.monotonic()
   result = subprocess.run(
     [sys.executable, '-X', 'importtime', 'main.py', *argv],
@@ -58,7 +57,7 @@ def test_help_and_wrong_flags_are_answered_before_jax_is_imported(
   assert not heavy & imported
   assert result.returncode == status
   assert words in result.stdout + result.stderr
-  assert seconds < 20  # a second alone; tests beside it share the cores
+  assert seconds < 20  # 1 s when it runs alone; parallel tests share the cores
 
 
 def test_version_names_the_project_and_its_libraries():

@@ -1,4 +1,4 @@
-"""Weights from every kind of file to every other, without loss."""
+"""Conversions between all kinds of weight files lose nothing."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ from train import workdir
 
 TESTS = pathlib.Path(__file__).parents[1]
 GOLDEN = TESTS / 'golden' / 'ig_sit' / 'model.safetensors'
-# Some golden files are in the project, more may lie beside it.
+# Golden files outside the project are tested where they exist.
 GOLDENS = (TESTS / 'golden', TESTS.parents[1] / 'shared' / 'golden')
 IG_SIT = {'family': 'ig_sit', 'untold': Untold(4, (2,))}
 COUNT = sum(tensor.size for tensor in load_file(GOLDEN).values())
@@ -30,20 +30,17 @@ COUNT = sum(tensor.size for tensor in load_file(GOLDEN).values())
 
 @pytest.fixture
 def run(shared_run):
-  """The workdir of a run whose EMA lags behind."""
   return shared_run / 'run'
 
 
 @pytest.fixture
 def folder(tmp_path):
-  """The golden file, as a folder."""
   convert(str(GOLDEN), str(tmp_path / 'net'), **IG_SIT)
   return tmp_path / 'net'
 
 
 @pytest.fixture
 def refused(tmp_path):
-  """Function of source, target, words and options that must be refused."""
 
   def check(source, target, *words, **options):
     before = contents(tmp_path)
@@ -149,7 +146,6 @@ def test_run_to_folder(tmp_path, run, weights):
 
 @pytest.mark.parametrize('scheme', SCHEMES)
 def test_published_to_quantized(tmp_path, folder, scheme):
-  """At once, or by way of a folder."""
   report = convert(str(GOLDEN), str(tmp_path / 'a'), **IG_SIT, quantize=scheme)
   convert(str(folder), str(tmp_path / 'b'), quantize=scheme)
   files = [tmp_path / name / 'model.safetensors' for name in 'ab']
@@ -188,7 +184,7 @@ def test_run_to_published_and_back(tmp_path, run):
 
 
 def test_heads_of_named_widths_need_not_be_given(monkeypatch):
-  """Only the number is of interest: such networks are large."""
+  """Only the number of heads is tested, because such networks are large."""
   heads = {384: 6, 768: 12, 1024: 16, 1152: 16}
   for width, expected in heads.items():
     kernel = np.broadcast_to(np.float32(0), (width, 4, 2, 2))

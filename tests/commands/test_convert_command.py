@@ -1,5 +1,3 @@
-"""python main.py convert, from the command line to the files."""
-
 import json
 import os
 import subprocess
@@ -24,7 +22,6 @@ def run(*argv):
 
 @pytest.fixture
 def refused(tmp_path):
-  """Function of flags and the words that its one line must hold."""
 
   def check(argv, *words):
     before = contents(tmp_path)
@@ -44,7 +41,6 @@ def test_golden_file_to_a_folder_and_back(tmp_path):
   net, back = tmp_path / 'net', tmp_path / 'back.safetensors'
   expected = load_file(GOLDEN)
   count = sum(tensor.size for tensor in expected.values())
-  # In a process of its own, as users run it.
   there = subprocess.run(
     [sys.executable, 'main.py', 'convert', f'--from={GOLDEN}', f'--to={net}',
      *IG_SIT],

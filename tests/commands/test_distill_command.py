@@ -1,4 +1,4 @@
-"""The command distill: students, a recipe of stages, and what is refused."""
+"""The command `distill`: students, staged recipes and refusals."""
 
 import json
 import shutil
@@ -55,7 +55,6 @@ def teacher(shared_run):
 
 @pytest.fixture(scope='module')
 def student(teacher, tmp_path_factory):
-  """A student of two steps, and what was said while it was made."""
   workdir = tmp_path_factory.mktemp('student') / 'run'
   result = distil(teacher, workdir, 'hybrid,2')
   assert result.status == 0, result.err
@@ -66,7 +65,7 @@ def test_printed_commands_work_on_a_student(student, mine, tmp_path):
   workdir = shutil.copytree(student, tmp_path / 'a student')
   result = run('report', f'--workdir={workdir}', '--no_draw')
   assert result.status == 0, result.err
-  # Guidance is inside, so there is none to compare or to sweep.
+  # Guidance is distilled into the student, so there is none to sweep.
   ((command, *words),) = printed((workdir / 'report.html').read_text())
   assert command == 'evaluate'
   result = run(command, *words, '--num=20', mine)
@@ -77,7 +76,7 @@ def test_printed_commands_work_on_a_student(student, mine, tmp_path):
   ('argument', 'stages', 'passes'),
   # A walk to one of two steps takes 1.5 passes on average. Student: the walk, 2
   # to go back, the teacher's pair, teacher and fake at the other level: 7.5.
-  # Fake: the walk, and 3 forth and back: 4.5.
+  # Fake: the walk, and 3 forward and backward: 4.5.
   [('hybrid,2', 1, '12'), ('flash,2', 4, None)],
 )
 def test_dry_run(teacher, tmp_path, argument, stages, passes):
@@ -158,7 +157,7 @@ def test_another_teacher_does_not_go_on(student, teacher, tmp_path):
   assert result.status == 2
   assert 'with other weights' in result.err
   assert (tmp_path / 'student/config.json').read_text() == before
-  # Nor does it go on with another grid, or another solver.
+  # A stopped run resumes only with the same grid and solver.
   for argument, given in (
     ('hybrid,3', {}), ('hybrid,2', {'sample.shift': 2.0}),
   ):  # fmt: skip
@@ -178,7 +177,6 @@ RECIPE = {
 
 @pytest.fixture(scope='module')
 def recipe(teacher, tmp_path_factory):
-  """The folder of a whole recipe, and what was printed."""
   folder = tmp_path_factory.mktemp('recipe') / 'flash'
   result = distil(teacher, folder, 'flash,2', **RECIPE)
   assert result.status == 0, result.err
@@ -230,9 +228,9 @@ def test_a_moved_recipe_comes_to_the_same_student(
 
 @pytest.fixture
 def stages(monkeypatch):
-  """Stages that train nothing: folder and start of each that was run.
+  """Replaces training; `run` lists the folder and start of every stage.
 
-  The stage whose name is put into `stop` is stopped.
+  The stage named by `stop` does not finish.
   """
   made = types.SimpleNamespace(run=[], stop=None)
 
@@ -269,7 +267,7 @@ def test_a_recipe_may_be_moved(teacher, stages, tmp_path):
 def test_a_recipe_of_an_earlier_version_goes_on(
   teacher, stages, tmp_path, place
 ):
-  """Earlier versions stored whole paths in the recipe's folder of the time."""
+  """Earlier versions stored absolute paths in the recipe's folder."""
   flash = tmp_path / 'flash'
   assert distil(teacher, flash, 'flash,2').status == 0
   for stage, before in zip(STAGES[1:], (0, 1, 1), strict=True):
@@ -278,7 +276,7 @@ def test_a_recipe_of_an_earlier_version_goes_on(
     config['train']['init_from'] = f'{place or tmp_path}/flash/{STAGES[before]}'
     path.write_text(json.dumps(config))
   assert distil(teacher, flash, 'flash,2').status == 0
-  # But not with another start.
+  # Another start is refused.
   config['train']['init_from'] = '/elsewhere/flash/1-trajectory'
   path.write_text(json.dumps(config))
   result = distil(teacher, flash, 'flash,2')
@@ -340,7 +338,7 @@ def test_refused_in_one_line(teacher, tmp_path, argument, given, message):
 
 
 def test_a_teacher_without_a_null_label(teacher, tmp_path):
-  """CFG needs one, whatever the scale but 1; IG and DM alone do not."""
+  """CFG with a scale other than 1 needs a null label; IG and DM do not."""
   other = tmp_path / 'run'
   shutil.copytree(teacher, other)
   path = other / 'config.json'
@@ -375,7 +373,7 @@ def test_wrong_teachers(student, teacher, tmp_path):
 
 
 def test_data_that_are_not_the_teachers(teacher, tmp_path):
-  """A discriminator would compare two spaces."""
+  """The discriminator would compare two different spaces."""
   other = tmp_path / 'run'
   shutil.copytree(teacher, other)
   about = json.loads((other / 'latents.json').read_text())

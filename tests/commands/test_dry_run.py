@@ -1,4 +1,4 @@
-"""What a dry run says, and what programs for TPUs send."""
+"""The report of a dry run, and the communication of programs for TPUs."""
 
 import os
 import re
@@ -14,8 +14,8 @@ from dit import model
 from train import config_file
 from train.experiment import build
 
-# Blocks as wide as a chip's tiles; compiled in a process of its own, since
-# libtpu is loaded once and for all.
+# Blocks as wide as a chip's tiles. They are compiled in a separate process
+# because libtpu is loaded once.
 WIDE = (
   'model.name=SiT-Tiny/2', 'model.depth=6', 'model.width=512',
   'model.num_heads=8', 'train.batch_size=64',
@@ -46,16 +46,16 @@ def test_train_says_what_it_would_be(tmp_path):
     f'--workdir={tmp_path}/run',
   )  # fmt: skip
   assert not list(tmp_path.iterdir())
-  assert '677,786,144 parameters' in out  # as published
+  assert '677,786,144 parameters' in out  # the published count
   assert '118.62 G multiply-adds' in out
   assert 'optimizer.lr = 0.0001' in out
   assert "'fsdp': 8" in out
-  # 16 bytes a parameter, over 8 devices.
+  # 16 bytes per parameter, sharded over 8 devices.
   assert 'in all 1.26' in out or 'in all 1.27' in out
 
 
 def test_published_multiply_adds():
-  """DiT (arXiv 2212.09748, table 4): of one pass, in G."""
+  """Giga multiply-adds per pass of DiT (arXiv 2212.09748, table 4)."""
   for name, expected in (('S/2', 6.06), ('B/2', 23.01), ('XL/2', 118.64)):
     config = config_file.load_config(f'configs/dit.py:{name}')
     ours = build(config.to_dict()).model.pass_multiply_adds
@@ -64,7 +64,7 @@ def test_published_multiply_adds():
 
 @pytest.mark.parametrize('name', ['sit.py:S/2,ig', 'lightningdit.py:B/1,ig'])
 def test_multiply_adds_are_those_that_the_compiler_counts(name):
-  """Written out, for it counts the body of a loop once."""
+  """The loop is unrolled, because the compiler counts a loop's body once."""
   given = ['model.scan=False', 'model.depth=3', 'model.taps=(2,)']
   config = config_file.load_config(f'configs/{name}')
   network = build(config_file.override(config, given).to_dict()).model
@@ -77,8 +77,8 @@ def test_multiply_adds_are_those_that_the_compiler_counts(name):
   lowered = jax.jit(
     lambda params, *args: model.bind(network, params)(*args)
   ).lower(model.shapes(network), x, t, label)
-  counted = lowered.cost_analysis()['flops'] / 2  # of an image
-  # It also counts norms, softmax and the like.
+  counted = lowered.cost_analysis()['flops'] / 2  # of one image
+  # The compiler also counts norms, softmax and other small operations.
   assert 1 < counted / (2 * network.pass_multiply_adds) < 1.02
 
 
@@ -146,7 +146,6 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 
 def compiled(topology, *assignments):
-  """HLO text of a train step for chips that are not here."""
   pytest.importorskip('libtpu', reason='libtpu is not installed')
   result = subprocess.run(
     [sys.executable, '-c', PROGRAM, topology, *WIDE, *assignments],
@@ -158,7 +157,7 @@ def compiled(topology, *assignments):
 
 
 def gathers(text):
-  """(shape, whether in a loop) of every all-gather."""
+  """Returns (shape, whether in a loop) of every all-gather."""
   return [
     (shape, '/while/' in line)
     for line in text.splitlines()
@@ -182,12 +181,12 @@ def test_fsdp_gathers_block_by_block():
   }
   found = {tuple(sides(shape)) for shape, in_loop in gathers(text) if in_loop}
   assert kernels <= found
-  # Never the stack of all blocks, and in the loops nothing but kernels: no
-  # activation changes its place.
+  # The stack of all blocks is never gathered. In the loops only kernels are
+  # gathered, and no activation moves.
   assert not [s for s, _ in gathers(text) if config.depth in sides(s)]
   assert found <= kernels
   assert 'all-to-all' not in hlo.collectives(text)
-  # The gradients are not summed whole on every device.
+  # No device sums the full gradients.
   total = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))
   reduced = hlo.collectives(text).get('all-reduce', (0, 0))[1]
   assert reduced < 4 * total / 2

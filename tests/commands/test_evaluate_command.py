@@ -1,4 +1,4 @@
-"""The commands evaluate, reference and train-features, on a tiny run."""
+"""The commands `evaluate`, `reference` and `train-features` on a tiny run."""
 
 import json
 
@@ -13,7 +13,6 @@ FAST = ('--config.eval.kid_subsets=5', '--config.eval.kid_subset_size=20')
 
 @pytest.fixture(scope='module')
 def place(shared_run, tmp_path_factory):
-  """A folder with the digits' two splits as .npz."""
   folder = tmp_path_factory.mktemp('evaluate')
   data = DataConfig('digits', str(shared_run / 'data'), 'train', 'test', 1, 2)
   for split in ('train', 'test'):
@@ -33,7 +32,6 @@ def evaluate(*argv):
 
 
 def test_images_against_images(place, mine):
-  """Digits against digits: near; against noise: far."""
   common = (mine, f'--reference={place}/train.npz')
   shape = (300, 8, 8, 1)
   noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -52,7 +50,7 @@ def test_images_against_images(place, mine):
   assert 'fewer than 10000' in result.err
   line = (place / 'far/evaluation.md').read_text()
   assert line.rstrip() in result.out
-  assert 'accuracy' not in far['metrics']  # it has no logits
+  assert 'accuracy' not in far['metrics']  # the features have no logits
 
 
 def test_a_reference_serves_as_its_images_do(place, mine):
@@ -76,7 +74,7 @@ def test_a_reference_serves_as_its_images_do(place, mine):
 
 
 def test_adm_layout_with_images(place, mine):
-  """Statistics of all images, precision and recall of those beside them."""
+  """Frechet statistics use all images; precision and recall the stored ones."""
   with np.load(place / 'train.npz') as arrays:
     images = arrays['arr_0'][:200]
   np.savez(place / 'adm.npz', mu=np.zeros(8), sigma=np.eye(8), arr_0=images)
@@ -115,7 +113,7 @@ def test_repeats_and_bootstrap(place, mine):
 
 
 def test_sets_of_sorted_images_are_alike(place, mine):
-  """Images are dealt at random: files are often sorted by class."""
+  """Image sets are often sorted by class, so images are split at random."""
   with np.load(place / 'test.npz') as arrays:
     order = np.argsort(arrays['arr_1'], kind='stable')
     np.savez(place / 'sorted.npz', *(x[order] for x in arrays.values()))
@@ -128,7 +126,7 @@ def test_sets_of_sorted_images_are_alike(place, mine):
     )  # fmt: skip
     values.append(results(place / f'dealt-{name}')['metrics'])
   mixed, by_class = (found['fd'] for found in values)
-  assert by_class < 5 * mixed  # half of the classes: far more
+  assert by_class < 5 * mixed  # half of the classes are missing
 
 
 def test_results_are_not_overwritten_by_others(place, mine):
@@ -154,7 +152,6 @@ def test_a_folder_of_weights_has_no_data(shared_run, place):
 
 
 def test_straight_from_a_run(shared_run, place, mine):
-  """The figures of images that are drawn are those of images on disk."""
   workdir = f'--workdir={shared_run}/run'
   drawn = (workdir, '--guidance=ig:1.5', '--seed=3')
   evaluate(*drawn, '--num=48', mine, f'--out={place}/run')
@@ -167,7 +164,7 @@ def test_straight_from_a_run(shared_run, place, mine):
   ours, theirs = results(place / 'run'), results(place / 'read')
   assert ours['metrics'] == pytest.approx(theirs['metrics'], rel=1e-5)
   assert ours['evaluation']['reference']['place'] == 'digits:train'
-  for found in (ours, theirs):  # `sample` left its protocol beside its images
+  for found in (ours, theirs):  # `sample` wrote its protocol next to its images
     assert found['samples']['guidance'] == 'ig:1.5'
     assert found['samples']['nfe_per_image'] == 3
     assert len(found['samples']['weights_sha256']) == 64
@@ -177,7 +174,6 @@ def test_straight_from_a_run(shared_run, place, mine):
 
 @pytest.mark.usefixtures('good_compilation')
 def test_own_features(shared_run, place):
-  """A classifier that was trained before; and accuracy of a run's images."""
   data = f'--config.data.dir={shared_run}/data'
   made = run('train-features', data, f'--to={place}/features', '--steps=40')
   assert made.status == 0, made.err

@@ -1,4 +1,4 @@
-"""The command `report`: one page of a run, looked at in a browser."""
+"""The command `report`, whose page is also opened in a browser."""
 
 import html.parser
 import itertools
@@ -27,8 +27,6 @@ BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 
 
 class Parts(html.parser.HTMLParser):
-  """Of every section: its pictures, its text, the cells of its tables."""
-
   def __init__(self, text):
     super().__init__()
     self.pictures, self.text, self.cells = {}, {}, {}
@@ -55,7 +53,6 @@ class Parts(html.parser.HTMLParser):
 
 @pytest.fixture(scope='module')
 def whole(shared_run, features, tmp_path_factory):
-  """A copy of the run after every other command, and the report on it."""
   workdir = tmp_path_factory.mktemp('report') / 'a & <b>run</b>'
   shutil.copytree(shared_run / 'run', workdir)
   on = (f'--workdir={workdir}', features, '--config.sample.steps=2')
@@ -75,7 +72,8 @@ def test_page_has_every_part(whole):
   found = Parts((whole / 'report.html').read_text())
   assert tuple(found.text) == SECTIONS
   count = {name: len(found.pictures[name]) for name in SECTIONS}
-  # Of the methods: none is in every strip; two images each, and the gaps.
+  # Expected pictures per section. Methods show the two images that appear in
+  # every strip, and the gaps.
   assert count == {
     'run': 0, 'losses': 2, 'throughput': 1, 'scores': 0, 'previews': 2,
     'guidance': 1, 'sweeps': 1, 'evaluations': 0, 'samples': 1,
@@ -106,7 +104,6 @@ def test_page_needs_nothing_else(whole):
 
 
 def browse(path, *words):
-  """What headless Chromium prints, and its complaints of the page."""
   browser = next(filter(None, map(shutil.which, BROWSERS)), None)
   if browser is None:
     pytest.skip(f'no browser here: none of {", ".join(BROWSERS)}')
@@ -120,7 +117,7 @@ def browse(path, *words):
 
 
 def test_page_in_a_browser(whole, tmp_path):
-  page = tmp_path / 'report.html'  # as it would be sent to someone
+  page = tmp_path / 'report.html'  # alone, as if sent to someone
   shutil.copy(whole / 'report.html', page)
   shot = tmp_path / 'page.png'
   _, complaints = browse(
@@ -129,11 +126,10 @@ def test_page_in_a_browser(whole, tmp_path):
   assert not complaints
   picture = np.asarray(Image.open(shot).convert('L'))
   assert picture.shape == (6000, 1200)
-  # All the way down to the last section something is drawn.
+  # The page has content down to its last section.
   drawn = (picture.reshape(30, 200, 1200) < 200).any((1, 2))
   assert drawn[:20].all()
 
-  # Every section has a height, and every picture was decoded.
   probe = tmp_path / 'probe.html'
   script = (
     '<script>document.body.textContent = JSON.stringify({'
@@ -151,11 +147,11 @@ def test_page_in_a_browser(whole, tmp_path):
   assert not complaints
   assert f'"sections":[{",".join(["true"] * len(SECTIONS))}]' in shown
   assert f'"pictures":[{",".join(["true"] * 13)}]' in shown
-  assert '"tables":true,"wide":1200' in shown  # nothing sticks out
+  assert '"tables":true,"wide":1200' in shown  # nothing overflows the page
 
 
 def test_browser_would_complain(tmp_path):
-  """The test above sees what a page does wrong."""
+  """The test above would notice a broken page."""
   page = tmp_path / 'bad.html'
   page.write_text(
     '<!doctype html><meta http-equiv="Content-Security-Policy" '
@@ -186,7 +182,7 @@ def test_without_weights(shared_run, tmp_path):
   assert not found.pictures['samples'] and not found.pictures['trajectories']
   assert '--no_draw' in ' '.join(found.text['samples'])
   assert len(found.pictures['losses']) == 2
-  # Before the first checkpoint there is nothing to draw with.
+  # Without a checkpoint there is no network to sample.
   bare = tmp_path / 'bare'
   bare.mkdir()
   shutil.copy(shared_run / 'run' / 'config.json', bare)
@@ -214,7 +210,7 @@ def test_what_cannot_be_drawn_leaves_no_page(
   assert result.status == 2 and message in result.err and found is None
 
 
-# Damages of every file, its section, and the pictures still shown there.
+# Damaged contents of each file, its section, and the pictures that remain.
 DAMAGES = {
   'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 1),
   'table.md': (('',), 'guidance', 1),
@@ -268,7 +264,6 @@ def test_lines_that_are_none(shared_run, tmp_path):
 
 @pytest.mark.parametrize('name', ['metrics.jsonl', 'checkpoints'])
 def test_files_of_another_kind(shared_run, tmp_path, name):
-  """A folder where a file should be, and the other way round."""
   workdir = tmp_path / 'run'
   workdir.mkdir()
   shutil.copy(shared_run / 'run' / 'config.json', workdir)
@@ -297,7 +292,7 @@ def test_printed_commands_work(shared_run, features, tmp_path):
 
 @pytest.mark.slow
 def test_commands_of_the_demo_work(shared_run, features, tmp_path):
-  """The suggestions of `make demo` work, with few images in another folder."""
+  """The commands of `make demo`, with few images and another folder."""
   text = (ROOT / 'Makefile').read_text()
   lines = re.findall(r"@echo '  \$\(BIN\)/python main\.py ([^']*)'", text)
   assert [line.split()[0] for line in lines] == ['sample', 'train', 'compare']
@@ -320,7 +315,7 @@ def test_commands_of_the_demo_work(shared_run, features, tmp_path):
 
 
 def test_advice_is_what_can_be_done(shared_run, tmp_path):
-  """Without taps there is no IG: no printed command asks for it."""
+  """Without taps, no printed command uses IG."""
   workdir = shutil.copytree(shared_run / 'run', tmp_path / 'run')
   _, found = report(workdir, tmp_path, '--no_draw')
   assert 'compare --workdir' in ' '.join(found.text['guidance'])
@@ -337,7 +332,7 @@ def test_advice_is_what_can_be_done(shared_run, tmp_path):
 
 
 def test_what_changes_is_shown_as_it_is_said(monkeypatch):
-  """The row change: grey where nothing does, else four times as much."""
+  """The change is gray where it is zero and is otherwise amplified by four."""
   rows = {}
   monkeypatch.setattr(
     samples.pictures, 'sheet', lambda blocks, *_, **__: rows.update(blocks)

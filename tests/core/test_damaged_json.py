@@ -1,5 +1,3 @@
-"""Files that a kill cut short, or a stranger wrote, in a run's folder."""
-
 import json
 
 import pytest
@@ -28,7 +26,6 @@ DAMAGED = {
 
 @pytest.fixture
 def workdir(tmp_path):
-  """A run that is not yet trained."""
   config = config_file.load_config(str(ROOT / 'configs/digits.py')).to_dict()
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run/config.json').write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""One writer per folder, by a lock of the kernel or by a marker."""
+"""One writer per folder, by a kernel lock or by a marker file."""
 
 import contextlib
 import errno
@@ -57,7 +57,6 @@ def refusal(folder, *args, **kwargs):
 
 @contextlib.contextmanager
 def holder(folder, *words):
-  """Starts a process that holds the lock, and a child of it."""
   process = subprocess.Popen(
     [sys.executable, '-c', HOLDER, str(folder), *words],
     cwd=ROOT,
@@ -77,7 +76,7 @@ def holder(folder, *words):
 
 @pytest.fixture
 def no_kernel_locks(monkeypatch):
-  """A file system without locks of the kernel, and short times."""
+  """Simulates a file system without kernel locks, with short timeouts."""
 
   def flock(descriptor, operation):
     raise OSError(errno.ENOLCK, 'No locks available')
@@ -143,7 +142,7 @@ def test_killing_the_holder_frees_the_folder(tmp_path, child):
     process.kill()
     process.wait()
     with lock(tmp_path):
-      os.kill(survivor, 0)  # its child is still there
+      os.kill(survivor, 0)  # its child still runs
 
 
 def test_only_leftovers_of_what_is_written_are_removed(tmp_path):
@@ -189,7 +188,7 @@ def test_a_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
 
 def test_a_marker_stands_in_for_a_lock(tmp_path, no_kernel_locks):
   with lock(tmp_path):
-    time.sleep(0.7)  # longer than the life of a marker that is not refreshed
+    time.sleep(0.7)  # longer than an unrefreshed marker lives
     assert f'`train` (process {os.getpid()}' in refusal(tmp_path)
   assert not [*tmp_path.iterdir()]
 
@@ -236,7 +235,7 @@ def test_of_two_that_write_markers_at_once_one_stays(
 
 
 class Bucket:
-  """An object store: gs:// as a local folder."""
+  """An object store, which maps gs:// to a local folder."""
 
   def __init__(self, folder):
     self._folder = str(folder)

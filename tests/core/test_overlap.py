@@ -1,5 +1,3 @@
-"""Each item is used after the next one is started."""
-
 import pytest
 
 from core.overlap import one_ahead

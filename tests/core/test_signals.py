@@ -1,5 +1,3 @@
-"""Signals that ask a run to stop."""
-
 import hashlib
 import os
 import signal
@@ -23,7 +21,7 @@ def handlers():
 
 @pytest.fixture(autouse=True)
 def usual_handlers(monkeypatch):
-  """Signals act as in a foreground process; under nohup, some are ignored."""
+  """Restores the handlers of a foreground process; nohup ignores some."""
   before = handlers()
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -34,7 +32,6 @@ def usual_handlers(monkeypatch):
 
 @pytest.fixture
 def logged(monkeypatch):
-  """Every message with the time at which it was logged."""
   lines = []
   monkeypatch.setattr(
     logging,
@@ -45,7 +42,7 @@ def logged(monkeypatch):
 
 
 def compute_outside_python(rounds=2_000_000):
-  """Takes a second or so, in which Python runs no signal handler."""
+  """Computes for about a second, in which Python runs no signal handler."""
   hashlib.pbkdf2_hmac('sha256', b'', b'', rounds)
 
 
@@ -56,7 +53,7 @@ def test_first_signal_is_a_request(number):
     assert stop.signal == ''
     os.kill(os.getpid(), number)
     assert stop.signal == number.name
-    assert handlers() == before  # the next one acts at once, as before
+    assert handlers() == before  # the next signal has its usual effect
   assert handlers() == before
 
 
@@ -71,7 +68,7 @@ def test_second_ctrl_c_interrupts():
 
 
 def test_ignored_hangup_stays_ignored():
-  """The signal is ignored as under nohup, where the terminal may close."""
+  """Under nohup SIGHUP is ignored, because the terminal may close."""
   signal.signal(signal.SIGHUP, signal.SIG_IGN)
   with stop_on_signals() as stop:
     os.kill(os.getpid(), signal.SIGHUP)
@@ -130,7 +127,7 @@ def test_second_signal_stops_a_process_that_is_busy_elsewhere():
   ) as process:
     try:
       process.stdout.readline()
-      time.sleep(0.5)  # until it is inside the call
+      time.sleep(0.5)  # until the call has started
       process.send_signal(signal.SIGTERM)
       answer = 'a second signal stops it at once'
       assert any(answer in line for line in process.stderr)

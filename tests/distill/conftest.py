@@ -1,5 +1,3 @@
-"""Weights of a small teacher and of a student."""
-
 import jax
 import jax.numpy as jnp
 import networks
@@ -10,12 +8,10 @@ from students import TEACHER
 
 @pytest.fixture(scope='session')
 def teacher():
-  """Parameters of which none is zero."""
   return networks.perturbed(TEACHER).params
 
 
 @pytest.fixture(scope='session')
 def student(teacher):
-  """Other parameters, of a network without taps."""
   params = {key: teacher[key] for key in teacher if key != 'tap_heads'}
   return jax.tree.map(lambda p: jnp.asarray(0.9 * np.asarray(p)), params)

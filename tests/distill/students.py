@@ -1,4 +1,4 @@
-"""A small teacher, and what makes students of it."""
+"""A small teacher and its distillations."""
 
 import dataclasses
 
@@ -26,7 +26,6 @@ def make_distillation(
   times=TIMES, solver='renoise', batch_size=8, teacher=TEACHER, measured=(),
   **given,
 ):  # fmt: skip
-  """Of the small teacher, by keys of the section distill."""
   config = config_file.load_config('configs/distill/base.py').distill.to_dict()
   path = path_named('linear')
   return Distillation(

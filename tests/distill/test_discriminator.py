@@ -1,5 +1,3 @@
-"""Inputs of the discriminator."""
-
 import types
 
 import jax
@@ -19,7 +17,6 @@ RENOISE = pytest.param('renoise', marks=pytest.mark.slow)
 
 
 def record_calls(monkeypatch, loss):
-  """Records the queries of the fake denoiser: input, level and label."""
   asked = []
 
   def denoiser(x, level, label, points=()):
@@ -40,7 +37,6 @@ def record_calls(monkeypatch, loss):
 
 
 def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
-  """Levels cover the full range, and real inputs keep their labels."""
   distillation = make_distillation(batch_size=SIZE, gan_weight=0.1)
   heads = discriminator.init(TEACHER, len(distillation.blocks), KEY)
 
@@ -53,7 +49,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
   for noised, level, _ in (on_real, on_generated):
     assert level.min() < 0.01 and level.max() > 0.99
     np.testing.assert_allclose(level.mean(), 0.5, atol=0.05)
-    # The inputs are zeros, so that the noise alone is left.
+    # The inputs are zeros, so only the noise remains.
     noise = np.asarray(noised) / np.asarray(level)[:, None, None, None]
     np.testing.assert_allclose(noise.std(), 1, atol=0.05)
   assert abs(np.corrcoef(on_real[1], on_generated[1])[0, 1]) < 0.15
@@ -67,7 +63,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
   ['student_trajectory', pytest.param('renoise', marks=pytest.mark.slow)],
 )
 def test_generated_input_is_what_the_adversarial_term_moves(query, student):
-  """It is x0 predicted at a random step, not the end of the student's walk."""
+  """The input is x0 predicted at a random step, not the end of the walk."""
   distillation = make_distillation(
     query=query, solver='euler', gan_weight=0.1, step_per_image=True
   )
@@ -88,7 +84,7 @@ def test_generated_input_is_what_the_adversarial_term_moves(query, student):
     )
 
   np.testing.assert_allclose(shown, expected(k), rtol=1e-3, atol=1e-4)
-  # The end of the walk is x0 at its last step, since Euler ends there.
+  # The walk ends at x0 of its last step, because Euler ends there.
   last = expected(jnp.full(8, 3))
   np.testing.assert_allclose(learned, last, rtol=1e-3, atol=1e-4)
   assert jnp.abs(shown - learned).max() > 0.1

@@ -1,4 +1,4 @@
-"""Steps of a distillation: what changes, what does not, on any mesh."""
+"""Distillation steps: what they change, on every mesh."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ FORMS = {
 
 def make_rules(lr=1e-2):
   config = OptimizerConfig(
-    # Adam's eps lets no rounding grow where the gradient is 0.
+    # The large eps of Adam keeps rounding small where the gradient is 0.
     lr=lr, b1=0.9, b2=0.99, eps=1e-3, weight_decay=0.0, clip=1.0,
     warmup_images=0, schedule='constant', end_fraction=1.0,
   )  # fmt: skip
@@ -57,7 +57,6 @@ def make_rules(lr=1e-2):
 def started(
   teacher, student, sizes=(1, 1, 1), zero1=False, fresh=True, **given
 ):
-  """A fresh state, its step and its batches, on a mesh of so many devices."""
   distillation, rules = make_distillation(**given), make_rules()
   mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
   teacher, student = (
@@ -79,9 +78,9 @@ def started(
     return {'image': image, 'label': np.arange(8, dtype=np.int32) % 3}
 
   def run(state, steps, program=None):
-    """The state after the steps, and metrics of each; the state is not lost.
+    """Returns the state after the steps and the metrics of each.
 
-    `program` is a number of a step, to run its program whatever the step.
+    `program` selects the program of that step number for all steps.
     """
     state = jax.tree.map(jnp.copy, state)
     rows = []
@@ -98,13 +97,11 @@ def started(
     return fresh and make(student, teacher), run, abstract
 
 
-# Compiling is what takes time here.
 SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in [*FORMS][1:]]
 
 
 @pytest.fixture(scope='module', params=['hybrid', *SLOW])
 def form(request, teacher, student):
-  """A form of distillation, started, with a period of 3."""
   given = {**FORMS[request.param], 'fake_updates': 3}
   return request.param, given, *started(teacher, student, **given)
 
@@ -148,7 +145,7 @@ def test_the_student_is_updated_once_in_a_period(form):
 
 
 def test_a_student_update_leaves_the_fake_to_its_own(form):
-  """After the third step the fake is what a fake update alone makes of it."""
+  """After step 3 the fake equals the result of a fake update alone."""
   _, _, state, run, _ = form
   second, _ = run(state, 2)
   (with_student, _), (alone, _) = run(second, 1), run(second, 1, program=0)
@@ -161,7 +158,7 @@ def test_a_student_update_leaves_the_fake_to_its_own(form):
 
 
 def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
-  """Saved after the fourth step of periods of three: bit for bit the same."""
+  """A run saved after step 4 of periods of three resumes bit for bit."""
   _, _, state, run, abstract = form
   fourth, _ = run(state, 4)
   with Checkpointer(tmp_path, CheckpointConfig(1, 1)) as checkpointer:
@@ -188,9 +185,8 @@ def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
 def test_every_mesh_distils_as_one_device(
   form, teacher, student, sizes, zero1, program
 ):
-  """By the fake denoiser's program, or by that of both, every time."""
   name, given, state, run, _ = form
-  # The gradient of `flash` halves in every step, and its rounding does not.
+  # Each step halves the gradient of `flash`, but not its rounding error.
   steps = 2 if name == 'flash' else 3
   run_spread, abstract = started(
     teacher, student, sizes, zero1, fresh=False, **given
@@ -215,7 +211,6 @@ def test_every_mesh_distils_as_one_device(
 
 
 def test_the_teacher_stays_as_it_is(form):
-  """The very arrays that the steps are given."""
   _, _, state, run, _ = form
   before = model.fingerprint(run.teacher)
   run(state, 3)
@@ -285,11 +280,11 @@ def test_heads_are_drawn_anew_as_often_as_asked():
   drawn = np.asarray(jax.jit(reset)(jax.random.split(KEY, 100)))
   fresh = (drawn == new['fc1']['kernel']).all((2, 3))
   assert 0.15 < fresh.mean() < 0.35
-  assert 0 < fresh.any(1).mean() < 1  # heads are drawn one by one
+  assert 0 < fresh.any(1).mean() < 1  # each head is drawn separately
 
 
 def test_discriminator_learns_to_tell(teacher):
-  """On fixed states of two kinds its heads come apart."""
+  """The heads learn to separate fixed states of two kinds."""
   heads = discriminator.init(TEACHER, 2, KEY)
   states = [jax.random.normal(jax.random.key(n), (8, 4, 16)) for n in (1, 2)]
   states[1] = states[1] + jnp.arange(16) / 4
@@ -311,7 +306,7 @@ def test_discriminator_learns_to_tell(teacher):
 
 
 def test_a_walk_is_what_the_sampler_does(student):
-  """Euler from the same noise, by the sampler's own integration."""
+  """The walk equals the sampler's Euler integration from the same noise."""
   distillation = make_distillation(solver='euler')
   denoiser = model.bind(distillation.student, student)
   label = jnp.arange(8) % 3
@@ -328,7 +323,7 @@ def test_a_walk_is_what_the_sampler_does(student):
 
 
 def test_a_teacher_follows_its_own_trajectory(teacher):
-  """With one substep and no guidance its loss is 0; else it is not."""
+  """The loss is 0 with one substep and no guidance, and positive otherwise."""
   network = {key: teacher[key] for key in teacher if key != 'tap_heads'}
   label = jnp.arange(8) % 3
 
@@ -344,7 +339,7 @@ def test_a_teacher_follows_its_own_trajectory(teacher):
 
 
 def test_gradient_crosses_one_step_alone(student, teacher):
-  """The walk before the last prediction is data: its parameters are frozen."""
+  """The walk before the last prediction is data, without a gradient."""
   distillation = make_distillation(solver='euler', branch='low')
   label = jnp.arange(8) % 3
 

@@ -1,4 +1,4 @@
-"""The two terms of DMD, and where they are asked for."""
+"""The two terms of DMD and the levels at which they are evaluated."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ _apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 
 
 def visited(distillation, params, seed=1):
-  # The section distill is no part of it: one program serves all.
+  # A visit does not depend on `config`, so one program serves all.
   config = make_distillation().config
   return _visit(
     dataclasses.replace(distillation, config=config),
@@ -35,7 +35,7 @@ def visited(distillation, params, seed=1):
 
 
 def asked(distillation, student, teacher, fake=None, seed=1):
-  """The terms at a visit: what moves, DM, CA, metrics; visit and places."""
+  """Returns (update, DM, CA, metrics) at a visit, the visit and its queries."""
   visit = visited(distillation, student, seed)
   places = distillation.queries(visit, jax.random.key(2))
   fake = {'network': student} if fake is None else fake
@@ -84,7 +84,7 @@ def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
 
 
 def test_terms_of_internal_guidance(student, teacher):
-  """With IG alone, CA is w (c - c_tap) in x0, and DM knows nothing of it."""
+  """With IG alone, CA is w (c - c_tap) in x0, and DM ignores the tap."""
   distillation = make_distillation(guidance='ig:1.7', schedule='shared')
   (_, dm, ca, _), visit, places = asked(distillation, student, teacher)
   q, r = places['both']
@@ -122,7 +122,7 @@ def test_the_interval_of_guidance_gates_ca(student, teacher):
 def test_rows_that_the_teacher_sees(
   student, teacher, monkeypatch, guidance, schedule, rows
 ):
-  """Alpha = 1 has no CA term and asks for no unconditional prediction."""
+  """Alpha = 1 has no CA term and needs no unconditional prediction."""
   seen = []
 
   class Counting(ClassConditional):
@@ -132,7 +132,7 @@ def test_rows_that_the_teacher_sees(
       self.config = config
 
     def __call__(self, x, t, label, *rest):
-      if self.config.taps:  # the teacher
+      if self.config.taps:  # true for the teacher
         seen.append((len(x), int((label == TEACHER.num_classes).sum())))
       return DenoiserOutput(x * (1 + label[:, None, None, None]), (x,))
 
@@ -164,7 +164,7 @@ def test_a_surrogate_moves_along_its_direction():
   x, direction = jnp.ones((2, 3, 3, 2)), jnp.arange(36.0).reshape(2, 3, 3, 2)
   grad = jax.grad(dmd.surrogate)(x, direction)
   np.testing.assert_allclose(grad, -direction / 36, rtol=1e-6)
-  # What is not finite shows, and the step is skipped.
+  # A non-finite direction stays visible, so that the step is skipped.
   assert not np.isfinite(dmd.surrogate(x, direction.at[0].set(jnp.nan)))
 
 
@@ -182,7 +182,7 @@ def test_mean_variance_is_least_at_its_target():
   'schedule', ['shared', 'full', 'constrained', 'hybrid']
 )
 def test_levels_of_the_schedules(schedule, shift):
-  """CA is never noisier than the student's input where that is asked for."""
+  """Where the schedule requires it, CA is never noisier than the input."""
   config = make_distillation(schedule=schedule, shift=shift).config
   for t in (1.0, 0.9, 0.5, 0.25, 0.01):
     tops = bounds(config, jnp.float32(t))
@@ -195,14 +195,14 @@ def test_levels_of_the_schedules(schedule, shift):
       low, high = min(0.02, expected), min(0.98, expected)
       np.testing.assert_allclose(levels.min(), low, atol=0.02)
       np.testing.assert_allclose(levels.max(), high, atol=0.02)
-      # Uniform before the shift.
+      # Levels are uniform before the shift.
       before = levels / (shift - (shift - 1) * levels)
       ends = [s / (shift - (shift - 1) * s) for s in (low, high)]
       np.testing.assert_allclose(before.mean(), np.mean(ends), atol=0.02)
 
 
 def test_shifted_bound_is_the_grid_point_before_the_shift():
-  """S = 3: of the last of four steps, at 0.5, levels before it reach 0.25."""
+  """S = 3, last of four steps, at 0.5: levels before the shift end at 0.25."""
   config = make_distillation(shift=3.0, max_level=1.0, min_level=0.0).config
   levels = draw_levels(config, jax.random.key(0), 20_000, 0.5)
   before = levels / (3 - 2 * levels)

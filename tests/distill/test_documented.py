@@ -1,5 +1,3 @@
-"""Statements of the documentation on distillation."""
-
 import pathlib
 import re
 
@@ -16,7 +14,7 @@ PAGES = ('README.md', 'docs/distillation.md')
 
 @pytest.mark.parametrize('page', PAGES)
 def test_examples_show_schedules_where_they_differ(page):
-  """With one step, hybrid and constrained are the same as full."""
+  """With one step, hybrid and constrained equal full."""
   tops = [
     bounds(make_distillation(schedule=name).config, jnp.float32(1.0))
     for name in ('full', 'constrained', 'hybrid')
@@ -37,7 +35,7 @@ def test_docs_say_that_decoupled_levels_do_not_help_here():
 
 
 def test_unit_of_decoupled_terms_is_marked_as_ours():
-  """The paper's equation has none."""
+  """The paper's equation has no such unit."""
   page = (ROOT / 'docs/distillation.md').read_text()
   config = (ROOT / 'configs/distill/base.py').read_text()
   assert 'The unit n is *ours*' in page
@@ -49,7 +47,7 @@ def test_unit_of_decoupled_terms_is_marked_as_ours():
 
 
 def test_rows_of_imagenet_say_where_they_come_from():
-  """Every FID of a student is published, measured here or not run."""
+  """Every FID of a student is marked as published, measured or not run."""
   lines = (ROOT / 'docs/distillation.md').read_text().splitlines()
   start = lines.index('| method | FID | source |') + 2
   rows = []

@@ -1,4 +1,4 @@
-"""The dynamic start of a distillation, and a step for each image."""
+"""The dynamic start of a distillation, and random steps per image."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ DMDR = {
   [(0, 4.0, 1.5), (5_000, 2.5, 1.25), (10_000, 1.0, 1.0), (12_345, 1.0, 1.0)],
 )
 def test_levels_go_from_noisy_to_uniform(updates, a, b):
-  """The parameters follow half a cosine, over the whole range."""
+  """The parameters follow half a cosine; levels cover the full range."""
   config = make_distillation(**DMDR).config
   beta = beta_now(config, jnp.int32(updates))
   np.testing.assert_allclose(beta, (a, b), atol=1e-6)
@@ -43,7 +43,7 @@ def test_levels_go_from_noisy_to_uniform(updates, a, b):
 
 
 def test_levels_of_both_losses_follow_the_schedule(student):
-  """Levels of DM and of the fake denoiser follow it, but not those of CA."""
+  """The schedule applies to DM and the fake denoiser, but not to CA."""
   distillation = make_distillation(
     batch_size=512, guidance='cfg:2', schedule='full', **DMDR
   )
@@ -61,11 +61,10 @@ def test_levels_of_both_losses_follow_the_schedule(student):
   ):
     means = [level.mean() for level in levels(updates)]
     np.testing.assert_allclose(means, expected, atol=0.05)
-  assert levels._cache_size() == 1  # no new program as the schedule moves
+  assert levels._cache_size() == 1  # the moving schedule needs no new program
 
 
 def make_visit(distillation, k):
-  """A visit of zeros at the given steps."""
   x = jnp.zeros((len(k), *TEACHER.latent_shape))
   return Visit(k, distillation.grid[k], x, x, x)
 
@@ -76,7 +75,7 @@ def test_real_score_begins_near_the_fake_and_ends_at_the_teacher(
   changes = lora.init(TEACHER, 4, KEY)
   changes = jax.tree.map(lambda leaf: leaf + 0.05, changes)
   fake = {'network': changes}
-  # With the scale of the fake denoiser itself both networks are the same.
+  # With the fake denoiser's own scale, both networks are equal.
   given = DMDR | {'teacher_lora_scale': 2.0, 'lora_scale': 2.0}
   distillation = make_distillation(**given)
   visit = make_visit(distillation, jnp.zeros(8, int))
@@ -102,7 +101,7 @@ def test_real_score_begins_near_the_fake_and_ends_at_the_teacher(
 
 
 def test_each_image_draws_its_own_step(student):
-  """Its state, time and prediction are those of a walk to that step."""
+  """Each image's state, time and prediction equal a walk's to its step."""
   distillation = make_distillation(step_per_image=True)
   visit = jax.jit(distillation.visit)(student, LABEL, KEY)
   assert len(set(visit.k.tolist())) > 1
@@ -141,7 +140,7 @@ def test_timestep_sharing_takes_a_step_for_each_image(student):
 
 @pytest.mark.parametrize('method', ['dm,1', 'shared,1', 'flash,4'])
 def test_sit_has_the_recipe_of_dmdr(method):
-  """The constants agree; SD3.5-Flash has no dynamic start."""
+  """The constants agree with DMDR. SD3.5-Flash has no dynamic start."""
   config = config_file.load_config(f'configs/distill/sit.py:XL/2,{method}')
   given, flash = config.distill, method.startswith('flash')
   assert tuple(given.level_beta) == ((1, 1) if flash else (4, 1.5))

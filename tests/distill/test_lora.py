@@ -1,4 +1,4 @@
-"""Low-rank changes: where they act, how they begin, and older ones."""
+"""Low-rank changes: where they act, how they start, and old files."""
 
 import dataclasses
 import json
@@ -29,7 +29,6 @@ def changes_of(config, rank, *, zero=False):
 
 
 def attend_with_changes(changes):
-  """The attention of one block, with q += scale q A B written out."""
 
   def attention(self, h, rotary=None):
     assert rotary is None
@@ -47,7 +46,7 @@ def attend_with_changes(changes):
 
 
 def test_changes_act_on_projected_queries_and_values(teacher, monkeypatch):
-  """Merged into the weights they give the same output, and gradient."""
+  """Merged into the weights, they give the same output and gradient."""
   blocks = jax.tree.map(lambda leaf: leaf[:1], teacher['blocks'])
   params = {**teacher, 'blocks': blocks}
   del params['tap_heads']
@@ -83,7 +82,7 @@ def test_changes_act_on_projected_queries_and_values(teacher, monkeypatch):
 
 @pytest.mark.parametrize('width', [16, 256])
 def test_changes_begin_with_unit_variance_at_every_width(width):
-  """The rate at which B moves q then grows with the root of the width."""
+  """B then moves q at a rate that grows with the square root of the width."""
   config = dataclasses.replace(TEACHER, width=width)
   for change in lora.init(config, 32, KEY)['lora'].values():
     assert abs(change['down'].std() - 1) < 0.05
@@ -91,7 +90,7 @@ def test_changes_begin_with_unit_variance_at_every_width(width):
 
 
 def test_older_changes_are_refused_in_one_line(tmp_path):
-  """Their arrays have the same shapes, but act elsewhere."""
+  """Their arrays have the same shapes but act elsewhere."""
   old = {'place': 'teacher', 'sha256': '1'}
   (tmp_path / 'teacher.json').write_text(json.dumps(old))
   about = {**old, 'lora': lora.KIND}

@@ -1,4 +1,4 @@
-"""Losses of recipes that have none of the newer options, as once recorded."""
+"""Recorded losses of recipes that use none of the newer options."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ KEY = jax.random.key(5)
 LABEL = jnp.arange(8) % 3
 CFG = {'guidance': 'cfg:1.5'}
 EULER = {'query': 'student_trajectory', 'solver': 'euler'}
-# Options of the section distill; loss of the fake denoiser, of the student.
+# Options of the section distill, and losses of the fake denoiser and student.
 RECORDED = {
   'full': ({**CFG, 'schedule': 'full'}, 2.361980676651001,
            6.162685167510062e-05),
@@ -34,7 +34,6 @@ SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in [*RECORDED][1:]]
 
 @pytest.fixture(scope='module')
 def teacher():
-  """The weights of the recordings."""
 
   @jax.jit
   def make():

@@ -1,5 +1,3 @@
-"""Networks of every kind of architecture."""
-
 import functools
 
 import networks
@@ -21,7 +19,7 @@ VARIANTS = {
     'learned_variance': True,
     'convention': 'reversed',
   },
-  # The network of the other folders' tests.
+  # The default network of other folders.
   'sit': {},
 }
 
@@ -31,19 +29,18 @@ VARIANTS = {
   params=['lightningdit', pytest.param('sit', marks=pytest.mark.slow)],
 )
 def config(request):
-  """A small network with two taps, of either architecture."""
   return DiTConfig(**SIZES, **VARIANTS[request.param])
 
 
 @pytest.fixture(scope='session')
 def denoiser(config):
-  """Its own, since pytest would reuse that of another folder's config."""
+  """Overrides the fixture of tests/, which pytest would otherwise reuse."""
   return networks.perturbed(config)
 
 
 @pytest.fixture(scope='module')
 def traced_once():
-  """Shapes of a network, remembered: to trace it is what takes time here."""
+  """Caches network shapes, because tracing takes most of the time."""
   with pytest.MonkeyPatch.context() as patch:
     for module in (model, backbone):
       patch.setattr(module, 'shapes', functools.cache(module.shapes))

@@ -1,4 +1,4 @@
-"""What holds for every backbone, seen on a second one."""
+"""Properties of every backbone, tested on a second one."""
 
 import dataclasses
 import json
@@ -30,7 +30,6 @@ apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 
 
 def perturbed():
-  """A network of which no weight is zero."""
   rng = np.random.default_rng(1)
 
   def draw(leaf):

@@ -1,4 +1,4 @@
-"""Which blocks run, told by blocks that report when they do."""
+"""Blocks that report when they run show which ones are skipped."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ ran = []
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reporting:
-  """Block k adds 2^k, and reports k when it runs."""
+  """Block k, which adds 2^k and reports k when it runs."""
 
   k: jax.Array
 
@@ -52,13 +52,11 @@ def run_kept(keep, first, scan):
 
 @jax.jit
 def run_behind(keep, before, tapped):
-  """Runs the sub-network from states of the whole one."""
   states = [jnp.full((1, 4, 8), value) for value in (before, *tapped)]
   return run_sub(BLOCKS, states[0], C, keep=keep, taps=TAPS, tapped=states[1:])
 
 
 def run_reporting(function, keep, *args):
-  """The result of function(keep, *args), and the blocks that ran."""
   ran.clear()
   result = jax.block_until_ready(function(np.array(keep, bool), *args))
   jax.effects_barrier()

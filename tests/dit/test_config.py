@@ -53,7 +53,6 @@ def test_families(name, parts):
   ],
 )
 def test_parameter_counts(name, tap, count):
-  """More of them are counted by `test_published_networks`."""
   config = DiTConfig(
     size=32, channels=4, num_classes=1000, taps=(tap,), **named_size(name)
   )
@@ -107,7 +106,7 @@ def test_parts_that_do_not_fit(config, change, message):
     dataclasses.replace(config, **change)
 
 
-# GFLOPs of the paper's table (Peebles & Xie 2023), which count multiply-adds.
+# GFLOPs of the table in Peebles & Xie (2023), which count multiply-adds.
 PUBLISHED = {
   'DiT-S/2': 6.06,
   'DiT-B/2': 23.01,
@@ -139,13 +138,13 @@ SMALL = DiTConfig(
 
 def test_multiply_adds_of_other_parts():
   config = SMALL
-  # Of one token: 4 D^2 for attention, 2 N D for its maps, and the MLP.
+  # Per token: 4 D^2 for attention, 2 N D for its maps, and the MLP.
   tokens, width = 16, 32
   block = tokens * (4 * width**2 + 2 * tokens * width + 2 * 4 * width**2)
   assert config.multiply_adds == 5 * (block + 6 * width**2)
   fewer = dataclasses.replace(config, shift=False)
   assert config.multiply_adds - fewer.multiply_adds == 5 * 2 * width**2
-  # SwiGLU: three matrices of two thirds, rounded down, instead of two.
+  # SwiGLU has three matrices of two thirds, rounded down, instead of two.
   gated = dataclasses.replace(config, mlp='swiglu')
   hidden = 2 * 128 // 3
   expected = 5 * tokens * width * (3 * hidden - 2 * 128)
@@ -154,7 +153,7 @@ def test_multiply_adds_of_other_parts():
 
 @pytest.mark.parametrize('known', [True, False])
 def test_null_label_has_a_row_of_its_own(known):
-  assert SMALL.null_label  # unless the configuration says otherwise
+  assert SMALL.null_label  # the default
   config = dataclasses.replace(SMALL, null_label=known)
   assert model.shapes(config)['label_embed'].shape == (10 + known, 32)
   denoiser = model.bind(config, {})

@@ -1,5 +1,3 @@
-"""Pixels to latents and back."""
-
 import json
 
 import jax.numpy as jnp

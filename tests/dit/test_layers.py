@@ -1,4 +1,4 @@
-"""Attention: what it computes, in every kind and precision."""
+"""Attention: values, gradients, kinds and precisions."""
 
 import functools
 
@@ -19,7 +19,6 @@ def parts():
 
 
 def by_hand(q, k, v):
-  """Row by row, in float64."""
   q, k, v = (np.asarray(each, np.float64) for each in (q, k, v))
   out = np.empty_like(q)
   for place in np.ndindex(SHAPE[:3]):
@@ -47,7 +46,7 @@ def test_large_logits_do_not_overflow(parts):
 
 
 def test_gradient_is_that_of_the_plain_softmax(parts):
-  """The largest logit, which is subtracted, is a constant for it."""
+  """The subtracted maximum of the logits has no gradient."""
 
   def plain(q, k, v):
     logits = jnp.einsum('bhnd,bhmd->bhnm', q, k) * SHAPE[-1] ** -0.5
@@ -61,7 +60,7 @@ def test_gradient_is_that_of_the_plain_softmax(parts):
 
 
 def test_fused_kind_gets_the_same_arrays(parts, monkeypatch):
-  """With JAX's own implementation in the place of cuDNN, which needs a GPU."""
+  """JAX's own implementation replaces cuDNN, which needs a GPU."""
   asked = []
 
   def fused(q, k, v, implementation):

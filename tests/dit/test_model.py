@@ -31,7 +31,6 @@ def _gradient(params, batch, weights, *, config):
 
 
 def gradient(*args, config):
-  """Of the squared errors of velocity and taps, with these weights."""
   return jax.device_get(_gradient(*args, config=config))
 
 
@@ -40,7 +39,7 @@ ALL = jnp.asarray([1.0, 0.7, 0.4])
 
 @pytest.fixture(scope='module')
 def config(config):
-  """With three blocks, and taps after one and two: quick to compile."""
+  """Three blocks, with taps after one and two, compile quickly."""
   return dataclasses.replace(config, depth=3, taps=(1, 2))
 
 
@@ -126,7 +125,7 @@ def test_keeping_no_block_is_the_identity(denoiser, batch):
   )
   out = apply_kept(denoiser, batch, jnp.zeros(3, bool))
   close(out, apply(identity, *batch), atol=1e-6)
-  # And the blocks matter: the whole network says something else.
+  # The open blocks change the output.
   assert jnp.abs(out.velocity - apply(denoiser, *batch).velocity).max() > 0.1
 
 
@@ -167,7 +166,7 @@ def test_bfloat16_activations_stay_close(denoiser, batch):
   ):
     assert ours.dtype == jnp.float32
     error = jnp.linalg.norm(ours - theirs) / jnp.linalg.norm(theirs)
-    assert 1e-5 < error < 0.03  # not equal: the option does something
+    assert 1e-5 < error < 0.03  # the option has an effect
 
 
 def test_bfloat16_parameters(config, batch):
@@ -179,7 +178,7 @@ def test_bfloat16_parameters(config, batch):
 
 
 def test_what_is_recomputed(config):
-  """Nothing; all but the layers' products; whole blocks."""
+  """Nothing, all but the layers' products, or whole blocks."""
   params = model.shapes(config)
 
   def products(remat):

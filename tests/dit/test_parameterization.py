@@ -1,4 +1,4 @@
-"""Networks of each convention against the same network called by hand."""
+"""Each convention against the same network called by hand."""
 
 import dataclasses
 import functools
@@ -37,7 +37,6 @@ apply_kept = jax.jit(lambda denoiser, keep, *args: denoiser(*args, keep=keep))
 
 @functools.cache
 def params():
-  """Random, of which none is zero."""
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32),
@@ -46,21 +45,19 @@ def params():
 
 
 def bind(name, **changes):
-  """The network, taken for one of this convention."""
   config = dataclasses.replace(CONFIG, convention=name, **changes)
   return model.bind(config, params())
 
 
 @pytest.fixture
 def batch():
-  """x, t and label of six rows; no two rows have the same time."""
   x = jax.random.normal(jax.random.key(2), (6, 4, 4, 3))
   t = jnp.asarray([0.9, 0.0125, 0.35, 0.8, 0.5, 0.04])
   return x, t, jnp.asarray([0, 3, 9, 3, 5, 10])
 
 
 def by_hand(name, x, t, label, *sub):
-  """The network asked for velocities, and its answers taken for `name`'s."""
+  """Calls the network and converts its outputs from convention `name`."""
   if name == 'reversed':
     out = apply(bind('velocity'), x, 1 - t, label, *sub)
     return jax.tree.map(jnp.negative, out)
@@ -113,7 +110,7 @@ def test_conventions_differ(batch):
 
 
 def half(params, which):
-  """Heads that predict the first or second half of their channels only."""
+  """Keeps only one half of the heads' output channels."""
 
   def cut(leaf):
     outputs = leaf.reshape(*leaf.shape[:-1], 4, 2, 3)[..., which, :]
@@ -135,7 +132,7 @@ def test_velocity_comes_before_the_variance(name, batch):
   close(without_variance(ours), first)
   if name != 'noise':
     return
-  # The variance is what the network says, untranslated.
+  # The variance is the network's raw output.
   config = dataclasses.replace(config, convention='velocity')
   second = model.bind(config, half(params(), 1))
   steps = 1000 * batch[1] - 1
@@ -228,7 +225,7 @@ def test_noise_comes_back_from_the_velocity(batch):
   velocity = parameterization.velocity('noise', noise, x, t)
   assert jnp.isfinite(velocity).all()
   close(PATH.noise_from_velocity(x, velocity, t), noise)
-  # And of the network's own noise at its own step.
+  # The same holds for the network's own noise at its own step.
   x0 = jax.random.normal(jax.random.key(4), x.shape)
   at = PATH.interpolate(x0, noise, t)
   ours = parameterization.velocity('noise', noise, at, t)

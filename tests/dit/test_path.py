@@ -18,7 +18,6 @@ def path(request):
 
 @pytest.fixture
 def states():
-  """x0 and noise, one row for each of TIMES."""
   keys = jax.random.split(jax.random.key(0))
   return [jax.random.normal(key, (len(TIMES), 4, 4, 3)) for key in keys]
 
@@ -27,7 +26,7 @@ def close(ours, expected, atol=2e-5):
   np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=atol)
 
 
-# What vp and discrete keep of the data at t = 1.
+# The share of the data that vp and discrete keep at t = 1.
 LEFT = {'vp': 6.571e-3, 'discrete': 6.353e-3}
 
 
@@ -75,7 +74,7 @@ def test_velocity_implies_the_score(path, states):
 
 
 def test_conversions_invert(path, states):
-  x, velocity = states  # any two: no pair of x0 and noise is needed
+  x, velocity = states  # any pair, not only one from x0 and noise
   there, back = path.noise_from_velocity, path.velocity_from_noise
   close(back(x, there(x, velocity, TIMES), TIMES), velocity, atol=1e-4)
   close(there(x, back(x, velocity, TIMES), TIMES), velocity, atol=1e-4)

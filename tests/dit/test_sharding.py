@@ -1,5 +1,3 @@
-"""Meshes, rules for parameters, and state that is really cut."""
-
 import dataclasses
 import functools
 
@@ -107,7 +105,7 @@ def test_every_parameter_has_a_rule(config, qk_norm):
     lambda sharding: 'fsdp' in sharding.spec,
     tree_shardings(model.shapes(config), mesh),
   )
-  # Every matrix is cut; position, biases and gains are not.
+  # Every matrix is sharded; position, biases and gains are not.
   for path, is_cut in jax.tree.leaves_with_path(cut):
     assert is_cut == (path[-1].key in ('kernel', 'label_embed')), path
 
@@ -131,7 +129,6 @@ def optimizer():
 
 @pytest.fixture(scope='module')
 def whole(config, optimizer):
-  """The state on one device."""
   return jax.jit(functools.partial(state.fresh, config, optimizer, 7))()
 
 
@@ -166,7 +163,7 @@ def test_batch_that_does_not_divide(batch_size):
 def test_batch_that_divides():
   for config in (MeshConfig(), MeshConfig(2, 4)):
     check_batch(make_mesh(config), 16, 'data.batch_size')
-  # Devices along `tensor` share their rows.
+  # Devices along `tensor` share rows.
   check_batch(make_mesh(MeshConfig(2, 2, 2)), 4, 'data.batch_size')
 
 

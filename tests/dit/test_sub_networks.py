@@ -1,4 +1,4 @@
-"""Sub-networks beside a full pass equal passes of their own."""
+"""Sub-networks next to a full pass equal separate passes."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ MASKS = {
   'all kept': [1, 1, 1, 1, 1],
   'none kept': [0, 0, 0, 0, 0],
 }
-# Several at once; two groups, which one compiled program serves.
+# Two groups of masks, which one compiled program serves.
 GROUPS = jnp.asarray([*MASKS.values()], bool).reshape(2, 4, 5)
 
 apply = jax.jit(lambda denoiser, batch, sub: denoiser(*batch, sub))

@@ -1,5 +1,3 @@
-"""The settings, the table and the scores."""
-
 import dataclasses
 
 import numpy as np
@@ -32,7 +30,6 @@ def test_config_errors(change, message):
 
 
 def scores(features, pixels, accuracy):
-  """Each distance as value and standard error."""
   return {
     'features': Estimate(*features),
     'pixels': Estimate(*pixels),
@@ -66,7 +63,7 @@ def test_table():
 
 
 def toy(count, seed):
-  """Noisy images, bright in the top, the left or the whole; labels."""
+  """Returns noisy images, bright at the top, left or everywhere, and labels."""
   rng = np.random.default_rng(seed)
   labels = np.arange(count) % 3
   images = rng.integers(0, 60, (count, 8, 8, 1))
@@ -91,7 +88,7 @@ def test_classifier_learns(classifier):
   features, predictions = classifier(images)
   assert (predictions == labels).mean() > 0.95
   assert features.shape == (60, FEATURES)
-  # Normalised: bounded whatever the image.
+  # Normalized features are bounded for any image.
   np.testing.assert_allclose(np.square(features).mean(1), 1, rtol=1e-3)
 
 
@@ -110,7 +107,7 @@ def test_scores(classifier):
 
 
 def test_scores_are_frechet_distances(classifier):
-  """Against features and pixels by hand, and their bootstrap."""
+  """Scores equal distances of features and pixels by hand, with bootstrap."""
   real, _ = toy(90, 0)
   images, labels = toy(60, 1)
   images = images // 2
@@ -130,7 +127,7 @@ def test_shifted_pixels(classifier):
   rng = np.random.default_rng(0)
   images = rng.integers(51, 256, (20, 8, 8, 1)).astype(np.uint8)
   evaluators = open_toy_evaluators(images, classifier)
-  # Darker by 51 of 255: by 0.4 in each of 64 pixels.
+  # The images are darker by 51 of 255, which is 0.4 in each of 64 pixels.
   scores = score(evaluators, images - np.uint8(51), np.zeros(20, int))
   assert scores['pixels'].value == pytest.approx(64 * 0.4**2)
 
@@ -138,7 +135,6 @@ def test_shifted_pixels(classifier):
 def test_gain():
   far = Estimate(10.0, resampled=np.asarray([9.0, 10, 11]))
   near = Estimate(4.0, resampled=np.asarray([3.0, 6, 5]))
-  # The differences are 6, 4 and 6.
   error = np.std([6, 4, 6], ddof=1)
   assert far.minus(near).error == pytest.approx(error)
   assert far.gain(near) == pytest.approx(6 / error)

@@ -21,7 +21,7 @@ CONFIG = MeasureConfig(kid_subset_size=50, kid_subsets=5)
 
 
 def features_of(images):
-  """A few moments of each quarter of the image: cheap, and not linear."""
+  """Returns moments of each image quarter: cheap and nonlinear."""
   n, h, w, c = images.shape
   x = images.reshape(n, 2, h // 2, 2, w // 2, c) / 255
   return jnp.concatenate(
@@ -94,7 +94,7 @@ def test_order_of_images_does_not_matter(extractor, images):
   found = metrics(extractor, images[:, order])
   expected = metrics(extractor, images)
   at = [METRICS.index(name) for name in ('fd', 'precision', 'recall')]
-  np.testing.assert_allclose(  # kid draws subsets by number
+  np.testing.assert_allclose(  # kid draws subsets by index
     np.take(found, at), np.take(expected, at), rtol=1e-6
   )
 

@@ -1,4 +1,4 @@
-"""Which weights give FID: the published file, and what was made of it."""
+"""FID requires the published weights or a conversion of them."""
 
 import hashlib
 import math
@@ -30,12 +30,11 @@ def test_inception_and_its_name(tmp_path, monkeypatch):
   with pytest.raises(InputError, match='is not the published Inception'):
     extractor_registry.convert_inception(str(source), str(target))
   for module in (extractor_registry, extractor_lib):
-    monkeypatch.setattr(module, 'SHA256', digest)  # as if it were published
+    monkeypatch.setattr(module, 'SHA256', digest)  # as if published
   extractor_registry.convert_inception(str(source), str(target))
   assert name_of('fd', opened(source)) == 'FID'
   assert name_of('fd', opened(target)) == 'FID'
   assert opened(source).identity() == opened(target).identity()
-  # Other values under the same header.
   header = header_of(target)
   save_file({**tensors, 'fc.bias': tensors['fc.bias'] + 1}, target, header)
   assert name_of('fd', opened(target)) == 'FD (Inception)'
@@ -64,7 +63,7 @@ def test_pixels_are_an_extractor():
 
 
 def test_ranks_of_other_names_do_not_mix():
-  assert _rank({'loss': 1.5}) == 1.5  # as checkpoints had it before
+  assert _rank({'loss': 1.5}) == 1.5  # the format of older checkpoints
   assert _rank({'rank': 2.0, 'by': 'fd'}, 'fd') == 2.0
   assert _rank({'loss': 1.5}, 'fd') == math.inf
   assert _rank({'rank': 2.0, 'by': 'fd'}) == math.inf

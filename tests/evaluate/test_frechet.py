@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms, and moments of streams."""
+"""The Frechet distance against closed forms, and streamed moments."""
 
 import logging
 
@@ -29,7 +29,7 @@ def random_covariance(rng, size, rank=None):
 
 @pytest.mark.parametrize('count', [1000, 6])
 def test_identical_sets_are_at_zero(rng, count):
-  # Also six rows of ten features, whose covariance is singular.
+  # Six rows of ten features have a singular covariance.
   moments = Moments.of(rng.normal(size=(count, 10)) * 3 + 1)
   assert abs(frechet_distance(moments, moments)) < 1e-5
 
@@ -89,7 +89,7 @@ def test_one_reference_pays_its_eigenvectors_once(rng, monkeypatch):
 
 
 def test_singular_covariances(rng):
-  # N(0, diag(4, 1, 0)) and N(0, diag(1, 0, 0)), turned.
+  # The Gaussians N(0, diag(4, 1, 0)) and N(0, diag(1, 0, 0)), rotated.
   vectors, _ = np.linalg.qr(rng.normal(size=(3, 3)))
   a, b = (
     Moments(np.zeros(3), (vectors * np.asarray(value)) @ vectors.T)
@@ -135,7 +135,8 @@ def test_bootstrap_is_the_spread_over_sets(rng):
 def test_bootstrap_of_pairs_is_the_spread_of_their_difference(rng):
   reference = Moments(np.zeros(3), np.eye(3))
   firsts = rng.normal(size=(200, 300, 3)) * [1.5, 1, 1] + [0.5, 0, 0]
-  # Row by row nearly the first: the difference is known better than either.
+  # The second rows are close to the first, so the difference has less error
+  # than either.
   seconds = firsts * [1, 0.9, 1] + 0.1 * rng.normal(size=firsts.shape)
 
   def distance(features):
@@ -163,7 +164,7 @@ def test_bootstrap_is_reproducible(rng):
 
 @pytest.fixture
 def stream(rng):
-  """Features far from zero, spread over more blocks than two."""
+  """Features far from zero that span more than two blocks."""
   scales = rng.uniform(0.1, 3, size=12)
   features = rng.normal(size=(2 * frechet.BLOCK + 77, 12)) * scales + 50
   return features.astype(np.float32)
@@ -289,7 +290,6 @@ def test_different_features(rng):
 
 @pytest.fixture
 def warnings(caplog):
-  """Messages of level warning."""
   with caplog.at_level(logging.WARNING, logger='absl'):
     yield lambda: [record.getMessage() for record in caplog.records]
 
@@ -312,7 +312,7 @@ def test_resamples_do_not_warn_again(rng, warnings):
 
 
 def test_extrapolation_takes_the_bias_away():
-  """The distance of few images is too large; that of twice as many, half so."""
+  """The distance is biased upward, and twice as many images halve the bias."""
   rng = np.random.default_rng(0)
   shift = 0.2 * (rng.normal(size=20) > 0)
   truth = np.square(shift).sum()
@@ -328,7 +328,7 @@ def test_extrapolation_takes_the_bias_away():
 
 
 def test_extrapolation_is_the_published_line_through_15_sizes(monkeypatch):
-  """The sizes and the line are those of the code of Chong and Forsyth."""
+  """The sizes and line are those of Chong and Forsyth's code."""
   counts, features = [], np.random.default_rng(0).normal(size=(50_000, 2))
 
   def distance(moments, reference):
@@ -343,7 +343,7 @@ def test_extrapolation_is_the_published_line_through_15_sizes(monkeypatch):
 
 
 def test_extrapolation_uses_all_moments_of_a_large_reference():
-  """A kept tenth of the rows would add the bias of their small number."""
+  """A kept tenth of the rows would add the bias of a small reference."""
   rng = np.random.default_rng(0)
   scale, size = 1.2, 40
   truth = size * (scale - 1) ** 2

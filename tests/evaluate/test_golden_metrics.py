@@ -1,4 +1,4 @@
-"""Metrics on given features against the published evaluators'."""
+"""Metrics on given features against the published evaluators."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,12 @@ FRECHET = {
 
 @pytest.fixture(scope='module')
 def inputs():
-  """Features (n, F), and logits."""
   arrays = reference.read('fid_metrics/inputs.npz')
   return {name: arrays[name].reshape(len(arrays[name]), -1) for name in arrays}
 
 
 def close(golden):
-  # Theirs of float32 features keep the mean in float32: 1e-7 away.
+  # The published code keeps float32 means of float32 features: 1e-7 away.
   return pytest.approx(golden, rel=1e-6)
 
 
@@ -107,7 +106,7 @@ def test_precision_and_recall(inputs):
 
 
 def test_precision_and_recall_in_half_precision(inputs):
-  """How a processor sums a float16 product moves a few of 350 images."""
+  """A processor's summation of float16 products moves a few of 350 images."""
   precision, recall = precision_recall(
     inputs['ref'], inputs['sample'], float16=True
   )
@@ -123,7 +122,7 @@ def test_radii(inputs, name):
   golden = reference.read('fid_metrics/adm_radii.npz')
   ours = radii(inputs[name])
   np.testing.assert_allclose(ours, golden[f'radii2_{name}_fp32'], rtol=5e-6)
-  # Of which float16's are mostly the same number, else a rounding away.
+  # Most float16 radii are equal, and the others differ by a rounding.
   half, golden = (
     radii(inputs[name], float16=True),
     golden[f'radii2_{name}_fp16'],

@@ -8,7 +8,7 @@ from PIL import Image
 from core.errors import InputError
 from evaluate.image_sets import open_image_set
 
-COUNT = 150  # more than are read at once
+COUNT = 150  # more than one read
 
 
 def pictures(count=COUNT, channels=3, seed=0):
@@ -49,7 +49,7 @@ def test_npz(tmp_path, save, channels):
   np.testing.assert_array_equal(found.labels, labels)
   np.testing.assert_array_equal(read(found), images)
   np.testing.assert_array_equal(read(found, 70, 140), images[70:140])
-  np.testing.assert_array_equal(read(found, 3, 5), images[3:5])  # backwards
+  np.testing.assert_array_equal(read(found, 3, 5), images[3:5])  # out of order
 
 
 def test_float_images_keep_what_lies_between(tmp_path):

@@ -1,4 +1,4 @@
-"""The FID Inception against torch-fidelity's, with generated weights."""
+"""The FID Inception against torch-fidelity, with generated weights."""
 
 import inception_weights
 import jax
@@ -13,7 +13,7 @@ from core.errors import InputError
 from evaluate import inception
 from evaluate.resize import preprocess
 
-# float32 against float64 costs the reference up to 6e-7.
+# The reference's float32 and float64 differ by up to 6e-7.
 TOLERANCE = 1e-5
 
 
@@ -28,7 +28,6 @@ def tensors():
 
 
 def test_golden(tensors):
-  """Every stored output and block, both sizes, both preprocessings."""
   params = inception.from_published(tensors)
   graph = nnx.split(nnx.eval_shape(inception.Inception))[0]
   golden = reference.read('inception/io.npz')
@@ -50,7 +49,7 @@ def test_golden(tensors):
       ('col0', resized[:, 0]),
       ('diag', resized[diagonal, diagonal]),
     ):
-      if f'{known}/resized_{name}' in golden:  # of the resized images only
+      if f'{known}/resized_{name}' in golden:  # stored for resized images only
         expected = golden[f'{known}/resized_{name}']
         np.testing.assert_allclose(rows.T, expected, atol=3e-4)
     for name, values in (
@@ -77,7 +76,7 @@ def test_golden(tensors):
     features, _ = run(params, preprocess(images, 'pytorch_fid'))
     found = distance(features.pool, golden[f'{size}/pytorch_fid/2048'])
     assert found < TOLERANCE, (size, found)
-    # And the preprocessing is seen: they are far apart.
+    # The preprocessing matters: its outputs are far apart.
     apart = distance(features.pool, golden[f'{known}/2048'])
     assert apart > 100 * TOLERANCE, (size, apart)
 

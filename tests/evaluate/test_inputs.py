@@ -1,5 +1,3 @@
-"""Wrong inputs of an evaluation are refused before anything is trained."""
-
 import io
 import json
 import zipfile
@@ -21,7 +19,6 @@ def digits(count, seed=0):
 
 @pytest.fixture
 def refused(shared_run, tmp_path, monkeypatch):
-  """Function of arguments of evaluate, and the words of its one line."""
 
   def train(*args, **kwargs):
     raise AssertionError('a classifier was trained')
@@ -74,7 +71,7 @@ def test_labels_of_a_text_that_are_no_classes(tmp_path, word):
 
 
 def test_labels_are_not_asked_for_where_none_are_used(mine, tmp_path):
-  """A thousand random classes, which the features cannot tell apart."""
+  """The features cannot separate the thousand random classes."""
   np.savez(tmp_path / 'a.npz', digits(20), np.arange(20.0) * 50)
   assert open_image_set(f'{tmp_path}/a.npz', '').labels.tolist() == [
     50 * k for k in range(20)
@@ -132,7 +129,7 @@ def test_too_few_images_for_fid_infinity(refused, tmp_path):
 
 
 def hostile(path, header, name='arr_0', compressed=True, **others):
-  """An .npz with one array of such a header, and a few bytes behind it."""
+  """Returns an .npz whose array has this header and a few bytes of data."""
   data = io.BytesIO()
   text = header.encode()
   data.write(b'\x93NUMPY\x02\x00' + len(text).to_bytes(4, 'little') + text)

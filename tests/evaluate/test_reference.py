@@ -47,14 +47,14 @@ def test_round_trip(tmp_path):
 
 def test_other_evaluators_read_ours(tmp_path):
   save_reference(tmp_path / 'toy.npz', reference_of())
-  with np.load(tmp_path / 'toy.npz') as arrays:  # allow_pickle is false
+  with np.load(tmp_path / 'toy.npz') as arrays:  # works with allow_pickle=False
     assert arrays['mu'].shape == (4,)
     assert arrays['sigma'].shape == (4, 4)
     assert arrays['mu_s'].shape == (2,)
 
 
 def test_adm_and_pytorch_fid_layouts(tmp_path):
-  """Both without a word on how they were made; ADM's with images."""
+  """Neither layout states how it was made; ADM's contains images."""
   mu, sigma = np.arange(4.0), np.eye(4)
   np.savez(tmp_path / 'fid.npz', mu=mu, sigma=sigma)
   np.savez(
@@ -86,7 +86,7 @@ def test_another_extractor(tmp_path):
   )
   with pytest.raises(InputError, match='code_sha256 a, not b'):
     check_extractor('toy.npz', load_reference(tmp_path / 'toy.npz'), other)
-  moved = {'code_sha256': 'a', 'file': 'there'}  # the same, elsewhere
+  moved = {'code_sha256': 'a', 'file': 'there'}  # the same at another place
   reference = load_reference(tmp_path / 'toy.npz')
   check_extractor(
     'toy.npz', reference, user_extractor('toy', lambda x: x, moved)
@@ -148,7 +148,7 @@ def test_pickles_and_damage(tmp_path):
 
 
 def test_rounding_makes_no_covariance_wrong(tmp_path):
-  """Statistics of fewer images than features are kept as float32."""
+  """Statistics of fewer images than features are stored as float32."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=(50, 400)).astype(np.float32)
   for sigma in (np.cov(x, rowvar=False), np.float32(np.cov(x, rowvar=False))):

@@ -1,4 +1,4 @@
-"""Marks of a sweep: the best point, and those that are as good."""
+"""Marks of a sweep: the best point and those tied with it."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from evaluate.ties import as_markdown, marks
 
 
 def test_points_within_two_errors_of_the_difference_are_tied():
-  """2.13 +- 0.84 is no better than 2.58 +- 0.81; 9 is worse."""
+  """2.13 +- 0.84 ties with 2.58 +- 0.81 but not with 9."""
   rows = {
     (1.0,): {'fd': 9.0, 'fd_se': 0.9},
     (1.5,): {'fd': 2.58, 'fd_se': 0.81},
@@ -36,7 +36,6 @@ def test_the_highest_accuracy_is_best_and_nan_never_is():
 
 
 def test_a_continued_sweep_has_the_values_that_were_measured(tmp_path):
-  """The picture of what was read back is the picture of what was measured."""
   grid = SweepGrid.of('ig:1..2:2,cfg:1..2:2')
   rng = np.random.default_rng(0)
   rows = {

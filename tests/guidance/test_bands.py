@@ -1,4 +1,4 @@
-"""FDG's two bands of frequencies, and the rescaling of what came out."""
+"""FDG's two frequency bands, and rescaling of its result."""
 
 import dataclasses
 
@@ -17,9 +17,9 @@ from guidance.parse import parse
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Still(Toy):
-  """A network whose velocity is 0; of a seed that no other toy has.
+  """A network of velocity 0 with a seed that no other toy has.
 
-  JAX takes two dataclasses of the same fields for one.
+  JAX treats two dataclasses with equal fields as the same.
   """
 
   def __call__(self, x, t, label, sub=None):
@@ -41,7 +41,7 @@ def test_fdg_scales_each_band():
   strong, null = (plain(own, x=WIDE) for own in (LABEL, NULL))
   low, high = bands(strong - null)
   close(guided('fdg:4:low=1.5', x=WIDE), strong + 0.5 * low + 3 * high)
-  # With the low scale at 1, by default, those pass unguided.
+  # By default the low scale is 1, so low frequencies pass unguided.
   close(guided('fdg:4', x=WIDE), strong + 3 * high)
   close(guided('fdg:1:low=1.5', x=WIDE), strong + 0.5 * low)
 

@@ -1,4 +1,4 @@
-"""Compositions against arithmetic written out from separate calls."""
+"""Compositions against arithmetic on separate calls."""
 
 import dataclasses
 from typing import ClassVar
@@ -28,7 +28,7 @@ T = 0.4
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Skip(BlocksTerm):
-  """S2 with given masks, (M, L) bool, in place of a random one."""
+  """S2 with given masks, (M, L) bool, instead of random ones."""
 
   name: ClassVar[str] = 'skip'
   scale: Scale
@@ -39,7 +39,6 @@ class Skip(BlocksTerm):
 
 
 def compose(ig, cfg, s2, keep=KEEP):
-  """IG, CFG and S2 together: one program, whatever their scales."""
   ig, cfg, s2 = (Scale(jnp.float32(value)) for value in (ig, cfg, s2))
   return Guidance(Internal(ig), (ClassifierFree(cfg), Skip(s2, keep[None])))
 
@@ -115,7 +114,7 @@ def test_s2_that_skips_nothing_changes_nothing(denoiser, x, label):
 
 def test_ig_with_equal_predictions_changes_nothing(denoiser, x, label):
   params = dict(denoiser.params)
-  # The blocks behind the first tap are the identity, its head the last one.
+  # Blocks after the first tap are the identity, and its head is the last one.
   blocks = params['blocks']
   closed = jax.tree.map(lambda leaf: leaf.at[2:].set(0), blocks['modulation'])
   params['blocks'] = {**blocks, 'modulation': closed}
@@ -152,7 +151,7 @@ def test_scales_are_read_at_the_given_time():
     (parse('cfg:1.5'), 2),
     (parse('cfg:1'), 1),
     (parse('cfg:1.5@0.5-1'), 1),
-    (compose(1, 1, 1.5), 1 + 2 / 5),  # blocks 2 and 4, behind 1
+    (compose(1, 1, 1.5), 1 + 2 / 5),  # blocks 2 and 4, after 1
     (compose(1, 1, 1), 1),
     (compose(2, 1.5, 1.5), 2 + 2 / 5),
   ],

@@ -1,4 +1,4 @@
-"""Conditions that are no labels: guidance and sampler never look inside."""
+"""Conditions other than labels: guidance and sampler treat them as opaque."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ TEXTS = ('ig:1.5,cfg:1.7,s2:1.4', 'icg:2')
 
 
 def encode(label):
-  """A prompt of four tokens, of which two count: their sum is the label."""
+  """Returns a prompt of four tokens. The two valid ones sum to the label."""
   tokens = jnp.stack([label, 0 * label + 9, label, 0 * label - 3], axis=1)
   mask = jnp.asarray([0.25, 0, 0.75, 0], jnp.float32)
   return {
@@ -33,8 +33,6 @@ def encode(label):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prompted:
-  """The toy network, whose labels come as prompts."""
-
   depth: int = static(TOY.depth)
   num_taps: int = static(1)
   num_classes: int = static(0)
@@ -75,4 +73,4 @@ def test_prompts_that_stand_for_labels_give_the_images_of_labels(text):
     sampler.nfe(parse(text), denoiser, make_grid(4), 7, HOW)
     for denoiser in (Prompted(), TOY)
   ]
-  assert costs[0] == costs[1]  # counted without a condition
+  assert costs[0] == costs[1]  # costs need no condition

@@ -1,4 +1,4 @@
-"""What holds for every method: scale 1, and the space of the predictions."""
+"""Properties of every method: scale 1, and the space of predictions."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def read(text, guide=GUIDE):
   return with_guide(parse(text), guide)
 
 
-# Of every method the options with which it is asked here.
+# Every method with the options used here.
 OPTIONS = {
   'ig': '',
   'cfg': '',
@@ -37,7 +37,7 @@ OPTIONS = {
 
 
 def on_late(name, scale):
-  """The method on from t = 0.6: one program for every scale and time."""
+  """Starts the method at t = 0.6; one program serves every scale and time."""
   return read(f'{name}:{float(scale)}{OPTIONS[name]}@0.6-1')
 
 
@@ -46,7 +46,7 @@ def test_every_method_is_here():
 
 
 def test_no_two_methods_are_one_program():
-  """As pytrees they differ, so that no jitted sampler is taken for another."""
+  """As pytrees they differ, so jitted samplers cannot confuse them."""
   trees = [jax.tree.structure(on_late(name, 0.5)) for name in OPTIONS]
   for k, tree in enumerate(trees):
     assert all(tree != other for other in trees[:k])
@@ -58,8 +58,8 @@ def test_no_two_methods_are_one_program():
 
 @pytest.mark.parametrize('name', OPTIONS)
 def test_off_is_the_conditional_model_and_images_do_not_mix(name):
-  """Off at scale 1, and outside the interval at any scale."""
-  # CFG++ has no scale at which it is off everywhere.
+  """Off means scale 1, or any scale outside the interval."""
+  # No single scale of CFG++ turns it off everywhere.
   guidance = on_late(name, 0.5 if name == 'cfg++' else 3)
   for t, others in ((0.5, guidance), (0.7, on_late(name, 1))):
     off = guidance if name == 'cfg++' else others
@@ -72,7 +72,7 @@ def test_off_is_the_conditional_model_and_images_do_not_mix(name):
   if name != 'ig':
     step = Step(jnp.float32(0.7), draws(guidance))
     assert guidance.passes(TOY, step) > 1
-  # Norms, products and bands are those of each image.
+  # Norms, products and bands are computed per image.
   others = X.at[0].multiply(9).at[2].add(3)
   alone = guided(guidance, 0.7, x=others, label=LABEL.at[0].set(2))
   close(together[1], alone[1], atol=1e-6)
@@ -101,7 +101,7 @@ def test_rescaling_is_of_each_image():
   assert jnp.abs(together - alone)[0].max() > 0.1
 
 
-# Rules whose weights sum to 1 are the same in every space.
+# Rules whose weights sum to 1 are equal in every space.
 AFFINE = [
   ('auto:2', 'noise', 'linear'),
   ('icg:2.5,s2:1.6', 'x0', 'cosine'),
@@ -114,8 +114,6 @@ OTHERS = ['apg:2.5', 'cfg_zero:2.5', 'tcfg:2.5', 'cfg:4,rescale:0.7']
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Speaking:
-  """A network that gives its predictions in another space."""
-
   network: Denoiser
   path: str = dataclasses.field(metadata={'static': True})
   space: str = dataclasses.field(metadata={'static': True})
@@ -141,7 +139,7 @@ class Speaking:
 
 
 def in_space(text, space, path, t):
-  """Guided in the space, and back to velocities."""
+  """Returns the velocities after guidance in the space."""
   network, guide = (Speaking(n, path, space) for n in (TOY, GUIDE))
   out = guided(read(text, guide), t, network=network, path=path_named(path))
   return getattr(path_named(path), f'velocity_from_{space}')(
@@ -163,7 +161,6 @@ def test_other_rules_are_not(text):
 
 
 def test_methods_add_up():
-  """Of one conditional prediction, whatever their order in the text."""
   parts = ['apg:3', 'slg:1.5:blocks=2', 'auto:2']
   together = guided(read(','.join(parts)))
   pushes = [guided(read(part)) - plain() for part in parts]

@@ -1,4 +1,4 @@
-"""CFG's channels, CFG++'s step, ICG's labels, and the variance beside them."""
+"""CFG's channels, CFG++'s step, ICG's labels, and the learned variance."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ def test_methods_that_do_without_the_null_label():
 
 
 class Fake(ClassConditional):
-  """A denoiser whose outputs tell the image, the label and what they are."""
+  """A denoiser whose outputs identify image, label and kind of output."""
 
   depth, num_taps, num_classes = 4, 1, 10
   null_label, multiply_adds = True, 1
@@ -111,7 +111,7 @@ def test_only_the_first_channels_are_guided(guided, internal):
 
 
 def test_guided_channels_are_those_of_cfg_alone():
-  # Neither IG nor S2 beside it is cut to the first channel.
+  # CFG does not limit IG or S2 to its first channels.
   terms = ClassifierFree(Scale(2.5), 1), StochasticSelf(Scale(1.5))
   both, _ = predict(Guidance(Internal(Scale(1.7)), terms), Fake())
   for alone, first in ((terms[1:], 1), (terms[:1], 0)):
@@ -149,7 +149,7 @@ def test_variance_is_that_of_the_conditional_row(names):
   plain = Fake(learned_variance=True)
   velocity, variance = predict(guidance, plain)
   np.testing.assert_array_equal(variance, plain.one(X, LABEL, 1).variance)
-  # It changes nothing else, and a network without it gives none.
+  # The variance changes no other output, and other networks have none.
   other, none = predict(guidance, Fake())
   assert none is None
   np.testing.assert_array_equal(velocity, other)
@@ -175,9 +175,8 @@ def test_terms_switch_on_and_off_beside_a_variance():
     np.testing.assert_array_equal(variance, plain.one(X, LABEL, 1).variance)
     on = (cfg != 1 and t == 0.4, s2 != 1)
     close(velocity, velocities.setdefault(on, velocity), atol=0)
-  assert len(velocities) == 4  # none, either, both
+  assert len(velocities) == 4  # neither, either, both
   close(velocities[False, False], refined(LABEL, 1.4), atol=1e-5)
-  # Both add up.
   first, second, both = (
     velocities[on] - velocities[False, False]
     for on in ((True, False), (False, True), (True, True))
@@ -223,7 +222,7 @@ def test_cfg_plus_plus_guides_x0_and_keeps_the_null_noise(
   first = Evaluation(velocity)
   ours = solver.step(None, first, STATE, t, t_next, None)
   close(ours, expected, rtol=1e-4, atol=5e-4)
-  # The same as CFG's with the effective scale.
+  # CFG with the effective scale gives the same velocity.
   same = parse(f'cfg:{float(effective(path, t, t_next, scale))}')
   close(velocity, guided(same, t, path=path), rtol=1e-4, atol=1e-4)
   assert jnp.abs(velocity - guided(f'cfg:{scale}', t)).max() > 0.1 or t < 0.2
@@ -259,9 +258,9 @@ def test_icg_draws_a_label_for_each_image_and_step():
   drawn = np.asarray(icg_labels(np.arange(200)))
   assert drawn.shape == (20, 200) and drawn.dtype == np.int32
   counts = np.bincount(drawn.reshape(-1), minlength=10)
-  assert len(counts) == 10  # never the null label
+  assert len(counts) == 10  # the null label never occurs
   np.testing.assert_allclose(counts, 400, atol=4 * 19)
-  # Neighbours in either axis agree by chance alone.
+  # Neighbors along either axis agree only by chance.
   for a, b in ((drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1])):
     np.testing.assert_allclose((a == b).mean(), 0.1, atol=0.03)
 
@@ -274,5 +273,5 @@ def test_icg_labels_are_those_of_the_image_and_the_seed():
   np.testing.assert_array_equal(icg_labels(order), drawn[:, order])
   assert (icg_labels(index, seed=1) != drawn).mean() > 0.7
   np.testing.assert_array_equal(icg_labels(index, steps=3), drawn[:3])
-  # What an image is asked to be does not matter.
+  # The image's own label has no influence.
   np.testing.assert_array_equal(icg_labels(index, label=7), drawn)

@@ -1,4 +1,4 @@
-"""S2, SLG and AutoGuidance: the blocks drawn, the networks they make."""
+"""S2, SLG and AutoGuidance: drawn blocks and the resulting networks."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ def masks(depth, skip=0, count=64, exclude=()):
 
 @pytest.mark.parametrize(
   ('depth', 'skip', 'count'),
-  # By default, 0, about a twelfth.
+  # The default, 0, means about a twelfth.
   [(3, 1, 1), (28, 3, 3), (3, 0, 1), (6, 0, 1), (12, 0, 1), (13, 0, 2),
    (28, 0, 2)],
 )  # fmt: skip
@@ -87,13 +87,12 @@ def test_masks_of_a_trajectory():
     return np.asarray(drawn_by(seed, jnp.asarray(index), steps))
 
   drawn = table(seed=0)
-  assert drawn.shape == (30, 1, 28)  # one mask a step, for the whole batch
+  assert drawn.shape == (30, 1, 28)  # one mask per step for the whole batch
   assert len(np.unique(drawn, axis=0)) == 30
   np.testing.assert_array_equal(table(seed=0), drawn)
   np.testing.assert_array_equal(table(0, index=[9, 4]), drawn)
   np.testing.assert_array_equal(table(0, steps=4), drawn[:4])
   assert len(np.unique(np.concatenate([drawn, table(seed=1)]), axis=0)) > 55
-  # And what is written of it.
   listed = skipped_blocks(guidance, network, 0, 30)
   texts = ('+'.join(map(str, np.flatnonzero(~mask))) for (mask,) in drawn)
   assert listed == {'s2': ' '.join(texts)}
@@ -154,7 +153,7 @@ def test_s2_without_cfg_is_autoguidance_by_the_sub_network():
   'skipped', [pytest.param((1,), marks=pytest.mark.slow), (2, 4)]
 )
 def test_skipping_is_closing_the_gates(denoiser, batch, skipped):
-  # The other implementation: every block runs, its two gates at 0.
+  # In the other implementation every block runs, with its two gates at 0.
   x, label = batch[0], jnp.minimum(batch[2], 9)
   guidance = parse(f'slg:1.6:blocks={"+".join(map(str, skipped))}')
   ours = guided(guidance, network=denoiser, x=x, label=label)
@@ -235,7 +234,7 @@ def test_ig_refines_the_guide_where_it_has_the_tap(taps):
   close(ours, weak + 2 * (strong - weak), atol=1e-4)
 
 
-# What a network cannot serve.
+# Requests that a network cannot serve.
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,7 @@ def test_check_refuses_a_guide_for_another_task():
   ],
 )
 def test_published_slg_intervals_are_given_in_noise_time(fractions, text):
-  # Fractions of the steps, of SD3.5's grid of shift 3.
+  # Intervals are fractions of the steps, on SD3.5's grid of shift 3.
   steps = 100
   grid = make_grid(steps, shift=3.0)
   high, low = (grid[round(f * steps)] for f in fractions)

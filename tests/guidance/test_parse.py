@@ -1,5 +1,3 @@
-"""Guidance as text, both ways."""
-
 import dataclasses
 import re
 
@@ -82,7 +80,6 @@ def test_describe_inverts_parse(text):
 
 
 def options_of(method):
-  """Its own, and those of its scale."""
   names = {field.name for field in dataclasses.fields(method)}
   return (names - {'scale', 'guide'}) | {'schedule', 'power'}
 

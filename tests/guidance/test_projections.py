@@ -1,4 +1,4 @@
-"""APG, CFG-Zero* and TCFG against their papers, written out in numpy."""
+"""APG, CFG-Zero* and TCFG against their papers, written in numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +39,13 @@ def test_apg_without_its_parts_is_cfg(path, t):
   path = path_named(path)
   ours = guided('apg:3.5:eta=1:norm=0:momentum=0', t, path=path)
   np.testing.assert_array_equal(ours, guided('cfg:3.5', t, path=path))
-  # Each of its parts does something.
   for option in ('eta=0', 'eta=1:norm=0.1'):
     other = guided(f'apg:3.5:{option}', t, path=path)
     assert jnp.abs(other - ours).max() > 1e-2
 
 
 class Apg:
-  """The published code, on x0."""
+  """The published code, in x0."""
 
   def __init__(self, eta, norm, momentum):
     self.eta, self.norm, self.momentum = eta, norm, momentum
@@ -111,7 +110,7 @@ def test_apg_forgets_where_it_is_off():
 
 
 def test_apg_at_the_data():
-  # Every prediction of x0 is x there: neither momentum nor infinities.
+  # Every prediction of x0 equals x: no momentum and no infinities.
   guidance = parse('apg:3:momentum=-0.5:norm=2')
   out = predict(guidance, 0.0, memory=(jnp.ones_like(X),))
   close(out.velocity, guided('apg:3', 0.0), atol=1e-5)
@@ -133,7 +132,7 @@ def test_cfg_zero_in_numpy():
 
 
 def test_cfg_zero_of_equal_predictions():
-  # s = 1: nothing of c is left to push away from.
+  # With s = 1, nothing of c remains to push away from.
   alike = Toy(labels=False)
   ours = guided('cfg_zero:50:zero_steps=0', network=alike)
   close(ours, plain(network=alike), atol=1e-4)
@@ -149,7 +148,7 @@ def test_cfg_zero_divides_by_no_zero():
 
 
 def tangential(strong, null, x, space, scale):
-  """In noise space, by a singular value decomposition."""
+  """Returns the result in noise space, by a singular value decomposition."""
 
   def rule(c, u):
     v = np.linalg.svd(np.stack([c, u]), full_matrices=False)[2][0]
@@ -198,7 +197,7 @@ def test_tcfg_of_any_two_noises(kind, path, t):
 
 @pytest.mark.parametrize('path', ['linear', 'cosine'])
 def test_tcfg_at_the_noise(path):
-  # Both noises are x at t = 1: the limit from before, in float64.
+  # At t = 1 both noises are x, so ours is the limit from below, in float64.
   ours = guided('tcfg:3.5', 1.0, path=path_named(path))
   strong, null = (np.asarray(v, np.float64) for v in pair(1.0))
   space = Space(path, 1.0)
@@ -209,7 +208,7 @@ def test_tcfg_at_the_noise(path):
 
 @pytest.mark.parametrize('factor', [0.5, 1.0, -2.0])
 def test_tcfg_of_parallel_noises_is_cfg(factor):
-  # u lies along the singular vector: nothing of it is dropped.
+  # u lies along the singular vector, so nothing of it is dropped.
   space, c = Space('linear', 0.4), jax.random.normal(jax.random.key(3), X.shape)
   strong, null = (
     jnp.float32(space.from_noise(X, noise)) for noise in (c, factor * c)

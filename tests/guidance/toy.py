@@ -1,5 +1,3 @@
-"""One evaluation of guidance, on a toy network."""
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +14,6 @@ PATHS = ('linear', 'cosine', 'vp', 'discrete')
 
 
 def draws(guidance, network=TOY, label=LABEL, seed=0):
-  """The random choices of one step."""
   key = jax.random.key(seed)
   return guidance.draw(network, label, key, jax.random.split(key, len(label)))
 
@@ -29,7 +26,6 @@ def _predict(guidance, network, x, t, label, step, memory):
 def predict(
   guidance, t=0.5, *, network=TOY, x=X, label=LABEL, memory=None, **step
 ):
-  """One evaluation of guidance, which may be text; options are the step's."""
   if isinstance(guidance, str):
     guidance = parse(guidance)
   assert isinstance(guidance, Guidance)
@@ -44,7 +40,6 @@ def predict(
 
 
 def guided(*args, **kwargs):
-  """Its velocity."""
   return predict(*args, **kwargs).velocity
 
 
@@ -54,7 +49,6 @@ def _plain(network, x, t, label):
 
 
 def plain(label=LABEL, t=0.5, *, network=TOY, x=X):
-  """The network's own velocity."""
   return _plain(network, x, jnp.float32(t), label).velocity
 
 
@@ -63,7 +57,7 @@ def close(ours, expected, rtol=1e-5, atol=1e-5):
 
 
 def over_images(f, *arrays):
-  """f of each image alone, flattened, in float64."""
+  """Applies f to each flattened image, in float64."""
   flat = [np.asarray(a, np.float64).reshape(len(a), -1) for a in arrays]
   out = [f(*rows) for rows in zip(*flat, strict=True)]
   return np.asarray(out).reshape(arrays[0].shape)
@@ -82,23 +76,20 @@ class Space:
       self.d_alpha, self.d_sigma = -rate * self.sigma, rate * self.alpha
 
   def matrix(self):
-    """(x, velocity) from (x0, noise)."""
+    """Returns the matrix from (x0, noise) to (x, velocity)."""
     return np.asarray([[self.alpha, self.sigma], [self.d_alpha, self.d_sigma]])
 
   def split(self, x, velocity):
-    """x0 and noise."""
     parts = np.linalg.inv(self.matrix())
     x, velocity = (np.asarray(a, np.float64) for a in (x, velocity))
     return [a * x + b * velocity for a, b in parts]
 
   def from_x0(self, x, x0):
-    """The velocity."""
     x = np.asarray(x, np.float64)
     noise = (x - self.alpha * x0) / self.sigma
     return self.d_alpha * x0 + self.d_sigma * noise
 
   def from_noise(self, x, noise):
-    """The velocity."""
     x = np.asarray(x, np.float64)
     x0 = (x - self.sigma * noise) / self.alpha
     return self.d_alpha * x0 + self.d_sigma * noise

@@ -1,4 +1,4 @@
-"""The digits, and the order in which records become batches."""
+"""The digits, and the order of records in batches."""
 
 import itertools
 import subprocess
@@ -28,7 +28,6 @@ def settings(data_dir, name='digits', threads=1):
 
 @pytest.fixture(scope='module')
 def splits(data_dir):
-  """Images and labels of both splits of the digits."""
   return [
     load_all(open_source(settings(data_dir), split))
     for split in ('train', 'test')
@@ -45,7 +44,6 @@ def test_digits_have_their_sizes(splits, split, count):
 
 
 def test_digits_are_those_of_scikit_learn(splits):
-  """Each of its records once, in one of the splits, without loss."""
   images, labels = (
     np.concatenate(parts) for parts in zip(*splits, strict=True)
   )
@@ -57,7 +55,7 @@ def test_digits_are_those_of_scikit_learn(splits):
 
 
 def test_every_split_mixes_all_writers(splits):
-  """The file is in the writers' order; a cut would hold out some of them."""
+  """The file is ordered by writer, so splitting in order would exclude some."""
   digits, _ = load_digits(return_X_y=True)
   position = {tuple(digit): i for i, digit in enumerate(digits)}
   values = np.round(splits[1][0].reshape(-1, 64) / (255 / 16))
@@ -95,8 +93,6 @@ def test_reading_loads_no_tensorflow(tmp_path):
 
 
 class Source:
-  """Twelve records; image and label say which."""
-
   def __len__(self):
     return 12
 
@@ -171,7 +167,7 @@ def test_sequence_does_not_depend_on_the_batch_size(tmp_path):
 
 @pytest.mark.parametrize('processes', [1, 2, 4])
 def test_processes_share_the_batches_of_one(tmp_path, monkeypatch, processes):
-  """Whatever their number and rows, and where an epoch ends within a batch."""
+  """Independent of process count, rows, and epochs that end within a batch."""
   whole = labels_of(stream(tmp_path), 6)
   monkeypatch.setattr(batches_module, '_global', lambda values, *_: values)
   rows = np.random.default_rng(0).permutation(whole.shape[1])
@@ -184,7 +180,7 @@ def test_processes_share_the_batches_of_one(tmp_path, monkeypatch, processes):
 
 @pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
 def test_rows_lie_where_the_mesh_has_them(tmp_path, sizes):
-  """Whatever the order of the devices on the mesh."""
+  """Independent of the order of devices on the mesh."""
   devices = np.random.default_rng(1).permutation(np.asarray(jax.devices()))
   mesh = make_mesh(MeshConfig(*sizes), devices.tolist())
   batch = next(

@@ -1,4 +1,4 @@
-"""Trees of image files, as people have them: classes, counts and labels."""
+"""Image folders of all shapes: classes, counts and labels."""
 
 import os
 import pathlib
@@ -21,7 +21,6 @@ CATS = {'cat/1.png': 0, 'cat/2.png': 0, 'dog/1.png': 1}
 
 
 def write(root, name, value=0):
-  """Writes one file; an image if its name is that of one."""
   path = root / name
   path.parent.mkdir(parents=True, exist_ok=True)
   if path.suffix.lower() in listing.SUFFIXES:
@@ -32,7 +31,7 @@ def write(root, name, value=0):
 
 
 def grow(root, entries):
-  """Writes files, folders (NAME/) and links (NAME -> TARGET)."""
+  """Creates files, folders (NAME/) and links (NAME -> TARGET)."""
   root.mkdir(parents=True, exist_ok=True)
   for value, entry in enumerate(entries):
     name, _, target = entry.partition(' -> ')
@@ -61,7 +60,7 @@ def labels_of(place):
   return files.classes, {file.name: file.label for file in read}
 
 
-# By name: content of the tree, its classes, and the labels of its images.
+# By name: entries of the tree, its classes, and the labels of its images.
 TREES = {
   'plain': ([*CATS], 'cat dog', CATS),
   'system files': (
@@ -291,7 +290,7 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch, opening):
       raise PermissionError(13, 'Permission denied', str(folder))
     return scan(folder)
 
-  # The tests may run as root, for whom every folder is open.
+  # Root may read every folder, so permissions cannot be tested directly.
   monkeypatch.setattr(os, 'scandir', refuse)
   with pytest.raises(InputError, match=r'tree/cat cannot be read \(Permission'):
     opening(str(tree), '')
@@ -373,11 +372,11 @@ def test_splits_in_an_archive_are_to_be_unpacked(tmp_path):
 def test_a_huge_file_is_broken_before_it_is_read(tmp_path, monkeypatch):
   tree = grow(tmp_path / 'tree', ['cat/1.png'])
   with (tree / 'cat' / '1.png').open('r+b') as file:
-    file.truncate(2**28 + 1)  # sparse: it takes no room
+    file.truncate(2**28 + 1)  # a sparse file
   files = [open_images(str(tree), ''), open_images(str(tree), '')]
   pack(grow(tmp_path / 'small', ['cat/1.png']), tmp_path / 'a.zip')
   claimed = bytearray((tmp_path / 'a.zip').read_bytes())
-  at = claimed.rindex(b'PK\1\2') + 24  # the size in the table of contents
+  at = claimed.rindex(b'PK\1\2') + 24  # size in the table of contents
   claimed[at : at + 4] = (1_500_000_000).to_bytes(4, 'little')
   (tmp_path / 'a.zip').write_bytes(claimed)
   files[1] = open_images(str(tmp_path / 'a.zip'), '')

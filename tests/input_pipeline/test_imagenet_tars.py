@@ -1,4 +1,4 @@
-"""ImageNet's official tars, in miniature, unpacked as docs/data.md says."""
+"""Miniature ImageNet tars, unpacked as docs/data.md describes."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from command_runs import ROOT, run
 from input_pipeline.records import LatentSource
 
 SAMPLE = ROOT.parent / 'shared' / 'data' / 'imagenet1k_sample' / 'train'
-# Synsets of the first validation images, as ILSVRC publishes them.
+# Synsets of the first validation images published by ILSVRC.
 FIRST = ('n01751748', 'n09193705', 'n02105855', 'n04263257', 'n03125729')
 
 
@@ -29,7 +29,6 @@ def write_tar(path, files):
 
 @pytest.fixture(scope='module')
 def images():
-  """Six images of the sample, {(synset, name): data}."""
   if not SAMPLE.is_dir():
     pytest.skip(f'{SAMPLE} is absent')
   grey = SAMPLE / 'n02692877' / 'n02692877_airship.JPEG'
@@ -39,7 +38,7 @@ def images():
 
 @pytest.fixture
 def unpacked(images, tmp_path):
-  """The folder in which the commands of the page have unpacked two tars."""
+  """Runs the page's commands on two tars; returns the folder."""
   synsets = []
   for (synset, name), data in images.items():
     write_tar(tmp_path / 'synset.tar', [(name, data)])
@@ -48,7 +47,7 @@ def unpacked(images, tmp_path):
   write_tar(
     tmp_path / 'ILSVRC2012_img_val.tar',
     [
-      (f'ILSVRC2012_val_{5 - i:08}.JPEG', data)  # the last comes first
+      (f'ILSVRC2012_val_{5 - i:08}.JPEG', data)  # in reverse order
       for i, data in enumerate(list(images.values())[:5])
     ],
   )
@@ -65,7 +64,6 @@ def unpacked(images, tmp_path):
 
 
 def contents(folder):
-  """{path: bytes} of the files in a folder."""
   return {
     str(path.relative_to(folder)): path.read_bytes()
     for path in folder.rglob('*')

@@ -1,4 +1,4 @@
-"""Image files of every kind become upright square RGB arrays."""
+"""Image files of any kind become upright square RGB arrays."""
 
 import io
 import itertools
@@ -26,7 +26,6 @@ def file_of(image, form='PNG', **options):
 
 
 def gradient(height=6, width=9):
-  """Red grows to the right, green downwards."""
   y, x = np.mgrid[:height, :width]
   image = np.stack([x * 20, y * 30, 0 * x + 7], axis=-1)
   return image.astype(np.uint8)
@@ -108,7 +107,7 @@ def noise(height, width):
 
 
 def halved(image):
-  """Means of two columns, then of two rows, each rounded half up."""
+  """Averages two columns, then two rows, and rounds half up."""
   image = image.astype(int)
   image = (image[:, ::2] + image[:, 1::2] + 1) // 2
   return (image[::2] + image[1::2] + 1) // 2
@@ -157,9 +156,6 @@ def test_imagenet_files():
       assert (crop == crop[..., :1]).all() == (about['mode'] == 'L')
 
 
-# Images that are refused by name, and the bounds.
-
-
 @pytest.mark.parametrize(
   'form', ['PPM', 'TGA', 'PDF', 'EPS', 'ICO', 'PCX', 'JPEG2000']
 )
@@ -188,7 +184,7 @@ def test_values_without_a_range_are_broken(values, words):
 
 
 def tiff(values, bits, photometric=1):
-  """A gray TIFF of one strip, as cameras with more than 8 bits write it."""
+  """Returns a gray TIFF of one strip, as cameras with over 8 bits write it."""
   height, width = values.shape
   if bits == 12:
     flat = values.ravel().astype(int)
@@ -221,7 +217,7 @@ def png_chunk(kind, content):
 
 
 def png_of(image, rows):
-  """A PNG whose compressed data end, as they should, after some rows."""
+  """Returns a PNG whose compressed data end properly after some rows."""
   height, width, _ = image.shape
   lines = b''.join(b'\0' + row.tobytes() for row in image[:rows])
   header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
@@ -265,7 +261,7 @@ def test_interlaced_black_png_is_whole():
 
 
 def claimed_png(width, height):
-  """A PNG that says that it is large, and is not."""
+  """Returns a small PNG that claims to be large."""
   header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
   return (
     b'\x89PNG\r\n\x1a\n'
@@ -291,7 +287,7 @@ def test_very_thin_images_are_broken(size):
 
 
 def adm_crop(image, size):
-  """The crop as guided-diffusion writes it, `center_crop_arr`."""
+  """Crops like `center_crop_arr` of guided-diffusion."""
   while min(*image.size) >= 2 * size:
     image = image.resize(
       tuple(x // 2 for x in image.size), resample=Image.Resampling.BOX

@@ -1,5 +1,3 @@
-"""Images to records, with what goes wrong on the way."""
-
 import io
 import json
 import zipfile
@@ -30,7 +28,6 @@ ABOUT = {'autoencoder': {'name': 'pixels', 'encoder_sha256': None}}
 
 
 def image_of(i):
-  """Image i: noise that is its own."""
   rng = np.random.default_rng(i)
   return rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
 
@@ -46,7 +43,7 @@ def png(i):
 
 
 NAMES = [f'{"cab"[label_of(i)]}/{i:02}.png' for i in range(COUNT)]
-# As the records are: sorted by path, the classes a, b, c.
+# Records are sorted by path, with the classes a, b and c.
 ORDER = sorted(range(COUNT), key=lambda i: NAMES[i])
 
 
@@ -147,12 +144,12 @@ def test_too_many_broken_images_stop_it(folder, tmp_path):
   assert not (tmp_path / 'out' / 'metadata.json').exists()
   with pytest.raises(InputError, match='not complete'):
     LatentSource(tmp_path / 'out')
-  # With a higher limit the same folder goes on.
+  # A higher limit resumes the same folder.
   assert make(folder, tmp_path / 'out', max_broken=4).records == COUNT - 4
 
 
 class Stopped(Exception):
-  """Stands for a kill."""
+  """A simulated kill."""
 
 
 def test_it_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
@@ -173,7 +170,7 @@ def test_it_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
   assert len(list((tmp_path / 'out').glob('*.array_record'))) == 1
   (tmp_path / 'out' / '.00001-of-00003.array_record.99').write_bytes(b'half')
   assert make(folder, tmp_path / 'out').shards == whole.shards
-  assert shard.stat().st_mtime_ns == first  # it was not written again
+  assert shard.stat().st_mtime_ns == first  # not rewritten
   assert not list((tmp_path / 'out').glob('.0*'))
 
 
@@ -221,7 +218,7 @@ def test_damaged_zip_is_one_line(tmp_path):
       archive.writestr(name, png(i))
   data = bytearray((tmp_path / 'images.zip').read_bytes())
   at = data.index(png(5))
-  data[at + 60] ^= 255  # its checksum no longer agrees
+  data[at + 60] ^= 255  # breaks its checksum
   (tmp_path / 'images.zip').write_bytes(data)
   with pytest.raises(shards.PrepareError, match='cannot be read'):
     make(tmp_path / 'images.zip', tmp_path / 'out')
@@ -289,7 +286,7 @@ def test_short_shard(prepared):
   'at, message',
   [
     (image_of(ORDER[12]).tobytes(), 'record 12 of .* is damaged'),
-    (None, 'a shard in .* is damaged'),  # where it lists its records
+    (None, 'a shard in .* is damaged'),  # where the shard lists its records
   ],
 )
 def test_flipped_byte_is_noticed_in_training(prepared, at, message):

@@ -1,4 +1,4 @@
-"""`prepare` with two real processes, and against a second command."""
+"""The command `prepare` in two real processes, or next to a second command."""
 
 import json
 import subprocess
@@ -19,10 +19,10 @@ from input_pipeline.records import Metadata
 from train.config_file import load_config, override
 from train.experiment import build
 
-COUNT = 44  # in 5 shards, of which process 0 writes 3
+COUNT = 44  # 5 shards, 3 of them written by process 0
 
-# One pair of processes serves all cases, for starting it takes the time. Each
-# case gives what it raised.
+# One pair of processes serves all cases, because starting it is slow. Each case
+# reports its error.
 SCRIPT = """
 import json, os, sys
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -88,9 +88,10 @@ def settings(max_broken=3):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Images: three sets, one of them a zip with a damaged member."""
+  """Three sets of images; one is a zip with a damaged member."""
   folder = tmp_path_factory.mktemp('processes')
-  # By path they are 0, 2, ..., 42, 1, 3, ...: 2 is in shard 0, 24 in shard 1.
+  # Sorted by path, the images are 0, 2, ..., 42, 1, 3, ...: image 2 is in shard
+  # 0 and image 24 in shard 1.
   write_images(folder / 'good', broken=(2, 24))
   write_images(folder / 'bad', broken=(2, 24, 26))
   write_images(folder / 'whole')
@@ -116,7 +117,6 @@ def case(folder, images, name, autoencoder=None, **changes):
 
 @pytest.fixture(scope='module')
 def said(folder):
-  """What the two processes said to each case, by its name."""
   elsewhere = case(folder, 'whole', 'elsewhere')
   elsewhere['words'] = [
     words(folder / 'two', 'elsewhere'),
@@ -159,7 +159,7 @@ def said(folder):
   lines = []
   for job, (out, err) in zip(jobs, ends, strict=True):
     assert job.returncode == 0, err
-    lines.append(json.loads(out.splitlines()[-1]))  # behind Gloo's own
+    lines.append(json.loads(out.splitlines()[-1]))  # after Gloo's lines
   return dict(zip(cases, zip(*lines, strict=True), strict=True))
 
 
@@ -193,7 +193,7 @@ def test_records_are_those_of_one(folder, said, monkeypatch, name, autoencoder):
 
 
 def test_broken_images_count_over_all(folder, said):
-  """One of process 0 and two of process 1 are more than two."""
+  """One of process 0 and two of process 1 exceed the limit of two."""
   for line in said['bad']:
     assert line.startswith('PrepareError:')
     assert '3 images are broken, more than --max_broken=2' in line

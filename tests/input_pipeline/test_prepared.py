@@ -1,4 +1,4 @@
-"""Training on prepared records: pixels and latents, normalised as they say."""
+"""Training on prepared pixels and latents, normalized by their own figures."""
 
 import json
 import types
@@ -33,7 +33,6 @@ COUNT = 32
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-  """Thirty-two images of two classes, brighter to the right."""
   folder = tmp_path_factory.mktemp('images')
   rng = np.random.default_rng(0)
   for i in range(COUNT):
@@ -45,7 +44,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def data(images, tmp_path_factory):
-  """A folder with the set 'moments', mirrored images and all."""
+  """A folder with the set 'moments', which includes mirrored images."""
   folder = tmp_path_factory.mktemp('data')
   config = PrepareConfig(8, 'float32', 8, 100, 1, 0)
   about = {'autoencoder': {'name': 'taef2', 'encoder_sha256': 'abc'}}
@@ -72,7 +71,7 @@ def first_batch(config):
 
 
 def brighter_right(batch):
-  """Of each image, whether it was not mirrored."""
+  """Returns whether each image is unmirrored."""
   mean = batch['moments'][..., :3].mean((1, 3))
   return mean[:, 4:].mean(1) > mean[:, :4].mean(1)
 
@@ -112,7 +111,7 @@ def test_normalisation(data, statistics):
 
 
 def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
-  """What the objective is given has mean 0 and std 1, and is drawn anew."""
+  """The objective's input has mean 0 and std 1, and is sampled every step."""
   experiment = make_experiment('model.channels=3')
   config = settings(data, statistics='data')
   source, mesh = open_source(config, 'train'), make_mesh(MeshConfig())
@@ -190,7 +189,6 @@ def test_another_decoder_is_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_the_commands(images, tmp_path):
-  """Pixels, from files to samples; the records say what they are."""
   place = [
     '--config.data.name=photos',
     f'--config.data.dir={tmp_path}/data',

@@ -1,5 +1,4 @@
-"""Records that could mislead: labels that are not classes, constant
-channels."""
+"""Invalid records: labels outside the classes, and constant channels."""
 
 import io
 import json
@@ -53,7 +52,6 @@ def prepare(images, data_dir, *words):
 
 @pytest.fixture
 def constant(tmp_path):
-  """Images whose blue never varies."""
   rng = np.random.default_rng(0)
   for i in range(32):
     values = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
@@ -84,7 +82,6 @@ def test_a_constant_channel_is_prepared_and_trained_on(
       check_source(source, config, network)
       assert normalisation_of(source, config) == Normalisation()
     else:
-      # This would divide by the std.
       with pytest.raises(InputError, match=r'channels \[2\] of .* never vary'):
         check_source(source, config, network)
 
@@ -96,7 +93,7 @@ def prepared(constant, tmp_path):
 
 
 def rewrite(folder, change):
-  """Writes a shard anew, with other records and a checksum that agrees."""
+  """Rewrites a shard with changed records and a valid checksum."""
   metadata = Metadata.load(folder)
   path = folder / metadata.shards[0].file
   records = [LatentSource(folder)[i] for i in range(metadata.records)]

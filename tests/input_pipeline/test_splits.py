@@ -1,4 +1,4 @@
-"""Labels follow the names of classes over the splits of a set."""
+"""Labels follow class names across the splits of a set."""
 
 import json
 
@@ -11,13 +11,12 @@ from core.errors import InputError
 from input_pipeline.records import LatentSource
 from input_pipeline.sources import DataConfig, open_source
 
-# Each class has a color of its own, by which its images are known.
+# Every class has a unique color, which identifies its images.
 COLORS = {'cat': 50, 'dog': 100, 'fox': 150, 'owl': 200}
 
 
 @pytest.fixture
 def prepare(tmp_path):
-  """Function of a split and its classes to the result of the command."""
 
   def prepare(split, *classes, empty=(), name='pets'):
     images = tmp_path / 'images' / split
@@ -38,7 +37,7 @@ def prepare(tmp_path):
 
 
 def labels(folder):
-  """{class: label} of the records, by the colors of their images."""
+  """Returns {class: label} of the records, by color."""
   found = {}
   for record in LatentSource(folder):
     color = int(record['pixels'][0, -1, 0, 0])
@@ -62,7 +61,6 @@ def test_a_split_that_lacks_a_class_keeps_the_labels(prepare, tmp_path):
   assert 'has no record of the classes dog' in result.err
   for split in ('train', 'test'):
     assert len(open_source(data_config(tmp_path), split)) in (2, 3)
-  # The same commands find everything done.
   assert prepare('train', 'cat', 'dog', 'fox').status == 0
   assert prepare('test', 'fox', 'cat').status == 0
 
@@ -101,7 +99,7 @@ def test_a_damaged_split_beside_it_is_named(prepare, tmp_path):
 
 
 def test_splits_with_other_lists_are_not_opened(prepare, tmp_path):
-  """Older versions of prepare wrote such splits, or somebody by hand."""
+  """Old versions of prepare, or manual edits, created such splits."""
   assert prepare('train', 'cat', 'dog', 'fox').status == 0
   assert prepare('test', 'cat', 'fox', name='others').status == 0
   (tmp_path / 'others' / 'test').rename(tmp_path / 'pets' / 'test')
@@ -111,13 +109,13 @@ def test_splits_with_other_lists_are_not_opened(prepare, tmp_path):
     ) as error:
       open_source(data_config(tmp_path), split)
     assert f'delete {tmp_path}/pets/test and prepare it' in str(error.value)
-  # A split alone has nothing to disagree with.
+  # A single split has nothing to disagree with.
   assert len(open_source(data_config(tmp_path, test=''), 'train')) == 3
 
 
 def test_splits_begun_at_once_do_not_both_go_on(prepare, tmp_path, monkeypatch):
   assert prepare('test', 'cat', 'fox').status == 0
-  # The other split begins between the check and this one's claim.
+  # The other split starts between the check and this one's claim.
   monkeypatch.setattr(
     'commands.prepare.classes_for', lambda folder, names: names
   )

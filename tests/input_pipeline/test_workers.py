@@ -1,5 +1,3 @@
-"""Batches read by other processes."""
-
 import contextlib
 import functools
 import itertools
@@ -31,7 +29,7 @@ def stream(data_dir, workers, start=0):
 
 
 def test_the_batches_are_those_of_one_process(data_dir):
-  """Restarted at step 2, through the end of an epoch of 1,297."""
+  """Restarts at step 2 and crosses the end of an epoch of 1,297."""
   expected = itertools.islice(stream(data_dir, 0), 2, 7)
   found = stream(data_dir, 2, start=2)
   for one, two in zip(expected, itertools.islice(found, 5), strict=True):
@@ -42,14 +40,13 @@ def test_the_batches_are_those_of_one_process(data_dir):
 
 
 def step(parent, i):
-  """Fails at 3; says in which process it is, and with which devices."""
+  """Fails at 3; otherwise returns its process and devices."""
   if i == 3:
     raise InputError('record 3 is damaged.')
   return i, os.getpid() == parent, jax.config.jax_platforms
 
 
 def endless():
-  """0, 1, 2, an error."""
   dataset = grain.MapDataset.range(100).repeat()
   return dataset.map(functools.partial(step, os.getpid()))
 
@@ -95,7 +92,7 @@ def test_a_worker_that_dies_within_a_message_is_missed(monkeypatch, sent):
 
 
 class TwoPartError(Exception):
-  """An error whose pickle cannot be read: it takes two arguments."""
+  """An error that cannot be unpickled: it takes two arguments."""
 
   def __init__(self, one, two):
     super().__init__(f'{one} and {two}')

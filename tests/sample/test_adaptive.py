@@ -1,4 +1,4 @@
-"""Dormand-Prince with adaptive steps, on fields whose solution is known."""
+"""Adaptive Dormand-Prince on fields with known solutions."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ from scipy.integrate import RK45
 
 from sample.adaptive import dopri5
 
-# Name: field, state at 1, state at 0.
+# Name: field, state at 1 and state at 0.
 FIELDS = {
   'linear': (lambda x, t: -x, [1.0, -3.0], [math.e, -3 * math.e]),
   # 1/x(t) = 1/x(1) + t + t^2 - 2.
@@ -28,15 +28,15 @@ FIELDS = {
     [math.cos(20), math.sin(20)],
   ),
 }
-# A context, in which arrays are float64.
+# A context with float64 arrays.
 in_float64 = functools.partial(jax.enable_x64, True)
-# One program of a field serves every tolerance.
+# One program per field serves every tolerance.
 solve = jax.jit(dopri5, static_argnums=0, static_argnames=('span', 'overshoot'))
 
 
 @functools.cache
 def counted(rtol, name='rotating', **options):
-  """Error at the end, relative to the state, and steps, in float64."""
+  """Returns the relative error at the end and the steps, in float64."""
   field, x, exact = FIELDS[name]
   with in_float64():
     out, count = solve(field, jnp.asarray(x), rtol=rtol, atol=rtol / 100,
@@ -60,7 +60,7 @@ def test_tolerance_is_met_in_float32(name, rtol):
 @pytest.mark.parametrize('rtol', [1e-4, 1e-6, 1e-8, 1e-10])
 def test_tolerance_is_met_and_not_outdone(rtol):
   error, _ = counted(rtol)
-  assert rtol < error < 10 * rtol  # that of each step; there are many
+  assert rtol < error < 10 * rtol  # the tolerance is per step
 
 
 def test_steps_grow_with_the_fifth_root_of_the_tolerance():
@@ -70,7 +70,7 @@ def test_steps_grow_with_the_fifth_root_of_the_tolerance():
 
 
 def test_absolute_tolerance_is_for_small_states():
-  # Around 0 the relative tolerance asks for what atol does not.
+  # Near 0 the relative tolerance requires what atol does not.
   x = 1e-4 * jnp.asarray([1.0, 0.0])
   loose, tight = (
     solve(FIELDS['rotating'][0], x, rtol=1e-6, atol=atol)
@@ -101,7 +101,7 @@ asked = []
 
 @functools.cache
 def spied(name):
-  """The field, which tells the times at which it is asked."""
+  """Returns the field, with a record of the times of its evaluations."""
 
   def spy(x, t):
     jax.debug.callback(lambda t: asked.append(float(t)), t)
@@ -122,13 +122,13 @@ def test_last_step_cut_to_stop_at_the_end(name, rtol):
     jax.block_until_ready(out)
     jax.effects_barrier()
   assert len(asked) == count
-  assert min(asked) == 0  # never beyond
+  assert min(asked) == 0  # never past the end
   out = np.asarray(out)
   assert np.linalg.norm(out - exact) < 15 * rtol * np.linalg.norm(exact)
 
 
 def test_interpolant_of_a_long_last_step_is_less_exact():
-  # Data N(0, 1/4) on the linear path: x(0) is half of x(1).
+  # Data N(0, 1/4) on the linear path, so x(0) is half of x(1).
   def field(x, t):
     return x * (t - (1 - t) / 4) / ((1 - t) ** 2 / 4 + t**2)
 
@@ -140,7 +140,7 @@ def test_interpolant_of_a_long_last_step_is_less_exact():
 
 
 def test_field_that_wakes_up_late_is_not_missed():
-  # Flat where the first step is chosen; x(0) = x(1) - the integral below 0.9.
+  # Flat where the first step is chosen. x(0) = x(1) - the integral below 0.9.
   out, _ = solve(lambda x, t: 0 * x + jnp.maximum(0.9 - t, 0) ** 3, jnp.ones(2))
   np.testing.assert_allclose(out, 1 - 0.9**4 / 4, rtol=1e-3)
 
@@ -170,7 +170,7 @@ def test_batches_of_images_share_their_steps():
   assert out.shape == x.shape
   assert count == same
   np.testing.assert_allclose(twice, jnp.concatenate([out, out]), atol=1e-5)
-  # One row alone may take other steps.
+  # A single row may take other steps.
   alone, _ = solve(field, x[:1])
   np.testing.assert_allclose(alone, out[:1], atol=1e-2)
 
@@ -216,19 +216,19 @@ def test_nan_of_the_field_is_nan_at_the_end(where):
   assert jnp.isnan(out).all()
 
 
-# The embedded method of torchdiffeq, which is not scipy's.
+# torchdiffeq's embedded method differs from scipy's.
 EMBEDDED = [1951 / 21600, 0, 22642 / 50085, 451 / 720, -12231 / 42400,
             649 / 6300, 1 / 60]  # fmt: skip
 ERROR = [*RK45.B, 0] - np.asarray(EMBEDDED)
 
 
 def bump(x, t):
-  """Grows x by exp(25 * 0.08 * sqrt(pi)) in all, around t = 0.45."""
+  """Grows x by exp(25 * 0.08 * sqrt(pi)) in total, around t = 0.45."""
   return -25 * x * jnp.exp(-(((t - 0.45) / 0.08) ** 2))
 
 
 def test_sharp_bump_is_resolved_by_rejected_steps():
-  """Every step against scipy's tableau and the rules of the module."""
+  """Checks every step against scipy's tableau and the module's rules."""
   rtol, atol, asked = 1e-5, 1e-7, []
 
   def field(x, t):  # components of both signs, and one that starts at 0
@@ -243,11 +243,11 @@ def test_sharp_bump_is_resolved_by_rejected_steps():
 
   x, s, rejected = np.asarray([1.0, -2.0, 0.0]), 0.0, []
   with in_float64():
-    with jax.disable_jit():  # the loop in Python: the spy sees numbers
+    with jax.disable_jit():  # a Python loop, so that the spy sees numbers
       out, count = dopri5(spy, jnp.asarray(x), rtol=rtol, atol=atol)
     assert out.dtype == np.float64
     assert len(asked) == count
-    # Two evaluations choose the first step; then there are six in each.
+    # Two evaluations choose the first step. Each step then has six.
     steps = [asked[k : k + 6] for k in range(2, len(asked), 6)]
     lengths = [step[5][0] - step[0][0] for step in steps]
     expected_length = None
@@ -269,7 +269,7 @@ def test_sharp_bump_is_resolved_by_rejected_steps():
       shortest = 0.2 if error > 1 else 1.0
       expected_length = h * np.clip(0.9 * error**-0.2, shortest, 10)
       if error <= 1:
-        assert s < 1  # the end was not reached before
+        assert s < 1  # the end was not reached earlier
         s, x = s + h, now
   assert s >= 1
   assert 4 <= sum(rejected) < len(rejected) / 2
@@ -284,7 +284,7 @@ def test_sharp_bump_as_in_fixed_steps():
     fine = x
     h = -1 / n
 
-    def step(x, k):  # the classical rule of order 4
+    def step(x, k):  # the classical method of order 4
       t = 1 + k * h
       a = bump(x, t)
       b = bump(x + h / 2 * a, t + h / 2)
@@ -296,7 +296,7 @@ def test_sharp_bump_as_in_fixed_steps():
     ours, count = solve(bump, x, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(ours, fine, rtol=1e-6)
     assert count < 6 * 200
-    # A tolerance that takes the bump for rounding steps over it.
+    # A tolerance that treats the bump as rounding steps over it.
     coarse, fewer = solve(bump, x, rtol=10.0, atol=10.0)
     assert fewer < count / 4
     assert np.isfinite(coarse).all()

@@ -1,4 +1,4 @@
-"""The same 64 images from any number of devices and in batches of any size."""
+"""The same 64 images for any number of devices and batch size."""
 
 import functools
 
@@ -22,12 +22,11 @@ CONFIG = {
   'state_dtype': 'float32',
 }
 LABELS = generate.plan_labels('random', 64, 10, seed=3)
-TEXT = 'ig:1.4,icg:1.3'  # labels drawn for each image
+TEXT = 'ig:1.4,icg:1.3'  # labels drawn per image
 
 
 @pytest.fixture(scope='module')
 def draw(denoiser):
-  """Images and latents, by guidance, number of devices and batch size."""
 
   @functools.cache
   def draw(text, devices, batch_size):
@@ -56,10 +55,10 @@ def draw(denoiser):
 
 
 FIRST = (1, 8)
-# Eight rows on each device as in the first, then other numbers of rows.
+# The first case has eight rows per device, like FIRST. The others differ.
 CASES = [(8, 64), (4, 8)]
 SLOW = [(1, 64), (4, 64), (8, 8)]
-# S2 beside CFG, one row on each device.
+# S2 next to CFG, one row per device.
 ALL = 'ig:1.4,cfg:1.3,s2:1.25'
 
 
@@ -78,11 +77,11 @@ def test_images_are_the_same(draw, text, first, case):
   expected_images, expected = draw(text, *first)
   rows = [batch_size // devices for devices, batch_size in (first, case)]
   if rows[0] == rows[1]:
-    # Each device has the same work: bit for bit.
+    # With equal work per device, results are equal bit for bit.
     np.testing.assert_array_equal(latents, expected)
     np.testing.assert_array_equal(images, expected_images)
-  # Else matrix products of other sizes sum in another order: within 1e-5, and
-  # a pixel here and there rounds the other way.
+  # Otherwise matrix products of other sizes sum in another order: latents agree
+  # to 1e-5, and a few pixels round differently.
   np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-5)
   difference = np.abs(images.astype(int) - expected_images)
   assert difference.max() <= 1 and (difference > 0).mean() < 2e-3

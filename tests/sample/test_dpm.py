@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M): its order, and its paper's algorithm in numpy."""
+"""DPM-Solver++(2M): its order, and the paper's algorithm in numpy."""
 
 import functools
 import itertools
@@ -20,14 +20,14 @@ X = np.linspace(-2, 2, 7)
 
 
 def velocity(path, x, t):
-  """E[dx/dt | x] for data N(MEAN, STD^2); its x0 varies along a trajectory."""
+  """E[dx/dt | x] for data N(MEAN, STD^2); x0 varies along trajectories."""
   alpha, sigma = path.alpha(t), path.sigma(t)
   away = (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
   return path.velocity(MEAN + alpha * STD**2 * away, sigma * away, t)
 
 
 def standard(path, x, t):
-  """What a trajectory of that field keeps: x in standard deviations."""
+  """Returns x in standard deviations, which is constant along trajectories."""
   alpha, sigma = path.alpha(t), path.sigma(t)
   return (x - alpha * MEAN) / np.sqrt(alpha**2 * STD**2 + sigma**2)
 

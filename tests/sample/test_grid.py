@@ -1,5 +1,3 @@
-"""Grids of times."""
-
 import numpy as np
 import pytest
 
@@ -16,7 +14,7 @@ from sample.grid import SPACINGS, make_grid
 def test_from_noise_to_data(steps, last, shift, spacing):
   grid = make_grid(steps, shift=shift, last_step_size=last, spacing=spacing)
   assert grid.shape == (steps + 1,) and grid.dtype == np.float64
-  # EDM starts at a noise level of 80.
+  # EDM starts at noise level 80.
   assert grid[0] == 1 or (spacing == 'edm' and 0.9 < grid[0] < 1)
   assert grid[-1] == 0
   assert (np.diff(grid) < 0).all()
@@ -31,12 +29,12 @@ def test_from_noise_to_data(steps, last, shift, spacing):
     (2, {'last_step_size': 0.1}, [1, 0.1, 0]),
     # 3 t / (1 + 2 t) at 0.75, 0.5, 0.25.
     (4, {'shift': 3}, [1, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0]),
-    # The inverse shift mirrors it: more steps near the data.
+    # The inverse shift mirrors the grid, with more steps near the data.
     (4, {'shift': 1 / 3}, [1, 1 - 0.75 / 1.5, 1 - 1.5 / 2, 1 - 2.25 / 2.5, 0]),
     (4, {'spacing': 'cosine'},
      [1, np.sin(np.pi * 3 / 8), np.sqrt(0.5), np.sin(np.pi / 8), 0]),
     (4, {'spacing': 'quadratic'}, [1, 9 / 16, 1 / 4, 1 / 16, 0]),
-    # The shift comes after.
+    # The shift is applied last.
     (4, {'spacing': 'quadratic', 'shift': 3},
      [1, (27 / 16) / (34 / 16), 0.75 / 1.5, (3 / 16) / (18 / 16), 0]),
   ],
@@ -51,7 +49,7 @@ def test_karras(name):
   path, n = path_named(name), 12
   grid = make_grid(n, spacing='karras', path=path)
   assert grid[0] == 1 and grid[-1] == 0 and (np.diff(grid) < 0).all()
-  # Both ends are replaced, and i / n stands where EDM has i / (n - 1).
+  # Both ends are replaced, and i / n replaces EDM's i / (n - 1).
   i = np.arange(1, n)
   expected = (80 ** (1 / 7) + i / n * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
   inside = grid[1:-1]
@@ -74,11 +72,11 @@ def test_edm_is_equation_5(name, steps):
 
 
 def test_edm_ends_at_its_smallest_noise_level():
-  # Table 1 and 18 steps of the paper; `last` does not apply.
+  # Table 1 of the paper, with 18 steps; `last` does not apply.
   for last in (0.0, 0.04):
     before = make_grid(18, spacing='edm', last_step_size=last)[-2]
     np.testing.assert_allclose(before / (1 - before), 0.002)
-  # The variant stops at a noise level above it.
+  # The variant stops at a higher noise level.
   before = make_grid(18, spacing='karras')[-2]
   np.testing.assert_allclose(before / (1 - before), 0.0070, atol=5e-5)
 

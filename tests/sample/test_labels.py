@@ -1,5 +1,3 @@
-"""Classes by name and by number."""
-
 import pytest
 
 from core.errors import InputError
@@ -18,13 +16,13 @@ IMAGENET = ('tench, Tinca tinca', 'goldfish, Carassius auratus', 'crane',
     ('Golden Retriever, sea lion', ANIMALS, [2, 3]),
     ('2,2,0', ANIMALS, [2, 2, 0]),
     ('3', (), [3]),
-    # The part before the first comma, or the whole name.
+    # The part before the first comma, or the full name.
     ('tench,goldfish', IMAGENET, [0, 1]),
     ('tench, Tinca tinca,1', IMAGENET, [0, 1]),
-    # The exact name decides before the shorter one.
+    # Exact names precede shortened ones.
     ('crane', IMAGENET, [2]),
     ('crane, bird', IMAGENET, [3]),
-    # A number that is the name of a class means that class.
+    # A number that is a class name means that class.
     ('7', ('7', '3', '0', '1'), [0]),
     ('3,2', ('7', '3', '0', '1'), [1, 2]),
     ('1,0', ('0', '1', '2', '3'), [1, 0]),

@@ -1,4 +1,4 @@
-"""The declared cost against the rows that really run."""
+"""The declared cost against the rows that run."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ STEPS = 6  # times 1, 5/6, 4/6, 3/6, 2/6, 1/6
 
 def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
             dtype='float32'):  # fmt: skip
-  """NFE per image: declared and counted."""
+  """Returns NFE per image, declared and counted."""
   path = path_named('linear')
   solver = make_solver(solver_name, path)
   grid = make_grid(STEPS) if grid is None else grid
@@ -44,32 +44,32 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
   return declared, passes
 
 
-# Text of guidance, solver, expected passes; None where they are drawn.
+# Guidance, solver and expected passes, which are None for random cost.
 CASES = [
   ('none', 'heun', 11),
   ('ig:1.5,cfg:1.5', 'heun', 22),
-  # On at 4/6 and 3/6; each step whole, also where its end is outside.
+  # On at 4/6 and 3/6. Each full step counts, even if its end is outside.
   ('cfg:1.5@0.4-0.7', 'heun', 15),
-  # Closed: on at 1 and 1/2.
+  # The interval is closed: on at 1 and 1/2.
   ('cfg:1.5@0.5-1', 'euler', 10),
   ('ig:1.5,s2:1.5:skip=2@0-0.5,cfg:1.5@0.4-0.7', 'heun', None),
   ('cfg:1.5', 'rk4', 48),
   ('none', 'midpoint', 12),
   ('cfg:1.5@0.4-0.7', 'heun_maruyama', 15),
-  # Every method at 1, and above: no pass but the network's own.
+  # Every method at scale 1 and above. At 1 only the network's pass runs.
   ('apg:1:momentum=-0.5@0.4-0.7', 'heun', 11),
   ('apg:2:momentum=-0.5@0.4-0.7', 'heun', 15),
   ('tcfg:1,rescale:0.7', 'dpm++', 6),
   ('tcfg:2,rescale:0.7', 'dpm++', 12),
-  ('icg:2:schedule=linear', 'euler', 11),  # which is 1 at t = 1
-  # Both bands at one pass; off where both scales are 1.
+  ('icg:2:schedule=linear', 'euler', 11),  # 1 at t = 1
+  # Both bands share one pass. It is off where both scales are 1.
   ('fdg:1:low=2@0-0.5', 'euler', 9),
-  # The first steps are left out where it is on: no pass at all.
+  # While it is on, the first steps are skipped without any pass.
   ('cfg_zero:1:zero_steps=2', 'heun', 11),
   ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
   ('cfg_zero:2:zero_steps=2@0.9-1', 'euler', 5),
   ('cfg++:0.5@0.4-0.7', 'ddim', 8),
-  # Block 3 and block 5 run behind 2; the guide costs a quarter.
+  # Blocks 3 and 5 run after 2. The guide costs a quarter.
   ('cfg:1,slg:2:blocks=2+4@0-0.5', 'euler', 6 + 3 * 2 / 6),
   ('cfg:2,slg:2:blocks=2+4@0-0.5', 'euler', 12 + 3 * 2 / 6),
   ('ig:1,cfg:1,auto:2@0.4-0.7', 'euler', 6.5),
@@ -78,7 +78,7 @@ SLOW_CASES = [
   ('none', 'euler', 6),
   ('cfg:1,s2:1', 'heun', 11),
   ('s2:1.5:skip=3@0.4-0.7', 'euler_maruyama', None),
-  # At t = 1 its scale is 1, and yet the step is left out.
+  # At t = 1 the scale is 1, and yet the step is skipped.
   ('cfg_zero:2:schedule=linear', 'euler', 10),
   ('ig:1.4,cfg:2,auto:2@0.4-0.7', 'euler', 12.5),
   ('apg:2@0-0.5,s2:1.5:masks=2:skip=2:exclude=1@0.3-1', 'heun', None),
@@ -96,11 +96,11 @@ def test_nfe_is_what_runs(text, solver, expected):
   if expected is not None:
     assert declared == pytest.approx(expected, rel=1e-6)
   else:
-    assert declared > 6  # the sub-network costs something
+    assert declared > 6  # the sub-network has a cost
 
 
 def test_published_intervals_of_sit():
-  # Internal Guidance: 250 steps, the last of 0.04, CFG at t <= 0.7.
+  # Internal Guidance: 250 steps, the last of size 0.04, CFG at t <= 0.7.
   grid = make_grid(250, last_step_size=0.04)
   guidance = 'ig:1.4@0.3-1,cfg:1.35@0-0.7'
   declared, counted = measure(guidance, 'euler_maruyama', grid=grid)
@@ -108,7 +108,7 @@ def test_published_intervals_of_sit():
 
 
 def test_published_intervals_of_lightningdit():
-  # 124 Heun steps, shift 0.3 in its time; CFG where its t >= 0.19.
+  # 124 Heun steps, shift 0.3 in the published time, CFG where that t >= 0.19.
   grid = make_grid(124, shift=1 / 0.3)
   twice = sum(t <= 0.81 for t in grid[:-1]) + sum(t <= 0.81 for t in grid[1:])
   declared, counted = measure(
@@ -119,10 +119,10 @@ def test_published_intervals_of_lightningdit():
 
 
 def test_nfe_where_each_evaluation_reads_its_own_scales():
-  # On at 4/6 and 3/6, each reached from above and left.
+  # On at 4/6 and 3/6. Each is the end of one step and the start of another.
   declared, counted = measure('cfg:1.5@0.4-0.7', 'heun', 'evaluation')
   assert declared == counted == 11 + 4
-  # On at 1/6 and 0: one more than where whole steps are on.
+  # On at 1/6 and 0: one more than with full steps.
   declared, counted = measure(
     'cfg:1.5@0-0.2', 'heun:final_step=heun', 'evaluation'
   )
@@ -143,7 +143,7 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   ],
 )
 def test_bounds_on_a_time_of_the_grid(interval, dtype):
-  # 0.2 of make_grid(5) is 0.19999999999999996: inside, in either precision.
+  # 0.2 of make_grid(5) is 0.19999999999999996, inside in either precision.
   grid, (low, high) = make_grid(5), map(float, interval.split('-'))
   declared, counted = measure(
     f'cfg:2@{interval}', 'euler', grid=grid, dtype=dtype
@@ -165,8 +165,8 @@ def test_bounds_on_a_time_of_the_grid(interval, dtype):
 def test_adaptive_solver_counts_what_runs(text, more):
   spent, passes = measure(text, 'dopri5:rtol=1e-5')
   assert spent == pytest.approx(passes, rel=1e-5)
-  # All predictions are alike here, so that guidance changes no step. Two
-  # evaluations choose the first one; then each has six.
+  # All predictions are equal, so guidance changes no step. Two evaluations
+  # choose the first step. Each step then has six.
   plain, _ = measure('none', 'dopri5:rtol=1e-5')
   assert plain >= 20 and (plain - 2) % 6 == 0
   if more is None:
@@ -183,7 +183,7 @@ def test_nfe_follows_the_blocks_drawn():
     for seed in range(8)
   ]
   assert len(set(counts)) > 3
-  # 6 passes, and 6 parts with 0 to 4 of 6 blocks.
+  # 6 passes, plus 6 sub-networks of 0 to 4 of 6 blocks.
   assert min(counts) >= 6 and max(counts) <= 6 + 6 * 4 / 6
   blocks = np.asarray(counts) * 6
   np.testing.assert_allclose(blocks, blocks.round(), atol=1e-4)

@@ -1,4 +1,4 @@
-"""Results that grow by batches, survive a kill, and are whole at the end."""
+"""Results grow batch by batch, survive kills and end complete."""
 
 import json
 import pathlib
@@ -26,14 +26,12 @@ def opened(folder, form='npz', labels=LABELS, **kwargs):
 
 
 def locked(folder):
-  """The lock that a command holds when it opens a store."""
   return folder_lock(
     folder, 'samples', 'sample', instead='choose', writes=store_lib.WRITES
   )
 
 
 def fill(store, images, size=4):
-  """Draws what is missing, `size` at a time, and finishes."""
   missing = store.missing()
   for begin in range(0, len(missing), size):
     index = missing[begin : begin + size]
@@ -43,7 +41,6 @@ def fill(store, images, size=4):
 
 
 def result(folder, form):
-  """Images and labels as they were written."""
   if form == 'npz':
     with np.load(folder / 'samples.npz') as stored:
       assert stored.files == ['arr_0', 'arr_1']
@@ -71,7 +68,7 @@ def test_all_at_once(tmp_path, form, images):
   assert about['complete'] is True and about['nfe_per_image'] == 2
   assert about['guidance'] == 'ig:1.5' and about['format'] == form
   with Image.open(tmp_path / 'samples.png') as preview:
-    assert preview.size[0] > preview.size[1]  # ten columns, three rows
+    assert preview.size[0] > preview.size[1]  # ten columns and three rows
   names = {path.name for path in tmp_path.iterdir()}
   expected = {'samples.json', 'samples.png'}
   expected |= {'samples.npz'} if form == 'npz' else {'images', 'labels.txt'}
@@ -102,7 +99,7 @@ def test_done_stays_done(tmp_path):
 
 
 def test_weights_may_be_moved(tmp_path):
-  """Hashes identify the weights of images; folders do not."""
+  """Images identify their weights by hash, not by folder."""
   places = (
     PROTOCOL | {'folder': f'{place}/net', 'guide': {'folder': f'{place}/weak'}}
     for place in ('/here', '/elsewhere')

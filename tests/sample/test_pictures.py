@@ -1,4 +1,4 @@
-"""Files: their layout, and that they appear whole or not at all."""
+"""Image files: layout and atomic writes."""
 
 import os
 
@@ -25,7 +25,7 @@ def test_tile():
   images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None]
   images = images * np.ones((5, 2, 3, 1), np.uint8)
   tiled = pictures.tile(images, 3, scale=2, gap=1)
-  # Cells of (2 * 2 + 2, 3 * 2 + 2), in two rows of three.
+  # Cells of (2 * 2 + 2, 3 * 2 + 2) in two rows of three.
   assert tiled.shape == (2 * 6, 3 * 8, 1)
   expected = np.full((12, 24, 1), 255, np.uint8)
   for n in range(5):
@@ -55,7 +55,7 @@ def test_sheet():
   sheet = pictures.sheet(
     [('a', gray), ('b\nc', colour)], 2, scale=10, margin=60
   )
-  # A line of 8 above each block; rows of 4 * 10 + 4.
+  # A line of 8 above each block, and rows of 4 * 10 + 4.
   assert sheet.shape == (8 + 2 * 44 + 8 + 44, 60 + 2 * 44, 3)
   assert sheet.dtype == np.uint8
   assert (sheet[8 + 2 : 8 + 42, 62:102] == 0).all()

@@ -1,4 +1,4 @@
-"""Sampling: images belong to their numbers; a sweep compiles once."""
+"""Samples depend on their index only, and a sweep compiles once."""
 
 import dataclasses
 
@@ -26,7 +26,6 @@ def make_sampler(denoiser, config, *, path=PATH, shape=(8, 8, 3), devices=None):
 
 
 def draw(denoiser, labels, *, config=SAMPLING, **changes):
-  """Images and latents."""
   drawing = make_sampler(denoiser, config, devices=1)
   denoiser = jax.device_put(denoiser, replicated(drawing.mesh))
   drawing = dataclasses.replace(drawing, denoiser=denoiser)
@@ -53,7 +52,7 @@ def expected(denoiser):
 
 
 def test_images_are_those_of_their_noise_and_labels(expected):
-  """Whatever batch and devices they come from: see test_devices.py."""
+  """Batch and devices are varied in test_devices.py."""
   images, latents = expected
   assert images.shape == (16, 8, 8, 3) and images.dtype == np.uint8
   assert latents.dtype == np.float32 and np.isfinite(latents).all()
@@ -66,7 +65,7 @@ def test_image_does_not_depend_on_the_count(denoiser, expected, count):
   done = []
   images, latents = draw(denoiser, LABELS[:count], progress=done.append)
   assert len(images) == count
-  assert len(latents) == -(-count // 4) * 4  # whole batches run
+  assert len(latents) == -(-count // 4) * 4  # only full batches run
   assert done == [*range(4, count, 4), count]
   np.testing.assert_array_equal(images, expected[0][:count])
 
@@ -97,7 +96,7 @@ def test_sweep_compiles_once():
   drawn = [images(guidance) for guidance in map(parse, grid.texts())]
   assert sampler.sample._cache_size() == before + 1
   assert len(np.unique(drawn, axis=0)) == 9
-  # Integers, floats and arrays are one program, not one each.
+  # Integers, floats and arrays share one program.
   before = sampler.sample._cache_size()
   for value in (2, 2.0, np.float32(2), jnp.float32(2)):
     images(Guidance(Internal(Scale(value)), (ClassifierFree(Scale(value)),)))
@@ -156,7 +155,7 @@ def test_labels_do_not_depend_on_the_count(plan):
     ({'respacing': 'ddim300'}, 'none', 'no stride'),
     ({'scales_at': 'stage'}, 'none', 'expected one of step, evaluation'),
     ({'state_dtype': 'double'}, 'none', 'one of float32, float64'),
-    # What a method asks of the solver.
+    # Requirements of a method on the solver.
     ({'solver': 'heun'}, 'cfg++:0.1', 'of heun; choose sample.solver ddim'),
     ({}, 'cfg++:0.1', 'changes a step of DDIM, not of euler_maruyama'),
     ({'solver': 'euler'}, 'cfg_zero:2:zero_steps=3', 'first 3 of 3 .*lower'),
@@ -165,7 +164,7 @@ def test_labels_do_not_depend_on_the_count(plan):
       for text in ('s2:1.5', 'icg:2', 'apg:2:momentum=-0.5', 'cfg_zero:2')
     ),
     ({'solver': 'dopri5'}, 'cfg++:0.1', 'changes a step of DDIM'),
-    # What a path or the network asks of it.
+    # Requirements of a path or the network.
     ({'solver': 'euler', 'path': 'cosine'}, 'cfg++:0.1', 'choose'),
     ({'solver': 'dopri5', 'path': 'vp'}, 'none', 'choose'),
     ({'solver': 'dopri5', 'path': 'discrete'}, 'none', 'choose'),
@@ -173,7 +172,7 @@ def test_labels_do_not_depend_on_the_count(plan):
     ({'solver': 'ddim:clip=true', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
     ({'solver': 'ddpm', 'path': 'discrete'}, 'none',
      'choose ddpm:variance=small'),
-    # And what fits.
+    # Valid combinations.
     ({'solver': 'euler'}, 'cfg++:0.1', None),
     ({'solver': 'ddim', 'path': 'cosine'}, 'cfg++:0.1', None),
     ({'solver': 'dopri5'}, 'apg:2,slg:2:blocks=1', None),

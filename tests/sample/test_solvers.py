@@ -1,4 +1,4 @@
-"""Solvers: measured orders, exact cases, moments of a known SDE."""
+"""Solvers: measured orders, exact cases, and moments of a known SDE."""
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,11 @@ def solve(name, velocity, x, steps, path=LINEAR):
 
 
 def along(velocity):
-  """What `integrate` evaluates, of a plain field."""
+  """Adapts a plain field to `integrate`."""
   return lambda x, t, n, memory: Evaluation(velocity(x, t))
 
 
 def step(solver, velocity, x, t, t_next, noise=None):
-  """One step of a solver without memory."""
   first = Evaluation(velocity(x, t))
   return solver.step(velocity, first, x, t, t_next, noise)
 
@@ -38,7 +37,7 @@ def step(solver, velocity, x, t, t_next, noise=None):
     ('heun', 2, [16, 32, 64]),
     ('heun:final_step=heun', 2, [16, 32, 64]),
     ('midpoint', 2, [16, 32, 64]),
-    ('rk4', 4, [2, 4, 8]),  # more, and float32 shows
+    ('rk4', 4, [2, 4, 8]),  # more steps would show float32 rounding
     ('ddim', 1, [16, 32, 64]),
   ],
 )
@@ -69,14 +68,14 @@ ODE = [
 @pytest.mark.parametrize('name', ODE)
 @pytest.mark.parametrize('steps', [1, 5])
 def test_exact_on_a_constant_field(name, steps):
-  # Straight trajectories: velocity = noise - x0.
+  # Trajectories are straight, with velocity = noise - x0.
   noise, x0 = jnp.asarray([1.5, -2.0]), jnp.asarray([0.25, 3.0])
   x = solve(name, lambda x, t: noise - x0, noise, steps)
   np.testing.assert_allclose(x, x0, atol=1e-6)
 
 
 def test_heun_is_exact_where_the_field_is_linear_in_time():
-  # dx/dt = 2t on a grid whose last, Euler, step is short of nothing.
+  # dx/dt = 2t. The step is not the final one, which would be Euler's.
   solver = make_solver('heun', LINEAR)
   x = step(solver, lambda x, t: 2 * t, jnp.float32(5), 0.9, 0.4)
   np.testing.assert_allclose(x, 5 + 0.4**2 - 0.9**2, rtol=1e-6)
@@ -127,7 +126,7 @@ def test_sde_reaches_the_data(path, solver):
   x, _ = integrate(
     along(velocity),
     make_solver(solver, path),
-    # Where a path does not end in pure noise, it says what it ends in.
+    # A path that does not end in pure noise starts at its own mean.
     path.alpha(1.0) * mean + jax.random.normal(key, (count,)),
     jnp.asarray(make_grid(400)),
     lambda n: jax.random.normal(jax.random.fold_in(key, n), (count,)),
@@ -214,7 +213,7 @@ def test_clipped_x0(name):
   np.testing.assert_allclose(ours, 1.0, rtol=1e-5)
 
 
-# With the options that change where a field is evaluated.
+# With the options that change the times of evaluation.
 TIMES = [name for name in SOLVERS if not SOLVERS[name].adaptive]
 TIMES += ['heun:final_step=heun', 'euler_maruyama:final_step=noise']
 

@@ -1,4 +1,4 @@
-"""What guidance carries from step to step, and dopri5 through the sampler."""
+"""State of guidance between steps, and dopri5 through the sampler."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ LINEAR = path_named('linear')
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Field(ClassConditional):
-  """Bends with x, t and the label; reports time and sub-networks."""
+  """A field that depends on x, t and label; reports time and sub-networks."""
 
   report: Callable | None = dataclasses.field(
     default=None, metadata={'static': True}
@@ -124,7 +124,7 @@ def without_rest(x, t, n, memory):
 def test_zero_steps_leave_x(solver, path):
   path, grid = path_named(path), make_grid(5)
   ours = sample('cfg_zero:2:zero_steps=2', solver, grid, path=path)
-  # As if the trajectory began at the third time, with the same x.
+  # The trajectory starts at the third time with the same x.
   expected, _ = sampler.integrate(
     without_rest,
     make_solver(solver, path),
@@ -160,8 +160,6 @@ def test_noise_is_that_of_its_step_after_zero_steps():
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Still(Field):
-  """A network of velocity 0, whose samples are their starts."""
-
   def one(self, x, t, label, kept):
     return DenoiserOutput(jnp.zeros_like(x))
 
@@ -172,7 +170,7 @@ def test_a_grid_that_starts_below_one_starts_from_less_noise():
   np.testing.assert_allclose(x, 80 / 81 * start(), rtol=1e-6)
   x = sample('none', 'euler', make_grid(6), denoiser=Still())
   np.testing.assert_array_equal(x, start())
-  # DiT's respaced schedules start from noise, wherever they start.
+  # DiT's respaced schedules always start from noise.
   path = path_named('discrete')
   x = sample('none', 'euler', discrete_grid('2,1'), path=path, denoiser=Still())
   np.testing.assert_array_equal(x, start())
@@ -181,7 +179,7 @@ def test_a_grid_that_starts_below_one_starts_from_less_noise():
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decay(Field):
-  """The field -x, whose samples are e times their starts."""
+  """The field -x, which multiplies starts by e."""
 
   def one(self, x, t, label, kept):
     return DenoiserOutput(-x)

@@ -1,4 +1,4 @@
-"""The film strip: it is of the very trajectory, and shows what it says."""
+"""The film strip shows the sampled trajectory and its guidance."""
 
 import dataclasses
 
@@ -36,13 +36,12 @@ def make_sampler(devices=1, path='linear', **changes):
 
 
 def shoot(text, **changes):
-  """Records four frames."""
   drawing = make_sampler(**changes)
   return record_trajectory(drawing, parse(text), LABELS, seed=5, frames=4)
 
 
 def draw(text, *, parts=True):
-  """The end, the states, and everything that guidance saw of every step."""
+  """Returns the end, the states, and everything guidance saw in each step."""
   drawing = make_sampler()
   with jax.set_mesh(drawing.mesh):
     return drawing.latents(parse(text), LABELS, np.arange(3), 5, parts=parts)
@@ -60,7 +59,7 @@ def everything():
 def test_states_are_those_of_the_sampler(everything):
   x, (states, seen) = everything
   np.testing.assert_array_equal(x, draw(EVERYTHING, parts=False)[0])
-  # Each step of Euler follows what is shown as guided.
+  # Each Euler step follows the guided prediction that is shown.
   following = [*states[1:], x]
   for n, after in enumerate(following):
     close(states[n] + (GRID[n + 1] - GRID[n]) * seen.velocity[n], after)

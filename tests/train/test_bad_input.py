@@ -1,4 +1,4 @@
-"""Every wrong input: one line, exit status 2, before anything compiles."""
+"""Wrong inputs: one line, exit status 2, before any compilation."""
 
 import json
 import pathlib
@@ -23,7 +23,6 @@ TINY = (
 
 @pytest.fixture(scope='module')
 def compilations():
-  """Grows with everything that XLA compiles."""
   events = []
 
   def listen(event, duration, **kwargs):
@@ -39,7 +38,7 @@ def compilations():
 
 @pytest.fixture
 def refused(tmp_path, compilations, monkeypatch):
-  """Function of a command line and words that its one line must hold."""
+  """Returns a function that expects a command line's refusal."""
 
   def never(*args, **kwargs):
     raise AssertionError('went too far')
@@ -67,7 +66,6 @@ def refused(tmp_path, compilations, monkeypatch):
 
 @pytest.fixture
 def train(tmp_path, data_dir):
-  """Function of changes to the command line that trains in a new folder."""
 
   def make(*changes, workdir=tmp_path / 'new'):
     assignments = (*TINY, f'data.dir={data_dir}', *changes)
@@ -79,7 +77,7 @@ def train(tmp_path, data_dir):
 
 @pytest.fixture
 def claim(tmp_path, data_dir):
-  """Function of changes to the folder of a run that was not trained yet."""
+  """Returns a function that claims a run's folder and does not train."""
 
   def make(*changes):
     config = config_file.load_config(str(ROOT / 'configs/digits.py'))
@@ -333,7 +331,7 @@ def test_config_of_another_version(refused, claim):
 
 
 def test_foreign_configs_are_not_run(tmp_path, monkeypatch):
-  """A folder called configs where a command runs may be another project's."""
+  """A folder configs in the working directory may be another project's."""
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'configs/base.py').write_text(
     'import ml_collections\n'

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, whole, the newest few, on whatever devices."""
+"""Checkpoints: exact, complete, limited in number, on any devices."""
 
 import gc
 import shutil
@@ -21,7 +21,6 @@ from train.optimizer import make_optimizer
 
 @pytest.fixture(scope='module')
 def build(make_experiment):
-  """Function of a mesh to the abstract state there."""
   experiment = make_experiment()
   optimizer = make_optimizer(experiment.optimizer, optax.constant_schedule(0.1))
   return lambda mesh: state.abstract(experiment.model, optimizer, mesh)
@@ -32,7 +31,7 @@ def mesh_of(count, fsdp=1):
 
 
 def filled(abstract, seed=0):
-  """A state of random numbers, or of the seed where they are integers."""
+  """Returns a state of random numbers; integers equal the seed."""
   rng = np.random.default_rng(seed)
 
   def draw(leaf):
@@ -122,7 +121,7 @@ def test_saving_a_step_again_does_nothing(tmp_path, build):
 
 
 def test_unfinished_checkpoint_does_not_count(tmp_path, build, make_experiment):
-  """A kill while saving leaves a folder under a temporary name."""
+  """A kill during a save leaves a folder with a temporary name."""
   mesh = mesh_of(1)
   saved(tmp_path, filled(build(mesh), 3), 3)
   folder = tmp_path / 'checkpoints'
@@ -171,7 +170,7 @@ def test_no_checkpoint_is_said(tmp_path, make_experiment, empty):
 
 
 def test_home_is_expanded(tmp_path, build, make_experiment, monkeypatch):
-  """As `workdir.claim` does: both commands then mean the same folder."""
+  """`workdir.claim` expands it too, so both commands use one folder."""
   monkeypatch.setenv('HOME', str(tmp_path))
   saved(tmp_path / 'run', filled(build(mesh_of(1))), 2)
   _, step = restore_weights('~/run', make_experiment().model, mesh_of(1))
@@ -197,7 +196,6 @@ def files_of(folder):
 
 
 def flip(path):
-  """Changes one bit in the middle of a file."""
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 1
   path.write_bytes(data)
@@ -209,11 +207,11 @@ def largest(folder):
 
 @pytest.fixture
 def forgotten():
-  """Orbax leaves futures of what failed behind; here they are let go."""
-  gc.freeze()  # what was there before takes seconds to look through
+  """Releases the futures that Orbax keeps after a failure."""
+  gc.freeze()  # a search of older objects takes seconds
   yield
   with warnings.catch_warnings(action='ignore'):
-    for _ in range(5):  # its threads end when they like
+    for _ in range(5):  # its threads end at any time
       gc.collect()
       time.sleep(0.1)
   gc.unfreeze()
@@ -244,7 +242,7 @@ def test_damage_is_named_or_the_one_before_is_taken(tmp_path, build, damage):
   config = CheckpointConfig(every_images=1, keep=2, fallback=True)
   with Checkpointer(tmp_path, config) as checkpointer:
     assert_same(checkpointer.restore(abstract), filled(abstract, 3))
-    # The run comes to step 6 again.
+    # The run reaches step 6 again.
     checkpointer.save(filled(abstract, 7), 6)
   assert steps_in(tmp_path) == ['3', '6']
   assert [path.name for path in (tmp_path / 'damaged').iterdir()] == ['6']
@@ -255,7 +253,7 @@ def test_damage_is_named_or_the_one_before_is_taken(tmp_path, build, damage):
 @ABANDONED
 @pytest.mark.usefixtures('forgotten')
 def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path, build):
-  """Or changes nothing: what is restored is what was saved."""
+  """A flip is reported, or the restored values equal the saved ones."""
   abstract = build(mesh_of(1))
   whole = filled(abstract, 3)
   saved(tmp_path, whole, 3)
@@ -288,7 +286,7 @@ def test_fallback_without_a_whole_one_does_not_start_again(tmp_path, build):
 
 @ABANDONED  # by the tests before it
 def test_a_damaged_loss_is_the_worst(tmp_path, build):
-  """It is no part of the state, and an old one no reason to stop."""
+  """The loss is not part of the state and does not stop a resumed run."""
   abstract = build(mesh_of(1))
   config = CheckpointConfig(every_images=1, keep=1, keep_best=1)
   with Checkpointer(tmp_path, config) as checkpointer:
@@ -305,7 +303,7 @@ def test_keeps_the_best(tmp_path, build):
   abstract = build(mesh_of(1))
   config = CheckpointConfig(every_images=1, keep=1, keep_best=2)
   losses = {1: 3.0, 2: 0.5, 3: 2.0, 4: np.nan, 5: 0.7, 6: 9.0}
-  for steps in ((1, 2, 3), (4, 5, 6)):  # what is known outlives a restart
+  for steps in ((1, 2, 3), (4, 5, 6)):  # known losses survive a restart
     with Checkpointer(tmp_path, config) as checkpointer:
       for step in steps:
         checkpointer.save(filled(abstract, step), step, losses[step])
@@ -314,7 +312,7 @@ def test_keeps_the_best(tmp_path, build):
 
 @pytest.fixture
 def rotating(tmp_path, build, monkeypatch):
-  """A run whose step 2 is removed, by training, as soon as it is read."""
+  """A run whose training removes step 2 as soon as it is read."""
   abstract = build(mesh_of(1))
   for step in (1, 2):
     saved(tmp_path, filled(abstract, step), step)

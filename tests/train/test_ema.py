@@ -1,5 +1,3 @@
-"""The moving average against its closed forms."""
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ PARAMS = np.random.default_rng(0).normal(size=(41, 3)).astype(np.float32)
 
 
 def averaged(config, count, first=0):
-  """The average after `count` updates, starting from PARAMS[0]."""
   average = {'kernel': jnp.asarray(PARAMS[0])}
   for n in range(count):
     params = {'kernel': jnp.asarray(PARAMS[n + 1])}
@@ -49,7 +46,7 @@ def test_gamma_of_published_widths(width, gamma):
 
 @pytest.mark.parametrize('width', [0.03, 0.1, 0.28])
 def test_width_is_that_of_the_profile(width):
-  """Standard deviation of the weights of steps, over their number."""
+  """Width: standard deviation of the steps' weights, over their number."""
   n = 2000
   gamma = ema.gamma_of(width)
   beta = (1 - 1 / np.arange(1, n + 1)) ** (gamma + 1)
@@ -62,7 +59,6 @@ def test_width_is_that_of_the_profile(width):
 
 
 def powered(config, count):
-  """The power-function averages after `count` updates."""
   power = tuple({'kernel': jnp.asarray(PARAMS[0])} for _ in config.widths)
   for n in range(count):
     params = {'kernel': jnp.asarray(PARAMS[n + 1])}
@@ -81,7 +77,7 @@ def test_power_functions_weigh_late_steps_by_their_exponent():
 
 
 def test_late_steps_still_move_the_average():
-  """At step 4,000,000 float32 cannot tell 1 - 1/n from 1 - 2/n."""
+  """At step 4,000,000 float32 cannot separate 1 - 1/n from 1 - 2/n."""
   config = EMAConfig(0.9, False, widths=(0.1,), snapshot_images=1)
   zero, one = ({'kernel': jnp.full(3, x)} for x in (0.0, 1.0))
   (moved,) = ema.update_power(config, (zero,), one, jnp.int32(4_000_000 - 1))
@@ -118,7 +114,7 @@ def test_any_width_is_made_of_snapshots(step, width):
 
 
 def test_coefficients_are_those_of_an_average():
-  """Also where the snapshots are few, or far from what is wanted."""
+  """This holds for few snapshots, or for a distant target, too."""
   for snapshots, step, width in (
     ([(600, 0.05)], 600, 0.1),
     ([(10_000, 0.05), (20_000, 0.1)], 20_000, 0.2),

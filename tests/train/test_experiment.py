@@ -1,4 +1,4 @@
-"""The experiment that plain values describe, and the values it refuses."""
+"""The experiment that plain values define, and the refused values."""
 
 import json
 import pathlib
@@ -20,7 +20,6 @@ ARCHITECTURE = ('norm', 'mlp', 'rope', 'learned_variance', 'convention')
 
 
 def plain(**model):
-  """The defaults, with other values of the section `model`."""
   config = config_file.load_config(str(ROOT / 'configs/base.py')).to_dict()
   config['model'] |= model
   return config
@@ -50,7 +49,6 @@ def test_auto_architecture_of_dit_but_for_its_convention():
 def test_text_of_booleans(name, key, text, value):
   config = plain(name=f'{name}-B/2', convention='velocity', **{key: text})
   assert getattr(build(config).model, key) is value
-  # And nothing else is touched.
   others = {k for k in ARCHITECTURE if k not in (key, 'convention')}
   auto = build(plain(name=f'{name}-B/2', convention='velocity')).model
   for other in others:
@@ -135,7 +133,7 @@ def test_config_without_a_section(section):
 
 
 def test_config_of_an_earlier_version():
-  """Keys that came later have the value that was there before."""
+  """New keys get the value that reproduces the old behavior."""
   config = plain()
   for section, key, value in (
     ('model', 'attention', 'xla'),
@@ -155,7 +153,7 @@ def test_config_that_lacks_a_key_or_has_another(section, key):
   config[section][f'{key}s'] = value = config[section].pop(key)
   words = f'section {section!r} lacks', f"['{key}']", f"['{key}s']"
   refused(config, *words, 'another version')
-  config[section][key] = value  # now it is one too many
+  config[section][key] = value  # now unknown
   refused(config, f'lacks [] and has unknown {words[2]}')
   del config[section][key], config[section][f'{key}s']
   refused(config, f'lacks {words[1]} and has unknown []')

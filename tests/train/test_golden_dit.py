@@ -1,4 +1,4 @@
-"""Loss and gradient of the public DiT code, its variance's term included."""
+"""Loss and gradient of the public DiT code, including its variance term."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,6 @@ def parameters(name):
 
 @pytest.fixture(scope='module')
 def batch():
-  """(x0, noise, t, label) as `loss_at` takes them."""
   golden = read('loss.npz')
   t = (golden['t'] + 1) / np.float32(STEPS)
   return (
@@ -53,8 +52,8 @@ def test_terms(batch):
   later = ~likelihood
   np.testing.assert_allclose(bits[later], expected[later], atol=6e-6)
   np.testing.assert_allclose(bits[likelihood], expected[likelihood], rtol=1e-2)
-  # Ten times the reference's own distance between float32 and float64; each
-  # row must meet it, not only the rows together.
+  # Ten times the reference's own difference between float32 and float64, for
+  # every single row.
   np.testing.assert_allclose(bits[later], expected[later], rtol=2.2e-6)
 
 
@@ -105,6 +104,6 @@ def test_gradient(batch):
     strict=True,
   ):
     if path[-1].key == 'position':
-      continue  # fixed
+      continue  # not trained
     scale = np.abs(b).max()
     np.testing.assert_allclose(a, b, atol=5e-5 * scale, err_msg=str(path))

@@ -1,8 +1,7 @@
 """Gradient and three training steps of the public IG-SiT code.
 
-Settings are our defaults, which are the published recipe. Tolerances are ten
-times the differences between float32 and float64 in the README of the golden
-files.
+Settings are our defaults, the published recipe. Tolerances are ten times the
+differences between float32 and float64 in the golden files' README.
 """
 
 import jax
@@ -30,7 +29,7 @@ def read(name):
 
 
 def parameters(name):
-  """Configuration and tree of published tensors; what a file lacks is 0."""
+  """Returns config and published tensors as a tree, with 0 for missing ones."""
   start = read('model.safetensors')
   tensors = jax.tree.map(np.zeros_like, start) | read(name)
   return convert.from_published(
@@ -39,7 +38,6 @@ def parameters(name):
 
 
 def largest(ours, golden):
-  """The largest difference of any entry."""
   differences = jax.tree.map(lambda a, b: np.abs(a - b).max(), ours, golden)
   return max(jax.tree.leaves(differences))
 
@@ -51,7 +49,7 @@ def start():
 
 @pytest.fixture(scope='module')
 def gradient():
-  """Function of (params, x0, noise, t, label) to ((loss, terms), gradient)."""
+  """Maps (params, x0, noise, t, label) to ((loss, terms), gradient)."""
   config, _ = parameters('model.safetensors')
 
   def loss_of(params, *batch):
@@ -112,6 +110,6 @@ def test_three_steps(start, gradient):
 
   _, expected = parameters('train3_params.safetensors')
   assert largest(params, expected) < 3.3e-5
-  # The average moves by less than its rounding: test_ema.py tells the rest.
+  # The average moves by less than its rounding; test_ema.py checks the rest.
   _, expected = parameters('train3_ema.safetensors')
   assert largest(average, expected) < 3.6e-6

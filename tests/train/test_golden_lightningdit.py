@@ -1,12 +1,12 @@
 """Loss, gradient and Muon steps of the public IG-LightningDiT code.
 
-Muon's steps are compared as changes, relative in L2 for each published tensor,
-in float64 with orthogonalisation in float64, and roughly in float32 with
-bfloat16: Newton-Schulz amplifies its rounding. Tolerances are ten times the
-differences in the README of the golden files.
+Muon's steps are compared as changes, relative in L2 per published tensor:
+closely with everything in float64, and roughly in float32 with bfloat16,
+because Newton-Schulz amplifies rounding. Tolerances are ten times the
+differences in the golden files' README.
 
-The published optimizer decays the fixed position table, by 2e-6 a step, and we
-do not: the table is left out. Its gradient is zero.
+The published optimizer decays the fixed position table by 2e-6 per step and
+ours does not, so the table is excluded. Its gradient is zero.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ MUON = OptimizerConfig(
   **DEFAULTS['optimizer']
   | {'name': 'muon', 'lr': 2e-4, 'b2': 0.95, 'weight_decay': 0.01}
 )
-STEPS = (1, 3)  # after which the golden files have parameters
+STEPS = (1, 3)  # steps whose parameters are in the golden files
 FIXED = ('pos_embed', 'feat_rope.freqs_cos', 'feat_rope.freqs_sin')
 
 
@@ -41,13 +41,12 @@ def read(name):
 
 
 def published(config, tree):
-  """Our tree by published names, without the fixed tables."""
   tensors = convert.to_published(config, tree, family='ig_lightningdit')
   return {key: tensors[key] for key in tensors if key not in FIXED}
 
 
 def batch_of(golden, dtype):
-  """x0, noise, t and label in our convention: their x1 is our data."""
+  """Returns x0, noise, t and label; the published x1 is our data."""
   x1, x0 = (
     jnp.asarray(np.moveaxis(golden[key], -3, -1), dtype) for key in ('x1', 'x0')
   )
@@ -55,8 +54,6 @@ def batch_of(golden, dtype):
 
 
 class Run:
-  """The network in one precision."""
-
   def __init__(self, dtype):
     config, params = convert.from_published(
       read('model.safetensors'),
@@ -75,13 +72,12 @@ class Run:
     self._gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
 
   def gradient(self):
-    """Loss, its terms and its gradient on the batch of loss.npz."""
     batch = batch_of(read('loss.npz'), self.dtype)
     (loss, terms), grads = self._gradient(self.start, *batch)
     return loss, terms, published(self.config, grads)
 
   def losses(self):
-    """Loss without and with the direction only, of each image."""
+    """Returns each image's loss without, and only of, the direction."""
     batch = batch_of(read('loss.npz'), self.dtype)
     denoiser = model.bind(self.config, self.start)
     path = path_named(OBJECTIVE.path)
@@ -91,11 +87,11 @@ class Run:
     return final + 0.5 * tap, direction
 
   def three_steps(self, muon_dtype):
-    """Changes after STEPS by published names, and figures of each step."""
+    """Returns changes after STEPS by published names, and metrics per step."""
     settings = dataclasses.replace(MUON, muon_dtype=muon_dtype)
     optimizer = make_optimizer(settings, optax.constant_schedule(MUON.lr))
 
-    # Newton-Schulz in bfloat16 has to round where the published code does.
+    # Newton-Schulz must round to bfloat16 where the published code does.
     @functools.partial(
       jax.jit, compiler_options={'xla_allow_excess_precision': False}
     )
@@ -121,7 +117,7 @@ class Run:
 
 @pytest.fixture(scope='module')
 def exact():
-  """Results of float64, which is off again for the tests."""
+  """Results in float64, which is disabled again for the tests."""
   with jax.enable_x64(True):
     run = Run('float64')
     found = run.losses(), run.gradient(), run.three_steps('float64')[0]
@@ -134,7 +130,6 @@ def single():
 
 
 def errors(change, golden):
-  """Relative L2 errors of Muon's tensors, and of Adam's."""
   muon, adam = [], []
   assert change.keys() == golden.keys() - set(FIXED)
   for name, ours in change.items():
@@ -144,7 +139,7 @@ def errors(change, golden):
 
 
 def assert_small(errors, limits):
-  """Median and worst of Muon's tensors, worst of Adam's."""
+  """Limits: median and maximum of Muon's tensors, maximum of Adam's."""
   assert np.all(np.asarray(errors) < limits), errors
 
 
@@ -172,7 +167,7 @@ def test_gradient(exact, single):
 
 
 def test_steps_in_float64(exact):
-  """Closer than the README asks; the table's decay makes the rest."""
+  """Errors are below the README's; the rest is the table's decay."""
   for steps in STEPS:
     assert_small(errors(exact[2][steps], full_precision(steps)), 1e-4)
 
@@ -188,8 +183,8 @@ def test_steps_in_float32(single):
 def test_steps_in_bfloat16(single):
   changes, logged = single.three_steps('bfloat16')
   start = read('model.safetensors')
-  # The first median of the README, 1.9e-4, is of one library against itself,
-  # the rounding of its gradients hardly changed. Of full precision it is 0.16.
+  # The README's first median, 1.9e-4, compares one library with itself, with
+  # almost unchanged gradient rounding. At full precision it is 0.16.
   limits = {1: (2e-2, 0.15, 3.1e-3), 3: (0.14, 0.55, 1.4e-3)}
   for steps in STEPS:
     golden = read(f'muon{steps}_params.safetensors')

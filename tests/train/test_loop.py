@@ -1,5 +1,3 @@
-"""The loop: its checks, its stops, and what it leaves behind."""
-
 import jax
 import numpy as np
 import pytest
@@ -27,7 +25,7 @@ def weights(workdir, experiment):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, make_experiment):
-  """A run of ten steps, and what was logged when steps 5 and 10 were saved."""
+  """A run of ten steps, and the lines logged at its saves, steps 5 and 10."""
   workdir = epath.Path(tmp_path_factory.mktemp('run'))
   experiment = make_experiment(*KEEP, 'train.images=160')
   logged, steps, make = {}, [], loop.make_train_step
@@ -51,7 +49,7 @@ def trained(tmp_path_factory, make_experiment):
 
 
 def test_steps_are_logged_before_they_are_saved(trained):
-  """Else a kill behind the save would lose the line for good."""
+  """Otherwise a kill after the save would lose the line forever."""
   assert trained[2] == {5: [1, 2, 3, 4, 5], 10: list(range(1, 11))}
 
 
@@ -72,7 +70,7 @@ def test_leaves_checkpoints_metrics_and_a_plot(trained):
 
 def test_logged_rate_is_the_schedule(trained):
   workdir, experiment, *_ = trained
-  lr = experiment.optimizer.lr  # reached after two steps of warm-up
+  lr = experiment.optimizer.lr  # reached after two warm-up steps
   rates = [row['lr'] for row in read_metrics(workdir)]
   np.testing.assert_allclose(rates[:3], [lr / 2, lr, lr], rtol=1e-5)
   assert rates[2:] == sorted(rates[2:], reverse=True)
@@ -82,7 +80,7 @@ def test_logged_rate_is_the_schedule(trained):
 def test_longer_run_goes_on_until_nothing_is_finite(
   trained, make_experiment, tmp_path
 ):
-  """A finite step ruins the weights, and those before it stay the newest."""
+  """A finite step ruins the weights, so older checkpoints stay the newest."""
   workdir, experiment, *_ = trained
   before, _ = weights(workdir, experiment)
   exploding = make_experiment(
@@ -108,7 +106,7 @@ LENGTHS = ('log.every_images=16', 'optimizer.schedule=constant')
 
 
 def trained_to(images, workdir, make_config):
-  """The state and losses of a run, which may have been shorter before."""
+  """Returns the state and losses of a run, which may have been shorter."""
   config = make_config(*LENGTHS, f'train.images={images}')
   experiment = build(config)
   place = claim(workdir, config)
@@ -120,7 +118,7 @@ def trained_to(images, workdir, make_config):
 
 
 def test_longer_run_is_that_of_its_length(make_config, tmp_path):
-  """This holds where the schedule does not depend on the length."""
+  """This holds if the schedule does not depend on the length."""
   first, _ = trained_to(48, tmp_path / 'ours', make_config)
   ours, our_losses = trained_to(96, tmp_path / 'ours', make_config)
   theirs, their_losses = trained_to(96, tmp_path / 'theirs', make_config)
@@ -151,7 +149,7 @@ def test_preview_is_a_grid_of_classes(make_experiment):
   preview = Previews(experiment, mesh)
   image = preview.draw(jax.device_put(params, replicated(mesh)))
   assert image.dtype == np.uint8
-  # Twenty images of 40 pixels in ten columns, two pixels around each.
+  # Twenty images of 40 pixels in ten columns, with a margin of two pixels.
   assert image.shape == (2 * 44, 10 * 44, 1)
   inner = image.reshape(2, 44, 10, 44)[:, 2:-2, :, 2:-2]
   assert (inner.std((1, 3)) > 0).all()

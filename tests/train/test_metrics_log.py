@@ -1,4 +1,4 @@
-"""Lines of metrics, their plot, and what a restart does to them."""
+"""Metric lines, their plot, and the effect of a restart."""
 
 import importlib.machinery
 import json
@@ -102,8 +102,6 @@ def test_config_is_a_text_of_tensorboard(tmp_path):
 
 
 class Recorded(types.ModuleType):
-  """Stands for the package wandb."""
-
   def __init__(self):
     super().__init__('wandb')
     self.__spec__ = importlib.machinery.ModuleSpec('wandb', None)
@@ -143,7 +141,7 @@ def test_weights_and_biases_is_told(tmp_path, monkeypatch):
   wandb.calls.clear()
   with pytest.raises(ValueError), MetricsLog(tmp_path, 1, config, 'dit'):
     raise ValueError
-  assert wandb.calls[0][1]['id'] == told['id']  # the same run, continued
+  assert wandb.calls[0][1]['id'] == told['id']  # the same run, resumed
   assert wandb.calls[-1] == ('finish', 1)
   with MetricsLog(tmp_path / 'other', 0, config, 'dit'):
     assert wandb.calls[-1][1]['id'] != told['id']

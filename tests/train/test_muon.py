@@ -1,4 +1,4 @@
-"""Muon: against the public code, in our layout, and cut over devices."""
+"""Muon: against the public code, in our layout, and sharded."""
 
 import dataclasses
 
@@ -43,10 +43,10 @@ def random(*shape, seed=0):
 
 @pytest.mark.parametrize('name', MATRICES)
 def test_newton_schulz_in_bfloat16(name):
-  """Rounded where the published code rounds: here to the last bit."""
+  """Rounding matches the published code, here to the last bit."""
   golden = reference.read(UNIT)
   ours = newton_schulz(golden[f'{name}/G'])
-  # As far as bfloat16 is from float64; other machines may sum otherwise.
+  # bfloat16's distance from float64, because other machines sum differently.
   expected = golden[f'{name}/ns5_bf16']
   assert relative(ours, expected) < relative(
     expected, golden[f'{name}/ns5_f64']
@@ -75,7 +75,7 @@ def test_update_in_float64(name):
 
 
 def test_factor_of_convolutions():
-  # The published code reads the unflattened shape of a convolution.
+  # The published code uses the unflattened shape of a convolution.
   factor = shape_factor('patch_embed/kernel', 16, 8 * 2 * 2)
   conv = reference.read(UNIT)['conv_lr_factor_shape_16_8_2_2']
   np.testing.assert_allclose(factor, conv, rtol=1e-12)
@@ -124,7 +124,6 @@ def test_stacked_matrices_are_taken_one_by_one():
 
 
 def follow(config, params, gradients):
-  """Parameters after one update for each gradient."""
   optimizer = make_optimizer(config, optax.constant_schedule(config.lr))
   params = jax.tree.map(jnp.asarray, params)
   opt_state = optimizer.init(params)
@@ -146,7 +145,7 @@ def test_decay_is_of_matrices_and_takes_the_plain_rate():
 
 
 def test_average_and_look_ahead():
-  """Two steps, each with the momentum's average seen one gradient ahead."""
+  """Two steps. Each uses the momentum's average one gradient ahead."""
   config = dataclasses.replace(
     CONFIG, clip=0, weight_decay=0, momentum=0.8, muon_dtype='float32'
   )
@@ -224,7 +223,6 @@ def test_tables_stay_bit_for_bit(name):
 
 
 def train(experiment, mesh):
-  """State and metrics of three steps."""
   schedule = optax.constant_schedule(experiment.optimizer.lr)
   optimizer = make_optimizer(experiment.optimizer, schedule)
   abstract = state.abstract(experiment.model, optimizer, mesh)

@@ -1,4 +1,4 @@
-"""The loss, its terms, and the random draws behind it."""
+"""The loss, its terms and its random draws."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ CLASSES = 10
 
 
 class Spy:
-  """A denoiser of constants that remembers what it was asked."""
+  """A denoiser of constants that records its inputs."""
 
   num_classes = CLASSES
 
@@ -159,7 +159,7 @@ def test_weights_must_match_taps(weights, taps):
 
 
 class Fixed:
-  """A denoiser of given predictions; unlike `Spy`'s, they have directions."""
+  """A denoiser with given predictions, which need not be constant."""
 
   num_classes = CLASSES
 
@@ -171,14 +171,14 @@ class Fixed:
 
 
 def states(count=6):
-  """x0, noise, t and label; on the linear path the target is noise - x0."""
+  """Returns x0, noise, t and label; the linear target is noise - x0."""
   keys = jax.random.split(jax.random.key(8))
   x0, noise = (jax.random.normal(key, (count, 4, 4, 3)) for key in keys)
   return x0, noise, jnp.linspace(0.1, 0.9, count), jnp.arange(count)
 
 
 def direction(velocity, x0=None):
-  """1 - cosine to the target of `states`, (B,)."""
+  """Returns 1 - cosine to the target of `states`, (B,)."""
   given, *rest = states()
   x0 = given if x0 is None else x0
   path = path_named('linear')
@@ -192,7 +192,7 @@ OTHER = jax.random.normal(jax.random.key(9), X0.shape)
 
 @pytest.mark.parametrize('length', [1e-4, 1.0, 1e4])
 def test_direction_of_parallel_and_opposite_predictions(length):
-  # Of any length, which may differ from position to position.
+  # Lengths may differ between positions.
   lengths = length * jnp.exp(OTHER[..., :1])
   for sign, expected in ((1, 0), (-1, 2)):
     ours = direction(sign * lengths * TARGET)
@@ -206,7 +206,7 @@ def test_direction_is_taken_across_channels_at_each_position():
   lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
   expected = (1 - (a * b).sum(-1) / lengths).mean((1, 2))
   np.testing.assert_allclose(ours, expected, rtol=1e-5)
-  # One position turned round moves its own image by its share, no other.
+  # One flipped position changes only its own image, by its share.
   turned = direction(TARGET.at[2, 1, 3].multiply(-1))
   np.testing.assert_allclose(turned, 2 / 16 * jnp.eye(6)[2], atol=1e-6)
 
@@ -231,7 +231,7 @@ def test_gradient_is_finite_where_nothing_is_predicted(length):
     np.testing.assert_allclose(terms['cosine'], 1, atol=1e-3)
   gradient = jax.grad(lambda v: cosine_loss(v)[0])(length * TARGET)
   assert jnp.isfinite(gradient).all()
-  if not length:  # and it points at the target
+  if not length:  # and it has the target's direction
     along = (gradient * TARGET).sum(-1)
     assert (along < 0).all()
 
@@ -255,7 +255,7 @@ def test_cosine_term_is_weighted_and_of_the_final_head_only():
   assert list(without) == ['velocity', 'intermediate_2']
   assert terms['cosine'] == direction(OTHER).mean()
   np.testing.assert_allclose(total, plain + 0.7 * terms['cosine'], rtol=1e-6)
-  # Whatever the tap predicts.
+  # The tap's prediction has no influence.
   for tap in (TARGET, -TARGET, 0 * TARGET):
     assert (
       cosine_loss(OTHER, intermediate=(tap,))[1]['cosine'] == (terms['cosine'])
@@ -269,7 +269,7 @@ def test_cosine_term_is_weighted_and_of_the_final_head_only():
 
 
 class Two(Fixed):
-  """Output and tap, each a constant."""
+  """Constant outputs of the network and its tap."""
 
   def __init__(self, velocity, tap):
     self.velocity, self.tap = velocity, tap
@@ -281,7 +281,7 @@ class Two(Fixed):
 
 
 def test_guided_target():
-  """The output's target moves by w (v_f - v_i) of the guide; taps' does not."""
+  """The output's target moves by w (v_f - v_i) of the guide; taps' do not."""
   network, guide, w = Two(0.3, -0.2), Two(1.0, 0.4), 0.5
   final, (tap,), _ = objective.velocity_losses(
     network, path_named('linear'), X0, NOISE, T, LABEL,
@@ -296,7 +296,7 @@ def test_guided_target():
 
 
 def test_guided_target_passes_no_gradient():
-  """Of w (v_f - v_i) by the network itself, only the error's own remains."""
+  """Even from the network itself, w (v_f - v_i) passes no gradient."""
 
   def loss_of(v):
     network = Two(v, 0.1)

@@ -29,7 +29,6 @@ def change(**kwargs):
 
 
 def rates(steps, **kwargs):
-  """Learning rates of a run of 15 steps of 10 images."""
   schedule = make_schedule(change(**kwargs), batch_size=10, total_images=150)
   return np.asarray([schedule(step) for step in range(steps)])
 
@@ -65,7 +64,7 @@ def test_cosine_falls_to_its_end_fraction(warmup, end):
 
 
 def adamw(config, params, gradients):
-  """AdamW of the papers, decay on 'kernel' alone, in float64."""
+  """AdamW of the papers, with decay on 'kernel' only, in float64."""
   params = {name: np.float64(value) for name, value in params.items()}
   m = {name: 0.0 for name in params}
   v = {name: 0.0 for name in params}
@@ -99,7 +98,7 @@ def test_is_clipped_adamw(clip, weight_decay):
     }
 
   params = draw(1)
-  # Norms far above and far below the limit: clipping changes their weight.
+  # Norms far above and below the limit: clipping changes relative weights.
   gradients = [draw(20), draw(0.05), draw(3)]
   optimizer = make_optimizer(config, optax.constant_schedule(config.lr))
   ours = jax.tree.map(jnp.asarray, params)
@@ -131,5 +130,5 @@ def test_decay_touches_kernels_only(config):
     expected = 0.03 if path.split('/')[-1] == 'kernel' else 0
     np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=path)
   assert sum(value > 0 for value in moved.values()) >= 6
-  # Of what is not decayed: the tables and every bias.
+  # The tables and all biases are not decayed.
   assert {'position', 'label_embed'} <= {p for p, v in moved.items() if not v}

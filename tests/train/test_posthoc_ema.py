@@ -1,4 +1,4 @@
-"""Snapshots of averages, and starting from the weights of another run."""
+"""Snapshots of averages, and starts from another run's weights."""
 
 import dataclasses
 import shutil
@@ -28,7 +28,6 @@ def mesh():
 
 @pytest.fixture(scope='module')
 def snapshots(tmp_path_factory, config, mesh):
-  """A workdir, and the averages that were saved at steps 10 and 20."""
   folder, rng = tmp_path_factory.mktemp('run'), np.random.default_rng(0)
 
   def draw():
@@ -38,7 +37,7 @@ def snapshots(tmp_path_factory, config, mesh):
     )
 
   saved = {step: (draw(), draw()) for step in (10, 20)}
-  for _ in range(2):  # a run that is continued saves the same again
+  for _ in range(2):  # a resumed run saves the same again
     with Snapshots(folder, CONFIG) as writer:
       for step, power in saved.items():
         writer.save(power, step)

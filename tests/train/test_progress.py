@@ -1,5 +1,3 @@
-"""What a run reports of its speed, and joining a job by flags."""
-
 import contextlib
 import socket
 import time
@@ -32,7 +30,7 @@ def reporting(tmp_path, experiment):
 
 
 def test_rates_and_waiting(tmp_path, make_experiment):
-  experiment = make_experiment('log.every_images=80')  # five steps of 16
+  experiment = make_experiment('log.every_images=80')  # five steps of 16 images
 
   def stream():
     while True:
@@ -57,7 +55,7 @@ def test_rates_and_waiting(tmp_path, make_experiment):
     row['images_per_second'] * progress.training_flops(experiment) / 1e12
   )
   assert row['tflops'] == pytest.approx(expected)
-  assert not {'mfu', 'memory_gib'} & row.keys()  # unknown on a CPU
+  assert not {'mfu', 'memory_gib'} & row.keys()  # a CPU has neither
 
 
 def test_a_guide_costs_a_pass_more(make_experiment):

@@ -1,4 +1,4 @@
-"""The recipes of configs/: what was published, and arguments that are none."""
+"""The recipes of configs/: published settings and invalid arguments."""
 
 import pathlib
 
@@ -20,7 +20,6 @@ def recipe(spec):
 @pytest.mark.parametrize('size', ['S', 'B', 'L', 'XL'])
 @pytest.mark.parametrize('options', ['', ',ig', ',ig,accelerated'])
 def test_sit(size, options):
-  """Optimizer, loss and data of the public IG-SiT code."""
   run = recipe(f'sit.py:{size}/2{options}')
   assert run.model.taps == ({'S': 4, 'B': 4}.get(size, 8),) * bool(options)
   assert run.model.latent_shape == (32, 32, 4)
@@ -44,12 +43,12 @@ def test_sit(size, options):
 
 
 def test_sits_own_recipe_mirrors_and_does_not_clip():
-  """The settings of train.py of SiT's public code that differ from REPA's."""
+  """Only differences from REPA's settings in train.py of SiT's public code."""
   run, shared = recipe('sit.py:XL/2,original'), recipe('sit.py:XL/2')
   assert run.optimizer.clip == 0 and run.data.flip
   assert run.train.images == 1400 * 1_281_167
   assert run.model.taps == ()
-  # The rest is shared.
+  # All other settings are shared.
   assert run.model == shared.model and run.objective == shared.objective
   assert (run.optimizer.lr, run.ema) == (shared.optimizer.lr, shared.ema)
   assert (shared.optimizer.clip, shared.data.flip) == (1, False)

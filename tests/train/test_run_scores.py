@@ -1,5 +1,3 @@
-"""Scores of a run's samples on the way, and checkpoints kept by them."""
-
 import signal
 from unittest import mock
 
@@ -96,7 +94,7 @@ def test_what_cannot_be_measured_is_refused_at_the_start(
 
 
 def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
-  """What is trained is saved at once, not when the scores are there."""
+  """The trained state is saved at once, before the scores are complete."""
   assignments = (*EVERY, *mine(tmp_path), 'train.images=320')
   workdir = claim(tmp_path / 'run', make_config(*assignments))
   drawn = []

@@ -1,5 +1,3 @@
-"""Saves and ends of a run whose steps are not finite."""
-
 import os
 import signal
 
@@ -31,7 +29,7 @@ EVERY_STEP = (
 
 
 class Toy:
-  """A run of a few numbers, whose bad steps and signals are given by number."""
+  """A run of a few numbers, with bad steps and signals at given steps."""
 
   def __init__(self, make_experiment, workdir, bad=(), ruined=(), signals=()):
     self.make_experiment, self.workdir = make_experiment, workdir
@@ -126,7 +124,7 @@ def test_bad_steps_are_counted_across_restarts(make_toy):
 
 def test_a_run_of_mostly_bad_steps_fails_at_its_end(make_toy):
   toy = make_toy(bad=range(1, 6))
-  for _ in range(2):  # repeated by the command that finds it trained
+  for _ in range(2):  # repeated by the command that finds it complete
     with pytest.raises(NonFiniteError, match='5 of 8 steps') as error:
       toy.run(8)
     assert '\n' not in str(error.value)
@@ -145,7 +143,7 @@ def test_a_bad_last_step_is_not_saved(make_toy):
     toy.run(6)
   assert steps_of(toy.workdir) == [2, 4]
   assert (toy.workdir / 'loss.png').exists()
-  assert toy.run(7)  # a longer run goes on
+  assert toy.run(7)  # a longer run resumes
   assert steps_of(toy.workdir) == [2, 4, 7]
 
 

@@ -1,4 +1,4 @@
-"""The training step: it learns, skips what is not finite, and scales."""
+"""The training step: it learns, skips non-finite steps, and shards."""
 
 import dataclasses
 import math
@@ -29,9 +29,9 @@ TERMS = {
 
 
 def make_batch(mesh, seed=0):
-  """Plain grey images, each class a shade, with a little noise.
+  """Returns gray images, one shade per class, with little noise.
 
-  They are floats so that a test can put a NaN among them.
+  They are floats so that a test can insert a NaN.
   """
   rng = np.random.default_rng(seed)
   label = rng.integers(0, 10, BATCH).astype(np.int32)
@@ -42,7 +42,7 @@ def make_batch(mesh, seed=0):
 
 
 def build(experiment, mesh):
-  """The step on a mesh, and a function that makes its first state."""
+  """Returns the step on a mesh, and a function that makes its first state."""
   schedule = make_schedule(
     experiment.optimizer, batch_size=BATCH, total_images=100 * BATCH
   )
@@ -82,7 +82,6 @@ def build(experiment, mesh):
 
 @pytest.fixture(scope='module')
 def run(make_experiment):
-  """A step on eight devices; `run.start()` gives a fresh state."""
   experiment = make_experiment('optimizer.lr=1e-2')
   run = build(experiment, make_mesh(MeshConfig()))
   first = run.init()
@@ -196,7 +195,6 @@ def test_step_keeps_shapes_and_dtypes(make_experiment, dtype):
 
 
 def figures(run):
-  """Loss and norms of 8 steps, each on a batch of its own."""
   current, rows = run.start(), []
   for seed in range(8):
     current, metrics = run.step(current, make_batch(run.mesh, seed))
@@ -207,7 +205,7 @@ def figures(run):
 
 @pytest.fixture(scope='module')
 def expected(run):
-  """The figures where each of eight devices has the whole network."""
+  """The figures of eight devices with the whole network each."""
   return figures(run)
 
 
@@ -230,12 +228,12 @@ def test_every_mesh_trains_alike(expected, make_experiment, sizes, assignments):
   np.testing.assert_allclose(ours['loss'], expected['loss'], rtol=1e-4)
   for name in COMPARED[1:]:
     np.testing.assert_allclose(ours[name], expected[name], rtol=1e-3)
-  assert np.ptp(ours['param_norm']) > 0.01  # it did train
+  assert np.ptp(ours['param_norm']) > 0.01  # it trained
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
-  """Saved on eight, cut by FSDP; the same losses on eight, four and one."""
+  """A run sharded by FSDP on eight devices resumes on eight, four and one."""
   experiment, keep = make_experiment(), CheckpointConfig(1, 1)
   losses = {}
   for count in (8, 4, 1):
@@ -259,7 +257,7 @@ def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
 
 
 def test_guided_target_starts_when_it_should(run, make_experiment):
-  """Before its start a step is the plain one; then the loss is another."""
+  """Before its start a step is the plain one; then the loss differs."""
   guided = make_experiment(
     'optimizer.lr=1e-2', 'objective.guided_weight=1.0',
     f'objective.guided_start_images={2 * BATCH}',

@@ -1,4 +1,4 @@
-"""A workdir is one run: claimed by one config, refused to another."""
+"""A workdir belongs to one run, claimed by one config."""
 
 import copy
 import json
@@ -13,7 +13,6 @@ from train.config_file import load_config
 
 @pytest.fixture
 def config(make_config):
-  """Plain values."""
   return make_config()
 
 
@@ -41,7 +40,7 @@ def test_claim_writes_what_and_where(tmp_path, config):
 
 def test_same_config_claims_again(tmp_path, config):
   workdir.claim(tmp_path, config)
-  # As it is read back, with lists for tuples.
+  # Tuples are read back as lists.
   workdir.claim(tmp_path, workdir.load_config(tmp_path))
   workdir.claim(tmp_path, config)
 
@@ -113,7 +112,6 @@ def test_a_key_of_a_later_version_has_its_default(tmp_path):
 
 @pytest.fixture
 def trained(tmp_path, make_config):
-  """A workdir of 320 images of a batch of 16, trained to step 20."""
   workdir.claim(tmp_path, make_config())
   (tmp_path / 'checkpoints' / '20').mkdir(parents=True)
   return tmp_path
@@ -158,7 +156,7 @@ def test_length_changes_with_no_other_key(trained, make_config):
 
 
 def test_missing_key_differs(tmp_path, config):
-  """A run of another version of the code is not continued in silence."""
+  """A run of another code version is not silently resumed."""
   workdir.claim(tmp_path, config)
   del config['optimizer']['b1']
   with pytest.raises(InputError, match=r'optimizer\.b1: 0\.9 -> absent'):

@@ -1,5 +1,3 @@
-"""From moments to the network's latents, against the published pipeline."""
-
 import pathlib
 
 import jax.numpy as jnp
@@ -21,7 +19,7 @@ def io():
 
 
 def close(ours, golden):
-  # The moments are those in float64, the rest is of those in float32.
+  # The golden moments are float64, and the golden latents float32.
   np.testing.assert_allclose(ours, golden, rtol=1e-5, atol=1e-5)
 
 
@@ -45,6 +43,6 @@ def test_truncation_is_the_published_one():
   x = jnp.linspace(-1.1, 1.1, 1001)
   expected = ((np.asarray(x) + 1) / 2 * 255).clip(0, 255).astype(np.uint8)
   ours = np.asarray(latents.to_pixels(x, truncate=True))
-  assert (ours != expected).mean() < 0.01  # the product rounds
+  assert (ours != expected).mean() < 0.01  # the product rounds differently
   nearest = np.asarray(latents.to_pixels(x))
   assert 0.4 < (nearest != ours).mean() < 0.6

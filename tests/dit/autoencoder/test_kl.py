@@ -62,7 +62,7 @@ def golden(request):
     *files, **OPTIONS[request.param]
   )
   assert config == CONFIGS[request.param]
-  # The conversion loses and invents nothing.
+  # The conversion neither drops nor adds a number.
   ours = jax.tree.leaves(params)
   assert sum(leaf.size for leaf in ours) == sum(
     tensor.size for file in files for tensor in file.values()
@@ -94,21 +94,21 @@ def test_bfloat16(golden):
   )
   out = decode(vae, nhwc(io['z']))
   assert out.dtype == jnp.float32
-  # The reference itself is at 1.4 % in bfloat16.
+  # The reference itself differs by 1.4 % in bfloat16.
   assert 1e-3 < relative(out, io['decoded_f64']) < 0.04
   out = jax.jit(lambda vae, x: vae.moments(x))(vae, nhwc(io['x']))
   assert 1e-3 < relative(out, io['moments_f64']) < 0.04
 
 
 def test_published_uint8():
-  """LightningDiT's trunc(127.5 x + 128) is our rounding."""
+  """Our rounding equals LightningDiT's trunc(127.5 x + 128)."""
   read('va_vae')
   io = np.load(FOLDERS['va_vae'] / 'io.npz')
   ours = latents.to_pixels(jnp.asarray(nhwc(io['decoded'])))
   np.testing.assert_array_equal(ours, io['decoded_uint8_nhwc'])
 
 
-# Layouts: the golden file, renamed by hand, gives the same parameters.
+# Layouts: renamed tensors of the golden file give the same parameters.
 
 
 def merged():
@@ -238,7 +238,7 @@ def test_groups_must_divide():
     autoencoder.kl_from_published(*read('sd_vae'))
 
 
-# The published sizes, without numbers in them.
+# The published sizes, as shapes only.
 
 
 def count(config):

@@ -1,4 +1,4 @@
-"""Autoencoders by name, and the spaces that they lead to."""
+"""Autoencoders by name, and their latent spaces."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ from dit.latents import Normalisation, Posterior
 
 
 def published(config):
-  """Fresh tensors under the names of the original code."""
   named = {}
   shapes = autoencoder.shapes(config)
   for path, leaf in jax.tree.leaves_with_path(shapes):

@@ -1,4 +1,4 @@
-"""The TAESD family: taef2 with its real weights, the others by structure."""
+"""The TAESD family: taef2 with real weights, the others by structure."""
 
 import pathlib
 
@@ -59,7 +59,6 @@ def test_taef2_reconstructs(taef2):
 
 
 def tensors_of(params, half, prefix='', left_out=0):
-  """Parameters under their published names."""
   named = {}
   for path, leaf in jax.tree.leaves_with_path(params[half]):
     position, *parts, kind = (
@@ -90,7 +89,7 @@ def diffusers(params):
 
 
 def fresh(name):
-  """A narrow one of the architecture of `name`."""
+  """Returns a narrow, random autoencoder of the architecture of `name`."""
   config = autoencoder.TinyConfig(
     latent_channels=autoencoder.AUTOENCODERS[name].latent_channels,
     width=8,
@@ -99,7 +98,7 @@ def fresh(name):
   rng = np.random.default_rng(0)
 
   def draw(leaf):
-    # Numbers of float16, as they are stored.
+    # The files store float16.
     values = 0.1 * rng.standard_normal(leaf.shape)
     return values.astype(np.float16).astype(np.float32)
 

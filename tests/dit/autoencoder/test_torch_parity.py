@@ -1,4 +1,4 @@
-"""Against diffusers with random weights, where torch is installed."""
+"""Autoencoders against diffusers with random weights, if torch is installed."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from dit import autoencoder
 
 REASON = 'needs torch and diffusers: pip install -r requirements-torch.txt'
-pytestmark = pytest.mark.filterwarnings('ignore')  # theirs, not ours
+pytestmark = pytest.mark.filterwarnings('ignore')  # raised by diffusers
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +21,7 @@ def diffusers():
 
 
 def randomise(torch, reference):
-  """No parameter at a special value such as zero or one."""
+  """Moves all parameters away from special values such as zero or one."""
   generator = torch.Generator().manual_seed(0)
   with torch.no_grad():
     for parameter in reference.parameters():
@@ -62,7 +62,7 @@ def test_kl(torch, diffusers, attention):
       latent_channels=4,
     ),
   )
-  # In diffusers such levels have heads of 8 channels; ours have one head.
+  # diffusers uses heads of 8 channels at such levels; ours have one head.
   for part in (reference.encoder, reference.decoder):
     for module in part.modules():
       if hasattr(module, 'heads'):

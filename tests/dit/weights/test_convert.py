@@ -1,4 +1,4 @@
-"""Published tensors: there and back bit for bit, counts, every refusal."""
+"""Published tensors: bitwise round trips, counts and refusals."""
 
 import dataclasses
 import functools
@@ -28,16 +28,16 @@ from dit.weights import convert
 
 @pytest.fixture(scope='module', autouse=True)
 def remembered_shapes():
-  """Tracing a network takes longer than converting it: once for each."""
+  """Caches shapes, because tracing takes longer than converting."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(model, 'shapes', functools.cache(model.shapes))
     yield
 
 
 def architectures():
-  """Every family with everything that its code can be asked for.
+  """Returns networks of every family with every option of its code.
 
-  By default so many of them that each family has each value once.
+  By default, a family's networks contain each value at least once.
   """
   qk_norm, flag = ('none', 'layernorm', 'rmsnorm'), (False, True)
   some = {'qk_norm': qk_norm, 'learned_variance': flag}
@@ -93,7 +93,7 @@ def test_other_floats_become_float32(dtype):
   flat = convert.flatten(params)
   same_bits(write(config, flat, 'ig_lightningdit'), expected)
   assert all(leaf.dtype == np.float32 for leaf in flat.values())
-  # And the way back, of jax arrays in that precision.
+  # The way back works from JAX arrays in that precision.
   if dtype in ('float16', 'bfloat16'):
     narrow = {path: jnp.asarray(leaf, dtype) for path, leaf in flat.items()}
     same_bits(write(config, narrow, 'ig_lightningdit'), expected)
@@ -114,7 +114,7 @@ def test_results_share_no_memory():
 
 
 def published_xl(kind, heads):
-  """Names and shapes of the XL networks, as their authors' files list them."""
+  """Returns names and shapes of the XL networks in their authors' files."""
   d, lightning = 1152, kind == 'LightningDiT'
   outputs = 16 if kind == 'SiT' else 32
   parts = {'attn.qkv': (3 * d, d), 'attn.proj': (d, d),
@@ -150,8 +150,9 @@ def published_xl(kind, heads):
     ('SiT-XL/2', (8,), 296, 677_786_144),
     ('LightningDiT-XL/1', (8,), 356, 677_951_296 + 2 * 256 * 72),
     ('LightningDiT-XL/1', (), 351, 675_256_736 + 2 * 256 * 72),
-    # 675,129,632 with positions; else 28 (18 D^2 + 15 D) blocks, D^2 + 258 D
-    # time, 1001 D labels, 17 D patches, 2 D^2 + 34 D + 32 head; D = 1152.
+    # 675,129,632 with positions; else 28 (18 D^2 + 15 D) for blocks, D^2 + 258
+    # D for time, 1001 D for labels, 17 D for patches, 2 D^2 + 34 D + 32 for the
+    # head; D = 1152.
     ('DiT-XL/2', (), 292, 674_834_720 + 256 * 1152),
   ],
 )
@@ -175,7 +176,8 @@ def test_shapes_of_what_no_memory_holds():
 @pytest.mark.parametrize('family', ['ig_lightningdit', 'sit'])
 def test_missing_tensor(family):
   tensors = random_tensors(make_config(family))
-  # Whether these are there says what network it is; others are amiss then.
+  # These tensors identify the network's options. Without one of them, another
+  # tensor is refused.
   telling = {'feat_rope.freqs_cos': 'feat_rope.freqs_sin',
              'blocks.0.norm1.weight': 'norm',
              'blocks.0.attn.q_norm.weight': 'blocks.0.attn.k_norm.weight',
@@ -249,7 +251,7 @@ def test_wrong_table_does_not_fill_the_memory(monkeypatch):
   tensors = dict(random_tensors(make_config('sit')))
   tensors['pos_embed'] = np.ones((1, 10**4, 1), np.float32)
   tensors['x_embedder.proj.weight'] = np.ones((10**4, 3, 2, 2), np.float32)
-  monkeypatch.setattr(model, 'position_table', None)  # nor is it called
+  monkeypatch.setattr(model, 'position_table', None)  # not called either
   with refused('pos_embed'):
     read(tensors, 'sit')
 

@@ -1,4 +1,4 @@
-"""Published files: what is read, and that nothing in them is run."""
+"""Published files: which ones are read, and that none is executed."""
 
 import argparse
 import importlib.util
@@ -26,7 +26,7 @@ ARRAYS = {'a': np.arange(6.0, dtype=np.float32).reshape(2, 3), 'b': np.ones(4)}
 
 
 class Bomb:
-  """Touches a file when it is unpickled."""
+  """An object whose unpickling creates a file."""
 
   def __init__(self, marker):
     self.marker = marker
@@ -42,7 +42,6 @@ def torch():
 
 @pytest.fixture
 def write(tmp_path):
-  """Function of a name and bytes to the path of that file."""
 
   def make(name, data):
     (tmp_path / name).write_bytes(data)
@@ -53,7 +52,6 @@ def write(tmp_path):
 
 @pytest.fixture
 def save_pickle(torch, tmp_path):
-  """Function of anything to the path of a .pt file that holds it."""
 
   def make(content, name='x.pt', **options):
     torch.save(content, tmp_path / name, **options)
@@ -76,7 +74,7 @@ def assert_same(tensors, expected):
 
 
 def header(**tensors):
-  """A file of the given header, with 64 bytes of data."""
+  """Returns a safetensors file with this header and 64 bytes of data."""
   text = json.dumps(tensors).encode()
   return len(text).to_bytes(8, 'little') + text + bytes(64)
 
@@ -251,7 +249,7 @@ def test_pickle_cut_short_anywhere(torch, save_pickle, write, zipped):
   content = {'ema': {'a': torch.ones(20)}, 'args': argparse.Namespace(x=1)}
   path = save_pickle(content, _use_new_zipfile_serialization=zipped)
   data = path.read_bytes()
-  # The old format may be cut within a name, which is then refused as such.
+  # A truncated name in the old format fails with its own message.
   words = ['cannot be read', 'truncated'] if zipped else []
   for length in (*range(0, len(data), 29), len(data) - 1):
     refused(write('x.pt', data[:length]), *words)
@@ -326,7 +324,7 @@ def test_failed_download_is_one_line(monkeypatch):
   reason='huggingface_hub is not installed',
 )
 def test_the_real_hub_takes_our_call(monkeypatch):
-  """Offline, so that it ends at its cache."""
+  """The call runs offline and ends at the hub's cache."""
   from huggingface_hub import constants
 
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
@@ -334,7 +332,7 @@ def test_the_real_hub_takes_our_call(monkeypatch):
 
 
 class Response(io.BytesIO):
-  """What urlopen gives: a body, and how long it should be."""
+  """A response of urlopen: a body and its declared length."""
 
   def __init__(self, body, length):
     super().__init__(body)

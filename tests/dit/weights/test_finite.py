@@ -1,5 +1,3 @@
-"""Weights with NaN or infinity are refused where they are read."""
-
 import json
 import pathlib
 import warnings
@@ -23,7 +21,6 @@ NAME = 'blocks.0.attn.qkv.weight'
 
 
 def damaged(path, value=np.nan, dtype=np.float32):
-  """A published file of which one tensor holds three such values."""
   tensors = load_file(GOLDEN)
   tensor = tensors[NAME].astype(dtype)
   tensor.flat[:3] = value
@@ -69,7 +66,7 @@ def test_for_study_they_are_converted_and_then_read(tmp_path):
   _, params, info = folder.load_folder(tmp_path / 'net')
   assert info['allow_nonfinite'] is True
   assert np.isnan(params['blocks']['attention']['qkv']['kernel']).sum() == 3
-  # A folder that does not say so is refused, whoever wrote it.
+  # A folder without that mark is refused, whoever wrote it.
   config = tmp_path / 'net' / 'config.json'
   about = json.loads(config.read_text())
   del about['allow_nonfinite']

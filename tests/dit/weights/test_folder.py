@@ -1,4 +1,4 @@
-"""A folder of weights: whole, exact, checked, and never written over."""
+"""A folder of weights is complete, exact, checked and never overwritten."""
 
 import dataclasses
 import errno
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.usefixtures('traced_once')
 
 @pytest.fixture(scope='module')
 def params(config):
-  """Random parameters of the small network."""
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype),
@@ -35,14 +34,12 @@ def params(config):
 
 @pytest.fixture
 def folder(tmp_path, config, params):
-  """The small network, saved."""
   save_folder(tmp_path / 'net', config, params, info=INFO)
   return tmp_path / 'net'
 
 
 @pytest.fixture
 def edit(folder):
-  """Function that changes the folder's config.json by a function."""
 
   def change(function):
     path = folder / 'config.json'
@@ -56,7 +53,6 @@ def edit(folder):
 
 @pytest.fixture
 def rewrite(folder):
-  """Function that changes the folder's arrays by a function."""
 
   def change(function):
     arrays = load_file(folder / 'model.safetensors')
@@ -92,7 +88,7 @@ def test_round_trip(folder, config, params):
 
 
 def test_names_are_paths(folder):
-  """Names are an interface: other programs read these files."""
+  """Names are an interface, because other programs read these files."""
   names = load_file(folder / 'model.safetensors').keys()
   assert {
     'patch_embed/kernel',
@@ -268,12 +264,12 @@ def test_wrong_values_in_a_config(edit, name, value, words):
   folder = edit(lambda about: about['model'].update({name: value}))
   if words:
     is_refused(lambda: load_folder(folder), str(folder), *words)
-  else:  # float32 holds it too
+  else:  # float32 represents it too
     load_folder(folder)
 
 
 def test_missing_fields_in_a_config(edit, config):
-  # As of a version that did not have the field yet.
+  # An older version did not have this field.
   folder = edit(lambda about: about['model'].pop('remat'))
   assert load_folder(folder)[0] == config
   edit(lambda about: about['model'].pop('depth'))

@@ -1,5 +1,3 @@
-"""Files and names that are there to break something."""
-
 import os
 import stat
 

@@ -1,4 +1,4 @@
-"""Quantized weights: packed exactly, near enough, small, and never mistaken."""
+"""Quantized weights: exact packing, small error and size, and checks."""
 
 import dataclasses
 import hashlib
@@ -34,7 +34,6 @@ def leaves(config):
 
 @pytest.fixture(scope='module')
 def params(leaves):
-  """Random parameters, by path; of different sizes along every axis."""
   rng = np.random.default_rng(0)
   return {
     name: np.float32(
@@ -51,7 +50,6 @@ def scheme(request):
 
 @pytest.fixture
 def folder(tmp_path, config, params, scheme):
-  """The small network, quantized and saved."""
   save_folder(
     tmp_path / 'net', config, unflatten(params), info={'step': 3}, scheme=scheme
   )
@@ -63,7 +61,6 @@ def refused(folder, *words):
 
 
 def edit(folder, **changes):
-  """Changes config.json; None takes a key away."""
   path = folder / 'config.json'
   about = json.loads(path.read_text()) | changes
   about = {key: value for key, value in about.items() if value is not None}
@@ -71,7 +68,6 @@ def edit(folder, **changes):
 
 
 def rewrite(folder, function):
-  """Changes the arrays by a function, and the hash with them."""
   path = folder / 'model.safetensors'
   arrays = load_file(path)
   function(arrays)
@@ -90,7 +86,7 @@ def test_packing_there_and_back(bits, count):
 
 
 def test_packing_is_of_the_lowest_bits_first():
-  """Others read these files: by hand, 1 + 2 * 2^6 + 3 * 2^12 + 63 * 2^18."""
+  """The layout, for other readers: 1 + 2 * 2^6 + 3 * 2^12 + 63 * 2^18."""
   word = 1 + (2 << 6) + (3 << 12) + (63 << 18)
   expected = list(word.to_bytes(3, 'little'))
   assert pack(np.uint8([1, 2, 3, 63]), 6).tolist() == expected
@@ -133,7 +129,7 @@ def test_errors_are_at_most_half_a_step(folder, leaves, params, scheme):
 
 
 def test_zeros_stay_and_tiny_kernels_are_no_trouble(leaves, scheme):
-  """As in a fresh network, whose modulation and heads are zero."""
+  """A fresh network has zero modulation and heads."""
   rng = np.random.default_rng(0)
   for size in (0, 1e-38, 1e-20, 1e30):
     params = {
@@ -208,7 +204,7 @@ def test_what_a_folder_says_of_itself(folder, config, scheme):
     {'step': 3, 'quantized': {'scheme': scheme}},
   )
   assert scheme_of(info) == scheme_of(load_config(folder)[1]) == scheme
-  # What is dequantized is saved as such.
+  # Dequantized weights are saved without quantization.
   save_folder(folder.parent / 'wide', config, params, info=info)
   again, info = load_folder(folder.parent / 'wide')[1:]
   assert info == {'step': 3}
@@ -241,7 +237,7 @@ def test_one_wrong_bit_is_noticed(folder, config, params, quantized):
   edit(folder, sha256=None)
   if quantized:
     refused(folder, 'SHA-256')
-  else:  # as older versions wrote it
+  else:  # the format of older versions
     load_folder(folder)
 
 
