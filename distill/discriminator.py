@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from dit.base import NetworkConfig, Params
 from dit.config import DiTConfig
 from dit.layers import layer_norm
+from dit.sharding import constrain_batch
 
 
 def default_blocks(depth: int) -> tuple[int, ...]:
@@ -50,6 +51,9 @@ def init(config: NetworkConfig, heads: int, key: jax.Array) -> Params:
 
 def logits(heads: Params, states: Sequence[jax.Array]) -> jax.Array:
   """Returns logits (K, B) of hidden states K x (B, N, D); high means real."""
+  # Without the constraint, XLA returns a wrong gradient of the states on a mesh
+  # of which all three axes have several devices.
+  states = [constrain_batch(state) for state in states]
   h = layer_norm(jnp.stack(states).astype(jnp.float32))
   for name in ('fc1', 'fc2'):
     layer = heads[name]

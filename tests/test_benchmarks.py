@@ -16,7 +16,7 @@ TINY = (
 CASES = {
   'train_step': ('configs/digits.py', '--config.train.batch_size=8',
                  '--vary', 'model.remat', 'none', 'dots', '--rounds=1', *TINY),
-  'sampling': ('configs/digits.py', '--batch_size=2', '--steps=2', '--rounds=1',
+  'sampling': ('configs/digits.py', '--batch_size=8', '--steps=2', '--rounds=1',
                '--methods', 'none', 'cfg:1.5', '--students', '1', *TINY),
   'compile_time': ('--config=configs/digits.py', '--depths', '4', '6',
                    '--unrolled'),

@@ -185,9 +185,7 @@ def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
 def test_every_mesh_distils_as_one_device(
   form, teacher, student, sizes, zero1, program
 ):
-  name, given, state, run, _ = form
-  # Each step halves the gradient of `flash`, but not its rounding error.
-  steps = 2 if name == 'flash' else 3
+  _, given, state, run, _ = form
   run_spread, abstract = started(
     teacher, student, sizes, zero1, fresh=False, **given
   )[1:]
@@ -195,8 +193,8 @@ def test_every_mesh_distils_as_one_device(
     lambda leaf, like: jax.device_put(leaf, like.sharding), state, abstract
   )
   (there, ours), (here, alone) = (
-    run_spread(spread, steps, program),
-    run(state, steps, program),
+    run_spread(spread, 3, program),
+    run(state, 3, program),
   )
   for a, b in zip(ours, alone, strict=True):
     for name in a:
