@@ -204,7 +204,7 @@ def test_own_features(shared_run, place):
     (('--metrics=is',), 'use Inception'),
     (('--reference=edm2.pkl',), 'is a pickle'),
     (('--bootstrap=1',), 'at least 2'),
-    (('--reference=nothing.npz',), 'are not there'),
+    (('--reference=nothing.npz',), 'do not exist'),
   ],
 )
 def test_bad_input(place, mine, argv, words):
