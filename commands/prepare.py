@@ -7,6 +7,7 @@ from typing import Annotated
 import jax
 from absl import logging
 
+from commands import advice
 from core.errors import InputError, shorten
 from core.processes import together
 from core.ranges import FolderName, check_value
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
       prepare(
         experiment.data, config, args.images, args.split, args.autoencoder
       )
+      + advice.training(args.config, overrides, experiment, args.split)
     )
 
 

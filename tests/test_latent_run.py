@@ -101,15 +101,13 @@ def place(tmp_path_factory):
     '--config.data.test_split=test',
   ]  # fmt: skip
   for split in ('test', 'train'):
-    succeed(
+    made = succeed(
       'prepare', f'--images={place}/images/{split}', f'--split={split}',
       f'--autoencoder=taesd:{place}/tiny vae', *where,
     )  # fmt: skip
-  words = [
-    *(word for word in where if word.startswith('--config')),
-    '--config.data.autoencoder=taesd', '--config.model.size=2',
-    '--config.model.channels=4', '--config.model.num_classes=3',
-  ]  # fmt: skip
+  ((command, *words),) = printed(made.out)
+  assert command == 'train' and '--workdir=runs/animals' in words
+  words = [word for word in words if not word.startswith('--workdir')]
   succeed(
     'train', f'--workdir={place}/a run', *words,
     *(f'--config.{key}={value}' for key, value in FEW.items()),
@@ -240,6 +238,9 @@ def test_missing_autoencoder_is_named(place, workdir, tmp_path, damage):
     assert result.status == 2 and result.err.count('\n') == 1
     assert '--autoencoder=taesd:FILE' in result.err
     assert str(tmp_path / 'vae') in result.err
+  succeed('report', on, '--no_draw')
+  text = html.unescape((workdir / 'report.html').read_text())
+  assert not printed(text) and '--autoencoder=taesd:FILE' in text
   # The flag applies to one command, or to all later ones if given to train.
   given = f'--autoencoder=taesd:{moved}'
   succeed('report', on, '--no_draw', given)

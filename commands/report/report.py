@@ -1,7 +1,6 @@
 """Writes the report from files in the workdir, and from new samples."""
 
 import argparse
-import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,17 +12,17 @@ from etils import epath
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from commands.advice import Advice
 from commands.report.page import macros
 from commands.report.samples import Artist
 from commands.sample_job import SampleRequest, request_of
-from core import program
 from core.errors import InputError
 from core.files import read_json, write_bytes
 from core.nested import flatten
 from core.processes import writing
 from dit import backbone
 from dit.weights.restore import steps_of
-from evaluate.sweep import read_points
+from evaluate.sweep import SweepGrid, read_points
 from guidance import parse
 from sample.labels import class_name
 from train import plots
@@ -84,6 +83,7 @@ class _Run:
     self._experiment: Experiment = request.source.open(request.overrides)
     self.place = epath.Path(request.source.place).expanduser()
     self._rows = read_metrics(self.place)
+    self._advice = Advice(request)
     self._html = macros()
 
   def sections(self) -> list[tuple[str, str, Markup]]:
@@ -158,7 +158,7 @@ class _Run:
     results, table = self.place / 'compare.json', self.place / 'table.md'
     if not results.exists() or not table.exists():
       is_student = (self.place / TEACHER).exists()  # guidance is inside it
-      return self._html.nothing('' if is_student else self._try('compare'))
+      return self._html.nothing('' if is_student else self._advice('compare'))
     return Markup('').join(
       [
         self._file(table, lambda path: self._html.table(*_cells(path))),
@@ -181,8 +181,10 @@ class _Run:
     methods += ['cfg:1.0..2.0:6'] * bool(network.null_label)
     if sweeps or (self.place / TEACHER).exists() or not methods:
       return Markup('').join(sweeps) or self._html.nothing()
+    text = ','.join(methods)
+    texts = SweepGrid.of(text).texts()
     return self._html.nothing(
-      self._try('sweep', f'--guidance={",".join(methods)}')
+      self._advice('sweep', f'--guidance={text}', guidance=texts)
     )
 
   def _sweep(self, path: epath.Path) -> Markup:
@@ -207,7 +209,7 @@ class _Run:
   def evaluations(self) -> Markup:
     paths = list(_paths(self.place / 'evaluation', 'evaluation*.md'))
     if not paths:
-      return self._html.nothing(self._try('evaluate', '--num=500'))
+      return self._html.nothing(self._advice('evaluate', '--num=500'))
     rows: list[dict[str, str]] = []
 
     def read(path: epath.Path) -> Markup:
@@ -230,13 +232,6 @@ class _Run:
       changed = [key for key in flat if flat[key] != usual.get(key, flat[key])]
       html += self._html.config(section, flat, changed)
     return html
-
-  def _try(self, name: str, *words: str) -> str:
-    """Returns ' Try: COMMAND', with the decoder of the report."""
-    given = [f'--workdir={self._request.source.place}']
-    if self._request.autoencoder:
-      given.append(f'--autoencoder={self._request.autoencoder}')
-    return f' Try: {shlex.join([*program.command(), name, *given, *words])}'
 
   def _undamaged(
     self, what: Any, show: Callable[..., Markup], *args: Any

@@ -4,6 +4,7 @@ import subprocess
 import pytest
 from command_runs import run
 
+from commands import advice
 from core import program
 
 
@@ -21,6 +22,7 @@ def test_texts_name_the_program_that_was_called(
   monkeypatch.setattr('sys.argv', [script])
   assert program.name() == name
   assert ' '.join(program.command()) == words
+  assert advice.command('report', '--step=1') == f'{words} report --step=1'
   result = run('train', '--help')
   assert f'usage: {name} train' in result.out
   assert f'Example: {words} train --workdir' in result.out

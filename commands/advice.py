@@ -1,0 +1,126 @@
+"""Suggests next commands, and prints only those that work as printed."""
+
+import functools
+import shlex
+from collections.abc import Sequence
+
+from commands.sample_job import SampleJob, SampleRequest
+from core import program
+from core.errors import InputError
+from evaluate.evaluator import plan
+from input_pipeline.records import LatentSource, Metadata
+from input_pipeline.sources import check_source, open_source
+from train.config_file import load_config, override
+from train.experiment import Experiment, build
+
+
+def command(name: str, *words: str) -> str:
+  """Returns a command line, quoted for a shell."""
+  return shlex.join([*program.command(), name, *words])
+
+
+class Advice:
+  """Suggests commands for a run.
+
+  A command is printed if its guidance, weights, data and decoder exist. If only
+  the decoder is missing, the sentence explains how to give it.
+  """
+
+  def __init__(self, request: SampleRequest) -> None:
+    """Keeps the request; the run is opened at the first suggestion."""
+    self._request = request
+
+  @functools.cached_property
+  def _job(self) -> SampleJob:
+    job = SampleJob(self._request)
+    job.check_weights()
+    data = job.experiment.data
+    for split in filter(None, (data.train_split, data.test_split)):
+      source = open_source(data, split)
+      check_source(source, data, job.experiment.model)
+    return job
+
+  def __call__(
+    self, name: str, *words: str, guidance: Sequence[str] = ('none',)
+  ) -> str:
+    """Returns ' Try: COMMAND', or '' if the command would be refused.
+
+    Args:
+      name: Name of the command.
+      *words: Flags of the command, without those that name the run.
+      guidance: All guidance that the command uses.
+    """
+    try:
+      job = self._job
+      job.check(guidance)
+    except InputError:
+      return ''
+    try:
+      decodes = job.decoder is not None
+    except InputError as error:
+      return f' For {name}: {error}'
+    experiment = job.experiment
+    try:
+      plan(
+        experiment.eval,
+        experiment.data,
+        labels=True,
+        count=None,
+        decodes=decodes,
+      )
+    except InputError:
+      return ''
+    given = [f'--workdir={self._request.source.place}']
+    if self._request.autoencoder:
+      given.append(f'--autoencoder={self._request.autoencoder}')
+    return f' Try: {command(name, *given, *words)}'
+
+
+def training(
+  config: str, overrides: Sequence[str], experiment: Experiment, split: str
+) -> str:
+  """Returns a line 'Try: COMMAND' that trains on newly prepared records.
+
+  The line is empty for a split that is not the training split, and for a
+  network that does not fit.
+
+  Args:
+    config: Config file of `prepare`.
+    overrides: Assignments given to `prepare`.
+    experiment: Settings that both give.
+    split: Split that was prepared.
+  """
+  data = experiment.data
+  if split != data.train_split:
+    return ''
+  metadata = LatentSource(data.prepared(split)).metadata
+  missing = _needed(metadata, experiment)
+  if data.test_split and not (data.prepared(data.test_split)).exists():
+    missing['data.test_split'] = ''
+  given = [*overrides, *(f'{key}={value}' for key, value in missing.items())]
+  try:
+    build(override(load_config(config), given).to_dict())
+  except InputError:
+    return ''
+  words = [f'--config.{assignment}' for assignment in given]
+  place = f'runs/{data.name}'
+  train = command('train', f'--config={config}', f'--workdir={place}', *words)
+  return f'\nTry: {train}'
+
+
+def _needed(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
+  """Returns keys that do not fit the records, with the right values."""
+  size, _, channels = metadata.layout.latent_shape
+  wanted = {
+    'data.autoencoder': metadata.protocol['autoencoder']['name'],
+    'model.size': size,
+    'model.channels': channels,
+    'model.num_classes': len(metadata.classes),
+  }
+  ours = {
+    'data.autoencoder': experiment.data.autoencoder,
+    'model.size': experiment.model.size,
+    'model.channels': experiment.model.channels,
+    'model.num_classes': experiment.model.num_classes,
+  }
+  return {key: value for key, value in wanted.items() if ours[key] != value}
