@@ -181,7 +181,7 @@ def test_printed_commands_work_on_a_latent_run(place, workdir):
     words = [re.sub(r'\.\.2\.0:6', '..2.0:2', word) for word in words]
     result = succeed(command, *words, extractor, *short(), *few)
     if command == 'compare':
-      assert '30 real images of animals, as taesd reconstructs' in result.out
+      assert '30 real images of animals, reconstructed by taesd' in result.out
     if command == 'evaluate':
       assert 'are reconstructions' in result.err
   succeed('report', f'--workdir={workdir}', *short())

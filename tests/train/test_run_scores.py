@@ -68,7 +68,7 @@ def test_training_does_not_depend_on_being_measured(
 @pytest.mark.parametrize(
   ('assignments', 'words'),
   [
-    (('checkpoint.best_by=fd',), 'eval.every_images does not say'),
+    (('checkpoint.best_by=fd',), 'eval.every_images does not measure'),
     (
       ('checkpoint.best_by=fd', 'eval.every_images=96',
        'checkpoint.every_images=80'),
