@@ -14,7 +14,7 @@ PAGES = ('README.md', 'docs/distillation.md')
 
 @pytest.mark.parametrize('page', PAGES)
 def test_examples_show_schedules_where_they_differ(page):
-  """With one step, hybrid and constrained equal full."""
+  """Hybrid and constrained equal full in one step."""
   tops = [
     bounds(make_distillation(schedule=name).config, jnp.float32(1.0))
     for name in ('full', 'constrained', 'hybrid')

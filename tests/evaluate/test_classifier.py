@@ -139,7 +139,7 @@ def test_folder_gives_the_same_features(trained, folder):
 
 
 def test_layers_keep_their_order(tmp_path):
-  """As text, layer 10 would sort before layer 2."""
+  """Sorting by text would put layer 10 before layer 2."""
   shape = (256, 256, 1)
   _, shapes = lib._abstract(shape, 2)
   assert len(shapes['convs']) == 11

@@ -46,7 +46,7 @@ def test_every_method_is_here():
 
 
 def test_no_two_methods_are_one_program():
-  """As pytrees they differ, so jitted samplers cannot confuse them."""
+  """The two differ as pytrees, so jitted samplers cannot confuse them."""
   trees = [jax.tree.structure(on_late(name, 0.5)) for name in OPTIONS]
   for k, tree in enumerate(trees):
     assert all(tree != other for other in trees[:k])
