@@ -7,8 +7,8 @@ def parse_argument(
   """Splits SIZE/PATCH[,OPTION...], such as 'XL/2,ig', into the two parts.
 
   Raises:
-    ValueError: for sizes or options that the recipe lacks. Its arguments are
-      the message, the wrong words and the known words.
+    ValueError: The recipe lacks a size or option. The arguments are the
+      message, the wrong words and the known words.
   """
   name, *given = argument.split(',')
   size = name.partition('/')[0]

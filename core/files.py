@@ -167,7 +167,7 @@ def parse_json(text: str | bytes) -> Any:
   """Parses JSON; integers of more than 20 digits become floats.
 
   Raises:
-    ValueError: for invalid JSON, and for values nested too deeply.
+    ValueError: The JSON is invalid or nested too deeply.
   """
   try:
     value = json.loads(text, parse_int=_integer)

@@ -33,7 +33,7 @@ def read_options(
     defaults: Default of every option.
 
   Raises:
-    InputError: for an unknown option or an invalid value.
+    InputError: An option is unknown or a value is invalid.
   """
   options: dict[str, Any] = {}
   for assignment in assignments:

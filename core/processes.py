@@ -67,8 +67,8 @@ def writing(
     instead: Advice for a refused command.
 
   Raises:
-    InputError, WriteError: from `folder_lock`, on the first process.
-    PrepareError: with the same reason, on the others.
+    InputError, WriteError: Raised by `folder_lock` on the first process.
+    PrepareError: Raised for the same reason on the others.
   """
   with contextlib.ExitStack() as stack:
     with together():

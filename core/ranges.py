@@ -167,7 +167,7 @@ def check_fields(section: str, config: Any) -> None:
     config: Instance to check.
 
   Raises:
-    InputError: for the first value that is not allowed.
+    InputError: A value is not allowed; names the first one.
   """
   for name, declaration in declarations(config.__class__).items():
     key = f'{section}.{name}'.removeprefix('.').replace('--.', '--')

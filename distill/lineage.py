@@ -24,7 +24,7 @@ def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
     about: New contents of its teacher.json.
 
   Raises:
-    InputError: for another teacher, or low-rank changes of an older kind.
+    InputError: The teacher or the kind of low-rank changes is another one.
   """
   known = load_about(workdir, TEACHER)
   if not known:

@@ -159,7 +159,7 @@ def distill(
 
   Raises:
     InputError: if the student cannot be distilled; the workdir is unchanged.
-    NonFiniteError, SaveError: as `loop.train`.
+    NonFiniteError, SaveError: See `loop.train`.
   """
   plan = check(experiment, place, autoencoder)
   settings, mesh = experiment.distill, plan.setup.mesh

@@ -107,7 +107,7 @@ def run(
     autoencoder: Decoder of latents, as text; None for the teacher's.
 
   Raises:
-    InputError: for settings that cannot work, before the first stage.
+    InputError: The settings cannot work; raised before the first stage.
   """
   place = epath.Path(workdir).expanduser().resolve()
   whole, configs = stages(spec, overrides)

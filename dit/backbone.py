@@ -113,8 +113,8 @@ def settings_of(
     The class of the network's config, and its fields.
 
   Raises:
-    InputError: for an unknown name, an invalid Boolean, or a setting that the
-      network does not have.
+    InputError: The name is unknown, a Boolean is invalid, or the network does
+      not have a setting.
   """
   if 'name' not in section:
     raise InputError(

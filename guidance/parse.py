@@ -47,8 +47,7 @@ def parse(text: str) -> Guidance:
   """Reads guidance from text, where methods may have any order.
 
   Raises:
-    InputError: for an unknown method or option, or a value that is not a
-      number.
+    InputError: A method or option is unknown, or a value is not a number.
   """
   check_value('guidance', text, str)
   if text.strip() in ('', 'none'):

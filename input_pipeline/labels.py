@@ -21,7 +21,7 @@ def parse_labels(where: str, text: str) -> np.ndarray:
     text: Contents of the file.
 
   Raises:
-    InputError: for anything but classes; the message names the first line.
+    InputError: A line is not a class; the message names the first one.
   """
   words = text.split()
   for number, word in enumerate(words, 1):
@@ -37,7 +37,7 @@ def as_labels(where: str, labels: np.ndarray) -> np.ndarray:
   """Checks an array of labels (n,) and returns it as int64.
 
   Raises:
-    InputError: for text, fractions or negative numbers.
+    InputError: A label is text, a fraction or a negative number.
   """
   hint = (
     'expected the number of a class, 0 or more; write the images without '

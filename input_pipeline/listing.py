@@ -80,8 +80,8 @@ def list_files(place: str) -> Listing | None:
   """Lists a folder or a .zip archive and follows links; None if it is neither.
 
   Raises:
-    InputError: for an unreadable folder, a damaged archive, or a link to
-      nothing or to a folder that is already listed.
+    InputError: A folder is unreadable, an archive is damaged, or a link leads
+      to nothing or to a folder that is already listed.
   """
   path = os.path.expanduser(place)
   if os.path.isdir(path):

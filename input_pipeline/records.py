@@ -232,8 +232,8 @@ class LatentSource:
     """Opens the split and checks the sizes of all shards.
 
     Raises:
-      InputError: for metadata that are missing or damaged, or a shard that is
-        missing or of another size.
+      InputError: Metadata are missing or damaged, or a shard is missing or has
+        another size.
     """
     self.folder = pathlib.Path(folder)
     self.metadata = Metadata.load(folder)

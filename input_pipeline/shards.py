@@ -104,8 +104,8 @@ class ShardWriter:
     """Writes records of labels (n,) and arrays (n, ...).
 
     Raises:
-      InputError: for a label that is not a class.
-      PrepareError: for arrays that are not finite, or a full disk.
+      InputError: A label is not a class.
+      PrepareError: Arrays are not finite, or the disk is full.
     """
     bad = labels[(labels < 0) | (labels >= len(self._counts))]
     if bad.size:

@@ -103,7 +103,7 @@ def plan_labels(
     names: Name of each class, as far as known.
 
   Raises:
-    InputError: for an unknown plan or class.
+    InputError: The plan or a class is unknown.
   """
   check_value('number of labels', num, Count)
   index = np.arange(num)

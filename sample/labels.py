@@ -25,7 +25,7 @@ def find_classes(
     others: Other words that the caller accepts, for the error message.
 
   Raises:
-    InputError: for a word that names no class, or more than one.
+    InputError: A word names no class, or more than one.
   """
   words, classes = text.split(','), []
   rules: tuple[Callable[[str], str], ...] = (str, _plain, _short)

@@ -40,7 +40,7 @@ def tile(
     gap: Number of white pixels around each image.
 
   Raises:
-    InputError: for other shapes, or no columns.
+    InputError: The shape is another one, or there are no columns.
   """
   if images.ndim != 4 or columns < 1 or scale < 1:
     raise InputError(

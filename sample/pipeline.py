@@ -76,7 +76,7 @@ class Pipeline:
       **sampling: Fields of `SampleConfig` to change, such as steps=25.
 
     Raises:
-      InputError: for wrong arguments.
+      InputError: An argument is wrong.
     """
     check_value('seed', seed, Seed)
     labels, sampler = self._checked(labels), self._sampler(sampling)

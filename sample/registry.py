@@ -43,7 +43,7 @@ def make_solver(text: str, path: Path) -> Solver | Dopri5:
   """Returns the solver that the text describes, on a path.
 
   Raises:
-    InputError: for an unknown solver or option, or an unsuitable path.
+    InputError: A solver or option is unknown, or the path is unsuitable.
   """
   check_value('sample.solver', text, str)
   name, *assignments = text.split(':')

@@ -60,7 +60,7 @@ def record_trajectory(
     frames: Number of evenly spaced steps, including the first and the last.
 
   Raises:
-    InputError: for an adaptive solver, or parts that do not fit.
+    InputError: The solver is adaptive, or the parts do not fit.
   """
   sampler.check(guidance)
   config, path = sampler.config, sampler.path

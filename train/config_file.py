@@ -82,7 +82,7 @@ def override(
   """Applies assignments such as 'optimizer.lr=2e-4' to a locked config.
 
   Raises:
-    InputError: for a wrong type or an unknown key; suggests the closest key.
+    InputError: A type is wrong or a key is unknown; suggests the closest key.
   """
   known = flatten(config.to_dict())
   check_keys(assignments, known)

@@ -143,7 +143,7 @@ def read_sections(
     kinds: Dataclass of each section, from `sections_of`.
 
   Raises:
-    InputError: for missing or unknown sections or keys.
+    InputError: A section or key is missing or unknown.
   """
   expected = {'seed', *kinds}
   # Sampling a student needs no section distill; `distill.config` reads it.

@@ -86,7 +86,7 @@ class Source:
     """Returns the experiment, with overrides of keys that change no weights.
 
     Raises:
-      InputError: for keys that belong to the run or folder.
+      InputError: A key belongs to the run or folder.
     """
     if not self.is_run:
       return _open_folder(self.place, overrides)

@@ -55,7 +55,7 @@ def open_setup(
     autoencoder: Decoder of latents, as text; None for the stored one.
 
   Raises:
-    InputError: for a run that cannot work here; nothing is compiled.
+    InputError: The run cannot work here; nothing is compiled.
   """
   mesh = make_mesh(experiment.mesh)
   check_settings(experiment, mesh)
@@ -88,7 +88,7 @@ def make_setup(
     autoencoder: Decoder of latents, as text; None for the stored one.
 
   Raises:
-    InputError: for a required decoder that is missing or does not fit.
+    InputError: A required decoder is missing or does not fit.
   """
   if workdir and (known := load_latents(workdir).decoder):
     latents = dataclasses.replace(latents, decoder=known)

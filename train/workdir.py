@@ -90,7 +90,7 @@ def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
   Raises:
     InputError: if another job trains the run, or the folder cannot be written.
     WriteError: if the disk is full.
-    PrepareError: with the same reason, on processes other than the first.
+    PrepareError: Raised for the same reason on the other processes.
   """
   with writing(
     workdir, 'run', command, writes=WRITES, instead='choose another --workdir'

@@ -75,7 +75,7 @@ def kl_from_published(
     dtype: Type of activations; see AutoencoderConfig.
 
   Raises:
-    InputError: for a missing, unknown or misshapen tensor.
+    InputError: A tensor is missing, unknown or misshapen.
   """
   tensors = {
     # Full Stable Diffusion checkpoints have this prefix.

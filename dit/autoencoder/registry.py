@@ -71,7 +71,7 @@ def load(
     **options: Options of the reader: dtype; norm_groups (KL).
 
   Raises:
-    InputError: for an unknown name, or tensors that do not match it.
+    InputError: The name is unknown, or the tensors do not match it.
   """
   check_choice('autoencoder', name, AUTOENCODERS)
   published = AUTOENCODERS[name]

@@ -173,7 +173,7 @@ def from_published(
     null_label: Whether the last label is the null label.
 
   Raises:
-    InputError: for a missing, unknown or misshapen tensor.
+    InputError: A tensor is missing, unknown or misshapen.
   """
   check_choice('family', family, FAMILIES)
   if family == 'repa':

@@ -116,7 +116,7 @@ def quantize(params: Mapping[str, np.ndarray], scheme: str) -> Arrays:
     scheme: One of SCHEMES.
 
   Raises:
-    InputError: for parameters that are not finite.
+    InputError: Parameters are not finite.
   """
   arrays = {}
   for name, param in params.items():
