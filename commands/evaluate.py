@@ -107,7 +107,7 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
           progress(at)
 
       labels = images.labels
-      sets = evaluator.summarise(
+      sets = evaluator.summarize(
         batches(), None if labels is None else labels[used], parts[used]
       )
     return _report(
@@ -178,7 +178,7 @@ def evaluate_run(
 
       for repeat in range(config.repeats):
         index = np.arange(repeat * num, (repeat + 1) * num)
-        sets += evaluator.summarise(images(index), job.labels[index])
+        sets += evaluator.summarize(images(index), job.labels[index])
     seconds = time.monotonic() - begin
     return _report(
       evaluator,

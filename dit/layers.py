@@ -67,9 +67,9 @@ def wide(dtype: str | jax.typing.DTypeLike) -> jnp.dtype:
 def layer_norm(h: jax.Array, epsilon: float = _EPSILON) -> jax.Array:
   """Normalizes the last axis without gain, in float32."""
   h32 = h.astype(wide(h.dtype))
-  centred = h32 - h32.mean(-1, keepdims=True)
-  variance = jnp.square(centred).mean(-1, keepdims=True)
-  return (centred * jax.lax.rsqrt(variance + epsilon)).astype(h.dtype)
+  centered = h32 - h32.mean(-1, keepdims=True)
+  variance = jnp.square(centered).mean(-1, keepdims=True)
+  return (centered * jax.lax.rsqrt(variance + epsilon)).astype(h.dtype)
 
 
 class RMSNorm(nnx.Module):

@@ -125,7 +125,7 @@ class Evaluator:
   reference: Reference
   mesh: Mesh
 
-  def summarise(
+  def summarize(
     self,
     batches: Iterable[np.ndarray],
     labels: np.ndarray | None = None,
@@ -165,7 +165,7 @@ class Evaluator:
     repeats = self.config.repeats
     parts = divide(len(images), len(images) // repeats, repeats)
     used = parts >= 0
-    return self(self.summarise([images[used]], labels[used], parts[used]))
+    return self(self.summarize([images[used]], labels[used], parts[used]))
 
   def protocol(self) -> dict[str, Any]:
     """Returns JSON values of all that the figures depend on but the images."""

@@ -73,9 +73,9 @@ def precision_recall(
   reference, sample = check_features(reference), check_features(sample)
   check_same_features(sample.shape[1], reference.shape[1])
   if not float16:  # centering avoids cancellation far from 0
-    centre = reference.mean(0, dtype=np.float64)
+    center = reference.mean(0, dtype=np.float64)
     reference, sample = (
-      (x - centre).astype(np.float32) for x in (reference, sample)
+      (x - center).astype(np.float32) for x in (reference, sample)
     )
   # No point is inside the ball of a padded row, of radius -1.
   reference_radii, sample_radii = (

@@ -63,8 +63,8 @@ def _bicubic(size: int) -> np.ndarray:
   """Returns weights of Keys' cubic, a = -1/2, as wide as the larger pixel."""
   scale = size / SIZE
   width = max(scale, 1.0)
-  centre = (np.arange(SIZE)[:, None] + 0.5) * scale
-  d = np.abs(np.arange(size) + 0.5 - centre) / width
+  center = (np.arange(SIZE)[:, None] + 0.5) * scale
+  d = np.abs(np.arange(size) + 0.5 - center) / width
   near = (1.5 * d - 2.5) * d * d + 1
   far = ((-0.5 * d + 2.5) * d - 4) * d + 2
   matrix = np.where(d < 1, near, np.where(d < 2, far, 0.0))

@@ -194,7 +194,7 @@ def _check_images(
   if missing:
     raise InputError(
       f'records hold {sorted(record)}, without {sorted(missing)}; a '
-      'class-labelled image set is needed.'
+      'class-labeled image set is needed.'
     )
   if config.autoencoder != 'pixels':
     raise InputError(

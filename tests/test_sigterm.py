@@ -13,7 +13,7 @@ from sample import output
   [
     ('sample', output.Store, '_make_folder', 'finished images are kept'),
     ('sweep', sweep, '_as_csv', 'measured points are kept'),
-    ('evaluate', Evaluator, 'summarise', 'nothing unfinished is kept'),
+    ('evaluate', Evaluator, 'summarize', 'nothing unfinished is kept'),
   ],
 )
 def test_sigterm_says_what_is_kept(

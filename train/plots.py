@@ -22,7 +22,7 @@ def losses(rows: Rows) -> Figure | None:
   return _figure(rows, [('loss', {name: label(name) for name in names}, 'log')])
 
 
-def optimisation(rows: Rows) -> Figure | None:
+def optimization(rows: Rows) -> Figure | None:
   """Plots gradient norm and learning rate."""
   return _figure(
     rows,

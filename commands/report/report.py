@@ -120,7 +120,7 @@ class _Run:
     return self._plots(
       ('Every term of the loss.', plots.losses(rows)),
       ('Terms of distillation.', plots.panels_of(rows, 'distill/')),
-      ('Norm of the gradient, and learning rate.', plots.optimisation(rows)),
+      ('Norm of the gradient, and learning rate.', plots.optimization(rows)),
     )
 
   def throughput(self) -> Markup:

@@ -38,8 +38,8 @@ def test_moments(rng):
   features = rng.normal(size=(7, 3)).astype(np.float32)
   moments = Moments.of(features)
   assert moments.mean.dtype == moments.covariance.dtype == np.float64
-  centred = features - features.astype(np.float64).mean(0)
-  np.testing.assert_allclose(moments.covariance, centred.T @ centred / 6)
+  centered = features - features.astype(np.float64).mean(0)
+  np.testing.assert_allclose(moments.covariance, centered.T @ centered / 6)
 
 
 def test_one_feature():

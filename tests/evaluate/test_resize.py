@@ -31,7 +31,7 @@ def test_clean_fid_is_pillows_bicubic(shape):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_pytorch_fid_samples_between_centres_without_antialiasing(shape):
+def test_pytorch_fid_samples_between_centers_without_antialiasing(shape):
   images = images_of(shape).astype(np.float32)
   expected = jax.image.resize(
     images, (1, SIZE, SIZE, 3), 'linear', antialias=False
@@ -64,10 +64,10 @@ def test_images_of_the_right_size_stay(preset):
 
 
 @pytest.mark.parametrize('preset', PRESETS)
-def test_grey_is_three_times_the_same(preset):
-  grey = images_of((32, 32))[..., :1]
+def test_gray_is_three_times_the_same(preset):
+  gray = images_of((32, 32))[..., :1]
   np.testing.assert_allclose(
-    preprocess(grey, preset), preprocess(grey.repeat(3, -1), preset), atol=1e-6
+    preprocess(gray, preset), preprocess(gray.repeat(3, -1), preset), atol=1e-6
   )
 
 

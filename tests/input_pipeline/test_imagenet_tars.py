@@ -31,8 +31,8 @@ def write_tar(path, files):
 def images():
   if not SAMPLE.is_dir():
     pytest.skip(f'{SAMPLE} is absent')
-  grey = SAMPLE / 'n02692877' / 'n02692877_airship.JPEG'
-  paths = [*sorted(SAMPLE.rglob('*.JPEG'))[::40], grey]
+  gray = SAMPLE / 'n02692877' / 'n02692877_airship.JPEG'
+  paths = [*sorted(SAMPLE.rglob('*.JPEG'))[::40], gray]
   return {(p.parent.name, p.name): p.read_bytes() for p in paths}
 
 

@@ -45,16 +45,16 @@ def test_modes_become_rgb(mode):
   np.testing.assert_array_equal(decoded, source.convert('RGB'))
 
 
-def test_grey_has_three_equal_channels():
-  grey = gradient()[..., 0]
-  decoded = np.asarray(decode(file_of(Image.fromarray(grey))))
+def test_gray_has_three_equal_channels():
+  gray = gradient()[..., 0]
+  decoded = np.asarray(decode(file_of(Image.fromarray(gray))))
   for channel in range(3):
-    np.testing.assert_array_equal(decoded[..., channel], grey)
+    np.testing.assert_array_equal(decoded[..., channel], gray)
 
 
-def test_cmyk_jpeg_has_its_colours():
-  colour = Image.new('RGB', (16, 16), (200, 30, 90))
-  data = file_of(colour.convert('CMYK'), 'JPEG', quality=95)
+def test_cmyk_jpeg_has_its_colors():
+  color = Image.new('RGB', (16, 16), (200, 30, 90))
+  data = file_of(color.convert('CMYK'), 'JPEG', quality=95)
   middle = np.asarray(decode(data))[8, 8]
   np.testing.assert_allclose(middle, (200, 30, 90), atol=4)
 
@@ -120,7 +120,7 @@ def test_twice_the_size_is_averaged():
   np.testing.assert_array_equal(crop, halved(halved(image)))
 
 
-def test_the_centre_is_cut_out():
+def test_the_center_is_cut_out():
   image = noise(32, 70)  # halved to 16 x 35
   crop = center_crop(Image.fromarray(image), 16)
   np.testing.assert_array_equal(crop, halved(image)[:, 9:25])

@@ -16,8 +16,8 @@ COUNT = 23
 LABELS = (np.arange(COUNT) % 10).astype(np.int32)
 PROTOCOL = {'guidance': 'ig:1.5', 'sampling': {'steps': 50}, 'seed': 0}
 RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (COUNT, 6, 6, 1), np.uint8)
-COLOUR = RNG.integers(0, 256, (COUNT, 6, 6, 3), np.uint8)
+GRAY = RNG.integers(0, 256, (COUNT, 6, 6, 1), np.uint8)
+COLOR = RNG.integers(0, 256, (COUNT, 6, 6, 3), np.uint8)
 
 
 def opened(folder, form='npz', labels=LABELS, **kwargs):
@@ -53,7 +53,7 @@ def result(folder, form):
 
 
 @pytest.mark.parametrize('form', store_lib.FORMATS)
-@pytest.mark.parametrize('images', [GREY, COLOUR], ids=['grey', 'colour'])
+@pytest.mark.parametrize('images', [GRAY, COLOR], ids=['gray', 'color'])
 def test_all_at_once(tmp_path, form, images):
   store = opened(tmp_path, form)
   np.testing.assert_array_equal(store.missing(), np.arange(COUNT))
@@ -80,17 +80,17 @@ def test_all_at_once(tmp_path, form, images):
 def test_goes_on_with_another_batch_size(tmp_path, form, again):
   first = opened(tmp_path, form)
   for index in (np.arange(4), np.asarray([9, 7, 15, 22])):
-    first.add(index, COLOUR[index])
+    first.add(index, COLOR[index])
   first.close()
   second = opened(tmp_path, form)
   done = {0, 1, 2, 3, 7, 9, 15, 22}
   assert set(second.missing().tolist()) == set(range(COUNT)) - done
-  fill(second, COLOUR, again)
-  np.testing.assert_array_equal(result(tmp_path, form)[0], COLOUR)
+  fill(second, COLOR, again)
+  np.testing.assert_array_equal(result(tmp_path, form)[0], COLOR)
 
 
 def test_done_stays_done(tmp_path):
-  fill(opened(tmp_path), GREY)
+  fill(opened(tmp_path), GRAY)
   before = (tmp_path / 'samples.npz').stat().st_mtime_ns
   store = opened(tmp_path)
   assert store.complete and not len(store.missing())
@@ -104,7 +104,7 @@ def test_weights_may_be_moved(tmp_path):
     PROTOCOL | {'folder': f'{place}/net', 'guide': {'folder': f'{place}/weak'}}
     for place in ('/here', '/elsewhere')
   )
-  fill(opened(tmp_path, protocol=next(places)), GREY)
+  fill(opened(tmp_path, protocol=next(places)), GRAY)
   store = opened(tmp_path, protocol=next(places))
   assert store.complete
   store.close()
@@ -116,13 +116,13 @@ def test_killed_while_everything_is_put_together(tmp_path, form, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(store_lib.Store, '_write_protocol', killed)
     with pytest.raises(KeyboardInterrupt):
-      fill(store, GREY)
+      fill(store, GRAY)
   store.close()
   again = opened(tmp_path, form)
   assert not again.complete and not len(again.missing())
   again.finish({})
   again.close()
-  np.testing.assert_array_equal(result(tmp_path, form)[0], GREY)
+  np.testing.assert_array_equal(result(tmp_path, form)[0], GRAY)
 
 
 def killed(*args, **kwargs):
@@ -132,7 +132,7 @@ def killed(*args, **kwargs):
 @pytest.mark.parametrize('form', store_lib.FORMATS)
 def test_half_written_files_do_not_count(tmp_path, form):
   store = opened(tmp_path, form)
-  store.add(np.arange(4), GREY[:4])
+  store.add(np.arange(4), GRAY[:4])
   store.close()
   inside = tmp_path / ('parts' if form == 'npz' else 'images')
   name = '00000004.npz' if form == 'npz' else '000004.png'
@@ -161,23 +161,23 @@ def test_half_written_files_do_not_count(tmp_path, form):
 def test_another_protocol_is_refused(tmp_path, changes, message, whole):
   store = opened(tmp_path)
   if whole:
-    fill(store, GREY)
+    fill(store, GRAY)
   store.close()
   other = PROTOCOL | changes
   with pytest.raises(InputError, match=message) as error:
     opened(tmp_path, protocol=other)
   assert '--overwrite' in str(error.value)
   if whole:  # nothing is lost
-    np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GREY)
-  fill(opened(tmp_path, protocol=other, overwrite=True), GREY[::-1].copy())
-  np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GREY[::-1])
+    np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GRAY)
+  fill(opened(tmp_path, protocol=other, overwrite=True), GRAY[::-1].copy())
+  np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GRAY[::-1])
 
 
 def test_another_format_is_another_protocol(tmp_path):
-  fill(opened(tmp_path), GREY)
+  fill(opened(tmp_path), GRAY)
   with pytest.raises(InputError, match='format: "npz" -> "png"'):
     opened(tmp_path, 'png')
-  fill(opened(tmp_path, 'png', overwrite=True), GREY)
+  fill(opened(tmp_path, 'png', overwrite=True), GRAY)
   assert not (tmp_path / 'samples.npz').exists()
 
 
@@ -199,22 +199,22 @@ def test_what_is_not_ours_is_left_alone(tmp_path, name, overwrite):
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"a": 1}', '5', '"complete"',
                                   '{"complete": 1}'])  # fmt: skip
 def test_a_protocol_that_is_not_ours_is_left_alone(tmp_path, text):
-  fill(opened(tmp_path), GREY)
+  fill(opened(tmp_path), GRAY)
   (tmp_path / 'samples.json').write_text(text)
   for overwrite in (False, True):
     with pytest.raises(InputError, match='not written by this command'):
       opened(tmp_path, overwrite=overwrite)
-  np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GREY)
+  np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GRAY)
 
 
 def test_overwriting_takes_only_what_is_ours(tmp_path):
-  fill(opened(tmp_path, 'png'), GREY)
+  fill(opened(tmp_path, 'png'), GRAY)
   mine = [tmp_path / 'images' / 'holiday.jpg', tmp_path / '.notes.3',
           tmp_path / 'images' / 'notes.png']  # fmt: skip
   for path in mine:
     path.write_bytes(b'mine')
   other = PROTOCOL | {'seed': 1}
-  fill(opened(tmp_path, protocol=other, overwrite=True), GREY)
+  fill(opened(tmp_path, protocol=other, overwrite=True), GRAY)
   assert all(path.read_bytes() == b'mine' for path in mine)
   assert not (tmp_path / 'images' / '000000.png').exists()
 
@@ -224,7 +224,7 @@ def test_one_command_at_a_time(tmp_path):
     with pytest.raises(InputError, match='is being written by `sample`'):
       with locked(tmp_path):
         pass
-    fill(opened(tmp_path), GREY)
+    fill(opened(tmp_path), GRAY)
   with locked(tmp_path):
     assert opened(tmp_path).complete
 
@@ -233,7 +233,7 @@ def test_images_that_are_removed_meanwhile_are_said(tmp_path):
   store = opened(tmp_path)
   for begin in range(0, COUNT, 8):
     index = np.arange(COUNT)[begin : begin + 8]
-    store.add(index, GREY[index])
+    store.add(index, GRAY[index])
   store._wait()
   (tmp_path / 'parts' / '00000008.npz').unlink()
   with pytest.raises(WriteError, match='8 finished images are no longer in'):
@@ -241,26 +241,26 @@ def test_images_that_are_removed_meanwhile_are_said(tmp_path):
   store.close()
   again = opened(tmp_path)
   assert len(again.missing()) == 8
-  fill(again, GREY)
+  fill(again, GRAY)
 
 
 def test_a_damaged_part_is_drawn_again(tmp_path):
   store = opened(tmp_path)
   for begin in (0, 4, 8):
-    store.add(np.arange(begin, begin + 4), GREY[begin : begin + 4])
+    store.add(np.arange(begin, begin + 4), GRAY[begin : begin + 4])
   store.close()
   (tmp_path / 'parts' / '00000000.npz').write_bytes(b'')
   part = tmp_path / 'parts' / '00000004.npz'
   part.write_bytes(part.read_bytes()[:-40])
   again = opened(tmp_path)
   assert again.missing().tolist() == [*range(8), *range(12, COUNT)]
-  fill(again, GREY)
-  np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GREY)
+  fill(again, GRAY)
+  np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GRAY)
 
 
 @pytest.mark.parametrize('form', store_lib.FORMATS)
 def test_results_that_are_gone_are_drawn_again(tmp_path, form):
-  fill(opened(tmp_path, form), GREY)
+  fill(opened(tmp_path, form), GRAY)
   if form == 'npz':
     (tmp_path / 'samples.npz').unlink()
   else:
@@ -268,8 +268,8 @@ def test_results_that_are_gone_are_drawn_again(tmp_path, form):
   store = opened(tmp_path, form)
   assert not store.complete
   assert len(store.missing()) == (COUNT if form == 'npz' else 1)
-  fill(store, GREY)
-  np.testing.assert_array_equal(result(tmp_path, form)[0], GREY)
+  fill(store, GRAY)
+  np.testing.assert_array_equal(result(tmp_path, form)[0], GRAY)
 
 
 def test_a_failed_write_is_not_swallowed(tmp_path, monkeypatch):
@@ -279,9 +279,9 @@ def test_a_failed_write_is_not_swallowed(tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device', str(path))
 
   monkeypatch.setattr(type(store.folder), 'write_bytes', full)
-  store.add(np.arange(4), GREY[:4])
+  store.add(np.arange(4), GRAY[:4])
   with pytest.raises(WriteError, match='No space'):
-    store.add(np.arange(4, 8), GREY[4:8])
+    store.add(np.arange(4, 8), GRAY[4:8])
   monkeypatch.undo()
   store.close()
 
@@ -302,5 +302,5 @@ def test_more_images_than_a_part_holds_are_read_part_by_part(tmp_path):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(store_lib, '_load', counted)
-    fill(store, GREY, size=5)
+    fill(store, GRAY, size=5)
   assert len([name for _, name in loaded if name == 'images']) <= 2 * 5

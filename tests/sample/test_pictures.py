@@ -51,10 +51,8 @@ def test_tile_keeps_pixels_in_place():
 
 def test_sheet():
   gray = np.zeros((3, 4, 4, 1), np.uint8)
-  colour = np.full((2, 4, 4, 3), 100, np.uint8)
-  sheet = pictures.sheet(
-    [('a', gray), ('b\nc', colour)], 2, scale=10, margin=60
-  )
+  color = np.full((2, 4, 4, 3), 100, np.uint8)
+  sheet = pictures.sheet([('a', gray), ('b\nc', color)], 2, scale=10, margin=60)
   # A line of 8 above each block, and rows of 4 * 10 + 4.
   assert sheet.shape == (8 + 2 * 44 + 8 + 44, 60 + 2 * 44, 3)
   assert sheet.dtype == np.uint8

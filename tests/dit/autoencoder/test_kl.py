@@ -282,6 +282,6 @@ def test_norm_keeps_small_changes_on_a_large_mean():
   norm = group_norm(8, 2, 1e-6, dtype='float32', rngs=nnx.Rngs(0))
   h = 300 + np.random.default_rng(0).standard_normal((1, 4, 4, 8), np.float32)
   groups = h.astype(np.float64).reshape(16, 2, 4)
-  centred = groups - groups.mean((0, 2), keepdims=True)
-  expected = centred / centred.std((0, 2), keepdims=True)
+  centered = groups - groups.mean((0, 2), keepdims=True)
+  expected = centered / centered.std((0, 2), keepdims=True)
   np.testing.assert_allclose(norm(h).reshape(16, 2, 4), expected, atol=1e-4)
