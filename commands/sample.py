@@ -15,7 +15,7 @@ from core.errors import InputError, NonFiniteError
 from core.processes import writing
 from core.progress import image_progress
 from sample import nonfinite
-from sample.output import WRITES, Store
+from sample.image_folder import WRITES, ImageFolder
 from train import workdir
 from train.config_file import load_config, override
 from train.experiment import build
@@ -67,7 +67,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
     protocol = job.load()
     store = None
     if jax.process_index() == 0:  # writes, and tells the others
-      store = Store(
+      store = ImageFolder(
         folder, protocol, job.labels, form=form, overwrite=overwrite
       )
       stack.callback(store.close)
@@ -112,7 +112,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
   logging.info('%d images (%s, %s) in %s.', num, job.guidance, cost, folder)
 
 
-def _missing(store: Store | None, num: int) -> np.ndarray:
+def _missing(store: ImageFolder | None, num: int) -> np.ndarray:
   """Returns the numbers of the missing images, equal in every process."""
   mask = np.zeros(num, bool)
   if store is not None:

@@ -23,7 +23,7 @@ from dit.config import DiTConfig
 from dit.latents import LatentSpace, Normalisation
 from dit.path import Linear, path_named
 from dit.sharding import make_mesh
-from dit.weights.restore import steps_of
+from dit.weights.checkpoint_names import saved_steps
 from input_pipeline.batches import batches
 from input_pipeline.sources import (
   check_source,
@@ -99,7 +99,7 @@ def check(
   )
   _check_grid(experiment)
   start = Source.at(experiment.train.init_from or config.teacher)
-  if not (workdir and steps_of(workdir)):
+  if not (workdir and saved_steps(workdir)):
     check_same(experiment, start, but=('taps',))
     start.check()
   source = None

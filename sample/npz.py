@@ -1,7 +1,8 @@
-"""Arrays of .npz files, read after their headers are checked.
+"""Reads and writes the .npz files of images.
 
 A damaged header can claim 10^12 images, or nest brackets until Python's parser
-fails. The claimed size is compared with the size of the archive.
+fails. Reading compares the claimed size with the size of the archive. Writing
+streams, so that 50,000 images need the memory of one.
 """
 
 import contextlib
@@ -10,13 +11,14 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 import numpy as np
 from etils import epath
 
 from core.errors import InputError, reason
+from core.files import replacing
 
 # Largest compression ratio; that of deflate is at most 1,032.
 _RATIO = 1040
@@ -90,3 +92,35 @@ def names_of(path: epath.Path) -> set[str]:
     raise InputError(
       f'{path} is damaged, or not an .npz ({reason(error)}).'
     ) from error
+
+
+def write_images(
+  path: epath.Path,
+  images: Iterable[np.ndarray],
+  labels: np.ndarray,
+  shape: Sequence[int],
+) -> None:
+  """Writes images one by one, in the format of the ADM evaluator.
+
+  Args:
+    path: File; it appears when all images are written.
+    images: As many images of `shape` uint8 as there are labels.
+    labels: Labels (n,) int.
+    shape: Shape (H, W, C) of one image.
+  """
+  header = {
+    'descr': '|u1',
+    'fortran_order': False,
+    'shape': (len(labels), *shape),
+  }
+  with (
+    replacing(path) as partial,
+    partial.open('wb') as file,
+    zipfile.ZipFile(file, 'w') as archive,
+  ):
+    with archive.open('arr_0.npy', 'w', force_zip64=True) as array:
+      np.lib.format.write_array_header_1_0(array, header)
+      for image in images:
+        array.write(image.tobytes())
+    with archive.open('arr_1.npy', 'w') as array:
+      np.lib.format.write_array(array, labels)

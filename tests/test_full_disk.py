@@ -9,7 +9,8 @@ import pytest
 from command_runs import ROOT, run
 
 from commands import evaluate
-from sample import output, pictures
+from sample import pictures
+from sample.image_folder import ImageFolder
 
 SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
          'model.taps=(1,)', 'checkpoint.every_images=640',
@@ -118,14 +119,14 @@ def test_weights_that_do_not_fit_leave_nothing(disk, argv, command):
 
 @pytest.mark.parametrize('moment', ['_write_protocol', 'add', 'finish'])
 def test_samples_go_on_where_the_disk_was_full(disk, argv, monkeypatch, moment):
-  whole = getattr(output.Store, moment)
+  whole = getattr(ImageFolder, moment)
 
   def full(*args, **kwargs):
     if not (disk / 'ballast').exists():
       fill(disk)
     whole(*args, **kwargs)
 
-  monkeypatch.setattr(output.Store, moment, full)
+  monkeypatch.setattr(ImageFolder, moment, full)
   failed(argv('sample', disk / 'out'))
   monkeypatch.undo()
   (disk / 'ballast').unlink()

@@ -5,13 +5,13 @@ from command_runs import run
 
 from evaluate import sweep
 from evaluate.evaluator import Evaluator
-from sample import output
+from sample.image_folder import ImageFolder
 
 
 @pytest.mark.parametrize(
   ('command', 'owner', 'moment', 'kept'),
   [
-    ('sample', output.Store, '_make_folder', 'finished images are kept'),
+    ('sample', ImageFolder, '_make_folder', 'finished images are kept'),
     ('sweep', sweep, '_as_csv', 'measured points are kept'),
     ('evaluate', Evaluator, 'summarize', 'nothing unfinished is kept'),
   ],

@@ -30,13 +30,9 @@ from core.errors import InputError, RunError, reason
 from core.files import read_json
 from core.processes import everywhere
 from core.ranges import MOST_IMAGES, Choice, Images, Range, check_fields
+from dit.weights.checkpoint_names import checkpoints_folder, saved_steps
 from dit.weights.digests import check_digests, digests_of
-from dit.weights.restore import (
-  folder_of,
-  restore_newest,
-  steps_of,
-  unreadable,
-)
+from dit.weights.restore import restore_newest, unreadable
 from evaluate.metrics import METRICS
 from train.state import TrainState
 
@@ -89,7 +85,7 @@ class Checkpointer:
       keep_period: Interval in steps between checkpoints that are never deleted.
     """
     self._config, self._keep_period = config, keep_period
-    self._folder = folder_of(workdir)
+    self._folder = checkpoints_folder(workdir)
     self._saving: int | None = None
     self._aside = self._folder.parent / 'damaged'
     self._manager = self._open()
@@ -111,7 +107,7 @@ class Checkpointer:
       )
     self._folder.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
-      for step in steps_of(self._folder.parent):
+      for step in saved_steps(self._folder.parent):
         _mend_metrics(self._folder / str(step) / 'metrics' / 'metrics')
     everywhere(1)  # waits for process 0
     return ocp.CheckpointManager(

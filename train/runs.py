@@ -24,13 +24,9 @@ from dit.base import NetworkConfig, Params
 from dit.latents import LatentSpace
 from dit.types import Denoiser
 from dit.weights import folder as weights
+from dit.weights.checkpoint_names import checkpoint_step
 from dit.weights.finite import check_finite
-from dit.weights.restore import (
-  DIVERGED,
-  WEIGHTS,
-  checkpoint_step,
-  restore_weights,
-)
+from dit.weights.restore import DIVERGED, WEIGHTS, restore_weights
 from sample.generate import SampleConfig
 from sample.saved_network import OF_MACHINE, open_network
 from train import posthoc_ema, workdir

@@ -11,7 +11,7 @@ from dit import backbone
 from dit.autoencoder import Autoencoder
 from dit.latents import LatentSpace
 from dit.sharding import check_batch, make_mesh
-from dit.weights.restore import steps_of
+from dit.weights.checkpoint_names import saved_steps
 from input_pipeline.sources import check_source, latent_space_of, open_source
 from sample.decoder import read_decoder, remembered
 from sample.saved_network import load_latents
@@ -63,7 +63,7 @@ def open_setup(
   check_source(records, experiment.data, experiment.model)
   if experiment.data.test_split:
     open_source(experiment.data, experiment.data.test_split)
-  if experiment.train.init_from and not (workdir and steps_of(workdir)):
+  if experiment.train.init_from and not (workdir and saved_steps(workdir)):
     check_start(experiment)
   latents = latent_space_of(records, experiment.data)
   return make_setup(experiment, mesh, records, latents, workdir, autoencoder)

@@ -31,7 +31,7 @@ from core.files import read_json, write_json
 from core.nested import flatten
 from core.processes import writing
 from core.ranges import PathText, check_value
-from dit.weights.restore import steps_of
+from dit.weights.checkpoint_names import saved_steps
 from sample.saved_network import LATENTS, load_config
 from train.config_file import load_config as load_config_file
 
@@ -150,7 +150,7 @@ def _change_length(
 ) -> None:
   """Logs the change of length; InputError if the run has passed the new one."""
   images, size = (config['train'][key] for key in ('images', 'batch_size'))
-  step = max(steps_of(workdir), default=0)
+  step = max(saved_steps(workdir), default=0)
   if step > max(images // size, 1):
     raise InputError(
       f'train.images is {images}, but the run in {workdir} has trained '

@@ -21,7 +21,7 @@ from core.files import read_json, write_bytes
 from core.nested import flatten
 from core.processes import writing
 from dit import backbone
-from dit.weights.restore import steps_of
+from dit.weights.checkpoint_names import saved_steps
 from evaluate.sweep import SweepGrid, read_points
 from guidance import parse
 from sample.labels import class_name
@@ -109,7 +109,7 @@ class _Run:
       self._experiment,
       read_json(self.place / 'config.json')['model']['name'],
       sum(leaf.size for leaf in leaves),
-      steps_of(self.place),
+      saved_steps(self.place),
       self._rows,
     ) + self._file(
       self.place / 'run.json', lambda path: self._html.origin(read_json(path))

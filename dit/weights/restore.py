@@ -11,6 +11,11 @@ from core.errors import InputError, reason
 from dit import backbone
 from dit.base import NetworkConfig, Params
 from dit.sharding import placed
+from dit.weights.checkpoint_names import (
+  checkpoint_step,
+  checkpoints_folder,
+  saved_steps,
+)
 from dit.weights.digests import check_digests
 from dit.weights.finite import check_finite
 
@@ -23,38 +28,6 @@ DIVERGED = (
   'training diverged: take an earlier --step, or convert it with '
   '--allow_nonfinite to study it'
 )
-
-
-def folder_of(workdir: epath.PathLike) -> epath.Path:
-  """Returns the folder of a run's checkpoints."""
-  return epath.Path(workdir).expanduser().resolve() / 'checkpoints'
-
-
-def steps_of(workdir: epath.PathLike) -> list[int]:
-  """Returns the steps of a run's complete checkpoints, in rising order."""
-  folder = folder_of(workdir)
-  if not folder.exists():
-    return []
-  if not folder.is_dir():
-    raise InputError(f'{folder} is a file, expected a folder of checkpoints.')
-  return sorted(ocp.utils.checkpoint_steps(folder))
-
-
-def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
-  """Returns `step`, or by default the newest; raises InputError if missing."""
-  folder, steps = folder_of(workdir), steps_of(workdir)
-  if not steps:
-    raise InputError(
-      f'no checkpoint in {folder}; train first, with the train command of this '
-      'run, or wait until it has saved one.'
-    )
-  if step is not None and step not in steps:
-    raise InputError(
-      f'no checkpoint of step {step!r} in {folder}; there are steps '
-      f'{", ".join(map(str, steps))} (checkpoint.keep_every_images '
-      'keeps earlier ones).'
-    )
-  return max(steps) if step is None else step
 
 
 def restore_weights(
@@ -83,7 +56,7 @@ def restore_weights(
   target = weights_like(config, mesh, 'float32' if weights == 'ema' else None)
   params, step = restore_newest(workdir, WEIGHTS[weights], target, step)
   check_finite(
-    f'{weights} weights of {folder_of(workdir) / str(step)}',
+    f'{weights} weights of {checkpoints_folder(workdir) / str(step)}',
     params,
     advice=DIVERGED,
     allow=allow_nonfinite,
@@ -127,16 +100,17 @@ def restore_newest(
         raise
       if step is not None:
         raise InputError(
-          f'checkpoint {folder_of(workdir) / str(chosen)} was removed while it '
-          'was read, since the run is still training; leave --step out, or '
-          'raise checkpoint.keep or checkpoint.keep_every_images of the run.'
+          f'checkpoint {checkpoints_folder(workdir) / str(chosen)} was '
+          'removed while it was read, since the run is still training; leave '
+          '--step out, or raise checkpoint.keep or '
+          'checkpoint.keep_every_images of the run.'
         ) from error
 
 
 def _lasts(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
   """Waits, and returns whether a step is still kept (as the `newest`)."""
   for _ in range(_LOOKS):
-    steps = steps_of(workdir)
+    steps = saved_steps(workdir)
     if step not in steps or (newest and step != max(steps)):
       return False
     time.sleep(_PAUSE_SECONDS)
@@ -147,7 +121,7 @@ def restore_item(
   workdir: epath.PathLike, item: str, target: Any, step: int
 ) -> Any:
   """Reads and checks an item of a checkpoint; InputError if damaged."""
-  folder = folder_of(workdir) / str(step)
+  folder = checkpoints_folder(workdir) / str(step)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
       tree = checkpointer.restore(folder / item, target)

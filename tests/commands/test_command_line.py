@@ -17,7 +17,7 @@ from dit.weights.restore import WEIGHTS
 from evaluate.metrics import METRICS
 from evaluate.resize import PRESETS
 from guidance.parse import NAMES
-from sample.output import FORMATS
+from sample.image_folder import FORMATS
 from train.config_file import load_config
 
 BASE = flatten(load_config('configs/base.py').to_dict())

@@ -13,7 +13,7 @@ from distill import run as distilling
 from distill import sd35_flash
 from distill.config import build_student
 from dit.weights import folder as weights
-from dit.weights.restore import steps_of
+from dit.weights.checkpoint_names import saved_steps
 from train import config_file, workdir
 from train.metrics_log import read_metrics
 
@@ -91,7 +91,7 @@ def test_dry_run(teacher, tmp_path, argument, stages, passes):
 
 
 def test_leaves_what_a_run_leaves(student, teacher):
-  assert steps_of(student) == [2, 3]
+  assert saved_steps(student) == [2, 3]
   rows = read_metrics(student)
   assert [row['step'] for row in rows] == [1, 2, 3]
   for name in ('dm', 'ca', 'ca_to_dm', 'cosine_fake_real', 'student_std'):
@@ -151,7 +151,7 @@ def test_another_teacher_does_not_go_on(student, teacher, tmp_path):
   shutil.copytree(student, tmp_path / 'student')
   shutil.copytree(teacher, other)
   (tmp_path / 'data').symlink_to(teacher.parent / 'data')
-  shutil.rmtree(other / 'checkpoints' / str(max(steps_of(other))))
+  shutil.rmtree(other / 'checkpoints' / str(max(saved_steps(other))))
   before = (tmp_path / 'student/config.json').read_text()
   result = distil(other, tmp_path / 'student', 'hybrid,2')
   assert result.status == 2
@@ -186,7 +186,7 @@ def recipe(teacher, tmp_path_factory):
 @pytest.mark.slow
 def test_a_recipe_runs_its_stages_and_merges(teacher, recipe, tmp_path):
   flash, printed_text = recipe
-  assert all(steps_of(flash / stage) == [1] for stage in STAGES)
+  assert all(saved_steps(flash / stage) == [1] for stage in STAGES)
   for stage, start in zip(STAGES[1:], (0, 1, 1), strict=True):
     config = json.loads((flash / stage / 'config.json').read_text())
     assert config['train']['init_from'].endswith(STAGES[start])

@@ -11,8 +11,7 @@ from PIL import Image
 
 from commands import presets
 from evaluate import classifier
-from sample import output as store_lib
-from sample import sampler
+from sample import image_folder, sampler
 from sample.generate import Sampler
 from sample.saved_network import SAMPLING
 from train import config_file
@@ -41,7 +40,7 @@ def about(folder):
 def test_interrupted_and_continued(shared_run, tmp_path, monkeypatch,
                                    batch_size):  # fmt: skip
   assert draw(shared_run, tmp_path / 'whole').status == 0
-  add, calls = store_lib.Store.add, []
+  add, calls = image_folder.ImageFolder.add, []
 
   def interrupted(store, index, *batch):
     add(store, index, *batch)
@@ -50,7 +49,7 @@ def test_interrupted_and_continued(shared_run, tmp_path, monkeypatch,
     if len(calls) == 1:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(store_lib.Store, 'add', interrupted)
+  monkeypatch.setattr(image_folder.ImageFolder, 'add', interrupted)
   out = tmp_path / 'out'
   assert draw(shared_run, out).status == 130
   assert about(out)['complete'] is False

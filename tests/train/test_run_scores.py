@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from dit.weights.restore import steps_of
+from dit.weights.checkpoint_names import saved_steps
 from sample.generate import Sampler
 from train import loop
 from train.metrics_log import read_metrics
@@ -47,7 +47,7 @@ def test_scores_are_logged_and_rank_checkpoints(
   assert all(row['images'] == 16 * step for step, row in rows.items())
   assert all(0 <= row['eval/recall'] <= 1 for row in rows.values())
   best = min(rows, key=lambda step: rows[step]['eval/fd'])
-  assert set(steps_of(workdir)) == {best, 20}
+  assert set(saved_steps(workdir)) == {best, 20}
   assert (workdir / 'loss.png').exists()
 
 
@@ -109,7 +109,7 @@ def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
   with mock.patch.object(Sampler, 'batches', batches):
     assert not loop.train(open_setup(make_experiment(*assignments)), workdir)
   assert drawn == [32]
-  assert steps_of(workdir) == [5]
+  assert saved_steps(workdir) == [5]
   assert not any('eval/fd' in row for row in read_metrics(workdir))
 
 

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from core.errors import NonFiniteError
 from dit.latents import LatentSpace
 from dit.sharding import make_mesh
-from dit.weights.restore import steps_of
+from dit.weights.checkpoint_names import saved_steps
 from train import loop
 from train.metrics_log import read_metrics
 from train.setup import make_setup
@@ -99,7 +99,7 @@ def make_toy(make_experiment, tmp_path):
 def test_a_save_waits_for_a_finite_step(make_toy):
   toy = make_toy(bad=(2, 3, 6))
   assert toy.run(8)
-  assert steps_of(toy.workdir) == toy.snapshots() == [4, 7, 8]
+  assert saved_steps(toy.workdir) == toy.snapshots() == [4, 7, 8]
   totals = [row['bad_steps_total'] for row in toy.rows().values()]
   assert totals == [0, 1, 2, 2, 2, 3, 3, 3]
 
@@ -109,7 +109,7 @@ def test_ruined_parameters_are_not_saved(make_toy):
   toy = make_toy(bad=range(5, 100), ruined=(4,))
   with pytest.raises(NonFiniteError, match='3 steps in a row, up to step 7'):
     toy.run(20, 'train.max_bad_steps=3')
-  assert steps_of(toy.workdir) == toy.snapshots() == [2]
+  assert saved_steps(toy.workdir) == toy.snapshots() == [2]
 
 
 def test_bad_steps_are_counted_across_restarts(make_toy):
@@ -128,7 +128,7 @@ def test_a_run_of_mostly_bad_steps_fails_at_its_end(make_toy):
     with pytest.raises(NonFiniteError, match='5 of 8 steps') as error:
       toy.run(8)
     assert '\n' not in str(error.value)
-  assert steps_of(toy.workdir) == [6, 8]
+  assert saved_steps(toy.workdir) == [6, 8]
   assert toy.taken == list(range(1, 9))
 
 
@@ -141,16 +141,16 @@ def test_a_bad_last_step_is_not_saved(make_toy):
   message = 'step 6, the last one, .* newest checkpoint is that of step 4'
   with pytest.raises(NonFiniteError, match=message):
     toy.run(6)
-  assert steps_of(toy.workdir) == [2, 4]
+  assert saved_steps(toy.workdir) == [2, 4]
   assert (toy.workdir / 'loss.png').exists()
   assert toy.run(7)  # a longer run resumes
-  assert steps_of(toy.workdir) == [2, 4, 7]
+  assert saved_steps(toy.workdir) == [2, 4, 7]
 
 
 def test_a_stop_at_a_bad_step_keeps_the_last_good_one(make_toy):
   toy = make_toy(bad=(4,), signals=(4,))
   assert not toy.run(8)
-  assert steps_of(toy.workdir) == [2]
+  assert saved_steps(toy.workdir) == [2]
   toy.signals = ()
   assert toy.run(8)
   assert toy.taken == [1, 2, 3, 4, 3, 4, 5, 6, 7, 8]
@@ -164,4 +164,4 @@ def test_a_stop_before_the_first_step_takes_none(make_toy):
     return toy.fresh()
 
   assert not toy.run(4, fresh=fresh)
-  assert toy.taken == steps_of(toy.workdir) == []
+  assert toy.taken == saved_steps(toy.workdir) == []

@@ -9,8 +9,8 @@ from PIL import Image
 
 from core.errors import InputError, WriteError
 from core.folder_lock import folder_lock
-from sample import output as store_lib
-from sample.output import Store
+from sample import image_folder
+from sample.image_folder import ImageFolder
 
 COUNT = 23
 LABELS = (np.arange(COUNT) % 10).astype(np.int32)
@@ -21,13 +21,13 @@ COLOR = RNG.integers(0, 256, (COUNT, 6, 6, 3), np.uint8)
 
 
 def opened(folder, form='npz', labels=LABELS, **kwargs):
-  return Store(folder, kwargs.pop('protocol', PROTOCOL), labels, form=form,
-               **kwargs)  # fmt: skip
+  protocol = kwargs.pop('protocol', PROTOCOL)
+  return ImageFolder(folder, protocol, labels, form=form, **kwargs)
 
 
 def locked(folder):
   return folder_lock(
-    folder, 'samples', 'sample', instead='choose', writes=store_lib.WRITES
+    folder, 'samples', 'sample', instead='choose', writes=image_folder.WRITES
   )
 
 
@@ -52,7 +52,7 @@ def result(folder, form):
   return images.reshape(COUNT, 6, 6, -1), labels
 
 
-@pytest.mark.parametrize('form', store_lib.FORMATS)
+@pytest.mark.parametrize('form', image_folder.FORMATS)
 @pytest.mark.parametrize('images', [GRAY, COLOR], ids=['gray', 'color'])
 def test_all_at_once(tmp_path, form, images):
   store = opened(tmp_path, form)
@@ -75,7 +75,7 @@ def test_all_at_once(tmp_path, form, images):
   assert names == expected
 
 
-@pytest.mark.parametrize('form', store_lib.FORMATS)
+@pytest.mark.parametrize('form', image_folder.FORMATS)
 @pytest.mark.parametrize('again', [1, 5, 40])
 def test_goes_on_with_another_batch_size(tmp_path, form, again):
   first = opened(tmp_path, form)
@@ -110,11 +110,11 @@ def test_weights_may_be_moved(tmp_path):
   store.close()
 
 
-@pytest.mark.parametrize('form', store_lib.FORMATS)
+@pytest.mark.parametrize('form', image_folder.FORMATS)
 def test_killed_while_everything_is_put_together(tmp_path, form, monkeypatch):
   store = opened(tmp_path, form)
   with monkeypatch.context() as patch:
-    patch.setattr(store_lib.Store, '_write_protocol', killed)
+    patch.setattr(image_folder.ImageFolder, '_write_protocol', killed)
     with pytest.raises(KeyboardInterrupt):
       fill(store, GRAY)
   store.close()
@@ -129,7 +129,7 @@ def killed(*args, **kwargs):
   raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize('form', store_lib.FORMATS)
+@pytest.mark.parametrize('form', image_folder.FORMATS)
 def test_half_written_files_do_not_count(tmp_path, form):
   store = opened(tmp_path, form)
   store.add(np.arange(4), GRAY[:4])
@@ -258,7 +258,7 @@ def test_a_damaged_part_is_drawn_again(tmp_path):
   np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GRAY)
 
 
-@pytest.mark.parametrize('form', store_lib.FORMATS)
+@pytest.mark.parametrize('form', image_folder.FORMATS)
 def test_results_that_are_gone_are_drawn_again(tmp_path, form):
   fill(opened(tmp_path, form), GRAY)
   if form == 'npz':
@@ -294,13 +294,13 @@ def test_unknown_format(tmp_path):
 def test_more_images_than_a_part_holds_are_read_part_by_part(tmp_path):
   store = opened(tmp_path)
   loaded = []
-  load = store_lib._load
+  load = image_folder._load
 
   def counted(path, name):
     loaded.append((pathlib.Path(path).name, name))
     return load(path, name)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(store_lib, '_load', counted)
+    patch.setattr(image_folder, '_load', counted)
     fill(store, GRAY, size=5)
   assert len([name for _, name in loaded if name == 'images']) <= 2 * 5

@@ -19,7 +19,6 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,14 +29,13 @@ from PIL import Image
 from core.errors import InputError, WriteError, check_choice
 from core.files import (
   read_json,
-  replacing,
   write_bytes,
   write_error,
   write_json,
 )
 from core.nested import without_folders
 from core.renamed_keys import upgrade
-from sample import pictures
+from sample import npz, pictures
 
 FORMATS = ('npz', 'png')
 _PREVIEW = 100
@@ -51,7 +49,7 @@ _INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
 WRITES = ('samples.json', *_FILES, 'parts/[0-9]*.npz', 'images/[0-9]*.png')
 
 
-class Store:
+class ImageFolder:
   """The images of one protocol in one folder.
 
   A single process uses it and holds the lock "samples" of the folder.
@@ -166,7 +164,9 @@ class Store:
     )
     pictures.write_png(self.folder / 'samples.png', preview)
     if self._form == 'npz':
-      self._write_npz(first[0].shape)
+      images = map(self._read, range(count))
+      path = self.folder / 'samples.npz'
+      npz.write_images(path, images, self._labels, first[0].shape)
     else:
       text = '\n'.join(map(str, self._labels.tolist())) + '\n'
       write_bytes(self.folder / 'labels.txt', text.encode())
@@ -239,26 +239,6 @@ class Store:
   @functools.lru_cache(maxsize=2)  # noqa: B019 - a store lives as its command
   def _part(self, path: epath.Path) -> np.ndarray:
     return _load(path, 'images')
-
-  def _write_npz(self, shape: Sequence[int]) -> None:
-    """Streams all images in order into samples.npz."""
-    path = self.folder / 'samples.npz'
-    header = {
-      'descr': '|u1',
-      'fortran_order': False,
-      'shape': (len(self._labels), *shape),
-    }
-    with (
-      replacing(path) as partial,
-      partial.open('wb') as file,
-      zipfile.ZipFile(file, 'w') as archive,
-    ):
-      with archive.open('arr_0.npy', 'w', force_zip64=True) as array:
-        np.lib.format.write_array_header_1_0(array, header)
-        for i in range(len(self._labels)):
-          array.write(self._read(i).tobytes())
-      with archive.open('arr_1.npy', 'w') as array:
-        np.lib.format.write_array(array, self._labels)
 
   def _files(self) -> list[epath.Path]:
     """Returns the files of parts or images, in order."""
