@@ -117,10 +117,10 @@ def _check_eval_keys(
 def _check_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
   """Raises InputError for an unknown flag before argparse sees it."""
   command, *rest = words
-  known = re.findall(r'--[a-z][a-z_0-9]*', parser.format_usage())
+  known = [flag for flag in parser._option_string_actions if flag != '-h']
   for word in rest:
     flag = word.partition('=')[0]
-    if re.match(r'--|-[a-zA-Z]', flag) and flag not in (*known, '--help', '-h'):
+    if re.match(r'--|-[a-zA-Z]', flag) and flag not in (*known, '-h'):
       near = suggestions.for_flag(
         flag, known, trains=command in ('train', 'distill')
       )

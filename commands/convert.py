@@ -51,7 +51,7 @@ _NEVER_WRITTEN = (*PICKLES, '.bin', '.npz', '.npy')
 
 
 @dataclasses.dataclass(frozen=True)
-class Untold:
+class PublishedFacts:
   """Facts that the tensors of a published source do not show.
 
   Attributes:
@@ -71,7 +71,9 @@ def run(args: argparse.Namespace) -> None:
     args.source,
     args.target,
     family=args.family,
-    untold=Untold(args.num_heads, args.taps or (), not args.no_null_label),
+    facts=PublishedFacts(
+      args.num_heads, args.taps or (), not args.no_null_label
+    ),
     weights=args.weights,
     quantize=args.quantize,
     allow_nonfinite=args.allow_nonfinite,
@@ -84,7 +86,7 @@ def exchange(
   target: str,
   *,
   family: str | None = None,
-  untold: Untold = Untold(),
+  facts: PublishedFacts = PublishedFacts(),
   weights: str | None = None,
   quantize: str | None = None,
   allow_nonfinite: bool = False,
@@ -97,7 +99,7 @@ def exchange(
       folder.
     family: One of `convert.FAMILIES`; None from a run to a folder, or from a
       folder that specifies it.
-    untold: Facts that a published source does not show.
+    facts: Facts that a published source does not show.
     weights: 'ema' or 'raw'; None for EMA, or for the only available ones.
     quantize: One of `quantize.SCHEMES`, for a folder only; None for none.
     allow_nonfinite: Whether values that are not finite are converted. The
@@ -124,19 +126,17 @@ def exchange(
       return convert_inception(source, target)
   kind = _kind(source)
   _check_pair(source, kind, to_file, family, quantize)
-  if untold.num_heads is not None:
+  if facts.num_heads is not None:
     heads = Annotated[int, Range(1, 65_536)]
-    check_value('--num_heads', untold.num_heads, heads)
-  if kind != 'published' and untold != Untold():
+    check_value('--num_heads', facts.num_heads, heads)
+  if kind != 'published' and facts != PublishedFacts():
     raise InputError(
       '--num_heads, --taps and --no_null_label are for published sources; the '
       f'{kind} {source} specifies them itself.'
     )
   with file_lock(target, 'convert', instead='choose another --to'):
     if kind == 'published':
-      network = _read_published(
-        source, family, untold, weights, allow_nonfinite
-      )
+      network = _read_published(source, family, facts, weights, allow_nonfinite)
     elif kind == 'folder':
       network = _read_folder(source, weights, allow_nonfinite)
     else:
@@ -214,7 +214,7 @@ def _kind(source: str) -> str:
 def _read_published(
   source: str,
   family: str | None,
-  untold: Untold,
+  facts: PublishedFacts,
   weights: str | None,
   allow_nonfinite: bool,
 ) -> Network:
@@ -223,7 +223,7 @@ def _read_published(
       '--family is needed: a published file does not specify which of '
       f'{", ".join(convert.FAMILIES)} it is.'
     )
-  if convert.FAMILIES[family].inside and not untold.taps:
+  if convert.FAMILIES[family].inside and not facts.taps:
     raise InputError(
       f'--taps is needed: family {family} has an intermediate head, and the '
       'file does not specify after how many blocks; published recipes use 8 '
@@ -232,13 +232,13 @@ def _read_published(
   tensors, taken = read_tensors(
     source, weights=weights or 'ema', allow_nonfinite=allow_nonfinite
   )
-  heads = untold.num_heads
+  heads = facts.num_heads
   config, params = convert.from_published(
     tensors,
     family=family,
     num_heads=_num_heads(tensors) if heads is None else heads,
-    taps=untold.taps,
-    null_label=untold.null_label,
+    taps=facts.taps,
+    null_label=facts.null_label,
   )
   return config, params, {'weights': taken, 'source': source, 'family': family}
 

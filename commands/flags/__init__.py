@@ -41,12 +41,14 @@ def add_commands(
   parser.set_defaults(coordinator=None, num_processes=None, process_id=None)
   commands = parser.add_subparsers(dest='command', metavar='COMMAND')
   for name, module in COMMANDS.items():
+    summary = module.SUMMARY
     module.add_flags(
       commands.add_parser(
         name,
-        help=module.DESCRIPTION,
-        description=module.DESCRIPTION,
-        epilog=module.EPILOG,
+        help=summary,
+        usage=f'%(prog)s {module.USAGE} [FLAG ...]',
+        description=f'{summary}\n\nexamples:{module.EXAMPLES}',
+        epilog=module.NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
       )

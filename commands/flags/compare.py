@@ -4,35 +4,51 @@ import argparse
 
 from commands.flags import shared
 
-DESCRIPTION = 'compare guidance methods side by side: a table and pictures'
-EPILOG = f"""{shared.FREE_KEYS}
-Example: python main.py compare --workdir=runs/digits --num=1000 \\
-           --guidance=none --guidance=ig:1.5 --guidance=ig:1.5,cfg:1.2
+SUMMARY = 'compare guidance methods side by side: a table and pictures'
+USAGE = '--workdir=RUN [--guidance=METHODS ...]'
+EXAMPLES = """
+  python main.py compare --workdir=runs/digits --num=1000 \\
+    --guidance=none --guidance=ig:1.5 --guidance=ig:1.5,cfg:1.2
 """
+NOTES = shared.FREE_KEYS
 # S2 is published on top of CFG, with omega 0.25.
 METHODS = ('none', 'cfg:1.35', 'ig:1.4', 'cfg:1.35,s2:1.25')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `compare`."""
-  shared.add_workdir(parser)
-  parser.add_argument(
+  what, how, where = shared.groups(
+    parser, 'what to compare', 'how to compare', 'where to write'
+  )
+  shared.add_workdir(what)
+  what.add_argument(
     '--guidance',
+    metavar='METHODS',
     action='append',
-    help='guidance of a row, as for sample; repeat the flag for more rows '
-    f'(the methods among {"; ".join(METHODS)} that the network supports)',
+    help='guidance of one row, as for sample; repeat the flag for more rows '
+    f'(default: the rows among {"; ".join(METHODS)} that the network supports)',
   )
-  parser.add_argument(
-    '--num', type=int, default=500, help='images per method (%(default)s)'
+  shared.add_weights(what)
+  how.add_argument(
+    '--num',
+    metavar='N',
+    type=int,
+    default=500,
+    help='images per method (default: %(default)s)',
   )
-  parser.add_argument(
+  how.add_argument(
     '--bootstrap',
+    metavar='N',
     type=int,
     default=50,
-    help='number of resamples for a standard error (%(default)s)',
+    help='number of resamples, for a standard error (default: %(default)s)',
   )
-  parser.add_argument(
+  how.add_argument(
     '--extractor',
-    help='classifier trained earlier, as classifier:FOLDER (a new classifier)',
+    metavar='NAME',
+    help='classifier:FOLDER, a classifier trained earlier (default: a new '
+    'classifier)',
   )
-  shared.add_source(parser)
+  shared.add_guide(how)
+  shared.add_autoencoder(how)
+  shared.add_out(where)

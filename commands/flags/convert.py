@@ -4,9 +4,10 @@ import argparse
 
 from commands.flags import shared
 
-DESCRIPTION = 'convert weights from one kind of file to another'
-EPILOG = """\
-Examples: a published file to a folder, back, and to another file:
+SUMMARY = 'convert weights from one kind of file to another'
+USAGE = '--from=PATH --to=PATH'
+EXAMPLES = """
+A published file to a folder, back, and to another file:
   python main.py convert --from=SiT.pt --to=sit --family=ig_sit --taps=8
   python main.py convert --from=hf://org/name/DiT.pt --to=dit --family=dit
   python main.py convert --from=sit --to=sit.safetensors
@@ -19,66 +20,74 @@ Quantized weights for sampling, from any source not yet quantized:
   python main.py convert --from=runs/digits --to=digits-int8 --quantize=int8
 The published Inception network of FID, to a file that needs no torch:
   python main.py convert --from=I.pth --to=I.safetensors --family=inception
-
-.pt, .pth and .ckpt files need torch (requirements-torch.txt), hf:// needs
-huggingface_hub (requirements-hub.txt). No file is overwritten.
 """
+NOTES = """\
+.pt, .pth and .ckpt files need torch (requirements-torch.txt), hf:// needs
+huggingface_hub (requirements-hub.txt). No file is overwritten."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `convert`."""
-  parser.add_argument(
+  what, published, how = shared.groups(
+    parser, 'what to convert', 'a published source', 'how to convert'
+  )
+  what.add_argument(
     '--from',
     dest='source',
     metavar='PATH',
     type=shared.web_path,
     required=True,
     help='published file (or hf://org/name/file), folder of weights, or '
-    'workdir of a run',
+    'workdir of a run (required)',
   )
-  parser.add_argument(
+  what.add_argument(
     '--to',
     dest='target',
     metavar='PATH',
     type=shared.web_path,
     required=True,
     help='path of a new published file, if it ends with .safetensors, or of a '
-    'new folder',
+    'new folder (required)',
   )
-  parser.add_argument(
-    '--family', help=f'published format: {", ".join(shared.FAMILIES)}'
+  what.add_argument(
+    '--family',
+    metavar='NAME',
+    help=f'published format: {", ".join(shared.FAMILIES)} (required for a '
+    'published file, unless the source is a folder that records it)',
   )
-  parser.add_argument(
+  published.add_argument(
     '--num_heads',
+    metavar='N',
     type=int,
-    help='attention heads of a published source of unusual width',
+    help='attention heads, if the width is unusual (default: by width)',
   )
-  parser.add_argument(
+  published.add_argument(
     '--taps',
+    metavar='BLOCKS',
     type=shared.blocks,
-    help='blocks before the intermediate head of a published source',
+    help='blocks before the intermediate head, such as 8 (required for the '
+    'ig_ families)',
   )
-  parser.add_argument(
+  published.add_argument(
     '--no_null_label',
     action='store_true',
-    help='the last label of the published source is a class, not the null '
-    'label',
+    help='the last label is a class, not the null label',
   )
-  parser.add_argument(
+  how.add_argument(
     '--weights',
     type=shared.weights,
     help='ema (moving average), raw (parameters) or, for a run, ema:WIDTH '
-    '(ema, or the only available set)',
+    '(default: ema, or the only available set)',
   )
-  parser.add_argument(
+  how.add_argument(
     '--quantize',
     metavar='SCHEME',
     help=f'{", ".join(shared.SCHEMES)}: quantize into a folder, for sampling '
-    'only (none)',
+    'only (default: none)',
   )
-  parser.add_argument(
+  how.add_argument(
     '--allow_nonfinite',
     action='store_true',
     help='convert weights with NaN or infinite values too; a folder of them '
-    'can be sampled',
+    'can be sampled (default: an error)',
   )

@@ -4,38 +4,43 @@ import argparse
 
 from commands.flags import shared
 
-DESCRIPTION = (
+SUMMARY = (
   'train a few-step student of a network; the same command again resumes'
 )
-EPILOG = f"""{shared.ALL_KEYS}
-The first example trains one student. The second runs a recipe of several
-stages (docs/distillation.md).
-Examples:
+USAGE = '--config=FILE --teacher=PLACE --workdir=RUN'
+EXAMPLES = """
+One student, and a recipe of several stages (docs/distillation.md):
   python main.py distill --config=configs/distill/digits.py:hybrid,4 \\
     --teacher=runs/digits --workdir=runs/hybrid4
   python main.py distill --config=configs/distill/digits.py:flash,4 \\
     --teacher=runs/digits --workdir=runs/flash4
 """
+NOTES = '--config.KEY=VALUE sets any key of configs/distill/base.py.'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `distill`."""
-  parser.add_argument(
+  what, how, where = shared.groups(
+    parser, 'what to distill', 'how to distill', 'where to write'
+  )
+  what.add_argument(
     '--config',
+    metavar='FILE',
     type=shared.path,
     required=True,
-    help='config file in configs/distill/',
+    help='config file in configs/distill/ (required)',
   )
-  parser.add_argument(
+  what.add_argument(
     '--teacher',
+    metavar='PLACE',
     type=shared.path,
     required=True,
-    help='run (its averaged weights) or folder of weights',
+    help='run (its averaged weights) or folder of weights (required)',
   )
-  parser.add_argument(
-    '--workdir', type=shared.path, help='folder of the student'
+  shared.add_autoencoder(how)
+  shared.add_stopped_status(how)
+  where.add_argument(
+    '--workdir', metavar='RUN', type=shared.path, help='folder of the student'
   )
-  shared.add_autoencoder(parser)
-  shared.add_stopped_status(parser)
-  shared.add_processes(parser)
   shared.add_dry_run(parser)
+  shared.add_processes(parser)

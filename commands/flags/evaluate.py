@@ -4,51 +4,67 @@ import argparse
 
 from commands.flags import shared
 
-DESCRIPTION = 'score images against real ones: FID, sFID, IS, precision, recall'
-EPILOG = """\
-Details of the metrics are keys of the section eval of configs/base.py:
---config.eval.KEY=VALUE.
-Examples:
+SUMMARY = 'score images against real ones: FID, sFID, IS, precision, recall'
+USAGE = '(--samples=IMAGES | --workdir=RUN | --folder=FOLDER)'
+EXAMPLES = """
   python main.py evaluate --workdir=runs/digits --guidance=ig:1.5 --num=500
   python main.py evaluate --samples=samples.npz --preset=sit_xl_ig_cfg \\
     --reference=VIRTUAL_imagenet256_labeled.npz \\
     --extractor=inception:inception.safetensors
 """
+NOTES = '--config.eval.KEY=VALUE sets details of the metrics (configs/base.py).'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `evaluate`."""
-  what = parser.add_mutually_exclusive_group(required=True)
-  what.add_argument(
+  what, real, score, how, where = shared.groups(
+    parser,
+    'what to evaluate',
+    'real images',
+    'how to score',
+    'how to sample',
+    'where to write',
+  )
+  source = what.add_mutually_exclusive_group(required=True)
+  source.add_argument(
     '--samples',
+    metavar='IMAGES',
     type=shared.path,
     help='images: an .npz, a folder, a .zip, tfds:NAME:SPLIT',
   )
-  what.add_argument(
+  source.add_argument(
     '--workdir',
+    metavar='RUN',
     type=shared.path,
     help='run to sample from; the images are not saved',
   )
-  what.add_argument(
+  source.add_argument(
     '--folder',
+    metavar='FOLDER',
     type=shared.web_path,
     help='folder of weights to sample from',
   )
-  shared.add_real_images_config(parser)
-  shared.add_extractor(parser)
-  shared.add_reference_flag(parser)
-  parser.add_argument(
+  what.add_argument(
+    '--num',
+    metavar='N',
+    type=int,
+    help='number of images in each set (default: 50,000, or all samples)',
+  )
+  shared.add_labels(what)
+  shared.add_weights(what)
+  shared.add_reference_flag(real)
+  shared.add_real_images_config(real)
+  shared.add_extractor(score)
+  score.add_argument(
     '--metrics',
+    metavar='NAMES',
     type=shared.metrics,
     help='metrics among fid, sfid, is, kid, precision, recall, fd, accuracy, '
-    'fd_inf, separated by commas (all possible ones but fd_inf)',
+    'fd_inf, separated by commas (default: all possible ones but fd_inf)',
   )
-  shared.add_standard_errors(parser)
-  shared.add_drawing(parser)
-  parser.add_argument(
-    '--num',
-    type=int,
-    help='number of images in each set (50,000, or all samples)',
-  )
-  shared.add_source(parser)
+  shared.add_standard_errors(score)
+  shared.add_guidance(how)
+  shared.add_guide(how)
+  shared.add_autoencoder(how)
+  shared.add_out(where)
   shared.add_processes(parser)

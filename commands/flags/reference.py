@@ -4,25 +4,30 @@ import argparse
 
 from commands.flags import shared
 
-DESCRIPTION = 'compute statistics of real images, for evaluate --reference'
-EPILOG = """\
-Example:
+SUMMARY = 'compute statistics of real images, for evaluate --reference'
+USAGE = '--to=PATH [--images=IMAGES]'
+EXAMPLES = """
   python main.py reference --images=imagenet/train --to=imagenet256.npz \\
     --config.eval.image_size=256 --extractor=inception:FILE
 """
+NOTES = '--config.eval.KEY=VALUE sets details of the metrics (configs/base.py).'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `reference`."""
-  parser.add_argument(
+  what, how, where = shared.groups(
+    parser, 'real images', 'how to measure', 'where to write'
+  )
+  what.add_argument(
     '--images',
     dest='reference',
     metavar='IMAGES',
     type=shared.path,
-    help='an .npz, a folder, a .zip, tfds:NAME:SPLIT (the training split)',
+    help='an .npz, a folder, a .zip, tfds:NAME:SPLIT (default: the training '
+    'split)',
   )
-  shared.add_target(parser)
-  shared.add_real_images_config(parser)
-  shared.add_autoencoder(parser)
-  shared.add_extractor(parser)
+  shared.add_real_images_config(what)
+  shared.add_extractor(how)
+  shared.add_autoencoder(how)
+  shared.add_target(where)
   shared.add_processes(parser)

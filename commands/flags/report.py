@@ -4,26 +4,36 @@ import argparse
 
 from commands.flags import shared
 
-DESCRIPTION = 'show a run as an HTML page: config, curves, samples, film strips'
-EPILOG = f"""{shared.FREE_KEYS}
-Example: python main.py report --workdir=runs/digits --guidance=ig:1.5 \\
-           --guidance=s2:1.5
+SUMMARY = 'show a run as an HTML page: config, curves, samples, film strips'
+USAGE = '--workdir=RUN [--guidance=METHODS ...]'
+EXAMPLES = """
+  python main.py report --workdir=runs/digits --guidance=ig:1.5 \\
+    --guidance=s2:1.5
 """
+NOTES = shared.FREE_KEYS
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `report`."""
-  shared.add_workdir(parser)
-  parser.add_argument(
+  what, how, where = shared.groups(
+    parser, 'what to show', 'how to sample', 'where to write'
+  )
+  shared.add_workdir(what)
+  what.add_argument(
     '--guidance',
+    metavar='METHODS',
     action='append',
     default=[],
     help='guidance to sample with, as for sample; repeat the flag for more '
-    'methods (log.preview_guidance and the methods of the last compare)',
+    'methods (default: log.preview_guidance and the methods of the last '
+    'compare)',
   )
-  parser.add_argument(
+  what.add_argument(
     '--no_draw',
     action='store_true',
     help='show only existing results: read no weights and draw no samples',
   )
-  shared.add_source(parser)
+  shared.add_weights(what)
+  shared.add_guide(how)
+  shared.add_autoencoder(how)
+  shared.add_out(where)

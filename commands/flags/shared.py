@@ -28,14 +28,12 @@ FAMILIES = (
 )  # fmt: skip
 SCHEMES = ('int8', 'int6', 'int4')
 FREE_KEYS = (
-  'Config keys that change no weights can be set: --config.KEY=VALUE, with the '
-  'keys of configs/base.py.'
+  '--config.KEY=VALUE sets a key of configs/base.py that changes no weights.'
 )
-ALL_KEYS = (
-  'Any config key can be set: --config.KEY=VALUE, with the keys of '
-  'configs/base.py.'
-)
+ALL_KEYS = '--config.KEY=VALUE sets any key of configs/base.py.'
 AUTOENCODER = 'NAME:FILE[,FILE]'
+
+Flags = argparse._ActionsContainer  # a parser, or a group of its flags
 
 
 def path(text: str) -> str:
@@ -105,136 +103,188 @@ def blocks(text: str) -> tuple[int, ...]:
     ) from None
 
 
-def add_workdir(parser: argparse.ArgumentParser) -> None:
+def groups(
+  parser: argparse.ArgumentParser, *titles: str
+) -> list[argparse._ArgumentGroup]:
+  """Returns groups of flags, which --help shows in this order."""
+  return [parser.add_argument_group(title) for title in titles]
+
+
+def add_workdir(flags: Flags) -> None:
   """Adds --workdir for a command that reads a run."""
-  parser.add_argument(
-    '--workdir', type=path, required=True, help='folder of the run'
+  flags.add_argument(
+    '--workdir',
+    metavar='RUN',
+    type=path,
+    required=True,
+    help='folder of the run (required)',
   )
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-  """Adds weights, decoder and seed for sampling, and the output folder."""
-  parser.add_argument(
+def add_weights(flags: Flags) -> None:
+  """Adds the choice among a run's weights."""
+  flags.add_argument(
     '--weights',
     type=weights,
     help='weights of a run: ema (moving average), raw (parameters) or '
-    'ema:WIDTH (power-function average) (ema)',
+    'ema:WIDTH (power-function average) (default: ema)',
   )
-  parser.add_argument(
-    '--step', type=int, help='checkpoint of a run (the newest)'
+  flags.add_argument(
+    '--step',
+    metavar='STEP',
+    type=int,
+    help='checkpoint of a run (default: the newest)',
   )
-  add_autoencoder(parser)
-  parser.add_argument(
-    '--guide', help='run or folder of the weaker network of guidance auto'
+
+
+def add_guide(flags: Flags) -> None:
+  """Adds the guide of autoguidance, and the seed."""
+  flags.add_argument(
+    '--guide',
+    metavar='PLACE',
+    help='run or folder of the weaker network that guidance auto needs',
   )
-  parser.add_argument(
-    '--guide_step', type=int, help='checkpoint of the guide (the newest)'
+  flags.add_argument(
+    '--guide_step',
+    metavar='STEP',
+    type=int,
+    help='checkpoint of the guide (default: the newest)',
   )
-  parser.add_argument(
-    '--seed', type=int, default=0, help='seed of all noise (%(default)s)'
+  flags.add_argument(
+    '--seed',
+    metavar='N',
+    type=int,
+    default=0,
+    help='seed of all noise (default: %(default)s)',
   )
-  parser.add_argument(
+
+
+def add_out(flags: Flags) -> None:
+  """Adds the folder for the results."""
+  flags.add_argument(
     '--out',
+    metavar='FOLDER',
     type=path,
-    help='folder for the results (in the workdir)',
+    help='folder for the results (default: a folder in the workdir)',
   )
 
 
-def add_drawing(parser: argparse.ArgumentParser) -> None:
-  """Adds guidance, preset and labels."""
-  parser.add_argument(
+def add_guidance(flags: Flags) -> None:
+  """Adds guidance and preset."""
+  flags.add_argument(
     '--guidance',
-    help=f'methods {", ".join(METHODS)} as '
-    'NAME:SCALE[:OPTION=VALUE][@LOW-HIGH], separated by commas; scale 1 is '
-    'off, t is 0 at the data (none)',
+    metavar='METHODS',
+    help='methods separated by commas, each as '
+    'NAME:SCALE[:OPTION=VALUE][@LOW-HIGH]; names are '
+    f'{", ".join(METHODS)}; scale 1 is off; LOW and HIGH bound t, which is 0 '
+    'at the data (default: none)',
   )
-  parser.add_argument(
+  flags.add_argument(
     '--preset',
-    help='published settings by name (configs/presets.py): guidance, sampler, '
-    'precision, labels and number of images',
+    metavar='NAME',
+    help='published settings of guidance, sampler, precision, labels and '
+    'number of images (configs/presets.py lists them)',
   )
-  parser.add_argument(
+
+
+def add_labels(flags: Flags) -> None:
+  """Adds the labels of the images."""
+  flags.add_argument(
     '--labels',
     help='balanced, random, or classes by number or name, such as 3,bird '
-    '(balanced; with --preset: random)',
+    '(default: balanced; with --preset: random)',
   )
 
 
-def add_autoencoder(parser: argparse.ArgumentParser) -> None:
+def add_autoencoder(flags: Flags) -> None:
   """Adds the autoencoder that decodes latents."""
-  parser.add_argument(
+  flags.add_argument(
     '--autoencoder',
     metavar=AUTOENCODER,
     type=web_path,
-    help='decoder of latents: name (sd_vae, taesd, va_vae with its statistics '
-    'file, ...) and published files or their folder (the autoencoder that the '
-    'data or the run records)',
+    help='decoder of latents: its name (sd_vae, taesd, va_vae, ...) and '
+    'published files or their folder (default: the autoencoder that the data '
+    'or the run records)',
   )
 
 
-def add_extractor(parser: argparse.ArgumentParser) -> None:
+def add_extractor(flags: Flags) -> None:
   """Adds the feature extractor and its preprocessing."""
-  parser.add_argument(
+  flags.add_argument(
     '--extractor',
+    metavar='NAME',
     help='feature extractor: inception:FILE, classifier[:FOLDER], pixels or '
-    'FILE.py:NAME',
+    'FILE.py:NAME (default: classifier)',
   )
-  parser.add_argument('--preprocessing', help=', '.join(RESIZES))
+  flags.add_argument(
+    '--preprocessing',
+    metavar='NAME',
+    help=f'how images are resized for Inception: {", ".join(RESIZES)} '
+    '(default: adm)',
+  )
 
 
-def add_standard_errors(parser: argparse.ArgumentParser) -> None:
+def add_standard_errors(flags: Flags) -> None:
   """Adds the estimators of standard errors."""
-  parser.add_argument(
+  flags.add_argument(
     '--repeats',
+    metavar='N',
     type=int,
-    help='number of disjoint sets, for a standard error (1)',
+    help='number of disjoint sets, for a standard error (default: 1)',
   )
-  parser.add_argument(
-    '--bootstrap', type=int, help='number of resamples for a standard error (0)'
+  flags.add_argument(
+    '--bootstrap',
+    metavar='N',
+    type=int,
+    help='number of resamples, for a standard error (default: 0)',
   )
 
 
-def add_reference_flag(parser: argparse.ArgumentParser) -> None:
+def add_reference_flag(flags: Flags) -> None:
   """Adds the real images to compare with."""
-  parser.add_argument(
-    '--reference', help='real images, or their statistics (the training split)'
+  flags.add_argument(
+    '--reference',
+    metavar='IMAGES',
+    help='real images, or their statistics (default: the training split)',
   )
 
 
-def add_real_images_config(parser: argparse.ArgumentParser) -> None:
+def add_real_images_config(flags: Flags) -> None:
   """Adds the config of the real images."""
-  parser.add_argument(
+  flags.add_argument(
     '--config',
+    metavar='FILE',
     type=path,
-    help='config file of the real images',
+    help='config file that names the real images',
   )
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
+def add_target(flags: Flags) -> None:
   """Adds the target path."""
-  parser.add_argument(
-    '--to', dest='target', type=path, required=True,
-    help='file or folder to write',
+  flags.add_argument(
+    '--to', dest='target', metavar='PATH', type=path, required=True,
+    help='file or folder to write (required)',
   )  # fmt: skip
 
 
-def add_overwrite(parser: argparse.ArgumentParser) -> None:
+def add_overwrite(flags: Flags) -> None:
   """Adds --overwrite."""
-  parser.add_argument(
+  flags.add_argument(
     '--overwrite',
     action='store_true',
-    help='discard results of another protocol in --out',
+    help='discard results of another protocol in --out (default: an error)',
   )
 
 
-def add_stopped_status(parser: argparse.ArgumentParser) -> None:
+def add_stopped_status(flags: Flags) -> None:
   """Adds --stopped_status."""
-  parser.add_argument(
+  flags.add_argument(
     '--stopped_status',
+    metavar='STATUS',
     type=exit_status,
     default=0,
     help='exit status of a run that stopped early, for launchers that restart '
-    'it (%(default)s)',
+    'it (default: %(default)s)',
   )
 
 
@@ -242,15 +292,17 @@ def add_dry_run(
   parser: argparse.ArgumentParser, *, topology: bool = False
 ) -> None:
   """Adds --dry_run and, if `topology`, --topology."""
-  parser.add_argument(
+  group = parser.add_argument_group('before a long job')
+  group.add_argument(
     '--dry_run',
     action='store_true',
     help='only print sizes, FLOPs, and the memory of weights and optimizer '
     'on each device',
   )
   if topology:
-    parser.add_argument(
+    group.add_argument(
       '--topology',
+      metavar='NAME',
       type=path,
       help='with --dry_run: TPU chips to compile for, such as v5p:4x4x4, '
       'attached or not (needs libtpu)',
@@ -264,20 +316,24 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     '--distributed',
     action='store_true',
     help='run as one process of a Cloud TPU, GKE, Slurm or Open MPI job, or '
-    'of the job that these flags describe:',
+    'of the job that the next three flags describe',
   )
   group.add_argument(
     '--coordinator', metavar='HOST:PORT', help='address of the first process'
   )
   group.add_argument(
-    '--num_processes', type=int, help='number of processes of the job'
-  )
+    '--num_processes', metavar='N', type=int,
+    help='number of processes of the job',
+  )  # fmt: skip
   group.add_argument(
-    '--process_id', type=int, help='index of this process, from 0'
-  )
+    '--process_id', metavar='N', type=int,
+    help='index of this process, from 0',
+  )  # fmt: skip
   group.add_argument(
     '--heartbeat_seconds',
+    metavar='N',
     type=int,
     default=100,
-    help='seconds after which a silent process counts as dead (%(default)s)',
+    help='seconds after which a silent process counts as dead '
+    '(default: %(default)s)',
   )

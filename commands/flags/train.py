@@ -4,19 +4,30 @@ import argparse
 
 from commands.flags import shared
 
-DESCRIPTION = 'train a network; the same command again resumes'
-EPILOG = f"""{shared.ALL_KEYS}
-Example: python main.py train --workdir=runs/digits --config.optimizer.lr=1e-3
+SUMMARY = 'train a network; the same command again resumes'
+USAGE = '--workdir=RUN [--config=FILE]'
+EXAMPLES = """
+  python main.py train --workdir=runs/digits --config.optimizer.lr=1e-3
+  python main.py train --config=configs/sit.py:XL/2,ig --workdir=runs/xl
 """
+NOTES = shared.ALL_KEYS
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `train`."""
-  parser.add_argument('--workdir', type=shared.path, help='folder of the run')
-  parser.add_argument(
-    '--config', default='configs/digits.py', help='config file (%(default)s)'
+  what, how, where = shared.groups(
+    parser, 'what to train', 'how to train', 'where to write'
   )
-  shared.add_autoencoder(parser)
-  shared.add_stopped_status(parser)
-  shared.add_processes(parser)
+  what.add_argument(
+    '--config',
+    metavar='FILE',
+    default='configs/digits.py',
+    help='config file (default: %(default)s)',
+  )
+  shared.add_autoencoder(how)
+  shared.add_stopped_status(how)
+  where.add_argument(
+    '--workdir', metavar='RUN', type=shared.path, help='folder of the run'
+  )
   shared.add_dry_run(parser, topology=True)
+  shared.add_processes(parser)

@@ -4,23 +4,32 @@ import argparse
 
 from commands.flags import shared
 
-DESCRIPTION = 'train a classifier as feature extractor for distances'
-EPILOG = """\
-Example:
+SUMMARY = 'train a classifier as feature extractor for distances'
+USAGE = '--to=FOLDER [--config=FILE]'
+EXAMPLES = """
   python main.py train-features --config=configs/cifar10.py \\
     --to=features/cifar10
-Then: --extractor=classifier:features/cifar10
 """
+NOTES = 'Other commands read it with --extractor=classifier:features/cifar10.'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `train-features`."""
-  parser.add_argument(
-    '--steps', type=int, help='training steps (by image size)'
+  what, how, where = shared.groups(
+    parser, 'real images', 'how to train', 'where to write'
   )
-  shared.add_target(parser)
-  parser.add_argument(
-    '--config', default='configs/digits.py', help='config file (%(default)s)'
+  what.add_argument(
+    '--config',
+    metavar='FILE',
+    default='configs/digits.py',
+    help='config file that names the images (default: %(default)s)',
   )
-  shared.add_autoencoder(parser)
+  shared.add_autoencoder(what)
+  how.add_argument(
+    '--steps',
+    metavar='N',
+    type=int,
+    help='training steps (default: by image size)',
+  )
+  shared.add_target(where)
   shared.add_processes(parser)

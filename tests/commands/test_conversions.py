@@ -11,7 +11,7 @@ from command_runs import contents
 from safetensors.numpy import load_file, save_file
 
 from commands import convert as convert_command
-from commands.convert import Untold
+from commands.convert import PublishedFacts
 from commands.convert import exchange as convert
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
@@ -24,7 +24,7 @@ TESTS = pathlib.Path(__file__).parents[1]
 GOLDEN = TESTS / 'golden' / 'ig_sit' / 'model.safetensors'
 # Golden files outside the project are tested where they exist.
 GOLDENS = (TESTS / 'golden', TESTS.parents[1] / 'shared' / 'golden')
-IG_SIT = {'family': 'ig_sit', 'untold': Untold(4, (2,))}
+IG_SIT = {'family': 'ig_sit', 'facts': PublishedFacts(4, (2,))}
 COUNT = sum(tensor.size for tensor in load_file(GOLDEN).values())
 
 
@@ -99,7 +99,7 @@ def test_every_family_there_and_back(tmp_path, name, family, taps):
   if source is None:
     pytest.skip('the shared golden files are not beside the project')
   convert(str(source), str(tmp_path / 'net'), family=family,
-          untold=Untold(4, taps or ()))  # fmt: skip
+          facts=PublishedFacts(4, taps or ()))  # fmt: skip
   convert(str(tmp_path / 'net'), str(tmp_path / 'x.safetensors'))
   assert_same_file(tmp_path / 'x.safetensors', source)
 
@@ -176,7 +176,7 @@ def test_run_to_published_and_back(tmp_path, run):
   convert(str(run), str(file), family='ig_sit')
   convert(str(run), str(net))
   convert(str(file), str(tmp_path / 'back'), family='ig_sit',
-          untold=Untold(2, (1,)))  # fmt: skip
+          facts=PublishedFacts(2, (1,)))  # fmt: skip
   config, params, _ = load_folder(net)
   again, back, _ = load_folder(tmp_path / 'back')
   assert again == config
@@ -198,23 +198,30 @@ def test_options_of_published_sources(refused, tmp_path):
   refused(GOLDEN, net, '--family is needed', 'ig_sit, repa, lightningdit')
   refused(GOLDEN, net, "'ig_sti'", "mean 'ig_sit'", family='ig_sti')
   refused(GOLDEN, net, '--taps is needed', '8 for L and XL, 4 for B',
-          family='ig_sit', untold=Untold(4))  # fmt: skip
+          family='ig_sit', facts=PublishedFacts(4))  # fmt: skip
   refused(GOLDEN, net, '--num_heads is needed', 'width 64', '384, 768',
-          family='ig_sit', untold=Untold(taps=(2,)))  # fmt: skip
-  refused(GOLDEN, net, 'num_heads 5', **(IG_SIT | {'untold': Untold(5, (2,))}))
+          family='ig_sit', facts=PublishedFacts(taps=(2,)))  # fmt: skip
   refused(
-    GOLDEN, net, 'num_heads is 0', **(IG_SIT | {'untold': Untold(0, (2,))})
+    GOLDEN, net, 'num_heads 5', **(IG_SIT | {'facts': PublishedFacts(5, (2,))})
   )
-  refused(GOLDEN, net, 'taps has 4', **(IG_SIT | {'untold': Untold(4, (4,))}))
+  refused(
+    GOLDEN,
+    net,
+    'num_heads is 0',
+    **(IG_SIT | {'facts': PublishedFacts(0, (2,))}),
+  )
+  refused(
+    GOLDEN, net, 'taps has 4', **(IG_SIT | {'facts': PublishedFacts(4, (4,))})
+  )
   refused(GOLDEN, net, "'emma'", "mean 'ema'", **IG_SIT, weights='emma')
-  refused(GOLDEN, net, 'final_layer_xr', family='sit', untold=Untold(4))
+  refused(GOLDEN, net, 'final_layer_xr', family='sit', facts=PublishedFacts(4))
 
 
 def test_options_of_other_sources(refused, tmp_path, folder, run):
   file = tmp_path / 'x.safetensors'
   words = ['--num_heads, --taps and --no_null_label are for published sources']
-  refused(folder, file, *words, untold=Untold(4))
-  refused(run, tmp_path / 'other', *words, untold=Untold(taps=(2,)))
+  refused(folder, file, *words, facts=PublishedFacts(4))
+  refused(run, tmp_path / 'other', *words, facts=PublishedFacts(taps=(2,)))
   refused(run, file, '--family is needed')
   refused(run, file, 'no intermediate head', family='dit')
   refused(run, file, 'convention', family='ig_lightningdit')

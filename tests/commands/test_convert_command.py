@@ -88,7 +88,7 @@ def test_every_example_is_understood(monkeypatch):
   monkeypatch.setattr(exchange, 'exchange', convert)
   examples = [
     line.split()[3:]
-    for line in flags.EPILOG.splitlines()
+    for line in flags.EXAMPLES.splitlines()
     if line.startswith('  python main.py convert')
   ]
   for argv in examples:

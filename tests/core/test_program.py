@@ -25,7 +25,7 @@ def test_texts_name_the_program_that_was_called(
   assert advice.command('report', '--step=1') == f'{words} report --step=1'
   result = run('train', '--help')
   assert f'usage: {name} train' in result.out
-  assert f'Example: {words} train --workdir' in result.out
+  assert f'examples:\n  {words} train --workdir' in result.out
   result = run('train', '--zebra')
   assert result.err == (
     f'{name}: train has no flag --zebra. {words} train --help lists all.\n'

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from commands.convert import Untold, exchange
+from commands.convert import PublishedFacts, exchange
 from core.errors import InputError
 from core.files import file_sha256
 from dit.autoencoder.files import read_autoencoder
@@ -16,7 +16,7 @@ from dit.weights.files import read_tensors
 from dit.weights.finite import check_finite
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden/ig_sit/model.safetensors'
-IG_SIT = {'family': 'ig_sit', 'untold': Untold(4, (2,))}
+IG_SIT = {'family': 'ig_sit', 'facts': PublishedFacts(4, (2,))}
 NAME = 'blocks.0.attn.qkv.weight'
 
 

@@ -6,11 +6,11 @@ import pytest
 import reference
 from refusals import is_refused
 
-from commands.convert import Untold, exchange
+from commands.convert import PublishedFacts, exchange
 from core.errors import InputError
 from dit.weights import convert, files, folder
 
-IG_SIT = {'family': 'ig_sit', 'untold': Untold(4, (2,))}
+IG_SIT = {'family': 'ig_sit', 'facts': PublishedFacts(4, (2,))}
 
 
 @pytest.fixture
