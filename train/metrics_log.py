@@ -19,6 +19,7 @@ from core.errors import InputError, WriteError, reason
 from core.files import parse_json, read_json, write_bytes, write_json
 from core.progress import on_terminal
 from sample.pictures import write_png
+from train.tensorboard_log import TensorBoardLog
 
 # Folders of this project; their messages are shown.
 _FOLDERS = (
@@ -125,15 +126,10 @@ class MetricsLog:
     text = ''.join(json.dumps(row) + '\n' for row in rows)
     write_bytes(workdir / 'metrics.jsonl', text.encode())
     self._lines = (workdir / 'metrics.jsonl').open('a')
-    # Imported here, since it loads torch if torch is installed.
-    import tensorboardX
-
-    self._board = tensorboardX.SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=step + 1
-    )
+    self._board = TensorBoardLog(workdir / 'tensorboard', step)
     if config is not None:
       text = json.dumps(config, indent=2).replace('\n', '\n    ')
-      self._board.add_text('config', f'    {text}', step)  # Markdown: code
+      self._board.text(step, 'config', f'    {text}')  # Markdown: code
 
   def __enter__(self) -> 'MetricsLog':
     return self
@@ -157,7 +153,7 @@ class MetricsLog:
       self._lines.write(json.dumps({'step': step, **values}) + '\n')
       self._lines.flush()
       for name, value in values.items():
-        self._board.add_scalar(name, value, step)
+        self._board.scalar(step, name, value)
       if self._wandb:
         self._wandb.log(values, step=step)
     if not on_terminal():
@@ -174,7 +170,7 @@ class MetricsLog:
     if not self._writes:
       return
     with _best_effort():
-      self._board.add_image(name, image, step, dataformats='HWC')
+      self._board.image(step, name, image)
       if self._wandb:
         import wandb
 

@@ -1,5 +1,6 @@
 """Metric lines, their plot, and the effect of a restart."""
 
+import errno
 import importlib.machinery
 import json
 import sys
@@ -8,6 +9,7 @@ import types
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboardX.record_writer import RecordWriter
 
 from core.errors import InputError
 from sample.pictures import write_figure
@@ -99,6 +101,23 @@ def test_config_is_a_text_of_tensorboard(tmp_path):
     pass
   (events,) = (tmp_path / 'tensorboard').iterdir()
   assert b'"width": 96' in events.read_bytes()
+
+
+def test_a_disk_that_was_full_does_not_end_the_log(tmp_path, monkeypatch):
+  """More entries fail than any queue of a writer holds."""
+  with MetricsLog(tmp_path, 0) as metrics:
+    with monkeypatch.context() as patch:
+      patch.setattr(RecordWriter, 'write', no_space)
+      for step in range(1, 30):
+        metrics.scalars(step, {'loss': 1.0})
+    metrics.scalars(30, {'score': 2.0})
+  texts = [path.read_bytes() for path in (tmp_path / 'tensorboard').iterdir()]
+  assert any(b'score' in text for text in texts)
+  assert steps(tmp_path) == list(range(1, 31))
+
+
+def no_space(*_):
+  raise OSError(errno.ENOSPC, 'No space left on device')
 
 
 class Recorded(types.ModuleType):
