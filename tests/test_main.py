@@ -1,5 +1,6 @@
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,10 @@ def test_train_leaves_a_run(trained):
   assert [path.name for path in previews] == ['00000015.png', '00000030.png']
   for path in previews:  # 20 digits of 40 pixels in ten columns
     assert picture(path).shape == (2 * 44, 10 * 44)
-  assert 'step 30: loss' in trained.printed
+  assert re.search(r'step 20: loss.*, 0:0\d:\d\d left', trained.printed)
+  assert re.search(r'step 30: loss.*, 0:00:00 left', trained.printed)
+  assert ['compile_seconds' in row for row in rows] == [True] + 5 * [False]
+  assert 'Compiling the step.' in trained.printed
   assert 'Trained 30 steps' in trained.printed
 
 

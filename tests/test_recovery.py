@@ -100,7 +100,7 @@ class Run:
     rows = []
     for line in (self.workdir / 'metrics.jsonl').read_text().splitlines():
       rows.append(json.loads(line))
-      for name in ('images_per_second', 'waiting', 'tflops'):
+      for name in ('images_per_second', 'waiting', 'tflops', 'compile_seconds'):
         rows[-1].pop(name, None)
     return rows
 

@@ -6,6 +6,7 @@ checkpoint, and everything else is a function of (seed, step).
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -147,11 +148,19 @@ def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
       save = Saver(
         experiment, checkpointer, snapshots, report, setup.scores.rank
       )
+      _announce_compilation(workdir)
       step, reason = _take_steps(setup, task, state, report, save, log, stop)
       checkpointer.wait()
       _plot(workdir)
       _say_end(setup, workdir, step, reason, report, checkpointer.latest_step)
   return step == settings.steps
+
+
+def _announce_compilation(workdir: epath.Path) -> None:
+  rows = read_metrics(workdir)
+  times = [row['compile_seconds'] for row in rows if 'compile_seconds' in row]
+  before = f' ({times[-1]:.0f} s at the last start)' if times else ''
+  logging.info('Compiling the step%s.', before)
 
 
 def _take_steps(
@@ -170,9 +179,11 @@ def _take_steps(
   start = int(state.step)
   stream = report.waiting(_batches(setup, task, start))
   key = jax.random.key(setup.experiment.seed)
-  logging.info('Compiling the step.')
   for step in range(start + 1, settings.steps + 1):
-    state, metrics = task.step(step - 1, state, next(stream), key)
+    batch, begin = next(stream), time.perf_counter()
+    state, metrics = task.step(step - 1, state, batch, key)
+    if step == start + 1:
+      report.compiled(time.perf_counter() - begin)
     # `record` reads the previous step, so the devices are never idle.
     reason = stop.after(step)  # once: a signal may come at any line
     last = step == settings.steps or bool(reason)

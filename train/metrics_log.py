@@ -143,8 +143,10 @@ class MetricsLog:
       if self._wandb:
         self._wandb.finish(exit_code=int(error[0] is not None))
 
-  def scalars(self, step: int, values: dict[str, float]) -> None:
-    """Logs one line, and one point for each curve."""
+  def scalars(
+    self, step: int, values: dict[str, float], note: str = ''
+  ) -> None:
+    """Logs one line, and one point for each curve; `note` ends the message."""
     if not self._writes:
       return
     # JSON has no non-finite values.
@@ -163,7 +165,7 @@ class MetricsLog:
         for name in (*_SHOWN, *scores)
         if name in values
       ]
-      logging.info('step %d: %s', step, ', '.join(shown))
+      logging.info('step %d: %s%s', step, ', '.join(shown), note)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Logs a (H, W, C) uint8 image to TensorBoard and as a PNG."""

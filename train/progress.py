@@ -6,9 +6,11 @@ tflops              model TFLOP/s of all devices; a backward pass counts as two
                     forward passes, a multiply-add as 2, recomputation as 0
 mfu                 tflops over the peak of the devices in bfloat16
 memory_gib          peak memory of the fullest device so far
+compile_seconds     duration of the call of the first step; once per start
 """
 
 import contextlib
+import datetime
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +106,7 @@ class Report:
     self._mark: tuple[float, int] | None = None
     self._waited = 0.0
     self._losses: list[float] = []  # since the last checkpoint
+    self._compile_seconds: float | None = None  # until it is logged
 
   def waiting(self, stream: Iterator[Any]) -> Iterator[Any]:
     """Yields from the stream, and measures the time spent waiting for it."""
@@ -122,6 +125,10 @@ class Report:
     """Takes the metrics of a step, maybe the last; logs the previous step."""
     self.flush()
     self._pending = (step, metrics, last)
+
+  def compiled(self, seconds: float) -> None:
+    """Takes the duration of the first step's call."""
+    self._compile_seconds = seconds
 
   @contextlib.contextmanager
   def paused(self, step: int) -> Iterator[None]:
@@ -188,7 +195,17 @@ class Report:
       values['lr'] = float(self._schedule(step - 1))
       values['images'] = step * self._settings.batch_size
       values |= self._rates(self._mark, step, now)
-      self._log.scalars(step, values)
+      if self._compile_seconds is not None:
+        values['compile_seconds'] = self._compile_seconds
+        self._compile_seconds = None
+      self._log.scalars(step, values, note=self._time_left(step, values))
+
+  def _time_left(self, step: int, values: dict[str, float]) -> str:
+    """Returns a note such as ', 0:03:20 left'; '' without a rate."""
+    if not (rate := values.get('images_per_second')):
+      return ''
+    seconds = (self._settings.steps - step) * self._settings.batch_size / rate
+    return f', {datetime.timedelta(seconds=round(seconds))} left'
 
   def _rates(
     self, mark: tuple[float, int], step: int, now: float

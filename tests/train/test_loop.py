@@ -78,7 +78,7 @@ def test_logged_rate_is_the_schedule(trained):
 
 
 def test_longer_run_goes_on_until_nothing_is_finite(
-  trained, make_experiment, tmp_path
+  trained, make_experiment, tmp_path, caplog
 ):
   """A finite step ruins the weights, so older checkpoints stay the newest."""
   workdir, experiment, *_ = trained
@@ -94,6 +94,10 @@ def test_longer_run_goes_on_until_nothing_is_finite(
   with pytest.raises(NonFiniteError, match='4 steps in a row') as error:
     loop.train(open_setup(exploding), workdir)
   assert '\n' not in str(error.value)
+  seconds = read_metrics(workdir)[0]['compile_seconds']
+  assert (
+    f'Compiling the step ({seconds:.0f} s at the last start).' in caplog.text
+  )
   after, step = weights(workdir, experiment)
   assert step == 10
   jax.tree.map(np.testing.assert_array_equal, after, before)
