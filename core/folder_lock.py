@@ -165,7 +165,7 @@ def file_lock(
 def _held(
   path: epath.Path, owner: _Owner, subject: str, instead: str
 ) -> Iterator[None]:
-  """Holds a kernel lock, or a marker on storage without them."""
+  """Holds a kernel lock, or a marker file if storage has no kernel locks."""
   local = '://' not in os.fspath(path)
   descriptor = _lock(path, subject, instead) if local else None
   if descriptor is None:

@@ -275,7 +275,7 @@ class Distillation(Rollout):
     lengths = expand(grid[1:] - grid[:-1], states[1:])
     rates = (states[1:] - states[:-1]) / lengths
 
-    def rows(x):  # images lead, so that each stays on its device
+    def rows(x):  # the image axis is first, so each stays on its device
       return constrain_batch(jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]))
 
     v = backbone.bind(self.student, params)(

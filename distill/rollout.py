@@ -148,7 +148,7 @@ class Rollout:
 
   @property
   def walk_passes(self) -> float:
-    """Returns the mean number of passes of a visit: walk and prediction."""
+    """Returns the mean number of passes to reach a time and predict there."""
     n = len(self.times) - 1
     # A walk lasts until the last image of the batch has reached its step.
     return n if self.config.step_per_image else (n - 1) / 2 + 1

@@ -49,7 +49,7 @@ class Dense(nnx.Linear):
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """(..., inputs) -> (..., *parts)."""
-    del out_sharding  # of meshes with explicit axes
+    del out_sharding  # only meshes with explicit axes need it
     x = inputs.astype(self.dtype)
     # XLA's CPU backend is up to twice as slow at 3-D by 2-D products.
     flat = x.reshape(-1, x.shape[-1])

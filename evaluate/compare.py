@@ -125,7 +125,7 @@ def compare(
     sampler: Network and sampling settings.
     config: Methods and counts.
     splits: Real images and labels of the reference, optionally followed by
-      held-out ones. The distance of the latter is the floor.
+      held-out ones, whose distance is the lowest to expect.
     seed: Random seed of all noise.
     protocol: Other settings that determine the figures, such as weights.
     folder: Folder of the results; results of the same protocol are kept.

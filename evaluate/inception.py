@@ -136,7 +136,7 @@ class Conv(nnx.Module):
   def __call__(
     self, x: jax.Array, pool: Callable[[jax.Array], jax.Array] = lambda y: y
   ) -> jax.Array:
-    """Maps (B, H, W, inputs) to (B, H', W', outputs); `pool` is linear."""
+    """Maps (B, H, W, inputs) to (B, H', W', outputs)."""
     y = pool(_convolve(x, self.kernel[...], self.stride, self.same))
     return jax.nn.relu(y + self.bias[...])
 

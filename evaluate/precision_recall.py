@@ -32,7 +32,7 @@ def radii(
 
   Args:
     features: Features (n, F).
-    k: Number of the neighbor that the ball reaches to.
+    k: The radius is the distance to the k-th nearest neighbor.
     float16: Whether distances use float16, as in the ADM evaluator. A block
       that overflows uses float32. ADM's blocks have 10,000 rows, ours `BLOCK`.
 

@@ -47,7 +47,7 @@ class Internal:
   def refine(
     self, strong: jax.Array, out: DenoiserOutput, step: Step
   ) -> jax.Array:
-    """Returns the guided velocity of every row of a pass."""
+    """Returns the guided velocity of every row of a batch."""
     weak = out.intermediate[self.tap].astype(strong.dtype)
     return extrapolate(strong, weak, self.scale.at(step.at))
 

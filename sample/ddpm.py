@@ -200,7 +200,7 @@ def posterior_mean(
 def variances(
   path: VariancePreserving, t: jax.Array, t_next: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns `beta` and `small`, in the shape of the times."""
+  """Returns the larger and the smaller posterior variance at each time."""
   beta = -jnp.expm1(path.log_alpha2_change(t, t_next))
   ratio = jnp.square(path.sigma(t_next) / path.sigma(t))
   return beta, beta * ratio

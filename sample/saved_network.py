@@ -1,7 +1,7 @@
 """Access to the network of a run or of a folder of weights.
 
-A folder from a published file is sampled by default like its family
-(docs/checkpoints.md), a folder from a run like the run.
+The default settings for sampling are those of the run, of the run that a folder
+was made from, or of the family of the published file (docs/checkpoints.md).
 """
 
 import dataclasses
@@ -183,7 +183,7 @@ def load_config(place: epath.PathLike) -> dict[str, Any]:
 
 
 def load_latents(workdir: epath.PathLike) -> LatentSpace:
-  """Returns the latent space of a run, as far as known; it may be new."""
+  """Returns what is known of the latent space of a run, maybe a new one."""
   path = epath.Path(workdir).expanduser() / LATENTS
   stored = read_json(path) if path.exists() else {}
   if stored and 'decoder' not in stored:

@@ -166,7 +166,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def make_config(data_dir):
-  """Returns a function of command-line assignments to plain values."""
+  """Returns a function that makes a config from command-line assignments."""
 
   def make(*assignments):
     config = config_file.load_config(str(ROOT / 'configs/digits.py'))

@@ -100,7 +100,7 @@ def test_what_is_added_to_the_house():
 
 
 def test_method_of_the_page_with_a_name(tmp_path):
-  """The steps of extending.md, in a copy. Only guidance/ changes."""
+  """Follows extending.md in a copy of the project, changing only guidance/."""
   for name in ('guidance', 'tests/guidance'):
     shutil.copytree(ROOT / name, tmp_path / name)
   for name in (

@@ -73,7 +73,7 @@ def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
   ours = runs.Source(str(work), is_run=True).open(())
   for folder in (wide, small):
     theirs = runs.Source(str(folder), is_run=False).open(())
-    assert theirs.sample.batch_size != ours.sample.batch_size  # per machine
+    assert theirs.sample.batch_size != ours.sample.batch_size  # not stored
     expected = dataclasses.replace(ours.sample, batch_size=64)
     assert theirs.sample == expected and theirs.sample.steps == 3
 

@@ -95,7 +95,7 @@ def train(setup: Setup, workdir: epath.Path) -> bool:
 
 
 def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
-  """Repeats the step of a task; otherwise like `train`."""
+  """Trains like `train`, with the step of a task."""
   experiment, settings = setup.experiment, setup.experiment.train
   logging.info(
     'Mesh %s of %s; %.2f M parameters.',

@@ -163,7 +163,7 @@ def noise_losses(
   t: jax.Array,
   label: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]:
-  """Returns output, tap and variance losses (or None) of noise prediction."""
+  """Returns the losses of output, taps and variance (None without one)."""
   x_t = path.interpolate(x0, noise, t)
   out = denoiser(x_t, t, label)
 

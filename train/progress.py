@@ -85,7 +85,7 @@ class Report:
     bar: tqdm,
     bad_steps: int = 0,
   ) -> None:
-    """Starts before the first step.
+    """Starts the clock of a run.
 
     Args:
       experiment: Settings of the run.
@@ -93,7 +93,7 @@ class Report:
       flops: Operations per image of a step.
       log: Log that gets a line every `log.every_images`.
       bar: Progress bar, which advances with every step.
-      bad_steps: Number of bad steps before this start.
+      bad_steps: Number of bad steps that the run took before.
     """
     self.bad_steps = bad_steps
     self._settings = experiment.train

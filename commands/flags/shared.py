@@ -142,7 +142,7 @@ def add_guide(flags: Flags) -> None:
   flags.add_argument(
     '--guide',
     metavar='PLACE',
-    help='run or folder of the weaker network that guidance auto needs',
+    help='run or folder of the weaker network, for the method auto',
   )
   flags.add_argument(
     '--guide_step',

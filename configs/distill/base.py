@@ -66,8 +66,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Updates of the student until the end of the dynamic start (half a cosine).
   distill.dynamic_updates = 10_000
   distill.step_per_image = False  # Step sampled per image, not per batch.
-  # Weight of the student's adversarial loss; 0: no discriminator. It compares
-  # states of the fake denoiser on generated and real latents.
+  # Weight of the student's adversarial loss; 0: no discriminator. It sees
+  # activations of the fake denoiser on generated and real latents.
   distill.gan_weight = 0.0
   distill.discriminator_weight = 0.01  # Weight of the discriminator's loss.
   # Blocks that the discriminator reads from; (): every third of the depth.
@@ -81,6 +81,6 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # starts from the previous one. The last two, low and high, start from the one
   # before both and are merged.
   distill.stages = ()
-  # Ratios r that the merge tries, r low + (1 - r) high; the lowest Frechet
+  # Ratios r of the merge r * low + (1 - r) * high to try; the lowest Frechet
   # distance wins.
   distill.merge_ratios = (0.0, 0.3, 0.5, 0.7, 1.0)

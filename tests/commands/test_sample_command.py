@@ -215,7 +215,7 @@ def test_a_preset_sets_all_that_its_figure_depends_on(name):
     'sample.batch_size'
   } | {'model.dtype'}
   assert keys['model.dtype'] == 'float32'
-  # generate.py of REPA and of Internal Guidance's SiT code.
+  # Only the code of REPA and of Internal Guidance's SiT truncates.
   of_repa = 'repa' in name or (name.startswith('sit') and 'ig' in name)
   assert keys['sample.truncate'] == str(of_repa)
   assert keys['sample.state_dtype'] == ('float64' if of_repa else 'float32')

@@ -48,7 +48,7 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
 CASES = [
   ('none', 'heun', 11),
   ('ig:1.5,cfg:1.5', 'heun', 22),
-  # On at 4/6 and 3/6. Each full step counts, even if its end is outside.
+  # Guidance is on at t = 4/6 and 3/6, for both evaluations of such a step.
   ('cfg:1.5@0.4-0.7', 'heun', 15),
   # The interval is closed: on at 1 and 1/2.
   ('cfg:1.5@0.5-1', 'euler', 10),

@@ -159,7 +159,7 @@ def test_weights_must_match_taps(weights, taps):
 
 
 class Fixed:
-  """A denoiser with given predictions, which need not be constant."""
+  """A denoiser whose predictions the test sets."""
 
   num_classes = CLASSES
 

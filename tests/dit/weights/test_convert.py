@@ -176,8 +176,8 @@ def test_shapes_of_what_no_memory_holds():
 @pytest.mark.parametrize('family', ['ig_lightningdit', 'sit'])
 def test_missing_tensor(family):
   tensors = random_tensors(make_config(family))
-  # These tensors identify the network's options. Without one of them, another
-  # tensor is refused.
+  # These tensors show the network's options. If one is missing, the option is
+  # guessed wrongly, and the error names a tensor that no longer fits.
   telling = {'feat_rope.freqs_cos': 'feat_rope.freqs_sin',
              'blocks.0.norm1.weight': 'norm',
              'blocks.0.attn.q_norm.weight': 'blocks.0.attn.k_norm.weight',

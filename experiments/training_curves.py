@@ -1,0 +1,133 @@
+"""Shows what healthy and sick training runs look like, on the digits.
+
+  python -m experiments.training_curves --out=runs/curves
+
+Trains the digits recipe with three seeds, and once for each entry of SICK,
+unless the run exists. Every run scores 500 unguided samples of its averaged
+weights every 3,840 images. Writes to --out
+
+  training_curves.png    loss and Frechet distance over images seen
+  training_samples.png   one sample of each class, over time and at the end
+  table.md               last loss and Frechet distance of each run
+"""
+
+import argparse
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from core import markdown
+from core.files import write_bytes
+from experiments.distill_digits import command
+from sample import pictures
+from train.metrics_log import read_metrics
+
+SEEDS = 3
+SICK = {
+  'learning rate x 30': ('optimizer.lr=9e-2', 'optimizer.clip=0.0'),
+  'learning rate / 30': ('optimizer.lr=1e-4',),
+  'average too slow': ('ema.decay=0.9999', 'ema.ramp=False'),
+}
+EVERY = 3_840
+SHOWN = (3_840, 7_680, 15_360, 38_400)  # images seen by the first run
+_SMOOTH = 5  # log lines whose losses are averaged
+
+Rows = Sequence[Mapping[str, float]]
+
+
+def train(out: pathlib.Path, name: str, changes: Sequence[str]) -> Rows:
+  """Trains a run unless it exists; returns the lines of its log."""
+  keys = (
+    f'data.dir={out}/data', f'eval.extractor=classifier:{out}/features',
+    "eval.metrics=('fd',)", 'eval.num=500', f'eval.every_images={EVERY}',
+    f'log.preview_every_images={EVERY}', 'log.preview_guidance=none',
+    'log.preview_num=10', *changes,
+  )  # fmt: skip
+  command(
+    'train', f'--workdir={out / name}',
+    *(f'--config.{assignment}' for assignment in keys),
+  )  # fmt: skip
+  return read_metrics(out / name)
+
+
+def curve(rows: Rows, metric: str) -> np.ndarray:
+  """Returns (images seen, value) of the lines with a metric, as (2, n)."""
+  pairs = [(row['images'], row[metric]) for row in rows if metric in row]
+  return np.asarray(pairs).T
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+  """Returns the mean of each value and the ones before it, (n,)."""
+  return np.asarray(
+    [values[max(0, i - _SMOOTH + 1) : i + 1].mean() for i in range(len(values))]
+  )
+
+
+def draw_curves(healthy: Sequence[Rows], sick: Mapping[str, Rows]) -> Figure:
+  """Plots loss and distance; the healthy runs have one color."""
+  figure = Figure(figsize=(11, 4.2), layout='constrained')
+  panels = figure.subplots(1, 2)
+  runs = [('healthy, three seeds', 'C0', rows) for rows in healthy]
+  runs += [(name, f'C{k + 1}', rows) for k, (name, rows) in
+           enumerate(sick.items())]  # fmt: skip
+  for k, (name, color, rows) in enumerate(runs):
+    label = name if k == 0 or k >= len(healthy) else None
+    images, losses = curve(rows, 'loss')
+    panels[0].plot(images, smooth(losses), color=color, label=label)
+    panels[1].plot(*curve(rows, 'eval/fd'), color=color, marker='.')
+  panels[0].set_title(f'training loss, mean of {_SMOOTH} lines')
+  panels[1].set_title('Frechet distance of 500 unguided samples')
+  for panel in panels:
+    panel.set_yscale('log')
+    panel.set_xlabel('images seen')
+    panel.grid(alpha=0.3)
+    panel.xaxis.set_major_formatter('{x:,.0f}')
+  figure.legend(loc='outside lower center', ncols=4)
+  return figure
+
+
+def draw_samples(out: pathlib.Path) -> np.ndarray:
+  """Stacks previews: the first run over time, and the ends of the others."""
+
+  def preview(name: str, images: int) -> np.ndarray:
+    path = out / name / 'previews' / f'{images // 64:08}.png'
+    with Image.open(path) as image:
+      return np.asarray(image)[None, ..., None]
+
+  blocks = [(f'{n:,} images', preview('healthy-0', n)) for n in SHOWN]
+  blocks += [(f'{name},\n{SHOWN[-1]:,} images', preview(name, SHOWN[-1]))
+             for name in SICK]  # fmt: skip
+  return pictures.sheet(blocks, 1, scale=1)
+
+
+def main() -> None:
+  """Trains the runs and draws them."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--out', type=pathlib.Path, default='runs/curves')
+  out = parser.parse_args().out
+  if not (out / 'features').exists():
+    command(
+      'train-features', f'--to={out}/features', f'--config.data.dir={out}/data'
+    )
+  healthy = [
+    train(out, f'healthy-{seed}', [f'seed={seed}']) for seed in range(SEEDS)
+  ]
+  sick = {name: train(out, name, changes) for name, changes in SICK.items()}
+  table = [
+    [name, f'{smooth(curve(rows, "loss")[1])[-1]:.3f}',
+     f'{curve(rows, "eval/fd")[1][-1]:.2f}']
+    for name, rows in [*((f'healthy, seed {k}', rows) for k, rows in
+                         enumerate(healthy)), *sick.items()]
+  ]  # fmt: skip
+  text = markdown.table(['run', 'loss', 'Frechet distance'], table)
+  write_bytes(out / 'table.md', text.encode())
+  pictures.write_figure(out / 'training_curves.png', draw_curves(healthy, sick))
+  pictures.write_png(out / 'training_samples.png', draw_samples(out))
+  print(text)
+
+
+if __name__ == '__main__':
+  main()
