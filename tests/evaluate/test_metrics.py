@@ -141,8 +141,7 @@ def test_what_cannot_be_taken(metric, extractor, lacking, words):
 
 
 @pytest.mark.parametrize(
-  'options',
-  [{'metrics': ('fids',)}, {'bootstrap': 1}, {'neighbors': 0}],
+  'options', [{'metrics': ('fids',)}, {'bootstrap': 1}, {'neighbors': 0}]
 )
 def test_settings_are_checked(options):
   with pytest.raises(InputError, match=r'eval\.'):

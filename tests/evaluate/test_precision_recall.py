@@ -87,14 +87,8 @@ def test_one_program_serves_all_sets(rng):
     features, sample = normal(rng, n, 9), normal(rng, m, 9)
     precision_recall(features, sample)
     if n == 50:
-      programs = (
-        _nearest._cache_size(),
-        _inside._cache_size(),
-      )
-  assert programs == (
-    _nearest._cache_size(),
-    _inside._cache_size(),
-  )
+      programs = (_nearest._cache_size(), _inside._cache_size())
+  assert programs == (_nearest._cache_size(), _inside._cache_size())
 
 
 def test_products_are_not_rounded(rng):

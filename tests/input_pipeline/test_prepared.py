@@ -189,10 +189,7 @@ def test_another_decoder_is_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_the_commands(images, tmp_path):
-  place = [
-    '--config.data.name=photos',
-    f'--config.data.dir={tmp_path}/data',
-  ]
+  place = ['--config.data.name=photos', f'--config.data.dir={tmp_path}/data']
   words = ['prepare', f'--images={images}', *place]
   words += ['--image_size=8', '--batch_size=8']
   result = run(*words)

@@ -29,11 +29,7 @@ def draw(denoiser, labels, *, config=SAMPLING, **changes):
   drawing = make_sampler(denoiser, config, devices=1)
   denoiser = jax.device_put(denoiser, replicated(drawing.mesh))
   drawing = dataclasses.replace(drawing, denoiser=denoiser)
-  arguments = {
-    'guidance': parse('ig:1.4,cfg:1.3'),
-    'seed': 3,
-    **changes,
-  }
+  arguments = {'guidance': parse('ig:1.4,cfg:1.3'), 'seed': 3, **changes}
   latents = []
 
   def record(*args, sample=sampler.sample, **kwargs):
