@@ -35,18 +35,15 @@ def run_process(*argv):
   return result, time.monotonic() - begin
 
 
-@pytest.mark.parametrize(
-  'argv, status, words',
-  [
-    (['--help'], 0, 'python main.py train'),
-    (['sample', '--help'], 0, '--guidance'),
-    (['--version'], 0, 'selfguide'),
-    ([], 2, 'no command'),
-    (['train', '--wrkdir=x'], 2, "Did you mean '--workdir'"),
-    (['sample', '--workdir=x', '--num=many'], 2, "'many'"),
-    (['train', '--config.optimizer.lrr=1'], 2, "Did you mean 'optimizer.lr'"),
-  ],
-)
+@pytest.mark.parametrize('argv, status, words', [
+  (['--help'], 0, 'python main.py train'),
+  (['sample', '--help'], 0, '--guidance'),
+  (['--version'], 0, 'selfguide'),
+  ([], 2, 'no command'),
+  (['train', '--wrkdir=x'], 2, "Did you mean '--workdir'"),
+  (['sample', '--workdir=x', '--num=many'], 2, "'many'"),
+  (['train', '--config.optimizer.lrr=1'], 2, "Did you mean 'optimizer.lr'"),
+])  # fmt: skip
 def test_help_and_wrong_flags_are_answered_before_jax_is_imported(
   argv, status, words
 ):
@@ -87,30 +84,27 @@ def test_help_names_the_words_that_the_code_knows():
   assert shared.SCHEMES == tuple(quantize.SCHEMES)
 
 
-@pytest.mark.parametrize(
-  'words, suggestion',
-  [
-    ('train --config.optimizer.learning_rate=1', "'optimizer.lr'"),
-    ('train --config.train.steps=1', "'train.images' (images seen"),
-    ('train --config.train.epochs=1', "'train.images' (images seen"),
-    ('train --config.train.lr=1', "'optimizer.lr'"),
-    ('train --config.model.patch=2', "'model.name' (FAMILY-SIZE/PATCH)"),
-    ('train --epochs=1', "'--config.train.images' (images seen"),
-    ('train --steps=1', "'--config.train.images' (images seen"),
-    ('train -w x', "'--workdir'"),
-    ('sample --workdir=x --cfg_scale=2', "'--guidance=cfg:SCALE'"),
-    ('sample --workdir=x --cfg-scale=2', "'--guidance=cfg:SCALE'"),
-    ('sample --workdir=x --guidance_scale=2', "'--guidance=cfg:SCALE'"),
-    ('sample --workdir=x --num_inference_steps=2', "'--config.sample.steps'"),
-    ('sample --workdir=x --steps=2', "'--config.sample.steps'"),
-    ('sample --workdir=x --config.sample.num_steps=2', "'sample.steps'"),
-    ('sample --ckpt=x', "'--workdir'"),
-    ('sample --workdir=x --num_samples=2', "'--num'"),
-    ('sample --workdir=x --outdir=y', "'--out'"),
-    ('evaluate --samples=x --vae=y', "'--autoencoder'"),
-    ('convert --ckpt=x --to=y', "'--from'"),
-  ],
-)
+@pytest.mark.parametrize('words, suggestion', [
+  ('train --config.optimizer.learning_rate=1', "'optimizer.lr'"),
+  ('train --config.train.steps=1', "'train.images' (images seen"),
+  ('train --config.train.epochs=1', "'train.images' (images seen"),
+  ('train --config.train.lr=1', "'optimizer.lr'"),
+  ('train --config.model.patch=2', "'model.name' (FAMILY-SIZE/PATCH)"),
+  ('train --epochs=1', "'--config.train.images' (images seen"),
+  ('train --steps=1', "'--config.train.images' (images seen"),
+  ('train -w x', "'--workdir'"),
+  ('sample --workdir=x --cfg_scale=2', "'--guidance=cfg:SCALE'"),
+  ('sample --workdir=x --cfg-scale=2', "'--guidance=cfg:SCALE'"),
+  ('sample --workdir=x --guidance_scale=2', "'--guidance=cfg:SCALE'"),
+  ('sample --workdir=x --num_inference_steps=2', "'--config.sample.steps'"),
+  ('sample --workdir=x --steps=2', "'--config.sample.steps'"),
+  ('sample --workdir=x --config.sample.num_steps=2', "'sample.steps'"),
+  ('sample --ckpt=x', "'--workdir'"),
+  ('sample --workdir=x --num_samples=2', "'--num'"),
+  ('sample --workdir=x --outdir=y', "'--out'"),
+  ('evaluate --samples=x --vae=y', "'--autoencoder'"),
+  ('convert --ckpt=x --to=y', "'--from'"),
+])  # fmt: skip
 def test_words_of_other_tools_lead_to_ours(words, suggestion):
   result = run(*words.split())
   assert result.status == 2 and result.out == ''
@@ -128,20 +122,17 @@ def test_nothing_is_suggested_where_nothing_is_near(words):
   assert 'Did you mean' not in result.err
 
 
-@pytest.mark.parametrize(
-  'words, flag',
-  [
-    ('evaluate --samples=x --config.eval.extractor=y', '--extractor=y'),
-    ('evaluate --workdir=x --config.eval.num=9', '--num=9'),
-    ('reference --to=x --config.eval.reference=y', '--images=y'),
-    ('sweep --workdir=x --guidance=ig:1..2 --config.eval.repeats=2',
-     '--repeats=2'),
-    ('compare --workdir=x --config.eval.extractor=y', '--extractor=y'),
-    ('prepare --config.prepare.image_size=8', "'--image_size' (of prepare)"),
-    ('compare --workdir=x --config.compare.methods=none',
-     "'--guidance' (of compare, once for each method)"),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize('words, flag', [
+  ('evaluate --samples=x --config.eval.extractor=y', '--extractor=y'),
+  ('evaluate --workdir=x --config.eval.num=9', '--num=9'),
+  ('reference --to=x --config.eval.reference=y', '--images=y'),
+  ('sweep --workdir=x --guidance=ig:1..2 --config.eval.repeats=2',
+   '--repeats=2'),
+  ('compare --workdir=x --config.eval.extractor=y', '--extractor=y'),
+  ('prepare --config.prepare.image_size=8', "'--image_size' (of prepare)"),
+  ('compare --workdir=x --config.compare.methods=none',
+   "'--guidance' (of compare, once for each method)"),
+])  # fmt: skip
 def test_a_setting_of_a_command_is_its_flag(words, flag):
   result = run(*words.split())
   assert result.status == 2

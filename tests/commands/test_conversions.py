@@ -82,17 +82,14 @@ def test_published_to_published(tmp_path):
   assert_same_file(tmp_path / 'x.safetensors', GOLDEN)
 
 
-@pytest.mark.parametrize(
-  'name, family, taps',
-  [
-    ('dit/model', 'dit', None),
-    ('sit_upstream/model', 'sit', None),
-    ('sit_upstream/model_nosigma', 'sit', None),
-    ('ig_sit/model_qknorm', 'ig_sit', (2,)),
-    ('ig_lightningdit/model', 'ig_lightningdit', (2,)),
-    ('ig_lightningdit/model_qknorm_woshift', 'ig_lightningdit', (2,)),
-  ],
-)
+@pytest.mark.parametrize('name, family, taps', [
+  ('dit/model', 'dit', None),
+  ('sit_upstream/model', 'sit', None),
+  ('sit_upstream/model_nosigma', 'sit', None),
+  ('ig_sit/model_qknorm', 'ig_sit', (2,)),
+  ('ig_lightningdit/model', 'ig_lightningdit', (2,)),
+  ('ig_lightningdit/model_qknorm_woshift', 'ig_lightningdit', (2,)),
+])  # fmt: skip
 def test_every_family_there_and_back(tmp_path, name, family, taps):
   sources = [folder / f'{name}.safetensors' for folder in GOLDENS]
   source = next((path for path in sources if path.exists()), None)

@@ -301,34 +301,31 @@ def test_ends_of_the_ratio_are_the_branches():
   )
 
 
-@pytest.mark.parametrize(
-  ('argument', 'given', 'message'),
-  [
-    ('hybrid,2', {'model.size': 16}, 'has latent_shape (8, 8, 1), the network'),
-    ('hybrid,2', {'model.num_classes': 12}, 'has num_classes 10'),
-    ('hybrid,2', {'model.depth': 2}, 'holds another network: depth 3, not 2'),
-    ('hybrid,2', {'objective.path': 'cosine'}, 'has path linear'),
-    ('hybrid,1001', {}, "student's grid has 1001 steps, expected 1 to 1000"),
-    ('hybrid,2', {'sample.solver': 'heun'}, 'sample.solver is heun'),
-    ('hybrid,2', {'sample.spacing': 'edm'}, 'whose times start at 0.9877'),
-    ('sharing,1', {}, 'one step has none'),
-    ('sharing,2', {'sample.solver': 'renoise'}, 'walks with sample.solver=eul'),
-    ('dm,1', {'distill.branch': 'low'}, 'distill.branch low has no step'),
-    ('hybrid,2', {'distill.guidance': 'ig:1.5:tap=1'}, 'needs tap 1'),
-    ('hybrid,2', {'distill.method': ''}, "distill.method is ''"),
-    ('hybrid,2', {'ema.widths': '(0.1,)'}, 'ema.widths are for training'),
-    ('hybrid,2', {'log.preview_guidance': 'ig:2'}, 'needs tap 0'),
-    ('sharing,2', {'distill.discriminator_blocks': '(4,)'}, 'expected 1 to 3'),
-    ('hybrid,2', {'model.taps': '(1,)'}, 'a student has none'),
-    ('sharing,2', {'objective.path': 'cosine'}, 'has path linear'),
-    ('hybrd,2', {}, 'is not METHOD,STEPS'),
-    ('flash,2', {'distill.merge_ratios': '()'}, 'merge_ratios is empty'),
-    ('flash,2', {'eval.metrics': "('kid',)"}, 'is chosen by fd'),
-    ('flash,2', {'eval.batch_size': 12}, 'eval.batch_size is 12'),
-    ('flash,2', {'distill.stages': "('low,4','high,4')"}, 'at least three'),
-    ('hybrid,2', {'train.batch_size': 12}, 'multiple of 8'),
-  ],
-)
+@pytest.mark.parametrize(('argument', 'given', 'message'), [
+  ('hybrid,2', {'model.size': 16}, 'has latent_shape (8, 8, 1), the network'),
+  ('hybrid,2', {'model.num_classes': 12}, 'has num_classes 10'),
+  ('hybrid,2', {'model.depth': 2}, 'holds another network: depth 3, not 2'),
+  ('hybrid,2', {'objective.path': 'cosine'}, 'has path linear'),
+  ('hybrid,1001', {}, "student's grid has 1001 steps, expected 1 to 1000"),
+  ('hybrid,2', {'sample.solver': 'heun'}, 'sample.solver is heun'),
+  ('hybrid,2', {'sample.spacing': 'edm'}, 'whose times start at 0.9877'),
+  ('sharing,1', {}, 'one step has none'),
+  ('sharing,2', {'sample.solver': 'renoise'}, 'walks with sample.solver=eul'),
+  ('dm,1', {'distill.branch': 'low'}, 'distill.branch low has no step'),
+  ('hybrid,2', {'distill.guidance': 'ig:1.5:tap=1'}, 'needs tap 1'),
+  ('hybrid,2', {'distill.method': ''}, "distill.method is ''"),
+  ('hybrid,2', {'ema.widths': '(0.1,)'}, 'ema.widths are for training'),
+  ('hybrid,2', {'log.preview_guidance': 'ig:2'}, 'needs tap 0'),
+  ('sharing,2', {'distill.discriminator_blocks': '(4,)'}, 'expected 1 to 3'),
+  ('hybrid,2', {'model.taps': '(1,)'}, 'a student has none'),
+  ('sharing,2', {'objective.path': 'cosine'}, 'has path linear'),
+  ('hybrd,2', {}, 'is not METHOD,STEPS'),
+  ('flash,2', {'distill.merge_ratios': '()'}, 'merge_ratios is empty'),
+  ('flash,2', {'eval.metrics': "('kid',)"}, 'is chosen by fd'),
+  ('flash,2', {'eval.batch_size': 12}, 'eval.batch_size is 12'),
+  ('flash,2', {'distill.stages': "('low,4','high,4')"}, 'at least three'),
+  ('hybrid,2', {'train.batch_size': 12}, 'multiple of 8'),
+])  # fmt: skip
 def test_refused_in_one_line(teacher, tmp_path, argument, given, message):
   result = distil(teacher, tmp_path / 'student', argument, **given)
   assert result.status == 2

@@ -91,18 +91,13 @@ def test_sample_says_what_it_would_be():
   assert 'NFE 4' in out
 
 
-@pytest.mark.parametrize(
-  ('words', 'message'),
-  [
-    (['train', '--topology=v5e:4x4', '--workdir=x'], 'is for --dry_run'),
-    (['train'], '--workdir, the folder of the run'),
-    (['sample', '--config=configs/digits.py'], 'is for --dry_run'),
-    (
-      ['train', '--dry_run', '--config=configs/sit.py', '--config.mesh.fsdp=3'],
-      'does not use the',
-    ),
-  ],
-)
+@pytest.mark.parametrize(('words', 'message'), [
+  (['train', '--topology=v5e:4x4', '--workdir=x'], 'is for --dry_run'),
+  (['train'], '--workdir, the folder of the run'),
+  (['sample', '--config=configs/digits.py'], 'is for --dry_run'),
+  (['train', '--dry_run', '--config=configs/sit.py', '--config.mesh.fsdp=3'],
+   'does not use the'),
+])  # fmt: skip
 def test_misuse(words, message):
   result = command_runs.run(*words)
   assert result.status == 2

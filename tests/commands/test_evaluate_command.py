@@ -188,25 +188,22 @@ def test_own_features(shared_run, place):
   assert found['evaluation']['extractor']['held_out_accuracy'] > 0.5
 
 
-@pytest.mark.parametrize(
-  ('argv', 'words'),
-  [
-    (('--extractor=inception:no.pth',), 'published weights are at https://'),
-    (('--extractor=inception',), 'download https://'),
-    (('--extractor=incepton:x',), 'expected inception:FILE'),
-    (('--extractor=classifier:nothing',), 'train-features'),
-    (('--metrics=fid,sfids',), 'sfids'),
-    (('--preprocessing=tf',), 'pytorch_fid'),
-    (('--guidance=ig:1.5',), '--guidance is for sampling'),
-    (('--num=501',), 'holds 500 images, not 1 sets of 501'),
-    (('--num=1',), 'not 1 sets of 2'),
-    (('--num=3', '--metrics=recall'), 'too few for recall'),
-    (('--metrics=is',), 'use Inception'),
-    (('--reference=edm2.pkl',), 'is a pickle'),
-    (('--bootstrap=1',), 'at least 2'),
-    (('--reference=nothing.npz',), 'do not exist'),
-  ],
-)
+@pytest.mark.parametrize(('argv', 'words'), [
+  (('--extractor=inception:no.pth',), 'published weights are at https://'),
+  (('--extractor=inception',), 'download https://'),
+  (('--extractor=incepton:x',), 'expected inception:FILE'),
+  (('--extractor=classifier:nothing',), 'train-features'),
+  (('--metrics=fid,sfids',), 'sfids'),
+  (('--preprocessing=tf',), 'pytorch_fid'),
+  (('--guidance=ig:1.5',), '--guidance is for sampling'),
+  (('--num=501',), 'holds 500 images, not 1 sets of 501'),
+  (('--num=1',), 'not 1 sets of 2'),
+  (('--num=3', '--metrics=recall'), 'too few for recall'),
+  (('--metrics=is',), 'use Inception'),
+  (('--reference=edm2.pkl',), 'is a pickle'),
+  (('--bootstrap=1',), 'at least 2'),
+  (('--reference=nothing.npz',), 'do not exist'),
+])  # fmt: skip
 def test_bad_input(place, mine, argv, words):
   result = run(
     'evaluate', f'--samples={place}/test.npz', mine,
@@ -217,14 +214,11 @@ def test_bad_input(place, mine, argv, words):
   assert result.err.count('main.py:') == 1
 
 
-@pytest.mark.parametrize(
-  ('argv', 'words'),
-  [
-    ((), '--extractor is needed'),
-    (('--extractor=mine.py:moments',), '--reference (--images'),
-    (('--reference=a.npz',), '--extractor is needed'),
-  ],
-)
+@pytest.mark.parametrize(('argv', 'words'), [
+  ((), '--extractor is needed'),
+  (('--extractor=mine.py:moments',), '--reference (--images'),
+  (('--reference=a.npz',), '--extractor is needed'),
+])  # fmt: skip
 def test_images_of_others_say_nothing_of_the_data(place, argv, words):
   result = run('evaluate', f'--samples={place}/test.npz', *argv)
   assert result.status == 2 and words in result.err

@@ -192,17 +192,14 @@ def test_without_weights(shared_run, tmp_path):
   assert not any(found.pictures.values())
 
 
-@pytest.mark.parametrize(
-  ('words', 'message'),
-  [
-    (('--guidance=igg:1.5',), "Did you mean 'ig'"),
-    (('--guidance=auto:2',), '--guide'),
-    (('--step=7',), 'no checkpoint of step 7'),
-    (('--config.model.width=3',), 'belongs to the run'),
-    (('--no_draw', '--guidance=ig:1.5'), 'leave them out, or --no_draw'),
-    (('--no_draw', '--step=30'), 'leave them out, or --no_draw'),
-  ],
-)
+@pytest.mark.parametrize(('words', 'message'), [
+  (('--guidance=igg:1.5',), "Did you mean 'ig'"),
+  (('--guidance=auto:2',), '--guide'),
+  (('--step=7',), 'no checkpoint of step 7'),
+  (('--config.model.width=3',), 'belongs to the run'),
+  (('--no_draw', '--guidance=ig:1.5'), 'leave them out, or --no_draw'),
+  (('--no_draw', '--step=30'), 'leave them out, or --no_draw'),
+])  # fmt: skip
 def test_what_cannot_be_drawn_leaves_no_page(
   shared_run, tmp_path, words, message
 ):

@@ -124,38 +124,33 @@ def test_an_earlier_checkpoint_guides_the_last(shared_run, tmp_path):
   np.testing.assert_array_equal(late, plain)  # its own guide
 
 
-@pytest.mark.parametrize(
-  ('words', 'message'),
-  [
-    (['--guidance=igg:2'], "unknown guidance method 'igg'"),
-    (['--guidance=s2:2:skip=9'], 'needs more than 10 blocks'),
-    (['--guidance=cfg:2@0.7-0.2'], '0 <= low < high <= 1'),
-    (['--guidance=auto:2'], 'auto needs a weaker network'),
-    (['--guidance=cfg:2', '--guide={run}'], 'is not used'),
-    (['--guide_step=3'], '--guide_step needs --guide'),
-    (['--guidance=auto:2', '--guide={run}', '--guide_step=7'], 'of step 7'),
-    (['--guidance=auto:2', '--guide=/nowhere'], 'not the workdir of a run'),
-    (['--guidance=cfg:2,apg:2'], 'both act on the label'),
-    (['--guidance=cfg++:0.1', '--config.sample.solver=heun'], 'DDIM'),
-    (['--guidance=cfg_zero:2:zero_steps=50'], 'first 50 of'),
-    (['--config.sample.steps=-3'], 'steps is -3'),
-    (['--config.sample.spacing=cosin'], "mean 'cosine'"),
-    (['--config.sample.spacing=1,0.5,0.7,0'], 'decreasing times'),
-    (['--config.sample.state_dtype=float16'], 'float32, float64'),
-    (['--config.sample.batch_size=0'], 'sample.batch_size is 0'),
-    (['--config.sample.batch_size=12'], 'positive multiple of 8'),
-    (['--config.sample.solver=dopri5', '--guidance=s2:2'], 'its own steps'),
-    (
-      ['--config.sample.solver=dopri5:rtol=0'],
-      'rtol is 0.0, expected a number from 1e-12',
-    ),
-    (['--preset=sit'], 'expected one of dit_xl_cfg'),
-    (['--format=jpg'], "invalid choice: 'jpg'"),
-    (['--num=0'], '--num is 0'),
-    (['--step=7'], 'no checkpoint of step 7'),
-    (['--labels=11'], 'classes lie between 0 and 9'),
-  ],
-)
+@pytest.mark.parametrize(('words', 'message'), [
+  (['--guidance=igg:2'], "unknown guidance method 'igg'"),
+  (['--guidance=s2:2:skip=9'], 'needs more than 10 blocks'),
+  (['--guidance=cfg:2@0.7-0.2'], '0 <= low < high <= 1'),
+  (['--guidance=auto:2'], 'auto needs a weaker network'),
+  (['--guidance=cfg:2', '--guide={run}'], 'is not used'),
+  (['--guide_step=3'], '--guide_step needs --guide'),
+  (['--guidance=auto:2', '--guide={run}', '--guide_step=7'], 'of step 7'),
+  (['--guidance=auto:2', '--guide=/nowhere'], 'not the workdir of a run'),
+  (['--guidance=cfg:2,apg:2'], 'both act on the label'),
+  (['--guidance=cfg++:0.1', '--config.sample.solver=heun'], 'DDIM'),
+  (['--guidance=cfg_zero:2:zero_steps=50'], 'first 50 of'),
+  (['--config.sample.steps=-3'], 'steps is -3'),
+  (['--config.sample.spacing=cosin'], "mean 'cosine'"),
+  (['--config.sample.spacing=1,0.5,0.7,0'], 'decreasing times'),
+  (['--config.sample.state_dtype=float16'], 'float32, float64'),
+  (['--config.sample.batch_size=0'], 'sample.batch_size is 0'),
+  (['--config.sample.batch_size=12'], 'positive multiple of 8'),
+  (['--config.sample.solver=dopri5', '--guidance=s2:2'], 'its own steps'),
+  (['--config.sample.solver=dopri5:rtol=0'],
+   'rtol is 0.0, expected a number from 1e-12'),
+  (['--preset=sit'], 'expected one of dit_xl_cfg'),
+  (['--format=jpg'], "invalid choice: 'jpg'"),
+  (['--num=0'], '--num is 0'),
+  (['--step=7'], 'no checkpoint of step 7'),
+  (['--labels=11'], 'classes lie between 0 and 9'),
+])  # fmt: skip
 def test_bad_input_is_one_line(shared_run, tmp_path, words, message):
   words = [word.replace('{run}', f'{shared_run}/run') for word in words]
   result = run('sample', f'--workdir={shared_run}/run', f'--out={tmp_path}/out',
@@ -322,20 +317,17 @@ def test_sweep_over_one_scale(shared_run, tmp_path, monkeypatch):
   assert (tmp_path / 'sweep.png').exists()
 
 
-@pytest.mark.parametrize(
-  ('text', 'message'),
-  [
-    ('ig:1.5', 'has 0 ranges'),
-    ('ig:1..2:3,cfg:1..2:3,s2:1..2:3', 'has 3 ranges'),
-    ('ig:2..1:3', 'LOW below HIGH'),
-    ('ig:1..2:1', 'COUNT from 2'),
-    ('igg:1..2:3', 'unknown guidance method'),
-    ('ig:1..2', 'stands in the place of a scale'),
-    ('apg:2:norm=1..5:3', 'stands in the place of a scale'),
-    ('fdg:1..2:3:low=1..2:3', 'stands in the place of a scale'),
-    ('ig:1..1.0000001:5', 'different in six digits'),
-  ],
-)
+@pytest.mark.parametrize(('text', 'message'), [
+  ('ig:1.5', 'has 0 ranges'),
+  ('ig:1..2:3,cfg:1..2:3,s2:1..2:3', 'has 3 ranges'),
+  ('ig:2..1:3', 'LOW below HIGH'),
+  ('ig:1..2:1', 'COUNT from 2'),
+  ('igg:1..2:3', 'unknown guidance method'),
+  ('ig:1..2', 'stands in the place of a scale'),
+  ('apg:2:norm=1..5:3', 'stands in the place of a scale'),
+  ('fdg:1..2:3:low=1..2:3', 'stands in the place of a scale'),
+  ('ig:1..1.0000001:5', 'different in six digits'),
+])  # fmt: skip
 def test_bad_sweeps_are_one_line(shared_run, tmp_path, text, message):
   result = run('sweep', f'--workdir={shared_run}/run', f'--out={tmp_path}/out',
                f'--guidance={text}')  # fmt: skip

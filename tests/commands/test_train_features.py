@@ -51,17 +51,14 @@ def image(side=8, label=0):
   return {'image': np.zeros((side, side, 1), np.uint8), 'label': label}
 
 
-@pytest.mark.parametrize(
-  ('records', 'message'),
-  [
-    ([], 'empty'),
-    ([{'label': 0, 'moments': np.zeros((1, 4, 4, 8))}], 'images are needed'),
-    ([{'image': np.zeros((8, 8, 1), np.uint8)}], 'class-labeled'),
-    ([{'label': 0}], 'class-labeled'),
-    ([image(8), image(9)], 'resize them to one size'),
-    ([image(8), image(8, 10)], 'set it to 11'),
-  ],
-)
+@pytest.mark.parametrize(('records', 'message'), [
+  ([], 'empty'),
+  ([{'label': 0, 'moments': np.zeros((1, 4, 4, 8))}], 'images are needed'),
+  ([{'image': np.zeros((8, 8, 1), np.uint8)}], 'class-labeled'),
+  ([{'label': 0}], 'class-labeled'),
+  ([image(8), image(9)], 'resize them to one size'),
+  ([image(8), image(8, 10)], 'set it to 11'),
+])  # fmt: skip
 def test_unfit_records(
   make_experiment, tmp_path, monkeypatch, no_training, records, message
 ):

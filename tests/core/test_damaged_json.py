@@ -76,18 +76,15 @@ def test_report_leaves_out_what_is_damaged(workdir, kind):
   assert page.count('is damaged') >= len(files)
 
 
-@pytest.mark.parametrize(
-  'line',
-  [
-    '[' * 100_000,
-    '{"step": 1, "loss": ' + '1' * 400 + '}',
-    '{"step": 1, "loss": ' + '1' * 5000 + '}',
-    '{"step": 1, "loss": 1e999}',
-    '{"step": 1e300, "loss": 1}',
-    '{"step": 1, "loss": NaN}',
-    '{"step": true, "loss": 1}',
-  ],
-)
+@pytest.mark.parametrize('line', [
+  '[' * 100_000,
+  '{"step": 1, "loss": ' + '1' * 400 + '}',
+  '{"step": 1, "loss": ' + '1' * 5000 + '}',
+  '{"step": 1, "loss": 1e999}',
+  '{"step": 1e300, "loss": 1}',
+  '{"step": 1, "loss": NaN}',
+  '{"step": true, "loss": 1}',
+])  # fmt: skip
 def test_damaged_lines_of_metrics_are_left_out(tmp_path, line):
   good = '{"step": 5, "loss": 0.5}'
   (tmp_path / 'metrics.jsonl').write_text(f'{good}\n{line}\n{good}\n')

@@ -101,27 +101,24 @@ def test_numbers_out_of_range_are_refused(base, key, kind, many, rule):
     refused(changed(base, key, (value,) if many else value), key)
 
 
-@pytest.mark.parametrize(
-  ('key', 'value'),
-  [
-    ('data.name', '/abs'),
-    ('data.name', '../up'),
-    ('data.name', 'a/../../b'),
-    ('data.name', '.'),
-    ('data.name', ''),
-    ('data.name', 'a\0b'),
-    ('data.dir', '~\0'),
-    ('data.name', 'a' * 300),
-    ('data.train_split', '..'),
-    ('data.test_split', 'a/b'),
-    ('data.dir', 'a' * 5000),
-    ('data.dir', '/'.join(['a' * 300, 'b'])),
-    ('train.init_from', 'a' * 5000),
-    ('distill.teacher', '\ud800'),
-    ('eval.reference', 'a' * 5000),
-    ('log.preview_guidance', 'ig:1.4,' * 1000),
-  ],
-)
+@pytest.mark.parametrize(('key', 'value'), [
+  ('data.name', '/abs'),
+  ('data.name', '../up'),
+  ('data.name', 'a/../../b'),
+  ('data.name', '.'),
+  ('data.name', ''),
+  ('data.name', 'a\0b'),
+  ('data.dir', '~\0'),
+  ('data.name', 'a' * 300),
+  ('data.train_split', '..'),
+  ('data.test_split', 'a/b'),
+  ('data.dir', 'a' * 5000),
+  ('data.dir', '/'.join(['a' * 300, 'b'])),
+  ('train.init_from', 'a' * 5000),
+  ('distill.teacher', '\ud800'),
+  ('eval.reference', 'a' * 5000),
+  ('log.preview_guidance', 'ig:1.4,' * 1000),
+])  # fmt: skip
 def test_names_and_paths_that_no_folder_has_are_refused(base, key, value):
   refused(changed(base, key, value), key)
 
@@ -150,20 +147,17 @@ def test_prepare_writes_inside_its_folder(tmp_path, split, more):
   assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-  'assignment',
-  [
-    'sample.shift=1e308',
-    'sample.batch_size=0',
-    'sample.batch_size=1000000000000',
-    'objective.time_mean=1e308',
-    'ema.widths=("a",1)',
-    'model.depth=1e308',
-    'train.batch_size=1e308',
-    'model.num_classes=9223372036854775807',
-    'optimizer.warmup_images=1000000000000000',
-  ],
-)
+@pytest.mark.parametrize('assignment', [
+  'sample.shift=1e308',
+  'sample.batch_size=0',
+  'sample.batch_size=1000000000000',
+  'objective.time_mean=1e308',
+  'ema.widths=("a",1)',
+  'model.depth=1e308',
+  'train.batch_size=1e308',
+  'model.num_classes=9223372036854775807',
+  'optimizer.warmup_images=1000000000000000',
+])  # fmt: skip
 def test_senseless_values_end_a_dry_run_in_one_line(assignment):
   more = ['--config.train.batch_size=8'] * ('warmup' in assignment)
   result = run('train', DIGITS, '--dry_run', *more, f'--config.{assignment}')

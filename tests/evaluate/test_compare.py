@@ -15,15 +15,12 @@ from evaluate.metrics import Estimate
 CONFIG = CompareConfig(num=4, methods=('none',), resamples=2)
 
 
-@pytest.mark.parametrize(
-  ('change', 'message'),
-  [
-    ({'num': 1}, 'an integer from 2 to'),
-    ({'resamples': 1}, 'an integer from 2 to'),
-    ({'methods': ('none', 'cfgg:2')}, "mean 'cfg'"),
-    ({'methods': ('ig:2,ig:3',)}, 'names ig twice'),
-  ],
-)
+@pytest.mark.parametrize(('change', 'message'), [
+  ({'num': 1}, 'an integer from 2 to'),
+  ({'resamples': 1}, 'an integer from 2 to'),
+  ({'methods': ('none', 'cfgg:2')}, "mean 'cfg'"),
+  ({'methods': ('ig:2,ig:3',)}, 'names ig twice'),
+])  # fmt: skip
 def test_config_errors(change, message):
   with pytest.raises(InputError, match=message):
     dataclasses.replace(CONFIG, **change)

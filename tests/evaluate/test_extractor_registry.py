@@ -40,17 +40,14 @@ def test_inception_and_its_name(tmp_path, monkeypatch):
   assert name_of('fd', opened(target)) == 'FD (Inception)'
 
 
-@pytest.mark.parametrize(
-  ('spec', 'words'),
-  [
-    ('inception', 'download https://'),
-    ('inception:', 'download https://'),
-    ('classifer:x', 'expected inception:FILE'),
-    ('nothing.py:f', 'expected inception:FILE'),
-    ('pixels:x', 'expected inception:FILE'),
-    ('', 'expected inception:FILE'),
-  ],
-)
+@pytest.mark.parametrize(('spec', 'words'), [
+  ('inception', 'download https://'),
+  ('inception:', 'download https://'),
+  ('classifer:x', 'expected inception:FILE'),
+  ('nothing.py:f', 'expected inception:FILE'),
+  ('pixels:x', 'expected inception:FILE'),
+  ('', 'expected inception:FILE'),
+])  # fmt: skip
 def test_unknown_extractors(spec, words):
   with pytest.raises(InputError, match=words):
     extractor_registry.kind_of(spec)

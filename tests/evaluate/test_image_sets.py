@@ -148,31 +148,28 @@ def test_other_arrays_are_no_labels(tmp_path, caplog):
 FLOATS = np.full((2, 8, 8, 3), 0.5)
 
 
-@pytest.mark.parametrize(
-  ('write', 'words'),
-  [
-    (npz_of(images=pictures(2)), 'holds images, but no arr_0'),
-    (npz_of(arr_0=pictures(2)[0]), 'channels last'),
-    (npz_of(arr_0=pictures(2).transpose(0, 3, 1, 2)), 'channels last'),
-    (npz_of(arr_0=pictures(0)), 'channels last'),
-    (npz_of(arr_0=np.int32(pictures(2))), 'type int32'),
-    (npz_of(arr_0=np.asfortranarray(pictures(2))), 'Fortran'),
-    (npz_of(arr_0=FLOATS * 3), r'from 1\.5 to 1\.5'),
-    (npz_of(arr_0=FLOATS - 1), r'from -0\.5'),
-    (npz_of(arr_0=FLOATS * np.nan), 'not finite'),
-    (npz_of(arr_0=np.zeros((2, 0, 0, 3), np.uint8)), 'channels last'),
-    (compressed_damage, 'damaged'),
-    (wrong_labels, 'expected the number of a class'),
-    (lambda folder: folder / 'edm2.pkl', 'is a pickle'),
-    (npz_of(arr_0=np.array([{}], object)), 'expected'),
-    (truncated, 'damaged'),
-    (flipped, 'damaged'),
-    (broken_file, r'000001\.png is broken'),
-    (missing_image, 'is the set complete'),
-    (lambda folder: folder, 'holds no image'),
-    (lambda folder: folder / 'nothing', 'do not exist'),
-  ],
-)
+@pytest.mark.parametrize(('write', 'words'), [
+  (npz_of(images=pictures(2)), 'holds images, but no arr_0'),
+  (npz_of(arr_0=pictures(2)[0]), 'channels last'),
+  (npz_of(arr_0=pictures(2).transpose(0, 3, 1, 2)), 'channels last'),
+  (npz_of(arr_0=pictures(0)), 'channels last'),
+  (npz_of(arr_0=np.int32(pictures(2))), 'type int32'),
+  (npz_of(arr_0=np.asfortranarray(pictures(2))), 'Fortran'),
+  (npz_of(arr_0=FLOATS * 3), r'from 1\.5 to 1\.5'),
+  (npz_of(arr_0=FLOATS - 1), r'from -0\.5'),
+  (npz_of(arr_0=FLOATS * np.nan), 'not finite'),
+  (npz_of(arr_0=np.zeros((2, 0, 0, 3), np.uint8)), 'channels last'),
+  (compressed_damage, 'damaged'),
+  (wrong_labels, 'expected the number of a class'),
+  (lambda folder: folder / 'edm2.pkl', 'is a pickle'),
+  (npz_of(arr_0=np.array([{}], object)), 'expected'),
+  (truncated, 'damaged'),
+  (flipped, 'damaged'),
+  (broken_file, r'000001\.png is broken'),
+  (missing_image, 'is the set complete'),
+  (lambda folder: folder, 'holds no image'),
+  (lambda folder: folder / 'nothing', 'do not exist'),
+])  # fmt: skip
 def test_bad_input(tmp_path, write, words):
   with pytest.raises(InputError, match=words):
     read(open_at(write(tmp_path)))

@@ -40,18 +40,15 @@ def refused(shared_run, tmp_path, monkeypatch):
   return check
 
 
-@pytest.mark.parametrize(
-  ('labels', 'words'),
-  [
-    (np.arange(20) - 1, 'label of image 0 is -1'),
-    (np.arange(20) % 3 + 0.5, 'label of image 0 is 0.5'),
-    (np.arange(20) % 11, 'label of image 10 is 10, but the classifier'),
-    (np.full(20, 2**40), 'label of image 0 is 1099511627776'),
-    (np.full(20, np.nan), 'label of image 0 is nan'),
-    (np.full(20, 'cat'), 'labels are of type <U3'),
-    (np.arange(20) > 3, 'labels are of type bool'),
-  ],
-)
+@pytest.mark.parametrize(('labels', 'words'), [
+  (np.arange(20) - 1, 'label of image 0 is -1'),
+  (np.arange(20) % 3 + 0.5, 'label of image 0 is 0.5'),
+  (np.arange(20) % 11, 'label of image 10 is 10, but the classifier'),
+  (np.full(20, 2**40), 'label of image 0 is 1099511627776'),
+  (np.full(20, np.nan), 'label of image 0 is nan'),
+  (np.full(20, 'cat'), 'labels are of type <U3'),
+  (np.arange(20) > 3, 'labels are of type bool'),
+])  # fmt: skip
 def test_labels_that_are_no_classes(refused, tmp_path, labels, words):
   np.savez(tmp_path / 'a.npz', digits(20), labels)
   refused(words, f'--samples={tmp_path}/a.npz')
@@ -83,14 +80,11 @@ def test_labels_are_not_asked_for_where_none_are_used(mine, tmp_path):
   assert result.status == 0, result.err
 
 
-@pytest.mark.parametrize(
-  ('sigma', 'words'),
-  [
-    (-np.eye(64), 'not a covariance'),
-    (np.full((64, 64), np.inf), 'not finite'),
-    (np.eye(2048), 'expected (F,) and (F, F)'),
-  ],
-)
+@pytest.mark.parametrize(('sigma', 'words'), [
+  (-np.eye(64), 'not a covariance'),
+  (np.full((64, 64), np.inf), 'not finite'),
+  (np.eye(2048), 'expected (F,) and (F, F)'),
+])  # fmt: skip
 def test_statistics_that_are_none(refused, tmp_path, sigma, words):
   np.savez(tmp_path / 'a.npz', digits(20), np.arange(20) % 10)
   np.savez(tmp_path / 'r.npz', mu=np.zeros(64), sigma=sigma)

@@ -123,17 +123,14 @@ def test_all_that_can_be_taken():
   assert choose(config, INCEPTION, **nothing) == ('fd', 'is')
 
 
-@pytest.mark.parametrize(
-  ('metric', 'extractor', 'lacking', 'words'),
-  [
-    ('precision', INCEPTION, 'reference_rows', 'without images'),
-    ('sfd', INCEPTION, 'reference_spatial', 'mu_s'),
-    ('sfd', CLASSIFIER, '', 'use Inception'),
-    ('is', CLASSIFIER, '', 'use Inception'),
-    ('accuracy', CLASSIFIER, 'labels', 'no labels'),
-    ('accuracy', INCEPTION, '', 'reads no classes'),
-  ],
-)
+@pytest.mark.parametrize(('metric', 'extractor', 'lacking', 'words'), [
+  ('precision', INCEPTION, 'reference_rows', 'without images'),
+  ('sfd', INCEPTION, 'reference_spatial', 'mu_s'),
+  ('sfd', CLASSIFIER, '', 'use Inception'),
+  ('is', CLASSIFIER, '', 'use Inception'),
+  ('accuracy', CLASSIFIER, 'labels', 'no labels'),
+  ('accuracy', INCEPTION, '', 'reads no classes'),
+])  # fmt: skip
 def test_what_cannot_be_taken(metric, extractor, lacking, words):
   possible = POSSIBLE | ({lacking: False} if lacking else {})
   with pytest.raises(InputError, match=words):
@@ -179,28 +176,25 @@ def caveats(**changes):
   return tables.caveats(**{**values, **changes})
 
 
-@pytest.mark.parametrize(
-  ('changes', 'words'),
-  [
-    ({'count': 9_999, 'row': {}}, 'fewer than 10000'),
-    ({'count': 10_000}, 'published row uses 50000'),
-    ({'labels': 'balanced'}, 'Labels are balanced'),
-    ({'labels': '3,5'}, 'Labels are 3,5'),
-    ({'labels': 'balanced', 'row': {}}, 'Labels are balanced'),
-    ({'extractor': CLASSIFIER}, 'give no FID'),
-    ({'eight_bit': False}, 'float images'),
-    ({'reference': {'eight_bit': False}}, 'Samples are 8-bit'),
-    ({'extractor': INCEPTION}, 'not FID'),
-    (
-      {
-        'extractor': Extractor(
-          'Inception', None, {}, {'preprocessing': 'clean_fid'}, True, True
-        )
-      },
-      'clean_fid',
-    ),
-  ],
-)
+@pytest.mark.parametrize(('changes', 'words'), [
+  ({'count': 9_999, 'row': {}}, 'fewer than 10000'),
+  ({'count': 10_000}, 'published row uses 50000'),
+  ({'labels': 'balanced'}, 'Labels are balanced'),
+  ({'labels': '3,5'}, 'Labels are 3,5'),
+  ({'labels': 'balanced', 'row': {}}, 'Labels are balanced'),
+  ({'extractor': CLASSIFIER}, 'give no FID'),
+  ({'eight_bit': False}, 'float images'),
+  ({'reference': {'eight_bit': False}}, 'Samples are 8-bit'),
+  ({'extractor': INCEPTION}, 'not FID'),
+  (
+    {
+      'extractor': Extractor(
+        'Inception', None, {}, {'preprocessing': 'clean_fid'}, True, True
+      )
+    },
+    'clean_fid',
+  ),
+])  # fmt: skip
 def test_caveats(changes, words):
   (found,) = caveats(**changes)
   assert words in found

@@ -93,34 +93,29 @@ def test_another_extractor(tmp_path):
   )
 
 
-@pytest.mark.parametrize(
-  ('arrays', 'words'),
-  [
-    ({'mu': np.zeros(3)}, r'covariance of \(\)'),
-    ({'mu': np.zeros(3), 'sigma': np.eye(4)}, 'expected'),
-    ({'mu': np.zeros(3), 'sigma': np.nan * np.eye(3)}, 'not finite'),
-    ({'mu': np.zeros((3, 1)), 'sigma': np.eye(3)}, 'expected'),
-    ({'mu': np.zeros(3), 'sigma': -np.eye(3)}, 'eigenvalue .-1'),
-    ({'mu': np.zeros(3), 'sigma': -1e-6 * np.eye(3)}, 'negative eigenvalue'),
-    ({'mu': np.zeros(2), 'sigma': np.asarray([[1, 2], [2, 1]])}, 'eigenvalue'),
-    ({'mu': np.zeros(2), 'sigma': np.triu(np.ones((2, 2)))}, 'not symmetric'),
-    ({'mu': np.zeros(2), 'sigma': np.full((2, 2), 'x')}, 'expected numbers'),
-    ({'mu': np.zeros(2), 'sigma': np.eye(2), 'count': -5}, 'counts -5 images'),
-    (
-      {'mu': np.zeros(2), 'sigma': np.eye(2), 'pool': np.zeros((4, 3))},
-      'features .pool.',
-    ),
-    (
-      {
-        'mu': np.zeros(2),
-        'sigma': np.eye(2),
-        'mu_s': np.zeros(2),
-        'sigma_s': -np.eye(2),
-      },
-      'not a covariance',
-    ),
-  ],
-)
+@pytest.mark.parametrize(('arrays', 'words'), [
+  ({'mu': np.zeros(3)}, r'covariance of \(\)'),
+  ({'mu': np.zeros(3), 'sigma': np.eye(4)}, 'expected'),
+  ({'mu': np.zeros(3), 'sigma': np.nan * np.eye(3)}, 'not finite'),
+  ({'mu': np.zeros((3, 1)), 'sigma': np.eye(3)}, 'expected'),
+  ({'mu': np.zeros(3), 'sigma': -np.eye(3)}, 'eigenvalue .-1'),
+  ({'mu': np.zeros(3), 'sigma': -1e-6 * np.eye(3)}, 'negative eigenvalue'),
+  ({'mu': np.zeros(2), 'sigma': np.asarray([[1, 2], [2, 1]])}, 'eigenvalue'),
+  ({'mu': np.zeros(2), 'sigma': np.triu(np.ones((2, 2)))}, 'not symmetric'),
+  ({'mu': np.zeros(2), 'sigma': np.full((2, 2), 'x')}, 'expected numbers'),
+  ({'mu': np.zeros(2), 'sigma': np.eye(2), 'count': -5}, 'counts -5 images'),
+  ({'mu': np.zeros(2), 'sigma': np.eye(2), 'pool': np.zeros((4, 3))},
+   'features .pool.'),
+  (
+    {
+      'mu': np.zeros(2),
+      'sigma': np.eye(2),
+      'mu_s': np.zeros(2),
+      'sigma_s': -np.eye(2),
+    },
+    'not a covariance',
+  ),
+])  # fmt: skip
 def test_wrong_arrays(tmp_path, arrays, words):
   np.savez(tmp_path / 'bad.npz', **arrays)
   with pytest.raises(InputError, match=words):

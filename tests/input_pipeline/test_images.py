@@ -86,16 +86,13 @@ def test_exif_rotation_is_carried_out(orientation):
   np.testing.assert_array_equal(decode(file_of(stored, exif=exif)), upright)
 
 
-@pytest.mark.parametrize(
-  'data',
-  [
-    b'',
-    b'no image',
-    bytes(1000),
-    file_of(Image.fromarray(gradient()), 'JPEG')[:-40],
-    file_of(Image.fromarray(gradient(64, 64)), 'PNG')[:-30],
-  ],
-)
+@pytest.mark.parametrize('data', [
+  b'',
+  b'no image',
+  bytes(1000),
+  file_of(Image.fromarray(gradient()), 'JPEG')[:-40],
+  file_of(Image.fromarray(gradient(64, 64)), 'PNG')[:-30],
+])  # fmt: skip
 def test_broken_files_are_refused(data):
   with pytest.raises(BrokenImageError):
     decode(data)
@@ -171,13 +168,10 @@ def test_only_the_supported_formats_are_opened(form, monkeypatch):
     decode(data)
 
 
-@pytest.mark.parametrize(
-  'values, words',
-  [
-    (np.full((4, 4), 70_000, np.int32), '32-bit integers'),
-    (np.full((4, 4), 0.5, np.float32), 'floating-point'),
-  ],
-)
+@pytest.mark.parametrize('values, words', [
+  (np.full((4, 4), 70_000, np.int32), '32-bit integers'),
+  (np.full((4, 4), 0.5, np.float32), 'floating-point'),
+])  # fmt: skip
 def test_values_without_a_range_are_broken(values, words):
   with pytest.raises(BrokenImageError, match=words):
     decode(file_of(Image.fromarray(values), 'TIFF'))

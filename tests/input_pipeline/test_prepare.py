@@ -188,14 +188,11 @@ def test_other_files_are_not_touched(folder, tmp_path):
     make(folder, folder)
 
 
-@pytest.mark.parametrize(
-  'names, message',
-  [
-    ([], 'holds no image'),
-    (['a/readme.txt'], 'holds no image'),
-    (['1.png'], 'holds 1.png'),
-  ],
-)
+@pytest.mark.parametrize('names, message', [
+  ([], 'holds no image'),
+  (['a/readme.txt'], 'holds no image'),
+  (['1.png'], 'holds 1.png'),
+])  # fmt: skip
 def test_folders_without_classes(tmp_path, names, message):
   (tmp_path / 'a').mkdir()
   for name in names:
@@ -282,13 +279,10 @@ def test_short_shard(prepared):
     LatentSource(prepared)
 
 
-@pytest.mark.parametrize(
-  'at, message',
-  [
-    (image_of(ORDER[12]).tobytes(), 'record 12 of .* is damaged'),
-    (None, 'a shard in .* is damaged'),  # where the shard lists its records
-  ],
-)
+@pytest.mark.parametrize('at, message', [
+  (image_of(ORDER[12]).tobytes(), 'record 12 of .* is damaged'),
+  (None, 'a shard in .* is damaged'),  # where the shard lists its records
+])  # fmt: skip
 def test_flipped_byte_is_noticed_in_training(prepared, at, message):
   path = prepared / '00001-of-00003.array_record'
   data = bytearray(path.read_bytes())
@@ -307,16 +301,13 @@ def test_flipped_byte(prepared):
   assert '00002-of-00003' in wrong and 'checksum' in wrong
 
 
-@pytest.mark.parametrize(
-  'damage',
-  [
-    lambda text: text[:-40],
-    lambda text: '[]',
-    lambda text: text.replace('"layout"', '"lay"'),
-    lambda text: text.replace('"format": 1', '"format": 9'),
-    lambda text: text.replace('"uint8"', '"uint9"'),
-  ],
-)
+@pytest.mark.parametrize('damage', [
+  lambda text: text[:-40],
+  lambda text: '[]',
+  lambda text: text.replace('"layout"', '"lay"'),
+  lambda text: text.replace('"format": 1', '"format": 9'),
+  lambda text: text.replace('"uint8"', '"uint9"'),
+])  # fmt: skip
 def test_damaged_metadata(prepared, damage):
   path = prepared / 'metadata.json'
   path.write_text(damage(path.read_text()))

@@ -201,16 +201,13 @@ def test_broken_images_count_over_all(folder, said):
   assert len(Metadata.load(folder / 'two' / 'bad' / 'train').broken) == 3
 
 
-@pytest.mark.parametrize(
-  'name, kinds, message',
-  [
-    ('zip', ('Prepare', 'Prepare'), 'image 12 of'),
-    ('absent', ('Prepare', 'Input'), 'neither a folder'),
-    ('fewer', ('Prepare', 'Prepare'), 'images in'),
-    ('elsewhere', ('Prepare', 'Prepare'), 'one folder that they share'),
-    ('held', ('Input', 'Prepare'), 'is being written by `prepare`'),
-  ],
-)
+@pytest.mark.parametrize('name, kinds, message', [
+  ('zip', ('Prepare', 'Prepare'), 'image 12 of'),
+  ('absent', ('Prepare', 'Input'), 'neither a folder'),
+  ('fewer', ('Prepare', 'Prepare'), 'images in'),
+  ('elsewhere', ('Prepare', 'Prepare'), 'one folder that they share'),
+  ('held', ('Input', 'Prepare'), 'is being written by `prepare`'),
+])  # fmt: skip
 def test_an_error_on_one_ends_both(said, name, kinds, message):
   for line, kind in zip(said[name], kinds, strict=True):
     assert line.startswith(f'{kind}Error:'), line

@@ -147,15 +147,12 @@ def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
   np.testing.assert_allclose(difference, expected, rtol=0.1)
 
 
-@pytest.mark.parametrize(
-  'model, changes, message',
-  [
-    ([], {'autoencoder': 'sd_vae'}, 'made with autoencoder taef2'),
-    (['model.channels=1'], {}, r'shape \(8, 8, 3\)'),
-    (['model.size=16'], {}, r'shape \(8, 8, 3\)'),
-    (['model.num_classes=1'], {}, 'has 2 classes'),
-  ],
-)
+@pytest.mark.parametrize('model, changes, message', [
+  ([], {'autoencoder': 'sd_vae'}, 'made with autoencoder taef2'),
+  (['model.channels=1'], {}, r'shape \(8, 8, 3\)'),
+  (['model.size=16'], {}, r'shape \(8, 8, 3\)'),
+  (['model.num_classes=1'], {}, 'has 2 classes'),
+])  # fmt: skip
 def test_records_must_fit(data, make_experiment, model, changes, message):
   network = make_experiment('model.channels=3', *model).model
   config = settings(data, **changes)
@@ -213,25 +210,22 @@ def test_the_commands(images, tmp_path):
   assert result.status == 0, result.err
 
 
-@pytest.mark.parametrize(
-  'words, message',
-  [
-    ([], '--images is needed'),
-    (['--images=nowhere'], 'neither a folder'),
-    (['--images={images}', '--config.data.name=digits'], 'choose another name'),
-    (['--images={images}', '--split=a/b'], 'without /'),
-    (['--images={images}', '--image_size=0'], 'image_size is 0'),
-    (['--images={images}', '--dtype=int8'], 'float16, float32'),
-    (['--images={images}', '--batch_size=3'], '8 devices'),
-    (['--images={images}', '--config.data.autoencoder=taef2'], 'make them agr'),
-    (
-      ['--images={images}', '--config.data.autoencoder=sd_vae',
-       '--autoencoder=taef2:a'],
-      'make them agree',
-    ),
-    (['--verify'], 'cannot be read'),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize('words, message', [
+  ([], '--images is needed'),
+  (['--images=nowhere'], 'neither a folder'),
+  (['--images={images}', '--config.data.name=digits'], 'choose another name'),
+  (['--images={images}', '--split=a/b'], 'without /'),
+  (['--images={images}', '--image_size=0'], 'image_size is 0'),
+  (['--images={images}', '--dtype=int8'], 'float16, float32'),
+  (['--images={images}', '--batch_size=3'], '8 devices'),
+  (['--images={images}', '--config.data.autoencoder=taef2'], 'make them agr'),
+  (
+    ['--images={images}', '--config.data.autoencoder=sd_vae',
+     '--autoencoder=taef2:a'],
+    'make them agree',
+  ),
+  (['--verify'], 'cannot be read'),
+])  # fmt: skip
 def test_bad_input_of_prepare(images, tmp_path, words, message):
   words = [word.format(images=images) for word in words]
   result = run('prepare', '--config.data.name=photos',

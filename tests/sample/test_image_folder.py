@@ -148,15 +148,12 @@ def test_half_written_files_do_not_count(tmp_path, form):
   assert (tmp_path / '.keep').exists()
 
 
-@pytest.mark.parametrize(
-  ('changes', 'message'),
-  [
-    ({'guidance': 'cfg:2'}, r'guidance: "ig:1.5" -> "cfg:2"'),
-    ({'sampling': {'steps': 10}}, 'sampling.steps: 50 -> 10'),
-    ({'seed': 1, 'guidance': 'none'}, 'guidance: .*; seed: 0 -> 1'),
-    ({'new': None}, 'new: "absent" -> null'),
-  ],
-)
+@pytest.mark.parametrize(('changes', 'message'), [
+  ({'guidance': 'cfg:2'}, r'guidance: "ig:1.5" -> "cfg:2"'),
+  ({'sampling': {'steps': 10}}, 'sampling.steps: 50 -> 10'),
+  ({'seed': 1, 'guidance': 'none'}, 'guidance: .*; seed: 0 -> 1'),
+  ({'new': None}, 'new: "absent" -> null'),
+])  # fmt: skip
 @pytest.mark.parametrize('whole', [True, False])
 def test_another_protocol_is_refused(tmp_path, changes, message, whole):
   store = opened(tmp_path)

@@ -130,18 +130,15 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   assert measure('cfg:1.5@0-0.2', 'heun:final_step=heun')[0] == 12 + 2
 
 
-@pytest.mark.parametrize(
-  ('interval', 'dtype'),
-  [
-    ('0.2-0.8', 'float32'),
-    ('0.2-0.8', 'float64'),
-    *(
-      pytest.param(interval, dtype, marks=SLOW)
-      for interval in ('0.2-1', '0-0.4')
-      for dtype in ('float32', 'float64')
-    ),
-  ],
-)
+@pytest.mark.parametrize(('interval', 'dtype'), [
+  ('0.2-0.8', 'float32'),
+  ('0.2-0.8', 'float64'),
+  *(
+    pytest.param(interval, dtype, marks=SLOW)
+    for interval in ('0.2-1', '0-0.4')
+    for dtype in ('float32', 'float64')
+  ),
+])  # fmt: skip
 def test_bounds_on_a_time_of_the_grid(interval, dtype):
   # 0.2 of make_grid(5) is 0.19999999999999996, inside in either precision.
   grid, (low, high) = make_grid(5), map(float, interval.split('-'))
@@ -152,16 +149,13 @@ def test_bounds_on_a_time_of_the_grid(interval, dtype):
   assert declared == counted == 5 + sum(inside)
 
 
-@pytest.mark.parametrize(
-  ('text', 'more'),
-  [
-    ('cfg:1.5@0-0.5', None),
-    pytest.param('none', 0, marks=SLOW),
-    pytest.param('cfg:1.5', 1, marks=SLOW),
-    pytest.param('auto:2', 0.25, marks=SLOW),
-    pytest.param('slg:2:blocks=2+4@0.5-1,cfg:2@0.3-0.6', None, marks=SLOW),
-  ],
-)
+@pytest.mark.parametrize(('text', 'more'), [
+  ('cfg:1.5@0-0.5', None),
+  pytest.param('none', 0, marks=SLOW),
+  pytest.param('cfg:1.5', 1, marks=SLOW),
+  pytest.param('auto:2', 0.25, marks=SLOW),
+  pytest.param('slg:2:blocks=2+4@0.5-1,cfg:2@0.3-0.6', None, marks=SLOW),
+])  # fmt: skip
 def test_adaptive_solver_counts_what_runs(text, more):
   spent, passes = measure(text, 'dopri5:rtol=1e-5')
   assert spent == pytest.approx(passes, rel=1e-5)

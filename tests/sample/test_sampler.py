@@ -107,14 +107,11 @@ def test_steps_have_their_own_keys():
   assert len(np.unique(data, axis=0)) == len(keys)
 
 
-@pytest.mark.parametrize(
-  ('plan', 'expected'),
-  [
-    ('balanced', [0, 1, 2, 3, 0, 1, 2]),
-    ('3', [3] * 7),
-    ('3,1,0', [3, 1, 0, 3, 1, 0, 3]),
-  ],
-)
+@pytest.mark.parametrize(('plan', 'expected'), [
+  ('balanced', [0, 1, 2, 3, 0, 1, 2]),
+  ('3', [3] * 7),
+  ('3,1,0', [3, 1, 0, 3, 1, 0, 3]),
+])  # fmt: skip
 def test_plan_labels(plan, expected):
   labels = generate.plan_labels(plan, 7, 4, seed=0)
   assert labels.dtype == np.int32
@@ -139,44 +136,41 @@ def test_labels_do_not_depend_on_the_count(plan):
     np.testing.assert_array_equal(few, many[:num])
 
 
-@pytest.mark.parametrize(
-  ('changes', 'guidance', 'message'),
-  [
-    ({'batch_size': 12}, 'none', 'sample.batch_size is 12'),
-    ({'steps': 0}, 'none', 'steps is 0'),
-    ({'spacing': '1,0.5'}, 'none', 'expected decreasing times from 1 to 0'),
-    ({'spacing': 'karas'}, 'none', "mean 'karras'"),
-    ({}, 'ig:1.4:tap=5', 'needs tap 5'),
-    ({'solver': 'ddpm'}, 'none', 'variance preserving'),
-    ({'respacing': 'ddim300'}, 'none', 'no stride'),
-    ({'scales_at': 'stage'}, 'none', 'expected one of step, evaluation'),
-    ({'state_dtype': 'double'}, 'none', 'one of float32, float64'),
-    # Requirements of a method on the solver.
-    ({'solver': 'heun'}, 'cfg++:0.1', 'of heun; choose sample.solver ddim'),
-    ({}, 'cfg++:0.1', 'changes a step of DDIM, not of euler_maruyama'),
-    ({'solver': 'euler'}, 'cfg_zero:2:zero_steps=3', 'first 3 of 3 .*lower'),
-    *(
-      ({'solver': 'dopri5'}, text, 'dopri5 chooses its own steps')
-      for text in ('s2:1.5', 'icg:2', 'apg:2:momentum=-0.5', 'cfg_zero:2')
-    ),
-    ({'solver': 'dopri5'}, 'cfg++:0.1', 'changes a step of DDIM'),
-    # Requirements of a path or the network.
-    ({'solver': 'euler', 'path': 'cosine'}, 'cfg++:0.1', 'choose'),
-    ({'solver': 'dopri5', 'path': 'vp'}, 'none', 'choose'),
-    ({'solver': 'dopri5', 'path': 'discrete'}, 'none', 'choose'),
-    ({'solver': 'ddim:eta=0.5', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
-    ({'solver': 'ddim:clip=true', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
-    ({'solver': 'ddpm', 'path': 'discrete'}, 'none',
-     'choose ddpm:variance=small'),
-    # Valid combinations.
-    ({'solver': 'euler'}, 'cfg++:0.1', None),
-    ({'solver': 'ddim', 'path': 'cosine'}, 'cfg++:0.1', None),
-    ({'solver': 'dopri5'}, 'apg:2,slg:2:blocks=1', None),
-    ({'solver': 'dopri5', 'path': 'cosine'}, 'cfg_zero:2:zero_steps=0', None),
-    ({'solver': 'heun'}, 'cfg_zero:2:zero_steps=2', None),
-    ({'solver': 'ddpm:variance=small', 'path': 'discrete'}, 'none', None),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize(('changes', 'guidance', 'message'), [
+  ({'batch_size': 12}, 'none', 'sample.batch_size is 12'),
+  ({'steps': 0}, 'none', 'steps is 0'),
+  ({'spacing': '1,0.5'}, 'none', 'expected decreasing times from 1 to 0'),
+  ({'spacing': 'karas'}, 'none', "mean 'karras'"),
+  ({}, 'ig:1.4:tap=5', 'needs tap 5'),
+  ({'solver': 'ddpm'}, 'none', 'variance preserving'),
+  ({'respacing': 'ddim300'}, 'none', 'no stride'),
+  ({'scales_at': 'stage'}, 'none', 'expected one of step, evaluation'),
+  ({'state_dtype': 'double'}, 'none', 'one of float32, float64'),
+  # Requirements of a method on the solver.
+  ({'solver': 'heun'}, 'cfg++:0.1', 'of heun; choose sample.solver ddim'),
+  ({}, 'cfg++:0.1', 'changes a step of DDIM, not of euler_maruyama'),
+  ({'solver': 'euler'}, 'cfg_zero:2:zero_steps=3', 'first 3 of 3 .*lower'),
+  *(
+    ({'solver': 'dopri5'}, text, 'dopri5 chooses its own steps')
+    for text in ('s2:1.5', 'icg:2', 'apg:2:momentum=-0.5', 'cfg_zero:2')
+  ),
+  ({'solver': 'dopri5'}, 'cfg++:0.1', 'changes a step of DDIM'),
+  # Requirements of a path or the network.
+  ({'solver': 'euler', 'path': 'cosine'}, 'cfg++:0.1', 'choose'),
+  ({'solver': 'dopri5', 'path': 'vp'}, 'none', 'choose'),
+  ({'solver': 'dopri5', 'path': 'discrete'}, 'none', 'choose'),
+  ({'solver': 'ddim:eta=0.5', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
+  ({'solver': 'ddim:clip=true', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
+  ({'solver': 'ddpm', 'path': 'discrete'}, 'none',
+   'choose ddpm:variance=small'),
+  # Valid combinations.
+  ({'solver': 'euler'}, 'cfg++:0.1', None),
+  ({'solver': 'ddim', 'path': 'cosine'}, 'cfg++:0.1', None),
+  ({'solver': 'dopri5'}, 'apg:2,slg:2:blocks=1', None),
+  ({'solver': 'dopri5', 'path': 'cosine'}, 'cfg_zero:2:zero_steps=0', None),
+  ({'solver': 'heun'}, 'cfg_zero:2:zero_steps=2', None),
+  ({'solver': 'ddpm:variance=small', 'path': 'discrete'}, 'none', None),
+])  # fmt: skip
 def test_check_before_anything_is_compiled(changes, guidance, message):
   path = path_named(changes.get('path', 'linear'))
   changes = {key: changes[key] for key in changes if key != 'path'}

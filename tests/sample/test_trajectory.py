@@ -121,18 +121,15 @@ def test_devices_need_not_divide_the_images():
     assert np.abs(images.astype(int) - eight.images[name]).max() <= 1
 
 
-@pytest.mark.parametrize(
-  ('text', 'changes'),
-  [
-    ('none', {}),
-    ('cfg_zero:1.5:zero_steps=2', {}),
-    ('apg:2:momentum=-0.5', {'solver': 'heun'}),
-    ('cfg:1.5', {'solver': 'euler_maruyama', 'last_step_size': 0.04}),
-    ('cfg:1.5', {'solver': 'ddpm:variance=small', 'path': 'discrete'}),
-    ('ig:1.5', {'state_dtype': 'float64'}),
-    ('cfg++:0.3', {}),
-  ],
-)
+@pytest.mark.parametrize(('text', 'changes'), [
+  ('none', {}),
+  ('cfg_zero:1.5:zero_steps=2', {}),
+  ('apg:2:momentum=-0.5', {'solver': 'heun'}),
+  ('cfg:1.5', {'solver': 'euler_maruyama', 'last_step_size': 0.04}),
+  ('cfg:1.5', {'solver': 'ddpm:variance=small', 'path': 'discrete'}),
+  ('ig:1.5', {'state_dtype': 'float64'}),
+  ('cfg++:0.3', {}),
+])  # fmt: skip
 def test_every_kind_of_sampler(text, changes):
   found = shoot(text, **changes)
   assert all(v.dtype == np.uint8 for v in found.images.values())
