@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -86,13 +87,9 @@ def test_every_example_is_understood(monkeypatch):
     return f'{source} -> {target}'
 
   monkeypatch.setattr(exchange, 'exchange', convert)
-  examples = [
-    line.split()[3:]
-    for line in flags.EXAMPLES.splitlines()
-    if line.startswith('  python main.py convert')
-  ]
-  for argv in examples:
-    assert run(*argv).status == 0
+  examples = re.findall(r'^  python main.py convert(.*)', flags.EXAMPLES, re.M)
+  for words in examples:
+    assert run(*words.split()).status == 0
   assert len(asked) == len(examples) == 9
 
 
