@@ -5,6 +5,8 @@ import os
 import jax
 import numpy as np
 import pytest
+from command_runs import change_json
+from refusals import is_refused
 from safetensors.numpy import load_file, save_file
 from sklearn.datasets import load_digits
 
@@ -174,8 +176,7 @@ def test_failed_write_leaves_nothing(trained, tmp_path, monkeypatch):
 
 
 def change(folder, **values):
-  config = json.loads((folder / 'config.json').read_text())
-  (folder / 'config.json').write_text(json.dumps(config | values))
+  change_json(folder / 'config.json', lambda config: config.update(values))
 
 
 def change_weights(folder, function):
@@ -207,9 +208,7 @@ def change_weights(folder, function):
 ])  # fmt: skip
 def test_damaged_folder(folder, damage, message):
   damage(folder)
-  with pytest.raises(InputError, match=message) as caught:
-    lib.load(folder)
-  assert '\n' not in str(caught.value)
+  is_refused(lambda: lib.load(folder), message)
 
 
 def test_only_the_first_process_writes(trained, tmp_path, monkeypatch):

@@ -22,9 +22,8 @@ def test_inception_and_its_name(tmp_path, monkeypatch):
   digest = hashlib.sha256(source.read_bytes()).hexdigest()
 
   def opened(path):
-    return extractor_registry.open_extractor(
-      f'inception:{path}', 'adm', None, None
-    )
+    spec = f'inception:{path}'
+    return extractor_registry.open_extractor(spec, 'adm', None, None)
 
   assert name_of('fd', opened(source)) == 'FD (Inception)'
   with pytest.raises(InputError, match='is not the published Inception'):

@@ -45,10 +45,9 @@ def test_golden(tensors):
     resized = np.asarray(x[0] * 128 + 128)
     diagonal = np.arange(inception.SIZE)
     for name, rows in (
-      ('row0', resized[0]),
-      ('col0', resized[:, 0]),
+      ('row0', resized[0]), ('col0', resized[:, 0]),
       ('diag', resized[diagonal, diagonal]),
-    ):
+    ):  # fmt: skip
       if f'{known}/resized_{name}' in golden:  # stored for resized images only
         expected = golden[f'{known}/resized_{name}']
         np.testing.assert_allclose(rows.T, expected, atol=3e-4)
