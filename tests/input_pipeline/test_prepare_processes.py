@@ -78,11 +78,9 @@ def settings(max_broken=3):
 
 def prepare_alone(folder, images, name, autoencoder=None):
   config = words(folder, name, autoencoder)
-  experiment = build(override(load_config('configs/base.py'), config).to_dict())
+  data = build(override(load_config('configs/base.py'), config).to_dict()).data
   given = PrepareConfig(**settings())
-  return prepare.prepare(
-    experiment.data, given, str(images), 'train', autoencoder
-  )
+  return prepare.prepare(data, given, str(images), 'train', autoencoder)
 
 
 @pytest.fixture(scope='module')

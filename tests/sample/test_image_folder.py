@@ -228,8 +228,7 @@ def test_one_command_at_a_time(tmp_path):
 
 def test_images_that_are_removed_meanwhile_are_said(tmp_path):
   store = opened(tmp_path)
-  for begin in range(0, COUNT, 8):
-    index = np.arange(COUNT)[begin : begin + 8]
+  for index in np.split(np.arange(COUNT), (8, 16)):
     store.add(index, GRAY[index])
   store._wait()
   (tmp_path / 'parts' / '00000008.npz').unlink()

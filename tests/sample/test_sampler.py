@@ -67,15 +67,10 @@ def test_image_does_not_depend_on_the_count(denoiser, expected, count):
 
 
 def test_seed_and_label_matter(denoiser):
-  (images, _), (other_seed, _), (other_labels, _) = (
-    draw(denoiser, labels, seed=seed)
-    for labels, seed in (
-      (LABELS[:4], 3),
-      (LABELS[:4], 4),
-      ((LABELS[:4] + 1) % 10, 3),
-    )
-  )
-  for other in (other_seed, other_labels):
+  labels = LABELS[:4]
+  images, _ = draw(denoiser, labels, seed=3)
+  for changed, seed in (labels, 4), ((labels + 1) % 10, 3):
+    other, _ = draw(denoiser, changed, seed=seed)
     assert (images != other).any((1, 2, 3)).all()
 
 
@@ -100,9 +95,8 @@ def test_sweep_compiles_once():
 
 
 def test_steps_have_their_own_keys():
-  keys = [sampler.step_key(seed, n) for seed in range(3) for n in range(20)] + [
-    jax.random.fold_in(jax.random.key(0), i) for i in range(20)
-  ]
+  keys = [sampler.step_key(seed, n) for seed in range(3) for n in range(20)]
+  keys += [jax.random.fold_in(jax.random.key(0), i) for i in range(20)]
   data = np.asarray([jax.random.key_data(key) for key in keys])
   assert len(np.unique(data, axis=0)) == len(keys)
 

@@ -39,14 +39,10 @@ def sample(dtype, *, solver, steps, guidance=None):
   index = np.arange(3, dtype=np.int32)
   with jax.enable_x64(dtype == 'float64'):
     x, _ = sampler.sample(
-      Field(),
-      guidance or Guidance(),
-      index,
-      index,
-      jnp.asarray(make_grid(steps)),
-      jnp.uint32(7),
+      Field(), guidance or Guidance(), index, index,
+      jnp.asarray(make_grid(steps)), jnp.uint32(7),
       sampler.Integration(solver, SHAPE, dtype=dtype),
-    )
+    )  # fmt: skip
   return np.asarray(x)
 
 

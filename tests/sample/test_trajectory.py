@@ -26,13 +26,9 @@ GRID = CONFIG.grid(path_named('linear'))
 
 
 def make_sampler(devices=1, path='linear', **changes):
-  return generate.Sampler(
-    Toy(),
-    dataclasses.replace(CONFIG, **changes),
-    path_named(path),
-    (8, 8, 3),
-    make_mesh(MeshConfig(), jax.devices()[:devices]),
-  )
+  config = dataclasses.replace(CONFIG, **changes)
+  mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+  return generate.Sampler(Toy(), config, path_named(path), (8, 8, 3), mesh)
 
 
 def shoot(text, **changes):
