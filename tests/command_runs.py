@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import html
 import io
+import json
 import os
 import pathlib
 import re
@@ -119,6 +120,33 @@ def run(*argv):
   return types.SimpleNamespace(
     status=status, out=out.getvalue(), err=err.getvalue()
   )
+
+
+def succeed(*argv):
+  """Runs a command that ends well."""
+  result = run(*argv)
+  assert result.status == 0, result.err
+  return result
+
+
+def refusal(*argv):
+  """Runs a command that is refused, and returns its standard error."""
+  result = run(*argv)
+  assert result.status == 2, result.err
+  return result.err
+
+
+def refused_line(*argv):
+  """Returns the only line of a command that is refused."""
+  (line,) = refusal(*argv).splitlines()
+  return line
+
+
+def change_json(path, change):
+  """Rewrites a JSON file with the contents that `change` has changed."""
+  found = json.loads(path.read_text())
+  change(found)
+  path.write_text(json.dumps(found))
 
 
 def contents(folder):

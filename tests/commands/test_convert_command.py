@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -86,40 +87,31 @@ def test_every_example_is_understood(monkeypatch):
     return f'{source} -> {target}'
 
   monkeypatch.setattr(exchange, 'exchange', convert)
-  examples = [
-    line.split()[3:]
-    for line in flags.EXAMPLES.splitlines()
-    if line.startswith('  python main.py convert')
-  ]
-  for argv in examples:
-    assert run(*argv).status == 0
+  examples = re.findall(r'^  python main.py convert(.*)', flags.EXAMPLES, re.M)
+  for words in examples:
+    assert run(*words.split()).status == 0
   assert len(asked) == len(examples) == 9
 
 
-@pytest.mark.parametrize(
-  'argv, words',
-  [
-    ([], ['--from', '--to']),
-    (['--from=a'], ['--to']),
-    (['--from=', '--to=b'], ['--from', 'is empty']),
-    (['--from=a', '--to='], ['--to', 'is empty']),
-    (['--from=a', '--to=b', '--famly=dit'], ['--famly']),
-    (['--from=a', '--to=b', '--taps=x'], ['--taps', "'x'", 'such as 8']),
-    (['--from=a', '--to=b', '--taps='], ['--taps']),
-    (['--from=a', '--to=b', '--num_heads=x'], ['--num_heads', "'x'"]),
-    (['--from=a', '--to=b', '--weights=params'], ['--weights', "'params'"]),
-    (['--from=a', '--to=b', '--workdir=c'], ['--workdir']),
-    (['--from=a', '--to=b', '--config.seed=3'], ['reads no config', 'seed=3']),
-    (['--from=a', '--to=b', '--family=ig_sti'], ["Did you mean 'ig_sit'"]),
-    (['--from=a', '--to=b', '--quantize=int7'], ['int7', "mean 'int"]),
-    (
-      ['--from=a', '--to=b.safetensors', '--quantize=int8'],
-      ['b.safetensors', 'folder of weights'],
-    ),
-    (['--from=no-such-file', '--to=b'], ['no-such-file does not exist']),
-    (['--from=a', '--to=b.pt'], ['b.pt', 'pickle', '.safetensors']),
-  ],
-)
+@pytest.mark.parametrize('argv, words', [
+  ([], ['--from', '--to']),
+  (['--from=a'], ['--to']),
+  (['--from=', '--to=b'], ['--from', 'is empty']),
+  (['--from=a', '--to='], ['--to', 'is empty']),
+  (['--from=a', '--to=b', '--famly=dit'], ['--famly']),
+  (['--from=a', '--to=b', '--taps=x'], ['--taps', "'x'", 'such as 8']),
+  (['--from=a', '--to=b', '--taps='], ['--taps']),
+  (['--from=a', '--to=b', '--num_heads=x'], ['--num_heads', "'x'"]),
+  (['--from=a', '--to=b', '--weights=params'], ['--weights', "'params'"]),
+  (['--from=a', '--to=b', '--workdir=c'], ['--workdir']),
+  (['--from=a', '--to=b', '--config.seed=3'], ['reads no config', 'seed=3']),
+  (['--from=a', '--to=b', '--family=ig_sti'], ["Did you mean 'ig_sit'"]),
+  (['--from=a', '--to=b', '--quantize=int7'], ['int7', "mean 'int"]),
+  (['--from=a', '--to=b.safetensors', '--quantize=int8'],
+   ['b.safetensors', 'folder of weights']),
+  (['--from=no-such-file', '--to=b'], ['no-such-file does not exist']),
+  (['--from=a', '--to=b.pt'], ['b.pt', 'pickle', '.safetensors']),
+])  # fmt: skip
 def test_bad_arguments(refused, tmp_path, monkeypatch, argv, words):
   monkeypatch.chdir(tmp_path)
   refused(argv, *words)

@@ -7,7 +7,14 @@ import types
 import jax
 import numpy as np
 import pytest
-from command_runs import ROOT, printed, run
+from command_runs import (
+  ROOT,
+  change_json,
+  printed,
+  refusal,
+  refused_line,
+  succeed,
+)
 
 from distill import run as distilling
 from distill import sd35_flash
@@ -18,34 +25,26 @@ from train import config_file, workdir
 from train.metrics_log import read_metrics
 
 TINY = {
-  'model.depth': 3,
-  'model.width': 16,
-  'model.num_heads': 2,
-  'train.batch_size': 16,
-  'train.images': 48,
-  'checkpoint.every_images': 32,
-  'log.every_images': 16,
-  'log.preview_every_images': 48,
-  'log.preview_num': 10,
-  'sample.batch_size': 16,
-  'distill.fake_updates': 1,
-  'distill.substeps': 1,
-  'eval.num': 32,
-  'eval.metrics': "('fd',)",
+  'model.depth': 3, 'model.width': 16, 'model.num_heads': 2,
+  'train.batch_size': 16, 'train.images': 48, 'checkpoint.every_images': 32,
+  'log.every_images': 16, 'log.preview_every_images': 48,
+  'log.preview_num': 10, 'sample.batch_size': 16, 'distill.fake_updates': 1,
+  'distill.substeps': 1, 'eval.num': 32, 'eval.metrics': "('fd',)",
   'distill.merge_ratios': '(0.0, 0.5)',
-}
+}  # fmt: skip
 
 
-def distil(teacher, workdir, argument, dry_run=False, **given):
+def words_of(teacher, workdir, argument, **given):
   values = TINY | {'data.dir': teacher.parent / 'data'} | given
-  return run(
-    'distill',
-    f'--config={ROOT}/configs/distill/digits.py:{argument}',
-    f'--teacher={teacher}',
-    f'--workdir={workdir}',
-    *['--dry_run'] * dry_run,
+  return (
+    'distill', f'--config={ROOT}/configs/distill/digits.py:{argument}',
+    f'--teacher={teacher}', f'--workdir={workdir}',
     *(f'--config.{key}={value}' for key, value in values.items()),
-  )
+  )  # fmt: skip
+
+
+def distil(*args, **given):
+  return succeed(*words_of(*args, **given))
 
 
 @pytest.fixture(scope='module')
@@ -56,20 +55,17 @@ def teacher(shared_run):
 @pytest.fixture(scope='module')
 def student(teacher, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('student') / 'run'
-  result = distil(teacher, workdir, 'hybrid,2')
-  assert result.status == 0, result.err
+  distil(teacher, workdir, 'hybrid,2')
   return workdir
 
 
 def test_printed_commands_work_on_a_student(student, mine, tmp_path):
   workdir = shutil.copytree(student, tmp_path / 'a student')
-  result = run('report', f'--workdir={workdir}', '--no_draw')
-  assert result.status == 0, result.err
+  succeed('report', f'--workdir={workdir}', '--no_draw')
   # Guidance is distilled into the student, so there is none to sweep.
   ((command, *words),) = printed((workdir / 'report.html').read_text())
   assert command == 'evaluate'
-  result = run(command, *words, '--num=20', mine)
-  assert result.status == 0, result.err
+  succeed(command, *words, '--num=20', mine)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +76,7 @@ def test_printed_commands_work_on_a_student(student, mine, tmp_path):
   [('hybrid,2', 1, '12'), ('flash,2', 4, None)],
 )
 def test_dry_run(teacher, tmp_path, argument, stages, passes):
-  result = distil(teacher, tmp_path / 'run', argument, dry_run=True)
-  assert result.status == 0, result.err
+  result = succeed(*words_of(teacher, tmp_path / 'run', argument), '--dry_run')
   assert not list(tmp_path.iterdir())
   assert result.out.count('a student of 2 steps') == stages
   assert result.out.count('on each device, GiB: teacher 0.0') == stages
@@ -104,16 +99,13 @@ def test_leaves_what_a_run_leaves(student, teacher):
 
 def test_the_same_command_has_nothing_left_to_do(student, teacher):
   result = distil(teacher, student, 'hybrid,2')
-  assert result.status == 0
   assert 'Already trained: 3 steps' in result.err
 
 
 @pytest.mark.slow
 def test_a_longer_student_goes_on(student, teacher, tmp_path):
-  longer = tmp_path / 'run'
-  shutil.copytree(student, longer)
+  longer = shutil.copytree(student, tmp_path / 'run')
   result = distil(teacher, longer, 'hybrid,2', **{'train.images': 64})
-  assert result.status == 0, result.err
   assert 'Trained 4 steps' in result.err
   assert 'follows the cosine schedule of the new length' in result.err
   rows = read_metrics(longer)
@@ -125,62 +117,46 @@ def test_a_longer_student_goes_on(student, teacher, tmp_path):
 
 
 def test_a_student_is_sampled_as_its_config_says(student, tmp_path):
-  result = run('sample', f'--workdir={student}', '--num=16',
-               f'--out={tmp_path}/images')  # fmt: skip
-  assert result.status == 0, result.err
-  about = json.loads((tmp_path / 'images/samples.json').read_text())
+  succeed('sample', f'--workdir={student}', '--num=16', f'--out={tmp_path}')
+  about = json.loads((tmp_path / 'samples.json').read_text())
   assert about['sampling']['solver'] == 'renoise'
   assert about['nfe_per_image'] == 2
 
 
 def test_a_folder_of_a_student_knows_its_sampler(student, tmp_path):
   folder = tmp_path / 'net'
-  result = run('convert', f'--from={student}', f'--to={folder}',
-               '--quantize=int8')  # fmt: skip
-  assert result.status == 0, result.err
+  succeed('convert', f'--from={student}', f'--to={folder}', '--quantize=int8')
   assert weights.load_config(folder)[1]['sample']['solver'] == 'renoise'
-  result = run('sample', f'--folder={folder}', '--num=16',
-               '--config.sample.batch_size=16')  # fmt: skip
-  assert result.status == 0, result.err
+  succeed('sample', f'--folder={folder}', '--num=16',
+          '--config.sample.batch_size=16')  # fmt: skip
   (about,) = folder.glob('samples/*/samples.json')
   assert json.loads(about.read_text())['nfe_per_image'] == 2
 
 
 def test_another_teacher_does_not_go_on(student, teacher, tmp_path):
-  other = tmp_path / 'other'
-  shutil.copytree(student, tmp_path / 'student')
-  shutil.copytree(teacher, other)
+  student = shutil.copytree(student, tmp_path / 'student')
+  other = shutil.copytree(teacher, tmp_path / 'other')
   (tmp_path / 'data').symlink_to(teacher.parent / 'data')
   shutil.rmtree(other / 'checkpoints' / str(max(saved_steps(other))))
-  before = (tmp_path / 'student/config.json').read_text()
-  result = distil(other, tmp_path / 'student', 'hybrid,2')
-  assert result.status == 2
-  assert 'with other weights' in result.err
-  assert (tmp_path / 'student/config.json').read_text() == before
+  before = (student / 'config.json').read_text()
+  said = refusal(*words_of(other, student, 'hybrid,2'))
+  assert 'with other weights' in said
+  assert (student / 'config.json').read_text() == before
   # A stopped run resumes only with the same grid and solver.
-  for argument, given in (
-    ('hybrid,3', {}), ('hybrid,2', {'sample.shift': 2.0}),
-  ):  # fmt: skip
-    result = distil(teacher, tmp_path / 'student', argument, **given)
-    assert result.status == 2
-    assert 'holds another config (sample.' in result.err
+  for argument, shift in ('hybrid,3', {}), ('hybrid,2', {'sample.shift': 2.0}):
+    said = refusal(*words_of(teacher, student, argument, **shift))
+    assert 'holds another config (sample.' in said
 
 
 STAGES = ('1-trajectory', '2-sharing', '3-low', '4-high')
-RECIPE = {
-  'train.images': 16,
-  'checkpoint.every_images': 16,
-  'eval.num': 16,
-  'log.preview_every_images': 0,
-}
+RECIPE = {'train.images': 16, 'checkpoint.every_images': 16, 'eval.num': 16,
+          'log.preview_every_images': 0}  # fmt: skip
 
 
 @pytest.fixture(scope='module')
 def recipe(teacher, tmp_path_factory):
   folder = tmp_path_factory.mktemp('recipe') / 'flash'
-  result = distil(teacher, folder, 'flash,2', **RECIPE)
-  assert result.status == 0, result.err
-  return folder, result.out
+  return folder, distil(teacher, folder, 'flash,2', **RECIPE).out
 
 
 @pytest.mark.slow
@@ -196,13 +172,9 @@ def test_a_recipe_runs_its_stages_and_merges(teacher, recipe, tmp_path):
   best = min(found['rows'][1:], key=lambda row: row['fd'])
   assert found['ratio'] == best['ratio']
   assert '| 0.5 |' in printed_text
-  again = distil(teacher, flash, 'flash,2', **RECIPE)
-  assert again.status == 0
-  assert 'Already merged' in again.out
-  result = run('sample', f'--folder={flash}/student', '--num=16',
-               '--config.sample.batch_size=16',
-               f'--out={tmp_path}')  # fmt: skip
-  assert result.status == 0, result.err
+  assert 'Already merged' in distil(teacher, flash, 'flash,2', **RECIPE).out
+  succeed('sample', f'--folder={flash}/student', '--num=16',
+          '--config.sample.batch_size=16', f'--out={tmp_path}')  # fmt: skip
 
 
 @pytest.mark.slow
@@ -217,10 +189,9 @@ def test_a_moved_recipe_comes_to_the_same_student(
 
   with monkeypatch.context() as patch:
     patch.setattr(sd35_flash.distilling, 'distill', stopped)
-    assert distil(teacher, first, 'flash,2', **RECIPE).status == 0
+    distil(teacher, first, 'flash,2', **RECIPE)
   first.rename(second)
-  result = distil(teacher, second, 'flash,2', **RECIPE)
-  assert result.status == 0, result.err
+  distil(teacher, second, 'flash,2', **RECIPE)
   places = recipe[0], second
   one, two = (weights.load_folder(p / 'student')[1] for p in places)
   jax.tree.map(np.testing.assert_array_equal, one, two)
@@ -249,18 +220,23 @@ def stages(monkeypatch):
 def test_a_recipe_may_be_moved(teacher, stages, tmp_path):
   first, second = tmp_path / 'first', tmp_path / 'elsewhere/second'
   stages.stop = STAGES[2]
-  assert distil(teacher, first, 'flash,2').status == 0
+  distil(teacher, first, 'flash,2')
   assert len(stages.run) == 3
   second.parent.mkdir()
   first.rename(second)
   stages.run, stages.stop = [], None
-  result = distil(teacher, second, 'flash,2')
-  assert (result.status, result.out) == (0, 'merged\n'), result.err
+  assert distil(teacher, second, 'flash,2').out == 'merged\n'
   starts = ['', *(str(second / STAGES[n]) for n in (0, 1, 1))]
   folders = [str(second / stage) for stage in STAGES]
   assert stages.run == list(zip(folders, starts, strict=True))
   for stage in STAGES:
     assert str(tmp_path) not in (second / stage / 'config.json').read_text()
+
+
+def start_from(folder, place):
+  change_json(
+    folder / 'config.json', lambda c: c['train'].update(init_from=place)
+  )
 
 
 @pytest.mark.parametrize('place', ['', '/elsewhere'])
@@ -269,27 +245,21 @@ def test_a_recipe_of_an_earlier_version_goes_on(
 ):
   """Earlier versions stored absolute paths in the recipe's folder."""
   flash = tmp_path / 'flash'
-  assert distil(teacher, flash, 'flash,2').status == 0
+  distil(teacher, flash, 'flash,2')
   for stage, before in zip(STAGES[1:], (0, 1, 1), strict=True):
-    path = flash / stage / 'config.json'
-    config = json.loads(path.read_text())
-    config['train']['init_from'] = f'{place or tmp_path}/flash/{STAGES[before]}'
-    path.write_text(json.dumps(config))
-  assert distil(teacher, flash, 'flash,2').status == 0
+    start_from(flash / stage, f'{place or tmp_path}/flash/{STAGES[before]}')
+  distil(teacher, flash, 'flash,2')
   # Another start is refused.
-  config['train']['init_from'] = '/elsewhere/flash/1-trajectory'
-  path.write_text(json.dumps(config))
-  result = distil(teacher, flash, 'flash,2')
-  assert result.status == 2
-  assert '1-trajectory -> ../2-sharing' in result.err
+  start_from(flash / STAGES[-1], '/elsewhere/flash/1-trajectory')
+  said = refusal(*words_of(teacher, flash, 'flash,2'))
+  assert '1-trajectory -> ../2-sharing' in said
 
 
 def test_stages_keep_their_length(teacher, stages, tmp_path):
-  assert distil(teacher, tmp_path / 'flash', 'flash,2').status == 0
-  longer = {'train.images': 96}
-  result = distil(teacher, tmp_path / 'flash', 'flash,2', **longer)
-  assert result.status == 2
-  assert 'train.images: 48 -> 96' in result.err
+  recipe = teacher, tmp_path / 'flash', 'flash,2'
+  distil(*recipe)
+  said = refusal(*words_of(*recipe, **{'train.images': 96}))
+  assert 'train.images: 48 -> 96' in said
 
 
 def test_ends_of_the_ratio_are_the_branches():
@@ -301,54 +271,45 @@ def test_ends_of_the_ratio_are_the_branches():
   )
 
 
-@pytest.mark.parametrize(
-  ('argument', 'given', 'message'),
-  [
-    ('hybrid,2', {'model.size': 16}, 'has latent_shape (8, 8, 1), the network'),
-    ('hybrid,2', {'model.num_classes': 12}, 'has num_classes 10'),
-    ('hybrid,2', {'model.depth': 2}, 'holds another network: depth 3, not 2'),
-    ('hybrid,2', {'objective.path': 'cosine'}, 'has path linear'),
-    ('hybrid,1001', {}, "student's grid has 1001 steps, expected 1 to 1000"),
-    ('hybrid,2', {'sample.solver': 'heun'}, 'sample.solver is heun'),
-    ('hybrid,2', {'sample.spacing': 'edm'}, 'whose times start at 0.9877'),
-    ('sharing,1', {}, 'one step has none'),
-    ('sharing,2', {'sample.solver': 'renoise'}, 'walks with sample.solver=eul'),
-    ('dm,1', {'distill.branch': 'low'}, 'distill.branch low has no step'),
-    ('hybrid,2', {'distill.guidance': 'ig:1.5:tap=1'}, 'needs tap 1'),
-    ('hybrid,2', {'distill.method': ''}, "distill.method is ''"),
-    ('hybrid,2', {'ema.widths': '(0.1,)'}, 'ema.widths are for training'),
-    ('hybrid,2', {'log.preview_guidance': 'ig:2'}, 'needs tap 0'),
-    ('sharing,2', {'distill.discriminator_blocks': '(4,)'}, 'expected 1 to 3'),
-    ('hybrid,2', {'model.taps': '(1,)'}, 'a student has none'),
-    ('sharing,2', {'objective.path': 'cosine'}, 'has path linear'),
-    ('hybrd,2', {}, 'is not METHOD,STEPS'),
-    ('flash,2', {'distill.merge_ratios': '()'}, 'merge_ratios is empty'),
-    ('flash,2', {'eval.metrics': "('kid',)"}, 'is chosen by fd'),
-    ('flash,2', {'eval.batch_size': 12}, 'eval.batch_size is 12'),
-    ('flash,2', {'distill.stages': "('low,4','high,4')"}, 'at least three'),
-    ('hybrid,2', {'train.batch_size': 12}, 'multiple of 8'),
-  ],
-)
+@pytest.mark.parametrize(('argument', 'given', 'message'), [
+  ('hybrid,2', {'model.size': 16}, 'has latent_shape (8, 8, 1), the network'),
+  ('hybrid,2', {'model.num_classes': 12}, 'has num_classes 10'),
+  ('hybrid,2', {'model.depth': 2}, 'holds another network: depth 3, not 2'),
+  ('hybrid,2', {'objective.path': 'cosine'}, 'has path linear'),
+  ('hybrid,1001', {}, "student's grid has 1001 steps, expected 1 to 1000"),
+  ('hybrid,2', {'sample.solver': 'heun'}, 'sample.solver is heun'),
+  ('hybrid,2', {'sample.spacing': 'edm'}, 'whose times start at 0.9877'),
+  ('sharing,1', {}, 'one step has none'),
+  ('sharing,2', {'sample.solver': 'renoise'}, 'walks with sample.solver=eul'),
+  ('dm,1', {'distill.branch': 'low'}, 'distill.branch low has no step'),
+  ('hybrid,2', {'distill.guidance': 'ig:1.5:tap=1'}, 'needs tap 1'),
+  ('hybrid,2', {'distill.method': ''}, "distill.method is ''"),
+  ('hybrid,2', {'ema.widths': '(0.1,)'}, 'ema.widths are for training'),
+  ('hybrid,2', {'log.preview_guidance': 'ig:2'}, 'needs tap 0'),
+  ('sharing,2', {'distill.discriminator_blocks': '(4,)'}, 'expected 1 to 3'),
+  ('hybrid,2', {'model.taps': '(1,)'}, 'a student has none'),
+  ('sharing,2', {'objective.path': 'cosine'}, 'has path linear'),
+  ('hybrd,2', {}, 'is not METHOD,STEPS'),
+  ('flash,2', {'distill.merge_ratios': '()'}, 'merge_ratios is empty'),
+  ('flash,2', {'eval.metrics': "('kid',)"}, 'is chosen by fd'),
+  ('flash,2', {'eval.batch_size': 12}, 'eval.batch_size is 12'),
+  ('flash,2', {'distill.stages': "('low,4','high,4')"}, 'at least three'),
+  ('hybrid,2', {'train.batch_size': 12}, 'multiple of 8'),
+])  # fmt: skip
 def test_refused_in_one_line(teacher, tmp_path, argument, given, message):
-  result = distil(teacher, tmp_path / 'student', argument, **given)
-  assert result.status == 2
-  (line,) = result.err.splitlines()
-  assert message in line
+  words = words_of(teacher, tmp_path / 'student', argument, **given)
+  assert message in refused_line(*words)
   assert not (tmp_path / 'student').exists()
 
 
 def test_a_teacher_without_a_null_label(teacher, tmp_path):
   """CFG with a scale other than 1 needs a null label; IG and DM do not."""
-  other = tmp_path / 'run'
-  shutil.copytree(teacher, other)
-  path = other / 'config.json'
-  config = json.loads(path.read_text())
-  config['objective']['label_dropout'] = 0.0
-  path.write_text(json.dumps(config))
+  other = shutil.copytree(teacher, tmp_path / 'run')
+  change_json(
+    other / 'config.json', lambda c: c['objective'].update(label_dropout=0.0)
+  )
   keys = {'objective.label_dropout': 0.0, 'data.dir': teacher.parent / 'data'}
-  result = distil(other, tmp_path / 'a', 'hybrid,2', **keys)
-  assert result.status == 2
-  (line,) = result.err.splitlines()
+  line = refused_line(*words_of(other, tmp_path / 'a', 'hybrid,2', **keys))
   assert 'guidance cfg needs the null label' in line
   keys |= {'distill.guidance': 'cfg:1', 'distill.teacher': other}
   file = f'{ROOT}/configs/distill/digits.py:hybrid,2'
@@ -359,35 +320,28 @@ def test_a_teacher_without_a_null_label(teacher, tmp_path):
 
 def test_wrong_teachers(student, teacher, tmp_path):
   folder = tmp_path / 'int4'
-  assert run('convert', f'--from={student}', f'--to={folder}',
-             '--quantize=int4').status == 0  # fmt: skip
+  succeed('convert', f'--from={student}', f'--to={folder}', '--quantize=int4')
   keys = {'data.dir': teacher.parent / 'data'}
   for place, message in (
     (folder, 'holds int4 weights'),
     (tmp_path, 'is not the workdir of a run'),
   ):
-    result = distil(place, tmp_path / 'a', 'hybrid,2', **keys)
-    assert result.status == 2
-    assert message in result.err
-    assert len(result.err.splitlines()) == 1
+    words = words_of(place, tmp_path / 'a', 'hybrid,2', **keys)
+    assert message in refused_line(*words)
 
 
 def test_data_that_are_not_the_teachers(teacher, tmp_path):
   """The discriminator would compare two different spaces."""
-  other = tmp_path / 'run'
-  shutil.copytree(teacher, other)
-  about = json.loads((other / 'latents.json').read_text())
-  about['normalisation']['std'] = [2.0]
-  (other / 'latents.json').write_text(json.dumps(about))
+  other = shutil.copytree(teacher, tmp_path / 'run')
+  change_json(
+    other / 'latents.json', lambda c: c['normalisation'].update(std=[2.0])
+  )
   keys = {'data.dir': teacher.parent / 'data'}
-  result = distil(other, tmp_path / 'a', 'sharing,2', **keys)
-  assert result.status == 2
-  (line,) = result.err.splitlines()
+  line = refused_line(*words_of(other, tmp_path / 'a', 'sharing,2', **keys))
   assert 'the data have normalisation' in line
 
 
 def test_train_refuses_the_config_of_a_student(tmp_path):
-  result = run('train', f'--config={ROOT}/configs/distill/digits.py:dm,2',
-               f'--workdir={tmp_path}/a')  # fmt: skip
-  assert result.status == 2
-  assert 'use the command distill' in result.err
+  said = refusal('train', f'--config={ROOT}/configs/distill/digits.py:dm,2',
+                 f'--workdir={tmp_path}/a')  # fmt: skip
+  assert 'use the command distill' in said

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from command_runs import run
+from command_runs import refusal, succeed
 
 from input_pipeline.sources import DataConfig, load_all, open_source
 
@@ -26,9 +26,7 @@ def results(folder):
 
 
 def evaluate(*argv):
-  result = run('evaluate', *FAST, *argv)
-  assert result.status == 0, result.err
-  return result
+  return succeed('evaluate', *FAST, *argv)
 
 
 def test_images_against_images(place, mine):
@@ -37,9 +35,8 @@ def test_images_against_images(place, mine):
   noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
   np.savez(place / 'noise.npz', noise)
   evaluate(f'--samples={place}/test.npz', *common, f'--out={place}/near')
-  result = evaluate(
-    f'--samples={place}/noise.npz', *common, f'--out={place}/far'
-  )
+  noise = f'--samples={place}/noise.npz'
+  result = evaluate(noise, *common, f'--out={place}/far')
   near, far = results(place / 'near'), results(place / 'far')
   assert near['metrics']['fd'] < 0.05 * far['metrics']['fd']
   assert near['metrics']['precision'] > 0.8 > 0.1 > far['metrics']['precision']
@@ -55,9 +52,8 @@ def test_images_against_images(place, mine):
 
 def test_a_reference_serves_as_its_images_do(place, mine):
   target = place / 'statistics.npz'
-  made = run('reference', mine, f'--images={place}/train.npz', f'--to={target}')
-  assert made.status == 0, made.err
-  assert '1297 images' in made.out
+  words = ('reference', mine, f'--images={place}/train.npz', f'--to={target}')
+  assert '1297 images' in succeed(*words).out
   samples = f'--samples={place}/test.npz'
   evaluate(samples, mine, f'--reference={target}', f'--out={place}/a')
   evaluate(samples, mine, f'--reference={place}/train.npz', f'--out={place}/b')
@@ -65,12 +61,9 @@ def test_a_reference_serves_as_its_images_do(place, mine):
   assert ours == pytest.approx(theirs, rel=1e-9)
   about = results(place / 'a')['evaluation']['reference']
   assert about['images'].endswith('train.npz') and len(about['sha256']) == 64
-  again = run(
-    'reference', mine, f'--images={place}/train.npz', f'--to={target}'
-  )
-  assert again.status == 2 and 'new file' in again.err
-  twice = run('reference', mine, f'--images={target}', f'--to={place}/t.npz')
-  assert twice.status == 2 and 'statistics already' in twice.err
+  assert 'new file' in refusal(*words)
+  twice = ('reference', mine, f'--images={target}', f'--to={place}/t.npz')
+  assert 'statistics already' in refusal(*twice)
 
 
 def test_adm_layout_with_images(place, mine):
@@ -81,18 +74,13 @@ def test_adm_layout_with_images(place, mine):
   np.savez(place / 'bare.npz', mu=np.zeros(8), sigma=np.eye(8))
   samples = (f'--samples={place}/test.npz', mine)
   evaluate(*samples, f'--reference={place}/adm.npz', f'--out={place}/c')
-  assert {'fd', 'precision', 'recall', 'kid'} <= set(
-    results(place / 'c')['metrics']
-  )
-  evaluate(*samples, f'--reference={place}/bare.npz', f'--out={place}/d')
+  found = results(place / 'c')['metrics']
+  assert {'fd', 'precision', 'recall', 'kid'} <= set(found)
+  bare = (*samples, f'--reference={place}/bare.npz')
+  evaluate(*bare, f'--out={place}/d')
   assert set(results(place / 'd')['metrics']) == {'fd'}
-  asked = run(
-    'evaluate',
-    *samples,
-    f'--reference={place}/bare.npz',
-    '--metrics=fid,recall',
-  )
-  assert asked.status == 2 and 'statistics only, without images' in asked.err
+  said = refusal('evaluate', *bare, '--metrics=fid,recall')
+  assert 'statistics only, without images' in said
 
 
 def test_repeats_and_bootstrap(place, mine):
@@ -108,8 +96,7 @@ def test_repeats_and_bootstrap(place, mine):
   evaluate(*common, '--bootstrap=20', f'--out={place}/s')
   resampled = results(place / 's')['metrics']
   assert resampled['fd_se'] > 0 and 'precision_se' not in resampled
-  short = run('evaluate', *common, '--repeats=300')
-  assert short.status == 2 and 'change --repeats' in short.err
+  assert 'change --repeats' in refusal('evaluate', *common, '--repeats=300')
 
 
 def test_sets_of_sorted_images_are_alike(place, mine):
@@ -119,13 +106,13 @@ def test_sets_of_sorted_images_are_alike(place, mine):
     np.savez(place / 'sorted.npz', *(x[order] for x in arrays.values()))
   values = []
   for name in ('test', 'sorted'):
-    out = f'--out={place}/dealt-{name}'
+    out = place / f'dealt-{name}'
     evaluate(
       f'--samples={place}/{name}.npz', mine, f'--reference={place}/train.npz',
-      '--metrics=fid', '--repeats=2', '--num=200', out,
+      '--metrics=fid', '--repeats=2', '--num=200', f'--out={out}',
     )  # fmt: skip
-    values.append(results(place / f'dealt-{name}')['metrics'])
-  mixed, by_class = (found['fd'] for found in values)
+    values.append(results(out)['metrics']['fd'])
+  mixed, by_class = values
   assert by_class < 5 * mixed  # half of the classes are missing
 
 
@@ -145,18 +132,16 @@ def test_results_are_not_overwritten_by_others(place, mine):
 
 def test_a_folder_of_weights_has_no_data(shared_run, place):
   weights = place / 'weights'
-  made = run('convert', f'--from={shared_run}/run', f'--to={weights}')
-  assert made.status == 0, made.err
-  result = run('evaluate', f'--folder={weights}', '--num=48')
-  assert result.status == 2 and '--extractor is needed' in result.err
+  succeed('convert', f'--from={shared_run}/run', f'--to={weights}')
+  said = refusal('evaluate', f'--folder={weights}', '--num=48')
+  assert '--extractor is needed' in said
 
 
 def test_straight_from_a_run(shared_run, place, mine):
-  workdir = f'--workdir={shared_run}/run'
-  drawn = (workdir, '--guidance=ig:1.5', '--seed=3')
-  evaluate(*drawn, '--num=48', mine, f'--out={place}/run')
-  sampled = run('sample', *drawn, '--num=48', f'--out={place}/images')
-  assert sampled.status == 0, sampled.err
+  drawn = (f'--workdir={shared_run}/run', '--guidance=ig:1.5', '--seed=3',
+           '--num=48')  # fmt: skip
+  evaluate(*drawn, mine, f'--out={place}/run')
+  succeed('sample', *drawn, f'--out={place}/images')
   result = evaluate(
     f'--samples={place}/images/samples.npz', mine,
     f'--reference={place}/train.npz', f'--out={place}/read',
@@ -175,8 +160,7 @@ def test_straight_from_a_run(shared_run, place, mine):
 @pytest.mark.usefixtures('good_compilation')
 def test_own_features(shared_run, place):
   data = f'--config.data.dir={shared_run}/data'
-  made = run('train-features', data, f'--to={place}/features', '--steps=40')
-  assert made.status == 0, made.err
+  succeed('train-features', data, f'--to={place}/features', '--steps=40')
   result = evaluate(
     f'--workdir={shared_run}/run', '--num=48',
     f'--extractor=classifier:{place}/features', f'--out={place}/own',
@@ -188,46 +172,35 @@ def test_own_features(shared_run, place):
   assert found['evaluation']['extractor']['held_out_accuracy'] > 0.5
 
 
-@pytest.mark.parametrize(
-  ('argv', 'words'),
-  [
-    (('--extractor=inception:no.pth',), 'published weights are at https://'),
-    (('--extractor=inception',), 'download https://'),
-    (('--extractor=incepton:x',), 'expected inception:FILE'),
-    (('--extractor=classifier:nothing',), 'train-features'),
-    (('--metrics=fid,sfids',), 'sfids'),
-    (('--preprocessing=tf',), 'pytorch_fid'),
-    (('--guidance=ig:1.5',), '--guidance is for sampling'),
-    (('--num=501',), 'holds 500 images, not 1 sets of 501'),
-    (('--num=1',), 'not 1 sets of 2'),
-    (('--num=3', '--metrics=recall'), 'too few for recall'),
-    (('--metrics=is',), 'use Inception'),
-    (('--reference=edm2.pkl',), 'is a pickle'),
-    (('--bootstrap=1',), 'at least 2'),
-    (('--reference=nothing.npz',), 'do not exist'),
-  ],
-)
+@pytest.mark.parametrize(('argv', 'words'), [
+  (('--extractor=inception:no.pth',), 'published weights are at https://'),
+  (('--extractor=inception',), 'download https://'),
+  (('--extractor=incepton:x',), 'expected inception:FILE'),
+  (('--extractor=classifier:nothing',), 'train-features'),
+  (('--metrics=fid,sfids',), 'sfids'),
+  (('--preprocessing=tf',), 'pytorch_fid'),
+  (('--guidance=ig:1.5',), '--guidance is for sampling'),
+  (('--num=501',), 'holds 500 images, not 1 sets of 501'),
+  (('--num=1',), 'not 1 sets of 2'),
+  (('--num=3', '--metrics=recall'), 'too few for recall'),
+  (('--metrics=is',), 'use Inception'),
+  (('--reference=edm2.pkl',), 'is a pickle'),
+  (('--bootstrap=1',), 'at least 2'),
+  (('--reference=nothing.npz',), 'do not exist'),
+])  # fmt: skip
 def test_bad_input(place, mine, argv, words):
-  result = run(
-    'evaluate', f'--samples={place}/test.npz', mine,
-    f'--reference={place}/train.npz', *argv,
-  )  # fmt: skip
-  assert result.status == 2, result.err
-  assert words in result.err
-  assert result.err.count('main.py:') == 1
+  said = refusal('evaluate', f'--samples={place}/test.npz', mine,
+                 f'--reference={place}/train.npz', *argv)  # fmt: skip
+  assert words in said and said.count('main.py:') == 1
 
 
-@pytest.mark.parametrize(
-  ('argv', 'words'),
-  [
-    ((), '--extractor is needed'),
-    (('--extractor=mine.py:moments',), '--reference (--images'),
-    (('--reference=a.npz',), '--extractor is needed'),
-  ],
-)
+@pytest.mark.parametrize(('argv', 'words'), [
+  ((), '--extractor is needed'),
+  (('--extractor=mine.py:moments',), '--reference (--images'),
+  (('--reference=a.npz',), '--extractor is needed'),
+])  # fmt: skip
 def test_images_of_others_say_nothing_of_the_data(place, argv, words):
-  result = run('evaluate', f'--samples={place}/test.npz', *argv)
-  assert result.status == 2 and words in result.err
+  assert words in refusal('evaluate', f'--samples={place}/test.npz', *argv)
 
 
 def test_a_preset_brings_its_row(place, mine):

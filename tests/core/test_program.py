@@ -8,14 +8,11 @@ from commands import advice
 from core import program
 
 
-@pytest.mark.parametrize(
-  'script, name, words',
-  [
-    ('/venv/bin/selfguide', 'selfguide', 'selfguide'),
-    ('main.py', 'main.py', 'python main.py'),
-    ('/venv/pytest/__main__.py', 'main.py', 'python main.py'),
-  ],
-)
+@pytest.mark.parametrize('script, name, words', [
+  ('/venv/bin/selfguide', 'selfguide', 'selfguide'),
+  ('main.py', 'main.py', 'python main.py'),
+  ('/venv/pytest/__main__.py', 'main.py', 'python main.py'),
+])  # fmt: skip
 def test_texts_name_the_program_that_was_called(
   script, name, words, monkeypatch
 ):

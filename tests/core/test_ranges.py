@@ -6,7 +6,8 @@ import typing
 
 import ml_collections
 import pytest
-from command_runs import DIGITS, ROOT, run
+import refusals
+from command_runs import DIGITS, ROOT, refused_line, run
 
 from core import ranges
 from core.errors import InputError
@@ -35,17 +36,14 @@ KEYS = list(declared())
 
 @pytest.fixture(scope='module')
 def base():
-  return config_file.load_config(
-    str(ROOT / 'configs/distill/base.py')
-  ).to_dict()
+  path = ROOT / 'configs/distill/base.py'
+  return config_file.load_config(str(path)).to_dict()
 
 
 def refused(config, *words):
-  with pytest.raises(InputError) as caught:
+  with refusals.refused(*words) as caught:
     build_student(config)
   assert str(caught.value).isprintable()
-  for word in words:
-    assert word in str(caught.value)
 
 
 def changed(base, key, value):
@@ -101,27 +99,24 @@ def test_numbers_out_of_range_are_refused(base, key, kind, many, rule):
     refused(changed(base, key, (value,) if many else value), key)
 
 
-@pytest.mark.parametrize(
-  ('key', 'value'),
-  [
-    ('data.name', '/abs'),
-    ('data.name', '../up'),
-    ('data.name', 'a/../../b'),
-    ('data.name', '.'),
-    ('data.name', ''),
-    ('data.name', 'a\0b'),
-    ('data.dir', '~\0'),
-    ('data.name', 'a' * 300),
-    ('data.train_split', '..'),
-    ('data.test_split', 'a/b'),
-    ('data.dir', 'a' * 5000),
-    ('data.dir', '/'.join(['a' * 300, 'b'])),
-    ('train.init_from', 'a' * 5000),
-    ('distill.teacher', '\ud800'),
-    ('eval.reference', 'a' * 5000),
-    ('log.preview_guidance', 'ig:1.4,' * 1000),
-  ],
-)
+@pytest.mark.parametrize(('key', 'value'), [
+  ('data.name', '/abs'),
+  ('data.name', '../up'),
+  ('data.name', 'a/../../b'),
+  ('data.name', '.'),
+  ('data.name', ''),
+  ('data.name', 'a\0b'),
+  ('data.dir', '~\0'),
+  ('data.name', 'a' * 300),
+  ('data.train_split', '..'),
+  ('data.test_split', 'a/b'),
+  ('data.dir', 'a' * 5000),
+  ('data.dir', '/'.join(['a' * 300, 'b'])),
+  ('train.init_from', 'a' * 5000),
+  ('distill.teacher', '\ud800'),
+  ('eval.reference', 'a' * 5000),
+  ('log.preview_guidance', 'ig:1.4,' * 1000),
+])  # fmt: skip
 def test_names_and_paths_that_no_folder_has_are_refused(base, key, value):
   refused(changed(base, key, value), key)
 
@@ -140,30 +135,24 @@ def test_names_of_data_may_be_those_of_tfds(base, name):
 @pytest.mark.parametrize('split', ['.', '..', 'a/b', '/abs', '', 'a' * 300])
 @pytest.mark.parametrize('more', ['--images=photos', '--verify'])
 def test_prepare_writes_inside_its_folder(tmp_path, split, more):
-  result = run(
-    'prepare', f'--split={split}', more, '--config.data.name=mine',
-    f'--config.data.dir={tmp_path}',
-  )  # fmt: skip
-  assert result.status == 2
-  assert result.err.count('\n') == 1
-  assert '--split' in result.err
+  line = refused_line('prepare', f'--split={split}', more,
+                      '--config.data.name=mine',
+                      f'--config.data.dir={tmp_path}')  # fmt: skip
+  assert '--split' in line
   assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-  'assignment',
-  [
-    'sample.shift=1e308',
-    'sample.batch_size=0',
-    'sample.batch_size=1000000000000',
-    'objective.time_mean=1e308',
-    'ema.widths=("a",1)',
-    'model.depth=1e308',
-    'train.batch_size=1e308',
-    'model.num_classes=9223372036854775807',
-    'optimizer.warmup_images=1000000000000000',
-  ],
-)
+@pytest.mark.parametrize('assignment', [
+  'sample.shift=1e308',
+  'sample.batch_size=0',
+  'sample.batch_size=1000000000000',
+  'objective.time_mean=1e308',
+  'ema.widths=("a",1)',
+  'model.depth=1e308',
+  'train.batch_size=1e308',
+  'model.num_classes=9223372036854775807',
+  'optimizer.warmup_images=1000000000000000',
+])  # fmt: skip
 def test_senseless_values_end_a_dry_run_in_one_line(assignment):
   more = ['--config.train.batch_size=8'] * ('warmup' in assignment)
   result = run('train', DIGITS, '--dry_run', *more, f'--config.{assignment}')
@@ -189,7 +178,7 @@ def test_endless_text_is_no_value_of_any_key(base, text):
   config = ml_collections.ConfigDict(base)
   for key, default in flatten(base).items():
     if not isinstance(default, str):
-      with pytest.raises(InputError, match='expected') as caught:
+      with refusals.refused('expected') as caught:
         config_file.override(config, [f'{key}={text}'])
       assert len(str(caught.value)) < 400
 
@@ -200,15 +189,10 @@ def test_endless_text_is_no_value_of_any_key(base, text):
    f'--out={"a" * 5000}', f'--num={"9" * 5000}'],
 )  # fmt: skip
 def test_flags_have_ranges_too(flag):
-  result = run('sample', '--workdir=x', flag)
-  assert result.status == 2
-  assert result.err.count('\n') == 1
-  assert flag.partition('=')[0] in result.err
-  assert len(result.err) < 2100
+  line = refused_line('sample', '--workdir=x', flag)
+  assert flag.partition('=')[0] in line and len(line) < 2099
 
 
 @pytest.mark.parametrize('command', ['sample', 'report', 'compare'])
 def test_a_workdir_of_a_name_too_long(command):
-  result = run(command, f'--workdir={"a" * 5000}')
-  assert result.status == 2
-  assert result.err.count('\n') == 1
+  refused_line(command, f'--workdir={"a" * 5000}')

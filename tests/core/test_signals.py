@@ -33,17 +33,12 @@ def usual_handlers(monkeypatch):
 @pytest.fixture
 def logged(monkeypatch):
   lines = []
-  monkeypatch.setattr(
-    logging,
-    'info',
-    lambda text, *args: lines.append((time.monotonic(), text % args)),
-  )
+
+  def info(text, *args):
+    lines.append((time.monotonic(), text % args))
+
+  monkeypatch.setattr(logging, 'info', info)
   return lines
-
-
-def compute_outside_python(rounds=2_000_000):
-  """Computes for about a second, in which Python runs no signal handler."""
-  hashlib.pbkdf2_hmac('sha256', b'', b'', rounds)
 
 
 @pytest.mark.parametrize('number', SIGNALS)
@@ -80,14 +75,14 @@ def test_signal_is_answered_while_python_is_busy_elsewhere(logged):
   with stop_on_signals() as stop:
     sender = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     sender.start()
-    compute_outside_python()
+    # About a second, in which Python runs no signal handler.
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000)
     end = time.monotonic()
     sender.join()
   assert stop.signal == 'SIGINT'
   ((when, line),) = logged
-  assert line.startswith(
-    'SIGINT: the run saves and stops after the current step'
-  )
+  expected = 'SIGINT: the run saves and stops after the current step'
+  assert line.startswith(expected)
   assert when < end - 0.1
 
 
@@ -119,12 +114,9 @@ def test_second_signal_stops_a_process_that_is_busy_elsewhere():
     "  hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"
   )
   with subprocess.Popen(
-    [sys.executable, '-c', program],
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  ) as process:
+    [sys.executable, '-c', program], cwd=ROOT, text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+  ) as process:  # fmt: skip
     try:
       process.stdout.readline()
       time.sleep(0.5)  # until the call has started

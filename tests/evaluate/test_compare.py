@@ -15,40 +15,29 @@ from evaluate.metrics import Estimate
 CONFIG = CompareConfig(num=4, methods=('none',), resamples=2)
 
 
-@pytest.mark.parametrize(
-  ('change', 'message'),
-  [
-    ({'num': 1}, 'an integer from 2 to'),
-    ({'resamples': 1}, 'an integer from 2 to'),
-    ({'methods': ('none', 'cfgg:2')}, "mean 'cfg'"),
-    ({'methods': ('ig:2,ig:3',)}, 'names ig twice'),
-  ],
-)
+@pytest.mark.parametrize(('change', 'message'), [
+  ({'num': 1}, 'an integer from 2 to'),
+  ({'resamples': 1}, 'an integer from 2 to'),
+  ({'methods': ('none', 'cfgg:2')}, "mean 'cfg'"),
+  ({'methods': ('ig:2,ig:3',)}, 'names ig twice'),
+])  # fmt: skip
 def test_config_errors(change, message):
   with pytest.raises(InputError, match=message):
     dataclasses.replace(CONFIG, **change)
 
 
 def scores(features, pixels, accuracy):
-  return {
-    'features': Estimate(*features),
-    'pixels': Estimate(*pixels),
-    'accuracy': Estimate(accuracy),
-  }
+  return {'features': Estimate(*features), 'pixels': Estimate(*pixels),
+          'accuracy': Estimate(accuracy)}  # fmt: skip
 
 
 def test_table():
   rows = [
     Row('none', scores((10, 3), (2, 0.3), 0.75), 50.0, 120.4, (0.0, 0.0)),
-    Row(
-      'ig:1.5,cfg:1.2@0-0.7',
-      scores((5, 4), (2.5, 0.4), 0.8),
-      85.25,
-      60.0,
-      (1.04, -12.96),
-    ),
+    Row('ig:1.5,cfg:1.2@0-0.7', scores((5, 4), (2.5, 0.4), 0.8), 85.25, 60.0,
+        (1.04, -12.96)),
     Row('real, held out', scores((1, 0.1), (0.5, 0.05), 0.9876)),
-  ]
+  ]  # fmt: skip
   header, line, *body = format_table(rows).splitlines()
   cells = [[c.strip() for c in row.split('|')[1:-1]] for row in body]
   assert {len(row) for row in cells} == {header.count('|') - 1}

@@ -1,7 +1,5 @@
 """Features do not depend on batches, devices or processes."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +7,7 @@ import pytest
 
 from core.errors import InputError
 from dit.sharding import MeshConfig, make_mesh
-from evaluate.extractor import (
-  inception_extractor,
-  pixels_extractor,
-  user_extractor,
-)
+from evaluate import extractor as extractors
 from evaluate.metrics import Gatherer, MeasureConfig, estimate
 
 METRICS = ('fd', 'kid', 'precision', 'recall')
@@ -24,14 +18,13 @@ def features_of(images):
   """Returns moments of each image quarter: cheap and nonlinear."""
   n, h, w, c = images.shape
   x = images.reshape(n, 2, h // 2, 2, w // 2, c) / 255
-  return jnp.concatenate(
-    [x.mean((2, 4)).reshape(n, -1), (x**2).mean((2, 4)).reshape(n, -1)], 1
-  )
+  moments = [x.mean((2, 4)), (x**2).mean((2, 4))]
+  return jnp.concatenate([y.reshape(n, -1) for y in moments], 1)
 
 
 @pytest.fixture(scope='module')
 def extractor():
-  return user_extractor('moments', features_of, {})
+  return extractors.user_extractor('moments', features_of, {})
 
 
 def mesh_of(count):
@@ -45,13 +38,9 @@ def images():
   return (low + rng.integers(0, 156, (2, 150, 8, 8, 3))).astype(np.uint8)
 
 
-def pieces(images, sizes):
-  at = np.cumsum([0, *sizes])
-  return [images[a:b] for a, b in itertools.pairwise(at)]
-
-
 def gathered(extractor, images, sizes=(150,), devices=1, batch_size=32):
-  batches = extractor(pieces(images, sizes), mesh_of(devices), batch_size)
+  pieces = np.split(images, np.cumsum(sizes)[:-1])
+  batches = extractor(pieces, mesh_of(devices), batch_size)
   return np.concatenate([batch.pool for batch in batches])
 
 
@@ -103,7 +92,9 @@ def test_order_of_images_does_not_matter(extractor, images):
 def test_inception_on_one_device_and_eight():
   import inception_weights
 
-  extractor = inception_extractor(inception_weights.tensors(), about={})
+  extractor = extractors.inception_extractor(
+    inception_weights.tensors(), about={}
+  )
   rng = np.random.default_rng(2)
   images = rng.integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
   one, eight = (
@@ -118,7 +109,7 @@ def test_inception_on_one_device_and_eight():
   'function', [lambda x: x, lambda x: x.mean((1, 2))[:3], lambda x: x.mean()]
 )
 def test_features_of_a_wrong_shape(images, function):
-  extractor = user_extractor('mine', function, {})
+  extractor = extractors.user_extractor('mine', function, {})
   with pytest.raises(InputError, match=r'extractor mine .* \(32, F\)'):
     gathered(extractor, images[0])
 
@@ -127,7 +118,7 @@ def test_features_of_a_wrong_shape(images, function):
   'function', [lambda x: [x], lambda x: np.ones((32, 3)), lambda x: x['pool']]
 )
 def test_functions_that_are_no_extractor(images, function):
-  extractor = user_extractor('mine', function, {})
+  extractor = extractors.user_extractor('mine', function, {})
   with pytest.raises(InputError, match='extractor mine'):
     gathered(extractor, images[0])
 
@@ -141,7 +132,7 @@ def test_batch_must_divide(extractor, images):
 def test_pixels_of_large_images_are_means(side, kept):
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (4, side, side, 3)).astype(np.uint8)
-  (features,) = pixels_extractor()([images], mesh_of(1), 4)
+  (features,) = extractors.pixels_extractor()([images], mesh_of(1), 4)
   block = side // kept
   x = images[:, : kept * block, : kept * block]
   x = x.reshape(4, kept, block, kept, block, 3).mean((2, 4))

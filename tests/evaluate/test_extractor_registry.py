@@ -22,9 +22,8 @@ def test_inception_and_its_name(tmp_path, monkeypatch):
   digest = hashlib.sha256(source.read_bytes()).hexdigest()
 
   def opened(path):
-    return extractor_registry.open_extractor(
-      f'inception:{path}', 'adm', None, None
-    )
+    spec = f'inception:{path}'
+    return extractor_registry.open_extractor(spec, 'adm', None, None)
 
   assert name_of('fd', opened(source)) == 'FD (Inception)'
   with pytest.raises(InputError, match='is not the published Inception'):
@@ -40,17 +39,14 @@ def test_inception_and_its_name(tmp_path, monkeypatch):
   assert name_of('fd', opened(target)) == 'FD (Inception)'
 
 
-@pytest.mark.parametrize(
-  ('spec', 'words'),
-  [
-    ('inception', 'download https://'),
-    ('inception:', 'download https://'),
-    ('classifer:x', 'expected inception:FILE'),
-    ('nothing.py:f', 'expected inception:FILE'),
-    ('pixels:x', 'expected inception:FILE'),
-    ('', 'expected inception:FILE'),
-  ],
-)
+@pytest.mark.parametrize(('spec', 'words'), [
+  ('inception', 'download https://'),
+  ('inception:', 'download https://'),
+  ('classifer:x', 'expected inception:FILE'),
+  ('nothing.py:f', 'expected inception:FILE'),
+  ('pixels:x', 'expected inception:FILE'),
+  ('', 'expected inception:FILE'),
+])  # fmt: skip
 def test_unknown_extractors(spec, words):
   with pytest.raises(InputError, match=words):
     extractor_registry.kind_of(spec)

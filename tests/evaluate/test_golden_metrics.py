@@ -57,10 +57,8 @@ def test_moments(inputs):
 
 
 def test_adm_frechet_distances(inputs):
-  for key, case in (
-    ('adm_fid', 'fid'),
-    ('adm_sfid', 'sfid_spatial_flattened_nhwc'),
-  ):
+  cases = {'adm_fid': 'fid', 'adm_sfid': 'sfid_spatial_flattened_nhwc'}
+  for key, case in cases.items():
     sample, real = (Moments.of(inputs[name]) for name in FRECHET[case])
     assert frechet_distance(sample, real) == close(ADM[key])
 
@@ -110,11 +108,9 @@ def test_precision_and_recall_in_half_precision(inputs):
   precision, recall = precision_recall(
     inputs['ref'], inputs['sample'], float16=True
   )
-  few = 3 / 350
-  assert precision == pytest.approx(
-    ADM['adm_precision_fp16_distances'], abs=few
-  )
-  assert recall == pytest.approx(ADM['adm_recall_fp16_distances'], abs=few)
+  for name, ours in ('precision', precision), ('recall', recall):
+    golden = ADM[f'adm_{name}_fp16_distances']
+    assert ours == pytest.approx(golden, abs=3 / 350)
 
 
 @pytest.mark.parametrize('name', ['ref', 'sample'])

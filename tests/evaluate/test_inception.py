@@ -45,10 +45,9 @@ def test_golden(tensors):
     resized = np.asarray(x[0] * 128 + 128)
     diagonal = np.arange(inception.SIZE)
     for name, rows in (
-      ('row0', resized[0]),
-      ('col0', resized[:, 0]),
+      ('row0', resized[0]), ('col0', resized[:, 0]),
       ('diag', resized[diagonal, diagonal]),
-    ):
+    ):  # fmt: skip
       if f'{known}/resized_{name}' in golden:  # stored for resized images only
         expected = golden[f'{known}/resized_{name}']
         np.testing.assert_allclose(rows.T, expected, atol=3e-4)
@@ -81,16 +80,13 @@ def test_golden(tensors):
     assert apart > 100 * TOLERANCE, (size, apart)
 
 
-@pytest.mark.parametrize(
-  ('size', 'stride', 'same', 'side'),
-  [
-    ((3, 3), 1, True, 75),
-    ((3, 3), 1, False, 76),
-    ((3, 3), 2, False, 75),
-    ((1, 7), 1, True, 76),
-    ((7, 1), 2, False, 76),
-  ],
-)
+@pytest.mark.parametrize(('size', 'stride', 'same', 'side'), [
+  ((3, 3), 1, True, 75),
+  ((3, 3), 1, False, 76),
+  ((3, 3), 2, False, 75),
+  ((1, 7), 1, True, 76),
+  ((7, 1), 2, False, 76),
+])  # fmt: skip
 def test_columns_in_pairs_are_the_same_convolution(size, stride, same, side):
   x = jax.random.normal(jax.random.key(0), (1, 9, side, 5))
   kernel = jax.random.normal(jax.random.key(1), (*size, 5, 4))
@@ -108,14 +104,11 @@ def test_pooling_leaves_the_padding_out():
   np.testing.assert_array_equal(inception._pool_max(-ones, 1), -ones)
 
 
-@pytest.mark.parametrize(
-  ('change', 'words'),
-  [
-    (lambda t: t.pop('fc.weight'), 'fc.weight is missing'),
-    (lambda t: t.update({'fc.weight': np.ones((3, 2))}), r'has \(3, 2\)'),
-    (lambda t: t.update({'AuxLogits.fc.bias': np.ones(2)}), 'AuxLogits'),
-  ],
-)
+@pytest.mark.parametrize(('change', 'words'), [
+  (lambda t: t.pop('fc.weight'), 'fc.weight is missing'),
+  (lambda t: t.update({'fc.weight': np.ones((3, 2))}), r'has \(3, 2\)'),
+  (lambda t: t.update({'AuxLogits.fc.bias': np.ones(2)}), 'AuxLogits'),
+])  # fmt: skip
 def test_other_networks_are_refused(tensors, change, words):
   tensors = dict(tensors)
   change(tensors)

@@ -23,28 +23,23 @@ INCEPTION = Extractor(
 PUBLISHED = Extractor(
   'Inception', None, {}, {'preprocessing': 'adm'}, True, True
 )
+CLEAN = dataclasses.replace(PUBLISHED, about={'preprocessing': 'clean_fid'})
 CLASSIFIER = Extractor('classifier of toys', None, {}, {}, reads_classes=True)
 POSSIBLE = {'reference_rows': True, 'reference_spatial': True, 'labels': True}
 
 
 def features_of(seed, n=400, shift=0.0):
   rng = np.random.default_rng(seed)
-  pool = rng.normal(size=(n, 5)).astype(np.float32) + np.float32(shift)
-  spatial = rng.normal(size=(n, 4)).astype(np.float32) + np.float32(shift)
-  logits = rng.normal(size=(n, 3)).astype(np.float32)
-  return Features(pool, spatial, logits)
-
-
-def batches_of(features, size):
-  for at in range(0, len(features.pool), size):
-    yield Features(*(x[at : at + size] for x in features))
+  pool, spatial, logits = (
+    rng.normal(size=(n, width)).astype(np.float32) for width in (5, 4, 3)
+  )
+  return Features(pool + np.float32(shift), spatial + np.float32(shift), logits)
 
 
 def summary_of(features, config=None, wanted=METRICS, labels=None, size=64):
-  config = config or MeasureConfig()
-  gatherer = Gatherer(config, wanted)
-  for batch in batches_of(features, size):
-    gatherer.add(batch)
+  gatherer = Gatherer(config or MeasureConfig(), wanted)
+  for at in range(0, len(features.pool), size):
+    gatherer.add(Features(*(x[at : at + size] for x in features)))
   return gatherer.summary(labels)
 
 
@@ -113,27 +108,22 @@ def test_metrics_without_a_bootstrap_have_no_error():
 
 
 def test_all_that_can_be_taken():
-  choose = metrics.choose
-  config = MeasureConfig()
-  assert choose(config, CLASSIFIER, **POSSIBLE) == (
-    'fd', 'kid', 'precision', 'recall', 'accuracy',
-  )  # fmt: skip
+  choose, config = metrics.choose, MeasureConfig()
+  expected = ('fd', 'kid', 'precision', 'recall', 'accuracy')
+  assert choose(config, CLASSIFIER, **POSSIBLE) == expected
   assert choose(config, INCEPTION, **POSSIBLE) == METRICS[:6]
   nothing = dict.fromkeys(POSSIBLE, False)
   assert choose(config, INCEPTION, **nothing) == ('fd', 'is')
 
 
-@pytest.mark.parametrize(
-  ('metric', 'extractor', 'lacking', 'words'),
-  [
-    ('precision', INCEPTION, 'reference_rows', 'without images'),
-    ('sfd', INCEPTION, 'reference_spatial', 'mu_s'),
-    ('sfd', CLASSIFIER, '', 'use Inception'),
-    ('is', CLASSIFIER, '', 'use Inception'),
-    ('accuracy', CLASSIFIER, 'labels', 'no labels'),
-    ('accuracy', INCEPTION, '', 'reads no classes'),
-  ],
-)
+@pytest.mark.parametrize(('metric', 'extractor', 'lacking', 'words'), [
+  ('precision', INCEPTION, 'reference_rows', 'without images'),
+  ('sfd', INCEPTION, 'reference_spatial', 'mu_s'),
+  ('sfd', CLASSIFIER, '', 'use Inception'),
+  ('is', CLASSIFIER, '', 'use Inception'),
+  ('accuracy', CLASSIFIER, 'labels', 'no labels'),
+  ('accuracy', INCEPTION, '', 'reads no classes'),
+])  # fmt: skip
 def test_what_cannot_be_taken(metric, extractor, lacking, words):
   possible = POSSIBLE | ({lacking: False} if lacking else {})
   with pytest.raises(InputError, match=words):
@@ -141,8 +131,7 @@ def test_what_cannot_be_taken(metric, extractor, lacking, words):
 
 
 @pytest.mark.parametrize(
-  'options',
-  [{'metrics': ('fids',)}, {'bootstrap': 1}, {'neighbors': 0}],
+  'options', [{'metrics': ('fids',)}, {'bootstrap': 1}, {'neighbors': 0}]
 )
 def test_settings_are_checked(options):
   with pytest.raises(InputError, match=r'eval\.'):
@@ -163,45 +152,28 @@ def test_only_published_weights_give_fid():
   assert metrics.name_of('fd', CLASSIFIER) == 'FD (classifier of toys)'
   assert metrics.name_of('precision', CLASSIFIER) == 'Precision'
   assert metrics.name_of('is', INCEPTION) == 'IS (Inception)'
-  clean = {'preprocessing': 'clean_fid'}
-  other = dataclasses.replace(PUBLISHED, about=clean)
-  assert metrics.name_of('fd', other) == 'FID (clean_fid)'
+  assert metrics.name_of('fd', CLEAN) == 'FID (clean_fid)'
 
 
 def caveats(**changes):
-  values = {
-    'extractor': PUBLISHED,
-    'count': 50_000,
-    'labels': 'random',
-    'eight_bit': True,
-    'reference': {},
-    'row': {'labels': 'random', 'num': 50_000},
-  }
+  values = {'extractor': PUBLISHED, 'count': 50_000, 'labels': 'random',
+            'eight_bit': True, 'reference': {},
+            'row': {'labels': 'random', 'num': 50_000}}  # fmt: skip
   return tables.caveats(**{**values, **changes})
 
 
-@pytest.mark.parametrize(
-  ('changes', 'words'),
-  [
-    ({'count': 9_999, 'row': {}}, 'fewer than 10000'),
-    ({'count': 10_000}, 'published row uses 50000'),
-    ({'labels': 'balanced'}, 'Labels are balanced'),
-    ({'labels': '3,5'}, 'Labels are 3,5'),
-    ({'labels': 'balanced', 'row': {}}, 'Labels are balanced'),
-    ({'extractor': CLASSIFIER}, 'give no FID'),
-    ({'eight_bit': False}, 'float images'),
-    ({'reference': {'eight_bit': False}}, 'Samples are 8-bit'),
-    ({'extractor': INCEPTION}, 'not FID'),
-    (
-      {
-        'extractor': Extractor(
-          'Inception', None, {}, {'preprocessing': 'clean_fid'}, True, True
-        )
-      },
-      'clean_fid',
-    ),
-  ],
-)
+@pytest.mark.parametrize(('changes', 'words'), [
+  ({'count': 9_999, 'row': {}}, 'fewer than 10000'),
+  ({'count': 10_000}, 'published row uses 50000'),
+  ({'labels': 'balanced'}, 'Labels are balanced'),
+  ({'labels': '3,5'}, 'Labels are 3,5'),
+  ({'labels': 'balanced', 'row': {}}, 'Labels are balanced'),
+  ({'extractor': CLASSIFIER}, 'give no FID'),
+  ({'eight_bit': False}, 'float images'),
+  ({'reference': {'eight_bit': False}}, 'Samples are 8-bit'),
+  ({'extractor': INCEPTION}, 'not FID'),
+  ({'extractor': CLEAN}, 'clean_fid'),
+])  # fmt: skip
 def test_caveats(changes, words):
   (found,) = caveats(**changes)
   assert words in found
@@ -226,9 +198,8 @@ def test_a_line_for_a_paper():
 
 def test_logits_of_float16_features_stay_finite():
   """A custom extractor may compute in half precision."""
-  summary = summary_of(
-    Features(*(jnp.asarray(x, jnp.float16) for x in features_of(0)))
-  )
+  features = (jnp.asarray(x, jnp.float16) for x in features_of(0))
+  summary = summary_of(Features(*features))
   assert np.isfinite(summary.pool.covariance).all()
 
 

@@ -45,8 +45,7 @@ def normal(rng, *shape):
 def test_radii_are_of_the_nearest(rng, n, k):
   features = normal(rng, n, 8) + 1
   ours = radii(features, k)
-  assert ours.shape == (n,)
-  assert ours.dtype == np.float32
+  assert ours.shape == (n,) and ours.dtype == np.float32
   np.testing.assert_allclose(ours, brute_radii(features, k), rtol=1e-4)
 
 
@@ -71,9 +70,7 @@ def test_extremes(rng):
   assert precision_recall(features + 100, 0 * features) == (0, 0)
   # All samples equal one reference point: full precision, almost no recall.
   collapsed = np.repeat(features[:1], 50, axis=0)
-  precision, recall = precision_recall(features, collapsed)
-  assert precision == 1
-  assert recall == 0.01
+  assert precision_recall(features, collapsed) == (1, 0.01)
 
 
 def test_copies_have_no_radius(rng):
@@ -83,18 +80,11 @@ def test_copies_have_no_radius(rng):
 
 
 def test_one_program_serves_all_sets(rng):
+  programs = set()
   for n, m in ((50, 60), (1100, 70), (2100, 80)):
-    features, sample = normal(rng, n, 9), normal(rng, m, 9)
-    precision_recall(features, sample)
-    if n == 50:
-      programs = (
-        _nearest._cache_size(),
-        _inside._cache_size(),
-      )
-  assert programs == (
-    _nearest._cache_size(),
-    _inside._cache_size(),
-  )
+    precision_recall(normal(rng, n, 9), normal(rng, m, 9))
+    programs.add((_nearest._cache_size(), _inside._cache_size()))
+  assert len(programs) == 1
 
 
 def test_products_are_not_rounded(rng):
@@ -136,10 +126,8 @@ def test_half_precision_is_given_up_where_it_overflows(rng):
   # The first block against the second is float32, too.
   np.testing.assert_array_equal(ours[first], full[first])
   assert (ours[BLOCK:] != full[BLOCK:]).any()
-  reference, sample = features[:300], features[200:500]
-  assert precision_recall(reference, sample, float16=True) == precision_recall(
-    reference, sample
-  )
+  pair = features[:300], features[200:500]
+  assert precision_recall(*pair, float16=True) == precision_recall(*pair)
 
 
 def test_results_do_not_depend_on_x64(rng):

@@ -13,9 +13,10 @@ from evaluate.reference import (
   save_reference,
 )
 
-EXTRACTOR = user_extractor(
-  'toy', lambda x: x, {'code_sha256': 'a', 'file': 'here'}
-)
+
+def toy_extractor(code='a', file='here'):
+  about = {'code_sha256': code, 'file': file}
+  return user_extractor('toy', lambda x: x, about)
 
 
 def reference_of(spatial=True):
@@ -24,7 +25,7 @@ def reference_of(spatial=True):
   rows = Features(pool, pool[:, :2] if spatial else None)
   gatherer = Gatherer(MeasureConfig(), ('fd', 'sfd', 'precision'))
   gatherer.add(rows)
-  about = {'images': 'toys', 'identity': EXTRACTOR.identity()}
+  about = {'images': 'toys', 'identity': toy_extractor().identity()}
   return Reference(gatherer.summary(), about, 30)
 
 
@@ -81,46 +82,28 @@ def test_images_alone_are_no_statistics(tmp_path):
 
 def test_another_extractor(tmp_path):
   save_reference(tmp_path / 'toy.npz', reference_of())
-  other = user_extractor(
-    'toy', lambda x: x, {'code_sha256': 'b', 'file': 'here'}
-  )
-  with pytest.raises(InputError, match='code_sha256 a, not b'):
-    check_extractor('toy.npz', load_reference(tmp_path / 'toy.npz'), other)
-  moved = {'code_sha256': 'a', 'file': 'there'}  # the same at another place
   reference = load_reference(tmp_path / 'toy.npz')
-  check_extractor(
-    'toy.npz', reference, user_extractor('toy', lambda x: x, moved)
-  )
+  with pytest.raises(InputError, match='code_sha256 a, not b'):
+    check_extractor('toy.npz', reference, toy_extractor(code='b'))
+  check_extractor('toy.npz', reference, toy_extractor(file='there'))
 
 
-@pytest.mark.parametrize(
-  ('arrays', 'words'),
-  [
-    ({'mu': np.zeros(3)}, r'covariance of \(\)'),
-    ({'mu': np.zeros(3), 'sigma': np.eye(4)}, 'expected'),
-    ({'mu': np.zeros(3), 'sigma': np.nan * np.eye(3)}, 'not finite'),
-    ({'mu': np.zeros((3, 1)), 'sigma': np.eye(3)}, 'expected'),
-    ({'mu': np.zeros(3), 'sigma': -np.eye(3)}, 'eigenvalue .-1'),
-    ({'mu': np.zeros(3), 'sigma': -1e-6 * np.eye(3)}, 'negative eigenvalue'),
-    ({'mu': np.zeros(2), 'sigma': np.asarray([[1, 2], [2, 1]])}, 'eigenvalue'),
-    ({'mu': np.zeros(2), 'sigma': np.triu(np.ones((2, 2)))}, 'not symmetric'),
-    ({'mu': np.zeros(2), 'sigma': np.full((2, 2), 'x')}, 'expected numbers'),
-    ({'mu': np.zeros(2), 'sigma': np.eye(2), 'count': -5}, 'counts -5 images'),
-    (
-      {'mu': np.zeros(2), 'sigma': np.eye(2), 'pool': np.zeros((4, 3))},
-      'features .pool.',
-    ),
-    (
-      {
-        'mu': np.zeros(2),
-        'sigma': np.eye(2),
-        'mu_s': np.zeros(2),
-        'sigma_s': -np.eye(2),
-      },
-      'not a covariance',
-    ),
-  ],
-)
+@pytest.mark.parametrize(('arrays', 'words'), [
+  ({'mu': np.zeros(3)}, r'covariance of \(\)'),
+  ({'mu': np.zeros(3), 'sigma': np.eye(4)}, 'expected'),
+  ({'mu': np.zeros(3), 'sigma': np.nan * np.eye(3)}, 'not finite'),
+  ({'mu': np.zeros((3, 1)), 'sigma': np.eye(3)}, 'expected'),
+  ({'mu': np.zeros(3), 'sigma': -np.eye(3)}, 'eigenvalue .-1'),
+  ({'mu': np.zeros(3), 'sigma': -1e-6 * np.eye(3)}, 'negative eigenvalue'),
+  ({'mu': np.zeros(2), 'sigma': np.asarray([[1, 2], [2, 1]])}, 'eigenvalue'),
+  ({'mu': np.zeros(2), 'sigma': np.triu(np.ones((2, 2)))}, 'not symmetric'),
+  ({'mu': np.zeros(2), 'sigma': np.full((2, 2), 'x')}, 'expected numbers'),
+  ({'mu': np.zeros(2), 'sigma': np.eye(2), 'count': -5}, 'counts -5 images'),
+  ({'mu': np.zeros(2), 'sigma': np.eye(2), 'pool': np.zeros((4, 3))},
+   'features .pool.'),
+  ({'mu': np.zeros(2), 'sigma': np.eye(2), 'mu_s': np.zeros(2),
+    'sigma_s': -np.eye(2)}, 'not a covariance'),
+])  # fmt: skip
 def test_wrong_arrays(tmp_path, arrays, words):
   np.savez(tmp_path / 'bad.npz', **arrays)
   with pytest.raises(InputError, match=words):
@@ -129,22 +112,17 @@ def test_wrong_arrays(tmp_path, arrays, words):
 
 def test_pickles_and_damage(tmp_path):
   path = tmp_path / 'bad.npz'
-  np.savez(path, mu=np.array([{}], object), sigma=np.eye(1))
-  with pytest.raises(InputError, match='damaged'):
-    load_reference(path)
   save_reference(path, reference_of())
   path.write_bytes(path.read_bytes()[:-200])
   with pytest.raises(InputError, match='damaged'):
     load_reference(path)
-  np.savez(path, mu=np.zeros(1), sigma=np.eye(1), about='{"images":')
-  with pytest.raises(InputError, match='damaged'):
-    load_reference(path)
-  np.savez(path, mu=np.zeros(1), sigma=np.eye(1), about='[1]')
-  with pytest.raises(InputError, match='damaged'):
-    load_reference(path)
-  np.savez(path, mu=np.zeros(1), sigma=np.eye(1), count=np.ones(3))
-  with pytest.raises(InputError, match='damaged'):
-    load_reference(path)
+  for wrong in (
+    {'mu': np.array([{}], object)}, {'about': '{"images":'}, {'about': '[1]'},
+    {'count': np.ones(3)},
+  ):  # fmt: skip
+    np.savez(path, **{'mu': np.zeros(1), 'sigma': np.eye(1)} | wrong)
+    with pytest.raises(InputError, match='damaged'):
+      load_reference(path)
 
 
 def test_rounding_makes_no_covariance_wrong(tmp_path):

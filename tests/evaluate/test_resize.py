@@ -32,10 +32,8 @@ def test_clean_fid_is_pillows_bicubic(shape):
 
 @pytest.mark.parametrize('shape', SHAPES)
 def test_pytorch_fid_samples_between_centers_without_antialiasing(shape):
-  images = images_of(shape).astype(np.float32)
-  expected = jax.image.resize(
-    images, (1, SIZE, SIZE, 3), 'linear', antialias=False
-  )
+  images, size = images_of(shape).astype(np.float32), (1, SIZE, SIZE, 3)
+  expected = jax.image.resize(images, size, 'linear', antialias=False)
   ours = (preprocess(images, 'pytorch_fid') + 1) * 127.5
   np.testing.assert_allclose(ours, expected, atol=0.01)
 
@@ -46,12 +44,9 @@ def test_tensorflow_samples_at_corners(size):
   line = np.random.default_rng(1).normal(size=size)
   at = np.minimum(np.arange(SIZE) * size / SIZE, size - 1)
   expected = np.interp(at, np.arange(size), line)
-  np.testing.assert_allclose(
-    resize_matrix(size, 'adm') @ line, expected, atol=3e-4
-  )
-  np.testing.assert_array_equal(
-    resize_matrix(size, 'torch_fidelity'), resize_matrix(size, 'adm')
-  )
+  ours, theirs = (resize_matrix(size, p) for p in ('adm', 'torch_fidelity'))
+  np.testing.assert_allclose(ours @ line, expected, atol=3e-4)
+  np.testing.assert_array_equal(theirs, ours)
 
 
 @pytest.mark.parametrize('preset', PRESETS)
@@ -66,9 +61,8 @@ def test_images_of_the_right_size_stay(preset):
 @pytest.mark.parametrize('preset', PRESETS)
 def test_gray_is_three_times_the_same(preset):
   gray = images_of((32, 32))[..., :1]
-  np.testing.assert_allclose(
-    preprocess(gray, preset), preprocess(gray.repeat(3, -1), preset), atol=1e-6
-  )
+  ours, color = (preprocess(x, preset) for x in (gray, gray.repeat(3, -1)))
+  np.testing.assert_allclose(ours, color, atol=1e-6)
 
 
 def test_unknown_preset():

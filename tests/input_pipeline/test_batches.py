@@ -28,25 +28,19 @@ def settings(data_dir, name='digits', threads=1):
 
 @pytest.fixture(scope='module')
 def splits(data_dir):
-  return [
-    load_all(open_source(settings(data_dir), split))
-    for split in ('train', 'test')
-  ]
+  config = settings(data_dir)
+  return [load_all(open_source(config, split)) for split in ('train', 'test')]
 
 
 @pytest.mark.parametrize('split, count', [(0, 1297), (1, 500)])
 def test_digits_have_their_sizes(splits, split, count):
   images, labels = splits[split]
-  assert images.shape == (count, 8, 8, 1)
-  assert images.dtype == np.uint8
-  assert labels.shape == (count,)
-  assert set(labels) == set(range(10))
+  assert images.shape == (count, 8, 8, 1) and images.dtype == np.uint8
+  assert labels.shape == (count,) and set(labels) == set(range(10))
 
 
 def test_digits_are_those_of_scikit_learn(splits):
-  images, labels = (
-    np.concatenate(parts) for parts in zip(*splits, strict=True)
-  )
+  images, labels = map(np.concatenate, zip(*splits, strict=True))
   values = images.reshape(-1, 64) / (255 / 16)
   np.testing.assert_allclose(values, np.round(values), atol=0.04)
   ours = np.column_stack([np.round(values), labels])
@@ -81,13 +75,8 @@ def test_reading_loads_no_tensorflow(tmp_path):
     'assert len(load_all(open_source(config, "train"))[0]) == 1297\n'
     'assert not {"tensorflow", "torch"} & set(sys.modules)\n'
   )
-  result = subprocess.run(
-    [sys.executable, '-c', code],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=240,
-  )
+  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True,
+                          capture_output=True, timeout=240)  # fmt: skip
   assert result.returncode == 0, result.stderr
   assert result.stdout == ''
 
@@ -97,22 +86,14 @@ class Source:
     return 12
 
   def __getitem__(self, i):
-    return {
-      'image': np.full((2, 2, 1), i, np.uint8),
-      'label': i,
-      'file_name': 'left out',
-    }
+    image = np.full((2, 2, 1), i, np.uint8)
+    return {'image': image, 'label': i, 'file_name': 'left out'}
 
 
-def stream(tmp_path, seed=0, start=0, batch_size=8, threads=1):
-  return batches(
-    Source(),
-    settings(tmp_path, threads=threads),
-    make_mesh(MeshConfig()),
-    batch_size=batch_size,
-    seed=seed,
-    start=start,
-  )
+def stream(tmp_path, threads=1, **changes):
+  order = {'batch_size': 8, 'seed': 0, 'start': 0} | changes
+  config = settings(tmp_path, threads=threads)
+  return batches(Source(), config, make_mesh(MeshConfig()), **order)
 
 
 def labels_of(stream, count):
@@ -125,8 +106,7 @@ def test_batches_are_cut_over_all_devices(tmp_path):
   batch = next(stream(tmp_path))
   assert batch.keys() == {'image', 'label'}
   assert batch['image'].shape == (8, 2, 2, 1)
-  assert batch['image'].dtype == np.uint8
-  assert batch['label'].dtype == np.int32
+  assert (batch['image'].dtype, batch['label'].dtype) == (np.uint8, np.int32)
   for leaf in batch.values():
     assert len(leaf.sharding.device_set) == 8
     assert leaf.addressable_shards[0].data.shape[0] == 1
@@ -136,9 +116,7 @@ def test_batches_are_cut_over_all_devices(tmp_path):
 def test_every_epoch_is_another_permutation(tmp_path):
   # Three batches of eight are two epochs of twelve.
   epochs = labels_of(stream(tmp_path), 9).reshape(6, 12)
-  np.testing.assert_array_equal(
-    np.sort(epochs, axis=1), np.tile(np.arange(12), (6, 1))
-  )
+  assert (np.sort(epochs, axis=1) == np.arange(12)).all()
   assert len({tuple(epoch) for epoch in epochs}) == 6
   assert not any((epoch == np.arange(12)).all() for epoch in epochs)
 
@@ -183,9 +161,8 @@ def test_rows_lie_where_the_mesh_has_them(tmp_path, sizes):
   """Independent of the order of devices on the mesh."""
   devices = np.random.default_rng(1).permutation(np.asarray(jax.devices()))
   mesh = make_mesh(MeshConfig(*sizes), devices.tolist())
-  batch = next(
-    batches(Source(), settings(tmp_path), mesh, batch_size=16, seed=0, start=3)
-  )
+  config, order = settings(tmp_path), {'batch_size': 16, 'seed': 0, 'start': 3}
+  batch = next(batches(Source(), config, mesh, **order))
   whole = labels_of(stream(tmp_path, batch_size=16), 4)[3]
   np.testing.assert_array_equal(batch['label'], whole)
   assert len(rows_here(batch['label'].sharding, 16)) == 16
@@ -193,30 +170,30 @@ def test_rows_lie_where_the_mesh_has_them(tmp_path, sizes):
     np.testing.assert_array_equal(shard.data, whole[shard.index])
 
 
-def test_unprepared_set_is_no_data(tmp_path):
-  with pytest.raises(InputError, match="no data: 'cifar10' is not prepared"):
-    open_source(settings(tmp_path, name='cifar10'), 'train')
+@pytest.mark.parametrize('name, split, message', [
+  ('cifar10', 'train', "no data: 'cifar10' is not prepared"),
+  ('cifar11', 'train', "'cifar11' is neither"),
+  ('digits', 'valid', r"no split 'valid'.* train, test"),
+])  # fmt: skip
+def test_data_that_are_not_there(tmp_path, data_dir, name, split, message):
+  folder = data_dir if name == 'digits' else tmp_path
+  with pytest.raises(InputError, match=message):
+    open_source(settings(folder, name=name), split)
   assert not list(tmp_path.iterdir())
-
-
-def test_unknown_set_is_refused(tmp_path):
-  with pytest.raises(InputError, match="'cifar11' is neither"):
-    open_source(settings(tmp_path, name='cifar11'), 'train')
-
-
-def test_missing_split_names_those_there(data_dir):
-  with pytest.raises(InputError, match=r"no split 'valid'.* train, test"):
-    open_source(settings(data_dir), 'valid')
 
 
 def test_slices_of_splits_are_read(data_dir):
   assert len(open_source(settings(data_dir), 'train[:10%]')) == 130
 
 
-def test_empty_source_is_no_data(make_experiment):
+@pytest.mark.parametrize('source, message', [
+  ([], 'no data'),
+  ([{'image': np.zeros((8, 8, 1), np.uint8)}], r"without \['label'\]"),
+])  # fmt: skip
+def test_records_need_a_label(make_experiment, source, message):
   experiment = make_experiment()
-  with pytest.raises(InputError, match='no data'):
-    check_source([], experiment.data, experiment.model)
+  with pytest.raises(InputError, match=message):
+    check_source(source, experiment.data, experiment.model)
 
 
 @pytest.mark.parametrize('key', ['size=16', 'channels=3'])
@@ -224,13 +201,6 @@ def test_shapes_must_agree(data_dir, make_experiment, key):
   experiment = make_experiment(f'model.{key}')
   source = open_source(settings(data_dir), 'train')
   with pytest.raises(InputError, match=r'shape \(8, 8, 1\), but model.size'):
-    check_source(source, experiment.data, experiment.model)
-
-
-def test_records_need_a_label(make_experiment):
-  experiment = make_experiment()
-  source = [{'image': np.zeros((8, 8, 1), np.uint8)}]
-  with pytest.raises(InputError, match=r"without \['label'\]"):
     check_source(source, experiment.data, experiment.model)
 
 

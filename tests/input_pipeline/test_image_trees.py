@@ -60,49 +60,37 @@ def labels_of(place):
   return files.classes, {file.name: file.label for file in read}
 
 
+# By name: entries of a tree next to CATS, which are ignored.
+IGNORED = {
+  'plain': [],
+  'system files': [
+    '.DS_Store', 'cat/Thumbs.db', 'cat/desktop.ini', 'ehthumbs.db',
+  ],
+  'notebook checkpoints': [
+    'dog/.ipynb_checkpoints/0.png', '.ipynb_checkpoints/0.png',
+  ],
+  'recovered and shared files': [
+    'FOUND.001/0.png', '_vti_cnf/0.png', 'cat/:2e1.png',
+  ],
+  'version control': ['.git/logo/0.png'],
+  'archive of macOS': ['__MACOSX/cat/._1.png', '__MACOSX/1.png', 'cat/._1.png'],
+  'Synology': [
+    '@eaDir/cat/0.png', 'cat/@eaDir/1.png/thumb.png', '#recycle/cat/0.png',
+  ],
+  'QNAP': ['@Recycle/cat/0.png', 'cat/@__thumb/1.png'],
+  'drive of Windows': [
+    '$RECYCLE.BIN/S-1/0.png', 'System Volume Information/0.png',
+  ],
+  'drive of Linux': ['lost+found/', '.Trash-0/0.png'],
+  'drive of macOS': ['.Spotlight-V100/0.png', '.Trashes/0.png'],
+  'editors': [
+    'cat/1.png~', 'cat/.1.png.swp', '__pycache__/a.pyc', 'cat/~$1.png',
+  ],
+  'other files': ['README.md', 'cat/notes.txt', 'labels.csv'],
+}  # fmt: skip
 # By name: entries of the tree, its classes, and the labels of its images.
 TREES = {
-  'plain': ([*CATS], 'cat dog', CATS),
-  'system files': (
-    [*CATS, '.DS_Store', 'cat/Thumbs.db', 'cat/desktop.ini', 'ehthumbs.db'],
-    'cat dog', CATS,
-  ),
-  'notebook checkpoints': (
-    [*CATS, 'dog/.ipynb_checkpoints/0.png', '.ipynb_checkpoints/0.png'],
-    'cat dog', CATS,
-  ),
-  'recovered and shared files': (
-    [*CATS, 'FOUND.001/0.png', '_vti_cnf/0.png', 'cat/:2e1.png'],
-    'cat dog', CATS,
-  ),
-  'version control': ([*CATS, '.git/logo/0.png'], 'cat dog', CATS),
-  'archive of macOS': (
-    [*CATS, '__MACOSX/cat/._1.png', '__MACOSX/1.png', 'cat/._1.png'],
-    'cat dog', CATS,
-  ),
-  'Synology': (
-    [*CATS, '@eaDir/cat/0.png', 'cat/@eaDir/1.png/thumb.png',
-     '#recycle/cat/0.png'],
-    'cat dog', CATS,
-  ),
-  'QNAP': (
-    [*CATS, '@Recycle/cat/0.png', 'cat/@__thumb/1.png'], 'cat dog', CATS,
-  ),
-  'drive of Windows': (
-    [*CATS, '$RECYCLE.BIN/S-1/0.png', 'System Volume Information/0.png'],
-    'cat dog', CATS,
-  ),
-  'drive of Linux': ([*CATS, 'lost+found/', '.Trash-0/0.png'], 'cat dog', CATS),
-  'drive of macOS': (
-    [*CATS, '.Spotlight-V100/0.png', '.Trashes/0.png'], 'cat dog', CATS,
-  ),
-  'editors': (
-    [*CATS, 'cat/1.png~', 'cat/.1.png.swp', '__pycache__/a.pyc', 'cat/~$1.png'],
-    'cat dog', CATS,
-  ),
-  'other files': (
-    [*CATS, 'README.md', 'cat/notes.txt', 'labels.csv'], 'cat dog', CATS,
-  ),
+  **{name: ([*CATS, *more], 'cat dog', CATS) for name, more in IGNORED.items()},
   'suffixes': (
     ['a/1.JPEG', 'a/2.jpg', 'a/3.PNG', 'a/4.webp', 'a/5.bmp', 'a/6.Gif',
      'a/7.tif', 'a/8.TIFF', 'a/9.heic'],
@@ -244,10 +232,8 @@ def test_the_suggested_links_have_the_classes(tmp_path):
     labels_of(tree)
   command = str(caught.value).partition('--images=linked: ')[2]
   subprocess.run(['bash', '-ec', command], cwd=tmp_path, check=True)
-  assert labels_of(tmp_path / 'linked') == (
-    ('cat', "d o'g"),
-    {'cat/1.png': 0, "d o'g/1.png": 1},
-  )
+  expected = {'cat/1.png': 0, "d o'g/1.png": 1}
+  assert labels_of(tmp_path / 'linked') == (('cat', "d o'g"), expected)
 
 
 def test_the_suggested_split_has_the_classes(tmp_path):
@@ -270,9 +256,14 @@ def test_what_is_ignored_is_one_line(tmp_path, caplog):
   )
 
 
-def test_an_empty_class_is_named(tmp_path, caplog):
-  labels_of(grow(tmp_path / 'tree', [*CATS, 'cow/', 'yak/1.heic']))
-  assert 'no image in the folders cow, yak' in caplog.text
+@pytest.mark.parametrize('entries, message', [
+  ([*CATS, 'cow/', 'yak/1.heic'], 'no image in the folders cow, yak'),
+  (['pets/cat/1.png', 'farm/cow/1.png'],
+   'the classes cat, cow lie in several folders (farm, pets)'),
+])  # fmt: skip
+def test_what_may_be_a_mistake_is_named(tmp_path, caplog, entries, message):
+  labels_of(grow(tmp_path / 'tree', entries))
+  assert message in caplog.text
 
 
 def test_pipes_are_not_read(tmp_path):
@@ -329,14 +320,13 @@ def test_separators_of_windows_are_read(tmp_path):
 
 
 def test_a_link_to_a_class_in_an_archive_is_refused(tmp_path):
-  tree = grow(tmp_path / 'tree', [*CATS])
-  pack(tree, tmp_path / 'tree.zip')
-  with zipfile.ZipFile(tmp_path / 'tree.zip', 'a') as archive:
+  place = pack(grow(tmp_path / 'tree', [*CATS]), tmp_path / 'tree.zip')
+  with zipfile.ZipFile(place, 'a') as archive:
     info = zipfile.ZipInfo('owl')
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
     archive.writestr(info, '../owl')
   with pytest.raises(InputError, match=r'owl is a link .* without -y'):
-    labels_of(tmp_path / 'tree.zip')
+    labels_of(place)
 
 
 def test_an_entry_outside_of_an_archive_is_refused(tmp_path):
@@ -347,20 +337,13 @@ def test_an_entry_outside_of_an_archive_is_refused(tmp_path):
     labels_of(tmp_path / 'tree.zip')
 
 
-def test_classes_in_several_folders_are_named(tmp_path, caplog):
-  labels_of(grow(tmp_path / 'tree', ['pets/cat/1.png', 'farm/cow/1.png']))
-  assert (
-    'the classes cat, cow lie in several folders (farm, pets)' in caplog.text
-  )
-
-
 def test_an_encrypted_archive_is_refused(tmp_path):
-  pack(grow(tmp_path / 'tree', ['cat/1.png']), tmp_path / 'tree.zip')
-  data = bytearray((tmp_path / 'tree.zip').read_bytes())
+  place = pack(grow(tmp_path / 'tree', ['cat/1.png']), tmp_path / 'tree.zip')
+  data = bytearray(place.read_bytes())
   data[data.rindex(b'PK\1\2') + 8] |= 1
-  (tmp_path / 'tree.zip').write_bytes(data)
+  place.write_bytes(data)
   with pytest.raises(InputError, match=r'cat/1.png is encrypted'):
-    labels_of(tmp_path / 'tree.zip')
+    labels_of(place)
 
 
 def test_splits_in_an_archive_are_to_be_unpacked(tmp_path):
@@ -373,13 +356,12 @@ def test_a_huge_file_is_broken_before_it_is_read(tmp_path, monkeypatch):
   tree = grow(tmp_path / 'tree', ['cat/1.png'])
   with (tree / 'cat' / '1.png').open('r+b') as file:
     file.truncate(2**28 + 1)  # a sparse file
-  files = [open_images(str(tree), ''), open_images(str(tree), '')]
-  pack(grow(tmp_path / 'small', ['cat/1.png']), tmp_path / 'a.zip')
-  claimed = bytearray((tmp_path / 'a.zip').read_bytes())
+  place = pack(grow(tmp_path / 'small', ['cat/1.png']), tmp_path / 'a.zip')
+  claimed = bytearray(place.read_bytes())
   at = claimed.rindex(b'PK\1\2') + 24  # size in the table of contents
   claimed[at : at + 4] = (1_500_000_000).to_bytes(4, 'little')
-  (tmp_path / 'a.zip').write_bytes(claimed)
-  files[1] = open_images(str(tmp_path / 'a.zip'), '')
+  place.write_bytes(claimed)
+  files = [open_images(str(each), '') for each in (tree, place)]
 
   def read(*args):
     raise AssertionError('it was read')

@@ -10,7 +10,7 @@ import tarfile
 import textwrap
 
 import pytest
-from command_runs import ROOT, run
+from command_runs import ROOT, succeed
 
 from input_pipeline.records import LatentSource
 
@@ -44,22 +44,16 @@ def unpacked(images, tmp_path):
     write_tar(tmp_path / 'synset.tar', [(name, data)])
     synsets.append((f'{synset}.tar', (tmp_path / 'synset.tar').read_bytes()))
   write_tar(tmp_path / 'ILSVRC2012_img_train.tar', synsets)
-  write_tar(
-    tmp_path / 'ILSVRC2012_img_val.tar',
-    [
-      (f'ILSVRC2012_val_{5 - i:08}.JPEG', data)  # in reverse order
-      for i, data in enumerate(list(images.values())[:5])
-    ],
-  )
+  write_tar(tmp_path / 'ILSVRC2012_img_val.tar', [
+    (f'ILSVRC2012_val_{5 - i:08}.JPEG', data)  # in reverse order
+    for i, data in enumerate(list(images.values())[:5])
+  ])  # fmt: skip
   page = (ROOT / 'docs' / 'data.md').read_text()
   (commands,) = re.findall(r'\n\n(    mkdir -p imagenet.*?)\n\n', page, re.S)
   python = pathlib.Path(sys.executable).parent
-  subprocess.run(
-    ['bash', '-euc', textwrap.dedent(commands)],
-    cwd=tmp_path,
-    env=os.environ | {'PATH': f'{python}:{os.environ["PATH"]}'},
-    check=True,
-  )
+  env = os.environ | {'PATH': f'{python}:{os.environ["PATH"]}'}
+  words = ['bash', '-euc', textwrap.dedent(commands)]
+  subprocess.run(words, cwd=tmp_path, env=env, check=True)
   return tmp_path / 'imagenet'
 
 
@@ -81,11 +75,10 @@ def test_unpacked_tars_are_prepared(images, unpacked, tmp_path):
     f'{synset}/ILSVRC2012_val_{k + 1:08}.JPEG': values[4 - k]
     for k, synset in enumerate(FIRST)
   }
-  result = run(
+  result = succeed(
     'prepare', f'--images={unpacked}/train', f'--config.data.dir={tmp_path}',
     '--config.data.name=small', '--image_size=16',
   )  # fmt: skip
-  assert result.status == 0, result.err
   assert '6 records in 1 files, 0 broken' in result.out
   classes = LatentSource(tmp_path / 'small' / 'train').metadata.classes
   assert list(classes) == sorted({synset for synset, _ in images})

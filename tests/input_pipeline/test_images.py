@@ -3,20 +3,18 @@
 import io
 import itertools
 import json
-import pathlib
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from command_runs import ROOT
 from PIL import Image
 
 from input_pipeline import images
 from input_pipeline.images import BrokenImageError, center_crop, decode
 
-SAMPLE = (
-  pathlib.Path(__file__).parents[3] / 'shared' / 'data' / 'imagenet1k_sample'
-)
+SAMPLE = ROOT.parent / 'shared' / 'data' / 'imagenet1k_sample'
 
 
 def file_of(image, form='PNG', **options):
@@ -48,8 +46,7 @@ def test_modes_become_rgb(mode):
 def test_gray_has_three_equal_channels():
   gray = gradient()[..., 0]
   decoded = np.asarray(decode(file_of(Image.fromarray(gray))))
-  for channel in range(3):
-    np.testing.assert_array_equal(decoded[..., channel], gray)
+  np.testing.assert_array_equal(decoded, gray[..., None].repeat(3, -1))
 
 
 def test_cmyk_jpeg_has_its_colors():
@@ -62,40 +59,29 @@ def test_cmyk_jpeg_has_its_colors():
 def test_sixteen_bits_are_scaled():
   values = np.asarray([[0, 257, 32768], [65535, 1000, 256]], np.uint16)
   decoded = np.asarray(decode(file_of(Image.fromarray(values))))
-  expected = np.round(values / 257)
-  np.testing.assert_array_equal(decoded[..., 0], expected)
+  np.testing.assert_array_equal(decoded[..., 0], np.round(values / 257))
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_exif_rotation_is_carried_out(orientation):
   upright = Image.fromarray(gradient())
-  turns = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-  }
+  turns = ('FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE',
+           'ROTATE_90', 'TRANSVERSE', 'ROTATE_270')  # fmt: skip
   stored = upright
-  if orientation in turns:
-    stored = upright.transpose(turns[orientation])
+  if orientation > 1:
+    stored = upright.transpose(Image.Transpose[turns[orientation - 2]])
   exif = Image.Exif()
   exif[0x0112] = orientation
   np.testing.assert_array_equal(decode(file_of(stored, exif=exif)), upright)
 
 
-@pytest.mark.parametrize(
-  'data',
-  [
-    b'',
-    b'no image',
-    bytes(1000),
-    file_of(Image.fromarray(gradient()), 'JPEG')[:-40],
-    file_of(Image.fromarray(gradient(64, 64)), 'PNG')[:-30],
-  ],
-)
+@pytest.mark.parametrize('data', [
+  b'',
+  b'no image',
+  bytes(1000),
+  file_of(Image.fromarray(gradient()), 'JPEG')[:-40],
+  file_of(Image.fromarray(gradient(64, 64)), 'PNG')[:-30],
+])  # fmt: skip
 def test_broken_files_are_refused(data):
   with pytest.raises(BrokenImageError):
     decode(data)
@@ -171,13 +157,10 @@ def test_only_the_supported_formats_are_opened(form, monkeypatch):
     decode(data)
 
 
-@pytest.mark.parametrize(
-  'values, words',
-  [
-    (np.full((4, 4), 70_000, np.int32), '32-bit integers'),
-    (np.full((4, 4), 0.5, np.float32), 'floating-point'),
-  ],
-)
+@pytest.mark.parametrize('values, words', [
+  (np.full((4, 4), 70_000, np.int32), '32-bit integers'),
+  (np.full((4, 4), 0.5, np.float32), 'floating-point'),
+])  # fmt: skip
 def test_values_without_a_range_are_broken(values, words):
   with pytest.raises(BrokenImageError, match=words):
     decode(file_of(Image.fromarray(values), 'TIFF'))
@@ -216,23 +199,22 @@ def png_chunk(kind, content):
   return struct.pack('>I', len(content)) + kind + content + check
 
 
-def png_of(image, rows):
-  """Returns a PNG whose compressed data end properly after some rows."""
-  height, width, _ = image.shape
-  lines = b''.join(b'\0' + row.tobytes() for row in image[:rows])
-  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+def png_of(lines, width, height, color_type=0, interlaced=0):
+  """Returns a PNG of any size with these lines of bytes, which may be few."""
+  sizes = width, height, 8, color_type, 0, 0, interlaced
   return (
     b'\x89PNG\r\n\x1a\n'
-    + png_chunk(b'IHDR', header)
-    + png_chunk(b'IDAT', zlib.compress(lines))
+    + png_chunk(b'IHDR', struct.pack('>IIBBBBB', *sizes))
+    + png_chunk(b'IDAT', zlib.compress(b''.join(lines)))
     + png_chunk(b'IEND', b'')
   )
 
 
 @pytest.mark.parametrize('rows', [0, 1, 15])
 def test_png_that_ends_early_but_cleanly_is_broken(rows):
+  lines = [b'\0' + row.tobytes() for row in noise(16, 16)[:rows]]
   with pytest.raises(BrokenImageError):
-    decode(png_of(noise(16, 16), rows))
+    decode(png_of(lines, 16, 16, color_type=2))
 
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'P', 'LA', 'RGB', 'RGBA', 'I;16'])
@@ -247,28 +229,12 @@ def test_interlaced_black_png_is_whole():
     for y, x, dy, dx in images._ADAM7:
       wide, high = len(range(x, width, dx)), len(range(y, height, dy))
       rows += [bytes(1 + wide)] * high if wide else []
-    header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 1)
     whole, short = (
-      b'\x89PNG\r\n\x1a\n'
-      + png_chunk(b'IHDR', header)
-      + png_chunk(b'IDAT', zlib.compress(b''.join(some)))
-      + png_chunk(b'IEND', b'')
-      for some in (rows, rows[:-1])
+      png_of(some, width, height, interlaced=1) for some in (rows, rows[:-1])
     )
     assert decode(whole).size == (width, height)
     with pytest.raises(BrokenImageError):
       decode(short)
-
-
-def claimed_png(width, height):
-  """Returns a small PNG that claims to be large."""
-  header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
-  return (
-    b'\x89PNG\r\n\x1a\n'
-    + png_chunk(b'IHDR', header)
-    + png_chunk(b'IDAT', zlib.compress(b''))
-    + png_chunk(b'IEND', b'')
-  )
 
 
 @pytest.mark.parametrize(
@@ -276,7 +242,7 @@ def claimed_png(width, height):
 )
 def test_images_of_too_many_pixels_are_broken(size):
   with pytest.raises(BrokenImageError, match=r'67,108,864'):
-    decode(claimed_png(*size))
+    decode(png_of([], *size))
 
 
 @pytest.mark.parametrize('size', [(1, 65_000), (65_000, 1), (3, 301)])

@@ -5,6 +5,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from command_runs import change_json
 from networks import Doubled
 from PIL import Image
 
@@ -15,14 +16,8 @@ from input_pipeline.image_files import open_images
 from input_pipeline.prepare import PrepareConfig, layout_of, prepare
 from input_pipeline.records import LatentSource, Layout, Metadata
 
-CONFIG = {
-  'image_size': 8,
-  'dtype': 'float16',
-  'batch_size': 8,
-  'shard_records': 10,
-  'threads': 2,
-  'max_broken': 3,
-}
+CONFIG = {'image_size': 8, 'dtype': 'float16', 'batch_size': 8,
+          'shard_records': 10, 'threads': 2, 'max_broken': 3}  # fmt: skip
 COUNT = 24
 ABOUT = {'autoencoder': {'name': 'pixels', 'encoder_sha256': None}}
 
@@ -56,6 +51,17 @@ def folder(tmp_path):
   return tmp_path / 'images'
 
 
+def truncate(path, count):
+  path.write_bytes(path.read_bytes()[:-count])
+
+
+def flip(path, find):
+  """Flips a bit of the byte at `find(data)`."""
+  data = bytearray(path.read_bytes())
+  data[find(data)] ^= 1
+  path.write_bytes(data)
+
+
 def make(place, target, encoder=None, flip=False, **changes):
   config = PrepareConfig(**CONFIG | changes)
   layout = layout_of(config, encoder, flip)
@@ -72,26 +78,25 @@ def test_pixels_are_kept(folder, tmp_path):
     assert metadata.classes[record['label']] == NAMES[i][0]
   assert source.metadata == metadata
   assert metadata.classes == ('a', 'b', 'c')
-  names = sorted(p.name for p in (tmp_path / 'out').iterdir())
-  assert names == [
-    '00000-of-00003.array_record',
-    '00000-of-00003.json',
-    '00001-of-00003.array_record',
-    '00001-of-00003.json',
-    '00002-of-00003.array_record',
-    '00002-of-00003.json',
-    'metadata.json',
-    'protocol.json',
-  ]
+  assert {path.name for path in (tmp_path / 'out').iterdir()} == {
+    'metadata.json', 'protocol.json',
+    *(f'0000{i}-of-00003.array_record' for i in range(3)),
+    *(f'0000{i}-of-00003.json' for i in range(3)),
+  }  # fmt: skip
 
 
-def test_zip_is_the_same(folder, tmp_path):
+@pytest.fixture
+def archive(tmp_path):
   with zipfile.ZipFile(tmp_path / 'images.zip', 'w') as archive:
     for i, name in enumerate(NAMES):
       archive.writestr(name, png(i))
     archive.writestr('README.md', 'none of them')
+  return tmp_path / 'images.zip'
+
+
+def test_zip_is_the_same(folder, archive, tmp_path):
   make(folder, tmp_path / 'a')
-  make(tmp_path / 'images.zip', tmp_path / 'b')
+  make(archive, tmp_path / 'b')
   one, two = LatentSource(tmp_path / 'a'), LatentSource(tmp_path / 'b')
   for first, second in zip(one, two, strict=True):
     np.testing.assert_array_equal(first['pixels'], second['pixels'])
@@ -126,8 +131,7 @@ def test_broken_images_are_named_and_left_out(folder, tmp_path):
   (folder / NAMES[3]).write_bytes(png(3)[:90])
   (folder / NAMES[7]).write_bytes(b'')
   Image.fromarray(image_of(9)).save(folder / NAMES[9], 'JPEG')
-  whole = (folder / NAMES[9]).read_bytes()
-  (folder / NAMES[9]).write_bytes(whole[:-20])
+  truncate(folder / NAMES[9], 20)
   metadata = make(folder, tmp_path / 'out')
   assert set(metadata.broken) == {NAMES[3], NAMES[7], NAMES[9]}
   assert metadata.records == COUNT - 3
@@ -188,14 +192,11 @@ def test_other_files_are_not_touched(folder, tmp_path):
     make(folder, folder)
 
 
-@pytest.mark.parametrize(
-  'names, message',
-  [
-    ([], 'holds no image'),
-    (['a/readme.txt'], 'holds no image'),
-    (['1.png'], 'holds 1.png'),
-  ],
-)
+@pytest.mark.parametrize('names, message', [
+  ([], 'holds no image'),
+  (['a/readme.txt'], 'holds no image'),
+  (['1.png'], 'holds 1.png'),
+])  # fmt: skip
 def test_folders_without_classes(tmp_path, names, message):
   (tmp_path / 'a').mkdir()
   for name in names:
@@ -212,28 +213,21 @@ def test_no_images_at_all(tmp_path):
     open_images(str(tmp_path / 'a.zip'), '')
 
 
-def test_damaged_zip_is_one_line(tmp_path):
-  with zipfile.ZipFile(tmp_path / 'images.zip', 'w') as archive:
-    for i, name in enumerate(NAMES):
-      archive.writestr(name, png(i))
-  data = bytearray((tmp_path / 'images.zip').read_bytes())
-  at = data.index(png(5))
-  data[at + 60] ^= 255  # breaks its checksum
-  (tmp_path / 'images.zip').write_bytes(data)
+def test_damaged_zip_is_one_line(archive, tmp_path):
+  data = bytearray(archive.read_bytes())
+  data[data.index(png(5)) + 60] ^= 255  # breaks its checksum
+  archive.write_bytes(data)
   with pytest.raises(shards.PrepareError, match='cannot be read'):
-    make(tmp_path / 'images.zip', tmp_path / 'out')
+    make(archive, tmp_path / 'out')
 
 
 @pytest.mark.parametrize('moment', ['write', 'close'])
 def test_full_disk_is_one_line(folder, tmp_path, monkeypatch, moment):
-  class Full(shards.ArrayRecordWriter):
-    pass
-
   def fail(self, *args):
     raise RuntimeError('No space left on device')
 
-  setattr(Full, moment, fail)
-  monkeypatch.setattr(shards, 'ArrayRecordWriter', Full)
+  full = type('Full', (shards.ArrayRecordWriter,), {moment: fail})
+  monkeypatch.setattr(shards, 'ArrayRecordWriter', full)
   with pytest.raises(shards.PrepareError, match=r'No space left.*make room'):
     make(folder, tmp_path / 'out')
   assert not list((tmp_path / 'out').glob('*array_record*'))
@@ -276,47 +270,35 @@ def test_missing_shard(prepared, folder):
 
 
 def test_short_shard(prepared):
-  path = prepared / '00001-of-00003.array_record'
-  path.write_bytes(path.read_bytes()[:-100])
+  truncate(prepared / '00001-of-00003.array_record', 100)
   with pytest.raises(InputError, match='bytes, expected'):
     LatentSource(prepared)
 
 
-@pytest.mark.parametrize(
-  'at, message',
-  [
-    (image_of(ORDER[12]).tobytes(), 'record 12 of .* is damaged'),
-    (None, 'a shard in .* is damaged'),  # where the shard lists its records
-  ],
-)
+@pytest.mark.parametrize('at, message', [
+  (image_of(ORDER[12]).tobytes(), 'record 12 of .* is damaged'),
+  (None, 'a shard in .* is damaged'),  # where the shard lists its records
+])  # fmt: skip
 def test_flipped_byte_is_noticed_in_training(prepared, at, message):
-  path = prepared / '00001-of-00003.array_record'
-  data = bytearray(path.read_bytes())
-  data[data.index(at) if at else 65_600] ^= 1
-  path.write_bytes(data)
+  flip(prepared / '00001-of-00003.array_record',
+       lambda data: data.index(at) if at else 65_600)  # fmt: skip
   with pytest.raises(InputError, match=message):
     LatentSource(prepared)[12]
 
 
 def test_flipped_byte(prepared):
-  path = prepared / '00002-of-00003.array_record'
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
+  flip(prepared / '00002-of-00003.array_record', lambda data: len(data) // 2)
   (wrong,) = shards.check_shards(prepared)
   assert '00002-of-00003' in wrong and 'checksum' in wrong
 
 
-@pytest.mark.parametrize(
-  'damage',
-  [
-    lambda text: text[:-40],
-    lambda text: '[]',
-    lambda text: text.replace('"layout"', '"lay"'),
-    lambda text: text.replace('"format": 1', '"format": 9'),
-    lambda text: text.replace('"uint8"', '"uint9"'),
-  ],
-)
+@pytest.mark.parametrize('damage', [
+  lambda text: text[:-40],
+  lambda text: '[]',
+  lambda text: text.replace('"layout"', '"lay"'),
+  lambda text: text.replace('"format": 1', '"format": 9'),
+  lambda text: text.replace('"uint8"', '"uint9"'),
+])  # fmt: skip
 def test_damaged_metadata(prepared, damage):
   path = prepared / 'metadata.json'
   path.write_text(damage(path.read_text()))
@@ -325,10 +307,9 @@ def test_damaged_metadata(prepared, damage):
 
 
 def test_record_of_another_shape(prepared):
-  path = prepared / 'metadata.json'
-  values = json.loads(path.read_text())
-  values['layout']['shape'] = [8, 9, 3]
-  path.write_text(json.dumps(values))
+  change_json(
+    prepared / 'metadata.json', lambda c: c['layout'].update(shape=[8, 9, 3])
+  )
   source = LatentSource(prepared)
   with pytest.raises(InputError, match=r'record 4 .*damaged.*196 bytes'):
     source[4]

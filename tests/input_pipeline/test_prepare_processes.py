@@ -31,9 +31,8 @@ sys.path.insert(0, sys.argv[4])
 import networks
 from commands import prepare as preparing
 from input_pipeline.prepare import PrepareConfig
+from train.config_file import load_config, override
 from train.experiment import build
-from input_pipeline.prepare import PrepareConfig
-from train.config_file import (load_config, override)
 
 process = int(sys.argv[2])
 jax.distributed.initialize(f'localhost:{sys.argv[1]}', 2, process)
@@ -58,32 +57,30 @@ def write_images(folder, broken=()):
     path = folder / 'ab'[i % 2] / f'{i:02}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(i)
-    Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(
-      path
-    )
+    values = rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
+    Image.fromarray(values).save(path)
     if i in broken:
       path.write_bytes(path.read_bytes()[:90])
   return str(folder)
 
 
 def words(folder, name, autoencoder=None):
-  return [
-    f'data.dir={folder}',
-    f'data.name={name}',
-    f'data.autoencoder={(autoencoder or "pixels").partition(":")[0]}',
-    'data.flip=true',
-  ]
+  kind = (autoencoder or 'pixels').partition(':')[0]
+  return [f'data.dir={folder}', f'data.name={name}', 'data.flip=true',
+          f'data.autoencoder={kind}']  # fmt: skip
 
 
 def settings(max_broken=3):
-  return {
-    'image_size': 8,
-    'dtype': 'float16',
-    'batch_size': 8,
-    'shard_records': 10,
-    'threads': 16,
-    'max_broken': max_broken,
-  }
+  return {'image_size': 8, 'dtype': 'float16', 'batch_size': 8,
+          'shard_records': 10, 'threads': 16,
+          'max_broken': max_broken}  # fmt: skip
+
+
+def prepare_alone(folder, images, name, autoencoder=None):
+  config = words(folder, name, autoencoder)
+  data = build(override(load_config('configs/base.py'), config).to_dict()).data
+  given = PrepareConfig(**settings())
+  return prepare.prepare(data, given, str(images), 'train', autoencoder)
 
 
 @pytest.fixture(scope='module')
@@ -117,38 +114,28 @@ def case(folder, images, name, autoencoder=None, **changes):
 
 @pytest.fixture(scope='module')
 def said(folder):
-  elsewhere = case(folder, 'whole', 'elsewhere')
-  elsewhere['words'] = [
-    words(folder / 'two', 'elsewhere'),
-    words(folder / 'three', 'elsewhere'),
-  ]
-  absent = case(folder, 'whole', 'absent')
-  absent['images'] = [str(folder / 'whole'), str(folder / 'absent')]
-  fewer = case(folder, 'whole', 'fewer')
-  fewer['images'] = [str(folder / 'whole'), str(folder / 'less')]
+  places = [words(folder / place, 'elsewhere') for place in ('two', 'three')]
   cases = {
     'pixels': case(folder, 'good', 'pixels'),
     'moments': case(folder, 'good', 'moments', 'taef2:file'),
     'bad': case(folder, 'bad', 'bad', max_broken=2),
     'again': case(folder, 'bad', 'bad', max_broken=3),
     'zip': case(folder, 'damaged.zip', 'zip'),
-    'absent': absent,
-    'fewer': fewer,
-    'elsewhere': elsewhere,
-    'held': case(folder, 'whole', 'held'),
-  }
+    **{name: case(folder, 'whole', name)
+       for name in ('absent', 'fewer', 'elsewhere', 'held')},
+  }  # fmt: skip
+  cases['absent']['images'][1] = str(folder / 'absent')
+  cases['fewer']['images'][1] = str(folder / 'less')
+  cases['elsewhere']['words'] = places
   port = free_port()
   argv = [json.dumps(list(cases.values())), str(ROOT / 'tests')]
   jobs = [
     subprocess.Popen(
-      [sys.executable, '-c', SCRIPT, str(port), str(process), *argv],
-      cwd=ROOT,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
+      [sys.executable, '-c', SCRIPT, str(port), str(process), *argv], cwd=ROOT,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )
     for process in (0, 1)
-  ]
+  ]  # fmt: skip
   held = folder / 'two' / 'held' / 'train'
   try:
     with folder_lock(held, 'records', 'prepare', instead=''):
@@ -168,20 +155,10 @@ def said(folder):
 )
 def test_records_are_those_of_one(folder, said, monkeypatch, name, autoencoder):
   monkeypatch.setattr(
-    prepare, 'read_autoencoder', lambda name, *_: name and Doubled()
+    prepare, 'read_autoencoder', lambda n, *_: n and Doubled()
   )
-  monkeypatch.setattr(
-    prepare, 'about_autoencoder', lambda name, _: {'name': name}
-  )
-  config = words(folder / 'one', name, autoencoder)
-  experiment = build(override(load_config('configs/base.py'), config).to_dict())
-  report = prepare.prepare(
-    experiment.data,
-    PrepareConfig(**settings()),
-    str(folder / 'good'),
-    'train',
-    autoencoder,
-  )
+  monkeypatch.setattr(prepare, 'about_autoencoder', lambda n, _: {'name': n})
+  report = prepare_alone(folder / 'one', folder / 'good', name, autoencoder)
   assert '42 records in 5 files, 2 broken' in report
   one, two = (folder / place / name / 'train' for place in ('one', 'two'))
   assert set(said[name]) == {report.replace(str(one), str(two))}
@@ -201,47 +178,32 @@ def test_broken_images_count_over_all(folder, said):
   assert len(Metadata.load(folder / 'two' / 'bad' / 'train').broken) == 3
 
 
-@pytest.mark.parametrize(
-  'name, kinds, message',
-  [
-    ('zip', ('Prepare', 'Prepare'), 'image 12 of'),
-    ('absent', ('Prepare', 'Input'), 'neither a folder'),
-    ('fewer', ('Prepare', 'Prepare'), 'images in'),
-    ('elsewhere', ('Prepare', 'Prepare'), 'one folder that they share'),
-    ('held', ('Input', 'Prepare'), 'is being written by `prepare`'),
-  ],
-)
+@pytest.mark.parametrize('name, kinds, message', [
+  ('zip', ('Prepare', 'Prepare'), 'image 12 of'),
+  ('absent', ('Prepare', 'Input'), 'neither a folder'),
+  ('fewer', ('Prepare', 'Prepare'), 'images in'),
+  ('elsewhere', ('Prepare', 'Prepare'), 'one folder that they share'),
+  ('held', ('Input', 'Prepare'), 'is being written by `prepare`'),
+])  # fmt: skip
 def test_an_error_on_one_ends_both(said, name, kinds, message):
   for line, kind in zip(said[name], kinds, strict=True):
     assert line.startswith(f'{kind}Error:'), line
     assert message in line, line
 
 
-def prepare_alone(folder, name):
-  config = words(folder, name)
-  experiment = build(override(load_config('configs/base.py'), config).to_dict())
-  return prepare.prepare(
-    experiment.data,
-    PrepareConfig(**settings()),
-    str(folder / 'images'),
-    'train',
-    None,
-  )
-
-
 def test_a_second_command_is_refused(tmp_path):
   write_images(tmp_path / 'images')
-  prepare_alone(tmp_path, 'set')
+  prepare_alone(tmp_path, tmp_path / 'images', 'set')
   folder = tmp_path / 'set' / 'train'
   with folder_lock(folder, 'records', 'prepare', instead=''):
     with pytest.raises(InputError, match='being written by `prepare`'):
-      prepare_alone(tmp_path, 'set')
-    prepare_alone(tmp_path, 'other')
-  prepare_alone(tmp_path, 'set')
+      prepare_alone(tmp_path, tmp_path / 'images', 'set')
+    prepare_alone(tmp_path, tmp_path / 'images', 'other')
+  prepare_alone(tmp_path, tmp_path / 'images', 'set')
 
 
 def test_a_failure_gives_the_lock_back(tmp_path):
   write_images(tmp_path / 'images', broken=range(8))
   for _ in range(2):
     with pytest.raises(PrepareError, match='images are broken'):
-      prepare_alone(tmp_path, 'set')
+      prepare_alone(tmp_path, tmp_path / 'images', 'set')

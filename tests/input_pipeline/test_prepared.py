@@ -6,7 +6,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from command_runs import TINY, run
+from command_runs import TINY, refusal, succeed
 from networks import Doubled
 from PIL import Image
 
@@ -42,20 +42,19 @@ def images(tmp_path_factory):
   return folder
 
 
+def write_moments(images, folder, flip):
+  config = PrepareConfig(8, 'float32', 8, 100, 1, 0)
+  layout = layout_of(config, Doubled(), flip)
+  about = {'autoencoder': {'name': 'taef2', 'encoder_sha256': 'abc'}}
+  prepare(open_images(str(images), ''), Doubled(), config, layout,
+          folder / 'moments' / 'train', about=about)  # fmt: skip
+
+
 @pytest.fixture(scope='module')
 def data(images, tmp_path_factory):
   """A folder with the set 'moments', which includes mirrored images."""
   folder = tmp_path_factory.mktemp('data')
-  config = PrepareConfig(8, 'float32', 8, 100, 1, 0)
-  about = {'autoencoder': {'name': 'taef2', 'encoder_sha256': 'abc'}}
-  prepare(
-    open_images(str(images), ''),
-    Doubled(),
-    config,
-    layout_of(config, Doubled(), flip=True),
-    folder / 'moments' / 'train',
-    about=about,
-  )
+  write_moments(images, folder, flip=True)
   return folder
 
 
@@ -116,8 +115,8 @@ def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
   config = settings(data, statistics='data')
   source, mesh = open_source(config, 'train'), make_mesh(MeshConfig())
   rule = experiment.optimizer
-  optimizer = make_optimizer(rule, make_schedule(
-    rule, batch_size=COUNT, total_images=COUNT))  # fmt: skip
+  schedule = make_schedule(rule, batch_size=COUNT, total_images=COUNT)
+  optimizer = make_optimizer(rule, schedule)
   seen = []
 
   def spy(denoiser, config, taps, x0, noise, t, label, **rest):
@@ -147,15 +146,12 @@ def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
   np.testing.assert_allclose(difference, expected, rtol=0.1)
 
 
-@pytest.mark.parametrize(
-  'model, changes, message',
-  [
-    ([], {'autoencoder': 'sd_vae'}, 'made with autoencoder taef2'),
-    (['model.channels=1'], {}, r'shape \(8, 8, 3\)'),
-    (['model.size=16'], {}, r'shape \(8, 8, 3\)'),
-    (['model.num_classes=1'], {}, 'has 2 classes'),
-  ],
-)
+@pytest.mark.parametrize('model, changes, message', [
+  ([], {'autoencoder': 'sd_vae'}, 'made with autoencoder taef2'),
+  (['model.channels=1'], {}, r'shape \(8, 8, 3\)'),
+  (['model.size=16'], {}, r'shape \(8, 8, 3\)'),
+  (['model.num_classes=1'], {}, 'has 2 classes'),
+])  # fmt: skip
 def test_records_must_fit(data, make_experiment, model, changes, message):
   network = make_experiment('model.channels=3', *model).model
   config = settings(data, **changes)
@@ -165,11 +161,7 @@ def test_records_must_fit(data, make_experiment, model, changes, message):
 
 def test_flip_needs_mirrored_records(images, tmp_path, make_experiment):
   network = make_experiment('model.channels=3').model
-  config = PrepareConfig(8, 'float32', 8, 100, 1, 0)
-  layout = layout_of(config, Doubled(), flip=False)
-  about = {'autoencoder': {'name': 'taef2', 'encoder_sha256': None}}
-  prepare(open_images(str(images), ''), Doubled(), config, layout,
-          tmp_path / 'moments' / 'train', about=about)  # fmt: skip
+  write_moments(images, tmp_path, flip=False)
   config = settings(tmp_path, flip=True)
   with pytest.raises(InputError, match='no mirrored images'):
     check_source(open_source(config, 'train'), config, network)
@@ -189,56 +181,43 @@ def test_another_decoder_is_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_the_commands(images, tmp_path):
-  place = [
-    '--config.data.name=photos',
-    f'--config.data.dir={tmp_path}/data',
-  ]
+  place = ['--config.data.name=photos', f'--config.data.dir={tmp_path}/data']
   words = ['prepare', f'--images={images}', *place]
   words += ['--image_size=8', '--batch_size=8']
-  result = run(*words)
-  assert result.status == 0, result.err
-  assert '32 records in 1 files, 0 broken' in result.out
-  assert 'are whole' in run(*words, '--verify').out
+  assert '32 records in 1 files, 0 broken' in succeed(*words).out
+  assert 'are whole' in succeed(*words, '--verify').out
   changes = TINY | {
-    'model.channels': 3,
-    'train.images': 32,
-    'data.test_split': '',
-    'data.flip': 'true',
-    'log.preview_every_images': 0,
-  }
+    'model.channels': 3, 'train.images': 32, 'data.test_split': '',
+    'data.flip': 'true', 'log.preview_every_images': 0,
+  }  # fmt: skip
   changes = [f'--config.{key}={value}' for key, value in changes.items()]
   workdir = f'--workdir={tmp_path}/run'
-  result = run('train', '--config=configs/digits.py', workdir, *changes, *place)
-  assert result.status == 0, result.err
+  succeed('train', '--config=configs/digits.py', workdir, *changes, *place)
   about = json.loads((tmp_path / 'run' / 'latents.json').read_text())
   assert about['autoencoder']['name'] == 'pixels'
-  result = run('sample', workdir, '--num=8', '--config.sample.steps=2')
-  assert result.status == 0, result.err
+  succeed('sample', workdir, '--num=8', '--config.sample.steps=2')
 
 
-@pytest.mark.parametrize(
-  'words, message',
-  [
-    ([], '--images is needed'),
-    (['--images=nowhere'], 'neither a folder'),
-    (['--images={images}', '--config.data.name=digits'], 'choose another name'),
-    (['--images={images}', '--split=a/b'], 'without /'),
-    (['--images={images}', '--image_size=0'], 'image_size is 0'),
-    (['--images={images}', '--dtype=int8'], 'float16, float32'),
-    (['--images={images}', '--batch_size=3'], '8 devices'),
-    (['--images={images}', '--config.data.autoencoder=taef2'], 'make them agr'),
-    (
-      ['--images={images}', '--config.data.autoencoder=sd_vae',
-       '--autoencoder=taef2:a'],
-      'make them agree',
-    ),
-    (['--verify'], 'cannot be read'),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize('words, message', [
+  ([], '--images is needed'),
+  (['--images=nowhere'], 'neither a folder'),
+  (['--images={images}', '--config.data.name=digits'], 'choose another name'),
+  (['--images={images}', '--split=a/b'], 'without /'),
+  (['--images={images}', '--image_size=0'], 'image_size is 0'),
+  (['--images={images}', '--dtype=int8'], 'float16, float32'),
+  (['--images={images}', '--batch_size=3'], '8 devices'),
+  (['--images={images}', '--config.data.autoencoder=taef2'], 'make them agr'),
+  (
+    ['--images={images}', '--config.data.autoencoder=sd_vae',
+     '--autoencoder=taef2:a'],
+    'make them agree',
+  ),
+  (['--verify'], 'cannot be read'),
+])  # fmt: skip
 def test_bad_input_of_prepare(images, tmp_path, words, message):
   words = [word.format(images=images) for word in words]
-  result = run('prepare', '--config.data.name=photos',
-               f'--config.data.dir={tmp_path}', *words)  # fmt: skip
-  assert result.status == 2 and message in result.err
-  assert result.err.count('\n') <= 2 and 'Traceback' not in result.err
+  said = refusal('prepare', '--config.data.name=photos',
+                 f'--config.data.dir={tmp_path}', *words)  # fmt: skip
+  assert message in said
+  assert said.count('\n') <= 2 and 'Traceback' not in said
   assert not list(tmp_path.rglob('*.array_record'))

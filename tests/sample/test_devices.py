@@ -12,15 +12,10 @@ from guidance import parse
 from sample import generate, sampler
 
 CONFIG = {
-  'solver': 'euler_maruyama',
-  'steps': 3,
-  'spacing': 'uniform',
-  'shift': 1.5,
-  'last_step_size': 0.04,
-  'respacing': '',
-  'scales_at': 'step',
+  'solver': 'euler_maruyama', 'steps': 3, 'spacing': 'uniform', 'shift': 1.5,
+  'last_step_size': 0.04, 'respacing': '', 'scales_at': 'step',
   'state_dtype': 'float32',
-}
+}  # fmt: skip
 LABELS = generate.plan_labels('random', 64, 10, seed=3)
 TEXT = 'ig:1.4,icg:1.3'  # labels drawn per image
 
@@ -43,10 +38,8 @@ def draw(denoiser):
       drawing = generate.Sampler(
         jax.device_put(denoiser, replicated(mesh)),
         generate.SampleConfig(**CONFIG, batch_size=batch_size),
-        path_named('linear'),
-        (8, 8, 3),
-        mesh,
-      )
+        path_named('linear'), (8, 8, 3), mesh,
+      )  # fmt: skip
       images, _, _ = drawing.images(parse(text), LABELS, seed=3)
     assert len(latents) == 64 // batch_size
     return images, np.concatenate(latents)

@@ -20,25 +20,22 @@ def test_from_noise_to_data(steps, last, shift, spacing):
   assert (np.diff(grid) < 0).all()
 
 
-@pytest.mark.parametrize(
-  ('steps', 'options', 'expected'),
-  [
-    (4, {}, [1, 0.75, 0.5, 0.25, 0]),
-    (1, {}, [1, 0]),
-    (4, {'last_step_size': 0.1}, [1, 0.7, 0.4, 0.1, 0]),
-    (2, {'last_step_size': 0.1}, [1, 0.1, 0]),
-    # 3 t / (1 + 2 t) at 0.75, 0.5, 0.25.
-    (4, {'shift': 3}, [1, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0]),
-    # The inverse shift mirrors the grid, with more steps near the data.
-    (4, {'shift': 1 / 3}, [1, 1 - 0.75 / 1.5, 1 - 1.5 / 2, 1 - 2.25 / 2.5, 0]),
-    (4, {'spacing': 'cosine'},
-     [1, np.sin(np.pi * 3 / 8), np.sqrt(0.5), np.sin(np.pi / 8), 0]),
-    (4, {'spacing': 'quadratic'}, [1, 9 / 16, 1 / 4, 1 / 16, 0]),
-    # The shift is applied last.
-    (4, {'spacing': 'quadratic', 'shift': 3},
-     [1, (27 / 16) / (34 / 16), 0.75 / 1.5, (3 / 16) / (18 / 16), 0]),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize(('steps', 'options', 'expected'), [
+  (4, {}, [1, 0.75, 0.5, 0.25, 0]),
+  (1, {}, [1, 0]),
+  (4, {'last_step_size': 0.1}, [1, 0.7, 0.4, 0.1, 0]),
+  (2, {'last_step_size': 0.1}, [1, 0.1, 0]),
+  # 3 t / (1 + 2 t) at 0.75, 0.5, 0.25.
+  (4, {'shift': 3}, [1, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0]),
+  # The inverse shift mirrors the grid, with more steps near the data.
+  (4, {'shift': 1 / 3}, [1, 1 - 0.75 / 1.5, 1 - 1.5 / 2, 1 - 2.25 / 2.5, 0]),
+  (4, {'spacing': 'cosine'},
+   [1, np.sin(np.pi * 3 / 8), np.sqrt(0.5), np.sin(np.pi / 8), 0]),
+  (4, {'spacing': 'quadratic'}, [1, 9 / 16, 1 / 4, 1 / 16, 0]),
+  # The shift is applied last.
+  (4, {'spacing': 'quadratic', 'shift': 3},
+   [1, (27 / 16) / (34 / 16), 0.75 / 1.5, (3 / 16) / (18 / 16), 0]),
+])  # fmt: skip
 def test_times(steps, options, expected):
   grid = make_grid(steps, **options)
   np.testing.assert_allclose(grid, expected, rtol=1e-6, atol=1e-6)
@@ -102,62 +99,50 @@ def test_times_that_are_no_grid(spacing):
   assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-  ('steps', 'changes', 'message'),
-  [
-    (4, {'spacing': 'cosin'}, "spacing is 'cosin'.*mean 'cosine'"),
-    (4, {'spacing': '1'}, 'expected one of uniform, cosine, quadratic, karras'),
-    (100_001, {}, 'expected an integer from 1 to 100,000'),
-    (4, {'shift': float('nan')}, 'shift is nan'),
-    (4, {'shift': float('inf')}, 'shift is inf'),
-    (4, {'last_step_size': float('nan')}, 'last_step_size is nan'),
-    (0, {}, 'steps is 0'),
-    (4, {'shift': 0}, 'shift is 0'),
-    (4, {'shift': -1}, 'shift is -1'),
-    (
-      4,
-      {'last_step_size': 1.0},
-      'last_step_size is 1.0, expected a number from 0 to 0.999',
-    ),
-    (4, {'last_step_size': -0.1}, 'last_step_size is -0.1'),
-    (1, {'last_step_size': 0.1}, 'sample.steps is 1'),
-  ],
-)
+@pytest.mark.parametrize(('steps', 'changes', 'message'), [
+  (4, {'spacing': 'cosin'}, "spacing is 'cosin'.*mean 'cosine'"),
+  (4, {'spacing': '1'}, 'expected one of uniform, cosine, quadratic, karras'),
+  (100_001, {}, 'expected an integer from 1 to 100,000'),
+  (4, {'shift': float('nan')}, 'shift is nan'),
+  (4, {'shift': float('inf')}, 'shift is inf'),
+  (4, {'last_step_size': float('nan')}, 'last_step_size is nan'),
+  (0, {}, 'steps is 0'),
+  (4, {'shift': 0}, 'shift is 0'),
+  (4, {'shift': -1}, 'shift is -1'),
+  (4, {'last_step_size': 1.0},
+   'last_step_size is 1.0, expected a number from 0 to 0.999'),
+  (4, {'last_step_size': -0.1}, 'last_step_size is -0.1'),
+  (1, {'last_step_size': 0.1}, 'sample.steps is 1'),
+])  # fmt: skip
 def test_errors(steps, changes, message):
   with pytest.raises(InputError, match=message):
     make_grid(steps, **changes)
 
 
-@pytest.mark.parametrize(
-  ('respacing', 'steps'),
-  [
-    ('1', [0]),
-    ('4', [0, 333, 666, 999]),
-    ('ddim4', [0, 250, 500, 750]),
-    ('2,1', [0, 499, 500]),
-    ('1000', range(1000)),
-  ],
-)
+@pytest.mark.parametrize(('respacing', 'steps'), [
+  ('1', [0]),
+  ('4', [0, 333, 666, 999]),
+  ('ddim4', [0, 250, 500, 750]),
+  ('2,1', [0, 499, 500]),
+  ('1000', range(1000)),
+])  # fmt: skip
 def test_discrete_grid(respacing, steps):
   grid = discrete_grid(respacing)
   np.testing.assert_allclose(grid, [*(np.array(steps)[::-1] + 1) / 1000, 0])
 
 
-@pytest.mark.parametrize(
-  ('respacing', 'message'),
-  [
-    ('', "expected '250'"),
-    ('ten', "expected '250'"),
-    ('ddim', "expected '250'"),
-    ('ddim7.5', "expected '250'"),
-    ('0', 'expected 1 to 1000'),
-    ('1001', 'expected 1 to 1000'),
-    ('-5', 'expected 1 to 1000'),
-    ('1,501', 'of the 500 steps of part 2'),
-    ('ddim300', 'no stride divides 1000 steps into 300'),
-    ('ddim0', 'no stride'),
-  ],
-)
+@pytest.mark.parametrize(('respacing', 'message'), [
+  ('', "expected '250'"),
+  ('ten', "expected '250'"),
+  ('ddim', "expected '250'"),
+  ('ddim7.5', "expected '250'"),
+  ('0', 'expected 1 to 1000'),
+  ('1001', 'expected 1 to 1000'),
+  ('-5', 'expected 1 to 1000'),
+  ('1,501', 'of the 500 steps of part 2'),
+  ('ddim300', 'no stride divides 1000 steps into 300'),
+  ('ddim0', 'no stride'),
+])  # fmt: skip
 def test_discrete_grid_errors(respacing, message):
   with pytest.raises(InputError, match=message):
     discrete_grid(respacing)

@@ -148,15 +148,12 @@ def test_half_written_files_do_not_count(tmp_path, form):
   assert (tmp_path / '.keep').exists()
 
 
-@pytest.mark.parametrize(
-  ('changes', 'message'),
-  [
-    ({'guidance': 'cfg:2'}, r'guidance: "ig:1.5" -> "cfg:2"'),
-    ({'sampling': {'steps': 10}}, 'sampling.steps: 50 -> 10'),
-    ({'seed': 1, 'guidance': 'none'}, 'guidance: .*; seed: 0 -> 1'),
-    ({'new': None}, 'new: "absent" -> null'),
-  ],
-)
+@pytest.mark.parametrize(('changes', 'message'), [
+  ({'guidance': 'cfg:2'}, r'guidance: "ig:1.5" -> "cfg:2"'),
+  ({'sampling': {'steps': 10}}, 'sampling.steps: 50 -> 10'),
+  ({'seed': 1, 'guidance': 'none'}, 'guidance: .*; seed: 0 -> 1'),
+  ({'new': None}, 'new: "absent" -> null'),
+])  # fmt: skip
 @pytest.mark.parametrize('whole', [True, False])
 def test_another_protocol_is_refused(tmp_path, changes, message, whole):
   store = opened(tmp_path)
@@ -231,8 +228,7 @@ def test_one_command_at_a_time(tmp_path):
 
 def test_images_that_are_removed_meanwhile_are_said(tmp_path):
   store = opened(tmp_path)
-  for begin in range(0, COUNT, 8):
-    index = np.arange(COUNT)[begin : begin + 8]
+  for index in np.split(np.arange(COUNT), (8, 16)):
     store.add(index, GRAY[index])
   store._wait()
   (tmp_path / 'parts' / '00000008.npz').unlink()

@@ -27,14 +27,9 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
 
   def run(denoiser, guidance):
     with jax.enable_x64(dtype == 'float64'):
+      index = jnp.arange(BATCH)
       x, spent = sampler.sample(
-        denoiser,
-        guidance,
-        jnp.arange(BATCH),
-        jnp.arange(BATCH),
-        jnp.asarray(grid),
-        SEED,
-        how,
+        denoiser, guidance, index, index, jnp.asarray(grid), SEED, how
       )
     if spent is None:
       spent = sampler.nfe(guidance, denoiser, grid, SEED, how)
@@ -123,45 +118,37 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   declared, counted = measure('cfg:1.5@0.4-0.7', 'heun', 'evaluation')
   assert declared == counted == 11 + 4
   # On at 1/6 and 0: one more than with full steps.
-  declared, counted = measure(
-    'cfg:1.5@0-0.2', 'heun:final_step=heun', 'evaluation'
-  )
+  heun = 'heun:final_step=heun'
+  declared, counted = measure('cfg:1.5@0-0.2', heun, 'evaluation')
   assert declared == counted == 12 + 3
-  assert measure('cfg:1.5@0-0.2', 'heun:final_step=heun')[0] == 12 + 2
+  assert measure('cfg:1.5@0-0.2', heun)[0] == 12 + 2
 
 
-@pytest.mark.parametrize(
-  ('interval', 'dtype'),
-  [
-    ('0.2-0.8', 'float32'),
-    ('0.2-0.8', 'float64'),
-    *(
-      pytest.param(interval, dtype, marks=SLOW)
-      for interval in ('0.2-1', '0-0.4')
-      for dtype in ('float32', 'float64')
-    ),
-  ],
-)
+@pytest.mark.parametrize(('interval', 'dtype'), [
+  ('0.2-0.8', 'float32'),
+  ('0.2-0.8', 'float64'),
+  *(
+    pytest.param(interval, dtype, marks=SLOW)
+    for interval in ('0.2-1', '0-0.4')
+    for dtype in ('float32', 'float64')
+  ),
+])  # fmt: skip
 def test_bounds_on_a_time_of_the_grid(interval, dtype):
   # 0.2 of make_grid(5) is 0.19999999999999996, inside in either precision.
   grid, (low, high) = make_grid(5), map(float, interval.split('-'))
-  declared, counted = measure(
-    f'cfg:2@{interval}', 'euler', grid=grid, dtype=dtype
-  )
+  text = f'cfg:2@{interval}'
+  declared, counted = measure(text, 'euler', grid=grid, dtype=dtype)
   inside = [low <= t <= high for t in (1.0, 0.8, 0.6, 0.4, 0.2)]
   assert declared == counted == 5 + sum(inside)
 
 
-@pytest.mark.parametrize(
-  ('text', 'more'),
-  [
-    ('cfg:1.5@0-0.5', None),
-    pytest.param('none', 0, marks=SLOW),
-    pytest.param('cfg:1.5', 1, marks=SLOW),
-    pytest.param('auto:2', 0.25, marks=SLOW),
-    pytest.param('slg:2:blocks=2+4@0.5-1,cfg:2@0.3-0.6', None, marks=SLOW),
-  ],
-)
+@pytest.mark.parametrize(('text', 'more'), [
+  ('cfg:1.5@0-0.5', None),
+  pytest.param('none', 0, marks=SLOW),
+  pytest.param('cfg:1.5', 1, marks=SLOW),
+  pytest.param('auto:2', 0.25, marks=SLOW),
+  pytest.param('slg:2:blocks=2+4@0.5-1,cfg:2@0.3-0.6', None, marks=SLOW),
+])  # fmt: skip
 def test_adaptive_solver_counts_what_runs(text, more):
   spent, passes = measure(text, 'dopri5:rtol=1e-5')
   assert spent == pytest.approx(passes, rel=1e-5)

@@ -29,11 +29,7 @@ def draw(denoiser, labels, *, config=SAMPLING, **changes):
   drawing = make_sampler(denoiser, config, devices=1)
   denoiser = jax.device_put(denoiser, replicated(drawing.mesh))
   drawing = dataclasses.replace(drawing, denoiser=denoiser)
-  arguments = {
-    'guidance': parse('ig:1.4,cfg:1.3'),
-    'seed': 3,
-    **changes,
-  }
+  arguments = {'guidance': parse('ig:1.4,cfg:1.3'), 'seed': 3, **changes}
   latents = []
 
   def record(*args, sample=sampler.sample, **kwargs):
@@ -71,15 +67,10 @@ def test_image_does_not_depend_on_the_count(denoiser, expected, count):
 
 
 def test_seed_and_label_matter(denoiser):
-  (images, _), (other_seed, _), (other_labels, _) = (
-    draw(denoiser, labels, seed=seed)
-    for labels, seed in (
-      (LABELS[:4], 3),
-      (LABELS[:4], 4),
-      ((LABELS[:4] + 1) % 10, 3),
-    )
-  )
-  for other in (other_seed, other_labels):
+  labels = LABELS[:4]
+  images, _ = draw(denoiser, labels, seed=3)
+  for changed, seed in (labels, 4), ((labels + 1) % 10, 3):
+    other, _ = draw(denoiser, changed, seed=seed)
     assert (images != other).any((1, 2, 3)).all()
 
 
@@ -104,21 +95,17 @@ def test_sweep_compiles_once():
 
 
 def test_steps_have_their_own_keys():
-  keys = [sampler.step_key(seed, n) for seed in range(3) for n in range(20)] + [
-    jax.random.fold_in(jax.random.key(0), i) for i in range(20)
-  ]
+  keys = [sampler.step_key(seed, n) for seed in range(3) for n in range(20)]
+  keys += [jax.random.fold_in(jax.random.key(0), i) for i in range(20)]
   data = np.asarray([jax.random.key_data(key) for key in keys])
   assert len(np.unique(data, axis=0)) == len(keys)
 
 
-@pytest.mark.parametrize(
-  ('plan', 'expected'),
-  [
-    ('balanced', [0, 1, 2, 3, 0, 1, 2]),
-    ('3', [3] * 7),
-    ('3,1,0', [3, 1, 0, 3, 1, 0, 3]),
-  ],
-)
+@pytest.mark.parametrize(('plan', 'expected'), [
+  ('balanced', [0, 1, 2, 3, 0, 1, 2]),
+  ('3', [3] * 7),
+  ('3,1,0', [3, 1, 0, 3, 1, 0, 3]),
+])  # fmt: skip
 def test_plan_labels(plan, expected):
   labels = generate.plan_labels(plan, 7, 4, seed=0)
   assert labels.dtype == np.int32
@@ -143,44 +130,41 @@ def test_labels_do_not_depend_on_the_count(plan):
     np.testing.assert_array_equal(few, many[:num])
 
 
-@pytest.mark.parametrize(
-  ('changes', 'guidance', 'message'),
-  [
-    ({'batch_size': 12}, 'none', 'sample.batch_size is 12'),
-    ({'steps': 0}, 'none', 'steps is 0'),
-    ({'spacing': '1,0.5'}, 'none', 'expected decreasing times from 1 to 0'),
-    ({'spacing': 'karas'}, 'none', "mean 'karras'"),
-    ({}, 'ig:1.4:tap=5', 'needs tap 5'),
-    ({'solver': 'ddpm'}, 'none', 'variance preserving'),
-    ({'respacing': 'ddim300'}, 'none', 'no stride'),
-    ({'scales_at': 'stage'}, 'none', 'expected one of step, evaluation'),
-    ({'state_dtype': 'double'}, 'none', 'one of float32, float64'),
-    # Requirements of a method on the solver.
-    ({'solver': 'heun'}, 'cfg++:0.1', 'of heun; choose sample.solver ddim'),
-    ({}, 'cfg++:0.1', 'changes a step of DDIM, not of euler_maruyama'),
-    ({'solver': 'euler'}, 'cfg_zero:2:zero_steps=3', 'first 3 of 3 .*lower'),
-    *(
-      ({'solver': 'dopri5'}, text, 'dopri5 chooses its own steps')
-      for text in ('s2:1.5', 'icg:2', 'apg:2:momentum=-0.5', 'cfg_zero:2')
-    ),
-    ({'solver': 'dopri5'}, 'cfg++:0.1', 'changes a step of DDIM'),
-    # Requirements of a path or the network.
-    ({'solver': 'euler', 'path': 'cosine'}, 'cfg++:0.1', 'choose'),
-    ({'solver': 'dopri5', 'path': 'vp'}, 'none', 'choose'),
-    ({'solver': 'dopri5', 'path': 'discrete'}, 'none', 'choose'),
-    ({'solver': 'ddim:eta=0.5', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
-    ({'solver': 'ddim:clip=true', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
-    ({'solver': 'ddpm', 'path': 'discrete'}, 'none',
-     'choose ddpm:variance=small'),
-    # Valid combinations.
-    ({'solver': 'euler'}, 'cfg++:0.1', None),
-    ({'solver': 'ddim', 'path': 'cosine'}, 'cfg++:0.1', None),
-    ({'solver': 'dopri5'}, 'apg:2,slg:2:blocks=1', None),
-    ({'solver': 'dopri5', 'path': 'cosine'}, 'cfg_zero:2:zero_steps=0', None),
-    ({'solver': 'heun'}, 'cfg_zero:2:zero_steps=2', None),
-    ({'solver': 'ddpm:variance=small', 'path': 'discrete'}, 'none', None),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize(('changes', 'guidance', 'message'), [
+  ({'batch_size': 12}, 'none', 'sample.batch_size is 12'),
+  ({'steps': 0}, 'none', 'steps is 0'),
+  ({'spacing': '1,0.5'}, 'none', 'expected decreasing times from 1 to 0'),
+  ({'spacing': 'karas'}, 'none', "mean 'karras'"),
+  ({}, 'ig:1.4:tap=5', 'needs tap 5'),
+  ({'solver': 'ddpm'}, 'none', 'variance preserving'),
+  ({'respacing': 'ddim300'}, 'none', 'no stride'),
+  ({'scales_at': 'stage'}, 'none', 'expected one of step, evaluation'),
+  ({'state_dtype': 'double'}, 'none', 'one of float32, float64'),
+  # Requirements of a method on the solver.
+  ({'solver': 'heun'}, 'cfg++:0.1', 'of heun; choose sample.solver ddim'),
+  ({}, 'cfg++:0.1', 'changes a step of DDIM, not of euler_maruyama'),
+  ({'solver': 'euler'}, 'cfg_zero:2:zero_steps=3', 'first 3 of 3 .*lower'),
+  *(
+    ({'solver': 'dopri5'}, text, 'dopri5 chooses its own steps')
+    for text in ('s2:1.5', 'icg:2', 'apg:2:momentum=-0.5', 'cfg_zero:2')
+  ),
+  ({'solver': 'dopri5'}, 'cfg++:0.1', 'changes a step of DDIM'),
+  # Requirements of a path or the network.
+  ({'solver': 'euler', 'path': 'cosine'}, 'cfg++:0.1', 'choose'),
+  ({'solver': 'dopri5', 'path': 'vp'}, 'none', 'choose'),
+  ({'solver': 'dopri5', 'path': 'discrete'}, 'none', 'choose'),
+  ({'solver': 'ddim:eta=0.5', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
+  ({'solver': 'ddim:clip=true', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
+  ({'solver': 'ddpm', 'path': 'discrete'}, 'none',
+   'choose ddpm:variance=small'),
+  # Valid combinations.
+  ({'solver': 'euler'}, 'cfg++:0.1', None),
+  ({'solver': 'ddim', 'path': 'cosine'}, 'cfg++:0.1', None),
+  ({'solver': 'dopri5'}, 'apg:2,slg:2:blocks=1', None),
+  ({'solver': 'dopri5', 'path': 'cosine'}, 'cfg_zero:2:zero_steps=0', None),
+  ({'solver': 'heun'}, 'cfg_zero:2:zero_steps=2', None),
+  ({'solver': 'ddpm:variance=small', 'path': 'discrete'}, 'none', None),
+])  # fmt: skip
 def test_check_before_anything_is_compiled(changes, guidance, message):
   path = path_named(changes.get('path', 'linear'))
   changes = {key: changes[key] for key in changes if key != 'path'}

@@ -39,14 +39,10 @@ def sample(dtype, *, solver, steps, guidance=None):
   index = np.arange(3, dtype=np.int32)
   with jax.enable_x64(dtype == 'float64'):
     x, _ = sampler.sample(
-      Field(),
-      guidance or Guidance(),
-      index,
-      index,
-      jnp.asarray(make_grid(steps)),
-      jnp.uint32(7),
+      Field(), guidance or Guidance(), index, index,
+      jnp.asarray(make_grid(steps)), jnp.uint32(7),
       sampler.Integration(solver, SHAPE, dtype=dtype),
-    )
+    )  # fmt: skip
   return np.asarray(x)
 
 
@@ -100,14 +96,11 @@ def test_trajectory_is_closer_to_the_exact_one():
   assert errors[0] < 1e-4
 
 
-@pytest.mark.parametrize(
-  ('text', 'solver'),
-  [
-    ('apg:2:momentum=-0.5:norm=5', 'heun'),
-    pytest.param('icg:1.5', 'euler_maruyama', marks=pytest.mark.slow),
-    pytest.param('tcfg:2', 'dpm++', marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.parametrize(('text', 'solver'), [
+  ('apg:2:momentum=-0.5:norm=5', 'heun'),
+  pytest.param('icg:1.5', 'euler_maruyama', marks=pytest.mark.slow),
+  pytest.param('tcfg:2', 'dpm++', marks=pytest.mark.slow),
+])  # fmt: skip
 def test_every_part_runs_in_either(text, solver):
   solver = make_solver(solver, path_named('linear'))
   single, double = (

@@ -50,15 +50,9 @@ class Field(ClassConditional):
 
 
 def sample(text, solver, grid, *, path=LINEAR, denoiser=None):
-  return sampler.sample(
-    denoiser or Field(),
-    parse(text),
-    INDEX,
-    INDEX,
-    jnp.asarray(grid),
-    SEED,
-    sampler.Integration(make_solver(solver, path), SHAPE, path),
-  )[0]
+  how = sampler.Integration(make_solver(solver, path), SHAPE, path)
+  return sampler.sample(denoiser or Field(), parse(text), INDEX, INDEX,
+                        jnp.asarray(grid), SEED, how)[0]  # fmt: skip
 
 
 def start():
@@ -111,9 +105,17 @@ def test_one_mask_serves_all_stages_of_a_step(solver):
   assert ordered(seen) == ordered(expected)
 
 
-def without_rest(x, t, n, memory):
+def integrate_without_rest(solver, path, grid, *noise):
+  """Returns the end of a trajectory that starts at the third time."""
   guidance = parse('cfg_zero:2:zero_steps=0')
-  return guidance.predict(Field(), x, t, INDEX, Step(t, (None,)), memory)
+
+  def evaluate(x, t, n, memory):
+    return guidance.predict(Field(), x, t, INDEX, Step(t, (None,)), memory)
+
+  solver, times = make_solver(solver, path), jnp.asarray(grid[2:])
+  return sampler.integrate(
+    evaluate, solver, start(), times, *noise, memory=((),)
+  )[0]
 
 
 @pytest.mark.parametrize(
@@ -124,14 +126,7 @@ def without_rest(x, t, n, memory):
 def test_zero_steps_leave_x(solver, path):
   path, grid = path_named(path), make_grid(5)
   ours = sample('cfg_zero:2:zero_steps=2', solver, grid, path=path)
-  # The trajectory starts at the third time with the same x.
-  expected, _ = sampler.integrate(
-    without_rest,
-    make_solver(solver, path),
-    start(),
-    jnp.asarray(grid[2:]),
-    memory=((),),
-  )
+  expected = integrate_without_rest(solver, path, grid)
   np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
   whole = sample('cfg_zero:2:zero_steps=0', solver, grid, path=path)
   assert jnp.abs(ours - whole).max() > 0.01
@@ -146,14 +141,7 @@ def test_noise_is_that_of_its_step_after_zero_steps():
     folded = jax.vmap(jax.random.fold_in, (0, None))(keys, n + 2)
     return jax.vmap(lambda key: jax.random.normal(key, SHAPE))(folded)
 
-  expected, _ = sampler.integrate(
-    without_rest,
-    make_solver('euler_maruyama', LINEAR),
-    start(),
-    jnp.asarray(grid[2:]),
-    noise,
-    memory=((),),
-  )
+  expected = integrate_without_rest('euler_maruyama', LINEAR, grid, noise)
   np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 

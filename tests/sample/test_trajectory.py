@@ -26,13 +26,9 @@ GRID = CONFIG.grid(path_named('linear'))
 
 
 def make_sampler(devices=1, path='linear', **changes):
-  return generate.Sampler(
-    Toy(),
-    dataclasses.replace(CONFIG, **changes),
-    path_named(path),
-    (8, 8, 3),
-    make_mesh(MeshConfig(), jax.devices()[:devices]),
-  )
+  config = dataclasses.replace(CONFIG, **changes)
+  mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+  return generate.Sampler(Toy(), config, path_named(path), (8, 8, 3), mesh)
 
 
 def shoot(text, **changes):
@@ -121,18 +117,15 @@ def test_devices_need_not_divide_the_images():
     assert np.abs(images.astype(int) - eight.images[name]).max() <= 1
 
 
-@pytest.mark.parametrize(
-  ('text', 'changes'),
-  [
-    ('none', {}),
-    ('cfg_zero:1.5:zero_steps=2', {}),
-    ('apg:2:momentum=-0.5', {'solver': 'heun'}),
-    ('cfg:1.5', {'solver': 'euler_maruyama', 'last_step_size': 0.04}),
-    ('cfg:1.5', {'solver': 'ddpm:variance=small', 'path': 'discrete'}),
-    ('ig:1.5', {'state_dtype': 'float64'}),
-    ('cfg++:0.3', {}),
-  ],
-)
+@pytest.mark.parametrize(('text', 'changes'), [
+  ('none', {}),
+  ('cfg_zero:1.5:zero_steps=2', {}),
+  ('apg:2:momentum=-0.5', {'solver': 'heun'}),
+  ('cfg:1.5', {'solver': 'euler_maruyama', 'last_step_size': 0.04}),
+  ('cfg:1.5', {'solver': 'ddpm:variance=small', 'path': 'discrete'}),
+  ('ig:1.5', {'state_dtype': 'float64'}),
+  ('cfg++:0.3', {}),
+])  # fmt: skip
 def test_every_kind_of_sampler(text, changes):
   found = shoot(text, **changes)
   assert all(v.dtype == np.uint8 for v in found.images.values())
