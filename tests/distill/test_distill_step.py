@@ -174,14 +174,11 @@ def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
     assert all(a[name] == b[name] for name in a)
 
 
-@pytest.mark.parametrize(
-  ('sizes', 'zero1', 'program'),
-  [
-    ((2, 2, 2), True, 0),
-    pytest.param((2, 2, 2), True, 2, marks=pytest.mark.slow),
-    pytest.param((8, 1, 1), False, 2, marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.parametrize(('sizes', 'zero1', 'program'), [
+  ((2, 2, 2), True, 0),
+  pytest.param((2, 2, 2), True, 2, marks=pytest.mark.slow),
+  pytest.param((8, 1, 1), False, 2, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_every_mesh_distils_as_one_device(
   form, teacher, student, sizes, zero1, program
 ):

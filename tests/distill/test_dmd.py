@@ -109,16 +109,11 @@ def test_the_interval_of_guidance_gates_ca(student, teacher):
   assert 0 < inside.sum() < 8
 
 
-@pytest.mark.parametrize(
-  ('guidance', 'schedule', 'rows'),
-  [
-    ('cfg:1', 'hybrid', [8]),
-    ('cfg:1.5', 'hybrid', [16, 8]),
-    ('cfg:1.5', 'shared', [16]),
-    ('ig:1.5', 'hybrid', [8, 8]),
-    ('ig:1.5', 'shared', [8]),
-  ],
-)
+@pytest.mark.parametrize(('guidance', 'schedule', 'rows'), [
+  ('cfg:1', 'hybrid', [8]), ('cfg:1.5', 'hybrid', [16, 8]),
+  ('cfg:1.5', 'shared', [16]), ('ig:1.5', 'hybrid', [8, 8]),
+  ('ig:1.5', 'shared', [8]),
+])  # fmt: skip
 def test_rows_that_the_teacher_sees(
   student, teacher, monkeypatch, guidance, schedule, rows
 ):
@@ -262,34 +257,31 @@ def test_branches_share_the_grid(branch, steps):
   assert trained_steps(branch, np.array(TIMES)).tolist() == steps
 
 
-@pytest.mark.parametrize(
-  ('given', 'message'),
-  [
-    ({'guidance': 's2:1.5'}, 'expected ig, cfg or both'),
-    ({'guidance': 'apg:3'}, 'expected ig, cfg or both'),
-    ({'normalizer': 'guided'}, 'set distill.schedule=shared'),
-    ({'regularizer': 'gan'}, 'gan_weight is 0'),
-    ({'regularizer': 'none'}, 'no term is left'),
-    ({'regularizer': 'none', 'guidance': 'cfg:1'}, 'no term is left'),
-    ({'regularizer': 'dm', 'dm_weight': 0.0}, 'no term is left'),
-    ({'regularizer': 'mean_variance', 'dm_weight': 0.0}, 'no term is left'),
-    ({'branch': 'high', 'method': 'teacher_trajectory'}, 'the whole grid'),
-    ({'discriminator_blocks': (1.5,)}, 'has 1.5, expected an integer'),
-    ({'discriminator_blocks': ('a',)}, "has 'a', expected an integer"),
-    ({'moments': ('a', 'b')}, "has 'a', expected a number"),
-    ({'moments': (1.0,)}, 'expected a mean and'),
-    ({'moments': (0.0, 0.0)}, 'positive standard deviation'),
-    ({'schedule': 'hybird'}, "Did you mean 'hybrid'"),
-    ({'min_level': 0.99}, 'min_level is 0.99'),
-    ({'fake_updates': 0}, 'fake_updates is 0'),
-    ({'level_beta': (4.0,)}, 'expected two numbers'),
-    ({'level_beta': (4.0, 0.0)}, 'level_beta has 0'),
-    ({'level_beta': ('a', 'b')}, 'level_beta has'),
-    ({'teacher_lora_scale': 0.75}, 'no fake denoiser with low-rank'),
-    ({'dynamic_updates': 0}, 'dynamic_updates is 0'),
-    ({'merge_ratios': (0.5, 1.5)}, 'merge_ratios has 1.5'),
-  ],
-)
+@pytest.mark.parametrize(('given', 'message'), [
+  ({'guidance': 's2:1.5'}, 'expected ig, cfg or both'),
+  ({'guidance': 'apg:3'}, 'expected ig, cfg or both'),
+  ({'normalizer': 'guided'}, 'set distill.schedule=shared'),
+  ({'regularizer': 'gan'}, 'gan_weight is 0'),
+  ({'regularizer': 'none'}, 'no term is left'),
+  ({'regularizer': 'none', 'guidance': 'cfg:1'}, 'no term is left'),
+  ({'regularizer': 'dm', 'dm_weight': 0.0}, 'no term is left'),
+  ({'regularizer': 'mean_variance', 'dm_weight': 0.0}, 'no term is left'),
+  ({'branch': 'high', 'method': 'teacher_trajectory'}, 'the whole grid'),
+  ({'discriminator_blocks': (1.5,)}, 'has 1.5, expected an integer'),
+  ({'discriminator_blocks': ('a',)}, "has 'a', expected an integer"),
+  ({'moments': ('a', 'b')}, "has 'a', expected a number"),
+  ({'moments': (1.0,)}, 'expected a mean and'),
+  ({'moments': (0.0, 0.0)}, 'positive standard deviation'),
+  ({'schedule': 'hybird'}, "Did you mean 'hybrid'"),
+  ({'min_level': 0.99}, 'min_level is 0.99'),
+  ({'fake_updates': 0}, 'fake_updates is 0'),
+  ({'level_beta': (4.0,)}, 'expected two numbers'),
+  ({'level_beta': (4.0, 0.0)}, 'level_beta has 0'),
+  ({'level_beta': ('a', 'b')}, 'level_beta has'),
+  ({'teacher_lora_scale': 0.75}, 'no fake denoiser with low-rank'),
+  ({'dynamic_updates': 0}, 'dynamic_updates is 0'),
+  ({'merge_ratios': (0.5, 1.5)}, 'merge_ratios has 1.5'),
+])  # fmt: skip
 def test_settings_that_cannot_be(given, message):
   with pytest.raises(InputError, match=message) as error:
     make_distillation(**given)

@@ -54,17 +54,14 @@ def test_name_selects_the_backbone():
   assert backbone.name_of(settings().model) == 'SiT-Tiny/2'
 
 
-@pytest.mark.parametrize(
-  ('assignments', 'message'),
-  [
-    (['model.name=ConvNet-L'], "expected one of ConvNet-S. Did you mean 'Conv"),
-    (['model.name=ConvNot-S'], "SiT-XL/2.*or ConvNet-S. Did you mean 'ConvNet"),
-    (['model.name=ConvNet-S', 'model.rope=true'], 'model.rope is .* no such'),
-    (['model.name=ConvNet-S', 'model.mlp_ratio=2.0'], 'mlp_ratio is 2.0, but'),
-    (['model.name=ConvNet-S', 'model.taps=(4,)'], 'depth - 1 = 3'),
-    (['model.name=ConvNet-S', 'model.width=-1'], 'model.width is -1, expected'),
-  ],
-)
+@pytest.mark.parametrize(('assignments', 'message'), [
+  (['model.name=ConvNet-L'], "expected one of ConvNet-S. Did you mean 'Conv"),
+  (['model.name=ConvNot-S'], "SiT-XL/2.*or ConvNet-S. Did you mean 'ConvNet"),
+  (['model.name=ConvNet-S', 'model.rope=true'], 'model.rope is .* no such'),
+  (['model.name=ConvNet-S', 'model.mlp_ratio=2.0'], 'mlp_ratio is 2.0, but'),
+  (['model.name=ConvNet-S', 'model.taps=(4,)'], 'depth - 1 = 3'),
+  (['model.name=ConvNet-S', 'model.width=-1'], 'model.width is -1, expected'),
+])  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(assignments, message):
   with pytest.raises(InputError, match=message):
     settings(*assignments)
@@ -145,13 +142,10 @@ def test_a_run_does_not_start_with_weights_of_another_backbone(tmp_path):
     check_same(settings(), source)
 
 
-@pytest.mark.parametrize(
-  ('assignment', 'message'),
-  [
-    ('distill.fake=lora', 'distill.fake=lora is for the transformers'),
-    ('distill.gan_weight=0.001', 'a discriminator is for the transformers'),
-  ],
-)
+@pytest.mark.parametrize(('assignment', 'message'), [
+  ('distill.fake=lora', 'distill.fake=lora is for the transformers'),
+  ('distill.gan_weight=0.001', 'a discriminator is for the transformers'),
+])  # fmt: skip
 def test_losses_on_hidden_states_are_for_transformers(assignment, message):
   config = config_file.load_config('configs/distill/digits.py:hybrid,2')
   words = ['model.name=ConvNet-S', 'distill.teacher=t', assignment]

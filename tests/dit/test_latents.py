@@ -62,15 +62,12 @@ def test_older_files_lack_keys():
   assert space.decoder == latents.DecoderPlace('taesd:/vae')
 
 
-@pytest.mark.parametrize(
-  'damage',
-  [
-    {'autoencoder': 3},
-    {'autoencoder': {'encoder_sha256': 'abc'}},
-    {'normalisation': None},
-    {'normalisation': {'mean': 3, 'std': [1.0]}},
-  ],
-)
+@pytest.mark.parametrize('damage', [
+  {'autoencoder': 3},
+  {'autoencoder': {'encoder_sha256': 'abc'}},
+  {'normalisation': None},
+  {'normalisation': {'mean': 3, 'std': [1.0]}},
+])  # fmt: skip
 def test_damaged_latent_space(damage):
   with pytest.raises(InputError, match='is damaged'):
     latents.LatentSpace.from_json(STORED | damage)

@@ -163,18 +163,15 @@ def step_of(t):
   return np.asarray(parameterization.network_time('noise', jnp.asarray(t)))
 
 
-@pytest.mark.parametrize(
-  'times',
-  [
-    np.float32((STEPS + 1) / 1000),
-    np.arange(1, 1001, dtype=np.float32) / np.float32(1000),
-    np.arange(1, 1001, dtype=np.float32) * np.float32(1e-3),
-    np.linspace(0.001, 1, 1000, dtype=np.float32),
-    np.nextafter(np.float32((STEPS + 1) / 1000), np.float32(0)),
-    np.nextafter(np.float32((STEPS + 1) / 1000), np.float32(2)),
-    discrete_grid('1000')[-2::-1].astype(np.float32),
-  ],
-)
+@pytest.mark.parametrize('times', [
+  np.float32((STEPS + 1) / 1000),
+  np.arange(1, 1001, dtype=np.float32) / np.float32(1000),
+  np.arange(1, 1001, dtype=np.float32) * np.float32(1e-3),
+  np.linspace(0.001, 1, 1000, dtype=np.float32),
+  np.nextafter(np.float32((STEPS + 1) / 1000), np.float32(0)),
+  np.nextafter(np.float32((STEPS + 1) / 1000), np.float32(2)),
+  discrete_grid('1000')[-2::-1].astype(np.float32),
+])  # fmt: skip
 def test_steps_are_hit_exactly(times):
   steps = step_of(times)
   assert steps.dtype == np.float32

@@ -71,19 +71,10 @@ def label():
 ALL = jnp.ones(5, bool)
 
 
-@pytest.mark.parametrize(
-  ('ig', 'cfg', 's2'),
-  [
-    (1, 1, 1),
-    (1.7, 1, 1),
-    (1, 2.5, 1),
-    (1, 1, 1.6),
-    (1.4, 1.35, 1),
-    (1.4, 1, 1.25),
-    (1, 1.35, 1.25),
-    (1.4, 1.35, 1.25),
-  ],
-)
+@pytest.mark.parametrize(('ig', 'cfg', 's2'), [
+  (1, 1, 1), (1.7, 1, 1), (1, 2.5, 1), (1, 1, 1.6), (1.4, 1.35, 1),
+  (1.4, 1, 1.25), (1, 1.35, 1.25), (1.4, 1.35, 1.25),
+])  # fmt: skip
 def test_methods_add_up_and_ig_refines_every_row(
   denoiser, x, label, ig, cfg, s2
 ):
@@ -143,19 +134,16 @@ def test_scales_are_read_at_the_given_time():
     toy.close(ours, toy.guided(same, 0.4))
 
 
-@pytest.mark.parametrize(
-  ('guidance', 'cost'),
-  [
-    (parse('none'), 1),
-    (parse('ig:1.5'), 1),
-    (parse('cfg:1.5'), 2),
-    (parse('cfg:1'), 1),
-    (parse('cfg:1.5@0.5-1'), 1),
-    (compose(1, 1, 1.5), 1 + 2 / 5),  # blocks 2 and 4, after 1
-    (compose(1, 1, 1), 1),
-    (compose(2, 1.5, 1.5), 2 + 2 / 5),
-  ],
-)
+@pytest.mark.parametrize(('guidance', 'cost'), [
+  (parse('none'), 1),
+  (parse('ig:1.5'), 1),
+  (parse('cfg:1.5'), 2),
+  (parse('cfg:1'), 1),
+  (parse('cfg:1.5@0.5-1'), 1),
+  (compose(1, 1, 1.5), 1 + 2 / 5),  # blocks 2 and 4, after 1
+  (compose(1, 1, 1), 1),
+  (compose(2, 1.5, 1.5), 2 + 2 / 5),
+])  # fmt: skip
 def test_passes(denoiser, label, guidance, cost):
   step = Step(T, guidance.draw(denoiser, label, None, None))
   assert guidance.passes(denoiser, step) == pytest.approx(cost)

@@ -237,21 +237,18 @@ def test_ig_refines_the_guide_where_it_has_the_tap(taps):
 # Requests that a network cannot serve.
 
 
-@pytest.mark.parametrize(
-  ('guidance', 'message'),
-  [
-    ('slg:2', 'slg lists no blocks; name them, as in slg:2:blocks=7'),
-    ('slg:2:blocks=1+4', 'slg names block 4; the network has blocks 0 to 3'),
-    ('slg:2:blocks=-1', 'slg names block -1'),
-    ('s2:2:exclude=4', 's2 names block 4; the network has blocks 0 to 3'),
-    ('s2:2:exclude=-1', 's2 names block -1'),
-    ('s2:2:exclude=2:skip=2', 'more than 4 blocks .*excluded.* has 4'),
-    ('s2:2:skip=3', 'skip=3 needs more than 4 blocks .* has 4'),
-    ('ig:2:tap=1', 'needs tap 1 .* has 1'),
-    ('cfg:2,s2:1.4:skip=4', 'skip=4'),
-    ('auto:2', 'auto needs a weaker network.*--guide'),
-  ],
-)
+@pytest.mark.parametrize(('guidance', 'message'), [
+  ('slg:2', 'slg lists no blocks; name them, as in slg:2:blocks=7'),
+  ('slg:2:blocks=1+4', 'slg names block 4; the network has blocks 0 to 3'),
+  ('slg:2:blocks=-1', 'slg names block -1'),
+  ('s2:2:exclude=4', 's2 names block 4; the network has blocks 0 to 3'),
+  ('s2:2:exclude=-1', 's2 names block -1'),
+  ('s2:2:exclude=2:skip=2', 'more than 4 blocks .*excluded.* has 4'),
+  ('s2:2:skip=3', 'skip=3 needs more than 4 blocks .* has 4'),
+  ('ig:2:tap=1', 'needs tap 1 .* has 1'),
+  ('cfg:2,s2:1.4:skip=4', 'skip=4'),
+  ('auto:2', 'auto needs a weaker network.*--guide'),
+])  # fmt: skip
 def test_check_refuses(guidance, message):
   with pytest.raises(InputError, match=message):
     parse(guidance).check(TOY)
@@ -265,13 +262,10 @@ def test_check_refuses_a_guide_for_another_task():
     auto(Toy(num_classes=5)).check(TOY)
 
 
-@pytest.mark.parametrize(
-  ('fractions', 'text'),
-  [
-    ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # Stability
-    ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # diffusers
-  ],
-)
+@pytest.mark.parametrize(('fractions', 'text'), [
+  ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # Stability
+  ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # diffusers
+])  # fmt: skip
 def test_published_slg_intervals_are_given_in_noise_time(fractions, text):
   # Intervals are fractions of the steps, on SD3.5's grid of shift 3.
   steps = 100

@@ -64,17 +64,11 @@ class Apg:
     return cond + (scale - 1) * over_images(project, self.average, cond)
 
 
-@pytest.mark.parametrize(
-  ('path', 'eta', 'norm', 'momentum'),
-  [
-    ('linear', 0.0, 0.0, 0.0),
-    ('linear', 1.0, 2.0, 0.0),
-    ('linear', 0.0, 3.0, -0.5),
-    ('cosine', 0.3, 0.0, 0.0),
-    ('cosine', 1.0, 0.0, -0.75),
-    ('cosine', 0.25, 1.0, 0.5),
-  ],
-)
+@pytest.mark.parametrize(('path', 'eta', 'norm', 'momentum'), [
+  ('linear', 0.0, 0.0, 0.0), ('linear', 1.0, 2.0, 0.0),
+  ('linear', 0.0, 3.0, -0.5), ('cosine', 0.3, 0.0, 0.0),
+  ('cosine', 1.0, 0.0, -0.75), ('cosine', 0.25, 1.0, 0.5),
+])  # fmt: skip
 def test_apg_over_several_steps(path, eta, norm, momentum):
   guidance = parse(f'apg:3.5:eta={eta}:norm={norm}:momentum={momentum}')
   theirs, memory, x = Apg(eta, norm, momentum), guidance.init(X), X

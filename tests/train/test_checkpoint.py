@@ -62,14 +62,11 @@ def steps_in(workdir):
   return sorted(path.name for path in (workdir / 'checkpoints').iterdir())
 
 
-@pytest.mark.parametrize(
-  'before, after',
-  [
-    ((8, 8), (1, 1)),
-    ((1, 1), (8, 8)),
-    pytest.param((8, 4), (8, 1), marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.parametrize('before, after', [
+  ((8, 8), (1, 1)),
+  ((1, 1), (8, 8)),
+  pytest.param((8, 4), (8, 1), marks=pytest.mark.slow),
+])  # fmt: skip
 def test_restores_bit_for_bit_on_another_mesh(tmp_path, build, before, after):
   old = filled(build(mesh_of(*before)), seed=7)
   saved(tmp_path, old, 7)

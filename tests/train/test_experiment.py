@@ -73,35 +73,29 @@ def test_zeros_are_filled_in_from_the_name():
   assert (model.depth, model.width, model.num_heads) == (10, 384, 6)
 
 
-@pytest.mark.parametrize(
-  ('key', 'value', 'words'),
-  [
-    ('rope', 'True', ["model.rope is 'True'", 'auto, true, false', "'true'"]),
-    ('rope', 'yes', ["model.rope is 'yes'", 'auto, true, false']),
-    ('rope', '', ["model.rope is ''", 'auto, true, false']),
-    ('rope', 1, ['model.rope is 1', 'auto, true, false']),
-    ('rope', None, ['model.rope is None', 'auto, true, false']),
-    ('learned_variance', 'fasle', ["Did you mean 'false'"]),
-    ('learned_variance', 'automatic', ["Did you mean 'auto'"]),
-    ('norm', 'rms', ["model.norm is 'rms'", 'layernorm, rmsnorm']),
-    ('mlp', 'swigul', ["Did you mean 'swiglu'"]),
-    ('convention', 'nosie', ["Did you mean 'noise'"]),
-    ('name', 'lightningdit-XL/1', ["Did you mean 'LightningDiT-XL/2'"]),
-    ('name', '', ["model.name is ''", 'such as SiT-XL/2']),
-  ],
-)
+@pytest.mark.parametrize(('key', 'value', 'words'), [
+  ('rope', 'True', ["model.rope is 'True'", 'auto, true, false', "'true'"]),
+  ('rope', 'yes', ["model.rope is 'yes'", 'auto, true, false']),
+  ('rope', '', ["model.rope is ''", 'auto, true, false']),
+  ('rope', 1, ['model.rope is 1', 'auto, true, false']),
+  ('rope', None, ['model.rope is None', 'auto, true, false']),
+  ('learned_variance', 'fasle', ["Did you mean 'false'"]),
+  ('learned_variance', 'automatic', ["Did you mean 'auto'"]),
+  ('norm', 'rms', ["model.norm is 'rms'", 'layernorm, rmsnorm']),
+  ('mlp', 'swigul', ["Did you mean 'swiglu'"]),
+  ('convention', 'nosie', ["Did you mean 'noise'"]),
+  ('name', 'lightningdit-XL/1', ["Did you mean 'LightningDiT-XL/2'"]),
+  ('name', '', ["model.name is ''", 'such as SiT-XL/2']),
+])  # fmt: skip
 def test_wrong_values_are_refused(key, value, words):
   refused(plain(**{key: value}), *words)
 
 
-@pytest.mark.parametrize(
-  'model',
-  [
-    {'name': 'DiT-XL/2'},
-    {'convention': 'noise'},
-    {'name': 'LightningDiT-B/1', 'convention': 'noise'},
-  ],
-)
+@pytest.mark.parametrize('model', [
+  {'name': 'DiT-XL/2'},
+  {'convention': 'noise'},
+  {'name': 'LightningDiT-B/1', 'convention': 'noise'},
+])  # fmt: skip
 def test_networks_of_noise_are_not_trained_on_velocities(model):
   refused(
     plain(**model),

@@ -81,14 +81,11 @@ def test_factor_of_convolutions():
   np.testing.assert_allclose(factor, conv, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-  'path, shape, rows, columns',
-  [
-    ('blocks/mlp/fc1/kernel', (3, 8, 32), 32, 8),
-    ('blocks/mlp/fc2/kernel', (3, 32, 8), 8, 32),
-    ('label_embed', (11, 4), 11, 4),
-  ],
-)
+@pytest.mark.parametrize('path, shape, rows, columns', [
+  ('blocks/mlp/fc1/kernel', (3, 8, 32), 32, 8),
+  ('blocks/mlp/fc2/kernel', (3, 32, 8), 8, 32),
+  ('label_embed', (11, 4), 11, 4),
+])  # fmt: skip
 def test_factors_are_of_the_published_shape(path, shape, rows, columns):
   u = random(*shape)
   tree = convert.unflatten({path: u})

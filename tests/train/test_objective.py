@@ -139,15 +139,10 @@ def test_every_key_draws_anew():
   assert bool((other.x != spy.x).all())
 
 
-@pytest.mark.parametrize(
-  'weights, taps, expected',
-  [
-    ((0.5,), 0, ()),
-    ((0.5,), 1, (0.5,)),
-    ((0.5,), 3, (0.5, 0.5, 0.5)),
-    ((0.1, 0.2), 2, (0.1, 0.2)),
-  ],
-)
+@pytest.mark.parametrize('weights, taps, expected', [
+  ((0.5,), 0, ()), ((0.5,), 1, (0.5,)), ((0.5,), 3, (0.5, 0.5, 0.5)),
+  ((0.1, 0.2), 2, (0.1, 0.2)),
+])  # fmt: skip
 def test_weights_serve_taps(weights, taps, expected):
   assert change(intermediate_weights=weights).weights(taps) == expected
 

@@ -74,36 +74,27 @@ class Device:
     self.device_kind = kind
 
 
-@pytest.mark.parametrize(
-  ('kind', 'tflops'),
-  [
-    ('TPU v5 lite', 197),
-    ('TPU v5', 459),
-    ('TPU v6 lite', 918),
-    ('NVIDIA H100 80GB HBM3', 989),
-    ('cpu', None),
-  ],
-)
+@pytest.mark.parametrize(('kind', 'tflops'), [
+  ('TPU v5 lite', 197), ('TPU v5', 459), ('TPU v6 lite', 918),
+  ('NVIDIA H100 80GB HBM3', 989), ('cpu', None),
+])  # fmt: skip
 def test_peaks_of_known_chips(kind, tflops):
   found = progress.peak_flops(Device(kind))
   assert found == (tflops and tflops * 1e12)
 
 
-@pytest.mark.parametrize(
-  ('words', 'message'),
-  [
-    (['--coordinator=localhost:1'], 'go together'),
-    (
-      ['--coordinator=foo', '--num_processes=1', '--process_id=0'],
-      'expected HOST:PORT',
-    ),
-    (['--num_processes=2', '--process_id=0'], 'go together'),
-    (
-      ['--coordinator=x:1', '--num_processes=2', '--process_id=2'],
-      'expected an integer from 0 to 1',
-    ),
-  ],
-)
+@pytest.mark.parametrize(('words', 'message'), [
+  (['--coordinator=localhost:1'], 'go together'),
+  (
+    ['--coordinator=foo', '--num_processes=1', '--process_id=0'],
+    'expected HOST:PORT',
+  ),
+  (['--num_processes=2', '--process_id=0'], 'go together'),
+  (
+    ['--coordinator=x:1', '--num_processes=2', '--process_id=2'],
+    'expected an integer from 0 to 1',
+  ),
+])  # fmt: skip
 def test_flags_that_make_no_job(words, message):
   result = command_runs.run('train', '--workdir=x', *words)
   assert result.status == 2

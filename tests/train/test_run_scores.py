@@ -65,27 +65,24 @@ def test_training_does_not_depend_on_being_measured(
   np.testing.assert_array_equal(*losses)
 
 
-@pytest.mark.parametrize(
-  ('assignments', 'words'),
-  [
-    (('checkpoint.best_by=fd',), 'eval.every_images does not measure'),
-    (
-      ('checkpoint.best_by=fd', 'eval.every_images=96',
-       'checkpoint.every_images=80'),
-      'at every checkpoint',
-    ),
-    (
-      (*EVERY, 'checkpoint.best_by=fd', "eval.metrics=('recall',)"),
-      'what is measured is recall',
-    ),
-    ((*EVERY, 'checkpoint.best_by=is'), 'what is measured is fd'),
-    ((*EVERY, 'eval.extractor=incepton:x'), 'expected inception:FILE'),
-    ((*EVERY, 'eval.batch_size=12'), 'eval.batch_size'),
-    ((*EVERY, 'eval.num=3'), '3 images are too few'),
-    (('eval.num=2', 'eval.repeats=3'), 'eval.repeats=3'),
-    ((*EVERY, 'eval.guidance=s3:2'), 's3'),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize(('assignments', 'words'), [
+  (('checkpoint.best_by=fd',), 'eval.every_images does not measure'),
+  (
+    ('checkpoint.best_by=fd', 'eval.every_images=96',
+     'checkpoint.every_images=80'),
+    'at every checkpoint',
+  ),
+  (
+    (*EVERY, 'checkpoint.best_by=fd', "eval.metrics=('recall',)"),
+    'what is measured is recall',
+  ),
+  ((*EVERY, 'checkpoint.best_by=is'), 'what is measured is fd'),
+  ((*EVERY, 'eval.extractor=incepton:x'), 'expected inception:FILE'),
+  ((*EVERY, 'eval.batch_size=12'), 'eval.batch_size'),
+  ((*EVERY, 'eval.num=3'), '3 images are too few'),
+  (('eval.num=2', 'eval.repeats=3'), 'eval.repeats=3'),
+  ((*EVERY, 'eval.guidance=s3:2'), 's3'),
+])  # fmt: skip
 def test_what_cannot_be_measured_is_refused_at_the_start(
   make_experiment, assignments, words
 ):

@@ -209,18 +209,15 @@ def expected(run):
   return figures(run)
 
 
-@pytest.mark.parametrize(
-  ('sizes', 'assignments'),
-  [
-    ((2, 2, 2), ['train.accumulate=2']),
-    pytest.param((8, 1, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
-    pytest.param((1, 8, 1), [], marks=pytest.mark.slow),
-    pytest.param((2, 4, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
-    pytest.param((4, 1, 2), [], marks=pytest.mark.slow),
-    pytest.param((1, 1, 1), [], marks=pytest.mark.slow),
-    pytest.param((1, 1, 1), ['train.accumulate=4'], marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.parametrize(('sizes', 'assignments'), [
+  ((2, 2, 2), ['train.accumulate=2']),
+  pytest.param((8, 1, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
+  pytest.param((1, 8, 1), [], marks=pytest.mark.slow),
+  pytest.param((2, 4, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
+  pytest.param((4, 1, 2), [], marks=pytest.mark.slow),
+  pytest.param((1, 1, 1), [], marks=pytest.mark.slow),
+  pytest.param((1, 1, 1), ['train.accumulate=4'], marks=pytest.mark.slow),
+])  # fmt: skip
 def test_every_mesh_trains_alike(expected, make_experiment, sizes, assignments):
   mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
   experiment = make_experiment('optimizer.lr=1e-2', *assignments)

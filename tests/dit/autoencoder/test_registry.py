@@ -101,18 +101,15 @@ def test_posterior_survives_storage():
   np.testing.assert_array_equal(back.draw(jnp.ones_like(mean)), mean + std)
 
 
-@pytest.mark.parametrize(
-  ('tensors', 'match'),
-  [
-    ({'mean': STATISTICS['mean']}, "no tensor 'std'"),
-    (STATISTICS | {'mean': np.zeros((1, 4, 1, 1))}, 'one number for each'),
-    ({'mean': np.zeros((1, 2, 3)), 'std': np.ones((1, 2, 3))}, 'one number'),
-    (STATISTICS | {'std': -STATISTICS['std']}, 'positive'),
-    (STATISTICS | {'std': 0 * STATISTICS['std']}, 'positive'),
-    (STATISTICS | {'std': np.nan * STATISTICS['std']}, 'positive'),
-    (STATISTICS | {'mean': np.inf * STATISTICS['std']}, 'finite'),
-  ],
-)
+@pytest.mark.parametrize(('tensors', 'match'), [
+  ({'mean': STATISTICS['mean']}, "no tensor 'std'"),
+  (STATISTICS | {'mean': np.zeros((1, 4, 1, 1))}, 'one number for each'),
+  ({'mean': np.zeros((1, 2, 3)), 'std': np.ones((1, 2, 3))}, 'one number'),
+  (STATISTICS | {'std': -STATISTICS['std']}, 'positive'),
+  (STATISTICS | {'std': 0 * STATISTICS['std']}, 'positive'),
+  (STATISTICS | {'std': np.nan * STATISTICS['std']}, 'positive'),
+  (STATISTICS | {'mean': np.inf * STATISTICS['std']}, 'finite'),
+])  # fmt: skip
 def test_bad_statistics_are_refused(tensors, match):
   with pytest.raises(InputError, match=match):
     Normalisation.from_tensors(tensors)

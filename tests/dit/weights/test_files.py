@@ -133,23 +133,20 @@ def test_file_cut_short_anywhere(write):
   refused(write('x.safetensors', data + b'more'), 'cannot be read')
 
 
-@pytest.mark.parametrize(
-  'data, word',
-  [
-    (b'', 'header too small'),
-    (b'\xff' * 100, 'header too large'),
-    ((10**9).to_bytes(8, 'little') + b'{}', 'header too large'),
-    ((5).to_bytes(8, 'little') + b'{"a":', 'invalid JSON'),
-    ((4).to_bytes(8, 'little') + b'\xff\xfe\x00\x01', 'UTF-8'),
-    (header(a={'dtype': 'Q7', 'shape': [16], 'data_offsets': [0, 64]}), 'Q7'),
-    (header(a={'dtype': 'F32', 'shape': [15], 'data_offsets': [0, 64]}), ''),
-    (header(a={'dtype': 'F32', 'shape': [16], 'data_offsets': [8, 72]}), ''),
-    (header(a={'dtype': 'F32', 'shape': [-4], 'data_offsets': [0, 64]}), ''),
-    (header(a={'dtype': 'F32', 'shape': [2**62, 8], 'data_offsets': [0, 64]}),
-     'overflow'),
-    (pickle.dumps([1, 2, 3]), ''),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize('data, word', [
+  (b'', 'header too small'),
+  (b'\xff' * 100, 'header too large'),
+  ((10**9).to_bytes(8, 'little') + b'{}', 'header too large'),
+  ((5).to_bytes(8, 'little') + b'{"a":', 'invalid JSON'),
+  ((4).to_bytes(8, 'little') + b'\xff\xfe\x00\x01', 'UTF-8'),
+  (header(a={'dtype': 'Q7', 'shape': [16], 'data_offsets': [0, 64]}), 'Q7'),
+  (header(a={'dtype': 'F32', 'shape': [15], 'data_offsets': [0, 64]}), ''),
+  (header(a={'dtype': 'F32', 'shape': [16], 'data_offsets': [8, 72]}), ''),
+  (header(a={'dtype': 'F32', 'shape': [-4], 'data_offsets': [0, 64]}), ''),
+  (header(a={'dtype': 'F32', 'shape': [2**62, 8], 'data_offsets': [0, 64]}),
+   'overflow'),
+  (pickle.dumps([1, 2, 3]), ''),
+])  # fmt: skip
 def test_broken_header(write, data, word):
   refused(write('x.safetensors', data), 'cannot be read', word)
 

@@ -28,16 +28,10 @@ def damaged(path, value=np.nan, dtype=np.float32):
   return path
 
 
-@pytest.mark.parametrize(
-  ('value', 'dtype'),
-  [
-    (np.nan, np.float32),
-    (np.inf, np.float16),
-    (-np.inf, np.float32),
-    (1e39, np.float64),
-    (np.nan, jnp.bfloat16),
-  ],
-)
+@pytest.mark.parametrize(('value', 'dtype'), [
+  (np.nan, np.float32), (np.inf, np.float16), (-np.inf, np.float32),
+  (1e39, np.float64), (np.nan, jnp.bfloat16),
+])  # fmt: skip
 def test_the_first_tensor_that_is_not_finite_is_named(tmp_path, value, dtype):
   path = damaged(tmp_path / 'bad.safetensors', value, dtype)
   with warnings.catch_warnings(action='error'):

@@ -233,33 +233,30 @@ def test_damaged_config(folder, text):
   is_refused(lambda: load_folder(folder), str(folder / 'config.json'))
 
 
-@pytest.mark.parametrize(
-  'name, value, words',
-  [
-    ('depht', 5, ['unknown field model.depht', "mean 'depth'"]),
-    ('depth', '5', ["model.depth is '5'", 'expected an integer']),
-    ('depth', 5.0, ['model.depth is 5.0', 'expected an integer']),
-    ('depth', True, ['model.depth is True', 'expected an integer']),
-    ('depth', None, ['model.depth is None']),
-    ('depth', [5], ['model.depth is (5,)']),
-    ('depth', 0, ['model.depth is 0']),
-    ('depth', 4, ['blocks/', 'expected (4,']),
-    ('mlp_ratio', 'four', ["model.mlp_ratio is 'four'", 'expected a number']),
-    ('mlp_ratio', float('nan'), ['mlp_ratio is nan']),
-    ('mlp_ratio', 2, ['blocks/mlp/', 'expected']),
-    ('taps', 2, ['model.taps is 2', 'values, such as (1, 2)']),
-    ('taps', ['2'], ["model.taps has '2'", 'an integer']),
-    ('taps', [2], ['tap_heads/', 'expected (1,']),
-    ('taps', [9], ['taps has 9']),
-    ('scan', 1, ['model.scan is 1', 'expected true or false']),
-    ('qk_norm', 'layer', ["'layer'", "Did you mean 'layernorm'"]),
-    ('num_heads', 3, ['num_heads 3']),
-    ('size', 16, ['position', 'expected (64, 32)']),
-    ('size', 10**9, ['model.size is 1000000000', 'from 1 to 16,384']),
-    ('size', 4096, ['fewer values than']),
-    ('param_dtype', 'bfloat16', []),
-  ],
-)
+@pytest.mark.parametrize('name, value, words', [
+  ('depht', 5, ['unknown field model.depht', "mean 'depth'"]),
+  ('depth', '5', ["model.depth is '5'", 'expected an integer']),
+  ('depth', 5.0, ['model.depth is 5.0', 'expected an integer']),
+  ('depth', True, ['model.depth is True', 'expected an integer']),
+  ('depth', None, ['model.depth is None']),
+  ('depth', [5], ['model.depth is (5,)']),
+  ('depth', 0, ['model.depth is 0']),
+  ('depth', 4, ['blocks/', 'expected (4,']),
+  ('mlp_ratio', 'four', ["model.mlp_ratio is 'four'", 'expected a number']),
+  ('mlp_ratio', float('nan'), ['mlp_ratio is nan']),
+  ('mlp_ratio', 2, ['blocks/mlp/', 'expected']),
+  ('taps', 2, ['model.taps is 2', 'values, such as (1, 2)']),
+  ('taps', ['2'], ["model.taps has '2'", 'an integer']),
+  ('taps', [2], ['tap_heads/', 'expected (1,']),
+  ('taps', [9], ['taps has 9']),
+  ('scan', 1, ['model.scan is 1', 'expected true or false']),
+  ('qk_norm', 'layer', ["'layer'", "Did you mean 'layernorm'"]),
+  ('num_heads', 3, ['num_heads 3']),
+  ('size', 16, ['position', 'expected (64, 32)']),
+  ('size', 10**9, ['model.size is 1000000000', 'from 1 to 16,384']),
+  ('size', 4096, ['fewer values than']),
+  ('param_dtype', 'bfloat16', []),
+])  # fmt: skip
 def test_wrong_values_in_a_config(edit, name, value, words):
   folder = edit(lambda about: about['model'].update({name: value}))
   if words:

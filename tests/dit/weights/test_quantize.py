@@ -178,14 +178,11 @@ def size_of(leaves):
   return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
 
 
-@pytest.mark.parametrize(
-  ('name', 'sizes'),
-  [
-    ('SiT-B/2', {'size': 32, 'channels': 4, 'taps': (4,)}),
-    ('DiT-B/2', {'size': 32, 'channels': 4}),
-    ('LightningDiT-B/1', {'size': 16, 'channels': 32, 'taps': (4,)}),
-  ],
-)
+@pytest.mark.parametrize(('name', 'sizes'), [
+  ('SiT-B/2', {'size': 32, 'channels': 4, 'taps': (4,)}),
+  ('DiT-B/2', {'size': 32, 'channels': 4}),
+  ('LightningDiT-B/1', {'size': 16, 'channels': 32, 'taps': (4,)}),
+])  # fmt: skip
 def test_networks_of_size_b_are_small(name, sizes):
   config = DiTConfig(num_classes=1000, **sizes, **named_size(name))
   leaves = flatten(model.shapes(config))
