@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from convnet import CONVNET, registered  # noqa: F401 - a fixture
+from networks import assert_close
 
 from core.errors import InputError
 from distill import run as distilling
@@ -48,9 +49,8 @@ def test_name_selects_the_backbone():
   wanted = dataclasses.replace(CONFIG, depth=4, taps=(2,))
   assert experiment.model == wanted
   assert backbone.name_of(experiment.model) == 'ConvNet-S'
-  assert not settings(
-    'model.name=ConvNet-S', 'objective.label_dropout=0'
-  ).model.null_label
+  experiment = settings('model.name=ConvNet-S', 'objective.label_dropout=0')
+  assert not experiment.model.null_label
   assert backbone.name_of(settings().model) == 'SiT-Tiny/2'
 
 
@@ -81,10 +81,7 @@ def test_sub_network_is_the_network_without_the_blocks():
     dataclasses.replace(CONFIG, depth=2), {**network.params, **layers}
   )
   expected = apply(shorter, x[::2], t[::2], label[::2])
-  for ours, theirs in zip(
-    jax.tree.leaves(out.sub[0]), jax.tree.leaves(expected), strict=True
-  ):
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+  assert_close(out.sub[0], expected, rtol=1e-5, atol=1e-5)
   assert np.abs(out.velocity[::2] - expected.velocity).max() > 1e-3
 
 
@@ -93,12 +90,11 @@ def test_without_taps_the_output_is_the_same():
   config, params = backbone.without_taps(CONFIG, network.params)
   assert params.keys() == backbone.shapes(config).keys()
   assert config.taps == () and 'tap_1' in network.params.keys() - params.keys()
-  x, label = jnp.ones((2, 8, 8, 1)), jnp.asarray([1, 10])
-  without = apply(backbone.bind(config, params), x, jnp.ones(2), label)
+  batch = jnp.ones((2, 8, 8, 1)), jnp.ones(2), jnp.asarray([1, 10])
+  without = apply(backbone.bind(config, params), *batch)
   assert without.intermediate == ()
-  np.testing.assert_array_equal(
-    without.velocity, apply(network, x, jnp.ones(2), label).velocity
-  )
+  expected = apply(network, *batch).velocity
+  np.testing.assert_array_equal(without.velocity, expected)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +109,7 @@ def test_state_is_sharded_and_has_the_same_values(zero1):
     shard = kernel.sharding.shard_shape(kernel.shape)
     assert kernel.size == parts * np.prod(shard)
   whole = jax.jit(state.fresh, static_argnums=(0, 1))(CONFIG, optimizer, 7)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-    sharded,
-    whole,
-  )
+  assert_close(sharded, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_folder_of_weights_names_the_backbone(tmp_path):

@@ -58,8 +58,8 @@ def test_older_files_lack_keys():
   space = latents.LatentSpace.from_json(stored)
   assert space.decoder is None and space.classes == ()
   stored = {'decoder': {'autoencoder': 'taesd:/vae'}}
-  space = latents.LatentSpace.from_json(stored)
-  assert space.decoder == latents.DecoderPlace('taesd:/vae')
+  place = latents.LatentSpace.from_json(stored).decoder
+  assert place == latents.DecoderPlace('taesd:/vae')
 
 
 @pytest.mark.parametrize('damage', [
