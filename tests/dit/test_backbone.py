@@ -1,7 +1,6 @@
 """Properties of every backbone, tested on a second one."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import optax
 import pytest
 from convnet import CONVNET, registered  # noqa: F401 - a fixture
 from networks import assert_close
+from published_tensors import edit_config
 
 from core.errors import InputError
 from distill import run as distilling
@@ -118,9 +118,7 @@ def test_folder_of_weights_names_the_backbone(tmp_path):
   config, params, info = folder.load_folder(tmp_path / 'net')
   assert config == CONFIG and info == {'a': 1}
   jax.tree.map(np.testing.assert_array_equal, params, network.params)
-  path = tmp_path / 'net' / 'config.json'
-  about = json.loads(path.read_text())
-  path.write_text(json.dumps({**about, 'backbone': 'Unknown'}))
+  edit_config(tmp_path / 'net', backbone='Unknown')
   with pytest.raises(InputError, match='backbone = "Unknown", which is not in'):
     folder.load_folder(tmp_path / 'net')
   with pytest.raises(InputError, match=r'transformer .* ConvNetConfig'):

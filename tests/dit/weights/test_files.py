@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from refusals import refused as refusal
-from safetensors.numpy import load_file, save, save_file
+from safetensors.numpy import load_file, save
 
 from core.errors import InputError
 from dit.weights.files import read_tensors
@@ -174,9 +174,8 @@ def test_training_checkpoint(torch, save_pickle, zipped, suffix):
     'args': argparse.Namespace(lr=1e-4, model='SiT-XL/2'),
     'steps': 7,
   }
-  path = save_pickle(
-    content, f'x{suffix}', _use_new_zipfile_serialization=zipped
-  )
+  options = {'_use_new_zipfile_serialization': zipped}
+  path = save_pickle(content, f'x{suffix}', **options)
   tensors, taken = read_tensors(path)
   assert taken == 'ema'
   assert_same(tensors, {'a': np.full((2, 2), 1.5)})
@@ -293,10 +292,8 @@ def test_file_of_the_hub(monkeypatch):
   assert taken == 'as stored'
   assert_same(tensors, load_file(GOLDEN))
   read_tensors('hf://org/name/b.safetensors@v1.0')
-  assert calls == [
-    ('org/name', 'a/b.safetensors', None),
-    ('org/name', 'b.safetensors', 'v1.0'),
-  ]
+  assert calls == [('org/name', 'a/b.safetensors', None),
+                   ('org/name', 'b.safetensors', 'v1.0')]  # fmt: skip
 
 
 def test_bad_addresses_of_the_hub(monkeypatch):
@@ -337,8 +334,7 @@ class Response(io.BytesIO):
 
 
 def test_web_addresses_are_fetched_once(tmp_path, monkeypatch):
-  save_file({'a': np.ones(3, np.float32)}, tmp_path / 'a.safetensors')
-  body, asked = (tmp_path / 'a.safetensors').read_bytes(), []
+  body, asked = save({'a': np.ones(3, np.float32)}), []
 
   def urlopen(url, timeout):
     asked.append(url)
