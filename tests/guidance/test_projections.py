@@ -204,9 +204,8 @@ def test_tcfg_at_the_noise(path):
 def test_tcfg_of_parallel_noises_is_cfg(factor):
   # u lies along the singular vector, so nothing of it is dropped.
   space, c = Space('linear', 0.4), jax.random.normal(jax.random.key(3), X.shape)
-  strong, null = (
-    jnp.float32(space.from_noise(X, noise)) for noise in (c, factor * c)
-  )
+  noises = c, factor * c
+  strong, null = (jnp.float32(space.from_noise(X, noise)) for noise in noises)
   expected = strong + (SCALE - 1) * (strong - null)
   close(push(strong, null, X, 0.4), expected, rtol=1e-4, atol=1e-3)
 

@@ -14,13 +14,9 @@ UNIFORM = (jnp.arange(4000) + 0.5) / 4000  # the midpoint rule over all t
 
 
 @pytest.mark.parametrize(('t', 'value'), [
-  (0, 1),
-  (np.nextafter(np.float32(0.3), np.float32(0)), 1),
-  (0.3, 2.5),
-  (0.5, 2.5),
-  (0.6, 2.5),
-  (np.nextafter(np.float32(0.6), np.float32(1)), 1),
-  (1, 1),
+  (0, 1), (np.nextafter(np.float32(0.3), np.float32(0)), 1),
+  (0.3, 2.5), (0.5, 2.5), (0.6, 2.5),
+  (np.nextafter(np.float32(0.6), np.float32(1)), 1), (1, 1),
 ])  # fmt: skip
 def test_scale_is_one_outside_its_closed_interval(t, value):
   assert Scale(2.5, 0.3, 0.6).at(jnp.float32(t)) == value
