@@ -16,12 +16,8 @@ from dit import model
 from dit.types import ClassConditional, DenoiserOutput
 
 LABEL = jnp.arange(8) % 3
-
-
 _visit = jax.jit(Distillation.visit, static_argnums=0)
 _directions = jax.jit(Distillation.directions, static_argnums=0)
-
-
 _apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 
 
@@ -53,8 +49,7 @@ def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
   """DM + CA = (x0_guided - x0_fake) / mean |x0_guided - x|, in float64."""
   with jax.enable_x64(True):
     of = dataclasses.replace(TEACHER, dtype='float64', param_dtype='float64')
-    wide = jax.tree.map(lambda p: np.asarray(p, np.float64), teacher)
-    own = jax.tree.map(lambda p: np.asarray(p, np.float64), student)
+    wide, own = jax.tree.map(np.float64, (teacher, student))
     distillation = make_distillation(
       teacher=of, guidance=guidance, schedule='shared', normalizer='guided'
     )
@@ -214,11 +209,8 @@ def test_noise_of_the_two_terms_is_their_own(student):
     s = r[:, None, None, None]
     noises.append(np.ravel((q - (1 - s) * visit.x) / s))
   assert abs(np.corrcoef(noises)[0, 1]) < 0.15
-  assert set(
-    make_distillation(guidance='cfg:2', schedule='shared').queries(
-      visit, jax.random.key(2)
-    )
-  ) == {'both'}
+  shared = make_distillation(guidance='cfg:2', schedule='shared')
+  assert set(shared.queries(visit, jax.random.key(2))) == {'both'}
 
 
 def test_timestep_sharing_asks_at_the_points_of_the_students_grid(student):
