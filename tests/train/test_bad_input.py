@@ -12,13 +12,8 @@ from sample import sampler
 from train import config_file, loop, runs, workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = (
-  'model.depth=3',
-  'model.width=16',
-  'model.num_heads=2',
-  'model.taps=(1,)',
-  'train.batch_size=16',
-)
+TINY = ('model.depth=3', 'model.width=16', 'model.num_heads=2',
+        'model.taps=(1,)', 'train.batch_size=16')  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -101,10 +96,8 @@ def claim(tmp_path, data_dir):
   (['sample', '--workdir=x', '--num=-2'], ['--num is -2']),
   (['sample', '--workdir=x', '--weights=avg'], ['--weights', "'avg'"]),
   (['sample', '--workdir=x', '--seed=-1'], ['--seed is -1']),
-  (
-    ['sample', '--workdir=x', '--guidance=cgf:2'],
-    ["unknown guidance method 'cgf'", "Did you mean 'cfg'"],
-  ),
+  (['sample', '--workdir=x', '--guidance=cgf:2'],
+   ["unknown guidance method 'cgf'", "Did you mean 'cfg'"]),
   (['sample', '--workdir=x', '--guidance=cfg'], ["cannot read 'cfg'"]),
   (['sample', '--workdir=x', '--guidance=cfg:2@1-0'], ['interval 1-0']),
 ])  # fmt: skip
@@ -192,20 +185,14 @@ def test_bad_config(refused, train, assignment, words):
 @pytest.mark.parametrize('name', ['configs/digts.py', 'configs', 'digits'])
 def test_missing_config_file(refused, tmp_path, name, monkeypatch):
   monkeypatch.chdir(ROOT)
-  refused(
-    ['train', f'--config={name}', f'--workdir={tmp_path}/new'],
-    f'{name!r} not found',
-    'configs/digits.py',
-  )
+  argv = ['train', f'--config={name}', f'--workdir={tmp_path}/new']
+  refused(argv, f'{name!r} not found', 'configs/digits.py')
 
 
 def test_config_file_without_a_config(refused, tmp_path):
   (tmp_path / 'mine.py').write_text('x = 1\n')
-  refused(
-    ['train', f'--config={tmp_path}/mine.py', f'--workdir={tmp_path}/new'],
-    'mine.py',
-    'get_config',
-  )
+  config, place = f'--config={tmp_path}/mine.py', f'--workdir={tmp_path}/new'
+  refused(['train', config, place], 'mine.py', 'get_config')
 
 
 def test_argument_that_a_config_does_not_take(refused, train):
@@ -215,18 +202,14 @@ def test_argument_that_a_config_does_not_take(refused, train):
 
 def test_workdir_of_another_config(refused, claim, train):
   argv = train('optimizer.lr=0.5', 'seed=3', workdir=claim())
-  refused(
-    argv,
-    'holds another config',
-    'optimizer.lr: 0.003 -> 0.5; seed: 0 -> 3',
-  )
+  changes = 'optimizer.lr: 0.003 -> 0.5; seed: 0 -> 3'
+  refused(argv, 'holds another config', changes)
 
 
 @pytest.mark.parametrize('below', ['', 'run'])
 def test_unwritable_workdir(refused, tmp_path, train, below):
   (tmp_path / 'file').touch()
-  argv = train(workdir=tmp_path / 'file' / below)
-  refused(argv, 'cannot be written')
+  refused(train(workdir=tmp_path / 'file' / below), 'cannot be written')
 
 
 @pytest.mark.parametrize('command', ['sample', 'compare'])
@@ -240,19 +223,16 @@ def test_run_without_checkpoint(refused, claim, command):
   refused([command, f'--workdir={claim()}'], 'no checkpoint', 'train first')
 
 
-def test_sample_needs_the_tap(refused, claim):
-  argv = ['sample', f'--workdir={claim("model.taps=()")}']
-  refused([*argv, '--guidance=ig:1.5'], 'ig needs tap 0', 'network has 0')
-
-
-def test_sample_needs_the_blocks(refused, claim):
-  argv = ['sample', f'--workdir={claim()}']
-  refused([*argv, '--guidance=s2:2:skip=2'], 's2 with skip=2')
-
-
-def test_compare_needs_the_tap(refused, claim):
-  argv = ['compare', f'--workdir={claim("model.taps=()")}']
-  refused([*argv, '--guidance=cfg:2', '--guidance=ig:2'], 'ig needs tap 0')
+@pytest.mark.parametrize('command, taps, guidance, words', [
+  ('sample', '()', ['ig:1.5'], ['ig needs tap 0', 'network has 0']),
+  ('sample', '(1,)', ['s2:2:skip=2'], ['s2 with skip=2']),
+  ('compare', '()', ['cfg:2', 'ig:2'], ['ig needs tap 0']),
+])  # fmt: skip
+def test_guidance_needs_its_parts(
+  refused, claim, command, taps, guidance, words
+):
+  flags = [f'--guidance={text}' for text in guidance]
+  refused([command, f'--workdir={claim(f"model.taps={taps}")}', *flags], *words)
 
 
 @pytest.mark.parametrize('flag, words', [
@@ -270,10 +250,8 @@ def test_bad_flags_of_compare(refused, claim, flag, words):
   'labels', ['all', '10', '-1', '3,', '3;4', '99999999999999999999']
 )
 def test_bad_labels(refused, claim, labels):
-  refused(
-    ['sample', f'--workdir={claim()}', f'--labels={labels}'],
-    f"labels '{labels}'",
-  )
+  argv = ['sample', f'--workdir={claim()}', f'--labels={labels}']
+  refused(argv, f"labels '{labels}'")
 
 
 @pytest.mark.parametrize('assignment, words', [
@@ -299,9 +277,8 @@ def test_unwritable_results(refused, claim, tmp_path, monkeypatch, command):
 
 def test_empty_tuple_of_a_run_may_be_filled(refused, claim):
   argv = ['sweep', f'--workdir={claim("eval.metrics=()")}']
-  refused(
-    [*argv, '--guidance=ig:1..2:2', "--config.eval.metrics=('fdd',)"], "'fdd'"
-  )
+  argv += ['--guidance=ig:1..2:2', "--config.eval.metrics=('fdd',)"]
+  refused(argv, "'fdd'")
 
 
 def test_damaged_config_of_a_run(refused, claim):

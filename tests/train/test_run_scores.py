@@ -12,13 +12,8 @@ from train.metrics_log import read_metrics
 from train.setup import open_setup
 from train.workdir import claim
 
-EVERY = (
-  'eval.every_images=80',
-  'checkpoint.every_images=80',
-  'eval.num=32',
-  'sample.steps=2',
-  'sample.batch_size=32',
-)
+EVERY = ('eval.every_images=80', 'checkpoint.every_images=80', 'eval.num=32',
+         'sample.steps=2', 'sample.batch_size=32')  # fmt: skip
 MINE = """
 def means(x):
   return x.reshape(len(x), 2, 4, 2, 4).mean((2, 4)).reshape(len(x), -1)
@@ -27,10 +22,8 @@ def means(x):
 
 def mine(tmp_path, name='means'):
   (tmp_path / 'mine.py').write_text(MINE)
-  return (
-    f'eval.extractor={tmp_path}/mine.py:{name}',
-    "eval.metrics=('fd','recall')",
-  )
+  extractor = f'eval.extractor={tmp_path}/mine.py:{name}'
+  return extractor, "eval.metrics=('fd','recall')"
 
 
 def test_scores_are_logged_and_rank_checkpoints(
