@@ -21,6 +21,16 @@ def perturbed(config):
   return model.bind(config, jax.tree.map(perturb, params))
 
 
+def assert_close(ours, expected, **tolerances):
+  """Compares two trees leaf by leaf with `numpy.testing.assert_allclose`."""
+  compare = functools.partial(np.testing.assert_allclose, **tolerances)
+  jax.tree.map(compare, ours, expected)
+
+
+def assert_same(ours, expected):
+  jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
 def static(default):
   return dataclasses.field(default=default, metadata={'static': True})
 

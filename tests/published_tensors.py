@@ -1,6 +1,7 @@
 """Published tensors of small networks, with random bits."""
 
 import functools
+import json
 import types
 
 import numpy as np
@@ -54,6 +55,14 @@ def read(tensors, family, **changes):
 
 def write(config, flat, family):
   return convert.to_published(config, convert.unflatten(flat), family=family)
+
+
+def edit_config(folder, **changes):
+  """Changes entries of a folder's config.json; None removes one."""
+  path = folder / 'config.json'
+  about = json.loads(path.read_text()) | changes
+  about = {key: value for key, value in about.items() if value is not None}
+  path.write_text(json.dumps(about))
 
 
 def same_bits(ours, expected):

@@ -9,16 +9,8 @@ from dit.path import path_named
 from sample.registry import make_solver
 from train import config_file
 
-TEACHER = DiTConfig(
-  size=4,
-  channels=2,
-  num_classes=3,
-  patch=2,
-  depth=3,
-  width=16,
-  num_heads=2,
-  taps=(1,),
-)
+TEACHER = DiTConfig(size=4, channels=2, num_classes=3, patch=2, depth=3,
+                    width=16, num_heads=2, taps=(1,))  # fmt: skip
 TIMES = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 

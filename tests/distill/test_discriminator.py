@@ -58,10 +58,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
   assert (on_real[2] == 2).all() and (on_generated[2] == 0).all()
 
 
-@pytest.mark.parametrize(
-  'query',
-  ['student_trajectory', pytest.param('renoise', marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize('query', ['student_trajectory', RENOISE])
 def test_generated_input_is_what_the_adversarial_term_moves(query, student):
   """The input is x0 predicted at a random step, not the end of the walk."""
   distillation = make_distillation(
@@ -79,9 +76,8 @@ def test_generated_input_is_what_the_adversarial_term_moves(query, student):
   def expected(k):
     z = distillation.walk(denoiser, LABEL, k, KEY)
     t = distillation.grid[k]
-    return distillation.path.x0_from_velocity(
-      z, denoiser(z, t, LABEL).velocity, t
-    )
+    velocity = denoiser(z, t, LABEL).velocity
+    return distillation.path.x0_from_velocity(z, velocity, t)
 
   np.testing.assert_allclose(shown, expected(k), rtol=1e-3, atol=1e-4)
   # The walk ends at x0 of its last step, because Euler ends there.

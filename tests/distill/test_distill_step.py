@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_close
 from students import TEACHER, make_distillation
 
 from distill import discriminator, lora, step
@@ -19,28 +20,19 @@ from train.checkpoint import CheckpointConfig, Checkpointer
 from train.ema import EMAConfig
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
-KEY = jax.random.key(0)
+KEY, LABEL = jax.random.key(0), jnp.arange(8) % 3
 GAN = {'gan_weight': 0.1, 'discriminator_reset': 0.5}
-FLASH = {
-  'query': 'student_trajectory',
-  'solver': 'euler',
-  'guidance': 'ig:1.3,cfg:1.5',
-}
+CFG = {'guidance': 'cfg:1.5'}
+LORA = {**CFG, 'fake': 'lora', 'lora_rank': 4}
 FORMS = {
-  'hybrid': {'guidance': 'cfg:1.5'},
-  'lora': {'guidance': 'cfg:1.5', 'fake': 'lora', 'lora_rank': 4},
-  'flash': {**FLASH, **GAN},
-  'dynamic': {
-    'guidance': 'cfg:1.5',
-    'fake': 'lora',
-    'lora_rank': 4,
-    'level_beta': (4.0, 1.5),
-    'teacher_lora_scale': 0.75,
-    'dynamic_updates': 3,
-    'step_per_image': True,
-  },
-  'gan': {**GAN, 'regularizer': 'gan', 'fake': 'lora', 'guidance': 'cfg:1.5'},
-}
+  'hybrid': CFG,
+  'lora': LORA,
+  'flash': {**GAN, 'query': 'student_trajectory', 'solver': 'euler',
+            'guidance': 'ig:1.3,cfg:1.5'},
+  'dynamic': {**LORA, 'level_beta': (4.0, 1.5), 'teacher_lora_scale': 0.75,
+              'dynamic_updates': 3, 'step_per_image': True},
+  'gan': {**GAN, **CFG, 'regularizer': 'gan', 'fake': 'lora'},
+}  # fmt: skip
 
 
 def make_rules(lr=1e-2):
@@ -133,13 +125,9 @@ def test_the_student_is_updated_once_in_a_period(form):
   if name == 'gan':
     assert 'distill/dm' not in rows[-1] and 'loss/gan' in rows[-1]
     return
-  shown = {
-    'distill/dm',
-    'distill/ca',
-    'distill/ca_to_dm',
-    'distill/student_std',
-  }
-  assert shown | {'distill/cosine_fake_real', 'loss/fake'} <= rows[-1].keys()
+  shown = 'dm', 'ca', 'ca_to_dm', 'student_std', 'cosine_fake_real'
+  shown = {f'distill/{name}' for name in shown}
+  assert shown | {'loss/fake'} <= rows[-1].keys()
   if name == 'flash':
     assert {'loss/gan', 'loss/discriminator'} <= set(rows[2])
 
@@ -149,10 +137,7 @@ def test_a_student_update_leaves_the_fake_to_its_own(form):
   _, _, state, run, _ = form
   second, _ = run(state, 2)
   (with_student, _), (alone, _) = run(second, 1), run(second, 1, program=0)
-  for a, b in zip(
-    jax.tree.leaves(with_student.fake), jax.tree.leaves(alone.fake), strict=True
-  ):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  assert_close(with_student.fake, alone.fake, rtol=1e-5, atol=1e-6)
   assert same(alone.params, second.params)
   assert not same(with_student.params, second.params)
 
@@ -174,14 +159,11 @@ def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
     assert all(a[name] == b[name] for name in a)
 
 
-@pytest.mark.parametrize(
-  ('sizes', 'zero1', 'program'),
-  [
-    ((2, 2, 2), True, 0),
-    pytest.param((2, 2, 2), True, 2, marks=pytest.mark.slow),
-    pytest.param((8, 1, 1), False, 2, marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.parametrize(('sizes', 'zero1', 'program'), [
+  ((2, 2, 2), True, 0),
+  pytest.param((2, 2, 2), True, 2, marks=pytest.mark.slow),
+  pytest.param((8, 1, 1), False, 2, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_every_mesh_distils_as_one_device(
   form, teacher, student, sizes, zero1, program
 ):
@@ -192,20 +174,12 @@ def test_every_mesh_distils_as_one_device(
   spread = jax.tree.map(
     lambda leaf, like: jax.device_put(leaf, like.sharding), state, abstract
   )
-  (there, ours), (here, alone) = (
-    run_spread(spread, 3, program),
-    run(state, 3, program),
-  )
-  for a, b in zip(ours, alone, strict=True):
-    for name in a:
-      np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=1e-5)
+  there, ours = run_spread(spread, 3, program)
+  here, alone = run(state, 3, program)
+  assert_close(ours, alone, rtol=2e-3, atol=1e-5)
   for name in ('params', 'ema', 'fake'):
-    for a, b in zip(
-      jax.tree.leaves(getattr(there, name)),
-      jax.tree.leaves(getattr(here, name)),
-      strict=True,
-    ):
-      np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3, err_msg=name)
+    trees = getattr(there, name), getattr(here, name)
+    assert_close(*trees, rtol=1e-3, atol=2e-3, err_msg=name)
 
 
 def test_the_teacher_stays_as_it_is(form):
@@ -307,12 +281,11 @@ def test_a_walk_is_what_the_sampler_does(student):
   """The walk equals the sampler's Euler integration from the same noise."""
   distillation = make_distillation(solver='euler')
   denoiser = model.bind(distillation.student, student)
-  label = jnp.arange(8) % 3
-  walked = jax.jit(distillation.walk)(denoiser, label, 4, KEY)
+  walked = jax.jit(distillation.walk)(denoiser, LABEL, 4, KEY)
   start = distillation.noise(jax.random.fold_in(KEY, 5))
 
   def evaluate(x, t, n, memory):
-    return Evaluation(denoiser(x, jnp.full(8, t), label).velocity)
+    return Evaluation(denoiser(x, jnp.full(8, t), LABEL).velocity)
 
   expected, _ = jax.jit(sampler.integrate, static_argnums=(0, 1))(
     evaluate, Euler(), start, distillation.grid
@@ -323,13 +296,12 @@ def test_a_walk_is_what_the_sampler_does(student):
 def test_a_teacher_follows_its_own_trajectory(teacher):
   """The loss is 0 with one substep and no guidance, and positive otherwise."""
   network = {key: teacher[key] for key in teacher if key != 'tap_heads'}
-  label = jnp.arange(8) % 3
 
   def loss(**given):
     distillation = make_distillation(
       method='teacher_trajectory', solver='euler', **given
     )
-    return jax.jit(distillation.trajectory_loss)(network, teacher, label, KEY)
+    return jax.jit(distillation.trajectory_loss)(network, teacher, LABEL, KEY)
 
   assert loss(substeps=1) < 1e-10
   assert loss(substeps=8) > 1e-5
@@ -339,14 +311,13 @@ def test_a_teacher_follows_its_own_trajectory(teacher):
 def test_gradient_crosses_one_step_alone(student, teacher):
   """The walk before the last prediction is data, without a gradient."""
   distillation = make_distillation(solver='euler', branch='low')
-  label = jnp.arange(8) % 3
 
-  def moved(params):
-    return distillation.visit(params, label, KEY)
+  @jax.jit
+  def visited(params):
+    visit = functools.partial(distillation.visit, label=LABEL, key=KEY)
+    return jax.jvp(visit, (params,), (params,))
 
-  visit, tangents = jax.jit(
-    lambda params: jax.jvp(moved, (params,), (params,))
-  )(student)
+  visit, tangents = visited(student)
   assert not jnp.any(tangents.z)
   assert jnp.any(tangents.v)
   assert visit.k >= 2

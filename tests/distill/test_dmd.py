@@ -16,12 +16,8 @@ from dit import model
 from dit.types import ClassConditional, DenoiserOutput
 
 LABEL = jnp.arange(8) % 3
-
-
 _visit = jax.jit(Distillation.visit, static_argnums=0)
 _directions = jax.jit(Distillation.directions, static_argnums=0)
-
-
 _apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 
 
@@ -53,8 +49,7 @@ def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
   """DM + CA = (x0_guided - x0_fake) / mean |x0_guided - x|, in float64."""
   with jax.enable_x64(True):
     of = dataclasses.replace(TEACHER, dtype='float64', param_dtype='float64')
-    wide = jax.tree.map(lambda p: np.asarray(p, np.float64), teacher)
-    own = jax.tree.map(lambda p: np.asarray(p, np.float64), student)
+    wide, own = jax.tree.map(np.float64, (teacher, student))
     distillation = make_distillation(
       teacher=of, guidance=guidance, schedule='shared', normalizer='guided'
     )
@@ -109,16 +104,11 @@ def test_the_interval_of_guidance_gates_ca(student, teacher):
   assert 0 < inside.sum() < 8
 
 
-@pytest.mark.parametrize(
-  ('guidance', 'schedule', 'rows'),
-  [
-    ('cfg:1', 'hybrid', [8]),
-    ('cfg:1.5', 'hybrid', [16, 8]),
-    ('cfg:1.5', 'shared', [16]),
-    ('ig:1.5', 'hybrid', [8, 8]),
-    ('ig:1.5', 'shared', [8]),
-  ],
-)
+@pytest.mark.parametrize(('guidance', 'schedule', 'rows'), [
+  ('cfg:1', 'hybrid', [8]), ('cfg:1.5', 'hybrid', [16, 8]),
+  ('cfg:1.5', 'shared', [16]), ('ig:1.5', 'hybrid', [8, 8]),
+  ('ig:1.5', 'shared', [8]),
+])  # fmt: skip
 def test_rows_that_the_teacher_sees(
   student, teacher, monkeypatch, guidance, schedule, rows
 ):
@@ -219,11 +209,8 @@ def test_noise_of_the_two_terms_is_their_own(student):
     s = r[:, None, None, None]
     noises.append(np.ravel((q - (1 - s) * visit.x) / s))
   assert abs(np.corrcoef(noises)[0, 1]) < 0.15
-  assert set(
-    make_distillation(guidance='cfg:2', schedule='shared').queries(
-      visit, jax.random.key(2)
-    )
-  ) == {'both'}
+  shared = make_distillation(guidance='cfg:2', schedule='shared')
+  assert set(shared.queries(visit, jax.random.key(2))) == {'both'}
 
 
 def test_timestep_sharing_asks_at_the_points_of_the_students_grid(student):
@@ -262,34 +249,31 @@ def test_branches_share_the_grid(branch, steps):
   assert trained_steps(branch, np.array(TIMES)).tolist() == steps
 
 
-@pytest.mark.parametrize(
-  ('given', 'message'),
-  [
-    ({'guidance': 's2:1.5'}, 'expected ig, cfg or both'),
-    ({'guidance': 'apg:3'}, 'expected ig, cfg or both'),
-    ({'normalizer': 'guided'}, 'set distill.schedule=shared'),
-    ({'regularizer': 'gan'}, 'gan_weight is 0'),
-    ({'regularizer': 'none'}, 'no term is left'),
-    ({'regularizer': 'none', 'guidance': 'cfg:1'}, 'no term is left'),
-    ({'regularizer': 'dm', 'dm_weight': 0.0}, 'no term is left'),
-    ({'regularizer': 'mean_variance', 'dm_weight': 0.0}, 'no term is left'),
-    ({'branch': 'high', 'method': 'teacher_trajectory'}, 'the whole grid'),
-    ({'discriminator_blocks': (1.5,)}, 'has 1.5, expected an integer'),
-    ({'discriminator_blocks': ('a',)}, "has 'a', expected an integer"),
-    ({'moments': ('a', 'b')}, "has 'a', expected a number"),
-    ({'moments': (1.0,)}, 'expected a mean and'),
-    ({'moments': (0.0, 0.0)}, 'positive standard deviation'),
-    ({'schedule': 'hybird'}, "Did you mean 'hybrid'"),
-    ({'min_level': 0.99}, 'min_level is 0.99'),
-    ({'fake_updates': 0}, 'fake_updates is 0'),
-    ({'level_beta': (4.0,)}, 'expected two numbers'),
-    ({'level_beta': (4.0, 0.0)}, 'level_beta has 0'),
-    ({'level_beta': ('a', 'b')}, 'level_beta has'),
-    ({'teacher_lora_scale': 0.75}, 'no fake denoiser with low-rank'),
-    ({'dynamic_updates': 0}, 'dynamic_updates is 0'),
-    ({'merge_ratios': (0.5, 1.5)}, 'merge_ratios has 1.5'),
-  ],
-)
+@pytest.mark.parametrize(('given', 'message'), [
+  ({'guidance': 's2:1.5'}, 'expected ig, cfg or both'),
+  ({'guidance': 'apg:3'}, 'expected ig, cfg or both'),
+  ({'normalizer': 'guided'}, 'set distill.schedule=shared'),
+  ({'regularizer': 'gan'}, 'gan_weight is 0'),
+  ({'regularizer': 'none'}, 'no term is left'),
+  ({'regularizer': 'none', 'guidance': 'cfg:1'}, 'no term is left'),
+  ({'regularizer': 'dm', 'dm_weight': 0.0}, 'no term is left'),
+  ({'regularizer': 'mean_variance', 'dm_weight': 0.0}, 'no term is left'),
+  ({'branch': 'high', 'method': 'teacher_trajectory'}, 'the whole grid'),
+  ({'discriminator_blocks': (1.5,)}, 'has 1.5, expected an integer'),
+  ({'discriminator_blocks': ('a',)}, "has 'a', expected an integer"),
+  ({'moments': ('a', 'b')}, "has 'a', expected a number"),
+  ({'moments': (1.0,)}, 'expected a mean and'),
+  ({'moments': (0.0, 0.0)}, 'positive standard deviation'),
+  ({'schedule': 'hybird'}, "Did you mean 'hybrid'"),
+  ({'min_level': 0.99}, 'min_level is 0.99'),
+  ({'fake_updates': 0}, 'fake_updates is 0'),
+  ({'level_beta': (4.0,)}, 'expected two numbers'),
+  ({'level_beta': (4.0, 0.0)}, 'level_beta has 0'),
+  ({'level_beta': ('a', 'b')}, 'level_beta has'),
+  ({'teacher_lora_scale': 0.75}, 'no fake denoiser with low-rank'),
+  ({'dynamic_updates': 0}, 'dynamic_updates is 0'),
+  ({'merge_ratios': (0.5, 1.5)}, 'merge_ratios has 1.5'),
+])  # fmt: skip
 def test_settings_that_cannot_be(given, message):
   with pytest.raises(InputError, match=message) as error:
     make_distillation(**given)

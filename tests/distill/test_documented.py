@@ -1,3 +1,4 @@
+import itertools
 import pathlib
 import re
 
@@ -20,9 +21,8 @@ def test_examples_show_schedules_where_they_differ(page):
     for name in ('full', 'constrained', 'hybrid')
   ]
   assert tops[0] == tops[1] == tops[2] == (1, 1)
-  methods = re.findall(
-    r'configs/distill/\w+\.py:(\w+),(\d+)', (ROOT / page).read_text()
-  )
+  text = (ROOT / page).read_text()
+  methods = re.findall(r'configs/distill/\w+\.py:(\w+),(\d+)', text)
   assert methods
   for method, steps in methods:
     assert method not in ('constrained', 'hybrid') or int(steps) > 1
@@ -50,11 +50,7 @@ def test_rows_of_imagenet_say_where_they_come_from():
   """Every FID of a student is marked as published, measured or not run."""
   lines = (ROOT / 'docs/distillation.md').read_text().splitlines()
   start = lines.index('| method | FID | source |') + 2
-  rows = []
-  for line in lines[start:]:
-    if not line.startswith('|'):
-      break
-    rows.append(line)
+  rows = [*itertools.takewhile(lambda row: row.startswith('|'), lines[start:])]
   assert len(rows) >= 5
   for row in rows:
     assert re.search(r'\| (published|measured here|not run)', row), row

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_close, assert_same
 from students import TEACHER, TIMES, make_distillation
 
 from distill import lora
@@ -15,15 +16,10 @@ from train import config_file
 KEY = jax.random.key(0)
 LABEL = jnp.arange(8) % 3
 DMDR = {
-  'fake': 'lora',
-  'lora_rank': 4,
-  'level_beta': (4.0, 1.5),
-  'teacher_lora_scale': 0.75,
-  'dynamic_updates': 10_000,
-  'step_per_image': True,
-  'min_level': 0.0,
-  'max_level': 1.0,
-}
+  'fake': 'lora', 'lora_rank': 4, 'level_beta': (4.0, 1.5),
+  'teacher_lora_scale': 0.75, 'dynamic_updates': 10_000,
+  'step_per_image': True, 'min_level': 0.0, 'max_level': 1.0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -55,10 +51,8 @@ def test_levels_of_both_losses_follow_the_schedule(student):
     fake = distillation._fake_levels(KEY, updates)
     return places['ca'][1], places['dm'][1], fake
 
-  for updates, expected in (
-    (0, (1 / 2, 8 / 11, 8 / 11)),
-    (10_000, 3 * [1 / 2]),
-  ):
+  moments = (0, (1 / 2, 8 / 11, 8 / 11)), (10_000, 3 * [1 / 2])
+  for updates, expected in moments:
     means = [level.mean() for level in levels(updates)]
     np.testing.assert_allclose(means, expected, atol=0.05)
   assert levels._cache_size() == 1  # the moving schedule needs no new program
@@ -83,21 +77,15 @@ def test_real_score_begins_near_the_fake_and_ends_at_the_teacher(
 
   @jax.jit
   def dm(updates):
-    return distillation.directions(
-      visit, places, fake, teacher, LABEL, updates
-    )[1]
+    given = visit, places, fake, teacher, LABEL, updates
+    return distillation.directions(*given)[1]
 
   assert jnp.abs(dm(0)).max() < 1e-5
   assert jnp.abs(dm(5_000)).max() > 1e-3
-  at_end = distillation.real(teacher, fake, 10_000).params
-  assert all(
-    (a == b).all()
-    for a, b in zip(*map(jax.tree.leaves, (at_end, teacher)), strict=True)
-  )
+  assert_same(distillation.real(teacher, fake, 10_000).params, teacher)
   half = make_distillation(**DMDR).real(teacher, fake, 5_000).params
   expected = lora.apply(teacher, changes, 0.375)
-  for a, b in zip(*map(jax.tree.leaves, (half, expected)), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  assert_close(half, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_each_image_draws_its_own_step(student):
@@ -132,9 +120,8 @@ def test_timestep_sharing_takes_a_step_for_each_image(student):
   following = np.asarray(TIMES)[np.asarray(k) + 1]
   np.testing.assert_array_equal(r[inner], following[inner])
   lengths = (following - np.asarray(TIMES)[np.asarray(k)])[:, None, None, None]
-  np.testing.assert_allclose(
-    q[inner], (x + lengths * 2 * x)[inner], rtol=1e-6, atol=1e-6
-  )
+  euler = x + lengths * 2 * x
+  np.testing.assert_allclose(q[inner], euler[inner], rtol=1e-6, atol=1e-6)
   assert set(r[~inner].tolist()) <= set(TIMES[1:-1])
 
 

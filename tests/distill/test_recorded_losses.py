@@ -56,11 +56,9 @@ def test_losses_of_other_recipes_are_as_recorded(name, teacher):
   student = {key: teacher[key] for key in teacher if key != 'tap_heads'}
   student = jax.tree.map(lambda p: 0.9 * np.asarray(p), student)
   fake = {'network': jax.tree.map(lambda p: 1.1 * p, student)}
-  loss, _ = jax.jit(distillation.fake_loss)(
-    fake, student, teacher, LABEL, None, KEY
-  )
+  given = fake, student, teacher, LABEL, None, KEY
+  loss, _ = jax.jit(distillation.fake_loss)(*given)
   assert float(loss) == pytest.approx(of_fake, rel=1e-5)
-  loss, _ = jax.jit(distillation.student_loss)(
-    student, fake, teacher, LABEL, KEY
-  )
+  given = student, fake, teacher, LABEL, KEY
+  loss, _ = jax.jit(distillation.student_loss)(*given)
   assert float(loss) == pytest.approx(of_student, rel=1e-4)

@@ -10,24 +10,17 @@ SIZES = {'size': 8, 'channels': 3, 'num_classes': 10, 'patch': 2, 'depth': 5,
          'width': 32, 'num_heads': 4, 'taps': (2, 3)}  # fmt: skip
 VARIANTS = {
   'lightningdit': {
-    'norm': 'rmsnorm',
-    'mlp': 'swiglu',
     'mlp_ratio': 3.0,  # hidden width 64, which 8 devices divide
-    'rope': True,
-    'qk_norm': 'rmsnorm',
-    'shift': False,
-    'learned_variance': True,
-    'convention': 'reversed',
+    'norm': 'rmsnorm', 'mlp': 'swiglu', 'rope': True, 'qk_norm': 'rmsnorm',
+    'shift': False, 'learned_variance': True, 'convention': 'reversed',
   },
   # The default network of other folders.
   'sit': {},
-}
+}  # fmt: skip
+SLOW = pytest.param('sit', marks=pytest.mark.slow)
 
 
-@pytest.fixture(
-  scope='session',
-  params=['lightningdit', pytest.param('sit', marks=pytest.mark.slow)],
-)
+@pytest.fixture(scope='session', params=['lightningdit', SLOW])
 def config(request):
   return DiTConfig(**SIZES, **VARIANTS[request.param])
 

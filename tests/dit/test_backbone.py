@@ -1,7 +1,6 @@
 """Properties of every backbone, tested on a second one."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,8 @@ import numpy as np
 import optax
 import pytest
 from convnet import CONVNET, registered  # noqa: F401 - a fixture
+from networks import assert_close
+from published_tensors import edit_config
 
 from core.errors import InputError
 from distill import run as distilling
@@ -48,23 +49,19 @@ def test_name_selects_the_backbone():
   wanted = dataclasses.replace(CONFIG, depth=4, taps=(2,))
   assert experiment.model == wanted
   assert backbone.name_of(experiment.model) == 'ConvNet-S'
-  assert not settings(
-    'model.name=ConvNet-S', 'objective.label_dropout=0'
-  ).model.null_label
+  experiment = settings('model.name=ConvNet-S', 'objective.label_dropout=0')
+  assert not experiment.model.null_label
   assert backbone.name_of(settings().model) == 'SiT-Tiny/2'
 
 
-@pytest.mark.parametrize(
-  ('assignments', 'message'),
-  [
-    (['model.name=ConvNet-L'], "expected one of ConvNet-S. Did you mean 'Conv"),
-    (['model.name=ConvNot-S'], "SiT-XL/2.*or ConvNet-S. Did you mean 'ConvNet"),
-    (['model.name=ConvNet-S', 'model.rope=true'], 'model.rope is .* no such'),
-    (['model.name=ConvNet-S', 'model.mlp_ratio=2.0'], 'mlp_ratio is 2.0, but'),
-    (['model.name=ConvNet-S', 'model.taps=(4,)'], 'depth - 1 = 3'),
-    (['model.name=ConvNet-S', 'model.width=-1'], 'model.width is -1, expected'),
-  ],
-)
+@pytest.mark.parametrize(('assignments', 'message'), [
+  (['model.name=ConvNet-L'], "expected one of ConvNet-S. Did you mean 'Conv"),
+  (['model.name=ConvNot-S'], "SiT-XL/2.*or ConvNet-S. Did you mean 'ConvNet"),
+  (['model.name=ConvNet-S', 'model.rope=true'], 'model.rope is .* no such'),
+  (['model.name=ConvNet-S', 'model.mlp_ratio=2.0'], 'mlp_ratio is 2.0, but'),
+  (['model.name=ConvNet-S', 'model.taps=(4,)'], 'depth - 1 = 3'),
+  (['model.name=ConvNet-S', 'model.width=-1'], 'model.width is -1, expected'),
+])  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(assignments, message):
   with pytest.raises(InputError, match=message):
     settings(*assignments)
@@ -84,10 +81,7 @@ def test_sub_network_is_the_network_without_the_blocks():
     dataclasses.replace(CONFIG, depth=2), {**network.params, **layers}
   )
   expected = apply(shorter, x[::2], t[::2], label[::2])
-  for ours, theirs in zip(
-    jax.tree.leaves(out.sub[0]), jax.tree.leaves(expected), strict=True
-  ):
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+  assert_close(out.sub[0], expected, rtol=1e-5, atol=1e-5)
   assert np.abs(out.velocity[::2] - expected.velocity).max() > 1e-3
 
 
@@ -96,12 +90,11 @@ def test_without_taps_the_output_is_the_same():
   config, params = backbone.without_taps(CONFIG, network.params)
   assert params.keys() == backbone.shapes(config).keys()
   assert config.taps == () and 'tap_1' in network.params.keys() - params.keys()
-  x, label = jnp.ones((2, 8, 8, 1)), jnp.asarray([1, 10])
-  without = apply(backbone.bind(config, params), x, jnp.ones(2), label)
+  batch = jnp.ones((2, 8, 8, 1)), jnp.ones(2), jnp.asarray([1, 10])
+  without = apply(backbone.bind(config, params), *batch)
   assert without.intermediate == ()
-  np.testing.assert_array_equal(
-    without.velocity, apply(network, x, jnp.ones(2), label).velocity
-  )
+  expected = apply(network, *batch).velocity
+  np.testing.assert_array_equal(without.velocity, expected)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +109,7 @@ def test_state_is_sharded_and_has_the_same_values(zero1):
     shard = kernel.sharding.shard_shape(kernel.shape)
     assert kernel.size == parts * np.prod(shard)
   whole = jax.jit(state.fresh, static_argnums=(0, 1))(CONFIG, optimizer, 7)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-    sharded,
-    whole,
-  )
+  assert_close(sharded, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_folder_of_weights_names_the_backbone(tmp_path):
@@ -129,9 +118,7 @@ def test_folder_of_weights_names_the_backbone(tmp_path):
   config, params, info = folder.load_folder(tmp_path / 'net')
   assert config == CONFIG and info == {'a': 1}
   jax.tree.map(np.testing.assert_array_equal, params, network.params)
-  path = tmp_path / 'net' / 'config.json'
-  about = json.loads(path.read_text())
-  path.write_text(json.dumps({**about, 'backbone': 'Unknown'}))
+  edit_config(tmp_path / 'net', backbone='Unknown')
   with pytest.raises(InputError, match='backbone = "Unknown", which is not in'):
     folder.load_folder(tmp_path / 'net')
   with pytest.raises(InputError, match=r'transformer .* ConvNetConfig'):
@@ -145,13 +132,10 @@ def test_a_run_does_not_start_with_weights_of_another_backbone(tmp_path):
     check_same(settings(), source)
 
 
-@pytest.mark.parametrize(
-  ('assignment', 'message'),
-  [
-    ('distill.fake=lora', 'distill.fake=lora is for the transformers'),
-    ('distill.gan_weight=0.001', 'a discriminator is for the transformers'),
-  ],
-)
+@pytest.mark.parametrize(('assignment', 'message'), [
+  ('distill.fake=lora', 'distill.fake=lora is for the transformers'),
+  ('distill.gan_weight=0.001', 'a discriminator is for the transformers'),
+])  # fmt: skip
 def test_losses_on_hidden_states_are_for_transformers(assignment, message):
   config = config_file.load_config('configs/distill/digits.py:hybrid,2')
   words = ['model.name=ConvNet-S', 'distill.teacher=t', assignment]

@@ -12,17 +12,12 @@ from dit.blocks import first_skipped, run, run_sub
 from dit.config import DiTConfig
 
 KEEPS = {
-  (1, 1, 1, 1, 1): 5,
-  (0, 1, 1, 1, 1): 0,
-  (1, 0, 1, 1, 0): 1,
-  (1, 1, 1, 0, 1): 3,
-  (1, 1, 1, 1, 0): 4,
-  (0, 0, 0, 0, 0): 0,
-}
+  (1, 1, 1, 1, 1): 5, (0, 1, 1, 1, 1): 0, (1, 0, 1, 1, 0): 1,
+  (1, 1, 1, 0, 1): 3, (1, 1, 1, 1, 0): 4, (0, 0, 0, 0, 0): 0,
+}  # fmt: skip
 each_keep = pytest.mark.parametrize(('keep', 'first'), KEEPS.items())
-CONFIG = DiTConfig(
-  size=8, channels=3, num_classes=10, patch=2, depth=5, width=32, num_heads=4
-)
+CONFIG = DiTConfig(size=8, channels=3, num_classes=10, patch=2, depth=5,
+                   width=32, num_heads=4)  # fmt: skip
 TAPS = (2, 3)
 ran = []
 

@@ -35,12 +35,10 @@ def test_position_table(side, width):
     row, column = divmod(n, side)
     for k in range(quarter):
       frequency = 1 / 10_000 ** (k / quarter)
-      expected[n, k :: width // 4] = [
-        math.sin(column * frequency),
-        math.cos(column * frequency),
-        math.sin(row * frequency),
-        math.cos(row * frequency),
-      ]
+      expected[n, k::quarter] = [
+        function(place * frequency)
+        for place in (column, row) for function in (math.sin, math.cos)
+      ]  # fmt: skip
   table = position_table(side, width)
   assert table.dtype == np.float32
   np.testing.assert_allclose(table, expected, atol=1e-6)

@@ -58,19 +58,16 @@ def test_older_files_lack_keys():
   space = latents.LatentSpace.from_json(stored)
   assert space.decoder is None and space.classes == ()
   stored = {'decoder': {'autoencoder': 'taesd:/vae'}}
-  space = latents.LatentSpace.from_json(stored)
-  assert space.decoder == latents.DecoderPlace('taesd:/vae')
+  place = latents.LatentSpace.from_json(stored).decoder
+  assert place == latents.DecoderPlace('taesd:/vae')
 
 
-@pytest.mark.parametrize(
-  'damage',
-  [
-    {'autoencoder': 3},
-    {'autoencoder': {'encoder_sha256': 'abc'}},
-    {'normalisation': None},
-    {'normalisation': {'mean': 3, 'std': [1.0]}},
-  ],
-)
+@pytest.mark.parametrize('damage', [
+  {'autoencoder': 3},
+  {'autoencoder': {'encoder_sha256': 'abc'}},
+  {'normalisation': None},
+  {'normalisation': {'mean': 3, 'std': [1.0]}},
+])  # fmt: skip
 def test_damaged_latent_space(damage):
   with pytest.raises(InputError, match='is damaged'):
     latents.LatentSpace.from_json(STORED | damage)

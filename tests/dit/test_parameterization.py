@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_close
 
 from dit import model, parameterization
 from dit.config import DiTConfig
@@ -14,17 +15,9 @@ from dit.path import path_named
 from dit.types import SubNetworks
 from sample.ddpm import discrete_grid
 
-CONFIG = DiTConfig(
-  size=4,
-  channels=3,
-  num_classes=10,
-  patch=2,
-  depth=4,
-  width=16,
-  num_heads=2,
-  taps=(1, 3),
-  learned_variance=True,
-)
+CONFIG = DiTConfig(size=4, channels=3, num_classes=10, patch=2, depth=4,
+                   width=16, num_heads=2, taps=(1, 3),
+                   learned_variance=True)  # fmt: skip
 PATH = path_named('discrete')
 MASKS = jnp.asarray([[1, 0, 1, 1], [1, 1, 0, 0]], bool)
 CONVENTIONS = ('velocity', 'reversed', 'noise')
@@ -72,11 +65,7 @@ def by_hand(name, x, t, label, *sub):
 
 def close(ours, expected, atol=1e-4):
   assert jax.tree.structure(ours) == jax.tree.structure(expected)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol),
-    ours,
-    expected,
-  )
+  assert_close(ours, expected, rtol=1e-4, atol=atol)
 
 
 def without_variance(out):
@@ -144,12 +133,10 @@ def test_velocity_comes_before_the_variance(name, batch):
 def test_only_networks_of_noise_expose_their_variance(
   name, learned_variance, batch
 ):
-  config = dataclasses.replace(
-    CONFIG, learned_variance=learned_variance, convention=name
-  )
+  changes = {'learned_variance': learned_variance, 'convention': name}
+  config = dataclasses.replace(CONFIG, **changes)
   denoiser = model.bind(config, model.shapes(config))
-  sub = SubNetworks(MASKS, every=3)
-  out = jax.eval_shape(apply, denoiser, *batch, sub)
+  out = jax.eval_shape(apply, denoiser, *batch, SubNetworks(MASKS, every=3))
   expected = learned_variance and name == 'noise'
   assert denoiser.learned_variance == expected
   for part, rows in ((out, 6), (out.sub[0], 2), (out.sub[1], 2)):
@@ -163,18 +150,15 @@ def step_of(t):
   return np.asarray(parameterization.network_time('noise', jnp.asarray(t)))
 
 
-@pytest.mark.parametrize(
-  'times',
-  [
-    np.float32((STEPS + 1) / 1000),
-    np.arange(1, 1001, dtype=np.float32) / np.float32(1000),
-    np.arange(1, 1001, dtype=np.float32) * np.float32(1e-3),
-    np.linspace(0.001, 1, 1000, dtype=np.float32),
-    np.nextafter(np.float32((STEPS + 1) / 1000), np.float32(0)),
-    np.nextafter(np.float32((STEPS + 1) / 1000), np.float32(2)),
-    discrete_grid('1000')[-2::-1].astype(np.float32),
-  ],
-)
+@pytest.mark.parametrize('times', [
+  np.float32((STEPS + 1) / 1000),
+  np.arange(1, 1001, dtype=np.float32) / np.float32(1000),
+  np.arange(1, 1001, dtype=np.float32) * np.float32(1e-3),
+  np.linspace(0.001, 1, 1000, dtype=np.float32),
+  np.nextafter(np.float32((STEPS + 1) / 1000), np.float32(0)),
+  np.nextafter(np.float32((STEPS + 1) / 1000), np.float32(2)),
+  discrete_grid('1000')[-2::-1].astype(np.float32),
+])  # fmt: skip
 def test_steps_are_hit_exactly(times):
   steps = step_of(times)
   assert steps.dtype == np.float32
@@ -212,10 +196,9 @@ def test_times_below_the_first_step_are_taken_for_it(batch):
 @pytest.mark.parametrize('name', ['velocity', 'reversed'])
 def test_other_times_are_not_clamped(name):
   t = jnp.asarray([0, 1e-6, 5e-4, 0.3, 1])
+  ours = parameterization.network_time(name, t)
   expected = {'velocity': t, 'reversed': 1 - t}[name]
-  np.testing.assert_array_equal(
-    parameterization.network_time(name, t), expected
-  )
+  np.testing.assert_array_equal(ours, expected)
 
 
 def test_noise_comes_back_from_the_velocity(batch):
@@ -229,5 +212,4 @@ def test_noise_comes_back_from_the_velocity(batch):
   x0 = jax.random.normal(jax.random.key(4), x.shape)
   at = PATH.interpolate(x0, noise, t)
   ours = parameterization.velocity('noise', noise, at, t)
-  expected = PATH.velocity(x0, noise, t)
-  close(ours[:-1], expected[:-1], atol=3e-3)
+  close(ours[:-1], PATH.velocity(x0, noise, t)[:-1], atol=3e-3)

@@ -1,23 +1,22 @@
 """Sub-networks next to a full pass equal separate passes."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
-import numpy as np
+import networks
 import pytest
 
 from dit.types import SubNetworks
 
 # The network has five blocks, and taps after two and three.
 MASKS = {
-  'first skipped': [0, 1, 1, 1, 1],
-  'second skipped': [1, 0, 1, 1, 1],
-  'between the taps': [1, 1, 0, 1, 1],
-  'last skipped': [1, 1, 1, 1, 0],
-  'two skipped': [1, 0, 1, 0, 1],
-  'neighbours skipped': [1, 0, 0, 1, 1],
-  'all kept': [1, 1, 1, 1, 1],
-  'none kept': [0, 0, 0, 0, 0],
-}
+  'first skipped': [0, 1, 1, 1, 1], 'second skipped': [1, 0, 1, 1, 1],
+  'between the taps': [1, 1, 0, 1, 1], 'last skipped': [1, 1, 1, 1, 0],
+  'two skipped': [1, 0, 1, 0, 1], 'neighbours skipped': [1, 0, 0, 1, 1],
+  'all kept': [1, 1, 1, 1, 1], 'none kept': [0, 0, 0, 0, 0],
+}  # fmt: skip
 # Two groups of masks, which one compiled program serves.
 GROUPS = jnp.asarray([*MASKS.values()], bool).reshape(2, 4, 5)
 
@@ -29,12 +28,7 @@ def apply_kept(denoiser, batch, keep):
   return denoiser(*batch, keep=keep)
 
 
-def close(ours, expected):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-    ours,
-    expected,
-  )
+close = functools.partial(networks.assert_close, rtol=1e-5, atol=1e-5)
 
 
 each_every = pytest.mark.parametrize(
@@ -62,10 +56,8 @@ def test_all_kept_equals_the_full_pass(denoiser, batch, every):
 
 def test_masks_make_different_networks(denoiser, batch):
   outs = [apply(denoiser, batch, SubNetworks(group, 2)).sub for group in GROUPS]
-  velocities = [out.velocity for out in (*outs[0], *outs[1])]
-  for i, a in enumerate(velocities):
-    for b in velocities[:i]:
-      assert jnp.abs(a - b).max() > 1e-2
+  for a, b in itertools.combinations((*outs[0], *outs[1]), 2):
+    assert jnp.abs(a.velocity - b.velocity).max() > 1e-2
 
 
 def test_the_pass_itself_does_not_change(denoiser, batch):

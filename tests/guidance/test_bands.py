@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_close
 from toy import LABEL, NULL, TOY, Toy, X, close, guided, over_images, plain
 
 from core.errors import InputError
@@ -63,17 +64,13 @@ def test_bands_sum_to_the_whole(x):
 
 def test_a_constant_image_is_low():
   x = jnp.broadcast_to(jnp.asarray([1.5, -2.0, 0.25]), (2, 8, 12, 3))
-  low, high = bands(x)
-  np.testing.assert_allclose(low, x, atol=1e-6)
-  np.testing.assert_allclose(high, jnp.zeros_like(x), atol=1e-6)
+  assert_close(bands(x), (x, jnp.zeros_like(x)), atol=1e-6)
 
 
 def test_a_chequerboard_is_high():
   sign = jnp.asarray((-1.0) ** np.add.outer(np.arange(8), np.arange(12)))
   x = jnp.broadcast_to(sign[None, :, :, None], (1, 8, 12, 1))
-  low, high = bands(x)
-  np.testing.assert_allclose(high, x, atol=1e-6)
-  np.testing.assert_allclose(low, jnp.zeros_like(x), atol=1e-6)
+  assert_close(bands(x), (jnp.zeros_like(x), x), atol=1e-6)
 
 
 def test_bands_are_linear_and_apart_for_images_and_channels():
@@ -105,8 +102,7 @@ def test_rescale_in_numpy(phi, text):
     rescaled = guided * strong.std() / guided.std()
     return phi * rescaled + (1 - phi) * guided
 
-  internal = parse(text).internal
-  strong = guided('ig:1.5') if internal else plain()
+  strong = guided('ig:1.5') if parse(text).internal else plain()
   expected = over_images(rule, guided(text), strong)
   ours = guided(f'{text},rescale:{phi}')
   close(ours, expected)

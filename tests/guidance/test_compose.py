@@ -1,6 +1,7 @@
 """Compositions against arithmetic on separate calls."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -54,8 +55,7 @@ def plain(denoiser, x, label, keep):
   return denoiser(x, jnp.full(len(x), T), label, keep=keep)
 
 
-def close(ours, expected):
-  np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=2e-5)
+close = functools.partial(toy.close, rtol=1e-4, atol=2e-5)
 
 
 @pytest.fixture
@@ -71,31 +71,19 @@ def label():
 ALL = jnp.ones(5, bool)
 
 
-@pytest.mark.parametrize(
-  ('ig', 'cfg', 's2'),
-  [
-    (1, 1, 1),
-    (1.7, 1, 1),
-    (1, 2.5, 1),
-    (1, 1, 1.6),
-    (1.4, 1.35, 1),
-    (1.4, 1, 1.25),
-    (1, 1.35, 1.25),
-    (1.4, 1.35, 1.25),
-  ],
-)
+@pytest.mark.parametrize(('ig', 'cfg', 's2'), [
+  (1, 1, 1), (1.7, 1, 1), (1, 2.5, 1), (1, 1, 1.6), (1.4, 1.35, 1),
+  (1.4, 1, 1.25), (1, 1.35, 1.25), (1.4, 1.35, 1.25),
+])  # fmt: skip
 def test_methods_add_up_and_ig_refines_every_row(
   denoiser, x, label, ig, cfg, s2
 ):
   ours = guided(compose(ig, cfg, s2), denoiser, x, label)
-  outputs = (
-    plain(denoiser, x, label, ALL),
-    plain(denoiser, x, jnp.full_like(label, 10), ALL),
-    plain(denoiser, x, label, KEEP),
-  )
+  null = jnp.full_like(label, 10)
+  rows = (label, ALL), (null, ALL), (label, KEEP)
   strong, null, sub = (
     out.velocity + (ig - 1) * (out.velocity - out.intermediate[0])
-    for out in outputs
+    for out in (plain(denoiser, x, *row) for row in rows)
   )
   close(ours, strong + (cfg - 1) * (strong - null) + (s2 - 1) * (strong - sub))
 
@@ -118,11 +106,8 @@ def test_ig_with_equal_predictions_changes_nothing(denoiser, x, label):
   blocks = params['blocks']
   closed = jax.tree.map(lambda leaf: leaf.at[2:].set(0), blocks['modulation'])
   params['blocks'] = {**blocks, 'modulation': closed}
-  params['tap_heads'] = jax.tree.map(
-    lambda heads, head: heads.at[0].set(head),
-    params['tap_heads'],
-    params['head'],
-  )
+  heads = params['tap_heads'], params['head']
+  params['tap_heads'] = jax.tree.map(lambda a, b: a.at[0].set(b), *heads)
   equal = model.bind(denoiser.config, params)
   ours = guided(compose(3, 1, 1), equal, x, label)
   close(ours, plain(equal, x, label, ALL).velocity)
@@ -143,19 +128,12 @@ def test_scales_are_read_at_the_given_time():
     toy.close(ours, toy.guided(same, 0.4))
 
 
-@pytest.mark.parametrize(
-  ('guidance', 'cost'),
-  [
-    (parse('none'), 1),
-    (parse('ig:1.5'), 1),
-    (parse('cfg:1.5'), 2),
-    (parse('cfg:1'), 1),
-    (parse('cfg:1.5@0.5-1'), 1),
-    (compose(1, 1, 1.5), 1 + 2 / 5),  # blocks 2 and 4, after 1
-    (compose(1, 1, 1), 1),
-    (compose(2, 1.5, 1.5), 2 + 2 / 5),
-  ],
-)
+@pytest.mark.parametrize(('guidance', 'cost'), [
+  (parse('none'), 1), (parse('ig:1.5'), 1), (parse('cfg:1.5'), 2),
+  (parse('cfg:1'), 1), (parse('cfg:1.5@0.5-1'), 1), (compose(1, 1, 1), 1),
+  (compose(1, 1, 1.5), 1 + 2 / 5),  # blocks 2 and 4, after 1
+  (compose(2, 1.5, 1.5), 2 + 2 / 5),
+])  # fmt: skip
 def test_passes(denoiser, label, guidance, cost):
   step = Step(T, guidance.draw(denoiser, label, None, None))
   assert guidance.passes(denoiser, step) == pytest.approx(cost)

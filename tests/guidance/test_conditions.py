@@ -53,15 +53,9 @@ class Prompted:
 
 
 def drawn(denoiser, condition, text):
-  return sampler.sample(
-    denoiser,
-    parse(text),
-    condition,
-    jnp.arange(3),
-    jnp.asarray(make_grid(4)),
-    7,
-    HOW,
-  )[0]
+  grid = jnp.asarray(make_grid(4))
+  inputs = denoiser, parse(text), condition, jnp.arange(3), grid, 7, HOW
+  return sampler.sample(*inputs)[0]
 
 
 @pytest.mark.parametrize('text', TEXTS)
@@ -69,8 +63,8 @@ def test_prompts_that_stand_for_labels_give_the_images_of_labels(text):
   ours = drawn(Prompted(), encode(LABEL), text)
   np.testing.assert_array_equal(ours, drawn(TOY, LABEL, text))
   assert jnp.abs(ours - drawn(Prompted(), encode(LABEL + 1), text)).max() > 0.1
-  costs = [
+  prompted, labeled = (
     sampler.nfe(parse(text), denoiser, make_grid(4), 7, HOW)
     for denoiser in (Prompted(), TOY)
-  ]
-  assert costs[0] == costs[1]  # costs need no condition
+  )
+  assert prompted == labeled  # costs need no condition

@@ -41,12 +41,11 @@ def masks(depth, skip=0, count=64, exclude=()):
   return np.asarray(drawn[:, 0])
 
 
-@pytest.mark.parametrize(
-  ('depth', 'skip', 'count'),
+@pytest.mark.parametrize(('depth', 'skip', 'count'), [
+  (3, 1, 1), (28, 3, 3),
   # The default, 0, means about a twelfth.
-  [(3, 1, 1), (28, 3, 3), (3, 0, 1), (6, 0, 1), (12, 0, 1), (13, 0, 2),
-   (28, 0, 2)],
-)  # fmt: skip
+  (3, 0, 1), (6, 0, 1), (12, 0, 1), (13, 0, 2), (28, 0, 2),
+])  # fmt: skip
 def test_so_many_blocks_are_skipped_and_never_the_first(depth, skip, count):
   drawn = masks(depth, skip)
   assert ((~drawn).sum(1) == count).all()
@@ -106,15 +105,15 @@ KEEP = jnp.asarray([[1, 0, 1, 1]], bool)
 OTHER = jnp.asarray([[1, 1, 0, 0]], bool)
 
 
-def sub(keep, label=LABEL):
-  kept = tuple(bool(kept) for kept in keep)
-  return plain(label, network=dataclasses.replace(TOY, kept=kept))
+def skipping(keep):
+  return dataclasses.replace(TOY, kept=tuple(map(bool, keep)))
 
 
 def test_naive_s2_is_the_mean_over_its_masks():
   both = jnp.concatenate([KEEP, OTHER, OTHER])
   ours = guided(s2(masks=3), draws=(both,))
-  weak = (sub(KEEP[0]) + 2 * sub(OTHER[0])) / 3
+  first, second = (plain(network=skipping(keep[0])) for keep in (KEEP, OTHER))
+  weak = (first + 2 * second) / 3
   close(ours, plain() + 0.6 * (plain() - weak))
   equal = guided(s2(masks=3), draws=(jnp.tile(KEEP, (3, 1)),))
   close(equal, guided(s2(), draws=(KEEP,)), atol=1e-6)
@@ -142,10 +141,8 @@ def test_empty_masks_change_nothing(beside):
 
 
 def test_s2_without_cfg_is_autoguidance_by_the_sub_network():
-  guide = dataclasses.replace(TOY, kept=tuple(map(bool, KEEP[0])))
-  auto = Guidance(None, (AutoGuidance(Scale(1.25), guide),))
   ours = guided(s2(1.25), draws=(KEEP,))
-  close(ours, guided(auto), atol=1e-6)
+  close(ours, guided(auto(skipping(KEEP[0]), 1.25)), atol=1e-6)
   assert jnp.abs(ours - plain()).max() > 0.1
 
 
@@ -157,20 +154,16 @@ def test_skipping_is_closing_the_gates(denoiser, batch, skipped):
   x, label = batch[0], jnp.minimum(batch[2], 9)
   guidance = parse(f'slg:1.6:blocks={"+".join(map(str, skipped))}')
   ours = guided(guidance, network=denoiser, x=x, label=label)
-  params = dict(denoiser.params)
   gates = jnp.arange(6 * 32).reshape(6, 32)[jnp.asarray([2, 5])].reshape(-1)
   rows = jnp.asarray(skipped)[:, None]
 
   def close_gates(leaf):  # (L, ..., 6 D)
     return leaf.at[rows, ..., gates].set(0)
 
-  blocks = params['blocks']
-  closed = jax.tree.map(close_gates, blocks['modulation'])
-  params['blocks'] = {**blocks, 'modulation': closed}
-  gated = model.bind(denoiser.config, params)
-  strong, weak = (
-    plain(label, network=network, x=x) for network in (denoiser, gated)
-  )
+  blocks = dict(denoiser.params['blocks'])
+  blocks['modulation'] = jax.tree.map(close_gates, blocks['modulation'])
+  gated = model.bind(denoiser.config, {**denoiser.params, 'blocks': blocks})
+  strong, weak = (plain(label, network=n, x=x) for n in (denoiser, gated))
   close(ours, strong + 0.6 * (strong - weak), rtol=1e-4, atol=2e-5)
   assert jnp.abs(strong - weak).max() > 0.01
 
@@ -196,16 +189,13 @@ def test_autoguidance_by_a_smaller_network():
 @pytest.mark.slow
 def test_autoguidance_by_another_transformer(denoiser, batch):
   x, label = batch[0], jnp.minimum(batch[2], 9)
-  config = dataclasses.replace(
-    denoiser.config, depth=2, width=16, num_heads=2, taps=()
-  )
+  changes = {'depth': 2, 'width': 16, 'num_heads': 2, 'taps': ()}
+  config = dataclasses.replace(denoiser.config, **changes)
   params = jax.jit(model.init, static_argnums=0)(config, jax.random.key(7))
   params = jax.tree.map(lambda leaf: leaf + 0.05, params)
   guide = model.bind(config, params)
   ours = guided(auto(guide), network=denoiser, x=x, label=label)
-  strong, weak = (
-    plain(label, network=network, x=x) for network in (denoiser, guide)
-  )
+  strong, weak = (plain(label, network=n, x=x) for n in (denoiser, guide))
   close(ours, weak + 2 * (strong - weak), rtol=1e-4, atol=2e-5)
   assert jnp.abs(strong - weak).max() > 0.1
 
@@ -237,21 +227,18 @@ def test_ig_refines_the_guide_where_it_has_the_tap(taps):
 # Requests that a network cannot serve.
 
 
-@pytest.mark.parametrize(
-  ('guidance', 'message'),
-  [
-    ('slg:2', 'slg lists no blocks; name them, as in slg:2:blocks=7'),
-    ('slg:2:blocks=1+4', 'slg names block 4; the network has blocks 0 to 3'),
-    ('slg:2:blocks=-1', 'slg names block -1'),
-    ('s2:2:exclude=4', 's2 names block 4; the network has blocks 0 to 3'),
-    ('s2:2:exclude=-1', 's2 names block -1'),
-    ('s2:2:exclude=2:skip=2', 'more than 4 blocks .*excluded.* has 4'),
-    ('s2:2:skip=3', 'skip=3 needs more than 4 blocks .* has 4'),
-    ('ig:2:tap=1', 'needs tap 1 .* has 1'),
-    ('cfg:2,s2:1.4:skip=4', 'skip=4'),
-    ('auto:2', 'auto needs a weaker network.*--guide'),
-  ],
-)
+@pytest.mark.parametrize(('guidance', 'message'), [
+  ('slg:2', 'slg lists no blocks; name them, as in slg:2:blocks=7'),
+  ('slg:2:blocks=1+4', 'slg names block 4; the network has blocks 0 to 3'),
+  ('slg:2:blocks=-1', 'slg names block -1'),
+  ('s2:2:exclude=4', 's2 names block 4; the network has blocks 0 to 3'),
+  ('s2:2:exclude=-1', 's2 names block -1'),
+  ('s2:2:exclude=2:skip=2', 'more than 4 blocks .*excluded.* has 4'),
+  ('s2:2:skip=3', 'skip=3 needs more than 4 blocks .* has 4'),
+  ('ig:2:tap=1', 'needs tap 1 .* has 1'),
+  ('cfg:2,s2:1.4:skip=4', 'skip=4'),
+  ('auto:2', 'auto needs a weaker network.*--guide'),
+])  # fmt: skip
 def test_check_refuses(guidance, message):
   with pytest.raises(InputError, match=message):
     parse(guidance).check(TOY)
@@ -265,18 +252,14 @@ def test_check_refuses_a_guide_for_another_task():
     auto(Toy(num_classes=5)).check(TOY)
 
 
-@pytest.mark.parametrize(
-  ('fractions', 'text'),
-  [
-    ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # Stability
-    ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # diffusers
-  ],
-)
+@pytest.mark.parametrize(('fractions', 'text'), [
+  ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # Stability
+  ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # diffusers
+])  # fmt: skip
 def test_published_slg_intervals_are_given_in_noise_time(fractions, text):
   # Intervals are fractions of the steps, on SD3.5's grid of shift 3.
-  steps = 100
-  grid = make_grid(steps, shift=3.0)
-  high, low = (grid[round(f * steps)] for f in fractions)
+  grid = make_grid(100, shift=3.0)
+  high, low = (grid[round(100 * f)] for f in fractions)
   scale = parse(text).terms[0].scale
   assert (scale.low, scale.high) == pytest.approx((low, high), abs=5e-4)
   page = pathlib.Path(__file__).parents[2] / 'docs' / 'guidance.md'

@@ -64,17 +64,11 @@ class Apg:
     return cond + (scale - 1) * over_images(project, self.average, cond)
 
 
-@pytest.mark.parametrize(
-  ('path', 'eta', 'norm', 'momentum'),
-  [
-    ('linear', 0.0, 0.0, 0.0),
-    ('linear', 1.0, 2.0, 0.0),
-    ('linear', 0.0, 3.0, -0.5),
-    ('cosine', 0.3, 0.0, 0.0),
-    ('cosine', 1.0, 0.0, -0.75),
-    ('cosine', 0.25, 1.0, 0.5),
-  ],
-)
+@pytest.mark.parametrize(('path', 'eta', 'norm', 'momentum'), [
+  ('linear', 0.0, 0.0, 0.0), ('linear', 1.0, 2.0, 0.0),
+  ('linear', 0.0, 3.0, -0.5), ('cosine', 0.3, 0.0, 0.0),
+  ('cosine', 1.0, 0.0, -0.75), ('cosine', 0.25, 1.0, 0.5),
+])  # fmt: skip
 def test_apg_over_several_steps(path, eta, norm, momentum):
   guidance = parse(f'apg:3.5:eta={eta}:norm={norm}:momentum={momentum}')
   theirs, memory, x = Apg(eta, norm, momentum), guidance.init(X), X
@@ -210,9 +204,8 @@ def test_tcfg_at_the_noise(path):
 def test_tcfg_of_parallel_noises_is_cfg(factor):
   # u lies along the singular vector, so nothing of it is dropped.
   space, c = Space('linear', 0.4), jax.random.normal(jax.random.key(3), X.shape)
-  strong, null = (
-    jnp.float32(space.from_noise(X, noise)) for noise in (c, factor * c)
-  )
+  noises = c, factor * c
+  strong, null = (jnp.float32(space.from_noise(X, noise)) for noise in noises)
   expected = strong + (SCALE - 1) * (strong - null)
   close(push(strong, null, X, 0.4), expected, rtol=1e-4, atol=1e-3)
 

@@ -13,18 +13,11 @@ from guidance import Scale, parse
 UNIFORM = (jnp.arange(4000) + 0.5) / 4000  # the midpoint rule over all t
 
 
-@pytest.mark.parametrize(
-  ('t', 'value'),
-  [
-    (0, 1),
-    (np.nextafter(np.float32(0.3), np.float32(0)), 1),
-    (0.3, 2.5),
-    (0.5, 2.5),
-    (0.6, 2.5),
-    (np.nextafter(np.float32(0.6), np.float32(1)), 1),
-    (1, 1),
-  ],
-)
+@pytest.mark.parametrize(('t', 'value'), [
+  (0, 1), (np.nextafter(np.float32(0.3), np.float32(0)), 1),
+  (0.3, 2.5), (0.5, 2.5), (0.6, 2.5),
+  (np.nextafter(np.float32(0.6), np.float32(1)), 1), (1, 1),
+])  # fmt: skip
 def test_scale_is_one_outside_its_closed_interval(t, value):
   assert Scale(2.5, 0.3, 0.6).at(jnp.float32(t)) == value
   # Adaptive solvers look beyond the ends, where the scale equals the end's.
@@ -56,15 +49,12 @@ def test_mean_of_power_cosine(power):
   np.testing.assert_allclose(scale.at(UNIFORM).mean(), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-  ('schedule', 'expected'),
-  [
-    ('linear', lambda t: 1 + 3 * 2 * (1 - t)),
-    ('cosine', lambda t: 1 + 3 * (1 + np.cos(np.pi * t))),
-    # MDT has 1 at the noise and w at the data.
-    ('power_cosine', lambda t: 1 + 3 * (1 - np.cos(np.pi * (1 - t) ** 4)) / 2),
-  ],
-)
+@pytest.mark.parametrize(('schedule', 'expected'), [
+  ('linear', lambda t: 1 + 3 * 2 * (1 - t)),
+  ('cosine', lambda t: 1 + 3 * (1 + np.cos(np.pi * t))),
+  # MDT has 1 at the noise and w at the data.
+  ('power_cosine', lambda t: 1 + 3 * (1 - np.cos(np.pi * (1 - t) ** 4)) / 2),
+])  # fmt: skip
 def test_schedules(schedule, expected):
   scale = Scale(4.0, 0.2, 0.9, schedule)
   for t in (0.2, 0.4, 0.55, 0.9):

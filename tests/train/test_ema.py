@@ -1,3 +1,5 @@
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -102,10 +104,8 @@ def test_any_width_is_made_of_snapshots(step, width):
       average = beta * average + (1 - beta) * params[n]
     return average
 
-  snapshots = [
-    (at, of) for at in range(250, count + 1, 250) for of in (0.05, 0.1)
-    if at <= step
-  ]  # fmt: skip
+  places = itertools.product(range(250, count + 1, 250), (0.05, 0.1))
+  snapshots = [(at, of) for at, of in places if at <= step]
   factors = ema.coefficients(snapshots, step, width)
   made = factors @ np.stack([true(of, at) for at, of in snapshots])
   expected = true(width, step)

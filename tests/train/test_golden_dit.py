@@ -29,13 +29,9 @@ def parameters(name):
 @pytest.fixture(scope='module')
 def batch():
   golden = read('loss.npz')
-  t = (golden['t'] + 1) / np.float32(STEPS)
-  return (
-    reference.nhwc(golden['x_start']),
-    reference.nhwc(golden['noise']),
-    jnp.float32(t),
-    golden['y'].astype(np.int32),
-  )
+  x0, noise = (reference.nhwc(golden[name]) for name in ('x_start', 'noise'))
+  t = jnp.float32((golden['t'] + 1) / np.float32(STEPS))
+  return x0, noise, t, golden['y'].astype(np.int32)
 
 
 def test_terms(batch):
@@ -76,11 +72,8 @@ def test_variances_are_those_of_the_float64_tables(respacing):
 def test_variances_are_smooth_between_steps():
   path, t = path_named('discrete'), np.float32([0.3, 0.5, 0.9])
   beta, small = variances(path, t, t - np.float32(0.1))
-  for near, at in zip(
-    variances(path, t + 5e-6, t - np.float32(0.1) + 5e-6),
-    (beta, small),
-    strict=True,
-  ):
+  shifted = variances(path, t + 5e-6, t - np.float32(0.1) + 5e-6)
+  for near, at in zip(shifted, (beta, small), strict=True):
     np.testing.assert_allclose(near, at, rtol=1e-4)
     assert (near != at).all()
 
@@ -98,11 +91,8 @@ def test_gradient(batch):
   assert set(terms) == {'noise', 'variance'}
   np.testing.assert_allclose(loss, golden['loss_f64'].mean(), rtol=1e-5)
   _, theirs = parameters('loss_grads.safetensors')
-  for (path, a), (_, b) in zip(
-    jax.tree.leaves_with_path(ours),
-    jax.tree.leaves_with_path(theirs),
-    strict=True,
-  ):
+  leaves = map(jax.tree.leaves_with_path, (ours, theirs))
+  for (path, a), (_, b) in zip(*leaves, strict=True):
     if path[-1].key == 'position':
       continue  # not trained
     scale = np.abs(b).max()

@@ -60,13 +60,9 @@ def gradient():
 
 def test_gradient(start, gradient):
   golden = read('loss.npz')
-  (loss, terms), ours = gradient(
-    start,
-    reference.nhwc(golden['images']),
-    reference.nhwc(golden['noise']),
-    golden['linear_uniform/raw'],
-    golden['y'],
-  )
+  x0, noise = (reference.nhwc(golden[name]) for name in ('images', 'noise'))
+  batch = x0, noise, golden['linear_uniform/raw'], golden['y']
+  (loss, terms), ours = gradient(start, *batch)
   np.testing.assert_allclose(loss, 5.186627, atol=1e-6)
   for name, term in (('velocity', 'denoising'), ('intermediate_2', 'align')):
     np.testing.assert_allclose(
@@ -92,14 +88,10 @@ def test_three_steps(start, gradient):
     params = optax.apply_updates(params, updates)
     return params, ema.update(EMA, average, params, n), opt_state
 
+  x0, noise = (reference.nhwc(golden[name]) for name in ('latents', 'noise'))
   for n in range(3):
-    (_, terms), grads = gradient(
-      params,
-      reference.nhwc(golden['latents'][n]),
-      reference.nhwc(golden['noise'][n]),
-      golden['t'][n],
-      label[n],
-    )
+    batch = x0[n], noise[n], golden['t'][n], label[n]
+    (_, terms), grads = gradient(params, *batch)
     for ours, name in (
       (terms['velocity'], 'gen_loss'),
       (0.5 * terms['intermediate_2'], 'align_loss_x0.5'),

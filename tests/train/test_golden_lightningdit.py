@@ -55,12 +55,8 @@ def batch_of(golden, dtype):
 
 class Run:
   def __init__(self, dtype):
-    config, params = convert.from_published(
-      read('model.safetensors'),
-      family='ig_lightningdit',
-      num_heads=4,
-      taps=(2,),
-    )
+    about = {'family': 'ig_lightningdit', 'num_heads': 4, 'taps': (2,)}
+    config, params = convert.from_published(read('model.safetensors'), **about)
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     self.config, self.dtype = config, dtype
     self.start = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)

@@ -36,13 +36,13 @@ def trained(tmp_path_factory, make_experiment):
       logged[step] = [row['step'] for row in read_metrics(workdir)]
       super().save(state, step, *rest)
 
+  def recorded(*args):
+    steps.append(make(*args))
+    return steps[-1]
+
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, 'Checkpointer', Spy)
-    patch.setattr(
-      loop,
-      'make_train_step',
-      lambda *args: steps.append(make(*args)) or steps[-1],
-    )
+    patch.setattr(loop, 'make_train_step', recorded)
     loop.train(open_setup(experiment), workdir)
   (step,) = steps
   return workdir, experiment, logged, step._cache_size()
@@ -84,13 +84,9 @@ def test_longer_run_goes_on_until_nothing_is_finite(
   workdir, experiment, *_ = trained
   before, _ = weights(workdir, experiment)
   exploding = make_experiment(
-    *KEEP,
-    'train.images=1600',
-    'checkpoint.every_images=16',
-    'optimizer.lr=1e30',
-    'optimizer.clip=0',
-    'train.max_bad_steps=4',
-  )
+    *KEEP, 'train.images=1600', 'checkpoint.every_images=16',
+    'optimizer.lr=1e30', 'optimizer.clip=0', 'train.max_bad_steps=4',
+  )  # fmt: skip
   with pytest.raises(NonFiniteError, match='4 steps in a row') as error:
     loop.train(open_setup(exploding), workdir)
   assert '\n' not in str(error.value)

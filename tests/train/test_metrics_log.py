@@ -152,11 +152,8 @@ def test_weights_and_biases_is_told(tmp_path, monkeypatch):
   (_, told), *calls = wandb.calls
   assert (told['project'], told['entity']) == ('dit', 'lab')
   assert told['config'] == config and told['resume'] == 'allow'
-  assert calls == [
-    ('log', 1, {'loss': 1.0}),
-    ('log', 1, {'preview': (4, 4)}),
-    ('finish', 0),
-  ]
+  assert calls == [('log', 1, {'loss': 1.0}), ('log', 1, {'preview': (4, 4)}),
+                   ('finish', 0)]  # fmt: skip
   wandb.calls.clear()
   with pytest.raises(ValueError), MetricsLog(tmp_path, 1, config, 'dit'):
     raise ValueError

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import reference
+from networks import assert_close
 
 from configs import base
 from dit import model
@@ -46,20 +47,16 @@ def test_newton_schulz_in_bfloat16(name):
   """Rounding matches the published code, here to the last bit."""
   golden = reference.read(UNIT)
   ours = newton_schulz(golden[f'{name}/G'])
+  exact, expected = golden[f'{name}/ns5_f64'], golden[f'{name}/ns5_bf16']
   # bfloat16's distance from float64, because other machines sum differently.
-  expected = golden[f'{name}/ns5_bf16']
-  assert relative(ours, expected) < relative(
-    expected, golden[f'{name}/ns5_f64']
-  )
+  assert relative(ours, expected) < relative(expected, exact)
 
 
 @pytest.mark.parametrize('name', MATRICES)
 def test_update_in_float64(name):
   golden = reference.read(UNIT)
   with jax.enable_x64(True):
-    g, m = (
-      jnp.float64(golden[f'{name}/{key}']) for key in ('G', 'momentum_in')
-    )
+    g, m = (jnp.float64(golden[f'{name}/{k}']) for k in ('G', 'momentum_in'))
     x = newton_schulz(g, dtype='float64')
     update, after = scale_by_muon(0.95, 'float64').update(
       {'kernel': g.T}, MuonState({'kernel': m.T})
@@ -81,14 +78,11 @@ def test_factor_of_convolutions():
   np.testing.assert_allclose(factor, conv, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-  'path, shape, rows, columns',
-  [
-    ('blocks/mlp/fc1/kernel', (3, 8, 32), 32, 8),
-    ('blocks/mlp/fc2/kernel', (3, 32, 8), 8, 32),
-    ('label_embed', (11, 4), 11, 4),
-  ],
-)
+@pytest.mark.parametrize('path, shape, rows, columns', [
+  ('blocks/mlp/fc1/kernel', (3, 8, 32), 32, 8),
+  ('blocks/mlp/fc2/kernel', (3, 32, 8), 8, 32),
+  ('label_embed', (11, 4), 11, 4),
+])  # fmt: skip
 def test_factors_are_of_the_published_shape(path, shape, rows, columns):
   u = random(*shape)
   tree = convert.unflatten({path: u})
@@ -168,11 +162,7 @@ def test_biases_and_gains_follow_adam():
   ]
   ours = follow(CONFIG, params, gradients)
   adamw = dataclasses.replace(CONFIG, name='adamw', weight_decay=0)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-    ours,
-    follow(adamw, params, gradients),
-  )
+  assert_close(ours, follow(adamw, params, gradients), rtol=1e-6)
 
 
 @pytest.fixture(params=['SiT', 'LightningDiT'])
@@ -182,14 +172,9 @@ def any_config(request, config):
 
 
 def test_every_parameter_has_its_group(any_config):
-  expected = {
-    'kernel': 'muon',
-    'label_embed': 'muon',
-    'bias': 'adam',
-    'scale': 'adam',
-    'position': 'frozen',
-    'rotary': 'frozen',
-  }
+  expected = {'kernel': 'muon', 'label_embed': 'muon', 'bias': 'adam',
+              'scale': 'adam', 'position': 'frozen',
+              'rotary': 'frozen'}  # fmt: skip
   found = groups(model.shapes(any_config))
   for path, group in jax.tree.leaves_with_path(found):
     assert group == expected[path[-1].key], path
@@ -226,13 +211,8 @@ def train(experiment, mesh):
   schedule = optax.constant_schedule(experiment.optimizer.lr)
   optimizer = make_optimizer(experiment.optimizer, schedule)
   abstract = state.abstract(experiment.model, optimizer, mesh)
-  step = make_train_step(
-    experiment.model,
-    experiment.objective,
-    optimizer,
-    experiment.ema,
-    abstract,
-  )
+  of = experiment.model, experiment.objective, optimizer, experiment.ema
+  step = make_train_step(*of, abstract)
   rng = np.random.default_rng(0)
   batch = {
     'image': rng.integers(0, 255, (16, 8, 8, 1)).astype(np.uint8),
@@ -251,20 +231,14 @@ def train(experiment, mesh):
 @pytest.mark.slow
 def test_state_is_cut_and_eight_devices_train_as_one(make_experiment):
   experiment = make_experiment(
-    'optimizer.name=muon',
-    'optimizer.muon_dtype=float32',
-    'optimizer.weight_decay=0.01',
-    'objective.cosine_weight=1.0',
-  )
+    'optimizer.name=muon', 'optimizer.muon_dtype=float32',
+    'optimizer.weight_decay=0.01', 'objective.cosine_weight=1.0',
+  )  # fmt: skip
   one = train(experiment, make_mesh(MeshConfig(), jax.devices()[:1]))
   eight = train(experiment, make_mesh(MeshConfig(data=2, fsdp=4)))
   for ours, expected in zip(eight[1], one[1], strict=True):
     for name, value in expected.items():
       np.testing.assert_allclose(ours[name], value, rtol=1e-3, err_msg=name)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-    eight[0].params,
-    one[0].params,
-  )
+  assert_close(eight[0].params, one[0].params, atol=1e-5)
   kernel = momentum_of(eight[0])['blocks']['mlp']['fc1']['kernel']
   assert all(4 * s.data.size == kernel.size for s in kernel.addressable_shards)

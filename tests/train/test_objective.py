@@ -15,13 +15,9 @@ from train import objective
 from train.objective import ObjectiveConfig
 
 CONFIG = ObjectiveConfig(
-  path='linear',
-  time_sampling='uniform',
-  time_mean=0.0,
-  time_std=1.0,
-  label_dropout=0.0,
-  intermediate_weights=(0.5,),
-)
+  path='linear', time_sampling='uniform', time_mean=0.0, time_std=1.0,
+  label_dropout=0.0, intermediate_weights=(0.5,),
+)  # fmt: skip
 CLASSES = 10
 
 
@@ -64,11 +60,8 @@ def test_total_is_the_weighted_sum(weights):
   first, second = weights * 2 if len(weights) == 1 else weights
   assert list(terms) == ['velocity', 'intermediate_2', 'intermediate_4']
   assert all(t.dtype == jnp.float32 for t in (total, *terms.values()))
-  expected = (
-    terms['velocity']
-    + first * terms['intermediate_2']
-    + second * terms['intermediate_4']
-  )
+  expected = terms['velocity'] + first * terms['intermediate_2']
+  expected += second * terms['intermediate_4']
   np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
@@ -139,15 +132,10 @@ def test_every_key_draws_anew():
   assert bool((other.x != spy.x).all())
 
 
-@pytest.mark.parametrize(
-  'weights, taps, expected',
-  [
-    ((0.5,), 0, ()),
-    ((0.5,), 1, (0.5,)),
-    ((0.5,), 3, (0.5, 0.5, 0.5)),
-    ((0.1, 0.2), 2, (0.1, 0.2)),
-  ],
-)
+@pytest.mark.parametrize('weights, taps, expected', [
+  ((0.5,), 0, ()), ((0.5,), 1, (0.5,)), ((0.5,), 3, (0.5, 0.5, 0.5)),
+  ((0.1, 0.2), 2, (0.1, 0.2)),
+])  # fmt: skip
 def test_weights_serve_taps(weights, taps, expected):
   assert change(intermediate_weights=weights).weights(taps) == expected
 
@@ -257,9 +245,8 @@ def test_cosine_term_is_weighted_and_of_the_final_head_only():
   np.testing.assert_allclose(total, plain + 0.7 * terms['cosine'], rtol=1e-6)
   # The tap's prediction has no influence.
   for tap in (TARGET, -TARGET, 0 * TARGET):
-    assert (
-      cosine_loss(OTHER, intermediate=(tap,))[1]['cosine'] == (terms['cosine'])
-    )
+    _, ours = cosine_loss(OTHER, intermediate=(tap,))
+    assert ours['cosine'] == terms['cosine']
 
   def of_tap(tap, weight):
     return cosine_loss(OTHER, weight, (tap,))[0]
@@ -290,9 +277,8 @@ def test_guided_target():
   target = NOISE - X0 + w * (1.0 - 0.4)
   expected = jnp.square(0.3 - target).mean((1, 2, 3))
   np.testing.assert_allclose(final, expected, rtol=1e-5)
-  np.testing.assert_allclose(
-    tap, jnp.square(-0.2 - (NOISE - X0)).mean((1, 2, 3)), rtol=1e-5
-  )
+  expected = jnp.square(-0.2 - (NOISE - X0)).mean((1, 2, 3))
+  np.testing.assert_allclose(tap, expected, rtol=1e-5)
 
 
 def test_guided_target_passes_no_gradient():
@@ -305,8 +291,6 @@ def test_guided_target_passes_no_gradient():
       guide=objective.Guide(network, 0.5),
     )[0].mean()  # fmt: skip
 
-  v = jnp.float32(0.3)
+  gradient = jax.grad(loss_of)(jnp.float32(0.3))
   target = NOISE - X0 + 0.5 * (0.3 - 0.1)
-  np.testing.assert_allclose(
-    jax.grad(loss_of)(v), 2 * (0.3 - target).mean(), rtol=1e-4
-  )
+  np.testing.assert_allclose(gradient, 2 * (0.3 - target).mean(), rtol=1e-4)

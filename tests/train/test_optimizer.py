@@ -9,19 +9,13 @@ import optax
 import pytest
 
 from dit import model
+from dit.weights import convert
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
 CONFIG = OptimizerConfig(
-  lr=0.1,
-  b1=0.9,
-  b2=0.99,
-  eps=1e-8,
-  weight_decay=0.0,
-  clip=0.0,
-  warmup_images=0,
-  schedule='constant',
-  end_fraction=0.0,
-)
+  lr=0.1, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=0.0,
+  warmup_images=0, schedule='constant', end_fraction=0.0,
+)  # fmt: skip
 
 
 def change(**kwargs):
@@ -36,9 +30,8 @@ def rates(steps, **kwargs):
 @pytest.mark.parametrize('schedule', ['constant', 'cosine'])
 def test_warm_up_is_linear_and_starts_at_its_first_part(schedule):
   values = rates(6, warmup_images=50, schedule=schedule)
-  np.testing.assert_allclose(
-    values, [0.02, 0.04, 0.06, 0.08, 0.1, 0.1], rtol=1e-6
-  )
+  expected = [0.02, 0.04, 0.06, 0.08, 0.1, 0.1]
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize('images', [0, 9, 10])
@@ -56,10 +49,8 @@ def test_cosine_falls_to_its_end_fraction(warmup, end):
   values = rates(30, warmup_images=warmup, schedule='cosine', end_fraction=end)
   start = warmup // 10
   part = (np.arange(start, 16) - start) / (15 - start)
-  cosine = (1 + np.cos(np.pi * part)) / 2
-  np.testing.assert_allclose(
-    values[start:16], 0.1 * (end + (1 - end) * cosine), rtol=1e-5, atol=1e-9
-  )
+  expected = 0.1 * (end + (1 - end) * (1 + np.cos(np.pi * part)) / 2)
+  np.testing.assert_allclose(values[start:16], expected, rtol=1e-5, atol=1e-9)
   np.testing.assert_allclose(values[15:], 0.1 * end, rtol=1e-5, atol=1e-9)
 
 
@@ -120,12 +111,8 @@ def test_decay_touches_kernels_only(config):
   zeros = jax.tree.map(np.zeros_like, params)
   state = jax.jit(optimizer.init)(params)
   updates, _ = jax.jit(optimizer.update)(zeros, state, params)
-  moved = {
-    jax.tree_util.keystr(path, simple=True, separator='/'): float(
-      np.abs(leaf).max()
-    )
-    for path, leaf in jax.tree.leaves_with_path(updates)
-  }
+  moved = {path: float(np.abs(leaf).max())
+           for path, leaf in convert.flatten(updates).items()}  # fmt: skip
   for path, value in moved.items():
     expected = 0.03 if path.split('/')[-1] == 'kernel' else 0
     np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=path)

@@ -7,6 +7,7 @@ import command_runs
 import jax
 import numpy as np
 import pytest
+from networks import assert_close
 
 from core.errors import InputError
 from dit import model
@@ -49,9 +50,7 @@ def test_a_tracked_width_is_its_snapshot(snapshots, config, mesh, step):
   folder, saved = snapshots
   ours, at = reconstruct(folder, config, mesh, 0.1, step)
   assert at == (step or 20)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, saved[at][1]
-  )
+  assert_close(ours, saved[at][1], atol=1e-5)
 
 
 def test_another_width_is_the_sum(snapshots, config, mesh):
@@ -63,9 +62,7 @@ def test_another_width_is_the_sum(snapshots, config, mesh):
   expected = jax.tree.map(
     lambda *xs: sum(f * x for f, x in zip(factors, xs, strict=True)), *trees
   )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, expected
-  )
+  assert_close(ours, expected, atol=1e-4)
 
 
 def test_missing_snapshots_are_named(snapshots, config, mesh, tmp_path):
@@ -81,31 +78,29 @@ def test_missing_snapshots_are_named(snapshots, config, mesh, tmp_path):
   'text', ['best', 'ema:', 'ema:wide', 'raw:0.1', 'ema:0']
 )
 def test_unknown_weights_are_refused(shared_run, text):
-  result = command_runs.run(
-    'sample', f'--workdir={shared_run}/run', f'--weights={text}'
-  )
+  words = f'--workdir={shared_run}/run', f'--weights={text}'
+  result = command_runs.run('sample', *words)
   assert result.status == 2
   assert '--weights' in result.err
+
+
+def starting(experiment, source, **changes):
+  """Returns the experiment with initial weights of the run `source`."""
+  train = dataclasses.replace(experiment.train, init_from=str(source))
+  return dataclasses.replace(experiment, train=train, **changes)
 
 
 def test_a_run_starts_from_anothers_weights(shared_run):
   source = shared_run / 'run'
   experiment = build(workdir.load_config(source))
-  experiment = dataclasses.replace(
-    experiment,
-    train=dataclasses.replace(experiment.train, init_from=str(source)),
-    ema=CONFIG,
-  )
+  experiment = starting(experiment, source, ema=CONFIG)
   open_setup(experiment)
   mesh = make_mesh(MeshConfig(data=4, fsdp=2))
   rule = experiment.optimizer
-  optimizer = make_optimizer(
-    rule, make_schedule(rule, batch_size=16, total_images=160)
-  )
-  state = loop.fresh(experiment, optimizer, mesh)
-  expected, step = runs.run_weights(
-    str(source), experiment.model, make_mesh(MeshConfig()), 'ema'
-  )
+  schedule = make_schedule(rule, batch_size=16, total_images=160)
+  state = loop.fresh(experiment, make_optimizer(rule, schedule), mesh)
+  whole = make_mesh(MeshConfig())
+  expected, step = runs.run_weights(str(source), experiment.model, whole, 'ema')
   assert (state.step, step > 0) == (0, True)
   for tree in (state.params, state.ema, *state.power):
     jax.tree.map(np.testing.assert_array_equal, tree, expected)
@@ -116,18 +111,8 @@ def test_a_run_starts_from_anothers_weights(shared_run):
 def test_another_network_is_no_start(shared_run, tmp_path):
   shutil.copytree(shared_run / 'run', tmp_path / 'run')
   experiment = build(workdir.load_config(tmp_path / 'run'))
-  experiment = dataclasses.replace(
-    experiment,
-    train=dataclasses.replace(
-      experiment.train, init_from=str(tmp_path / 'run')
-    ),
-    model=dataclasses.replace(experiment.model, num_heads=4),
-  )
-  with pytest.raises(InputError, match='holds another network'):
-    open_setup(experiment)
-  experiment = dataclasses.replace(
-    experiment,
-    train=dataclasses.replace(experiment.train, init_from=str(tmp_path)),
-  )
-  with pytest.raises(InputError, match='is not the workdir of a run'):
-    open_setup(experiment)
+  other = dataclasses.replace(experiment.model, num_heads=4)
+  for folder, message in (('run', 'holds another network'),
+                          ('', 'is not the workdir of a run')):  # fmt: skip
+    with pytest.raises(InputError, match=message):
+      open_setup(starting(experiment, tmp_path / folder, model=other))

@@ -1,6 +1,7 @@
 import contextlib
 import socket
 import time
+import types
 
 import command_runs
 import jax
@@ -19,14 +20,9 @@ METRICS = {'loss': jax.numpy.float32(2), 'bad_steps': jax.numpy.float32(0)}
 
 @contextlib.contextmanager
 def reporting(tmp_path, experiment):
+  flops = progress.training_flops(experiment)
   with MetricsLog(tmp_path, 0) as log, tqdm(disable=True) as bar:
-    yield Report(
-      experiment,
-      lambda step: 0.1,
-      progress.training_flops(experiment),
-      log,
-      bar,
-    )
+    yield Report(experiment, lambda step: 0.1, flops, log, bar)
 
 
 def test_rates_and_waiting(tmp_path, make_experiment):
@@ -51,59 +47,34 @@ def test_rates_and_waiting(tmp_path, make_experiment):
   row = rows[1]
   assert 0.4 < row['waiting'] < 0.9  # 20 of 30 ms
   assert 50 < row['images_per_second'] < 16 / 0.02
-  expected = (
-    row['images_per_second'] * progress.training_flops(experiment) / 1e12
-  )
-  assert row['tflops'] == pytest.approx(expected)
+  expected = row['images_per_second'] * progress.training_flops(experiment)
+  assert row['tflops'] == pytest.approx(expected / 1e12)
   assert not {'mfu', 'memory_gib'} & row.keys()  # a CPU has neither
 
 
 def test_a_guide_costs_a_pass_more(make_experiment):
-  plain, guided = (
-    progress.training_flops(make_experiment(*given))
-    for given in (
-      [],
-      ['objective.guided_weight=1.0'],
-    )
-  )
-  assert guided == plain * 4 // 3
+  plain = progress.training_flops(make_experiment())
+  guided = make_experiment('objective.guided_weight=1.0')
+  assert progress.training_flops(guided) == plain * 4 // 3
 
 
-class Device:
-  def __init__(self, kind):
-    self.device_kind = kind
-
-
-@pytest.mark.parametrize(
-  ('kind', 'tflops'),
-  [
-    ('TPU v5 lite', 197),
-    ('TPU v5', 459),
-    ('TPU v6 lite', 918),
-    ('NVIDIA H100 80GB HBM3', 989),
-    ('cpu', None),
-  ],
-)
+@pytest.mark.parametrize(('kind', 'tflops'), [
+  ('TPU v5 lite', 197), ('TPU v5', 459), ('TPU v6 lite', 918),
+  ('NVIDIA H100 80GB HBM3', 989), ('cpu', None),
+])  # fmt: skip
 def test_peaks_of_known_chips(kind, tflops):
-  found = progress.peak_flops(Device(kind))
+  found = progress.peak_flops(types.SimpleNamespace(device_kind=kind))
   assert found == (tflops and tflops * 1e12)
 
 
-@pytest.mark.parametrize(
-  ('words', 'message'),
-  [
-    (['--coordinator=localhost:1'], 'go together'),
-    (
-      ['--coordinator=foo', '--num_processes=1', '--process_id=0'],
-      'expected HOST:PORT',
-    ),
-    (['--num_processes=2', '--process_id=0'], 'go together'),
-    (
-      ['--coordinator=x:1', '--num_processes=2', '--process_id=2'],
-      'expected an integer from 0 to 1',
-    ),
-  ],
-)
+@pytest.mark.parametrize(('words', 'message'), [
+  (['--coordinator=localhost:1'], 'go together'),
+  (['--coordinator=foo', '--num_processes=1', '--process_id=0'],
+   'expected HOST:PORT'),
+  (['--num_processes=2', '--process_id=0'], 'go together'),
+  (['--coordinator=x:1', '--num_processes=2', '--process_id=2'],
+   'expected an integer from 0 to 1'),
+])  # fmt: skip
 def test_flags_that_make_no_job(words, message):
   result = command_runs.run('train', '--workdir=x', *words)
   assert result.status == 2

@@ -35,11 +35,9 @@ def test_sit(size, options):
   assert loss.cosine_weight == 0
   assert bool(loss.guided_weight) == ('accelerated' in options)
   assert run.train.batch_size == 256
-  assert (run.data.autoencoder, run.data.statistics) == (
-    'sd_vae',
-    'autoencoder',
-  )
-  assert not run.data.flip
+  data = run.data
+  assert (data.autoencoder, data.statistics) == ('sd_vae', 'autoencoder')
+  assert not data.flip
 
 
 def test_sits_own_recipe_mirrors_and_does_not_clip():

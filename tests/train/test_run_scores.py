@@ -12,13 +12,8 @@ from train.metrics_log import read_metrics
 from train.setup import open_setup
 from train.workdir import claim
 
-EVERY = (
-  'eval.every_images=80',
-  'checkpoint.every_images=80',
-  'eval.num=32',
-  'sample.steps=2',
-  'sample.batch_size=32',
-)
+EVERY = ('eval.every_images=80', 'checkpoint.every_images=80', 'eval.num=32',
+         'sample.steps=2', 'sample.batch_size=32')  # fmt: skip
 MINE = """
 def means(x):
   return x.reshape(len(x), 2, 4, 2, 4).mean((2, 4)).reshape(len(x), -1)
@@ -27,10 +22,8 @@ def means(x):
 
 def mine(tmp_path, name='means'):
   (tmp_path / 'mine.py').write_text(MINE)
-  return (
-    f'eval.extractor={tmp_path}/mine.py:{name}',
-    "eval.metrics=('fd','recall')",
-  )
+  extractor = f'eval.extractor={tmp_path}/mine.py:{name}'
+  return extractor, "eval.metrics=('fd','recall')"
 
 
 def test_scores_are_logged_and_rank_checkpoints(
@@ -65,27 +58,24 @@ def test_training_does_not_depend_on_being_measured(
   np.testing.assert_array_equal(*losses)
 
 
-@pytest.mark.parametrize(
-  ('assignments', 'words'),
-  [
-    (('checkpoint.best_by=fd',), 'eval.every_images does not measure'),
-    (
-      ('checkpoint.best_by=fd', 'eval.every_images=96',
-       'checkpoint.every_images=80'),
-      'at every checkpoint',
-    ),
-    (
-      (*EVERY, 'checkpoint.best_by=fd', "eval.metrics=('recall',)"),
-      'what is measured is recall',
-    ),
-    ((*EVERY, 'checkpoint.best_by=is'), 'what is measured is fd'),
-    ((*EVERY, 'eval.extractor=incepton:x'), 'expected inception:FILE'),
-    ((*EVERY, 'eval.batch_size=12'), 'eval.batch_size'),
-    ((*EVERY, 'eval.num=3'), '3 images are too few'),
-    (('eval.num=2', 'eval.repeats=3'), 'eval.repeats=3'),
-    ((*EVERY, 'eval.guidance=s3:2'), 's3'),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize(('assignments', 'words'), [
+  (('checkpoint.best_by=fd',), 'eval.every_images does not measure'),
+  (
+    ('checkpoint.best_by=fd', 'eval.every_images=96',
+     'checkpoint.every_images=80'),
+    'at every checkpoint',
+  ),
+  (
+    (*EVERY, 'checkpoint.best_by=fd', "eval.metrics=('recall',)"),
+    'what is measured is recall',
+  ),
+  ((*EVERY, 'checkpoint.best_by=is'), 'what is measured is fd'),
+  ((*EVERY, 'eval.extractor=incepton:x'), 'expected inception:FILE'),
+  ((*EVERY, 'eval.batch_size=12'), 'eval.batch_size'),
+  ((*EVERY, 'eval.num=3'), '3 images are too few'),
+  (('eval.num=2', 'eval.repeats=3'), 'eval.repeats=3'),
+  ((*EVERY, 'eval.guidance=s3:2'), 's3'),
+])  # fmt: skip
 def test_what_cannot_be_measured_is_refused_at_the_start(
   make_experiment, assignments, words
 ):

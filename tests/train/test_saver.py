@@ -38,9 +38,8 @@ class Toy:
 
   def fresh(self):
     weights = {'w': jnp.ones(2)}
-    return TrainState(
-      jnp.int32(0), jnp.int32(0), weights, weights, (weights,), ()
-    )
+    zero = jnp.int32(0)
+    return TrainState(zero, zero, weights, weights, (weights,), ())
 
   def step(self, n, state, batch, key):
     del batch, key
@@ -58,10 +57,8 @@ class Toy:
       'bad_steps': streak,
       'param_norm': optax.tree.norm(weights),
     }
-    state = TrainState(
-      jnp.int32(step), streak, weights, weights, (weights,), ()
-    )
-    return state, metrics
+    trees = weights, weights, (weights,), ()
+    return TrainState(jnp.int32(step), streak, *trees), metrics
 
   def run(self, steps, *assignments, fresh=None):
     experiment = self.make_experiment(
@@ -73,14 +70,9 @@ class Toy:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
       self.fresh(),
     )
-    task = loop.TrainingTask(
-      abstract,
-      fresh or self.fresh,
-      self.step,
-      optax.constant_schedule(0.1),
-      1.0,
-      reads_records=False,
-    )
+    rate, fresh = optax.constant_schedule(0.1), fresh or self.fresh
+    task = loop.TrainingTask(abstract, fresh, self.step, rate, 1.0,
+                             reads_records=False)  # fmt: skip
     setup = make_setup(experiment, mesh, None, LatentSpace())
     return loop.run(setup, self.workdir, task)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_close, assert_same
 
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
 from train import ema, state
@@ -17,15 +18,7 @@ from train.step import make_train_step
 
 BATCH = 16
 COMPARED = ('loss', 'grad_norm', 'update_norm', 'param_norm')
-TERMS = {
-  'loss',
-  'loss/velocity',
-  'loss/intermediate_1',
-  'grad_norm',
-  'update_norm',
-  'param_norm',
-  'bad_steps',
-}
+TERMS = {*COMPARED, 'loss/velocity', 'loss/intermediate_1', 'bad_steps'}
 
 
 def make_batch(mesh, seed=0):
@@ -43,23 +36,16 @@ def make_batch(mesh, seed=0):
 
 def build(experiment, mesh):
   """Returns the step on a mesh, and a function that makes its first state."""
-  schedule = make_schedule(
-    experiment.optimizer, batch_size=BATCH, total_images=100 * BATCH
-  )
-  optimizer = make_optimizer(experiment.optimizer, schedule)
-  options = {
-    'averages': len(experiment.ema.widths),
-    'zero1': experiment.mesh.zero1,
-  }
+  rule, images = experiment.optimizer, 100 * BATCH
+  schedule = make_schedule(rule, batch_size=BATCH, total_images=images)
+  optimizer = make_optimizer(rule, schedule)
+  options = {'averages': len(experiment.ema.widths),
+             'zero1': experiment.mesh.zero1}  # fmt: skip
   abstract = state.abstract(experiment.model, optimizer, mesh, **options)
   step = make_train_step(
-    experiment.model,
-    experiment.objective,
-    optimizer,
-    experiment.ema,
-    abstract,
+    experiment.model, experiment.objective, optimizer, experiment.ema, abstract,
     accumulate=experiment.train.accumulate,
-  )
+  )  # fmt: skip
 
   def take(current, batch):
     with jax.set_mesh(mesh):
@@ -70,14 +56,9 @@ def build(experiment, mesh):
       return state.init(experiment.model, optimizer, mesh, 0, **options)
 
   return types.SimpleNamespace(
-    experiment=experiment,
-    mesh=mesh,
-    abstract=abstract,
-    init=init,
-    start=init,
-    jitted=step,
-    step=take,
-  )
+    experiment=experiment, mesh=mesh, abstract=abstract, init=init, start=init,
+    jitted=step, step=take,
+  )  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -89,10 +70,6 @@ def run(make_experiment):
   first = jax.tree.map(np.array, first)
   run.start = lambda: jax.device_put(first, shardings)
   return run
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_fresh_state_starts_from_its_parameters(run):
@@ -128,11 +105,7 @@ def test_average_follows_the_new_parameters(run):
   before = jax.tree.map(np.array, run.start().ema)
   after, _ = run.step(run.start(), make_batch(run.mesh))
   expected = ema.update(run.experiment.ema, before, after.params, jnp.int32(0))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
-    after.ema,
-    expected,
-  )
+  assert_close(after.ema, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_bad_batch_changes_nothing_but_counters(run):
@@ -156,12 +129,8 @@ def test_bad_batch_changes_nothing_but_counters(run):
   assert np.isfinite(metrics['loss'])
   assert metrics['bad_steps'] == current.bad_steps == 0
   assert current.step == 4
-  moved = jax.tree.map(
-    lambda a, b: bool((np.asarray(a) != b).any()),
-    current.params,
-    before.params,
-  )
-  assert any(jax.tree.leaves(moved))
+  same = jax.tree.map(np.array_equal, current.params, before.params)
+  assert not all(jax.tree.leaves(same))
 
 
 def test_old_state_is_donated(run):
@@ -209,18 +178,15 @@ def expected(run):
   return figures(run)
 
 
-@pytest.mark.parametrize(
-  ('sizes', 'assignments'),
-  [
-    ((2, 2, 2), ['train.accumulate=2']),
-    pytest.param((8, 1, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
-    pytest.param((1, 8, 1), [], marks=pytest.mark.slow),
-    pytest.param((2, 4, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
-    pytest.param((4, 1, 2), [], marks=pytest.mark.slow),
-    pytest.param((1, 1, 1), [], marks=pytest.mark.slow),
-    pytest.param((1, 1, 1), ['train.accumulate=4'], marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.parametrize(('sizes', 'assignments'), [
+  ((2, 2, 2), ['train.accumulate=2']),
+  pytest.param((8, 1, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
+  pytest.param((1, 8, 1), [], marks=pytest.mark.slow),
+  pytest.param((2, 4, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
+  pytest.param((4, 1, 2), [], marks=pytest.mark.slow),
+  pytest.param((1, 1, 1), [], marks=pytest.mark.slow),
+  pytest.param((1, 1, 1), ['train.accumulate=4'], marks=pytest.mark.slow),
+])  # fmt: skip
 def test_every_mesh_trains_alike(expected, make_experiment, sizes, assignments):
   mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
   experiment = make_experiment('optimizer.lr=1e-2', *assignments)

@@ -45,18 +45,11 @@ def test_same_config_claims_again(tmp_path, config):
   workdir.claim(tmp_path, config)
 
 
-@pytest.mark.parametrize(
-  'key, value',
-  [
-    ('seed', 1),
-    ('model.width', 32),
-    ('model.taps', ()),
-    ('optimizer.lr', 0.5),
-    ('train.batch_size', 32),
-    ('data.name', 'mnist'),
-    ('objective.label_dropout', 0.3),
-  ],
-)
+@pytest.mark.parametrize('key, value', [
+  ('seed', 1), ('model.width', 32), ('model.taps', ()), ('optimizer.lr', 0.5),
+  ('train.batch_size', 32), ('data.name', 'mnist'),
+  ('objective.label_dropout', 0.3),
+])  # fmt: skip
 def test_another_config_names_its_keys(tmp_path, config, key, value):
   workdir.claim(tmp_path, config)
   before = (tmp_path / 'config.json').read_bytes()
@@ -69,22 +62,12 @@ def test_another_config_names_its_keys(tmp_path, config, key, value):
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
-@pytest.mark.parametrize(
-  'key, value',
-  [
-    ('checkpoint.keep', 9),
-    ('eval.num', 77),
-    ('data.dir', '/elsewhere'),
-    ('data.threads', 3),
-    ('data.prefetch', 9),
-    ('log.every_images', 32),
-    ('mesh.fsdp', 8),
-    ('model.remat', 'full'),
-    ('model.scan', False),
-    ('sample.steps', 7),
-    ('train.max_bad_steps', 99),
-  ],
-)
+@pytest.mark.parametrize('key, value', [
+  ('checkpoint.keep', 9), ('eval.num', 77), ('data.dir', '/elsewhere'),
+  ('data.threads', 3), ('data.prefetch', 9), ('log.every_images', 32),
+  ('mesh.fsdp', 8), ('model.remat', 'full'), ('model.scan', False),
+  ('sample.steps', 7), ('train.max_bad_steps', 99),
+])  # fmt: skip
 def test_free_keys_may_change(tmp_path, config, key, value):
   workdir.claim(tmp_path, config)
   workdir.claim(tmp_path, changed(config, key, value))

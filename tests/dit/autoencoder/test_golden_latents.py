@@ -12,10 +12,8 @@ FOLDER = pathlib.Path(__file__).parents[2] / 'golden' / 'sd_vae'
 
 @pytest.fixture(scope='module')
 def io():
-  return {
-    name: np.moveaxis(array, -3, -1)
-    for name, array in np.load(FOLDER / 'io.npz').items()
-  }
+  arrays = np.load(FOLDER / 'io.npz').items()
+  return {name: np.moveaxis(array, -3, -1) for name, array in arrays}
 
 
 def close(ours, golden):

@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import assert_same
+from reference import relative
 from safetensors.numpy import load_file
 
 from core.errors import InputError
 from dit import autoencoder, latents
+from dit.autoencoder import KLConfig, kl_from_published
 from dit.autoencoder.layers import group_norm
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -23,31 +26,21 @@ FOLDERS = {
 }
 OPTIONS = {'sd_vae': {'norm_groups': 8}, 'va_vae': {}}
 CONFIGS = {
-  'sd_vae': autoencoder.KLConfig(
-    widths=(16, 16, 32, 32), latent_channels=4, norm_groups=8
-  ),
-  'va_vae': autoencoder.KLConfig(
-    widths=(32, 32, 32, 32, 64), latent_channels=8, attention_levels=(4,)
-  ),
-}
+  'sd_vae': KLConfig(widths=(16, 16, 32, 32), latent_channels=4, norm_groups=8),
+  'va_vae': KLConfig(widths=(32, 32, 32, 32, 64), latent_channels=8,
+                     attention_levels=(4,)),
+}  # fmt: skip
 
 
 def read(name):
   if not FOLDERS[name].exists():
     pytest.skip('the shared golden files are not beside the project')
-  return [
-    load_file(FOLDERS[name] / f'{half}.safetensors')
-    for half in ('encoder', 'decoder')
-  ]
+  halves = 'encoder', 'decoder'
+  return [load_file(FOLDERS[name] / f'{half}.safetensors') for half in halves]
 
 
 def nhwc(x):
   return np.moveaxis(x, -3, -1)
-
-
-def relative(ours, golden):
-  golden = nhwc(golden.astype(np.float64))
-  return np.linalg.norm(ours - golden) / np.linalg.norm(golden)
 
 
 @jax.jit
@@ -58,25 +51,24 @@ def decode(vae, z):
 @pytest.fixture(scope='module', params=FOLDERS)
 def golden(request):
   files = read(request.param)
-  config, params = autoencoder.kl_from_published(
-    *files, **OPTIONS[request.param]
-  )
+  config, params = kl_from_published(*files, **OPTIONS[request.param])
   assert config == CONFIGS[request.param]
   # The conversion neither drops nor adds a number.
   ours = jax.tree.leaves(params)
-  assert sum(leaf.size for leaf in ours) == sum(
-    tensor.size for file in files for tensor in file.values()
-  )
+  theirs = [tensor for file in files for tensor in file.values()]
+  assert sum(leaf.size for leaf in ours) == sum(t.size for t in theirs)
   assert {leaf.dtype for leaf in ours} == {np.dtype('float32')}
   io = np.load(FOLDERS[request.param] / 'io.npz')
   return autoencoder.Autoencoder(params, config), io
 
 
+def with_dtype(vae, dtype):
+  config = dataclasses.replace(vae.config, dtype=dtype)
+  return dataclasses.replace(vae, config=config)
+
+
 def test_float32(golden):
-  vae, io = golden
-  vae = dataclasses.replace(
-    vae, config=dataclasses.replace(vae.config, dtype='float32')
-  )
+  vae, io = with_dtype(golden[0], 'float32'), golden[1]
   posterior = jax.jit(lambda vae, x: vae.encode(x))(vae, nhwc(io['x']))
   assert relative(posterior.std, io['std']) < 1e-5
   moments = np.concatenate(
@@ -88,10 +80,7 @@ def test_float32(golden):
 
 @pytest.mark.slow
 def test_bfloat16(golden):
-  vae, io = golden
-  vae = dataclasses.replace(
-    vae, config=dataclasses.replace(vae.config, dtype='bfloat16')
-  )
+  vae, io = with_dtype(golden[0], 'bfloat16'), golden[1]
   out = decode(vae, nhwc(io['z']))
   assert out.dtype == jnp.float32
   # The reference itself differs by 1.4 % in bfloat16.
@@ -116,12 +105,8 @@ def merged():
 
 
 def as_old_diffusers(tensors):
-  old = {
-    'to_q': 'query',
-    'to_k': 'key',
-    'to_v': 'value',
-    'to_out.0': 'proj_attn',
-  }
+  old = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value',
+         'to_out.0': 'proj_attn'}  # fmt: skip
   return {
     re.sub('|'.join(old), lambda m: old[m[0]], name): tensor
     for name, tensor in tensors.items()
@@ -132,18 +117,13 @@ def as_ldm(tensors):
   def rename(name):
     name = re.sub(r'up_blocks\.(\d)', lambda m: f'up.{3 - int(m[1])}', name)
     for theirs, ours in (
-      (r'down_blocks', 'down'),
+      (r'down_blocks', 'down'), (r'mid_block\.attentions\.0', 'mid.attn_1'),
       (r'mid_block\.resnets\.0', 'mid.block_1'),
-      (r'mid_block\.resnets\.1', 'mid.block_2'),
-      (r'mid_block\.attentions\.0', 'mid.attn_1'),
-      (r'resnets', 'block'),
-      (r'(down|up)samplers\.0', r'\1sample'),
-      (r'conv_shortcut', 'nin_shortcut'),
-      (r'conv_norm_out', 'norm_out'),
-      (r'group_norm', 'norm'),
-      (r'to_([qkv])', r'\1'),
-      (r'to_out\.0', 'proj_out'),
-    ):
+      (r'mid_block\.resnets\.1', 'mid.block_2'), (r'resnets', 'block'),
+      (r'(down|up)samplers\.0', r'\1sample'), (r'group_norm', 'norm'),
+      (r'conv_shortcut', 'nin_shortcut'), (r'conv_norm_out', 'norm_out'),
+      (r'to_([qkv])', r'\1'), (r'to_out\.0', 'proj_out'),
+    ):  # fmt: skip
       name = re.sub(theirs, ours, name)
     return name
 
@@ -154,12 +134,9 @@ def as_ldm(tensors):
 
 
 def as_training_checkpoint(tensors):
-  extra = np.zeros(3, np.float32)
-  return as_ldm(tensors) | {
-    'loss.logvar': extra,
-    'linear_proj.weight': extra,
-    'foundation_model.model.encoder.weight': extra,
-  }
+  extra = ('loss.logvar', 'linear_proj.weight',
+           'foundation_model.model.encoder.weight')  # fmt: skip
+  return as_ldm(tensors) | dict.fromkeys(extra, np.zeros(3, np.float32))
 
 
 def as_stable_diffusion(tensors):
@@ -167,29 +144,25 @@ def as_stable_diffusion(tensors):
   return renamed | {'model.diffusion_model.out.2.bias': np.zeros(4)}
 
 
-@pytest.mark.parametrize(
-  'layout',
-  [as_old_diffusers, as_ldm, as_training_checkpoint, as_stable_diffusion],
-)
+LAYOUTS = as_old_diffusers, as_ldm, as_training_checkpoint, as_stable_diffusion
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
 def test_layouts_hold_the_same(layout):
-  expected = autoencoder.kl_from_published(*read('sd_vae'), norm_groups=8)
-  config, params = autoencoder.kl_from_published(
-    layout(merged()), norm_groups=8
-  )
+  expected = kl_from_published(*read('sd_vae'), norm_groups=8)
+  config, params = kl_from_published(layout(merged()), norm_groups=8)
   assert config == expected[0]
-  jax.tree.map(np.testing.assert_array_equal, params, expected[1])
+  assert_same(params, expected[1])
 
 
 @pytest.mark.parametrize('layout', [dict, as_ldm])
 @pytest.mark.parametrize('half', ['encoder', 'decoder'])
 def test_one_half_alone(half, layout):
-  both_config, both = autoencoder.kl_from_published(
-    layout(merged()), norm_groups=8
-  )
+  both_config, both = kl_from_published(layout(merged()), norm_groups=8)
   file = read('sd_vae')[half == 'decoder']
-  config, params = autoencoder.kl_from_published(layout(file), norm_groups=8)
+  config, params = kl_from_published(layout(file), norm_groups=8)
   assert config == both_config
-  jax.tree.map(np.testing.assert_array_equal, params, {half: both[half]})
+  assert_same(params, {half: both[half]})
   vae = autoencoder.Autoencoder(params, config)
   with pytest.raises(InputError, match=r'have no (en|de)coder'):
     if half == 'encoder':
@@ -199,23 +172,17 @@ def test_one_half_alone(half, layout):
 
 
 NAMES = [
-  'encoder.conv_in.weight',
+  'encoder.conv_in.weight', 'quant_conv.weight', 'post_quant_conv.bias',
   'encoder.down_blocks.2.resnets.0.conv_shortcut.bias',
   'encoder.mid_block.attentions.0.to_out.0.weight',
   'encoder.down_blocks.1.resnets.0.conv1.weight',
   'decoder.up_blocks.0.upsamplers.0.conv.weight',
   'decoder.up_blocks.3.resnets.2.norm2.bias',
-  'quant_conv.weight',
-  'post_quant_conv.bias',
-]
-
-
+]  # fmt: skip
 DAMAGES = {
-  'is missing': lambda tensors, name: tensors.pop(name),
-  'has shape': lambda tensors, name: tensors.update({name: tensors[name][0]}),
-  'has no place': lambda tensors, name: tensors.update(
-    {f'{name}2': tensors[name]}
-  ),
+  'is missing': lambda file, name: file.pop(name),
+  'has shape': lambda file, name: file.update({name: file[name][0]}),
+  'has no place': lambda file, name: file.update({f'{name}2': file[name]}),
 }
 
 
@@ -225,17 +192,17 @@ def test_damaged_tensor_is_named(name, damage):
   tensors = merged()
   DAMAGES[damage](tensors, name)
   with pytest.raises(InputError, match=re.escape(name)):
-    autoencoder.kl_from_published(tensors, norm_groups=8)
+    kl_from_published(tensors, norm_groups=8)
 
 
 def test_other_files_are_refused():
   with pytest.raises(InputError, match='encoder'):
-    autoencoder.kl_from_published({'blocks.0.weight': np.zeros(3)})
+    kl_from_published({'blocks.0.weight': np.zeros(3)})
 
 
 def test_groups_must_divide():
   with pytest.raises(InputError, match=r'norm_groups 32 .* 16'):
-    autoencoder.kl_from_published(*read('sd_vae'))
+    kl_from_published(*read('sd_vae'))
 
 
 # The published sizes, as shapes only.
@@ -246,7 +213,7 @@ def count(config):
 
 
 def test_full_size_sd_vae():
-  config = autoencoder.KLConfig(widths=(128, 256, 512, 512), latent_channels=4)
+  config = KLConfig(widths=(128, 256, 512, 512), latent_channels=4)
   assert count(config) == 83_653_863
   assert config.downsampling == 8
 
@@ -256,12 +223,11 @@ def test_full_size_va_vae():
   listed = json.loads((FOLDERS['va_vae'] / 'config.json').read_text())
   listed = listed['full_size_f16d32']
   zero = np.zeros((), np.float32)
-  config, params = autoencoder.kl_from_published(
-    {n: np.broadcast_to(zero, s) for n, s in listed['keys'].items()}
-  )
-  assert config == autoencoder.KLConfig(
-    widths=(128, 128, 256, 256, 512), latent_channels=32, attention_levels=(4,)
-  )
+  tensors = {n: np.broadcast_to(zero, s) for n, s in listed['keys'].items()}
+  config, params = kl_from_published(tensors)
+  widths = (128, 128, 256, 256, 512)
+  assert config == KLConfig(widths=widths, latent_channels=32,
+                            attention_levels=(4,))  # fmt: skip
   assert config.downsampling == 16
   assert count(config) == listed['n_params'] == 69_836_067
   shapes = jax.tree.map(np.shape, autoencoder.shapes(config))
@@ -270,7 +236,7 @@ def test_full_size_va_vae():
 
 @pytest.mark.parametrize('shape', [(1, 60, 64, 3), (1, 64, 64, 4)])
 def test_wrong_images_are_refused(shape):
-  config, params = autoencoder.kl_from_published(*read('sd_vae'), norm_groups=8)
+  config, params = kl_from_published(*read('sd_vae'), norm_groups=8)
   vae = autoencoder.Autoencoder(params, config)
   with pytest.raises(ValueError, match='expected'):
     vae.encode(jnp.zeros(shape))

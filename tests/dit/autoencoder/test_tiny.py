@@ -6,17 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_same
+from reference import relative
 from safetensors.numpy import load_file
 
 from core.errors import InputError
 from dit import autoencoder, latents
 
 SHARED = pathlib.Path(__file__).parents[4] / 'shared'
-
-
-def relative(ours, golden):
-  golden = golden.astype(np.float64)
-  return np.linalg.norm(ours - golden) / np.linalg.norm(golden)
+HALVES = 'encoder', 'decoder'
 
 
 @pytest.fixture(scope='module')
@@ -24,14 +22,10 @@ def taef2():
   folder = SHARED / 'weights' / 'taef2'
   if not folder.exists():
     pytest.skip('the shared weights are not beside the project')
-  files = [
-    load_file(folder / f'taef2_{half}.safetensors')
-    for half in ('encoder', 'decoder')
-  ]
-  tiny = autoencoder.load('taef2', *files, dtype='float32')
-  assert tiny.config == autoencoder.TinyConfig(
-    latent_channels=32, normed=True, dtype='float32'
-  )
+  files = (folder / f'taef2_{half}.safetensors' for half in HALVES)
+  tiny = autoencoder.load('taef2', *map(load_file, files), dtype='float32')
+  assert tiny.config == autoencoder.TinyConfig(latent_channels=32, normed=True,
+                                               dtype='float32')  # fmt: skip
   leaves = jax.tree.leaves(tiny.params)
   assert sum(leaf.size for leaf in leaves) == 1338528 + 1338499
   assert {leaf.dtype for leaf in leaves} == {np.dtype('float32')}
@@ -43,16 +37,14 @@ def test_taef2_reconstructs(taef2):
   image = golden['image_uint8_nhwc']
   x = latents.from_pixels(jnp.asarray(image))
   posterior = jax.jit(lambda tiny, x: tiny.encode(x))(tiny, x)
-  assert relative(posterior.mean, np.moveaxis(golden['latent'], 1, -1)) < 1e-5
+  assert relative(posterior.mean, golden['latent']) < 1e-5
   assert not posterior.std.any()
   recon = jax.jit(lambda tiny, z: tiny.decode(z))(tiny, posterior.mean)
   unit = (np.asarray(recon, np.float64) + 1) / 2
-  expected = np.moveaxis(golden['recon_unclamped'], 1, -1)
-  assert relative(unit, expected) < 1e-5
+  assert relative(unit, golden['recon_unclamped']) < 1e-5
   error = np.square(unit.clip(0, 1) - image / 255).mean((1, 2, 3))
-  np.testing.assert_allclose(
-    -10 * np.log10(error), golden['psnr_db'], atol=0.01
-  )
+  psnr = -10 * np.log10(error)
+  np.testing.assert_allclose(psnr, golden['psnr_db'], atol=0.01)
   pixels = np.asarray(latents.to_pixels(recon))
   differing = pixels != golden['recon_uint8_nhwc']
   assert differing.mean() < 1e-3  # halves round differently
@@ -61,20 +53,18 @@ def test_taef2_reconstructs(taef2):
 def tensors_of(params, half, prefix='', left_out=0):
   named = {}
   for path, leaf in jax.tree.leaves_with_path(params[half]):
-    position, *parts, kind = (
-      entry.key for entry in path if entry.key != 'layers'
-    )
+    position, *parts, kind = (e.key for e in path if e.key != 'layers')
     suffix = 'bias' if kind == 'bias' else 'weight'
     parts = [f'{prefix}{position - left_out}', *map(str, parts), suffix]
     leaf = np.asarray(leaf, np.float16)
-    named['.'.join(parts)] = (
-      leaf.transpose(3, 2, 0, 1) if kind == 'kernel' else leaf
-    )
+    if kind == 'kernel':
+      leaf = leaf.transpose(3, 2, 0, 1)
+    named['.'.join(parts)] = leaf
   return named
 
 
 def original(params):
-  return [tensors_of(params, half) for half in ('encoder', 'decoder')]
+  return [tensors_of(params, half) for half in HALVES]
 
 
 def reverse_order(params):
@@ -82,19 +72,15 @@ def reverse_order(params):
 
 
 def diffusers(params):
-  return [
-    tensors_of(params, 'encoder', 'encoder.layers.')
-    | tensors_of(params, 'decoder', 'decoder.layers.', 1)
-  ]
+  encoder = tensors_of(params, 'encoder', 'encoder.layers.')
+  return [encoder | tensors_of(params, 'decoder', 'decoder.layers.', 1)]
 
 
 def fresh(name):
   """Returns a narrow, random autoencoder of the architecture of `name`."""
-  config = autoencoder.TinyConfig(
-    latent_channels=autoencoder.AUTOENCODERS[name].latent_channels,
-    width=8,
-    normed=name == 'taef2',
-  )
+  channels = autoencoder.AUTOENCODERS[name].latent_channels
+  config = autoencoder.TinyConfig(latent_channels=channels, width=8,
+                                  normed=name == 'taef2')  # fmt: skip
   rng = np.random.default_rng(0)
 
   def draw(leaf):
@@ -112,7 +98,7 @@ def test_layouts_hold_the_same(name, layout):
   tiny = autoencoder.load(name, *layout(params))
   assert tiny.config == config
   assert tiny.downsampling == 8
-  jax.tree.map(np.testing.assert_array_equal, tiny.params, params)
+  assert_same(tiny.params, params)
 
 
 def test_positions_are_the_published_ones():
@@ -128,7 +114,7 @@ def test_positions_are_the_published_ones():
 
 def test_one_half_alone():
   config, params = fresh('taesd')
-  for half, file in zip(('encoder', 'decoder'), original(params), strict=True):
+  for half, file in zip(HALVES, original(params), strict=True):
     tiny = autoencoder.load('taesd', file)
     assert tiny.config == config
     assert set(tiny.params) == {half}

@@ -51,17 +51,12 @@ def check(ours, theirs):
 def test_kl(torch, diffusers, attention):
   kind = 'Attn{}Block2D' if attention else '{}Block2D'
   down, up = kind.format('DownEncoder'), kind.format('UpDecoder')
-  reference = randomise(
-    torch,
-    diffusers.AutoencoderKL(
-      down_block_types=('DownEncoderBlock2D',) * 3 + (down,),
-      up_block_types=(up,) + ('UpDecoderBlock2D',) * 3,
-      block_out_channels=(8, 16, 16, 32),
-      layers_per_block=1,
-      norm_num_groups=4,
-      latent_channels=4,
-    ),
-  )
+  reference = randomise(torch, diffusers.AutoencoderKL(
+    down_block_types=('DownEncoderBlock2D',) * 3 + (down,),
+    up_block_types=(up,) + ('UpDecoderBlock2D',) * 3,
+    block_out_channels=(8, 16, 16, 32), layers_per_block=1, norm_num_groups=4,
+    latent_channels=4,
+  ))  # fmt: skip
   # diffusers uses heads of 8 channels at such levels; ours have one head.
   for part in (reference.encoder, reference.decoder):
     for module in part.modules():
@@ -87,14 +82,10 @@ def test_kl(torch, diffusers, attention):
 @pytest.mark.parametrize('name', ['taesd', 'taesd3'])
 def test_tiny(torch, diffusers, name):
   latent_channels = autoencoder.AUTOENCODERS[name].latent_channels
-  reference = randomise(
-    torch,
-    diffusers.AutoencoderTiny(
-      latent_channels=latent_channels,
-      encoder_block_out_channels=(16,) * 4,
-      decoder_block_out_channels=(16,) * 4,
-    ),
-  )
+  reference = randomise(torch, diffusers.AutoencoderTiny(
+    latent_channels=latent_channels, encoder_block_out_channels=(16,) * 4,
+    decoder_block_out_channels=(16,) * 4,
+  ))  # fmt: skip
   tiny = autoencoder.load(name, tensors_of(reference), dtype='float32')
   x, z, their_x, their_z = inputs(torch, 3, latent_channels)
   with torch.no_grad():

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from refusals import refused as refusal
-from safetensors.numpy import load_file, save, save_file
+from safetensors.numpy import load_file, save
 
 from core.errors import InputError
 from dit.weights.files import read_tensors
@@ -133,23 +133,20 @@ def test_file_cut_short_anywhere(write):
   refused(write('x.safetensors', data + b'more'), 'cannot be read')
 
 
-@pytest.mark.parametrize(
-  'data, word',
-  [
-    (b'', 'header too small'),
-    (b'\xff' * 100, 'header too large'),
-    ((10**9).to_bytes(8, 'little') + b'{}', 'header too large'),
-    ((5).to_bytes(8, 'little') + b'{"a":', 'invalid JSON'),
-    ((4).to_bytes(8, 'little') + b'\xff\xfe\x00\x01', 'UTF-8'),
-    (header(a={'dtype': 'Q7', 'shape': [16], 'data_offsets': [0, 64]}), 'Q7'),
-    (header(a={'dtype': 'F32', 'shape': [15], 'data_offsets': [0, 64]}), ''),
-    (header(a={'dtype': 'F32', 'shape': [16], 'data_offsets': [8, 72]}), ''),
-    (header(a={'dtype': 'F32', 'shape': [-4], 'data_offsets': [0, 64]}), ''),
-    (header(a={'dtype': 'F32', 'shape': [2**62, 8], 'data_offsets': [0, 64]}),
-     'overflow'),
-    (pickle.dumps([1, 2, 3]), ''),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize('data, word', [
+  (b'', 'header too small'),
+  (b'\xff' * 100, 'header too large'),
+  ((10**9).to_bytes(8, 'little') + b'{}', 'header too large'),
+  ((5).to_bytes(8, 'little') + b'{"a":', 'invalid JSON'),
+  ((4).to_bytes(8, 'little') + b'\xff\xfe\x00\x01', 'UTF-8'),
+  (header(a={'dtype': 'Q7', 'shape': [16], 'data_offsets': [0, 64]}), 'Q7'),
+  (header(a={'dtype': 'F32', 'shape': [15], 'data_offsets': [0, 64]}), ''),
+  (header(a={'dtype': 'F32', 'shape': [16], 'data_offsets': [8, 72]}), ''),
+  (header(a={'dtype': 'F32', 'shape': [-4], 'data_offsets': [0, 64]}), ''),
+  (header(a={'dtype': 'F32', 'shape': [2**62, 8], 'data_offsets': [0, 64]}),
+   'overflow'),
+  (pickle.dumps([1, 2, 3]), ''),
+])  # fmt: skip
 def test_broken_header(write, data, word):
   refused(write('x.safetensors', data), 'cannot be read', word)
 
@@ -177,9 +174,8 @@ def test_training_checkpoint(torch, save_pickle, zipped, suffix):
     'args': argparse.Namespace(lr=1e-4, model='SiT-XL/2'),
     'steps': 7,
   }
-  path = save_pickle(
-    content, f'x{suffix}', _use_new_zipfile_serialization=zipped
-  )
+  options = {'_use_new_zipfile_serialization': zipped}
+  path = save_pickle(content, f'x{suffix}', **options)
   tensors, taken = read_tensors(path)
   assert taken == 'ema'
   assert_same(tensors, {'a': np.full((2, 2), 1.5)})
@@ -296,10 +292,8 @@ def test_file_of_the_hub(monkeypatch):
   assert taken == 'as stored'
   assert_same(tensors, load_file(GOLDEN))
   read_tensors('hf://org/name/b.safetensors@v1.0')
-  assert calls == [
-    ('org/name', 'a/b.safetensors', None),
-    ('org/name', 'b.safetensors', 'v1.0'),
-  ]
+  assert calls == [('org/name', 'a/b.safetensors', None),
+                   ('org/name', 'b.safetensors', 'v1.0')]  # fmt: skip
 
 
 def test_bad_addresses_of_the_hub(monkeypatch):
@@ -340,8 +334,7 @@ class Response(io.BytesIO):
 
 
 def test_web_addresses_are_fetched_once(tmp_path, monkeypatch):
-  save_file({'a': np.ones(3, np.float32)}, tmp_path / 'a.safetensors')
-  body, asked = (tmp_path / 'a.safetensors').read_bytes(), []
+  body, asked = save({'a': np.ones(3, np.float32)}), []
 
   def urlopen(url, timeout):
     asked.append(url)

@@ -7,6 +7,7 @@ import os
 
 import jax
 import ml_dtypes
+import networks
 import numpy as np
 import pytest
 from refusals import is_refused
@@ -38,41 +39,31 @@ def folder(tmp_path, config, params):
   return tmp_path / 'net'
 
 
-@pytest.fixture
-def edit(folder):
-
-  def change(function):
-    path = folder / 'config.json'
-    about = json.loads(path.read_text())
-    function(about)
-    path.write_text(json.dumps(about))
-    return folder
-
-  return change
+def edit(folder, function):
+  path = folder / 'config.json'
+  about = json.loads(path.read_text())
+  function(about)
+  path.write_text(json.dumps(about))
 
 
-@pytest.fixture
-def rewrite(folder):
-
-  def change(function):
-    arrays = load_file(folder / 'model.safetensors')
-    function(arrays)
-    save_file(arrays, folder / 'model.safetensors')
-    return folder
-
-  return change
+def rewrite(folder, function):
+  arrays = load_file(folder / 'model.safetensors')
+  function(arrays)
+  save_file(arrays, folder / 'model.safetensors')
 
 
 def assert_same(a, b):
   assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-  assert all(
-    jax.tree.leaves(jax.tree.map(lambda x, y: x.dtype == y.dtype, a, b))
-  )
+  networks.assert_same(a, b)
+  assert jax.tree.all(jax.tree.map(lambda x, y: x.dtype == y.dtype, a, b))
 
 
 def below(folder):
   return sorted(folder.rglob('*'))
+
+
+def refused(folder, *words):
+  is_refused(lambda: load_folder(folder), *words)
 
 
 def test_round_trip(folder, config, params):
@@ -90,17 +81,11 @@ def test_round_trip(folder, config, params):
 def test_names_are_paths(folder):
   """Names are an interface, because other programs read these files."""
   names = load_file(folder / 'model.safetensors').keys()
-  assert {
-    'patch_embed/kernel',
-    'position',
-    'label_embed',
-    'time_embed/fc1/bias',
-    'blocks/attention/qkv/kernel',
-    'blocks/mlp/fc1/kernel',
-    'blocks/modulation/bias',
-    'head/proj/kernel',
-    'tap_heads/proj/kernel',
-  } <= names
+  assert names >= {
+    'patch_embed/kernel', 'position', 'label_embed', 'time_embed/fc1/bias',
+    'blocks/attention/qkv/kernel', 'blocks/mlp/fc1/kernel',
+    'blocks/modulation/bias', 'head/proj/kernel', 'tap_heads/proj/kernel',
+  }  # fmt: skip
 
 
 def test_devices_strides_and_precisions_do_not_matter(tmp_path, config, params):
@@ -125,11 +110,9 @@ def test_an_empty_folder_and_new_parents_are_used(
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.chdir(tmp_path / 'here')
   for target, place in (
-    (tmp_path / 'empty', 'empty'),
-    (tmp_path / 'new/a/b', 'new/a/b'),
-    ('~/net', 'net'),
-    ('.', 'here'),
-  ):
+    (tmp_path / 'empty', 'empty'), (tmp_path / 'new/a/b', 'new/a/b'),
+    ('~/net', 'net'), ('.', 'here'),
+  ):  # fmt: skip
     save_folder(target, config, params, info=INFO)
     assert_same(load_folder(tmp_path / place)[1], params)
   assert len([path for path in below(tmp_path) if path.is_file()]) == 8
@@ -143,15 +126,14 @@ def test_nothing_is_written_over(tmp_path, folder, config, params, kind):
     (target / 'mine').touch()
   elif kind == 'file':
     target.touch()
-  before = {
-    path: path.is_file() and path.read_bytes() for path in below(tmp_path)
-  }
+
+  def contents():
+    return {p: p.is_file() and p.read_bytes() for p in below(tmp_path)}
+
+  before = contents()
   is_refused(lambda: save_folder(target, config, params, info={}), 'exists')
   is_refused(lambda: save_tensors(target, {}), 'exists')
-  after = {
-    path: path.is_file() and path.read_bytes() for path in below(tmp_path)
-  }
-  assert after == before
+  assert contents() == before
 
 
 def test_places_that_cannot_be_written(tmp_path, config, params, monkeypatch):
@@ -198,9 +180,8 @@ def test_one_file(tmp_path):
     assert loaded[name].shape == tensor.shape
   assert b'"format":"pt"' in path.read_bytes()
   objects = {'a': np.asarray([{}], object)}
-  is_refused(
-    lambda: save_tensors(tmp_path / 'y.safetensors', objects), 'object'
-  )
+  other = tmp_path / 'y.safetensors'
+  is_refused(lambda: save_tensors(other, objects), 'object')
   assert below(tmp_path) == [path]
 
 
@@ -216,88 +197,80 @@ def test_parameters_of_another_network_are_not_saved(tmp_path, config, params):
 
 
 def test_folder_that_is_none(tmp_path, folder):
-  is_refused(lambda: load_folder(tmp_path / 'no'), 'not a folder of weights')
-  is_refused(lambda: load_folder(tmp_path), 'config.json')
-  is_refused(
-    lambda: load_folder(folder / 'config.json'), 'not a folder of weights'
-  )
-  is_refused(lambda: load_folder('gs://bucket/net'), 'not on this machine')
+  refused(tmp_path / 'no', 'not a folder of weights')
+  refused(tmp_path, 'config.json')
+  refused(folder / 'config.json', 'not a folder of weights')
+  refused('gs://bucket/net', 'not on this machine')
   (folder / 'model.safetensors').unlink()
-  is_refused(lambda: load_folder(folder), 'holds no model.safetensors')
+  refused(folder, 'holds no model.safetensors')
 
 
 @pytest.mark.parametrize('text', ['', '{"format": 1, "mod', 'null', '[1]',
                                   '{}', '[' * 10000, '\x00', '"é'])  # fmt: skip
 def test_damaged_config(folder, text):
   (folder / 'config.json').write_bytes(text.encode('latin-1'))
-  is_refused(lambda: load_folder(folder), str(folder / 'config.json'))
+  refused(folder, folder / 'config.json')
 
 
-@pytest.mark.parametrize(
-  'name, value, words',
-  [
-    ('depht', 5, ['unknown field model.depht', "mean 'depth'"]),
-    ('depth', '5', ["model.depth is '5'", 'expected an integer']),
-    ('depth', 5.0, ['model.depth is 5.0', 'expected an integer']),
-    ('depth', True, ['model.depth is True', 'expected an integer']),
-    ('depth', None, ['model.depth is None']),
-    ('depth', [5], ['model.depth is (5,)']),
-    ('depth', 0, ['model.depth is 0']),
-    ('depth', 4, ['blocks/', 'expected (4,']),
-    ('mlp_ratio', 'four', ["model.mlp_ratio is 'four'", 'expected a number']),
-    ('mlp_ratio', float('nan'), ['mlp_ratio is nan']),
-    ('mlp_ratio', 2, ['blocks/mlp/', 'expected']),
-    ('taps', 2, ['model.taps is 2', 'values, such as (1, 2)']),
-    ('taps', ['2'], ["model.taps has '2'", 'an integer']),
-    ('taps', [2], ['tap_heads/', 'expected (1,']),
-    ('taps', [9], ['taps has 9']),
-    ('scan', 1, ['model.scan is 1', 'expected true or false']),
-    ('qk_norm', 'layer', ["'layer'", "Did you mean 'layernorm'"]),
-    ('num_heads', 3, ['num_heads 3']),
-    ('size', 16, ['position', 'expected (64, 32)']),
-    ('size', 10**9, ['model.size is 1000000000', 'from 1 to 16,384']),
-    ('size', 4096, ['fewer values than']),
-    ('param_dtype', 'bfloat16', []),
-  ],
-)
-def test_wrong_values_in_a_config(edit, name, value, words):
-  folder = edit(lambda about: about['model'].update({name: value}))
+@pytest.mark.parametrize('name, value, words', [
+  ('depht', 5, ['unknown field model.depht', "mean 'depth'"]),
+  ('depth', '5', ["model.depth is '5'", 'expected an integer']),
+  ('depth', 5.0, ['model.depth is 5.0', 'expected an integer']),
+  ('depth', True, ['model.depth is True', 'expected an integer']),
+  ('depth', None, ['model.depth is None']),
+  ('depth', [5], ['model.depth is (5,)']),
+  ('depth', 0, ['model.depth is 0']),
+  ('depth', 4, ['blocks/', 'expected (4,']),
+  ('mlp_ratio', 'four', ["model.mlp_ratio is 'four'", 'expected a number']),
+  ('mlp_ratio', float('nan'), ['mlp_ratio is nan']),
+  ('mlp_ratio', 2, ['blocks/mlp/', 'expected']),
+  ('taps', 2, ['model.taps is 2', 'values, such as (1, 2)']),
+  ('taps', ['2'], ["model.taps has '2'", 'an integer']),
+  ('taps', [2], ['tap_heads/', 'expected (1,']),
+  ('taps', [9], ['taps has 9']),
+  ('scan', 1, ['model.scan is 1', 'expected true or false']),
+  ('qk_norm', 'layer', ["'layer'", "Did you mean 'layernorm'"]),
+  ('num_heads', 3, ['num_heads 3']),
+  ('size', 16, ['position', 'expected (64, 32)']),
+  ('size', 10**9, ['model.size is 1000000000', 'from 1 to 16,384']),
+  ('size', 4096, ['fewer values than']),
+  ('param_dtype', 'bfloat16', []),
+])  # fmt: skip
+def test_wrong_values_in_a_config(folder, name, value, words):
+  edit(folder, lambda about: about['model'].update({name: value}))
   if words:
-    is_refused(lambda: load_folder(folder), str(folder), *words)
+    refused(folder, folder, *words)
   else:  # float32 represents it too
     load_folder(folder)
 
 
-def test_missing_fields_in_a_config(edit, config):
+def test_missing_fields_in_a_config(folder, config):
   # An older version did not have this field.
-  folder = edit(lambda about: about['model'].pop('remat'))
+  edit(folder, lambda about: about['model'].pop('remat'))
   assert load_folder(folder)[0] == config
-  edit(lambda about: about['model'].pop('depth'))
-  is_refused(lambda: load_folder(folder), 'lacks the field model.depth')
-  edit(lambda about: about.update(model=3))
-  is_refused(lambda: load_folder(folder), 'no section "model"')
-  edit(lambda about: about.update(format=2))
-  is_refused(lambda: load_folder(folder), '"format": 1', 'another version')
+  edit(folder, lambda about: about['model'].pop('depth'))
+  refused(folder, 'lacks the field model.depth')
+  edit(folder, lambda about: about.update(model=3))
+  refused(folder, 'no section "model"')
+  edit(folder, lambda about: about.update(format=2))
+  refused(folder, '"format": 1', 'another version')
 
 
-def test_wrong_arrays(rewrite, params):
-  def change(array):
-    return lambda arrays: arrays.update({'label_embed': array})
-
-  old = params['label_embed']
-  folder = rewrite(lambda arrays: arrays.pop('label_embed'))
-  words = [str(folder / 'model.safetensors'), 'label_embed']
-  is_refused(lambda: load_folder(folder), 'lacks', *words)
-  rewrite(change(old[:-1]))
-  is_refused(lambda: load_folder(folder), '(10, 32)', '(11, 32)', *words)
-  rewrite(change(old.astype(np.float64)))
-  is_refused(lambda: load_folder(folder), 'float64', 'float32', *words)
-  rewrite(change(old.astype(np.int32)))
-  is_refused(lambda: load_folder(folder), 'int32', *words)
-  rewrite(change(old))
+def test_wrong_arrays(folder, params):
+  old, words = params['label_embed'], [folder / 'model.safetensors']
+  rewrite(folder, lambda arrays: arrays.pop('label_embed'))
+  refused(folder, 'lacks', 'label_embed', *words)
+  for array, *own in (
+    (old[:-1], '(10, 32)', '(11, 32)'),
+    (old.astype(np.float64), 'float64', 'float32'),
+    (old.astype(np.int32), 'int32'),
+  ):
+    rewrite(folder, lambda arrays, new=array: arrays.update(label_embed=new))
+    refused(folder, 'label_embed', *own, *words)
+  rewrite(folder, lambda arrays: arrays.update(label_embed=old))
   load_folder(folder)
-  rewrite(lambda arrays: arrays.update(extra=np.ones(3)))
-  is_refused(lambda: load_folder(folder), 'has unknown extra')
+  rewrite(folder, lambda arrays: arrays.update(extra=np.ones(3)))
+  refused(folder, 'has unknown extra')
 
 
 def test_damaged_arrays(folder):
@@ -305,4 +278,4 @@ def test_damaged_arrays(folder):
   data = path.read_bytes()
   for length in (0, 7, 100, len(data) // 2, len(data) - 1):
     path.write_bytes(data[:length])
-    is_refused(lambda: load_folder(folder), str(path), 'cannot be read')
+    refused(folder, path, 'cannot be read')

@@ -5,10 +5,11 @@ import hashlib
 import json
 import re
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from networks import assert_same
+from published_tensors import edit_config
 from refusals import is_refused
 from safetensors.numpy import load_file, save_file
 
@@ -50,9 +51,8 @@ def scheme(request):
 
 @pytest.fixture
 def folder(tmp_path, config, params, scheme):
-  save_folder(
-    tmp_path / 'net', config, unflatten(params), info={'step': 3}, scheme=scheme
-  )
+  options = {'info': {'step': 3}, 'scheme': scheme}
+  save_folder(tmp_path / 'net', config, unflatten(params), **options)
   return tmp_path / 'net'
 
 
@@ -60,19 +60,12 @@ def refused(folder, *words):
   is_refused(lambda: load_folder(folder), *words)
 
 
-def edit(folder, **changes):
-  path = folder / 'config.json'
-  about = json.loads(path.read_text()) | changes
-  about = {key: value for key, value in about.items() if value is not None}
-  path.write_text(json.dumps(about))
-
-
 def rewrite(folder, function):
   path = folder / 'model.safetensors'
   arrays = load_file(path)
   function(arrays)
   save_file(arrays, path)
-  edit(folder, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+  edit_config(folder, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.mark.parametrize('bits', [8, 6, 4])
@@ -96,11 +89,8 @@ def test_packing_is_of_the_lowest_bits_first():
 def test_each_parameter_has_its_bits(leaves, scheme):
   bits, modulation = SCHEMES[scheme]
   found = {name: bits_of(name, scheme) for name in leaves}
-  kernels = [
-    f'blocks/{name}/kernel'
-    for name in ('attention/qkv', 'attention/proj', 'mlp/fc1', 'mlp/fc2')
-  ]
-  expected = dict.fromkeys(kernels, bits)
+  layers = 'attention/qkv', 'attention/proj', 'mlp/fc1', 'mlp/fc2'
+  expected = {f'blocks/{name}/kernel': bits for name in layers}
   expected['blocks/modulation/kernel'] = modulation
   assert {name: b for name, b in found.items() if b} == expected
   arrays = quantize.stored(leaves, scheme)
@@ -178,14 +168,11 @@ def size_of(leaves):
   return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
 
 
-@pytest.mark.parametrize(
-  ('name', 'sizes'),
-  [
-    ('SiT-B/2', {'size': 32, 'channels': 4, 'taps': (4,)}),
-    ('DiT-B/2', {'size': 32, 'channels': 4}),
-    ('LightningDiT-B/1', {'size': 16, 'channels': 32, 'taps': (4,)}),
-  ],
-)
+@pytest.mark.parametrize(('name', 'sizes'), [
+  ('SiT-B/2', {'size': 32, 'channels': 4, 'taps': (4,)}),
+  ('DiT-B/2', {'size': 32, 'channels': 4}),
+  ('LightningDiT-B/1', {'size': 16, 'channels': 32, 'taps': (4,)}),
+])  # fmt: skip
 def test_networks_of_size_b_are_small(name, sizes):
   config = DiTConfig(num_classes=1000, **sizes, **named_size(name))
   leaves = flatten(model.shapes(config))
@@ -199,26 +186,22 @@ def test_what_a_folder_says_of_itself(folder, config, scheme):
   assert about['quantized'] == {'scheme': scheme}
   assert re.fullmatch('[0-9a-f]{64}', about['sha256'])
   loaded, params, info = load_folder(folder)
-  assert (loaded, info) == (
-    config,
-    {'step': 3, 'quantized': {'scheme': scheme}},
-  )
+  assert loaded == config
+  assert info == {'step': 3, 'quantized': {'scheme': scheme}}
   assert scheme_of(info) == scheme_of(load_config(folder)[1]) == scheme
   # Dequantized weights are saved without quantization.
   save_folder(folder.parent / 'wide', config, params, info=info)
   again, info = load_folder(folder.parent / 'wide')[1:]
   assert info == {'step': 3}
-  jax.tree.map(np.testing.assert_array_equal, again, params)
+  assert_same(again, params)
 
 
 def test_low_precision_parameters(tmp_path, config, params, scheme):
   config = dataclasses.replace(config, param_dtype='bfloat16')
   low = {name: a.astype(ml_dtypes.bfloat16) for name, a in params.items()}
   save_folder(tmp_path / 'net', config, unflatten(low), info={}, scheme=scheme)
-  loaded = flatten(load_folder(tmp_path / 'net')[1])
-  np.testing.assert_array_equal(
-    loaded['label_embed'], np.float32(low['label_embed'])
-  )
+  loaded = load_folder(tmp_path / 'net')[1]['label_embed']
+  np.testing.assert_array_equal(loaded, np.float32(low['label_embed']))
 
 
 @pytest.mark.parametrize('quantized', [True, False])
@@ -232,9 +215,9 @@ def test_one_wrong_bit_is_noticed(folder, config, params, quantized):
   path.write_bytes(data)
   refused(folder, path, folder / 'config.json', 'SHA-256')
   for wrong in (3, [], 'x\ny'):
-    edit(folder, sha256=wrong)
+    edit_config(folder, sha256=wrong)
     refused(folder, 'SHA-256')
-  edit(folder, sha256=None)
+  edit_config(folder, sha256=None)
   if quantized:
     refused(folder, 'SHA-256')
   else:  # the format of older versions
@@ -243,22 +226,22 @@ def test_one_wrong_bit_is_noticed(folder, config, params, quantized):
 
 def test_file_and_config_of_different_kinds(folder, config, params, scheme):
   path, wide = folder / 'model.safetensors', folder.parent / 'wide'
-  edit(folder, quantized=None)
+  edit_config(folder, quantized=None)
   refused(folder, path, f'holds {scheme} weights', 'describes unquantized ones')
   other = next(name for name in SCHEMES if name != scheme)
-  edit(folder, quantized={'scheme': other})
+  edit_config(folder, quantized={'scheme': other})
   refused(folder, path, f'holds {scheme} weights', f'describes {other} ones')
   save_folder(wide, config, unflatten(params), info={})
-  edit(wide, quantized={'scheme': scheme})
+  edit_config(wide, quantized={'scheme': scheme})
   refused(wide, 'holds unquantized weights', f'describes {scheme} ones')
 
 
-@pytest.mark.parametrize(
-  'value', ['int8', {}, [], {'scheme': 'int7'}, {'scheme': ['int8']}, 3, False,
-            {'scheme': 'int8', 'bits': 3}, {'scheme': 'a\nb'}]
-)  # fmt: skip
+@pytest.mark.parametrize('value', [
+  'int8', {}, [], {'scheme': 'int7'}, {'scheme': ['int8']}, 3, False,
+  {'scheme': 'int8', 'bits': 3}, {'scheme': 'a\nb'},
+])  # fmt: skip
 def test_schemes_that_are_none(folder, value):
-  edit(folder, quantized=value)
+  edit_config(folder, quantized=value)
   refused(folder, folder / 'config.json', 'expected one of', '"int6"')
 
 
@@ -284,9 +267,8 @@ def test_wrong_arrays(folder):
 
 def test_only_finite_parameters_are_quantized(tmp_path, config, params, scheme):
   for value in (np.nan, np.inf):
-    wrong = dict(params, label_embed=np.full_like(params['label_embed'], value))
+    wrong = np.full_like(params['label_embed'], value)
+    wrong = unflatten(params | {'label_embed': wrong})
     with pytest.raises(InputError, match=r"'label_embed' has .* not finite"):
-      save_folder(
-        tmp_path / 'net', config, unflatten(wrong), info={}, scheme=scheme
-      )
+      save_folder(tmp_path / 'net', config, wrong, info={}, scheme=scheme)
   assert not [*tmp_path.iterdir()]
