@@ -31,11 +31,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     'describes ImageNet from its tars)',
   )
   what.add_argument(
-    '--config',
-    metavar='FILE',
-    default='configs/base.py',
+    '--config', metavar='FILE', default='configs/base.py',
     help='config file (default: %(default)s)',
-  )
+  )  # fmt: skip
   how.add_argument(
     '--autoencoder',
     metavar=shared.AUTOENCODER,
