@@ -82,9 +82,12 @@ def draw_curves(healthy: Sequence[Rows], sick: Mapping[str, Rows]) -> Figure:
   panels[1].set_title('Frechet distance of 500 unguided samples')
   for panel in panels:
     panel.set_yscale('log')
+    panel.minorticks_off()
     panel.set_xlabel('images seen')
     panel.grid(alpha=0.3)
     panel.xaxis.set_major_formatter('{x:,.0f}')
+  panels[0].set_yticks([0.6, 1, 2, 4, 6], ['0.6', '1', '2', '4', '6'])
+  panels[1].set_yticks([2, 5, 10, 20, 40], ['2', '5', '10', '20', '40'])
   figure.legend(loc='outside lower center', ncols=4)
   return figure
 
@@ -98,8 +101,7 @@ def draw_samples(out: pathlib.Path) -> np.ndarray:
       return np.asarray(image)[None, ..., None]
 
   blocks = [(f'{n:,} images', preview('healthy-0', n)) for n in SHOWN]
-  blocks += [(f'{name},\n{SHOWN[-1]:,} images', preview(name, SHOWN[-1]))
-             for name in SICK]  # fmt: skip
+  blocks += [(name, preview(name, SHOWN[-1])) for name in SICK]
   return pictures.sheet(blocks, 1, scale=1)
 
 
