@@ -92,7 +92,7 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.warmup_images = 0  # Images over which the learning rate rises.
   # Schedule after the warm-up: constant, or cosine (to end_fraction of lr).
   optimizer.schedule = 'constant'
-  optimizer.end_fraction = 0.0  # Final learning rate of cosine, over lr.
+  optimizer.end_fraction = 0.0  # Final rate of cosine / lr.
 
   ema = config.ema = ml_collections.ConfigDict()
   ema.decay = 0.9999  # Decay of the average of the weights, per step.
@@ -103,7 +103,7 @@ def get_config() -> ml_collections.ConfigDict:
   ema.snapshot_images = 2_560_000
 
   data = config.data = ml_collections.ConfigDict()
-  # Data set: digits, or one in dir from `prepare` or TFDS (as ArrayRecord).
+  # Data set: digits, or a folder in data.dir of `prepare` or TFDS' ArrayRecord.
   data.name = 'digits'
   data.dir = 'runs/data'  # Directory of the data sets.
   data.train_split = 'train'  # Training split, and reference of distances.

@@ -58,7 +58,7 @@ def sweep(
   ratios: Sequence[float],
   measure: Measure,
 ) -> tuple[float, list[dict[str, Any]]]:
-  """Returns the best ratio, and a row of figures for `before` and each ratio.
+  """Returns the best ratio, and the figures of `before` and of every ratio.
 
   Args:
     low: Weights of the branch of low times.

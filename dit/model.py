@@ -209,7 +209,7 @@ class BoundDenoiser(BoundNetwork):
         parameterization.velocity(name, prediction, x, t)
         for prediction in out.intermediate
       ),
-      # Networks that predict velocities were not trained on their variance.
+      # If a network predicts velocities, its variance outputs are untrained.
       variance=out.variance if self.learned_variance else None,
       sub=tuple(self._translate(s, sub_x, sub_t, 1) for s in out.sub),
       hidden=out.hidden,
@@ -243,7 +243,7 @@ def fingerprint(params: Params) -> str:
 
 
 def on_host(leaf: jax.Array) -> np.ndarray:
-  """Returns the full array, maybe sharded over processes; call it on all."""
+  """Gathers an array from all processes, which must all call this."""
   if not getattr(leaf, 'is_fully_addressable', True):
     leaf = multihost_utils.process_allgather(leaf, tiled=True)
   return np.asarray(leaf)

@@ -40,7 +40,7 @@ def remembered(
 
 
 def place_of(text: str | None, space: LatentSpace) -> str | None:
-  """Returns the text that the user gave, or else the stored one."""
+  """Returns NAME:FILE as the user gave it, or else as the run stored it."""
   if text is None and space.decoder is not None:
     return space.decoder.text
   return text

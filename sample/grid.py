@@ -97,7 +97,7 @@ def _spaced(u: np.ndarray, spacing: str, path: Path) -> np.ndarray:
 
 
 def _time_of_level(u: np.ndarray, path: Path) -> np.ndarray:
-  """Returns the times at which sigma / alpha is r(u)."""
+  """Returns the times at which sigma / alpha equals the level r(u)."""
   low, high = (s ** (1 / _RHO) for s in (_SIGMA_MIN, _SIGMA_MAX))
   ratio = (low + u * (high - low)) ** _RHO
   return np.asarray(path.time_of_ratio(ratio), np.float64)

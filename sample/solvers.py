@@ -90,7 +90,7 @@ class Solver(abc.ABC):
     t_next: jax.Array,
     noise: jax.Array | None,
   ) -> jax.Array:
-    """Returns the point of the step's first evaluation."""
+    """Returns the (x, t) at which the step first evaluates the network."""
     del t, t_next, noise
     return x
 

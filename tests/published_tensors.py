@@ -1,4 +1,4 @@
-"""Published tensors of small networks, with random bits."""
+"""Small networks with random values, in the layout of the published files."""
 
 import functools
 import json

@@ -87,7 +87,7 @@ def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
   assert protocol['quantized'] == {'scheme': 'int8'}
   assert protocol['sampling']['steps'] == 3
 
-  # Uses that a quantized folder refuses.
+  # Commands that must refuse a quantized folder.
   for target, argv in (
     ('x', []), ('x', ['--quantize=int4']), ('x.safetensors', []),
   ):  # fmt: skip

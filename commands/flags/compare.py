@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     metavar='METHODS',
     action='append',
     help='guidance of one row, as for sample; repeat the flag for more rows '
-    f'(default: the rows among {"; ".join(METHODS)} that the network supports)',
+    f'(default: {"; ".join(METHODS)}, as far as the network supports them)',
   )
   shared.add_weights(what)
   how.add_argument(

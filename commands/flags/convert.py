@@ -65,8 +65,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     '--taps',
     metavar='BLOCKS',
     type=shared.blocks,
-    help='blocks before the intermediate head, such as 8 (required for the '
-    'ig_ families)',
+    help='number of blocks before the intermediate head, such as 8 (required '
+    'for the ig_ families)',
   )
   published.add_argument(
     '--no_null_label',

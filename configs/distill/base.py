@@ -36,7 +36,7 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.schedule = 'hybrid'
   # Normalizer: the sample's distance from the teacher's prediction, which is
   # guided (as in DMD2; it needs one level for both terms) or
-  # conditional (ours: Decoupled DMD's equation 6 has no unit).
+  # conditional (ours: Decoupled DMD's equation 6 leaves the scale open).
   distill.normalizer = 'conditional'
   # Regularizer added to the CA term: dm, mean_variance, gan or none.
   distill.regularizer = 'dm'
@@ -52,8 +52,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.fake = 'full'
   distill.lora_rank = 32  # Rank of the low-rank changes.
   distill.lora_scale = 2.0  # Scale of the low-rank changes.
-  # Updates of the fake denoiser, one per training step, for each update of the
-  # student, which gets train.images / batch_size / fake_updates updates.
+  # Updates of the fake denoiser for each update of the student. Every step
+  # updates the fake denoiser, and every fake_updates-th step also the student.
   distill.fake_updates = 5
   # Learning rate of the fake denoiser, constant; 0: optimizer.lr.
   distill.fake_lr = 0.0

@@ -73,7 +73,7 @@ def test_protocol_is_whole(shared_run, tmp_path):
   assert found['packages'].keys() >= {'jax', 'flax'}
   assert found['solver_steps'] == 2
   assert found['batch_size'] == 8 and 'batch_size' not in found['sampling']
-  # Two steps of two masks, of blocks 1 and 2.
+  # Each of the two steps has two masks, which skip block 1 or block 2.
   masks = [step.split('/') for step in found['skipped_blocks']['s2'].split()]
   assert np.shape(masks) == (2, 2) and {*np.ravel(masks)} <= {'1', '2'}
 

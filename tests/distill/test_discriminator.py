@@ -80,7 +80,7 @@ def test_generated_input_is_what_the_adversarial_term_moves(query, student):
     return distillation.path.x0_from_velocity(z, velocity, t)
 
   np.testing.assert_allclose(shown, expected(k), rtol=1e-3, atol=1e-4)
-  # The walk ends at x0 of its last step, because Euler ends there.
+  # An Euler step to t = 0 ends at the x0 that it predicts.
   last = expected(jnp.full(8, 3))
   np.testing.assert_allclose(learned, last, rtol=1e-3, atol=1e-4)
   assert jnp.abs(shown - learned).max() > 0.1

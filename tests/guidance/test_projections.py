@@ -104,7 +104,7 @@ def test_apg_forgets_where_it_is_off():
 
 
 def test_apg_at_the_data():
-  # Every prediction of x0 equals x: no momentum and no infinities.
+  # Every prediction of x0 equals x, so momentum changes nothing.
   guidance = parse('apg:3:momentum=-0.5:norm=2')
   out = predict(guidance, 0.0, memory=(jnp.ones_like(X),))
   close(out.velocity, guided('apg:3', 0.0), atol=1e-5)
