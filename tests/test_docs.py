@@ -116,7 +116,7 @@ def test_method_of_the_page_with_a_name(tmp_path):
   def edit(name, old, new):
     path = tmp_path / name
     text = path.read_text()
-    assert text.count(old) == 1
+    assert text.count(old) == 1, old
     path.write_text(text.replace(old, new))
 
   with (tmp_path / 'guidance' / 'label.py').open('a') as file:
@@ -125,8 +125,8 @@ def test_method_of_the_page_with_a_name(tmp_path):
        'label.Tangential,\n    label.Clipped,')  # fmt: skip
   edit('tests/guidance/test_identities.py', "'ig': '',",
        "'ig': '',\n  'clipped': '',")  # fmt: skip
-  edit('tests/guidance/test_parse.py', "  'ig:1.4',\n  'ig:1',\n",
-       "  'ig:1.4',\n  'ig:1',\n  'clipped:2:radius=3',\n")  # fmt: skip
+  edit('tests/guidance/test_parse.py', "'ig:1.4', 'ig:1',",
+       "'ig:1.4', 'ig:1', 'clipped:2:radius=3',")  # fmt: skip
   for line in (
     '`label.Clipped,`',
     "`'clipped': '',`",
@@ -229,7 +229,7 @@ def test_backbone_of_the_page_with_a_name(tmp_path, commands):
     ),
     ('(model.BACKBONE,)', '(model.BACKBONE, convnet.BACKBONE)'),
   ):
-    assert text.count(old) == 1
+    assert text.count(old) == 1, old
     text = text.replace(old, new)
   registry.write_text(text)
   page = (ROOT / 'docs' / 'extending.md').read_text()
