@@ -36,7 +36,7 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.schedule = 'hybrid'
   # Normalizer: the sample's distance from the teacher's prediction, which is
   # guided (as in DMD2; it needs one level for both terms) or
-  # conditional (ours: Decoupled DMD's equation 6 leaves the scale open).
+  # conditional (ours: Decoupled DMD's equation 6 has no unit).
   distill.normalizer = 'conditional'
   # Regularizer added to the CA term: dm, mean_variance, gan or none.
   distill.regularizer = 'dm'
