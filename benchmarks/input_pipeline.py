@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import timing
 from core.files import write_json
-from dit.latents import Normalisation
+from dit.latents import Normalization
 from dit.sharding import MeshConfig, make_mesh
 from input_pipeline import records
 from input_pipeline.batches import batches
@@ -44,7 +44,7 @@ def write(config: DataConfig, count: int) -> None:
     LAYOUT,
     {'autoencoder': {'name': config.autoencoder}},
     tuple(map(str, range(1000))),
-    Normalisation(),
+    Normalization(),
     (finished(path),),
   )
   write_json(folder / records.PROTOCOL, metadata.protocol)

@@ -20,7 +20,7 @@ from distill.objective import Distillation
 from dit import backbone, model
 from dit.base import NetworkConfig
 from dit.config import DiTConfig
-from dit.latents import LatentSpace, Normalisation
+from dit.latents import LatentSpace, Normalization
 from dit.path import Linear, path_named
 from dit.sharding import make_mesh
 from dit.weights.checkpoint_names import saved_steps
@@ -28,7 +28,7 @@ from input_pipeline.batches import batches
 from input_pipeline.sources import (
   check_source,
   latent_space_of,
-  normalisation_of,
+  normalization_of,
   open_source,
 )
 from sample.solvers import Euler, Renoise
@@ -171,9 +171,9 @@ def distill(
   lineage.check_known(place, about)
   workdir = claim(place, config, extensible=extensible)
   write_json(workdir / TEACHER, about)
-  normalisation = Normalisation()
+  normalisation = Normalization()
   if plan.setup.records is not None:
-    normalisation = normalisation_of(plan.setup.records, experiment.data)
+    normalisation = normalization_of(plan.setup.records, experiment.data)
   distillation = plan.distillation
   if _measures(settings):
     moments = measured(plan.setup, normalisation)
@@ -215,7 +215,7 @@ def distill(
   return loop.run(plan.setup, workdir, task)
 
 
-def measured(setup: Setup, normalisation: Normalisation) -> tuple[float, float]:
+def measured(setup: Setup, normalisation: Normalization) -> tuple[float, float]:
   """Returns the mean of latents, and the root of their average variance."""
   experiment, size = setup.experiment, setup.experiment.train.batch_size
   stream = batches(

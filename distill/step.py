@@ -25,7 +25,7 @@ from train import ema
 from train.state import TrainState
 from train.step import Batch, Metrics, accept, compiled, latents_of
 
-_NO_LATENTS = latents.Normalisation()
+_NO_LATENTS = latents.Normalization()
 
 
 @jax.tree_util.register_dataclass
@@ -123,7 +123,7 @@ def make_distill_step(
   rules: Rules,
   abstract_state: DistillState,
   teacher: Params,
-  normalisation: latents.Normalisation = _NO_LATENTS,
+  normalisation: latents.Normalization = _NO_LATENTS,
 ) -> Callable[..., tuple[DistillState, Metrics]]:
   """Builds the step.
 
@@ -175,7 +175,7 @@ def make_distill_step(
 def _update_fake(
   distillation: Distillation,
   rules: Rules,
-  normalisation: latents.Normalisation,
+  normalisation: latents.Normalization,
   state: DistillState,
   teacher: Params,
   batch: Batch,

@@ -6,7 +6,7 @@
 
 Images are uint8 in [0, 255] and x is float32 in [-1, 1]. z is the latent of an
 autoencoder, and x0 the network's training data. In the last line, mean and std
-are constants of the data set, one for each channel (`Normalisation`).
+are constants of the data set, one for each channel (`Normalization`).
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ class Posterior:
 
 
 @dataclasses.dataclass(frozen=True)
-class Normalisation:
+class Normalization:
   """Latent statistics that map an autoencoder's space to the network's.
 
   Attributes:
@@ -88,7 +88,7 @@ class Normalisation:
       raise InputError(f'latent std is {self.std}, expected positive numbers.')
 
   @classmethod
-  def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> 'Normalisation':
+  def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> 'Normalization':
     """Reads a file's `mean` and `std`, each (1, C, 1, 1) or (C,)."""
     for name in ('mean', 'std'):
       if name not in tensors:
@@ -106,12 +106,12 @@ class Normalisation:
       )
     return cls(tuple(mean.ravel().tolist()), tuple(std.ravel().tolist()))
 
-  def normalise(self, z: jax.Array) -> jax.Array:
+  def normalize(self, z: jax.Array) -> jax.Array:
     """Maps autoencoder latents (B, H, W, C) to the network's, float32."""
     mean, std = (jnp.asarray(s, jnp.float32) for s in (self.mean, self.std))
     return (z.astype(jnp.float32) - mean) / std
 
-  def denormalise(self, x: jax.Array) -> jax.Array:
+  def denormalize(self, x: jax.Array) -> jax.Array:
     """Maps network latents (B, H, W, C) to the autoencoder's, float32."""
     mean, std = (jnp.asarray(s, jnp.float32) for s in (self.mean, self.std))
     return x.astype(jnp.float32) * std + mean
@@ -162,7 +162,7 @@ class LatentSpace:
 
   autoencoder: str | None = None
   encoder_sha256: str | None = None
-  normalization: Normalisation = Normalisation()
+  normalization: Normalization = Normalization()
   decoder: DecoderPlace | None = None
   classes: tuple[str, ...] = ()
 
@@ -209,7 +209,7 @@ class LatentSpace:
         space,
         autoencoder=autoencoder['name'],
         encoder_sha256=autoencoder.get('encoder_sha256'),
-        normalization=Normalisation(mean, std),
+        normalization=Normalization(mean, std),
       )
     except (AttributeError, KeyError, TypeError) as error:
       raise InputError(

@@ -91,7 +91,7 @@ class ConvNet(nnx.Module):
     for conv in self.convs:
       h = conv(x)
       # Three layers train without normalization and skip connections.
-      h = jax.nn.gelu(_normalise(h) if self.deep else h)
+      h = jax.nn.gelu(_normalize(h) if self.deep else h)
       x = x + h if self.deep and x.shape == h.shape else h
     features = layer_norm(self.hidden(x.reshape(len(x), -1)))
     return features, self.logits(features)
@@ -297,7 +297,7 @@ def _apply(graph, params, images):
   return nnx.merge(graph, params)(latents.from_pixels(images))
 
 
-def _normalise(h: jax.Array) -> jax.Array:
+def _normalize(h: jax.Array) -> jax.Array:
   """Normalizes whole images, so that a flat patch stays flat near an edge."""
   return layer_norm(h.reshape(len(h), -1)).reshape(h.shape)
 

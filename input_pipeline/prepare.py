@@ -300,7 +300,7 @@ def _complete(
       'must write to one folder that they share.'
     )
   normalisation = (
-    latents.Normalisation()
+    latents.Normalization()
     if autoencoder is None
     else autoencoder.normalisation
   )

@@ -27,7 +27,7 @@ from etils import epath
 from core.errors import InputError, check_choice
 from core.files import parse_json
 from core.nested import with_tuples
-from dit.latents import Normalisation
+from dit.latents import Normalization
 
 FORMAT = 1
 METADATA, PROTOCOL = 'metadata.json', 'protocol.json'
@@ -130,7 +130,7 @@ class Metadata:
   layout: Layout
   protocol: dict[str, Any]
   classes: tuple[str, ...]
-  normalisation: Normalisation
+  normalisation: Normalization
   shards: tuple[Shard, ...]
   decoder: dict[str, str] | None = None
 
@@ -150,7 +150,7 @@ class Metadata:
     return sum((shard.broken for shard in self.shards), ())
 
   @property
-  def statistics(self) -> Normalisation:
+  def statistics(self) -> Normalization:
     """Mean and std of each channel; InputError if a channel is constant."""
     mean, std = self._mean_and_std()
     # The computed std of a constant is 0 only up to rounding.
@@ -161,7 +161,7 @@ class Metadata:
         'data.statistics=data cannot normalize them; set '
         'data.statistics=autoencoder.'
       )
-    return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+    return Normalization(tuple(mean.tolist()), tuple(std.tolist()))
 
   def _mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
     share = np.asarray([s.records for s in self.shards]) / self.records
@@ -202,7 +202,7 @@ class Metadata:
         layout=from_json(Layout, values['layout']),
         protocol=values['protocol'],
         classes=tuple(values['classes']),
-        normalisation=from_json(Normalisation, values['normalisation']),
+        normalisation=from_json(Normalization, values['normalisation']),
         shards=tuple(from_json(Shard, shard) for shard in values['shards']),
         decoder=values.get('decoder'),
       )

@@ -25,7 +25,7 @@ from core.processes import together
 from core.ranges import Choice, FolderName, PathText, Range, check_fields
 from dit.autoencoder import NAMES
 from dit.base import NetworkConfig
-from dit.latents import DecoderPlace, LatentSpace, Normalisation
+from dit.latents import DecoderPlace, LatentSpace, Normalization
 from input_pipeline.digits import Digits
 from input_pipeline.records import PROTOCOL, LatentSource
 from input_pipeline.splits import check_same_classes
@@ -223,7 +223,7 @@ def _check_prepared(
       f'data.flip is true, but {source.folder} holds no mirrored images; '
       'prepare it with --config.data.flip=true.'
     )
-  normalisation_of(source, config)
+  normalization_of(source, config)
   source[len(source) - 1]  # reads a record, which checks its shape
   return layout.latent_shape, len(metadata.classes)
 
@@ -232,7 +232,7 @@ def latent_space_of(source: Any, config: DataConfig) -> LatentSpace:
   """Returns the latent space of the records, with the decoder if known."""
   space = LatentSpace(
     'pixels',
-    normalization=normalisation_of(source, config),
+    normalization=normalization_of(source, config),
     classes=tuple(_classes_of(source)),
   )
   if not isinstance(source, LatentSource):
@@ -253,10 +253,10 @@ def _classes_of(source: Any) -> Sequence[str]:
   return getattr(source.dataset_info.features['label'], 'names', None) or ()
 
 
-def normalisation_of(source: Any, config: DataConfig) -> Normalisation:
+def normalization_of(source: Any, config: DataConfig) -> Normalization:
   """Returns the normalization from records to the network's space."""
   if not isinstance(source, LatentSource):
-    return Normalisation()
+    return Normalization()
   if config.statistics == 'autoencoder':
     return source.metadata.normalisation
   return source.metadata.statistics

@@ -157,7 +157,7 @@ def to_images(
   """
   x = x.astype(jnp.float32)
   if autoencoder is not None:
-    x = autoencoder.decode(autoencoder.denormalise(x))
+    x = autoencoder.decode(autoencoder.denormalize(x))
   pixels = latents.to_pixels(x, truncate=truncate)
   return pixels, jnp.isfinite(x).all((1, 2, 3))
 

@@ -22,7 +22,7 @@ from core.progress import progress_bar
 from core.signals import StopRequest, stop_on_signals
 from dit import backbone
 from input_pipeline.batches import batches
-from input_pipeline.sources import normalisation_of
+from input_pipeline.sources import normalization_of
 from sample import pictures
 from sample.saved_network import LATENTS
 from train import state as state_lib
@@ -81,7 +81,7 @@ def train(setup: Setup, workdir: epath.Path) -> bool:
     optimizer,
     experiment.ema,
     abstract,
-    normalisation_of(setup.records, experiment.data),
+    normalization_of(setup.records, experiment.data),
     experiment.train.accumulate,
   )
   task = TrainingTask(

@@ -24,7 +24,7 @@ from train.state import TrainState
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 State = TypeVar('State', bound=TrainState)
-_IDENTITY = latents.Normalisation()
+_IDENTITY = latents.Normalization()
 
 
 def make_train_step(
@@ -33,7 +33,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   ema_config: ema.EMAConfig,
   abstract_state: TrainState,
-  normalisation: latents.Normalisation = _IDENTITY,
+  normalisation: latents.Normalization = _IDENTITY,
   accumulate: int = 1,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds the step.
@@ -120,7 +120,7 @@ def compiled(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
 
 
 def latents_of(
-  batch: Batch, normalisation: latents.Normalisation, key: jax.Array
+  batch: Batch, normalisation: latents.Normalization, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the network's input (B, H, W, C), float32, and the next random key.
 
@@ -136,7 +136,7 @@ def latents_of(
     batch['moments'].astype(jnp.float32)
   )
   noise = jax.random.normal(posterior_key, posterior.mean.shape)
-  return normalisation.normalise(posterior.draw(noise)), key
+  return normalisation.normalize(posterior.draw(noise)), key
 
 
 def _accumulated(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:

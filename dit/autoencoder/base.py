@@ -2,7 +2,7 @@
 
   z = encode(x).draw(noise)    x in [-1, 1], (B, f H, f W, 3) -> (B, H, W, C)
   x = decode(z)                about [-1, 1]
-  x0 = normalise(z)            z = denormalise(x0)
+  x0 = normalize(z)            z = denormalize(x0)
 
 f is the downsampling, and x0 lies in the network's space. Encoder and decoder
 are separate networks, and either can be absent.
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from core.errors import InputError, check_choice
-from dit.latents import Normalisation, Posterior
+from dit.latents import Normalization, Posterior
 
 Params = dict[str, Any]
 HALVES = ('encoder', 'decoder')
@@ -74,8 +74,8 @@ class Autoencoder:
 
   params: Params
   config: AutoencoderConfig = dataclasses.field(metadata={'static': True})
-  normalisation: Normalisation = dataclasses.field(
-    default=Normalisation(), metadata={'static': True}
+  normalisation: Normalization = dataclasses.field(
+    default=Normalization(), metadata={'static': True}
   )
 
   @property
@@ -120,13 +120,13 @@ class Autoencoder:
       )
     return self._run('decoder', z)
 
-  def normalise(self, z: jax.Array) -> jax.Array:
+  def normalize(self, z: jax.Array) -> jax.Array:
     """Maps latents (B, H, W, C) to the network's space."""
-    return self.normalisation.normalise(z)
+    return self.normalisation.normalize(z)
 
-  def denormalise(self, x: jax.Array) -> jax.Array:
+  def denormalize(self, x: jax.Array) -> jax.Array:
     """Maps the network's space to latents (B, H, W, C)."""
-    return self.normalisation.denormalise(x)
+    return self.normalisation.denormalize(x)
 
   def _run(self, half: str, x: jax.Array) -> jax.Array:
     if half not in self.params:

@@ -7,7 +7,7 @@
   taesd3, taef1      8             16         1                  0
   taef2              8             32         1                  0
 
-The network's space is (z - mean) / std; see `dit.latents.Normalisation`.
+The network's space is (z - mean) / std; see `dit.latents.Normalization`.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ import numpy as np
 from core.errors import InputError, check_choice
 from dit.autoencoder.base import Autoencoder
 from dit.autoencoder.names import kl_from_published, tiny_from_published
-from dit.latents import Normalisation
+from dit.latents import Normalization
 
-_IDENTITY = Normalisation()
+_IDENTITY = Normalization()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Published:
   read: Callable[..., tuple[Any, dict[str, Any]]]
   downsampling: int
   latent_channels: int
-  normalisation: Normalisation | None = _IDENTITY
+  normalisation: Normalization | None = _IDENTITY
 
 
 AUTOENCODERS = {
   'sd_vae': Published(
-    kl_from_published, 8, 4, Normalisation(std=(1 / 0.18215,))
+    kl_from_published, 8, 4, Normalization(std=(1 / 0.18215,))
   ),
   'va_vae': Published(kl_from_published, 16, 32, None),
   'taesd': Published(tiny_from_published, 8, 4),
@@ -89,7 +89,7 @@ def load(
     )
   normalisation = published.normalisation
   if statistics is not None:
-    normalisation = Normalisation.from_tensors(statistics)
+    normalisation = Normalization.from_tensors(statistics)
   if normalisation is None:
     raise InputError(
       f'autoencoder {name!r} needs its latent statistics, the published '

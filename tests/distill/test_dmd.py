@@ -79,7 +79,7 @@ def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
 
 
 def test_terms_of_internal_guidance(student, teacher):
-  """With IG only, the CA term is w (c - c_tap) in x0; DM ignores the tap."""
+  """The CA term of IG is w (c - c_tap) in x0, and DM ignores the tap."""
   distillation = make_distillation(guidance='ig:1.7', schedule='shared')
   (_, dm, ca, _), visit, places = asked(distillation, student, teacher)
   q, r = places['both']

@@ -41,7 +41,7 @@ STORED = {
 
 def test_latent_space_is_stored_as_it_was():
   space = latents.LatentSpace.from_json(STORED)
-  assert space.normalization == latents.Normalisation((0.0,), (0.5,))
+  assert space.normalization == latents.Normalization((0.0,), (0.5,))
   assert space.decoder.text == 'sd_vae:/vae.safetensors'
   assert space.classes == ('cat', 'dog')
   assert json.dumps(space.to_json()) == json.dumps(STORED)

@@ -20,7 +20,7 @@ from input_pipeline.sources import (
   DataConfig,
   check_source,
   latent_space_of,
-  normalisation_of,
+  normalization_of,
   open_source,
 )
 from sample.decoder import read_decoder
@@ -96,7 +96,7 @@ def test_half_are_mirrored(data):
 def test_normalisation(data, statistics):
   config = settings(data, statistics=statistics)
   source = open_source(config, 'train')
-  found = normalisation_of(source, config)
+  found = normalization_of(source, config)
   if statistics == 'autoencoder':
     assert found == Doubled.normalisation
   else:
@@ -109,7 +109,7 @@ def test_normalisation(data, statistics):
   assert space.normalization == found
 
 
-def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
+def test_the_step_draws_and_normalizes(data, make_experiment, monkeypatch):
   """The objective's input has mean 0 and std 1, and is sampled every step."""
   experiment = make_experiment('model.channels=3')
   config = settings(data, statistics='data')
@@ -128,7 +128,7 @@ def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
     abstract = state.abstract(experiment.model, optimizer, mesh)
     step = make_train_step(
       experiment.model, experiment.objective, optimizer, experiment.ema,
-      abstract, normalisation_of(source, config),
+      abstract, normalization_of(source, config),
     )  # fmt: skip
     current = state.init(experiment.model, optimizer, mesh, seed=0)
     stream = batches(source, config, mesh, batch_size=COUNT, seed=0, start=0)
@@ -140,7 +140,7 @@ def test_the_step_draws_and_normalises(data, make_experiment, monkeypatch):
   for x in seen:
     np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=0.05)
     np.testing.assert_allclose(x.std((0, 1, 2)), 1, atol=0.05)
-  found = normalisation_of(source, config)
+  found = normalization_of(source, config)
   expected = np.sqrt(2) * 0.5 / np.asarray(found.std)
   difference = (seen[1] - seen[0]).std((0, 1, 2))
   np.testing.assert_allclose(difference, expected, rtol=0.1)

@@ -15,13 +15,13 @@ from refusals import refused
 
 from core.errors import InputError
 from core.files import file_sha256
-from dit.latents import Normalisation
+from dit.latents import Normalization
 from input_pipeline import shards
 from input_pipeline.records import LatentSource, Layout, Metadata
 from input_pipeline.sources import (
   DataConfig,
   check_source,
-  normalisation_of,
+  normalization_of,
   open_source,
 )
 
@@ -84,7 +84,7 @@ def test_a_constant_channel_is_prepared_and_trained_on(
     source = open_source(config, 'train')
     if statistics == 'autoencoder':
       check_source(source, config, network)
-      assert normalisation_of(source, config) == Normalisation()
+      assert normalization_of(source, config) == Normalization()
     else:
       with pytest.raises(InputError, match=r'channels \[2\] of .* never vary'):
         check_source(source, config, network)

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import InputError
 from dit import autoencoder
-from dit.latents import Normalisation, Posterior
+from dit.latents import Normalization, Posterior
 
 
 def published(config):
@@ -40,8 +40,8 @@ def test_sd_vae_scales():
   assert vae.config == SD_VAE
   assert (vae.downsampling, vae.latent_channels) == (8, 4)
   z = jnp.ones((1, 2, 2, 4))
-  np.testing.assert_allclose(vae.normalise(z), 0.18215 * z, rtol=1e-6)
-  np.testing.assert_allclose(vae.denormalise(vae.normalise(z)), z, rtol=1e-6)
+  np.testing.assert_allclose(vae.normalize(z), 0.18215 * z, rtol=1e-6)
+  np.testing.assert_allclose(vae.denormalize(vae.normalize(z)), z, rtol=1e-6)
 
 
 def test_va_vae_takes_its_statistics():
@@ -49,10 +49,10 @@ def test_va_vae_takes_its_statistics():
   assert vae.config == VA_VAE
   assert (vae.downsampling, vae.latent_channels) == (16, 32)
   z = jax.random.normal(jax.random.key(0), (2, 3, 3, 32))
-  x = vae.normalise(z)
+  x = vae.normalize(z)
   mean, std = (STATISTICS[name].ravel() for name in ('mean', 'std'))
   np.testing.assert_allclose(x, (z - mean) / std, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(vae.denormalise(x), z, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(vae.denormalize(x), z, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(('name', 'configs', 'statistics', 'message'), [
@@ -99,7 +99,7 @@ def test_posterior_survives_storage():
 ])  # fmt: skip
 def test_bad_statistics_are_refused(tensors, match):
   with pytest.raises(InputError, match=match):
-    Normalisation.from_tensors(tensors)
+    Normalization.from_tensors(tensors)
 
 
 def test_unknown_dtype_is_refused():
