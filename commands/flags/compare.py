@@ -21,32 +21,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser, 'what to compare', 'how to compare', 'where to write'
   )
   shared.add_workdir(what)
-  what.add_argument(
-    '--guidance',
-    metavar='METHODS',
-    action='append',
-    help='guidance of one row, as for sample; repeat the flag for more rows '
+  what.add(
+    '--guidance=METHODS',
+    'guidance of one row, as for sample; repeat the flag for more rows '
     f'(default: {"; ".join(METHODS)}, as far as the network supports them)',
+    action='append',
   )
   shared.add_weights(what)
-  how.add_argument(
-    '--num',
-    metavar='N',
-    type=int,
-    default=500,
-    help='images per method (default: %(default)s)',
+  how.add('--num=N', 'images per method', default=500)
+  how.add(
+    '--bootstrap=N', 'number of resamples, for a standard error', default=50
   )
-  how.add_argument(
-    '--bootstrap',
-    metavar='N',
-    type=int,
-    default=50,
-    help='number of resamples, for a standard error (default: %(default)s)',
-  )
-  how.add_argument(
-    '--extractor',
-    metavar='NAME',
-    help='classifier:FOLDER, a classifier trained earlier (default: a new '
+  how.add(
+    '--extractor=NAME',
+    'classifier:FOLDER, a classifier trained earlier (default: a new '
     'classifier)',
   )
   shared.add_guide(how)

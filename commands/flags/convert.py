@@ -31,63 +31,54 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   what, published, how = shared.groups(
     parser, 'what to convert', 'a published source', 'how to convert'
   )
-  what.add_argument(
-    '--from',
+  what.add(
+    '--from=PATH',
+    'published file (or hf://org/name/file), folder of weights, or '
+    'workdir of a run',
     dest='source',
-    metavar='PATH',
     type=shared.web_path,
     required=True,
-    help='published file (or hf://org/name/file), folder of weights, or '
-    'workdir of a run (required)',
   )
-  what.add_argument(
-    '--to',
+  what.add(
+    '--to=PATH',
+    'path of a new published file, if it ends with .safetensors, or of a '
+    'new folder',
     dest='target',
-    metavar='PATH',
     type=shared.web_path,
     required=True,
-    help='path of a new published file, if it ends with .safetensors, or of a '
-    'new folder (required)',
   )
-  what.add_argument(
-    '--family',
-    metavar='NAME',
-    help=f'published format: {", ".join(shared.FAMILIES)} (required for a '
+  what.add(
+    '--family=NAME',
+    f'published format: {", ".join(shared.FAMILIES)} (required for a '
     'published file, unless the source is a folder that records it)',
   )
-  published.add_argument(
-    '--num_heads',
-    metavar='N',
+  published.add(
+    '--num_heads=N',
+    'attention heads, if the width is unusual (default: by width)',
     type=int,
-    help='attention heads, if the width is unusual (default: by width)',
   )
-  published.add_argument(
-    '--taps',
-    metavar='BLOCKS',
-    type=shared.blocks,
-    help='number of blocks before the intermediate head, such as 8 (required '
+  published.add(
+    '--taps=BLOCKS',
+    'number of blocks before the intermediate head, such as 8 (required '
     'for the ig_ families)',
+    type=shared.blocks,
   )
-  published.add_argument(
-    '--no_null_label',
-    action='store_true',
-    help='the last label is a class, not the null label',
+  published.add(
+    '--no_null_label', 'the last label is a class, not the null label'
   )
-  how.add_argument(
-    '--weights',
-    type=shared.weights,
-    help='ema (moving average), raw (parameters) or, for a run, ema:WIDTH '
+  how.add(
+    '--weights=WEIGHTS',
+    'ema (moving average), raw (parameters) or, for a run, ema:WIDTH '
     '(default: ema, or the only available set)',
+    type=shared.weights,
   )
-  how.add_argument(
-    '--quantize',
-    metavar='SCHEME',
-    help=f'{", ".join(shared.SCHEMES)}: quantize into a folder, for sampling '
+  how.add(
+    '--quantize=SCHEME',
+    f'{", ".join(shared.SCHEMES)}: quantize into a folder, for sampling '
     'only (default: none)',
   )
-  how.add_argument(
+  how.add(
     '--allow_nonfinite',
-    action='store_true',
-    help='convert weights with NaN or infinite values too; a folder of them '
+    'convert weights with NaN or infinite values too; a folder of them '
     'can be sampled (default: an error)',
   )

@@ -23,24 +23,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   what, how, where = shared.groups(
     parser, 'what to distill', 'how to distill', 'where to write'
   )
-  what.add_argument(
-    '--config',
-    metavar='FILE',
+  what.add(
+    '--config=FILE',
+    'config file in configs/distill/',
     type=shared.path,
     required=True,
-    help='config file in configs/distill/ (required)',
   )
-  what.add_argument(
-    '--teacher',
-    metavar='PLACE',
+  what.add(
+    '--teacher=PLACE',
+    'run (its averaged weights) or folder of weights',
     type=shared.path,
     required=True,
-    help='run (its averaged weights) or folder of weights (required)',
   )
   shared.add_autoencoder(how)
   shared.add_stopped_status(how)
-  where.add_argument(
-    '--workdir', metavar='RUN', type=shared.path, help='folder of the student'
-  )
+  where.add('--workdir=RUN', 'folder of the student', type=shared.path)
   shared.add_dry_run(parser)
   shared.add_processes(parser)

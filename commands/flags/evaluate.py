@@ -25,42 +25,35 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     'how to sample',
     'where to write',
   )
-  source = what.add_mutually_exclusive_group(required=True)
-  source.add_argument(
-    '--samples',
-    metavar='IMAGES',
+  source = what.choice()
+  source.add(
+    '--samples=IMAGES',
+    'images: an .npz, a folder, a .zip, tfds:NAME:SPLIT',
     type=shared.path,
-    help='images: an .npz, a folder, a .zip, tfds:NAME:SPLIT',
   )
-  source.add_argument(
-    '--workdir',
-    metavar='RUN',
+  source.add(
+    '--workdir=RUN',
+    'run to sample from; the images are not saved',
     type=shared.path,
-    help='run to sample from; the images are not saved',
   )
-  source.add_argument(
-    '--folder',
-    metavar='FOLDER',
-    type=shared.web_path,
-    help='folder of weights to sample from',
+  source.add(
+    '--folder=FOLDER', 'folder of weights to sample from', type=shared.web_path
   )
-  what.add_argument(
-    '--num',
-    metavar='N',
+  what.add(
+    '--num=N',
+    'number of images in each set (default: 50,000, or all samples)',
     type=int,
-    help='number of images in each set (default: 50,000, or all samples)',
   )
   shared.add_labels(what)
   shared.add_weights(what)
   shared.add_reference_flag(real)
   shared.add_real_images_config(real)
   shared.add_extractor(score)
-  score.add_argument(
-    '--metrics',
-    metavar='NAMES',
-    type=shared.metrics,
-    help='metrics among fid, sfid, is, kid, precision, recall, fd, accuracy, '
+  score.add(
+    '--metrics=NAMES',
+    'metrics among fid, sfid, is, kid, precision, recall, fd, accuracy, '
     'fd_inf, separated by commas (default: all possible ones but fd_inf)',
+    type=shared.metrics,
   )
   shared.add_standard_errors(score)
   shared.add_guidance(how)

@@ -23,75 +23,35 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     'how to prepare',
     'where to write (data.dir/data.name/SPLIT)',
   )
-  what.add_argument(
-    '--images',
-    metavar='IMAGES',
-    type=shared.path,
-    help='folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT] (docs/data.md '
+  what.add(
+    '--images=IMAGES',
+    'folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT] (docs/data.md '
     'describes ImageNet from its tars)',
-  )
-  what.add_argument(
-    '--config', metavar='FILE', default='configs/base.py',
-    help='config file (default: %(default)s)',
-  )  # fmt: skip
-  how.add_argument(
-    '--autoencoder',
-    metavar=shared.AUTOENCODER,
     type=shared.path,
-    help='autoencoder that encodes the images: its name and its published '
+  )
+  what.add('--config=FILE', 'config file', default='configs/base.py')
+  how.add(
+    f'--autoencoder={shared.AUTOENCODER}',
+    'autoencoder that encodes the images: its name and its published '
     'files, or their folder (default: none, which keeps pixels)',
+    type=shared.path,
   )
-  how.add_argument(
-    '--image_size',
-    metavar='PIXELS',
-    type=int,
-    default=256,
-    help='side of the center crop (default: %(default)s)',
-  )
-  how.add_argument(
-    '--dtype',
+  how.add('--image_size=PIXELS', 'side of the center crop', default=256)
+  how.add(
+    '--dtype=DTYPE',
+    'type of the mean and std of latents, float16 or float32',
     default='float16',
-    help='type of the mean and std of latents, float16 or float32 '
-    '(default: %(default)s)',
   )
-  how.add_argument(
-    '--max_broken',
-    metavar='N',
-    type=int,
-    default=100,
-    help='largest number of broken images to skip (default: %(default)s)',
+  how.add(
+    '--max_broken=N', 'largest number of broken images to skip', default=100
   )
-  how.add_argument(
-    '--batch_size',
-    metavar='N',
-    type=int,
+  how.add(
+    '--batch_size=N',
+    'images per call of the encoder, on each process',
     default=64,
-    help='images per call of the encoder, on each process '
-    '(default: %(default)s)',
   )
-  how.add_argument(
-    '--threads',
-    metavar='N',
-    type=int,
-    default=16,
-    help='threads that read images (default: %(default)s)',
-  )
-  where.add_argument(
-    '--split',
-    metavar='NAME',
-    default='train',
-    help='split to write (default: %(default)s)',
-  )
-  where.add_argument(
-    '--shard_records',
-    metavar='N',
-    type=int,
-    default=4096,
-    help='images per file (default: %(default)s)',
-  )
-  where.add_argument(
-    '--verify',
-    action='store_true',
-    help='check all records of the split, and write nothing',
-  )
+  how.add('--threads=N', 'threads that read images', default=16)
+  where.add('--split=NAME', 'split to write', default='train')
+  where.add('--shard_records=N', 'images per file', default=4096)
+  where.add('--verify', 'check all records of the split, and write nothing')
   shared.add_processes(parser)

@@ -18,13 +18,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   what, how, where = shared.groups(
     parser, 'real images', 'how to measure', 'where to write'
   )
-  what.add_argument(
-    '--images',
+  what.add(
+    '--images=IMAGES',
+    'an .npz, a folder, a .zip, tfds:NAME:SPLIT (default: the training split)',
     dest='reference',
-    metavar='IMAGES',
     type=shared.path,
-    help='an .npz, a folder, a .zip, tfds:NAME:SPLIT (default: the training '
-    'split)',
   )
   shared.add_real_images_config(what)
   shared.add_extractor(how)

@@ -19,19 +19,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser, 'what to show', 'how to sample', 'where to write'
   )
   shared.add_workdir(what)
-  what.add_argument(
-    '--guidance',
-    metavar='METHODS',
-    action='append',
-    default=[],
-    help='guidance to sample with, as for sample; repeat the flag for more '
+  what.add(
+    '--guidance=METHODS',
+    'guidance to sample with, as for sample; repeat the flag for more '
     'methods (default: log.preview_guidance and the methods of the last '
     'compare)',
+    action='append',
   )
-  what.add_argument(
+  what.add(
     '--no_draw',
-    action='store_true',
-    help='show only existing results: read no weights and draw no samples',
+    'show only existing results: read no weights and draw no samples',
   )
   shared.add_weights(what)
   shared.add_guide(how)

@@ -23,27 +23,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   what, how, where = shared.groups(
     parser, 'what to sample', 'how to sample', 'where to write'
   )
-  source = what.add_mutually_exclusive_group(required=True)
-  source.add_argument(
-    '--workdir', metavar='RUN', type=shared.path, help='folder of the run'
-  )
-  source.add_argument(
-    '--folder',
-    metavar='FOLDER',
+  source = what.choice()
+  source.add('--workdir=RUN', 'folder of the run', type=shared.path)
+  source.add(
+    '--folder=FOLDER',
+    'folder of weights written by convert',
     type=shared.web_path,
-    help='folder of weights written by convert',
   )
-  source.add_argument(
-    '--config',
-    metavar='FILE',
-    type=shared.path,
-    help='config file, for --dry_run only',
+  source.add(
+    '--config=FILE', 'config file, for --dry_run only', type=shared.path
   )
-  what.add_argument(
-    '--num',
-    metavar='N',
+  what.add(
+    '--num=N',
+    'number of images (default: 100; with --preset: 50,000)',
     type=int,
-    help='number of images (default: 100; with --preset: 50,000)',
   )
   shared.add_labels(what)
   shared.add_weights(what)
@@ -51,12 +44,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   shared.add_guide(how)
   shared.add_autoencoder(how)
   shared.add_out(where)
-  where.add_argument(
-    '--format',
-    choices=shared.FORMATS,
+  where.add(
+    '--format=FORMAT',
+    'npz (one samples.npz for the ADM evaluator) or png (a folder of files)',
     default='npz',
-    help='one samples.npz for the ADM evaluator, or a folder of PNG files '
-    '(default: %(default)s)',
+    choices=shared.FORMATS,
   )
   shared.add_overwrite(where)
   shared.add_dry_run(parser, topology=True)

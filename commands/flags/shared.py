@@ -5,7 +5,7 @@ seconds. A test checks that both lists agree.
 """
 
 import argparse
-from typing import Any
+from typing import Any, Self
 
 from core.errors import InputError, nearest
 from core.ranges import PathText, WebText, check_value
@@ -32,8 +32,6 @@ FREE_KEYS = (
 )
 ALL_KEYS = '--config.KEY=VALUE sets any key of configs/base.py.'
 AUTOENCODER = 'NAME:FILE[,FILE]'
-
-Flags = argparse._ActionsContainer  # a parser, or a group of its flags
 
 
 def path(text: str) -> str:
@@ -103,188 +101,190 @@ def blocks(text: str) -> tuple[int, ...]:
     ) from None
 
 
-def groups(
-  parser: argparse.ArgumentParser, *titles: str
-) -> list[argparse._ArgumentGroup]:
+class Group:
+  """A group of flags, which --help shows under one title."""
+
+  def __init__(self, flags: argparse._ActionsContainer) -> None:
+    self._flags = flags
+
+  def add(
+    self, flag: str, text: str, default: Any = None, **options: Any
+  ) -> None:
+    """Adds a flag.
+
+    Args:
+      flag: Name, and the placeholder of a value, such as '--num=N'.
+      text: Description for --help, which adds the default.
+      default: Default; an integer makes the value an integer.
+      **options: Options of `argparse.ArgumentParser.add_argument`.
+    """
+    name, _, placeholder = flag.partition('=')
+    if not placeholder:
+      self._flags.add_argument(name, help=text, action='store_true', **options)
+      return
+    if options.get('required'):
+      text += ' (required)'
+    if default is not None:
+      text += ' (default: %(default)s)'
+    if isinstance(default, int):
+      options.setdefault('type', int)
+    self._flags.add_argument(
+      name, metavar=placeholder, help=text, default=default, **options
+    )
+
+  def choice(self) -> Self:
+    """Returns a part of the group of which exactly one flag is required."""
+    return type(self)(self._flags.add_mutually_exclusive_group(required=True))
+
+
+def groups(parser: argparse.ArgumentParser, *titles: str) -> list[Group]:
   """Returns groups of flags, which --help shows in this order."""
-  return [parser.add_argument_group(title) for title in titles]
+  return [Group(parser.add_argument_group(title)) for title in titles]
 
 
-def add_workdir(flags: Flags) -> None:
+def add_workdir(group: Group) -> None:
   """Adds --workdir for a command that reads a run."""
-  flags.add_argument(
-    '--workdir',
-    metavar='RUN',
-    type=path,
-    required=True,
-    help='folder of the run (required)',
-  )
+  group.add('--workdir=RUN', 'folder of the run', type=path, required=True)
 
 
-def add_weights(flags: Flags) -> None:
+def add_weights(group: Group) -> None:
   """Adds the choice among a run's weights."""
-  flags.add_argument(
-    '--weights',
+  group.add(
+    '--weights=WEIGHTS',
+    'weights of a run: ema (moving average), raw (parameters) or ema:WIDTH '
+    '(power-function average) (default: ema)',
     type=weights,
-    help='weights of a run: ema (moving average), raw (parameters) or '
-    'ema:WIDTH (power-function average) (default: ema)',
   )
-  flags.add_argument(
-    '--step',
-    metavar='STEP',
-    type=int,
-    help='checkpoint of a run (default: the newest)',
+  group.add(
+    '--step=STEP', 'checkpoint of a run (default: the newest)', type=int
   )
 
 
-def add_guide(flags: Flags) -> None:
+def add_guide(group: Group) -> None:
   """Adds the guide of autoguidance, and the seed."""
-  flags.add_argument(
-    '--guide',
-    metavar='PLACE',
-    help='run or folder of the weaker network, for the method auto',
+  group.add(
+    '--guide=PLACE',
+    'run or folder of the weaker network, for the method auto',
   )
-  flags.add_argument(
-    '--guide_step',
-    metavar='STEP',
+  group.add(
+    '--guide_step=STEP',
+    'checkpoint of the guide (default: the newest)',
     type=int,
-    help='checkpoint of the guide (default: the newest)',
   )
-  flags.add_argument(
-    '--seed',
-    metavar='N',
-    type=int,
-    default=0,
-    help='seed of all noise (default: %(default)s)',
-  )
+  group.add('--seed=N', 'seed of all noise', default=0)
 
 
-def add_out(flags: Flags) -> None:
+def add_out(group: Group) -> None:
   """Adds the folder for the results."""
-  flags.add_argument(
-    '--out',
-    metavar='FOLDER',
+  group.add(
+    '--out=FOLDER',
+    'folder for the results (default: a folder in the workdir)',
     type=path,
-    help='folder for the results (default: a folder in the workdir)',
   )
 
 
-def add_guidance(flags: Flags) -> None:
+def add_guidance(group: Group) -> None:
   """Adds guidance and preset."""
-  flags.add_argument(
-    '--guidance',
-    metavar='METHODS',
-    help='methods separated by commas, each as '
+  group.add(
+    '--guidance=METHODS',
+    'methods separated by commas, each as '
     'NAME:SCALE[:OPTION=VALUE][@LOW-HIGH]; names are '
     f'{", ".join(METHODS)}; scale 1 is off; LOW and HIGH bound t, which is 0 '
     'at the data (default: none)',
   )
-  flags.add_argument(
-    '--preset',
-    metavar='NAME',
-    help='published settings of guidance, sampler, precision, labels and '
-    'number of images (configs/presets.py lists them)',
+  group.add(
+    '--preset=NAME',
+    'published settings of guidance, sampler, precision, labels and number of '
+    'images (configs/presets.py lists them)',
   )
 
 
-def add_labels(flags: Flags) -> None:
+def add_labels(group: Group) -> None:
   """Adds the labels of the images."""
-  flags.add_argument(
-    '--labels',
-    help='balanced, random, or classes by number or name, such as 3,bird '
+  group.add(
+    '--labels=LABELS',
+    'balanced, random, or classes by number or name, such as 3,bird '
     '(default: balanced; with --preset: random)',
   )
 
 
-def add_autoencoder(flags: Flags) -> None:
+def add_autoencoder(group: Group) -> None:
   """Adds the autoencoder that decodes latents."""
-  flags.add_argument(
-    '--autoencoder',
-    metavar=AUTOENCODER,
+  group.add(
+    f'--autoencoder={AUTOENCODER}',
+    'decoder of latents: its name (sd_vae, taesd, va_vae, ...) and published '
+    'files or their folder (default: the autoencoder that the data or the run '
+    'records)',
     type=web_path,
-    help='decoder of latents: its name (sd_vae, taesd, va_vae, ...) and '
-    'published files or their folder (default: the autoencoder that the data '
-    'or the run records)',
   )
 
 
-def add_extractor(flags: Flags) -> None:
+def add_extractor(group: Group) -> None:
   """Adds the feature extractor and its preprocessing."""
-  flags.add_argument(
-    '--extractor',
-    metavar='NAME',
-    help='feature extractor: inception:FILE, classifier[:FOLDER], pixels or '
+  group.add(
+    '--extractor=NAME',
+    'feature extractor: inception:FILE, classifier[:FOLDER], pixels or '
     'FILE.py:NAME (default: classifier)',
   )
-  flags.add_argument(
-    '--preprocessing',
-    metavar='NAME',
-    help=f'how images are resized for Inception: {", ".join(RESIZES)} '
+  group.add(
+    '--preprocessing=NAME',
+    f'how images are resized for Inception: {", ".join(RESIZES)} '
     '(default: adm)',
   )
 
 
-def add_standard_errors(flags: Flags) -> None:
+def add_standard_errors(group: Group) -> None:
   """Adds the estimators of standard errors."""
-  flags.add_argument(
-    '--repeats',
-    metavar='N',
+  group.add(
+    '--repeats=N',
+    'number of disjoint sets, for a standard error (default: 1)',
     type=int,
-    help='number of disjoint sets, for a standard error (default: 1)',
   )
-  flags.add_argument(
-    '--bootstrap',
-    metavar='N',
+  group.add(
+    '--bootstrap=N',
+    'number of resamples, for a standard error (default: 0)',
     type=int,
-    help='number of resamples, for a standard error (default: 0)',
   )
 
 
-def add_reference_flag(flags: Flags) -> None:
+def add_reference_flag(group: Group) -> None:
   """Adds the real images to compare with."""
-  flags.add_argument(
-    '--reference',
-    metavar='IMAGES',
-    help='real images, or their statistics (default: the training split)',
+  group.add(
+    '--reference=IMAGES',
+    'real images, or their statistics (default: the training split)',
   )
 
 
-def add_real_images_config(flags: Flags) -> None:
+def add_real_images_config(group: Group) -> None:
   """Adds the config of the real images."""
-  flags.add_argument(
-    '--config',
-    metavar='FILE',
-    type=path,
-    help='config file that names the real images',
+  group.add(
+    '--config=FILE', 'config file that names the real images', type=path
   )
 
 
-def add_target(flags: Flags) -> None:
+def add_target(group: Group) -> None:
   """Adds the target path."""
-  flags.add_argument(
-    '--to', dest='target', metavar='PATH', type=path, required=True,
-    help='file or folder to write (required)',
+  group.add(
+    '--to=PATH', 'file or folder to write', type=path, dest='target',
+    required=True,
   )  # fmt: skip
 
 
-def add_overwrite(flags: Flags) -> None:
+def add_overwrite(group: Group) -> None:
   """Adds --overwrite."""
-  flags.add_argument(
+  group.add(
     '--overwrite',
-    action='store_true',
-    help='discard results of another protocol in --out (default: an error)',
+    'discard results of another protocol in --out (default: an error)',
   )
 
 
-def add_stopped_status(flags: Flags) -> None:
+def add_stopped_status(group: Group) -> None:
   """Adds --stopped_status."""
-  flags.add_argument(
-    '--stopped_status',
-    metavar='STATUS',
-    type=exit_status,
+  group.add(
+    '--stopped_status=STATUS',
+    'exit status of a run that stopped early, for launchers that restart it',
     default=0,
-    help='exit status of a run that stopped early, for launchers that restart '
-    'it (default: %(default)s)',
+    type=exit_status,
   )
 
 
@@ -292,48 +292,34 @@ def add_dry_run(
   parser: argparse.ArgumentParser, *, topology: bool = False
 ) -> None:
   """Adds --dry_run and, if `topology`, --topology."""
-  group = parser.add_argument_group('before a long job')
-  group.add_argument(
+  (group,) = groups(parser, 'before a long job')
+  group.add(
     '--dry_run',
-    action='store_true',
-    help='only print sizes, FLOPs, and the memory of weights and optimizer '
-    'on each device',
+    'only print sizes, FLOPs, and the memory of weights and optimizer on each '
+    'device',
   )
   if topology:
-    group.add_argument(
-      '--topology',
-      metavar='NAME',
+    group.add(
+      '--topology=NAME',
+      'with --dry_run: TPU chips to compile for, such as v5p:4x4x4, attached '
+      'or not (needs libtpu)',
       type=path,
-      help='with --dry_run: TPU chips to compile for, such as v5p:4x4x4, '
-      'attached or not (needs libtpu)',
     )
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
   """Adds the flags that `cluster.join` reads."""
-  group = parser.add_argument_group('many processes')
-  group.add_argument(
+  (group,) = groups(parser, 'many processes')
+  group.add(
     '--distributed',
-    action='store_true',
-    help='run as one process of a Cloud TPU, GKE, Slurm or Open MPI job, or '
-    'of the job that the next three flags describe',
+    'run as one process of a Cloud TPU, GKE, Slurm or Open MPI job, or of the '
+    'job that the next three flags describe',
   )
-  group.add_argument(
-    '--coordinator', metavar='HOST:PORT', help='address of the first process'
-  )
-  group.add_argument(
-    '--num_processes', metavar='N', type=int,
-    help='number of processes of the job',
-  )  # fmt: skip
-  group.add_argument(
-    '--process_id', metavar='N', type=int,
-    help='index of this process, from 0',
-  )  # fmt: skip
-  group.add_argument(
-    '--heartbeat_seconds',
-    metavar='N',
-    type=int,
+  group.add('--coordinator=HOST:PORT', 'address of the first process')
+  group.add('--num_processes=N', 'number of processes of the job', type=int)
+  group.add('--process_id=N', 'index of this process, from 0', type=int)
+  group.add(
+    '--heartbeat_seconds=N',
+    'seconds after which a silent process counts as dead',
     default=100,
-    help='seconds after which a silent process counts as dead '
-    '(default: %(default)s)',
   )

@@ -19,27 +19,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser, 'what to sweep', 'how to score', 'how to sample', 'where to write'
   )
   shared.add_workdir(what)
-  what.add_argument(
-    '--guidance',
-    metavar='METHODS',
+  what.add(
+    '--guidance=METHODS',
+    'guidance as for sample, with one or two scales LOW..HIGH:COUNT ',
     required=True,
-    help='guidance as for sample, with one or two scales LOW..HIGH:COUNT '
-    '(required)',
   )
-  what.add_argument(
-    '--num',
-    metavar='N',
-    type=int,
-    default=500,
-    help='images per point (default: %(default)s)',
-  )
+  what.add('--num=N', 'images per point', default=500)
   shared.add_weights(what)
-  score.add_argument(
-    '--metric',
-    metavar='NAME',
-    type=shared.metric,
+  score.add(
+    '--metric=NAME',
+    'metric, as for evaluate --metrics',
     default='fd',
-    help='metric, as for evaluate --metrics (default: %(default)s)',
+    type=shared.metric,
   )
   shared.add_extractor(score)
   shared.add_reference_flag(score)

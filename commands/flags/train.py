@@ -18,16 +18,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   what, how, where = shared.groups(
     parser, 'what to train', 'how to train', 'where to write'
   )
-  what.add_argument(
-    '--config',
-    metavar='FILE',
-    default='configs/digits.py',
-    help='config file (default: %(default)s)',
-  )
+  what.add('--config=FILE', 'config file', default='configs/digits.py')
   shared.add_autoencoder(how)
   shared.add_stopped_status(how)
-  where.add_argument(
-    '--workdir', metavar='RUN', type=shared.path, help='folder of the run'
-  )
+  where.add('--workdir=RUN', 'folder of the run', type=shared.path)
   shared.add_dry_run(parser, topology=True)
   shared.add_processes(parser)

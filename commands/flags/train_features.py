@@ -18,18 +18,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   what, how, where = shared.groups(
     parser, 'real images', 'how to train', 'where to write'
   )
-  what.add_argument(
-    '--config',
-    metavar='FILE',
+  what.add(
+    '--config=FILE',
+    'config file that names the images',
     default='configs/digits.py',
-    help='config file that names the images (default: %(default)s)',
   )
   shared.add_autoencoder(what)
-  how.add_argument(
-    '--steps',
-    metavar='N',
-    type=int,
-    help='training steps (default: by image size)',
-  )
+  how.add('--steps=N', 'training steps (default: by image size)', type=int)
   shared.add_target(where)
   shared.add_processes(parser)

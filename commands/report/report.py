@@ -38,7 +38,8 @@ _GRIDS = 12  # preview grids shown, evenly spaced over the run
 
 def run(args: argparse.Namespace) -> None:
   """Runs `report`: writes report.html."""
-  request, guidance, draw = request_of(args), args.guidance, not args.no_draw
+  request, guidance = request_of(args), args.guidance or []
+  draw = not args.no_draw
   source = request.source
   choices = (guidance, source.weights, source.step, request.guide)
   chosen = any(value not in (None, []) for value in choices)
