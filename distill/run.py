@@ -33,7 +33,7 @@ from input_pipeline.sources import (
 )
 from sample.solvers import Euler, Renoise
 from train import loop
-from train.checkpoint import restore_training
+from train.checkpointer import restore_training
 from train.experiment import Experiment
 from train.optimizer import make_optimizer, make_schedule
 from train.runs import Source, check_same, check_task, check_unquantized

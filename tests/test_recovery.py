@@ -17,7 +17,7 @@ from command_runs import ROOT, made_once
 from dit.sharding import make_mesh
 from dit.weights.restore import restore_weights
 from train import config_file, state
-from train.checkpoint import CheckpointConfig, Checkpointer
+from train.checkpointer import CheckpointConfig, Checkpointer
 from train.experiment import build
 from train.optimizer import make_optimizer
 

@@ -22,7 +22,7 @@ from evaluate.evaluator import EvalConfig
 from guidance import parse
 from input_pipeline.sources import DataConfig
 from sample.generate import SampleConfig
-from train.checkpoint import CheckpointConfig
+from train.checkpointer import CheckpointConfig
 from train.ema import EMAConfig
 from train.objective import ObjectiveConfig
 from train.optimizer import OptimizerConfig

@@ -26,7 +26,7 @@ from input_pipeline.sources import normalization_of
 from sample import pictures
 from sample.saved_network import LATENTS
 from train import state as state_lib
-from train.checkpoint import Checkpointer, SaveError
+from train.checkpointer import Checkpointer, SaveError
 from train.experiment import Experiment
 from train.metrics_log import MetricsLog, read_metrics
 from train.optimizer import make_optimizer, make_schedule

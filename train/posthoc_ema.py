@@ -15,7 +15,7 @@ from core.errors import InputError, reason
 from core.ranges import check_value
 from dit.base import NetworkConfig, Params
 from dit.weights.restore import weights_like
-from train.checkpoint import save_errors
+from train.checkpointer import save_errors
 from train.ema import WIDTHS, EMAConfig, coefficients
 
 _WHAT = 'a snapshot of the averages'

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from absl import logging
 
-from train.checkpoint import Checkpointer
+from train.checkpointer import Checkpointer
 from train.experiment import Experiment
 from train.posthoc_ema import Snapshots
 from train.progress import Report

@@ -1,4 +1,4 @@
-"""Weights from a run's checkpoints, which `train.checkpoint` writes."""
+"""Weights from a run's checkpoints, which `train.checkpointer` writes."""
 
 import time
 from typing import Any

@@ -16,7 +16,7 @@ from dit import model
 from dit.sharding import MeshConfig, make_mesh, tree_shardings
 from sample import sampler
 from sample.solvers import Euler, Evaluation
-from train.checkpoint import CheckpointConfig, Checkpointer
+from train.checkpointer import CheckpointConfig, Checkpointer
 from train.ema import EMAConfig
 from train.optimizer import OptimizerConfig, make_optimizer, make_schedule
 

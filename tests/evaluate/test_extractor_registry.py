@@ -12,7 +12,7 @@ from dit.weights.files import header_of
 from evaluate import extractor as extractor_lib
 from evaluate import extractor_registry
 from evaluate.metrics import name_of
-from train.checkpoint import _rank
+from train.checkpointer import _rank
 
 
 def test_inception_and_its_name(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from core.errors import NonFiniteError
 from dit import model
 from dit.sharding import make_mesh, replicated
 from dit.weights.restore import restore_weights
-from train import checkpoint, loop
+from train import loop
+from train.checkpointer import Checkpointer
 from train.experiment import build
 from train.metrics_log import read_metrics
 from train.previews import Previews
@@ -30,7 +31,7 @@ def trained(tmp_path_factory, make_experiment):
   experiment = make_experiment(*KEEP, 'train.images=160')
   logged, steps, make = {}, [], loop.make_train_step
 
-  class Spy(checkpoint.Checkpointer):
+  class Spy(Checkpointer):
     def save(self, state, step, *rest):
       assert state.step == step
       logged[step] = [row['step'] for row in read_metrics(workdir)]
@@ -112,7 +113,7 @@ def trained_to(images, workdir, make_config):
   place = claim(workdir, config)
   assert loop.train(open_setup(experiment), place)
   _, _, abstract = loop.plan(experiment, make_mesh(experiment.mesh))
-  with checkpoint.Checkpointer(place, experiment.checkpoint) as checkpointer:
+  with Checkpointer(place, experiment.checkpoint) as checkpointer:
     state = checkpointer.restore(abstract)
   return state, [(row['step'], row['loss']) for row in read_metrics(place)]
 

@@ -12,7 +12,7 @@ from networks import assert_close, assert_same
 
 from dit.sharding import MeshConfig, batch_sharding, make_mesh
 from train import ema, state
-from train.checkpoint import CheckpointConfig, Checkpointer
+from train.checkpointer import CheckpointConfig, Checkpointer
 from train.optimizer import make_optimizer, make_schedule
 from train.step import make_train_step
 

@@ -15,7 +15,7 @@ from dit.sharding import MeshConfig, make_mesh
 from dit.weights import restore
 from dit.weights.restore import WEIGHTS, restore_weights
 from train import state
-from train.checkpoint import CheckpointConfig, Checkpointer, SaveError
+from train.checkpointer import CheckpointConfig, Checkpointer, SaveError
 from train.optimizer import make_optimizer
 
 
