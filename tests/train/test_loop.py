@@ -88,6 +88,7 @@ def test_longer_run_goes_on_until_nothing_is_finite(
     *KEEP, 'train.images=1600', 'checkpoint.every_images=16',
     'optimizer.lr=1e30', 'optimizer.clip=0', 'train.max_bad_steps=4',
   )  # fmt: skip
+  caplog.set_level('INFO')
   with pytest.raises(NonFiniteError, match='4 steps in a row') as error:
     loop.train(open_setup(exploding), workdir)
   assert '\n' not in str(error.value)
