@@ -170,6 +170,7 @@ def test_run_remembers_autoencoder_and_classes(place):
   assert 'eval/fd' in (place / 'a run' / 'metrics.jsonl').read_text()
 
 
+@pytest.mark.slow
 def test_printed_commands_work_on_a_latent_run(place, workdir):
   succeed('report', f'--workdir={workdir}', '--no_draw')
   commands = printed((workdir / 'report.html').read_text())

@@ -151,6 +151,7 @@ def assert_same_end(run, shared):
   assert sorted(run.names_of_checkpoints()) == ['50', '60']
 
 
+@pytest.mark.slow
 def test_undisturbed_run_is_whole(shared):
   assert [row['step'] for row in shared.metrics] == list(range(1, STEPS + 1))
   assert shared.state.step == STEPS
@@ -259,6 +260,7 @@ def kill_and_finish(run, shared, moments):
   assert_same_end(run, shared)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_then_killed_ends_the_same(shared, run):
   stop(shared, run, signal.SIGINT, 24)  # in the second epoch
   kill_and_finish(run, shared, [(0, 'saving')])

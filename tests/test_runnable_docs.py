@@ -85,7 +85,7 @@ def smaller(words, shared_run, features):
   'page',
   [
     pytest.param('README.md', marks=pytest.mark.slow),
-    'docs/index.md',
+    pytest.param('docs/index.md', marks=pytest.mark.slow),
     pytest.param('docs/sampling.md', marks=pytest.mark.slow),
   ],
 )

@@ -157,6 +157,7 @@ def test_straight_from_a_run(shared_run, place, mine):
   assert not list((place / 'run').glob('*.npz'))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('good_compilation')
 def test_own_features(shared_run, place):
   data = f'--config.data.dir={shared_run}/data'

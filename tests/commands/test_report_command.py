@@ -175,6 +175,7 @@ def refuse(workdir, out, *words):
   return said
 
 
+@pytest.mark.slow
 def test_methods_to_draw_with(shared_run, tmp_path):
   _, found = report(
     shared_run / 'run', tmp_path, '--guidance=s2:1.5', '--guidance=none'

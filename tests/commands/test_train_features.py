@@ -13,6 +13,7 @@ from evaluate.real_images import load_images
 from input_pipeline.sources import load_all, open_source
 
 
+@pytest.mark.slow
 def test_digits(make_experiment, tmp_path):
   experiment = make_experiment()
   folder = tmp_path / 'features'
