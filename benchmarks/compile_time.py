@@ -2,8 +2,8 @@
 
   python -m benchmarks.compile_time
 
-The network is SiT-XL/2 + IG with several numbers of blocks, looped or unrolled.
-Nothing is executed, and no weights exist.
+The network is SiT-XL/2 + IG with several numbers of blocks, scanned or
+unrolled. The benchmark compiles the step without executing it.
 """
 
 import jax

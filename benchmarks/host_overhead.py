@@ -2,11 +2,10 @@
 
   python -m benchmarks.host_overhead
 
-Trains as many arrays as SiT-XL/2 + IG has, all tiny, on batches of one digit.
-The host's work thus dominates a step. Depth and width do not change the number
-of arrays. `loop` is a step of `train.loop`: the batch, the call, reading the
-metrics of the previous step, progress bar and log. `call` is the compiled step
-alone, including the wait for its result. Both include the arithmetic.
+The network has as many arrays as SiT-XL/2 + IG, but all are tiny, and a batch
+is one digit. The host's work thus dominates a step. `loop` is a step of
+`train.loop`: the batch, the call, the metrics of the previous step, progress
+bar and log. `call` is the compiled step and the wait for its result.
 """
 
 import statistics

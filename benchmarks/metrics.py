@@ -3,8 +3,8 @@
   python -m benchmarks.metrics
   python -m benchmarks.metrics --parts=frechet
 
-Features are random numbers, since time does not depend on their values. Each
-part runs in a separate process. Its peak memory includes its features and JAX.
+Features are random, since the time does not depend on their values. Each part
+runs in its own process. Its peak memory includes the features and JAX.
 """
 
 import multiprocessing
@@ -32,7 +32,7 @@ def features(seed: int, count: int) -> np.ndarray:
 
 
 def frechet() -> dict[str, float]:
-  """Times moments of 50,000 images, and their distance to a reference."""
+  """Times the moments of 50,000 images, and the distance to a reference."""
   reference = Moments.of(features(0, 10_000))
   sample = features(1, 50_000)
   start = time.perf_counter()
@@ -61,7 +61,7 @@ def precision_and_recall() -> dict[str, float]:
 
 
 def inception() -> dict[str, float]:
-  """Times ours and torch-fidelity's, in turns, on uint8 images of 256 x 256.
+  """Times our Inception and torch-fidelity's in turns, on 256 x 256 images.
 
   It needs torch and torch-fidelity (requirements-torch.txt). The weights are
   random, since time does not depend on them.
@@ -72,7 +72,7 @@ def inception() -> dict[str, float]:
   )
 
   module = FeatureExtractorInceptionV3.__module__
-  with (  # avoids the download
+  with (  # skips the download of weights
     mock.patch(f'{module}.load_state_dict_from_url'),
     mock.patch.object(FeatureExtractorInceptionV3, 'load_state_dict'),
   ):

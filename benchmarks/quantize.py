@@ -6,12 +6,12 @@ Converts a run on images with each scheme of main.py convert, samples with the
 same labels and noise from the run and each folder, and prints:
 
   file      size of model.safetensors, and its share of the float32 one
-  weights   relative L2 error of all parameters
-  latents   relative L2 error of the latents against those of float32
+  weights   relative L2 error of the parameters, against float32
+  latents   relative L2 error of the samples' latents, against float32
   FD        Frechet distance to the training images in features of a classifier
             trained on them (not FID), mean over the seeds ± standard error
-  change    change of FD from float32 ± standard error of that difference, from
-            a bootstrap over pairs of images
+  change    FD minus the FD of float32, ± its standard error from a bootstrap
+            over pairs of images
 
 It also prints sizes for a network with random weights, --name=SiT-B/2.
 """
@@ -71,7 +71,7 @@ def draw(sampler: Sampler, guidance, labels, seed) -> np.ndarray:
 
 
 def figures(distances: list[Estimate]) -> str:
-  """Returns mean ± standard error over the seeds."""
+  """Returns text with mean ± standard error over the seeds."""
   errors = np.asarray([distance.error for distance in distances])
   mean = np.mean([distance.value for distance in distances])
   return f'{mean:.3f} ± {np.sqrt(np.square(errors).sum()) / len(errors):.3f}'

@@ -6,13 +6,13 @@
   python -m benchmarks.sampling configs/sit.py:XL/2,ig --steps=250 \
     --batch_size=256 --students 1 2 4
 
-Samples a batch with every method in turns. The weights are random, since time
-does not depend on them. `of ideal` is the rate over that of the arithmetic at
-the speed of a large matrix product in the same run. `ratio` is the time over
-that of the first method, and `NFE / steps` its ideal. For S2 the latter depends
-on the blocks that the seed selects. A student samples in a few steps without
-guidance (solver renoise). --torch adds a PyTorch network of the same shape for
-none, ig and cfg, on the CPU (requirements-torch.txt).
+Samples a batch with every method in turns. The weights are random, since the
+time does not depend on them. `of ideal` is the time that the arithmetic would
+take at the speed of a large matrix product in the same run, divided by the
+measured time. `ratio` is the time divided by that of the first method. Its
+ideal is `NFE / steps`, which for S2 depends on the blocks that the seed skips.
+A student samples in a few steps without guidance (solver renoise). --torch adds
+a PyTorch network of the same shape for none, ig and cfg, on the CPU.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ METHODS = (
   'none', 'ig:1.4', 'cfg:1.35', 'cfg:1.35@0-0.7', 's2:1.25', 'cfg:1.35,s2:1.25',
   'ig:1.4,cfg:1.35', 'ig:1.4,cfg:1.35@0-0.7',
 )  # fmt: skip
-# 28 blocks on 64 tokens, the default network.
+# The default network has 28 blocks and 64 tokens.
 SMALL = ('model.depth=28', 'model.width=128', 'model.num_heads=4',
          'model.size=16', 'sample.last_step_size=0.0')  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Shared code of the benchmarks: timing, flags and results.
 
-Speed varies between machines and days. Rates are thus relative to a large
-matrix product in the same run, and competitors alternate with our code.
+Speed varies between machines and days. Rates are therefore relative to a large
+matrix product in the same run, and compared programs run in turns.
 """
 
 import argparse
@@ -26,14 +26,13 @@ from train.workdir import environment
 def in_turns(
   runs: Mapping[str, Callable[[], Any]], rounds: int, turn: float = 0.5
 ) -> dict[str, list[float]]:
-  """Times functions in turns; returns the seconds of all calls of each.
+  """Times functions in turns; returns the seconds of each call, by name.
 
   Args:
     runs: Functions that return when their work is done.
     rounds: Number of turns of each function.
-    turn: Seconds after which a turn ends, once its call returns. The first call
-      is not timed, since threads and memory of the previous function may still
-      affect it.
+    turn: Least seconds of a turn. Its first call is not timed, since threads
+      and memory of the previous function may still affect it.
   """
   seconds = {name: [] for name in runs}
   for _ in range(rounds):
@@ -50,7 +49,7 @@ def in_turns(
 
 
 def matmul_peak(dtype: str) -> float:
-  """Returns a device's best FLOP/s in large square matrix products."""
+  """Returns a device's best FLOP/s in a large square matrix product."""
   size, count = (2048, 4) if jax.default_backend() == 'cpu' else (8192, 16)
   keys = jax.random.split(jax.random.key(0))
   x, w = (jax.random.normal(key, (size, size), dtype) for key in keys)

@@ -1,9 +1,8 @@
 """A plain PyTorch transformer for comparisons in the benchmarks.
 
 It has the parameters, optimizer and EMA of our networks, and a loss of the same
-cost with logit-normal times. It runs eagerly with PyTorch's modules and fused
-attention (scaled_dot_product_attention). It supports plain SiT blocks only:
-LayerNorm, GELU, learned shifts, no rotary positions.
+cost. It runs eagerly, with PyTorch's modules and its fused attention. It
+supports only plain SiT blocks: LayerNorm, GELU, no rotary positions.
 """
 
 import math
@@ -56,7 +55,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-  """The head of the output or of a tap."""
+  """A head, which predicts from the tokens of the last block or of a tap."""
 
   def __init__(self, config: DiTConfig) -> None:
     super().__init__()
@@ -72,7 +71,7 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-  """The network, which returns the output and then the taps' predictions."""
+  """The network; it returns the output, then the predictions of the taps."""
 
   def __init__(self, config: DiTConfig) -> None:
     super().__init__()
@@ -108,7 +107,7 @@ class Network(nn.Module):
 
 
 def network_of(config: DiTConfig) -> Network:
-  """Returns the network; ValueError if ours has another parameter count."""
+  """Returns the network; raises ValueError if parameter counts differ."""
   torch.manual_seed(0)
   network = Network(config)
   ours = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))

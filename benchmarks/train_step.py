@@ -7,11 +7,11 @@
     --vary train.batch_size 128 256 --vary model.remat none full
 
 Times whole steps (sampling latents, forward, backward, clipping, optimizer and
-EMA) on a fixed batch, for each config and combination of --vary. MFU is model
-FLOP/s over that of a large matrix product in the same precision. It counts the
-forward pass once, the backward pass twice, a multiply-add as 2 and no
-recomputation. --torch adds a PyTorch network of the same shape, on the CPU
-(requirements-torch.txt).
+EMA) on a fixed batch, for each config and combination of --vary. MFU is the
+model's FLOP/s divided by the FLOP/s of a large matrix product in the same
+precision. A multiply-add is 2 FLOP, the backward pass costs two forward passes,
+and recomputation is not counted. --torch adds a PyTorch network of the same
+shape, on the CPU (requirements-torch.txt).
 """
 
 import gc
@@ -50,7 +50,7 @@ def random_batch(shapes: dict[str, Any]) -> dict[str, jax.Array]:
 def compiled_step(
   experiment: Experiment,
 ) -> tuple[Any, jax.stages.Compiled, dict[str, Any], dict[str, float]]:
-  """Returns state, compiled step, batch shapes, and figures of compilation."""
+  """Returns state, compiled step, batch shapes, and compilation figures."""
   mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
     step, abstract, shapes, key = dry_run.train_program(experiment, mesh)
@@ -73,7 +73,7 @@ def compiled_step(
 def our_step(
   experiment: Experiment,
 ) -> tuple[Callable[[], float], dict[str, jax.Array], dict[str, float]]:
-  """Returns a function of one step, its batch, and figures of compilation."""
+  """Returns a function that takes one step, its batch, and figures."""
   state, compiled, shapes, found = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
 
@@ -98,7 +98,7 @@ def measure(
     for each in runs.values():
       each()
     seconds = timing.in_turns(runs, rounds)
-  except RuntimeError as error:  # from XLA, or from cuDNN's conditions
+  except RuntimeError as error:  # raised by XLA, or by cuDNN
     if 'RESOURCE_EXHAUSTED' in str(error):
       return {'ms': 'does not fit'}
     return {'ms': f'failed: {str(error).splitlines()[0]}'}
@@ -143,7 +143,7 @@ def main() -> None:
       'dtype': dtype,
     }
     row |= dict(word.split('=', 1) for word in choice)
-    if 'model.attention' in row:  # the implementation on this machine
+    if 'model.attention' in row:  # the kernel that this machine uses
       row['model.attention'] = experiment.model.attention_here
     row |= measure(
       experiment, peaks[dtype], rounds=args.rounds, torch=args.torch

@@ -1,4 +1,4 @@
-"""Suggests next commands, and prints only those that work as printed."""
+"""Suggests next commands. Every printed command works as printed."""
 
 import functools
 import shlex
@@ -22,12 +22,12 @@ def command(name: str, *words: str) -> str:
 class Advice:
   """Suggests commands for a run.
 
-  A command is printed if its guidance, weights, data and decoder exist. If only
-  the decoder is missing, the sentence explains how to give it.
+  A command is suggested if the run has the weights, data and decoder that it
+  needs. If only the decoder is missing, the text explains how to name it.
   """
 
   def __init__(self, request: SampleRequest) -> None:
-    """Keeps the request; the run is opened at the first suggestion."""
+    """Stores the request. The first suggestion opens the run."""
     self._request = request
 
   @functools.cached_property
@@ -43,12 +43,12 @@ class Advice:
   def __call__(
     self, name: str, *words: str, guidance: Sequence[str] = ('none',)
   ) -> str:
-    """Returns ' Try: COMMAND', or '' if the command would be refused.
+    """Returns ' Try: COMMAND', or '' if the command would fail.
 
     Args:
       name: Name of the command.
       *words: Flags of the command, without those that name the run.
-      guidance: All guidance that the command uses.
+      guidance: Guidance texts that the command uses.
     """
     try:
       job = self._job
@@ -81,14 +81,14 @@ def training(
 ) -> str:
   """Returns a line 'Try: COMMAND' that trains on newly prepared records.
 
-  The line is empty for a split that is not the training split, and for a
-  network that does not fit.
+  The line is empty if `split` is not the training split, or if no network of
+  the config fits the records.
 
   Args:
     config: Config file of `prepare`.
     overrides: Assignments given to `prepare`.
-    experiment: Settings that both give.
-    split: Split that was prepared.
+    experiment: Settings of the config file with the assignments.
+    split: Prepared split.
   """
   data = experiment.data
   if split != data.train_split:
@@ -109,7 +109,7 @@ def training(
 
 
 def _needed(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
-  """Returns keys that do not fit the records, with the right values."""
+  """Returns the values of config keys that contradict the records."""
   size, _, channels = metadata.layout.latent_shape
   wanted = {
     'data.autoencoder': metadata.protocol['autoencoder']['name'],

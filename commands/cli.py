@@ -1,6 +1,6 @@
 """Reads a command line: a command, its flags and its config assignments.
 
-Nothing here imports JAX, so a wrong flag or config key is reported at once.
+The module does not import JAX, so that it reports a wrong flag at once.
 """
 
 import argparse
@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
   """A parser that raises InputError instead of exiting."""
 
   def format_help(self) -> str:
-    """Returns the help, with the name by which the program was called."""
+    """Returns the help text, which names the program as it was called."""
     return program.localize(super().format_help())
 
   def error(self, message: str) -> NoReturn:
@@ -78,7 +78,7 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
   """Runs the module of the command and returns the exit status."""
-  # These import JAX, which takes seconds, so flags are checked first.
+  # These modules import JAX, which takes seconds. Flags are checked first.
   from core import cluster, signals
   from train.metrics_log import set_up_logging
 
@@ -101,7 +101,7 @@ def version() -> str:
 def _check_eval_keys(
   overrides: Sequence[str], args: argparse.Namespace
 ) -> None:
-  """Raises InputError if a key of eval is also a flag of the command."""
+  """Raises InputError for an assignment to eval that a flag replaces."""
   for assignment in overrides:
     key, _, value = assignment.partition('=')
     section, _, name = key.partition('.')

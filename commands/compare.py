@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 def compare_settings(
   args: argparse.Namespace, job: SampleJob
 ) -> compare_lib.CompareConfig:
-  """Returns the settings, by default with all methods that can be sampled."""
+  """Returns the settings, by default with every supported method."""
   methods = args.guidance
   if methods is None:
     methods = filter(job.serves, METHODS)

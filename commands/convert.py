@@ -6,9 +6,9 @@
   workdir of a run: its newest checkpoint    folder, published .safetensors
   any of these                               folder of quantized weights
 
-A published file does not name its network, so flags give the family and facts
-that shapes do not show. Weights that do not fit the network are refused, and
-then nothing is written.
+A published file does not name its network, so flags give the family and the
+settings that no shape shows. Weights that do not fit the network are an error,
+and then nothing is written.
 """
 
 import argparse
@@ -52,10 +52,10 @@ _NEVER_WRITTEN = (*PICKLES, '.bin', '.npz', '.npy')
 
 @dataclasses.dataclass(frozen=True)
 class PublishedFacts:
-  """Facts that the tensors of a published source do not show.
+  """Settings of a network that its published tensors do not show.
 
   Attributes:
-    num_heads: Number of attention heads; None for the usual one of its width.
+    num_heads: Number of attention heads; None for the usual one.
     taps: Number of blocks before the intermediate head, if there is one.
     null_label: Whether the last label is the null label.
   """
@@ -91,23 +91,23 @@ def exchange(
   quantize: str | None = None,
   allow_nonfinite: bool = False,
 ) -> str:
-  """Converts weights and returns a report; the module lists the pairs.
+  """Converts weights and returns a report.
 
   Args:
-    source: Weights to convert.
+    source: Published file, folder of weights, or run.
     target: New path: a published file if it ends with .safetensors, else a
       folder.
-    family: One of `convert.FAMILIES`; None from a run to a folder, or from a
-      folder that specifies it.
-    facts: Facts that a published source does not show.
-    weights: 'ema' or 'raw'; None for EMA, or for the only available ones.
-    quantize: One of `quantize.SCHEMES`, for a folder only; None for none.
-    allow_nonfinite: Whether values that are not finite are converted. The
-      target records it, and a folder of them can be sampled.
+    family: Published format, one of `convert.FAMILIES`. It may be None if a run
+      becomes a folder, or if the source is a folder that names it.
+    facts: Settings that a published source does not show.
+    weights: 'ema' or 'raw'; None for 'ema', or for the only available weights.
+    quantize: Scheme, one of `quantize.SCHEMES`, of a target folder, or None.
+    allow_nonfinite: Whether to convert weights that are not finite. The target
+      records this, and can be sampled.
 
   Raises:
-    InputError: If the pair cannot be converted, the target exists, or the
-      source is damaged or does not fit; nothing was written.
+    InputError: If the target exists, the source is damaged, or the source
+      cannot become the target. Nothing was written.
   """
   if family is not None:
     check_choice('--family', family, (*convert.FAMILIES, INCEPTION))
@@ -191,7 +191,7 @@ def _kind(source: str) -> str:
   try:
     path = epath.Path(source).expanduser()
     there = path.exists()
-  except (KeyError, ImportError, RuntimeError) as error:  # as epath raises
+  except (KeyError, ImportError, RuntimeError) as error:  # raised by epath
     raise InputError(
       f'{source} cannot be read ({reason(error)}); expected a path on '
       f'this machine, a workdir on gs://, or {HUB}org/name/file.'
@@ -247,7 +247,7 @@ def _num_heads(tensors: dict[str, np.ndarray]) -> int:
   """Returns the attention heads of the named size with the same width."""
   shape = np.shape(tensors.get('x_embedder.proj.weight', 0))
   if not shape:
-    return 1  # not one of our networks, which the converter reports
+    return 1  # the converter reports that the network is unknown
   if shape[0] not in _HEADS:
     raise InputError(
       f'--num_heads is needed: shapes do not show it, and no named size has '

@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
   """Runs `distill`, and returns the exit status."""
   overrides = [*args.overrides, f'distill.teacher={args.teacher}']
   whole = load_config(args.config)
-  build_student(whole.to_dict())  # other configs lack these keys
+  build_student(whole.to_dict())  # fails for a config without student keys
   config = override(whole, overrides).to_dict()
   experiment = build_student(config)
   if args.dry_run:

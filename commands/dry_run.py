@@ -1,8 +1,8 @@
 """Reports the size and cost of a job without running it.
 
-Without a topology, all figures follow from shapes on the local devices. With
-one, such as v5p:4x4x4, `libtpu` also compiles the program for these TPU chips,
-which need not be attached.
+Without a topology, all figures follow from array shapes on the local devices.
+With a topology such as v5p:4x4x4, libtpu also compiles the program for these
+TPU chips, which need not be attached.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ from train.progress import peak_flops, training_flops
 from train.setup import check_settings
 from train.step import make_train_step
 
-# Published memory of a chip.
+# Published memory of a chip, in GiB.
 MEMORY_GIB = {
   'TPU v4': 32,
   'TPU v5 lite': 16,
@@ -61,7 +61,7 @@ class Program:
     trace: Seconds of tracing.
     seconds: Seconds of compilation.
     arguments: GiB of the arguments on each chip.
-    temporaries: Further GiB at run time, with results that alias no argument.
+    temporaries: GiB of intermediate values, and of results in new buffers.
     sent: Count and bytes of each kind of collective; None if libtpu gives no
       text of the compiled program.
     refused: Reason why it was not compiled; '' if it was.
@@ -185,7 +185,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
 def placed(
   experiment: Experiment, topology: str | None
 ) -> tuple[Experiment, Mesh]:
-  """Returns the experiment with the precision of the chips, and their mesh."""
+  """Returns the experiment in the precision of the chips, and their mesh."""
   devices = topology_devices(topology) if topology else None
   network = experiment.model
   if topology and network.dtype == 'auto':
@@ -202,8 +202,11 @@ def topology_devices(topology: str) -> list[jax.Device]:
     InputError: If libtpu is missing, or does not know the name.
   """
   for name, value in (
-    ('TPU_SKIP_MDS_QUERY', '1'),  # queries no machine
-    ('ALLOW_MULTIPLE_LIBTPU_LOAD', '1'),  # uses no device
+    ('TPU_SKIP_MDS_QUERY', '1'),  # prevents a query of the cloud's metadata
+    (
+      'ALLOW_MULTIPLE_LIBTPU_LOAD',
+      '1',
+    ),  # allows a second process, since no device is used
     ('TPU_STDERR_LOG_LEVEL', '3'),
     ('TPU_MIN_LOG_LEVEL', '3'),
   ):
@@ -211,7 +214,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
   jax.config.update('jax_platforms', 'cpu')
   try:
     found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
-  except Exception as error:  # libtpu raises many types
+  except Exception as error:  # libtpu raises many kinds of errors
     raise InputError(
       f'--topology={topology} is not available '
       f'({" ".join(str(error).split())[:200]}); expected a name such as '
@@ -308,7 +311,7 @@ def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
 
 def _described(experiment: Experiment, mesh: Mesh) -> list[str]:
   settings = flatten(dataclasses.asdict(experiment))
-  settings.pop('model.patch', None)  # part of the name
+  settings.pop('model.patch', None)  # the name contains the patch size
   settings['model.name'] = backbone.name_of(experiment.model)
   shapes = jax.tree.leaves(backbone.shapes(experiment.model))
   device = mesh.devices.flat[0].device_kind

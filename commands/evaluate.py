@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
-  """Scores the images of --samples and returns a table with remarks.
+  """Scores the images of --samples; returns a table.
 
   Args:
     args: Flags of the command.
@@ -75,7 +75,7 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
   )
   each = images.count // config.repeats if args.num is None else args.num
   parts = _parts(images, each, config.repeats)
-  first = next(images.batches())  # fails if they cannot be read
+  first = next(images.batches())  # raises if the images cannot be read
   protocol = protocol_beside(samples)
   check_samples(
     images,
@@ -127,7 +127,7 @@ def evaluate_run(
   overrides: Sequence[str],
   row: Mapping[str, Any],
 ) -> str:
-  """Samples images, scores them unsaved, and returns a table with remarks.
+  """Samples and scores images without saving them; returns a table.
 
   Args:
     args: Flags of the command.
@@ -199,7 +199,7 @@ def evaluate_run(
 
 
 def _parts(images: ImageSet, each: int, repeats: int) -> np.ndarray:
-  """Returns the set of each image; see `evaluator.divide`."""
+  """Returns the number of the set to which each image belongs, or -1."""
   if each < 2 or each * repeats > images.count:
     raise InputError(
       f'{images.name} holds {images.count} images, not {repeats} sets of '
@@ -272,7 +272,7 @@ def _report(
 
 
 def _free_name(folder: epath.Path, fixed: dict[str, Any]) -> str:
-  """Returns evaluation, or evaluation-N if others hold different protocols."""
+  """Returns evaluation, or evaluation-N for the first free number N."""
   fixed = json.loads(json.dumps(fixed))
   for number in itertools.count(1):
     name = 'evaluation' if number == 1 else f'evaluation-{number}'
@@ -291,7 +291,7 @@ def _free_name(folder: epath.Path, fixed: dict[str, Any]) -> str:
 
 
 def _how(evaluator: Evaluator, count: int) -> str:
-  """Returns a sentence that describes the figures."""
+  """Returns a sentence that describes how the figures were measured."""
   config, reference = evaluator.config, evaluator.reference
   place = config.reference or reference.about['images']
   real = f'{reference.count} images' if reference.count else 'statistics'
@@ -312,7 +312,7 @@ def _how(evaluator: Evaluator, count: int) -> str:
 def _columns(
   protocol: Mapping[str, Any], known: Mapping[str, Any], count: int
 ) -> dict[str, Any]:
-  """Returns the columns of the line for a paper, without the metrics."""
+  """Returns the columns that describe the images in a table for a paper."""
   sampling = protocol.get('sampling', {})
   nfe, plan = protocol.get('nfe_per_image'), protocol.get('labels')
   images = f'{known["repeats"]} x {count}' if known['repeats'] > 1 else count

@@ -23,11 +23,10 @@ _CALLED = re.compile(
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-  """Returns {kind: (count, bytes)} of the collectives in one program run.
+  """Returns the count and bytes of each kind of collective in one run.
 
-  Bytes count the whole array on each device: after a gather, or before a
-  scatter. A loop with a constant number of iterations counts that many times,
-  and any other loop once.
+  The bytes are those of the whole array: after a gather, or before a scatter. A
+  loop multiplies both by its number of iterations, if that is constant.
 
   Args:
     text: Optimized HLO, from `compiled.as_text()`.
@@ -57,14 +56,14 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 def _walk(
   computations: dict[str, list[str]], name: str, times: int
 ) -> Iterator[tuple[str, int, int]]:
-  """Yields kind, bytes and count of the collectives of a computation."""
+  """Yields kind, bytes and number of runs of a computation's collectives."""
   for line in computations.get(name, ()):
     match = _INSTRUCTION.search(line)
     if not match:
       continue
     kind = match[2].removesuffix('-start')
     if kind in KINDS:
-      # A fusion of this name is a reduce-scatter on TPUs.
+      # On TPUs a fusion with this name is a reduce-scatter.
       if kind == 'all-reduce' and 'all-reduce-scatter' in name:
         kind = 'reduce-scatter'
       yield kind, _size(match, line), times

@@ -12,9 +12,9 @@ PRESETS = 'configs/presets.py'
 def with_preset(
   args: argparse.Namespace,
 ) -> tuple[str | None, list[str], dict[str, Any]]:
-  """Returns the guidance or None, and overrides and published row of --preset.
+  """Returns the guidance, config assignments and published row of the flags.
 
-  The flag --guidance overrides the guidance of --preset.
+  --guidance overrides the guidance of --preset; without both it is None.
   """
   if args.preset is None:
     return args.guidance, [], {}
@@ -25,9 +25,9 @@ def with_preset(
 def preset(name: str) -> tuple[str, list[str], dict[str, Any]]:
   """Returns guidance, config assignments and published row of a preset.
 
-  Assignments set the network's precision and all keys of the section sample but
-  the batch size. The row has FID, Inception Score, labels, number of images,
-  autoencoder and decoder. An unknown name raises InputError.
+  The assignments set the network's precision and every key of the section
+  sample except the batch size. The row has FID, Inception Score, labels, number
+  of images, autoencoder and decoder. An unknown name raises InputError.
   """
   presets = load_config(PRESETS)
   check_choice('--preset', name, presets)

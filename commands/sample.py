@@ -52,21 +52,21 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
 
   Args:
     job: Images to sample, and their folder.
-    form: One of `output.FORMATS`.
-    overwrite: Whether images of another protocol in the folder are discarded.
+    form: Format, one of `image_folder.FORMATS`.
+    overwrite: Whether to discard images of another protocol in the folder.
 
   Raises:
-    NonFiniteError: If all images have values that are not finite.
+    NonFiniteError: If no image is finite.
   """
   num = len(job.labels)
-  # The lock is taken before weights are read.
+  # Another writer is an error before the weights are read.
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(
       writing(job.folder_in('samples'), 'samples', 'sample', writes=WRITES)
     )
     protocol = job.load()
     store = None
-    if jax.process_index() == 0:  # writes, and tells the others
+    if jax.process_index() == 0:  # the only process that writes
       store = ImageFolder(
         folder, protocol, job.labels, form=form, overwrite=overwrite
       )

@@ -68,7 +68,7 @@ class SampleRequest:
 def request_of(
   args: argparse.Namespace, overrides: Sequence[str] = ()
 ) -> SampleRequest:
-  """Returns the request; overrides by the user come last."""
+  """Returns the request of the flags; `overrides` come before the user's."""
   guide = None
   if args.guide:
     guide = Source.at(args.guide, step=args.guide_step)
@@ -161,17 +161,17 @@ class SampleJob:
 
   @functools.cached_property
   def latents(self) -> LatentSpace:
-    """The latent space of the training data, as far as known."""
+    """Latent space of the training data; unknown parts are empty."""
     return self._request.source.latents()
 
   @property
   def autoencoder(self) -> str | None:
-    """The name and files of the decoder, as given or recorded."""
+    """Name and files of the decoder, from --autoencoder or from the run."""
     return place_of(self._request.autoencoder, self.latents)
 
   @functools.cached_property
   def decoder(self) -> Autoencoder | None:
-    """The decoder of latents, or None; raises InputError if it cannot fit."""
+    """Decoder of latents, or None; raises InputError if it does not fit."""
     return read_decoder(
       self._request.autoencoder,
       self.experiment.model.channels,
@@ -238,7 +238,7 @@ class ImageJob(SampleJob):
     self.labels = generate.plan_labels(
       labels, num, count, request.seed, self._names
     )
-    # Class names become numbers, so that both give the same protocol.
+    # Names and numbers of the same classes give the same protocol.
     self._plan = labels
     if labels not in generate.PLANS:
       self._plan = ','.join(map(str, find_classes(labels, count, self._names)))
@@ -260,7 +260,7 @@ class ImageJob(SampleJob):
 
   @property
   def classes(self) -> dict[str, str]:
-    """Names of the sampled classes by label, as far as known."""
+    """Names of the sampled classes by label, without unknown names."""
     labels = np.unique(self.labels).tolist()
     known = len(self._names)
     return {str(k): self._names[k] for k in labels if k < known}
@@ -308,15 +308,15 @@ class ImageJob(SampleJob):
     )  # fmt: skip
 
   def nfe(self, spent: Sequence[float]) -> float | None:
-    """Returns evaluations per image: declared, else the mean of `spent`."""
+    """Returns evaluations per image; the mean of `spent` if adaptive."""
     declared = self._sampler.nfe(self._method, self._seed)
-    if declared is None and len(spent):  # of an adaptive solver
+    if declared is None and len(spent):
       return float(np.mean(spent))
     return declared
 
   @property
   def image_shape(self) -> tuple[int, int, int] | None:
-    """Shape (H, W, C) of images; None if latents are decoded."""
+    """Shape (H, W, C) of the images; None if a decoder determines it."""
     return None if self.decoder else self.experiment.model.latent_shape
 
   @property

@@ -14,7 +14,7 @@ from evaluate.metrics import METRICS
 from evaluate.real_images import RealData
 from evaluate.sweep import WRITES, SweepConfig, SweepGrid, sweep
 
-_RESAMPLES = 50  # per standard error, if the features are cheap
+_RESAMPLES = 50  # of the bootstrap, for fast features
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
   wanted = config.metrics or tuple(dict.fromkeys((metric, *usual)))
   if metric not in wanted:
     raise InputError(f'--metric is {metric}, which eval.metrics does not list.')
-  if classes and not config.bootstrap:  # cheap
+  if classes and not config.bootstrap:  # fast features
     config = dataclasses.replace(config, bootstrap=_RESAMPLES)
   place = request.out or f'{request.source.place}/sweep'
   with writing(place, 'sweep', 'sweep', writes=WRITES) as folder:

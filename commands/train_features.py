@@ -24,7 +24,7 @@ from input_pipeline.sources import DataConfig, open_source
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
 
-_MOST_BYTES = 2**33  # images in memory: 2.7 million of 32 x 32
+_MOST_BYTES = 2**33  # of images in memory: 2.7 million of 32 x 32 pixels
 
 
 def run(args: argparse.Namespace) -> None:
@@ -48,7 +48,7 @@ def train_features(
 ) -> str:
   """Trains and saves a classifier, and returns a one-line report.
 
-  All processes of a job compute the same, and the first one writes.
+  Every process of a job trains the same classifier, and the first one writes.
 
   Args:
     experiment: Settings of data, seed and number of classes.

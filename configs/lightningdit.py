@@ -12,7 +12,7 @@ half of the images and add a cosine loss on the output.
   ig      Internal Guidance (arXiv 2512.24176, its LightningDiT code): Muon,
           batch 256, uniform times
   (none)  LightningDiT (arXiv 2501.01423): AdamW, batch 1024, logit-normal times
-          (long published runs switch to uniform times at an unknown step)
+          (the long published runs switch to uniform times at an unknown step)
 
 Published FID (none has been run here):
 

@@ -6,8 +6,8 @@
 FID and IS are published figures of 50,000 ImageNet-256 images with random
 labels against the ADM reference; none has been run here. A preset sets
 guidance, solver, steps, times, precision of state and network, conversion to
-8-bit pixels, labels and number of images. It names the decoder (its file is
-yours to give) and the training of the weights. The published code multiplies
+8-bit pixels, labels and number of images. It names the decoder (--autoencoder
+gives its file) and the training of the weights. The published code multiplies
 matrices in TF32 and samples other noise. Times are ours: 0 data, 1 noise.
 """
 

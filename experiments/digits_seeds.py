@@ -2,10 +2,10 @@
 
   python -m experiments.digits_seeds --seeds=3 --workdir=runs/seeds
 
-A seed sets initialization, data order, noise and samples. The table shows means
-over seeds of each method's figures and of its gain over no guidance. The gain
-is the decrease of the distance over the standard error of the difference, from
-a bootstrap over pairs of images with the same label and noise.
+A seed sets initialization, data order, noise and samples. The table shows, for
+each method, means over the seeds of its figures and of its gain. The gain is
+the decrease of the distance relative to no guidance, divided by its standard
+error from a bootstrap over pairs of images with equal label and noise.
 """
 
 import argparse

@@ -2,13 +2,12 @@
 
   python -m experiments.distill_digits --teacher=runs/demo --out=runs/distilled
 
-Trains every student of STUDENTS with every seed in a process of `python main.py
-distill`, unless it exists. Samples equally many images from each student and
-the teacher, and writes to --out
+Trains every student of STUDENTS with every seed, unless it exists. Samples
+equally many images from each student and the teacher, and writes to --out
 
   table.md               Frechet distances to the training images, in features
                          of one classifier trained on them (not FID)
-  curves.png             metrics that the students of the first seed logged
+  curves.png             training metrics of the students of the first seed
   samples.png            images of the students, then of the teacher
 
 With --failures it trains a student for each of FAILURES instead, with one seed,
@@ -35,12 +34,12 @@ from core.files import write_bytes
 from sample import pictures
 from train.metrics_log import read_metrics
 
-# Arguments of the config, and optionally another guidance of the teacher.
+# Argument of the config file, and optionally the teacher's guidance.
 STUDENTS = (
   'flash,4', 'hybrid,4', 'dm,4', 'hybrid,1', 'dm,1',
   'hybrid,1 ig:1.1', 'hybrid,1 ig:1.1,cfg:1.05',
 )  # fmt: skip
-# Steps and guidance of the teacher.
+# Steps and guidance with which the teacher is sampled.
 TEACHER = (
   (50, 'cfg:1.2'), (50, 'ig:1.5'), (50, 'none'),
   (4, 'cfg:1.2'), (4, 'ig:1.5'), (4, 'none'),
@@ -127,7 +126,7 @@ def train(
     watch = place.with_name(f'{place.name}-{seed}.seconds')
     if not watch.exists():
       folder = watch.with_suffix('')
-      continued = folder.exists()  # the total time of a resumed run is unknown
+      continued = folder.exists()  # then the total time is unknown
       spent = distill(args, argument, folder, f'seed={seed}', *given)
       watch.write_text('nan' if continued else f'{spent:.1f}')
     seconds.append(float(watch.read_text()))
@@ -198,7 +197,7 @@ def main() -> None:
     source, log = [f'--workdir={place}-{{seed}}'], args.out / f'{slug}-0'
     if method == 'flash':
       source = [f'--folder={place}-{{seed}}/student']
-      # This stage is the one comparable with the other students.
+      # Only this stage is comparable with the other students.
       logs[f'{name}, sharing'] = read_metrics(log / '2-sharing')
     else:
       logs[name] = read_metrics(log)

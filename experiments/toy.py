@@ -7,7 +7,7 @@ mixture of Gaussians with known density:
 
   p(x | label) = sum_m weight_m N(x; mean_m, factor_m factor_m^T)
 
-over the components m of that class, with weights normalized to sum to 1.
+over the components m of the class, with weights that sum to 1.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ from train.step import make_train_step
 class Mixture:
   """A mixture of M Gaussians in equally likely classes.
 
-  `weight` is (M,), `mean` (M, 2), and `label` (M,) int from 0. `factor`,
-  (M, 2, 2), is a factor of the covariance, such as its Cholesky factor.
+  `weight` has shape (M,), `mean` (M, 2), and `label` (M,), an integer from 0.
+  `factor` (M, 2, 2) is a factor of the covariance, such as Cholesky's.
   """
 
   weight: np.ndarray
@@ -53,7 +53,7 @@ class Mixture:
     return int(self.label.max()) + 1
 
   def of_class(self, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the weights, which sum to 1, means and factors of a class."""
+    """Returns the weights, means and factors of a class; weights sum to 1."""
     here = self.label == label
     weight = self.weight[here] / self.weight[here].sum()
     return weight, self.mean[here], self.factor[here]
@@ -105,7 +105,7 @@ class Experiment:
   Attributes:
     name: Name of the files.
     mixture: Data.
-    unit: Length that divides points, for about unit variance.
+    unit: Divisor of the points, which gives about unit variance.
     network: Recipe of the guided network.
     guide: Recipe of AutoGuidance's weaker network.
     methods: Guidance strings by name, with {0} for the scale.
@@ -130,7 +130,7 @@ class Experiment:
 def adamw(
   lr: float, steps: int, *, schedule: str = 'cosine', warmup: int = 0
 ) -> optax.GradientTransformation:
-  """Returns the optimizer of every network; a step counts as one image."""
+  """Returns the optimizer of every network, with schedules in steps."""
   rule = OptimizerConfig(
     lr=lr, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
     warmup_images=warmup, schedule=schedule, end_fraction=0.05,
@@ -141,7 +141,7 @@ def adamw(
 
 
 def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
-  """Trains networks with different seeds; returns them with EMA weights."""
+  """Trains one network per seed; returns them with averaged weights."""
   mixture, count = experiment.mixture, recipe.batch_size
   config = DiTConfig(
     size=1, channels=2, num_classes=mixture.num_classes, patch=1,

@@ -6,10 +6,10 @@ The data has two overlapping classes of three Gaussians each. The teacher is
 trained as in the other toys, and its samples at many steps are the target.
 Students use the project's objective and step (distill/):
 
-  DM         without guidance; has to match the teacher
-  CA only    with guidance; Decoupled DMD (arXiv 2511.22677) reports
+  DM         without guidance: the student should match the teacher
+  CA only    with guidance: Decoupled DMD (arXiv 2511.22677) reports
              over-saturation, rising variance and collapse
-  CA + DM    with guidance and each of the four noise schedules of that paper
+  CA + DM    with guidance, once for each noise schedule of that paper
 
 See docs/toys.md.
 """
@@ -50,17 +50,16 @@ _DRAWN = {
   'spread': 'variance within a class / teacher',
   'total': 'variance of all points / teacher',
 }
-# Seeds of the teacher's target samples, its samples for the floor, and others.
+# Seeds of the teacher's samples: the target, the floor, and all others.
 _TRUTH_SEED, _FLOOR_SEED, _SEED = 100, 200, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Students:
-  """Students, and how they are trained.
+  """Students and their training settings.
 
   Attributes:
-    settings: Steps by student, and changes to the section `distill`
-      (configs/distill/base.py).
+    settings: Steps and changed keys of the section `distill`, by student.
     seeds: Number of seeds per student, for one teacher.
     marks: Updates after which a student is measured; the last ends training.
     batch_size: Batch size of every update.
@@ -79,7 +78,7 @@ class Students:
 
 
 def students(*names: str, **changes: Any) -> Students:
-  """Returns `Students` with `changes`: those with `names`, or all."""
+  """Returns the students `names` (all if none is named), with `changes`."""
   settings = {
     'DM, 1 step': (1, {'guidance': 'none'}),
     'DM, 4 steps': (4, {'guidance': 'none'}),
@@ -92,7 +91,7 @@ def students(*names: str, **changes: Any) -> Students:
 
 
 def side_by_side() -> toy.Mixture:
-  """Returns the data, two overlapping arrow heads that point left and right."""
+  """Returns two overlapping arrow heads that point left and right."""
   places = np.asarray([(2.0, 0.0), (0.6, 1.8), (0.6, -1.8)])
   return toy.Mixture(
     weight=np.ones(6),
@@ -127,10 +126,10 @@ class Judge:
   def __call__(self, x: np.ndarray) -> np.ndarray:
     """Measures x (n, 2) with alternating classes; returns MEASURES, (5,).
 
-    energy and guided are energy distances to the teacher without and with
-    guidance, as means over the classes. outward is half the distance of the
-    class means along x, minus the teacher's. spread is the variance within a
-    class over the teacher's, and total the variance of all points.
+    energy and guided are the energy distances to the teacher without and with
+    guidance, averaged over the classes. outward is half the distance between
+    the class means along x, minus the teacher's. spread is the variance within
+    a class and total the variance of all points, divided by the teacher's.
     """
     pairs = [(x[c::2], self.truth[c::2], self.guided[c::2]) for c in (0, 1)]
     return np.asarray(

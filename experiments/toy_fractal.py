@@ -2,10 +2,10 @@
 
   python -m experiments.toy_fractal
 
-Each class is a branching tree of thin Gaussians. The two grow from the origin
-in opposite directions, after the toy of AutoGuidance (arXiv 2406.02507, figure
-1), which Internal Guidance also uses (arXiv 2512.24176). The constants are
-ours. See docs/toys.md.
+Each class is a branching tree of thin Gaussians. The two trees grow from the
+origin in opposite directions, as in the toy of AutoGuidance (arXiv 2406.02507,
+figure 1), which Internal Guidance also uses (arXiv 2512.24176). The constants
+are ours. See docs/toys.md.
 """
 
 import numpy as np
@@ -23,10 +23,10 @@ METHODS = {
 def tree(levels: int = 5, pieces: int = 6) -> toy.Mixture:
   """Returns two trees with `levels` of branching.
 
-  A branch of level k from 0 is `pieces` Gaussians in a row. It has a length of
-  about 1.4 * 0.75^k, a half thickness of 0.08 * 0.75^k, and the weight length /
-  2^k, which makes the levels about equally likely. Two branches turn away from
-  its end by about 0.75^k.
+  A branch at level k = 0, 1, ... is a row of `pieces` Gaussians, with a length
+  of about 1.4 * 0.75^k and a half thickness of 0.08 * 0.75^k. Its weight is
+  length / 2^k, so that all levels are about equally likely. At its end two
+  branches turn away by about 0.75^k radians.
   """
   rng = np.random.default_rng(1)  # lengths and angles vary by 20 %
   weight, mean, factor, label = [], [], [], []

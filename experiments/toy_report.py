@@ -1,8 +1,7 @@
 """Runs a toy experiment, and writes tables (Markdown) and a figure (PNG).
 
-Every method samples at every scale of SCALES with one noise seed. The scale
-with the least energy distance, averaged over networks, is sampled again with
-another seed for the table.
+Every method samples at every scale of SCALES with the same noise. The table
+shows the scale with the smallest mean energy distance, sampled with new noise.
 """
 
 import argparse
@@ -29,9 +28,9 @@ _DIGITS = dict(zip(MEASURES, (3, 2, 2, 3, 3, 3), strict=True))
 def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
   """Returns the energy distance of samples (n, 2), (m, 2); Szekely, Rizzo 2013.
 
-  sqrt(2 E|x - y| - E|x - x'| - E|y - y'|) is a metric on distributions with a
-  mean. E|x - x'| is over different points, which makes the square unbiased.
-  Negative squares count as 0.
+  sqrt(2 E|x - y| - E|x - x'| - E|y - y'|) is a metric on distributions. E|x -
+  x'| is over pairs of different points, so the estimate of the square is
+  unbiased. A negative estimate becomes 0.
   """
   between = spatial.distance.cdist(x, y).mean()
   within = sum(spatial.distance.pdist(z).mean() for z in (x, y))
@@ -39,7 +38,7 @@ def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 class Judge:
-  """Measures samples of n points in each class against the truth."""
+  """Compares samples, `count` points per class, with true points."""
 
   def __init__(self, mixture: toy.Mixture, count: int) -> None:
     self.mixture, self.truth = mixture, []
@@ -53,12 +52,12 @@ class Judge:
   def __call__(self, x: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Measures points (n, 2) of `label` (n,); returns MEASURES, (6,).
 
-    All are means over classes. energy is the energy distance, shift the
-    distance from the true mean, and spread the root of the ratio of the
-    covariances' traces. outliers is the share of points below the 0.1 %
-    quantile of the true density, and other the share where another class is
-    denser. coverage is the share of true points with a point within r; a true
-    sample covers 95 %.
+    Every measure is averaged over the classes. energy is the energy distance,
+    shift the distance from the true mean, and spread the square root of the
+    ratio of the covariances' traces. outliers is the share of points where the
+    true density is below its 0.1 % quantile, and other the share where another
+    class is denser. coverage is the share of true points that have a sample
+    within a radius at which true samples cover 95 %.
     """
     results = []
     for c, (real, threshold, radius) in enumerate(self.truth):
@@ -153,7 +152,7 @@ def run(
     ('none', '', none),
     ('the guide alone', '', measure('none', 0, guides)),
   ]
-  # The sweep's noise shifts all methods alike, so the baseline shares it.
+  # The baseline uses the sweep's noise, which shifts all methods alike.
   unguided = measure('none', _SWEEP_SEED)
   sweep, panels = {}, [('none', clouds['none', _SWEEP_SEED][0])]
   for name, text in experiment.methods.items():
@@ -196,7 +195,7 @@ def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
 
 
 def _sweep_table(sweep, scales, none) -> str:
-  """Returns energy distances by method and scale; scale 1 is no guidance."""
+  """Returns energy distances by method and scale (1: no guidance)."""
   lines = [
     [name, *(cell(v[:, 0]) for v in (none, *values))]
     for name, values in sweep.items()
@@ -217,7 +216,7 @@ def cell(values: np.ndarray, digits: int = 3, *, share: bool = False) -> str:
 def cloud(
   ax: Axes, name: str, x: np.ndarray, true: np.ndarray, label: np.ndarray
 ) -> None:
-  """Draws points over the true ones, clipped to the frame."""
+  """Draws points over the true points."""
   reach = 1.35 * np.abs(true).max()
   if x is not true:
     ax.scatter(*true.T, s=1, color='0.85')
@@ -236,7 +235,7 @@ def draw_figure(
   floor: np.ndarray,
   none: np.ndarray,
 ) -> Figure:
-  """Draws points over the true ones, and measures by scale."""
+  """Draws the points of each method, and the measures by scale."""
   figure = Figure(figsize=(15, 7.6), layout='constrained')
   axes = figure.subplots(2, 4).ravel()
   for ax, (name, x) in zip(axes, [('true', true), *panels], strict=False):

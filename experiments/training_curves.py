@@ -60,14 +60,14 @@ def curve(rows: Rows, metric: str) -> np.ndarray:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-  """Returns the mean of each value and the ones before it, (n,)."""
+  """Returns running means of `values` (n,) over _SMOOTH lines."""
   return np.asarray(
     [values[max(0, i - _SMOOTH + 1) : i + 1].mean() for i in range(len(values))]
   )
 
 
 def draw_curves(healthy: Sequence[Rows], sick: Mapping[str, Rows]) -> Figure:
-  """Plots loss and distance; the healthy runs have one color."""
+  """Plots loss and distance. All healthy runs have the same color."""
   figure = Figure(figsize=(11, 4.2), layout='constrained')
   panels = figure.subplots(1, 2)
   runs = [('healthy, three seeds', 'C0', rows) for rows in healthy]
@@ -93,7 +93,7 @@ def draw_curves(healthy: Sequence[Rows], sick: Mapping[str, Rows]) -> Figure:
 
 
 def draw_samples(out: pathlib.Path) -> np.ndarray:
-  """Stacks previews: the first run over time, and the ends of the others."""
+  """Stacks previews of the first run over time, then the last of each run."""
 
   def preview(name: str, images: int) -> np.ndarray:
     path = out / name / 'previews' / f'{images // 64:08}.png'

@@ -38,14 +38,14 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def resampled(image: np.ndarray, method: Resampling) -> np.ndarray:
-  """Doubles the size of an image, and reduces it again."""
+  """Returns an image that was enlarged twofold and reduced again."""
   side = image.shape[0]
   large = Image.fromarray(image).resize((2 * side, 2 * side), method)
   return np.asarray(large.resize((side, side), method))
 
 
 def changes(images: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns images after common changes of pipelines, by description."""
+  """Returns the images after common processing steps, by description."""
   if images.shape[-1] != 3:
     return {'as they are': images}
   noise = np.random.default_rng(0).uniform(-0.5, 0.5, images.shape)

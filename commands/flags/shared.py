@@ -1,7 +1,7 @@
 """Flags that several commands share, and functions that parse their values.
 
-Names are repeated here because importing the modules that define them takes
-seconds. A test checks that both lists agree.
+The lists of names are copies, because importing the modules that define them
+takes seconds. A test checks that the copies agree.
 """
 
 import argparse
@@ -17,7 +17,7 @@ METHODS = (
 METRICS = (
   'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
 )  # fmt: skip
-# Common names of two metrics.
+# Common names of two metrics, and our names.
 METRIC_ALIASES = {'fid': 'fd', 'sfid': 'sfd'}
 RESIZES = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
 FORMATS = ('npz', 'png')
@@ -133,7 +133,7 @@ class Group:
     )
 
   def choice(self) -> Self:
-    """Returns a part of the group of which exactly one flag is required."""
+    """Returns a subgroup, of which users must give exactly one flag."""
     return type(self)(self._flags.add_mutually_exclusive_group(required=True))
 
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     request.out or workdir.place, 'report', 'report', writes=('report.html',)
   ) as out:
     path, html = out / 'report.html', macros()
-    sections = workdir.sections()  # first, since sampling takes time
+    sections = workdir.sections()  # read before sampling, which takes time
     samples = films = html.note('Not drawn: --no_draw.')
     if draw:
       try:
@@ -158,7 +158,9 @@ class _Run:
   def guidance(self) -> Markup:
     results, table = self.place / 'compare.json', self.place / 'table.md'
     if not results.exists() or not table.exists():
-      is_student = (self.place / TEACHER).exists()  # guidance is inside it
+      is_student = (
+        self.place / TEACHER
+      ).exists()  # a student was trained with its guidance
       return self._html.nothing('' if is_student else self._advice('compare'))
     return Markup('').join(
       [
@@ -175,7 +177,7 @@ class _Run:
     sweeps = [
       self._undamaged(path.parent, self._sweep, path)
       for path in _paths(self.place, 'sweep.json')
-      if (path.parent / 'sweep.png').exists()  # written last
+      if (path.parent / 'sweep.png').exists()  # the sweep writes this file last
     ]
     network = self._experiment.model
     methods = ['ig:1.0..2.0:6'] * bool(network.taps)
@@ -237,10 +239,10 @@ class _Run:
   def _undamaged(
     self, what: Any, show: Callable[..., Markup], *args: Any
   ) -> Markup:
-    """Returns `show(*args)`, or a note if a file is damaged."""
+    """Returns `show(*args)`, or a remark if a file is damaged."""
     try:
       return show(*args)
-    except InputError as error:  # it names the file
+    except InputError as error:  # the message names the file
       reason = str(error)
     except (
       OSError, ValueError, LookupError, TypeError, AttributeError,

@@ -19,9 +19,9 @@ from sample.labels import class_name
 from sample.trajectory import Film, record_trajectory
 
 _SIDE = 10  # classes on the sheet of samples, and images of each
-_FILMED = 2  # images on a film strip
+_FILMED = 2  # images, each with one film strip
 _AMPLIFIED = 4  # factor of the difference on a film strip
-_ROWS = {'state', 'strong', 'refined', 'guided'}  # others: weak
+_ROWS = {'state', 'strong', 'refined', 'guided'}  # other rows are weak
 
 
 class Artist:
@@ -39,7 +39,7 @@ class Artist:
       self._texts = list(guidance)
     else:
       usual = (log.preview_guidance, *compared_methods(place))
-      if self._is_student:  # guidance is distilled into it
+      if self._is_student:  # a student was trained with its guidance
         usual = ('none',)
       served = list(filter(job.serves, dict.fromkeys(usual)))
       self._texts = served or ['none']
@@ -79,7 +79,7 @@ class Artist:
     names = [class_name(int(c), self._names) for c in classes]
     for text in self._texts:
       if text == 'none' and len(self._texts) > 1:
-        continue  # all strips show the unguided prediction
+        continue  # every strip shows the unguided prediction anyway
       logging.info('Recording a trajectory with %s.', text)
       guidance = parse(text)
       try:
@@ -89,7 +89,7 @@ class Artist:
           classes,
           self._seed,
         )
-      except InputError as error:  # an adaptive solver has no steps
+      except InputError as error:  # an adaptive solver has no fixed steps
         return html.note(f'Not drawn: {error}')
       sheets = _strips(films[text], names)
       strips += html.heading(_named(text))
@@ -113,14 +113,14 @@ def _named(text: str) -> str:
 
 
 def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
-  """Returns a strip and caption per image; rows are predictions and change."""
+  """Returns a strip of predictions and a caption for each image."""
   times = ', '.join(f'{t:.2f}' for t in frames.times)
   strips = []
   for k, name_of_class in enumerate(names):
     rows = [
       (name if name in _ROWS else f'weak:\n{name}', images[:, k])
       for name, images in frames.images.items()
-      # With IG alone, refined is guided.
+      # With IG alone, refined and guided are equal.
       if name != 'refined' or len(frames.gaps) > 1
     ]
     strong, guided = (
@@ -135,7 +135,7 @@ def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
 
 
 def _gaps(films: dict[str, Film]) -> Figure | None:
-  """Plots rms(strong - weak) of velocities over t, one curve per weak one."""
+  """Plots the gap rms(strong - weak) over t, for each weak velocity."""
   if not any(frames.gaps for frames in films.values()):
     return None
   figure = Figure(figsize=(7, 4), layout='constrained')

@@ -63,7 +63,7 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Scale of the fake denoiser's low-rank changes in the initial real score,
   # such as 0.75 (DMDR); 0: the teacher alone.
   distill.teacher_lora_scale = 0.0
-  # Updates of the student until the end of the dynamic start (half a cosine).
+  # Student updates of the dynamic start, which fades along half a cosine.
   distill.dynamic_updates = 10_000
   distill.step_per_image = False  # Step sampled per image, not per batch.
   # Weight of the student's adversarial loss; 0: no discriminator. It sees
@@ -77,9 +77,9 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Teacher's steps per interval of the student's grid, for teacher_trajectory.
   distill.substeps = 8
   distill.branch = ''  # Branch: '' (all times), low (up to 0.5) or high.
-  # Stages of a recipe, as arguments of the config file; (): no recipe. Each
-  # starts from the previous one. The last two, low and high, start from the one
-  # before both and are merged.
+  # Stages of a recipe, as arguments of the config file; (): no recipe. A stage
+  # starts from the previous one. The last two, low and high, start from the same
+  # stage and are merged.
   distill.stages = ()
   # Ratios r of the merge r * low + (1 - r) * high to try; the lowest Frechet
   # distance wins.

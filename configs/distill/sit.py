@@ -8,7 +8,7 @@ methods. The teacher is a run of configs/sit.py, or published weights from
 `convert` (family sit: --config.model.convention=reversed and
 --config.model.learned_variance=true). Only a discriminator needs data.
 
-The recipe of `dm` and `shared` is that of DMDR's repository (vvvvvjdy/dmdr,
+`dm` and `shared` follow the recipe of DMDR's repository (vvvvvjdy/dmdr,
 train_cc/sit/scripts/cold_start_sitxl.sh; arXiv 2511.13649) for SiT-XL/2 + REPA
 and one step, with these differences in all rows:
 
@@ -16,8 +16,8 @@ and one step, with these differences in all rows:
     not (`sample --weights=raw` uses the last weights).
   * Our weight decay is on matrices only; theirs is on all parameters.
   * We use bfloat16 or float32; theirs uses float16.
-  * We resample labels, noise and walks for the student's update; theirs reuses
-    those of the preceding update of the fake denoiser.
+  * We sample new labels, noise and trajectories for the student's update; theirs
+    reuses those of the preceding update of the fake denoiser.
   * The student's input differs for more than one step (distill/rollout.py).
 
 FID-50K of one step, SiT-XL/2 + REPA:
@@ -28,9 +28,9 @@ FID-50K of one step, SiT-XL/2 + REPA:
   full, constrained, hybrid        not run; Decoupled DMD has no ImageNet
   flash                            not run; SD3.5-Flash has no ImageNet
 
-None has been run here. For full, constrained and hybrid the dynamic start is
-ours too (levels of DM and of the fake denoiser, not of CA). cfg:1.25, used
-where the table names no scale, is ours.
+None has been run here. In full, constrained and hybrid the dynamic start is
+ours too; it acts on the levels of DM and of the fake denoiser, not of CA. The
+scale cfg:1.25 of all methods without a scale in the table is ours.
 """
 
 import ml_collections
