@@ -78,8 +78,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.substeps = 8
   distill.branch = ''  # Branch: '' (all times), low (up to 0.5) or high.
   # Stages of a recipe, as arguments of the config file; (): no recipe. A stage
-  # starts from the previous one. The last two, low and high, start from the same
-  # stage and are merged.
+  # starts from the previous one. The last two, low and high, start from the
+  # same stage and are merged.
   distill.stages = ()
   # Ratios r of the merge r * low + (1 - r) * high to try; the lowest Frechet
   # distance wins.

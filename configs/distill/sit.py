@@ -16,8 +16,8 @@ and one step, with these differences in all rows:
     not (`sample --weights=raw` uses the last weights).
   * Our weight decay is on matrices only; theirs is on all parameters.
   * We use bfloat16 or float32; theirs uses float16.
-  * We sample new labels, noise and trajectories for the student's update; theirs
-    reuses those of the preceding update of the fake denoiser.
+  * We sample new labels, noise and trajectories for the student's update;
+    theirs reuses those of the preceding update of the fake denoiser.
   * The student's input differs for more than one step (distill/rollout.py).
 
 FID-50K of one step, SiT-XL/2 + REPA:
