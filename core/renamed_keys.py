@@ -24,6 +24,8 @@ RENAMED_VALUES = {
   'distill.query': ('trajectory$', 'student_trajectory'),
   'sample.solver': (r'(.*):last=', r'\1:final_step='),
 }
+# Current key of a description of latents for each renamed one.
+RENAMED_LATENTS = {'normalisation': 'normalization'}
 # Current solver option for each renamed one.
 RENAMED_OPTIONS = {'last': 'final_step'}
 # Removed keys, each with the value that had no effect. A run with another
@@ -40,6 +42,11 @@ REMOVED: dict[str, Any] = {
 _REMOVED_SECTIONS = ('compare', 'prepare')
 # Config section with the same keys as each section of results.
 _SECTIONS_OF_RESULTS = {'sampling': 'sample', 'evaluation': 'eval'}
+
+
+def upgrade_latents(stored: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a stored description of latents or records with current keys."""
+  return {RENAMED_LATENTS.get(key, key): stored[key] for key in stored}
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:

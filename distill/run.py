@@ -171,12 +171,12 @@ def distill(
   lineage.check_known(place, about)
   workdir = claim(place, config, extensible=extensible)
   write_json(workdir / TEACHER, about)
-  normalisation = Normalization()
+  normalization = Normalization()
   if plan.setup.records is not None:
-    normalisation = normalization_of(plan.setup.records, experiment.data)
+    normalization = normalization_of(plan.setup.records, experiment.data)
   distillation = plan.distillation
   if _measures(settings):
-    moments = measured(plan.setup, normalisation)
+    moments = measured(plan.setup, normalization)
     logging.info(
       'Latents have mean %.4g and standard deviation %.4g.', *moments
     )
@@ -206,7 +206,7 @@ def distill(
     abstract,
     fresh,
     step_lib.make_distill_step(
-      distillation, rules, abstract, teacher, normalisation
+      distillation, rules, abstract, teacher, normalization
     ),
     lambda n: schedule(n // settings.period),
     2 * distillation.passes() * experiment.model.pass_multiply_adds,
@@ -215,7 +215,7 @@ def distill(
   return loop.run(plan.setup, workdir, task)
 
 
-def measured(setup: Setup, normalisation: Normalization) -> tuple[float, float]:
+def measured(setup: Setup, normalization: Normalization) -> tuple[float, float]:
   """Returns the mean of latents, and the root of their average variance."""
   experiment, size = setup.experiment, setup.experiment.train.batch_size
   stream = batches(
@@ -229,7 +229,7 @@ def measured(setup: Setup, normalisation: Normalization) -> tuple[float, float]:
 
   @jax.jit
   def moments(batch, key):
-    x, _ = latents_of(batch, normalisation, key)
+    x, _ = latents_of(batch, normalization, key)
     return x.mean(), x.var((1, 2, 3)).mean()
 
   mean, variance = np.mean(
@@ -277,7 +277,7 @@ def _measures(config: DistillConfig) -> bool:
 
 
 def _check_latents(ours: LatentSpace, theirs: LatentSpace) -> None:
-  for key in ('autoencoder', 'normalisation'):
+  for key in ('autoencoder', 'normalization'):
     ours_, theirs_ = (space.to_json().get(key) for space in (ours, theirs))
     if ours_ != theirs_:
       raise InputError(

@@ -123,7 +123,7 @@ def make_distill_step(
   rules: Rules,
   abstract_state: DistillState,
   teacher: Params,
-  normalisation: latents.Normalization = _NO_LATENTS,
+  normalization: latents.Normalization = _NO_LATENTS,
 ) -> Callable[..., tuple[DistillState, Metrics]]:
   """Builds the step.
 
@@ -132,7 +132,7 @@ def make_distill_step(
     rules: Rules of the updates.
     abstract_state: State with the shardings of the new state.
     teacher: Parameters of the teacher, placed on the mesh.
-    normalisation: Normalization of latents, for records of moments.
+    normalization: Normalization of latents, for records of moments.
 
   Returns:
     A function of (n, state, batch, key) to (state, metrics). n counts the
@@ -147,7 +147,7 @@ def make_distill_step(
     metrics: Metrics = {}
     if state.fake:
       new, *sizes, more = _update_fake(
-        distillation, rules, normalisation, new, teacher, batch, fake_key
+        distillation, rules, normalization, new, teacher, batch, fake_key
       )
       metrics |= more
       checked += sizes
@@ -175,7 +175,7 @@ def make_distill_step(
 def _update_fake(
   distillation: Distillation,
   rules: Rules,
-  normalisation: latents.Normalization,
+  normalization: latents.Normalization,
   state: DistillState,
   teacher: Params,
   batch: Batch,
@@ -185,7 +185,7 @@ def _update_fake(
   label_key, data_key, reset_key, which_key, key = jax.random.split(key, 5)
   label, real = distillation.draw_labels(label_key), None
   if config.adversarial:
-    latent, _ = latents_of(batch, normalisation, data_key)
+    latent, _ = latents_of(batch, normalization, data_key)
     real = latent, batch['label']
     heads = discriminator.reset(
       state.fake['heads'],

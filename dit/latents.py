@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.errors import InputError
+from core.renamed_keys import upgrade_latents
 
 
 def from_pixels(image: jax.Array) -> jax.Array:
@@ -179,7 +180,7 @@ class LatentSpace:
         'encoder_sha256': self.encoder_sha256,
       },
       'decoder': decoder,
-      'normalisation': {
+      'normalization': {
         'mean': list(self.normalization.mean),
         'std': list(self.normalization.std),
       },
@@ -195,6 +196,7 @@ class LatentSpace:
     """
     if not isinstance(stored, dict):
       return cls()
+    stored = upgrade_latents(stored)
     classes = stored.get('classes')
     space = cls(
       decoder=DecoderPlace.from_json(stored.get('decoder')),
@@ -204,7 +206,7 @@ class LatentSpace:
     if not autoencoder:
       return space
     try:
-      mean, std = (tuple(stored['normalisation'][k]) for k in ('mean', 'std'))
+      mean, std = (tuple(stored['normalization'][k]) for k in ('mean', 'std'))
       return dataclasses.replace(
         space,
         autoencoder=autoencoder['name'],

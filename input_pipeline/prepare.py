@@ -299,17 +299,17 @@ def _complete(
       f'shards {", ".join(missing[:5])} are missing in {folder}: all processes '
       'must write to one folder that they share.'
     )
-  normalisation = (
+  normalization = (
     latents.Normalization()
     if autoencoder is None
-    else autoencoder.normalisation
+    else autoencoder.normalization
   )
   shards = tuple(filter(None, found))
   metadata = records.Metadata(
     layout,
     protocol,
     tuple(protocol['classes']),
-    normalisation,
+    normalization,
     shards,
     decoder,
   )

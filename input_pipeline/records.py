@@ -27,6 +27,7 @@ from etils import epath
 from core.errors import InputError, check_choice
 from core.files import parse_json
 from core.nested import with_tuples
+from core.renamed_keys import upgrade_latents
 from dit.latents import Normalization
 
 FORMAT = 1
@@ -122,7 +123,7 @@ class Metadata:
     protocol: Settings that determine the records: images, crop, and autoencoder
       with the hash of its weights.
     classes: Names of the classes, in the order of the labels.
-    normalisation: Normalization of the autoencoder's latents.
+    normalization: Normalization of the autoencoder's latents.
     decoder: Location and hash of the decoder, as in `dit.latents.DecoderPlace`;
       None if unknown.
   """
@@ -130,7 +131,7 @@ class Metadata:
   layout: Layout
   protocol: dict[str, Any]
   classes: tuple[str, ...]
-  normalisation: Normalization
+  normalization: Normalization
   shards: tuple[Shard, ...]
   decoder: dict[str, str] | None = None
 
@@ -198,11 +199,12 @@ class Metadata:
       values = parse_json(path.read_bytes())
       if values['format'] != FORMAT:
         raise ValueError(f'format {values["format"]}, expected {FORMAT}')
+      values = upgrade_latents(values)
       return cls(
         layout=from_json(Layout, values['layout']),
         protocol=values['protocol'],
         classes=tuple(values['classes']),
-        normalisation=from_json(Normalization, values['normalisation']),
+        normalization=from_json(Normalization, values['normalization']),
         shards=tuple(from_json(Shard, shard) for shard in values['shards']),
         decoder=values.get('decoder'),
       )

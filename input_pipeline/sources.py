@@ -258,7 +258,7 @@ def normalization_of(source: Any, config: DataConfig) -> Normalization:
   if not isinstance(source, LatentSource):
     return Normalization()
   if config.statistics == 'autoencoder':
-    return source.metadata.normalisation
+    return source.metadata.normalization
   return source.metadata.statistics
 
 

@@ -86,7 +86,7 @@ def read_decoder(
       f'the encoder in {text} is not that of the latents that the network was '
       'trained on; give the file that they were prepared with.'
     )
-  return dataclasses.replace(decoder, normalisation=space.normalization)
+  return dataclasses.replace(decoder, normalization=space.normalization)
 
 
 def _recall(known: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:

@@ -90,7 +90,7 @@ class Doubled:
 
   downsampling, latent_channels = 1, 3
   params: ClassVar = {}
-  normalisation = latents.Normalization((1.0,), (2.0,))
+  normalization = latents.Normalization((1.0,), (2.0,))
 
   def encode(self, x):
     return latents.Posterior(2 * x, 0 * x + 0.5)

@@ -33,7 +33,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   ema_config: ema.EMAConfig,
   abstract_state: TrainState,
-  normalisation: latents.Normalization = _IDENTITY,
+  normalization: latents.Normalization = _IDENTITY,
   accumulate: int = 1,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds the step.
@@ -44,7 +44,7 @@ def make_train_step(
     optimizer: Optimizer of the parameters.
     ema_config: Settings of the averages.
     abstract_state: State with the shardings of the new state.
-    normalisation: Normalization of latents, for records of moments.
+    normalization: Normalization of latents, for records of moments.
     accumulate: Number of parts of a batch.
 
   Returns:
@@ -54,7 +54,7 @@ def make_train_step(
 
   def train_step(state, batch, key):
     key = jax.random.fold_in(key, state.step)
-    x0, key = latents_of(batch, normalisation, key)
+    x0, key = latents_of(batch, normalization, key)
     noise, t, label = objective.draw(
       objective_config, x0, batch['label'], key, config.num_classes
     )
@@ -120,13 +120,13 @@ def compiled(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
 
 
 def latents_of(
-  batch: Batch, normalisation: latents.Normalization, key: jax.Array
+  batch: Batch, normalization: latents.Normalization, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the network's input (B, H, W, C), float32, and the next random key.
 
   Args:
     batch: Batch with 'image', or with 'moments' to sample latents from.
-    normalisation: Normalization of latents.
+    normalization: Normalization of latents.
     key: Random key of this step.
   """
   if 'moments' not in batch:
@@ -136,7 +136,7 @@ def latents_of(
     batch['moments'].astype(jnp.float32)
   )
   noise = jax.random.normal(posterior_key, posterior.mean.shape)
-  return normalisation.normalize(posterior.draw(noise)), key
+  return normalization.normalize(posterior.draw(noise)), key
 
 
 def _accumulated(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:

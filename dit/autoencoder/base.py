@@ -69,12 +69,12 @@ class Autoencoder:
   Attributes:
     params: {'encoder': ..., 'decoder': ...}; a half may be missing.
     config: Kind and shape of the networks.
-    normalisation: Statistics that map latents to the network's space.
+    normalization: Statistics that map latents to the network's space.
   """
 
   params: Params
   config: AutoencoderConfig = dataclasses.field(metadata={'static': True})
-  normalisation: Normalization = dataclasses.field(
+  normalization: Normalization = dataclasses.field(
     default=Normalization(), metadata={'static': True}
   )
 
@@ -122,11 +122,11 @@ class Autoencoder:
 
   def normalize(self, z: jax.Array) -> jax.Array:
     """Maps latents (B, H, W, C) to the network's space."""
-    return self.normalisation.normalize(z)
+    return self.normalization.normalize(z)
 
   def denormalize(self, x: jax.Array) -> jax.Array:
     """Maps the network's space to latents (B, H, W, C)."""
-    return self.normalisation.denormalize(x)
+    return self.normalization.denormalize(x)
 
   def _run(self, half: str, x: jax.Array) -> jax.Array:
     if half not in self.params:

@@ -32,13 +32,13 @@ class Published:
     read: Function from tensors to configuration and parameters.
     downsampling: Ratio of an image's side to the latent's.
     latent_channels: Channels C of the latent.
-    normalisation: Latent statistics; None if they are in a separate file.
+    normalization: Latent statistics; None if they are in a separate file.
   """
 
   read: Callable[..., tuple[Any, dict[str, Any]]]
   downsampling: int
   latent_channels: int
-  normalisation: Normalization | None = _IDENTITY
+  normalization: Normalization | None = _IDENTITY
 
 
 AUTOENCODERS = {
@@ -87,18 +87,18 @@ def load(
       f'{config.latent_channels} channels, but {name!r} by {expected[0]} to '
       f'{expected[1]}; give its weights, or the name of these.'
     )
-  normalisation = published.normalisation
+  normalization = published.normalization
   if statistics is not None:
-    normalisation = Normalization.from_tensors(statistics)
-  if normalisation is None:
+    normalization = Normalization.from_tensors(statistics)
+  if normalization is None:
     raise InputError(
       f'autoencoder {name!r} needs its latent statistics, the published '
       'latents_stats file; without them images come out wrong.'
     )
-  if len(normalisation.mean) not in (1, config.latent_channels):
+  if len(normalization.mean) not in (1, config.latent_channels):
     raise InputError(
-      f'latent statistics have {len(normalisation.mean)} channels, but '
+      f'latent statistics have {len(normalization.mean)} channels, but '
       f'{name!r} has {config.latent_channels}; give the statistics of its '
       'latents.'
     )
-  return Autoencoder(params, config, normalisation)
+  return Autoencoder(params, config, normalization)

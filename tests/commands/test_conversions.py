@@ -119,7 +119,7 @@ def test_run_to_folder(tmp_path, run, weights):
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {'float32'}
   latents = {'autoencoder': {'name': 'pixels', 'encoder_sha256': None},
              'decoder': None,
-             'normalisation': {'mean': [0.0], 'std': [1.0]},
+             'normalization': {'mean': [0.0], 'std': [1.0]},
              'classes': list(map(str, range(10)))}  # fmt: skip
   sample = dict(workdir.load_config(run)['sample'])
   del sample['batch_size']

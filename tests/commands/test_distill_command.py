@@ -334,11 +334,11 @@ def test_data_that_are_not_the_teachers(teacher, tmp_path):
   """The discriminator would compare two different spaces."""
   other = shutil.copytree(teacher, tmp_path / 'run')
   change_json(
-    other / 'latents.json', lambda c: c['normalisation'].update(std=[2.0])
+    other / 'latents.json', lambda c: c['normalization'].update(std=[2.0])
   )
   keys = {'data.dir': teacher.parent / 'data'}
   line = refused_line(*words_of(other, tmp_path / 'a', 'sharing,2', **keys))
-  assert 'the data have normalisation' in line
+  assert 'the data have normalization' in line
 
 
 def test_train_refuses_the_config_of_a_student(tmp_path):

@@ -34,7 +34,7 @@ def test_values_outside_are_clipped():
 STORED = {
   'autoencoder': {'name': 'sd_vae', 'encoder_sha256': 'abc'},
   'decoder': {'autoencoder': 'sd_vae:/vae.safetensors', 'sha256': 'def'},
-  'normalisation': {'mean': [0.0], 'std': [0.5]},
+  'normalization': {'mean': [0.0], 'std': [0.5]},
   'classes': ['cat', 'dog'],
 }
 
@@ -53,10 +53,12 @@ def test_unknown_latent_space(stored):
   assert space == latents.LatentSpace() and space.to_json() == {}
 
 
-def test_older_files_lack_keys():
-  stored = {key: STORED[key] for key in ('autoencoder', 'normalisation')}
+def test_older_files_lack_keys_or_spell_them_differently():
+  stored = {key: STORED[key] for key in ('autoencoder', 'normalization')}
   space = latents.LatentSpace.from_json(stored)
   assert space.decoder is None and space.classes == ()
+  stored['normalisation'] = stored.pop('normalization')
+  assert latents.LatentSpace.from_json(stored) == space
   stored = {'decoder': {'autoencoder': 'taesd:/vae'}}
   place = latents.LatentSpace.from_json(stored).decoder
   assert place == latents.DecoderPlace('taesd:/vae')
@@ -65,8 +67,8 @@ def test_older_files_lack_keys():
 @pytest.mark.parametrize('damage', [
   {'autoencoder': 3},
   {'autoencoder': {'encoder_sha256': 'abc'}},
-  {'normalisation': None},
-  {'normalisation': {'mean': 3, 'std': [1.0]}},
+  {'normalization': None},
+  {'normalization': {'mean': 3, 'std': [1.0]}},
 ])  # fmt: skip
 def test_damaged_latent_space(damage):
   with pytest.raises(InputError, match='is damaged'):

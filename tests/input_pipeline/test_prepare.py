@@ -107,7 +107,7 @@ def test_zip_is_the_same(folder, archive, tmp_path):
 def test_moments_and_their_mirror(folder, tmp_path, dtype, rtol):
   metadata = make(folder, tmp_path / 'out', Doubled(), True, dtype=dtype)
   assert metadata.layout.latent_shape == (8, 8, 3)
-  assert metadata.normalisation == Doubled.normalisation
+  assert metadata.normalization == Doubled.normalization
   for record, i in zip(LatentSource(tmp_path / 'out'), ORDER, strict=True):
     x = image_of(i) / 127.5 - 1
     for moments, side in zip(record['moments'], (x, x[:, ::-1]), strict=True):

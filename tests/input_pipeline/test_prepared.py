@@ -93,12 +93,12 @@ def test_half_are_mirrored(data):
 
 
 @pytest.mark.parametrize('statistics', ['autoencoder', 'data'])
-def test_normalisation(data, statistics):
+def test_normalization(data, statistics):
   config = settings(data, statistics=statistics)
   source = open_source(config, 'train')
   found = normalization_of(source, config)
   if statistics == 'autoencoder':
-    assert found == Doubled.normalisation
+    assert found == Doubled.normalization
   else:
     z = np.stack([record['moments'][0, ..., :3] for record in source])
     np.testing.assert_allclose(found.mean, z.mean((0, 1, 2)), rtol=1e-5)

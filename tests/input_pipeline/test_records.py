@@ -90,6 +90,16 @@ def test_a_constant_channel_is_prepared_and_trained_on(
         check_source(source, config, network)
 
 
+def test_older_records_spell_normalization_differently(prepared):
+  metadata = Metadata.load(prepared)
+
+  def spell(values):
+    values['normalisation'] = values.pop('normalization')
+
+  change_json(prepared / 'metadata.json', spell)
+  assert Metadata.load(prepared) == metadata
+
+
 def rewrite(folder, change):
   """Rewrites a shard with changed records and a valid checksum."""
   metadata = Metadata.load(folder)

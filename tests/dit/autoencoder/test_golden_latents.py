@@ -29,7 +29,7 @@ def test_every_step_of_a_latent(io):
   close(posterior.stored(), io['moments_mean_std'])
   z = posterior.draw(io['posterior_noise'])
   close(z, io['posterior_sample'])
-  close(AUTOENCODERS['sd_vae'].normalisation.normalize(z), io['scaled_latent'])
+  close(AUTOENCODERS['sd_vae'].normalization.normalize(z), io['scaled_latent'])
 
 
 def test_stored_moments_give_the_published_latent(io):
