@@ -26,7 +26,7 @@ from dit.base import NetworkConfig, Params
 from dit.path import Path, expand
 from dit.sharding import constrain_batch
 from dit.types import Denoiser
-from sample.solvers import Euler, Evaluation, Renoise
+from sample.solvers import Euler, Evaluation, Interval, Renoise
 
 _sg = jax.lax.stop_gradient
 
@@ -122,7 +122,7 @@ class Rollout:
       noise = None
       if self.solver.stochastic:
         noise = self.noise(jax.random.fold_in(key, j))
-      moved = self.solver.step(None, first, x, grid[j], grid[j + 1], noise)
+      moved = self.solver.step(Interval(x, grid[j], grid[j + 1], first, noise))
       if each:  # an image that has reached its step stays there
         moved = jnp.where(expand(j < k, x), moved, x)
       if read_at is not None:

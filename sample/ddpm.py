@@ -25,7 +25,7 @@ import numpy as np
 from core.errors import InputError, check_choice, check_range, quote
 from core.ranges import check_value
 from dit.path import STEPS, Path, VariancePreserving
-from sample.solvers import OneStep
+from sample.solvers import Interval, OneStep
 
 VARIANCES = ('learned', 'small')
 
@@ -119,10 +119,10 @@ class DDIM(OneStep):
     """Returns whether the step has neither noise nor clipping."""
     return self.eta == 0 and not self.clip
 
-  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
-    del velocity
-    path = self.path
-    x0, eps = _predict(path, first.velocity, x, t, self.clip)
+  def step(self, at: Interval) -> jax.Array:
+    """Returns the predicted x0 with less noise, partly new if eta > 0."""
+    path, t, t_next = self.path, at.t, at.t_next
+    x0, eps = _predict(path, at.velocity, at.x, t, self.clip)
     x_next = path.alpha(t_next) * x0
     if not self.eta:
       return x_next + path.sigma(t_next) * eps
@@ -130,7 +130,7 @@ class DDIM(OneStep):
     _, small = variances(path, t, t_next)
     s2 = self.eta**2 * small
     x_next += jnp.sqrt(jnp.square(path.sigma(t_next)) - s2) * eps
-    return x_next + jnp.where(t_next > 0, jnp.sqrt(s2), 0) * noise
+    return x_next + jnp.where(t_next > 0, jnp.sqrt(s2), 0) * at.noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,19 +157,20 @@ class DDPM(OneStep):
     """Returns whether the network must predict the variance."""
     return self.variance == 'learned'
 
-  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
-    del velocity
-    path = self.path
-    x0, _ = _predict(path, first.velocity, x, t, self.clip)
+  def step(self, at: Interval) -> jax.Array:
+    """Returns the mean given the predicted x0, with noise unless t_next = 0."""
+    path, t, t_next = self.path, at.t, at.t_next
+    x0, _ = _predict(path, at.velocity, at.x, t, self.clip)
     beta, small = variances(path, t, t_next)
-    mean = posterior_mean(path, x0, x, t, t_next)
+    mean = posterior_mean(path, x0, at.x, t, t_next)
     # `small` is 0 at the step to t = 0, which adds no noise.
     log_variance = jnp.log(jnp.where(t_next > 0, small, beta))
     if self.learned_variance:
-      f = (first.variance + 1) / 2
+      assert at.first.variance is not None
+      f = (at.first.variance + 1) / 2
       log_variance = f * jnp.log(beta) + (1 - f) * log_variance
     scale = jnp.where(t_next > 0, jnp.exp(log_variance / 2), 0)
-    return mean + scale * noise
+    return mean + scale * at.noise
 
 
 def _predict(

@@ -28,7 +28,7 @@ from dit.types import Condition, Denoiser
 from guidance import Guidance, Step
 from guidance.base import BlocksTerm
 from sample.adaptive import Dopri5, dopri5
-from sample.solvers import Evaluation, Solver
+from sample.solvers import Evaluation, Interval, Solver
 
 # Indices that no image has.
 STEPS = np.uint32(2**32 - 1)
@@ -73,10 +73,9 @@ def integrate(
     drawn = noise(n) if noise and solver.stochastic else None
     x = solver.perturb(x, t, t_next, drawn)
     first = evaluate(x, t, n, memory)
-    x, own = solver.advance(
-      lambda x, t: evaluate(x, t, n, memory).velocity,
-      first, x, t, t_next, drawn, own,
-    )  # fmt: skip
+    more = lambda x, t: evaluate(x, t, n, memory).velocity  # noqa: E731
+    at = Interval(x, t, t_next, first, drawn, more)
+    x, own = solver.advance(at, own)
     return x, first.memory, own
 
   def body(carry, step):

@@ -31,7 +31,6 @@ Solvers do not know about guidance; they call a function of (x, t).
 
 import abc
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +40,6 @@ from core.errors import InputError, check_choice, check_range
 from core.ranges import LARGE
 from dit.path import Path, VariancePreserving
 
-Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 Memory = Any
 
 
@@ -54,6 +52,38 @@ class Evaluation(NamedTuple):
   velocity: jax.Array
   variance: jax.Array | None = None
   memory: Any = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """A step from (x, t) to t_next, with its first evaluation.
+
+  Attributes:
+    x: State (B, H, W, C), from `Solver.perturb`.
+    t: Scalar time.
+    t_next: Scalar time below t.
+    first: Evaluation at (x, t).
+    noise: Standard normal noise like x; None unless the solver is stochastic.
+    evaluate: Function that maps (x, t) to the velocity; None if the solver
+      needs only the first evaluation.
+  """
+
+  x: jax.Array
+  t: jax.Array
+  t_next: jax.Array
+  first: Evaluation
+  noise: Any = None
+  evaluate: Any = None
+
+  @property
+  def h(self) -> jax.Array:
+    """Length t_next - t, which is negative."""
+    return self.t_next - self.t
+
+  @property
+  def velocity(self) -> jax.Array:
+    """Velocity at (x, t)."""
+    return self.first.velocity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,36 +114,18 @@ class Solver(abc.ABC):
     return ()
 
   def perturb(
-    self,
-    x: jax.Array,
-    t: jax.Array,
-    t_next: jax.Array,
-    noise: jax.Array | None,
+    self, x: jax.Array, t: jax.Array, t_next: jax.Array, noise: Any
   ) -> jax.Array:
     """Returns the (x, t) at which the step first evaluates the network."""
     del t, t_next, noise
     return x
 
   @abc.abstractmethod
-  def advance(
-    self,
-    velocity: Velocity,
-    first: Evaluation,
-    x: jax.Array,
-    t: jax.Array,
-    t_next: jax.Array,
-    noise: jax.Array | None,
-    memory: Memory,
-  ) -> tuple[jax.Array, Memory]:
-    """Returns the state at t_next, and the memory.
+  def advance(self, at: Interval, memory: Memory) -> tuple[jax.Array, Memory]:
+    """Returns the state at t_next, and the memory for the next step.
 
     Args:
-      velocity: Function of (x, t), for further evaluations.
-      first: Evaluation at (x, t).
-      x: State (B, H, W, C), from `perturb`.
-      t: Scalar time.
-      t_next: Scalar time below t.
-      noise: Standard normal noise like x, if `stochastic`.
+      at: Step.
       memory: Memory from `init` or the previous step.
     """
 
@@ -127,28 +139,21 @@ class OneStep(Solver):
   """A solver without memory."""
 
   @abc.abstractmethod
-  def step(
-    self,
-    velocity: Velocity,
-    first: Evaluation,
-    x: jax.Array,
-    t: jax.Array,
-    t_next: jax.Array,
-    noise: jax.Array | None,
-  ) -> jax.Array:
-    """Returns the state at t_next; arguments are as in `advance`."""
+  def step(self, at: Interval) -> jax.Array:
+    """Returns the state at t_next."""
 
-  def advance(self, velocity, first, x, t, t_next, noise, memory):  # noqa: D102
-    return self.step(velocity, first, x, t, t_next, noise), memory
+  def advance(self, at: Interval, memory: Memory) -> tuple[jax.Array, Memory]:
+    """Returns the state of `step`, and the memory unchanged."""
+    return self.step(at), memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Euler(OneStep):
   """Order 1, one evaluation."""
 
-  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
-    del velocity, noise
-    return x + (t_next - t) * first.velocity
+  def step(self, at: Interval) -> jax.Array:
+    """Returns x + h v(x, t)."""
+    return at.x + at.h * at.velocity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +163,10 @@ class Renoise(OneStep):
   path: Path
   stochastic = True
 
-  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
-    del velocity
-    x0 = self.path.x0_from_velocity(x, first.velocity, t)
-    return self.path.interpolate(x0, noise, t_next)
+  def step(self, at: Interval) -> jax.Array:
+    """Returns the predicted x0 with the noise of t_next."""
+    x0 = self.path.x0_from_velocity(at.x, at.velocity, at.t)
+    return self.path.interpolate(x0, at.noise, at.t_next)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,19 +183,20 @@ class Heun(OneStep):
   def __post_init__(self) -> None:
     check_choice('heun final_step', self.final_step, ('euler', 'heun'))
 
-  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
-    del noise
-    h, v = t_next - t, first.velocity
-    euler = x + h * v
+  def step(self, at: Interval) -> jax.Array:
+    """Returns Heun's step, or Euler's to t = 0."""
+    euler = at.x + at.h * at.velocity
 
     def correct():
-      return x + h / 2 * (v + velocity(euler, t_next))
+      v_next = at.evaluate(euler, at.t_next)
+      return at.x + at.h / 2 * (at.velocity + v_next)
 
     if self.final_step == 'heun':
       return correct()
-    return jax.lax.cond(t_next > 0, correct, lambda: euler)
+    return jax.lax.cond(at.t_next > 0, correct, lambda: euler)
 
-  def times(self, t, t_next):  # noqa: D102
+  def times(self, t: float, t_next: float) -> list[float]:
+    """Returns both ends of the step, or t if it is Euler's."""
     return [t, t_next] if t_next > 0 or self.final_step == 'heun' else [t]
 
 
@@ -198,12 +204,13 @@ class Heun(OneStep):
 class Midpoint(OneStep):
   """Order 2, two evaluations, none at t = 0."""
 
-  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
-    del noise
-    h = t_next - t
-    return x + h * velocity(x + h / 2 * first.velocity, t + h / 2)
+  def step(self, at: Interval) -> jax.Array:
+    """Returns x + h v(x + h/2 v(x, t), t + h/2)."""
+    x, t, h = at.x, at.t, at.h
+    return x + h * at.evaluate(x + h / 2 * at.velocity, t + h / 2)
 
-  def times(self, t, t_next):  # noqa: D102
+  def times(self, t: float, t_next: float) -> list[float]:
+    """Returns the beginning and the middle of the step."""
     return [t, t + (t_next - t) / 2]
 
 
@@ -211,15 +218,16 @@ class Midpoint(OneStep):
 class RK4(OneStep):
   """Order 4, four evaluations, the last one at t_next."""
 
-  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
-    del noise
-    h, v_1 = t_next - t, first.velocity
-    v_2 = velocity(x + h / 3 * v_1, t + h / 3)
-    v_3 = velocity(x + h * (v_2 - v_1 / 3), t + 2 * h / 3)
-    v_4 = velocity(x + h * (v_1 - v_2 + v_3), t_next)
+  def step(self, at: Interval) -> jax.Array:
+    """Returns the step of the 3/8 rule."""
+    x, t, h, v_1 = at.x, at.t, at.h, at.velocity
+    v_2 = at.evaluate(x + h / 3 * v_1, t + h / 3)
+    v_3 = at.evaluate(x + h * (v_2 - v_1 / 3), t + 2 * h / 3)
+    v_4 = at.evaluate(x + h * (v_1 - v_2 + v_3), at.t_next)
     return x + h / 8 * (v_1 + 3 * (v_2 + v_3) + v_4)
 
-  def times(self, t, t_next):  # noqa: D102
+  def times(self, t: float, t_next: float) -> list[float]:
+    """Returns the times of the four evaluations."""
     h = t_next - t
     return [t, t + h / 3, t + 2 * h / 3, t_next]
 
@@ -234,13 +242,14 @@ class DPMSolver(Solver):
 
   path: Path
 
-  def init(self, x):  # noqa: D102
-    return x, jnp.zeros((), x.dtype)  # no step before
+  def init(self, x: jax.Array) -> Memory:
+    """Returns placeholders for x0 and t of the previous step."""
+    return x, jnp.zeros((), x.dtype)
 
-  def advance(self, velocity, first, x, t, t_next, noise, memory):  # noqa: D102
-    del velocity, noise
-    path, (x0_before, t_before) = self.path, memory
-    x0 = path.x0_from_velocity(x, first.velocity, t)
+  def advance(self, at: Interval, memory: Memory) -> tuple[jax.Array, Memory]:
+    """Returns the state of DPM-Solver++(2M), and the x0 and t of this step."""
+    path, t, t_next, (x0_before, t_before) = self.path, at.t, at.t_next, memory
+    x0 = path.x0_from_velocity(at.x, at.velocity, t)
     h_before, h = (
       self._log_ratio(a) - self._log_ratio(b)
       for a, b in ((t_before, t), (t, t_next))
@@ -251,8 +260,8 @@ class DPMSolver(Solver):
     slope = jnp.where(t_next > 0, slope, 0)
     target = x0 + slope / 2 * (x0 - x0_before)
     shrink = path.sigma(t_next) / path.sigma(t)
-    x_next = shrink * x + (path.alpha(t_next) - shrink * path.alpha(t)) * target
-    return x_next, (x0, jnp.asarray(t, x.dtype))
+    scale = path.alpha(t_next) - shrink * path.alpha(t)
+    return shrink * at.x + scale * target, (x0, jnp.asarray(t, at.x.dtype))
 
   def _log_ratio(self, t: jax.Array) -> jax.Array:
     """Returns log(sigma / alpha), infinite at both ends of a path."""
@@ -305,11 +314,12 @@ class EulerMaruyama(OneStep):
       )
     check_choice('solver final_step', self.final_step, FINAL_STEPS)
 
-  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
-    del velocity
-    h, v = t_next - t, first.velocity
-    x_next = x + h * self._drift(v, x, t) + self._noise_scale(t, h) * noise
-    return jnp.where(t_next > 0, x_next, self._end(v, x, t, x_next))
+  def step(self, at: Interval) -> jax.Array:
+    """Returns x + h d(x, t) + z, or the special step to t = 0."""
+    x, t, v = at.x, at.t, at.velocity
+    z = self._noise_scale(t, at.h) * at.noise
+    x_next = x + at.h * self._drift(v, x, t) + z
+    return jnp.where(at.t_next > 0, x_next, self._end(v, x, t, x_next))
 
   def _drift(self, v: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
     w = DIFFUSIONS[self.diffusion](self.path, t, self.norm)
@@ -343,21 +353,25 @@ class HeunMaruyama(EulerMaruyama):
     super().__post_init__()
     check_choice('solver final_step', self.final_step, FINAL_STEPS[:-1])
 
-  def perturb(self, x, t, t_next, noise):  # noqa: D102
+  def perturb(
+    self, x: jax.Array, t: jax.Array, t_next: jax.Array, noise: Any
+  ) -> jax.Array:
+    """Returns y = x + z, or x in the step to t = 0."""
     scale = self._noise_scale(t, t_next - t)
     return x + jnp.where(t_next > 0, scale, 0) * noise
 
-  def step(self, velocity, first, x, t, t_next, noise):  # noqa: D102
-    del noise
-    h, v = t_next - t, first.velocity
+  def step(self, at: Interval) -> jax.Array:
+    """Returns Heun's step along the drift, or the special step to t = 0."""
+    x, t, t_next, v = at.x, at.t, at.t_next, at.velocity
     drift = self._drift(v, x, t)
 
     def correct():
-      euler = x + h * drift
-      corrected = self._drift(velocity(euler, t_next), euler, t_next)
-      return x + h / 2 * (drift + corrected)
+      euler = x + at.h * drift
+      corrected = self._drift(at.evaluate(euler, t_next), euler, t_next)
+      return x + at.h / 2 * (drift + corrected)
 
     return jax.lax.cond(t_next > 0, correct, lambda: self._end(v, x, t, x))
 
-  def times(self, t, t_next):  # noqa: D102
+  def times(self, t: float, t_next: float) -> list[float]:
+    """Returns both ends of the step, or t in the last step."""
     return [t, t_next] if t_next > 0 else [t]

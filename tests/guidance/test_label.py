@@ -27,7 +27,7 @@ from guidance import (
 )
 from sample.registry import make_solver
 from sample.sampler import draw_steps
-from sample.solvers import Evaluation
+from sample.solvers import Evaluation, Interval
 
 WITHOUT = dataclasses.replace(TOY, null_label=False)
 
@@ -209,7 +209,7 @@ def test_cfg_plus_plus_guides_x0_and_keeps_the_null_noise(
   expected = path.alpha(t_next) * x0 + path.sigma(t_next) * noise
   velocity = guided(f'cfg++:{scale}', t, **times)
   solver, first = make_solver(solver, path), Evaluation(velocity)
-  ours = solver.step(None, first, STATE, t, t_next, None)
+  ours = solver.step(Interval(STATE, t, t_next, first))
   close(ours, expected, rtol=1e-4, atol=5e-4)
   # CFG with the effective scale gives the same velocity.
   same = parse(f'cfg:{float(effective(path, t, t_next, scale))}')

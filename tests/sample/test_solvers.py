@@ -10,7 +10,7 @@ from dit.path import path_named
 from sample.grid import make_grid
 from sample.registry import SOLVERS, make_solver
 from sample.sampler import integrate
-from sample.solvers import Evaluation
+from sample.solvers import Evaluation, Interval
 
 LINEAR = path_named('linear')
 
@@ -27,7 +27,7 @@ def along(velocity):
 
 def step(solver, velocity, x, t, t_next, noise=None):
   first = Evaluation(velocity(x, t))
-  return solver.step(velocity, first, x, t, t_next, noise)
+  return solver.step(Interval(x, t, t_next, first, noise, velocity))
 
 
 @pytest.mark.parametrize(('name', 'order', 'steps'), [
@@ -174,7 +174,7 @@ def test_learned_variance_lies_between_two(variance, power):
 
   def after(noise):
     out = Evaluation(jnp.float32(-0.7), jnp.float32(variance))
-    return solver.step(None, out, jnp.float32(0.7), t, t_next, noise)
+    return solver.step(Interval(jnp.float32(0.7), t, t_next, out, noise))
 
   expected = jnp.sqrt(beta**power * small ** (1 - power))
   np.testing.assert_allclose(after(1.0) - after(0.0), expected, rtol=1e-4)
@@ -208,7 +208,8 @@ def test_times_are_where_a_step_evaluates(name):
   @jax.jit
   def advance(x, t):
     first = Evaluation(velocity(x, 0.75), x)
-    return solver.advance(velocity, first, x, 0.75, t, x, solver.init(x))[0]
+    at = Interval(x, 0.75, t, first, x, velocity)
+    return solver.advance(at, solver.init(x))[0]
 
   for t_next in (0.5, 0.0):
     asked.clear()

@@ -52,14 +52,14 @@ class Sum(OneStep):
 
   stochastic = True
 
-  def step(self, velocity, first, x, t, t_next, noise):
-    return x + noise
+  def step(self, at):
+    return at.x + at.noise
 
 
 @dataclasses.dataclass(frozen=True)
 class Still(OneStep):
-  def step(self, velocity, first, x, t, t_next, noise):
-    return x
+  def step(self, at):
+    return at.x
 
 
 @pytest.mark.parametrize('steps', [1, 4])
