@@ -51,8 +51,7 @@ def open_setup(
 
   Args:
     experiment: Settings of the run.
-    workdir: Folder of the run. If it has checkpoints, `train.init_from` is not
-      checked.
+    workdir: Folder of the run. With checkpoints, it needs no initial weights.
     autoencoder: Name or path of the decoder; None for the stored decoder.
 
   Raises:
