@@ -9,7 +9,7 @@ A (D, r) starts as standard normal and B (r, D) as zero, so the fake denoiser
 starts as the teacher. This is the LoRA of DMDR's repository (vvvvvjdy/dmdr,
 arXiv 2511.13649), with rank 32 and scale 2. In contrast, Hu et al. 2022 change
 the input of the projection. A learning rate is valid for a single variance of
-A, since q A B scales with A, but Adam updates B at a rate that does not.
+A, since q A B scales with A while Adam's updates of B do not.
 
 The change is linear in q, so it is merged into the projection:
 

@@ -1,8 +1,8 @@
 """The losses of the student and of the fake denoiser.
 
-The student samples a state z at t_k with its own steps. At z it predicts the
-velocity v and thus x, a prediction of x0 (`distill.rollout`). Teacher and fake
-denoiser are evaluated at a query: a state q at level r.
+The student reaches a state z at t_k with its own steps. At z, the student
+predicts the velocity v, which implies a prediction x of x0 (`distill.rollout`).
+Teacher and fake denoiser are evaluated at a query: a state q at level r.
 
   renoise      q = x noised to a random level r, one per term
   student_trajectory
@@ -197,7 +197,7 @@ class Distillation(Rollout):
   def queries(
     self, visit: Visit, key: jax.Array, updates: Updates = 0
   ) -> dict[str, Any]:
-    """Returns the query (q, r) of each term, 'ca' and 'dm', or of 'both'.
+    """Returns a query (q, r) for each term ('ca', 'dm') or for 'both' terms.
 
     For the query 'student_trajectory', q (B, H, W, C) is differentiable, since
     the loss moves q.

@@ -1,15 +1,15 @@
 """Runs a student along its own time grid, with the sampler's steps.
 
-The grid is t_1 = 1 > ... > t_N > 0. From noise at t_1, the student G samples
-to the state z at t_k without gradient (backward simulation). At z it predicts
+The grid is t_1 = 1 > ... > t_N > 0. Without gradient, the student G goes from
+noise at t_1 to a state z at t_k (backward simulation). At z, G predicts
 
   v = G(z, t_k),   x = x0 implied by v
 
 k is uniform over the trained steps. A batch has one k, as in DMD2 (arXiv
 2405.14867). With `distill.step_per_image`, each image has its own k, as in
 DMDR's repository (vvvvvjdy/dmdr). DMDR's state at t_k is the student's
-prediction at t_k itself, noised to t_k. Our state is the sampler's, so training
-and sampling agree. In a grid of one step, both states are pure noise.
+prediction at t_k itself, noised to t_k. Our state is that of the sampler, so
+training and sampling agree. With one step, both states are pure noise.
 """
 
 import dataclasses

@@ -72,7 +72,7 @@ def check(
 
   Args:
     experiment: Settings of the student.
-    workdir: Workdir of the run. With checkpoints, it needs no initial weights.
+    workdir: Workdir. A run with checkpoints needs no initial weights.
     autoencoder: Name or path of the decoder; None for the stored decoder.
   """
   config = experiment.distill

@@ -2,7 +2,7 @@
 
 With a period of P, every step n = 0, 1, ... updates the fake denoiser. If P
 divides n + 1, the step then updates the student as well. The two kinds of steps
-are two jitted programs, and the host selects one by n. All state is in
+are two jitted programs, and the host selects the program by n. All state is in
 `DistillState`, so a run can resume within a period. The teacher is an argument
 instead of state, so no step can change the teacher.
 """

@@ -22,8 +22,8 @@ class Row:
     scores: Distances 'features' and 'pixels', and 'accuracy'.
     nfe: Network evaluations per image.
     rate: Images per second.
-    gains: Decrease of the distance from the first row's, in features and in
-      pixels, in units of the standard error of the difference.
+    gains: Distance of the first row minus the distance of this row, in features
+      and in pixels, in standard errors of the difference.
     nonfinite: Number of images with values that are not finite.
   """
 

@@ -288,7 +288,7 @@ def read_reference(
   rows = min(config.reference_rows or images.count, images.count)
   keep = np.zeros(images.count, bool)
   keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
-  # fd_inf needs features of all samples, but not of all reference images.
+  # fd_inf needs features of all samples, but just moments of the reference.
   gatherer = measure.Gatherer(
     dataclasses.replace(config, bootstrap=0),
     [name for name in metrics if name != 'fd_inf'],

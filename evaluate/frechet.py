@@ -21,7 +21,7 @@ from absl import logging
 
 from core.errors import InputError
 
-# Rows per block: many, so that merging (F, F) matrices costs less than x^T x.
+# Rows per block. Merging (F, F) matrices must cost less than x^T x.
 BLOCK = 4096
 
 

@@ -22,7 +22,7 @@ def kernel_distance(
   subset_size: int = 1000,
   seed: int = 2020,
 ) -> tuple[float, float]:
-  """Returns mean and standard deviation over subsets, as torch-fidelity does.
+  """Returns the mean and std of KID over subsets, as torch-fidelity does.
 
   The mean may be negative.
 

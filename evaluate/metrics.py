@@ -63,8 +63,8 @@ _ROWS = {
   'spatial': set(),
   'logits': {'is', 'accuracy'},
 }
-# Metrics with a bootstrap. For precision and recall, a duplicate image would be
-# its own nearest neighbor; for kid, it would pair with itself.
+# Metrics that allow a bootstrap. In others, a duplicate image would be its
+# own neighbor (precision, recall) or pair with itself (kid).
 _RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from core.errors import InputError
 from evaluate.frechet import check_features, check_same_features
 
-# Rows per block; padded to whole blocks, all sets use one compiled program.
+# Rows per block. Sets are padded to whole blocks to share a compiled program.
 BLOCK = 1024
 
 
@@ -119,7 +119,7 @@ def _nearest(nearest, u, v, valid, float16):
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _inside(u, u_radii, v, v_radii, float16):
-  """Returns masks: rows of u inside a ball of v, rows of v inside one of u."""
+  """Masks the rows of u inside balls of v, and the rows of v inside balls of u."""
   distances = _distances(u, v, float16)
   return (
     (distances <= v_radii).any(1),

@@ -47,7 +47,7 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
   """Returns the weights (299, size) float32 from old pixels to new pixels."""
   if preset == 'clean_fid':
     return _bicubic(size)
-  # As in TensorFlow and PyTorch, float32 positions. They matter at 256 pixels.
+  # TensorFlow and PyTorch use float32 positions, which matter at 256 pixels.
   scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   at = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
   row, at = np.arange(SIZE), at.clip(0, size - 1)

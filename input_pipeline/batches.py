@@ -102,7 +102,7 @@ def _global(
 def _example(
   flip: bool, record: dict[str, Any], rng: np.random.Generator
 ) -> dict[str, Any]:
-  """Returns the training example of a record; `flip` mirrors half of these."""
+  """Returns the training example of a record, mirrored at random if `flip`."""
   mirrored = flip and bool(rng.integers(2))
   label = np.int32(record['label'])
   if 'moments' in record:

@@ -37,7 +37,7 @@ def read(
   Args:
     dataset: Dataset that can be pickled.
     options: Numbers of threads and of prefetched elements for each worker.
-    workers: Number W of workers, at least 1; worker w reads w, w + W, ...
+    workers: Number W >= 1 of workers; worker w reads elements w, w + W, ...
 
   Raises:
     ReadError: if a worker was killed. Exceptions of workers are raised again.

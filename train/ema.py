@@ -4,12 +4,12 @@ Sampling uses the exponential moving average by default:
 
   ema <- d_n ema + (1 - d_n) params,   d_n = min(decay, (1 + n) / (10 + n))
 
-where n counts the previous steps, including skipped ones. The ramp, (1 + n) /
-(10 + n), lets a short run forget its initialization. Without it, d_n = decay.
+where n counts the previous steps, including skipped ones. The second value is a
+ramp, which lets short runs forget their start. Without a ramp, d_n = decay.
 
 A run can also keep power-function averages, which weight step s in proportion
-to s^gamma (EDM2: Karras et al. 2024, arXiv 2312.02696, section 3). Step n =
-1, 2, ... updates them as follows:
+to s^gamma (EDM2: Karras et al. 2024, arXiv 2312.02696, section 3). For step
+n = 1, 2, ...
 
   power <- b_n power + (1 - b_n) params,   b_n = (1 - 1/n)^(gamma + 1)
 

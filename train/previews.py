@@ -234,7 +234,7 @@ class Scores:
 
     Args:
       values: Scores of this step, from which `checkpoint.best_by` selects one.
-      loss: Mean loss since the last checkpoint; it is the key by default.
+      loss: Mean loss since the last checkpoint, used if `best_by` is 'loss'.
     """
     best = self._experiment.checkpoint.best_by
     if best == 'loss':

@@ -51,7 +51,7 @@ def open_setup(
 
   Args:
     experiment: Settings of the run.
-    workdir: Folder of the run. With checkpoints, it needs no initial weights.
+    workdir: Folder. A run with checkpoints needs no initial weights.
     autoencoder: Name or path of the decoder; None for the stored decoder.
 
   Raises:
