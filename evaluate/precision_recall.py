@@ -119,7 +119,7 @@ def _nearest(nearest, u, v, valid, float16):
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _inside(u, u_radii, v, v_radii, float16):
-  """Masks the rows of u inside balls of v, and the rows of v inside balls of u."""
+  """Masks rows of u inside a ball of v, and rows of v inside a ball of u."""
   distances = _distances(u, v, float16)
   return (
     (distances <= v_radii).any(1),
