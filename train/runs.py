@@ -79,10 +79,10 @@ class Source:
     return self.is_run and 'distill' in workdir.load_config(self.place)
 
   def open(self, overrides: Sequence[str]) -> Experiment:
-    """Returns the experiment, with overrides of settings of sampling.
+    """Returns the experiment, with overrides of keys that change no weights.
 
     Raises:
-      InputError: A key is not a setting of sampling.
+      InputError: An overridden key is fixed by the run or folder.
     """
     if not self.is_run:
       return _open_folder(self.place, overrides)
