@@ -170,11 +170,7 @@ class StudentExperiment(Experiment):
 
 
 def build_student(config: dict[str, Any]) -> StudentExperiment:
-  """Builds the experiment of a student from plain values.
-
-  Raises:
-    InputError: if the config describes no student, or values conflict.
-  """
+  """Builds a student's experiment; raises InputError for an invalid config."""
   if 'distill' not in config:
     raise InputError(
       'the config has no section distill: it is not that of a student; choose '

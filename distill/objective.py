@@ -48,10 +48,7 @@ _sg = jax.lax.stop_gradient
 
 
 class Distillation(Rollout):
-  """The losses as functions of parameters and keys.
-
-  In all methods, `updates` is the number of the student's updates so far.
-  """
+  """All losses; `updates` is the number of student updates so far."""
 
   @property
   def fake_config(self) -> NetworkConfig:

@@ -96,9 +96,7 @@ def run(
   workdir: epath.PathLike,
   autoencoder: str | None = None,
 ) -> str | None:
-  """Runs the stages of a config and merges the last two; returns a report.
-
-  The report is None if a signal stops the run before its end.
+  """Runs all stages and merges the last two; returns a report, None if stopped.
 
   Args:
     spec: Config as FILE:ARGUMENT.

@@ -79,11 +79,7 @@ def check_keys(
 def override(
   config: ml_collections.ConfigDict, assignments: Sequence[str]
 ) -> ml_collections.ConfigDict:
-  """Applies assignments such as 'optimizer.lr=2e-4' to a locked config.
-
-  Raises:
-    InputError: A type is wrong or a key is unknown.
-  """
+  """Applies KEY=VALUE texts to a config; raises InputError for invalid texts."""
   known = flatten(config.to_dict())
   check_keys(assignments, known)
   for assignment in assignments:
