@@ -79,7 +79,7 @@ def check_keys(
 def override(
   config: ml_collections.ConfigDict, assignments: Sequence[str]
 ) -> ml_collections.ConfigDict:
-  """Applies KEY=VALUE texts to a config; raises InputError for invalid texts."""
+  """Applies KEY=VALUE texts to a config; raises InputError for a wrong text."""
   known = flatten(config.to_dict())
   check_keys(assignments, known)
   for assignment in assignments:
