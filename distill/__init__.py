@@ -1,1 +1,1 @@
-"""Distillation of trained networks into few-step students."""
+"""Distills trained networks into few-step students."""

@@ -1,4 +1,4 @@
-"""Settings of a student: the section `distill`, and the sections of any run."""
+"""Settings of a student: the section `distill` and the sections of any run."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -121,7 +121,7 @@ class DistillConfig:
 
   @property
   def teacher_guidance(self) -> Guidance:
-    """Returns the teacher's guidance without methods of scale 1."""
+    """Returns the teacher's guidance, without methods whose scale is 1."""
     guidance = parse(self.guidance)
     internal = guidance.internal
     if internal is not None and internal.scale.value == 1:
@@ -134,26 +134,26 @@ class DistillConfig:
 
   @property
   def augmented(self) -> bool:
-    """Returns whether there is a CA term."""
+    """Returns whether the student's loss has a CA term."""
     guidance = self.teacher_guidance
     guided = guidance.internal is not None or bool(guidance.terms)
     return guided and self.ca_weight > 0
 
   @property
   def adversarial(self) -> bool:
-    """Returns whether there is a discriminator."""
+    """Returns whether the distillation uses a discriminator."""
     return self.method == 'dmd' and self.gan_weight > 0
 
   @property
   def matches(self) -> bool:
-    """Returns whether there is a DM term."""
+    """Returns whether the student's loss has a DM term."""
     return (
       self.method == 'dmd' and self.regularizer == 'dm' and self.dm_weight > 0
     )
 
   @property
   def fakes(self) -> bool:
-    """Returns whether the method has a fake denoiser."""
+    """Returns whether the distillation uses a fake denoiser."""
     return self.matches or self.adversarial
 
   @property
@@ -170,11 +170,7 @@ class StudentExperiment(Experiment):
 
 
 def build_student(config: dict[str, Any]) -> StudentExperiment:
-  """Builds the experiment of a student from plain values.
-
-  Raises:
-    InputError: if the config is not that of a student, or values conflict.
-  """
+  """Builds a student's experiment; raises InputError for an invalid config."""
   if 'distill' not in config:
     raise InputError(
       'the config has no section distill: it is not that of a student; choose '

@@ -1,18 +1,20 @@
 """A latent discriminator: small heads on hidden states of the fake denoiser.
 
+Each head reads the hidden state h_k after one chosen block:
+
   D_k = mean over tokens of Linear(gelu(Linear(norm(h_k))))
 
-for the hidden state h_k after each chosen block, with the losses of DMD2 (arXiv
-2405.14867, section 4.3, and its repository tianweiy/DMD2):
+The losses are those of DMD2 (arXiv 2405.14867, section 4.3, and its repository
+tianweiy/DMD2):
 
   discriminator   softplus(-D(real)) + softplus(D(generated))
   student         softplus(-D(generated))
 
 As in DMD2, each input has its own noise and a noise level from the full range,
-and generated labels are sampled independently of real ones. Both losses see
-generated inputs of the same distribution: the x0 that the student predicts at a
-random step of its grid. The form of the heads is ours; DMD2 uses convolutions
-on the middle of a U-Net.
+and labels of generated inputs are independent of labels of real inputs. In both
+losses, the generated input is the x0 that the student predicts at a random step
+of its grid. The form of the heads is ours. DMD2 uses convolutions on the middle
+of a U-Net.
 
 SD3.5-Flash (arXiv 2509.21318) resets heads at random to prevent memorization.
 """
@@ -29,13 +31,13 @@ from dit.sharding import constrain_batch
 
 
 def default_blocks(depth: int) -> tuple[int, ...]:
-  """Returns the block after each third of the depth."""
+  """Returns the last block of each third of the depth."""
   return tuple(sorted({-(-depth * k // 3) for k in (1, 2, 3)}))
 
 
 def init(config: NetworkConfig, heads: int, key: jax.Array) -> Params:
-  """Returns initial parameters of `heads` heads, stacked."""
-  assert isinstance(config, DiTConfig)  # as `distill.run` checks
+  """Returns stacked initial parameters of several heads."""
+  assert isinstance(config, DiTConfig)  # `distill.run` checks this
   width, keys = config.width, jax.random.split(key, 2)
   return {
     'fc1': {
@@ -50,9 +52,9 @@ def init(config: NetworkConfig, heads: int, key: jax.Array) -> Params:
 
 
 def logits(heads: Params, states: Sequence[jax.Array]) -> jax.Array:
-  """Returns logits (K, B) of hidden states K x (B, N, D); high means real."""
-  # Without the constraint, XLA returns a wrong gradient of the states on a mesh
-  # of which all three axes have several devices.
+  """Returns logits (K, B) of K hidden states (B, N, D); high means real."""
+  # If all three axes of a mesh have several devices, XLA returns a wrong
+  # gradient of the states without this constraint.
   states = [constrain_batch(state) for state in states]
   h = layer_norm(jnp.stack(states).astype(jnp.float32))
   for name in ('fc1', 'fc2'):
@@ -67,7 +69,7 @@ def logits(heads: Params, states: Sequence[jax.Array]) -> jax.Array:
 def reset(
   heads: Params, fresh: Params, key: jax.Array, probability: float
 ) -> Params:
-  """Replaces each head by a fresh one with the given probability."""
+  """Reinitializes each head with the given probability."""
   count = len(heads['fc1']['bias'])
   drawn = jax.random.bernoulli(key, probability, (count,))
   return jax.tree.map(

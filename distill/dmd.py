@@ -1,19 +1,19 @@
-"""The gradient of DMD with respect to x0, as two named terms.
+"""The gradient of DMD with respect to x0, as a sum of two terms.
 
-All predictions are of x0: c and u are the teacher's with and without the label,
-g the guided teacher's, f the fake denoiser's. alpha is the scale of
-classifier-free guidance. The terms are Decoupled DMD's (arXiv 2511.22677,
-eq. 6, where n is 1: the unit `conditional` is ours, `guided` that of DMD2):
+The teacher predicts x0 as c (with the label), u (without) and g (guided). The
+fake denoiser predicts x0 as f. alpha is the scale of classifier-free guidance.
+DM and CA are the terms of Decoupled DMD (arXiv 2511.22677, eq. 6) in a unit n.
+In eq. 6, n is 1. The unit `conditional` is ours, and `guided` is from DMD2:
 
   DM = (c - f) / n                  CA = (g - c) / n,  with CFG
                                          (alpha - 1) (c - u) / n
   n  = mean over H W C of |c - x|   ('conditional'), or |g - x| ('guided')
 
-The student's output x moves along DM + CA, with rate 1, under the loss
+The loss L moves the student's output x along DM + CA with rate 1:
 
   L = mean (x - sg(x + DM + CA))^2 / 2
 
-With 'guided' and one level and noise for both terms, this is exactly DMD2 with
+With 'guided', and one level and noise for both terms, this is exactly DMD2 with
 a guided teacher (arXiv 2405.14867): DM + CA = (g - f) / mean |g - x|. With
 Internal Guidance of scale w, CA is (w - 1) (c - c_tap) / n (unpublished).
 """
@@ -28,12 +28,12 @@ _LATENT = (1, 2, 3)
 def push(
   toward: jax.Array, away: jax.Array, teacher: jax.Array, x: jax.Array
 ) -> jax.Array:
-  """Returns a term, (B, H, W, C).
+  """Returns (toward - away) / n, one term of the gradient, (B, H, W, C).
 
   Args:
     toward: Prediction of x0 that the term moves to.
     away: Prediction of x0 that the term moves from.
-    teacher: Prediction of x0; its distance from `x` is the unit.
+    teacher: Prediction of x0 by the teacher, with n = mean |teacher - x|.
     x: Prediction of x0 by the student.
   """
   unit = jnp.abs(teacher - x).mean(_LATENT, keepdims=True) + EPSILON
@@ -41,17 +41,17 @@ def push(
 
 
 def surrogate(x: jax.Array, direction: jax.Array) -> jax.Array:
-  """Returns a loss with the gradient that moves x along `direction`.
+  """Returns a loss whose gradient moves x along `direction`.
 
-  Non-finite values, which DMD2 sets to 0, reach the loss, and the step is
-  skipped and counted.
+  DMD2 sets non-finite values to 0. Here they reach the loss, and training then
+  skips and counts the step.
   """
   target = jax.lax.stop_gradient(x + direction)
   return jnp.square(x - target).mean() / 2
 
 
 def mean_variance(x: jax.Array, mean: float, std: float) -> jax.Array:
-  """Returns the KL of latents' Gaussian moments from fixed ones (eq. 7)."""
+  """Returns the mean KL(N(moments of x) || N(mean, std^2)) (eq. 7)."""
   variance = x.var(_LATENT)
   ratio = variance / std**2
   distance = jnp.square(x.mean(_LATENT) - mean) / std**2
@@ -59,7 +59,7 @@ def mean_variance(x: jax.Array, mean: float, std: float) -> jax.Array:
 
 
 def rms(x: jax.Array) -> jax.Array:
-  """Returns the root mean square."""
+  """Returns the root mean square of all values."""
   return jnp.sqrt(jnp.square(x).mean())
 
 

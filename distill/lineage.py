@@ -1,4 +1,4 @@
-"""The lineage of a student: its teacher, and the fake denoiser it continues."""
+"""Checks the teacher of a student and the origin of its fake denoiser."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ from train.workdir import TEACHER, load_about, load_config
 
 
 def fake_of(config: DistillConfig) -> dict[str, Any]:
-  """Returns the entry of low-rank changes in teacher.json; {} without any."""
+  """Returns the entry of teacher.json for a LoRA fake denoiser, else {}."""
   return {'lora': lora.KIND} if config.fakes and config.fake == 'lora' else {}
 
 
 def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
-  """Checks that an existing run is a student of the same weights.
+  """Checks that a resumed run still has the same teacher.
 
   Args:
     workdir: Folder of the run.
     about: New contents of its teacher.json.
 
   Raises:
-    InputError: The teacher or the kind of low-rank changes is another one.
+    InputError: The teacher's weights or the kind of low-rank changes differ.
   """
   known = load_about(workdir, TEACHER)
   if not known:

@@ -1,15 +1,17 @@
 """The fake denoiser as low-rank changes of the teacher (LoRA).
 
-  q <- q + scale q A B      for the projected queries and values of each block,
-                            before their norm and rotation
+The changes apply to the projected queries and values of each block, before
+their norm and rotation. For queries q = h W + b:
+
+  q <- q + scale q A B
 
 A (D, r) starts as standard normal and B (r, D) as zero, so the fake denoiser
 starts as the teacher. This is the LoRA of DMDR's repository (vvvvvjdy/dmdr,
-arXiv 2511.13649), with rank 32 and scale 2; Hu et al. 2022 change the input of
-the projection. Adam moves B at the same rate for any A, and q A B scales with
-A, so a learning rate is valid for only one variance of A.
+arXiv 2511.13649), with rank 32 and scale 2. In contrast, Hu et al. 2022 change
+the input of the projection. A learning rate is valid for a single variance of
+A, since q A B scales with A while Adam's updates of B do not.
 
-The change is linear in q = h W + b, so it is merged into the projection:
+The change is linear in q, so it is merged into the projection:
 
   W <- W + scale W A B,   b <- b + scale b A B
 """
@@ -20,16 +22,16 @@ import jax.numpy as jnp
 from dit.base import NetworkConfig, Params
 from dit.config import DiTConfig
 
-# Name of this kind of changes, stored in teacher.json.
+# Name of these low-rank changes in teacher.json.
 KIND = 'projected'
-# Parts of the fused projection, in order.
+# Parts of the fused query-key-value projection, in order.
 _PARTS = ('q', 'k', 'v')
 _CHANGED = ('q', 'v')
 
 
 def init(config: NetworkConfig, rank: int, key: jax.Array) -> Params:
-  """Returns initial changes, which do not change the network."""
-  assert isinstance(config, DiTConfig)  # as `distill.run` checks
+  """Returns initial changes, with which the network equals the teacher."""
+  assert isinstance(config, DiTConfig)  # `distill.run` checks this
   depth, width = config.depth, config.width
   keys = dict(zip(_CHANGED, jax.random.split(key, len(_CHANGED)), strict=True))
   return {
@@ -44,12 +46,12 @@ def init(config: NetworkConfig, rank: int, key: jax.Array) -> Params:
 
 
 def apply(params: Params, changes: Params, scale: jax.Array | float) -> Params:
-  """Returns the parameters with the changes merged; `params` stay the same."""
+  """Returns new parameters, which include the changes."""
   blocks = params['blocks']
   attention = blocks['attention']
   lora = changes['lora']
 
-  def changed(part, leaf):  # kernel (L, D, D), or bias (L, 1, D)
+  def changed(part, leaf):  # leaf: kernel (L, D, D) or bias (L, 1, D)
     if part not in lora:
       return leaf
     down, up = lora[part]['down'], lora[part]['up']

@@ -1,26 +1,26 @@
 """Noise levels of DMD's terms, and the trained steps of the student's grid.
 
-The levels are uniform. Their ranges depend on the time t of the student's input
-(0 data, 1 noise; Decoupled DMD, arXiv 2511.22677, section 4, reverses time):
+Levels are uniform in these ranges, for a student's input at time t (0 data,
+1 noise; Decoupled DMD, arXiv 2511.22677, section 4, reverses time):
 
   schedule      CA        DM
-  shared        (0, 1)    level and noise of CA
+  shared        (0, 1)    same level and noise as CA
   full          (0, 1)    (0, 1)
   constrained   (0, t)    (0, t)
   hybrid        (0, t)    (0, 1)
 
-and are limited to [min_level, max_level]. A shift S maps uniform levels by
-s <- S s / (1 + (S - 1) s), within the same bounds.
+All ranges are limited to [min_level, max_level]. A shift S maps uniform levels
+by s <- S s / (1 + (S - 1) s), within the same bounds.
 
-`distill.level_beta` = (a, b) starts the levels of DM (with `shared`, of both
-terms) and of the fake denoiser's loss from Beta(a', b') instead:
+With `distill.level_beta` = (a, b), levels start from Beta(a', b') instead:
 
   a' = 1 + (a - 1) w,   b' = 1 + (b - 1) w
 
-where w falls from 1 to 0 along half a cosine over `distill.dynamic_updates`
-updates of the student. This is the dynamic renoise sampling of DMDR's
-repository (vvvvvjdy/dmdr). Its recipe for SiT has (a, b) = (4, 1.5), 10,000
-updates and the range (0, 1).
+This affects the levels of DM (with `shared`, of both terms) and of the fake
+denoiser's loss. w decreases from 1 to 0 along half a cosine over
+`distill.dynamic_updates` updates of the student. This is the dynamic renoise
+sampling of DMDR's repository (vvvvvjdy/dmdr), whose recipe for SiT has
+(a, b) = (4, 1.5), 10,000 updates and the range (0, 1).
 """
 
 import jax
@@ -36,7 +36,7 @@ def shifted(s: jax.Array, shift: float) -> jax.Array:
 
 
 def remaining(config: DistillConfig, updates: jax.Array | int) -> jax.Array:
-  """Returns w, the remaining weight of the dynamic start, from 1 to 0."""
+  """Returns the weight w of the dynamic start, which decreases from 1 to 0."""
   progress = jnp.minimum(updates / config.dynamic_updates, 1.0)
   return (1 + jnp.cos(jnp.pi * progress)) / 2
 
@@ -44,7 +44,7 @@ def remaining(config: DistillConfig, updates: jax.Array | int) -> jax.Array:
 def beta_now(
   config: DistillConfig, updates: jax.Array | int
 ) -> tuple[jax.Array, jax.Array] | None:
-  """Returns a' and b' of the levels; None if they are always uniform."""
+  """Returns a' and b' of the levels; None if levels are always uniform."""
   if config.level_beta == (1, 1):
     return None
   left = remaining(config, updates)
@@ -76,19 +76,19 @@ def draw_levels(
     u = jax.random.uniform(key, (count,))
   else:
     u = jax.random.beta(key, *beta, (count,))
-  # The rounding of the shift must not pass the bound.
+  # Rounding of the shifted levels must not exceed the upper bound.
   return jnp.minimum(shifted(low + (high - low) * u, config.shift), top)
 
 
 def bounds(config: DistillConfig, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the upper bounds of CA's and DM's levels at the student's time."""
+  """Returns the upper bounds of the levels of CA and DM at time t."""
   one = jnp.ones_like(t)
   ca = t if config.schedule in ('constrained', 'hybrid') else one
   return ca, (t if config.schedule == 'constrained' else one)
 
 
 def trained_steps(branch: str, grid: np.ndarray) -> np.ndarray:
-  """Returns the indices of the grid's steps that the branch trains."""
+  """Returns the indices of the grid steps that a branch is trained on."""
   starts = grid[:-1]
   here = {'': starts > 0, 'low': starts <= 0.5, 'high': starts > 0.5}[branch]
   return np.flatnonzero(here)

@@ -1,26 +1,28 @@
 """The losses of the student and of the fake denoiser.
 
-The student walks to z at t_k and predicts v there, and thus x
-(`distill.rollout`). Teacher and fake denoiser evaluate the query (q, r):
+The student reaches a state z at t_k with its own steps. At z, the student
+predicts the velocity v, which implies a prediction x of x0 (`distill.rollout`).
+Teacher and fake denoiser are evaluated at a query: a state q at level r.
 
   renoise      q = x noised to a random level r, one per term
   student_trajectory
                q = z + (t_{k+1} - t_k) v, r = t_{k+1}: timestep sharing
-               (SD3.5-Flash, arXiv 2509.21318). The last interval ends at 0; for
-               it q = x noised to one of t_2 ... t_N (ours)
+               (SD3.5-Flash, arXiv 2509.21318). In the last interval, which ends
+               at 0, q = x noised to one of t_2 ... t_N (ours)
   grid         q = x noised to one of t_2 ... t_N
 
-x (or q for `student_trajectory`) then moves along the terms of `distill.dmd`.
-The fake denoiser learns the velocities of the student's samples: x at a random
-k for `renoise`, else ends of whole walks, with half of the levels from
-t_2 ... t_N. The discriminator and the adversarial term use x at a random k.
+The loss moves x (for `student_trajectory`: q) along the terms of `distill.dmd`.
+The fake denoiser learns velocities of the student's samples. For `renoise`, the
+samples are x at a random k. Otherwise, they are the ends of whole trajectories,
+and half of the noise levels are from t_2 ... t_N. The discriminator and the
+adversarial term use x at a random k.
 
-The real score is the teacher's. `distill.teacher_lora_scale` adds a share of
-the fake denoiser's low-rank changes, which falls to 0: the dynamic guidance of
-DMDR's repository (vvvvvjdy/dmdr, arXiv 2511.13649).
+The real score is the teacher's. `distill.teacher_lora_scale` adds low-rank
+changes of the fake denoiser, with a scale that decreases to 0. This is the
+dynamic guidance of DMDR's repository (vvvvvjdy/dmdr, arXiv 2511.13649).
 
-Without DMD the student follows the guided teacher (trajectory guidance, stage 1
-of SD3.5-Flash). With x_i on the teacher's own trajectory,
+Without DMD, the student follows the guided teacher (trajectory guidance, stage
+1 of SD3.5-Flash). For x_i on the teacher's own trajectory, the loss is
 
   L = mean |G(x_i, t_i) - (x_{i+1} - x_i) / (t_{i+1} - t_i)|^2
 """
@@ -46,24 +48,21 @@ _sg = jax.lax.stop_gradient
 
 
 class Distillation(Rollout):
-  """The losses as functions of parameters and keys.
-
-  `updates` counts the student's updates so far, for the dynamic start.
-  """
+  """All losses; `updates` is the number of student updates so far."""
 
   @property
   def fake_config(self) -> NetworkConfig:
-    """Returns the fake denoiser's network: the teacher's without taps."""
+    """Returns the teacher's network without taps, for the fake denoiser."""
     return dataclasses.replace(self.teacher, taps=())
 
   @property
   def blocks(self) -> tuple[int, ...]:
-    """Returns the blocks whose states the discriminator sees."""
+    """Returns the blocks whose hidden states the discriminator reads."""
     chosen = self.config.discriminator_blocks
     return chosen or discriminator.default_blocks(self.teacher.depth)
 
   def fake(self, params: Params, fake: Any) -> BoundNetwork:
-    """Returns the fake denoiser; LoRA applies it to the teacher's `params`."""
+    """Returns the fake denoiser; LoRA modifies the teacher's `params`."""
     network, config = fake['network'], self.config
     if config.fake == 'lora':
       params = {key: params[key] for key in params if key != 'tap_heads'}
@@ -71,7 +70,7 @@ class Distillation(Rollout):
     return backbone.bind(self.fake_config, network)
 
   def real(self, params: Params, fake: Any, updates: Updates) -> BoundNetwork:
-    """Returns the denoiser of the real score."""
+    """Returns the teacher, with its share of low-rank changes, if any."""
     first = self.config.teacher_lora_scale
     if first:
       scale = first * remaining(self.config, updates)
@@ -86,11 +85,11 @@ class Distillation(Rollout):
     """Returns the loss of the fake denoiser and its discriminator.
 
     Args:
-      fake: Tree of 'network' and 'heads', which are differentiated.
+      fake: Parameters to differentiate, a tree of 'network' and 'heads'.
       params: Parameters of the student.
       teacher: Parameters of the teacher.
       label: Labels of the student's samples, (B,).
-      real: Latents (B, H, W, C) and labels (B,); None without discriminator.
+      real: Latents (B, H, W, C) and labels (B,) of data, for the discriminator.
       key: Random key of this update.
       updates: Number of the student's updates so far.
     """
@@ -120,10 +119,10 @@ class Distillation(Rollout):
   def samples(
     self, params: Params, label: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns the samples that the fake denoiser and the discriminator see.
+    """Returns inputs of the fake denoiser and inputs of the discriminator.
 
-    Both are (B, H, W, C), without gradient. The discriminator's follow the
-    distribution of x of a visit, which the adversarial term moves.
+    Both are (B, H, W, C), without gradient. Inputs of the discriminator have
+    the distribution of `visit(...).x`, which the adversarial term changes.
     """
     if self.config.query == 'renoise':
       x = _sg(self.visit(_sg(params), label, key).x)
@@ -151,7 +150,7 @@ class Distillation(Rollout):
     self, denoiser: Any, fake: Any, label: jax.Array,
     x: jax.Array, *, key: jax.Array,
   ) -> jax.Array:  # fmt: skip
-    """Returns the logits (K, B) of x noised to levels of the full range."""
+    """Returns discriminator logits (K, B) of x, noised to levels in (0, 1)."""
     level_key, noise_key = jax.random.split(key)
     anywhere = dataclasses.replace(self.config, min_level=0.0, max_level=1.0)
     level = draw_levels(anywhere, level_key, len(x), 1.0)
@@ -163,7 +162,7 @@ class Distillation(Rollout):
     self, params: Params, fake: Any, teacher: Params,
     label: jax.Array, key: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, Metrics]:  # fmt: skip
-    """Returns the loss of the student; arguments as for `fake_loss`."""
+    """Returns the student's loss; `fake_loss` explains the arguments."""
     config = self.config
     key, trajectory_key, gan_key = jax.random.split(key, 3)
     if config.method == 'teacher_trajectory':
@@ -195,10 +194,10 @@ class Distillation(Rollout):
   def queries(
     self, visit: Visit, key: jax.Array, updates: Updates = 0
   ) -> dict[str, Any]:
-    """Returns the queries (q, r) by term: 'ca' and 'dm', or 'both'.
+    """Returns a query (q, r) for each term ('ca', 'dm') or for 'both' terms.
 
-    q (B, H, W, C) is differentiable where the loss moves it: for the query
-    'student_trajectory'.
+    For the query 'student_trajectory', q (B, H, W, C) is differentiable, since
+    the loss moves q.
     """
     keys, config = jax.random.split(key, 4), self.config
     if config.query == 'renoise':
@@ -229,7 +228,7 @@ class Distillation(Rollout):
     self, visit: Visit, places: dict[str, Any], fake: Any,
     teacher: Params, label: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
-    """Returns the point that moves, the DM term, the CA term, and metrics."""
+    """Returns the point that the loss moves, DM term, CA term and metrics."""
     config, path = self.config, self.path
     moved = (
       places['both'][0] if config.query == 'student_trajectory' else visit.x
@@ -275,7 +274,7 @@ class Distillation(Rollout):
     lengths = expand(grid[1:] - grid[:-1], states[1:])
     rates = (states[1:] - states[:-1]) / lengths
 
-    def rows(x):  # the image axis is first, so each stays on its device
+    def rows(x):  # the image axis is first, so images stay on their devices
       return constrain_batch(jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]))
 
     v = backbone.bind(self.student, params)(
@@ -309,7 +308,7 @@ class Distillation(Rollout):
     return jnp.concatenate([x[None], states])
 
   def passes(self) -> float:
-    """Returns passes per image of a step; a backward pass counts as two."""
+    """Returns the network passes per image and step; a backward pass is two."""
     config, n = self.config, len(self.times) - 1
     walk = self.walk_passes
     student = 0.0

@@ -1,15 +1,15 @@
-"""A student's walk along its own grid, with the sampler's steps.
+"""Runs a student along its own time grid, with the sampler's steps.
 
-From noise at t_1 = 1 the student G walks t_1 > ... > t_N > 0 to z at t_k
-(backward simulation: no gradient), and predicts
+The grid is t_1 = 1 > ... > t_N > 0. Without gradient, the student G goes from
+noise at t_1 to a state z at t_k (backward simulation). At z, G predicts
 
   v = G(z, t_k),   x = x0 implied by v
 
-k is uniform over the trained steps: one per batch as in DMD2 (arXiv
-2405.14867), or with `distill.step_per_image` one per image as in DMDR's
-repository (vvvvvjdy/dmdr). DMDR's state at t_k is the student's prediction at
-t_k itself, noised to t_k. Ours is the sampler's state, so that training and
-sampling agree. With one step both are pure noise.
+k is uniform over the trained steps. A batch has one k, as in DMD2 (arXiv
+2405.14867). With `distill.step_per_image`, each image has its own k, as in
+DMDR's repository (vvvvvjdy/dmdr). DMDR's state at t_k is the student's
+prediction at t_k itself, noised to t_k. Our state is that of the sampler, so
+training and sampling agree. With one step, both states are pure noise.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ _sg = jax.lax.stop_gradient
 
 
 class Visit(NamedTuple):
-  """The student at one of its steps.
+  """State and predictions of the student at one of its steps.
 
   Attributes:
     k: Index of the step, scalar or (B,).
     t: Time of the step, shaped like `k`.
-    z: State that the student reached by itself, (B, H, W, C).
-    v: Velocity that the student predicts there.
+    z: State after the student's own earlier steps, (B, H, W, C).
+    v: Velocity that the student predicts at `z`.
     x: Prediction of x0 that the velocity implies.
   """
 
@@ -51,12 +51,12 @@ class Visit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-  """A student, its teacher and the grid that the student walks.
+  """A student, its teacher and the student's time grid.
 
   Attributes:
     config: Section `distill`.
     student: Network of the student.
-    teacher: Network of the teacher and, without its taps, the fake denoiser.
+    teacher: Network of the teacher; the fake denoiser's has no taps.
     path: Path of both networks.
     solver: Solver of the student's steps.
     times: Grid of the student, N + 1 times.
@@ -75,11 +75,11 @@ class Rollout:
 
   @property
   def grid(self) -> jax.Array:
-    """Returns the times, (N + 1,) float32."""
+    """Returns the student's grid of times, (N + 1,) float32."""
     return jnp.asarray(self.times, jnp.float32)
 
   def draw_labels(self, key: jax.Array) -> jax.Array:
-    """Samples labels, uniform over the classes, (B,)."""
+    """Samples labels (B,) uniformly over the classes."""
     shape, classes = (self.batch_size,), self.student.num_classes
     return constrain_batch(jax.random.randint(key, shape, 0, classes))
 
@@ -89,7 +89,7 @@ class Rollout:
     return constrain_batch(jax.random.normal(key, shape))
 
   def draw_shared(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Samples times from t_2 ... t_N."""
+    """Samples times uniformly from t_2 ... t_N."""
     return jax.random.choice(key, self.grid[1:-1], shape)
 
   def draw_step(self, key: jax.Array) -> jax.Array:
@@ -103,13 +103,13 @@ class Rollout:
     self, student: Denoiser, label: jax.Array, k: int | jax.Array,
     key: jax.Array,
   ) -> jax.Array:  # fmt: skip
-    """Returns the state at t_k of a walk from noise, without gradient."""
+    """Returns the student's state at t_k, from noise and without gradient."""
     return self._walk(student, label, k, key, None)[0]
 
   def walk_and_read(
     self, student: Denoiser, label: jax.Array, k: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns the end of a whole walk, and the x0 predicted at its step k."""
+    """Returns the state after all steps, and the x0 predicted at step k."""
     return self._walk(student, label, len(self.times) - 1, key, k)
 
   def _walk(self, student, label, k, key, read_at):
@@ -123,7 +123,7 @@ class Rollout:
       if self.solver.stochastic:
         noise = self.noise(jax.random.fold_in(key, j))
       moved = self.solver.step(Interval(x, grid[j], grid[j + 1], first, noise))
-      if each:  # an image that has reached its step stays there
+      if each:  # an image at its own step k changes no more
         moved = jnp.where(expand(j < k, x), moved, x)
       if read_at is not None:
         here = self.path.x0_from_velocity(x, first.velocity, grid[j])
@@ -136,7 +136,7 @@ class Rollout:
     return _sg(jax.lax.fori_loop(0, last, step, (start, read)))
 
   def visit(self, params: Params, label: jax.Array, key: jax.Array) -> Visit:
-    """Walks to a random step, and predicts there, with gradient."""
+    """Samples to a random step, then predicts at this step with gradient."""
     k_key, walk_key = jax.random.split(key)
     k = self.draw_step(k_key)
     frozen = backbone.bind(self.student, _sg(params))
@@ -148,7 +148,7 @@ class Rollout:
 
   @property
   def walk_passes(self) -> float:
-    """Returns the mean number of passes to reach a time and predict there."""
+    """Returns the mean number of network passes of a call of `visit`."""
     n = len(self.times) - 1
-    # A walk lasts until the last image of the batch has reached its step.
+    # The loop runs until the last image of the batch has reached its step.
     return n if self.config.step_per_image else (n - 1) / 2 + 1

@@ -1,4 +1,4 @@
-"""The distillation of one student: checks, then the training loop."""
+"""Distills one student: checks the settings, then runs the training loop."""
 
 import dataclasses
 import itertools
@@ -41,7 +41,7 @@ from train.setup import Setup, check_settings, make_setup
 from train.step import latents_of
 from train.workdir import TEACHER, claim
 
-_MEASURED = 4096  # number of images for the moments of latents
+_MEASURED = 4096  # number of images to measure the moments of latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Plan:
     teacher: Run or folder of the teacher.
     network: Experiment of the teacher.
     start: Run or folder of the student's initial parameters.
-    distillation: Losses, without moments that are measured later.
+    distillation: Losses; moments of latents may be measured later.
   """
 
   setup: Setup
@@ -68,12 +68,12 @@ def check(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Plan:
-  """Checks that a student can be distilled; compiles nothing.
+  """Checks that a student can be distilled, without compiling anything.
 
   Args:
     experiment: Settings of the student.
-    workdir: Workdir of the run; with checkpoints, initial weights are unused.
-    autoencoder: Decoder of latents, as text; None for the stored one.
+    workdir: Workdir. A run with checkpoints needs no initial weights.
+    autoencoder: Name or path of the decoder; None for the stored decoder.
   """
   config = experiment.distill
   if not config.teacher:
@@ -118,11 +118,11 @@ def check(
 def distillation_of(
   experiment: StudentExperiment, teacher: NetworkConfig
 ) -> Distillation:
-  """Returns the losses of an experiment and its teacher's network."""
+  """Returns the losses for an experiment and the network of its teacher."""
   path = path_named(experiment.objective.path)
   solver = experiment.sample.make_solver(path)
   assert isinstance(solver, Euler | Renoise)  # `_check_grid` checks this
-  # The teacher computes as the student does.
+  # The teacher uses the student's settings of computation.
   how = {
     key: getattr(experiment.model, key)
     for key in ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
@@ -148,17 +148,17 @@ def distill(
   *,
   extensible: bool = True,
 ) -> bool:
-  """Trains a student until the end or a stop request; returns whether it ended.
+  """Trains a student until the end or a stop signal; returns whether it ended.
 
   Args:
     experiment: Settings of the student.
     place: Workdir of the run.
     config: Experiment as plain values, which the workdir stores.
-    autoencoder: Decoder of latents, as text; None for the stored one.
+    autoencoder: Name or path of the decoder; None for the stored decoder.
     extensible: Whether the run may change `train.images`.
 
   Raises:
-    InputError: if the student cannot be distilled; the workdir is unchanged.
+    InputError: if the student cannot be distilled. The workdir stays unchanged.
     NonFiniteError, SaveError: See `loop.train`.
   """
   plan = check(experiment, place, autoencoder)
@@ -216,7 +216,7 @@ def distill(
 
 
 def measured(setup: Setup, normalization: Normalization) -> tuple[float, float]:
-  """Returns the mean of latents, and the root of their average variance."""
+  """Returns the mean of latents and the root of their average variance."""
   experiment, size = setup.experiment, setup.experiment.train.batch_size
   stream = batches(
     setup.records,
@@ -245,7 +245,7 @@ def measured(setup: Setup, normalization: Normalization) -> tuple[float, float]:
 def make_rules(
   experiment: StudentExperiment,
 ) -> tuple[optax.Schedule, step_lib.Rules]:
-  """Returns the student's learning rate by update, and both optimizers."""
+  """Returns the student's learning-rate schedule and the two optimizers."""
   settings, period = experiment.train, experiment.distill.period
 
   def make(config):
@@ -333,7 +333,7 @@ def _check_grid(experiment: StudentExperiment) -> None:
 
 
 def _check_backbone(distillation: Distillation) -> None:
-  """Raises InputError if the teacher's backbone lacks what a loss needs."""
+  """Raises InputError if a loss does not support the teacher's backbone."""
   config = distillation.config
   transformer = isinstance(distillation.teacher, DiTConfig)
   for key, needed in (

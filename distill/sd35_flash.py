@@ -1,13 +1,13 @@
-"""The recipe of SD3.5-Flash (arXiv 2509.21318), a sequence of stages.
+"""Runs the recipe of SD3.5-Flash (arXiv 2509.21318), a sequence of stages.
 
-The stages are trajectory guidance, DMD with timestep sharing, and two copies
-fine-tuned on the low and high times of the grid. The copies are then merged:
+The stages are trajectory guidance, DMD with timestep sharing, and fine-tuning
+of two branches: one on low times of the grid, one on high times. The branches
+are then merged, with the ratio that gives the lowest Frechet distance:
 
   merged = ratio low + (1 - ratio) high
 
-Every stage is a run in the recipe's workdir, so the same command resumes the
-recipe. The chosen ratio has the lowest Frechet distance, on noise that no stage
-has seen. The recipe writes
+The distance uses noise that no stage has seen. Every stage is a run in the
+recipe's workdir, so the same command resumes the recipe. The recipe writes
 
   1-NAME, 2-NAME, ...   runs of the stages
   student               weights folder for `sample --folder`
@@ -45,7 +45,7 @@ Measure = Callable[[Params], dict[str, float]]
 
 
 def merged(low: Params, high: Params, ratio: float) -> Params:
-  """Returns ratio low + (1 - ratio) high; 0 and 1 return a branch."""
+  """Returns ratio low + (1 - ratio) high; ratios 0 and 1 return one branch."""
   if ratio in (0, 1):
     return low if ratio else high
   return jax.tree.map(lambda a, b: ratio * a + (1 - ratio) * b, low, high)
@@ -58,14 +58,14 @@ def sweep(
   ratios: Sequence[float],
   measure: Measure,
 ) -> tuple[float, list[dict[str, Any]]]:
-  """Returns the best ratio, and the figures of `before` and of every ratio.
+  """Returns the best ratio, and the metrics of `before` and of every ratio.
 
   Args:
     low: Weights of the branch of low times.
     high: Weights of the branch of high times.
     before: Weights that both branches started with.
     ratios: Ratios to try.
-    measure: Function of weights to figures, with 'fd' if they are finite.
+    measure: Function from weights to metrics, with 'fd' if images are finite.
   """
   rows: list[dict[str, Any]] = [{'ratio': None, **measure(before)}]
   for ratio in ratios:
@@ -78,7 +78,7 @@ def sweep(
 def stages(
   spec: str, overrides: Sequence[str]
 ) -> tuple[StudentExperiment, list[dict[str, Any]]]:
-  """Returns a config that names stages, and their configs as plain values."""
+  """Returns the experiment that lists the stages, and the stages' configs."""
   file = spec.partition(':')[0]
   whole = build_student(override(load_config(spec), overrides).to_dict())
   configs = [
@@ -96,23 +96,21 @@ def run(
   workdir: epath.PathLike,
   autoencoder: str | None = None,
 ) -> str | None:
-  """Runs the stages of a config and merges the last two; returns a report.
-
-  The report is None if the run was asked to stop before its end.
+  """Runs all stages and merges the last two; returns a report, None if stopped.
 
   Args:
     spec: Config as FILE:ARGUMENT.
     overrides: Assignments to config keys, for every stage.
     workdir: Folder of the recipe.
-    autoencoder: Decoder of latents, as text; None for the teacher's.
+    autoencoder: Name or path of the decoder; None for the teacher's decoder.
 
   Raises:
-    InputError: The settings cannot work; raised before the first stage.
+    InputError: The settings cannot work. The first stage has not started.
   """
   place = epath.Path(workdir).expanduser().resolve()
   whole, configs = stages(spec, overrides)
   names = whole.distill.stages
-  # METHOD is the second to last part of a stage's argument.
+  # The second to last part of a stage's argument is the name of its method.
   folders = [
     place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
@@ -121,14 +119,14 @@ def run(
   )
   with workdir_lib.training(place, 'distill'):
     for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-      if n:  # both branches start with the stage before them
+      if n:  # both branches start from the stage before the branches
         before = folders[min(n, len(names) - 2) - 1]
         config['train']['init_from'] = str(before)
       experiment = build_student(config)
       if n:  # the recipe may be moved, so the stored path is relative
         config['train']['init_from'] = workdir_lib.beside(before)
       logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
-      # A longer stage would not match the next one, which started from it.
+      # The next stage starts from this stage, so its length must not change.
       with workdir_lib.training(folder, 'distill'):
         finished = distilling.distill(
           experiment, folder, config, autoencoder, extensible=False
@@ -170,7 +168,7 @@ def _check(
 def _scores(
   experiment: StudentExperiment, decoder: Autoencoder | None, mesh: Mesh
 ) -> Scores:
-  """Returns the scores of a ratio, on noise that no stage has previewed."""
+  """Returns the metrics for ratios, with noise that no stage has seen."""
   config = dataclasses.replace(experiment.eval, guidance='none', every_images=1)
   return Scores(
     dataclasses.replace(
@@ -185,7 +183,7 @@ def _scores(
 
 
 def _seed(experiment: StudentExperiment) -> int:
-  """Returns a seed far above those of the stages, which count up."""
+  """Returns a seed that differs from the seeds of all stages."""
   return (experiment.seed + 101) % 2**32
 
 
@@ -194,7 +192,7 @@ def _merge(
   place: epath.Path,
   folders: Sequence[epath.Path],
 ) -> str:
-  """Chooses the ratio, and writes the student; folders: before, low, high."""
+  """Chooses the ratio and writes the student from folders before, low, high."""
   target, table = place / STUDENT, place / 'merge.md'
   if target.exists():
     return f'{table.read_text()}\nAlready merged: {target}.'
@@ -221,7 +219,7 @@ def _merge(
   text = _table(rows)
   write_bytes(table, text.encode())
   params = jax.tree.map(model.on_host, merged(low, high, ratio))
-  if jax.process_index() == 0:  # last, since it marks the recipe as done
+  if jax.process_index() == 0:  # last, since this folder marks the end
     save_folder(
       target,
       experiment.model,

@@ -1,9 +1,10 @@
 """Distillation steps, which update the fake denoiser and sometimes the student.
 
-With a period of P, every step n = 0, 1, ... updates the fake denoiser, and then
-the student if P divides n + 1. These are two jitted programs, and the host
-picks one from n. All state is in `DistillState`, so a run can resume within a
-period. The teacher is an argument, not state, so nothing can change it.
+With a period of P, every step n = 0, 1, ... updates the fake denoiser. If P
+divides n + 1, the step then updates the student as well. The two kinds of steps
+are two jitted programs, and the host selects the program by n. All state is in
+`DistillState`, so a run can resume within a period. The teacher is an argument
+instead of state, so no step can change the teacher.
 """
 
 import dataclasses
@@ -31,12 +32,12 @@ _NO_LATENTS = latents.Normalization()
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DistillState(TrainState):
-  """The student's training state, and the fake denoiser.
+  """The training state of the student and the fake denoiser.
 
   Attributes:
     fake: Tree of 'network' (parameters or low-rank changes) and 'heads' of the
       discriminator; {} without a fake denoiser.
-    fake_opt_state: State of their optimizer.
+    fake_opt_state: State of the optimizer of `fake`.
   """
 
   fake: Any
@@ -45,7 +46,7 @@ class DistillState(TrainState):
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """The optimizers of student and fake denoiser, and the student's average."""
+  """The optimizers of student and fake denoiser, and the EMA settings."""
 
   student: optax.GradientTransformation
   fake: optax.GradientTransformation
@@ -63,12 +64,12 @@ def fresh(
 
   Args:
     distillation: Losses of the student.
-    rules: Rules of the updates.
+    rules: Optimizers and EMA settings.
     student: Initial parameters of the student.
-    teacher: Parameters of the teacher, where the fake denoiser starts.
+    teacher: Parameters of the teacher, from which the fake denoiser starts.
     seed: Random seed of the fake denoiser.
   """
-  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # unused by steps
+  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step uses it
   network_key, heads_key = jax.random.split(key)
   fake, config = {}, distillation.config
   if config.fakes:
@@ -97,7 +98,7 @@ def fresh(
 def abstract(
   distillation: Distillation, rules: Rules, mesh: Mesh, *, zero1: bool = False
 ) -> DistillState:
-  """Returns shapes, dtypes and shardings of the state; allocates nothing."""
+  """Returns shapes, dtypes and shardings of a state without allocating it."""
   shapes = jax.eval_shape(
     functools.partial(fresh, distillation, rules, seed=0),
     backbone.shapes(distillation.student),
@@ -105,7 +106,7 @@ def abstract(
   )
 
   def shard(name):
-    of_fake = name in ('fake', 'fake_opt_state')  # It copies the teacher.
+    of_fake = name in ('fake', 'fake_opt_state')  # shaped like the teacher
     return backbone.shardings(
       distillation.teacher if of_fake else distillation.student,
       getattr(shapes, name),
@@ -125,18 +126,18 @@ def make_distill_step(
   teacher: Params,
   normalization: latents.Normalization = _NO_LATENTS,
 ) -> Callable[..., tuple[DistillState, Metrics]]:
-  """Builds the step.
+  """Builds the training step of a distillation.
 
   Args:
     distillation: Losses of the student.
-    rules: Rules of the updates.
+    rules: Optimizers and EMA settings.
     abstract_state: State with the shardings of the new state.
     teacher: Parameters of the teacher, placed on the mesh.
     normalization: Normalization of latents, for records of moments.
 
   Returns:
-    A function of (n, state, batch, key) to (state, metrics). n counts the
-    previous steps and must equal `state.step`.
+    A function from (n, state, batch, key) to (state, metrics). n is the number
+    of previous steps and must equal `state.step`.
   """
   config = distillation.config
 
@@ -194,7 +195,7 @@ def _update_fake(
       config.discriminator_reset,
     )
     state = dataclasses.replace(state, fake={**state.fake, 'heads': heads})
-  before = state.step // config.period  # updates of the student
+  before = state.step // config.period  # the student's updates so far
   (loss, metrics), grads = jax.value_and_grad(
     distillation.fake_loss, has_aux=True
   )(state.fake, state.params, teacher, label, real, key, before)
@@ -217,7 +218,7 @@ def _update_student(
 ) -> tuple[DistillState, jax.Array, jax.Array, Metrics]:
   label_key, key = jax.random.split(key)
   label = distillation.draw_labels(label_key)
-  before = state.step // distillation.config.period  # its updates so far
+  before = state.step // distillation.config.period  # the student's updates
   (loss, metrics), grads = jax.value_and_grad(
     distillation.student_loss, has_aux=True
   )(state.params, state.fake, teacher, label, key, before)
@@ -247,7 +248,7 @@ def _heads(distillation: Distillation, key: jax.Array) -> Params:
 
 
 def _copy(network: tuple[NetworkConfig, Params]) -> Params:
-  """Copies the arrays, since a step donates them, in the network's type."""
+  """Copies arrays in the network's type, since a step donates its state."""
   config, params = network
   return jax.tree.map(
     lambda p: jnp.array(p, config.param_dtype, copy=True), params

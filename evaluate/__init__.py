@@ -1,1 +1,1 @@
-"""Feature extractors, distances and accuracy for sets of images."""
+"""Scores sets of images by distances of features and by class accuracy."""

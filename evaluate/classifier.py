@@ -1,8 +1,8 @@
 """A small classifier of the real images, trained in seconds to minutes.
 
-It serves data without a published feature extractor. The activations before its
-last layer are the features for distances, and its predictions give the class
-accuracy. Results carry its name and are never called FID. Its folder holds:
+The classifier extracts features where no published extractor fits. Distances
+use the activations before the last layer; the class accuracy uses predictions.
+Results name the classifier and are never called FID. Its folder contains:
 
   config.json           shape, number of classes, training settings, SHA-256
   weights.safetensors   arrays by path, such as convs/0/kernel
@@ -41,7 +41,7 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
   """Returns (width, stride) of each convolution for images of (H, W, C).
 
   Large images are downsampled to a side of 4. The width doubles when the side
-  halves, so each stage costs about the same.
+  halves, so all resolutions cost about equally much.
   """
   side = max(shape[:2])
   if side <= _SMALL:
@@ -85,12 +85,12 @@ class ConvNet(nnx.Module):
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps images (B, H, W, C) in [-1, 1] to features (B, F) and logits.
 
-    Normalization bounds the features, so no single outlier can dominate a
-    distance between sets.
+    The features are normalized and thus bounded, so a single outlier cannot
+    dominate a distance between sets.
     """
     for conv in self.convs:
       h = conv(x)
-      # Three layers train without normalization and skip connections.
+      # A network of three layers needs no normalization or skip connections.
       h = jax.nn.gelu(_normalize(h) if self.deep else h)
       x = x + h if self.deep and x.shape == h.shape else h
     features = layer_norm(self.hidden(x.reshape(len(x), -1)))
@@ -130,7 +130,7 @@ class Classifier:
     return features, logits.argmax(-1)
 
   def save(self, folder: epath.PathLike, about: dict[str, Any]) -> None:
-    """Writes a folder atomically, on the first process of a job.
+    """Writes a folder atomically; only the first process of a job writes.
 
     Args:
       folder: New path, or an empty folder.
@@ -162,7 +162,7 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
   """Reads a classifier and its `about` from a folder of `Classifier.save`.
 
   Raises:
-    InputError: The folder is damaged or holds something else.
+    InputError: The folder is damaged or contains no classifier.
   """
   folder = local(folder)
   path = folder / 'config.json'
@@ -216,8 +216,8 @@ def train_classifier(
 ) -> Classifier:
   """Trains a classifier on real images with small random shifts and noise.
 
-  Without augmentation the features memorize the training images, and other real
-  images look as far away as generated ones.
+  Without augmentation, the network memorizes the training images. Features of
+  other real images are then as distant as features of generated images.
 
   Args:
     images: Images (n, H, W, C) uint8.
@@ -225,7 +225,7 @@ def train_classifier(
     num_classes: Number of classes.
     steps: Number of Adam steps, with a cosine decay of the learning rate to 0.
       None takes the number from `recipe`.
-    batch_size: Images per step, sampled with replacement; None as in `steps`.
+    batch_size: Images per step, sampled with replacement; None as for `steps`.
     seed: Random seed for initialization, batches and augmentation.
     flip: Whether half of the images are mirrored.
     progress: Function called after each step with the step count and the loss.
@@ -241,7 +241,7 @@ def train_classifier(
   root = jax.random.key(seed)
   data = jnp.asarray(images), jnp.asarray(labels)
 
-  # The images are arguments, since constants become part of the program.
+  # The images are arguments: as constants, they would be part of the program.
   @jax.jit
   def step(params, opt_state, images, labels, n):
     keys = jax.random.split(jax.random.fold_in(root, n), 3)
@@ -259,7 +259,7 @@ def train_classifier(
     return optax.apply_updates(params, updates), opt_state, loss
 
   opt_state = optimizer.init(params)
-  # This is no scan, since XLA's CPU convolutions use one thread inside a loop.
+  # In `lax.scan`, XLA's CPU convolutions would use a single thread.
   for n in range(steps):
     params, opt_state, loss = step(params, opt_state, *data, n)
     progress(n + 1, loss)
@@ -271,8 +271,8 @@ def _augment(
 ) -> jax.Array:
   """Shifts each image by up to a sixteenth of its side and adds noise.
 
-  For 8 x 8 images the shift is one pixel and the noise 0.2. The noise falls as
-  1 / side, since larger images also have finer detail.
+  For 8 x 8 images the shift is one pixel and the noise 0.2. The noise is
+  proportional to 1 / side, since larger images have finer detail.
   """
   side = max(x.shape[1:3])
   shift = max(side // 16, 1)
@@ -298,12 +298,12 @@ def _apply(graph, params, images):
 
 
 def _normalize(h: jax.Array) -> jax.Array:
-  """Normalizes whole images, so that a flat patch stays flat near an edge."""
+  """Normalizes each image as a whole, so flat patches at edges stay flat."""
   return layer_norm(h.reshape(len(h), -1)).reshape(h.shape)
 
 
 def graph_of(shape: tuple[int, int, int], num_classes: int) -> nnx.GraphDef:
-  """Returns a classifier's graph, to be merged with its parameters."""
+  """Returns a classifier's NNX graph, without its parameters."""
   return _abstract(shape, num_classes)[0]
 
 
@@ -311,7 +311,7 @@ def graph_of(shape: tuple[int, int, int], num_classes: int) -> nnx.GraphDef:
 def _abstract(
   shape: tuple[int, int, int], num_classes: int
 ) -> tuple[nnx.GraphDef, Any]:
-  """Returns the graph and the shapes of its parameters."""
+  """Returns the NNX graph of a classifier and the shapes of its parameters."""
   graph, state = nnx.split(
     nnx.eval_shape(lambda: ConvNet(shape, num_classes, rngs=nnx.Rngs(0)))
   )

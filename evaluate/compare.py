@@ -2,10 +2,10 @@
 
 The results are:
 
-  compare.json    the protocol and every figure
-  table.md        the table
-  samples.png     real images, then a block for each method with its distance
-                  in features
+  compare.json    protocol and all numbers
+  table.md        table with one row per method
+  samples.png     real images, then a block of samples for each method, labeled
+                  with the distance in features
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ from sample.generate import Generated, Sampler, plan_labels
 
 _SPACES = ('features', 'pixels')
 _METRICS = ('fd', 'accuracy')
-# Files in the folder of results.
+# Names of the files with results.
 WRITES = ('compare.json', 'table.md', 'samples.png')
-# Columns of the image grid, and its rows per block.
+# Columns of the image grid, and rows per block of the grid.
 _COLUMNS, _SHEET_ROWS = 20, 3
-# Flags whose names differ from those of the fields, which compare.json stores.
+# Flags by field, for fields whose flag has another name.
 _FLAGS = {'methods': '--guidance', 'resamples': '--bootstrap'}
 
 
@@ -76,12 +76,12 @@ class CompareConfig:
 def open_evaluators(
   images: np.ndarray, network: Classifier, config: EvalConfig, mesh: Mesh
 ) -> dict[str, Evaluator]:
-  """Returns evaluators of distances to real images, in features and in pixels.
+  """Returns evaluators of the distances in features and in pixels.
 
   Args:
     images: Real images (n, H, W, C) uint8.
     network: Classifier that computes the features.
-    config: Number of bootstrap resamples, and images per compiled call.
+    config: Settings, with bootstrap resamples and images per compiled call.
     mesh: Devices.
   """
   logging.info('Computing features of %d reference images.', len(images))
@@ -99,7 +99,7 @@ def open_evaluators(
 def score(
   evaluators: Mapping[str, Evaluator], images: np.ndarray, labels: np.ndarray
 ) -> dict[str, Estimate]:
-  """Returns distances of images (n, H, W, C) by space, and their accuracy."""
+  """Returns accuracy and distances of images, in features and in pixels."""
   found = {
     space: evaluator.score(images, labels)
     for space, evaluator in evaluators.items()
@@ -119,16 +119,16 @@ def compare(
   guide: Denoiser | None = None,
   classifier: Classifier | None = None,
 ) -> str:
-  """Samples with every method, writes the results, returns the Markdown table.
+  """Samples with every method and writes results; returns a Markdown table.
 
   Args:
     sampler: Network and sampling settings.
     config: Methods and counts.
     splits: Real images and labels of the reference, optionally followed by
-      held-out ones, whose distance is the lowest to expect.
+      held-out images, whose distance is the lowest that a method can expect.
     seed: Random seed of all noise.
-    protocol: Other settings that determine the figures, such as weights.
-    folder: Folder of the results; results of the same protocol are kept.
+    protocol: Other settings that determine the numbers, such as weights.
+    folder: Folder of the results. Results of an equal protocol are not redone.
     guide: Weaker network of AutoGuidance.
     classifier: Classifier that computes the features; None trains one.
   """
@@ -144,7 +144,7 @@ def compare(
     if classifier
     else 'classifier trained on the reference images; not FID',
   }
-  protocol = json.loads(json.dumps(protocol))  # as it is read back
+  protocol = json.loads(json.dumps(protocol))  # tuples become lists
   if _is_done(folder, protocol):
     logging.info('Already compared; the figures are from %s.', folder)
     return (folder / 'table.md').read_text()
@@ -180,7 +180,7 @@ def compare(
 
 
 def _is_done(folder: epath.Path, protocol: Mapping[str, Any]) -> bool:
-  """Returns whether a folder holds all results of a protocol."""
+  """Returns whether a folder contains all results of a protocol."""
   if not all((folder / name).exists() for name in WRITES):
     return False
   return _protocol_of(folder / 'compare.json') == protocol
@@ -201,7 +201,7 @@ def _draw(
     seed,
     progress=lambda done: marks.append((time.perf_counter(), done)),
   )
-  # The first batch includes compilation, so it counts only if it is alone.
+  # The first batch compiles, so the rate excludes it if there are more batches.
   (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
   return drawn, (n_1 - n_0) / (t_1 - t_0)
 
@@ -240,12 +240,12 @@ def _protocol_of(path: epath.Path) -> dict[str, Any] | None:
 
 
 def compared_methods(folder: epath.Path) -> tuple[str, ...]:
-  """Returns the methods that a folder has figures for, possibly ()."""
+  """Returns the methods with results in a folder, or () without results."""
   path = folder / 'compare.json'
   protocol = _protocol_of(path) if path.exists() else None
   try:
     return tuple(map(str, protocol['compare']['methods'])) if protocol else ()
-  except (LookupError, TypeError):  # damaged
+  except (LookupError, TypeError):  # the file is damaged
     return ()
 
 
@@ -258,7 +258,7 @@ def _summary(scores: Mapping[str, Estimate]) -> str:
 
 
 def _label(name: str, scale: str, scores: Mapping[str, Estimate]) -> str:
-  """Returns the label of a block of images."""
+  """Returns the label of a block of samples in the image grid."""
   distance = f'FD {scores["features"].value:.2f}'
   return '\n'.join(filter(None, (name, scale, distance)))
 

@@ -1,4 +1,4 @@
-"""The table of a comparison."""
+"""Formats the table of a comparison of guidance methods."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One row of the table; real images have scores only.
+  """One row of the table; a row of real images has nothing but scores.
 
   Attributes:
     method: Guidance string.
     scores: Distances 'features' and 'pixels', and 'accuracy'.
     nfe: Network evaluations per image.
     rate: Images per second.
-    gains: Decrease of the distance in features and in pixels from the first
-      row, in standard errors of the difference.
+    gains: Distance of the first row minus the distance of this row, in features
+      and in pixels, in standard errors of the difference.
     nonfinite: Number of images with values that are not finite.
   """
 
@@ -36,7 +36,7 @@ class Row:
 
   def as_dict(self) -> dict[str, Any]:
     """Returns JSON values."""
-    accuracy = Estimate(self.scores['accuracy'].value)  # without its error
+    accuracy = Estimate(self.scores['accuracy'].value)  # drops the error
     return {
       'method': self.method,
       'nfe': self.nfe,

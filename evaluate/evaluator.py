@@ -1,4 +1,4 @@
-"""Scores images against real ones, as the config section `eval` specifies."""
+"""Scores images against real images, as the config section `eval` specifies."""
 
 import dataclasses
 import hashlib
@@ -34,7 +34,7 @@ from input_pipeline.sources import DataConfig
 
 # Metrics that need the features of every reference image.
 _OF_ROWS = {'kid', 'precision', 'recall'}
-# Keys of `eval` that change the figures.
+# Keys of the config section `eval` that affect the scores.
 CONSTANTS = (
   'repeats', 'bootstrap', 'neighbors', 'float16_distances', 'split_size',
   'kid_subsets', 'kid_subset_size', 'image_size', 'reference_rows',
@@ -66,7 +66,7 @@ class EvalConfig(MeasureConfig):
 
 
 def needs_records(config: EvalConfig) -> bool:
-  """Returns whether the training split is read."""
+  """Returns whether an evaluation reads the training split."""
   return config.extractor == 'classifier' or not config.reference
 
 
@@ -78,7 +78,7 @@ def plan(
   count: int | None,
   decodes: bool = False,
 ) -> tuple[str, ...]:
-  """Returns the metrics to compute; opens no extractor and reads no image.
+  """Returns the metrics to compute, before extractor and images are read.
 
   Args:
     config: Section `eval`.
@@ -168,7 +168,7 @@ class Evaluator:
     return self(self.summarize([images[used]], labels[used], parts[used]))
 
   def protocol(self) -> dict[str, Any]:
-    """Returns JSON values of all that the figures depend on but the images."""
+    """Returns all settings that the scores depend on, as JSON values."""
     config = dataclasses.asdict(self.config)
     return {
       **{key: config[key] for key in CONSTANTS},
@@ -181,7 +181,7 @@ class Evaluator:
     }
 
   def __call__(self, samples: Sequence[Summary]) -> dict[str, Estimate]:
-    """Returns every metric of disjoint sets of images."""
+    """Returns the metrics of disjoint sets, with standard errors."""
     return measure.estimate(
       samples, self.reference.summary, self.config, self.metrics
     )
@@ -226,7 +226,7 @@ def open_evaluator(
     )
   else:
     images = real.images(mesh, config.batch_size)
-  # Errors in the input appear before anything is trained.
+  # Input errors must appear before a classifier is trained.
   if config.extractor == 'classifier' and data.autoencoder == 'pixels':
     check_classifier(
       metrics, real, shape=shape, reference=reference, count=count,
@@ -245,9 +245,9 @@ def open_evaluator(
     check_count(metrics, width, count)
     has_rows = reference.summary.rows.pool is not None
     if _OF_ROWS & {*metrics} and not has_rows and reference.has_images:
-      # ADM's files hold images as well as statistics.
+      # ADM's files contain images in addition to statistics.
       images = open_image_set(config.reference, data.dir)
-  elif shape is not None:  # an extractor that does not fit raises InputError
+  elif shape is not None:  # `width` raises InputError if the shape is wrong
     check_count(metrics, extractor.width(shape), count)
   if images is not None:
     logging.info('Computing features of %d reference images.', images.count)
@@ -274,21 +274,21 @@ def read_reference(
   *,
   reconstructed: bool = False,
 ) -> Reference:
-  """Computes a reference from real images, and records its origin.
+  """Computes a reference from real images and records their origin.
 
   Args:
     images: Real images.
     extractor: Extractor of the features.
-    config: Constants, and the number of images whose features are kept.
-    metrics: Metrics that the reference is for.
+    config: Settings, with the number of images whose features are kept.
+    metrics: Metrics that will use the reference.
     mesh: Devices.
-    reconstructed: Whether an autoencoder has decoded the images.
+    reconstructed: Whether the images were decoded from latents.
   """
   digest = hashlib.sha256()
   rows = min(config.reference_rows or images.count, images.count)
   keep = np.zeros(images.count, bool)
   keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
-  # fd_inf needs features of every sample, but only moments of the reference.
+  # fd_inf needs features of all samples, but just moments of the reference.
   gatherer = measure.Gatherer(
     dataclasses.replace(config, bootstrap=0),
     [name for name in metrics if name != 'fd_inf'],
@@ -315,7 +315,7 @@ def read_reference(
 def divide(count: int, each: int, repeats: int) -> np.ndarray:
   """Randomly assigns images to `repeats` sets of `each`; returns (count,) int.
 
-  Images are often sorted by class, so the order is random. -1 means no set.
+  The order is random, since images are often sorted by class. -1 means no set.
   """
   if each * repeats == count and repeats == 1:
     return np.zeros(count, int)
@@ -343,7 +343,7 @@ def records_decoder(
 
 
 def _hashed(batches: Iterable[np.ndarray], digest: Any) -> Iterator[np.ndarray]:
-  """Yields the same images, and adds them to a hash."""
+  """Yields batches unchanged, and adds their bytes to a hash."""
   for images in batches:
     digest.update(np.ascontiguousarray(images).data)
     yield images

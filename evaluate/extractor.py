@@ -1,8 +1,8 @@
 """Feature extractors, which run on all devices.
 
 An `Extractor` is a pure function of parameters and a batch of images, with a
-description for the results. Only the published Inception gives FID. Distances
-in other features carry the extractor's name.
+description for the results. Only distances with the published Inception are
+called FID. Distances in other features are named after their extractor.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from evaluate import classifier, inception
 from evaluate.inception import Features
 from evaluate.resize import USUAL, preprocess
 
-# PyTorch port of the graph, published by pytorch-fid and torch-fidelity.
+# PyTorch port of FID's Inception, published by pytorch-fid and torch-fidelity.
 URL = (
   'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/'
   'weights-inception-2015-12-05-6726825d.pth'
 )
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
-_LARGE, _SIDE = 32, 16  # largest side of full-size images; side after reduction
+_LARGE, _SIDE = 32, 16  # largest side without reduction; side after reduction
 
 
 class Kind(NamedTuple):
-  """Properties of an extractor before it is opened; see `Extractor`."""
+  """Properties of an extractor that its name determines; see `Extractor`."""
 
   name: str
   is_inception: bool = False
@@ -51,9 +51,9 @@ class Extractor:
       [0, 255] to `Features`.
     params: Parameters, a pytree of arrays.
     about: Description for results: preprocessing, weights and their hash.
-    is_inception: Whether Inception Score and sFID exist.
-    published: Whether its distances are FID.
-    reads_classes: Whether its logits are over the classes of the dataset.
+    is_inception: Whether Inception Score and sFID can be computed.
+    published: Whether distances may be called FID.
+    reads_classes: Whether the logits predict the classes of the dataset.
   """
 
   name: str
@@ -73,7 +73,7 @@ class Extractor:
     }
 
   def identity(self) -> dict[str, Any]:
-    """Returns values that are equal for equal features, without file names."""
+    """Returns what determines the features, without names of files."""
     preprocessing = self.about.get('preprocessing')
     return {
       'preprocessing': USUAL[0] if preprocessing in USUAL else preprocessing,
@@ -82,7 +82,7 @@ class Extractor:
     }
 
   def width(self, shape: tuple[int, int, int]) -> int:
-    """Returns the number of features of images (H, W, C) without computing."""
+    """Returns the number of features of images (H, W, C) by shape inference."""
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     return jax.eval_shape(self.apply, self.params, image).pool.shape[-1]
 
@@ -91,8 +91,8 @@ class Extractor:
   ) -> Iterator[Features]:
     """Yields features of images in order, as numpy arrays of `batch_size` rows.
 
-    The next batch is read during computation. The last batch may be smaller.
-    Every process reads all images, computes its share, and gets all features.
+    Reading overlaps with computation. The last batch may be smaller. Every
+    process reads all images, computes its share, and receives all features.
 
     Args:
       batches: Images (n, H, W, C) in [0, 255] for any n, uint8 or float32.
@@ -118,7 +118,7 @@ class Extractor:
 
 @functools.cache
 def _program(apply: Callable, mesh: Mesh) -> Callable:
-  """Returns the compiled extractor with replicated results."""
+  """Compiles an extractor; every device receives all results."""
 
   def run(params, images):
     features = apply(params, images.astype(jnp.float32))
@@ -132,7 +132,7 @@ def _read(features: Features, count: int) -> Features:
 
 
 def _rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-  """Yields the same images, `size` at a time."""
+  """Yields the images of all batches in batches of `size`."""
   held, count = [], 0
   for images in batches:
     while len(images):
@@ -152,7 +152,7 @@ def inception_extractor(
   preprocessing: str = 'adm',
   about: Mapping[str, Any],
 ) -> Extractor:
-  """Returns the FID Inception.
+  """Returns the Inception extractor of FID.
 
   Args:
     tensors: Tensors of the published file.
@@ -206,7 +206,7 @@ def _classifier(
         f'the classifier expects {shape[0]} x {shape[1]} images, but these are '
         f'{images.shape[1]} x {images.shape[2]}.'
       )
-    if shape[-1] == 1:  # the images may be gray ones stored as RGB
+    if shape[-1] == 1:  # accepts gray images that are stored as RGB
       images = images.mean(-1, keepdims=True)
     images = jnp.broadcast_to(images, (*images.shape[:3], shape[-1]))
     features, logits = nnx.merge(graph, params)(latents.from_pixels(images))
@@ -218,8 +218,8 @@ def _classifier(
 def pixels_extractor() -> Extractor:
   """Returns an extractor of pixels in [-1, 1].
 
-  Images with a side above 32 are reduced to 16 x 16 means, since the covariance
-  of 256 x 256 pixels would take 288 GiB.
+  Images with a side above 32 are reduced to 16 x 16 by averaging, since the
+  covariance of 256 x 256 pixels would take 288 GiB.
   """
   return Extractor('pixels', _pixels, {}, {})
 
@@ -251,7 +251,7 @@ def user_extractor(
     del params
     try:
       features = function(images)
-    except Exception as error:  # the user's function may raise any type
+    except Exception as error:  # the user's function may raise any error
       raise InputError(
         f'extractor {name} does not run: {type(error).__name__}: '
         f'{" ".join(str(error).split())[:200]}.'

@@ -1,13 +1,12 @@
 """Opens feature extractors by name.
 
-  inception:FILE       FID Inception from the published .pth or a converted
-                       .safetensors; FILE may be hf:// or https://
-  classifier           classifier trained now on the training split
-  classifier:FOLDER    classifier from `main.py train-features`
-  pixels               pixels, reduced to 16 x 16 means above 32 x 32
-  FILE.py:NAME         function of images (B, H, W, C) float32 in [0, 255]
-
-A function returns features (B, F).
+inception:FILE       FID Inception from the published .pth or a converted
+                     .safetensors; FILE may be hf:// or https://
+classifier           classifier that is first trained on the training split
+classifier:FOLDER    classifier from `main.py train-features`
+pixels               pixels; images above 32 x 32 are averaged to 16 x 16
+FILE.py:NAME         function from images (B, H, W, C) float32 in [0, 255] to
+                     features (B, F)
 """
 
 import pathlib
@@ -41,7 +40,7 @@ KINDS = 'inception:FILE, classifier, classifier:FOLDER, pixels, or FILE.py:NAME'
 
 
 def kind_of(spec: str) -> Kind:
-  """Returns properties by name, or raises InputError; reads no file."""
+  """Returns the properties of an extractor by its name, without reading it."""
   check_value('eval.extractor', spec, WebText)
   kind, _, rest = spec.partition(':')
   if kind == 'inception':
@@ -84,7 +83,7 @@ def open_extractor(
     read: Function that returns the split's images and labels.
 
   Raises:
-    InputError: The name is unknown, or files are missing or of another kind.
+    InputError: The name is unknown, or a file is missing or unsuitable.
   """
   (name, *_), (kind, _, rest) = kind_of(spec), spec.partition(':')
   if kind == 'inception':
@@ -133,7 +132,7 @@ def convert_inception(source: str, target: str) -> str:
 
   Args:
     source: Published file.
-    target: New file, readable without torch; its header has the source's hash.
+    target: New file, readable without torch; the header has the source's hash.
 
   Raises:
     InputError: The source is not the published file, or the target exists.

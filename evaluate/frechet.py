@@ -2,12 +2,12 @@
 
   d^2 = |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((R S1 R)^1/2),  R = S2^1/2
 
-in float64 (Heusel et al. 2017). Only eigenvalues of symmetric matrices are
-needed. Common code takes `sqrtm` of S1 S2, which is neither symmetric nor
-stable.
+in float64 (Heusel et al. 2017). This form needs eigenvalues of symmetric
+matrices only. Common code computes `sqrtm` of S1 S2. That product is not
+symmetric, and its `sqrtm` is not stable.
 
-Moments of two disjoint sets of n1 and n2 rows merge into those of their union
-of n = n1 + n2 rows (Chan, Golub and LeVeque 1983):
+Moments of two disjoint sets with n1 and n2 rows determine the moments of their
+union with n = n1 + n2 rows (Chan, Golub and LeVeque 1983):
 
   m = m1 + (n2 / n) (m2 - m1)
   (n - 1) S = (n1 - 1) S1 + (n2 - 1) S2 + (n1 n2 / n) (m2 - m1) (m2 - m1)^T
@@ -21,7 +21,7 @@ from absl import logging
 
 from core.errors import InputError
 
-# Rows per block, so that x^T x costs more than merging (F, F) matrices.
+# Rows per block. Merging (F, F) matrices must cost less than x^T x.
 BLOCK = 4096
 
 
@@ -32,7 +32,7 @@ class Moments:
   Attributes:
     mean: Mean (F,) float64.
     covariance: Covariance (F, F) float64 with divisor count - 1; 0 for one row.
-    count: Number of rows; None if unknown, as for statistics from some files.
+    count: Number of rows; None if unknown, since some files omit the count.
   """
 
   mean: np.ndarray
@@ -47,7 +47,7 @@ class Moments:
     return accumulator.moments()
 
   def __add__(self, other: 'Moments') -> 'Moments':
-    """Returns the moments of the union."""
+    """Returns the moments of the union of two disjoint sets."""
     check_same_features(len(self.mean), len(other.mean))
     if self.count is None or other.count is None:
       raise InputError(
@@ -67,7 +67,7 @@ class Moments:
 
   @functools.cached_property
   def root(self) -> np.ndarray:
-    """Square root (F, F) of the covariance, cached for repeated distances."""
+    """The cached square root (F, F) of the covariance matrix."""
     values, vectors = np.linalg.eigh(self.covariance)
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
@@ -75,8 +75,8 @@ class Moments:
 class MomentsAccumulator:
   """Accumulates moments of batches of features.
 
-  Rows fill blocks of `BLOCK`. The moments thus do not depend on batch sizes,
-  and (F, F) matrices are merged once per block.
+  Rows are collected into blocks of `BLOCK` rows. The moments therefore do not
+  depend on batch sizes, and (F, F) matrices are merged once per block.
   """
 
   def __init__(self) -> None:
@@ -103,7 +103,7 @@ class MomentsAccumulator:
         self._merge_block()
 
   def moments(self) -> Moments:
-    """Returns the moments so far; InputError without rows."""
+    """Returns the moments of all rows; raises InputError without any row."""
     if self._filled:
       self._merge_block()
     if self._merged is None:
@@ -114,7 +114,7 @@ class MomentsAccumulator:
     x, self._filled = self._block[: self._filled], 0
     mean = x.mean(0)
     x -= mean
-    # A single row has the divisor 0, and its scatter is 0.
+    # For a single row, x is 0, so any divisor but 0 gives covariance 0.
     moments = Moments(mean, x.T @ x / max(len(x) - 1, 1), len(x))
     self._merged = self._merged + moments if self._merged else moments
 
@@ -123,7 +123,7 @@ def check_features(features: np.ndarray) -> np.ndarray:
   """Returns features as an array (n, F).
 
   Raises:
-    InputError: The features have another rank, no columns or are not finite.
+    InputError: The features are not finite, or have no columns or another rank.
   """
   features = np.asarray(features)
   if features.ndim != 2 or not features.shape[1]:
@@ -153,10 +153,10 @@ def check_same_features(one: int, other: int) -> None:
 def frechet_distance(sample: Moments, reference: Moments) -> float:
   """Returns the squared distance d^2 that FID reports.
 
-  It is symmetric up to rounding. Sets with fewer than F + 1 rows log a warning.
+  It is symmetric up to rounding. Sets of fewer than F + 1 rows cause a warning.
 
   Raises:
-    InputError: The sets differ in F, or one has a single row.
+    InputError: The sets differ in F, or a set has a single row.
   """
   for name, moments in (('sample', sample), ('reference', reference)):
     needed = len(moments.mean) + 1
@@ -196,15 +196,15 @@ def least_rows(features: int) -> int:
 def extrapolated(sample: np.ndarray, reference: Moments) -> float:
   """Estimates the distance for infinitely many images, FID-infinity.
 
-  The distance of n images, features (n, F), is too large by about c / n. Chong
-  and Forsyth (2020, arXiv 1911.07023) compute it for random subsets of 15
-  equally spaced sizes, and extrapolate a line in 1 / n by least squares. Their
-  sizes run from 5,000 to all 50,000 images. Ours run from n / 10, but at least
-  2 (F + 1), to n. Both agree for 50,000 images and Inception's 2,048 features.
-  Below 2 F images the bias no longer falls as 1 / n.
+  The distance of n images with features (n, F) is too large by about c / n.
+  Chong and Forsyth (2020, arXiv 1911.07023) compute the distance for random
+  subsets of 15 equally spaced sizes, and extrapolate a line in 1 / n by least
+  squares. Their sizes range from 5,000 to all 50,000 images. Our sizes range
+  from max(n / 10, 2 (F + 1)) to n, which is equal for 50,000 images and the
+  2,048 features of Inception. Below 2 F images, the bias is no longer
+  proportional to 1 / n.
 
-  The bias of the reference's own size remains. The estimate may be negative if
-  the distance is 0.
+  The bias due to the reference's size remains. Estimates may be negative.
 
   Raises:
     InputError: n is less than `least_rows(F)`.
@@ -230,9 +230,9 @@ def bootstrap(
 ) -> np.ndarray:
   """Returns distances (resamples,) of bootstrap resamples of (n, F) features.
 
-  Their standard deviation estimates the standard error of the distance. Sets of
-  equal n use the same rows. For sets paired by labels and noise, the standard
-  deviation of the differences is thus the standard error of the difference.
+  The standard deviation of these distances estimates the standard error. Sets
+  of equal n use the same row numbers. If two sets share labels and noise, the
+  standard deviation of the differences is the standard error of the difference.
   """
   rng = np.random.default_rng(seed)
   n = len(features)

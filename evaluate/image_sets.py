@@ -1,6 +1,6 @@
 """Reads sets of images to score.
 
-  .npz      arr_0 (n, H, W, C), uint8 or float in [0, 1]; arr_1 (n,), labels
+  .npz      images arr_0 (n, H, W, C), uint8 or float in [0, 1]; labels arr_1
   folder    image files at any depth, ordered by `input_pipeline.listing`; the
             optional labels.txt has one number per line
   .zip      same contents as a folder
@@ -30,7 +30,7 @@ from input_pipeline.listing import SUFFIXES, Listing, is_image, list_files
 from sample.npz import damage_of, header_of, read_array, read_header
 
 CHUNK = 64  # images in a batch
-# Largest number of pixels per image of an .npz; a chunk is in memory at once.
+# Largest number of pixels per image of an .npz; a chunk must fit in memory.
 _MOST_PIXELS = 2**24
 _THREADS = 8
 LABELS = 'labels.txt'
@@ -38,10 +38,10 @@ LABELS = 'labels.txt'
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-  """Images to score.
+  """A set of images to score.
 
   Attributes:
-    name: Name given by the user.
+    name: Name that the user specified.
     count: Number of images.
     labels: Labels (n,) int; None if unknown.
     eight_bit: Whether the images are stored as uint8.
@@ -69,8 +69,8 @@ def open_image_set(
   Args:
     place: An .npz, a folder, a .zip, or tfds:NAME[:SPLIT].
     data_dir: Folder of TFDS datasets.
-    image_size: Size to crop image files to, as ADM crops ImageNet; None leaves
-      them unchanged, and all must have one size.
+    image_size: Size to which image files are cropped, as ADM crops ImageNet.
+      None leaves the images unchanged; all must then have equal sizes.
 
   Raises:
     InputError: There are no images.
@@ -119,7 +119,7 @@ def _of_listing(listing: Listing, image_size: int | None) -> ImageSet:
   labels_file = root + LABELS
   labels = None
   if labels_file in listing.others:
-    # A folder of samples may hold a preview image, which is no sample.
+    # A folder of samples may also contain a preview image, which is ignored.
     deep = tuple(name for name in images if '/' in name.removeprefix(root))
     images = deep or images
     with damage_of(f'{place}: {LABELS}'):
@@ -141,7 +141,7 @@ def _of_files(
   labels: np.ndarray | None,
   image_size: int | None,
 ) -> ImageSet:
-  """Returns a set of image files, decoded by several threads."""
+  """Returns a set of image files, which several threads decode."""
   pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
 
   def image(name):

@@ -6,12 +6,12 @@
 
 FID, precision and recall use `pool`, sFID uses `spatial`, and the Inception
 Score uses softmax(logits), as in the ADM evaluator (guided-diffusion,
-evaluations/evaluator.py). This graph differs from other Inceptions: average
-pooling excludes the padding, the last block uses max pooling, there are 1008
-logits, and the logits of the score have no bias.
+evaluations/evaluator.py). This graph differs from other Inceptions: Average
+pooling excludes the padding. The last block uses max pooling. There are 1008
+logits, and the Inception Score uses them without bias.
 
-Names follow the published PyTorch file. Its batch normalizations are folded
-into kernels and biases:
+Names are those of the published PyTorch file. Its batch normalizations are
+folded into kernels and biases:
 
   kernel = weight s,  bias = beta - mean s,  s = gamma / sqrt(var + 1e-3)
 """
@@ -32,7 +32,7 @@ SIZE = 299
 LOGITS = 1008
 _SPATIAL = 7
 _EPSILON = 1e-3
-# TPUs and GPUs round float32 products at lower precisions.
+# At lower precisions, TPUs and GPUs round the factors of float32 products.
 _EXACT = lax.Precision.HIGHEST
 
 
@@ -50,9 +50,9 @@ class Features(NamedTuple):
   logits: Any = None
 
 
-# Parallel branches of a block. Each is a sequence of 'mean' or 'max' pooling
-# and convolutions (outputs, kernel height and width, stride if not 1). A list
-# holds two convolutions of the same input.
+# Parallel branches of a block. Each branch is a sequence of poolings ('mean',
+# 'max') and convolutions (outputs, kernel height, kernel width, stride if not
+# 1). A list contains two convolutions of the same input.
 def _a(pool: int) -> dict[str, list]:
   return {
     'branch1x1': [(64, 1, 1)],
@@ -82,7 +82,7 @@ def _e(pool: str) -> dict[str, list]:
   }
 
 
-# Outputs, kernel size, stride, and whether the borders are padded.
+# Each layer: outputs, kernel size, stride, whether the borders are padded.
 _STEM = {
   'Conv2d_1a_3x3': (32, 3, 2, False),
   'Conv2d_2a_3x3': (32, 3, 1, False),
@@ -116,7 +116,7 @@ _MIXED: dict[str, dict[str, list]] = {
 
 
 class Conv(nnx.Module):
-  """A convolution with a bias and ReLU; zeros until weights are loaded.
+  """A convolution with bias and ReLU; weights are zeros until loaded.
 
   `same` pads the borders.
   """
@@ -184,8 +184,8 @@ class Mixed(nnx.Module):
 
   def _branch(self, chain: tuple, x: jax.Array) -> jax.Array:
     if chain[0] == ('mean',):
-      # The graph pools before its 1 x 1 convolution. Both are linear, and
-      # pooling after it has fewer channels.
+      # The published graph pools before the 1 x 1 convolution. Both steps are
+      # linear. Pooling after the convolution is cheaper: it has fewer channels.
       return getattr(self, chain[1][0])(x, _pool_mean)
     for names in chain:
       if names[0] in _POOLS:
@@ -196,7 +196,7 @@ class Mixed(nnx.Module):
 
 
 class Inception(nnx.Module):
-  """The network, with zeros until weights are loaded."""
+  """The Inception network; all weights are zeros until loaded."""
 
   def __init__(self) -> None:
     channels = 3
@@ -212,14 +212,14 @@ class Inception(nnx.Module):
     self.fc = nnx.Param(jnp.zeros((channels, LOGITS)))
 
   def blocks(self, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
-    """Yields name and output (B, H', W', C') of each part."""
+    """Yields the name and the output (B, H', W', C') of each block."""
     for name in (*_STEM, *_MIXED):
       x = _pool_max(x, 2) if name.startswith('Max') else getattr(self, name)(x)
       yield name, x
 
   def __call__(self, x: jax.Array) -> Features:
     """Maps images (B, 299, 299, 3) in [-1, 1] to features."""
-    for name, x in self.blocks(x):  # noqa: B020 - the last one stays
+    for name, x in self.blocks(x):  # noqa: B020 - later code uses the last x
       if name == 'Mixed_6d':
         spatial = x[..., :_SPATIAL].reshape(len(x), -1)
     pool = x.mean((1, 2))
@@ -237,8 +237,8 @@ def _convolve(
   up, left = (height // 2 * same, width // 2 * same)
   # XLA's CPU code gathers a patch for every output. Two neighboring columns can
   # share a patch as channels of a kernel that is wider by one stride. Layers
-  # dominated by gathering then take half the time, with equal features. The
-  # network takes 18.4 s instead of 22.8 s for 16 images (medians of 7
+  # dominated by gathering then take half the time, and features stay equal. For
+  # 16 images, the network takes 18.4 s instead of 22.8 s (medians of 7
   # alternating runs, two cores busy with other work).
   columns = 2 if jax.default_backend() == 'cpu' and x.shape[2] > 70 else 1
   wide = (x.shape[2] + 2 * left - width) // stride + 1
@@ -321,7 +321,7 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
       tensor(f'{name}.bn.{key}', (outputs,))
       for key in ('weight', 'bias', 'running_mean', 'running_var')
     )
-    with np.errstate(invalid='ignore', over='ignore'):  # see check_finite below
+    with np.errstate(invalid='ignore', over='ignore'):  # check_finite follows
       scale = gamma / np.sqrt(variance + _EPSILON)
       return {
         'kernel': np.float32(weight.transpose(2, 3, 1, 0) * scale),

@@ -20,7 +20,7 @@ from sample import nonfinite
 
 
 def protocol_beside(samples: str) -> dict[str, Any]:
-  """Returns the protocol in the samples.json of `sample`; {} if it has none."""
+  """Returns the protocol in the samples.json that `sample` writes, or {}."""
   path = pathlib.Path(samples).expanduser()
   known = (path if path.is_dir() else path.parent) / 'samples.json'
   if not known.is_file() or (path.is_file() and path.name != 'samples.npz'):
@@ -45,8 +45,8 @@ def check_samples(
   Args:
     images: Images to score.
     protocol: Entries of the images' samples.json.
-    extractor: Name of the extractor. If it is yet to be trained, all images are
-      read first to find broken ones.
+    extractor: Name of the extractor. If a classifier must first be trained, all
+      images are read before, to find broken images.
     metrics: Requested metrics; empty for all possible ones.
     num_classes: Number of classes of the dataset.
   """
@@ -83,8 +83,8 @@ def check_classifier(
     metrics: Metrics to compute.
     real: Training split of images.
     shape: Shape (H, W, C) of the images to score; None if unknown.
-    images: Reference images; None if the reference is statistics.
-    reference: Reference statistics; None if the reference is images.
+    images: Reference images; None if the reference consists of statistics.
+    reference: Reference statistics; None if the reference consists of images.
     count: Number of images per set; None if there are no images to score.
 
   Raises:
@@ -111,7 +111,7 @@ def check_classifier(
 def check_width(
   place: str, reference: Reference, width: int, extractor: str
 ) -> None:
-  """Raises InputError unless statistics have `width` features."""
+  """Raises InputError if statistics do not have `width` features."""
   features = len(reference.summary.pool.mean)
   if features != width:
     raise InputError(

@@ -1,7 +1,7 @@
 """The kernel distance KID (Binkowski et al. 2018).
 
-It is the unbiased squared MMD between m rows x and m rows y, in float64 and
-averaged over random subsets of two sets:
+KID is the unbiased squared MMD between m rows x of one set and m rows y of
+another set, in float64 and averaged over random subsets of m rows:
 
   k(x, y) = (x.y / F + 1)^3
   MMD^2   = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j)
@@ -22,7 +22,7 @@ def kernel_distance(
   subset_size: int = 1000,
   seed: int = 2020,
 ) -> tuple[float, float]:
-  """Returns mean and standard deviation of KID over subsets, as torch-fidelity.
+  """Returns the mean and std of KID over subsets, as torch-fidelity does.
 
   The mean may be negative.
 
@@ -31,8 +31,8 @@ def kernel_distance(
     reference: Features (m, F).
     subsets: Number of pairs of subsets.
     subset_size: Rows per subset, sampled without replacement.
-    seed: Random seed of one `RandomState`, which samples from `sample` and
-      `reference` in turn.
+    seed: Random seed of one `RandomState`, which alternates between `sample`
+      and `reference`.
 
   Raises:
     InputError: A set is smaller than a subset, some features are not finite, or

@@ -1,12 +1,12 @@
-"""Metrics of features, with standard errors.
+"""Computes metrics of features, with standard errors.
 
   fd         Frechet distance of `pool`; FID if the extractor is published
   sfd        Frechet distance of `spatial`; sFID if the extractor is published
-  fd_inf     fd for infinitely many images; only if requested
+  fd_inf     fd extrapolated to infinitely many images; only if requested
   is         Inception Score of `logits`
   kid        kernel distance of `pool`
-  precision  share of samples in the manifold of the reference, in `pool`
-  recall     share of the reference in the manifold of the samples
+  precision  share of samples in the manifold of the reference, by `pool`
+  recall     share of reference images in the manifold of samples, by `pool`
   accuracy   share of images that a classifier assigns to their label
 
 Moments accumulate batch by batch. Features of all images are kept only for the
@@ -39,7 +39,7 @@ from evaluate.resize import USUAL
 METRICS = (
   'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
 )  # fmt: skip
-LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # lower is better for these
+LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # metrics where lower is better
 _NAMES = {
   'fd': 'FID',
   'sfd': 'sFID',
@@ -56,15 +56,15 @@ _OTHER_NAMES = {
   'is': 'IS',
   'kid': 'KD',
   'fd_inf': 'FD∞',
-}  # for extractors other than the published Inception
-# Metrics that need each kind of features for all images at once.
+}  # names with extractors other than the published Inception
+# Metrics that need all images at once, by the output that they use.
 _ROWS = {
   'pool': {'kid', 'precision', 'recall', 'fd_inf'},
   'spatial': set(),
   'logits': {'is', 'accuracy'},
 }
-# The others allow no bootstrap: a duplicate image would be its own neighbor, or
-# enter the kernel as a pair with itself.
+# Metrics that allow a bootstrap. In others, a duplicate image would be its
+# own neighbor (precision, recall) or pair with itself (kid).
 _RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
 
 
@@ -95,7 +95,7 @@ class Summary:
   Attributes:
     pool: Moments of `Features.pool`.
     spatial: Moments of `Features.spatial`, or None.
-    rows: Features of the images that were kept.
+    rows: Features of the images whose features are kept.
     labels: Labels (n,) that the images were sampled for, or None.
   """
 
@@ -120,8 +120,8 @@ class Estimate:
   Attributes:
     value: Metric, or its mean over repeats.
     error: Standard error; None if it was not requested.
-    resampled: Metric of bootstrap resamples, (resamples,), or None. Sets of
-      equal size use the same rows.
+    resampled: Metric of each bootstrap resample, (resamples,), or None. Sets of
+      equal size are resampled with the same row numbers.
   """
 
   value: float
@@ -131,10 +131,10 @@ class Estimate:
   )
 
   def minus(self, other: 'Estimate') -> 'Estimate':
-    """Returns the difference from a set paired with this one by row.
+    """Returns the difference between two sets that are paired by row.
 
-    Equal labels and noise make its standard error smaller than for independent
-    sets.
+    Paired sets share labels and noise, so the difference has a smaller standard
+    error than for independent sets.
     """
     assert self.resampled is not None and other.resampled is not None
     resampled = self.resampled - other.resampled
@@ -142,7 +142,7 @@ class Estimate:
     return Estimate(self.value - other.value, error, resampled)
 
   def gain(self, other: 'Estimate') -> float:
-    """Returns the decrease to `other`, in standard errors of the difference."""
+    """Returns the decrease from `self` to `other`, in standard errors."""
     difference = self.minus(other)
     return difference.value / difference.error if difference.error else 0.0
 
@@ -170,7 +170,7 @@ class Gatherer:
 
     Args:
       batch: Features.
-      keep: Mask (n,) of the rows to keep if rows are needed; None for all.
+      keep: Mask (n,) of rows to store for metrics that need rows; None for all.
 
     Raises:
       InputError: The features are not finite.
@@ -185,7 +185,7 @@ class Gatherer:
         self._rows.setdefault(name, []).append(kept)
 
   def summary(self, labels: np.ndarray | None = None) -> Summary:
-    """Returns the summary of all batches, sampled for `labels`."""
+    """Returns the summary of all batches; `labels` are those of the images."""
     rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
     return Summary(
       self._pool.moments(),
@@ -203,13 +203,13 @@ def choose(
   reference_spatial: bool,
   labels: bool,
 ) -> tuple[str, ...]:
-  """Returns the requested metrics, or all possible ones.
+  """Returns the requested metrics, or all possible metrics by default.
 
   Args:
     config: Settings, with the requested metrics.
-    extractor: Extractor, or its kind.
+    extractor: Extractor or its properties.
     reference_rows: Whether features of every reference image are known.
-    reference_spatial: Whether moments of its spatial features are known.
+    reference_spatial: Whether the reference has moments of spatial features.
     labels: Whether the images have labels of the dataset.
 
   Raises:
@@ -290,10 +290,10 @@ def estimate(
   """Returns the metrics by name, with standard errors.
 
   Args:
-    samples: Disjoint sets of equal size. Several sets give the mean and its
-      standard error. A single set uses the bootstrap if it is requested.
-    reference: Real images.
-    config: Constants, and the number of resamples.
+    samples: Disjoint sets of equal size. Several sets give a mean with standard
+      error. A single set gives a standard error if the bootstrap is requested.
+    reference: Summary of real images.
+    config: Settings, with the number of resamples.
     metrics: Names of the metrics.
   """
   values = [measure(s, reference, config, metrics) for s in samples]
@@ -327,7 +327,7 @@ def _bootstrap(
   config: MeasureConfig,
   metrics: Sequence[str],
 ) -> dict[str, np.ndarray]:
-  """Returns metrics of resamples, (resamples,); all use the same rows."""
+  """Returns metrics of resamples, (resamples,), which share row numbers."""
   found = {}
   for name, kind in (('fd', 'pool'), ('sfd', 'spatial')):
     if name in metrics:
@@ -355,7 +355,7 @@ def name_of(metric: str, extractor: Extractor) -> str:
 
 
 def as_dict(estimates: Mapping[str, Estimate]) -> dict[str, float]:
-  """Returns JSON values, with NAME_se for each standard error."""
+  """Returns JSON values; the standard error of NAME is NAME_se."""
   plain = {}
   for name, found in estimates.items():
     plain[name] = found.value

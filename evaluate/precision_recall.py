@@ -1,14 +1,14 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019).
 
-The manifold of a set is the union of balls around its features. Each ball
-reaches to the k-th nearest neighbor:
+The manifold of a set is the union of balls around its features. The radius of a
+ball is the distance to the k-th nearest neighbor in the set:
 
   distance(u, v) = max(|u|^2 - 2 u.v + |v|^2, 0)           squared Euclidean
   radius_i       = sorted(distance(f_i, f_j) for all j)[k]     [0] is i itself
   precision      = share of samples inside a ball of the reference
   recall         = share of the reference inside a ball of the samples
 
-The ADM evaluator computes the same (openai/guided-diffusion,
+The ADM evaluator uses these equations (openai/guided-diffusion,
 evaluations/evaluator.py). Distances are computed in blocks to save memory.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from core.errors import InputError
 from evaluate.frechet import check_features, check_same_features
 
-# Rows per block; padding lets one compiled program serve every set.
+# Rows per block. Sets are padded to whole blocks to share a compiled program.
 BLOCK = 1024
 
 
@@ -34,10 +34,10 @@ def radii(
     features: Features (n, F).
     k: The radius is the distance to the k-th nearest neighbor.
     float16: Whether distances use float16, as in the ADM evaluator. A block
-      that overflows uses float32. ADM's blocks have 10,000 rows, ours `BLOCK`.
+      that overflows uses float32. ADM's blocks have 10,000 rows, not `BLOCK`.
 
   Raises:
-    InputError: There are fewer than k + 1 rows, or some are not finite.
+    InputError: There are fewer than k + 1 rows, or a row is not finite.
   """
   features = check_features(features)
   if not 0 < k < len(features):
@@ -64,7 +64,7 @@ def precision_recall(
   Args:
     reference: Features (n, F).
     sample: Features (m, F).
-    k: Number of the neighbor that balls reach to; see `radii`.
+    k: Rank of the neighbor that defines the radius; see `radii`.
     float16: Whether distances use float16; see `radii`.
 
   Raises:
@@ -77,7 +77,7 @@ def precision_recall(
     reference, sample = (
       (x - center).astype(np.float32) for x in (reference, sample)
     )
-  # No point is inside the ball of a padded row, of radius -1.
+  # Padded rows get radius -1, so no point is inside their balls.
   reference_radii, sample_radii = (
     _padded(radii(features, k, float16), -1) for features in (reference, sample)
   )
@@ -109,7 +109,7 @@ def _blocks(features: np.ndarray) -> list[jax.Array]:
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _nearest(nearest, u, v, valid, float16):
-  """Returns the k + 1 smallest of `nearest` and the distances to v."""
+  """Returns the k + 1 smallest values among `nearest` and distances u to v."""
   distances = jnp.where(
     jnp.arange(BLOCK) < valid, _distances(u, v, float16), jnp.inf
   )
@@ -119,7 +119,7 @@ def _nearest(nearest, u, v, valid, float16):
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _inside(u, u_radii, v, v_radii, float16):
-  """Returns masks of the rows of u in a ball of v, and of v in a ball of u."""
+  """Masks rows of u inside a ball of v, and rows of v inside a ball of u."""
   distances = _distances(u, v, float16)
   return (
     (distances <= v_radii).any(1),
@@ -128,7 +128,7 @@ def _inside(u, u_radii, v, v_radii, float16):
 
 
 def _distances(u, v, float16):
-  """Returns squared distances (BLOCK, BLOCK) as ADM's `DistanceBlock`."""
+  """Returns squared distances (BLOCK, BLOCK), as ADM's `DistanceBlock` does."""
 
   def distances(u, v):
     u_norm, v_norm = jnp.square(u).sum(1), jnp.square(v).sum(1)

@@ -1,9 +1,8 @@
-"""Real images of a split as a reference.
+"""Reads or decodes the real images of a split as a reference.
 
-Latents are decoded by the autoencoder of the samples, from the mean of each
-posterior. Distances to such reconstructions exclude the loss of the autoencoder
-itself. Published figures are distances to the original images, which
-`--reference` accepts.
+For latents, the decoder of the samples decodes the mean of each posterior.
+Distances to such reconstructions do not include the error of the autoencoder.
+Published distances are to the original images, which `--reference` accepts.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ from input_pipeline.sources import (
 )
 from sample.decoder import read_decoder
 
-# Memory for images: 699,050 RGB images of 32 x 32, or 10,922 of 256 x 256.
+# Memory limit: 699,050 RGB images of 32 x 32, or 10,922 of 256 x 256.
 MOST_BYTES = 2**31
 Read = Callable[[list[int]], tuple[np.ndarray, np.ndarray]]
 
@@ -41,8 +40,8 @@ def decoder_of(
 ) -> Autoencoder | None:
   """Returns the decoder of a dataset's latents; None for a dataset of images.
 
-  `autoencoder` is an argument of `dit.autoencoder.files`; None takes the
-  recorded autoencoder.
+  `autoencoder` is a name or path, as in `dit.autoencoder.files`. None selects
+  the autoencoder that the dataset records.
   """
   if data.autoencoder == 'pixels':
     return None
@@ -75,13 +74,13 @@ class RealData:
 
   @functools.cached_property
   def source(self) -> Any:
-    """Records, opened on first use."""
+    """Records of the split, opened at their first use."""
     if self.records is not None:
       return self.records
     return open_source(self.config, self.config.train_split)
 
   def images(self, mesh: Mesh, batch_size: int) -> ImageSet:
-    """Returns the images; the decoder takes `batch_size` of them per call."""
+    """Returns the images; a call of the decoder takes `batch_size` images."""
     read = _reader(self.source, self.decoder, mesh, batch_size)
     count = len(self.source)
 
@@ -101,7 +100,7 @@ def load_images(
   batch_size: int,
   most_bytes: int = MOST_BYTES,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns images (n, H, W, C) uint8 and labels (n,) int32 that fit in memory.
+  """Loads images (n, H, W, C) uint8 and labels (n,) int32 into memory.
 
   Args:
     source: Records; see `open_source`.

@@ -5,8 +5,8 @@
   ours          mu, sigma, mu_s, sigma_s, pool (features of every image), count,
                 and about (the protocol as JSON)
 
-Other evaluators also read mu, sigma, mu_s and sigma_s. Pickles, such as EDM2's
-statistics, are refused, since a pickle can run code.
+Other evaluators also read mu, sigma, mu_s and sigma_s. Pickle files, such as
+EDM2's statistics, are rejected, since loading a pickle can run code.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ from evaluate.metrics import Summary
 from sample.npz import damage_of, names_of, read_array
 
 # Tolerance relative to the largest entry of a covariance. In float32, a few
-# thousand features give eigenvalues as low as -1e-5 of that entry.
+# thousand features give eigenvalues down to -1e-5 of that entry.
 _ROUNDING = 1e-4
 _STATISTICS = {'mu', 'sigma', 'mu_s', 'sigma_s', 'count', 'about'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """Features of real images.
+  """Features of real images, and their origin.
 
   Attributes:
     summary: Summary of the features.
@@ -61,11 +61,11 @@ def is_statistics(path: epath.PathLike) -> bool:
 
 
 def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
-  """Reads and validates statistics; computes no features of ADM's arr_0.
+  """Reads and validates the statistics in an .npz file.
 
   Args:
-    path: An .npz of one of the kinds above.
-    rows: Whether stored features of the images are read.
+    path: An .npz in a format that the module docstring lists.
+    rows: Whether to read the stored features of every image.
 
   Raises:
     InputError: The file is damaged, or its sigma is not a covariance.
@@ -122,7 +122,7 @@ def check_extractor(
 
 
 def save_reference(path: epath.PathLike, reference: Reference) -> None:
-  """Writes a reference as an .npz of our kind."""
+  """Writes a reference as an .npz in this project's format."""
   summary, data = reference.summary, io.BytesIO()
   arrays: dict[str, Any] = {
     'mu': summary.pool.mean,
@@ -173,7 +173,7 @@ def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
   if lopsided > most:
     problem = f'is not symmetric (by {lopsided:.3g})'
   else:
-    try:  # succeeds if all eigenvalues exceed -most; cheaper than eigvalsh
+    try:  # Cholesky fails if an eigenvalue is below -most; faster than eigvalsh
       np.linalg.cholesky(covariance + most * np.eye(len(covariance)))
     except np.linalg.LinAlgError:
       least = float(np.linalg.eigvalsh(covariance).min())

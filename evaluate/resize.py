@@ -1,17 +1,17 @@
-"""Resizes images for Inception; published FIDs depend on the method.
+"""Resizes images for Inception with the methods of published FIDs.
 
-Each preset has two matrices, R for rows and C for columns, and a scaling:
+A preset consists of two matrices, R for rows and C for columns, and a scaling:
 
   y[o, p] = sum_{h, w} R[o, h] C[p, w] x[h, w],   x in [0, 255]
 
-  adm              TensorFlow 1 bilinear, (y - 128) / 128, as torch_fidelity
+  adm              TensorFlow 1 bilinear, (y - 128) / 128; equals torch_fidelity
   pytorch_fid      bilinear between pixel centers, 2 y / 255 - 1
   clean_fid        Pillow's antialiased bicubic, clipped, (y - 128) / 128
 
-TensorFlow 1 samples at i * size / 299, measured from pixel corners and not
-centers, which shifts the image by up to half a pixel. Only clean_fid uses all
-pixels when it reduces an image. For 299 x 299 images the presets differ only in
-pytorch_fid's scaling.
+TensorFlow 1 samples at i * size / 299, measured from pixel corners instead of
+centers, which shifts the image by up to half a pixel. When an image is reduced,
+clean_fid alone uses all pixels. For 299 x 299 images, the presets differ in
+nothing but the scaling of pytorch_fid.
 """
 
 import functools
@@ -25,7 +25,7 @@ from core.errors import check_choice
 from evaluate.inception import SIZE
 
 PRESETS = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
-USUAL = PRESETS[:2]  # equal presets, used by published FIDs
+USUAL = PRESETS[:2]  # two equal presets, which published FIDs use
 
 
 def preprocess(images: jax.Array, preset: str) -> jax.Array:
@@ -37,18 +37,17 @@ def preprocess(images: jax.Array, preset: str) -> jax.Array:
   exact = lax.Precision.HIGHEST
   x = jnp.einsum('pw,bhwc->bhpc', columns, x, precision=exact)
   x = jnp.einsum('oh,bhpc->bopc', rows, x, precision=exact)
-  if preset == 'clean_fid':  # a cubic overshoots at edges
+  if preset == 'clean_fid':  # clips, since a cubic overshoots at edges
     x = x.clip(0, 255)
   return x * (2 / 255) - 1 if preset == 'pytorch_fid' else (x - 128) / 128
 
 
 @functools.cache
 def resize_matrix(size: int, preset: str) -> np.ndarray:
-  """Returns the weights (299, size) float32 of old pixels in new ones."""
+  """Returns the weights (299, size) float32 from old pixels to new pixels."""
   if preset == 'clean_fid':
     return _bicubic(size)
-  # TensorFlow and PyTorch compute positions in float32; at 256 pixels the
-  # rounding matters.
+  # TensorFlow and PyTorch use float32 positions, which matter at 256 pixels.
   scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   at = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
   row, at = np.arange(SIZE), at.clip(0, size - 1)
@@ -60,7 +59,7 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
 
 
 def _bicubic(size: int) -> np.ndarray:
-  """Returns weights of Keys' cubic, a = -1/2, as wide as the larger pixel."""
+  """Returns weights of Keys' cubic (a = -1/2), scaled to the larger pixel."""
   scale = size / SIZE
   width = max(scale, 1.0)
   center = (np.arange(SIZE)[:, None] + 0.5) * scale

@@ -1,14 +1,13 @@
-"""Sweeps guidance scales: a table, and a curve or heat map of a metric.
+"""Measures metrics over a grid of guidance scales.
 
-  ig:1.0..2.0:6,cfg:1.0..2.0:6@0-0.7
-
-specifies six scales for each method, 36 points. One compiled program serves all
-points, since scales are arguments. The results are:
+The text ig:1.0..2.0:6,cfg:1.0..2.0:6@0-0.7 specifies six scales for each of two
+methods, which are 36 points. Scales are arguments of the compiled program, so
+that it is compiled once for all points. The results are:
 
   sweep.json   the protocol
-  sweep.csv    unrounded figures, one line per point, with a mark for the best
+  sweep.csv    unrounded values, one line per point, with a mark for the best
                point and ties (`evaluate.ties`); updated after each point
-  sweep.png    the metric over one or two scales
+  sweep.png    a curve over one scale or a heat map over two scales
 
 Repeating the command resumes the sweep.
 """
@@ -43,7 +42,7 @@ from sample import nonfinite, pictures
 from sample.generate import Sampler, plan_labels
 
 MOST_POINTS = 10_000
-# Files in the folder of results.
+# Names of the files with results.
 WRITES = ('sweep.json', 'sweep.csv', 'sweep.png')
 _FRAMES = {'best': 'solid', 'tied': 'dashed'}
 _NUMBER = r'\d+\.?\d*|\.\d+'
@@ -52,7 +51,7 @@ _PART = re.compile(rf'([^:]+):({_NUMBER})\.\.({_NUMBER}):(\d+)(.*)')
 
 @dataclasses.dataclass(frozen=True)
 class SweepGrid:
-  """Guidance with ranges of scales.
+  """A guidance string with ranges of scales.
 
   Attributes:
     template: Guidance string with '*' for each range.
@@ -131,7 +130,7 @@ class SweepConfig:
 
   Attributes:
     grid: Points.
-    metric: Metric of the figure and the marks.
+    metric: Metric that the figure shows and that marks refer to.
     num: Number of images per point, with balanced labels.
     seed: Random seed of all noise, which is the same for every point.
     overwrite: Whether points of another protocol are discarded.
@@ -153,13 +152,13 @@ def sweep(
   folder: epath.PathLike,
   guide: Denoiser | None = None,
 ) -> str:
-  """Measures missing points; returns a Markdown table and a note on its marks.
+  """Measures all missing points; returns a Markdown table with a note.
 
   Args:
     sampler: Network and sampling settings.
-    config: Points, and how they are measured.
+    config: Points and settings of the measurement.
     evaluator: Evaluator whose metrics include `config.metric`.
-    protocol: Other settings that determine the figures, such as weights.
+    protocol: Other settings that determine the results, such as weights.
     folder: Folder of the results.
     guide: Weaker network of AutoGuidance.
 
@@ -169,7 +168,7 @@ def sweep(
   folder = epath.Path(folder)
   grid, metric, num = config.grid, config.metric, config.num
   settings = dataclasses.asdict(sampler.config)
-  del settings['batch_size']  # images do not depend on it
+  del settings['batch_size']  # images do not depend on the batch size
   protocol = json.loads(
     json.dumps(
       {
@@ -192,13 +191,13 @@ def sweep(
     guidance = with_guide(parse(grid.text(point)), guide)
     drawn = sampler.images(guidance, labels, config.seed)
     scores = as_dict(evaluator.score(drawn.images, labels))
-    if nonfinite.too_many(drawn.nonfinite, num):  # scores are meaningless
+    if nonfinite.too_many(drawn.nonfinite, num):  # scores mean nothing
       scores = dict.fromkeys(scores, math.nan)
     rows[point] = {**scores, 'nfe': drawn.nfe, 'nonfinite': drawn.nonfinite}
     text = _as_csv(grid, rows, marks(rows, metric))
     write_bytes(folder / 'sweep.csv', text.encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
-  # Marks of an earlier sweep may be for another metric.
+  # Marks in the file may refer to the metric of an earlier sweep.
   text = _as_csv(grid, rows, marks(rows, metric))
   write_bytes(folder / 'sweep.csv', text.encode())
   mine = {point: rows[point] for point in grid.points()}
@@ -213,7 +212,7 @@ def _known_rows(
   grid: SweepGrid,
   overwrite: bool,
 ) -> dict[tuple[float, ...], dict[str, float]]:
-  """Returns the points that are already measured, by their scales."""
+  """Returns the stored results of points that were measured before."""
   path = folder / 'sweep.json'
   if not path.exists() or not (folder / 'sweep.csv').exists():
     return {}
@@ -224,7 +223,7 @@ def _known_rows(
   found = without_folders(upgrade(found))
   protocol = without_folders(protocol)
   if found != protocol:
-    if overwrite:  # the points must go before sweep.json changes
+    if overwrite:  # deletes old points before sweep.json describes new ones
       (folder / 'sweep.csv').unlink()
       (folder / 'sweep.png').unlink(missing_ok=True)
       return {}
@@ -253,7 +252,7 @@ def _known_rows(
 
 
 def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
-  """Reads the column names and points of a sweep, without the marks.
+  """Reads the column names and points of sweep.csv, without the marks.
 
   Raises:
     InputError: The file is damaged.
@@ -274,7 +273,7 @@ def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
 
 
 def _as_csv(grid: SweepGrid, rows: dict, marked: dict) -> str:
-  """Returns unrounded figures, so that reading the file restores them."""
+  """Returns the results as CSV, without rounding any value."""
   out = io.StringIO()
   columns = [*grid.names, *next(iter(rows.values())), MARK]
   lines = csv.DictWriter(out, columns, lineterminator='\n')
@@ -287,7 +286,7 @@ def _as_csv(grid: SweepGrid, rows: dict, marked: dict) -> str:
 
 
 def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
-  """Draws a curve over one scale, or a heat map over two."""
+  """Draws a curve over one scale or a heat map over two scales."""
   figure = Figure(figsize=(7, 5), layout='constrained')
   axes = figure.subplots()
   values = np.asarray([row[metric] for row in rows.values()])

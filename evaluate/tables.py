@@ -1,4 +1,4 @@
-"""Formats metrics as tables, and lists caveats."""
+"""Formats metrics as tables and lists caveats about them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from evaluate.extractor import Extractor
 from evaluate.metrics import Estimate, name_of
 from evaluate.resize import USUAL
 
-# With fewer images, the bias of covariances dominates a Frechet distance.
+# With fewer images, the bias of the covariances dominates a Frechet distance.
 _ENOUGH = 10_000
 _PERCENT = ('accuracy',)
 
@@ -23,16 +23,16 @@ def caveats(
   row: Mapping[str, Any],
   bad: int = 0,
 ) -> list[str]:
-  """Returns reasons why the figures may not be comparable, a sentence each.
+  """Returns sentences, each with a reason why metrics may not be comparable.
 
   Args:
     extractor: Extractor of the features.
     count: Number of images per set.
-    labels: Plan of their labels; None if it is unknown.
+    labels: Plan of the images' labels; None if it is unknown.
     eight_bit: Whether the images are stored as uint8.
     reference: Description of the real images.
-    row: Labels and count of the published row to compare with; {} for none.
-    bad: Number of samples with values that were not finite.
+    row: Labels and count of a published row to compare with; {} for none.
+    bad: Number of samples with non-finite values.
   """
   found = []
   if bad:
@@ -49,7 +49,7 @@ def caveats(
     found.append(
       f'The published row uses {row["num"]} images, this one {count}.'
     )
-  # ADM's statistics have no description; rows against them use random labels.
+  # ADM's statistics lack a description. Published rows have random labels.
   adm = extractor.is_inception and 'images' not in reference
   expected = row.get('labels') or ('random' if adm else None)
   plan = 'classes' if labels and labels[0].isdigit() else labels
@@ -102,7 +102,7 @@ def format_row(
   estimates: Mapping[str, Estimate],
   extractor: Extractor,
 ) -> str:
-  """Returns a one-row Markdown table for a paper: `about`, then the metrics."""
+  """Returns a one-row Markdown table for a paper, with `about` and metrics."""
   cells = {key: '' if v is None else str(v) for key, v in about.items()}
   for name, found in estimates.items():
     cells[name_of(name, extractor)] = shown(name, found)
@@ -110,7 +110,7 @@ def format_row(
 
 
 def shown(name: str, found: Estimate) -> str:
-  """Returns value and standard error as text."""
+  """Returns a metric's value and standard error as text."""
   if name not in _PERCENT:
     return str(found)
   error = '' if found.error is None else f' ± {found.error:.1%}'

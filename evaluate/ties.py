@@ -1,12 +1,13 @@
 """Marks the best point of a sweep, and the points tied with it.
 
-A point is tied if its difference from the best is within two standard errors,
+A point is tied if it differs from the best point by at most two standard errors
+of independent sets:
 
   |m - m_best| <= 2 sqrt(se^2 + se_best^2)
 
-for independent sets. All points share labels and noise, which makes the error
-of a difference smaller, so a paired test would separate some tied points.
-Without standard errors (--bootstrap, --repeats) nothing is tied.
+All points share labels and noise, so the true error of a difference is smaller,
+and a paired test would separate some tied points. No points are tied without
+standard errors, which --bootstrap and --repeats compute.
 """
 
 import math
@@ -37,7 +38,7 @@ def marks(rows: Rows, metric: str) -> dict[tuple[float, ...], str]:
 
 
 def as_markdown(names: Sequence[str], rows: Rows, metric: str) -> str:
-  """Returns a Markdown table with errors, and a note on its marks."""
+  """Returns a Markdown table with standard errors and a note on the marks."""
   marked = marks(rows, metric)
   metrics = [
     name for name in next(iter(rows.values())) if not name.endswith('_se')

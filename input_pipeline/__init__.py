@@ -1,1 +1,1 @@
-"""Data: from images to records, and from records to batches on devices."""
+"""Converts images to records, and records to batches on devices."""

@@ -1,9 +1,9 @@
-"""Batches of records in an order that depends only on (seed, step).
+"""Yields batches of records; the seed and the step determine each batch.
 
 Step n takes the records n * B to (n + 1) * B - 1 of an endless sequence of
-reshuffled epochs. Each process reads the rows of its own devices. The position
-therefore needs no checkpoint, and the global batches depend neither on the
-processes nor on the devices.
+reshuffled epochs, so a checkpoint needs no position in the data. Each process
+reads the rows of its own devices. Global batches do not depend on the number of
+processes or devices.
 """
 
 import functools
@@ -41,8 +41,8 @@ def batches(
     start: First step.
 
   Yields:
-    'label' (B,) int32, and 'image' (B, H, W, C) uint8 or 'moments'
-    (B, H, W, 2C) float, sharded over the mesh.
+    Batch sharded over the mesh: 'label' (B,) int32, and either 'image'
+    (B, H, W, C) uint8 or 'moments' (B, H, W, 2C) float.
   """
   sharding = batch_sharding(mesh)
   rows = rows_here(sharding, batch_size)
@@ -71,7 +71,7 @@ def batches(
 
 
 def rows_here(sharding: NamedSharding, batch_size: int) -> np.ndarray:
-  """Returns the rows of this process in the global batch, ascending."""
+  """Returns the sorted rows of the global batch that this process reads."""
   places = sharding.addressable_devices_indices_map((batch_size,)).values()
   index = np.arange(batch_size)
   return np.unique(np.concatenate([index[place] for place in places]))
@@ -88,7 +88,7 @@ def _rows(
 def _global(
   values: np.ndarray, rows: np.ndarray, sharding: NamedSharding, count: int
 ) -> jax.Array:
-  """Returns the global array, of which this process has `rows`."""
+  """Returns the global array; this process provides `values` of its `rows`."""
 
   def part(index):
     first, last, _ = index[0].indices(count)
@@ -102,7 +102,7 @@ def _global(
 def _example(
   flip: bool, record: dict[str, Any], rng: np.random.Generator
 ) -> dict[str, Any]:
-  """Returns the training example of a record; `flip` mirrors half of them."""
+  """Returns the training example of a record, mirrored at random if `flip`."""
   mirrored = flip and bool(rng.integers(2))
   label = np.int32(record['label'])
   if 'moments' in record:

@@ -1,7 +1,7 @@
-"""The classes of a folder of images, stored as CLASS/IMAGE at a single depth.
+"""Finds the classes of images that are stored as CLASS/IMAGE at one depth.
 
-The class of an image is the folder that contains it. Layouts that would merge
-several folders into one class are errors; the message has a command that helps.
+The class of an image is the folder that contains the image. A layout that would
+merge several folders into one class is an error with a suggested command.
 """
 
 import collections
@@ -25,7 +25,7 @@ _SPLITS = frozenset(
 def class_folders(listing: Listing) -> dict[str, str]:
   """Returns the class name of each class folder.
 
-  An empty folder next to class folders counts as a class, with a warning.
+  An empty folder next to class folders becomes a class, with a warning.
 
   Raises:
     InputError: if there are no images, images without a class folder, or
@@ -71,7 +71,7 @@ def _parent(name: str) -> str:
 
 
 def _name(folder: str) -> str:
-  """Returns the class name; macOS writes accents as separate characters."""
+  """Returns the class name of a folder, with accents composed (NFC)."""
   return unicodedata.normalize('NFC', folder.rpartition('/')[2])
 
 
@@ -80,20 +80,20 @@ def _below(folder: str, base: str) -> list[str]:
 
 
 def _inside(listing: Listing, folder: str) -> str:
-  """Returns the path of a folder in the listing, for messages."""
+  """Returns the path of a listed folder, for messages."""
   if os.path.isdir(os.path.expanduser(listing.place)):
     return os.path.join(listing.place, folder)
   return os.path.join('UNPACKED', folder)
 
 
 def _unpack(listing: Listing) -> str:
-  """Returns the advice to unpack an archive; '' for a folder."""
+  """Returns advice to unpack if the listing is an archive, else ''."""
   is_folder = os.path.isdir(os.path.expanduser(listing.place))
   return '' if is_folder else 'unpack it, and '
 
 
 def _check_splits(listing: Listing, parents: Sequence[str]) -> None:
-  """Raises InputError if the top folders are splits of a set."""
+  """Raises InputError if the top folders are splits, such as train and test."""
   base = os.path.commonpath(parents) if len(parents) > 1 else ''
   rests = [rest for folder in parents if (rest := _below(folder, base))]
   tops = sorted({rest[0] for rest in rests})
@@ -122,7 +122,7 @@ def _is_split(name: str) -> bool:
 
 
 def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
-  """Raises InputError unless all images have the same depth."""
+  """Raises InputError if images are at different depths."""
   depths = [folder.count('/') for folder in parents]
   if len({*depths}) > 1:
     high, deep = (parents[depths.index(f(depths))] for f in (min, max))
@@ -135,7 +135,7 @@ def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
 def _check_names(listing: Listing, parents: Sequence[str]) -> None:
   """Raises InputError if several folders would become one class."""
   names, depth = {*map(_name, parents)}, parents[0].count('/')
-  # Empty folders of the same name also suggest CLASS/images/IMAGE.
+  # An empty folder with the name of a class suggests CLASS/images/IMAGE, too.
   twins = [
     folder
     for folder in listing.folders

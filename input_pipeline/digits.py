@@ -1,8 +1,7 @@
-"""scikit-learn's handwritten digits as a TFDS builder, the embedded data.
+"""A TFDS builder of scikit-learn's handwritten digits, the default data.
 
-1,797 gray images of 8x8 with values 0 to 16, stretched to 0 to 255. TFDS
-writes them as ArrayRecord without TensorFlow, so the embedded default takes
-the same path as any other set.
+The set has 1,797 gray images of 8x8. Values 0 to 16 are scaled to 0 to 255.
+TFDS writes ArrayRecord without TensorFlow, so all TFDS sets are read alike.
 """
 
 import numpy as np
@@ -13,7 +12,7 @@ _HELD_OUT = 500
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-  """Splits `train` (1,297) and `test` (500), a fixed random split."""
+  """A fixed random split of the digits into 1,297 `train` and 500 `test`."""
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First version.'}
@@ -33,7 +32,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # nothing to download
-    # The file is sorted by writer, so an unshuffled split would separate them.
+    # The file is sorted by writer: unshuffled splits would differ in writers.
     order = np.random.default_rng(0).permutation(1797)
     return {
       'train': self._generate_examples(order[:-_HELD_OUT]),

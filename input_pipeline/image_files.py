@@ -1,7 +1,7 @@
-"""Labeled image files from a folder, a .zip archive or a TFDS set.
+"""Opens labeled image files from a folder, a .zip archive or a TFDS set.
 
-All sources return the stored bytes with a name, so that one decoder
-(`input_pipeline.images`) reads all of them and errors name the broken file.
+All sources return stored bytes with a name. A single decoder
+(`input_pipeline.images`) reads these bytes, and errors name the broken file.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ TFDS = 'tfds:'
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-  """An image before decoding.
+  """An image file before it is decoded.
 
   Attributes:
     name: Name for messages.
@@ -37,10 +37,10 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-  """A set of images.
+  """A set of labeled images.
 
   Attributes:
-    name: Place, as the user gave it.
+    name: Path or TFDS name that the user gave.
     classes: Names of the classes, in the order of the labels.
     count: Number of images.
     read: Thread-safe function from i to image i, for 0 <= i < count.
@@ -52,7 +52,7 @@ class ImageFiles:
   read: Callable[[int], ImageFile]
 
   def relabel(self, classes: Sequence[str]) -> 'ImageFiles':
-    """Returns the set with labels that index another list of classes."""
+    """Returns the same images, with labels that index a new list of classes."""
     if tuple(classes) == self.classes:
       return self
     number = {name: label for label, name in enumerate(classes)}
@@ -68,11 +68,11 @@ class ImageFiles:
 def open_images(place: str, data_dir: str) -> ImageFiles:
   """Opens a folder or .zip of CLASS/IMAGE, or 'tfds:NAME[:SPLIT]'.
 
-  Class names are sorted to give the labels, as for ImageNet. `data_dir` is the
-  folder of TFDS.
+  Labels are indices into the sorted class names, as for ImageNet. `data_dir` is
+  the folder of TFDS.
 
   Raises:
-    InputError: if there are no images, or their classes are not clear.
+    InputError: if there are no images, or their classes are ambiguous.
   """
   if place.startswith(TFDS):
     return _open_tfds(place, data_dir)
@@ -107,7 +107,7 @@ def _open_tfds(place: str, data_dir: str) -> ImageFiles:
   def read(i: int) -> ImageFile:
     record = source[i]
     image = record['image']
-    if not isinstance(image, bytes):  # stored as numbers, not as a file
+    if not isinstance(image, bytes):  # TFDS stores an array, not a file
       data = io.BytesIO()
       array = np.asarray(image)
       array = array[..., 0] if array.shape[-1] == 1 else array

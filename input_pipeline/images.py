@@ -1,8 +1,8 @@
-"""Decoding and center-cropping of image files.
+"""Decodes and center-crops image files.
 
-The crop is that of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233), DiT, SiT and
-LightningDiT: halve with a BOX filter while the shorter side is at least twice
-the size, resize to the size with BICUBIC, and crop the center.
+ADM (Dhariwal & Nichol 2021, arXiv 2105.05233), DiT, SiT and LightningDiT use
+this crop: Halve the image with a BOX filter while the shorter side is at least
+twice the size. Resize to the size with BICUBIC. Crop the center.
 """
 
 import functools
@@ -16,23 +16,23 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps
 
-# Formats that are opened, regardless of suffix. Some other formats of Pillow
-# start programs (EPS starts Ghostscript).
+# Formats that are opened, whatever the suffix. For some other formats, Pillow
+# starts programs (Ghostscript for EPS).
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
-# Limits on the memory of one image; a file beyond them counts as broken.
+# Limits on the memory of one image. A file above a limit is a broken image.
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**26
 MAX_ASPECT = 100
-# Length of the part of a thin image that is enlarged, in squares.
+# Largest aspect ratio when an image is enlarged; thinner images are cropped.
 _SQUARES_TO_ENLARGE = 16
 
 _UNBOUNDED = {
   'I': 'signed or 32-bit integers',
   'F': 'floating-point numbers',
 }
-# TIFF tags, and the value of the second one for gray images with white as 0.
+# Two TIFF tags, and the value of _PHOTOMETRIC for gray images with white as 0.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-# Passes of interlaced PNGs (Adam7): first row and column, and their steps.
+# Passes of interlaced PNGs (Adam7): first row and column, row and column step.
 _ADAM7 = (
   (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
   (0, 1, 2, 2), (1, 0, 2, 1),
@@ -47,12 +47,12 @@ def decode(data: bytes) -> Image.Image:
   """Decodes the bytes of a file to an upright RGB image.
 
   Gray, palette and CMYK images are converted, transparency is dropped, and the
-  EXIF rotation is applied. Gray values of 12 and 16 bits are scaled to 8 bits;
-  RGB values of 16 bits keep their upper 8 bits.
+  EXIF rotation is applied. Gray values of 12 and 16 bits are scaled to 8 bits.
+  RGB values of 16 bits are truncated to their upper 8 bits.
 
   Raises:
-    BrokenImageError: if the bytes are not a complete image of `FORMATS`, exceed
-      the limits, or have values without a known range.
+    BrokenImageError: if the bytes are not a complete image in one of `FORMATS`,
+      exceed a limit, or have values of unknown range.
   """
   _refuse_bombs()
   try:
@@ -77,7 +77,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-  """Crops the center of an image, (size, size, 3) uint8.
+  """Returns the center crop of an image, (size, size, 3) uint8.
 
   Raises:
     BrokenImageError: if memory runs out.
@@ -101,9 +101,9 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _middle(image: Image.Image) -> Image.Image:
-  """Crops a thin image to its middle; returns others unchanged."""
+  """Crops a very thin image to its middle; leaves other images unchanged."""
   least = min(image.size)
-  # Both ends lose the same number of pixels, which keeps the center.
+  # Both ends lose equally many pixels, so the center stays the center.
   left, top = (
     max((side - _SQUARES_TO_ENLARGE * least) // 2, 0) for side in image.size
   )
@@ -132,7 +132,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-  """Scales values to 8 bits, where Pillow would clip them."""
+  """Scales gray values to 8 bits, since Pillow would clip them."""
   if image.mode in _UNBOUNDED:
     raise BrokenImageError(
       f'its pixels are {_UNBOUNDED[image.mode]}, whose range is not known; '
@@ -146,15 +146,15 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
   if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
     table = 255 - table
   table = np.round(table.clip(0, 255)).astype(np.uint8)
-  # Rows are converted one by one: an index takes eight bytes per pixel.
+  # Rows are converted one by one, since an index takes eight bytes per pixel.
   return Image.fromarray(np.stack([table[row] for row in np.asarray(image)]))
 
 
 def _lacks_rows(file: Image.Image, data: bytes) -> bool:
   """Returns whether a PNG's compressed data end before its last row.
 
-  Pillow silently fills missing rows with zeros. An image with other values in
-  its last row is therefore complete, unless it is interlaced.
+  Pillow silently fills missing rows with zeros. If the last row has a nonzero
+  value, an image that is not interlaced is therefore complete.
   """
   width, height = file.size
   last = file.crop((0, height - 1, width, height))
@@ -167,14 +167,14 @@ def _lacks_rows(file: Image.Image, data: bytes) -> bool:
   expected = 0
   for row, column, row_step, column_step in passes:
     wide = len(range(column, width, column_step))
-    if wide:  # each row begins with a byte that names its filter
+    if wide:  # in PNG data, each row starts with one byte for the filter
       expected += len(range(row, height, row_step)) * (1 + -(-wide * bits // 8))
   packed = b''.join(content for kind, content in chunks if kind == b'IDAT')
   return _inflated(packed) < expected
 
 
 def _inflated(packed: bytes) -> int:
-  """Returns the inflated size of a zlib stream, with little memory."""
+  """Returns the decompressed size of a zlib stream, using little memory."""
   stream, count = zlib.decompressobj(), 0
   while piece := stream.decompress(packed, 2**20):
     count, packed = count + len(piece), stream.unconsumed_tail
@@ -182,7 +182,7 @@ def _inflated(packed: bytes) -> int:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """Yields the kind and content of each chunk of a PNG."""
+  """Yields the type and the content of each chunk of a PNG."""
   at = 8
   while at + 8 <= len(data):
     length, kind = struct.unpack('>I4s', data[at : at + 8])

@@ -1,7 +1,7 @@
-"""Labels of finished images: numbers of classes, from 0.
+"""Reads the labels of images to score: class numbers from 0.
 
-They are checked when they are read, because wrong labels would silently give a
-wrong accuracy.
+Labels are checked when they are read, because a wrong label would silently
+change the accuracy.
 """
 
 import re
@@ -21,7 +21,7 @@ def parse_labels(where: str, text: str) -> np.ndarray:
     text: Contents of the file.
 
   Raises:
-    InputError: A line is not a class; the message names the first one.
+    InputError: A line is not a class number; the message shows the first.
   """
   words = text.split()
   for number, word in enumerate(words, 1):
@@ -56,7 +56,7 @@ def as_labels(where: str, labels: np.ndarray) -> np.ndarray:
 
 
 def check_classes(where: str, labels: np.ndarray, num_classes: int) -> None:
-  """Raises InputError unless all labels are below `num_classes`."""
+  """Raises InputError if a label is `num_classes` or larger."""
   if (labels >= num_classes).any():
     first = int(np.argmax(labels >= num_classes))
     raise InputError(

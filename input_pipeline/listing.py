@@ -1,7 +1,7 @@
-"""Listings of folders and .zip archives, without the leftovers of other tools.
+"""Lists folders and .zip archives, without the leftovers of other tools.
 
-Every command that reads image files uses them, so that all commands agree on
-what is an image, a class folder, or neither.
+All commands that read image files use these listings, and therefore agree on
+which files are images and which folders are classes.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from core.errors import InputError, shorten
 from input_pipeline.images import MAX_FILE_BYTES, BrokenImageError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
-# Files and folders of operating systems and tools, in lower case. Hidden ones,
-# such as .DS_Store and .git, are recognized by their dot.
+# Files and folders of operating systems and tools, in lower case. Hidden files
+# such as .DS_Store are not in this list, since their dot reveals them.
 _LEFTOVERS = frozenset(
   (
     # macOS
@@ -35,21 +35,21 @@ _LEFTOVERS = frozenset(
   )
 )  # fmt: skip
 _LEFTOVER_PREFIXES = ('.', '~$', ':2e')
-_LEFTOVER_PATTERN = re.compile(r'found\.\d{3}')  # of chkdsk
+_LEFTOVER_PATTERN = re.compile(r'found\.\d{3}')  # chkdsk creates this folder
 _LEFTOVER_SUFFIXES = ('~', '.swp', '.swo', '.part', '.crdownload')
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """The files of a place, named by their paths inside it, with '/'.
+  """The files of a folder or archive; names are relative paths with '/'.
 
   Attributes:
-    place: Folder or archive, as the user gave it.
+    place: Path of the folder or archive that the user gave.
     images: Names of the image files, sorted.
     others: Names of the other files, sorted.
     folders: Names of the folders, sorted.
-    leftovers: Names of the files and folders of other tools, sorted, without
-      the contents of these folders.
+    leftovers: Names of the files and folders of other tools, sorted. Contents
+      of these folders are not listed.
     read: Thread-safe function from the name of a file to its bytes; raises
       BrokenImageError for a file that is too large or not readable.
   """
@@ -62,7 +62,7 @@ class Listing:
   read: Callable[[str], bytes]
 
   def log_ignored(self, used: Collection[str] = ()) -> None:
-    """Logs the ignored files in one line, except for those in `used`."""
+    """Logs all ignored files in one line, except for the files in `used`."""
     others = [name for name in self.others if name not in used]
     ignored = [
       f'{len(names)} {kind} ({shorten(names)})'
@@ -77,11 +77,11 @@ class Listing:
 
 
 def list_files(place: str) -> Listing | None:
-  """Lists a folder or a .zip archive and follows links; None if it is neither.
+  """Lists a folder or a .zip archive; returns None for anything else.
 
   Raises:
-    InputError: A folder is unreadable, an archive is damaged, or a link leads
-      to nothing or to a folder that is already listed.
+    InputError: A folder is unreadable, or an archive is damaged. Links are
+      followed, so a broken link or a link to a listed folder is also an error.
   """
   path = os.path.expanduser(place)
   if os.path.isdir(path):
@@ -141,7 +141,7 @@ def _list_folder(place: str, path: str) -> Listing:
             f'the link {entry.path} is a loop: it leads to a folder around it; '
             'remove the link itself (unlink), not what it leads to.'
           )
-        # Some file systems do not number their folders.
+        # On some file systems, folders have no inode number.
         if identity[1] and identity in folders:
           raise InputError(
             f'{entry.path} and {os.path.join(path, folders[identity])} are one '
@@ -152,7 +152,7 @@ def _list_folder(place: str, path: str) -> Listing:
         waiting.append(name)
       elif entry.is_file() or entry.is_symlink():
         files.append(name)
-      else:  # a pipe or a device, which could block a reader
+      else:  # a pipe or device, where reading could block
         leftovers.append(name)
   names = filter(None, folders.values())
   return _listing(
@@ -169,7 +169,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _identity(folder: str) -> tuple[int, int]:
-  """Returns device and inode, which a folder shares with links to it."""
+  """Returns device and inode, which are equal for a folder and its links."""
   try:
     status = os.stat(folder)
   except OSError as error:
@@ -185,16 +185,16 @@ def _unreadable(path: str, error: OSError) -> str:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-  """Returns whether an entry is a folder, or a link to one.
+  """Returns whether an entry is a folder or a link to a folder.
 
-  A broken link with the name of an image counts as a broken image. Any other
-  broken link could be a class, and raises InputError.
+  A broken link with the name of an image is a broken image. Any other broken
+  link could be a class, so it raises InputError.
   """
   try:
     if entry.is_dir():
       return True
     broken = entry.is_symlink() and not os.path.exists(entry.path)
-  except OSError as error:  # a link to itself, or into a closed folder
+  except OSError as error:  # the link leads to itself or an unreadable folder
     broken = entry.is_symlink()
     if not broken:
       raise InputError(_unreadable(entry.path, error)) from error
@@ -207,7 +207,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_around(link: str, listed: str) -> bool:
-  """Returns whether a link leads to a parent folder of it or of `listed`."""
+  """Returns whether a link leads to a folder that contains it or `listed`."""
   target = os.path.realpath(link)
   places = (os.path.dirname(os.path.abspath(link)), listed)
   return any(
@@ -251,7 +251,7 @@ def _list_archive(place: str, path: str) -> Listing:
   folders: set[str] = set()
   leftovers: set[str] = set()
   for info in archive.infolist():
-    # Some programs on Windows write backslashes.
+    # Some programs on Windows write backslashes in .zip archives.
     parts = info.filename.replace('\\', '/').split('/')
     parts = [part for part in parts if part not in ('', '.')]
     name = '/'.join(parts)
@@ -278,7 +278,7 @@ def _list_archive(place: str, path: str) -> Listing:
 
 
 def _check_entry(place: str, name: str, info: zipfile.ZipInfo) -> None:
-  """Raises InputError for an entry that cannot be read as a file."""
+  """Raises InputError if an archive entry cannot be read as a file."""
   if info.flag_bits & 1:
     raise InputError(f'{place}: {name} is encrypted; unpack the archive.')
   if stat.S_ISLNK(info.external_attr >> 16) and not is_image(name):

@@ -1,11 +1,11 @@
-"""Encoding of images to latent records, once before training.
+"""Encodes images to latent records, once before training.
 
   image file -> upright RGB -> center crop -> x in [-1, 1] -> mean, std
 
-With `flip`, a record also has mean and std of the mirrored image. Shard k has
-the images k S to (k + 1) S - 1 of the set, in order (training shuffles).
-Process p of P writes the shards p, p + P, ... on its own devices. Finished
-shards are kept, so the same command resumes with any P.
+With `flip`, a record also has mean and std of the mirrored image. Shard k
+contains the images k S to (k + 1) S - 1 of the set in order, since training
+shuffles records. Process p of P writes the shards p, p + P, ... on its own
+devices. Finished shards are kept, so the same command resumes with any P.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ class PrepareConfig:
 def layout_of(
   config: PrepareConfig, autoencoder: Autoencoder | None, flip: bool
 ) -> records.Layout:
-  """Returns the layout of records; they are pixels without autoencoder."""
+  """Returns the layout of records, which store pixels without autoencoder."""
   size = config.image_size
   if autoencoder is None:
     return records.Layout('pixels', (size, size, 3), 'uint8', False)
@@ -91,17 +91,17 @@ def prepare(
   about: dict[str, Any],
   decoder: dict[str, str] | None = None,
 ) -> records.Metadata:
-  """Writes the missing records of a set; returns and writes its metadata.
+  """Writes missing records and the metadata of a split; returns the metadata.
 
   Args:
     files: Images.
-    autoencoder: Autoencoder with the encoder; None for pixels.
+    autoencoder: Autoencoder that encodes images; None to store pixels.
     config: Settings of the conversion.
     layout: Layout of the records, from `layout_of`.
     folder: Folder of the split.
     about: Entries of the protocol that describe the autoencoder.
-    decoder: Location of the decoder; see `dit.latents.DecoderPlace`. It is not
-      part of the protocol, so that a set can be resumed after it has moved.
+    decoder: Location of the decoder; see `dit.latents.DecoderPlace`. The
+      location may change when the command resumes, unlike the protocol.
 
   Raises:
     InputError: if the folder has records of another protocol, or cannot be
@@ -119,12 +119,12 @@ def prepare(
     'shard_records': config.shard_records,
     'layout': dataclasses.asdict(layout),
   }
-  protocol = json.loads(json.dumps(protocol))  # as it is read back
+  protocol = json.loads(json.dumps(protocol))  # tuples become lists
   with contextlib.ExitStack() as stack:
     with together():
       if jax.process_index() == 0:
         stack.enter_context(claimed(folder, protocol))
-        # Another split may have started at the same time.
+        # Another command may have started another split at the same time.
         check_other_splits(folder)
     _check_shared(files, folder)
     encode = _encoder(autoencoder, config, layout)
@@ -134,7 +134,7 @@ def prepare(
 
 
 def _check_shared(files: ImageFiles, folder: pathlib.Path) -> None:
-  """Raises PrepareError unless processes share images and folder."""
+  """Raises PrepareError if processes see different images or folders."""
   with together():
     if not (folder / records.PROTOCOL).exists():
       raise PrepareError(
@@ -158,8 +158,7 @@ def _write_shards(
 ) -> Sequence[pathlib.Path]:
   """Writes the missing shards; returns the paths of all shards.
 
-  The processes synchronize after each shard, to share errors and to count the
-  broken images of all processes.
+  After each shard, all processes exchange errors and counts of broken images.
   """
   process, processes = jax.process_index(), jax.process_count()
   size = config.shard_records
@@ -177,7 +176,7 @@ def _write_shards(
       images = _images(files, config, numbers[k], shard.broken)
       for labels, arrays in encode(images):
         shard.write(labels, arrays)
-        progress(count + processes * shard.records)  # estimates the others
+        progress(count + processes * shard.records)  # assumes equal progress
         _check_broken(broken + len(shard.broken), config, shard.broken)
 
   with image_progress(files.count, count, 'prepare') as progress:
@@ -214,7 +213,7 @@ def _images(
   numbers: range,
   broken: list[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields labels and crops; appends the names of broken images."""
+  """Yields labels and crops; appends the names of broken images to `broken`."""
 
   def load(i):
     try:
@@ -255,7 +254,7 @@ def _encoder(
   config: PrepareConfig,
   layout: records.Layout,
 ) -> Callable[..., Iterator[tuple[np.ndarray, np.ndarray]]]:
-  """Returns a function from (label, image) to batches of both."""
+  """Returns a function from (label, image) pairs to batches for records."""
   if autoencoder is None:
     return lambda images: (
       (np.asarray([label]), image[None, None]) for label, image in images

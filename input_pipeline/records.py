@@ -1,19 +1,19 @@
-"""Latent records, which `prepare` writes and training reads.
+"""Reads and writes the records that `prepare` makes for training.
 
 A split of a prepared set is a folder:
 
   metadata.json                       everything in `Metadata`
   00000-of-00013.array_record         shards with random access to records
 
-A record is a label (int32, little-endian) and one array, or two if the mirrored
-image is stored as well:
+A record is a label (int32, little-endian) and an array. A second array follows
+if the mirrored image is stored as well:
 
   pixels    the image, uint8
   moments   mean and std of the latent's posterior, 2C channels, float16 or
             float32
 
-Shards are written atomically. metadata.json is written last, when the folder is
-complete.
+Shards are written atomically. metadata.json is written last, so a folder with
+this file is complete.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class Layout:
     content: Content of the arrays, 'pixels' or 'moments'.
     shape: Shape (H, W, C) of pixels or (H, W, 2C) of moments.
     dtype: Type of the numbers.
-    flip: Whether the array of the mirrored image follows.
+    flip: Whether a record also has the array of the mirrored image.
   """
 
   content: str
@@ -83,7 +83,7 @@ class Layout:
     return _LABEL.type(label).tobytes() + arrays.tobytes()
 
   def unpack(self, record: bytes) -> dict[str, np.ndarray]:
-    """Inverts `pack`: returns 'label' int32 and the arrays by `content`."""
+    """Inverts `pack`; returns 'label' (int32), and the arrays as `content`."""
     if len(record) != self.nbytes:
       raise ValueError(f'{len(record)} bytes, expected {self.nbytes}')
     label = np.frombuffer(record, _LABEL, count=1)[0]
@@ -96,13 +96,13 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """A file of `records` records, with its size and hash.
+  """The description of a shard, a file with `records` records.
 
   Attributes:
     counts: Number of records of each class.
     broken: Names of the images that could not be read.
-    mean: Mean of the latents (C,), 0 without records.
-    square: Mean of the squared latents (C,).
+    mean: Mean of each latent channel, (C,); 0 without records.
+    square: Mean square of each latent channel, (C,).
   """
 
   file: str
@@ -147,14 +147,14 @@ class Metadata:
 
   @property
   def broken(self) -> tuple[str, ...]:
-    """Names of the broken images, which have no records."""
+    """Names of the broken images, which have no record."""
     return sum((shard.broken for shard in self.shards), ())
 
   @property
   def statistics(self) -> Normalization:
-    """Mean and std of each channel; InputError if a channel is constant."""
+    """Mean and std of each channel; a constant channel raises InputError."""
     mean, std = self._mean_and_std()
-    # The computed std of a constant is 0 only up to rounding.
+    # Rounding can make the computed std of a constant channel nonzero.
     constant = np.flatnonzero(std <= 1e-6 * (1 + np.abs(mean)))
     if constant.size:
       raise InputError(
@@ -171,7 +171,7 @@ class Metadata:
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
   def unpack(self, record: bytes) -> dict[str, np.ndarray]:
-    """Calls `Layout.unpack`; ValueError if the length or label is wrong."""
+    """Unpacks a record; raises ValueError for a wrong length or label."""
     values = self.layout.unpack(record)
     if not 0 <= values['label'] < len(self.classes):
       raise ValueError(
@@ -180,7 +180,7 @@ class Metadata:
     return values
 
   def to_json(self) -> dict[str, Any]:
-    """Returns plain values, with a summary first."""
+    """Returns the metadata as plain values, preceded by a summary."""
     mean, std = self._mean_and_std()
     return {
       'format': FORMAT,
@@ -193,7 +193,7 @@ class Metadata:
 
   @classmethod
   def load(cls, folder: epath.PathLike) -> 'Metadata':
-    """Reads a folder's metadata; InputError if absent or damaged."""
+    """Reads a folder's metadata; raises InputError if absent or damaged."""
     path = pathlib.Path(folder) / METADATA
     try:
       values = parse_json(path.read_bytes())
@@ -221,21 +221,21 @@ class Metadata:
 
 
 def from_json(kind: type, values: dict[str, Any]) -> Any:
-  """Returns a dataclass from JSON, with lists as tuples."""
+  """Builds a dataclass from JSON values; lists become tuples."""
   if not isinstance(values, dict):
     raise TypeError(f'{kind.__name__} is not a JSON object')
   return kind(**with_tuples(values))
 
 
 class LatentSource:
-  """The records of a prepared split: `source[i]`, `len(source)`."""
+  """The records of a prepared split, with `source[i]` and `len(source)`."""
 
   def __init__(self, folder: epath.PathLike) -> None:
     """Opens the split and checks the sizes of all shards.
 
     Raises:
       InputError: Metadata are missing or damaged, or a shard is missing or has
-        another size.
+        the wrong size.
     """
     self.folder = pathlib.Path(folder)
     self.metadata = Metadata.load(folder)
@@ -269,7 +269,7 @@ class LatentSource:
       raise IndexError(f'record {index} of {len(self)}')
     try:
       return self.metadata.unpack(self._records[int(index)])
-    # unpack raises ValueError; ArrayRecord (checksums) raises RuntimeError.
+    # `unpack` raises ValueError; a wrong checksum raises RuntimeError.
     except (ValueError, RuntimeError) as error:
       raise InputError(
         f'record {index} of {self.folder} is damaged: {error}; '

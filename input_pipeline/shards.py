@@ -1,7 +1,8 @@
-"""Shards: files of records, written atomically.
+"""Writes shards, which are files of records, atomically.
 
 A JSON file describes each shard and is written last, so a shard with both files
-is done. One command at a time writes a folder, always with one protocol.
+is complete. All shards of a folder have one protocol, and a lock prevents two
+commands from writing the same folder.
 """
 
 import contextlib
@@ -28,20 +29,20 @@ from input_pipeline.records import (
   from_json,
 )
 
-# Groups of one record give random access. Latents do not compress.
+# Groups of one record allow fast random access. Latents are incompressible.
 WRITER_OPTIONS = 'group_size:1,uncompressed'
 LOCK = 'records'
-# Files that `prepare` writes in the folder.
+# Files that `prepare` writes in the folder of a split.
 WRITES = (PROTOCOL, METADATA, '*-of-*.array_record', '*-of-*.json')
-_FREE = ('images',)  # key of the protocol that may differ: sets move
+_FREE = ('images',)  # this key may change, since image folders move
 
 
 @contextlib.contextmanager
 def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
-  """Locks a folder for the records of a protocol, and creates it if needed.
+  """Locks a folder for records of a protocol; creates the folder if needed.
 
   Raises:
-    InputError: if it has other files or another protocol, is in use, is
+    InputError: if the folder has other files or another protocol, is in use, is
       damaged, or cannot be written.
     WriteError: if the disk is full.
   """
@@ -84,7 +85,7 @@ def _check_protocol(
 
 
 class ShardWriter:
-  """A context that writes a shard, and deletes it after an error."""
+  """A context manager that writes a shard and deletes it after an error."""
 
   def __init__(
     self, path: pathlib.Path, layout: Layout, num_classes: int
@@ -171,13 +172,13 @@ class ShardWriter:
 
 
 def finished(path: pathlib.Path) -> Shard | None:
-  """Returns the description of a shard; None unless it is complete."""
+  """Returns the description of a shard, or None if the shard is incomplete."""
   about = path.with_suffix('.json')
   if not (about.exists() and path.exists()):
     return None
   try:
     shard = from_json(Shard, read_json(about))
-  except (InputError, TypeError):  # damaged: the shard is written again
+  except (InputError, TypeError):  # a damaged shard is written again
     return None
   return shard if path.stat().st_size == shard.nbytes else None
 
@@ -199,7 +200,7 @@ def check_shards(folder: epath.PathLike) -> Sequence[str]:
 def _check_records(
   path: pathlib.Path, shard: Shard, metadata: Metadata
 ) -> Sequence[str]:
-  """Returns the problems of the records of a shard."""
+  """Returns the problems of a shard's records, one line each."""
   try:
     source = grain.sources.ArrayRecordDataSource([str(path)])
     records = len(source)

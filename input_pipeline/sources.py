@@ -1,9 +1,9 @@
-"""Random-access sources of training records.
+"""Opens random-access sources of training records.
 
 Records of `prepare` are latents or pixels (`input_pipeline.records`). Labeled
-sets of TensorFlow Datasets in ArrayRecord format are read directly, without
-TensorFlow: {'image': uint8 (H, W, C), 'label': int}. The digits are written if
-they are missing.
+sets of TensorFlow Datasets in ArrayRecord format are read without TensorFlow.
+Their records are {'image': uint8 (H, W, C), 'label': int}. The digits are
+written if they are missing.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ SplitName = Annotated[str, FolderName(empty=True)]
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """The records and how to read them; configs/base.py explains each field."""
+  """Settings of the training data; configs/base.py explains each field."""
 
   name: Annotated[str, FolderName(nested=True)]
   dir: PathText
@@ -55,12 +55,12 @@ class DataConfig:
       raise InputError('data.dir is empty, expected a folder.')
 
   def prepared(self, split: str) -> pathlib.Path:
-    """Returns the folder of a split of `prepare`."""
+    """Returns the folder in which `prepare` stores a split."""
     return pathlib.Path(self.dir).expanduser() / self.name / split
 
 
 def open_source(config: DataConfig, split: str) -> Any:
-  """Opens a split, a sequence of records.
+  """Opens a split as a sequence of records.
 
   Raises:
     InputError: if the set or the split is missing, or the training and the test
@@ -82,21 +82,21 @@ def open_source(config: DataConfig, split: str) -> Any:
 
 
 class ImageSource:
-  """The records of a split of TFDS, with `source[i]` and `len(source)`."""
+  """The records of a TFDS split, with `source[i]` and `len(source)`."""
 
   def __init__(self, records: Any, name: str) -> None:
     self.dataset_info = records.dataset_info
     self._records, self._name = records, name
     features = self.dataset_info.features
     label = features['label'] if 'label' in features else None
-    # TFDS labels the images of splits without classes -1.
+    # In TFDS splits without classes, all labels are -1.
     self._classes = getattr(label, 'num_classes', None)
 
   def __len__(self) -> int:
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns record `index`; InputError if its label is not a class."""
+    """Returns record `index`; raises InputError if its label is no class."""
     record = self._records[index]
     if self._classes and not 0 <= record['label'] < self._classes:
       raise InputError(
@@ -167,7 +167,7 @@ def record_shape(source: Any) -> tuple[int, int, int]:
 
 
 def check_source(source: Any, config: DataConfig, model: NetworkConfig) -> None:
-  """Raises InputError unless the records fit the config."""
+  """Raises InputError if the records do not fit the config."""
   if not len(source):
     raise InputError('no data: the split is empty.')
   check = _check_prepared if isinstance(source, LatentSource) else _check_images
@@ -202,7 +202,7 @@ def _check_images(
       'images; encode them first: python main.py prepare.'
     )
   label = source.dataset_info.features['label']
-  # None: a plain integer.
+  # A label that is a plain integer has no num_classes.
   return record['image'].shape, getattr(label, 'num_classes', None)
 
 
@@ -229,7 +229,7 @@ def _check_prepared(
 
 
 def latent_space_of(source: Any, config: DataConfig) -> LatentSpace:
-  """Returns the latent space of the records, with the decoder if known."""
+  """Returns the latent space of the records, with its decoder if known."""
   space = LatentSpace(
     'pixels',
     normalization=normalization_of(source, config),
@@ -247,14 +247,14 @@ def latent_space_of(source: Any, config: DataConfig) -> LatentSpace:
 
 
 def _classes_of(source: Any) -> Sequence[str]:
-  """Returns the class names of a source, or ()."""
+  """Returns the class names of a source, or () without names."""
   if isinstance(source, LatentSource):
     return source.metadata.classes
   return getattr(source.dataset_info.features['label'], 'names', None) or ()
 
 
 def normalization_of(source: Any, config: DataConfig) -> Normalization:
-  """Returns the normalization from records to the network's space."""
+  """Returns the normalization that maps records to the network's inputs."""
   if not isinstance(source, LatentSource):
     return Normalization()
   if config.statistics == 'autoencoder':
@@ -281,12 +281,12 @@ def image_of(record: dict[str, Any]) -> np.ndarray:
 
 
 def _prepare_digits(data_dir: epath.Path) -> None:
-  """Writes the digits; InputError or WriteError (full disk) if it fails."""
+  """Writes the digits; raises InputError or, on a full disk, WriteError."""
   builder = Digits(data_dir=str(data_dir), file_format='array_record')
   if builder.info.splits:
     return
   tfds.disable_progress_bar()
-  # TFDS prints messages about downloads, but there are none.
+  # TFDS prints messages about downloads, although nothing is downloaded.
   with contextlib.redirect_stdout(io.StringIO()):
     try:
       builder.download_and_prepare()

@@ -1,7 +1,7 @@
-"""The common list of classes of all splits of a prepared set.
+"""Keeps one list of classes for all splits of a prepared set.
 
-A label is an index into the list of classes, so all splits must have the same
-list. A later split uses the list of the existing ones.
+A label is an index into the list of classes, so all splits must share this
+list. A later split uses the list of the existing splits.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ from input_pipeline.records import METADATA, PROTOCOL, Metadata
 
 
 def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
-  """Returns the classes of a split, complete or not; None if it is missing.
+  """Returns the classes of a split, which may be incomplete, or None if absent.
 
   Raises:
     InputError: if the file with the list is damaged.
@@ -33,10 +33,10 @@ def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
 
 
 def classes_for(folder: pathlib.Path, classes: Sequence[str]) -> Sequence[str]:
-  """Returns the list of classes for a split to be written.
+  """Returns the list of classes for a split that will be written.
 
-  It is the list of the other splits. Without other splits it is `classes`, the
-  classes of the images.
+  This is the list of the other splits. If there are none, it is `classes`, the
+  list of the images' own classes.
 
   Raises:
     InputError: if the other splits lack one of the classes.

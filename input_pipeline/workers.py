@@ -1,10 +1,10 @@
-"""Reading of data in worker processes, in the order of a single process.
+"""Reads data in worker processes, in the order of a single process.
 
 Each worker sends its elements through a pipe and waits until they are received.
 When the parent ends for any reason, the pipe breaks and the worker ends.
 
-grain's `mp_prefetch` (0.2.18) gives the same elements in the same order, but
-its workers outlive a killed parent; see docs/performance.md.
+grain's `mp_prefetch` (0.2.18) yields the same order, but its workers outlive a
+killed parent; see docs/performance.md.
 """
 
 import atexit
@@ -26,18 +26,18 @@ from core.errors import RunError, reason
 
 
 class ReadError(RunError):
-  """A process that reads data has failed."""
+  """A worker process that reads data has failed."""
 
 
 def read(
   dataset: grain.MapDataset, options: grain.ReadOptions, workers: int
 ) -> Iterator[Any]:
-  """Yields the elements of an endless dataset; worker w of W makes every W-th.
+  """Yields the elements of an endless dataset, read by several workers.
 
   Args:
     dataset: Dataset that can be pickled.
-    options: Number of threads and of prefetched elements, for each worker.
-    workers: Number W of workers, at least 1.
+    options: Numbers of threads and of prefetched elements for each worker.
+    workers: Number W >= 1 of workers; worker w reads elements w, w + W, ...
 
   Raises:
     ReadError: if a worker was killed. Exceptions of workers are raised again.
@@ -50,7 +50,7 @@ def read(
     for connection in itertools.cycle(connections):
       try:
         element = connection.recv()
-      # A worker that dies ends the pipe, maybe within a message.
+      # If a worker dies, the pipe ends, possibly in the middle of a message.
       except (EOFError, OSError, pickle.UnpicklingError) as error:
         raise ReadError(
           'a process that reads data was killed; is there enough memory for '
@@ -65,28 +65,28 @@ def read(
 def _worker(
   dataset: grain.MapDataset, options: grain.ReadOptions
 ) -> Iterator[Connection]:
-  """Starts a worker, and kills it at the end, which loses nothing."""
-  # Threads of JAX do not survive a fork.
+  """Starts a worker, and kills this worker at the end of the block."""
+  # JAX's threads do not survive a fork.
   context = multiprocessing.get_context('spawn')
   here, there = context.Pipe(duplex=False)
   process = context.Process(target=_work, args=(dataset, options, there))
-  # A signal to all processes must not end the workers while the parent saves a
-  # checkpoint. Workers inherit the signals that are blocked here.
-  resource_tracker.ensure_running()  # starting it would unblock them
+  # Workers inherit blocked signals. A stop signal to all processes must not end
+  # the workers while the parent saves a checkpoint.
+  resource_tracker.ensure_running()  # its start would unblock the signals
   before = signal.pthread_sigmask(
     signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
   )
   try:
     process.start()
-  except OSError as error:  # no process left, or it has already died
+  except OSError as error:  # too many processes, or the worker has died
     raise ReadError(
       f'a process that reads data could not start ({error.strerror}); is there '
       'enough memory for data.workers?'
     ) from error
   finally:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-  there.close()  # so that the worker has the only one
-  atexit.register(process.kill)  # else an exit would wait for it
+  there.close()  # the worker must have the only open sender
+  atexit.register(process.kill)  # an exit must not wait for the worker
   try:
     yield here
   finally:
@@ -99,7 +99,7 @@ def _worker(
 def _work(
   dataset: grain.MapDataset, options: grain.ReadOptions, connection: Connection
 ) -> None:
-  jax.config.update('jax_platforms', 'cpu')  # the devices are the parent's
+  jax.config.update('jax_platforms', 'cpu')  # the parent uses the accelerators
   with contextlib.suppress(BrokenPipeError):
     try:
       for element in dataset.to_iter_dataset(options):
@@ -112,7 +112,7 @@ def _work(
 
 
 def _portable(error: Exception) -> Exception:
-  """Returns the error, or its text in a ReadError if pickling fails."""
+  """Returns the error, or a ReadError with its text if pickling fails."""
   try:
     pickle.loads(pickle.dumps(error))
   except Exception as problem:  # pickling can raise any exception

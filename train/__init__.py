@@ -1,1 +1,1 @@
-"""Training: objective, state, step, loop and checkpoints."""
+"""Training, with its objective, state, step, loop and checkpoints."""

@@ -8,8 +8,8 @@ load weights for sampling without reading the optimizer state:
   training   rest of the state: counters, optimizer state, other averages
   digests    checksum of every array, which reveals a single flipped bit
 
-Orbax renames the folder of a checkpoint once it is complete. Arrays are
-restored to the shardings of the current mesh, whatever mesh saved them.
+Orbax gives a checkpoint folder its final name once the checkpoint is complete.
+A run may resume on another mesh: arrays get the shardings of the current mesh.
 """
 
 import contextlib
@@ -58,10 +58,10 @@ class SaveError(RunError):
 
 @contextlib.contextmanager
 def save_errors(what: str, kept: str = '') -> Iterator[None]:
-  """Raises SaveError for any error in the block."""
+  """Converts any error in the block to a SaveError."""
   try:
     yield
-  except Exception as error:  # Orbax raises whatever its parts raise
+  except Exception as error:  # Orbax raises errors of any class
     raise SaveError(
       f'{what} could not be written ({reason(error)}){kept}. Make room, and '
       'give the same command again.'
@@ -69,7 +69,7 @@ def save_errors(what: str, kept: str = '') -> Iterator[None]:
 
 
 class Checkpointer:
-  """The checkpoints of one run; use as a context manager."""
+  """A context manager that saves and restores the checkpoints of one run."""
 
   def __init__(
     self,
@@ -101,7 +101,7 @@ class Checkpointer:
         policies.BestN(
           n=self._config.keep_best,
           get_metric_fn=rank,
-          reverse=True,  # lowest rank last, since the policy keeps the last
+          reverse=True,  # puts the lowest rank last; the policy keeps the last
           keep_checkpoints_without_metrics=False,
         )
       )
@@ -114,7 +114,7 @@ class Checkpointer:
       self._folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
-        best_fn=rank,  # without it, Orbax stores no metrics
+        best_fn=rank,  # Orbax stores metrics only if best_fn is set
         enable_async_checkpointing=True,
         cleanup_tmp_directories=True,
       ),
@@ -139,12 +139,12 @@ class Checkpointer:
     rank: float = math.inf,
     bad_steps: int = 0,
   ) -> None:
-    """Starts a save; returns once the arrays are copied off the devices.
+    """Starts to save a state; returns once the arrays have left the devices.
 
     Args:
       state: State to save.
       step: Number of steps taken.
-      rank: Sort key; the best checkpoint has the lowest.
+      rank: Sort key; the best checkpoint has the lowest rank.
       bad_steps: Number of non-finite steps so far.
 
     Raises:
@@ -170,14 +170,14 @@ class Checkpointer:
       )
 
   def bad_steps(self, step: int) -> int:
-    """Returns the number of bad steps up to a checkpoint; 0 if unknown."""
+    """Returns the number of non-finite steps before a checkpoint, or 0."""
     return int((self._manager.metrics(step) or {}).get('bad_steps_total', 0))
 
   def wait(self) -> None:
-    """Waits until everything is on disk.
+    """Waits until all checkpoints are on disk.
 
     Raises:
-      SaveError: if a save failed, or the checkpoints were removed meanwhile.
+      SaveError: if a save failed or the checkpoints were removed.
     """
     with self._reported():
       self._manager.wait_until_finished()
@@ -193,15 +193,15 @@ class Checkpointer:
     return save_errors(what, '; the ones before it are kept')
 
   def restore(self, abstract: TrainState) -> TrainState | None:
-    """Returns the newest state, sharded like `abstract`; None if there is none.
+    """Returns the newest saved state, sharded like `abstract`, or None.
 
     Raises:
-      InputError: if it is damaged or, with `fallback`, if all are damaged.
+      InputError: if the newest (with `fallback`: every) checkpoint is damaged.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
         state, error = self._restore(step, abstract), None
-      except Exception as problem:  # Orbax raises whatever its parts raise
+      except Exception as problem:  # Orbax raises errors of any class
         error = problem
       if everywhere(error is None).all():
         logging.info('Restored step %d.', step)
@@ -232,7 +232,7 @@ class Checkpointer:
     )
 
   def _damaged(self, step: int, error: Exception) -> None:
-    """Raises InputError, or with `fallback` moves the checkpoint aside."""
+    """Moves a damaged checkpoint if `fallback`; otherwise raises InputError."""
     folder = self._folder / str(step)
     damaged = unreadable(folder, error)
     if not self._config.fallback:
@@ -248,7 +248,7 @@ class Checkpointer:
 
 
 def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
-  """Returns the rank, lowest for the best; inf if another metric set it."""
+  """Returns the stored rank, or inf if it is a rank by another metric."""
   # Earlier versions stored only the loss.
   rank = metrics['loss'] if 'loss' in metrics else metrics['rank']
   same = metrics.get('by', 'loss') == by
@@ -256,7 +256,7 @@ def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
 
 
 def _mend_metrics(path: epath.Path) -> None:
-  """Replaces an unreadable rank with the worst one; no state depends on it."""
+  """Replaces an unreadable rank with inf, the rank of the worst checkpoint."""
   try:
     metrics = read_json(path)
     _rank(metrics)
@@ -270,7 +270,7 @@ def _mend_metrics(path: epath.Path) -> None:
 def restore_training(
   workdir: epath.PathLike, abstract: TrainState
 ) -> dict[str, Any]:
-  """Returns the newest state without weights, sharded like `abstract`."""
+  """Returns the newest saved state without weights, sharded like `abstract`."""
   return restore_newest(workdir, 'training', _items(abstract)['training'])[0]
 
 

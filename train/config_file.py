@@ -18,11 +18,11 @@ from core.ranges import MOST_LETTERS
 
 
 def load_config(spec: str) -> ml_collections.ConfigDict:
-  """Runs `get_config` of a Python file.
+  """Returns the config that `get_config` of a Python file builds.
 
   Args:
-    spec: 'PATH.py' or 'PATH.py:ARGUMENT'. A relative path is looked up in this
-      project first, unless it starts with a dot.
+    spec: 'PATH.py' or 'PATH.py:ARGUMENT'. The file is looked up in this project
+      first, except for a path that starts with a dot.
   """
   name, _, argument = spec.partition(':')
   root = pathlib.Path(__file__).parents[1]
@@ -79,11 +79,7 @@ def check_keys(
 def override(
   config: ml_collections.ConfigDict, assignments: Sequence[str]
 ) -> ml_collections.ConfigDict:
-  """Applies assignments such as 'optimizer.lr=2e-4' to a locked config.
-
-  Raises:
-    InputError: A type is wrong or a key is unknown; suggests the closest key.
-  """
+  """Applies KEY=VALUE texts to a config; raises InputError for a wrong text."""
   known = flatten(config.to_dict())
   check_keys(assignments, known)
   for assignment in assignments:
@@ -100,7 +96,7 @@ def _read(key: str, text: str, default: Any) -> Any:
     value = _literal(text)
     if isinstance(default, list):
       values = value if isinstance(value, tuple | list) else (value,)
-      # An empty default has no element type; later checks catch a wrong one.
+      # An empty default has no element type; later checks catch wrong types.
       return tuple(_like((default or [v])[0], v) for v in values)
     return _like(default, value)
   except (ValueError, TypeError, OverflowError) as error:
@@ -112,11 +108,11 @@ def _read(key: str, text: str, default: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-  """Returns the value of a Python literal; raises ValueError for other text."""
+  """Evaluates a Python literal; raises ValueError if the text is not one."""
   if len(text) > MOST_LETTERS:
     raise ValueError('too long')
   try:
-    with warnings.catch_warnings():  # such as the one for '1if'
+    with warnings.catch_warnings():  # Python warns about text such as '1if'
       warnings.simplefilter('ignore')
       return ast.literal_eval(
         text.title() if text in ('true', 'false') else text
@@ -126,7 +122,7 @@ def _literal(text: str) -> Any:
 
 
 def _like(default: Any, value: Any) -> Any:
-  """Converts the value to the default's type; ValueError if that changes it."""
+  """Converts a value to the default's type; ValueError if that alters it."""
   kind = type(default)
   infinite = isinstance(value, float) and not math.isfinite(value)
   boolean = isinstance(value, bool) != (kind is bool)

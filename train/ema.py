@@ -4,27 +4,27 @@ Sampling uses the exponential moving average by default:
 
   ema <- d_n ema + (1 - d_n) params,   d_n = min(decay, (1 + n) / (10 + n))
 
-where n counts the previous steps, including skipped ones. The ramp lets a short
-run forget its initialization. Without the ramp, d_n = decay.
+where n counts the previous steps, including skipped ones. The second value is a
+ramp, which lets short runs forget their start. Without a ramp, d_n = decay.
 
-A run can also keep power-function averages (EDM2: Karras et al. 2024,
-arXiv 2312.02696, section 3), which weight step s in proportion to s^gamma. For
-step n = 1, 2, ...
+A run can also keep power-function averages, which weight step s in proportion
+to s^gamma (EDM2: Karras et al. 2024, arXiv 2312.02696, section 3). For step
+n = 1, 2, ...
 
   power <- b_n power + (1 - b_n) params,   b_n = (1 - 1/n)^(gamma + 1)
 
-The width of an average is the standard deviation of these weights, relative to
-the length of training so far. The width determines gamma:
+The width of an average is the standard deviation of these weights, divided by
+the number of steps so far. The width determines gamma:
 
   width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))
 
-An average of any width at any step is a linear combination of snapshots
-(section 3.2). With snapshot profiles p_i(s) and target profile r(s),
+A linear combination of snapshots approximates the average of any width at any
+step (section 3.2). With snapshot profiles p_i(s) and target profile r(s),
 
   solve A c = b,   A_ij = <p_i, p_j>,   b_i = <p_i, r>
 
-and divide c by its sum. The result is accurate for widths between those of the
-snapshots, and up to about twice the larger.
+and divide c by its sum. The result is accurate for widths between the smallest
+and about twice the largest width of the snapshots.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ import numpy as np
 from core.errors import InputError
 from core.ranges import Decay, Images, Range, check_fields
 
-# The plain mean (gamma = 0) has 12^-1/2; the minimum averages a few steps.
+# The plain mean (gamma = 0) has width 12^-1/2. Width 0.005 averages few steps.
 WIDTHS = Range(0.005, 0.28)
 
 
@@ -63,7 +63,7 @@ class EMAConfig:
 
 
 def update(config: EMAConfig, ema: Any, params: Any, step: jax.Array) -> Any:
-  """Returns the exponential average; `step` steps came before."""
+  """Returns the exponential average after a step; `step` counts from 0."""
   decay = jnp.float32(config.decay)
   if config.ramp:
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
@@ -73,8 +73,8 @@ def update(config: EMAConfig, ema: Any, params: Any, step: jax.Array) -> Any:
 def update_power(
   config: EMAConfig, power: Sequence[Any], params: Any, step: jax.Array
 ) -> tuple[Any, ...]:
-  """Returns the averages of `config.widths`; `step` steps came before."""
-  # 1 - (1 - 1/n)^(gamma + 1), which would lose all digits in float32.
+  """Returns the power-function averages after a step; `step` counts from 0."""
+  # In float32, 1 - (1 - 1/n)^(gamma + 1) would lose all digits.
   log = jnp.log1p(-1 / (step + 1).astype(jnp.float32))
   return tuple(
     _moved(one, params, -jnp.expm1((gamma_of(width) + 1) * log))
@@ -87,7 +87,7 @@ def _moved(ema: Any, params: Any, weight: jax.Array) -> Any:
 
 
 def gamma_of(width: float) -> float:
-  """Returns the exponent of a width: the positive root of its equation."""
+  """Returns the exponent gamma >= 0 of the average with this width."""
   inverse = width**-2
   roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
   return float(roots[np.isreal(roots)].real.max())
@@ -96,11 +96,11 @@ def gamma_of(width: float) -> float:
 def coefficients(
   snapshots: Sequence[tuple[int, float]], step: int, width: float
 ) -> np.ndarray:
-  """Returns the coefficients of snapshots in the EMA of `width` at `step`.
+  """Returns the coefficients of snapshots that give the average of `width`.
 
   Args:
     snapshots: Step and width of each of n snapshots.
-    step: Step of the average, not before the last snapshot.
+    step: Step of the average, at or after the last snapshot.
     width: Relative width of the average.
 
   Returns:

@@ -33,7 +33,7 @@ MOST_STEPS = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """Length and batches of training; configs/base.py explains each field."""
+  """Length and batch size of training; configs/base.py explains each field."""
 
   images: Annotated[int, Range(1, MOST_IMAGES)]
   batch_size: BatchSize
@@ -87,7 +87,7 @@ class Experiment:
   eval: EvalConfig
 
   def __post_init__(self) -> None:
-    """Checks constraints between sections; uses no device."""
+    """Checks constraints between sections without using a device."""
     check_fields('', self)
     self.objective.weights(len(self.model.taps))
     if self.objective.label_dropout and not self.model.null_label:
@@ -115,7 +115,8 @@ class Experiment:
 def sections_of(kind: type) -> dict[str, Any]:
   """Returns the dataclass of each section of an experiment.
 
-  `model` maps to the first backbone; `model.name` may choose another.
+  `model` maps to the config of the first backbone, but the config key
+  `model.name` may choose another backbone.
   """
   kinds = {
     field.name: field.type
@@ -129,14 +130,14 @@ SECTIONS = sections_of(Experiment)
 
 
 def build(config: dict[str, Any]) -> Experiment:
-  """Builds the experiment from plain values; InputError if they conflict."""
+  """Builds an experiment; raises InputError if values conflict."""
   return Experiment(**read_sections(config, SECTIONS))
 
 
 def read_sections(
   config: dict[str, Any], kinds: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Returns the arguments of an experiment: its seed, and every section.
+  """Returns the seed and the sections of an experiment as its arguments.
 
   Args:
     config: Plain values by section.
@@ -146,7 +147,7 @@ def read_sections(
     InputError: A section or key is missing or unknown.
   """
   expected = {'seed', *kinds}
-  # Sampling a student needs no section distill; `distill.config` reads it.
+  # A student's config also has the section distill, which sampling ignores.
   if config.keys() - ({'distill'} - expected) != expected:
     raise InputError(
       f'the config has the sections {quote(sorted(config), 300)}, expected '
@@ -170,10 +171,10 @@ def read_sections(
 
 
 def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
-  """Builds the dataclass of one section, with tuples for JSON's lists.
+  """Builds the dataclass of one section; JSON lists become tuples.
 
-  Keys with defaults may be missing. Newer versions add keys whose defaults
-  reproduce the earlier behavior.
+  Keys with defaults may be missing, as in configs of earlier versions. Defaults
+  of newer keys reproduce the earlier behavior.
   """
   values = {k: v for k, v in values.items() if f'{name}.{k}' not in REMOVED}
   fields = {field.name: field for field in dataclasses.fields(kind)}

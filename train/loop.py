@@ -1,7 +1,7 @@
 """The training loop, which repeats the step of a `TrainingTask`.
 
-The same command resumes a run: the state comes from the newest complete
-checkpoint, and everything else is a function of (seed, step).
+Giving the same command again resumes a run. The newest complete checkpoint
+provides the state, and (seed, step) determine everything else.
 """
 
 import dataclasses
@@ -41,14 +41,14 @@ from train.step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class TrainingTask:
-  """The step that a run repeats, and what it needs.
+  """The training step that a run repeats, and the inputs of this step.
 
   Attributes:
     abstract: Shapes, dtypes and shardings of the `TrainState`.
     fresh: Function that makes the initial state.
-    step: Function of (n, state, batch, key) to state and metrics. n counts the
-      previous steps and must equal `state.step`.
-    schedule: Function of n to the learning rate of step n.
+    step: Function from (n, state, batch, key) to state and metrics. n counts
+      the previous steps and must equal `state.step`.
+    schedule: Function from n to the learning rate of step n.
     flops: Operations per image of a step; a multiply-add counts as 2.
     reads_records: Whether the step needs records; if not, every batch is {}.
   """
@@ -62,10 +62,10 @@ class TrainingTask:
 
 
 def train(setup: Setup, workdir: epath.Path) -> bool:
-  """Trains until the end or a request to stop; returns whether it finished.
+  """Trains until the end or a stop signal; returns whether the run finished.
 
   Args:
-    setup: Checked run.
+    setup: Settings and opened inputs of the run.
     workdir: Folder of the run; see `train.workdir`.
 
   Raises:
@@ -95,7 +95,7 @@ def train(setup: Setup, workdir: epath.Path) -> bool:
 
 
 def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
-  """Trains like `train`, with the step of a task."""
+  """Trains like the function `train`, but with the step of `task`."""
   experiment, settings = setup.experiment, setup.experiment.train
   logging.info(
     'Mesh %s of %s; %.2f M parameters.',
@@ -172,7 +172,7 @@ def _take_steps(
   log: MetricsLog,
   stop: StopRequest,
 ) -> tuple[int, str]:
-  """Takes steps; returns their total number and the stopping signal or ''."""
+  """Takes steps; returns the last step and the signal that stopped it or ''."""
   settings, previews, scores = (
     setup.experiment.train, setup.previews, setup.scores
   )  # fmt: skip
@@ -184,8 +184,8 @@ def _take_steps(
     state, metrics = task.step(step - 1, state, batch, key)
     if step == start + 1:
       report.compiled(time.perf_counter() - begin)
-    # `record` reads the previous step, so the devices are never idle.
-    reason = stop.after(step)  # once: a signal may come at any line
+    # `record` reads the metrics of the previous step, so devices never wait.
+    reason = stop.after(step)  # read once, since a signal may come at any time
     last = step == settings.steps or bool(reason)
     report.record(step, metrics, last)
     values = {}
@@ -228,7 +228,7 @@ def _say_end(
   report: Report,
   saved: int | None,
 ) -> None:
-  """Logs how a run ended; raises SaveError if its last step is not saved."""
+  """Logs how a run ended; raises SaveError if a finite last step is unsaved."""
   if report.sound and saved != step:
     raise SaveError(f'step {step}, the last one, could not be saved.')
   if step == setup.experiment.train.steps:
@@ -247,7 +247,7 @@ def _say_end(
 def plan(
   experiment: Experiment, mesh: Mesh
 ) -> tuple[optax.Schedule, optax.GradientTransformation, state_lib.TrainState]:
-  """Returns learning rate, optimizer, and the abstract state on the mesh."""
+  """Returns learning-rate schedule, optimizer and abstract training state."""
   schedule = make_schedule(
     experiment.optimizer,
     batch_size=experiment.train.batch_size,
@@ -267,7 +267,7 @@ def plan(
 def fresh(
   experiment: Experiment, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> state_lib.TrainState:
-  """Returns the initial state, with weights from `train.init_from` if set."""
+  """Returns the initial state; `train.init_from` may provide the weights."""
   state = state_lib.init(
     experiment.model,
     optimizer,

@@ -21,7 +21,7 @@ from core.progress import on_terminal
 from sample.pictures import write_png
 from train.tensorboard_log import TensorBoardLog
 
-# Folders of this project; their messages are shown.
+# Log messages of code in these folders of the project are shown.
 _FOLDERS = (
   'commands', 'core', 'distill', 'dit', 'evaluate', 'guidance',
   'input_pipeline', 'sample', 'train', 'experiments', 'benchmarks',
@@ -30,8 +30,8 @@ _SHOWN = ('loss', 'grad_norm', 'lr', 'images_per_second')
 
 
 def set_up_logging() -> None:
-  """Shows our own messages on process 0, and only warnings of libraries."""
-  flags.FLAGS.mark_as_parsed()  # absl logs to a start-up buffer before that
+  """Shows this project's messages on process 0, and warnings of libraries."""
+  flags.FLAGS.mark_as_parsed()  # absl buffers messages until flags are parsed
   handler = logging.get_absl_handler()
   handler.addFilter(_wanted)
   handler.setFormatter(
@@ -43,7 +43,7 @@ def set_up_logging() -> None:
 
 
 def _wanted(record: stdlib_logging.LogRecord) -> bool:
-  """Returns whether a message is ours, judged by its folder, or a warning."""
+  """Returns whether to show a message: any from this project, or a warning."""
   path, root = pathlib.Path(record.pathname), pathlib.Path(__file__).parents[1]
   if path.is_relative_to(root) and path.relative_to(root).parts[0] in _FOLDERS:
     return jax.process_index() == 0
@@ -51,7 +51,7 @@ def _wanted(record: stdlib_logging.LogRecord) -> bool:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
-  """Returns the lines of metrics.jsonl, without damaged ones.
+  """Returns the undamaged lines of metrics.jsonl.
 
   Raises:
     InputError: if the file cannot be read.
@@ -72,7 +72,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
 
 
 def _row(line: str) -> dict[str, float] | None:
-  """Parses a line of metrics.jsonl; None if it is damaged."""
+  """Parses a line of metrics.jsonl; returns None if the line is damaged."""
   try:
     row = parse_json(line)
   except ValueError:
@@ -96,9 +96,10 @@ def _best_effort() -> Iterator[None]:
 
 
 class MetricsLog:
-  """Writes the metrics of process 0; use as a context manager.
+  """A context manager that writes the metrics of process 0.
 
-  A restart at step n removes later lines, since those steps run again.
+  A run that resumes at step n removes the lines after step n, since it repeats
+  those steps.
   """
 
   def __init__(
@@ -112,7 +113,7 @@ class MetricsLog:
 
     Args:
       workdir: Folder of the run.
-      step: Number of steps taken before.
+      step: Number of steps that the run has already taken.
       config: Config to show next to the curves.
       wandb: Project of Weights & Biases, or ENTITY/PROJECT; '' for none.
     """
@@ -146,10 +147,10 @@ class MetricsLog:
   def scalars(
     self, step: int, values: dict[str, float], note: str = ''
   ) -> None:
-    """Logs one line, and one point for each curve; `note` ends the message."""
+    """Logs the metrics of a step; `note` ends the message in the terminal."""
     if not self._writes:
       return
-    # JSON has no non-finite values.
+    # JSON cannot represent non-finite values.
     values = {k: v for k, v in values.items() if math.isfinite(v)}
     with _best_effort():
       self._lines.write(json.dumps({'step': step, **values}) + '\n')
@@ -199,7 +200,7 @@ def _start_wandb(
 
   entity, _, name = project.rpartition('/')
   identity = workdir / 'wandb.json'
-  if not identity.exists():  # a new workdir is a new run
+  if not identity.exists():  # a new workdir starts a new W&B run
     write_json(identity, {'id': uuid.uuid4().hex[:16]})
   try:
     return wandb.init(
@@ -209,9 +210,9 @@ def _start_wandb(
       id=read_json(identity)['id'],
       resume='allow',
       config=dict(config or {}),
-      dir=None if '://' in str(workdir) else str(workdir),  # else a bucket
+      dir=None if '://' in str(workdir) else str(workdir),  # None for buckets
     )
-  except Exception as error:  # whatever the package raises
+  except Exception as error:  # the package raises errors of any class
     raise InputError(
       f'W&B cannot be reached ({reason(error)}); wandb login, or set '
       'WANDB_MODE=offline, or leave log.wandb empty.'

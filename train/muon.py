@@ -1,7 +1,7 @@
 """Muon as in the LightningDiT code of Internal Guidance (arXiv 2512.24176).
 
-That code is Jordan et al. 2024 plus the second factor of Liu et al.
-(arXiv 2502.16982). For the gradient g of a matrix:
+That code combines Muon of Jordan et al. 2024 with the second scale factor of
+Liu et al. (arXiv 2502.16982). For the gradient g of a matrix:
 
   m <- momentum m + (1 - momentum) g
   u  = momentum m + (1 - momentum) g                               (Nesterov)
@@ -9,11 +9,12 @@ That code is Jordan et al. 2024 plus the second factor of Liu et al.
   x <- A x + (B a + C a a) x
   update = sqrt(max(1, rows / columns)) 0.2 sqrt(max(rows, columns)) x
 
-`optax.contrib.muon` cannot reproduce it. Its bias corrections of m and g
-differ, which rotates u; it applies only one of the factors; it has no bfloat16.
+`optax.contrib.muon` cannot reproduce this update. It corrects the bias of m and
+g differently, which rotates u. It applies only one of the two scale factors,
+and it cannot compute in bfloat16.
 
-Rows and columns are those of the published (outputs, inputs) matrices. Our
-kernels are their transposes, stacked along leading axes.
+Rows and columns are those of the published (outputs, inputs) matrices. The
+kernels in this project are the transposed matrices, stacked along leading axes.
 """
 
 import functools
@@ -28,19 +29,19 @@ import optax
 from dit.sharding import BATCH_AXES, constrain
 
 A, B, C = 3.4445, -4.7750, 2.0315
-# Fixed tables, parameters only because published files carry them.
+# Fixed tables, which are parameters only because published files contain them.
 FROZEN = ('position', 'rotary')
 MATRICES = ('kernel', 'label_embed')
 
 
 class MuonState(NamedTuple):
-  """The average m of the gradients, shaped like the parameters."""
+  """The moving average m of the gradients, shaped like the parameters."""
 
   momentum: Any
 
 
 def groups(params: Any) -> Any:
-  """Returns the rule of each parameter: 'muon', 'adam' or 'frozen' (none)."""
+  """Returns 'muon', 'adam' or 'frozen' for each parameter."""
 
   def group(path, leaf):
     del leaf
@@ -57,8 +58,8 @@ def newton_schulz(
 ) -> jax.Array:
   """Maps singular values to about 1 (0.7 to 1.2) and keeps singular vectors.
 
-  In bfloat16, rounding matches the published code unless XLA keeps extra
-  digits under jit (`xla_allow_excess_precision`).
+  In bfloat16, rounding matches the published code. Under jit, XLA may keep
+  extra digits instead (`xla_allow_excess_precision`).
 
   Args:
     u: (..., rows, columns); leading axes stack matrices.
@@ -71,7 +72,7 @@ def newton_schulz(
   # By default, accelerators multiply float32 in lower precision.
   matmul = functools.partial(jnp.matmul, precision='highest')
 
-  def scale(c, x):  # a bfloat16 coefficient would be off by 0.2%
+  def scale(c, x):  # rounding c to bfloat16 would cause an error of 0.2%
     return (np.float64(c) * x).astype(x.dtype)
 
   tall = u.shape[-2] > u.shape[-1]
@@ -86,10 +87,10 @@ def newton_schulz(
 
 
 def _spread(x: jax.Array) -> jax.Array:
-  """Distributes a stack of matrices, each of them whole on one device.
+  """Shards a stack over devices, with every matrix whole on one device.
 
-  Sharded matrices would be gathered in every product; replicated ones would
-  repeat the iteration on every device.
+  A matrix split over devices would be gathered in every product. Replicated
+  matrices would repeat the iteration on every device.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if x.ndim < 3 or mesh.empty:
@@ -101,18 +102,18 @@ def _spread(x: jax.Array) -> jax.Array:
 
 
 def shape_factor(path: str, rows: int, columns: int) -> float:
-  """Returns the product of both factors for the parameter at `path`."""
-  # The published patch kernel is (D, C, p, p). The second factor uses its first
-  # two sides, of which D is the longer; everything else uses it flattened.
+  """Returns the product of both scale factors for the parameter at `path`."""
+  # The published patch kernel is (D, C, p, p) with D > C, so its second factor
+  # uses max(D, C) = D. All other computations flatten the kernel to D rows.
   longest = rows if 'patch_embed' in path else max(rows, columns)
   return max(1, rows / columns) ** 0.5 * 0.2 * longest**0.5
 
 
 def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
-  """Converts gradients of matrices to updates, before decay and learning rate.
+  """Converts gradients to updates, before weight decay and learning rate.
 
   Args:
-    momentum: Decay of the average.
+    momentum: Decay of the average of gradients.
     dtype: Type of the orthogonalization; published: bfloat16.
 
   Returns:
@@ -124,7 +125,7 @@ def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
 
   def direction(path, m, g):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
-    turned = not path.endswith('label_embed')  # published untransposed
+    turned = not path.endswith('label_embed')  # stored as published
     u = average(m, g)
     u = u.mT if turned else u  # (..., rows, columns)
     x = shape_factor(path, *u.shape[-2:]) * newton_schulz(u, dtype=dtype)

@@ -6,23 +6,23 @@ With x_t = alpha(t) x0 + sigma(t) noise and target = dx_t/dt:
          + cosine_weight mean(1 - cos(velocity, target))
 
 The cosine is over channels at each position, as in Internal Guidance
-(arXiv 2512.24176: weight 0.5; cosine_weight 0 in its SiT code, 1 in its
-LightningDiT code). A guided weight w changes the output's target to
+(arXiv 2512.24176), which uses weight_k = 0.5. Its cosine_weight is 0 in the SiT
+code and 1 in the LightningDiT code. With a guide, the output's target becomes
 
   target + w sg(v_f - v_i)
 
-where v_f and v_i are the output and first tap of the guide, which is the moving
-average of the network or the network itself, at the same x_t. This is the
-accelerated target of the same paper, which does not publish w, start and guide.
-The null label replaces the label with probability `label_dropout`. Times:
+where v_f and v_i are the output and first tap of the guide at the same x_t. The
+guide is the moving average of the network or the network itself. This is the
+accelerated target of Internal Guidance, which does not publish w, start and
+guide. The null label replaces a label with probability `label_dropout`. Times:
 
   uniform        t ~ U(0, 1)
   logit_normal   sigma(t) / alpha(t) = exp(n), n ~ N(mean, std); on the linear
                  path t = sigmoid(n)
   discrete       t = (k + 1) / 1000, k ~ U{0, ..., 999}
 
-Prediction 'noise' measures the errors of the noise, and adds the variance term
-of DiT if the network learns its variance (`train.vlb`).
+With prediction 'noise', the loss is the error of the predicted noise. A network
+that learns its variance adds the variance term of DiT (`train.vlb`).
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ class ObjectiveConfig:
         )
 
   def weights(self, num_taps: int) -> tuple[float, ...]:
-    """Returns one weight per tap; InputError if their numbers disagree."""
+    """Returns one weight per tap; raises InputError if the counts differ."""
     weights = self.intermediate_weights
     if len(weights) == 1:
       return weights * num_taps
@@ -106,7 +106,7 @@ def draw_times(
 
 
 class Guide(NamedTuple):
-  """The network that guides the target, and the current weight w."""
+  """A network that guides the target, and the current weight w."""
 
   network: Denoiser
   weight: float | jax.Array
@@ -122,7 +122,7 @@ def velocity_losses(
   *,
   guide: Guide | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array]:
-  """Returns the losses of velocity prediction, per image.
+  """Returns the losses of velocity prediction for each image.
 
   Args:
     denoiser: Network with bound parameters.
@@ -134,8 +134,8 @@ def velocity_losses(
     guide: Guide of the output's target; None for the plain target.
 
   Returns:
-    The output's mean squared error, (B,) float32; a tuple of those of the taps;
-    and the output's mean of 1 - cosine over positions.
+    Mean squared error of the output, (B,) float32; a tuple with that of each
+    tap; and the mean of 1 - cosine over the positions of the output.
   """
   target = of_taps = path.velocity(x0, noise, t)
   x_t = path.interpolate(x0, noise, t)
@@ -148,7 +148,7 @@ def velocity_losses(
   def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
 
-  # The epsilon clamps norms at 1e-8: a freshly initialized network outputs 0.
+  # A new network outputs 0, so epsilon clamps norms to at least 1e-8.
   cosine = optax.losses.cosine_similarity(out.velocity, target, epsilon=1e-16)
   direction = (1 - cosine).mean((1, 2))
   taps = tuple(mse(prediction, of_taps) for prediction in out.intermediate)
@@ -163,7 +163,7 @@ def noise_losses(
   t: jax.Array,
   label: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]:
-  """Returns the losses of output, taps and variance (None without one)."""
+  """Returns the losses of output, taps and learned variance, if any."""
   x_t = path.interpolate(x0, noise, t)
   out = denoiser(x_t, t, label)
 
@@ -188,7 +188,7 @@ def draw(
   key: jax.Array,
   null_label: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Samples noise (B, H, W, C), times (B,) and labels (B,), some dropped.
+  """Samples noise (B, H, W, C) and times (B,), and drops labels (B,) at random.
 
   Args:
     config: Settings of the objective.
@@ -215,10 +215,10 @@ def loss_at(
   *,
   guide: Guide | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the loss, and its unweighted terms by name.
+  """Returns the loss and its unweighted terms by name.
 
-  The `taps` of the network name the intermediate terms. Other arguments are as
-  for `velocity_losses`; some of the labels are dropped.
+  The `taps` of the network name the intermediate terms. In `label`, dropped
+  labels are already replaced. `velocity_losses` explains the other arguments.
   """
   path = path_named(config.path)
   if config.prediction == 'noise':

@@ -55,7 +55,7 @@ def make_schedule(
     after = optax.constant_schedule(config.lr)
   else:
     after = optax.cosine_decay_schedule(config.lr, steps, config.end_fraction)
-  # Step 0 has learning rate lr / warmup, not 0, so the first update counts.
+  # Step 0 has learning rate lr / warmup, since 0 would waste the first update.
   before = optax.linear_schedule(
     config.lr / max(warmup, 1), config.lr, max(warmup - 1, 1)
   )

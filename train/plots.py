@@ -1,4 +1,4 @@
-"""Plots of logged metrics against images seen."""
+"""Plots logged metrics against the number of images seen."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ def optimization(rows: Rows) -> Figure | None:
 
 
 def throughput(rows: Rows) -> Figure | None:
-  """Plots images per second, and the share of time spent waiting for data."""
+  """Plots images per second and the share of time spent waiting for data."""
   panels = [
     ('images per second', {'images_per_second': 'images/s'}, 'linear'),
     ('share of time', {'waiting': 'waiting for data', 'mfu': 'MFU'}, 'linear'),
@@ -43,7 +43,7 @@ def throughput(rows: Rows) -> Figure | None:
 
 
 def panels_of(rows: Rows, prefix: str) -> Figure | None:
-  """Plots a panel per metric with a prefix, such as 'eval/' or 'distill/'."""
+  """Plots one panel for each metric with a prefix, such as 'eval/'."""
   names = _names(rows, lambda name: name.startswith(prefix))
   names = [name for name in names if not name.endswith('_se')]
   panels = [(n.removeprefix(prefix), {n: n}, 'linear') for n in names]
@@ -60,7 +60,7 @@ def _figure(
   *,
   zero: bool = False,
 ) -> Figure | None:
-  """Draws panels, each given by its title, its curves' labels and its scale."""
+  """Draws panels, each defined by a title, labeled curves and a y-scale."""
   known = set(_names(rows, lambda name: True))
   panels = [panel for panel in panels if known & panel[1].keys()]
   if not panels:
@@ -83,7 +83,7 @@ def _figure(
 
 
 def _draw(axes: Axes, rows: Rows, curves: Mapping[str, str]) -> None:
-  # Line styles differ, since curves may coincide (a total with one term).
+  # Line styles differ, since a total with a single term equals that term.
   for (name, label), line in zip(
     curves.items(), itertools.cycle(('-', '--', '-.', ':')), strict=False
   ):

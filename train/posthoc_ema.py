@@ -1,4 +1,4 @@
-"""Snapshots of power-function averages, and averages made from them.
+"""Saves snapshots of power-function averages and combines them to averages.
 
 snapshots/STEP/WIDTH    float32, Orbax; see `train.ema`
 """
@@ -27,7 +27,7 @@ def folder_of(workdir: epath.PathLike) -> epath.Path:
 
 
 class Snapshots:
-  """Writer of the snapshots of a run; use as a context manager."""
+  """A context manager that writes the snapshots of a run."""
 
   def __init__(self, workdir: epath.Path, config: EMAConfig) -> None:
     """Opens or creates `workdir`/snapshots if `config` has widths."""
@@ -47,7 +47,7 @@ class Snapshots:
         self._manager.close()
 
   def save(self, power: tuple[Params, ...], step: int) -> None:
-    """Starts to write a snapshot, unless this step has one."""
+    """Starts to write a snapshot if this step does not have one yet."""
     manager = self._manager
     if not manager or step in manager.all_steps():
       return
@@ -66,14 +66,14 @@ def reconstruct(
   width: float,
   step: int | None = None,
 ) -> tuple[Params, int]:
-  """Returns the average of a width, and its step.
+  """Returns the average with a given width, and its step.
 
   Args:
     workdir: Folder of the run.
     config: Configuration of the network.
-    mesh: Devices to put it on.
-    width: Relative width, any that a power function has.
-    step: Step of the average; None for that of the newest snapshot.
+    mesh: Devices that receive the average.
+    width: Relative width; it may differ from the widths of the snapshots.
+    step: Step of the average; None for the step of the newest snapshot.
 
   Raises:
     InputError: if there are no snapshots, or none at that step.
@@ -108,7 +108,7 @@ def reconstruct(
     for factor, (_, path) in zip(factors, snapshots, strict=True):
       try:
         tree = checkpointer.restore(path, target)
-      except Exception as error:  # Orbax raises whatever its parts raise
+      except Exception as error:  # Orbax raises errors of any class
         raise InputError(
           f'snapshot {path} cannot be read ({reason(error)}); delete its step '
           'to do without it.'

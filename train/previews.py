@@ -1,4 +1,4 @@
-"""Preview grids and scores of samples during training."""
+"""Makes preview grids and scores of samples during training."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ COLUMNS = 10  # columns of a preview grid, one class each
 
 
 class Samples:
-  """Samples images with the weights of a run; checked before it starts."""
+  """Samples images with the weights of a run."""
 
   def __init__(
     self,
@@ -40,7 +40,7 @@ class Samples:
     decoder: Autoencoder | None,
     batch_size: int,
   ) -> None:
-    """Checks that the parts fit; raises InputError if sampling cannot work."""
+    """Raises InputError if sampling cannot work with these settings."""
     self._network, self.seed = experiment.model, experiment.seed
     self._guidance = parse(guidance)
     self._sampler = Sampler(
@@ -59,9 +59,9 @@ class Samples:
     labels: np.ndarray,
     stopping: Callable[[], bool] = lambda: False,
   ) -> Generated | None:
-    """Samples images of labels (n,); returns None if asked to stop.
+    """Samples images of labels (n,) and warns about non-finite images.
 
-    Logs a warning about non-finite images.
+    Returns None if `stopping` returns true after a batch.
     """
     denoiser, batches = backbone.bind(self._network, params), []
     sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
@@ -90,13 +90,13 @@ class Previews:
     decoder: Autoencoder | None = None,
     missing: str = '',
   ) -> None:
-    """Checks that requested previews can be sampled.
+    """Checks that previews can be sampled, if they are requested.
 
     Args:
       experiment: Settings of the run.
       mesh: Devices.
       decoder: Decoder of latents; None for images.
-      missing: Reason why the decoder is missing; '' if it is not.
+      missing: Reason why the decoder is missing; '' if it is present.
 
     Raises:
       InputError: if requested previews cannot be sampled.
@@ -118,7 +118,7 @@ class Previews:
       )
 
   def draw(self, params: Params) -> np.ndarray:
-    """Returns samples, classes in columns, as one (H, W, C) uint8 image."""
+    """Returns a grid with one class per column, as an (H, W, C) uint8 image."""
     columns = min(self._experiment.model.num_classes, COLUMNS)
     count = self._experiment.log.preview_num
     labels = (np.arange(count) % columns).astype(np.int32)
@@ -129,7 +129,7 @@ class Previews:
 
 
 class Scores:
-  """Metrics of samples of a run, always from the same noise.
+  """Computes metrics of samples, which use the same noise every time.
 
   Attributes:
     every: Number of steps between evaluations; 0 for none.
@@ -145,8 +145,8 @@ class Scores:
   ) -> None:
     """Checks that samples can be scored, if scores are requested.
 
-    Arguments are as for `Previews`. Extractor, reference and, if None, the
-    training records are opened at their first use.
+    `Previews` explains the arguments. Extractor and reference are opened at
+    their first use, and so are the training records if they are None.
 
     Raises:
       InputError: if requested scores cannot be computed.
@@ -190,7 +190,7 @@ class Scores:
 
   @functools.cached_property
   def evaluator(self) -> Evaluator:
-    """Extractor and reference, which may take minutes to open."""
+    """An extractor with its reference, which may take minutes to open."""
     config = self._experiment.eval
     return open_evaluator(
       config,
@@ -210,9 +210,10 @@ class Scores:
     params: Params,
     stopping: Callable[[], bool] = lambda: False,
   ) -> dict[str, float]:
-    """Returns every metric as eval/METRIC; {} if asked to stop.
+    """Returns every metric as eval/METRIC; {} if `stopping` returns true.
 
-    eval/nonfinite counts non-finite images. Too many replace all other metrics.
+    eval/nonfinite is the number of non-finite images. If there are too many,
+    no other metric is computed.
     """
     classes = self._experiment.model.num_classes
     labels = plan_labels('balanced', self._experiment.eval.num, classes, 0)
@@ -229,11 +230,11 @@ class Scores:
     return {f'eval/{name}': value for name, value in scores.items()}
 
   def rank(self, values: dict[str, float], loss: float) -> float:
-    """Returns the sort key by `checkpoint.best_by`, lowest for the best.
+    """Returns the sort key of a checkpoint; the best checkpoint has the lowest.
 
     Args:
-      values: Scores of this step; {} for none.
-      loss: Mean loss since the last checkpoint.
+      values: Scores of this step, from which `checkpoint.best_by` selects one.
+      loss: Mean loss since the last checkpoint, used if `best_by` is 'loss'.
     """
     best = self._experiment.checkpoint.best_by
     if best == 'loss':

@@ -1,12 +1,12 @@
-"""Logs metrics, throughput and memory, one step behind the devices.
+"""Logs metrics, throughput and memory, one step later than the devices.
 
-images_per_second   rate since the previous line
-waiting             share of that time spent waiting for a batch
+images_per_second   rate since the previous line of the log
+waiting             share of this time spent waiting for a batch
 tflops              model TFLOP/s of all devices; a backward pass counts as two
                     forward passes, a multiply-add as 2, recomputation as 0
-mfu                 tflops over the peak of the devices in bfloat16
-memory_gib          peak memory of the fullest device so far
-compile_seconds     duration of the call of the first step; once per start
+mfu                 tflops divided by the bfloat16 peak of all devices
+memory_gib          peak memory so far of the device that uses most, in GiB
+compile_seconds     duration of the first step's call; logged once per start
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from core.errors import NonFiniteError
 from train.experiment import Experiment
 from train.metrics_log import MetricsLog
 
-# Published dense bfloat16 TFLOP/s of a chip (of a core for v3).
+# Published dense bfloat16 TFLOP/s per chip, except for v3: per core.
 PEAK_TFLOPS = {
   'TPU v3': 61.5,
   'TPU v4': 275,
@@ -40,7 +40,7 @@ PEAK_TFLOPS = {
 
 
 def check_skipped(bad_steps: int, steps: int) -> None:
-  """Raises NonFiniteError if most of the steps so far were not finite."""
+  """Raises NonFiniteError if most steps so far were non-finite."""
   if 2 * bad_steps > steps:
     raise NonFiniteError(
       f'{bad_steps} of {steps} steps had a loss or gradient that is not finite '
@@ -52,7 +52,7 @@ def check_skipped(bad_steps: int, steps: int) -> None:
 def training_flops(experiment: Experiment) -> int:
   """Returns the operations per image; a multiply-add counts as 2.
 
-  A forward pass counts once, a backward pass twice, a guide's forward once.
+  A backward pass counts as two forward passes. A guide adds one forward pass.
   """
   passes = 3
   if experiment.objective.guided_weight:
@@ -67,14 +67,14 @@ def peak_flops(device: jax.Device) -> float | None:
 
 
 def device_memory() -> float | None:
-  """Returns the peak GiB of the fullest local device; None if unknown (CPU)."""
+  """Returns the largest peak GiB of a local device; None if unknown (CPU)."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [s['peak_bytes_in_use'] for s in stats if 'peak_bytes_in_use' in s]
   return max(peaks) / 2**30 if peaks else None
 
 
 class Report:
-  """Reports each step to bar and log after the next one is dispatched."""
+  """Reports a step to bar and log once the next step is dispatched."""
 
   def __init__(
     self,
@@ -91,9 +91,9 @@ class Report:
       experiment: Settings of the run.
       schedule: Learning rate as a function of the step.
       flops: Operations per image of a step.
-      log: Log that gets a line every `log.every_images`.
+      log: Log, which gets a line every `log.every_images`.
       bar: Progress bar, which advances with every step.
-      bad_steps: Number of bad steps that the run took before.
+      bad_steps: Number of non-finite steps before this start.
     """
     self.bad_steps = bad_steps
     self._settings = experiment.train
@@ -101,15 +101,15 @@ class Report:
     self._schedule, self._log, self._bar = schedule, log, bar
     self._flops = flops
     self._pending: tuple[int, dict[str, jax.Array], bool] | None = None
-    self._latest: dict[str, float] = {}  # some metrics are not in every step
-    # Time and step at which the interval of the rates starts.
+    self._latest: dict[str, float] = {}  # a step may lack some of the metrics
+    # Time and step at the start of the interval that rates are measured over.
     self._mark: tuple[float, int] | None = None
     self._waited = 0.0
     self._losses: list[float] = []  # since the last checkpoint
     self._compile_seconds: float | None = None  # until it is logged
 
   def waiting(self, stream: Iterator[Any]) -> Iterator[Any]:
-    """Yields from the stream, and measures the time spent waiting for it."""
+    """Yields the items of a stream and measures the time spent waiting."""
     while True:
       begin = time.perf_counter()
       try:
@@ -122,12 +122,12 @@ class Report:
   def record(
     self, step: int, metrics: dict[str, jax.Array], last: bool
   ) -> None:
-    """Takes the metrics of a step, maybe the last; logs the previous step."""
+    """Reports the previous step and stores the metrics of the current step."""
     self.flush()
     self._pending = (step, metrics, last)
 
   def compiled(self, seconds: float) -> None:
-    """Takes the duration of the first step's call."""
+    """Stores the duration of the first step's call, to log it later."""
     self._compile_seconds = seconds
 
   @contextlib.contextmanager
@@ -144,7 +144,7 @@ class Report:
     return not self._latest.get('bad_steps') and all(map(math.isfinite, norms))
 
   def check_end(self, step: int, saved: int | None) -> None:
-    """Raises NonFiniteError if the run cannot count as trained."""
+    """Raises NonFiniteError if most steps or the last step were non-finite."""
     check_skipped(self.bad_steps, step)
     if not self.sound:
       raise NonFiniteError(
@@ -155,15 +155,15 @@ class Report:
       )
 
   def mean_loss(self) -> float:
-    """Returns the mean loss since the last call; nan if there was no step."""
+    """Returns the mean loss since the last call, or nan without a new step."""
     losses, self._losses = self._losses, []
     return float(np.mean(losses)) if losses else float('nan')
 
   def flush(self) -> None:
-    """Reports the last step.
+    """Reports the step that `record` stored, if it is not yet reported.
 
     Raises:
-      NonFiniteError: after `train.max_bad_steps` bad steps in a row.
+      NonFiniteError: after `train.max_bad_steps` non-finite steps in a row.
     """
     if self._pending is None:
       return
@@ -173,7 +173,7 @@ class Report:
     self.bad_steps += bool(self._latest['bad_steps'])
     values = {**self._latest, 'bad_steps_total': self.bad_steps}
     now = time.perf_counter()
-    if self._mark is None:  # the first step compiles
+    if self._mark is None:  # the rates exclude the first step, which compiles
       self._mark, self._waited = (now, step), 0.0
     self._bar.update(self._settings.batch_size)
     self._bar.set_postfix(loss=f'{values["loss"]:.3f}', refresh=False)
@@ -201,7 +201,7 @@ class Report:
       self._log.scalars(step, values, note=self._time_left(step, values))
 
   def _time_left(self, step: int, values: dict[str, float]) -> str:
-    """Returns a note such as ', 0:03:20 left'; '' without a rate."""
+    """Returns a note such as ', 0:03:20 left', or '' if the rate is unknown."""
     if not (rate := values.get('images_per_second')):
       return ''
     seconds = (self._settings.steps - step) * self._settings.batch_size / rate
@@ -210,7 +210,7 @@ class Report:
   def _rates(
     self, mark: tuple[float, int], step: int, now: float
   ) -> dict[str, float]:
-    """Returns the rates since the last line, and starts the next interval."""
+    """Returns the rates since the last logged line; starts a new interval."""
     (before, at), waited = mark, self._waited
     self._mark, self._waited = (now, step), 0.0
     if step == at:

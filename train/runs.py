@@ -1,9 +1,9 @@
 """Opens a run or a folder of weights for sampling.
 
-Either becomes an `Experiment`, from which sampling reads the network, the path
-and the section `sample`, and then a denoiser. A folder of published weights is
-sampled with the defaults of its family (docs/checkpoints.md), and a folder
-made from a run with the settings of the run.
+The result is an `Experiment`, which provides the network, the path and the
+settings of sampling, and then a denoiser. Published weights are sampled with
+the defaults of their family (docs/checkpoints.md). A folder of weights that was
+made from a run is sampled with the settings of that run.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ from train import posthoc_ema, workdir
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
 
-# Keys of the network that sampling may set, since they change no weights.
+# Keys of the network that sampling may set; no weights depend on them.
 _COMPUTE = ('model.dtype',)
-# Fields of the network that change its computation, not its weights.
+# Fields of the network that affect its computation, but not its weights.
 _NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
 
 
@@ -44,9 +44,9 @@ class Source:
   """A run, or a folder of weights.
 
   Attributes:
-    place: Workdir of the run, or the folder.
-    is_run: Whether it is a run.
-    weights: Weights of a run for `run_weights`; None for EMA.
+    place: Workdir of the run, or path of the folder.
+    is_run: Whether `place` is the workdir of a run.
+    weights: Name of the run's weights for `run_weights`; None for the EMA.
     step: Step of a run's checkpoint; None for the newest.
   """
 
@@ -56,7 +56,7 @@ class Source:
   step: int | None = None
 
   def __post_init__(self) -> None:
-    """Checks the values; a folder has no choice of weights or step."""
+    """Checks the values; only a run may specify weights or a step."""
     check_value('path', os.fspath(self.place), WebText)
     if self.step is not None:
       check_value('--step', self.step, Annotated[int, Range(0, 2**31 - 1)])
@@ -75,14 +75,14 @@ class Source:
 
   @property
   def is_student(self) -> bool:
-    """Returns whether it is a run of `distill`."""
+    """Returns whether the source is a run of the command `distill`."""
     return self.is_run and 'distill' in workdir.load_config(self.place)
 
   def open(self, overrides: Sequence[str]) -> Experiment:
     """Returns the experiment, with overrides of keys that change no weights.
 
     Raises:
-      InputError: A key belongs to the run or folder.
+      InputError: An overridden key is fixed by the run or folder.
     """
     if not self.is_run:
       return _open_folder(self.place, overrides)
@@ -95,24 +95,24 @@ class Source:
       )
     build(about)
     if isinstance(about.get('sample'), dict):
-      # Older runs lack newer keys, which presets may set.
+      # Configs of older runs lack newer keys, which sampling presets may set.
       about['sample'] = dataclasses.asdict(SampleConfig()) | about['sample']
     config = ml_collections.ConfigDict(about).lock()
     return build(_override(config, overrides, 'run').to_dict())
 
   def latents(self) -> LatentSpace:
-    """Returns the latent space of the network, as far as known."""
+    """Returns what is known about the latent space of the network."""
     return open_network(self.place).latents
 
   def check(self) -> None:
-    """Raises InputError if a run lacks the checkpoint."""
+    """Raises InputError if the run does not have the requested checkpoint."""
     if self.is_run and not (self.weights or '').startswith('ema:'):
       checkpoint_step(self.place, self.step)
 
   def load(
     self, experiment: Experiment, mesh: Mesh
   ) -> tuple[Params, dict[str, Any]]:
-    """Returns the weights, placed on the mesh, and their metadata."""
+    """Returns the weights on the mesh, and metadata that describe them."""
     if self.is_run:
       which = self.weights or 'ema'
       params, step = run_weights(
@@ -130,7 +130,7 @@ class Source:
     config, params, info = weights.load_folder(self.place)
     shardings = backbone.shardings(config, backbone.shapes(config), mesh)
     if isinstance(latents := info.get('latents'), dict):
-      # Results do not depend on the decoder's place or the class names.
+      # Results do not depend on the decoder's path or the class names.
       left_out = ('decoder', 'classes')
       kept = {k: v for k, v in latents.items() if k not in left_out}
       info = {**info, 'latents': kept}
@@ -139,10 +139,10 @@ class Source:
   def restore(
     self, experiment: Experiment, mesh: Mesh
   ) -> tuple[Denoiser, dict[str, Any]]:
-    """Returns the denoiser, placed on the mesh, and metadata for results."""
+    """Returns the denoiser on the mesh, and metadata to store with results."""
     params, about = self.load(experiment, mesh)
     protocol = {
-      **about,  # first, so that config.json of a folder overrides nothing
+      **about,  # listed first, since a folder's config.json must not override
       'model': dataclasses.asdict(experiment.model),
       'path': experiment.objective.path,
       'weights_sha256': model.fingerprint(params),
@@ -159,13 +159,13 @@ def run_weights(
   *,
   allow_nonfinite: bool = False,
 ) -> tuple[Params, int]:
-  """Reads one set of a run's weights; returns them and their step.
+  """Returns weights of a run and the step at which they were saved.
 
   Args:
     place: Workdir of the run.
     config: Configuration of its network.
-    mesh: Devices to put them on.
-    which: 'ema', 'raw', or 'ema:WIDTH', a power-function average.
+    mesh: Devices that receive the weights.
+    which: 'ema', 'raw', or 'ema:WIDTH' for a power-function average.
     step: Step of the checkpoint or snapshot; None for the newest.
     allow_nonfinite: Whether non-finite values are accepted.
 
@@ -187,7 +187,7 @@ def run_weights(
 
 
 def _width_of(which: str) -> float | None:
-  """Returns WIDTH of 'ema:WIDTH'; None for the other known names."""
+  """Returns the WIDTH in 'ema:WIDTH'; None for the names 'ema' and 'raw'."""
   name, _, width = which.partition(':')
   if not width:
     check_choice('--weights', which, WEIGHTS)
@@ -204,7 +204,7 @@ def _width_of(which: str) -> float | None:
 
 
 def check_start(experiment: Experiment) -> None:
-  """Raises InputError unless `train.init_from` holds weights of the network."""
+  """Raises InputError if the weights at `train.init_from` do not fit."""
   source = Source.at(experiment.train.init_from)
   check_same(experiment, source)
   source.check()
@@ -225,10 +225,10 @@ def check_unquantized(source: Source) -> None:
 def check_same(
   experiment: Experiment, source: Source, but: Sequence[str] = ()
 ) -> None:
-  """Raises InputError unless a source holds the network of an experiment.
+  """Raises InputError if a source and an experiment have different networks.
 
   Args:
-    experiment: Experiment with the network and its path.
+    experiment: Experiment, whose path must also match.
     source: Run or folder to check.
     but: Fields of the network that may differ.
   """
@@ -257,7 +257,7 @@ def check_same(
 
 
 def start_weights(experiment: Experiment, mesh: Mesh) -> Params:
-  """Returns the weights at `train.init_from`; for a run, its EMA."""
+  """Returns the weights at `train.init_from`, which are the EMA of a run."""
   source = Source.at(experiment.train.init_from)
   logging.info('Starting with the weights of %s.', source.place)
   return source.load(source.open(()), mesh)[0]
@@ -321,7 +321,7 @@ def _override(
 
 
 def sampling_of(experiment: Experiment) -> dict[str, Any]:
-  """Returns the section `sample` without keys that change no image."""
+  """Returns the keys of the section `sample` that affect the images."""
   sampling = dataclasses.asdict(experiment.sample)
   del sampling[OF_MACHINE]
   return sampling

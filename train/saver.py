@@ -1,4 +1,4 @@
-"""Saves of a run, delayed while its steps are not finite."""
+"""Saves the state of a run, but waits while its steps are non-finite."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,9 @@ from train.state import TrainState
 class Saver:
   """Writes checkpoints and snapshots when they are due and the run is sound.
 
-  A non-finite step changes nothing, but the step before it may have left finite
-  parameters that give no finite loss. Saves within a streak of non-finite steps
-  therefore wait for the next finite step, so a ruined state never replaces a
-  good one.
+  A non-finite step leaves the state unchanged. The state may still be ruined:
+  its parameters can be finite and yet produce a non-finite loss. A save that is
+  due after a non-finite step therefore waits for the next finite step.
   """
 
   def __init__(
@@ -28,14 +27,14 @@ class Saver:
     report: Report,
     rank: Callable[[dict[str, float], float], float],
   ) -> None:
-    """Starts with nothing due.
+    """Starts with no save due.
 
     Args:
       experiment: Settings of the run.
       checkpointer: Writer of checkpoints.
       snapshots: Writer of power-function averages.
-      report: Report that knows whether the latest step was finite.
-      rank: Function of scores and mean loss to a sort key; see `Scores.rank`.
+      report: Report, which provides whether the latest step was finite.
+      rank: Function from scores and mean loss to a sort key; see `Scores.rank`.
     """
     settings = experiment.train
     self._every = settings.steps_of(experiment.checkpoint.every_images)
@@ -53,11 +52,11 @@ class Saver:
     Args:
       state: State after the step.
       step: Number of steps taken.
-      last: Whether the run stops here, which makes a save due.
+      last: Whether the run stops after this step, which makes a save due.
       scores: Scores of this step; {} for none.
 
     Raises:
-      NonFiniteError: after `train.max_bad_steps` bad steps in a row.
+      NonFiniteError: after `train.max_bad_steps` non-finite steps in a row.
       SaveError: if a checkpoint or snapshot could not be written.
     """
     due = last or step % self._every == 0
@@ -67,7 +66,7 @@ class Saver:
       self._snapshot_due = due = True
     if not (self._due or self._snapshot_due):
       return
-    self._report.flush()  # logs first: a kill after the save loses no line
+    self._report.flush()  # a run killed after the save must not lose this line
     if not self._report.sound:
       if due:
         logging.warning(

@@ -1,4 +1,4 @@
-"""The parts of a training run, checked and opened once before it starts."""
+"""Checks and opens the parts of a training run before it starts."""
 
 import dataclasses
 from typing import Any
@@ -29,7 +29,7 @@ class Setup:
     experiment: Settings of the run.
     mesh: Devices.
     records: Training records; None for a student that needs no data.
-    latents: Latent space of the records, which the run stores.
+    latents: Latent space of the records; the run stores it in latents.json.
     previews: Preview grids of the run.
     scores: Scores of samples of the run.
   """
@@ -47,15 +47,15 @@ def open_setup(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Setup:
-  """Checks that a run can work here, and opens its data and decoder.
+  """Checks that a run can work on this machine; opens its data and decoder.
 
   Args:
     experiment: Settings of the run.
-    workdir: Folder of the run; with checkpoints, initial weights are unused.
-    autoencoder: Decoder of latents, as text; None for the stored one.
+    workdir: Folder. A run with checkpoints needs no initial weights.
+    autoencoder: Name or path of the decoder; None for the stored decoder.
 
   Raises:
-    InputError: The run cannot work here; nothing is compiled.
+    InputError: The run cannot work. The check compiles nothing.
   """
   mesh = make_mesh(experiment.mesh)
   check_settings(experiment, mesh)
@@ -77,7 +77,7 @@ def make_setup(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Setup:
-  """Opens the decoder of the latents, and checks what samples with it.
+  """Opens the decoder of latents, and checks previews and scores.
 
   Args:
     experiment: Settings of the run.
@@ -85,7 +85,7 @@ def make_setup(
     records: Training records, or None.
     latents: Latent space of the run's records or of its teacher.
     workdir: Folder of the run, which may store a decoder.
-    autoencoder: Decoder of latents, as text; None for the stored one.
+    autoencoder: Name or path of the decoder; None for the stored decoder.
 
   Raises:
     InputError: A required decoder is missing or does not fit.
@@ -100,7 +100,7 @@ def make_setup(
     try:
       decoder = read_decoder(autoencoder, channels, latents, mesh)
     except InputError as error:
-      # Training itself needs no decoder, so previews can do without one.
+      # Training needs no decoder: only the previews are left out without one.
       if autoencoder is not None or experiment.eval.every_images:
         raise
       missing = str(error)

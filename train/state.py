@@ -1,7 +1,7 @@
-"""The state of a run: everything that the next step depends on.
+"""The state of a run, which determines the next step.
 
-It stores neither a random key, since step n uses fold_in(key(seed), n), nor a
-position in the data, since the batch of step n is a function of (seed, n).
+The state contains no random key, since step n uses fold_in(key(seed), n). It
+contains no position in the data, since (seed, n) determine the batch of step n.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class TrainState:
 
   Attributes:
     step: Number of steps taken, including skipped ones.
-    bad_steps: Number of latest steps in a row that were skipped as non-finite.
+    bad_steps: Number of non-finite, skipped steps since the last finite step.
     params: Parameters of the network.
     ema: Exponential moving average of the parameters, float32.
     power: Power-function averages of the parameters, float32; see `train.ema`.
@@ -46,12 +46,12 @@ def fresh(
   seed: int,
   averages: int = 0,
 ) -> TrainState:
-  """Returns the initial state, with `averages` power-function averages."""
+  """Returns the initial state; `averages` counts power-function averages."""
   params = backbone.init(config, jax.random.key(seed))
 
   def average():
-    # A copy, since the step donates both; float32 for any parameters, since
-    # bfloat16 cannot represent its small changes.
+    # A copy, since the step donates both parameters and average. In bfloat16,
+    # the average could not represent its small changes.
     return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
 
   return TrainState(
@@ -72,14 +72,14 @@ def abstract(
   averages: int = 0,
   zero1: bool = False,
 ) -> TrainState:
-  """Returns shapes, dtypes and shardings of the state; allocates nothing.
+  """Returns shapes, dtypes and shardings of a state without allocating it.
 
   Args:
     config: Configuration of the network.
     optimizer: Optimizer of its parameters.
     mesh: Devices of the state.
     averages: Number of power-function averages.
-    zero1: Whether to also shard optimizer state and averages over `data`.
+    zero1: Whether to shard optimizer state and averages over `data` as well.
   """
   make = functools.partial(fresh, config, optimizer, averages=averages)
   shapes = jax.eval_shape(functools.partial(make, seed=0))
@@ -97,9 +97,9 @@ def init(
   seed: int,
   **options: Any,
 ) -> TrainState:
-  """Returns a fresh state; each device allocates only its own shard.
+  """Returns an initial state; each device allocates only its own shard.
 
-  Arguments are as for `abstract`, which takes the options, and `fresh`.
+  `abstract` explains the options; `fresh` explains the other arguments.
   """
   target = abstract(config, optimizer, mesh, **options)
   make = functools.partial(

@@ -1,10 +1,10 @@
-"""One training step, compiled once; the old state is donated.
+"""One training step, compiled once, which donates the old state.
 
-With `accumulate` parts, the gradient is the mean over parts of the batch, which
-run in sequence. Noise and times are those of the whole batch.
+With `accumulate` > 1, the parts of a batch run in sequence, and the gradient is
+their mean. Noise and times are sampled for the whole batch before the split.
 
-A step with a non-finite loss or gradient changes neither parameters nor EMA nor
-optimizer. It counts in `bad_steps`, and the next step samples new noise.
+A step with a non-finite loss or gradient leaves parameters, averages and
+optimizer unchanged. `bad_steps` counts it, and the next step samples new noise.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ def make_train_step(
   normalization: latents.Normalization = _IDENTITY,
   accumulate: int = 1,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
-  """Builds the step.
+  """Builds the compiled training step.
 
   Args:
     config: Configuration of the network.
@@ -48,8 +48,8 @@ def make_train_step(
     accumulate: Number of parts of a batch.
 
   Returns:
-    A function of (state, batch, key) to (state, metrics): the loss, its terms
-    ('loss/...'), and the global norms of gradient, update and parameters.
+    Function from (state, batch, key) to (state, metrics). The metrics are loss,
+    terms ('loss/...'), and global norms of gradient, update and parameters.
   """
 
   def train_step(state, batch, key):
@@ -58,7 +58,7 @@ def make_train_step(
     noise, t, label = objective.draw(
       objective_config, x0, batch['label'], key, config.num_classes
     )
-    # In steps, since the number of images may overflow int32.
+    # The number of images may overflow int32, so the code compares steps.
     start = min(
       -(-objective_config.guided_start_images // len(label)), 2**31 - 1
     )
@@ -104,7 +104,7 @@ def make_train_step(
 
 
 def accept(new: State, old: State, ok: jax.Array) -> State:
-  """Returns `new` if the step was finite (`ok`), else `old`; counts it."""
+  """Returns `new` if `ok`, else `old`, with both counters of steps updated."""
   kept = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
   return dataclasses.replace(
     kept,
@@ -114,7 +114,7 @@ def accept(new: State, old: State, ok: jax.Array) -> State:
 
 
 def compiled(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
-  """Returns the compiled step, which donates the state and keeps shardings."""
+  """Compiles a step that donates the old state and keeps its shardings."""
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
@@ -125,7 +125,7 @@ def latents_of(
   """Returns the network's input (B, H, W, C), float32, and the next random key.
 
   Args:
-    batch: Batch with 'image', or with 'moments' to sample latents from.
+    batch: Batch with 'image', or with 'moments' of the posterior of latents.
     normalization: Normalization of latents.
     key: Random key of this step.
   """
@@ -140,7 +140,7 @@ def latents_of(
 
 
 def _accumulated(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:
-  """Returns the mean of `grad(params, *part)` over parts of the batch.
+  """Returns a function that averages `grad(params, *part)` over batch parts.
 
   Part k has the examples k, k + parts, ..., so no example changes its device.
   """

@@ -1,7 +1,7 @@
-"""TensorBoard's event file, written in the caller's thread.
+"""Writes TensorBoard event files in the caller's thread.
 
-The writer of tensorboardX has a thread of its own and a queue for it. If the
-thread fails, as on a full disk, the queue fills and training waits forever.
+The writer of tensorboardX would use a queue and a separate thread. If a full
+disk ended that thread, the queue would fill and training would wait forever.
 """
 
 import contextlib
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-_FLUSH_SECONDS = 30.0  # on gs://, every flush uploads the whole file
+_FLUSH_SECONDS = 30.0  # rare, since a flush on gs:// uploads the whole file
 
 
 class TensorBoardLog:
-  """Event files in a folder, local or gs://.
+  """Writes event files to a local or gs:// folder.
 
   Methods raise OSError if the file cannot be written. The next entry then
-  starts a new file, since the last record of the old one may be cut.
+  starts a new file, since the last record of the old file may be incomplete.
   """
 
   def __init__(self, folder: epath.Path, step: int) -> None:
-    """Starts a file; TensorBoard hides earlier entries after `step`."""
-    # Imported here, since they load torch if torch is installed.
+    """Starts a file; TensorBoard then hides older entries of later steps."""
+    # A late import, since tensorboardX loads torch if torch is installed.
     from tensorboardX import record_writer, summary
     from tensorboardX.proto import event_pb2
 
@@ -41,17 +41,17 @@ class TensorBoardLog:
     self._write(step, summary=self._summary.scalar(name, value))
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Adds an image (H, W, C) uint8."""
+    """Adds an (H, W, C) uint8 image."""
     self._write(
       step, summary=self._summary.image(name, image, dataformats='HWC')
     )
 
   def text(self, step: int, name: str, text: str) -> None:
-    """Adds a text in Markdown."""
+    """Adds a Markdown text."""
     self._write(step, summary=self._summary.text(name, text))
 
   def close(self) -> None:
-    """Writes what is left and closes the file."""
+    """Flushes and closes the file."""
     if self._file is not None:
       self._file.close()
 

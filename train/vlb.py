@@ -1,18 +1,18 @@
-"""DiT's objective: the noise, and the variance of its sampling steps.
+"""DiT's loss of the predicted noise and of the variance of sampling steps.
 
 At step k of 0..999, t = (k + 1) / 1000 and s = k / 1000 (Peebles & Xie 2023;
-Nichol & Dhariwal 2021). The mean gets no gradient from vb:
+Nichol & Dhariwal 2021). The gradient of vb does not reach the predicted mean:
 
   loss = mean (noise prediction - noise)^2 + vb
   vb   = KL(q(x_s | x_t, x0) || p(x_s | x_t)) / log 2    k > 0
          -log p(x0 | x_t) / log 2  (256 levels)          k = 0
 
-per dimension. q and p are normal with the DDPM mean of `sample.ddpm` at x0 and
-at the predicted x0. Their log variances are
+per dimension. q and p are normal distributions. Their means are the DDPM means
+of `sample.ddpm` at x0 (q) and at the predicted x0 (p). Their log variances are
 
   q: log small     p: f log beta + (1 - f) log small,   f = (variance + 1) / 2
 
-At step 0, where small = 0, the value of step 1 replaces it.
+At step 0, small would be 0, so the value of step 1 is used instead.
 """
 
 import jax
@@ -38,7 +38,7 @@ def variance_losses(
     x: (B, H, W, C) noisy latents at t.
     noise: (B, H, W, C) predicted noise.
     variance: (B, H, W, C) predicted variance, -1 for `small`, 1 for `beta`.
-    t: (B,) times of whole steps.
+    t: (B,) times (k + 1) / 1000.
   """
   t = expand(t, x)
   s = jnp.maximum(t - 1 / STEPS, 0)
@@ -68,7 +68,7 @@ def variance_losses(
 def _log_probability(
   x: jax.Array, mean: jax.Array, log_variance: jax.Array
 ) -> jax.Array:
-  """Log-likelihood of x as one of 256 levels in [-1, 1], as in DiT's code."""
+  """Log-likelihood of x in 256 levels from -1 to 1, as in DiT's code."""
   scale = jnp.exp(-log_variance / 2)
   below = _cdf(scale * (x - mean - 1 / 255))
   above = _cdf(scale * (x - mean + 1 / 255))
@@ -79,5 +79,5 @@ def _log_probability(
 
 
 def _cdf(x: jax.Array) -> jax.Array:
-  """Tanh approximation of the standard normal CDF that DiT uses."""
+  """DiT's approximation of the standard normal CDF by a tanh."""
   return (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2

@@ -1,8 +1,8 @@
-"""The workdir of a run.
+"""Creates, locks and resumes the workdir of a run.
 
 config.json     resolved config
 run.json        versions, devices and command of the latest start
-latents.json    autoencoder, normalization, place of the decoder
+latents.json    autoencoder, normalization, path of the decoder
                 (sample/decoder.py) and class names of the data
 teacher.json    teacher of a student
 checkpoints/    Orbax checkpoints
@@ -35,7 +35,7 @@ from dit.weights.checkpoint_names import saved_steps
 from sample.saved_network import LATENTS, load_config
 from train.config_file import load_config as load_config_file
 
-# Sections and keys that may differ on resumption: they change only rounding.
+# Sections and keys that a resumed run may change. They affect only rounding.
 FREE = (
   'checkpoint',
   'data.dir',
@@ -56,7 +56,7 @@ FREE = (
   'train.max_bad_steps',
 )
 TEACHER = 'teacher.json'
-# Files that training writes in addition to Orbax's checkpoints.
+# Files that training writes, in addition to checkpoints.
 WRITES = (
   'config.json',
   'run.json',
@@ -76,9 +76,9 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 @contextlib.contextmanager
 def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
-  """Holds the lock of a run within the block: one job trains it at a time.
+  """Locks a run within the block, so that a single job trains the run.
 
-  All processes of a job call it.
+  All processes of a job call this function.
 
   Args:
     workdir: Folder of the run, local or gs://; it is created.
@@ -90,7 +90,7 @@ def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
   Raises:
     InputError: if another job trains the run, or the folder cannot be written.
     WriteError: if the disk is full.
-    PrepareError: Raised for the same reason on the other processes.
+    PrepareError: on a process if another process fails.
   """
   with writing(
     workdir, 'run', command, writes=WRITES, instead='choose another --workdir'
@@ -101,9 +101,9 @@ def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
 def claim(
   workdir: epath.PathLike, config: dict[str, Any], *, extensible: bool = True
 ) -> epath.Path:
-  """Makes `workdir` the folder of the run `config`, new or resumed.
+  """Prepares `workdir` for a new or resumed run with this config.
 
-  The caller holds the lock of the run; see `training`.
+  The caller must have locked the run with `training`.
 
   Args:
     workdir: Folder, local or gs://.
@@ -114,9 +114,9 @@ def claim(
     The folder.
 
   Raises:
-    InputError: if the folder cannot be made or read, holds another config, or
-      has trained more than `train.images` already.
-    WriteError: if it cannot be written.
+    InputError: if the folder cannot be made or read or has another config, or
+      if the run has already trained on more than `train.images` images.
+    WriteError: if the folder cannot be written.
   """
   check_value('--workdir', os.fspath(workdir), PathText)
   workdir = epath.Path(workdir).expanduser()
@@ -148,7 +148,7 @@ def claim(
 def _change_length(
   workdir: epath.Path, change: str, config: dict[str, Any]
 ) -> None:
-  """Logs the change of length; InputError if the run has passed the new one."""
+  """Logs a new length of the run; raises InputError if the run is longer."""
   images, size = (config['train'][key] for key in ('images', 'batch_size'))
   step = max(saved_steps(workdir), default=0)
   if step > max(images // size, 1):
@@ -168,13 +168,13 @@ def _change_length(
 
 
 def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
-  """Returns a JSON file of a run, such as TEACHER; {} if it has none yet."""
+  """Returns the values of a run's JSON file; {} if the file does not exist."""
   path = epath.Path(workdir).expanduser() / name
   return read_json(path) if path.exists() else {}
 
 
 def environment() -> dict[str, Any]:
-  """Returns versions, devices and the command."""
+  """Returns software versions, devices and the command of this process."""
   return {
     'command': sys.argv,
     'python': platform.python_version(),
@@ -192,10 +192,10 @@ def is_free(key: str) -> bool:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
-  """Returns 'key: old -> new' by key, for values that may not differ.
+  """Returns {key: 'key: old -> new'} for the changes that are not allowed.
 
-  A key that the run lacks in one of its sections was added later, with a
-  default that reproduces the earlier behavior.
+  A key missing from the old config is newer than the run. Its default, which
+  reproduces the earlier behavior, is the old value.
   """
   is_student = 'distill' in new
   base = 'configs/distill/base.py' if is_student else 'configs/base.py'
@@ -204,7 +204,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
   old, new = later | flatten(old), flatten(new)
 
   def may_differ(key):
-    # The grid and solver of a student are part of its training.
+    # The sampling grid and solver of a student are part of its training.
     if is_student and key.startswith('sample.'):
       name = key.removeprefix('sample.')
       return name in ('batch_size', 'state_dtype', 'truncate')
@@ -220,15 +220,15 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 
 
 def _is_same_stage(old: Any, new: Any) -> bool:
-  """Returns whether a stored path is that of a stage in the same recipe.
+  """Returns whether an old absolute and a new relative path name one stage.
 
-  Stages store a relative path, so that recipes can be moved; earlier versions
-  stored an absolute one.
+  Stages of a recipe store relative paths, so that the recipe can be moved.
+  Earlier versions stored absolute paths.
   """
   path = pathlib.PurePath(str(old))
   return path.is_absolute() and str(new) == beside(path)
 
 
 def beside(stage: epath.PathLike) -> str:
-  """Returns the path of a stage of a recipe, relative to another stage."""
+  """Returns the path of a stage, relative to another stage of its recipe."""
   return f'../{pathlib.PurePath(stage).name}'
