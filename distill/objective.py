@@ -93,9 +93,9 @@ class Distillation(Rollout):
       key: Random key of this update.
       updates: Number of the student's updates so far.
     """
-    walk_key, level_key, noise_key, gan_key = jax.random.split(key, 4)
+    rollout_key, level_key, noise_key, gan_key = jax.random.split(key, 4)
     denoiser = self.fake(teacher, fake)
-    x, shown = self.samples(params, label, walk_key)
+    x, shown = self.samples(params, label, rollout_key)
     level = self._fake_levels(level_key, updates)
     noise = self.noise(noise_key)
     out = denoiser(self.path.interpolate(x, noise, level), level, label)
@@ -129,10 +129,10 @@ class Distillation(Rollout):
       return x, x
     student = backbone.bind(self.student, _sg(params))
     if not self.config.adversarial:
-      x = self.walk(student, label, len(self.times) - 1, key)
+      x = self.roll_out(student, label, len(self.times) - 1, key)
       return x, x
     k = self.draw_step(jax.random.fold_in(key, len(self.times) + 1))
-    return self.walk_and_read(student, label, k, key)
+    return self.roll_out_and_predict(student, label, k, key)
 
   def _fake_levels(self, key: jax.Array, updates: Updates) -> jax.Array:
     key, which, grid = jax.random.split(key, 3)
@@ -310,18 +310,18 @@ class Distillation(Rollout):
   def passes(self) -> float:
     """Returns the network passes per image and step; a backward pass is two."""
     config, n = self.config, len(self.times) - 1
-    walk = self.walk_passes
+    rollout = self.rollout_passes
     student = 0.0
     if config.method == 'dmd':
       pair = config.augmented * (1 + bool(config.teacher_guidance.terms))
       shared = config.query != 'renoise' or config.schedule == 'shared'
       own = config.matches * (1 + (not pair or not shared))
-      student += walk + 2 + pair + own + 3 * config.adversarial
+      student += rollout + 2 + pair + own + 3 * config.adversarial
     if config.method == 'teacher_trajectory':
       rows = 1 + bool(config.teacher_guidance.terms)
       student += n * (config.substeps * rows + 3)
     fake = 0.0
     if config.fakes:
-      walk = walk if config.query == 'renoise' else n
-      fake = walk + 3 + 6 * config.adversarial
+      rollout = rollout if config.query == 'renoise' else n
+      fake = rollout + 3 + 6 * config.adversarial
     return fake + student / config.period

@@ -99,20 +99,20 @@ class Rollout:
       return jax.random.choice(key, steps)
     return constrain_batch(jax.random.choice(key, steps, (self.batch_size,)))
 
-  def walk(
+  def roll_out(
     self, student: Denoiser, label: jax.Array, k: int | jax.Array,
     key: jax.Array,
   ) -> jax.Array:  # fmt: skip
     """Returns the student's state at t_k, from noise and without gradient."""
-    return self._walk(student, label, k, key, None)[0]
+    return self._roll_out(student, label, k, key, None)[0]
 
-  def walk_and_read(
+  def roll_out_and_predict(
     self, student: Denoiser, label: jax.Array, k: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Returns the state after all steps, and the x0 predicted at step k."""
-    return self._walk(student, label, len(self.times) - 1, key, k)
+    return self._roll_out(student, label, len(self.times) - 1, key, k)
 
-  def _walk(self, student, label, k, key, read_at):
+  def _roll_out(self, student, label, k, key, read_at):
     grid, each = self.grid, jnp.ndim(k) > 0
 
     def step(j, carry):
@@ -137,17 +137,17 @@ class Rollout:
 
   def visit(self, params: Params, label: jax.Array, key: jax.Array) -> Visit:
     """Samples to a random step, then predicts at this step with gradient."""
-    k_key, walk_key = jax.random.split(key)
+    k_key, rollout_key = jax.random.split(key)
     k = self.draw_step(k_key)
     frozen = backbone.bind(self.student, _sg(params))
-    z = self.walk(frozen, label, k, walk_key)
+    z = self.roll_out(frozen, label, k, rollout_key)
     t = self.grid[k]
     times = jnp.broadcast_to(t, len(z))
     v = backbone.bind(self.student, params)(z, times, label).velocity
     return Visit(k, t, z, v, self.path.x0_from_velocity(z, v, t))
 
   @property
-  def walk_passes(self) -> float:
+  def rollout_passes(self) -> float:
     """Returns the mean number of network passes of a call of `visit`."""
     n = len(self.times) - 1
     # The loop runs until the last image of the batch has reached its step.

@@ -304,7 +304,7 @@ def _check_grid(experiment: StudentExperiment) -> None:
   solver = sampling.make_solver(path)
   if type(solver) not in (Euler, Renoise):
     raise InputError(
-      f'sample.solver is {sampling.solver}, but a student walks with renoise '
+      f'sample.solver is {sampling.solver}, but a student samples with renoise '
       '(DMD) or euler (SD3.5-Flash); set it.'
     )
   if type(solver) is Euler and type(path) is not Linear:
@@ -322,7 +322,7 @@ def _check_grid(experiment: StudentExperiment) -> None:
       )
     if config.query == 'student_trajectory' and type(solver) is not Euler:
       raise InputError(
-        'distill.query student_trajectory is for a student that walks with '
+        'distill.query student_trajectory is for a student that samples with '
         f'sample.solver=euler, not {sampling.solver}.'
       )
   if config.branch and not len(trained_steps(config.branch, grid)):

@@ -70,9 +70,9 @@ def test_printed_commands_work_on_a_student(student, mine, tmp_path):
 
 @pytest.mark.parametrize(
   ('argument', 'stages', 'passes'),
-  # A walk to one of two steps takes 1.5 passes on average. Student: the walk, 2
+  # A rollout to one of two steps takes 1.5 passes on average. Student: the rollout, 2
   # to go back, the teacher's pair, teacher and fake at the other level: 7.5.
-  # Fake: the walk, and 3 forward and backward: 4.5.
+  # Fake: the rollout, and 3 forward and backward: 4.5.
   [('hybrid,2', 1, '12'), ('flash,2', 4, None)],
 )
 def test_dry_run(teacher, tmp_path, argument, stages, passes):
@@ -280,7 +280,7 @@ def test_ends_of_the_ratio_are_the_branches():
   ('hybrid,2', {'sample.solver': 'heun'}, 'sample.solver is heun'),
   ('hybrid,2', {'sample.spacing': 'edm'}, 'whose times start at 0.9877'),
   ('sharing,1', {}, 'one step has none'),
-  ('sharing,2', {'sample.solver': 'renoise'}, 'walks with sample.solver=eul'),
+  ('sharing,2', {'sample.solver': 'renoise'}, 'samples with sample.solver=eul'),
   ('dm,1', {'distill.branch': 'low'}, 'distill.branch low has no step'),
   ('hybrid,2', {'distill.guidance': 'ig:1.5:tap=1'}, 'needs tap 1'),
   ('hybrid,2', {'distill.method': ''}, "distill.method is ''"),

@@ -60,7 +60,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
 
 @pytest.mark.parametrize('query', ['student_trajectory', RENOISE])
 def test_generated_input_is_what_the_adversarial_term_moves(query, student):
-  """The input is x0 predicted at a random step, not the end of the walk."""
+  """The input is x0 predicted at a random step, not the end of the rollout."""
   distillation = make_distillation(
     query=query, solver='euler', gan_weight=0.1, step_per_image=True
   )
@@ -74,7 +74,7 @@ def test_generated_input_is_what_the_adversarial_term_moves(query, student):
 
   @jax.jit
   def expected(k):
-    z = distillation.walk(denoiser, LABEL, k, KEY)
+    z = distillation.roll_out(denoiser, LABEL, k, KEY)
     t = distillation.grid[k]
     velocity = denoiser(z, t, LABEL).velocity
     return distillation.path.x0_from_velocity(z, velocity, t)

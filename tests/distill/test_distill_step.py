@@ -277,11 +277,11 @@ def test_discriminator_learns_to_tell(teacher):
   assert discriminator.default_blocks(1) == (1,)
 
 
-def test_a_walk_is_what_the_sampler_does(student):
-  """The walk equals the sampler's Euler integration from the same noise."""
+def test_a_rollout_is_what_the_sampler_does(student):
+  """The rollout equals the sampler's Euler integration from the same noise."""
   distillation = make_distillation(solver='euler')
   denoiser = model.bind(distillation.student, student)
-  walked = jax.jit(distillation.walk)(denoiser, LABEL, 4, KEY)
+  reached = jax.jit(distillation.roll_out)(denoiser, LABEL, 4, KEY)
   start = distillation.noise(jax.random.fold_in(KEY, 5))
 
   def evaluate(x, t, n, memory):
@@ -290,7 +290,7 @@ def test_a_walk_is_what_the_sampler_does(student):
   expected, _ = jax.jit(sampler.integrate, static_argnums=(0, 1))(
     evaluate, Euler(), start, distillation.grid
   )
-  np.testing.assert_allclose(walked, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(reached, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_teacher_follows_its_own_trajectory(teacher):
@@ -309,7 +309,7 @@ def test_a_teacher_follows_its_own_trajectory(teacher):
 
 
 def test_gradient_crosses_one_step_alone(student, teacher):
-  """The walk before the last prediction is data, without a gradient."""
+  """The rollout before the last prediction is data, without a gradient."""
   distillation = make_distillation(solver='euler', branch='low')
 
   @jax.jit

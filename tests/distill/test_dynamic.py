@@ -89,7 +89,7 @@ def test_real_score_begins_near_the_fake_and_ends_at_the_teacher(
 
 
 def test_each_image_draws_its_own_step(student):
-  """Each image's state, time and prediction equal a walk's to its step."""
+  """Each image's state, time and prediction equal those of a rollout to its step."""
   distillation = make_distillation(step_per_image=True)
   visit = jax.jit(distillation.visit)(student, LABEL, KEY)
   assert len(set(visit.k.tolist())) > 1
@@ -98,7 +98,7 @@ def test_each_image_draws_its_own_step(student):
 
   @jax.jit
   def expected(k):
-    z = distillation.walk(denoiser, LABEL, k, jax.random.split(KEY)[1])
+    z = distillation.roll_out(denoiser, LABEL, k, jax.random.split(KEY)[1])
     return z, denoiser(z, jnp.full(8, distillation.grid[k]), LABEL).velocity
 
   for k in range(4):
