@@ -1,4 +1,4 @@
-"""Guidance methods: each has a weak prediction and moves away from it.
+"""Guidance methods. A method moves the velocity away from a weak prediction.
 
   velocity += push(strong, weak),   usually   (scale - 1) (strong - weak)
 
@@ -11,7 +11,7 @@ The weak prediction comes from
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,17 +43,37 @@ class Step:
   path: Path = static(Linear())  # noqa: RUF009 - frozen
 
 
-class Place(NamedTuple):
-  """The point of a prediction: x (B, H, W, C) at scalar t on a path."""
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+  """The two velocities at (x, t) between which a method extrapolates.
 
+  Attributes:
+    strong: Conditional velocity (B, H, W, C), refined by IG if that is active.
+    weak: Weak velocity (B, H, W, C).
+    scale: Scale, or several scales, from `Term.scale_at`.
+    x: State (B, H, W, C).
+    t: Scalar time.
+    path: Path of the velocities.
+    memory: Memory from `Term.init` or from the previous step.
+  """
+
+  strong: jax.Array
+  weak: jax.Array
+  scale: jax.Array
   x: jax.Array
   t: jax.Array
   path: Path
+  memory: Memory = ()
+
+  @property
+  def difference(self) -> jax.Array:
+    """Difference strong - weak."""
+    return self.strong - self.weak
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-  """A method, named `name` in text; a `scale` of 1 switches it off."""
+  """A guidance method. Text calls it `name`. Scale 1 switches it off."""
 
   name: ClassVar[str]
   scale: Scale
@@ -71,28 +91,27 @@ class Term:
     key: jax.Array,
     image_keys: jax.Array,
   ) -> Any:
-    """Returns the random choices of a solver step, from the step's keys."""
+    """Returns the random choices of a solver step.
+
+    Args:
+      denoiser: Network.
+      condition: Conditions with leading axis B, or None to count the cost.
+      key: Random key of the step.
+      image_keys: Random keys (B,) of the step, one for each image.
+    """
 
   def init(self, x: jax.Array) -> Memory:
     """Returns the memory at the first step."""
     del x
     return ()
 
-  def push(
-    self,
-    strong: jax.Array,
-    weak: jax.Array,
-    scale: jax.Array,
-    place: Place,
-    memory: Memory,
-  ) -> tuple[jax.Array, Memory]:
-    """Returns the change of velocity and the new memory."""
-    del place
-    return (scale - 1) * (strong - weak), memory
+  def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
+    """Returns the change of the velocity, (B, H, W, C), and the new memory."""
+    return (at.scale - 1) * at.difference, at.memory
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether it depends on the solver step, not only on (x, t)."""
+    """Returns whether the method needs the solver step, not only (x, t)."""
     return False
 
   @property
@@ -128,7 +147,10 @@ class LabelTerm(Term):
 
 
 class BlocksTerm(Term):
-  """Guidance away from the mean of M sub-networks; its draw is (M, L) bool."""
+  """Guidance away from the mean of M sub-networks.
+
+  `draw` returns the blocks that each one keeps, (M, L) bool.
+  """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +160,7 @@ class GuideTerm(Term):
   guide: Denoiser | None = None
 
   def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError for a missing guide, or one of another task."""
+    """Raises InputError if there is no guide, or its classes differ."""
     if self.guide is None:
       raise InputError(
         f'guidance {self.name} needs a weaker network; name its run or folder '

@@ -29,10 +29,10 @@ from dit.path import expand
 from dit.types import Condition, Denoiser, DenoiserOutput, SubNetworks
 from guidance.base import (
   BlocksTerm,
+  Contrast,
   GuideTerm,
   LabelTerm,
   Memory,
-  Place,
   Step,
   Term,
 )
@@ -251,11 +251,11 @@ class Guidance:
     """Evaluates with the terms numbered in `active` switched on."""
     on = {k: self.terms[k] for k in active}
     out, strong, weak = self._pass(denoiser, x, t, condition, step, on)
-    guided, place = strong, Place(x, t, step.path)
+    guided = strong
     memory_next = list(self.init(x))
     for k, term in on.items():
       push, memory_next[k] = term.push(
-        strong, weak[k], scales[k], place, memory[k]
+        Contrast(strong, weak[k], scales[k], x, t, step.path, memory[k])
       )
       guided += push
     if active and self.rescale is not None:

@@ -1,4 +1,4 @@
-"""Methods that move away from another condition.
+"""Guidance methods whose weak prediction has another condition.
 
 With c the conditional prediction, u that of the null label, w the scale and
 g = c - u,
@@ -18,14 +18,15 @@ Norms and products are per image, over all other axes.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from core.errors import InputError, check_range
 from core.ranges import LARGE
-from guidance.base import LabelTerm, dot
+from dit.types import Condition, Denoiser
+from guidance.base import Contrast, LabelTerm, Memory, Step, dot
 from guidance.scale import Scale, check_number, static
 
 _TINY = 1e-30
@@ -49,20 +50,21 @@ class ClassifierFree(LabelTerm):
   def __post_init__(self) -> None:
     check_range('guidance guided_channels', self.guided_channels, 0, 2**31)
 
-  def check_shape(self, shape):  # noqa: D102
+  def check_shape(self, shape: tuple[int, int, int]) -> None:
+    """Raises InputError if latents have fewer channels than are guided."""
     if self.guided_channels > shape[-1]:
       raise InputError(
         f'guidance {self.name} guides {self.guided_channels} channels, but '
         f'latents have {shape[-1]}; lower guided_channels, or leave it out.'
       )
 
-  def push(self, strong, weak, scale, place, memory):  # noqa: D102
-    del place
-    difference = strong - weak
+  def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
+    """Returns (w - 1) g for the guided channels, 0 for the others."""
+    difference = at.difference
     if self.guided_channels:
       guided = jnp.arange(difference.shape[-1]) < self.guided_channels
       difference = jnp.where(guided, difference, 0)
-    return (scale - 1) * difference, memory
+    return (at.scale - 1) * difference, at.memory
 
 
 @jax.tree_util.register_dataclass
@@ -75,12 +77,12 @@ class ClassifierFreePlusPlus(ClassifierFree):
 
     w = lambda alpha' sigma / (alpha' sigma - sigma' alpha)
 
-  Equal strength thus needs another lambda for another number of steps: for 250
-  steps, lambda is 0.02 to 0.05 where w is 1.5 to 3. Outside of the interval,
-  the conditional prediction is used.
+  The same lambda is thus stronger for more steps. With 250 steps, lambda 0.02
+  to 0.05 corresponds to w from 1.5 to 3. Outside of the interval, the
+  conditional prediction is used.
 
   Attributes:
-    scale: lambda in [0, 1]; 1 does not switch the method off.
+    scale: lambda in [0, 1]. In contrast to w, lambda = 1 is guidance too.
   """
 
   name: ClassVar[str] = 'cfg++'
@@ -94,7 +96,8 @@ class ClassifierFreePlusPlus(ClassifierFree):
         'guidance cfg++ sets its own schedule: leave schedule out.'
       )
 
-  def scale_at(self, step):  # noqa: D102
+  def scale_at(self, step: Step) -> jax.Array:
+    """Returns w, the scale of CFG for this DDIM step."""
     path, t, t_next = step.path, step.at, jnp.asarray(step.t_next)
     kept = path.alpha(t_next) * path.sigma(t)
     moved = kept - path.sigma(t_next) * path.alpha(t)
@@ -132,10 +135,11 @@ class ClassifierFreeZero(LabelTerm):
         'zero_steps=0.'
       )
 
-  def push(self, strong, weak, scale, place, memory):  # noqa: D102
-    del place
-    s = dot(strong, weak) / (dot(weak, weak) + 1e-8)
-    return (scale - 1) * (strong - s * weak), memory
+  def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
+    """Returns (w - 1) (c - s u)."""
+    c, u = at.strong, at.weak
+    s = dot(c, u) / (dot(u, u) + 1e-8)
+    return (at.scale - 1) * (c - s * u), at.memory
 
   @property
   def stepwise(self) -> bool:
@@ -159,8 +163,8 @@ class AdaptiveProjected(LabelTerm):
     eta: Share of the part along x0_c that remains, from 0 to 1.
     norm: Largest |g|; 0 for no limit. Suitable values grow with the square root
       of the number of latent elements.
-    momentum: Momentum; 0 for none, -0.5 to -0.75 in the paper. It is updated at
-      the first evaluation of a step and reset where the method is off.
+    momentum: Momentum; 0 for none, -0.5 to -0.75 in the paper. g is updated at
+      the first evaluation of a step, and reset when the method is off.
   """
 
   name: ClassVar[str] = 'apg'
@@ -174,13 +178,14 @@ class AdaptiveProjected(LabelTerm):
     check_range('guidance norm', self.norm, 0, LARGE)
     check_range('guidance momentum', self.momentum, -1, 1)
 
-  def init(self, x):  # noqa: D102
+  def init(self, x: jax.Array) -> Memory:
+    """Returns g = 0 before the first step, or () without momentum."""
     return jnp.zeros_like(x) if self.momentum else ()
 
-  def push(self, strong, weak, scale, place, memory):  # noqa: D102
-    x, t, path = place
+  def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
+    """Returns (w - 1) g, and the g of x0 before it is limited."""
+    t, path, g, memory = at.t, at.path, at.difference, at.memory
     to_x0 = -path.sigma(t) / path.w(t)
-    g = strong - weak
     if self.momentum:
       # At t = 0 every prediction of x0 is x, so differences are dropped.
       from_x0 = jnp.where(to_x0 < 0, 1 / jnp.minimum(to_x0, -_TINY), 0)
@@ -189,13 +194,13 @@ class AdaptiveProjected(LabelTerm):
     if self.norm:
       length = jnp.abs(to_x0) * jnp.sqrt(dot(g, g))
       g = g * jnp.minimum(1, self.norm / jnp.maximum(length, _TINY))
-    x0 = path.x0_from_velocity(x, strong, t)
+    x0 = path.x0_from_velocity(at.x, at.strong, t)
     parallel = dot(g, x0) / jnp.maximum(dot(x0, x0), _TINY) * x0
-    return (scale - 1) * (g - (1 - self.eta) * parallel), memory
+    return (at.scale - 1) * (g - (1 - self.eta) * parallel), memory
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether it has momentum."""
+    """Returns whether the momentum is not 0."""
     return self.momentum != 0
 
 
@@ -218,11 +223,12 @@ class Tangential(LabelTerm):
   name: ClassVar[str] = 'tcfg'
   scale: Scale
 
-  def push(self, strong, weak, scale, place, memory):  # noqa: D102
-    x, t, path = place
+  def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
+    """Returns (w - 1) (c - <u, v> v / |v|^2) / a."""
+    t, path, delta = at.t, at.path, at.difference
     a = path.alpha(t) / path.w(t)
-    c, u = (path.noise_from_velocity(x, v, t) for v in (strong, weak))
-    m, delta = (c + u) / 2, strong - weak
+    c, u = (path.noise_from_velocity(at.x, v, t) for v in (at.strong, at.weak))
+    m = (c + u) / 2
     d = a * delta
     md, b = dot(m, d), 4 * dot(m, m) - dot(d, d)
     root = jnp.sqrt(jnp.square(b) + 16 * jnp.square(md))
@@ -232,7 +238,7 @@ class Tangential(LabelTerm):
     size = jnp.maximum(dot(v, v), _TINY)
     along_m = (q + p / 2) * dot(delta, v) / size
     along_delta = 1 / 2 - q * dot(u, v) / size
-    return (scale - 1) * (along_m * m + along_delta * delta), memory
+    return (at.scale - 1) * (along_m * m + along_delta * delta), at.memory
 
 
 @jax.tree_util.register_dataclass
@@ -252,11 +258,13 @@ class FrequencyDecoupled(LabelTerm):
   def __post_init__(self) -> None:
     check_number('guidance fdg low', self.low, 0, float('inf'))
 
-  def scale_at(self, step):  # noqa: D102
+  def scale_at(self, step: Step) -> jax.Array:
+    """Returns the scales of the high and the low frequencies, (2,)."""
     low = dataclasses.replace(self.scale, value=self.low)
     return jnp.stack([self.scale.at(step.at), low.at(step.at)])
 
-  def check_shape(self, shape):  # noqa: D102
+  def check_shape(self, shape: tuple[int, int, int]) -> None:
+    """Raises InputError if the sides of latents are odd or less than 6."""
     h, w, _ = shape
     if min(h, w) < 6 or h % 2 or w % 2:
       raise InputError(
@@ -264,10 +272,10 @@ class FrequencyDecoupled(LabelTerm):
         'sides of at least 6.'
       )
 
-  def push(self, strong, weak, scale, place, memory):  # noqa: D102
-    del place
-    low, high = bands(strong - weak)
-    return (scale[0] - 1) * high + (scale[1] - 1) * low, memory
+  def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
+    """Returns the sum of (w_band - 1) g_band over the two bands."""
+    (high_scale, low_scale), (low, high) = at.scale, bands(at.difference)
+    return (high_scale - 1) * high + (low_scale - 1) * low, at.memory
 
 
 def bands(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -304,13 +312,20 @@ class IndependentCondition(LabelTerm):
   name: ClassVar[str] = 'icg'
   scale: Scale
 
-  def draw(self, denoiser, condition, key, image_keys):  # noqa: D102
+  def draw(
+    self, denoiser: Denoiser, condition: Condition, key: jax.Array,
+    image_keys: jax.Array,
+  ) -> Condition:  # fmt: skip
+    """Returns a random condition for each image."""
     del key
     if condition is None:
       return None
     return denoiser.random_condition(condition, image_keys)
 
-  def weak_condition(self, denoiser, condition, draw):  # noqa: D102
+  def weak_condition(
+    self, denoiser: Denoiser, condition: Condition, draw: Any
+  ) -> Condition:
+    """Returns the random conditions, with the data types of `condition`."""
     del denoiser
     return jax.tree.map(lambda c, d: d.astype(c.dtype), condition, draw)
 
@@ -319,5 +334,6 @@ class IndependentCondition(LabelTerm):
     """True, since conditions are sampled at every step."""
     return True
 
-  def check(self, denoiser):  # noqa: D102
+  def check(self, denoiser: Denoiser) -> None:
+    """Does nothing, since no null label is needed."""
     del denoiser

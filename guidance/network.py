@@ -1,4 +1,4 @@
-"""Methods that move away from a weaker network, with the same condition.
+"""Guidance methods whose weak prediction comes from a weaker network.
 
 IG             weak = intermediate head of the same row  (arXiv 2512.24176)
 S2             weak = random blocks skipped; the paper's omega is scale - 1
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.errors import InputError, check_range
-from dit.types import Denoiser, DenoiserOutput
+from dit.types import Condition, Denoiser, DenoiserOutput
 from guidance.base import BlocksTerm, GuideTerm, Step
 from guidance.scale import Scale, static
 
@@ -90,7 +90,11 @@ class StochasticSelf(BlocksTerm):
     check_range('guidance s2 skip', self.skip, 0, 1000)
     check_range('guidance s2 masks', self.masks, 1, 1000)
 
-  def draw(self, denoiser, condition, key, image_keys):  # noqa: D102
+  def draw(
+    self, denoiser: Denoiser, condition: Condition, key: jax.Array,
+    image_keys: jax.Array,
+  ) -> jax.Array:  # fmt: skip
+    """Returns random masks of kept blocks, (masks, L) bool."""
     del condition, image_keys
     depth, eligible = denoiser.depth, self._eligible(denoiser.depth)
 
@@ -108,7 +112,8 @@ class StochasticSelf(BlocksTerm):
     """True, since blocks are sampled at every step."""
     return True
 
-  def check(self, denoiser):  # noqa: D102
+  def check(self, denoiser: Denoiser) -> None:
+    """Raises InputError if too few blocks can be skipped."""
     depth, skip = denoiser.depth, self._skip(denoiser.depth)
     _check_blocks('s2', self.exclude, depth)
     # Blocks that always run, the skipped blocks, and one more.
@@ -147,13 +152,18 @@ class SkipLayer(BlocksTerm):
   scale: Scale
   blocks: tuple[int, ...] = static(())
 
-  def draw(self, denoiser, condition, key, image_keys):  # noqa: D102
+  def draw(
+    self, denoiser: Denoiser, condition: Condition, key: jax.Array,
+    image_keys: jax.Array,
+  ) -> jax.Array:  # fmt: skip
+    """Returns the mask of kept blocks, (1, L) bool."""
     del condition, key, image_keys
     keep = np.ones((1, denoiser.depth), bool)
     keep[0, list(self.blocks)] = False
     return jnp.asarray(keep)
 
-  def check(self, denoiser):  # noqa: D102
+  def check(self, denoiser: Denoiser) -> None:
+    """Raises InputError if no blocks are named, or a block does not exist."""
     if not self.blocks:
       raise InputError(
         'guidance slg lists no blocks; name them, as in slg:2:blocks=7+8.'
@@ -164,9 +174,10 @@ class SkipLayer(BlocksTerm):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AutoGuidance(GuideTerm):
-  """AutoGuidance: `guide` is a weaker network for the same task, of any size.
+  """AutoGuidance.
 
-  It has the same labels, latents and path.
+  Attributes:
+    guide: Weaker network of any size, for the same labels, latents and path.
   """
 
   name: ClassVar[str] = 'auto'

@@ -70,9 +70,10 @@ def test_printed_commands_work_on_a_student(student, mine, tmp_path):
 
 @pytest.mark.parametrize(
   ('argument', 'stages', 'passes'),
-  # A rollout to one of two steps takes 1.5 passes on average. Student: the rollout, 2
-  # to go back, the teacher's pair, teacher and fake at the other level: 7.5.
-  # Fake: the rollout, and 3 forward and backward: 4.5.
+  # A rollout to a random one of two steps takes 1.5 passes on average. The
+  # student's update adds 2 passes of its gradient, 2 of the teacher with CFG, 1
+  # of the teacher and 1 of the fake denoiser: 7.5. The fake denoiser's update
+  # adds 3 passes forward and backward: 4.5.
   [('hybrid,2', 1, '12'), ('flash,2', 4, None)],
 )
 def test_dry_run(teacher, tmp_path, argument, stages, passes):

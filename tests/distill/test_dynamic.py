@@ -89,7 +89,7 @@ def test_real_score_begins_near_the_fake_and_ends_at_the_teacher(
 
 
 def test_each_image_draws_its_own_step(student):
-  """Each image's state, time and prediction equal those of a rollout to its step."""
+  """Each image equals that of a rollout to the image's own step."""
   distillation = make_distillation(step_per_image=True)
   visit = jax.jit(distillation.visit)(student, LABEL, KEY)
   assert len(set(visit.k.tolist())) > 1

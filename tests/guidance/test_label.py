@@ -25,6 +25,7 @@ from guidance import (
   StochasticSelf,
   parse,
 )
+from guidance.base import Contrast
 from sample.registry import make_solver
 from sample.sampler import draw_steps
 from sample.solvers import Evaluation, Interval
@@ -126,8 +127,9 @@ def test_more_channels_than_there_are_cannot_be_guided():
 
 def test_infinite_difference_of_an_unguided_channel_does_no_harm():
   difference = jnp.asarray([1.0, jnp.inf, jnp.nan])
-  term = ClassifierFree(Scale(2), 1)
-  push, _ = term.push(difference, jnp.zeros(3), jnp.float32(2), None, ())
+  zero, path = jnp.zeros(3), path_named('linear')
+  at = Contrast(difference, zero, jnp.float32(2), zero, jnp.float32(0.5), path)
+  push, _ = ClassifierFree(Scale(2), 1).push(at)
   np.testing.assert_array_equal(push, [1, 0, 0])
 
 

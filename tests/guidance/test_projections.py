@@ -21,7 +21,7 @@ from toy import (
 
 from dit.path import path_named
 from guidance import ClassifierFreeZero, Scale, Tangential, parse
-from guidance.base import Place
+from guidance.base import Contrast
 
 SCALE = 3.5
 
@@ -134,7 +134,10 @@ def test_cfg_zero_of_equal_predictions():
 
 def test_cfg_zero_divides_by_no_zero():
   term, zero = ClassifierFreeZero(Scale(2.0)), jnp.zeros_like(X)
-  push, _ = term.push(X, zero, jnp.float32(2), None, ())
+  at = Contrast(
+    X, zero, jnp.float32(2), X, jnp.float32(0.5), path_named('linear')
+  )
+  push, _ = term.push(at)
   np.testing.assert_array_equal(push, X)
 
 
@@ -164,8 +167,8 @@ def test_tcfg_of_the_network(path, t):
 
 def push(strong, null, x, t, path='linear', scale=SCALE):
   t, term = jnp.float32(t), Tangential(Scale(scale))
-  place = Place(x, t, path_named(path))
-  return strong + term.push(strong, null, jnp.float32(scale), place, ())[0]
+  at = Contrast(strong, null, jnp.float32(scale), x, t, path_named(path))
+  return strong + term.push(at)[0]
 
 
 KINDS = {
