@@ -1,6 +1,6 @@
-"""The composition of several methods into one guided velocity.
+"""Composes several methods into one guided velocity.
 
-IG first refines every row. With `strong` the refined conditional row,
+IG first refines every row. `strong` is the refined conditional row:
 
   velocity = strong + push_label + sum of push_k over weaker networks
 
@@ -10,8 +10,8 @@ Optional rescaling follows, per image (arXiv 2305.08891, here of the velocity):
 
 The rows of the label method share one batch with the conditional rows. They
 are interleaved image by image, so that a sharded batch stays on its devices.
-Sub-networks start where they first differ from the conditional row. The pass of
-a method is not run where its scale is 1.
+A sub-network starts at its first skipped block. The pass of a method does not
+run at times at which its scale is 1.
 """
 
 import dataclasses
@@ -47,9 +47,9 @@ class Guided(NamedTuple):
     velocity: Guided velocity (B, H, W, C) in the precision of x.
     variance: Learned variance of the conditional row, like velocity, or None.
     memory: Memory of each method, for the next solver step.
-    parts: Predictions used for the velocity, if requested: 'strong', the
-      conditional row; 'refined', the same after IG; and each weak prediction
-      under the name of its method.
+    parts: Predictions that form the velocity, if requested: 'strong' is the
+      conditional row, 'refined' the same row after IG. Each weak prediction has
+      the name of its method.
   """
 
   velocity: jax.Array
@@ -61,16 +61,16 @@ class Guided(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """A composition of methods; an empty one gives the conditional prediction.
+  """A composition of methods. Without any, it predicts as the network.
 
   For example `Guidance(Internal(Scale(1.4)), (ClassifierFree(Scale(1.35)),))`.
 
   Attributes:
     internal: IG, or None.
     terms: Other methods, at most one of them a LabelTerm.
-    rescale: phi of the module's docstring; None for no rescaling.
-    methods: Names of the terms. Without them JAX could reuse the program of
-      another method, because it treats dataclasses with equal fields as equal.
+    rescale: Weight phi of rescaling; None for no rescaling.
+    methods: Names of the terms. JAX would otherwise reuse the program of another
+      method with equal fields.
   """
 
   internal: Internal | None = None
@@ -118,8 +118,7 @@ class Guidance:
 
     Args:
       denoiser: Network.
-      condition: Conditions with leading axis B. None skips the choice of
-        conditions, which does not change the cost.
+      condition: Conditions with leading axis B, or None to count the cost.
       key: Random key of the step.
       image_keys: Random keys (B,) of the step for each image.
     """
@@ -147,7 +146,7 @@ class Guidance:
       condition: Conditions with leading axis B, which only the denoiser reads.
       step: Solver step.
       memory: Memory of the methods; None at the first step.
-      parts: Whether to return `Guided.parts`; every pass is then run.
+      parts: Whether to return `Guided.parts`. Every pass then runs.
     """
     memory = self.init(x) if memory is None else memory
     scales = [term.scale_at(step) for term in self.terms]
@@ -156,7 +155,7 @@ class Guidance:
     )
     if parts or not self.terms:
       return evaluate(active=tuple(range(len(self.terms))), parts=parts)
-    # One branch for each set of active terms, the set bits of its number.
+    # Branch `number` has the terms whose bits are set in the number.
     branches = [
       functools.partial(
         evaluate,
@@ -178,7 +177,7 @@ class Guidance:
     return self.predict(denoiser, x, t, condition, step, parts=True)
 
   def passes(self, denoiser: Denoiser, step: Step) -> jax.Array:
-    """Returns the cost of an evaluation in passes of the conditional row."""
+    """Returns the cost of an evaluation, in passes of one row."""
     total = jnp.float32(1)
     for k, term in enumerate(self.terms):
       cost: float | jax.Array = 1.0
@@ -196,7 +195,7 @@ class Guidance:
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether it depends on the solver step, not only on (x, t)."""
+    """Returns whether a method needs the solver step, not only (x, t)."""
     return any(term.stepwise for term in self.terms)
 
   @property
@@ -219,7 +218,7 @@ class Guidance:
     rests = jnp.zeros((), bool)
     for term in self.terms:
       if term.zero_steps:
-        # The schedule is ignored, since it may begin at 1.
+        # The schedule is ignored, since its first scale may be 1.
         scale = term.scale.inside(step.at, term.scale.value)
         rests |= (n < term.zero_steps) & (scale != 1)
     return rests
@@ -248,7 +247,7 @@ class Guidance:
     active: Sequence[int],
     parts: bool = False,
   ) -> Guided:
-    """Evaluates with the terms numbered in `active` switched on."""
+    """Evaluates the terms with the numbers `active`."""
     on = {k: self.terms[k] for k in active}
     out, strong, weak = self._pass(denoiser, x, t, condition, step, on)
     guided = strong
@@ -279,7 +278,7 @@ class Guidance:
     step: Step,
     on: dict[int, Term],
   ) -> tuple[DenoiserOutput, jax.Array, dict[int, jax.Array]]:
-    """Returns the conditional output, its refined velocity and weak ones."""
+    """Returns the conditional output, `strong`, and weak velocities by term."""
     conditions = {
       k: term.weak_condition(denoiser, condition, step.draws[k])
       for k, term in on.items()
@@ -294,7 +293,9 @@ class Guidance:
     sub = None
     if keeps:
       sub = SubNetworks(jnp.concatenate([*keeps.values()]), every)
-    repeated = jnp.repeat(x, every, axis=0)  # image by image: 0 0 1 1 2 2
+    repeated = jnp.repeat(
+      x, every, axis=0
+    )  # the rows of image 0, then of image 1, ...
     times = jnp.repeat(jnp.broadcast_to(t, len(x)), every)
     rowwise = jax.tree.map(
       lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]),
@@ -331,7 +332,7 @@ class Guidance:
     dtype: jnp.dtype,
     num_taps: int | None = None,
   ) -> jax.Array:
-    """Refines all rows by IG, except for a guide that lacks the tap."""
+    """Refines all rows by IG, unless the network is a guide without the tap."""
     velocity, internal = out.velocity.astype(dtype), self.internal
     if internal is None or (num_taps is not None and num_taps <= internal.tap):
       return velocity

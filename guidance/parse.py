@@ -20,7 +20,7 @@ from guidance.base import GuideTerm, Term
 from guidance.compose import Guidance
 from guidance.scale import Scale
 
-# Methods, in the order in which they act.
+# Methods in the order of their composition.
 METHODS: dict[str, type[Term | network.Internal]] = {
   method.name: method
   for method in (
@@ -44,7 +44,7 @@ _SCALE_OPTIONS = ('schedule', 'power')
 
 
 def parse(text: str) -> Guidance:
-  """Reads guidance from text, where methods may have any order.
+  """Parses guidance; the text may list methods in any order.
 
   Raises:
     InputError: A method or option is unknown, or a value is not a number.
@@ -67,7 +67,7 @@ def parse(text: str) -> Guidance:
 
 
 def describe(guidance: Guidance) -> str:
-  """Returns text that `parse` reads back, except for a guide."""
+  """Returns text that `parse` accepts. The text does not contain a guide."""
   parts = []
   for method in (guidance.internal, *guidance.terms):
     if method is None:
@@ -98,7 +98,7 @@ def with_guide(guidance: Guidance, guide: Any) -> Guidance:
 
 
 def _write(value: Any) -> str:
-  """Returns a value as text, numbers with the fewest digits."""
+  """Returns a value as text; a number has the fewest possible digits."""
   if isinstance(value, str):
     return value
   if isinstance(value, tuple):
@@ -106,7 +106,7 @@ def _write(value: Any) -> str:
   if isinstance(value, int):
     return str(value)
   if isinstance(value, float):
-    return repr(float(value)).removesuffix('.0')  # of numpy's float64 too
+    return repr(float(value)).removesuffix('.0')  # float() drops numpy's type
   return str(np.float32(value)).removesuffix('.0')
 
 

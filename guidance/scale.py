@@ -7,8 +7,9 @@ Inside the closed interval (t is 0 at the data, 1 at the noise), the scale is
   cosine         1 + (w - 1) (1 + cos(pi t))             (the same)
   power_cosine   1 + (w - 1) (1 - cos(pi (1 - t)^s)) / 2   (MDT; s is `power`)
 
-with w the given value. Outside it is 1, which is off (arXiv 2404.07724). The
-first three schedules have the same mean over all t.
+where w is the given value. Outside of the interval the scale is 1, which means
+no guidance (arXiv 2404.07724). The first three schedules have the same mean
+over all t.
 """
 
 import dataclasses
@@ -23,12 +24,12 @@ from core.ranges import LARGE
 
 
 def static(default: Any) -> Any:
-  """Returns a field that is part of the program, not an array."""
+  """Returns a dataclass field that is static in compiled programs."""
   return dataclasses.field(default=default, metadata={'static': True})
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> None:
-  """Checks the range of a plain number; arrays pass."""
+  """Checks the range of a number; accepts every array."""
   if isinstance(value, int | float):
     check_range(name, value, low, high)
 
@@ -43,7 +44,7 @@ SCHEDULES = {
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """A guidance scale; see the module.
+  """A guidance scale with its interval and schedule.
 
   Attributes:
     value: w, a pytree leaf, so that a sweep over it compiles once.
@@ -83,8 +84,8 @@ class Scale:
 
   def inside(self, t: jax.Array, value: float | jax.Array) -> jax.Array:
     """Returns `value` where t is in the interval, else 1."""
-    # float32 for every state type, so that a time such as 0.2 always falls on
-    # the same side. Adaptive solvers evaluate beyond t = 0, so t is clipped.
+    # Times are compared in float32, so that the type of the state does not
+    # change whether 0.2 is inside. Adaptive solvers may evaluate beyond t = 0.
     t = jnp.clip(jnp.float32(t), 0, 1)
     low, high = np.float32(self.low), np.float32(self.high)
     return jnp.where((low <= t) & (t <= high), value, 1.0)

@@ -1,15 +1,16 @@
 """Dormand-Prince 5(4), an ODE solver with adaptive steps.
 
-A step is accepted if its error, the root mean square over the whole batch of
-the embedded estimate divided by
+The error of a step is the root mean square, over the whole batch, of the
+embedded error estimate divided by
 
   tolerance = atol + rtol max(|x|, |x_next|)
 
-is at most 1. The step length is then multiplied by 0.9 error^(-1/5), clipped to
-[0.2, 10]. The last step is shortened to stop at the end. With `overshoot`, as
-in torchdiffeq (SiT's published results), it passes the end, and the state there
-comes from the quartic interpolant (Shampine 1986), which no tolerance controls.
-The first step is that of Hairer, Norsett & Wanner, II.4.
+A step is accepted if its error is at most 1. The next step is longer or shorter
+by the factor 0.9 error^(-1/5), clipped to [0.2, 10]. The last step is shortened
+to stop at the end. With `overshoot`, as in torchdiffeq (SiT's published
+results), the last step passes the end. The state at the end is then a quartic
+interpolation (Shampine 1986), which no tolerance controls. The length of the
+first step follows Hairer, Norsett & Wanner, II.4.
 """
 
 import dataclasses
@@ -57,7 +58,7 @@ _SAFETY, _SHORTEST, _LONGEST = 0.9, 0.2, 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Dopri5:
-  """Settings of `dopri5` from t = 1 to t = 0; it uses no grid.
+  """Settings of `dopri5`, which integrates from t = 1 to t = 0 without a grid.
 
   The steps depend on the error over the whole batch, so an image depends on its
   batch within the tolerance.
@@ -97,7 +98,7 @@ def dopri5(
     rtol: Relative tolerance of a step.
     atol: Absolute tolerance of a step.
     max_steps: Number of steps after which the result is NaN.
-    overshoot: Whether the last step may pass the end; see the module.
+    overshoot: Whether the last step may pass the end.
     cost: Cost of an evaluation at a time.
 
   Returns:
@@ -154,7 +155,7 @@ def dopri5(
 def _stages(
   slope: Slope, x: jax.Array, f: jax.Array, s: jax.Array, h: jax.Array
 ) -> list[jax.Array]:
-  """Returns the seven slopes of a step, from f to the next step's f."""
+  """Returns the seven slopes of a step; the last one starts the next step."""
   stages = [f]
   for node, weights in zip(_NODES, _STAGES, strict=True):
     stages.append(slope(x + h * _combine(weights, stages), s + node * h))
@@ -168,7 +169,7 @@ def _interpolate(
   h: jax.Array,
   u: jax.Array,
 ) -> jax.Array:
-  """Evaluates the quartic through ends, slopes and middle, u in [0, 1]."""
+  """Evaluates the quartic through both ends, their slopes and the middle."""
   middle = x + h * _combine(_MIDDLE, stages)
   f, f_next = h * stages[0], h * stages[-1]
   a = 2 * (f_next - f) - 8 * (x_next + x) + 16 * middle
@@ -180,7 +181,7 @@ def _interpolate(
 def _first_step(
   slope: Slope, x: jax.Array, f: jax.Array, rtol: float, atol: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the length of the first step, and of the step that probed it."""
+  """Returns the lengths of the first step and of the trial step before it."""
   scale = atol + rtol * jnp.abs(x)
   size, steepness = _rms(x / scale), _rms(f / scale)
   tiny = (size < 1e-5) | (steepness < 1e-5)
@@ -198,7 +199,7 @@ def _first_step(
 
 
 def _factor(error: jax.Array) -> jax.Array:
-  """Returns the ratio of the next step's length to this one's."""
+  """Returns the factor from the length of this step to that of the next."""
   shortest = jnp.where(error < 1, 1.0, _SHORTEST)
   factor = jnp.maximum(_SAFETY / jnp.maximum(error, 1e-30) ** 0.2, shortest)
   return jnp.minimum(factor, _LONGEST).astype(error.dtype)

@@ -81,7 +81,7 @@ def _sections(counts: list[int]) -> set[int]:
         f'expected 1 to {length}.'
       )
     stride = (length - 1) / (count - 1) if count > 1 else 1
-    # Positions are summed and rounded to even, as in DiT's code.
+    # DiT's code also sums the positions, and rounds half to even.
     position = 0.0
     for _ in range(count):
       steps.add(start + round(position))
@@ -92,7 +92,7 @@ def _sections(counts: list[int]) -> set[int]:
 
 @dataclasses.dataclass(frozen=True)
 class DDIM(OneStep):
-  """Denoising Diffusion Implicit Models; one evaluation.
+  """The solver of Denoising Diffusion Implicit Models; one evaluation per step.
 
   Attributes:
     path: Path of the velocity; variance preserving unless eta is 0.
@@ -135,7 +135,7 @@ class DDIM(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class DDPM(OneStep):
-  """Ancestral sampling; one evaluation.
+  """Ancestral sampling; one evaluation per step.
 
   Attributes:
     path: Path of the velocity, variance preserving.
@@ -176,7 +176,7 @@ class DDPM(OneStep):
 def _predict(
   path: Path, v: jax.Array, x: jax.Array, t: jax.Array, clip: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns x0, clipped if requested, and the noise that goes with it."""
+  """Returns the predicted x0, clipped if requested, and the matching noise."""
   x0, eps = (path.x0_from_velocity(x, v, t), path.noise_from_velocity(x, v, t))
   if not clip:
     return x0, eps
@@ -191,7 +191,7 @@ def posterior_mean(
   t: jax.Array,
   t_next: jax.Array,
 ) -> jax.Array:
-  """Returns the mean of x at t_next given x0 and x at t; times broadcast."""
+  """Returns the mean of x at t_next, given x0 and x at t."""
   beta, _ = variances(path, t, t_next)
   noise_t, noise_next = (jnp.square(path.sigma(s)) for s in (t, t_next))
   mean = path.alpha(t_next) * beta / noise_t * x0

@@ -4,10 +4,10 @@ The plan of labels sets the label of image i:
 
   balanced   i mod num_classes
   random     sampled with the key of image i
-  3 or 3,5   these classes in turn, by number or by name (`sample.labels`)
+  3 or 3,5   the listed classes in turn, by number or name (`sample.labels`)
 
-The label and noise of image i depend neither on the batch size, nor on the
-devices, nor on the number of images. These change an image only by rounding.
+The label and noise of image i do not depend on the batch size, the devices or
+the number of images. These change an image only by rounding.
 """
 
 import contextlib
@@ -96,11 +96,11 @@ def plan_labels(
   """Returns the labels of images 0 to num - 1, (num,) int32.
 
   Args:
-    plan: Plan of labels; see the module.
+    plan: Plan of labels, such as balanced or 3,5.
     num: Number of images.
     num_classes: Number of classes.
-    seed: Random seed of the plan random.
-    names: Name of each class, as far as known.
+    seed: Random seed, which only the plan random uses.
+    names: Names of the classes; () if unknown.
 
   Raises:
     InputError: The plan or a class is unknown.
@@ -124,7 +124,7 @@ def plan_labels(
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Finished images (n, H, W, C) uint8, with numbers `index` (n,) int.
+  """Finished images (n, H, W, C) uint8, and their numbers `index` (n,) int.
 
   Attributes:
     nfe: Network evaluations per image, in whole passes.
@@ -138,7 +138,7 @@ class Batch:
 
 
 class Generated(NamedTuple):
-  """Images (n, H, W, C) uint8, their mean NFE, and how many are not finite."""
+  """Images (n, H, W, C) uint8, mean NFE, and number of non-finite images."""
 
   images: np.ndarray
   nfe: float
@@ -164,7 +164,7 @@ def to_images(
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """A network, its decoder, both on `mesh`, and the settings of sampling.
+  """A network and its decoder on the devices of `mesh`, ready to sample.
 
   `shape` is the shape (H, W, C) of a latent. `decoder` is None if latents are
   images.
@@ -179,7 +179,7 @@ class Sampler:
 
   @functools.cached_property
   def solver(self) -> Solver | Dopri5:
-    """Solver of `config`."""
+    """Solver that `config` names."""
     return self.config.make_solver(self.path)
 
   @functools.cached_property
@@ -252,7 +252,7 @@ class Sampler:
     *,
     parts: bool = False,
   ) -> tuple[jax.Array, Any]:
-    """Starts `sampler.sample` for one batch, sharded over the devices.
+    """Starts sampling the latents of one batch, sharded over the devices.
 
     The caller sets the mesh and `config.precision()`.
     """
@@ -271,7 +271,7 @@ class Sampler:
 
   @functools.cached_property
   def decode(self) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """Compiled `to_images`; every process can read the results."""
+    """Compiled `to_images`, whose results every process can read."""
     decode = jax.jit(
       functools.partial(to_images, truncate=self.config.truncate),
       out_shardings=replicated(self.mesh),
@@ -285,7 +285,7 @@ class Sampler:
     seed: int,
     index: np.ndarray | None = None,
   ) -> Iterator[Batch]:
-    """Yields images in batches; computes the next batch meanwhile.
+    """Yields batches of images, and computes the next batch in the background.
 
     Args:
       guidance: Guidance method.
@@ -296,8 +296,8 @@ class Sampler:
     self.check(guidance)
     index = np.arange(len(labels)) if index is None else index
     config = self.config
-    # All types of numbers share one program. Arrays are weights of a guide.
-    with np.errstate(over='ignore'):  # infinite images follow, and are counted
+    # Scales of any type share one program. Arrays are weights of a guide.
+    with np.errstate(over='ignore'):  # an infinite image is counted later
       guidance = jax.tree.map(
         lambda leaf: (
           leaf if np.ndim(leaf) else float(np.asarray(leaf, config.state_dtype))
@@ -307,8 +307,8 @@ class Sampler:
     cost = self.nfe(guidance, seed)
 
     def start(number):
-      # All batches have one size, and thus one program. Padding images of the
-      # last batch are dropped.
+      # Every batch has the same size, so that one program serves all. The
+      # padding images of the last batch are dropped.
       padding = config.batch_size - len(number)
       padded = np.pad(number, (0, padding), mode='edge')
       with jax.set_mesh(self.mesh), config.precision():
@@ -332,7 +332,7 @@ class Sampler:
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
   ) -> Generated:
-    """Collects all images of `batches`; warns of values that are not finite.
+    """Returns all images of `batches`; warns about non-finite images.
 
     Args:
       guidance: Guidance method.

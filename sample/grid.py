@@ -1,16 +1,16 @@
 """Grids: the decreasing times of a trajectory, from the noise to t = 0 (data).
 
-Most grids start at t = 1. u falls from 1 to 0 in equal steps, or from 1 to
-`last_step_size` and then to 0. Euler-Maruyama takes this extra step without
-noise, as in SiT.
+A grid starts at t = 1, except for `edm`. u decreases from 1 to 0 in equal
+steps, or to `last_step_size` and then, in one more step, to 0. Euler-Maruyama
+takes this last step without noise, as in SiT.
 
   uniform     t = u
   cosine      t = sin(pi u / 2)                 more steps near the noise
   quadratic   t = u^2                           more steps near the data
-  karras      sigma / alpha at t is r(u); but t = 1 at u = 1, t = 0 at u = 0
+  karras      sigma / alpha at t is r(u), except t = 1, 0 at u = 1, 0
 
-where r(u) = (s_min^(1/7) + u (s_max^(1/7) - s_min^(1/7)))^7 falls from 80 to
-0.002. `karras` is *ours*: it replaces both ends, so the last noise level of 18
+where r(u) = (s_min^(1/7) + u (s_max^(1/7) - s_min^(1/7)))^7 decreases from 80
+to 0.002. `karras` is *ours*: it replaces both ends, so the last noise level of 18
 steps is 0.0070. EDM's grid (arXiv 2206.00364, equation 5) is
 
   edm         sigma / alpha at t_i is r(1 - i / (steps - 1)), then t = 0
@@ -82,7 +82,7 @@ def make_grid(
   else:
     u = np.linspace(1, 0, steps + 1)
   t = _spaced(u, spacing, path)
-  return t / (t + (1 - t) / shift)  # so written, 0 and 1 stay exact
+  return t / (t + (1 - t) / shift)  # this form is exact at 0 and 1
 
 
 def _spaced(u: np.ndarray, spacing: str, path: Path) -> np.ndarray:

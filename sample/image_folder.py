@@ -1,4 +1,4 @@
-"""Folders of finished images, which an interrupted command can resume.
+"""Folders of finished images. An interrupted command can resume them.
 
 A folder contains
 
@@ -9,8 +9,8 @@ A folder contains
   parts/            finished batches, until samples.npz exists     (format npz)
   images/000000.png and so on, and labels.txt                      (format png)
 
-Files are written atomically. A resumed command samples the missing images only;
-batch size and devices may differ, since image i depends only on its number.
+Files are written atomically. A resumed command samples only the missing images.
+Its batch size and devices may differ, since image i depends only on i.
 """
 
 import concurrent.futures
@@ -42,7 +42,7 @@ _PREVIEW = 100
 _THREADS = 8
 _NONFINITE = 'nonfinite_images'  # key of samples.json: numbers of images
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-# Files that this module writes and may replace; it changes no others.
+# Files that this module writes and may replace. It changes no other file.
 _FILES = ('samples.npz', 'samples.png', 'labels.txt')
 _INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
 # The same files, as patterns for a lock (`core.folder_lock`).
@@ -52,7 +52,7 @@ WRITES = ('samples.json', *_FILES, 'parts/[0-9]*.npz', 'images/[0-9]*.png')
 class ImageFolder:
   """The images of one protocol in one folder.
 
-  A single process uses it and holds the lock "samples" of the folder.
+  Only one process uses it, which holds the lock "samples" of the folder.
   """
 
   def __init__(
@@ -64,14 +64,14 @@ class ImageFolder:
     form: str = 'npz',
     overwrite: bool = False,
   ) -> None:
-    """Opens a folder that is new or to be resumed.
+    """Opens a new folder, or resumes an existing one.
 
     Args:
       folder: Existing folder, local or gs://.
       protocol: Settings that determine the images, as plain values.
       labels: Labels (n,) int of all images.
       form: One of FORMATS.
-      overwrite: Whether images of another protocol are discarded.
+      overwrite: Whether to discard images of another protocol.
 
     Raises:
       InputError: if the folder has other files, or images of another protocol.
@@ -115,7 +115,7 @@ class ImageFolder:
     images: np.ndarray,
     finite: np.ndarray | None = None,
   ) -> None:
-    """Writes images; may return before the write ends.
+    """Writes images in the background.
 
     Args:
       index: Numbers (n,) int of the images.
@@ -132,7 +132,7 @@ class ImageFolder:
     self._nonfinite -= set(index.tolist())
     if finite is not None:
       self._nonfinite |= set(index[~finite].tolist())
-    if self._nonfinite != known:  # first, so that no kill loses the record
+    if self._nonfinite != known:  # written first, so that a kill cannot lose it
       self._write_protocol({}, complete=False)
     if self._form == 'npz':
       data = io.BytesIO()
@@ -229,14 +229,14 @@ class ImageFolder:
 
   @functools.cached_property
   def _places(self) -> dict[int, tuple[epath.Path, int]]:
-    """The part and row of each image."""
+    """Part and row within the part of each image."""
     return {
       i: (path, row)
       for path in self._files()
       for row, i in enumerate(_load(path, 'index').tolist())
     }
 
-  @functools.lru_cache(maxsize=2)  # noqa: B019 - a store lives as its command
+  @functools.lru_cache(maxsize=2)  # noqa: B019 - lives until the command ends
   def _part(self, path: epath.Path) -> np.ndarray:
     return _load(path, 'images')
 
@@ -255,7 +255,7 @@ class ImageFolder:
     return len(self._files()) == len(self._labels)
 
   def _read_protocol(self) -> dict[str, Any] | None:
-    """Returns samples.json; None if the folder has none of our files."""
+    """Returns samples.json, or None for a folder without our files."""
     path = self.folder / 'samples.json'
     if not path.exists():
       taken = [
@@ -294,7 +294,7 @@ class ImageFolder:
   def _discard(
     self, pattern: str, folder: epath.Path, *, rmdir: bool = False
   ) -> None:
-    """Removes matching files, and with `rmdir` a folder that is then empty."""
+    """Removes matching files; with `rmdir` also the folder, if it is empty."""
     for path in _matching(folder, pattern):
       path.unlink()
     if rmdir and folder.exists() and not any(folder.iterdir()):

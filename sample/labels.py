@@ -1,8 +1,8 @@
 """Classes by name or by number.
 
-Names match exactly, else ignoring case and underscores, else by the part before
-their first comma, as in ImageNet's 'tench, Tinca tinca'. Other words are the
-numbers of classes, counted from 0.
+A word matches the name of a class exactly; else without case and underscores;
+else by the part before the name's first comma, as in ImageNet's 'tench, Tinca
+tinca'. Any other word is the number of a class, counted from 0.
 """
 
 import collections
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from core.errors import InputError, nearest
 
-_LONGEST = 24  # characters of a name in a picture
+_LONGEST = 24  # most characters of a name in a picture
 
 
 def find_classes(
@@ -21,8 +21,8 @@ def find_classes(
   Args:
     text: Names and numbers, separated by commas; a name may contain commas.
     num_classes: Number of classes.
-    names: Name of each class, as far as known.
-    others: Other words that the caller accepts, for the error message.
+    names: Names of the classes; () if unknown.
+    others: Further words that the error message lists as valid.
 
   Raises:
     InputError: A word names no class, or more than one.

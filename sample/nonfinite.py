@@ -1,4 +1,4 @@
-"""Counts of images with values that are not finite, and their limit.
+"""Warnings and errors about images with values that are not finite.
 
 NaN and infinity become black pixels. Metrics include these images, so every
 command reports their number.
@@ -8,7 +8,7 @@ from absl import logging
 
 from core.errors import NonFiniteError
 
-# Share of a set above which metrics are meaningless and not computed.
+# Largest share of non-finite images for which metrics are computed.
 MOST = 0.01
 
 

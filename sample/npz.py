@@ -1,8 +1,8 @@
 """Reads and writes the .npz files of images.
 
-A damaged header can claim 10^12 images, or nest brackets until Python's parser
-fails. Reading compares the claimed size with the size of the archive. Writing
-streams, so that 50,000 images need the memory of one.
+The header of a damaged file can claim 10^12 images, or make Python's parser
+fail. Reading therefore compares the claimed size with that of the archive.
+Writing takes one image at a time, so 50,000 images need the memory of one.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from etils import epath
 from core.errors import InputError, reason
 from core.files import replacing
 
-# Largest compression ratio; that of deflate is at most 1,032.
+# Largest ratio of compression. Deflate reaches at most 1,032.
 _RATIO = 1040
 # Exceptions of numpy, zipfile and Python's parser for damaged files.
 DAMAGED = (
@@ -42,7 +42,7 @@ def damage_of(place: object) -> Iterator[None]:
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-  """Returns the shape, whether order is Fortran, and type of an array."""
+  """Returns shape, whether the order is Fortran's, and type of an array."""
   if np.lib.format.read_magic(file) == (1, 0):
     return np.lib.format.read_array_header_1_0(file)
   return np.lib.format.read_array_header_2_0(file)
@@ -103,8 +103,8 @@ def write_images(
   """Writes images one by one, in the format of the ADM evaluator.
 
   Args:
-    path: File; it appears when all images are written.
-    images: As many images of `shape` uint8 as there are labels.
+    path: File, which is created once all images are written.
+    images: Images uint8 of `shape`, one for each label.
     labels: Labels (n,) int.
     shape: Shape (H, W, C) of one image.
   """

@@ -40,7 +40,7 @@ def tile(
     gap: Number of white pixels around each image.
 
   Raises:
-    InputError: The shape is another one, or there are no columns.
+    InputError: If `images` has another shape, or `columns` is 0.
   """
   if images.ndim != 4 or columns < 1 or scale < 1:
     raise InputError(

@@ -1,4 +1,4 @@
-"""A checkpoint as a function of labels to images, for notebooks.
+"""A checkpoint as a function from labels to images, for notebooks.
 
   from sample import load, tile
 
@@ -39,7 +39,7 @@ Labels = str | Sequence[int | str] | np.ndarray
 class Pipeline:
   """A sampler that accepts class names, and guidance as text.
 
-  `classes` has the names in the order of the labels; it is () if unknown.
+  `classes` has the name of each label, or is () if they are unknown.
   """
 
   sampler: Sampler
@@ -71,7 +71,7 @@ class Pipeline:
         'bird,3'.
       guidance: Guidance as text, such as 'ig:1.5,cfg:1.2@0-0.7', or as an
         object.
-      seed: Random seed of all noise; image i depends on it and on i.
+      seed: Random seed of all noise. Image i depends on the seed and on i.
       guide: Pipeline of the weaker network, for guidance auto.
       **sampling: Fields of `SampleConfig` to change, such as steps=25.
 
@@ -80,7 +80,7 @@ class Pipeline:
     """
     check_value('seed', seed, Seed)
     labels, sampler = self._checked(labels), self._sampler(sampling)
-    # Padding takes time, so the batch is no larger than necessary.
+    # The batch is not larger than necessary, since padding takes time.
     parts = batch_parts(sampler.mesh)
     whole = -(-len(labels) // parts) * parts
     batch_size = min(sampler.config.batch_size, whole)
@@ -98,7 +98,7 @@ class Pipeline:
     guide: 'Pipeline | None' = None,
     **sampling: Any,
   ) -> Film:
-    """Records what guidance changes on a trajectory; see that module."""
+    """Records a trajectory; see `sample.trajectory`."""
     check_value('seed', seed, Seed)
     check_value('frames', frames, Annotated[int, Range(1, 10_000)])
     return record_trajectory(
@@ -163,7 +163,7 @@ class Pipeline:
       labels = [self._number(k) if isinstance(k, str) else k for k in labels]
     try:
       labels = np.asarray(labels)
-    except ValueError:  # rows of several lengths
+    except ValueError:  # rows of different lengths
       labels = np.zeros(0)
     if (
       labels.ndim != 1

@@ -2,15 +2,15 @@
 
 Image i of seed s depends on (s, i) alone. With key = key(s):
 
-  start, x at grid[0]             normal(fold_in(key, i)), times sigma where
-                                  the grid starts below 1
+  x at grid[0]                    normal(fold_in(key, i)), times sigma if the
+                                  grid starts below 1
   noise of step n                 normal(fold_in(fold_in(key, i), n))
   choices of guidance at step n   fold_in(fold_in(fold_in(key, 2^32 - 1), n), 0)
   the same for image i            fold_in(fold_in(fold_in(key, i), 2^32 - 1), n)
   random label of image i         fold_in(fold_in(key, 2^32 - 2), i)
 
-so batches and devices change an image only by rounding. It is the same bit for
-bit if the number of rows per device is the same.
+so batches and devices change an image only by rounding. With the same number of
+rows per device, the image is bitwise equal.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ from sample.solvers import Evaluation, Interval, Solver
 # Indices that no image has.
 STEPS = np.uint32(2**32 - 1)
 LABELS = np.uint32(2**32 - 2)
-# Time at which guidance reads its scales: the beginning of the solver step, so
-# that its stages share one field (SiT), or that of each stage (LightningDiT).
+# Time at which guidance reads its scales: the beginning of the solver step (as
+# SiT does), or the time of each evaluation (as LightningDiT does).
 SCALES_AT = ('step', 'evaluation')
 
 
@@ -51,17 +51,17 @@ def integrate(
   """Integrates dx/dt = velocity along the grid.
 
   Args:
-    evaluate: Function of (x, t, n, memory) for step n. The memory of a step's
-      first evaluation goes to the next step.
+    evaluate: Function that maps (x, t, n, memory) in step n to an evaluation.
+      The memory of a step's first evaluation goes to the next step.
     solver: Rule for one step.
     x: State at grid[0].
     grid: Decreasing times (steps + 1,).
-    noise: Function from n to standard normal noise like x, for stochastic
-      solvers.
+    noise: Function that maps n to standard normal noise like x, for a
+      stochastic solver.
     memory: Memory at the first step.
-    rests: Function from n to whether step n leaves x as it is; None if no step
-      does.
-    observe: Function of (x, t, n, memory), called at the beginning of a step.
+    rests: Function that maps n to whether step n leaves x unchanged; None if
+      every step changes it.
+    observe: Function of (x, t, n, memory), called before each step.
 
   Returns:
     The state at grid[-1], and the results of `observe`, stacked by step.
@@ -125,7 +125,7 @@ def draw_steps(
 def skipped_blocks(
   guidance: Guidance, denoiser: Denoiser, seed: int, steps: int
 ) -> dict[str, str]:
-  """Returns by method the blocks that each step skips: '3+7 1+2 ...'.
+  """Returns the blocks that each step skips, by method: '3+7 1+2 ...'.
 
   Several masks of a step are written 3+7/1+2.
   """
@@ -143,9 +143,9 @@ def skipped_blocks(
 
 @dataclasses.dataclass(frozen=True)
 class Integration:
-  """The static settings of the compiled sampler; `shape` is (H, W, C).
+  """Static settings of the compiled sampler; `shape` is (H, W, C).
 
-  The state and guidance's arithmetic have type `dtype`; the noise is float32.
+  The state and guidance are computed in `dtype`. The noise is float32.
   """
 
   solver: Solver | Dopri5
@@ -168,8 +168,8 @@ def sample(
 ) -> tuple[jax.Array, Any]:
   """Samples latents (B, H, W, C).
 
-  A sweep over scales or parameters compiles once, since both are arguments of
-  the compiled program.
+  Scales and parameters are arguments of the compiled program, so that a sweep
+  compiles once.
 
   Args:
     denoiser: Network.
@@ -179,13 +179,13 @@ def sample(
     grid: Decreasing times (steps + 1,).
     seed: Random seed of all noise and choices.
     how: Solver, shape, path and precision.
-    parts: Whether to return the parts of guidance at each step, which takes
-      one more evaluation per step; not for adaptive solvers.
+    parts: Whether to return the parts of guidance at each step. This takes one
+      more evaluation per step, and excludes adaptive solvers.
 
   Returns:
-    The latents, and extra results: for an adaptive solver, the network
-    evaluations per image as in `nfe`; with `parts`, the states and
-    `guidance.Guided` of all steps, stacked; else None.
+    The latents and a second result. For an adaptive solver, it is the network
+    evaluations per image, as in `nfe`. With `parts`, it has the stacked states
+    and `guidance.Guided` of all steps. Otherwise it is None.
   """
   solver, path = how.solver, how.path
   keys = image_keys(seed, index)

@@ -1,7 +1,7 @@
 """Access to the network of a run or of a folder of weights.
 
-The default settings for sampling are those of the run, of the run that a folder
-was made from, or of the family of the published file (docs/checkpoints.md).
+The default settings of sampling come from the run, from the run that a folder
+was made of, or from the family of a published file (docs/checkpoints.md).
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ from dit.weights.files import HUB, WEB, local
 from dit.weights.restore import WEIGHTS, restore_weights
 from sample.generate import SampleConfig
 
-LATENTS = 'latents.json'  # of a run
-# Settings by family of published files. Others are the defaults of
-# `SampleConfig`, which are those of ig_sit.
+LATENTS = 'latents.json'  # file in the workdir of a run
+# Changes to the defaults of `SampleConfig`, by family of published files. The
+# defaults fit the family ig_sit.
 _LIGHTNING: dict[str, Any] = {
   'last_step_size': 0.0,
   'shift': 1 / 0.3,
@@ -46,14 +46,14 @@ SAMPLING: dict[str, dict[str, Any]] = {
     **_LIGHTNING,
   },
 }
-OF_MACHINE = 'batch_size'  # key of `sample` that changes no image
+OF_MACHINE = 'batch_size'  # the key of `sample` that changes no image
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedNetwork:
   """A network on disk, with `metadata` from its config.json.
 
-  Each part is checked when it is first used.
+  A damaged part raises InputError when it is first used.
   """
 
   place: epath.Path
@@ -103,7 +103,7 @@ class SavedNetwork:
 
   @functools.cached_property
   def latents(self) -> LatentSpace:
-    """Latent space of the training, as far as known."""
+    """Latent space of the training data; unknown parts are empty."""
     if not self.is_run:
       return LatentSpace.from_json(self.info.get('latents'))
     return load_latents(self.place)
@@ -169,12 +169,14 @@ def open_network(place: epath.PathLike) -> SavedNetwork:
 def load_config(place: epath.PathLike) -> dict[str, Any]:
   """Returns config.json of a run or folder; InputError if it is missing."""
   if os.fspath(place).startswith((HUB, WEB)):
-    local(os.fspath(place))  # its InputError has the command to convert it
+    local(
+      os.fspath(place)
+    )  # raises InputError with the command that converts it
   check_value('the workdir', os.fspath(place), PathText)
   path = epath.Path(place).expanduser() / 'config.json'
   try:
     path.stat()
-  except (OSError, ValueError) as error:  # such as a name that is too long
+  except (OSError, ValueError) as error:  # raised for a name that is too long
     raise InputError(
       f'{place} is not the workdir of a run: it holds no config.json; train '
       'first, or give the workdir of a run.'
@@ -183,7 +185,7 @@ def load_config(place: epath.PathLike) -> dict[str, Any]:
 
 
 def load_latents(workdir: epath.PathLike) -> LatentSpace:
-  """Returns what is known of the latent space of a run, maybe a new one."""
+  """Returns the latent space of a run; unknown parts are empty."""
   path = epath.Path(workdir).expanduser() / LATENTS
   stored = read_json(path) if path.exists() else {}
   if stored and 'decoder' not in stored:

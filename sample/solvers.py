@@ -19,14 +19,15 @@ d(x, t) = v - w score (SiT, arXiv 2401.08740, section 2.4):
   EulerMaruyama   x + h d(x, t) + z,   z = sqrt(-2 w h) noise
   HeunMaruyama    y + h/2 (d(y, t) + d(y + h d(y, t), t_next)),   y = x + z
 
-Their step to t = 0 is special: `mean` drops the noise, `euler` drops noise and
-score, `tweedie` jumps to the predicted x0, and `noise` changes nothing.
+The step to t = 0 depends on `final_step`: `mean` drops the noise, `euler` drops
+noise and score, `tweedie` jumps to the predicted x0, and `noise` is a step like
+the others.
 
-w is norm times sigma, t (linear), 1 (constant) or the forward SDE's value
-(sbdm), or (1 - norm cos(pi t))^2 / 4 (decreasing) or norm sin(pi t)^2
-(increasing_decreasing).
+w(t) is one of norm sigma(t); norm t (linear); norm (constant); norm times the
+value of the forward SDE (sbdm); (1 - norm cos(pi t))^2 / 4 (decreasing); and
+norm sin(pi t)^2 (increasing_decreasing).
 
-Solvers do not know about guidance; they call a function of (x, t).
+A solver calls a function of (x, t), and guidance is inside this function.
 """
 
 import abc
@@ -46,7 +47,8 @@ Memory = Any
 class Evaluation(NamedTuple):
   """An evaluation at (x, t), such as guidance's `Guided`.
 
-  `variance` is learned, or None. `memory` goes to the next step's evaluations.
+  `variance` is the learned variance, or None. `memory` is guidance's memory for
+  the next step.
   """
 
   velocity: jax.Array
@@ -88,7 +90,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Solver(abc.ABC):
-  """A rule for one step; subclasses are frozen and hashable."""
+  """A rule for one step. Subclasses are frozen and hashable."""
 
   # The solver of `sample.adaptive` chooses its own steps.
   adaptive = False
@@ -116,7 +118,7 @@ class Solver(abc.ABC):
   def perturb(
     self, x: jax.Array, t: jax.Array, t_next: jax.Array, noise: Any
   ) -> jax.Array:
-    """Returns the (x, t) at which the step first evaluates the network."""
+    """Returns the x at which the step first evaluates the network."""
     del t, t_next, noise
     return x
 
@@ -149,7 +151,7 @@ class OneStep(Solver):
 
 @dataclasses.dataclass(frozen=True)
 class Euler(OneStep):
-  """Order 1, one evaluation."""
+  """Euler's method: order 1, one evaluation per step."""
 
   def step(self, at: Interval) -> jax.Array:
     """Returns x + h v(x, t)."""
@@ -158,7 +160,7 @@ class Euler(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class Renoise(OneStep):
-  """Jumps to the predicted x0 and adds fresh noise; one evaluation."""
+  """A jump to the predicted x0, noised again to t_next; one evaluation."""
 
   path: Path
   stochastic = True
@@ -171,7 +173,7 @@ class Renoise(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class Heun(OneStep):
-  """Order 2, two evaluations.
+  """Heun's method: order 2, two evaluations per step.
 
   Attributes:
     final_step: Rule for the step to t = 0: 'euler', or 'heun', which evaluates
@@ -202,7 +204,7 @@ class Heun(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class Midpoint(OneStep):
-  """Order 2, two evaluations, none at t = 0."""
+  """The midpoint method: order 2, two evaluations per step, none at t = 0."""
 
   def step(self, at: Interval) -> jax.Array:
     """Returns x + h v(x + h/2 v(x, t), t + h/2)."""
@@ -216,7 +218,7 @@ class Midpoint(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class RK4(OneStep):
-  """Order 4, four evaluations, the last one at t_next."""
+  """The 3/8 rule: order 4, four evaluations per step, the last at t_next."""
 
   def step(self, at: Interval) -> jax.Array:
     """Returns the step of the 3/8 rule."""
@@ -234,10 +236,10 @@ class RK4(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class DPMSolver(Solver):
-  """DPM-Solver++(2M): order 2, one evaluation; x0 extrapolated over two steps.
+  """DPM-Solver++(2M): order 2, one evaluation per step.
 
-  It takes a DDIM step first, from t = 1, to t = 0, and after a step of infinite
-  length in log(alpha / sigma).
+  It extrapolates x0 from the previous step. The first step, a step from t = 1,
+  the step after that, and a step to t = 0 are DDIM steps.
   """
 
   path: Path
@@ -254,7 +256,7 @@ class DPMSolver(Solver):
       self._log_ratio(a) - self._log_ratio(b)
       for a, b in ((t_before, t), (t, t_next))
     )
-    # Infinite steps, from t = 1 or to t = 0, have no slope.
+    # A step from t = 1 or to t = 0 is infinitely long, without a slope.
     known = jnp.isfinite(h_before) & (t_before > t)
     slope = jnp.where(known, h / h_before, 0)
     slope = jnp.where(t_next > 0, slope, 0)
@@ -286,7 +288,7 @@ FINAL_STEPS = ('mean', 'euler', 'tweedie', 'noise')
 
 @dataclasses.dataclass(frozen=True)
 class EulerMaruyama(OneStep):
-  """Strong order 1/2, one evaluation.
+  """Euler-Maruyama for the SDE: strong order 1/2, one evaluation per step.
 
   Attributes:
     path: Path of the velocity and score.
@@ -344,9 +346,10 @@ class EulerMaruyama(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class HeunMaruyama(EulerMaruyama):
-  """SiT's Heun for the SDE: noise first, two evaluations, one in the last step.
+  """SiT's Heun method for the SDE, which adds the noise before the drift.
 
-  The last step cannot be 'noise', since the score is infinite at t = 0.
+  A step has two evaluations, the last one a single evaluation. `final_step`
+  cannot be 'noise', since the score is infinite at t = 0.
   """
 
   def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """The effect of guidance along a trajectory, as estimates of the final image.
 
-Some steps of one guided trajectory are shown. At the beginning (x_t, t) of a
+A film shows some steps of one guided trajectory. At the beginning (x_t, t) of a
 step, the strong, weak and guided predictions each estimate the final image,
 
   x0 = (d_sigma x_t - sigma v) / w        (on the linear path, x0 = x_t - t v)
@@ -9,7 +9,7 @@ The distance between strong and weak velocities is
 
   gap_k(t) = rms over images and elements of (strong - weak_k)
 
-For methods other than IG, both are refined by IG if it is on.
+If IG is active, it refines both velocities of every other method.
 """
 
 from typing import NamedTuple
@@ -31,8 +31,8 @@ class Film(NamedTuple):
 
   Attributes:
     times: Times (F,), from the noise to the data.
-    images: Images (F, B, H, W, C) uint8 by name: 'state' for x_t, and x0 of
-      each of `guidance.Guided.parts` and of 'guided', which is last.
+    images: Images (F, B, H, W, C) uint8 by name: x_t as 'state', the x0 of each
+      part of `guidance.Guided.parts`, and last the x0 of 'guided'.
     begins: Times (steps,) at which steps begin.
     gaps: Gaps (steps,) by method.
   """
@@ -80,7 +80,7 @@ def record_trajectory(
     nonfinite.warn(count - int(finite.sum()), count, describe(guidance))
     found = {**seen.parts, 'guided': seen.velocity}
     methods = [term.name for term in guidance.terms]
-    velocities = {  # in this order: compiled programs sort names
+    velocities = {  # restores the order, since programs sort names
       name: found[name][:, :count]
       for name in ('strong', 'ig', 'refined', *methods, 'guided')
       if name in found
