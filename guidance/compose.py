@@ -69,8 +69,8 @@ class Guidance:
     internal: IG, or None.
     terms: Other methods, at most one of them a LabelTerm.
     rescale: Weight phi of rescaling; None for no rescaling.
-    methods: Names of the terms. JAX would otherwise reuse the program of another
-      method with equal fields.
+    methods: Names of the terms. Without them JAX would reuse the program of
+      another method with equal fields.
   """
 
   internal: Internal | None = None

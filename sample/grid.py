@@ -7,11 +7,11 @@ takes this last step without noise, as in SiT.
   uniform     t = u
   cosine      t = sin(pi u / 2)                 more steps near the noise
   quadratic   t = u^2                           more steps near the data
-  karras      sigma / alpha at t is r(u), except t = 1, 0 at u = 1, 0
+  karras      sigma / alpha at t is r(u), except that u = 1, 0 give t = 1, 0
 
 where r(u) = (s_min^(1/7) + u (s_max^(1/7) - s_min^(1/7)))^7 decreases from 80
-to 0.002. `karras` is *ours*: it replaces both ends, so the last noise level of 18
-steps is 0.0070. EDM's grid (arXiv 2206.00364, equation 5) is
+to 0.002. `karras` is *ours*: it replaces both ends, so the last noise level of
+18 steps is 0.0070. EDM's grid (arXiv 2206.00364, equation 5) is
 
   edm         sigma / alpha at t_i is r(1 - i / (steps - 1)), then t = 0
 
