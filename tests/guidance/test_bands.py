@@ -88,9 +88,6 @@ def test_images_that_cannot_be_halved(sides):
     guidance.check(TOY, (*sides, 3))
 
 
-# Tests of rescaling.
-
-
 def test_rescale_zero_is_cfg():
   np.testing.assert_array_equal(guided('cfg:7.5,rescale:0'), guided('cfg:7.5'))
 

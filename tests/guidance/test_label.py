@@ -175,9 +175,6 @@ def test_terms_switch_on_and_off_beside_a_variance():
   close(first + second, both, atol=1e-4)
 
 
-# Tests of CFG++.
-
-
 def effective(path, t, t_next, scale):
   term = ClassifierFreePlusPlus(Scale(scale))
   return term.scale_at(Step(jnp.float32(t), (), jnp.float32(t_next), path))
@@ -223,9 +220,6 @@ def test_cfg_plus_plus_of_some_channels():
   whole = guided('cfg++:0.6', 0.5, **options)
   np.testing.assert_array_equal(ours[..., 0], whole[..., 0])
   np.testing.assert_array_equal(ours[..., 1:], plain()[..., 1:])
-
-
-# Tests of ICG.
 
 
 @functools.partial(jax.jit, static_argnames='steps')

@@ -168,9 +168,6 @@ def test_skipping_is_closing_the_gates(denoiser, batch, skipped):
   assert jnp.abs(strong - weak).max() > 0.01
 
 
-# Tests of AutoGuidance.
-
-
 def auto(guide, scale=2.0, internal=None, beside=()):
   return Guidance(internal, (*beside, AutoGuidance(Scale(scale), guide)))
 
@@ -222,9 +219,6 @@ def test_ig_refines_the_guide_where_it_has_the_tap(taps):
   if taps:
     weak = guided(Guidance(internal), network=guide)
   close(ours, weak + 2 * (strong - weak), atol=1e-4)
-
-
-# Tests of guidance that a network does not support.
 
 
 @pytest.mark.parametrize(('guidance', 'message'), [

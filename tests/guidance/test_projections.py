@@ -30,9 +30,6 @@ def pair(t, x=X, **options):
   return (plain(label, t, x=x, **options) for label in (LABEL, NULL))
 
 
-# Tests of APG.
-
-
 @pytest.mark.parametrize('path', ['linear', 'cosine', 'vp'])
 @pytest.mark.parametrize('t', [0.1, 0.6, 1.0])
 def test_apg_without_its_parts_is_cfg(path, t):
@@ -111,9 +108,6 @@ def test_apg_at_the_data():
   np.testing.assert_array_equal(out.memory[0], jnp.zeros_like(X))
 
 
-# Tests of CFG-Zero*.
-
-
 def test_cfg_zero_in_numpy():
   def rule(c, u):
     s = c @ u / (u @ u + 1e-8)
@@ -136,9 +130,6 @@ def test_cfg_zero_divides_by_no_zero():
   term, zero = ClassifierFreeZero(Scale(2.0)), jnp.zeros_like(X)
   push, _ = term.push(X, zero, jnp.float32(2), None, ())
   np.testing.assert_array_equal(push, X)
-
-
-# Tests of TCFG.
 
 
 def tangential(strong, null, x, space, scale):

@@ -306,9 +306,6 @@ def test_a_link_to_a_lost_image_is_broken(tmp_path):
     open_image_set(str(tree), '')
 
 
-# Tests of archives.
-
-
 def test_separators_of_windows_are_read(tmp_path):
   tree = grow(tmp_path / 'tree', [*CATS])
   with zipfile.ZipFile(tmp_path / 'tree.zip', 'w') as archive:

@@ -247,9 +247,6 @@ def test_latents_that_are_not_finite_stop_it(folder, tmp_path):
   assert make(folder, tmp_path / 'b', Huge(), dtype='float32').records == COUNT
 
 
-# Tests of damaged shards.
-
-
 @pytest.fixture
 def prepared(folder, tmp_path):
   make(folder, tmp_path / 'out')
