@@ -1,4 +1,4 @@
-"""Runs commands in this process, and trains one small run that tests share."""
+"""Helpers that run commands, in the test process or in a new one."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = f'--config={ROOT}/configs/digits.py'
-# 30 steps, checkpoints at 10, 20 and 30, previews at 15 and 30.
+# 30 training steps, with checkpoints at 10, 20 and 30, previews at 15 and 30.
 TINY = {
   'model.depth': 3,
   'model.width': 16,
@@ -62,7 +62,7 @@ def moments(x):
 
 
 def made_once(tmp_path_factory, name, make):
-  """Returns a folder that only the first pytest worker fills, by `make`."""
+  """Returns a folder that the first pytest worker fills by calling `make`."""
   base = tmp_path_factory.getbasetemp()
   folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / name
   folder.mkdir(exist_ok=True)
@@ -75,11 +75,11 @@ def made_once(tmp_path_factory, name, make):
 
 
 def command_line(trained, mine, command, out):
-  """Returns the words of a command of a few steps.
+  """Returns the arguments that make a command finish within a few steps.
 
   Args:
     trained: Folder of the fixture `shared_run`.
-    mine: Flag of an extractor.
+    mine: Flag that names a feature extractor.
     command: Name of the command, or 'flash' for a staged distillation.
     out: Folder for the results.
   """
@@ -123,27 +123,27 @@ def run(*argv):
 
 
 def succeed(*argv):
-  """Runs a command that ends well."""
+  """Runs a command and checks that it exits with status 0."""
   result = run(*argv)
   assert result.status == 0, result.err
   return result
 
 
 def refusal(*argv):
-  """Runs a command that is refused, and returns its standard error."""
+  """Checks that a command exits with status 2, and returns its stderr."""
   result = run(*argv)
   assert result.status == 2, result.err
   return result.err
 
 
 def refused_line(*argv):
-  """Returns the only line of a command that is refused."""
+  """Checks that a refused command prints one line, and returns this line."""
   (line,) = refusal(*argv).splitlines()
   return line
 
 
 def change_json(path, change):
-  """Rewrites a JSON file with the contents that `change` has changed."""
+  """Reads a JSON file, lets `change` edit the contents, and writes them."""
   found = json.loads(path.read_text())
   change(found)
   path.write_text(json.dumps(found))
@@ -163,12 +163,12 @@ def free_port():
 
 @contextlib.contextmanager
 def started(words, stderr, **env):
-  """Starts `python main.py WORDS` and kills it at the end.
+  """Starts `python main.py WORDS`, and kills it when the context ends.
 
   Args:
     words: Words after `python main.py`.
-    stderr: Path of the file that receives the standard error.
-    **env: Additions to this environment, whose XLA_FLAGS is dropped.
+    stderr: File that receives the standard error.
+    **env: Variables added to the current environment without its XLA_FLAGS.
   """
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'} | env
   with stderr.open('w') as file:
@@ -184,7 +184,7 @@ def started(words, stderr, **env):
 
 
 def printed(text):
-  """Returns the commands in a text, as words after `python main.py`."""
+  """Finds commands in a text; returns each one's words after `main.py`."""
   found = []
   for line in re.findall(r'Try: (python main\.py [^\n<]*)', text):
     python, script, *words = shlex.split(html.unescape(line))

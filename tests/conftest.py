@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices, and fixtures that several folders share."""
+"""Simulates eight CPU devices, and defines fixtures for all test folders."""
 
 import atexit
 import functools
@@ -9,21 +9,21 @@ import shutil
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['OPENBLAS_NUM_THREADS'] = '1'  # pytest's workers run in parallel
-# Tests run few steps, so quick compilation matters more than fast programs. All
-# workers and the processes of tests share the compiled programs.
+os.environ['OPENBLAS_NUM_THREADS'] = '1'  # The pytest workers run in parallel.
+# Tests run few steps, so fast compilation matters more than fast programs. All
+# pytest workers and the processes that they start share this compilation cache.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp()
   atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'])
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-# A slow machine must not time out a collective of the eight devices.
+# Long timeouts let collectives of the eight devices finish on slow machines.
 os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     '--xla_cpu_collective_call_warn_stuck_timeout_seconds=300',
-    # Otherwise devices may start independent collectives in different orders.
+    # XLA could otherwise start collectives in a different order per device.
     '--xla_cpu_enable_concurrency_optimized_scheduler=false',
     '--xla_cpu_collective_call_terminate_timeout_seconds=600',
   ]
@@ -48,11 +48,11 @@ from input_pipeline.sources import DataConfig, open_source
 from train import config_file
 from train.experiment import build
 
-# Two programs in flight could starve each other of the threads that the eight
-# simulated devices share.
+# The eight simulated devices share threads. Two programs that run at once could
+# therefore wait for each other forever.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
 
-# Otherwise every shape in a checkpoint compiles its own sharding program.
+# Orbax would otherwise compile one sharding program per shape in a checkpoint.
 ocp.type_handlers.register_type_handler(
   jax.Array,
   ocp.type_handlers.ArrayHandler(use_replica_parallel=False),
@@ -73,7 +73,7 @@ SMALL = (
 
 @pytest.fixture(scope='module', autouse=True)
 def little_memory():
-  """Clears compiled programs when the process uses over 1.5 GiB."""
+  """Clears compiled programs if the process has used over 1.5 GiB."""
   yield
   if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1.5 * 2**20:
     jax.clear_caches()
@@ -95,13 +95,13 @@ def config():
 
 @pytest.fixture(scope='session')
 def denoiser(config):
-  """A small network without zero weights."""
+  """A small network with noise added to every weight, so that none is zero."""
   return networks.perturbed(config)
 
 
 @pytest.fixture
 def batch(config):
-  """x, t and label of six rows. The last label is the null label."""
+  """Six examples of x, t and label. The last label is the null label."""
   x = jax.random.normal(jax.random.key(2), (6, *config.latent_shape))
   t = jax.numpy.linspace(0.05, 1, 6)
   label = jax.numpy.asarray([0, 3, 9, 3, 5, config.num_classes])
@@ -110,7 +110,7 @@ def batch(config):
 
 @pytest.fixture
 def good_compilation():
-  """Full compilation, for programs that run long."""
+  """Turns on all compiler optimizations, for tests that run many steps."""
   jax.config.update('jax_disable_most_optimizations', False)
   yield
   jax.config.update('jax_disable_most_optimizations', True)
@@ -152,7 +152,7 @@ def mine(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def argv(shared_run, mine):
-  """Returns a function of command and output folder to the words to run."""
+  """Returns `command_line`, which needs only a command and an output folder."""
   return functools.partial(command_line, shared_run, mine)
 
 
@@ -166,7 +166,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def make_config(data_dir):
-  """Returns a function that makes a config from command-line assignments."""
+  """Returns a function that applies assignments like 'model.depth=3'."""
 
   def make(*assignments):
     config = config_file.load_config(str(ROOT / 'configs/digits.py'))

@@ -1,4 +1,4 @@
-"""The second backbone, defined by the lines of docs/extending.md."""
+"""Runs the code of docs/extending.md that defines a convolutional backbone."""
 
 import pathlib
 import re

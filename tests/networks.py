@@ -14,7 +14,7 @@ def perturbed(config):
   params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
   rng = np.random.default_rng(1)
 
-  def perturb(leaf):  # numpy needs no program per shape
+  def perturb(leaf):  # JAX would compile a program per shape.
     noise = rng.normal(size=leaf.shape).astype(np.float32)
     return jnp.asarray(np.asarray(leaf) + 0.1 * noise)
 
@@ -22,7 +22,7 @@ def perturbed(config):
 
 
 def assert_close(ours, expected, **tolerances):
-  """Compares two trees leaf by leaf with `numpy.testing.assert_allclose`."""
+  """Compares two trees with `numpy.testing.assert_allclose`, leaf by leaf."""
   compare = functools.partial(np.testing.assert_allclose, **tolerances)
   jax.tree.map(compare, ours, expected)
 
@@ -38,12 +38,12 @@ def static(default):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Toy(ClassConditional):
-  """A network with visible parts: blocks of sines and a tap between them.
+  """A simple network of sine blocks, with a tap after the middle block.
 
   Attributes:
     seed: Seed of the weights.
-    labels: Whether the label matters.
-    kept: Blocks that can run; None for all.
+    labels: Whether the output depends on the label.
+    kept: Whether each block runs; None runs all blocks.
   """
 
   seed: int = static(0)
@@ -86,7 +86,7 @@ class Toy(ClassConditional):
 
 
 class Doubled:
-  """An autoencoder with known moments: mean 2x, std 0.5."""
+  """An autoencoder that encodes x to mean 2x and standard deviation 0.5."""
 
   downsampling, latent_channels = 1, 3
   params: ClassVar = {}

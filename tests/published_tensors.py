@@ -1,4 +1,4 @@
-"""Small networks with random values, in the layout of the published files."""
+"""Random tensors of small networks, named and shaped as in published files."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ SIZES = {'size': 4, 'channels': 3, 'num_classes': 5, 'patch': 2, 'depth': 3,
          'width': 8, 'num_heads': 2}  # fmt: skip
 TAPS = {family: (1,) if 'ig_' in family else () for family in convert.FAMILIES}
 PLAIN = ('dit', 'sit', 'ig_sit', 'repa')
-# All options of the LightningDiT code.
+# Every architecture option that the LightningDiT code has.
 RICH = {'norm': 'rmsnorm', 'mlp': 'swiglu', 'rope': True, 'qk_norm': 'rmsnorm'}
 
 
@@ -33,7 +33,7 @@ def frozen(arrays):
 
 
 def random_bits(shapes):
-  """Returns any float32: NaN with payload, infinite, subnormal, -0."""
+  """Returns float32 arrays of random bits, with NaN, inf and subnormals."""
   rng = np.random.default_rng(0)
   draw = functools.partial(rng.integers, 0, 2**32, dtype=np.uint32)
   return {name: draw(shape).view(np.float32) for name, shape in shapes.items()}
@@ -58,7 +58,7 @@ def write(config, flat, family):
 
 
 def edit_config(folder, **changes):
-  """Changes entries of a folder's config.json; None removes one."""
+  """Changes entries of a folder's config.json. A value of None removes one."""
   path = folder / 'config.json'
   about = json.loads(path.read_text()) | changes
   about = {key: value for key, value in about.items() if value is not None}

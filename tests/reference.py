@@ -1,7 +1,7 @@
 """Golden values of reference implementations.
 
-tests/golden is part of every clone. Tests of further files, in
-../shared/golden next to the project, skip if they are absent.
+Small files are in tests/golden. Larger files are in ../shared/golden, next to
+the project. Tests that need a missing file are skipped.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from dit.weights import convert
 
 HERE = pathlib.Path(__file__).parent
 PLACES = (HERE / 'golden', HERE.parents[1] / 'shared' / 'golden')
-# Family: folder, taps of its networks. All networks have four heads.
+# Each family's folder and the taps of its networks. All have four heads.
 FAMILIES = {
   'ig_sit': ('ig_sit', (2,)),
   'ig_lightningdit': ('ig_lightningdit', (2,)),
@@ -30,7 +30,7 @@ FAMILIES = {
 
 
 def find(name):
-  """Returns the golden file `name`, such as 'dit/samplers.npz', or skips."""
+  """Returns the path of a golden file, or skips the test if it is missing."""
   for place in PLACES:
     if (place / name).exists():
       return place / name
@@ -46,19 +46,19 @@ def read(name):
 
 
 def state_dtype():
-  """float64 if JAX has it enabled, for sharp comparisons."""
+  """Returns float64 if JAX has it enabled, otherwise float32."""
   return jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
 
 
 def nhwc(x):
-  """Moves channels last, as in a state."""
+  """Moves channels from position -3 to the end, as this project has them."""
   return jnp.asarray(np.moveaxis(x, -3, -1), state_dtype())
 
 
 def relative(ours, golden):
-  """Relative L2 distance of (..., H, W, C) to golden (..., C, H, W).
+  """Returns the relative L2 distance of (..., H, W, C) to (..., C, H, W).
 
-  It is printed, so `pytest -rP` shows it for passing tests.
+  Prints the distance, so that `pytest -rP` shows it for passing tests.
   """
   golden = np.moveaxis(np.asarray(golden, np.float64), -3, -1)
   ours = np.asarray(ours, np.float64)
@@ -69,7 +69,7 @@ def relative(ours, golden):
 
 @functools.cache
 def denoiser(family, variant='model'):
-  """Returns the golden network, bound, with activations of `state_dtype`."""
+  """Returns a golden network that computes in `state_dtype`."""
   folder, taps = FAMILIES[family]
   config, params = convert.from_published(
     read(f'{folder}/{variant}.safetensors'),

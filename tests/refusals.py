@@ -1,4 +1,4 @@
-"""Refusals: one-line InputErrors."""
+"""Helpers that expect an `InputError` with a one-line message."""
 
 import contextlib
 

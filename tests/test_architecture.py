@@ -1,4 +1,4 @@
-"""House rules, checked on the source."""
+"""Checks that the source code follows the rules of the project."""
 
 import ast
 import dataclasses
@@ -15,7 +15,7 @@ from distill.config import StudentExperiment, build_student
 from train import config_file
 from train.experiment import SECTIONS, Experiment, build, sections_of
 
-# A folder may import itself and the folders of later rows.
+# A folder may import from itself and from the folders in later rows.
 LAYERS = (
   ('main',),
   ('commands',),
@@ -28,9 +28,9 @@ LAYERS = (
   ('core',),
 )
 ROOMS = tuple(itertools.chain(*LAYERS))
-CLOSED = {'main', 'configs'}  # no other folder imports these
+CLOSED = {'main', 'configs'}  # No folder may import these two.
 FOREIGN = ('tensorflow', 'torch')
-# Only this function may import torch, when it is called to read pickles.
+# This function is the only code that may import torch. It reads pickles.
 TORCH_READER = ('dit/weights/files.py', '_read_pickle')
 FENCED = ('jit', 'grad', 'value_and_grad', 'scan', 'vmap', 'pmap', 'remat',
           'cond', 'while_loop', 'Optimizer', 'Dropout')  # fmt: skip
@@ -59,7 +59,7 @@ def tree_of(path):
 
 
 def imported(tree):
-  """Returns top-level names of all modules that a file imports."""
+  """Yields the top-level name of every module that a file imports."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Import):
       yield from (alias.name.split('.')[0] for alias in node.names)
@@ -69,7 +69,7 @@ def imported(tree):
 
 
 def dotted(node):
-  """Returns 'a.b.c' for an attribute chain, otherwise ''."""
+  """Returns an attribute chain as text such as 'a.b.c', otherwise ''."""
   parts = []
   while isinstance(node, ast.Attribute):
     parts.append(node.attr)
@@ -80,7 +80,7 @@ def dotted(node):
 
 
 def used(tree):
-  """Returns dotted names of attribute chains and from-imports."""
+  """Yields the dotted name of every attribute chain and from-import."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Attribute):
       yield dotted(node) or f'?.{node.attr}'
@@ -136,7 +136,7 @@ def test_nnx_stays_behind_its_fence(path):
 
 @pytest.mark.parametrize('path', LIBRARY, ids=name_of)
 def test_modules_only_define(path):
-  """Imports have no effects: modules hold only definitions and constants."""
+  """Modules contain only imports, definitions and constants."""
   first, *rest = tree_of(path).body
   assert isinstance(first, ast.Expr), 'no docstring'
   assert isinstance(first.value, ast.Constant), 'no docstring'
@@ -183,7 +183,7 @@ def test_public_functions_are_annotated(path):
 
 
 def test_import_is_quiet_light_and_touches_no_device():
-  """Libraries must not import an optional framework, installed or not."""
+  """Importing the project must not import TensorFlow or PyTorch."""
   code = f"""
 import sys, traceback
 asked = []
@@ -220,7 +220,7 @@ def test_config_keys_are_fields(section):
   keys = set(base_config('configs/distill')[section])
   kind = sections_of(StudentExperiment)[section]
   fields = {field.name for field in dataclasses.fields(kind)}
-  if section == 'model':  # the patch is part of the name
+  if section == 'model':  # The name, as in 'SiT-Tiny/2', sets the patch size.
     assert 'name' in keys
     keys = keys - {'name'} | {'patch'}
   assert keys == fields
@@ -250,7 +250,7 @@ def test_configs_change_values_only(path):
 
 @pytest.mark.parametrize('folder', ['configs', 'configs/distill'])
 def test_every_config_key_is_explained(folder):
-  """Each key in base.py has a comment, above it or on its line."""
+  """Each key in base.py has one comment, above it or on its line."""
   lines = (ROOT / folder / 'base.py').read_text().splitlines()
   assert len(lines) <= 250
   for before, line in itertools.pairwise(map(str.strip, lines)):

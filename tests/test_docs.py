@@ -1,4 +1,4 @@
-"""The Python lines of docs/ run unchanged on small networks."""
+"""The Python code in docs/ runs unchanged on small networks."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
   )
   monkeypatch.chdir(tmp_path)
   folder.save_folder('sit-xl-ig', config, params, info={})
-  # The golden autoencoder has few channels and thus smaller groups.
+  # The golden autoencoder has few channels, so its norms have eight groups.
   tensors = {}
   for half in ('encoder', 'decoder'):
     tensors |= reference.read(f'sd_vae/{half}.safetensors')
@@ -42,7 +42,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
   monkeypatch.setattr(
     autoencoder, 'load', lambda *args: load(*args, norm_groups=8)
   )
-  code = code.replace('make_grid(250', 'make_grid(4')  # shorter
+  code = code.replace('make_grid(250', 'make_grid(4')  # Four steps are faster.
   exec(compile(code, 'docs/checkpoints.md', 'exec'), {})
   with Image.open('samples.png') as image:
     picture = np.asarray(image)
@@ -51,7 +51,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
 
 
 def test_what_is_added_to_the_house():
-  """The method, solver and backbone of extending.md keep their promises."""
+  """The method, solver and backbone of extending.md work as the page claims."""
   text = (ROOT / 'docs' / 'extending.md').read_text()
   blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
   assert len(blocks) == 6
@@ -62,7 +62,7 @@ def test_what_is_added_to_the_house():
   for block in blocks:
     exec(compile(block, 'docs/extending.md', 'exec'), page)
 
-  # The backbone learned two classes, and guided samples lie at their means.
+  # The backbone was trained on two classes. Samples must have their means.
   means = np.asarray(page['x0']).reshape(32, 2, 2).mean(0)
   np.testing.assert_allclose(means[0], -2, atol=0.4)
   np.testing.assert_allclose(means[1], 2, atol=0.4)
@@ -80,7 +80,7 @@ def test_what_is_added_to_the_house():
       sampler.Integration(solver, (1, 1, 2)),
     )[0]
 
-  # The method equals CFG without clipping, and has no effect if all is clipped.
+  # Without clipping, the method equals CFG. A radius of 0 turns CFG off.
   def clipped(radius):
     return drawn(Guidance(terms=(page['Clipped'](Scale(3.0), radius=radius),)))
 
@@ -89,7 +89,7 @@ def test_what_is_added_to_the_house():
   np.testing.assert_allclose(clipped(0), drawn(parse('none')), atol=1e-5)
   assert np.abs(clipped(0.5) - cfg).max() > 0.05
 
-  # The solver has order 2 and two evaluations per step.
+  # Ralston is of order 2 and evaluates the network twice per step.
   exact = drawn(parse('none'), RK4(), steps=200)
   errors = [
     np.abs(drawn(parse('none'), steps=steps) - exact).mean()
@@ -100,7 +100,7 @@ def test_what_is_added_to_the_house():
 
 
 def test_method_of_the_page_with_a_name(tmp_path):
-  """Follows extending.md in a copy of the project, changing only guidance/."""
+  """Adds the method as extending.md describes, changing only guidance/."""
   for name in ('guidance', 'tests/guidance'):
     shutil.copytree(ROOT / name, tmp_path / name)
   for name in (
@@ -150,7 +150,7 @@ def test_method_of_the_page_with_a_name(tmp_path):
   assert passed > 10
 
 
-# Runs commands on a tiny network, in sequence.
+# This program runs the given commands in sequence, on a tiny network.
 COMMANDS = """
 import sys
 
@@ -211,7 +211,7 @@ for name in names:
   ids=['train and sample', 'the others'],
 )
 def test_backbone_of_the_page_with_a_name(tmp_path, commands):
-  """The steps of extending.md, in a copy. Only dit/ changes."""
+  """Adds the backbone as extending.md describes, changing only dit/."""
   shutil.copytree(ROOT / 'dit', tmp_path / 'dit')
   shutil.copy(ROOT / 'main.py', tmp_path)
   for name in (

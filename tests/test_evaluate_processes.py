@@ -48,4 +48,4 @@ def test_processes_and_devices_agree(mine, tmp_path):
   assert one == pytest.approx(two, rel=1e-6)
   assert one['fd'] > 0
   assert 'FD (mine:moments)' in outs[0]
-  assert '| FD' not in outs[1]  # only the first process reports
+  assert '| FD' not in outs[1]  # Only the first process prints metrics.

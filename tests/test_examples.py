@@ -1,4 +1,4 @@
-"""The notebooks of examples/ run and are stored with their outputs."""
+"""The notebooks in examples/ run and contain their outputs."""
 
 import os
 import re
@@ -9,14 +9,14 @@ import sys
 import pytest
 from command_runs import ROOT
 
-# Jupyter warns without this setting.
+# Jupyter prints a warning if this variable is not set.
 os.environ.setdefault('JUPYTER_PLATFORM_DIRS', '1')
 NEEDED = 'the notebooks need requirements-dev.txt'
 nbformat = pytest.importorskip('nbformat', reason=NEEDED)
 nbclient = pytest.importorskip('nbclient', reason=NEEDED)
 pytest.importorskip('ipykernel', reason=NEEDED)
 
-# Parameters of a tiny run, and the number of pictures.
+# Each notebook's parameters for a tiny run, and its number of pictures.
 EXAMPLES = {
   'guidance_explorer': ({'WORKDIR': 'run', 'IMAGES': 640}, 6),
   'published_checkpoint': (
@@ -52,7 +52,7 @@ def texts(notebook):
 
 
 def with_parameters(notebook, values):
-  """Replaces values in the cell that is tagged for parameters."""
+  """Replaces values in the notebook cell that is tagged `parameters`."""
   (cell,) = (
     cell
     for cell in notebook.cells
@@ -70,12 +70,12 @@ def test_every_notebook_is_known():
   assert {path.stem for path in (ROOT / 'examples').iterdir()} == set(EXAMPLES)
 
 
-@pytest.mark.slow  # make examples
+@pytest.mark.slow  # `make examples` runs this test.
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
-  # Outside the checkout, with its code on the path as if installed.
+  # The notebook runs in another folder, so PYTHONPATH must find the project.
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
-  # One device, as readers have, and quick compilation.
+  # A reader has one device. The test also compiles without optimizations.
   monkeypatch.delenv('XLA_FLAGS', raising=False)
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
@@ -89,7 +89,7 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
   for cell in code_cells(notebook):
     cell.outputs = []
   before = set((ROOT / 'runs').glob('*'))
-  # This raises errors of cells.
+  # An error in any cell makes `execute` raise.
   nbclient.NotebookClient(
     notebook,
     timeout=300,
@@ -118,7 +118,7 @@ def test_a_notebook_is_stored_with_its_outputs(name):
 
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_nothing_volatile_is_stored(name):
-  """The hook of .pre-commit-config.yaml changes nothing."""
+  """The notebooks are stored as the pre-commit hook nbstripout leaves them."""
   pytest.importorskip('nbstripout', reason=NEEDED)
   hooks = (ROOT / '.pre-commit-config.yaml').read_text()
   (flags,) = re.findall(r'entry: \.venv/bin/nbstripout (.*)', hooks)

@@ -1,4 +1,4 @@
-"""On a full disk, commands keep their results and fail in one line."""
+"""On a full disk, commands keep results and fail with a one-line message."""
 
 import os
 import re
@@ -56,7 +56,7 @@ def steps(disk):
 @pytest.mark.slow
 def test_a_full_disk(disk):
   assert train(disk, 'train.images=1280').returncode == 0
-  # The config of the run requests more steps.
+  # The stored config is edited to request 3,200 images.
   config = disk / 'run' / 'config.json'
   text = re.sub(r'"images": 1280', '"images": 3200', config.read_text())
   config.write_text(text)
@@ -85,7 +85,7 @@ def fill(disk, leave=0):
 
 
 def failed(words):
-  """Runs a command that must fail for lack of space; returns its result."""
+  """Checks that a command reports a full disk, and returns its result."""
   result = run(*words)
   assert result.status == 1, result.err
   assert 'Traceback' not in result.err

@@ -1,4 +1,4 @@
-"""The demo's network, fully trained: guidance helps beyond chance."""
+"""IG lowers the FD of the fully trained demo by over 3 standard errors."""
 
 import json
 import os

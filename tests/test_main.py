@@ -30,7 +30,7 @@ def trained(shared_run, tmp_path):
 
 
 def picture(path):
-  """Returns the pixels of a PNG, which must not be blank."""
+  """Returns the pixels of a PNG, and checks that it is not blank."""
   pixels = np.asarray(Image.open(path))
   assert pixels.std() > 5
   return pixels
@@ -55,7 +55,7 @@ def test_train_leaves_a_run(trained):
   picture(folder / 'loss.png')
   previews = sorted((folder / 'previews').iterdir())
   assert [path.name for path in previews] == ['00000015.png', '00000030.png']
-  for path in previews:  # 20 digits of 40 pixels in ten columns
+  for path in previews:  # 20 digits in ten columns, at 40 + 4 pixels
     assert picture(path).shape == (2 * 44, 10 * 44)
   assert re.search(r'step 20: loss.*, 0:0\d:\d\d left', trained.printed)
   assert re.search(r'step 30: loss.*, 0:00:00 left', trained.printed)
@@ -66,7 +66,7 @@ def test_train_leaves_a_run(trained):
 
 def test_training_again_changes_nothing(trained, monkeypatch):
   before = contents(trained.workdir)
-  monkeypatch.setattr(loop, 'MetricsLog', None)  # no step may run
+  monkeypatch.setattr(loop, 'MetricsLog', None)  # A step would fail.
   result = run(*trained.argv)
   assert result.status == 0
   assert 'Already trained: 30 steps.' in result.err
@@ -86,7 +86,7 @@ def test_sample_draws_what_was_asked(trained):
   assert images.dtype == np.uint8
   assert (images.std((1, 2, 3)) > 0).all()
   assert labels.tolist() == [3, 8] * 12
-  # 24 images of 40 pixels in ten columns, with a margin of two pixels.
+  # 24 images of 40 pixels in ten columns, with two pixels around each.
   assert picture(out / 'samples.png').shape == (3 * 44, 10 * 44)
 
   protocol = json.loads((out / 'samples.json').read_text())
@@ -99,7 +99,7 @@ def test_sample_draws_what_was_asked(trained):
     'images_seen': 480,
     'weights': 'ema',
     'path': 'linear',
-    # Euler at t = 1, 2/3 and 1/3: one pass, and a second where CFG is on.
+    # Three Euler steps take one pass each, and CFG adds one in two of them.
     'nfe_per_image': 5,
   }
   assert expected.items() <= protocol.items()
@@ -146,7 +146,7 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
   assert picture(folder / 'samples.png').shape[2] == 3
 
   before = contents(folder)
-  # A second run must measure nothing.
+  # The second command must not compute metrics again.
   monkeypatch.setattr(compare, 'open_evaluators', None)
   again = run('compare', f'--workdir={folder}', *COMPARE)
   assert again.status == 0
@@ -167,7 +167,7 @@ def test_compare_without_a_test_split(trained, features):
   assert result.status == 0, result.err
   rows = (folder / 'table.md').read_text().splitlines()[2:]
   assert [row.split('|')[1].strip() for row in rows] == ['IG']
-  # Three rows of real images and one of samples: 48 pixels plus a margin.
+  # Three rows of real images and one of samples, at 48 + 4 pixels per row.
   assert picture(folder / 'samples.png').shape[0] == 4 * 52 + 2 * 8
 
 

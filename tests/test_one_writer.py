@@ -1,4 +1,4 @@
-"""One writer at a time: concurrent commands, and their leftovers."""
+"""Only one command at a time writes to a folder, also after a crash."""
 
 import contextlib
 import os
@@ -71,7 +71,7 @@ def test_other_commands_write_beside_training(argv, shared_run, tmp_path):
 
 
 def test_prepare_goes_on_after_it_was_killed(tmp_path):
-  """The file of the first write exists under its temporary name."""
+  """An unfinished temporary file does not stop the next `prepare`."""
   image = np.zeros((8, 8, 3), np.uint8)
   for k in range(2):
     folder = tmp_path / 'images' / f'class{k}'
@@ -93,14 +93,14 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path):
 
 @contextlib.contextmanager
 def started(words, folder):
-  """Starts a command; yields the process and the file of its output."""
+  """Starts a command; yields the process and the path of its stderr."""
   said = folder / f'stderr{len([*folder.iterdir()])}'
   with command_runs.started(words, said) as process:
     yield process, said
 
 
 def finished(words, folder):
-  """Returns a command's exit status and last line."""
+  """Runs a command; returns its exit status and its last line of stderr."""
   with started(words, folder) as (process, said):
     status = process.wait(timeout=400)
     return status, said.read_text().splitlines()[-1]
@@ -117,14 +117,14 @@ def wait_for(path, process, said):
 @pytest.mark.slow
 @pytest.mark.parametrize('command', ['train', 'distill', 'sweep', 'evaluate'])
 def test_a_second_process_is_refused(argv, tmp_path, command):
-  """The second is refused, the first continues, and a kill frees the folder."""
+  """The second is refused. If the first is killed, another can start."""
   out, logs = tmp_path / 'out', tmp_path / 'logs'
   logs.mkdir()
   words = [*argv(command, out), '--config.log.preview_every_images=0']
   lock = out / f'.{LOCKS[command]}.lock'
   with started(words, logs) as (process, said):
     wait_for(lock, process, said)
-    process.send_signal(signal.SIGSTOP)  # or it ends before the second starts
+    process.send_signal(signal.SIGSTOP)  # It must outlive the second.
     status, last = finished(words, logs)
     process.send_signal(signal.SIGCONT)
     assert status == 2, last
@@ -165,7 +165,7 @@ def test_train_sample_and_report_side_by_side(argv, tmp_path):
       assert report.wait(timeout=400) == 0
     assert process.poll() is None, said.read_text()
     assert finished(train, logs)[0] == 2
-    process.kill()  # its data readers may live a moment longer
+    process.kill()  # Its data readers may end a moment later.
     process.wait()
     with folder_lock(run_, 'run', 'other', instead=''):
       pass

@@ -1,4 +1,4 @@
-"""The package works without its checkout, and as an editable install."""
+"""The installed package works without the checkout, and as editable."""
 
 import importlib.metadata
 import os
@@ -26,7 +26,7 @@ PACKAGES = {
 def install(folder, *words):
   """Installs the project into a new environment; returns its `bin`.
 
-  This environment's packages follow the new one's on the path.
+  The new environment also finds the packages of the current one.
   """
   venv = [sys.executable, '-m', 'venv', '--without-pip', str(folder)]
   subprocess.run(venv, check=True)
@@ -36,8 +36,8 @@ def install(folder, *words):
     [*pip, '--quiet', '--no-deps', *words, str(ROOT)], cwd=folder, check=True
   )
   (site_packages,) = folder.glob('lib/python*/site-packages')
-  # A folder named in a .pth file does not have its own .pth files read, so an
-  # installed checkout remains hidden.
+  # Python ignores .pth files in a folder that a .pth file lists, so the new
+  # environment does not find an editable install in the current one.
   (site_packages / 'dependencies.pth').write_text(sysconfig.get_path('purelib'))
   return folder / 'bin'
 

@@ -1,6 +1,6 @@
-"""A job of two real processes is stopped, killed and resumed.
+"""A training job of two processes is stopped, killed and resumed.
 
-The processes train on four simulated devices, two each, sharded by FSDP.
+Each process has two simulated devices. FSDP shards over all four.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Job:
 
   @contextlib.contextmanager
   def started(self, *words):
-    """Starts the processes, logs their stderr and kills them at the end."""
+    """Starts the processes, and kills them when the context ends."""
     devices = f'--xla_force_host_platform_device_count={4 // self.processes}'
     argv, port = [*words, f'--workdir={self.folder}/run'], free_port()
     with contextlib.ExitStack() as stack:
@@ -98,7 +98,7 @@ def test_two_processes(tmp_path):
   assert 13 <= first < STEPS
   assert f'SIGTERM: saved step {first}' in job.stderr()
 
-  # Ctrl-C in one process stops both.
+  # Ctrl-C in one process must stop both processes.
   with job.train() as running:
     job.reach(first + 3, running)
     running[0].send_signal(signal.SIGINT)
@@ -128,7 +128,7 @@ def test_two_processes(tmp_path):
   assert len(job.losses()) == STEPS
   np.testing.assert_allclose(job.losses(), whole.losses(), rtol=1e-4)
 
-  # Two processes and one sample the same images from the run.
+  # A job of two processes must sample the same images as one process.
   images = []
   for count in (2, 1):
     sampling = Job(job.folder, processes=count)

@@ -1,4 +1,4 @@
-"""Tables of figures state their source."""
+"""Every table of results in the docs has a source."""
 
 import re
 
@@ -8,7 +8,7 @@ from command_runs import ROOT
 from commands.flags.compare import METHODS
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-# A result cell: one decimal number, with an optional error or unit.
+# A table cell with one decimal number and an optional error or unit.
 FIGURE = re.compile(r'[-+]?[\d,]*\.\d+(?:e-?\d+)?( ?(%|±.*|s|se|ms|GiB|x))?')
 SOURCE = re.compile(
   r'\b(published|measured|not run|computed|compiled|counted)\b', re.IGNORECASE
@@ -16,7 +16,7 @@ SOURCE = re.compile(
 
 
 def tables(text):
-  """Yields (line number, preceding section, rows) of each table."""
+  """Yields each table's line number, the section text before it, and rows."""
   lines, section, rows, fenced = text.splitlines(), [], [], False
   for number, line in enumerate([*lines, ''], 1):
     fenced ^= line.startswith('```')
@@ -38,7 +38,7 @@ def holds_figures(rows):
 def test_every_table_of_figures_says_published_or_measured(page):
   for number, section, rows in tables(page.read_text()):
     if holds_figures(rows):
-      # The section up to the table's header must name a source.
+      # The section must name a source before the table or in its header.
       assert SOURCE.search(f'{section}\n{rows[0]}'), (
         f'{page.name}:{number} has figures; say before the table whether they '
         'are published (by whom), measured (how), or not run.'
@@ -66,6 +66,6 @@ def test_the_readme_says_what_of_published_weights_is_tested():
 
 
 def test_s2_is_shown_as_published():
-  """S2 is shown on top of CFG, with omega 0.25."""
+  """The examples apply S2 on top of CFG, with an omega of 0.25."""
   assert 'cfg:1.35,s2:1.25' in METHODS
   assert '"about 10 %" of the blocks, "3/24"' in read('docs/guidance.md')

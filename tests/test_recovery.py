@@ -1,4 +1,4 @@
-"""Runs that are stopped or killed and resumed by the same command."""
+"""Training runs are stopped or killed, and resumed by the same command."""
 
 import json
 import random
@@ -21,7 +21,8 @@ from train.checkpointer import CheckpointConfig, Checkpointer
 from train.experiment import build
 from train.optimizer import make_optimizer
 
-STEPS = 60  # of 64 images; epochs of 1,297 end within steps 21 and 41
+# A step takes 64 images. The epochs of 1,297 images end in steps 21 and 41.
+STEPS = 60
 CONFIG = (
   'model.depth=2',
   'model.width=16',
@@ -43,7 +44,7 @@ EXPERIMENT = build(
 
 
 class Run:
-  """A workdir and the command that starts and resumes it."""
+  """A training run in a workdir. One command starts and resumes it."""
 
   def __init__(self, folder):
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ class Run:
       'train',
       '--config=configs/digits.py',
       f'--workdir={self.workdir}',
-      # Each run has its own data, so a kill may strike while it is written.
+      # Each run writes its own data, so that a kill can interrupt the writing.
       f'--config.data.dir={folder}/data',
       *(f'--config.{assignment}' for assignment in CONFIG),
     ]
@@ -62,12 +63,12 @@ class Run:
     return command_runs.started(self.words, self.folder / 'stderr')
 
   def finish(self):
-    """Runs to the end; returns the step resumed from, or None."""
+    """Trains to the end; returns the step that the run resumed from, if any."""
     complete = self.complete_steps()
     with self.started() as process:
       assert process.wait(timeout=240) == 0, self.stderr()
     restored = re.findall(r'Restored step (\d+)\.', self.stderr())
-    # A run resumes from the newest complete checkpoint, if any.
+    # The run must resume from its newest complete checkpoint, if it has one.
     assert list(map(int, restored)) == complete[-1:]
     assert f'Trained {STEPS} steps' in self.stderr()
     return complete[-1] if complete else None
@@ -88,15 +89,15 @@ class Run:
     return int(steps[-1]) if steps else 0
 
   def is_saving(self):
-    """Whether a checkpoint has a temporary name."""
+    """Whether the run is writing a checkpoint, under a temporary name."""
     return not all(map(str.isdecimal, self.names_of_checkpoints()))
 
   def is_replacing(self):
-    """Whether an old checkpoint is about to be deleted."""
+    """Whether the run is about to delete its oldest checkpoint."""
     return len(self.complete_steps()) > 2
 
   def metrics(self):
-    """Returns the lines of metrics.jsonl without timings."""
+    """Returns the entries of metrics.jsonl, without timings."""
     rows = []
     for line in (self.workdir / 'metrics.jsonl').read_text().splitlines():
       rows.append(json.loads(line))
@@ -116,7 +117,7 @@ class Run:
 
 
 def wait_until(condition, process, seconds=240):
-  """Polls; returns False if the process ends before the condition holds."""
+  """Waits for a condition; returns False if the process ends before."""
   end = time.monotonic() + seconds
   while not condition():
     if process.poll() is not None:
@@ -128,7 +129,7 @@ def wait_until(condition, process, seconds=240):
 
 @pytest.fixture(scope='session')
 def shared(tmp_path_factory):
-  """The undisturbed run."""
+  """Metrics and final state of a run that is never stopped."""
 
   def undisturbed(folder):
     assert Run(folder).finish() is None
@@ -143,7 +144,7 @@ def run(tmp_path):
 
 
 def assert_same_end(run, shared):
-  """Compares the states bitwise, and the metrics of every step."""
+  """Checks that final state and metrics equal those of `shared` bitwise."""
   ours = run.state()
   assert jax.tree.structure(ours) == jax.tree.structure(shared.state)
   jax.tree.map(np.testing.assert_array_equal, ours, shared.state)
@@ -162,14 +163,14 @@ def test_undisturbed_run_is_whole(shared):
 
 @pytest.fixture
 def usual_hangup():
-  """Under nohup, processes would inherit an ignored SIGHUP."""
+  """Resets SIGHUP, which child processes would ignore under nohup."""
   before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
   yield
   signal.signal(signal.SIGHUP, before)
 
 
 def stop(shared, run, number, after):
-  """Signals the run after `after` logged steps; returns the saved step."""
+  """Sends a signal after `after` logged steps; returns the saved step."""
   with run.started() as process:
     lines = run.workdir / 'metrics.jsonl'
 
@@ -194,8 +195,8 @@ def stop(shared, run, number, after):
 @pytest.mark.parametrize(
   'number, after',
   [
-    (signal.SIGTERM, 3),  # the first epoch ends after the restart
-    (signal.SIGHUP, 0),  # while the step compiles
+    (signal.SIGTERM, 3),  # in the first epoch
+    (signal.SIGHUP, 0),  # during compilation of the step
   ],
 )
 def test_stopped_run_goes_on_as_if_it_had_not(
@@ -206,8 +207,8 @@ def test_stopped_run_goes_on_as_if_it_had_not(
   assert_same_end(run, shared)
 
 
-# When to kill: a condition on the started process, then a random delay up to so
-# many seconds. `step` is random, too.
+# Moments of a kill. Each has a condition that depends on a random `step`, and
+# the longest delay in seconds after the condition holds.
 MOMENTS = {
   'start-up': (lambda run, step: True, 3.0),
   'data': (lambda run, step: 'Writing the digits' in run.stderr(), 1.0),
@@ -225,7 +226,7 @@ MOMENTS = {
 
 
 def kill(run, moment, seed):
-  """Starts the run and kills it; returns False if it ended earlier."""
+  """Starts the run and kills it; returns False if it ended before."""
   condition, seconds = MOMENTS[moment]
   rng = random.Random(seed)
   step, delay = rng.randint(1, 50), rng.uniform(0, seconds)
@@ -241,7 +242,7 @@ def kill(run, moment, seed):
 
 
 def check_readable(run):
-  """Sampling finds the newest complete checkpoint after any kill."""
+  """Checks that sampling can read the newest complete checkpoint."""
   steps = run.complete_steps()
   if steps:
     mesh = make_mesh(EXPERIMENT.mesh, jax.devices()[:1])
@@ -251,7 +252,7 @@ def check_readable(run):
 
 
 def kill_and_finish(run, shared, moments):
-  """Kills at each moment in turn, in one workdir, then finishes the run."""
+  """Kills a run once at each moment, then resumes it until its end."""
   for seed, moment in moments:
     kill(run, moment, seed)
     check_readable(run)
@@ -262,7 +263,7 @@ def kill_and_finish(run, shared, moments):
 
 @pytest.mark.slow
 def test_a_run_stopped_and_then_killed_ends_the_same(shared, run):
-  stop(shared, run, signal.SIGINT, 24)  # in the second epoch
+  stop(shared, run, signal.SIGINT, 24)  # Step 24 is in epoch 2.
   kill_and_finish(run, shared, [(0, 'saving')])
 
 

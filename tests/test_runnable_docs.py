@@ -1,7 +1,7 @@
-"""Commands and Python of README and docs run on a small network.
+"""The commands and Python code in README.md and docs/ run on a small network.
 
-Blocks fenced as bash or python are runnable. Blocks that need absent files
-or machines are indented instead.
+All blocks fenced as bash or python are run. Blocks that need other files or
+machines are indented instead.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ import textwrap
 import pytest
 from command_runs import ROOT, TINY, run
 
-# Pages whose Python other tests run with closer checks.
+# Pages with Python code that other test files run and check.
 ELSEWHERE = {
   'docs/checkpoints.md': 'test_docs',
   'docs/extending.md': 'test_docs',
@@ -48,7 +48,7 @@ def test_every_runnable_block_is_run():
 
 
 def test_links_of_the_readme():
-  """`make docs` checks the links of docs/, with warnings as errors."""
+  """Relative links outside docs/ exist. `make docs` checks those in docs/."""
   for name in ('README.md', 'CONTRIBUTING.md'):
     links = re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / name).read_text())
     assert links
@@ -57,14 +57,14 @@ def test_links_of_the_readme():
 
 
 def smaller(words, shared_run, features):
-  """Returns flags that make a documented command quick."""
+  """Returns the words of a documented command, changed to run quickly."""
   command = words[0]
   values = {}
   if command in ('train', 'distill'):
     values = TINY | {'data.dir': shared_run / 'data'}
     words = [word for word in words if not word.startswith('--config.model')]
   if command == 'distill':
-    del values['model.taps']  # a student has none
+    del values['model.taps']  # A student has no taps.
     values |= {'distill.fake_updates': 1, 'train.images': 48}
   if command in ('compare', 'sweep', 'evaluate'):
     words = [*words, features]
@@ -91,7 +91,7 @@ def smaller(words, shared_run, features):
 )
 def test_page(page, shared_run, features, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  if page != 'README.md':  # README.md trains its own
+  if page != 'README.md':  # README.md trains its own runs.
     for name in ('demo', 'digits'):
       shutil.copytree(shared_run / 'run', pathlib.Path('runs') / name)
   names = {}

@@ -1,4 +1,4 @@
-"""The command `sample`, killed at any moment and resumed."""
+"""`sample` is killed at random times and resumed."""
 
 import functools
 import hashlib
@@ -36,7 +36,7 @@ class Command:
     self.env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
   def run(self, stop=None):
-    """Runs until the end or until `stop()`; returns whether it ended."""
+    """Runs to the end or kills at `stop()`; returns whether it ended itself."""
     with subprocess.Popen(
       self.argv, cwd=ROOT, env=self.env, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -54,7 +54,7 @@ class Command:
     return len(list(inside.glob('[!.]*'))) if inside.exists() else 0
 
   def digests(self):
-    """Returns digests of all files, without the machine's description."""
+    """Returns digests of all images, labels and text files."""
     digests = {}
     for path in sorted(self.out.rglob('*')):
       if path.suffix in ('.png', '.txt'):
@@ -71,7 +71,7 @@ class Command:
 
 
 def kill_once(command, rng, moment):
-  """Starts the command and kills it at a random time within a phase."""
+  """Kills the command at a random time in a phase; returns whether it ended."""
   if moment == 'start-up':
     deadline = time.monotonic() + rng.uniform(0, 6)
     return command.run(lambda: time.monotonic() > deadline)
@@ -80,7 +80,7 @@ def kill_once(command, rng, moment):
     before = command.done()
     least = min(before + rng.randint(1, total // 3), total)
     return command.run(lambda: command.done() >= least)
-  # During the final assembly.
+  # The last phase collects all images into one file.
   return command.run(lambda: command.done() >= total and rng.random() < 0.2)
 
 
@@ -94,7 +94,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def expected(place):
-  """Returns a function of format to an undisturbed command's digests."""
+  """Returns a function to the digests that an uninterrupted command gives."""
 
   @functools.cache
   def digests(form):
@@ -114,6 +114,6 @@ def test_killed_ten_times(place, expected, form):
   killed = 0
   for kind in kinds:
     killed += not kill_once(command, rng, kind)
-  assert killed >= 6  # some moments never occur
+  assert killed >= 6  # A command can end before its kill.
   assert command.run()
   assert command.digests() == expected(form)

@@ -1,4 +1,4 @@
-"""The toy experiments: exact parts, and both commands, barely trained."""
+"""Exact parts of the toy experiments, and short runs of their commands."""
 
 import dataclasses
 import io
@@ -61,7 +61,7 @@ def test_draws_have_the_moments(mixture):
 
 
 def test_draws_have_the_density(mixture):
-  """The mean of p(x) over samples is the integral of p^2, a known value."""
+  """The mean of p(x) over samples must equal the exact integral of p^2."""
   x = mixture.draw(np.zeros(40_000, int), np.random.default_rng(0))
   weight, mean, factor = mixture.of_class(0)
   covariance = factor @ factor.swapaxes(1, 2)
@@ -81,7 +81,7 @@ def test_draws_have_the_density(mixture):
 def test_a_tree_branches_in_two():
   tree = toy_fractal.tree(levels=4, pieces=5)
   assert len(tree.weight) == 2 * 5 * (1 + 2 + 4 + 8)
-  # The classes grow in opposite directions.
+  # The trees of the two classes grow in opposite directions.
   (first, _), (second, _) = tree.moments(0), tree.moments(1)
   assert first @ second < 0
   assert first.min() > 0 > second.max()
@@ -97,7 +97,7 @@ def test_energy_distance():
   assert toy_report.energy_distance(y, x) == pytest.approx(shifted)
   scaled = toy_report.energy_distance(4 * x, 4 * y)
   assert scaled == pytest.approx(2 * shifted)
-  # Two points, each with all its mass: sqrt(2 * 1).
+  # Two point masses at distance 1 have an energy distance of sqrt(2 * 1).
   points = np.zeros((3, 2)), np.tile([1.0, 0.0], (4, 1))
   assert toy_report.energy_distance(*points) == pytest.approx(np.sqrt(2))
 
@@ -190,7 +190,7 @@ def test_students_in_the_quick_mode():
   )
   results = toy_distill.run(experiment, students)
   assert results.curves['CA only'].shape == (2, 2, 5)
-  # Both start as the teacher and then diverge.
+  # Students of two seeds both start as the teacher, and then diverge.
   before, after = results.at('CA only', 'energy').T
   assert before[0] == before[1]
   assert after[0] != after[1]
@@ -218,19 +218,19 @@ def test_students_do_what_the_docs_say():
     return dict(zip(names, results.rows[name][0], strict=True))
 
   dm = end('DM, 1 step')
-  assert dm['energy'] < 0.15  # 0.08; the teacher at one step 0.95
+  assert dm['energy'] < 0.15  # Measured: 0.08, and 0.95 for the teacher.
   assert dm['energy'] < end('teacher, 1 Euler step')['energy'] / 5
   assert dm['spread'] == pytest.approx(1, abs=0.1)
   # CA alone overshoots the guided teacher and then collapses.
   ca = results.at('CA only', 'energy')[0]
-  assert ca[2] > 1.3  # 1.66
+  assert ca[2] > 1.3  # Measured: 1.66.
   assert ca[2] > 1.5 * ca[1]
   assert ca[2] > 1.5 * end('teacher, cfg:3')['energy']
   total = results.at('CA only', 'total')[0]
-  assert total[2] > 1.8  # 2.7
-  assert end('CA only')['spread'] < 0.1  # 0.03
-  # DM stabilizes it.
-  assert results.at('hybrid', 'energy')[0].max() < 0.8  # 0.50
+  assert total[2] > 1.8  # Measured: 2.7.
+  assert end('CA only')['spread'] < 0.1  # Measured: 0.03.
+  # The hybrid adds DM, which stabilizes the student.
+  assert results.at('hybrid', 'energy')[0].max() < 0.8  # Measured: 0.50.
   total = results.at('hybrid', 'total')[0, 1:]
   assert 0.5 < total.min() < total.max() < 1.5
   assert results.at('hybrid', 'spread')[0, 1:].min() > 0.3

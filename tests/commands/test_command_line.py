@@ -1,4 +1,4 @@
-"""The command line answers before it imports anything heavy."""
+"""The command line prints help and errors before it imports JAX or numpy."""
 
 import re
 import subprocess
@@ -51,7 +51,7 @@ def test_help_and_wrong_flags_are_answered_before_jax_is_imported(
   assert not heavy & imported
   assert result.returncode == status
   assert words in result.stdout + result.stderr
-  assert seconds < 20  # 1 s when it runs alone; parallel tests share the cores
+  assert seconds < 20  # About 1 s without parallel tests.
 
 
 def test_version_names_the_project_and_its_libraries():

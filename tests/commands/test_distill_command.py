@@ -1,4 +1,4 @@
-"""The command `distill`: students, staged recipes and refusals."""
+"""The command `distill` trains students and recipes, and refuses bad input."""
 
 import json
 import shutil
@@ -62,7 +62,7 @@ def student(teacher, tmp_path_factory):
 def test_printed_commands_work_on_a_student(student, mine, tmp_path):
   workdir = shutil.copytree(student, tmp_path / 'a student')
   succeed('report', f'--workdir={workdir}', '--no_draw')
-  # Guidance is distilled into the student, so there is none to sweep.
+  # The student needs no guidance, so its report suggests no sweep.
   ((command, *words),) = printed((workdir / 'report.html').read_text())
   assert command == 'evaluate'
   succeed(command, *words, '--num=20', mine)
@@ -70,10 +70,9 @@ def test_printed_commands_work_on_a_student(student, mine, tmp_path):
 
 @pytest.mark.parametrize(
   ('argument', 'stages', 'passes'),
-  # A rollout to a random one of two steps takes 1.5 passes on average. The
-  # student's update adds 2 passes of its gradient, 2 of the teacher with CFG, 1
-  # of the teacher and 1 of the fake denoiser: 7.5. The fake denoiser's update
-  # adds 3 passes forward and backward: 4.5.
+  # Sampling up to a random one of two steps takes 1.5 passes on average. A
+  # student update adds 2 for its gradient, 2 of the teacher for CA, and 1 each
+  # of teacher and fake for DM. A fake update adds 3. The sum is 7.5 + 4.5 = 12.
   [('hybrid,2', 1, '12'), ('flash,2', 4, None)],
 )
 def test_dry_run(teacher, tmp_path, argument, stages, passes):
@@ -143,7 +142,7 @@ def test_another_teacher_does_not_go_on(student, teacher, tmp_path):
   said = refusal(*words_of(other, student, 'hybrid,2'))
   assert 'with other weights' in said
   assert (student / 'config.json').read_text() == before
-  # A stopped run resumes only with the same grid and solver.
+  # The run resumes only with the same number of steps and the same shift.
   for argument, shift in ('hybrid,3', {}), ('hybrid,2', {'sample.shift': 2.0}):
     said = refusal(*words_of(teacher, student, argument, **shift))
     assert 'holds another config (sample.' in said
@@ -200,9 +199,9 @@ def test_a_moved_recipe_comes_to_the_same_student(
 
 @pytest.fixture
 def stages(monkeypatch):
-  """Replaces training; `run` lists the folder and start of every stage.
+  """Replaces training; `run` lists each stage's folder and initial weights.
 
-  The stage named by `stop` does not finish.
+  A stage that `stop` names does not finish.
   """
   made = types.SimpleNamespace(run=[], stop=None)
 
@@ -244,13 +243,13 @@ def start_from(folder, place):
 def test_a_recipe_of_an_earlier_version_goes_on(
   teacher, stages, tmp_path, place
 ):
-  """Earlier versions stored absolute paths in the recipe's folder."""
+  """Recipes of earlier versions have absolute paths to initial weights."""
   flash = tmp_path / 'flash'
   distil(teacher, flash, 'flash,2')
   for stage, before in zip(STAGES[1:], (0, 1, 1), strict=True):
     start_from(flash / stage, f'{place or tmp_path}/flash/{STAGES[before]}')
   distil(teacher, flash, 'flash,2')
-  # Another start is refused.
+  # The last stage starts from stage 2, so a start from stage 1 is refused.
   start_from(flash / STAGES[-1], '/elsewhere/flash/1-trajectory')
   said = refusal(*words_of(teacher, flash, 'flash,2'))
   assert '1-trajectory -> ../2-sharing' in said
@@ -304,7 +303,7 @@ def test_refused_in_one_line(teacher, tmp_path, argument, given, message):
 
 
 def test_a_teacher_without_a_null_label(teacher, tmp_path):
-  """CFG with a scale other than 1 needs a null label; IG and DM do not."""
+  """Only CFG with a scale other than 1 needs a null label of the teacher."""
   other = shutil.copytree(teacher, tmp_path / 'run')
   change_json(
     other / 'config.json', lambda c: c['objective'].update(label_dropout=0.0)
@@ -332,7 +331,7 @@ def test_wrong_teachers(student, teacher, tmp_path):
 
 
 def test_data_that_are_not_the_teachers(teacher, tmp_path):
-  """The discriminator would compare two different spaces."""
+  """Data must have the latent normalization of the teacher's data."""
   other = shutil.copytree(teacher, tmp_path / 'run')
   change_json(
     other / 'latents.json', lambda c: c['normalization'].update(std=[2.0])

@@ -1,4 +1,4 @@
-"""The command `report`, whose page is also opened in a browser."""
+"""The page of the command `report`, as text and in a browser."""
 
 import html.parser
 import itertools
@@ -77,8 +77,8 @@ def test_page_has_every_part(whole):
   found = Parts((whole / 'report.html').read_text())
   assert tuple(found.text) == SECTIONS
   count = {name: len(found.pictures[name]) for name in SECTIONS}
-  # Expected pictures per section. Methods show the two images that appear in
-  # every strip, and the gaps.
+  # Pictures per section. The trajectories are film strips of two images for two
+  # methods, and one plot of prediction gaps.
   assert count == {
     'run': 0, 'losses': 2, 'throughput': 1, 'scores': 0, 'previews': 2,
     'guidance': 1, 'sweeps': 1, 'evaluations': 0, 'samples': 1,
@@ -103,7 +103,7 @@ def test_page_needs_nothing_else(whole):
   assert all(where.startswith(('data:image/', '#')) for where in found.loaded)
   links = {where[1:] for where in found.loaded if where.startswith('#')}
   assert links == set(SECTIONS)
-  assert '<script' not in page and '<b>run' not in page  # names are escaped
+  assert '<script' not in page and '<b>run' not in page  # Names are escaped.
 
 
 def browse(path, *words):
@@ -120,7 +120,7 @@ def browse(path, *words):
 
 
 def test_page_in_a_browser(whole, tmp_path):
-  page = tmp_path / 'report.html'  # alone, as if sent to someone
+  page = tmp_path / 'report.html'  # without the other files of the run
   shutil.copy(whole / 'report.html', page)
   shot = tmp_path / 'page.png'
   _, complaints = browse(
@@ -129,7 +129,7 @@ def test_page_in_a_browser(whole, tmp_path):
   assert not complaints
   picture = np.asarray(Image.open(shot).convert('L'))
   assert picture.shape == (6000, 1200)
-  # The page has content down to its last section.
+  # The page is not blank anywhere in its upper 4,000 pixels.
   drawn = (picture.reshape(30, 200, 1200) < 200).any((1, 2))
   assert drawn[:20].all()
 
@@ -150,11 +150,11 @@ def test_page_in_a_browser(whole, tmp_path):
   assert not complaints
   assert f'"sections":[{",".join(["true"] * len(SECTIONS))}]' in shown
   assert f'"pictures":[{",".join(["true"] * 13)}]' in shown
-  assert '"tables":true,"wide":1200' in shown  # nothing overflows the page
+  assert '"tables":true,"wide":1200' in shown  # Nothing overflows.
 
 
 def test_browser_would_complain(tmp_path):
-  """The test above would notice a broken page."""
+  """The browser must complain about a broken page, as the last test expects."""
   page = tmp_path / 'bad.html'
   page.write_text(
     '<!doctype html><meta http-equiv="Content-Security-Policy" '
@@ -169,7 +169,7 @@ def report(workdir, out, *words):
 
 
 def refuse(workdir, out, *words):
-  """Returns what is said of a report that is not made."""
+  """Checks that `report` refuses to write a page, and returns its stderr."""
   said = refusal('report', f'--workdir={workdir}', f'--out={out}', *words)
   assert not (out / 'report.html').exists()
   return said
@@ -214,7 +214,7 @@ def test_what_cannot_be_drawn_leaves_no_page(
   assert message in refuse(shared_run / 'run', tmp_path, *words)
 
 
-# Damaged contents of each file, its section, and the pictures that remain.
+# Each file's damaged contents, its section, and the pictures left in there.
 DAMAGES = {
   'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 1),
   'table.md': (('',), 'guidance', 1),
@@ -291,7 +291,7 @@ def test_printed_commands_work(shared_run, features, tmp_path):
 
 @pytest.mark.slow
 def test_commands_of_the_demo_work(shared_run, features, tmp_path):
-  """The commands of `make demo`, with few images and another folder."""
+  """The commands that `make demo` prints work, run here with few images."""
   text = (ROOT / 'Makefile').read_text()
   lines = re.findall(r"@echo '  \$\(BIN\)/python main\.py ([^']*)'", text)
   assert [line.split()[0] for line in lines] == ['sample', 'train', 'compare']
@@ -313,7 +313,7 @@ def test_commands_of_the_demo_work(shared_run, features, tmp_path):
 
 
 def test_advice_is_what_can_be_done(shared_run, tmp_path):
-  """Without taps, no printed command uses IG."""
+  """The page suggests IG only if the network has taps."""
   workdir = shutil.copytree(shared_run / 'run', tmp_path / 'run')
   _, found = report(workdir, tmp_path, '--no_draw')
   assert 'compare --workdir' in ' '.join(found.text['guidance'])
@@ -328,7 +328,7 @@ def test_advice_is_what_can_be_done(shared_run, tmp_path):
 
 
 def test_what_changes_is_shown_as_it_is_said(monkeypatch):
-  """The change is gray where it is zero and is otherwise amplified by four."""
+  """The row `change` is gray for no change, and amplifies changes by four."""
   rows = {}
   monkeypatch.setattr(
     samples.pictures, 'sheet', lambda blocks, *_, **__: rows.update(blocks)

@@ -1,4 +1,4 @@
-"""The commands `sample` and `sweep`, in this process, on a trained run."""
+"""The commands `sample` and `sweep` on a trained run."""
 
 import csv
 import json
@@ -73,7 +73,7 @@ def test_protocol_is_whole(shared_run, tmp_path):
   assert found['packages'].keys() >= {'jax', 'flax'}
   assert found['solver_steps'] == 2
   assert found['batch_size'] == 8 and 'batch_size' not in found['sampling']
-  # Each of the two steps has two masks, which skip block 1 or block 2.
+  # Each of the two steps has two masks. A mask skips block 1 or block 2.
   masks = [step.split('/') for step in found['skipped_blocks']['s2'].split()]
   assert np.shape(masks) == (2, 2) and {*np.ravel(masks)} <= {'1', '2'}
 
@@ -116,7 +116,7 @@ def test_an_earlier_checkpoint_guides_the_last(shared_run, tmp_path):
     for name in ('none', str(steps[0]), str(steps[-1]))
   )
   assert (early != plain).any()
-  np.testing.assert_array_equal(late, plain)  # its own guide
+  np.testing.assert_array_equal(late, plain)  # It guided itself.
 
 
 @pytest.mark.parametrize(('words', 'message'), [
@@ -171,19 +171,19 @@ def test_presets_are_settings_of_their_family(name):
   family += name.split('_')[0]
   config = config_file.load_config('configs/base.py')
   config.sample.update(SAMPLING.get(family, {}))
-  if 'repa' in name or family == 'ig_sit':  # code that builds on REPA's
+  if 'repa' in name or family == 'ig_sit':  # based on REPA's code
     config.sample.update({'state_dtype': 'float64', 'truncate': True})
   expected = config.sample.to_dict()
   config_file.override(config, assignments)
   experiment = build(config.to_dict())
   assert experiment.sample.solver
   assert guidance != 'none'
-  if name not in ('sit_xl_cfg_ode',):  # the rest is the family's own sampler
+  if name not in ('sit_xl_cfg_ode',):  # This preset has another solver.
     assert config.sample.to_dict() == expected or 'repa' in name
 
 
 def test_a_preset_says_what_it_costs_and_for_which_network_it_is(shared_run):
-  """The line comes before anything is drawn: here, nothing can be written."""
+  """The line is printed before sampling, even if --out cannot be written."""
   said = refusal('sample', f'--workdir={shared_run}/run', '--out=/dev/null/x',
                  '--preset=sit_xl_ig_cfg', '--num=1')  # fmt: skip
   assert 'cannot be written' in said
@@ -202,7 +202,7 @@ def test_a_preset_sets_all_that_its_figure_depends_on(name):
     'sample.batch_size'
   } | {'model.dtype'}
   assert keys['model.dtype'] == 'float32'
-  # Only the code of REPA and of Internal Guidance's SiT truncates.
+  # Only REPA's code and the IG code for SiT truncate pixel values.
   of_repa = 'repa' in name or (name.startswith('sit') and 'ig' in name)
   assert keys['sample.truncate'] == str(of_repa)
   assert keys['sample.state_dtype'] == ('float64' if of_repa else 'float32')
@@ -228,7 +228,7 @@ def test_a_preset_brings_labels_and_number_of_images(shared_run, monkeypatch):
 
 
 def test_presets_take_the_words_of_the_user_last(shared_run, tmp_path):
-  # A run of an older version, whose config lacks newer keys.
+  # The config lacks a key, like that of an older version.
   shutil.copytree(shared_run / 'run', tmp_path / 'run')
   change_json(
     tmp_path / 'run/config.json', lambda c: c['sample'].pop('truncate')
@@ -270,15 +270,15 @@ def test_sweep(shared_run, mine, tmp_path, monkeypatch):
   assert len((tmp_path / 'sweep.csv').read_text().splitlines()) == 1 + 3
   cache = sampler.sample._cache_size()
   result = succeed(*words, text)
-  assert len(drawn) == 4 + 3  # what was measured is not measured again
+  assert len(drawn) == 4 + 3  # The first 3 points are not measured again.
   assert sampler.sample._cache_size() <= cache + 1
   rows = list(csv.DictReader((tmp_path / 'sweep.csv').read_text().splitlines()))
   assert [(row['ig'], row['cfg']) for row in rows] == [
     (ig, cfg) for ig in ('1.0', '2.0') for cfg in ('1.0', '1.25', '1.5')
   ]
   assert all(float(row['fd']) > 0 for row in rows)
-  assert rows[0]['nfe'] == '2.0' and float(rows[1]['nfe']) == 3  # on at 0.5
-  assert all(row['fd'] == repr(float(row['fd'])) for row in rows)  # unrounded
+  assert rows[0]['nfe'] == '2.0' and float(rows[1]['nfe']) == 3  # CFG in step 2
+  assert all(row['fd'] == repr(float(row['fd'])) for row in rows)  # not rounded
   assert [row['mark'] for row in rows].count('best') == 1
   assert {row['mark'] for row in rows} <= {'best', 'tied', ''}
   best = next(row for row in rows if row['mark'] == 'best')
@@ -287,7 +287,7 @@ def test_sweep(shared_run, mine, tmp_path, monkeypatch):
   assert '2 standard errors of the difference' in result.out
   with Image.open(tmp_path / 'sweep.png') as picture:
     assert picture.size == (910, 650)
-  # The same figures as each point alone, from compare's own words.
+  # A sweep with another guidance interval must not continue this one.
   said = refusal(*words, '--guidance=ig:1..2:2,cfg:1.0..1.5:3')
   assert 'guidance differ' in said
 
@@ -298,7 +298,7 @@ def test_sweep_over_one_scale(shared_run, tmp_path, monkeypatch):
   result = succeed('sweep', f'--workdir={shared_run}/run', *QUICK,
                    f'--out={tmp_path}', '--guidance=cfg:1.2,s2:1..3:2',
                    '--metric=accuracy')  # fmt: skip
-  assert len(result.out.splitlines()) == 2 + 2 + 1  # head, points, a note
+  assert len(result.out.splitlines()) == 2 + 2 + 1  # header, points, note
   assert (tmp_path / 'sweep.png').exists()
 
 

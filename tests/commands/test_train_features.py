@@ -1,4 +1,4 @@
-"""The command `train-features`, without its command line."""
+"""Tests `train_features`, which the command `train-features` calls."""
 
 import dataclasses
 

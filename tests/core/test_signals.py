@@ -21,7 +21,7 @@ def handlers():
 
 @pytest.fixture(autouse=True)
 def usual_handlers(monkeypatch):
-  """Restores the handlers of a foreground process; nohup ignores some."""
+  """Sets default handlers, in case the tests run under nohup."""
   before = handlers()
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -48,7 +48,7 @@ def test_first_signal_is_a_request(number):
     assert stop.signal == ''
     os.kill(os.getpid(), number)
     assert stop.signal == number.name
-    assert handlers() == before  # the next signal has its usual effect
+    assert handlers() == before  # The next signal is handled as usual.
   assert handlers() == before
 
 
@@ -63,7 +63,7 @@ def test_second_ctrl_c_interrupts():
 
 
 def test_ignored_hangup_stays_ignored():
-  """Under nohup SIGHUP is ignored, because the terminal may close."""
+  """A process under nohup must keep running when its terminal closes."""
   signal.signal(signal.SIGHUP, signal.SIG_IGN)
   with stop_on_signals() as stop:
     os.kill(os.getpid(), signal.SIGHUP)
@@ -75,7 +75,7 @@ def test_signal_is_answered_while_python_is_busy_elsewhere(logged):
   with stop_on_signals() as stop:
     sender = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     sender.start()
-    # About a second, in which Python runs no signal handler.
+    # This call takes about a second. Python runs no signal handler in it.
     hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000)
     end = time.monotonic()
     sender.join()
@@ -119,7 +119,7 @@ def test_second_signal_stops_a_process_that_is_busy_elsewhere():
   ) as process:  # fmt: skip
     try:
       process.stdout.readline()
-      time.sleep(0.5)  # until the call has started
+      time.sleep(0.5)  # The call must have started.
       process.send_signal(signal.SIGTERM)
       answer = 'a second signal stops it at once'
       assert any(answer in line for line in process.stderr)

@@ -1,4 +1,4 @@
-"""A small teacher and its distillations."""
+"""A small teacher, and distillations of it with any settings."""
 
 import dataclasses
 

@@ -49,7 +49,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
   for noised, level, _ in (on_real, on_generated):
     assert level.min() < 0.01 and level.max() > 0.99
     np.testing.assert_allclose(level.mean(), 0.5, atol=0.05)
-    # The inputs are zeros, so only the noise remains.
+    # The images are zeros, so noised / level is the noise.
     noise = np.asarray(noised) / np.asarray(level)[:, None, None, None]
     np.testing.assert_allclose(noise.std(), 1, atol=0.05)
   assert abs(np.corrcoef(on_real[1], on_generated[1])[0, 1]) < 0.15
@@ -60,7 +60,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
 
 @pytest.mark.parametrize('query', ['student_trajectory', RENOISE])
 def test_generated_input_is_what_the_adversarial_term_moves(query, student):
-  """The input is x0 predicted at a random step, not the end of the rollout."""
+  """The discriminator sees x0 predicted at a random step, not the final x0."""
   distillation = make_distillation(
     query=query, solver='euler', gan_weight=0.1, step_per_image=True
   )

@@ -1,4 +1,4 @@
-"""Distillation steps: what they change, on every mesh."""
+"""A distillation step updates the right networks on every mesh."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ FORMS = {
 
 def make_rules(lr=1e-2):
   config = OptimizerConfig(
-    # The large eps of Adam keeps rounding small where the gradient is 0.
+    # A large eps keeps Adam from amplifying rounding where gradients are 0.
     lr=lr, b1=0.9, b2=0.99, eps=1e-3, weight_decay=0.0, clip=1.0,
     warmup_images=0, schedule='constant', end_fraction=1.0,
   )  # fmt: skip
@@ -70,9 +70,9 @@ def started(
     return {'image': image, 'label': np.arange(8, dtype=np.int32) % 3}
 
   def run(state, steps, program=None):
-    """Returns the state after the steps and the metrics of each.
+    """Returns the state after some steps, and the metrics of each step.
 
-    `program` selects the program of that step number for all steps.
+    Each step runs the program for its number, or for `program` if given.
     """
     state = jax.tree.map(jnp.copy, state)
     rows = []
@@ -133,7 +133,7 @@ def test_the_student_is_updated_once_in_a_period(form):
 
 
 def test_a_student_update_leaves_the_fake_to_its_own(form):
-  """After step 3 the fake equals the result of a fake update alone."""
+  """Step 3 changes the fake as it would without a student update."""
   _, _, state, run, _ = form
   second, _ = run(state, 2)
   (with_student, _), (alone, _) = run(second, 1), run(second, 1, program=0)
@@ -143,7 +143,7 @@ def test_a_student_update_leaves_the_fake_to_its_own(form):
 
 
 def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
-  """A run saved after step 4 of periods of three resumes bit for bit."""
+  """A run with periods of three steps, saved after step 4, resumes exactly."""
   _, _, state, run, abstract = form
   fourth, _ = run(state, 4)
   with Checkpointer(tmp_path, CheckpointConfig(1, 1)) as checkpointer:
@@ -252,11 +252,11 @@ def test_heads_are_drawn_anew_as_often_as_asked():
   drawn = np.asarray(jax.jit(reset)(jax.random.split(KEY, 100)))
   fresh = (drawn == new['fc1']['kernel']).all((2, 3))
   assert 0.15 < fresh.mean() < 0.35
-  assert 0 < fresh.any(1).mean() < 1  # each head is drawn separately
+  assert 0 < fresh.any(1).mean() < 1  # Each head is reset independently.
 
 
 def test_discriminator_learns_to_tell(teacher):
-  """The heads learn to separate fixed states of two kinds."""
+  """The heads learn to separate fixed real and generated hidden states."""
   heads = discriminator.init(TEACHER, 2, KEY)
   states = [jax.random.normal(jax.random.key(n), (8, 4, 16)) for n in (1, 2)]
   states[1] = states[1] + jnp.arange(16) / 4
@@ -278,7 +278,7 @@ def test_discriminator_learns_to_tell(teacher):
 
 
 def test_a_rollout_is_what_the_sampler_does(student):
-  """The rollout equals the sampler's Euler integration from the same noise."""
+  """`roll_out` equals the Euler integration of the sampler from equal noise."""
   distillation = make_distillation(solver='euler')
   denoiser = model.bind(distillation.student, student)
   reached = jax.jit(distillation.roll_out)(denoiser, LABEL, 4, KEY)
@@ -294,7 +294,7 @@ def test_a_rollout_is_what_the_sampler_does(student):
 
 
 def test_a_teacher_follows_its_own_trajectory(teacher):
-  """The loss is 0 with one substep and no guidance, and positive otherwise."""
+  """The teacher as its own student has loss 0 at one substep, unguided."""
   network = {key: teacher[key] for key in teacher if key != 'tap_heads'}
 
   def loss(**given):
@@ -309,7 +309,7 @@ def test_a_teacher_follows_its_own_trajectory(teacher):
 
 
 def test_gradient_crosses_one_step_alone(student, teacher):
-  """The rollout before the last prediction is data, without a gradient."""
+  """The gradient passes the last prediction, and no earlier step."""
   distillation = make_distillation(solver='euler', branch='low')
 
   @jax.jit

@@ -1,4 +1,4 @@
-"""Low-rank changes: where they act, how they start, and old files."""
+"""Low-rank changes (LoRA): their effect, initialization and file format."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ SCALE = 2.0
 
 
 def changes_of(config, rank, *, zero=False):
-  """Returns changes whose B is random unless `zero`."""
+  """Returns LoRA parameters whose matrix B is random, or 0 if `zero`."""
   changes = lora.init(config, rank, KEY)
   for part, key in zip('qv', jax.random.split(KEY), strict=True):
     up = changes['lora'][part]['up']
@@ -46,7 +46,7 @@ def attend_with_changes(changes):
 
 
 def test_changes_act_on_projected_queries_and_values(teacher, monkeypatch):
-  """Merged into the weights, they give the same output and gradient."""
+  """Merged LoRA gives the output and gradient of LoRA inside attention."""
   blocks = jax.tree.map(lambda leaf: leaf[:1], teacher['blocks'])
   params = {**teacher, 'blocks': blocks}
   del params['tap_heads']
@@ -78,7 +78,7 @@ def test_changes_act_on_projected_queries_and_values(teacher, monkeypatch):
 
 @pytest.mark.parametrize('width', [16, 256])
 def test_changes_begin_with_unit_variance_at_every_width(width):
-  """B then moves q at a rate that grows with the square root of the width."""
+  """With A of unit variance, B moves q at a rate that grows as sqrt(width)."""
   config = dataclasses.replace(TEACHER, width=width)
   for change in lora.init(config, 32, KEY)['lora'].values():
     assert abs(change['down'].std() - 1) < 0.05
@@ -86,7 +86,7 @@ def test_changes_begin_with_unit_variance_at_every_width(width):
 
 
 def test_older_changes_are_refused_in_one_line(tmp_path):
-  """Their arrays have the same shapes but act elsewhere."""
+  """Arrays of older versions have the same shapes but another meaning."""
   old = {'place': 'teacher', 'sha256': '1'}
   (tmp_path / 'teacher.json').write_text(json.dumps(old))
   about = {**old, 'lora': lora.KIND}

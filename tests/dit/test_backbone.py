@@ -1,4 +1,4 @@
-"""Properties of every backbone, tested on a second one."""
+"""Properties that every backbone must have, tested on a ConvNet."""
 
 import dataclasses
 

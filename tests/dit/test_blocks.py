@@ -1,4 +1,4 @@
-"""Blocks that report when they run show which ones are skipped."""
+"""Tests which blocks are skipped, with blocks that report when they run."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ ran = []
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reporting:
-  """Block k, which adds 2^k and reports k when it runs."""
+  """A stack of blocks. Block k adds 2^k to its input, and reports k."""
 
   k: jax.Array
 

@@ -1,4 +1,4 @@
-"""Patches, positions and time features against independent derivations."""
+"""Patches, positions and time features match independent derivations."""
 
 import math
 

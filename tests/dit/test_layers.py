@@ -1,4 +1,4 @@
-"""Attention: values, gradients, kinds and precisions."""
+"""Values and gradients of attention, in all implementations and precisions."""
 
 import functools
 
@@ -44,7 +44,7 @@ def test_large_logits_do_not_overflow(parts):
 
 
 def test_gradient_is_that_of_the_plain_softmax(parts):
-  """The subtracted maximum of the logits has no gradient."""
+  """Subtracting the largest logit does not change the gradient."""
 
   def plain(q, k, v):
     logits = jnp.einsum('bhnd,bhmd->bhnm', q, k) * SHAPE[-1] ** -0.5
@@ -58,7 +58,7 @@ def test_gradient_is_that_of_the_plain_softmax(parts):
 
 
 def test_fused_kind_gets_the_same_arrays(parts, monkeypatch):
-  """JAX's own implementation replaces cuDNN, which needs a GPU."""
+  """Replaces cuDNN, which needs a GPU, by XLA to test the layout of arrays."""
   asked = []
 
   def fused(q, k, v, implementation):

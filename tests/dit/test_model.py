@@ -1,4 +1,4 @@
-"""The network: its start, its taps, its blocks, its precisions."""
+"""The network's initialization, taps, block masks and precisions."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ ALL = jnp.asarray([1.0, 0.7, 0.4])
 
 @pytest.fixture(scope='module')
 def config(config):
-  """Three blocks, with taps after one and two, compile quickly."""
+  """A network of three blocks, which compiles quickly."""
   return dataclasses.replace(config, depth=3, taps=(1, 2))
 
 
@@ -107,12 +107,12 @@ def test_keeping_all_blocks_changes_nothing(denoiser, batch):
 
 def test_keeping_no_block_is_the_identity(denoiser, batch):
   blocks = denoiser.params['blocks']
-  closed = jax.tree.map(jnp.zeros_like, blocks['modulation'])  # gates 0
+  closed = jax.tree.map(jnp.zeros_like, blocks['modulation'])  # gates of 0
   params = {**denoiser.params, 'blocks': {**blocks, 'modulation': closed}}
   identity = model.bind(denoiser.config, params)
   out = apply_kept(denoiser, batch, jnp.zeros(3, bool))
   close(out, apply(identity, *batch), atol=1e-6)
-  # The open blocks change the output.
+  # With nonzero gates, the blocks change the output.
   assert jnp.abs(out.velocity - apply(denoiser, *batch).velocity).max() > 0.1
 
 
@@ -153,7 +153,7 @@ def test_bfloat16_activations_stay_close(denoiser, batch):
   ):
     assert ours.dtype == jnp.float32
     error = jnp.linalg.norm(ours - theirs) / jnp.linalg.norm(theirs)
-    assert 1e-5 < error < 0.03  # the option has an effect
+    assert 1e-5 < error < 0.03  # bfloat16 has an effect.
 
 
 def test_bfloat16_parameters(config, batch):
@@ -165,7 +165,7 @@ def test_bfloat16_parameters(config, batch):
 
 
 def test_what_is_recomputed(config):
-  """Nothing, all but the layers' products, or whole blocks."""
+  """`remat` recomputes nothing, all but layer products, or whole blocks."""
   params = model.shapes(config)
 
   def products(remat):

@@ -1,4 +1,4 @@
-"""Each convention against the same network called by hand."""
+"""Each convention equals `velocity` with inputs and outputs converted here."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ def batch():
 
 
 def by_hand(name, x, t, label, *sub):
-  """Calls the network and converts its outputs from convention `name`."""
+  """Calls the raw network, and converts its outputs from convention `name`."""
   if name == 'reversed':
     out = apply(bind('velocity'), x, 1 - t, label, *sub)
     return jax.tree.map(jnp.negative, out)
@@ -99,7 +99,7 @@ def test_conventions_differ(batch):
 
 
 def half(params, which):
-  """Keeps only one half of the heads' output channels."""
+  """Keeps the first or the second half of each head's output channels."""
 
   def cut(leaf):
     outputs = leaf.reshape(*leaf.shape[:-1], 4, 2, 3)[..., which, :]
@@ -121,7 +121,7 @@ def test_velocity_comes_before_the_variance(name, batch):
   close(without_variance(ours), first)
   if name != 'noise':
     return
-  # The variance is the network's raw output.
+  # The variance output is not converted.
   config = dataclasses.replace(config, convention='velocity')
   second = model.bind(config, half(params(), 1))
   steps = 1000 * batch[1] - 1
@@ -208,7 +208,7 @@ def test_noise_comes_back_from_the_velocity(batch):
   velocity = parameterization.velocity('noise', noise, x, t)
   assert jnp.isfinite(velocity).all()
   close(PATH.noise_from_velocity(x, velocity, t), noise)
-  # The same holds for the network's own noise at its own step.
+  # If the network predicts the true noise, the velocity is the path's.
   x0 = jax.random.normal(jax.random.key(4), x.shape)
   at = PATH.interpolate(x0, noise, t)
   ours = parameterization.velocity('noise', noise, at, t)

@@ -93,7 +93,7 @@ def test_every_parameter_has_a_rule(config, qk_norm):
   config = dataclasses.replace(config, qk_norm=qk_norm)
   mesh = make_mesh(MeshConfig(fsdp=8, data=1))
   shardings = tree_shardings(model.shapes(config), mesh)
-  # Every matrix is sharded; position, biases and gains are not.
+  # Matrices are sharded. Positions, biases and gains are replicated.
   for path, sharding in jax.tree.leaves_with_path(shardings):
     matrix = path[-1].key in ('kernel', 'label_embed')
     assert ('fsdp' in sharding.spec) == matrix, path
@@ -152,7 +152,7 @@ def test_batch_that_does_not_divide(batch_size):
 def test_batch_that_divides():
   for config in (MeshConfig(), MeshConfig(2, 4)):
     check_batch(make_mesh(config), 16, 'data.batch_size')
-  # Devices along `tensor` share rows.
+  # Devices along `tensor` have the same rows, so 4 rows suffice.
   check_batch(make_mesh(MeshConfig(2, 2, 2)), 4, 'data.batch_size')
 
 

@@ -1,4 +1,4 @@
-"""Sub-networks next to a full pass equal separate passes."""
+"""Sub-networks evaluated within a full pass equal separate passes."""
 
 import functools
 import itertools
@@ -10,14 +10,14 @@ import pytest
 
 from dit.types import SubNetworks
 
-# The network has five blocks, and taps after two and three.
+# Each mask marks which of the five blocks run. Taps follow blocks 2 and 3.
 MASKS = {
   'first skipped': [0, 1, 1, 1, 1], 'second skipped': [1, 0, 1, 1, 1],
   'between the taps': [1, 1, 0, 1, 1], 'last skipped': [1, 1, 1, 1, 0],
   'two skipped': [1, 0, 1, 0, 1], 'neighbours skipped': [1, 0, 0, 1, 1],
   'all kept': [1, 1, 1, 1, 1], 'none kept': [0, 0, 0, 0, 0],
 }  # fmt: skip
-# Two groups of masks, which one compiled program serves.
+# Two groups of four masks each, so that both use one compiled program.
 GROUPS = jnp.asarray([*MASKS.values()], bool).reshape(2, 4, 5)
 
 apply = jax.jit(lambda denoiser, batch, sub: denoiser(*batch, sub))

@@ -1,4 +1,4 @@
-"""Metrics on given features against the published evaluators."""
+"""Metrics of given features match the published evaluators."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def inputs():
 
 
 def close(golden):
-  # The published code keeps float32 means of float32 features: 1e-7 away.
+  # The published code computes means in float32, which differ by 1e-7.
   return pytest.approx(golden, rel=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_precision_and_recall(inputs):
 
 
 def test_precision_and_recall_in_half_precision(inputs):
-  """A processor's summation of float16 products moves a few of 350 images."""
+  """float16 sums depend on the processor, so up to 3 of 350 images differ."""
   precision, recall = precision_recall(
     inputs['ref'], inputs['sample'], float16=True
   )
@@ -118,7 +118,7 @@ def test_radii(inputs, name):
   golden = reference.read('fid_metrics/adm_radii.npz')
   ours = radii(inputs[name])
   np.testing.assert_allclose(ours, golden[f'radii2_{name}_fp32'], rtol=5e-6)
-  # Most float16 radii are equal, and the others differ by a rounding.
+  # Most float16 radii are equal, and others differ by rounding.
   half, golden = (
     radii(inputs[name], float16=True),
     golden[f'radii2_{name}_fp16'],

@@ -1,4 +1,4 @@
-"""FDG's two frequency bands, and rescaling of its result."""
+"""FDG scales two frequency bands. Rescaling restores the standard deviation."""
 
 import dataclasses
 
@@ -18,9 +18,9 @@ from guidance.parse import parse
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Still(Toy):
-  """A network of velocity 0 with a seed that no other toy has.
+  """A network that always predicts velocity 0.
 
-  JAX treats two dataclasses with equal fields as the same.
+  Its seed must be unique: JAX equates dataclasses whose fields are equal.
   """
 
   def __call__(self, x, t, label, sub=None):
@@ -42,7 +42,7 @@ def test_fdg_scales_each_band():
   strong, null = (plain(own, x=WIDE) for own in (LABEL, NULL))
   low, high = bands(strong - null)
   close(guided('fdg:4:low=1.5', x=WIDE), strong + 0.5 * low + 3 * high)
-  # By default the low scale is 1, so low frequencies pass unguided.
+  # The default scale of low frequencies is 1, which does not change them.
   close(guided('fdg:4', x=WIDE), strong + 3 * high)
   close(guided('fdg:1:low=1.5', x=WIDE), strong + 0.5 * low)
 
@@ -86,9 +86,6 @@ def test_images_that_cannot_be_halved(sides):
   guidance.check(TOY, (6, 8, 3))
   with pytest.raises(InputError, match=f'latents are {sides[0]} x {sides[1]}'):
     guidance.check(TOY, (*sides, 3))
-
-
-# Rescaling.
 
 
 def test_rescale_zero_is_cfg():

@@ -1,4 +1,4 @@
-"""Compositions against arithmetic on separate calls."""
+"""Composed guidance equals arithmetic on separate network calls."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ T = 0.4
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Skip(BlocksTerm):
-  """S2 with given masks, (M, L) bool, instead of random ones."""
+  """S2 with fixed masks, (M, L) bool, instead of random masks."""
 
   name: ClassVar[str] = 'skip'
   scale: Scale
@@ -102,7 +102,7 @@ def test_s2_that_skips_nothing_changes_nothing(denoiser, x, label):
 
 def test_ig_with_equal_predictions_changes_nothing(denoiser, x, label):
   params = dict(denoiser.params)
-  # Blocks after the first tap are the identity, and its head is the last one.
+  # Blocks after the first tap do nothing, and its head equals the output head.
   blocks = params['blocks']
   closed = jax.tree.map(lambda leaf: leaf.at[2:].set(0), blocks['modulation'])
   params['blocks'] = {**blocks, 'modulation': closed}
@@ -131,7 +131,7 @@ def test_scales_are_read_at_the_given_time():
 @pytest.mark.parametrize(('guidance', 'cost'), [
   (parse('none'), 1), (parse('ig:1.5'), 1), (parse('cfg:1.5'), 2),
   (parse('cfg:1'), 1), (parse('cfg:1.5@0.5-1'), 1), (compose(1, 1, 1), 1),
-  (compose(1, 1, 1.5), 1 + 2 / 5),  # blocks 2 and 4, after 1
+  (compose(1, 1, 1.5), 1 + 2 / 5),  # S2 runs blocks 2 and 4 of 5 again.
   (compose(2, 1.5, 1.5), 2 + 2 / 5),
 ])  # fmt: skip
 def test_passes(denoiser, label, guidance, cost):

@@ -49,7 +49,7 @@ def test_methods_that_do_without_the_null_label():
 
 
 class Fake(ClassConditional):
-  """A denoiser whose outputs identify image, label and kind of output."""
+  """A denoiser whose outputs show which image, label and mask they are for."""
 
   depth, num_taps, num_classes = 4, 1, 10
   null_label, multiply_adds = True, 1
@@ -108,7 +108,7 @@ def test_only_the_first_channels_are_guided(guided, internal):
 
 
 def test_guided_channels_are_those_of_cfg_alone():
-  # CFG does not limit IG or S2 to its first channels.
+  # `guided_channels` limits CFG, and neither IG nor S2.
   terms = ClassifierFree(Scale(2.5), 1), StochasticSelf(Scale(1.5))
   both, _ = predict(Guidance(Internal(Scale(1.7)), terms), Fake())
   for alone, first in ((terms[1:], 1), (terms[:1], 0)):
@@ -142,7 +142,7 @@ def test_variance_is_that_of_the_conditional_row(terms):
   plain = Fake(learned_variance=True)
   velocity, variance = predict(guidance, plain)
   np.testing.assert_array_equal(variance, plain.one(X, LABEL, 1).variance)
-  # The variance changes no other output, and other networks have none.
+  # Without a variance output, the velocity is equal and the variance None.
   other, none = predict(guidance, Fake())
   assert none is None
   np.testing.assert_array_equal(velocity, other)
@@ -167,7 +167,7 @@ def test_terms_switch_on_and_off_beside_a_variance():
     np.testing.assert_array_equal(variance, plain.one(X, LABEL, 1).variance)
     on = (cfg != 1 and t == 0.4, s2 != 1)
     close(velocity, velocities.setdefault(on, velocity), atol=0)
-  assert len(velocities) == 4  # neither, either, both
+  assert len(velocities) == 4  # none, CFG, S2, both
   close(velocities[False, False], refined(LABEL, 1.4), atol=1e-5)
   first, second, both = (
     velocities[on] - velocities[False, False]
@@ -177,16 +177,13 @@ def test_terms_switch_on_and_off_beside_a_variance():
   close(first + second, both, atol=1e-4)
 
 
-# CFG++.
-
-
 def effective(path, t, t_next, scale):
   term = ClassifierFreePlusPlus(Scale(scale))
   return term.scale_at(Step(jnp.float32(t), (), jnp.float32(t_next), path))
 
 
 def test_effective_scale_of_cfg_plus_plus():
-  # lambda t (1 - t') / (t - t').
+  # On the linear path the scale is lambda t (1 - t') / (t - t').
   linear = path_named('linear')
   np.testing.assert_allclose(effective(linear, 0.5, 0.48, 0.6), 7.8, rtol=1e-5)
   np.testing.assert_allclose(effective(linear, 1.0, 0.9, 0.6), 0.6, rtol=1e-5)
@@ -213,7 +210,7 @@ def test_cfg_plus_plus_guides_x0_and_keeps_the_null_noise(
   solver, first = make_solver(solver, path), Evaluation(velocity)
   ours = solver.step(Interval(STATE, t, t_next, first))
   close(ours, expected, rtol=1e-4, atol=5e-4)
-  # CFG with the effective scale gives the same velocity.
+  # CFG at the effective scale must give the same velocity.
   same = parse(f'cfg:{float(effective(path, t, t_next, scale))}')
   close(velocity, guided(same, t, path=path), rtol=1e-4, atol=1e-4)
   assert jnp.abs(velocity - guided(f'cfg:{scale}', t)).max() > 0.1 or t < 0.2
@@ -225,9 +222,6 @@ def test_cfg_plus_plus_of_some_channels():
   whole = guided('cfg++:0.6', 0.5, **options)
   np.testing.assert_array_equal(ours[..., 0], whole[..., 0])
   np.testing.assert_array_equal(ours[..., 1:], plain()[..., 1:])
-
-
-# ICG.
 
 
 @functools.partial(jax.jit, static_argnames='steps')
@@ -249,9 +243,9 @@ def test_icg_draws_a_label_for_each_image_and_step():
   drawn = np.asarray(icg_labels(np.arange(200)))
   assert drawn.shape == (20, 200) and drawn.dtype == np.int32
   counts = np.bincount(drawn.reshape(-1), minlength=10)
-  assert len(counts) == 10  # the null label never occurs
+  assert len(counts) == 10  # The null label, 10, never occurs.
   np.testing.assert_allclose(counts, 400, atol=4 * 19)
-  # Neighbors along either axis agree only by chance.
+  # Labels of neighboring steps or images agree by chance, in 10 % of cases.
   for a, b in ((drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1])):
     np.testing.assert_allclose((a == b).mean(), 0.1, atol=0.03)
 
@@ -264,5 +258,5 @@ def test_icg_labels_are_those_of_the_image_and_the_seed():
   np.testing.assert_array_equal(icg_labels(order), drawn[:, order])
   assert (icg_labels(index, seed=1) != drawn).mean() > 0.7
   np.testing.assert_array_equal(icg_labels(index, steps=3), drawn[:3])
-  # The image's own label has no influence.
+  # The random labels do not depend on the label of the image.
   np.testing.assert_array_equal(icg_labels(index, label=7), drawn)

@@ -1,4 +1,4 @@
-"""S2, SLG and AutoGuidance: drawn blocks and the resulting networks."""
+"""S2 and SLG skip blocks, and AutoGuidance uses a weaker network."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ def masks(depth, skip=0, count=64, exclude=()):
 
 @pytest.mark.parametrize(('depth', 'skip', 'count'), [
   (3, 1, 1), (28, 3, 3),
-  # The default, 0, means about a twelfth.
+  # The default, skip=0, skips about a twelfth of the blocks.
   (3, 0, 1), (6, 0, 1), (12, 0, 1), (13, 0, 2), (28, 0, 2),
 ])  # fmt: skip
 def test_so_many_blocks_are_skipped_and_never_the_first(depth, skip, count):
@@ -86,7 +86,7 @@ def test_masks_of_a_trajectory():
     return np.asarray(drawn_by(seed, jnp.asarray(index), steps))
 
   drawn = table(seed=0)
-  assert drawn.shape == (30, 1, 28)  # one mask per step for the whole batch
+  assert drawn.shape == (30, 1, 28)  # one mask per step
   assert len(np.unique(drawn, axis=0)) == 30
   np.testing.assert_array_equal(table(seed=0), drawn)
   np.testing.assert_array_equal(table(0, index=[9, 4]), drawn)
@@ -150,7 +150,7 @@ def test_s2_without_cfg_is_autoguidance_by_the_sub_network():
   'skipped', [pytest.param((1,), marks=pytest.mark.slow), (2, 4)]
 )
 def test_skipping_is_closing_the_gates(denoiser, batch, skipped):
-  # In the other implementation every block runs, with its two gates at 0.
+  # A block whose two gates are 0 runs, but has no effect.
   x, label = batch[0], jnp.minimum(batch[2], 9)
   guidance = parse(f'slg:1.6:blocks={"+".join(map(str, skipped))}')
   ours = guided(guidance, network=denoiser, x=x, label=label)
@@ -166,9 +166,6 @@ def test_skipping_is_closing_the_gates(denoiser, batch, skipped):
   strong, weak = (plain(label, network=n, x=x) for n in (denoiser, gated))
   close(ours, strong + 0.6 * (strong - weak), rtol=1e-4, atol=2e-5)
   assert jnp.abs(strong - weak).max() > 0.01
-
-
-# AutoGuidance.
 
 
 def auto(guide, scale=2.0, internal=None, beside=()):
@@ -224,9 +221,6 @@ def test_ig_refines_the_guide_where_it_has_the_tap(taps):
   close(ours, weak + 2 * (strong - weak), atol=1e-4)
 
 
-# Requests that a network cannot serve.
-
-
 @pytest.mark.parametrize(('guidance', 'message'), [
   ('slg:2', 'slg lists no blocks; name them, as in slg:2:blocks=7'),
   ('slg:2:blocks=1+4', 'slg names block 4; the network has blocks 0 to 3'),
@@ -253,11 +247,11 @@ def test_check_refuses_a_guide_for_another_task():
 
 
 @pytest.mark.parametrize(('fractions', 'text'), [
-  ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # Stability
-  ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # diffusers
+  ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # by Stability AI
+  ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # by diffusers
 ])  # fmt: skip
 def test_published_slg_intervals_are_given_in_noise_time(fractions, text):
-  # Intervals are fractions of the steps, on SD3.5's grid of shift 3.
+  # Published intervals are fractions of the steps of SD3.5, with shift 3.
   grid = make_grid(100, shift=3.0)
   high, low = (grid[round(100 * f)] for f in fractions)
   scale = parse(text).terms[0].scale

@@ -1,4 +1,4 @@
-"""APG, CFG-Zero* and TCFG against their papers, written in numpy."""
+"""APG, CFG-Zero* and TCFG match numpy versions of their papers."""
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,6 @@ def pair(t, x=X, **options):
   return (plain(label, t, x=x, **options) for label in (LABEL, NULL))
 
 
-# APG.
-
-
 @pytest.mark.parametrize('path', ['linear', 'cosine', 'vp'])
 @pytest.mark.parametrize('t', [0.1, 0.6, 1.0])
 def test_apg_without_its_parts_is_cfg(path, t):
@@ -45,7 +42,7 @@ def test_apg_without_its_parts_is_cfg(path, t):
 
 
 class Apg:
-  """The published code, in x0."""
+  """The published code of APG, for predictions of x0."""
 
   def __init__(self, eta, norm, momentum):
     self.eta, self.norm, self.momentum = eta, norm, momentum
@@ -104,14 +101,11 @@ def test_apg_forgets_where_it_is_off():
 
 
 def test_apg_at_the_data():
-  # Every prediction of x0 equals x, so momentum changes nothing.
+  # At t = 0 every prediction of x0 is x, so APG has no effect.
   guidance = parse('apg:3:momentum=-0.5:norm=2')
   out = predict(guidance, 0.0, memory=(jnp.ones_like(X),))
   close(out.velocity, guided('apg:3', 0.0), atol=1e-5)
   np.testing.assert_array_equal(out.memory[0], jnp.zeros_like(X))
-
-
-# CFG-Zero*.
 
 
 def test_cfg_zero_in_numpy():
@@ -126,7 +120,7 @@ def test_cfg_zero_in_numpy():
 
 
 def test_cfg_zero_of_equal_predictions():
-  # With s = 1, nothing of c remains to push away from.
+  # Equal predictions have s = 1, so c - s u is 0 and no guidance remains.
   alike = Toy(labels=False)
   ours = guided('cfg_zero:50:zero_steps=0', network=alike)
   close(ours, plain(network=alike), atol=1e-4)
@@ -141,11 +135,8 @@ def test_cfg_zero_divides_by_no_zero():
   np.testing.assert_array_equal(push, X)
 
 
-# TCFG.
-
-
 def tangential(strong, null, x, space, scale):
-  """Returns the result in noise space, by a singular value decomposition."""
+  """Applies TCFG to noise predictions, by a singular value decomposition."""
 
   def rule(c, u):
     v = np.linalg.svd(np.stack([c, u]), full_matrices=False)[2][0]
@@ -194,7 +185,7 @@ def test_tcfg_of_any_two_noises(kind, path, t):
 
 @pytest.mark.parametrize('path', ['linear', 'cosine'])
 def test_tcfg_at_the_noise(path):
-  # At t = 1 both noises are x, so ours is the limit from below, in float64.
+  # At t = 1 both noises are x, so the expected value is a limit in float64.
   ours = guided('tcfg:3.5', 1.0, path=path_named(path))
   strong, null = (np.asarray(v, np.float64) for v in pair(1.0))
   space = Space(path, 1.0)
@@ -205,7 +196,7 @@ def test_tcfg_at_the_noise(path):
 
 @pytest.mark.parametrize('factor', [0.5, 1.0, -2.0])
 def test_tcfg_of_parallel_noises_is_cfg(factor):
-  # u lies along the singular vector, so nothing of it is dropped.
+  # u is parallel to the singular vector, so TCFG does not change it.
   space, c = Space('linear', 0.4), jax.random.normal(jax.random.key(3), X.shape)
   noises = c, factor * c
   strong, null = (jnp.float32(space.from_noise(X, noise)) for noise in noises)

@@ -1,4 +1,4 @@
-"""Image folders of all shapes: classes, counts and labels."""
+"""Image folders and archives of all shapes give the right labels."""
 
 import os
 import pathlib
@@ -31,7 +31,7 @@ def write(root, name, value=0):
 
 
 def grow(root, entries):
-  """Creates files, folders (NAME/) and links (NAME -> TARGET)."""
+  """Creates files, folders (as NAME/) and links (as NAME -> TARGET)."""
   root.mkdir(parents=True, exist_ok=True)
   for value, entry in enumerate(entries):
     name, _, target = entry.partition(' -> ')
@@ -60,7 +60,7 @@ def labels_of(place):
   return files.classes, {file.name: file.label for file in read}
 
 
-# By name: entries of a tree next to CATS, which are ignored.
+# Entries that must be ignored, in a tree that also has those of CATS.
 IGNORED = {
   'plain': [],
   'system files': [
@@ -88,7 +88,7 @@ IGNORED = {
   ],
   'other files': ['README.md', 'cat/notes.txt', 'labels.csv'],
 }  # fmt: skip
-# By name: entries of the tree, its classes, and the labels of its images.
+# Trees by name, with their entries, classes, and labels of images.
 TREES = {
   **{name: ([*CATS, *more], 'cat dog', CATS) for name, more in IGNORED.items()},
   'suffixes': (
@@ -136,7 +136,7 @@ def test_classes_and_labels_of_trees(tmp_path, name, form):
   if form == 'zip':
     place = pack(place, tmp_path / 'tree.zip')
   assert labels_of(place) == (tuple(classes.split()), labels)
-  # An evaluation reads the same images.
+  # `evaluate` must read the same images.
   assert open_image_set(str(place), 'unused').count == len(labels)
 
 
@@ -281,7 +281,7 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch, opening):
       raise PermissionError(13, 'Permission denied', str(folder))
     return scan(folder)
 
-  # Root may read every folder, so permissions cannot be tested directly.
+  # The test may run as root, who can read every folder.
   monkeypatch.setattr(os, 'scandir', refuse)
   with pytest.raises(InputError, match=r'tree/cat cannot be read \(Permission'):
     opening(str(tree), '')
@@ -304,9 +304,6 @@ def test_a_link_to_a_lost_image_is_broken(tmp_path):
     labels_of(tree)
   with pytest.raises(InputError, match=r'cat/1\.png .*leads nowhere'):
     open_image_set(str(tree), '')
-
-
-# Archives.
 
 
 def test_separators_of_windows_are_read(tmp_path):
@@ -358,7 +355,7 @@ def test_a_huge_file_is_broken_before_it_is_read(tmp_path, monkeypatch):
     file.truncate(2**28 + 1)  # a sparse file
   place = pack(grow(tmp_path / 'small', ['cat/1.png']), tmp_path / 'a.zip')
   claimed = bytearray(place.read_bytes())
-  at = claimed.rindex(b'PK\1\2') + 24  # size in the table of contents
+  at = claimed.rindex(b'PK\1\2') + 24  # the size that the archive lists
   claimed[at : at + 4] = (1_500_000_000).to_bytes(4, 'little')
   place.write_bytes(claimed)
   files = [open_images(str(each), '') for each in (tree, place)]

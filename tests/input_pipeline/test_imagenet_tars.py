@@ -1,4 +1,4 @@
-"""Miniature ImageNet tars, unpacked as docs/data.md describes."""
+"""The commands in docs/data.md unpack small copies of the ImageNet tars."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from command_runs import ROOT, succeed
 from input_pipeline.records import LatentSource
 
 SAMPLE = ROOT.parent / 'shared' / 'data' / 'imagenet1k_sample' / 'train'
-# Synsets of the first validation images published by ILSVRC.
+# ILSVRC lists these synsets for its first validation images.
 FIRST = ('n01751748', 'n09193705', 'n02105855', 'n04263257', 'n03125729')
 
 
@@ -38,7 +38,7 @@ def images():
 
 @pytest.fixture
 def unpacked(images, tmp_path):
-  """Runs the page's commands on two tars; returns the folder."""
+  """Unpacks two tars by the commands in the docs, and returns the folder."""
   synsets = []
   for (synset, name), data in images.items():
     write_tar(tmp_path / 'synset.tar', [(name, data)])

@@ -38,7 +38,7 @@ def png(i):
 
 
 NAMES = [f'{"cab"[label_of(i)]}/{i:02}.png' for i in range(COUNT)]
-# Records are sorted by path, with the classes a, b and c.
+# Records are sorted by path, and thus by class: a, b, c.
 ORDER = sorted(range(COUNT), key=lambda i: NAMES[i])
 
 
@@ -56,7 +56,7 @@ def truncate(path, count):
 
 
 def flip(path, find):
-  """Flips a bit of the byte at `find(data)`."""
+  """Flips the lowest bit in the byte at position `find(data)`."""
   data = bytearray(path.read_bytes())
   data[find(data)] ^= 1
   path.write_bytes(data)
@@ -148,12 +148,12 @@ def test_too_many_broken_images_stop_it(folder, tmp_path):
   assert not (tmp_path / 'out' / 'metadata.json').exists()
   with pytest.raises(InputError, match='not complete'):
     LatentSource(tmp_path / 'out')
-  # A higher limit resumes the same folder.
+  # With a higher limit, `prepare` resumes in the folder.
   assert make(folder, tmp_path / 'out', max_broken=4).records == COUNT - 4
 
 
 class Stopped(Exception):
-  """A simulated kill."""
+  """Raised by a test to simulate a kill."""
 
 
 def test_it_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
@@ -174,7 +174,7 @@ def test_it_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
   assert len(list((tmp_path / 'out').glob('*.array_record'))) == 1
   (tmp_path / 'out' / '.00001-of-00003.array_record.99').write_bytes(b'half')
   assert make(folder, tmp_path / 'out').shards == whole.shards
-  assert shard.stat().st_mtime_ns == first  # not rewritten
+  assert shard.stat().st_mtime_ns == first  # The shard was not rewritten.
   assert not list((tmp_path / 'out').glob('.0*'))
 
 
@@ -215,7 +215,7 @@ def test_no_images_at_all(tmp_path):
 
 def test_damaged_zip_is_one_line(archive, tmp_path):
   data = bytearray(archive.read_bytes())
-  data[data.index(png(5)) + 60] ^= 255  # breaks its checksum
+  data[data.index(png(5)) + 60] ^= 255  # Image 5 has a wrong checksum.
   archive.write_bytes(data)
   with pytest.raises(shards.PrepareError, match='cannot be read'):
     make(archive, tmp_path / 'out')
@@ -247,9 +247,6 @@ def test_latents_that_are_not_finite_stop_it(folder, tmp_path):
   assert make(folder, tmp_path / 'b', Huge(), dtype='float32').records == COUNT
 
 
-# Damage.
-
-
 @pytest.fixture
 def prepared(folder, tmp_path):
   make(folder, tmp_path / 'out')
@@ -277,7 +274,7 @@ def test_short_shard(prepared):
 
 @pytest.mark.parametrize('at, message', [
   (image_of(ORDER[12]).tobytes(), 'record 12 of .* is damaged'),
-  (None, 'a shard in .* is damaged'),  # where the shard lists its records
+  (None, 'a shard in .* is damaged'),  # in the list of records
 ])  # fmt: skip
 def test_flipped_byte_is_noticed_in_training(prepared, at, message):
   flip(prepared / '00001-of-00003.array_record',

@@ -1,4 +1,4 @@
-"""The command `prepare` in two real processes, or next to a second command."""
+"""`prepare` in two processes, and while another command has the folder."""
 
 import json
 import subprocess
@@ -19,10 +19,10 @@ from input_pipeline.records import Metadata
 from train.config_file import load_config, override
 from train.experiment import build
 
-COUNT = 44  # 5 shards, 3 of them written by process 0
+COUNT = 44  # These are 5 shards, of which process 0 writes 3.
 
-# One pair of processes serves all cases, because starting it is slow. Each case
-# reports its error.
+# Each of two processes runs this program. It prints one result or error per
+# case. All cases share the processes, because starting them is slow.
 SCRIPT = """
 import json, os, sys
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -85,10 +85,10 @@ def prepare_alone(folder, images, name, autoencoder=None):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Three sets of images; one is a zip with a damaged member."""
+  """Sets of images with broken or missing files, and a damaged zip."""
   folder = tmp_path_factory.mktemp('processes')
-  # Sorted by path, the images are 0, 2, ..., 42, 1, 3, ...: image 2 is in shard
-  # 0 and image 24 in shard 1.
+  # Sorted by path, the images are 0, 2, ..., 42, 1, 3, ..., 43. Image 2 is in
+  # shard 0, and image 24 in shard 1.
   write_images(folder / 'good', broken=(2, 24))
   write_images(folder / 'bad', broken=(2, 24, 26))
   write_images(folder / 'whole')
@@ -146,7 +146,7 @@ def said(folder):
   lines = []
   for job, (out, err) in zip(jobs, ends, strict=True):
     assert job.returncode == 0, err
-    lines.append(json.loads(out.splitlines()[-1]))  # after Gloo's lines
+    lines.append(json.loads(out.splitlines()[-1]))  # Gloo prints lines before.
   return dict(zip(cases, zip(*lines, strict=True), strict=True))
 
 
@@ -170,7 +170,7 @@ def test_records_are_those_of_one(folder, said, monkeypatch, name, autoencoder):
 
 
 def test_broken_images_count_over_all(folder, said):
-  """One of process 0 and two of process 1 exceed the limit of two."""
+  """Process 0 finds one broken image and process 1 two, over the limit of 2."""
   for line in said['bad']:
     assert line.startswith('PrepareError:')
     assert '3 images are broken, more than --max_broken=2' in line

@@ -1,4 +1,4 @@
-"""Labels follow class names across the splits of a set."""
+"""A class name has the same label in all splits of a dataset."""
 
 import json
 
@@ -11,7 +11,7 @@ from refusals import refused
 from input_pipeline.records import LatentSource
 from input_pipeline.sources import DataConfig, open_source
 
-# Every class has a unique color, which identifies its images.
+# Images of a class have a unique gray value, by which tests identify them.
 COLORS = {'cat': 50, 'dog': 100, 'fox': 150, 'owl': 200}
 
 
@@ -37,7 +37,7 @@ def prepare(tmp_path):
 
 
 def labels(folder):
-  """Returns {class: label} of the records, by color."""
+  """Returns {class: label}, where the color of a record gives its class."""
   found = {}
   for record in LatentSource(folder):
     color = int(record['pixels'][0, -1, 0, 0])
@@ -99,7 +99,7 @@ def test_a_damaged_split_beside_it_is_named(prepare, tmp_path):
 
 
 def test_splits_with_other_lists_are_not_opened(prepare, tmp_path):
-  """Old versions of prepare, or manual edits, created such splits."""
+  """Old versions of `prepare` could write splits with different classes."""
   assert prepare('train', 'cat', 'dog', 'fox').status == 0
   assert prepare('test', 'cat', 'fox', name='others').status == 0
   (tmp_path / 'others' / 'test').rename(tmp_path / 'pets' / 'test')
@@ -107,13 +107,13 @@ def test_splits_with_other_lists_are_not_opened(prepare, tmp_path):
     advice = f'delete {tmp_path}/pets/test and prepare it'
     with refused('3 classes (cat, dog, fox)', advice):
       open_source(data_config(tmp_path), split)
-  # A single split has nothing to disagree with.
+  # One split can be opened if the config names no other.
   assert len(open_source(data_config(tmp_path, test=''), 'train')) == 3
 
 
 def test_splits_begun_at_once_do_not_both_go_on(prepare, tmp_path, monkeypatch):
   assert prepare('test', 'cat', 'fox').status == 0
-  # The other split starts between the check and this one's claim.
+  # Without this check, the command acts as if both splits started at once.
   monkeypatch.setattr(
     'commands.prepare.classes_for', lambda folder, names: names
   )

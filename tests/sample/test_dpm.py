@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M): its order, and the paper's algorithm in numpy."""
+"""DPM-Solver++(2M) has order 2, and equals the paper's algorithm in numpy."""
 
 import functools
 import itertools
@@ -20,14 +20,14 @@ X = np.linspace(-2, 2, 7)
 
 
 def velocity(path, x, t):
-  """E[dx/dt | x] for data N(MEAN, STD^2); x0 varies along trajectories."""
+  """Returns the exact velocity E[dx/dt | x] for data N(MEAN, STD^2)."""
   alpha, sigma = path.alpha(t), path.sigma(t)
   away = (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
   return path.velocity(MEAN + alpha * STD**2 * away, sigma * away, t)
 
 
 def standard(path, x, t):
-  """Returns x in standard deviations, which is constant along trajectories."""
+  """Standardizes x at time t. Exact trajectories do not change the result."""
   alpha, sigma = path.alpha(t), path.sigma(t)
   return (x - alpha * MEAN) / np.sqrt(alpha**2 * STD**2 + sigma**2)
 
@@ -76,9 +76,9 @@ def test_from_noise_to_data(name):
 
 
 def multistep(path, x, grid):
-  """The paper's algorithm 2, with its lambda = log(alpha / sigma)."""
+  """Runs the paper's algorithm 2, where lambda = log(alpha / sigma)."""
   alpha, sigma = (np.asarray(f(grid)) for f in (path.alpha, path.sigma))
-  alpha = np.where(alpha < 1e-12, 0, alpha)  # the cosine of pi / 2
+  alpha = np.where(alpha < 1e-12, 0, alpha)  # as cos(pi / 2)
   with np.errstate(divide='ignore'):
     h = np.diff(np.log(alpha) - np.log(sigma))
   before = None

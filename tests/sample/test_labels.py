@@ -14,13 +14,13 @@ IMAGENET = ('tench, Tinca tinca', 'goldfish, Carassius auratus', 'crane',
   ('Golden Retriever, sea lion', ANIMALS, [2, 3]),
   ('2,2,0', ANIMALS, [2, 2, 0]),
   ('3', (), [3]),
-  # The part before the first comma, or the full name.
+  # A class is found by its full name, or by the part before a comma.
   ('tench,goldfish', IMAGENET, [0, 1]),
   ('tench, Tinca tinca,1', IMAGENET, [0, 1]),
-  # Exact names precede shortened ones.
+  # An exact match takes precedence over a shortened name.
   ('crane', IMAGENET, [2]),
   ('crane, bird', IMAGENET, [3]),
-  # A number that is a class name means that class.
+  # If a number is also a class name, it means the class of this name.
   ('7', ('7', '3', '0', '1'), [0]),
   ('3,2', ('7', '3', '0', '1'), [1, 2]),
   ('1,0', ('0', '1', '2', '3'), [1, 0]),

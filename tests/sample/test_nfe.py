@@ -1,4 +1,4 @@
-"""The declared cost against the rows that run."""
+"""The declared number of function evaluations equals the counted one."""
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ from sample.registry import make_solver
 
 SHAPE, BATCH, SEED = (2, 2, 1), 4, 11
 SLOW = pytest.mark.slow
-STEPS = 6  # times 1, 5/6, 4/6, 3/6, 2/6, 1/6
+STEPS = 6  # at t = 1, 5/6, 4/6, 3/6, 2/6, 1/6
 
 
 def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
             dtype='float32'):  # fmt: skip
-  """Returns NFE per image, declared and counted."""
+  """Samples images, and returns the declared and the counted NFE per image."""
   path = path_named('linear')
   solver = make_solver(solver_name, path)
   grid = make_grid(STEPS) if grid is None else grid
@@ -39,32 +39,32 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
   return declared, passes
 
 
-# Guidance, solver and expected passes, which are None for random cost.
+# Each case has guidance, solver and expected NFE. Random costs have None.
 CASES = [
   ('none', 'heun', 11),
   ('ig:1.5,cfg:1.5', 'heun', 22),
-  # Guidance is on at t = 4/6 and 3/6, for both evaluations of such a step.
+  # CFG is on at t = 4/6 and 3/6, in both evaluations of these two steps.
   ('cfg:1.5@0.4-0.7', 'heun', 15),
-  # The interval is closed: on at 1 and 1/2.
+  # The interval includes both ends, so CFG is on at t = 1 and 1/2.
   ('cfg:1.5@0.5-1', 'euler', 10),
   ('ig:1.5,s2:1.5:skip=2@0-0.5,cfg:1.5@0.4-0.7', 'heun', None),
   ('cfg:1.5', 'rk4', 48),
   ('none', 'midpoint', 12),
   ('cfg:1.5@0.4-0.7', 'heun_maruyama', 15),
-  # Every method at scale 1 and above. At 1 only the network's pass runs.
+  # These methods need no extra pass at scale 1.
   ('apg:1:momentum=-0.5@0.4-0.7', 'heun', 11),
   ('apg:2:momentum=-0.5@0.4-0.7', 'heun', 15),
   ('tcfg:1,rescale:0.7', 'dpm++', 6),
   ('tcfg:2,rescale:0.7', 'dpm++', 12),
-  ('icg:2:schedule=linear', 'euler', 11),  # 1 at t = 1
-  # Both bands share one pass. It is off where both scales are 1.
+  ('icg:2:schedule=linear', 'euler', 11),  # The scale is 1 at t = 1.
+  # Both bands of FDG share one pass, which runs if either scale is not 1.
   ('fdg:1:low=2@0-0.5', 'euler', 9),
-  # While it is on, the first steps are skipped without any pass.
+  # CFG-Zero* skips its first steps without any pass, if it is on.
   ('cfg_zero:1:zero_steps=2', 'heun', 11),
   ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
   ('cfg_zero:2:zero_steps=2@0.9-1', 'euler', 5),
   ('cfg++:0.5@0.4-0.7', 'ddim', 8),
-  # Blocks 3 and 5 run after 2. The guide costs a quarter.
+  # SLG runs blocks 3 and 5 of 6 again. A pass of the guide costs 1/4.
   ('cfg:1,slg:2:blocks=2+4@0-0.5', 'euler', 6 + 3 * 2 / 6),
   ('cfg:2,slg:2:blocks=2+4@0-0.5', 'euler', 12 + 3 * 2 / 6),
   ('ig:1,cfg:1,auto:2@0.4-0.7', 'euler', 6.5),
@@ -73,7 +73,7 @@ SLOW_CASES = [
   ('none', 'euler', 6),
   ('cfg:1,s2:1', 'heun', 11),
   ('s2:1.5:skip=3@0.4-0.7', 'euler_maruyama', None),
-  # At t = 1 the scale is 1, and yet the step is skipped.
+  # CFG-Zero* skips the step at t = 1, although the scale is 1 there.
   ('cfg_zero:2:schedule=linear', 'euler', 10),
   ('ig:1.4,cfg:2,auto:2@0.4-0.7', 'euler', 12.5),
   ('apg:2@0-0.5,s2:1.5:masks=2:skip=2:exclude=1@0.3-1', 'heun', None),
@@ -91,11 +91,11 @@ def test_nfe_is_what_runs(text, solver, expected):
   if expected is not None:
     assert declared == pytest.approx(expected, rel=1e-6)
   else:
-    assert declared > 6  # the sub-network has a cost
+    assert declared > 6  # The sub-network has a cost.
 
 
 def test_published_intervals_of_sit():
-  # Internal Guidance: 250 steps, the last of size 0.04, CFG at t <= 0.7.
+  # IG for SiT takes 250 steps, with CFG at t <= 0.7 and a last step of 0.04.
   grid = make_grid(250, last_step_size=0.04)
   guidance = 'ig:1.4@0.3-1,cfg:1.35@0-0.7'
   declared, counted = measure(guidance, 'euler_maruyama', grid=grid)
@@ -103,7 +103,7 @@ def test_published_intervals_of_sit():
 
 
 def test_published_intervals_of_lightningdit():
-  # 124 Heun steps, shift 0.3 in the published time, CFG where that t >= 0.19.
+  # Published are 124 Heun steps, a shift of 0.3, and CFG at 1 - t >= 0.19.
   grid = make_grid(124, shift=1 / 0.3)
   twice = sum(t <= 0.81 for t in grid[:-1]) + sum(t <= 0.81 for t in grid[1:])
   declared, counted = measure(
@@ -114,10 +114,10 @@ def test_published_intervals_of_lightningdit():
 
 
 def test_nfe_where_each_evaluation_reads_its_own_scales():
-  # On at 4/6 and 3/6. Each is the end of one step and the start of another.
+  # CFG is on at 4/6 and 3/6. Two evaluations are at each of these times.
   declared, counted = measure('cfg:1.5@0.4-0.7', 'heun', 'evaluation')
   assert declared == counted == 11 + 4
-  # On at 1/6 and 0: one more than with full steps.
+  # CFG is on at 1/6 (twice) and at 0, where `step` would not read it.
   heun = 'heun:final_step=heun'
   declared, counted = measure('cfg:1.5@0-0.2', heun, 'evaluation')
   assert declared == counted == 12 + 3
@@ -134,7 +134,7 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   ),
 ])  # fmt: skip
 def test_bounds_on_a_time_of_the_grid(interval, dtype):
-  # 0.2 of make_grid(5) is 0.19999999999999996, inside in either precision.
+  # make_grid(5) has 0.19999999999999996, which an interval from 0.2 includes.
   grid, (low, high) = make_grid(5), map(float, interval.split('-'))
   text = f'cfg:2@{interval}'
   declared, counted = measure(text, 'euler', grid=grid, dtype=dtype)
@@ -152,8 +152,8 @@ def test_bounds_on_a_time_of_the_grid(interval, dtype):
 def test_adaptive_solver_counts_what_runs(text, more):
   spent, passes = measure(text, 'dopri5:rtol=1e-5')
   assert spent == pytest.approx(passes, rel=1e-5)
-  # All predictions are equal, so guidance changes no step. Two evaluations
-  # choose the first step. Each step then has six.
+  # All predictions are equal, so guidance does not change the steps. Two
+  # evaluations choose the first step. Then each step takes six.
   plain, _ = measure('none', 'dopri5:rtol=1e-5')
   assert plain >= 20 and (plain - 2) % 6 == 0
   if more is None:
@@ -170,7 +170,7 @@ def test_nfe_follows_the_blocks_drawn():
     for seed in range(8)
   ]
   assert len(set(counts)) > 3
-  # 6 passes, plus 6 sub-networks of 0 to 4 of 6 blocks.
+  # Each of 6 steps takes a pass, and 0 to 4 of 6 blocks for S2.
   assert min(counts) >= 6 and max(counts) <= 6 + 6 * 4 / 6
   blocks = np.asarray(counts) * 6
   np.testing.assert_allclose(blocks, blocks.round(), atol=1e-4)

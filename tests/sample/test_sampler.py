@@ -1,4 +1,4 @@
-"""Samples depend on their index only, and a sweep compiles once."""
+"""An image depends only on its index, and a sweep compiles once."""
 
 import dataclasses
 
@@ -48,12 +48,12 @@ def expected(denoiser):
 
 
 def test_images_are_those_of_their_noise_and_labels(expected):
-  """Batch and devices are varied in test_devices.py."""
+  """Images are distinct. test_devices.py varies batch size and devices."""
   images, latents = expected
   assert images.shape == (16, 8, 8, 3) and images.dtype == np.uint8
   assert latents.dtype == np.float32 and np.isfinite(latents).all()
   assert len(np.unique(images, axis=0)) == 16
-  assert 0.05 < ((images > 0) & (images < 255)).mean()  # not all clipped
+  assert 0.05 < ((images > 0) & (images < 255)).mean()  # Few are clipped.
 
 
 @pytest.mark.parametrize('count', [3, 5, 8])
@@ -61,7 +61,7 @@ def test_image_does_not_depend_on_the_count(denoiser, expected, count):
   done = []
   images, latents = draw(denoiser, LABELS[:count], progress=done.append)
   assert len(images) == count
-  assert len(latents) == -(-count // 4) * 4  # only full batches run
+  assert len(latents) == -(-count // 4) * 4  # Only full batches run.
   assert done == [*range(4, count, 4), count]
   np.testing.assert_array_equal(images, expected[0][:count])
 
@@ -87,7 +87,7 @@ def test_sweep_compiles_once():
   drawn = [images(guidance) for guidance in map(parse, grid.texts())]
   assert sampler.sample._cache_size() == before + 1
   assert len(np.unique(drawn, axis=0)) == 9
-  # Integers, floats and arrays share one program.
+  # Scales given as integers, floats and arrays share one program.
   before = sampler.sample._cache_size()
   for value in (2, 2.0, np.float32(2), jnp.float32(2)):
     images(Guidance(Internal(Scale(value)), (ClassifierFree(Scale(value)),)))
@@ -140,7 +140,7 @@ def test_labels_do_not_depend_on_the_count(plan):
   ({'respacing': 'ddim300'}, 'none', 'no stride'),
   ({'scales_at': 'stage'}, 'none', 'expected one of step, evaluation'),
   ({'state_dtype': 'double'}, 'none', 'one of float32, float64'),
-  # Requirements of a method on the solver.
+  # Some methods require certain solvers.
   ({'solver': 'heun'}, 'cfg++:0.1', 'of heun; choose sample.solver ddim'),
   ({}, 'cfg++:0.1', 'changes a step of DDIM, not of euler_maruyama'),
   ({'solver': 'euler'}, 'cfg_zero:2:zero_steps=3', 'first 3 of 3 .*lower'),
@@ -149,7 +149,7 @@ def test_labels_do_not_depend_on_the_count(plan):
     for text in ('s2:1.5', 'icg:2', 'apg:2:momentum=-0.5', 'cfg_zero:2')
   ),
   ({'solver': 'dopri5'}, 'cfg++:0.1', 'changes a step of DDIM'),
-  # Requirements of a path or the network.
+  # Some solvers require a certain path or network.
   ({'solver': 'euler', 'path': 'cosine'}, 'cfg++:0.1', 'choose'),
   ({'solver': 'dopri5', 'path': 'vp'}, 'none', 'choose'),
   ({'solver': 'dopri5', 'path': 'discrete'}, 'none', 'choose'),
@@ -157,7 +157,7 @@ def test_labels_do_not_depend_on_the_count(plan):
   ({'solver': 'ddim:clip=true', 'path': 'discrete'}, 'cfg++:0.1', 'choose'),
   ({'solver': 'ddpm', 'path': 'discrete'}, 'none',
    'choose ddpm:variance=small'),
-  # Valid combinations.
+  # These combinations are valid.
   ({'solver': 'euler'}, 'cfg++:0.1', None),
   ({'solver': 'ddim', 'path': 'cosine'}, 'cfg++:0.1', None),
   ({'solver': 'dopri5'}, 'apg:2,slg:2:blocks=1', None),

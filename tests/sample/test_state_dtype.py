@@ -1,4 +1,4 @@
-"""A float64 state has the same noise and image, on a more exact trajectory."""
+"""With a float64 state, trajectories are more exact and images the same."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ DTYPES = ('float32', 'float64')
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Field(ClassConditional):
-  """The field sin(3 x + label) + t, in float32."""
+  """A network with velocity sin(3 x + label) + t, computed in float32."""
 
   depth, num_taps, num_classes, multiply_adds = 4, 0, 10, 1
   null_label, learned_variance = True, False
@@ -48,7 +48,7 @@ def sample(dtype, *, solver, steps, guidance=None):
 
 @dataclasses.dataclass(frozen=True)
 class Sum(OneStep):
-  """Adds each step's noise to the state."""
+  """A solver that adds each step's noise to the state."""
 
   stochastic = True
 
@@ -67,7 +67,7 @@ def test_noise_is_the_same(steps):
   single, double = (sample(d, solver=Sum(), steps=steps) for d in DTYPES)
   assert single.dtype == np.float32 and double.dtype == np.float64
   np.testing.assert_allclose(single, double, atol=1e-6)
-  # float64 sums these float32 numbers without rounding.
+  # The float64 state is the exact sum of float32 noise.
   if steps == 1:
     np.testing.assert_array_equal(single, np.float32(double))
   assert np.abs(double).max() > 1
@@ -133,7 +133,7 @@ def test_images_are_the_same():
       image, nfe, _ = drawing.images(parse('cfg:1.5@0.2-1'), labels, seed=1)
     assert image.dtype == np.uint8 and nfe == 8
     images.append(image.astype(int))
-  assert not jax.config.jax_enable_x64  # it was enabled for the program only
+  assert not jax.config.jax_enable_x64  # It was on in `sample` only.
   single, double = map(np.asarray, latents)
   assert (single.dtype, double.dtype) == (np.float32, np.float64)
   np.testing.assert_allclose(single, double, atol=1e-4)

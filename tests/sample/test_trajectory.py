@@ -1,4 +1,4 @@
-"""The film strip shows the sampled trajectory and its guidance."""
+"""A film strip shows states of a sampled trajectory and its guidance."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def shoot(text, **changes):
 
 
 def draw(text, *, parts=True):
-  """Returns the end, the states, and everything guidance saw in each step."""
+  """Samples images; returns them, with states and predictions if `parts`."""
   drawing = make_sampler()
   with jax.set_mesh(drawing.mesh):
     return drawing.latents(parse(text), LABELS, np.arange(3), 5, parts=parts)
@@ -55,7 +55,7 @@ def everything():
 def test_states_are_those_of_the_sampler(everything):
   x, (states, seen) = everything
   np.testing.assert_array_equal(x, draw(EVERYTHING, parts=False)[0])
-  # Each Euler step follows the guided prediction that is shown.
+  # The recorded guided velocity of an Euler step must lead to the next state.
   following = [*states[1:], x]
   for n, after in enumerate(following):
     close(states[n] + (GRID[n + 1] - GRID[n]) * seen.velocity[n], after)

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, complete, limited in number, on any devices."""
+"""Checkpoints are exact, complete, limited in number, and for any devices."""
 
 import gc
 import shutil
@@ -31,7 +31,7 @@ def mesh_of(count, fsdp=1):
 
 
 def filled(abstract, seed=0):
-  """Returns a state of random numbers; integers equal the seed."""
+  """Returns a state whose floats are random and whose integers are `seed`."""
   rng = np.random.default_rng(seed)
 
   def draw(leaf):
@@ -118,7 +118,7 @@ def test_saving_a_step_again_does_nothing(tmp_path, build):
 
 
 def test_unfinished_checkpoint_does_not_count(tmp_path, build, make_experiment):
-  """A kill during a save leaves a folder with a temporary name."""
+  """Ignores the temporary folder that a kill during a save leaves."""
   mesh = mesh_of(1)
   saved(tmp_path, filled(build(mesh), 3), 3)
   folder = tmp_path / 'checkpoints'
@@ -165,7 +165,7 @@ def test_no_checkpoint_is_said(tmp_path, make_experiment, empty):
 
 
 def test_home_is_expanded(tmp_path, build, make_experiment, monkeypatch):
-  """`workdir.claim` expands it too, so both commands use one folder."""
+  """Restoring expands ~ in a workdir, as `workdir.claim` does."""
   monkeypatch.setenv('HOME', str(tmp_path))
   saved(tmp_path / 'run', filled(build(mesh_of(1))), 2)
   _, step = restore_weights('~/run', make_experiment().model, mesh_of(1))
@@ -202,11 +202,11 @@ def largest(folder):
 
 @pytest.fixture
 def forgotten():
-  """Releases the futures that Orbax keeps after a failure."""
-  gc.freeze()  # a search of older objects takes seconds
+  """Collects the futures that Orbax leaves after a failure."""
+  gc.freeze()  # Searching older objects takes seconds.
   yield
   with warnings.catch_warnings(action='ignore'):
-    for _ in range(5):  # its threads end at any time
+    for _ in range(5):  # Threads of Orbax end at different times.
       gc.collect()
       time.sleep(0.1)
   gc.unfreeze()
@@ -237,7 +237,7 @@ def test_damage_is_named_or_the_one_before_is_taken(tmp_path, build, damage):
   config = CheckpointConfig(every_images=1, keep=2, fallback=True)
   with Checkpointer(tmp_path, config) as checkpointer:
     assert_same(checkpointer.restore(abstract), filled(abstract, 3))
-    # The run reaches step 6 again.
+    # The run continues from step 3 and saves step 6 again.
     checkpointer.save(filled(abstract, 7), 6)
   assert steps_in(tmp_path) == ['3', '6']
   assert [path.name for path in (tmp_path / 'damaged').iterdir()] == ['6']
@@ -248,7 +248,7 @@ def test_damage_is_named_or_the_one_before_is_taken(tmp_path, build, damage):
 @ABANDONED
 @pytest.mark.usefixtures('forgotten')
 def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path, build):
-  """A flip is reported, or the restored values equal the saved ones."""
+  """A flipped bit is reported, unless all restored values are correct."""
   abstract = build(mesh_of(1))
   whole = filled(abstract, 3)
   saved(tmp_path, whole, 3)
@@ -263,7 +263,7 @@ def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path, build):
     except InputError:
       noticed += 1
     path.write_bytes(data)
-  assert noticed >= 4  # params, ema, training, digests
+  assert noticed >= 4  # in params, ema, training and digests
 
 
 @ABANDONED
@@ -279,9 +279,9 @@ def test_fallback_without_a_whole_one_does_not_start_again(tmp_path, build):
         checkpointer.restore(abstract)
 
 
-@ABANDONED  # by the tests before it
+@ABANDONED  # Earlier tests cause the warning.
 def test_a_damaged_loss_is_the_worst(tmp_path, build):
-  """The loss is not part of the state and does not stop a resumed run."""
+  """A damaged loss ranks last, and does not stop a resumed run."""
   abstract = build(mesh_of(1))
   config = CheckpointConfig(every_images=1, keep=1, keep_best=1)
   with Checkpointer(tmp_path, config) as checkpointer:
@@ -298,7 +298,7 @@ def test_keeps_the_best(tmp_path, build):
   abstract = build(mesh_of(1))
   config = CheckpointConfig(every_images=1, keep=1, keep_best=2)
   losses = {1: 3.0, 2: 0.5, 3: 2.0, 4: np.nan, 5: 0.7, 6: 9.0}
-  for steps in ((1, 2, 3), (4, 5, 6)):  # known losses survive a restart
+  for steps in ((1, 2, 3), (4, 5, 6)):  # Losses survive a restart.
     with Checkpointer(tmp_path, config) as checkpointer:
       for step in steps:
         checkpointer.save(filled(abstract, step), step, losses[step])
@@ -307,7 +307,7 @@ def test_keeps_the_best(tmp_path, build):
 
 @pytest.fixture
 def rotating(tmp_path, build, monkeypatch):
-  """A run whose training removes step 2 as soon as it is read."""
+  """A run that removes the checkpoint of step 2 as a reader opens it."""
   abstract = build(mesh_of(1))
   for step in (1, 2):
     saved(tmp_path, filled(abstract, step), step)

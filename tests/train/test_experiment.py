@@ -1,4 +1,4 @@
-"""The experiment that plain values define, and the refused values."""
+"""Plain values of a config define an experiment, or are refused."""
 
 import json
 import pathlib
@@ -117,7 +117,7 @@ def test_config_without_a_section(section):
 
 
 def test_config_of_an_earlier_version():
-  """New keys get the value that reproduces the old behavior."""
+  """A missing key gets the value that reproduces the old behavior."""
   config = plain()
   for section, key, value in (
     ('model', 'attention', 'xla'), ('log', 'wandb', ''),
@@ -136,7 +136,7 @@ def test_config_that_lacks_a_key_or_has_another(section, key):
   config[section][f'{key}s'] = value = config[section].pop(key)
   words = f'section {section!r} lacks', f"['{key}']", f"['{key}s']"
   refused(config, *words, 'another version')
-  config[section][key] = value  # now unknown
+  config[section][key] = value  # The other key remains.
   refused(config, f'lacks [] and has unknown {words[2]}')
   del config[section][key], config[section][f'{key}s']
   refused(config, f'lacks {words[1]} and has unknown []')

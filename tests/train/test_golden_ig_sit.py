@@ -1,7 +1,7 @@
-"""Gradient and three training steps of the public IG-SiT code.
+"""Gradient and three training steps match the public IG-SiT code.
 
-Settings are our defaults, the published recipe. Tolerances are ten times the
-differences between float32 and float64 in the golden files' README.
+Settings are our defaults, which are the published recipe. Tolerances are ten
+times the differences between float32 and float64 in the golden README.
 """
 
 import jax
@@ -29,7 +29,7 @@ def read(name):
 
 
 def parameters(name):
-  """Returns config and published tensors as a tree, with 0 for missing ones."""
+  """Returns config and parameters of a golden file, with 0 for missing ones."""
   start = read('model.safetensors')
   tensors = jax.tree.map(np.zeros_like, start) | read(name)
   return convert.from_published(
@@ -49,7 +49,7 @@ def start():
 
 @pytest.fixture(scope='module')
 def gradient():
-  """Maps (params, x0, noise, t, label) to ((loss, terms), gradient)."""
+  """A function of (params, x0, noise, t, label) to ((loss, terms), grads)."""
   config, _ = parameters('model.safetensors')
 
   def loss_of(params, *batch):
@@ -102,6 +102,6 @@ def test_three_steps(start, gradient):
 
   _, expected = parameters('train3_params.safetensors')
   assert largest(params, expected) < 3.3e-5
-  # The average moves by less than its rounding; test_ema.py checks the rest.
+  # In three steps the average barely moves, so test_ema.py checks it, too.
   _, expected = parameters('train3_ema.safetensors')
   assert largest(average, expected) < 3.6e-6

@@ -1,12 +1,12 @@
-"""Loss, gradient and Muon steps of the public IG-LightningDiT code.
+"""Loss, gradient and Muon steps match the public IG-LightningDiT code.
 
-Muon's steps are compared as changes, relative in L2 per published tensor:
-closely with everything in float64, and roughly in float32 with bfloat16,
-because Newton-Schulz amplifies rounding. Tolerances are ten times the
-differences in the golden files' README.
+Changes of each tensor by Muon are compared in relative L2 distance. In float64
+they agree closely. With bfloat16 they agree roughly, because Newton-Schulz
+amplifies rounding. Tolerances are ten times the differences in the golden
+README.
 
-The published optimizer decays the fixed position table by 2e-6 per step and
-ours does not, so the table is excluded. Its gradient is zero.
+The published optimizer decays the fixed position table by 2e-6 per step. Ours
+does not, so the table is excluded. Its gradient is zero.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ MUON = OptimizerConfig(
   **DEFAULTS['optimizer']
   | {'name': 'muon', 'lr': 2e-4, 'b2': 0.95, 'weight_decay': 0.01}
 )
-STEPS = (1, 3)  # steps whose parameters are in the golden files
+STEPS = (1, 3)  # The golden files have these steps.
 FIXED = ('pos_embed', 'feat_rope.freqs_cos', 'feat_rope.freqs_sin')
 
 
@@ -46,7 +46,7 @@ def published(config, tree):
 
 
 def batch_of(golden, dtype):
-  """Returns x0, noise, t and label; the published x1 is our data."""
+  """Returns x0, noise, t and label. The published code calls our x0 x1."""
   x1, x0 = (
     jnp.asarray(np.moveaxis(golden[key], -3, -1), dtype) for key in ('x1', 'x0')
   )
@@ -73,7 +73,7 @@ class Run:
     return loss, terms, published(self.config, grads)
 
   def losses(self):
-    """Returns each image's loss without, and only of, the direction."""
+    """Returns each image's squared error, and its cosine loss."""
     batch = batch_of(read('loss.npz'), self.dtype)
     denoiser = model.bind(self.config, self.start)
     path = path_named(OBJECTIVE.path)
@@ -83,11 +83,11 @@ class Run:
     return final + 0.5 * tap, direction
 
   def three_steps(self, muon_dtype):
-    """Returns changes after STEPS by published names, and metrics per step."""
+    """Returns parameter changes after each of STEPS, and metrics per step."""
     settings = dataclasses.replace(MUON, muon_dtype=muon_dtype)
     optimizer = make_optimizer(settings, optax.constant_schedule(MUON.lr))
 
-    # Newton-Schulz must round to bfloat16 where the published code does.
+    # XLA must round to bfloat16 as often as the published Newton-Schulz code.
     @functools.partial(
       jax.jit, compiler_options={'xla_allow_excess_precision': False}
     )
@@ -113,7 +113,7 @@ class Run:
 
 @pytest.fixture(scope='module')
 def exact():
-  """Results in float64, which is disabled again for the tests."""
+  """Results in float64, which is on in this fixture only."""
   with jax.enable_x64(True):
     run = Run('float64')
     found = run.losses(), run.gradient(), run.three_steps('float64')[0]
@@ -135,7 +135,7 @@ def errors(change, golden):
 
 
 def assert_small(errors, limits):
-  """Limits: median and maximum of Muon's tensors, maximum of Adam's."""
+  """Limits are for Muon's median, Muon's maximum and Adam's maximum."""
   assert np.all(np.asarray(errors) < limits), errors
 
 
@@ -163,7 +163,7 @@ def test_gradient(exact, single):
 
 
 def test_steps_in_float64(exact):
-  """Errors are below the README's; the rest is the table's decay."""
+  """Errors are below those in the README, and due to the table's decay."""
   for steps in STEPS:
     assert_small(errors(exact[2][steps], full_precision(steps)), 1e-4)
 
@@ -179,8 +179,8 @@ def test_steps_in_float32(single):
 def test_steps_in_bfloat16(single):
   changes, logged = single.three_steps('bfloat16')
   start = read('model.safetensors')
-  # The README's first median, 1.9e-4, compares one library with itself, with
-  # almost unchanged gradient rounding. At full precision it is 0.16.
+  # The first median in the README is only 1.9e-4, because it compares one
+  # library with itself at nearly equal gradients. At full precision it is 0.16.
   limits = {1: (2e-2, 0.15, 3.1e-3), 3: (0.14, 0.55, 1.4e-3)}
   for steps in STEPS:
     golden = read(f'muon{steps}_params.safetensors')

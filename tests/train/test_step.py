@@ -1,4 +1,4 @@
-"""The training step: it learns, skips non-finite steps, and shards."""
+"""A training step learns, skips non-finite updates, and can be sharded."""
 
 import dataclasses
 import math
@@ -22,9 +22,9 @@ TERMS = {*COMPARED, 'loss/velocity', 'loss/intermediate_1', 'bad_steps'}
 
 
 def make_batch(mesh, seed=0):
-  """Returns gray images, one shade per class, with little noise.
+  """Returns gray images with one shade per class and little noise.
 
-  They are floats so that a test can insert a NaN.
+  The images are floats, so that a test can insert a NaN.
   """
   rng = np.random.default_rng(seed)
   label = rng.integers(0, 10, BATCH).astype(np.int32)
@@ -35,7 +35,7 @@ def make_batch(mesh, seed=0):
 
 
 def build(experiment, mesh):
-  """Returns the step on a mesh, and a function that makes its first state."""
+  """Returns a step function for a mesh, and a function for its first state."""
   rule, images = experiment.optimizer, 100 * BATCH
   schedule = make_schedule(rule, batch_size=BATCH, total_images=images)
   optimizer = make_optimizer(rule, schedule)
@@ -174,7 +174,7 @@ def figures(run):
 
 @pytest.fixture(scope='module')
 def expected(run):
-  """The figures of eight devices with the whole network each."""
+  """Metrics of eight steps with a whole network on each of eight devices."""
   return figures(run)
 
 
@@ -194,12 +194,12 @@ def test_every_mesh_trains_alike(expected, make_experiment, sizes, assignments):
   np.testing.assert_allclose(ours['loss'], expected['loss'], rtol=1e-4)
   for name in COMPARED[1:]:
     np.testing.assert_allclose(ours[name], expected[name], rtol=1e-3)
-  assert np.ptp(ours['param_norm']) > 0.01  # it trained
+  assert np.ptp(ours['param_norm']) > 0.01  # The weights changed.
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
-  """A run sharded by FSDP on eight devices resumes on eight, four and one."""
+  """A run with FSDP on eight devices resumes on eight, on four and on one."""
   experiment, keep = make_experiment(), CheckpointConfig(1, 1)
   losses = {}
   for count in (8, 4, 1):
@@ -223,7 +223,7 @@ def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
 
 
 def test_guided_target_starts_when_it_should(run, make_experiment):
-  """Before its start a step is the plain one; then the loss differs."""
+  """Steps before `guided_start_images` have the plain loss, and later not."""
   guided = make_experiment(
     'optimizer.lr=1e-2', 'objective.guided_weight=1.0',
     f'objective.guided_start_images={2 * BATCH}',

@@ -1,4 +1,4 @@
-"""A workdir belongs to one run, claimed by one config."""
+"""A workdir belongs to one run, with one config."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ def test_claim_writes_what_and_where(tmp_path, config):
 
 def test_same_config_claims_again(tmp_path, config):
   workdir.claim(tmp_path, config)
-  # Tuples are read back as lists.
+  # A stored config has lists in place of tuples, and must count as equal.
   workdir.claim(tmp_path, workdir.load_config(tmp_path))
   workdir.claim(tmp_path, config)
 
@@ -123,7 +123,7 @@ def test_length_is_not_behind_what_is_trained(trained, make_config):
     workdir.claim(trained, make_config('train.images=319'))
   assert 'train.images is 319' in str(error.value)
   assert (trained / 'config.json').read_bytes() == before
-  workdir.claim(trained, make_config('train.images=335'))  # 20 steps as well
+  workdir.claim(trained, make_config('train.images=335'))  # also 20 steps
 
 
 def test_length_of_a_stage_is_fixed(trained, make_config):
@@ -139,7 +139,7 @@ def test_length_changes_with_no_other_key(trained, make_config):
 
 
 def test_missing_key_differs(tmp_path, config):
-  """A run of another code version is not silently resumed."""
+  """A config that lacks a key must not resume the run."""
   workdir.claim(tmp_path, config)
   del config['optimizer']['b1']
   with pytest.raises(InputError, match=r'optimizer\.b1: 0\.9 -> absent'):

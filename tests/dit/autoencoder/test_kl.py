@@ -1,4 +1,4 @@
-"""The KL autoencoders against diffusers' and VA-VAE's own code."""
+"""The KL autoencoders match the code of diffusers and of VA-VAE."""
 
 import dataclasses
 import json
@@ -53,7 +53,7 @@ def golden(request):
   files = read(request.param)
   config, params = kl_from_published(*files, **OPTIONS[request.param])
   assert config == CONFIGS[request.param]
-  # The conversion neither drops nor adds a number.
+  # The converted parameters have as many values as the published files.
   ours = jax.tree.leaves(params)
   theirs = [tensor for file in files for tensor in file.values()]
   assert sum(leaf.size for leaf in ours) == sum(t.size for t in theirs)
@@ -83,21 +83,21 @@ def test_bfloat16(golden):
   vae, io = with_dtype(golden[0], 'bfloat16'), golden[1]
   out = decode(vae, nhwc(io['z']))
   assert out.dtype == jnp.float32
-  # The reference itself differs by 1.4 % in bfloat16.
+  # The reference differs by 1.4 % between bfloat16 and float64.
   assert 1e-3 < relative(out, io['decoded_f64']) < 0.04
   out = jax.jit(lambda vae, x: vae.moments(x))(vae, nhwc(io['x']))
   assert 1e-3 < relative(out, io['moments_f64']) < 0.04
 
 
 def test_published_uint8():
-  """Our rounding equals LightningDiT's trunc(127.5 x + 128)."""
+  """Pixels are rounded as in LightningDiT, which has trunc(127.5 x + 128)."""
   read('va_vae')
   io = np.load(FOLDERS['va_vae'] / 'io.npz')
   ours = latents.to_pixels(jnp.asarray(nhwc(io['decoded'])))
   np.testing.assert_array_equal(ours, io['decoded_uint8_nhwc'])
 
 
-# Layouts: renamed tensors of the golden file give the same parameters.
+# Tensors with the names of other layouts must give the same parameters.
 
 
 def merged():
@@ -205,7 +205,7 @@ def test_groups_must_divide():
     kl_from_published(*read('sd_vae'))
 
 
-# The published sizes, as shapes only.
+# These tests check the shapes of the published sizes, without values.
 
 
 def count(config):

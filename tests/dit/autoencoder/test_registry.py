@@ -1,4 +1,4 @@
-"""Autoencoders by name, and their latent spaces."""
+"""Autoencoders are found by name, with their latent spaces."""
 
 import jax
 import jax.numpy as jnp

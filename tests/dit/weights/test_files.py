@@ -1,4 +1,4 @@
-"""Published files: which ones are read, and that none is executed."""
+"""Tests which published files can be read, and that no file runs code."""
 
 import argparse
 import importlib.util
@@ -26,7 +26,7 @@ ARRAYS = {'a': np.arange(6.0, dtype=np.float32).reshape(2, 3), 'b': np.ones(4)}
 
 
 class Bomb:
-  """An object whose unpickling creates a file."""
+  """An object that creates a file when it is unpickled."""
 
   def __init__(self, marker):
     self.marker = marker
@@ -74,7 +74,7 @@ def assert_same(tensors, expected):
 
 
 def header(**tensors):
-  """Returns a safetensors file with this header and 64 bytes of data."""
+  """Returns the bytes of a safetensors file with 64 bytes of data."""
   text = json.dumps(tensors).encode()
   return len(text).to_bytes(8, 'little') + text + bytes(64)
 
@@ -245,7 +245,7 @@ def test_pickle_cut_short_anywhere(torch, save_pickle, write, zipped):
   content = {'ema': {'a': torch.ones(20)}, 'args': argparse.Namespace(x=1)}
   path = save_pickle(content, _use_new_zipfile_serialization=zipped)
   data = path.read_bytes()
-  # A truncated name in the old format fails with its own message.
+  # A truncated name in an old-format pickle has another message.
   words = ['cannot be read', 'truncated'] if zipped else []
   for length in (*range(0, len(data), 29), len(data) - 1):
     refused(write('x.pt', data[:length]), *words)
@@ -318,7 +318,7 @@ def test_failed_download_is_one_line(monkeypatch):
   reason='huggingface_hub is not installed',
 )
 def test_the_real_hub_takes_our_call(monkeypatch):
-  """The call runs offline and ends at the hub's cache."""
+  """The installed huggingface_hub accepts the call, and fails while offline."""
   from huggingface_hub import constants
 
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
@@ -326,7 +326,7 @@ def test_the_real_hub_takes_our_call(monkeypatch):
 
 
 class Response(io.BytesIO):
-  """A response of urlopen: a body and its declared length."""
+  """Simulates a response of `urlopen`, with a declared length."""
 
   def __init__(self, body, length):
     super().__init__(body)

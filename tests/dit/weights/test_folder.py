@@ -1,4 +1,4 @@
-"""A folder of weights is complete, exact, checked and never overwritten."""
+"""A weight folder is complete, exact, verified and never overwritten."""
 
 import dataclasses
 import errno
@@ -79,7 +79,7 @@ def test_round_trip(folder, config, params):
 
 
 def test_names_are_paths(folder):
-  """Names are an interface, because other programs read these files."""
+  """Array names must not change, because other programs read the files."""
   names = load_file(folder / 'model.safetensors').keys()
   assert names >= {
     'patch_embed/kernel', 'position', 'label_embed', 'time_embed/fc1/bias',
@@ -97,7 +97,7 @@ def test_devices_strides_and_precisions_do_not_matter(tmp_path, config, params):
 
   config = dataclasses.replace(config, param_dtype='bfloat16')
   low = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16), params)
-  for name, given in {'raw': low, 'ema': params}.items():  # an EMA is float32
+  for name, given in {'raw': low, 'ema': params}.items():  # EMAs are float32.
     save_folder(tmp_path / name, config, given, info={})
     assert_same(load_folder(tmp_path / name)[1], given)
 
@@ -240,12 +240,12 @@ def test_wrong_values_in_a_config(folder, name, value, words):
   edit(folder, lambda about: about['model'].update({name: value}))
   if words:
     refused(folder, folder, *words)
-  else:  # float32 represents it too
+  else:  # A bfloat16 network may have float32 weights.
     load_folder(folder)
 
 
 def test_missing_fields_in_a_config(folder, config):
-  # An older version did not have this field.
+  # Older versions did not write the field `remat`.
   edit(folder, lambda about: about['model'].pop('remat'))
   assert load_folder(folder)[0] == config
   edit(folder, lambda about: about['model'].pop('depth'))

@@ -1,4 +1,4 @@
-"""REPA's published files: a SiT with projectors, which are skipped by name."""
+"""REPA files contain a SiT and projectors. Projectors are skipped by name."""
 
 import re
 
@@ -18,7 +18,7 @@ from dit.weights import convert, repa
 
 
 def projectors(count=1):
-  """REPA adds a projector of three layers per encoder to a SiT."""
+  """Returns tensors of REPA projectors, which have three layers each."""
   return {
     f'projectors.{k}.{layer}.{kind}': np.ones(shape, np.float32)
     for k in range(count)
@@ -37,7 +37,7 @@ def test_repas_projectors_are_skipped_by_name(monkeypatch, count, older):
   config = make_config('repa')
   tensors = dict(random_tensors(config))
   given = tensors | projectors(count)
-  if older:  # old files list the blocks after the projectors separately
+  if older:  # Old files have later blocks as decoder_blocks.
     given = {
       re.sub(r'^blocks\.([12])\.', lambda m: f'decoder_blocks.{int(m[1]) - 1}.',
              name): tensor
