@@ -14,7 +14,7 @@ from dit.types import SubNetworks
 MASKS = {
   'first skipped': [0, 1, 1, 1, 1], 'second skipped': [1, 0, 1, 1, 1],
   'between the taps': [1, 1, 0, 1, 1], 'last skipped': [1, 1, 1, 1, 0],
-  'two skipped': [1, 0, 1, 0, 1], 'neighbours skipped': [1, 0, 0, 1, 1],
+  'two skipped': [1, 0, 1, 0, 1], 'neighbors skipped': [1, 0, 0, 1, 1],
   'all kept': [1, 1, 1, 1, 1], 'none kept': [0, 0, 0, 0, 0],
 }  # fmt: skip
 # Two groups of four masks each, so that both use one compiled program.

@@ -1,4 +1,4 @@
-"""With a float64 state, trajectories are more exact and images the same."""
+"""A float64 state makes trajectories more exact, and keeps images equal."""
 
 import dataclasses
 import itertools
