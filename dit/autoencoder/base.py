@@ -135,8 +135,8 @@ class Autoencoder:
       )
     graph, _ = _abstract(self.config, half)
     network = nnx.merge(graph, self.params[half])
-    # By default, accelerators multiply float32 in lower precision. The precision
-    # of bfloat16 does not change.
+    # By default, accelerators multiply float32 in lower precision. This setting
+    # does not affect bfloat16.
     with jax.default_matmul_precision('highest'):
       return network(x).astype(jnp.float32)
 
