@@ -1,8 +1,8 @@
 """Locks that give each set of files one writer at a time.
 
-Each lock protects the files of some commands. A command is refused while
-another one has the lock that it needs. Commands with different locks can write
-to one workdir at the same time. The locks, commands and files are:
+Each lock protects files that some commands write. A command is refused while
+another command holds its lock. Commands with different locks can write to one
+workdir at the same time. The locks, commands and files are:
 
   run          train, distill: config.json, checkpoints, metrics, previews
   samples      sample: samples.*, parts, images, labels.txt
@@ -185,14 +185,14 @@ def _held(
     yield
   finally:
     if os.getpid() == owner.pid:
-      # Before the release: the file may then belong to another process.
+      # After the lock is released, another process could own the file.
       with contextlib.suppress(OSError):  # the folder may have been removed
         path.unlink()
       leave()
 
 
 def _lock(path: epath.Path, subject: str, instead: str) -> int | None:
-  """Returns the descriptor of a kernel lock; None if locks do not exist."""
+  """Returns a kernel lock's descriptor; None if the storage has no locks."""
   while True:
     # Child programs do not inherit the descriptor.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -16,7 +16,7 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def without_folders(protocol: dict[str, Any]) -> dict[str, Any]:
-  """Returns a protocol with dotted keys, and without the paths of weights.
+  """Returns a protocol with dotted keys, and without folders of weights.
 
   Weights can move to another folder; their hashes identify them.
   """

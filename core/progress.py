@@ -32,7 +32,7 @@ def image_progress(
 ) -> Iterator[Callable[[int], None]]:
   """Yields a function that takes the number of finished images.
 
-  That function shows images/s and the time left: on a terminal in a bar, and
+  The function shows images/s and the time left in a bar on a terminal, and
   elsewhere in a log line every 30 seconds.
   """
   begin = last = time.monotonic()

@@ -20,7 +20,8 @@ from absl import logging
 from core import cluster
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_GRACE = 2.0  # seconds that Python has to handle the first signal
+# Seconds after a second signal in which Python must handle the first signal.
+_GRACE = 2.0
 _RUN_STOPS = (
   'the run saves and stops after the current step; a second signal stops it '
   'at once.'

@@ -36,7 +36,7 @@ class NetworkConfig:
     channels: Channels C of the latent.
     num_classes: Number of classes, which is also the null label, if any.
     depth: Number L of blocks that guidance can skip; 1 if there are none.
-    taps: Blocks followed by an intermediate head, counted from 1, rising.
+    taps: Numbers, from 1 and rising, of blocks before an intermediate head.
     null_label: Whether the network was trained on the null label.
     dtype: Type of activations; 'auto' is float32 on CPU, else bfloat16.
       'float64', for parity checks, needs jax_enable_x64.
@@ -92,7 +92,7 @@ class NetworkConfig:
 
   @property
   def fixed_values(self) -> int:
-    """Number of values in tables; `init` computes them even for `shapes`."""
+    """Number of values in fixed tables, which even `shapes` computes."""
     return 0
 
   @property

@@ -153,8 +153,8 @@ def run_sub(
 
   The loop's trip count depends on `keep`, so it has no reverse-mode gradient.
   `h` is the hidden state (B, N, D) of the full pass at `first_skipped(keep)`.
-  `taps` are depths in blocks at which to return hidden states, and `tapped` the
-  states (B, N, D) of the full pass at the taps. `run` explains the others.
+  `taps` are depths in blocks at which to return hidden states, and `tapped` are
+  states (B, N, D) of the full pass at the taps. `run` explains other arguments.
 
   Returns:
     (B, N, D) after the last block, and the hidden states at the taps.

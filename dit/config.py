@@ -175,7 +175,7 @@ class DiTConfig(NetworkConfig):
 
   @property
   def hidden(self) -> int:
-    """Width inside the MLP; a third less for SwiGLU, for its third matrix."""
+    """Width inside the MLP; a third less for SwiGLU's three matrices."""
     hidden = round(self.width * self.mlp_ratio)
     return 2 * hidden // 3 if self.mlp == 'swiglu' else hidden
 
@@ -208,6 +208,6 @@ class DiTConfig(NetworkConfig):
 
   @property
   def attention_here(self) -> Literal['xla', 'cudnn']:
-    """`attention` if the backend and `dtype` support it, and else 'xla'."""
+    """`attention` if the backend and `dtype` support it, else 'xla'."""
     fits = self.attention == 'cudnn' and self.activation_dtype == 'bfloat16'
     return 'cudnn' if fits and jax.default_backend() == 'gpu' else 'xla'

@@ -63,8 +63,8 @@ def rotary_table(side: int, head_width: int) -> np.ndarray:
 def time_features(t: jax.Array) -> jax.Array:
   """Maps times (B,) to (B, FREQUENCIES) float32, cosines first."""
   half = FREQUENCIES // 2
-  # Float32, as in the training of published networks. The last digits of the
-  # frequencies matter, since DiT's times reach 999.
+  # The frequencies are float32, as in the training of published networks. Their
+  # last digits matter, since DiT's times reach 999.
   log_period = np.log(np.float32(_MAX_PERIOD))
   exponents = -log_period * np.arange(half, dtype=np.float32) / np.float32(half)
   frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)

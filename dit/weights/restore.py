@@ -72,9 +72,9 @@ def restore_newest(
 ) -> tuple[Any, int]:
   """Reads an item of a checkpoint, such as 'ema', and returns it with its step.
 
-  `target` has the shapes and shardings of the arrays. Without `step`, the newest
-  checkpoint is read. If a run that is training removes this checkpoint during
-  the read, the checkpoint that is then the newest is read.
+  `target` has the shapes and shardings of the arrays. Without `step`, it reads
+  the newest checkpoint. If training removes that checkpoint during the read, it
+  reads the checkpoint that has become the newest.
 
   Raises:
     InputError: if the checkpoint is missing or damaged, or was removed.
