@@ -26,7 +26,7 @@ DTYPES = ('auto', 'float32', 'bfloat16', 'float64')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-  """Settings that every network has; the base of its frozen dataclass.
+  """Settings that every network has; a base class of frozen dataclasses.
 
   The config section `model` sets the fields. A new field needs a default, with
   which older runs are read.
@@ -36,7 +36,8 @@ class NetworkConfig:
     channels: Channels C of the latent.
     num_classes: Number of classes, which is also the null label, if any.
     depth: Number L of blocks that guidance can skip; 1 if there are none.
-    taps: Numbers, from 1 and rising, of blocks before an intermediate head.
+    taps: Blocks that an intermediate head follows, numbered from 1, in rising
+      order.
     null_label: Whether the network was trained on the null label.
     dtype: Type of activations; 'auto' is float32 on CPU, else bfloat16.
       'float64', for parity checks, needs jax_enable_x64.

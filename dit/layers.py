@@ -141,8 +141,8 @@ def attend(
   """Returns softmax(q k^T / sqrt(head width)) v.
 
   q, k, v and the result are (B, heads, N, head width). 'cudnn' uses
-  `jax.nn.dot_product_attention`. 'xla' uses plain products and normalizes the
-  product with v.
+  `jax.nn.dot_product_attention`. 'xla' uses plain products, and normalizes the
+  weights after the product with v.
   """
   if kind != 'xla':
     q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))
@@ -186,8 +186,8 @@ class Attention(nnx.Module):
   ) -> jax.Array:
     """(B, N, D) -> (B, N, D); see `rotate` for `rotary`."""
     b, n, d = h.shape
-    # qkv is (B, N, 3, heads, head width), and q is (B, heads, N, head width). qkv
-    # is split first, since XLA's CPU backend transposes the whole array slowly.
+    # From (B, N, 3, heads, head width) to q, k, v (B, heads, N, head width). The
+    # split is first, since XLA's CPU backend transposes the whole qkv slowly.
     qkv = self.qkv(h)
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
     if self.q_norm is not None and self.k_norm is not None:

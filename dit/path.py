@@ -245,9 +245,10 @@ class Discrete(VariancePreserving):
     t, t_next = jnp.asarray(t), jnp.asarray(t_next)
     dtype = jnp.result_type(t, t_next)
     # In float32, the difference of two times near 1 has an error of 1e-4, which
-    # the variance of a step would inherit. Between whole steps, the change thus
-    # comes from the float64 table. The table is split into a rounded part and a
-    # remainder, which makes changes as exact as `dtype` allows.
+    # the variance of a step would inherit. From whole step to whole step, the
+    # change thus comes from the float64 table. The table is split into a
+    # rounded part and a remainder, which makes changes as exact as `dtype`
+    # allows.
     table = step_log_alpha2()
     main = table.astype(dtype)
     rest = (table - main).astype(dtype)

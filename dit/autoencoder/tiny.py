@@ -9,9 +9,10 @@
 
 Convolutions are 3 x 3 except conv_1 (1 x 1). conv_1 and the convolutions that
 change resolution have no bias. SD (taesd), SDXL, SD3, FLUX.1 and FLUX.2 each
-have a network (madebyollin/taesd). It is trained on scaled latents, so the
-normalization is the identity, and taesd decodes samples of networks trained on
-`sd_vae` latents. Published networks use images in [0, 1]; ours use [-1, 1].
+have a network (madebyollin/taesd). Latents are already scaled for the diffusion
+model, so the normalization is the identity, and taesd decodes samples of
+networks trained on `sd_vae` latents. Published networks use images in [0, 1];
+ours use [-1, 1].
 """
 
 import dataclasses

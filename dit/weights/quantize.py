@@ -17,11 +17,12 @@ largest divisor of `inputs` up to 64. The schemes have these numbers of bits:
   int4     4                6
 
 The modulation (adaLN) is a third of the blocks' kernels, 6 D^2 of 18 D^2. In
-bfloat16, it alone would take 6 * 2 / (18 * 4) = 0.167 of their float32 size.
-With the schemes, SiT-B/2 would take 0.34, 0.30 and 0.26 of its float32 size
-instead of 0.26, 0.22 and 0.17. The modulation is therefore quantized too, with
-more bits in int6 and int4. All other parameters are small and sensitive:
-embeddings, heads, norms and biases are bfloat16, and position tables float32.
+bfloat16, it alone would take 6 * 2 / (18 * 4) = 0.167 of their float32 size,
+and int8, int6 and int4 would store SiT-B/2 in 0.34, 0.30 and 0.26 of its
+float32 size instead of 0.26, 0.22 and 0.17. The modulation is therefore
+quantized too, with more bits in int6 and int4. All other parameters are small
+and sensitive: embeddings, heads, norms and biases are bfloat16, and position
+tables float32.
 
 A file stores a kernel `NAME` as `NAME.packed`, (L, bytes) uint8, and
 `NAME.scale`, (L, groups, outputs) bfloat16. A layer's values q + 2^(b-1) fill
