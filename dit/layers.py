@@ -186,8 +186,8 @@ class Attention(nnx.Module):
   ) -> jax.Array:
     """(B, N, D) -> (B, N, D); see `rotate` for `rotary`."""
     b, n, d = h.shape
-    # From (B, N, 3, heads, head width) to three of (B, heads, N, head width). qkv
-    # is split first, since XLA's CPU backend transposes the whole array slowly.
+    # From (B, N, 3, heads, head width) to three of (B, heads, N, head width).
+    # XLA's CPU backend transposes qkv slowly as a whole, so it is split first.
     qkv = self.qkv(h)
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
     if self.q_norm is not None and self.k_norm is not None:
