@@ -63,7 +63,7 @@ def split_places(place: str) -> list[str]:
 def _files(name: str, place: str) -> tuple[list[str], pathlib.Path | None]:
   """Returns the files of an autoencoder, and the folder if `place` is one.
 
-  A folder's files NAME.* and NAME_* take precedence, then .safetensors files.
+  In a folder, NAME.* and NAME_* take precedence, and .safetensors over pickles.
   """
   words = split_places(place)
   if len(words) != 1 or '://' in words[0] or not local(words[0]).is_dir():
