@@ -1,9 +1,9 @@
-"""Multi-process jobs: `jax.distributed`, initialized before any device.
+"""Joins a multi-process job (`jax.distributed`) before JAX uses a device.
 
-JAX detects Cloud TPU, GKE, Slurm and Open MPI. Elsewhere, each process needs
-the coordinator's address, the number of processes, and its own index. When a
-process dies, the others fail after the heartbeat timeout. SIGTERM to any
-process reaches all of them (`preempted`), so all save at the same step.
+JAX detects Cloud TPU, GKE, Slurm and Open MPI. On other clusters, each process
+needs the coordinator's address, the number of processes, and its own index.
+When a process dies, the others fail after the heartbeat timeout. When a process
+receives SIGTERM, all processes save at the same step (`preempted`).
 """
 
 import argparse
@@ -53,7 +53,7 @@ def join(args: argparse.Namespace) -> None:
 
 
 def _check_coordinator(coordinator: str, process_id: int) -> None:
-  """Raises InputError for an invalid address, or a port in use here."""
+  """Raises InputError if the address is invalid or its port is in use."""
   host, _, port = coordinator.rpartition(':')
   if not (host and port.isdecimal() and 0 < int(port) < 2**16):
     raise InputError(
@@ -62,7 +62,7 @@ def _check_coordinator(coordinator: str, process_id: int) -> None:
     )
   if process_id:
     return
-  # JAX would abort the process if the port were in use.
+  # The first process opens the port. JAX would abort if it were in use.
   with socket.socket() as listening:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -75,5 +75,5 @@ def _check_coordinator(coordinator: str, process_id: int) -> None:
 
 
 def preempted(step: int) -> bool:
-  """Returns whether to stop after this step; all processes agree."""
+  """Returns whether all processes must stop after this step."""
   return multihost_utils.reached_preemption_sync_point(step)

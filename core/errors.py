@@ -1,4 +1,4 @@
-"""One-line errors and input checks; importing them does not import JAX."""
+"""One-line errors and input checks; this module does not import JAX."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _LONGEST = 2000
 class InputError(ValueError):
   """An error in the user's input.
 
-  The message is one line: what is wrong, what was expected, what to do.
+  The message is one line: the problem, the expected input and the remedy.
   The command line prints it and exits with status 2.
   """
 
@@ -32,10 +32,10 @@ def trim(text: str, most: int) -> str:
 
 
 def quote(value: Any, most: int = 100) -> str:
-  """Returns a value as one short line for an error message."""
+  """Returns the `repr` of a value, shortened to `most` characters."""
   try:
     text = repr(value)
-  except (ValueError, RecursionError):  # thousands of digits, or of brackets
+  except (ValueError, RecursionError):  # thousands of digits or brackets
     text = f'a value of type {type(value).__name__} that is too long to show'
   return trim(text, most)
 
@@ -51,17 +51,17 @@ def reason(error: Exception) -> str:
 class RunError(RuntimeError):
   """A failure despite correct input, such as a full disk.
 
-  The message is one line: what failed, what is kept, what to do.
+  The message is one line: the failure, the files kept and the remedy.
   The command line prints it and exits with status 1.
   """
 
 
 class WriteError(RunError):
-  """A file that could not be written, for example on a full disk."""
+  """The error for a file that cannot be written, as on a full disk."""
 
 
 def nearest_words(name: str, known: Iterable[str]) -> list[str]:
-  """Returns a list of the known word nearest to `name`; [] if none is near."""
+  """Returns a list of the most similar known word; [] if none is similar."""
   if len(name) > 100:
     return []
   match = difflib.SequenceMatcher(b=name.lower())
@@ -70,7 +70,7 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
     match.set_seq1(word.lower())
     return match.ratio()
 
-  # Ties go to the first word. One letter changes a short word's ratio a lot.
+  # One letter changes the ratio of a short word a lot, so its limit is lower.
   best = max(known, key=similarity, default='')
   near = best and similarity(best) >= (0.5 if len(name) <= 3 else 0.6)
   return [best] if near else []
@@ -81,11 +81,11 @@ class PrepareError(RunError):
 
 
 class NonFiniteError(RunError):
-  """Values from training or sampling that are not finite."""
+  """The error for values of training or sampling that are not finite."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """Returns ' Did you mean ...?' if a known word is near `name`, or ''."""
+  """Returns ' Did you mean ...?' with the most similar known word, or ''."""
   return ''.join(f' Did you mean {w!r}?' for w in nearest_words(name, known))
 
 

@@ -1,8 +1,7 @@
 """Atomic writes, and a reader of possibly damaged JSON.
 
 A file is written as .NAME.PID, flushed to disk and renamed to NAME. A killed
-command leaves .NAME.PID, which the next holder of NAME's lock removes
-(`core.folder_lock`).
+command leaves .NAME.PID. The next command that locks NAME removes that file.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ _PARTIAL = re.compile(r'\.(.+)\.\d+', re.DOTALL)
 _LONGEST = 200  # characters of NAME in a partial name; file systems allow 255
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-# Deeper JSON would exhaust Python's stack in recursive code.
+# JSON nested more deeply would exhaust Python's stack in recursive code.
 _MOST_LEVELS = 50
 
 
@@ -36,9 +35,9 @@ def partial_path(path: Any) -> Any:
 
 @contextlib.contextmanager
 def replacing(path: Any) -> Iterator[Any]:
-  """Yields a temporary path, renamed to `path` on success and else removed.
+  """Yields a temporary path; renames it to `path`, or removes it on failure.
 
-  The folder of `path` must exist; an older file is replaced.
+  The folder of `path` must exist. An existing file is replaced.
 
   Raises:
     WriteError: if the file cannot be written.
@@ -52,13 +51,13 @@ def replacing(path: Any) -> Iterator[Any]:
   except OSError as error:
     raise write_error(path, error) from error
   finally:
-    with contextlib.suppress(OSError):  # for example, the folder was removed
+    with contextlib.suppress(OSError):  # the folder may have been removed
       partial.unlink(missing_ok=True)
 
 
 def sync(path: os.PathLike) -> None:
   """Flushes a local file, or the entries of a local folder, to disk."""
-  if '://' in os.fspath(path):  # object stores are durable
+  if '://' in os.fspath(path):  # writes to object stores are durable
     return
   descriptor = os.open(path, os.O_RDONLY)
   try:
@@ -71,11 +70,9 @@ def sync(path: os.PathLike) -> None:
 
 
 def remove_leftovers(folder: epath.Path, names: Sequence[str]) -> None:
-  """Removes partial files left in `folder` by killed commands.
+  """Removes partial files that killed commands left in `folder`.
 
-  Args:
-    folder: Folder to clean.
-    names: Patterns of the final names, such as '*.npz' or 'parts/*.npz'.
+  `names` are patterns of the final names, such as '*.npz' or 'parts/*.npz'.
   """
   for pattern in names:
     inside, _, name = pattern.rpartition('/')
@@ -109,12 +106,9 @@ def write_error(path: os.PathLike, error: OSError) -> WriteError:
 def write_bytes(
   path: epath.PathLike, data: bytes, *, every: bool = False
 ) -> None:
-  """Writes a file atomically.
+  """Writes `data` atomically to a file in an existing folder.
 
-  Args:
-    path: File in an existing folder.
-    data: Content of the file.
-    every: Whether every process writes, instead of only the first.
+  Only the first process writes; if `every` is true, every process writes.
 
   Raises:
     WriteError: if the file cannot be written.
@@ -134,11 +128,9 @@ def write_json(
 
 
 def read_json(path: epath.PathLike, advice: str = '') -> dict[str, Any]:
-  """Reads a JSON object from a file.
+  """Reads a JSON object from a local or gs:// file.
 
-  Args:
-    path: File, local or gs://.
-    advice: End of the error message, such as '; train again'.
+  `advice` is the end of error messages, such as '; train again'.
 
   Raises:
     InputError: if the file cannot be read or does not hold a JSON object.
@@ -167,7 +159,7 @@ def parse_json(text: str | bytes) -> Any:
   """Parses JSON; integers of more than 20 digits become floats.
 
   Raises:
-    ValueError: The JSON is invalid or nested too deeply.
+    ValueError: if the JSON is invalid or nested too deeply.
   """
   try:
     value = json.loads(text, parse_int=_integer)
@@ -182,7 +174,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _integer(text: str) -> int | float:
-  """Returns a number; Python rejects integers of several thousand digits."""
+  """Parses an integer; Python's `int` rejects several thousand digits."""
   return int(text) if len(text) <= 20 else float(text)
 
 

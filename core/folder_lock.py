@@ -1,8 +1,8 @@
 """Locks that give each set of files one writer at a time.
 
-A lock is named after the files that it protects. Different commands can
-therefore write to one workdir at the same time; only a second command of the
-same kind is refused.
+Each lock protects files that some commands write. A command is refused while
+another command holds its lock. Commands with different locks can write to one
+workdir at the same time. The locks, commands and files are:
 
   run          train, distill: config.json, checkpoints, metrics, previews
   samples      sample: samples.*, parts, images, labels.txt
@@ -11,14 +11,14 @@ same kind is refused.
   evaluation   evaluate: evaluation*.json, evaluation*.md
   report       report: report.html
   records      prepare: the records of one split
-  NAME         convert, reference, train-features: the file or folder NAME;
-               the lock file is in its parent folder
+  NAME         convert, reference, train-features: the file or folder NAME
+               (its parent folder contains the lock file)
 
-Reading takes no lock. FOLDER/.NAME.lock identifies the holder. On most file
-systems it is a kernel lock, released whenever its process ends. On storage
-without kernel locks (gs://, some network file systems) it is a marker file,
-refreshed every REFRESH_SECONDS. A marker without a refresh for STALE_REFRESHES
-times as long is taken over. Machines' clocks must agree to about a minute.
+Reading needs no lock. FOLDER/.NAME.lock identifies the holder. On most file
+systems, the kernel locks this file until the holder's process ends. On storage
+without kernel locks (gs://, some network file systems), the holder refreshes
+the file every REFRESH_SECONDS. Another command may take over the lock after
+STALE_REFRESHES missed refreshes. Clocks must agree to about a minute.
 """
 
 import contextlib
@@ -52,11 +52,11 @@ from core.files import (
 
 REFRESH_SECONDS = 30.0
 STALE_REFRESHES = 10
-# Two commands may find no marker at the same time and both write one. After
-# this time the later marker wins, and the other command is refused.
+# Two commands may find no marker and both write one. Each reads the file again
+# after this time. It contains the later marker; the other command is refused.
 _SETTLE_SECONDS = 1.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-# Bytes written to test for free space; even a full disk holds an empty file.
+# Bytes written to test for free space; a full disk still accepts empty files.
 _ROOM = 2**16
 _LONGEST = 200  # characters of NAME in a lock's file name
 
@@ -85,7 +85,7 @@ class _Owner:
         _clock(seconds)  # raises ValueError if it is not a time
       return cls(**about), refreshed
     except (ValueError, TypeError, LookupError, OverflowError, OSError):
-      return None, 0.0  # removed in the meantime, or still empty
+      return None, 0.0  # the file was removed or is still empty
 
   def text(self) -> str:
     about: dict[str, Any] = dataclasses.asdict(self)
@@ -108,17 +108,17 @@ def folder_lock(
   writes: Sequence[str] = (),
   subject: epath.PathLike | None = None,
 ) -> Iterator[epath.Path]:
-  """Holds a lock within the block; creates and yields the folder.
+  """Creates and yields a folder that is locked within the block.
 
-  Checks for free space and removes partial files of killed commands. A new
-  folder that is still empty at the end is removed.
+  The function first checks for free space and removes partial files of killed
+  commands. At the end, it removes a new folder that is still empty.
 
   Args:
     folder: Folder to write to, local or gs://.
-    name: Name of the lock; the module docstring lists them.
+    name: Name of the lock, from the list in the module docstring.
     command: Command that takes the lock, such as 'train'.
     instead: Advice for a refused command, such as 'choose another --out'.
-    writes: Patterns of the protected files, to remove partial ones.
+    writes: Patterns of the protected files, whose partial files are removed.
     subject: Path shown in messages; None for the folder.
 
   Raises:
@@ -165,7 +165,7 @@ def file_lock(
 def _held(
   path: epath.Path, owner: _Owner, subject: str, instead: str
 ) -> Iterator[None]:
-  """Holds a kernel lock, or a marker file if storage has no kernel locks."""
+  """Holds a kernel lock, or a marker if the storage has no kernel locks."""
   local = '://' not in os.fspath(path)
   descriptor = _lock(path, subject, instead) if local else None
   if descriptor is None:
@@ -178,21 +178,21 @@ def _held(
     while held:
       os.close(held.pop())
 
-  # A forked child shares the lock and could outlive its parent.
+  # A forked child could outlive this process and would then keep the lock.
   os.register_at_fork(after_in_child=leave)
   try:
     _write(descriptor, owner.text())
     yield
   finally:
     if os.getpid() == owner.pid:
-      # Once the lock is released, the file may belong to another process.
+      # After the lock is released, another process could own the file.
       with contextlib.suppress(OSError):  # the folder may have been removed
         path.unlink()
       leave()
 
 
 def _lock(path: epath.Path, subject: str, instead: str) -> int | None:
-  """Takes a kernel lock; None if the file system has none."""
+  """Returns a kernel lock's descriptor; None if the storage has no locks."""
   while True:
     # Child programs do not inherit the descriptor.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -214,7 +214,7 @@ def _lock(path: epath.Path, subject: str, instead: str) -> int | None:
 
 
 def _write(descriptor: int, text: str) -> None:
-  """Writes a lock file, after checking for free space."""
+  """Writes a lock file, at first _ROOM bytes long to test for free space."""
   data = memoryview(text.encode().ljust(_ROOM))
   while data:
     data = data[os.write(descriptor, data) :]
@@ -226,7 +226,7 @@ def _write(descriptor: int, text: str) -> None:
 def _marker(
   path: epath.Path, owner: _Owner, subject: str, instead: str
 ) -> Iterator[None]:
-  """Holds a marker; a thread refreshes it."""
+  """Holds a marker file, which a thread refreshes."""
   other, refreshed = _Owner.read(path)
   if other:
     if time.time() - refreshed < REFRESH_SECONDS * STALE_REFRESHES:
@@ -258,7 +258,7 @@ def _marker(
 def _keep(
   path: epath.Path, owner: _Owner, subject: str, done: threading.Event
 ) -> None:
-  """Refreshes a marker until `done`; exits if another command takes it."""
+  """Refreshes a marker until `done`; exits if another command took it over."""
   while not done.wait(REFRESH_SECONDS):
     other, _ = _Owner.read(path)
     if other and other != owner:
@@ -298,7 +298,7 @@ def _clock(seconds: float) -> str:
 
 
 def _missing(folder: epath.Path) -> list[epath.Path]:
-  """Returns a folder and its parents, deepest first, if they are missing."""
+  """Returns the missing folders of a path, starting with the deepest."""
   if '://' in os.fspath(folder):
     return []
   return [each for each in (folder, *folder.parents) if not each.exists()]

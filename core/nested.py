@@ -1,4 +1,4 @@
-"""Nested dictionaries of plain values."""
+"""Conversions of nested dictionaries of plain values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +16,14 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def without_folders(protocol: dict[str, Any]) -> dict[str, Any]:
-  """Returns a protocol by dotted key, without folders.
+  """Returns a protocol with dotted keys, and without folders of weights.
 
-  Hashes identify the weights even after their folder moves.
+  Weights can move to another folder; their hashes identify them.
   """
   flat = flatten(protocol)
   return {k: v for k, v in flat.items() if k.rpartition('.')[2] != 'folder'}
 
 
 def with_tuples(section: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a section with lists turned into tuples."""
+  """Turns the lists of a section into tuples."""
   return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}

@@ -1,4 +1,4 @@
-"""Options in the text of a solver or method, as in 'heun:final_step=heun'."""
+"""A parser of options, as in the solver 'heun:final_step=heun'."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,12 +28,12 @@ def read_options(
 
   Args:
     owner: Name of the options' owner, such as 'solver heun'.
-    where: Start of an error message, with the parsed text.
+    where: Start of error messages, which quotes the parsed text.
     assignments: Given options, such as 'final_step=heun'.
     defaults: Default of every option.
 
   Raises:
-    InputError: An option is unknown or a value is invalid.
+    InputError: if an option is unknown or a value is invalid.
   """
   options: dict[str, Any] = {}
   for assignment in assignments:

@@ -7,10 +7,10 @@ Started = TypeVar('Started')
 
 
 def one_ahead(started: Iterable[Started]) -> Iterator[Started]:
-  """Yields each item after taking the next one from `started`.
+  """Yields each item of `started` after taking the item that follows.
 
   Taking an item dispatches its computation, and JAX returns without waiting.
-  The devices therefore compute the next item while the host uses this one.
+  The devices therefore compute one item while the host uses the previous item.
   """
   pending: list[Started] = []
   for item in started:

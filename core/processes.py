@@ -1,7 +1,7 @@
-"""Synchronized processes: all continue, or all fail with the same reason.
+"""Makes processes fail together: an error on one is raised on all.
 
-Without this, an error on one process leaves the others waiting until JAX
-aborts them, after five minutes, or 100 seconds if that process was killed.
+Otherwise, the other processes would wait until JAX aborts them: for five
+minutes after an error, or for 100 seconds after a process was killed.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ _REASON = 1000  # bytes of an error message sent to the other processes
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """Runs a block that succeeds on all processes or raises on all.
+  """Runs a block; raises on all processes if it fails on any.
 
-  Each process waits at the end for the others, so all must enter the block
-  equally often.
+  The processes wait for each other at the end of the block. All of them must
+  therefore enter the block the same number of times.
 
   Raises:
-    PrepareError: if the block failed on another process; gives the reason.
+    PrepareError: if the block failed on another process, with its message.
   """
   if jax.process_count() == 1:
     yield
@@ -63,12 +63,12 @@ def writing(
     folder: Folder for the results, created and yielded.
     name: Name of the lock; see `core.folder_lock`.
     command: Command that writes.
-    writes: Patterns of the files that it writes.
+    writes: Patterns of the files that the command writes.
     instead: Advice for a refused command.
 
   Raises:
     InputError, WriteError: Raised by `folder_lock` on the first process.
-    PrepareError: Raised for the same reason on the others.
+    PrepareError: Raised for the same reason on the other processes.
   """
   with contextlib.ExitStack() as stack:
     with together():
@@ -93,7 +93,7 @@ def writing_target(target: epath.Path, command: str) -> Iterator[None]:
 
 
 def everywhere(*numbers: int) -> np.ndarray:
-  """Returns the numbers of all processes, (processes, numbers)."""
+  """Gathers integers from all processes: (processes, numbers)."""
   if jax.process_count() == 1:
     return np.asarray([numbers])
   return multihost_utils.process_allgather(np.asarray(numbers))

@@ -13,7 +13,7 @@ def name() -> str:
 
 
 def command() -> list[str]:
-  """Returns the first words of a command line."""
+  """Returns the words that start the program on a command line."""
   return ['selfguide'] if name() == 'selfguide' else ['python', 'main.py']
 
 
@@ -23,7 +23,7 @@ def localize(text: str) -> str:
 
 
 def commit() -> str | None:
-  """Returns the commit of the code; None unless git tracks this file.
+  """Returns the commit of the code; None if git does not track this file.
 
   An installed copy may be inside another project's repository.
   """

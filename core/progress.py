@@ -32,8 +32,8 @@ def image_progress(
 ) -> Iterator[Callable[[int], None]]:
   """Yields a function that takes the number of finished images.
 
-  It shows images/s and the time left in a bar on a terminal, or otherwise in a
-  log line every 30 seconds.
+  The function shows images/s and the time left in a bar on a terminal, and
+  elsewhere in a log line every 30 seconds.
   """
   begin = last = time.monotonic()
   at_first = done

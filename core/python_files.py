@@ -1,4 +1,4 @@
-"""Functions of Python files that the user names."""
+"""A loader of functions from the user's Python files."""
 
 import importlib.util
 import pathlib
@@ -11,11 +11,11 @@ from core.errors import InputError, reason
 def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
   """Runs a Python file and returns its function `name`."""
   spec = importlib.util.spec_from_file_location(path.stem, path)
-  assert spec is not None and spec.loader is not None  # of a .py file
+  assert spec is not None and spec.loader is not None  # true of .py files
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-  except Exception as error:  # whatever the user's file raises
+  except Exception as error:  # the file may raise anything
     raise InputError(f'{path} does not run: {reason(error)}.') from error
   function = getattr(module, name, None)
   if function is None:

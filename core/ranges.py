@@ -1,4 +1,4 @@
-"""Ranges of settings, declared in the type of each field.
+"""Allowed values of settings, declared in the type of each field.
 
   @dataclasses.dataclass(frozen=True)
   class TrainConfig:
@@ -23,14 +23,14 @@ from typing import Annotated, Any
 
 from core.errors import InputError, nearest, quote
 
-# Python's parsers fail on very long texts; no guidance or path needs more.
+# Python's parsers fail on very long texts. Guidance and paths are shorter.
 MOST_LETTERS = 3000
 MOST_ENTRIES = 1000
-# More images than any run uses, and exact in float64.
+# No run uses more images, and float64 represents the number exactly.
 MOST_IMAGES = 10**15
-# About the square root of the largest float32, so products are finite too.
+# About the square root of the largest float32, so a product is finite too.
 LARGE = 1e18
-# URL schemes for runs, and for published files.
+# URL schemes of runs, and of published files.
 _STORES = ('gs', 's3', 'az')
 _WEB = ('hf', 'https')
 
@@ -50,7 +50,7 @@ class Range:
   high: float
 
   def allows(self, value: float) -> bool:
-    """Returns whether a number is in the range; NaN never is."""
+    """Returns whether the range contains a number; False for NaN."""
     return self.low <= value <= self.high
 
   def describe(self, kind: type) -> str:
@@ -60,7 +60,7 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """A fixed set of names."""
+  """Names from a fixed set."""
 
   names: Collection[str]
 
@@ -76,7 +76,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class FilePath:
-  """File paths, or comma-separated lists of them.
+  """File paths, or lists of paths separated by commas.
 
   Attributes:
     web: Whether NAME:https://... and NAME:hf://... are also allowed.
@@ -94,7 +94,7 @@ class FilePath:
       return False
     names = data.replace(b',', b'/').split(b'/')
     short = max(map(len, names)) <= 255
-    # ~NAME of an unknown user.
+    # ~NAME where NAME is not a user.
     lost = value.startswith('~') and os.path.expanduser(value) == value
     return short and not lost and self._knows_store(value)
 
@@ -146,28 +146,26 @@ Rule = Range | Choice | FilePath | FolderName
 
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Images = Annotated[int, Range(0, MOST_IMAGES)]
-# Images to sample or measure; every host has tables of that length.
+# Number of images to sample or measure; hosts have tables of this length.
 Count = Annotated[int, Range(1, 10**8)]
-# More than any set of devices computes at once.
+# The upper limit exceeds the batch of any set of devices.
 BatchSize = Annotated[int, Range(1, 2**20)]
 Fraction = Annotated[float, Range(0, 1)]
 Weight = Annotated[float, Range(0, LARGE)]
 LearningRate = Annotated[float, Range(0, 1e30)]
-# Less than 1 even in float32.
+# The upper limit is less than 1 even in float32.
 Decay = Annotated[float, Range(0, 0.9999999)]
 PathText = Annotated[str, FilePath()]
 WebText = Annotated[str, FilePath(web=True)]
 
 
 def check_fields(section: str, config: Any) -> None:
-  """Checks every field of a dataclass that is not a dataclass itself.
+  """Checks the fields of a dataclass, except nested dataclasses.
 
-  Args:
-    section: Section of the fields' keys; '' for none, '--' for flags.
-    config: Instance to check.
+  `section` is the section of the fields' keys; '' for none, '--' for flags.
 
   Raises:
-    InputError: A value is not allowed; names the first one.
+    InputError: if a value is not allowed, for the first such field.
   """
   for name, declaration in declarations(config.__class__).items():
     key = f'{section}.{name}'.removeprefix('.').replace('--.', '--')
@@ -175,12 +173,9 @@ def check_fields(section: str, config: Any) -> None:
 
 
 def check_value(key: str, value: Any, declaration: Any) -> None:
-  """Checks one value.
+  """Checks a value against a type such as Annotated[int, Range(1, 9)].
 
-  Args:
-    key: Name of the value, such as 'train.images' or '--num'.
-    value: Value to check, of any type.
-    declaration: Expected type, such as Annotated[int, Range(1, 9)].
+  `key` names the value in messages, as 'train.images' or '--num'.
 
   Raises:
     InputError: if the value is not allowed.
@@ -199,7 +194,7 @@ def check_value(key: str, value: Any, declaration: Any) -> None:
 
 
 def parts_of(declaration: Any) -> tuple[Any, Rule | None]:
-  """Returns the plain type of a declaration, and its rule or None."""
+  """Splits a declaration into its plain type and its rule, or None."""
   if typing.get_origin(declaration) is Annotated:
     kind, rule = typing.get_args(declaration)
     return kind, rule
@@ -208,7 +203,7 @@ def parts_of(declaration: Any) -> tuple[Any, Rule | None]:
 
 @functools.cache
 def declarations(kind: Any) -> dict[str, Any]:
-  """Returns the declared type of every field that is not a dataclass itself."""
+  """Returns the declared types of the fields, except nested dataclasses."""
   hints = typing.get_type_hints(kind, include_extras=True)
   return {
     field.name: hints[field.name]

@@ -1,4 +1,4 @@
-"""Current names of config keys and values that older versions wrote.
+"""Renames config keys and values of older versions.
 
 Every reader of a stored config calls `upgrade`, so the rest of the code uses
 current names only.
@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Current key for each renamed one.
+# Current key for each old key.
 RENAMED = {
   'distill.normaliser': 'distill.normalizer',
   'distill.regulariser': 'distill.regularizer',
@@ -17,16 +17,15 @@ RENAMED = {
   'model.learn_sigma': 'model.learned_variance',
   'sample.last': 'sample.last_step_size',
 }
-# Renamed values of a key: a regular expression for the start of the old value,
-# and its replacement.
+# Regular expression for the start of a key's old value, and its replacement.
 RENAMED_VALUES = {
   'distill.method': ('trajectory$', 'teacher_trajectory'),
   'distill.query': ('trajectory$', 'student_trajectory'),
   'sample.solver': (r'(.*):last=', r'\1:final_step='),
 }
-# Current key of a description of latents for each renamed one.
+# Current key for each old key in a description of latents.
 RENAMED_LATENTS = {'normalisation': 'normalization'}
-# Current solver option for each renamed one.
+# Current solver option for each old option.
 RENAMED_OPTIONS = {'last': 'final_step'}
 # Removed keys, each with the value that had no effect. A run with another
 # value can be sampled, but not resumed.
@@ -38,9 +37,9 @@ REMOVED: dict[str, Any] = {
   'objective.guided_by': 'ema',
   'objective.guided_taps': False,
 }
-# Removed sections, which affect no result of a run.
+# Removed sections, which never affected the results of a run.
 _REMOVED_SECTIONS = ('compare', 'prepare')
-# Config section with the same keys as each section of results.
+# For each section of results, the config section that has its keys.
 _SECTIONS_OF_RESULTS = {'sampling': 'sample', 'evaluation': 'eval'}
 
 
@@ -54,7 +53,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
 
   Args:
     config: Contents of a run's or weights folder's config.json, or settings
-      stored with results. Values of unexpected types are left to the reader.
+      stored with results. Values of unexpected types stay as they are.
   """
   upgraded: dict[str, Any] = {}
   for name, values in config.items():
@@ -65,7 +64,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(values, dict):
       values = _upgrade_section(_SECTIONS_OF_RESULTS.get(name, name), values)
     upgraded[name] = values
-  # Older runs always have this section; only students have a method.
+  # Older runs always have this section; its method is '' for other networks.
   student = upgraded.get('distill')
   if isinstance(student, dict) and student.get('method') == '':
     del upgraded['distill']

@@ -1,8 +1,8 @@
-"""Signals that stop a command, acknowledged immediately.
+"""Handles signals that stop a command, and logs them immediately.
 
 Python runs signal handlers only between bytecode instructions, so a handler can
 wait minutes for a compilation. Python's C code therefore writes the signal's
-number to a pipe, and a thread that reads the pipe logs the acknowledgment.
+number to a pipe at once, and a thread that reads the pipe logs a line.
 """
 
 import contextlib
@@ -20,12 +20,13 @@ from absl import logging
 from core import cluster
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_GRACE = 2.0  # seconds that Python has to handle a second signal itself
+# Seconds after a second signal in which Python must handle the first signal.
+_GRACE = 2.0
 _RUN_STOPS = (
   'the run saves and stops after the current step; a second signal stops it '
   'at once.'
 )
-# The work that other commands keep.
+# The work that each command keeps when it is stopped.
 _KEPT = {
   'prepare': 'finished files of records are kept',
   'sample': 'finished images are kept',
@@ -40,11 +41,11 @@ class StopRequest:
   signal: str = ''
 
   def now(self) -> bool:
-    """Returns whether to stop between steps; always False in a job."""
+    """Returns whether to stop now; always False in a multi-process job."""
     return bool(self.signal) and not jax.distributed.is_initialized()
 
   def after(self, step: int) -> str:
-    """Returns the signal to stop for after `step`; all processes agree."""
+    """Returns the signal that ends all processes after `step`, or ''."""
     if jax.distributed.is_initialized() and cluster.preempted(step):
       return 'SIGTERM'
     return self.signal
@@ -54,9 +55,9 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
   """Turns the first SIGTERM, SIGINT or SIGHUP into a request to stop.
 
-  A log line acknowledges it; a second signal has its usual effect. An ignored
-  SIGHUP (nohup) stays ignored. In a multi-process job, JAX handles SIGTERM and
-  the other signals are forwarded as SIGTERM, so all processes stop at one step.
+  A second signal has its usual effect. An ignored SIGHUP (nohup) stays ignored.
+  In a multi-process job, JAX handles SIGTERM. SIGINT and SIGHUP are forwarded
+  as SIGTERM, so all processes stop at the same step.
   """
   request, seen = StopRequest(), threading.Event()
   previous: dict[signal.Signals, Any] = {}
@@ -100,7 +101,7 @@ def end_on_sigterm(command: str) -> Iterator[None]:
   def handle(number, frame):
     del frame
     seen.set()
-    sys.exit(128 + number)  # files are closed and locks are released
+    sys.exit(128 + number)  # closes files and releases locks
 
   kept = _KEPT.get(command, 'nothing unfinished is kept')
   answer = f'stopped; {kept}; run the same command again to continue.'
@@ -118,7 +119,7 @@ def _answers(
 ) -> Iterator[None]:
   """Logs `first` from a thread at the first signal in `numbers`.
 
-  `seen` is set once Python has run the handler of the first signal.
+  The Python handler of the first signal sets `seen`.
   """
   receiver, sender = os.pipe()
   os.set_blocking(sender, False)
@@ -132,7 +133,7 @@ def _answers(
       if not answered:
         answered = True
         logging.info('%s: %s', name, first)
-      # Python handles the second itself, unless it has not handled the first.
+      # Python handles the second signal if it has handled the first.
       elif not seen.wait(_GRACE):
         logging.info('%s again: stopped at once.', name)
         os._exit(128 + number)
@@ -145,7 +146,7 @@ def _answers(
   finally:
     signal.set_wakeup_fd(before)
     seen.set()
-    os.write(sender, b'\0')  # 0 is no signal and ends the thread
+    os.write(sender, b'\0')  # 0 ends the thread
     thread.join()
     os.close(sender)
     os.close(receiver)

@@ -1,11 +1,11 @@
-"""The backbones, and functions that call the right one.
+"""The list of backbones, and functions that select one by config or family.
 
   kind, fields = settings_of({'name': 'SiT-XL/2', ...}, null_label=True)
   config = kind(**fields)
   params = init(config, key)
   denoiser = bind(config, params)
 
-The family, the part of `model.name` before the first '-', selects a backbone.
+The family is the part of `model.name` before the first '-'.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def backbone_of(config: NetworkConfig) -> Backbone:
 
 
 def init(config: NetworkConfig, key: jax.Array) -> Params:
-  """Returns fresh parameters; jit it to create them sharded."""
+  """Returns initial parameters; `jax.jit` can create them sharded."""
   return backbone_of(config).init(config, key)
 
 
@@ -42,7 +42,7 @@ def shapes(config: NetworkConfig) -> Params:
 
 
 def bind(config: NetworkConfig, params: Params) -> BoundNetwork:
-  """Binds parameters to the network, giving a `Denoiser`."""
+  """Returns the network with these parameters, a `Denoiser`."""
   return backbone_of(config).denoiser(params, config)
 
 
@@ -57,14 +57,14 @@ def shardings(
 def check_mesh(
   mesh: Mesh, config: NetworkConfig, *, zero1: bool = False
 ) -> None:
-  """Raises InputError unless the network divides over the mesh."""
+  """Raises InputError if the mesh cannot shard the network."""
   backbone_of(config).check_mesh(mesh, config, zero1=zero1)
 
 
 def config_class(family: str | None) -> type[NetworkConfig] | None:
-  """Returns the config class of a family such as 'SiT', or None if unknown.
+  """Returns the config class of a family such as 'SiT'; None if unknown.
 
-  The family None stands for the first backbone.
+  Weights of the first backbone have the family None.
   """
   if family is None:
     return BACKBONES[0].config
@@ -72,20 +72,20 @@ def config_class(family: str | None) -> type[NetworkConfig] | None:
 
 
 def family_of(config: NetworkConfig) -> str | None:
-  """Returns a family for which `config_class` returns the type of `config`."""
+  """Returns a family that `config_class` maps to the type of `config`."""
   backbone = backbone_of(config)
   return None if backbone is BACKBONES[0] else backbone.families[0]
 
 
 def name_of(config: NetworkConfig) -> str:
-  """Returns a model name that gives `config` if all other keys are set."""
+  """Returns a model name that reproduces `config` if all other keys are set."""
   return backbone_of(config).name_of(config)
 
 
 def without_taps(
   config: NetworkConfig, params: Params
 ) -> tuple[NetworkConfig, Params]:
-  """Removes the intermediate heads, and their parameters, from a network."""
+  """Removes the intermediate heads and their parameters from a network."""
   config = dataclasses.replace(config, taps=())
   return config, _common(params, shapes(config))
 
@@ -103,18 +103,18 @@ def _common(params: Params, wanted: Params) -> Params:
 def settings_of(
   section: Mapping[str, Any], *, null_label: bool
 ) -> tuple[type[NetworkConfig], dict[str, Any]]:
-  """Resolves the open settings of a config's section `model`.
+  """Fills in the settings of section `model` that depend on the name.
 
   Args:
-    section: Keys and values, including 'name'; 0 and 'auto' mean open.
+    section: Keys and values, including 'name'. 0 and 'auto' are filled in.
     null_label: Value for `null_label` if it is 'auto'.
 
   Returns:
     The class of the network's config, and its fields.
 
   Raises:
-    InputError: The name is unknown, a Boolean is invalid, or the network does
-      not have a setting.
+    InputError: if the name is unknown, a Boolean is invalid, or a setting of
+      another backbone is not at its default.
   """
   if 'name' not in section:
     raise InputError(
@@ -152,7 +152,7 @@ def _named(name: str) -> Backbone:
 
 
 def _drop(section: dict[str, Any], key: str, name: str) -> None:
-  """Removes another backbone's setting; raises InputError unless default."""
+  """Removes another backbone's setting; InputError if it is not the default."""
   theirs = [
     field
     for backbone in BACKBONES
@@ -160,7 +160,7 @@ def _drop(section: dict[str, Any], key: str, name: str) -> None:
     if field.name == key
   ]
   if not theirs:
-    return  # The config's constructor reports a setting unknown everywhere.
+    return  # The config's constructor reports settings that no backbone has.
   value = section.pop(key)
   if value not in ('auto', 0, *(field.default for field in theirs)):
     raise InputError(

@@ -4,7 +4,7 @@
   BoundNetwork    the network with its parameters: a `Denoiser`
   Backbone        both classes, the initializer, and the sharding rules
 
-docs/extending.md adds a backbone, and `dit.backbone` lists them.
+docs/extending.md explains how to add a backbone to the list in `dit.backbone`.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ DTYPES = ('auto', 'float32', 'bfloat16', 'float64')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-  """Settings of every network; a base of frozen dataclasses.
+  """Settings that every network has; a base class of frozen dataclasses.
 
-  The config section `model` sets the fields. A field added later needs a
-  default, which older runs use.
+  The config section `model` sets the fields. A new field needs a default, with
+  which older runs are read.
 
   Attributes:
     size: Height and width of the latent.
     channels: Channels C of the latent.
-    num_classes: Number of classes; also the null label, if any.
-    depth: Number of blocks L that guidance can skip; 1 for none.
-    taps: Numbers of blocks, counted from 1, after which an intermediate head
-      predicts, shallow to deep.
-    null_label: Whether the label `num_classes` was trained.
+    num_classes: Number of classes, which is also the null label, if any.
+    depth: Number L of blocks that guidance can skip; 1 if there are none.
+    taps: Blocks that an intermediate head follows, numbered from 1, in rising
+      order.
+    null_label: Whether the network was trained on the null label.
     dtype: Type of activations; 'auto' is float32 on CPU, else bfloat16.
       'float64', for parity checks, needs jax_enable_x64.
     param_dtype: Type of parameters.
@@ -73,7 +73,7 @@ class NetworkConfig:
 
   @property
   def convention(self) -> str:
-    """The network's own prediction and time; see `dit.parameterization`."""
+    """Name of the network's parameterization in `dit.parameterization`."""
     return 'velocity'
 
   @property
@@ -83,22 +83,22 @@ class NetworkConfig:
 
   @property
   def multiply_adds(self) -> int:
-    """Approximate multiply-adds of a pass of one row."""
+    """Approximate multiply-adds of a forward pass of one example."""
     raise NotImplementedError
 
   @property
   def pass_multiply_adds(self) -> int:
-    """The same, including embedders and heads."""
+    """Approximate multiply-adds, including embedders and heads."""
     return self.multiply_adds
 
   @property
   def fixed_values(self) -> int:
-    """Number of table values that `init` computes even for shapes alone."""
+    """Number of values in fixed tables, which even `shapes` computes."""
     return 0
 
   @property
   def activation_dtype(self) -> str:
-    """`dtype` with 'auto' resolved for the default backend."""
+    """Type of activations, with 'auto' resolved for the default backend."""
     if self.dtype != 'auto':
       return self.dtype
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
@@ -107,9 +107,7 @@ class NetworkConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BoundNetwork(ClassConditional):
-  """A class-conditional `Denoiser`.
-
-  Subclasses override `predict` or `__call__`.
+  """A class-conditional `Denoiser`; subclasses define `predict` or `__call__`.
 
   Attributes:
     params: Nested dictionaries of parameters.
@@ -131,7 +129,7 @@ class BoundNetwork(ClassConditional):
 
   @property
   def num_classes(self) -> int:
-    """Number of classes; also the null label."""
+    """Number of classes, which is also the null label."""
     return self.config.num_classes
 
   @property
@@ -141,7 +139,7 @@ class BoundNetwork(ClassConditional):
 
   @property
   def multiply_adds(self) -> int:
-    """Approximate multiply-adds of a pass of one row."""
+    """Approximate multiply-adds of a forward pass of one example."""
     return self.config.multiply_adds
 
   @property
@@ -171,25 +169,25 @@ class BoundNetwork(ClassConditional):
   def predict(
     self, x: jax.Array, t: jax.Array, condition: Condition, keep: jax.Array
   ) -> DenoiserOutput:
-    """Predicts the velocity with the blocks in `keep`, (L,) bool.
+    """Predicts the velocity with only the blocks in `keep`, (L,) bool.
 
-    By default each sub-network runs from its first block; a subclass that
-    shares the blocks before the first skipped one overrides `__call__`.
+    `__call__` runs each sub-network from the first block. A subclass can
+    override `__call__` to share the blocks before the first skipped block.
     """
     raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-  """A kind of network.
+  """An architecture: its classes, initializer, names and sharding rules.
 
   Attributes:
     config: Class of the settings.
     denoiser: Class of the network with its parameters bound.
-    init: Function of settings and a random key that returns fresh parameters.
-      Leaves named 'kernel' have weight decay.
-    names: Values of `model.name`, FAMILY-SIZE, with the settings that each sets
-      where the config has 0 or 'auto'.
+    init: Function from settings and a random key to initial parameters. Weight
+      decay applies to leaves named 'kernel'.
+    names: Settings for each value FAMILY-SIZE of `model.name`. They replace 0
+      and 'auto' in the config.
     logical_axes: Sharding rules, like `dit.sharding.LOGICAL_AXES`.
   """
 
@@ -214,12 +212,12 @@ class Backbone:
     return self.names[name]
 
   def name_of(self, config: Any) -> str:
-    """Returns a name that gives `config` if all other keys are set."""
+    """Returns a name that reproduces `config` if all other keys are set."""
     del config
     return next(iter(self.names))
 
   def check_mesh(self, mesh: Mesh, config: Any, *, zero1: bool = False) -> None:
-    """Raises InputError unless the network divides over the mesh.
+    """Raises InputError if the mesh cannot shard the network.
 
-    By default any does, since parameters that do not divide stay unsharded.
+    By default, it never raises: axes that do not divide stay unsharded.
     """

@@ -8,10 +8,10 @@ One block, with c the conditioning vector (Peebles & Xie 2023, section 3.2):
 
 The shifts are absent if `config.shift` is false.
 
-The parameters of all blocks are stacked (leading axis L) and scanned. The
-scan's carry holds requested hidden states (`points`), which uses the least
-memory. A sub-network skips some blocks. It equals the full network up to the
-first skipped block, so `run_sub` starts there.
+The parameters of all blocks are stacked (leading axis L) and scanned. Requested
+hidden states (`points`) are part of the scan's carry, which uses the least
+memory. A sub-network skips some blocks. Up to its first skipped block, it
+equals the full network, so `run_sub` starts at that block.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Block(nnx.Module):
     self, h: jax.Array, c: jax.Array, rotary: jax.Array | None = None
   ) -> jax.Array:
     """(B, N, D) and conditioning (B, D) -> (B, N, D)."""
-    # (B, 6D) or (B, 4D); gathered, since shards do not align with the parts.
+    # (B, 6D) or (B, 4D), gathered because its shards do not match the split.
     modulation = constrain_batch(self.modulation(jax.nn.silu(c)))
     if self.shift:
       shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
@@ -90,16 +90,15 @@ def run(
   points: Sequence[int | jax.Array] = (),
   keep: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Runs the stack.
+  """Runs all blocks, or those in `keep`, on a batch of tokens.
 
   Args:
     blocks: Stacked blocks.
     h: (B, N, D) tokens.
     c: (B, D) conditioning.
-    rotary: Positions for `layers.rotate`.
-    config: Settings; `scan` and `remat` apply here.
-    points: Numbers of blocks after which to return the hidden state; may be
-      traced.
+    rotary: Cosines and sines for `layers.rotate`.
+    config: Settings of the network, such as `scan` and `remat`.
+    points: Depths in blocks at which to return hidden states; can be traced.
     keep: (L,) bool, blocks to run; None for all. Skipped blocks cost nothing.
 
   Returns:
@@ -152,22 +151,16 @@ def run_sub(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Runs a sub-network from its first skipped block.
 
-  The trip count depends on `keep`, so there is no reverse-mode gradient.
-
-  Args:
-    blocks: Stacked blocks.
-    h: (B, N, D), hidden state of the full pass at `first_skipped(keep)`.
-    c: (B, D) conditioning.
-    rotary: Positions for `layers.rotate`.
-    keep: (L,) bool, blocks to run.
-    taps: Numbers of blocks after which to return the hidden state.
-    tapped: (B, N, D), hidden states of the full pass at the taps.
+  The loop's trip count depends on `keep`, so it has no reverse-mode gradient.
+  `h` is the hidden state (B, N, D) of the full pass at `first_skipped(keep)`.
+  `taps` are depths in blocks at which to return hidden states, and `tapped` are
+  states (B, N, D) of the full pass at the taps. `run` explains other arguments.
 
   Returns:
     (B, N, D) after the last block, and the hidden states at the taps.
   """
   first = first_skipped(keep)
-  order = jnp.argsort(~keep, stable=True)  # kept blocks first, in order
+  order = jnp.argsort(~keep, stable=True)  # kept blocks first
   states = tuple(
     jnp.where(tap <= first, state, h)
     for tap, state in zip(taps, tapped, strict=True)
@@ -186,5 +179,5 @@ def run_sub(
 
 
 def rows(x: jax.Array, every: int) -> jax.Array:
-  """Returns rows 0, every, ...; the reshape keeps the batch sharded."""
+  """Returns rows 0, every, ...; its reshape keeps the batch sharded."""
   return x.reshape(-1, every, *x.shape[1:])[:, 0]

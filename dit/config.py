@@ -1,4 +1,4 @@
-"""The network's configuration and the standard named sizes."""
+"""The transformer's configuration and its named sizes and families."""
 
 import dataclasses
 import re
@@ -21,8 +21,8 @@ SIZES = {
 }
 # Settings that differ between the families.
 FAMILIES = {
-  # As Internal Guidance trains it (willisma/SiT also learns sigma, and reverses
-  # time).
+  # SiT as trained by Internal Guidance. willisma/SiT also learns sigma, and
+  # reverses time.
   'SiT': {
     'norm': 'layernorm',
     'mlp': 'gelu',
@@ -51,7 +51,7 @@ NORMS = ('layernorm', 'rmsnorm')
 QK_NORMS = ('none', *NORMS)
 MLPS = ('gelu', 'swiglu')
 CONVENTIONS = ('velocity', 'reversed', 'noise')
-# Values of the position table, stored on every host and device: 1 GiB.
+# Most values in the position table, 1 GiB on every host and device.
 MOST_POSITIONS = 2**28
 
 
@@ -76,7 +76,7 @@ def named_size(name: str) -> dict[str, Any]:
 
 
 def unknown_name(name: str, others: Sequence[str] = ()) -> InputError:
-  """Returns the error for a model name; `others` names other backbones."""
+  """Returns the error for an unknown model name; `others` are also valid."""
   known = [f'{family}-{size}/2' for family in FAMILIES for size in SIZES]
   return InputError(
     f'model.name is {quote(name)}, expected family-size/patch such as '
@@ -88,7 +88,7 @@ def unknown_name(name: str, others: Sequence[str] = ()) -> InputError:
 
 
 def name_of(config: 'DiTConfig') -> str:
-  """Returns a model name that gives `config` if all other keys are set."""
+  """Returns a model name that reproduces `config` if all other keys are set."""
   sizes = (config.depth, config.width, config.num_heads)
   size = next((name for name in SIZES if SIZES[name] == sizes), 'XL')
   family = next(
@@ -101,10 +101,10 @@ def name_of(config: 'DiTConfig') -> str:
 
 @dataclasses.dataclass(frozen=True)
 class DiTConfig(NetworkConfig):
-  """All settings of the network's shape and arithmetic.
+  """Settings of the transformer's shape and arithmetic.
 
-  configs/base.py explains each field except `patch`, the side of a patch: a
-  latent has N = (size / patch)^2 tokens. Only `dtype` can be 'auto' here.
+  `patch` is the side of a patch: a latent has N = (size / patch)^2 tokens.
+  configs/base.py explains the other fields. Only `dtype` can be 'auto'.
   """
 
   patch: Annotated[int, Range(1, 1024)]
@@ -175,7 +175,7 @@ class DiTConfig(NetworkConfig):
 
   @property
   def hidden(self) -> int:
-    """Width inside the MLP; two thirds for SwiGLU, which has three matrices."""
+    """Width inside the MLP; a third less for SwiGLU's three matrices."""
     hidden = round(self.width * self.mlp_ratio)
     return 2 * hidden // 3 if self.mlp == 'swiglu' else hidden
 
@@ -203,11 +203,11 @@ class DiTConfig(NetworkConfig):
 
   @property
   def fixed_values(self) -> int:
-    """Values of the position table."""
+    """Number of values in the position table."""
     return self.num_tokens * self.width
 
   @property
   def attention_here(self) -> Literal['xla', 'cudnn']:
-    """The attention kernel supported by the default backend and `dtype`."""
+    """`attention` if the backend and `dtype` support it, else 'xla'."""
     fits = self.attention == 'cudnn' and self.activation_dtype == 'bfloat16'
     return 'cudnn' if fits and jax.default_backend() == 'gpu' else 'xla'

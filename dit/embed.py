@@ -1,13 +1,13 @@
 """Patches, and embeddings of position, time and label.
 
-positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)), with the column p
-           in the first half of D and the row p in the second
-rotary     angles row w_k in the first half of a head's channels and column w_k
-           in the second, w_k = 10000^(-k / (head width / 4)), each angle for
-           two adjacent channels; used in addition to the table above
+positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)); p is the column
+           in the first half of D, and the row in the second half
+rotary     angle row w_k in the first half of a head's channels, and column w_k
+           in the second half, w_k = 10000^(-k / (head width / 4)); each angle
+           rotates two adjacent channels; used in addition to `positions`
 time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
            Linear, SiLU, Linear; t is the network's own time
-label      a table of num_classes rows, and one for the null label
+label      a table with a row for each class, and one for the null label
 """
 
 import jax
@@ -63,20 +63,20 @@ def rotary_table(side: int, head_width: int) -> np.ndarray:
 def time_features(t: jax.Array) -> jax.Array:
   """Maps times (B,) to (B, FREQUENCIES) float32, cosines first."""
   half = FREQUENCIES // 2
-  # In float32, like the training of published networks: DiT's times reach 999,
-  # which makes the last digits of the frequencies matter.
+  # The frequencies are float32, as in the training of published networks. Their
+  # last digits matter, since DiT's times reach 999.
   log_period = np.log(np.float32(_MAX_PERIOD))
   exponents = -log_period * np.arange(half, dtype=np.float32) / np.float32(half)
   frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
-  # PyTorch (2.13, CPU) rounds to nearest except here, where it rounds up a near
-  # tie. The difference is 4e-7 of DiT's output.
+  # PyTorch (2.13, CPU) rounds this frequency up, a near tie, and all others to
+  # nearest. The difference is 4e-7 of DiT's output.
   frequencies[12] = np.nextafter(frequencies[12], np.float32(1))
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 class TimeEmbedder(nnx.Module):
-  """The time embedding, in at least float32; normal(0.02) as in DiT."""
+  """The time embedding, at least float32; normal(0.02) initially, as in DiT."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
     def dense(inputs: int) -> Dense:

@@ -29,9 +29,9 @@ def from_pixels(image: jax.Array) -> jax.Array:
 def to_pixels(x: jax.Array, *, truncate: bool = False) -> jax.Array:
   """Returns float images (B, H, W, C) as uint8, clipped to [-1, 1].
 
-  `truncate` rounds down, half a level darker on average, as in the code of REPA
-  and of Internal Guidance's SiT. The code of DiT, SiT and LightningDiT uses
-  trunc(127.5 x + 128), which rounds to nearest.
+  `truncate` rounds down, as the code of REPA and Internal Guidance's SiT does;
+  images are half a level darker on average. The code of DiT, SiT and
+  LightningDiT uses trunc(127.5 x + 128), which rounds to nearest.
   """
   integer = jnp.floor if truncate else jnp.round
   return jnp.clip(integer((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
@@ -58,7 +58,7 @@ class Posterior:
 
   @classmethod
   def from_stored(cls, stored: jax.Array) -> 'Posterior':
-    """The inverse of `stored`."""
+    """Inverts `stored`."""
     return cls(*jnp.split(stored, 2, axis=-1))
 
   def stored(self) -> jax.Array:
@@ -75,8 +75,8 @@ class Normalization:
   """Latent statistics that map an autoencoder's space to the network's.
 
   Attributes:
-    mean: Mean of each channel, or one for all.
-    std: Standard deviation of each channel, or one for all.
+    mean: Mean of each channel, or one mean for all channels.
+    std: Standard deviation of each channel, or one for all channels.
   """
 
   mean: tuple[float, ...] = (0.0,)
@@ -151,7 +151,7 @@ class DecoderPlace:
 
 @dataclasses.dataclass(frozen=True)
 class LatentSpace:
-  """The space that a network was trained in, stored with data and weights.
+  """The latent space of a network, stored with its data and weights.
 
   Attributes:
     autoencoder: Name of the autoencoder, 'pixels' for images; None if unknown.

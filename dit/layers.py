@@ -6,7 +6,7 @@
   swiglu                    = Linear(silu(g) * v), g, v = split(Linear(h))
   head                      = Linear(modulate(norm(h), shift, scale))
 
-Norm statistics and the softmax are at least float32 in every precision.
+Norm statistics and the softmax are at least float32 for every dtype.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Dense(nnx.Linear):
   """A linear layer; Xavier-uniform kernel and zero bias by default.
 
   Attributes:
-    parts: Axes that the outputs are split into; by default one.
+    parts: Sizes of the axes that outputs are split into; one axis by default.
     cut: Mesh axes that shard the inputs and then each part. Unsharded axes are
       gathered when the layer runs.
   """
@@ -49,9 +49,9 @@ class Dense(nnx.Linear):
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """(..., inputs) -> (..., *parts)."""
-    del out_sharding  # only meshes with explicit axes need it
+    del out_sharding  # needed only by meshes with explicit axes
     x = inputs.astype(self.dtype)
-    # XLA's CPU backend is up to twice as slow at 3-D by 2-D products.
+    # XLA's CPU backend multiplies 3-D by 2-D arrays up to twice as slowly.
     flat = x.reshape(-1, x.shape[-1])
     y = product(flat, self.kernel[...], self.parts, self.cut)
     y = checkpoint_name(y, 'product')  # for model.remat=dots
@@ -60,7 +60,7 @@ class Dense(nnx.Linear):
 
 
 def wide(dtype: str | jax.typing.DTypeLike) -> jnp.dtype:
-  """Returns at least float32, for statistics, sums and conditioning."""
+  """Promotes to at least float32, for statistics, sums and conditioning."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -87,7 +87,7 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-  """LayerNorm with gain and bias, epsilon 1e-5: timm's qk-norm."""
+  """timm's norm of queries and keys: gain and bias, epsilon 1e-5."""
 
   def __init__(self, width: int, param_dtype: str) -> None:
     self.scale = nnx.Param(jnp.ones(width, param_dtype))
@@ -107,7 +107,7 @@ def token_norm(config: DiTConfig) -> Callable[[jax.Array], jax.Array]:
 
 
 def head_norm(config: DiTConfig) -> nnx.Module | None:
-  """Returns the norm of queries or keys over a head's width, if any."""
+  """Returns the norm of queries or keys over a head's width, or None."""
   if config.qk_norm == 'none':
     return None
   norm = {'layernorm': LayerNorm, 'rmsnorm': RMSNorm}[config.qk_norm]
@@ -138,14 +138,11 @@ def attend(
   v: jax.Array,
   kind: Literal['xla', 'cudnn'] = 'xla',
 ) -> jax.Array:
-  """Returns softmax(q k^T / sqrt(head width)) v, in the shape of q.
+  """Returns softmax(q k^T / sqrt(head width)) v.
 
-  Args:
-    q: (B, heads, N, head width).
-    k: Keys, like q.
-    v: Values, like q.
-    kind: 'xla' for plain products, normalized after the product with v;
-      'cudnn' for `jax.nn.dot_product_attention`.
+  q, k, v and the result are (B, heads, N, head width). 'cudnn' uses
+  `jax.nn.dot_product_attention`. 'xla' uses plain products, and normalizes the
+  weights after the product with v.
   """
   if kind != 'xla':
     q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))
@@ -189,8 +186,8 @@ class Attention(nnx.Module):
   ) -> jax.Array:
     """(B, N, D) -> (B, N, D); see `rotate` for `rotary`."""
     b, n, d = h.shape
-    # From (B, N, 3, heads, head width) to three of (B, heads, N, head width);
-    # split first, since XLA's CPU backend transposes all three slowly.
+    # From (B, N, 3, heads, head width) to three of (B, heads, N, head width).
+    # XLA's CPU backend transposes qkv slowly as a whole, so it is split first.
     qkv = self.qkv(h)
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
     if self.q_norm is not None and self.k_norm is not None:
@@ -229,7 +226,7 @@ class Mlp(nnx.Module):
 
 
 class OutputHead(nnx.Module):
-  """Tokens to patches of a prediction; zero at initialization (adaLN-zero)."""
+  """Maps tokens to predicted patches; zero at initialization (adaLN-zero)."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
     outputs = config.patch**2 * config.out_channels
@@ -241,7 +238,7 @@ class OutputHead(nnx.Module):
       rngs=rngs,
       **dtypes(config),
     )
-    # The output is the prediction; losses and solvers use float32.
+    # Predictions are at least float32, since losses and solvers use float32.
     self.proj = Dense(
       config.width,
       outputs,
@@ -258,7 +255,7 @@ class OutputHead(nnx.Module):
 
 
 def dtypes(config: DiTConfig) -> dict[str, Any]:
-  """Returns the dtypes of a layer inside the network, for `Dense`."""
+  """Returns the dtype arguments of a `Dense` layer inside the network."""
   return {
     'dtype': config.activation_dtype,
     'param_dtype': config.param_dtype,

@@ -4,10 +4,10 @@
   c = time_embedding(t) + label_embedding(label)
   prediction = unpatchify(head(blocks(h, c), c))
 
-Each tap adds a head on the hidden state after that many blocks (DiT: Peebles &
-Xie 2023; SiT: Ma et al. 2024; taps: Internal Guidance, arXiv 2512.24176).
-`DiT` uses the time and prediction of its convention (`dit.parameterization`);
-`BoundDenoiser` converts them to ours. Parameters are plain nested dictionaries.
+A tap k adds a head after the first k blocks. `DiT` uses the time and prediction
+of its convention (`dit.parameterization`), and `BoundDenoiser` converts both to
+ours. Parameters are plain nested dictionaries. Sources: DiT (Peebles & Xie
+2023), SiT (Ma et al. 2024), and Internal Guidance (arXiv 2512.24176) for taps.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class DiT(nnx.Module):
       param_dtype=param_dtype,
       rngs=rngs,
     )
-    # Fixed, but stored as parameters, since published files contain the tables.
+    # The fixed tables are parameters, since published files contain them.
     side = config.size // config.patch
     self.position = nnx.Param(
       jnp.asarray(position_table(side, config.width), param_dtype)
@@ -97,12 +97,12 @@ class DiT(nnx.Module):
       x: (B, H, W, C).
       t: (B,), the network's time.
       label: (B,) int, `num_classes` for the null label.
-      sub: Sub-networks to evaluate as well; see `run_sub`.
+      sub: Sub-networks to evaluate in addition; see `run_sub`.
       keep: (L,) bool, blocks to run in the main pass; None for all.
-      points: Numbers of blocks after which to return the hidden state.
+      points: Depths in blocks at which to return hidden states.
 
     Raises:
-      InputError: if the shape of x is not that of the network's latents.
+      InputError: if x does not have the shape of the network's latents.
     """
     config = self.config
     if x.shape[1:] != config.latent_shape:
@@ -117,7 +117,7 @@ class DiT(nnx.Module):
     rotary = None
     if self.rotary is not None:
       rotary = jax.lax.stop_gradient(self.rotary[...])
-    table = constrain(self.label_embed[...])  # gathered, to look up rows
+    table = constrain(self.label_embed[...])  # gathered before the lookup
     c = self.time_embed(t) + table[label].astype(wide(dtype))
     h, c = constrain_batch(h), constrain_batch(c.astype(dtype))
     forks = [first_skipped(k) for k in sub.keep] if sub is not None else []
@@ -173,13 +173,13 @@ class DiT(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BoundDenoiser(BoundNetwork):
-  """A `Denoiser`: the network with parameters bound."""
+  """The network with its parameters, a `Denoiser`."""
 
   config: DiTConfig = dataclasses.field(metadata={'static': True})
 
   @property
   def learned_variance(self) -> bool:
-    """Whether outputs have a variance; only noise models do."""
+    """Whether outputs have a variance; True only for convention 'noise'."""
     return self.config.learned_variance and self.config.convention == 'noise'
 
   def __call__(
@@ -217,7 +217,7 @@ class BoundDenoiser(BoundNetwork):
 
 
 def init(config: DiTConfig, key: jax.Array) -> Params:
-  """Returns fresh parameters; jit it to create them sharded."""
+  """Returns initial parameters; `jax.jit` can create them sharded."""
   network = DiT(config, rngs=nnx.Rngs(key))
   return nnx.to_pure_dict(nnx.state(network))
 
@@ -229,7 +229,7 @@ def shapes(config: DiTConfig) -> Params:
 
 
 def bind(config: DiTConfig, params: Params) -> BoundDenoiser:
-  """Binds parameters to the network."""
+  """Returns the network with these parameters."""
   return BoundDenoiser(params, config)
 
 
@@ -243,7 +243,7 @@ def fingerprint(params: Params) -> str:
 
 
 def on_host(leaf: jax.Array) -> np.ndarray:
-  """Gathers an array from all processes, which must all call this."""
+  """Gathers an array from all processes; each of them must call this."""
   if not getattr(leaf, 'is_fully_addressable', True):
     leaf = multihost_utils.process_allgather(leaf, tiled=True)
   return np.asarray(leaf)
@@ -256,7 +256,7 @@ def _graph(config: DiTConfig) -> nnx.GraphDef:
 
 
 class _DiTBackbone(Backbone):
-  """The transformer; its names, FAMILY-SIZE/PATCH, allow any patch."""
+  """The transformer's backbone; FAMILY-SIZE/PATCH can have any patch size."""
 
   def named(self, name: str) -> Mapping[str, Any]:
     return named_size(name)

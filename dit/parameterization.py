@@ -1,11 +1,12 @@
 """Conversions from a network's time and prediction to ours.
 
   velocity   time t            velocity = prediction
-  reversed   time 1 - t        velocity = -prediction      (dx/dt of their time)
+  reversed   time 1 - t        velocity = -prediction
   noise      time 1000 t - 1   velocity = path.velocity_from_noise(prediction)
 
+A `reversed` prediction is dx/ds, with the network's time s = 1 - t.
 `noise` is DiT's convention: steps 0..999 of the path 'discrete'. Step 0 is at
-t = 1/1000, and smaller t are raised to it.
+t = 1/1000, and smaller t are raised to 1/1000.
 """
 
 import jax

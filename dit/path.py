@@ -28,7 +28,7 @@ from core.errors import check_choice
 
 
 def expand(t: jax.Array, like: jax.Array) -> jax.Array:
-  """Reshapes a scalar or (B,) to multiply `like`, (B, ...)."""
+  """Reshapes times, a scalar or (B,), to multiply `like`, (B, ...)."""
   t = jnp.asarray(t)
   return t.reshape(t.shape + (1,) * (like.ndim - t.ndim)) if t.ndim else t
 
@@ -58,9 +58,9 @@ class Path(abc.ABC):
     """Returns the time at which sigma / alpha = ratio."""
 
   def forward_diffusion(self, t: jax.Array) -> jax.Array:
-    """g^2 / 2 of the forward SDE with these marginals; needs alpha(t) > 0.
+    """Returns g^2 / 2 of the forward SDE with these marginals, if alpha(t) > 0.
 
-    Its drift is d_alpha / alpha x, so g^2 / 2 = sigma w / alpha.
+    The SDE's drift is (d_alpha / alpha) x, so g^2 / 2 = sigma w / alpha.
     """
     return self.sigma(t) * self.w(t) / self.alpha(t)
 
@@ -74,7 +74,7 @@ class Path(abc.ABC):
   def velocity(
     self, x0: jax.Array, noise: jax.Array, t: jax.Array
   ) -> jax.Array:
-    """Returns the derivative of x_t."""
+    """Returns dx_t/dt."""
     t = expand(t, x0)
     return self.d_alpha(t) * x0 + self.d_sigma(t) * noise
 
@@ -101,14 +101,14 @@ class Path(abc.ABC):
   def velocity_from_x0(
     self, x: jax.Array, x0: jax.Array, t: jax.Array
   ) -> jax.Array:
-    """The inverse of `x0_from_velocity`; needs sigma(t) > 0."""
+    """Inverts `x0_from_velocity`; needs sigma(t) > 0."""
     t = expand(t, x)
     return (self.d_sigma(t) * x - self.w(t) * x0) / self.sigma(t)
 
   def velocity_from_score(
     self, x: jax.Array, score: jax.Array, t: jax.Array
   ) -> jax.Array:
-    """The inverse of `score_from_velocity`; needs alpha(t) > 0."""
+    """Inverts `score_from_velocity`; needs alpha(t) > 0."""
     return self.velocity_from_noise(x, -self.sigma(expand(t, x)) * score, t)
 
   def velocity_from_noise(
@@ -170,7 +170,7 @@ class VariancePreserving(Path):
   d_sigma and the velocity are infinite at t = 0.
 
   Attributes:
-    coefficients: c_1, c_2, ... of log alpha^2 = c_1 t + c_2 t^2 + ...
+    coefficients: c_1, c_2, ... in log alpha^2 = c_1 t + c_2 t^2 + ...
   """
 
   coefficients: tuple[float, ...]
@@ -197,7 +197,7 @@ class VariancePreserving(Path):
 
   def time_of_ratio(self, ratio):  # noqa: D102
     target = -jnp.log1p(jnp.square(ratio))
-    # Exact for two coefficients; Newton's method refines it for more.
+    # Exact for two coefficients. For more, Newton's method refines this t.
     c_1, c_2 = self.coefficients[:2]
     t = (-c_1 - jnp.sqrt(c_1**2 + 4 * c_2 * target)) / (2 * c_2)
     for _ in range(3):
@@ -223,7 +223,7 @@ def vp() -> VariancePreserving:
   return VariancePreserving((-0.1, -(20 - 0.1) / 2))
 
 
-STEPS = 1000  # of DiT's schedule
+STEPS = 1000  # number of steps in DiT's schedule
 
 
 def linear_betas() -> np.ndarray:
@@ -244,10 +244,11 @@ class Discrete(VariancePreserving):
   def log_alpha2_change(self, t, t_next):  # noqa: D102
     t, t_next = jnp.asarray(t), jnp.asarray(t_next)
     dtype = jnp.result_type(t, t_next)
-    # In float32, the difference of two times near 1 has an error of 1e-4, and
-    # so would the variance of a step. Between whole steps, the float64 table is
-    # used instead. It is split into a rounded table and the remainder, so that
-    # differences are as exact as `dtype` allows.
+    # In float32, the difference of two times near 1 has an error of 1e-4, which
+    # the variance of a step would inherit. From whole step to whole step, the
+    # change thus comes from the float64 table. The table is split into a
+    # rounded part and a remainder, which makes changes as exact as `dtype`
+    # allows.
     table = step_log_alpha2()
     main = table.astype(dtype)
     rest = (table - main).astype(dtype)
@@ -267,7 +268,7 @@ def _is_step(t: jax.Array) -> jax.Array:
 
 @functools.cache
 def discrete() -> Discrete:
-  """Returns DiT's schedule, with log alpha^2 fitted by degree 7 to 1e-12."""
+  """Returns DiT's schedule; degree 7 fits log alpha^2 to within 1e-12."""
   t = np.arange(1, STEPS + 1) / STEPS
   fit = np.polynomial.polynomial.polyfit(t, step_log_alpha2()[1:] / t, 6)
   return Discrete(tuple(fit.tolist()))

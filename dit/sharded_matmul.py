@@ -1,10 +1,10 @@
-"""The product of a linear layer with a sharded kernel in higher precision.
+"""The product of a linear layer whose kernel K is sharded and more precise.
 
   y = x K,   dx = dy K^T,   dK = x^T dy
 
-`jax.grad` of the plain product would store the gathered, cast K for the
-backward pass, and all-reduce dK in the precision of y. Fully sharded training
-instead gathers K again and reduce-scatters dK in the precision of K.
+For fully sharded training, this product gathers K again in the backward pass,
+and reduce-scatters dK in the precision of K. `jax.grad` of the plain product
+would store the gathered and cast K, and all-reduce dK in the precision of y.
 """
 
 import functools
@@ -27,8 +27,8 @@ def product(
 
   Args:
     x: (T, inputs), in the precision of the computation.
-    kernel: (inputs, outputs), cast to that precision.
-    parts: Axes that the outputs are split into.
+    kernel: (inputs, outputs), cast to the precision of x.
+    parts: Sizes of the axes that the outputs are split into.
     cut: Mesh axes that shard the inputs and then each part; missing entries
       are unsharded.
   """
@@ -51,7 +51,7 @@ def _jvp(parts, cut, primals, tangents):
     return product(x, d_kernel, parts, cut)
 
   def to_kernel(x, dy):
-    # The sum over rows, also across devices, is in the kernel's precision.
+    # The sum over rows and devices is in the kernel's precision.
     d_kernel = jax.lax.dot_general(
       x, dy, (((0,), (0,)), ((), ())), preferred_element_type=kernel.dtype
     )
@@ -72,5 +72,5 @@ def _gathered(
   parts: tuple[int, ...],
   cut: tuple[str | None, ...],
 ) -> jax.Array:
-  """Returns the kernel (inputs, *parts), cast before it is gathered."""
+  """Returns the kernel (inputs, *parts), cast and then gathered."""
   return constrain(kernel.astype(dtype).reshape(-1, *parts), *cut)

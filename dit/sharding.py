@@ -6,10 +6,10 @@ Batches are sharded over the first two of a mesh's three axes:
   fsdp     shards the parameters, and gathers each block's when it runs
   tensor   shards attention heads and hidden widths within each block
 
-The end of a parameter's path determines its logical axes, by the rules of its
-backbone, here `LOGICAL_AXES`. `MESH_AXES` maps logical axes to mesh axes. The
-rules also apply to the EMA and the optimizer state; ZeRO-1 shards both over
-`data` too. Layers state the sharding that they need with `constrain`.
+Each backbone has rules (`LOGICAL_AXES`) from the end of a parameter's path to
+logical axes, and `MESH_AXES` maps these to mesh axes. The rules also apply to
+the EMA and the optimizer state. ZeRO-1 additionally shards both over `data`.
+Layers request the sharding that they need with `constrain`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ BATCH_AXES = ('data', 'fsdp')
 # Regular expressions for the ends of paths, and their logical axes.
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
-# The rank implies the leading axes of stacked modules (L blocks, K heads).
+# Rules omit the leading axes of stacked modules (L blocks, K heads).
 LOGICAL_AXES: Rules = (
   (r'(qkv|fc1|modulation)/kernel', ('width', 'hidden')),
   (r'(attention/proj|fc2)/kernel', ('hidden', 'width')),
@@ -88,7 +88,7 @@ def make_mesh(
 
 
 def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
-  """Arranges devices so that mesh neighbors are TPU interconnect neighbors."""
+  """Arranges devices; on TPU, neighbors in the mesh are directly connected."""
   if devices[0].platform != 'tpu':
     return np.asarray(devices).reshape(sizes)
   return mesh_utils.create_device_mesh(
@@ -97,7 +97,7 @@ def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
 
 
 def check_model(mesh: Mesh, config: DiTConfig, *, zero1: bool = False) -> None:
-  """Raises InputError unless the network divides over the mesh."""
+  """Raises InputError if the mesh does not divide the widths and heads."""
   shape = mesh.shape
   for name, size, axis, count in (
     ('model.width', config.width, 'fsdp', shape['fsdp']),
@@ -114,7 +114,7 @@ def check_model(mesh: Mesh, config: DiTConfig, *, zero1: bool = False) -> None:
 
 
 def check_batch(mesh: Mesh, batch_size: int, name: str, parts: int = 1) -> None:
-  """Raises InputError unless `parts` of a batch divide over the mesh."""
+  """Raises InputError if devices times `parts` do not divide the batch."""
   count = batch_parts(mesh) * parts
   if batch_size < 1 or batch_size % count:
     of = f'{parts} parts on ' if parts > 1 else ''
@@ -153,7 +153,7 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 
 
 def constrain_batch(x: jax.Array) -> jax.Array:
-  """Shards `x` along the batch axis only."""
+  """Shards only the batch axis of `x`."""
   return constrain(x, BATCH_AXES)
 
 
@@ -165,16 +165,10 @@ def spec(
   zero1: bool = False,
   rules: Rules = LOGICAL_AXES,
 ) -> P:
-  """Returns the partition of a parameter.
+  """Returns the partition of a parameter by the first rule that matches `path`.
 
-  An axis that is not divisible by its mesh axis stays unsharded.
-
-  Args:
-    path: Path of the parameter, such as 'blocks/mlp/fc1/kernel'.
-    shape: Shape of the parameter.
-    mesh: Device mesh.
-    zero1: Whether `fsdp` axes are also sharded over `data`.
-    rules: Logical axes by the ends of paths; the first match applies.
+  An axis that its mesh axis does not divide stays unsharded. `zero1` shards
+  `fsdp` axes over `data` too. A path is a text like 'blocks/mlp/fc1/kernel'.
 
   Raises:
     ValueError: if no rule matches.

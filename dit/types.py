@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 # A pytree of arrays with leading axis B, such as class labels (B,) or encoded
-# prompts. Only its denoiser reads it.
+# prompts. Only the denoiser reads the arrays.
 Condition = Any
 
 
@@ -43,8 +43,8 @@ class DenoiserOutput:
     intermediate: K arrays (B, H, W, C), one for each tap, shallow to deep.
     variance: (B, H, W, C) from about -1 to 1 if the network learned it (DiT);
       see `sample.ddpm`.
-    sub: Output of each requested sub-network on its rows.
-    hidden: (B, N, D), requested hidden states.
+    sub: Output of each requested sub-network, on the rows that it sees.
+    hidden: Requested hidden states, each (B, N, D).
   """
 
   velocity: jax.Array
@@ -71,7 +71,7 @@ class Denoiser(Protocol):
 
   @property
   def num_classes(self) -> int:
-    """Number of classes; also the null label."""
+    """Number of classes, which is also the null label."""
 
   @property
   def null_label(self) -> bool:
@@ -83,7 +83,7 @@ class Denoiser(Protocol):
 
   @property
   def multiply_adds(self) -> int:
-    """Approximate multiply-adds of a pass of one row."""
+    """Approximate multiply-adds of a forward pass of one example."""
 
   def __call__(
     self,
@@ -101,15 +101,15 @@ class Denoiser(Protocol):
   def random_condition(
     self, condition: Condition, keys: jax.Array
   ) -> Condition:
-    """Samples unrelated conditions; row i uses the random key `keys[i]`."""
+    """Samples conditions independent of `condition`, row i with `keys[i]`."""
 
 
 class ClassConditional:
-  """A base of denoisers conditioned on class labels, (B,) int."""
+  """A base class of denoisers conditioned on class labels, (B,) int."""
 
   @property
   def num_classes(self) -> int:
-    """Number of classes; also the null label."""
+    """Number of classes, which is also the null label."""
     raise NotImplementedError
 
   def null_condition(self, condition: jax.Array) -> jax.Array:

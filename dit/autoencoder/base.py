@@ -4,8 +4,8 @@
   x = decode(z)                about [-1, 1]
   x0 = normalize(z)            z = denormalize(x0)
 
-f is the downsampling, and x0 lies in the network's space. Encoder and decoder
-are separate networks, and either can be absent.
+f is the downsampling, and x0 lies in the diffusion network's space. Encoder and
+decoder are separate networks, and one of them can be absent.
 """
 
 import abc
@@ -39,14 +39,14 @@ class AutoencoderConfig(abc.ABC):
   latent_channels: int
   image_channels: int = 3
   dtype: str = 'auto'
-  deterministic: ClassVar[bool] = True  # the encoder gives z, not moments
+  deterministic: ClassVar[bool] = True  # the encoder returns z, not moments
 
   def __post_init__(self) -> None:
     check_choice('autoencoder dtype', self.dtype, DTYPES)
 
   @property
   def activation_dtype(self) -> str:
-    """`dtype` with 'auto' resolved for the default backend."""
+    """Type of activations, with 'auto' resolved for the default backend."""
     if self.dtype != 'auto':
       return self.dtype
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
@@ -68,7 +68,7 @@ class Autoencoder:
 
   Attributes:
     params: {'encoder': ..., 'decoder': ...}; a half may be missing.
-    config: Kind and shape of the networks.
+    config: Architecture of the encoder and decoder.
     normalization: Statistics that map latents to the network's space.
   """
 
@@ -92,8 +92,8 @@ class Autoencoder:
     """Encodes images (B, f H, f W, 3) in [-1, 1].
 
     Returns:
-      Mean and log-variance, (B, H, W, 2C) float32; only the mean, (B, H, W, C),
-      if the encoder is deterministic.
+      Mean and log-variance, (B, H, W, 2C) float32. A deterministic encoder
+      returns only the mean, (B, H, W, C).
     """
     config = self.config
     if x.shape[-1] != config.image_channels or any(
@@ -106,14 +106,14 @@ class Autoencoder:
     return self._run('encoder', x)
 
   def encode(self, x: jax.Array) -> Posterior:
-    """Images (B, f H, f W, 3) in [-1, 1] -> latents' posterior (B, H, W, C)."""
+    """Encodes images (B, f H, f W, 3) in [-1, 1]; posterior (B, H, W, C)."""
     moments = self.moments(x)
     if self.config.deterministic:
       return Posterior(moments, jnp.zeros_like(moments))
     return Posterior.from_moments(moments)
 
   def decode(self, z: jax.Array) -> jax.Array:
-    """Latents (B, H, W, C) -> images (B, f H, f W, 3) float32."""
+    """Decodes latents (B, H, W, C) to images (B, f H, f W, 3), float32."""
     if z.shape[-1] != self.latent_channels:
       raise ValueError(
         f'z has shape {z.shape}, expected (B, H, W, {self.latent_channels}).'
@@ -135,7 +135,7 @@ class Autoencoder:
       )
     graph, _ = _abstract(self.config, half)
     network = nnx.merge(graph, self.params[half])
-    # By default, accelerators multiply float32 in lower precision. The setting
+    # By default, accelerators multiply float32 in lower precision. This setting
     # does not affect bfloat16.
     with jax.default_matmul_precision('highest'):
       return network(x).astype(jnp.float32)

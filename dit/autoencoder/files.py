@@ -1,7 +1,7 @@
-"""Autoencoders named by a text, such as sd_vae:vae.safetensors.
+"""A reader of autoencoders, specified as in sd_vae:vae.safetensors.
 
-The text is NAME:FILE[,FILE...] or NAME:FOLDER, with a name in
-`dit.autoencoder.AUTOENCODERS` and files that are local, hf:// or https://.
+A specification is NAME:FILE[,FILE...] or NAME:FOLDER. The names are in
+`dit.autoencoder.AUTOENCODERS`. Files are local, hf:// or https://.
 """
 
 import pathlib
@@ -22,16 +22,13 @@ FLAG = '--autoencoder'
 def read_autoencoder(
   text: str | None, mesh: Mesh, half: str
 ) -> Autoencoder | None:
-  """Reads an autoencoder; returns None if latents are images.
+  """Reads an autoencoder onto every device of a mesh.
 
-  Args:
-    text: Name and files, which may include latent statistics; None or 'pixels'
-      if latents are images.
-    mesh: Devices, each of which stores all weights.
-    half: Required half, 'encoder' or 'decoder'.
+  Returns None for None and 'pixels', since latents are then images. The files
+  can include latent statistics. `half` is required, 'encoder' or 'decoder'.
 
   Raises:
-    InputError: if the files do not match the name, or lack the half.
+    InputError: if the files do not match the name or lack the required half.
   """
   if text in (None, 'pixels'):
     return None
@@ -57,7 +54,7 @@ def read_autoencoder(
 
 
 def split_places(place: str) -> list[str]:
-  """Splits a text at commas, unless it is the name of an existing file."""
+  """Splits a text at commas if it is not the name of an existing file."""
   if place and '://' not in place and local(place).exists():
     return [place]
   return [word for word in place.split(',') if word]

@@ -35,8 +35,8 @@ class KLConfig(AutoencoderConfig):
   Attributes:
     widths: Channels of the levels, from the image's resolution downwards.
     layers: Residual blocks per encoder level; decoder levels have one more.
-    attention_levels: Levels with attention. The original code chooses the
-      level of resolution 16 for 256 x 256 images, at every image size.
+    attention_levels: Levels with attention. At every image size, the original
+      code uses the level that has resolution 16 for 256 x 256 images.
     norm_groups: Groups of the norms.
   """
 
@@ -65,7 +65,7 @@ class KLConfig(AutoencoderConfig):
 
 
 class Residual(nnx.Module):
-  """Two convolutions and a shortcut, which is 1 x 1 if the width changes."""
+  """Two convolutions and a shortcut (1 x 1 convolution if widths differ)."""
 
   def __init__(
     self, inputs: int, outputs: int, config: KLConfig, *, rngs: nnx.Rngs
@@ -88,7 +88,7 @@ class Residual(nnx.Module):
 
 
 class Attention(nnx.Module):
-  """Self-attention over pixels, one head as wide as h."""
+  """Self-attention over pixels with one head, which is as wide as h."""
 
   def __init__(self, width: int, config: KLConfig, *, rngs: nnx.Rngs) -> None:
     self.norm = _norm(width, config, rngs)
@@ -123,7 +123,7 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-  """Doubling of pixels, then a convolution."""
+  """Nearest-neighbor upsampling by 2, then a convolution."""
 
   def __init__(self, width: int, config: KLConfig, *, rngs: nnx.Rngs) -> None:
     self.conv = _conv(width, width, config, rngs)
@@ -134,7 +134,7 @@ class Upsample(nnx.Module):
 
 
 class Level(nnx.Module):
-  """Blocks at one resolution, and the step to the next."""
+  """Blocks at one resolution, then downsampling, upsampling or neither."""
 
   def __init__(
     self,
@@ -186,7 +186,7 @@ class Middle(nnx.Module):
 
 
 class Encoder(nnx.Module):
-  """Images to posterior moments."""
+  """Maps images to the mean and log-variance of their latents."""
 
   def __init__(self, config: KLConfig, *, rngs: nnx.Rngs) -> None:
     widths = config.widths
@@ -220,7 +220,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """Latents to images; levels in `up` run in reverse order."""
+  """Maps latents to images; the levels in `up` run in reverse order."""
 
   def __init__(self, config: KLConfig, *, rngs: nnx.Rngs) -> None:
     widths = config.widths

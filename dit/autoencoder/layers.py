@@ -26,7 +26,7 @@ def conv(
 def group_norm(
   width: int, groups: int, epsilon: float, *, dtype: str, rngs: nnx.Rngs
 ) -> nnx.GroupNorm:
-  """Returns a group norm with gain and bias, two-pass for precision."""
+  """Returns a group norm with gain, bias and precise two-pass variance."""
   return nnx.GroupNorm(
     width,
     num_groups=groups,

@@ -4,12 +4,12 @@
   published linear.weight (out, in)        ours kernel (1, 1, in, out)
   published norm.weight, bias              ours scale, bias
 
-KL autoencoders use the names of the original code (ldm: SD-VAE, VA-VAE), which
-are also ours, or those of diffusers. diffusers renames the parts below and
-counts `up_blocks` in execution order; ldm counts levels. Tiny autoencoders use
-positions in a list of layers. The original files hold one half each, starting
-at 0; diffusers adds prefixes and omits the decoder's layer 0. Stored float16
-becomes float32.
+KL autoencoders (SD-VAE, VA-VAE) have the names of ldm, the original code, or of
+diffusers. Ours are ldm's. diffusers renames the parts below, and numbers
+`up_blocks` in execution order, while ldm numbers levels. Tiny autoencoders have
+positions in the list of layers as names. The original files have one half each
+and count from 0; diffusers adds prefixes and omits the decoder's layer 0.
+float16 becomes float32.
 """
 
 import functools
@@ -27,7 +27,7 @@ from dit.autoencoder.tiny import TinyConfig
 
 Tensors = Mapping[str, np.ndarray]
 
-# Parts of names in ldm, and in diffusers.
+# Parts of names in ldm, and the same parts in diffusers.
 _DIFFUSERS = {
   'down': 'down_blocks',
   'up': 'up_blocks',
@@ -65,17 +65,17 @@ def kl_from_published(
 ) -> tuple[KLConfig, Params]:
   """Converts a KL autoencoder to a configuration and float32 parameters.
 
-  It ignores tensors outside encoder, decoder, quant_conv and post_quant_conv:
-  training losses, VA-VAE's alignment, or the rest of a Stable Diffusion.
+  Tensors outside encoder, decoder, quant_conv and post_quant_conv are ignored,
+  such as training losses, VA-VAE's alignment and the rest of Stable Diffusion.
 
   Args:
     *files: Tensors by their published names, from one file or one for each
       half; a half may be missing.
-    norm_groups: Groups of the norms, which shapes do not determine.
+    norm_groups: Groups of the norms; tensor shapes do not determine them.
     dtype: Type of activations; see AutoencoderConfig.
 
   Raises:
-    InputError: A tensor is missing, unknown or misshapen.
+    InputError: if a tensor is missing, unknown or misshapen.
   """
   tensors = {
     # Full Stable Diffusion checkpoints have this prefix.
@@ -142,10 +142,7 @@ def tiny_from_published(
 ) -> tuple[TinyConfig, Params]:
   """Converts a TAESD; see `kl_from_published`.
 
-  Args:
-    *files: Tensors of the encoder, the decoder, or both in any order; or
-      diffusers' single file.
-    dtype: Type of activations; see AutoencoderConfig.
+  `files` are the encoder, the decoder, both in any order, or diffusers' file.
   """
   halves = {}  # half: tensors, prefix of their names, omitted positions
   for file in files:

@@ -68,10 +68,10 @@ def load(
     *files: Tensors by their published names, one dictionary for each file.
     statistics: `mean` and `std` of the latents, required if the autoencoder has
       no default.
-    **options: Options of the reader: dtype; norm_groups (KL).
+    **options: Arguments of the reader: dtype, and norm_groups (KL only).
 
   Raises:
-    InputError: The name is unknown, or the tensors do not match it.
+    InputError: if the name is unknown or the tensors do not match it.
   """
   check_choice('autoencoder', name, AUTOENCODERS)
   published = AUTOENCODERS[name]

@@ -4,14 +4,15 @@
            taef2's blocks at the lowest resolution first add
            h <- h + conv_1(relu(group_norm_4(conv_1(h)))), 4 times as wide
   encoder  conv, block, then three times (conv of stride 2, three blocks), conv
-  decoder  3 tanh(z / 3), conv, relu, then three times (three blocks, doubling
-           of pixels, conv), block, conv
+  decoder  3 tanh(z / 3), conv, relu, then three times (three blocks, upsampling
+           by 2, conv), block, conv
 
-Convolutions are 3 x 3 except conv_1 (1 x 1). Those that change resolution, and
-conv_1, have no bias. SD (taesd), SDXL, SD3, FLUX.1 and FLUX.2 each have a
-network (madebyollin/taesd). Latents are already scaled for the diffusion model,
-so the normalization is the identity: taesd decodes samples of a network trained
-on `sd_vae` latents. Published networks use images in [0, 1]; ours use [-1, 1].
+Convolutions are 3 x 3 except conv_1 (1 x 1). conv_1 and the convolutions that
+change resolution have no bias. SD (taesd), SDXL, SD3, FLUX.1 and FLUX.2 each
+have a network (madebyollin/taesd). Latents are already scaled for the diffusion
+model, so the normalization is the identity, and taesd decodes samples of
+networks trained on `sd_vae` latents. Published networks use images in [0, 1];
+ours use [-1, 1].
 """
 
 import dataclasses
@@ -34,8 +35,7 @@ class TinyConfig(AutoencoderConfig):
 
   Attributes:
     width: Channels of all layers.
-    normed: Whether blocks at the lowest resolution have the group-norm branch
-      (taef2).
+    normed: Whether blocks at the lowest resolution have taef2's branch.
   """
 
   width: int = 64
@@ -53,7 +53,7 @@ class TinyConfig(AutoencoderConfig):
 
 
 class Block(nnx.Module):
-  """Three convolutions, and taef2's branch before them if `normed`."""
+  """Three convolutions, after taef2's group-norm branch if `normed`."""
 
   def __init__(
     self, config: TinyConfig, *, normed: bool = False, rngs: nnx.Rngs
@@ -81,7 +81,7 @@ class Block(nnx.Module):
 
 
 class TinyEncoder(nnx.Module):
-  """Images to latents; a layer's index is its published position."""
+  """Maps images to latents; a layer's index is its published position."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
     width = config.width
@@ -104,7 +104,7 @@ class TinyEncoder(nnx.Module):
 
 
 class TinyDecoder(nnx.Module):
-  """Latents to images; a layer's index is its published position."""
+  """Maps latents to images; a layer's index is its published position."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
     width = config.width

@@ -1,22 +1,22 @@
 """Conversion between published tensors and our config and parameters.
 
   published Linear.weight (out, in)       ours kernel (in, out)
-  published patch conv (D, C, p, p)       ours patch_embed (p * p * C, D), our
-                                          patches being (row, column, channel)
+  published patch conv (D, C, p, p)       ours patch_embed (p * p * C, D), in
+                                          the order row, column, channel
   published blocks.{i}.NAME               ours blocks/NAME, stacked (L, ...)
 
-Families are named after the code that wrote the tensors. Each has a convention
-(`dit.parameterization`):
+A family is named after the code that wrote the tensors. It determines the
+network's convention (`dit.parameterization`):
 
   dit               facebookresearch/DiT                   noise
   sit               willisma/SiT                           reversed
   ig_sit            CVL-UESTC/Internal-Guidance, SiT       velocity
-  repa              sihyun-yu/REPA (`dit.weights.repa`)            velocity
+  repa              sihyun-yu/REPA (see `repa`)            velocity
   lightningdit      hustvl/LightningDiT                    reversed
   ig_lightningdit   Internal-Guidance, LightningDiT        reversed
 
-The ig_ families have one intermediate head, final_layer_xr. A round trip is bit
-exact.
+The ig_ families have one intermediate head, final_layer_xr. Conversion to ours
+and back is bit exact.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,8 +39,8 @@ class Family(NamedTuple):
 
   Attributes:
     convention: Convention of the networks.
-    inside: Whether they have one intermediate head.
-    options: Whether norm, MLP, rotary positions and shift can be chosen.
+    inside: Whether the networks have one intermediate head.
+    options: Whether norm, MLP, rotary positions and shift can differ.
   """
 
   convention: str
@@ -83,11 +83,11 @@ _PATCH = Layout(_patch_ours, _patch_published)
 
 
 class Entry(NamedTuple):
-  """One published tensor's place in our tree."""
+  """A published tensor, and its position in our parameters."""
 
   name: str
   path: str  # such as 'blocks/mlp/fc1/kernel'
-  row: int | None  # along the leading axis of stacked parameters
+  row: int | None  # index along the leading axis of stacked parameters
   layout: Layout
 
 
@@ -163,7 +163,7 @@ def from_published(
 ) -> tuple[DiTConfig, dict[str, Any]]:
   """Converts published tensors to a configuration and float32 parameters.
 
-  Names and shapes determine all settings except those given here.
+  Names and shapes determine all settings except the arguments below.
 
   Args:
     tensors: Tensors by their published names.
@@ -173,7 +173,7 @@ def from_published(
     null_label: Whether the last label is the null label.
 
   Raises:
-    InputError: A tensor is missing, unknown or misshapen.
+    InputError: if a tensor is missing, unknown or misshapen.
   """
   check_choice('family', family, FAMILIES)
   if family == 'repa':
@@ -183,7 +183,7 @@ def from_published(
   shapes = published_shapes(config)
   _check_names('published tensor', tensors, shapes, f'family {family}')
   arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-  for name, shape in shapes.items():  # before anything large is allocated
+  for name, shape in shapes.items():  # before large arrays are allocated
     _check_array(f'published tensor {name!r}', arrays[name], shape)
   flat = {
     path: np.empty(leaf.shape, np.float32)
@@ -198,12 +198,9 @@ def from_published(
 def to_published(
   config: NetworkConfig, params: Mapping[str, Any], *, family: str
 ) -> Tensors:
-  """Returns float32 tensors by their published names.
+  """Converts parameters of any precision to float32 published tensors.
 
-  Args:
-    config: Settings of the network.
-    params: Nested dictionaries of any precision.
-    family: One of FAMILIES, with the network's convention.
+  `family` is one of FAMILIES, and must have the network's convention.
 
   Raises:
     InputError: if the family does not support the network, or a parameter is
@@ -231,7 +228,7 @@ def to_published(
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns leaves by paths such as 'blocks/mlp/fc1/kernel'."""
+  """Maps paths such as 'blocks/mlp/fc1/kernel' to the leaves of a tree."""
   return traverse_util.flatten_dict(tree, sep='/')
 
 
@@ -267,7 +264,7 @@ def _infer(
       f'published tensor pos_embed has {tokens} tokens, not a square number; '
       'only square latents are supported.'
     )
-  # Checked first, since even computing shapes allocates the network's tables.
+  # Checked first, since computing shapes already allocates the tables.
   _check_array(
     "published tensor 'pos_embed'",
     np.asarray(tensors['pos_embed']),
@@ -363,6 +360,6 @@ def _check_array(what: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
   """Raises InputError unless `array` holds floats in this shape."""
   if array.shape != shape:
     raise InputError(f'{what} has shape {array.shape}, expected {shape}.')
-  # The kind is f, or V for bfloat16, which numpy does not know.
+  # numpy's `kind` of bfloat16 is V, not f.
   if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
     raise InputError(f'{what} has dtype {array.dtype}, expected floats.')

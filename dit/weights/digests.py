@@ -16,9 +16,9 @@ def digests_of(tree: Any) -> dict[str, int]:
 
 @jax.jit
 def _digest(x: jax.Array) -> jax.Array:
-  """Returns the sum of x's words times odd numbers 1, 3, 5, ... mod 2^32.
+  """Returns the sum of x's words times 1, 3, 5, ..., modulo 2^32.
 
-  Since odd factors are invertible, any single change of a word is detected.
+  Odd factors are invertible, so the change of any single word is detected.
   """
   kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
   words = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)

@@ -5,11 +5,11 @@
   hf://org/name/path/in/repo[@revision]  any file above; needs huggingface_hub
   https://host/path                      any file above, stored in a cache
 
-A .pt file holds a dictionary of tensors, directly or under `state_dict`, or
-both `ema` and `model` (the raw weights), as in a training checkpoint.
+A .pt file is a dictionary of tensors, or contains one under `state_dict`. A
+training checkpoint contains two, `ema` and `model` (the raw weights).
 
-Files are untrusted. Pickles are read with torch's weights_only, which runs no
-code from the file, and anything but tensors is rejected.
+Files are untrusted. torch's weights_only, which runs no code from the file,
+reads pickles. Everything except tensors is rejected.
 """
 
 import argparse
@@ -41,7 +41,7 @@ HUB, WEB = 'hf://', 'https://'
 PICKLES = ('.pt', '.pth', '.ckpt')
 SUFFIXES = ('.safetensors', *PICKLES)
 WEIGHTS = {'ema': 'ema', 'raw': 'model'}  # key of each set in checkpoints
-AS_STORED = 'as stored'  # a file's only set, without a name
+AS_STORED = 'as stored'  # name of the set if a file has one set
 # Name prefixes from DistributedDataParallel and torch.compile.
 _WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
 
@@ -61,12 +61,12 @@ def read_tensors(
 
   Returns:
     Tensors by name, floating point as float32; and the name of the set: 'ema',
-    'raw', or 'as stored' if the file has only one.
+    'raw', or 'as stored' if the file has only one set.
 
   Raises:
-    InputError: if the file is missing, damaged or of an unknown kind, holds
-      anything but tensors, or values that are not finite as float32; or if the
-      required library is missing.
+    InputError: if the file or a required library is missing; or if the file is
+      damaged, of an unknown kind, or contains anything except tensors that are
+      finite in float32.
   """
   check_choice('weights', weights, WEIGHTS)
   path = fetch(source)
@@ -96,8 +96,7 @@ def read_tensors(
 def fetch(source: epath.PathLike) -> pathlib.Path:
   """Returns the local path of a weights file, after downloading it if remote.
 
-  Args:
-    source: Local file, hf://org/name/path/in/repo[@revision], or https://.
+  `source` is a local file, hf://org/name/path/in/repo[@revision], or https://.
 
   Raises:
     InputError: if the file is missing or of an unknown kind.
@@ -130,7 +129,7 @@ def read_safetensors(path: pathlib.Path) -> Tensors:
         tensors[name] = file.get_tensor(name)
   except (SafetensorError, OSError) as error:
     raise _unreadable(path, error) from error
-  except AttributeError as error:  # numpy has no such type
+  except AttributeError as error:  # numpy does not have the type
     raise InputError(
       f'{path} has {name!r}, of a type that cannot be read ({reason(error)}); '
       'expected float32, float16 or bfloat16.'
@@ -195,7 +194,7 @@ def _download(name: str, revision: str) -> pathlib.Path:
         *match.groups(), revision=revision or None
       )
     )
-  except Exception as error:  # of the network, the Hub or the disk
+  except Exception as error:  # from the network, the Hub or the disk
     raise InputError(
       f'{name} cannot be downloaded ({reason(error)}).'
     ) from error
@@ -248,11 +247,10 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         path,
         map_location='cpu',
         weights_only=True,
-        # A file with raw weights and optimizer has 10 GB; read only what is
-        # used.
+        # Files with optimizer states reach 10 GB; only used parts are read.
         mmap=zipfile.is_zipfile(path),
       )
-  except Exception as error:  # torch raises whatever its parts raise
+  except Exception as error:  # torch raises many types of errors
     raise _unreadable(path, error) from error
   chosen, taken = _choose(path, content, weights)
   tensors = {}
@@ -263,7 +261,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         f'({taken}), expected tensors only.'
       )
     try:
-      # With strides of 0, a few bytes can claim to be terabytes.
+      # With strides of 0, a tensor of a few bytes can claim to have terabytes.
       if value.numel() * value.itemsize > value.untyped_storage().nbytes():
         raise ValueError('it is larger than its data in the file')
       floating = value.is_floating_point()
@@ -279,7 +277,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
 def _choose(
   path: pathlib.Path, content: Any, weights: str
 ) -> tuple[Mapping[str, Any], str]:
-  """Returns the requested set of a file's content, and its name."""
+  """Returns the requested set of weights in a file, and the set's name."""
   if not isinstance(content, Mapping):
     raise InputError(
       f'{path} holds a {type(content).__name__}, expected a dictionary.'

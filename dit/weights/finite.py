@@ -1,6 +1,6 @@
-"""A check for NaN and infinity when weights are read.
+"""Checks weights for NaN and infinity when they are read.
 
-Such weights give black images, which still have a finite Frechet distance.
+Images from nonfinite weights are black, but their Frechet distance is finite.
 """
 
 from typing import Any
@@ -22,14 +22,14 @@ def check_finite(
   """Returns the number of arrays with values that are not finite.
 
   Args:
-    where: Source of the weights, for the message.
+    where: Source of the weights, named in the message.
     tree: Pytree of numpy or JAX arrays, in the precision that will be used;
       integers are ignored.
     advice: Advice at the end of the message.
     allow: Whether to warn instead of raising.
 
   Raises:
-    InputError: if the number is not 0, unless `allow`.
+    InputError: if the number is not 0 and `allow` is false.
   """
   leaves = [
     (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)

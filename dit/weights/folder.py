@@ -5,10 +5,8 @@
   model.safetensors   arrays by path, such as blocks/mlp/fc1/kernel
 
 Backbones other than DiT add "backbone": FAMILY. Quantized weights
-(`dit.weights.quantize`) add "quantized": {"scheme": "int8"}.
-
-Writing is atomic and replaces nothing. Reading checks all names, shapes, types
-and the hash.
+(`dit.weights.quantize`) add "quantized": {"scheme": "int8"}. Writing is atomic
+and never replaces files. Reading checks the hash, names, shapes and types.
 """
 
 import contextlib
@@ -56,7 +54,7 @@ def save_folder(
   scheme: str | None = None,
   allow_nonfinite: bool = False,
 ) -> None:
-  """Writes a network.
+  """Writes a network's settings and parameters to a folder.
 
   Args:
     folder: New path, or an empty folder.
@@ -78,7 +76,7 @@ def save_folder(
   about = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
   if family := backbone.family_of(config):
     about['backbone'] = family
-  for key in ('quantized', ALLOWED):  # these describe the weights' source
+  for key in ('quantized', ALLOWED):  # `info` may have those of the source
     about.pop(key, None)
   if check_finite(
     f'the weights for {folder}',
@@ -105,12 +103,8 @@ def load_folder(
 ) -> tuple[NetworkConfig, Params, dict[str, Any]]:
   """Returns the settings, numpy parameters and `info` that `save_folder` wrote.
 
-  Quantized parameters become float32.
-
-  Args:
-    folder: Folder with config.json and model.safetensors.
-    allow_nonfinite: Whether to accept values that are not finite even if
-      config.json does not record them.
+  Quantized parameters become float32. `allow_nonfinite` accepts values that are
+  not finite even if config.json does not record them.
 
   Raises:
     InputError: if the folder is invalid or the weights are not finite.
@@ -152,19 +146,16 @@ def scheme_of(info: Mapping[str, Any]) -> str | None:
 def save_tensors(
   path: epath.PathLike, tensors: Mapping[str, np.ndarray], **about: str
 ) -> None:
-  """Writes published tensors to a new .safetensors file.
+  """Writes tensors by their published names to a new .safetensors file.
 
-  Args:
-    path: File, which must not exist.
-    tensors: Tensors by their published names.
-    **about: Entries of the file's header.
+  `about` contains the entries of the file's header.
 
   Raises:
     InputError: if the file exists or cannot be written.
     WriteError: if the disk is full.
   """
   with appears(check_target(path)) as partial:
-    # PyTorch libraries require the entry 'format'.
+    # PyTorch libraries require 'format' in the header.
     _write(partial, tensors, {'format': 'pt', **about})
     sync(partial)
 
@@ -242,7 +233,7 @@ def _check_arrays(
   scheme: str | None = None,
 ) -> None:
   """Raises InputError unless the arrays match the network and the scheme."""
-  # Checked first, since the tables of a wrong network could fill the memory.
+  # Checked first, since shapes of a wrong network could need huge tables.
   if config.fixed_values > sum(a.size for a in arrays.values()):
     raise InputError(
       f'{where} has fewer values than the tables of the network that its '
@@ -273,7 +264,7 @@ def _check_arrays(
       raise InputError(
         f'{where} has {name} of shape {array.shape}, expected {leaf.shape}.'
       )
-    # An EMA is float32.
+    # An EMA is float32 even if the parameters are not.
     allowed = (leaf.dtype,) if scheme else (leaf.dtype, np.float32)
     if array.dtype not in allowed:
       raise InputError(
@@ -287,10 +278,10 @@ def _write(
   metadata: Mapping[str, str],
 ) -> None:
   """Writes a .safetensors file; raises InputError for an array of objects."""
-  # The library ignores strides.
+  # safetensors ignores strides, so arrays must be contiguous.
   dense = {name: np.asarray(t, order='C') for name, t in tensors.items()}
   path.touch()
-  mode = path.stat().st_mode  # from the umask; the library would set 0600
+  mode = path.stat().st_mode  # from the umask; safetensors would set 0600
   try:
     save_file(dense, path, dict(metadata) or None)
     path.chmod(mode)
@@ -303,7 +294,7 @@ def _write(
 
 @contextlib.contextmanager
 def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a temporary path, renamed to `path` on success and else removed."""
+  """Yields a temporary path; renames it to `path`, or removes it on failure."""
   partial = partial_path(path)
   missing = [folder for folder in path.parents if not folder.exists()]
   try:
@@ -312,7 +303,7 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
     _rename(partial, path)
     sync(path.parent)
   except BaseException as error:
-    with contextlib.suppress(OSError):  # for example, if the name is too long
+    with contextlib.suppress(OSError):  # the name may be too long
       if partial.is_dir():
         shutil.rmtree(partial)
       else:
@@ -328,7 +319,7 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _rename(partial: pathlib.Path, path: pathlib.Path) -> None:
-  """Renames `partial` to `path` without replacing an existing file."""
+  """Renames `partial` to `path`; InputError if a file exists at `path`."""
   if partial.is_dir():
     partial.rename(path)  # fails unless `path` is absent or empty
     return

@@ -1,15 +1,15 @@
 """Quantization of the blocks' kernels, for sampling.
 
-A kernel (L, inputs, outputs) becomes integers q of b bits and scales s, one for
-each layer, group of inputs and output:
+A kernel (L, inputs, outputs) becomes integers q of b bits and scales s. Every
+combination of layer, output and group of inputs has a scale:
 
   s = max |w| / (2^(b-1) - 1/2), rounded up to bfloat16
   q = round(w / s), from -2^(b-1) to 2^(b-1) - 1
   w' = s q, within s / 2 of w; zero stays zero
 
-The outermost bucket is thus complete (the bound of qwix's symmetric
-quantization). With 8 bits, all inputs form one group. With fewer, the group
-size is the largest divisor of `inputs` up to 64. Bits of each kernel:
+The outermost interval thus has full width, as in qwix's symmetric quantization.
+With 8 bits, all inputs form one group. With fewer bits, the group size is the
+largest divisor of `inputs` up to 64. The schemes have these numbers of bits:
 
   scheme   attention, MLP   modulation of the blocks
   int8     8                8
@@ -18,18 +18,19 @@ size is the largest divisor of `inputs` up to 64. Bits of each kernel:
 
 The modulation (adaLN) is a third of the blocks' kernels, 6 D^2 of 18 D^2. In
 bfloat16, it alone would take 6 * 2 / (18 * 4) = 0.167 of their float32 size,
-and SiT-B/2 would take 0.34, 0.30 and 0.26 of its float32 size instead of 0.26,
-0.22 and 0.17. It is therefore quantized, but more finely below 8 bits. All
-other parameters are small and sensitive: embeddings, heads, norms and biases
-are bfloat16, and the fixed position tables float32.
+and int8, int6 and int4 would store SiT-B/2 in 0.34, 0.30 and 0.26 of its
+float32 size instead of 0.26, 0.22 and 0.17. The modulation is therefore
+quantized too, with more bits in int6 and int4. All other parameters are small
+and sensitive: embeddings, heads, norms and biases are bfloat16, and position
+tables float32.
 
 A file stores a kernel `NAME` as `NAME.packed`, (L, bytes) uint8, and
 `NAME.scale`, (L, groups, outputs) bfloat16. A layer's values q + 2^(b-1) fill
-its bytes row by row from the lowest bit: four 6-bit values in three bytes, two
-4-bit values in one. Unused bits are zero.
+its bytes row by row from the lowest bit. Three bytes contain four 6-bit values,
+and one byte contains two 4-bit values. Unused bits are zero.
 
-qwix's `quantize` is not used, since it rounds with the float32 scale before
-narrowing the scale: 8-bit errors reach 0.99 of a step. It cannot pack 6 bits.
+qwix's `quantize` is not used. It rounds weights with the float32 scale and then
+narrows the scale, so 8-bit errors reach 0.99 of a step. It cannot pack 6 bits.
 """
 
 import math
@@ -72,9 +73,7 @@ def bits_of(name: str, scheme: str) -> int | None:
 def stored(leaves: Leaves, scheme: str) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shape and type of every array in a quantized file.
 
-  Args:
-    leaves: Shapes of the network's parameters, by path.
-    scheme: One of SCHEMES.
+  `leaves` are the shapes of the network's parameters, by path.
   """
   arrays = {}
   for name, leaf in leaves.items():
@@ -95,7 +94,7 @@ def scheme_of(arrays: Mapping[str, np.ndarray], leaves: Leaves) -> str | None:
   """Infers the scheme of a file's arrays from their names and shapes.
 
   `leaves` are the shapes of the network's parameters, by path. Returns None if
-  nothing is packed, and 'packed' if the arrays fit no scheme.
+  no array is packed, and 'packed' if packed arrays match no scheme.
   """
   shapes = {k: a.shape for k, a in arrays.items() if k.endswith(_PACKED)}
   for scheme in SCHEMES:
@@ -109,14 +108,10 @@ def scheme_of(arrays: Mapping[str, np.ndarray], leaves: Leaves) -> str | None:
 
 
 def quantize(params: Mapping[str, np.ndarray], scheme: str) -> Arrays:
-  """Returns the arrays of a quantized file; see `stored`.
-
-  Args:
-    params: Parameters of the network, by path.
-    scheme: One of SCHEMES.
+  """Returns the arrays of a quantized file (`stored`), from arrays by path.
 
   Raises:
-    InputError: Parameters are not finite.
+    InputError: if parameters are not finite.
   """
   arrays = {}
   for name, param in params.items():
@@ -147,10 +142,7 @@ def dequantize(
 ) -> Arrays:
   """Returns the parameters in float32, by path.
 
-  Args:
-    arrays: Arrays that match `stored`, which the caller has checked.
-    leaves: Shapes of the network's parameters, by path.
-    scheme: One of SCHEMES.
+  The caller must check that `arrays` match `stored(leaves, scheme)`.
   """
   params = {}
   for name, leaf in leaves.items():
@@ -183,7 +175,7 @@ def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 
 def _packed_size(count: int, bits: int) -> int:
-  """Returns the bytes of `count` values, padded to groups of whole bytes."""
+  """Returns the number of bytes for `count` values, in full groups of bytes."""
   whole = math.lcm(bits, 8)
   return -(-count * bits // whole) * whole // 8
 

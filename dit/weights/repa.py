@@ -2,7 +2,7 @@
 
 REPA (arXiv 2410.06940, sihyun-yu/REPA) trains a SiT with an additional loss
 that projects hidden states onto the features of an image encoder. Sampling
-omits the projectors. As here, and unlike in SiT's own code, time 0 is the data.
+omits the projectors. Unlike in SiT's own code, time 0 is the data, as in ours.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def without_projectors(
 ) -> dict[str, np.ndarray]:
   """Returns the tensors of the SiT, and logs the omitted ones.
 
-  Older files of REPA name the blocks after the projectors `decoder_blocks`,
+  In REPA's older files, the blocks after the projectors are `decoder_blocks`,
   counted from 0.
   """
   skipped = [name for name in tensors if name.startswith(PROJECTORS)]

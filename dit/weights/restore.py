@@ -1,4 +1,4 @@
-"""Weights from a run's checkpoints, which `train.checkpointer` writes."""
+"""A reader of weights in checkpoints that `train.checkpointer` writes."""
 
 import time
 from typing import Any
@@ -20,7 +20,7 @@ from dit.weights.digests import check_digests
 from dit.weights.finite import check_finite
 
 WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # checkpoint item of each set
-# Attempts to read the newest checkpoint before training removes it.
+# Number of attempts, since training can remove a checkpoint during a read.
 _LOOKS = 10
 _PAUSE_SECONDS = 0.05
 # Advice for a checkpoint whose weights are not finite.
@@ -39,20 +39,15 @@ def restore_weights(
   *,
   allow_nonfinite: bool = False,
 ) -> tuple[Params, int]:
-  """Reads the weights of a checkpoint, and returns them with its step.
+  """Reads a run's weights, 'ema' or 'raw', and returns them with their step.
 
-  Args:
-    workdir: Folder of the run.
-    config: Configuration of the network.
-    mesh: Devices for the weights.
-    weights: Set to read, 'ema' or 'raw'.
-    step: Step of the checkpoint; None for the newest.
-    allow_nonfinite: Whether to accept values that are not finite.
+  Without `step`, it reads the newest checkpoint. `allow_nonfinite` accepts
+  values that are not finite.
 
   Raises:
-    InputError: if there is no such checkpoint, or it is not finite.
+    InputError: if the checkpoint does not exist, or is not finite.
   """
-  # Averages are always float32; see train.state.
+  # EMA weights are always float32; see train.state.
   target = weights_like(config, mesh, 'float32' if weights == 'ema' else None)
   params, step = restore_newest(workdir, WEIGHTS[weights], target, step)
   check_finite(
@@ -67,7 +62,7 @@ def restore_weights(
 def weights_like(
   config: NetworkConfig, mesh: Mesh, dtype: str | None = None
 ) -> Params:
-  """Returns shapes and shardings of the weights; averages are float32."""
+  """Returns shapes and shardings of weights; `dtype` replaces their types."""
   shapes = backbone.shapes(config)
   return placed(shapes, backbone.shardings(config, shapes, mesh), dtype)
 
@@ -75,19 +70,14 @@ def weights_like(
 def restore_newest(
   workdir: epath.PathLike, item: str, target: Any, step: int | None = None
 ) -> tuple[Any, int]:
-  """Reads one item of a checkpoint, and returns it with its step.
+  """Reads an item of a checkpoint, such as 'ema', and returns it with its step.
 
-  A run in training may remove the newest checkpoint while it is read. The
-  function then reads the new newest one.
-
-  Args:
-    workdir: Folder of the run.
-    item: Name of the item, such as 'ema'.
-    target: Shapes and shardings of the item's arrays.
-    step: Step of the checkpoint; None for the newest.
+  `target` has the shapes and shardings of the arrays. Without `step`, it reads
+  the newest checkpoint. If training removes that checkpoint during the read, it
+  reads the checkpoint that has become the newest.
 
   Raises:
-    InputError: if the checkpoint is missing, damaged or removed meanwhile.
+    InputError: if the checkpoint is missing or damaged, or was removed.
   """
   looks = _LOOKS
   while True:
@@ -108,7 +98,7 @@ def restore_newest(
 
 
 def _lasts(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
-  """Waits, and returns whether a step is still kept (as the `newest`)."""
+  """Waits, and returns whether a step is still saved, as `newest` if set."""
   for _ in range(_LOOKS):
     steps = saved_steps(workdir)
     if step not in steps or (newest and step != max(steps)):
@@ -120,7 +110,7 @@ def _lasts(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
 def restore_item(
   workdir: epath.PathLike, item: str, target: Any, step: int
 ) -> Any:
-  """Reads and checks an item of a checkpoint; InputError if damaged."""
+  """Reads and checks an item of a checkpoint; InputError if it is damaged."""
   folder = checkpoints_folder(workdir) / str(step)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
@@ -128,7 +118,7 @@ def restore_item(
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
       digests = checkpointer.restore(folder / 'digests')
     check_digests(item, tree, digests[item])
-  except Exception as error:  # Orbax raises whatever its parts raise
+  except Exception as error:  # Orbax raises many types of errors
     raise unreadable(folder, error) from error
   return tree
 
