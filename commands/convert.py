@@ -7,8 +7,8 @@
   any of these                               folder of quantized weights
 
 A published file does not name its network, so flags give the family and the
-settings that no shape shows. Weights that do not fit the network are an error,
-and then nothing is written.
+settings that do not follow from the shapes. Weights that do not fit the network
+are an error, and then nothing is written.
 """
 
 import argparse
@@ -244,7 +244,7 @@ def _read_published(
 
 
 def _num_heads(tensors: dict[str, np.ndarray]) -> int:
-  """Returns the attention heads of the named size with the same width."""
+  """Returns the number of heads of the named size that has the file's width."""
   shape = np.shape(tensors.get('x_embedder.proj.weight', 0))
   if not shape:
     return 1  # the converter reports that the network is unknown

@@ -53,7 +53,7 @@ def train_features(
   Args:
     experiment: Settings of data, seed and number of classes.
     folder: Folder for the classifier, new or empty.
-    steps: Number of training steps; None for one that fits the image size.
+    steps: Number of training steps; None to choose it by the image size.
     autoencoder: Decoder of latents, as `dit.autoencoder.files` reads it; None
       for the one that the records name.
 

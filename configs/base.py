@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   model.param_dtype = 'float32'
   # Attention kernel: xla, or cudnn (NVIDIA GPUs in bfloat16; xla elsewhere).
   model.attention = 'xla'
-  # Recomputation in the backward pass: none, dots (all but products of layers)
+  # Recomputation in the backward pass: none, dots (all but matrix products)
   # or full (whole blocks). docs/scaling.md lists their memory.
   model.remat = 'dots'
   model.scan = True  # Scan over the blocks; False: a Python loop (debugging).
@@ -92,14 +92,15 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.warmup_images = 0  # Images over which the learning rate rises.
   # Schedule after the warm-up: constant, or cosine (to end_fraction of lr).
   optimizer.schedule = 'constant'
-  optimizer.end_fraction = 0.0  # Final rate of cosine / lr.
+  optimizer.end_fraction = 0.0  # Final learning rate of cosine, over lr.
 
   ema = config.ema = ml_collections.ConfigDict()
   ema.decay = 0.9999  # Decay of the average of the weights, per step.
   ema.ramp = False  # Limit of the decay at the start: (1 + step) / (10 + step).
   # Widths (relative) of power-function averages (EDM2), such as (0.05, 0.10).
   ema.widths = ()
-  # Images between snapshots of these, which --weights=ema:WIDTH combines.
+  # Images between snapshots of the power-function averages, which are combined
+  # by --weights=ema:WIDTH.
   ema.snapshot_images = 2_560_000
 
   data = config.data = ml_collections.ConfigDict()
@@ -140,9 +141,9 @@ def get_config() -> ml_collections.ConfigDict:
   # every_images; 0: none. AutoGuidance can use an early one as its guide.
   checkpoint.keep_every_images = 0
   checkpoint.keep_best = 0  # Number of the best checkpoints to keep.
-  # Criterion of the best: loss (mean since the last checkpoint), or a metric.
+  # Criterion of the best checkpoint: loss (mean since the last), or a metric.
   checkpoint.best_by = 'loss'
-  checkpoint.fallback = False  # Fallback to an older checkpoint if damaged.
+  checkpoint.fallback = False  # Whether to read an older one if damaged.
 
   log = config.log = ml_collections.ConfigDict()
   log.every_images = 25_600  # Images between lines of metrics.jsonl.

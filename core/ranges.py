@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 from core.errors import InputError, nearest, quote
 
-# Python's parsers fail on very long texts. Guidance and paths are shorter.
+# Python's parsers fail on very long texts. No valid guidance or path is longer.
 MOST_LETTERS = 3000
 MOST_ENTRIES = 1000
 # No run uses more images, and float64 represents the number exactly.

@@ -49,7 +49,7 @@ def caveats(
     found.append(
       f'The published row uses {row["num"]} images, this one {count}.'
     )
-  # ADM's statistics lack a description. Published rows have random labels.
+  # ADM's statistics have no description. Published results use random labels.
   adm = extractor.is_inception and 'images' not in reference
   expected = row.get('labels') or ('random' if adm else None)
   plan = 'classes' if labels and labels[0].isdigit() else labels

@@ -160,7 +160,7 @@ class GuideTerm(Term):
   guide: Denoiser | None = None
 
   def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError if there is no guide, or its classes differ."""
+    """Raises InputError if the guide is missing or has other classes."""
     if self.guide is None:
       raise InputError(
         f'guidance {self.name} needs a weaker network; name its run or folder '

@@ -10,8 +10,8 @@ Optional rescaling follows, per image (arXiv 2305.08891, here of the velocity):
 
 The rows of the label method share one batch with the conditional rows. They
 are interleaved image by image, so that a sharded batch stays on its devices.
-A sub-network starts at its first skipped block. The pass of a method does not
-run at times at which its scale is 1.
+A sub-network reuses the activations before its first skipped block. The pass of
+a method does not run at times at which its scale is 1.
 """
 
 import dataclasses

@@ -74,7 +74,7 @@ class StochasticSelf(BlocksTerm):
 
   Attributes:
     scale: 1 + omega of the paper.
-    skip: Number of skipped blocks; 0 for 1 block of up to 12, else 2.
+    skip: Number of skipped blocks; 0 for 1 if there are up to 12, else 2.
     masks: Number of independent sub-networks, averaged to the weak prediction;
       the paper calls more than 1 its naive form.
     exclude: Blocks that are always kept, in addition to block 0.

@@ -96,7 +96,7 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """The description of a shard, a file with `records` records.
+  """The description of a shard, which is one file of records.
 
   Attributes:
     counts: Number of records of each class.

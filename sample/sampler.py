@@ -111,7 +111,7 @@ def draw_steps(
   seed: int | jax.Array,
   steps: int,
 ) -> tuple[Any, ...]:
-  """Returns the random choices of guidance with a leading axis of steps."""
+  """Returns guidance's random choices, with a leading axis of steps."""
   fold = jax.vmap(jax.random.fold_in, (0, None))
   keys = fold(image_keys(seed, index), STEPS)
 

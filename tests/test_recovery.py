@@ -252,7 +252,7 @@ def check_readable(run):
 
 
 def kill_and_finish(run, shared, moments):
-  """Kills a run once at each moment, then resumes it until its end."""
+  """Kills a run at each of MOMENTS, then resumes it until its end."""
   for seed, moment in moments:
     kill(run, moment, seed)
     check_readable(run)

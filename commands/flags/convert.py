@@ -50,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   what.add(
     '--family=NAME',
     f'published format: {", ".join(shared.FAMILIES)} (required for a '
-    'published file, unless the source is a folder that records it)',
+    'published file, unless the source folder records it)',
   )
   published.add(
     '--num_heads=N',

@@ -213,8 +213,8 @@ def add_autoencoder(group: Group) -> None:
   group.add(
     f'--autoencoder={AUTOENCODER}',
     'decoder of latents: its name (sd_vae, taesd, va_vae, ...) and published '
-    'files or their folder (default: the autoencoder that the data or the run '
-    'records)',
+    'files or their folder (default: the autoencoder stored with the data or '
+    'the run)',
     type=web_path,
   )
 
@@ -274,7 +274,7 @@ def add_overwrite(group: Group) -> None:
   """Adds --overwrite."""
   group.add(
     '--overwrite',
-    'discard results of another protocol in --out (default: an error)',
+    'discard results in --out that other settings made (default: an error)',
   )
 
 

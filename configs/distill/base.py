@@ -28,8 +28,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Guidance of the teacher: ig, cfg or both. none and cfg:1 remove the CA term.
   # The scale of cfg is alpha of Decoupled DMD.
   distill.guidance = 'none'
-  # Query points of DMD: renoise (samples noised again), student_trajectory (the
-  # student's own, as SD3.5-Flash) or grid (samples noised to its grid's times).
+  # Query points of DMD: renoise (noised samples), student_trajectory (points of
+  # the student's trajectory: SD3.5-Flash) or grid (noised to the grid's times).
   distill.query = 'renoise'
   # Schedule of noise levels for renoise: shared (one for CA and DM), full,
   # constrained or hybrid (distill/noise_levels.py).
@@ -42,8 +42,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.regularizer = 'dm'
   distill.dm_weight = 1.0  # Weight of the term dm or mean_variance.
   distill.ca_weight = 1.0  # Weight of the term CA.
-  distill.min_level = 0.02  # Lowest noise level of the terms.
-  distill.max_level = 0.98  # Highest noise level of the terms.
+  distill.min_level = 0.02  # Lowest noise level of the loss.
+  distill.max_level = 0.98  # Highest noise level of the loss.
   distill.shift = 1.0  # Shift of noise levels; above 1: more near the noise.
   # Moments (mean, std) of a latent, for mean_variance; (): measured on data.
   distill.moments = ()

@@ -291,7 +291,7 @@ def test_printed_commands_work(shared_run, features, tmp_path):
 
 @pytest.mark.slow
 def test_commands_of_the_demo_work(shared_run, features, tmp_path):
-  """The commands that `make demo` prints work, run here with few images."""
+  """Runs the commands that `make demo` prints, with fewer images."""
   text = (ROOT / 'Makefile').read_text()
   lines = re.findall(r"@echo '  \$\(BIN\)/python main\.py ([^']*)'", text)
   assert [line.split()[0] for line in lines] == ['sample', 'train', 'compare']

@@ -36,7 +36,7 @@ solve = jax.jit(dopri5, static_argnums=0, static_argnames=('span', 'overshoot'))
 
 @functools.cache
 def counted(rtol, name='rotating', **options):
-  """Returns the relative error at t = 0 and the number of steps, in float64."""
+  """Solves in float64; returns the error at t = 0 and the number of steps."""
   field, x, exact = FIELDS[name]
   with in_float64():
     out, count = solve(field, jnp.asarray(x), rtol=rtol, atol=rtol / 100,

@@ -27,7 +27,7 @@ def velocity(path, x, t):
 
 
 def standard(path, x, t):
-  """Standardizes x at time t. Exact trajectories do not change the result."""
+  """Standardizes x at time t; constant along an exact trajectory."""
   alpha, sigma = path.alpha(t), path.sigma(t)
   return (x - alpha * MEAN) / np.sqrt(alpha**2 * STD**2 + sigma**2)
 

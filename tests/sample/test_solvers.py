@@ -35,7 +35,7 @@ def step(solver, velocity, x, t, t_next, noise=None):
   ('heun', 2, [16, 32, 64]),
   ('heun:final_step=heun', 2, [16, 32, 64]),
   ('midpoint', 2, [16, 32, 64]),
-  ('rk4', 4, [2, 4, 8]),  # More steps have rounding errors.
+  ('rk4', 4, [2, 4, 8]),  # With more steps, rounding errors dominate.
   ('ddim', 1, [16, 32, 64]),
 ])  # fmt: skip
 def test_order(name, order, steps):

@@ -44,7 +44,7 @@ def random(*shape, seed=0):
 
 @pytest.mark.parametrize('name', MATRICES)
 def test_newton_schulz_in_bfloat16(name):
-  """bfloat16 results match the published code, on this machine exactly."""
+  """bfloat16 results match the published code (bit for bit on this machine)."""
   golden = reference.read(UNIT)
   ours = newton_schulz(golden[f'{name}/G'])
   exact, expected = golden[f'{name}/ns5_f64'], golden[f'{name}/ns5_bf16']

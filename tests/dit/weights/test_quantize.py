@@ -119,7 +119,7 @@ def test_errors_are_at_most_half_a_step(folder, leaves, params, scheme):
 
 
 def test_zeros_stay_and_tiny_kernels_are_no_trouble(leaves, scheme):
-  """Zeros, as in the heads of a new network, stay 0. Tiny values do not."""
+  """Zeros (in the heads of a new network) stay 0. Tiny values do not vanish."""
   rng = np.random.default_rng(0)
   for size in (0, 1e-38, 1e-20, 1e30):
     params = {
