@@ -62,7 +62,7 @@ def test_what_is_added_to_the_house():
   for block in blocks:
     exec(compile(block, 'docs/extending.md', 'exec'), page)
 
-  # The backbone was trained on two classes. Samples have the mean of their class.
+  # The backbone was trained on two classes, whose means the samples must have.
   means = np.asarray(page['x0']).reshape(32, 2, 2).mean(0)
   np.testing.assert_allclose(means[0], -2, atol=0.4)
   np.testing.assert_allclose(means[1], 2, atol=0.4)

@@ -14,7 +14,8 @@ code and 1 in the LightningDiT code. With a guide, the output's target becomes
 where v_f and v_i are the output and first tap of the guide at the same x_t. The
 guide is the moving average of the network or the network itself. This is the
 accelerated target of Internal Guidance. Its paper publishes neither w, nor the
-start, nor the guide. The null label replaces a label with probability `label_dropout`. Times:
+start, nor the guide. The null label replaces a label with probability
+`label_dropout`. Times:
 
   uniform        t ~ U(0, 1)
   logit_normal   sigma(t) / alpha(t) = exp(n), n ~ N(mean, std); on the linear
