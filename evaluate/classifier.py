@@ -173,7 +173,7 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
     shape, num_classes = tuple(config['shape']), config['num_classes']
     if len(shape) != 3 or not all(map(_is_size, (*shape, num_classes))):
       raise ValueError(f'shape {shape} and num_classes {num_classes}')
-    about, sha256 = dict(config['about']), config['sha256']
+    record, sha256 = dict(config['about']), config['sha256']
   except OSError as error:
     raise InputError(
       f'{folder} holds no classifier: its config.json cannot be read '
@@ -200,7 +200,7 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
       'train it again.'
     )
   check_finite(path, arrays, advice='train the classifier again')
-  return Classifier(shape, num_classes, params), about
+  return Classifier(shape, num_classes, params), record
 
 
 def train_classifier(

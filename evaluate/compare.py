@@ -214,7 +214,7 @@ def _write(
 ) -> str:
   """Writes the results, and returns the table as Markdown."""
   table = format_table(rows)
-  about = {
+  record = {
     'protocol': protocol,
     'device': jax.devices()[0].device_kind,
     'rows': [row.as_dict() for row in rows],
@@ -224,7 +224,7 @@ def _write(
     sheet = pictures.sheet(blocks, _COLUMNS, scale=scale)
     pictures.write_png(folder / 'samples.png', sheet)
     write_bytes(folder / 'table.md', table.encode())
-    write_json(folder / 'compare.json', about)
+    write_json(folder / 'compare.json', record)
   except WriteError:
     logging.info('The results cannot be written; the table is:\n%s', table)
     raise

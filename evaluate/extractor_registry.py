@@ -90,16 +90,16 @@ def open_extractor(
     return _inception(suffix, preprocessing)
   if kind == 'classifier':
     if suffix:
-      network, about = classifier.load(suffix)
-      about = {**about, 'folder': suffix}
+      network, record = classifier.load(suffix)
+      record = {**record, 'folder': suffix}
     else:
-      network, about = _train(real, read)
-    return classifier_extractor(network, about)
+      network, record = _train(real, read)
+    return classifier_extractor(network, record)
   if kind == 'pixels':
     return pixels_extractor()
   path = pathlib.Path(kind).expanduser()
-  about = {'file': str(path), 'code_sha256': file_sha256(path)}
-  return user_extractor(name, load_function(path, suffix), about)
+  record = {'file': str(path), 'code_sha256': file_sha256(path)}
+  return user_extractor(name, load_function(path, suffix), record)
 
 
 def _inception(file: str, preprocessing: str) -> Extractor:

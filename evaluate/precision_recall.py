@@ -82,17 +82,17 @@ def precision_recall(
     _pad(radii(features, k, float16), -1) for features in (reference, sample)
   )
   samples = _blocks(sample)
-  recalls = np.zeros(reference_radii.shape, bool)
+  cover = np.zeros(reference_radii.shape, bool)
   hits = np.zeros(sample_radii.shape, bool)
   for i, u in enumerate(_blocks(reference)):
     for j, v in enumerate(samples):
       masks = _inside(
         u, reference_radii[i], v, sample_radii[j], float16=float16
       )
-      recalls[i] |= masks[0]
+      cover[i] |= masks[0]
       hits[j] |= masks[1]
   precision = hits.ravel()[: len(sample)].mean()
-  recall = recalls.ravel()[: len(reference)].mean()
+  recall = cover.ravel()[: len(reference)].mean()
   return float(precision), float(recall)
 
 

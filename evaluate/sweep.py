@@ -74,16 +74,16 @@ class SweepGrid:
     template, names = [], []
     scales: list[tuple[float, ...]] = []
     for part in map(str.strip, text.split(',')):
-      found = _PART.fullmatch(part)
-      if '..' in (found[5] if found else part) or '*' in part:
+      match = _PART.fullmatch(part)
+      if '..' in (match[5] if match else part) or '*' in part:
         raise InputError(
           f'cannot sweep {quote(part)}; a range LOW..HIGH:COUNT stands in '
           'the place of a scale, such as ig:1.0..2.0:6.'
         )
-      if not found:
+      if not match:
         template.append(part)
         continue
-      low, high, count = float(found[2]), float(found[3]), int(found[4])
+      low, high, count = float(match[2]), float(match[3]), int(match[4])
       values: list[float] = []
       if 2 <= count <= 1000 and high <= LARGE:
         values = [float(f'{v:.6g}') for v in np.linspace(low, high, count)]
@@ -92,8 +92,8 @@ class SweepGrid:
           f'cannot sweep {quote(part)}; expected LOW..HIGH:COUNT with LOW '
           'below HIGH and COUNT from 2 to 1000 scales, different in six digits.'
         )
-      template.append(f'{found[1]}:*{found[5]}')
-      names.append(found[1])
+      template.append(f'{match[1]}:*{match[5]}')
+      names.append(match[1])
       scales.append(tuple(values))
     if not 1 <= len(names) <= 2:
       raise InputError(
