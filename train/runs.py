@@ -240,14 +240,14 @@ def check_same(
       f'{backbone.name_of(other.model)}, not a '
       f'{backbone.name_of(experiment.model)}; make the sections model agree.'
     )
-  ours, fields = (
+  network, fields = (
     {'path': e.objective.path, **dataclasses.asdict(e.model)}
     for e in (experiment, other)
   )
   pairs = [
-    f'{key} {fields[key]}, not {ours[key]}'
-    for key in ours
-    if ours[key] != fields[key] and key not in (*_NOT_OF_WEIGHTS, *but)
+    f'{key} {fields[key]}, not {network[key]}'
+    for key in network
+    if network[key] != fields[key] and key not in (*_NOT_OF_WEIGHTS, *but)
   ]
   if pairs:
     raise InputError(
