@@ -149,9 +149,9 @@ def _check_pair(
   source: str, kind: str, to_file: bool, family: str | None, scheme: str | None
 ) -> None:
   """Raises InputError for a source that cannot become the target."""
-  if kind == 'folder' and (current := scheme_of(load_config(source)[1])):
+  if kind == 'folder' and (packing := scheme_of(load_config(source)[1])):
     raise InputError(
-      f'{source} holds {current} weights, which cannot be quantized again or '
+      f'{source} holds {packing} weights, which cannot be quantized again or '
       'published; convert the original weights.'
     )
   if kind == 'folder' and not (to_file or scheme):
