@@ -189,8 +189,8 @@ def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
       cell(values[:, k], _DIGITS[measure], share=measure in _SHARES)
       for k, measure in enumerate(MEASURES)
     ]
-    shown = scale if isinstance(scale, str) else f'{scale:g}'
-    lines.append([name, shown, *cells])
+    text = scale if isinstance(scale, str) else f'{scale:g}'
+    lines.append([name, text, *cells])
   return markdown.table(['method', 'scale', *MEASURES], lines)
 
 

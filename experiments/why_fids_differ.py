@@ -110,8 +110,8 @@ def main() -> None:
     baseline = features_of(real[:IMAGES], spec, 'torch_fidelity')
     for preset in PRESETS[1:]:
       same = features_of(real[:IMAGES], spec, preset)
-      held = features_of(held_out[:IMAGES], spec, preset)
-      rows.append((preset, distance(same, baseline), distance(held, same)))
+      test = features_of(held_out[:IMAGES], spec, preset)
+      rows.append((preset, distance(same, baseline), distance(test, same)))
     head = ('preprocessing', 'against torch_fidelity', 'held out, likewise')
     print(markdown.table(head, rows))
 
