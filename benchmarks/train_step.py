@@ -95,8 +95,8 @@ def measure(
       from benchmarks import torch_dit
 
       runs['torch'] = torch_dit.train_step(experiment, batch)
-    for times in runs.values():
-      times()
+    for call in runs.values():
+      call()
     seconds = timing.in_turns(runs, rounds)
   except RuntimeError as error:  # raised by XLA, or by cuDNN
     if 'RESOURCE_EXHAUSTED' in str(error):
