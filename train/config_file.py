@@ -49,8 +49,8 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     message, *words = error.args
     hint = ''
     if words:
-      names, paths = words
-      hint = ''.join(nearest(word, paths) for word in names)
+      names, keys = words
+      hint = ''.join(nearest(word, keys) for word in names)
     raise InputError(f'config file {name!r}: {message}.{hint}') from error
 
 
