@@ -24,9 +24,9 @@ def main() -> None:
   cases += [(False, depth) for depth in args.unrolled]
   rows = []
   for scan, depth in cases:
-    given = [f'model.depth={depth}', f'model.scan={scan}',
+    changes = [f'model.depth={depth}', f'model.scan={scan}',
              f'train.batch_size={args.batch_size}']  # fmt: skip
-    experiment = timing.experiment_of(args.config, given)
+    experiment = timing.experiment_of(args.config, changes)
     mesh = make_mesh(experiment.mesh)
     program = dry_run.compile_train(experiment, mesh)
     rows.append(

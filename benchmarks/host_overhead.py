@@ -31,24 +31,24 @@ def main() -> None:
   parser = timing.parser(__doc__, 'host_overhead')
   parser.add_argument('--steps', type=int, default=4000)
   args = parser.parse_args()
-  given = [*TINY, f'train.images={args.steps}']
+  changes = [*TINY, f'train.images={args.steps}']
   with tempfile.TemporaryDirectory() as folder:
-    given.append(f'data.dir={folder}/data')
-    experiment = timing.experiment_of('configs/sit.py:XL/2,ig', given)
+    changes.append(f'data.dir={folder}/data')
+    experiment = timing.experiment_of('configs/sit.py:XL/2,ig', changes)
     loop.train(open_setup(experiment), epath.Path(folder) / 'run')
-    logged = [
+    rates = [
       row['images_per_second']
       for row in read_metrics(epath.Path(folder) / 'run')
       if 'images_per_second' in row
     ]
   run, _, _ = our_step(experiment)
   calls = timing.in_turns({'call': run}, 20)['call']
-  loop_ms = 1e3 / statistics.median(logged)
+  loop_ms = 1e3 / statistics.median(rates)
   call_ms = 1e3 * statistics.median(calls)
   figures = {
     'loop': loop_ms, 'call': call_ms, 'the loop itself': loop_ms - call_ms,
   }  # fmt: skip
-  rows = [{'what': what, 'ms a step': ms} for what, ms in figures.items()]
+  rows = [{'what': part, 'ms a step': ms} for part, ms in figures.items()]
   timing.publish(args.json, rows)
 
 

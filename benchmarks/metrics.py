@@ -76,9 +76,9 @@ def inception() -> dict[str, float]:
     mock.patch(f'{module}.load_state_dict_from_url'),
     mock.patch.object(FeatureExtractorInceptionV3, 'load_state_dict'),
   ):
-    theirs = FeatureExtractorInceptionV3('x', ['2048', 'logits_unbiased'])
-  tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
-  ours = inception_extractor(tensors, about={})
+    peer = FeatureExtractorInceptionV3('x', ['2048', 'logits_unbiased'])
+  tensors = {k: v.numpy() for k, v in peer.state_dict().items()}
+  extractor = inception_extractor(tensors, about={})
   images = np.random.default_rng(0).integers(
     0, 256, (IMAGES, 256, 256, 3), dtype=np.uint8
   )
@@ -86,11 +86,11 @@ def inception() -> dict[str, float]:
   batch = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
   def run_ours():
-    return next(ours([images], mesh, IMAGES)).pool
+    return next(extractor([images], mesh, IMAGES)).pool
 
   def run_theirs():
     with torch.no_grad():
-      return theirs(batch)[0].numpy()
+      return peer(batch)[0].numpy()
 
   expected = run_theirs()
   distance = np.abs(run_ours() - expected).max() / np.abs(expected).max()

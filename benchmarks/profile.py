@@ -50,13 +50,13 @@ _SOURCE = re.compile(r'op_name="([^"]*)"')
 
 def operations(text: str) -> dict[str, str]:
   """Maps each operation of a program to text with name, shape and source."""
-  found = {}
+  texts = {}
   for line in text.splitlines():
     if match := _OPERATION.match(line):
       source = _SOURCE.search(line)
       words = (*match.groups(), source[1] if source else '')
-      found.setdefault(match[1], ' '.join(words))
-  return found
+      texts.setdefault(match[1], ' '.join(words))
+  return texts
 
 
 def kind_of(operation: str, kinds: Sequence[tuple[str, str]] = KINDS) -> str:
@@ -72,8 +72,8 @@ def of_torch(run: Callable[[], Any]) -> dict[str, float]:
     for _ in range(STEPS):
       run()
   kinds: dict[str, float] = collections.Counter()
-  for each in profile.key_averages():
-    kinds[kind_of(each.key, THEIRS)] += each.self_cpu_time_total / 1e6 / STEPS
+  for event in profile.key_averages():
+    kinds[kind_of(event.key, THEIRS)] += event.self_cpu_time_total / 1e6 / STEPS
   return kinds
 
 
@@ -93,8 +93,8 @@ def main() -> None:
   parser = timing.parser(__doc__, 'profile')
   parser.add_argument('config', nargs='?', default='configs/digits.py')
   parser.add_argument('--torch', action='store_true')
-  args, given = timing.parse(parser)
-  experiment = timing.experiment_of(args.config, given)
+  args, changes = timing.parse(parser)
+  experiment = timing.experiment_of(args.config, changes)
   state, compiled, shapes, _ = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
   for _ in range(2):
@@ -106,23 +106,23 @@ def main() -> None:
         state, _ = jax.block_until_ready(compiled(state, batch, key))
       wall = (time.perf_counter() - begin) / STEPS
     seconds = events(pathlib.Path(folder))
-  known = operations(compiled.as_text())
-  spent = {
-    known[name]: each / STEPS for name, each in seconds.items() if name in known
+  table = operations(compiled.as_text())
+  costs = {
+    table[name]: span / STEPS for name, span in seconds.items() if name in table
   }
   kinds: dict[str, float] = collections.Counter()
-  for name, each in spent.items():
-    kinds[kind_of(name)] += each
-  theirs = {}
+  for name, span in costs.items():
+    kinds[kind_of(name)] += span
+  peers = {}
   if args.torch:
     from benchmarks import torch_dit
 
-    theirs = of_torch(torch_dit.train_step(experiment, batch))
+    peers = of_torch(torch_dit.train_step(experiment, batch))
   rows = []
-  for name, each in sorted(kinds.items(), key=lambda pair: -pair[1]):
-    rows.append({'what': name, 'ms': 1e3 * each})
-    if theirs:
-      rows[-1]['torch ms'] = 1e3 * theirs.get(name, 0.0)
+  for name, span in sorted(kinds.items(), key=lambda pair: -pair[1]):
+    rows.append({'what': name, 'ms': 1e3 * span})
+    if peers:
+      rows[-1]['torch ms'] = 1e3 * peers.get(name, 0.0)
   timing.publish(args.json, rows, **{'step, ms': 1e3 * wall})
 
 

@@ -89,7 +89,7 @@ def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> list[dict]:
   guidance = parse(args.guidance)
   labels = plan_labels('balanced', args.num, num_classes, 0)
 
-  def drawn(params):
+  def sample(params):
     params = jax.device_put(params, replicated(mesh))
     sampler = Sampler(
       backbone.bind(experiment.model, params),
@@ -105,21 +105,21 @@ def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> list[dict]:
 
   rows: list[dict[str, Any]] = []
   for scheme in (None, *SCHEMES):
-    place = folder / f'run-{scheme}'
-    exchange(args.workdir, str(place), quantize=scheme)
-    _, params, _ = load_folder(place)
-    row = {'weights': scheme or 'float32', 'file': size_of(place)}
-    x, found = drawn(params)
+    path = folder / f'run-{scheme}'
+    exchange(args.workdir, str(path), quantize=scheme)
+    _, params, _ = load_folder(path)
+    row = {'weights': scheme or 'float32', 'file': size_of(path)}
+    x, values = sample(params)
     if not rows:
-      whole, weights, expected, wanted = row['file'], params, x, found
+      total, weights, expected, bases = row['file'], params, x, values
     else:
-      pairs = zip(found, wanted, strict=True)
+      pairs = zip(values, bases, strict=True)
       row |= {
         'weights error': error_of(vector_of(params), vector_of(weights)),
         'latents error': error_of(x, expected),
         'change': figures([a.minus(b) for a, b in pairs]),
       }
-    rows.append(row | {'share': row['file'] / whole, 'FD': figures(found)})
+    rows.append(row | {'share': row['file'] / total, 'FD': figures(values)})
   return rows
 
 
@@ -135,12 +135,12 @@ def of_a_size(name: str, folder: pathlib.Path) -> list[dict]:
   }
   sizes = {}
   for scheme in (None, *SCHEMES):
-    place = folder / f'size-{scheme}'
-    save_folder(place, config, unflatten(params), info={}, scheme=scheme)
-    sizes[f'{name}, {scheme or "float32"}'] = size_of(place)
-  whole = max(sizes.values())
+    target = folder / f'size-{scheme}'
+    save_folder(target, config, unflatten(params), info={}, scheme=scheme)
+    sizes[f'{name}, {scheme or "float32"}'] = size_of(target)
+  total = max(sizes.values())
   return [
-    {'weights': weights, 'file': size, 'share': size / whole}
+    {'weights': weights, 'file': size, 'share': size / total}
     for weights, size in sizes.items()
   ]
 

@@ -62,8 +62,8 @@ def main() -> None:
   parser.add_argument('--batch_size', type=int, default=32)
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--torch', action='store_true')
-  args, given = timing.parse(parser)
-  changes = [*(() if args.config else SMALL), *given]
+  args, words = timing.parse(parser)
+  changes = [*(() if args.config else SMALL), *words]
   experiment = timing.experiment_of(args.config or 'configs/base.py', changes)
   network = experiment.model
   draw = jax.jit(lambda: backbone.init(network, jax.random.key(0)))
@@ -87,12 +87,12 @@ def main() -> None:
   runs = {name: latents(*case) for name, case in cases.items()}
   peers = {}
   for name in args.methods if args.torch else ():
-    if found := re.fullmatch(r'(none|ig|cfg)(?::([\d.]+))?', name):
+    if match := re.fullmatch(r'(none|ig|cfg)(?::([\d.]+))?', name):
       from benchmarks import torch_dit
 
       peers[name] = f'torch {name}'
       runs[peers[name]] = torch_dit.sampler(
-        network, found[1], float(found[2] or 1), args.steps,
+        network, match[1], float(match[2] or 1), args.steps,
         args.batch_size,
       )  # fmt: skip
   for run in runs.values():
@@ -103,9 +103,9 @@ def main() -> None:
   }
 
   rows = []
-  first = seconds[next(iter(cases))]
-  for name, (drawn, guidance) in cases.items():
-    nfe = drawn.nfe(guidance, 0)
+  baseline = seconds[next(iter(cases))]
+  for name, (source, guidance) in cases.items():
+    nfe = source.nfe(guidance, 0)
     flops = 2 * nfe * network.pass_multiply_adds
     rate = args.batch_size / seconds[name]
     row = {
@@ -113,7 +113,7 @@ def main() -> None:
       's / batch': seconds[name],
       'images/s': rate,
       'of ideal': rate * flops / peak,
-      'ratio': seconds[name] / first,
+      'ratio': seconds[name] / baseline,
       'NFE / steps': nfe / args.steps,
     }
     if name in peers:

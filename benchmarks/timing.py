@@ -70,12 +70,12 @@ def experiment_of(spec: str, given: Sequence[str]) -> Experiment:
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
   """Returns a parser with the flags of every benchmark."""
-  made = argparse.ArgumentParser(
+  result = argparse.ArgumentParser(
     description=doc,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  made.add_argument(
+  result.add_argument(
     '--json',
     type=pathlib.Path,
     default=pathlib.Path(
@@ -83,7 +83,7 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     ),
     help='file for figures, device and versions (%(default)s)',
   )
-  return made
+  return result
 
 
 def parse(
@@ -107,11 +107,11 @@ def publish(
   for key, value in extra.items():
     print(f'{key}: {_text(value)}')
   path.parent.mkdir(parents=True, exist_ok=True)
-  about = environment() | {'cores': len(os.sched_getaffinity(0))}
+  metadata = environment() | {'cores': len(os.sched_getaffinity(0))}
   if importlib.util.find_spec('torch'):
-    about['packages']['torch'] = importlib.metadata.version('torch')
-  written = {**about, **extra, 'rows': list(rows)}
-  path.write_text(json.dumps(written, indent=2) + '\n')
+    metadata['packages']['torch'] = importlib.metadata.version('torch')
+  record = {**metadata, **extra, 'rows': list(rows)}
+  path.write_text(json.dumps(record, indent=2) + '\n')
 
 
 def _text(value: Any) -> str:

@@ -110,12 +110,12 @@ def network_of(config: DiTConfig) -> Network:
   """Returns the network; raises ValueError if parameter counts differ."""
   torch.manual_seed(0)
   network = Network(config)
-  ours = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))
-  found = sum(p.numel() for p in network.parameters())
-  if found != ours:
+  expected = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))
+  count = sum(p.numel() for p in network.parameters())
+  if count != expected:
     raise ValueError(
-      f'the PyTorch network of plain SiT blocks has {found:,} parameters, '
-      f'this one {ours:,}; choose configs/sit.py or configs/digits.py.'
+      f'the PyTorch network of plain SiT blocks has {count:,} parameters, '
+      f'this one {expected:,}; choose configs/sit.py or configs/digits.py.'
     )
   return network
 
@@ -147,8 +147,8 @@ def train_step(
     x0 = mean + std * torch.randn_like(mean)
     noise = torch.randn_like(x0)
     t = torch.sigmoid(torch.randn(len(x0)))
-    dropped = torch.rand(len(x0)) < experiment.objective.label_dropout
-    y = torch.where(dropped, config.num_classes, label)
+    mask = torch.rand(len(x0)) < experiment.objective.label_dropout
+    y = torch.where(mask, config.num_classes, label)
     x = (1 - t)[:, None, None] * x0 + t[:, None, None] * noise
     final, *inner = network(x, t, y)
     target = noise - x0
@@ -179,8 +179,8 @@ def sampler(
 
   def velocity(x, t):
     if method == 'cfg':
-      doubled = (torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, null]))
-      strong, weak = network(*doubled, tapped=False)[0].chunk(2)
+      inputs = (torch.cat([x, x]), torch.cat([t, t]), torch.cat([label, null]))
+      strong, weak = network(*inputs, tapped=False)[0].chunk(2)
     else:
       strong, *inner = network(x, t, label, tapped=method == 'ig')
       if method == 'none':

@@ -62,19 +62,19 @@ def compiled_step(
     compiled = lowered.compile()
     end = time.perf_counter()
   memory = compiled.memory_analysis()
-  found = {
+  figures = {
     'trace s': middle - begin,
     'compile s': end - middle,
     'GiB': (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30,
   }
-  return state, compiled, shapes, found
+  return state, compiled, shapes, figures
 
 
 def our_step(
   experiment: Experiment,
 ) -> tuple[Callable[[], float], dict[str, jax.Array], dict[str, float]]:
   """Returns a function that takes one step, its batch, and figures."""
-  state, compiled, shapes, found = compiled_step(experiment)
+  state, compiled, shapes, figures = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
 
   def run():
@@ -82,27 +82,27 @@ def our_step(
     state, metrics = compiled(state, batch, key)
     return float(metrics['loss'])
 
-  return run, batch, found
+  return run, batch, figures
 
 
 def measure(
   experiment: Experiment, peak: float, *, rounds: int, torch: bool
 ) -> dict[str, Any]:
   try:
-    run, batch, found = our_step(experiment)
+    run, batch, costs = our_step(experiment)
     runs = {'ours': run}
     if torch:
       from benchmarks import torch_dit
 
       runs['torch'] = torch_dit.train_step(experiment, batch)
-    for each in runs.values():
-      each()
+    for call in runs.values():
+      call()
     seconds = timing.in_turns(runs, rounds)
   except RuntimeError as error:  # raised by XLA, or by cuDNN
     if 'RESOURCE_EXHAUSTED' in str(error):
       return {'ms': 'does not fit'}
     return {'ms': f'failed: {str(error).splitlines()[0]}'}
-  median = {name: statistics.median(each) for name, each in seconds.items()}
+  median = {name: statistics.median(times) for name, times in seconds.items()}
   size = experiment.train.batch_size
   flops = size * training_flops(experiment) / median['ours']
   figures = {
@@ -110,7 +110,7 @@ def measure(
     'images/s': size / median['ours'],
     'TFLOP/s': flops / 1e12,
     'MFU': flops / (peak * jax.device_count()),
-    **found,
+    **costs,
   }
   if torch:
     figures['torch ms'] = 1e3 * median['torch']
@@ -125,15 +125,11 @@ def main() -> None:
                       metavar=('KEY', 'VALUE'))  # fmt: skip
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--torch', action='store_true')
-  args, given = timing.parse(parser)
-  varied = [
-    [f'{key}={value}' for value in values] for key, *values in args.vary
-  ]
+  args, changes = timing.parse(parser)
+  grid = [[f'{key}={value}' for value in values] for key, *values in args.vary]
   rows, peaks = [], {}
-  for spec, choice in itertools.product(
-    args.configs, itertools.product(*varied)
-  ):
-    experiment = timing.experiment_of(spec, [*given, *choice])
+  for spec, choice in itertools.product(args.configs, itertools.product(*grid)):
+    experiment = timing.experiment_of(spec, [*changes, *choice])
     dtype = experiment.model.activation_dtype
     if dtype not in peaks:
       peaks[dtype] = timing.matmul_peak(dtype)

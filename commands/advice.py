@@ -70,10 +70,10 @@ class Advice:
       )
     except InputError:
       return ''
-    given = [f'--workdir={self._request.source.place}']
+    flags = [f'--workdir={self._request.source.place}']
     if self._request.autoencoder:
-      given.append(f'--autoencoder={self._request.autoencoder}')
-    return f' Try: {command(name, *given, *words)}'
+      flags.append(f'--autoencoder={self._request.autoencoder}')
+    return f' Try: {command(name, *flags, *words)}'
 
 
 def training(
@@ -94,33 +94,33 @@ def training(
   if split != data.train_split:
     return ''
   metadata = LatentSource(data.prepared(split)).metadata
-  missing = _needed(metadata, experiment)
+  changes = _changes(metadata, experiment)
   if data.test_split and not (data.prepared(data.test_split)).exists():
-    missing['data.test_split'] = ''
-  given = [*overrides, *(f'{key}={value}' for key, value in missing.items())]
+    changes['data.test_split'] = ''
+  values = [*overrides, *(f'{key}={value}' for key, value in changes.items())]
   try:
-    build(override(load_config(config), given).to_dict())
+    build(override(load_config(config), values).to_dict())
   except InputError:
     return ''
-  words = [f'--config.{assignment}' for assignment in given]
-  place = f'runs/{data.name}'
-  train = command('train', f'--config={config}', f'--workdir={place}', *words)
+  words = [f'--config.{assignment}' for assignment in values]
+  path = f'runs/{data.name}'
+  train = command('train', f'--config={config}', f'--workdir={path}', *words)
   return f'\nTry: {train}'
 
 
-def _needed(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
+def _changes(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
   """Returns the values of config keys that contradict the records."""
   size, _, channels = metadata.layout.latent_shape
-  wanted = {
+  expected = {
     'data.autoencoder': metadata.protocol['autoencoder']['name'],
     'model.size': size,
     'model.channels': channels,
     'model.num_classes': len(metadata.classes),
   }
-  ours = {
+  values = {
     'data.autoencoder': experiment.data.autoencoder,
     'model.size': experiment.model.size,
     'model.channels': experiment.model.channels,
     'model.num_classes': experiment.model.num_classes,
   }
-  return {key: value for key, value in wanted.items() if ours[key] != value}
+  return {key: value for key, value in expected.items() if values[key] != value}

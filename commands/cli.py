@@ -42,12 +42,12 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
     InputError: If the command, a flag or a config key is unknown.
     SystemExit: After --help or --version, with status 0.
   """
-  rest, overrides = [], []
+  words, overrides = [], []
   for word in argv:
     if word.startswith('--config.'):
       overrides.append(word.removeprefix('--config.'))
     else:
-      rest.append(word)
+      words.append(word)
   parser = _Parser(
     prog=program.name(),
     description=text,
@@ -56,16 +56,16 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
   )
   parser.add_argument('--version', action='version', version=version())
   commands = flags.add_commands(parser)
-  known = f'the commands are {", ".join(commands)}.'
-  if not rest:
+  hint = f'the commands are {", ".join(commands)}.'
+  if not words:
     parser.print_help()
-    raise InputError(f'no command; {known}')
-  if rest[0] in commands:
-    _check_flags(rest, commands[rest[0]])
-  elif rest[0] not in ('-h', '--help', '--version'):
-    near = nearest(rest[0], (*commands, '--help', '--version'))
-    raise InputError(f'unknown command {rest[0]!r}; {known}{near}')
-  args = parser.parse_args(rest)
+    raise InputError(f'no command; {hint}')
+  if words[0] in commands:
+    _check_flags(words, commands[words[0]])
+  elif words[0] not in ('-h', '--help', '--version'):
+    guess = nearest(words[0], (*commands, '--help', '--version'))
+    raise InputError(f'unknown command {words[0]!r}; {hint}{guess}')
+  args = parser.parse_args(words)
   if args.topology is not None and not args.dry_run:
     raise InputError('--topology is for --dry_run.')
   if overrides and args.command == 'convert':
@@ -94,8 +94,8 @@ def version() -> str:
   packages = [f'{name} {metadata.version(name)}' for name in _PACKAGES]
   python = '.'.join(map(str, sys.version_info[:3]))
   commit = program.commit()
-  ours = f'selfguide {VERSION}' + (f' (commit {commit[:7]})' if commit else '')
-  return ', '.join([ours, *packages, f'Python {python}'])
+  title = f'selfguide {VERSION}' + (f' (commit {commit[:7]})' if commit else '')
+  return ', '.join([title, *packages, f'Python {python}'])
 
 
 def _check_eval_keys(
@@ -117,14 +117,14 @@ def _check_eval_keys(
 def _check_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
   """Raises InputError for an unknown flag before argparse sees it."""
   command, *rest = words
-  known = [flag for flag in parser._option_string_actions if flag != '-h']
+  names = [flag for flag in parser._option_string_actions if flag != '-h']
   for word in rest:
     flag = word.partition('=')[0]
-    if re.match(r'--|-[a-zA-Z]', flag) and flag not in (*known, '-h'):
-      near = suggestions.for_flag(
-        flag, known, trains=command in ('train', 'distill')
+    if re.match(r'--|-[a-zA-Z]', flag) and flag not in (*names, '-h'):
+      guess = suggestions.for_flag(
+        flag, names, trains=command in ('train', 'distill')
       )
       raise InputError(
-        f'{command} has no flag {flag}.{near} python main.py {command} --help '
+        f'{command} has no flag {flag}.{guess} python main.py {command} --help '
         'lists all.'
       )

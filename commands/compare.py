@@ -21,18 +21,18 @@ def run(args: argparse.Namespace) -> None:
   job.check(config.methods)
   job.check_weights()
   splits = job.splits()
-  kind, _, trained_before = experiment.eval.extractor.partition(':')
+  kind, _, folder = experiment.eval.extractor.partition(':')
   network = None
   if kind != 'classifier':
     logging.warning(
       'compare uses features of a classifier, not the extractor %s; use '
       'evaluate or sweep for it.', experiment.eval.extractor,
     )  # fmt: skip
-  elif trained_before:
-    network, _ = classifier.load(trained_before)
-  place = request.out or request.source.place
+  elif folder:
+    network, _ = classifier.load(folder)
+  target = request.out or request.source.place
   with writing(
-    place, 'comparison', 'compare', writes=compare_lib.WRITES
+    target, 'comparison', 'compare', writes=compare_lib.WRITES
   ) as out:
     denoiser, guide, protocol = job.restore()
     if job.decoder is not None:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
   print(
     f'\n{table}\n'
     f'Frechet distances to {len(splits[0][0])} real images of '
-    f'{experiment.data.name}{_decoded(job)} ± bootstrap standard error, '
+    f'{experiment.data.name}{_remark(job)} ± bootstrap standard error, '
     f'{config.num} images per method; features of a classifier '
     'trained on those images (not FID).\n'
     '"gain" is the decrease of a distance from the first row, in standard '
@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> None:
     'improvement, and a negative gain is a deterioration.\n'
     f'Pictures: {out}/samples.png, {request.source.place}/loss.png'
   )
-  left_out = [text for text in METHODS if text not in config.methods]
-  if left_out and args.guidance is None:
-    logging.info('Not supported here: %s.', '; '.join(left_out))
+  others = [text for text in METHODS if text not in config.methods]
+  if others and args.guidance is None:
+    logging.info('Not supported here: %s.', '; '.join(others))
 
 
 def compare_settings(
@@ -75,7 +75,7 @@ def compare_settings(
   )
 
 
-def _decoded(job: SampleJob) -> str:
+def _remark(job: SampleJob) -> str:
   """Returns a remark if the real images are reconstructions."""
   if job.decoder is None:
     return ''

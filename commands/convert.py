@@ -149,9 +149,9 @@ def _check_pair(
   source: str, kind: str, to_file: bool, family: str | None, scheme: str | None
 ) -> None:
   """Raises InputError for a source that cannot become the target."""
-  if kind == 'folder' and (packed := scheme_of(load_config(source)[1])):
+  if kind == 'folder' and (packing := scheme_of(load_config(source)[1])):
     raise InputError(
-      f'{source} holds {packed} weights, which cannot be quantized again or '
+      f'{source} holds {packing} weights, which cannot be quantized again or '
       'published; convert the original weights.'
     )
   if kind == 'folder' and not (to_file or scheme):
@@ -190,13 +190,13 @@ def _kind(source: str) -> str:
     return 'published'
   try:
     path = epath.Path(source).expanduser()
-    there = path.exists()
+    exists = path.exists()
   except (KeyError, ImportError, RuntimeError) as error:  # raised by epath
     raise InputError(
       f'{source} cannot be read ({reason(error)}); expected a path on '
       f'this machine, a workdir on gs://, or {HUB}org/name/file.'
     ) from error
-  if not there:
+  if not exists:
     raise InputError(
       f'{source} does not exist; expected a published file, a folder of '
       f'weights or the workdir of a run (or {HUB}org/name/file).'
@@ -229,7 +229,7 @@ def _read_published(
       'file does not specify after how many blocks; published recipes use 8 '
       'for L and XL, 4 for B.'
     )
-  tensors, taken = read_tensors(
+  tensors, kind = read_tensors(
     source, weights=weights or 'ema', allow_nonfinite=allow_nonfinite
   )
   heads = facts.num_heads
@@ -240,7 +240,7 @@ def _read_published(
     taps=facts.taps,
     null_label=facts.null_label,
   )
-  return config, params, {'weights': taken, 'source': source, 'family': family}
+  return config, params, {'weights': kind, 'source': source, 'family': family}
 
 
 def _num_heads(tensors: dict[str, np.ndarray]) -> int:

@@ -15,16 +15,16 @@ from train.config_file import load_config, override
 def run(args: argparse.Namespace) -> int:
   """Runs `distill`, and returns the exit status."""
   overrides = [*args.overrides, f'distill.teacher={args.teacher}']
-  whole = load_config(args.config)
-  build_student(whole.to_dict())  # fails for a config without student keys
-  config = override(whole, overrides).to_dict()
+  base = load_config(args.config)
+  build_student(base.to_dict())  # fails for a config without student keys
+  config = override(base, overrides).to_dict()
   experiment = build_student(config)
   if args.dry_run:
     experiments = [experiment]
     if experiment.distill.stages:
       experiments = [
-        build_student(each)
-        for each in sd35_flash.stages(args.config, overrides)[1]
+        build_student(stage)
+        for stage in sd35_flash.stages(args.config, overrides)[1]
       ]
     print('\n\n'.join(map(dry_run.distill, experiments)))
     return 0
@@ -37,6 +37,6 @@ def run(args: argparse.Namespace) -> int:
     if text is not None:
       print_once(text)
     return 0 if text is not None else args.stopped_status
-  with workdir.training(args.workdir, 'distill') as place:
-    finished = distilling.distill(experiment, place, config, args.autoencoder)
+  with workdir.training(args.workdir, 'distill') as folder:
+    finished = distilling.distill(experiment, folder, config, args.autoencoder)
   return 0 if finished else args.stopped_status

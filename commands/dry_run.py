@@ -96,7 +96,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
     'optimizer': state.opt_state,
   }
   lines = [
-    *_described(experiment, mesh),
+    *_describe(experiment, mesh),
     f'a pass: {network.pass_multiply_adds / 1e9:.2f} G multiply-adds an image; '
     f'training: {flops / 1e9:.1f} GFLOP an image, '
     f'{flops * settings.batch_size / 1e12:.3g} TFLOP a step of '
@@ -135,15 +135,15 @@ def distill(experiment: StudentExperiment) -> str:
     'fake denoiser': state.fake,
     'optimizers': (state.opt_state, state.fake_opt_state),
   }
-  each = settings.batch_size // batch_parts(plan.setup.mesh)
+  count = settings.batch_size // batch_parts(plan.setup.mesh)
   return '\n'.join(
     [
-      *_described(experiment, plan.setup.mesh),
+      *_describe(experiment, plan.setup.mesh),
       f'teacher {plan.teacher.place}, a student of '
       f'{len(plan.distillation.times) - 1} steps',
       f'a step: {passes:.4g} passes an image, a backward pass as two; '
       f'{flops * settings.batch_size / 1e12:.3g} TFLOP for '
-      f'{settings.batch_size} images ({each} on each device); '
+      f'{settings.batch_size} images ({count} on each device); '
       f'{settings.steps:,} steps',
       _memory(parts),
     ]
@@ -166,7 +166,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
   nfe = sampler.nfe(method, 0)
   rows = experiment.sample.batch_size
   lines = [
-    *_described(experiment, mesh),
+    *_describe(experiment, mesh),
     f'guidance {describe(method)}, {len(sampler.grid) - 1} '
     f'steps of {experiment.sample.solver}, NFE '
     + ('unknown' if nfe is None else f'{nfe:.4g}'),
@@ -213,7 +213,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
     os.environ.setdefault(name, value)
   jax.config.update('jax_platforms', 'cpu')
   try:
-    found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+    grid = topologies.get_topology_desc(platform='tpu', topology_name=topology)
   except Exception as error:  # libtpu raises many kinds of errors
     raise InputError(
       f'--topology={topology} is not available '
@@ -221,7 +221,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
       'v5e:4x4, v6e:8x8 or v5p:4x4x4, and the package libtpu '
       '(requirements-tpu.txt).'
     ) from error
-  return list(found.devices)
+  return list(grid.devices)
 
 
 def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
@@ -286,10 +286,10 @@ def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
   """Returns the compiled program, or why XLA refused it (such as its size)."""
   begin = time.perf_counter()
   with jax.set_mesh(mesh):
-    lowered = lower()
+    stages = lower()
   trace, begin = time.perf_counter() - begin, time.perf_counter()
   try:
-    program = lowered.compile()
+    program = stages.compile()
   except jax.errors.JaxRuntimeError as error:
     reason = ' '.join(str(error).split())[:200]
     return Program(trace, time.perf_counter() - begin, refused=reason)
@@ -297,19 +297,19 @@ def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
   memory = program.memory_analysis()
   extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
   try:
-    sent = collectives(program.as_text())
+    traffic = collectives(program.as_text())
   except jax.errors.JaxRuntimeError:  # libtpu 0.0.52 sometimes fails
-    sent = None
+    traffic = None
   return Program(
     trace,
     seconds,
     memory.argument_size_in_bytes / 2**30,
     (memory.temp_size_in_bytes + extra) / 2**30,
-    sent,
+    traffic,
   )
 
 
-def _described(experiment: Experiment, mesh: Mesh) -> list[str]:
+def _describe(experiment: Experiment, mesh: Mesh) -> list[str]:
   settings = flatten(dataclasses.asdict(experiment))
   settings.pop('model.patch', None)  # the name contains the patch size
   settings['model.name'] = backbone.name_of(experiment.model)
@@ -323,25 +323,25 @@ def _described(experiment: Experiment, mesh: Mesh) -> list[str]:
   ]
 
 
-def _report(program: Program, mesh: Mesh, what: str) -> list[str]:
+def _report(program: Program, mesh: Mesh, unit: str) -> list[str]:
   device = mesh.devices.flat[0].device_kind
   room = MEMORY_GIB.get(device)
   if program.refused:
     return [f'not compiled for {device} of {room} GiB: {program.refused}']
   total = program.arguments + program.temporaries
-  fits = '' if room is None else f' of {room}: it fits'
-  sent = ['  unknown: libtpu gives no text of the program']
+  limit = '' if room is None else f' of {room}: it fits'
+  lines = ['  unknown: libtpu gives no text of the program']
   if program.sent is not None:
-    sent = [
+    lines = [
       f'  {kind}: {count:,} of {size / 2**30:.3f} GiB in all'
       for kind, (count, size) in sorted(program.sent.items())
     ]
   return [
     f'compiled in {program.seconds:.0f} s',
     f'on each chip, GiB: arguments {program.arguments:.2f}, temporaries '
-    f'{program.temporaries:.2f}; in all {total:.2f}{fits}',
-    f'sent in a {what}:',
-    *(sent or ['  nothing']),
+    f'{program.temporaries:.2f}; in all {total:.2f}{limit}',
+    f'sent in a {unit}:',
+    *(lines or ['  nothing']),
   ]
 
 

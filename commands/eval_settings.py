@@ -29,8 +29,8 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
 
 def eval_overrides(args: argparse.Namespace) -> list[str]:
   """Returns the given flags as assignments to the section eval."""
-  given = {name: getattr(args, name, None) for name in _FLAGS}
-  return [f'eval.{k}={v}' for k, v in given.items() if v is not None]
+  values = {name: getattr(args, name, None) for name in _FLAGS}
+  return [f'eval.{k}={v}' for k, v in values.items() if v is not None]
 
 
 def check_without_data(config: EvalConfig) -> None:

@@ -73,9 +73,9 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
   images = open_image_set(
     samples, experiment.data.dir, image_size=config.image_size or None
   )
-  each = images.count // config.repeats if args.num is None else args.num
-  parts = _parts(images, each, config.repeats)
-  first = next(images.batches())  # raises if the images cannot be read
+  count = images.count // config.repeats if args.num is None else args.num
+  parts = _parts(images, count, config.repeats)
+  example = next(images.batches())  # raises if the images cannot be read
   protocol = protocol_beside(samples)
   check_samples(
     images,
@@ -84,38 +84,38 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
     config.metrics,
     experiment.model.num_classes,
   )
-  place = args.out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
+  target = args.out or f'{samples.removesuffix(".npz").rstrip("/")}-evaluation'
   mesh = make_mesh(experiment.mesh)
-  with writing(place, 'evaluation', 'evaluate', writes=WRITES) as folder:
+  with writing(target, 'evaluation', 'evaluate', writes=WRITES) as folder:
     decoder = records_decoder(config, experiment.data, args.autoencoder, mesh)
     evaluator = open_evaluator(
       config,
       RealData(experiment.data, experiment.model.num_classes, decoder),
       mesh,
       labels=images.labels is not None,
-      count=each,
-      shape=first.shape[1:],
+      count=count,
+      shape=example.shape[1:],
     )
-    used = parts >= 0
+    mask = parts >= 0
     with image_progress(images.count, 0, 'evaluate') as progress:
 
       def batches():
-        at = 0
+        end = 0
         for batch in images.batches():
-          yield batch[used[at : at + len(batch)]]
-          at += len(batch)
-          progress(at)
+          yield batch[mask[end : end + len(batch)]]
+          end += len(batch)
+          progress(end)
 
       labels = images.labels
       sets = evaluator.summarize(
-        batches(), None if labels is None else labels[used], parts[used]
+        batches(), None if labels is None else labels[mask], parts[mask]
       )
     return _report(
       evaluator,
       sets,
       folder,
-      {'samples': samples, 'images': int(used.sum()), **protocol},
-      count=each,
+      {'samples': samples, 'images': int(mask.sum()), **protocol},
+      count=count,
       eight_bit=images.eight_bit,
       row=row,
     )
@@ -163,17 +163,17 @@ def evaluate_run(
       shape=job.image_shape,
     )
     protocol = job.load()
-    sets, spent, begin, bad = [], [], time.monotonic(), 0
+    sets, costs, begin, num_bad = [], [], time.monotonic(), 0
     with image_progress(total, 0, 'evaluate') as progress:
 
       def images(index):
-        nonlocal bad
+        nonlocal num_bad
         for batch in job.batches(index):
-          spent.append(batch.nfe)
-          done = int(batch.index[-1]) + 1
-          bad += int((~batch.finite).sum())
-          nonfinite.check(bad, done, total, job.guidance)
-          progress(done)
+          costs.append(batch.nfe)
+          count = int(batch.index[-1]) + 1
+          num_bad += int((~batch.finite).sum())
+          nonfinite.check(num_bad, count, total, job.guidance)
+          progress(count)
           yield batch.images
 
       for repeat in range(config.repeats):
@@ -187,9 +187,9 @@ def evaluate_run(
       {
         'run': request.source.place,
         **protocol,
-        'nfe_per_image': job.nfe(spent),
+        'nfe_per_image': job.nfe(costs),
         'solver_steps': job.steps,
-        'nonfinite': bad,
+        'nonfinite': num_bad,
         'images_per_second': total / seconds,
       },
       count=num,
@@ -198,16 +198,16 @@ def evaluate_run(
     )
 
 
-def _parts(images: ImageSet, each: int, repeats: int) -> np.ndarray:
+def _parts(images: ImageSet, size: int, repeats: int) -> np.ndarray:
   """Returns the number of the set to which each image belongs, or -1."""
-  if each < 2 or each * repeats > images.count:
+  if size < 2 or size * repeats > images.count:
     raise InputError(
       f'{images.name} holds {images.count} images, not {repeats} sets of '
-      f'{max(each, 2)}; change --repeats, or --num, the size of each set.'
+      f'{max(size, 2)}; change --repeats, or --num, the size of each set.'
     )
-  if left := images.count - each * repeats:
-    logging.warning('%d images, chosen at random, are left out.', left)
-  return divide(images.count, each, repeats)
+  if rest := images.count - size * repeats:
+    logging.warning('%d images, chosen at random, are left out.', rest)
+  return divide(images.count, size, repeats)
 
 
 def _report(
@@ -234,23 +234,23 @@ def _report(
   )
   for warning in warnings:
     logging.warning('%s', warning)
-  known = evaluator.protocol()
+  scoring = evaluator.protocol()
   line = tables.format_row(
-    _columns(protocol, known, count), estimates, extractor
+    _columns(protocol, scoring, count), estimates, extractor
   )
   table = tables.format_table(estimates, extractor)
-  fixed = {
+  entries = {
     'published': dict(row),
     'images_of_each_set': count,
     'samples': dict(protocol),
-    'evaluation': known,
+    'evaluation': scoring,
   }
-  name = _free_name(folder, fixed)
+  name = _free_name(folder, entries)
   values = {
     'metrics': as_dict(estimates),
     'names': {metric: name_of(metric, extractor) for metric in estimates},
     'warnings': warnings,
-    **fixed,
+    **entries,
     'environment': workdir.environment(),
   }
   try:
@@ -258,42 +258,42 @@ def _report(
     write_bytes(folder / f'{name}.md', f'{line}\n'.encode())
   except WriteError:
     print(
-      f'\n{table}\n{_how(evaluator, count)}\n\n{line}'
+      f'\n{table}\n{_summary(evaluator, count)}\n\n{line}'
     )  # so that the figures are not lost
     raise
   published = ''
   if row:
     published = f'Published: FID {row["fid"]}, IS {row["inception_score"]}.\n'
   return (
-    f'\n{table}\n{_how(evaluator, count)}\n{published}'
+    f'\n{table}\n{_summary(evaluator, count)}\n{published}'
     f'{folder}/{name}.json has the whole protocol, {name}.md a line for a '
     f'paper:\n\n{line}'
   )
 
 
-def _free_name(folder: epath.Path, fixed: dict[str, Any]) -> str:
+def _free_name(folder: epath.Path, entries: dict[str, Any]) -> str:
   """Returns evaluation, or evaluation-N for the first free number N."""
-  fixed = json.loads(json.dumps(fixed))
+  entries = json.loads(json.dumps(entries))
   for number in itertools.count(1):
     name = 'evaluation' if number == 1 else f'evaluation-{number}'
     path = folder / f'{name}.json'
     if not path.exists():
       break
     try:
-      found = read_json(path)
+      record = read_json(path)
     except InputError:
       continue
-    for held in (found.get('samples', {}), fixed['samples']):
-      held.pop('images_per_second', None)
-    if all(found.get(key) == value for key, value in fixed.items()):
+    for samples in (record.get('samples', {}), entries['samples']):
+      samples.pop('images_per_second', None)
+    if all(record.get(key) == value for key, value in entries.items()):
       break
   return name
 
 
-def _how(evaluator: Evaluator, count: int) -> str:
+def _summary(evaluator: Evaluator, count: int) -> str:
   """Returns a sentence that describes how the figures were measured."""
   config, reference = evaluator.config, evaluator.reference
-  place = config.reference or reference.about['images']
+  source = config.reference or reference.about['images']
   real = f'{reference.count} images' if reference.count else 'statistics'
   preprocessing = ''
   if evaluator.extractor.is_inception:
@@ -304,18 +304,18 @@ def _how(evaluator: Evaluator, count: int) -> str:
   elif config.bootstrap:
     error = f'; ± standard error of {config.bootstrap} bootstrap resamples'
   return (
-    f'{count} images against {real} of {place}, features of '
+    f'{count} images against {real} of {source}, features of '
     f'{evaluator.extractor.name}{preprocessing}{error}.'
   )
 
 
 def _columns(
-  protocol: Mapping[str, Any], known: Mapping[str, Any], count: int
+  protocol: Mapping[str, Any], score: Mapping[str, Any], count: int
 ) -> dict[str, Any]:
   """Returns the columns that describe the images in a table for a paper."""
   sampling = protocol.get('sampling', {})
   nfe, plan = protocol.get('nfe_per_image'), protocol.get('labels')
-  images = f'{known["repeats"]} x {count}' if known['repeats'] > 1 else count
+  images = f'{score["repeats"]} x {count}' if score['repeats'] > 1 else count
   return {
     'model': pathlib.PurePath(
       str(
@@ -329,10 +329,10 @@ def _columns(
     'NFE': None if nfe is None else f'{nfe:.4g}',
     'labels': plan and named(plan, protocol.get('classes') or {}),
     'images': images,
-    'reference': pathlib.PurePath(str(known['reference']['place'])).name,
+    'reference': pathlib.PurePath(str(score['reference']['place'])).name,
     'features': ', '.join(
-      str(known['extractor'][key])
+      str(score['extractor'][key])
       for key in ('name', 'preprocessing')
-      if key in known['extractor']
+      if key in score['extractor']
     ),
   }

@@ -31,12 +31,12 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
   Args:
     text: Optimized HLO, from `compiled.as_text()`.
   """
-  found: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
+  totals: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
   computations, entry = _computations(text)
   for kind, size, times in _walk(computations, entry, 1):
-    count, total = found[kind]
-    found[kind] = (count + times, total + times * size)
-  return dict(found)
+    count, total = totals[kind]
+    totals[kind] = (count + times, total + times * size)
+  return dict(totals)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -90,22 +90,22 @@ def _size(match: re.Match, line: str) -> int:
     arrays.append(size)
   if match[2] in ('all-gather-start', 'collective-permute-start'):
     return max(arrays)  # the tuple also holds the operand
-  scattered = 1
+  factor = 1
   if match[2].startswith('reduce-scatter'):  # the result is a slice
     group = re.search(r'replica_groups=\{\{([\d,]*)\}', line)
     iota = re.search(r'replica_groups=\[\d+,(\d+)\]', line)
     if group:
-      scattered = group[1].count(',') + 1
+      factor = group[1].count(',') + 1
     elif iota:
-      scattered = int(iota[1])
-  return scattered * sum(arrays)
+      factor = int(iota[1])
+  return factor * sum(arrays)
 
 
 def _trips(computations: dict[str, list[str]], line: str) -> int:
   """Returns the number of iterations of a loop; 1 if it is unknown."""
-  known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)
-  if known:
-    return int(known[1])
+  match = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)
+  if match:
+    return int(match[1])
   condition = re.findall(r'condition=%([\w.-]+)', line)[0]
   constants = [
     int(number)

@@ -95,7 +95,7 @@ def prepare(
       )
     encoder = read_autoencoder(autoencoder, mesh, 'encoder')
     layout = layout_of(config, encoder, data.flip)
-  about = {'autoencoder': about_autoencoder(name, encoder)}
+  origin = {'autoencoder': about_autoencoder(name, encoder)}
   decoder = remembered(autoencoder, encoder)
   logging.info(
     '%s: %d images of %d classes, to %s %s.',
@@ -107,14 +107,14 @@ def prepare(
     config,
     layout,
     folder,
-    about=about,
+    about=origin,
     decoder=decoder.to_json() if decoder else None,
   )
   counts = zip(metadata.classes, metadata.counts, strict=True)
-  if absent := [name for name, count in counts if not count]:
+  if empty := [name for name, count in counts if not count]:
     logging.warning(
       '%s has no record of the classes %s, which keep their labels.',
-      folder, shorten(absent),
+      folder, shorten(empty),
     )  # fmt: skip
   return (
     f'{folder}: {metadata.records} records in {len(metadata.shards)} files, '
@@ -126,8 +126,8 @@ def verify(experiment: Experiment, split: str) -> str:
   """Checks a prepared split; raises InputError if records are damaged."""
   check_value('--split', split, Annotated[str, FolderName()])
   folder = experiment.data.prepared(split)
-  if wrong := check_shards(folder):
-    raise InputError(' '.join(wrong))
+  if problems := check_shards(folder):
+    raise InputError(' '.join(problems))
   return f'{folder}: {Metadata.load(folder).records} records are whole.'
 
 

@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> None:
       count=None,
     )
     reference = evaluator.reference
-    about = {**reference.about, **workdir.environment()}
-    save_reference(path, dataclasses.replace(reference, about=about))
+    metadata = {**reference.about, **workdir.environment()}
+    save_reference(path, dataclasses.replace(reference, about=metadata))
   print_once(
     f'{path}: {evaluator.extractor.name} statistics of {reference.count} '
-    f'images of {about["images"]} (SHA-256 {about["sha256"][:8]}...).'
+    f'images of {metadata["images"]} (SHA-256 {metadata["sha256"][:8]}...).'
   )

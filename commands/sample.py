@@ -74,20 +74,20 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
       if store.complete:
         logging.info('Already sampled: %d images in %s.', num, store.folder)
         nonfinite.warn(store.nonfinite, num)
-    missing, spent = _missing(store, num), []
-    done = num - len(missing)
-    if 0 < done < num:
-      logging.info('%d of %d images exist already.', done, num)
-    progress = stack.enter_context(image_progress(num, done))
-    for batch in job.batches(missing):
-      done += len(batch.index)
+    index, costs = _find_gaps(store, num), []
+    count = num - len(index)
+    if 0 < count < num:
+      logging.info('%d of %d images exist already.', count, num)
+    progress = stack.enter_context(image_progress(num, count))
+    for batch in job.batches(index):
+      count += len(batch.index)
       if store is not None:
-        before = store.nonfinite
+        previous = store.nonfinite
         store.add(batch.index, batch.images, batch.finite)
-        if store.nonfinite and not before and done < num:
-          nonfinite.warn(store.nonfinite, done, 'so far')
-      spent.append(batch.nfe)
-      progress(done)
+        if store.nonfinite and not previous and count < num:
+          nonfinite.warn(store.nonfinite, count, 'so far')
+      costs.append(batch.nfe)
+      progress(count)
     if store is None or store.complete:
       return
     if store.nonfinite == num:
@@ -96,7 +96,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
         'with --guidance=none to see whether the weights alone are finite.'
       )
     nonfinite.warn(store.nonfinite, num)
-    nfe = job.nfe(spent)
+    nfe = job.nfe(costs)
     store.finish(
       {
         'classes': job.classes,
@@ -112,7 +112,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
   logging.info('%d images (%s, %s) in %s.', num, job.guidance, cost, folder)
 
 
-def _missing(store: ImageFolder | None, num: int) -> np.ndarray:
+def _find_gaps(store: ImageFolder | None, num: int) -> np.ndarray:
   """Returns the numbers of the missing images, equal in every process."""
   mask = np.zeros(num, bool)
   if store is not None:

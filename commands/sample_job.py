@@ -153,11 +153,11 @@ class SampleJob:
   def restore(self) -> tuple[Denoiser, Denoiser | None, dict[str, Any]]:
     """Returns the denoiser, the guide, and the protocol of both."""
     request = self._request
-    denoiser, about = request.source.restore(self.experiment, self.mesh)
+    denoiser, protocol = request.source.restore(self.experiment, self.mesh)
     if request.guide is None or self._guide is None:
-      return denoiser, None, about
-    guide, of_guide = request.guide.restore(self._guide, self.mesh)
-    return denoiser, guide, {**about, 'guide': of_guide}
+      return denoiser, None, protocol
+    guide, origin = request.guide.restore(self._guide, self.mesh)
+    return denoiser, guide, {**protocol, 'guide': origin}
 
   @functools.cached_property
   def latents(self) -> LatentSpace:
@@ -250,8 +250,8 @@ class ImageJob(SampleJob):
   def folder_in(self, parent: str) -> str:
     """Returns the folder of the results, by default named by guidance."""
     name = self.guidance.replace(':', '-').replace(',', '_')
-    place = self._request.source.place
-    return self._request.out or f'{place}/{parent}/{name}'
+    folder = self._request.source.place
+    return self._request.out or f'{folder}/{parent}/{name}'
 
   @property
   def guidance(self) -> str:
@@ -262,18 +262,18 @@ class ImageJob(SampleJob):
   def classes(self) -> dict[str, str]:
     """Names of the sampled classes by label, without unknown names."""
     labels = np.unique(self.labels).tolist()
-    known = len(self._names)
-    return {str(k): self._names[k] for k in labels if k < known}
+    count = len(self._names)
+    return {str(k): self._names[k] for k in labels if k < count}
 
   def load(self) -> dict[str, Any]:
     """Reads the weights; returns the protocol, which determines the images."""
-    denoiser, guide, about = self.restore()
+    denoiser, guide, protocol = self.restore()
     self._sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
     self._method = with_guide(self._method, guide)
     sampling = dataclasses.asdict(self.experiment.sample)
     del sampling['batch_size']  # changes no image
     return {
-      **about,
+      **protocol,
       'guidance': self.guidance,
       'sampling': sampling,
       'autoencoder': self.about_decoder(),

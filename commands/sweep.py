@@ -30,16 +30,16 @@ def run(args: argparse.Namespace) -> None:
   decoder = job.decoder
   config = experiment.eval
   classes = config.extractor.startswith('classifier')
-  usual = ('fd', 'accuracy') if classes else ('fd',)
-  wanted = config.metrics or tuple(dict.fromkeys((metric, *usual)))
-  if metric not in wanted:
+  defaults = ('fd', 'accuracy') if classes else ('fd',)
+  metrics = config.metrics or tuple(dict.fromkeys((metric, *defaults)))
+  if metric not in metrics:
     raise InputError(f'--metric is {metric}, which eval.metrics does not list.')
   if classes and not config.bootstrap:  # fast features
     config = dataclasses.replace(config, bootstrap=_RESAMPLES)
-  place = request.out or f'{request.source.place}/sweep'
-  with writing(place, 'sweep', 'sweep', writes=WRITES) as folder:
+  path = request.out or f'{request.source.place}/sweep'
+  with writing(path, 'sweep', 'sweep', writes=WRITES) as folder:
     evaluator = open_evaluator(
-      dataclasses.replace(config, metrics=wanted),
+      dataclasses.replace(config, metrics=metrics),
       RealData(experiment.data, experiment.model.num_classes, decoder),
       job.mesh,
       labels=True,

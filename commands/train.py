@@ -25,6 +25,6 @@ def run(args: argparse.Namespace) -> int:
   if args.workdir is None:
     raise InputError('--workdir, the folder of the run, is needed.')
   setup = open_setup(experiment, args.workdir, args.autoencoder)
-  with workdir.training(args.workdir, 'train') as place:
-    finished = loop.train(setup, workdir.claim(place, config))
+  with workdir.training(args.workdir, 'train') as folder:
+    finished = loop.train(setup, workdir.claim(folder, config))
   return 0 if finished else args.stopped_status

@@ -69,14 +69,14 @@ def train_features(
   path = epath.Path(folder).expanduser().absolute()
   with writing_target(path, 'train-features'):
     data = experiment.data
-    (images, labels), (held_out, truth) = _splits(experiment, autoencoder)
-    usual_steps, batch_size = recipe(images.shape[1:])
-    steps = steps or usual_steps
-    every = max(steps // 10, 1)
+    (images, labels), (tests, targets) = _splits(experiment, autoencoder)
+    default, batch_size = recipe(images.shape[1:])
+    steps = steps or default
+    interval = max(steps // 10, 1)
 
-    def progress(done: int, loss: jax.Array) -> None:
-      if done % every == 0:
-        logging.info('Step %d of %d, loss %.3f.', done, steps, loss)
+    def progress(step: int, loss: jax.Array) -> None:
+      if step % interval == 0:
+        logging.info('Step %d of %d, loss %.3f.', step, steps, loss)
 
     start = time.perf_counter()
     classifier = train_classifier(
@@ -89,10 +89,10 @@ def train_features(
       flip=data.flip,
       progress=progress,
     )
-    _, predictions = classifier(held_out)
+    _, predictions = classifier(tests)
     seconds = time.perf_counter() - start
-    accuracy = float((predictions == truth).mean())
-    about = {
+    accuracy = float((predictions == targets).mean())
+    metadata = {
       'data': data.name,
       'split': data.train_split,
       'images': len(images),
@@ -102,13 +102,13 @@ def train_features(
       'seed': experiment.seed,
       'flip': data.flip,
       'held_out_split': data.test_split,
-      'held_out_images': len(held_out),
+      'held_out_images': len(tests),
       'held_out_accuracy': accuracy,
     }
     with together():
-      classifier.save(folder, about)
+      classifier.save(folder, metadata)
     return (
-      f'{folder}: {accuracy:.1%} accuracy on {len(held_out)} held-out images '
+      f'{folder}: {accuracy:.1%} accuracy on {len(tests)} held-out images '
       f'of {data.name}, trained on {len(images)} in {seconds:.0f} s; features '
       'of a classifier, not FID.'
     )
@@ -119,7 +119,7 @@ def _splits(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
   """Returns images and labels of the training and of the test split."""
   data, classes = experiment.data, experiment.model.num_classes
-  mesh, found = make_mesh(experiment.mesh), []
+  mesh, pairs = make_mesh(experiment.mesh), []
   decoder = decoder_of(data, autoencoder, mesh)
   for split in (data.train_split, data.test_split):
     source = _open(data, split)
@@ -131,14 +131,14 @@ def _splits(
         f'labels of {data.name} are {labels.min()} to {labels.max()}, but '
         f'model.num_classes is {classes}; set it to {labels.max() + 1}.'
       )
-    found.append((images, labels))
-  shape, other = (images.shape[1:] for images, _ in found)
+    pairs.append((images, labels))
+  shape, other = (images.shape[1:] for images, _ in pairs)
   if shape != other:
     raise InputError(
       f'images of {data.test_split} have shape {other}, but images of '
       f'{data.train_split} have shape {shape}; make them agree.'
     )
-  return found
+  return pairs
 
 
 def _open(data: DataConfig, split: str) -> Any:

@@ -151,7 +151,7 @@ class Classifier:
       'sha256': self.fingerprint,
       'about': about,
     }
-    arrays = _by_path(jax.device_get(self.params))
+    arrays = _flatten(jax.device_get(self.params))
     with appears(folder) as partial:
       partial.mkdir()
       write_bytes(partial / 'weights.safetensors', to_safetensors(arrays))
@@ -173,7 +173,7 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
     shape, num_classes = tuple(config['shape']), config['num_classes']
     if len(shape) != 3 or not all(map(_is_size, (*shape, num_classes))):
       raise ValueError(f'shape {shape} and num_classes {num_classes}')
-    about, sha256 = dict(config['about']), config['sha256']
+    record, sha256 = dict(config['about']), config['sha256']
   except OSError as error:
     raise InputError(
       f'{folder} holds no classifier: its config.json cannot be read '
@@ -187,20 +187,20 @@ def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
   _, shapes = _abstract(shape, num_classes)
   path = folder / 'weights.safetensors'
   arrays = read_safetensors(path)
-  expected = {name: leaf.shape for name, leaf in _by_path(shapes).items()}
+  expected = {name: leaf.shape for name, leaf in _flatten(shapes).items()}
   if {name: array.shape for name, array in arrays.items()} != expected:
     raise InputError(
       f'{path} does not hold the arrays of the classifier that config.json '
       'describes; train it again.'
     )
-  params = jax.tree.map_with_path(lambda at, _: arrays[_name(at)], shapes)
+  params = jax.tree.map_with_path(lambda key, _: arrays[_name(key)], shapes)
   if fingerprint(params) != sha256:
     raise InputError(
       f'{path} is damaged: its SHA-256 differs from the one in config.json; '
       'train it again.'
     )
   check_finite(path, arrays, advice='train the classifier again')
-  return Classifier(shape, num_classes, params), about
+  return Classifier(shape, num_classes, params), record
 
 
 def train_classifier(
@@ -277,18 +277,18 @@ def _augment(
   side = max(x.shape[1:3])
   shift = max(side // 16, 1)
   pads = ((0, 0), (shift, shift), (shift, shift), (0, 0))
-  padded = jnp.pad(x, pads, constant_values=-1)
+  canvas = jnp.pad(x, pads, constant_values=-1)
   starts = jax.random.randint(shift_key, (len(x), 2), 0, 2 * shift + 1)
 
   def crop(image, start):
     return jax.lax.dynamic_slice(image, (*start, 0), x.shape[1:])
 
-  x = jax.vmap(crop)(padded, starts)
+  x = jax.vmap(crop)(canvas, starts)
   if flip:
-    mirrored = jax.random.bernoulli(
+    mirror = jax.random.bernoulli(
       jax.random.fold_in(shift_key, 0), shape=(len(x), 1, 1, 1)
     )
-    x = jnp.where(mirrored, x[:, :, ::-1], x)
+    x = jnp.where(mirror, x[:, :, ::-1], x)
   return x + 1.6 / side * jax.random.normal(noise_key, x.shape)
 
 
@@ -322,8 +322,8 @@ def _is_size(value: Any) -> bool:
   return type(value) is int and 0 < value < 2**16
 
 
-def _by_path(params: Any) -> dict[str, Any]:
-  return {_name(at): leaf for at, leaf in jax.tree.leaves_with_path(params)}
+def _flatten(params: Any) -> dict[str, Any]:
+  return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -100,12 +100,12 @@ def score(
   evaluators: Mapping[str, Evaluator], images: np.ndarray, labels: np.ndarray
 ) -> dict[str, Estimate]:
   """Returns accuracy and distances of images, in features and in pixels."""
-  found = {
+  metrics_of = {
     space: evaluator.score(images, labels)
     for space, evaluator in evaluators.items()
   }
-  distances = {space: metrics['fd'] for space, metrics in found.items()}
-  return {**distances, 'accuracy': found['features']['accuracy']}
+  distances = {space: metrics['fd'] for space, metrics in metrics_of.items()}
+  return {**distances, 'accuracy': metrics_of['features']['accuracy']}
 
 
 def compare(
@@ -145,7 +145,7 @@ def compare(
     else 'classifier trained on the reference images; not FID',
   }
   protocol = json.loads(json.dumps(protocol))  # tuples become lists
-  if _is_done(folder, protocol):
+  if _has_results(folder, protocol):
     logging.info('Already compared; the figures are from %s.', folder)
     return (folder / 'table.md').read_text()
 
@@ -158,28 +158,28 @@ def compare(
   evaluators = open_evaluators(splits[0][0], classifier, settings, sampler.mesh)
   labels = plan_labels('balanced', config.num, num_classes, seed)
   draw = functools.partial(_draw, sampler, guide, labels, seed)
-  picked = functools.partial(_pick, num_classes=num_classes)
+  pick = functools.partial(_pick, num_classes=num_classes)
 
-  blocks, real = [('real', picked(*splits[0]))], []
+  blocks, real = [('real', pick(*splits[0]))], []
   if len(splits) > 1:
     floor = score(evaluators, *splits[1])
     real = [Row('real, held out', floor)]
-    blocks = [(_label('real,', 'held out', floor), picked(*splits[1]))]
+    blocks = [(_label('real,', 'held out', floor), pick(*splits[1]))]
   rows: list[Row] = []
   for text in config.methods:
-    drawn, rate = draw(parse(text))
-    scores = score(evaluators, drawn.images, labels)
-    first = rows[0].scores if rows else scores
-    features, pixels = (first[space].gain(scores[space]) for space in _SPACES)
+    sample, rate = draw(parse(text))
+    scores = score(evaluators, sample.images, labels)
+    base = rows[0].scores if rows else scores
+    features, pixels = (base[space].gain(scores[space]) for space in _SPACES)
     gains = (features, pixels)
-    rows.append(Row(text, scores, drawn.nfe, rate, gains, drawn.nonfinite))
+    rows.append(Row(text, scores, sample.nfe, rate, gains, sample.nonfinite))
     label = _label(*split_names(text), scores)
-    blocks.append((label, picked(drawn.images, labels)))
+    blocks.append((label, pick(sample.images, labels)))
     logging.info('%s: %s', text, _summary(scores))
   return _write(folder, protocol, rows + real, blocks)
 
 
-def _is_done(folder: epath.Path, protocol: Mapping[str, Any]) -> bool:
+def _has_results(folder: epath.Path, protocol: Mapping[str, Any]) -> bool:
   """Returns whether a folder contains all results of a protocol."""
   if not all((folder / name).exists() for name in WRITES):
     return False
@@ -195,7 +195,7 @@ def _draw(
 ) -> tuple[Generated, float]:
   """Samples with one method; returns the images and images per second."""
   marks = [(time.perf_counter(), 0)]
-  drawn = sampler.images(
+  sample = sampler.images(
     with_guide(guidance, guide),
     labels,
     seed,
@@ -203,7 +203,7 @@ def _draw(
   )
   # The first batch compiles, so the rate excludes it if there are more batches.
   (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
-  return drawn, (n_1 - n_0) / (t_1 - t_0)
+  return sample, (n_1 - n_0) / (t_1 - t_0)
 
 
 def _write(
@@ -214,7 +214,7 @@ def _write(
 ) -> str:
   """Writes the results, and returns the table as Markdown."""
   table = format_table(rows)
-  about = {
+  record = {
     'protocol': protocol,
     'device': jax.devices()[0].device_kind,
     'rows': [row.as_dict() for row in rows],
@@ -224,7 +224,7 @@ def _write(
     sheet = pictures.sheet(blocks, _COLUMNS, scale=scale)
     pictures.write_png(folder / 'samples.png', sheet)
     write_bytes(folder / 'table.md', table.encode())
-    write_json(folder / 'compare.json', about)
+    write_json(folder / 'compare.json', record)
   except WriteError:
     logging.info('The results cannot be written; the table is:\n%s', table)
     raise

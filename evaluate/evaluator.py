@@ -97,20 +97,20 @@ def plan(
       f'their decoder, --autoencoder={data.autoencoder}:FILE[,FILE], or '
       'set eval.reference and eval.extractor (--reference, --extractor).'
     )
-  known = arrays_of(config.reference) if config.reference else set()
-  stored = 'mu' in known
+  names = arrays_of(config.reference) if config.reference else set()
+  has_moments = 'mu' in names
   metrics = measure.choose(
     config,
     kind,
-    reference_rows=not stored or bool(known & {'pool', 'arr_0'}),
-    reference_spatial=not stored or {'mu_s', 'sigma_s'} <= known,
+    reference_rows=not has_moments or bool(names & {'pool', 'arr_0'}),
+    reference_spatial=not has_moments or {'mu_s', 'sigma_s'} <= names,
     labels=labels,
   )
-  least = config.neighbors + 1 if {'precision', 'recall'} & {*metrics} else 2
-  if count is not None and count < least:
+  minimum = config.neighbors + 1 if {'precision', 'recall'} & {*metrics} else 2
+  if count is not None and count < minimum:
     raise InputError(
       f'{count} images are too few for {", ".join(metrics)}; expected at least '
-      f'{least} in each of eval.repeats={config.repeats} sets.'
+      f'{minimum} in each of eval.repeats={config.repeats} sets.'
     )
   return metrics
 
@@ -142,15 +142,15 @@ class Evaluator:
     gatherers = [
       measure.Gatherer(self.config, self.metrics) for _ in range(count)
     ]
-    at = 0
+    start = 0
     for batch in self.extractor(batches, self.mesh, self.config.batch_size):
-      here = slice(at, at + len(batch.pool))
+      window = slice(start, start + len(batch.pool))
       for part, gatherer in enumerate(gatherers):
         if parts is None:
           gatherer.add(batch)
-        elif (mine := parts[here] == part).any():
-          gatherer.add(jax.tree.map(lambda rows, m=mine: rows[m], batch))
-      at = here.stop
+        elif (mask := parts[window] == part).any():
+          gatherer.add(jax.tree.map(lambda rows, m=mask: rows[m], batch))
+      start = window.stop
     return [
       gatherer.summary(
         labels if labels is None or parts is None else labels[parts == part]
@@ -164,8 +164,8 @@ class Evaluator:
     """Scores images (n, H, W, C), split into `eval.repeats` equal sets."""
     repeats = self.config.repeats
     parts = divide(len(images), len(images) // repeats, repeats)
-    used = parts >= 0
-    return self(self.summarize([images[used]], labels[used], parts[used]))
+    mask = parts >= 0
+    return self(self.summarize([images[mask]], labels[mask], parts[mask]))
 
   def protocol(self) -> dict[str, Any]:
     """Returns all settings that the scores depend on, as JSON values."""
@@ -214,8 +214,8 @@ def open_evaluator(
   metrics = plan(config, data, labels=labels, count=count, decodes=decodes)
   reference, images = None, None
   if config.reference and is_statistics(config.reference):
-    needed = bool(_OF_ROWS & {*metrics})
-    reference = load_reference(config.reference, rows=needed)
+    with_rows = bool(_OF_ROWS & {*metrics})
+    reference = load_reference(config.reference, rows=with_rows)
   elif config.reference:
     images = open_image_set(
       config.reference, data.dir, image_size=config.image_size or None
@@ -251,16 +251,16 @@ def open_evaluator(
     check_count(metrics, extractor.width(shape), count)
   if images is not None:
     logging.info('Computing features of %d reference images.', images.count)
-    made = read_reference(
+    result = read_reference(
       images, extractor, config, metrics, mesh,
       reconstructed=decodes and not config.reference,
     )  # fmt: skip
     if reference is not None:
-      rows = made.summary.rows
-      made = dataclasses.replace(
+      rows = result.summary.rows
+      result = dataclasses.replace(
         reference, summary=dataclasses.replace(reference.summary, rows=rows)
       )
-    reference = made
+    reference = result
   assert reference is not None
   return Evaluator(config, metrics, extractor, reference, mesh)
 
@@ -286,20 +286,20 @@ def read_reference(
   """
   digest = hashlib.sha256()
   rows = min(config.reference_rows or images.count, images.count)
-  keep = np.zeros(images.count, bool)
-  keep[np.random.default_rng(0).permutation(images.count)[:rows]] = True
+  mask = np.zeros(images.count, bool)
+  mask[np.random.default_rng(0).permutation(images.count)[:rows]] = True
   # fd_inf needs features of all samples, but just moments of the reference.
   gatherer = measure.Gatherer(
     dataclasses.replace(config, bootstrap=0),
     [name for name in metrics if name != 'fd_inf'],
   )
-  at = 0
+  start = 0
   for batch in extractor(
-    _hashed(images.batches(), digest), mesh, config.batch_size
+    _hash(images.batches(), digest), mesh, config.batch_size
   ):
-    gatherer.add(batch, keep[at : at + len(batch.pool)])
-    at += len(batch.pool)
-  about = {
+    gatherer.add(batch, mask[start : start + len(batch.pool)])
+    start += len(batch.pool)
+  metadata = {
     'images': images.name,
     'count': images.count,
     'image_size': config.image_size or None,
@@ -309,7 +309,7 @@ def read_reference(
     'extractor': extractor.protocol(),
     'identity': extractor.identity(),
   }
-  return Reference(gatherer.summary(), about, images.count)
+  return Reference(gatherer.summary(), metadata, images.count)
 
 
 def divide(count: int, each: int, repeats: int) -> np.ndarray:
@@ -320,8 +320,8 @@ def divide(count: int, each: int, repeats: int) -> np.ndarray:
   if each * repeats == count and repeats == 1:
     return np.zeros(count, int)
   parts = np.full(count, -1)
-  chosen = np.random.default_rng(0).permutation(count)[: each * repeats]
-  parts[chosen] = np.arange(each * repeats) % repeats
+  order = np.random.default_rng(0).permutation(count)[: each * repeats]
+  parts[order] = np.arange(each * repeats) % repeats
   return parts
 
 
@@ -342,7 +342,7 @@ def records_decoder(
   return None
 
 
-def _hashed(batches: Iterable[np.ndarray], digest: Any) -> Iterator[np.ndarray]:
+def _hash(batches: Iterable[np.ndarray], digest: Any) -> Iterator[np.ndarray]:
   """Yields batches unchanged, and adds their bytes to a hash."""
   for images in batches:
     digest.update(np.ascontiguousarray(images).data)

@@ -103,17 +103,17 @@ class Extractor:
     program = _program(self.apply, mesh)
     params = jax.device_put(self.params, replicated(mesh))
 
-    def start(images):
-      padded = np.pad(
+    def run(images):
+      batch = np.pad(
         images, [(0, batch_size - len(images)), *[(0, 0)] * 3], mode='edge'
       )
-      placed = jax.make_array_from_callback(
-        padded.shape, batch_sharding(mesh), padded.__getitem__
+      array = jax.make_array_from_callback(
+        batch.shape, batch_sharding(mesh), batch.__getitem__
       )
-      return program(params, placed), len(images)
+      return program(params, array), len(images)
 
-    for started in one_ahead(map(start, _rebatch(batches, batch_size))):
-      yield _read(*started)
+    for result in one_ahead(map(run, _rebatch(batches, batch_size))):
+      yield _read(*result)
 
 
 @functools.cache
@@ -133,17 +133,17 @@ def _read(features: Features, count: int) -> Features:
 
 def _rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
   """Yields the images of all batches in batches of `size`."""
-  held, count = [], 0
+  parts, count = [], 0
   for images in batches:
     while len(images):
-      taken, images = images[: size - count], images[size - count :]
-      held.append(taken)
-      count += len(taken)
+      part, images = images[: size - count], images[size - count :]
+      parts.append(part)
+      count += len(part)
       if count == size:
-        yield np.concatenate(held)
-        held, count = [], 0
-  if held:
-    yield np.concatenate(held)
+        yield np.concatenate(parts)
+        parts, count = [], 0
+  if parts:
+    yield np.concatenate(parts)
 
 
 def inception_extractor(
@@ -162,14 +162,14 @@ def inception_extractor(
   Raises:
     InputError: The tensors belong to another network.
   """
-  published = SHA256 in (about.get('sha256'), about.get('source_sha256'))
+  is_fid = SHA256 in (about.get('sha256'), about.get('source_sha256'))
   return Extractor(
     'Inception',
     _inception(preprocessing),
     inception.from_published(tensors),
     {'preprocessing': preprocessing, **about},
     is_inception=True,
-    published=published,
+    published=is_fid,
   )
 
 

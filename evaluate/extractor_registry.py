@@ -42,9 +42,9 @@ KINDS = 'inception:FILE, classifier, classifier:FOLDER, pixels, or FILE.py:NAME'
 def kind_of(spec: str) -> Kind:
   """Returns the properties of an extractor by its name, without reading it."""
   check_value('eval.extractor', spec, WebText)
-  kind, _, rest = spec.partition(':')
+  kind, _, suffix = spec.partition(':')
   if kind == 'inception':
-    if not rest:
+    if not suffix:
       raise InputError(
         f'Inception needs its weights: download {URL} and give '
         '--extractor=inception:FILE (or that address in place of FILE).'
@@ -55,8 +55,8 @@ def kind_of(spec: str) -> Kind:
   if spec == 'pixels':
     return Kind(spec)
   path = pathlib.Path(kind).expanduser()
-  if path.suffix == '.py' and rest and path.is_file():
-    return Kind(f'{path.stem}:{rest}')
+  if path.suffix == '.py' and suffix and path.is_file():
+    return Kind(f'{path.stem}:{suffix}')
   raise InputError(f'extractor {quote(spec)} is not known; expected {KINDS}.')
 
 
@@ -85,21 +85,21 @@ def open_extractor(
   Raises:
     InputError: The name is unknown, or a file is missing or unsuitable.
   """
-  (name, *_), (kind, _, rest) = kind_of(spec), spec.partition(':')
+  (name, *_), (kind, _, suffix) = kind_of(spec), spec.partition(':')
   if kind == 'inception':
-    return _inception(rest, preprocessing)
+    return _inception(suffix, preprocessing)
   if kind == 'classifier':
-    if rest:
-      network, about = classifier.load(rest)
-      about = {**about, 'folder': rest}
+    if suffix:
+      network, record = classifier.load(suffix)
+      record = {**record, 'folder': suffix}
     else:
-      network, about = _trained(real, read)
-    return classifier_extractor(network, about)
+      network, record = _train(real, read)
+    return classifier_extractor(network, record)
   if kind == 'pixels':
     return pixels_extractor()
   path = pathlib.Path(kind).expanduser()
-  about = {'file': str(path), 'code_sha256': file_sha256(path)}
-  return user_extractor(name, load_function(path, rest), about)
+  record = {'file': str(path), 'code_sha256': file_sha256(path)}
+  return user_extractor(name, load_function(path, suffix), record)
 
 
 def _inception(file: str, preprocessing: str) -> Extractor:
@@ -111,20 +111,20 @@ def _inception(file: str, preprocessing: str) -> Extractor:
       '--extractor=inception:FILE.'
     ) from error
   digest, (tensors, _) = file_sha256(path), read_tensors(path)
-  about: dict[str, str | None] = {'file': path.name, 'sha256': digest}
+  origin: dict[str, str | None] = {'file': path.name, 'sha256': digest}
   header = header_of(path)
   if header.get('tensors_sha256') == fingerprint(tensors):
-    about['source_sha256'] = header.get('source_sha256')
+    origin['source_sha256'] = header.get('source_sha256')
   if file == URL and digest != SHA256:
     path.unlink()
     raise InputError(f'{file} is damaged by the download; fetch it again.')
-  if SHA256 not in about.values():
+  if SHA256 not in origin.values():
     logging.warning(
       '%s is not the published file (SHA-256 %s..., expected %s...): its '
       'distances are not called FID.',
       file, digest[:8], SHA256[:8],
     )  # fmt: skip
-  return inception_extractor(tensors, preprocessing=preprocessing, about=about)
+  return inception_extractor(tensors, preprocessing=preprocessing, about=origin)
 
 
 def convert_inception(source: str, target: str) -> str:
@@ -153,7 +153,7 @@ def convert_inception(source: str, target: str) -> str:
   return f'{source} -> {target}: {len(tensors)} tensors of Inception.'
 
 
-def _trained(
+def _train(
   real: RealData, read: Callable[[], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[classifier.Classifier, dict[str, Any]]:
   images, labels = read()

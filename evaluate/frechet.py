@@ -95,10 +95,10 @@ class MomentsAccumulator:
       self._block = np.empty((BLOCK, features.shape[1]))
     check_same_features(self._block.shape[1], features.shape[1])
     while len(features):
-      taken = features[: BLOCK - self._filled]
-      self._block[self._filled : self._filled + len(taken)] = taken
-      self._filled += len(taken)
-      features = features[len(taken) :]
+      part = features[: BLOCK - self._filled]
+      self._block[self._filled : self._filled + len(part)] = part
+      self._filled += len(part)
+      features = features[len(part) :]
       if self._filled == BLOCK:
         self._merge_block()
 
@@ -131,10 +131,10 @@ def check_features(features: np.ndarray) -> np.ndarray:
       f'features have shape {features.shape}, expected (images, features); '
       'flatten the features of each image.'
     )
-  bad = len(features) - np.isfinite(features).all(1).sum()
-  if bad:
+  num_bad = len(features) - np.isfinite(features).all(1).sum()
+  if num_bad:
     raise InputError(
-      f'{bad} of {len(features)} rows of features are NaN or infinite, '
+      f'{num_bad} of {len(features)} rows of features are NaN or infinite, '
       'expected finite numbers; check the images of these rows, and the '
       'weights that generated them.'
     )
@@ -159,17 +159,17 @@ def frechet_distance(sample: Moments, reference: Moments) -> float:
     InputError: The sets differ in F, or a set has a single row.
   """
   for name, moments in (('sample', sample), ('reference', reference)):
-    needed = len(moments.mean) + 1
+    minimum = len(moments.mean) + 1
     if moments.count == 1:
       raise InputError(
         f'the {name} set is a single image, which has no covariance; expected '
-        f'at least 2, better more than {needed - 1}.'
+        f'at least 2, better more than {minimum - 1}.'
       )
-    if moments.count is not None and moments.count < needed:
+    if moments.count is not None and moments.count < minimum:
       logging.warning(
         'The %s set has %d images for %d features: with fewer than %d its '
         'covariance is rank-deficient and the distance biased; use more.',
-        name, moments.count, needed - 1, needed,
+        name, moments.count, minimum - 1, minimum,
       )  # fmt: skip
   return _distance(sample, reference)
 
@@ -210,10 +210,10 @@ def extrapolated(sample: np.ndarray, reference: Moments) -> float:
     InputError: n is less than `least_rows(F)`.
   """
   n, features = sample.shape
-  if n < (least := least_rows(features)):
+  if n < (minimum := least_rows(features)):
     raise InputError(
       f'{n} images of {features} features are too few for fd_inf, which fits a '
-      f'line through smaller sets; expected at least {least}.'
+      f'line through smaller sets; expected at least {minimum}.'
     )
   rng = np.random.default_rng(0)
   counts = np.linspace(max(n / 10, 2 * (features + 1)), n, 15).astype(int)
@@ -221,8 +221,8 @@ def extrapolated(sample: np.ndarray, reference: Moments) -> float:
     _distance(Moments.of(sample[rng.permutation(n)[:count]]), reference)
     for count in counts
   ]
-  _, at_zero = np.polyfit(1 / counts, distances, 1)
-  return float(at_zero)
+  _, intercept = np.polyfit(1 / counts, distances, 1)
+  return float(intercept)
 
 
 def bootstrap(

@@ -77,7 +77,7 @@ def open_image_set(
   """
   if place.startswith(TFDS):
     files = open_images(place, data_dir)
-    return _of_files(
+    return _open_files(
       place, list(range(files.count)), lambda i: files.read(i).load(), None,
       image_size,
     )  # fmt: skip
@@ -91,9 +91,9 @@ def open_image_set(
         f'eval.image_size crops image files, but {place} holds arrays; leave '
         'it out.'
       )
-    return _of_npz(place, path)
+    return _open_npz(place, path)
   if (listing := list_files(place)) is not None:
-    return _of_listing(listing, image_size)
+    return _open_listing(listing, image_size)
   if path.suffix in ('.pkl', '.pickle'):
     raise InputError(
       f'{place} is a pickle, which can run code, and is not read; save its '
@@ -105,12 +105,12 @@ def open_image_set(
   )
 
 
-def _of_listing(listing: Listing, image_size: int | None) -> ImageSet:
+def _open_listing(listing: Listing, image_size: int | None) -> ImageSet:
   """Returns a set of listed image files, with labels from labels.txt."""
-  place, images = listing.place, listing.images
+  spec, images = listing.place, listing.images
   if not images:
     raise InputError(
-      f'{place} holds no image, expected files with one of the suffixes '
+      f'{spec} holds no image, expected files with one of the suffixes '
       f'{", ".join(SUFFIXES)}.'
     )
   # Archives often have one top-level folder.
@@ -120,24 +120,24 @@ def _of_listing(listing: Listing, image_size: int | None) -> ImageSet:
   labels = None
   if labels_file in listing.others:
     # A folder of samples may also contain a preview image, which is ignored.
-    deep = tuple(name for name in images if '/' in name.removeprefix(root))
-    images = deep or images
-    with damage_of(f'{place}: {LABELS}'):
+    nested = tuple(name for name in images if '/' in name.removeprefix(root))
+    images = nested or images
+    with damage_of(f'{spec}: {LABELS}'):
       text = listing.read(labels_file).decode()
-      labels = parse_labels(f'{place}: {LABELS}', text)
+      labels = parse_labels(f'{spec}: {LABELS}', text)
     if len(labels) != len(images):
       raise InputError(
-        f'{place} holds {len(images)} images, but {LABELS} has {len(labels)} '
+        f'{spec} holds {len(images)} images, but {LABELS} has {len(labels)} '
         'lines; is the set complete?'
       )
   listing.log_ignored(used=(labels_file,))
-  return _of_files(place, images, listing.read, labels, image_size)
+  return _open_files(spec, images, listing.read, labels, image_size)
 
 
-def _of_files(
-  place: str,
+def _open_files(
+  spec: str,
   names: Sequence[Any],
-  read: Callable[[Any], bytes],
+  load: Callable[[Any], bytes],
   labels: np.ndarray | None,
   image_size: int | None,
 ) -> ImageSet:
@@ -146,96 +146,96 @@ def _of_files(
 
   def image(name):
     try:
-      with damage_of(f'{place}: {name}'):
-        data = read(name)
-      decoded = decode(data)
+      with damage_of(f'{spec}: {name}'):
+        data = load(name)
+      picture = decode(data)
       if image_size:
-        return center_crop(decoded, image_size)
-      return np.asarray(decoded)
+        return center_crop(picture, image_size)
+      return np.asarray(picture)
     except BrokenImageError as error:
-      raise InputError(f'{place}: {name} is broken ({error}).') from error
+      raise InputError(f'{spec}: {name} is broken ({error}).') from error
 
   shape = image(names[0]).shape
 
   def batches():
-    for at in range(0, len(names), CHUNK):
-      part = names[at : at + CHUNK]
-      images = list(pool.map(image, part))
-      for name, found in zip(part, images, strict=True):
-        if found.shape != shape:
+    for start in range(0, len(names), CHUNK):
+      chunk = names[start : start + CHUNK]
+      images = list(pool.map(image, chunk))
+      for name, pixels in zip(chunk, images, strict=True):
+        if pixels.shape != shape:
           raise InputError(
-            f'{place}: {name} has {found.shape[0]} x {found.shape[1]} pixels, '
+            f'{spec}: {name} has {pixels.shape[0]} x {pixels.shape[1]} pixels, '
             f'{names[0]} {shape[0]} x {shape[1]}; give images of one size, or '
             '--config.eval.image_size=256 to crop them.'
           )
       yield np.stack(images)
 
-  return ImageSet(place, len(names), labels, True, batches)
+  return ImageSet(spec, len(names), labels, True, batches)
 
 
-def _of_npz(place: str, path: pathlib.Path) -> ImageSet:
+def _open_npz(spec: str, path: pathlib.Path) -> ImageSet:
   """Returns the set in an .npz, read in chunks."""
-  with damage_of(place):
+  with damage_of(spec):
     archive = zipfile.ZipFile(path)
     names = archive.namelist()
   if 'arr_0.npy' not in names:
-    held = ', '.join(name.removesuffix('.npy') for name in names) or 'nothing'
+    parts = ', '.join(name.removesuffix('.npy') for name in names) or 'nothing'
     raise InputError(
-      f'{place} holds {held}, but no arr_0, the images (n, H, W, C); write it '
+      f'{spec} holds {parts}, but no arr_0, the images (n, H, W, C); write it '
       'with np.savez(path, images).'
     )
-  shape, fortran, dtype = header_of(place, archive, 'arr_0')
+  shape, fortran, dtype = header_of(spec, archive, 'arr_0')
   if fortran:
     raise InputError(
-      f'{place} has arr_0 in Fortran order; write it with np.ascontiguousarray.'
+      f'{spec} has arr_0 in Fortran order; write it with np.ascontiguousarray.'
     )
   floats = np.issubdtype(dtype, np.floating)
   if len(shape) != 4 or shape[-1] not in (1, 3) or min(shape) < 1:
     raise InputError(
-      f'{place} has arr_0 of shape {shape}, expected (n, H, W, 3), channels '
+      f'{spec} has arr_0 of shape {shape}, expected (n, H, W, 3), channels '
       'last, or (n, H, W, 1).'
     )
   if shape[1] * shape[2] > _MOST_PIXELS:
     raise InputError(
-      f'{place} has images of {shape[1]} x {shape[2]}, expected at most '
+      f'{spec} has images of {shape[1]} x {shape[2]}, expected at most '
       f'{_MOST_PIXELS:,} pixels each.'
     )
   if dtype != np.uint8 and not floats:
     raise InputError(
-      f'{place} has arr_0 of type {dtype}, expected uint8, or float in [0, 1].'
+      f'{spec} has arr_0 of type {dtype}, expected uint8, or float in [0, 1].'
     )
   labels = None
   if 'arr_1.npy' in names:
-    labels = read_array(place, archive, 'arr_1')
+    labels = read_array(spec, archive, 'arr_1')
     if labels.shape != shape[:1]:
       logging.warning(
         '%s has %d images, but arr_1 of shape %s: arr_1 is not used as labels.',
-        place, shape[0], labels.shape,
+        spec, shape[0], labels.shape,
       )  # fmt: skip
       labels = None
     else:
-      labels = as_labels(f'{place}: arr_1', labels)
-  batches = functools.partial(_rows, place, archive, shape, dtype)
-  return ImageSet(place, shape[0], labels, not floats, batches)
+      labels = as_labels(f'{spec}: arr_1', labels)
+  batches = functools.partial(_rows, spec, archive, shape, dtype)
+  return ImageSet(spec, shape[0], labels, not floats, batches)
 
 
 def _rows(
-  place: str,
+  spec: str,
   archive: zipfile.ZipFile,
   shape: tuple[int, ...],
   dtype: np.dtype,
 ) -> Iterator[np.ndarray]:
   """Yields rows of arr_0, (n, H, W, C) in [0, 255]."""
   size = int(np.prod(shape[1:])) * dtype.itemsize
-  with damage_of(place):
+  with damage_of(spec):
     file = archive.open('arr_0.npy')
     read_header(file)
   for start in range(0, shape[0], CHUNK):
     count = min(CHUNK, shape[0] - start)
-    with damage_of(place):
+    with damage_of(spec):
       data = file.read(count * size)
     if len(data) < count * size:
-      raise InputError(f'{place} is truncated after image {start}.')
+      raise InputError(f'{spec} is truncated after image {start}.')
     images = np.frombuffer(data, dtype).reshape(-1, *shape[1:])
     if dtype == np.uint8:
       yield images
@@ -243,12 +243,12 @@ def _rows(
     low, high = float(images.min()), float(images.max())
     if not np.isfinite(images).all():
       raise InputError(
-        f'{place} has float images that are not finite, from image {start} on; '
+        f'{spec} has float images that are not finite, from image {start} on; '
         'sample them again.'
       )
     if not (low >= 0 and high <= 1):
       raise InputError(
-        f'{place} has float images from {low:g} to {high:g}, expected [0, 1] '
+        f'{spec} has float images from {low:g} to {high:g}, expected [0, 1] '
         '(or uint8 in [0, 255]); scale them.'
       )
     yield images.astype(np.float32) * 255

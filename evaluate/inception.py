@@ -73,11 +73,11 @@ def _c(width: int) -> dict[str, list]:
 
 
 def _e(pool: str) -> dict[str, list]:
-  both = [(384, 1, 3), (384, 3, 1)]
+  fork = [(384, 1, 3), (384, 3, 1)]
   return {
     'branch1x1': [(320, 1, 1)],
-    'branch3x3': [(384, 1, 1), both],
-    'branch3x3dbl': [(448, 1, 1), (384, 3, 3), both],
+    'branch3x3': [(384, 1, 1), fork],
+    'branch3x3dbl': [(448, 1, 1), (384, 3, 3), fork],
     'branch_pool': [pool, (192, 1, 1)],
   }
 
@@ -156,22 +156,21 @@ class Mixed(nnx.Module):
           continue
         number += 1
         fork = step if isinstance(step, list) else [step]
-        numbered = f'{name}_{number}' if convolutions > 1 else name
+        label = f'{name}_{number}' if convolutions > 1 else name
         names = [
-          numbered + letter
-          for letter in (('a', 'b') if len(fork) > 1 else ('',))
+          label + letter for letter in (('a', 'b') if len(fork) > 1 else ('',))
         ]
-        for known, (outputs, high, wide, *stride) in zip(
+        for key, (outputs, rows, columns, *stride) in zip(
           names, fork, strict=True
         ):
           conv = Conv(
             channels,
             outputs,
-            (high, wide),
+            (rows, columns),
             stride[0] if stride else 1,
             not stride,
           )
-          setattr(self, known, conv)
+          setattr(self, key, conv)
         channels = sum(outputs for outputs, *_ in fork)
         chain.append(tuple(names))
       plan.append((tuple(chain), channels))
@@ -241,8 +240,8 @@ def _convolve(
   # 16 images, the network takes 18.4 s instead of 22.8 s (medians of 7
   # alternating runs, two cores busy with other work).
   columns = 2 if jax.default_backend() == 'cpu' and x.shape[2] > 70 else 1
-  wide = (x.shape[2] + 2 * left - width) // stride + 1
-  spare = -wide % columns
+  count = (x.shape[2] + 2 * left - width) // stride + 1
+  excess = -count % columns
   shifts = [(i * stride, (columns - 1 - i) * stride) for i in range(columns)]
   kernel = jnp.stack(
     [jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts], 3
@@ -251,11 +250,11 @@ def _convolve(
     x,
     kernel.reshape(height, -1, inputs, columns * outputs),
     (stride, stride * columns),
-    ((up, up), (left, left + spare * stride)),
+    ((up, up), (left, left + excess * stride)),
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     precision=_EXACT,
   )
-  return y.reshape(*y.shape[:2], -1, outputs)[:, :, :wide]
+  return y.reshape(*y.shape[:2], -1, outputs)[:, :, :count]
 
 
 def _pool(
@@ -296,23 +295,23 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
   graph, state = nnx.split(nnx.eval_shape(Inception))
   del graph
   shapes = nnx.to_pure_dict(state)
-  used = {'fc.bias'}
+  names = {'fc.bias'}
 
   def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    found = tensors.get(name)
-    if found is None or found.shape != shape:
+    array = tensors.get(name)
+    if array is None or array.shape != shape:
       raise InputError(
         'these are not the weights of the FID Inception: '
-        f'{name} {"is missing" if found is None else f"has {found.shape}"}, '
+        f'{name} {"is missing" if array is None else f"has {array.shape}"}, '
         f'expected {shape}.'
       )
-    used.add(name)
-    return np.asarray(found, np.float64)
+    names.add(name)
+    return np.asarray(array, np.float64)
 
-  def loaded(name: str, tree: Mapping) -> dict[str, Any]:
+  def load(name: str, tree: Mapping) -> dict[str, Any]:
     if 'kernel' not in tree:
       return {
-        key: loaded(f'{name}.{key}'.lstrip('.'), value)
+        key: load(f'{name}.{key}'.lstrip('.'), value)
         for key, value in tree.items()
       }
     height, width, inputs, outputs = tree['kernel'].shape
@@ -328,18 +327,18 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         'bias': np.float32(beta - mean * scale),
       }
 
-  fc = shapes.pop('fc')
-  params = loaded('', shapes)
-  params['fc'] = np.float32(tensor('fc.weight', fc.shape[::-1]).T)
-  rest = {
+  head = shapes.pop('fc')
+  params = load('', shapes)
+  params['fc'] = np.float32(tensor('fc.weight', head.shape[::-1]).T)
+  unknown_names = {
     name
-    for name in tensors.keys() - used
+    for name in tensors.keys() - names
     if not name.endswith('num_batches_tracked')
   }
-  if rest:
+  if unknown_names:
     raise InputError(
       'these are not the weights of the FID Inception: '
-      f'{sorted(rest)[0]} is unknown.'
+      f'{sorted(unknown_names)[0]} is unknown.'
     )
   check_finite(
     'the FID Inception, its norms folded in,',

@@ -22,14 +22,14 @@ from sample import nonfinite
 def protocol_beside(samples: str) -> dict[str, Any]:
   """Returns the protocol in the samples.json that `sample` writes, or {}."""
   path = pathlib.Path(samples).expanduser()
-  known = (path if path.is_dir() else path.parent) / 'samples.json'
-  if not known.is_file() or (path.is_file() and path.name != 'samples.npz'):
+  record = (path if path.is_dir() else path.parent) / 'samples.json'
+  if not record.is_file() or (path.is_file() and path.name != 'samples.npz'):
     return {}
   try:
-    protocol = read_json(known)
+    protocol = read_json(record)
     return {key: protocol[key] for key in protocol if key != 'samples'}
   except (InputError, TypeError):
-    logging.warning('%s is damaged and not part of the protocol.', known)
+    logging.warning('%s is damaged and not part of the protocol.', record)
     return {}
 
 
@@ -50,12 +50,12 @@ def check_samples(
     metrics: Requested metrics; empty for all possible ones.
     num_classes: Number of classes of the dataset.
   """
-  bad = protocol.get('nonfinite', 0)
-  if type(bad) is not int:
-    bad = protocol['nonfinite'] = 0
-  if nonfinite.too_many(bad, images.count):
+  num_bad = protocol.get('nonfinite', 0)
+  if type(num_bad) is not int:
+    num_bad = protocol['nonfinite'] = 0
+  if nonfinite.too_many(num_bad, images.count):
     raise InputError(
-      f'{images.name}: {nonfinite.describe(bad, images.count)}, by its '
+      f'{images.name}: {nonfinite.describe(num_bad, images.count)}, by its '
       f'samples.json; above {nonfinite.MOST:.0%} metrics are meaningless: '
       'sample again with other weights or guidance.'
     )
@@ -99,10 +99,10 @@ def check_classifier(
   if images is not None:
     for batch in images.batches():
       shapes[images.name] = batch.shape[1:]
-  for place, size in shapes.items():
+  for source, size in shapes.items():
     if size[:2] != trained_on[:2]:
       raise InputError(
-        f'{place}: {size[0]} x {size[1]} pixels, but a classifier would be '
+        f'{source}: {size[0]} x {size[1]} pixels, but a classifier would be '
         f'trained on {name}, {trained_on[0]} x {trained_on[1]}; give '
         'images of this size, or another --extractor.'
       )
@@ -124,9 +124,9 @@ def check_count(
   metrics: Collection[str], width: int, count: int | None
 ) -> None:
   """Raises InputError if a set has too few images for fd_inf."""
-  least = least_rows(width)
-  if 'fd_inf' in metrics and count is not None and count < least:
+  minimum = least_rows(width)
+  if 'fd_inf' in metrics and count is not None and count < minimum:
     raise InputError(
       f'{count} images in each set are too few for fd_inf in {width} features, '
-      f'expected at least {least}; sample more, or remove it from --metrics.'
+      f'expected at least {minimum}; sample more, or remove it from --metrics.'
     )

@@ -137,9 +137,9 @@ class Estimate:
     error than for independent sets.
     """
     assert self.resampled is not None and other.resampled is not None
-    resampled = self.resampled - other.resampled
-    error = float(resampled.std(ddof=1))
-    return Estimate(self.value - other.value, error, resampled)
+    resamples = self.resampled - other.resampled
+    error = float(resamples.std(ddof=1))
+    return Estimate(self.value - other.value, error, resamples)
 
   def gain(self, other: 'Estimate') -> float:
     """Returns the decrease from `self` to `other`, in standard errors."""
@@ -181,8 +181,8 @@ class Gatherer:
       self._spatial.add(batch.spatial)
     for name, rows in batch._asdict().items():
       if rows is not None and name in self._kept:
-        kept = rows if keep is None else rows[keep]
-        self._rows.setdefault(name, []).append(kept)
+        part = rows if keep is None else rows[keep]
+        self._rows.setdefault(name, []).append(part)
 
   def summary(self, labels: np.ndarray | None = None) -> Summary:
     """Returns the summary of all batches; `labels` are those of the images."""
@@ -216,27 +216,27 @@ def choose(
     InputError: A requested metric is not possible.
   """
   statistics = 'the reference holds statistics only, without images'
-  no_inception = f'features of {extractor.name} have none; use Inception'
-  missing = {}
+  note = f'features of {extractor.name} have none; use Inception'
+  reasons = {}
   for name in ('kid', 'precision', 'recall'):
     if not reference_rows:
-      missing[name] = statistics
+      reasons[name] = statistics
   if not extractor.is_inception:
-    missing |= {'sfd': no_inception, 'is': no_inception}
+    reasons |= {'sfd': note, 'is': note}
   elif not reference_spatial:
-    missing['sfd'] = 'the reference holds no spatial statistics (mu_s, sigma_s)'
+    reasons['sfd'] = 'the reference holds no spatial statistics (mu_s, sigma_s)'
   if not extractor.reads_classes:
-    missing['accuracy'] = f'{extractor.name} reads no classes of the data'
+    reasons['accuracy'] = f'{extractor.name} reads no classes of the data'
   elif not labels:
-    missing['accuracy'] = (
+    reasons['accuracy'] = (
       'no labels of the images are known (arr_1 of an .npz, or labels.txt)'
     )
   for name in config.metrics:
-    if name in missing:
-      raise InputError(f'metric {name} is not possible: {missing[name]}.')
+    if name in reasons:
+      raise InputError(f'metric {name} is not possible: {reasons[name]}.')
   if config.metrics:
     return config.metrics
-  return tuple(name for name in METRICS[:-1] if name not in missing)
+  return tuple(name for name in METRICS[:-1] if name not in reasons)
 
 
 def measure(
@@ -276,8 +276,8 @@ def measure(
   if 'fd_inf' in metrics:
     values['fd_inf'] = extrapolated(sample.rows.pool, reference.pool)
   if 'accuracy' in metrics:
-    read = sample.rows.logits.argmax(-1)
-    values['accuracy'] = float((read == sample.labels).mean())
+    classes = sample.rows.logits.argmax(-1)
+    values['accuracy'] = float((classes == sample.labels).mean())
   return {name: values[name] for name in metrics}
 
 
@@ -306,11 +306,11 @@ def estimate(
       for name in metrics
     }
   resamples: dict[str, np.ndarray] = {}
-  resampled = [name for name in metrics if name in _RESAMPLED]
-  if config.bootstrap and resampled:
-    resamples = _bootstrap(samples[0], reference, config, resampled)
-    if left := [name for name in metrics if name not in resampled]:
-      logging.info('No bootstrap of %s: use --repeats.', ', '.join(left))
+  names = [name for name in metrics if name in _RESAMPLED]
+  if config.bootstrap and names:
+    resamples = _bootstrap(samples[0], reference, config, names)
+    if others := [name for name in metrics if name not in names]:
+      logging.info('No bootstrap of %s: use --repeats.', ', '.join(others))
   return {
     name: Estimate(
       values[0][name],
@@ -328,26 +328,26 @@ def _bootstrap(
   metrics: Sequence[str],
 ) -> dict[str, np.ndarray]:
   """Returns metrics of resamples, (resamples,), which share row numbers."""
-  found = {}
+  values = {}
   for name, kind in (('fd', 'pool'), ('sfd', 'spatial')):
     if name in metrics:
       rows, real = getattr(sample.rows, kind), getattr(reference, kind)
-      found[name] = bootstrap(rows, real, config.bootstrap)
-  if others := [name for name in metrics if name not in found]:
+      values[name] = bootstrap(rows, real, config.bootstrap)
+  if others := [name for name in metrics if name not in values]:
     rng = np.random.default_rng(0)  # same seed as in `frechet.bootstrap`
     draws = [
       measure(sample.resampled(rng), reference, config, others)
       for _ in range(config.bootstrap)
     ]
-    found |= {name: np.asarray([d[name] for d in draws]) for name in others}
-  return found
+    values |= {name: np.asarray([d[name] for d in draws]) for name in others}
+  return values
 
 
 def name_of(metric: str, extractor: Extractor) -> str:
   """Returns a metric's name in results: FID, or FD with the extractor."""
   if extractor.published:
-    usual = extractor.about['preprocessing'] in USUAL
-    note = '' if usual else f' ({extractor.about["preprocessing"]})'
+    is_usual = extractor.about['preprocessing'] in USUAL
+    note = '' if is_usual else f' ({extractor.about["preprocessing"]})'
     return _NAMES[metric] + note
   if metric in _OTHER_NAMES:
     return f'{_OTHER_NAMES[metric]} ({extractor.name})'
@@ -356,9 +356,9 @@ def name_of(metric: str, extractor: Extractor) -> str:
 
 def as_dict(estimates: Mapping[str, Estimate]) -> dict[str, float]:
   """Returns JSON values; the standard error of NAME is NAME_se."""
-  plain = {}
-  for name, found in estimates.items():
-    plain[name] = found.value
-    if found.error is not None:
-      plain[f'{name}_se'] = found.error
-  return plain
+  values = {}
+  for name, item in estimates.items():
+    values[name] = item.value
+    if item.error is not None:
+      values[f'{name}_se'] = item.error
+  return values

@@ -79,32 +79,32 @@ def precision_recall(
     )
   # Padded rows get radius -1, so no point is inside their balls.
   reference_radii, sample_radii = (
-    _padded(radii(features, k, float16), -1) for features in (reference, sample)
+    _pad(radii(features, k, float16), -1) for features in (reference, sample)
   )
   samples = _blocks(sample)
-  covered = np.zeros(reference_radii.shape, bool)
-  realistic = np.zeros(sample_radii.shape, bool)
+  cover = np.zeros(reference_radii.shape, bool)
+  hits = np.zeros(sample_radii.shape, bool)
   for i, u in enumerate(_blocks(reference)):
     for j, v in enumerate(samples):
-      inside = _inside(
+      masks = _inside(
         u, reference_radii[i], v, sample_radii[j], float16=float16
       )
-      covered[i] |= inside[0]
-      realistic[j] |= inside[1]
-  precision = realistic.ravel()[: len(sample)].mean()
-  recall = covered.ravel()[: len(reference)].mean()
+      cover[i] |= masks[0]
+      hits[j] |= masks[1]
+  precision = hits.ravel()[: len(sample)].mean()
+  recall = cover.ravel()[: len(reference)].mean()
   return float(precision), float(recall)
 
 
-def _padded(rows: np.ndarray, value: float) -> np.ndarray:
+def _pad(rows: np.ndarray, value: float) -> np.ndarray:
   """Splits (n, ...) into (blocks, BLOCK, ...) float32, padded with `value`."""
   widths = [(0, -len(rows) % BLOCK)] + [(0, 0)] * (rows.ndim - 1)
-  padded = np.pad(np.float32(rows), widths, constant_values=value)
-  return padded.reshape(-1, BLOCK, *rows.shape[1:])
+  result = np.pad(np.float32(rows), widths, constant_values=value)
+  return result.reshape(-1, BLOCK, *rows.shape[1:])
 
 
 def _blocks(features: np.ndarray) -> list[jax.Array]:
-  return [jnp.asarray(block) for block in _padded(features, 0)]
+  return [jnp.asarray(block) for block in _pad(features, 0)]
 
 
 @functools.partial(jax.jit, static_argnames='float16')
@@ -113,8 +113,8 @@ def _nearest(nearest, u, v, valid, float16):
   distances = jnp.where(
     jnp.arange(BLOCK) < valid, _distances(u, v, float16), jnp.inf
   )
-  both = jnp.concatenate([nearest, distances], 1)
-  return -jax.lax.top_k(-both, nearest.shape[1])[0]
+  candidates = jnp.concatenate([nearest, distances], 1)
+  return -jax.lax.top_k(-candidates, nearest.shape[1])[0]
 
 
 @functools.partial(jax.jit, static_argnames='float16')
@@ -138,9 +138,9 @@ def _distances(u, v, float16):
 
   if not float16:
     return distances(u, v)
-  rounded = distances(u.astype(jnp.float16), v.astype(jnp.float16))
+  low_precision = distances(u.astype(jnp.float16), v.astype(jnp.float16))
   return jax.lax.cond(
-    jnp.isfinite(rounded).all(),
-    lambda: rounded.astype(jnp.float32),
+    jnp.isfinite(low_precision).all(),
+    lambda: low_precision.astype(jnp.float32),
     lambda: distances(u, v),
   )

@@ -81,15 +81,15 @@ class RealData:
 
   def images(self, mesh: Mesh, batch_size: int) -> ImageSet:
     """Returns the images; a call of the decoder takes `batch_size` images."""
-    read = _reader(self.source, self.decoder, mesh, batch_size)
+    reader = _reader(self.source, self.decoder, mesh, batch_size)
     count = len(self.source)
 
     def batches():
-      for at in range(0, count, CHUNK):
-        yield read(list(range(at, min(at + CHUNK, count))))[0]
+      for start in range(0, count, CHUNK):
+        yield reader(list(range(start, min(start + CHUNK, count))))[0]
 
-    decoded = ', decoded' if self.decoder else ''
-    name = f'{self.config.name}:{self.config.train_split}{decoded}'
+    suffix = ', decoded' if self.decoder else ''
+    name = f'{self.config.name}:{self.config.train_split}{suffix}'
     return ImageSet(name, count, None, True, batches)
 
 
@@ -109,24 +109,24 @@ def load_images(
     batch_size: Images per call of the decoder.
     most_bytes: Memory limit. A larger split is subsampled with a fixed seed.
   """
-  read = _reader(source, decoder, mesh, batch_size)
-  first, _ = read([0])
-  count = min(len(source), max(most_bytes // first.nbytes, 1))
-  chosen = list(range(len(source)))
+  reader = _reader(source, decoder, mesh, batch_size)
+  example, _ = reader([0])
+  count = min(len(source), max(most_bytes // example.nbytes, 1))
+  numbers = list(range(len(source)))
   if count < len(source):
     logging.info(
       'Using %d of %d images, chosen at random, which fill %.1f GiB.',
       count, len(source), most_bytes / 2**30,
     )  # fmt: skip
-    chosen = sorted(
+    numbers = sorted(
       np.random.default_rng(0).permutation(len(source))[:count].tolist()
     )
-  images = np.empty((count, *first.shape[1:]), np.uint8)
+  images = np.empty((count, *example.shape[1:]), np.uint8)
   labels = np.empty(count, np.int32)
-  for at in range(0, count, batch_size):
-    part = slice(at, at + batch_size)
-    found, labels[part] = read(chosen[part])
-    images[part] = _stacked([first[0], *found])[1:]
+  for start in range(0, count, batch_size):
+    part = slice(start, start + batch_size)
+    batch, labels[part] = reader(numbers[part])
+    images[part] = _stack([example[0], *batch])[1:]
   return images, labels
 
 
@@ -134,25 +134,25 @@ def _reader(
   source: Any, decoder: Autoencoder | None, mesh: Mesh, batch_size: int
 ) -> Read:
   """Returns a function from record numbers to images and labels."""
-  latent = 'moments' in source[0]
-  if latent and decoder is None:
+  is_latent = 'moments' in source[0]
+  if is_latent and decoder is None:
     raise InputError(
       'these records are latents, and images are needed: give their '
       'decoder, --autoencoder=NAME:FILE[,FILE].'
     )
-  if latent:
+  if is_latent:
     check_batch(mesh, batch_size, 'eval.batch_size')
   decode = jax.jit(_decode, out_shardings=replicated(mesh))
 
   def read(numbers):
     records = [source[i] for i in numbers]
     labels = np.asarray([record['label'] for record in records], np.int32)
-    if not latent:
-      return _stacked([image_of(record) for record in records]), labels
+    if not is_latent:
+      return _stack([image_of(record) for record in records]), labels
     moments = np.stack([record['moments'][0] for record in records])
     images = []
-    for at in range(0, len(moments), batch_size):
-      part = moments[at : at + batch_size]
+    for start in range(0, len(moments), batch_size):
+      part = moments[start : start + batch_size]
       rows = np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * 3)
       rows = jax.device_put(rows, batch_sharding(mesh))
       images.append(np.asarray(decode(decoder, rows))[: len(part)])
@@ -161,7 +161,7 @@ def _reader(
   return read
 
 
-def _stacked(images: list[np.ndarray]) -> np.ndarray:
+def _stack(images: list[np.ndarray]) -> np.ndarray:
   """Stacks images, or raises InputError if their shapes differ."""
   for image in images:
     if image.shape != images[0].shape:

@@ -71,23 +71,23 @@ def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
     InputError: The file is damaged, or its sigma is not a covariance.
   """
   path = epath.Path(path).expanduser()
-  names, where = names_of(path), f'reference {path}'
-  wanted = _STATISTICS | ({'pool'} if rows else set())
+  names, label = names_of(path), f'reference {path}'
+  subset = _STATISTICS | ({'pool'} if rows else set())
   with (
-    damage_of(where),
+    damage_of(label),
     path.open('rb') as file,
     zipfile.ZipFile(file) as archive,
   ):
-    found = {name: read_array(where, archive, name) for name in names & wanted}
-    about = dict(parse_json(str(found.pop('about', '{}'))))
-    count = int(found['count']) if 'count' in found else None
+    data = {name: read_array(label, archive, name) for name in names & subset}
+    origin = dict(parse_json(str(data.pop('about', '{}'))))
+    count = int(data['count']) if 'count' in data else None
   if count is not None and count < 1:
-    raise InputError(f'{where} counts {count} images, expected at least 1.')
+    raise InputError(f'{label} counts {count} images, expected at least 1.')
   spatial = None
   if {'mu_s', 'sigma_s'} <= names:
-    spatial = _moments(path, found['mu_s'], found['sigma_s'], count)
-  pool = _moments(path, found.get('mu', ()), found.get('sigma'), count)
-  features = found.get('pool')
+    spatial = _moments(path, data['mu_s'], data['sigma_s'], count)
+  pool = _moments(path, data.get('mu', ()), data.get('sigma'), count)
+  features = data.get('pool')
   if features is not None and (
     features.ndim != 2
     or features.shape[1] != len(pool.mean)
@@ -95,12 +95,12 @@ def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
     or not np.isfinite(features).all()
   ):
     raise InputError(
-      f'{where} has features (pool) of shape {features.shape} and type '
+      f'{label} has features (pool) of shape {features.shape} and type '
       f'{features.dtype}, expected (images, {len(pool.mean)}) finite numbers; '
       'make it again.'
     )
   return Reference(
-    Summary(pool, spatial, Features(features)), about, count, 'arr_0' in names
+    Summary(pool, spatial, Features(features)), origin, count, 'arr_0' in names
   )
 
 
@@ -108,15 +108,15 @@ def check_extractor(
   path: epath.PathLike, reference: Reference, extractor: Extractor
 ) -> None:
   """Raises InputError if a reference belongs to another extractor."""
-  made_with = reference.about.get('identity')
-  differ = [
-    f'{key} {str(made_with.get(key))[:12]}, not {str(value)[:12]}'
+  identity = reference.about.get('identity')
+  pairs = [
+    f'{key} {str(identity.get(key))[:12]}, not {str(value)[:12]}'
     for key, value in extractor.identity().items()
-    if made_with is not None and made_with.get(key) != value
+    if identity is not None and identity.get(key) != value
   ]
-  if differ:
+  if pairs:
     raise InputError(
-      f'reference {path} belongs to another extractor ({"; ".join(differ)}): '
+      f'reference {path} belongs to another extractor ({"; ".join(pairs)}): '
       'make it again (main.py reference), or choose the matching extractor.'
     )
 
@@ -167,17 +167,17 @@ def _moments(
 def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
   """Raises InputError if sigma is asymmetric or has a negative eigenvalue."""
   scale = float(np.abs(covariance).max(initial=0))
-  most = _ROUNDING * (scale or 1.0)
-  lopsided = float(np.abs(covariance - covariance.T).max(initial=0))
+  tolerance = _ROUNDING * (scale or 1.0)
+  asymmetry = float(np.abs(covariance - covariance.T).max(initial=0))
   problem = ''
-  if lopsided > most:
-    problem = f'is not symmetric (by {lopsided:.3g})'
+  if asymmetry > tolerance:
+    problem = f'is not symmetric (by {asymmetry:.3g})'
   else:
     try:  # Cholesky fails if an eigenvalue is below -most; faster than eigvalsh
-      np.linalg.cholesky(covariance + most * np.eye(len(covariance)))
+      np.linalg.cholesky(covariance + tolerance * np.eye(len(covariance)))
     except np.linalg.LinAlgError:
-      least = float(np.linalg.eigvalsh(covariance).min())
-      problem = f'has a negative eigenvalue ({least:.3g})'
+      minimum = float(np.linalg.eigvalsh(covariance).min())
+      problem = f'has a negative eigenvalue ({minimum:.3g})'
   if problem:
     raise InputError(
       f'reference {path} has a sigma that is not a covariance: it {problem}; '

@@ -34,9 +34,9 @@ def preprocess(images: jax.Array, preset: str) -> jax.Array:
   x = jnp.asarray(images, jnp.float32)
   x = jnp.broadcast_to(x, (*x.shape[:3], 3))  # gray to RGB
   rows, columns = (resize_matrix(size, preset) for size in x.shape[1:3])
-  exact = lax.Precision.HIGHEST
-  x = jnp.einsum('pw,bhwc->bhpc', columns, x, precision=exact)
-  x = jnp.einsum('oh,bhpc->bopc', rows, x, precision=exact)
+  level = lax.Precision.HIGHEST
+  x = jnp.einsum('pw,bhwc->bhpc', columns, x, precision=level)
+  x = jnp.einsum('oh,bhpc->bopc', rows, x, precision=level)
   if preset == 'clean_fid':  # clips, since a cubic overshoots at edges
     x = x.clip(0, 255)
   return x * (2 / 255) - 1 if preset == 'pytorch_fid' else (x - 128) / 128
@@ -49,12 +49,12 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
     return _bicubic(size)
   # TensorFlow and PyTorch use float32 positions, which matter at 256 pixels.
   scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
-  at = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
-  row, at = np.arange(SIZE), at.clip(0, size - 1)
-  low = np.floor(at).astype(int)
+  spot = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
+  row, spot = np.arange(SIZE), spot.clip(0, size - 1)
+  low = np.floor(spot).astype(int)
   matrix = np.zeros((SIZE, size))
-  np.add.at(matrix, (row, low), 1 - (at - low))
-  np.add.at(matrix, (row, np.minimum(low + 1, size - 1)), at - low)
+  np.add.at(matrix, (row, low), 1 - (spot - low))
+  np.add.at(matrix, (row, np.minimum(low + 1, size - 1)), spot - low)
   return matrix.astype(np.float32)
 
 

@@ -74,16 +74,16 @@ class SweepGrid:
     template, names = [], []
     scales: list[tuple[float, ...]] = []
     for part in map(str.strip, text.split(',')):
-      found = _PART.fullmatch(part)
-      if '..' in (found[5] if found else part) or '*' in part:
+      match = _PART.fullmatch(part)
+      if '..' in (match[5] if match else part) or '*' in part:
         raise InputError(
           f'cannot sweep {quote(part)}; a range LOW..HIGH:COUNT stands in '
           'the place of a scale, such as ig:1.0..2.0:6.'
         )
-      if not found:
+      if not match:
         template.append(part)
         continue
-      low, high, count = float(found[2]), float(found[3]), int(found[4])
+      low, high, count = float(match[2]), float(match[3]), int(match[4])
       values: list[float] = []
       if 2 <= count <= 1000 and high <= LARGE:
         values = [float(f'{v:.6g}') for v in np.linspace(low, high, count)]
@@ -92,8 +92,8 @@ class SweepGrid:
           f'cannot sweep {quote(part)}; expected LOW..HIGH:COUNT with LOW '
           'below HIGH and COUNT from 2 to 1000 scales, different in six digits.'
         )
-      template.append(f'{found[1]}:*{found[5]}')
-      names.append(found[1])
+      template.append(f'{match[1]}:*{match[5]}')
+      names.append(match[1])
       scales.append(tuple(values))
     if not 1 <= len(names) <= 2:
       raise InputError(
@@ -189,21 +189,21 @@ def sweep(
     if point in rows:
       continue
     guidance = with_guide(parse(grid.text(point)), guide)
-    drawn = sampler.images(guidance, labels, config.seed)
-    scores = as_dict(evaluator.score(drawn.images, labels))
-    if nonfinite.too_many(drawn.nonfinite, num):  # scores mean nothing
+    sample = sampler.images(guidance, labels, config.seed)
+    scores = as_dict(evaluator.score(sample.images, labels))
+    if nonfinite.too_many(sample.nonfinite, num):  # scores mean nothing
       scores = dict.fromkeys(scores, math.nan)
-    rows[point] = {**scores, 'nfe': drawn.nfe, 'nonfinite': drawn.nonfinite}
+    rows[point] = {**scores, 'nfe': sample.nfe, 'nonfinite': sample.nonfinite}
     text = _as_csv(grid, rows, marks(rows, metric))
     write_bytes(folder / 'sweep.csv', text.encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
   # Marks in the file may refer to the metric of an earlier sweep.
   text = _as_csv(grid, rows, marks(rows, metric))
   write_bytes(folder / 'sweep.csv', text.encode())
-  mine = {point: rows[point] for point in grid.points()}
+  part = {point: rows[point] for point in grid.points()}
   name = name_of(metric, evaluator.extractor)
-  pictures.write_figure(folder / 'sweep.png', _figure(grid, mine, metric, name))
-  return as_markdown(grid.names, mine, metric)
+  pictures.write_figure(folder / 'sweep.png', _figure(grid, part, metric, name))
+  return as_markdown(grid.names, part, metric)
 
 
 def _known_rows(
@@ -217,20 +217,20 @@ def _known_rows(
   if not path.exists() or not (folder / 'sweep.csv').exists():
     return {}
   try:
-    found = read_json(path)
+    record = read_json(path)
   except InputError:
-    found = {}
-  found = without_folders(upgrade(found))
+    record = {}
+  record = without_folders(upgrade(record))
   protocol = without_folders(protocol)
-  if found != protocol:
+  if record != protocol:
     if overwrite:  # deletes old points before sweep.json describes new ones
       (folder / 'sweep.csv').unlink()
       (folder / 'sweep.png').unlink(missing_ok=True)
       return {}
     keys = sorted(
       key
-      for key in protocol.keys() | found.keys()
-      if protocol.get(key) != found.get(key)
+      for key in protocol.keys() | record.keys()
+      if protocol.get(key) != record.get(key)
     )
     raise InputError(
       f'{folder} holds a sweep of another protocol ({", ".join(keys)} differ); '
@@ -272,17 +272,17 @@ def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
   return names, points
 
 
-def _as_csv(grid: SweepGrid, rows: dict, marked: dict) -> str:
+def _as_csv(grid: SweepGrid, rows: dict, labels: dict) -> str:
   """Returns the results as CSV, without rounding any value."""
-  out = io.StringIO()
+  stream = io.StringIO()
   columns = [*grid.names, *next(iter(rows.values())), MARK]
-  lines = csv.DictWriter(out, columns, lineterminator='\n')
+  lines = csv.DictWriter(stream, columns, lineterminator='\n')
   lines.writeheader()
   for point in sorted(rows):
     scales = dict(zip(grid.names, point, strict=True))
     values = {key: float(value) for key, value in rows[point].items()}
-    lines.writerow({**scales, **values, MARK: marked[point]})
-  return out.getvalue()
+    lines.writerow({**scales, **values, MARK: labels[point]})
+  return stream.getvalue()
 
 
 def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
@@ -291,15 +291,15 @@ def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
   axes = figure.subplots()
   values = np.asarray([row[metric] for row in rows.values()])
   errors = np.asarray([row.get(f'{metric}_se', 0) for row in rows.values()])
-  marked = list(marks(rows, metric).values())
+  labels = list(marks(rows, metric).values())
   label = f'{grid.names[0].upper()} scale'
   if len(grid.names) == 1:
     axes.errorbar(grid.scales[0], values, errors, marker='o', capsize=3)
     for mark, style in _FRAMES.items():
-      chosen = [k for k, m in enumerate(marked) if m == mark]
-      if chosen:
+      indices = [k for k, m in enumerate(labels) if m == mark]
+      if indices:
         axes.scatter(
-          [grid.scales[0][k] for k in chosen], values[chosen], 160,
+          [grid.scales[0][k] for k in indices], values[indices], 160,
           facecolors='none', edgecolors='black', linestyles=style,
           label=mark, zorder=3,
         )  # fmt: skip
@@ -310,7 +310,7 @@ def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
   table = values.reshape(*map(len, grid.scales))
   image = axes.imshow(table, origin='lower', aspect='auto', cmap='viridis_r')
   figure.colorbar(image, label=name)
-  middle = (np.nanmin(values) + np.nanmax(values)) / 2 if any(marked) else 0
+  middle = (np.nanmin(values) + np.nanmax(values)) / 2 if any(labels) else 0
   for k, ((row, column), value) in enumerate(np.ndenumerate(table)):
     error = f'\n± {errors[k]:.2g}' if errors[k] else ''
     axes.text(
@@ -320,14 +320,14 @@ def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
       ha='center',
       va='center',
       color='white' if value >= middle else 'black',
-      fontweight='bold' if marked[k] == 'best' else 'normal',
+      fontweight='bold' if labels[k] == 'best' else 'normal',
       fontsize='small',
     )
-    if marked[k]:
+    if labels[k]:
       axes.add_patch(
         Rectangle(
           (column - 0.45, row - 0.45), 0.9, 0.9, fill=False,
-          edgecolor='black', linestyle=_FRAMES[marked[k]], linewidth=1.5,
+          edgecolor='black', linestyle=_FRAMES[labels[k]], linewidth=1.5,
         )
       )  # fmt: skip
   for axis, scales in (

@@ -34,19 +34,19 @@ def caveats(
     row: Labels and count of a published row to compare with; {} for none.
     bad: Number of samples with non-finite values.
   """
-  found = []
+  notes = []
   if bad:
-    found.append(
+    notes.append(
       f'{bad} of the images had values that are not finite (NaN or infinity), '
       'which are black pixels here: metrics include these images.'
     )
   if count < _ENOUGH:
-    found.append(
+    notes.append(
       f'{count} images are fewer than {_ENOUGH}: distances of few images are '
       'too large, so compare only with the same number.'
     )
   if row and count != row['num']:
-    found.append(
+    notes.append(
       f'The published row uses {row["num"]} images, this one {count}.'
     )
   # ADM's statistics have no description. Published results use random labels.
@@ -54,36 +54,36 @@ def caveats(
   expected = row.get('labels') or ('random' if adm else None)
   plan = 'classes' if labels and labels[0].isdigit() else labels
   if labels and expected and plan != expected:
-    found.append(
+    notes.append(
       f'Labels are {labels}, but the row to compare with has {expected} ones: '
       'balanced labels alone lower FID by about 0.1 on ImageNet-256.'
     )
   if eight_bit != reference.get('eight_bit', True):
     kinds = ('float', '8-bit')
-    found.append(
+    notes.append(
       f'Samples are {kinds[eight_bit]} images, but the reference has '
       f'{kinds[not eight_bit]} ones: rounding alone changes distances.'
     )
   if reference.get('reconstructions'):
-    found.append(
+    notes.append(
       'The real images are reconstructions, decoded from their latents: '
       'distances exclude the loss of the autoencoder itself. Published figures '
       'use the original images (--reference).'
     )
   if row and not extractor.is_inception:
-    found.append(
+    notes.append(
       f'Features of {extractor.name} give no FID: the published row is not '
       'comparable.'
     )
   if extractor.is_inception:
     preprocessing = extractor.about['preprocessing']
     if preprocessing not in USUAL:
-      found.append(
+      notes.append(
         f'Most published FIDs use ADM preprocessing, this one {preprocessing}.'
       )
     if not extractor.published:
-      found.append('The weights are not the published file: this is not FID.')
-  return found
+      notes.append('The weights are not the published file: this is not FID.')
+  return notes
 
 
 def format_table(
@@ -91,8 +91,8 @@ def format_table(
 ) -> str:
   """Returns a Markdown table with one row per metric."""
   rows = [
-    (name_of(name, extractor), shown(name, found))
-    for name, found in estimates.items()
+    (name_of(name, extractor), shown(name, estimate))
+    for name, estimate in estimates.items()
   ]
   return markdown.table(('metric', 'value'), rows)
 
@@ -104,8 +104,8 @@ def format_row(
 ) -> str:
   """Returns a one-row Markdown table for a paper, with `about` and metrics."""
   cells = {key: '' if v is None else str(v) for key, v in about.items()}
-  for name, found in estimates.items():
-    cells[name_of(name, extractor)] = shown(name, found)
+  for name, estimate in estimates.items():
+    cells[name_of(name, extractor)] = shown(name, estimate)
   return markdown.table(cells, [cells.values()]).rstrip()
 
 

@@ -24,22 +24,22 @@ Rows = Mapping[tuple[float, ...], Mapping[str, float]]
 def marks(rows: Rows, metric: str) -> dict[tuple[float, ...], str]:
   """Returns 'best', 'tied' or '' for each point."""
   sign = 1 if metric in LOWER else -1
-  known = {p: row for p, row in rows.items() if math.isfinite(row[metric])}
-  marked = dict.fromkeys(rows, '')
-  if not known:
-    return marked
-  best = min(known, key=lambda point: sign * known[point][metric])
-  for point, row in known.items():
-    errors = [r.get(f'{metric}_se', 0.0) for r in (row, known[best])]
-    difference = abs(row[metric] - known[best][metric])
+  points = {p: row for p, row in rows.items() if math.isfinite(row[metric])}
+  result = dict.fromkeys(rows, '')
+  if not points:
+    return result
+  best = min(points, key=lambda point: sign * points[point][metric])
+  for point, row in points.items():
+    errors = [r.get(f'{metric}_se', 0.0) for r in (row, points[best])]
+    difference = abs(row[metric] - points[best][metric])
     if all(errors) and difference <= TIED * math.hypot(*errors):
-      marked[point] = 'tied'
-  return {**marked, best: 'best'}
+      result[point] = 'tied'
+  return {**result, best: 'best'}
 
 
 def as_markdown(names: Sequence[str], rows: Rows, metric: str) -> str:
   """Returns a Markdown table with standard errors and a note on the marks."""
-  marked = marks(rows, metric)
+  labels = marks(rows, metric)
   metrics = [
     name for name in next(iter(rows.values())) if not name.endswith('_se')
   ]
@@ -49,7 +49,7 @@ def as_markdown(names: Sequence[str], rows: Rows, metric: str) -> str:
     cells = [f'{scale:g}' for scale in point]
     for name in metrics:
       cells.append(str(Estimate(row[name], row.get(f'{name}_se'))))
-    lines.append([*cells, marked[point]])
+    lines.append([*cells, labels[point]])
   note = (
     'no standard errors, so ties are unknown; see --bootstrap and --repeats'
   )

@@ -75,14 +75,14 @@ def measure(
   """Returns mean FD, its standard error and mean accuracy over seeds."""
   results = []
   for seed in range(args.seeds):
-    place = folder.with_name(f'{folder.name}-{seed}')
+    target = folder.with_name(f'{folder.name}-{seed}')
     command(
       'evaluate', *(word.format(seed=seed) for word in source),
-      f'--num={args.num}', f'--seed={seed}', f'--out={place}',
+      f'--num={args.num}', f'--seed={seed}', f'--out={target}',
       f'--extractor=classifier:{args.out}/features', '--metrics=fd,accuracy',
       f'--reference={args.out}/real.npz',
     )  # fmt: skip
-    values = json.loads((place / 'evaluation.json').read_text())['metrics']
+    values = json.loads((target / 'evaluation.json').read_text())['metrics']
     results.append((values['fd'], values['accuracy']))
   distances, accuracies = np.asarray(results).T
   spread = distances.std(ddof=1) if args.seeds > 1 else np.nan
@@ -97,38 +97,38 @@ def draw(source: Sequence[str], folder: pathlib.Path) -> np.ndarray:
   """Samples 40 images with the first seed."""
   words = [word.format(seed=0) for word in source]
   command('sample', *words, '--num=40', f'--out={folder}')
-  with np.load(folder / 'samples.npz') as stored:
-    return stored['arr_0']
+  with np.load(folder / 'samples.npz') as archive:
+    return archive['arr_0']
 
 
 def distill(
-  args: argparse.Namespace, argument: str, place: pathlib.Path, *given: str
+  args: argparse.Namespace, argument: str, workdir: pathlib.Path, *changes: str
 ) -> float:
   """Trains a student; returns the duration in seconds."""
   keys = [
     f'data.dir={args.data}', f'eval.extractor=classifier:{args.out}/features',
-    "eval.metrics=('fd',)", 'eval.every_images=8000', *given,
+    "eval.metrics=('fd',)", 'eval.every_images=8000', *changes,
   ]  # fmt: skip
   return command(
     'distill', f'--config=configs/distill/digits.py:{argument}',
-    f'--teacher={args.teacher}', f'--workdir={place}',
+    f'--teacher={args.teacher}', f'--workdir={workdir}',
     *(f'--config.{assignment}' for assignment in keys),
   )  # fmt: skip
 
 
 def train(
-  args: argparse.Namespace, argument: str, guidance: str, place: pathlib.Path
+  args: argparse.Namespace, argument: str, guidance: str, target: pathlib.Path
 ) -> float:
   """Trains missing students for every seed; returns the mean minutes."""
   seconds = []
-  given = [f'distill.guidance={guidance}'] if guidance else []
+  changes = [f'distill.guidance={guidance}'] if guidance else []
   for seed in range(args.seeds):
-    watch = place.with_name(f'{place.name}-{seed}.seconds')
+    watch = target.with_name(f'{target.name}-{seed}.seconds')
     if not watch.exists():
       folder = watch.with_suffix('')
-      continued = folder.exists()  # then the total time is unknown
-      spent = distill(args, argument, folder, f'seed={seed}', *given)
-      watch.write_text('nan' if continued else f'{spent:.1f}')
+      is_resumed = folder.exists()  # then the total time is unknown
+      duration = distill(args, argument, folder, f'seed={seed}', *changes)
+      watch.write_text('nan' if is_resumed else f'{duration:.1f}')
     seconds.append(float(watch.read_text()))
   return float(np.mean(seconds)) / 60
 
@@ -137,10 +137,10 @@ def fail(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
   """Trains the students of FAILURES; returns the logs by name."""
   logs = {}
   for name, changes in FAILURES.items():
-    place = args.out / name.replace(' ', '-')
-    distill(args, 'hybrid,1', place, f'train.images={64 * 400}',
+    path = args.out / name.replace(' ', '-')
+    distill(args, 'hybrid,1', path, f'train.images={64 * 400}',
             'eval.every_images=3200', *changes)  # fmt: skip
-    logs[name] = read_metrics(place)
+    logs[name] = read_metrics(path)
   return logs
 
 
@@ -151,10 +151,10 @@ def curves(runs: dict[str, list[dict[str, float]]]) -> Figure:
   lines = {}
   for axes, (key, title) in zip(panels, CURVES, strict=True):
     for number, (name, rows) in enumerate(runs.items()):
-      found = [(r['step'], r[key]) for r in rows if key in r]
-      if found:
+      points = [(r['step'], r[key]) for r in rows if key in r]
+      if points:
         (lines[name],) = axes.plot(
-          *np.asarray(found).T, color=f'C{number}', linewidth=1
+          *np.asarray(points).T, color=f'C{number}', linewidth=1
         )
     axes.set(xlabel='steps', title=title)
     axes.grid(alpha=0.25)
@@ -192,11 +192,11 @@ def main() -> None:
     argument, _, guidance = name.partition(' ')
     method, steps = argument.split(',')
     slug = f'{method}{steps}{guidance}'.translate({ord(c): '-' for c in ':,'})
-    place = args.out / slug
-    minutes = train(args, argument, guidance, place)
-    source, log = [f'--workdir={place}-{{seed}}'], args.out / f'{slug}-0'
+    path = args.out / slug
+    minutes = train(args, argument, guidance, path)
+    source, log = [f'--workdir={path}-{{seed}}'], args.out / f'{slug}-0'
     if method == 'flash':
-      source = [f'--folder={place}-{{seed}}/student']
+      source = [f'--folder={path}-{{seed}}/student']
       # Only this stage is comparable with the other students.
       logs[f'{name}, sharing'] = read_metrics(log / '2-sharing')
     else:
@@ -208,22 +208,22 @@ def main() -> None:
     sheets.append((f'{argument}\n{" + ".join(kinds)}', images))
 
   for steps, guidance in TEACHER:
-    place = args.out / f'teacher-{guidance}-{steps}'.replace(':', '-')
+    path = args.out / f'teacher-{guidance}-{steps}'.replace(':', '-')
     source = [f'--workdir={args.teacher}', f'--guidance={guidance}',
               f'--config.sample.steps={steps}']  # fmt: skip
-    drawn_in = f'{steps} step{"s" * (steps > 1)}'
+    budget = f'{steps} step{"s" * (steps > 1)}'
     nfe = steps * (2 if 'cfg' in guidance else 1)
-    name = f'teacher, {guidance}, {drawn_in}'
-    rows.append((name, nfe, measure(args, source, place), ''))
-    images = draw(source, place.with_name(f'{place.name}-drawn'))
-    sheets.append((f'{guidance}\n{drawn_in}', images))
+    name = f'teacher, {guidance}, {budget}'
+    rows.append((name, nfe, measure(args, source, path), ''))
+    images = draw(source, path.with_name(f'{path.name}-drawn'))
+    sheets.append((f'{guidance}\n{budget}', images))
   rows.sort(key=lambda row: (-row[1], row[2]['fd']))
   text = markdown.table(
     ('network', 'NFE', 'FD', 'accuracy', 'minutes'),
     [
-      (name, nfe, f'{found["fd"]:.3f} ± {found["error"]:.3f}',
-       f'{found["accuracy"]:.1%}', minutes)
-      for name, nfe, found, minutes in rows
+      (name, nfe, f'{scores["fd"]:.3f} ± {scores["error"]:.3f}',
+       f'{scores["accuracy"]:.1%}', minutes)
+      for name, nfe, scores, minutes in rows
     ],
   )  # fmt: skip
   write_bytes(args.out / 'table.md', text.encode())

@@ -54,19 +54,19 @@ class Mixture:
 
   def of_class(self, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the weights, means and factors of a class; weights sum to 1."""
-    here = self.label == label
-    weight = self.weight[here] / self.weight[here].sum()
-    return weight, self.mean[here], self.factor[here]
+    mask = self.label == label
+    weight = self.weight[mask] / self.weight[mask].sum()
+    return weight, self.mean[mask], self.factor[mask]
 
   def draw(self, label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Samples true points (n, 2) float64 of the classes `label`, (n,)."""
     x = np.zeros((len(label), 2))
     for c in range(self.num_classes):
-      (here,) = np.nonzero(label == c)
+      (index,) = np.nonzero(label == c)
       weight, mean, factor = self.of_class(c)
-      which = rng.choice(len(weight), len(here), p=weight)
-      noise = rng.standard_normal((len(here), 2, 1))
-      x[here] = mean[which] + (factor[which] @ noise)[..., 0]
+      choice = rng.choice(len(weight), len(index), p=weight)
+      noise = rng.standard_normal((len(index), 2, 1))
+      x[index] = mean[choice] + (factor[choice] @ noise)[..., 0]
     return x
 
   def log_density(self, x: np.ndarray, label: int) -> np.ndarray:

@@ -134,10 +134,10 @@ class Judge:
     pairs = [(x[c::2], self.truth[c::2], self.guided[c::2]) for c in (0, 1)]
     return np.asarray(
       [
-        np.mean([energy_distance(mine, true) for mine, true, _ in pairs]),
-        np.mean([energy_distance(mine, far) for mine, _, far in pairs]),
+        np.mean([energy_distance(part, real) for part, real, _ in pairs]),
+        np.mean([energy_distance(part, goal) for part, _, goal in pairs]),
         _outward(x) - _outward(self.truth),
-        np.mean([_variance(mine) / _variance(true) for mine, true, _ in pairs]),
+        np.mean([_variance(part) / _variance(real) for part, real, _ in pairs]),
         _variance(x) / _variance(self.truth),
       ]
     )
@@ -257,17 +257,17 @@ def run(experiment: toy.Experiment, students: Students) -> Results:
   """Trains the teacher, distills the students, and measures."""
   (teacher,) = toy.train(experiment, experiment.network)
 
-  def ask(guidance='none', seed=_SEED, **how):
-    return toy.draw(experiment, teacher, guidance, seed, **how)[0]
+  def sample(guidance='none', seed=_SEED, **options):
+    return toy.draw(experiment, teacher, guidance, seed, **options)[0]
 
-  truth = ask(seed=_TRUTH_SEED)
-  judge = Judge(truth, ask(GUIDANCE, _TRUTH_SEED))
+  truth = sample(seed=_TRUTH_SEED)
+  judge = Judge(truth, sample(GUIDANCE, _TRUTH_SEED))
   floor = [_FLOOR_SEED + k for k in range(students.seeds)]
   clouds = {
-    'teacher': [ask(seed=seed) for seed in floor],
-    f'teacher, {GUIDANCE}': [ask(GUIDANCE, seed) for seed in floor],
-    'teacher, 1 Euler step': [ask(solver=Euler(), steps=1)],
-    'teacher, 4 Euler steps': [ask(solver=Euler(), steps=4)],
+    'teacher': [sample(seed=seed) for seed in floor],
+    f'teacher, {GUIDANCE}': [sample(GUIDANCE, seed) for seed in floor],
+    'teacher, 1 Euler step': [sample(solver=Euler(), steps=1)],
+    'teacher, 4 Euler steps': [sample(solver=Euler(), steps=4)],
   }
   rows = {
     name: np.asarray([judge(x) for x in points])
@@ -279,8 +279,8 @@ def run(experiment: toy.Experiment, students: Students) -> Results:
     curves[name] = np.asarray([[judge(x) for x in p] for p in points])
     rows[name] = curves[name][:, -1]
     if name == 'CA only':
-      early = len(students.marks) // 2
-      panels[f'CA only, {students.marks[early]} updates'] = points[0, early]
+      middle = len(students.marks) // 2
+      panels[f'CA only, {students.marks[middle]} updates'] = points[0, middle]
       name = f'CA only, {students.marks[-1]} updates'
     panels[name] = points[0, -1]
   return Results(students.marks, rows, curves, panels)
@@ -289,14 +289,14 @@ def run(experiment: toy.Experiment, students: Students) -> Results:
 def main(argv: list[str] | None = None) -> None:
   """Writes toy_distill.md, .png and _curves.png to --out."""
 
-  def made():
+  def make():
     results = run(experiment(), students())
     return results.text(), {
       'toy_distill': results.clouds_figure(),
       'toy_distill_curves': results.curves_figure(),
     }
 
-  command_line('toy_distill', made, argv)
+  command_line('toy_distill', make, argv)
 
 
 def _variance(x: np.ndarray) -> float:

@@ -33,22 +33,22 @@ def tree(levels: int = 5, pieces: int = 6) -> toy.Mixture:
   for c, turns in enumerate((0.125, 0.625)):
     branches = [(np.zeros(2), 2 * np.pi * turns)]
     for level in range(levels):
-      grown = []
+      tips = []
       for start, angle in branches:
         shrink = 0.75**level
         length = 1.4 * shrink * (1 + 0.2 * rng.standard_normal())
-        along = np.asarray([np.cos(angle), np.sin(angle)])
-        across = np.asarray([-along[1], along[0]])
-        axes = [along * length / pieces / 2, across * 0.08 * shrink]
+        axis = np.asarray([np.cos(angle), np.sin(angle)])
+        normal = np.asarray([-axis[1], axis[0]])
+        axes = [axis * length / pieces / 2, normal * 0.08 * shrink]
         for k in range(pieces):
           weight.append(length / 2**level)
-          mean.append(start + along * length * (k + 0.5) / pieces)
+          mean.append(start + axis * length * (k + 0.5) / pieces)
           factor.append(np.stack(axes, axis=1))
           label.append(c)
         for sign in (-1, 1):
           turn = sign * shrink * (1 + 0.2 * rng.standard_normal())
-          grown.append((start + along * length, angle + turn))
-      branches = grown
+          tips.append((start + axis * length, angle + turn))
+      branches = tips
   return toy.Mixture(*map(np.asarray, (weight, mean, factor, label)))
 
 

@@ -61,17 +61,17 @@ class Judge:
     """
     results = []
     for c, (real, threshold, radius) in enumerate(self.truth):
-      mine = x[label == c]
+      points = x[label == c]
       density = [
-        self.mixture.log_density(mine, k) for k in range(len(self.truth))
+        self.mixture.log_density(points, k) for k in range(len(self.truth))
       ]
       center, variance = self.mixture.moments(c)
-      gaps, _ = spatial.cKDTree(mine).query(real)
+      gaps, _ = spatial.cKDTree(points).query(real)
       results.append(
         [
-          energy_distance(mine, real),
-          np.linalg.norm(mine.mean(0) - center),
-          np.sqrt(mine.var(0, ddof=1).sum() / variance),
+          energy_distance(points, real),
+          np.linalg.norm(points.mean(0) - center),
+          np.sqrt(points.var(0, ddof=1).sum() / variance),
           np.mean(density[c] < threshold),
           np.mean(density[c] < np.max(density, axis=0)),
           np.mean(gaps < radius),
@@ -114,11 +114,11 @@ def main(
 ) -> None:
   """Runs a guidance experiment, and writes NAME.md and NAME.png to --out."""
 
-  def made():
+  def make():
     text, figure = run(experiment, scales)
     return text, {experiment.name: figure}
 
-  command_line(experiment.name, made, argv)
+  command_line(experiment.name, make, argv)
 
 
 def run(
@@ -189,8 +189,8 @@ def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
       cell(values[:, k], _DIGITS[measure], share=measure in _SHARES)
       for k, measure in enumerate(MEASURES)
     ]
-    shown = scale if isinstance(scale, str) else f'{scale:g}'
-    lines.append([name, shown, *cells])
+    text = scale if isinstance(scale, str) else f'{scale:g}'
+    lines.append([name, text, *cells])
   return markdown.table(['method', 'scale', *MEASURES], lines)
 
 
@@ -240,8 +240,8 @@ def draw_figure(
   axes = figure.subplots(2, 4).ravel()
   for ax, (name, x) in zip(axes, [('true', true), *panels], strict=False):
     cloud(ax, name, x, true, label)
-  rest = axes[len(panels) + 1 :]
-  for ax, measure in zip(rest, ('energy', 'outliers'), strict=False):
+  others = axes[len(panels) + 1 :]
+  for ax, measure in zip(others, ('energy', 'outliers'), strict=False):
     k = MEASURES.index(measure)
     for name, values in sweep.items():
       values = np.concatenate([none[None], values])[..., k]
@@ -249,5 +249,5 @@ def draw_figure(
     ax.axhline(floor[:, k].mean(), color='0.5', linestyle='--', label='true')
     title = 'energy distance' if measure == 'energy' else f'share of {measure}'
     ax.set(title=f'{title} against scale', xlabel='scale', ylim=(0, None))
-  rest[0].legend(fontsize='small')
+  others[0].legend(fontsize='small')
   return figure

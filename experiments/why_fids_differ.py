@@ -49,7 +49,7 @@ def changes(images: np.ndarray) -> dict[str, np.ndarray]:
   if images.shape[-1] != 3:
     return {'as they are': images}
   noise = np.random.default_rng(0).uniform(-0.5, 0.5, images.shape)
-  each = {
+  methods = {
     'JPEG of quality 95': (jpeg, 95),
     'JPEG of quality 75': (jpeg, 75),
     'enlarged and reduced, bicubic': (resampled, Resampling.BICUBIC),
@@ -62,8 +62,8 @@ def changes(images: np.ndarray) -> dict[str, np.ndarray]:
       np.floor(images + noise).clip(0)
     ),
     **{
-      name: np.stack([change(image, how) for image in images])
-      for name, (change, how) in each.items()
+      name: np.stack([change(image, option) for image in images])
+      for name, (change, option) in methods.items()
     },
   }
 
@@ -107,11 +107,11 @@ def main() -> None:
   print(markdown.table((f'{len(held_out)} held-out images', 'FD'), rows))
   if args.inception:
     spec, rows = f'inception:{args.inception}', []
-    usual = features_of(real[:IMAGES], spec, 'torch_fidelity')
+    baseline = features_of(real[:IMAGES], spec, 'torch_fidelity')
     for preset in PRESETS[1:]:
       same = features_of(real[:IMAGES], spec, preset)
-      held = features_of(held_out[:IMAGES], spec, preset)
-      rows.append((preset, distance(same, usual), distance(held, same)))
+      test = features_of(held_out[:IMAGES], spec, preset)
+      rows.append((preset, distance(same, baseline), distance(test, same)))
     head = ('preprocessing', 'against torch_fidelity', 'held out, likewise')
     print(markdown.table(head, rows))
 

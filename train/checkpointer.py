@@ -93,11 +93,11 @@ class Checkpointer:
   def _open(self) -> ocp.CheckpointManager:
     """Opens the manager, which removes incomplete checkpoints."""
     rank = functools.partial(_rank, by=self._config.best_by)
-    kept = [policies.LatestN(n=self._config.keep)]
+    rules = [policies.LatestN(n=self._config.keep)]
     if self._keep_period:
-      kept.append(policies.EveryNSteps(interval_steps=self._keep_period))
+      rules.append(policies.EveryNSteps(interval_steps=self._keep_period))
     if self._config.keep_best:
-      kept.append(
+      rules.append(
         policies.BestN(
           n=self._config.keep_best,
           get_metric_fn=rank,
@@ -113,7 +113,7 @@ class Checkpointer:
     return ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(kept),
+        preservation_policy=policies.AnyPreservationPolicy(rules),
         best_fn=rank,  # Orbax stores metrics only if best_fn is set
         enable_async_checkpointing=True,
         cleanup_tmp_directories=True,
@@ -189,8 +189,8 @@ class Checkpointer:
       )
 
   def _reported(self) -> contextlib.AbstractContextManager[None]:
-    what = f'the checkpoint of step {self._saving}'
-    return save_errors(what, '; the ones before it are kept')
+    name = f'the checkpoint of step {self._saving}'
+    return save_errors(name, '; the ones before it are kept')
 
   def restore(self, abstract: TrainState) -> TrainState | None:
     """Returns the newest saved state, sharded like `abstract`, or None.
@@ -234,10 +234,10 @@ class Checkpointer:
   def _damaged(self, step: int, error: Exception) -> None:
     """Moves a damaged checkpoint if `fallback`; otherwise raises InputError."""
     folder = self._folder / str(step)
-    damaged = unreadable(folder, error)
+    failure = unreadable(folder, error)
     if not self._config.fallback:
-      raise damaged from error
-    logging.warning('%s It is moved to %s.', damaged, self._aside)
+      raise failure from error
+    logging.warning('%s It is moved to %s.', failure, self._aside)
     if jax.process_index() == 0:
       self._aside.mkdir(exist_ok=True)
       target = self._aside / folder.name
@@ -251,8 +251,8 @@ def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
   """Returns the stored rank, or inf if it is a rank by another metric."""
   # Earlier versions stored only the loss.
   rank = metrics['loss'] if 'loss' in metrics else metrics['rank']
-  same = metrics.get('by', 'loss') == by
-  return rank if same and math.isfinite(rank) else math.inf
+  is_same = metrics.get('by', 'loss') == by
+  return rank if is_same and math.isfinite(rank) else math.inf
 
 
 def _mend_metrics(path: epath.Path) -> None:

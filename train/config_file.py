@@ -31,10 +31,10 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     path = pathlib.Path(name)
   if path.suffix != '.py' or not path.is_file():
     files = (root / 'configs').rglob('[!_]*.py')
-    known = sorted(str(file.relative_to(root)) for file in files)
+    paths = sorted(str(file.relative_to(root)) for file in files)
     raise InputError(
       f'config file {name!r} not found; there are '
-      f'{", ".join(known)}.{nearest(name, known)}'
+      f'{", ".join(paths)}.{nearest(name, paths)}'
     )
   get_config = load_function(path, 'get_config')
   if not argument:
@@ -47,11 +47,11 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     return get_config(argument).lock()
   except ValueError as error:
     message, *words = error.args
-    near = ''
+    hint = ''
     if words:
-      wrong, known = words
-      near = ''.join(nearest(word, known) for word in wrong)
-    raise InputError(f'config file {name!r}: {message}.{near}') from error
+      names, keys = words
+      hint = ''.join(nearest(word, keys) for word in names)
+    raise InputError(f'config file {name!r}: {message}.{hint}') from error
 
 
 def check_keys(
@@ -80,11 +80,11 @@ def override(
   config: ml_collections.ConfigDict, assignments: Sequence[str]
 ) -> ml_collections.ConfigDict:
   """Applies KEY=VALUE texts to a config; raises InputError for a wrong text."""
-  known = flatten(config.to_dict())
-  check_keys(assignments, known)
+  defaults = flatten(config.to_dict())
+  check_keys(assignments, defaults)
   for assignment in assignments:
     key, _, text = assignment.partition('=')
-    config.update_from_flattened_dict({key: _read(key, text, known[key])})
+    config.update_from_flattened_dict({key: _read(key, text, defaults[key])})
   return config
 
 
@@ -97,8 +97,8 @@ def _read(key: str, text: str, default: Any) -> Any:
     if isinstance(default, list):
       values = value if isinstance(value, tuple | list) else (value,)
       # An empty default has no element type; later checks catch wrong types.
-      return tuple(_like((default or [v])[0], v) for v in values)
-    return _like(default, value)
+      return tuple(_convert((default or [v])[0], v) for v in values)
+    return _convert(default, value)
   except (ValueError, TypeError, OverflowError) as error:
     kind = 'tuple' if isinstance(default, list) else type(default).__name__
     raise InputError(
@@ -121,11 +121,11 @@ def _literal(text: str) -> Any:
     raise ValueError('not a literal') from error
 
 
-def _like(default: Any, value: Any) -> Any:
+def _convert(default: Any, value: Any) -> Any:
   """Converts a value to the default's type; ValueError if that alters it."""
   kind = type(default)
-  infinite = isinstance(value, float) and not math.isfinite(value)
-  boolean = isinstance(value, bool) != (kind is bool)
-  if infinite or boolean or kind(value) != value:
+  is_infinite = isinstance(value, float) and not math.isfinite(value)
+  is_mixed = isinstance(value, bool) != (kind is bool)
+  if is_infinite or is_mixed or kind(value) != value:
     raise ValueError
   return kind(value)

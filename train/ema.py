@@ -67,7 +67,7 @@ def update(config: EMAConfig, ema: Any, params: Any, step: jax.Array) -> Any:
   decay = jnp.float32(config.decay)
   if config.ramp:
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
-  return _moved(ema, params, 1 - decay)
+  return _move(ema, params, 1 - decay)
 
 
 def update_power(
@@ -77,12 +77,12 @@ def update_power(
   # In float32, 1 - (1 - 1/n)^(gamma + 1) would lose all digits.
   log = jnp.log1p(-1 / (step + 1).astype(jnp.float32))
   return tuple(
-    _moved(one, params, -jnp.expm1((gamma_of(width) + 1) * log))
-    for width, one in zip(config.widths, power, strict=True)
+    _move(average, params, -jnp.expm1((gamma_of(width) + 1) * log))
+    for width, average in zip(config.widths, power, strict=True)
   )
 
 
-def _moved(ema: Any, params: Any, weight: jax.Array) -> Any:
+def _move(ema: Any, params: Any, weight: jax.Array) -> Any:
   return jax.tree.map(lambda e, p: e + weight * (p - e), ema, params)
 
 
@@ -107,7 +107,7 @@ def coefficients(
     (n,) float64, with sum 1.
   """
   steps, gammas = np.asarray(
-    [(at, gamma_of(of)) for at, of in snapshots], np.float64
+    [(end, gamma_of(span)) for end, span in snapshots], np.float64
   ).T
   a = _inner(steps[:, None], gammas[:, None], steps, gammas)
   b = _inner(steps, gammas, float(step), gamma_of(width))

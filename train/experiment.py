@@ -178,14 +178,14 @@ def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
   """
   values = {k: v for k, v in values.items() if f'{name}.{k}' not in REMOVED}
   fields = {field.name: field for field in dataclasses.fields(kind)}
-  lacks = [
+  missing_keys = [
     key
     for key, field in fields.items()
     if key not in values and field.default is dataclasses.MISSING
   ]
-  if lacks or values.keys() - fields:
+  if missing_keys or values.keys() - fields:
     raise InputError(
-      f'config section {name!r} lacks {sorted(lacks)} and has '
+      f'config section {name!r} lacks {sorted(missing_keys)} and has '
       f'unknown {sorted(values.keys() - fields)}; is it of another version?'
     )
   return kind(**with_tuples(values))

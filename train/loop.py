@@ -152,15 +152,15 @@ def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
       step, reason = _take_steps(setup, task, state, report, save, log, stop)
       checkpointer.wait()
       _plot(workdir)
-      _say_end(setup, workdir, step, reason, report, checkpointer.latest_step)
+      _log_end(setup, workdir, step, reason, report, checkpointer.latest_step)
   return step == settings.steps
 
 
 def _announce_compilation(workdir: epath.Path) -> None:
   rows = read_metrics(workdir)
   times = [row['compile_seconds'] for row in rows if 'compile_seconds' in row]
-  before = f' ({times[-1]:.0f} s at the last start)' if times else ''
-  logging.info('Compiling the step%s.', before)
+  note = f' ({times[-1]:.0f} s at the last start)' if times else ''
+  logging.info('Compiling the step%s.', note)
 
 
 def _take_steps(
@@ -186,8 +186,8 @@ def _take_steps(
       report.compiled(time.perf_counter() - begin)
     # `record` reads the metrics of the previous step, so devices never wait.
     reason = stop.after(step)  # read once, since a signal may come at any time
-    last = step == settings.steps or bool(reason)
-    report.record(step, metrics, last)
+    is_last = step == settings.steps or bool(reason)
+    report.record(step, metrics, is_last)
     values = {}
     if scores.every and step % scores.every == 0 and not reason:
       with report.paused(step):
@@ -195,8 +195,8 @@ def _take_steps(
       if values:
         log.scalars(step, {'images': step * settings.batch_size, **values})
       else:
-        reason, last = stop.signal, True
-    save(state, step, last, values)
+        reason, is_last = stop.signal, True
+    save(state, step, is_last, values)
     if previews.every and step % previews.every == 0 and not reason:
       with report.paused(step):
         log.image(step, 'preview', previews.draw(state.ema))
@@ -220,27 +220,27 @@ def _batches(
   )
 
 
-def _say_end(
+def _log_end(
   setup: Setup,
   workdir: epath.Path,
   step: int,
   reason: str,
   report: Report,
-  saved: int | None,
+  saved_step: int | None,
 ) -> None:
   """Logs how a run ended; raises SaveError if a finite last step is unsaved."""
-  if report.sound and saved != step:
+  if report.sound and saved_step != step:
     raise SaveError(f'step {step}, the last one, could not be saved.')
   if step == setup.experiment.train.steps:
-    report.check_end(step, saved)
+    report.check_end(step, saved_step)
     logging.info('Trained %d steps; losses in %s/loss.png.', step, workdir)
-  elif saved == step:
+  elif saved_step == step:
     logging.info('%s: saved step %d, stopping.', reason, step)
   else:
     logging.info(
       '%s: stopping at step %d, which is not finite; the newest checkpoint is '
       'that of step %s.',
-      reason, step, saved,
+      reason, step, saved_step,
     )  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def fresh(
     return state
   params = start_weights(experiment, mesh)
 
-  def placed(tree):
+  def place(tree):
     return jax.tree.map(
       lambda leaf, old: jax.device_put(
         jnp.array(leaf, old.dtype, copy=True), old.sharding
@@ -291,9 +291,9 @@ def fresh(
 
   return dataclasses.replace(
     state,
-    params=placed(state.params),
-    ema=placed(state.ema),
-    power=tuple(map(placed, state.power)),
+    params=place(state.params),
+    ema=place(state.ema),
+    power=tuple(map(place, state.power)),
   )
 
 

@@ -33,7 +33,7 @@ def set_up_logging() -> None:
   """Shows this project's messages on process 0, and warnings of libraries."""
   flags.FLAGS.mark_as_parsed()  # absl buffers messages until flags are parsed
   handler = logging.get_absl_handler()
-  handler.addFilter(_wanted)
+  handler.addFilter(_is_logged)
   handler.setFormatter(
     stdlib_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
   )
@@ -42,7 +42,7 @@ def set_up_logging() -> None:
   logging.set_stderrthreshold(logging.INFO)
 
 
-def _wanted(record: stdlib_logging.LogRecord) -> bool:
+def _is_logged(record: stdlib_logging.LogRecord) -> bool:
   """Returns whether to show a message: any from this project, or a warning."""
   path, root = pathlib.Path(record.pathname), pathlib.Path(__file__).parents[1]
   if path.is_relative_to(root) and path.relative_to(root).parts[0] in _FOLDERS:
@@ -79,11 +79,11 @@ def _row(line: str) -> dict[str, float] | None:
     return None
   if not isinstance(row, dict) or 'step' not in row:
     return None
-  finite = all(
+  is_finite = all(
     type(value) in (int, float) and math.isfinite(value)
     for value in row.values()
   )
-  return row if finite and isinstance(row['step'], int) else None
+  return row if is_finite and isinstance(row['step'], int) else None
 
 
 @contextlib.contextmanager
@@ -161,12 +161,12 @@ class MetricsLog:
         self._wandb.log(values, step=step)
     if not on_terminal():
       scores = [name for name in values if name.startswith('eval/')]
-      shown = [
+      items = [
         f'{name} {values[name]:.4g}'
         for name in (*_SHOWN, *scores)
         if name in values
       ]
-      logging.info('step %d: %s%s', step, ', '.join(shown), note)
+      logging.info('step %d: %s%s', step, ', '.join(items), note)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Logs a (H, W, C) uint8 image to TensorBoard and as a PNG."""

@@ -77,7 +77,7 @@ def newton_schulz(
 
   tall = u.shape[-2] > u.shape[-1]
   x = (u.mT if tall else u).astype(dtype)
-  x = _spread(x)
+  x = _shard(x)
   norm = jnp.linalg.norm(x.astype(u.dtype), axis=(-2, -1), keepdims=True)
   x /= norm.astype(dtype) + 1e-7
   for _ in range(steps):
@@ -86,7 +86,7 @@ def newton_schulz(
   return (x.mT if tall else x).astype(u.dtype)
 
 
-def _spread(x: jax.Array) -> jax.Array:
+def _shard(x: jax.Array) -> jax.Array:
   """Shards a stack over devices, with every matrix whole on one device.
 
   A matrix split over devices would be gathered in every product. Replicated
@@ -125,11 +125,11 @@ def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
 
   def direction(path, m, g):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
-    turned = not path.endswith('label_embed')  # stored as published
+    flip = not path.endswith('label_embed')  # stored as published
     u = average(m, g)
-    u = u.mT if turned else u  # (..., rows, columns)
+    u = u.mT if flip else u  # (..., rows, columns)
     x = shape_factor(path, *u.shape[-2:]) * newton_schulz(u, dtype=dtype)
-    return x.mT if turned else x
+    return x.mT if flip else x
 
   def init(params):
     return MuonState(optax.tree.zeros_like(params))

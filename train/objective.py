@@ -138,22 +138,22 @@ def velocity_losses(
     Mean squared error of the output, (B,) float32; a tuple with that of each
     tap; and the mean of 1 - cosine over the positions of the output.
   """
-  target = of_taps = path.velocity(x0, noise, t)
+  target = velocity = path.velocity(x0, noise, t)
   x_t = path.interpolate(x0, noise, t)
-  out = denoiser(x_t, t, label)
+  pred = denoiser(x_t, t, label)
   if guide is not None:
-    both = guide.network(x_t, t, label)
-    ahead = jax.lax.stop_gradient(both.velocity - both.intermediate[0])
-    target = target + guide.weight * ahead
+    output = guide.network(x_t, t, label)
+    step = jax.lax.stop_gradient(output.velocity - output.intermediate[0])
+    target = target + guide.weight * step
 
   def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
 
   # A new network outputs 0, so epsilon clamps norms to at least 1e-8.
-  cosine = optax.losses.cosine_similarity(out.velocity, target, epsilon=1e-16)
+  cosine = optax.losses.cosine_similarity(pred.velocity, target, epsilon=1e-16)
   direction = (1 - cosine).mean((1, 2))
-  taps = tuple(mse(prediction, of_taps) for prediction in out.intermediate)
-  return mse(out.velocity, target), taps, direction
+  taps = tuple(mse(prediction, velocity) for prediction in pred.intermediate)
+  return mse(pred.velocity, target), taps, direction
 
 
 def noise_losses(
@@ -166,20 +166,20 @@ def noise_losses(
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]:
   """Returns the losses of output, taps and learned variance, if any."""
   x_t = path.interpolate(x0, noise, t)
-  out = denoiser(x_t, t, label)
+  output = denoiser(x_t, t, label)
 
-  def predicted(velocity):
+  def predict(velocity):
     return path.noise_from_velocity(x_t, velocity, t)
 
   def mse(velocity):
-    return jnp.square(predicted(velocity) - noise).mean((1, 2, 3))
+    return jnp.square(predict(velocity) - noise).mean((1, 2, 3))
 
   bits = None
-  if out.variance is not None:
+  if output.variance is not None:
     bits = variance_losses(
-      path, x0, x_t, predicted(out.velocity), out.variance, t
+      path, x0, x_t, predict(output.velocity), output.variance, t
     )
-  return mse(out.velocity), tuple(map(mse, out.intermediate)), bits
+  return mse(output.velocity), tuple(map(mse, output.intermediate)), bits
 
 
 def draw(
@@ -201,8 +201,8 @@ def draw(
   noise_key, time_key, drop_key = jax.random.split(key, 3)
   noise = jax.random.normal(noise_key, x0.shape)
   t = draw_times(config, path_named(config.path), time_key, len(x0))
-  dropped = jax.random.bernoulli(drop_key, config.label_dropout, label.shape)
-  return noise, t, jnp.where(dropped, null_label, label)
+  mask = jax.random.bernoulli(drop_key, config.label_dropout, label.shape)
+  return noise, t, jnp.where(mask, null_label, label)
 
 
 def loss_at(
@@ -224,22 +224,20 @@ def loss_at(
   path = path_named(config.path)
   if config.prediction == 'noise':
     assert isinstance(path, VariancePreserving)
-    final, intermediate, bits = noise_losses(
-      denoiser, path, x0, noise, t, label
-    )
-    extra = {} if bits is None else {'variance': (1.0, bits)}
+    loss, intermediate, bits = noise_losses(denoiser, path, x0, noise, t, label)
+    extras = {} if bits is None else {'variance': (1.0, bits)}
   else:
-    final, intermediate, direction = velocity_losses(
+    loss, intermediate, direction = velocity_losses(
       denoiser, path, x0, noise, t, label, guide=guide
     )
-    extra = {'cosine': (config.cosine_weight, direction)}
-  terms = {config.prediction: final.mean()}
+    extras = {'cosine': (config.cosine_weight, direction)}
+  terms = {config.prediction: loss.mean()}
   total = terms[config.prediction]
   weights = config.weights(len(taps))
   for tap, weight, error in zip(taps, weights, intermediate, strict=True):
     terms[f'intermediate_{tap}'] = error.mean()
     total += weight * terms[f'intermediate_{tap}']
-  for name, (weight, error) in extra.items():
+  for name, (weight, error) in extras.items():
     if weight:
       terms[name] = error.mean()
       total += weight * terms[name]

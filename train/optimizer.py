@@ -52,14 +52,14 @@ def make_schedule(
   warmup = config.warmup_images // batch_size
   steps = max(total_images // batch_size - warmup, 1)
   if config.schedule == 'constant':
-    after = optax.constant_schedule(config.lr)
+    decay = optax.constant_schedule(config.lr)
   else:
-    after = optax.cosine_decay_schedule(config.lr, steps, config.end_fraction)
+    decay = optax.cosine_decay_schedule(config.lr, steps, config.end_fraction)
   # Step 0 has learning rate lr / warmup, since 0 would waste the first update.
-  before = optax.linear_schedule(
+  rise = optax.linear_schedule(
     config.lr / max(warmup, 1), config.lr, max(warmup - 1, 1)
   )
-  return optax.join_schedules([before, after], [warmup])
+  return optax.join_schedules([rise, decay], [warmup])
 
 
 def make_optimizer(

@@ -50,8 +50,8 @@ def panels_of(rows: Rows, prefix: str) -> Figure | None:
   return _figure(rows, panels)
 
 
-def _names(rows: Rows, wanted: Callable[[str], bool]) -> list[str]:
-  return [n for n in dict.fromkeys(n for row in rows for n in row) if wanted(n)]
+def _names(rows: Rows, test: Callable[[str], bool]) -> list[str]:
+  return [n for n in dict.fromkeys(n for row in rows for n in row) if test(n)]
 
 
 def _figure(
@@ -61,14 +61,14 @@ def _figure(
   zero: bool = False,
 ) -> Figure | None:
   """Draws panels, each defined by a title, labeled curves and a y-scale."""
-  known = set(_names(rows, lambda name: True))
-  panels = [panel for panel in panels if known & panel[1].keys()]
+  names = set(_names(rows, lambda name: True))
+  panels = [panel for panel in panels if names & panel[1].keys()]
   if not panels:
     return None
   width = 7 if len(panels) == 1 else 4.5 * min(len(panels), 3)
-  down = -(-len(panels) // 3)
-  figure = Figure(figsize=(width, 4 * down), layout='constrained')
-  grid = figure.subplots(down, min(len(panels), 3), squeeze=False).ravel()
+  height = -(-len(panels) // 3)
+  figure = Figure(figsize=(width, 4 * height), layout='constrained')
+  grid = figure.subplots(height, min(len(panels), 3), squeeze=False).ravel()
   for axes, (title, curves, scale) in zip(grid, panels, strict=False):
     _draw(axes, rows, curves)
     axes.set(xlabel='images seen', ylabel=title, yscale=scale)
@@ -87,9 +87,9 @@ def _draw(axes: Axes, rows: Rows, curves: Mapping[str, str]) -> None:
   for (name, label), line in zip(
     curves.items(), itertools.cycle(('-', '--', '-.', ':')), strict=False
   ):
-    found = [
+    points = [
       (row['images'], row[name]) for row in rows if {'images', name} <= {*row}
     ]
-    if found:
-      marker = 'o' if len(found) < 20 else None
-      axes.plot(*np.transpose(found), line, label=label, marker=marker)
+    if points:
+      marker = 'o' if len(points) < 20 else None
+      axes.plot(*np.transpose(points), line, label=label, marker=marker)

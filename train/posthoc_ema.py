@@ -93,14 +93,14 @@ def reconstruct(
       f'{", ".join(map(str, steps))}.'
     )
   snapshots = [
-    (at, path)
-    for at in steps
-    if at <= step
-    for path in sorted((folder / str(at)).iterdir())
+    (end, path)
+    for end in steps
+    if end <= step
+    for path in sorted((folder / str(end)).iterdir())
     if _is_width(path.name)
   ]
   factors = coefficients(
-    [(at, float(p.name)) for at, p in snapshots], step, width
+    [(end, float(p.name)) for end, p in snapshots], step, width
   )
   target = weights_like(config, mesh, 'float32')
   total: Any = None

@@ -69,10 +69,10 @@ class Samples:
       batches.append(batch)
       if stopping():
         return None
-    bad = sum(int((~batch.finite).sum()) for batch in batches)
-    nonfinite.warn(bad, len(labels), describe(self._guidance))
+    num_bad = sum(int((~batch.finite).sum()) for batch in batches)
+    nonfinite.warn(num_bad, len(labels), describe(self._guidance))
     images = np.concatenate([batch.images for batch in batches])
-    return Generated(images, batches[0].nfe, bad)
+    return Generated(images, batches[0].nfe, num_bad)
 
 
 class Previews:
@@ -122,10 +122,10 @@ class Previews:
     columns = min(self._experiment.model.num_classes, COLUMNS)
     count = self._experiment.log.preview_num
     labels = (np.arange(count) % columns).astype(np.int32)
-    drawn = self._samples(params, labels)
-    assert drawn is not None
-    side = drawn.images.shape[1]
-    return pictures.tile(drawn.images, columns, scale=max(1, 40 // side))
+    sample = self._samples(params, labels)
+    assert sample is not None
+    side = sample.images.shape[1]
+    return pictures.tile(sample.images, columns, scale=max(1, 40 // side))
 
 
 class Scores:
@@ -158,26 +158,26 @@ class Scores:
     self.metrics: tuple[str, ...] = ()
     config = experiment.eval
     self.every = experiment.train.steps_of(config.every_images)
-    best = experiment.checkpoint.best_by
+    key = experiment.checkpoint.best_by
     saves = experiment.train.steps_of(experiment.checkpoint.every_images)
-    if best != 'loss' and (not self.every or saves % self.every):
+    if key != 'loss' and (not self.every or saves % self.every):
       raise InputError(
-        f'checkpoint.best_by is {best}, but eval.every_images does not measure '
+        f'checkpoint.best_by is {key}, but eval.every_images does not measure '
         'it at every checkpoint; set it to checkpoint.every_images.'
       )
     if self.every:
       check_batch(mesh, config.batch_size, 'eval.batch_size')
-      each = config.num // config.repeats
+      count = config.num // config.repeats
       self.metrics = plan(
         config,
         experiment.data,
         labels=True,
-        count=each,
+        count=count,
         decodes=decoder is not None,
       )
-      if best not in ('loss', *self.metrics):
+      if key not in ('loss', *self.metrics):
         raise InputError(
-          f'checkpoint.best_by is {best}, but what is measured is '
+          f'checkpoint.best_by is {key}, but what is measured is '
           f'{", ".join(self.metrics)}; see eval.metrics and eval.extractor.'
         )
       self._samples = Samples(
@@ -217,16 +217,16 @@ class Scores:
     """
     classes = self._experiment.model.num_classes
     labels = plan_labels('balanced', self._experiment.eval.num, classes, 0)
-    drawn = self._samples(params, labels, stopping)
-    if drawn is None:
+    sample = self._samples(params, labels, stopping)
+    if sample is None:
       return {}
     scores: dict[str, float] = {}
-    if drawn.nonfinite:
-      scores['nonfinite'] = drawn.nonfinite
-    if nonfinite.too_many(drawn.nonfinite, len(labels)):
+    if sample.nonfinite:
+      scores['nonfinite'] = sample.nonfinite
+    if nonfinite.too_many(sample.nonfinite, len(labels)):
       logging.warning('No metrics are computed for these images.')
     else:
-      scores |= as_dict(self.evaluator.score(drawn.images, labels))
+      scores |= as_dict(self.evaluator.score(sample.images, labels))
     return {f'eval/{name}': value for name, value in scores.items()}
 
   def rank(self, values: dict[str, float], loss: float) -> float:
@@ -236,8 +236,8 @@ class Scores:
       values: Scores of this step, from which `checkpoint.best_by` selects one.
       loss: Mean loss since the last checkpoint, used if `best_by` is 'loss'.
     """
-    best = self._experiment.checkpoint.best_by
-    if best == 'loss':
+    metric = self._experiment.checkpoint.best_by
+    if metric == 'loss':
       return loss
-    sign = 1 if best in LOWER else -1
-    return sign * values.get(f'eval/{best}', sign * math.inf)
+    sign = 1 if metric in LOWER else -1
+    return sign * values.get(f'eval/{metric}', sign * math.inf)

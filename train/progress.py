@@ -167,7 +167,7 @@ class Report:
     """
     if self._pending is None:
       return
-    step, metrics, last = self._pending
+    step, metrics, is_last = self._pending
     self._pending = None
     self._latest |= {name: float(value) for name, value in metrics.items()}
     self.bad_steps += bool(self._latest['bad_steps'])
@@ -191,7 +191,7 @@ class Report:
         'loss or gradient that is not finite. The last checkpoint is kept; '
         'lower optimizer.lr, in a new workdir, or look at the data.'
       )
-    if last or (self._every and step % self._every == 0):
+    if is_last or (self._every and step % self._every == 0):
       values['lr'] = float(self._schedule(step - 1))
       values['images'] = step * self._settings.batch_size
       values |= self._rates(self._mark, step, now)
@@ -211,15 +211,15 @@ class Report:
     self, mark: tuple[float, int], step: int, now: float
   ) -> dict[str, float]:
     """Returns the rates since the last logged line; starts a new interval."""
-    (before, at), waited = mark, self._waited
+    (begin, start), wait = mark, self._waited
     self._mark, self._waited = (now, step), 0.0
-    if step == at:
+    if step == start:
       return {}
-    seconds = now - before
-    rate = (step - at) * self._settings.batch_size / seconds
+    seconds = now - begin
+    rate = (step - start) * self._settings.batch_size / seconds
     values = {
       'images_per_second': rate,
-      'waiting': waited / seconds,
+      'waiting': wait / seconds,
       'tflops': rate * self._flops / 1e12,
     }
     devices = jax.devices()

@@ -87,17 +87,17 @@ class Source:
     if not self.is_run:
       return _open_folder(self.place, overrides)
     network = open_network(self.place)
-    about = dict(network.metadata)
+    info = dict(network.metadata)
     if not network.is_run:
       raise InputError(
         f'{self.place} is a folder of weights, not the workdir of a run; give '
         'it as --folder to a command that takes one.'
       )
-    build(about)
-    if isinstance(about.get('sample'), dict):
+    build(info)
+    if isinstance(info.get('sample'), dict):
       # Configs of older runs lack newer keys, which sampling presets may set.
-      about['sample'] = dataclasses.asdict(SampleConfig()) | about['sample']
-    config = ml_collections.ConfigDict(about).lock()
+      info['sample'] = dataclasses.asdict(SampleConfig()) | info['sample']
+    config = ml_collections.ConfigDict(info).lock()
     return build(_override(config, overrides, 'run').to_dict())
 
   def latents(self) -> LatentSpace:
@@ -114,16 +114,16 @@ class Source:
   ) -> tuple[Params, dict[str, Any]]:
     """Returns the weights on the mesh, and metadata that describe them."""
     if self.is_run:
-      which = self.weights or 'ema'
+      choice = self.weights or 'ema'
       params, step = run_weights(
-        self.place, experiment.model, mesh, which, self.step
+        self.place, experiment.model, mesh, choice, self.step
       )
       return params, {
         'data': {
           name: getattr(experiment.data, name)
           for name in ('name', 'train_split', 'test_split')
         },
-        'weights': which,
+        'weights': choice,
         'step': step,
         'images_seen': step * experiment.train.batch_size,
       }
@@ -131,18 +131,18 @@ class Source:
     shardings = backbone.shardings(config, backbone.shapes(config), mesh)
     if isinstance(latents := info.get('latents'), dict):
       # Results do not depend on the decoder's path or the class names.
-      left_out = ('decoder', 'classes')
-      kept = {k: v for k, v in latents.items() if k not in left_out}
-      info = {**info, 'latents': kept}
+      names = ('decoder', 'classes')
+      subset = {k: v for k, v in latents.items() if k not in names}
+      info = {**info, 'latents': subset}
     return jax.device_put(params, shardings), {**info, 'folder': self.place}
 
   def restore(
     self, experiment: Experiment, mesh: Mesh
   ) -> tuple[Denoiser, dict[str, Any]]:
     """Returns the denoiser on the mesh, and metadata to store with results."""
-    params, about = self.load(experiment, mesh)
+    params, info = self.load(experiment, mesh)
     protocol = {
-      **about,  # listed first, since a folder's config.json must not override
+      **info,  # listed first, since a folder's config.json must not override
       'model': dataclasses.asdict(experiment.model),
       'path': experiment.objective.path,
       'weights_sha256': model.fingerprint(params),
@@ -186,11 +186,11 @@ def run_weights(
   return params, step
 
 
-def _width_of(which: str) -> float | None:
+def _width_of(spec: str) -> float | None:
   """Returns the WIDTH in 'ema:WIDTH'; None for the names 'ema' and 'raw'."""
-  name, _, width = which.partition(':')
+  name, _, width = spec.partition(':')
   if not width:
-    check_choice('--weights', which, WEIGHTS)
+    check_choice('--weights', spec, WEIGHTS)
     return None
   try:
     if name == 'ema':
@@ -198,7 +198,7 @@ def _width_of(which: str) -> float | None:
   except ValueError:
     pass
   raise InputError(
-    f'--weights is {quote(which)}, expected {", ".join(WEIGHTS)}, or '
+    f'--weights is {quote(spec)}, expected {", ".join(WEIGHTS)}, or '
     'ema:WIDTH such as ema:0.1.'
   )
 
@@ -232,27 +232,27 @@ def check_same(
     source: Run or folder to check.
     but: Fields of the network that may differ.
   """
-  theirs = source.open(())
+  other = source.open(())
   check_unquantized(source)
-  if type(theirs.model) is not type(experiment.model):
+  if type(other.model) is not type(experiment.model):
     raise InputError(
       f'{source.place}, the source of the initial weights, holds a '
-      f'{backbone.name_of(theirs.model)}, not a '
+      f'{backbone.name_of(other.model)}, not a '
       f'{backbone.name_of(experiment.model)}; make the sections model agree.'
     )
-  ours, found = (
+  network, fields = (
     {'path': e.objective.path, **dataclasses.asdict(e.model)}
-    for e in (experiment, theirs)
+    for e in (experiment, other)
   )
-  wrong = [
-    f'{key} {found[key]}, not {ours[key]}'
-    for key in ours
-    if ours[key] != found[key] and key not in (*_NOT_OF_WEIGHTS, *but)
+  pairs = [
+    f'{key} {fields[key]}, not {network[key]}'
+    for key in network
+    if network[key] != fields[key] and key not in (*_NOT_OF_WEIGHTS, *but)
   ]
-  if wrong:
+  if pairs:
     raise InputError(
       f'{source.place}, the source of the initial weights, holds another '
-      f'network: {"; ".join(wrong)}; make the sections model agree.'
+      f'network: {"; ".join(pairs)}; make the sections model agree.'
     )
 
 
@@ -280,19 +280,19 @@ def check_task(what: str, theirs: Experiment, ours: Experiment) -> None:
       'path': experiment.objective.path,
     }
 
-  known = task(ours)
+  expected = task(ours)
   for key, value in task(theirs).items():
-    if value != known[key]:
+    if value != expected[key]:
       raise InputError(
-        f'{what} has {key} {value}, the network {known[key]}; they must be '
+        f'{what} has {key} {value}, the network {expected[key]}; they must be '
         'trained for the same task.'
       )
 
 
 def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
-  saved = open_network(folder)
-  network, config = saved.config, load_config('configs/base.py')
-  config.sample.update(dataclasses.asdict(saved.sampling))
+  origin = open_network(folder)
+  network, config = origin.config, load_config('configs/base.py')
+  config.sample.update(dataclasses.asdict(origin.sampling))
   config.model.dtype = network.dtype
   experiment = build(_override(config, overrides, 'folder').to_dict())
   return dataclasses.replace(
@@ -300,21 +300,21 @@ def _open_folder(folder: str, overrides: Sequence[str]) -> Experiment:
     model=dataclasses.replace(network, dtype=experiment.model.dtype),
     objective=dataclasses.replace(
       experiment.objective,
-      path=saved.path,
+      path=origin.path,
       label_dropout=experiment.objective.label_dropout * network.null_label,
     ),
   )
 
 
 def _override(
-  config: ml_collections.ConfigDict, overrides: Sequence[str], what: str
+  config: ml_collections.ConfigDict, overrides: Sequence[str], kind: str
 ) -> ml_collections.ConfigDict:
-  known = flatten(config.to_dict())
+  defaults = flatten(config.to_dict())
   for assignment in overrides:
     key = assignment.partition('=')[0]
-    if key in known and key not in _COMPUTE and not workdir.is_free(key):
+    if key in defaults and key not in _COMPUTE and not workdir.is_free(key):
       raise InputError(
-        f'config key {key} belongs to the {what} and cannot be changed here; '
+        f'config key {key} belongs to the {kind} and cannot be changed here; '
         f'{", ".join((*_COMPUTE, *workdir.FREE))} can.'
       )
   return override(config, overrides)

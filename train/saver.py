@@ -59,16 +59,16 @@ class Saver:
       NonFiniteError: after `train.max_bad_steps` non-finite steps in a row.
       SaveError: if a checkpoint or snapshot could not be written.
     """
-    due = last or step % self._every == 0
-    if due:
+    is_due = last or step % self._every == 0
+    if is_due:
       self._due, self._scores = True, scores
     if self._snapshot_every and (last or step % self._snapshot_every == 0):
-      self._snapshot_due = due = True
+      self._snapshot_due = is_due = True
     if not (self._due or self._snapshot_due):
       return
     self._report.flush()  # a run killed after the save must not lose this line
     if not self._report.sound:
-      if due:
+      if is_due:
         logging.warning(
           'Step %d is not saved, since it is not finite: the next finite step '
           'is.',

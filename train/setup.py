@@ -90,10 +90,10 @@ def make_setup(
   Raises:
     InputError: A required decoder is missing or does not fit.
   """
-  if workdir and (known := load_latents(workdir).decoder):
-    latents = dataclasses.replace(latents, decoder=known)
+  if workdir and (path := load_latents(workdir).decoder):
+    latents = dataclasses.replace(latents, decoder=path)
   decoder: Autoencoder | None = None
-  missing = ''
+  problem = ''
   samples = experiment.log.preview_every_images or experiment.eval.every_images
   if autoencoder is not None or samples:
     channels = experiment.model.channels
@@ -103,16 +103,16 @@ def make_setup(
       # Training needs no decoder: only the previews are left out without one.
       if autoencoder is not None or experiment.eval.every_images:
         raise
-      missing = str(error)
+      problem = str(error)
   if autoencoder is not None:
-    place = remembered(autoencoder, decoder)
-    latents = dataclasses.replace(latents, decoder=place)
+    location = remembered(autoencoder, decoder)
+    latents = dataclasses.replace(latents, decoder=location)
   return Setup(
     experiment,
     mesh,
     records,
     latents,
-    Previews(experiment, mesh, decoder, missing),
+    Previews(experiment, mesh, decoder, problem),
     Scores(experiment, mesh, decoder, records),
   )
 

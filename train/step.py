@@ -62,8 +62,8 @@ def make_train_step(
     start = min(
       -(-objective_config.guided_start_images // len(label)), 2**31 - 1
     )
-    started = state.step >= start
-    weight = jnp.where(started, objective_config.guided_weight, 0.0)
+    is_guided = state.step >= start
+    weight = jnp.where(is_guided, objective_config.guided_weight, 0.0)
     guide = None
     if objective_config.guided_weight:
       guide = objective.Guide(backbone.bind(config, state.ema), weight)
@@ -74,7 +74,7 @@ def make_train_step(
         denoiser, objective_config, config.taps, *part, guide=guide
       )
 
-    (loss, terms), grads = _accumulated(
+    (loss, terms), grads = _accumulate(
       jax.value_and_grad(loss_of, has_aux=True), accumulate
     )(state.params, x0, noise, t, label)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -105,9 +105,9 @@ def make_train_step(
 
 def accept(new: State, old: State, ok: jax.Array) -> State:
   """Returns `new` if `ok`, else `old`, with both counters of steps updated."""
-  kept = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
+  state = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
   return dataclasses.replace(
-    kept,
+    state,
     step=old.step + 1,
     bad_steps=jnp.where(ok, 0, old.bad_steps + 1),
   )
@@ -139,7 +139,7 @@ def latents_of(
   return normalization.normalize(posterior.draw(noise)), key
 
 
-def _accumulated(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:
+def _accumulate(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:
   """Returns a function that averages `grad(params, *part)` over batch parts.
 
   Part k has the examples k, k + parts, ..., so no example changes its device.
@@ -147,15 +147,15 @@ def _accumulated(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:
   if parts == 1:
     return grad
 
-  def cut(x):
+  def split(x):
     x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
     return constrain(x, None, BATCH_AXES)
 
-  def accumulated(params, *batch):
+  def accumulate(params, *batch):
     def body(total, part):
       return jax.tree.map(jnp.add, total, grad(params, *part)), None
 
-    batch = jax.tree.map(cut, batch)
+    batch = jax.tree.map(split, batch)
     zeros = jax.tree.map(
       lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
       jax.eval_shape(grad, params, *(x[0] for x in batch)),
@@ -163,4 +163,4 @@ def _accumulated(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:
     total, _ = jax.lax.scan(body, zeros, batch)
     return jax.tree.map(lambda x: x / parts, total)
 
-  return accumulated
+  return accumulate

@@ -42,17 +42,17 @@ def variance_losses(
   """
   t = expand(t, x)
   s = jnp.maximum(t - 1 / STEPS, 0)
-  first = t < 1.5 / STEPS
-  s = jnp.where(first, 0, s)
+  is_first = t < 1.5 / STEPS
+  s = jnp.where(is_first, 0, s)
   beta, small = variances(path, t, s)
-  of_step_1 = variances(path, jnp.float32(2 / STEPS), jnp.float32(1 / STEPS))[1]
-  log_small = jnp.log(jnp.where(first, of_step_1, small))
+  limit = variances(path, jnp.float32(2 / STEPS), jnp.float32(1 / STEPS))[1]
+  log_small = jnp.log(jnp.where(is_first, limit, small))
   f = (variance + 1) / 2
   log_variance = f * jnp.log(beta) + (1 - f) * log_small
 
   noise = jax.lax.stop_gradient(noise)
-  predicted = (x - path.sigma(t) * noise) / path.alpha(t)
-  mean = posterior_mean(path, predicted, x, t, s)
+  estimate = (x - path.sigma(t) * noise) / path.alpha(t)
+  mean = posterior_mean(path, estimate, x, t, s)
   gap = posterior_mean(path, x0, x, t, s) - mean
   kl = 0.5 * (
     log_variance
@@ -61,7 +61,7 @@ def variance_losses(
     + jnp.exp(log_small - log_variance)
     + jnp.square(gap) * jnp.exp(-log_variance)
   )
-  bits = jnp.where(first, -_log_probability(x0, mean, log_variance), kl)
+  bits = jnp.where(is_first, -_log_probability(x0, mean, log_variance), kl)
   return bits.mean((1, 2, 3)) / jnp.log(2)
 
 
@@ -70,10 +70,10 @@ def _log_probability(
 ) -> jax.Array:
   """Log-likelihood of x in 256 levels from -1 to 1, as in DiT's code."""
   scale = jnp.exp(-log_variance / 2)
-  below = _cdf(scale * (x - mean - 1 / 255))
-  above = _cdf(scale * (x - mean + 1 / 255))
+  low = _cdf(scale * (x - mean - 1 / 255))
+  high = _cdf(scale * (x - mean + 1 / 255))
   probability = jnp.where(
-    x < -0.999, above, jnp.where(x > 0.999, 1 - below, above - below)
+    x < -0.999, high, jnp.where(x > 0.999, 1 - low, high - low)
   )
   return jnp.log(jnp.maximum(probability, 1e-12))
 

@@ -199,9 +199,9 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
   """
   is_student = 'distill' in new
   base = 'configs/distill/base.py' if is_student else 'configs/base.py'
-  usual = flatten(load_config_file(base).to_dict())
-  later = {key: usual[key] for key in usual if key.split('.')[0] in old}
-  old, new = later | flatten(old), flatten(new)
+  config = flatten(load_config_file(base).to_dict())
+  extras = {key: config[key] for key in config if key.split('.')[0] in old}
+  old, new = extras | flatten(old), flatten(new)
 
   def may_differ(key):
     # The sampling grid and solver of a student are part of its training.

@@ -17,26 +17,26 @@ METHODS = ('none', 'cfg:1.35', 'ig:1.4', 'cfg:1.35,s2:1.25')
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `compare`."""
-  what, how, where = shared.groups(
+  subject, method, output = shared.groups(
     parser, 'what to compare', 'how to compare', 'where to write'
   )
-  shared.add_workdir(what)
-  what.add(
+  shared.add_workdir(subject)
+  subject.add(
     '--guidance=METHODS',
     'guidance of one row, as for sample; repeat the flag for more rows '
     f'(default: {"; ".join(METHODS)}, as far as the network supports them)',
     action='append',
   )
-  shared.add_weights(what)
-  how.add('--num=N', 'images per method', default=500)
-  how.add(
+  shared.add_weights(subject)
+  method.add('--num=N', 'images per method', default=500)
+  method.add(
     '--bootstrap=N', 'number of resamples, for a standard error', default=50
   )
-  how.add(
+  method.add(
     '--extractor=NAME',
     'classifier:FOLDER, a classifier trained earlier (default: a new '
     'classifier)',
   )
-  shared.add_guide(how)
-  shared.add_autoencoder(how)
-  shared.add_out(where)
+  shared.add_guide(method)
+  shared.add_autoencoder(method)
+  shared.add_out(output)

@@ -28,10 +28,10 @@ huggingface_hub (requirements-hub.txt). No file is overwritten."""
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `convert`."""
-  what, published, how = shared.groups(
+  subject, published, method = shared.groups(
     parser, 'what to convert', 'a published source', 'how to convert'
   )
-  what.add(
+  subject.add(
     '--from=PATH',
     'published file (or hf://org/name/file), folder of weights, or '
     'workdir of a run',
@@ -39,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     type=shared.web_path,
     required=True,
   )
-  what.add(
+  subject.add(
     '--to=PATH',
     'path of a new published file, if it ends with .safetensors, or of a '
     'new folder',
@@ -47,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     type=shared.web_path,
     required=True,
   )
-  what.add(
+  subject.add(
     '--family=NAME',
     f'published format: {", ".join(shared.FAMILIES)} (required for a '
     'published file, unless the source folder records it)',
@@ -66,18 +66,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   published.add(
     '--no_null_label', 'the last label is a class, not the null label'
   )
-  how.add(
+  method.add(
     '--weights=WEIGHTS',
     'ema (moving average), raw (parameters) or, for a run, ema:WIDTH '
     '(default: ema, or the only available set)',
     type=shared.weights,
   )
-  how.add(
+  method.add(
     '--quantize=SCHEME',
     f'{", ".join(shared.SCHEMES)}: quantize into a folder, for sampling '
     'only (default: none)',
   )
-  how.add(
+  method.add(
     '--allow_nonfinite',
     'convert weights with NaN or infinite values too; a folder of them '
     'can be sampled (default: an error)',

@@ -20,23 +20,23 @@ NOTES = '--config.KEY=VALUE sets any key of configs/distill/base.py.'
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `distill`."""
-  what, how, where = shared.groups(
+  subject, method, output = shared.groups(
     parser, 'what to distill', 'how to distill', 'where to write'
   )
-  what.add(
+  subject.add(
     '--config=FILE',
     'config file in configs/distill/',
     type=shared.path,
     required=True,
   )
-  what.add(
+  subject.add(
     '--teacher=PLACE',
     'run (its averaged weights) or folder of weights',
     type=shared.path,
     required=True,
   )
-  shared.add_autoencoder(how)
-  shared.add_stopped_status(how)
-  where.add('--workdir=RUN', 'folder of the student', type=shared.path)
+  shared.add_autoencoder(method)
+  shared.add_stopped_status(method)
+  output.add('--workdir=RUN', 'folder of the student', type=shared.path)
   shared.add_dry_run(parser)
   shared.add_processes(parser)

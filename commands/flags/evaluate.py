@@ -17,7 +17,7 @@ NOTES = '--config.eval.KEY=VALUE sets details of the metrics (configs/base.py).'
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `evaluate`."""
-  what, real, score, how, where = shared.groups(
+  subject, real, score, method, output = shared.groups(
     parser,
     'what to evaluate',
     'real images',
@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     'how to sample',
     'where to write',
   )
-  source = what.choice()
+  source = subject.choice()
   source.add(
     '--samples=IMAGES',
     'images: an .npz, a folder, a .zip, tfds:NAME:SPLIT',
@@ -39,13 +39,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   source.add(
     '--folder=FOLDER', 'folder of weights to sample from', type=shared.web_path
   )
-  what.add(
+  subject.add(
     '--num=N',
     'number of images in each set (default: 50,000, or all samples)',
     type=int,
   )
-  shared.add_labels(what)
-  shared.add_weights(what)
+  shared.add_labels(subject)
+  shared.add_weights(subject)
   shared.add_reference_flag(real)
   shared.add_real_images_config(real)
   shared.add_extractor(score)
@@ -56,8 +56,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     type=shared.metrics,
   )
   shared.add_standard_errors(score)
-  shared.add_guidance(how)
-  shared.add_guide(how)
-  shared.add_autoencoder(how)
-  shared.add_out(where)
+  shared.add_guidance(method)
+  shared.add_guide(method)
+  shared.add_autoencoder(method)
+  shared.add_out(output)
   shared.add_processes(parser)

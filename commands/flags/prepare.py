@@ -17,41 +17,41 @@ NOTES = shared.ALL_KEYS
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `prepare`."""
-  what, how, where = shared.groups(
+  subject, method, output = shared.groups(
     parser,
     'what to prepare',
     'how to prepare',
     'where to write (data.dir/data.name/SPLIT)',
   )
-  what.add(
+  subject.add(
     '--images=IMAGES',
     'folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT] (docs/data.md '
     'describes ImageNet from its tars)',
     type=shared.path,
   )
-  what.add('--config=FILE', 'config file', default='configs/base.py')
-  how.add(
+  subject.add('--config=FILE', 'config file', default='configs/base.py')
+  method.add(
     f'--autoencoder={shared.AUTOENCODER}',
     'autoencoder that encodes the images: its name and its published '
     'files, or their folder (default: none, which keeps pixels)',
     type=shared.path,
   )
-  how.add('--image_size=PIXELS', 'side of the center crop', default=256)
-  how.add(
+  method.add('--image_size=PIXELS', 'side of the center crop', default=256)
+  method.add(
     '--dtype=DTYPE',
     'type of the mean and std of latents, float16 or float32',
     default='float16',
   )
-  how.add(
+  method.add(
     '--max_broken=N', 'largest number of broken images to skip', default=100
   )
-  how.add(
+  method.add(
     '--batch_size=N',
     'images per call of the encoder, on each process',
     default=64,
   )
-  how.add('--threads=N', 'threads that read images', default=16)
-  where.add('--split=NAME', 'split to write', default='train')
-  where.add('--shard_records=N', 'images per file', default=4096)
-  where.add('--verify', 'check all records of the split, and write nothing')
+  method.add('--threads=N', 'threads that read images', default=16)
+  output.add('--split=NAME', 'split to write', default='train')
+  output.add('--shard_records=N', 'images per file', default=4096)
+  output.add('--verify', 'check all records of the split, and write nothing')
   shared.add_processes(parser)

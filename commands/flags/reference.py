@@ -15,17 +15,17 @@ NOTES = '--config.eval.KEY=VALUE sets details of the metrics (configs/base.py).'
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `reference`."""
-  what, how, where = shared.groups(
+  subject, method, output = shared.groups(
     parser, 'real images', 'how to measure', 'where to write'
   )
-  what.add(
+  subject.add(
     '--images=IMAGES',
     'an .npz, a folder, a .zip, tfds:NAME:SPLIT (default: the training split)',
     dest='reference',
     type=shared.path,
   )
-  shared.add_real_images_config(what)
-  shared.add_extractor(how)
-  shared.add_autoencoder(how)
-  shared.add_target(where)
+  shared.add_real_images_config(subject)
+  shared.add_extractor(method)
+  shared.add_autoencoder(method)
+  shared.add_target(output)
   shared.add_processes(parser)

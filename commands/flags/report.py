@@ -15,22 +15,22 @@ NOTES = shared.FREE_KEYS
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `report`."""
-  what, how, where = shared.groups(
+  subject, method, output = shared.groups(
     parser, 'what to show', 'how to sample', 'where to write'
   )
-  shared.add_workdir(what)
-  what.add(
+  shared.add_workdir(subject)
+  subject.add(
     '--guidance=METHODS',
     'guidance to sample with, as for sample; repeat the flag for more '
     'methods (default: log.preview_guidance and the methods of the last '
     'compare)',
     action='append',
   )
-  what.add(
+  subject.add(
     '--no_draw',
     'show only existing results: read no weights and draw no samples',
   )
-  shared.add_weights(what)
-  shared.add_guide(how)
-  shared.add_autoencoder(how)
-  shared.add_out(where)
+  shared.add_weights(subject)
+  shared.add_guide(method)
+  shared.add_autoencoder(method)
+  shared.add_out(output)

@@ -20,10 +20,10 @@ NOTES = shared.FREE_KEYS
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `sample`."""
-  what, how, where = shared.groups(
+  subject, method, output = shared.groups(
     parser, 'what to sample', 'how to sample', 'where to write'
   )
-  source = what.choice()
+  source = subject.choice()
   source.add('--workdir=RUN', 'folder of the run', type=shared.path)
   source.add(
     '--folder=FOLDER',
@@ -33,23 +33,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   source.add(
     '--config=FILE', 'config file, for --dry_run only', type=shared.path
   )
-  what.add(
+  subject.add(
     '--num=N',
     'number of images (default: 100; with --preset: 50,000)',
     type=int,
   )
-  shared.add_labels(what)
-  shared.add_weights(what)
-  shared.add_guidance(how)
-  shared.add_guide(how)
-  shared.add_autoencoder(how)
-  shared.add_out(where)
-  where.add(
+  shared.add_labels(subject)
+  shared.add_weights(subject)
+  shared.add_guidance(method)
+  shared.add_guide(method)
+  shared.add_autoencoder(method)
+  shared.add_out(output)
+  output.add(
     '--format=FORMAT',
     'npz (one samples.npz for the ADM evaluator) or png (a folder of files)',
     default='npz',
     choices=shared.FORMATS,
   )
-  shared.add_overwrite(where)
+  shared.add_overwrite(output)
   shared.add_dry_run(parser, topology=True)
   shared.add_processes(parser)

@@ -67,19 +67,19 @@ def weights(text: str) -> str:
 def metrics(text: str) -> tuple[str, ...]:
   """Parses metrics separated by commas."""
   names = tuple(METRIC_ALIASES.get(name, name) for name in text.split(','))
-  known = (*METRIC_ALIASES, *METRICS)
-  if wrong := [name for name in names if name not in METRICS]:
+  choices = (*METRIC_ALIASES, *METRICS)
+  if invalid := [name for name in names if name not in METRICS]:
     raise argparse.ArgumentTypeError(
-      f'{wrong[0]!r}, expected some of {", ".join(known)}.'
-      + nearest(wrong[0], known)
+      f'{invalid[0]!r}, expected some of {", ".join(choices)}.'
+      + nearest(invalid[0], choices)
     )
   return names
 
 
 def metric(text: str) -> str:
   """Parses the name of one metric."""
-  name, *more = metrics(text)
-  if more:
+  name, *others = metrics(text)
+  if others:
     raise argparse.ArgumentTypeError(f'{text!r}, expected one metric')
   return name
 

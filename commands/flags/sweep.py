@@ -15,17 +15,17 @@ NOTES = shared.FREE_KEYS
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `sweep`."""
-  what, score, how, where = shared.groups(
+  subject, score, method, output = shared.groups(
     parser, 'what to sweep', 'how to score', 'how to sample', 'where to write'
   )
-  shared.add_workdir(what)
-  what.add(
+  shared.add_workdir(subject)
+  subject.add(
     '--guidance=METHODS',
     'guidance as for sample, with one or two scales LOW..HIGH:COUNT ',
     required=True,
   )
-  what.add('--num=N', 'images per point', default=500)
-  shared.add_weights(what)
+  subject.add('--num=N', 'images per point', default=500)
+  shared.add_weights(subject)
   score.add(
     '--metric=NAME',
     'metric, as for evaluate --metrics',
@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   shared.add_extractor(score)
   shared.add_reference_flag(score)
   shared.add_standard_errors(score)
-  shared.add_guide(how)
-  shared.add_autoencoder(how)
-  shared.add_out(where)
-  shared.add_overwrite(where)
+  shared.add_guide(method)
+  shared.add_autoencoder(method)
+  shared.add_out(output)
+  shared.add_overwrite(output)

@@ -15,12 +15,12 @@ NOTES = shared.ALL_KEYS
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `train`."""
-  what, how, where = shared.groups(
+  subject, method, output = shared.groups(
     parser, 'what to train', 'how to train', 'where to write'
   )
-  what.add('--config=FILE', 'config file', default='configs/digits.py')
-  shared.add_autoencoder(how)
-  shared.add_stopped_status(how)
-  where.add('--workdir=RUN', 'folder of the run', type=shared.path)
+  subject.add('--config=FILE', 'config file', default='configs/digits.py')
+  shared.add_autoencoder(method)
+  shared.add_stopped_status(method)
+  output.add('--workdir=RUN', 'folder of the run', type=shared.path)
   shared.add_dry_run(parser, topology=True)
   shared.add_processes(parser)

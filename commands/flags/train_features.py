@@ -15,15 +15,15 @@ NOTES = 'Other commands read it with --extractor=classifier:features/cifar10.'
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `train-features`."""
-  what, how, where = shared.groups(
+  subject, method, output = shared.groups(
     parser, 'real images', 'how to train', 'where to write'
   )
-  what.add(
+  subject.add(
     '--config=FILE',
     'config file that names the images',
     default='configs/digits.py',
   )
-  shared.add_autoencoder(what)
-  how.add('--steps=N', 'training steps (default: by image size)', type=int)
-  shared.add_target(where)
+  shared.add_autoencoder(subject)
+  method.add('--steps=N', 'training steps (default: by image size)', type=int)
+  shared.add_target(output)
   shared.add_processes(parser)

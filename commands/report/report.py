@@ -39,11 +39,11 @@ _GRIDS = 12  # preview grids shown, evenly spaced over the run
 def run(args: argparse.Namespace) -> None:
   """Runs `report`: writes report.html."""
   request, guidance = request_of(args), args.guidance or []
-  draw = not args.no_draw
+  draws = not args.no_draw
   source = request.source
   choices = (guidance, source.weights, source.step, request.guide)
-  chosen = any(value not in (None, []) for value in choices)
-  if chosen and not draw:
+  is_choice = any(value not in (None, []) for value in choices)
+  if is_choice and not draws:
     raise InputError(
       '--guidance, --weights, --step and --guide select samples: leave them '
       'out, or --no_draw.'
@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> None:
     path, html = out / 'report.html', macros()
     sections = workdir.sections()  # read before sampling, which takes time
     samples = films = html.note('Not drawn: --no_draw.')
-    if draw:
+    if draws:
       try:
         artist = Artist(request, guidance)
       except InputError as error:
-        if chosen or request.autoencoder:
+        if is_choice or request.autoencoder:
           raise
         logging.warning('No samples are drawn: %s', error)
         samples = films = html.note(f'Not drawn: {error}')
@@ -90,8 +90,8 @@ class _Run:
   def sections(self) -> list[tuple[str, str, Markup]]:
     """Returns name, heading and content of each section."""
     return [
-      (read.__name__, heading, self._undamaged(heading, read))
-      for heading, read in (
+      (method.__name__, heading, self._undamaged(heading, method))
+      for heading, method in (
         ('Run', self.run),
         ('Losses', self.losses),
         ('Throughput', self.throughput),
@@ -228,16 +228,16 @@ class _Run:
 
   def config(self) -> Markup:
     """Shows all keys, with changes from configs/base.py in bold."""
-    usual = flatten(load_config('configs/distill/base.py').to_dict())
+    base = flatten(load_config('configs/distill/base.py').to_dict())
     html = self._html.note('Bold: different from configs/base.py.')
     for section, values in load_run_config(self.place).items():
       flat = flatten({section: values})
-      changed = [key for key in flat if flat[key] != usual.get(key, flat[key])]
-      html += self._html.config(section, flat, changed)
+      changes = [key for key in flat if flat[key] != base.get(key, flat[key])]
+      html += self._html.config(section, flat, changes)
     return html
 
   def _undamaged(
-    self, what: Any, show: Callable[..., Markup], *args: Any
+    self, name: Any, show: Callable[..., Markup], *args: Any
   ) -> Markup:
     """Returns `show(*args)`, or a remark if a file is damaged."""
     try:
@@ -249,7 +249,7 @@ class _Run:
       jinja2.UndefinedError,
     ) as error:  # fmt: skip
       text = ' '.join(str(error).split())[:200]
-      reason = f'{what} is damaged ({type(error).__name__}: {text}).'
+      reason = f'{name} is damaged ({type(error).__name__}: {text}).'
     logging.warning('%s', reason)
     return self._html.note(f'Left out: {reason}')
 
@@ -265,8 +265,8 @@ class _Run:
     )
 
   def _plots(self, *figures: tuple[str, Figure | None]) -> Markup:
-    shown = [self._html.figure(plot, text) for text, plot in figures if plot]
-    return Markup('').join(shown) or self._html.nothing()
+    parts = [self._html.figure(plot, text) for text, plot in figures if plot]
+    return Markup('').join(parts) or self._html.nothing()
 
 
 def _cells(path: epath.Path) -> tuple[list[str], list[list[str]]]:
@@ -278,7 +278,7 @@ def _cells(path: epath.Path) -> tuple[list[str], list[list[str]]]:
   return names, rows
 
 
-def _paths(place: epath.Path, pattern: str) -> Iterator[epath.Path]:
+def _paths(folder: epath.Path, pattern: str) -> Iterator[epath.Path]:
   """Yields files in a folder, then in its subfolders, in order."""
   for depth in ('', '*/'):
-    yield from sorted(place.glob(depth + pattern))
+    yield from sorted(folder.glob(depth + pattern))

@@ -33,23 +33,23 @@ class Artist:
     self._seed, self._html = request.seed, macros()
     self._is_student = request.source.is_student
     log = experiment.log
-    place = epath.Path(request.source.place).expanduser()
+    folder = epath.Path(request.source.place).expanduser()
     if guidance:
       job.check(guidance)
       self._texts = list(guidance)
     else:
-      usual = (log.preview_guidance, *compared_methods(place))
+      default = (log.preview_guidance, *compared_methods(folder))
       if self._is_student:  # a student was trained with its guidance
-        usual = ('none',)
-      served = list(filter(job.serves, dict.fromkeys(usual)))
-      self._texts = served or ['none']
+        default = ('none',)
+      texts = list(filter(job.serves, dict.fromkeys(default)))
+      self._texts = texts or ['none']
       job.check(self._texts)
     job.check_weights()
     self._names = job.latents.classes
     decoder = job.decoder
-    denoiser, self._guide, about = job.restore()
+    denoiser, self._guide, metadata = job.restore()
     self._sampler = job.make_sampler(denoiser, decoder)
-    self._weights = f'{about["weights"]} weights of step {about["step"]}'
+    self._weights = f'{metadata["weights"]} weights of step {metadata["step"]}'
 
   def sheet(self) -> Markup:
     """Samples a row of images for each of up to ten classes."""
