@@ -71,11 +71,9 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
     return match.ratio()
 
   # One letter changes the ratio of a short word a lot, so its limit is lower.
-  candidate = max(known, key=similarity, default='')
-  is_similar = candidate and similarity(candidate) >= (
-    0.5 if len(name) <= 3 else 0.6
-  )
-  return [candidate] if is_similar else []
+  pick = max(known, key=similarity, default='')
+  is_near = pick and similarity(pick) >= (0.5 if len(name) <= 3 else 0.6)
+  return [pick] if is_near else []
 
 
 class PrepareError(RunError):

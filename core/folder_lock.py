@@ -227,19 +227,19 @@ def _marker(
   path: epath.Path, owner: _Owner, subject: str, advice: str
 ) -> Iterator[None]:
   """Holds a marker file, which a thread refreshes."""
-  holder, refresh = _Owner.read(path)
-  if holder:
+  rival, refresh = _Owner.read(path)
+  if rival:
     if time.time() - refresh < REFRESH_SECONDS * STALE_REFRESHES:
-      raise _refusal(holder, subject, advice)
+      raise _refusal(rival, subject, advice)
     logging.warning(
       '%s: took over the lock of %s, which was last refreshed at %s.',
-      subject, holder, _clock(refresh),
+      subject, rival, _clock(refresh),
     )  # fmt: skip
   _refresh(path, owner)
   time.sleep(_SETTLE_SECONDS)
-  holder, _ = _Owner.read(path)
-  if holder != owner:
-    raise _refusal(holder, subject, advice)
+  rival, _ = _Owner.read(path)
+  if rival != owner:
+    raise _refusal(rival, subject, advice)
   stop = threading.Event()
   thread = threading.Thread(
     target=_keep_marker, args=(path, owner, subject, stop), daemon=True
@@ -260,10 +260,10 @@ def _keep_marker(
 ) -> None:
   """Refreshes a marker until `stop`; exits if another command took it over."""
   while not stop.wait(REFRESH_SECONDS):
-    holder, _ = _Owner.read(path)
-    if holder and holder != owner:
+    rival, _ = _Owner.read(path)
+    if rival and rival != owner:
       _exit(
-        f'{subject} was taken over by {holder} while this command was suspended.'
+        f'{subject} was taken over by {rival} while this command was suspended.'
       )
     try:
       _refresh(path, owner)

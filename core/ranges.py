@@ -95,8 +95,8 @@ class FilePath:
     names = data.replace(b',', b'/').split(b'/')
     fits = max(map(len, names)) <= 255
     # ~NAME where NAME is not a user.
-    no_user = value.startswith('~') and os.path.expanduser(value) == value
-    return fits and not no_user and self._knows_store(value)
+    loss = value.startswith('~') and os.path.expanduser(value) == value
+    return fits and not loss and self._knows_store(value)
 
   def _knows_store(self, value: str) -> bool:
     """Returns whether the scheme before '://', if any, is known."""
@@ -129,10 +129,8 @@ class FolderName:
     if not value:
       return self.empty
     parts = value.split('/') if self.nested else [value]
-    is_inside = not any(
-      part in ('', '.', '..') or '/' in part for part in parts
-    )
-    return is_inside and FilePath().allows(value) and len(value) <= 255
+    fits = not any(part in ('', '.', '..') or '/' in part for part in parts)
+    return fits and FilePath().allows(value) and len(value) <= 255
 
   def describe(self, kind: type) -> str:
     """Returns a description for error messages."""
@@ -215,8 +213,8 @@ def declarations(kind: Any) -> dict[str, Any]:
 
 
 def _check_one(start: str, value: Any, kind: type, rule: Rule | None) -> None:
-  is_short = not isinstance(value, str) or len(value) <= MOST_LETTERS
-  if _is(value, kind) and is_short and (rule is None or rule.allows(value)):
+  fits = not isinstance(value, str) or len(value) <= MOST_LETTERS
+  if _is(value, kind) and fits and (rule is None or rule.allows(value)):
     return
   expected = _NOUNS[kind] if rule is None else rule.describe(kind)
   hint = nearest(str(value), rule.names) if isinstance(rule, Choice) else ''
