@@ -262,7 +262,7 @@ def _keep_marker(
   while not stop.wait(REFRESH_SECONDS):
     rival, _ = _Owner.read(path)
     if rival and rival != owner:
-      _exit(
+      _give_way(
         f'{subject} was taken over by {rival} while this command was suspended.'
       )
     try:
@@ -271,7 +271,7 @@ def _keep_marker(
       logging.warning('%s could not be refreshed: %s', path, error)
 
 
-def _exit(message: str) -> None:
+def _give_way(message: str) -> None:
   """Exits immediately, since the folder has a new writer."""
   print(f'{program.name()}: {message}', file=sys.stderr, flush=True)
   os._exit(1)
