@@ -40,10 +40,8 @@ def read_autoencoder(
     tensors = [read_tensors(file)[0] for file in files]
     statistics = [t for t in tensors if t.keys() == {'mean', 'std'}]
     rest = [t for t in tensors if t.keys() != {'mean', 'std'}]
-    autoencoder = load(
-      name, *rest, statistics=statistics[0] if statistics else None
-    )
-    if half not in autoencoder.params:
+    result = load(name, *rest, statistics=statistics[0] if statistics else None)
+    if half not in result.params:
       raise InputError(f'autoencoder {text} has no {half}; add its file.')
   except InputError as error:
     if folder is None:
@@ -52,7 +50,7 @@ def read_autoencoder(
       f'folder {folder} does not hold autoencoder {name}: {error} It holds '
       f'{_list_files(folder)}; name the files, as {FLAG}={name}:FILE[,FILE].'
     ) from error
-  return jax.device_put(autoencoder, replicated(mesh))
+  return jax.device_put(result, replicated(mesh))
 
 
 def split_places(place: str) -> list[str]:
