@@ -114,12 +114,12 @@ class ShardWriter:
         f'an image of {self._path.name} has the label {bad[0]}, expected 0 to '
         f'{len(self._counts) - 1}; correct the labels of the images.'
       )
-    data_ = arrays[:, 0].astype(np.float64)
+    rows = arrays[:, 0].astype(np.float64)
     if self._layout.content == 'pixels':
-      mean, std = data_ / 127.5 - 1, np.zeros(1)
+      mean, std = rows / 127.5 - 1, np.zeros(1)
     else:
-      mean, std = np.split(data_, 2, axis=-1)
-    if not np.isfinite(data_).all():
+      mean, std = np.split(rows, 2, axis=-1)
+    if not np.isfinite(rows).all():
       raise PrepareError(
         f'latents of {self._path.name} are not finite; is it the right file of '
         'autoencoder weights? --dtype=float32 holds larger numbers.'

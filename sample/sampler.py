@@ -197,9 +197,9 @@ def sample(
   draws = draw_steps(guidance, denoiser, condition, index, seed, steps)
 
   def step_of(t, n):
-    level = grid[n] if how.scales_at == 'step' and not solver.adaptive else t
+    time = grid[n] if how.scales_at == 'step' and not solver.adaptive else t
     choices = jax.tree.map(lambda draw: draw[n], draws)
-    return Step(level, choices, grid[n + 1], path)
+    return Step(time, choices, grid[n + 1], path)
 
   def evaluate(x, t, n, memory, **options):
     return guidance.predict(
