@@ -25,24 +25,24 @@ def join(args: argparse.Namespace) -> None:
   Raises:
     InputError: if the flags are inconsistent or no job is found.
   """
-  given = (args.coordinator, args.num_processes, args.process_id)
-  explicit = [value is not None for value in given]
-  if not (args.distributed or any(explicit)):
+  options = (args.coordinator, args.num_processes, args.process_id)
+  flags = [value is not None for value in options]
+  if not (args.distributed or any(flags)):
     return
-  if any(explicit) and not all(explicit):
+  if any(flags) and not all(flags):
     raise InputError(
       '--coordinator, --num_processes and --process_id go together: give all '
       'three, or --distributed alone where JAX detects the job.'
     )
   check_value('--heartbeat_seconds', args.heartbeat_seconds, Positive)
-  if all(explicit):
+  if all(flags):
     check_value('--num_processes', args.num_processes, Positive)
     last = args.num_processes - 1
     check_value('--process_id', args.process_id, Annotated[int, Range(0, last)])
     _check_coordinator(args.coordinator, args.process_id)
   try:
     jax.distributed.initialize(
-      *given, heartbeat_timeout_seconds=args.heartbeat_seconds
+      *options, heartbeat_timeout_seconds=args.heartbeat_seconds
     )
   except (ValueError, RuntimeError) as error:
     raise InputError(
@@ -63,10 +63,10 @@ def _check_coordinator(coordinator: str, process_id: int) -> None:
   if process_id:
     return
   # The first process opens the port. JAX would abort if it were in use.
-  with socket.socket() as listening:
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+  with socket.socket() as listener:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-      listening.bind(('', int(port)))
+      listener.bind(('', int(port)))
     except OSError as error:
       raise InputError(
         f'--coordinator: port {port} is not available here '

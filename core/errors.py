@@ -71,9 +71,9 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
     return match.ratio()
 
   # One letter changes the ratio of a short word a lot, so its limit is lower.
-  best = max(known, key=similarity, default='')
-  near = best and similarity(best) >= (0.5 if len(name) <= 3 else 0.6)
-  return [best] if near else []
+  pick = max(known, key=similarity, default='')
+  is_near = pick and similarity(pick) >= (0.5 if len(name) <= 3 else 0.6)
+  return [pick] if is_near else []
 
 
 class PrepareError(RunError):
@@ -110,5 +110,5 @@ def check_range(key: str, value: float, low: float, high: float) -> None:
 def shorten(names: Iterable[str], most: int = 5) -> str:
   """Returns the first `most` names, and the total if some are omitted."""
   names = list(names)
-  more = f', ... ({len(names)} in all)' if len(names) > most else ''
-  return ', '.join(names[:most]) + more
+  suffix = f', ... ({len(names)} in all)' if len(names) > most else ''
+  return ', '.join(names[:most]) + suffix

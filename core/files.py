@@ -42,17 +42,17 @@ def replacing(path: Any) -> Iterator[Any]:
   Raises:
     WriteError: if the file cannot be written.
   """
-  partial = partial_path(path)
+  temp_path = partial_path(path)
   try:
-    yield partial
-    sync(partial)
-    partial.replace(path)
+    yield temp_path
+    sync(temp_path)
+    temp_path.replace(path)
     sync(path.parent)
   except OSError as error:
     raise write_error(path, error) from error
   finally:
     with contextlib.suppress(OSError):  # the folder may have been removed
-      partial.unlink(missing_ok=True)
+      temp_path.unlink(missing_ok=True)
 
 
 def sync(path: os.PathLike) -> None:
@@ -75,11 +75,11 @@ def remove_leftovers(folder: epath.Path, names: Sequence[str]) -> None:
   `names` are patterns of the final names, such as '*.npz' or 'parts/*.npz'.
   """
   for pattern in names:
-    inside, _, name = pattern.rpartition('/')
-    place = folder / inside if inside else folder
-    if not place.is_dir():
+    subfolder, _, name = pattern.rpartition('/')
+    parent = folder / subfolder if subfolder else folder
+    if not parent.is_dir():
       continue
-    for path in place.iterdir():
+    for path in parent.iterdir():
       match = _PARTIAL.fullmatch(path.name)
       if not match or not fnmatch.fnmatchcase(match[1], name[:_LONGEST]):
         continue
@@ -115,8 +115,8 @@ def write_bytes(
   """
   if jax.process_index() != 0 and not every:
     return
-  with replacing(epath.Path(path)) as partial:
-    partial.write_bytes(data)
+  with replacing(epath.Path(path)) as temp_path:
+    temp_path.write_bytes(data)
 
 
 def write_json(

@@ -79,17 +79,17 @@ class _Owner:
   def read(cls, path: epath.Path) -> tuple['_Owner | None', float]:
     """Returns the owner in a lock file, and the time of the last refresh."""
     try:
-      about = read_json(path)
-      refreshed = float(about.pop('refreshed', 0))
-      for seconds in (refreshed, about['since']):
+      fields = read_json(path)
+      refresh = float(fields.pop('refreshed', 0))
+      for seconds in (refresh, fields['since']):
         _clock(seconds)  # raises ValueError if it is not a time
-      return cls(**about), refreshed
+      return cls(**fields), refresh
     except (ValueError, TypeError, LookupError, OverflowError, OSError):
       return None, 0.0  # the file was removed or is still empty
 
   def text(self) -> str:
-    about: dict[str, Any] = dataclasses.asdict(self)
-    return json.dumps({**about, 'refreshed': time.time()}) + '\n'
+    fields: dict[str, Any] = dataclasses.asdict(self)
+    return json.dumps({**fields, 'refreshed': time.time()}) + '\n'
 
   def __str__(self) -> str:
     return (
@@ -130,10 +130,10 @@ def folder_lock(
   owner = _Owner.here(command)
   with contextlib.ExitStack() as stack:
     try:
-      stack.callback(_remove_empty, _missing(folder))
+      stack.callback(_remove_empty, _missing_folders(folder))
       folder.mkdir(parents=True, exist_ok=True)
       path = folder / f'.{name[:_LONGEST]}.lock'
-      stack.enter_context(_held(path, owner, subject, instead))
+      stack.enter_context(_hold(path, owner, subject, instead))
       remove_leftovers(folder, (*writes, glob.escape(path.name)))
     except OSError as error:
       if is_full(error):
@@ -162,24 +162,24 @@ def file_lock(
 
 
 @contextlib.contextmanager
-def _held(
-  path: epath.Path, owner: _Owner, subject: str, instead: str
+def _hold(
+  path: epath.Path, owner: _Owner, subject: str, advice: str
 ) -> Iterator[None]:
   """Holds a kernel lock, or a marker if the storage has no kernel locks."""
-  local = '://' not in os.fspath(path)
-  descriptor = _lock(path, subject, instead) if local else None
+  is_local = '://' not in os.fspath(path)
+  descriptor = _lock(path, subject, advice) if is_local else None
   if descriptor is None:
-    with _marker(path, owner, subject, instead):
+    with _marker(path, owner, subject, advice):
       yield
     return
-  held = [descriptor]
+  descriptors = [descriptor]
 
-  def leave() -> None:
-    while held:
-      os.close(held.pop())
+  def release() -> None:
+    while descriptors:
+      os.close(descriptors.pop())
 
   # A forked child could outlive this process and would then keep the lock.
-  os.register_at_fork(after_in_child=leave)
+  os.register_at_fork(after_in_child=release)
   try:
     _write(descriptor, owner.text())
     yield
@@ -188,10 +188,10 @@ def _held(
       # After the lock is released, another process could own the file.
       with contextlib.suppress(OSError):  # the folder may have been removed
         path.unlink()
-      leave()
+      release()
 
 
-def _lock(path: epath.Path, subject: str, instead: str) -> int | None:
+def _lock(path: epath.Path, subject: str, advice: str) -> int | None:
   """Returns a kernel lock's descriptor; None if the storage has no locks."""
   while True:
     # Child programs do not inherit the descriptor.
@@ -202,7 +202,7 @@ def _lock(path: epath.Path, subject: str, instead: str) -> int | None:
         return descriptor
     except BlockingIOError:
       os.close(descriptor)
-      raise _refusal(_Owner.read(path)[0], subject, instead) from None
+      raise _refusal(_Owner.read(path)[0], subject, advice) from None
     except FileNotFoundError:
       pass
     except OSError as error:
@@ -224,46 +224,46 @@ def _write(descriptor: int, text: str) -> None:
 
 @contextlib.contextmanager
 def _marker(
-  path: epath.Path, owner: _Owner, subject: str, instead: str
+  path: epath.Path, owner: _Owner, subject: str, advice: str
 ) -> Iterator[None]:
   """Holds a marker file, which a thread refreshes."""
-  other, refreshed = _Owner.read(path)
-  if other:
-    if time.time() - refreshed < REFRESH_SECONDS * STALE_REFRESHES:
-      raise _refusal(other, subject, instead)
+  rival, refresh = _Owner.read(path)
+  if rival:
+    if time.time() - refresh < REFRESH_SECONDS * STALE_REFRESHES:
+      raise _refusal(rival, subject, advice)
     logging.warning(
       '%s: took over the lock of %s, which was last refreshed at %s.',
-      subject, other, _clock(refreshed),
+      subject, rival, _clock(refresh),
     )  # fmt: skip
   _refresh(path, owner)
   time.sleep(_SETTLE_SECONDS)
-  other, _ = _Owner.read(path)
-  if other != owner:
-    raise _refusal(other, subject, instead)
-  done = threading.Event()
+  rival, _ = _Owner.read(path)
+  if rival != owner:
+    raise _refusal(rival, subject, advice)
+  stop = threading.Event()
   thread = threading.Thread(
-    target=_keep, args=(path, owner, subject, done), daemon=True
+    target=_keep_marker, args=(path, owner, subject, stop), daemon=True
   )
   thread.start()
   try:
     yield
   finally:
-    done.set()
+    stop.set()
     thread.join()
     if _Owner.read(path)[0] == owner:
       with contextlib.suppress(OSError):
         path.unlink()
 
 
-def _keep(
-  path: epath.Path, owner: _Owner, subject: str, done: threading.Event
+def _keep_marker(
+  path: epath.Path, owner: _Owner, subject: str, stop: threading.Event
 ) -> None:
-  """Refreshes a marker until `done`; exits if another command took it over."""
-  while not done.wait(REFRESH_SECONDS):
-    other, _ = _Owner.read(path)
-    if other and other != owner:
+  """Refreshes a marker until `stop`; exits if another command took it over."""
+  while not stop.wait(REFRESH_SECONDS):
+    rival, _ = _Owner.read(path)
+    if rival and rival != owner:
       _give_way(
-        f'{subject} was taken over by {other} while this command was suspended.'
+        f'{subject} was taken over by {rival} while this command was suspended.'
       )
     try:
       _refresh(path, owner)
@@ -281,14 +281,14 @@ def _refresh(path: epath.Path, owner: _Owner) -> None:
   if '://' in os.fspath(path):
     path.write_text(owner.text())  # atomic in an object store
     return
-  with replacing(path) as partial:
-    partial.write_text(owner.text())
+  with replacing(path) as temp_path:
+    temp_path.write_text(owner.text())
 
 
-def _refusal(owner: _Owner | None, subject: str, instead: str) -> InputError:
+def _refusal(owner: _Owner | None, subject: str, advice: str) -> InputError:
   return InputError(
     f'{subject} is being written by {owner or "another command"}; wait for it, '
-    f'stop it, or {instead}.'
+    f'stop it, or {advice}.'
   )
 
 
@@ -297,11 +297,11 @@ def _clock(seconds: float) -> str:
   return f'{moment:%Y-%m-%d %H:%M:%S} UTC'
 
 
-def _missing(folder: epath.Path) -> list[epath.Path]:
+def _missing_folders(folder: epath.Path) -> list[epath.Path]:
   """Returns the missing folders of a path, starting with the deepest."""
   if '://' in os.fspath(folder):
     return []
-  return [each for each in (folder, *folder.parents) if not each.exists()]
+  return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def _remove_empty(folders: Sequence[epath.Path]) -> None:

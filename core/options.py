@@ -39,10 +39,10 @@ def read_options(
   for assignment in assignments:
     name, _, text = assignment.partition('=')
     if name not in defaults:
-      near = nearest(RENAMED_OPTIONS.get(name, name), defaults)
+      hint = nearest(RENAMED_OPTIONS.get(name, name), defaults)
       raise InputError(
         f'{owner} has no option {quote(name)}; it has '
-        f'{", ".join(defaults) or "none"}.{near}'
+        f'{", ".join(defaults) or "none"}.{hint}'
       )
     if name in options:
       raise InputError(f'{where} sets {name} twice.')

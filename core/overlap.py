@@ -12,8 +12,8 @@ def one_ahead(started: Iterable[Started]) -> Iterator[Started]:
   Taking an item dispatches its computation, and JAX returns without waiting.
   The devices therefore compute one item while the host uses the previous item.
   """
-  pending: list[Started] = []
+  queue: list[Started] = []
   for item in started:
-    yield from pending
-    pending = [item]
-  yield from pending
+    yield from queue
+    queue = [item]
+  yield from queue

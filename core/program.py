@@ -27,14 +27,14 @@ def commit() -> str | None:
 
   An installed copy may be inside another project's repository.
   """
-  here = pathlib.Path(__file__)
+  path = pathlib.Path(__file__)
   if not shutil.which('git'):
     return None
 
   def git(*words: str) -> str:
     return subprocess.run(
-      ['git', *words], cwd=here.parent, capture_output=True, text=True,
+      ['git', *words], cwd=path.parent, capture_output=True, text=True,
       check=False,
     ).stdout.strip()  # fmt: skip
 
-  return (git('ls-files', here.name) and git('rev-parse', 'HEAD')) or None
+  return (git('ls-files', path.name) and git('rev-parse', 'HEAD')) or None

@@ -35,8 +35,8 @@ def image_progress(
   The function shows images/s and the time left in a bar on a terminal, and
   elsewhere in a log line every 30 seconds.
   """
-  begin = last = time.monotonic()
-  at_first = done
+  start = last = time.monotonic()
+  initial = done
   with progress_bar(
     total=total, initial=done, unit=' images', desc=verb
   ) as bar:
@@ -46,7 +46,7 @@ def image_progress(
       now = time.monotonic()
       bar.update(done - bar.n if not bar.disable else 0)
       if bar.disable and now - last > _QUIET_SECONDS and done < total:
-        last, rate = now, (done - at_first) / (now - begin)
+        last, rate = now, (done - initial) / (now - start)
         logging.info(
           '%d of %d images, %.3g images/s, %.0f min left.',
           done, total, rate, (total - done) / rate / 60,

@@ -93,10 +93,10 @@ class FilePath:
     if b'\0' in data:
       return False
     names = data.replace(b',', b'/').split(b'/')
-    short = max(map(len, names)) <= 255
+    fits = max(map(len, names)) <= 255
     # ~NAME where NAME is not a user.
-    lost = value.startswith('~') and os.path.expanduser(value) == value
-    return short and not lost and self._knows_store(value)
+    loss = value.startswith('~') and os.path.expanduser(value) == value
+    return fits and not loss and self._knows_store(value)
 
   def _knows_store(self, value: str) -> bool:
     """Returns whether the scheme before '://', if any, is known."""
@@ -129,8 +129,8 @@ class FolderName:
     if not value:
       return self.empty
     parts = value.split('/') if self.nested else [value]
-    inside = not any(part in ('', '.', '..') or '/' in part for part in parts)
-    return inside and FilePath().allows(value) and len(value) <= 255
+    fits = not any(part in ('', '.', '..') or '/' in part for part in parts)
+    return fits and FilePath().allows(value) and len(value) <= 255
 
   def describe(self, kind: type) -> str:
     """Returns a description for error messages."""
@@ -213,20 +213,20 @@ def declarations(kind: Any) -> dict[str, Any]:
 
 
 def _check_one(start: str, value: Any, kind: type, rule: Rule | None) -> None:
-  short = not isinstance(value, str) or len(value) <= MOST_LETTERS
-  if _is(value, kind) and short and (rule is None or rule.allows(value)):
+  fits = not isinstance(value, str) or len(value) <= MOST_LETTERS
+  if _is(value, kind) and fits and (rule is None or rule.allows(value)):
     return
   expected = _NOUNS[kind] if rule is None else rule.describe(kind)
-  near = nearest(str(value), rule.names) if isinstance(rule, Choice) else ''
-  raise InputError(f'{start} {quote(value)}, expected {expected}.{near}')
+  hint = nearest(str(value), rule.names) if isinstance(rule, Choice) else ''
+  raise InputError(f'{start} {quote(value)}, expected {expected}.{hint}')
 
 
 def _is(value: Any, kind: type) -> bool:
   """Returns whether a value has a type; Booleans are not numbers."""
   if isinstance(value, bool) or kind is bool:
     return isinstance(value, bool) and kind is bool
-  known = {int: numbers.Integral, float: numbers.Real}
-  return isinstance(value, known.get(kind, kind))
+  types = {int: numbers.Integral, float: numbers.Real}
+  return isinstance(value, types.get(kind, kind))
 
 
 def _number(value: float) -> str:

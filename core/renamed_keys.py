@@ -55,7 +55,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     config: Contents of a run's or weights folder's config.json, or settings
       stored with results. Values of unexpected types stay as they are.
   """
-  upgraded: dict[str, Any] = {}
+  sections: dict[str, Any] = {}
   for name, values in config.items():
     if name in _REMOVED_SECTIONS:
       continue
@@ -63,21 +63,21 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
       values = upgrade(values)
     elif isinstance(values, dict):
       values = _upgrade_section(_SECTIONS_OF_RESULTS.get(name, name), values)
-    upgraded[name] = values
+    sections[name] = values
   # Older runs always have this section; its method is '' for other networks.
-  student = upgraded.get('distill')
+  student = sections.get('distill')
   if isinstance(student, dict) and student.get('method') == '':
-    del upgraded['distill']
-  return upgraded
+    del sections['distill']
+  return sections
 
 
 def _upgrade_section(name: str, section: dict[str, Any]) -> dict[str, Any]:
-  upgraded = {}
+  values = {}
   for old, value in section.items():
     key = RENAMED.get(f'{name}.{old}', f'{name}.{old}')
     if key in RENAMED_VALUES and isinstance(value, str):
       pattern, replacement = RENAMED_VALUES[key]
       value = re.sub(f'^{pattern}', replacement, value)
     if key not in REMOVED or value != REMOVED[key]:
-      upgraded[key.removeprefix(f'{name}.')] = value
-  return upgraded
+      values[key.removeprefix(f'{name}.')] = value
+  return values

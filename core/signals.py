@@ -59,27 +59,27 @@ def stop_on_signals() -> Iterator[StopRequest]:
   In a multi-process job, JAX handles SIGTERM. SIGINT and SIGHUP are forwarded
   as SIGTERM, so all processes stop at the same step.
   """
-  request, seen = StopRequest(), threading.Event()
+  request, arrival = StopRequest(), threading.Event()
   previous: dict[signal.Signals, Any] = {}
 
   def handle(number, frame):
     del frame
-    seen.set()
+    arrival.set()
     if job:
       signal.raise_signal(signal.SIGTERM)
     else:
       request.signal = signal.Signals(number).name
-    for known, handler in previous.items():
-      signal.signal(known, handler)
+    for stop, handler in previous.items():
+      signal.signal(stop, handler)
 
   job = jax.distributed.is_initialized()
   for number in _SIGNALS:
-    ignored = signal.getsignal(number) == signal.SIG_IGN
-    by_jax = job and number == signal.SIGTERM
-    if not by_jax and not (ignored and number == signal.SIGHUP):
+    is_ignored = signal.getsignal(number) == signal.SIG_IGN
+    is_jax = job and number == signal.SIGTERM
+    if not is_jax and not (is_ignored and number == signal.SIGHUP):
       previous[number] = signal.signal(number, handle)
   try:
-    with _answers(previous, seen, _RUN_STOPS):
+    with _answer_signals(previous, arrival, _RUN_STOPS):
       yield request
   finally:
     for number, handler in previous.items():
@@ -96,56 +96,56 @@ def end_on_sigterm(command: str) -> Iterator[None]:
   if jax.distributed.is_initialized():
     yield
     return
-  seen = threading.Event()
+  arrival = threading.Event()
 
   def handle(number, frame):
     del frame
-    seen.set()
+    arrival.set()
     sys.exit(128 + number)  # closes files and releases locks
 
-  kept = _KEPT.get(command, 'nothing unfinished is kept')
-  answer = f'stopped; {kept}; run the same command again to continue.'
+  result = _KEPT.get(command, 'nothing unfinished is kept')
+  answer = f'stopped; {result}; run the same command again to continue.'
   previous = signal.signal(signal.SIGTERM, handle)
   try:
-    with _answers({signal.SIGTERM}, seen, answer):
+    with _answer_signals({signal.SIGTERM}, arrival, answer):
       yield
   finally:
     signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager
-def _answers(
-  numbers: Container[int], seen: threading.Event, first: str
+def _answer_signals(
+  numbers: Container[int], arrival: threading.Event, text: str
 ) -> Iterator[None]:
-  """Logs `first` from a thread at the first signal in `numbers`.
+  """Logs `text` from a thread at the first signal in `numbers`.
 
-  The Python handler of the first signal sets `seen`.
+  The Python handler of the first signal sets `arrival`.
   """
   receiver, sender = os.pipe()
   os.set_blocking(sender, False)
 
   def answer() -> None:
-    answered = False
+    is_answered = False
     while number := os.read(receiver, 1)[0]:
       if number not in numbers:
         continue
       name = signal.Signals(number).name
-      if not answered:
-        answered = True
-        logging.info('%s: %s', name, first)
+      if not is_answered:
+        is_answered = True
+        logging.info('%s: %s', name, text)
       # Python handles the second signal if it has handled the first.
-      elif not seen.wait(_GRACE):
+      elif not arrival.wait(_GRACE):
         logging.info('%s again: stopped at once.', name)
         os._exit(128 + number)
 
-  before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+  previous = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
   thread = threading.Thread(target=answer, daemon=True)
   thread.start()
   try:
     yield
   finally:
-    signal.set_wakeup_fd(before)
-    seen.set()
+    signal.set_wakeup_fd(previous)
+    arrival.set()
     os.write(sender, b'\0')  # 0 ends the thread
     thread.join()
     os.close(sender)

@@ -105,8 +105,8 @@ def for_flag(flag: str, known: Collection[str], *, trains: bool) -> str:
   """
   word = _plain(flag)
   if len(word) == 1:
-    same = (name for name in known if name.startswith(f'--{word}'))
-    return next(map(_question, same), '')
+    matches = (name for name in known if name.startswith(f'--{word}'))
+    return next(map(_question, matches), '')
   candidates = sorted(
     WORDS.get(word, ()), key=lambda name: trains == ('.sample.' in name)
   )
@@ -135,11 +135,11 @@ def for_key(key: str, known: Collection[str]) -> str:
     WORDS.get(_plain(word), ()), key=lambda name: f'.{section}.' not in name
   ):
     return _question(candidate.removeprefix('--config.'))
-  elsewhere = [name for name in known if name.endswith(f'.{word}')]
-  near = elsewhere[:1] or [
+  matches = [name for name in known if name.endswith(f'.{word}')]
+  options = matches[:1] or [
     siblings[name] for name in nearest_words(word, siblings)
   ]
-  return _question(near[0]) if near else ''
+  return _question(options[0]) if options else ''
 
 
 def _plain(word: str) -> str:

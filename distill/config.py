@@ -77,8 +77,8 @@ class DistillConfig:
         'standard deviation, or () to measure them.'
       )
     guidance = self.teacher_guidance
-    known = all(term.name == 'cfg' for term in guidance.terms)
-    if not known or guidance.rescale is not None:
+    is_cfg = all(term.name == 'cfg' for term in guidance.terms)
+    if not is_cfg or guidance.rescale is not None:
       raise InputError(
         f'distill.guidance is {self.guidance!r}, expected ig, cfg or both, '
         'such as cfg:1.5@0-0.7 or ig:1.4,cfg:1.2.'
@@ -102,8 +102,8 @@ class DistillConfig:
         'is no fake denoiser with low-rank changes; set distill.fake=lora and '
         'a DM term, or distill.teacher_lora_scale=0.'
       )
-    by_moments = self.regularizer == 'mean_variance' and self.dm_weight
-    if not (self.matches or self.augmented or self.adversarial or by_moments):
+    has_moments = self.regularizer == 'mean_variance' and self.dm_weight
+    if not (self.matches or self.augmented or self.adversarial or has_moments):
       raise InputError(
         f'distill.regularizer is {self.regularizer} with dm_weight '
         f'{self.dm_weight:g}, and distill.guidance adds nothing: no term is '
@@ -136,8 +136,8 @@ class DistillConfig:
   def augmented(self) -> bool:
     """Returns whether the student's loss has a CA term."""
     guidance = self.teacher_guidance
-    guided = guidance.internal is not None or bool(guidance.terms)
-    return guided and self.ca_weight > 0
+    has_guidance = guidance.internal is not None or bool(guidance.terms)
+    return has_guidance and self.ca_weight > 0
 
   @property
   def adversarial(self) -> bool:

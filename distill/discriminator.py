@@ -71,10 +71,10 @@ def reset(
 ) -> Params:
   """Reinitializes each head with the given probability."""
   count = len(heads['fc1']['bias'])
-  drawn = jax.random.bernoulli(key, probability, (count,))
+  mask = jax.random.bernoulli(key, probability, (count,))
   return jax.tree.map(
     lambda old, new: jnp.where(
-      drawn.reshape(-1, *[1] * (old.ndim - 1)), new, old
+      mask.reshape(-1, *[1] * (old.ndim - 1)), new, old
     ),
     heads,
     fresh,

@@ -26,16 +26,16 @@ def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
   Raises:
     InputError: The teacher's weights or the kind of low-rank changes differ.
   """
-  known = load_about(workdir, TEACHER)
-  if not known:
+  notes = load_about(workdir, TEACHER)
+  if not notes:
     return
-  if known.get('sha256') != about['sha256']:
+  if notes.get('sha256') != about['sha256']:
     raise InputError(
-      f'{workdir} is a student of {known.get("place")} with other weights than '
+      f'{workdir} is a student of {notes.get("place")} with other weights than '
       f'those of {about["place"]}; give the same teacher, or a new workdir.'
     )
-  older = 'lora' in about and known.get('lora') != about['lora']
-  if older and load_config(workdir).get('distill', {}).get('fake') == 'lora':
+  is_older = 'lora' in about and notes.get('lora') != about['lora']
+  if is_older and load_config(workdir).get('distill', {}).get('fake') == 'lora':
     raise InputError(
       f'{workdir} was begun by an older version, in which distill.fake=lora '
       'changed other parts of the network; distill again in a new workdir (its '
@@ -54,9 +54,9 @@ def continues_fake(experiment: StudentExperiment, start: Source) -> bool:
   if not start.is_student:
     return False
   config = experiment.distill
-  theirs = build_student(load_config(start.place))
-  if not (config.fakes and theirs.distill.fakes):
+  source = build_student(load_config(start.place))
+  if not (config.fakes and source.distill.fakes):
     return False
   changes = load_about(start.place, TEACHER).get('lora')
-  same = changes == fake_of(config).get('lora')
-  return same and kind(experiment) == kind(theirs)
+  is_same = changes == fake_of(config).get('lora')
+  return is_same and kind(experiment) == kind(source)

@@ -51,20 +51,20 @@ def apply(params: Params, changes: Params, scale: jax.Array | float) -> Params:
   attention = blocks['attention']
   lora = changes['lora']
 
-  def changed(part, leaf):  # leaf: kernel (L, D, D) or bias (L, 1, D)
+  def change(part, leaf):  # leaf: kernel (L, D, D) or bias (L, 1, D)
     if part not in lora:
       return leaf
     down, up = lora[part]['down'], lora[part]['up']
     return leaf + (scale * (leaf @ down @ up)).astype(leaf.dtype)
 
-  def merged(leaf):
+  def merge(leaf):
     parts = zip(_PARTS, jnp.split(leaf, len(_PARTS), -1), strict=True)
-    return jnp.concatenate([changed(*part) for part in parts], -1)
+    return jnp.concatenate([change(*part) for part in parts], -1)
 
   qkv = {
     **attention['qkv'],
-    'kernel': merged(attention['qkv']['kernel']),
-    'bias': merged(attention['qkv']['bias'][:, None])[:, 0],
+    'kernel': merge(attention['qkv']['kernel']),
+    'bias': merge(attention['qkv']['bias'][:, None])[:, 0],
   }
   return {
     **params,

@@ -47,9 +47,9 @@ def beta_now(
   """Returns a' and b' of the levels; None if levels are always uniform."""
   if config.level_beta == (1, 1):
     return None
-  left = remaining(config, updates)
+  rest = remaining(config, updates)
   a, b = config.level_beta
-  return 1 + (a - 1) * left, 1 + (b - 1) * left
+  return 1 + (a - 1) * rest, 1 + (b - 1) * rest
 
 
 def draw_levels(
@@ -82,13 +82,13 @@ def draw_levels(
 
 def bounds(config: DistillConfig, t: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns the upper bounds of the levels of CA and DM at time t."""
-  one = jnp.ones_like(t)
-  ca = t if config.schedule in ('constrained', 'hybrid') else one
-  return ca, (t if config.schedule == 'constrained' else one)
+  ones = jnp.ones_like(t)
+  ca = t if config.schedule in ('constrained', 'hybrid') else ones
+  return ca, (t if config.schedule == 'constrained' else ones)
 
 
 def trained_steps(branch: str, grid: np.ndarray) -> np.ndarray:
   """Returns the indices of the grid steps that a branch is trained on."""
   starts = grid[:-1]
-  here = {'': starts > 0, 'low': starts <= 0.5, 'high': starts > 0.5}[branch]
-  return np.flatnonzero(here)
+  mask = {'': starts > 0, 'low': starts <= 0.5, 'high': starts > 0.5}[branch]
+  return np.flatnonzero(mask)

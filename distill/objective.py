@@ -58,8 +58,8 @@ class Distillation(Rollout):
   @property
   def blocks(self) -> tuple[int, ...]:
     """Returns the blocks whose hidden states the discriminator reads."""
-    chosen = self.config.discriminator_blocks
-    return chosen or discriminator.default_blocks(self.teacher.depth)
+    depths = self.config.discriminator_blocks
+    return depths or discriminator.default_blocks(self.teacher.depth)
 
   def fake(self, params: Params, fake: Any) -> BoundNetwork:
     """Returns the fake denoiser; LoRA modifies the teacher's `params`."""
@@ -71,9 +71,9 @@ class Distillation(Rollout):
 
   def real(self, params: Params, fake: Any, updates: Updates) -> BoundNetwork:
     """Returns the teacher, with its share of low-rank changes, if any."""
-    first = self.config.teacher_lora_scale
-    if first:
-      scale = first * remaining(self.config, updates)
+    strength = self.config.teacher_lora_scale
+    if strength:
+      scale = strength * remaining(self.config, updates)
       params = lora.apply(params, fake['network'], scale)
     return backbone.bind(self.teacher, params)
 
@@ -95,7 +95,7 @@ class Distillation(Rollout):
     """
     rollout_key, level_key, noise_key, gan_key = jax.random.split(key, 4)
     denoiser = self.fake(teacher, fake)
-    x, shown = self.samples(params, label, rollout_key)
+    x, inputs = self.samples(params, label, rollout_key)
     level = self._fake_levels(level_key, updates)
     noise = self.noise(noise_key)
     out = denoiser(self.path.interpolate(x, noise, level), level, label)
@@ -104,16 +104,16 @@ class Distillation(Rollout):
     metrics = {'loss/fake': loss}
     if real is not None:
       real_key, shown_key = jax.random.split(gan_key)
-      on_real = self._says(denoiser, fake, real[1], real[0], key=real_key)
-      on_fake = self._says(denoiser, fake, label, shown, key=shown_key)
-      of_heads = jax.nn.softplus(-on_real).mean()
-      of_heads += jax.nn.softplus(on_fake).mean()
+      real_out = self._logits(denoiser, fake, real[1], real[0], key=real_key)
+      fake_out = self._logits(denoiser, fake, label, inputs, key=shown_key)
+      head_loss = jax.nn.softplus(-real_out).mean()
+      head_loss += jax.nn.softplus(fake_out).mean()
       metrics |= {
-        'loss/discriminator': of_heads,
-        'distill/says_real': jax.nn.sigmoid(on_real).mean(),
-        'distill/says_generated': jax.nn.sigmoid(on_fake).mean(),
+        'loss/discriminator': head_loss,
+        'distill/says_real': jax.nn.sigmoid(real_out).mean(),
+        'distill/says_generated': jax.nn.sigmoid(fake_out).mean(),
       }
-      loss = loss + self.config.discriminator_weight * of_heads
+      loss = loss + self.config.discriminator_weight * head_loss
     return loss, metrics
 
   def samples(
@@ -135,27 +135,27 @@ class Distillation(Rollout):
     return self.roll_out_and_predict(student, label, k, key)
 
   def _fake_levels(self, key: jax.Array, updates: Updates) -> jax.Array:
-    key, which, grid = jax.random.split(key, 3)
-    least = min(self.config.min_level, 1e-3)
-    anywhere = dataclasses.replace(self.config, min_level=least, max_level=1.0)
+    key, half_key, grid = jax.random.split(key, 3)
+    low = min(self.config.min_level, 1e-3)
+    config = dataclasses.replace(self.config, min_level=low, max_level=1.0)
     beta = beta_now(self.config, updates)
-    level = draw_levels(anywhere, key, self.batch_size, 1.0, beta)
+    level = draw_levels(config, key, self.batch_size, 1.0, beta)
     if self.config.query == 'renoise':
       return level
-    shared = self.draw_shared(grid, level.shape)
-    half = jax.random.bernoulli(which, 0.5, level.shape)
-    return jnp.where(half, shared, level)
+    shared_level = self.draw_shared(grid, level.shape)
+    half = jax.random.bernoulli(half_key, 0.5, level.shape)
+    return jnp.where(half, shared_level, level)
 
-  def _says(
+  def _logits(
     self, denoiser: Any, fake: Any, label: jax.Array,
     x: jax.Array, *, key: jax.Array,
   ) -> jax.Array:  # fmt: skip
     """Returns discriminator logits (K, B) of x, noised to levels in (0, 1)."""
     level_key, noise_key = jax.random.split(key)
-    anywhere = dataclasses.replace(self.config, min_level=0.0, max_level=1.0)
-    level = draw_levels(anywhere, level_key, len(x), 1.0)
-    noised = self.path.interpolate(x, self.noise(noise_key), level)
-    out = denoiser(noised, level, label, points=self.blocks)
+    config = dataclasses.replace(self.config, min_level=0.0, max_level=1.0)
+    level = draw_levels(config, level_key, len(x), 1.0)
+    noisy_x = self.path.interpolate(x, self.noise(noise_key), level)
+    out = denoiser(noisy_x, level, label, points=self.blocks)
     return discriminator.logits(fake['heads'], out.hidden)
 
   def student_loss(
@@ -170,11 +170,11 @@ class Distillation(Rollout):
       return loss, {'loss/trajectory': loss}
     visit_key, query_key = jax.random.split(key)
     visit = self.visit(params, label, visit_key)
-    places = self.queries(visit, query_key, updates)
-    moved, dm, ca, metrics = self.directions(
-      visit, places, fake, teacher, label, updates
+    queries = self.queries(visit, query_key, updates)
+    target, dm, ca, metrics = self.directions(
+      visit, queries, fake, teacher, label, updates
     )
-    loss = dmd.surrogate(moved, dm + ca)
+    loss = dmd.surrogate(target, dm + ca)
     metrics |= {
       'loss/dmd': loss,
       'distill/student_std': visit.x.std(),
@@ -184,10 +184,10 @@ class Distillation(Rollout):
       metrics['loss/mean_variance'] = dmd.mean_variance(visit.x, *self.moments)
       loss += config.dm_weight * metrics['loss/mean_variance']
     if config.adversarial:
-      on_fake = self._says(
+      logits = self._logits(
         self.fake(teacher, fake), fake, label, visit.x, key=gan_key
       )
-      metrics['loss/gan'] = jax.nn.softplus(-on_fake).mean()
+      metrics['loss/gan'] = jax.nn.softplus(-logits).mean()
       loss += config.gan_weight * metrics['loss/gan']
     return loss, metrics
 
@@ -204,7 +204,7 @@ class Distillation(Rollout):
       tops = dict(zip(('ca', 'dm'), bounds(config, visit.t), strict=True))
       beta = beta_now(config, updates)
       names = ('both',) if config.schedule == 'shared' else ('ca', 'dm')
-      places = {}
+      points = {}
       for name, level_key, noise_key in zip(
         names, keys[:2], keys[2:], strict=False
       ):
@@ -212,8 +212,8 @@ class Distillation(Rollout):
         shape = None if name == 'ca' else beta
         r = draw_levels(config, level_key, self.batch_size, top, shape)
         q = self.path.interpolate(_sg(visit.x), self.noise(noise_key), r)
-        places[name] = (q, r)
-      return places
+        points[name] = (q, r)
+      return points
     r = self.draw_shared(keys[0], ())
     q = self.path.interpolate(visit.x, self.noise(keys[2]), r)
     if config.query == 'student_trajectory':
@@ -230,7 +230,7 @@ class Distillation(Rollout):
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
     """Returns the point that the loss moves, DM term, CA term and metrics."""
     config, path = self.config, self.path
-    moved = (
+    target = (
       places['both'][0] if config.query == 'student_trajectory' else visit.x
     )
     places = {name: (_sg(q), r) for name, (q, r) in places.items()}
@@ -262,7 +262,7 @@ class Distillation(Rollout):
       metrics['distill/ca_to_dm'] = metrics['distill/ca'] / (
         metrics['distill/dm'] + dmd.EPSILON
       )
-    return moved, _sg(dm), _sg(ca), metrics
+    return target, _sg(dm), _sg(ca), metrics
 
   def trajectory_loss(
     self, params: Params, teacher: Params, label: jax.Array,
@@ -314,9 +314,9 @@ class Distillation(Rollout):
     student = 0.0
     if config.method == 'dmd':
       pair = config.augmented * (1 + bool(config.teacher_guidance.terms))
-      shared = config.query != 'renoise' or config.schedule == 'shared'
-      own = config.matches * (1 + (not pair or not shared))
-      student += rollout + 2 + pair + own + 3 * config.adversarial
+      is_shared = config.query != 'renoise' or config.schedule == 'shared'
+      count = config.matches * (1 + (not pair or not is_shared))
+      student += rollout + 2 + pair + count + 3 * config.adversarial
     if config.method == 'teacher_trajectory':
       rows = 1 + bool(config.teacher_guidance.terms)
       student += n * (config.substeps * rows + 3)

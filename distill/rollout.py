@@ -112,28 +112,28 @@ class Rollout:
     """Returns the state after all steps, and the x0 predicted at step k."""
     return self._roll_out(student, label, len(self.times) - 1, key, k)
 
-  def _roll_out(self, student, label, k, key, read_at):
-    grid, each = self.grid, jnp.ndim(k) > 0
+  def _roll_out(self, student, label, k, key, index):
+    grid, is_batch = self.grid, jnp.ndim(k) > 0
 
     def step(j, carry):
-      x, read = carry
+      x, x0 = carry
       t = jnp.full(len(x), grid[j])
       first = Evaluation(student(x, t, label).velocity)
       noise = None
       if self.solver.stochastic:
         noise = self.noise(jax.random.fold_in(key, j))
-      moved = self.solver.step(Interval(x, grid[j], grid[j + 1], first, noise))
-      if each:  # an image at its own step k changes no more
-        moved = jnp.where(expand(j < k, x), moved, x)
-      if read_at is not None:
-        here = self.path.x0_from_velocity(x, first.velocity, grid[j])
-        read = jnp.where(expand(read_at == j, x), here, read)
-      return moved, read
+      x_next = self.solver.step(Interval(x, grid[j], grid[j + 1], first, noise))
+      if is_batch:  # an image at its own step k changes no more
+        x_next = jnp.where(expand(j < k, x), x_next, x)
+      if index is not None:
+        estimate = self.path.x0_from_velocity(x, first.velocity, grid[j])
+        x0 = jnp.where(expand(index == j, x), estimate, x0)
+      return x_next, x0
 
     start = self.noise(jax.random.fold_in(key, len(self.times)))
-    read = None if read_at is None else jnp.zeros_like(start)
-    last = jnp.max(k) if each else k
-    return _sg(jax.lax.fori_loop(0, last, step, (start, read)))
+    x0_start = None if index is None else jnp.zeros_like(start)
+    last = jnp.max(k) if is_batch else k
+    return _sg(jax.lax.fori_loop(0, last, step, (start, x0_start)))
 
   def visit(self, params: Params, label: jax.Array, key: jax.Array) -> Visit:
     """Samples to a random step, then predicts at this step with gradient."""

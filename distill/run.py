@@ -123,7 +123,7 @@ def distillation_of(
   solver = experiment.sample.make_solver(path)
   assert isinstance(solver, Euler | Renoise)  # `_check_grid` checks this
   # The teacher uses the student's settings of computation.
-  how = {
+  changes = {
     key: getattr(experiment.model, key)
     for key in ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
     if hasattr(experiment.model, key) and hasattr(teacher, key)
@@ -131,7 +131,7 @@ def distillation_of(
   return Distillation(
     config=experiment.distill,
     student=experiment.model,
-    teacher=dataclasses.replace(teacher, **how),
+    teacher=dataclasses.replace(teacher, **changes),
     path=path,
     solver=solver,
     times=tuple(experiment.sample.grid(path).tolist()),
@@ -164,13 +164,13 @@ def distill(
   plan = check(experiment, place, autoencoder)
   settings, mesh = experiment.distill, plan.setup.mesh
   schedule, rules = make_rules(experiment)
-  teacher, about = plan.teacher.load(plan.network, mesh)
-  about = {'place': settings.teacher, **about}
-  about['sha256'] = model.fingerprint(teacher)
-  about |= lineage.fake_of(settings)
-  lineage.check_known(place, about)
+  teacher, metadata = plan.teacher.load(plan.network, mesh)
+  metadata = {'place': settings.teacher, **metadata}
+  metadata['sha256'] = model.fingerprint(teacher)
+  metadata |= lineage.fake_of(settings)
+  lineage.check_known(place, metadata)
   workdir = claim(place, config, extensible=extensible)
-  write_json(workdir / TEACHER, about)
+  write_json(workdir / TEACHER, metadata)
   normalization = Normalization()
   if plan.setup.records is not None:
     normalization = normalization_of(plan.setup.records, experiment.data)
@@ -185,26 +185,26 @@ def distill(
     distillation, rules, mesh, zero1=experiment.mesh.zero1
   )
 
-  def fresh():
+  def init():
     student, _ = plan.start.load(plan.start.open(()), mesh)
     _, student = backbone.without_taps(experiment.model, student)
-    make = jax.jit(
+    init_jit = jax.jit(
       step_lib.fresh,
       static_argnums=(0, 1),
       out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
-    state = make(distillation, rules, student, teacher, experiment.seed)
+    state = init_jit(distillation, rules, student, teacher, experiment.seed)
     if lineage.continues_fake(experiment, plan.start):
       logging.info('The fake denoiser resumes from %s.', plan.start.place)
-      before = restore_training(plan.start.place, abstract)
+      source = restore_training(plan.start.place, abstract)
       state = dataclasses.replace(
-        state, fake=before['fake'], fake_opt_state=before['fake_opt_state']
+        state, fake=source['fake'], fake_opt_state=source['fake_opt_state']
       )
     return state
 
   task = loop.TrainingTask(
     abstract,
-    fresh,
+    init,
     step_lib.make_distill_step(
       distillation, rules, abstract, teacher, normalization
     ),
@@ -248,7 +248,7 @@ def make_rules(
   """Returns the student's learning-rate schedule and the two optimizers."""
   settings, period = experiment.train, experiment.distill.period
 
-  def make(config):
+  def make_rule(config):
     schedule = make_schedule(
       config,
       batch_size=settings.batch_size * period,
@@ -256,7 +256,7 @@ def make_rules(
     )
     return schedule, make_optimizer(config, schedule)
 
-  schedule, student = make(experiment.optimizer)
+  schedule, student = make_rule(experiment.optimizer)
   fake_config = dataclasses.replace(
     experiment.optimizer,
     lr=experiment.distill.fake_lr or experiment.optimizer.lr,
@@ -264,7 +264,7 @@ def make_rules(
     schedule='constant',
     warmup_images=0,
   )
-  _, fake = make(fake_config)
+  _, fake = make_rule(fake_config)
   return schedule, step_lib.Rules(student, fake, experiment.ema)
 
 
@@ -278,10 +278,10 @@ def _measures(config: DistillConfig) -> bool:
 
 def _check_latents(ours: LatentSpace, theirs: LatentSpace) -> None:
   for key in ('autoencoder', 'normalization'):
-    ours_, theirs_ = (space.to_json().get(key) for space in (ours, theirs))
-    if ours_ != theirs_:
+    our_value, value = (space.to_json().get(key) for space in (ours, theirs))
+    if our_value != value:
       raise InputError(
-        f'the data have {key} {ours_}, the latents of the teacher {theirs_}; '
+        f'the data have {key} {our_value}, the latents of the teacher {value}; '
         "set the section data of the config as the teacher's run has it."
       )
 
@@ -336,12 +336,12 @@ def _check_backbone(distillation: Distillation) -> None:
   """Raises InputError if a loss does not support the teacher's backbone."""
   config = distillation.config
   transformer = isinstance(distillation.teacher, DiTConfig)
-  for key, needed in (
+  for key, condition in (
     ('distill.fake=lora', config.fakes and config.fake == 'lora'),
     ('distill.teacher_lora_scale', config.teacher_lora_scale),
     ('a discriminator', config.adversarial),
   ):
-    if needed and not transformer:
+    if condition and not transformer:
       raise InputError(
         f'{key} is for the transformers of dit/model.py, but the teacher is a '
         f'{backbone.name_of(distillation.teacher)}; choose distill.fake=full, '

@@ -80,14 +80,14 @@ def stages(
 ) -> tuple[StudentExperiment, list[dict[str, Any]]]:
   """Returns the experiment that lists the stages, and the stages' configs."""
   file = spec.partition(':')[0]
-  whole = build_student(override(load_config(spec), overrides).to_dict())
+  experiment = build_student(override(load_config(spec), overrides).to_dict())
   configs = [
     override(load_config(f'{file}:{name}'), overrides).to_dict()
-    for name in whole.distill.stages
+    for name in experiment.distill.stages
   ]
   for n, config in enumerate(configs):
     config['seed'] = (config['seed'] + n) % 2**32  # different noise per stage
-  return whole, configs
+  return experiment, configs
 
 
 def run(
@@ -108,59 +108,57 @@ def run(
     InputError: The settings cannot work. The first stage has not started.
   """
   place = epath.Path(workdir).expanduser().resolve()
-  whole, configs = stages(spec, overrides)
-  names = whole.distill.stages
+  recipe, configs = stages(spec, overrides)
+  names = recipe.distill.stages
   # The second to last part of a stage's argument is the name of its method.
   folders = [
     place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
   _check(
-    whole, [build_student(config) for config in configs], place, autoencoder
+    recipe, [build_student(config) for config in configs], place, autoencoder
   )
   with workdir_lib.training(place, 'distill'):
     for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
       if n:  # both branches start from the stage before the branches
-        before = folders[min(n, len(names) - 2) - 1]
-        config['train']['init_from'] = str(before)
+        parent = folders[min(n, len(names) - 2) - 1]
+        config['train']['init_from'] = str(parent)
       experiment = build_student(config)
       if n:  # the recipe may be moved, so the stored path is relative
-        config['train']['init_from'] = workdir_lib.beside(before)
+        config['train']['init_from'] = workdir_lib.beside(parent)
       logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
       # The next stage starts from this stage, so its length must not change.
       with workdir_lib.training(folder, 'distill'):
-        finished = distilling.distill(
+        is_done = distilling.distill(
           experiment, folder, config, autoencoder, extensible=False
         )
-        if not finished:
+        if not is_done:
           return None
-    return _merge(whole, place, folders[-3:])
+    return _merge(recipe, place, folders[-3:])
 
 
 def _check(
-  whole: StudentExperiment,
+  recipe: StudentExperiment,
   stages: Sequence[StudentExperiment],
-  place: epath.Path,
+  workdir: epath.Path,
   autoencoder: str | None,
 ) -> None:
-  names = whole.distill.stages
+  names = recipe.distill.stages
   branches = [experiment.distill.branch for experiment in stages]
   if branches[-2:] != ['low', 'high'] or len(names) < 3 or any(branches[:-2]):
     raise InputError(
       f'distill.stages is {names}, expected at least three, of which the last '
       'two have distill.branch low and high.'
     )
-  if not whole.distill.merge_ratios:
+  if not recipe.distill.merge_ratios:
     raise InputError('distill.merge_ratios is empty; name some, such as 0.3.')
-  if not (place / STUDENT).exists():
-    check_target(place / STUDENT)
+  if not (workdir / STUDENT).exists():
+    check_target(workdir / STUDENT)
   for experiment in stages:
-    checked = distilling.check(experiment, autoencoder=autoencoder).setup
-  decoder = read_decoder(
-    None, whole.model.channels, checked.latents, checked.mesh
-  )
-  if 'fd' not in _scores(whole, decoder, checked.mesh).metrics:
+    setup = distilling.check(experiment, autoencoder=autoencoder).setup
+  decoder = read_decoder(None, recipe.model.channels, setup.latents, setup.mesh)
+  if 'fd' not in _scores(recipe, decoder, setup.mesh).metrics:
     raise InputError(
-      f'eval.metrics is {whole.eval.metrics}, but the ratio of the merge is '
+      f'eval.metrics is {recipe.eval.metrics}, but the ratio of the merge is '
       'chosen by fd; add it.'
     )
 
@@ -189,11 +187,11 @@ def _seed(experiment: StudentExperiment) -> int:
 
 def _merge(
   experiment: StudentExperiment,
-  place: epath.Path,
+  workdir: epath.Path,
   folders: Sequence[epath.Path],
 ) -> str:
   """Chooses the ratio and writes the student from folders before, low, high."""
-  target, table = place / STUDENT, place / 'merge.md'
+  target, table = workdir / STUDENT, workdir / 'merge.md'
   if target.exists():
     return f'{table.read_text()}\nAlready merged: {target}.'
   mesh = make_mesh(experiment.mesh)
@@ -205,16 +203,15 @@ def _merge(
     values = scores.measure(params).items()
     return {name.removeprefix('eval/'): value for name, value in values}
 
-  before, low, high = (
+  base, low, high = (
     run_weights(str(folder), experiment.model, mesh, 'ema')[0]
     for folder in folders
   )
-  ratio, rows = sweep(
-    low, high, before, experiment.distill.merge_ratios, measure
-  )
-  about = {'ratio': ratio, 'rows': rows, 'seed': _seed(experiment)}
+  ratio, rows = sweep(low, high, base, experiment.distill.merge_ratios, measure)
+  summary = {'ratio': ratio, 'rows': rows, 'seed': _seed(experiment)}
   write_json(
-    place / 'merge.json', {**about, 'evaluation': scores.evaluator.protocol()}
+    workdir / 'merge.json',
+    {**summary, 'evaluation': scores.evaluator.protocol()},
   )
   text = _table(rows)
   write_bytes(table, text.encode())
@@ -226,11 +223,11 @@ def _merge(
       params,
       info={
         'weights': 'ema',
-        'source': str(place),
+        'source': str(workdir),
         'path': experiment.objective.path,
         'latents': latents.to_json(),
         'sample': sampling_of(experiment),
-        'merge': about,
+        'merge': summary,
       },
     )
   return (

@@ -144,22 +144,22 @@ def make_distill_step(
   def step(due, state, teacher, batch, key):
     key = jax.random.fold_in(key, state.step)
     fake_key, student_key = jax.random.split(key)
-    new, checked = state, []
+    new, losses = state, []
     metrics: Metrics = {}
     if state.fake:
-      new, *sizes, more = _update_fake(
+      new, *sizes, extras = _update_fake(
         distillation, rules, normalization, new, teacher, batch, fake_key
       )
-      metrics |= more
-      checked += sizes
+      metrics |= extras
+      losses += sizes
     if due:
-      new, *sizes, more = _update_student(
+      new, *sizes, extras = _update_student(
         distillation, rules, new, teacher, student_key
       )
-      metrics |= more
-      checked += sizes
-    new = accept(new, state, jnp.isfinite(jnp.stack(checked)).all())
-    return new, {'loss': checked[0], **metrics, 'bad_steps': new.bad_steps}
+      metrics |= extras
+      losses += sizes
+    new = accept(new, state, jnp.isfinite(jnp.stack(losses)).all())
+    return new, {'loss': losses[0], **metrics, 'bad_steps': new.bad_steps}
 
   programs = {
     due: compiled(functools.partial(step, due), abstract_state)
@@ -195,10 +195,10 @@ def _update_fake(
       config.discriminator_reset,
     )
     state = dataclasses.replace(state, fake={**state.fake, 'heads': heads})
-  before = state.step // config.period  # the student's updates so far
+  count = state.step // config.period  # the student's updates so far
   (loss, metrics), grads = jax.value_and_grad(
     distillation.fake_loss, has_aux=True
-  )(state.fake, state.params, teacher, label, real, key, before)
+  )(state.fake, state.params, teacher, label, real, key, count)
   updates, opt_state = rules.fake.update(
     grads, state.fake_opt_state, state.fake
   )
@@ -218,10 +218,10 @@ def _update_student(
 ) -> tuple[DistillState, jax.Array, jax.Array, Metrics]:
   label_key, key = jax.random.split(key)
   label = distillation.draw_labels(label_key)
-  before = state.step // distillation.config.period  # the student's updates
+  count = state.step // distillation.config.period  # the student's updates
   (loss, metrics), grads = jax.value_and_grad(
     distillation.student_loss, has_aux=True
-  )(state.params, state.fake, teacher, label, key, before)
+  )(state.params, state.fake, teacher, label, key, count)
   updates, opt_state = rules.student.update(
     grads, state.opt_state, state.params
   )
@@ -236,7 +236,7 @@ def _update_student(
   state = dataclasses.replace(
     state,
     params=params,
-    ema=ema.update(rules.ema, state.ema, params, before),
+    ema=ema.update(rules.ema, state.ema, params, count),
     opt_state=opt_state,
   )
   return state, loss, norm, metrics

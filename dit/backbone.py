@@ -87,16 +87,16 @@ def without_taps(
 ) -> tuple[NetworkConfig, Params]:
   """Removes the intermediate heads and their parameters from a network."""
   config = dataclasses.replace(config, taps=())
-  return config, _common(params, shapes(config))
+  return config, _select(params, shapes(config))
 
 
-def _common(params: Params, wanted: Params) -> Params:
-  """Returns the part of `params` whose paths are in `wanted`."""
+def _select(params: Params, target: Params) -> Params:
+  """Returns the part of `params` whose paths are in `target`."""
   return {
-    name: _common(params[name], tree)
+    name: _select(params[name], tree)
     if isinstance(tree, dict)
     else params[name]
-    for name, tree in wanted.items()
+    for name, tree in target.items()
   }
 
 
@@ -123,46 +123,46 @@ def settings_of(
   check_value('model.name', section['name'], str)
   section = dict(section)
   name = section.pop('name')
-  backbone = _named(name)
+  backbone = _find(name)
   fields = [field.name for field in dataclasses.fields(backbone.config)]
   for key in section.keys() - set(fields):
     _drop(section, key, name)
   for key, value in backbone.named(name).items():
-    given = section.get(key, 0)
-    if given == 'auto' or (given == 0 and given is not False):
+    setting = section.get(key, 0)
+    if setting == 'auto' or (setting == 0 and setting is not False):
       section[key] = value
   for key in ('rope', 'learned_variance', 'null_label'):
-    given = section.get(key, False)
-    if not isinstance(given, bool):
-      check_choice(f'model.{key}', given, ('auto', 'true', 'false'))
-      if given != 'auto':
-        section[key] = given == 'true'
+    setting = section.get(key, False)
+    if not isinstance(setting, bool):
+      check_choice(f'model.{key}', setting, ('auto', 'true', 'false'))
+      if setting != 'auto':
+        section[key] = setting == 'true'
   if section.get('null_label') == 'auto':
     section['null_label'] = null_label
   return backbone.config, section
 
 
-def _named(name: str) -> Backbone:
+def _find(name: str) -> Backbone:
   family = name.partition('-')[0]
   for backbone in BACKBONES:
     if family in backbone.families:
       return backbone
-  others = [name for backbone in BACKBONES[1:] for name in backbone.names]
-  raise unknown_name(name, others)
+  names = [name for backbone in BACKBONES[1:] for name in backbone.names]
+  raise unknown_name(name, names)
 
 
 def _drop(section: dict[str, Any], key: str, name: str) -> None:
   """Removes another backbone's setting; InputError if it is not the default."""
-  theirs = [
+  matches = [
     field
     for backbone in BACKBONES
     for field in dataclasses.fields(backbone.config)
     if field.name == key
   ]
-  if not theirs:
+  if not matches:
     return  # The config's constructor reports settings that no backbone has.
   value = section.pop(key)
-  if value not in ('auto', 0, *(field.default for field in theirs)):
+  if value not in ('auto', 0, *(field.default for field in matches)):
     raise InputError(
       f'model.{key} is {quote(value)}, but {name} has no such setting; leave '
       'it at its default.'

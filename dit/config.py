@@ -77,13 +77,13 @@ def named_size(name: str) -> dict[str, Any]:
 
 def unknown_name(name: str, others: Sequence[str] = ()) -> InputError:
   """Returns the error for an unknown model name; `others` are also valid."""
-  known = [f'{family}-{size}/2' for family in FAMILIES for size in SIZES]
+  names = [f'{family}-{size}/2' for family in FAMILIES for size in SIZES]
   return InputError(
     f'model.name is {quote(name)}, expected family-size/patch such as '
     f'SiT-XL/2; families are {", ".join(FAMILIES)}, '
     f'sizes {", ".join(SIZES)}, patches 1, 2, 4, 8'
-    + ''.join(f', or {other}' for other in others)
-    + f'.{nearest(name, [*known, *others])}'
+    + ''.join(f', or {alternative}' for alternative in others)
+    + f'.{nearest(name, [*names, *others])}'
   )
 
 
@@ -183,9 +183,9 @@ class DiTConfig(NetworkConfig):
   def multiply_adds(self) -> int:
     """Multiply-adds of the blocks for one image."""
     matrices = 4 * self.width + (3 if self.mlp == 'swiglu' else 2) * self.hidden
-    of_token = self.width * (matrices + 2 * self.num_tokens)  # and attention
+    per_token = self.width * (matrices + 2 * self.num_tokens)  # and attention
     modulation = (6 if self.shift else 4) * self.width**2
-    return self.depth * (self.num_tokens * of_token + modulation)
+    return self.depth * (self.num_tokens * per_token + modulation)
 
   @property
   def pass_multiply_adds(self) -> int:
@@ -209,5 +209,5 @@ class DiTConfig(NetworkConfig):
   @property
   def attention_here(self) -> Literal['xla', 'cudnn']:
     """`attention` if the backend and `dtype` support it, else 'xla'."""
-    fits = self.attention == 'cudnn' and self.activation_dtype == 'bfloat16'
-    return 'cudnn' if fits and jax.default_backend() == 'gpu' else 'xla'
+    is_cudnn = self.attention == 'cudnn' and self.activation_dtype == 'bfloat16'
+    return 'cudnn' if is_cudnn and jax.default_backend() == 'gpu' else 'xla'

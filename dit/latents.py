@@ -33,8 +33,8 @@ def to_pixels(x: jax.Array, *, truncate: bool = False) -> jax.Array:
   images are half a level darker on average. The code of DiT, SiT and
   LightningDiT uses trunc(127.5 x + 128), which rounds to nearest.
   """
-  integer = jnp.floor if truncate else jnp.round
-  return jnp.clip(integer((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+  rounding = jnp.floor if truncate else jnp.round
+  return jnp.clip(rounding((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 @jax.tree_util.register_dataclass

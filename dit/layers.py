@@ -52,8 +52,8 @@ class Dense(nnx.Linear):
     del out_sharding  # needed only by meshes with explicit axes
     x = inputs.astype(self.dtype)
     # XLA's CPU backend multiplies 3-D by 2-D arrays up to twice as slowly.
-    flat = x.reshape(-1, x.shape[-1])
-    y = product(flat, self.kernel[...], self.parts, self.cut)
+    rows = x.reshape(-1, x.shape[-1])
+    y = product(rows, self.kernel[...], self.parts, self.cut)
     y = checkpoint_name(y, 'product')  # for model.remat=dots
     y += self.bias[...].astype(self.dtype).reshape(self.parts)
     return y.reshape(*inputs.shape[:-1], *self.parts)
@@ -82,8 +82,8 @@ class RMSNorm(nnx.Module):
     """(..., width) -> (..., width), in float32 except for the gain."""
     h32 = h.astype(wide(h.dtype))
     square = jnp.square(h32).mean(-1, keepdims=True)
-    normed = (h32 * jax.lax.rsqrt(square + _EPSILON)).astype(h.dtype)
-    return normed * self.scale[...].astype(h.dtype)
+    output = (h32 * jax.lax.rsqrt(square + _EPSILON)).astype(h.dtype)
+    return output * self.scale[...].astype(h.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -95,8 +95,8 @@ class LayerNorm(nnx.Module):
 
   def __call__(self, h: jax.Array) -> jax.Array:
     """(..., width) -> (..., width), in float32."""
-    normed = layer_norm(h.astype(wide(h.dtype)), epsilon=1e-5)
-    return (normed * self.scale[...] + self.bias[...]).astype(h.dtype)
+    output = layer_norm(h.astype(wide(h.dtype)), epsilon=1e-5)
+    return (output * self.scale[...] + self.bias[...]).astype(h.dtype)
 
 
 def token_norm(config: DiTConfig) -> Callable[[jax.Array], jax.Array]:
@@ -123,8 +123,8 @@ def rotate(h: jax.Array, rotary: jax.Array) -> jax.Array:
   """
   cos, sin = rotary.astype(wide(h.dtype))
   even, odd = h[..., ::2], h[..., 1::2]
-  turned = jnp.stack([-odd, even], axis=-1).reshape(h.shape)
-  return (h * cos + turned * sin).astype(h.dtype)
+  rotation = jnp.stack([-odd, even], axis=-1).reshape(h.shape)
+  return (h * cos + rotation * sin).astype(h.dtype)
 
 
 def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -145,7 +145,7 @@ def attend(
   weights after the product with v.
   """
   if kind != 'xla':
-    q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))
+    q, k, v = (array.swapaxes(1, 2) for array in (q, k, v))
     out = jax.nn.dot_product_attention(q, k, v, implementation=kind)
     return out.swapaxes(1, 2)
   logits = jnp.einsum(
@@ -219,10 +219,10 @@ class Mlp(nnx.Module):
 
   def __call__(self, h: jax.Array) -> jax.Array:
     """(B, N, D) -> (B, N, D)."""
-    first, *value = jnp.moveaxis(self.fc1(h), -2, 0)
+    gate, *value = jnp.moveaxis(self.fc1(h), -2, 0)
     if self.gated:
-      return self.fc2(jax.nn.silu(first) * value[0])
-    return self.fc2(jax.nn.gelu(first, approximate=True))
+      return self.fc2(jax.nn.silu(gate) * value[0])
+    return self.fc2(jax.nn.gelu(gate, approximate=True))
 
 
 class OutputHead(nnx.Module):

@@ -20,7 +20,7 @@ def network_time(convention: str, t: jax.Array) -> jax.Array:
   if convention == 'reversed':
     return 1 - t
   if convention == 'noise':
-    step = STEPS * _known(t) - 1
+    step = STEPS * _clip(t) - 1
     nearest = jnp.round(step)
     # (step + 1) / 1000 has rounding errors; the network expects whole steps.
     return jnp.where(jnp.abs(step - nearest) < 1e-3, nearest, step)
@@ -35,9 +35,9 @@ def velocity(
     return -prediction
   if convention == 'noise':
     path = path_named('discrete')
-    return path.velocity_from_noise(x, prediction, _known(t))
+    return path.velocity_from_noise(x, prediction, _clip(t))
   return prediction
 
 
-def _known(t: jax.Array) -> jax.Array:
+def _clip(t: jax.Array) -> jax.Array:
   return jnp.maximum(t, 1 / STEPS)

@@ -250,14 +250,14 @@ class Discrete(VariancePreserving):
     # rounded part and a remainder, which makes changes as exact as `dtype`
     # allows.
     table = step_log_alpha2()
-    main = table.astype(dtype)
-    rest = (table - main).astype(dtype)
+    part = table.astype(dtype)
+    rest = (table - part).astype(dtype)
     k, k_next = (jnp.round(STEPS * s).astype(jnp.int32) for s in (t, t_next))
-    change = (jnp.asarray(main)[k] - jnp.asarray(main)[k_next]) + (
+    change = (jnp.asarray(part)[k] - jnp.asarray(part)[k_next]) + (
       jnp.asarray(rest)[k] - jnp.asarray(rest)[k_next]
     )
-    whole = _is_step(t) & _is_step(t_next)
-    return jnp.where(whole, change, super().log_alpha2_change(t, t_next))
+    is_whole = _is_step(t) & _is_step(t_next)
+    return jnp.where(is_whole, change, super().log_alpha2_change(t, t_next))
 
 
 def _is_step(t: jax.Array) -> jax.Array:
@@ -270,8 +270,8 @@ def _is_step(t: jax.Array) -> jax.Array:
 def discrete() -> Discrete:
   """Returns DiT's schedule; degree 7 fits log alpha^2 to within 1e-12."""
   t = np.arange(1, STEPS + 1) / STEPS
-  fit = np.polynomial.polynomial.polyfit(t, step_log_alpha2()[1:] / t, 6)
-  return Discrete(tuple(fit.tolist()))
+  poly = np.polynomial.polynomial.polyfit(t, step_log_alpha2()[1:] / t, 6)
+  return Discrete(tuple(poly.tolist()))
 
 
 PATHS: dict[str, Callable[[], Path]] = {

@@ -32,23 +32,23 @@ def product(
     cut: Mesh axes that shard the inputs and then each part; missing entries
       are unsharded.
   """
-  return jnp.tensordot(x, _gathered(kernel, x.dtype, parts, cut), 1)
+  return jnp.tensordot(x, _gather(kernel, x.dtype, parts, cut), 1)
 
 
 @product.defjvp
-def _jvp(parts, cut, primals, tangents):
+def _jvp(parts, mesh_axes, primals, tangents):
   x, kernel = primals
   dx, d_kernel = tangents
 
   def from_x(kernel, dx):
-    return product(dx, kernel, parts, cut)
+    return product(dx, kernel, parts, mesh_axes)
 
   def to_x(kernel, dy):
-    gathered = _gathered(kernel, x.dtype, parts, cut)
-    return jnp.tensordot(dy, gathered, (axes(dy), axes(gathered)))
+    copy = _gather(kernel, x.dtype, parts, mesh_axes)
+    return jnp.tensordot(dy, copy, (axes(dy), axes(copy)))
 
   def from_kernel(x, d_kernel):
-    return product(x, d_kernel, parts, cut)
+    return product(x, d_kernel, parts, mesh_axes)
 
   def to_kernel(x, dy):
     # The sum over rows and devices is in the kernel's precision.
@@ -60,17 +60,17 @@ def _jvp(parts, cut, primals, tangents):
   def axes(y):
     return tuple(range(1, y.ndim))
 
-  return product(x, kernel, parts, cut), (
+  return product(x, kernel, parts, mesh_axes), (
     linear_call(from_x, to_x, kernel, dx)
     + linear_call(from_kernel, to_kernel, x, d_kernel)
   )
 
 
-def _gathered(
+def _gather(
   kernel: jax.Array,
   dtype: jnp.dtype,
   parts: tuple[int, ...],
-  cut: tuple[str | None, ...],
+  mesh_axes: tuple[str | None, ...],
 ) -> jax.Array:
   """Returns the kernel (inputs, *parts), cast and then gathered."""
-  return constrain(kernel.astype(dtype).reshape(-1, *parts), *cut)
+  return constrain(kernel.astype(dtype).reshape(-1, *parts), *mesh_axes)

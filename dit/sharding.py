@@ -73,9 +73,9 @@ def make_mesh(
   devices = devices if devices is not None else jax.devices()
   sizes = [config.data, config.fsdp, config.tensor]
   fixed = math.prod(size for size in sizes if size != -1)
-  wrong = any(size < 1 and size != -1 for size in sizes)
-  bad = wrong or sizes.count(-1) > 1 or len(devices) % fixed
-  if bad or (-1 not in sizes and fixed != len(devices)):
+  is_empty = any(size < 1 and size != -1 for size in sizes)
+  is_bad = is_empty or sizes.count(-1) > 1 or len(devices) % fixed
+  if is_bad or (-1 not in sizes and fixed != len(devices)):
     raise InputError(
       f'mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} '
       f'does not use the {len(devices)} devices at hand; their product must be '
@@ -83,11 +83,11 @@ def make_mesh(
     )
   sizes = [size if size != -1 else len(devices) // fixed for size in sizes]
   return Mesh(
-    _laid_out(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    _arrange(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
 
 
-def _laid_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+def _arrange(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
   """Arranges devices; on TPU, neighbors in the mesh are directly connected."""
   if devices[0].platform != 'tpu':
     return np.asarray(devices).reshape(sizes)
@@ -117,10 +117,10 @@ def check_batch(mesh: Mesh, batch_size: int, name: str, parts: int = 1) -> None:
   """Raises InputError if devices times `parts` do not divide the batch."""
   count = batch_parts(mesh) * parts
   if batch_size < 1 or batch_size % count:
-    of = f'{parts} parts on ' if parts > 1 else ''
+    prefix = f'{parts} parts on ' if parts > 1 else ''
     raise InputError(
       f'{name} is {batch_size}, expected a positive multiple of {count}, for '
-      f'{of}{batch_parts(mesh)} devices.'
+      f'{prefix}{batch_parts(mesh)} devices.'
     )
 
 
@@ -174,26 +174,24 @@ def spec(
     ValueError: if no rule matches.
   """
   matches = (
-    logical
-    for pattern, logical in rules
-    if re.search(rf'(^|/)({pattern})$', path)
+    axes for pattern, axes in rules if re.search(rf'(^|/)({pattern})$', path)
   )
-  logical = next(matches, None)
-  if logical is None:
+  axes = next(matches, None)
+  if axes is None:
     raise ValueError(
       f'no sharding rule for {path!r}; add one to the logical axes of its '
       'backbone.'
     )
 
-  def cut(axis, size):
+  def shard(axis, size):
     mesh_axis = MESH_AXES.get(axis)
     if zero1 and mesh_axis == 'fsdp' and size % batch_parts(mesh) == 0:
       return BATCH_AXES
-    divides = mesh_axis is not None and size % mesh.shape[mesh_axis] == 0
-    return mesh_axis if divides else None
+    is_even = mesh_axis is not None and size % mesh.shape[mesh_axis] == 0
+    return mesh_axis if is_even else None
 
-  stacked = len(shape) - len(logical)
-  return P(*[None] * stacked, *map(cut, logical, shape[stacked:]))
+  offset = len(shape) - len(axes)
+  return P(*[None] * offset, *map(shard, axes, shape[offset:]))
 
 
 def tree_shardings(
@@ -201,7 +199,7 @@ def tree_shardings(
 ) -> Any:
   """Returns the shardings of parameters, or of a state containing them."""
 
-  def one(path, leaf):
+  def shard(path, leaf):
     if not leaf.ndim:  # counters
       return replicated(mesh)
     keys = [getattr(key, 'key', getattr(key, 'name', '')) for key in path]
@@ -210,7 +208,7 @@ def tree_shardings(
       spec('/'.join(keys), leaf.shape, mesh, zero1=zero1, rules=rules),
     )
 
-  return jax.tree.map_with_path(one, tree)
+  return jax.tree.map_with_path(shard, tree)
 
 
 def placed(shapes: Any, shardings: Any, dtype: str | None = None) -> Any:

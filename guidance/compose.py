@@ -182,11 +182,11 @@ class Guidance:
     for k, term in enumerate(self.terms):
       cost: float | jax.Array = 1.0
       if isinstance(term, BlocksTerm):
-        keep = step.draws[k]
-        assert keep is not None
+        mask = step.draws[k]
+        assert mask is not None
         # Blocks that run after the first skipped one.
-        behind = jnp.cumsum(~keep, axis=1) > 0
-        cost = (keep & behind).sum() / denoiser.depth
+        is_later = jnp.cumsum(~mask, axis=1) > 0
+        cost = (mask & is_later).sum() / denoiser.depth
       elif isinstance(term, GuideTerm):
         assert term.guide is not None
         cost = term.guide.multiply_adds / denoiser.multiply_adds
@@ -248,25 +248,25 @@ class Guidance:
     parts: bool = False,
   ) -> Guided:
     """Evaluates the terms with the numbers `active`."""
-    on = {k: self.terms[k] for k in active}
-    out, strong, weak = self._pass(denoiser, x, t, condition, step, on)
-    guided = strong
+    selection = {k: self.terms[k] for k in active}
+    out, strong, weak = self._pass(denoiser, x, t, condition, step, selection)
+    velocity = strong
     memory_next = list(self.init(x))
-    for k, term in on.items():
+    for k, term in selection.items():
       push, memory_next[k] = term.push(
         Contrast(strong, weak[k], scales[k], x, t, step.path, memory[k])
       )
-      guided += push
+      velocity += push
     if active and self.rescale is not None:
-      ratio = _std(strong) / jnp.maximum(_std(guided), 1e-30)
-      guided *= self.rescale * ratio + (1 - self.rescale)
-    made_of = {'strong': out.velocity}
+      ratio = _std(strong) / jnp.maximum(_std(velocity), 1e-30)
+      velocity *= self.rescale * ratio + (1 - self.rescale)
+    components = {'strong': out.velocity}
     if self.internal is not None:
       tap = out.intermediate[self.internal.tap]
-      made_of |= {self.internal.name: tap, 'refined': strong}
-    made_of |= {term.name: weak[k] for k, term in on.items()}
+      components |= {self.internal.name: tap, 'refined': strong}
+    components |= {term.name: weak[k] for k, term in selection.items()}
     return Guided(
-      guided, out.variance, tuple(memory_next), made_of if parts else {}
+      velocity, out.variance, tuple(memory_next), components if parts else {}
     )
 
   def _pass(
@@ -276,53 +276,53 @@ class Guidance:
     t: jax.Array,
     condition: Condition,
     step: Step,
-    on: dict[int, Term],
+    selection: dict[int, Term],
   ) -> tuple[DenoiserOutput, jax.Array, dict[int, jax.Array]]:
     """Returns the conditional output, `strong`, and weak velocities by term."""
     conditions = {
       k: term.weak_condition(denoiser, condition, step.draws[k])
-      for k, term in on.items()
+      for k, term in selection.items()
       if isinstance(term, LabelTerm)
     }
-    every = 1 + len(conditions)
-    keeps = {
-      k: keep
-      for k, term in on.items()
-      if isinstance(term, BlocksTerm) and (keep := step.draws[k]) is not None
+    count = 1 + len(conditions)
+    masks = {
+      k: mask
+      for k, term in selection.items()
+      if isinstance(term, BlocksTerm) and (mask := step.draws[k]) is not None
     }
     sub = None
-    if keeps:
-      sub = SubNetworks(jnp.concatenate([*keeps.values()]), every)
-    repeated = jnp.repeat(
-      x, every, axis=0
+    if masks:
+      sub = SubNetworks(jnp.concatenate([*masks.values()]), count)
+    states = jnp.repeat(
+      x, count, axis=0
     )  # the rows of image 0, then of image 1, ...
-    times = jnp.repeat(jnp.broadcast_to(t, len(x)), every)
-    rowwise = jax.tree.map(
+    times = jnp.repeat(jnp.broadcast_to(t, len(x)), count)
+    row_inputs = jax.tree.map(
       lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]),
       condition,
       *conditions.values(),
     )
-    out = denoiser(repeated, times, rowwise, sub)
+    out = denoiser(states, times, row_inputs, sub)
 
     refine = functools.partial(self._refine, step=step, dtype=x.dtype)
-    at = jnp.repeat(step.at, every, axis=0) if jnp.ndim(step.at) else step.at
-    of_rows = dataclasses.replace(step, at=at)
-    velocity = refine(out, step=of_rows).reshape(-1, every, *x.shape[1:])
+    s = jnp.repeat(step.at, count, axis=0) if jnp.ndim(step.at) else step.at
+    row_step = dataclasses.replace(step, at=s)
+    velocity = refine(out, step=row_step).reshape(-1, count, *x.shape[1:])
     strong, *weak_rows = jnp.moveaxis(velocity, 1, 0)
     weak = dict(zip(conditions, weak_rows, strict=True))
     subs = map(refine, out.sub)
-    for k, keep in keeps.items():
-      total = sum(itertools.islice(subs, len(keep)), jnp.zeros((), x.dtype))
-      weak[k] = total / len(keep)
-    for k, term in on.items():
+    for k, mask in masks.items():
+      total = sum(itertools.islice(subs, len(mask)), jnp.zeros((), x.dtype))
+      weak[k] = total / len(mask)
+    for k, term in selection.items():
       if isinstance(term, GuideTerm):
         assert term.guide is not None
         weak[k] = refine(
-          term.guide(x, rows(times, every), condition),
+          term.guide(x, rows(times, count), condition),
           num_taps=term.guide.num_taps,
         )
-    own = DenoiserOutput(out.velocity, out.intermediate, out.variance)
-    return jax.tree.map(lambda leaf: rows(leaf, every), own), strong, weak
+    output = DenoiserOutput(out.velocity, out.intermediate, out.variance)
+    return jax.tree.map(lambda leaf: rows(leaf, count), output), strong, weak
 
   def _refine(
     self,
@@ -333,10 +333,10 @@ class Guidance:
     num_taps: int | None = None,
   ) -> jax.Array:
     """Refines all rows by IG, unless the network is a guide without the tap."""
-    velocity, internal = out.velocity.astype(dtype), self.internal
-    if internal is None or (num_taps is not None and num_taps <= internal.tap):
+    velocity, term = out.velocity.astype(dtype), self.internal
+    if term is None or (num_taps is not None and num_taps <= term.tap):
       return velocity
-    return internal.refine(velocity, out, step)
+    return term.refine(velocity, out, step)
 
 
 def _std(x: jax.Array) -> jax.Array:

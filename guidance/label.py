@@ -62,8 +62,8 @@ class ClassifierFree(LabelTerm):
     """Returns (w - 1) g for the guided channels, 0 for the others."""
     difference = at.difference
     if self.guided_channels:
-      guided = jnp.arange(difference.shape[-1]) < self.guided_channels
-      difference = jnp.where(guided, difference, 0)
+      mask = jnp.arange(difference.shape[-1]) < self.guided_channels
+      difference = jnp.where(mask, difference, 0)
     return (at.scale - 1) * difference, at.memory
 
 
@@ -99,9 +99,9 @@ class ClassifierFreePlusPlus(ClassifierFree):
   def scale_at(self, step: Step) -> jax.Array:
     """Returns w, the scale of CFG for this DDIM step."""
     path, t, t_next = step.path, step.at, jnp.asarray(step.t_next)
-    kept = path.alpha(t_next) * path.sigma(t)
-    moved = kept - path.sigma(t_next) * path.alpha(t)
-    return self.scale.inside(t, self.scale.value * kept / moved)
+    signal = path.alpha(t_next) * path.sigma(t)
+    change = signal - path.sigma(t_next) * path.alpha(t)
+    return self.scale.inside(t, self.scale.value * signal / change)
 
   @property
   def stepwise(self) -> bool:
@@ -195,8 +195,8 @@ class AdaptiveProjected(LabelTerm):
       length = jnp.abs(to_x0) * jnp.sqrt(dot(g, g))
       g = g * jnp.minimum(1, self.norm / jnp.maximum(length, _TINY))
     x0 = path.x0_from_velocity(at.x, at.strong, t)
-    parallel = dot(g, x0) / jnp.maximum(dot(x0, x0), _TINY) * x0
-    return (at.scale - 1) * (g - (1 - self.eta) * parallel), memory
+    projection = dot(g, x0) / jnp.maximum(dot(x0, x0), _TINY) * x0
+    return (at.scale - 1) * (g - (1 - self.eta) * projection), memory
 
   @property
   def stepwise(self) -> bool:
@@ -295,9 +295,9 @@ def _blur(x: jax.Array) -> jax.Array:
   for axis in (1, 2):
     size, pad = x.shape[axis], [(0, 0)] * 4
     pad[axis] = (2, 2)
-    padded = jnp.pad(x, pad, mode='reflect')
+    image = jnp.pad(x, pad, mode='reflect')
     parts = (
-      weight / 16 * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
+      weight / 16 * jax.lax.slice_in_dim(image, k, k + size, axis=axis)
       for k, weight in enumerate((1, 4, 6, 4, 1))
     )
     x = sum(parts, jnp.zeros((), x.dtype))

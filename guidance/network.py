@@ -96,16 +96,16 @@ class StochasticSelf(BlocksTerm):
   ) -> jax.Array:  # fmt: skip
     """Returns random masks of kept blocks, (masks, L) bool."""
     del condition, image_keys
-    depth, eligible = denoiser.depth, self._eligible(denoiser.depth)
+    depth, indices = denoiser.depth, self._eligible(denoiser.depth)
 
-    def one(key):
-      skipped = jax.random.choice(
-        key, eligible, (self._skip(depth),), replace=False
+    def draw_mask(key):
+      blocks = jax.random.choice(
+        key, indices, (self._skip(depth),), replace=False
       )
-      return jnp.ones(depth, bool).at[skipped].set(False)
+      return jnp.ones(depth, bool).at[blocks].set(False)
 
     keys = key[None] if self.masks == 1 else jax.random.split(key, self.masks)
-    return jax.vmap(one)(keys)
+    return jax.vmap(draw_mask)(keys)
 
   @property
   def stepwise(self) -> bool:
@@ -117,10 +117,10 @@ class StochasticSelf(BlocksTerm):
     depth, skip = denoiser.depth, self._skip(denoiser.depth)
     _check_blocks('s2', self.exclude, depth)
     # Blocks that always run, the skipped blocks, and one more.
-    needed = depth - len(self._eligible(depth)) + skip + 1
-    if depth < needed:
+    minimum = depth - len(self._eligible(depth)) + skip + 1
+    if depth < minimum:
       raise InputError(
-        f'guidance s2 with skip={skip} needs more than {needed - 1} '
+        f'guidance s2 with skip={skip} needs more than {minimum - 1} '
         f'blocks (block 0{" and excluded ones" if self.exclude else ""} always '
         f'run); the network has {depth}.'
       )
@@ -158,9 +158,9 @@ class SkipLayer(BlocksTerm):
   ) -> jax.Array:  # fmt: skip
     """Returns the mask of kept blocks, (1, L) bool."""
     del condition, key, image_keys
-    keep = np.ones((1, denoiser.depth), bool)
-    keep[0, list(self.blocks)] = False
-    return jnp.asarray(keep)
+    mask = np.ones((1, denoiser.depth), bool)
+    mask[0, list(self.blocks)] = False
+    return jnp.asarray(mask)
 
   def check(self, denoiser: Denoiser) -> None:
     """Raises InputError if no blocks are named, or a block does not exist."""

@@ -58,11 +58,11 @@ def parse(text: str) -> Guidance:
     if name in methods:
       raise InputError(f'guidance {quote(text)} names {name} twice.')
     methods[name] = _parse_method(name, part, text)
-  ordered = [methods[name] for name in NAMES if name in methods]
+  terms = [methods[name] for name in NAMES if name in methods]
   return Guidance(
-    next((m for m in ordered if isinstance(m, network.Internal)), None),
-    tuple(m for m in ordered if isinstance(m, Term)),
-    next((m for m in ordered if isinstance(m, float)), None),
+    next((m for m in terms if isinstance(m, network.Internal)), None),
+    tuple(m for m in terms if isinstance(m, Term)),
+    next((m for m in terms if isinstance(m, float)), None),
   )
 
 

@@ -60,10 +60,10 @@ def batches(
     num_threads=config.threads, prefetch_buffer_size=config.prefetch
   )
   if config.workers:
-    local = workers.read(dataset, options, config.workers)
+    iterator = workers.read(dataset, options, config.workers)
   else:
-    local = dataset.to_iter_dataset(options)
-  for batch in local:
+    iterator = dataset.to_iter_dataset(options)
+  for batch in iterator:
     yield {
       name: _global(values, rows, sharding, batch_size)
       for name, values in batch.items()
@@ -72,17 +72,17 @@ def batches(
 
 def rows_here(sharding: NamedSharding, batch_size: int) -> np.ndarray:
   """Returns the sorted rows of the global batch that this process reads."""
-  places = sharding.addressable_devices_indices_map((batch_size,)).values()
+  slices = sharding.addressable_devices_indices_map((batch_size,)).values()
   index = np.arange(batch_size)
-  return np.unique(np.concatenate([index[place] for place in places]))
+  return np.unique(np.concatenate([index[part] for part in slices]))
 
 
 def _rows(
   records: grain.MapDataset, batch_size: int, rows: np.ndarray, step: int
 ) -> dict[str, np.ndarray]:
   """Reads the given rows of the global batch of a step."""
-  read = [records[step * batch_size + row] for row in rows.tolist()]
-  return {name: np.stack([r[name] for r in read]) for name in read[0]}
+  entries = [records[step * batch_size + row] for row in rows.tolist()]
+  return {name: np.stack([r[name] for r in entries]) for name in entries[0]}
 
 
 def _global(
@@ -92,8 +92,8 @@ def _global(
 
   def part(index):
     first, last, _ = index[0].indices(count)
-    begin = np.searchsorted(rows, first)
-    return values[begin : begin + last - first]
+    start = np.searchsorted(rows, first)
+    return values[start : start + last - first]
 
   shape = (count, *values.shape[1:])
   return jax.make_array_from_callback(shape, sharding, part)
@@ -103,9 +103,9 @@ def _example(
   flip: bool, record: dict[str, Any], rng: np.random.Generator
 ) -> dict[str, Any]:
   """Returns the training example of a record, mirrored at random if `flip`."""
-  mirrored = flip and bool(rng.integers(2))
+  is_mirrored = flip and bool(rng.integers(2))
   label = np.int32(record['label'])
   if 'moments' in record:
-    return {'moments': record['moments'][int(mirrored)], 'label': label}
+    return {'moments': record['moments'][int(is_mirrored)], 'label': label}
   image = image_of(record)
-  return {'image': image[:, ::-1] if mirrored else image, 'label': label}
+  return {'image': image[:, ::-1] if is_mirrored else image, 'label': label}

@@ -31,39 +31,39 @@ def class_folders(listing: Listing) -> dict[str, str]:
     InputError: if there are no images, images without a class folder, or
       folders that are not classes.
   """
-  place, images = listing.place, listing.images
+  source, images = listing.place, listing.images
   if not images:
     raise InputError(
-      f'{place} holds no image; expected images as CLASS/IMAGE, with one of '
+      f'{source} holds no image; expected images as CLASS/IMAGE, with one of '
       f'the suffixes {", ".join(SUFFIXES)}.'
     )
   parents = sorted({_parent(name) for name in images})
   _check_splits(listing, parents)
   if '' in parents:
-    alone = next(name for name in images if not _parent(name))
+    stray = next(name for name in images if not _parent(name))
     raise InputError(
-      f'{place} holds {alone} outside of any class folder; expected images as '
+      f'{source} holds {stray} outside of any class folder; expected images as '
       f'CLASS/IMAGE, with one of the suffixes {", ".join(SUFFIXES)}.'
     )
   _check_depth(listing, parents)
   _check_names(listing, parents)
-  around = {_parent(folder) for folder in parents}
-  if len(around) > 1:
+  roots = {_parent(folder) for folder in parents}
+  if len(roots) > 1:
     logging.warning(
       '%s: the classes %s lie in several folders (%s); if these folders are '
       'the classes, or the splits of a set, give other folders.',
-      place, shorten(sorted(map(_name, parents))), shorten(sorted(around)),
+      source, shorten(sorted(map(_name, parents))), shorten(sorted(roots)),
     )  # fmt: skip
-  empty = sorted(
-    {name for name in listing.folders if _parent(name) in around} - {*parents}
+  extras = sorted(
+    {name for name in listing.folders if _parent(name) in roots} - {*parents}
   )
-  if empty:
+  if extras:
     logging.warning(
       '%s: no image in the folders %s; each counts as a class and keeps its '
       'label. Delete folders that are not classes.',
-      place, shorten(empty),
+      source, shorten(extras),
     )  # fmt: skip
-  return {folder: _name(folder) for folder in [*parents, *empty]}
+  return {folder: _name(folder) for folder in [*parents, *extras]}
 
 
 def _parent(name: str) -> str:
@@ -75,11 +75,11 @@ def _name(folder: str) -> str:
   return unicodedata.normalize('NFC', folder.rpartition('/')[2])
 
 
-def _below(folder: str, base: str) -> list[str]:
+def _split_path(folder: str, base: str) -> list[str]:
   return [part for part in folder[len(base) :].split('/') if part]
 
 
-def _inside(listing: Listing, folder: str) -> str:
+def _path_of(listing: Listing, folder: str) -> str:
   """Returns the path of a listed folder, for messages."""
   if os.path.isdir(os.path.expanduser(listing.place)):
     return os.path.join(listing.place, folder)
@@ -95,24 +95,24 @@ def _unpack(listing: Listing) -> str:
 def _check_splits(listing: Listing, parents: Sequence[str]) -> None:
   """Raises InputError if the top folders are splits, such as train and test."""
   base = os.path.commonpath(parents) if len(parents) > 1 else ''
-  rests = [rest for folder in parents if (rest := _below(folder, base))]
+  rests = [rest for folder in parents if (rest := _split_path(folder, base))]
   tops = sorted({rest[0] for rest in rests})
   splits = [top for top in tops if _is_split(top)]
-  deep = any(len(rest) > 1 for rest in rests)
-  if len(splits) < 2 or not (deep or splits == tops):
+  is_deep = any(len(rest) > 1 for rest in rests)
+  if len(splits) < 2 or not (is_deep or splits == tops):
     return
-  if not deep:
+  if not is_deep:
     raise InputError(
       f'{listing.place} holds the splits {shorten(splits)}, without folders of '
       'classes in them; expected CLASS/IMAGE in each split.'
     )
   training = (name for name in splits if 'train' in name.lower())
-  first = os.path.join(base, next(training, splits[0]))
+  path = os.path.join(base, next(training, splits[0]))
   raise InputError(
     f'{listing.place} holds the splits {shorten(splits)}, whose classes would '
     f'merge; {_unpack(listing)}prepare each by itself: '
-    f'--images={shlex.quote(_inside(listing, first))} '
-    f'--split={os.path.basename(first)}'
+    f'--images={shlex.quote(_path_of(listing, path))} '
+    f'--split={os.path.basename(path)}'
   )
 
 
@@ -125,9 +125,9 @@ def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
   """Raises InputError if images are at different depths."""
   depths = [folder.count('/') for folder in parents]
   if len({*depths}) > 1:
-    high, deep = (parents[depths.index(f(depths))] for f in (min, max))
+    high, low = (parents[depths.index(f(depths))] for f in (min, max))
     raise InputError(
-      f'{listing.place} holds images in {high}, and deeper in {deep}; expected '
+      f'{listing.place} holds images in {high}, and deeper in {low}; expected '
       'all as CLASS/IMAGE: move them to one depth, or give a folder inside.'
     )
 
@@ -148,18 +148,18 @@ def _check_names(listing: Listing, parents: Sequence[str]) -> None:
     return
   folders = [folder for folder in parents if _name(folder) == name]
   base = os.path.commonpath(folders)
-  if len(counts) == 1 and all(len(_below(f, base)) == 2 for f in folders):
-    around = shlex.quote(os.path.abspath(_inside(listing, base)))
+  if len(counts) == 1 and all(len(_split_path(f, base)) == 2 for f in folders):
+    root = shlex.quote(os.path.abspath(_path_of(listing, base)))
     raise InputError(
       f'{listing.place} holds images as CLASS/{name}/IMAGE, expected '
       f'CLASS/IMAGE; {_unpack(listing)}link the folders by their classes, then '
-      f'give --images=linked: mkdir linked && for folder in {around}/*/; do '
+      f'give --images=linked: mkdir linked && for folder in {root}/*/; do '
       f'ln -s "$folder"{shlex.quote(name)} "linked/$(basename "$folder")"; done'
     )
-  one, two, *_ = folders
+  top, two, *_ = folders
   raise InputError(
-    f'{listing.place} holds several folders of the name {name} ({one}, {two}), '
+    f'{listing.place} holds several folders of the name {name} ({top}, {two}), '
     f'which would become one class; {_unpack(listing)}give the folder around '
     'the classes, such as '
-    f'--images={shlex.quote(_inside(listing, _parent(one)))}, or rename them.'
+    f'--images={shlex.quote(_path_of(listing, _parent(top)))}, or rename them.'
   )

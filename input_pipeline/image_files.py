@@ -95,13 +95,13 @@ def open_images(place: str, data_dir: str) -> ImageFiles:
   return ImageFiles(place, classes, len(listing.images), read)
 
 
-def _open_tfds(place: str, data_dir: str) -> ImageFiles:
-  name, _, split = place.removeprefix(TFDS).partition(':')
+def _open_tfds(text: str, data_dir: str) -> ImageFiles:
+  name, _, split = text.removeprefix(TFDS).partition(':')
   source = open_tfds(name, data_dir, split or 'train', decode=False)
   features = source.dataset_info.features
   if not {'image', 'label'} <= set(features):
     raise InputError(
-      f'{place} has the features {sorted(features)}, expected image and label.'
+      f'{text} has the features {sorted(features)}, expected image and label.'
     )
 
   def read(i: int) -> ImageFile:
@@ -113,17 +113,17 @@ def _open_tfds(place: str, data_dir: str) -> ImageFiles:
       array = array[..., 0] if array.shape[-1] == 1 else array
       Image.fromarray(array).save(data, 'PNG')
       image = data.getvalue()
-    known = record.get('file_name', f'{split or "train"}[{i}]')
-    known = known.decode() if isinstance(known, bytes) else known
+    title = record.get('file_name', f'{split or "train"}[{i}]')
+    title = title.decode() if isinstance(title, bytes) else title
     label = int(record['label'])
     if not 0 <= label < len(classes):
       raise InputError(
-        f'{place}: {known} has the label {label}, expected 0 to '
+        f'{text}: {title} has the label {label}, expected 0 to '
         f'{len(classes) - 1}; choose a split whose images have classes.'
       )
-    return ImageFile(known, label, lambda: image)
+    return ImageFile(title, label, lambda: image)
 
   label = features['label']
   names = getattr(label, 'names', None) or range(label.num_classes)
   classes = tuple(map(str, names))
-  return ImageFiles(place, classes, len(source), read)
+  return ImageFiles(text, classes, len(source), read)

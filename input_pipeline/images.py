@@ -89,7 +89,7 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
       )
     scale = size / min(image.size)
     if scale > 1:
-      image = _middle(image)
+      image = _crop_middle(image)
     image = image.resize(
       (round(image.width * scale), round(image.height * scale)),
       Image.Resampling.BICUBIC,
@@ -100,12 +100,12 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
   return np.asarray(image)[top : top + size, left : left + size]
 
 
-def _middle(image: Image.Image) -> Image.Image:
+def _crop_middle(image: Image.Image) -> Image.Image:
   """Crops a very thin image to its middle; leaves other images unchanged."""
-  least = min(image.size)
+  edge = min(image.size)
   # Both ends lose equally many pixels, so the center stays the center.
   left, top = (
-    max((side - _SQUARES_TO_ENLARGE * least) // 2, 0) for side in image.size
+    max((side - _SQUARES_TO_ENLARGE * edge) // 2, 0) for side in image.size
   )
   if not left and not top:
     return image
@@ -161,30 +161,30 @@ def _lacks_rows(file: Image.Image, data: bytes) -> bool:
   if last.getbbox(alpha_only=False) and not file.info.get('interlace'):
     return False
   chunks = list(_chunks(data))
-  depth, color, _, _, interlaced = dict(chunks)[b'IHDR'][8:13]
+  depth, color, _, _, interlace = dict(chunks)[b'IHDR'][8:13]
   bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
-  passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+  passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
   expected = 0
   for row, column, row_step, column_step in passes:
-    wide = len(range(column, width, column_step))
-    if wide:  # in PNG data, each row starts with one byte for the filter
-      expected += len(range(row, height, row_step)) * (1 + -(-wide * bits // 8))
-  packed = b''.join(content for kind, content in chunks if kind == b'IDAT')
-  return _inflated(packed) < expected
+    size = len(range(column, width, column_step))
+    if size:  # in PNG data, each row starts with one byte for the filter
+      expected += len(range(row, height, row_step)) * (1 + -(-size * bits // 8))
+  stream = b''.join(content for kind, content in chunks if kind == b'IDAT')
+  return _count_bytes(stream) < expected
 
 
-def _inflated(packed: bytes) -> int:
+def _count_bytes(data: bytes) -> int:
   """Returns the decompressed size of a zlib stream, using little memory."""
   stream, count = zlib.decompressobj(), 0
-  while piece := stream.decompress(packed, 2**20):
-    count, packed = count + len(piece), stream.unconsumed_tail
+  while piece := stream.decompress(data, 2**20):
+    count, data = count + len(piece), stream.unconsumed_tail
   return count
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
   """Yields the type and the content of each chunk of a PNG."""
-  at = 8
-  while at + 8 <= len(data):
-    length, kind = struct.unpack('>I4s', data[at : at + 8])
-    yield kind, data[at + 8 : at + 8 + length]
-    at += 12 + length
+  offset = 8
+  while offset + 8 <= len(data):
+    length, kind = struct.unpack('>I4s', data[offset : offset + 8])
+    yield kind, data[offset + 8 : offset + 8 + length]
+    offset += 12 + length

@@ -46,11 +46,11 @@ def as_labels(where: str, labels: np.ndarray) -> np.ndarray:
   if labels.dtype.kind not in 'iuf':
     raise InputError(f'{where}: labels are of type {labels.dtype}, {hint}.')
   with np.errstate(invalid='ignore'):
-    good = (labels >= 0) & (labels <= _MOST) & (labels % 1 == 0)
-  if not good.all():
-    first = int(np.argmin(good))
+    is_valid = (labels >= 0) & (labels <= _MOST) & (labels % 1 == 0)
+  if not is_valid.all():
+    index = int(np.argmin(is_valid))
     raise InputError(
-      f'{where}: the label of image {first} is {labels[first]}, {hint}.'
+      f'{where}: the label of image {index} is {labels[index]}, {hint}.'
     )
   return labels.astype(np.int64)
 
@@ -58,9 +58,9 @@ def as_labels(where: str, labels: np.ndarray) -> np.ndarray:
 def check_classes(where: str, labels: np.ndarray, num_classes: int) -> None:
   """Raises InputError if a label is `num_classes` or larger."""
   if (labels >= num_classes).any():
-    first = int(np.argmax(labels >= num_classes))
+    index = int(np.argmax(labels >= num_classes))
     raise InputError(
-      f'{where}: the label of image {first} is {labels[first]}, but the '
+      f'{where}: the label of image {index} is {labels[index]}, but the '
       f'classifier reads classes 0 to {num_classes - 1}; give labels of its '
       'data, or leave accuracy out of --metrics.'
     )

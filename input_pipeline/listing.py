@@ -63,17 +63,17 @@ class Listing:
 
   def log_ignored(self, used: Collection[str] = ()) -> None:
     """Logs all ignored files in one line, except for the files in `used`."""
-    others = [name for name in self.others if name not in used]
-    ignored = [
+    files = [name for name in self.others if name not in used]
+    groups = [
       f'{len(names)} {kind} ({shorten(names)})'
       for names, kind in (
         (self.leftovers, 'leftovers of other tools'),
-        (others, 'files that are not images'),
+        (files, 'files that are not images'),
       )
       if names
     ]
-    if ignored:
-      logging.info('%s: ignored %s.', self.place, ' and '.join(ignored))
+    if groups:
+      logging.info('%s: ignored %s.', self.place, ' and '.join(groups))
 
 
 def list_files(place: str) -> Listing | None:
@@ -106,7 +106,7 @@ def _is_leftover(name: str) -> bool:
 
 
 def _listing(
-  place: str,
+  source: str,
   files: Iterable[str],
   folders: Iterable[str],
   leftovers: Iterable[str],
@@ -114,7 +114,7 @@ def _listing(
 ) -> Listing:
   files = sorted(files)
   return Listing(
-    place,
+    source,
     tuple(name for name in files if is_image(name)),
     tuple(name for name in files if not is_image(name)),
     tuple(sorted(folders)),
@@ -123,13 +123,13 @@ def _listing(
   )
 
 
-def _list_folder(place: str, path: str) -> Listing:
+def _list_folder(source: str, path: str) -> Listing:
   files: list[str] = []
   leftovers: list[str] = []
   folders = {_identity(path): ''}
-  waiting = ['']
-  while waiting:
-    folder = waiting.pop()
+  queue = ['']
+  while queue:
+    folder = queue.pop()
     for entry in _scan(os.path.join(path, folder)):
       name = f'{folder}/{entry.name}' if folder else entry.name
       if _is_leftover(entry.name):
@@ -149,14 +149,14 @@ def _list_folder(place: str, path: str) -> Listing:
             'leads to.'
           )
         folders[identity] = name
-        waiting.append(name)
+        queue.append(name)
       elif entry.is_file() or entry.is_symlink():
         files.append(name)
       else:  # a pipe or device, where reading could block
         leftovers.append(name)
   names = filter(None, folders.values())
   return _listing(
-    place, files, names, leftovers, lambda name: _read_file(path, name)
+    source, files, names, leftovers, lambda name: _read_file(path, name)
   )
 
 
@@ -165,7 +165,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
       return list(entries)
   except OSError as error:
-    raise InputError(_unreadable(folder, error)) from error
+    raise InputError(_error_text(folder, error)) from error
 
 
 def _identity(folder: str) -> tuple[int, int]:
@@ -173,11 +173,11 @@ def _identity(folder: str) -> tuple[int, int]:
   try:
     status = os.stat(folder)
   except OSError as error:
-    raise InputError(_unreadable(folder, error)) from error
+    raise InputError(_error_text(folder, error)) from error
   return status.st_dev, status.st_ino
 
 
-def _unreadable(path: str, error: OSError) -> str:
+def _error_text(path: str, error: OSError) -> str:
   return (
     f'{path} cannot be read ({error.strerror or error}); give permission to '
     'read it, or move it elsewhere.'
@@ -193,12 +193,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
   try:
     if entry.is_dir():
       return True
-    broken = entry.is_symlink() and not os.path.exists(entry.path)
+    is_broken = entry.is_symlink() and not os.path.exists(entry.path)
   except OSError as error:  # the link leads to itself or an unreadable folder
-    broken = entry.is_symlink()
-    if not broken:
-      raise InputError(_unreadable(entry.path, error)) from error
-  if broken and not is_image(entry.name):
+    is_broken = entry.is_symlink()
+    if not is_broken:
+      raise InputError(_error_text(entry.path, error)) from error
+  if is_broken and not is_image(entry.name):
     raise InputError(
       f'the link {entry.path} cannot be followed (to '
       f'{os.readlink(entry.path)}); repair or delete it.'
@@ -206,13 +206,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
   return False
 
 
-def _is_around(link: str, listed: str) -> bool:
-  """Returns whether a link leads to a folder that contains it or `listed`."""
+def _is_around(link: str, root: str) -> bool:
+  """Returns whether a link leads to a folder that contains it or `root`."""
   target = os.path.realpath(link)
-  places = (os.path.dirname(os.path.abspath(link)), listed)
+  folders = (os.path.dirname(os.path.abspath(link)), root)
   return any(
-    os.path.commonpath((target, os.path.realpath(place))) == target
-    for place in places
+    os.path.commonpath((target, os.path.realpath(folder))) == target
+    for folder in folders
   )
 
 
@@ -237,7 +237,7 @@ def _check_length(count: int) -> None:
     )
 
 
-def _list_archive(place: str, path: str) -> Listing:
+def _list_archive(source: str, path: str) -> Listing:
   try:
     archive = zipfile.ZipFile(path)
   except (
@@ -246,7 +246,7 @@ def _list_archive(place: str, path: str) -> Listing:
     NotImplementedError,
     zipfile.BadZipFile,
   ) as error:
-    raise InputError(f'{place} is damaged ({error}).') from error
+    raise InputError(f'{source} is damaged ({error}).') from error
   files: dict[str, zipfile.ZipInfo] = {}
   folders: set[str] = set()
   leftovers: set[str] = set()
@@ -257,32 +257,32 @@ def _list_archive(place: str, path: str) -> Listing:
     name = '/'.join(parts)
     if '..' in parts:
       raise InputError(
-        f'{place} holds {info.filename}, which lies outside of the archive; '
+        f'{source} holds {info.filename}, which lies outside of the archive; '
         'pack the folder of the classes again.'
       )
     if any(map(_is_leftover, parts)):
-      first = next(k for k, part in enumerate(parts) if _is_leftover(part))
-      leftovers.add('/'.join(parts[: first + 1]))
+      index = next(k for k, part in enumerate(parts) if _is_leftover(part))
+      leftovers.add('/'.join(parts[: index + 1]))
       continue
-    around = parts if info.is_dir() else parts[:-1]
-    folders |= {'/'.join(around[: k + 1]) for k in range(len(around))}
+    prefix = parts if info.is_dir() else parts[:-1]
+    folders |= {'/'.join(prefix[: k + 1]) for k in range(len(prefix))}
     if not info.is_dir():
-      _check_entry(place, name, info)
+      _check_entry(source, name, info)
       files[name] = info
 
   def read(name: str) -> bytes:
     _check_length(files[name].file_size)
     return archive.read(files[name])
 
-  return _listing(place, files, folders, leftovers, read)
+  return _listing(source, files, folders, leftovers, read)
 
 
-def _check_entry(place: str, name: str, info: zipfile.ZipInfo) -> None:
+def _check_entry(archive: str, name: str, info: zipfile.ZipInfo) -> None:
   """Raises InputError if an archive entry cannot be read as a file."""
   if info.flag_bits & 1:
-    raise InputError(f'{place}: {name} is encrypted; unpack the archive.')
+    raise InputError(f'{archive}: {name} is encrypted; unpack the archive.')
   if stat.S_ISLNK(info.external_attr >> 16) and not is_image(name):
     raise InputError(
-      f'{place}: {name} is a link inside the archive, which cannot be '
+      f'{archive}: {name} is a link inside the archive, which cannot be '
       'followed; pack what it leads to (zip without -y).'
     )

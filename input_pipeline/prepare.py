@@ -167,9 +167,9 @@ def _write_shards(
   numbers = [
     range(files.count)[k * size : (k + 1) * size] for k in range(total)
   ]
-  missing = {k for k in range(total) if not finished(paths[k])}
-  count = files.count - sum(len(numbers[k]) for k in missing)
-  broken = 0
+  indices = {k for k in range(total) if not finished(paths[k])}
+  count = files.count - sum(len(numbers[k]) for k in indices)
+  failures = 0
 
   def write(k):
     with ShardWriter(paths[k], layout, len(files.classes)) as shard:
@@ -177,31 +177,31 @@ def _write_shards(
       for labels, arrays in encode(images):
         shard.write(labels, arrays)
         progress(count + processes * shard.records)  # assumes equal progress
-        _check_broken(broken + len(shard.broken), config, shard.broken)
+        _check_broken(failures + len(shard.broken), config, shard.broken)
 
   with image_progress(files.count, count, 'prepare') as progress:
     for k in range(process, total + process, processes):
-      written = 0
+      additions = 0
       names: Sequence[str] = ()
       with together():
-        if k in missing:
+        if k in indices:
           write(k)
-          written = len(numbers[k])
+          additions = len(numbers[k])
         if k < total and (shard := finished(paths[k])):
           names = shard.broken
-      written, left_out = everywhere(written, len(names)).sum(0).tolist()
-      count, broken = count + written, broken + left_out
+      additions, omissions = everywhere(additions, len(names)).sum(0).tolist()
+      count, failures = count + additions, failures + omissions
       progress(count)
-      _check_broken(broken, config, names)
+      _check_broken(failures, config, names)
   return paths
 
 
 def _check_broken(
-  broken: int, config: PrepareConfig, names: Sequence[str]
+  count: int, config: PrepareConfig, names: Sequence[str]
 ) -> None:
-  if broken > config.max_broken:
+  if count > config.max_broken:
     raise PrepareError(
-      f'{broken} images are broken, more than --max_broken='
+      f'{count} images are broken, more than --max_broken='
       f'{config.max_broken}; the last: {"; ".join(names[-3:])}. Fix or remove '
       'them, or raise the limit.'
     )
@@ -211,9 +211,9 @@ def _images(
   files: ImageFiles,
   config: PrepareConfig,
   numbers: range,
-  broken: list[str],
+  failures: list[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields labels and crops; appends the names of broken images to `broken`."""
+  """Yields labels and crops; appends the names of broken ones to `failures`."""
 
   def load(i):
     try:
@@ -231,7 +231,7 @@ def _images(
         'run the same command again.'
       ) from error
 
-  loaded = (
+  pairs = (
     grain.MapDataset.range(numbers.start, numbers.stop)
     .map(load)
     .to_iter_dataset(
@@ -241,9 +241,9 @@ def _images(
       )
     )
   )
-  for file, image in loaded:
+  for file, image in pairs:
     if isinstance(image, str):
-      broken.append(file.name)
+      failures.append(file.name)
       logging.warning('Left out %s, which is broken: %s', file.name, image)
     else:
       yield file.label, image
@@ -265,14 +265,14 @@ def _encoder(
   @jax.jit
   def moments(autoencoder, image):
     x = latents.from_pixels(image)
-    both = [x, x[:, :, ::-1]] if layout.flip else [x]
-    stored = [autoencoder.encode(x).stored() for x in both]
-    return jnp.stack(stored, axis=1).astype(layout.dtype)
+    views = [x, x[:, :, ::-1]] if layout.flip else [x]
+    posteriors = [autoencoder.encode(x).stored() for x in views]
+    return jnp.stack(posteriors, axis=1).astype(layout.dtype)
 
   def start(rows):
     labels, images = map(np.asarray, zip(*rows, strict=True))
-    missing = config.batch_size - len(images)
-    images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    padding = config.batch_size - len(images)
+    images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
     return labels, moments(autoencoder, jax.device_put(images, sharding))
 
   def encode(images):
@@ -292,10 +292,10 @@ def _complete(
   decoder: dict[str, str] | None,
 ) -> records.Metadata:
   """Checks that all shards exist and writes the metadata."""
-  found = [finished(path) for path in paths]
-  if missing := [p.name for p, s in zip(paths, found, strict=True) if not s]:
+  states = [finished(path) for path in paths]
+  if gaps := [p.name for p, s in zip(paths, states, strict=True) if not s]:
     raise PrepareError(
-      f'shards {", ".join(missing[:5])} are missing in {folder}: all processes '
+      f'shards {", ".join(gaps[:5])} are missing in {folder}: all processes '
       'must write to one folder that they share.'
     )
   normalization = (
@@ -303,7 +303,7 @@ def _complete(
     if autoencoder is None
     else autoencoder.normalization
   )
-  shards = tuple(filter(None, found))
+  shards = tuple(filter(None, states))
   metadata = records.Metadata(
     layout,
     protocol,

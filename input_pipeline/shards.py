@@ -52,14 +52,14 @@ def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
   ):
     try:
       if not path.exists():
-        if {found.name for found in folder.iterdir()} - {f'.{LOCK}.lock'}:
+        if {path.name for path in folder.iterdir()} - {f'.{LOCK}.lock'}:
           raise InputError(
             f'{folder} holds files that prepare did not write; choose another '
             'data.name.'
           )
         write_json(path, protocol)
-      found = read_json(path, f'; delete the folder {folder}')
-      _check_protocol(folder, found, protocol)
+      metadata = read_json(path, f'; delete the folder {folder}')
+      _check_protocol(folder, metadata, protocol)
     except OSError as error:
       raise InputError(
         f'{folder} cannot be written ({error.strerror or error}); set data.dir.'
@@ -68,13 +68,13 @@ def claimed(folder: pathlib.Path, protocol: dict[str, Any]) -> Iterator[None]:
 
 
 def _check_protocol(
-  folder: pathlib.Path, found: dict[str, Any], wanted: dict[str, Any]
+  folder: pathlib.Path, old: dict[str, Any], new: dict[str, Any]
 ) -> None:
-  found, wanted = flatten(found), flatten(wanted)
+  old, new = flatten(old), flatten(new)
   differences = [
-    f'{key}: {str(found.get(key))[:60]} -> {str(wanted.get(key))[:60]}'
-    for key in sorted(found.keys() | wanted.keys())
-    if found.get(key) != wanted.get(key) and key not in _FREE
+    f'{key}: {str(old.get(key))[:60]} -> {str(new.get(key))[:60]}'
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key) and key not in _FREE
   ]
   if differences:
     raise InputError(
@@ -114,12 +114,12 @@ class ShardWriter:
         f'an image of {self._path.name} has the label {bad[0]}, expected 0 to '
         f'{len(self._counts) - 1}; correct the labels of the images.'
       )
-    first = arrays[:, 0].astype(np.float64)
+    rows = arrays[:, 0].astype(np.float64)
     if self._layout.content == 'pixels':
-      mean, std = first / 127.5 - 1, np.zeros(1)
+      mean, std = rows / 127.5 - 1, np.zeros(1)
     else:
-      mean, std = np.split(first, 2, axis=-1)
-    if not np.isfinite(first).all():
+      mean, std = np.split(rows, 2, axis=-1)
+    if not np.isfinite(rows).all():
       raise PrepareError(
         f'latents of {self._path.name} are not finite; is it the right file of '
         'autoencoder weights? --dtype=float32 holds larger numbers.'
@@ -128,9 +128,9 @@ class ShardWriter:
     self._sums[1] += (mean**2 + np.square(std)).mean((1, 2)).sum(0)
     np.add.at(self._counts, labels, 1)
     self.records += len(labels)
-    packed = map(self._layout.pack, labels, arrays)
+    data = map(self._layout.pack, labels, arrays)
     try:
-      for record in packed:
+      for record in data:
         self._writer.write(record)
     except (OSError, RuntimeError) as error:
       raise self._failure(error) from error
@@ -173,11 +173,11 @@ class ShardWriter:
 
 def finished(path: pathlib.Path) -> Shard | None:
   """Returns the description of a shard, or None if the shard is incomplete."""
-  about = path.with_suffix('.json')
-  if not (about.exists() and path.exists()):
+  description = path.with_suffix('.json')
+  if not (description.exists() and path.exists()):
     return None
   try:
-    shard = from_json(Shard, read_json(about))
+    shard = from_json(Shard, read_json(description))
   except (InputError, TypeError):  # a damaged shard is written again
     return None
   return shard if path.stat().st_size == shard.nbytes else None
@@ -185,16 +185,16 @@ def finished(path: pathlib.Path) -> Shard | None:
 
 def check_shards(folder: epath.PathLike) -> Sequence[str]:
   """Verifies all shards; returns one line for each problem."""
-  metadata, wrong = Metadata.load(folder), []
+  metadata, problems = Metadata.load(folder), []
   for shard in metadata.shards:
     path = pathlib.Path(folder) / shard.file
     if not path.is_file():
-      wrong.append(f'{path} is missing.')
+      problems.append(f'{path} is missing.')
     elif file_sha256(path) != shard.sha256:
-      wrong.append(f'{path} is not what was written: its checksum differs.')
+      problems.append(f'{path} is not what was written: its checksum differs.')
     else:
-      wrong += _check_records(path, shard, metadata)
-  return wrong
+      problems += _check_records(path, shard, metadata)
+  return problems
 
 
 def _check_records(

@@ -70,9 +70,9 @@ def open_source(config: DataConfig, split: str) -> Any:
     raise InputError('data.train_split or data.test_split is empty; name one.')
   folder = config.prepared(split)
   if (folder / PROTOCOL).exists():
-    for other in (config.train_split, config.test_split):
-      if other and other != split:
-        check_same_classes(folder, config.prepared(other))
+    for name in (config.train_split, config.test_split):
+      if name and name != split:
+        check_same_classes(folder, config.prepared(name))
     return LatentSource(folder)
   if config.name == 'digits':
     with together():
@@ -190,10 +190,10 @@ def _check_images(
 ) -> tuple[tuple[int, ...], int | None]:
   """Checks a TFDS set; returns its shape and number of classes."""
   record = source[0]
-  missing = {'image', 'label'} - set(record)
-  if missing:
+  gaps = {'image', 'label'} - set(record)
+  if gaps:
     raise InputError(
-      f'records hold {sorted(record)}, without {sorted(missing)}; a '
+      f'records hold {sorted(record)}, without {sorted(gaps)}; a '
       'class-labeled image set is needed.'
     )
   if config.autoencoder != 'pixels':

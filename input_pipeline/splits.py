@@ -41,41 +41,41 @@ def classes_for(folder: pathlib.Path, classes: Sequence[str]) -> Sequence[str]:
   Raises:
     InputError: if the other splits lack one of the classes.
   """
-  for other in _beside(folder):
-    known = classes_of(other)
-    if known is None:
+  for sibling in _siblings(folder):
+    names = classes_of(sibling)
+    if names is None:
       continue
-    if unknown := sorted({*classes} - {*known}):
+    if extras := sorted({*classes} - {*names}):
       raise InputError(
         f'the images of {folder.name!r} have {_list(classes)}, but '
-        f'{other} has {_list(known)}, without {shorten(unknown)}; labels '
+        f'{sibling} has {_list(names)}, without {shorten(extras)}; labels '
         'follow the names over all splits of a set: remove these images, or '
-        f'delete {other} and prepare first the split that has all classes.'
+        f'delete {sibling} and prepare first the split that has all classes.'
       )
-    return known
+    return names
   return classes
 
 
 def check_same_classes(folder: pathlib.Path, other: pathlib.Path) -> None:
   """Raises InputError if both splits exist and their classes differ."""
-  first, second = classes_of(folder), classes_of(other)
-  if first is None or second is None or first == second:
+  names, others = classes_of(folder), classes_of(other)
+  if names is None or others is None or names == others:
     return
-  fewer = folder if len(first) < len(second) else other
+  part = folder if len(names) < len(others) else other
   raise InputError(
-    f'{folder} has {_list(first)}, but {other} has {_list(second)}: their '
-    f'labels do not agree; delete {fewer} and prepare it again, so that its '
+    f'{folder} has {_list(names)}, but {other} has {_list(others)}: their '
+    f'labels do not agree; delete {part} and prepare it again, so that its '
     'labels follow the names of the other.'
   )
 
 
 def check_other_splits(folder: pathlib.Path) -> None:
   """Raises InputError if another split has different classes."""
-  for other in _beside(folder):
-    check_same_classes(folder, other)
+  for sibling in _siblings(folder):
+    check_same_classes(folder, sibling)
 
 
-def _beside(folder: pathlib.Path) -> list[pathlib.Path]:
+def _siblings(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the folders of the other splits, sorted."""
   if not folder.parent.is_dir():
     return []

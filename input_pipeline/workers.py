@@ -68,12 +68,12 @@ def _worker(
   """Starts a worker, and kills this worker at the end of the block."""
   # JAX's threads do not survive a fork.
   context = multiprocessing.get_context('spawn')
-  here, there = context.Pipe(duplex=False)
-  process = context.Process(target=_work, args=(dataset, options, there))
+  receiver, sender = context.Pipe(duplex=False)
+  process = context.Process(target=_work, args=(dataset, options, sender))
   # Workers inherit blocked signals. A stop signal to all processes must not end
   # the workers while the parent saves a checkpoint.
   resource_tracker.ensure_running()  # its start would unblock the signals
-  before = signal.pthread_sigmask(
+  mask = signal.pthread_sigmask(
     signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
   )
   try:
@@ -84,16 +84,16 @@ def _worker(
       'enough memory for data.workers?'
     ) from error
   finally:
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-  there.close()  # the worker must have the only open sender
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+  sender.close()  # the worker must have the only open sender
   atexit.register(process.kill)  # an exit must not wait for the worker
   try:
-    yield here
+    yield receiver
   finally:
     process.kill()
     process.join()
     atexit.unregister(process.kill)
-    here.close()
+    receiver.close()
 
 
 def _work(

@@ -112,17 +112,17 @@ def dopri5(
     return sign * velocity(x, start + sign * s)
 
   f = slope(x, jnp.zeros((), x.dtype))
-  h, probed = _first_step(slope, x, f, rtol, atol)
+  h, probe = _first_step(slope, x, f, rtol, atol)
 
-  def spent(s):
+  def cost_at(s):
     return jnp.float32(cost(start + sign * s))
 
   zero = jnp.zeros((), x.dtype)
   # The loop ends when the last accepted step reaches the end.
-  total = spent(zero) + spent(probed)
+  total = cost_at(zero) + cost_at(probe)
   carry = (zero, h, x, f, x, jnp.int32(0), total)
 
-  def unfinished(carry):
+  def continues(carry):
     s, *_, steps, _ = carry
     return (s < length) & (steps < max_steps)
 
@@ -132,23 +132,23 @@ def dopri5(
     if not overshoot:
       s_next = jnp.minimum(s_next, length)
       h = s_next - s
-    total += sum(spent(s + node * h) for node in _NODES)
+    total += sum(cost_at(s + node * h) for node in _NODES)
     stages = _stages(slope, x, f, s, h)
     x_next = x + h * _combine(_STAGES[-1], stages)
     tolerance = atol + rtol * jnp.maximum(jnp.abs(x), jnp.abs(x_next))
     error = _rms(h * _combine(_ERROR, stages) / tolerance)
-    accepted = error <= 1
-    at_end = x_next
+    is_accepted = error <= 1
+    endpoint = x_next
     if overshoot:
-      at_end = _interpolate(x, x_next, stages, h, (length - s) / h)
-    new = (s_next, x_next, stages[-1], at_end)
+      endpoint = _interpolate(x, x_next, stages, h, (length - s) / h)
+    updates = (s_next, x_next, stages[-1], endpoint)
     s, x, f, result = (
-      jnp.where(accepted, after, before)
-      for after, before in zip(new, (s, x, f, result), strict=True)
+      jnp.where(is_accepted, update, state)
+      for update, state in zip(updates, (s, x, f, result), strict=True)
     )
     return s, h * _factor(error), x, f, result, steps + 1, total
 
-  s, *_, result, _, total = jax.lax.while_loop(unfinished, body, carry)
+  s, *_, result, _, total = jax.lax.while_loop(continues, body, carry)
   return jnp.where(s >= length, result, jnp.nan), total
 
 
@@ -184,18 +184,18 @@ def _first_step(
   """Returns the lengths of the first step and of the trial step before it."""
   scale = atol + rtol * jnp.abs(x)
   size, steepness = _rms(x / scale), _rms(f / scale)
-  tiny = (size < 1e-5) | (steepness < 1e-5)
-  h = jnp.where(tiny, 1e-6, 0.01 * size / jnp.where(tiny, 1, steepness))
+  is_tiny = (size < 1e-5) | (steepness < 1e-5)
+  h = jnp.where(is_tiny, 1e-6, 0.01 * size / jnp.where(is_tiny, 1, steepness))
   bend = _rms((slope(x + h * f, h) - f) / scale) / h
   largest = jnp.maximum(steepness, bend)
-  flat = largest <= 1e-15
-  longer = jnp.where(
-    flat,
+  is_flat = largest <= 1e-15
+  estimate = jnp.where(
+    is_flat,
     jnp.maximum(1e-6, h * 1e-3),
-    (0.01 / jnp.where(flat, 1, largest)) ** 0.2,
+    (0.01 / jnp.where(is_flat, 1, largest)) ** 0.2,
   )
   h = h.astype(x.dtype)
-  return jnp.minimum(100 * h, longer).astype(x.dtype), h
+  return jnp.minimum(100 * h, estimate).astype(x.dtype), h
 
 
 def _factor(error: jax.Array) -> jax.Array:

@@ -42,24 +42,24 @@ def discrete_grid(respacing: str) -> np.ndarray:
     InputError: if the schedule has no such steps.
   """
   check_value('sample.respacing', respacing, str)
-  strided = respacing.startswith('ddim')
+  is_ddim = respacing.startswith('ddim')
   try:
     counts = [int(part) for part in respacing.removeprefix('ddim').split(',')]
   except ValueError as error:
     raise InputError(
       f"respacing {quote(respacing)}: expected '250', '50,30,20' or 'ddim50'."
     ) from error
-  if strided and len(counts) > 1:
+  if is_ddim and len(counts) > 1:
     raise InputError(
       f'respacing {quote(respacing)}: a fixed stride takes one number of '
       'steps, such '
       "as 'ddim50'."
     )
-  steps = _strided(counts[0]) if strided else _sections(counts)
+  steps = _stride_steps(counts[0]) if is_ddim else _sections(counts)
   return np.append((np.asarray(sorted(steps))[::-1] + 1) / STEPS, 0.0)
 
 
-def _strided(count: int) -> set[int]:
+def _stride_steps(count: int) -> set[int]:
   for stride in range(1, STEPS + 1):
     if len(range(0, STEPS, stride)) == count:
       return set(range(0, STEPS, stride))
@@ -70,10 +70,10 @@ def _strided(count: int) -> set[int]:
 
 
 def _sections(counts: list[int]) -> set[int]:
-  size, longer = divmod(STEPS, len(counts))
+  size, remainder = divmod(STEPS, len(counts))
   start, steps = 0, set()
   for i, count in enumerate(counts):
-    length = size + (i < longer)
+    length = size + (i < remainder)
     if not 1 <= count <= length:
       raise InputError(
         f'respacing asks for {quote(count)} of the {length} steps of part '
@@ -127,8 +127,8 @@ class DDIM(OneStep):
     if not self.eta:
       return x_next + path.sigma(t_next) * eps
     assert isinstance(path, VariancePreserving)
-    _, small = variances(path, t, t_next)
-    s2 = self.eta**2 * small
+    _, variance = variances(path, t, t_next)
+    s2 = self.eta**2 * variance
     x_next += jnp.sqrt(jnp.square(path.sigma(t_next)) - s2) * eps
     return x_next + jnp.where(t_next > 0, jnp.sqrt(s2), 0) * at.noise
 
@@ -161,10 +161,10 @@ class DDPM(OneStep):
     """Returns the mean given the predicted x0, with noise unless t_next = 0."""
     path, t, t_next = self.path, at.t, at.t_next
     x0, _ = _predict(path, at.velocity, at.x, t, self.clip)
-    beta, small = variances(path, t, t_next)
+    beta, variance = variances(path, t, t_next)
     mean = posterior_mean(path, x0, at.x, t, t_next)
-    # `small` is 0 at the step to t = 0, which adds no noise.
-    log_variance = jnp.log(jnp.where(t_next > 0, small, beta))
+    # `variance` is 0 at the step to t = 0, which adds no noise.
+    log_variance = jnp.log(jnp.where(t_next > 0, variance, beta))
     if self.learned_variance:
       assert at.first.variance is not None
       f = (at.first.variance + 1) / 2

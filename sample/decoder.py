@@ -30,13 +30,13 @@ def remembered(
   """
   if text is None or loaded is None or 'decoder' not in loaded.params:
     return None
-  name, _, place = text.partition(':')
-  places = ','.join(
+  name, _, paths = text.partition(':')
+  names = ','.join(
     word if '://' in word else str(local(word).absolute())
-    for word in split_places(place)
+    for word in split_places(paths)
   )
   digest = model.fingerprint(loaded.params['decoder'])
-  return DecoderPlace(f'{name}:{places}', digest)
+  return DecoderPlace(f'{name}:{names}', digest)
 
 
 def place_of(text: str | None, space: LatentSpace) -> str | None:
@@ -65,9 +65,9 @@ def read_decoder(
   Raises:
     InputError: if the autoencoder does not fit the network, or is missing.
   """
-  known = space.decoder if text is None else None
-  if known is not None:
-    text, decoder = _recall(known, mesh)
+  record = space.decoder if text is None else None
+  if record is not None:
+    text, decoder = _recall(record, mesh)
   else:
     decoder = read_autoencoder(text, mesh, 'decoder')
   expected = space.autoencoder
@@ -89,9 +89,9 @@ def read_decoder(
   return dataclasses.replace(decoder, normalization=space.normalization)
 
 
-def _recall(known: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:
+def _recall(record: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:
   """Reads the stored autoencoder and checks that it is unchanged."""
-  text, expected = known.text, known.sha256
+  text, expected = record.text, record.sha256
   if not text:
     raise InputError(
       f'the autoencoder stored in the run is damaged; give {FLAG}=NAME:FILE.'
@@ -118,8 +118,8 @@ def check_decoder(
   decoder: Autoencoder | None, channels: int, name: str | None = None
 ) -> None:
   """Raises InputError unless latents of `channels` decode to images."""
-  coded = channels not in (1, 3) or name not in (None, 'pixels')
-  if decoder is None and coded:
+  has_latents = channels not in (1, 3) or name not in (None, 'pixels')
+  if decoder is None and has_latents:
     raise InputError(
       f'the network makes latents of {channels} channels, not images; give '
       f'their decoder: {FLAG}={name or "NAME"}:FILE[,FILE], such as '

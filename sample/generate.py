@@ -117,8 +117,8 @@ def plan_labels(
       lambda key: jax.random.randint(key, (), 0, num_classes, jnp.int32)
     )
     return np.asarray(draw(keys), np.int32)
-  others = ''.join(f'{word}, ' for word in PLANS)
-  classes = find_classes(plan, num_classes, names, others)
+  plans = ''.join(f'{word}, ' for word in PLANS)
+  classes = find_classes(plan, num_classes, names, plans)
   return np.asarray(classes, np.int32)[index % len(classes)]
 
 
@@ -207,8 +207,8 @@ class Sampler:
         f'sample.solver {name} needs a network that learned its '
         'variance (DiT); choose ddpm:variance=small.'
       )
-    straight = isinstance(solver, Euler) and isinstance(self.path, Linear)
-    if guidance.needs_ddim and not (solver.ddim or straight):
+    is_linear = isinstance(solver, Euler) and isinstance(self.path, Linear)
+    if guidance.needs_ddim and not (solver.ddim or is_linear):
       raise InputError(
         f'guidance cfg++ changes a step of DDIM, not of {name}; choose '
         'sample.solver ddim (or euler, on the linear path).'
@@ -310,20 +310,20 @@ class Sampler:
       # Every batch has the same size, so that one program serves all. The
       # padding images of the last batch are dropped.
       padding = config.batch_size - len(number)
-      padded = np.pad(number, (0, padding), mode='edge')
+      rows = np.pad(number, (0, padding), mode='edge')
       with jax.set_mesh(self.mesh), config.precision():
-        x, spent = self.latents(guidance, labels[padded], padded, seed)
-        return number, self.decode(x), spent
+        x, passes = self.latents(guidance, labels[rows], rows, seed)
+        return number, self.decode(x), passes
 
-    def finish(number, decoded, spent):
+    def finish(number, decoded, passes):
       images, finite = (x[: len(number)] for x in jax.device_get(decoded))
-      used = float(jax.device_get(spent)) if cost is None else cost
-      return Batch(number, images, used, finite)
+      total = float(jax.device_get(passes)) if cost is None else cost
+      return Batch(number, images, total, finite)
 
-    begins = range(0, len(index), config.batch_size)
-    parts = (index[begin : begin + config.batch_size] for begin in begins)
-    for started in one_ahead(map(start, parts)):
-      yield finish(*started)
+    starts = range(0, len(index), config.batch_size)
+    parts = (index[begin : begin + config.batch_size] for begin in starts)
+    for item in one_ahead(map(start, parts)):
+      yield finish(*item)
 
   def images(
     self,
@@ -340,13 +340,13 @@ class Sampler:
       seed: Random seed of all noise.
       progress: Function called with the number of images after each batch.
     """
-    images, spent, done, bad = [], 0.0, 0, 0
+    images, evaluations, done, failures = [], 0.0, 0, 0
     for batch in self.batches(guidance, labels, seed):
       images.append(batch.images)
       done += len(batch.index)
-      spent += len(batch.index) * batch.nfe
-      bad += int((~batch.finite).sum())
+      evaluations += len(batch.index) * batch.nfe
+      failures += int((~batch.finite).sum())
       progress(done)
-    if bad:
-      nonfinite.warn(bad, done, describe(guidance))
-    return Generated(np.concatenate(images), spent / done, bad)
+    if failures:
+      nonfinite.warn(failures, done, describe(guidance))
+    return Generated(np.concatenate(images), evaluations / done, failures)

@@ -61,7 +61,7 @@ def make_grid(
     InputError: If an argument is out of range.
   """
   if ',' in spacing:
-    return _listed(spacing)
+    return _parse_list(spacing)
   check_choice('sample.spacing', spacing, SPACINGS)
   check_value('sample.steps', steps, Annotated[int, STEPS])
   check_value('sample.shift', shift, Annotated[float, SHIFTS])
@@ -81,11 +81,11 @@ def make_grid(
     u = np.append(np.linspace(1, last_step_size, steps), 0.0)
   else:
     u = np.linspace(1, 0, steps + 1)
-  t = _spaced(u, spacing, path)
+  t = _space(u, spacing, path)
   return t / (t + (1 - t) / shift)  # this form is exact at 0 and 1
 
 
-def _spaced(u: np.ndarray, spacing: str, path: Path) -> np.ndarray:
+def _space(u: np.ndarray, spacing: str, path: Path) -> np.ndarray:
   if spacing == 'cosine':
     return np.sin(np.pi / 2 * u)
   if spacing == 'quadratic':
@@ -103,7 +103,7 @@ def _time_of_level(u: np.ndarray, path: Path) -> np.ndarray:
   return np.asarray(path.time_of_ratio(ratio), np.float64)
 
 
-def _listed(text: str) -> np.ndarray:
+def _parse_list(text: str) -> np.ndarray:
   check_value('sample.spacing', text, str)
   try:
     t = np.asarray([float(part) for part in text.split(',')])

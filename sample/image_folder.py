@@ -90,19 +90,19 @@ class ImageFolder:
 
   def missing(self) -> np.ndarray:
     """Returns the numbers of the missing images, in ascending order."""
-    done = np.zeros(len(self._labels), bool)
+    mask = np.zeros(len(self._labels), bool)
     if self.complete:
-      done[:] = True
+      mask[:] = True
     elif self._form == 'png':
-      done[[int(path.stem) for path in self._files()]] = True
+      mask[[int(path.stem) for path in self._files()]] = True
     else:
       for path in self._files():
         try:
-          done[_load(path, 'index')] = True
+          mask[_load(path, 'index')] = True
         except _DAMAGED as error:
           logging.warning('%s is damaged; sampling it again: %s', path, error)
           path.unlink()
-    return np.flatnonzero(~done)
+    return np.flatnonzero(~mask)
 
   @property
   def nonfinite(self) -> int:
@@ -128,11 +128,11 @@ class ImageFolder:
     """
     self._wait()
     self._make_folder()
-    known = set(self._nonfinite)
+    past = set(self._nonfinite)
     self._nonfinite -= set(index.tolist())
     if finite is not None:
       self._nonfinite |= set(index[~finite].tolist())
-    if self._nonfinite != known:  # written first, so that a kill cannot lose it
+    if self._nonfinite != past:  # written first, so that a kill cannot lose it
       self._write_protocol({}, complete=False)
     if self._form == 'npz':
       data = io.BytesIO()
@@ -152,21 +152,21 @@ class ImageFolder:
       WriteError: if a file cannot be written, or finished images are missing.
     """
     self._wait()
-    if gone := len(self.missing()):
+    if num := len(self.missing()):
       raise WriteError(
-        f'{gone} finished images are no longer in {self._inside}; run the same '
+        f'{num} finished images are no longer in {self._inside}; run the same '
         'command again to sample them.'
       )
     count = len(self._labels)
-    first = [self._read(i) for i in range(min(count, _PREVIEW))]
+    tiles = [self._read(i) for i in range(min(count, _PREVIEW))]
     preview = pictures.tile(
-      np.stack(first), min(count, 10), scale=max(1, 40 // first[0].shape[0])
+      np.stack(tiles), min(count, 10), scale=max(1, 40 // tiles[0].shape[0])
     )
     pictures.write_png(self.folder / 'samples.png', preview)
     if self._form == 'npz':
       images = map(self._read, range(count))
       path = self.folder / 'samples.npz'
-      npz.write_images(path, images, self._labels, first[0].shape)
+      npz.write_images(path, images, self._labels, tiles[0].shape)
     else:
       text = '\n'.join(map(str, self._labels.tolist())) + '\n'
       write_bytes(self.folder / 'labels.txt', text.encode())
@@ -184,12 +184,12 @@ class ImageFolder:
 
   def _open(self, overwrite: bool) -> bool:
     """Prepares the folder; returns whether all images are done."""
-    found, complete = self._read_protocol(), False
-    differences = _differences(found, self._protocol)
-    if found is not None and not differences:
-      self._nonfinite = _numbers(found.get(_NONFINITE, ''))
-      complete = found['complete'] and self._is_whole()
-    elif found is not None:
+    record, is_complete = self._read_protocol(), False
+    differences = _differences(record, self._protocol)
+    if record is not None and not differences:
+      self._nonfinite = _numbers(record.get(_NONFINITE, ''))
+      is_complete = record['complete'] and self._is_whole()
+    elif record is not None:
       if not overwrite:
         raise InputError(
           f'{self.folder} holds images of another protocol '
@@ -199,11 +199,11 @@ class ImageFolder:
       self._discard('|'.join(map(re.escape, _FILES)), self.folder)
       for name, pattern in _INSIDE.items():
         self._discard(pattern, self.folder / name, rmdir=True)
-    if complete:
+    if is_complete:
       self._discard(_INSIDE['parts'], self.folder / 'parts', rmdir=True)
     else:
       self._write_protocol({}, complete=False)
-    return complete
+    return is_complete
 
   def _wait(self) -> None:
     jobs, self._pending = self._pending, []
@@ -243,7 +243,7 @@ class ImageFolder:
   def _files(self) -> list[epath.Path]:
     """Returns the files of parts or images, in order."""
     pattern = _INSIDE[self._inside.name]
-    paths = sorted(_matching(self._inside, pattern))
+    paths = sorted(_match(self._inside, pattern))
     if self._form == 'png':
       return [path for path in paths if int(path.stem) < len(self._labels)]
     return paths
@@ -258,25 +258,25 @@ class ImageFolder:
     """Returns samples.json, or None for a folder without our files."""
     path = self.folder / 'samples.json'
     if not path.exists():
-      taken = [
+      paths = [
         name for name in (*_FILES, *_INSIDE) if (self.folder / name).exists()
       ]
-      if taken:
+      if paths:
         raise InputError(
-          f'{self.folder} holds {" and ".join(taken)}, but no samples.json '
+          f'{self.folder} holds {" and ".join(paths)}, but no samples.json '
           'that describes them; choose another --out.'
         )
       return None
     try:
-      found = read_json(path)
+      record = read_json(path)
     except InputError:
-      found = {}
-    if not isinstance(found.get('complete'), bool):
+      record = {}
+    if not isinstance(record.get('complete'), bool):
       raise InputError(
         f'{path} was not written by this command, or is damaged; choose '
         'another --out.'
       )
-    return found
+    return record
 
   def _write_protocol(self, about: dict[str, Any], *, complete: bool) -> None:
     numbers = ','.join(map(str, sorted(self._nonfinite)))
@@ -295,7 +295,7 @@ class ImageFolder:
     self, pattern: str, folder: epath.Path, *, rmdir: bool = False
   ) -> None:
     """Removes matching files; with `rmdir` also the folder, if it is empty."""
-    for path in _matching(folder, pattern):
+    for path in _match(folder, pattern):
       path.unlink()
     if rmdir and folder.exists() and not any(folder.iterdir()):
       folder.rmdir()
@@ -306,7 +306,7 @@ def _numbers(text: Any) -> set[int]:
   return {int(n) for n in re.findall(r'\b\d{1,12}\b', str(text))}
 
 
-def _matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
+def _match(folder: epath.Path, pattern: str) -> list[epath.Path]:
   if not folder.is_dir():
     return []
   return [p for p in folder.iterdir() if re.fullmatch(pattern, p.name)]
@@ -318,18 +318,18 @@ def _load(path: epath.Path, name: str) -> np.ndarray:
 
 
 def _differences(
-  found: dict[str, Any] | None, protocol: dict[str, Any]
+  record: dict[str, Any] | None, protocol: dict[str, Any]
 ) -> list[str]:
-  """Returns how `protocol` differs from `found`, as 'key: old -> new'."""
-  found = without_folders(upgrade(found or {}))
+  """Returns how `protocol` differs from `record`, as 'key: old -> new'."""
+  record = without_folders(upgrade(record or {}))
   protocol = without_folders(protocol)
   return [
-    f'{key}: {_short(found.get(key, "absent"))} -> {_short(value)}'
+    f'{key}: {_shorten(record.get(key, "absent"))} -> {_shorten(value)}'
     for key, value in protocol.items()
-    if found.get(key, 'absent') != value
+    if record.get(key, 'absent') != value
   ]
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
   text = json.dumps(value)
   return text if len(text) <= 60 else f'{text[:57]}...'

@@ -28,30 +28,30 @@ def find_classes(
     InputError: A word names no class, or more than one.
   """
   words, classes = text.split(','), []
-  rules: tuple[Callable[[str], str], ...] = (str, _plain, _short)
-  known = [_spellings(rule, names) for rule in rules]
-  most = 1 + max((name.count(',') for name in names), default=0)
-  what = f'labels {text!r}' if len(text) < 80 else 'labels'
+  rules: tuple[Callable[[str], str], ...] = (str, _simplify, _key)
+  tables = [_spellings(rule, names) for rule in rules]
+  limit = 1 + max((name.count(',') for name in names), default=0)
+  head = f'labels {text!r}' if len(text) < 80 else 'labels'
   while words:
-    count, matches = _longest_name(words, known, most)
+    count, matches = _longest_name(words, tables, limit)
     word = ','.join(words[:count]).strip()
     del words[:count]
     if len(matches) > 1:
       numbers = ' and '.join(map(str, matches[:5]))
       raise InputError(
-        f'{what}: {word!r} names classes {numbers}; give a number, or the '
+        f'{head}: {word!r} names classes {numbers}; give a number, or the '
         'whole name.'
       )
     try:
       number = matches[0] if matches else int(word)
     except ValueError as error:
       raise InputError(
-        f'{what}: expected {others}classes by name, or by number between 0 and '
+        f'{head}: expected {others}classes by name, or by number between 0 and '
         f'{num_classes - 1}, not {word[:40]!r}.'
-        + nearest(word[:40], (*map(_short, names), *others.split(', ')))
+        + nearest(word[:40], (*map(_key, names), *others.split(', ')))
       ) from error
     if not 0 <= number < num_classes:
-      raise InputError(f'{what}: classes lie between 0 and {num_classes - 1}.')
+      raise InputError(f'{head}: classes lie between 0 and {num_classes - 1}.')
     classes.append(number)
   return classes
 
@@ -66,43 +66,43 @@ def named(plan: str, names: Mapping[str, str]) -> str:
 
 def class_name(label: int, names: Sequence[str] = ()) -> str:
   """Returns the short name of a class for pictures and captions."""
-  name = _first(names[label]) if label < len(names) else ''
+  name = _first_name(names[label]) if label < len(names) else ''
   if not name or name.isdecimal():
     return f'class {name or label}'
   return name if len(name) <= _LONGEST else f'{name[: _LONGEST - 3]}...'
 
 
 def _longest_name(
-  words: Sequence[str], known: Sequence[Mapping[str, Sequence[int]]], most: int
+  words: Sequence[str], tables: Sequence[Mapping[str, Sequence[int]]], top: int
 ) -> tuple[int, Sequence[int]]:
   """Returns the number of words of the next name, and its classes."""
-  for count in range(min(len(words), most), 0, -1):
+  for count in range(min(len(words), top), 0, -1):
     word = ','.join(words[:count]).strip()
-    for spelled, spellings in zip(
-      (word, _plain(word), _plain(word)), known, strict=True
+    for spelling, spellings in zip(
+      (word, _simplify(word), _simplify(word)), tables, strict=True
     ):
-      if spelled in spellings:
-        return count, spellings[spelled]
+      if spelling in spellings:
+        return count, spellings[spelling]
   return 1, []
 
 
 def _spellings(
-  spell: Callable[[str], str], names: Sequence[str]
+  rule: Callable[[str], str], names: Sequence[str]
 ) -> dict[str, list[int]]:
-  """Returns the classes of each name after `spell`."""
+  """Returns the classes of each name after `rule`."""
   classes = collections.defaultdict(list)
   for number, name in enumerate(names):
-    classes[spell(name)].append(number)
+    classes[rule(name)].append(number)
   return dict(classes)
 
 
-def _plain(name: str) -> str:
+def _simplify(name: str) -> str:
   return ' '.join(name.replace('_', ' ').casefold().split())
 
 
-def _first(name: str) -> str:
+def _first_name(name: str) -> str:
   return name.partition(',')[0].strip()
 
 
-def _short(name: str) -> str:
-  return _plain(_first(name))
+def _key(name: str) -> str:
+  return _simplify(_first_name(name))

@@ -63,13 +63,13 @@ def header_of(
   """
   with damage_of(place), archive.open(f'{name}.npy') as file:
     shape, fortran, dtype = read_header(file)
-    begin, info = file.tell(), archive.getinfo(f'{name}.npy')
-    held = min(info.file_size - begin, info.compress_size * _RATIO)
-  claimed = math.prod(shape) * dtype.itemsize
-  if min(shape, default=0) < 0 or claimed > held:
+    start, info = file.tell(), archive.getinfo(f'{name}.npy')
+    limit = min(info.file_size - start, info.compress_size * _RATIO)
+  size = math.prod(shape) * dtype.itemsize
+  if min(shape, default=0) < 0 or size > limit:
     raise InputError(
       f'{place} is damaged: {name} of shape {str(shape)[:80]} claims more than '
-      f'the {max(held, 0):,} bytes that the file can hold.'
+      f'the {max(limit, 0):,} bytes that the file can hold.'
     )
   return shape, fortran, dtype
 
@@ -114,8 +114,8 @@ def write_images(
     'shape': (len(labels), *shape),
   }
   with (
-    replacing(path) as partial,
-    partial.open('wb') as file,
+    replacing(path) as temp_path,
+    temp_path.open('wb') as file,
     zipfile.ZipFile(file, 'w') as archive,
   ):
     with archive.open('arr_0.npy', 'w', force_zip64=True) as array:

@@ -82,8 +82,8 @@ class Pipeline:
     labels, sampler = self._checked(labels), self._sampler(sampling)
     # The batch is not larger than necessary, since padding takes time.
     parts = batch_parts(sampler.mesh)
-    whole = -(-len(labels) // parts) * parts
-    batch_size = min(sampler.config.batch_size, whole)
+    total = -(-len(labels) // parts) * parts
+    batch_size = min(sampler.config.batch_size, total)
     config = dataclasses.replace(sampler.config, batch_size=batch_size)
     sampler = dataclasses.replace(sampler, config=config)
     return sampler.images(self._method(guidance, guide), labels, seed).images
@@ -124,12 +124,12 @@ class Pipeline:
     return sampler.nfe(method, seed)
 
   def _sampler(self, changes: Mapping[str, Any]) -> Sampler:
-    known = [field.name for field in dataclasses.fields(SampleConfig)]
+    names = [field.name for field in dataclasses.fields(SampleConfig)]
     for name in changes:
-      if name not in known:
+      if name not in names:
         raise InputError(
-          f'unknown setting {name!r}; there are {", ".join(known)}.'
-          + nearest(name, known)
+          f'unknown setting {name!r}; there are {", ".join(names)}.'
+          + nearest(name, names)
         )
     config = dataclasses.replace(self.sampling, **changes)
     return dataclasses.replace(self.sampler, config=config)
@@ -147,16 +147,16 @@ class Pipeline:
       return guidance
     if not guidance.wants_guide:
       raise InputError('a guide is for guidance auto, which is not in use.')
-    theirs, ours = ((p.sampler.path, p.sampler.shape) for p in (guide, self))
-    if theirs != ours:
+    other, pair = ((p.sampler.path, p.sampler.shape) for p in (guide, self))
+    if other != pair:
       raise InputError(
-        f'the guide has path and latents {theirs}, the network {ours}; they '
+        f'the guide has path and latents {other}, the network {pair}; they '
         'must be trained for the same task.'
       )
     return with_guide(guidance, guide.denoiser)
 
   def _checked(self, labels: Labels) -> np.ndarray:
-    given, count = labels, self.denoiser.num_classes
+    value, count = labels, self.denoiser.num_classes
     if isinstance(labels, str):
       labels = find_classes(labels, count, self.classes)
     elif isinstance(labels, list | tuple):
@@ -173,16 +173,16 @@ class Pipeline:
       or labels.max() >= count
     ):
       raise InputError(
-        f'labels are {given}, expected a list of classes between 0 and '
+        f'labels are {value}, expected a list of classes between 0 and '
         f'{count - 1}, one for each image.'
       )
     return labels.astype(np.int32)
 
   def _number(self, word: str) -> int:
-    found = find_classes(word, self.denoiser.num_classes, self.classes)
-    if len(found) > 1:
-      raise InputError(f'label {word!r} names {len(found)} classes, not one.')
-    return found[0]
+    match = find_classes(word, self.denoiser.num_classes, self.classes)
+    if len(match) > 1:
+      raise InputError(f'label {word!r} names {len(match)} classes, not one.')
+    return match[0]
 
 
 def load(

@@ -50,10 +50,10 @@ def make_solver(text: str, path: Path) -> Solver | Dopri5:
   check_choice('sample.solver', name, SOLVERS)
   kind = SOLVERS[name]
   defaults = {f.name: f.default for f in dataclasses.fields(kind)}
-  given: dict[str, Any] = {'path': path} if defaults.pop('path', None) else {}
-  where = f'sample.solver {quote(text)}'
-  options = read_options(f'solver {name}', where, assignments, defaults)
-  return kind(**given, **options)
+  kwargs: dict[str, Any] = {'path': path} if defaults.pop('path', None) else {}
+  source = f'sample.solver {quote(text)}'
+  options = read_options(f'solver {name}', source, assignments, defaults)
+  return kind(**kwargs, **options)
 
 
 def check_solver(text: str) -> None:

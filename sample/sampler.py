@@ -68,28 +68,28 @@ def integrate(
   """
 
   def advance(carry, step):
-    x, memory, own = carry
+    x, memory, state = carry
     n, t, t_next = step
-    drawn = noise(n) if noise and solver.stochastic else None
-    x = solver.perturb(x, t, t_next, drawn)
+    draw = noise(n) if noise and solver.stochastic else None
+    x = solver.perturb(x, t, t_next, draw)
     first = evaluate(x, t, n, memory)
-    more = lambda x, t: evaluate(x, t, n, memory).velocity  # noqa: E731
-    at = Interval(x, t, t_next, first, drawn, more)
-    x, own = solver.advance(at, own)
-    return x, first.memory, own
+    velocity = lambda x, t: evaluate(x, t, n, memory).velocity  # noqa: E731
+    interval = Interval(x, t, t_next, first, draw, velocity)
+    x, state = solver.advance(interval, state)
+    return x, first.memory, state
 
   def body(carry, step):
     n, t, _ = step
-    seen = observe(carry[0], t, n, carry[1]) if observe else None
+    record = observe(carry[0], t, n, carry[1]) if observe else None
     if rests is None:
-      return advance(carry, step), seen
+      return advance(carry, step), record
     return jax.lax.cond(
       rests(n), lambda carry, step: carry, advance, carry, step
-    ), seen
+    ), record
 
   steps = (jnp.arange(len(grid) - 1), grid[:-1], grid[1:])
-  (x, _, _), seen = jax.lax.scan(body, (x, memory, solver.init(x)), steps)
-  return x, seen
+  (x, _, _), records = jax.lax.scan(body, (x, memory, solver.init(x)), steps)
+  return x, records
 
 
 def step_key(seed: int | jax.Array, n: int | jax.Array) -> jax.Array:
@@ -129,8 +129,8 @@ def skipped_blocks(
 
   Several masks of a step are written 3+7/1+2.
   """
-  one = jnp.zeros(1, jnp.int32)
-  draws = draw_steps(guidance, denoiser, None, one, seed, steps)
+  labels = jnp.zeros(1, jnp.int32)
+  draws = draw_steps(guidance, denoiser, None, labels, seed, steps)
   return {
     term.name: ' '.join(
       '/'.join('+'.join(map(str, np.flatnonzero(~keep))) for keep in masks)
@@ -197,9 +197,9 @@ def sample(
   draws = draw_steps(guidance, denoiser, condition, index, seed, steps)
 
   def step_of(t, n):
-    at = grid[n] if how.scales_at == 'step' and not solver.adaptive else t
-    drawn = jax.tree.map(lambda draw: draw[n], draws)
-    return Step(at, drawn, grid[n + 1], path)
+    time = grid[n] if how.scales_at == 'step' and not solver.adaptive else t
+    choices = jax.tree.map(lambda draw: draw[n], draws)
+    return Step(time, choices, grid[n + 1], path)
 
   def evaluate(x, t, n, memory, **options):
     return guidance.predict(
@@ -253,15 +253,15 @@ def nfe(
     for time in how.solver.times(t, t_next)
   ]
   numbers = map(jnp.asarray, zip(*evaluations, strict=True))
-  one = jnp.zeros(1, jnp.int32)
-  draws = draw_steps(guidance, denoiser, None, one, seed, len(grid) - 1)
+  labels = jnp.zeros(1, jnp.int32)
+  draws = draw_steps(guidance, denoiser, None, labels, seed, len(grid) - 1)
 
   def cost(n, begin, at, t_next):
-    drawn = jax.tree.map(lambda draw: draw[n], draws)
-    step = Step(at, drawn, t_next, how.path)
-    begun = dataclasses.replace(step, at=begin)
+    choices = jax.tree.map(lambda draw: draw[n], draws)
+    step = Step(at, choices, t_next, how.path)
+    first_step = dataclasses.replace(step, at=begin)
     return jnp.where(
-      guidance.rests(begun, n), 0, guidance.passes(denoiser, step)
+      guidance.rests(first_step, n), 0, guidance.passes(denoiser, step)
     )
 
   costs = jax.vmap(cost)(*numbers)

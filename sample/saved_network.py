@@ -84,8 +84,8 @@ class SavedNetwork:
   def path(self) -> str:
     """Name of the path that the network was trained on."""
     if not self.is_run:
-      usual = 'discrete' if self.config.convention == 'noise' else 'linear'
-      return self.info.get('path', usual)
+      default = 'discrete' if self.config.convention == 'noise' else 'linear'
+      return self.info.get('path', default)
     try:
       return self.metadata['objective']['path']
     except (KeyError, TypeError) as error:
@@ -131,20 +131,20 @@ class SavedNetwork:
     """Returns the settings of a folder, which users may have edited."""
     family = SAMPLING.get(str(self.info.get('family')), {})
     section = self.info.get('sample', {})
-    where = f'{self.place}/config.json'
+    source = f'{self.place}/config.json'
     if not isinstance(section, dict):
-      raise InputError(f'"sample" in {where} is not a section.')
-    known = {f.name for f in dataclasses.fields(SampleConfig)} - {OF_MACHINE}
+      raise InputError(f'"sample" in {source} is not a section.')
+    names = {f.name for f in dataclasses.fields(SampleConfig)} - {OF_MACHINE}
     for key in section:
-      if key not in known:
+      if key not in names:
         raise InputError(
-          f'{where} has an unknown key {json.dumps(f"sample.{key}")}; is it '
-          'from a newer version?' + nearest(key, known)
+          f'{source} has an unknown key {json.dumps(f"sample.{key}")}; is it '
+          'from a newer version?' + nearest(key, names)
         )
     try:
       return SampleConfig(**{**family, **section})
     except InputError as error:
-      raise InputError(f'{where}: {error}') from error
+      raise InputError(f'{source}: {error}') from error
 
   @functools.cached_property
   def _folder(self) -> tuple[NetworkConfig, dict[str, Any]]:
@@ -187,10 +187,10 @@ def load_config(place: epath.PathLike) -> dict[str, Any]:
 def load_latents(workdir: epath.PathLike) -> LatentSpace:
   """Returns the latent space of a run; unknown parts are empty."""
   path = epath.Path(workdir).expanduser() / LATENTS
-  stored = read_json(path) if path.exists() else {}
-  if stored and 'decoder' not in stored:
-    stored['decoder'] = _decoder_before(load_config(workdir))
-  return LatentSpace.from_json(stored)
+  values = read_json(path) if path.exists() else {}
+  if values and 'decoder' not in values:
+    values['decoder'] = _decoder_before(load_config(workdir))
+  return LatentSpace.from_json(values)
 
 
 def _network_config(

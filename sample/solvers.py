@@ -257,8 +257,8 @@ class DPMSolver(Solver):
       for a, b in ((t_before, t), (t, t_next))
     )
     # A step from t = 1 or to t = 0 is infinitely long, without a slope.
-    known = jnp.isfinite(h_before) & (t_before > t)
-    slope = jnp.where(known, h / h_before, 0)
+    has_memory = jnp.isfinite(h_before) & (t_before > t)
+    slope = jnp.where(has_memory, h / h_before, 0)
     slope = jnp.where(t_next > 0, slope, 0)
     target = x0 + slope / 2 * (x0 - x0_before)
     shrink = path.sigma(t_next) / path.sigma(t)
@@ -370,8 +370,8 @@ class HeunMaruyama(EulerMaruyama):
 
     def correct():
       euler = x + at.h * drift
-      corrected = self._drift(at.evaluate(euler, t_next), euler, t_next)
-      return x + at.h / 2 * (drift + corrected)
+      slope = self._drift(at.evaluate(euler, t_next), euler, t_next)
+      return x + at.h / 2 * (drift + slope)
 
     return jax.lax.cond(t_next > 0, correct, lambda: self._end(v, x, t, x))
 

@@ -72,39 +72,39 @@ def record_trajectory(
   count, parts = len(labels), batch_parts(sampler.mesh)
   index = np.arange(-(-count // parts) * parts)
   with jax.set_mesh(sampler.mesh), config.precision():
-    _, (states, seen) = sampler.latents(
+    _, (states, records) = sampler.latents(
       guidance, np.resize(labels, len(index)), index, seed, parts=True
     )
     states = states[:, :count]
     finite = jnp.isfinite(states).all((0, 2, 3, 4))
     nonfinite.warn(count - int(finite.sum()), count, describe(guidance))
-    found = {**seen.parts, 'guided': seen.velocity}
+    fields = {**records.parts, 'guided': records.velocity}
     methods = [term.name for term in guidance.terms]
     velocities = {  # restores the order, since programs sort names
-      name: found[name][:, :count]
+      name: fields[name][:, :count]
       for name in ('strong', 'ig', 'refined', *methods, 'guided')
-      if name in found
+      if name in fields
     }
-    refined = velocities.get('refined', velocities['strong'])
-    pairs = [('ig', velocities['strong']), *((m, refined) for m in methods)]
+    base = velocities.get('refined', velocities['strong'])
+    pairs = [('ig', velocities['strong']), *((m, base) for m in methods)]
     gaps = {
       name: np.sqrt(jnp.square(strong - velocities[name]).mean((1, 2, 3, 4)))
       for name, strong in pairs
       if name in velocities
     }
-    begins = sampler.grid[:-1]
-    chosen = np.linspace(0, len(begins) - 1, frames).round().astype(int)
-    chosen = np.unique(chosen)
+    times = sampler.grid[:-1]
+    indices = np.linspace(0, len(times) - 1, frames).round().astype(int)
+    indices = np.unique(indices)
 
-    def shown(values):
+    def render(values):
       return np.stack([sampler.decode(x)[0] for x in values])
 
-    images = {'state': shown(states[chosen])}
+    images = {'state': render(states[indices])}
     for name, velocity in velocities.items():
-      images[name] = shown(
+      images[name] = render(
         path.x0_from_velocity(x, v, jnp.asarray(t, x.dtype))
         for x, v, t in zip(
-          states[chosen], velocity[chosen], begins[chosen], strict=True
+          states[indices], velocity[indices], times[indices], strict=True
         )
       )
-    return Film(begins[chosen], images, begins, gaps)
+    return Film(times[indices], images, times, gaps)

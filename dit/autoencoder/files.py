@@ -33,24 +33,24 @@ def read_autoencoder(
   if text in (None, 'pixels'):
     return None
   check_value('autoencoder', text, WebText)
-  name, _, place = text.partition(':')
+  name, _, source = text.partition(':')
   check_choice('autoencoder', name, NAMES)
-  files, folder = _files(name, place)
+  files, folder = _files(name, source)
   try:
     tensors = [read_tensors(file)[0] for file in files]
     statistics = [t for t in tensors if t.keys() == {'mean', 'std'}]
     rest = [t for t in tensors if t.keys() != {'mean', 'std'}]
-    loaded = load(name, *rest, statistics=statistics[0] if statistics else None)
-    if half not in loaded.params:
+    result = load(name, *rest, statistics=statistics[0] if statistics else None)
+    if half not in result.params:
       raise InputError(f'autoencoder {text} has no {half}; add its file.')
   except InputError as error:
     if folder is None:
       raise
     raise InputError(
       f'folder {folder} does not hold autoencoder {name}: {error} It holds '
-      f'{_listed(folder)}; name the files, as {FLAG}={name}:FILE[,FILE].'
+      f'{_list_files(folder)}; name the files, as {FLAG}={name}:FILE[,FILE].'
     ) from error
-  return jax.device_put(loaded, replicated(mesh))
+  return jax.device_put(result, replicated(mesh))
 
 
 def split_places(place: str) -> list[str]:
@@ -60,12 +60,12 @@ def split_places(place: str) -> list[str]:
   return [word for word in place.split(',') if word]
 
 
-def _files(name: str, place: str) -> tuple[list[str], pathlib.Path | None]:
-  """Returns the files of an autoencoder, and the folder if `place` is one.
+def _files(name: str, source: str) -> tuple[list[str], pathlib.Path | None]:
+  """Returns the files of an autoencoder, and the folder if `source` is one.
 
   In a folder, NAME.* and NAME_* take precedence, and .safetensors over pickles.
   """
-  words = split_places(place)
+  words = split_places(source)
   if len(words) != 1 or '://' in words[0] or not local(words[0]).is_dir():
     return words, None
   folder = local(words[0])
@@ -76,12 +76,12 @@ def _files(name: str, place: str) -> tuple[list[str], pathlib.Path | None]:
       f'folder {folder} of autoencoder {name} cannot be read '
       f'({error.strerror or error}).'
     ) from error
-  mine = [p for p in paths if p.name.startswith((f'{name}.', f'{name}_'))]
-  chosen = mine or paths
-  safe = [p for p in chosen if p.suffix not in PICKLES]
-  return [str(path) for path in safe or chosen], folder
+  matches = [p for p in paths if p.name.startswith((f'{name}.', f'{name}_'))]
+  candidates = matches or paths
+  tensors = [p for p in candidates if p.suffix not in PICKLES]
+  return [str(path) for path in tensors or candidates], folder
 
 
-def _listed(folder: pathlib.Path) -> str:
+def _list_files(folder: pathlib.Path) -> str:
   names = sorted(path.name for path in folder.iterdir())
   return ', '.join(names[:10]) + ', ...' * (len(names) > 10) or 'nothing'

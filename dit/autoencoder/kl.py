@@ -99,9 +99,9 @@ class Attention(nnx.Module):
   def __call__(self, h: jax.Array) -> jax.Array:
     """(B, H, W, D) -> (B, H, W, D); the softmax is float32."""
     b, _, _, d = h.shape
-    normed = self.norm(h)
+    inputs = self.norm(h)
     q, k, v = (
-      proj(normed).reshape(b, -1, d) for proj in (self.q, self.k, self.v)
+      proj(inputs).reshape(b, -1, d) for proj in (self.q, self.k, self.v)
     )
     logits = jnp.einsum('bnd,bmd->bnm', q, k, preferred_element_type='float32')
     weights = jax.nn.softmax(logits * d**-0.5).astype(v.dtype)

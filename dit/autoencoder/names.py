@@ -111,18 +111,18 @@ def kl_from_published(
     return _kernel_shape(tensors, f'{name_of(path)}.weight')
 
   if 'encoder' in halves:
-    stage, more = 'encoder.down', 0
+    stage, diff = 'encoder.down', 0
     latent_channels = shape_of('encoder.quant_conv')[0] // 2
     image_channels = shape_of('encoder.conv_in')[1]
   else:
-    stage, more = 'decoder.up', 1
+    stage, diff = 'decoder.up', 1
     latent_channels = shape_of('decoder.post_quant_conv')[0]
     image_channels = shape_of('decoder.conv_out')[0]
   config = KLConfig(
     widths=tuple(
       shape_of(f'{stage}.{i}.block.0.conv1')[0] for i in range(levels)
     ),
-    layers=1 + max(int(m[2]) for m in blocks if m[0].startswith(stage)) - more,
+    layers=1 + max(int(m[2]) for m in blocks if m[0].startswith(stage)) - diff,
     attention_levels=tuple(
       i
       for i in range(levels)
@@ -133,8 +133,8 @@ def kl_from_published(
     norm_groups=norm_groups,
     dtype=dtype,
   )
-  wanted = {half: shapes(config)[half] for half in halves}
-  return config, _fill(wanted, tensors, name_of)
+  targets = {half: shapes(config)[half] for half in halves}
+  return config, _fill(targets, tensors, name_of)
 
 
 def tiny_from_published(
@@ -153,10 +153,10 @@ def tiny_from_published(
       if half in halves:
         raise InputError(f'two of these files hold the {half}; give one.')
       halves[half] = (file, '', 0)
-    for left_out, half in enumerate(HALVES):
+    for offset, half in enumerate(HALVES):
       part = {n: file[n] for n in file if n.startswith(f'{half}.')}
       if part:
-        halves[half] = (part, f'{half}.layers.', left_out)
+        halves[half] = (part, f'{half}.layers.', offset)
 
   def name_of(path: str, half: str) -> str:
     _, prefix, left_out = halves[half]
@@ -205,20 +205,20 @@ def _kernel_shape(tensors: Tensors, name: str) -> tuple[int, ...]:
 
 
 def _fill(
-  wanted: Params, tensors: Tensors, name_of: Callable[[str], str]
+  targets: Params, tensors: Tensors, name_of: Callable[[str], str]
 ) -> Params:
-  """Fills the tree of shapes `wanted` with published tensors, each used once.
+  """Fills the tree of shapes `targets` with published tensors, each used once.
 
-  `name_of` maps a module's path 'a.b.c' in `wanted` to its published name.
+  `name_of` maps a module's path 'a.b.c' in `targets` to its published name.
   """
-  left = dict(tensors)
+  rest = dict(tensors)
 
   def take(path: tuple[jax.tree_util.DictKey, ...], leaf: Any) -> np.ndarray:
     *module, kind = (str(entry.key) for entry in path)
     suffix = 'bias' if kind == 'bias' else 'weight'
     name = f'{name_of(".".join(module))}.{suffix}'
-    tensor, shape = np.asarray(_get(left, name), np.float32), leaf.shape
-    del left[name]
+    tensor, shape = np.asarray(_get(rest, name), np.float32), leaf.shape
+    del rest[name]
     if kind == 'kernel':
       shape = tuple(shape[axis] for axis in (3, 2, 0, 1))
       if shape == (*tensor.shape, 1, 1):  # a linear layer
@@ -229,10 +229,10 @@ def _fill(
       )
     return tensor.transpose(2, 3, 1, 0) if kind == 'kernel' else tensor
 
-  params = jax.tree.map_with_path(take, wanted)
-  if left:
+  params = jax.tree.map_with_path(take, targets)
+  if rest:
     raise InputError(
-      f'{len(left)} published tensors have no place in the autoencoder: '
-      f'{", ".join(sorted(left)[:5])}.'
+      f'{len(rest)} published tensors have no place in the autoencoder: '
+      f'{", ".join(sorted(rest)[:5])}.'
     )
   return params

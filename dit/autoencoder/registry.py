@@ -74,20 +74,20 @@ def load(
     InputError: if the name is unknown or the tensors do not match it.
   """
   check_choice('autoencoder', name, AUTOENCODERS)
-  published = AUTOENCODERS[name]
+  entry = AUTOENCODERS[name]
   if not files:
     raise InputError(
       f'autoencoder {name!r} got 0 files of weights; it has one or two.'
     )
-  config, params = published.read(*files, **options)
-  expected = published.downsampling, published.latent_channels
+  config, params = entry.read(*files, **options)
+  expected = entry.downsampling, entry.latent_channels
   if (config.downsampling, config.latent_channels) != expected:
     raise InputError(
       f'these weights downsample by {config.downsampling} to '
       f'{config.latent_channels} channels, but {name!r} by {expected[0]} to '
       f'{expected[1]}; give its weights, or the name of these.'
     )
-  normalization = published.normalization
+  normalization = entry.normalization
   if statistics is not None:
     normalization = Normalization.from_tensors(statistics)
   if normalization is None:

@@ -90,10 +90,10 @@ class TinyEncoder(nnx.Module):
       conv(config.image_channels, width, **kwargs),
       Block(config, rngs=rngs),
     ]
-    for normed in (False, False, config.normed):
+    for has_norm in (False, False, config.normed):
       layers += [
         conv(width, width, strides=2, use_bias=False, **kwargs),
-        *(Block(config, normed=normed, rngs=rngs) for _ in range(3)),
+        *(Block(config, normed=has_norm, rngs=rngs) for _ in range(3)),
       ]
     layers.append(conv(width, config.latent_channels, **kwargs))
     self.layers = nnx.List(layers)
@@ -114,9 +114,9 @@ class TinyDecoder(nnx.Module):
       conv(config.latent_channels, width, **kwargs),
       jax.nn.relu,
     ]
-    for normed in (config.normed, False, False):
+    for has_norm in (config.normed, False, False):
       layers += [
-        *(Block(config, normed=normed, rngs=rngs) for _ in range(3)),
+        *(Block(config, normed=has_norm, rngs=rngs) for _ in range(3)),
         upsample,
         conv(width, width, use_bias=False, **kwargs),
       ]

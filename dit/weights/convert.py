@@ -65,12 +65,12 @@ class Layout(NamedTuple):
   published: Callable[[np.ndarray, DiTConfig], np.ndarray]
 
 
-def _patch_ours(conv: np.ndarray, config: DiTConfig) -> np.ndarray:
+def _from_conv(conv: np.ndarray, config: DiTConfig) -> np.ndarray:
   """(D, C, p, p) -> (p * p * C, D)."""
   return conv.transpose(2, 3, 1, 0).reshape(-1, config.width)
 
 
-def _patch_published(kernel: np.ndarray, config: DiTConfig) -> np.ndarray:
+def _to_conv(kernel: np.ndarray, config: DiTConfig) -> np.ndarray:
   """(p * p * C, D) -> (D, C, p, p)."""
   shape = (config.patch, config.patch, config.channels, config.width)
   return kernel.reshape(shape).transpose(3, 2, 0, 1)
@@ -79,7 +79,7 @@ def _patch_published(kernel: np.ndarray, config: DiTConfig) -> np.ndarray:
 _SAME = Layout(lambda a, _: a, lambda a, _: a)
 _LINEAR = Layout(lambda a, _: a.T, lambda a, _: a.T)
 _BATCHED = Layout(lambda a, _: a[0], lambda a, _: a[None])
-_PATCH = Layout(_patch_ours, _patch_published)
+_PATCH = Layout(_from_conv, _to_conv)
 
 
 class Entry(NamedTuple):
@@ -146,9 +146,9 @@ def published_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
   leaves = flatten(model.shapes(config))
 
   def shape(entry: Entry) -> tuple[int, ...]:
-    ours = leaves[entry.path].shape[entry.row is not None :]
+    our_shape = leaves[entry.path].shape[entry.row is not None :]
     # The broadcast array has strides of 0 and needs no memory.
-    return entry.layout.published(np.broadcast_to(0.0, ours), config).shape
+    return entry.layout.published(np.broadcast_to(0.0, our_shape), config).shape
 
   return {entry.name: shape(entry) for entry in entries(config)}
 
@@ -185,14 +185,14 @@ def from_published(
   arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
   for name, shape in shapes.items():  # before large arrays are allocated
     _check_array(f'published tensor {name!r}', arrays[name], shape)
-  flat = {
+  params = {
     path: np.empty(leaf.shape, np.float32)
     for path, leaf in flatten(model.shapes(config)).items()
   }
   for entry in entries(config):
-    ours = entry.layout.ours(arrays[entry.name], config)
-    flat[entry.path][... if entry.row is None else entry.row] = ours
-  return config, unflatten(flat)
+    array = entry.layout.ours(arrays[entry.name], config)
+    params[entry.path][... if entry.row is None else entry.row] = array
+  return config, unflatten(params)
 
 
 def to_published(
@@ -213,16 +213,16 @@ def to_published(
       f'this network has a {type(config).__name__}.'
     )
   _check_family(config, family)
-  flat, shapes = flatten(params), flatten(model.shapes(config))
-  _check_names('parameter', flat, shapes, 'the configuration')
+  leaves, shapes = flatten(params), flatten(model.shapes(config))
+  _check_names('parameter', leaves, shapes, 'the configuration')
   for path, leaf in shapes.items():
-    _check_array(f'parameter {path!r}', np.asarray(flat[path]), leaf.shape)
+    _check_array(f'parameter {path!r}', np.asarray(leaves[path]), leaf.shape)
 
   def tensor(entry: Entry) -> np.ndarray:
-    ours = np.asarray(flat[entry.path], np.float32)
+    array = np.asarray(leaves[entry.path], np.float32)
     if entry.row is not None:
-      ours = ours[entry.row]
-    return np.array(entry.layout.published(ours, config), order='C')
+      array = array[entry.row]
+    return np.array(entry.layout.published(array, config), order='C')
 
   return {entry.name: tensor(entry) for entry in entries(config)}
 
@@ -307,32 +307,32 @@ def _infer(
 
 
 def _check_family(config: DiTConfig, family: str) -> None:
-  known = FAMILIES[family]
-  if known.inside and len(config.taps) != 1:
+  traits = FAMILIES[family]
+  if traits.inside and len(config.taps) != 1:
     raise InputError(
       f'family {family} has one intermediate head (final_layer_xr), but taps '
       f'is {config.taps}: give the number of blocks before it, such as '
       'taps=(8,) for the published XL networks.'
     )
-  if config.taps and not known.inside:
+  if config.taps and not traits.inside:
     raise InputError(
       f'family {family} has no intermediate head, but taps is {config.taps}; '
       'give no taps, or a family ig_...'
     )
-  if config.convention != known.convention:
+  if config.convention != traits.convention:
     raise InputError(
       f'a network of convention {config.convention!r} cannot become family '
-      f'{family}, which has {known.convention!r}; choose one of '
+      f'{family}, which has {traits.convention!r}; choose one of '
       + ', '.join(
         name
-        for name, other in FAMILIES.items()
-        if other.convention == config.convention
+        for name, entry in FAMILIES.items()
+        if entry.convention == config.convention
       )
       + '.'
     )
-  plain = {'norm': 'layernorm', 'mlp': 'gelu', 'rope': False, 'shift': True}
-  for field, value in plain.items():
-    if not known.options and getattr(config, field) != value:
+  defaults = {'norm': 'layernorm', 'mlp': 'gelu', 'rope': False, 'shift': True}
+  for field, value in defaults.items():
+    if not traits.options and getattr(config, field) != value:
       raise InputError(
         f'family {family} has {field} = {value!r} only, but the network has '
         f'{getattr(config, field)!r}.'
@@ -340,26 +340,26 @@ def _check_family(config: DiTConfig, family: str) -> None:
 
 
 def _check_names(
-  kind: str, given: Mapping[str, Any], known: Mapping[str, Any], what: str
+  kind: str, tensors: Mapping[str, Any], shapes: Mapping[str, Any], source: str
 ) -> None:
-  missing = [name for name in known if name not in given]
-  if missing:
+  gaps = [name for name in shapes if name not in tensors]
+  if gaps:
     raise InputError(
-      f'{kind} {missing[0]!r} is missing ({len(missing)} of {len(known)} that '
-      f'{what} needs are).'
+      f'{kind} {gaps[0]!r} is missing ({len(gaps)} of {len(shapes)} that '
+      f'{source} needs are).'
     )
-  unknown = sorted(given.keys() - known.keys())
-  if unknown:
+  extras = sorted(tensors.keys() - shapes.keys())
+  if extras:
     raise InputError(
-      f'{kind} {unknown[0]!r} has no place in {what} ({len(unknown)} of '
-      f'{len(given)} have none).'
+      f'{kind} {extras[0]!r} has no place in {source} ({len(extras)} of '
+      f'{len(tensors)} have none).'
     )
 
 
-def _check_array(what: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
   """Raises InputError unless `array` holds floats in this shape."""
   if array.shape != shape:
-    raise InputError(f'{what} has shape {array.shape}, expected {shape}.')
+    raise InputError(f'{name} has shape {array.shape}, expected {shape}.')
   # numpy's `kind` of bfloat16 is V, not f.
   if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
-    raise InputError(f'{what} has dtype {array.dtype}, expected floats.')
+    raise InputError(f'{name} has dtype {array.dtype}, expected floats.')

@@ -22,20 +22,20 @@ def _digest(x: jax.Array) -> jax.Array:
   """
   kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
   words = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
-  place = jnp.uint32(0)
+  position = jnp.uint32(0)
   for axis, size in enumerate(words.shape):
-    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
+    position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(
       jnp.uint32, words.shape, axis
     )
-  return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+  return jnp.sum(words * (2 * position + 1), dtype=jnp.uint32)
 
 
 def check_digests(name: str, tree: Any, digests: dict[str, int]) -> None:
   """Raises ValueError if a restored array differs from the saved one."""
-  found = digests_of(tree)
-  wrong = [k for k in found | digests if found.get(k) != digests.get(k)]
-  if wrong:
+  current = digests_of(tree)
+  names = [k for k in current | digests if current.get(k) != digests.get(k)]
+  if names:
     raise ValueError(
-      f'{len(wrong)} arrays of {name} differ from what was saved, such as '
-      f'{wrong[0]}'
+      f'{len(names)} arrays of {name} differ from what was saved, such as '
+      f'{names[0]}'
     )

@@ -72,25 +72,25 @@ def read_tensors(
   path = fetch(source)
   suffix = path.suffix
   if suffix == '.safetensors':
-    tensors, taken = read_safetensors(path), AS_STORED
+    tensors, set_name = read_safetensors(path), AS_STORED
   else:
-    tensors, taken = _read_pickle(path, weights)
-  renamed = {
+    tensors, set_name = _read_pickle(path, weights)
+  arrays = {
     _WRAPPERS.sub('', key): _as_float32(value) for key, value in tensors.items()
   }
-  if len(renamed) < len(tensors):
+  if len(arrays) < len(tensors):
     raise InputError(
       f'{source} has tensors whose names differ by a prefix only, module. or '
       '_orig_mod.; it is not clear which to read.'
     )
   check_finite(
     source,
-    renamed,
+    arrays,
     advice='download the file again, take one that was saved before training '
     'diverged, or convert it with --allow_nonfinite to study it',
     allow=allow_nonfinite,
   )
-  return renamed, taken
+  return arrays, set_name
 
 
 def fetch(source: epath.PathLike) -> pathlib.Path:
@@ -128,7 +128,7 @@ def read_safetensors(path: pathlib.Path) -> Tensors:
       for name in file.keys():
         tensors[name] = file.get_tensor(name)
   except (SafetensorError, OSError) as error:
-    raise _unreadable(path, error) from error
+    raise _read_error(path, error) from error
   except AttributeError as error:  # numpy does not have the type
     raise InputError(
       f'{path} has {name!r}, of a type that cannot be read ({reason(error)}); '
@@ -145,7 +145,7 @@ def header_of(path: epath.PathLike) -> dict[str, str]:
     with safe_open(path, 'numpy') as file:
       return file.metadata() or {}
   except (SafetensorError, OSError) as error:
-    raise _unreadable(pathlib.Path(path), error) from error
+    raise _read_error(pathlib.Path(path), error) from error
 
 
 def local(path: epath.PathLike) -> pathlib.Path:
@@ -170,9 +170,9 @@ def local(path: epath.PathLike) -> pathlib.Path:
 
 def _as_float32(tensor: np.ndarray) -> np.ndarray:
   # numpy does not recognize bfloat16 as floating point.
-  floating = jnp.issubdtype(tensor.dtype, jnp.floating)
+  is_float = jnp.issubdtype(tensor.dtype, jnp.floating)
   with np.errstate(over='ignore'):  # infinite values are rejected later
-    return tensor.astype(np.float32, copy=False) if floating else tensor
+    return tensor.astype(np.float32, copy=False) if is_float else tensor
 
 
 def _download(name: str, revision: str) -> pathlib.Path:
@@ -201,17 +201,17 @@ def _download(name: str, revision: str) -> pathlib.Path:
 
 
 def _download_url(url: str) -> pathlib.Path:
-  known = hashlib.sha256(url.encode()).hexdigest()[:16]
+  digest = hashlib.sha256(url.encode()).hexdigest()[:16]
   cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  folder = pathlib.Path(cache).expanduser() / 'dit_weights' / known
+  folder = pathlib.Path(cache).expanduser() / 'dit_weights' / digest
   path = folder / pathlib.PurePath(url).name
   if path.is_file():
     return path
   logging.info('Downloading %s to %s.', url, folder)
   with (
     file_lock(path, 'download', instead='name a file on this machine'),
-    replacing(path) as partial,
-    partial.open('wb') as file,
+    replacing(path) as temp_path,
+    temp_path.open('wb') as file,
   ):
     try:
       with urllib.request.urlopen(url, timeout=60) as response:
@@ -251,27 +251,27 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         mmap=zipfile.is_zipfile(path),
       )
   except Exception as error:  # torch raises many types of errors
-    raise _unreadable(path, error) from error
-  chosen, taken = _choose(path, content, weights)
+    raise _read_error(path, error) from error
+  selection, set_name = _choose(path, content, weights)
   tensors = {}
-  for name, value in chosen.items():
+  for name, value in selection.items():
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
       raise InputError(
         f'{path} has {name!r} of type {type(value).__name__} among its weights '
-        f'({taken}), expected tensors only.'
+        f'({set_name}), expected tensors only.'
       )
     try:
       # With strides of 0, a tensor of a few bytes can claim to have terabytes.
       if value.numel() * value.itemsize > value.untyped_storage().nbytes():
         raise ValueError('it is larger than its data in the file')
-      floating = value.is_floating_point()
-      value = value.detach().to(torch.float32 if floating else value.dtype)
+      is_float = value.is_floating_point()
+      value = value.detach().to(torch.float32 if is_float else value.dtype)
       tensors[name] = value.numpy()
     except Exception as error:  # sparse, quantized, without data, ...
       raise InputError(
         f'{path} has {name!r}, which is not a plain array ({reason(error)}).'
       ) from error
-  return tensors, taken
+  return tensors, set_name
 
 
 def _choose(
@@ -282,28 +282,28 @@ def _choose(
     raise InputError(
       f'{path} holds a {type(content).__name__}, expected a dictionary.'
     )
-  named = {
+  sets = {
     name: content[key]
     for name, key in WEIGHTS.items()
     if isinstance(content.get(key), Mapping)
   }
-  if weights in named:
-    return named[weights], weights
-  if named:
-    (other,) = named
+  if weights in sets:
+    return sets[weights], weights
+  if sets:
+    (entry,) = sets
     raise InputError(
-      f'{path} holds no {weights} weights, only {other}; use --weights={other}.'
+      f'{path} holds no {weights} weights, only {entry}; use --weights={entry}.'
     )
   if isinstance(content.get('state_dict'), Mapping):
     return content['state_dict'], AS_STORED
   return content, AS_STORED
 
 
-def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
-  refused = re.search(r'GLOBAL (\S+)', str(error))
-  if refused:
+def _read_error(path: pathlib.Path, error: Exception) -> InputError:
+  match = re.search(r'GLOBAL (\S+)', str(error))
+  if match:
     return InputError(
-      f'{path} is refused: it asks for {refused[1]}, but code that a file of '
+      f'{path} is refused: it asks for {match[1]}, but code that a file of '
       'weights names is never run; expected tensors only.'
     )
   return InputError(

@@ -37,27 +37,27 @@ def check_finite(
     if jnp.issubdtype(leaf.dtype, jnp.floating)
   ]
   # One program checks all device arrays; numpy checks the others.
-  placed = {name: leaf for name, leaf in leaves if isinstance(leaf, jax.Array)}
-  finite = jax.device_get(_are_finite(placed))
-  bad = [
+  arrays = {name: leaf for name, leaf in leaves if isinstance(leaf, jax.Array)}
+  finite = jax.device_get(_are_finite(arrays))
+  failures = [
     (name, leaf)
     for name, leaf in leaves
-    if not (finite[name] if name in placed else np.isfinite(leaf).all())
+    if not (finite[name] if name in arrays else np.isfinite(leaf).all())
   ]
-  if not bad:
+  if not failures:
     return 0
-  name, leaf = bad[0]
-  isfinite = jnp.isfinite if name in placed else np.isfinite
+  name, leaf = failures[0]
+  isfinite = jnp.isfinite if name in arrays else np.isfinite
   count = leaf.size - int(isfinite(leaf).sum())
-  others = f' (and {len(bad) - 1} more)' if bad[1:] else ''
+  suffix = f' (and {len(failures) - 1} more)' if failures[1:] else ''
   problem = (
     f'{where}: tensor {name!r} has {count:,} of {leaf.size:,} values that are '
-    f'not finite in {leaf.dtype}{others}'
+    f'not finite in {leaf.dtype}{suffix}'
   )
   if not allow:
     raise InputError(f'{problem}; {advice}.')
   logging.warning('%s; they are used as they are, as allowed.', problem)
-  return len(bad)
+  return len(failures)
 
 
 @jax.jit

@@ -73,28 +73,28 @@ def save_folder(
   folder = check_target(folder)
   arrays = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
   _check_arrays(folder, arrays, config)
-  about = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
+  metadata = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
   if family := backbone.family_of(config):
-    about['backbone'] = family
+    metadata['backbone'] = family
   for key in ('quantized', ALLOWED):  # `info` may have those of the source
-    about.pop(key, None)
+    metadata.pop(key, None)
   if check_finite(
     f'the weights for {folder}',
     arrays,
     advice=f'take other weights, or write them with {ALLOWED}',
     allow=allow_nonfinite,
   ):
-    about[ALLOWED] = True
+    metadata[ALLOWED] = True
   if scheme is not None:
     arrays = quantize.quantize(arrays, scheme)
-    about['quantized'] = {'scheme': scheme}
-  with appears(folder) as partial:
-    partial.mkdir()
-    _write(partial / 'model.safetensors', arrays, {})
-    about['sha256'] = file_sha256(partial / 'model.safetensors')
-    text = json.dumps(about, indent=2) + '\n'
-    (partial / 'config.json').write_text(text)
-    for path in (*partial.iterdir(), partial):
+    metadata['quantized'] = {'scheme': scheme}
+  with appears(folder) as temp_path:
+    temp_path.mkdir()
+    _write(temp_path / 'model.safetensors', arrays, {})
+    metadata['sha256'] = file_sha256(temp_path / 'model.safetensors')
+    text = json.dumps(metadata, indent=2) + '\n'
+    (temp_path / 'config.json').write_text(text)
+    for path in (*temp_path.iterdir(), temp_path):
       sync(path)
 
 
@@ -119,8 +119,8 @@ def load_folder(
   arrays, scheme = read_safetensors(path), scheme_of(info)
   _check_arrays(path, arrays, config, scheme)
   # Folders of earlier versions have no hash and no quantized weights.
-  hashed = 'sha256' in info or scheme is not None
-  if hashed and info.pop('sha256', None) != file_sha256(path):
+  has_sha256 = 'sha256' in info or scheme is not None
+  if has_sha256 and info.pop('sha256', None) != file_sha256(path):
     raise InputError(
       f'{path} is not the file that {folder / "config.json"} was written with: '
       'its SHA-256 differs; copy or convert both again.'
@@ -154,24 +154,24 @@ def save_tensors(
     InputError: if the file exists or cannot be written.
     WriteError: if the disk is full.
   """
-  with appears(check_target(path)) as partial:
+  with appears(check_target(path)) as temp_path:
     # PyTorch libraries require 'format' in the header.
-    _write(partial, tensors, {'format': 'pt', **about})
-    sync(partial)
+    _write(temp_path, tensors, {'format': 'pt', **about})
+    sync(temp_path)
 
 
 def check_target(path: epath.PathLike) -> pathlib.Path:
   """Returns the path; raises InputError if it exists or is not writable."""
   path = local(path).absolute()  # '.' has no parents
   try:
-    taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
-    if taken or path.is_symlink():
-      raise _taken(path)
-    above = next(folder for folder in path.parents if folder.exists())
+    is_taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    if is_taken or path.is_symlink():
+      raise _exists_error(path)
+    parent = next(folder for folder in path.parents if folder.exists())
   except OSError as error:
-    raise _unwritable(path, error.strerror) from error
-  if not above.is_dir() or not os.access(above, os.W_OK):
-    raise _unwritable(path, f'{above} is not a writable folder')
+    raise _target_error(path, error.strerror) from error
+  if not parent.is_dir() or not os.access(parent, os.W_OK):
+    raise _target_error(path, f'{parent} is not a writable folder')
   return path
 
 
@@ -188,22 +188,22 @@ def load_config(folder: epath.PathLike) -> tuple[NetworkConfig, dict[str, Any]]:
     raise InputError(
       f'{path.parent} is not a folder of weights: it holds no config.json.'
     )
-  about = upgrade(read_json(path))
-  if about.pop('format', None) != FORMAT:
+  metadata = upgrade(read_json(path))
+  if metadata.pop('format', None) != FORMAT:
     raise InputError(
       f'{path} has no "format": {FORMAT}; is it a run, or of another version?'
     )
-  quantized = about.get('quantized')
-  known = [{'scheme': scheme} for scheme in quantize.SCHEMES]
-  if 'quantized' in about and quantized not in known:
+  entry = metadata.get('quantized')
+  schemes = [{'scheme': scheme} for scheme in quantize.SCHEMES]
+  if 'quantized' in metadata and entry not in schemes:
     raise InputError(
-      f'{path} has quantized = {json.dumps(quantized)[:100]}, expected one of '
-      f'{", ".join(map(json.dumps, known))}; is it of a newer version?'
+      f'{path} has quantized = {json.dumps(entry)[:100]}, expected one of '
+      f'{", ".join(map(json.dumps, schemes))}; is it of a newer version?'
     )
-  values = about.pop('model', None)
+  values = metadata.pop('model', None)
   if not isinstance(values, dict):
     raise InputError(f'{path} is damaged: it has no section "model".')
-  family = about.pop('backbone', None)
+  family = metadata.pop('backbone', None)
   kind = backbone.config_class(family)
   if kind is None:
     raise InputError(
@@ -221,13 +221,13 @@ def load_config(folder: epath.PathLike) -> tuple[NetworkConfig, dict[str, Any]]:
     if name not in values and field.default is dataclasses.MISSING:
       raise InputError(f'{path} lacks the field model.{name}.')
   try:
-    return kind(**with_tuples(values)), about
+    return kind(**with_tuples(values)), metadata
   except InputError as error:
     raise InputError(f'{path}: {error}') from error
 
 
 def _check_arrays(
-  where: pathlib.Path,
+  source: pathlib.Path,
   arrays: Mapping[str, np.ndarray],
   config: NetworkConfig,
   scheme: str | None = None,
@@ -236,14 +236,14 @@ def _check_arrays(
   # Checked first, since shapes of a wrong network could need huge tables.
   if config.fixed_values > sum(a.size for a in arrays.values()):
     raise InputError(
-      f'{where} has fewer values than the tables of the network that its '
+      f'{source} has fewer values than the tables of the network that its '
       f'config.json describes ({config.fixed_values:,}).'
     )
   leaves = expected = flatten(backbone.shapes(config))
-  found = quantize.scheme_of(arrays, leaves)
-  if found != scheme and (None in (found, scheme) or found != 'packed'):
+  actual = quantize.scheme_of(arrays, leaves)
+  if actual != scheme and (None in (actual, scheme) or actual != 'packed'):
     raise InputError(
-      f'{where} holds {found or "unquantized"} weights, but its config.json '
+      f'{source} holds {actual or "unquantized"} weights, but its config.json '
       f'describes {scheme or "unquantized"} ones; take both files of one '
       'folder.'
     )
@@ -255,20 +255,20 @@ def _check_arrays(
   ):
     if names:
       raise InputError(
-        f'{where} {problem} {", ".join(sorted(names)[:5])} ({len(names)} in '
+        f'{source} {problem} {", ".join(sorted(names)[:5])} ({len(names)} in '
         'all), by the network that its config.json describes.'
       )
   for name, leaf in expected.items():
     array = arrays[name]
     if array.shape != leaf.shape:
       raise InputError(
-        f'{where} has {name} of shape {array.shape}, expected {leaf.shape}.'
+        f'{source} has {name} of shape {array.shape}, expected {leaf.shape}.'
       )
     # An EMA is float32 even if the parameters are not.
-    allowed = (leaf.dtype,) if scheme else (leaf.dtype, np.float32)
-    if array.dtype not in allowed:
+    dtypes = (leaf.dtype,) if scheme else (leaf.dtype, np.float32)
+    if array.dtype not in dtypes:
       raise InputError(
-        f'{where} has {name} of type {array.dtype}, expected {leaf.dtype}.'
+        f'{source} has {name} of type {array.dtype}, expected {leaf.dtype}.'
       )
 
 
@@ -295,47 +295,47 @@ def _write(
 @contextlib.contextmanager
 def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary path; renames it to `path`, or removes it on failure."""
-  partial = partial_path(path)
-  missing = [folder for folder in path.parents if not folder.exists()]
+  temp_path = partial_path(path)
+  folders = [folder for folder in path.parents if not folder.exists()]
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    yield partial
-    _rename(partial, path)
+    yield temp_path
+    _rename(temp_path, path)
     sync(path.parent)
   except BaseException as error:
     with contextlib.suppress(OSError):  # the name may be too long
-      if partial.is_dir():
-        shutil.rmtree(partial)
+      if temp_path.is_dir():
+        shutil.rmtree(temp_path)
       else:
-        partial.unlink(missing_ok=True)
-    for folder in missing:
+        temp_path.unlink(missing_ok=True)
+    for folder in folders:
       with contextlib.suppress(OSError):  # never created, or not empty
         folder.rmdir()
     if isinstance(error, OSError):
       if is_full(error):
         raise write_error(path, error) from error
-      raise _unwritable(path, error.strerror) from error
+      raise _target_error(path, error.strerror) from error
     raise
 
 
-def _rename(partial: pathlib.Path, path: pathlib.Path) -> None:
-  """Renames `partial` to `path`; InputError if a file exists at `path`."""
-  if partial.is_dir():
-    partial.rename(path)  # fails unless `path` is absent or empty
+def _rename(temp_path: pathlib.Path, path: pathlib.Path) -> None:
+  """Renames `temp_path` to `path`; InputError if a file exists at `path`."""
+  if temp_path.is_dir():
+    temp_path.rename(path)  # fails unless `path` is absent or empty
     return
   try:
-    os.link(partial, path)
+    os.link(temp_path, path)
   except FileExistsError as error:
-    raise _taken(path) from error
+    raise _exists_error(path) from error
   except OSError:  # a file system without links
-    partial.rename(path)
+    temp_path.rename(path)
   else:
-    partial.unlink()
+    temp_path.unlink()
 
 
-def _taken(path: pathlib.Path) -> InputError:
+def _exists_error(path: pathlib.Path) -> InputError:
   return InputError(f'{path} exists; choose another name, or move it away.')
 
 
-def _unwritable(path: pathlib.Path, why: str | None) -> InputError:
-  return InputError(f'{path} cannot be written ({why}); choose another place.')
+def _target_error(path: pathlib.Path, msg: str | None) -> InputError:
+  return InputError(f'{path} cannot be written ({msg}); choose another place.')

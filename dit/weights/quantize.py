@@ -131,8 +131,8 @@ def quantize(params: Mapping[str, np.ndarray], scheme: str) -> Arrays:
       )
       continue
     layers = [_quantize_layer(kernel, bits) for kernel in param]
-    packed, scale = zip(*layers, strict=True)
-    arrays[name + _PACKED] = np.stack(packed)
+    codes, scale = zip(*layers, strict=True)
+    arrays[name + _PACKED] = np.stack(codes)
     arrays[name + _SCALE] = np.stack(scale)
   return arrays
 
@@ -151,11 +151,11 @@ def dequantize(
       continue
     _, inputs, outputs = leaf.shape
     params[name] = np.empty(leaf.shape, np.float32)
-    for kernel, packed, scale in zip(
+    for kernel, codes, scale in zip(
       params[name], arrays[name + _PACKED], arrays[name + _SCALE], strict=True
     ):
       groups = kernel.reshape(len(scale), -1, outputs)  # a view
-      values = unpack(packed, bits, inputs * outputs).reshape(groups.shape)
+      values = unpack(codes, bits, inputs * outputs).reshape(groups.shape)
       np.subtract(values, 2 ** (bits - 1), out=groups, dtype=np.float32)
       groups *= scale[:, None].astype(np.float32)
   return params
@@ -164,8 +164,8 @@ def dequantize(
 def pack(values: np.ndarray, bits: int) -> np.ndarray:
   """Packs (n,) uint8 values of 8, 6 or 4 bits into uint8 bytes."""
   spread = np.unpackbits(values[:, None], axis=1, count=bits, bitorder='little')
-  packed = np.packbits(spread, bitorder='little')
-  return np.pad(packed, (0, _packed_size(len(values), bits) - len(packed)))
+  codes = np.packbits(spread, bitorder='little')
+  return np.pad(codes, (0, _packed_size(len(values), bits) - len(codes)))
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
@@ -176,8 +176,8 @@ def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 def _packed_size(count: int, bits: int) -> int:
   """Returns the number of bytes for `count` values, in full groups of bytes."""
-  whole = math.lcm(bits, 8)
-  return -(-count * bits // whole) * whole // 8
+  period = math.lcm(bits, 8)
+  return -(-count * bits // period) * period // 8
 
 
 def _quantize_layer(
@@ -187,7 +187,7 @@ def _quantize_layer(
   inputs, outputs = kernel.shape
   groups = kernel.reshape(-1, _group(inputs, bits), outputs)
   limit = 2 ** (bits - 1)
-  scale = _rounded_up(np.abs(groups).max(1) / np.float32(limit - 0.5))
+  scale = _round_up(np.abs(groups).max(1) / np.float32(limit - 0.5))
   step = scale[:, None].astype(np.float32)
   values = np.rint(groups / np.where(step, step, 1)).clip(-limit, limit - 1)
   return pack((values + limit).astype(np.uint8).reshape(-1), bits), scale
@@ -205,7 +205,7 @@ def _dtype(name: str) -> np.dtype:
   return np.dtype(np.float32 if name in _TABLES else jnp.bfloat16)
 
 
-def _rounded_up(x: np.ndarray) -> np.ndarray:
+def _round_up(x: np.ndarray) -> np.ndarray:
   """Rounds nonnegative float32 up to bfloat16, the upper half of its bits."""
   bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
   return (bits + 0xFFFF >> 16).astype(np.uint16).view(jnp.bfloat16)

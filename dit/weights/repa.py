@@ -22,24 +22,24 @@ def without_projectors(
   In REPA's older files, the blocks after the projectors are `decoder_blocks`,
   counted from 0.
   """
-  skipped = [name for name in tensors if name.startswith(PROJECTORS)]
-  if skipped:
+  names = [name for name in tensors if name.startswith(PROJECTORS)]
+  if names:
     logging.info(
       "Skipped REPA's projectors, which only training uses (%d tensors): %s.",
-      len(skipped),
-      ', '.join(skipped),
+      len(names),
+      ', '.join(names),
     )
-  before = len({n.split('.')[1] for n in tensors if n.startswith('blocks.')})
+  count = len({n.split('.')[1] for n in tensors if n.startswith('blocks.')})
 
-  def current(name: str) -> str:
+  def rename(name: str) -> str:
     if not name.startswith(_LATER):
       return name
     number, _, rest = name.removeprefix(_LATER).partition('.')
     # A name without a number is rejected later as unknown.
-    return f'blocks.{before + int(number)}.{rest}' if number.isdigit() else name
+    return f'blocks.{count + int(number)}.{rest}' if number.isdigit() else name
 
   return {
-    current(name): tensor
+    rename(name): tensor
     for name, tensor in tensors.items()
     if not name.startswith(PROJECTORS)
   }

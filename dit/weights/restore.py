@@ -79,25 +79,25 @@ def restore_newest(
   Raises:
     InputError: if the checkpoint is missing or damaged, or was removed.
   """
-  looks = _LOOKS
+  attempts = _LOOKS
   while True:
-    chosen = checkpoint_step(workdir, step)
+    saved_step = checkpoint_step(workdir, step)
     try:
-      return restore_item(workdir, item, target, chosen), chosen
+      return restore_item(workdir, item, target, saved_step), saved_step
     except InputError as error:
-      looks -= 1
-      if not looks or _lasts(workdir, chosen, newest=step is None):
+      attempts -= 1
+      if not attempts or _remains(workdir, saved_step, newest=step is None):
         raise
       if step is not None:
         raise InputError(
-          f'checkpoint {checkpoints_folder(workdir) / str(chosen)} was '
+          f'checkpoint {checkpoints_folder(workdir) / str(saved_step)} was '
           'removed while it was read, since the run is still training; leave '
           '--step out, or raise checkpoint.keep or '
           'checkpoint.keep_every_images of the run.'
         ) from error
 
 
-def _lasts(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
+def _remains(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
   """Waits, and returns whether a step is still saved, as `newest` if set."""
   for _ in range(_LOOKS):
     steps = saved_steps(workdir)
