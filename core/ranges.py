@@ -95,8 +95,8 @@ class FilePath:
     names = data.replace(b',', b'/').split(b'/')
     fits = max(map(len, names)) <= 255
     # ~NAME where NAME is not a user.
-    loss = value.startswith('~') and os.path.expanduser(value) == value
-    return fits and not loss and self._knows_store(value)
+    unknown = value.startswith('~') and os.path.expanduser(value) == value
+    return fits and not unknown and self._knows_store(value)
 
   def _knows_store(self, value: str) -> bool:
     """Returns whether the scheme before '://', if any, is known."""
