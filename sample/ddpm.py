@@ -127,8 +127,8 @@ class DDIM(OneStep):
     if not self.eta:
       return x_next + path.sigma(t_next) * eps
     assert isinstance(path, VariancePreserving)
-    _, variance = variances(path, t, t_next)
-    s2 = self.eta**2 * variance
+    _, small = variances(path, t, t_next)
+    s2 = self.eta**2 * small
     x_next += jnp.sqrt(jnp.square(path.sigma(t_next)) - s2) * eps
     return x_next + jnp.where(t_next > 0, jnp.sqrt(s2), 0) * at.noise
 
@@ -161,10 +161,10 @@ class DDPM(OneStep):
     """Returns the mean given the predicted x0, with noise unless t_next = 0."""
     path, t, t_next = self.path, at.t, at.t_next
     x0, _ = _predict(path, at.velocity, at.x, t, self.clip)
-    beta, variance = variances(path, t, t_next)
+    beta, small = variances(path, t, t_next)
     mean = posterior_mean(path, x0, at.x, t, t_next)
-    # `variance` is 0 at the step to t = 0, which adds no noise.
-    log_variance = jnp.log(jnp.where(t_next > 0, variance, beta))
+    # `small` is 0 at the step to t = 0, which adds no noise.
+    log_variance = jnp.log(jnp.where(t_next > 0, small, beta))
     if self.learned_variance:
       assert at.first.variance is not None
       f = (at.first.variance + 1) / 2
