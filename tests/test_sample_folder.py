@@ -62,7 +62,7 @@ def test_a_run_and_its_folder_give_the_same_images(shared_run, tmp_path):
 
 
 def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
-  """A weight folder, also a quantized one, has the run's sampling settings."""
+  """A weight folder, quantized or not, stores the run's sampling settings."""
   work, wide, small = shared_run / 'run', tmp_path / 'wide', tmp_path / 'small'
   assert run('convert', f'--from={work}', f'--to={wide}').status == 0
   result = run('convert', f'--from={wide}', f'--to={small}', '--quantize=int8')

@@ -112,7 +112,7 @@ def test_the_interval_of_guidance_gates_ca(student, teacher):
 def test_rows_that_the_teacher_sees(
   student, teacher, monkeypatch, guidance, schedule, rows
 ):
-  """At CFG scale 1, CA is 0, so the teacher predicts no null labels."""
+  """At CFG scale 1, CA is 0, so the teacher gets no null labels."""
   seen = []
 
   class Counting(ClassConditional):

@@ -17,7 +17,7 @@ MASKS = {
   'two skipped': [1, 0, 1, 0, 1], 'neighbors skipped': [1, 0, 0, 1, 1],
   'all kept': [1, 1, 1, 1, 1], 'none kept': [0, 0, 0, 0, 0],
 }  # fmt: skip
-# Two groups have four masks each, so they share one compiled program.
+# The two groups of four masks share one compiled program.
 GROUPS = jnp.asarray([*MASKS.values()], bool).reshape(2, 4, 5)
 
 apply = jax.jit(lambda denoiser, batch, sub: denoiser(*batch, sub))

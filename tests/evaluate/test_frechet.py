@@ -1,4 +1,4 @@
-"""The Frechet distance matches closed forms. Streamed moments are exact."""
+"""The Frechet distance matches closed forms. Moments can be streamed."""
 
 import logging
 

@@ -108,7 +108,7 @@ def test_only_the_first_channels_are_guided(guided, internal):
 
 
 def test_guided_channels_are_those_of_cfg_alone():
-  # `guided_channels` limits CFG. It does not limit IG or S2.
+  # `guided_channels` limits CFG, but not IG or S2.
   terms = ClassifierFree(Scale(2.5), 1), StochasticSelf(Scale(1.5))
   both, _ = predict(Guidance(Internal(Scale(1.7)), terms), Fake())
   for alone, first in ((terms[1:], 1), (terms[:1], 0)):

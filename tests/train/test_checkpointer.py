@@ -1,4 +1,4 @@
-"""Checkpoints are exact, complete, few, and independent of the devices."""
+"""Checkpoints are exact, complete, limited, and independent of devices."""
 
 import gc
 import shutil

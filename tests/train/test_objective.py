@@ -166,7 +166,7 @@ def states(count=6):
 
 
 def direction(velocity, x0=None):
-  """Returns (B,), 1 minus the cosine between `velocity` and the target."""
+  """Returns 1 minus the cosine between `velocity` and the target, (B,)."""
   given, *rest = states()
   x0 = given if x0 is None else x0
   path = path_named('linear')

@@ -174,7 +174,7 @@ def figures(run):
 
 @pytest.fixture(scope='module')
 def expected(run):
-  """Metrics of steps on eight devices, which all have the whole network."""
+  """Metrics of eight steps on eight devices that all have the whole network."""
   return figures(run)
 
 
@@ -199,7 +199,7 @@ def test_every_mesh_trains_alike(expected, make_experiment, sizes, assignments):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
-  """An FSDP run on eight devices resumes on eight, four and one devices."""
+  """An FSDP run on eight devices can resume on eight, on four and on one."""
   experiment, keep = make_experiment(), CheckpointConfig(1, 1)
   losses = {}
   for count in (8, 4, 1):

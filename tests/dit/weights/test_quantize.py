@@ -135,7 +135,7 @@ def test_zeros_stay_and_tiny_kernels_are_no_trouble(leaves, scheme):
 
 
 def test_the_integers_are_those_of_qwix():
-  """Equals quantize(w, 'int6', channelwise_axes=(1,)) of qwix 0.1.8."""
+  """Integers equal quantize(w, 'int6', channelwise_axes=(1,)) of qwix 0.1.8."""
   kernel = np.float32(
     [[0.31, 7.875], [-7.875, 0.1], [2.6, -0.125], [-1.37, -7.8]]
   )
