@@ -1,4 +1,4 @@
-"""Helpers that run commands, in the test process or in a new one."""
+"""Helpers that run commands in the test process or in a new process."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = f'--config={ROOT}/configs/digits.py'
-# 30 training steps, with checkpoints at 10, 20 and 30, previews at 15 and 30.
+# A run of 30 steps has checkpoints at 10, 20 and 30, and previews at 15 and 30.
 TINY = {
   'model.depth': 3,
   'model.width': 16,
@@ -79,8 +79,8 @@ def command_line(trained, mine, command, out):
 
   Args:
     trained: Folder of the fixture `shared_run`.
-    mine: Flag that names a feature extractor.
-    command: Name of the command, or 'flash' for a staged distillation.
+    mine: Command-line flag that selects a feature extractor.
+    command: Name of a command, or 'flash' for the command `distill` in stages.
     out: Folder for the results.
   """
   data = f'--config.data.dir={trained}/data'
@@ -123,27 +123,27 @@ def run(*argv):
 
 
 def succeed(*argv):
-  """Runs a command and checks that it exits with status 0."""
+  """Runs a command, and checks that its exit status is 0."""
   result = run(*argv)
   assert result.status == 0, result.err
   return result
 
 
 def refusal(*argv):
-  """Checks that a command exits with status 2, and returns its stderr."""
+  """Runs a command, checks that the exit status is 2, and returns stderr."""
   result = run(*argv)
   assert result.status == 2, result.err
   return result.err
 
 
 def refused_line(*argv):
-  """Checks that a refused command prints one line, and returns this line."""
+  """Runs a command that must exit with status 2, and returns its one line."""
   (line,) = refusal(*argv).splitlines()
   return line
 
 
 def change_json(path, change):
-  """Reads a JSON file, lets `change` edit the contents, and writes them."""
+  """Calls `change` on the contents of a JSON file, and saves the result."""
   found = json.loads(path.read_text())
   change(found)
   path.write_text(json.dumps(found))
@@ -168,7 +168,7 @@ def started(words, stderr, **env):
   Args:
     words: Words after `python main.py`.
     stderr: File that receives the standard error.
-    **env: Variables added to the current environment without its XLA_FLAGS.
+    **env: Extra environment variables; XLA_FLAGS is not inherited.
   """
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'} | env
   with stderr.open('w') as file:
@@ -184,7 +184,7 @@ def started(words, stderr, **env):
 
 
 def printed(text):
-  """Finds commands in a text; returns each one's words after `main.py`."""
+  """Returns the words after `main.py` of each command in a text."""
   found = []
   for line in re.findall(r'Try: (python main\.py [^\n<]*)', text):
     python, script, *words = shlex.split(html.unescape(line))

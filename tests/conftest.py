@@ -11,7 +11,7 @@ import tempfile
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['OPENBLAS_NUM_THREADS'] = '1'  # The pytest workers run in parallel.
 # Tests run few steps, so fast compilation matters more than fast programs. All
-# pytest workers and the processes that they start share this compilation cache.
+# pytest workers and their child processes share one compilation cache.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp()
@@ -23,7 +23,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     '--xla_cpu_collective_call_warn_stuck_timeout_seconds=300',
-    # XLA could otherwise start collectives in a different order per device.
+    # Otherwise, devices could start the collectives in different orders.
     '--xla_cpu_enable_concurrency_optimized_scheduler=false',
     '--xla_cpu_collective_call_terminate_timeout_seconds=600',
   ]
@@ -48,11 +48,11 @@ from input_pipeline.sources import DataConfig, open_source
 from train import config_file
 from train.experiment import build
 
-# The eight simulated devices share threads. Two programs that run at once could
-# therefore wait for each other forever.
+# The eight simulated devices share threads. Two programs that run at the same
+# time could therefore wait for each other forever.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
 
-# Orbax would otherwise compile one sharding program per shape in a checkpoint.
+# By default, Orbax compiles one sharding program per shape in a checkpoint.
 ocp.type_handlers.register_type_handler(
   jax.Array,
   ocp.type_handlers.ArrayHandler(use_replica_parallel=False),
@@ -73,7 +73,7 @@ SMALL = (
 
 @pytest.fixture(scope='module', autouse=True)
 def little_memory():
-  """Clears compiled programs if the process has used over 1.5 GiB."""
+  """Clears compiled programs if the process has used more than 1.5 GiB."""
   yield
   if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1.5 * 2**20:
     jax.clear_caches()
@@ -95,7 +95,7 @@ def config():
 
 @pytest.fixture(scope='session')
 def denoiser(config):
-  """A small network with noise added to every weight, so that none is zero."""
+  """A small network. Added noise makes every weight nonzero."""
   return networks.perturbed(config)
 
 
@@ -110,7 +110,7 @@ def batch(config):
 
 @pytest.fixture
 def good_compilation():
-  """Turns on all compiler optimizations, for tests that run many steps."""
+  """Turns on all compiler optimizations for tests of many steps."""
   jax.config.update('jax_disable_most_optimizations', False)
   yield
   jax.config.update('jax_disable_most_optimizations', True)
@@ -152,7 +152,7 @@ def mine(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def argv(shared_run, mine):
-  """Returns `command_line`, which needs only a command and an output folder."""
+  """Returns `command_line` with preset arguments `trained` and `mine`."""
   return functools.partial(command_line, shared_run, mine)
 
 
@@ -166,7 +166,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def make_config(data_dir):
-  """Returns a function that applies assignments like 'model.depth=3'."""
+  """Returns a function from assignments like 'model.depth=3' to a config."""
 
   def make(*assignments):
     config = config_file.load_config(str(ROOT / 'configs/digits.py'))

@@ -1,4 +1,4 @@
-"""Runs the code of docs/extending.md that defines a convolutional backbone."""
+"""Runs the code in docs/extending.md that defines a convolutional backbone."""
 
 import pathlib
 import re

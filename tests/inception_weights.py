@@ -1,4 +1,4 @@
-"""Generates the Inception weights of the golden test from their recipe."""
+"""Generates the Inception weights of the golden test from a recipe."""
 
 import hashlib
 

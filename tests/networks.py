@@ -14,7 +14,7 @@ def perturbed(config):
   params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
   rng = np.random.default_rng(1)
 
-  def perturb(leaf):  # JAX would compile a program per shape.
+  def perturb(leaf):  # JAX would compile for each shape.
     noise = rng.normal(size=leaf.shape).astype(np.float32)
     return jnp.asarray(np.asarray(leaf) + 0.1 * noise)
 
@@ -22,7 +22,7 @@ def perturbed(config):
 
 
 def assert_close(ours, expected, **tolerances):
-  """Compares two trees with `numpy.testing.assert_allclose`, leaf by leaf."""
+  """Applies `numpy.testing.assert_allclose` to each pair of leaves."""
   compare = functools.partial(np.testing.assert_allclose, **tolerances)
   jax.tree.map(compare, ours, expected)
 

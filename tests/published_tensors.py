@@ -1,4 +1,4 @@
-"""Random tensors of small networks, named and shaped as in published files."""
+"""Random tensors of small networks, with published names and layouts."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ SIZES = {'size': 4, 'channels': 3, 'num_classes': 5, 'patch': 2, 'depth': 3,
          'width': 8, 'num_heads': 2}  # fmt: skip
 TAPS = {family: (1,) if 'ig_' in family else () for family in convert.FAMILIES}
 PLAIN = ('dit', 'sit', 'ig_sit', 'repa')
-# Every architecture option that the LightningDiT code has.
+# All architecture options of the LightningDiT code.
 RICH = {'norm': 'rmsnorm', 'mlp': 'swiglu', 'rope': True, 'qk_norm': 'rmsnorm'}
 
 
@@ -26,14 +26,14 @@ def make_config(family, **changes):
 
 
 def frozen(arrays):
-  """Makes arrays read-only, so that conversions cannot change them."""
+  """Makes arrays read-only, so that conversions cannot change the arrays."""
   for array in arrays.values():
     array.flags.writeable = False
   return types.MappingProxyType(arrays)
 
 
 def random_bits(shapes):
-  """Returns float32 arrays of random bits, with NaN, inf and subnormals."""
+  """Returns float32 arrays of random bits. Some are NaN, inf or subnormal."""
   rng = np.random.default_rng(0)
   draw = functools.partial(rng.integers, 0, 2**32, dtype=np.uint32)
   return {name: draw(shape).view(np.float32) for name, shape in shapes.items()}
@@ -58,7 +58,7 @@ def write(config, flat, family):
 
 
 def edit_config(folder, **changes):
-  """Changes entries of a folder's config.json. A value of None removes one."""
+  """Changes entries of a folder's config.json. None removes an entry."""
   path = folder / 'config.json'
   about = json.loads(path.read_text()) | changes
   about = {key: value for key, value in about.items() if value is not None}

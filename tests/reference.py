@@ -1,4 +1,4 @@
-"""Golden values of reference implementations.
+"""Reads golden values of reference implementations.
 
 Small files are in tests/golden. Larger files are in ../shared/golden, next to
 the project. Tests that need a missing file are skipped.
@@ -20,7 +20,7 @@ from dit.weights import convert
 
 HERE = pathlib.Path(__file__).parent
 PLACES = (HERE / 'golden', HERE.parents[1] / 'shared' / 'golden')
-# Each family's folder and the taps of its networks. All have four heads.
+# Folder and taps of the networks of each family. All networks have four heads.
 FAMILIES = {
   'ig_sit': ('ig_sit', (2,)),
   'ig_lightningdit': ('ig_lightningdit', (2,)),
@@ -46,19 +46,19 @@ def read(name):
 
 
 def state_dtype():
-  """Returns float64 if JAX has it enabled, otherwise float32."""
+  """Returns float64 if float64 is enabled in JAX, otherwise float32."""
   return jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
 
 
 def nhwc(x):
-  """Moves channels from position -3 to the end, as this project has them."""
+  """Moves channels from axis -3 to the last axis."""
   return jnp.asarray(np.moveaxis(x, -3, -1), state_dtype())
 
 
 def relative(ours, golden):
   """Returns the relative L2 distance of (..., H, W, C) to (..., C, H, W).
 
-  Prints the distance, so that `pytest -rP` shows it for passing tests.
+  Prints the distance. `pytest -rP` shows the output of passing tests.
   """
   golden = np.moveaxis(np.asarray(golden, np.float64), -3, -1)
   ours = np.asarray(ours, np.float64)
@@ -69,7 +69,7 @@ def relative(ours, golden):
 
 @functools.cache
 def denoiser(family, variant='model'):
-  """Returns a golden network that computes in `state_dtype`."""
+  """Returns a golden network with the precision `state_dtype`."""
   folder, taps = FAMILIES[family]
   config, params = convert.from_published(
     read(f'{folder}/{variant}.safetensors'),

@@ -1,4 +1,4 @@
-"""Random text as any input is either used or refused with a one-line error."""
+"""Every input accepts random text, or refuses the text in a one-line error."""
 
 import copy
 import json
@@ -43,12 +43,12 @@ PIECES = (
 
 
 def repeated(piece, times):
-  """Repeats a string, up to a length of about 20,000 characters."""
+  """Repeats a string. Limits the result to about 20,000 characters."""
   return piece * min(times, 20_000 // max(len(piece), 1) + 1)
 
 
 def texts(*words):
-  """Returns a strategy for random texts, many of them composed of `words`."""
+  """Returns a strategy for random texts. Many texts consist of `words`."""
   pieces = st.sampled_from([*PIECES, *words])
   return st.one_of(
     st.sampled_from(words or PIECES),
@@ -79,7 +79,7 @@ values = st.recursive(
 
 
 def every(count, strategy, action):
-  """Runs `action` on `count` examples; it may raise only one-line errors."""
+  """Runs `action` on `count` examples. Only one-line errors may occur."""
 
   @settings(
     max_examples=count,
@@ -121,7 +121,7 @@ def test_any_text_for_any_config_key(configs, count):
   words = sorted({*defaults.values(), *NAMES, *SOLVERS, *SPACINGS})
   value = st.one_of(
     texts(*words),
-    st.integers(0, 64).map(str),  # Many keys accept small integers.
+    st.integers(0, 64).map(str),  # Small integers fit many keys.
     st.floats(0, 2).map(repr),
     st.lists(st.integers(1, 9), max_size=3).map(repr),
   )

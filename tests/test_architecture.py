@@ -1,4 +1,4 @@
-"""Checks that the source code follows the rules of the project."""
+"""Checks that the source code follows the project's rules."""
 
 import ast
 import dataclasses
@@ -15,7 +15,7 @@ from distill.config import StudentExperiment, build_student
 from train import config_file
 from train.experiment import SECTIONS, Experiment, build, sections_of
 
-# A folder may import from itself and from the folders in later rows.
+# Each folder may import from itself and from folders in later rows.
 LAYERS = (
   ('main',),
   ('commands',),
@@ -28,9 +28,9 @@ LAYERS = (
   ('core',),
 )
 ROOMS = tuple(itertools.chain(*LAYERS))
-CLOSED = {'main', 'configs'}  # No folder may import these two.
+CLOSED = {'main', 'configs'}  # No folder may import from these.
 FOREIGN = ('tensorflow', 'torch')
-# This function is the only code that may import torch. It reads pickles.
+# Only this function, which reads pickles, may import torch.
 TORCH_READER = ('dit/weights/files.py', '_read_pickle')
 FENCED = ('jit', 'grad', 'value_and_grad', 'scan', 'vmap', 'pmap', 'remat',
           'cond', 'while_loop', 'Optimizer', 'Dropout')  # fmt: skip
@@ -69,7 +69,7 @@ def imported(tree):
 
 
 def dotted(node):
-  """Returns an attribute chain as text such as 'a.b.c', otherwise ''."""
+  """Returns an attribute chain as 'a.b.c', and '' for any other node."""
   parts = []
   while isinstance(node, ast.Attribute):
     parts.append(node.attr)
@@ -80,7 +80,7 @@ def dotted(node):
 
 
 def used(tree):
-  """Yields the dotted name of every attribute chain and from-import."""
+  """Yields the dotted names of attribute chains and from-imports."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Attribute):
       yield dotted(node) or f'?.{node.attr}'
@@ -220,7 +220,7 @@ def test_config_keys_are_fields(section):
   keys = set(base_config('configs/distill')[section])
   kind = sections_of(StudentExperiment)[section]
   fields = {field.name for field in dataclasses.fields(kind)}
-  if section == 'model':  # The name, as in 'SiT-Tiny/2', sets the patch size.
+  if section == 'model':  # A name like 'SiT-Tiny/2' has the patch size.
     assert 'name' in keys
     keys = keys - {'name'} | {'patch'}
   assert keys == fields
@@ -250,7 +250,7 @@ def test_configs_change_values_only(path):
 
 @pytest.mark.parametrize('folder', ['configs', 'configs/distill'])
 def test_every_config_key_is_explained(folder):
-  """Each key in base.py has one comment, above it or on its line."""
+  """Each key in base.py has one comment, above the key or in the same line."""
   lines = (ROOT / folder / 'base.py').read_text().splitlines()
   assert len(lines) <= 250
   for before, line in itertools.pairwise(map(str.strip, lines)):

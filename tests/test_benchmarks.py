@@ -1,4 +1,4 @@
-"""The benchmarks run at tiny sizes and write tables and JSON files."""
+"""The benchmarks run at tiny sizes, and write tables and JSON files."""
 
 import json
 import subprocess

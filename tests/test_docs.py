@@ -1,4 +1,4 @@
-"""The Python code in docs/ runs unchanged on small networks."""
+"""The Python code in docs/ runs on small networks."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
   )
   monkeypatch.chdir(tmp_path)
   folder.save_folder('sit-xl-ig', config, params, info={})
-  # The golden autoencoder has few channels, so its norms have eight groups.
+  # The golden autoencoder has few channels. Its norms have only eight groups.
   tensors = {}
   for half in ('encoder', 'decoder'):
     tensors |= reference.read(f'sd_vae/{half}.safetensors')
@@ -42,7 +42,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
   monkeypatch.setattr(
     autoencoder, 'load', lambda *args: load(*args, norm_groups=8)
   )
-  code = code.replace('make_grid(250', 'make_grid(4')  # Four steps are faster.
+  code = code.replace('make_grid(250', 'make_grid(4')  # fewer steps
   exec(compile(code, 'docs/checkpoints.md', 'exec'), {})
   with Image.open('samples.png') as image:
     picture = np.asarray(image)
@@ -51,7 +51,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
 
 
 def test_what_is_added_to_the_house():
-  """The method, solver and backbone of extending.md work as the page claims."""
+  """Method, solver and backbone in extending.md work as the page claims."""
   text = (ROOT / 'docs' / 'extending.md').read_text()
   blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
   assert len(blocks) == 6
@@ -62,7 +62,7 @@ def test_what_is_added_to_the_house():
   for block in blocks:
     exec(compile(block, 'docs/extending.md', 'exec'), page)
 
-  # The backbone was trained on two classes, whose means the samples must have.
+  # Samples of the trained backbone must have the means of the two data classes.
   means = np.asarray(page['x0']).reshape(32, 2, 2).mean(0)
   np.testing.assert_allclose(means[0], -2, atol=0.4)
   np.testing.assert_allclose(means[1], 2, atol=0.4)
@@ -80,7 +80,7 @@ def test_what_is_added_to_the_house():
       sampler.Integration(solver, (1, 1, 2)),
     )[0]
 
-  # Without clipping, the method equals CFG. A radius of 0 turns CFG off.
+  # With a huge radius, the method equals CFG. A radius of 0 turns guidance off.
   def clipped(radius):
     return drawn(Guidance(terms=(page['Clipped'](Scale(3.0), radius=radius),)))
 
@@ -89,7 +89,7 @@ def test_what_is_added_to_the_house():
   np.testing.assert_allclose(clipped(0), drawn(parse('none')), atol=1e-5)
   assert np.abs(clipped(0.5) - cfg).max() > 0.05
 
-  # Ralston is of order 2 and evaluates the network twice per step.
+  # The solver Ralston has order 2 and evaluates the network twice per step.
   exact = drawn(parse('none'), RK4(), steps=200)
   errors = [
     np.abs(drawn(parse('none'), steps=steps) - exact).mean()
@@ -100,7 +100,7 @@ def test_what_is_added_to_the_house():
 
 
 def test_method_of_the_page_with_a_name(tmp_path):
-  """Adds the method as extending.md describes, changing only guidance/."""
+  """Adds the method of extending.md to guidance/. No other folder changes."""
   for name in ('guidance', 'tests/guidance'):
     shutil.copytree(ROOT / name, tmp_path / name)
   for name in (
@@ -150,7 +150,7 @@ def test_method_of_the_page_with_a_name(tmp_path):
   assert passed > 10
 
 
-# This program runs the given commands in sequence, on a tiny network.
+# This program runs its commands one after another on a tiny network.
 COMMANDS = """
 import sys
 
@@ -211,7 +211,7 @@ for name in names:
   ids=['train and sample', 'the others'],
 )
 def test_backbone_of_the_page_with_a_name(tmp_path, commands):
-  """Adds the backbone as extending.md describes, changing only dit/."""
+  """Adds the backbone of extending.md to dit/. No other folder changes."""
   shutil.copytree(ROOT / 'dit', tmp_path / 'dit')
   shutil.copy(ROOT / 'main.py', tmp_path)
   for name in (

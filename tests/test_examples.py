@@ -1,4 +1,4 @@
-"""The notebooks in examples/ run and contain their outputs."""
+"""The notebooks in examples/ run. The files contain the outputs."""
 
 import os
 import re
@@ -9,14 +9,14 @@ import sys
 import pytest
 from command_runs import ROOT
 
-# Jupyter prints a warning if this variable is not set.
+# Without this variable, Jupyter prints a warning.
 os.environ.setdefault('JUPYTER_PLATFORM_DIRS', '1')
 NEEDED = 'the notebooks need requirements-dev.txt'
 nbformat = pytest.importorskip('nbformat', reason=NEEDED)
 nbclient = pytest.importorskip('nbclient', reason=NEEDED)
 pytest.importorskip('ipykernel', reason=NEEDED)
 
-# Each notebook's parameters for a tiny run, and its number of pictures.
+# Per notebook: parameters for a tiny run, and number of pictures.
 EXAMPLES = {
   'guidance_explorer': ({'WORKDIR': 'run', 'IMAGES': 640}, 6),
   'published_checkpoint': (
@@ -52,7 +52,7 @@ def texts(notebook):
 
 
 def with_parameters(notebook, values):
-  """Replaces values in the notebook cell that is tagged `parameters`."""
+  """Replaces values in the notebook cell with the tag `parameters`."""
   (cell,) = (
     cell
     for cell in notebook.cells
@@ -73,9 +73,9 @@ def test_every_notebook_is_known():
 @pytest.mark.slow  # `make examples` runs this test.
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
-  # The notebook runs in another folder, so PYTHONPATH must find the project.
+  # The notebook runs in another folder, so the project must be in PYTHONPATH.
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
-  # A reader has one device. The test also compiles without optimizations.
+  # Readers have one device. The other variable makes compilation faster.
   monkeypatch.delenv('XLA_FLAGS', raising=False)
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
@@ -89,7 +89,7 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
   for cell in code_cells(notebook):
     cell.outputs = []
   before = set((ROOT / 'runs').glob('*'))
-  # An error in any cell makes `execute` raise.
+  # `execute` raises the error of any cell.
   nbclient.NotebookClient(
     notebook,
     timeout=300,
@@ -118,7 +118,7 @@ def test_a_notebook_is_stored_with_its_outputs(name):
 
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_nothing_volatile_is_stored(name):
-  """The notebooks are stored as the pre-commit hook nbstripout leaves them."""
+  """The pre-commit hook nbstripout would not change the notebooks."""
   pytest.importorskip('nbstripout', reason=NEEDED)
   hooks = (ROOT / '.pre-commit-config.yaml').read_text()
   (flags,) = re.findall(r'entry: \.venv/bin/nbstripout (.*)', hooks)

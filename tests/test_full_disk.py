@@ -1,4 +1,4 @@
-"""On a full disk, commands keep results and fail with a one-line message."""
+"""On a full disk, commands fail with a one-line message and keep results."""
 
 import os
 import re
@@ -85,7 +85,7 @@ def fill(disk, leave=0):
 
 
 def failed(words):
-  """Checks that a command reports a full disk, and returns its result."""
+  """Checks that a command reports a full disk, and returns the run's result."""
   result = run(*words)
   assert result.status == 1, result.err
   assert 'Traceback' not in result.err

@@ -25,7 +25,7 @@ VARIANTS = [
   ('dit', 'model'),
 ]
 each_variant = pytest.mark.parametrize(('family', 'variant'), VARIANTS)
-# The float32 and float64 runs of the reference differ by about 2e-7.
+# In the reference, float32 and float64 results differ by about 2e-7.
 TOLERANCE = 2e-5
 PATHS = {'Linear': 'linear', 'GVP': 'cosine', 'VP': 'vp'}
 apply = jax.jit(lambda denoiser, *args: denoiser(*args))
@@ -111,7 +111,7 @@ def test_ig_sit_loss(kind, times):
 
 
 def guided_cases():
-  """Yields name, LightningDiT time, CFG scale, IG scale, IG interval end."""
+  """Yields (name, LightningDiT time, CFG scale, IG scale, IG interval end)."""
   for t in (0.05, 0.19, 0.2, 0.6):
     yield f't{t}_cfg1.45_ig1.4', t, 1.45, 1.4, 1.0
     yield f't{t}_cfg2.0_ig1.0', t, 2.0, 1.0, 1.0
@@ -127,7 +127,7 @@ def test_lightningdit_guidance(name, t, cfg, ig, end):
     Internal(Scale(ig, 1 - end, 1.0)),
     (ClassifierFree(Scale(cfg, 0.0, 0.81)),),
   )
-  if 'igonly' in name:  # IG applies to all rows, including null labels.
+  if 'igonly' in name:  # IG also applies to null labels.
     x, label = nhwc(golden['x']), jnp.asarray(golden['y'])
   else:
     x, label = nhwc(golden['x'][:half]), jnp.asarray(golden['y'][:half])

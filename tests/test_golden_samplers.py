@@ -1,6 +1,6 @@
-"""Trajectories end where those of each family's public code end.
+"""Trajectories end at the same states as in the public code of each family.
 
-The last test runs all the others in float64, where results agree to 1e-6.
+The last test runs all other tests in float64. Results then agree to 1e-6.
 """
 
 import functools
@@ -51,7 +51,7 @@ _SLOW = () if jax.config.jax_enable_x64 else (pytest.mark.slow,)
 def cases(folder, section='sampler_cases'):
   """Returns the name and settings of each case of a test.
 
-  In float32 most cases are marked slow, since the float64 run has them all.
+  Most float32 cases are slow tests, because the float64 run has all cases.
   """
   for place in reference.PLACES:
     if (place / folder / 'config.json').exists():
@@ -67,7 +67,7 @@ def cases(folder, section='sampler_cases'):
 
 @functools.partial(jax.jit, static_argnames=('solver', 'per_step'))
 def solve(denoiser, guidance, x, label, grid, noise, *, solver, per_step=True):
-  """Integrates to t = 0, with guidance scales read per step or evaluation."""
+  """Integrates to t = 0. Reads guidance scales in each step or evaluation."""
 
   def evaluate(x, t, n, memory):
     step = Step(grid[n] if per_step else t, (None,))
@@ -79,7 +79,7 @@ def solve(denoiser, guidance, x, label, grid, noise, *, solver, per_step=True):
 
 def end(family, guidance, solver, grid, z, label, noise=None, **options):
   grid = jnp.asarray(grid, reference.state_dtype())
-  # Steps without reference noise get huge values, which they must not use.
+  # Steps that must not use noise get noise values of 1e6.
   missing = len(grid) - 1 - (0 if noise is None else len(noise))
   unused = jnp.full((missing, *z.shape), 1e6, z.dtype)
   noise = unused if noise is None else jnp.concatenate([noise, unused])
@@ -100,7 +100,7 @@ def test_ig_sit(name, case):
   golden, kwargs = reference.read('ig_sit/samplers.npz'), case['kwargs']
 
   def scale(name, prefix):
-    """Raises scales below 1 to 1, where the reference turns guidance off."""
+    """Replaces scales below 1 by 1, because the reference is then unguided."""
     return Scale(
       max(kwargs.get(name, 1.0), 1.0),
       kwargs.get(f'{prefix}guidance_low', 0.0),
@@ -162,7 +162,7 @@ def test_sit_ode(name, case):
     x, calls = adaptive(field, jnp.concatenate([z, z]), **tolerances)
     x = x[: len(z)]
     if jax.config.jax_enable_x64 or case['rtol'] > 1e-5:
-      # float32 rounding is as large as the smallest rtol, so calls may differ.
+      # The smallest rtol is close to float32 rounding, so `calls` may differ.
       assert calls == case['model_calls']
   else:
     grid = make_grid(case['num_steps'] - 1)
@@ -203,7 +203,7 @@ def test_dit(name, case):
   else:
     solver = DDIM(path, case['eta'], clip)
   grid = discrete_grid(case['timestep_respacing'])
-  # The reference multiplies its last noise by 0, so that array is left out.
+  # The reference multiplies its last noise by 0, so the test omits that noise.
   noise = nhwc(golden['noise'])[: case['noise_used'] - 1, : len(z)]
   guidance = three_channels(case['cfg_scale'])
   x = end('dit', guidance, solver, grid, z, label, noise)
@@ -211,15 +211,15 @@ def test_dit(name, case):
 
 
 def three_channels(scale):
-  """Applies CFG to the first three channels, like the DiT and SiT code."""
+  """Returns CFG for the first three channels, as in the DiT and SiT code."""
   return Guidance(None, (ClassifierFree(Scale(scale), guided_channels=3),))
 
 
 def doubled(guidance, label, x, t):
-  """Returns SiT's velocity for a doubled batch, as its dopri5 integrates it.
+  """Returns the velocity of the doubled batch in SiT's dopri5.
 
-  The step size depends on the errors of both halves. In channels without
-  guidance, the second half follows the prediction for the null label.
+  The errors of both halves affect the step size. In the unguided channels, the
+  second half has the prediction for the null label.
   """
   denoiser, half = reference.denoiser('sit'), len(label)
   guided = guidance(denoiser, x[:half], t, label, Step(t, (None,)))

@@ -1,4 +1,4 @@
-"""IG lowers the FD of the fully trained demo by over 3 standard errors."""
+"""In the fully trained demo, IG lowers the FD by over 3 standard errors."""
 
 import json
 import os

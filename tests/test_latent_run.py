@@ -1,6 +1,6 @@
-"""A latent run, from image files to the commands that its report suggests.
+"""Tests a latent run from image files to commands suggested by the report.
 
-The autoencoder is tiny and random. Only `prepare` receives its path.
+The autoencoder is tiny and random. Only `prepare` gets the autoencoder's path.
 """
 
 import html
@@ -89,7 +89,7 @@ def short():
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """A folder with latent records, a run, and a trained feature classifier."""
+  """A folder with latent records, a run and a trained feature classifier."""
   place = tmp_path_factory.mktemp('a place')
   (place / 'mine.py').write_text(MINE)
   write_autoencoder(place / 'tiny vae')
@@ -142,7 +142,7 @@ def test_training_opens_everything_once(place, tmp_path, monkeypatch):
   count(ocp.CheckpointManager, '__init__', 'checkpoints')
   config = json.loads((place / 'a run' / 'config.json').read_text())
   config['train']['images'] = 2 * config['train']['batch_size']
-  assert config['eval']['every_images']  # Scores read test images.
+  assert config['eval']['every_images']  # Scores read the test split.
   (tmp_path / 'config.py').write_text(
     'import ml_collections\n'
     'def get_config():\n'
@@ -165,7 +165,7 @@ def test_run_remembers_autoencoder_and_classes(place):
   assert about['classes'] == list(CLASSES)
   assert about['decoder']['autoencoder'] == f'taesd:{place}/tiny vae'
   assert len(about['decoder']['sha256']) == 64
-  # Training decoded latents for previews and scores.
+  # Training has decoded latents for previews and scores.
   assert list((place / 'a run' / 'previews').glob('*.png'))
   assert 'eval/fd' in (place / 'a run' / 'metrics.jsonl').read_text()
 
@@ -199,7 +199,7 @@ def test_classes_are_drawn_by_name(workdir, tmp_path):
   labels = 'golden retriever,tench,2'
   succeed('sample', *on, f'--labels={labels}', f'--out={tmp_path}/a', *short())
   with np.load(tmp_path / 'a' / 'samples.npz') as found:
-    # The label 2 is the name of the first class, so its index is 0.
+    # The first class has the name 2, so the label 2 has the index 0.
     assert found['arr_1'].tolist() == [1, 2, 0] * 2
   protocol = json.loads((tmp_path / 'a' / 'samples.json').read_text())
   assert protocol['labels'] == '1,2,0'

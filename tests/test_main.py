@@ -55,7 +55,7 @@ def test_train_leaves_a_run(trained):
   picture(folder / 'loss.png')
   previews = sorted((folder / 'previews').iterdir())
   assert [path.name for path in previews] == ['00000015.png', '00000030.png']
-  for path in previews:  # 20 digits in ten columns, at 40 + 4 pixels
+  for path in previews:  # two rows of ten digits of 40 + 4 pixels
     assert picture(path).shape == (2 * 44, 10 * 44)
   assert re.search(r'step 20: loss.*, 0:0\d:\d\d left', trained.printed)
   assert re.search(r'step 30: loss.*, 0:00:00 left', trained.printed)
@@ -66,7 +66,7 @@ def test_train_leaves_a_run(trained):
 
 def test_training_again_changes_nothing(trained, monkeypatch):
   before = contents(trained.workdir)
-  monkeypatch.setattr(loop, 'MetricsLog', None)  # A step would fail.
+  monkeypatch.setattr(loop, 'MetricsLog', None)  # Any step would fail.
   result = run(*trained.argv)
   assert result.status == 0
   assert 'Already trained: 30 steps.' in result.err
@@ -86,7 +86,7 @@ def test_sample_draws_what_was_asked(trained):
   assert images.dtype == np.uint8
   assert (images.std((1, 2, 3)) > 0).all()
   assert labels.tolist() == [3, 8] * 12
-  # 24 images of 40 pixels in ten columns, with two pixels around each.
+  # Ten columns show 24 images of 40 pixels, with two pixels around each image.
   assert picture(out / 'samples.png').shape == (3 * 44, 10 * 44)
 
   protocol = json.loads((out / 'samples.json').read_text())
@@ -99,7 +99,7 @@ def test_sample_draws_what_was_asked(trained):
     'images_seen': 480,
     'weights': 'ema',
     'path': 'linear',
-    # Three Euler steps take one pass each, and CFG adds one in two of them.
+    # Each of three Euler steps takes one pass. CFG adds a pass in two steps.
     'nfe_per_image': 5,
   }
   assert expected.items() <= protocol.items()
@@ -167,7 +167,7 @@ def test_compare_without_a_test_split(trained, features):
   assert result.status == 0, result.err
   rows = (folder / 'table.md').read_text().splitlines()[2:]
   assert [row.split('|')[1].strip() for row in rows] == ['IG']
-  # Three rows of real images and one of samples, at 48 + 4 pixels per row.
+  # Three rows of real images and one row of samples have 48 + 4 pixels each.
   assert picture(folder / 'samples.png').shape[0] == 4 * 52 + 2 * 8
 
 

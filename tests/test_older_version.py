@@ -1,6 +1,6 @@
 """A run and a weight folder of an older version still work.
 
-tests/golden/README.md lists the commands that made them. The older version
+tests/golden/README.md lists the commands that made both. The older version
 had other config keys (`core.renamed_keys`) and stored every config section.
 """
 
@@ -49,7 +49,7 @@ def test_images_stay(older, tmp_path, name, flag):
   assert images.shape == expected.shape == (8, 8, 8, 1)
   assert expected.std() > 10
   difference = np.abs(images - expected)
-  # With another number of devices, a few pixels may differ by one level.
+  # If the number of devices differs, a few pixels may differ by one level.
   assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 

@@ -1,4 +1,4 @@
-"""Only one command at a time writes to a folder, also after a crash."""
+"""Only one command at a time can write to a folder, even after a crash."""
 
 import contextlib
 import os
@@ -93,14 +93,14 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path):
 
 @contextlib.contextmanager
 def started(words, folder):
-  """Starts a command; yields the process and the path of its stderr."""
+  """Starts a command; yields the process and the path of a file with stderr."""
   said = folder / f'stderr{len([*folder.iterdir()])}'
   with command_runs.started(words, said) as process:
     yield process, said
 
 
 def finished(words, folder):
-  """Runs a command; returns its exit status and its last line of stderr."""
+  """Runs a command; returns the exit status and the last line of stderr."""
   with started(words, folder) as (process, said):
     status = process.wait(timeout=400)
     return status, said.read_text().splitlines()[-1]
@@ -117,14 +117,14 @@ def wait_for(path, process, said):
 @pytest.mark.slow
 @pytest.mark.parametrize('command', ['train', 'distill', 'sweep', 'evaluate'])
 def test_a_second_process_is_refused(argv, tmp_path, command):
-  """The second is refused. If the first is killed, another can start."""
+  """A second process can start only after the first process has ended."""
   out, logs = tmp_path / 'out', tmp_path / 'logs'
   logs.mkdir()
   words = [*argv(command, out), '--config.log.preview_every_images=0']
   lock = out / f'.{LOCKS[command]}.lock'
   with started(words, logs) as (process, said):
     wait_for(lock, process, said)
-    process.send_signal(signal.SIGSTOP)  # It must outlive the second.
+    process.send_signal(signal.SIGSTOP)  # The first process must run longer.
     status, last = finished(words, logs)
     process.send_signal(signal.SIGCONT)
     assert status == 2, last
@@ -165,7 +165,7 @@ def test_train_sample_and_report_side_by_side(argv, tmp_path):
       assert report.wait(timeout=400) == 0
     assert process.poll() is None, said.read_text()
     assert finished(train, logs)[0] == 2
-    process.kill()  # Its data readers may end a moment later.
+    process.kill()  # The data readers end a moment later.
     process.wait()
     with folder_lock(run_, 'run', 'other', instead=''):
       pass

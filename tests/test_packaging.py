@@ -1,4 +1,4 @@
-"""The installed package works without the checkout, and as editable."""
+"""The package works in a normal install without the checkout, and editable."""
 
 import importlib.metadata
 import os
@@ -24,9 +24,9 @@ PACKAGES = {
 
 
 def install(folder, *words):
-  """Installs the project into a new environment; returns its `bin`.
+  """Installs the project in a new environment; returns the folder `bin`.
 
-  The new environment also finds the packages of the current one.
+  The new environment also has the packages of the current environment.
   """
   venv = [sys.executable, '-m', 'venv', '--without-pip', str(folder)]
   subprocess.run(venv, check=True)
@@ -36,8 +36,8 @@ def install(folder, *words):
     [*pip, '--quiet', '--no-deps', *words, str(ROOT)], cwd=folder, check=True
   )
   (site_packages,) = folder.glob('lib/python*/site-packages')
-  # Python ignores .pth files in a folder that a .pth file lists, so the new
-  # environment does not find an editable install in the current one.
+  # Python ignores .pth files in a folder listed in a .pth file, so the new
+  # environment ignores an editable install in the current environment.
   (site_packages / 'dependencies.pth').write_text(sysconfig.get_path('purelib'))
   return folder / 'bin'
 

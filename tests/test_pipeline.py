@@ -45,7 +45,7 @@ def test_images_are_those_of_the_command(
   )
   ours = pipeline(LABELS, GUIDANCE, seed=3)
   assert ours.dtype == np.uint8
-  # The command repeats a gray channel three times.
+  # The command writes gray images with three equal channels.
   assert np.abs(np.broadcast_to(ours, expected.shape) - expected).max() <= 1
   of_folder = load(folder)(LABELS, GUIDANCE, seed=3)
   np.testing.assert_array_equal(of_folder, ours)
@@ -59,7 +59,7 @@ def test_weights_and_steps(pipeline, shared_run):
 
 
 def test_settings_of_the_sampler(pipeline):
-  assert pipeline.sampling.steps == 3  # The run has sample.steps = 3.
+  assert pipeline.sampling.steps == 3  # from the config of the run
   assert pipeline.nfe() == 3
   assert pipeline.nfe('cfg:1.5', steps=10) == 20
   assert pipeline.nfe(solver='dopri5') is None

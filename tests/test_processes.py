@@ -1,6 +1,6 @@
-"""A training job of two processes is stopped, killed and resumed.
+"""Stops, kills and resumes a training job of two processes.
 
-Each process has two simulated devices. FSDP shards over all four.
+Each process has two simulated devices. FSDP shards over all four devices.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ def test_two_processes(tmp_path):
   assert 13 <= first < STEPS
   assert f'SIGTERM: saved step {first}' in job.stderr()
 
-  # Ctrl-C in one process must stop both processes.
+  # Ctrl-C in one process must stop the two processes.
   with job.train() as running:
     job.reach(first + 3, running)
     running[0].send_signal(signal.SIGINT)

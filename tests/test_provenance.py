@@ -8,7 +8,7 @@ from command_runs import ROOT
 from commands.flags.compare import METHODS
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-# A table cell with one decimal number and an optional error or unit.
+# A table cell that has one decimal number, and maybe an error or a unit.
 FIGURE = re.compile(r'[-+]?[\d,]*\.\d+(?:e-?\d+)?( ?(%|±.*|s|se|ms|GiB|x))?')
 SOURCE = re.compile(
   r'\b(published|measured|not run|computed|compiled|counted)\b', re.IGNORECASE
@@ -16,7 +16,7 @@ SOURCE = re.compile(
 
 
 def tables(text):
-  """Yields each table's line number, the section text before it, and rows."""
+  """Yields (line number, text before the table in its section, rows)."""
   lines, section, rows, fenced = text.splitlines(), [], [], False
   for number, line in enumerate([*lines, ''], 1):
     fenced ^= line.startswith('```')
@@ -38,7 +38,7 @@ def holds_figures(rows):
 def test_every_table_of_figures_says_published_or_measured(page):
   for number, section, rows in tables(page.read_text()):
     if holds_figures(rows):
-      # The section must name a source before the table or in its header.
+      # The text before the table or the table header must name a source.
       assert SOURCE.search(f'{section}\n{rows[0]}'), (
         f'{page.name}:{number} has figures; say before the table whether they '
         'are published (by whom), measured (how), or not run.'
@@ -66,6 +66,6 @@ def test_the_readme_says_what_of_published_weights_is_tested():
 
 
 def test_s2_is_shown_as_published():
-  """The examples apply S2 on top of CFG, with an omega of 0.25."""
+  """The examples add S2 to CFG, with an omega of 0.25."""
   assert 'cfg:1.35,s2:1.25' in METHODS
   assert '"about 10 %" of the blocks, "3/24"' in read('docs/guidance.md')

@@ -1,4 +1,4 @@
-"""Training runs are stopped or killed, and resumed by the same command."""
+"""The command of a training run also resumes the run after a stop or a kill."""
 
 import json
 import random
@@ -21,7 +21,7 @@ from train.checkpointer import CheckpointConfig, Checkpointer
 from train.experiment import build
 from train.optimizer import make_optimizer
 
-# A step takes 64 images. The epochs of 1,297 images end in steps 21 and 41.
+# Each step takes 64 images. Epochs of 1,297 images end in steps 21 and 41.
 STEPS = 60
 CONFIG = (
   'model.depth=2',
@@ -44,7 +44,7 @@ EXPERIMENT = build(
 
 
 class Run:
-  """A training run in a workdir. One command starts and resumes it."""
+  """A training run in a workdir. One command starts and resumes the run."""
 
   def __init__(self, folder):
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,12 +63,12 @@ class Run:
     return command_runs.started(self.words, self.folder / 'stderr')
 
   def finish(self):
-    """Trains to the end; returns the step that the run resumed from, if any."""
+    """Trains to the end. Returns the step of a restored checkpoint, or None."""
     complete = self.complete_steps()
     with self.started() as process:
       assert process.wait(timeout=240) == 0, self.stderr()
     restored = re.findall(r'Restored step (\d+)\.', self.stderr())
-    # The run must resume from its newest complete checkpoint, if it has one.
+    # If the run has a complete checkpoint, the newest must be restored.
     assert list(map(int, restored)) == complete[-1:]
     assert f'Trained {STEPS} steps' in self.stderr()
     return complete[-1] if complete else None
@@ -89,7 +89,7 @@ class Run:
     return int(steps[-1]) if steps else 0
 
   def is_saving(self):
-    """Whether the run is writing a checkpoint, under a temporary name."""
+    """Whether the run is writing a checkpoint, which has a temporary name."""
     return not all(map(str.isdecimal, self.names_of_checkpoints()))
 
   def is_replacing(self):
@@ -97,7 +97,7 @@ class Run:
     return len(self.complete_steps()) > 2
 
   def metrics(self):
-    """Returns the entries of metrics.jsonl, without timings."""
+    """Returns the entries of metrics.jsonl without the timings."""
     rows = []
     for line in (self.workdir / 'metrics.jsonl').read_text().splitlines():
       rows.append(json.loads(line))
@@ -117,7 +117,7 @@ class Run:
 
 
 def wait_until(condition, process, seconds=240):
-  """Waits for a condition; returns False if the process ends before."""
+  """Waits for a condition. Returns False if the process ends earlier."""
   end = time.monotonic() + seconds
   while not condition():
     if process.poll() is not None:
@@ -144,7 +144,7 @@ def run(tmp_path):
 
 
 def assert_same_end(run, shared):
-  """Checks that final state and metrics equal those of `shared` bitwise."""
+  """Checks that final state and metrics of two runs are bitwise equal."""
   ours = run.state()
   assert jax.tree.structure(ours) == jax.tree.structure(shared.state)
   jax.tree.map(np.testing.assert_array_equal, ours, shared.state)
@@ -163,14 +163,14 @@ def test_undisturbed_run_is_whole(shared):
 
 @pytest.fixture
 def usual_hangup():
-  """Resets SIGHUP, which child processes would ignore under nohup."""
+  """Resets SIGHUP. Under nohup, child processes would ignore this signal."""
   before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
   yield
   signal.signal(signal.SIGHUP, before)
 
 
 def stop(shared, run, number, after):
-  """Sends a signal after `after` logged steps; returns the saved step."""
+  """Sends a signal when `after` steps are logged; returns the saved step."""
   with run.started() as process:
     lines = run.workdir / 'metrics.jsonl'
 
@@ -207,8 +207,8 @@ def test_stopped_run_goes_on_as_if_it_had_not(
   assert_same_end(run, shared)
 
 
-# Moments of a kill. Each has a condition that depends on a random `step`, and
-# the longest delay in seconds after the condition holds.
+# Moments of a kill. When the condition of a moment is true, a random delay
+# begins. The second value limits the delay in seconds. `step` is random.
 MOMENTS = {
   'start-up': (lambda run, step: True, 3.0),
   'data': (lambda run, step: 'Writing the digits' in run.stderr(), 1.0),
@@ -226,7 +226,7 @@ MOMENTS = {
 
 
 def kill(run, moment, seed):
-  """Starts the run and kills it; returns False if it ended before."""
+  """Starts and kills the run. Returns False if it ended before the kill."""
   condition, seconds = MOMENTS[moment]
   rng = random.Random(seed)
   step, delay = rng.randint(1, 50), rng.uniform(0, seconds)
@@ -252,7 +252,7 @@ def check_readable(run):
 
 
 def kill_and_finish(run, shared, moments):
-  """Kills a run at each of MOMENTS, then resumes it until its end."""
+  """Kills a run once for each of `moments`, then resumes the run to the end."""
   for seed, moment in moments:
     kill(run, moment, seed)
     check_readable(run)

@@ -1,7 +1,7 @@
-"""The commands and Python code in README.md and docs/ run on a small network.
+"""Runs commands and Python code of README.md and docs/ on a small network.
 
-All blocks fenced as bash or python are run. Blocks that need other files or
-machines are indented instead.
+The code is in fenced blocks for bash or python. Code that needs other files or
+machines is indented in the docs, so no test runs this code.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ import textwrap
 import pytest
 from command_runs import ROOT, TINY, run
 
-# Pages with Python code that other test files run and check.
+# Other test files run and check the Python code of these pages.
 ELSEWHERE = {
   'docs/checkpoints.md': 'test_docs',
   'docs/extending.md': 'test_docs',
@@ -48,7 +48,7 @@ def test_every_runnable_block_is_run():
 
 
 def test_links_of_the_readme():
-  """Relative links outside docs/ exist. `make docs` checks those in docs/."""
+  """Checks relative links outside docs/. `make docs` checks links in docs/."""
   for name in ('README.md', 'CONTRIBUTING.md'):
     links = re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / name).read_text())
     assert links
@@ -57,7 +57,7 @@ def test_links_of_the_readme():
 
 
 def smaller(words, shared_run, features):
-  """Returns the words of a documented command, changed to run quickly."""
+  """Changes the words of a documented command for a quick run."""
   command = words[0]
   values = {}
   if command in ('train', 'distill'):
@@ -91,7 +91,7 @@ def smaller(words, shared_run, features):
 )
 def test_page(page, shared_run, features, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  if page != 'README.md':  # README.md trains its own runs.
+  if page != 'README.md':  # README.md starts with training.
     for name in ('demo', 'digits'):
       shutil.copytree(shared_run / 'run', pathlib.Path('runs') / name)
   names = {}

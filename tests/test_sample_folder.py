@@ -1,4 +1,4 @@
-"""`sample --folder` generates images from a weight folder without a run."""
+"""`sample --folder` generates images from a weight folder. No run is needed."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def test_a_run_and_its_folder_give_the_same_images(shared_run, tmp_path):
 
 
 def test_a_folder_of_a_run_is_sampled_as_the_run_is(shared_run, tmp_path):
-  """The folder stores the run's sampling settings, also if quantized."""
+  """A weight folder, quantized or not, stores the run's sampling settings."""
   work, wide, small = shared_run / 'run', tmp_path / 'wide', tmp_path / 'small'
   assert run('convert', f'--from={work}', f'--to={wide}').status == 0
   result = run('convert', f'--from={wide}', f'--to={small}', '--quantize=int8')
@@ -239,7 +239,7 @@ def test_protocol_is_not_what_a_stranger_wrote(tmp_path):
 
 @pytest.fixture
 def broken(tmp_path):
-  """Returns a function that saves weights with NaN for the given labels."""
+  """Returns a function that saves weights with NaN for certain labels."""
 
   def write(*labels):
     save(tmp_path / 'net', 3)
@@ -255,7 +255,7 @@ def broken(tmp_path):
 @pytest.mark.parametrize('form', ['npz', 'png'])
 def test_a_set_without_a_finite_image_is_not_finished(broken, form):
   words = ('sample', f'--folder={broken(0, 1, 2, 3, 4)}', f'--format={form}')
-  for _ in range(2):  # The second command has nothing to sample.
+  for _ in range(2):  # The second command samples nothing.
     result = run(*words, *QUICK)
     assert result.status == 1 and 'Already sampled' not in result.err
     (line,) = (x for x in result.err.splitlines() if x.startswith('main.py:'))
@@ -307,7 +307,7 @@ def test_a_scale_that_overflows_ends_in_one_line(tmp_path, scale):
   result = run(
     'sample', f'--folder={tmp_path}/net', *QUICK, f'--guidance=cfg:{scale}'
   )
-  assert result.status in (1, 2), result.err  # 2 if the scale is refused
+  assert result.status in (1, 2), result.err  # An invalid scale gives 2.
   assert result.err.count('main.py:') == 1
 
 

@@ -1,4 +1,4 @@
-"""`sample` is killed at random times and resumed."""
+"""Kills `sample` at random times, and resumes the command."""
 
 import functools
 import hashlib
@@ -36,7 +36,7 @@ class Command:
     self.env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
   def run(self, stop=None):
-    """Runs to the end or kills at `stop()`; returns whether it ended itself."""
+    """Runs the command. If `stop()` is true, kills it and returns False."""
     with subprocess.Popen(
       self.argv, cwd=ROOT, env=self.env, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -54,7 +54,7 @@ class Command:
     return len(list(inside.glob('[!.]*'))) if inside.exists() else 0
 
   def digests(self):
-    """Returns digests of all images, labels and text files."""
+    """Returns the digests of all images, labels and text files."""
     digests = {}
     for path in sorted(self.out.rglob('*')):
       if path.suffix in ('.png', '.txt'):
@@ -71,7 +71,7 @@ class Command:
 
 
 def kill_once(command, rng, moment):
-  """Kills the command at a random time in a phase; returns whether it ended."""
+  """Kills the command in a phase. Returns whether the command ended earlier."""
   if moment == 'start-up':
     deadline = time.monotonic() + rng.uniform(0, 6)
     return command.run(lambda: time.monotonic() > deadline)
@@ -80,7 +80,7 @@ def kill_once(command, rng, moment):
     before = command.done()
     least = min(before + rng.randint(1, total // 3), total)
     return command.run(lambda: command.done() >= least)
-  # The last phase collects all images into one file.
+  # In the last phase, the command collects all images in one file.
   return command.run(lambda: command.done() >= total and rng.random() < 0.2)
 
 
@@ -94,7 +94,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def expected(place):
-  """Returns a function to the digests that an uninterrupted command gives."""
+  """Returns a function that gives the digests of an uninterrupted command."""
 
   @functools.cache
   def digests(form):
@@ -114,6 +114,6 @@ def test_killed_ten_times(place, expected, form):
   killed = 0
   for kind in kinds:
     killed += not kill_once(command, rng, kind)
-  assert killed >= 6  # A command can end before its kill.
+  assert killed >= 6  # Some commands end before a kill.
   assert command.run()
   assert command.digests() == expected(form)

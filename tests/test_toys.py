@@ -1,4 +1,4 @@
-"""Exact parts of the toy experiments, and short runs of their commands."""
+"""Tests exact formulas of the toy experiments, and short runs of commands."""
 
 import dataclasses
 import io
@@ -81,7 +81,7 @@ def test_draws_have_the_density(mixture):
 def test_a_tree_branches_in_two():
   tree = toy_fractal.tree(levels=4, pieces=5)
   assert len(tree.weight) == 2 * 5 * (1 + 2 + 4 + 8)
-  # The trees of the two classes grow in opposite directions.
+  # The trees of both classes grow in opposite directions.
   (first, _), (second, _) = tree.moments(0), tree.moments(1)
   assert first @ second < 0
   assert first.min() > 0 > second.max()
@@ -190,7 +190,7 @@ def test_students_in_the_quick_mode():
   )
   results = toy_distill.run(experiment, students)
   assert results.curves['CA only'].shape == (2, 2, 5)
-  # Students of two seeds both start as the teacher, and then diverge.
+  # Students with two seeds both start as the teacher, and later differ.
   before, after = results.at('CA only', 'energy').T
   assert before[0] == before[1]
   assert after[0] != after[1]
@@ -221,7 +221,7 @@ def test_students_do_what_the_docs_say():
   assert dm['energy'] < 0.15  # Measured: 0.08, and 0.95 for the teacher.
   assert dm['energy'] < end('teacher, 1 Euler step')['energy'] / 5
   assert dm['spread'] == pytest.approx(1, abs=0.1)
-  # CA alone overshoots the guided teacher and then collapses.
+  # With CA only, the student overshoots the guided teacher and then collapses.
   ca = results.at('CA only', 'energy')[0]
   assert ca[2] > 1.3  # Measured: 1.66.
   assert ca[2] > 1.5 * ca[1]
@@ -229,7 +229,7 @@ def test_students_do_what_the_docs_say():
   total = results.at('CA only', 'total')[0]
   assert total[2] > 1.8  # Measured: 2.7.
   assert end('CA only')['spread'] < 0.1  # Measured: 0.03.
-  # The hybrid adds DM, which stabilizes the student.
+  # The hybrid student also has DM, which stabilizes training.
   assert results.at('hybrid', 'energy')[0].max() < 0.8  # Measured: 0.50.
   total = results.at('hybrid', 'total')[0, 1:]
   assert 0.5 < total.min() < total.max() < 1.5

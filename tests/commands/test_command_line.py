@@ -51,7 +51,7 @@ def test_help_and_wrong_flags_are_answered_before_jax_is_imported(
   assert not heavy & imported
   assert result.returncode == status
   assert words in result.stdout + result.stderr
-  assert seconds < 20  # About 1 s without parallel tests.
+  assert seconds < 20  # Without parallel tests, the command takes about 1 s.
 
 
 def test_version_names_the_project_and_its_libraries():

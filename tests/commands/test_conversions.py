@@ -170,7 +170,7 @@ def test_run_to_published_and_back(tmp_path, run):
 
 
 def test_heads_of_named_widths_need_not_be_given(monkeypatch):
-  """Tests `_num_heads` alone, because networks of these widths are large."""
+  """Only `_num_heads` is called, because networks of these widths are large."""
   heads = {384: 6, 768: 12, 1024: 16, 1152: 16}
   for width, expected in heads.items():
     kernel = np.broadcast_to(np.float32(0), (width, 4, 2, 2))

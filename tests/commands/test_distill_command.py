@@ -70,9 +70,9 @@ def test_printed_commands_work_on_a_student(student, mine, tmp_path):
 
 @pytest.mark.parametrize(
   ('argument', 'stages', 'passes'),
-  # Sampling up to a random one of two steps takes 1.5 passes on average. A
-  # student update adds 2 for its gradient, 2 of the teacher for CA, and 1 each
-  # of teacher and fake for DM. A fake update adds 3. The sum is 7.5 + 4.5 = 12.
+  # Sampling to a random step of two takes 1.5 passes on average. A student
+  # update adds 2 passes for its gradient, 2 of the teacher for CA, and 1 of the
+  # teacher and 1 of the fake for DM. A fake update adds 3: 7.5 + 4.5 = 12.
   [('hybrid,2', 1, '12'), ('flash,2', 4, None)],
 )
 def test_dry_run(teacher, tmp_path, argument, stages, passes):
@@ -199,9 +199,9 @@ def test_a_moved_recipe_comes_to_the_same_student(
 
 @pytest.fixture
 def stages(monkeypatch):
-  """Replaces training; `run` lists each stage's folder and initial weights.
+  """Replaces training by a list `run` of stage folders and initial weights.
 
-  A stage that `stop` names does not finish.
+  The stage named by `stop` does not finish.
   """
   made = types.SimpleNamespace(run=[], stop=None)
 
@@ -243,7 +243,7 @@ def start_from(folder, place):
 def test_a_recipe_of_an_earlier_version_goes_on(
   teacher, stages, tmp_path, place
 ):
-  """Recipes of earlier versions have absolute paths to initial weights."""
+  """Earlier versions stored absolute paths to initial weights."""
   flash = tmp_path / 'flash'
   distil(teacher, flash, 'flash,2')
   for stage, before in zip(STAGES[1:], (0, 1, 1), strict=True):
@@ -303,7 +303,7 @@ def test_refused_in_one_line(teacher, tmp_path, argument, given, message):
 
 
 def test_a_teacher_without_a_null_label(teacher, tmp_path):
-  """Only CFG with a scale other than 1 needs a null label of the teacher."""
+  """CFG needs the null label of the teacher, except at scale 1."""
   other = shutil.copytree(teacher, tmp_path / 'run')
   change_json(
     other / 'config.json', lambda c: c['objective'].update(label_dropout=0.0)
@@ -331,7 +331,7 @@ def test_wrong_teachers(student, teacher, tmp_path):
 
 
 def test_data_that_are_not_the_teachers(teacher, tmp_path):
-  """Data must have the latent normalization of the teacher's data."""
+  """The data must have the same latent normalization as the teacher's data."""
   other = shutil.copytree(teacher, tmp_path / 'run')
   change_json(
     other / 'latents.json', lambda c: c['normalization'].update(std=[2.0])

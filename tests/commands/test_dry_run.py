@@ -1,4 +1,4 @@
-"""The report of a dry run, and the collectives in programs for TPUs."""
+"""Tests the report of a dry run, and the collectives in programs for TPUs."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from dit import model
 from train import config_file
 from train.experiment import build
 
-# These blocks are as wide as a TPU's tiles. A separate process compiles them,
+# The blocks are as wide as a TPU's tiles. A separate process compiles them,
 # because a process can load libtpu only once.
 WIDE = (
   'model.name=SiT-Tiny/2', 'model.depth=6', 'model.width=512',
@@ -42,7 +42,7 @@ def test_train_says_what_it_would_be(tmp_path):
   out = dry_run('train', f'--workdir={tmp_path}/run', '--config.mesh.fsdp=8',
                 '--config=configs/sit.py:XL/2,ig')  # fmt: skip
   assert not list(tmp_path.iterdir())
-  assert '677,786,144 parameters' in out  # the published count
+  assert '677,786,144 parameters' in out  # The published count.
   assert '118.62 G multiply-adds' in out
   assert 'optimizer.lr = 0.0001' in out
   assert "'fsdp': 8" in out
@@ -51,7 +51,7 @@ def test_train_says_what_it_would_be(tmp_path):
 
 
 def test_published_multiply_adds():
-  """The billions of multiply-adds match DiT's (arXiv 2212.09748, table 4)."""
+  """Multiply-adds match table 4 of the DiT paper (arXiv 2212.09748)."""
   for name, expected in (('S/2', 6.06), ('B/2', 23.01), ('XL/2', 118.64)):
     config = config_file.load_config(f'configs/dit.py:{name}')
     ours = build(config.to_dict()).model.pass_multiply_adds
@@ -60,7 +60,7 @@ def test_published_multiply_adds():
 
 @pytest.mark.parametrize('name', ['sit.py:S/2,ig', 'lightningdit.py:B/1,ig'])
 def test_multiply_adds_are_those_that_the_compiler_counts(name):
-  """Unrolls the blocks, because XLA counts the body of a loop only once."""
+  """Blocks are unrolled here, because XLA counts the body of a loop once."""
   given = ['model.scan=False', 'model.depth=3', 'model.taps=(2,)']
   config = config_file.load_config(f'configs/{name}')
   network = build(config_file.override(config, given).to_dict()).model
@@ -69,7 +69,7 @@ def test_multiply_adds_are_those_that_the_compiler_counts(name):
   lowered = jax.jit(
     lambda params, *args: model.bind(network, params)(*args)
   ).lower(model.shapes(network), x, t, label)
-  counted = lowered.cost_analysis()['flops'] / 2  # FLOPs of one image
+  counted = lowered.cost_analysis()['flops'] / 2  # FLOPs per image
   # The compiler also counts norms, softmax and other small operations.
   assert 1 < counted / (2 * network.pass_multiply_adds) < 1.02
 
@@ -141,7 +141,7 @@ def compiled(topology, *assignments):
 
 
 def gathers(text):
-  """Returns each all-gather's shape, and whether it is in a loop."""
+  """Returns (shape, whether in a loop) of each all-gather."""
   return [
     (shape, '/while/' in line)
     for line in text.splitlines()
@@ -165,12 +165,12 @@ def test_fsdp_gathers_block_by_block():
   }
   found = {tuple(sides(shape)) for shape, in_loop in gathers(text) if in_loop}
   assert kernels <= found
-  # No all-gather has the kernels of all blocks. Those in loops have the kernel
-  # of one block each, and none has activations.
+  # No all-gather has the kernels of all blocks. Each all-gather in a loop has
+  # the kernel of one block. No all-gather has activations.
   assert not [s for s, _ in gathers(text) if config.depth in sides(s)]
   assert found <= kernels
   assert 'all-to-all' not in hlo.collectives(text)
-  # All-reduces have less than half of the gradients' bytes.
+  # All-reduces transfer less than half of the bytes of all gradients.
   total = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))
   reduced = hlo.collectives(text).get('all-reduce', (0, 0))[1]
   assert reduced < 4 * total / 2

@@ -1,4 +1,4 @@
-"""The commands `evaluate`, `reference` and `train-features` on a tiny run."""
+"""Tests `evaluate`, `reference` and `train-features` on a tiny run."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_images_against_images(place, mine):
   assert 'fewer than 10000' in result.err
   line = (place / 'far/evaluation.md').read_text()
   assert line.rstrip() in result.out
-  assert 'accuracy' not in far['metrics']  # It needs logits.
+  assert 'accuracy' not in far['metrics']  # Accuracy needs logits.
 
 
 def test_a_reference_serves_as_its_images_do(place, mine):
@@ -100,7 +100,7 @@ def test_repeats_and_bootstrap(place, mine):
 
 
 def test_sets_of_sorted_images_are_alike(place, mine):
-  """`--repeats` splits images at random, since a set may be sorted by class."""
+  """`--repeats` splits images at random: files may be sorted by class."""
   with np.load(place / 'test.npz') as arrays:
     order = np.argsort(arrays['arr_1'], kind='stable')
     np.savez(place / 'sorted.npz', *(x[order] for x in arrays.values()))
@@ -113,7 +113,7 @@ def test_sets_of_sorted_images_are_alike(place, mine):
     )  # fmt: skip
     values.append(results(out)['metrics']['fd'])
   mixed, by_class = values
-  assert by_class < 5 * mixed  # Sets in order would lack half the classes.
+  assert by_class < 5 * mixed  # Unshuffled halves would lack classes.
 
 
 def test_results_are_not_overwritten_by_others(place, mine):
@@ -149,7 +149,7 @@ def test_straight_from_a_run(shared_run, place, mine):
   ours, theirs = results(place / 'run'), results(place / 'read')
   assert ours['metrics'] == pytest.approx(theirs['metrics'], rel=1e-5)
   assert ours['evaluation']['reference']['place'] == 'digits:train'
-  for found in (ours, theirs):  # `evaluate` reads it from samples.json.
+  for found in (ours, theirs):  # These values are in samples.json.
     assert found['samples']['guidance'] == 'ig:1.5'
     assert found['samples']['nfe_per_image'] == 3
     assert len(found['samples']['weights_sha256']) == 64

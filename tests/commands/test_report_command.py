@@ -1,4 +1,4 @@
-"""The page of the command `report`, as text and in a browser."""
+"""Tests the page of the command `report`, as text and in a browser."""
 
 import html.parser
 import itertools
@@ -77,8 +77,8 @@ def test_page_has_every_part(whole):
   found = Parts((whole / 'report.html').read_text())
   assert tuple(found.text) == SECTIONS
   count = {name: len(found.pictures[name]) for name in SECTIONS}
-  # Pictures per section. The trajectories are film strips of two images for two
-  # methods, and one plot of prediction gaps.
+  # Numbers of pictures per section. The trajectories are four film strips (two
+  # images, two methods) and one plot of prediction gaps.
   assert count == {
     'run': 0, 'losses': 2, 'throughput': 1, 'scores': 0, 'previews': 2,
     'guidance': 1, 'sweeps': 1, 'evaluations': 0, 'samples': 1,
@@ -120,7 +120,7 @@ def browse(path, *words):
 
 
 def test_page_in_a_browser(whole, tmp_path):
-  page = tmp_path / 'report.html'  # without the other files of the run
+  page = tmp_path / 'report.html'  # Only this file is copied.
   shutil.copy(whole / 'report.html', page)
   shot = tmp_path / 'page.png'
   _, complaints = browse(
@@ -129,7 +129,7 @@ def test_page_in_a_browser(whole, tmp_path):
   assert not complaints
   picture = np.asarray(Image.open(shot).convert('L'))
   assert picture.shape == (6000, 1200)
-  # The page is not blank anywhere in its upper 4,000 pixels.
+  # The upper 4,000 pixels of the page have no blank part.
   drawn = (picture.reshape(30, 200, 1200) < 200).any((1, 2))
   assert drawn[:20].all()
 
@@ -150,11 +150,11 @@ def test_page_in_a_browser(whole, tmp_path):
   assert not complaints
   assert f'"sections":[{",".join(["true"] * len(SECTIONS))}]' in shown
   assert f'"pictures":[{",".join(["true"] * 13)}]' in shown
-  assert '"tables":true,"wide":1200' in shown  # Nothing overflows.
+  assert '"tables":true,"wide":1200' in shown  # The page fits the window.
 
 
 def test_browser_would_complain(tmp_path):
-  """The browser must complain about a broken page, as the last test expects."""
+  """The browser must report the errors of a broken page."""
   page = tmp_path / 'bad.html'
   page.write_text(
     '<!doctype html><meta http-equiv="Content-Security-Policy" '
@@ -169,7 +169,7 @@ def report(workdir, out, *words):
 
 
 def refuse(workdir, out, *words):
-  """Checks that `report` refuses to write a page, and returns its stderr."""
+  """Checks that `report` writes no page, and returns the stderr of `report`."""
   said = refusal('report', f'--workdir={workdir}', f'--out={out}', *words)
   assert not (out / 'report.html').exists()
   return said
@@ -214,7 +214,7 @@ def test_what_cannot_be_drawn_leaves_no_page(
   assert message in refuse(shared_run / 'run', tmp_path, *words)
 
 
-# Each file's damaged contents, its section, and the pictures left in there.
+# Per file: damaged contents, section of the page, and pictures left in it.
 DAMAGES = {
   'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 1),
   'table.md': (('',), 'guidance', 1),
@@ -328,7 +328,7 @@ def test_advice_is_what_can_be_done(shared_run, tmp_path):
 
 
 def test_what_changes_is_shown_as_it_is_said(monkeypatch):
-  """The row `change` is gray for no change, and amplifies changes by four."""
+  """The row `change` shows four times the change, and gray for no change."""
   rows = {}
   monkeypatch.setattr(
     samples.pictures, 'sheet', lambda blocks, *_, **__: rows.update(blocks)

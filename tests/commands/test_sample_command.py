@@ -73,7 +73,7 @@ def test_protocol_is_whole(shared_run, tmp_path):
   assert found['packages'].keys() >= {'jax', 'flax'}
   assert found['solver_steps'] == 2
   assert found['batch_size'] == 8 and 'batch_size' not in found['sampling']
-  # Each of the two steps has two masks. A mask skips block 1 or block 2.
+  # Each of the two steps has two masks. Each mask skips block 1 or block 2.
   masks = [step.split('/') for step in found['skipped_blocks']['s2'].split()]
   assert np.shape(masks) == (2, 2) and {*np.ravel(masks)} <= {'1', '2'}
 
@@ -116,7 +116,7 @@ def test_an_earlier_checkpoint_guides_the_last(shared_run, tmp_path):
     for name in ('none', str(steps[0]), str(steps[-1]))
   )
   assert (early != plain).any()
-  np.testing.assert_array_equal(late, plain)  # It guided itself.
+  np.testing.assert_array_equal(late, plain)  # The network was its own guide.
 
 
 @pytest.mark.parametrize(('words', 'message'), [
@@ -171,7 +171,7 @@ def test_presets_are_settings_of_their_family(name):
   family += name.split('_')[0]
   config = config_file.load_config('configs/base.py')
   config.sample.update(SAMPLING.get(family, {}))
-  if 'repa' in name or family == 'ig_sit':  # based on REPA's code
+  if 'repa' in name or family == 'ig_sit':  # uses REPA's code
     config.sample.update({'state_dtype': 'float64', 'truncate': True})
   expected = config.sample.to_dict()
   config_file.override(config, assignments)
@@ -183,7 +183,7 @@ def test_presets_are_settings_of_their_family(name):
 
 
 def test_a_preset_says_what_it_costs_and_for_which_network_it_is(shared_run):
-  """The line is printed before sampling, even if --out cannot be written."""
+  """`sample` prints the cost before sampling, even if --out is not writable."""
   said = refusal('sample', f'--workdir={shared_run}/run', '--out=/dev/null/x',
                  '--preset=sit_xl_ig_cfg', '--num=1')  # fmt: skip
   assert 'cannot be written' in said
@@ -228,7 +228,7 @@ def test_a_preset_brings_labels_and_number_of_images(shared_run, monkeypatch):
 
 
 def test_presets_take_the_words_of_the_user_last(shared_run, tmp_path):
-  # The config lacks a key, like that of an older version.
+  # The config lacks a key, like the config of an older version.
   shutil.copytree(shared_run / 'run', tmp_path / 'run')
   change_json(
     tmp_path / 'run/config.json', lambda c: c['sample'].pop('truncate')
@@ -270,7 +270,7 @@ def test_sweep(shared_run, mine, tmp_path, monkeypatch):
   assert len((tmp_path / 'sweep.csv').read_text().splitlines()) == 1 + 3
   cache = sampler.sample._cache_size()
   result = succeed(*words, text)
-  assert len(drawn) == 4 + 3  # The first 3 points are not measured again.
+  assert len(drawn) == 4 + 3  # The sweep resumes after 3 points.
   assert sampler.sample._cache_size() <= cache + 1
   rows = list(csv.DictReader((tmp_path / 'sweep.csv').read_text().splitlines()))
   assert [(row['ig'], row['cfg']) for row in rows] == [
@@ -287,7 +287,7 @@ def test_sweep(shared_run, mine, tmp_path, monkeypatch):
   assert '2 standard errors of the difference' in result.out
   with Image.open(tmp_path / 'sweep.png') as picture:
     assert picture.size == (910, 650)
-  # A sweep with another guidance interval must not continue this one.
+  # A sweep with another guidance interval must not resume the earlier sweep.
   said = refusal(*words, '--guidance=ig:1..2:2,cfg:1.0..1.5:3')
   assert 'guidance differ' in said
 

@@ -1,4 +1,4 @@
-"""A kernel lock or a marker file allows one writer per folder."""
+"""A kernel lock or a marker file limits each folder to one writer."""
 
 import contextlib
 import errno
@@ -140,7 +140,7 @@ def test_killing_the_holder_frees_the_folder(tmp_path, child):
     process.kill()
     process.wait()
     with lock(tmp_path):
-      os.kill(survivor, 0)  # Its child must still run.
+      os.kill(survivor, 0)  # The child process must still run.
 
 
 def test_only_leftovers_of_what_is_written_are_removed(tmp_path):
@@ -168,7 +168,7 @@ def test_a_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
   write = os.write
 
   def full(descriptor, data):
-    if len(data) > 1000:  # Short texts may fit.
+    if len(data) > 1000:  # A short text may fit on a full disk.
       raise OSError(errno.ENOSPC, 'No space left on device')
     return write(descriptor, data)
 
@@ -182,7 +182,7 @@ def test_a_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
 
 def test_a_marker_stands_in_for_a_lock(tmp_path, no_kernel_locks):
   with lock(tmp_path):
-    time.sleep(0.7)  # A marker without refresh expires after 0.5 s.
+    time.sleep(0.7)  # Without a refresh, a marker expires after 0.5 s.
     assert f'`train` (process {os.getpid()}' in refusal(tmp_path)
   assert not [*tmp_path.iterdir()]
 
@@ -192,7 +192,7 @@ def test_a_stale_marker_is_taken_over(tmp_path, no_kernel_locks, monkeypatch):
   monkeypatch.setattr(logging, 'warning', lambda *args: said.append(args))
   with holder(tmp_path, 'marker') as (process, _):
     assert f'process {process.pid}' in refusal(tmp_path)
-  assert f'process {process.pid}' in refusal(tmp_path)  # not expired
+  assert f'process {process.pid}' in refusal(tmp_path)  # has not expired
   time.sleep(0.6)
   with lock(tmp_path):
     pass
@@ -212,7 +212,7 @@ def test_a_marker_that_is_lost_ends_the_writer(
     marker.write_text(json.dumps(about | {'token': 'another', 'pid': 4711}))
     time.sleep(0.3)
   assert 'was taken over by `train` (process 4711' in said[0]
-  assert marker.exists()  # It belongs to process 4711.
+  assert marker.exists()  # The marker belongs to process 4711.
 
 
 def test_of_two_that_write_markers_at_once_one_stays(
@@ -229,7 +229,7 @@ def test_of_two_that_write_markers_at_once_one_stays(
 
 
 class Bucket:
-  """Simulates an object store, by mapping gs:// to a local folder."""
+  """Simulates an object store: maps gs:// to a local folder."""
 
   def __init__(self, folder):
     self._folder = str(folder)

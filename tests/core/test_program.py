@@ -30,7 +30,7 @@ def test_texts_name_the_program_that_was_called(
 
 
 def test_commit_of_another_project_is_not_ours(tmp_path, monkeypatch):
-  """`commit` ignores a repository around the code that does not track it."""
+  """`commit` ignores an outer repository that does not track the code."""
 
   def git(*words):
     subprocess.run(

@@ -1,4 +1,4 @@
-"""Every config key declares its valid values, and refuses all others."""
+"""Every config key declares its valid values, and refuses all other values."""
 
 import copy
 import dataclasses
@@ -22,7 +22,7 @@ PLAIN = (int, float, str, bool)
 
 
 def declared():
-  """Yields key, type of value or tuple entries, whether a tuple, and rule."""
+  """Yields (key, type of its value or entries, whether a tuple, rule)."""
   for section, kind in {'': StudentExperiment, **SECTIONS}.items():
     for name, declaration in ranges.declarations(kind).items():
       plain, rule = ranges.parts_of(declaration)
@@ -62,13 +62,13 @@ def test_every_number_has_finite_bounds(key, kind, many, rule):
     assert isinstance(rule, ranges.Range), f'{key} declares no range'
     assert rule.low < rule.high
     assert abs(rule.low) < float('inf') and rule.high < float('inf')
-    # Some integers count images, on the host, so int32 does not bound them.
+    # Some integers are numbers of images, which may exceed the int32 range.
     assert kind is float or rule.high <= 10**15
 
 
 @pytest.mark.parametrize('section', SECTIONS)
 def test_every_section_checks_its_fields(section):
-  """A section checks its ranges also if it is created without `build`."""
+  """A section checks its ranges even if code creates it without `build`."""
   kind = SECTIONS[section]
   key = next(key for key, *_ in KEYS if key.startswith(f'{section}.'))
   name = key.removeprefix(f'{section}.')
@@ -87,13 +87,13 @@ def test_every_section_checks_its_fields(section):
   ids=[k[0] for k in KEYS if isinstance(k[3], ranges.Range)],
 )
 def test_numbers_out_of_range_are_refused(base, key, kind, many, rule):
-  if key == 'model.patch':  # The name sets the patch size.
+  if key == 'model.patch':  # The model name sets the patch size.
     return
   above = rule.high + 1 if kind is int else rule.high * 1.01
   below = rule.low - 1 if kind is int else rule.low - 1e-3
   for value in (above, below, float('nan'), float('inf'), -float('inf'), 1e308):
     if key in ('model.depth', 'model.width', 'model.num_heads') and not value:
-      continue  # 0 means the size that the name sets.
+      continue  # The value 0 selects the default of the model name.
     refused(changed(base, key, (value,) if many else value), key, 'expected')
   for value in (None, 'three', {}, [[1]], True):
     refused(changed(base, key, (value,) if many else value), key)

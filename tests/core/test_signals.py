@@ -21,7 +21,7 @@ def handlers():
 
 @pytest.fixture(autouse=True)
 def usual_handlers(monkeypatch):
-  """Sets default handlers, in case the tests run under nohup."""
+  """Sets the default signal handlers, because nohup changes the handlers."""
   before = handlers()
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -48,7 +48,7 @@ def test_first_signal_is_a_request(number):
     assert stop.signal == ''
     os.kill(os.getpid(), number)
     assert stop.signal == number.name
-    assert handlers() == before  # The next signal is handled as usual.
+    assert handlers() == before  # The next signal gets the usual handler.
   assert handlers() == before
 
 
@@ -75,7 +75,7 @@ def test_signal_is_answered_while_python_is_busy_elsewhere(logged):
   with stop_on_signals() as stop:
     sender = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     sender.start()
-    # This call takes about a second. Python runs no signal handler in it.
+    # For about a second, this call keeps Python from running a signal handler.
     hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000)
     end = time.monotonic()
     sender.join()
@@ -119,7 +119,7 @@ def test_second_signal_stops_a_process_that_is_busy_elsewhere():
   ) as process:  # fmt: skip
     try:
       process.stdout.readline()
-      time.sleep(0.5)  # The call must have started.
+      time.sleep(0.5)  # The child process is now in its call.
       process.send_signal(signal.SIGTERM)
       answer = 'a second signal stops it at once'
       assert any(answer in line for line in process.stderr)

@@ -1,4 +1,4 @@
-"""A small teacher, and distillations of it with any settings."""
+"""Helpers that make a small teacher and distillations of the teacher."""
 
 import dataclasses
 

@@ -49,7 +49,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
   for noised, level, _ in (on_real, on_generated):
     assert level.min() < 0.01 and level.max() > 0.99
     np.testing.assert_allclose(level.mean(), 0.5, atol=0.05)
-    # The images are zeros, so noised / level is the noise.
+    # The images are zeros, so the ratio of `noised` and `level` is the noise.
     noise = np.asarray(noised) / np.asarray(level)[:, None, None, None]
     np.testing.assert_allclose(noise.std(), 1, atol=0.05)
   assert abs(np.corrcoef(on_real[1], on_generated[1])[0, 1]) < 0.15
@@ -60,7 +60,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
 
 @pytest.mark.parametrize('query', ['student_trajectory', RENOISE])
 def test_generated_input_is_what_the_adversarial_term_moves(query, student):
-  """The discriminator sees x0 predicted at a random step, not the final x0."""
+  """The discriminator gets x0 predicted at a random step, not the last x0."""
   distillation = make_distillation(
     query=query, solver='euler', gan_weight=0.1, step_per_image=True
   )
@@ -80,7 +80,7 @@ def test_generated_input_is_what_the_adversarial_term_moves(query, student):
     return distillation.path.x0_from_velocity(z, velocity, t)
 
   np.testing.assert_allclose(shown, expected(k), rtol=1e-3, atol=1e-4)
-  # An Euler step to t = 0 ends at the x0 that it predicts.
+  # An Euler step to t = 0 ends at the x0 predicted at the start of the step.
   last = expected(jnp.full(8, 3))
   np.testing.assert_allclose(learned, last, rtol=1e-3, atol=1e-4)
   assert jnp.abs(shown - learned).max() > 0.1

@@ -1,4 +1,4 @@
-"""A distillation step updates the right networks on every mesh."""
+"""On every mesh, a distillation step updates the right networks."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ FORMS = {
 
 def make_rules(lr=1e-2):
   config = OptimizerConfig(
-    # A large eps keeps Adam from amplifying rounding where gradients are 0.
+    # Adam with a small eps amplifies rounding errors of zero gradients.
     lr=lr, b1=0.9, b2=0.99, eps=1e-3, weight_decay=0.0, clip=1.0,
     warmup_images=0, schedule='constant', end_fraction=1.0,
   )  # fmt: skip
@@ -72,7 +72,7 @@ def started(
   def run(state, steps, program=None):
     """Returns the state after some steps, and the metrics of each step.
 
-    Each step runs the program for its number, or for `program` if given.
+    Step n runs program n. If `program` is given, all steps run that program.
     """
     state = jax.tree.map(jnp.copy, state)
     rows = []
@@ -133,7 +133,7 @@ def test_the_student_is_updated_once_in_a_period(form):
 
 
 def test_a_student_update_leaves_the_fake_to_its_own(form):
-  """Step 3 changes the fake as it would without a student update."""
+  """A student update in step 3 does not change the update of the fake."""
   _, _, state, run, _ = form
   second, _ = run(state, 2)
   (with_student, _), (alone, _) = run(second, 1), run(second, 1, program=0)
@@ -143,7 +143,7 @@ def test_a_student_update_leaves_the_fake_to_its_own(form):
 
 
 def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
-  """A run with periods of three steps, saved after step 4, resumes exactly."""
+  """A run saved in the middle of a three-step period resumes exactly."""
   _, _, state, run, abstract = form
   fourth, _ = run(state, 4)
   with Checkpointer(tmp_path, CheckpointConfig(1, 1)) as checkpointer:
@@ -278,7 +278,7 @@ def test_discriminator_learns_to_tell(teacher):
 
 
 def test_a_rollout_is_what_the_sampler_does(student):
-  """`roll_out` equals the Euler integration of the sampler from equal noise."""
+  """From the same noise, `roll_out` equals Euler integration by the sampler."""
   distillation = make_distillation(solver='euler')
   denoiser = model.bind(distillation.student, student)
   reached = jax.jit(distillation.roll_out)(denoiser, LABEL, 4, KEY)
@@ -294,7 +294,7 @@ def test_a_rollout_is_what_the_sampler_does(student):
 
 
 def test_a_teacher_follows_its_own_trajectory(teacher):
-  """The teacher as its own student has loss 0 at one substep, unguided."""
+  """A copy of the teacher has loss 0 with one substep and no guidance."""
   network = {key: teacher[key] for key in teacher if key != 'tap_heads'}
 
   def loss(**given):
@@ -309,7 +309,7 @@ def test_a_teacher_follows_its_own_trajectory(teacher):
 
 
 def test_gradient_crosses_one_step_alone(student, teacher):
-  """The gradient passes the last prediction, and no earlier step."""
+  """The gradient flows through the last prediction only."""
   distillation = make_distillation(solver='euler', branch='low')
 
   @jax.jit

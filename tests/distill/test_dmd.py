@@ -22,7 +22,7 @@ _apply = jax.jit(lambda denoiser, *args: denoiser(*args))
 
 
 def visited(distillation, params, seed=1):
-  # `visit` ignores `config`, so a constant config avoids recompilation.
+  # `visit` ignores the config, so a constant config avoids recompilation.
   config = make_distillation().config
   return _visit(
     dataclasses.replace(distillation, config=config),
@@ -31,7 +31,7 @@ def visited(distillation, params, seed=1):
 
 
 def asked(distillation, student, teacher, fake=None, seed=1):
-  """Returns (update, DM, CA, metrics), the student's visit, and its queries."""
+  """Returns (update, DM, CA, metrics), a student visit, and noisy queries."""
   visit = visited(distillation, student, seed)
   places = distillation.queries(visit, jax.random.key(2))
   fake = {'network': student} if fake is None else fake
@@ -46,7 +46,7 @@ def asked(distillation, student, teacher, fake=None, seed=1):
 def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
   student, teacher, guidance
 ):
-  """At one level, DM + CA = (x0_guided - x0_fake) / mean |x0_guided - x|."""
+  """At equal levels, DM + CA = (x0_guided - x0_fake) / mean |x0_guided - x|."""
   with jax.enable_x64(True):
     of = dataclasses.replace(TEACHER, dtype='float64', param_dtype='float64')
     wide, own = jax.tree.map(np.float64, (teacher, student))
@@ -79,7 +79,7 @@ def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
 
 
 def test_terms_of_internal_guidance(student, teacher):
-  """For IG, CA is w (c - c_tap) in x0, and DM does not use the tap."""
+  """For IG, CA is w (c - c_tap) of x0 predictions. DM does not use the tap."""
   distillation = make_distillation(guidance='ig:1.7', schedule='shared')
   (_, dm, ca, _), visit, places = asked(distillation, student, teacher)
   q, r = places['both']
@@ -112,7 +112,7 @@ def test_the_interval_of_guidance_gates_ca(student, teacher):
 def test_rows_that_the_teacher_sees(
   student, teacher, monkeypatch, guidance, schedule, rows
 ):
-  """At a CFG scale of 1, CA is 0 and needs no unconditional prediction."""
+  """At CFG scale 1, CA is 0, so the teacher gets no null labels."""
   seen = []
 
   class Counting(ClassConditional):
@@ -154,7 +154,7 @@ def test_a_surrogate_moves_along_its_direction():
   x, direction = jnp.ones((2, 3, 3, 2)), jnp.arange(36.0).reshape(2, 3, 3, 2)
   grad = jax.grad(dmd.surrogate)(x, direction)
   np.testing.assert_allclose(grad, -direction / 36, rtol=1e-6)
-  # A non-finite direction makes the loss non-finite, so the step is skipped.
+  # A non-finite direction gives a non-finite loss, which skips the step.
   assert not np.isfinite(dmd.surrogate(x, direction.at[0].set(jnp.nan)))
 
 
@@ -172,7 +172,7 @@ def test_mean_variance_is_least_at_its_target():
   'schedule', ['shared', 'full', 'constrained', 'hybrid']
 )
 def test_levels_of_the_schedules(schedule, shift):
-  """Hybrid limits CA to the student's time. Constrained limits CA and DM."""
+  """The student's time bounds CA in hybrid, and CA and DM in constrained."""
   config = make_distillation(schedule=schedule, shift=shift).config
   for t in (1.0, 0.9, 0.5, 0.25, 0.01):
     tops = bounds(config, jnp.float32(t))
@@ -185,14 +185,14 @@ def test_levels_of_the_schedules(schedule, shift):
       low, high = min(0.02, expected), min(0.98, expected)
       np.testing.assert_allclose(levels.min(), low, atol=0.02)
       np.testing.assert_allclose(levels.max(), high, atol=0.02)
-      # The levels are uniform before the shift is applied.
+      # Without the shift, the levels are uniform.
       before = levels / (shift - (shift - 1) * levels)
       ends = [s / (shift - (shift - 1) * s) for s in (low, high)]
       np.testing.assert_allclose(before.mean(), np.mean(ends), atol=0.02)
 
 
 def test_shifted_bound_is_the_grid_point_before_the_shift():
-  """A shift of 3 maps 0.25 to 0.5, so a bound of 0.5 means 0.25 unshifted."""
+  """A shift of 3 maps 0.25 to 0.5, so levels end at 0.25 before the shift."""
   config = make_distillation(shift=3.0, max_level=1.0, min_level=0.0).config
   levels = draw_levels(config, jax.random.key(0), 20_000, 0.5)
   before = levels / (3 - 2 * levels)

@@ -15,7 +15,7 @@ PAGES = ('README.md', 'docs/distillation.md')
 
 @pytest.mark.parametrize('page', PAGES)
 def test_examples_show_schedules_where_they_differ(page):
-  """Hybrid and constrained equal full at one step, so examples take several."""
+  """Hybrid and constrained equal full at one step. Examples use more steps."""
   tops = [
     bounds(make_distillation(schedule=name).config, jnp.float32(1.0))
     for name in ('full', 'constrained', 'hybrid')
@@ -35,7 +35,7 @@ def test_docs_say_that_decoupled_levels_do_not_help_here():
 
 
 def test_unit_of_decoupled_terms_is_marked_as_ours():
-  """Docs and config say that the unit is ours, since the paper has none."""
+  """Docs and config mark the unit as ours, because the paper has no unit."""
   page = (ROOT / 'docs/distillation.md').read_text()
   config = (ROOT / 'configs/distill/base.py').read_text()
   assert 'The unit n is *ours*' in page

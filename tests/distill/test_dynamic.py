@@ -1,4 +1,4 @@
-"""The scheduled start of DMDR, and a random step per image."""
+"""Tests the scheduled start of DMDR, and a random step for each image."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ DMDR = {
   [(0, 4.0, 1.5), (5_000, 2.5, 1.25), (10_000, 1.0, 1.0), (12_345, 1.0, 1.0)],
 )
 def test_levels_go_from_noisy_to_uniform(updates, a, b):
-  """The beta distribution's parameters decay to 1 along half a cosine."""
+  """Both parameters of the beta distribution decay to 1 along half a cosine."""
   config = make_distillation(**DMDR).config
   beta = beta_now(config, jnp.int32(updates))
   np.testing.assert_allclose(beta, (a, b), atol=1e-6)
@@ -39,7 +39,7 @@ def test_levels_go_from_noisy_to_uniform(updates, a, b):
 
 
 def test_levels_of_both_losses_follow_the_schedule(student):
-  """The schedule applies to DM and the fake denoiser, but not to CA."""
+  """The schedule sets the levels of DM and of the fake, but not of CA."""
   distillation = make_distillation(
     batch_size=512, guidance='cfg:2', schedule='full', **DMDR
   )
@@ -55,7 +55,7 @@ def test_levels_of_both_losses_follow_the_schedule(student):
   for updates, expected in moments:
     means = [level.mean() for level in levels(updates)]
     np.testing.assert_allclose(means, expected, atol=0.05)
-  assert levels._cache_size() == 1  # no recompilation
+  assert levels._cache_size() == 1  # one compilation
 
 
 def make_visit(distillation, k):
@@ -69,7 +69,7 @@ def test_real_score_begins_near_the_fake_and_ends_at_the_teacher(
   changes = lora.init(TEACHER, 4, KEY)
   changes = jax.tree.map(lambda leaf: leaf + 0.05, changes)
   fake = {'network': changes}
-  # With equal LoRA scales, the real score starts equal to the fake.
+  # With equal LoRA scales, the real and the fake score are equal at the start.
   given = DMDR | {'teacher_lora_scale': 2.0, 'lora_scale': 2.0}
   distillation = make_distillation(**given)
   visit = make_visit(distillation, jnp.zeros(8, int))
@@ -89,7 +89,7 @@ def test_real_score_begins_near_the_fake_and_ends_at_the_teacher(
 
 
 def test_each_image_draws_its_own_step(student):
-  """Each image equals that of a batch in which all have the same step."""
+  """An image does not depend on the steps of other images in its batch."""
   distillation = make_distillation(step_per_image=True)
   visit = jax.jit(distillation.visit)(student, LABEL, KEY)
   assert len(set(visit.k.tolist())) > 1
@@ -127,7 +127,7 @@ def test_timestep_sharing_takes_a_step_for_each_image(student):
 
 @pytest.mark.parametrize('method', ['dm,1', 'shared,1', 'flash,4'])
 def test_sit_has_the_recipe_of_dmdr(method):
-  """The constants agree with DMDR, but SD3.5-Flash has no dynamic start."""
+  """The constants are those of DMDR. SD3.5-Flash has no dynamic start."""
   config = config_file.load_config(f'configs/distill/sit.py:XL/2,{method}')
   given, flash = config.distill, method.startswith('flash')
   assert tuple(given.level_beta) == ((1, 1) if flash else (4, 1.5))

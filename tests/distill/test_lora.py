@@ -1,4 +1,4 @@
-"""Low-rank changes (LoRA): their effect, initialization and file format."""
+"""Tests the effect, initialization and file format of LoRA changes."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ SCALE = 2.0
 
 
 def changes_of(config, rank, *, zero=False):
-  """Returns LoRA parameters whose matrix B is random, or 0 if `zero`."""
+  """Returns LoRA parameters. Matrix B is random, or 0 if `zero` is true."""
   changes = lora.init(config, rank, KEY)
   for part, key in zip('qv', jax.random.split(KEY), strict=True):
     up = changes['lora'][part]['up']
@@ -46,7 +46,7 @@ def attend_with_changes(changes):
 
 
 def test_changes_act_on_projected_queries_and_values(teacher, monkeypatch):
-  """Merged LoRA gives the output and gradient of LoRA inside attention."""
+  """Merged LoRA and LoRA inside attention give equal outputs and gradients."""
   blocks = jax.tree.map(lambda leaf: leaf[:1], teacher['blocks'])
   params = {**teacher, 'blocks': blocks}
   del params['tap_heads']
@@ -86,7 +86,7 @@ def test_changes_begin_with_unit_variance_at_every_width(width):
 
 
 def test_older_changes_are_refused_in_one_line(tmp_path):
-  """Arrays of older versions have the same shapes but another meaning."""
+  """LoRA arrays of older versions have equal shapes but another meaning."""
   old = {'place': 'teacher', 'sha256': '1'}
   (tmp_path / 'teacher.json').write_text(json.dumps(old))
   about = {**old, 'lora': lora.KIND}

@@ -1,4 +1,4 @@
-"""Recipes without newer options still have their recorded losses."""
+"""Losses of recipes without newer options equal the recorded losses."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ KEY = jax.random.key(5)
 LABEL = jnp.arange(8) % 3
 CFG = {'guidance': 'cfg:1.5'}
 EULER = {'query': 'student_trajectory', 'solver': 'euler'}
-# Each recipe's distill options, fake denoiser loss and student loss.
+# Per recipe: options of `distill`, loss of the fake, and loss of the student.
 RECORDED = {
   'full': ({**CFG, 'schedule': 'full'}, 2.361980676651001,
            6.162685167510062e-05),

@@ -1,4 +1,4 @@
-"""Properties that every backbone must have, tested on a ConvNet."""
+"""Tests properties of every backbone on the example of a ConvNet."""
 
 import dataclasses
 

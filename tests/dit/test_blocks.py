@@ -1,4 +1,4 @@
-"""Tests which blocks are skipped, with blocks that report when they run."""
+"""Tests which blocks run. The test blocks report each run."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ ran = []
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reporting:
-  """A stack of blocks. Block k adds 2^k to its input, and reports k."""
+  """A stack of blocks. Block k adds 2^k to its input and appends k to `ran`."""
 
   k: jax.Array
 

@@ -1,4 +1,4 @@
-"""Named sizes, parameter counts and errors of the configuration."""
+"""Tests named sizes, parameter counts and errors of the configuration."""
 
 import dataclasses
 
@@ -79,7 +79,7 @@ def test_parts_that_do_not_fit(config, change, message):
     dataclasses.replace(config, **change)
 
 
-# Billions of multiply-adds, which Peebles & Xie (2023) call GFLOPs.
+# Multiply-adds in billions. Peebles & Xie (2023) call this number GFLOPs.
 PUBLISHED = {
   'DiT-S/2': 6.06, 'DiT-B/2': 23.01, 'DiT-B/4': 5.56, 'DiT-L/2': 80.71,
   'DiT-L/4': 19.70, 'DiT-XL/2': 118.64, 'DiT-XL/4': 29.05,
@@ -98,13 +98,13 @@ SMALL = DiTConfig(size=8, channels=3, num_classes=10, patch=2, depth=5,
 
 def test_multiply_adds_of_other_parts():
   config = SMALL
-  # A token takes 4 D^2 for projections, 2 N D for attention maps, and the MLP.
+  # A token needs 4 D^2 for projections, 2 N D for attention, 8 D^2 for the MLP.
   tokens, width = 16, 32
   block = tokens * (4 * width**2 + 2 * tokens * width + 2 * 4 * width**2)
   assert config.multiply_adds == 5 * (block + 6 * width**2)
   fewer = dataclasses.replace(config, shift=False)
   assert config.multiply_adds - fewer.multiply_adds == 5 * 2 * width**2
-  # SwiGLU has three matrices, with 2/3 of the hidden width, rounded down.
+  # SwiGLU has three matrices. Its hidden width is 2/3 as large, rounded down.
   gated = dataclasses.replace(config, mlp='swiglu')
   hidden = 2 * 128 // 3
   expected = 5 * tokens * width * (3 * hidden - 2 * 128)

@@ -1,4 +1,4 @@
-"""Patches, positions and time features match independent derivations."""
+"""Patches, positions and time features match independent computations."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Values and gradients of attention, in all implementations and precisions."""
+"""Tests attention and its gradient in all implementations and precisions."""
 
 import functools
 
@@ -58,7 +58,7 @@ def test_gradient_is_that_of_the_plain_softmax(parts):
 
 
 def test_fused_kind_gets_the_same_arrays(parts, monkeypatch):
-  """Replaces cuDNN, which needs a GPU, by XLA to test the layout of arrays."""
+  """Tests the array layout for cuDNN. XLA replaces cuDNN, which needs a GPU."""
   asked = []
 
   def fused(q, k, v, implementation):

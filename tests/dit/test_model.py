@@ -1,4 +1,4 @@
-"""The network's initialization, taps, block masks and precisions."""
+"""Tests the network's initialization, taps, block masks and precisions."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ ALL = jnp.asarray([1.0, 0.7, 0.4])
 
 @pytest.fixture(scope='module')
 def config(config):
-  """A network of three blocks, which compiles quickly."""
+  """A network that has only three blocks and compiles quickly."""
   return dataclasses.replace(config, depth=3, taps=(1, 2))
 
 
@@ -153,7 +153,7 @@ def test_bfloat16_activations_stay_close(denoiser, batch):
   ):
     assert ours.dtype == jnp.float32
     error = jnp.linalg.norm(ours - theirs) / jnp.linalg.norm(theirs)
-    assert 1e-5 < error < 0.03  # bfloat16 has an effect.
+    assert 1e-5 < error < 0.03  # bfloat16 rounding is visible.
 
 
 def test_bfloat16_parameters(config, batch):
@@ -165,7 +165,7 @@ def test_bfloat16_parameters(config, batch):
 
 
 def test_what_is_recomputed(config):
-  """`remat` recomputes nothing, all but layer products, or whole blocks."""
+  """`remat` recomputes nothing, all except layer products, or whole blocks."""
   params = model.shapes(config)
 
   def products(remat):

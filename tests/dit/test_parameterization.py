@@ -1,4 +1,4 @@
-"""Each convention equals `velocity` with inputs and outputs converted here."""
+"""Each convention equals `velocity` with converted inputs and outputs."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ def batch():
 
 
 def by_hand(name, x, t, label, *sub):
-  """Calls the raw network, and converts its outputs from convention `name`."""
+  """Calls the raw network, and converts outputs of the convention `name`."""
   if name == 'reversed':
     out = apply(bind('velocity'), x, 1 - t, label, *sub)
     return jax.tree.map(jnp.negative, out)
@@ -208,7 +208,7 @@ def test_noise_comes_back_from_the_velocity(batch):
   velocity = parameterization.velocity('noise', noise, x, t)
   assert jnp.isfinite(velocity).all()
   close(PATH.noise_from_velocity(x, velocity, t), noise)
-  # If the network predicts the true noise, the velocity is the path's.
+  # A network that predicts the true noise gives the velocity of the path.
   x0 = jax.random.normal(jax.random.key(4), x.shape)
   at = PATH.interpolate(x0, noise, t)
   ours = parameterization.velocity('noise', noise, at, t)

@@ -1,4 +1,4 @@
-"""Endpoints, derivatives and conversions of all paths."""
+"""Tests endpoints, derivatives and conversions of all paths."""
 
 import functools
 
@@ -28,7 +28,7 @@ def close(ours, expected, atol=2e-5):
   np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=atol)
 
 
-# The paths vp and discrete have these values of alpha at t = 1, not 0.
+# On the paths vp and discrete, alpha at t = 1 is not 0 but has these values.
 LEFT = {'vp': 6.571e-3, 'discrete': 6.353e-3}
 
 
@@ -68,13 +68,13 @@ def test_velocity_implies_the_score(path, states):
   x = path.interpolate(x0, noise, TIMES)
   velocity = path.velocity(x0, noise, TIMES)
   sigma = path.sigma(TIMES)[:, None, None, None]
-  # x has the density N(alpha x0, sigma^2), so its score is known.
+  # The density of x is N(alpha x0, sigma^2), so the score of x is known.
   expected = (path.interpolate(x0, 0 * noise, TIMES) - x) / sigma**2
   close(path.score_from_velocity(x, velocity, TIMES), expected, atol=1e-4)
 
 
 def test_conversions_invert(path, states):
-  x, velocity = states  # Any pair will do.
+  x, velocity = states  # Any two arrays.
   there, back = path.noise_from_velocity, path.velocity_from_noise
   close(back(x, there(x, velocity, TIMES), TIMES), velocity, atol=1e-4)
   close(there(x, back(x, velocity, TIMES), TIMES), velocity, atol=1e-4)
@@ -105,7 +105,7 @@ def test_time_of_ratio(path):
 
 
 def test_forward_diffusion(path):
-  # d(sigma^2)/dt = 2 (d_alpha / alpha) sigma^2 + g^2 defines g.
+  # The definition of g is d(sigma^2)/dt = 2 (d_alpha / alpha) sigma^2 + g^2.
   growth = 2 * path.sigma(TIMES) * path.d_sigma(TIMES)
   drift = path.d_alpha(TIMES) / path.alpha(TIMES)
   expected = growth / 2 - drift * path.sigma(TIMES) ** 2

@@ -10,14 +10,14 @@ import pytest
 
 from dit.types import SubNetworks
 
-# Each mask marks which of the five blocks run. Taps follow blocks 2 and 3.
+# A mask has 1 for each block that runs. The taps follow blocks 2 and 3 of 5.
 MASKS = {
   'first skipped': [0, 1, 1, 1, 1], 'second skipped': [1, 0, 1, 1, 1],
   'between the taps': [1, 1, 0, 1, 1], 'last skipped': [1, 1, 1, 1, 0],
   'two skipped': [1, 0, 1, 0, 1], 'neighbors skipped': [1, 0, 0, 1, 1],
   'all kept': [1, 1, 1, 1, 1], 'none kept': [0, 0, 0, 0, 0],
 }  # fmt: skip
-# Two groups of four masks each, so that both use one compiled program.
+# The two groups of four masks share one compiled program.
 GROUPS = jnp.asarray([*MASKS.values()], bool).reshape(2, 4, 5)
 
 apply = jax.jit(lambda denoiser, batch, sub: denoiser(*batch, sub))

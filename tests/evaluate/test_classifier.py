@@ -18,7 +18,7 @@ ABOUT = {'data': 'textures', 'held_out_accuracy': 1.0}
 
 
 def textures(count, seed, shape=(32, 32, 3)):
-  """Returns noisy images of stripes, checkerboards or one shade, and labels."""
+  """Returns noisy images (stripes, a checkerboard or one shade) and labels."""
   rng = np.random.default_rng(seed)
   labels = np.arange(count) % 4
   y, x = np.mgrid[: shape[0], : shape[1]] // 2
@@ -48,10 +48,10 @@ def folder(trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures('good_compilation')
 def test_digits():
-  """Trains the classifier whose features give the documented tables."""
+  """Trains the classifier that computes the features of the tables in docs/."""
   images, labels = load_digits(return_X_y=True)
   images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-  order = np.random.default_rng(0).permutation(1797)  # as the data split
+  order = np.random.default_rng(0).permutation(1797)  # order of the dataset
   train, test = order[:-500], order[-500:]
   classifier = lib.train_classifier(images[train], labels[train], 10)
   features, predictions = classifier(images[test])
@@ -60,14 +60,14 @@ def test_digits():
   shapes = [leaf.shape for leaf in jax.tree.leaves(classifier.params)]
   assert sum(map(np.prod, shapes)) == 72_842
   assert lib.recipe((8, 8, 1)) == (300, 128)
-  # The distance between two halves of the real digits is due to bias.
+  # Two halves of the real digits have a distance only because of bias.
   features, _ = classifier(images[train])
   halves = features[::2], features[1::2]
   reference = Moments.of(halves[1])
   distance = frechet_distance(Moments.of(halves[0]), reference)
   found = extrapolated(halves[0], reference)
-  # Extrapolation removes the bias of the sample. The bias of the reference is
-  # equal, so subtracting it as well must give about 0.
+  # Extrapolation removes the bias of the sample. The reference has an equal
+  # bias, so `found` minus the removed bias must be about 0.
   assert abs(found - (distance - found)) < 0.3
   noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), np.uint8)
   assert extrapolated(classifier(noise)[0], Moments.of(features)) > 20
@@ -138,7 +138,7 @@ def test_folder_gives_the_same_features(trained, folder):
 
 
 def test_layers_keep_their_order(tmp_path):
-  """Layers are stored in numeric order: layer 2 before layer 10."""
+  """Layers stay in numeric order. Layer 2 is before layer 10."""
   shape = (256, 256, 1)
   _, shapes = lib._abstract(shape, 2)
   assert len(shapes['convs']) == 11

@@ -52,7 +52,7 @@ def test_table():
 
 
 def toy(count, seed):
-  """Returns noisy images that are bright at the top, left or everywhere."""
+  """Returns images (bright at the top, the left or everywhere) and labels."""
   rng = np.random.default_rng(seed)
   labels = np.arange(count) % 3
   images = rng.integers(0, 60, (count, 8, 8, 1))
@@ -77,7 +77,7 @@ def test_classifier_learns(classifier):
   features, predictions = classifier(images)
   assert (predictions == labels).mean() > 0.95
   assert features.shape == (60, FEATURES)
-  # Features are normalized: their mean square is 1 for any image.
+  # The features of every image have a mean square of 1.
   np.testing.assert_allclose(np.square(features).mean(1), 1, rtol=1e-3)
 
 
@@ -96,7 +96,7 @@ def test_scores(classifier):
 
 
 def test_scores_are_frechet_distances(classifier):
-  """Scores equal Frechet distances and bootstraps of features and of pixels."""
+  """Scores equal Frechet distances and bootstraps for features and pixels."""
   real, _ = toy(90, 0)
   images, labels = toy(60, 1)
   images = images // 2
@@ -116,7 +116,7 @@ def test_shifted_pixels(classifier):
   rng = np.random.default_rng(0)
   images = rng.integers(51, 256, (20, 8, 8, 1)).astype(np.uint8)
   evaluators = open_toy_evaluators(images, classifier)
-  # Darkening by 51 of 255 levels changes each of the 64 pixels by 0.4.
+  # 51 of 255 levels are 0.4 in the range from -1 to 1. Images have 64 pixels.
   scores = score(evaluators, images - np.uint8(51), np.zeros(20, int))
   assert scores['pixels'].value == pytest.approx(64 * 0.4**2)
 

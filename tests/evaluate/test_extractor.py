@@ -1,4 +1,4 @@
-"""Features do not depend on batches, devices or processes."""
+"""Features do not depend on the batch size, devices or processes."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ CONFIG = MeasureConfig(kid_subset_size=50, kid_subsets=5)
 
 
 def features_of(images):
-  """Returns the first two moments of each quarter of an image."""
+  """Returns mean and mean square of each quarter of an image."""
   n, h, w, c = images.shape
   x = images.reshape(n, 2, h // 2, 2, w // 2, c) / 255
   moments = [x.mean((2, 4)), (x**2).mean((2, 4))]
@@ -83,7 +83,7 @@ def test_order_of_images_does_not_matter(extractor, images):
   found = metrics(extractor, images[:, order])
   expected = metrics(extractor, images)
   at = [METRICS.index(name) for name in ('fd', 'precision', 'recall')]
-  np.testing.assert_allclose(  # KID depends on order.
+  np.testing.assert_allclose(  # KID depends on the order.
     np.take(found, at), np.take(expected, at), rtol=1e-6
   )
 

@@ -1,4 +1,4 @@
-"""Only published weights, or a conversion of them, give the name FID."""
+"""Only the published weights and their conversion give the name FID."""
 
 import hashlib
 import math
@@ -29,7 +29,7 @@ def test_inception_and_its_name(tmp_path, monkeypatch):
   with pytest.raises(InputError, match='is not the published Inception'):
     extractor_registry.convert_inception(str(source), str(target))
   for module in (extractor_registry, extractor_lib):
-    monkeypatch.setattr(module, 'SHA256', digest)  # as for published
+    monkeypatch.setattr(module, 'SHA256', digest)  # as if published
   extractor_registry.convert_inception(str(source), str(target))
   assert name_of('fd', opened(source)) == 'FID'
   assert name_of('fd', opened(target)) == 'FID'
@@ -59,7 +59,7 @@ def test_pixels_are_an_extractor():
 
 
 def test_ranks_of_other_names_do_not_mix():
-  assert _rank({'loss': 1.5}) == 1.5  # Older checkpoints store a loss.
+  assert _rank({'loss': 1.5}) == 1.5  # Older checkpoints store losses.
   assert _rank({'rank': 2.0, 'by': 'fd'}, 'fd') == 2.0
   assert _rank({'loss': 1.5}, 'fd') == math.inf
   assert _rank({'rank': 2.0, 'by': 'fd'}) == math.inf

@@ -29,7 +29,7 @@ def random_covariance(rng, size, rank=None):
 
 @pytest.mark.parametrize('count', [1000, 6])
 def test_identical_sets_are_at_zero(rng, count):
-  # With six rows, ten features have a singular covariance.
+  # The covariance of ten features over six rows is singular.
   moments = Moments.of(rng.normal(size=(count, 10)) * 3 + 1)
   assert abs(frechet_distance(moments, moments)) < 1e-5
 
@@ -44,7 +44,7 @@ def test_moments(rng):
 
 def test_one_feature():
   a, b = Moments.of(np.asarray([[0.0], [2.0]])), Moments.of([[4.0], [5.0]])
-  # The means are 1 and 4.5, the standard deviations sqrt(2) and sqrt(0.5).
+  # Means are 1 and 4.5. Standard deviations are sqrt(2) and sqrt(0.5).
   expected = 3.5**2 + (2**0.5 - 0.5**0.5) ** 2
   assert frechet_distance(a, b) == pytest.approx(expected)
 
@@ -89,7 +89,7 @@ def test_one_reference_pays_its_eigenvectors_once(rng, monkeypatch):
 
 
 def test_singular_covariances(rng):
-  # These are N(0, diag(4, 1, 0)) and N(0, diag(1, 0, 0)), both rotated.
+  # a is a rotated N(0, diag(4, 1, 0)), and b is a rotated N(0, diag(1, 0, 0)).
   vectors, _ = np.linalg.qr(rng.normal(size=(3, 3)))
   a, b = (
     Moments(np.zeros(3), (vectors * np.asarray(value)) @ vectors.T)
@@ -102,7 +102,7 @@ def test_sampled_gaussians(rng):
   root = rng.normal(size=(4, 4))
   draws = rng.normal(size=(40_000, 4))
   ours = frechet_distance(Moments.of(draws), Moments.of(draws @ root.T + 1))
-  # The expected value is the distance of N(0, I) and N(1, R R^T).
+  # The expected value is the distance between N(0, I) and N(1, R R^T).
   values = np.linalg.svd(root, compute_uv=False)
   expected = 4 + np.square(values - 1).sum()
   assert ours == pytest.approx(expected, rel=0.02)
@@ -133,8 +133,8 @@ def test_bootstrap_is_the_spread_over_sets(rng):
 def test_bootstrap_of_pairs_is_the_spread_of_their_difference(rng):
   reference = Moments(np.zeros(3), np.eye(3))
   firsts = rng.normal(size=(200, 300, 3)) * [1.5, 1, 1] + [0.5, 0, 0]
-  # Both sets correlate, so the difference of their distances has less error
-  # than each distance.
+  # The two sets correlate, so the difference of the two distances has a smaller
+  # error than each distance.
   seconds = firsts * [1, 0.9, 1] + 0.1 * rng.normal(size=firsts.shape)
 
   def distance(features):
@@ -162,7 +162,7 @@ def test_bootstrap_is_reproducible(rng):
 
 @pytest.fixture
 def stream(rng):
-  """Features of a mean far from zero, in more than two blocks."""
+  """Returns features with a mean far from zero, in more than two blocks."""
   scales = rng.uniform(0.1, 3, size=12)
   features = rng.normal(size=(2 * frechet.BLOCK + 77, 12)) * scales + 50
   return features.astype(np.float32)
@@ -227,7 +227,7 @@ def test_features_are_copied(stream):
 @pytest.mark.parametrize('cuts', [(1, 2), (30, 31), (40, 90)])
 def test_moments_merge(rng, cuts):
   features = rng.normal(size=(100, 5)) * 3 + rng.normal(size=5)
-  features[:40] += 10  # The sets have different means.
+  features[:40] += 10  # Means differ between the sets.
   a, b, c = (Moments.of(rows) for rows in np.split(features, cuts))
   expected = Moments.of(features)
   for merged in ((a + b) + c, a + (b + c), (c + a) + b):
@@ -307,7 +307,7 @@ def test_resamples_do_not_warn_again(rng, warnings):
 
 
 def test_extrapolation_takes_the_bias_away():
-  """The distance has a bias proportional to 1 / images, which must vanish."""
+  """Extrapolation removes a bias proportional to 1 / (number of images)."""
   rng = np.random.default_rng(0)
   shift = 0.2 * (rng.normal(size=20) > 0)
   truth = np.square(shift).sum()
@@ -323,7 +323,7 @@ def test_extrapolation_takes_the_bias_away():
 
 
 def test_extrapolation_is_the_published_line_through_15_sizes(monkeypatch):
-  """Sample sizes and line fit equal those in Chong and Forsyth's code."""
+  """The sample sizes and the line fit are those of Chong and Forsyth's code."""
   counts, features = [], np.random.default_rng(0).normal(size=(50_000, 2))
 
   def distance(moments, reference):
@@ -338,7 +338,7 @@ def test_extrapolation_is_the_published_line_through_15_sizes(monkeypatch):
 
 
 def test_extrapolation_uses_all_moments_of_a_large_reference():
-  """A tenth of the reference's rows would add a bias of their own."""
+  """Moments of a tenth of the reference would add a second bias."""
   rng = np.random.default_rng(0)
   scale, size = 1.2, 40
   truth = size * (scale - 1) ** 2

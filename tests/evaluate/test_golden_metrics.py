@@ -1,4 +1,4 @@
-"""Metrics of given features match the published evaluators."""
+"""Metrics of fixed features match the published evaluators."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def inputs():
 
 
 def close(golden):
-  # The published code computes means in float32, which differ by 1e-7.
+  # The published code computes means in float32, which has an error of 1e-7.
   return pytest.approx(golden, rel=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_precision_and_recall(inputs):
 
 
 def test_precision_and_recall_in_half_precision(inputs):
-  """float16 sums depend on the processor, so up to 3 of 350 images differ."""
+  """float16 sums depend on the processor, so 3 of 350 images may differ."""
   precision, recall = precision_recall(
     inputs['ref'], inputs['sample'], float16=True
   )
@@ -118,7 +118,7 @@ def test_radii(inputs, name):
   golden = reference.read('fid_metrics/adm_radii.npz')
   ours = radii(inputs[name])
   np.testing.assert_allclose(ours, golden[f'radii2_{name}_fp32'], rtol=5e-6)
-  # Most float16 radii are equal, and others differ by rounding.
+  # Most float16 radii are equal. The other radii differ by rounding.
   half, golden = (
     radii(inputs[name], float16=True),
     golden[f'radii2_{name}_fp16'],

@@ -8,7 +8,7 @@ from PIL import Image
 from core.errors import InputError
 from evaluate.image_sets import open_image_set
 
-COUNT = 150  # more images than one read returns
+COUNT = 150  # One read returns fewer images.
 
 
 def pictures(count=COUNT, channels=3, seed=0):
@@ -32,7 +32,7 @@ def write_folder(folder, images, labels=None):
     (folder / 'images' / f'{i:06}.png').write_bytes(png(image))
   if labels is not None:
     (folder / 'labels.txt').write_text('\n'.join(map(str, labels)))
-    (folder / 'samples.png').write_bytes(png(images[0]))  # not part of the set
+    (folder / 'samples.png').write_bytes(png(images[0]))  # not in the set
 
 
 def open_at(place, **options):
@@ -93,7 +93,7 @@ def npz_of(**arrays):
 
 
 def changed_npz(change, images, save=np.savez):
-  """Returns a function that writes an .npz with bytes modified by `change`."""
+  """Returns a function that writes an .npz, and edits its bytes by `change`."""
 
   def write(folder):
     save(folder / 'a.npz', images)

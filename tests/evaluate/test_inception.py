@@ -1,4 +1,4 @@
-"""The FID Inception network matches torch-fidelity, for generated weights."""
+"""With generated weights, the FID Inception network matches torch-fidelity."""
 
 import inception_weights
 import jax
@@ -13,7 +13,7 @@ from core.errors import InputError
 from evaluate import inception
 from evaluate.resize import preprocess
 
-# The reference differs by up to 6e-7 between float32 and float64.
+# In the reference, float32 and float64 results differ by up to 6e-7.
 TOLERANCE = 1e-5
 
 
@@ -48,7 +48,7 @@ def test_golden(tensors):
       ('row0', resized[0]), ('col0', resized[:, 0]),
       ('diag', resized[diagonal, diagonal]),
     ):  # fmt: skip
-      if f'{known}/resized_{name}' in golden:  # not for 299 pixels
+      if f'{known}/resized_{name}' in golden:  # only for 64 pixels
         expected = golden[f'{known}/resized_{name}']
         np.testing.assert_allclose(rows.T, expected, atol=3e-4)
     for name, values in (
@@ -75,7 +75,7 @@ def test_golden(tensors):
     features, _ = run(params, preprocess(images, 'pytorch_fid'))
     found = distance(features.pool, golden[f'{size}/pytorch_fid/2048'])
     assert found < TOLERANCE, (size, found)
-    # The two kinds of preprocessing must give different features.
+    # The features of the two preprocessing methods must differ.
     apart = distance(features.pool, golden[f'{known}/2048'])
     assert apart > 100 * TOLERANCE, (size, apart)
 

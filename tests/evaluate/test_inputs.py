@@ -63,7 +63,7 @@ def test_labels_of_a_text_that_are_no_classes(tmp_path, word):
 
 
 def test_labels_are_not_asked_for_where_none_are_used(mine, tmp_path):
-  """Labels beyond the classes of a dataset are accepted for FD."""
+  """For FD, labels may exceed the number of classes of the dataset."""
   np.savez(tmp_path / 'a.npz', digits(20), np.arange(20.0) * 50)
   labels = open_image_set(f'{tmp_path}/a.npz', '').labels
   assert labels.tolist() == [50 * k for k in range(20)]
@@ -95,7 +95,7 @@ def test_images_of_another_kind(check_refusal, tmp_path):
   np.savez(tmp_path / 'large.npz', np.zeros((20, 16, 16, 1), np.uint8))
   check_refusal('16 x 16 pixels', f'--samples={tmp_path}/large.npz')
   check_refusal('16 x 16 pixels', good, f'--reference={tmp_path}/large.npz')
-  floats[90] = np.nan  # The last batch has it.
+  floats[90] = np.nan  # Image 90 is in the last batch.
   np.savez(tmp_path / 'nan.npz', floats)
   check_refusal('not finite', f'--samples={tmp_path}/nan.npz')
   check_refusal('not finite', good, f'--reference={tmp_path}/nan.npz')
@@ -112,7 +112,7 @@ def test_too_few_images_for_fid_infinity(check_refusal, tmp_path):
 
 
 def hostile(path, header, name='arr_0', compressed=True, **others):
-  """Writes an .npz with any array header and 1,000 bytes of data."""
+  """Writes an .npz with the given array header and 1,000 bytes of data."""
   data = io.BytesIO()
   text = header.encode()
   data.write(b'\x93NUMPY\x02\x00' + len(text).to_bytes(4, 'little') + text)

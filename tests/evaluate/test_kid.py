@@ -14,7 +14,7 @@ def rng():
 
 
 def plain_score(logits):
-  """Returns the Inception Score as published, by a loop over images."""
+  """Returns the published Inception Score, computed in a loop over images."""
   p = [np.exp(row) / np.exp(row).sum() for row in logits.astype(np.float64)]
   q = np.mean(p, axis=0)
   return np.exp(np.mean([(row * np.log(row / q)).sum() for row in p]))
@@ -24,7 +24,7 @@ def test_score_of_certain_and_even_predictions():
   certain = np.repeat(50 * np.eye(4), 25, axis=0)
   assert inception_score(certain) == pytest.approx((4, 0))
   assert inception_score(np.zeros((100, 4))) == pytest.approx((1, 0))
-  # All images in a split have one class, so its score is 1.
+  # All images in a split have one class, so the score of each split is 1.
   assert inception_score(certain, split_size=25) == pytest.approx((1, 0))
 
 
@@ -63,7 +63,7 @@ def test_score_of_bad_logits():
 
 
 def plain_mmd(x, y):
-  """Returns the unbiased estimate of squared MMD by loops over pairs."""
+  """Returns the unbiased squared MMD, computed in loops over pairs."""
   m = len(x)
 
   def kernel(a, b):

@@ -80,7 +80,7 @@ def test_every_metric_of_equal_sets():
 
 
 def test_standard_errors_cover_the_truth():
-  """Repeated sets and bootstrap agree on the standard error of a distance."""
+  """A bootstrap error is about the standard deviation over repeated sets."""
   reference = summary_of(features_of(0, 4000))
   sets = [features_of(seed, shift=0.3) for seed in range(1, 21)]
   values = [frechet_distance(Moments.of(f.pool), reference.pool) for f in sets]
@@ -197,7 +197,7 @@ def test_a_line_for_a_paper():
 
 
 def test_logits_of_float16_features_stay_finite():
-  """Features of a custom extractor may be float16, and must not overflow."""
+  """Moments of float16 features from a custom extractor do not overflow."""
   features = (jnp.asarray(x, jnp.float16) for x in features_of(0))
   summary = summary_of(Features(*features))
   assert np.isfinite(summary.pool.covariance).all()

@@ -20,7 +20,7 @@ def rng():
 
 
 def squared_distances(u, v):
-  """Returns (n, m) squared distances in float64, without matrix products."""
+  """Returns (n, m) squared float64 distances, without a matrix product."""
   u, v = u.astype(np.float64), v.astype(np.float64)
   return np.stack([np.square(row - v).sum(1) for row in u])
 
@@ -53,7 +53,7 @@ def test_radii_are_of_the_nearest(rng, n, k):
 @pytest.mark.parametrize('k', [1, 3])
 def test_precision_and_recall(rng, sizes, k):
   reference, sample = (normal(rng, n, 6) for n in sizes)
-  sample[:, 0] = 0.3 * sample[:, 0] + 1  # A part is not covered.
+  sample[:, 0] = 0.3 * sample[:, 0] + 1  # This lowers the recall.
   ours = precision_recall(reference, sample, k)
   expected = brute_precision_recall(reference, sample, k)
   assert 0.1 < ours[1] < ours[0] < 1
@@ -66,9 +66,9 @@ def test_extremes(rng):
   features = normal(rng, 100, 5)
   assert precision_recall(features, features) == (1, 1)
   assert precision_recall(features, features + 100) == (0, 0)
-  # Padding adds rows at the origin. No sample may be close to them.
+  # Padding adds zero rows, which must not count as neighbors of zero samples.
   assert precision_recall(features + 100, 0 * features) == (0, 0)
-  # Samples equal to one reference point have precision 1 and recall 0.01.
+  # If all samples equal one reference row, precision is 1 and recall is 0.01.
   collapsed = np.repeat(features[:1], 50, axis=0)
   assert precision_recall(features, collapsed) == (1, 0.01)
 
@@ -94,7 +94,7 @@ def test_products_are_not_rounded(rng):
 
 
 def half_distances(u, v):
-  """Returns (n, m) float16 distances as in ADM, but with float32 sums."""
+  """Returns (n, m) distances in float16 like ADM, but with float32 sums."""
   u, v = np.float16(u), np.float16(v)
   u_norm, v_norm = (
     np.square(x).astype(np.float32).sum(1).astype(np.float16) for x in (u, v)
@@ -108,7 +108,7 @@ def half_distances(u, v):
 def test_half_precision(rng):
   features = normal(rng, 400, 16)
   ours = radii(features, float16=True)
-  # Rounding to float16 makes nearly all values exactly equal.
+  # After rounding to float16, nearly all values are equal.
   expected = np.sort(half_distances(features, features), axis=1)[:, 3]
   assert (ours == expected).mean() > 0.98
   np.testing.assert_array_equal(ours, np.float16(ours))
@@ -119,11 +119,11 @@ def test_half_precision(rng):
 
 def test_half_precision_is_given_up_where_it_overflows(rng):
   features = normal(rng, 2 * BLOCK, 4)
-  features[:8] *= 200  # Their squared norms overflow float16.
+  features[:8] *= 200  # The squared norms overflow float16.
   ours, full = radii(features, float16=True), radii(features)
   first = slice(BLOCK)
   assert np.isfinite(ours).all()
-  # All distances from rows of the first block are float32.
+  # All distances from rows in the first block are float32.
   np.testing.assert_array_equal(ours[first], full[first])
   assert (ours[BLOCK:] != full[BLOCK:]).any()
   pair = features[:300], features[200:500]

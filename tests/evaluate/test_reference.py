@@ -48,14 +48,14 @@ def test_round_trip(tmp_path):
 
 def test_other_evaluators_read_ours(tmp_path):
   save_reference(tmp_path / 'toy.npz', reference_of())
-  with np.load(tmp_path / 'toy.npz') as arrays:  # allow_pickle=False
+  with np.load(tmp_path / 'toy.npz') as arrays:  # The file has no pickles.
     assert arrays['mu'].shape == (4,)
     assert arrays['sigma'].shape == (4, 4)
     assert arrays['mu_s'].shape == (2,)
 
 
 def test_adm_and_pytorch_fid_layouts(tmp_path):
-  """Files of ADM and pytorch-fid load without count and settings."""
+  """ADM and pytorch-fid files load, although count and settings are missing."""
   mu, sigma = np.arange(4.0), np.eye(4)
   np.savez(tmp_path / 'fid.npz', mu=mu, sigma=sigma)
   np.savez(
@@ -126,7 +126,7 @@ def test_pickles_and_damage(tmp_path):
 
 
 def test_rounding_makes_no_covariance_wrong(tmp_path):
-  """A singular covariance is accepted, also with float32 rounding errors."""
+  """A singular covariance with float32 rounding errors is valid."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=(50, 400)).astype(np.float32)
   for sigma in (np.cov(x, rowvar=False), np.float32(np.cov(x, rowvar=False))):

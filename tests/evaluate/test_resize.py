@@ -26,7 +26,7 @@ def test_clean_fid_is_pillows_bicubic(shape):
   ]
   ours = preprocess(images, 'clean_fid') * 128 + 128
   expected = np.stack(expected, -1)
-  assert expected.min() < -1 and expected.max() > 256  # clean-fid clips them.
+  assert expected.min() < -1 and expected.max() > 256  # clean-fid clips.
   np.testing.assert_allclose(ours[0], expected.clip(0, 255), atol=1e-3)
 
 
@@ -40,7 +40,7 @@ def test_pytorch_fid_samples_between_centers_without_antialiasing(shape):
 
 @pytest.mark.parametrize('size', [8, 64, 256, 600])
 def test_tensorflow_samples_at_corners(size):
-  """Output pixel i is interpolated at input position i * size / 299."""
+  """TensorFlow interpolates output pixel i at input position i * size / 299."""
   line = np.random.default_rng(1).normal(size=size)
   at = np.minimum(np.arange(SIZE) * size / SIZE, size - 1)
   expected = np.interp(at, np.arange(size), line)

@@ -1,4 +1,4 @@
-"""A sweep marks its best point, and all points tied with the best."""
+"""A sweep marks its best point, and every point tied with this point."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from evaluate.ties import as_markdown, marks
 
 
 def test_points_within_two_errors_of_the_difference_are_tied():
-  """2.13 +- 0.84 ties with 2.58 +- 0.81, but not with 9 +- 0.9."""
+  """The best point, 2.13 +- 0.84, ties with 2.58 +- 0.81, not with 9 +- 0.9."""
   rows = {
     (1.0,): {'fd': 9.0, 'fd_se': 0.9},
     (1.5,): {'fd': 2.58, 'fd_se': 0.81},

@@ -1,4 +1,4 @@
-"""FDG scales two frequency bands. Rescaling restores the standard deviation."""
+"""Tests FDG, which scales two frequency bands, and the method `rescale`."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ from guidance.parse import parse
 class Still(Toy):
   """A network that always predicts velocity 0.
 
-  Its seed must be unique: JAX equates dataclasses whose fields are equal.
+  Instances need a unique seed: JAX equates dataclasses with equal fields.
   """
 
   def __call__(self, x, t, label, sub=None):
@@ -42,7 +42,7 @@ def test_fdg_scales_each_band():
   strong, null = (plain(own, x=WIDE) for own in (LABEL, NULL))
   low, high = bands(strong - null)
   close(guided('fdg:4:low=1.5', x=WIDE), strong + 0.5 * low + 3 * high)
-  # The default scale of low frequencies is 1, which does not change them.
+  # The default scale of low frequencies is 1, so low frequencies stay unguided.
   close(guided('fdg:4', x=WIDE), strong + 3 * high)
   close(guided('fdg:1:low=1.5', x=WIDE), strong + 0.5 * low)
 

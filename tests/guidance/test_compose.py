@@ -29,7 +29,7 @@ T = 0.4
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Skip(BlocksTerm):
-  """S2 with fixed masks, (M, L) bool, instead of random masks."""
+  """S2 with fixed instead of random masks. `keep` is (M, L) bool."""
 
   name: ClassVar[str] = 'skip'
   scale: Scale
@@ -102,7 +102,7 @@ def test_s2_that_skips_nothing_changes_nothing(denoiser, x, label):
 
 def test_ig_with_equal_predictions_changes_nothing(denoiser, x, label):
   params = dict(denoiser.params)
-  # Blocks after the first tap do nothing, and its head equals the output head.
+  # Blocks after the first tap do nothing. Tap and output have equal heads.
   blocks = params['blocks']
   closed = jax.tree.map(lambda leaf: leaf.at[2:].set(0), blocks['modulation'])
   params['blocks'] = {**blocks, 'modulation': closed}

@@ -1,4 +1,4 @@
-"""Guidance and sampler accept any condition, such as a prompt."""
+"""Guidance and the sampler accept any condition, such as a prompt."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ TEXTS = ('ig:1.5,cfg:1.7,s2:1.4', 'icg:2')
 
 
 def encode(label):
-  """Returns a prompt of four tokens, whose masked sum is the label."""
+  """Returns a prompt of four tokens. The masked sum of tokens is the label."""
   tokens = jnp.stack([label, 0 * label + 9, label, 0 * label - 3], axis=1)
   mask = jnp.asarray([0.25, 0, 0.75, 0], jnp.float32)
   return {
@@ -67,4 +67,4 @@ def test_prompts_that_stand_for_labels_give_the_images_of_labels(text):
     sampler.nfe(parse(text), denoiser, make_grid(4), 7, HOW)
     for denoiser in (Prompted(), TOY)
   )
-  assert prompted == labeled  # NFE ignores the condition.
+  assert prompted == labeled  # The condition does not affect NFE.

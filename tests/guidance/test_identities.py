@@ -1,4 +1,4 @@
-"""Properties of every guidance method, at scale 1 and in other spaces."""
+"""Tests every guidance method at scale 1, and some in other spaces."""
 
 import dataclasses
 import itertools
@@ -21,7 +21,7 @@ def read(text, guide=GUIDE):
   return with_guide(parse(text), guide)
 
 
-# Every method, with the options that these tests use.
+# The options of every method in these tests.
 OPTIONS = {
   'ig': '', 'cfg': '', 'cfg++': '', 'cfg_zero': '',
   'apg': ':norm=2:momentum=-0.5', 'tcfg': '', 'fdg': ':low=1', 'icg': '',
@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 def on_late(name, scale):
-  """Limits a method to t from 0.6 to 1, in one program for all scales."""
+  """Limits a method to t from 0.6 to 1. All scales share one program."""
   return read(f'{name}:{float(scale)}{OPTIONS[name]}@0.6-1')
 
 
@@ -39,7 +39,7 @@ def test_every_method_is_here():
 
 
 def test_no_two_methods_are_one_program():
-  """Any two methods differ as pytrees, so `jit` compiles each of them."""
+  """Any two methods have different pytrees, so `jit` compiles each method."""
   trees = [jax.tree.structure(on_late(name, 0.5)) for name in OPTIONS]
   assert all(a != b for a, b in itertools.combinations(trees, 2))
   doubled = jax.tree.map(lambda x: 2 * x, parse('cfg:3')).terms[0].scale
@@ -49,8 +49,8 @@ def test_no_two_methods_are_one_program():
 
 @pytest.mark.parametrize('name', OPTIONS)
 def test_off_is_the_conditional_model_and_images_do_not_mix(name):
-  """Scale 1, or a time outside the interval, gives the unguided model."""
-  # CFG++ has no scale that turns it off at all times, so test its interval.
+  """A scale of 1 or a time outside the interval gives the unguided model."""
+  # No scale turns CFG++ off at all times, so the test uses only its interval.
   guidance = on_late(name, 0.5 if name == 'cfg++' else 3)
   for t, others in ((0.5, guidance), (0.7, on_late(name, 1))):
     off, t = (guidance, 0.5) if name == 'cfg++' else (others, t)
@@ -62,7 +62,7 @@ def test_off_is_the_conditional_model_and_images_do_not_mix(name):
   if name != 'ig':
     step = Step(jnp.float32(0.7), draws(guidance))
     assert guidance.passes(TOY, step) > 1
-  # Changes to other images must not affect image 1.
+  # Changes of images 0 and 2 must not affect image 1.
   others = X.at[0].multiply(9).at[2].add(3)
   alone = guided(guidance, 0.7, x=others, label=LABEL.at[0].set(2))
   close(together[1], alone[1], atol=1e-6)
@@ -120,7 +120,7 @@ def in_space(text, space, path, t):
   return getattr(path, f'velocity_from_{space}')(X, out, jnp.float32(t))
 
 
-# Weighted sums with total weight 1 give equal results in every space.
+# A weighted sum with a total weight of 1 gives the same result in every space.
 @pytest.mark.parametrize(('text', 'space', 'path'), [
   ('auto:2', 'noise', 'linear'), ('icg:2.5,s2:1.6', 'x0', 'cosine'),
   ('fdg:4:low=1.5,slg:1.6:blocks=1', 'score', 'vp'),

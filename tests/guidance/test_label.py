@@ -1,4 +1,4 @@
-"""CFG's channels, CFG++'s step, ICG's labels, and the learned variance."""
+"""Tests CFG channels, CFG++ steps, ICG labels, and the learned variance."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ def test_methods_that_do_without_the_null_label():
 
 
 class Fake(ClassConditional):
-  """A denoiser whose outputs show which image, label and mask they are for."""
+  """A denoiser with outputs that depend on image, label and mask."""
 
   depth, num_taps, num_classes = 4, 1, 10
   null_label, multiply_adds = True, 1
@@ -108,7 +108,7 @@ def test_only_the_first_channels_are_guided(guided, internal):
 
 
 def test_guided_channels_are_those_of_cfg_alone():
-  # `guided_channels` limits CFG, and neither IG nor S2.
+  # `guided_channels` limits CFG, but not IG or S2.
   terms = ClassifierFree(Scale(2.5), 1), StochasticSelf(Scale(1.5))
   both, _ = predict(Guidance(Internal(Scale(1.7)), terms), Fake())
   for alone, first in ((terms[1:], 1), (terms[:1], 0)):
@@ -142,7 +142,7 @@ def test_variance_is_that_of_the_conditional_row(terms):
   plain = Fake(learned_variance=True)
   velocity, variance = predict(guidance, plain)
   np.testing.assert_array_equal(variance, plain.one(X, LABEL, 1).variance)
-  # Without a variance output, the velocity is equal and the variance None.
+  # Without a variance output, velocity is the same, and variance is None.
   other, none = predict(guidance, Fake())
   assert none is None
   np.testing.assert_array_equal(velocity, other)
@@ -183,7 +183,7 @@ def effective(path, t, t_next, scale):
 
 
 def test_effective_scale_of_cfg_plus_plus():
-  # On the linear path the scale is lambda t (1 - t') / (t - t').
+  # On the linear path, the effective scale is lambda t (1 - t') / (t - t').
   linear = path_named('linear')
   np.testing.assert_allclose(effective(linear, 0.5, 0.48, 0.6), 7.8, rtol=1e-5)
   np.testing.assert_allclose(effective(linear, 1.0, 0.9, 0.6), 0.6, rtol=1e-5)
@@ -243,9 +243,9 @@ def test_icg_draws_a_label_for_each_image_and_step():
   drawn = np.asarray(icg_labels(np.arange(200)))
   assert drawn.shape == (20, 200) and drawn.dtype == np.int32
   counts = np.bincount(drawn.reshape(-1), minlength=10)
-  assert len(counts) == 10  # The null label, 10, never occurs.
+  assert len(counts) == 10  # The null label 10 never occurs.
   np.testing.assert_allclose(counts, 400, atol=4 * 19)
-  # Labels of neighboring steps or images agree by chance, in 10 % of cases.
+  # Two labels of neighboring steps or images are equal in 10 % of all cases.
   for a, b in ((drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1])):
     np.testing.assert_allclose((a == b).mean(), 0.1, atol=0.03)
 
@@ -258,5 +258,5 @@ def test_icg_labels_are_those_of_the_image_and_the_seed():
   np.testing.assert_array_equal(icg_labels(order), drawn[:, order])
   assert (icg_labels(index, seed=1) != drawn).mean() > 0.7
   np.testing.assert_array_equal(icg_labels(index, steps=3), drawn[:3])
-  # The random labels do not depend on the label of the image.
+  # The random labels do not depend on the labels of the images.
   np.testing.assert_array_equal(icg_labels(index, label=7), drawn)

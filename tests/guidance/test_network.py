@@ -1,4 +1,4 @@
-"""S2 and SLG skip blocks, and AutoGuidance uses a weaker network."""
+"""Tests guidance by skipped blocks (S2, SLG) or another network (auto)."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ def masks(depth, skip=0, count=64, exclude=()):
 
 @pytest.mark.parametrize(('depth', 'skip', 'count'), [
   (3, 1, 1), (28, 3, 3),
-  # The default, skip=0, skips about a twelfth of the blocks.
+  # By default (skip=0), S2 skips about a twelfth of the blocks.
   (3, 0, 1), (6, 0, 1), (12, 0, 1), (13, 0, 2), (28, 0, 2),
 ])  # fmt: skip
 def test_so_many_blocks_are_skipped_and_never_the_first(depth, skip, count):
@@ -150,7 +150,7 @@ def test_s2_without_cfg_is_autoguidance_by_the_sub_network():
   'skipped', [pytest.param((1,), marks=pytest.mark.slow), (2, 4)]
 )
 def test_skipping_is_closing_the_gates(denoiser, batch, skipped):
-  # A block whose two gates are 0 runs, but has no effect.
+  # If the two gates of a block are 0, the block runs without an effect.
   x, label = batch[0], jnp.minimum(batch[2], 9)
   guidance = parse(f'slg:1.6:blocks={"+".join(map(str, skipped))}')
   ours = guided(guidance, network=denoiser, x=x, label=label)
@@ -247,11 +247,11 @@ def test_check_refuses_a_guide_for_another_task():
 
 
 @pytest.mark.parametrize(('fractions', 'text'), [
-  ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # by Stability AI
-  ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # by diffusers
+  ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # from Stability AI
+  ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # from diffusers
 ])  # fmt: skip
 def test_published_slg_intervals_are_given_in_noise_time(fractions, text):
-  # Published intervals are fractions of the steps of SD3.5, with shift 3.
+  # The published intervals are fractions of the steps of SD3.5. The shift is 3.
   grid = make_grid(100, shift=3.0)
   high, low = (grid[round(100 * f)] for f in fractions)
   scale = parse(text).terms[0].scale

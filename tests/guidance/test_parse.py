@@ -181,7 +181,7 @@ EVERY = re.escape(f'are {", ".join(METHODS)}, rescale and none')
   ('s2:2:masks=0', 'masks is 0, expected a number from 1'),
   ('cfg:2:guided_channels=-1', 'guided_channels is -1'),
   ('cfg_zero:2:zero_steps=-1', 'zero_steps is -1'),
-  # Zero-init requires an interval that includes t = 1.
+  # Zero-init requires that the interval includes t = 1.
   ('cfg_zero:2@0-0.7', 'its interval ends at 0.7; end it at 1, or add zero_'),
   ('cfg_zero:2:zero_steps=2@0.3-0.9', 'its interval ends at 0.9'),
   ('apg:2:eta=1.5', 'eta is 1.5, expected a number from 0 to 1'),
@@ -213,7 +213,7 @@ EVERY = re.escape(f'are {", ".join(METHODS)}, rescale and none')
   ('cfg:1.4@0.7-1.3', 'interval 0.7-1.3: expected 0 <= low < high'),
   ('cfg:1.4,ig:2,cfg:1.2', 'names cfg twice'),
   ('ig:1.4,ig:2', 'names ig twice'),
-  # Only one method may act on the label.
+  # At most one method may act on the label.
   ('cfg:2,apg:2', 'cfg and apg both act on the label; choose one'),
   ('icg:2,s2:2,cfg_zero:2', 'cfg_zero and icg both act on the label'),
   ('cfg:2,cfg++:0.5', r'cfg and cfg\+\+ both act on the label'),

@@ -1,4 +1,4 @@
-"""APG, CFG-Zero* and TCFG match numpy versions of their papers."""
+"""APG, CFG-Zero* and TCFG match numpy code of the formulas in the papers."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def test_apg_without_its_parts_is_cfg(path, t):
 
 
 class Apg:
-  """The published code of APG, for predictions of x0."""
+  """The published APG code in numpy, for predictions of x0."""
 
   def __init__(self, eta, norm, momentum):
     self.eta, self.norm, self.momentum = eta, norm, momentum
@@ -101,7 +101,7 @@ def test_apg_forgets_where_it_is_off():
 
 
 def test_apg_at_the_data():
-  # At t = 0 every prediction of x0 is x, so APG has no effect.
+  # At t = 0, all predictions of x0 are equal to x, so APG has no effect.
   guidance = parse('apg:3:momentum=-0.5:norm=2')
   out = predict(guidance, 0.0, memory=(jnp.ones_like(X),))
   close(out.velocity, guided('apg:3', 0.0), atol=1e-5)
@@ -120,7 +120,7 @@ def test_cfg_zero_in_numpy():
 
 
 def test_cfg_zero_of_equal_predictions():
-  # Equal predictions have s = 1, so c - s u is 0 and no guidance remains.
+  # If c = u, then s = 1 and c - s u = 0, so CFG-Zero* has no effect.
   alike = Toy(labels=False)
   ours = guided('cfg_zero:50:zero_steps=0', network=alike)
   close(ours, plain(network=alike), atol=1e-4)
@@ -136,7 +136,7 @@ def test_cfg_zero_divides_by_no_zero():
 
 
 def tangential(strong, null, x, space, scale):
-  """Applies TCFG to noise predictions, by a singular value decomposition."""
+  """Applies TCFG to noise predictions. Uses a singular value decomposition."""
 
   def rule(c, u):
     v = np.linalg.svd(np.stack([c, u]), full_matrices=False)[2][0]
@@ -185,7 +185,7 @@ def test_tcfg_of_any_two_noises(kind, path, t):
 
 @pytest.mark.parametrize('path', ['linear', 'cosine'])
 def test_tcfg_at_the_noise(path):
-  # At t = 1 both noises are x, so the expected value is a limit in float64.
+  # At t = 1, both noises are x. The expected value is a limit in float64.
   ours = guided('tcfg:3.5', 1.0, path=path_named(path))
   strong, null = (np.asarray(v, np.float64) for v in pair(1.0))
   space = Space(path, 1.0)
@@ -196,7 +196,7 @@ def test_tcfg_at_the_noise(path):
 
 @pytest.mark.parametrize('factor', [0.5, 1.0, -2.0])
 def test_tcfg_of_parallel_noises_is_cfg(factor):
-  # u is parallel to the singular vector, so TCFG does not change it.
+  # u is parallel to the singular vector, so TCFG does not change u.
   space, c = Space('linear', 0.4), jax.random.normal(jax.random.key(3), X.shape)
   noises = c, factor * c
   strong, null = (jnp.float32(space.from_noise(X, noise)) for noise in noises)

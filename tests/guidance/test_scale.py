@@ -1,4 +1,4 @@
-"""Intervals and schedules of scales, and their means over time."""
+"""Tests intervals and schedules of scales, and means of scales over time."""
 
 import math
 
@@ -10,7 +10,7 @@ from toy import LABEL, guided, plain
 
 from guidance import Scale, parse
 
-UNIFORM = (jnp.arange(4000) + 0.5) / 4000  # the midpoint rule over all t
+UNIFORM = (jnp.arange(4000) + 0.5) / 4000  # midpoints from t = 0 to t = 1
 
 
 @pytest.mark.parametrize(('t', 'value'), [
@@ -20,7 +20,7 @@ UNIFORM = (jnp.arange(4000) + 0.5) / 4000  # the midpoint rule over all t
 ])  # fmt: skip
 def test_scale_is_one_outside_its_closed_interval(t, value):
   assert Scale(2.5, 0.3, 0.6).at(jnp.float32(t)) == value
-  # Adaptive solvers evaluate beyond t = 0 and 1. Scales stay constant there.
+  # Adaptive solvers go below t = 0 and above t = 1, where scales are constant.
   for beyond in (-0.2, 1.1):
     inside = Scale(2.5, 0.0, 0.6).at(jnp.float32(beyond)) == 2.5
     assert inside == (beyond < 0)
@@ -34,7 +34,7 @@ def test_linear_and_cosine_have_the_mean_of_the_constant(schedule, value):
   constant = Scale(value).at(UNIFORM)
   np.testing.assert_allclose(scales.mean(), constant.mean(), rtol=1e-5)
   if value > 1:
-    assert (np.diff(scales) < 0).all()  # The scale rises toward the data.
+    assert (np.diff(scales) < 0).all()  # The scale rises as t falls to 0.
 
 
 @pytest.mark.parametrize('power', [0.5, 1.0, 2.0, 4.0])
@@ -52,7 +52,7 @@ def test_mean_of_power_cosine(power):
 @pytest.mark.parametrize(('schedule', 'expected'), [
   ('linear', lambda t: 1 + 3 * 2 * (1 - t)),
   ('cosine', lambda t: 1 + 3 * (1 + np.cos(np.pi * t))),
-  # In MDT the scale is 1 at the noise and w at the data.
+  # In MDT, the scale is 1 at t = 1 (noise), and w at t = 0 (data).
   ('power_cosine', lambda t: 1 + 3 * (1 - np.cos(np.pi * (1 - t) ** 4)) / 2),
 ])  # fmt: skip
 def test_schedules(schedule, expected):

@@ -57,14 +57,14 @@ def close(ours, expected, rtol=1e-5, atol=1e-5):
 
 
 def over_images(f, *arrays):
-  """Applies f to each image, flattened, in float64."""
+  """Applies f to each image as a flat float64 array."""
   flat = [np.asarray(a, np.float64).reshape(len(a), -1) for a in arrays]
   out = [f(*rows) for rows in zip(*flat, strict=True)]
   return np.asarray(out).reshape(arrays[0].shape)
 
 
 class Space:
-  """Converts predictions in float64, on the linear or the cosine path."""
+  """Converts predictions on the linear or the cosine path in float64."""
 
   def __init__(self, path, t):
     t = float(np.float32(t))

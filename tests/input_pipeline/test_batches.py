@@ -1,4 +1,4 @@
-"""The digits dataset, and the order of records in batches."""
+"""Tests the digits dataset, and the order of records in batches."""
 
 import itertools
 import subprocess
@@ -49,7 +49,7 @@ def test_digits_are_those_of_scikit_learn(splits):
 
 
 def test_every_split_mixes_all_writers(splits):
-  """The file is ordered by writer, so both splits must be random."""
+  """The file is sorted by writer, so both splits must be random."""
   digits, _ = load_digits(return_X_y=True)
   position = {tuple(digit): i for i, digit in enumerate(digits)}
   values = np.round(splits[1][0].reshape(-1, 64) / (255 / 16))
@@ -114,7 +114,7 @@ def test_batches_are_cut_over_all_devices(tmp_path):
 
 
 def test_every_epoch_is_another_permutation(tmp_path):
-  # Nine batches of eight records are six epochs of twelve.
+  # Nine batches of eight records are six epochs of twelve records.
   epochs = labels_of(stream(tmp_path), 9).reshape(6, 12)
   assert (np.sort(epochs, axis=1) == np.arange(12)).all()
   assert len({tuple(epoch) for epoch in epochs}) == 6
@@ -145,7 +145,7 @@ def test_sequence_does_not_depend_on_the_batch_size(tmp_path):
 
 @pytest.mark.parametrize('processes', [1, 2, 4])
 def test_processes_share_the_batches_of_one(tmp_path, monkeypatch, processes):
-  """Processes together read the batches that one process would read."""
+  """Several processes together read the same batches as one process."""
   whole = labels_of(stream(tmp_path), 6)
   monkeypatch.setattr(batches_module, '_global', lambda values, *_: values)
   rows = np.random.default_rng(0).permutation(whole.shape[1])
@@ -158,7 +158,7 @@ def test_processes_share_the_batches_of_one(tmp_path, monkeypatch, processes):
 
 @pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
 def test_rows_lie_where_the_mesh_has_them(tmp_path, sizes):
-  """Devices have the right rows for any order of devices on the mesh."""
+  """For any order of devices on the mesh, each device has the right rows."""
   devices = np.random.default_rng(1).permutation(np.asarray(jax.devices()))
   mesh = make_mesh(MeshConfig(*sizes), devices.tolist())
   config, order = settings(tmp_path), {'batch_size': 16, 'seed': 0, 'start': 3}

@@ -1,4 +1,4 @@
-"""Image folders and archives of all shapes give the right labels."""
+"""Image folders and archives of all layouts give the right labels."""
 
 import os
 import pathlib
@@ -31,7 +31,7 @@ def write(root, name, value=0):
 
 
 def grow(root, entries):
-  """Creates files, folders (as NAME/) and links (as NAME -> TARGET)."""
+  """Creates files, folders (NAME/) and links (NAME -> TARGET)."""
   root.mkdir(parents=True, exist_ok=True)
   for value, entry in enumerate(entries):
     name, _, target = entry.partition(' -> ')
@@ -60,7 +60,7 @@ def labels_of(place):
   return files.classes, {file.name: file.label for file in read}
 
 
-# Entries that must be ignored, in a tree that also has those of CATS.
+# Entries that must be ignored in a tree with the entries of CATS.
 IGNORED = {
   'plain': [],
   'system files': [
@@ -88,7 +88,7 @@ IGNORED = {
   ],
   'other files': ['README.md', 'cat/notes.txt', 'labels.csv'],
 }  # fmt: skip
-# Trees by name, with their entries, classes, and labels of images.
+# Per tree: entries, class names, and labels of images.
 TREES = {
   **{name: ([*CATS, *more], 'cat dog', CATS) for name, more in IGNORED.items()},
   'suffixes': (
@@ -281,7 +281,7 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch, opening):
       raise PermissionError(13, 'Permission denied', str(folder))
     return scan(folder)
 
-  # The test may run as root, who can read every folder.
+  # The user root, who may run the test, can read every folder.
   monkeypatch.setattr(os, 'scandir', refuse)
   with pytest.raises(InputError, match=r'tree/cat cannot be read \(Permission'):
     opening(str(tree), '')
@@ -352,10 +352,10 @@ def test_splits_in_an_archive_are_to_be_unpacked(tmp_path):
 def test_a_huge_file_is_broken_before_it_is_read(tmp_path, monkeypatch):
   tree = grow(tmp_path / 'tree', ['cat/1.png'])
   with (tree / 'cat' / '1.png').open('r+b') as file:
-    file.truncate(2**28 + 1)  # a sparse file
+    file.truncate(2**28 + 1)  # The file is sparse.
   place = pack(grow(tmp_path / 'small', ['cat/1.png']), tmp_path / 'a.zip')
   claimed = bytearray(place.read_bytes())
-  at = claimed.rindex(b'PK\1\2') + 24  # the size that the archive lists
+  at = claimed.rindex(b'PK\1\2') + 24  # offset of the size in the archive
   claimed[at : at + 4] = (1_500_000_000).to_bytes(4, 'little')
   place.write_bytes(claimed)
   files = [open_images(str(each), '') for each in (tree, place)]

@@ -15,7 +15,7 @@ from command_runs import ROOT, succeed
 from input_pipeline.records import LatentSource
 
 SAMPLE = ROOT.parent / 'shared' / 'data' / 'imagenet1k_sample' / 'train'
-# ILSVRC lists these synsets for its first validation images.
+# These are the synsets of the first validation images of ILSVRC.
 FIRST = ('n01751748', 'n09193705', 'n02105855', 'n04263257', 'n03125729')
 
 
@@ -38,14 +38,14 @@ def images():
 
 @pytest.fixture
 def unpacked(images, tmp_path):
-  """Unpacks two tars by the commands in the docs, and returns the folder."""
+  """Unpacks two tars with the commands in docs/data.md; returns the folder."""
   synsets = []
   for (synset, name), data in images.items():
     write_tar(tmp_path / 'synset.tar', [(name, data)])
     synsets.append((f'{synset}.tar', (tmp_path / 'synset.tar').read_bytes()))
   write_tar(tmp_path / 'ILSVRC2012_img_train.tar', synsets)
   write_tar(tmp_path / 'ILSVRC2012_img_val.tar', [
-    (f'ILSVRC2012_val_{5 - i:08}.JPEG', data)  # in reverse order
+    (f'ILSVRC2012_val_{5 - i:08}.JPEG', data)  # reverse order
     for i, data in enumerate(list(images.values())[:5])
   ])  # fmt: skip
   page = (ROOT / 'docs' / 'data.md').read_text()

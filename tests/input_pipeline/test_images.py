@@ -93,7 +93,7 @@ def noise(height, width):
 
 
 def halved(image):
-  """Averages pairs of columns, then pairs of rows, rounding halves up."""
+  """Averages pairs of columns, then pairs of rows. Rounds x.5 up."""
   image = image.astype(int)
   image = (image[:, ::2] + image[:, 1::2] + 1) // 2
   return (image[::2] + image[1::2] + 1) // 2
@@ -107,7 +107,7 @@ def test_twice_the_size_is_averaged():
 
 
 def test_the_center_is_cut_out():
-  image = noise(32, 70)  # Halving gives 16 x 35.
+  image = noise(32, 70)  # The halved image is 16 x 35.
   crop = center_crop(Image.fromarray(image), 16)
   np.testing.assert_array_equal(crop, halved(image)[:, 9:25])
   tall = center_crop(Image.fromarray(image.swapaxes(0, 1)), 16)
@@ -167,7 +167,7 @@ def test_values_without_a_range_are_broken(values, words):
 
 
 def tiff(values, bits, photometric=1):
-  """Returns a gray TIFF with over 8 bits, in one strip as from cameras."""
+  """Returns a gray TIFF with 12 or 16 bits, in one strip as from cameras."""
   height, width = values.shape
   if bits == 12:
     flat = values.ravel().astype(int)
@@ -200,7 +200,7 @@ def png_chunk(kind, content):
 
 
 def png_of(lines, width, height, color_type=0, interlaced=0):
-  """Returns a PNG of the given size with `lines`, which may be too few."""
+  """Returns a PNG with rows `lines`. The header may specify more rows."""
   sizes = width, height, 8, color_type, 0, 0, interlaced
   return (
     b'\x89PNG\r\n\x1a\n'
@@ -253,7 +253,7 @@ def test_very_thin_images_are_broken(size):
 
 
 def adm_crop(image, size):
-  """Crops an image like `center_crop_arr` in guided-diffusion."""
+  """Crops an image by the method of `center_crop_arr` in guided-diffusion."""
   while min(*image.size) >= 2 * size:
     image = image.resize(
       tuple(x // 2 for x in image.size), resample=Image.Resampling.BOX
@@ -291,7 +291,7 @@ def test_only_the_middle_of_thin_images_is_enlarged(shape, monkeypatch):
   crop = center_crop(thin, 64)
   assert crop.shape == (64, 64, 3)
   assert max(map(max, sizes)) <= 17 * 64
-  # Pillow rounds the long side to whole pixels, which changes its scale.
+  # Pillow rounds the long side to whole pixels, which changes the scale.
   assert np.abs(crop - expected).max() <= 16
 
 

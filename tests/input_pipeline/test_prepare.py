@@ -38,7 +38,7 @@ def png(i):
 
 
 NAMES = [f'{"cab"[label_of(i)]}/{i:02}.png' for i in range(COUNT)]
-# Records are sorted by path, and thus by class: a, b, c.
+# Records are sorted by path. Paths start with the class a, b or c.
 ORDER = sorted(range(COUNT), key=lambda i: NAMES[i])
 
 
@@ -56,7 +56,7 @@ def truncate(path, count):
 
 
 def flip(path, find):
-  """Flips the lowest bit in the byte at position `find(data)`."""
+  """Flips the lowest bit of the byte at position `find(data)`."""
   data = bytearray(path.read_bytes())
   data[find(data)] ^= 1
   path.write_bytes(data)
@@ -148,7 +148,7 @@ def test_too_many_broken_images_stop_it(folder, tmp_path):
   assert not (tmp_path / 'out' / 'metadata.json').exists()
   with pytest.raises(InputError, match='not complete'):
     LatentSource(tmp_path / 'out')
-  # With a higher limit, `prepare` resumes in the folder.
+  # With a higher limit, `prepare` resumes.
   assert make(folder, tmp_path / 'out', max_broken=4).records == COUNT - 4
 
 
@@ -274,7 +274,7 @@ def test_short_shard(prepared):
 
 @pytest.mark.parametrize('at, message', [
   (image_of(ORDER[12]).tobytes(), 'record 12 of .* is damaged'),
-  (None, 'a shard in .* is damaged'),  # in the list of records
+  (None, 'a shard in .* is damaged'),  # damage in the list of records
 ])  # fmt: skip
 def test_flipped_byte_is_noticed_in_training(prepared, at, message):
   flip(prepared / '00001-of-00003.array_record',

@@ -1,4 +1,4 @@
-"""`prepare` in two processes, and while another command has the folder."""
+"""Tests `prepare` in two processes, and in a folder that is locked."""
 
 import json
 import subprocess
@@ -19,9 +19,9 @@ from input_pipeline.records import Metadata
 from train.config_file import load_config, override
 from train.experiment import build
 
-COUNT = 44  # These are 5 shards, of which process 0 writes 3.
+COUNT = 44  # Process 0 writes 3 shards, process 1 writes 2.
 
-# Each of two processes runs this program. It prints one result or error per
+# Two processes run this program, which prints one result or error for each
 # case. All cases share the processes, because starting them is slow.
 SCRIPT = """
 import json, os, sys
@@ -85,7 +85,7 @@ def prepare_alone(folder, images, name, autoencoder=None):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Sets of images with broken or missing files, and a damaged zip."""
+  """Folders of images with broken or missing files, and a damaged zip."""
   folder = tmp_path_factory.mktemp('processes')
   # Sorted by path, the images are 0, 2, ..., 42, 1, 3, ..., 43. Image 2 is in
   # shard 0, and image 24 in shard 1.
@@ -146,7 +146,7 @@ def said(folder):
   lines = []
   for job, (out, err) in zip(jobs, ends, strict=True):
     assert job.returncode == 0, err
-    lines.append(json.loads(out.splitlines()[-1]))  # Gloo prints lines before.
+    lines.append(json.loads(out.splitlines()[-1]))  # Gloo prints earlier lines.
   return dict(zip(cases, zip(*lines, strict=True), strict=True))
 
 
@@ -170,7 +170,7 @@ def test_records_are_those_of_one(folder, said, monkeypatch, name, autoencoder):
 
 
 def test_broken_images_count_over_all(folder, said):
-  """Process 0 finds one broken image and process 1 two, over the limit of 2."""
+  """Process 0 finds one broken image, process 1 finds two. The limit is 2."""
   for line in said['bad']:
     assert line.startswith('PrepareError:')
     assert '3 images are broken, more than --max_broken=2' in line

@@ -1,4 +1,4 @@
-"""Training on prepared pixels and latents, with normalization."""
+"""Tests training on prepared pixels and on normalized prepared latents."""
 
 import json
 import types
@@ -52,7 +52,7 @@ def write_moments(images, folder, flip):
 
 @pytest.fixture(scope='module')
 def data(images, tmp_path_factory):
-  """A folder with the dataset 'moments', which includes mirrored images."""
+  """A folder with the dataset 'moments', which also has mirrored images."""
   folder = tmp_path_factory.mktemp('data')
   write_moments(images, folder, flip=True)
   return folder
@@ -70,7 +70,7 @@ def first_batch(config):
 
 
 def brighter_right(batch):
-  """Returns whether each image is brighter right, and so not mirrored."""
+  """Returns whether each image is unmirrored: brighter on the right side."""
   mean = batch['moments'][..., :3].mean((1, 3))
   return mean[:, 4:].mean(1) > mean[:, :4].mean(1)
 
@@ -110,7 +110,7 @@ def test_normalization(data, statistics):
 
 
 def test_the_step_draws_and_normalizes(data, make_experiment, monkeypatch):
-  """The objective gets normalized latents, sampled again in every step."""
+  """The objective gets normalized latents, resampled in every step."""
   experiment = make_experiment('model.channels=3')
   config = settings(data, statistics='data')
   source, mesh = open_source(config, 'train'), make_mesh(MeshConfig())

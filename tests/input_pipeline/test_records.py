@@ -1,4 +1,4 @@
-"""Records with labels outside the classes or constant channels are refused."""
+"""Records with invalid labels or constant channels are refused."""
 
 import io
 import json
@@ -101,7 +101,7 @@ def test_older_records_spell_normalization_differently(prepared):
 
 
 def rewrite(folder, change):
-  """Applies `change` to records of a shard, and updates the checksum."""
+  """Applies `change` to the records of a shard, and updates the checksum."""
   metadata = Metadata.load(folder)
   path = folder / metadata.shards[0].file
   records = [LatentSource(folder)[i] for i in range(metadata.records)]

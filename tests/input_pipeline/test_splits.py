@@ -11,7 +11,7 @@ from refusals import refused
 from input_pipeline.records import LatentSource
 from input_pipeline.sources import DataConfig, open_source
 
-# Images of a class have a unique gray value, by which tests identify them.
+# Each class has its own gray value, so tests can identify classes by color.
 COLORS = {'cat': 50, 'dog': 100, 'fox': 150, 'owl': 200}
 
 
@@ -37,7 +37,7 @@ def prepare(tmp_path):
 
 
 def labels(folder):
-  """Returns {class: label}, where the color of a record gives its class."""
+  """Returns {class: label}. The color of a record identifies its class."""
   found = {}
   for record in LatentSource(folder):
     color = int(record['pixels'][0, -1, 0, 0])
@@ -107,13 +107,13 @@ def test_splits_with_other_lists_are_not_opened(prepare, tmp_path):
     advice = f'delete {tmp_path}/pets/test and prepare it'
     with refused('3 classes (cat, dog, fox)', advice):
       open_source(data_config(tmp_path), split)
-  # One split can be opened if the config names no other.
+  # A split can be opened if the config names no other split.
   assert len(open_source(data_config(tmp_path, test=''), 'train')) == 3
 
 
 def test_splits_begun_at_once_do_not_both_go_on(prepare, tmp_path, monkeypatch):
   assert prepare('test', 'cat', 'fox').status == 0
-  # Without this check, the command acts as if both splits started at once.
+  # The patch simulates that `prepare` started for both splits at the same time.
   monkeypatch.setattr(
     'commands.prepare.classes_for', lambda folder, names: names
   )

@@ -29,7 +29,7 @@ def stream(data_dir, workers, start=0):
 
 
 def test_the_batches_are_those_of_one_process(data_dir):
-  """Compares steps 2 to 6, which cross the end of an epoch of 1,297 images."""
+  """Compares steps 2 to 6. Epochs of 1,297 images end in steps 3 and 6."""
   expected = itertools.islice(stream(data_dir, 0), 2, 7)
   found = stream(data_dir, 2, start=2)
   for one, two in zip(expected, itertools.islice(found, 5), strict=True):
@@ -40,7 +40,7 @@ def test_the_batches_are_those_of_one_process(data_dir):
 
 
 def step(parent, i):
-  """Fails for i = 3, otherwise reports its process and JAX platforms."""
+  """Fails at i = 3. Returns (i, whether in the parent process, platforms)."""
   if i == 3:
     raise InputError('record 3 is damaged.')
   return i, os.getpid() == parent, jax.config.jax_platforms
@@ -52,7 +52,7 @@ def endless():
 
 
 def test_an_error_in_a_worker_is_raised(monkeypatch):
-  monkeypatch.setenv('JAX_PLATFORMS', '')  # as with accelerators
+  monkeypatch.setenv('JAX_PLATFORMS', '')  # as on an accelerator
   elements = workers.read(endless(), OPTIONS, 2)
   assert list(itertools.islice(elements, 3)) == [
     (i, False, 'cpu') for i in range(3)

@@ -1,4 +1,4 @@
-"""A denoiser that reports the cost of each pass while a program runs."""
+"""Counts passes: a denoiser reports its cost while a program runs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from guidance.parse import parse, with_guide
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Counting(ClassConditional):
-  """The velocity -x. Each call reports its multiply-adds at run time."""
+  """A denoiser with velocity -x that reports its multiply-adds at run time."""
 
   report: Callable[[float], None] | None = dataclasses.field(
     default=None, metadata={'static': True}
@@ -37,7 +37,7 @@ class Counting(ClassConditional):
         behind = jnp.arange(self.depth) > jnp.argmin(keep)
         cost += len(rows) * (keep & behind).sum() / self.depth
         subs += (output(rows),)
-    # Without x in its argument, XLA could move the callback out of a branch.
+    # The cost must depend on x, or XLA could move the callback out of a branch.
     cost = cost * self.multiply_adds + 0 * x.sum()
     jax.debug.callback(self.report, cost)
     return dataclasses.replace(output(x), sub=subs)
@@ -47,12 +47,12 @@ costs = []
 
 
 def report(cost):
-  """Records a cost. All instances share this function to share programs."""
+  """Records a cost. One function for all denoisers avoids recompilation."""
   costs.append(float(cost))
 
 
 def counted(text, run, batch):
-  """Calls `run` with a denoiser and guidance; counts passes per image."""
+  """Returns `run(denoiser, guidance)` and the number of passes per image."""
   denoiser = Counting(report)
   guide = Counting(report, depth=2, multiply_adds=150)
   costs.clear()

@@ -1,4 +1,4 @@
-"""The solver dopri5 on fields with known solutions."""
+"""Tests the solver dopri5 on fields with known solutions."""
 
 import functools
 import math
@@ -11,12 +11,12 @@ from scipy.integrate import RK45
 
 from sample.adaptive import dopri5
 
-# Each field has a function, the state at t = 1 and the exact state at 0.
+# Per field: a function, the state at t = 1, and the exact state at t = 0.
 FIELDS = {
   'linear': (lambda x, t: -x, [1.0, -3.0], [math.e, -3 * math.e]),
   # The solution is 1/x(t) = 1/x(1) + t + t^2 - 2.
   'nonlinear': (lambda x, t: -(x**2) * (1 + 2 * t), [0.2, 0.3], [1 / 3, 0.75]),
-  # The solution at 0 is x(1) minus the integral of cos(12 t) + t^3.
+  # The solution x(0) is x(1) minus the integral of cos(12 t) + t^3.
   'of time alone': (
     lambda x, t: jnp.cos(12 * t) + t**3 + 0 * x,
     [2.0],
@@ -28,15 +28,15 @@ FIELDS = {
     [math.cos(20), math.sin(20)],
   ),
 }
-# JAX creates float64 arrays in this context.
+# In this context, JAX creates float64 arrays.
 in_float64 = functools.partial(jax.enable_x64, True)
-# Tolerances are arguments of this program, so each field compiles once.
+# The tolerances are arguments, so JAX compiles one program per field.
 solve = jax.jit(dopri5, static_argnums=0, static_argnames=('span', 'overshoot'))
 
 
 @functools.cache
 def counted(rtol, name='rotating', **options):
-  """Solves in float64; returns the error at t = 0 and the number of steps."""
+  """Returns the error at t = 0 and the number of steps, both for float64."""
   field, x, exact = FIELDS[name]
   with in_float64():
     out, count = solve(field, jnp.asarray(x), rtol=rtol, atol=rtol / 100,
@@ -60,7 +60,7 @@ def test_tolerance_is_met_in_float32(name, rtol):
 @pytest.mark.parametrize('rtol', [1e-4, 1e-6, 1e-8, 1e-10])
 def test_tolerance_is_met_and_not_outdone(rtol):
   error, _ = counted(rtol)
-  assert rtol < error < 10 * rtol  # rtol limits the error per step.
+  assert rtol < error < 10 * rtol  # rtol limits the error of each step.
 
 
 def test_steps_grow_with_the_fifth_root_of_the_tolerance():
@@ -70,7 +70,7 @@ def test_steps_grow_with_the_fifth_root_of_the_tolerance():
 
 
 def test_absolute_tolerance_is_for_small_states():
-  # With small states, rtol requires short steps unless atol is large.
+  # For small states, rtol requires short steps. A large atol allows long steps.
   field, x, exact = FIELDS['rotating']
   loose, tight = (
     solve(field, 1e-4 * jnp.asarray(x), rtol=1e-6, atol=atol)
@@ -91,7 +91,7 @@ def test_zero_field_leaves_every_bit():
   x = jnp.asarray([[0.0, 1.0, -1e6]])
   out, count = solve(lambda x, t: jnp.zeros_like(x), x)
   np.testing.assert_array_equal(out, x)
-  assert count == 2 + 6 * 7  # Steps grow from 1e-6 by 10.
+  assert count == 2 + 6 * 7  # Steps start at 1e-6 and grow by 10.
 
 
 asked = []
@@ -120,13 +120,13 @@ def test_last_step_cut_to_stop_at_the_end(name, rtol):
     jax.block_until_ready(out)
     jax.effects_barrier()
   assert len(asked) == count
-  assert min(asked) == 0  # No evaluation is below t = 0.
+  assert min(asked) == 0  # The solver never evaluates below t = 0.
   out = np.asarray(out)
   assert np.linalg.norm(out - exact) < 15 * rtol * np.linalg.norm(exact)
 
 
 def test_interpolant_of_a_long_last_step_is_less_exact():
-  # With data N(0, 1/4) on the linear path, x(0) is half of x(1).
+  # For data N(0, 1/4) on the linear path, x(0) is half of x(1).
   def field(x, t):
     return x * (t - (1 - t) / 4) / ((1 - t) ** 2 / 4 + t**2)
 
@@ -138,7 +138,7 @@ def test_interpolant_of_a_long_last_step_is_less_exact():
 
 
 def test_field_that_wakes_up_late_is_not_missed():
-  # The field is 0 above t = 0.9, where the solver chooses its first step.
+  # The solver chooses its first step above t = 0.9, where the field is 0.
   out, _ = solve(lambda x, t: 0 * x + jnp.maximum(0.9 - t, 0) ** 3, jnp.ones(2))
   np.testing.assert_allclose(out, 1 - 0.9**4 / 4, rtol=1e-3)
 
@@ -168,7 +168,7 @@ def test_batches_of_images_share_their_steps():
   assert out.shape == x.shape
   assert count == same
   np.testing.assert_allclose(twice, jnp.concatenate([out, out]), atol=1e-5)
-  # A batch of one image may take other steps, so it differs slightly.
+  # For a batch of one image, the solver may take other steps.
   alone, _ = solve(field, x[:1])
   np.testing.assert_allclose(alone, out[:1], atol=1e-2)
 
@@ -214,22 +214,22 @@ def test_nan_of_the_field_is_nan_at_the_end(where):
   assert jnp.isnan(out).all()
 
 
-# These weights of torchdiffeq's embedded method differ from scipy's.
+# The embedded method in torchdiffeq has these weights. scipy has others.
 EMBEDDED = [1951 / 21600, 0, 22642 / 50085, 451 / 720, -12231 / 42400,
             649 / 6300, 1 / 60]  # fmt: skip
 ERROR = [*RK45.B, 0] - np.asarray(EMBEDDED)
 
 
 def bump(x, t):
-  """A field that multiplies x by exp(25 * 0.08 * sqrt(pi)) near t = 0.45."""
+  """A field near t = 0.45 that multiplies x by exp(25 * 0.08 * sqrt(pi))."""
   return -25 * x * jnp.exp(-(((t - 0.45) / 0.08) ** 2))
 
 
 def test_sharp_bump_is_resolved_by_rejected_steps():
-  """Checks every step against scipy's tableau and the documented rules."""
+  """Checks all steps against the tableau in scipy and the documented rules."""
   rtol, atol, asked = 1e-5, 1e-7, []
 
-  def field(x, t):  # x has both signs, and one 0.
+  def field(x, t):  # x is positive, negative and 0.
     return bump(x, t) + jnp.asarray([0.0, 0.0, 9.0]) * t
 
   def spy(x, t):
@@ -241,11 +241,11 @@ def test_sharp_bump_is_resolved_by_rejected_steps():
 
   x, s, rejected = np.asarray([1.0, -2.0, 0.0]), 0.0, []
   with in_float64():
-    with jax.disable_jit():  # The spy needs numbers.
+    with jax.disable_jit():  # The spy needs concrete numbers.
       out, count = dopri5(spy, jnp.asarray(x), rtol=rtol, atol=atol)
     assert out.dtype == np.float64
     assert len(asked) == count
-    # Two evaluations choose the first step. Then each step takes six.
+    # Two evaluations choose the first step. Each step takes six evaluations.
     steps = [asked[k : k + 6] for k in range(2, len(asked), 6)]
     lengths = [step[5][0] - step[0][0] for step in steps]
     expected_length = None
@@ -267,7 +267,7 @@ def test_sharp_bump_is_resolved_by_rejected_steps():
       shortest = 0.2 if error > 1 else 1.0
       expected_length = h * np.clip(0.9 * error**-0.2, shortest, 10)
       if error <= 1:
-        assert s < 1  # It had not reached the end.
+        assert s < 1  # The end was not yet reached.
         s, x = s + h, now
   assert s >= 1
   assert 4 <= sum(rejected) < len(rejected) / 2
@@ -280,7 +280,7 @@ def test_sharp_bump_as_in_fixed_steps():
     x, n = jnp.asarray([1.0, 0.3]), 4000
     h = -1 / n
 
-    def step(x, k):  # the classical RK4
+    def step(x, k):  # classical RK4
       t = 1 + k * h
       a = bump(x, t)
       b = bump(x + h / 2 * a, t + h / 2)
@@ -292,7 +292,7 @@ def test_sharp_bump_as_in_fixed_steps():
     ours, count = solve(bump, x, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(ours, fine, rtol=1e-6)
     assert count < 6 * 200
-    # At a tolerance of 10, the solver does not notice the bump.
+    # With a tolerance of 10, the solver misses the bump.
     coarse, fewer = solve(bump, x, rtol=10.0, atol=10.0)
     assert fewer < count / 4
     assert np.isfinite(coarse).all()

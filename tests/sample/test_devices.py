@@ -1,4 +1,4 @@
-"""64 images are equal for any number of devices and any batch size."""
+"""The same 64 images result for any number of devices and any batch size."""
 
 import functools
 
@@ -17,7 +17,7 @@ CONFIG = {
   'state_dtype': 'float32',
 }  # fmt: skip
 LABELS = generate.plan_labels('random', 64, 10, seed=3)
-TEXT = 'ig:1.4,icg:1.3'  # ICG draws labels per image.
+TEXT = 'ig:1.4,icg:1.3'  # ICG samples a label per image.
 
 
 @pytest.fixture(scope='module')
@@ -48,10 +48,10 @@ def draw(denoiser):
 
 
 FIRST = (1, 8)
-# (devices, batch size): only the first has 8 rows per device, like FIRST.
+# Entries are (devices, batch size). FIRST and (8, 64) have 8 rows per device.
 CASES = [(8, 64), (4, 8)]
 SLOW = [(1, 64), (4, 64), (8, 8)]
-# This guidance is tested with one row per device.
+# The tests with this guidance have one row per device.
 ALL = 'ig:1.4,cfg:1.3,s2:1.25'
 
 
@@ -70,11 +70,11 @@ def test_images_are_the_same(draw, text, first, case):
   expected_images, expected = draw(text, *first)
   rows = [batch_size // devices for devices, batch_size in (first, case)]
   if rows[0] == rows[1]:
-    # With equal rows per device, results must be bitwise equal.
+    # With the same number of rows per device, results must be bitwise equal.
     np.testing.assert_array_equal(latents, expected)
     np.testing.assert_array_equal(images, expected_images)
-  # Otherwise products of other sizes sum in another order. Latents must still
-  # agree to 1e-5, and all but a few pixels.
+  # With different numbers of rows, matrix products may sum in different orders.
+  # Latents must still agree to 1e-5, and nearly all pixels must be equal.
   np.testing.assert_allclose(latents, expected, rtol=0, atol=1e-5)
   difference = np.abs(images.astype(int) - expected_images)
   assert difference.max() <= 1 and (difference > 0).mean() < 2e-3

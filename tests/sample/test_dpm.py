@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M) has order 2, and equals the paper's algorithm in numpy."""
+"""DPM-Solver++(2M) has order 2, and matches the paper's algorithm in numpy."""
 
 import functools
 import itertools
@@ -27,7 +27,7 @@ def velocity(path, x, t):
 
 
 def standard(path, x, t):
-  """Standardizes x at time t; constant along an exact trajectory."""
+  """Standardizes x at time t. The result is constant on exact trajectories."""
   alpha, sigma = path.alpha(t), path.sigma(t)
   return (x - alpha * MEAN) / np.sqrt(alpha**2 * STD**2 + sigma**2)
 
@@ -78,7 +78,7 @@ def test_from_noise_to_data(name):
 def multistep(path, x, grid):
   """Runs the paper's algorithm 2, where lambda = log(alpha / sigma)."""
   alpha, sigma = (np.asarray(f(grid)) for f in (path.alpha, path.sigma))
-  alpha = np.where(alpha < 1e-12, 0, alpha)  # as cos(pi / 2)
+  alpha = np.where(alpha < 1e-12, 0, alpha)  # cos(pi / 2) > 0 here.
   with np.errstate(divide='ignore'):
     h = np.diff(np.log(alpha) - np.log(sigma))
   before = None

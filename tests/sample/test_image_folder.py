@@ -1,4 +1,4 @@
-"""Image folders grow by batches, survive kills, and end complete."""
+"""Image folders grow batch by batch, survive kills, and become complete."""
 
 import json
 import pathlib
@@ -68,7 +68,7 @@ def test_all_at_once(tmp_path, form, images):
   assert about['complete'] is True and about['nfe_per_image'] == 2
   assert about['guidance'] == 'ig:1.5' and about['format'] == form
   with Image.open(tmp_path / 'samples.png') as preview:
-    assert preview.size[0] > preview.size[1]  # 3 rows of 10
+    assert preview.size[0] > preview.size[1]  # three rows of ten images
   names = {path.name for path in tmp_path.iterdir()}
   expected = {'samples.json', 'samples.png'}
   expected |= {'samples.npz'} if form == 'npz' else {'images', 'labels.txt'}
@@ -99,7 +99,7 @@ def test_done_stays_done(tmp_path):
 
 
 def test_weights_may_be_moved(tmp_path):
-  """The protocol identifies weights by their hash, not their folder."""
+  """The protocol identifies weights by a hash, not by the path of a folder."""
   places = (
     PROTOCOL | {'folder': f'{place}/net', 'guide': {'folder': f'{place}/weak'}}
     for place in ('/here', '/elsewhere')
@@ -164,7 +164,7 @@ def test_another_protocol_is_refused(tmp_path, changes, message, whole):
   with pytest.raises(InputError, match=message) as error:
     opened(tmp_path, protocol=other)
   assert '--overwrite' in str(error.value)
-  if whole:  # The images are still there.
+  if whole:  # No image was deleted.
     np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GRAY)
   fill(opened(tmp_path, protocol=other, overwrite=True), GRAY[::-1].copy())
   np.testing.assert_array_equal(result(tmp_path, 'npz')[0], GRAY[::-1])

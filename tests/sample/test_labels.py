@@ -14,13 +14,13 @@ IMAGENET = ('tench, Tinca tinca', 'goldfish, Carassius auratus', 'crane',
   ('Golden Retriever, sea lion', ANIMALS, [2, 3]),
   ('2,2,0', ANIMALS, [2, 2, 0]),
   ('3', (), [3]),
-  # A class is found by its full name, or by the part before a comma.
+  # The name of a class may be its full name or the part before a comma.
   ('tench,goldfish', IMAGENET, [0, 1]),
   ('tench, Tinca tinca,1', IMAGENET, [0, 1]),
-  # An exact match takes precedence over a shortened name.
+  # A full name takes precedence over a shortened name.
   ('crane', IMAGENET, [2]),
   ('crane, bird', IMAGENET, [3]),
-  # If a number is also a class name, it means the class of this name.
+  # A number that is also a class name selects the class of this name.
   ('7', ('7', '3', '0', '1'), [0]),
   ('3,2', ('7', '3', '0', '1'), [1, 2]),
   ('1,0', ('0', '1', '2', '3'), [1, 0]),

@@ -1,4 +1,4 @@
-"""The declared number of function evaluations equals the counted one."""
+"""The declared NFE (number of function evaluations) equals the counted NFE."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from sample.registry import make_solver
 
 SHAPE, BATCH, SEED = (2, 2, 1), 4, 11
 SLOW = pytest.mark.slow
-STEPS = 6  # at t = 1, 5/6, 4/6, 3/6, 2/6, 1/6
+STEPS = 6  # t = 1, 5/6, 4/6, 3/6, 2/6 and 1/6
 
 
 def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
@@ -39,11 +39,11 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
   return declared, passes
 
 
-# Each case has guidance, solver and expected NFE. Random costs have None.
+# Per case: guidance, solver and expected NFE, or None if the NFE is random.
 CASES = [
   ('none', 'heun', 11),
   ('ig:1.5,cfg:1.5', 'heun', 22),
-  # CFG is on at t = 4/6 and 3/6, in both evaluations of these two steps.
+  # CFG is on in the steps at t = 4/6 and 3/6, for both evaluations of a step.
   ('cfg:1.5@0.4-0.7', 'heun', 15),
   # The interval includes both ends, so CFG is on at t = 1 and 1/2.
   ('cfg:1.5@0.5-1', 'euler', 10),
@@ -51,20 +51,20 @@ CASES = [
   ('cfg:1.5', 'rk4', 48),
   ('none', 'midpoint', 12),
   ('cfg:1.5@0.4-0.7', 'heun_maruyama', 15),
-  # These methods need no extra pass at scale 1.
+  # APG, TCFG and ICG need no extra pass at scale 1.
   ('apg:1:momentum=-0.5@0.4-0.7', 'heun', 11),
   ('apg:2:momentum=-0.5@0.4-0.7', 'heun', 15),
   ('tcfg:1,rescale:0.7', 'dpm++', 6),
   ('tcfg:2,rescale:0.7', 'dpm++', 12),
   ('icg:2:schedule=linear', 'euler', 11),  # The scale is 1 at t = 1.
-  # Both bands of FDG share one pass, which runs if either scale is not 1.
+  # FDG needs one extra pass if the scale of at least one band is not 1.
   ('fdg:1:low=2@0-0.5', 'euler', 9),
-  # CFG-Zero* skips its first steps without any pass, if it is on.
+  # If CFG-Zero* is on, its first steps need no pass.
   ('cfg_zero:1:zero_steps=2', 'heun', 11),
   ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
   ('cfg_zero:2:zero_steps=2@0.9-1', 'euler', 5),
   ('cfg++:0.5@0.4-0.7', 'ddim', 8),
-  # SLG runs blocks 3 and 5 of 6 again. A pass of the guide costs 1/4.
+  # SLG runs blocks 3 and 5 of 6 again. The guide of auto costs 1/4 of a pass.
   ('cfg:1,slg:2:blocks=2+4@0-0.5', 'euler', 6 + 3 * 2 / 6),
   ('cfg:2,slg:2:blocks=2+4@0-0.5', 'euler', 12 + 3 * 2 / 6),
   ('ig:1,cfg:1,auto:2@0.4-0.7', 'euler', 6.5),
@@ -73,7 +73,7 @@ SLOW_CASES = [
   ('none', 'euler', 6),
   ('cfg:1,s2:1', 'heun', 11),
   ('s2:1.5:skip=3@0.4-0.7', 'euler_maruyama', None),
-  # CFG-Zero* skips the step at t = 1, although the scale is 1 there.
+  # CFG-Zero* skips the step at t = 1, although the scale is 1 at t = 1.
   ('cfg_zero:2:schedule=linear', 'euler', 10),
   ('ig:1.4,cfg:2,auto:2@0.4-0.7', 'euler', 12.5),
   ('apg:2@0-0.5,s2:1.5:masks=2:skip=2:exclude=1@0.3-1', 'heun', None),
@@ -91,11 +91,11 @@ def test_nfe_is_what_runs(text, solver, expected):
   if expected is not None:
     assert declared == pytest.approx(expected, rel=1e-6)
   else:
-    assert declared > 6  # The sub-network has a cost.
+    assert declared > 6  # A sub-network adds cost.
 
 
 def test_published_intervals_of_sit():
-  # IG for SiT takes 250 steps, with CFG at t <= 0.7 and a last step of 0.04.
+  # IG for SiT uses 250 steps, a last step of 0.04, and CFG at t <= 0.7.
   grid = make_grid(250, last_step_size=0.04)
   guidance = 'ig:1.4@0.3-1,cfg:1.35@0-0.7'
   declared, counted = measure(guidance, 'euler_maruyama', grid=grid)
@@ -103,7 +103,7 @@ def test_published_intervals_of_sit():
 
 
 def test_published_intervals_of_lightningdit():
-  # Published are 124 Heun steps, a shift of 0.3, and CFG at 1 - t >= 0.19.
+  # Published settings are 124 Heun steps, shift 0.3, and CFG at 1 - t >= 0.19.
   grid = make_grid(124, shift=1 / 0.3)
   twice = sum(t <= 0.81 for t in grid[:-1]) + sum(t <= 0.81 for t in grid[1:])
   declared, counted = measure(
@@ -114,10 +114,10 @@ def test_published_intervals_of_lightningdit():
 
 
 def test_nfe_where_each_evaluation_reads_its_own_scales():
-  # CFG is on at 4/6 and 3/6. Two evaluations are at each of these times.
+  # CFG is on at t = 4/6 and 3/6. Each of these times has two evaluations.
   declared, counted = measure('cfg:1.5@0.4-0.7', 'heun', 'evaluation')
   assert declared == counted == 11 + 4
-  # CFG is on at 1/6 (twice) and at 0, where `step` would not read it.
+  # CFG is on for two evaluations at t = 1/6 and one at t = 0. `step` omits 0.
   heun = 'heun:final_step=heun'
   declared, counted = measure('cfg:1.5@0-0.2', heun, 'evaluation')
   assert declared == counted == 12 + 3
@@ -134,7 +134,7 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   ),
 ])  # fmt: skip
 def test_bounds_on_a_time_of_the_grid(interval, dtype):
-  # make_grid(5) has 0.19999999999999996, which an interval from 0.2 includes.
+  # The time 0.19999999999999996 of make_grid(5) is in an interval from 0.2.
   grid, (low, high) = make_grid(5), map(float, interval.split('-'))
   text = f'cfg:2@{interval}'
   declared, counted = measure(text, 'euler', grid=grid, dtype=dtype)
@@ -153,7 +153,7 @@ def test_adaptive_solver_counts_what_runs(text, more):
   spent, passes = measure(text, 'dopri5:rtol=1e-5')
   assert spent == pytest.approx(passes, rel=1e-5)
   # All predictions are equal, so guidance does not change the steps. Two
-  # evaluations choose the first step. Then each step takes six.
+  # evaluations choose the first step. Each step takes six evaluations.
   plain, _ = measure('none', 'dopri5:rtol=1e-5')
   assert plain >= 20 and (plain - 2) % 6 == 0
   if more is None:
@@ -170,7 +170,7 @@ def test_nfe_follows_the_blocks_drawn():
     for seed in range(8)
   ]
   assert len(set(counts)) > 3
-  # Each of 6 steps takes a pass, and 0 to 4 of 6 blocks for S2.
+  # Each of 6 steps takes one pass. S2 adds 0 to 4 of the 6 blocks.
   assert min(counts) >= 6 and max(counts) <= 6 + 6 * 4 / 6
   blocks = np.asarray(counts) * 6
   np.testing.assert_allclose(blocks, blocks.round(), atol=1e-4)

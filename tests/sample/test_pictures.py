@@ -1,4 +1,4 @@
-"""The layout of image files, and how they are written."""
+"""Tests the layout and the writing of image files."""
 
 import os
 
@@ -25,7 +25,7 @@ def test_tile():
   images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None]
   images = images * np.ones((5, 2, 3, 1), np.uint8)
   tiled = pictures.tile(images, 3, scale=2, gap=1)
-  # The cells measure (2 * 2 + 2, 3 * 2 + 2), in two rows of three.
+  # Two rows of three cells have (2 * 2 + 2, 3 * 2 + 2) pixels per cell.
   assert tiled.shape == (2 * 6, 3 * 8, 1)
   expected = np.full((12, 24, 1), 255, np.uint8)
   for n in range(5):
@@ -53,11 +53,11 @@ def test_sheet():
   gray = np.zeros((3, 4, 4, 1), np.uint8)
   color = np.full((2, 4, 4, 3), 100, np.uint8)
   sheet = pictures.sheet([('a', gray), ('b\nc', color)], 2, scale=10, margin=60)
-  # A block has 8 pixels above it, and rows of 4 * 10 + 4 pixels.
+  # Above each block are 8 pixels. Each row of a block has 4 * 10 + 4 pixels.
   assert sheet.shape == (8 + 2 * 44 + 8 + 44, 60 + 2 * 44, 3)
   assert sheet.dtype == np.uint8
   assert (sheet[8 + 2 : 8 + 42, 62:102] == 0).all()
-  assert (sheet[:, :60] < 100).any()  # Names are drawn.
+  assert (sheet[:, :60] < 100).any()  # Names are in the margin.
 
 
 @pytest.mark.parametrize('old', [None, b'the old file'])

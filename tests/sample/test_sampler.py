@@ -1,4 +1,4 @@
-"""An image depends only on its index, and a sweep compiles once."""
+"""An image depends only on its index. A sweep compiles one program."""
 
 import dataclasses
 
@@ -48,12 +48,12 @@ def expected(denoiser):
 
 
 def test_images_are_those_of_their_noise_and_labels(expected):
-  """Images are distinct. test_devices.py varies batch size and devices."""
+  """All images differ. test_devices.py varies batch size and devices."""
   images, latents = expected
   assert images.shape == (16, 8, 8, 3) and images.dtype == np.uint8
   assert latents.dtype == np.float32 and np.isfinite(latents).all()
   assert len(np.unique(images, axis=0)) == 16
-  assert 0.05 < ((images > 0) & (images < 255)).mean()  # Few are clipped.
+  assert 0.05 < ((images > 0) & (images < 255)).mean()  # Some are unclipped.
 
 
 @pytest.mark.parametrize('count', [3, 5, 8])
@@ -87,7 +87,7 @@ def test_sweep_compiles_once():
   drawn = [images(guidance) for guidance in map(parse, grid.texts())]
   assert sampler.sample._cache_size() == before + 1
   assert len(np.unique(drawn, axis=0)) == 9
-  # Scales given as integers, floats and arrays share one program.
+  # One program serves integer, float and array scales.
   before = sampler.sample._cache_size()
   for value in (2, 2.0, np.float32(2), jnp.float32(2)):
     images(Guidance(Internal(Scale(value)), (ClassifierFree(Scale(value)),)))
@@ -149,7 +149,7 @@ def test_labels_do_not_depend_on_the_count(plan):
     for text in ('s2:1.5', 'icg:2', 'apg:2:momentum=-0.5', 'cfg_zero:2')
   ),
   ({'solver': 'dopri5'}, 'cfg++:0.1', 'changes a step of DDIM'),
-  # Some solvers require a certain path or network.
+  # Some solvers require certain paths or networks.
   ({'solver': 'euler', 'path': 'cosine'}, 'cfg++:0.1', 'choose'),
   ({'solver': 'dopri5', 'path': 'vp'}, 'none', 'choose'),
   ({'solver': 'dopri5', 'path': 'discrete'}, 'none', 'choose'),

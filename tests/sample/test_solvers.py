@@ -1,4 +1,4 @@
-"""Solvers have the right order, and are exact in cases with known results."""
+"""Solvers have the right order, and are exact in cases with known solutions."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def solve(name, velocity, x, steps, path=LINEAR):
 
 
 def along(velocity):
-  """Converts a function of (x, t) to the arguments that `integrate` needs."""
+  """Converts a function of (x, t) to a function for `integrate`."""
   return lambda x, t, n, memory: Evaluation(velocity(x, t))
 
 
@@ -35,11 +35,11 @@ def step(solver, velocity, x, t, t_next, noise=None):
   ('heun', 2, [16, 32, 64]),
   ('heun:final_step=heun', 2, [16, 32, 64]),
   ('midpoint', 2, [16, 32, 64]),
-  ('rk4', 4, [2, 4, 8]),  # With more steps, rounding errors dominate.
+  ('rk4', 4, [2, 4, 8]),  # For more steps, rounding errors dominate.
   ('ddim', 1, [16, 32, 64]),
 ])  # fmt: skip
 def test_order(name, order, steps):
-  # dx/dt = -x^2 (1 + 2t) is solved by 1/x(t) = 1/x(1) + t + t^2 - 2.
+  # The solution of dx/dt = -x^2 (1 + 2t) is 1/x(t) = 1/x(1) + t + t^2 - 2.
   x = jnp.asarray([0.2, 0.3])
   exact = 1 / (1 / x - 2)
   errors = [
@@ -58,14 +58,14 @@ ODE = ['euler', 'heun', 'heun:final_step=heun', 'midpoint', 'rk4', 'ddim',
 @pytest.mark.parametrize('name', ODE)
 @pytest.mark.parametrize('steps', [1, 5])
 def test_exact_on_a_constant_field(name, steps):
-  # With velocity = noise - x0, trajectories are straight lines.
+  # If the velocity is noise - x0, trajectories are straight lines.
   noise, x0 = jnp.asarray([1.5, -2.0]), jnp.asarray([0.25, 3.0])
   x = solve(name, lambda x, t: noise - x0, noise, steps)
   np.testing.assert_allclose(x, x0, atol=1e-6)
 
 
 def test_heun_is_exact_where_the_field_is_linear_in_time():
-  # dx/dt is 2t. The step must not end at t = 0, where Heun takes Euler's.
+  # dx/dt is 2t. The test step ends above t = 0, because Heun ends with Euler.
   solver = make_solver('heun', LINEAR)
   x = step(solver, lambda x, t: 2 * t, jnp.float32(5), 0.9, 0.4)
   np.testing.assert_allclose(x, 5 + 0.4**2 - 0.9**2, rtol=1e-6)
@@ -110,20 +110,20 @@ def test_sde_reaches_the_data(path, solver):
   x, _ = integrate(
     along(velocity),
     make_solver(solver, path),
-    # At t = 1, some paths keep a part of the data, so the mean is not 0.
+    # On some paths, x still contains data at t = 1, so the mean of x is not 0.
     path.alpha(1.0) * mean + jax.random.normal(key, (count,)),
     jnp.asarray(make_grid(400)),
     lambda n: jax.random.normal(jax.random.fold_in(key, n), (count,)),
   )
-  # Tolerances are four standard errors, and 2% more of the variance for steps.
+  # Tolerances are four standard errors, plus 2% of the variance for the steps.
   np.testing.assert_allclose(x.mean(), mean, atol=4 * std / count**0.5)
   tolerance = 4 * (2 / count) ** 0.5 + 0.02
   np.testing.assert_allclose(x.var(), std**2, rtol=tolerance)
 
 
 def test_euler_maruyama_step():
-  # The step is x + h (v - t score) + sqrt(-2 t h) noise. On the linear path,
-  # score = -((1 - t) v + x) / t.
+  # A step gives x + h (v - t score) + sqrt(-2 t h) noise. On the linear path,
+  # the score is -((1 - t) v + x) / t.
   x, v, noise, t, t_next = 0.7, -1.2, 0.9, 0.5, 0.3
   score = -((1 - t) * v + x) / t
   expected = x - 0.2 * (v - t * score) + (2 * t * 0.2) ** 0.5 * noise
@@ -191,7 +191,7 @@ def test_clipped_x0(name):
   np.testing.assert_allclose(ours, 1.0, rtol=1e-5)
 
 
-# Two options change the times of evaluation, so test them, too.
+# TIMES includes two options because they change the times of evaluation.
 TIMES = [name for name in SOLVERS if not SOLVERS[name].adaptive]
 TIMES += ['heun:final_step=heun', 'euler_maruyama:final_step=noise']
 
@@ -218,7 +218,7 @@ def test_times_are_where_a_step_evaluates(name):
     expected = sorted(solver.times(0.75, t_next))
     np.testing.assert_allclose(sorted(asked), expected, atol=1e-6)
     if name not in ('heun:final_step=heun', 'rk4'):
-      assert 0 not in asked  # Some fields are singular at 0.
+      assert 0 not in asked  # Some fields are singular at t = 0.
 
 
 @pytest.mark.parametrize(('text', 'message'), [

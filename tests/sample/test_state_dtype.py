@@ -1,4 +1,4 @@
-"""A float64 state makes trajectories more exact, and keeps images equal."""
+"""Trajectories are more exact with a float64 state. Images are the same."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ DTYPES = ('float32', 'float64')
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Field(ClassConditional):
-  """A network with velocity sin(3 x + label) + t, computed in float32."""
+  """A float32 network with velocity sin(3 x + label) + t."""
 
   depth, num_taps, num_classes, multiply_adds = 4, 0, 10, 1
   null_label, learned_variance = True, False
@@ -67,7 +67,7 @@ def test_noise_is_the_same(steps):
   single, double = (sample(d, solver=Sum(), steps=steps) for d in DTYPES)
   assert single.dtype == np.float32 and double.dtype == np.float64
   np.testing.assert_allclose(single, double, atol=1e-6)
-  # The float64 state is the exact sum of float32 noise.
+  # A float64 state is the exact sum of float32 noise values.
   if steps == 1:
     np.testing.assert_array_equal(single, np.float32(double))
   assert np.abs(double).max() > 1
@@ -133,7 +133,7 @@ def test_images_are_the_same():
       image, nfe, _ = drawing.images(parse('cfg:1.5@0.2-1'), labels, seed=1)
     assert image.dtype == np.uint8 and nfe == 8
     images.append(image.astype(int))
-  assert not jax.config.jax_enable_x64  # It was on in `sample` only.
+  assert not jax.config.jax_enable_x64  # Only `sample` enables float64.
   single, double = map(np.asarray, latents)
   assert (single.dtype, double.dtype) == (np.float32, np.float64)
   np.testing.assert_allclose(single, double, atol=1e-4)

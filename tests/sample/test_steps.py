@@ -1,4 +1,4 @@
-"""The sampler keeps the state of guidance between steps, and runs dopri5."""
+"""The sampler keeps the guidance state from step to step, and runs dopri5."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ LINEAR = path_named('linear')
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Field(ClassConditional):
-  """A network that reports the time and the sub-networks of each call."""
+  """A network that reports the time and sub-networks of each call."""
 
   report: Callable | None = dataclasses.field(
     default=None, metadata={'static': True}
@@ -106,7 +106,7 @@ def test_one_mask_serves_all_stages_of_a_step(solver):
 
 
 def integrate_without_rest(solver, path, grid, *noise):
-  """Integrates with CFG-Zero* from the third time of the grid to the end."""
+  """Integrates with CFG-Zero* from the third grid point to the last."""
   guidance = parse('cfg_zero:2:zero_steps=0')
 
   def evaluate(x, t, n, memory):
@@ -158,7 +158,7 @@ def test_a_grid_that_starts_below_one_starts_from_less_noise():
   np.testing.assert_allclose(x, 80 / 81 * start(), rtol=1e-6)
   x = sample('none', 'euler', make_grid(6), denoiser=Still())
   np.testing.assert_array_equal(x, start())
-  # DiT's respaced schedules may start below t = 1, but start from noise.
+  # A respaced DiT schedule may start below t = 1, but still starts from noise.
   path = path_named('discrete')
   x = sample('none', 'euler', discrete_grid('2,1'), path=path, denoiser=Still())
   np.testing.assert_array_equal(x, start())
@@ -167,7 +167,7 @@ def test_a_grid_that_starts_below_one_starts_from_less_noise():
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decay(Field):
-  """A network with velocity -x, which multiplies x by e from t = 1 to 0."""
+  """A network with velocity -x. From t = 1 to 0, x grows by a factor of e."""
 
   def one(self, x, t, label, kept):
     return DenoiserOutput(-x)

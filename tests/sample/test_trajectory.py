@@ -1,4 +1,4 @@
-"""A film strip shows states of a sampled trajectory and its guidance."""
+"""A film strip shows the states and the guidance of a sampled trajectory."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def shoot(text, **changes):
 
 
 def draw(text, *, parts=True):
-  """Samples images; returns them, with states and predictions if `parts`."""
+  """Returns images. If `parts` is true, also returns states and predictions."""
   drawing = make_sampler()
   with jax.set_mesh(drawing.mesh):
     return drawing.latents(parse(text), LABELS, np.arange(3), 5, parts=parts)
@@ -55,7 +55,7 @@ def everything():
 def test_states_are_those_of_the_sampler(everything):
   x, (states, seen) = everything
   np.testing.assert_array_equal(x, draw(EVERYTHING, parts=False)[0])
-  # The recorded guided velocity of an Euler step must lead to the next state.
+  # An Euler step with the recorded guided velocity must give the next state.
   following = [*states[1:], x]
   for n, after in enumerate(following):
     close(states[n] + (GRID[n + 1] - GRID[n]) * seen.velocity[n], after)

@@ -1,4 +1,4 @@
-"""Wrong inputs end with one line and exit status 2, before any compilation."""
+"""Wrong inputs give one line and exit status 2 before any compilation."""
 
 import json
 import pathlib
@@ -33,7 +33,7 @@ def compilations():
 
 @pytest.fixture
 def refused(tmp_path, compilations, monkeypatch):
-  """Returns a function that checks that a command line is refused."""
+  """Returns a function that checks the refusal of a command line."""
 
   def never(*args, **kwargs):
     raise AssertionError('went too far')
@@ -72,7 +72,7 @@ def train(tmp_path, data_dir):
 
 @pytest.fixture
 def claim(tmp_path, data_dir):
-  """Returns a function that creates a run's folder without training."""
+  """Returns a function that creates the folder of a run without training."""
 
   def make(*changes):
     config = config_file.load_config(str(ROOT / 'configs/digits.py'))
@@ -296,7 +296,7 @@ def test_config_of_another_version(refused, claim):
 
 
 def test_foreign_configs_are_not_run(tmp_path, monkeypatch):
-  """configs/base.py means ours, not a file in another working directory."""
+  """configs/base.py is always our file, not a file in the working directory."""
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'configs/base.py').write_text(
     'import ml_collections\n'

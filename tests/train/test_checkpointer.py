@@ -1,4 +1,4 @@
-"""Checkpoints are exact, complete, limited in number, and for any devices."""
+"""Checkpoints are exact, complete, limited, and independent of devices."""
 
 import gc
 import shutil
@@ -31,7 +31,7 @@ def mesh_of(count, fsdp=1):
 
 
 def filled(abstract, seed=0):
-  """Returns a state whose floats are random and whose integers are `seed`."""
+  """Returns a state with random floats. All integers are `seed`."""
   rng = np.random.default_rng(seed)
 
   def draw(leaf):
@@ -118,7 +118,7 @@ def test_saving_a_step_again_does_nothing(tmp_path, build):
 
 
 def test_unfinished_checkpoint_does_not_count(tmp_path, build, make_experiment):
-  """Ignores the temporary folder that a kill during a save leaves."""
+  """A kill during a save leaves a temporary folder, which must be ignored."""
   mesh = mesh_of(1)
   saved(tmp_path, filled(build(mesh), 3), 3)
   folder = tmp_path / 'checkpoints'
@@ -165,7 +165,7 @@ def test_no_checkpoint_is_said(tmp_path, make_experiment, empty):
 
 
 def test_home_is_expanded(tmp_path, build, make_experiment, monkeypatch):
-  """Restoring expands ~ in a workdir, as `workdir.claim` does."""
+  """`restore_weights` expands ~ in the path of a workdir."""
   monkeypatch.setenv('HOME', str(tmp_path))
   saved(tmp_path / 'run', filled(build(mesh_of(1))), 2)
   _, step = restore_weights('~/run', make_experiment().model, mesh_of(1))
@@ -202,11 +202,11 @@ def largest(folder):
 
 @pytest.fixture
 def forgotten():
-  """Collects the futures that Orbax leaves after a failure."""
-  gc.freeze()  # Searching older objects takes seconds.
+  """Deletes the futures that remain in Orbax after a failure."""
+  gc.freeze()  # A search of older objects takes seconds.
   yield
   with warnings.catch_warnings(action='ignore'):
-    for _ in range(5):  # Threads of Orbax end at different times.
+    for _ in range(5):  # Orbax threads end at different times.
       gc.collect()
       time.sleep(0.1)
   gc.unfreeze()
@@ -248,7 +248,7 @@ def test_damage_is_named_or_the_one_before_is_taken(tmp_path, build, damage):
 @ABANDONED
 @pytest.mark.usefixtures('forgotten')
 def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path, build):
-  """A flipped bit is reported, unless all restored values are correct."""
+  """Restoring reports a flipped bit, or returns only correct values."""
   abstract = build(mesh_of(1))
   whole = filled(abstract, 3)
   saved(tmp_path, whole, 3)
@@ -263,7 +263,7 @@ def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path, build):
     except InputError:
       noticed += 1
     path.write_bytes(data)
-  assert noticed >= 4  # in params, ema, training and digests
+  assert noticed >= 4  # params, ema, training and digests
 
 
 @ABANDONED
@@ -281,7 +281,7 @@ def test_fallback_without_a_whole_one_does_not_start_again(tmp_path, build):
 
 @ABANDONED  # Earlier tests cause the warning.
 def test_a_damaged_loss_is_the_worst(tmp_path, build):
-  """A damaged loss ranks last, and does not stop a resumed run."""
+  """A checkpoint with a damaged loss ranks last. The run can still resume."""
   abstract = build(mesh_of(1))
   config = CheckpointConfig(every_images=1, keep=1, keep_best=1)
   with Checkpointer(tmp_path, config) as checkpointer:
@@ -298,7 +298,7 @@ def test_keeps_the_best(tmp_path, build):
   abstract = build(mesh_of(1))
   config = CheckpointConfig(every_images=1, keep=1, keep_best=2)
   losses = {1: 3.0, 2: 0.5, 3: 2.0, 4: np.nan, 5: 0.7, 6: 9.0}
-  for steps in ((1, 2, 3), (4, 5, 6)):  # Losses survive a restart.
+  for steps in ((1, 2, 3), (4, 5, 6)):  # A restart keeps the losses.
     with Checkpointer(tmp_path, config) as checkpointer:
       for step in steps:
         checkpointer.save(filled(abstract, step), step, losses[step])
@@ -307,7 +307,7 @@ def test_keeps_the_best(tmp_path, build):
 
 @pytest.fixture
 def rotating(tmp_path, build, monkeypatch):
-  """A run that removes the checkpoint of step 2 as a reader opens it."""
+  """A run that removes the checkpoint of step 2 when a reader opens it."""
   abstract = build(mesh_of(1))
   for step in (1, 2):
     saved(tmp_path, filled(abstract, step), step)

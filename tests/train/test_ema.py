@@ -42,13 +42,13 @@ def test_ramp_is_the_smaller_of_both(decay):
 
 @pytest.mark.parametrize('width, gamma', [(0.05, 16.97), (0.10, 6.94)])
 def test_gamma_of_published_widths(width, gamma):
-  """EDM2 publishes these gammas (arXiv 2312.02696, section 3.1)."""
+  """The EDM2 paper has these values (arXiv 2312.02696, section 3.1)."""
   assert ema.gamma_of(width) == pytest.approx(gamma, abs=0.005)
 
 
 @pytest.mark.parametrize('width', [0.03, 0.1, 0.28])
 def test_width_is_that_of_the_profile(width):
-  """The width is the standard deviation of weighted steps, over their count."""
+  """The width is the weighted standard deviation of steps, divided by `n`."""
   n = 2000
   gamma = ema.gamma_of(width)
   beta = (1 - 1 / np.arange(1, n + 1)) ** (gamma + 1)
@@ -79,7 +79,7 @@ def test_power_functions_weigh_late_steps_by_their_exponent():
 
 
 def test_late_steps_still_move_the_average():
-  """Step 4,000,000 must move it, although float32 cannot resolve 1 - 1/n."""
+  """Step n = 4,000,000 has an effect, but float32 cannot resolve 1 - 1/n."""
   config = EMAConfig(0.9, False, widths=(0.1,), snapshot_images=1)
   zero, one = ({'kernel': jnp.full(3, x)} for x in (0.0, 1.0))
   (moved,) = ema.update_power(config, (zero,), one, jnp.int32(4_000_000 - 1))
@@ -114,7 +114,7 @@ def test_any_width_is_made_of_snapshots(step, width):
 
 
 def test_coefficients_are_those_of_an_average():
-  """Coefficients sum to 1, even for one snapshot or a distant width."""
+  """The coefficients sum to 1, even for one snapshot or a distant width."""
   for snapshots, step, width in (
     ([(600, 0.05)], 600, 0.1),
     ([(10_000, 0.05), (20_000, 0.1)], 20_000, 0.2),

@@ -1,4 +1,4 @@
-"""Plain values of a config define an experiment, or are refused."""
+"""`build` makes an experiment from plain config values, or refuses them."""
 
 import json
 import pathlib
@@ -117,7 +117,7 @@ def test_config_without_a_section(section):
 
 
 def test_config_of_an_earlier_version():
-  """A missing key gets the value that reproduces the old behavior."""
+  """A key missing in an old config gets the value for the old behavior."""
   config = plain()
   for section, key, value in (
     ('model', 'attention', 'xla'), ('log', 'wandb', ''),
@@ -136,7 +136,7 @@ def test_config_that_lacks_a_key_or_has_another(section, key):
   config[section][f'{key}s'] = value = config[section].pop(key)
   words = f'section {section!r} lacks', f"['{key}']", f"['{key}s']"
   refused(config, *words, 'another version')
-  config[section][key] = value  # The other key remains.
+  config[section][key] = value  # The unknown key remains.
   refused(config, f'lacks [] and has unknown {words[2]}')
   del config[section][key], config[section][f'{key}s']
   refused(config, f'lacks {words[1]} and has unknown []')

@@ -48,8 +48,8 @@ def test_terms(batch):
   later = ~likelihood
   np.testing.assert_allclose(bits[later], expected[later], atol=6e-6)
   np.testing.assert_allclose(bits[likelihood], expected[likelihood], rtol=1e-2)
-  # The tolerance is ten times the difference between float32 and float64 in
-  # the reference. It holds for every single row.
+  # The tolerance is ten times the difference between the float32 and float64
+  # results of the reference. Each row must be within the tolerance.
   np.testing.assert_allclose(bits[later], expected[later], rtol=2.2e-6)
 
 
@@ -94,6 +94,6 @@ def test_gradient(batch):
   leaves = map(jax.tree.leaves_with_path, (ours, theirs))
   for (path, a), (_, b) in zip(*leaves, strict=True):
     if path[-1].key == 'position':
-      continue  # Positions are not trained.
+      continue  # The table of positions is fixed.
     scale = np.abs(b).max()
     np.testing.assert_allclose(a, b, atol=5e-5 * scale, err_msg=str(path))

@@ -1,7 +1,7 @@
 """Gradient and three training steps match the public IG-SiT code.
 
-Settings are our defaults, which are the published recipe. Tolerances are ten
-times the differences between float32 and float64 in the golden README.
+Settings are our defaults, which equal the published recipe. Tolerances are ten
+times the differences between float32 and float64 results in the golden README.
 """
 
 import jax
@@ -29,7 +29,7 @@ def read(name):
 
 
 def parameters(name):
-  """Returns config and parameters of a golden file, with 0 for missing ones."""
+  """Returns config and parameters of a golden file. Missing ones become 0."""
   start = read('model.safetensors')
   tensors = jax.tree.map(np.zeros_like, start) | read(name)
   return convert.from_published(
@@ -102,6 +102,6 @@ def test_three_steps(start, gradient):
 
   _, expected = parameters('train3_params.safetensors')
   assert largest(params, expected) < 3.3e-5
-  # In three steps the average barely moves, so test_ema.py checks it, too.
+  # The average barely moves in three steps, so test_ema.py has more tests.
   _, expected = parameters('train3_ema.safetensors')
   assert largest(average, expected) < 3.6e-6

@@ -1,12 +1,12 @@
 """Loss, gradient and Muon steps match the public IG-LightningDiT code.
 
-Changes of each tensor by Muon are compared in relative L2 distance. In float64
-they agree closely. With bfloat16 they agree roughly, because Newton-Schulz
+The error of a Muon step is the relative L2 distance of each tensor's change. In
+float64, errors are tiny. In bfloat16, errors are large, because Newton-Schulz
 amplifies rounding. Tolerances are ten times the differences in the golden
 README.
 
-The published optimizer decays the fixed position table by 2e-6 per step. Ours
-does not, so the table is excluded. Its gradient is zero.
+The published optimizer decays the fixed position table by 2e-6 per step. Our
+optimizer does not, so the tests exclude the table. Its gradient is zero.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ MUON = OptimizerConfig(
   **DEFAULTS['optimizer']
   | {'name': 'muon', 'lr': 2e-4, 'b2': 0.95, 'weight_decay': 0.01}
 )
-STEPS = (1, 3)  # The golden files have these steps.
+STEPS = (1, 3)  # steps in the golden files
 FIXED = ('pos_embed', 'feat_rope.freqs_cos', 'feat_rope.freqs_sin')
 
 
@@ -46,7 +46,7 @@ def published(config, tree):
 
 
 def batch_of(golden, dtype):
-  """Returns x0, noise, t and label. The published code calls our x0 x1."""
+  """Returns x0, noise, t and label. In the published code, x1 means our x0."""
   x1, x0 = (
     jnp.asarray(np.moveaxis(golden[key], -3, -1), dtype) for key in ('x1', 'x0')
   )
@@ -73,7 +73,7 @@ class Run:
     return loss, terms, published(self.config, grads)
 
   def losses(self):
-    """Returns each image's squared error, and its cosine loss."""
+    """Returns squared error and cosine loss of each image."""
     batch = batch_of(read('loss.npz'), self.dtype)
     denoiser = model.bind(self.config, self.start)
     path = path_named(OBJECTIVE.path)
@@ -83,11 +83,11 @@ class Run:
     return final + 0.5 * tap, direction
 
   def three_steps(self, muon_dtype):
-    """Returns parameter changes after each of STEPS, and metrics per step."""
+    """Returns parameter changes after 1 and 3 steps, and metrics per step."""
     settings = dataclasses.replace(MUON, muon_dtype=muon_dtype)
     optimizer = make_optimizer(settings, optax.constant_schedule(MUON.lr))
 
-    # XLA must round to bfloat16 as often as the published Newton-Schulz code.
+    # XLA must round to bfloat16 as often as the published code.
     @functools.partial(
       jax.jit, compiler_options={'xla_allow_excess_precision': False}
     )
@@ -113,7 +113,7 @@ class Run:
 
 @pytest.fixture(scope='module')
 def exact():
-  """Results in float64, which is on in this fixture only."""
+  """Results in float64. Only this fixture enables float64."""
   with jax.enable_x64(True):
     run = Run('float64')
     found = run.losses(), run.gradient(), run.three_steps('float64')[0]
@@ -135,7 +135,7 @@ def errors(change, golden):
 
 
 def assert_small(errors, limits):
-  """Limits are for Muon's median, Muon's maximum and Adam's maximum."""
+  """Limits are for the median of Muon, and the maxima of Muon and Adam."""
   assert np.all(np.asarray(errors) < limits), errors
 
 
@@ -163,7 +163,7 @@ def test_gradient(exact, single):
 
 
 def test_steps_in_float64(exact):
-  """Errors are below those in the README, and due to the table's decay."""
+  """Errors come from the table's decay, and are below those in the README."""
   for steps in STEPS:
     assert_small(errors(exact[2][steps], full_precision(steps)), 1e-4)
 
@@ -179,8 +179,8 @@ def test_steps_in_float32(single):
 def test_steps_in_bfloat16(single):
   changes, logged = single.three_steps('bfloat16')
   start = read('model.safetensors')
-  # The first median in the README is only 1.9e-4, because it compares one
-  # library with itself at nearly equal gradients. At full precision it is 0.16.
+  # The README's first median is only 1.9e-4, because it compares a library with
+  # itself at nearly equal gradients. The median at full precision is 0.16.
   limits = {1: (2e-2, 0.15, 3.1e-3), 3: (0.14, 0.55, 1.4e-3)}
   for steps in STEPS:
     golden = read(f'muon{steps}_params.safetensors')

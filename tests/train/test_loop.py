@@ -26,7 +26,7 @@ def weights(workdir, experiment):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, make_experiment):
-  """A run of ten steps, and the steps in its log at each save."""
+  """A run of ten steps, and the logged steps at the time of each save."""
   workdir = epath.Path(tmp_path_factory.mktemp('run'))
   experiment = make_experiment(*KEEP, 'train.images=160')
   logged, steps, make = {}, [], loop.make_train_step
@@ -50,7 +50,7 @@ def trained(tmp_path_factory, make_experiment):
 
 
 def test_steps_are_logged_before_they_are_saved(trained):
-  """A kill after a save must not lose the log line of the saved step."""
+  """After a kill, the log must contain the step of the last save."""
   assert trained[2] == {5: [1, 2, 3, 4, 5], 10: list(range(1, 11))}
 
 
@@ -71,7 +71,7 @@ def test_leaves_checkpoints_metrics_and_a_plot(trained):
 
 def test_logged_rate_is_the_schedule(trained):
   workdir, experiment, *_ = trained
-  lr = experiment.optimizer.lr  # in step 2
+  lr = experiment.optimizer.lr  # the rate of step 2
   rates = [row['lr'] for row in read_metrics(workdir)]
   np.testing.assert_allclose(rates[:3], [lr / 2, lr, lr], rtol=1e-5)
   assert rates[2:] == sorted(rates[2:], reverse=True)
@@ -81,7 +81,7 @@ def test_logged_rate_is_the_schedule(trained):
 def test_longer_run_goes_on_until_nothing_is_finite(
   trained, make_experiment, tmp_path, caplog
 ):
-  """A huge learning rate ruins the weights, which must not be saved."""
+  """The run must not save weights that a huge learning rate has ruined."""
   workdir, experiment, *_ = trained
   before, _ = weights(workdir, experiment)
   exploding = make_experiment(
@@ -108,7 +108,7 @@ LENGTHS = ('log.every_images=16', 'optimizer.schedule=constant')
 
 
 def trained_to(images, workdir, make_config):
-  """Trains a new or shorter run to `images`; returns its state and losses."""
+  """Trains or extends a run to `images`; returns its state and losses."""
   config = make_config(*LENGTHS, f'train.images={images}')
   experiment = build(config)
   place = claim(workdir, config)
@@ -120,7 +120,7 @@ def trained_to(images, workdir, make_config):
 
 
 def test_longer_run_is_that_of_its_length(make_config, tmp_path):
-  """An extended run equals a longer one, if the schedule is constant."""
+  """With a constant schedule, an extended run equals one longer run."""
   first, _ = trained_to(48, tmp_path / 'ours', make_config)
   ours, our_losses = trained_to(96, tmp_path / 'ours', make_config)
   theirs, their_losses = trained_to(96, tmp_path / 'theirs', make_config)
@@ -151,7 +151,7 @@ def test_preview_is_a_grid_of_classes(make_experiment):
   preview = Previews(experiment, mesh)
   image = preview.draw(jax.device_put(params, replicated(mesh)))
   assert image.dtype == np.uint8
-  # Twenty images of 40 pixels in ten columns, with two pixels around each.
+  # Ten columns show 20 images of 40 pixels, with two pixels around each image.
   assert image.shape == (2 * 44, 10 * 44, 1)
   inner = image.reshape(2, 44, 10, 44)[:, 2:-2, :, 2:-2]
   assert (inner.std((1, 3)) > 0).all()

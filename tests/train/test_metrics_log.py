@@ -1,4 +1,4 @@
-"""The metrics log, its plot, TensorBoard and W&B, also after a restart."""
+"""Tests the metrics log, its plot, TensorBoard and W&B, also after restarts."""
 
 import errno
 import importlib.machinery
@@ -104,7 +104,7 @@ def test_config_is_a_text_of_tensorboard(tmp_path):
 
 
 def test_a_disk_that_was_full_does_not_end_the_log(tmp_path, monkeypatch):
-  """29 failed entries must not stop later ones from being written."""
+  """After 29 failed entries, the log must still write later entries."""
   with MetricsLog(tmp_path, 0) as metrics:
     with monkeypatch.context() as patch:
       patch.setattr(RecordWriter, 'write', no_space)
@@ -157,7 +157,7 @@ def test_weights_and_biases_is_told(tmp_path, monkeypatch):
   wandb.calls.clear()
   with pytest.raises(ValueError), MetricsLog(tmp_path, 1, config, 'dit'):
     raise ValueError
-  assert wandb.calls[0][1]['id'] == told['id']  # The run resumes.
+  assert wandb.calls[0][1]['id'] == told['id']  # The W&B run resumes.
   assert wandb.calls[-1] == ('finish', 1)
   with MetricsLog(tmp_path / 'other', 0, config, 'dit'):
     assert wandb.calls[-1][1]['id'] != told['id']

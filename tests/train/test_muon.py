@@ -1,4 +1,4 @@
-"""Muon matches the public code, in our layout of weights and sharded."""
+"""Muon matches the public code, for our weight layout and sharded weights."""
 
 import dataclasses
 
@@ -44,11 +44,11 @@ def random(*shape, seed=0):
 
 @pytest.mark.parametrize('name', MATRICES)
 def test_newton_schulz_in_bfloat16(name):
-  """bfloat16 results match the published code (bit for bit on this machine)."""
+  """bfloat16 results match the published code (exactly on our machine)."""
   golden = reference.read(UNIT)
   ours = newton_schulz(golden[f'{name}/G'])
   exact, expected = golden[f'{name}/ns5_f64'], golden[f'{name}/ns5_bf16']
-  # Other machines sum differently, so the limit is the error of bfloat16.
+  # Sums depend on the machine, so the limit is the bfloat16 error.
   assert relative(ours, expected) < relative(expected, exact)
 
 
@@ -72,7 +72,7 @@ def test_update_in_float64(name):
 
 
 def test_factor_of_convolutions():
-  # The published factor depends on a convolution's shape before flattening.
+  # For a convolution, the published factor uses the shape before flattening.
   factor = shape_factor('patch_embed/kernel', 16, 8 * 2 * 2)
   conv = reference.read(UNIT)['conv_lr_factor_shape_16_8_2_2']
   np.testing.assert_allclose(factor, conv, rtol=1e-12)
@@ -139,7 +139,7 @@ def test_decay_is_of_matrices_and_takes_the_plain_rate():
 
 
 def test_average_and_look_ahead():
-  """An update adds the new gradient to the momentum twice (Nesterov)."""
+  """A Nesterov update adds the new gradient to the momentum twice."""
   config = dataclasses.replace(
     CONFIG, clip=0, weight_decay=0, momentum=0.8, muon_dtype='float32'
   )

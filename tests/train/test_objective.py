@@ -1,4 +1,4 @@
-"""The training loss, its terms, and the times and labels that it samples."""
+"""Tests the training loss, its terms, and the sampled times and labels."""
 
 import dataclasses
 
@@ -73,7 +73,7 @@ def test_without_taps_the_loss_is_the_velocity_term():
 
 def test_terms_are_mean_squared_errors_of_the_velocity():
   spy, x0, _, _, terms = run_loss()
-  # On the linear path, x is (1 - t) x0 + t noise. The target is noise - x0.
+  # On the linear path, x = (1 - t) x0 + t noise, and the target is noise - x0.
   t = spy.t[:, None, None, None]
   noise = (spy.x - (1 - t) * x0) / t
   assert stats.kstest(np.ravel(noise), 'norm').pvalue > 1e-3
@@ -114,7 +114,7 @@ def test_uniform_times_are_uniform():
 def test_log_ratios_of_logit_normal_times_are_normal(path, mean, std):
   config = change(time_sampling='logit_normal', time_mean=mean, time_std=std)
   t = times(config, path)
-  if path == 'linear':  # where t = sigmoid(n)
+  if path == 'linear':  # t = sigmoid(n)
     n = np.log(t / (1 - t))
   else:
     n = np.log(np.tan(np.pi / 2 * t))
@@ -147,7 +147,7 @@ def test_weights_must_match_taps(weights, taps):
 
 
 class Fixed:
-  """A denoiser that always returns the given predictions."""
+  """A denoiser that always returns the same predictions."""
 
   num_classes = CLASSES
 
@@ -166,7 +166,7 @@ def states(count=6):
 
 
 def direction(velocity, x0=None):
-  """Returns 1 - cosine of `velocity` and the target of `states`, (B,)."""
+  """Returns 1 minus the cosine between `velocity` and the target, (B,)."""
   given, *rest = states()
   x0 = given if x0 is None else x0
   path = path_named('linear')
@@ -180,7 +180,7 @@ OTHER = jax.random.normal(jax.random.key(9), X0.shape)
 
 @pytest.mark.parametrize('length', [1e-4, 1.0, 1e4])
 def test_direction_of_parallel_and_opposite_predictions(length):
-  # The lengths of predictions differ between positions.
+  # Predictions at different positions have different lengths.
   lengths = length * jnp.exp(OTHER[..., :1])
   for sign, expected in ((1, 0), (-1, 2)):
     ours = direction(sign * lengths * TARGET)
@@ -194,13 +194,13 @@ def test_direction_is_taken_across_channels_at_each_position():
   lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
   expected = (1 - (a * b).sum(-1) / lengths).mean((1, 2))
   np.testing.assert_allclose(ours, expected, rtol=1e-5)
-  # One opposite position of 16 gives its image 2 / 16, and others 0.
+  # Image 2 has one opposite position of 16, so its loss is 2 / 16.
   turned = direction(TARGET.at[2, 1, 3].multiply(-1))
   np.testing.assert_allclose(turned, 2 / 16 * jnp.eye(6)[2], atol=1e-6)
 
 
 def test_direction_ignores_a_flip_of_both():
-  flipped = direction(-OTHER, x0=2 * NOISE - X0)  # Its target is -TARGET.
+  flipped = direction(-OTHER, x0=2 * NOISE - X0)  # The target is -TARGET.
   np.testing.assert_allclose(flipped, direction(OTHER), rtol=1e-5)
   np.testing.assert_allclose(direction(-OTHER), 2 - direction(OTHER), rtol=1e-5)
 
@@ -219,7 +219,7 @@ def test_gradient_is_finite_where_nothing_is_predicted(length):
     np.testing.assert_allclose(terms['cosine'], 1, atol=1e-3)
   gradient = jax.grad(lambda v: cosine_loss(v)[0])(length * TARGET)
   assert jnp.isfinite(gradient).all()
-  if not length:  # A step moves toward the target.
+  if not length:  # Descent leads to the target.
     along = (gradient * TARGET).sum(-1)
     assert (along < 0).all()
 
@@ -243,7 +243,7 @@ def test_cosine_term_is_weighted_and_of_the_final_head_only():
   assert list(without) == ['velocity', 'intermediate_2']
   assert terms['cosine'] == direction(OTHER).mean()
   np.testing.assert_allclose(total, plain + 0.7 * terms['cosine'], rtol=1e-6)
-  # The cosine term does not depend on the prediction of the tap.
+  # The cosine term does not depend on the prediction at the tap.
   for tap in (TARGET, -TARGET, 0 * TARGET):
     _, ours = cosine_loss(OTHER, intermediate=(tap,))
     assert ours['cosine'] == terms['cosine']
@@ -256,7 +256,7 @@ def test_cosine_term_is_weighted_and_of_the_final_head_only():
 
 
 class Two(Fixed):
-  """A denoiser that predicts one constant, and another at its tap."""
+  """A denoiser with two constant predictions: at the output and at a tap."""
 
   def __init__(self, velocity, tap):
     self.velocity, self.tap = velocity, tap
@@ -268,7 +268,7 @@ class Two(Fixed):
 
 
 def test_guided_target():
-  """The guide adds w (v_f - v_i) to the output's target, not to a tap's."""
+  """The guide adds w (v_f - v_i) to the output target, not to tap targets."""
   network, guide, w = Two(0.3, -0.2), Two(1.0, 0.4), 0.5
   final, (tap,), _ = objective.velocity_losses(
     network, path_named('linear'), X0, NOISE, T, LABEL,
@@ -282,7 +282,7 @@ def test_guided_target():
 
 
 def test_guided_target_passes_no_gradient():
-  """The target has no gradient, even if the network is its own guide."""
+  """No gradient flows through the target, even if a network guides itself."""
 
   def loss_of(v):
     network = Two(v, 0.1)

@@ -1,4 +1,4 @@
-"""The optimizer equals AdamW in numpy, with the right schedules."""
+"""The optimizer equals AdamW in numpy. Schedules have the right values."""
 
 import dataclasses
 
@@ -55,7 +55,7 @@ def test_cosine_falls_to_its_end_fraction(warmup, end):
 
 
 def adamw(config, params, gradients):
-  """Runs AdamW as in its paper, in float64, with decay of 'kernel' only."""
+  """Runs AdamW of the paper in float64. Decays only leaves named 'kernel'."""
   params = {name: np.float64(value) for name, value in params.items()}
   m = {name: 0.0 for name in params}
   v = {name: 0.0 for name in params}
@@ -89,7 +89,7 @@ def test_is_clipped_adamw(clip, weight_decay):
     }
 
   params = draw(1)
-  # Norms are far above and below the limit, so clipping has an effect.
+  # Norms are far above or far below the limit, so clipping has an effect.
   gradients = [draw(20), draw(0.05), draw(3)]
   optimizer = make_optimizer(config, optax.constant_schedule(config.lr))
   ours = jax.tree.map(jnp.asarray, params)
@@ -117,5 +117,5 @@ def test_decay_touches_kernels_only(config):
     expected = 0.03 if path.split('/')[-1] == 'kernel' else 0
     np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=path)
   assert sum(value > 0 for value in moved.values()) >= 6
-  # Neither biases nor the tables of positions and labels are decayed.
+  # Biases, positions and label embeddings must have no weight decay.
   assert {'position', 'label_embed'} <= {p for p, v in moved.items() if not v}

@@ -1,4 +1,4 @@
-"""Snapshots of averages, and training from the weights of another run."""
+"""Tests snapshots of averages, and training from weights of another run."""
 
 import dataclasses
 import shutil
@@ -38,7 +38,7 @@ def snapshots(tmp_path_factory, config, mesh):
     )
 
   saved = {step: (draw(), draw()) for step in (10, 20)}
-  for _ in range(2):  # A resumed run repeats saves.
+  for _ in range(2):  # A resumed run saves twice.
     with Snapshots(folder, CONFIG) as writer:
       for step, power in saved.items():
         writer.save(power, step)
@@ -85,7 +85,7 @@ def test_unknown_weights_are_refused(shared_run, text):
 
 
 def starting(experiment, source, **changes):
-  """Returns an experiment that starts from the weights of the run `source`."""
+  """Returns an experiment with initial weights from the run `source`."""
   train = dataclasses.replace(experiment.train, init_from=str(source))
   return dataclasses.replace(experiment, train=train, **changes)
 

@@ -26,7 +26,7 @@ def reporting(tmp_path, experiment):
 
 
 def test_rates_and_waiting(tmp_path, make_experiment):
-  experiment = make_experiment('log.every_images=80')  # every 5 steps
+  experiment = make_experiment('log.every_images=80')  # 80 images are 5 steps.
 
   def stream():
     while True:
@@ -45,11 +45,11 @@ def test_rates_and_waiting(tmp_path, make_experiment):
   rows = read_metrics(tmp_path)
   assert [row['step'] for row in rows] == [5, 10]
   row = rows[1]
-  assert 0.4 < row['waiting'] < 0.9  # 20 of 30 ms per step
+  assert 0.4 < row['waiting'] < 0.9  # A step waits 20 of 30 ms.
   assert 50 < row['images_per_second'] < 16 / 0.02
   expected = row['images_per_second'] * progress.training_flops(experiment)
   assert row['tflops'] == pytest.approx(expected / 1e12)
-  assert not {'mfu', 'memory_gib'} & row.keys()  # A CPU has neither.
+  assert not {'mfu', 'memory_gib'} & row.keys()  # These need an accelerator.
 
 
 def test_a_guide_costs_a_pass_more(make_experiment):

@@ -1,4 +1,4 @@
-"""Recipes in configs/ have published settings, and refuse bad arguments."""
+"""Recipes in configs/ have the published settings, and refuse bad arguments."""
 
 import pathlib
 
@@ -41,12 +41,12 @@ def test_sit(size, options):
 
 
 def test_sits_own_recipe_mirrors_and_does_not_clip():
-  """The recipe has all settings in which SiT's train.py differs from REPA."""
+  """Settings that differ between SiT's train.py and REPA are those of SiT."""
   run, shared = recipe('sit.py:XL/2,original'), recipe('sit.py:XL/2')
   assert run.optimizer.clip == 0 and run.data.flip
   assert run.train.images == 1400 * 1_281_167
   assert run.model.taps == ()
-  # Model, objective, learning rate and EMA are those of REPA.
+  # Model, objective, learning rate and EMA are the same as in REPA.
   assert run.model == shared.model and run.objective == shared.objective
   assert (run.optimizer.lr, run.ema) == (shared.optimizer.lr, shared.ema)
   assert (shared.optimizer.clip, shared.data.flip) == (1, False)

@@ -84,7 +84,7 @@ def test_what_cannot_be_measured_is_refused_at_the_start(
 
 
 def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
-  """A signal during scoring saves the trained state without waiting."""
+  """After a signal during scoring, the run saves its state and stops."""
   assignments = (*EVERY, *mine(tmp_path), 'train.images=320')
   workdir = claim(tmp_path / 'run', make_config(*assignments))
   drawn = []

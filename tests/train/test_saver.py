@@ -29,7 +29,7 @@ EVERY_STEP = (
 
 
 class Toy:
-  """A tiny run with non-finite steps, huge weights and signals on request."""
+  """A tiny run with chosen non-finite steps, huge weights and signals."""
 
   def __init__(self, make_experiment, workdir, bad=(), ruined=(), signals=()):
     self.make_experiment, self.workdir = make_experiment, workdir
@@ -97,7 +97,7 @@ def test_a_save_waits_for_a_finite_step(make_toy):
 
 
 def test_ruined_parameters_are_not_saved(make_toy):
-  """Huge finite weights make all later steps bad, so they are not saved."""
+  """The run must not save huge finite weights, which make later steps bad."""
   toy = make_toy(bad=range(5, 100), ruined=(4,))
   with pytest.raises(NonFiniteError, match='3 steps in a row, up to step 7'):
     toy.run(20, 'train.max_bad_steps=3')
@@ -116,7 +116,7 @@ def test_bad_steps_are_counted_across_restarts(make_toy):
 
 def test_a_run_of_mostly_bad_steps_fails_at_its_end(make_toy):
   toy = make_toy(bad=range(1, 6))
-  for _ in range(2):  # The second command has no step to do.
+  for _ in range(2):  # The second run takes no step.
     with pytest.raises(NonFiniteError, match='5 of 8 steps') as error:
       toy.run(8)
     assert '\n' not in str(error.value)

@@ -1,4 +1,4 @@
-"""A training step learns, skips non-finite updates, and can be sharded."""
+"""A training step learns, skips non-finite updates, and runs on any mesh."""
 
 import dataclasses
 import math
@@ -22,9 +22,9 @@ TERMS = {*COMPARED, 'loss/velocity', 'loss/intermediate_1', 'bad_steps'}
 
 
 def make_batch(mesh, seed=0):
-  """Returns gray images with one shade per class and little noise.
+  """Returns gray images with one shade per class and a little noise.
 
-  The images are floats, so that a test can insert a NaN.
+  Images are floats, so that a test can insert a NaN.
   """
   rng = np.random.default_rng(seed)
   label = rng.integers(0, 10, BATCH).astype(np.int32)
@@ -35,7 +35,7 @@ def make_batch(mesh, seed=0):
 
 
 def build(experiment, mesh):
-  """Returns a step function for a mesh, and a function for its first state."""
+  """Returns a namespace with step function and initial state for a mesh."""
   rule, images = experiment.optimizer, 100 * BATCH
   schedule = make_schedule(rule, batch_size=BATCH, total_images=images)
   optimizer = make_optimizer(rule, schedule)
@@ -174,7 +174,7 @@ def figures(run):
 
 @pytest.fixture(scope='module')
 def expected(run):
-  """Metrics of eight steps with a whole network on each of eight devices."""
+  """Metrics of eight steps on eight devices that all have the whole network."""
   return figures(run)
 
 
@@ -199,7 +199,7 @@ def test_every_mesh_trains_alike(expected, make_experiment, sizes, assignments):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
-  """A run with FSDP on eight devices resumes on eight, on four and on one."""
+  """An FSDP run on eight devices can resume on eight, on four and on one."""
   experiment, keep = make_experiment(), CheckpointConfig(1, 1)
   losses = {}
   for count in (8, 4, 1):
@@ -223,7 +223,7 @@ def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
 
 
 def test_guided_target_starts_when_it_should(run, make_experiment):
-  """Steps before `guided_start_images` have the plain loss, and later not."""
+  """The guided target changes the loss only after `guided_start_images`."""
   guided = make_experiment(
     'optimizer.lr=1e-2', 'objective.guided_weight=1.0',
     f'objective.guided_start_images={2 * BATCH}',

@@ -40,7 +40,7 @@ def test_claim_writes_what_and_where(tmp_path, config):
 
 def test_same_config_claims_again(tmp_path, config):
   workdir.claim(tmp_path, config)
-  # A stored config has lists in place of tuples, and must count as equal.
+  # The stored config has lists instead of tuples, but is the same config.
   workdir.claim(tmp_path, workdir.load_config(tmp_path))
   workdir.claim(tmp_path, config)
 
@@ -139,7 +139,7 @@ def test_length_changes_with_no_other_key(trained, make_config):
 
 
 def test_missing_key_differs(tmp_path, config):
-  """A config that lacks a key must not resume the run."""
+  """A config without one of the keys must not resume the run."""
   workdir.claim(tmp_path, config)
   del config['optimizer']['b1']
   with pytest.raises(InputError, match=r'optimizer\.b1: 0\.9 -> absent'):

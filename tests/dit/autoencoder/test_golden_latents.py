@@ -17,7 +17,7 @@ def io():
 
 
 def close(ours, golden):
-  # Golden latents are float32, and golden moments float64.
+  # The golden latents are float32, and the golden moments are float64.
   np.testing.assert_allclose(ours, golden, rtol=1e-5, atol=1e-5)
 
 
@@ -41,6 +41,6 @@ def test_truncation_is_the_published_one():
   x = jnp.linspace(-1.1, 1.1, 1001)
   expected = ((np.asarray(x) + 1) / 2 * 255).clip(0, 255).astype(np.uint8)
   ours = np.asarray(latents.to_pixels(x, truncate=True))
-  assert (ours != expected).mean() < 0.01  # Products round differently.
+  assert (ours != expected).mean() < 0.01  # Rounding of products differs.
   nearest = np.asarray(latents.to_pixels(x))
   assert 0.4 < (nearest != ours).mean() < 0.6

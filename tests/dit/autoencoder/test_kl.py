@@ -1,4 +1,4 @@
-"""The KL autoencoders match the code of diffusers and of VA-VAE."""
+"""The KL autoencoders match the code in diffusers and VA-VAE."""
 
 import dataclasses
 import json
@@ -53,7 +53,7 @@ def golden(request):
   files = read(request.param)
   config, params = kl_from_published(*files, **OPTIONS[request.param])
   assert config == CONFIGS[request.param]
-  # The converted parameters have as many values as the published files.
+  # Converted parameters and published files have the same number of values.
   ours = jax.tree.leaves(params)
   theirs = [tensor for file in files for tensor in file.values()]
   assert sum(leaf.size for leaf in ours) == sum(t.size for t in theirs)
@@ -83,21 +83,21 @@ def test_bfloat16(golden):
   vae, io = with_dtype(golden[0], 'bfloat16'), golden[1]
   out = decode(vae, nhwc(io['z']))
   assert out.dtype == jnp.float32
-  # The reference differs by 1.4 % between bfloat16 and float64.
+  # In the reference, bfloat16 and float64 results differ by 1.4 %.
   assert 1e-3 < relative(out, io['decoded_f64']) < 0.04
   out = jax.jit(lambda vae, x: vae.moments(x))(vae, nhwc(io['x']))
   assert 1e-3 < relative(out, io['moments_f64']) < 0.04
 
 
 def test_published_uint8():
-  """Pixels are rounded as in LightningDiT, which has trunc(127.5 x + 128)."""
+  """Pixels equal trunc(127.5 x + 128), as in LightningDiT."""
   read('va_vae')
   io = np.load(FOLDERS['va_vae'] / 'io.npz')
   ours = latents.to_pixels(jnp.asarray(nhwc(io['decoded'])))
   np.testing.assert_array_equal(ours, io['decoded_uint8_nhwc'])
 
 
-# Tensors with the names of other layouts must give the same parameters.
+# The same tensors under other published names must give equal parameters.
 
 
 def merged():
@@ -205,7 +205,7 @@ def test_groups_must_divide():
     kl_from_published(*read('sd_vae'))
 
 
-# These tests check the shapes of the published sizes, without values.
+# The following tests check the shapes, but not the values, of published sizes.
 
 
 def count(config):

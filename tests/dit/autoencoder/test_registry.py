@@ -1,4 +1,4 @@
-"""Autoencoders are found by name, with their latent spaces."""
+"""The registry finds autoencoders and their latent spaces by name."""
 
 import jax
 import jax.numpy as jnp

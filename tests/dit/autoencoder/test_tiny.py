@@ -1,4 +1,4 @@
-"""The TAESD family. Only taef2 is tested with its published weights."""
+"""Tests the TAESD family. Only taef2 has its published weights here."""
 
 import pathlib
 
@@ -47,7 +47,7 @@ def test_taef2_reconstructs(taef2):
   np.testing.assert_allclose(psnr, golden['psnr_db'], atol=0.01)
   pixels = np.asarray(latents.to_pixels(recon))
   differing = pixels != golden['recon_uint8_nhwc']
-  assert differing.mean() < 1e-3  # Values near x.5 may round differently.
+  assert differing.mean() < 1e-3  # Rounding near x.5 may differ.
 
 
 def tensors_of(params, half, prefix='', left_out=0):
@@ -77,14 +77,14 @@ def diffusers(params):
 
 
 def fresh(name):
-  """Returns random weights of a narrow autoencoder of the kind `name`."""
+  """Returns config and random weights of a narrow autoencoder."""
   channels = autoencoder.AUTOENCODERS[name].latent_channels
   config = autoencoder.TinyConfig(latent_channels=channels, width=8,
                                   normed=name == 'taef2')  # fmt: skip
   rng = np.random.default_rng(0)
 
   def draw(leaf):
-    # The published files contain float16.
+    # The published files have float16 values.
     values = 0.1 * rng.standard_normal(leaf.shape)
     return values.astype(np.float16).astype(np.float32)
 

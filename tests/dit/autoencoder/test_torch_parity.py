@@ -1,4 +1,4 @@
-"""Autoencoders with random weights match diffusers, if torch is installed."""
+"""Autoencoders with random weights match diffusers. The tests need torch."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from dit import autoencoder
 
 REASON = 'needs torch and diffusers: pip install -r requirements-torch.txt'
-pytestmark = pytest.mark.filterwarnings('ignore')  # diffusers warns.
+pytestmark = pytest.mark.filterwarnings('ignore')  # diffusers prints warnings.
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +21,7 @@ def diffusers():
 
 
 def randomise(torch, reference):
-  """Adds noise to all parameters, so that none is exactly zero or one."""
+  """Adds noise to all parameters, so that no parameter is exactly 0 or 1."""
   generator = torch.Generator().manual_seed(0)
   with torch.no_grad():
     for parameter in reference.parameters():
@@ -57,7 +57,7 @@ def test_kl(torch, diffusers, attention):
     block_out_channels=(8, 16, 16, 32), layers_per_block=1, norm_num_groups=4,
     latent_channels=4,
   ))  # fmt: skip
-  # diffusers has heads of 8 channels here, so set its heads to 1 like ours.
+  # diffusers would use heads of 8 channels here. Our code has one head.
   for part in (reference.encoder, reference.decoder):
     for module in part.modules():
       if hasattr(module, 'heads'):

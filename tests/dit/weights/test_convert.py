@@ -1,4 +1,4 @@
-"""Conversion of published tensors: exact round trips, counts and refusals."""
+"""Tests exact round trips, counts and refusals of published tensors."""
 
 import dataclasses
 import itertools
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.usefixtures('traced_once')
 
 
 def architectures():
-  """Yields networks of every family, with all combinations of its options.
+  """Yields networks of every family with all combinations of options.
 
-  Combinations are marked slow, except three that contain every value.
+  Only three combinations are fast tests. The three have every option value.
   """
   qk_norm, flag = ('none', 'layernorm', 'rmsnorm'), (False, True)
   some = {'qk_norm': qk_norm, 'learned_variance': flag}
@@ -86,7 +86,7 @@ def test_other_floats_become_float32(dtype):
   flat = convert.flatten(params)
   same_bits(write(config, flat, 'ig_lightningdit'), expected)
   assert all(leaf.dtype == np.float32 for leaf in flat.values())
-  # JAX arrays of this precision convert back to the same values.
+  # Conversion from JAX arrays of the same precision keeps the values.
   if dtype in ('float16', 'bfloat16'):
     narrow = {path: jnp.asarray(leaf, dtype) for path, leaf in flat.items()}
     same_bits(write(config, narrow, 'ig_lightningdit'), expected)
@@ -107,7 +107,7 @@ def test_results_share_no_memory():
 
 
 def published_xl(kind, heads):
-  """Returns tensor names and shapes in the authors' files of XL networks."""
+  """Returns tensor names and shapes of the authors' XL files."""
   d, lightning = 1152, kind == 'LightningDiT'
   outputs = 16 if kind == 'SiT' else 32
   parts = {'attn.qkv': (3 * d, d), 'attn.proj': (d, d),
@@ -141,9 +141,9 @@ def published_xl(kind, heads):
   ('SiT-XL/2', (8,), 296, 677_786_144),
   ('LightningDiT-XL/1', (8,), 356, 677_951_296 + 2 * 256 * 72),
   ('LightningDiT-XL/1', (), 351, 675_256_736 + 2 * 256 * 72),
-  # All 675,129,632 parameters include 256 D for positions. The rest has 28 (18
-  # D^2 + 15 D) in blocks, D^2 + 258 D for time, 1001 D for labels, 17 D for
-  # patches and 2 D^2 + 34 D + 32 in the head, with D = 1152.
+  # The 675,129,632 parameters include 256 D for positions, where D = 1152. The
+  # others are 28 (18 D^2 + 15 D) for blocks, D^2 + 258 D for time, 1001 D for
+  # labels, 17 D for patches and 2 D^2 + 34 D + 32 for the head.
   ('DiT-XL/2', (), 292, 674_834_720 + 256 * 1152),
 ])  # fmt: skip
 def test_published_networks(name, taps, tensors, values):
@@ -166,8 +166,8 @@ def test_shapes_of_what_no_memory_holds():
 @pytest.mark.parametrize('family', ['ig_lightningdit', 'sit'])
 def test_missing_tensor(family):
   tensors = random_tensors(make_config(family))
-  # The network's options are inferred from these tensors. Without one of them,
-  # the inferred option is wrong, and the error names a tensor that misfits.
+  # The keys are tensors that determine options of the network. If such a tensor
+  # is missing, the option is wrong, and the error names a tensor that misfits.
   telling = {'feat_rope.freqs_cos': 'feat_rope.freqs_sin',
              'blocks.0.norm1.weight': 'norm',
              'blocks.0.attn.q_norm.weight': 'blocks.0.attn.k_norm.weight',
@@ -235,7 +235,7 @@ def test_wrong_table_does_not_fill_the_memory(monkeypatch):
   tensors = dict(random_tensors(make_config('sit')))
   tensors['pos_embed'] = np.ones((1, 10**4, 1), np.float32)
   tensors['x_embedder.proj.weight'] = np.ones((10**4, 3, 2, 2), np.float32)
-  monkeypatch.setattr(model, 'position_table', None)  # A call would fail.
+  monkeypatch.setattr(model, 'position_table', None)  # A call fails.
   with refused('pos_embed'):
     read(tensors, 'sit')
 

@@ -1,4 +1,4 @@
-"""Tests which published files can be read, and that no file runs code."""
+"""Tests which published files are readable, and that no file can run code."""
 
 import argparse
 import importlib.util
@@ -245,7 +245,7 @@ def test_pickle_cut_short_anywhere(torch, save_pickle, write, zipped):
   content = {'ema': {'a': torch.ones(20)}, 'args': argparse.Namespace(x=1)}
   path = save_pickle(content, _use_new_zipfile_serialization=zipped)
   data = path.read_bytes()
-  # A truncated name in an old-format pickle has another message.
+  # A name truncated in an old-format pickle gives another message.
   words = ['cannot be read', 'truncated'] if zipped else []
   for length in (*range(0, len(data), 29), len(data) - 1):
     refused(write('x.pt', data[:length]), *words)
@@ -318,7 +318,7 @@ def test_failed_download_is_one_line(monkeypatch):
   reason='huggingface_hub is not installed',
 )
 def test_the_real_hub_takes_our_call(monkeypatch):
-  """The installed huggingface_hub accepts the call, and fails while offline."""
+  """The installed huggingface_hub accepts our arguments, and fails offline."""
   from huggingface_hub import constants
 
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)

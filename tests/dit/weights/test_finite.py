@@ -60,7 +60,7 @@ def test_for_study_they_are_converted_and_then_read(tmp_path):
   _, params, info = folder.load_folder(tmp_path / 'net')
   assert info['allow_nonfinite'] is True
   assert np.isnan(params['blocks']['attention']['qkv']['kernel']).sum() == 3
-  # Without "allow_nonfinite" in config.json, the folder must be refused.
+  # `load_folder` must refuse a config.json without "allow_nonfinite".
   edit_config(tmp_path / 'net', allow_nonfinite=None)
   with pytest.raises(InputError, match='attention/qkv/kernel'):
     folder.load_folder(tmp_path / 'net')

@@ -1,4 +1,4 @@
-"""A weight folder is complete, exact, verified and never overwritten."""
+"""A weight folder is complete, exact and verified. Nothing overwrites it."""
 
 import dataclasses
 import errno
@@ -97,7 +97,7 @@ def test_devices_strides_and_precisions_do_not_matter(tmp_path, config, params):
 
   config = dataclasses.replace(config, param_dtype='bfloat16')
   low = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16), params)
-  for name, given in {'raw': low, 'ema': params}.items():  # EMAs are float32.
+  for name, given in {'raw': low, 'ema': params}.items():  # An EMA is float32.
     save_folder(tmp_path / name, config, given, info={})
     assert_same(load_folder(tmp_path / name)[1], given)
 

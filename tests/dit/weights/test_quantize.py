@@ -1,4 +1,4 @@
-"""Quantized weights: packing, errors, sizes and checks."""
+"""Tests packing, errors, sizes and checks of quantized weights."""
 
 import dataclasses
 import hashlib
@@ -79,7 +79,7 @@ def test_packing_there_and_back(bits, count):
 
 
 def test_packing_is_of_the_lowest_bits_first():
-  """Four values of 6 bits are packed as 1 + 2 * 2^6 + 3 * 2^12 + 63 * 2^18."""
+  """Four 6-bit values become 1 + 2 * 2^6 + 3 * 2^12 + 63 * 2^18."""
   word = 1 + (2 << 6) + (3 << 12) + (63 << 18)
   expected = list(word.to_bytes(3, 'little'))
   assert pack(np.uint8([1, 2, 3, 63]), 6).tolist() == expected
@@ -119,7 +119,7 @@ def test_errors_are_at_most_half_a_step(folder, leaves, params, scheme):
 
 
 def test_zeros_stay_and_tiny_kernels_are_no_trouble(leaves, scheme):
-  """Zeros (in the heads of a new network) stay 0. Tiny values do not vanish."""
+  """Zeros stay 0, as in heads of new networks. Tiny values stay nonzero."""
   rng = np.random.default_rng(0)
   for size in (0, 1e-38, 1e-20, 1e30):
     params = {
@@ -135,7 +135,7 @@ def test_zeros_stay_and_tiny_kernels_are_no_trouble(leaves, scheme):
 
 
 def test_the_integers_are_those_of_qwix():
-  """Integers equal qwix 0.1.8: quantize(w, 'int6', channelwise_axes=(1,))."""
+  """Integers equal quantize(w, 'int6', channelwise_axes=(1,)) of qwix 0.1.8."""
   kernel = np.float32(
     [[0.31, 7.875], [-7.875, 0.1], [2.6, -0.125], [-1.37, -7.8]]
   )
@@ -189,7 +189,7 @@ def test_what_a_folder_says_of_itself(folder, config, scheme):
   assert loaded == config
   assert info == {'step': 3, 'quantized': {'scheme': scheme}}
   assert scheme_of(info) == scheme_of(load_config(folder)[1]) == scheme
-  # Saving dequantized weights writes no entry "quantized".
+  # A folder saved with dequantized weights has no entry "quantized".
   save_folder(folder.parent / 'wide', config, params, info=info)
   again, info = load_folder(folder.parent / 'wide')[1:]
   assert info == {'step': 3}

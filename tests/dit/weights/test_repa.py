@@ -1,4 +1,4 @@
-"""REPA files contain a SiT and projectors. Projectors are skipped by name."""
+"""REPA files have a SiT and projectors. Conversion skips the projectors."""
 
 import re
 
@@ -18,7 +18,7 @@ from dit.weights import convert, repa
 
 
 def projectors(count=1):
-  """Returns tensors of REPA projectors, which have three layers each."""
+  """Returns tensors of REPA projectors with three layers each."""
   return {
     f'projectors.{k}.{layer}.{kind}': np.ones(shape, np.float32)
     for k in range(count)
@@ -37,7 +37,7 @@ def test_repas_projectors_are_skipped_by_name(monkeypatch, count, older):
   config = make_config('repa')
   tensors = dict(random_tensors(config))
   given = tensors | projectors(count)
-  if older:  # Old files have later blocks as decoder_blocks.
+  if older:  # Old files use the name decoder_blocks.
     given = {
       re.sub(r'^blocks\.([12])\.', lambda m: f'decoder_blocks.{int(m[1]) - 1}.',
              name): tensor
