@@ -278,7 +278,7 @@ def test_discriminator_learns_to_tell(teacher):
 
 
 def test_a_rollout_is_what_the_sampler_does(student):
-  """From the same noise, `roll_out` equals Euler integration by the sampler."""
+  """`roll_out` equals the sampler's Euler integration of the same noise."""
   distillation = make_distillation(solver='euler')
   denoiser = model.bind(distillation.student, student)
   reached = jax.jit(distillation.roll_out)(denoiser, LABEL, 4, KEY)

@@ -1,4 +1,4 @@
-"""With generated weights, the FID Inception network matches torch-fidelity."""
+"""The FID Inception network with generated weights matches torch-fidelity."""
 
 import inception_weights
 import jax

@@ -120,7 +120,7 @@ def trained_to(images, workdir, make_config):
 
 
 def test_longer_run_is_that_of_its_length(make_config, tmp_path):
-  """With a constant schedule, an extended run equals one longer run."""
+  """An extended run equals a longer run if the schedule is constant."""
   first, _ = trained_to(48, tmp_path / 'ours', make_config)
   ours, our_losses = trained_to(96, tmp_path / 'ours', make_config)
   theirs, their_losses = trained_to(96, tmp_path / 'theirs', make_config)
