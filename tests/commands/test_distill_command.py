@@ -59,6 +59,7 @@ def student(teacher, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_printed_commands_work_on_a_student(student, mine, tmp_path):
   workdir = shutil.copytree(student, tmp_path / 'a student')
   succeed('report', f'--workdir={workdir}', '--no_draw')

@@ -101,6 +101,7 @@ def test_any_shape(shape, last):
   assert logits.shape == (2, 5)
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_features(trained, monkeypatch):
   images, _ = textures(23, 2)
   features, predictions = trained(images)

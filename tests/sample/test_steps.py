@@ -120,8 +120,9 @@ def integrate_without_rest(solver, path, grid, *noise):
 
 @pytest.mark.parametrize(
   ('solver', 'path'),
-  [('euler', 'linear'), ('heun', 'linear'), ('ddim', 'cosine'),
-   ('dpm++', 'cosine'), ('dpm++', 'linear')],
+  [('heun', 'linear'), ('dpm++', 'cosine'),
+   *(pytest.param(*case, marks=pytest.mark.slow) for case in
+     [('euler', 'linear'), ('ddim', 'cosine'), ('dpm++', 'linear')])],
 )  # fmt: skip
 def test_zero_steps_leave_x(solver, path):
   path, grid = path_named(path), make_grid(5)
