@@ -1,4 +1,4 @@
-"""Config files; each has `get_config`, and base.py lists every key."""
+"""Config files. Each has a function `get_config`; base.py lists every key."""
 
 
 def parse_argument(
@@ -7,8 +7,8 @@ def parse_argument(
   """Splits SIZE/PATCH[,OPTION...], such as 'XL/2,ig', into the two parts.
 
   Raises:
-    ValueError: The recipe lacks a size or option. The arguments are the
-      message, the wrong words and the known words.
+    ValueError: The recipe has no such size or option. The error's arguments
+      are the message, the wrong words and the known words.
   """
   name, *given = argument.split(',')
   size = name.partition('/')[0]

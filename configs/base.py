@@ -1,6 +1,6 @@
 """All keys of a run, with meanings, units and defaults.
 
-Other config files change values only. Durations are in images seen. The
+Other config files only change values. Durations are in images seen. The
 dataclasses of the sections (train/experiment.py) give the range of each value.
 The command line overrides any key:
 
@@ -18,33 +18,34 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
 
   model = config.model = ml_collections.ConfigDict()
-  # Name FAMILY-SIZE/PATCH: SiT, DiT or LightningDiT; Tiny, S, B, L or XL; 1, 2,
-  # 4 or 8. It sets each key of the network that is 0 or auto.
+  # Name FAMILY-SIZE/PATCH: FAMILY is SiT, DiT or LightningDiT, SIZE is Tiny, S,
+  # B, L or XL, PATCH is 1, 2, 4 or 8. It sets every key below at 0 or auto.
   model.name = 'SiT-XL/2'
   model.depth = 0  # Number of blocks L.
   model.width = 0  # Model dimension D.
   model.num_heads = 0  # Number of attention heads.
-  model.mlp_ratio = 4.0  # Hidden width of the MLP, over D.
+  model.mlp_ratio = 4.0  # Ratio of the MLP's hidden width to D.
   model.size = 32  # Height and width of a latent.
   model.channels = 4  # Channels of a latent.
   model.num_classes = 1000  # Number of classes.
-  # Taps: numbers of blocks after which an intermediate prediction is read.
+  # Taps: numbers of the blocks that are followed by an intermediate head.
   model.taps = (8,)
-  # Norm before each part: layernorm (without gain) or rmsnorm (with gain).
+  # Norm before attention and MLP: layernorm (no gain) or rmsnorm (with gain).
   model.norm = 'auto'
   # Kind of MLP: gelu (tanh form) or swiglu (hidden width 2/3 of mlp_ratio D).
   model.mlp = 'auto'
   model.rope = 'auto'  # Rotary positions: true or false.
-  # Learned variance of DiT, C more output channels: true or false.
+  # Learned variance as in DiT, with C more output channels: true or false.
   model.learned_variance = 'auto'
   # Null label, for CFG: true, false, or auto (true if label_dropout is not 0).
   model.null_label = 'auto'
   # Convention of the network's output: velocity (dx/dt, noise at t = 1),
-  # reversed (noise at t = 0: SiT, LightningDiT) or noise (DiT's steps 0..999).
+  # reversed (dx/dt, noise at t = 0, as published SiT and LightningDiT) or noise
+  # (at DiT's steps 0..999).
   model.convention = 'auto'
   # Normalization of queries and keys: none, layernorm or rmsnorm.
   model.qk_norm = 'none'
-  model.shift = True  # Shift in the blocks' modulation (with scale and gate).
+  model.shift = True  # Shift in the modulation (in addition to scale and gate).
   # Data type of activations: auto (bfloat16 on accelerators, float32 on CPU),
   # float32, bfloat16 or float64 (for parity checks).
   model.dtype = 'auto'
@@ -53,7 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Attention kernel: xla, or cudnn (NVIDIA GPUs in bfloat16; xla elsewhere).
   model.attention = 'xla'
   # Recomputation in the backward pass: none, dots (all but matrix products)
-  # or full (whole blocks). docs/scaling.md lists their memory.
+  # or full (whole blocks). docs/scaling.md lists the memory of each value.
   model.remat = 'dots'
   model.scan = True  # Scan over the blocks; False: a Python loop (debugging).
 
@@ -77,37 +78,39 @@ def get_config() -> ml_collections.ConfigDict:
   objective.guided_start_images = 0  # Images seen before guided targets start.
 
   optimizer = config.optimizer = ml_collections.ConfigDict()
-  # Optimizer: adamw, or muon on matrices with Adam on the rest.
+  # Optimizer: adamw, or muon (Muon for matrices, Adam for other parameters).
   optimizer.name = 'adamw'
   optimizer.lr = 1e-4  # Peak learning rate.
   optimizer.b1 = 0.9  # Decay of Adam's average gradient.
   optimizer.b2 = 0.999  # Decay of Adam's average squared gradient.
   optimizer.eps = 1e-8  # Constant in the denominator of Adam.
-  # Weight decay (decoupled) of 'kernel' leaves; with muon, of all its matrices.
+  # Weight decay (decoupled) of arrays named 'kernel'; with muon, also of all
+  # other matrices that Muon updates.
   optimizer.weight_decay = 0.0
   optimizer.momentum = 0.95  # Decay of Muon's average gradient.
   # Precision in which Muon orthogonalizes: bfloat16 (published) or float32.
   optimizer.muon_dtype = 'bfloat16'
   optimizer.clip = 1.0  # Largest global norm of the gradient; 0: no clipping.
   optimizer.warmup_images = 0  # Images over which the learning rate rises.
-  # Schedule after the warm-up: constant, or cosine (to end_fraction of lr).
+  # Schedule after the warm-up: constant, or cosine (falls to end_fraction lr).
   optimizer.schedule = 'constant'
-  optimizer.end_fraction = 0.0  # Final learning rate of cosine, over lr.
+  optimizer.end_fraction = 0.0  # Fraction of lr at the end of cosine.
 
   ema = config.ema = ml_collections.ConfigDict()
   ema.decay = 0.9999  # Decay of the average of the weights, per step.
-  ema.ramp = False  # Limit of the decay at the start: (1 + step) / (10 + step).
+  ema.ramp = False  # Ramp of the decay: at most (1 + step) / (10 + step).
   # Widths (relative) of power-function averages (EDM2), such as (0.05, 0.10).
   ema.widths = ()
-  # Images between snapshots of the power-function averages, which are combined
-  # by --weights=ema:WIDTH.
+  # Images between snapshots of the power-function averages. With several
+  # snapshots, --weights=ema:WIDTH computes averages of other widths.
   ema.snapshot_images = 2_560_000
 
   data = config.data = ml_collections.ConfigDict()
-  # Data set: digits, or a folder in data.dir of `prepare` or TFDS' ArrayRecord.
+  # Data set: digits, or a folder in data.dir, made by `prepare` or by TFDS (as
+  # ArrayRecord files).
   data.name = 'digits'
   data.dir = 'runs/data'  # Directory of the data sets.
-  data.train_split = 'train'  # Training split, and reference of distances.
+  data.train_split = 'train'  # Training split; distances are to this split.
   data.test_split = 'test'  # Held-out split, for the distance floor; '': none.
   # Autoencoder that made the latents (dit/autoencoder/registry.py), or pixels.
   data.autoencoder = 'pixels'
@@ -115,35 +118,38 @@ def get_config() -> ml_collections.ConfigDict:
   # (mean and std of each channel over the training split).
   data.statistics = 'autoencoder'
   data.flip = False  # Random horizontal flips of half of the images.
-  data.workers = 0  # Reading processes; 0: the training process reads itself.
+  data.workers = 0  # Reading processes; 0: the training process reads.
   data.threads = 8  # Reading threads of each process.
   data.prefetch = 8  # Batches that each process reads ahead.
 
   train = config.train = ml_collections.ConfigDict()
-  train.images = 102_400_000  # Total images; more images extend a finished run.
+  train.images = 102_400_000  # Total images; can be raised after the run.
   train.batch_size = 256  # Batch size over all devices.
   train.max_bad_steps = 10  # Non-finite steps in a row that end the run.
   train.accumulate = 1  # Parts of a batch, run in sequence to save memory.
   # Initial weights: a run, or a folder of unquantized weights; '': random.
-  # Stages of a recipe store the path relative to their workdir.
+  # A stage of a recipe stores the path relative to the workdir of the stage.
   train.init_from = ''
 
   mesh = config.mesh = ml_collections.ConfigDict()
-  mesh.data = -1  # Devices that shard the batch; -1: all that remain.
+  mesh.data = -1  # Devices that shard the batch; -1: all remaining devices.
   mesh.fsdp = 1  # Devices that shard the parameters (and the batch).
   mesh.tensor = 1  # Devices that shard each block's computation.
-  mesh.zero1 = False  # Optimizer state and averages sharded over data (ZeRO-1).
+  # ZeRO-1: sharding of optimizer state and averages over mesh.data, too.
+  mesh.zero1 = False
 
   checkpoint = config.checkpoint = ml_collections.ConfigDict()
   checkpoint.every_images = 2_560_000  # Images between checkpoints.
   checkpoint.keep = 2  # Number of the newest checkpoints to keep.
   # Images between checkpoints that are never deleted, a multiple of
-  # every_images; 0: none. AutoGuidance can use an early one as its guide.
+  # every_images; 0: none. AutoGuidance can use an early checkpoint.
   checkpoint.keep_every_images = 0
   checkpoint.keep_best = 0  # Number of the best checkpoints to keep.
-  # Criterion of the best checkpoint: loss (mean since the last), or a metric.
+  # Criterion of the best checkpoint: loss (mean since the previous checkpoint),
+  # or a metric.
   checkpoint.best_by = 'loss'
-  checkpoint.fallback = False  # Whether to read an older one if damaged.
+  # Fallback from a damaged checkpoint to the previous checkpoint.
+  checkpoint.fallback = False
 
   log = config.log = ml_collections.ConfigDict()
   log.every_images = 25_600  # Images between lines of metrics.jsonl.
@@ -167,9 +173,10 @@ def get_config() -> ml_collections.ConfigDict:
   # Size, before the shift, of a separate last step to t = 0; 0: none.
   sample.last_step_size = 0.04
   # Respacing of DiT's discrete steps, such as 250, ddim50 or 50,30,20. It
-  # replaces steps and spacing; '': none.
+  # replaces steps, spacing, shift and last_step_size; '': none.
   sample.respacing = ''
-  # Times at which guidance reads its scales: step (its start) or evaluation.
+  # Times at which guidance reads its scales: step (start of each step) or
+  # evaluation (each evaluation of the network).
   sample.scales_at = 'step'
   # Data type of solver state and guidance: float32 or float64 (not on TPUs).
   sample.state_dtype = 'float32'
@@ -182,14 +189,14 @@ def get_config() -> ml_collections.ConfigDict:
   # Extractor of features: inception:FILE (published weights), classifier
   # (trained on the training split), classifier:FOLDER, or your FILE.py:NAME.
   evaluation.extractor = 'classifier'
-  # Preprocessing: adm, torch_fidelity (the same), pytorch_fid or clean_fid.
+  # Preprocessing: adm, torch_fidelity (same as adm), pytorch_fid or clean_fid.
   evaluation.preprocessing = 'adm'
   # Reference: statistics (.npz), an .npz of images, a folder, a .zip or
   # tfds:NAME:SPLIT; '': the training split.
   evaluation.reference = ''
   # Image size after ADM's crop of image files; 0: no crop.
   evaluation.image_size = 0
-  evaluation.batch_size = 64  # Images per call of the extractor, all devices.
+  evaluation.batch_size = 64  # Images per extractor call, over all devices.
   # Metrics: fd, sfd, is, kid, precision, recall, accuracy or fd_inf; (): all
   # that can be computed, except fd_inf.
   evaluation.metrics = ()
@@ -204,6 +211,6 @@ def get_config() -> ml_collections.ConfigDict:
   evaluation.repeats = 1  # Disjoint sets of images, for standard errors.
   evaluation.bootstrap = 0  # Bootstrap resamples for standard errors; 0: none.
   evaluation.every_images = 0  # Images between evaluations of a run; 0: none.
-  evaluation.num = 1000  # Number of images of each such evaluation.
-  evaluation.guidance = 'none'  # Guidance of these images.
+  evaluation.num = 1000  # Images per evaluation of a run.
+  evaluation.guidance = 'none'  # Guidance in evaluations of a run.
   return config

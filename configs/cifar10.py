@@ -1,4 +1,4 @@
-"""CIFAR-10 in pixels: a SiT of 33 M parameters with IG, one GPU.
+"""A SiT of 33 M parameters with IG on the pixels of CIFAR-10, for one GPU.
 
   python main.py prepare --images=cifar10_train.zip --split=train \
     --config.data.dir=data --config.data.name=cifar10 --image_size=32
@@ -10,9 +10,10 @@
     --guidance=none --guidance=cfg:1.3 --guidance=ig:1.5 --guidance=s2:1.5 \
     --guidance=cfg:1.3,s2:1.25 --guidance=ig:1.5,cfg:1.2
 
-240 epochs of 50,000 images, meant for about 20 minutes on one H200 (not run).
+The 240 epochs of 50,000 images should take about 20 minutes on one H200 (not
+run).
 `compare` measures distances in the features of a classifier that it trains on
-the real images. They are not FID.
+the real images. These distances are not FID.
 """
 
 import ml_collections
@@ -21,7 +22,7 @@ from configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Returns SiT-S/2 on 32 x 32 pixels, with a tap after block 4 of 12."""
+  """Returns SiT-S/2 for 32 x 32 pixels, with a tap after block 4 of 12."""
   config = base.get_config()
   config.model.name = 'SiT-S/2'
   config.model.size = 32

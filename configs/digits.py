@@ -3,8 +3,8 @@
   python main.py train --config=configs/digits.py --workdir=runs/digits
 
 600 steps of batch 64 take under a minute on two cores. This leaves the network
-under-trained, so guidance helps. After `--config.train.images=96000` no method
-does (docs/digits.md).
+under-trained, so guidance helps. With `--config.train.images=96000`, no method
+helps (docs/digits.md).
 """
 
 import ml_collections
@@ -13,7 +13,7 @@ from configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Returns a tiny SiT with a tap after block 2 of 6, in pixel space."""
+  """Returns a tiny SiT for pixels, with a tap after block 2 of 6."""
   config = base.get_config()
   config.model.name = 'SiT-Tiny/2'
   config.model.size = 8

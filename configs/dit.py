@@ -17,7 +17,7 @@ Published FID (none has been run here; DDPM, 250 steps):
   XL/2            400k steps, without guidance   19.5
   XL/2            7M steps, cfg:1.5 of three channels   2.27 (dit_xl_cfg)
 
-Hardware as published: a TPU v3-256 at 5.7 steps/s for XL/2.
+Published hardware: a TPU v3-256, at 5.7 steps/s for XL/2.
 """
 
 import ml_collections

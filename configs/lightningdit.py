@@ -21,9 +21,10 @@ Published FID (none has been run here):
   XL/1,ig   60 epochs  ig 2.42 (scale not published)
   XL/1,ig  680 epochs  ig:1.7 1.34; with cfg 1.19 (presets of XL)
 
-Published hardware: 8 GPUs, without hours. Unlike the published code, we sample
-latents from their posterior in every step, and start the intermediate head from
-zero. The EMA decay is that of the code; the paper states 0.9995.
+Published hardware: 8 GPUs; the hours are not published. Unlike the published
+code, we sample latents from their posterior in every step, and initialize the
+intermediate head with zeros. The EMA decay is that of the published code, but
+the paper states 0.9995.
 """
 
 import ml_collections

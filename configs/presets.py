@@ -6,9 +6,10 @@
 FID and IS are published figures of 50,000 ImageNet-256 images with random
 labels against the ADM reference; none has been run here. A preset sets
 guidance, solver, steps, times, precision of state and network, conversion to
-8-bit pixels, labels and number of images. It names the decoder (--autoencoder
-gives its file) and the training of the weights. The published code multiplies
-matrices in TF32 and samples other noise. Times are ours: 0 data, 1 noise.
+8-bit pixels, labels and number of images. It names the decoder, and a comment
+names the training of the weights; --autoencoder gives the decoder's file. The
+published code multiplies matrices in TF32 and samples other noise. Times are in
+our convention, 0 at the data and 1 at the noise.
 """
 
 import ml_collections
@@ -23,7 +24,7 @@ _VA = {
 }
 _SDE = {'solver': 'euler_maruyama', 'steps': 250, 'last_step_size': 0.04}
 # REPA's code and Internal Guidance's SiT code keep a float64 state and truncate
-# pixels. Code of DiT, SiT and LightningDiT keeps a float32 state and rounds.
+# pixels. The code of DiT, SiT and LightningDiT has a float32 state and rounds.
 _REPA = {**_SDE, 'state_dtype': 'float64', 'truncate': True}
 _LIGHTNING = {
   'last_step_size': 0.0,
@@ -34,7 +35,7 @@ _HEUN = {'solver': 'heun:final_step=heun', 'steps': 124, **_LIGHTNING}
 _EULER = {'solver': 'euler', 'steps': 249, **_LIGHTNING}
 
 PRESETS = {
-  # DiT-XL/2, 7M steps (arXiv 2212.09748); three of four channels are guided.
+  # DiT-XL/2, 7M steps (arXiv 2212.09748); three of four channels guided.
   'dit_xl_cfg': {
     **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',

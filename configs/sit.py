@@ -12,14 +12,14 @@ The argument is size/patch (S, B, L, XL), then options:
                Guidance, without REPA's alignment loss: 800 epochs, gradients
                clipped to norm 1, no mirrored images
   ig           intermediate loss of IG (arXiv 2512.24176, its SiT code)
-  accelerated  guided target of IG; weight and start are ours, since the paper
-               publishes neither them nor an FID
+  accelerated  guided target of IG; its weight and start are ours, since the
+               paper does not publish them, nor an FID
   original     settings of SiT (arXiv 2401.08740, and its code) instead: 1,400
                epochs, no clipping, half of the images mirrored (prepare them
                as imagenet256_flip, with data.flip=true; see dit.py)
 
-All share optimizer, batch of 256, EMA, uniform times and label dropout. 80
-epochs are 400k steps.
+All options share the optimizer, a batch of 256, EMA, uniform times and label
+dropout. 80 epochs are 400k steps.
 
 Published FID (none has been run here; SDE sampler, 250 steps):
 
@@ -30,9 +30,10 @@ Published FID (none has been run here; SDE sampler, 250 steps):
   B/2,ig            80 epochs  30.60; ig:1.9 17.38, ig:2.3@0.3-1 16.19
 
 The rows of B/2 are second-hand: others report them from IG's paper. REPA's
-1.42 (sit_xl_repa_interval) needs its alignment loss, which we do not implement.
-Published hardware of IG: 8 GPUs, 32 images each, float16, without hours. We use
-bfloat16 activations; docs/scaling.md lists memory and meshes for TPUs.
+1.42 (sit_xl_repa_interval) needs REPA's alignment loss, which we do not have.
+Published hardware of IG: 8 GPUs with 32 images each, in float16; the hours are
+not published. Our activations are bfloat16. docs/scaling.md lists memory and
+meshes for TPUs.
 """
 
 import ml_collections

@@ -2,8 +2,8 @@
 
 An argument METHOD,STEPS names one of
 
-  dm            DMD with an unguided teacher: no CA term
-  shared        DMD2 with a guided teacher: both terms at one noise level
+  dm            DMD with an unguided teacher, without the CA term
+  shared        DMD2 with a guided teacher; CA and DM share one noise level
   full, constrained, hybrid
                 Decoupled DMD, by its schedules (arXiv 2511.22677)
   flash         the recipe of SD3.5-Flash (arXiv 2509.21318), with the stages
@@ -40,7 +40,7 @@ def configure(
   guidance: str,
   before: str = '',
 ) -> None:
-  """Turns a config of the teacher's data and network into one of a student.
+  """Changes a config of the teacher's data and network to that of a student.
 
   Args:
     config: Config to change.

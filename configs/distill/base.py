@@ -1,7 +1,7 @@
 """All keys of the section `distill`, which makes a run a student.
 
 configs/base.py lists the other sections; `sample` holds the student's grid and
-solver. Other files in this folder change values only. distill/config.py gives
+solver. Other files in this folder only change values. distill/config.py gives
 the range of each value.
 """
 
@@ -20,19 +20,19 @@ def get_config() -> ml_collections.ConfigDict:
 def add_section(config: ml_collections.ConfigDict) -> None:
   """Adds the section `distill` with its defaults to a config."""
   distill = config.distill = ml_collections.ConfigDict()
-  # Teacher: a run (its EMA weights) or a folder of weights. Set by --teacher.
+  # Teacher: a run (its EMA weights) or a folder of weights; --teacher sets it.
   distill.teacher = ''
   # Method: dmd, or teacher_trajectory, which follows the teacher's trajectory
   # and uses only the keys guidance and substeps.
   distill.method = 'dmd'
-  # Guidance of the teacher: ig, cfg or both. none and cfg:1 remove the CA term.
-  # The scale of cfg is alpha of Decoupled DMD.
+  # Guidance of the teacher: ig, cfg or both. With none or cfg:1, there is no CA
+  # term. The scale of cfg is alpha of Decoupled DMD.
   distill.guidance = 'none'
   # Query points of DMD: renoise (noised samples), student_trajectory (points of
-  # the student's trajectory: SD3.5-Flash) or grid (noised to the grid's times).
+  # the student's trajectory: SD3.5-Flash) or grid (noised to grid times).
   distill.query = 'renoise'
-  # Schedule of noise levels for renoise: shared (one for CA and DM), full,
-  # constrained or hybrid (distill/noise_levels.py).
+  # Schedule of noise levels for renoise: shared (one level for CA and DM),
+  # full, constrained or hybrid (distill/noise_levels.py).
   distill.schedule = 'hybrid'
   # Normalizer: the sample's distance from the teacher's prediction, which is
   # guided (as in DMD2; it needs one level for both terms) or
@@ -55,7 +55,7 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Updates of the fake denoiser for each update of the student. Every step
   # updates the fake denoiser, and every fake_updates-th step also the student.
   distill.fake_updates = 5
-  # Learning rate of the fake denoiser, constant; 0: optimizer.lr.
+  # Learning rate (constant) of the fake denoiser; 0: optimizer.lr.
   distill.fake_lr = 0.0
   # Beta distribution of the initial levels of DM and of the fake denoiser's
   # loss (DMDR's dynamic start): (4.0, 1.5) for more noise; (1.0, 1.0): uniform.
@@ -65,9 +65,9 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.teacher_lora_scale = 0.0
   # Student updates of the dynamic start, which fades along half a cosine.
   distill.dynamic_updates = 10_000
-  distill.step_per_image = False  # Step sampled per image, not per batch.
-  # Weight of the student's adversarial loss; 0: no discriminator. It sees
-  # activations of the fake denoiser on generated and real latents.
+  distill.step_per_image = False  # Step sampling per image, not per batch.
+  # Weight of the student's adversarial loss; 0: no discriminator. The
+  # discriminator sees the fake denoiser's activations on fake and real latents.
   distill.gan_weight = 0.0
   distill.discriminator_weight = 0.01  # Weight of the discriminator's loss.
   # Blocks that the discriminator reads from; (): every third of the depth.
@@ -76,11 +76,11 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.discriminator_reset = 0.0
   # Teacher's steps per interval of the student's grid, for teacher_trajectory.
   distill.substeps = 8
-  distill.branch = ''  # Branch: '' (all times), low (up to 0.5) or high.
+  distill.branch = ''  # Branch: '' (all times), low (t up to 0.5) or high.
   # Stages of a recipe, as arguments of the config file; (): no recipe. A stage
-  # starts from the previous one. The last two, low and high, start from the
-  # same stage and are merged.
+  # starts from the previous stage. The last two stages, low and high, start
+  # from the same stage and are merged.
   distill.stages = ()
-  # Ratios r of the merge r * low + (1 - r) * high to try; the lowest Frechet
-  # distance wins.
+  # Ratios r to try in the merge r * low + (1 - r) * high. The ratio with the
+  # lowest Frechet distance is used.
   distill.merge_ratios = (0.0, 0.3, 0.5, 0.7, 1.0)

@@ -8,8 +8,8 @@
     --teacher=runs/digits --workdir=runs/flash4
   python main.py sample --folder=runs/flash4/student
 
-The argument is METHOD,STEPS; configs/distill/__init__.py lists the methods, and
-docs/distillation.md their results.
+The argument is METHOD,STEPS. configs/distill/__init__.py lists the methods, and
+docs/distillation.md lists the results.
 """
 
 import ml_collections
@@ -31,10 +31,10 @@ def get_config(argument: str = 'hybrid,4') -> ml_collections.ConfigDict:
   config.optimizer.lr = 1e-3
   config.ema.decay = 0.99
   config.distill.fake_updates = 2
-  config.eval.num = 2000  # images to choose the ratio of a merge
+  config.eval.num = 2000  # images for choosing the ratio of a merge
   batch = config.train.batch_size = 64
   if method == 'trajectory':
-    batch = config.train.batch_size = 16  # trajectories
+    batch = config.train.batch_size = 16  # trajectories per batch
     config.distill.substeps = 4
   if method in ('sharing', 'low', 'high'):
     config.optimizer.lr = 2e-4

@@ -3,22 +3,22 @@
   python main.py distill --config=configs/distill/sit.py:XL/2,dm,1 \
     --teacher=sit-xl --workdir=runs/sit-xl-1
 
-The argument is SIZE/PATCH,METHOD,STEPS; configs/distill/__init__.py lists the
+The argument is SIZE/PATCH,METHOD,STEPS. configs/distill/__init__.py lists the
 methods. The teacher is a run of configs/sit.py, or published weights from
 `convert` (family sit: --config.model.convention=reversed and
 --config.model.learned_variance=true). Only a discriminator needs data.
 
 `dm` and `shared` follow the recipe of DMDR's repository (vvvvvjdy/dmdr,
 train_cc/sit/scripts/cold_start_sitxl.sh; arXiv 2511.13649) for SiT-XL/2 + REPA
-and one step, with these differences in all rows:
+and one step, with these differences in all methods:
 
-  * We average the student's weights, with decay 0.999 per update; theirs does
-    not (`sample --weights=raw` uses the last weights).
-  * Our weight decay is on matrices only; theirs is on all parameters.
-  * We use bfloat16 or float32; theirs uses float16.
-  * We sample new labels, noise and trajectories for the student's update;
-    theirs reuses those of the preceding update of the fake denoiser.
-  * The student's input differs for more than one step (distill/rollout.py).
+  * We average the student's weights, with decay 0.999 per update; DMDR does not
+    (`sample --weights=raw` uses the last weights).
+  * Our weight decay acts only on matrices; DMDR's acts on all parameters.
+  * We use bfloat16 or float32; DMDR uses float16.
+  * We sample new labels, noise and trajectories for the student's update; DMDR
+    reuses those of the preceding update of the fake denoiser.
+  * With more than one step, the student's input differs (distill/rollout.py).
 
 FID-50K of one step, SiT-XL/2 + REPA:
 
@@ -28,9 +28,9 @@ FID-50K of one step, SiT-XL/2 + REPA:
   full, constrained, hybrid        not run; Decoupled DMD has no ImageNet
   flash                            not run; SD3.5-Flash has no ImageNet
 
-None has been run here. In full, constrained and hybrid the dynamic start is
-ours too; it acts on the levels of DM and of the fake denoiser, not of CA. The
-scale cfg:1.25 of all methods without a scale in the table is ours.
+None of these has been run here. In full, constrained and hybrid, the dynamic
+start is ours too; it acts on the levels of DM and of the fake denoiser, not of
+CA. The scale cfg:1.25 of all methods without a scale in the table is ours.
 """
 
 import ml_collections
@@ -38,7 +38,7 @@ import ml_collections
 from configs import distill, sit
 
 # Steps of the stages of SD3.5-Flash: 2000 updates, then 800, 400 and 400
-# updates of five steps each (ours, since it does not publish fake_updates).
+# updates of five steps each (ours, since fake_updates is not published).
 STEPS = {'trajectory': 2000, 'sharing': 4000, 'low': 2000, 'high': 2000}
 
 
@@ -66,7 +66,7 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   config.distill.fake_updates = 5
   if method not in ('flash', *distill.FLASH):
     # DMDR's --gui-a, --gui-b, --lora-scale-r and --dynamic-step. Levels cover
-    # the full range; DMDR's --s-type-gen=uniform samples a step per image.
+    # the full range. With --s-type-gen=uniform, DMDR samples a step per image.
     config.distill.level_beta = (4.0, 1.5)
     config.distill.teacher_lora_scale = 0.75
     config.distill.dynamic_updates = 10_000
