@@ -109,7 +109,7 @@ def training(
 
 
 def _changes(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
-  """Returns the records' values of the config keys that differ from them."""
+  """Returns the values in the records for config keys with other values."""
   size, _, channels = metadata.layout.latent_shape
   expected = {
     'data.autoencoder': metadata.protocol['autoencoder']['name'],

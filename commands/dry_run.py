@@ -283,7 +283,7 @@ def compile_train(experiment: Experiment, mesh: Mesh) -> Program:
 
 
 def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
-  """Compiles a program; `refused` has any error of XLA (such as its size)."""
+  """Returns the compiled program; `refused` has XLA's reason for an error."""
   begin = time.perf_counter()
   with jax.set_mesh(mesh):
     stages = lower()

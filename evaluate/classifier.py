@@ -41,7 +41,7 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
   """Returns (width, stride) of each convolution for images of (H, W, C).
 
   Large images are downsampled to a side of 4. The width doubles where the side
-  halves, so that all layers have about the same cost.
+  halves, so that all resolutions have about the same cost.
   """
   side = max(shape[:2])
   if side <= _SMALL:

@@ -201,7 +201,7 @@ def _draw(
     seed,
     progress=lambda done: marks.append((time.perf_counter(), done)),
   )
-  # The first batch includes compilation, so the rate excludes it if possible.
+  # The first batch compiles. If there are more batches, the rate excludes it.
   (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
   return sample, (n_1 - n_0) / (t_1 - t_0)
 

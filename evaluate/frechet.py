@@ -153,7 +153,7 @@ def check_same_features(one: int, other: int) -> None:
 def frechet_distance(sample: Moments, reference: Moments) -> float:
   """Returns the squared distance d^2 that FID reports.
 
-  d^2 is symmetric up to rounding. Sets of < F + 1 rows cause a warning.
+  d^2 is symmetric up to rounding. A set of at most F rows causes a warning.
 
   Raises:
     InputError: The sets have different F, or a set has a single row.
@@ -232,7 +232,7 @@ def bootstrap(
 
   The standard deviation of these distances estimates the standard error. Sets
   of equal n use the same row numbers. For two sets that share labels and noise,
-  the standard deviation of the differences is the error of the difference.
+  the standard deviation of the differences is the difference's standard error.
   """
   rng = np.random.default_rng(seed)
   n = len(features)

@@ -184,7 +184,7 @@ class Mixed(nnx.Module):
   def _branch(self, chain: tuple, x: jax.Array) -> jax.Array:
     if chain[0] == ('mean',):
       # The published graph pools before the 1 x 1 convolution. Both operations
-      # are linear, so pooling can follow: the output has fewer channels.
+      # are linear, and pooling the output is cheaper: it has fewer channels.
       return getattr(self, chain[1][0])(x, _pool_mean)
     for names in chain:
       if names[0] in _POOLS:
