@@ -16,7 +16,7 @@ r"""Trains, samples, distills and evaluates Diffusion Transformers.
   python main.py sample  --folder=digits-ema --config.sample.steps=50
 
 Exit status: 0 success, or a requested stop after saving; 1 failure; 2 invalid
-input; 130 interrupt of a command that saves nothing; 143 SIGTERM.
+input; 130 interrupt of a command that does not save; 143 SIGTERM.
 """
 
 import errno
@@ -29,7 +29,7 @@ from core.errors import InputError, RunError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a command, by default that of sys.argv; returns the exit status."""
+  """Runs a command, by default from sys.argv; returns the exit status."""
   try:
     words = sys.argv[1:] if argv is None else argv
     return cli.run(cli.parse_args(words, __doc__))

@@ -1,9 +1,9 @@
-"""Measures how long the train step takes to trace and to compile, by depth.
+"""Measures the time to trace and to compile the train step, by depth.
 
   python -m benchmarks.compile_time
 
-The network is SiT-XL/2 + IG with several numbers of blocks, scanned or
-unrolled. The benchmark compiles the step without executing it.
+The networks are SiT-XL/2 + IG with several numbers of blocks, scanned or
+unrolled. The benchmark compiles the train step but does not execute it.
 """
 
 import jax

@@ -2,10 +2,10 @@
 
   python -m benchmarks.host_overhead
 
-The network has as many arrays as SiT-XL/2 + IG, but all are tiny, and a batch
-is one digit. The host's work thus dominates a step. `loop` is a step of
-`train.loop`: the batch, the call, the metrics of the previous step, progress
-bar and log. `call` is the compiled step and the wait for its result.
+The network has as many arrays as SiT-XL/2 + IG, but all arrays are tiny, and a
+batch is one digit. Therefore, the host's work dominates a step. `loop` times a
+step of `train.loop`: the batch, the call, the metrics of the previous step,
+progress bar and log. `call` times the compiled step and the wait for a result.
 """
 
 import statistics

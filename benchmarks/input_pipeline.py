@@ -3,10 +3,10 @@
   python -m benchmarks.input_pipeline
 
 Writes random records in the shape of SD-VAE latents of 256 x 256 images: mean
-and std of the image and of its mirror image, each 32 x 32 x 8 in float16. Reads
-them as shuffled batches onto the device, half of them mirrored. The files are
-in the page cache, as after the first epoch of a dataset that fits in memory. A
-slow disk gives lower rates.
+and std of an image and of its mirror image, each 32 x 32 x 8 in float16. Reads
+the records to the device as shuffled batches, where half of the examples are
+mirrored. The files are in the page cache, as after the first epoch of a dataset
+that fits in memory. A slow disk gives lower rates.
 """
 
 import dataclasses

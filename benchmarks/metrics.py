@@ -1,10 +1,10 @@
-"""Measures time and memory of the metrics of an evaluation.
+"""Measures the time and memory that the metrics of an evaluation take.
 
   python -m benchmarks.metrics
   python -m benchmarks.metrics --parts=frechet
 
 Features are random, since the time does not depend on their values. Each part
-runs in its own process. Its peak memory includes the features and JAX.
+runs in a separate process. The peak memory includes the features and JAX.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ from evaluate.precision_recall import precision_recall
 
 FEATURES = 2048  # outputs of Inception's last pooling
 GIB = 1024**3
-IMAGES, ROUNDS = 32, 7  # batch size and number of timings of Inception
+IMAGES, ROUNDS = 32, 7  # batch size and number of timings, for Inception
 
 
 def features(seed: int, count: int) -> np.ndarray:
@@ -50,7 +50,7 @@ def frechet() -> dict[str, float]:
 
 
 def precision_and_recall() -> dict[str, float]:
-  """Times 10,000 images against 10,000, with compilation."""
+  """Times 10,000 images against 10,000 images, including compilation."""
   reference, sample = features(0, 10_000), features(1, 10_000)
   figures = {}
   for name, half in (('seconds', False), ('half_seconds', True)):
@@ -61,10 +61,10 @@ def precision_and_recall() -> dict[str, float]:
 
 
 def inception() -> dict[str, float]:
-  """Times our Inception and torch-fidelity's in turns, on 256 x 256 images.
+  """Alternately times our Inception and torch-fidelity's, for 256 x 256 images.
 
-  It needs torch and torch-fidelity (requirements-torch.txt). The weights are
-  random, since time does not depend on them.
+  This part needs torch and torch-fidelity (requirements-torch.txt). The weights
+  are random, since the time does not depend on the weights.
   """
   import torch
   from torch_fidelity.feature_extractor_inceptionv3 import (
@@ -115,7 +115,7 @@ PARTS = {
 
 
 def measure(name: str) -> dict[str, float]:
-  """Returns the figures of a part, and the peak memory of this process."""
+  """Returns the figures of a part, including this process's peak memory."""
   figures = PARTS[name]()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   return figures | {'peak_gib': peak / GIB}

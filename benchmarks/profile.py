@@ -3,10 +3,10 @@
   python -m benchmarks.profile configs/sit.py:S/2,ig --torch \
     --config.train.batch_size=8
 
-Sums the events of JAX's profiler over a few steps. The sum exceeds the step's
-time where threads run in parallel, and it misses the part of the kernels'
-gradients that XLA finishes on other threads. --torch adds a PyTorch network of
-the same shape under PyTorch's profiler (requirements-torch.txt).
+Sums the events of JAX's profiler over a few steps. The sum exceeds the time of
+the step where threads run in parallel. The sum misses the part of the kernel
+gradients that XLA finishes on other threads. --torch also profiles a PyTorch
+network of the same shape with PyTorch's profiler (requirements-torch.txt).
 """
 
 import collections
@@ -25,9 +25,9 @@ from benchmarks import timing
 from benchmarks.train_step import compiled_step, random_batch
 
 STEPS = 3
-# Kinds of operations, by patterns of names in the program and the source.
-# The first match decides. Attention is recognized by its einsum subscripts, or
-# in fusions by arrays of four axes or with two equal axes.
+# Kinds of operations, each with a pattern for names in the program and source.
+# The first match decides. Einsum subscripts indicate attention. In fusions,
+# arrays with four axes or with two equal axes indicate attention.
 KINDS = (
   ('attention', r'bhn|bhm|\[\d+,\d+,(\d+),\1\]|^ynn\S* \[\d+(,\d+){3}\]'),
   ("the scan's stacks: filled, sliced, written",
@@ -37,7 +37,7 @@ KINDS = (
   ('copies and transposes', r'copy|transpose_'),
   ('elementwise, sums, optimizer', r''),
 )  # fmt: skip
-# Kinds of PyTorch's operations. PyTorch has no scan.
+# Kinds of PyTorch's operations, where no scan occurs.
 THEIRS = (
   (KINDS[0][0], r'scaled_dot_product'),
   (KINDS[2][0], r'^aten::(add)?mm$'),
@@ -49,7 +49,7 @@ _SOURCE = re.compile(r'op_name="([^"]*)"')
 
 
 def operations(text: str) -> dict[str, str]:
-  """Maps each operation of a program to text with name, shape and source."""
+  """Maps each operation of a program to a text: name, shape and source."""
   texts = {}
   for line in text.splitlines():
     if match := _OPERATION.match(line):
@@ -64,7 +64,7 @@ def kind_of(operation: str, kinds: Sequence[tuple[str, str]] = KINDS) -> str:
 
 
 def of_torch(run: Callable[[], Any]) -> dict[str, float]:
-  """Returns the seconds of each kind of operation in a step of PyTorch."""
+  """Returns the seconds per step of each kind of operation in PyTorch."""
   from torch import profiler
 
   run()
@@ -78,7 +78,7 @@ def of_torch(run: Callable[[], Any]) -> dict[str, float]:
 
 
 def events(folder: pathlib.Path) -> dict[str, float]:
-  """Returns the seconds of each operation in a trace, by name."""
+  """Returns the total seconds of each operation in a trace, by name."""
   (path,) = folder.rglob('*.trace.json.gz')
   with gzip.open(path) as file:
     trace = json.load(file)['traceEvents']

@@ -1,19 +1,19 @@
-"""Measures what quantized weights save, and how they change samples.
+"""Measures the savings by quantized weights, and the change of samples.
 
   python -m benchmarks.quantize --workdir=runs/demo --guidance=ig:1.5
 
-Converts a run on images with each scheme of main.py convert, samples with the
-same labels and noise from the run and each folder, and prints:
+Converts the weights of a run on images with each scheme of main.py convert.
+Samples with the same labels and noise for each scheme and float32. Prints:
 
-  file      size of model.safetensors, and its share of the float32 one
+  file      size of model.safetensors, and ratio to the size in float32
   weights   relative L2 error of the parameters, against float32
   latents   relative L2 error of the samples' latents, against float32
-  FD        Frechet distance to the training images in features of a classifier
-            trained on them (not FID), mean over the seeds ± standard error
-  change    FD minus the FD of float32, ± its standard error from a bootstrap
-            over pairs of images
+  FD        Frechet distance to the training images (not FID), in features of a
+            classifier trained on these images; mean over seeds ± standard error
+  change    FD minus the FD of float32, ± the standard error of this difference
+            from a bootstrap over pairs of images
 
-It also prints sizes for a network with random weights, --name=SiT-B/2.
+For a network with random weights, --name=SiT-B/2, it prints only sizes.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def vector_of(params: Params) -> np.ndarray:
 
 
 def draw(sampler: Sampler, guidance, labels, seed) -> np.ndarray:
-  """Returns latents (n, H, W, C) of images 0 to n - 1."""
+  """Samples the latents (n, H, W, C) of images 0 to n - 1."""
   parts = []
   for begin in range(0, len(labels), BATCH):
     index = np.arange(begin, begin + BATCH) % len(labels)
@@ -71,14 +71,14 @@ def draw(sampler: Sampler, guidance, labels, seed) -> np.ndarray:
 
 
 def figures(distances: list[Estimate]) -> str:
-  """Returns text with mean ± standard error over the seeds."""
+  """Returns the mean ± standard error over the seeds, as text."""
   errors = np.asarray([distance.error for distance in distances])
   mean = np.mean([distance.value for distance in distances])
   return f'{mean:.3f} ± {np.sqrt(np.square(errors).sum()) / len(errors):.3f}'
 
 
 def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> list[dict]:
-  """Returns rows of a run, for float32 and each scheme."""
+  """Returns table rows of a run, for float32 and each scheme."""
   experiment = Source(args.workdir, is_run=True).open(())
   data, mesh = experiment.data, make_mesh(MeshConfig(), jax.devices()[:1])
   reference = load_all(open_source(data, data.train_split))
@@ -124,7 +124,7 @@ def of_a_run(args: argparse.Namespace, folder: pathlib.Path) -> list[dict]:
 
 
 def of_a_size(name: str, folder: pathlib.Path) -> list[dict]:
-  """Returns rows of a network with random weights."""
+  """Returns table rows of a network with random weights."""
   config = DiTConfig(
     size=32, channels=4, num_classes=1000, taps=(4,), **named_size(name)
   )
@@ -147,7 +147,7 @@ def of_a_size(name: str, folder: pathlib.Path) -> list[dict]:
 
 if __name__ == '__main__':
   parser = timing.parser(__doc__, 'quantize')
-  parser.add_argument('--workdir', help='folder of a run; none: only the sizes')
+  parser.add_argument('--workdir', help='folder of a run (or sizes only)')
   parser.add_argument('--guidance', default='none')
   parser.add_argument('--num', type=int, default=500)
   parser.add_argument('--seeds', type=int, default=3)

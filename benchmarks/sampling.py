@@ -7,10 +7,10 @@
     --batch_size=256 --students 1 2 4
 
 Samples a batch with every method in turns. The weights are random, since the
-time does not depend on them. `of ideal` is the time that the arithmetic would
-take at the speed of a large matrix product in the same run, divided by the
-measured time. `ratio` is the time divided by that of the first method. Its
-ideal is `NFE / steps`, which for S2 depends on the blocks that the seed skips.
+time does not depend on the weights. `of ideal` is the ideal time divided by the
+measured time; ideal arithmetic has the speed of a large matrix product in the
+same run. `ratio` is the time divided by the time of the first method. The ideal
+ratio is `NFE / steps`, which for S2 depends on the blocks that the seed skips.
 A student samples in a few steps without guidance (solver renoise). --torch adds
 a PyTorch network of the same shape for none, ig and cfg, on the CPU.
 """
@@ -55,7 +55,7 @@ def latents(sampler: Sampler, guidance: Guidance) -> Callable[[], Any]:
 
 def main() -> None:
   parser = timing.parser(__doc__, 'sampling')
-  parser.add_argument('config', nargs='?', help='config (small network)')
+  parser.add_argument('config', nargs='?', help='config (or a small network)')
   parser.add_argument('--methods', nargs='+', default=METHODS)
   parser.add_argument('--students', type=int, nargs='*', default=[])
   parser.add_argument('--steps', type=int, default=20)

@@ -1,7 +1,7 @@
 """Shared code of the benchmarks: timing, flags and results.
 
-Speed varies between machines and days. Rates are therefore relative to a large
-matrix product in the same run, and compared programs run in turns.
+Speed varies between machines and days. Therefore, rates are relative to a large
+matrix product in the same run, and programs to compare run in turns.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def in_turns(
   Args:
     runs: Functions that return when their work is done.
     rounds: Number of turns of each function.
-    turn: Least seconds of a turn. Its first call is not timed, since threads
-      and memory of the previous function may still affect it.
+    turn: Minimum seconds of a turn. The first call of a turn is not timed: the
+      threads and memory of the previous function may still affect that call.
   """
   seconds = {name: [] for name in runs}
   for _ in range(rounds):
@@ -49,7 +49,7 @@ def in_turns(
 
 
 def matmul_peak(dtype: str) -> float:
-  """Returns a device's best FLOP/s in a large square matrix product."""
+  """Returns the best FLOP/s of a device in a large square matrix product."""
   size, count = (2048, 4) if jax.default_backend() == 'cpu' else (8192, 16)
   keys = jax.random.split(jax.random.key(0))
   x, w = (jax.random.normal(key, (size, size), dtype) for key in keys)
@@ -81,7 +81,7 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     default=pathlib.Path(
       time.strftime(f'runs/benchmarks/{name}-%m%d-%H%M%S.json')
     ),
-    help='file for figures, device and versions (%(default)s)',
+    help='file for figures, device and versions (default: %(default)s)',
   )
   return result
 
@@ -89,7 +89,7 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
 def parse(
   parser: argparse.ArgumentParser,
 ) -> tuple[argparse.Namespace, list[str]]:
-  """Returns the flags, and the KEY=VALUE of each --config.KEY=VALUE."""
+  """Returns the flags, and KEY=VALUE for each --config.KEY=VALUE."""
   args, extra = parser.parse_known_args()
   for word in extra:
     if not word.startswith('--config.') or '=' not in word:

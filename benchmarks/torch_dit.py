@@ -1,7 +1,7 @@
 """A plain PyTorch transformer for comparisons in the benchmarks.
 
-It has the parameters, optimizer and EMA of our networks, and a loss of the same
-cost. It runs eagerly, with PyTorch's modules and its fused attention. It
+It has the same parameters, optimizer and EMA as our networks, and a loss of the
+same cost. It runs eagerly, with PyTorch's modules and fused attention. It
 supports only plain SiT blocks: LayerNorm, GELU, no rotary positions.
 """
 
@@ -55,7 +55,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-  """A head, which predicts from the tokens of the last block or of a tap."""
+  """A head that predicts from the tokens of the last block or of a tap."""
 
   def __init__(self, config: DiTConfig) -> None:
     super().__init__()
@@ -71,7 +71,7 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-  """The network; it returns the output, then the predictions of the taps."""
+  """The network, which returns its output and the predictions of the taps."""
 
   def __init__(self, config: DiTConfig) -> None:
     super().__init__()
@@ -90,7 +90,7 @@ class Network(nn.Module):
     self.taps = nn.ModuleList(Head(config) for _ in config.taps)
 
   def forward(self, tokens, t, label, tapped=True):
-    """Maps (B, N, patch * patch * C), (B,), (B,) to a list of token arrays."""
+    """Maps tokens (B, N, patch * patch * C), (B,), (B,) to predicted tokens."""
     config = self.config
     h = self.embed(tokens) + self.position
     angles = t[:, None] * torch.exp(
@@ -107,7 +107,7 @@ class Network(nn.Module):
 
 
 def network_of(config: DiTConfig) -> Network:
-  """Returns the network; raises ValueError if parameter counts differ."""
+  """Returns the network; ValueError if its parameter count is not ours."""
   torch.manual_seed(0)
   network = Network(config)
   expected = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))
@@ -123,7 +123,7 @@ def network_of(config: DiTConfig) -> Network:
 def train_step(
   experiment: Experiment, batch: dict[str, Any]
 ) -> Callable[[], float]:
-  """Returns a training step on a fixed batch, which returns its loss."""
+  """Returns a training step on a fixed batch; the step returns the loss."""
   config, settings = experiment.model, experiment.optimizer
   network = network_of(config)
   average = {k: v.clone() for k, v in network.state_dict().items()}
@@ -199,7 +199,7 @@ def sampler(
 
 
 def _tokens(config: DiTConfig, x: np.ndarray) -> torch.Tensor:
-  """Maps (B, H, W, C) to (B, N, patch * patch * C)."""
+  """Maps images (B, H, W, C) to tokens (B, N, patch * patch * C)."""
   side, patch = config.size // config.patch, config.patch
   x = torch.tensor(x, dtype=torch.float32)
   x = x.reshape(len(x), side, patch, side, patch, -1)

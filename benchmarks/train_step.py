@@ -1,4 +1,4 @@
-"""Measures the rate of the train step against the machine's peak and PyTorch.
+"""Compares the rate of the train step with the machine's peak and PyTorch.
 
   python -m benchmarks.train_step --torch
   python -m benchmarks.train_step configs/sit.py:S/2,ig --torch \
@@ -9,8 +9,8 @@
 Times whole steps (sampling latents, forward, backward, clipping, optimizer and
 EMA) on a fixed batch, for each config and combination of --vary. MFU is the
 model's FLOP/s divided by the FLOP/s of a large matrix product in the same
-precision. A multiply-add is 2 FLOP, the backward pass costs two forward passes,
-and recomputation is not counted. --torch adds a PyTorch network of the same
+precision. A multiply-add counts as 2 FLOPs and the backward pass as two forward
+passes; recomputation is not counted. --torch adds a PyTorch network of the same
 shape, on the CPU (requirements-torch.txt).
 """
 
@@ -50,7 +50,7 @@ def random_batch(shapes: dict[str, Any]) -> dict[str, jax.Array]:
 def compiled_step(
   experiment: Experiment,
 ) -> tuple[Any, jax.stages.Compiled, dict[str, Any], dict[str, float]]:
-  """Returns state, compiled step, batch shapes, and compilation figures."""
+  """Returns state, compiled step, batch shapes and figures of compilation."""
   mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
     step, abstract, shapes, key = dry_run.train_program(experiment, mesh)
@@ -73,7 +73,7 @@ def compiled_step(
 def our_step(
   experiment: Experiment,
 ) -> tuple[Callable[[], float], dict[str, jax.Array], dict[str, float]]:
-  """Returns a function that takes one step, its batch, and figures."""
+  """Returns a function that takes a step, the step's batch, and figures."""
   state, compiled, shapes, figures = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
 
@@ -139,7 +139,7 @@ def main() -> None:
       'dtype': dtype,
     }
     row |= dict(word.split('=', 1) for word in choice)
-    if 'model.attention' in row:  # the kernel that this machine uses
+    if 'model.attention' in row:  # kernel used on this machine
       row['model.attention'] = experiment.model.attention_here
     row |= measure(
       experiment, peaks[dtype], rounds=args.rounds, torch=args.torch

@@ -1,4 +1,4 @@
-"""Suggests next commands. Every printed command works as printed."""
+"""Suggests next commands, which users can run exactly as printed."""
 
 import functools
 import shlex
@@ -22,8 +22,8 @@ def command(name: str, *words: str) -> str:
 class Advice:
   """Suggests commands for a run.
 
-  A command is suggested if the run has the weights, data and decoder that it
-  needs. If only the decoder is missing, the text explains how to name it.
+  A command is suggested if the run has the required weights, data and decoder.
+  If only the decoder is missing, the text explains how to specify a decoder.
   """
 
   def __init__(self, request: SampleRequest) -> None:
@@ -47,8 +47,8 @@ class Advice:
 
     Args:
       name: Name of the command.
-      *words: Flags of the command, without those that name the run.
-      guidance: Guidance texts that the command uses.
+      *words: Flags of the command, except flags that name the run.
+      guidance: Guidance texts that the command would use.
     """
     try:
       job = self._job
@@ -79,16 +79,16 @@ class Advice:
 def training(
   config: str, overrides: Sequence[str], experiment: Experiment, split: str
 ) -> str:
-  """Returns a line 'Try: COMMAND' that trains on newly prepared records.
+  """Returns a line 'Try: COMMAND', which trains on newly prepared records.
 
   The line is empty if `split` is not the training split, or if no network of
   the config fits the records.
 
   Args:
-    config: Config file of `prepare`.
-    overrides: Assignments given to `prepare`.
+    config: Config file that `prepare` used.
+    overrides: Config assignments on the command line of `prepare`.
     experiment: Settings of the config file with the assignments.
-    split: Prepared split.
+    split: Name of the prepared split.
   """
   data = experiment.data
   if split != data.train_split:
@@ -109,7 +109,7 @@ def training(
 
 
 def _changes(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
-  """Returns the values of config keys that contradict the records."""
+  """Returns the values in the records for config keys with other values."""
   size, _, channels = metadata.layout.latent_shape
   expected = {
     'data.autoencoder': metadata.protocol['autoencoder']['name'],

@@ -1,6 +1,6 @@
 """Reads a command line: a command, its flags and its config assignments.
 
-The module does not import JAX, so that it reports a wrong flag at once.
+The module does not import JAX, so an invalid flag is reported immediately.
 """
 
 import argparse
@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
   """A parser that raises InputError instead of exiting."""
 
   def format_help(self) -> str:
-    """Returns the help text, which names the program as it was called."""
+    """Returns the help text with the program's name from the command line."""
     return program.localize(super().format_help())
 
   def error(self, message: str) -> NoReturn:
@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
-  """Returns the command, its flags and, as `overrides`, its config assignments.
+  """Returns the command and its flags; `overrides` has its config assignments.
 
   Args:
     argv: Words after the program's name.
@@ -78,7 +78,7 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
   """Runs the module of the command and returns the exit status."""
-  # These modules import JAX, which takes seconds. Flags are checked first.
+  # These modules import JAX, which takes seconds, so flags are checked before.
   from core import cluster, signals
   from train.metrics_log import set_up_logging
 
@@ -101,7 +101,7 @@ def version() -> str:
 def _check_eval_keys(
   overrides: Sequence[str], args: argparse.Namespace
 ) -> None:
-  """Raises InputError for an assignment to eval that a flag replaces."""
+  """Raises InputError for an assignment to eval.NAME if --NAME is a flag."""
   for assignment in overrides:
     key, _, value = assignment.partition('=')
     section, _, name = key.partition('.')
@@ -115,7 +115,7 @@ def _check_eval_keys(
 
 
 def _check_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
-  """Raises InputError for an unknown flag before argparse sees it."""
+  """Raises InputError for an unknown flag; called before argparse."""
   command, *rest = words
   names = [flag for flag in parser._option_string_actions if flag != '-h']
   for word in rest:

@@ -1,4 +1,4 @@
-"""The command `compare`: guidance methods side by side."""
+"""The command `compare`, which compares guidance methods side by side."""
 
 import argparse
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 def compare_settings(
   args: argparse.Namespace, job: SampleJob
 ) -> compare_lib.CompareConfig:
-  """Returns the settings, by default with every supported method."""
+  """Returns the settings; by default, these list every supported method."""
   methods = args.guidance
   if methods is None:
     methods = filter(job.serves, METHODS)

@@ -6,9 +6,9 @@
   workdir of a run: its newest checkpoint    folder, published .safetensors
   any of these                               folder of quantized weights
 
-A published file does not name its network, so flags give the family and the
-settings that do not follow from the shapes. Weights that do not fit the network
-are an error, and then nothing is written.
+A published file does not name its network. Flags therefore specify the family
+and those settings that array shapes do not determine. If the weights do not fit
+the network, the command fails and writes nothing.
 """
 
 import argparse
@@ -52,11 +52,11 @@ _NEVER_WRITTEN = (*PICKLES, '.bin', '.npz', '.npy')
 
 @dataclasses.dataclass(frozen=True)
 class PublishedFacts:
-  """Settings of a network that its published tensors do not show.
+  """Settings of a network that its published tensors do not determine.
 
   Attributes:
-    num_heads: Number of attention heads; None for the usual one.
-    taps: Number of blocks before the intermediate head, if there is one.
+    num_heads: Number of attention heads; None for the usual number.
+    taps: Number of blocks before the intermediate head; () without such a head.
     null_label: Whether the last label is the null label.
   """
 
@@ -95,19 +95,19 @@ def exchange(
 
   Args:
     source: Published file, folder of weights, or run.
-    target: New path: a published file if it ends with .safetensors, else a
-      folder.
-    family: Published format, one of `convert.FAMILIES`. It may be None if a run
-      becomes a folder, or if the source is a folder that names it.
-    facts: Settings that a published source does not show.
+    target: New path of a published file if the path ends with .safetensors;
+      otherwise, new path of a folder.
+    family: Published format, one of `convert.FAMILIES`. None is possible if a
+      run becomes a folder, or if the source is a folder that names the format.
+    facts: Settings that the tensors of a published source do not determine.
     weights: 'ema' or 'raw'; None for 'ema', or for the only available weights.
-    quantize: Scheme, one of `quantize.SCHEMES`, of a target folder, or None.
-    allow_nonfinite: Whether to convert weights that are not finite. The target
-      records this, and can be sampled.
+    quantize: Scheme of a target folder, one of `quantize.SCHEMES`; or None.
+    allow_nonfinite: Whether to convert non-finite weights. A target folder
+      records that they are allowed, so it can be sampled.
 
   Raises:
     InputError: If the target exists, the source is damaged, or the source
-      cannot become the target. Nothing was written.
+      cannot become the target. In these cases, nothing is written.
   """
   if family is not None:
     check_choice('--family', family, (*convert.FAMILIES, INCEPTION))
@@ -244,7 +244,7 @@ def _read_published(
 
 
 def _num_heads(tensors: dict[str, np.ndarray]) -> int:
-  """Returns the number of heads of the named size that has the file's width."""
+  """Returns the number of heads of the named size with the file's width."""
   shape = np.shape(tensors.get('x_embedder.proj.weight', 0))
   if not shape:
     return 1  # the converter reports that the network is unknown
@@ -283,7 +283,7 @@ def _read_run(
     'step': step,
     'path': experiment.objective.path,
     'latents': load_latents(source).to_json(),
-    # A few-step student needs its own sampler settings.
+    # A few-step student needs the sampling settings of its training.
     'sample': sampling_of(experiment),
   }
   return experiment.model, jax.device_get(params), info

@@ -1,4 +1,4 @@
-"""The command `distill`: trains a few-step student of a network."""
+"""The command `distill`, which trains a few-step student of a network."""
 
 import argparse
 
@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
   """Runs `distill`, and returns the exit status."""
   overrides = [*args.overrides, f'distill.teacher={args.teacher}']
   base = load_config(args.config)
-  build_student(base.to_dict())  # fails for a config without student keys
+  build_student(base.to_dict())  # fails without keys for a student
   config = override(base, overrides).to_dict()
   experiment = build_student(config)
   if args.dry_run:

@@ -1,8 +1,8 @@
 """Reports the size and cost of a job without running it.
 
 Without a topology, all figures follow from array shapes on the local devices.
-With a topology such as v5p:4x4x4, libtpu also compiles the program for these
-TPU chips, which need not be attached.
+With a topology such as v5p:4x4x4, libtpu also compiles the program for TPU
+chips of that topology, which need not be attached.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ from train.progress import peak_flops, training_flops
 from train.setup import check_settings
 from train.step import make_train_step
 
-# Published memory of a chip, in GiB.
+# Memory per chip in GiB, as published.
 MEMORY_GIB = {
   'TPU v4': 32,
   'TPU v5 lite': 16,
@@ -58,13 +58,13 @@ class Program:
   """A compiled program.
 
   Attributes:
-    trace: Seconds of tracing.
-    seconds: Seconds of compilation.
-    arguments: GiB of the arguments on each chip.
-    temporaries: GiB of intermediate values, and of results in new buffers.
-    sent: Count and bytes of each kind of collective; None if libtpu gives no
+    trace: Tracing time in seconds.
+    seconds: Compilation time in seconds.
+    arguments: Memory of the arguments on each chip, in GiB.
+    temporaries: Memory of intermediate values and new result buffers, in GiB.
+    sent: Count and bytes of each kind of collective; None if libtpu provides no
       text of the compiled program.
-    refused: Reason why it was not compiled; '' if it was.
+    refused: Reason why XLA did not compile the program; '' for success.
   """
 
   trace: float
@@ -80,10 +80,10 @@ def train(experiment: Experiment, topology: str | None) -> str:
 
   Args:
     experiment: Settings of the run.
-    topology: Name of the TPU chips to compile for; None for shapes alone.
+    topology: Name of the TPU chips to compile for; None to use only shapes.
 
   Raises:
-    InputError: If the topology is unknown, or the step cannot run on it.
+    InputError: If the topology is unknown, or the step cannot run on its chips.
   """
   experiment, mesh = placed(experiment, topology)
   settings, network = experiment.train, experiment.model
@@ -116,7 +116,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
 
 
 def distill(experiment: StudentExperiment) -> str:
-  """Returns a report on one student; raises InputError if it cannot run."""
+  """Returns a report on a student; InputError if distillation cannot run."""
   plan = distilling.check(experiment)
   settings, student = experiment.train, experiment.model
   state = abstract(
@@ -151,7 +151,7 @@ def distill(experiment: StudentExperiment) -> str:
 
 
 def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
-  """Returns a report on the sampler without the decoder, as `train` does."""
+  """Returns a report on the sampler without decoder; see `train`."""
   experiment, mesh = placed(experiment, topology)
   method = parse(guidance)
   weights = weights_like(experiment.model, mesh, 'float32')
@@ -185,7 +185,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
 def placed(
   experiment: Experiment, topology: str | None
 ) -> tuple[Experiment, Mesh]:
-  """Returns the experiment in the precision of the chips, and their mesh."""
+  """Returns the experiment with the precision for a topology, and the mesh."""
   devices = topology_devices(topology) if topology else None
   network = experiment.model
   if topology and network.dtype == 'auto':
@@ -196,17 +196,17 @@ def placed(
 
 
 def topology_devices(topology: str) -> list[jax.Device]:
-  """Returns the chips of a name such as v5e:16x16, attached or not.
+  """Returns the chips of a topology such as v5e:16x16, attached or not.
 
   Raises:
-    InputError: If libtpu is missing, or does not know the name.
+    InputError: If libtpu is missing, or does not know the topology.
   """
   for name, value in (
-    ('TPU_SKIP_MDS_QUERY', '1'),  # prevents a query of the cloud's metadata
+    ('TPU_SKIP_MDS_QUERY', '1'),  # skips the query of the cloud's metadata
     (
       'ALLOW_MULTIPLE_LIBTPU_LOAD',
       '1',
-    ),  # allows a second process, since no device is used
+    ),  # permits several processes, since none uses a device
     ('TPU_STDERR_LOG_LEVEL', '3'),
     ('TPU_MIN_LOG_LEVEL', '3'),
   ):
@@ -214,7 +214,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
   jax.config.update('jax_platforms', 'cpu')
   try:
     grid = topologies.get_topology_desc(platform='tpu', topology_name=topology)
-  except Exception as error:  # libtpu raises many kinds of errors
+  except Exception as error:  # libtpu raises errors of many classes
     raise InputError(
       f'--topology={topology} is not available '
       f'({" ".join(str(error).split())[:200]}); expected a name such as '
@@ -225,7 +225,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
 
 
 def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
-  """Returns the train step, and shapes of its state, batch and key."""
+  """Returns the train step and the shapes of its state, batch and key."""
   settings, network, data = (
     experiment.train, experiment.model, experiment.data,
   )  # fmt: skip
@@ -256,7 +256,7 @@ def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
 
 
 def sample_program(sampler: Sampler, method: Any) -> Any:
-  """Returns the sampler, lowered for shapes of weights."""
+  """Returns the sampling program, lowered for the shapes of the weights."""
   config = sampler.config
   method = jax.tree.map(
     lambda leaf: leaf if np.ndim(leaf) else float(leaf), method
@@ -283,7 +283,7 @@ def compile_train(experiment: Experiment, mesh: Mesh) -> Program:
 
 
 def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
-  """Returns the compiled program, or why XLA refused it (such as its size)."""
+  """Returns the compiled program; `refused` has XLA's reason for an error."""
   begin = time.perf_counter()
   with jax.set_mesh(mesh):
     stages = lower()
@@ -298,7 +298,7 @@ def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
   extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
   try:
     traffic = collectives(program.as_text())
-  except jax.errors.JaxRuntimeError:  # libtpu 0.0.52 sometimes fails
+  except jax.errors.JaxRuntimeError:  # as_text of libtpu 0.0.52 may fail
     traffic = None
   return Program(
     trace,
@@ -311,7 +311,7 @@ def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
 
 def _describe(experiment: Experiment, mesh: Mesh) -> list[str]:
   settings = flatten(dataclasses.asdict(experiment))
-  settings.pop('model.patch', None)  # the name contains the patch size
+  settings.pop('model.patch', None)  # model.name contains the patch size
   settings['model.name'] = backbone.name_of(experiment.model)
   shapes = jax.tree.leaves(backbone.shapes(experiment.model))
   device = mesh.devices.flat[0].device_kind
@@ -356,7 +356,7 @@ def _memory(parts: Mapping[str, Any]) -> str:
 
 
 def _gib(tree: Any) -> float:
-  """Returns the per-device size of a tree in GiB."""
+  """Returns the memory of a tree of arrays per device, in GiB."""
   return (
     sum(
       math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

@@ -1,4 +1,4 @@
-"""Evaluation settings: flags override the section eval of the config."""
+"""Evaluation settings: flags override the section `eval` of the config."""
 
 import argparse
 
@@ -18,7 +18,7 @@ _FLAGS = (
 
 
 def experiment_of(args: argparse.Namespace) -> Experiment:
-  """Returns the experiment of --config with the flags in its section eval."""
+  """Returns the experiment of --config; flags override its section `eval`."""
   config = load_config(args.config or 'configs/base.py')
   config = override(config, [*eval_overrides(args), *args.overrides])
   experiment = build(config.to_dict())
@@ -28,13 +28,13 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
 
 
 def eval_overrides(args: argparse.Namespace) -> list[str]:
-  """Returns the given flags as assignments to the section eval."""
+  """Returns the flags that the user set, as assignments to section `eval`."""
   values = {name: getattr(args, name, None) for name in _FLAGS}
   return [f'eval.{k}={v}' for k, v in values.items() if v is not None]
 
 
 def check_without_data(config: EvalConfig) -> None:
-  """Raises InputError if the settings need the training data of a --config."""
+  """Raises InputError if the settings need training data, and so a --config."""
   if config.extractor == 'classifier':
     raise InputError(
       '--extractor is needed, such as inception:FILE or classifier:FOLDER (or '

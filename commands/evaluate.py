@@ -1,4 +1,4 @@
-"""The command `evaluate`: scores images against real ones."""
+"""The command `evaluate`, which scores images against real images."""
 
 import argparse
 import itertools
@@ -66,7 +66,7 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
     row: Published figures to compare with; {} for none.
 
   Raises:
-    InputError: If input is missing or does not fit.
+    InputError: If an input is missing or does not fit.
   """
   experiment, samples = experiment_of(args), args.samples
   config = experiment.eval
@@ -127,16 +127,16 @@ def evaluate_run(
   overrides: Sequence[str],
   row: Mapping[str, Any],
 ) -> str:
-  """Samples and scores images without saving them; returns a table.
+  """Samples and scores images, without saving the images; returns a table.
 
   Args:
     args: Flags of the command.
     guidance: Guidance as text.
-    overrides: Assignments of --preset.
+    overrides: Config assignments of --preset.
     row: Published figures to compare with; {} for none.
 
   Raises:
-    InputError: If input is missing or does not fit.
+    InputError: If an input is missing or does not fit.
     NonFiniteError: If more images than `nonfinite.MOST` are not finite.
   """
   request = request_of(args, [*overrides, *eval_overrides(args)])
@@ -199,7 +199,7 @@ def evaluate_run(
 
 
 def _parts(images: ImageSet, size: int, repeats: int) -> np.ndarray:
-  """Returns the number of the set to which each image belongs, or -1."""
+  """Returns the index of each image's set; -1 for an image in no set."""
   if size < 2 or size * repeats > images.count:
     raise InputError(
       f'{images.name} holds {images.count} images, not {repeats} sets of '
@@ -220,7 +220,7 @@ def _report(
   eight_bit: bool,
   row: Mapping[str, Any],
 ) -> str:
-  """Computes the metrics, writes them, and returns them as text."""
+  """Computes and writes the metrics; returns a text with the metrics."""
   extractor, reference = evaluator.extractor, evaluator.reference
   estimates = evaluator(sets)
   warnings = tables.caveats(
@@ -259,7 +259,7 @@ def _report(
   except WriteError:
     print(
       f'\n{table}\n{_summary(evaluator, count)}\n\n{line}'
-    )  # so that the figures are not lost
+    )  # otherwise, the figures would be lost
     raise
   published = ''
   if row:
@@ -272,7 +272,7 @@ def _report(
 
 
 def _free_name(folder: epath.Path, entries: dict[str, Any]) -> str:
-  """Returns evaluation, or evaluation-N for the first free number N."""
+  """Returns the first free name among evaluation, evaluation-2, and so on."""
   entries = json.loads(json.dumps(entries))
   for number in itertools.count(1):
     name = 'evaluation' if number == 1 else f'evaluation-{number}'
@@ -312,7 +312,7 @@ def _summary(evaluator: Evaluator, count: int) -> str:
 def _columns(
   protocol: Mapping[str, Any], score: Mapping[str, Any], count: int
 ) -> dict[str, Any]:
-  """Returns the columns that describe the images in a table for a paper."""
+  """Returns columns of a table for a paper, which describe the samples."""
   sampling = protocol.get('sampling', {})
   nfe, plan = protocol.get('nfe_per_image'), protocol.get('labels')
   images = f'{score["repeats"]} x {count}' if score['repeats'] > 1 else count

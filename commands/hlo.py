@@ -25,8 +25,8 @@ _CALLED = re.compile(
 def collectives(text: str) -> dict[str, tuple[int, int]]:
   """Returns the count and bytes of each kind of collective in one run.
 
-  The bytes are those of the whole array: after a gather, or before a scatter. A
-  loop multiplies both by its number of iterations, if that is constant.
+  The bytes are the size of the whole array: after a gather, before a scatter.
+  Every iteration of a loop counts if the number of iterations is constant.
 
   Args:
     text: Optimized HLO, from `compiled.as_text()`.
@@ -40,7 +40,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """Returns the lines of each computation, and the name of the entry."""
+  """Returns the lines by computation, and the name of the entry computation."""
   computations: dict[str, list[str]] = {}
   entry, lines = '', []
   for line in text.splitlines():
@@ -63,7 +63,7 @@ def _walk(
       continue
     kind = match[2].removesuffix('-start')
     if kind in KINDS:
-      # On TPUs a fusion with this name is a reduce-scatter.
+      # On TPUs, a fusion with this name is a reduce-scatter.
       if kind == 'all-reduce' and 'all-reduce-scatter' in name:
         kind = 'reduce-scatter'
       yield kind, _size(match, line), times
@@ -81,7 +81,7 @@ def _walk(
 
 
 def _size(match: re.Match, line: str) -> int:
-  """Returns the bytes of the whole array of a collective."""
+  """Returns the bytes of the whole array that a collective combines."""
   arrays = []
   for dtype, shape in _ARRAY.findall(match[1]):
     size = _BYTES.get(dtype, 1)
@@ -89,7 +89,7 @@ def _size(match: re.Match, line: str) -> int:
       size *= int(side)
     arrays.append(size)
   if match[2] in ('all-gather-start', 'collective-permute-start'):
-    return max(arrays)  # the tuple also holds the operand
+    return max(arrays)  # the result tuple also contains the operand
   factor = 1
   if match[2].startswith('reduce-scatter'):  # the result is a slice
     group = re.search(r'replica_groups=\{\{([\d,]*)\}', line)

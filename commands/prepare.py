@@ -1,4 +1,4 @@
-"""The command `prepare`: turns image files into records for training."""
+"""The command `prepare`, which turns image files into training records."""
 
 import argparse
 import dataclasses
@@ -61,15 +61,15 @@ def prepare(
 ) -> str:
   """Writes or resumes data.dir/data.name/SPLIT; returns a one-line report.
 
-  Every process of a job calls this function and writes its share.
+  Every process of a job calls this function and writes a share of the records.
 
   Args:
-    data: Location of the records, and whether mirrored images are stored too.
+    data: Location of the records, and whether to store mirrored images as well.
     config: Settings of the preparation.
-    images: Source of the images, as `image_files.open_images` reads it.
+    images: Source of the images in the syntax of `image_files.open_images`.
     split: Name of the split, such as train.
-    autoencoder: Name and files, as `dit.autoencoder.files` reads them; None for
-      pixels.
+    autoencoder: Name and files in the syntax of `dit.autoencoder.files`; None
+      for pixels.
 
   Raises:
     InputError: If the images, the autoencoder and the config do not fit.

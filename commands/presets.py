@@ -14,7 +14,7 @@ def with_preset(
 ) -> tuple[str | None, list[str], dict[str, Any]]:
   """Returns the guidance, config assignments and published row of the flags.
 
-  --guidance overrides the guidance of --preset; without both it is None.
+  --guidance overrides the guidance of --preset. Without both, guidance is None.
   """
   if args.preset is None:
     return args.guidance, [], {}
@@ -26,8 +26,8 @@ def preset(name: str) -> tuple[str, list[str], dict[str, Any]]:
   """Returns guidance, config assignments and published row of a preset.
 
   The assignments set the network's precision and every key of the section
-  sample except the batch size. The row has FID, Inception Score, labels, number
-  of images, autoencoder and decoder. An unknown name raises InputError.
+  `sample` except the batch size. The row has FID, Inception Score, labels,
+  number of images, autoencoder and decoder. An unknown name raises InputError.
   """
   presets = load_config(PRESETS)
   check_choice('--preset', name, presets)

@@ -1,4 +1,4 @@
-"""The command `reference`: statistics of real images."""
+"""The command `reference`, which computes statistics of real images."""
 
 import argparse
 import dataclasses

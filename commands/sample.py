@@ -1,4 +1,4 @@
-"""The command `sample`: images from a run or a folder of weights."""
+"""The command `sample`, which samples images from a run or a weights folder."""
 
 import argparse
 import contextlib
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
-  """Samples the images of a job, and resumes an interrupted one.
+  """Samples the images of a job, or resumes an interrupted job.
 
   Args:
     job: Images to sample, and their folder.
@@ -59,14 +59,14 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
     NonFiniteError: If no image is finite.
   """
   num = len(job.labels)
-  # Another writer is an error before the weights are read.
+  # Locks the folder first, to detect another writer before reading the weights.
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(
       writing(job.folder_in('samples'), 'samples', 'sample', writes=WRITES)
     )
     protocol = job.load()
     store = None
-    if jax.process_index() == 0:  # the only process that writes
+    if jax.process_index() == 0:  # no other process writes
       store = ImageFolder(
         folder, protocol, job.labels, form=form, overwrite=overwrite
       )
@@ -113,7 +113,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
 
 
 def _find_gaps(store: ImageFolder | None, num: int) -> np.ndarray:
-  """Returns the numbers of the missing images, equal in every process."""
+  """Returns the numbers of the missing images, the same in every process."""
   mask = np.zeros(num, bool)
   if store is not None:
     mask[store.missing()] = True

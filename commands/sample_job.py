@@ -1,7 +1,7 @@
 """Sampling jobs of the commands, checked before weights are read.
 
-A `SampleRequest` becomes a `SampleJob`, or an `ImageJob`, which also holds
-guidance and labels.
+A `SampleRequest` becomes a `SampleJob`. The subclass `ImageJob` adds guidance
+and labels.
 """
 
 import argparse
@@ -49,8 +49,8 @@ class SampleRequest:
     guide: AutoGuidance's weaker network, or None.
     seed: Seed of all noise.
     out: Folder of the results; None for the command's default.
-    autoencoder: Decoder of latents, as `dit.autoencoder.files` reads it; None
-      for the one that the run or folder records.
+    autoencoder: Decoder of latents in the syntax of `dit.autoencoder.files`;
+      None for the decoder that the run or folder records.
   """
 
   source: Source
@@ -68,7 +68,7 @@ class SampleRequest:
 def request_of(
   args: argparse.Namespace, overrides: Sequence[str] = ()
 ) -> SampleRequest:
-  """Returns the request of the flags; `overrides` come before the user's."""
+  """Returns the request of the flags; user assignments follow `overrides`."""
   guide = None
   if args.guide:
     guide = Source.at(args.guide, step=args.guide_step)
@@ -90,12 +90,12 @@ def request_of(
 
 
 class SampleJob:
-  """A request with checked settings; `restore` reads the weights.
+  """A request with checked settings; only `restore` reads the weights.
 
   Attributes:
     experiment: Settings of the run or folder, with the overrides.
     mesh: Devices to sample on.
-    path: Path of the network's velocity.
+    path: Path between data and noise whose velocity the network predicts.
   """
 
   def __init__(self, request: SampleRequest) -> None:
@@ -110,7 +110,7 @@ class SampleJob:
       runs.check_task('the guide', self._guide, self.experiment)
 
   def check(self, texts: Sequence[str]) -> None:
-    """Raises InputError if a guidance cannot be sampled with the network."""
+    """Raises InputError if the network does not support a guidance text."""
     methods = [parse(text) for text in texts]
     if self._guide and not any(method.wants_guide for method in methods):
       raise InputError('--guide is for guidance auto, which is not used.')
@@ -122,7 +122,7 @@ class SampleJob:
     self.make_sampler().check(with_guide(method, guide))
 
   def serves(self, text: str) -> bool:
-    """Returns whether the network can be sampled with a guidance."""
+    """Returns whether the network supports a guidance text."""
     try:
       self._check(parse(text))
     except InputError:
@@ -132,7 +132,7 @@ class SampleJob:
   def make_sampler(
     self, denoiser: Denoiser | None = None, decoder: Autoencoder | None = None
   ) -> Sampler:
-    """Returns a sampler; without a denoiser, it is only for checks."""
+    """Returns a sampler; a sampler without a denoiser can only be checked."""
     if denoiser is None:
       denoiser = backbone.bind(self.experiment.model, {})
     return Sampler(
@@ -145,13 +145,13 @@ class SampleJob:
     )
 
   def check_weights(self) -> None:
-    """Raises InputError if weights are missing."""
+    """Raises InputError if the weights of the network or guide are missing."""
     for source in (self._request.source, self._request.guide):
       if source is not None:
         source.check()
 
   def restore(self) -> tuple[Denoiser, Denoiser | None, dict[str, Any]]:
-    """Returns the denoiser, the guide, and the protocol of both."""
+    """Returns the denoiser, the guide, and the protocol of both networks."""
     request = self._request
     denoiser, protocol = request.source.restore(self.experiment, self.mesh)
     if request.guide is None or self._guide is None:
@@ -161,7 +161,7 @@ class SampleJob:
 
   @functools.cached_property
   def latents(self) -> LatentSpace:
-    """Latent space of the training data; unknown parts are empty."""
+    """Latent space of the training data; unknown fields are empty."""
     return self._request.source.latents()
 
   @property
@@ -171,7 +171,7 @@ class SampleJob:
 
   @functools.cached_property
   def decoder(self) -> Autoencoder | None:
-    """Decoder of latents, or None; raises InputError if it does not fit."""
+    """Decoder of latents, or None; InputError if the decoder does not fit."""
     return read_decoder(
       self._request.autoencoder,
       self.experiment.model.channels,
@@ -180,7 +180,7 @@ class SampleJob:
     )
 
   def about_decoder(self) -> dict[str, str] | None:
-    """Returns the description of the decoder that results store."""
+    """Returns the description of the decoder for the results."""
     if self.decoder is None:
       return None
     return {
@@ -189,7 +189,7 @@ class SampleJob:
     }
 
   def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns images and labels of both splits, as `load_images` reads them."""
+    """Returns images and labels of both splits, read by `load_images`."""
     if not self._request.source.is_run:
       raise InputError('a folder of weights has no real images.')
     data, splits = self.experiment.data, []
@@ -223,7 +223,7 @@ class ImageJob(SampleJob):
       guidance: Guidance as text.
       num: Number of images.
       labels: Plan of the labels; see `generate.plan_labels`.
-      preset: Name in configs/presets.py, to log the preset's cost; or None.
+      preset: Name in configs/presets.py whose cost is logged, or None.
 
     Raises:
       InputError: If the images cannot be sampled.
@@ -238,7 +238,7 @@ class ImageJob(SampleJob):
     self.labels = generate.plan_labels(
       labels, num, count, request.seed, self._names
     )
-    # Names and numbers of the same classes give the same protocol.
+    # The protocol has numbers of classes, whether users give numbers or names.
     self._plan = labels
     if labels not in generate.PLANS:
       self._plan = ','.join(map(str, find_classes(labels, count, self._names)))
@@ -248,19 +248,19 @@ class ImageJob(SampleJob):
       self._announce(preset)
 
   def folder_in(self, parent: str) -> str:
-    """Returns the folder of the results, by default named by guidance."""
+    """Returns the folder of the results; the default name is the guidance."""
     name = self.guidance.replace(':', '-').replace(',', '_')
     folder = self._request.source.place
     return self._request.out or f'{folder}/{parent}/{name}'
 
   @property
   def guidance(self) -> str:
-    """Guidance as text, in canonical order."""
+    """Guidance as text, with methods in canonical order."""
     return describe(self._method)
 
   @property
   def classes(self) -> dict[str, str]:
-    """Names of the sampled classes by label, without unknown names."""
+    """Known names of the sampled classes, by label."""
     labels = np.unique(self.labels).tolist()
     count = len(self._names)
     return {str(k): self._names[k] for k in labels if k < count}
@@ -271,7 +271,7 @@ class ImageJob(SampleJob):
     self._sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
     self._method = with_guide(self._method, guide)
     sampling = dataclasses.asdict(self.experiment.sample)
-    del sampling['batch_size']  # changes no image
+    del sampling['batch_size']  # has no effect on the images
     return {
       **protocol,
       'guidance': self.guidance,
@@ -287,7 +287,7 @@ class ImageJob(SampleJob):
     return self._sampler.batches(self._method, self.labels, self._seed, index)
 
   def _announce(self, preset: str) -> None:
-    """Logs the cost of a preset, and whether this network differs."""
+    """Logs the cost of a preset, and differences from the preset's network."""
     network = load_config(PRESETS)[preset].network
     config = self.experiment.model
     cost = self._sampler.nfe(self._method, self._seed)
@@ -308,7 +308,7 @@ class ImageJob(SampleJob):
     )  # fmt: skip
 
   def nfe(self, spent: Sequence[float]) -> float | None:
-    """Returns evaluations per image; the mean of `spent` if adaptive."""
+    """Returns network evaluations per image: mean(spent) if adaptive."""
     declared = self._sampler.nfe(self._method, self._seed)
     if declared is None and len(spent):
       return float(np.mean(spent))
@@ -316,7 +316,7 @@ class ImageJob(SampleJob):
 
   @property
   def image_shape(self) -> tuple[int, int, int] | None:
-    """Shape (H, W, C) of the images; None if a decoder determines it."""
+    """Shape (H, W, C) of the images; None if a decoder determines the shape."""
     return None if self.decoder else self.experiment.model.latent_shape
 
   @property

@@ -1,4 +1,4 @@
-"""The command `train`: trains a network, or reports its cost."""
+"""The command `train`, which trains a network or reports its cost."""
 
 import argparse
 

@@ -1,6 +1,6 @@
 """The command `train-features`: a feature extractor for the user's images.
 
-It trains `evaluate.classifier` and reports the accuracy on the test split.
+The command trains `evaluate.classifier`, and reports the test accuracy.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from input_pipeline.sources import DataConfig, open_source
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
 
-_MOST_BYTES = 2**33  # of images in memory: 2.7 million of 32 x 32 pixels
+_MOST_BYTES = 2**33  # memory for images: 2.7 million images of 32 x 32 pixels
 
 
 def run(args: argparse.Namespace) -> None:
@@ -48,17 +48,17 @@ def train_features(
 ) -> str:
   """Trains and saves a classifier, and returns a one-line report.
 
-  Every process of a job trains the same classifier, and the first one writes.
+  Every process of a job trains the same classifier. Only process 0 writes.
 
   Args:
     experiment: Settings of data, seed and number of classes.
     folder: Folder for the classifier, new or empty.
-    steps: Number of training steps; None to choose it by the image size.
-    autoencoder: Decoder of latents, as `dit.autoencoder.files` reads it; None
-      for the one that the records name.
+    steps: Number of training steps; None for a number by image size.
+    autoencoder: Decoder of latents in the syntax of `dit.autoencoder.files`;
+      None for the decoder that the records name.
 
   Raises:
-    InputError: If the data is not labeled images, or the folder is not empty.
+    InputError: If the data has no labeled images, or the folder is not empty.
     PrepareError: If another process failed.
   """
   if steps is not None:
@@ -117,7 +117,7 @@ def train_features(
 def _splits(
   experiment: Experiment, autoencoder: str | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Returns images and labels of the training and of the test split."""
+  """Returns images and labels of the training split and of the test split."""
   data, classes = experiment.data, experiment.model.num_classes
   mesh, pairs = make_mesh(experiment.mesh), []
   decoder = decoder_of(data, autoencoder, mesh)
@@ -142,7 +142,7 @@ def _splits(
 
 
 def _open(data: DataConfig, split: str) -> Any:
-  """Returns the records of a split; raises InputError if not images."""
+  """Returns the records of a split; InputError if they are not images."""
   source = open_source(data, split)
   if not len(source):
     raise InputError(f'data {data.name!r} is empty in its split {split!r}.')

@@ -1,1 +1,1 @@
-"""Scores sets of images by distances of features and by class accuracy."""
+"""Scores sets of images by distances between features and by class accuracy."""

@@ -1,11 +1,11 @@
 """A small classifier of the real images, trained in seconds to minutes.
 
-The classifier extracts features where no published extractor fits. Distances
-use the activations before the last layer; the class accuracy uses predictions.
-Results name the classifier and are never called FID. Its folder contains:
+The classifier extracts features of images that no published extractor fits.
+Distances use the activations before the last layer. Class accuracy uses the
+predictions. Results name the classifier, never FID. A classifier's folder has:
 
   config.json           shape, number of classes, training settings, SHA-256
-  weights.safetensors   arrays by path, such as convs/0/kernel
+  weights.safetensors   arrays with their paths, such as convs/0/kernel
 """
 
 import dataclasses
@@ -33,15 +33,15 @@ from dit.weights.folder import appears, check_target
 FORMAT = 1
 FEATURES = 64  # for images of at most 8 x 8; larger images have twice as many
 _SMALL = 8
-_LR = 2e-3  # at the start of training
+_LR = 2e-3  # initial learning rate
 _BATCH_VALUES = 2**23  # largest number of values in a batch for inference
 
 
 def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
   """Returns (width, stride) of each convolution for images of (H, W, C).
 
-  Large images are downsampled to a side of 4. The width doubles when the side
-  halves, so all resolutions cost about equally much.
+  Large images are downsampled to a side of 4. The width doubles where the side
+  halves, so that all resolutions have about the same cost.
   """
   side = max(shape[:2])
   if side <= _SMALL:
@@ -51,7 +51,7 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
     side = -(-side // 2)
     width = min(max(1024 // side, 32), 256)
     stages += [(width, 2), (width, 1)]
-  del stages[1]  # one convolution is enough to detect edges
+  del stages[1]  # one convolution at the first resolution can detect edges
   return tuple(stages)
 
 
@@ -85,12 +85,12 @@ class ConvNet(nnx.Module):
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps images (B, H, W, C) in [-1, 1] to features (B, F) and logits.
 
-    The features are normalized and thus bounded, so a single outlier cannot
-    dominate a distance between sets.
+    Normalization bounds the features, so that no single outlier dominates a
+    distance between sets.
     """
     for conv in self.convs:
       h = conv(x)
-      # A network of three layers needs no normalization or skip connections.
+      # Three convolutions need neither normalization nor skip connections.
       h = jax.nn.gelu(_normalize(h) if self.deep else h)
       x = x + h if self.deep and x.shape == h.shape else h
     features = layer_norm(self.hidden(x.reshape(len(x), -1)))
@@ -159,7 +159,7 @@ class Classifier:
 
 
 def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
-  """Reads a classifier and its `about` from a folder of `Classifier.save`.
+  """Reads what `Classifier.save` wrote: a classifier and its `about`.
 
   Raises:
     InputError: The folder is damaged or contains no classifier.
@@ -216,18 +216,18 @@ def train_classifier(
 ) -> Classifier:
   """Trains a classifier on real images with small random shifts and noise.
 
-  Without augmentation, the network memorizes the training images. Features of
-  other real images are then as distant as features of generated images.
+  Without augmentation, the network memorizes the training images. In features,
+  other real images are then as distant from them as generated images are.
 
   Args:
     images: Images (n, H, W, C) uint8.
     labels: Labels (n,) int.
     num_classes: Number of classes.
-    steps: Number of Adam steps, with a cosine decay of the learning rate to 0.
-      None takes the number from `recipe`.
+    steps: Number of Adam steps, with a cosine decay of the learning rate to 0;
+      None for the number from `recipe`.
     batch_size: Images per step, sampled with replacement; None as for `steps`.
     seed: Random seed for initialization, batches and augmentation.
-    flip: Whether half of the images are mirrored.
+    flip: Whether to mirror each image with probability 1/2.
     progress: Function called after each step with the step count and the loss.
   """
   shape = images.shape[1:]
@@ -241,7 +241,7 @@ def train_classifier(
   root = jax.random.key(seed)
   data = jnp.asarray(images), jnp.asarray(labels)
 
-  # The images are arguments: as constants, they would be part of the program.
+  # The images are arguments, since the program would contain constant images.
   @jax.jit
   def step(params, opt_state, images, labels, n):
     keys = jax.random.split(jax.random.fold_in(root, n), 3)
@@ -259,7 +259,7 @@ def train_classifier(
     return optax.apply_updates(params, updates), opt_state, loss
 
   opt_state = optimizer.init(params)
-  # In `lax.scan`, XLA's CPU convolutions would use a single thread.
+  # A Python loop, since XLA's CPU convolutions in `lax.scan` use one thread.
   for n in range(steps):
     params, opt_state, loss = step(params, opt_state, *data, n)
     progress(n + 1, loss)
@@ -271,8 +271,8 @@ def _augment(
 ) -> jax.Array:
   """Shifts each image by up to a sixteenth of its side and adds noise.
 
-  For 8 x 8 images the shift is one pixel and the noise 0.2. The noise is
-  proportional to 1 / side, since larger images have finer detail.
+  For 8 x 8 images, the largest shift is one pixel and the noise std is 0.2. The
+  std is proportional to 1 / side, since larger images have finer detail.
   """
   side = max(x.shape[1:3])
   shift = max(side // 16, 1)
@@ -298,7 +298,7 @@ def _apply(graph, params, images):
 
 
 def _normalize(h: jax.Array) -> jax.Array:
-  """Normalizes each image as a whole, so flat patches at edges stay flat."""
+  """Normalizes over all axes of each image, so that flat patches stay flat."""
   return layer_norm(h.reshape(len(h), -1)).reshape(h.shape)
 
 

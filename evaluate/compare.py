@@ -4,8 +4,8 @@ The results are:
 
   compare.json    protocol and all numbers
   table.md        table with one row per method
-  samples.png     real images, then a block of samples for each method, labeled
-                  with the distance in features
+  samples.png     real images, then samples of each method; a label shows the
+                  distance in features
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ from sample.generate import Generated, Sampler, plan_labels
 
 _SPACES = ('features', 'pixels')
 _METRICS = ('fd', 'accuracy')
-# Names of the files with results.
+# Names of the result files.
 WRITES = ('compare.json', 'table.md', 'samples.png')
-# Columns of the image grid, and rows per block of the grid.
+# Number of columns of the image grid, and number of rows per method.
 _COLUMNS, _SHEET_ROWS = 20, 3
-# Flags by field, for fields whose flag has another name.
+# Flags of the fields that differ from their flags in name.
 _FLAGS = {'methods': '--guidance', 'resamples': '--bootstrap'}
 
 
@@ -81,7 +81,7 @@ def open_evaluators(
   Args:
     images: Real images (n, H, W, C) uint8.
     network: Classifier that computes the features.
-    config: Settings, with bootstrap resamples and images per compiled call.
+    config: Settings: number of bootstrap resamples, images per compiled call.
     mesh: Devices.
   """
   logging.info('Computing features of %d reference images.', len(images))
@@ -99,7 +99,7 @@ def open_evaluators(
 def score(
   evaluators: Mapping[str, Evaluator], images: np.ndarray, labels: np.ndarray
 ) -> dict[str, Estimate]:
-  """Returns accuracy and distances of images, in features and in pixels."""
+  """Returns class accuracy, and distances in features and in pixels."""
   metrics_of = {
     space: evaluator.score(images, labels)
     for space, evaluator in evaluators.items()
@@ -124,11 +124,11 @@ def compare(
   Args:
     sampler: Network and sampling settings.
     config: Methods and counts.
-    splits: Real images and labels of the reference, optionally followed by
-      held-out images, whose distance is the lowest that a method can expect.
+    splits: Real images and labels of the reference. Held-out images and labels
+      may follow; their distance is the lowest that a method can expect.
     seed: Random seed of all noise.
-    protocol: Other settings that determine the numbers, such as weights.
-    folder: Folder of the results. Results of an equal protocol are not redone.
+    protocol: Other settings that determine the results, such as the weights.
+    folder: Folder of the results. Results of an equal protocol are reused.
     guide: Weaker network of AutoGuidance.
     classifier: Classifier that computes the features; None trains one.
   """
@@ -193,7 +193,7 @@ def _draw(
   seed: int,
   guidance: Guidance,
 ) -> tuple[Generated, float]:
-  """Samples with one method; returns the images and images per second."""
+  """Samples with one method; returns the images and their number per second."""
   marks = [(time.perf_counter(), 0)]
   sample = sampler.images(
     with_guide(guidance, guide),
@@ -201,7 +201,7 @@ def _draw(
     seed,
     progress=lambda done: marks.append((time.perf_counter(), done)),
   )
-  # The first batch compiles, so the rate excludes it if there are more batches.
+  # The first batch compiles. If there are more batches, the rate excludes it.
   (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
   return sample, (n_1 - n_0) / (t_1 - t_0)
 
@@ -212,7 +212,7 @@ def _write(
   rows: Sequence[Row],
   blocks: Sequence[tuple[str, np.ndarray]],
 ) -> str:
-  """Writes the results, and returns the table as Markdown."""
+  """Writes the result files, and returns the table as Markdown."""
   table = format_table(rows)
   record = {
     'protocol': protocol,
@@ -240,7 +240,7 @@ def _protocol_of(path: epath.Path) -> dict[str, Any] | None:
 
 
 def compared_methods(folder: epath.Path) -> tuple[str, ...]:
-  """Returns the methods with results in a folder, or () without results."""
+  """Returns the methods whose results a folder contains; () for no results."""
   path = folder / 'compare.json'
   protocol = _protocol_of(path) if path.exists() else None
   try:
@@ -258,7 +258,7 @@ def _summary(scores: Mapping[str, Estimate]) -> str:
 
 
 def _label(name: str, scale: str, scores: Mapping[str, Estimate]) -> str:
-  """Returns the label of a block of samples in the image grid."""
+  """Returns the label of one method's samples in the image grid."""
   distance = f'FD {scores["features"].value:.2f}'
   return '\n'.join(filter(None, (name, scale, distance)))
 
@@ -266,7 +266,7 @@ def _label(name: str, scale: str, scores: Mapping[str, Estimate]) -> str:
 def _pick(
   images: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> np.ndarray:
-  """Returns images for the grid; column j holds class j mod num_classes."""
+  """Returns images for the grid; column j shows class j mod num_classes."""
   order = np.argsort(labels, kind='stable')
   by_class = [order[labels[order] == c] for c in range(num_classes)]
   return images[

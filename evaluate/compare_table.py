@@ -15,15 +15,15 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One row of the table; a row of real images has nothing but scores.
+  """A row of the table; a row of real images has only a title and scores.
 
   Attributes:
-    method: Guidance string.
-    scores: Distances 'features' and 'pixels', and 'accuracy'.
+    method: Guidance string, or title of a row of real images.
+    scores: Distances 'features' and 'pixels', and class accuracy 'accuracy'.
     nfe: Network evaluations per image.
     rate: Images per second.
-    gains: Distance of the first row minus the distance of this row, in features
-      and in pixels, in standard errors of the difference.
+    gains: Decrease of the distance from the first row to this row, in features
+      and in pixels, divided by the standard error of the difference.
     nonfinite: Number of images with values that are not finite.
   """
 
@@ -35,8 +35,8 @@ class Row:
   nonfinite: int = 0
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns JSON values."""
-    accuracy = Estimate(self.scores['accuracy'].value)  # drops the error
+    """Returns the row as JSON values."""
+    accuracy = Estimate(self.scores['accuracy'].value)  # without an error
     return {
       'method': self.method,
       'nfe': self.nfe,
@@ -76,7 +76,7 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def split_names(text: str) -> tuple[str, str]:
-  """Splits 'ig:1.5,cfg:1.2' into names 'IG + CFG' and scales '1.5, 1.2'."""
+  """Splits 'ig:1.5,cfg:1.2' into the names 'IG + CFG' and scales '1.5, 1.2'."""
   if text == 'none':
     return text, ''
   parts = [part.split(':', 1) for part in text.split(',')]

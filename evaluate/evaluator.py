@@ -1,4 +1,4 @@
-"""Scores images against real images, as the config section `eval` specifies."""
+"""Scores images against real images with the config section `eval`."""
 
 import dataclasses
 import hashlib
@@ -78,7 +78,7 @@ def plan(
   count: int | None,
   decodes: bool = False,
 ) -> tuple[str, ...]:
-  """Returns the metrics to compute, before extractor and images are read.
+  """Returns the metrics to compute, without reading extractor or images.
 
   Args:
     config: Section `eval`.
@@ -131,11 +131,11 @@ class Evaluator:
     labels: np.ndarray | None = None,
     parts: np.ndarray | None = None,
   ) -> list[Summary]:
-    """Computes features of N images, and returns a summary of each set.
+    """Computes the features of N images; returns one summary per set of images.
 
     Args:
       batches: Batches of images (n, H, W, C).
-      labels: Labels (N,) that the images were sampled for.
+      labels: Requested labels (N,) of the images.
       parts: Index (N,) of each image's set, from 0; None for a single set.
     """
     count = 1 if parts is None else parts.max() + 1
@@ -181,7 +181,7 @@ class Evaluator:
     }
 
   def __call__(self, samples: Sequence[Summary]) -> dict[str, Estimate]:
-    """Returns the metrics of disjoint sets, with standard errors."""
+    """Returns the metrics of disjoint sets of images, with standard errors."""
     return measure.estimate(
       samples, self.reference.summary, self.config, self.metrics
     )
@@ -200,14 +200,14 @@ def open_evaluator(
 
   Args:
     config: Section `eval`.
-    real: Training split, which is the default reference.
+    real: Training split of a dataset, which is the default reference.
     mesh: Devices.
-    labels: Whether the images to score have labels of the dataset.
+    labels: Whether the images to score have labels of this dataset.
     count: Number of images per set; None if there are no images to score.
     shape: Shape (H, W, C) of the images; None if it is unknown.
 
   Raises:
-    InputError: Input is missing or does not fit.
+    InputError: An input is missing or does not fit.
   """
   check_batch(mesh, config.batch_size, 'eval.batch_size')
   data, decodes = real.config, real.decoder is not None
@@ -226,7 +226,7 @@ def open_evaluator(
     )
   else:
     images = real.images(mesh, config.batch_size)
-  # Input errors must appear before a classifier is trained.
+  # Invalid inputs must be reported before a classifier is trained.
   if config.extractor == 'classifier' and data.autoencoder == 'pixels':
     check_classifier(
       metrics, real, shape=shape, reference=reference, count=count,
@@ -247,7 +247,7 @@ def open_evaluator(
     if _OF_ROWS & {*metrics} and not has_rows and reference.has_images:
       # ADM's files contain images in addition to statistics.
       images = open_image_set(config.reference, data.dir)
-  elif shape is not None:  # `width` raises InputError if the shape is wrong
+  elif shape is not None:  # `width` raises InputError for an invalid shape
     check_count(metrics, extractor.width(shape), count)
   if images is not None:
     logging.info('Computing features of %d reference images.', images.count)
@@ -274,13 +274,13 @@ def read_reference(
   *,
   reconstructed: bool = False,
 ) -> Reference:
-  """Computes a reference from real images and records their origin.
+  """Computes a reference, with a description of the origin of its images.
 
   Args:
     images: Real images.
     extractor: Extractor of the features.
-    config: Settings, with the number of images whose features are kept.
-    metrics: Metrics that will use the reference.
+    config: Settings, including the number of images whose features are kept.
+    metrics: Metrics for which the reference is used.
     mesh: Devices.
     reconstructed: Whether the images were decoded from latents.
   """
@@ -288,7 +288,7 @@ def read_reference(
   rows = min(config.reference_rows or images.count, images.count)
   mask = np.zeros(images.count, bool)
   mask[np.random.default_rng(0).permutation(images.count)[:rows]] = True
-  # fd_inf needs features of all samples, but just moments of the reference.
+  # For fd_inf, the moments of the reference are enough.
   gatherer = measure.Gatherer(
     dataclasses.replace(config, bootstrap=0),
     [name for name in metrics if name != 'fd_inf'],
@@ -313,9 +313,9 @@ def read_reference(
 
 
 def divide(count: int, each: int, repeats: int) -> np.ndarray:
-  """Randomly assigns images to `repeats` sets of `each`; returns (count,) int.
+  """Assigns images randomly to `repeats` sets of `each`; returns (count,) int.
 
-  The order is random, since images are often sorted by class. -1 means no set.
+  Images are often sorted by class, so the sets are random. -1 means no set.
   """
   if each * repeats == count and repeats == 1:
     return np.zeros(count, int)
@@ -330,7 +330,7 @@ def records_decoder(
 ) -> Autoencoder | None:
   """Returns the decoder of the training split; None if the split is not read.
 
-  Raises InputError if `autoencoder`, the value of --autoencoder, is unused.
+  Raises InputError if --autoencoder, whose value is `autoencoder`, is unused.
   """
   if needs_records(config):
     return decoder_of(data, autoencoder, mesh)

@@ -1,8 +1,8 @@
 """Feature extractors, which run on all devices.
 
-An `Extractor` is a pure function of parameters and a batch of images, with a
-description for the results. Only distances with the published Inception are
-called FID. Distances in other features are named after their extractor.
+An `Extractor` has a pure function of parameters and a batch of images, and a
+description for the results. Only distances between features of the published
+Inception are called FID. The name of any other distance contains the extractor.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from evaluate import classifier, inception
 from evaluate.inception import Features
 from evaluate.resize import USUAL, preprocess
 
-# PyTorch port of FID's Inception, published by pytorch-fid and torch-fidelity.
+# A PyTorch port of FID's Inception that pytorch-fid and torch-fidelity publish.
 URL = (
   'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/'
   'weights-inception-2015-12-05-6726825d.pth'
 )
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
-_LARGE, _SIDE = 32, 16  # largest side without reduction; side after reduction
+_LARGE, _SIDE = 32, 16  # largest side that is not reduced; side when reduced
 
 
 class Kind(NamedTuple):
@@ -47,7 +47,7 @@ class Extractor:
 
   Attributes:
     name: Name of the features in results.
-    apply: Pure function of parameters and images (B, H, W, C) float32 in
+    apply: Pure function from parameters and images (B, H, W, C) float32 in
       [0, 255] to `Features`.
     params: Parameters, a pytree of arrays.
     about: Description for results: preprocessing, weights and their hash.
@@ -73,7 +73,7 @@ class Extractor:
     }
 
   def identity(self) -> dict[str, Any]:
-    """Returns what determines the features, without names of files."""
+    """Returns all values that determine the features, but no file names."""
     preprocessing = self.about.get('preprocessing')
     return {
       'preprocessing': USUAL[0] if preprocessing in USUAL else preprocessing,
@@ -82,7 +82,7 @@ class Extractor:
     }
 
   def width(self, shape: tuple[int, int, int]) -> int:
-    """Returns the number of features of images (H, W, C) by shape inference."""
+    """Infers the number of features of an image from its shape (H, W, C)."""
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     return jax.eval_shape(self.apply, self.params, image).pool.shape[-1]
 
@@ -91,8 +91,8 @@ class Extractor:
   ) -> Iterator[Features]:
     """Yields features of images in order, as numpy arrays of `batch_size` rows.
 
-    Reading overlaps with computation. The last batch may be smaller. Every
-    process reads all images, computes its share, and receives all features.
+    Reading overlaps with computation. The last array may have fewer rows. Every
+    process reads all images, processes a share, and receives all features.
 
     Args:
       batches: Images (n, H, W, C) in [0, 255] for any n, uint8 or float32.
@@ -160,7 +160,7 @@ def inception_extractor(
     about: Name and SHA-256 of the file.
 
   Raises:
-    InputError: The tensors belong to another network.
+    InputError: The tensors are not those of this network.
   """
   is_fid = SHA256 in (about.get('sha256'), about.get('source_sha256'))
   return Extractor(
@@ -206,7 +206,7 @@ def _classifier(
         f'the classifier expects {shape[0]} x {shape[1]} images, but these are '
         f'{images.shape[1]} x {images.shape[2]}.'
       )
-    if shape[-1] == 1:  # accepts gray images that are stored as RGB
+    if shape[-1] == 1:  # converts gray images that are stored as RGB
       images = images.mean(-1, keepdims=True)
     images = jnp.broadcast_to(images, (*images.shape[:3], shape[-1]))
     features, logits = nnx.merge(graph, params)(latents.from_pixels(images))
@@ -218,8 +218,8 @@ def _classifier(
 def pixels_extractor() -> Extractor:
   """Returns an extractor of pixels in [-1, 1].
 
-  Images with a side above 32 are reduced to 16 x 16 by averaging, since the
-  covariance of 256 x 256 pixels would take 288 GiB.
+  Averaging reduces images with a side above 32 to 16 x 16 pixels. Without this
+  reduction, the covariance of 256 x 256 pixels would take 288 GiB.
   """
   return Extractor('pixels', _pixels, {}, {})
 
@@ -243,7 +243,7 @@ def user_extractor(
   Args:
     name: Name of the features in results.
     function: Function from images (B, H, W, C) float32 in [0, 255] to features
-      (B, F), called inside jax.jit.
+      (B, F), which is called inside jax.jit.
     about: Description for results.
   """
 

@@ -1,10 +1,10 @@
 """Opens feature extractors by name.
 
-inception:FILE       FID Inception from the published .pth or a converted
-                     .safetensors; FILE may be hf:// or https://
-classifier           classifier that is first trained on the training split
+inception:FILE       Inception of FID from the published .pth or a converted
+                     .safetensors; FILE may start with hf:// or https://
+classifier           a new classifier, trained on the training split
 classifier:FOLDER    classifier from `main.py train-features`
-pixels               pixels; images above 32 x 32 are averaged to 16 x 16
+pixels               pixels; averages larger images than 32 x 32 to 16 x 16
 FILE.py:NAME         function from images (B, H, W, C) float32 in [0, 255] to
                      features (B, F)
 """
@@ -40,7 +40,7 @@ KINDS = 'inception:FILE, classifier, classifier:FOLDER, pixels, or FILE.py:NAME'
 
 
 def kind_of(spec: str) -> Kind:
-  """Returns the properties of an extractor by its name, without reading it."""
+  """Returns the properties that follow from an extractor's name alone."""
   check_value('eval.extractor', spec, WebText)
   kind, _, suffix = spec.partition(':')
   if kind == 'inception':
@@ -61,7 +61,7 @@ def kind_of(spec: str) -> Kind:
 
 
 def classes_of(spec: str, num_classes: int) -> int | None:
-  """Returns the number of classes that an extractor predicts, or None."""
+  """Returns the number of classes that an extractor predicts; None for none."""
   kind, _, folder = spec.partition(':')
   if kind != 'classifier':
     return None
@@ -79,8 +79,8 @@ def open_extractor(
   Args:
     spec: Name of the extractor.
     preprocessing: Preprocessing of Inception, one of `resize.PRESETS`.
-    real: Training split, on which a classifier is trained.
-    read: Function that returns the split's images and labels.
+    real: Training split, which is used to train a classifier.
+    read: Function that returns images and labels of the training split.
 
   Raises:
     InputError: The name is unknown, or a file is missing or unsuitable.
@@ -132,7 +132,7 @@ def convert_inception(source: str, target: str) -> str:
 
   Args:
     source: Published file.
-    target: New file, readable without torch; the header has the source's hash.
+    target: New file, readable without torch; its header has the source's hash.
 
   Raises:
     InputError: The source is not the published file, or the target exists.

@@ -2,9 +2,9 @@
 
   d^2 = |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((R S1 R)^1/2),  R = S2^1/2
 
-in float64 (Heusel et al. 2017). This form needs eigenvalues of symmetric
-matrices only. Common code computes `sqrtm` of S1 S2. That product is not
-symmetric, and its `sqrtm` is not stable.
+in float64 (Heusel et al. 2017). This form needs only eigenvalues of symmetric
+matrices. Common code computes `sqrtm` of S1 S2 instead. The product S1 S2 is
+not symmetric, and its `sqrtm` is not stable.
 
 Moments of two disjoint sets with n1 and n2 rows determine the moments of their
 union with n = n1 + n2 rows (Chan, Golub and LeVeque 1983):
@@ -21,7 +21,7 @@ from absl import logging
 
 from core.errors import InputError
 
-# Rows per block. Merging (F, F) matrices must cost less than x^T x.
+# Rows per block: enough that merging (F, F) matrices costs less than x^T x.
 BLOCK = 4096
 
 
@@ -32,7 +32,7 @@ class Moments:
   Attributes:
     mean: Mean (F,) float64.
     covariance: Covariance (F, F) float64 with divisor count - 1; 0 for one row.
-    count: Number of rows; None if unknown, since some files omit the count.
+    count: Number of rows; None if it is unknown, as in some published files.
   """
 
   mean: np.ndarray
@@ -47,7 +47,7 @@ class Moments:
     return accumulator.moments()
 
   def __add__(self, other: 'Moments') -> 'Moments':
-    """Returns the moments of the union of two disjoint sets."""
+    """Returns the moments of the union of two disjoint sets of rows."""
     check_same_features(len(self.mean), len(other.mean))
     if self.count is None or other.count is None:
       raise InputError(
@@ -67,7 +67,7 @@ class Moments:
 
   @functools.cached_property
   def root(self) -> np.ndarray:
-    """The cached square root (F, F) of the covariance matrix."""
+    """Square root (F, F) of the covariance matrix, cached."""
     values, vectors = np.linalg.eigh(self.covariance)
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
@@ -75,8 +75,8 @@ class Moments:
 class MomentsAccumulator:
   """Accumulates moments of batches of features.
 
-  Rows are collected into blocks of `BLOCK` rows. The moments therefore do not
-  depend on batch sizes, and (F, F) matrices are merged once per block.
+  The rows of all batches form blocks of `BLOCK` rows. Therefore, the moments do
+  not depend on batch sizes, and (F, F) matrices are merged only once per block.
   """
 
   def __init__(self) -> None:
@@ -103,7 +103,7 @@ class MomentsAccumulator:
         self._merge_block()
 
   def moments(self) -> Moments:
-    """Returns the moments of all rows; raises InputError without any row."""
+    """Returns the moments of all rows; InputError if there are no rows."""
     if self._filled:
       self._merge_block()
     if self._merged is None:
@@ -114,7 +114,7 @@ class MomentsAccumulator:
     x, self._filled = self._block[: self._filled], 0
     mean = x.mean(0)
     x -= mean
-    # For a single row, x is 0, so any divisor but 0 gives covariance 0.
+    # For a single row, x is 0, so any nonzero divisor gives covariance 0.
     moments = Moments(mean, x.T @ x / max(len(x) - 1, 1), len(x))
     self._merged = self._merged + moments if self._merged else moments
 
@@ -123,7 +123,7 @@ def check_features(features: np.ndarray) -> np.ndarray:
   """Returns features as an array (n, F).
 
   Raises:
-    InputError: The features are not finite, or have no columns or another rank.
+    InputError: The features are not finite, not (n, F), or have no columns.
   """
   features = np.asarray(features)
   if features.ndim != 2 or not features.shape[1]:
@@ -142,7 +142,7 @@ def check_features(features: np.ndarray) -> np.ndarray:
 
 
 def check_same_features(one: int, other: int) -> None:
-  """Raises InputError if two sets differ in the number of features."""
+  """Raises InputError if two sets have different numbers of features."""
   if one != other:
     raise InputError(
       f'the sets have {one} and {other} features per image, expected the same '
@@ -153,10 +153,10 @@ def check_same_features(one: int, other: int) -> None:
 def frechet_distance(sample: Moments, reference: Moments) -> float:
   """Returns the squared distance d^2 that FID reports.
 
-  It is symmetric up to rounding. Sets of fewer than F + 1 rows cause a warning.
+  d^2 is symmetric up to rounding. A set of at most F rows causes a warning.
 
   Raises:
-    InputError: The sets differ in F, or a set has a single row.
+    InputError: The sets have different F, or a set has a single row.
   """
   for name, moments in (('sample', sample), ('reference', reference)):
     minimum = len(moments.mean) + 1
@@ -185,7 +185,7 @@ def _distance(sample: Moments, reference: Moments) -> float:
     + np.trace(reference.covariance)
     - 2 * np.sqrt(cross.clip(0)).sum()
   )
-  return max(float(distance), 0.0)  # rounding may make it negative
+  return max(float(distance), 0.0)  # rounding may give a negative distance
 
 
 def least_rows(features: int) -> int:
@@ -194,17 +194,17 @@ def least_rows(features: int) -> int:
 
 
 def extrapolated(sample: np.ndarray, reference: Moments) -> float:
-  """Estimates the distance for infinitely many images, FID-infinity.
+  """Estimates FID-infinity, the distance for infinitely many images.
 
   The distance of n images with features (n, F) is too large by about c / n.
   Chong and Forsyth (2020, arXiv 1911.07023) compute the distance for random
   subsets of 15 equally spaced sizes, and extrapolate a line in 1 / n by least
   squares. Their sizes range from 5,000 to all 50,000 images. Our sizes range
-  from max(n / 10, 2 (F + 1)) to n, which is equal for 50,000 images and the
-  2,048 features of Inception. Below 2 F images, the bias is no longer
+  from max(n / 10, 2 (F + 1)) to n. For 50,000 images and the 2,048 features of
+  Inception, both ranges are equal. Below 2 F images, the bias is no longer
   proportional to 1 / n.
 
-  The bias due to the reference's size remains. Estimates may be negative.
+  The bias due to the size of the reference remains. Estimates may be negative.
 
   Raises:
     InputError: n is less than `least_rows(F)`.
@@ -231,8 +231,8 @@ def bootstrap(
   """Returns distances (resamples,) of bootstrap resamples of (n, F) features.
 
   The standard deviation of these distances estimates the standard error. Sets
-  of equal n use the same row numbers. If two sets share labels and noise, the
-  standard deviation of the differences is the standard error of the difference.
+  of equal n use the same row numbers. For two sets that share labels and noise,
+  the standard deviation of the differences is the difference's standard error.
   """
   rng = np.random.default_rng(seed)
   n = len(features)

@@ -1,9 +1,9 @@
 """Reads sets of images to score.
 
   .npz      images arr_0 (n, H, W, C), uint8 or float in [0, 1]; labels arr_1
-  folder    image files at any depth, ordered by `input_pipeline.listing`; the
+  folder    image files at any depth, ordered by `input_pipeline.listing`; an
             optional labels.txt has one number per line
-  .zip      same contents as a folder
+  .zip      archive of such a folder
   tfds:     NAME[:SPLIT]
 
 An .npz is read in chunks, since 50,000 images of 256 x 256 take 10 GB. Float
@@ -70,7 +70,7 @@ def open_image_set(
     place: An .npz, a folder, a .zip, or tfds:NAME[:SPLIT].
     data_dir: Folder of TFDS datasets.
     image_size: Size to which image files are cropped, as ADM crops ImageNet.
-      None leaves the images unchanged; all must then have equal sizes.
+      None leaves the images unchanged and requires images of equal size.
 
   Raises:
     InputError: There are no images.
@@ -106,20 +106,20 @@ def open_image_set(
 
 
 def _open_listing(listing: Listing, image_size: int | None) -> ImageSet:
-  """Returns a set of listed image files, with labels from labels.txt."""
+  """Returns a set of listed image files, with any labels from labels.txt."""
   spec, images = listing.place, listing.images
   if not images:
     raise InputError(
       f'{spec} holds no image, expected files with one of the suffixes '
       f'{", ".join(SUFFIXES)}.'
     )
-  # Archives often have one top-level folder.
+  # Archives often have a single top-level folder, which may contain labels.txt.
   root = os.path.commonpath([*images, *listing.others])
   root = f'{root}/' if root and not is_image(root) else ''
   labels_file = root + LABELS
   labels = None
   if labels_file in listing.others:
-    # A folder of samples may also contain a preview image, which is ignored.
+    # A preview image next to the folders with samples is ignored.
     nested = tuple(name for name in images if '/' in name.removeprefix(root))
     images = nested or images
     with damage_of(f'{spec}: {LABELS}'):
@@ -141,7 +141,7 @@ def _open_files(
   labels: np.ndarray | None,
   image_size: int | None,
 ) -> ImageSet:
-  """Returns a set of image files, which several threads decode."""
+  """Returns a set of image files; several threads decode the files."""
   pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
 
   def image(name):
@@ -174,7 +174,7 @@ def _open_files(
 
 
 def _open_npz(spec: str, path: pathlib.Path) -> ImageSet:
-  """Returns the set in an .npz, read in chunks."""
+  """Returns the images of an .npz as a set that is read in chunks."""
   with damage_of(spec):
     archive = zipfile.ZipFile(path)
     names = archive.namelist()
@@ -225,7 +225,7 @@ def _rows(
   shape: tuple[int, ...],
   dtype: np.dtype,
 ) -> Iterator[np.ndarray]:
-  """Yields rows of arr_0, (n, H, W, C) in [0, 255]."""
+  """Yields batches of arr_0, (n, H, W, C) in [0, 255]."""
   size = int(np.prod(shape[1:])) * dtype.itemsize
   with damage_of(spec):
     file = archive.open('arr_0.npy')

@@ -8,10 +8,10 @@ FID, precision and recall use `pool`, sFID uses `spatial`, and the Inception
 Score uses softmax(logits), as in the ADM evaluator (guided-diffusion,
 evaluations/evaluator.py). This graph differs from other Inceptions: Average
 pooling excludes the padding. The last block uses max pooling. There are 1008
-logits, and the Inception Score uses them without bias.
+logits, from which the bias is omitted for the Inception Score.
 
-Names are those of the published PyTorch file. Its batch normalizations are
-folded into kernels and biases:
+Names in the code are from the published PyTorch file. The batch normalizations
+in that file are folded into kernels and biases:
 
   kernel = weight s,  bias = beta - mean s,  s = gamma / sqrt(var + 1e-3)
 """
@@ -51,8 +51,8 @@ class Features(NamedTuple):
 
 
 # Parallel branches of a block. Each branch is a sequence of poolings ('mean',
-# 'max') and convolutions (outputs, kernel height, kernel width, stride if not
-# 1). A list contains two convolutions of the same input.
+# 'max') and convolutions (outputs, kernel height, kernel width, stride if it is
+# not 1). A list contains two convolutions with the same input.
 def _a(pool: int) -> dict[str, list]:
   return {
     'branch1x1': [(64, 1, 1)],
@@ -82,7 +82,7 @@ def _e(pool: str) -> dict[str, list]:
   }
 
 
-# Each layer: outputs, kernel size, stride, whether the borders are padded.
+# For each layer: outputs, kernel size, stride, whether the borders are padded.
 _STEM = {
   'Conv2d_1a_3x3': (32, 3, 2, False),
   'Conv2d_2a_3x3': (32, 3, 1, False),
@@ -183,8 +183,8 @@ class Mixed(nnx.Module):
 
   def _branch(self, chain: tuple, x: jax.Array) -> jax.Array:
     if chain[0] == ('mean',):
-      # The published graph pools before the 1 x 1 convolution. Both steps are
-      # linear. Pooling after the convolution is cheaper: it has fewer channels.
+      # The published graph pools before the 1 x 1 convolution. Both operations
+      # are linear, and pooling the output is cheaper: it has fewer channels.
       return getattr(self, chain[1][0])(x, _pool_mean)
     for names in chain:
       if names[0] in _POOLS:
@@ -234,11 +234,11 @@ def _convolve(
   if height == width == 1:
     return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0], precision=_EXACT)
   up, left = (height // 2 * same, width // 2 * same)
-  # XLA's CPU code gathers a patch for every output. Two neighboring columns can
-  # share a patch as channels of a kernel that is wider by one stride. Layers
-  # dominated by gathering then take half the time, and features stay equal. For
+  # XLA's CPU code gathers a patch for every output. Here, one patch serves two
+  # neighboring columns, as channels of a kernel that is one stride wider. Then
+  # layers where gathering dominates take half the time, for equal features. For
   # 16 images, the network takes 18.4 s instead of 22.8 s (medians of 7
-  # alternating runs, two cores busy with other work).
+  # alternating runs while two cores were busy with other work).
   columns = 2 if jax.default_backend() == 'cpu' and x.shape[2] > 70 else 1
   count = (x.shape[2] + 2 * left - width) // stride + 1
   excess = -count % columns

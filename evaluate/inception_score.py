@@ -1,6 +1,6 @@
 """The Inception Score (Salimans et al. 2016).
 
-The score of each part of a set uses the class probabilities p, in float64:
+The score of a part of a set, in float64 from the class probabilities p, is
 
   IS = exp(mean_i sum_c p_ic (log p_ic - log q_c)),  q_c = mean_i p_ic
 """
@@ -18,7 +18,7 @@ def inception_score(
   """Returns mean and standard deviation of the score over parts, as in ADM.
 
   Args:
-    logits: Logits (n, classes); consecutive rows form a part.
+    logits: Logits (n, classes), where consecutive rows form a part.
     split_size: Images per part; the last part may be smaller.
 
   Raises:

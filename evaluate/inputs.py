@@ -1,4 +1,4 @@
-"""Checks the inputs of an evaluation before training or sampling."""
+"""Checks the inputs of an evaluation before any training or sampling."""
 
 import pathlib
 from collections.abc import Collection
@@ -20,7 +20,7 @@ from sample import nonfinite
 
 
 def protocol_beside(samples: str) -> dict[str, Any]:
-  """Returns the protocol in the samples.json that `sample` writes, or {}."""
+  """Returns the protocol in samples.json, which `sample` writes, or else {}."""
   path = pathlib.Path(samples).expanduser()
   record = (path if path.is_dir() else path.parent) / 'samples.json'
   if not record.is_file() or (path.is_file() and path.name != 'samples.npz'):
@@ -44,10 +44,10 @@ def check_samples(
 
   Args:
     images: Images to score.
-    protocol: Entries of the images' samples.json.
-    extractor: Name of the extractor. If a classifier must first be trained, all
-      images are read before, to find broken images.
-    metrics: Requested metrics; empty for all possible ones.
+    protocol: Entries of the samples.json that describes the images.
+    extractor: Name of the extractor. If the extractor is a classifier that is
+      not yet trained, all images are read to find broken images.
+    metrics: Requested metrics; empty for all possible metrics.
     num_classes: Number of classes of the dataset.
   """
   num_bad = protocol.get('nonfinite', 0)
@@ -77,11 +77,11 @@ def check_classifier(
   reference: Reference | None,
   count: int | None,
 ) -> None:
-  """Checks that a classifier of the training split would fit the images.
+  """Checks that a classifier trained on the training split can score images.
 
   Args:
     metrics: Metrics to compute.
-    real: Training split of images.
+    real: Training split, whose records are images.
     shape: Shape (H, W, C) of the images to score; None if unknown.
     images: Reference images; None if the reference consists of statistics.
     reference: Reference statistics; None if the reference consists of images.
@@ -111,7 +111,7 @@ def check_classifier(
 def check_width(
   place: str, reference: Reference, width: int, extractor: str
 ) -> None:
-  """Raises InputError if statistics do not have `width` features."""
+  """Raises InputError if the statistics do not describe `width` features."""
   features = len(reference.summary.pool.mean)
   if features != width:
     raise InputError(

@@ -1,7 +1,7 @@
 """The kernel distance KID (Binkowski et al. 2018).
 
-KID is the unbiased squared MMD between m rows x of one set and m rows y of
-another set, in float64 and averaged over random subsets of m rows:
+KID is the mean unbiased squared MMD between random subsets of two sets, in
+float64. For subsets with the m rows x_i and the m rows y_i of F features:
 
   k(x, y) = (x.y / F + 1)^3
   MMD^2   = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j)
@@ -31,12 +31,12 @@ def kernel_distance(
     reference: Features (m, F).
     subsets: Number of pairs of subsets.
     subset_size: Rows per subset, sampled without replacement.
-    seed: Random seed of one `RandomState`, which alternates between `sample`
-      and `reference`.
+    seed: Seed of the `RandomState` that selects rows from `sample` and from
+      `reference` in turns.
 
   Raises:
     InputError: A set is smaller than a subset, some features are not finite, or
-      the sets differ in F.
+      the sets have different F.
   """
   sample, reference = check_features(sample), check_features(reference)
   check_same_features(sample.shape[1], reference.shape[1])

@@ -1,16 +1,16 @@
 """Computes metrics of features, with standard errors.
 
-  fd         Frechet distance of `pool`; FID if the extractor is published
-  sfd        Frechet distance of `spatial`; sFID if the extractor is published
-  fd_inf     fd extrapolated to infinitely many images; only if requested
+  fd         Frechet distance of `pool`; FID with the published Inception
+  sfd        Frechet distance of `spatial`; sFID with the published Inception
+  fd_inf     fd, extrapolated to infinitely many images; only if requested
   is         Inception Score of `logits`
   kid        kernel distance of `pool`
   precision  share of samples in the manifold of the reference, by `pool`
   recall     share of reference images in the manifold of samples, by `pool`
   accuracy   share of images that a classifier assigns to their label
 
-Moments accumulate batch by batch. Features of all images are kept only for the
-metrics that need them.
+Moments accumulate batch by batch. Features of all images are kept only for
+metrics that need the features at once.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from evaluate.resize import USUAL
 METRICS = (
   'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
 )  # fmt: skip
-LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # metrics where lower is better
+LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # metrics that should be low
 _NAMES = {
   'fd': 'FID',
   'sfd': 'sFID',
@@ -57,14 +57,14 @@ _OTHER_NAMES = {
   'kid': 'KD',
   'fd_inf': 'FD∞',
 }  # names with extractors other than the published Inception
-# Metrics that need all images at once, by the output that they use.
+# Metrics that need all images at once, by the network output that they use.
 _ROWS = {
   'pool': {'kid', 'precision', 'recall', 'fd_inf'},
   'spatial': set(),
   'logits': {'is', 'accuracy'},
 }
-# Metrics that allow a bootstrap. In others, a duplicate image would be its
-# own neighbor (precision, recall) or pair with itself (kid).
+# Metrics that allow a bootstrap. A duplicate image would be its own neighbor in
+# precision and recall, and would form a pair with itself in kid.
 _RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
 
 
@@ -90,13 +90,13 @@ class MeasureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """Statistics and kept features of a set of images.
+  """Moments, and any kept features, of a set of images.
 
   Attributes:
     pool: Moments of `Features.pool`.
     spatial: Moments of `Features.spatial`, or None.
-    rows: Features of the images whose features are kept.
-    labels: Labels (n,) that the images were sampled for, or None.
+    rows: Kept features.
+    labels: Requested labels (n,) of the images, or None.
   """
 
   pool: Moments
@@ -118,10 +118,10 @@ class Estimate:
   """A metric and its uncertainty.
 
   Attributes:
-    value: Metric, or its mean over repeats.
-    error: Standard error; None if it was not requested.
-    resampled: Metric of each bootstrap resample, (resamples,), or None. Sets of
-      equal size are resampled with the same row numbers.
+    value: Value of the metric, or mean of the values of the repeats.
+    error: Standard error of the value; None if it was not requested.
+    resampled: Values (resamples,) for bootstrap resamples, or None. Resamples
+      of all sets of the same size use the same row numbers.
   """
 
   value: float
@@ -133,8 +133,8 @@ class Estimate:
   def minus(self, other: 'Estimate') -> 'Estimate':
     """Returns the difference between two sets that are paired by row.
 
-    Paired sets share labels and noise, so the difference has a smaller standard
-    error than for independent sets.
+    Paired sets share labels and noise, so the standard error of the difference
+    is smaller than the error for independent sets.
     """
     assert self.resampled is not None and other.resampled is not None
     resamples = self.resampled - other.resampled
@@ -142,18 +142,18 @@ class Estimate:
     return Estimate(self.value - other.value, error, resamples)
 
   def gain(self, other: 'Estimate') -> float:
-    """Returns the decrease from `self` to `other`, in standard errors."""
+    """Returns the decrease from `self` to `other`, divided by its std error."""
     difference = self.minus(other)
     return difference.value / difference.error if difference.error else 0.0
 
   def __str__(self) -> str:
-    """Returns text with four digits, such as '2.064 ± 0.031'."""
+    """Returns a text with four digits, such as '2.064 ± 0.031'."""
     error = '' if self.error is None else f' ± {self.error:.2g}'
     return f'{self.value:.4g}{error}'
 
 
 class Gatherer:
-  """Accumulates batches of features into a `Summary` for some metrics."""
+  """Accumulates batches of features into a `Summary` for the wanted metrics."""
 
   def __init__(self, config: MeasureConfig, wanted: Sequence[str]) -> None:
     self._pool, self._wanted = MomentsAccumulator(), {*wanted}
@@ -170,7 +170,7 @@ class Gatherer:
 
     Args:
       batch: Features.
-      keep: Mask (n,) of rows to store for metrics that need rows; None for all.
+      keep: Mask (n,) of images whose features may be kept; None for all images.
 
     Raises:
       InputError: The features are not finite.
@@ -185,7 +185,7 @@ class Gatherer:
         self._rows.setdefault(name, []).append(part)
 
   def summary(self, labels: np.ndarray | None = None) -> Summary:
-    """Returns the summary of all batches; `labels` are those of the images."""
+    """Returns the summary of all batches, with the labels of the images."""
     rows = {name: np.concatenate(parts) for name, parts in self._rows.items()}
     return Summary(
       self._pool.moments(),
@@ -245,7 +245,7 @@ def measure(
   config: MeasureConfig,
   metrics: Sequence[str],
 ) -> dict[str, float]:
-  """Returns the metrics of one set of images by name."""
+  """Returns the value of each metric for one set of images, by name."""
   values = {}
   if 'fd' in metrics:
     values['fd'] = frechet_distance(sample.pool, reference.pool)
@@ -291,9 +291,9 @@ def estimate(
 
   Args:
     samples: Disjoint sets of equal size. Several sets give a mean with standard
-      error. A single set gives a standard error if the bootstrap is requested.
+      error. For a single set, only the bootstrap gives a standard error.
     reference: Summary of real images.
-    config: Settings, with the number of resamples.
+    config: Settings, including the number of resamples.
     metrics: Names of the metrics.
   """
   values = [measure(s, reference, config, metrics) for s in samples]
@@ -327,14 +327,14 @@ def _bootstrap(
   config: MeasureConfig,
   metrics: Sequence[str],
 ) -> dict[str, np.ndarray]:
-  """Returns metrics of resamples, (resamples,), which share row numbers."""
+  """Returns (resamples,) values per metric; all metrics share row numbers."""
   values = {}
   for name, kind in (('fd', 'pool'), ('sfd', 'spatial')):
     if name in metrics:
       rows, real = getattr(sample.rows, kind), getattr(reference, kind)
       values[name] = bootstrap(rows, real, config.bootstrap)
   if others := [name for name in metrics if name not in values]:
-    rng = np.random.default_rng(0)  # same seed as in `frechet.bootstrap`
+    rng = np.random.default_rng(0)  # seed of `frechet.bootstrap`
     draws = [
       measure(sample.resampled(rng), reference, config, others)
       for _ in range(config.bootstrap)
@@ -344,7 +344,7 @@ def _bootstrap(
 
 
 def name_of(metric: str, extractor: Extractor) -> str:
-  """Returns a metric's name in results: FID, or FD with the extractor."""
+  """Returns a metric's name in results: FID, or FD and the extractor's name."""
   if extractor.published:
     is_usual = extractor.about['preprocessing'] in USUAL
     note = '' if is_usual else f' ({extractor.about["preprocessing"]})'
@@ -355,7 +355,7 @@ def name_of(metric: str, extractor: Extractor) -> str:
 
 
 def as_dict(estimates: Mapping[str, Estimate]) -> dict[str, float]:
-  """Returns JSON values; the standard error of NAME is NAME_se."""
+  """Returns JSON values; the key NAME_se has the standard error of NAME."""
   values = {}
   for name, item in estimates.items():
     values[name] = item.value

@@ -5,8 +5,8 @@ ball is the distance to the k-th nearest neighbor in the set:
 
   distance(u, v) = max(|u|^2 - 2 u.v + |v|^2, 0)           squared Euclidean
   radius_i       = sorted(distance(f_i, f_j) for all j)[k]     [0] is i itself
-  precision      = share of samples inside a ball of the reference
-  recall         = share of the reference inside a ball of the samples
+  precision      = share of samples inside a ball of a reference image
+  recall         = share of reference images inside a ball of a sample
 
 The ADM evaluator uses these equations (openai/guided-diffusion,
 evaluations/evaluator.py). Distances are computed in blocks to save memory.
@@ -21,7 +21,7 @@ import numpy as np
 from core.errors import InputError
 from evaluate.frechet import check_features, check_same_features
 
-# Rows per block. Sets are padded to whole blocks to share a compiled program.
+# Rows per block. Padding to whole blocks lets sets share a compiled program.
 BLOCK = 1024
 
 
@@ -34,7 +34,7 @@ def radii(
     features: Features (n, F).
     k: The radius is the distance to the k-th nearest neighbor.
     float16: Whether distances use float16, as in the ADM evaluator. A block
-      that overflows uses float32. ADM's blocks have 10,000 rows, not `BLOCK`.
+      with an overflow uses float32. ADM's blocks have 10,000 rows, not `BLOCK`.
 
   Raises:
     InputError: There are fewer than k + 1 rows, or a row is not finite.
@@ -68,7 +68,7 @@ def precision_recall(
     float16: Whether distances use float16; see `radii`.
 
   Raises:
-    InputError: As in `radii`, or the sets differ in F.
+    InputError: As in `radii`, or if the sets have different F.
   """
   reference, sample = check_features(reference), check_features(sample)
   check_same_features(sample.shape[1], reference.shape[1])
@@ -119,7 +119,7 @@ def _nearest(nearest, u, v, valid, float16):
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _inside(u, u_radii, v, v_radii, float16):
-  """Masks rows of u inside a ball of v, and rows of v inside a ball of u."""
+  """Returns masks: rows of u inside a ball of v, rows of v inside one of u."""
   distances = _distances(u, v, float16)
   return (
     (distances <= v_radii).any(1),

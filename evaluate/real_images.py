@@ -1,8 +1,8 @@
 """Reads or decodes the real images of a split as a reference.
 
-For latents, the decoder of the samples decodes the mean of each posterior.
+For a split of latents, the decoder of the samples decodes posterior means.
 Distances to such reconstructions do not include the error of the autoencoder.
-Published distances are to the original images, which `--reference` accepts.
+Published distances use the original images, which `--reference` accepts.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from input_pipeline.sources import (
 )
 from sample.decoder import read_decoder
 
-# Memory limit: 699,050 RGB images of 32 x 32, or 10,922 of 256 x 256.
+# Memory limit: 699,050 RGB images of 32 x 32, or 10,922 images of 256 x 256.
 MOST_BYTES = 2**31
 Read = Callable[[list[int]], tuple[np.ndarray, np.ndarray]]
 
@@ -41,7 +41,7 @@ def decoder_of(
   """Returns the decoder of a dataset's latents; None for a dataset of images.
 
   `autoencoder` is a name or path, as in `dit.autoencoder.files`. None selects
-  the autoencoder that the dataset records.
+  the autoencoder in the metadata of the dataset.
   """
   if data.autoencoder == 'pixels':
     return None
@@ -64,7 +64,7 @@ class RealData:
     config: Dataset.
     num_classes: Number of classes.
     decoder: Decoder of latents; None if records are images.
-    records: Records of the split if they are already open.
+    records: Records of the split, or None if the split is not yet open.
   """
 
   config: DataConfig
@@ -80,7 +80,7 @@ class RealData:
     return open_source(self.config, self.config.train_split)
 
   def images(self, mesh: Mesh, batch_size: int) -> ImageSet:
-    """Returns the images; a call of the decoder takes `batch_size` images."""
+    """Returns the images; the decoder decodes `batch_size` images per call."""
     reader = _reader(self.source, self.decoder, mesh, batch_size)
     count = len(self.source)
 
@@ -133,7 +133,7 @@ def load_images(
 def _reader(
   source: Any, decoder: Autoencoder | None, mesh: Mesh, batch_size: int
 ) -> Read:
-  """Returns a function from record numbers to images and labels."""
+  """Returns a function that maps record numbers to images and labels."""
   is_latent = 'moments' in source[0]
   if is_latent and decoder is None:
     raise InputError(

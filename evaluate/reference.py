@@ -1,12 +1,12 @@
 """Reads and writes statistics of real images as .npz files.
 
   ADM           mu, sigma, mu_s, sigma_s, and arr_0 with some of the images
-  pytorch-fid   mu, sigma; EDM uses the same
+  pytorch-fid   mu, sigma; EDM's files have the same arrays
   ours          mu, sigma, mu_s, sigma_s, pool (features of every image), count,
                 and about (the protocol as JSON)
 
-Other evaluators also read mu, sigma, mu_s and sigma_s. Pickle files, such as
-EDM2's statistics, are rejected, since loading a pickle can run code.
+Other evaluators can read mu, sigma, mu_s and sigma_s from our files. Pickle
+files, such as EDM2's statistics, are rejected: loading a pickle can run code.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ from evaluate.inception import Features
 from evaluate.metrics import Summary
 from sample.npz import damage_of, names_of, read_array
 
-# Tolerance relative to the largest entry of a covariance. In float32, a few
-# thousand features give eigenvalues down to -1e-5 of that entry.
+# Tolerance, relative to the largest entry of a covariance. For a few thousand
+# features in float32, eigenvalues can be as low as -1e-5 times that entry.
 _ROUNDING = 1e-4
 _STATISTICS = {'mu', 'sigma', 'mu_s', 'sigma_s', 'count', 'about'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """Features of real images, and their origin.
+  """Features of real images, and the origin of the images.
 
   Attributes:
     summary: Summary of the features.
-    about: Protocol; {} if the file has none.
+    about: Protocol; {} if the file has no protocol.
     count: Number of images; None if the file does not specify it.
     has_images: Whether the file also holds images.
   """
@@ -50,7 +50,7 @@ class Reference:
 
 
 def arrays_of(path: epath.PathLike) -> set[str]:
-  """Returns the names of the arrays in an .npz; empty for other paths."""
+  """Returns the names of an .npz file's arrays; empty for other paths."""
   path = epath.Path(path).expanduser()
   return names_of(path) if path.suffix == '.npz' and path.is_file() else set()
 
@@ -68,7 +68,7 @@ def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
     rows: Whether to read the stored features of every image.
 
   Raises:
-    InputError: The file is damaged, or its sigma is not a covariance.
+    InputError: The file is damaged, or the array sigma is not a covariance.
   """
   path = epath.Path(path).expanduser()
   names, label = names_of(path), f'reference {path}'
@@ -173,7 +173,7 @@ def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
   if asymmetry > tolerance:
     problem = f'is not symmetric (by {asymmetry:.3g})'
   else:
-    try:  # Cholesky fails if an eigenvalue is below -most; faster than eigvalsh
+    try:  # fails for an eigenvalue below -tolerance; faster than eigvalsh
       np.linalg.cholesky(covariance + tolerance * np.eye(len(covariance)))
     except np.linalg.LinAlgError:
       minimum = float(np.linalg.eigvalsh(covariance).min())

@@ -9,9 +9,9 @@ A preset consists of two matrices, R for rows and C for columns, and a scaling:
   clean_fid        Pillow's antialiased bicubic, clipped, (y - 128) / 128
 
 TensorFlow 1 samples at i * size / 299, measured from pixel corners instead of
-centers, which shifts the image by up to half a pixel. When an image is reduced,
-clean_fid alone uses all pixels. For 299 x 299 images, the presets differ in
-nothing but the scaling of pytorch_fid.
+centers, which shifts the image by up to half a pixel. Only clean_fid uses all
+pixels of an image that it reduces. For images of 299 x 299, the presets differ
+only in the scaling of pytorch_fid.
 """
 
 import functools
@@ -25,19 +25,19 @@ from core.errors import check_choice
 from evaluate.inception import SIZE
 
 PRESETS = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
-USUAL = PRESETS[:2]  # two equal presets, which published FIDs use
+USUAL = PRESETS[:2]  # the two equal presets that published FIDs use
 
 
 def preprocess(images: jax.Array, preset: str) -> jax.Array:
   """Maps (B, H, W, 1 or 3) in [0, 255] to (B, 299, 299, 3) in about [-1, 1]."""
   check_choice('preprocessing', preset, PRESETS)
   x = jnp.asarray(images, jnp.float32)
-  x = jnp.broadcast_to(x, (*x.shape[:3], 3))  # gray to RGB
+  x = jnp.broadcast_to(x, (*x.shape[:3], 3))  # converts gray to RGB
   rows, columns = (resize_matrix(size, preset) for size in x.shape[1:3])
   level = lax.Precision.HIGHEST
   x = jnp.einsum('pw,bhwc->bhpc', columns, x, precision=level)
   x = jnp.einsum('oh,bhpc->bopc', rows, x, precision=level)
-  if preset == 'clean_fid':  # clips, since a cubic overshoots at edges
+  if preset == 'clean_fid':  # clips, since bicubic values overshoot at edges
     x = x.clip(0, 255)
   return x * (2 / 255) - 1 if preset == 'pytorch_fid' else (x - 128) / 128
 
@@ -47,7 +47,7 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
   """Returns the weights (299, size) float32 from old pixels to new pixels."""
   if preset == 'clean_fid':
     return _bicubic(size)
-  # TensorFlow and PyTorch use float32 positions, which matter at 256 pixels.
+  # As in TensorFlow and PyTorch, float32 positions, which matter at 256 pixels.
   scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   spot = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
   row, spot = np.arange(SIZE), spot.clip(0, size - 1)
@@ -59,7 +59,7 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
 
 
 def _bicubic(size: int) -> np.ndarray:
-  """Returns weights of Keys' cubic (a = -1/2), scaled to the larger pixel."""
+  """Returns weights of Keys' cubic (a = -1/2), as wide as the larger pixel."""
   scale = size / SIZE
   width = max(scale, 1.0)
   center = (np.arange(SIZE)[:, None] + 0.5) * scale

@@ -1,15 +1,15 @@
 """Measures metrics over a grid of guidance scales.
 
 The text ig:1.0..2.0:6,cfg:1.0..2.0:6@0-0.7 specifies six scales for each of two
-methods, which are 36 points. Scales are arguments of the compiled program, so
-that it is compiled once for all points. The results are:
+methods, and thus 36 points. A single compiled program samples all points, since
+scales are arguments of the program. The results are:
 
   sweep.json   the protocol
-  sweep.csv    unrounded values, one line per point, with a mark for the best
-               point and ties (`evaluate.ties`); updated after each point
+  sweep.csv    unrounded values, one line per point, updated after each point; a
+               column marks the best point and ties (`evaluate.ties`)
   sweep.png    a curve over one scale or a heat map over two scales
 
-Repeating the command resumes the sweep.
+The same command resumes an interrupted sweep.
 """
 
 import csv
@@ -42,7 +42,7 @@ from sample import nonfinite, pictures
 from sample.generate import Sampler, plan_labels
 
 MOST_POINTS = 10_000
-# Names of the files with results.
+# Names of the result files.
 WRITES = ('sweep.json', 'sweep.csv', 'sweep.png')
 _FRAMES = {'best': 'solid', 'tied': 'dashed'}
 _NUMBER = r'\d+\.?\d*|\.\d+'
@@ -68,7 +68,7 @@ class SweepGrid:
     """Parses text such as 'ig:1..2:6,cfg:1.3'.
 
     Raises:
-      InputError: There is no range, more than two, or an empty one.
+      InputError: The text has no range, over two ranges, or an empty range.
     """
     check_value('guidance', text, str)
     template, names = [], []
@@ -130,10 +130,10 @@ class SweepConfig:
 
   Attributes:
     grid: Points.
-    metric: Metric that the figure shows and that marks refer to.
+    metric: Metric that the figure shows and that determines the best point.
     num: Number of images per point, with balanced labels.
     seed: Random seed of all noise, which is the same for every point.
-    overwrite: Whether points of another protocol are discarded.
+    overwrite: Whether to discard stored points of another protocol.
   """
 
   grid: SweepGrid
@@ -152,7 +152,7 @@ def sweep(
   folder: epath.PathLike,
   guide: Denoiser | None = None,
 ) -> str:
-  """Measures all missing points; returns a Markdown table with a note.
+  """Measures all points without results; returns a Markdown table with a note.
 
   Args:
     sampler: Network and sampling settings.
@@ -168,7 +168,7 @@ def sweep(
   folder = epath.Path(folder)
   grid, metric, num = config.grid, config.metric, config.num
   settings = dataclasses.asdict(sampler.config)
-  del settings['batch_size']  # images do not depend on the batch size
+  del settings['batch_size']  # has no effect on the images
   protocol = json.loads(
     json.dumps(
       {
@@ -191,13 +191,13 @@ def sweep(
     guidance = with_guide(parse(grid.text(point)), guide)
     sample = sampler.images(guidance, labels, config.seed)
     scores = as_dict(evaluator.score(sample.images, labels))
-    if nonfinite.too_many(sample.nonfinite, num):  # scores mean nothing
+    if nonfinite.too_many(sample.nonfinite, num):  # meaningless scores
       scores = dict.fromkeys(scores, math.nan)
     rows[point] = {**scores, 'nfe': sample.nfe, 'nonfinite': sample.nonfinite}
     text = _as_csv(grid, rows, marks(rows, metric))
     write_bytes(folder / 'sweep.csv', text.encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
-  # Marks in the file may refer to the metric of an earlier sweep.
+  # Rewrites the marks, which may refer to the metric of an earlier sweep.
   text = _as_csv(grid, rows, marks(rows, metric))
   write_bytes(folder / 'sweep.csv', text.encode())
   part = {point: rows[point] for point in grid.points()}
@@ -212,7 +212,7 @@ def _known_rows(
   grid: SweepGrid,
   overwrite: bool,
 ) -> dict[tuple[float, ...], dict[str, float]]:
-  """Returns the stored results of points that were measured before."""
+  """Returns the results of earlier sweeps by point."""
   path = folder / 'sweep.json'
   if not path.exists() or not (folder / 'sweep.csv').exists():
     return {}
@@ -223,7 +223,7 @@ def _known_rows(
   record = without_folders(upgrade(record))
   protocol = without_folders(protocol)
   if record != protocol:
-    if overwrite:  # deletes old points before sweep.json describes new ones
+    if overwrite:  # deletes old points before sweep.json describes new points
       (folder / 'sweep.csv').unlink()
       (folder / 'sweep.png').unlink(missing_ok=True)
       return {}

@@ -8,7 +8,7 @@ from evaluate.extractor import Extractor
 from evaluate.metrics import Estimate, name_of
 from evaluate.resize import USUAL
 
-# With fewer images, the bias of the covariances dominates a Frechet distance.
+# With fewer images, covariance bias dominates a Frechet distance.
 _ENOUGH = 10_000
 _PERCENT = ('accuracy',)
 
@@ -23,15 +23,15 @@ def caveats(
   row: Mapping[str, Any],
   bad: int = 0,
 ) -> list[str]:
-  """Returns sentences, each with a reason why metrics may not be comparable.
+  """Returns sentences that explain why metrics may not be comparable.
 
   Args:
     extractor: Extractor of the features.
     count: Number of images per set.
-    labels: Plan of the images' labels; None if it is unknown.
+    labels: Plan of the images' labels; None if the plan is unknown.
     eight_bit: Whether the images are stored as uint8.
     reference: Description of the real images.
-    row: Labels and count of a published row to compare with; {} for none.
+    row: Labels and count of the published row to compare with; {} without one.
     bad: Number of samples with non-finite values.
   """
   notes = []
@@ -49,7 +49,7 @@ def caveats(
     notes.append(
       f'The published row uses {row["num"]} images, this one {count}.'
     )
-  # ADM's statistics have no description. Published results use random labels.
+  # ADM's statistics have no description of images. Papers use random labels.
   adm = extractor.is_inception and 'images' not in reference
   expected = row.get('labels') or ('random' if adm else None)
   plan = 'classes' if labels and labels[0].isdigit() else labels

@@ -5,9 +5,9 @@ of independent sets:
 
   |m - m_best| <= 2 sqrt(se^2 + se_best^2)
 
-All points share labels and noise, so the true error of a difference is smaller,
-and a paired test would separate some tied points. No points are tied without
-standard errors, which --bootstrap and --repeats compute.
+All points share labels and noise, so the true error of a difference is smaller
+than this bound assumes. A paired test would separate some tied points. Ties
+require standard errors, which --bootstrap and --repeats compute.
 """
 
 import math
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from core import markdown
 from evaluate.metrics import LOWER, Estimate
 
-TIED = 2  # largest difference of tied points, in standard errors
+TIED = 2  # largest difference between tied points, in standard errors
 MARK = 'mark'
 Rows = Mapping[tuple[float, ...], Mapping[str, float]]
 
@@ -38,7 +38,7 @@ def marks(rows: Rows, metric: str) -> dict[tuple[float, ...], str]:
 
 
 def as_markdown(names: Sequence[str], rows: Rows, metric: str) -> str:
-  """Returns a Markdown table with standard errors and a note on the marks."""
+  """Returns a Markdown table with standard errors, and a note about ties."""
   labels = marks(rows, metric)
   metrics = [
     name for name in next(iter(rows.values())) if not name.endswith('_se')

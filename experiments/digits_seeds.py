@@ -2,10 +2,10 @@
 
   python -m experiments.digits_seeds --seeds=3 --workdir=runs/seeds
 
-A seed sets initialization, data order, noise and samples. The table shows, for
-each method, means over the seeds of its figures and of its gain. The gain is
-the decrease of the distance relative to no guidance, divided by its standard
-error from a bootstrap over pairs of images with equal label and noise.
+A seed determines initialization, data order, noise and samples. The table shows
+each method's figures and gain, averaged over seeds. The gain is the decrease of
+the distance relative to no guidance, divided by the standard error of this
+decrease from a bootstrap over pairs of images with equal label and noise.
 """
 
 import argparse
@@ -25,7 +25,7 @@ METHODS = ('none', 'cfg:1.2', 'ig:1.5', 's2:1.5', 'ig:1.5,cfg:1.2')
 
 
 def run(seed: int, folder: pathlib.Path, extra: list[str]) -> list[dict]:
-  """Trains and compares one seed; returns the rows of compare.json."""
+  """Trains and compares with one seed; returns the rows of compare.json."""
   workdir = f'--workdir={folder / f"seed_{seed}"}'
   commands = (
     ['train', workdir, f'--config.seed={seed}', '--config=configs/digits.py'],

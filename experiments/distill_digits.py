@@ -2,19 +2,19 @@
 
   python -m experiments.distill_digits --teacher=runs/demo --out=runs/distilled
 
-Trains every student of STUDENTS with every seed, unless it exists. Samples
-equally many images from each student and the teacher, and writes to --out
+Trains every student of STUDENTS with every seed, except students that exist.
+Samples the same number of images from every network, and writes to --out
 
-  table.md               Frechet distances to the training images, in features
-                         of one classifier trained on them (not FID)
-  curves.png             training metrics of the students of the first seed
+  table.md               Frechet distances to the training images (not FID), in
+                         features of a classifier trained on these images
+  curves.png             training metrics of the students with the first seed
   samples.png            images of the students, then of the teacher
 
-With --failures it trains a student for each of FAILURES instead, with one seed,
-and writes curves.png only.
+With --failures, the experiment instead trains a student for each of FAILURES
+with a single seed, and writes only curves.png.
 
-The teacher's distances are means over disjoint sets of images. A student's are
-means over seeds of training, label order and noise.
+A distance of the teacher is a mean over disjoint sets of images. A distance of
+a student is a mean over seeds of training, label order and noise.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from core.files import write_bytes
 from sample import pictures
 from train.metrics_log import read_metrics
 
-# Argument of the config file, and optionally the teacher's guidance.
+# Argument of the config file, optionally followed by the teacher's guidance.
 STUDENTS = (
   'flash,4', 'hybrid,4', 'dm,4', 'hybrid,1', 'dm,1',
   'hybrid,1 ig:1.1', 'hybrid,1 ig:1.1,cfg:1.05',
 )  # fmt: skip
-# Steps and guidance with which the teacher is sampled.
+# Steps and guidance of the teacher's samples.
 TEACHER = (
   (50, 'cfg:1.2'), (50, 'ig:1.5'), (50, 'none'),
   (4, 'cfg:1.2'), (4, 'ig:1.5'), (4, 'none'),
@@ -72,7 +72,7 @@ def command(*words: object) -> float:
 def measure(
   args: argparse.Namespace, source: Sequence[str], folder: pathlib.Path
 ) -> dict[str, Any]:
-  """Returns mean FD, its standard error and mean accuracy over seeds."""
+  """Returns the mean FD, its standard error and the mean class accuracy."""
   results = []
   for seed in range(args.seeds):
     target = folder.with_name(f'{folder.name}-{seed}')
@@ -94,7 +94,7 @@ def measure(
 
 
 def draw(source: Sequence[str], folder: pathlib.Path) -> np.ndarray:
-  """Samples 40 images with the first seed."""
+  """Samples 40 images from the network of the first seed."""
   words = [word.format(seed=0) for word in source]
   command('sample', *words, '--num=40', f'--out={folder}')
   with np.load(folder / 'samples.npz') as archive:
@@ -104,7 +104,7 @@ def draw(source: Sequence[str], folder: pathlib.Path) -> np.ndarray:
 def distill(
   args: argparse.Namespace, argument: str, workdir: pathlib.Path, *changes: str
 ) -> float:
-  """Trains a student; returns the duration in seconds."""
+  """Trains a student; returns the duration of training in seconds."""
   keys = [
     f'data.dir={args.data}', f'eval.extractor=classifier:{args.out}/features',
     "eval.metrics=('fd',)", 'eval.every_images=8000', *changes,
@@ -119,14 +119,14 @@ def distill(
 def train(
   args: argparse.Namespace, argument: str, guidance: str, target: pathlib.Path
 ) -> float:
-  """Trains missing students for every seed; returns the mean minutes."""
+  """Trains missing students of all seeds; returns the mean time in minutes."""
   seconds = []
   changes = [f'distill.guidance={guidance}'] if guidance else []
   for seed in range(args.seeds):
     watch = target.with_name(f'{target.name}-{seed}.seconds')
     if not watch.exists():
       folder = watch.with_suffix('')
-      is_resumed = folder.exists()  # then the total time is unknown
+      is_resumed = folder.exists()  # total time unknown if true
       duration = distill(args, argument, folder, f'seed={seed}', *changes)
       watch.write_text('nan' if is_resumed else f'{duration:.1f}')
     seconds.append(float(watch.read_text()))
@@ -134,7 +134,7 @@ def train(
 
 
 def fail(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-  """Trains the students of FAILURES; returns the logs by name."""
+  """Trains the students of FAILURES; returns the logged metrics by name."""
   logs = {}
   for name, changes in FAILURES.items():
     path = args.out / name.replace(' ', '-')
@@ -145,7 +145,7 @@ def fail(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
 
 
 def curves(runs: dict[str, list[dict[str, float]]]) -> Figure:
-  """Draws a panel for each of CURVES with a line per run."""
+  """Draws a panel for each metric of CURVES, with a line per run."""
   figure = Figure(figsize=(11, 6.5))
   panels = figure.subplots(2, 3).ravel()
   lines = {}
@@ -197,7 +197,7 @@ def main() -> None:
     source, log = [f'--workdir={path}-{{seed}}'], args.out / f'{slug}-0'
     if method == 'flash':
       source = [f'--folder={path}-{{seed}}/student']
-      # Only this stage is comparable with the other students.
+      # The only stage of flash that is comparable with the other students.
       logs[f'{name}, sharing'] = read_metrics(log / '2-sharing')
     else:
       logs[name] = read_metrics(log)

@@ -1,13 +1,13 @@
 """Shared code of the toy experiments on guidance in the plane.
 
-A point is a latent of shape (1, 1, 2), one token of two channels. On one token
-attention is linear, and the transformer is a stack of residual MLPs conditioned
-on t and label. Training and sampling use the project's code. The data is a
-mixture of Gaussians with known density:
+A point is a latent of shape (1, 1, 2), one token of two channels. For a single
+token, attention is linear, and the transformer is a stack of residual MLPs
+conditioned on t and label. Training and sampling use the project's code. The
+data is a mixture of Gaussians with known density:
 
   p(x | label) = sum_m weight_m N(x; mean_m, factor_m factor_m^T)
 
-over the components m of the class, with weights that sum to 1.
+The sum is over the components m of the class; their weights sum to 1.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ from train.step import make_train_step
 class Mixture:
   """A mixture of M Gaussians in equally likely classes.
 
-  `weight` has shape (M,), `mean` (M, 2), and `label` (M,), an integer from 0.
-  `factor` (M, 2, 2) is a factor of the covariance, such as Cholesky's.
+  The shapes are (M,) for `weight`, (M, 2) for `mean`, and (M,) for the integer
+  `label`. `factor` (M, 2, 2) has factors of covariances, such as Cholesky's.
   """
 
   weight: np.ndarray
@@ -53,7 +53,7 @@ class Mixture:
     return int(self.label.max()) + 1
 
   def of_class(self, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the weights, means and factors of a class; weights sum to 1."""
+    """Returns the weights, with sum 1, the means and the factors of a class."""
     mask = self.label == label
     weight = self.weight[mask] / self.weight[mask].sum()
     return weight, self.mean[mask], self.factor[mask]
@@ -100,19 +100,19 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Data, networks and methods.
+  """Data, networks and guidance methods.
 
   Attributes:
-    name: Name of the files.
+    name: Name of the result files.
     mixture: Data.
-    unit: Divisor of the points, which gives about unit variance.
+    unit: Divisor that normalizes the points to a variance of about 1.
     network: Recipe of the guided network.
     guide: Recipe of AutoGuidance's weaker network.
-    methods: Guidance strings by name, with {0} for the scale.
+    methods: Guidance strings by name, where {0} stands for the scale.
     fixed: Scale at which all methods are compared.
-    networks: Number of networks per recipe, with different seeds.
-    points: Number of samples per measurement, over all classes.
-    solver_steps: Number of Heun steps, uniform in t.
+    networks: Number of networks per recipe, which differ in the seed.
+    points: Number of samples of all classes per measurement.
+    solver_steps: Number of Heun steps, which are uniform in t.
   """
 
   name: str
@@ -130,7 +130,7 @@ class Experiment:
 def adamw(
   lr: float, steps: int, *, schedule: str = 'cosine', warmup: int = 0
 ) -> optax.GradientTransformation:
-  """Returns the optimizer of every network, with schedules in steps."""
+  """Returns the optimizer of every network; all lengths are in steps."""
   rule = OptimizerConfig(
     lr=lr, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
     warmup_images=warmup, schedule=schedule, end_fraction=0.05,
@@ -141,7 +141,7 @@ def adamw(
 
 
 def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
-  """Trains one network per seed; returns them with averaged weights."""
+  """Trains one network per seed; returns the networks with EMA weights."""
   mixture, count = experiment.mixture, recipe.batch_size
   config = DiTConfig(
     size=1, channels=2, num_classes=mixture.num_classes, patch=1,
@@ -164,7 +164,7 @@ def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
     for _ in range(recipe.steps):
       label = rng.integers(mixture.num_classes, size=count)
       x0 = mixture.draw(label, rng).reshape(-1, 1, 1, 2) / experiment.unit
-      # The step computes x0 = image / 127.5 - 1 from pixels.
+      # Inverts the training step, which computes x0 = image / 127.5 - 1.
       image = np.float32((x0 + 1) * 127.5)
       state, _ = step(state, {'image': image, 'label': np.int32(label)}, key)
     denoisers.append(backbone.bind(config, state.ema))
@@ -181,7 +181,7 @@ def draw(
   solver: Solver | None = None,
   steps: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Samples points (n, 2) with labels (n,) that cycle through the classes."""
+  """Samples points (n, 2); the labels (n,) cycle through the classes."""
   label = np.arange(experiment.points) % experiment.mixture.num_classes
   x, _ = sampler.sample(
     denoiser,

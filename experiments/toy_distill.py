@@ -3,13 +3,13 @@
   python -m experiments.toy_distill
 
 The data has two overlapping classes of three Gaussians each. The teacher is
-trained as in the other toys, and its samples at many steps are the target.
-Students use the project's objective and step (distill/):
+trained as in the other toys. The target is the teacher's samples at many steps.
+Students use the project's objective and training step (distill/):
 
   DM         without guidance: the student should match the teacher
   CA only    with guidance: Decoupled DMD (arXiv 2511.22677) reports
              over-saturation, rising variance and collapse
-  CA + DM    with guidance, once for each noise schedule of that paper
+  CA + DM    with guidance: one student for each noise schedule of Decoupled DMD
 
 See docs/toys.md.
 """
@@ -50,7 +50,7 @@ _DRAWN = {
   'spread': 'variance within a class / teacher',
   'total': 'variance of all points / teacher',
 }
-# Seeds of the teacher's samples: the target, the floor, and all others.
+# Seeds of the teacher's samples: for the target, the floor and all others.
 _TRUTH_SEED, _FLOOR_SEED, _SEED = 100, 200, 1
 
 
@@ -60,12 +60,12 @@ class Students:
 
   Attributes:
     settings: Steps and changed keys of the section `distill`, by student.
-    seeds: Number of seeds per student, for one teacher.
-    marks: Updates after which a student is measured; the last ends training.
+    seeds: Number of seeds per student, all with the same teacher.
+    marks: Numbers of updates before each measurement; the last ends training.
     batch_size: Batch size of every update.
     lr: Initial learning rate of the student, with cosine decay.
     fake_lr: Initial learning rate of the fake denoiser, with cosine decay.
-    decay: Decay per update of the student's EMA, which is sampled.
+    decay: Decay per update of the EMA that samples for the student.
   """
 
   settings: Mapping[str, tuple[int, dict[str, str]]]
@@ -78,7 +78,7 @@ class Students:
 
 
 def students(*names: str, **changes: Any) -> Students:
-  """Returns the students `names` (all if none is named), with `changes`."""
+  """Returns the students `names`, by default all, with changed settings."""
   settings = {
     'DM, 1 step': (1, {'guidance': 'none'}),
     'DM, 4 steps': (4, {'guidance': 'none'}),
@@ -91,7 +91,7 @@ def students(*names: str, **changes: Any) -> Students:
 
 
 def side_by_side() -> toy.Mixture:
-  """Returns two overlapping arrow heads that point left and right."""
+  """Returns two overlapping classes shaped like arrow heads, left and right."""
   places = np.asarray([(2.0, 0.0), (0.6, 1.8), (0.6, -1.8)])
   return toy.Mixture(
     weight=np.ones(6),
@@ -102,7 +102,7 @@ def side_by_side() -> toy.Mixture:
 
 
 def experiment() -> toy.Experiment:
-  """Returns data and teacher."""
+  """Returns the data and the recipe of the teacher."""
   recipe = toy.Recipe(depth=3, width=32, steps=2000, batch_size=256)
   return toy.Experiment(
     name='toy_distill',
@@ -118,18 +118,18 @@ def experiment() -> toy.Experiment:
 
 
 class Judge:
-  """Compares points with the teacher's, (n, 2), without and with guidance."""
+  """Compares points with points (n, 2) of the teacher, guided and unguided."""
 
   def __init__(self, truth: np.ndarray, guided: np.ndarray) -> None:
     self.truth, self.guided = truth, guided
 
   def __call__(self, x: np.ndarray) -> np.ndarray:
-    """Measures x (n, 2) with alternating classes; returns MEASURES, (5,).
+    """Measures x (n, 2), where classes alternate; returns MEASURES, (5,).
 
-    energy and guided are the energy distances to the teacher without and with
-    guidance, averaged over the classes. outward is half the distance between
-    the class means along x, minus the teacher's. spread is the variance within
-    a class and total the variance of all points, divided by the teacher's.
+    energy and guided are the mean energy distances per class to the teacher
+    without guidance and with guidance. outward is half the distance between the
+    class means along the x-axis, minus the teacher's value. spread is a class's
+    variance and total the variance of all points, relative to the teacher's.
     """
     pairs = [(x[c::2], self.truth[c::2], self.guided[c::2]) for c in (0, 1)]
     return np.asarray(
@@ -149,7 +149,7 @@ def distill(
   name: str,
   teacher: BoundNetwork,
 ) -> np.ndarray:
-  """Distills a student per seed; returns its points (seeds, marks, n, 2)."""
+  """Distills a student per seed; returns all points (seeds, marks, n, 2)."""
   steps, changes = students.settings[name]
   section = load_config('configs/distill/base.py').distill.to_dict()
   config = DistillConfig(**{**with_tuples(section), 'method': 'dmd', **changes})
@@ -196,8 +196,8 @@ def distill(
 class Results:
   """Measures and points by name.
 
-  `rows` are (seeds, measures) at the end, `curves` (seeds, marks, measures) and
-  `panels` points (n, 2) of the first seed. `marks` count the student's updates.
+  `marks` are numbers of student updates. `curves` is (seeds, marks, measures).
+  `rows` has final (seeds, measures), `panels` points (n, 2) of the first seed.
   """
 
   marks: tuple[int, ...]
@@ -221,7 +221,7 @@ class Results:
     return text
 
   def clouds_figure(self) -> Figure:
-    """Draws the points over the teacher's."""
+    """Draws the points over the teacher's points."""
     rows = -(-len(self.panels) // 4)
     figure = Figure(figsize=(8, 2.2 * rows), layout='constrained')
     axes = figure.subplots(rows, 4).ravel()
@@ -233,7 +233,7 @@ class Results:
     return figure
 
   def curves_figure(self) -> Figure:
-    """Draws measures by updates: the mean over seeds, and their range."""
+    """Draws measures over updates: the mean and the range over seeds."""
     figure = Figure(figsize=(11, 3.6), layout='constrained')
     for ax, (measure, title) in zip(
       figure.subplots(1, len(_DRAWN)), _DRAWN.items(), strict=True
@@ -254,7 +254,7 @@ class Results:
 
 
 def run(experiment: toy.Experiment, students: Students) -> Results:
-  """Trains the teacher, distills the students, and measures."""
+  """Trains the teacher, distills the students, and measures their points."""
   (teacher,) = toy.train(experiment, experiment.network)
 
   def sample(guidance='none', seed=_SEED, **options):
@@ -304,7 +304,7 @@ def _variance(x: np.ndarray) -> float:
 
 
 def _outward(x: np.ndarray) -> float:
-  """Returns half the distance of the class means along x."""
+  """Returns half the distance between the class means along the x-axis."""
   return float(x[1::2, 0].mean() - x[::2, 0].mean()) / 2
 
 

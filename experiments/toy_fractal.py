@@ -1,4 +1,4 @@
-"""The toy experiment of Internal Guidance, a fractal of two classes.
+"""The toy experiment of Internal Guidance: a fractal with two classes.
 
   python -m experiments.toy_fractal
 
@@ -25,10 +25,10 @@ def tree(levels: int = 5, pieces: int = 6) -> toy.Mixture:
 
   A branch at level k = 0, 1, ... is a row of `pieces` Gaussians, with a length
   of about 1.4 * 0.75^k and a half thickness of 0.08 * 0.75^k. Its weight is
-  length / 2^k, so that all levels are about equally likely. At its end two
-  branches turn away by about 0.75^k radians.
+  length / 2^k, so that all levels are about equally likely. Two branches leave
+  its end, each turned by about 0.75^k radians.
   """
-  rng = np.random.default_rng(1)  # lengths and angles vary by 20 %
+  rng = np.random.default_rng(1)  # 20 % variation of lengths, angles
   weight, mean, factor, label = [], [], [], []
   for c, turns in enumerate((0.125, 0.625)):
     branches = [(np.zeros(2), 2 * np.pi * turns)]

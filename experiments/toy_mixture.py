@@ -3,7 +3,7 @@
   python -m experiments.toy_mixture
 
 The four classes are isotropic Gaussians at (+-4, +-4). Their standard deviation
-is 1; the paper gives none. See docs/toys.md.
+is 1, since the paper gives no value. See docs/toys.md.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ METHODS = {
 
 
 def four_gaussians() -> toy.Mixture:
-  """Returns the data, with each class at a corner of a square of side 8."""
+  """Returns data with one class at each corner of a square of side 8."""
   corners = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
   return toy.Mixture(
     weight=np.ones(4),

@@ -1,7 +1,7 @@
 """Runs a toy experiment, and writes tables (Markdown) and a figure (PNG).
 
 Every method samples at every scale of SCALES with the same noise. The table
-shows the scale with the smallest mean energy distance, sampled with new noise.
+shows measures at the best scale by mean energy distance, for new noise.
 """
 
 import argparse
@@ -28,9 +28,9 @@ _DIGITS = dict(zip(MEASURES, (3, 2, 2, 3, 3, 3), strict=True))
 def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
   """Returns the energy distance of samples (n, 2), (m, 2); Szekely, Rizzo 2013.
 
-  sqrt(2 E|x - y| - E|x - x'| - E|y - y'|) is a metric on distributions. E|x -
-  x'| is over pairs of different points, so the estimate of the square is
-  unbiased. A negative estimate becomes 0.
+  sqrt(2 E|x - y| - E|x - x'| - E|y - y'|) is a metric on distributions. Here,
+  E|x - x'| excludes pairs of a point with itself, so that the estimate of the
+  squared distance is unbiased. A negative estimate becomes 0.
   """
   between = spatial.distance.cdist(x, y).mean()
   within = sum(spatial.distance.pdist(z).mean() for z in (x, y))
@@ -38,7 +38,7 @@ def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 class Judge:
-  """Compares samples, `count` points per class, with true points."""
+  """Compares samples with true points; `count` is the number per class."""
 
   def __init__(self, mixture: toy.Mixture, count: int) -> None:
     self.mixture, self.truth = mixture, []
@@ -50,14 +50,14 @@ class Judge:
       self.truth.append((real[: 4 * count], threshold, np.quantile(gaps, 0.95)))
 
   def __call__(self, x: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Measures points (n, 2) of `label` (n,); returns MEASURES, (6,).
+    """Measures points (n, 2) with labels (n,); returns MEASURES, (6,).
 
-    Every measure is averaged over the classes. energy is the energy distance,
-    shift the distance from the true mean, and spread the square root of the
-    ratio of the covariances' traces. outliers is the share of points where the
-    true density is below its 0.1 % quantile, and other the share where another
-    class is denser. coverage is the share of true points that have a sample
-    within a radius at which true samples cover 95 %.
+    Every measure is averaged over the classes. energy is the energy distance.
+    shift is the distance from the true mean. spread is the square root of the
+    trace of the covariance divided by the true trace. outliers is the share of
+    points where the true density is below its 0.1 % quantile, other the share
+    where another class is denser. coverage is the share of true points with a
+    sample within a radius at which true samples cover 95 %.
     """
     results = []
     for c, (real, threshold, radius) in enumerate(self.truth):
@@ -88,9 +88,9 @@ def command_line(
   """Runs an experiment from the command line.
 
   Args:
-    name: Name of the experiment, and of its tables NAME.md in --out.
-    run: Function that returns the tables, and figures by name.
-    argv: Arguments; None for those of the process.
+    name: Name of the experiment, which writes its tables to NAME.md in --out.
+    run: Function that returns the tables, and the figures by name.
+    argv: Arguments; None for the arguments of the process.
   """
   parser = argparse.ArgumentParser()
   parser.add_argument(
@@ -124,7 +124,7 @@ def main(
 def run(
   experiment: toy.Experiment, scales: tuple[float, ...] = SCALES
 ) -> tuple[str, Figure]:
-  """Trains, sweeps and measures; returns the tables and the figure."""
+  """Trains networks and measures samples; returns the tables and the figure."""
   mixture = experiment.mixture
   judge = Judge(mixture, experiment.points // mixture.num_classes)
   networks = toy.train(experiment, experiment.network)
@@ -132,7 +132,7 @@ def run(
   clouds = {}
 
   def measure(text, seed, denoisers=networks):
-    """Returns (networks, measures); stores points of the first network."""
+    """Returns measures of all networks; stores points of the first network."""
     results = []
     for denoiser, guide in zip(denoisers, guides, strict=True):
       x, label = toy.draw(experiment, denoiser, text, seed, guide=guide)
@@ -152,7 +152,7 @@ def run(
     ('none', '', none),
     ('the guide alone', '', measure('none', 0, guides)),
   ]
-  # The baseline uses the sweep's noise, which shifts all methods alike.
+  # The baseline uses the sweep's noise, whose effect all methods then share.
   unguided = measure('none', _SWEEP_SEED)
   sweep, panels = {}, [('none', clouds['none', _SWEEP_SEED][0])]
   for name, text in experiment.methods.items():
@@ -182,7 +182,7 @@ def run(
 
 
 def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
-  """Returns mean ± deviation of (name, scale, (networks, measures)) rows."""
+  """Returns a table of (name, scale, (networks, measures)): mean ± std."""
   lines = []
   for name, scale, values in rows:
     cells = [
@@ -195,7 +195,7 @@ def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
 
 
 def _sweep_table(sweep, scales, none) -> str:
-  """Returns energy distances by method and scale (1: no guidance)."""
+  """Returns a table of energy distances; scale 1 means no guidance."""
   lines = [
     [name, *(cell(v[:, 0]) for v in (none, *values))]
     for name, values in sweep.items()
@@ -204,7 +204,7 @@ def _sweep_table(sweep, scales, none) -> str:
 
 
 def cell(values: np.ndarray, digits: int = 3, *, share: bool = False) -> str:
-  """Returns mean ± standard deviation, or the value if there is only one."""
+  """Returns mean ± standard deviation; for one value, only the value."""
   scale, mark = (100, '%') if share else (1, '')
   digits = 1 if share else digits
   text = f'{scale * values.mean():.{digits}f}{mark}'

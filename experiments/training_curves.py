@@ -1,10 +1,10 @@
-"""Shows what healthy and sick training runs look like, on the digits.
+"""Shows the curves of healthy and sick training runs on the digits.
 
   python -m experiments.training_curves --out=runs/curves
 
 Trains the digits recipe with three seeds, and once for each entry of SICK,
-unless the run exists. Every run scores 500 unguided samples of its averaged
-weights every 3,840 images. Writes to --out
+unless a run exists. A run scores 500 unguided samples of its averaged weights
+every 3,840 images. Writes to --out
 
   training_curves.png    loss and Frechet distance over images seen
   training_samples.png   one sample of each class, over time and at the end
@@ -32,8 +32,8 @@ SICK = {
   'average too slow': ('ema.decay=0.9999', 'ema.ramp=False'),
 }
 EVERY = 3_840
-SHOWN = (3_840, 7_680, 15_360, 38_400)  # images seen by the first run
-_SMOOTH = 5  # log lines whose losses are averaged
+SHOWN = (3_840, 7_680, 15_360, 38_400)  # images seen before each preview
+_SMOOTH = 5  # log lines per running mean of losses
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -54,20 +54,20 @@ def train(out: pathlib.Path, name: str, changes: Sequence[str]) -> Rows:
 
 
 def curve(rows: Rows, metric: str) -> np.ndarray:
-  """Returns (images seen, value) of the lines with a metric, as (2, n)."""
+  """Returns images seen and values of a metric, (2, n), from its log lines."""
   pairs = [(row['images'], row[metric]) for row in rows if metric in row]
   return np.asarray(pairs).T
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-  """Returns running means of `values` (n,) over _SMOOTH lines."""
+  """Returns running means of `values` (n,) over _SMOOTH log lines."""
   return np.asarray(
     [values[max(0, i - _SMOOTH + 1) : i + 1].mean() for i in range(len(values))]
   )
 
 
 def draw_curves(healthy: Sequence[Rows], sick: Mapping[str, Rows]) -> Figure:
-  """Plots loss and distance. All healthy runs have the same color."""
+  """Plots loss and distance; all healthy runs have the same color."""
   figure = Figure(figsize=(11, 4.2), layout='constrained')
   panels = figure.subplots(1, 2)
   runs = [('healthy, three seeds', 'C0', rows) for rows in healthy]
@@ -93,7 +93,7 @@ def draw_curves(healthy: Sequence[Rows], sick: Mapping[str, Rows]) -> Figure:
 
 
 def draw_samples(out: pathlib.Path) -> np.ndarray:
-  """Stacks previews of the first run over time, then the last of each run."""
+  """Stacks previews of the first run, then the last one of each sick run."""
 
   def preview(name: str, images: int) -> np.ndarray:
     path = out / name / 'previews' / f'{images // 64:08}.png'

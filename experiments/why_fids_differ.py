@@ -3,9 +3,9 @@
   python -m experiments.why_fids_differ --config=configs/cifar10.py \
     --data_dir=data --features=features/cifar10
 
-Compares held-out images with training images, one change at a time, in features
-of a classifier (main.py train-features). With --inception=FILE it also compares
-Inception's preprocessings.
+Compares held-out images with training images in features of a classifier
+(main.py train-features), and applies one change of processing at a time. With
+--inception=FILE, also compares preprocessings for Inception.
 """
 
 import argparse
@@ -27,18 +27,18 @@ from train.config_file import load_config, override
 from train.experiment import build
 
 COUNTS = (250, 500, 1000, 2500, 5000, 10_000)
-IMAGES = 500  # for Inception, since a CPU processes ten per second
+IMAGES = 500  # limit for Inception, since a CPU processes 10 images per second
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-  """Encodes an image as JPEG, and decodes it."""
+  """Encodes an image as JPEG, and decodes the JPEG."""
   data = io.BytesIO()
   Image.fromarray(image).save(data, 'jpeg', quality=quality)
   return np.asarray(Image.open(data))
 
 
 def resampled(image: np.ndarray, method: Resampling) -> np.ndarray:
-  """Returns an image that was enlarged twofold and reduced again."""
+  """Enlarges an image by a factor of two, then reduces it to the old size."""
   side = image.shape[0]
   large = Image.fromarray(image).resize((2 * side, 2 * side), method)
   return np.asarray(large.resize((side, side), method))

@@ -6,10 +6,10 @@ load weights for sampling without reading the optimizer state:
   params     raw parameters
   ema        exponential moving average of the parameters
   training   rest of the state: counters, optimizer state, other averages
-  digests    checksum of every array, which reveals a single flipped bit
+  digests    one checksum per array, to detect even a single flipped bit
 
 Orbax gives a checkpoint folder its final name once the checkpoint is complete.
-A run may resume on another mesh: arrays get the shardings of the current mesh.
+A run may resume on another mesh: restoring shards the arrays for that mesh.
 """
 
 import contextlib
@@ -53,12 +53,12 @@ class CheckpointConfig:
 
 
 class SaveError(RunError):
-  """A checkpoint could not be written; earlier checkpoints are intact."""
+  """Error while writing a checkpoint; earlier checkpoints stay intact."""
 
 
 @contextlib.contextmanager
 def save_errors(what: str, kept: str = '') -> Iterator[None]:
-  """Converts any error in the block to a SaveError."""
+  """Converts any error that the `with` block raises to a SaveError."""
   try:
     yield
   except Exception as error:  # Orbax raises errors of any class
@@ -91,7 +91,7 @@ class Checkpointer:
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
-    """Opens the manager, which removes incomplete checkpoints."""
+    """Opens Orbax's manager, which removes incomplete checkpoints."""
     rank = functools.partial(_rank, by=self._config.best_by)
     rules = [policies.LatestN(n=self._config.keep)]
     if self._keep_period:
@@ -101,7 +101,7 @@ class Checkpointer:
         policies.BestN(
           n=self._config.keep_best,
           get_metric_fn=rank,
-          reverse=True,  # puts the lowest rank last; the policy keeps the last
+          reverse=True,  # lowest rank last; the policy keeps the list's end
           keep_checkpoints_without_metrics=False,
         )
       )
@@ -170,7 +170,7 @@ class Checkpointer:
       )
 
   def bad_steps(self, step: int) -> int:
-    """Returns the number of non-finite steps before a checkpoint, or 0."""
+    """Returns the stored count of non-finite steps; 0 if none is stored."""
     return int((self._manager.metrics(step) or {}).get('bad_steps_total', 0))
 
   def wait(self) -> None:
@@ -193,10 +193,10 @@ class Checkpointer:
     return save_errors(name, '; the ones before it are kept')
 
   def restore(self, abstract: TrainState) -> TrainState | None:
-    """Returns the newest saved state, sharded like `abstract`, or None.
+    """Returns the newest checkpoint, sharded like `abstract`; None without one.
 
     Raises:
-      InputError: if the newest (with `fallback`: every) checkpoint is damaged.
+      InputError: if the newest (with `fallback`, every) checkpoint is damaged.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
@@ -232,7 +232,7 @@ class Checkpointer:
     )
 
   def _damaged(self, step: int, error: Exception) -> None:
-    """Moves a damaged checkpoint if `fallback`; otherwise raises InputError."""
+    """With `fallback`, moves a damaged checkpoint; else raises InputError."""
     folder = self._folder / str(step)
     failure = unreadable(folder, error)
     if not self._config.fallback:
@@ -244,12 +244,12 @@ class Checkpointer:
       while target.exists():
         target = target.with_name(target.name + '_')
       folder.rename(target)
-    everywhere(1)  # waits for the move
+    everywhere(1)  # waits until process 0 has moved the folder
 
 
 def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
-  """Returns the stored rank, or inf if it is a rank by another metric."""
-  # Earlier versions stored only the loss.
+  """Returns the stored rank; inf if another metric determined that rank."""
+  # Earlier versions of this project stored only the loss.
   rank = metrics['loss'] if 'loss' in metrics else metrics['rank']
   is_same = metrics.get('by', 'loss') == by
   return rank if is_same and math.isfinite(rank) else math.inf
@@ -270,7 +270,7 @@ def _mend_metrics(path: epath.Path) -> None:
 def restore_training(
   workdir: epath.PathLike, abstract: TrainState
 ) -> dict[str, Any]:
-  """Returns the newest saved state without weights, sharded like `abstract`."""
+  """Returns the newest checkpoint without weights, sharded like `abstract`."""
   return restore_newest(workdir, 'training', _items(abstract)['training'])[0]
 
 

@@ -18,11 +18,11 @@ from core.ranges import MOST_LETTERS
 
 
 def load_config(spec: str) -> ml_collections.ConfigDict:
-  """Returns the config that `get_config` of a Python file builds.
+  """Returns the config that the function `get_config` of a Python file builds.
 
   Args:
-    spec: 'PATH.py' or 'PATH.py:ARGUMENT'. The file is looked up in this project
-      first, except for a path that starts with a dot.
+    spec: 'PATH.py' or 'PATH.py:ARGUMENT'. A relative path refers to this
+      project if the file exists there, unless the path starts with a dot.
   """
   name, _, argument = spec.partition(':')
   root = pathlib.Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def check_keys(
 
   Args:
     assignments: Texts such as 'optimizer.lr=2e-4'.
-    known: Known keys; None for the keys of any config.
+    known: Known keys; None to accept the keys of any config.
   """
   if known is None:
     known = flatten(load_config('configs/distill/base.py').to_dict())
@@ -79,7 +79,7 @@ def check_keys(
 def override(
   config: ml_collections.ConfigDict, assignments: Sequence[str]
 ) -> ml_collections.ConfigDict:
-  """Applies KEY=VALUE texts to a config; raises InputError for a wrong text."""
+  """Applies KEY=VALUE texts to a config; InputError for an invalid text."""
   defaults = flatten(config.to_dict())
   check_keys(assignments, defaults)
   for assignment in assignments:
@@ -96,7 +96,7 @@ def _read(key: str, text: str, default: Any) -> Any:
     value = _literal(text)
     if isinstance(default, list):
       values = value if isinstance(value, tuple | list) else (value,)
-      # An empty default has no element type; later checks catch wrong types.
+      # An empty default has no element type, so later code checks the types.
       return tuple(_convert((default or [v])[0], v) for v in values)
     return _convert(default, value)
   except (ValueError, TypeError, OverflowError) as error:
@@ -122,7 +122,7 @@ def _literal(text: str) -> Any:
 
 
 def _convert(default: Any, value: Any) -> Any:
-  """Converts a value to the default's type; ValueError if that alters it."""
+  """Converts a value to the default's type; ValueError if the value changes."""
   kind = type(default)
   is_infinite = isinstance(value, float) and not math.isfinite(value)
   is_mixed = isinstance(value, bool) != (kind is bool)

@@ -4,17 +4,17 @@ Sampling uses the exponential moving average by default:
 
   ema <- d_n ema + (1 - d_n) params,   d_n = min(decay, (1 + n) / (10 + n))
 
-where n counts the previous steps, including skipped ones. The second value is a
-ramp, which lets short runs forget their start. Without a ramp, d_n = decay.
+where n counts the previous steps, including skipped steps. The fraction is a
+ramp that lets short runs forget their start. Without the ramp, d_n = decay.
 
-A run can also keep power-function averages, which weight step s in proportion
-to s^gamma (EDM2: Karras et al. 2024, arXiv 2312.02696, section 3). For step
-n = 1, 2, ...
+A run can also keep power-function averages, where the weight of step s is
+proportional to s^gamma (EDM2: Karras et al. 2024, arXiv 2312.02696, section 3).
+For step n = 1, 2, ...
 
   power <- b_n power + (1 - b_n) params,   b_n = (1 - 1/n)^(gamma + 1)
 
-The width of an average is the standard deviation of these weights, divided by
-the number of steps so far. The width determines gamma:
+The width of an average is the standard deviation of s under these weights,
+divided by the number of steps so far. The width determines gamma:
 
   width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))
 
@@ -87,7 +87,7 @@ def _move(ema: Any, params: Any, weight: jax.Array) -> Any:
 
 
 def gamma_of(width: float) -> float:
-  """Returns the exponent gamma >= 0 of the average with this width."""
+  """Returns the exponent gamma >= 0 of an average of the given width."""
   inverse = width**-2
   roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
   return float(roots[np.isreal(roots)].real.max())
@@ -96,10 +96,10 @@ def gamma_of(width: float) -> float:
 def coefficients(
   snapshots: Sequence[tuple[int, float]], step: int, width: float
 ) -> np.ndarray:
-  """Returns the coefficients of snapshots that give the average of `width`.
+  """Returns coefficients that combine snapshots to the average of `width`.
 
   Args:
-    snapshots: Step and width of each of n snapshots.
+    snapshots: (step, width) of each of the n snapshots.
     step: Step of the average, at or after the last snapshot.
     width: Relative width of the average.
 

@@ -50,7 +50,7 @@ class TrainConfig:
     return max(self.images // self.batch_size, 1)
 
   def steps_of(self, images: int) -> int:
-    """Converts an interval in images to steps; 0 stays 0."""
+    """Converts an interval in images to an interval in steps; 0 stays 0."""
     return max(images // self.batch_size, 1) if images else 0
 
 
@@ -115,8 +115,8 @@ class Experiment:
 def sections_of(kind: type) -> dict[str, Any]:
   """Returns the dataclass of each section of an experiment.
 
-  `model` maps to the config of the first backbone, but the config key
-  `model.name` may choose another backbone.
+  The section `model` maps to the dataclass of the first backbone, although the
+  config key `model.name` may choose another backbone.
   """
   kinds = {
     field.name: field.type
@@ -137,7 +137,7 @@ def build(config: dict[str, Any]) -> Experiment:
 def read_sections(
   config: dict[str, Any], kinds: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Returns the seed and the sections of an experiment as its arguments.
+  """Returns the arguments of an experiment: its seed and its sections.
 
   Args:
     config: Plain values by section.
@@ -173,8 +173,8 @@ def read_sections(
 def _part(name: str, kind: type, values: dict[str, Any]) -> Any:
   """Builds the dataclass of one section; JSON lists become tuples.
 
-  Keys with defaults may be missing, as in configs of earlier versions. Defaults
-  of newer keys reproduce the earlier behavior.
+  Keys with defaults may be missing, as in configs of earlier versions. The
+  default of a newer key reproduces the behavior before that key existed.
   """
   values = {k: v for k, v in values.items() if f'{name}.{k}' not in REMOVED}
   fields = {field.name: field for field in dataclasses.fields(kind)}

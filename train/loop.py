@@ -1,7 +1,7 @@
 """The training loop, which repeats the step of a `TrainingTask`.
 
-Giving the same command again resumes a run. The newest complete checkpoint
-provides the state, and (seed, step) determine everything else.
+The command that started a run also resumes the run. The newest complete
+checkpoint provides the state, and (seed, step) determine everything else.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from train.step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class TrainingTask:
-  """The training step that a run repeats, and the inputs of this step.
+  """The training step that a run repeats, and the inputs of that step.
 
   Attributes:
     abstract: Shapes, dtypes and shardings of the `TrainState`.
@@ -49,8 +49,8 @@ class TrainingTask:
     step: Function from (n, state, batch, key) to state and metrics. n counts
       the previous steps and must equal `state.step`.
     schedule: Function from n to the learning rate of step n.
-    flops: Operations per image of a step; a multiply-add counts as 2.
-    reads_records: Whether the step needs records; if not, every batch is {}.
+    flops: FLOPs of a step per image; a multiply-add counts as 2.
+    reads_records: Whether the step needs records; otherwise, every batch is {}.
   """
 
   abstract: state_lib.TrainState
@@ -172,7 +172,7 @@ def _take_steps(
   log: MetricsLog,
   stop: StopRequest,
 ) -> tuple[int, str]:
-  """Takes steps; returns the last step and the signal that stopped it or ''."""
+  """Takes steps; returns the last step and the stop signal, '' for none."""
   settings, previews, scores = (
     setup.experiment.train, setup.previews, setup.scores
   )  # fmt: skip
@@ -185,7 +185,7 @@ def _take_steps(
     if step == start + 1:
       report.compiled(time.perf_counter() - begin)
     # `record` reads the metrics of the previous step, so devices never wait.
-    reason = stop.after(step)  # read once, since a signal may come at any time
+    reason = stop.after(step)  # one read, since a signal may come at any time
     is_last = step == settings.steps or bool(reason)
     report.record(step, metrics, is_last)
     values = {}
@@ -228,7 +228,7 @@ def _log_end(
   report: Report,
   saved_step: int | None,
 ) -> None:
-  """Logs how a run ended; raises SaveError if a finite last step is unsaved."""
+  """Logs how a run ended; SaveError if a finite last step was not saved."""
   if report.sound and saved_step != step:
     raise SaveError(f'step {step}, the last one, could not be saved.')
   if step == setup.experiment.train.steps:

@@ -21,7 +21,7 @@ from core.progress import on_terminal
 from sample.pictures import write_png
 from train.tensorboard_log import TensorBoardLog
 
-# Log messages of code in these folders of the project are shown.
+# Folders of the project whose code may show log messages.
 _FOLDERS = (
   'commands', 'core', 'distill', 'dit', 'evaluate', 'guidance',
   'input_pipeline', 'sample', 'train', 'experiments', 'benchmarks',
@@ -43,7 +43,7 @@ def set_up_logging() -> None:
 
 
 def _is_logged(record: stdlib_logging.LogRecord) -> bool:
-  """Returns whether to show a message: any from this project, or a warning."""
+  """Returns whether to show a message: project messages and all warnings."""
   path, root = pathlib.Path(record.pathname), pathlib.Path(__file__).parents[1]
   if path.is_relative_to(root) and path.relative_to(root).parts[0] in _FOLDERS:
     return jax.process_index() == 0
@@ -88,7 +88,7 @@ def _row(line: str) -> dict[str, float] | None:
 
 @contextlib.contextmanager
 def _best_effort() -> Iterator[None]:
-  """Logs write errors, so that a full disk does not end the run."""
+  """Logs the block's write errors, so that a full disk does not end the run."""
   try:
     yield
   except (OSError, WriteError) as error:
@@ -98,8 +98,8 @@ def _best_effort() -> Iterator[None]:
 class MetricsLog:
   """A context manager that writes the metrics of process 0.
 
-  A run that resumes at step n removes the lines after step n, since it repeats
-  those steps.
+  A run that resumes at step n removes the lines of later steps, since the run
+  repeats the later steps.
   """
 
   def __init__(
@@ -147,7 +147,7 @@ class MetricsLog:
   def scalars(
     self, step: int, values: dict[str, float], note: str = ''
   ) -> None:
-    """Logs the metrics of a step; `note` ends the message in the terminal."""
+    """Logs the metrics of a step; the terminal also shows `note`."""
     if not self._writes:
       return
     # JSON cannot represent non-finite values.

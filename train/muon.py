@@ -1,6 +1,6 @@
 """Muon as in the LightningDiT code of Internal Guidance (arXiv 2512.24176).
 
-That code combines Muon of Jordan et al. 2024 with the second scale factor of
+The code combines Muon of Jordan et al. 2024 with a second scale factor, that of
 Liu et al. (arXiv 2502.16982). For the gradient g of a matrix:
 
   m <- momentum m + (1 - momentum) g
@@ -9,12 +9,12 @@ Liu et al. (arXiv 2502.16982). For the gradient g of a matrix:
   x <- A x + (B a + C a a) x
   update = sqrt(max(1, rows / columns)) 0.2 sqrt(max(rows, columns)) x
 
-`optax.contrib.muon` cannot reproduce this update. It corrects the bias of m and
-g differently, which rotates u. It applies only one of the two scale factors,
-and it cannot compute in bfloat16.
+`optax.contrib.muon` cannot reproduce this update. Its bias corrections of m and
+g differ from each other, which rotates u. Besides, optax applies only one of
+the two scale factors and cannot compute in bfloat16.
 
-Rows and columns are those of the published (outputs, inputs) matrices. The
-kernels in this project are the transposed matrices, stacked along leading axes.
+Rows and columns refer to the published (outputs, inputs) matrices. The kernels
+in this project are the transposed matrices, stacked along leading axes.
 """
 
 import functools
@@ -58,8 +58,8 @@ def newton_schulz(
 ) -> jax.Array:
   """Maps singular values to about 1 (0.7 to 1.2) and keeps singular vectors.
 
-  In bfloat16, rounding matches the published code. Under jit, XLA may keep
-  extra digits instead (`xla_allow_excess_precision`).
+  In bfloat16, this function rounds like the published code. Under jit, XLA may
+  omit roundings (`xla_allow_excess_precision`).
 
   Args:
     u: (..., rows, columns); leading axes stack matrices.
@@ -69,7 +69,7 @@ def newton_schulz(
   Returns:
     Array with the shape and dtype of `u`.
   """
-  # By default, accelerators multiply float32 in lower precision.
+  # By default, accelerators multiply float32 matrices in lower precision.
   matmul = functools.partial(jnp.matmul, precision='highest')
 
   def scale(c, x):  # rounding c to bfloat16 would cause an error of 0.2%
@@ -87,10 +87,10 @@ def newton_schulz(
 
 
 def _shard(x: jax.Array) -> jax.Array:
-  """Shards a stack over devices, with every matrix whole on one device.
+  """Distributes a stack over devices and keeps each matrix on one device.
 
-  A matrix split over devices would be gathered in every product. Replicated
-  matrices would repeat the iteration on every device.
+  Every product would gather a sharded matrix. With replicated matrices, every
+  device would repeat the same iteration.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if x.ndim < 3 or mesh.empty:
@@ -103,8 +103,8 @@ def _shard(x: jax.Array) -> jax.Array:
 
 def shape_factor(path: str, rows: int, columns: int) -> float:
   """Returns the product of both scale factors for the parameter at `path`."""
-  # The published patch kernel is (D, C, p, p) with D > C, so its second factor
-  # uses max(D, C) = D. All other computations flatten the kernel to D rows.
+  # The published patch kernel is (D, C, p, p) with D > C, so the second factor
+  # is from max(D, C) = D. All other computations flatten the kernel to D rows.
   longest = rows if 'patch_embed' in path else max(rows, columns)
   return max(1, rows / columns) ** 0.5 * 0.2 * longest**0.5
 
@@ -117,7 +117,7 @@ def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
     dtype: Type of the orthogonalization; published: bfloat16.
 
   Returns:
-    A transformation of a tree whose leaves are matrices or stacks of them.
+    A transformation of a tree whose leaves are matrices or stacks of matrices.
   """
 
   def average(m, g):
@@ -125,7 +125,7 @@ def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
 
   def direction(path, m, g):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
-    flip = not path.endswith('label_embed')  # stored as published
+    flip = not path.endswith('label_embed')  # already has the published layout
     u = average(m, g)
     u = u.mT if flip else u  # (..., rows, columns)
     x = shape_factor(path, *u.shape[-2:]) * newton_schulz(u, dtype=dtype)

@@ -6,16 +6,16 @@ With x_t = alpha(t) x0 + sigma(t) noise and target = dx_t/dt:
          + cosine_weight mean(1 - cos(velocity, target))
 
 The cosine is over channels at each position, as in Internal Guidance
-(arXiv 2512.24176), which uses weight_k = 0.5. Its cosine_weight is 0 in the SiT
+(arXiv 2512.24176). There, weight_k is 0.5, and cosine_weight is 0 in the SiT
 code and 1 in the LightningDiT code. With a guide, the output's target becomes
 
   target + w sg(v_f - v_i)
 
-where v_f and v_i are the output and first tap of the guide at the same x_t. The
-guide is the moving average of the network or the network itself. This is the
-accelerated target of Internal Guidance. Its paper publishes neither w, nor the
-start, nor the guide. The null label replaces a label with probability
-`label_dropout`. Times:
+where v_f is the output and v_i the first tap of the guide at the same x_t. This
+is the accelerated target of Internal Guidance. The guide is the moving average
+of the network or the network itself. The paper does not publish w, the start of
+guidance or the guide. With probability `label_dropout`, the null label replaces
+a label. Times:
 
   uniform        t ~ U(0, 1)
   logit_normal   sigma(t) / alpha(t) = exp(n), n ~ N(mean, std); on the linear
@@ -82,7 +82,7 @@ class ObjectiveConfig:
         )
 
   def weights(self, num_taps: int) -> tuple[float, ...]:
-    """Returns one weight per tap; raises InputError if the counts differ."""
+    """Returns a weight per tap; InputError for another number of weights."""
     weights = self.intermediate_weights
     if len(weights) == 1:
       return weights * num_taps
@@ -135,8 +135,8 @@ def velocity_losses(
     guide: Guide of the output's target; None for the plain target.
 
   Returns:
-    Mean squared error of the output, (B,) float32; a tuple with that of each
-    tap; and the mean of 1 - cosine over the positions of the output.
+    Mean squared error of the output, (B,) float32; a tuple of the mean squared
+    errors of the taps; and the mean of 1 - cosine over positions of the output.
   """
   target = velocity = path.velocity(x0, noise, t)
   x_t = path.interpolate(x0, noise, t)
@@ -149,7 +149,7 @@ def velocity_losses(
   def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
 
-  # A new network outputs 0, so epsilon clamps norms to at least 1e-8.
+  # A new network outputs 0. The argument epsilon clamps norms to at least 1e-8.
   cosine = optax.losses.cosine_similarity(pred.velocity, target, epsilon=1e-16)
   direction = (1 - cosine).mean((1, 2))
   taps = tuple(mse(prediction, velocity) for prediction in pred.intermediate)
@@ -164,7 +164,7 @@ def noise_losses(
   t: jax.Array,
   label: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]:
-  """Returns the losses of output, taps and learned variance, if any."""
+  """Returns the losses of the output, the taps and any learned variance."""
   x_t = path.interpolate(x0, noise, t)
   output = denoiser(x_t, t, label)
 
@@ -189,7 +189,7 @@ def draw(
   key: jax.Array,
   null_label: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Samples noise (B, H, W, C) and times (B,), and drops labels (B,) at random.
+  """Returns noise (B, H, W, C), times (B,) and labels (B,) with label dropout.
 
   Args:
     config: Settings of the objective.
@@ -216,10 +216,10 @@ def loss_at(
   *,
   guide: Guide | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the loss and its unweighted terms by name.
+  """Returns the loss and a dictionary of its unweighted terms.
 
-  Intermediate terms are named after the network's `taps`. In `label`, dropped
-  labels are already replaced. `velocity_losses` explains the other arguments.
+  The names of intermediate terms contain the network's `taps`. `label` is the
+  result of label dropout. `velocity_losses` explains the other arguments.
   """
   path = path_named(config.path)
   if config.prediction == 'noise':

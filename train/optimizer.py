@@ -48,14 +48,14 @@ class OptimizerConfig:
 def make_schedule(
   config: OptimizerConfig, *, batch_size: int, total_images: int
 ) -> optax.Schedule:
-  """Returns the learning rate as a function of the step."""
+  """Returns a function from the step to the learning rate."""
   warmup = config.warmup_images // batch_size
   steps = max(total_images // batch_size - warmup, 1)
   if config.schedule == 'constant':
     decay = optax.constant_schedule(config.lr)
   else:
     decay = optax.cosine_decay_schedule(config.lr, steps, config.end_fraction)
-  # Step 0 has learning rate lr / warmup, since 0 would waste the first update.
+  # The warm-up starts at lr / warmup, since lr 0 would waste the first update.
   rise = optax.linear_schedule(
     config.lr / max(warmup, 1), config.lr, max(warmup - 1, 1)
   )

@@ -11,7 +11,7 @@ Rows = Sequence[Mapping[str, float]]
 
 
 def losses(rows: Rows) -> Figure | None:
-  """Plots every loss term; returns None if none was logged."""
+  """Plots every loss term; returns None without logged losses."""
 
   def label(name):
     name = name.removeprefix('loss/')
@@ -83,7 +83,7 @@ def _figure(
 
 
 def _draw(axes: Axes, rows: Rows, curves: Mapping[str, str]) -> None:
-  # Line styles differ, since a total with a single term equals that term.
+  # Line styles differ, since the curves of a total and its only term coincide.
   for (name, label), line in zip(
     curves.items(), itertools.cycle(('-', '--', '-.', ':')), strict=False
   ):

@@ -1,6 +1,6 @@
-"""Saves snapshots of power-function averages and combines them to averages.
+"""Saves snapshots of power-function averages, and combines the snapshots.
 
-snapshots/STEP/WIDTH    float32, Orbax; see `train.ema`
+snapshots/STEP/WIDTH    float32 average, saved by Orbax; see `train.ema`
 """
 
 import re
@@ -47,7 +47,7 @@ class Snapshots:
         self._manager.close()
 
   def save(self, power: tuple[Params, ...], step: int) -> None:
-    """Starts to write a snapshot if this step does not have one yet."""
+    """Starts to write a snapshot unless this step already has a snapshot."""
     manager = self._manager
     if not manager or step in manager.all_steps():
       return
@@ -66,7 +66,7 @@ def reconstruct(
   width: float,
   step: int | None = None,
 ) -> tuple[Params, int]:
-  """Returns the average with a given width, and its step.
+  """Returns an average and its step.
 
   Args:
     workdir: Folder of the run.
@@ -76,7 +76,7 @@ def reconstruct(
     step: Step of the average; None for the step of the newest snapshot.
 
   Raises:
-    InputError: if there are no snapshots, or none at that step.
+    InputError: if there are no snapshots, or no snapshot at `step`.
   """
   check_value('--weights=ema:WIDTH', width, Annotated[float, WIDTHS])
   folder = folder_of(workdir)

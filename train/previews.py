@@ -29,7 +29,7 @@ COLUMNS = 10  # columns of a preview grid, one class each
 
 
 class Samples:
-  """Samples images with the weights of a run."""
+  """A function that samples images with the weights of a run."""
 
   def __init__(
     self,
@@ -59,9 +59,9 @@ class Samples:
     labels: np.ndarray,
     stopping: Callable[[], bool] = lambda: False,
   ) -> Generated | None:
-    """Samples images of labels (n,) and warns about non-finite images.
+    """Samples one image per label (n,), and warns about non-finite images.
 
-    Returns None if `stopping` returns true after a batch.
+    Sampling stops, and returns None, once `stopping()` is true after a batch.
     """
     denoiser, batches = backbone.bind(self._network, params), []
     sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
@@ -80,7 +80,7 @@ class Previews:
 
   Attributes:
     every: Number of steps between previews; 0 for none.
-    missing: Reason why requested previews cannot be made; '' if they can.
+    missing: Reason why requested previews cannot be made; '' without a problem.
   """
 
   def __init__(
@@ -90,12 +90,12 @@ class Previews:
     decoder: Autoencoder | None = None,
     missing: str = '',
   ) -> None:
-    """Checks that previews can be sampled, if they are requested.
+    """Checks that any requested previews can be sampled.
 
     Args:
       experiment: Settings of the run.
       mesh: Devices.
-      decoder: Decoder of latents; None for images.
+      decoder: Decoder of latents; None for a network of images.
       missing: Reason why the decoder is missing; '' if it is present.
 
     Raises:
@@ -129,7 +129,7 @@ class Previews:
 
 
 class Scores:
-  """Computes metrics of samples, which use the same noise every time.
+  """Metrics of samples, which have the same noise at every evaluation.
 
   Attributes:
     every: Number of steps between evaluations; 0 for none.
@@ -143,10 +143,10 @@ class Scores:
     decoder: Autoencoder | None = None,
     records: Any = None,
   ) -> None:
-    """Checks that samples can be scored, if scores are requested.
+    """Checks that any requested scores can be computed.
 
-    `Previews` explains the arguments. Extractor and reference are opened at
-    their first use, and so are the training records if they are None.
+    `Previews` explains the arguments. The extractor, the reference and missing
+    training records are opened at their first use.
 
     Raises:
       InputError: if requested scores cannot be computed.
@@ -190,7 +190,7 @@ class Scores:
 
   @functools.cached_property
   def evaluator(self) -> Evaluator:
-    """An extractor with its reference, which may take minutes to open."""
+    """The extractor with its reference; opening them may take minutes."""
     config = self._experiment.eval
     return open_evaluator(
       config,
@@ -201,7 +201,7 @@ class Scores:
     )
 
   def open(self) -> None:
-    """Opens the evaluator now, if scores are requested."""
+    """Opens the evaluator if scores are requested."""
     if self.every:
       _ = self.evaluator
 
@@ -212,8 +212,8 @@ class Scores:
   ) -> dict[str, float]:
     """Returns every metric as eval/METRIC; {} if `stopping` returns true.
 
-    eval/nonfinite is the number of non-finite images. If there are too many,
-    no other metric is computed.
+    eval/nonfinite is the number of non-finite images. Too many non-finite
+    images prevent all other metrics.
     """
     classes = self._experiment.model.num_classes
     labels = plan_labels('balanced', self._experiment.eval.num, classes, 0)
@@ -230,11 +230,11 @@ class Scores:
     return {f'eval/{name}': value for name, value in scores.items()}
 
   def rank(self, values: dict[str, float], loss: float) -> float:
-    """Returns the sort key of a checkpoint; the best checkpoint has the lowest.
+    """Returns the sort key of a checkpoint, which is lowest for the best one.
 
     Args:
       values: Scores of this step, from which `checkpoint.best_by` selects one.
-      loss: Mean loss since the last checkpoint, used if `best_by` is 'loss'.
+      loss: Mean loss since the last checkpoint, the key if `best_by` is 'loss'.
     """
     metric = self._experiment.checkpoint.best_by
     if metric == 'loss':

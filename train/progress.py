@@ -1,12 +1,12 @@
 """Logs metrics, throughput and memory, one step later than the devices.
 
 images_per_second   rate since the previous line of the log
-waiting             share of this time spent waiting for a batch
-tflops              model TFLOP/s of all devices; a backward pass counts as two
-                    forward passes, a multiply-add as 2, recomputation as 0
+waiting             share of the time since that line spent waiting for batches
+tflops              model TFLOP/s of all devices, where a multiply-add counts as
+                    2, a backward pass as two forward passes, recomputation as 0
 mfu                 tflops divided by the bfloat16 peak of all devices
-memory_gib          peak memory so far of the device that uses most, in GiB
-compile_seconds     duration of the first step's call; logged once per start
+memory_gib          largest peak memory of a device so far, in GiB
+compile_seconds     duration of the first call of the step, logged once
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from core.errors import NonFiniteError
 from train.experiment import Experiment
 from train.metrics_log import MetricsLog
 
-# Published dense bfloat16 TFLOP/s per chip, except for v3: per core.
+# Published dense bfloat16 TFLOP/s per chip; per core for v3.
 PEAK_TFLOPS = {
   'TPU v3': 61.5,
   'TPU v4': 275,
@@ -50,9 +50,9 @@ def check_skipped(bad_steps: int, steps: int) -> None:
 
 
 def training_flops(experiment: Experiment) -> int:
-  """Returns the operations per image; a multiply-add counts as 2.
+  """Returns the FLOPs of a step per image; a multiply-add counts as 2 FLOPs.
 
-  A backward pass counts as two forward passes. A guide adds one forward pass.
+  A backward pass counts as two forward passes. A guide adds a forward pass.
   """
   passes = 3
   if experiment.objective.guided_weight:
@@ -74,7 +74,7 @@ def device_memory() -> float | None:
 
 
 class Report:
-  """Reports a step to bar and log once the next step is dispatched."""
+  """Reports each step to bar and log after the dispatch of the next step."""
 
   def __init__(
     self,
@@ -90,8 +90,8 @@ class Report:
     Args:
       experiment: Settings of the run.
       schedule: Learning rate as a function of the step.
-      flops: Operations per image of a step.
-      log: Log, which gets a line every `log.every_images`.
+      flops: FLOPs of a step per image.
+      log: Log, which receives a line every `log.every_images` images.
       bar: Progress bar, which advances with every step.
       bad_steps: Number of non-finite steps before this start.
     """
@@ -102,11 +102,11 @@ class Report:
     self._flops = flops
     self._pending: tuple[int, dict[str, jax.Array], bool] | None = None
     self._latest: dict[str, float] = {}  # a step may lack some of the metrics
-    # Time and step at the start of the interval that rates are measured over.
+    # Time and step at the start of the interval for the next rates.
     self._mark: tuple[float, int] | None = None
     self._waited = 0.0
-    self._losses: list[float] = []  # since the last checkpoint
-    self._compile_seconds: float | None = None  # until it is logged
+    self._losses: list[float] = []  # losses since the last checkpoint
+    self._compile_seconds: float | None = None  # None once it is logged
 
   def waiting(self, stream: Iterator[Any]) -> Iterator[Any]:
     """Yields the items of a stream and measures the time spent waiting."""
@@ -127,12 +127,12 @@ class Report:
     self._pending = (step, metrics, last)
 
   def compiled(self, seconds: float) -> None:
-    """Stores the duration of the first step's call, to log it later."""
+    """Stores the duration of the first call of the step, to log it later."""
     self._compile_seconds = seconds
 
   @contextlib.contextmanager
   def paused(self, step: int) -> Iterator[None]:
-    """Excludes the time of the block, which follows `step`, from the rates."""
+    """Excludes the block's time from the rates; the block follows `step`."""
     self.flush()
     yield
     self._mark, self._waited = (time.perf_counter(), step), 0.0
@@ -144,7 +144,7 @@ class Report:
     return not self._latest.get('bad_steps') and all(map(math.isfinite, norms))
 
   def check_end(self, step: int, saved: int | None) -> None:
-    """Raises NonFiniteError if most steps or the last step were non-finite."""
+    """Raises NonFiniteError if the last step or most steps were non-finite."""
     check_skipped(self.bad_steps, step)
     if not self.sound:
       raise NonFiniteError(
@@ -155,12 +155,12 @@ class Report:
       )
 
   def mean_loss(self) -> float:
-    """Returns the mean loss since the last call, or nan without a new step."""
+    """Returns the mean loss since the last call; nan without finite steps."""
     losses, self._losses = self._losses, []
     return float(np.mean(losses)) if losses else float('nan')
 
   def flush(self) -> None:
-    """Reports the step that `record` stored, if it is not yet reported.
+    """Reports the step that `record` stored, unless it was reported before.
 
     Raises:
       NonFiniteError: after `train.max_bad_steps` non-finite steps in a row.
@@ -173,7 +173,7 @@ class Report:
     self.bad_steps += bool(self._latest['bad_steps'])
     values = {**self._latest, 'bad_steps_total': self.bad_steps}
     now = time.perf_counter()
-    if self._mark is None:  # the rates exclude the first step, which compiles
+    if self._mark is None:  # excludes the first step and its compilation
       self._mark, self._waited = (now, step), 0.0
     self._bar.update(self._settings.batch_size)
     self._bar.set_postfix(loss=f'{values["loss"]:.3f}', refresh=False)

@@ -1,9 +1,9 @@
 """Opens a run or a folder of weights for sampling.
 
-The result is an `Experiment`, which provides the network, the path and the
-settings of sampling, and then a denoiser. Published weights are sampled with
-the defaults of their family (docs/checkpoints.md). A folder of weights that was
-made from a run is sampled with the settings of that run.
+`Source.open` returns an `Experiment`: network, path and sampling settings.
+`Source.restore` then returns a denoiser. Published weights use the sampling
+defaults of their family (docs/checkpoints.md). A folder of weights that was
+converted from a run uses the sampling settings of that run.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from train import posthoc_ema, workdir
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
 
-# Keys of the network that sampling may set; no weights depend on them.
+# Keys of the network that sampling may change, since no weights depend on them.
 _COMPUTE = ('model.dtype',)
 # Fields of the network that affect its computation, but not its weights.
 _NOT_OF_WEIGHTS = ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
@@ -47,7 +47,7 @@ class Source:
     place: Workdir of the run, or path of the folder.
     is_run: Whether `place` is the workdir of a run.
     weights: Name of the run's weights for `run_weights`; None for the EMA.
-    step: Step of a run's checkpoint; None for the newest.
+    step: Step of the run's checkpoint; None for the newest checkpoint.
   """
 
   place: str
@@ -79,10 +79,10 @@ class Source:
     return self.is_run and 'distill' in workdir.load_config(self.place)
 
   def open(self, overrides: Sequence[str]) -> Experiment:
-    """Returns the experiment, with overrides of keys that change no weights.
+    """Returns the experiment after overrides of keys that change no weights.
 
     Raises:
-      InputError: An overridden key is fixed by the run or folder.
+      InputError: The run or folder fixes the value of an overridden key.
     """
     if not self.is_run:
       return _open_folder(self.place, overrides)
@@ -95,13 +95,13 @@ class Source:
       )
     build(info)
     if isinstance(info.get('sample'), dict):
-      # Configs of older runs lack newer keys, which sampling presets may set.
+      # Configs of older runs may lack keys that sampling presets set.
       info['sample'] = dataclasses.asdict(SampleConfig()) | info['sample']
     config = ml_collections.ConfigDict(info).lock()
     return build(_override(config, overrides, 'run').to_dict())
 
   def latents(self) -> LatentSpace:
-    """Returns what is known about the latent space of the network."""
+    """Returns the known facts about the latent space of the network."""
     return open_network(self.place).latents
 
   def check(self) -> None:
@@ -142,7 +142,7 @@ class Source:
     """Returns the denoiser on the mesh, and metadata to store with results."""
     params, info = self.load(experiment, mesh)
     protocol = {
-      **info,  # listed first, since a folder's config.json must not override
+      **info,  # first, since config.json of a folder must not override the rest
       'model': dataclasses.asdict(experiment.model),
       'path': experiment.objective.path,
       'weights_sha256': model.fingerprint(params),
@@ -163,10 +163,10 @@ def run_weights(
 
   Args:
     place: Workdir of the run.
-    config: Configuration of its network.
+    config: Configuration of the run's network.
     mesh: Devices that receive the weights.
     which: 'ema', 'raw', or 'ema:WIDTH' for a power-function average.
-    step: Step of the checkpoint or snapshot; None for the newest.
+    step: Step of the checkpoint or snapshot; None for the newest step.
     allow_nonfinite: Whether non-finite values are accepted.
 
   Raises:
@@ -204,7 +204,7 @@ def _width_of(spec: str) -> float | None:
 
 
 def check_start(experiment: Experiment) -> None:
-  """Raises InputError if the weights at `train.init_from` do not fit."""
+  """Raises InputError if the weights at `train.init_from` do not fit a run."""
   source = Source.at(experiment.train.init_from)
   check_same(experiment, source)
   source.check()
@@ -228,7 +228,7 @@ def check_same(
   """Raises InputError if a source and an experiment have different networks.
 
   Args:
-    experiment: Experiment, whose path must also match.
+    experiment: Experiment; the path between data and noise must also match.
     source: Run or folder to check.
     but: Fields of the network that may differ.
   """
@@ -257,7 +257,7 @@ def check_same(
 
 
 def start_weights(experiment: Experiment, mesh: Mesh) -> Params:
-  """Returns the weights at `train.init_from`, which are the EMA of a run."""
+  """Returns the weights at `train.init_from`; for a run, these are the EMA."""
   source = Source.at(experiment.train.init_from)
   logging.info('Starting with the weights of %s.', source.place)
   return source.load(source.open(()), mesh)[0]

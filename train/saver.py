@@ -1,4 +1,4 @@
-"""Saves the state of a run, but waits while its steps are non-finite."""
+"""Saves the state of a run, but not after a non-finite step."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ from train.state import TrainState
 class Saver:
   """Writes checkpoints and snapshots when they are due and the run is sound.
 
-  A non-finite step leaves the state unchanged. The state may still be ruined:
-  its parameters can be finite and yet produce a non-finite loss. A save that is
-  due after a non-finite step therefore waits for the next finite step.
+  A non-finite step leaves the state unchanged. The unchanged state may already
+  be bad, since finite parameters can produce a non-finite loss. Therefore, a
+  save that is due after a non-finite step waits for the next finite step.
   """
 
   def __init__(
@@ -33,7 +33,7 @@ class Saver:
       experiment: Settings of the run.
       checkpointer: Writer of checkpoints.
       snapshots: Writer of power-function averages.
-      report: Report, which provides whether the latest step was finite.
+      report: Report, which knows whether the latest step was finite.
       rank: Function from scores and mean loss to a sort key; see `Scores.rank`.
     """
     settings = experiment.train
@@ -66,7 +66,7 @@ class Saver:
       self._snapshot_due = is_due = True
     if not (self._due or self._snapshot_due):
       return
-    self._report.flush()  # a run killed after the save must not lose this line
+    self._report.flush()  # logs first, since the run may be killed after saving
     if not self._report.sound:
       if is_due:
         logging.warning(

@@ -23,15 +23,15 @@ from train.runs import check_start
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """A checked run with its opened data and decoder.
+  """A checked run with open data and an open decoder.
 
   Attributes:
     experiment: Settings of the run.
     mesh: Devices.
     records: Training records; None for a student that needs no data.
-    latents: Latent space of the records; the run stores it in latents.json.
+    latents: Latent space of the records, which latents.json of the run stores.
     previews: Preview grids of the run.
-    scores: Scores of samples of the run.
+    scores: Scores of the run's samples.
   """
 
   experiment: Experiment
@@ -47,15 +47,15 @@ def open_setup(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Setup:
-  """Checks that a run can work on this machine; opens its data and decoder.
+  """Checks, without compiling, that a run can work; opens data and decoder.
 
   Args:
     experiment: Settings of the run.
-    workdir: Folder. A run with checkpoints needs no initial weights.
+    workdir: Folder of the run. A run with checkpoints needs no initial weights.
     autoencoder: Name or path of the decoder; None for the stored decoder.
 
   Raises:
-    InputError: The run cannot work. The check compiles nothing.
+    InputError: The run cannot work on this machine.
   """
   mesh = make_mesh(experiment.mesh)
   check_settings(experiment, mesh)
@@ -77,7 +77,7 @@ def make_setup(
   workdir: epath.PathLike | None = None,
   autoencoder: str | None = None,
 ) -> Setup:
-  """Opens the decoder of latents, and checks previews and scores.
+  """Opens the decoder of latents, and checks that previews and scores work.
 
   Args:
     experiment: Settings of the run.
@@ -100,7 +100,7 @@ def make_setup(
     try:
       decoder = read_decoder(autoencoder, channels, latents, mesh)
     except InputError as error:
-      # Training needs no decoder: only the previews are left out without one.
+      # Training needs no decoder, so the run just omits its previews.
       if autoencoder is not None or experiment.eval.every_images:
         raise
       problem = str(error)

@@ -21,11 +21,11 @@ from dit.sharding import placed
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Counters, and parameters as plain nested dictionaries.
+  """Counters, parameters and optimizer state; parameters are nested dicts.
 
   Attributes:
-    step: Number of steps taken, including skipped ones.
-    bad_steps: Number of non-finite, skipped steps since the last finite step.
+    step: Number of steps taken, including skipped steps.
+    bad_steps: Number of skipped, non-finite steps since the last finite step.
     params: Parameters of the network.
     ema: Exponential moving average of the parameters, float32.
     power: Power-function averages of the parameters, float32; see `train.ema`.
@@ -46,12 +46,12 @@ def fresh(
   seed: int,
   averages: int = 0,
 ) -> TrainState:
-  """Returns the initial state; `averages` counts power-function averages."""
+  """Returns the initial state with `averages` power-function averages."""
   params = backbone.init(config, jax.random.key(seed))
 
   def average():
-    # A copy, since the step donates both parameters and average. In bfloat16,
-    # the average could not represent its small changes.
+    # A copy, since the step donates both parameters and average. The average is
+    # float32, since bfloat16 could not represent its small changes.
     return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
 
   return TrainState(
@@ -76,10 +76,10 @@ def abstract(
 
   Args:
     config: Configuration of the network.
-    optimizer: Optimizer of its parameters.
+    optimizer: Optimizer of the network's parameters.
     mesh: Devices of the state.
     averages: Number of power-function averages.
-    zero1: Whether to shard optimizer state and averages over `data` as well.
+    zero1: Whether optimizer state and averages are also sharded over `data`.
   """
   make = functools.partial(fresh, config, optimizer, averages=averages)
   shapes = jax.eval_shape(functools.partial(make, seed=0))
@@ -97,7 +97,7 @@ def init(
   seed: int,
   **options: Any,
 ) -> TrainState:
-  """Returns an initial state; each device allocates only its own shard.
+  """Returns an initial state; each device allocates only one shard.
 
   `abstract` explains the options; `fresh` explains the other arguments.
   """

@@ -1,7 +1,7 @@
 """One training step, compiled once, which donates the old state.
 
-With `accumulate` > 1, the parts of a batch run in sequence, and the gradient is
-their mean. Noise and times are sampled for the whole batch before the split.
+With `accumulate` > 1, the parts of a batch run in sequence, and their gradients
+are averaged. Noise and times are sampled for the whole batch before the split.
 
 A step with a non-finite loss or gradient leaves parameters, averages and
 optimizer unchanged. `bad_steps` counts it, and the next step samples new noise.
@@ -45,11 +45,11 @@ def make_train_step(
     ema_config: Settings of the averages.
     abstract_state: State with the shardings of the new state.
     normalization: Normalization of latents, for records of moments.
-    accumulate: Number of parts of a batch.
+    accumulate: Number of parts that each batch is split into.
 
   Returns:
-    Function from (state, batch, key) to (state, metrics). The metrics are loss,
-    terms ('loss/...'), and global norms of gradient, update and parameters.
+    Function from (state, batch, key) to (state, metrics): loss, terms
+    ('loss/...'), `bad_steps` and global norms of gradient, update, parameters.
   """
 
   def train_step(state, batch, key):
@@ -104,7 +104,7 @@ def make_train_step(
 
 
 def accept(new: State, old: State, ok: jax.Array) -> State:
-  """Returns `new` if `ok`, else `old`, with both counters of steps updated."""
+  """Returns `new` if `ok`, else `old`, and updates `step` and `bad_steps`."""
   state = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
   return dataclasses.replace(
     state,
@@ -114,7 +114,7 @@ def accept(new: State, old: State, ok: jax.Array) -> State:
 
 
 def compiled(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
-  """Compiles a step that donates the old state and keeps its shardings."""
+  """Compiles a step that donates the old state and keeps the shardings."""
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
@@ -122,7 +122,7 @@ def compiled(step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
 def latents_of(
   batch: Batch, normalization: latents.Normalization, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the network's input (B, H, W, C), float32, and the next random key.
+  """Returns float32 latents or images (B, H, W, C), and the next random key.
 
   Args:
     batch: Batch with 'image', or with 'moments' of the posterior of latents.
@@ -142,7 +142,7 @@ def latents_of(
 def _accumulate(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:
   """Returns a function that averages `grad(params, *part)` over batch parts.
 
-  Part k has the examples k, k + parts, ..., so no example changes its device.
+  Part k has the examples k, k + parts, ..., so each example keeps its device.
   """
   if parts == 1:
     return grad

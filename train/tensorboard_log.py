@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-_FLUSH_SECONDS = 30.0  # rare, since a flush on gs:// uploads the whole file
+_FLUSH_SECONDS = 30.0  # long, since every flush on gs:// uploads the whole file
 
 
 class TensorBoardLog:
   """Writes event files to a local or gs:// folder.
 
-  Methods raise OSError if the file cannot be written. The next entry then
-  starts a new file, since the last record of the old file may be incomplete.
+  Methods raise OSError if the file cannot be written. After an error, the next
+  entry starts a new file, since the old file may end with a partial record.
   """
 
   def __init__(self, folder: epath.Path, step: int) -> None:
-    """Starts a file; TensorBoard then hides older entries of later steps."""
+    """Starts a file; TensorBoard hides entries of old files after `step`."""
     # A late import, since tensorboardX loads torch if torch is installed.
     from tensorboardX import record_writer, summary
     from tensorboardX.proto import event_pb2

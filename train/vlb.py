@@ -1,18 +1,18 @@
 """DiT's loss of the predicted noise and of the variance of sampling steps.
 
 At step k of 0..999, t = (k + 1) / 1000 and s = k / 1000 (Peebles & Xie 2023;
-Nichol & Dhariwal 2021). The gradient of vb does not reach the predicted mean:
+Nichol & Dhariwal 2021). The term vb does not train the predicted mean:
 
   loss = mean (noise prediction - noise)^2 + vb
   vb   = KL(q(x_s | x_t, x0) || p(x_s | x_t)) / log 2    k > 0
          -log p(x0 | x_t) / log 2  (256 levels)          k = 0
 
-per dimension. q and p are normal distributions. Their means are the DDPM means
-of `sample.ddpm` at x0 (q) and at the predicted x0 (p). Their log variances are
+per dimension. The normal distributions q and p have the DDPM means of
+`sample.ddpm` at x0 and at the predicted x0. Their log variances are
 
   q: log small     p: f log beta + (1 - f) log small,   f = (variance + 1) / 2
 
-At step 0, small would be 0, so the value of step 1 is used instead.
+At step 0, small would be 0, so step 0 uses the value of step 1.
 """
 
 import jax
@@ -37,7 +37,7 @@ def variance_losses(
     x0: (B, H, W, C) latents.
     x: (B, H, W, C) noisy latents at t.
     noise: (B, H, W, C) predicted noise.
-    variance: (B, H, W, C) predicted variance, -1 for `small`, 1 for `beta`.
+    variance: (B, H, W, C) predicted variance: -1 for `small`, 1 for `beta`.
     t: (B,) times (k + 1) / 1000.
   """
   t = expand(t, x)

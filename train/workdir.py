@@ -6,8 +6,8 @@ latents.json    autoencoder, normalization, path of the decoder
                 (sample/decoder.py) and class names of the data
 teacher.json    teacher of a student
 checkpoints/    Orbax checkpoints
-metrics.jsonl   one line per log window
-tensorboard/    the same metrics, and preview grids
+metrics.jsonl   metrics, one line per logging interval
+tensorboard/    the metrics of metrics.jsonl, and preview grids
 wandb.json      id of the W&B run, if any
 previews/       preview grids as PNG
 """
@@ -35,7 +35,7 @@ from dit.weights.checkpoint_names import saved_steps
 from sample.saved_network import LATENTS, load_config
 from train.config_file import load_config as load_config_file
 
-# Sections and keys that a resumed run may change. They affect only rounding.
+# A resumed run may change these sections and keys, which affect only rounding.
 FREE = (
   'checkpoint',
   'data.dir',
@@ -76,13 +76,13 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 @contextlib.contextmanager
 def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
-  """Locks a run within the block, so that a single job trains the run.
+  """Locks a run during the block, so that only one job trains the run.
 
   All processes of a job call this function.
 
   Args:
-    workdir: Folder of the run, local or gs://; it is created.
-    command: Command that trains, 'train' or 'distill'.
+    workdir: Folder of the run to create, local or gs://.
+    command: Command that trains the run, 'train' or 'distill'.
 
   Yields:
     The folder.
@@ -90,7 +90,7 @@ def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
   Raises:
     InputError: if another job trains the run, or the folder cannot be written.
     WriteError: if the disk is full.
-    PrepareError: on a process if another process fails.
+    PrepareError: on a process of the job if another process fails.
   """
   with writing(
     workdir, 'run', command, writes=WRITES, instead='choose another --workdir'
@@ -114,8 +114,8 @@ def claim(
     The folder.
 
   Raises:
-    InputError: if the folder cannot be made or read or has another config, or
-      if the run has already trained on more than `train.images` images.
+    InputError: if the folder cannot be made or read, if the run has another
+      config, or if it has already trained on more than `train.images` images.
     WriteError: if the folder cannot be written.
   """
   check_value('--workdir', os.fspath(workdir), PathText)
@@ -148,7 +148,7 @@ def claim(
 def _change_length(
   workdir: epath.Path, change: str, config: dict[str, Any]
 ) -> None:
-  """Logs a new length of the run; raises InputError if the run is longer."""
+  """Logs a changed `train.images`; InputError if the run has trained longer."""
   images, size = (config['train'][key] for key in ('images', 'batch_size'))
   step = max(saved_steps(workdir), default=0)
   if step > max(images // size, 1):
@@ -168,7 +168,7 @@ def _change_length(
 
 
 def load_about(workdir: epath.PathLike, name: str) -> dict[str, Any]:
-  """Returns the values of a run's JSON file; {} if the file does not exist."""
+  """Returns the values in a JSON file of a run; {} if the file is missing."""
   path = epath.Path(workdir).expanduser() / name
   return read_json(path) if path.exists() else {}
 
@@ -194,8 +194,8 @@ def is_free(key: str) -> bool:
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
   """Returns {key: 'key: old -> new'} for the changes that are not allowed.
 
-  A key missing from the old config is newer than the run. Its default, which
-  reproduces the earlier behavior, is the old value.
+  If the old config lacks a newer key, the old value is the key's default, since
+  the default reproduces the earlier behavior.
   """
   is_student = 'distill' in new
   base = 'configs/distill/base.py' if is_student else 'configs/base.py'
@@ -204,7 +204,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
   old, new = extras | flatten(old), flatten(new)
 
   def may_differ(key):
-    # The sampling grid and solver of a student are part of its training.
+    # The training of a student depends on its sampling grid and solver.
     if is_student and key.startswith('sample.'):
       name = key.removeprefix('sample.')
       return name in ('batch_size', 'state_dtype', 'truncate')
@@ -222,13 +222,13 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 def _is_same_stage(old: Any, new: Any) -> bool:
   """Returns whether an old absolute and a new relative path name one stage.
 
-  Stages of a recipe store relative paths, so that the recipe can be moved.
-  Earlier versions stored absolute paths.
+  A stage stores a relative path, so that users can move the whole recipe.
+  Earlier versions of this project stored an absolute path.
   """
   path = pathlib.PurePath(str(old))
   return path.is_absolute() and str(new) == beside(path)
 
 
 def beside(stage: epath.PathLike) -> str:
-  """Returns the path of a stage, relative to another stage of its recipe."""
+  """Returns a stage's path, relative to another stage of the same recipe."""
   return f'../{pathlib.PurePath(stage).name}'

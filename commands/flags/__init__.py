@@ -1,4 +1,4 @@
-"""The flags of every command, one module for each."""
+"""The flags of every command, with one module per command."""
 
 import argparse
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ COMMANDS = {
 def add_commands(
   parser: argparse.ArgumentParser,
 ) -> Mapping[str, argparse.ArgumentParser]:
-  """Adds every command, and returns the parsers by name."""
-  # Defaults for commands without these flags.
+  """Adds every command; returns the parsers by the name of the command."""
+  # Defaults for commands that lack these flags.
   parser.set_defaults(folder=None, topology=None, distributed=False)
   parser.set_defaults(coordinator=None, num_processes=None, process_id=None)
   commands = parser.add_subparsers(dest='command', metavar='COMMAND')

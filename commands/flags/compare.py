@@ -11,7 +11,7 @@ EXAMPLES = """
     --guidance=none --guidance=ig:1.5 --guidance=ig:1.5,cfg:1.2
 """
 NOTES = shared.FREE_KEYS
-# S2-Guidance is published on top of CFG, with omega 0.25, our scale 1.25.
+# S2-Guidance is published with CFG and omega 0.25, which is our scale 1.25.
 METHODS = ('none', 'cfg:1.35', 'ig:1.4', 'cfg:1.35,s2:1.25')
 
 

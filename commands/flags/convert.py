@@ -50,7 +50,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   subject.add(
     '--family=NAME',
     f'published format: {", ".join(shared.FAMILIES)} (required for a '
-    'published file, unless the source folder records it)',
+    'published source, and for a published target if the source does not '
+    'record the format)',
   )
   published.add(
     '--num_heads=N',
@@ -79,6 +80,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   method.add(
     '--allow_nonfinite',
-    'convert weights with NaN or infinite values too; a folder of them '
-    'can be sampled (default: an error)',
+    'also convert weights with NaN or infinite values; a folder with such '
+    'weights can be sampled (default: an error)',
   )

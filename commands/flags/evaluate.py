@@ -41,7 +41,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   subject.add(
     '--num=N',
-    'number of images in each set (default: 50,000, or all samples)',
+    'number of images in each set (default: 50,000, or all of --samples)',
     type=int,
   )
   shared.add_labels(subject)
@@ -52,7 +52,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   score.add(
     '--metrics=NAMES',
     'metrics among fid, sfid, is, kid, precision, recall, fd, accuracy, '
-    'fd_inf, separated by commas (default: all possible ones but fd_inf)',
+    'fd_inf, separated by commas (default: all possible metrics but fd_inf)',
     type=shared.metrics,
   )
   shared.add_standard_errors(score)

@@ -1,7 +1,7 @@
 """Flags that several commands share, and functions that parse their values.
 
-The lists of names are copies, because importing the modules that define them
-takes seconds. A test checks that the copies agree.
+The lists of names are copies from other modules, whose import takes seconds. A
+test checks that the copies agree with the originals.
 """
 
 import argparse
@@ -17,7 +17,7 @@ METHODS = (
 METRICS = (
   'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
 )  # fmt: skip
-# Common names of two metrics, and our names.
+# Names of this project for two metrics, by their common names.
 METRIC_ALIASES = {'fid': 'fd', 'sfid': 'sfd'}
 RESIZES = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
 FORMATS = ('npz', 'png')
@@ -92,7 +92,7 @@ def exit_status(text: str) -> int:
 
 
 def blocks(text: str) -> tuple[int, ...]:
-  """Parses numbers of blocks separated by commas."""
+  """Parses block numbers separated by commas."""
   try:
     return tuple(int(word) for word in text.split(','))
   except ValueError:
@@ -102,7 +102,7 @@ def blocks(text: str) -> tuple[int, ...]:
 
 
 class Group:
-  """A group of flags, which --help shows under one title."""
+  """A group of flags that --help shows under one title."""
 
   def __init__(self, flags: argparse._ActionsContainer) -> None:
     self._flags = flags
@@ -113,9 +113,9 @@ class Group:
     """Adds a flag.
 
     Args:
-      flag: Name, and the placeholder of a value, such as '--num=N'.
-      text: Description for --help, which adds the default.
-      default: Default; an integer makes the value an integer.
+      flag: Name and any placeholder of a value, such as '--num=N'.
+      text: Description for --help. The default is appended to this text.
+      default: Default value. If it is an integer, the flag's type is integer.
       **options: Options of `argparse.ArgumentParser.add_argument`.
     """
     name, _, placeholder = flag.partition('=')
@@ -133,12 +133,12 @@ class Group:
     )
 
   def choice(self) -> Self:
-    """Returns a subgroup, of which users must give exactly one flag."""
+    """Returns a subgroup; users must specify exactly one of its flags."""
     return type(self)(self._flags.add_mutually_exclusive_group(required=True))
 
 
 def groups(parser: argparse.ArgumentParser, *titles: str) -> list[Group]:
-  """Returns groups of flags, which --help shows in this order."""
+  """Returns a group of flags for each title, in the order of --help."""
   return [Group(parser.add_argument_group(title)) for title in titles]
 
 
@@ -148,7 +148,7 @@ def add_workdir(group: Group) -> None:
 
 
 def add_weights(group: Group) -> None:
-  """Adds the choice among a run's weights."""
+  """Adds --weights and --step, which choose weights of a run."""
   group.add(
     '--weights=WEIGHTS',
     'weights of a run: ema (moving average), raw (parameters) or ema:WIDTH '
@@ -161,7 +161,7 @@ def add_weights(group: Group) -> None:
 
 
 def add_guide(group: Group) -> None:
-  """Adds the guide of autoguidance, and the seed."""
+  """Adds --guide and --guide_step for AutoGuidance, and --seed."""
   group.add(
     '--guide=PLACE',
     'run or folder of the weaker network, for the method auto',
@@ -175,7 +175,7 @@ def add_guide(group: Group) -> None:
 
 
 def add_out(group: Group) -> None:
-  """Adds the folder for the results."""
+  """Adds --out, the folder for the results."""
   group.add(
     '--out=FOLDER',
     'folder for the results (default: a folder in the workdir)',
@@ -184,13 +184,13 @@ def add_out(group: Group) -> None:
 
 
 def add_guidance(group: Group) -> None:
-  """Adds guidance and preset."""
+  """Adds --guidance and --preset."""
   group.add(
     '--guidance=METHODS',
     'methods separated by commas, each as '
     'NAME:SCALE[:OPTION=VALUE][@LOW-HIGH]; names are '
-    f'{", ".join(METHODS)}; scale 1 is off; LOW and HIGH bound t, which is 0 '
-    'at the data (default: none)',
+    f'{", ".join(METHODS)}; scale 1 turns a method off; LOW and HIGH bound t, '
+    'which is 0 at the data (default: none)',
   )
   group.add(
     '--preset=NAME',
@@ -200,7 +200,7 @@ def add_guidance(group: Group) -> None:
 
 
 def add_labels(group: Group) -> None:
-  """Adds the labels of the images."""
+  """Adds --labels, the labels of the images."""
   group.add(
     '--labels=LABELS',
     'balanced, random, or classes by number or name, such as 3,bird '
@@ -209,7 +209,7 @@ def add_labels(group: Group) -> None:
 
 
 def add_autoencoder(group: Group) -> None:
-  """Adds the autoencoder that decodes latents."""
+  """Adds --autoencoder, the autoencoder that decodes latents."""
   group.add(
     f'--autoencoder={AUTOENCODER}',
     'decoder of latents: its name (sd_vae, taesd, va_vae, ...) and published '
@@ -220,7 +220,7 @@ def add_autoencoder(group: Group) -> None:
 
 
 def add_extractor(group: Group) -> None:
-  """Adds the feature extractor and its preprocessing."""
+  """Adds --extractor and --preprocessing of features."""
   group.add(
     '--extractor=NAME',
     'feature extractor: inception:FILE, classifier[:FOLDER], pixels or '
@@ -234,7 +234,7 @@ def add_extractor(group: Group) -> None:
 
 
 def add_standard_errors(group: Group) -> None:
-  """Adds the estimators of standard errors."""
+  """Adds --repeats and --bootstrap for standard errors."""
   group.add(
     '--repeats=N',
     'number of disjoint sets, for a standard error (default: 1)',
@@ -248,7 +248,7 @@ def add_standard_errors(group: Group) -> None:
 
 
 def add_reference_flag(group: Group) -> None:
-  """Adds the real images to compare with."""
+  """Adds --reference, the real images to compare with."""
   group.add(
     '--reference=IMAGES',
     'real images, or their statistics (default: the training split)',
@@ -256,14 +256,14 @@ def add_reference_flag(group: Group) -> None:
 
 
 def add_real_images_config(group: Group) -> None:
-  """Adds the config of the real images."""
+  """Adds --config, the config file that names the real images."""
   group.add(
     '--config=FILE', 'config file that names the real images', type=path
   )
 
 
 def add_target(group: Group) -> None:
-  """Adds the target path."""
+  """Adds --to, the target path."""
   group.add(
     '--to=PATH', 'file or folder to write', type=path, dest='target',
     required=True,
@@ -274,7 +274,7 @@ def add_overwrite(group: Group) -> None:
   """Adds --overwrite."""
   group.add(
     '--overwrite',
-    'discard results in --out that other settings made (default: an error)',
+    'discard results of other settings in --out (default: an error)',
   )
 
 
@@ -291,7 +291,7 @@ def add_stopped_status(group: Group) -> None:
 def add_dry_run(
   parser: argparse.ArgumentParser, *, topology: bool = False
 ) -> None:
-  """Adds --dry_run and, if `topology`, --topology."""
+  """Adds --dry_run and, if `topology` is true, --topology."""
   (group,) = groups(parser, 'before a long job')
   group.add(
     '--dry_run',
@@ -308,12 +308,12 @@ def add_dry_run(
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags that `cluster.join` reads."""
+  """Adds --distributed and the other flags that `cluster.join` reads."""
   (group,) = groups(parser, 'many processes')
   group.add(
     '--distributed',
-    'run as one process of a Cloud TPU, GKE, Slurm or Open MPI job, or of the '
-    'job that the next three flags describe',
+    'run as one process of a job, which is detected on Cloud TPU, GKE, Slurm '
+    'and Open MPI; elsewhere, the next three flags describe the job',
   )
   group.add('--coordinator=HOST:PORT', 'address of the first process')
   group.add('--num_processes=N', 'number of processes of the job', type=int)

@@ -1,3 +1,3 @@
-"""The command `report`: a run as one HTML page."""
+"""The command `report`, which shows a run as a single HTML page."""
 
 from commands.report.report import run as run

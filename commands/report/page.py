@@ -1,6 +1,6 @@
-"""The macros of page.html.j2, and the pictures inside the page.
+"""The macros of page.html.j2, and the pictures embedded in the page.
 
-The page needs no other file, no network and no scripts.
+The page needs no other files, no network access and no scripts.
 """
 
 import base64
@@ -14,12 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-_LARGE = 2**20  # bytes; a larger PNG is embedded as JPEG
+_LARGE = 2**20  # bytes above which a PNG is embedded as JPEG
 
 
 @functools.cache
 def macros() -> Any:
-  """Returns the macros, which return HTML with escaped text."""
+  """Returns the template's macros, which return HTML with escaped text."""
   environment = jinja2.Environment(
     autoescape=True,
     trim_blocks=True,
@@ -35,10 +35,10 @@ def data_url(picture: bytes | np.ndarray | Figure) -> str:
   """Returns a data URL of a picture.
 
   Args:
-    picture: Bytes of a PNG, (H, W, C) uint8 with C 1 or 3, or a plot.
+    picture: Bytes of a PNG, array (H, W, C) uint8 with C 1 or 3, or a plot.
 
   Raises:
-    ValueError: If the bytes are not a whole PNG.
+    ValueError: If the bytes are not a complete PNG.
   """
   kind, data = 'png', io.BytesIO()
   if isinstance(picture, Figure):

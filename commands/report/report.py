@@ -37,7 +37,7 @@ _GRIDS = 12  # preview grids shown, evenly spaced over the run
 
 
 def run(args: argparse.Namespace) -> None:
-  """Runs `report`: writes report.html."""
+  """Runs `report`, which writes report.html."""
   request, guidance = request_of(args), args.guidance or []
   draws = not args.no_draw
   source = request.source
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     request.out or workdir.place, 'report', 'report', writes=('report.html',)
   ) as out:
     path, html = out / 'report.html', macros()
-    sections = workdir.sections()  # read before sampling, which takes time
+    sections = workdir.sections()  # before sampling, which takes time
     samples = films = html.note('Not drawn: --no_draw.')
     if draws:
       try:
@@ -88,7 +88,7 @@ class _Run:
     self._html = macros()
 
   def sections(self) -> list[tuple[str, str, Markup]]:
-    """Returns name, heading and content of each section."""
+    """Returns the name, heading and content of each section."""
     return [
       (method.__name__, heading, self._undamaged(heading, method))
       for heading, method in (
@@ -227,7 +227,7 @@ class _Run:
     )
 
   def config(self) -> Markup:
-    """Shows all keys, with changes from configs/base.py in bold."""
+    """Shows all config keys, with differences from configs/base.py in bold."""
     base = flatten(load_config('configs/distill/base.py').to_dict())
     html = self._html.note('Bold: different from configs/base.py.')
     for section, values in load_run_config(self.place).items():
@@ -239,7 +239,7 @@ class _Run:
   def _undamaged(
     self, name: Any, show: Callable[..., Markup], *args: Any
   ) -> Markup:
-    """Returns `show(*args)`, or a remark if a file is damaged."""
+    """Returns `show(*args)`; if a file is damaged, returns a remark instead."""
     try:
       return show(*args)
     except InputError as error:  # the message names the file
@@ -256,7 +256,7 @@ class _Run:
   def _file(
     self, path: epath.Path, show: Callable[[epath.Path], Markup]
   ) -> Markup:
-    """Shows a file if it exists."""
+    """Shows a file if the file exists."""
     return self._undamaged(path, show, path) if path.exists() else Markup('')
 
   def _picture(self, path: epath.Path, caption: str) -> Markup:
@@ -279,6 +279,6 @@ def _cells(path: epath.Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _paths(folder: epath.Path, pattern: str) -> Iterator[epath.Path]:
-  """Yields files in a folder, then in its subfolders, in order."""
+  """Yields the files of a folder, then of its subfolders, in sorted order."""
   for depth in ('', '*/'):
     yield from sorted(folder.glob(depth + pattern))

@@ -1,4 +1,4 @@
-"""Pictures of the command `report`: samples by class, and film strips."""
+"""The pictures in the report of a run: samples by class, and film strips."""
 
 from collections.abc import Sequence
 
@@ -18,14 +18,14 @@ from sample import pictures
 from sample.labels import class_name
 from sample.trajectory import Film, record_trajectory
 
-_SIDE = 10  # classes on the sheet of samples, and images of each
-_FILMED = 2  # images, each with one film strip
-_AMPLIFIED = 4  # factor of the difference on a film strip
+_SIDE = 10  # classes on the sheet of samples, and images per class
+_FILMED = 2  # number of images with a film strip
+_AMPLIFIED = 4  # factor that amplifies the differences on a film strip
 _ROWS = {'state', 'strong', 'refined', 'guided'}  # other rows are weak
 
 
 class Artist:
-  """Samples the pictures after checking all settings."""
+  """Checks all settings of sampling, and then samples the pictures."""
 
   def __init__(self, request: SampleRequest, guidance: Sequence[str]) -> None:
     self._job = job = SampleJob(request)
@@ -120,7 +120,7 @@ def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
     rows = [
       (name if name in _ROWS else f'weak:\n{name}', images[:, k])
       for name, images in frames.images.items()
-      # With IG alone, refined and guided are equal.
+      # If IG is the only method, the rows refined and guided are equal.
       if name != 'refined' or len(frames.gaps) > 1
     ]
     strong, guided = (
@@ -128,14 +128,14 @@ def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
     )
     change = np.clip(128 + _AMPLIFIED * (guided - strong), 0, 255)
     rows.append(('change', change.astype(np.uint8)))
-    scale = -(-48 // guided.shape[1])  # room for two-line names
+    scale = -(-48 // guided.shape[1])  # makes room for two-line names
     sheet = pictures.sheet(rows, len(frames.times), scale=scale)
     strips.append((sheet, f'{name_of_class}, t = {times}'))
   return strips
 
 
 def _gaps(films: dict[str, Film]) -> Figure | None:
-  """Plots the gap rms(strong - weak) over t, for each weak velocity."""
+  """Plots the gap rms(strong - weak) over t for each weak velocity."""
   if not any(frames.gaps for frames in films.values()):
     return None
   figure = Figure(figsize=(7, 4), layout='constrained')
