@@ -198,8 +198,7 @@ def placed(
 def topology_devices(topology: str) -> list[jax.Device]:
   """Returns the chips of a topology such as v5e:16x16, attached or not.
 
-  Raises:
-    InputError: If libtpu is missing, or does not know the topology.
+  Raises InputError if libtpu is missing, or does not know the topology.
   """
   for name, value in (
     ('TPU_SKIP_MDS_QUERY', '1'),  # skips the query of the cloud's metadata

@@ -161,8 +161,7 @@ class Classifier:
 def load(folder: epath.PathLike) -> tuple[Classifier, dict[str, Any]]:
   """Reads what `Classifier.save` wrote: a classifier and its `about`.
 
-  Raises:
-    InputError: The folder is damaged or contains no classifier.
+  Raises InputError if the folder is damaged or contains no classifier.
   """
   folder = local(folder)
   path = folder / 'config.json'

@@ -154,9 +154,7 @@ def frechet_distance(sample: Moments, reference: Moments) -> float:
   """Returns the squared distance d^2 that FID reports.
 
   d^2 is symmetric up to rounding. A set of at most F rows causes a warning.
-
-  Raises:
-    InputError: The sets have different F, or a set has a single row.
+  Raises InputError if the sets have different F, or a set has a single row.
   """
   for name, moments in (('sample', sample), ('reference', reference)):
     minimum = len(moments.mean) + 1
@@ -205,9 +203,7 @@ def extrapolated(sample: np.ndarray, reference: Moments) -> float:
   proportional to 1 / n.
 
   The bias due to the size of the reference remains. Estimates may be negative.
-
-  Raises:
-    InputError: n is less than `least_rows(F)`.
+  Raises InputError if n is less than `least_rows(F)`.
   """
   n, features = sample.shape
   if n < (minimum := least_rows(features)):

@@ -289,8 +289,7 @@ _POOLS = {
 def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Returns the parameters of `Inception` from the published tensors.
 
-  Raises:
-    InputError: The tensors belong to another network.
+  Raises InputError if the tensors belong to another network.
   """
   graph, state = nnx.split(nnx.eval_shape(Inception))
   del graph

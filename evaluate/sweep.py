@@ -254,8 +254,7 @@ def _known_rows(
 def read_points(path: epath.Path) -> tuple[list[str], list[list[float]]]:
   """Reads the column names and points of sweep.csv, without the marks.
 
-  Raises:
-    InputError: The file is damaged.
+  Raises InputError if the file is damaged.
   """
   try:
     names, *lines = csv.reader(io.StringIO(path.read_text()), strict=True)

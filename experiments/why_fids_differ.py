@@ -4,8 +4,7 @@
     --data_dir=data --features=features/cifar10
 
 Compares held-out images with training images in features of a classifier
-(main.py train-features), and applies one change of processing at a time. With
---inception=FILE, also compares preprocessings for Inception.
+(main.py train-features), and applies one change of processing at a time.
 """
 
 import argparse
@@ -21,13 +20,11 @@ from evaluate.extractor_registry import open_extractor
 from evaluate.frechet import Moments, frechet_distance
 from evaluate.kid import kernel_distance
 from evaluate.real_images import RealData
-from evaluate.resize import PRESETS
 from input_pipeline.sources import load_all, open_source
 from train.config_file import load_config, override
 from train.experiment import build
 
 COUNTS = (250, 500, 1000, 2500, 5000, 10_000)
-IMAGES = 500  # limit for Inception, since a CPU processes 10 images per second
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -74,7 +71,6 @@ def main() -> None:
   parser.add_argument('--config', default='configs/cifar10.py')
   parser.add_argument('--data_dir', default='runs/data')
   parser.add_argument('--features', required=True)
-  parser.add_argument('--inception')
   args = parser.parse_args()
   config = override(load_config(args.config), [f'data.dir={args.data_dir}'])
   experiment = build(config.to_dict())
@@ -84,8 +80,9 @@ def main() -> None:
   held_out, _ = load_all(open_source(data, data.test_split))
   held_out = held_out[np.random.default_rng(0).permutation(len(held_out))]
 
-  def features_of(images, spec=f'classifier:{args.features}', preset='adm'):
-    extractor = open_extractor(spec, preset, split, lambda: (real, labels))
+  def features_of(images):
+    spec = f'classifier:{args.features}'
+    extractor = open_extractor(spec, 'adm', split, lambda: (real, labels))
     return np.concatenate([f.pool for f in extractor([images], mesh, 50)])
 
   def distance(one, other):
@@ -105,15 +102,6 @@ def main() -> None:
     for name, images in changes(held_out).items()
   ]
   print(markdown.table((f'{len(held_out)} held-out images', 'FD'), rows))
-  if args.inception:
-    spec, rows = f'inception:{args.inception}', []
-    baseline = features_of(real[:IMAGES], spec, 'torch_fidelity')
-    for preset in PRESETS[1:]:
-      same = features_of(real[:IMAGES], spec, preset)
-      test = features_of(held_out[:IMAGES], spec, preset)
-      rows.append((preset, distance(same, baseline), distance(test, same)))
-    head = ('preprocessing', 'against torch_fidelity', 'held out, likewise')
-    print(markdown.table(head, rows))
 
 
 if __name__ == '__main__':

@@ -176,8 +176,7 @@ class Checkpointer:
   def wait(self) -> None:
     """Waits until all checkpoints are on disk.
 
-    Raises:
-      SaveError: if a save failed or the checkpoints were removed.
+    Raises SaveError if a save failed or the checkpoints were removed.
     """
     with self._reported():
       self._manager.wait_until_finished()

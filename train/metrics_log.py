@@ -53,8 +53,7 @@ def _is_logged(record: stdlib_logging.LogRecord) -> bool:
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
   """Returns the undamaged lines of metrics.jsonl.
 
-  Raises:
-    InputError: if the file cannot be read.
+  Raises InputError if the file cannot be read.
   """
   path = epath.Path(workdir) / 'metrics.jsonl'
   try:

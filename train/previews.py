@@ -146,10 +146,8 @@ class Scores:
     """Checks that any requested scores can be computed.
 
     `Previews` explains the arguments. The extractor, the reference and missing
-    training records are opened at their first use.
-
-    Raises:
-      InputError: if requested scores cannot be computed.
+    training records are opened at their first use. Raises InputError if
+    requested scores cannot be computed.
     """
     self._experiment, self._mesh = experiment, mesh
     self._real = RealData(

@@ -162,8 +162,7 @@ class Report:
   def flush(self) -> None:
     """Reports the step that `record` stored, unless it was reported before.
 
-    Raises:
-      NonFiniteError: after `train.max_bad_steps` non-finite steps in a row.
+    Raises NonFiniteError after `train.max_bad_steps` non-finite steps in a row.
     """
     if self._pending is None:
       return

@@ -81,8 +81,7 @@ class Source:
   def open(self, overrides: Sequence[str]) -> Experiment:
     """Returns the experiment after overrides of keys that change no weights.
 
-    Raises:
-      InputError: The run or folder fixes the value of an overridden key.
+    Raises InputError if the run or folder fixes the value of an overridden key.
     """
     if not self.is_run:
       return _open_folder(self.place, overrides)
