@@ -169,9 +169,7 @@ def open_network(place: epath.PathLike) -> SavedNetwork:
 def load_config(place: epath.PathLike) -> dict[str, Any]:
   """Returns config.json of a run or folder; raises InputError if missing."""
   if os.fspath(place).startswith((HUB, WEB)):
-    local(
-      os.fspath(place)
-    )  # the InputError shows the conversion command
+    local(os.fspath(place))  # the InputError shows the conversion command
   check_value('the workdir', os.fspath(place), PathText)
   path = epath.Path(place).expanduser() / 'config.json'
   try:
