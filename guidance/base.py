@@ -5,7 +5,7 @@
 The weak prediction comes from
 
   LabelTerm    the guided network with another condition, such as the null
-               label, which needs one additional row per image
+               label; this condition adds one row per image
   BlocksTerm   sub-networks, which skip some blocks of the guided network
   GuideTerm    another network
 """

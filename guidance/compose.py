@@ -184,7 +184,7 @@ class Guidance:
       if isinstance(term, BlocksTerm):
         mask = step.draws[k]
         assert mask is not None
-        # The cost is the number of blocks that run after the first skipped one.
+        # The cost counts the blocks that run after the first skipped block.
         is_later = jnp.cumsum(~mask, axis=1) > 0
         cost = (mask & is_later).sum() / denoiser.depth
       elif isinstance(term, GuideTerm):
@@ -278,7 +278,7 @@ class Guidance:
     step: Step,
     selection: dict[int, Term],
   ) -> tuple[DenoiserOutput, jax.Array, dict[int, jax.Array]]:
-    """Returns conditional output, refined velocity, and weak ones by term."""
+    """Returns conditional output, refined velocity, weak velocities by term."""
     conditions = {
       k: term.weak_condition(denoiser, condition, step.draws[k])
       for k, term in selection.items()

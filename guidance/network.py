@@ -116,7 +116,7 @@ class StochasticSelf(BlocksTerm):
     """Raises InputError if too few blocks can be skipped."""
     depth, skip = denoiser.depth, self._skip(denoiser.depth)
     _check_blocks('s2', self.exclude, depth)
-    # The sum counts always-kept blocks, skipped blocks, and one more block.
+    # The blocks that always run, the skipped blocks, and one more block.
     minimum = depth - len(self._eligible(depth)) + skip + 1
     if depth < minimum:
       raise InputError(

@@ -8,8 +8,7 @@ Inside the closed interval (t is 0 at the data, 1 at the noise), the scale is
   power_cosine   1 + (w - 1) (1 - cos(pi (1 - t)^s)) / 2   (MDT; s is `power`)
 
 where w is the given value. Outside the interval, the scale is 1, which disables
-guidance (arXiv 2404.07724). The first three schedules have equal means over all
-t.
+guidance (arXiv 2404.07724). The first three schedules have equal means over t.
 """
 
 import dataclasses

@@ -97,7 +97,7 @@ def dopri5(
     span: Start and end, in either order.
     rtol: Relative tolerance of a step.
     atol: Absolute tolerance of a step.
-    max_steps: Maximum number of steps; the result is NaN if this is too small.
+    max_steps: Maximum number of steps; NaN results if more steps are needed.
     overshoot: Whether the last step may pass the end.
     cost: Function from time to the cost of an evaluation.
 

@@ -1,13 +1,13 @@
 """Grids: the decreasing times of a trajectory, from the noise to t = 0 (data).
 
 A grid starts at t = 1, except for `edm`. In the formulas, u decreases from 1 to
-0 in equal steps, or to `last_step_size` in equal steps and then to 0 in one.
+0 in equal steps, or to `last_step_size` in equal steps and to 0 in one step.
 Euler-Maruyama takes this additional step to 0 without noise, as in SiT.
 
   uniform     t = u
   cosine      t = sin(pi u / 2)                 more steps near the noise
   quadratic   t = u^2                           more steps near the data
-  karras      sigma / alpha at t is r(u), except t = 1 at u = 1, t = 0 at u = 0
+  karras      sigma / alpha at t is r(u), but t = 1 at u = 1, and t = 0 at u = 0
 
 where r(u) = (s_min^(1/7) + u (s_max^(1/7) - s_min^(1/7)))^7 decreases from 80
 to 0.002. `karras` is *ours*: t = 1 and t = 0 replace the ends of r, so the last

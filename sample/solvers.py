@@ -65,7 +65,7 @@ class Interval:
     t: Scalar time.
     t_next: Scalar time below t.
     first: Evaluation at (x, t).
-    noise: Standard normal noise like x; None if the solver is not stochastic.
+    noise: Standard normal, shaped like x; None for a deterministic solver.
     evaluate: Function that maps (x, t) to the velocity; None if the solver
       needs only the first evaluation.
   """
