@@ -2,8 +2,8 @@
 
 JAX detects Cloud TPU, GKE, Slurm and Open MPI. On other clusters, each process
 needs the coordinator's address, the number of processes, and its own index.
-When a process dies, the others fail after the heartbeat timeout. When a process
-receives SIGTERM, all processes save at the same step (`preempted`).
+When a process dies, the other processes fail after the heartbeat timeout. When
+a process receives SIGTERM, all processes save at the same step (`preempted`).
 """
 
 import argparse
@@ -53,7 +53,7 @@ def join(args: argparse.Namespace) -> None:
 
 
 def _check_coordinator(coordinator: str, process_id: int) -> None:
-  """Raises InputError if the address is invalid or its port is in use."""
+  """Raises InputError if the address is invalid or the port is in use."""
   host, _, port = coordinator.rpartition(':')
   if not (host and port.isdecimal() and 0 < int(port) < 2**16):
     raise InputError(
@@ -62,7 +62,7 @@ def _check_coordinator(coordinator: str, process_id: int) -> None:
     )
   if process_id:
     return
-  # The first process opens the port. JAX would abort if it were in use.
+  # The first process opens the port. JAX would abort if the port were in use.
   with socket.socket() as listener:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

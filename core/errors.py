@@ -11,7 +11,7 @@ class InputError(ValueError):
   """An error in the user's input.
 
   The message is one line: the problem, the expected input and the remedy.
-  The command line prints it and exits with status 2.
+  The command line prints the message and exits with status 2.
   """
 
   def __init__(self, message: str) -> None:
@@ -24,7 +24,7 @@ class InputError(ValueError):
 
 
 def trim(text: str, most: int) -> str:
-  """Returns the text, with its middle removed if it is longer than `most`."""
+  """Shortens a text of more than `most` characters by removing the middle."""
   if len(text) <= most:
     return text
   end = (most - 5) // 3
@@ -42,7 +42,7 @@ def quote(value: Any, most: int = 100) -> str:
 
 def reason(error: Exception) -> str:
   """Returns the type and message of an exception in one short line."""
-  # torch puts advice, some of it dangerous, before the actual error.
+  # torch puts advice, which can be dangerous, before the actual error.
   text = str(error).rpartition('WeightsUnpickler error:')[2]
   text = ' '.join(text.split())[:200]
   return ': '.join(filter(None, (type(error).__name__, text)))
@@ -51,17 +51,17 @@ def reason(error: Exception) -> str:
 class RunError(RuntimeError):
   """A failure despite correct input, such as a full disk.
 
-  The message is one line: the failure, the files kept and the remedy.
-  The command line prints it and exits with status 1.
+  The message is one line: the failure, the files that remain, and the remedy.
+  The command line prints the message and exits with status 1.
   """
 
 
 class WriteError(RunError):
-  """The error for a file that cannot be written, as on a full disk."""
+  """The error for a file that cannot be written, for example on a full disk."""
 
 
 def nearest_words(name: str, known: Iterable[str]) -> list[str]:
-  """Returns a list of the most similar known word; [] if none is similar."""
+  """Returns the most similar known word in a list; [] if no word is similar."""
   if len(name) > 100:
     return []
   match = difflib.SequenceMatcher(b=name.lower())
@@ -70,7 +70,7 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
     match.set_seq1(word.lower())
     return match.ratio()
 
-  # One letter changes the ratio of a short word a lot, so its limit is lower.
+  # In short words, one letter affects the ratio more, so the limit is lower.
   pick = max(known, key=similarity, default='')
   is_near = pick and similarity(pick) >= (0.5 if len(name) <= 3 else 0.6)
   return [pick] if is_near else []
@@ -90,7 +90,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
-  """Raises InputError unless `value` is one of `choices`."""
+  """Raises InputError if `value` is not one of `choices`."""
   choices = list(choices)
   if value not in choices:
     raise InputError(
@@ -100,7 +100,7 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_range(key: str, value: float, low: float, high: float) -> None:
-  """Raises InputError unless `value` is finite and in [low, high]."""
+  """Raises InputError if `value` is not finite or not in [low, high]."""
   if not (low <= value <= high and abs(value) < float('inf')):
     raise InputError(
       f'{key} is {quote(value)}, expected a number from {low} to {high}.'
@@ -108,7 +108,7 @@ def check_range(key: str, value: float, low: float, high: float) -> None:
 
 
 def shorten(names: Iterable[str], most: int = 5) -> str:
-  """Returns the first `most` names, and the total if some are omitted."""
+  """Returns the first `most` names; adds the total number if there are more."""
   names = list(names)
   suffix = f', ... ({len(names)} in all)' if len(names) > most else ''
   return ', '.join(names[:most]) + suffix

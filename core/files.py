@@ -1,7 +1,7 @@
 """Atomic writes, and a reader of possibly damaged JSON.
 
 A file is written as .NAME.PID, flushed to disk and renamed to NAME. A killed
-command leaves .NAME.PID. The next command that locks NAME removes that file.
+command leaves .NAME.PID. The next command that locks NAME removes .NAME.PID.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from etils import epath
 from core.errors import InputError, WriteError
 
 _PARTIAL = re.compile(r'\.(.+)\.\d+', re.DOTALL)
-_LONGEST = 200  # characters of NAME in a partial name; file systems allow 255
+_LONGEST = 200  # characters of NAME in .NAME.PID; file systems allow 255
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-# JSON nested more deeply would exhaust Python's stack in recursive code.
+# Deeper levels of JSON would exhaust Python's stack in recursive functions.
 _MOST_LEVELS = 50
 
 
@@ -108,7 +108,7 @@ def write_bytes(
 ) -> None:
   """Writes `data` atomically to a file in an existing folder.
 
-  Only the first process writes; if `every` is true, every process writes.
+  By default, only the first process writes. With `every`, all processes write.
 
   Raises:
     WriteError: if the file cannot be written.
@@ -174,7 +174,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _integer(text: str) -> int | float:
-  """Parses an integer; Python's `int` rejects several thousand digits."""
+  """Returns a float for a long integer, since `int` limits the digits."""
   return int(text) if len(text) <= 20 else float(text)
 
 

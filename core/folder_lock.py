@@ -1,8 +1,8 @@
 """Locks that give each set of files one writer at a time.
 
-Each lock protects files that some commands write. A command is refused while
-another command holds its lock. Commands with different locks can write to one
-workdir at the same time. The locks, commands and files are:
+Each lock protects a set of files. A command is refused while another command
+holds the same lock. Commands with different locks can write to one workdir at
+the same time. The locks, commands and files are:
 
   run          train, distill: config.json, checkpoints, metrics, previews
   samples      sample: samples.*, parts, images, labels.txt
@@ -52,8 +52,8 @@ from core.files import (
 
 REFRESH_SECONDS = 30.0
 STALE_REFRESHES = 10
-# Two commands may find no marker and both write one. Each reads the file again
-# after this time. It contains the later marker; the other command is refused.
+# Two commands that find no marker both write a marker. After this time, both
+# commands read the file again. The command with the earlier marker is refused.
 _SETTLE_SECONDS = 1.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # Bytes written to test for free space; a full disk still accepts empty files.
@@ -82,7 +82,7 @@ class _Owner:
       fields = read_json(path)
       refresh = float(fields.pop('refreshed', 0))
       for seconds in (refresh, fields['since']):
-        _clock(seconds)  # raises ValueError if it is not a time
+        _clock(seconds)  # raises ValueError for an invalid time
       return cls(**fields), refresh
     except (ValueError, TypeError, LookupError, OverflowError, OSError):
       return None, 0.0  # the file was removed or is still empty
@@ -118,11 +118,11 @@ def folder_lock(
     name: Name of the lock, from the list in the module docstring.
     command: Command that takes the lock, such as 'train'.
     instead: Advice for a refused command, such as 'choose another --out'.
-    writes: Patterns of the protected files, whose partial files are removed.
+    writes: Patterns of the protected files. Matching partial files are removed.
     subject: Path shown in messages; None for the folder.
 
   Raises:
-    InputError: if another command holds the lock, or writing is impossible.
+    InputError: if another command holds the lock, or files cannot be written.
     WriteError: if the disk is full.
   """
   folder = epath.Path(folder).expanduser()
@@ -178,14 +178,14 @@ def _hold(
     while descriptors:
       os.close(descriptors.pop())
 
-  # A forked child could outlive this process and would then keep the lock.
+  # A forked child that outlives this process would keep the lock.
   os.register_at_fork(after_in_child=release)
   try:
     _write(descriptor, owner.text())
     yield
   finally:
     if os.getpid() == owner.pid:
-      # After the lock is released, another process could own the file.
+      # The lock is still held, so no other process can own the file yet.
       with contextlib.suppress(OSError):  # the folder may have been removed
         path.unlink()
       release()
@@ -214,7 +214,7 @@ def _lock(path: epath.Path, subject: str, advice: str) -> int | None:
 
 
 def _write(descriptor: int, text: str) -> None:
-  """Writes a lock file, at first _ROOM bytes long to test for free space."""
+  """Writes a lock file; first writes _ROOM bytes to test for free space."""
   data = memoryview(text.encode().ljust(_ROOM))
   while data:
     data = data[os.write(descriptor, data) :]
@@ -258,7 +258,7 @@ def _marker(
 def _keep_marker(
   path: epath.Path, owner: _Owner, subject: str, stop: threading.Event
 ) -> None:
-  """Refreshes a marker until `stop`; exits if another command took it over."""
+  """Refreshes a marker until `stop`; exits if another command has the lock."""
   while not stop.wait(REFRESH_SECONDS):
     rival, _ = _Owner.read(path)
     if rival and rival != owner:
@@ -306,5 +306,5 @@ def _missing_folders(folder: epath.Path) -> list[epath.Path]:
 
 def _remove_empty(folders: Sequence[epath.Path]) -> None:
   for folder in folders:
-    with contextlib.suppress(OSError):  # never created, or not empty
+    with contextlib.suppress(OSError):  # missing, or not empty
       os.rmdir(folder)  # epath's rmdir raises ValueError

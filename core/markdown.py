@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-  """Returns a table with the header `head`, ending in a newline."""
+  """Returns a table with the header `head` and a newline at the end."""
   columns = [str(column) for column in head]
   header, *lines = (
     f'| {" | ".join(map(str, line))} |\n' for line in (columns, *rows)

@@ -18,7 +18,7 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 def without_folders(protocol: dict[str, Any]) -> dict[str, Any]:
   """Returns a protocol with dotted keys, and without folders of weights.
 
-  Weights can move to another folder; their hashes identify them.
+  Weights can move to another folder, so hashes identify weights.
   """
   flat = flatten(protocol)
   return {k: v for k, v in flat.items() if k.rpartition('.')[2] != 'folder'}

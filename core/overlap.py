@@ -7,7 +7,7 @@ Started = TypeVar('Started')
 
 
 def one_ahead(started: Iterable[Started]) -> Iterator[Started]:
-  """Yields each item of `started` after taking the item that follows.
+  """Yields each item of `started` after taking the next item.
 
   Taking an item dispatches its computation, and JAX returns without waiting.
   The devices therefore compute one item while the host uses the previous item.

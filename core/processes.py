@@ -1,7 +1,7 @@
-"""Makes processes fail together: an error on one is raised on all.
+"""Makes processes fail together: an error on one process is raised on all.
 
-Otherwise, the other processes would wait until JAX aborts them: for five
-minutes after an error, or for 100 seconds after a process was killed.
+Without this module, the other processes would wait until JAX aborts them, five
+minutes after an error or 100 seconds after a process was killed.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ _REASON = 1000  # bytes of an error message sent to the other processes
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """Runs a block; raises on all processes if it fails on any.
+  """Runs a block; raises on all processes if the block fails on one process.
 
-  The processes wait for each other at the end of the block. All of them must
-  therefore enter the block the same number of times.
+  The processes wait for each other at the end of the block. Therefore, all
+  processes must enter the block the same number of times.
 
   Raises:
     PrepareError: if the block failed on another process, with its message.
@@ -93,7 +93,7 @@ def writing_target(target: epath.Path, command: str) -> Iterator[None]:
 
 
 def everywhere(*numbers: int) -> np.ndarray:
-  """Gathers integers from all processes: (processes, numbers)."""
+  """Gathers integers from all processes; returns shape (processes, numbers)."""
   if jax.process_count() == 1:
     return np.asarray([numbers])
   return multihost_utils.process_allgather(np.asarray(numbers))

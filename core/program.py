@@ -25,7 +25,7 @@ def localize(text: str) -> str:
 def commit() -> str | None:
   """Returns the commit of the code; None if git does not track this file.
 
-  An installed copy may be inside another project's repository.
+  An installed copy inside another repository would give a wrong commit.
   """
   path = pathlib.Path(__file__)
   if not shutil.which('git'):

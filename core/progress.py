@@ -15,7 +15,7 @@ _QUIET_SECONDS = 30
 
 
 def progress_bar(**kwargs: Any) -> tqdm:
-  """Returns a bar, shown only on process 0 and on a terminal."""
+  """Returns a bar that only process 0 shows, and only on a terminal."""
   show = jax.process_index() == 0 and on_terminal()
   return tqdm(disable=not show, dynamic_ncols=True, **kwargs)
 
@@ -32,8 +32,8 @@ def image_progress(
 ) -> Iterator[Callable[[int], None]]:
   """Yields a function that takes the number of finished images.
 
-  The function shows images/s and the time left in a bar on a terminal, and
-  elsewhere in a log line every 30 seconds.
+  On a terminal, the function shows images/s and the time left in a bar.
+  Elsewhere, the function logs both numbers every 30 seconds.
   """
   start = last = time.monotonic()
   initial = done

@@ -8,7 +8,7 @@
     def __post_init__(self) -> None:
       check_fields('train', self)
 
-A tuple's rule applies to each entry. Numbers must be finite, and the constants
+A tuple's rule applies to each entry. Numbers must be finite. The constants
 below limit the length of texts and tuples.
 """
 
@@ -26,11 +26,11 @@ from core.errors import InputError, nearest, quote
 # Python's parsers fail on very long texts. No valid guidance or path is longer.
 MOST_LETTERS = 3000
 MOST_ENTRIES = 1000
-# No run uses more images, and float64 represents the number exactly.
+# No run uses more images. Up to this number, float64 is exact.
 MOST_IMAGES = 10**15
-# About the square root of the largest float32, so a product is finite too.
+# About the square root of the largest float32, so products are finite.
 LARGE = 1e18
-# URL schemes of runs, and of published files.
+# URL schemes of runs (_STORES) and of published files (_WEB).
 _STORES = ('gs', 's3', 'az')
 _WEB = ('hf', 'https')
 
@@ -44,7 +44,7 @@ _NOUNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """Numbers from `low` to `high`, both included."""
+  """Numbers from `low` to `high`, including these limits."""
 
   low: float
   high: float
@@ -94,12 +94,12 @@ class FilePath:
       return False
     names = data.replace(b',', b'/').split(b'/')
     fits = max(map(len, names)) <= 255
-    # ~NAME where NAME is not a user.
+    # `value` starts with ~NAME, but no user is called NAME.
     unknown = value.startswith('~') and os.path.expanduser(value) == value
     return fits and not unknown and self._knows_store(value)
 
   def _knows_store(self, value: str) -> bool:
-    """Returns whether the scheme before '://', if any, is known."""
+    """Returns whether the text has a known scheme before '://', or none."""
     store, separator, _ = value.partition('://')
     if self.web:
       store = re.split('[:,]', store)[-1]
@@ -146,9 +146,9 @@ Rule = Range | Choice | FilePath | FolderName
 
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Images = Annotated[int, Range(0, MOST_IMAGES)]
-# Number of images to sample or measure; hosts have tables of this length.
+# Number of images to sample or measure; hosts allocate tables of this length.
 Count = Annotated[int, Range(1, 10**8)]
-# The upper limit exceeds the batch of any set of devices.
+# The upper limit exceeds every batch that fits on devices.
 BatchSize = Annotated[int, Range(1, 2**20)]
 Fraction = Annotated[float, Range(0, 1)]
 Weight = Annotated[float, Range(0, LARGE)]
@@ -162,10 +162,10 @@ WebText = Annotated[str, FilePath(web=True)]
 def check_fields(section: str, config: Any) -> None:
   """Checks the fields of a dataclass, except nested dataclasses.
 
-  `section` is the section of the fields' keys; '' for none, '--' for flags.
+  `section` is the prefix of the fields' keys; '' for none, '--' for flags.
 
   Raises:
-    InputError: if a value is not allowed, for the first such field.
+    InputError: if a value is not allowed; the message names the first field.
   """
   for name, declaration in declarations(config.__class__).items():
     key = f'{section}.{name}'.removeprefix('.').replace('--.', '--')
@@ -194,7 +194,7 @@ def check_value(key: str, value: Any, declaration: Any) -> None:
 
 
 def parts_of(declaration: Any) -> tuple[Any, Rule | None]:
-  """Splits a declaration into its plain type and its rule, or None."""
+  """Splits a declaration into a plain type and a rule; the rule may be None."""
   if typing.get_origin(declaration) is Annotated:
     kind, rule = typing.get_args(declaration)
     return kind, rule
@@ -222,7 +222,7 @@ def _check_one(start: str, value: Any, kind: type, rule: Rule | None) -> None:
 
 
 def _is(value: Any, kind: type) -> bool:
-  """Returns whether a value has a type; Booleans are not numbers."""
+  """Returns whether `value` has type `kind`; a Boolean is not a number."""
   if isinstance(value, bool) or kind is bool:
     return isinstance(value, bool) and kind is bool
   types = {int: numbers.Integral, float: numbers.Real}

@@ -1,7 +1,7 @@
 """Renames config keys and values of older versions.
 
 Every reader of a stored config calls `upgrade`, so the rest of the code uses
-current names only.
+only current names.
 """
 
 import re
@@ -39,7 +39,7 @@ REMOVED: dict[str, Any] = {
 }
 # Removed sections, which never affected the results of a run.
 _REMOVED_SECTIONS = ('compare', 'prepare')
-# For each section of results, the config section that has its keys.
+# Each section of results, and the config section with the same keys.
 _SECTIONS_OF_RESULTS = {'sampling': 'sample', 'evaluation': 'eval'}
 
 
@@ -52,8 +52,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a stored config with current names of keys and values.
 
   Args:
-    config: Contents of a run's or weights folder's config.json, or settings
-      stored with results. Values of unexpected types stay as they are.
+    config: Contents of config.json in a run or weights folder, or settings that
+      are stored with results. Values of unexpected types stay unchanged.
   """
   sections: dict[str, Any] = {}
   for name, values in config.items():
@@ -64,7 +64,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(values, dict):
       values = _upgrade_section(_SECTIONS_OF_RESULTS.get(name, name), values)
     sections[name] = values
-  # Older runs always have this section; its method is '' for other networks.
+  # Older runs always have this section; the method is '' without distillation.
   student = sections.get('distill')
   if isinstance(student, dict) and student.get('method') == '':
     del sections['distill']

@@ -2,7 +2,7 @@
 
 Python runs signal handlers only between bytecode instructions, so a handler can
 wait minutes for a compilation. Python's C code therefore writes the signal's
-number to a pipe at once, and a thread that reads the pipe logs a line.
+number to a pipe at once. A thread that reads the pipe logs a line.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from absl import logging
 from core import cluster
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Seconds after a second signal in which Python must handle the first signal.
+# Seconds that Python has, after a second signal, to handle the first signal.
 _GRACE = 2.0
 _RUN_STOPS = (
   'the run saves and stops after the current step; a second signal stops it '
   'at once.'
 )
-# The work that each command keeps when it is stopped.
+# The work that each command keeps after a stop signal.
 _KEPT = {
   'prepare': 'finished files of records are kept',
   'sample': 'finished images are kept',
@@ -36,7 +36,7 @@ _KEPT = {
 
 @dataclasses.dataclass
 class StopRequest:
-  """The name of the signal that requested a stop, or ''."""
+  """A request to stop; `signal` is a signal's name, or '' for no request."""
 
   signal: str = ''
 
@@ -55,9 +55,9 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
   """Turns the first SIGTERM, SIGINT or SIGHUP into a request to stop.
 
-  A second signal has its usual effect. An ignored SIGHUP (nohup) stays ignored.
-  In a multi-process job, JAX handles SIGTERM. SIGINT and SIGHUP are forwarded
-  as SIGTERM, so all processes stop at the same step.
+  A second signal has the usual effect. An ignored SIGHUP (nohup) stays ignored.
+  In a multi-process job, JAX handles SIGTERM. This function forwards SIGINT and
+  SIGHUP as SIGTERM, so all processes stop at the same step.
   """
   request, arrival = StopRequest(), threading.Event()
   previous: dict[signal.Signals, Any] = {}
@@ -88,7 +88,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def end_on_sigterm(command: str) -> Iterator[None]:
-  """Ends a command at SIGTERM with exit status 143, and logs what is kept.
+  """Ends a command at SIGTERM with status 143, and logs the work that is kept.
 
   Training replaces this handler (`stop_on_signals`). In a multi-process job,
   JAX handles SIGTERM.
@@ -133,7 +133,7 @@ def _answer_signals(
       if not is_answered:
         is_answered = True
         logging.info('%s: %s', name, text)
-      # Python handles the second signal if it has handled the first.
+      # Python handles the second signal if Python has handled the first signal.
       elif not arrival.wait(_GRACE):
         logging.info('%s again: stopped at once.', name)
         os._exit(128 + number)

@@ -1,7 +1,7 @@
 """Suggestions for unknown flags and config keys.
 
-A table translates the words of other tools, such as `--cfg_scale`. For words
-outside the table, the most similar known word is suggested, if any is similar.
+A table translates the words of other tools, such as `--cfg_scale`. For a word
+outside the table, the suggestion is a similar known word, or nothing.
 """
 
 import re
@@ -12,8 +12,8 @@ from core.renamed_keys import RENAMED
 
 _LENGTH = '--config.train.images (images seen: steps times train.batch_size)'
 _CFG = '--guidance=cfg:SCALE'
-# Words of other tools, then our names in order of preference. Only flags that
-# the command has are suggested.
+# Each row has words of other tools, then our names in order of preference. Only
+# flags that the command has are suggested.
 _TABLE: tuple[tuple[str, ...], ...] = (
   ('adam_beta1 beta1', '--config.optimizer.b1'),
   ('adam_beta2 beta2', '--config.optimizer.b2'),
@@ -100,8 +100,8 @@ FLAGS = {
 def for_flag(flag: str, known: Collection[str], *, trains: bool) -> str:
   """Returns ' Did you mean ...?' for a flag like '--cfg_scale' or '-w', or ''.
 
-  `known` are the flags of the command. If the command `trains`, other keys
-  come before sampling keys; if not, sampling keys come first.
+  `known` are the flags of the command. If the command `trains`, sampling keys
+  come after other keys. Otherwise, sampling keys come first.
   """
   word = _plain(flag)
   if len(word) == 1:
@@ -147,6 +147,6 @@ def _plain(word: str) -> str:
 
 
 def _question(suggestion: str) -> str:
-  """Returns the question; text after the first space is an explanation."""
+  """Returns the question; an explanation follows the first space, if any."""
   word, *explanation = suggestion.split(' ', 1)
   return ' '.join([f' Did you mean {word!r}', *explanation]) + '?'

@@ -1,4 +1,4 @@
-"""Settings of a student: the section `distill` and the sections of any run."""
+"""Settings of a student: section `distill`, and the sections of every run."""
 
 import dataclasses
 from typing import Annotated, Any

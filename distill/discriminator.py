@@ -4,14 +4,14 @@ Each head reads the hidden state h_k after one chosen block:
 
   D_k = mean over tokens of Linear(gelu(Linear(norm(h_k))))
 
-The losses are those of DMD2 (arXiv 2405.14867, section 4.3, and its repository
-tianweiy/DMD2):
+DMD2 (arXiv 2405.14867, section 4.3, and repository tianweiy/DMD2) has the same
+losses:
 
   discriminator   softplus(-D(real)) + softplus(D(generated))
   student         softplus(-D(generated))
 
-As in DMD2, each input has its own noise and a noise level from the full range,
-and labels of generated inputs are independent of labels of real inputs. In both
+As in DMD2, each input has independent noise and a noise level from the full
+range. Labels of generated and real inputs are independent, as in DMD2. In both
 losses, the generated input is the x0 that the student predicts at a random step
 of its grid. The form of the heads is ours. DMD2 uses convolutions on the middle
 of a U-Net.
@@ -53,8 +53,8 @@ def init(config: NetworkConfig, heads: int, key: jax.Array) -> Params:
 
 def logits(heads: Params, states: Sequence[jax.Array]) -> jax.Array:
   """Returns logits (K, B) of K hidden states (B, N, D); high means real."""
-  # If all three axes of a mesh have several devices, XLA returns a wrong
-  # gradient of the states without this constraint.
+  # Without this constraint, XLA returns a wrong gradient of the states if all
+  # three axes of a mesh have several devices.
   states = [constrain_batch(state) for state in states]
   h = layer_norm(jnp.stack(states).astype(jnp.float32))
   for name in ('fc1', 'fc2'):

@@ -1,9 +1,9 @@
 """The gradient of DMD with respect to x0, as a sum of two terms.
 
-The teacher predicts x0 as c (with the label), u (without) and g (guided). The
+The teacher predicts x0 as c (with label), u (without label) and g (guided). The
 fake denoiser predicts x0 as f. alpha is the scale of classifier-free guidance.
-DM and CA are the terms of Decoupled DMD (arXiv 2511.22677, eq. 6) in a unit n.
-In eq. 6, n is 1. The unit `conditional` is ours, and `guided` is from DMD2:
+DM and CA are the terms of Decoupled DMD (arXiv 2511.22677, eq. 6), divided by a
+normalizer n (1 in eq. 6). `conditional` is ours, and `guided` is from DMD2:
 
   DM = (c - f) / n                  CA = (g - c) / n,  with CFG
                                          (alpha - 1) (c - u) / n
@@ -13,8 +13,8 @@ The loss L moves the student's output x along DM + CA with rate 1:
 
   L = mean (x - sg(x + DM + CA))^2 / 2
 
-With 'guided', and one level and noise for both terms, this is exactly DMD2 with
-a guided teacher (arXiv 2405.14867): DM + CA = (g - f) / mean |g - x|. With
+With 'guided' and equal levels and noise in both terms, L is the loss of DMD2
+with a guided teacher (arXiv 2405.14867): DM + CA = (g - f) / mean |g - x|. With
 Internal Guidance of scale w, CA is (w - 1) (c - c_tap) / n (unpublished).
 """
 
@@ -33,7 +33,7 @@ def push(
   Args:
     toward: Prediction of x0 that the term moves to.
     away: Prediction of x0 that the term moves from.
-    teacher: Prediction of x0 by the teacher, with n = mean |teacher - x|.
+    teacher: Prediction of x0 by the teacher, for n = mean |teacher - x|.
     x: Prediction of x0 by the student.
   """
   unit = jnp.abs(teacher - x).mean(_LATENT, keepdims=True) + EPSILON
@@ -43,8 +43,8 @@ def push(
 def surrogate(x: jax.Array, direction: jax.Array) -> jax.Array:
   """Returns a loss whose gradient moves x along `direction`.
 
-  DMD2 sets non-finite values to 0. Here they reach the loss, and training then
-  skips and counts the step.
+  DMD2 sets nonfinite values to 0. Here, nonfinite values reach the loss, and
+  training then skips and counts the step.
   """
   target = jax.lax.stop_gradient(x + direction)
   return jnp.square(x - target).mean() / 2

@@ -1,4 +1,4 @@
-"""Checks the teacher of a student and the origin of its fake denoiser."""
+"""Checks a student's teacher, and the origin of the student's fake denoiser."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from train.workdir import TEACHER, load_about, load_config
 
 
 def fake_of(config: DistillConfig) -> dict[str, Any]:
-  """Returns the entry of teacher.json for a LoRA fake denoiser, else {}."""
+  """Returns the entry of a LoRA fake denoiser in teacher.json, or {}."""
   return {'lora': lora.KIND} if config.fakes and config.fake == 'lora' else {}
 
 
@@ -21,7 +21,7 @@ def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
 
   Args:
     workdir: Folder of the run.
-    about: New contents of its teacher.json.
+    about: New contents of the run's teacher.json.
 
   Raises:
     InputError: The teacher's weights or the kind of low-rank changes differ.

@@ -1,17 +1,17 @@
 """The fake denoiser as low-rank changes of the teacher (LoRA).
 
-The changes apply to the projected queries and values of each block, before
-their norm and rotation. For queries q = h W + b:
+The changes apply to the projected queries and values of each block, before norm
+and rotation. For queries q = h W + b:
 
   q <- q + scale q A B
 
-A (D, r) starts as standard normal and B (r, D) as zero, so the fake denoiser
-starts as the teacher. This is the LoRA of DMDR's repository (vvvvvjdy/dmdr,
-arXiv 2511.13649), with rank 32 and scale 2. In contrast, Hu et al. 2022 change
-the input of the projection. A learning rate is valid for a single variance of
-A, since q A B scales with A while Adam's updates of B do not.
+A (D, r) is initially standard normal, and B (r, D) is zero, so the initial fake
+denoiser equals the teacher. This is the LoRA of DMDR's repository
+(vvvvvjdy/dmdr, arXiv 2511.13649), with rank 32 and scale 2. In contrast, Hu et
+al. 2022 change the input of the projection. A learning rate is valid only for
+one variance of A: q A B scales with A, but Adam's updates of B do not.
 
-The change is linear in q, so it is merged into the projection:
+The change is linear in q, so the code merges the change into the projection:
 
   W <- W + scale W A B,   b <- b + scale b A B
 """

@@ -1,7 +1,7 @@
 """Noise levels of DMD's terms, and the trained steps of the student's grid.
 
-Levels are uniform in these ranges, for a student's input at time t (0 data,
-1 noise; Decoupled DMD, arXiv 2511.22677, section 4, reverses time):
+For a student's input at time t, levels are uniform in these ranges. t is 0 for
+data and 1 for noise; Decoupled DMD (arXiv 2511.22677, section 4) reverses time.
 
   schedule      CA        DM
   shared        (0, 1)    same level and noise as CA
@@ -10,16 +10,16 @@ Levels are uniform in these ranges, for a student's input at time t (0 data,
   hybrid        (0, t)    (0, 1)
 
 All ranges are limited to [min_level, max_level]. A shift S maps uniform levels
-by s <- S s / (1 + (S - 1) s), within the same bounds.
+by s <- S s / (1 + (S - 1) s), within the same limits.
 
-With `distill.level_beta` = (a, b), levels start from Beta(a', b') instead:
+With `distill.level_beta` = (a, b), Beta(a', b') replaces uniform sampling:
 
   a' = 1 + (a - 1) w,   b' = 1 + (b - 1) w
 
-This affects the levels of DM (with `shared`, of both terms) and of the fake
-denoiser's loss. w decreases from 1 to 0 along half a cosine over
+Beta applies to levels of DM, to shared levels of both terms, and to levels of
+the fake denoiser's loss. w decreases from 1 to 0 along half a cosine over
 `distill.dynamic_updates` updates of the student. This is the dynamic renoise
-sampling of DMDR's repository (vvvvvjdy/dmdr), whose recipe for SiT has
+sampling of DMDR's repository (vvvvvjdy/dmdr). DMDR's recipe for SiT has
 (a, b) = (4, 1.5), 10,000 updates and the range (0, 1).
 """
 
@@ -31,12 +31,12 @@ from distill.config import DistillConfig
 
 
 def shifted(s: jax.Array, shift: float) -> jax.Array:
-  """Shifts levels; a shift above 1 moves them toward the noise."""
+  """Shifts levels; a shift above 1 moves levels toward the noise."""
   return shift * s / (1 + (shift - 1) * s)
 
 
 def remaining(config: DistillConfig, updates: jax.Array | int) -> jax.Array:
-  """Returns the weight w of the dynamic start, which decreases from 1 to 0."""
+  """Returns the weight w, which decreases from 1 to 0 along half a cosine."""
   progress = jnp.minimum(updates / config.dynamic_updates, 1.0)
   return (1 + jnp.cos(jnp.pi * progress)) / 2
 
@@ -88,7 +88,7 @@ def bounds(config: DistillConfig, t: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def trained_steps(branch: str, grid: np.ndarray) -> np.ndarray:
-  """Returns the indices of the grid steps that a branch is trained on."""
+  """Returns the indices of the grid steps on which a branch is trained."""
   starts = grid[:-1]
   mask = {'': starts > 0, 'low': starts <= 0.5, 'high': starts > 0.5}[branch]
   return np.flatnonzero(mask)

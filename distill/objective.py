@@ -4,25 +4,25 @@ The student reaches a state z at t_k with its own steps. At z, the student
 predicts the velocity v, which implies a prediction x of x0 (`distill.rollout`).
 Teacher and fake denoiser are evaluated at a query: a state q at level r.
 
-  renoise      q = x noised to a random level r, one per term
+  renoise      q = x noised to a random level r, with one level per term
   student_trajectory
-               q = z + (t_{k+1} - t_k) v, r = t_{k+1}: timestep sharing
+               q = z + (t_{k+1} - t_k) v, r = t_{k+1}; this is timestep sharing
                (SD3.5-Flash, arXiv 2509.21318). In the last interval, which ends
                at 0, q = x noised to one of t_2 ... t_N (ours)
   grid         q = x noised to one of t_2 ... t_N
 
-The loss moves x (for `student_trajectory`: q) along the terms of `distill.dmd`.
-The fake denoiser learns velocities of the student's samples. For `renoise`, the
-samples are x at a random k. Otherwise, they are the ends of whole trajectories,
-and half of the noise levels are from t_2 ... t_N. The discriminator and the
-adversarial term use x at a random k.
+The loss moves x along the terms of `distill.dmd`; for `student_trajectory`, the
+loss moves q. The fake denoiser learns velocities of the student's samples. For
+`renoise`, the samples are x at a random k. Otherwise, the samples are the ends
+of whole trajectories, and half of the noise levels are from t_2 ... t_N. The
+discriminator and the adversarial term use x at a random k.
 
-The real score is the teacher's. `distill.teacher_lora_scale` adds low-rank
-changes of the fake denoiser, with a scale that decreases to 0. This is the
-dynamic guidance of DMDR's repository (vvvvvjdy/dmdr, arXiv 2511.13649).
+The teacher gives the real score. `distill.teacher_lora_scale` adds the fake
+denoiser's low-rank changes to the teacher, with a scale that decreases to 0 (as
+in the dynamic guidance of DMDR's repository, vvvvvjdy/dmdr, arXiv 2511.13649).
 
 Without DMD, the student follows the guided teacher (trajectory guidance, stage
-1 of SD3.5-Flash). For x_i on the teacher's own trajectory, the loss is
+1 of SD3.5-Flash). For states x_i on the teacher's trajectory, the loss is
 
   L = mean |G(x_i, t_i) - (x_{i+1} - x_i) / (t_{i+1} - t_i)|^2
 """
@@ -70,7 +70,7 @@ class Distillation(Rollout):
     return backbone.bind(self.fake_config, network)
 
   def real(self, params: Params, fake: Any, updates: Updates) -> BoundNetwork:
-    """Returns the teacher, with its share of low-rank changes, if any."""
+    """Returns the teacher; `teacher_lora_scale` adds low-rank changes."""
     strength = self.config.teacher_lora_scale
     if strength:
       scale = strength * remaining(self.config, updates)
@@ -82,7 +82,7 @@ class Distillation(Rollout):
     label: jax.Array, real: tuple[jax.Array, jax.Array] | None, key: jax.Array,
     updates: Updates = 0,
   ) -> tuple[jax.Array, Metrics]:  # fmt: skip
-    """Returns the loss of the fake denoiser and its discriminator.
+    """Returns the loss of the fake denoiser and the discriminator.
 
     Args:
       fake: Parameters to differentiate, a tree of 'network' and 'heads'.
@@ -228,7 +228,7 @@ class Distillation(Rollout):
     self, visit: Visit, places: dict[str, Any], fake: Any,
     teacher: Params, label: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
-    """Returns the point that the loss moves, DM term, CA term and metrics."""
+    """Returns the point that the loss moves, DM and CA terms, and metrics."""
     config, path = self.config, self.path
     target = (
       places['both'][0] if config.query == 'student_trajectory' else visit.x
@@ -308,7 +308,7 @@ class Distillation(Rollout):
     return jnp.concatenate([x[None], states])
 
   def passes(self) -> float:
-    """Returns the network passes per image and step; a backward pass is two."""
+    """Returns network passes per image and step; a backward pass costs two."""
     config, n = self.config, len(self.times) - 1
     rollout = self.rollout_passes
     student = 0.0

@@ -1,4 +1,4 @@
-"""Runs a student along its own time grid, with the sampler's steps.
+"""Runs a student along the student's time grid, with the sampler's steps.
 
 The grid is t_1 = 1 > ... > t_N > 0. Without gradient, the student G goes from
 noise at t_1 to a state z at t_k (backward simulation). At z, G predicts
@@ -7,8 +7,8 @@ noise at t_1 to a state z at t_k (backward simulation). At z, G predicts
 
 k is uniform over the trained steps. A batch has one k, as in DMD2 (arXiv
 2405.14867). With `distill.step_per_image`, each image has its own k, as in
-DMDR's repository (vvvvvjdy/dmdr). DMDR's state at t_k is the student's
-prediction at t_k itself, noised to t_k. Our state is that of the sampler, so
+DMDR's repository (vvvvvjdy/dmdr). In DMDR, the state at t_k is the student's
+prediction at t_k, noised to t_k. Our state is the sampler's state at t_k, so
 training and sampling agree. With one step, both states are pure noise.
 """
 
@@ -32,12 +32,12 @@ _sg = jax.lax.stop_gradient
 
 
 class Visit(NamedTuple):
-  """State and predictions of the student at one of its steps.
+  """State and predictions of the student at one step.
 
   Attributes:
     k: Index of the step, scalar or (B,).
     t: Time of the step, shaped like `k`.
-    z: State after the student's own earlier steps, (B, H, W, C).
+    z: State after the student's earlier steps, (B, H, W, C).
     v: Velocity that the student predicts at `z`.
     x: Prediction of x0 that the velocity implies.
   """
@@ -56,7 +56,7 @@ class Rollout:
   Attributes:
     config: Section `distill`.
     student: Network of the student.
-    teacher: Network of the teacher; the fake denoiser's has no taps.
+    teacher: Network of the teacher; the fake denoiser has no taps.
     path: Path of both networks.
     solver: Solver of the student's steps.
     times: Grid of the student, N + 1 times.
@@ -123,7 +123,7 @@ class Rollout:
       if self.solver.stochastic:
         noise = self.noise(jax.random.fold_in(key, j))
       x_next = self.solver.step(Interval(x, grid[j], grid[j + 1], first, noise))
-      if is_batch:  # an image at its own step k changes no more
+      if is_batch:  # no change after the image's step k
         x_next = jnp.where(expand(j < k, x), x_next, x)
       if index is not None:
         estimate = self.path.x0_from_velocity(x, first.velocity, grid[j])
@@ -150,5 +150,5 @@ class Rollout:
   def rollout_passes(self) -> float:
     """Returns the mean number of network passes of a call of `visit`."""
     n = len(self.times) - 1
-    # The loop runs until the last image of the batch has reached its step.
+    # The loop runs until every image of the batch has reached step k.
     return n if self.config.step_per_image else (n - 1) / 2 + 1

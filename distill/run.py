@@ -72,7 +72,7 @@ def check(
 
   Args:
     experiment: Settings of the student.
-    workdir: Workdir. A run with checkpoints needs no initial weights.
+    workdir: Workdir of the run. Runs with checkpoints need no initial weights.
     autoencoder: Name or path of the decoder; None for the stored decoder.
   """
   config = experiment.distill
@@ -148,7 +148,7 @@ def distill(
   *,
   extensible: bool = True,
 ) -> bool:
-  """Trains a student until the end or a stop signal; returns whether it ended.
+  """Trains a student to the end or a stop signal; returns whether it is done.
 
   Args:
     experiment: Settings of the student.
@@ -158,7 +158,7 @@ def distill(
     extensible: Whether the run may change `train.images`.
 
   Raises:
-    InputError: if the student cannot be distilled. The workdir stays unchanged.
+    InputError: if the student cannot be distilled; the workdir is unchanged.
     NonFiniteError, SaveError: See `loop.train`.
   """
   plan = check(experiment, place, autoencoder)

@@ -96,7 +96,7 @@ def run(
   workdir: epath.PathLike,
   autoencoder: str | None = None,
 ) -> str | None:
-  """Runs all stages and merges the last two; returns a report, None if stopped.
+  """Runs all stages and merges the last two; returns a report; None if stopped.
 
   Args:
     spec: Config as FILE:ARGUMENT.
@@ -105,12 +105,12 @@ def run(
     autoencoder: Name or path of the decoder; None for the teacher's decoder.
 
   Raises:
-    InputError: The settings cannot work. The first stage has not started.
+    InputError: The settings are invalid; no stage has started.
   """
   place = epath.Path(workdir).expanduser().resolve()
   recipe, configs = stages(spec, overrides)
   names = recipe.distill.stages
-  # The second to last part of a stage's argument is the name of its method.
+  # The second to last part of a stage's argument is the name of the method.
   folders = [
     place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
@@ -123,10 +123,10 @@ def run(
         parent = folders[min(n, len(names) - 2) - 1]
         config['train']['init_from'] = str(parent)
       experiment = build_student(config)
-      if n:  # the recipe may be moved, so the stored path is relative
+      if n:  # a relative path, which stays valid in a moved workdir
         config['train']['init_from'] = workdir_lib.beside(parent)
       logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
-      # The next stage starts from this stage, so its length must not change.
+      # The next stage starts from this stage, whose length must not change.
       with workdir_lib.training(folder, 'distill'):
         is_done = distilling.distill(
           experiment, folder, config, autoencoder, extensible=False
@@ -190,7 +190,7 @@ def _merge(
   workdir: epath.Path,
   folders: Sequence[epath.Path],
 ) -> str:
-  """Chooses the ratio and writes the student from folders before, low, high."""
+  """Chooses the ratio, and writes the student; `folders`: before, low, high."""
   target, table = workdir / STUDENT, workdir / 'merge.md'
   if target.exists():
     return f'{table.read_text()}\nAlready merged: {target}.'

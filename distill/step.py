@@ -4,7 +4,7 @@ With a period of P, every step n = 0, 1, ... updates the fake denoiser. If P
 divides n + 1, the step then updates the student as well. The two kinds of steps
 are two jitted programs, and the host selects the program by n. All state is in
 `DistillState`, so a run can resume within a period. The teacher is an argument
-instead of state, so no step can change the teacher.
+and not part of the state, so no step can change the teacher.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ def fresh(
     teacher: Parameters of the teacher, from which the fake denoiser starts.
     seed: Random seed of the fake denoiser.
   """
-  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step uses it
+  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # unused in steps
   network_key, heads_key = jax.random.split(key)
   fake, config = {}, distillation.config
   if config.fakes:
@@ -248,7 +248,7 @@ def _heads(distillation: Distillation, key: jax.Array) -> Params:
 
 
 def _copy(network: tuple[NetworkConfig, Params]) -> Params:
-  """Copies arrays in the network's type, since a step donates its state."""
+  """Copies arrays with the network's types, since a step donates the state."""
   config, params = network
   return jax.tree.map(
     lambda p: jnp.array(p, config.param_dtype, copy=True), params

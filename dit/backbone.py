@@ -31,7 +31,7 @@ def backbone_of(config: NetworkConfig) -> Backbone:
 
 
 def init(config: NetworkConfig, key: jax.Array) -> Params:
-  """Returns initial parameters; `jax.jit` can create them sharded."""
+  """Returns initial parameters, which `jax.jit` can create in sharded form."""
   return backbone_of(config).init(config, key)
 
 
@@ -42,7 +42,7 @@ def shapes(config: NetworkConfig) -> Params:
 
 
 def bind(config: NetworkConfig, params: Params) -> BoundNetwork:
-  """Returns the network with these parameters, a `Denoiser`."""
+  """Returns a `Denoiser`, the network with these parameters."""
   return backbone_of(config).denoiser(params, config)
 
 
@@ -106,7 +106,7 @@ def settings_of(
   """Fills in the settings of section `model` that depend on the name.
 
   Args:
-    section: Keys and values, including 'name'. 0 and 'auto' are filled in.
+    section: Keys and values, including 'name'. 0 and 'auto' are replaced.
     null_label: Value for `null_label` if it is 'auto'.
 
   Returns:
@@ -114,7 +114,7 @@ def settings_of(
 
   Raises:
     InputError: if the name is unknown, a Boolean is invalid, or a setting of
-      another backbone is not at its default.
+      another backbone does not have the default value.
   """
   if 'name' not in section:
     raise InputError(
@@ -152,7 +152,7 @@ def _find(name: str) -> Backbone:
 
 
 def _drop(section: dict[str, Any], key: str, name: str) -> None:
-  """Removes another backbone's setting; InputError if it is not the default."""
+  """Removes another backbone's setting; InputError if not the default value."""
   matches = [
     field
     for backbone in BACKBONES

@@ -28,19 +28,19 @@ DTYPES = ('auto', 'float32', 'bfloat16', 'float64')
 class NetworkConfig:
   """Settings that every network has; a base class of frozen dataclasses.
 
-  The config section `model` sets the fields. A new field needs a default, with
-  which older runs are read.
+  The config section `model` sets the fields. A new field needs a default value
+  for older runs.
 
   Attributes:
     size: Height and width of the latent.
     channels: Channels C of the latent.
-    num_classes: Number of classes, which is also the null label, if any.
-    depth: Number L of blocks that guidance can skip; 1 if there are none.
-    taps: Blocks that an intermediate head follows, numbered from 1, in rising
-      order.
+    num_classes: Number of classes. A null label has this number.
+    depth: Number L of blocks that guidance can skip; 1 without such blocks.
+    taps: Numbers of the blocks that an intermediate head follows, counted from
+      1, in rising order.
     null_label: Whether the network was trained on the null label.
-    dtype: Type of activations; 'auto' is float32 on CPU, else bfloat16.
-      'float64', for parity checks, needs jax_enable_x64.
+    dtype: Type of activations; 'auto' is float32 on CPU, and bfloat16 on
+      accelerators. 'float64', for parity checks, needs jax_enable_x64.
     param_dtype: Type of parameters.
   """
 
@@ -93,7 +93,7 @@ class NetworkConfig:
 
   @property
   def fixed_values(self) -> int:
-    """Number of values in fixed tables, which even `shapes` computes."""
+    """Number of values in fixed tables; even `shapes` computes these tables."""
     return 0
 
   @property
@@ -129,7 +129,7 @@ class BoundNetwork(ClassConditional):
 
   @property
   def num_classes(self) -> int:
-    """Number of classes, which is also the null label."""
+    """Number of classes; the null label has this number."""
     return self.config.num_classes
 
   @property
@@ -186,8 +186,8 @@ class Backbone:
     denoiser: Class of the network with its parameters bound.
     init: Function from settings and a random key to initial parameters. Weight
       decay applies to leaves named 'kernel'.
-    names: Settings for each value FAMILY-SIZE of `model.name`. They replace 0
-      and 'auto' in the config.
+    names: Settings for each value FAMILY-SIZE of `model.name`. The settings
+      replace 0 and 'auto' in the config.
     logical_axes: Sharding rules, like `dit.sharding.LOGICAL_AXES`.
   """
 
@@ -203,7 +203,7 @@ class Backbone:
     return tuple(dict.fromkeys(name.partition('-')[0] for name in self.names))
 
   def named(self, name: str) -> Mapping[str, Any]:
-    """Returns the settings of a name; raises InputError if it is unknown."""
+    """Returns the settings of a name; raises InputError for an unknown name."""
     if name not in self.names:
       raise InputError(
         f'model.name is {quote(name)}, expected one of '
@@ -219,5 +219,5 @@ class Backbone:
   def check_mesh(self, mesh: Mesh, config: Any, *, zero1: bool = False) -> None:
     """Raises InputError if the mesh cannot shard the network.
 
-    By default, it never raises: axes that do not divide stay unsharded.
+    The default never raises; axes that the mesh does not divide stay unsharded.
     """

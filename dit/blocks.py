@@ -10,8 +10,8 @@ The shifts are absent if `config.shift` is false.
 
 The parameters of all blocks are stacked (leading axis L) and scanned. Requested
 hidden states (`points`) are part of the scan's carry, which uses the least
-memory. A sub-network skips some blocks. Up to its first skipped block, it
-equals the full network, so `run_sub` starts at that block.
+memory. A sub-network skips some blocks. Before the first skipped block, the
+sub-network equals the full network, so `run_sub` starts at this block.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Block(nnx.Module):
     self, h: jax.Array, c: jax.Array, rotary: jax.Array | None = None
   ) -> jax.Array:
     """(B, N, D) and conditioning (B, D) -> (B, N, D)."""
-    # (B, 6D) or (B, 4D), gathered because its shards do not match the split.
+    # (B, 6D) or (B, 4D), gathered because shards do not match the split below.
     modulation = constrain_batch(self.modulation(jax.nn.silu(c)))
     if self.shift:
       shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(
@@ -70,7 +70,7 @@ class Block(nnx.Module):
 
 
 def stack_blocks(config: DiTConfig, rngs: nnx.Rngs) -> Block:
-  """Returns all blocks as one `Block`; its parameters have a leading axis L."""
+  """Returns all blocks as one `Block`; all parameters have a leading axis L."""
   keys = jax.random.split(rngs.params(), config.depth)
   return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
 
@@ -90,7 +90,7 @@ def run(
   points: Sequence[int | jax.Array] = (),
   keep: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Runs all blocks, or those in `keep`, on a batch of tokens.
+  """Runs all blocks, or only the blocks in `keep`, on a batch of tokens.
 
   Args:
     blocks: Stacked blocks.
@@ -98,7 +98,7 @@ def run(
     c: (B, D) conditioning.
     rotary: Cosines and sines for `layers.rotate`.
     config: Settings of the network, such as `scan` and `remat`.
-    points: Depths in blocks at which to return hidden states; can be traced.
+    points: Depths in blocks at which to return hidden states; may be traced.
     keep: (L,) bool, blocks to run; None for all. Skipped blocks cost nothing.
 
   Returns:
@@ -135,7 +135,7 @@ def run(
 
 
 def first_skipped(keep: jax.Array) -> jax.Array:
-  """Returns the number of blocks before the first skipped one, a scalar."""
+  """Returns the number of blocks before the first skipped block, a scalar."""
   return jnp.where(keep.all(), keep.size, jnp.argmin(keep))
 
 
@@ -151,7 +151,7 @@ def run_sub(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Runs a sub-network from its first skipped block.
 
-  The loop's trip count depends on `keep`, so it has no reverse-mode gradient.
+  The loop length depends on `keep`, so `run_sub` has no reverse-mode gradient.
   `h` is the hidden state (B, N, D) of the full pass at `first_skipped(keep)`.
   `taps` are depths in blocks at which to return hidden states, and `tapped` are
   states (B, N, D) of the full pass at the taps. `run` explains other arguments.
@@ -179,5 +179,5 @@ def run_sub(
 
 
 def rows(x: jax.Array, every: int) -> jax.Array:
-  """Returns rows 0, every, ...; its reshape keeps the batch sharded."""
+  """Returns rows 0, every, ... by a reshape that keeps the batch sharded."""
   return x.reshape(-1, every, *x.shape[1:])[:, 0]

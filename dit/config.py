@@ -51,7 +51,7 @@ NORMS = ('layernorm', 'rmsnorm')
 QK_NORMS = ('none', *NORMS)
 MLPS = ('gelu', 'swiglu')
 CONVENTIONS = ('velocity', 'reversed', 'noise')
-# Most values in the position table, 1 GiB on every host and device.
+# Limit on values in the position table: 1 GiB on every host and device.
 MOST_POSITIONS = 2**28
 
 
@@ -76,7 +76,7 @@ def named_size(name: str) -> dict[str, Any]:
 
 
 def unknown_name(name: str, others: Sequence[str] = ()) -> InputError:
-  """Returns the error for an unknown model name; `others` are also valid."""
+  """Returns the error for an unknown model name; `others` lists valid names."""
   names = [f'{family}-{size}/2' for family in FAMILIES for size in SIZES]
   return InputError(
     f'model.name is {quote(name)}, expected family-size/patch such as '
@@ -103,7 +103,7 @@ def name_of(config: 'DiTConfig') -> str:
 class DiTConfig(NetworkConfig):
   """Settings of the transformer's shape and arithmetic.
 
-  `patch` is the side of a patch: a latent has N = (size / patch)^2 tokens.
+  `patch` is the side of a patch, so a latent has N = (size / patch)^2 tokens.
   configs/base.py explains the other fields. Only `dtype` can be 'auto'.
   """
 
@@ -175,7 +175,7 @@ class DiTConfig(NetworkConfig):
 
   @property
   def hidden(self) -> int:
-    """Width inside the MLP; a third less for SwiGLU's three matrices."""
+    """Width inside the MLP; a third less for SwiGLU, with three matrices."""
     hidden = round(self.width * self.mlp_ratio)
     return 2 * hidden // 3 if self.mlp == 'swiglu' else hidden
 
@@ -183,7 +183,7 @@ class DiTConfig(NetworkConfig):
   def multiply_adds(self) -> int:
     """Multiply-adds of the blocks for one image."""
     matrices = 4 * self.width + (3 if self.mlp == 'swiglu' else 2) * self.hidden
-    per_token = self.width * (matrices + 2 * self.num_tokens)  # and attention
+    per_token = self.width * (matrices + 2 * self.num_tokens)  # with attention
     modulation = (6 if self.shift else 4) * self.width**2
     return self.depth * (self.num_tokens * per_token + modulation)
 

@@ -6,7 +6,7 @@ rotary     angle row w_k in the first half of a head's channels, and column w_k
            in the second half, w_k = 10000^(-k / (head width / 4)); each angle
            rotates two adjacent channels; used in addition to `positions`
 time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
-           Linear, SiLU, Linear; t is the network's own time
+           Linear, SiLU, Linear; t is the network's time
 label      a table with a row for each class, and one for the null label
 """
 
@@ -63,20 +63,20 @@ def rotary_table(side: int, head_width: int) -> np.ndarray:
 def time_features(t: jax.Array) -> jax.Array:
   """Maps times (B,) to (B, FREQUENCIES) float32, cosines first."""
   half = FREQUENCIES // 2
-  # The frequencies are float32, as in the training of published networks. Their
+  # The frequencies are float32, as in the training of published networks. The
   # last digits matter, since DiT's times reach 999.
   log_period = np.log(np.float32(_MAX_PERIOD))
   exponents = -log_period * np.arange(half, dtype=np.float32) / np.float32(half)
   frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
-  # PyTorch (2.13, CPU) rounds this frequency up, a near tie, and all others to
-  # nearest. The difference is 4e-7 of DiT's output.
+  # For this frequency, a near tie, PyTorch (2.13, CPU) rounds up. All other
+  # frequencies are rounded to nearest. The difference is 4e-7 of DiT's output.
   frequencies[12] = np.nextafter(frequencies[12], np.float32(1))
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 class TimeEmbedder(nnx.Module):
-  """The time embedding, at least float32; normal(0.02) initially, as in DiT."""
+  """The time embedding in float32 or wider; normal(0.02) weights, as in DiT."""
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
     def dense(inputs: int) -> Dense:

@@ -5,8 +5,8 @@
   network     x0 = (z - mean) / std       z = x0 * std + mean
 
 Images are uint8 in [0, 255] and x is float32 in [-1, 1]. z is the latent of an
-autoencoder, and x0 the network's training data. In the last line, mean and std
-are constants of the data set, one for each channel (`Normalization`).
+autoencoder, and x0 is the network's training data. In the last line, mean and
+std are constants of the data set, one for each channel (`Normalization`).
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ def from_pixels(image: jax.Array) -> jax.Array:
 def to_pixels(x: jax.Array, *, truncate: bool = False) -> jax.Array:
   """Returns float images (B, H, W, C) as uint8, clipped to [-1, 1].
 
-  `truncate` rounds down, as the code of REPA and Internal Guidance's SiT does;
-  images are half a level darker on average. The code of DiT, SiT and
+  `truncate` rounds down, as in the code of REPA and of Internal Guidance's SiT.
+  Images are then half a level darker on average. The code of DiT, SiT and
   LightningDiT uses trunc(127.5 x + 128), which rounds to nearest.
   """
   rounding = jnp.floor if truncate else jnp.round
@@ -72,7 +72,7 @@ class Posterior:
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
-  """Latent statistics that map an autoencoder's space to the network's.
+  """Latent statistics that map an autoencoder's space to the network's space.
 
   Attributes:
     mean: Mean of each channel, or one mean for all channels.
@@ -108,12 +108,12 @@ class Normalization:
     return cls(tuple(mean.ravel().tolist()), tuple(std.ravel().tolist()))
 
   def normalize(self, z: jax.Array) -> jax.Array:
-    """Maps autoencoder latents (B, H, W, C) to the network's, float32."""
+    """Maps autoencoder latents (B, H, W, C) to network latents, in float32."""
     mean, std = (jnp.asarray(s, jnp.float32) for s in (self.mean, self.std))
     return (z.astype(jnp.float32) - mean) / std
 
   def denormalize(self, x: jax.Array) -> jax.Array:
-    """Maps network latents (B, H, W, C) to the autoencoder's, float32."""
+    """Maps network latents (B, H, W, C) to autoencoder latents, in float32."""
     mean, std = (jnp.asarray(s, jnp.float32) for s in (self.mean, self.std))
     return x.astype(jnp.float32) * std + mean
 
@@ -189,7 +189,7 @@ class LatentSpace:
 
   @classmethod
   def from_json(cls, stored: Any) -> 'LatentSpace':
-    """Reads the output of `to_json`; files of older versions lack keys.
+    """Reads the output of `to_json`; files of older versions may lack keys.
 
     Raises:
       InputError: if the values are damaged.

@@ -28,8 +28,8 @@ class Dense(nnx.Linear):
 
   Attributes:
     parts: Sizes of the axes that outputs are split into; one axis by default.
-    cut: Mesh axes that shard the inputs and then each part. Unsharded axes are
-      gathered when the layer runs.
+    cut: Mesh axis of the inputs, then the mesh axis of each part. Axes without
+      a mesh axis are gathered when the layer runs.
   """
 
   bias: nnx.Param[jax.Array]  # never None
@@ -51,7 +51,7 @@ class Dense(nnx.Linear):
     """(..., inputs) -> (..., *parts)."""
     del out_sharding  # needed only by meshes with explicit axes
     x = inputs.astype(self.dtype)
-    # XLA's CPU backend multiplies 3-D by 2-D arrays up to twice as slowly.
+    # On CPU, XLA takes up to twice as long to multiply 3-D by 2-D arrays.
     rows = x.reshape(-1, x.shape[-1])
     y = product(rows, self.kernel[...], self.parts, self.cut)
     y = checkpoint_name(y, 'product')  # for model.remat=dots
@@ -60,7 +60,7 @@ class Dense(nnx.Linear):
 
 
 def wide(dtype: str | jax.typing.DTypeLike) -> jnp.dtype:
-  """Promotes to at least float32, for statistics, sums and conditioning."""
+  """Promotes a type to at least float32, for statistics, sums, conditioning."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -87,7 +87,7 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-  """timm's norm of queries and keys: gain and bias, epsilon 1e-5."""
+  """timm's norm of queries and keys, with gain, bias and epsilon 1e-5."""
 
   def __init__(self, width: int, param_dtype: str) -> None:
     self.scale = nnx.Param(jnp.ones(width, param_dtype))
@@ -115,7 +115,7 @@ def head_norm(config: DiTConfig) -> nnx.Module | None:
 
 
 def rotate(h: jax.Array, rotary: jax.Array) -> jax.Array:
-  """Rotates adjacent pairs of channels by their token's angles, in float32.
+  """Rotates adjacent pairs of channels by the token's angles, in float32.
 
   Args:
     h: (B, heads, N, head width).
@@ -186,8 +186,8 @@ class Attention(nnx.Module):
   ) -> jax.Array:
     """(B, N, D) -> (B, N, D); see `rotate` for `rotary`."""
     b, n, d = h.shape
-    # From (B, N, 3, heads, head width) to three of (B, heads, N, head width).
-    # XLA's CPU backend transposes qkv slowly as a whole, so it is split first.
+    # (B, N, 3, heads, head width) -> three arrays (B, heads, N, head width). On
+    # CPU, XLA transposes the whole qkv slowly, so the split comes first.
     qkv = self.qkv(h)
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
     if self.q_norm is not None and self.k_norm is not None:

@@ -5,8 +5,8 @@
   prediction = unpatchify(head(blocks(h, c), c))
 
 A tap k adds a head after the first k blocks. `DiT` uses the time and prediction
-of its convention (`dit.parameterization`), and `BoundDenoiser` converts both to
-ours. Parameters are plain nested dictionaries. Sources: DiT (Peebles & Xie
+of a convention in `dit.parameterization`, and `BoundDenoiser` uses our time and
+prediction. Parameters are nested dictionaries. Sources: DiT (Peebles & Xie
 2023), SiT (Ma et al. 2024), and Internal Guidance (arXiv 2512.24176) for taps.
 """
 
@@ -53,7 +53,7 @@ class DiT(nnx.Module):
       param_dtype=param_dtype,
       rngs=rngs,
     )
-    # The fixed tables are parameters, since published files contain them.
+    # Fixed tables are parameters, since published files contain these tables.
     side = config.size // config.patch
     self.position = nnx.Param(
       jnp.asarray(position_table(side, config.width), param_dtype)
@@ -91,7 +91,7 @@ class DiT(nnx.Module):
     keep: jax.Array | None = None,
     points: tuple[int, ...] = (),
   ) -> DenoiserOutput:
-    """Returns float32 predictions in the network's own convention.
+    """Returns float32 predictions in the network's convention.
 
     Args:
       x: (B, H, W, C).
@@ -217,7 +217,7 @@ class BoundDenoiser(BoundNetwork):
 
 
 def init(config: DiTConfig, key: jax.Array) -> Params:
-  """Returns initial parameters; `jax.jit` can create them sharded."""
+  """Returns initial parameters, which `jax.jit` can create in sharded form."""
   network = DiT(config, rngs=nnx.Rngs(key))
   return nnx.to_pure_dict(nnx.state(network))
 
@@ -234,7 +234,7 @@ def bind(config: DiTConfig, params: Params) -> BoundDenoiser:
 
 
 def fingerprint(params: Params) -> str:
-  """Returns the SHA-256 of all values; results use it to identify weights."""
+  """Returns the SHA-256 of all values, which identifies weights in results."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree.leaves_with_path(params):
     digest.update(jax.tree_util.keystr(path).encode())
@@ -243,7 +243,7 @@ def fingerprint(params: Params) -> str:
 
 
 def on_host(leaf: jax.Array) -> np.ndarray:
-  """Gathers an array from all processes; each of them must call this."""
+  """Gathers an array from all processes, which must all call this function."""
   if not getattr(leaf, 'is_fully_addressable', True):
     leaf = multihost_utils.process_allgather(leaf, tiled=True)
   return np.asarray(leaf)
@@ -256,7 +256,7 @@ def _graph(config: DiTConfig) -> nnx.GraphDef:
 
 
 class _DiTBackbone(Backbone):
-  """The transformer's backbone; FAMILY-SIZE/PATCH can have any patch size."""
+  """The transformer's backbone; PATCH in FAMILY-SIZE/PATCH can be any size."""
 
   def named(self, name: str) -> Mapping[str, Any]:
     return named_size(name)

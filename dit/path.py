@@ -2,17 +2,17 @@
 
   x_t      = alpha(t) x0 + sigma(t) noise          alpha(0) = 1, sigma(0) = 0
   velocity = d_alpha(t) x0 + d_sigma(t) noise      alpha(1) = 0, sigma(1) = 1
-  score    = -noise / sigma(t)                     (the values at t = 1 are
-                                                   approximate for vp, discrete)
+  score    = -noise / sigma(t)
 
-With w(t) = alpha d_sigma - sigma d_alpha (never zero):
+For vp and discrete, the values at t = 1 are approximate. With the nonzero
+w(t) = alpha d_sigma - sigma d_alpha,
 
   x0    = (d_sigma x - sigma velocity) / w
   noise = (alpha velocity - d_alpha x) / w
 
 Times are scalars or (B,), 0 at data and 1 at noise. States are (B, H, W, C).
 Sources: SiT (Ma et al. 2024), sections 2.1 and 2.2; for vp, Song et al. 2021;
-for discrete, DDPM (Ho et al. 2020) as DiT uses it.
+for discrete, DDPM (Ho et al. 2020) as in DiT.
 """
 
 import abc
@@ -58,7 +58,7 @@ class Path(abc.ABC):
     """Returns the time at which sigma / alpha = ratio."""
 
   def forward_diffusion(self, t: jax.Array) -> jax.Array:
-    """Returns g^2 / 2 of the forward SDE with these marginals, if alpha(t) > 0.
+    """Returns g^2 / 2 of the forward SDE of this path; needs alpha(t) > 0.
 
     The SDE's drift is (d_alpha / alpha) x, so g^2 / 2 = sigma w / alpha.
     """
@@ -197,7 +197,7 @@ class VariancePreserving(Path):
 
   def time_of_ratio(self, ratio):  # noqa: D102
     target = -jnp.log1p(jnp.square(ratio))
-    # Exact for two coefficients. For more, Newton's method refines this t.
+    # This t is exact for two coefficients. For more, Newton's method refines t.
     c_1, c_2 = self.coefficients[:2]
     t = (-c_1 - jnp.sqrt(c_1**2 + 4 * c_2 * target)) / (2 * c_2)
     for _ in range(3):
@@ -239,16 +239,15 @@ def step_log_alpha2() -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Discrete(VariancePreserving):
-  """DiT's schedule: step k at t = (k + 1) / 1000, smooth in between."""
+  """DiT's schedule, with step k at t = (k + 1) / 1000 and smooth in between."""
 
   def log_alpha2_change(self, t, t_next):  # noqa: D102
     t, t_next = jnp.asarray(t), jnp.asarray(t_next)
     dtype = jnp.result_type(t, t_next)
     # In float32, the difference of two times near 1 has an error of 1e-4, which
-    # the variance of a step would inherit. From whole step to whole step, the
-    # change thus comes from the float64 table. The table is split into a
-    # rounded part and a remainder, which makes changes as exact as `dtype`
-    # allows.
+    # the variance of a step would inherit. Between whole steps, the change
+    # therefore comes from the float64 table. The table is split into a rounded
+    # part and a remainder, which makes changes as exact as `dtype` allows.
     table = step_log_alpha2()
     part = table.astype(dtype)
     rest = (table - part).astype(dtype)
@@ -268,7 +267,7 @@ def _is_step(t: jax.Array) -> jax.Array:
 
 @functools.cache
 def discrete() -> Discrete:
-  """Returns DiT's schedule; degree 7 fits log alpha^2 to within 1e-12."""
+  """Returns DiT's schedule; a polynomial fits log alpha^2 to within 1e-12."""
   t = np.arange(1, STEPS + 1) / STEPS
   poly = np.polynomial.polynomial.polyfit(t, step_log_alpha2()[1:] / t, 6)
   return Discrete(tuple(poly.tolist()))

@@ -1,4 +1,4 @@
-"""The product of a linear layer whose kernel K is sharded and more precise.
+"""The product of a linear layer with a sharded kernel K of higher precision.
 
   y = x K,   dx = dy K^T,   dK = x^T dy
 
@@ -29,8 +29,8 @@ def product(
     x: (T, inputs), in the precision of the computation.
     kernel: (inputs, outputs), cast to the precision of x.
     parts: Sizes of the axes that the outputs are split into.
-    cut: Mesh axes that shard the inputs and then each part; missing entries
-      are unsharded.
+    cut: Mesh axis of the inputs, then the mesh axis of each part; axes without
+      an entry are unsharded.
   """
   return jnp.tensordot(x, _gather(kernel, x.dtype, parts, cut), 1)
 

@@ -3,13 +3,13 @@
 Batches are sharded over the first two of a mesh's three axes:
 
   data     replicates the parameters
-  fsdp     shards the parameters, and gathers each block's when it runs
+  fsdp     shards the parameters, and gathers the parameters of a running block
   tensor   shards attention heads and hidden widths within each block
 
 Each backbone has rules (`LOGICAL_AXES`) from the end of a parameter's path to
-logical axes, and `MESH_AXES` maps these to mesh axes. The rules also apply to
-the EMA and the optimizer state. ZeRO-1 additionally shards both over `data`.
-Layers request the sharding that they need with `constrain`.
+logical axes, and `MESH_AXES` maps logical axes to mesh axes. The rules also
+apply to EMA and optimizer state, which ZeRO-1 also shards over `data`. Layers
+request the sharding that they need with `constrain`.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from dit.config import DiTConfig
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
-# Regular expressions for the ends of paths, and their logical axes.
+# Regular expressions for ends of paths, each with the parameter's logical axes.
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 # Rules omit the leading axes of stacked modules (L blocks, K heads).
@@ -51,7 +51,7 @@ Devices = Annotated[int, Range(-1, 2**20)]
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each mesh axis; configs/base.py explains each field."""
+  """Number of devices per mesh axis; configs/base.py explains each field."""
 
   data: Devices = -1
   fsdp: Devices = 1
@@ -114,7 +114,7 @@ def check_model(mesh: Mesh, config: DiTConfig, *, zero1: bool = False) -> None:
 
 
 def check_batch(mesh: Mesh, batch_size: int, name: str, parts: int = 1) -> None:
-  """Raises InputError if devices times `parts` do not divide the batch."""
+  """Raises InputError if device count * `parts` does not divide the batch."""
   count = batch_parts(mesh) * parts
   if batch_size < 1 or batch_size % count:
     prefix = f'{parts} parts on ' if parts > 1 else ''
@@ -167,8 +167,8 @@ def spec(
 ) -> P:
   """Returns the partition of a parameter by the first rule that matches `path`.
 
-  An axis that its mesh axis does not divide stays unsharded. `zero1` shards
-  `fsdp` axes over `data` too. A path is a text like 'blocks/mlp/fc1/kernel'.
+  An axis stays unsharded if the mesh axis cannot divide its size. `zero1` also
+  shards `fsdp` axes over `data`. A path is a text like 'blocks/mlp/fc1/kernel'.
 
   Raises:
     ValueError: if no rule matches.

@@ -22,7 +22,7 @@ Condition = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SubNetworks:
-  """Sub-networks to evaluate with a full pass, on some of its rows.
+  """Sub-networks to evaluate together with a full pass, on some of the rows.
 
   Attributes:
     keep: (M, L) bool, the blocks that run in each of M sub-networks.
@@ -41,9 +41,9 @@ class DenoiserOutput:
   Attributes:
     velocity: (B, H, W, C) float32, the prediction after the last block.
     intermediate: K arrays (B, H, W, C), one for each tap, shallow to deep.
-    variance: (B, H, W, C) from about -1 to 1 if the network learned it (DiT);
-      see `sample.ddpm`.
-    sub: Output of each requested sub-network, on the rows that it sees.
+    variance: (B, H, W, C), about -1 to 1, if the network learned a variance
+      (DiT); see `sample.ddpm`.
+    sub: Output of each requested sub-network on rows 0, every, ...
     hidden: Requested hidden states, each (B, N, D).
   """
 
@@ -55,10 +55,10 @@ class DenoiserOutput:
 
 
 class Denoiser(Protocol):
-  """A network with its parameters bound: a deterministic function.
+  """A network with its parameters, as a deterministic function.
 
   `denoiser(x, t, condition)` takes x (B, H, W, C), t (B,) and, for example,
-  class labels (B,). Its output's `velocity` is (B, H, W, C).
+  class labels (B,). `velocity` of the output is (B, H, W, C).
   """
 
   @property
@@ -71,7 +71,7 @@ class Denoiser(Protocol):
 
   @property
   def num_classes(self) -> int:
-    """Number of classes, which is also the null label."""
+    """Number of classes; the null label has this number."""
 
   @property
   def null_label(self) -> bool:
@@ -101,7 +101,7 @@ class Denoiser(Protocol):
   def random_condition(
     self, condition: Condition, keys: jax.Array
   ) -> Condition:
-    """Samples conditions independent of `condition`, row i with `keys[i]`."""
+    """Samples conditions independent of `condition`; row i uses `keys[i]`."""
 
 
 class ClassConditional:
@@ -109,7 +109,7 @@ class ClassConditional:
 
   @property
   def num_classes(self) -> int:
-    """Number of classes, which is also the null label."""
+    """Number of classes; the null label has this number."""
     raise NotImplementedError
 
   def null_condition(self, condition: jax.Array) -> jax.Array:

@@ -1,12 +1,12 @@
-"""Guidance methods. A method moves the velocity away from a weak prediction.
+"""Guidance methods, which move the velocity away from a weak prediction.
 
   velocity += push(strong, weak),   usually   (scale - 1) (strong - weak)
 
 The weak prediction comes from
 
-  LabelTerm    the same network with another condition, such as the null label;
-               this adds one row per image
-  BlocksTerm   sub-networks, which skip some blocks of the same network
+  LabelTerm    the guided network with another condition, such as the null
+               label; this condition adds one row per image
+  BlocksTerm   sub-networks, which skip some blocks of the guided network
   GuideTerm    another network
 """
 
@@ -21,7 +21,7 @@ from dit.path import Linear, Path
 from dit.types import Condition, Denoiser
 from guidance.scale import Scale, static
 
-# State that a method carries from one solver step to the next.
+# State that a method passes from one solver step to the next.
 Memory = Any
 
 
@@ -31,7 +31,7 @@ class Step:
   """The solver step that an evaluation belongs to.
 
   Attributes:
-    at: Time at which scales are read.
+    at: Time at which scales are evaluated.
     draws: Random choices of each term, from `Guidance.draw`.
     t_next: Time at which the step ends.
     path: Path of the velocity.
@@ -45,10 +45,10 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-  """The two velocities at (x, t) between which a method extrapolates.
+  """The inputs from which a method computes a change of the velocity at (x, t).
 
   Attributes:
-    strong: Conditional velocity (B, H, W, C), refined by IG if that is active.
+    strong: Conditional velocity (B, H, W, C), refined if IG is active.
     weak: Weak velocity (B, H, W, C).
     scale: Scale, or several scales, from `Term.scale_at`.
     x: State (B, H, W, C).
@@ -73,7 +73,7 @@ class Contrast:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-  """A guidance method. Text calls it `name`. Scale 1 switches it off."""
+  """A guidance method; `name` is its name in text, and scale 1 disables it."""
 
   name: ClassVar[str]
   scale: Scale
@@ -81,7 +81,7 @@ class Term:
   needs_ddim: ClassVar[bool] = False
 
   def scale_at(self, step: Step) -> jax.Array:
-    """Returns one or more scales; the method is off if all are 1."""
+    """Returns one or more scales; the method is inactive if all are 1."""
     return self.scale.at(step.at)
 
   def draw(
@@ -95,28 +95,28 @@ class Term:
 
     Args:
       denoiser: Network.
-      condition: Conditions with leading axis B, or None to count the cost.
+      condition: Conditions with leading axis B; None to compute only the cost.
       key: Random key of the step.
       image_keys: Random keys (B,) of the step, one for each image.
     """
 
   def init(self, x: jax.Array) -> Memory:
-    """Returns the memory at the first step."""
+    """Returns the method's memory for the first step."""
     del x
     return ()
 
   def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
-    """Returns the change of the velocity, (B, H, W, C), and the new memory."""
+    """Returns the change of velocity (B, H, W, C), and the next memory."""
     return (at.scale - 1) * at.difference, at.memory
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether the method needs the solver step, not only (x, t)."""
+    """Returns whether the method depends on the solver step besides (x, t)."""
     return False
 
   @property
   def zero_steps(self) -> int:
-    """Number of initial solver steps that leave x as it is."""
+    """Number of initial solver steps that leave x unchanged."""
     return 0
 
   def check(self, denoiser: Denoiser) -> None:
@@ -127,12 +127,12 @@ class Term:
 
 
 class LabelTerm(Term):
-  """Guidance away from another condition, by default the null condition."""
+  """Guidance away from another condition; the default is the null condition."""
 
   def weak_condition(
     self, denoiser: Denoiser, condition: Condition, draw: Any
   ) -> Condition:
-    """Returns one condition for the weak row of each image."""
+    """Returns the condition for the weak prediction of each image."""
     del draw
     return denoiser.null_condition(condition)
 
@@ -149,7 +149,7 @@ class LabelTerm(Term):
 class BlocksTerm(Term):
   """Guidance away from the mean of M sub-networks.
 
-  `draw` returns the blocks that each one keeps, (M, L) bool.
+  `draw` returns a mask (M, L) bool of the blocks that each sub-network keeps.
   """
 
 

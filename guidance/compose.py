@@ -1,17 +1,17 @@
 """Composes several methods into one guided velocity.
 
-IG first refines every row. `strong` is the refined conditional row:
+IG first refines every row, which gives the refined conditional row `strong`:
 
   velocity = strong + push_label + sum of push_k over weaker networks
 
-Optional rescaling follows, per image (arXiv 2305.08891, here of the velocity):
+Optional rescaling follows (arXiv 2305.08891, applied to each image's velocity):
 
   velocity <- velocity (phi std(strong) / std(velocity) + 1 - phi)
 
-The rows of the label method share one batch with the conditional rows. They
-are interleaved image by image, so that a sharded batch stays on its devices.
-A sub-network reuses the activations before its first skipped block. The pass of
-a method does not run at times at which its scale is 1.
+The rows of the label method share one batch with the conditional rows. The rows
+are interleaved image by image, which keeps a sharded batch on its devices. A
+sub-network reuses the activations before its first skipped block. A method with
+scale 1 at time t runs no pass at time t.
 """
 
 import dataclasses
@@ -47,9 +47,9 @@ class Guided(NamedTuple):
     velocity: Guided velocity (B, H, W, C) in the precision of x.
     variance: Learned variance of the conditional row, like velocity, or None.
     memory: Memory of each method, for the next solver step.
-    parts: Predictions that form the velocity, if requested: 'strong' is the
-      conditional row, 'refined' the same row after IG. Each weak prediction has
-      the name of its method.
+    parts: Predictions that form the velocity, if requested: 'strong' for the
+      conditional row, 'refined' for the conditional row after IG, and the name
+      of each method for the method's weak prediction.
   """
 
   velocity: jax.Array
@@ -61,7 +61,7 @@ class Guided(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """A composition of methods. Without any, it predicts as the network.
+  """A composition of methods. Without methods, it is the network's prediction.
 
   For example `Guidance(Internal(Scale(1.4)), (ClassifierFree(Scale(1.35)),))`.
 
@@ -69,8 +69,8 @@ class Guidance:
     internal: IG, or None.
     terms: Other methods, at most one of them a LabelTerm.
     rescale: Weight phi of rescaling; None for no rescaling.
-    methods: Names of the terms. Without them JAX would reuse the program of
-      another method with equal fields.
+    methods: Names of the terms. Without the names, JAX would reuse the compiled
+      program of another method with equal fields.
   """
 
   internal: Internal | None = None
@@ -100,11 +100,11 @@ class Guidance:
     condition: Condition,
     step: Step,
   ) -> jax.Array:
-    """Returns the velocity of `predict`, (B, H, W, C), without memory."""
+    """Returns the velocity (B, H, W, C) that `predict` gives without memory."""
     return self.predict(denoiser, x, t, condition, step).velocity
 
   def init(self, x: jax.Array) -> tuple[Memory, ...]:
-    """Returns the memory before the first step, for states like x."""
+    """Returns each method's memory for the first step; x is a state."""
     return tuple(term.init(x) for term in self.terms)
 
   def draw(
@@ -114,11 +114,11 @@ class Guidance:
     key: jax.Array,
     image_keys: jax.Array,
   ) -> tuple[Any, ...]:
-    """Returns the random choices of a step, one for each term.
+    """Returns each term's random choices for a step.
 
     Args:
       denoiser: Network.
-      condition: Conditions with leading axis B, or None to count the cost.
+      condition: Conditions with leading axis B; None to compute only the cost.
       key: Random key of the step.
       image_keys: Random keys (B,) of the step for each image.
     """
@@ -146,7 +146,7 @@ class Guidance:
       condition: Conditions with leading axis B, which only the denoiser reads.
       step: Solver step.
       memory: Memory of the methods; None at the first step.
-      parts: Whether to return `Guided.parts`. Every pass then runs.
+      parts: Whether to run every pass and return `Guided.parts`.
     """
     memory = self.init(x) if memory is None else memory
     scales = [term.scale_at(step) for term in self.terms]
@@ -155,7 +155,7 @@ class Guidance:
     )
     if parts or not self.terms:
       return evaluate(active=tuple(range(len(self.terms))), parts=parts)
-    # Branch `number` has the terms whose bits are set in the number.
+    # The branch runs term k if bit k of the branch's number is set.
     branches = [
       functools.partial(
         evaluate,
@@ -169,7 +169,7 @@ class Guidance:
   def at(
     self, denoiser: Denoiser, x: jax.Array, t: jax.Array, condition: Condition
   ) -> Guided:
-    """Calls `predict` with parts at one time per image, t (B,).
+    """Calls `predict` with `parts`; t (B,) has a time for each image.
 
     The methods must have neither random choices nor memory.
     """
@@ -177,14 +177,14 @@ class Guidance:
     return self.predict(denoiser, x, t, condition, step, parts=True)
 
   def passes(self, denoiser: Denoiser, step: Step) -> jax.Array:
-    """Returns the cost of an evaluation, in passes of one row."""
+    """Returns the cost of an evaluation, in passes of the conditional row."""
     total = jnp.float32(1)
     for k, term in enumerate(self.terms):
       cost: float | jax.Array = 1.0
       if isinstance(term, BlocksTerm):
         mask = step.draws[k]
         assert mask is not None
-        # Blocks that run after the first skipped one.
+        # The cost counts the blocks that run after the first skipped block.
         is_later = jnp.cumsum(~mask, axis=1) > 0
         cost = (mask & is_later).sum() / denoiser.depth
       elif isinstance(term, GuideTerm):
@@ -195,7 +195,7 @@ class Guidance:
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether a method needs the solver step, not only (x, t)."""
+    """Returns whether a method depends on the solver step besides (x, t)."""
     return any(term.stepwise for term in self.terms)
 
   @property
@@ -210,15 +210,15 @@ class Guidance:
 
   @property
   def zero_steps(self) -> int:
-    """Largest number of initial solver steps that leave x as it is."""
+    """Largest number of initial steps for which a method leaves x unchanged."""
     return max([term.zero_steps for term in self.terms], default=0)
 
   def rests(self, step: Step, n: jax.Array) -> jax.Array:
-    """Returns whether step n leaves x as it is."""
+    """Returns whether step n leaves x unchanged."""
     rests = jnp.zeros((), bool)
     for term in self.terms:
       if term.zero_steps:
-        # The schedule is ignored, since its first scale may be 1.
+        # The schedule is ignored, since a schedule may start at scale 1.
         scale = term.scale.inside(step.at, term.scale.value)
         rests |= (n < term.zero_steps) & (scale != 1)
     return rests
@@ -226,7 +226,7 @@ class Guidance:
   def check(
     self, denoiser: Denoiser, shape: tuple[int, int, int] | None = None
   ) -> None:
-    """Raises InputError unless network and latents (H, W, C) fit."""
+    """Raises InputError if a method cannot use the network or latent shape."""
     if self.internal is not None:
       self.internal.check(denoiser)
     for term in self.terms:
@@ -247,7 +247,7 @@ class Guidance:
     active: Sequence[int],
     parts: bool = False,
   ) -> Guided:
-    """Evaluates the terms with the numbers `active`."""
+    """Evaluates the guided velocity with only the terms numbered `active`."""
     selection = {k: self.terms[k] for k in active}
     out, strong, weak = self._pass(denoiser, x, t, condition, step, selection)
     velocity = strong
@@ -278,7 +278,7 @@ class Guidance:
     step: Step,
     selection: dict[int, Term],
   ) -> tuple[DenoiserOutput, jax.Array, dict[int, jax.Array]]:
-    """Returns the conditional output, `strong`, and weak velocities by term."""
+    """Returns conditional output, refined velocity, weak velocities by term."""
     conditions = {
       k: term.weak_condition(denoiser, condition, step.draws[k])
       for k, term in selection.items()
@@ -332,7 +332,7 @@ class Guidance:
     dtype: jnp.dtype,
     num_taps: int | None = None,
   ) -> jax.Array:
-    """Refines all rows by IG, unless the network is a guide without the tap."""
+    """Refines all rows with IG; leaves a guide without the tap unchanged."""
     velocity, term = out.velocity.astype(dtype), self.internal
     if term is None or (num_taps is not None and num_taps <= term.tap):
       return velocity

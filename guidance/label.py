@@ -1,20 +1,20 @@
 """Guidance methods whose weak prediction has another condition.
 
-With c the conditional prediction, u that of the null label, w the scale and
-g = c - u,
+c is the conditional prediction, u the prediction for the null label, w the
+scale, and g = c - u:
 
   CFG         c + (w - 1) g                                (arXiv 2207.12598)
-  CFG++       the same, w depending on the step of DDIM    (arXiv 2406.08070)
+  CFG++       CFG with w that depends on the DDIM step     (arXiv 2406.08070)
   CFG-Zero*   c + (w - 1) (c - s u),  s = <c, u> / |u|^2   (arXiv 2503.18886)
   APG         c + (w - 1) (g_orthogonal + eta g_parallel)  (arXiv 2410.02416)
   TCFG        c + (w - 1) (c - <u, v> v), v the first right singular vector of
               the rows c and u                             (arXiv 2503.18137)
   FDG         c + sum over bands of (w_band - 1) g_band    (arXiv 2506.19713)
-  ICG         c + (w - 1) (c - u), u of a random condition (arXiv 2407.02687)
+  ICG         c + (w - 1) (c - u), u for a random condition (arXiv 2407.02687)
 
-The weights of CFG, FDG and ICG sum to 1, so these methods are the same in every
-space. CFG-Zero* is defined for velocities, APG for x0 and TCFG for noise.
-Norms and products are per image, over all other axes.
+The weights of CFG, FDG and ICG sum to 1, so these methods give equal results
+for velocities, x0 and noise. CFG-Zero* is defined for velocities, APG for x0
+and TCFG for noise. Norms and products are per image, over all other axes.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ class ClassifierFree(LabelTerm):
   """Classifier-free guidance.
 
   Attributes:
-    guided_channels: Number of leading channels to guide; 0 for all. The
-      published results of DiT, SiT and LightningDiT guide 3, those of Internal
-      Guidance all.
+    guided_channels: Number of leading channels to guide; 0 for all. Published
+      results of DiT, SiT and LightningDiT guide 3 channels. Published results
+      of Internal Guidance guide all channels.
   """
 
   name: ClassVar[str] = 'cfg'
@@ -51,7 +51,7 @@ class ClassifierFree(LabelTerm):
     check_range('guidance guided_channels', self.guided_channels, 0, 2**31)
 
   def check_shape(self, shape: tuple[int, int, int]) -> None:
-    """Raises InputError if latents have fewer channels than are guided."""
+    """Raises InputError if latents have fewer channels than guidance needs."""
     if self.guided_channels > shape[-1]:
       raise InputError(
         f'guidance {self.name} guides {self.guided_channels} channels, but '
@@ -59,7 +59,7 @@ class ClassifierFree(LabelTerm):
       )
 
   def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
-    """Returns (w - 1) g for the guided channels, 0 for the others."""
+    """Returns (w - 1) g for guided channels, and 0 for all other channels."""
     difference = at.difference
     if self.guided_channels:
       mask = jnp.arange(difference.shape[-1]) < self.guided_channels
@@ -72,17 +72,17 @@ class ClassifierFree(LabelTerm):
 class ClassifierFreePlusPlus(ClassifierFree):
   """CFG++: a DDIM step with the guided x0 and the unconditional noise.
 
-  With x0 = u + lambda (c - u) and primes for t_next, the DDIM step
-  x' = alpha' x0 + sigma' noise_u is a step of CFG with the scale
+  Primes denote values at t_next. With x0 = u + lambda (c - u), the DDIM step
+  x' = alpha' x0 + sigma' noise_u equals a CFG step with the scale
 
     w = lambda alpha' sigma / (alpha' sigma - sigma' alpha)
 
-  The same lambda is thus stronger for more steps. With 250 steps, lambda 0.02
-  to 0.05 corresponds to w from 1.5 to 3. Outside of the interval, the
-  conditional prediction is used.
+  For a fixed lambda, w therefore increases with the number of steps. With 250
+  steps, lambda from 0.02 to 0.05 corresponds to w from 1.5 to 3. Outside the
+  interval, the method uses the conditional prediction.
 
   Attributes:
-    scale: lambda in [0, 1]. In contrast to w, lambda = 1 is guidance too.
+    scale: lambda in [0, 1]. Unlike w = 1, lambda = 1 does not disable guidance.
   """
 
   name: ClassVar[str] = 'cfg++'
@@ -114,12 +114,12 @@ class ClassifierFreePlusPlus(ClassifierFree):
 class ClassifierFreeZero(LabelTerm):
   """CFG-Zero*: an optimally rescaled null prediction, and zero-init.
 
-  Zero-init sets the velocity of the first solver steps to 0, which is more
-  accurate at t = 1 than the prediction of an under-trained network. An interval
+  Zero-init sets the velocity of the first solver steps to 0. At t = 1, zero is
+  more accurate than the prediction of an under-trained network. An interval
   that excludes t = 1 therefore needs zero_steps = 0.
 
   Attributes:
-    zero_steps: Number of initial solver steps that leave x as it is.
+    zero_steps: Number of initial solver steps that leave x unchanged.
   """
 
   name: ClassVar[str] = 'cfg_zero'
@@ -143,7 +143,7 @@ class ClassifierFreeZero(LabelTerm):
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether initial steps are skipped."""
+    """Returns whether initial steps leave x unchanged."""
     return self.zero_steps > 0
 
 
@@ -152,7 +152,7 @@ class ClassifierFreeZero(LabelTerm):
 class AdaptiveProjected(LabelTerm):
   """APG: the difference of x0 with momentum, a norm limit and a projection.
 
-    g <- x0_c - x0_u + momentum g_before        stored as the next g_before
+    g <- x0_c - x0_u + momentum g_before        this g is the next g_before
     g <- g min(1, norm / |g|)
     g <- g - (1 - eta) <g, x0_c> x0_c / |x0_c|^2
 
@@ -160,11 +160,11 @@ class AdaptiveProjected(LabelTerm):
   as in `dit.path`, so the code applies the same rules to velocities.
 
   Attributes:
-    eta: Share of the part along x0_c that remains, from 0 to 1.
+    eta: Fraction of the component of g along x0_c to keep, from 0 to 1.
     norm: Largest |g|; 0 for no limit. Suitable values grow with the square root
       of the number of latent elements.
-    momentum: Momentum; 0 for none, -0.5 to -0.75 in the paper. g is updated at
-      the first evaluation of a step, and reset when the method is off.
+    momentum: Momentum; 0 for none, -0.5 to -0.75 in the paper. g_before changes
+      at a step's first evaluation, and is 0 after a step without guidance.
   """
 
   name: ClassVar[str] = 'apg'
@@ -179,15 +179,15 @@ class AdaptiveProjected(LabelTerm):
     check_range('guidance momentum', self.momentum, -1, 1)
 
   def init(self, x: jax.Array) -> Memory:
-    """Returns g = 0 before the first step, or () without momentum."""
+    """Returns zeros as the first g_before, or () if the momentum is 0."""
     return jnp.zeros_like(x) if self.momentum else ()
 
   def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
-    """Returns (w - 1) g, and the g of x0 before it is limited."""
+    """Returns (w - 1) g for velocities, and the next g_before for x0."""
     t, path, g, memory = at.t, at.path, at.difference, at.memory
     to_x0 = -path.sigma(t) / path.w(t)
     if self.momentum:
-      # At t = 0 every prediction of x0 is x, so differences are dropped.
+      # At t = 0, every prediction of x0 is x, so the momentum is dropped.
       from_x0 = jnp.where(to_x0 < 0, 1 / jnp.minimum(to_x0, -_TINY), 0)
       g = g + self.momentum * from_x0 * memory
       memory = to_x0 * g
@@ -209,15 +209,14 @@ class AdaptiveProjected(LabelTerm):
 class Tangential(LabelTerm):
   """TCFG: the null noise projected onto the first singular vector v.
 
-  Let m be the mean of the noise predictions c and u, and d = a Delta their
-  difference, with Delta the difference of the velocities. Then
+  Let m be the mean of the noise predictions c and u, and d = c - u = a Delta,
+  with Delta the velocity difference. In the usual case 4 m.m > d.d,
 
     v = p m + q d,   p = 4 m.m - d.d + root,   q = 2 m.d
     root^2 = (4 m.m - d.d)^2 + 16 (m.d)^2
 
-  if 4 m.m > d.d, as is nearly always so; else p = 8 m.d and
-  q = root - 4 m.m + d.d. The push (c - <u, v> v / |v|^2) / a is written without
-  a division by a, which is 0 at t = 1.
+  Otherwise, p = 8 m.d and q = root - 4 m.m + d.d. Since a is 0 at t = 1, the
+  code computes the push (c - <u, v> v / |v|^2) / a without a division by a.
   """
 
   name: ClassVar[str] = 'tcfg'
@@ -248,7 +247,7 @@ class FrequencyDecoupled(LabelTerm):
 
   Attributes:
     scale: Scale of the high frequencies.
-    low: Scale of the low frequencies, with the same interval and schedule.
+    low: Scale of the low frequencies; interval and schedule are as in `scale`.
   """
 
   name: ClassVar[str] = 'fdg'
@@ -281,9 +280,9 @@ class FrequencyDecoupled(LabelTerm):
 def bands(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Splits x (B, H, W, C) into low and high frequencies, which add up to x.
 
-  The low band is x halved and doubled. Halving is a 5 x 5 binomial blur and
-  2 x 2 means; doubling is linear interpolation and the blur. Sides must be even
-  and at least 6.
+  The low band is x, reduced to half resolution and enlarged again. Reduction is
+  a 5 x 5 binomial blur and 2 x 2 means. Enlargement is linear interpolation and
+  the 5 x 5 blur. Sides must be even and at least 6.
   """
   b, h, w, c = x.shape
   half = _blur(x).reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
@@ -307,7 +306,7 @@ def _blur(x: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IndependentCondition(LabelTerm):
-  """ICG: a random condition per image and step; needs no null label."""
+  """ICG, which uses random conditions per image and step, and no null label."""
 
   name: ClassVar[str] = 'icg'
   scale: Scale

@@ -1,9 +1,9 @@
 """Guidance methods whose weak prediction comes from a weaker network.
 
 IG             weak = intermediate head of the same row  (arXiv 2512.24176)
-S2             weak = random blocks skipped; the paper's omega is scale - 1
-                                                         (arXiv 2508.12880)
-SLG            weak = fixed blocks skipped               (SD3.5)
+S2             weak = network without random blocks; the paper's omega is
+               scale - 1                                 (arXiv 2508.12880)
+SLG            weak = network without fixed blocks       (SD3.5)
 AutoGuidance   weak = smaller or less trained network    (arXiv 2406.02507)
 """
 
@@ -23,18 +23,18 @@ from guidance.scale import Scale, static
 def extrapolate(
   strong: jax.Array, weak: jax.Array, scale: float | jax.Array
 ) -> jax.Array:
-  """Returns `strong` moved away from `weak`; scale 1 gives `strong` exactly."""
+  """Moves `strong` away from `weak`; scale 1 returns `strong` exactly."""
   return strong + (scale - 1) * (strong - weak)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Internal:
-  """Internal Guidance: every row moves away from its own intermediate head.
+  """Internal Guidance, which moves rows away from an intermediate prediction.
 
   Attributes:
-    scale: w of the paper.
-    tap: Number of the weak tap, counted from 0, from shallow to deep.
+    scale: w in the paper.
+    tap: Index of the weak tap, counted from 0 in order of depth.
   """
 
   name: ClassVar[str] = 'ig'
@@ -64,19 +64,19 @@ class Internal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StochasticSelf(BlocksTerm):
-  """S2-Guidance: a sub-network is sampled at every solver step.
+  """S2-Guidance, which samples a sub-network at every solver step.
 
-  The whole batch and all stages of a step share it. Block 0 is always kept, as
-  in the paper. The paper skips "about 10 %" of the blocks, "3/24", and adds S2
-  with omega 0.25 to CFG. In its ablation on 24 blocks, skipping 1 or 2 blocks
-  scores best, and 3 no better than none. The default of `skip` is therefore
-  *ours*.
+  The whole batch and all stages of a step share the sub-network. Block 0 is
+  always kept, as in the paper. The paper skips "about 10 %" of the blocks,
+  "3/24", and adds S2 with omega 0.25 to CFG. In the paper's ablation on 24
+  blocks, skipping 1 or 2 blocks scores best, and skipping 3 scores no better
+  than skipping none. The default of `skip` is therefore *ours*.
 
   Attributes:
-    scale: 1 + omega of the paper.
-    skip: Number of skipped blocks; 0 for 1 if there are up to 12, else 2.
-    masks: Number of independent sub-networks, averaged to the weak prediction;
-      the paper calls more than 1 its naive form.
+    scale: 1 + omega, with omega from the paper.
+    skip: Number of skipped blocks; 0 means 1 for up to 12 blocks, and 2 above.
+    masks: Number of independent sub-networks. Their mean is the weak
+      prediction. The paper calls more than one sub-network the naive form.
     exclude: Blocks that are always kept, in addition to block 0.
   """
 
@@ -116,7 +116,7 @@ class StochasticSelf(BlocksTerm):
     """Raises InputError if too few blocks can be skipped."""
     depth, skip = denoiser.depth, self._skip(denoiser.depth)
     _check_blocks('s2', self.exclude, depth)
-    # Blocks that always run, the skipped blocks, and one more.
+    # The blocks that always run, the skipped blocks, and one more block.
     minimum = depth - len(self._eligible(depth)) + skip + 1
     if depth < minimum:
       raise InputError(
@@ -135,16 +135,16 @@ class StochasticSelf(BlocksTerm):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SkipLayer(BlocksTerm):
-  """Skip-layer guidance: the same blocks are skipped at every step.
+  """Skip-layer guidance, which skips fixed blocks at every step.
 
   Published intervals are fractions f of the solver steps. On a grid with shift
-  s, f is the time t = s (1 - f) / (1 + (s - 1) (1 - f)). Stability's code for
-  SD3.5 Medium (shift 3) has scale 2.5, blocks 7, 8 and 9, and f from 0.01 to
-  0.30: slg:3.5:blocks=7+8+9@0.875-0.997. The settings of diffusers, scale 2.8
-  and f from 0.01 to 0.20, are slg:3.8:blocks=7+8+9@0.923-0.997.
+  s, f is at t = s (1 - f) / (1 + (s - 1) (1 - f)). Stability's code for SD3.5
+  Medium (shift 3) uses scale 2.5, blocks 7, 8 and 9, and f from 0.01 to 0.30:
+  slg:3.5:blocks=7+8+9@0.875-0.997. The settings of diffusers, scale 2.8 and f
+  from 0.01 to 0.20, are slg:3.8:blocks=7+8+9@0.923-0.997.
 
   Attributes:
-    scale: 1 + the published scale.
+    scale: Published scale plus 1.
     blocks: Skipped blocks, counted from 0.
   """
 
@@ -163,7 +163,7 @@ class SkipLayer(BlocksTerm):
     return jnp.asarray(mask)
 
   def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError if no blocks are named, or a block does not exist."""
+    """Raises InputError if `blocks` is empty, or a block does not exist."""
     if not self.blocks:
       raise InputError(
         'guidance slg lists no blocks; name them, as in slg:2:blocks=7+8.'
@@ -174,10 +174,11 @@ class SkipLayer(BlocksTerm):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AutoGuidance(GuideTerm):
-  """AutoGuidance.
+  """AutoGuidance, which moves the velocity away from a weaker network.
 
   Attributes:
-    guide: Weaker network of any size, for the same labels, latents and path.
+    guide: Weaker network of any size, with the labels, latents and path of the
+      guided network.
   """
 
   name: ClassVar[str] = 'auto'

@@ -1,9 +1,9 @@
 """Guidance as text: 'ig:1.4,cfg:1.35@0-0.7', 's2:1.25:skip=2', 'none'.
 
-Each method is `name:scale`, then `:option=value` for its options, then
-`@low-high` for its interval in t (0 data, 1 noise). A list of blocks is written
-7+8+9. Every method has the options `schedule` (constant, linear, cosine,
-power_cosine) and `power`. `rescale:phi` rescales the guided velocity.
+A method is `name:scale`, then `:option=value` for each option, then `@low-high`
+for an interval in t (0 data, 1 noise). Block lists have the form 7+8+9. Every
+method has the options `schedule` (constant, linear, cosine, power_cosine) and
+`power`. `rescale:phi` rescales the guided velocity.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from guidance.base import GuideTerm, Term
 from guidance.compose import Guidance
 from guidance.scale import Scale
 
-# Methods in the order of their composition.
+# Methods in the order in which guidance applies them.
 METHODS: dict[str, type[Term | network.Internal]] = {
   method.name: method
   for method in (
@@ -67,7 +67,7 @@ def parse(text: str) -> Guidance:
 
 
 def describe(guidance: Guidance) -> str:
-  """Returns text that `parse` accepts. The text does not contain a guide."""
+  """Returns the guidance as text for `parse`; the text omits the guide."""
   parts = []
   for method in (guidance.internal, *guidance.terms):
     if method is None:
@@ -87,7 +87,7 @@ def describe(guidance: Guidance) -> str:
 
 
 def with_guide(guidance: Guidance, guide: Any) -> Guidance:
-  """Returns the guidance with `guide` set in the methods that need one."""
+  """Returns the guidance with `guide` set in all methods that need it."""
   terms = (
     dataclasses.replace(term, guide=guide)
     if isinstance(term, GuideTerm)

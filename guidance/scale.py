@@ -4,12 +4,11 @@ Inside the closed interval (t is 0 at the data, 1 at the noise), the scale is
 
   constant       w
   linear         1 + (w - 1) 2 (1 - t)                   (arXiv 2404.13040)
-  cosine         1 + (w - 1) (1 + cos(pi t))             (the same)
+  cosine         1 + (w - 1) (1 + cos(pi t))             (arXiv 2404.13040)
   power_cosine   1 + (w - 1) (1 - cos(pi (1 - t)^s)) / 2   (MDT; s is `power`)
 
-where w is the given value. Outside of the interval the scale is 1, which means
-no guidance (arXiv 2404.07724). The first three schedules have the same mean
-over all t.
+where w is the given value. Outside the interval, the scale is 1, which disables
+guidance (arXiv 2404.07724). The first three schedules have equal means over t.
 """
 
 import dataclasses
@@ -47,7 +46,7 @@ class Scale:
   """A guidance scale with its interval and schedule.
 
   Attributes:
-    value: w, a pytree leaf, so that a sweep over it compiles once.
+    value: w, a pytree leaf, so that a sweep over w compiles once.
     low: Lowest time of the interval.
     high: Highest time of the interval.
     schedule: 'constant' or one of SCHEDULES.
@@ -76,16 +75,16 @@ class Scale:
       )
 
   def at(self, t: jax.Array) -> jax.Array:
-    """Returns the scale at time t, 1 outside the interval."""
+    """Returns the scale at time t; outside the interval, the scale is 1."""
     value = self.value
     if self.schedule != 'constant':
       value = 1 + (value - 1) * SCHEDULES[self.schedule](t, self.power)
     return self.inside(t, value)
 
   def inside(self, t: jax.Array, value: float | jax.Array) -> jax.Array:
-    """Returns `value` where t is in the interval, else 1."""
-    # Times are compared in float32, so that the type of the state does not
-    # change whether 0.2 is inside. Adaptive solvers may evaluate beyond t = 0.
+    """Returns `value` if t is in the interval, else 1, for each time in t."""
+    # The comparison is in float32, so an interval that ends at 0.2 includes 0.2
+    # for every state type. Adaptive solvers may evaluate beyond t = 0.
     t = jnp.clip(jnp.float32(t), 0, 1)
     low, high = np.float32(self.low), np.float32(self.high)
     return jnp.where((low <= t) & (t <= high), value, 1.0)

@@ -37,7 +37,7 @@ def batches(
     config: Settings for reading records.
     mesh: Devices.
     batch_size: Size B of the global batch.
-    seed: Random seed of the order.
+    seed: Random seed of the order of records.
     start: First step.
 
   Yields:
@@ -88,7 +88,7 @@ def _rows(
 def _global(
   values: np.ndarray, rows: np.ndarray, sharding: NamedSharding, count: int
 ) -> jax.Array:
-  """Returns the global array; this process provides `values` of its `rows`."""
+  """Returns the global array; this process provides `values` for `rows`."""
 
   def part(index):
     first, last, _ = index[0].indices(count)

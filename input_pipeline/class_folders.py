@@ -1,7 +1,7 @@
 """Finds the classes of images that are stored as CLASS/IMAGE at one depth.
 
-The class of an image is the folder that contains the image. A layout that would
-merge several folders into one class is an error with a suggested command.
+The class of an image is the folder that contains the image. If a layout would
+merge several folders into one class, the error message suggests a command.
 """
 
 import collections
@@ -25,7 +25,7 @@ _SPLITS = frozenset(
 def class_folders(listing: Listing) -> dict[str, str]:
   """Returns the class name of each class folder.
 
-  An empty folder next to class folders becomes a class, with a warning.
+  An empty folder next to class folders becomes a class and causes a warning.
 
   Raises:
     InputError: if there are no images, images without a class folder, or
@@ -87,7 +87,7 @@ def _path_of(listing: Listing, folder: str) -> str:
 
 
 def _unpack(listing: Listing) -> str:
-  """Returns advice to unpack if the listing is an archive, else ''."""
+  """Returns advice to unpack an archive; '' for the listing of a folder."""
   is_folder = os.path.isdir(os.path.expanduser(listing.place))
   return '' if is_folder else 'unpack it, and '
 
@@ -135,7 +135,7 @@ def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
 def _check_names(listing: Listing, parents: Sequence[str]) -> None:
   """Raises InputError if several folders would become one class."""
   names, depth = {*map(_name, parents)}, parents[0].count('/')
-  # An empty folder with the name of a class suggests CLASS/images/IMAGE, too.
+  # An empty folder with a class name also points to CLASS/images/IMAGE.
   twins = [
     folder
     for folder in listing.folders

@@ -1,7 +1,7 @@
 """A TFDS builder of scikit-learn's handwritten digits, the default data.
 
 The set has 1,797 gray images of 8x8. Values 0 to 16 are scaled to 0 to 255.
-TFDS writes ArrayRecord without TensorFlow, so all TFDS sets are read alike.
+TFDS writes ArrayRecord without TensorFlow, so digits are read like other sets.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # nothing to download
-    # The file is sorted by writer: unshuffled splits would differ in writers.
+    # The file is sorted by writer, so unshuffled splits have different writers.
     order = np.random.default_rng(0).permutation(1797)
     return {
       'train': self._generate_examples(order[:-_HELD_OUT]),

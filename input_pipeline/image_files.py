@@ -25,7 +25,7 @@ class ImageFile:
 
   Attributes:
     name: Name for messages.
-    label: Number of the class, from 0.
+    label: Number of the class, counted from 0.
     load: Function that returns the bytes of the file; raises BrokenImageError
       for a file that is too large or not readable.
   """

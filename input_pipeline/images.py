@@ -2,7 +2,7 @@
 
 ADM (Dhariwal & Nichol 2021, arXiv 2105.05233), DiT, SiT and LightningDiT use
 this crop: Halve the image with a BOX filter while the shorter side is at least
-twice the size. Resize to the size with BICUBIC. Crop the center.
+twice `size`. Resize the shorter side to `size` with BICUBIC. Crop the center.
 """
 
 import functools
@@ -16,23 +16,23 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps
 
-# Formats that are opened, whatever the suffix. For some other formats, Pillow
-# starts programs (Ghostscript for EPS).
+# Only these formats are opened, whatever the suffix, since Pillow starts other
+# programs for some formats (Ghostscript for EPS).
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
 # Limits on the memory of one image. A file above a limit is a broken image.
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**26
 MAX_ASPECT = 100
-# Largest aspect ratio when an image is enlarged; thinner images are cropped.
+# Before enlargement, an image is cropped to at most this aspect ratio.
 _SQUARES_TO_ENLARGE = 16
 
 _UNBOUNDED = {
   'I': 'signed or 32-bit integers',
   'F': 'floating-point numbers',
 }
-# Two TIFF tags, and the value of _PHOTOMETRIC for gray images with white as 0.
+# Two TIFF tags, and the value of tag _PHOTOMETRIC if the gray value 0 is white.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-# Passes of interlaced PNGs (Adam7): first row and column, row and column step.
+# Adam7 passes of interlaced PNGs: first row and column, row and column step.
 _ADAM7 = (
   (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
   (0, 1, 2, 2), (1, 0, 2, 1),
@@ -103,7 +103,7 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 def _crop_middle(image: Image.Image) -> Image.Image:
   """Crops a very thin image to its middle; leaves other images unchanged."""
   edge = min(image.size)
-  # Both ends lose equally many pixels, so the center stays the center.
+  # Both ends lose the same number of pixels, so the center does not move.
   left, top = (
     max((side - _SQUARES_TO_ENLARGE * edge) // 2, 0) for side in image.size
   )
@@ -132,7 +132,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-  """Scales gray values to 8 bits, since Pillow would clip them."""
+  """Scales gray values to 8 bits, since Pillow would clip gray values."""
   if image.mode in _UNBOUNDED:
     raise BrokenImageError(
       f'its pixels are {_UNBOUNDED[image.mode]}, whose range is not known; '
@@ -146,15 +146,15 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
   if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
     table = 255 - table
   table = np.round(table.clip(0, 255)).astype(np.uint8)
-  # Rows are converted one by one, since an index takes eight bytes per pixel.
+  # Rows are converted one by one, since indices take eight bytes per pixel.
   return Image.fromarray(np.stack([table[row] for row in np.asarray(image)]))
 
 
 def _lacks_rows(file: Image.Image, data: bytes) -> bool:
-  """Returns whether a PNG's compressed data end before its last row.
+  """Returns whether a PNG's compressed data end before the last row.
 
-  Pillow silently fills missing rows with zeros. If the last row has a nonzero
-  value, an image that is not interlaced is therefore complete.
+  Pillow silently fills missing rows with zeros. A non-interlaced image is
+  therefore complete if the last row has a nonzero value.
   """
   width, height = file.size
   last = file.crop((0, height - 1, width, height))

@@ -1,4 +1,4 @@
-"""Reads the labels of images to score: class numbers from 0.
+"""Reads labels, which are class numbers from 0, of images to score.
 
 Labels are checked when they are read, because a wrong label would silently
 change the accuracy.
@@ -21,7 +21,7 @@ def parse_labels(where: str, text: str) -> np.ndarray:
     text: Contents of the file.
 
   Raises:
-    InputError: A line is not a class number; the message shows the first.
+    InputError: A line is not a class number; the message shows the first case.
   """
   words = text.split()
   for number, word in enumerate(words, 1):

@@ -19,7 +19,7 @@ from input_pipeline.images import MAX_FILE_BYTES, BrokenImageError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 # Files and folders of operating systems and tools, in lower case. Hidden files
-# such as .DS_Store are not in this list, since their dot reveals them.
+# such as .DS_Store are not in this list, since the first dot identifies them.
 _LEFTOVERS = frozenset(
   (
     # macOS

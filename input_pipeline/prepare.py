@@ -1,11 +1,11 @@
-"""Encodes images to latent records, once before training.
+"""Encodes images as records of latents, once before training.
 
   image file -> upright RGB -> center crop -> x in [-1, 1] -> mean, std
 
-With `flip`, a record also has mean and std of the mirrored image. Shard k
-contains the images k S to (k + 1) S - 1 of the set in order, since training
-shuffles records. Process p of P writes the shards p, p + P, ... on its own
-devices. Finished shards are kept, so the same command resumes with any P.
+With `flip`, a record also has mean and std of the mirrored image. Shard k has
+images k S to (k + 1) S - 1 of the unshuffled set, since training shuffles
+records. Process p of P computes the shards p, p + P, ... on local devices.
+Finished shards are kept, so the same command resumes with any P.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ class PrepareConfig:
 def layout_of(
   config: PrepareConfig, autoencoder: Autoencoder | None, flip: bool
 ) -> records.Layout:
-  """Returns the layout of records, which store pixels without autoencoder."""
+  """Returns the layout of records; without autoencoder, records have pixels."""
   size = config.image_size
   if autoencoder is None:
     return records.Layout('pixels', (size, size, 3), 'uint8', False)
@@ -100,14 +100,14 @@ def prepare(
     layout: Layout of the records, from `layout_of`.
     folder: Folder of the split.
     about: Entries of the protocol that describe the autoencoder.
-    decoder: Location of the decoder; see `dit.latents.DecoderPlace`. The
-      location may change when the command resumes, unlike the protocol.
+    decoder: Location of the decoder; see `dit.latents.DecoderPlace`. A resumed
+      command may change the location, but not the protocol.
 
   Raises:
     InputError: if the folder has records of another protocol, or cannot be
       written.
     PrepareError: if too many images are broken, latents are not finite, or the
-      disk is full; the same command resumes.
+      disk is full. The same command then resumes.
   """
   protocol = {
     **about,
@@ -124,7 +124,7 @@ def prepare(
     with together():
       if jax.process_index() == 0:
         stack.enter_context(claimed(folder, protocol))
-        # Another command may have started another split at the same time.
+        # Another command may have started to write another split.
         check_other_splits(folder)
     _check_shared(files, folder)
     encode = _encoder(autoencoder, config, layout)
@@ -176,7 +176,7 @@ def _write_shards(
       images = _images(files, config, numbers[k], shard.broken)
       for labels, arrays in encode(images):
         shard.write(labels, arrays)
-        progress(count + processes * shard.records)  # assumes equal progress
+        progress(count + processes * shard.records)  # if all progress equally
         _check_broken(failures + len(shard.broken), config, shard.broken)
 
   with image_progress(files.count, count, 'prepare') as progress:
@@ -213,7 +213,7 @@ def _images(
   numbers: range,
   failures: list[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields labels and crops; appends the names of broken ones to `failures`."""
+  """Yields labels and crops; appends names of broken images to `failures`."""
 
   def load(i):
     try:

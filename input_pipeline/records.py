@@ -58,7 +58,7 @@ class Layout:
 
   @property
   def arrays_shape(self) -> tuple[int, ...]:
-    """Shape of the arrays, (1, ...), or (2, ...) with `flip`."""
+    """Shape of the arrays: (1, ...) without `flip`, (2, ...) with `flip`."""
     return (1 + self.flip, *self.shape)
 
   @property
@@ -83,7 +83,7 @@ class Layout:
     return _LABEL.type(label).tobytes() + arrays.tobytes()
 
   def unpack(self, record: bytes) -> dict[str, np.ndarray]:
-    """Inverts `pack`; returns 'label' (int32), and the arrays as `content`."""
+    """Inverts `pack`; returns 'label' (int32), and the arrays by `content`."""
     if len(record) != self.nbytes:
       raise ValueError(f'{len(record)} bytes, expected {self.nbytes}')
     label = np.frombuffer(record, _LABEL, count=1)[0]
@@ -101,7 +101,7 @@ class Shard:
   Attributes:
     counts: Number of records of each class.
     broken: Names of the images that could not be read.
-    mean: Mean of each latent channel, (C,); 0 without records.
+    mean: Mean of each latent channel, (C,); 0 if there are no records.
     square: Mean square of each latent channel, (C,).
   """
 
@@ -120,8 +120,8 @@ class Metadata:
   """The metadata of a split.
 
   Attributes:
-    protocol: Settings that determine the records: images, crop, and autoencoder
-      with the hash of its weights.
+    protocol: Settings that determine the records: images, crop, autoencoder,
+      and the hash of the autoencoder's weights.
     classes: Names of the classes, in the order of the labels.
     normalization: Normalization of the autoencoder's latents.
     decoder: Location and hash of the decoder, as in `dit.latents.DecoderPlace`;

@@ -1,8 +1,8 @@
 """Writes shards, which are files of records, atomically.
 
-A JSON file describes each shard and is written last, so a shard with both files
-is complete. All shards of a folder have one protocol, and a lock prevents two
-commands from writing the same folder.
+Each shard has a JSON file with a description, which is written last. A shard
+with both files is complete. All shards of a folder have one protocol. A lock
+prevents two commands from writing the same folder.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 Records of `prepare` are latents or pixels (`input_pipeline.records`). Labeled
 sets of TensorFlow Datasets in ArrayRecord format are read without TensorFlow.
-Their records are {'image': uint8 (H, W, C), 'label': int}. The digits are
-written if they are missing.
+Records of TFDS sets are {'image': uint8 (H, W, C), 'label': int}. The digits
+are written if they are missing.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ class ImageSource:
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns record `index`; raises InputError if its label is no class."""
+    """Returns record `index`; raises InputError if the label is invalid."""
     record = self._records[index]
     if self._classes and not 0 <= record['label'] < self._classes:
       raise InputError(
@@ -116,7 +116,7 @@ def open_tfds(
     name: Name of the set.
     data_dir: Folder of TFDS.
     split: Name or slice of a split, such as train or train[:90%].
-    decode: Whether images are decoded rather than returned as bytes.
+    decode: Whether to decode images; otherwise, images are bytes.
 
   Raises:
     InputError: if the set or the split is missing.
@@ -202,7 +202,7 @@ def _check_images(
       'images; encode them first: python main.py prepare.'
     )
   label = source.dataset_info.features['label']
-  # A label that is a plain integer has no num_classes.
+  # A plain integer label has no num_classes.
   return record['image'].shape, getattr(label, 'num_classes', None)
 
 
@@ -224,12 +224,12 @@ def _check_prepared(
       'prepare it with --config.data.flip=true.'
     )
   normalization_of(source, config)
-  source[len(source) - 1]  # reads a record, which checks its shape
+  source[len(source) - 1]  # this checks a record's shape
   return layout.latent_shape, len(metadata.classes)
 
 
 def latent_space_of(source: Any, config: DataConfig) -> LatentSpace:
-  """Returns the latent space of the records, with its decoder if known."""
+  """Returns the latent space of the records, with the decoder if known."""
   space = LatentSpace(
     'pixels',
     normalization=normalization_of(source, config),
@@ -247,7 +247,7 @@ def latent_space_of(source: Any, config: DataConfig) -> LatentSpace:
 
 
 def _classes_of(source: Any) -> Sequence[str]:
-  """Returns the class names of a source, or () without names."""
+  """Returns the class names of a source; () if it has no names."""
   if isinstance(source, LatentSource):
     return source.metadata.classes
   return getattr(source.dataset_info.features['label'], 'names', None) or ()
@@ -281,7 +281,7 @@ def image_of(record: dict[str, Any]) -> np.ndarray:
 
 
 def _prepare_digits(data_dir: epath.Path) -> None:
-  """Writes the digits; raises InputError or, on a full disk, WriteError."""
+  """Writes the digits; raises InputError, or WriteError if the disk is full."""
   builder = Digits(data_dir=str(data_dir), file_format='array_record')
   if builder.info.splits:
     return

@@ -1,10 +1,10 @@
 """Reads data in worker processes, in the order of a single process.
 
-Each worker sends its elements through a pipe and waits until they are received.
+Each worker sends an element through a pipe, and waits until it is received.
 When the parent ends for any reason, the pipe breaks and the worker ends.
 
-grain's `mp_prefetch` (0.2.18) yields the same order, but its workers outlive a
-killed parent; see docs/performance.md.
+grain's `mp_prefetch` (0.2.18) yields the same order, but grain's workers
+outlive a killed parent; see docs/performance.md.
 """
 
 import atexit
@@ -40,7 +40,7 @@ def read(
     workers: Number W >= 1 of workers; worker w reads elements w, w + W, ...
 
   Raises:
-    ReadError: if a worker was killed. Exceptions of workers are raised again.
+    ReadError: if a worker was killed. A worker's exceptions are raised here.
   """
   with contextlib.ExitStack() as stack:
     connections = [
@@ -70,9 +70,9 @@ def _worker(
   context = multiprocessing.get_context('spawn')
   receiver, sender = context.Pipe(duplex=False)
   process = context.Process(target=_work, args=(dataset, options, sender))
-  # Workers inherit blocked signals. A stop signal to all processes must not end
-  # the workers while the parent saves a checkpoint.
-  resource_tracker.ensure_running()  # its start would unblock the signals
+  # Workers inherit blocked signals, so a stop signal to all processes does not
+  # end workers while the parent saves a checkpoint.
+  resource_tracker.ensure_running()  # a later start would unblock signals
   mask = signal.pthread_sigmask(
     signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
   )
@@ -112,7 +112,7 @@ def _work(
 
 
 def _portable(error: Exception) -> Exception:
-  """Returns the error, or a ReadError with its text if pickling fails."""
+  """Returns the error, or a ReadError with the same text if pickling fails."""
   try:
     pickle.loads(pickle.dumps(error))
   except Exception as problem:  # pickling can raise any exception

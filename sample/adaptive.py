@@ -5,12 +5,12 @@ embedded error estimate divided by
 
   tolerance = atol + rtol max(|x|, |x_next|)
 
-A step is accepted if its error is at most 1. The next step is longer or shorter
-by the factor 0.9 error^(-1/5), clipped to [0.2, 10]. The last step is shortened
-to stop at the end. With `overshoot`, as in torchdiffeq (SiT's published
-results), the last step passes the end. The state at the end is then a quartic
-interpolation (Shampine 1986), which no tolerance controls. The length of the
-first step follows Hairer, Norsett & Wanner, II.4.
+A step is accepted if its error is at most 1. The step length is then multiplied
+by 0.9 error^(-1/5), clipped to [0.2, 10]. The last step is shortened to stop at
+the end. With `overshoot`, the last step passes the end, as in torchdiffeq
+(SiT's published results). A quartic interpolation (Shampine 1986), which no
+tolerance controls, then gives the state at the end. The length of the first
+step follows Hairer, Norsett & Wanner, II.4.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ _STAGES = (
   (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
   (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
 )
-# Weights of order 5 minus those of the embedded method of order 4.
+# Weights of order 5 minus the weights of the embedded method of order 4.
 _ERROR = (
   35 / 384 - 1951 / 21600,
   0.0,
@@ -42,7 +42,7 @@ _ERROR = (
   11 / 84 - 649 / 6300,
   -1 / 60,
 )
-# Weights of the state in the middle of a step.
+# Weights that give the state in the middle of a step.
 _MIDDLE = (
   6025192743 / 30085553152 / 2,
   0.0,
@@ -60,8 +60,8 @@ _SAFETY, _SHORTEST, _LONGEST = 0.9, 0.2, 10.0
 class Dopri5:
   """Settings of `dopri5`, which integrates from t = 1 to t = 0 without a grid.
 
-  The steps depend on the error over the whole batch, so an image depends on its
-  batch within the tolerance.
+  Step lengths depend on the error over the whole batch. An image therefore
+  changes with the other images of the batch, within the tolerance.
   """
 
   rtol: float = 1e-3
@@ -91,15 +91,15 @@ def dopri5(
   """Integrates dx/dt = velocity(x, t) over a span of times.
 
   Args:
-    velocity: Function of state and scalar time. With `overshoot` it is
-      evaluated beyond the end.
+    velocity: Function of state and scalar time. With `overshoot`, some
+      evaluations are beyond the end.
     x: State at the start.
     span: Start and end, in either order.
     rtol: Relative tolerance of a step.
     atol: Absolute tolerance of a step.
-    max_steps: Number of steps after which the result is NaN.
+    max_steps: Maximum number of steps; NaN results if more steps are needed.
     overshoot: Whether the last step may pass the end.
-    cost: Cost of an evaluation at a time.
+    cost: Function from time to the cost of an evaluation.
 
   Returns:
     The state at the end, and the total cost of all evaluations.
@@ -118,7 +118,7 @@ def dopri5(
     return jnp.float32(cost(start + sign * s))
 
   zero = jnp.zeros((), x.dtype)
-  # The loop ends when the last accepted step reaches the end.
+  # The loop ends when an accepted step reaches the end.
   total = cost_at(zero) + cost_at(probe)
   carry = (zero, h, x, f, x, jnp.int32(0), total)
 
@@ -155,7 +155,7 @@ def dopri5(
 def _stages(
   slope: Slope, x: jax.Array, f: jax.Array, s: jax.Array, h: jax.Array
 ) -> list[jax.Array]:
-  """Returns the seven slopes of a step; the last one starts the next step."""
+  """Returns the seven slopes of a step; the last slope starts the next step."""
   stages = [f]
   for node, weights in zip(_NODES, _STAGES, strict=True):
     stages.append(slope(x + h * _combine(weights, stages), s + node * h))
@@ -169,7 +169,7 @@ def _interpolate(
   h: jax.Array,
   u: jax.Array,
 ) -> jax.Array:
-  """Evaluates the quartic through both ends, their slopes and the middle."""
+  """Returns the quartic interpolation at the fraction u of a step."""
   middle = x + h * _combine(_MIDDLE, stages)
   f, f_next = h * stages[0], h * stages[-1]
   a = 2 * (f_next - f) - 8 * (x_next + x) + 16 * middle
@@ -181,7 +181,7 @@ def _interpolate(
 def _first_step(
   slope: Slope, x: jax.Array, f: jax.Array, rtol: float, atol: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the lengths of the first step and of the trial step before it."""
+  """Returns the length of the first step, and the length of a trial step."""
   scale = atol + rtol * jnp.abs(x)
   size, steepness = _rms(x / scale), _rms(f / scale)
   is_tiny = (size < 1e-5) | (steepness < 1e-5)
@@ -199,7 +199,7 @@ def _first_step(
 
 
 def _factor(error: jax.Array) -> jax.Array:
-  """Returns the factor from the length of this step to that of the next."""
+  """Returns the factor from a step's length to the next step's length."""
   shortest = jnp.where(error < 1, 1.0, _SHORTEST)
   factor = jnp.maximum(_SAFETY / jnp.maximum(error, 1e-30) ** 0.2, shortest)
   return jnp.minimum(factor, _LONGEST).astype(error.dtype)

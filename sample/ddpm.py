@@ -8,11 +8,11 @@ x0 and noise at (x, t):
                          + sqrt(1 - beta) (1 - a') / (1 - a) x
          small         = beta (1 - a') / (1 - a)
          log_variance  = f log beta + (1 - f) log small, f = (variance + 1) / 2,
-                         where the network learned `variance`
+                         with the learned `variance`
   DDIM   sqrt(a') x0 + sqrt(1 - a' - s^2) noise + s z
          s = eta sqrt(small)                          (arXiv 2010.02502, eq. 12)
 
-z is standard normal, except that the step to t = 0 adds no noise. Step k of the
+z is standard normal, but the step to t = 0 adds no noise. Step k of DiT's
 schedule is at t = (k + 1) / 1000.
 """
 
@@ -34,12 +34,12 @@ def discrete_grid(respacing: str) -> np.ndarray:
   """Returns the decreasing times of a respaced schedule, (steps + 1,) float64.
 
   Args:
-    respacing: Text as in DiT's code: '250' for 250 evenly spaced steps of the
-      1000; '50,30,20' for the numbers of steps in parts of equal length;
-      'ddim50' for 50 steps with a fixed stride.
+    respacing: Text as in DiT's code: '250' for 250 evenly spaced steps out of
+      1000, '50,30,20' for the numbers of steps in three parts of equal length,
+      or 'ddim50' for 50 steps with a fixed stride.
 
   Raises:
-    InputError: if the schedule has no such steps.
+    InputError: if the schedule does not have these steps.
   """
   check_value('sample.respacing', respacing, str)
   is_ddim = respacing.startswith('ddim')
@@ -81,7 +81,7 @@ def _sections(counts: list[int]) -> set[int]:
         f'expected 1 to {length}.'
       )
     stride = (length - 1) / (count - 1) if count > 1 else 1
-    # DiT's code also sums the positions, and rounds half to even.
+    # As in DiT's code, positions are summed, and ties are rounded to even.
     position = 0.0
     for _ in range(count):
       steps.add(start + round(position))
@@ -95,8 +95,8 @@ class DDIM(OneStep):
   """The solver of Denoising Diffusion Implicit Models; one evaluation per step.
 
   Attributes:
-    path: Path of the velocity; variance preserving unless eta is 0.
-    eta: Amount of noise, from 0 to that of DDPM, 1.
+    path: Path of the velocity; must be variance preserving if eta is positive.
+    eta: Amount of noise, from 0 for no noise to 1 for the noise of DDPM.
     clip: Whether the predicted x0 is clipped to [-1, 1].
   """
 
@@ -120,7 +120,7 @@ class DDIM(OneStep):
     return self.eta == 0 and not self.clip
 
   def step(self, at: Interval) -> jax.Array:
-    """Returns the predicted x0 with less noise, partly new if eta > 0."""
+    """Returns the state at t_next; part of its noise is new if eta > 0."""
     path, t, t_next = self.path, at.t, at.t_next
     x0, eps = _predict(path, at.velocity, at.x, t, self.clip)
     x_next = path.alpha(t_next) * x0
@@ -138,8 +138,8 @@ class DDPM(OneStep):
   """Ancestral sampling; one evaluation per step.
 
   Attributes:
-    path: Path of the velocity, variance preserving.
-    variance: Variance of a step: 'learned' by the network, or 'small'.
+    path: Variance preserving path of the velocity.
+    variance: Variance of a step: 'learned' (from the network) or 'small'.
     clip: Whether the predicted x0 is clipped to [-1, 1].
   """
 
@@ -158,12 +158,12 @@ class DDPM(OneStep):
     return self.variance == 'learned'
 
   def step(self, at: Interval) -> jax.Array:
-    """Returns the mean given the predicted x0, with noise unless t_next = 0."""
+    """Returns the posterior mean, with added noise if t_next is positive."""
     path, t, t_next = self.path, at.t, at.t_next
     x0, _ = _predict(path, at.velocity, at.x, t, self.clip)
     beta, small = variances(path, t, t_next)
     mean = posterior_mean(path, x0, at.x, t, t_next)
-    # `small` is 0 at the step to t = 0, which adds no noise.
+    # At the step to t = 0, `small` is 0 and has no finite logarithm.
     log_variance = jnp.log(jnp.where(t_next > 0, small, beta))
     if self.learned_variance:
       assert at.first.variance is not None
@@ -176,7 +176,7 @@ class DDPM(OneStep):
 def _predict(
   path: Path, v: jax.Array, x: jax.Array, t: jax.Array, clip: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the predicted x0, clipped if requested, and the matching noise."""
+  """Returns the predicted x0, clipped if requested, and noise to match x0."""
   x0, eps = (path.x0_from_velocity(x, v, t), path.noise_from_velocity(x, v, t))
   if not clip:
     return x0, eps
@@ -201,7 +201,7 @@ def posterior_mean(
 def variances(
   path: VariancePreserving, t: jax.Array, t_next: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the larger and the smaller posterior variance at each time."""
+  """Returns the posterior variances `beta` and `small` of each step."""
   beta = -jnp.expm1(path.log_alpha2_change(t, t_next))
   ratio = jnp.square(path.sigma(t_next) / path.sigma(t))
   return beta, beta * ratio

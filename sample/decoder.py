@@ -1,7 +1,7 @@
-"""The decoder of a network's latents, given by the user or stored earlier.
+"""The decoder of a network's latents, from the user or from a stored location.
 
 `prepare` stores the location and hash of the decoder with the data, and `train`
-stores them in the run, so that later commands find it.
+stores both in the run, so later commands find the decoder.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from dit.weights.files import local
 def remembered(
   text: str | None, loaded: Autoencoder | None
 ) -> DecoderPlace | None:
-  """Returns the location and hash of a decoder, to be stored.
+  """Returns the location and hash of a decoder, for storage.
 
   Args:
     text: Text that the user gave.
-    loaded: Autoencoder that was read from it.
+    loaded: Autoencoder that was read from `text`.
 
   Returns:
-    The name, absolute path and hash; None without a decoder.
+    The name, absolute path and hash; None if there is no decoder.
   """
   if text is None or loaded is None or 'decoder' not in loaded.params:
     return None
@@ -40,7 +40,7 @@ def remembered(
 
 
 def place_of(text: str | None, space: LatentSpace) -> str | None:
-  """Returns NAME:FILE as the user gave it, or else as the run stored it."""
+  """Returns the user's NAME:FILE; if None, returns the run's NAME:FILE."""
   if text is None and space.decoder is not None:
     return space.decoder.text
   return text
@@ -53,14 +53,14 @@ def read_decoder(
 
   Args:
     text: Text that the user gave, as in `read_autoencoder`; None for the
-      location that the run or folder stores.
+      location that is stored in the run or folder.
     channels: Number of channels of the network's latents.
-    space: Space of the latents, as the run or folder stores it.
+    space: Latent space that is stored in the run or folder.
     mesh: Devices for the weights.
 
   Returns:
-    The autoencoder, with the normalization that the network was trained with;
-    None if latents are images.
+    The autoencoder with the normalization from the network's training; None if
+    latents are images.
 
   Raises:
     InputError: if the autoencoder does not fit the network, or is missing.
@@ -90,7 +90,7 @@ def read_decoder(
 
 
 def _recall(record: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:
-  """Reads the stored autoencoder and checks that it is unchanged."""
+  """Reads the stored autoencoder, and checks that its hash is unchanged."""
   text, expected = record.text, record.sha256
   if not text:
     raise InputError(
@@ -117,7 +117,7 @@ def _recall(record: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:
 def check_decoder(
   decoder: Autoencoder | None, channels: int, name: str | None = None
 ) -> None:
-  """Raises InputError unless latents of `channels` decode to images."""
+  """Raises InputError if `decoder` is missing, or has other channels."""
   has_latents = channels not in (1, 3) or name not in (None, 'pixels')
   if decoder is None and has_latents:
     raise InputError(

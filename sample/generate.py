@@ -7,7 +7,7 @@ The plan of labels sets the label of image i:
   3 or 3,5   the listed classes in turn, by number or name (`sample.labels`)
 
 The label and noise of image i do not depend on the batch size, the devices or
-the number of images. These change an image only by rounding.
+the number of images. These three change an image only by rounding errors.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from sample.registry import check_solver, make_solver
 from sample.solvers import Euler, Solver
 
 STATE_DTYPES = ('float32', 'float64')
-PLANS = ('balanced', 'random')  # plans of labels, other than classes
+PLANS = ('balanced', 'random')  # plans that are not a list of classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SampleConfig:
     self.grid(Linear())
 
   def grid(self, path: Path) -> np.ndarray:
-    """Returns the times, (steps + 1,)."""
+    """Returns the grid of times, (steps + 1,)."""
     if self.respacing:
       return discrete_grid(self.respacing)
     return make_grid(
@@ -76,7 +76,7 @@ class SampleConfig:
     )
 
   def make_solver(self, path: Path) -> Solver | Dopri5:
-    """Returns the solver."""
+    """Returns the solver for a path."""
     return make_solver(self.solver, path)
 
   def precision(self) -> contextlib.AbstractContextManager:
@@ -96,10 +96,10 @@ def plan_labels(
   """Returns the labels of images 0 to num - 1, (num,) int32.
 
   Args:
-    plan: Plan of labels, such as balanced or 3,5.
+    plan: Plan of labels, such as 'balanced' or '3,5'.
     num: Number of images.
     num_classes: Number of classes.
-    seed: Random seed, which only the plan random uses.
+    seed: Random seed for the plan 'random'.
     names: Names of the classes; () if unknown.
 
   Raises:
@@ -124,10 +124,10 @@ def plan_labels(
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Finished images (n, H, W, C) uint8, and their numbers `index` (n,) int.
+  """Finished images (n, H, W, C) uint8; `index` (n,) int has the image numbers.
 
   Attributes:
-    nfe: Network evaluations per image, in whole passes.
+    nfe: Network evaluations per image; a partial pass adds a fraction.
     finite: Whether all values of each image were finite, (n,) bool.
   """
 
@@ -138,7 +138,7 @@ class Batch:
 
 
 class Generated(NamedTuple):
-  """Images (n, H, W, C) uint8, mean NFE, and number of non-finite images."""
+  """Images (n, H, W, C) uint8, mean NFE, and the number of nonfinite images."""
 
   images: np.ndarray
   nfe: float
@@ -148,10 +148,10 @@ class Generated(NamedTuple):
 def to_images(
   autoencoder: Autoencoder | None, x: jax.Array, *, truncate: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns uint8 images of latents (B, H, W, C), and which are finite, (B,).
+  """Returns uint8 images of latents (B, H, W, C), and whether each is finite.
 
   Args:
-    autoencoder: Decoder of the latents; None if they are images.
+    autoencoder: Decoder of the latents; None if latents are images.
     x: Latents.
     truncate: Whether pixels are truncated instead of rounded.
   """
@@ -164,7 +164,7 @@ def to_images(
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """A network and its decoder on the devices of `mesh`, ready to sample.
+  """A network and its decoder on `mesh`, with settings for sampling.
 
   `shape` is the shape (H, W, C) of a latent. `decoder` is None if latents are
   images.
@@ -184,7 +184,7 @@ class Sampler:
 
   @functools.cached_property
   def grid(self) -> np.ndarray:
-    """Times, (steps + 1,)."""
+    """Grid of times, (steps + 1,)."""
     return self.config.grid(self.path)
 
   @functools.cached_property
@@ -199,7 +199,7 @@ class Sampler:
     )
 
   def check(self, guidance: Guidance) -> None:
-    """Raises InputError if the parts do not fit, before compilation."""
+    """Raises InputError if network, solver and guidance are incompatible."""
     guidance.check(self.denoiser, self.shape)
     name, solver = self.config.solver, self.solver
     if solver.learned_variance and not self.denoiser.learned_variance:
@@ -236,7 +236,7 @@ class Sampler:
     check_batch(self.mesh, self.config.batch_size, 'sample.batch_size')
 
   def nfe(self, guidance: Guidance, seed: int) -> float | None:
-    """Returns evaluations per image, in whole passes; None if they vary."""
+    """Returns network evaluations per image; None for an adaptive solver."""
     if isinstance(self.solver, Dopri5):
       return None
     return sampler.nfe(
@@ -254,7 +254,7 @@ class Sampler:
   ) -> tuple[jax.Array, Any]:
     """Starts sampling the latents of one batch, sharded over the devices.
 
-    The caller sets the mesh and `config.precision()`.
+    The caller must set the mesh and enter `config.precision()`.
     """
     arrays = (labels.astype(np.int32), index.astype(np.int32))
     label, numbers = jax.device_put(arrays, batch_sharding(self.mesh))
@@ -285,7 +285,7 @@ class Sampler:
     seed: int,
     index: np.ndarray | None = None,
   ) -> Iterator[Batch]:
-    """Yields batches of images, and computes the next batch in the background.
+    """Yields batches of images; devices already compute the next batch.
 
     Args:
       guidance: Guidance method.
@@ -296,8 +296,8 @@ class Sampler:
     self.check(guidance)
     index = np.arange(len(labels)) if index is None else index
     config = self.config
-    # Scales of any type share one program. Arrays are weights of a guide.
-    with np.errstate(over='ignore'):  # an infinite image is counted later
+    # As floats, scales of all types share one program. Only guides have arrays.
+    with np.errstate(over='ignore'):  # nonfinite images are counted later
       guidance = jax.tree.map(
         lambda leaf: (
           leaf if np.ndim(leaf) else float(np.asarray(leaf, config.state_dtype))
@@ -307,8 +307,8 @@ class Sampler:
     cost = self.nfe(guidance, seed)
 
     def start(number):
-      # Every batch has the same size, so that one program serves all. The
-      # padding images of the last batch are dropped.
+      # All batches have the same size, so they share one program. `finish`
+      # drops the padding images of the last batch.
       padding = config.batch_size - len(number)
       rows = np.pad(number, (0, padding), mode='edge')
       with jax.set_mesh(self.mesh), config.precision():
@@ -332,13 +332,13 @@ class Sampler:
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
   ) -> Generated:
-    """Returns all images of `batches`; warns about non-finite images.
+    """Returns all images of `batches`; warns about nonfinite images.
 
     Args:
       guidance: Guidance method.
       labels: Labels (n,) of images 0 to n - 1.
       seed: Random seed of all noise.
-      progress: Function called with the number of images after each batch.
+      progress: Function called after each batch with the number of images.
     """
     images, evaluations, done, failures = [], 0.0, 0, 0
     for batch in self.batches(guidance, labels, seed):

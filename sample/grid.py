@@ -1,28 +1,28 @@
 """Grids: the decreasing times of a trajectory, from the noise to t = 0 (data).
 
-A grid starts at t = 1, except for `edm`. u decreases from 1 to 0 in equal
-steps, or to `last_step_size` and then, in one more step, to 0. Euler-Maruyama
-takes this last step without noise, as in SiT.
+A grid starts at t = 1, except for `edm`. In the formulas, u decreases from 1 to
+0 in equal steps, or to `last_step_size` in equal steps and to 0 in one step.
+Euler-Maruyama takes this additional step to 0 without noise, as in SiT.
 
   uniform     t = u
   cosine      t = sin(pi u / 2)                 more steps near the noise
   quadratic   t = u^2                           more steps near the data
-  karras      sigma / alpha at t is r(u), except that u = 1, 0 give t = 1, 0
+  karras      sigma / alpha at t is r(u), but t = 1 at u = 1, and t = 0 at u = 0
 
 where r(u) = (s_min^(1/7) + u (s_max^(1/7) - s_min^(1/7)))^7 decreases from 80
-to 0.002. `karras` is *ours*: it replaces both ends, so the last noise level of
-18 steps is 0.0070. EDM's grid (arXiv 2206.00364, equation 5) is
+to 0.002. `karras` is *ours*: t = 1 and t = 0 replace the ends of r, so the last
+noise level of 18 steps is 0.0070. EDM's grid (arXiv 2206.00364, equation 5) is
 
   edm         sigma / alpha at t_i is r(1 - i / (steps - 1)), then t = 0
 
-It starts at 80 (t = 80 / 81 on the linear path) and reaches 0.002 before its
-last step; `last_step_size` does not apply. A trajectory that starts below t = 1
-starts from sigma(t) noise, as in EDM, and on variance preserving paths from
-noise of unit variance.
+`edm` starts at level 80 (t = 80 / 81 on the linear path), reaches 0.002 before
+the last step, and ignores `last_step_size`. If a grid starts at t < 1, the
+trajectory starts from sigma(t) noise, as in EDM. On variance preserving paths,
+the trajectory starts from noise of unit variance.
 
-`shift` then maps t to shift t / (1 + (shift - 1) t). Above 1 it moves steps
-toward the noise (SD3). LightningDiT's timestep_shift is 1 / shift. A list of
-times such as '1,0.8,0.3,0' is used without a shift.
+`shift` then maps t to shift t / (1 + (shift - 1) t). A shift above 1 moves
+steps toward the noise (SD3). LightningDiT's timestep_shift is 1 / shift. A list
+of times such as '1,0.8,0.3,0' is used without a shift.
 """
 
 from typing import Annotated
@@ -48,11 +48,11 @@ def make_grid(
   spacing: str = 'uniform',
   path: Path = Linear(),  # noqa: B008
 ) -> np.ndarray:
-  """Returns the grid, (steps + 1,) float64; see the module.
+  """Returns the grid, (steps + 1,) float64; see the module docstring.
 
   Args:
     steps: Number of steps; ignored if `spacing` lists the times.
-    shift: Shift toward the noise, above 1, or the data, below 1.
+    shift: Shift; above 1 toward the noise, below 1 toward the data.
     last_step_size: Length of a last step to t = 0; 0 for none.
     spacing: One of SPACINGS, or a list of times.
     path: Path that maps noise levels to times, for 'karras' and 'edm'.

@@ -1,4 +1,4 @@
-"""Folders of finished images. An interrupted command can resume them.
+"""Folders of generated images, which let an interrupted command resume.
 
 A folder contains
 
@@ -40,19 +40,19 @@ from sample import npz, pictures
 FORMATS = ('npz', 'png')
 _PREVIEW = 100
 _THREADS = 8
-_NONFINITE = 'nonfinite_images'  # key of samples.json: numbers of images
+_NONFINITE = 'nonfinite_images'  # key of samples.json, with image numbers
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-# Files that this module writes and may replace. It changes no other file.
+# Results that this module writes, and removes before it writes new results.
 _FILES = ('samples.npz', 'samples.png', 'labels.txt')
 _INSIDE = {'parts': r'\d{8}\.npz', 'images': r'\d{6,}\.png'}
-# The same files, as patterns for a lock (`core.folder_lock`).
+# Patterns of all files that this module writes, for `core.folder_lock`.
 WRITES = ('samples.json', *_FILES, 'parts/[0-9]*.npz', 'images/[0-9]*.png')
 
 
 class ImageFolder:
   """The images of one protocol in one folder.
 
-  Only one process uses it, which holds the lock "samples" of the folder.
+  A single process uses the folder, and holds the folder's lock "samples".
   """
 
   def __init__(
@@ -64,7 +64,7 @@ class ImageFolder:
     form: str = 'npz',
     overwrite: bool = False,
   ) -> None:
-    """Opens a new folder, or resumes an existing one.
+    """Opens a new folder, or a folder with images of the same protocol.
 
     Args:
       folder: Existing folder, local or gs://.
@@ -75,7 +75,7 @@ class ImageFolder:
 
     Raises:
       InputError: if the folder has other files, or images of another protocol.
-      WriteError: if it cannot be written.
+      WriteError: if the folder cannot be written.
     """
     check_choice('--format', form, FORMATS)
     self.folder = epath.Path(folder)
@@ -121,10 +121,10 @@ class ImageFolder:
       index: Numbers (n,) int of the images.
       images: Images (n, H, W, C) uint8.
       finite: Whether all values of each image were finite, (n,) bool; None if
-        all were.
+        all images were finite.
 
     Raises:
-      WriteError: if this write or the previous one failed.
+      WriteError: if this write or the previous write failed.
     """
     self._wait()
     self._make_folder()
@@ -132,7 +132,7 @@ class ImageFolder:
     self._nonfinite -= set(index.tolist())
     if finite is not None:
       self._nonfinite |= set(index[~finite].tolist())
-    if self._nonfinite != past:  # written first, so that a kill cannot lose it
+    if self._nonfinite != past:  # written first, in case of a kill
       self._write_protocol({}, complete=False)
     if self._form == 'npz':
       data = io.BytesIO()
@@ -146,7 +146,7 @@ class ImageFolder:
       ]
 
   def finish(self, about: dict[str, Any]) -> None:
-    """Writes the results, with the entries `about` in samples.json.
+    """Writes the results, and adds the entries `about` to samples.json.
 
     Raises:
       WriteError: if a file cannot be written, or finished images are missing.
@@ -229,7 +229,7 @@ class ImageFolder:
 
   @functools.cached_property
   def _places(self) -> dict[int, tuple[epath.Path, int]]:
-    """Part and row within the part of each image."""
+    """File in parts/, and row in this file, of each finished image."""
     return {
       i: (path, row)
       for path in self._files()
@@ -255,7 +255,7 @@ class ImageFolder:
     return len(self._files()) == len(self._labels)
 
   def _read_protocol(self) -> dict[str, Any] | None:
-    """Returns samples.json, or None for a folder without our files."""
+    """Returns samples.json; None if the folder has no files of this module."""
     path = self.folder / 'samples.json'
     if not path.exists():
       paths = [
@@ -294,7 +294,7 @@ class ImageFolder:
   def _discard(
     self, pattern: str, folder: epath.Path, *, rmdir: bool = False
   ) -> None:
-    """Removes matching files; with `rmdir` also the folder, if it is empty."""
+    """Removes matching files; `rmdir` also removes the folder if empty."""
     for path in _match(folder, pattern):
       path.unlink()
     if rmdir and folder.exists() and not any(folder.iterdir()):
@@ -320,7 +320,7 @@ def _load(path: epath.Path, name: str) -> np.ndarray:
 def _differences(
   record: dict[str, Any] | None, protocol: dict[str, Any]
 ) -> list[str]:
-  """Returns how `protocol` differs from `record`, as 'key: old -> new'."""
+  """Returns changes from `record` to `protocol`, as 'key: old -> new'."""
   record = without_folders(upgrade(record or {}))
   protocol = without_folders(protocol)
   return [

@@ -1,8 +1,8 @@
-"""Classes by name or by number.
+"""Conversion of class names and numbers to labels.
 
-A word matches the name of a class exactly; else without case and underscores;
+A word matches a class name exactly, or else without case and underscores, or
 else by the part before the name's first comma, as in ImageNet's 'tench, Tinca
-tinca'. Any other word is the number of a class, counted from 0.
+tinca'. A word without a match must be a class number, counted from 0.
 """
 
 import collections
@@ -25,7 +25,7 @@ def find_classes(
     others: Further words that the error message lists as valid.
 
   Raises:
-    InputError: A word names no class, or more than one.
+    InputError: A word matches no class, or several classes.
   """
   words, classes = text.split(','), []
   rules: tuple[Callable[[str], str], ...] = (str, _simplify, _key)
@@ -57,7 +57,7 @@ def find_classes(
 
 
 def named(plan: str, names: Mapping[str, str]) -> str:
-  """Returns a plan such as '3,5' with numbers replaced by the known names."""
+  """Replaces class numbers in a plan such as '3,5' by the known names."""
   return ', '.join(
     class_name(0, [names[word]]) if word in names else word
     for word in plan.split(',')
@@ -75,7 +75,7 @@ def class_name(label: int, names: Sequence[str] = ()) -> str:
 def _longest_name(
   words: Sequence[str], tables: Sequence[Mapping[str, Sequence[int]]], top: int
 ) -> tuple[int, Sequence[int]]:
-  """Returns the number of words of the next name, and its classes."""
+  """Returns the number of words in the longest match, and the classes."""
   for count in range(min(len(words), top), 0, -1):
     word = ','.join(words[:count]).strip()
     for spelling, spellings in zip(
@@ -89,7 +89,7 @@ def _longest_name(
 def _spellings(
   rule: Callable[[str], str], names: Sequence[str]
 ) -> dict[str, list[int]]:
-  """Returns the classes of each name after `rule`."""
+  """Returns the class numbers for each name that `rule` has converted."""
   classes = collections.defaultdict(list)
   for number, name in enumerate(names):
     classes[rule(name)].append(number)

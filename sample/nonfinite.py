@@ -8,7 +8,7 @@ from absl import logging
 
 from core.errors import NonFiniteError
 
-# Largest share of non-finite images for which metrics are computed.
+# Largest fraction of nonfinite images with which metrics are computed.
 MOST = 0.01
 
 
@@ -21,14 +21,14 @@ def describe(count: int, total: int) -> str:
 
 
 def warn(count: int, total: int, name: str = '') -> None:
-  """Logs a warning about images named `name` unless `count` is 0."""
+  """Logs a warning about the images `name` if `count` is positive."""
   if count:
     prefix = f'{name}: ' if name else ''
     logging.warning('%s%s.', prefix, describe(count, total))
 
 
 def too_many(count: int, total: int) -> bool:
-  """Returns whether metrics are meaningless."""
+  """Returns whether `count` nonfinite images make metrics meaningless."""
   return count > MOST * total
 
 

@@ -1,8 +1,8 @@
 """Reads and writes the .npz files of images.
 
 The header of a damaged file can claim 10^12 images, or make Python's parser
-fail. Reading therefore compares the claimed size with that of the archive.
-Writing takes one image at a time, so 50,000 images need the memory of one.
+fail. Reading therefore compares the claimed size with the size of the archive.
+Writing streams images, so 50,000 images need the memory of one image.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from etils import epath
 from core.errors import InputError, reason
 from core.files import replacing
 
-# Largest ratio of compression. Deflate reaches at most 1,032.
+# Largest accepted compression ratio; deflate reaches at most 1,032.
 _RATIO = 1040
 # Exceptions of numpy, zipfile and Python's parser for damaged files.
 DAMAGED = (
@@ -42,7 +42,7 @@ def damage_of(place: object) -> Iterator[None]:
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-  """Returns shape, whether the order is Fortran's, and type of an array."""
+  """Returns an array's shape, whether it has Fortran order, and its type."""
   if np.lib.format.read_magic(file) == (1, 0):
     return np.lib.format.read_array_header_1_0(file)
   return np.lib.format.read_array_header_2_0(file)
@@ -59,7 +59,7 @@ def header_of(
     name: Name of the array, without .npy.
 
   Raises:
-    InputError: if it is damaged, or claims more bytes than the archive has.
+    InputError: if the array is damaged, or claims more bytes than the archive.
   """
   with damage_of(place), archive.open(f'{name}.npy') as file:
     shape, fortran, dtype = read_header(file)
@@ -103,8 +103,8 @@ def write_images(
   """Writes images one by one, in the format of the ADM evaluator.
 
   Args:
-    path: File, which is created once all images are written.
-    images: Images uint8 of `shape`, one for each label.
+    path: File, which appears after all images are written.
+    images: One uint8 image of `shape` for each label.
     labels: Labels (n,) int.
     shape: Shape (H, W, C) of one image.
   """

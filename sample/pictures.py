@@ -36,11 +36,11 @@ def tile(
   Args:
     images: Images (n, H, W, C) uint8.
     columns: Number of images per row.
-    scale: Side of the square that each pixel becomes.
+    scale: Magnification; each pixel becomes a square with this side.
     gap: Number of white pixels around each image.
 
   Raises:
-    InputError: If `images` has another shape, or `columns` is 0.
+    InputError: If `images` has another shape, or columns or scale are below 1.
   """
   if images.ndim != 4 or columns < 1 or scale < 1:
     raise InputError(
@@ -65,13 +65,13 @@ def sheet(
   scale: int,
   margin: int = 120,
 ) -> np.ndarray:
-  """Stacks labeled blocks of images, each name in a margin on the left.
+  """Stacks labeled blocks of images, with each name in a margin on the left.
 
   Args:
     blocks: Name and images (n, H, W, C) uint8 of each block.
     columns: Number of images per row.
-    scale: Side of the square that each pixel becomes.
-    margin: Minimum width of the names, in pixels.
+    scale: Magnification; each pixel becomes a square with this side.
+    margin: Minimum width of the margin for names, in pixels.
 
   Returns:
     The sheet, (H', W', 3) uint8.

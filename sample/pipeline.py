@@ -7,7 +7,7 @@
   Image.fromarray(tile(images, columns=8).squeeze())
 
 `load` reads a run, or a folder of weights from `main.py convert`. The images
-equal those of `main.py sample` for the same weights, labels and seed.
+equal the output of `main.py sample` for equal weights, labels and seed.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ Labels = str | Sequence[int | str] | np.ndarray
 class Pipeline:
   """A sampler that accepts class names, and guidance as text.
 
-  `classes` has the name of each label, or is () if they are unknown.
+  `classes` lists the class names in the order of the labels; () if unknown.
   """
 
   sampler: Sampler
@@ -72,15 +72,15 @@ class Pipeline:
       guidance: Guidance as text, such as 'ig:1.5,cfg:1.2@0-0.7', or as an
         object.
       seed: Random seed of all noise. Image i depends on the seed and on i.
-      guide: Pipeline of the weaker network, for guidance auto.
+      guide: Pipeline of the weaker network, for the guidance 'auto'.
       **sampling: Fields of `SampleConfig` to change, such as steps=25.
 
     Raises:
-      InputError: An argument is wrong.
+      InputError: An argument is invalid.
     """
     check_value('seed', seed, Seed)
     labels, sampler = self._checked(labels), self._sampler(sampling)
-    # The batch is not larger than necessary, since padding takes time.
+    # Padding takes time, so the batch has the smallest size for the devices.
     parts = batch_parts(sampler.mesh)
     total = -(-len(labels) // parts) * parts
     batch_size = min(sampler.config.batch_size, total)
@@ -98,7 +98,7 @@ class Pipeline:
     guide: 'Pipeline | None' = None,
     **sampling: Any,
   ) -> Film:
-    """Records a trajectory; see `sample.trajectory`."""
+    """Records the effect of guidance; see `sample.trajectory`."""
     check_value('seed', seed, Seed)
     check_value('frames', frames, Annotated[int, Range(1, 10_000)])
     return record_trajectory(
@@ -117,7 +117,7 @@ class Pipeline:
     guide: 'Pipeline | None' = None,
     **sampling: Any,
   ) -> float | None:
-    """Returns evaluations per image, in whole passes; None if they vary."""
+    """Returns network evaluations per image; None for an adaptive solver."""
     check_value('seed', seed, Seed)
     method, sampler = self._method(guidance, guide), self._sampler(sampling)
     sampler.check(method)
@@ -193,19 +193,19 @@ def load(
   autoencoder: str | None = None,
   mesh: Mesh | None = None,
 ) -> Pipeline:
-  """Reads a network with its settings of sampling.
+  """Reads a network and its settings for sampling.
 
   Args:
     place: Workdir of a run, or folder of weights from `main.py convert`.
     weights: Weights of a run, 'ema' or 'raw'; a folder has one set.
     step: Step of a run's checkpoint; None for the newest.
     autoencoder: Decoder of the latents as NAME:FILE[,FILE...], such as
-      'sd_vae:vae.safetensors'; None for the stored one, or if latents are
-      images.
-    mesh: Devices; None for all of them.
+      'sd_vae:vae.safetensors'; None for the stored decoder, or if latents
+      are images.
+    mesh: Devices; None for all devices.
 
   Raises:
-    InputError: if there is no network, or the autoencoder does not fit.
+    InputError: if there is no network, or the autoencoder does not match it.
   """
   place = epath.Path(place).expanduser()
   if weights.startswith('ema:'):

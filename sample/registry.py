@@ -1,6 +1,6 @@
 """Solvers as text: 'heun:final_step=heun', 'euler_maruyama:diffusion=sigma'.
 
-A name is followed by `:option=value` for each option of the solver.
+The text is the solver's name, followed by `:option=value` for each option.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ SOLVERS: dict[str, type[Solver | Dopri5]] = {
 
 
 def make_solver(text: str, path: Path) -> Solver | Dopri5:
-  """Returns the solver that the text describes, on a path.
+  """Returns the solver that the text describes, for a path.
 
   Raises:
     InputError: A solver or option is unknown, or the path is unsuitable.
@@ -57,5 +57,5 @@ def make_solver(text: str, path: Path) -> Solver | Dopri5:
 
 
 def check_solver(text: str) -> None:
-  """Raises InputError if the text describes no solver for any path."""
+  """Raises InputError if the text does not describe a solver."""
   make_solver(text, path_named('discrete'))

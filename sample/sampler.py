@@ -1,16 +1,16 @@
 """The sampler: one compiled scan of solver steps over the guided velocity.
 
-Image i of seed s depends on (s, i) alone. With key = key(s):
+Image i depends only on i and the seed s. The code uses, with key = key(s),
 
   x at grid[0]                    normal(fold_in(key, i)), times sigma if the
                                   grid starts below 1
   noise of step n                 normal(fold_in(fold_in(key, i), n))
-  choices of guidance at step n   fold_in(fold_in(fold_in(key, 2^32 - 1), n), 0)
-  the same for image i            fold_in(fold_in(fold_in(key, i), 2^32 - 1), n)
+  guidance at step n, batch       fold_in(fold_in(fold_in(key, 2^32 - 1), n), 0)
+  guidance at step n, image i     fold_in(fold_in(fold_in(key, i), 2^32 - 1), n)
   random label of image i         fold_in(fold_in(key, 2^32 - 2), i)
 
-so batches and devices change an image only by rounding. With the same number of
-rows per device, the image is bitwise equal.
+so batches and devices change an image only by rounding. If the number of rows
+per device is equal, images are bitwise equal.
 """
 
 import dataclasses
@@ -30,11 +30,11 @@ from guidance.base import BlocksTerm
 from sample.adaptive import Dopri5, dopri5
 from sample.solvers import Evaluation, Interval, Solver
 
-# Indices that no image has.
+# Key indices that no image uses.
 STEPS = np.uint32(2**32 - 1)
 LABELS = np.uint32(2**32 - 2)
-# Time at which guidance reads its scales: the beginning of the solver step (as
-# SiT does), or the time of each evaluation (as LightningDiT does).
+# Time at which guidance evaluates its scales: the beginning of the solver step
+# (as in SiT), or the time of each network evaluation (as in LightningDiT).
 SCALES_AT = ('step', 'evaluation')
 
 
@@ -51,16 +51,16 @@ def integrate(
   """Integrates dx/dt = velocity along the grid.
 
   Args:
-    evaluate: Function that maps (x, t, n, memory) in step n to an evaluation.
-      The memory of a step's first evaluation goes to the next step.
+    evaluate: Function of (x, t, n, memory) for step n. The next step receives
+      the memory from the first evaluation of step n.
     solver: Rule for one step.
     x: State at grid[0].
     grid: Decreasing times (steps + 1,).
-    noise: Function that maps n to standard normal noise like x, for a
+    noise: Function from n to standard normal noise with the shape of x, for a
       stochastic solver.
     memory: Memory at the first step.
-    rests: Function that maps n to whether step n leaves x unchanged; None if
-      every step changes it.
+    rests: Function from n to whether step n leaves x unchanged; None if every
+      step changes x.
     observe: Function of (x, t, n, memory), called before each step.
 
   Returns:
@@ -93,12 +93,12 @@ def integrate(
 
 
 def step_key(seed: int | jax.Array, n: int | jax.Array) -> jax.Array:
-  """Returns the key of guidance's random choices at step n."""
+  """Returns the random key for guidance's choices at step n."""
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEPS), n)
 
 
 def image_keys(seed: int | jax.Array, index: jax.Array) -> jax.Array:
-  """Returns the keys of images, (B,)."""
+  """Returns the random key of each image, (B,)."""
   key = jax.random.key(seed)
   return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
@@ -111,7 +111,7 @@ def draw_steps(
   seed: int | jax.Array,
   steps: int,
 ) -> tuple[Any, ...]:
-  """Returns guidance's random choices, with a leading axis of steps."""
+  """Samples guidance's random choices for all steps, which form axis 0."""
   fold = jax.vmap(jax.random.fold_in, (0, None))
   keys = fold(image_keys(seed, index), STEPS)
 
@@ -125,9 +125,9 @@ def draw_steps(
 def skipped_blocks(
   guidance: Guidance, denoiser: Denoiser, seed: int, steps: int
 ) -> dict[str, str]:
-  """Returns the blocks that each step skips, by method: '3+7 1+2 ...'.
+  """Returns the blocks that each method skips at each step: '3+7 1+2 ...'.
 
-  Several masks of a step are written 3+7/1+2.
+  A slash separates several masks of one step, as in '3+7/1+2'.
   """
   labels = jnp.zeros(1, jnp.int32)
   draws = draw_steps(guidance, denoiser, None, labels, seed, steps)
@@ -145,7 +145,7 @@ def skipped_blocks(
 class Integration:
   """Static settings of the compiled sampler; `shape` is (H, W, C).
 
-  The state and guidance are computed in `dtype`. The noise is float32.
+  State and guidance are computed in `dtype`; the noise is float32.
   """
 
   solver: Solver | Dopri5
@@ -179,13 +179,13 @@ def sample(
     grid: Decreasing times (steps + 1,).
     seed: Random seed of all noise and choices.
     how: Solver, shape, path and precision.
-    parts: Whether to return the parts of guidance at each step. This takes one
-      more evaluation per step, and excludes adaptive solvers.
+    parts: Whether to return the parts of guidance at each step, which needs one
+      more evaluation per step. Adaptive solvers do not support `parts`.
 
   Returns:
-    The latents and a second result. For an adaptive solver, it is the network
-    evaluations per image, as in `nfe`. With `parts`, it has the stacked states
-    and `guidance.Guided` of all steps. Otherwise it is None.
+    The latents and an extra result. An adaptive solver returns the evaluations
+    per image, as in `nfe`. With `parts`, the result has the states and
+    `guidance.Guided` of all steps, stacked. Otherwise the result is None.
   """
   solver, path = how.solver, how.path
   keys = image_keys(seed, index)
@@ -215,8 +215,8 @@ def sample(
   x = normal(keys)
   memory = guidance.init(x)
   if isinstance(solver, Solver):
-    # A grid may start below t = 1, where the noise is smaller. Variance
-    # preserving paths start from unit variance, as in DiT's code.
+    # A grid may start at t < 1, where the noise is smaller. Variance preserving
+    # paths always start from unit variance, as in DiT's code.
     if not isinstance(path, VariancePreserving):
       x = x * jnp.where(grid[0] < 1, path.sigma(grid[0]), 1)
     rests = None
@@ -241,10 +241,10 @@ def nfe(
   seed: int,
   how: Integration,
 ) -> float:
-  """Returns network evaluations per image, in whole passes of one row.
+  """Returns network evaluations per image; a partial pass adds a fraction.
 
-  Arguments are as in `sample`. S2's count depends on the seed, through the
-  sampled blocks. Adaptive solvers report their count after sampling.
+  Arguments are as in `sample`. With S2, the result depends on the seed, which
+  selects the blocks. With an adaptive solver, `sample` returns the number.
   """
   assert isinstance(how.solver, Solver)
   evaluations = [

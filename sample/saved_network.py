@@ -1,7 +1,7 @@
-"""Access to the network of a run or of a folder of weights.
+"""Access to the network in a run or in a folder of weights.
 
-The default settings of sampling come from the run, from the run that a folder
-was made of, or from the family of a published file (docs/checkpoints.md).
+Default settings for sampling come from the run, from the run that was converted
+to the folder, or from the family of a published file (docs/checkpoints.md).
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ SAMPLING: dict[str, dict[str, Any]] = {
     **_LIGHTNING,
   },
 }
-OF_MACHINE = 'batch_size'  # the key of `sample` that changes no image
+OF_MACHINE = 'batch_size'  # key of `sample` that does not affect images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +61,12 @@ class SavedNetwork:
 
   @property
   def is_run(self) -> bool:
-    """Returns whether it is a run rather than a folder of weights."""
+    """Returns whether `place` is a run rather than a folder of weights."""
     return 'format' not in self.metadata
 
   @functools.cached_property
   def config(self) -> NetworkConfig:
-    """Configuration of the network; InputError if damaged."""
+    """Configuration of the network; damage raises InputError."""
     if not self.is_run:
       return self._folder[0]
     try:
@@ -77,7 +77,7 @@ class SavedNetwork:
 
   @property
   def info(self) -> dict[str, Any]:
-    """Other entries of a folder's config.json."""
+    """Entries of a folder's config.json that are not network settings."""
     return self._folder[1]
 
   @functools.cached_property
@@ -161,17 +161,15 @@ def open_network(place: epath.PathLike) -> SavedNetwork:
   """Opens a run or a folder of weights, without reading weights.
 
   Raises:
-    InputError: if `place` is neither.
+    InputError: if `place` is neither a run nor a folder of weights.
   """
   return SavedNetwork(epath.Path(place).expanduser(), load_config(place))
 
 
 def load_config(place: epath.PathLike) -> dict[str, Any]:
-  """Returns config.json of a run or folder; InputError if it is missing."""
+  """Returns config.json of a run or folder; raises InputError if missing."""
   if os.fspath(place).startswith((HUB, WEB)):
-    local(
-      os.fspath(place)
-    )  # raises InputError with the command that converts it
+    local(os.fspath(place))  # the InputError shows the conversion command
   check_value('the workdir', os.fspath(place), PathText)
   path = epath.Path(place).expanduser() / 'config.json'
   try:

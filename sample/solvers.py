@@ -1,10 +1,10 @@
 """Solvers: rules for one step from t to t_next, with h = t_next - t < 0.
 
-For the ODE dx/dt = v(x, t):
+For the ODE dx/dt = v(x, t), with primes for values at t_next:
 
   Euler      x + h v(x, t)
-  Heun       x + h/2 (v(x, t) + v(x + h v(x, t), t_next)); by default Euler at
-             the step to t = 0 (EDM, arXiv 2206.00364, algorithm 1)
+  Heun       x + h/2 (v(x, t) + v(x + h v(x, t), t_next)); by default, the step
+             to t = 0 is an Euler step (EDM, arXiv 2206.00364, algorithm 1)
   Renoise    alpha' x0 + sigma' noise with x0 from v(x, t), for consistency
              models and students of DMD (arXiv 2303.01469, algorithm 1)
   Midpoint   x + h v(x + h/2 v(x, t), t + h/2)
@@ -20,14 +20,14 @@ d(x, t) = v - w score (SiT, arXiv 2401.08740, section 2.4):
   HeunMaruyama    y + h/2 (d(y, t) + d(y + h d(y, t), t_next)),   y = x + z
 
 The step to t = 0 depends on `final_step`: `mean` drops the noise, `euler` drops
-noise and score, `tweedie` jumps to the predicted x0, and `noise` is a step like
-the others.
+noise and score, `tweedie` jumps to the predicted x0, and `noise` is an ordinary
+step.
 
-w(t) is one of norm sigma(t); norm t (linear); norm (constant); norm times the
-value of the forward SDE (sbdm); (1 - norm cos(pi t))^2 / 4 (decreasing); and
+`diffusion` selects w(t): norm times sigma(t), t (linear), 1 (constant) or the
+forward SDE's w (sbdm); (1 - norm cos(pi t))^2 / 4 (decreasing); or
 norm sin(pi t)^2 (increasing_decreasing).
 
-A solver calls a function of (x, t), and guidance is inside this function.
+Solvers are independent of guidance, since they call any function of (x, t).
 """
 
 import abc
@@ -45,7 +45,7 @@ Memory = Any
 
 
 class Evaluation(NamedTuple):
-  """An evaluation at (x, t), such as guidance's `Guided`.
+  """The result of an evaluation at (x, t), such as guidance's `Guided`.
 
   `variance` is the learned variance, or None. `memory` is guidance's memory for
   the next step.
@@ -65,7 +65,7 @@ class Interval:
     t: Scalar time.
     t_next: Scalar time below t.
     first: Evaluation at (x, t).
-    noise: Standard normal noise like x; None unless the solver is stochastic.
+    noise: Standard normal, shaped like x; None for a deterministic solver.
     evaluate: Function that maps (x, t) to the velocity; None if the solver
       needs only the first evaluation.
   """
@@ -92,17 +92,17 @@ class Interval:
 class Solver(abc.ABC):
   """A rule for one step. Subclasses are frozen and hashable."""
 
-  # The solver of `sample.adaptive` chooses its own steps.
+  # Whether the solver chooses its own steps, as in `sample.adaptive`.
   adaptive = False
 
   @property
   def stochastic(self) -> bool:
-    """Returns whether `noise` is used."""
+    """Returns whether the solver uses `noise`."""
     return False
 
   @property
   def learned_variance(self) -> bool:
-    """Returns whether the network's learned variance is used."""
+    """Returns whether the solver uses the network's learned variance."""
     return False
 
   @property
@@ -111,14 +111,14 @@ class Solver(abc.ABC):
     return False
 
   def init(self, x: jax.Array) -> Memory:
-    """Returns the memory before the first step, for states like x."""
+    """Returns the solver's memory for the first step; x is the first state."""
     del x
     return ()
 
   def perturb(
     self, x: jax.Array, t: jax.Array, t_next: jax.Array, noise: Any
   ) -> jax.Array:
-    """Returns the x at which the step first evaluates the network."""
+    """Returns the state at which the step first evaluates the network."""
     del t, t_next, noise
     return x
 
@@ -160,13 +160,13 @@ class Euler(OneStep):
 
 @dataclasses.dataclass(frozen=True)
 class Renoise(OneStep):
-  """A jump to the predicted x0, noised again to t_next; one evaluation."""
+  """A jump to the predicted x0, then new noise for t_next; one evaluation."""
 
   path: Path
   stochastic = True
 
   def step(self, at: Interval) -> jax.Array:
-    """Returns the predicted x0 with the noise of t_next."""
+    """Returns the predicted x0 with new noise for t_next."""
     x0 = self.path.x0_from_velocity(at.x, at.velocity, at.t)
     return self.path.interpolate(x0, at.noise, at.t_next)
 
@@ -176,7 +176,7 @@ class Heun(OneStep):
   """Heun's method: order 2, two evaluations per step.
 
   Attributes:
-    final_step: Rule for the step to t = 0: 'euler', or 'heun', which evaluates
+    final_step: Rule for the step to t = 0, 'euler' or 'heun'. 'heun' evaluates
       at t = 0, as LightningDiT does with torchdiffeq.
   """
 
@@ -186,7 +186,7 @@ class Heun(OneStep):
     check_choice('heun final_step', self.final_step, ('euler', 'heun'))
 
   def step(self, at: Interval) -> jax.Array:
-    """Returns Heun's step, or Euler's to t = 0."""
+    """Returns the state after Heun's step, or after Euler's step to t = 0."""
     euler = at.x + at.h * at.velocity
 
     def correct():
@@ -198,7 +198,7 @@ class Heun(OneStep):
     return jax.lax.cond(at.t_next > 0, correct, lambda: euler)
 
   def times(self, t: float, t_next: float) -> list[float]:
-    """Returns both ends of the step, or t if it is Euler's."""
+    """Returns both ends of the step, or only t for Euler's step."""
     return [t, t_next] if t_next > 0 or self.final_step == 'heun' else [t]
 
 
@@ -221,7 +221,7 @@ class RK4(OneStep):
   """The 3/8 rule: order 4, four evaluations per step, the last at t_next."""
 
   def step(self, at: Interval) -> jax.Array:
-    """Returns the step of the 3/8 rule."""
+    """Returns the state after a step of the 3/8 rule."""
     x, t, h, v_1 = at.x, at.t, at.h, at.velocity
     v_2 = at.evaluate(x + h / 3 * v_1, t + h / 3)
     v_3 = at.evaluate(x + h * (v_2 - v_1 / 3), t + 2 * h / 3)
@@ -238,8 +238,8 @@ class RK4(OneStep):
 class DPMSolver(Solver):
   """DPM-Solver++(2M): order 2, one evaluation per step.
 
-  It extrapolates x0 from the previous step. The first step, a step from t = 1,
-  the step after that, and a step to t = 0 are DDIM steps.
+  The solver extrapolates x0 from the previous step. The first step, a step from
+  t = 1, the step after a step from t = 1, and a step to t = 0 are DDIM steps.
   """
 
   path: Path
@@ -249,14 +249,14 @@ class DPMSolver(Solver):
     return x, jnp.zeros((), x.dtype)
 
   def advance(self, at: Interval, memory: Memory) -> tuple[jax.Array, Memory]:
-    """Returns the state of DPM-Solver++(2M), and the x0 and t of this step."""
+    """Returns the state at t_next, and the x0 and t of this step."""
     path, t, t_next, (x0_before, t_before) = self.path, at.t, at.t_next, memory
     x0 = path.x0_from_velocity(at.x, at.velocity, t)
     h_before, h = (
       self._log_ratio(a) - self._log_ratio(b)
       for a, b in ((t_before, t), (t, t_next))
     )
-    # A step from t = 1 or to t = 0 is infinitely long, without a slope.
+    # Steps from t = 1 or to t = 0 are infinitely long, so they have no slope.
     has_memory = jnp.isfinite(h_before) & (t_before > t)
     slope = jnp.where(has_memory, h / h_before, 0)
     slope = jnp.where(t_next > 0, slope, 0)
@@ -266,9 +266,9 @@ class DPMSolver(Solver):
     return shrink * at.x + scale * target, (x0, jnp.asarray(t, at.x.dtype))
 
   def _log_ratio(self, t: jax.Array) -> jax.Array:
-    """Returns log(sigma / alpha), infinite at both ends of a path."""
+    """Returns log(sigma / alpha), which is infinite at both ends of a path."""
     alpha = self.path.alpha(t)
-    # At t = 1 alpha should be 0, but cos(pi / 2) is rounded.
+    # At t = 1, alpha should be 0, but cos(pi / 2) has a rounding error.
     log_alpha = jnp.where(alpha > 1e-6, jnp.log(alpha), -jnp.inf)
     return jnp.log(self.path.sigma(t)) - log_alpha
 
@@ -292,9 +292,9 @@ class EulerMaruyama(OneStep):
 
   Attributes:
     path: Path of the velocity and score.
-    diffusion: Form of w, one of DIFFUSIONS. On the linear path the default is
-      that of SiT and Internal Guidance, g^2 = 2 t.
-    norm: Norm of w.
+    diffusion: Form of w, one of DIFFUSIONS. On the linear path, the default
+      gives g^2 = 2 t, as in SiT and Internal Guidance.
+    norm: Parameter `norm` in w.
     final_step: Rule for the step to t = 0, one of FINAL_STEPS.
   """
 
@@ -317,7 +317,7 @@ class EulerMaruyama(OneStep):
     check_choice('solver final_step', self.final_step, FINAL_STEPS)
 
   def step(self, at: Interval) -> jax.Array:
-    """Returns x + h d(x, t) + z, or the special step to t = 0."""
+    """Returns x + h d(x, t) + z, or the state after the final step."""
     x, t, v = at.x, at.t, at.velocity
     z = self._noise_scale(t, at.h) * at.noise
     x_next = x + at.h * self._drift(v, x, t) + z
@@ -348,8 +348,8 @@ class EulerMaruyama(OneStep):
 class HeunMaruyama(EulerMaruyama):
   """SiT's Heun method for the SDE, which adds the noise before the drift.
 
-  A step has two evaluations, the last one a single evaluation. `final_step`
-  cannot be 'noise', since the score is infinite at t = 0.
+  A step has two evaluations, but the last step has one. `final_step` cannot be
+  'noise', since the score is infinite at t = 0.
   """
 
   def __post_init__(self) -> None:
@@ -364,7 +364,7 @@ class HeunMaruyama(EulerMaruyama):
     return x + jnp.where(t_next > 0, scale, 0) * noise
 
   def step(self, at: Interval) -> jax.Array:
-    """Returns Heun's step along the drift, or the special step to t = 0."""
+    """Returns the state after Heun's step, or after the final step."""
     x, t, t_next, v = at.x, at.t, at.t_next, at.velocity
     drift = self._drift(v, x, t)
 
@@ -376,5 +376,5 @@ class HeunMaruyama(EulerMaruyama):
     return jax.lax.cond(t_next > 0, correct, lambda: self._end(v, x, t, x))
 
   def times(self, t: float, t_next: float) -> list[float]:
-    """Returns both ends of the step, or t in the last step."""
+    """Returns both ends of the step, or only t for the last step."""
     return [t, t_next] if t_next > 0 else [t]

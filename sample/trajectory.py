@@ -9,7 +9,7 @@ The distance between strong and weak velocities is
 
   gap_k(t) = rms over images and elements of (strong - weak_k)
 
-If IG is active, it refines both velocities of every other method.
+If IG is active, the strong and weak velocities of other methods include IG.
 """
 
 from typing import NamedTuple
@@ -31,10 +31,10 @@ class Film(NamedTuple):
 
   Attributes:
     times: Times (F,), from the noise to the data.
-    images: Images (F, B, H, W, C) uint8 by name: x_t as 'state', the x0 of each
-      part of `guidance.Guided.parts`, and last the x0 of 'guided'.
+    images: Images (F, B, H, W, C) uint8 by name: 'state' for x_t, the name of
+      each x0 from `guidance.Guided.parts`, and last 'guided' for the guided x0.
     begins: Times (steps,) at which steps begin.
-    gaps: Gaps (steps,) by method.
+    gaps: Gap at each step (steps,), by method.
   """
 
   times: np.ndarray
@@ -60,7 +60,7 @@ def record_trajectory(
     frames: Number of evenly spaced steps, including the first and the last.
 
   Raises:
-    InputError: The solver is adaptive, or the parts do not fit.
+    InputError: The solver is adaptive, or settings are incompatible.
   """
   sampler.check(guidance)
   config, path = sampler.config, sampler.path
@@ -80,7 +80,7 @@ def record_trajectory(
     nonfinite.warn(count - int(finite.sum()), count, describe(guidance))
     fields = {**records.parts, 'guided': records.velocity}
     methods = [term.name for term in guidance.terms]
-    velocities = {  # restores the order, since programs sort names
+    velocities = {  # in this order, since programs sort names
       name: fields[name][:, :count]
       for name in ('strong', 'ig', 'refined', *methods, 'guided')
       if name in fields

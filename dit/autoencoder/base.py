@@ -4,8 +4,8 @@
   x = decode(z)                about [-1, 1]
   x0 = normalize(z)            z = denormalize(x0)
 
-f is the downsampling, and x0 lies in the diffusion network's space. Encoder and
-decoder are separate networks, and one of them can be absent.
+f is the downsampling factor. x0 lies in the space of the diffusion network.
+Encoder and decoder are separate networks, and one network can be absent.
 """
 
 import abc
@@ -32,8 +32,8 @@ class AutoencoderConfig(abc.ABC):
   Attributes:
     latent_channels: Channels C of the latent.
     image_channels: Channels of the image.
-    dtype: Type of activations; 'auto' is float32 on CPU, else bfloat16.
-      Parameters, norm statistics and results are float32.
+    dtype: Type of activations; 'auto' is float32 on CPU, and bfloat16 on
+      accelerators. Parameters, norm statistics and results are float32.
   """
 
   latent_channels: int
@@ -54,11 +54,11 @@ class AutoencoderConfig(abc.ABC):
   @property
   @abc.abstractmethod
   def downsampling(self) -> int:
-    """Ratio of an image's side to the latent's."""
+    """Ratio of the image's side to the latent's side."""
 
   @abc.abstractmethod
   def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:
-    """Returns the encoder or the decoder with fresh parameters."""
+    """Returns the encoder or the decoder with initial parameters."""
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +67,7 @@ class Autoencoder:
   """An autoencoder with parameters and latent statistics, as a pytree.
 
   Attributes:
-    params: {'encoder': ..., 'decoder': ...}; a half may be missing.
+    params: {'encoder': ..., 'decoder': ...}; one entry may be missing.
     config: Architecture of the encoder and decoder.
     normalization: Statistics that map latents to the network's space.
   """
@@ -80,7 +80,7 @@ class Autoencoder:
 
   @property
   def downsampling(self) -> int:
-    """Ratio of an image's side to the latent's."""
+    """Ratio of the image's side to the latent's side."""
     return self.config.downsampling
 
   @property
@@ -106,7 +106,7 @@ class Autoencoder:
     return self._run('encoder', x)
 
   def encode(self, x: jax.Array) -> Posterior:
-    """Encodes images (B, f H, f W, 3) in [-1, 1]; posterior (B, H, W, C)."""
+    """Encodes images (B, f H, f W, 3) in [-1, 1] to posteriors (B, H, W, C)."""
     moments = self.moments(x)
     if self.config.deterministic:
       return Posterior(moments, jnp.zeros_like(moments))
@@ -135,8 +135,8 @@ class Autoencoder:
       )
     graph, _ = _abstract(self.config, half)
     network = nnx.merge(graph, self.params[half])
-    # By default, accelerators multiply float32 in lower precision. This setting
-    # does not affect bfloat16.
+    # Accelerators multiply float32 in lower precision by default. The setting
+    # 'highest' does not affect bfloat16.
     with jax.default_matmul_precision('highest'):
       return network(x).astype(jnp.float32)
 

@@ -1,4 +1,4 @@
-"""A reader of autoencoders, specified as in sd_vae:vae.safetensors.
+"""A reader of autoencoders from text such as sd_vae:vae.safetensors.
 
 A specification is NAME:FILE[,FILE...] or NAME:FOLDER. The names are in
 `dit.autoencoder.AUTOENCODERS`. Files are local, hf:// or https://.
@@ -25,7 +25,7 @@ def read_autoencoder(
   """Reads an autoencoder onto every device of a mesh.
 
   Returns None for None and 'pixels', since latents are then images. The files
-  can include latent statistics. `half` is required, 'encoder' or 'decoder'.
+  can include latent statistics, and must include `half` (encoder or decoder).
 
   Raises:
     InputError: if the files do not match the name or lack the required half.
@@ -54,16 +54,16 @@ def read_autoencoder(
 
 
 def split_places(place: str) -> list[str]:
-  """Splits a text at commas if it is not the name of an existing file."""
+  """Splits a text at commas if the text is not the name of an existing file."""
   if place and '://' not in place and local(place).exists():
     return [place]
   return [word for word in place.split(',') if word]
 
 
 def _files(name: str, source: str) -> tuple[list[str], pathlib.Path | None]:
-  """Returns the files of an autoencoder, and the folder if `source` is one.
+  """Returns an autoencoder's files, and `source` as a path if it is a folder.
 
-  In a folder, NAME.* and NAME_* take precedence, and .safetensors over pickles.
+  Priority in a folder: NAME.* and NAME_*, and then .safetensors over pickles.
   """
   words = split_places(source)
   if len(words) != 1 or '://' in words[0] or not local(words[0]).is_dir():

@@ -1,17 +1,17 @@
 """The KL autoencoder of latent diffusion: SD-VAE (f8) and VA-VAE (f16).
 
   residual   h <- shortcut(h) + conv2(silu(norm2(conv1(silu(norm1(h))))))
-  attention  h <- h + proj_out(softmax(q k^T / sqrt(D)) v), one head, q, k, v
-             of norm(h), over all H W pixels
-  level i    residual blocks at resolution 1 / 2^i, attention after each if
-             i is in `attention_levels`, then up or down by 2
+  attention  h <- h + proj_out(softmax(q k^T / sqrt(D)) v), with q, k and v from
+             norm(h), and one head over all H W pixels
+  level i    residual blocks at resolution 1 / 2^i, attention after each block
+             if i is in `attention_levels`, then up or down by 2
   middle     residual, attention, residual
   encoder    conv_in, levels 0..n-1, middle, norm, silu, conv_out, quant_conv
   decoder    post_quant_conv, conv_in, middle, levels n-1..0, norm, silu,
              conv_out
 
 Sources: Rombach et al. 2022, appendix G; Yao et al. 2025 for VA-VAE. Modules
-have the names of the original code, so parameters have their published paths.
+have the names of the original code, so parameters have the published paths.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ class KLConfig(AutoencoderConfig):
   """Shape of a KL autoencoder.
 
   Attributes:
-    widths: Channels of the levels, from the image's resolution downwards.
+    widths: Channels of each level, starting at the image's resolution.
     layers: Residual blocks per encoder level; decoder levels have one more.
     attention_levels: Levels with attention. At every image size, the original
       code uses the level that has resolution 16 for 256 x 256 images.
-    norm_groups: Groups of the norms.
+    norm_groups: Number of groups in each norm.
   """
 
   widths: tuple[int, ...]
@@ -57,7 +57,7 @@ class KLConfig(AutoencoderConfig):
 
   @property
   def downsampling(self) -> int:
-    """Ratio of an image's side to the latent's."""
+    """Ratio of the image's side to the latent's side."""
     return 2 ** (len(self.widths) - 1)
 
   def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:  # noqa: D102
@@ -88,7 +88,7 @@ class Residual(nnx.Module):
 
 
 class Attention(nnx.Module):
-  """Self-attention over pixels with one head, which is as wide as h."""
+  """Self-attention over pixels with one head of width D."""
 
   def __init__(self, width: int, config: KLConfig, *, rngs: nnx.Rngs) -> None:
     self.norm = _norm(width, config, rngs)
@@ -134,7 +134,7 @@ class Upsample(nnx.Module):
 
 
 class Level(nnx.Module):
-  """Blocks at one resolution, then downsampling, upsampling or neither."""
+  """Blocks at one resolution, then downsampling, upsampling or nothing."""
 
   def __init__(
     self,

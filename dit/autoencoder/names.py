@@ -5,11 +5,11 @@
   published norm.weight, bias              ours scale, bias
 
 KL autoencoders (SD-VAE, VA-VAE) have the names of ldm, the original code, or of
-diffusers. Ours are ldm's. diffusers renames the parts below, and numbers
-`up_blocks` in execution order, while ldm numbers levels. Tiny autoencoders have
-positions in the list of layers as names. The original files have one half each
-and count from 0; diffusers adds prefixes and omits the decoder's layer 0.
-float16 becomes float32.
+diffusers. Our names are the names of ldm. diffusers renames the parts below,
+and numbers `up_blocks` in execution order; ldm numbers levels. In tiny
+autoencoders, names are positions in the list of layers. Each original file has
+the encoder or the decoder, and counts from 0. diffusers adds prefixes and omits
+the decoder's layer 0. float16 becomes float32.
 """
 
 import functools
@@ -47,7 +47,7 @@ _DIFFUSERS = {
   'v': 'to_v',
   'proj_out': 'to_out.0',
 }
-# Older files of diffusers, such as Stable Diffusion 1.
+# Parts of names in older files of diffusers, such as Stable Diffusion 1.
 _OLD_DIFFUSERS = _DIFFUSERS | {
   'q': 'query',
   'k': 'key',
@@ -65,13 +65,13 @@ def kl_from_published(
 ) -> tuple[KLConfig, Params]:
   """Converts a KL autoencoder to a configuration and float32 parameters.
 
-  Tensors outside encoder, decoder, quant_conv and post_quant_conv are ignored,
-  such as training losses, VA-VAE's alignment and the rest of Stable Diffusion.
+  Ignores tensors outside encoder, decoder, quant_conv and post_quant_conv, such
+  as training losses, VA-VAE's alignment and the rest of Stable Diffusion.
 
   Args:
-    *files: Tensors by their published names, from one file or one for each
-      half; a half may be missing.
-    norm_groups: Groups of the norms; tensor shapes do not determine them.
+    *files: Tensors by published name: one dictionary for each file. The encoder
+      or the decoder may be missing.
+    norm_groups: Number of norm groups, which tensor shapes do not determine.
     dtype: Type of activations; see AutoencoderConfig.
 
   Raises:
@@ -142,7 +142,7 @@ def tiny_from_published(
 ) -> tuple[TinyConfig, Params]:
   """Converts a TAESD; see `kl_from_published`.
 
-  `files` are the encoder, the decoder, both in any order, or diffusers' file.
+  `files`: encoder, decoder, both in any order, or one file of diffusers.
   """
   halves = {}  # half: tensors, prefix of their names, omitted positions
   for file in files:
@@ -207,9 +207,9 @@ def _kernel_shape(tensors: Tensors, name: str) -> tuple[int, ...]:
 def _fill(
   targets: Params, tensors: Tensors, name_of: Callable[[str], str]
 ) -> Params:
-  """Fills the tree of shapes `targets` with published tensors, each used once.
+  """Fills the tree of shapes `targets`; uses every published tensor once.
 
-  `name_of` maps a module's path 'a.b.c' in `targets` to its published name.
+  `name_of` maps a module's path 'a.b.c' in `targets` to the published name.
   """
   rest = dict(tensors)
 

@@ -30,7 +30,7 @@ class Published:
 
   Attributes:
     read: Function from tensors to configuration and parameters.
-    downsampling: Ratio of an image's side to the latent's.
+    downsampling: Ratio of the image's side to the latent's side.
     latent_channels: Channels C of the latent.
     normalization: Latent statistics; None if they are in a separate file.
   """
@@ -52,7 +52,7 @@ AUTOENCODERS = {
   'taef1': Published(tiny_from_published, 8, 16),
   'taef2': Published(tiny_from_published, 8, 32),
 }
-NAMES = ('pixels', *AUTOENCODERS)  # pixels: no autoencoder, latents are images
+NAMES = ('pixels', *AUTOENCODERS)  # for pixels, latents are images
 
 
 def load(
@@ -65,9 +65,9 @@ def load(
 
   Args:
     name: One of AUTOENCODERS.
-    *files: Tensors by their published names, one dictionary for each file.
+    *files: Tensors by published name, one dictionary for each file.
     statistics: `mean` and `std` of the latents, required if the autoencoder has
-      no default.
+      no default statistics.
     **options: Arguments of the reader: dtype, and norm_groups (KL only).
 
   Raises:

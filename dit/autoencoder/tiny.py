@@ -1,8 +1,8 @@
 """The TAESD family of tiny autoencoders, for previews.
 
   block    h <- relu(h + conv(relu(conv(relu(conv(h))))))
-           taef2's blocks at the lowest resolution first add
-           h <- h + conv_1(relu(group_norm_4(conv_1(h)))), 4 times as wide
+           taef2's blocks at the lowest resolution first apply
+           h <- h + conv_1(relu(group_norm_4(conv_1(h)))) with inner width 4 D
   encoder  conv, block, then three times (conv of stride 2, three blocks), conv
   decoder  3 tanh(z / 3), conv, relu, then three times (three blocks, upsampling
            by 2, conv), block, conv
@@ -10,9 +10,9 @@
 Convolutions are 3 x 3 except conv_1 (1 x 1). conv_1 and the convolutions that
 change resolution have no bias. SD (taesd), SDXL, SD3, FLUX.1 and FLUX.2 each
 have a network (madebyollin/taesd). Latents are already scaled for the diffusion
-model, so the normalization is the identity, and taesd decodes samples of
-networks trained on `sd_vae` latents. Published networks use images in [0, 1];
-ours use [-1, 1].
+model, so the normalization is the identity. taesd therefore decodes samples of
+networks that were trained on `sd_vae` latents. Published networks use images in
+[0, 1]; our networks use [-1, 1].
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class TinyConfig(AutoencoderConfig):
 
   Attributes:
     width: Channels of all layers.
-    normed: Whether blocks at the lowest resolution have taef2's branch.
+    normed: Whether blocks at the lowest resolution have taef2's norm branch.
   """
 
   width: int = 64
@@ -43,7 +43,7 @@ class TinyConfig(AutoencoderConfig):
 
   @property
   def downsampling(self) -> int:
-    """Ratio of an image's side to the latent's."""
+    """Ratio of the image's side to the latent's side."""
     return 8
 
   def network(self, half: str, rngs: nnx.Rngs) -> nnx.Module:  # noqa: D102
@@ -53,7 +53,7 @@ class TinyConfig(AutoencoderConfig):
 
 
 class Block(nnx.Module):
-  """Three convolutions, after taef2's group-norm branch if `normed`."""
+  """Three convolutions; if `normed`, taef2's group-norm branch comes first."""
 
   def __init__(
     self, config: TinyConfig, *, normed: bool = False, rngs: nnx.Rngs
@@ -81,7 +81,7 @@ class Block(nnx.Module):
 
 
 class TinyEncoder(nnx.Module):
-  """Maps images to latents; a layer's index is its published position."""
+  """Maps images to latents; the index of a layer is the published position."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
     width = config.width
@@ -104,7 +104,7 @@ class TinyEncoder(nnx.Module):
 
 
 class TinyDecoder(nnx.Module):
-  """Maps latents to images; a layer's index is its published position."""
+  """Maps latents to images; the index of a layer is the published position."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
     width = config.width

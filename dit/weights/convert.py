@@ -5,8 +5,8 @@
                                           the order row, column, channel
   published blocks.{i}.NAME               ours blocks/NAME, stacked (L, ...)
 
-A family is named after the code that wrote the tensors. It determines the
-network's convention (`dit.parameterization`):
+A family is named after the code that wrote the tensors. The family determines
+the network's convention (`dit.parameterization`):
 
   dit               facebookresearch/DiT                   noise
   sit               willisma/SiT                           reversed
@@ -15,8 +15,8 @@ network's convention (`dit.parameterization`):
   lightningdit      hustvl/LightningDiT                    reversed
   ig_lightningdit   Internal-Guidance, LightningDiT        reversed
 
-The ig_ families have one intermediate head, final_layer_xr. Conversion to ours
-and back is bit exact.
+The ig_ families have one intermediate head, final_layer_xr. Conversion to our
+layout and back is bit exact.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class Family(NamedTuple):
   Attributes:
     convention: Convention of the networks.
     inside: Whether the networks have one intermediate head.
-    options: Whether norm, MLP, rotary positions and shift can differ.
+    options: Whether norm, MLP, rotary positions and shift can vary.
   """
 
   convention: str
@@ -59,7 +59,7 @@ FAMILIES = {
 
 
 class Layout(NamedTuple):
-  """The conversions of an array to our layout and to the published one."""
+  """The conversions of an array to our layout and to the published layout."""
 
   ours: Callable[[np.ndarray, DiTConfig], np.ndarray]
   published: Callable[[np.ndarray, DiTConfig], np.ndarray]
@@ -163,10 +163,10 @@ def from_published(
 ) -> tuple[DiTConfig, dict[str, Any]]:
   """Converts published tensors to a configuration and float32 parameters.
 
-  Names and shapes determine all settings except the arguments below.
+  Tensor names and shapes determine all settings except the arguments below.
 
   Args:
-    tensors: Tensors by their published names.
+    tensors: Tensors by published name.
     family: One of FAMILIES.
     num_heads: Number of attention heads.
     taps: Number of blocks before the intermediate head (ig_ families).
@@ -264,7 +264,7 @@ def _infer(
       f'published tensor pos_embed has {tokens} tokens, not a square number; '
       'only square latents are supported.'
     )
-  # Checked first, since computing shapes already allocates the tables.
+  # This check comes first, since the computation of shapes allocates tables.
   _check_array(
     "published tensor 'pos_embed'",
     np.asarray(tensors['pos_embed']),
@@ -357,7 +357,7 @@ def _check_names(
 
 
 def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-  """Raises InputError unless `array` holds floats in this shape."""
+  """Raises InputError if `array` is not floating point or has another shape."""
   if array.shape != shape:
     raise InputError(f'{name} has shape {array.shape}, expected {shape}.')
   # numpy's `kind` of bfloat16 is V, not f.

@@ -1,4 +1,4 @@
-"""Checksums of arrays, independent of their devices and sharding."""
+"""Checksums of arrays, which do not depend on devices or sharding."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def digests_of(tree: Any) -> dict[str, int]:
 
 @jax.jit
 def _digest(x: jax.Array) -> jax.Array:
-  """Returns the sum of x's words times 1, 3, 5, ..., modulo 2^32.
+  """Returns the sum of the words of x, weighted by 1, 3, 5, ..., modulo 2^32.
 
   Odd factors are invertible, so the change of any single word is detected.
   """
@@ -31,7 +31,7 @@ def _digest(x: jax.Array) -> jax.Array:
 
 
 def check_digests(name: str, tree: Any, digests: dict[str, int]) -> None:
-  """Raises ValueError if a restored array differs from the saved one."""
+  """Raises ValueError if a restored array differs from the saved array."""
   current = digests_of(tree)
   names = [k for k in current | digests if current.get(k) != digests.get(k)]
   if names:

@@ -5,11 +5,11 @@
   hf://org/name/path/in/repo[@revision]  any file above; needs huggingface_hub
   https://host/path                      any file above, stored in a cache
 
-A .pt file is a dictionary of tensors, or contains one under `state_dict`. A
-training checkpoint contains two, `ema` and `model` (the raw weights).
+A .pt file is a dictionary of tensors, or has such a dictionary at `state_dict`.
+Training checkpoints have two dictionaries: `ema`, and `model` (raw weights).
 
-Files are untrusted. torch's weights_only, which runs no code from the file,
-reads pickles. Everything except tensors is rejected.
+Files are untrusted. Pickles are read with torch's weights_only, which runs no
+code from the file. Everything except tensors is rejected.
 """
 
 import argparse
@@ -56,12 +56,12 @@ def read_tensors(
 
   Args:
     source: File; see `fetch`.
-    weights: Set to read, 'ema' or 'raw', if the file holds both.
+    weights: Set to read, 'ema' or 'raw', if the file has both sets.
     allow_nonfinite: Whether to accept values that are not finite.
 
   Returns:
-    Tensors by name, floating point as float32; and the name of the set: 'ema',
-    'raw', or 'as stored' if the file has only one set.
+    Tensors by name, with floating point as float32, and the name of the set:
+    'ema', 'raw', or 'as stored' if the file has only one set.
 
   Raises:
     InputError: if the file or a required library is missing; or if the file is
@@ -94,7 +94,7 @@ def read_tensors(
 
 
 def fetch(source: epath.PathLike) -> pathlib.Path:
-  """Returns the local path of a weights file, after downloading it if remote.
+  """Returns the local path of a weights file; downloads a remote file.
 
   `source` is a local file, hf://org/name/path/in/repo[@revision], or https://.
 
@@ -121,7 +121,7 @@ def fetch(source: epath.PathLike) -> pathlib.Path:
 
 
 def read_safetensors(path: pathlib.Path) -> Tensors:
-  """Returns all arrays of a local file; raises InputError if damaged."""
+  """Returns all arrays of a local file; raises InputError for damage."""
   tensors, name = {}, ''
   try:
     with safe_open(path, 'numpy') as file:
@@ -129,7 +129,7 @@ def read_safetensors(path: pathlib.Path) -> Tensors:
         tensors[name] = file.get_tensor(name)
   except (SafetensorError, OSError) as error:
     raise _read_error(path, error) from error
-  except AttributeError as error:  # numpy does not have the type
+  except AttributeError as error:  # numpy lacks the data type
     raise InputError(
       f'{path} has {name!r}, of a type that cannot be read ({reason(error)}); '
       'expected float32, float16 or bfloat16.'
@@ -149,7 +149,7 @@ def header_of(path: epath.PathLike) -> dict[str, str]:
 
 
 def local(path: epath.PathLike) -> pathlib.Path:
-  """Returns a local path; raises InputError for a remote one."""
+  """Returns a local path; raises InputError for a remote path."""
   name = os.fspath(path)
   if name.startswith(HUB):
     raise InputError(
@@ -194,7 +194,7 @@ def _download(name: str, revision: str) -> pathlib.Path:
         *match.groups(), revision=revision or None
       )
     )
-  except Exception as error:  # from the network, the Hub or the disk
+  except Exception as error:  # an error of network, Hub or disk
     raise InputError(
       f'{name} cannot be downloaded ({reason(error)}).'
     ) from error
@@ -247,7 +247,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         path,
         map_location='cpu',
         weights_only=True,
-        # Files with optimizer states reach 10 GB; only used parts are read.
+        # Files with optimizer states reach 10 GB; mmap reads only used parts.
         mmap=zipfile.is_zipfile(path),
       )
   except Exception as error:  # torch raises many types of errors
@@ -261,7 +261,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         f'({set_name}), expected tensors only.'
       )
     try:
-      # With strides of 0, a tensor of a few bytes can claim to have terabytes.
+      # With strides of 0, a tensor of a few bytes can have a size of terabytes.
       if value.numel() * value.itemsize > value.untyped_storage().nbytes():
         raise ValueError('it is larger than its data in the file')
       is_float = value.is_floating_point()

@@ -1,6 +1,7 @@
-"""Checks weights for NaN and infinity when they are read.
+"""Checks weights for NaN and infinity when weights are read.
 
-Images from nonfinite weights are black, but their Frechet distance is finite.
+Images from nonfinite weights are black, but black images have a finite Frechet
+distance.
 """
 
 from typing import Any
@@ -29,7 +30,7 @@ def check_finite(
     allow: Whether to warn instead of raising.
 
   Raises:
-    InputError: if the number is not 0 and `allow` is false.
+    InputError: if values are not finite and `allow` is false.
   """
   leaves = [
     (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)

@@ -1,7 +1,7 @@
 """Folders of weights: a network's settings and parameters.
 
   config.json         {"format": 1, "model": settings, "weights": "ema", ...,
-                       "sha256": of the other file}
+                       "sha256": hash of model.safetensors}
   model.safetensors   arrays by path, such as blocks/mlp/fc1/kernel
 
 Backbones other than DiT add "backbone": FAMILY. Quantized weights
@@ -63,7 +63,7 @@ def save_folder(
     info: Additional entries of config.json: 'weights', 'source', ...
     scheme: One of `quantize.SCHEMES`, or None for no quantization.
     allow_nonfinite: Whether to write values that are not finite. config.json
-      records them, so that `load_folder` accepts them.
+      then has the key `allow_nonfinite`, so `load_folder` accepts the values.
 
   Raises:
     InputError: if the folder is not empty or cannot be written, or the
@@ -76,7 +76,7 @@ def save_folder(
   metadata = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
   if family := backbone.family_of(config):
     metadata['backbone'] = family
-  for key in ('quantized', ALLOWED):  # `info` may have those of the source
+  for key in ('quantized', ALLOWED):  # `info` may have the source's keys
     metadata.pop(key, None)
   if check_finite(
     f'the weights for {folder}',
@@ -104,7 +104,7 @@ def load_folder(
   """Returns the settings, numpy parameters and `info` that `save_folder` wrote.
 
   Quantized parameters become float32. `allow_nonfinite` accepts values that are
-  not finite even if config.json does not record them.
+  not finite even without this key in config.json.
 
   Raises:
     InputError: if the folder is invalid or the weights are not finite.
@@ -161,7 +161,7 @@ def save_tensors(
 
 
 def check_target(path: epath.PathLike) -> pathlib.Path:
-  """Returns the path; raises InputError if it exists or is not writable."""
+  """Returns the path; raises InputError for an existing or unwritable path."""
   path = local(path).absolute()  # '.' has no parents
   try:
     is_taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
@@ -178,7 +178,7 @@ def check_target(path: epath.PathLike) -> pathlib.Path:
 def load_config(folder: epath.PathLike) -> tuple[NetworkConfig, dict[str, Any]]:
   """Returns the settings and `info` in a folder's config.json.
 
-  A missing field gets its default, which preserves the behavior of older files.
+  A missing field has the default value, which is the behavior of older files.
 
   Raises:
     InputError: if config.json is missing or damaged.
@@ -232,8 +232,8 @@ def _check_arrays(
   config: NetworkConfig,
   scheme: str | None = None,
 ) -> None:
-  """Raises InputError unless the arrays match the network and the scheme."""
-  # Checked first, since shapes of a wrong network could need huge tables.
+  """Raises InputError if the arrays do not match the network and the scheme."""
+  # This check comes first, since a wrong network could need huge tables.
   if config.fixed_values > sum(a.size for a in arrays.values()):
     raise InputError(
       f'{source} has fewer values than the tables of the network that its '
@@ -264,7 +264,7 @@ def _check_arrays(
       raise InputError(
         f'{source} has {name} of shape {array.shape}, expected {leaf.shape}.'
       )
-    # An EMA is float32 even if the parameters are not.
+    # An EMA is float32 even if the parameters have another type.
     dtypes = (leaf.dtype,) if scheme else (leaf.dtype, np.float32)
     if array.dtype not in dtypes:
       raise InputError(
@@ -281,7 +281,7 @@ def _write(
   # safetensors ignores strides, so arrays must be contiguous.
   dense = {name: np.asarray(t, order='C') for name, t in tensors.items()}
   path.touch()
-  mode = path.stat().st_mode  # from the umask; safetensors would set 0600
+  mode = path.stat().st_mode  # follows the umask; safetensors sets 0600
   try:
     save_file(dense, path, dict(metadata) or None)
     path.chmod(mode)
@@ -309,7 +309,7 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
       else:
         temp_path.unlink(missing_ok=True)
     for folder in folders:
-      with contextlib.suppress(OSError):  # never created, or not empty
+      with contextlib.suppress(OSError):  # missing, or not empty
         folder.rmdir()
     if isinstance(error, OSError):
       if is_full(error):
@@ -319,9 +319,9 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _rename(temp_path: pathlib.Path, path: pathlib.Path) -> None:
-  """Renames `temp_path` to `path`; InputError if a file exists at `path`."""
+  """Renames `temp_path` to `path`; raises InputError if `path` is a file."""
   if temp_path.is_dir():
-    temp_path.rename(path)  # fails unless `path` is absent or empty
+    temp_path.rename(path)  # fails if `path` exists and is not empty
     return
   try:
     os.link(temp_path, path)

@@ -7,7 +7,7 @@ combination of layer, output and group of inputs has a scale:
   q = round(w / s), from -2^(b-1) to 2^(b-1) - 1
   w' = s q, within s / 2 of w; zero stays zero
 
-The outermost interval thus has full width, as in qwix's symmetric quantization.
+The outermost interval thus has width s, as in qwix's symmetric quantization.
 With 8 bits, all inputs form one group. With fewer bits, the group size is the
 largest divisor of `inputs` up to 64. The schemes have these numbers of bits:
 
@@ -17,20 +17,20 @@ largest divisor of `inputs` up to 64. The schemes have these numbers of bits:
   int4     4                6
 
 The modulation (adaLN) is a third of the blocks' kernels, 6 D^2 of 18 D^2. In
-bfloat16, it alone would take 6 * 2 / (18 * 4) = 0.167 of their float32 size,
-and int8, int6 and int4 would store SiT-B/2 in 0.34, 0.30 and 0.26 of its
-float32 size instead of 0.26, 0.22 and 0.17. The modulation is therefore
-quantized too, with more bits in int6 and int4. All other parameters are small
-and sensitive: embeddings, heads, norms and biases are bfloat16, and position
-tables float32.
+bfloat16, the modulation would take 6 * 2 / (18 * 4) = 0.167 of the blocks'
+float32 size. Relative to float32, SiT-B/2 would then take 0.34 instead of 0.26
+in int8, 0.30 instead of 0.22 in int6, and 0.26 instead of 0.17 in int4. The
+modulation is therefore also quantized, with more bits in int6 and int4. Other
+parameters are small and sensitive: embeddings, heads, norms and biases are
+bfloat16, and position tables are float32.
 
 A file stores a kernel `NAME` as `NAME.packed`, (L, bytes) uint8, and
 `NAME.scale`, (L, groups, outputs) bfloat16. A layer's values q + 2^(b-1) fill
 its bytes row by row from the lowest bit. Three bytes contain four 6-bit values,
 and one byte contains two 4-bit values. Unused bits are zero.
 
-qwix's `quantize` is not used. It rounds weights with the float32 scale and then
-narrows the scale, so 8-bit errors reach 0.99 of a step. It cannot pack 6 bits.
+qwix's `quantize` cannot pack 6 bits. In addition, qwix rounds weights with the
+float32 scale, then narrows the scale, so 8-bit errors reach 0.99 of a step.
 """
 
 import math
@@ -64,7 +64,7 @@ _PACKED, _SCALE = '.packed', '.scale'
 
 
 def bits_of(name: str, scheme: str) -> int | None:
-  """Returns the bits of the parameter at a path; None if unquantized."""
+  """Returns the number of bits of a parameter; None if it is not quantized."""
   if _KERNELS.fullmatch(name):
     return SCHEMES[scheme].bits
   return SCHEMES[scheme].modulation_bits if name == _MODULATION else None
@@ -175,7 +175,7 @@ def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 
 def _packed_size(count: int, bits: int) -> int:
-  """Returns the number of bytes for `count` values, in full groups of bytes."""
+  """Returns the number of bytes for `count` values in whole byte groups."""
   period = math.lcm(bits, 8)
   return -(-count * bits // period) * period // 8
 
@@ -206,6 +206,6 @@ def _dtype(name: str) -> np.dtype:
 
 
 def _round_up(x: np.ndarray) -> np.ndarray:
-  """Rounds nonnegative float32 up to bfloat16, the upper half of its bits."""
+  """Rounds nonnegative float32 up to bfloat16, the upper 16 of the 32 bits."""
   bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
   return (bits + 0xFFFF >> 16).astype(np.uint16).view(jnp.bfloat16)

@@ -2,7 +2,7 @@
 
 REPA (arXiv 2410.06940, sihyun-yu/REPA) trains a SiT with an additional loss
 that projects hidden states onto the features of an image encoder. Sampling
-omits the projectors. Unlike in SiT's own code, time 0 is the data, as in ours.
+omits the projectors. Time 0 is the data, as in our code but not in SiT's code.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _LATER = 'decoder_blocks.'
 def without_projectors(
   tensors: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-  """Returns the tensors of the SiT, and logs the omitted ones.
+  """Returns the tensors of the SiT, and logs the omitted tensors.
 
   In REPA's older files, the blocks after the projectors are `decoder_blocks`,
   counted from 0.

@@ -39,13 +39,13 @@ def restore_weights(
   *,
   allow_nonfinite: bool = False,
 ) -> tuple[Params, int]:
-  """Reads a run's weights, 'ema' or 'raw', and returns them with their step.
+  """Reads a run's weights, 'ema' or 'raw'; returns the weights and the step.
 
-  Without `step`, it reads the newest checkpoint. `allow_nonfinite` accepts
-  values that are not finite.
+  Without `step`, the function reads the newest checkpoint. `allow_nonfinite`
+  accepts values that are not finite.
 
   Raises:
-    InputError: if the checkpoint does not exist, or is not finite.
+    InputError: if the checkpoint is missing or has values that are not finite.
   """
   # EMA weights are always float32; see train.state.
   target = weights_like(config, mesh, 'float32' if weights == 'ema' else None)
@@ -62,7 +62,7 @@ def restore_weights(
 def weights_like(
   config: NetworkConfig, mesh: Mesh, dtype: str | None = None
 ) -> Params:
-  """Returns shapes and shardings of weights; `dtype` replaces their types."""
+  """Returns shapes and shardings of weights; `dtype` replaces all types."""
   shapes = backbone.shapes(config)
   return placed(shapes, backbone.shardings(config, shapes, mesh), dtype)
 
@@ -70,11 +70,11 @@ def weights_like(
 def restore_newest(
   workdir: epath.PathLike, item: str, target: Any, step: int | None = None
 ) -> tuple[Any, int]:
-  """Reads an item of a checkpoint, such as 'ema', and returns it with its step.
+  """Reads an item such as 'ema' of a checkpoint; returns the item and the step.
 
-  `target` has the shapes and shardings of the arrays. Without `step`, it reads
-  the newest checkpoint. If training removes that checkpoint during the read, it
-  reads the checkpoint that has become the newest.
+  `target` has the shapes and shardings of the arrays. Without `step`, the
+  function reads the newest checkpoint. If training removes this checkpoint
+  during the read, the function tries again with the newest checkpoint.
 
   Raises:
     InputError: if the checkpoint is missing or damaged, or was removed.
@@ -98,7 +98,7 @@ def restore_newest(
 
 
 def _remains(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
-  """Waits, and returns whether a step is still saved, as `newest` if set."""
+  """Waits; returns whether a step is still saved (as newest, if `newest`)."""
   for _ in range(_LOOKS):
     steps = saved_steps(workdir)
     if step not in steps or (newest and step != max(steps)):
@@ -110,7 +110,7 @@ def _remains(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
 def restore_item(
   workdir: epath.PathLike, item: str, target: Any, step: int
 ) -> Any:
-  """Reads and checks an item of a checkpoint; InputError if it is damaged."""
+  """Reads and checks an item of a checkpoint; raises InputError if damaged."""
   folder = checkpoints_folder(workdir) / str(step)
   try:
     with ocp.StandardCheckpointer() as checkpointer:
