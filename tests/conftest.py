@@ -73,9 +73,9 @@ SMALL = (
 
 @pytest.fixture(scope='module', autouse=True)
 def little_memory():
-  """Clears compiled programs if the process has used more than 1.5 GiB."""
+  """Clears compiled programs if the process has used more than 1.25 GiB."""
   yield
-  if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1.5 * 2**20:
+  if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1.25 * 2**20:
     jax.clear_caches()
 
 

@@ -231,7 +231,7 @@ class Checkpointer:
     )
 
   def _damaged(self, step: int, error: Exception) -> None:
-    """With `fallback`, moves a damaged checkpoint; else raises InputError."""
+    """Moves a damaged checkpoint if `fallback`; else raises InputError."""
     folder = self._folder / str(step)
     failure = unreadable(folder, error)
     if not self._config.fallback:
