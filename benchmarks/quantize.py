@@ -1,6 +1,7 @@
 """Measures the savings by quantized weights, and the change of samples.
 
   python -m benchmarks.quantize --workdir=runs/demo --guidance=ig:1.5
+  python -m benchmarks.quantize --name=SiT-B/2   # only sizes, random weights
 
 Converts the weights of a run on images with each scheme of main.py convert.
 Samples with the same labels and noise for each scheme and float32. Prints:
@@ -12,8 +13,6 @@ Samples with the same labels and noise for each scheme and float32. Prints:
             classifier trained on these images; mean over seeds ± standard error
   change    FD minus the FD of float32, ± the standard error of this difference
             from a bootstrap over pairs of images
-
-For a network with random weights, --name=SiT-B/2, it prints only sizes.
 """
 
 import argparse

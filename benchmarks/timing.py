@@ -28,11 +28,9 @@ def in_turns(
 ) -> dict[str, list[float]]:
   """Times functions in turns; returns the seconds of each call, by name.
 
-  Args:
-    runs: Functions that return when their work is done.
-    rounds: Number of turns of each function.
-    turn: Minimum seconds of a turn. The first call of a turn is not timed: the
-      threads and memory of the previous function may still affect that call.
+  Every function runs `rounds` turns of at least `turn` seconds, and must return
+  only when its work is done. The first call of a turn is not timed: the threads
+  and memory of the previous function may still affect that call.
   """
   seconds = {name: [] for name in runs}
   for _ in range(rounds):

@@ -34,7 +34,6 @@ from train.progress import training_flops
 
 
 def random_batch(shapes: dict[str, Any]) -> dict[str, jax.Array]:
-  """Returns a random batch on the devices."""
   rng = np.random.default_rng(0)
 
   def draw(leaf):

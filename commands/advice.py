@@ -20,9 +20,8 @@ def command(name: str, *words: str) -> str:
 
 
 class Advice:
-  """Suggests commands for a run.
+  """Suggests a command if the run has the required weights, data and decoder.
 
-  A command is suggested if the run has the required weights, data and decoder.
   If only the decoder is missing, the text explains how to specify a decoder.
   """
 
@@ -45,10 +44,8 @@ class Advice:
   ) -> str:
     """Returns ' Try: COMMAND', or '' if the command would fail.
 
-    Args:
-      name: Name of the command.
-      *words: Flags of the command, except flags that name the run.
-      guidance: Guidance texts that the command would use.
+    `words` are flags of the command, except flags that name the run. `guidance`
+    lists the guidance texts that the command would use.
     """
     try:
       job = self._job
@@ -81,14 +78,9 @@ def training(
 ) -> str:
   """Returns a line 'Try: COMMAND', which trains on newly prepared records.
 
-  The line is empty if `split` is not the training split, or if no network of
-  the config fits the records.
-
-  Args:
-    config: Config file that `prepare` used.
-    overrides: Config assignments on the command line of `prepare`.
-    experiment: Settings of the config file with the assignments.
-    split: Name of the prepared split.
+  The line is empty if the prepared `split` is not the training split, or if no
+  network of the config fits the records. `prepare` used the file `config` with
+  the assignments `overrides`; `experiment` has the resulting settings.
   """
   data = experiment.data
   if split != data.train_split:

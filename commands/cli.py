@@ -34,13 +34,9 @@ class _Parser(argparse.ArgumentParser):
 def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
   """Returns the command and its flags; `overrides` has its config assignments.
 
-  Args:
-    argv: Words after the program's name.
-    text: Description of the program for --help.
-
-  Raises:
-    InputError: If the command, a flag or a config key is unknown.
-    SystemExit: After --help or --version, with status 0.
+  `argv` has the words after the program's name, and --help shows `text`. Raises
+  InputError if the command, a flag or a config key is unknown, and SystemExit
+  with status 0 after --help or --version.
   """
   words, overrides = [], []
   for word in argv:

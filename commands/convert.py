@@ -7,8 +7,7 @@
   any of these                               folder of quantized weights
 
 A published file does not name its network. Flags therefore specify the family
-and those settings that array shapes do not determine. If the weights do not fit
-the network, the command fails and writes nothing.
+and those settings that array shapes do not determine.
 """
 
 import argparse
@@ -93,6 +92,9 @@ def exchange(
 ) -> str:
   """Converts weights and returns a report.
 
+  Raises InputError, and writes nothing, if the target exists, or if the source
+  is damaged, does not fit the network, or cannot become the target.
+
   Args:
     source: Published file, folder of weights, or run.
     target: New path of a published file if the path ends with .safetensors;
@@ -104,10 +106,6 @@ def exchange(
     quantize: Scheme of a target folder, one of `quantize.SCHEMES`; or None.
     allow_nonfinite: Whether to convert non-finite weights. A target folder
       records that they are allowed, so it can be sampled.
-
-  Raises:
-    InputError: If the target exists, the source is damaged, or the source
-      cannot become the target. In these cases, nothing is written.
   """
   if family is not None:
     check_choice('--family', family, (*convert.FAMILIES, INCEPTION))

@@ -78,12 +78,8 @@ class Program:
 def train(experiment: Experiment, topology: str | None) -> str:
   """Returns a report on the train step.
 
-  Args:
-    experiment: Settings of the run.
-    topology: Name of the TPU chips to compile for; None to use only shapes.
-
-  Raises:
-    InputError: If the topology is unknown, or the step cannot run on its chips.
+  `topology` names the TPU chips to compile for; None uses only shapes. Raises
+  InputError if the topology is unknown, or the step cannot run on its chips.
   """
   experiment, mesh = placed(experiment, topology)
   settings, network = experiment.train, experiment.model

@@ -61,12 +61,8 @@ def run(args: argparse.Namespace) -> None:
 def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
   """Scores the images of --samples; returns a table.
 
-  Args:
-    args: Flags of the command.
-    row: Published figures to compare with; {} for none.
-
-  Raises:
-    InputError: If an input is missing or does not fit.
+  `row` has published figures to compare with, or is {}. Raises InputError if an
+  input is missing or does not fit.
   """
   experiment, samples = experiment_of(args), args.samples
   config = experiment.eval
@@ -129,15 +125,9 @@ def evaluate_run(
 ) -> str:
   """Samples and scores images, without saving the images; returns a table.
 
-  Args:
-    args: Flags of the command.
-    guidance: Guidance as text.
-    overrides: Config assignments of --preset.
-    row: Published figures to compare with; {} for none.
-
-  Raises:
-    InputError: If an input is missing or does not fit.
-    NonFiniteError: If more images than `nonfinite.MOST` are not finite.
+  `overrides` are config assignments of --preset. `row` has published figures to
+  compare with, or is {}. Raises InputError if an input is missing or does not
+  fit, and NonFiniteError if more images than `nonfinite.MOST` are not finite.
   """
   request = request_of(args, [*overrides, *eval_overrides(args)])
   num = row.get('num', 50_000) if args.num is None else args.num

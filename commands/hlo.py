@@ -25,11 +25,9 @@ _CALLED = re.compile(
 def collectives(text: str) -> dict[str, tuple[int, int]]:
   """Returns the count and bytes of each kind of collective in one run.
 
-  The bytes are the size of the whole array: after a gather, before a scatter.
-  Every iteration of a loop counts if the number of iterations is constant.
-
-  Args:
-    text: Optimized HLO, from `compiled.as_text()`.
+  `text` is optimized HLO from `compiled.as_text()`. The bytes are the size of
+  the whole array: after a gather, before a scatter. Every iteration of a loop
+  counts if the number of iterations is constant.
   """
   totals: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
   computations, entry = _computations(text)

@@ -62,6 +62,8 @@ def prepare(
   """Writes or resumes data.dir/data.name/SPLIT; returns a one-line report.
 
   Every process of a job calls this function and writes a share of the records.
+  Raises InputError if the images, the autoencoder and the config do not fit,
+  and PrepareError if the work cannot continue.
 
   Args:
     data: Location of the records, and whether to store mirrored images as well.
@@ -70,10 +72,6 @@ def prepare(
     split: Name of the split, such as train.
     autoencoder: Name and files in the syntax of `dit.autoencoder.files`; None
       for pixels.
-
-  Raises:
-    InputError: If the images, the autoencoder and the config do not fit.
-    PrepareError: If the work cannot continue.
   """
   check_value('--split', split, Annotated[str, FolderName()])
   if data.name == 'digits':

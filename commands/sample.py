@@ -50,13 +50,8 @@ def run(args: argparse.Namespace) -> None:
 def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
   """Samples the images of a job, or resumes an interrupted job.
 
-  Args:
-    job: Images to sample, and their folder.
-    form: Format, one of `image_folder.FORMATS`.
-    overwrite: Whether to discard images of another protocol in the folder.
-
-  Raises:
-    NonFiniteError: If no image is finite.
+  `form` is one of `image_folder.FORMATS`. `overwrite` discards images of
+  another protocol in the folder. Raises NonFiniteError if no image is finite.
   """
   num = len(job.labels)
   # Locks the folder first, to detect another writer before reading the weights.

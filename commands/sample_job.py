@@ -218,15 +218,9 @@ class ImageJob(SampleJob):
   ) -> None:
     """Checks all settings and reads the decoder.
 
-    Args:
-      request: Run or folder to sample from.
-      guidance: Guidance as text.
-      num: Number of images.
-      labels: Plan of the labels; see `generate.plan_labels`.
-      preset: Name in configs/presets.py whose cost is logged, or None.
-
-    Raises:
-      InputError: If the images cannot be sampled.
+    `num` images have labels by the plan `labels` (see `generate.plan_labels`).
+    The cost of `preset`, a name in configs/presets.py, is logged. Raises
+    InputError if the images cannot be sampled.
     """
     self._method = parse(guidance)
     check_value('--num', num, Count)

@@ -49,6 +49,8 @@ def train_features(
   """Trains and saves a classifier, and returns a one-line report.
 
   Every process of a job trains the same classifier. Only process 0 writes.
+  Raises InputError if the data has no labeled images or the folder is not
+  empty, and PrepareError if another process failed.
 
   Args:
     experiment: Settings of data, seed and number of classes.
@@ -56,10 +58,6 @@ def train_features(
     steps: Number of training steps; None for a number by image size.
     autoencoder: Decoder of latents in the syntax of `dit.autoencoder.files`;
       None for the decoder that the records name.
-
-  Raises:
-    InputError: If the data has no labeled images, or the folder is not empty.
-    PrepareError: If another process failed.
   """
   if steps is not None:
     check_value('--steps', steps, Annotated[int, Range(1, 10**9)])

@@ -10,8 +10,7 @@ Samples the same number of images from every network, and writes to --out
   curves.png             training metrics of the students with the first seed
   samples.png            images of the students, then of the teacher
 
-With --failures, the experiment instead trains a student for each of FAILURES
-with a single seed, and writes only curves.png.
+--failures instead trains FAILURES with one seed, and writes only curves.png.
 
 A distance of the teacher is a mean over disjoint sets of images. A distance of
 a student is a mean over seeds of training, label order and noise.

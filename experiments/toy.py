@@ -3,11 +3,9 @@
 A point is a latent of shape (1, 1, 2), one token of two channels. For a single
 token, attention is linear, and the transformer is a stack of residual MLPs
 conditioned on t and label. Training and sampling use the project's code. The
-data is a mixture of Gaussians with known density:
+data of a class is a mixture of Gaussians with known density; weights sum to 1:
 
   p(x | label) = sum_m weight_m N(x; mean_m, factor_m factor_m^T)
-
-The sum is over the components m of the class; their weights sum to 1.
 """
 
 import dataclasses

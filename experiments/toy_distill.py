@@ -4,14 +4,12 @@
 
 The data has two overlapping classes of three Gaussians each. The teacher is
 trained as in the other toys. The target is the teacher's samples at many steps.
-Students use the project's objective and training step (distill/):
+Students use the objective and training step of distill/ (see docs/toys.md):
 
   DM         without guidance: the student should match the teacher
   CA only    with guidance: Decoupled DMD (arXiv 2511.22677) reports
              over-saturation, rising variance and collapse
   CA + DM    with guidance: one student for each noise schedule of Decoupled DMD
-
-See docs/toys.md.
 """
 
 import dataclasses

@@ -2,10 +2,9 @@
 
   python -m experiments.toy_fractal
 
-Each class is a branching tree of thin Gaussians. The two trees grow from the
-origin in opposite directions, as in the toy of AutoGuidance (arXiv 2406.02507,
-figure 1), which Internal Guidance also uses (arXiv 2512.24176). The constants
-are ours. See docs/toys.md.
+Two trees of thin Gaussians, one per class, grow from the origin in opposite
+directions, as in the toy of AutoGuidance (arXiv 2406.02507, figure 1) and of
+Internal Guidance (arXiv 2512.24176). The constants are ours. See docs/toys.md.
 """
 
 import numpy as np

@@ -85,12 +85,10 @@ def command_line(
   run: Callable[[], tuple[str, Mapping[str, Figure]]],
   argv: list[str] | None = None,
 ) -> None:
-  """Runs an experiment from the command line.
+  """Runs an experiment; writes its tables to NAME.md in --out, and figures.
 
-  Args:
-    name: Name of the experiment, which writes its tables to NAME.md in --out.
-    run: Function that returns the tables, and the figures by name.
-    argv: Arguments; None for the arguments of the process.
+  `run` returns the tables, and the figures by name. `argv` defaults to the
+  arguments of the process.
   """
   parser = argparse.ArgumentParser()
   parser.add_argument(

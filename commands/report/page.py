@@ -32,13 +32,9 @@ def macros() -> Any:
 
 
 def data_url(picture: bytes | np.ndarray | Figure) -> str:
-  """Returns a data URL of a picture.
+  """Returns a data URL of a PNG, array (H, W, C) uint8 with C 1 or 3, or plot.
 
-  Args:
-    picture: Bytes of a PNG, array (H, W, C) uint8 with C 1 or 3, or a plot.
-
-  Raises:
-    ValueError: If the bytes are not a complete PNG.
+  The PNG is given as bytes. Raises ValueError if it is not complete.
   """
   kind, data = 'png', io.BytesIO()
   if isinstance(picture, Figure):
