@@ -85,8 +85,7 @@ class ConvNet(nnx.Module):
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps images (B, H, W, C) in [-1, 1] to features (B, F) and logits.
 
-    Normalization bounds the features, so that no single outlier dominates a
-    distance between sets.
+    Normalized features are bounded, so that no outlier dominates a distance.
     """
     for conv in self.convs:
       h = conv(x)
@@ -132,13 +131,9 @@ class Classifier:
   def save(self, folder: epath.PathLike, about: dict[str, Any]) -> None:
     """Writes a folder atomically; only the first process of a job writes.
 
-    Args:
-      folder: New path, or an empty folder.
-      about: JSON values that describe the images, training and accuracy.
-
-    Raises:
-      InputError: The folder holds files or cannot be written.
-      WriteError: The disk is full.
+    `about` has JSON values that describe the images, training and accuracy.
+    Raises InputError if the folder holds files or cannot be written, and
+    WriteError if the disk is full.
     """
     if jax.process_index() != 0:
       return

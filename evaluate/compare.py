@@ -78,11 +78,7 @@ def open_evaluators(
 ) -> dict[str, Evaluator]:
   """Returns evaluators of the distances in features and in pixels.
 
-  Args:
-    images: Real images (n, H, W, C) uint8.
-    network: Classifier that computes the features.
-    config: Settings: number of bootstrap resamples, images per compiled call.
-    mesh: Devices.
+  `network` computes the features of the real `images` (n, H, W, C) uint8.
   """
   logging.info('Computing features of %d reference images.', len(images))
   real = array_images('real images', images)

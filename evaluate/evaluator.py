@@ -80,15 +80,14 @@ def plan(
 ) -> tuple[str, ...]:
   """Returns the metrics to compute, without reading extractor or images.
 
+  Raises InputError if the settings contradict each other.
+
   Args:
     config: Section `eval`.
     data: Dataset whose training split is the default reference.
     labels: Whether the images to score have labels of the dataset.
     count: Number of images per set; None if there are no images to score.
     decodes: Whether a decoder for latents is available.
-
-  Raises:
-    InputError: The settings contradict each other.
   """
   kind = kind_of(config.extractor)
   if needs_records(config) and data.autoencoder != 'pixels' and not decodes:
@@ -133,10 +132,8 @@ class Evaluator:
   ) -> list[Summary]:
     """Computes the features of N images; returns one summary per set of images.
 
-    Args:
-      batches: Batches of images (n, H, W, C).
-      labels: Requested labels (N,) of the images.
-      parts: Index (N,) of each image's set, from 0; None for a single set.
+    Batches have shape (n, H, W, C). `labels` (N,) are the requested labels.
+    `parts` (N,) numbers each image's set from 0; None means a single set.
     """
     count = 1 if parts is None else parts.max() + 1
     gatherers = [
@@ -198,16 +195,9 @@ def open_evaluator(
 ) -> Evaluator:
   """Opens extractor and reference, and computes features of reference images.
 
-  Args:
-    config: Section `eval`.
-    real: Training split of a dataset, which is the default reference.
-    mesh: Devices.
-    labels: Whether the images to score have labels of this dataset.
-    count: Number of images per set; None if there are no images to score.
-    shape: Shape (H, W, C) of the images; None if it is unknown.
-
-  Raises:
-    InputError: An input is missing or does not fit.
+  The training split `real` is the default reference. `shape` is the shape
+  (H, W, C) of the images to score, or None if unknown. `plan` explains the
+  other arguments. Raises InputError if an input is missing or does not fit.
   """
   check_batch(mesh, config.batch_size, 'eval.batch_size')
   data, decodes = real.config, real.decoder is not None
@@ -274,15 +264,10 @@ def read_reference(
   *,
   reconstructed: bool = False,
 ) -> Reference:
-  """Computes a reference, with a description of the origin of its images.
+  """Computes a reference for `metrics`, and describes the origin of its images.
 
-  Args:
-    images: Real images.
-    extractor: Extractor of the features.
-    config: Settings, including the number of images whose features are kept.
-    metrics: Metrics for which the reference is used.
-    mesh: Devices.
-    reconstructed: Whether the images were decoded from latents.
+  `config` specifies the number of images whose features are kept.
+  `reconstructed` means that the images were decoded from latents.
   """
   digest = hashlib.sha256()
   rows = min(config.reference_rows or images.count, images.count)

@@ -91,13 +91,9 @@ class Extractor:
   ) -> Iterator[Features]:
     """Yields features of images in order, as numpy arrays of `batch_size` rows.
 
+    Batches (n, H, W, C) in [0, 255] have any n, and are uint8 or float32.
     Reading overlaps with computation. The last array may have fewer rows. Every
     process reads all images, processes a share, and receives all features.
-
-    Args:
-      batches: Images (n, H, W, C) in [0, 255] for any n, uint8 or float32.
-      mesh: Devices.
-      batch_size: Images per compiled call.
     """
     check_batch(mesh, batch_size, 'eval.batch_size')
     program = _program(self.apply, mesh)
@@ -154,13 +150,9 @@ def inception_extractor(
 ) -> Extractor:
   """Returns the Inception extractor of FID.
 
-  Args:
-    tensors: Tensors of the published file.
-    preprocessing: One of `resize.PRESETS`.
-    about: Name and SHA-256 of the file.
-
-  Raises:
-    InputError: The tensors are not those of this network.
+  `tensors` are the tensors of the published file, and `about` has its name and
+  SHA-256. `preprocessing` is one of `resize.PRESETS`. Raises InputError if the
+  tensors are not those of this network.
   """
   is_fid = SHA256 in (about.get('sha256'), about.get('source_sha256'))
   return Extractor(
@@ -240,11 +232,8 @@ def user_extractor(
 ) -> Extractor:
   """Wraps a user's function as an extractor.
 
-  Args:
-    name: Name of the features in results.
-    function: Function from images (B, H, W, C) float32 in [0, 255] to features
-      (B, F), which is called inside jax.jit.
-    about: Description for results.
+  The function maps images (B, H, W, C) float32 in [0, 255] to features (B, F)
+  inside jax.jit. `name` and `about` describe the features in results.
   """
 
   def apply(params, images):

@@ -76,14 +76,13 @@ def open_extractor(
 ) -> Extractor:
   """Opens an extractor by name.
 
+  Raises InputError if the name is unknown, or a file is missing or unsuitable.
+
   Args:
     spec: Name of the extractor.
     preprocessing: Preprocessing of Inception, one of `resize.PRESETS`.
     real: Training split, which is used to train a classifier.
     read: Function that returns images and labels of the training split.
-
-  Raises:
-    InputError: The name is unknown, or a file is missing or unsuitable.
   """
   (name, *_), (kind, _, suffix) = kind_of(spec), spec.partition(':')
   if kind == 'inception':
@@ -130,12 +129,9 @@ def _inception(file: str, preprocessing: str) -> Extractor:
 def convert_inception(source: str, target: str) -> str:
   """Saves the published Inception as .safetensors; returns a one-line report.
 
-  Args:
-    source: Published file.
-    target: New file, readable without torch; its header has the source's hash.
-
-  Raises:
-    InputError: The source is not the published file, or the target exists.
+  The target is readable without torch, and its header has the source's hash.
+  Raises InputError if the source is not the published file, or if the target
+  exists.
   """
   path = fetch(source)
   if (digest := file_sha256(path)) != SHA256:

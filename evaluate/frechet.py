@@ -87,8 +87,7 @@ class MomentsAccumulator:
   def add(self, features: np.ndarray) -> None:
     """Adds a copy of (n, F) features.
 
-    Raises:
-      InputError: The features are not finite, or F differs between batches.
+    Raises InputError if they are not finite, or F differs between batches.
     """
     features = check_features(features)
     if not self._block.size:
@@ -122,8 +121,7 @@ class MomentsAccumulator:
 def check_features(features: np.ndarray) -> np.ndarray:
   """Returns features as an array (n, F).
 
-  Raises:
-    InputError: The features are not finite, not (n, F), or have no columns.
+  Raises InputError if they are not finite, not (n, F), or have no columns.
   """
   features = np.asarray(features)
   if features.ndim != 2 or not features.shape[1]:
@@ -198,8 +196,8 @@ def extrapolated(sample: np.ndarray, reference: Moments) -> float:
   Chong and Forsyth (2020, arXiv 1911.07023) compute the distance for random
   subsets of 15 equally spaced sizes, and extrapolate a line in 1 / n by least
   squares. Their sizes range from 5,000 to all 50,000 images. Our sizes range
-  from max(n / 10, 2 (F + 1)) to n. For 50,000 images and the 2,048 features of
-  Inception, both ranges are equal. Below 2 F images, the bias is no longer
+  from max(n / 10, 2 (F + 1)) to n. Both ranges are equal for 50,000 images and
+  Inception's 2,048 features. Below 2 F images, the bias is no longer
   proportional to 1 / n.
 
   The bias due to the size of the reference remains. Estimates may be negative.

@@ -64,16 +64,13 @@ def array_images(name: str, images: np.ndarray) -> ImageSet:
 def open_image_set(
   place: str, data_dir: str, *, image_size: int | None = None
 ) -> ImageSet:
-  """Opens a set of images.
+  """Opens a set of images; raises InputError if there are no images.
 
   Args:
     place: An .npz, a folder, a .zip, or tfds:NAME[:SPLIT].
     data_dir: Folder of TFDS datasets.
     image_size: Size to which image files are cropped, as ADM crops ImageNet.
       None leaves the images unchanged and requires images of equal size.
-
-  Raises:
-    InputError: There are no images.
   """
   if place.startswith(TFDS):
     files = open_images(place, data_dir)

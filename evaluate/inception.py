@@ -116,10 +116,7 @@ _MIXED: dict[str, dict[str, list]] = {
 
 
 class Conv(nnx.Module):
-  """A convolution with bias and ReLU; weights are zeros until loaded.
-
-  `same` pads the borders.
-  """
+  """A convolution with bias and ReLU; `same` pads the borders."""
 
   def __init__(
     self,

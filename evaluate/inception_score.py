@@ -17,12 +17,9 @@ def inception_score(
 ) -> tuple[float, float]:
   """Returns mean and standard deviation of the score over parts, as in ADM.
 
-  Args:
-    logits: Logits (n, classes), where consecutive rows form a part.
-    split_size: Images per part; the last part may be smaller.
-
-  Raises:
-    InputError: The parts are empty, or some logits are not finite.
+  A part consists of `split_size` consecutive rows of the logits (n, classes).
+  The last part may be smaller. Raises InputError if the parts are empty, or
+  some logits are not finite.
   """
   logits = check_features(logits)
   if split_size < 1 or not len(logits):

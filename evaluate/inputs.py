@@ -42,13 +42,9 @@ def check_samples(
 ) -> None:
   """Raises InputError for images whose metrics would be meaningless.
 
-  Args:
-    images: Images to score.
-    protocol: Entries of the samples.json that describes the images.
-    extractor: Name of the extractor. If the extractor is a classifier that is
-      not yet trained, all images are read to find broken images.
-    metrics: Requested metrics; empty for all possible metrics.
-    num_classes: Number of classes of the dataset.
+  `protocol` has the entries of the samples.json that describes the images.
+  Empty `metrics` stand for all possible metrics. If the extractor is a
+  classifier that is not yet trained, all images are read to find broken images.
   """
   num_bad = protocol.get('nonfinite', 0)
   if type(num_bad) is not int:
@@ -79,6 +75,8 @@ def check_classifier(
 ) -> None:
   """Checks that a classifier trained on the training split can score images.
 
+  Raises InputError if the inputs do not fit, or a reference image is broken.
+
   Args:
     metrics: Metrics to compute.
     real: Training split, whose records are images.
@@ -86,9 +84,6 @@ def check_classifier(
     images: Reference images; None if the reference consists of statistics.
     reference: Reference statistics; None if the reference consists of images.
     count: Number of images per set; None if there are no images to score.
-
-  Raises:
-    InputError: The inputs do not fit, or a reference image is broken.
   """
   trained_on, name = record_shape(real.source), real.config.name
   width = classifier.features_of(trained_on)

@@ -24,7 +24,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
   """Returns the mean and std of KID over subsets, as torch-fidelity does.
 
-  The mean may be negative.
+  The mean may be negative. Raises InputError if a set is smaller than a subset,
+  some features are not finite, or the sets have different F.
 
   Args:
     sample: Features (n, F).
@@ -33,10 +34,6 @@ def kernel_distance(
     subset_size: Rows per subset, sampled without replacement.
     seed: Seed of the `RandomState` that selects rows from `sample` and from
       `reference` in turns.
-
-  Raises:
-    InputError: A set is smaller than a subset, some features are not finite, or
-      the sets have different F.
   """
   sample, reference = check_features(sample), check_features(reference)
   check_same_features(sample.shape[1], reference.shape[1])

@@ -166,14 +166,9 @@ class Gatherer:
       self._kept |= {'pool', 'spatial'} if 'sfd' in wanted else {'pool'}
 
   def add(self, batch: Features, keep: np.ndarray | None = None) -> None:
-    """Adds features of n images.
+    """Adds features of n images; raises InputError if they are not finite.
 
-    Args:
-      batch: Features.
-      keep: Mask (n,) of images whose features may be kept; None for all images.
-
-    Raises:
-      InputError: The features are not finite.
+    `keep` (n,) marks the images whose features may be kept; None marks all.
     """
     self._pool.add(batch.pool)
     if batch.spatial is not None and 'sfd' in self._wanted:
@@ -205,15 +200,14 @@ def choose(
 ) -> tuple[str, ...]:
   """Returns the requested metrics, or all possible metrics by default.
 
+  Raises InputError if a requested metric is not possible.
+
   Args:
     config: Settings, with the requested metrics.
     extractor: Extractor or its properties.
     reference_rows: Whether features of every reference image are known.
     reference_spatial: Whether the reference has moments of spatial features.
     labels: Whether the images have labels of the dataset.
-
-  Raises:
-    InputError: A requested metric is not possible.
   """
   statistics = 'the reference holds statistics only, without images'
   note = f'features of {extractor.name} have none; use Inception'
@@ -289,12 +283,9 @@ def estimate(
 ) -> dict[str, Estimate]:
   """Returns the metrics by name, with standard errors.
 
-  Args:
-    samples: Disjoint sets of equal size. Several sets give a mean with standard
-      error. For a single set, only the bootstrap gives a standard error.
-    reference: Summary of real images.
-    config: Settings, including the number of resamples.
-    metrics: Names of the metrics.
+  Several disjoint sets of equal size give a mean with standard error. For a
+  single set, only the bootstrap gives a standard error. `config` specifies the
+  number of resamples.
   """
   values = [measure(s, reference, config, metrics) for s in samples]
   if len(samples) > 1:

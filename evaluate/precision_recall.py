@@ -30,14 +30,13 @@ def radii(
 ) -> np.ndarray:
   """Returns the squared radius of the ball around each feature, (n,) float32.
 
+  Raises InputError if there are fewer than k + 1 rows, or a row is not finite.
+
   Args:
     features: Features (n, F).
     k: The radius is the distance to the k-th nearest neighbor.
     float16: Whether distances use float16, as in the ADM evaluator. A block
       with an overflow uses float32. ADM's blocks have 10,000 rows, not `BLOCK`.
-
-  Raises:
-    InputError: There are fewer than k + 1 rows, or a row is not finite.
   """
   features = check_features(features)
   if not 0 < k < len(features):
@@ -59,16 +58,10 @@ def radii(
 def precision_recall(
   reference: np.ndarray, sample: np.ndarray, k: int = 3, float16: bool = False
 ) -> tuple[float, float]:
-  """Returns precision and recall in [0, 1].
+  """Returns precision and recall in [0, 1] for features (n, F) and (m, F).
 
-  Args:
-    reference: Features (n, F).
-    sample: Features (m, F).
-    k: Rank of the neighbor that defines the radius; see `radii`.
-    float16: Whether distances use float16; see `radii`.
-
-  Raises:
-    InputError: As in `radii`, or if the sets have different F.
+  `radii` explains `k` and `float16`. Raises InputError as in `radii`, or if the
+  sets have different F.
   """
   reference, sample = check_features(reference), check_features(sample)
   check_same_features(sample.shape[1], reference.shape[1])

@@ -102,12 +102,9 @@ def load_images(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Loads images (n, H, W, C) uint8 and labels (n,) int32 into memory.
 
-  Args:
-    source: Records; see `open_source`.
-    decoder: Decoder of latents; None if records are images.
-    mesh: Devices.
-    batch_size: Images per call of the decoder.
-    most_bytes: Memory limit. A larger split is subsampled with a fixed seed.
+  `decoder` decodes `batch_size` latents per call; it is None if records are
+  images. A split that needs more memory than `most_bytes` is subsampled with a
+  fixed seed.
   """
   reader = _reader(source, decoder, mesh, batch_size)
   example, _ = reader([0])

@@ -63,12 +63,8 @@ def is_statistics(path: epath.PathLike) -> bool:
 def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
   """Reads and validates the statistics in an .npz file.
 
-  Args:
-    path: An .npz in a format that the module docstring lists.
-    rows: Whether to read the stored features of every image.
-
-  Raises:
-    InputError: The file is damaged, or the array sigma is not a covariance.
+  The features of every image are read only if `rows` is true. Raises InputError
+  if the file is damaged, or the array sigma is not a covariance.
   """
   path = epath.Path(path).expanduser()
   names, label = names_of(path), f'reference {path}'

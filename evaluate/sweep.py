@@ -67,8 +67,7 @@ class SweepGrid:
   def of(cls, text: str) -> 'SweepGrid':
     """Parses text such as 'ig:1..2:6,cfg:1.3'.
 
-    Raises:
-      InputError: The text has no range, over two ranges, or an empty range.
+    Raises InputError for no range, more than two ranges, or an empty range.
     """
     check_value('guidance', text, str)
     template, names = [], []
@@ -154,6 +153,8 @@ def sweep(
 ) -> str:
   """Measures all points without results; returns a Markdown table with a note.
 
+  Raises InputError if the folder holds points of another protocol.
+
   Args:
     sampler: Network and sampling settings.
     config: Points and settings of the measurement.
@@ -161,9 +162,6 @@ def sweep(
     protocol: Other settings that determine the results, such as weights.
     folder: Folder of the results.
     guide: Weaker network of AutoGuidance.
-
-  Raises:
-    InputError: The folder holds points of another protocol.
   """
   folder = epath.Path(folder)
   grid, metric, num = config.grid, config.metric, config.num

@@ -79,10 +79,7 @@ class Checkpointer:
   ) -> None:
     """Opens or creates `workdir`/checkpoints.
 
-    Args:
-      workdir: Folder of the run.
-      config: Settings for retention and for damaged checkpoints.
-      keep_period: Interval in steps between checkpoints that are never deleted.
+    Checkpoints at intervals of `keep_period` steps are never deleted.
     """
     self._config, self._keep_period = config, keep_period
     self._folder = checkpoints_folder(workdir)
@@ -141,14 +138,9 @@ class Checkpointer:
   ) -> None:
     """Starts to save a state; returns once the arrays have left the devices.
 
-    Args:
-      state: State to save.
-      step: Number of steps taken.
-      rank: Sort key; the best checkpoint has the lowest rank.
-      bad_steps: Number of non-finite steps so far.
-
-    Raises:
-      SaveError: if this save or the previous one failed.
+    `rank` is a sort key; the best checkpoint has the lowest rank. `bad_steps`
+    is the number of non-finite steps so far. Raises SaveError if this save or
+    the previous one failed.
     """
     self.wait()
     if step == self.latest_step:

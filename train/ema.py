@@ -96,15 +96,12 @@ def gamma_of(width: float) -> float:
 def coefficients(
   snapshots: Sequence[tuple[int, float]], step: int, width: float
 ) -> np.ndarray:
-  """Returns coefficients that combine snapshots to the average of `width`.
+  """Returns coefficients, (n,) float64 with sum 1, that combine snapshots.
 
   Args:
     snapshots: (step, width) of each of the n snapshots.
     step: Step of the average, at or after the last snapshot.
     width: Relative width of the average.
-
-  Returns:
-    (n,) float64, with sum 1.
   """
   steps, gammas = np.asarray(
     [(end, gamma_of(span)) for end, span in snapshots], np.float64

@@ -139,12 +139,8 @@ def read_sections(
 ) -> dict[str, Any]:
   """Returns the arguments of an experiment: its seed and its sections.
 
-  Args:
-    config: Plain values by section.
-    kinds: Dataclass of each section, from `sections_of`.
-
-  Raises:
-    InputError: A section or key is missing or unknown.
+  `config` has plain values by section, and `kinds` comes from `sections_of`.
+  Raises InputError if a section or key is missing or unknown.
   """
   expected = {'seed', *kinds}
   # A student's config also has the section distill, which sampling ignores.

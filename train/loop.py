@@ -64,10 +64,6 @@ class TrainingTask:
 def train(setup: Setup, workdir: epath.Path) -> bool:
   """Trains until the end or a stop signal; returns whether the run finished.
 
-  Args:
-    setup: Settings and opened inputs of the run.
-    workdir: Folder of the run; see `train.workdir`.
-
   Raises:
     NonFiniteError: after `train.max_bad_steps` non-finite steps in a row, or
       at the end of a run if most of its steps were not finite.

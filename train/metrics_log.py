@@ -108,13 +108,10 @@ class MetricsLog:
     config: Mapping[str, Any] | None = None,
     wandb: str = '',
   ) -> None:
-    """Opens the logs of `workdir`.
+    """Opens the logs of `workdir` after `step` steps of the run.
 
-    Args:
-      workdir: Folder of the run.
-      step: Number of steps that the run has already taken.
-      config: Config to show next to the curves.
-      wandb: Project of Weights & Biases, or ENTITY/PROJECT; '' for none.
+    `config` is shown next to the curves. `wandb` is a project of Weights &
+    Biases, or ENTITY/PROJECT; '' for none.
     """
     self._writes = jax.process_index() == 0
     self._workdir, self._wandb = workdir, None

@@ -58,16 +58,10 @@ def newton_schulz(
 ) -> jax.Array:
   """Maps singular values to about 1 (0.7 to 1.2) and keeps singular vectors.
 
-  In bfloat16, this function rounds like the published code. Under jit, XLA may
-  omit roundings (`xla_allow_excess_precision`).
-
-  Args:
-    u: (..., rows, columns); leading axes stack matrices.
-    steps: Number of iterations.
-    dtype: Type of the computation.
-
-  Returns:
-    Array with the shape and dtype of `u`.
+  The leading axes of `u` (..., rows, columns) stack matrices. The result has
+  the shape and dtype of `u`, and the computation uses `dtype`. In bfloat16,
+  this function rounds like the published code. Under jit, XLA may omit
+  roundings (`xla_allow_excess_precision`).
   """
   # By default, accelerators multiply float32 matrices in lower precision.
   matmul = functools.partial(jnp.matmul, precision='highest')
@@ -112,12 +106,8 @@ def shape_factor(path: str, rows: int, columns: int) -> float:
 def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
   """Converts gradients to updates, before weight decay and learning rate.
 
-  Args:
-    momentum: Decay of the average of gradients.
-    dtype: Type of the orthogonalization; published: bfloat16.
-
-  Returns:
-    A transformation of a tree whose leaves are matrices or stacks of matrices.
+  The leaves of the tree are matrices or stacks of matrices. `dtype` is the type
+  of the orthogonalization; published: bfloat16.
   """
 
   def average(m, g):

@@ -191,12 +191,7 @@ def draw(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns noise (B, H, W, C), times (B,) and labels (B,) with label dropout.
 
-  Args:
-    config: Settings of the objective.
-    x0: (B, H, W, C) latents.
-    label: (B,) int.
-    key: Random key of this step.
-    null_label: Label that replaces dropped labels.
+  `x0` are (B, H, W, C) latents. `null_label` replaces dropped labels.
   """
   noise_key, time_key, drop_key = jax.random.split(key, 3)
   noise = jax.random.normal(noise_key, x0.shape)

@@ -68,15 +68,14 @@ def reconstruct(
 ) -> tuple[Params, int]:
   """Returns an average and its step.
 
+  Raises InputError if there are no snapshots, or no snapshot at `step`.
+
   Args:
     workdir: Folder of the run.
     config: Configuration of the network.
     mesh: Devices that receive the average.
     width: Relative width; it may differ from the widths of the snapshots.
     step: Step of the average; None for the step of the newest snapshot.
-
-  Raises:
-    InputError: if there are no snapshots, or no snapshot at `step`.
   """
   check_value('--weights=ema:WIDTH', width, Annotated[float, WIDTHS])
   folder = folder_of(workdir)

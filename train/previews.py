@@ -90,16 +90,10 @@ class Previews:
     decoder: Autoencoder | None = None,
     missing: str = '',
   ) -> None:
-    """Checks that any requested previews can be sampled.
+    """Raises InputError if requested previews cannot be sampled.
 
-    Args:
-      experiment: Settings of the run.
-      mesh: Devices.
-      decoder: Decoder of latents; None for a network of images.
-      missing: Reason why the decoder is missing; '' if it is present.
-
-    Raises:
-      InputError: if requested previews cannot be sampled.
+    `decoder` is None for a network of images. `missing` is the reason why the
+    decoder is missing; '' if it is present.
     """
     self._experiment = experiment
     log = experiment.log
@@ -143,11 +137,10 @@ class Scores:
     decoder: Autoencoder | None = None,
     records: Any = None,
   ) -> None:
-    """Checks that any requested scores can be computed.
+    """Raises InputError if requested scores cannot be computed.
 
     `Previews` explains the arguments. The extractor, the reference and missing
-    training records are opened at their first use. Raises InputError if
-    requested scores cannot be computed.
+    training records are opened at their first use.
     """
     self._experiment, self._mesh = experiment, mesh
     self._real = RealData(

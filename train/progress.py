@@ -50,10 +50,7 @@ def check_skipped(bad_steps: int, steps: int) -> None:
 
 
 def training_flops(experiment: Experiment) -> int:
-  """Returns the FLOPs of a step per image; a multiply-add counts as 2 FLOPs.
-
-  A backward pass counts as two forward passes. A guide adds a forward pass.
-  """
+  """Returns the FLOPs of a step per image; a guide adds a forward pass."""
   passes = 3
   if experiment.objective.guided_weight:
     passes += 1
@@ -85,15 +82,10 @@ class Report:
     bar: tqdm,
     bad_steps: int = 0,
   ) -> None:
-    """Starts the clock of a run.
+    """Starts the clock of a run that has taken `bad_steps` non-finite steps.
 
-    Args:
-      experiment: Settings of the run.
-      schedule: Learning rate as a function of the step.
-      flops: FLOPs of a step per image.
-      log: Log, which receives a line every `log.every_images` images.
-      bar: Progress bar, which advances with every step.
-      bad_steps: Number of non-finite steps before this start.
+    `schedule` maps the step to the learning rate. `flops` are the FLOPs of a
+    step per image. `log` receives a line every `log.every_images` images.
     """
     self.bad_steps = bad_steps
     self._settings = experiment.train

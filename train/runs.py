@@ -160,6 +160,8 @@ def run_weights(
 ) -> tuple[Params, int]:
   """Returns weights of a run and the step at which they were saved.
 
+  Raises InputError if the weights are missing or not finite.
+
   Args:
     place: Workdir of the run.
     config: Configuration of the run's network.
@@ -167,9 +169,6 @@ def run_weights(
     which: 'ema', 'raw', or 'ema:WIDTH' for a power-function average.
     step: Step of the checkpoint or snapshot; None for the newest step.
     allow_nonfinite: Whether non-finite values are accepted.
-
-  Raises:
-    InputError: if the weights are missing or not finite.
   """
   if (width := _width_of(which)) is None:
     return restore_weights(
@@ -265,10 +264,7 @@ def start_weights(experiment: Experiment, mesh: Mesh) -> Params:
 def check_task(what: str, theirs: Experiment, ours: Experiment) -> None:
   """Raises InputError if two networks are trained for different tasks.
 
-  Args:
-    what: Name of the other network, such as 'the guide'.
-    theirs: Experiment of the other network.
-    ours: Experiment of the main network.
+  `what` is the name of the other network, such as 'the guide'.
   """
 
   def task(experiment):

@@ -29,12 +29,8 @@ class Saver:
   ) -> None:
     """Starts with no save due.
 
-    Args:
-      experiment: Settings of the run.
-      checkpointer: Writer of checkpoints.
-      snapshots: Writer of power-function averages.
-      report: Report, which knows whether the latest step was finite.
-      rank: Function from scores and mean loss to a sort key; see `Scores.rank`.
+    `report` knows whether the latest step was finite. `rank` maps scores and
+    mean loss to a sort key; see `Scores.rank`.
     """
     settings = experiment.train
     self._every = settings.steps_of(experiment.checkpoint.every_images)
@@ -49,11 +45,8 @@ class Saver:
   ) -> None:
     """Saves the state after `step` if a save is due and the state is sound.
 
-    Args:
-      state: State after the step.
-      step: Number of steps taken.
-      last: Whether the run stops after this step, which makes a save due.
-      scores: Scores of this step; {} for none.
+    If `last` is true, the run stops after this step, which makes a save due.
+    `scores` is {} if the step has no scores.
 
     Raises:
       NonFiniteError: after `train.max_bad_steps` non-finite steps in a row.

@@ -49,13 +49,9 @@ def open_setup(
 ) -> Setup:
   """Checks, without compiling, that a run can work; opens data and decoder.
 
-  Args:
-    experiment: Settings of the run.
-    workdir: Folder of the run. A run with checkpoints needs no initial weights.
-    autoencoder: Name or path of the decoder; None for the stored decoder.
-
-  Raises:
-    InputError: The run cannot work on this machine.
+  A run with checkpoints in `workdir` needs no initial weights. `autoencoder` is
+  the name or path of the decoder; None for the stored decoder. Raises
+  InputError if the run cannot work on this machine.
   """
   mesh = make_mesh(experiment.mesh)
   check_settings(experiment, mesh)
@@ -79,16 +75,10 @@ def make_setup(
 ) -> Setup:
   """Opens the decoder of latents, and checks that previews and scores work.
 
-  Args:
-    experiment: Settings of the run.
-    mesh: Devices.
-    records: Training records, or None.
-    latents: Latent space of the run's records or of its teacher.
-    workdir: Folder of the run, which may store a decoder.
-    autoencoder: Name or path of the decoder; None for the stored decoder.
-
-  Raises:
-    InputError: A required decoder is missing or does not fit.
+  `records` may be None. `latents` is the latent space of the run's records or
+  of its teacher. `workdir` may store a decoder. `open_setup` explains
+  `autoencoder`. Raises InputError if a required decoder is missing or does not
+  fit.
   """
   if workdir and (path := load_latents(workdir).decoder):
     latents = dataclasses.replace(latents, decoder=path)

@@ -74,12 +74,8 @@ def abstract(
 ) -> TrainState:
   """Returns shapes, dtypes and shardings of a state without allocating it.
 
-  Args:
-    config: Configuration of the network.
-    optimizer: Optimizer of the network's parameters.
-    mesh: Devices of the state.
-    averages: Number of power-function averages.
-    zero1: Whether optimizer state and averages are also sharded over `data`.
+  `averages` is the number of power-function averages. With `zero1`, optimizer
+  state and averages are also sharded over `data`.
   """
   make = functools.partial(fresh, config, optimizer, averages=averages)
   shapes = jax.eval_shape(functools.partial(make, seed=0))

@@ -124,10 +124,7 @@ def latents_of(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns float32 latents or images (B, H, W, C), and the next random key.
 
-  Args:
-    batch: Batch with 'image', or with 'moments' of the posterior of latents.
-    normalization: Normalization of latents.
-    key: Random key of this step.
+  The batch has 'image', or 'moments' of the posterior of latents.
   """
   if 'moments' not in batch:
     return latents.from_pixels(batch['image']), key

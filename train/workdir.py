@@ -76,16 +76,10 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 @contextlib.contextmanager
 def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
-  """Locks a run during the block, so that only one job trains the run.
+  """Locks a run during the block, so that only one job trains it.
 
-  All processes of a job call this function.
-
-  Args:
-    workdir: Folder of the run to create, local or gs://.
-    command: Command that trains the run, 'train' or 'distill'.
-
-  Yields:
-    The folder.
+  All processes of a job call this function. It creates the folder `workdir`,
+  local or gs://, and yields the folder. `command` is 'train' or 'distill'.
 
   Raises:
     InputError: if another job trains the run, or the folder cannot be written.
@@ -101,17 +95,10 @@ def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
 def claim(
   workdir: epath.PathLike, config: dict[str, Any], *, extensible: bool = True
 ) -> epath.Path:
-  """Prepares `workdir` for a new or resumed run with this config.
+  """Prepares and returns `workdir` for a new or resumed run with this config.
 
-  The caller must have locked the run with `training`.
-
-  Args:
-    workdir: Folder, local or gs://.
-    config: Resolved config, as plain values.
-    extensible: Whether the run may change `train.images`.
-
-  Returns:
-    The folder.
+  The caller must have locked the run with `training`. `config` has resolved,
+  plain values. An `extensible` run may change `train.images`.
 
   Raises:
     InputError: if the folder cannot be made or read, if the run has another
