@@ -99,8 +99,8 @@ def exchange(
     source: Published file, folder of weights, or run.
     target: New path of a published file if the path ends with .safetensors;
       otherwise, new path of a folder.
-    family: Published format, one of `convert.FAMILIES`. None is possible if a
-      run becomes a folder, or if the source is a folder that names the format.
+    family: Published format, one of `convert.FAMILIES`. It may be None if a
+      run becomes a folder, or if the source is a folder that names its format.
     facts: Settings that the tensors of a published source do not determine.
     weights: 'ema' or 'raw'; None for 'ema', or for the only available weights.
     quantize: Scheme of a target folder, one of `quantize.SCHEMES`; or None.

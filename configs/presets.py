@@ -43,7 +43,7 @@ PRESETS = {
     'fid': 2.27,
     'inception_score': 278.2,
   },
-  # SiT-XL/2, 1,400 epochs (arXiv 2401.08740); three channels guided; SDE, ODE.
+  # SiT-XL/2, 1,400 epochs (arXiv 2401.08740); three channels; SDE and ODE.
   'sit_xl_cfg': {
     **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',

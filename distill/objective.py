@@ -194,7 +194,7 @@ class Distillation(Rollout):
   def queries(
     self, visit: Visit, key: jax.Array, updates: Updates = 0
   ) -> dict[str, Any]:
-    """Returns a query (q, r) for each term ('ca', 'dm') or for 'both' terms.
+    """Returns queries (q, r), named 'ca' and 'dm', or one named 'both'.
 
     For the query 'student_trajectory', q (B, H, W, C) is differentiable, since
     the loss moves q.

@@ -2,7 +2,7 @@
 
 positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)); p is the column
            in the first half of D, and the row in the second half
-rotary     angle row w_k in the first half of a head's channels, and column w_k
+rotary     angle row * w_k in the first half of a head's channels, column * w_k
            in the second half, w_k = 10000^(-k / (head width / 4)); each angle
            rotates two adjacent channels; used in addition to `positions`
 time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through

@@ -1,7 +1,8 @@
 """Runs a toy experiment, and writes tables (Markdown) and a figure (PNG).
 
-Every method samples at every scale of SCALES with the same noise. The table
-shows measures at the best scale by mean energy distance, for new noise.
+Every method samples at every scale of SCALES with the same noise, which selects
+the scale with the smallest mean energy distance. The table shows the measures
+at this scale with new noise.
 """
 
 import argparse

@@ -74,7 +74,7 @@ class StochasticSelf(BlocksTerm):
 
   Attributes:
     scale: 1 + omega, with omega from the paper.
-    skip: Number of skipped blocks; 0 means 1 for up to 12 blocks, and 2 above.
+    skip: Number of skipped blocks. 0 skips 1 of at most 12 blocks, else 2.
     masks: Number of independent sub-networks. Their mean is the weak
       prediction. The paper calls more than one sub-network the naive form.
     exclude: Blocks that are always kept, in addition to block 0.

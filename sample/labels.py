@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from core.errors import InputError, nearest
 
-_LONGEST = 24  # most characters of a name in a picture
+_LONGEST = 24  # maximum length of a name in a picture
 
 
 def find_classes(
@@ -89,7 +89,7 @@ def _longest_name(
 def _spellings(
   rule: Callable[[str], str], names: Sequence[str]
 ) -> dict[str, list[int]]:
-  """Returns the class numbers for each name that `rule` has converted."""
+  """Converts class names by `rule`; returns the numbers of each result."""
   classes = collections.defaultdict(list)
   for number, name in enumerate(names):
     classes[rule(name)].append(number)

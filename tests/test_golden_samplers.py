@@ -100,7 +100,7 @@ def test_ig_sit(name, case):
   golden, kwargs = reference.read('ig_sit/samplers.npz'), case['kwargs']
 
   def scale(name, prefix):
-    """Replaces scales below 1 by 1, because the reference is then unguided."""
+    """Replaces scales below 1 by 1; the reference is unguided below 1."""
     return Scale(
       max(kwargs.get(name, 1.0), 1.0),
       kwargs.get(f'{prefix}guidance_low', 0.0),

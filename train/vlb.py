@@ -1,7 +1,8 @@
 """DiT's loss of the predicted noise and of the variance of sampling steps.
 
 At step k of 0..999, t = (k + 1) / 1000 and s = k / 1000 (Peebles & Xie 2023;
-Nichol & Dhariwal 2021). The term vb does not train the predicted mean:
+Nichol & Dhariwal 2021). The term vb has no gradient with respect to the
+predicted mean:
 
   loss = mean (noise prediction - noise)^2 + vb
   vb   = KL(q(x_s | x_t, x0) || p(x_s | x_t)) / log 2    k > 0
@@ -12,7 +13,8 @@ per dimension. The normal distributions q and p have the DDPM means of
 
   q: log small     p: f log beta + (1 - f) log small,   f = (variance + 1) / 2
 
-At step 0, small would be 0, so step 0 uses the value of step 1.
+beta and small are the variances of `sample.ddpm.variances`. At step 0, small is
+0, so this step uses small of step 1.
 """
 
 import jax

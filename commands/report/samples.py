@@ -72,7 +72,7 @@ class Artist:
     return self._html.figure(sheet, caption)
 
   def films(self) -> Markup:
-    """Samples film strips of every method, and plots the prediction gaps."""
+    """Draws film strips of each method, and plots gaps of strong and weak."""
     experiment, html, films = self._experiment, self._html, {}
     strips = html.films(self._solver(), self._weights, _AMPLIFIED)
     classes = np.arange(_FILMED) % experiment.model.num_classes

@@ -34,8 +34,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Schedule of noise levels for renoise: shared (one level for CA and DM),
   # full, constrained or hybrid (distill/noise_levels.py).
   distill.schedule = 'hybrid'
-  # Normalizer: the sample's distance from the teacher's prediction, which is
-  # guided (as in DMD2; it needs one level for both terms) or
+  # Normalizer: distance of the sample from the teacher's prediction: guided (as
+  # in DMD2; CA and DM must share one level) or
   # conditional (ours: Decoupled DMD's equation 6 has no unit).
   distill.normalizer = 'conditional'
   # Regularizer added to the CA term: dm, mean_variance, gan or none.
@@ -44,11 +44,11 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.ca_weight = 1.0  # Weight of the term CA.
   distill.min_level = 0.02  # Lowest noise level of the loss.
   distill.max_level = 0.98  # Highest noise level of the loss.
-  distill.shift = 1.0  # Shift of noise levels; above 1: more near the noise.
+  distill.shift = 1.0  # Shift of noise levels; above 1: noisier levels.
   # Moments (mean, std) of a latent, for mean_variance; (): measured on data.
   distill.moments = ()
-  # Fake denoiser's parameters, without weight decay: full (all), or lora
-  # (low-rank changes of attention's projected queries and values).
+  # Trained parameters of the fake denoiser: full (all), or lora (low-rank
+  # changes of attention's queries and values). Neither has weight decay.
   distill.fake = 'full'
   distill.lora_rank = 32  # Rank of the low-rank changes.
   distill.lora_scale = 2.0  # Scale of the low-rank changes.
@@ -60,10 +60,10 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Beta distribution of the initial levels of DM and of the fake denoiser's
   # loss (DMDR's dynamic start): (4.0, 1.5) for more noise; (1.0, 1.0): uniform.
   distill.level_beta = (1.0, 1.0)
-  # Scale of the fake denoiser's low-rank changes in the initial real score,
-  # such as 0.75 (DMDR); 0: the teacher alone.
+  # Initial scale at which the fake denoiser's low-rank changes are added to the
+  # teacher for the real score, such as 0.75 (DMDR); 0: the teacher alone.
   distill.teacher_lora_scale = 0.0
-  # Student updates of the dynamic start, which fades along half a cosine.
+  # Number of student updates until the dynamic start has faded out.
   distill.dynamic_updates = 10_000
   distill.step_per_image = False  # Step sampling per image, not per batch.
   # Weight of the student's adversarial loss; 0: no discriminator. The

@@ -37,8 +37,8 @@ import ml_collections
 
 from configs import distill, sit
 
-# Steps of the stages of SD3.5-Flash: 2000 updates, then 800, 400 and 400
-# updates of five steps each (ours, since fake_updates is not published).
+# Steps of the stages of SD3.5-Flash: 2000 updates of one step, then 800, 400
+# and 400 updates of five steps (*ours*, since fake_updates is unpublished).
 STEPS = {'trajectory': 2000, 'sharing': 4000, 'low': 2000, 'high': 2000}
 
 

@@ -1,4 +1,4 @@
-"""Tests which blocks run. The test blocks report each run."""
+"""Checks which blocks are executed, with stubs that record each call."""
 
 import dataclasses
 import functools

@@ -165,7 +165,7 @@ def test_bfloat16_parameters(config, batch):
 
 
 def test_what_is_recomputed(config):
-  """`remat` recomputes nothing, all except layer products, or whole blocks."""
+  """`remat` recomputes nothing, all but layer products, or whole blocks."""
   params = model.shapes(config)
 
   def products(remat):

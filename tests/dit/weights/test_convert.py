@@ -235,7 +235,7 @@ def test_wrong_table_does_not_fill_the_memory(monkeypatch):
   tensors = dict(random_tensors(make_config('sit')))
   tensors['pos_embed'] = np.ones((1, 10**4, 1), np.float32)
   tensors['x_embedder.proj.weight'] = np.ones((10**4, 3, 2, 2), np.float32)
-  monkeypatch.setattr(model, 'position_table', None)  # A call fails.
+  monkeypatch.setattr(model, 'position_table', None)  # Any call raises.
   with refused('pos_embed'):
     read(tensors, 'sit')
 
