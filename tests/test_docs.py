@@ -50,6 +50,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
   assert picture.std() > 10
 
 
+@pytest.mark.slow
 def test_what_is_added_to_the_house():
   """Method, solver and backbone in extending.md work as the page claims."""
   text = (ROOT / 'docs' / 'extending.md').read_text()

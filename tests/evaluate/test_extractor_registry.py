@@ -15,6 +15,7 @@ from evaluate.metrics import name_of
 from train.checkpointer import _rank
 
 
+@pytest.mark.slow
 def test_inception_and_its_name(tmp_path, monkeypatch):
   tensors = inception_weights.tensors()
   source, target = tmp_path / 'source.safetensors', tmp_path / 'new.safetensors'

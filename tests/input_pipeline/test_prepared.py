@@ -111,9 +111,12 @@ def test_normalization(data, statistics):
 
 def test_the_step_draws_and_normalizes(data, make_experiment, monkeypatch):
   """The objective gets normalized latents, resampled in every step."""
-  experiment = make_experiment('model.channels=3')
+  experiment = make_experiment(
+    'model.channels=3', 'model.depth=2', 'model.taps=(1,)'
+  )
   config = settings(data, statistics='data')
-  source, mesh = open_source(config, 'train'), make_mesh(MeshConfig())
+  source = open_source(config, 'train')
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
   rule = experiment.optimizer
   schedule = make_schedule(rule, batch_size=COUNT, total_images=COUNT)
   optimizer = make_optimizer(rule, schedule)

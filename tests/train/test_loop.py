@@ -119,6 +119,7 @@ def trained_to(images, workdir, make_config):
   return state, [(row['step'], row['loss']) for row in read_metrics(place)]
 
 
+@pytest.mark.slow
 def test_longer_run_is_that_of_its_length(make_config, tmp_path):
   """An extended run equals a longer run if the schedule is constant."""
   first, _ = trained_to(48, tmp_path / 'ours', make_config)
