@@ -296,7 +296,7 @@ class Sampler:
     self.check(guidance)
     index = np.arange(len(labels)) if index is None else index
     config = self.config
-    # Scales of any type become floats and share one program; guides keep arrays.
+    # Scales of any type become floats to share one program; guides keep arrays.
     with np.errstate(over='ignore'):  # nonfinite images are counted later
       guidance = jax.tree.map(
         lambda leaf: (
