@@ -70,7 +70,7 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
     match.set_seq1(word.lower())
     return match.ratio()
 
-  # In short words, one letter affects the ratio more, so the limit is lower.
+  # One letter changes the ratio of a short word more, so its limit is lower.
   pick = max(known, key=similarity, default='')
   is_near = pick and similarity(pick) >= (0.5 if len(name) <= 3 else 0.6)
   return [pick] if is_near else []

@@ -15,9 +15,9 @@ the same time. The locks, commands and files are:
                (its parent folder contains the lock file)
 
 Reading needs no lock. FOLDER/.NAME.lock identifies the holder. On most file
-systems, the kernel locks this file until the holder's process ends. On storage
-without kernel locks (gs://, some network file systems), the holder refreshes
-the file every REFRESH_SECONDS. Another command may take over the lock after
+systems, the kernel locks this file until the holder's process ends. On other
+storage (gs://, some network file systems), the file is a marker that the holder
+refreshes every REFRESH_SECONDS. Another command may take over the lock after
 STALE_REFRESHES missed refreshes. Clocks must agree to about a minute.
 """
 

@@ -57,7 +57,7 @@ def writing(
   writes: Sequence[str],
   instead: str = 'choose another --out',
 ) -> Iterator[epath.Path]:
-  """Holds `folder_lock` on the first process, the only one that writes.
+  """Holds `folder_lock` on the first process, the only process that writes.
 
   Args:
     folder: Folder for the results, created and yielded.

@@ -1,4 +1,4 @@
-"""The program's name, main.py or selfguide, and the commit of its code."""
+"""The program's name (main.py or selfguide), and the commit of its code."""
 
 import pathlib
 import shutil
@@ -25,7 +25,7 @@ def localize(text: str) -> str:
 def commit() -> str | None:
   """Returns the commit of the code; None if git does not track this file.
 
-  An installed copy inside another repository would give a wrong commit.
+  Otherwise, a copy installed in another repository would give a wrong commit.
   """
   path = pathlib.Path(__file__)
   if not shutil.which('git'):

@@ -64,7 +64,7 @@ def check_mesh(
 def config_class(family: str | None) -> type[NetworkConfig] | None:
   """Returns the config class of a family such as 'SiT'; None if unknown.
 
-  Weights of the first backbone have the family None.
+  `family` is None for weights of the first backbone, DiT.
   """
   if family is None:
     return BACKBONES[0].config
@@ -152,7 +152,7 @@ def _find(name: str) -> Backbone:
 
 
 def _drop(section: dict[str, Any], key: str, name: str) -> None:
-  """Removes another backbone's setting; InputError if not the default value."""
+  """Removes another backbone's setting; only its default value is allowed."""
   matches = [
     field
     for backbone in BACKBONES

@@ -219,5 +219,5 @@ class Backbone:
   def check_mesh(self, mesh: Mesh, config: Any, *, zero1: bool = False) -> None:
     """Raises InputError if the mesh cannot shard the network.
 
-    The default never raises; axes that the mesh does not divide stay unsharded.
+    The base class never raises; axes that the mesh cannot divide are unsharded.
     """

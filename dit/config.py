@@ -175,7 +175,7 @@ class DiTConfig(NetworkConfig):
 
   @property
   def hidden(self) -> int:
-    """Width inside the MLP; a third less for SwiGLU, with three matrices."""
+    """Width inside the MLP; a third less for SwiGLU, which has 3 matrices."""
     hidden = round(self.width * self.mlp_ratio)
     return 2 * hidden // 3 if self.mlp == 'swiglu' else hidden
 

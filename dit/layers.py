@@ -3,7 +3,7 @@
   modulate(h, shift, scale) = h * (1 + scale) + shift
   attention                 = softmax(rotate(q) rotate(k)^T / sqrt(D / heads)) v
   gelu                      = Linear(gelu_tanh(Linear(h)))
-  swiglu                    = Linear(silu(g) * v), g, v = split(Linear(h))
+  swiglu                    = Linear(silu(g) * v) with g, v = split(Linear(h))
   head                      = Linear(modulate(norm(h), shift, scale))
 
 Norm statistics and the softmax are at least float32 for every dtype.

@@ -256,7 +256,7 @@ def _graph(config: DiTConfig) -> nnx.GraphDef:
 
 
 class _DiTBackbone(Backbone):
-  """The transformer's backbone; PATCH in FAMILY-SIZE/PATCH can be any size."""
+  """The transformer's backbone; its names FAMILY-SIZE/PATCH allow any PATCH."""
 
   def named(self, name: str) -> Mapping[str, Any]:
     return named_size(name)

@@ -239,7 +239,7 @@ def step_log_alpha2() -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Discrete(VariancePreserving):
-  """DiT's schedule, with step k at t = (k + 1) / 1000 and smooth in between."""
+  """DiT's schedule, smooth between steps; step k is at t = (k + 1) / 1000."""
 
   def log_alpha2_change(self, t, t_next):  # noqa: D102
     t, t_next = jnp.asarray(t), jnp.asarray(t_next)

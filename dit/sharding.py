@@ -6,10 +6,10 @@ Batches are sharded over the first two of a mesh's three axes:
   fsdp     shards the parameters, and gathers the parameters of a running block
   tensor   shards attention heads and hidden widths within each block
 
-Each backbone has rules (`LOGICAL_AXES`) from the end of a parameter's path to
+Each backbone's rules (`LOGICAL_AXES`) map the end of a parameter's path to
 logical axes, and `MESH_AXES` maps logical axes to mesh axes. The rules also
-apply to EMA and optimizer state, which ZeRO-1 also shards over `data`. Layers
-request the sharding that they need with `constrain`.
+apply to EMA and optimizer state, which ZeRO-1 additionally shards over `data`.
+Layers request the sharding that they need with `constrain`.
 """
 
 import dataclasses

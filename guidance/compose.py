@@ -48,8 +48,8 @@ class Guided(NamedTuple):
     variance: Learned variance of the conditional row, like velocity, or None.
     memory: Memory of each method, for the next solver step.
     parts: Predictions that form the velocity, if requested: 'strong' for the
-      conditional row, 'refined' for the conditional row after IG, and the name
-      of each method for the method's weak prediction.
+      conditional row before IG, 'refined' for the conditional row after IG, and
+      the name of each method for the method's weak prediction.
   """
 
   velocity: jax.Array
@@ -155,7 +155,7 @@ class Guidance:
     )
     if parts or not self.terms:
       return evaluate(active=tuple(range(len(self.terms))), parts=parts)
-    # The branch runs term k if bit k of the branch's number is set.
+    # Branch `number` runs term k if bit k of `number` is set.
     branches = [
       functools.partial(
         evaluate,

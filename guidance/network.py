@@ -70,11 +70,11 @@ class StochasticSelf(BlocksTerm):
   always kept, as in the paper. The paper skips "about 10 %" of the blocks,
   "3/24", and adds S2 with omega 0.25 to CFG. In the paper's ablation on 24
   blocks, skipping 1 or 2 blocks scores best, and skipping 3 scores no better
-  than skipping none. The default of `skip` is therefore *ours*.
+  than skipping none. The default is *ours*: 2 blocks, or 1 if L is at most 12.
 
   Attributes:
     scale: 1 + omega, with omega from the paper.
-    skip: Number of skipped blocks. 0 skips 1 of at most 12 blocks, else 2.
+    skip: Number of skipped blocks; 0 selects the default number.
     masks: Number of independent sub-networks. Their mean is the weak
       prediction. The paper calls more than one sub-network the naive form.
     exclude: Blocks that are always kept, in addition to block 0.
@@ -116,7 +116,7 @@ class StochasticSelf(BlocksTerm):
     """Raises InputError if too few blocks can be skipped."""
     depth, skip = denoiser.depth, self._skip(denoiser.depth)
     _check_blocks('s2', self.exclude, depth)
-    # The blocks that always run, the skipped blocks, and one more block.
+    # At least one block must run besides the blocks that always run.
     minimum = depth - len(self._eligible(depth)) + skip + 1
     if depth < minimum:
       raise InputError(

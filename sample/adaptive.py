@@ -199,7 +199,7 @@ def _first_step(
 
 
 def _factor(error: jax.Array) -> jax.Array:
-  """Returns the factor from a step's length to the next step's length."""
+  """Returns the ratio of the next step's length to this step's length."""
   shortest = jnp.where(error < 1, 1.0, _SHORTEST)
   factor = jnp.maximum(_SAFETY / jnp.maximum(error, 1e-30) ** 0.2, shortest)
   return jnp.minimum(factor, _LONGEST).astype(error.dtype)

@@ -81,7 +81,7 @@ def _sections(counts: list[int]) -> set[int]:
         f'expected 1 to {length}.'
       )
     stride = (length - 1) / (count - 1) if count > 1 else 1
-    # As in DiT's code, positions are summed, and ties are rounded to even.
+    # As in DiT's code, strides are summed, and ties are rounded to even.
     position = 0.0
     for _ in range(count):
       steps.add(start + round(position))
@@ -176,7 +176,7 @@ class DDPM(OneStep):
 def _predict(
   path: Path, v: jax.Array, x: jax.Array, t: jax.Array, clip: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the predicted x0, clipped if requested, and noise to match x0."""
+  """Returns the predicted x0, clipped if requested, and the matching noise."""
   x0, eps = (path.x0_from_velocity(x, v, t), path.noise_from_velocity(x, v, t))
   if not clip:
     return x0, eps

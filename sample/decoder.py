@@ -40,7 +40,7 @@ def remembered(
 
 
 def place_of(text: str | None, space: LatentSpace) -> str | None:
-  """Returns the user's NAME:FILE; if None, returns the run's NAME:FILE."""
+  """Returns the user's NAME:FILE, or else the NAME:FILE stored in the run."""
   if text is None and space.decoder is not None:
     return space.decoder.text
   return text

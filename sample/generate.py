@@ -296,7 +296,7 @@ class Sampler:
     self.check(guidance)
     index = np.arange(len(labels)) if index is None else index
     config = self.config
-    # As floats, scales of all types share one program. Only guides have arrays.
+    # Scales of any type become floats to share one program; guides keep arrays.
     with np.errstate(over='ignore'):  # nonfinite images are counted later
       guidance = jax.tree.map(
         lambda leaf: (

@@ -52,7 +52,7 @@ def make_grid(
 
   Args:
     steps: Number of steps; ignored if `spacing` lists the times.
-    shift: Shift; above 1 toward the noise, below 1 toward the data.
+    shift: Values above 1 move steps toward noise, below 1 toward data.
     last_step_size: Length of a last step to t = 0; 0 for none.
     spacing: One of SPACINGS, or a list of times.
     path: Path that maps noise levels to times, for 'karras' and 'edm'.

@@ -132,7 +132,7 @@ class ImageFolder:
     self._nonfinite -= set(index.tolist())
     if finite is not None:
       self._nonfinite |= set(index[~finite].tolist())
-    if self._nonfinite != past:  # written first, in case of a kill
+    if self._nonfinite != past:  # before the images, in case of a kill
       self._write_protocol({}, complete=False)
     if self._form == 'npz':
       data = io.BytesIO()

@@ -75,7 +75,7 @@ def class_name(label: int, names: Sequence[str] = ()) -> str:
 def _longest_name(
   words: Sequence[str], tables: Sequence[Mapping[str, Sequence[int]]], top: int
 ) -> tuple[int, Sequence[int]]:
-  """Returns the number of words in the longest match, and the classes."""
+  """Returns the number of words in the longest match, and its classes."""
   for count in range(min(len(words), top), 0, -1):
     word = ','.join(words[:count]).strip()
     for spelling, spellings in zip(
@@ -89,7 +89,7 @@ def _longest_name(
 def _spellings(
   rule: Callable[[str], str], names: Sequence[str]
 ) -> dict[str, list[int]]:
-  """Converts class names by `rule`; returns the numbers of each result."""
+  """Returns the numbers of the classes that `rule` maps to each spelling."""
   classes = collections.defaultdict(list)
   for number, name in enumerate(names):
     classes[rule(name)].append(number)

@@ -8,7 +8,7 @@ from absl import logging
 
 from core.errors import NonFiniteError
 
-# Largest fraction of nonfinite images with which metrics are computed.
+# Metrics are computed up to this fraction of nonfinite images.
 MOST = 0.01
 
 

@@ -80,7 +80,7 @@ class Pipeline:
     """
     check_value('seed', seed, Seed)
     labels, sampler = self._checked(labels), self._sampler(sampling)
-    # Padding takes time, so the batch has the smallest size for the devices.
+    # Padding takes time, so the batch is as small as images and devices allow.
     parts = batch_parts(sampler.mesh)
     total = -(-len(labels) // parts) * parts
     batch_size = min(sampler.config.batch_size, total)

@@ -244,7 +244,7 @@ def nfe(
   """Returns network evaluations per image; a partial pass adds a fraction.
 
   Arguments are as in `sample`. With S2, the result depends on the seed, which
-  selects the blocks. With an adaptive solver, `sample` returns the number.
+  selects the blocks. For an adaptive solver, `sample` returns the NFE.
   """
   assert isinstance(how.solver, Solver)
   evaluations = [

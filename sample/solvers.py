@@ -256,7 +256,7 @@ class DPMSolver(Solver):
       self._log_ratio(a) - self._log_ratio(b)
       for a, b in ((t_before, t), (t, t_next))
     )
-    # Steps from t = 1 or to t = 0 are infinitely long, so they have no slope.
+    # Steps from t = 1 or to t = 0 have infinite l' - l, so their slope is 0.
     has_memory = jnp.isfinite(h_before) & (t_before > t)
     slope = jnp.where(has_memory, h / h_before, 0)
     slope = jnp.where(t_next > 0, slope, 0)

@@ -5,8 +5,8 @@
   published norm.weight, bias              ours scale, bias
 
 KL autoencoders (SD-VAE, VA-VAE) have the names of ldm, the original code, or of
-diffusers. Our names are the names of ldm. diffusers renames the parts below,
-and numbers `up_blocks` in execution order; ldm numbers levels. In tiny
+diffusers. Our names are the names of ldm. diffusers renames the parts below.
+diffusers numbers `up_blocks` in execution order, ldm by resolution. In tiny
 autoencoders, names are positions in the list of layers. Each original file has
 the encoder or the decoder, and counts from 0. diffusers adds prefixes and omits
 the decoder's layer 0. float16 becomes float32.
@@ -142,7 +142,7 @@ def tiny_from_published(
 ) -> tuple[TinyConfig, Params]:
   """Converts a TAESD; see `kl_from_published`.
 
-  `files`: encoder, decoder, both in any order, or one file of diffusers.
+  `files` are one or both original files in any order, or one diffusers file.
   """
   halves = {}  # half: tensors, prefix of their names, omitted positions
   for file in files:

@@ -229,7 +229,7 @@ def _download_url(url: str) -> pathlib.Path:
 
 
 def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
-  """Returns the tensors of a torch.save file, and which weights they are."""
+  """Returns the tensors of a torch.save file, and the name of their set."""
   try:
     import torch
   except ImportError as error:

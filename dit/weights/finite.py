@@ -1,7 +1,7 @@
 """Checks weights for NaN and infinity when weights are read.
 
-Images from nonfinite weights are black, but black images have a finite Frechet
-distance.
+Images from nonfinite weights are black. Metrics do not reveal the error,
+since the Frechet distance of black images is finite.
 """
 
 from typing import Any
