@@ -61,7 +61,7 @@ def kind_of(spec: str) -> Kind:
 
 
 def classes_of(spec: str, num_classes: int) -> int | None:
-  """Returns how many classes an extractor predicts; None if it predicts none."""
+  """Returns a classifier's number of classes; None for other extractors."""
   kind, _, folder = spec.partition(':')
   if kind != 'classifier':
     return None
