@@ -4,7 +4,7 @@
 def parse_argument(
   argument: str, sizes: tuple[str, ...], options: tuple[str, ...]
 ) -> tuple[str, set[str]]:
-  """Splits SIZE/PATCH[,OPTION...], such as 'XL/2,ig', into the two parts.
+  """Splits SIZE/PATCH[,OPTION...], as in 'XL/2,ig', into name and options.
 
   Raises:
     ValueError: The recipe has no such size or option. The error's arguments

@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   model = config.model = ml_collections.ConfigDict()
   # Name FAMILY-SIZE/PATCH: FAMILY is SiT, DiT or LightningDiT, SIZE is Tiny, S,
-  # B, L or XL, PATCH is 1, 2, 4 or 8. It sets every key below at 0 or auto.
+  # B, L or XL, PATCH is 1, 2, 4 or 8. The name sets keys that are 0 or auto.
   model.name = 'SiT-XL/2'
   model.depth = 0  # Number of blocks L.
   model.width = 0  # Model dimension D.
@@ -111,7 +111,7 @@ def get_config() -> ml_collections.ConfigDict:
   data.name = 'digits'
   data.dir = 'runs/data'  # Directory of the data sets.
   data.train_split = 'train'  # Training split; distances are to this split.
-  data.test_split = 'test'  # Held-out split, for the distance floor; '': none.
+  data.test_split = 'test'  # Held-out split, which `compare` scores; '': none.
   # Autoencoder that made the latents (dit/autoencoder/registry.py), or pixels.
   data.autoencoder = 'pixels'
   # Statistics that normalize latents: autoencoder (its constants), or data

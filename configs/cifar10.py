@@ -10,10 +10,9 @@
     --guidance=none --guidance=cfg:1.3 --guidance=ig:1.5 --guidance=s2:1.5 \
     --guidance=cfg:1.3,s2:1.25 --guidance=ig:1.5,cfg:1.2
 
-The 240 epochs of 50,000 images should take about 20 minutes on one H200 (not
-run).
-`compare` measures distances in the features of a classifier that it trains on
-the real images. These distances are not FID.
+The 240 epochs of 50,000 images should take about 20 minutes on one H200; we
+have not run them. `compare` measures distances in the features of a classifier
+that it trains on the real images. These distances are not FID.
 """
 
 import ml_collections

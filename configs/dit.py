@@ -6,8 +6,8 @@
   python main.py train --config=configs/dit.py:XL/2 --workdir=runs/dit-xl \
     --config.data.dir=data
 
-The argument is size/patch (S, B, L, XL), then `ig` for an intermediate noise
-loss (ours: Internal Guidance is unpublished for DiT). The recipe is DiT's
+The argument is size/patch (S, B, L, XL), then optionally `ig`, an intermediate
+noise loss (ours: Internal Guidance is unpublished for DiT). The recipe is DiT's
 (arXiv 2212.09748, and its code): 7M steps of 256 images, half of them mirrored,
 and AdamW without clipping.
 

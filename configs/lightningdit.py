@@ -19,7 +19,7 @@ Published FID (none has been run here):
   XL/1      64 epochs  cfg:10 of three channels 2.11
   XL/1     800 epochs  cfg:6.7 of three channels 1.35
   XL/1,ig   60 epochs  ig 2.42 (scale not published)
-  XL/1,ig  680 epochs  ig:1.7 1.34; with cfg 1.19 (presets of XL)
+  XL/1,ig  680 epochs  ig:1.7 1.34; with cfg 1.19 (lightningdit_xl_ig_cfg)
 
 Published hardware: 8 GPUs; the hours are not published. Unlike the published
 code, we sample latents from their posterior in every step, and initialize the

@@ -43,7 +43,7 @@ PRESETS = {
     'fid': 2.27,
     'inception_score': 278.2,
   },
-  # SiT-XL/2, 1,400 epochs (arXiv 2401.08740); three channels; SDE and ODE.
+  # SiT-XL/2 as SDE or ODE, 1,400 epochs (arXiv 2401.08740); guides 3 channels.
   'sit_xl_cfg': {
     **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',

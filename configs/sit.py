@@ -59,7 +59,7 @@ def get_config(argument: str = 'XL/2,ig') -> ml_collections.ConfigDict:
   config.model.taps = ()
   tapped = options - {'original'}  # the guided target needs a tap too
   if tapped:
-    # Published taps: after block 4 of 12 blocks, after block 8 of 24 or 28.
+    # Published taps follow block 4 (of 12 blocks) or block 8 (of 24 or 28).
     config.model.taps = (4 if name[0] in 'SB' else 8,)
   if name.startswith('Tiny'):  # for quick trials; not published
     config.model.taps = (2,) if tapped else ()

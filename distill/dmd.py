@@ -1,12 +1,12 @@
 """The gradient of DMD with respect to x0, as a sum of two terms.
 
 The teacher predicts x0 as c (with label), u (without label) and g (guided). The
-fake denoiser predicts x0 as f. alpha is the scale of classifier-free guidance.
+fake denoiser predicts x0 as f, and the student as x. alpha is the scale of CFG.
 DM and CA are the terms of Decoupled DMD (arXiv 2511.22677, eq. 6), divided by a
 normalizer n (1 in eq. 6). `conditional` is ours, and `guided` is from DMD2:
 
-  DM = (c - f) / n                  CA = (g - c) / n,  with CFG
-                                         (alpha - 1) (c - u) / n
+  DM = (c - f) / n                  CA = (g - c) / n
+                                       = (alpha - 1) (c - u) / n   (CFG)
   n  = mean over H W C of |c - x|   ('conditional'), or |g - x| ('guided')
 
 The loss L moves the student's output x along DM + CA with rate 1:

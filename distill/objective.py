@@ -21,8 +21,8 @@ The teacher gives the real score. `distill.teacher_lora_scale` adds the fake
 denoiser's low-rank changes to the teacher, with a scale that decreases to 0 (as
 in the dynamic guidance of DMDR's repository, vvvvvjdy/dmdr, arXiv 2511.13649).
 
-Without DMD, the student follows the guided teacher (trajectory guidance, stage
-1 of SD3.5-Flash). For states x_i on the teacher's trajectory, the loss is
+Without DMD, the student G follows the guided teacher (trajectory guidance,
+stage 1 of SD3.5-Flash). For states x_i on the teacher's trajectory, the loss is
 
   L = mean |G(x_i, t_i) - (x_{i+1} - x_i) / (t_{i+1} - t_i)|^2
 """

@@ -69,7 +69,7 @@ def fresh(
     teacher: Parameters of the teacher, from which the fake denoiser starts.
     seed: Random seed of the fake denoiser.
   """
-  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # unused in steps
+  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # unused by steps
   network_key, heads_key = jax.random.split(key)
   fake, config = {}, distillation.config
   if config.fakes:

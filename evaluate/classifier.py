@@ -31,7 +31,7 @@ from dit.weights.finite import check_finite
 from dit.weights.folder import appears, check_target
 
 FORMAT = 1
-FEATURES = 64  # for images of at most 8 x 8; larger images have twice as many
+FEATURES = 64  # up to 8 x 8 pixels; larger images have twice as many features
 _SMALL = 8
 _LR = 2e-3  # initial learning rate
 _BATCH_VALUES = 2**23  # largest number of values in a batch for inference
@@ -61,7 +61,7 @@ def features_of(shape: tuple[int, int, int]) -> int:
 
 
 def recipe(shape: tuple[int, int, int]) -> tuple[int, int]:
-  """Returns the training steps and batch size for images of (H, W, C)."""
+  """Returns the number of training steps, and the batch size, for (H, W, C)."""
   return (300, 128) if max(shape[:2]) <= _SMALL else (3000, 64)
 
 
@@ -210,8 +210,8 @@ def train_classifier(
 ) -> Classifier:
   """Trains a classifier on real images with small random shifts and noise.
 
-  Without augmentation, the network memorizes the training images. In features,
-  other real images are then as distant from them as generated images are.
+  Without augmentation, the network memorizes the training images. Real images
+  that it has not seen then seem as distant as generated images, in features.
 
   Args:
     images: Images (n, H, W, C) uint8.
@@ -219,7 +219,7 @@ def train_classifier(
     num_classes: Number of classes.
     steps: Number of Adam steps, with a cosine decay of the learning rate to 0;
       None for the number from `recipe`.
-    batch_size: Images per step, sampled with replacement; None as for `steps`.
+    batch_size: Images per step, sampled with replacement; None as in `recipe`.
     seed: Random seed for initialization, batches and augmentation.
     flip: Whether to mirror each image with probability 1/2.
     progress: Function called after each step with the step count and the loss.
@@ -235,7 +235,7 @@ def train_classifier(
   root = jax.random.key(seed)
   data = jnp.asarray(images), jnp.asarray(labels)
 
-  # The images are arguments, since the program would contain constant images.
+  # Images are arguments, since constants would be stored in the program.
   @jax.jit
   def step(params, opt_state, images, labels, n):
     keys = jax.random.split(jax.random.fold_in(root, n), 3)
@@ -253,7 +253,7 @@ def train_classifier(
     return optax.apply_updates(params, updates), opt_state, loss
 
   opt_state = optimizer.init(params)
-  # A Python loop, since XLA's CPU convolutions in `lax.scan` use one thread.
+  # This loop is not `lax.scan`, where XLA's CPU convolutions use one thread.
   for n in range(steps):
     params, opt_state, loss = step(params, opt_state, *data, n)
     progress(n + 1, loss)

@@ -42,7 +42,7 @@ _METRICS = ('fd', 'accuracy')
 WRITES = ('compare.json', 'table.md', 'samples.png')
 # Number of columns of the image grid, and number of rows per method.
 _COLUMNS, _SHEET_ROWS = 20, 3
-# Flags of the fields that differ from their flags in name.
+# Flags whose names differ from the names of their fields.
 _FLAGS = {'methods': '--guidance', 'resamples': '--bootstrap'}
 
 

@@ -30,7 +30,7 @@ URL = (
   'weights-inception-2015-12-05-6726825d.pth'
 )
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
-_LARGE, _SIDE = 32, 16  # largest side that is not reduced; side when reduced
+_LARGE, _SIDE = 32, 16  # largest side that is not reduced; side after reduction
 
 
 class Kind(NamedTuple):

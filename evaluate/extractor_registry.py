@@ -4,7 +4,7 @@ inception:FILE       Inception of FID from the published .pth or a converted
                      .safetensors; FILE may start with hf:// or https://
 classifier           a new classifier, trained on the training split
 classifier:FOLDER    classifier from `main.py train-features`
-pixels               pixels; averages larger images than 32 x 32 to 16 x 16
+pixels               pixels; images above 32 x 32 are averaged to 16 x 16
 FILE.py:NAME         function from images (B, H, W, C) float32 in [0, 255] to
                      features (B, F)
 """
@@ -61,7 +61,7 @@ def kind_of(spec: str) -> Kind:
 
 
 def classes_of(spec: str, num_classes: int) -> int | None:
-  """Returns the number of classes that an extractor predicts; None for none."""
+  """Returns a classifier's number of classes; None for other extractors."""
   kind, _, folder = spec.partition(':')
   if kind != 'classifier':
     return None

@@ -21,7 +21,7 @@ from absl import logging
 
 from core.errors import InputError
 
-# Rows per block: enough that merging (F, F) matrices costs less than x^T x.
+# Rows x per block: so many that x^T x costs more than merging (F, F) results.
 BLOCK = 4096
 
 
@@ -87,7 +87,7 @@ class MomentsAccumulator:
   def add(self, features: np.ndarray) -> None:
     """Adds a copy of (n, F) features.
 
-    Raises InputError if they are not finite, or F differs between batches.
+    Raises InputError if features are not finite, or F differs between batches.
     """
     features = check_features(features)
     if not self._block.size:

@@ -20,7 +20,7 @@ from sample import nonfinite
 
 
 def protocol_beside(samples: str) -> dict[str, Any]:
-  """Returns the protocol in samples.json, which `sample` writes, or else {}."""
+  """Returns the protocol from `sample` in samples.json; {} without the file."""
   path = pathlib.Path(samples).expanduser()
   record = (path if path.is_dir() else path.parent) / 'samples.json'
   if not record.is_file() or (path.is_file() and path.name != 'samples.npz'):

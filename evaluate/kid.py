@@ -32,8 +32,8 @@ def kernel_distance(
     reference: Features (m, F).
     subsets: Number of pairs of subsets.
     subset_size: Rows per subset, sampled without replacement.
-    seed: Seed of the `RandomState` that selects rows from `sample` and from
-      `reference` in turns.
+    seed: Seed of the `RandomState` that selects rows from `sample` and
+      `reference` alternately.
   """
   sample, reference = check_features(sample), check_features(reference)
   check_same_features(sample.shape[1], reference.shape[1])

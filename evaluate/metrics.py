@@ -325,7 +325,7 @@ def _bootstrap(
       rows, real = getattr(sample.rows, kind), getattr(reference, kind)
       values[name] = bootstrap(rows, real, config.bootstrap)
   if others := [name for name in metrics if name not in values]:
-    rng = np.random.default_rng(0)  # seed of `frechet.bootstrap`
+    rng = np.random.default_rng(0)  # same seed as in `frechet.bootstrap`
     draws = [
       measure(sample.resampled(rng), reference, config, others)
       for _ in range(config.bootstrap)

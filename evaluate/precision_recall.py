@@ -102,7 +102,7 @@ def _blocks(features: np.ndarray) -> list[jax.Array]:
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _nearest(nearest, u, v, valid, float16):
-  """Returns the k + 1 smallest values among `nearest` and distances u to v."""
+  """Returns the k + 1 smallest values of `nearest` and the u-v distances."""
   distances = jnp.where(
     jnp.arange(BLOCK) < valid, _distances(u, v, float16), jnp.inf
   )
@@ -112,7 +112,7 @@ def _nearest(nearest, u, v, valid, float16):
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _inside(u, u_radii, v, v_radii, float16):
-  """Returns masks: rows of u inside a ball of v, rows of v inside one of u."""
+  """Returns masks of the rows of u in balls of v, and of v in balls of u."""
   distances = _distances(u, v, float16)
   return (
     (distances <= v_radii).any(1),

@@ -169,7 +169,7 @@ def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
   if asymmetry > tolerance:
     problem = f'is not symmetric (by {asymmetry:.3g})'
   else:
-    try:  # fails for an eigenvalue below -tolerance; faster than eigvalsh
+    try:  # fails if an eigenvalue is < -tolerance; faster than eigvalsh
       np.linalg.cholesky(covariance + tolerance * np.eye(len(covariance)))
     except np.linalg.LinAlgError:
       minimum = float(np.linalg.eigvalsh(covariance).min())

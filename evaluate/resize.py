@@ -47,7 +47,7 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
   """Returns the weights (299, size) float32 from old pixels to new pixels."""
   if preset == 'clean_fid':
     return _bicubic(size)
-  # As in TensorFlow and PyTorch, float32 positions, which matter at 256 pixels.
+  # TensorFlow and PyTorch use float32 positions; this matters at 256 pixels.
   scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   spot = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
   row, spot = np.arange(SIZE), spot.clip(0, size - 1)
@@ -59,7 +59,7 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
 
 
 def _bicubic(size: int) -> np.ndarray:
-  """Returns weights of Keys' cubic (a = -1/2), as wide as the larger pixel."""
+  """Returns weights of Keys' cubic (a = -1/2), scaled to the larger pixels."""
   scale = size / SIZE
   width = max(scale, 1.0)
   center = (np.arange(SIZE)[:, None] + 0.5) * scale

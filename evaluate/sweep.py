@@ -189,7 +189,7 @@ def sweep(
     guidance = with_guide(parse(grid.text(point)), guide)
     sample = sampler.images(guidance, labels, config.seed)
     scores = as_dict(evaluator.score(sample.images, labels))
-    if nonfinite.too_many(sample.nonfinite, num):  # meaningless scores
+    if nonfinite.too_many(sample.nonfinite, num):  # scores mean nothing
       scores = dict.fromkeys(scores, math.nan)
     rows[point] = {**scores, 'nfe': sample.nfe, 'nonfinite': sample.nonfinite}
     text = _as_csv(grid, rows, marks(rows, metric))

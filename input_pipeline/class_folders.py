@@ -135,7 +135,7 @@ def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
 def _check_names(listing: Listing, parents: Sequence[str]) -> None:
   """Raises InputError if several folders would become one class."""
   names, depth = {*map(_name, parents)}, parents[0].count('/')
-  # An empty folder with a class name also points to CLASS/images/IMAGE.
+  # An empty folder with the name of a class also suggests CLASS/images/IMAGE.
   twins = [
     folder
     for folder in listing.folders

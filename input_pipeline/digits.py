@@ -1,7 +1,7 @@
 """A TFDS builder of scikit-learn's handwritten digits, the default data.
 
-The set has 1,797 gray images of 8x8. Values 0 to 16 are scaled to 0 to 255.
-TFDS writes ArrayRecord without TensorFlow, so digits are read like other sets.
+The 1,797 images are gray, 8x8. Values 0 to 16 are scaled to 0 to 255. TFDS
+writes ArrayRecord without TensorFlow, so digits are read like other data sets.
 """
 
 import numpy as np

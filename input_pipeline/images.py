@@ -32,7 +32,7 @@ _UNBOUNDED = {
 }
 # Two TIFF tags, and the value of tag _PHOTOMETRIC if the gray value 0 is white.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-# Adam7 passes of interlaced PNGs: first row and column, row and column step.
+# Adam7 passes of interlaced PNGs: first row, first column, and their steps.
 _ADAM7 = (
   (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
   (0, 1, 2, 2), (1, 0, 2, 1),
@@ -146,7 +146,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
   if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
     table = 255 - table
   table = np.round(table.clip(0, 255)).astype(np.uint8)
-  # Rows are converted one by one, since indices take eight bytes per pixel.
+  # Rows are converted one by one, since table indices take 8 bytes per pixel.
   return Image.fromarray(np.stack([table[row] for row in np.asarray(image)]))
 
 

@@ -21,7 +21,7 @@ def parse_labels(where: str, text: str) -> np.ndarray:
     text: Contents of the file.
 
   Raises:
-    InputError: A line is not a class number; the message shows the first case.
+    InputError: Some lines are not class numbers; the message shows the first.
   """
   words = text.split()
   for number, word in enumerate(words, 1):

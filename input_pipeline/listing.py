@@ -207,7 +207,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_around(link: str, root: str) -> bool:
-  """Returns whether a link leads to a folder that contains it or `root`."""
+  """Returns whether a link leads to a folder around the link or `root`."""
   target = os.path.realpath(link)
   folders = (os.path.dirname(os.path.abspath(link)), root)
   return any(

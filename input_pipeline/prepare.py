@@ -176,7 +176,7 @@ def _write_shards(
       images = _images(files, config, numbers[k], shard.broken)
       for labels, arrays in encode(images):
         shard.write(labels, arrays)
-        progress(count + processes * shard.records)  # if all progress equally
+        progress(count + processes * shard.records)  # assumes equal speed
         _check_broken(failures + len(shard.broken), config, shard.broken)
 
   with image_progress(files.count, count, 'prepare') as progress:

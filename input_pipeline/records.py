@@ -83,7 +83,7 @@ class Layout:
     return _LABEL.type(label).tobytes() + arrays.tobytes()
 
   def unpack(self, record: bytes) -> dict[str, np.ndarray]:
-    """Inverts `pack`; returns 'label' (int32), and the arrays by `content`."""
+    """Inverts `pack`; returns 'label' (int32) and arrays (key: `content`)."""
     if len(record) != self.nbytes:
       raise ValueError(f'{len(record)} bytes, expected {self.nbytes}')
     label = np.frombuffer(record, _LABEL, count=1)[0]

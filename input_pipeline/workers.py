@@ -1,6 +1,6 @@
 """Reads data in worker processes, in the order of a single process.
 
-Each worker sends an element through a pipe, and waits until it is received.
+A worker sends an element through a pipe, and waits until it has been read.
 When the parent ends for any reason, the pipe breaks and the worker ends.
 
 grain's `mp_prefetch` (0.2.18) yields the same order, but grain's workers

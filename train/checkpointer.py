@@ -184,7 +184,7 @@ class Checkpointer:
     return save_errors(name, '; the ones before it are kept')
 
   def restore(self, abstract: TrainState) -> TrainState | None:
-    """Returns the newest checkpoint, sharded like `abstract`; None without one.
+    """Returns the newest checkpoint, sharded like `abstract`; None if absent.
 
     Raises:
       InputError: if the newest (with `fallback`, every) checkpoint is damaged.
@@ -223,7 +223,7 @@ class Checkpointer:
     )
 
   def _damaged(self, step: int, error: Exception) -> None:
-    """Moves a damaged checkpoint if `fallback`; else raises InputError."""
+    """Moves a damaged checkpoint away if `fallback`; else raises InputError."""
     folder = self._folder / str(step)
     failure = unreadable(folder, error)
     if not self._config.fallback:

@@ -126,7 +126,7 @@ class MetricsLog:
     self._board = TensorBoardLog(workdir / 'tensorboard', step)
     if config is not None:
       text = json.dumps(config, indent=2).replace('\n', '\n    ')
-      self._board.text(step, 'config', f'    {text}')  # Markdown: code
+      self._board.text(step, 'config', f'    {text}')  # Markdown code block
 
   def __enter__(self) -> 'MetricsLog':
     return self

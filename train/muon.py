@@ -5,8 +5,8 @@ Liu et al. (arXiv 2502.16982). For the gradient g of a matrix:
 
   m <- momentum m + (1 - momentum) g
   u  = momentum m + (1 - momentum) g                               (Nesterov)
-  x  = u / (||u|| + 1e-7); five times: a = x x^T,
-  x <- A x + (B a + C a a) x
+  x  = u / (||u|| + 1e-7); then, five times with constants A, B and C:
+  a  = x x^T,  x <- A x + (B a + C a a) x
   update = sqrt(max(1, rows / columns)) 0.2 sqrt(max(rows, columns)) x
 
 `optax.contrib.muon` cannot reproduce this update. Its bias corrections of m and
@@ -83,8 +83,8 @@ def newton_schulz(
 def _shard(x: jax.Array) -> jax.Array:
   """Distributes a stack over devices and keeps each matrix on one device.
 
-  Every product would gather a sharded matrix. With replicated matrices, every
-  device would repeat the same iteration.
+  If a matrix were sharded, every product would gather it. If all devices had
+  all matrices, every device would repeat the same computation.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if x.ndim < 3 or mesh.empty:
@@ -97,8 +97,8 @@ def _shard(x: jax.Array) -> jax.Array:
 
 def shape_factor(path: str, rows: int, columns: int) -> float:
   """Returns the product of both scale factors for the parameter at `path`."""
-  # The published patch kernel is (D, C, p, p) with D > C, so the second factor
-  # is from max(D, C) = D. All other computations flatten the kernel to D rows.
+  # The published patch kernel is (D, C, p, p) with D > C, so max(D, C) = D
+  # in the second factor. All other computations flatten the kernel to D rows.
   longest = rows if 'patch_embed' in path else max(rows, columns)
   return max(1, rows / columns) ** 0.5 * 0.2 * longest**0.5
 
@@ -115,7 +115,7 @@ def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
 
   def direction(path, m, g):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
-    flip = not path.endswith('label_embed')  # already has the published layout
+    flip = not path.endswith('label_embed')  # label_embed is as published
     u = average(m, g)
     u = u.mT if flip else u  # (..., rows, columns)
     x = shape_factor(path, *u.shape[-2:]) * newton_schulz(u, dtype=dtype)

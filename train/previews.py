@@ -107,7 +107,7 @@ class Previews:
         mesh,
         guidance=log.preview_guidance,
         decoder=decoder,
-        # One batch, padded to a multiple of the number of devices.
+        # All images fit in one batch, a multiple of the device count.
         batch_size=-(-log.preview_num // mesh.size) * mesh.size,
       )
 
@@ -225,7 +225,7 @@ class Scores:
 
     Args:
       values: Scores of this step, from which `checkpoint.best_by` selects one.
-      loss: Mean loss since the last checkpoint, the key if `best_by` is 'loss'.
+      loss: Mean loss since the last checkpoint, used if `best_by` is 'loss'.
     """
     metric = self._experiment.checkpoint.best_by
     if metric == 'loss':

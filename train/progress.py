@@ -25,7 +25,7 @@ from core.errors import NonFiniteError
 from train.experiment import Experiment
 from train.metrics_log import MetricsLog
 
-# Published dense bfloat16 TFLOP/s per chip; per core for v3.
+# Published dense bfloat16 TFLOP/s per chip (v3: per core).
 PEAK_TFLOPS = {
   'TPU v3': 61.5,
   'TPU v4': 275,
@@ -71,7 +71,7 @@ def device_memory() -> float | None:
 
 
 class Report:
-  """Reports each step to bar and log after the dispatch of the next step."""
+  """Shows and logs the metrics of each step once the next step has started."""
 
   def __init__(
     self,
@@ -124,7 +124,7 @@ class Report:
 
   @contextlib.contextmanager
   def paused(self, step: int) -> Iterator[None]:
-    """Excludes the block's time from the rates; the block follows `step`."""
+    """Excludes the block's time from the rates; the block runs after `step`."""
     self.flush()
     yield
     self._mark, self._waited = (time.perf_counter(), step), 0.0

@@ -4,7 +4,7 @@ With `accumulate` > 1, the parts of a batch run in sequence, and their gradients
 are averaged. Noise and times are sampled for the whole batch before the split.
 
 A step with a non-finite loss or gradient leaves parameters, averages and
-optimizer unchanged. `bad_steps` counts it, and the next step samples new noise.
+optimizer unchanged. `bad_steps` counts this step; the next step has new noise.
 """
 
 import dataclasses

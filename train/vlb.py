@@ -13,8 +13,8 @@ per dimension. The normal distributions q and p have the DDPM means of
 
   q: log small     p: f log beta + (1 - f) log small,   f = (variance + 1) / 2
 
-beta and small are the variances of `sample.ddpm.variances`. At step 0, small is
-0, so this step uses small of step 1.
+where beta and small are from `sample.ddpm.variances`, and the network predicts
+`variance`. At step 0, small would be 0, so the value of step 1 replaces it.
 """
 
 import jax

@@ -207,7 +207,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 
 
 def _is_same_stage(old: Any, new: Any) -> bool:
-  """Returns whether an old absolute and a new relative path name one stage.
+  """Returns whether an old absolute and a new relative path lead to one stage.
 
   A stage stores a relative path, so that users can move the whole recipe.
   Earlier versions of this project stored an absolute path.

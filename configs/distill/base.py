@@ -28,14 +28,14 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Guidance of the teacher: ig, cfg or both. With none or cfg:1, there is no CA
   # term. The scale of cfg is alpha of Decoupled DMD.
   distill.guidance = 'none'
-  # Query points of DMD: renoise (noised samples), student_trajectory (points of
-  # the student's trajectory: SD3.5-Flash) or grid (noised to grid times).
+  # Query points of DMD: renoise (noised samples), student_trajectory (states of
+  # the student, as in SD3.5-Flash) or grid (samples noised to grid times).
   distill.query = 'renoise'
   # Schedule of noise levels for renoise: shared (one level for CA and DM),
   # full, constrained or hybrid (distill/noise_levels.py).
   distill.schedule = 'hybrid'
-  # Normalizer: distance of the sample from the teacher's prediction: guided (as
-  # in DMD2; CA and DM must share one level) or
+  # Normalizer: distance from the sample to a prediction of the teacher, guided
+  # (as in DMD2; CA and DM must share one level) or
   # conditional (ours: Decoupled DMD's equation 6 has no unit).
   distill.normalizer = 'conditional'
   # Regularizer added to the CA term: dm, mean_variance, gan or none.
@@ -70,7 +70,7 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # discriminator sees the fake denoiser's activations on fake and real latents.
   distill.gan_weight = 0.0
   distill.discriminator_weight = 0.01  # Weight of the discriminator's loss.
-  # Blocks that the discriminator reads from; (): every third of the depth.
+  # Blocks that the discriminator reads; (): the last in each third of depth.
   distill.discriminator_blocks = ()
   # Probability that a discriminator's head is reset at a step.
   distill.discriminator_reset = 0.0

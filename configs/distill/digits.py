@@ -24,7 +24,7 @@ def get_config(argument: str = 'hybrid,4') -> ml_collections.ConfigDict:
   """Returns the config of the student METHOD,STEPS."""
   method, steps = distill.parse(argument)
   config = digits.get_config()
-  # Terms with separate units need a smaller alpha.
+  # Terms with separate normalizers need a smaller alpha.
   decoupled = method in ('full', 'constrained', 'hybrid')
   guidance = 'cfg:1.05' if decoupled else 'cfg:1.2'
   distill.configure(config, method, steps, guidance=guidance)

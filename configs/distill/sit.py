@@ -25,8 +25,8 @@ FID-50K of one step, SiT-XL/2 + REPA:
   dm                        2.13   published by DMDR's repository
   shared, cfg:1.5           5.20   published by DMDR's repository
   shared, cfg:4            15.70   published by DMDR's repository
-  full, constrained, hybrid        not run; Decoupled DMD has no ImageNet
-  flash                            not run; SD3.5-Flash has no ImageNet
+  full, constrained, hybrid        not run; Decoupled DMD has no ImageNet FID
+  flash                            not run; SD3.5-Flash has no ImageNet FID
 
 None of these has been run here. In full, constrained and hybrid, the dynamic
 start is ours too; it acts on the levels of DM and of the fake denoiser, not of
