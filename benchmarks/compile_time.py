@@ -2,7 +2,7 @@
 
   python -m benchmarks.compile_time
 
-The step of SiT-XL/2 + IG, with scanned or unrolled blocks, is never executed.
+The step of SiT-XL/2 + IG has scanned or unrolled blocks. It is not executed.
 """
 
 import jax

@@ -37,7 +37,7 @@ KINDS = (
   ('copies and transposes', r'copy|transpose_'),
   ('elementwise, sums, optimizer', r''),
 )  # fmt: skip
-# Kinds of PyTorch's operations, where no scan occurs.
+# Kinds of operations in PyTorch, which has no scan.
 THEIRS = (
   (KINDS[0][0], r'scaled_dot_product'),
   (KINDS[2][0], r'^aten::(add)?mm$'),

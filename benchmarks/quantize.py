@@ -3,7 +3,7 @@
   python -m benchmarks.quantize --workdir=runs/demo --guidance=ig:1.5
   python -m benchmarks.quantize --name=SiT-B/2   # only sizes, random weights
 
-Converts the weights of a run on images with each scheme of main.py convert.
+Converts the weights of a run (of images) with each scheme of main.py convert.
 Samples with the same labels and noise for each scheme and float32. Prints:
 
   file      size of model.safetensors, and ratio to the size in float32

@@ -1,7 +1,7 @@
 """Shared code of the benchmarks: timing, flags and results.
 
 Speed varies between machines and days. Therefore, rates are relative to a large
-matrix product in the same run, and programs to compare run in turns.
+matrix product in the same run, and compared programs run in turns.
 """
 
 import argparse

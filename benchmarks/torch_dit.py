@@ -107,7 +107,7 @@ class Network(nn.Module):
 
 
 def network_of(config: DiTConfig) -> Network:
-  """Returns the network; ValueError if its parameter count is not ours."""
+  """Returns the network. A parameter count unlike ours raises ValueError."""
   torch.manual_seed(0)
   network = Network(config)
   expected = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))

@@ -101,7 +101,7 @@ def training(
 
 
 def _changes(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
-  """Returns the values in the records for config keys with other values."""
+  """Returns keys that differ from the records, with the records' values."""
   size, _, channels = metadata.layout.latent_shape
   expected = {
     'data.autoencoder': metadata.protocol['autoencoder']['name'],

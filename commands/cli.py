@@ -74,7 +74,7 @@ def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
   """Runs the module of the command and returns the exit status."""
-  # These modules import JAX, which takes seconds, so flags are checked before.
+  # These modules import JAX, which takes seconds, so flags are checked first.
   from core import cluster, signals
   from train.metrics_log import set_up_logging
 

@@ -78,8 +78,8 @@ class Program:
 def train(experiment: Experiment, topology: str | None) -> str:
   """Returns a report on the train step.
 
-  `topology` names the TPU chips to compile for; None uses only shapes. Raises
-  InputError if the topology is unknown, or the step cannot run on its chips.
+  `topology` names the TPU chips to compile for; without one, the report uses
+  only shapes. Raises InputError if it is unknown, or cannot run the step.
   """
   experiment, mesh = placed(experiment, topology)
   settings, network = experiment.train, experiment.model
@@ -112,7 +112,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
 
 
 def distill(experiment: StudentExperiment) -> str:
-  """Returns a report on a student; InputError if distillation cannot run."""
+  """Reports on a student; raises InputError if distillation cannot run."""
   plan = distilling.check(experiment)
   settings, student = experiment.train, experiment.model
   state = abstract(

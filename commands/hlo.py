@@ -38,7 +38,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """Returns the lines by computation, and the name of the entry computation."""
+  """Returns the lines of each computation by name, and the entry's name."""
   computations: dict[str, list[str]] = {}
   entry, lines = '', []
   for line in text.splitlines():

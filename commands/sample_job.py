@@ -171,7 +171,7 @@ class SampleJob:
 
   @functools.cached_property
   def decoder(self) -> Autoencoder | None:
-    """Decoder of latents, or None; InputError if the decoder does not fit."""
+    """Decoder of latents, or None; raises InputError if it does not fit."""
     return read_decoder(
       self._request.autoencoder,
       self.experiment.model.channels,
@@ -302,7 +302,7 @@ class ImageJob(SampleJob):
     )  # fmt: skip
 
   def nfe(self, spent: Sequence[float]) -> float | None:
-    """Returns network evaluations per image: mean(spent) if adaptive."""
+    """Returns network evaluations per image (adaptive solver: mean(spent))."""
     declared = self._sampler.nfe(self._method, self._seed)
     if declared is None and len(spent):
       return float(np.mean(spent))

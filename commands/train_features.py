@@ -140,7 +140,7 @@ def _splits(
 
 
 def _open(data: DataConfig, split: str) -> Any:
-  """Returns the records of a split; InputError if they are not images."""
+  """Returns the records of a split; raises InputError if it has no images."""
   source = open_source(data, split)
   if not len(source):
     raise InputError(f'data {data.name!r} is empty in its split {split!r}.')

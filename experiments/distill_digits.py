@@ -125,7 +125,7 @@ def train(
     watch = target.with_name(f'{target.name}-{seed}.seconds')
     if not watch.exists():
       folder = watch.with_suffix('')
-      is_resumed = folder.exists()  # total time unknown if true
+      is_resumed = folder.exists()  # if true, total time is unknown
       duration = distill(args, argument, folder, f'seed={seed}', *changes)
       watch.write_text('nan' if is_resumed else f'{duration:.1f}')
     seconds.append(float(watch.read_text()))
@@ -196,7 +196,7 @@ def main() -> None:
     source, log = [f'--workdir={path}-{{seed}}'], args.out / f'{slug}-0'
     if method == 'flash':
       source = [f'--folder={path}-{{seed}}/student']
-      # The only stage of flash that is comparable with the other students.
+      # Only this stage of flash is comparable with the other students.
       logs[f'{name}, sharing'] = read_metrics(log / '2-sharing')
     else:
       logs[name] = read_metrics(log)

@@ -128,7 +128,7 @@ class Experiment:
 def adamw(
   lr: float, steps: int, *, schedule: str = 'cosine', warmup: int = 0
 ) -> optax.GradientTransformation:
-  """Returns the optimizer of every network; all lengths are in steps."""
+  """Returns the optimizer of every network; `warmup` is a number of steps."""
   rule = OptimizerConfig(
     lr=lr, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=1.0,
     warmup_images=warmup, schedule=schedule, end_fraction=0.05,

@@ -116,7 +116,7 @@ def experiment() -> toy.Experiment:
 
 
 class Judge:
-  """Compares points with points (n, 2) of the teacher, guided and unguided."""
+  """Compares points with (n, 2) points of the unguided and guided teacher."""
 
   def __init__(self, truth: np.ndarray, guided: np.ndarray) -> None:
     self.truth, self.guided = truth, guided
@@ -195,7 +195,7 @@ class Results:
   """Measures and points by name.
 
   `marks` are numbers of student updates. `curves` is (seeds, marks, measures).
-  `rows` has final (seeds, measures), `panels` points (n, 2) of the first seed.
+  `rows` is (seeds, measures) at the end. `panels` is (n, 2) of the first seed.
   """
 
   marks: tuple[int, ...]

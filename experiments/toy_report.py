@@ -1,7 +1,7 @@
 """Runs a toy experiment, and writes tables (Markdown) and a figure (PNG).
 
-Every method samples at every scale of SCALES with the same noise, which selects
-the scale with the smallest mean energy distance. The table shows the measures
+Every method samples at every scale of SCALES with the same noise. The scale
+with the smallest mean energy distance is selected. The table shows the measures
 at this scale with new noise.
 """
 
@@ -151,7 +151,7 @@ def run(
     ('none', '', none),
     ('the guide alone', '', measure('none', 0, guides)),
   ]
-  # The baseline uses the sweep's noise, whose effect all methods then share.
+  # The baseline and all methods share the sweep's noise, and so its effect.
   unguided = measure('none', _SWEEP_SEED)
   sweep, panels = {}, [('none', clouds['none', _SWEEP_SEED][0])]
   for name, text in experiment.methods.items():

@@ -54,7 +54,7 @@ def train(out: pathlib.Path, name: str, changes: Sequence[str]) -> Rows:
 
 
 def curve(rows: Rows, metric: str) -> np.ndarray:
-  """Returns images seen and values of a metric, (2, n), from its log lines."""
+  """Returns images seen and metric values, (2, n), from a run's log lines."""
   pairs = [(row['images'], row[metric]) for row in rows if metric in row]
   return np.asarray(pairs).T
 
@@ -93,7 +93,7 @@ def draw_curves(healthy: Sequence[Rows], sick: Mapping[str, Rows]) -> Figure:
 
 
 def draw_samples(out: pathlib.Path) -> np.ndarray:
-  """Stacks previews of the first run, then the last one of each sick run."""
+  """Stacks previews of a healthy run, then the last one of each sick run."""
 
   def preview(name: str, images: int) -> np.ndarray:
     path = out / name / 'previews' / f'{images // 64:08}.png'

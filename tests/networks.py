@@ -43,7 +43,7 @@ class Toy(ClassConditional):
   Attributes:
     seed: Seed of the weights.
     labels: Whether the output depends on the label.
-    kept: Whether each block runs; None runs all blocks.
+    kept: Whether each block runs; if it is None, all blocks run.
   """
 
   seed: int = static(0)

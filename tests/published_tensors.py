@@ -58,7 +58,7 @@ def write(config, flat, family):
 
 
 def edit_config(folder, **changes):
-  """Changes entries of a folder's config.json. None removes an entry."""
+  """Changes entries of a folder's config.json. The value None removes one."""
   path = folder / 'config.json'
   about = json.loads(path.read_text()) | changes
   about = {key: value for key, value in about.items() if value is not None}

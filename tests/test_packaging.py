@@ -1,4 +1,4 @@
-"""The package works in a normal install without the checkout, and editable."""
+"""Normal installs work without the checkout. Editable installs work, too."""
 
 import importlib.metadata
 import os

@@ -98,7 +98,7 @@ def test_two_processes(tmp_path):
   assert 13 <= first < STEPS
   assert f'SIGTERM: saved step {first}' in job.stderr()
 
-  # Ctrl-C in one process must stop the two processes.
+  # Ctrl-C in one process must stop both processes.
   with job.train() as running:
     job.reach(first + 3, running)
     running[0].send_signal(signal.SIGINT)

@@ -32,7 +32,7 @@ def macros() -> Any:
 
 
 def data_url(picture: bytes | np.ndarray | Figure) -> str:
-  """Returns a data URL of a PNG, array (H, W, C) uint8 with C 1 or 3, or plot.
+  """Returns a data URL of a PNG, a plot, or a uint8 array (H, W, 1 or 3).
 
   The PNG is given as bytes. Raises ValueError if it is not complete.
   """

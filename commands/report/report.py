@@ -160,7 +160,7 @@ class _Run:
     if not results.exists() or not table.exists():
       is_student = (
         self.place / TEACHER
-      ).exists()  # a student was trained with its guidance
+      ).exists()  # a student needs no guidance
       return self._html.nothing('' if is_student else self._advice('compare'))
     return Markup('').join(
       [

@@ -39,7 +39,7 @@ class Artist:
       self._texts = list(guidance)
     else:
       default = (log.preview_guidance, *compared_methods(folder))
-      if self._is_student:  # a student was trained with its guidance
+      if self._is_student:  # a student needs no guidance
         default = ('none',)
       texts = list(filter(job.serves, dict.fromkeys(default)))
       self._texts = texts or ['none']
@@ -72,7 +72,7 @@ class Artist:
     return self._html.figure(sheet, caption)
 
   def films(self) -> Markup:
-    """Draws film strips of each method, and plots gaps of strong and weak."""
+    """Draws film strips of each method; plots the gaps rms(strong - weak)."""
     experiment, html, films = self._experiment, self._html, {}
     strips = html.films(self._solver(), self._weights, _AMPLIFIED)
     classes = np.arange(_FILMED) % experiment.model.num_classes

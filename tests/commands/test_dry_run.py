@@ -42,7 +42,7 @@ def test_train_says_what_it_would_be(tmp_path):
   out = dry_run('train', f'--workdir={tmp_path}/run', '--config.mesh.fsdp=8',
                 '--config=configs/sit.py:XL/2,ig')  # fmt: skip
   assert not list(tmp_path.iterdir())
-  assert '677,786,144 parameters' in out  # The published count.
+  assert '677,786,144 parameters' in out  # This count is published.
   assert '118.62 G multiply-adds' in out
   assert 'optimizer.lr = 0.0001' in out
   assert "'fsdp': 8" in out

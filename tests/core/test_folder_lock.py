@@ -192,7 +192,7 @@ def test_a_stale_marker_is_taken_over(tmp_path, no_kernel_locks, monkeypatch):
   monkeypatch.setattr(logging, 'warning', lambda *args: said.append(args))
   with holder(tmp_path, 'marker') as (process, _):
     assert f'process {process.pid}' in refusal(tmp_path)
-  assert f'process {process.pid}' in refusal(tmp_path)  # has not expired
+  assert f'process {process.pid}' in refusal(tmp_path)  # not expired yet
   time.sleep(0.6)
   with lock(tmp_path):
     pass

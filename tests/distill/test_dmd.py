@@ -79,7 +79,7 @@ def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
 
 
 def test_terms_of_internal_guidance(student, teacher):
-  """For IG, CA is w (c - c_tap) of x0 predictions. DM does not use the tap."""
+  """For ig:1.7, CA is 0.7 (x0 - x0 of the tap). DM does not use the tap."""
   distillation = make_distillation(guidance='ig:1.7', schedule='shared')
   (_, dm, ca, _), visit, places = asked(distillation, student, teacher)
   q, r = places['both']
@@ -172,7 +172,7 @@ def test_mean_variance_is_least_at_its_target():
   'schedule', ['shared', 'full', 'constrained', 'hybrid']
 )
 def test_levels_of_the_schedules(schedule, shift):
-  """The student's time bounds CA in hybrid, and CA and DM in constrained."""
+  """Student time t bounds CA levels in hybrid, CA and DM in constrained."""
   config = make_distillation(schedule=schedule, shift=shift).config
   for t in (1.0, 0.9, 0.5, 0.25, 0.01):
     tops = bounds(config, jnp.float32(t))

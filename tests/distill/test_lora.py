@@ -78,7 +78,7 @@ def test_changes_act_on_projected_queries_and_values(teacher, monkeypatch):
 
 @pytest.mark.parametrize('width', [16, 256])
 def test_changes_begin_with_unit_variance_at_every_width(width):
-  """A has unit variance, so that B moves q at a rate of order sqrt(width)."""
+  """Matrix A has unit variance, so B moves q at a rate of order sqrt(width)."""
   config = dataclasses.replace(TEACHER, width=width)
   for change in lora.init(config, 32, KEY)['lora'].values():
     assert abs(change['down'].std() - 1) < 0.05

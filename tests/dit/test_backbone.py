@@ -1,4 +1,4 @@
-"""Tests properties of every backbone on the example of a ConvNet."""
+"""Uses a ConvNet to test the properties that every backbone has."""
 
 import dataclasses
 

@@ -98,7 +98,7 @@ SMALL = DiTConfig(size=8, channels=3, num_classes=10, patch=2, depth=5,
 
 def test_multiply_adds_of_other_parts():
   config = SMALL
-  # A token needs 4 D^2 for projections, 2 N D for attention, 8 D^2 for the MLP.
+  # Per token: projections 4 width^2, attention 2 tokens * width, MLP 8 width^2.
   tokens, width = 16, 32
   block = tokens * (4 * width**2 + 2 * tokens * width + 2 * 4 * width**2)
   assert config.multiply_adds == 5 * (block + 6 * width**2)

@@ -165,7 +165,7 @@ def test_bfloat16_parameters(config, batch):
 
 
 def test_what_is_recomputed(config):
-  """`remat` recomputes nothing, all but layer products, or whole blocks."""
+  """Unlike `full`, `dots` keeps layer products. `none` recomputes nothing."""
   params = model.shapes(config)
 
   def products(remat):

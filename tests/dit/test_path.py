@@ -74,7 +74,7 @@ def test_velocity_implies_the_score(path, states):
 
 
 def test_conversions_invert(path, states):
-  x, velocity = states  # Any two arrays.
+  x, velocity = states  # These may be any arrays.
   there, back = path.noise_from_velocity, path.velocity_from_noise
   close(back(x, there(x, velocity, TIMES), TIMES), velocity, atol=1e-4)
   close(there(x, back(x, velocity, TIMES), TIMES), velocity, atol=1e-4)

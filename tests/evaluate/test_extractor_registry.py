@@ -1,4 +1,4 @@
-"""Only the published weights and their conversion give the name FID."""
+"""The name FID requires the published weights or their conversion."""
 
 import hashlib
 import math

@@ -29,7 +29,7 @@ T = 0.4
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Skip(BlocksTerm):
-  """S2 with fixed instead of random masks. `keep` is (M, L) bool."""
+  """S2 with fixed instead of random masks. `keep` is (masks, blocks) bool."""
 
   name: ClassVar[str] = 'skip'
   scale: Scale

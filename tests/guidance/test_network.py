@@ -157,7 +157,7 @@ def test_skipping_is_closing_the_gates(denoiser, batch, skipped):
   gates = jnp.arange(6 * 32).reshape(6, 32)[jnp.asarray([2, 5])].reshape(-1)
   rows = jnp.asarray(skipped)[:, None]
 
-  def close_gates(leaf):  # (L, ..., 6 D)
+  def close_gates(leaf):  # (blocks, ..., 6 * width)
     return leaf.at[rows, ..., gates].set(0)
 
   blocks = dict(denoiser.params['blocks'])

@@ -120,7 +120,7 @@ def test_cfg_zero_in_numpy():
 
 
 def test_cfg_zero_of_equal_predictions():
-  # If c = u, then s = 1 and c - s u = 0, so CFG-Zero* has no effect.
+  # If c and u are equal, the factor s is 1, so CFG-Zero* adds c - s u = 0.
   alike = Toy(labels=False)
   ours = guided('cfg_zero:50:zero_steps=0', network=alike)
   close(ours, plain(network=alike), atol=1e-4)

@@ -52,7 +52,7 @@ def test_mean_of_power_cosine(power):
 @pytest.mark.parametrize(('schedule', 'expected'), [
   ('linear', lambda t: 1 + 3 * 2 * (1 - t)),
   ('cosine', lambda t: 1 + 3 * (1 + np.cos(np.pi * t))),
-  # In MDT, the scale is 1 at t = 1 (noise), and w at t = 0 (data).
+  # In MDT, the scale is 1 at t = 1 (noise), and largest at t = 0 (data).
   ('power_cosine', lambda t: 1 + 3 * (1 - np.cos(np.pi * (1 - t) ** 4)) / 2),
 ])  # fmt: skip
 def test_schedules(schedule, expected):

@@ -214,14 +214,14 @@ def test_nan_of_the_field_is_nan_at_the_end(where):
   assert jnp.isnan(out).all()
 
 
-# The embedded method in torchdiffeq has these weights. scipy has others.
+# The embedded method in torchdiffeq has these weights, unlike scipy's method.
 EMBEDDED = [1951 / 21600, 0, 22642 / 50085, 451 / 720, -12231 / 42400,
             649 / 6300, 1 / 60]  # fmt: skip
 ERROR = [*RK45.B, 0] - np.asarray(EMBEDDED)
 
 
 def bump(x, t):
-  """A field near t = 0.45 that multiplies x by exp(25 * 0.08 * sqrt(pi))."""
+  """A pulse at t = 0.45 that multiplies x by exp(25 * 0.08 * sqrt(pi))."""
   return -25 * x * jnp.exp(-(((t - 0.45) / 0.08) ** 2))
 
 
@@ -229,7 +229,7 @@ def test_sharp_bump_is_resolved_by_rejected_steps():
   """Checks all steps against the tableau in scipy and the documented rules."""
   rtol, atol, asked = 1e-5, 1e-7, []
 
-  def field(x, t):  # x is positive, negative and 0.
+  def field(x, t):  # x has entries of both signs, and 0.
     return bump(x, t) + jnp.asarray([0.0, 0.0, 9.0]) * t
 
   def spy(x, t):

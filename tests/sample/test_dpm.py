@@ -78,7 +78,7 @@ def test_from_noise_to_data(name):
 def multistep(path, x, grid):
   """Runs the paper's algorithm 2, where lambda = log(alpha / sigma)."""
   alpha, sigma = (np.asarray(f(grid)) for f in (path.alpha, path.sigma))
-  alpha = np.where(alpha < 1e-12, 0, alpha)  # cos(pi / 2) > 0 here.
+  alpha = np.where(alpha < 1e-12, 0, alpha)  # In floats, cos(pi / 2) > 0.
   with np.errstate(divide='ignore'):
     h = np.diff(np.log(alpha) - np.log(sigma))
   before = None

@@ -14,7 +14,7 @@ IMAGENET = ('tench, Tinca tinca', 'goldfish, Carassius auratus', 'crane',
   ('Golden Retriever, sea lion', ANIMALS, [2, 3]),
   ('2,2,0', ANIMALS, [2, 2, 0]),
   ('3', (), [3]),
-  # The name of a class may be its full name or the part before a comma.
+  # Users may give the full name of a class, or the part before a comma.
   ('tench,goldfish', IMAGENET, [0, 1]),
   ('tench, Tinca tinca,1', IMAGENET, [0, 1]),
   # A full name takes precedence over a shortened name.

@@ -39,7 +39,7 @@ def measure(text, solver_name, scales_at='step', grid=None, shape=SHAPE,
   return declared, passes
 
 
-# Per case: guidance, solver and expected NFE, or None if the NFE is random.
+# Per case: guidance, solver and expected NFE (None for a random NFE).
 CASES = [
   ('none', 'heun', 11),
   ('ig:1.5,cfg:1.5', 'heun', 22),
@@ -117,7 +117,7 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   # CFG is on at t = 4/6 and 3/6. Each of these times has two evaluations.
   declared, counted = measure('cfg:1.5@0.4-0.7', 'heun', 'evaluation')
   assert declared == counted == 11 + 4
-  # CFG is on for two evaluations at t = 1/6 and one at t = 0. `step` omits 0.
+  # CFG is on for two evaluations at t = 1/6 and one at t = 0 (not for `step`).
   heun = 'heun:final_step=heun'
   declared, counted = measure('cfg:1.5@0-0.2', heun, 'evaluation')
   assert declared == counted == 12 + 3

@@ -279,7 +279,7 @@ def test_fallback_without_a_whole_one_does_not_start_again(tmp_path, build):
         checkpointer.restore(abstract)
 
 
-@ABANDONED  # Earlier tests cause the warning.
+@ABANDONED  # Earlier tests cause a warning.
 def test_a_damaged_loss_is_the_worst(tmp_path, build):
   """A checkpoint with a damaged loss ranks last. The run can still resume."""
   abstract = build(mesh_of(1))

@@ -114,7 +114,7 @@ def test_any_width_is_made_of_snapshots(step, width):
 
 
 def test_coefficients_are_those_of_an_average():
-  """The coefficients sum to 1, even for one snapshot or a distant width."""
+  """Coefficients sum to 1, even for one snapshot or a very different width."""
   for snapshots, step, width in (
     ([(600, 0.05)], 600, 0.1),
     ([(10_000, 0.05), (20_000, 0.1)], 20_000, 0.2),

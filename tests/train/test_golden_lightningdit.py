@@ -163,7 +163,7 @@ def test_gradient(exact, single):
 
 
 def test_steps_in_float64(exact):
-  """Errors come from the table's decay, and are below those in the README."""
+  """Errors come from the position table's decay, and are below the README's."""
   for steps in STEPS:
     assert_small(errors(exact[2][steps], full_precision(steps)), 1e-4)
 
@@ -179,8 +179,8 @@ def test_steps_in_float32(single):
 def test_steps_in_bfloat16(single):
   changes, logged = single.three_steps('bfloat16')
   start = read('model.safetensors')
-  # The README's first median is only 1.9e-4, because it compares a library with
-  # itself at nearly equal gradients. The median at full precision is 0.16.
+  # The README's first median is only 1.9e-4, because one library computes both
+  # results from nearly equal gradients. The median at full precision is 0.16.
   limits = {1: (2e-2, 0.15, 3.1e-3), 3: (0.14, 0.55, 1.4e-3)}
   for steps in STEPS:
     golden = read(f'muon{steps}_params.safetensors')

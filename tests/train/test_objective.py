@@ -268,7 +268,7 @@ class Two(Fixed):
 
 
 def test_guided_target():
-  """The guide adds w (v_f - v_i) to the output target, not to tap targets."""
+  """The guide adds w (output - tap) to output targets, not to tap targets."""
   network, guide, w = Two(0.3, -0.2), Two(1.0, 0.4), 0.5
   final, (tap,), _ = objective.velocity_losses(
     network, path_named('linear'), X0, NOISE, T, LABEL,

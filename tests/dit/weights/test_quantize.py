@@ -79,7 +79,7 @@ def test_packing_there_and_back(bits, count):
 
 
 def test_packing_is_of_the_lowest_bits_first():
-  """Four 6-bit values become 1 + 2 * 2^6 + 3 * 2^12 + 63 * 2^18."""
+  """The values 1, 2, 3 and 63 become 1 + 2 * 2^6 + 3 * 2^12 + 63 * 2^18."""
   word = 1 + (2 << 6) + (3 << 12) + (63 << 18)
   expected = list(word.to_bytes(3, 'little'))
   assert pack(np.uint8([1, 2, 3, 63]), 6).tolist() == expected
@@ -119,7 +119,7 @@ def test_errors_are_at_most_half_a_step(folder, leaves, params, scheme):
 
 
 def test_zeros_stay_and_tiny_kernels_are_no_trouble(leaves, scheme):
-  """Zeros stay 0, as in heads of new networks. Tiny values stay nonzero."""
+  """Zeros (such as in new heads) stay 0. Tiny values stay nonzero."""
   rng = np.random.default_rng(0)
   for size in (0, 1e-38, 1e-20, 1e30):
     params = {
