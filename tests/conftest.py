@@ -75,9 +75,11 @@ SMALL = (
 
 @pytest.fixture(scope='module', autouse=True)
 def little_memory():
-  """Frees compiled programs if the process has used more than 1.5 GiB."""
+  """Frees compiled programs if the process uses more than 1.4 GiB."""
   yield
-  if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 1.5 * 2**20:
+  with open('/proc/self/statm') as file:
+    pages = int(file.read().split()[1])
+  if pages * resource.getpagesize() > 1.4 * 2**30:
     jax.clear_caches()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # returns free memory to the system

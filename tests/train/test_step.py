@@ -222,6 +222,7 @@ def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
     np.testing.assert_allclose(losses[count], losses[8], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_guided_target_starts_when_it_should(run, make_experiment):
   """The guided target changes the loss only after `guided_start_images`."""
   guided = make_experiment(
