@@ -1,9 +1,10 @@
 """Guidance as text: 'ig:1.4,cfg:1.35@0-0.7', 's2:1.25:skip=2', 'none'.
 
 A method is `name:scale`, then `:option=value` for each option, then `@low-high`
-for an interval in t (0 data, 1 noise). Block lists have the form 7+8+9. Every
-method has the options `schedule` (constant, linear, cosine, power_cosine) and
-`power`. `rescale:phi` rescales the guided velocity.
+for an interval in t (0 data, 1 noise). Block lists have the form 7+8+9. Methods
+have the options `schedule` (constant, linear, cosine, power_cosine) and `power`,
+except that `cfg++` sets its own schedule. `rescale:phi` has neither an interval
+nor options; it rescales the guided velocity.
 """
 
 import dataclasses

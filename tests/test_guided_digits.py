@@ -1,4 +1,4 @@
-"""In the fully trained demo, IG lowers the FD by over 3 standard errors."""
+"""IG lowers the FD of the trained demo by over 3 standard errors."""
 
 import json
 import os

@@ -43,7 +43,7 @@ def words_of(teacher, workdir, argument, **given):
   )  # fmt: skip
 
 
-def distil(*args, **given):
+def run_distill(*args, **given):
   return succeed(*words_of(*args, **given))
 
 
@@ -55,7 +55,7 @@ def teacher(shared_run):
 @pytest.fixture(scope='module')
 def student(teacher, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('student') / 'run'
-  distil(teacher, workdir, 'hybrid,2')
+  run_distill(teacher, workdir, 'hybrid,2')
   return workdir
 
 
@@ -99,14 +99,14 @@ def test_leaves_what_a_run_leaves(student, teacher):
 
 
 def test_the_same_command_has_nothing_left_to_do(student, teacher):
-  result = distil(teacher, student, 'hybrid,2')
+  result = run_distill(teacher, student, 'hybrid,2')
   assert 'Already trained: 3 steps' in result.err
 
 
 @pytest.mark.slow
 def test_a_longer_student_goes_on(student, teacher, tmp_path):
   longer = shutil.copytree(student, tmp_path / 'run')
-  result = distil(teacher, longer, 'hybrid,2', **{'train.images': 64})
+  result = run_distill(teacher, longer, 'hybrid,2', **{'train.images': 64})
   assert 'Trained 4 steps' in result.err
   assert 'follows the cosine schedule of the new length' in result.err
   rows = read_metrics(longer)
@@ -157,7 +157,7 @@ RECIPE = {'train.images': 16, 'checkpoint.every_images': 16, 'eval.num': 16,
 @pytest.fixture(scope='module')
 def recipe(teacher, tmp_path_factory):
   folder = tmp_path_factory.mktemp('recipe') / 'flash'
-  return folder, distil(teacher, folder, 'flash,2', **RECIPE).out
+  return folder, run_distill(teacher, folder, 'flash,2', **RECIPE).out
 
 
 @pytest.mark.slow
@@ -173,7 +173,9 @@ def test_a_recipe_runs_its_stages_and_merges(teacher, recipe, tmp_path):
   best = min(found['rows'][1:], key=lambda row: row['fd'])
   assert found['ratio'] == best['ratio']
   assert '| 0.5 |' in printed_text
-  assert 'Already merged' in distil(teacher, flash, 'flash,2', **RECIPE).out
+  assert (
+    'Already merged' in run_distill(teacher, flash, 'flash,2', **RECIPE).out
+  )
   succeed('sample', f'--folder={flash}/student', '--num=16',
           '--config.sample.batch_size=16', f'--out={tmp_path}')  # fmt: skip
 
@@ -190,9 +192,9 @@ def test_a_moved_recipe_comes_to_the_same_student(
 
   with monkeypatch.context() as patch:
     patch.setattr(sd35_flash.distilling, 'distill', stopped)
-    distil(teacher, first, 'flash,2', **RECIPE)
+    run_distill(teacher, first, 'flash,2', **RECIPE)
   first.rename(second)
-  distil(teacher, second, 'flash,2', **RECIPE)
+  run_distill(teacher, second, 'flash,2', **RECIPE)
   places = recipe[0], second
   one, two = (weights.load_folder(p / 'student')[1] for p in places)
   jax.tree.map(np.testing.assert_array_equal, one, two)
@@ -221,12 +223,12 @@ def stages(monkeypatch):
 def test_a_recipe_may_be_moved(teacher, stages, tmp_path):
   first, second = tmp_path / 'first', tmp_path / 'elsewhere/second'
   stages.stop = STAGES[2]
-  distil(teacher, first, 'flash,2')
+  run_distill(teacher, first, 'flash,2')
   assert len(stages.run) == 3
   second.parent.mkdir()
   first.rename(second)
   stages.run, stages.stop = [], None
-  assert distil(teacher, second, 'flash,2').out == 'merged\n'
+  assert run_distill(teacher, second, 'flash,2').out == 'merged\n'
   starts = ['', *(str(second / STAGES[n]) for n in (0, 1, 1))]
   folders = [str(second / stage) for stage in STAGES]
   assert stages.run == list(zip(folders, starts, strict=True))
@@ -246,10 +248,10 @@ def test_a_recipe_of_an_earlier_version_goes_on(
 ):
   """Earlier versions stored absolute paths to initial weights."""
   flash = tmp_path / 'flash'
-  distil(teacher, flash, 'flash,2')
+  run_distill(teacher, flash, 'flash,2')
   for stage, before in zip(STAGES[1:], (0, 1, 1), strict=True):
     start_from(flash / stage, f'{place or tmp_path}/flash/{STAGES[before]}')
-  distil(teacher, flash, 'flash,2')
+  run_distill(teacher, flash, 'flash,2')
   # The last stage starts from stage 2, so a start from stage 1 is refused.
   start_from(flash / STAGES[-1], '/elsewhere/flash/1-trajectory')
   said = refusal(*words_of(teacher, flash, 'flash,2'))
@@ -258,7 +260,7 @@ def test_a_recipe_of_an_earlier_version_goes_on(
 
 def test_stages_keep_their_length(teacher, stages, tmp_path):
   recipe = teacher, tmp_path / 'flash', 'flash,2'
-  distil(*recipe)
+  run_distill(*recipe)
   said = refusal(*words_of(*recipe, **{'train.images': 96}))
   assert 'train.images: 48 -> 96' in said
 

@@ -164,7 +164,7 @@ def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
   pytest.param((2, 2, 2), True, 2, marks=pytest.mark.slow),
   pytest.param((8, 1, 1), False, 2, marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_every_mesh_distils_as_one_device(
+def test_every_mesh_distills_as_one_device(
   form, teacher, student, sizes, zero1, program
 ):
   _, given, state, run, _ = form

@@ -79,7 +79,7 @@ def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
 
 
 def test_terms_of_internal_guidance(student, teacher):
-  """For ig:1.7, CA is 0.7 (x0 - x0 of the tap). DM does not use the tap."""
+  """CA of ig:1.7 is 0.7 (x0 - x0 of the tap). DM does not use the tap."""
   distillation = make_distillation(guidance='ig:1.7', schedule='shared')
   (_, dm, ca, _), visit, places = asked(distillation, student, teacher)
   q, r = places['both']

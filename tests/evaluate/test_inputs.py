@@ -63,7 +63,7 @@ def test_labels_of_a_text_that_are_no_classes(tmp_path, word):
 
 
 def test_labels_are_not_asked_for_where_none_are_used(mine, tmp_path):
-  """For FD, labels may exceed the number of classes of the dataset."""
+  """Labels may exceed the number of classes if the metric is FD."""
   np.savez(tmp_path / 'a.npz', digits(20), np.arange(20.0) * 50)
   labels = open_image_set(f'{tmp_path}/a.npz', '').labels
   assert labels.tolist() == [50 * k for k in range(20)]
