@@ -3,8 +3,8 @@
 A method is `name:scale`, then `:option=value` for each option, then `@low-high`
 for an interval in t (0 data, 1 noise). Block lists have the form 7+8+9. Methods
 have the options `schedule` (constant, linear, cosine, power_cosine) and `power`,
-except that `cfg++` sets its own schedule. `rescale:phi` has neither an interval
-nor options; it rescales the guided velocity.
+but `cfg++` sets its own schedule. `rescale:phi` has neither an interval nor
+options; it rescales the guided velocity.
 """
 
 import dataclasses
