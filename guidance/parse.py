@@ -2,8 +2,8 @@
 
 A method is `name:scale`, then `:option=value` for each option, then `@low-high`
 for an interval in t (0 data, 1 noise). Block lists have the form 7+8+9. Methods
-have the options `schedule` (constant, linear, cosine, power_cosine) and `power`,
-but `cfg++` sets its own schedule. `rescale:phi` has neither an interval nor
+have the options `schedule` (constant, linear, cosine, power_cosine) and
+`power`, but `cfg++` sets its own schedule. `rescale:phi` has no interval and no
 options; it rescales the guided velocity.
 """
 
