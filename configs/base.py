@@ -132,10 +132,10 @@ def get_config() -> ml_collections.ConfigDict:
   train.init_from = ''
 
   mesh = config.mesh = ml_collections.ConfigDict()
-  mesh.data = -1  # Devices that shard the batch; -1: all remaining devices.
-  mesh.fsdp = 1  # Devices that shard the parameters (and the batch).
-  mesh.tensor = 1  # Devices that shard each block's computation.
-  # ZeRO-1: sharding of optimizer state and averages over mesh.data, too.
+  mesh.data = -1  # Number of devices for data parallelism; -1: all others.
+  mesh.fsdp = 1  # Number of devices for FSDP (parameters and batch).
+  mesh.tensor = 1  # Number of devices for tensor parallelism.
+  # ZeRO-1: sharding of optimizer state and averaged weights over mesh.data.
   mesh.zero1 = False
 
   checkpoint = config.checkpoint = ml_collections.ConfigDict()
@@ -208,8 +208,8 @@ def get_config() -> ml_collections.ConfigDict:
   evaluation.kid_subset_size = 1000  # Images per subset of the kernel distance.
   # Reference images for precision, recall and kid (ADM: 10,000); 0: all.
   evaluation.reference_rows = 10_000
-  evaluation.repeats = 1  # Disjoint sets of images, for standard errors.
-  evaluation.bootstrap = 0  # Bootstrap resamples for standard errors; 0: none.
+  evaluation.repeats = 1  # Number of disjoint image sets for standard errors.
+  evaluation.bootstrap = 0  # Number of bootstrap resamples; 0: none.
   evaluation.every_images = 0  # Images between evaluations of a run; 0: none.
   evaluation.num = 1000  # Images per evaluation of a run.
   evaluation.guidance = 'none'  # Guidance in evaluations of a run.

@@ -6,10 +6,10 @@
   python main.py train --config=configs/dit.py:XL/2 --workdir=runs/dit-xl \
     --config.data.dir=data
 
-The argument is size/patch (S, B, L, XL), then optionally `ig`, an intermediate
-noise loss (ours: Internal Guidance is unpublished for DiT). The recipe is DiT's
-(arXiv 2212.09748, and its code): 7M steps of 256 images, half of them mirrored,
-and AdamW without clipping.
+The argument is size/patch (S, B, L, XL), then optionally `ig`, a noise loss on
+an intermediate head (ours: nobody has published Internal Guidance for DiT). The
+recipe is DiT's (arXiv 2212.09748, and its code): 7M steps of 256 images, half
+of them mirrored, and AdamW without clipping.
 
 Published FID (none has been run here; DDPM, 250 steps):
 

@@ -29,7 +29,7 @@ Published FID (none has been run here; SDE sampler, 250 steps):
   B/2               80 epochs  33.02
   B/2,ig            80 epochs  30.60; ig:1.9 17.38, ig:2.3@0.3-1 16.19
 
-The rows of B/2 are second-hand: others report them from IG's paper. REPA's
+The rows of B/2 are second-hand, from texts that quote IG's paper. REPA's
 1.42 (sit_xl_repa_interval) needs REPA's alignment loss, which we do not have.
 Published hardware of IG: 8 GPUs with 32 images each, in float16; the hours are
 not published. Our activations are bfloat16. docs/scaling.md lists memory and

@@ -121,8 +121,8 @@ class Distillation(Rollout):
   ) -> tuple[jax.Array, jax.Array]:
     """Returns inputs of the fake denoiser and inputs of the discriminator.
 
-    Both are (B, H, W, C), without gradient. Inputs of the discriminator have
-    the distribution of `visit(...).x`, which the adversarial term changes.
+    Both are (B, H, W, C), without gradient. The student's adversarial term acts
+    on `visit(...).x`, so the discriminator's inputs have its distribution.
     """
     if self.config.query == 'renoise':
       x = _sg(self.visit(_sg(params), label, key).x)

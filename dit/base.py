@@ -199,7 +199,7 @@ class Backbone:
 
   @property
   def families(self) -> tuple[str, ...]:
-    """Parts of the names before the first '-'."""
+    """The families: the part of each name before the first '-'."""
     return tuple(dict.fromkeys(name.partition('-')[0] for name in self.names))
 
   def named(self, name: str) -> Mapping[str, Any]:

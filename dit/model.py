@@ -4,10 +4,11 @@
   c = time_embedding(t) + label_embedding(label)
   prediction = unpatchify(head(blocks(h, c), c))
 
-A tap k adds a head after the first k blocks. `DiT` uses the time and prediction
-of a convention in `dit.parameterization`, and `BoundDenoiser` uses our time and
-prediction. Parameters are nested dictionaries. Sources: DiT (Peebles & Xie
-2023), SiT (Ma et al. 2024), and Internal Guidance (arXiv 2512.24176) for taps.
+A tap k adds a head after the first k blocks. `DiT` has the time variable and
+prediction target of one convention in `dit.parameterization`; `BoundDenoiser`
+converts both to t (0 = data, 1 = noise) and velocity. Parameters are nested
+dictionaries. Sources: DiT (Peebles & Xie 2023), SiT (Ma et al. 2024), and
+Internal Guidance (arXiv 2512.24176) for taps.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 An `Extractor` has a pure function of parameters and a batch of images, and a
 description for the results. Only distances between features of the published
-Inception are called FID. The name of any other distance contains the extractor.
+Inception are called FID. Names of other distances contain the extractor.
 """
 
 import dataclasses

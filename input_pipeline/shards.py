@@ -29,7 +29,8 @@ from input_pipeline.records import (
   from_json,
 )
 
-# Groups of one record allow fast random access. Latents are incompressible.
+# One record per group allows fast random access. Larger groups would save no
+# space, because latents are incompressible.
 WRITER_OPTIONS = 'group_size:1,uncompressed'
 LOCK = 'records'
 # Files that `prepare` writes in the folder of a split.

@@ -218,7 +218,7 @@ def test_students_do_what_the_docs_say():
     return dict(zip(names, results.rows[name][0], strict=True))
 
   dm = end('DM, 1 step')
-  assert dm['energy'] < 0.15  # Measured: 0.08, and 0.95 for the teacher.
+  assert dm['energy'] < 0.15  # Measured: 0.08; the teacher: 0.95.
   assert dm['energy'] < end('teacher, 1 Euler step')['energy'] / 5
   assert dm['spread'] == pytest.approx(1, abs=0.1)
   # With CA only, the student overshoots the guided teacher and then collapses.

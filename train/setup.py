@@ -90,7 +90,7 @@ def make_setup(
     try:
       decoder = read_decoder(autoencoder, channels, latents, mesh)
     except InputError as error:
-      # Training needs no decoder, so the run just omits its previews.
+      # Training does not need the decoder. Without one, there are no previews.
       if autoencoder is not None or experiment.eval.every_images:
         raise
       problem = str(error)

@@ -24,7 +24,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   subject.add(
     '--guidance=METHODS',
     'guidance of one row, as for sample; repeat the flag for more rows '
-    f'(default: {"; ".join(METHODS)}, as far as the network supports them)',
+    f'(default: rows {" and ".join(repr(m) for m in METHODS)}, without those '
+    'that the network does not support)',
     action='append',
   )
   shared.add_weights(subject)

@@ -80,6 +80,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   method.add(
     '--allow_nonfinite',
-    'also convert weights with NaN or infinite values; a folder with such '
-    'weights can be sampled (default: an error)',
+    'convert even weights that contain NaN or infinite values '
+    '(default: stop with an error)',
   )

@@ -164,7 +164,7 @@ def add_guide(group: Group) -> None:
   """Adds --guide and --guide_step for AutoGuidance, and --seed."""
   group.add(
     '--guide=PLACE',
-    'run or folder of the weaker network, for the method auto',
+    "run or folder of the weaker network, for AutoGuidance (method 'auto')",
   )
   group.add(
     '--guide_step=STEP',

@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   shared.add_workdir(subject)
   subject.add(
     '--guidance=METHODS',
-    'guidance as for sample, with one or two scales LOW..HIGH:COUNT ',
+    'guidance as for sample; one or two scales are ranges LOW..HIGH:COUNT ',
     required=True,
   )
   subject.add('--num=N', 'images per point', default=500)

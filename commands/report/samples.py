@@ -120,7 +120,7 @@ def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
     rows = [
       (name if name in _ROWS else f'weak:\n{name}', images[:, k])
       for name, images in frames.images.items()
-      # If IG is the only method, the rows refined and guided are equal.
+      # If IG is the only method, rows 'refined' and 'guided' are identical.
       if name != 'refined' or len(frames.gaps) > 1
     ]
     strong, guided = (

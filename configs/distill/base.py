@@ -22,11 +22,11 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill = config.distill = ml_collections.ConfigDict()
   # Teacher: a run (its EMA weights) or a folder of weights; --teacher sets it.
   distill.teacher = ''
-  # Method: dmd, or teacher_trajectory, which follows the teacher's trajectory
-  # and uses only the keys guidance and substeps.
+  # Method: dmd, or teacher_trajectory, which regresses on the teacher's
+  # trajectory and reads no other keys than guidance and substeps.
   distill.method = 'dmd'
-  # Guidance of the teacher: ig, cfg or both. With none or cfg:1, there is no CA
-  # term. The scale of cfg is alpha of Decoupled DMD.
+  # Guidance of the teacher: ig, cfg or both. The scale of cfg is alpha of
+  # Decoupled DMD. If it is none or cfg:1, the loss has no CA term.
   distill.guidance = 'none'
   # Query points of DMD: renoise (noised samples), student_trajectory (states of
   # the student, as in SD3.5-Flash) or grid (samples noised to grid times).
@@ -57,8 +57,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.fake_updates = 5
   # Learning rate (constant) of the fake denoiser; 0: optimizer.lr.
   distill.fake_lr = 0.0
-  # Beta distribution of the initial levels of DM and of the fake denoiser's
-  # loss (DMDR's dynamic start): (4.0, 1.5) for more noise; (1.0, 1.0): uniform.
+  # Beta distribution of noise levels at the start of training, for DM and for
+  # the fake denoiser's loss (DMDR's dynamic start); (1.0, 1.0): uniform.
   distill.level_beta = (1.0, 1.0)
   # Initial scale at which the fake denoiser's low-rank changes are added to the
   # teacher for the real score, such as 0.75 (DMDR); 0: the teacher alone.
@@ -70,16 +70,16 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # discriminator sees the fake denoiser's activations on fake and real latents.
   distill.gan_weight = 0.0
   distill.discriminator_weight = 0.01  # Weight of the discriminator's loss.
-  # Blocks that the discriminator reads; (): the last in each third of depth.
+  # Blocks that the discriminator reads; (): the last block of each third.
   distill.discriminator_blocks = ()
   # Probability that a discriminator's head is reset at a step.
   distill.discriminator_reset = 0.0
-  # Teacher's steps per interval of the student's grid, for teacher_trajectory.
+  # Steps of the teacher in each step of the student, for teacher_trajectory.
   distill.substeps = 8
   distill.branch = ''  # Branch: '' (all times), low (t up to 0.5) or high.
-  # Stages of a recipe, as arguments of the config file; (): no recipe. A stage
-  # starts from the previous stage. The last two stages, low and high, start
-  # from the same stage and are merged.
+  # Stages of a recipe, as arguments of the config file; (): no recipe. Each
+  # stage starts from the previous one, except for the last two, low and high.
+  # Both start from the stage before them, and are merged.
   distill.stages = ()
   # Ratios r to try in the merge r * low + (1 - r) * high. The ratio with the
   # lowest Frechet distance is used.

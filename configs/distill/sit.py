@@ -37,8 +37,9 @@ import ml_collections
 
 from configs import distill, sit
 
-# Steps of the stages of SD3.5-Flash: 2000 updates of one step, then 800, 400
-# and 400 updates of five steps (*ours*, since fake_updates is unpublished).
+# Steps of the stages of SD3.5-Flash. Published student updates are 2000, 800,
+# 400 and 400. After the first stage, each update takes five steps (*ours*:
+# fake_updates is unpublished).
 STEPS = {'trajectory': 2000, 'sharing': 4000, 'low': 2000, 'high': 2000}
 
 
@@ -50,8 +51,8 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   distill.configure(
     config, method, steps, guidance='cfg:1.25', before=f'{size},'
   )
-  # DMDR's --learning-rate-gen and -gui, and its arguments.py: betas, weight
-  # decay (none for the fake denoiser), largest gradient norm.
+  # Values of DMDR's --learning-rate-gen and --learning-rate-gui; the others are
+  # defaults in its arguments.py (weight decay: none for the fake denoiser).
   config.optimizer.lr = 2e-5
   config.optimizer.b1, config.optimizer.b2 = 0.9, 0.999
   config.optimizer.eps = 1e-8
@@ -59,14 +60,14 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   config.optimizer.clip = 1.0
   config.optimizer.schedule = 'constant'
   config.ema.decay = 0.999
-  # DMDR's --lora-rank, --lora-scale-f and --ratio-update.
+  # Values of DMDR's flags --lora-rank, --lora-scale-f and --ratio-update.
   config.distill.fake = 'lora'
   config.distill.lora_rank = 32
   config.distill.lora_scale = 2.0
   config.distill.fake_updates = 5
   if method not in ('flash', *distill.FLASH):
-    # DMDR's --gui-a, --gui-b, --lora-scale-r and --dynamic-step. Levels cover
-    # the full range. With --s-type-gen=uniform, DMDR samples a step per image.
+    # Values of DMDR's flags --gui-a, --gui-b, --lora-scale-r, --dynamic-step
+    # and --s-type-gen. Levels cover the full range.
     config.distill.level_beta = (4.0, 1.5)
     config.distill.teacher_lora_scale = 0.75
     config.distill.dynamic_updates = 10_000

@@ -47,7 +47,7 @@ costs = []
 
 
 def report(cost):
-  """Records a cost. One function for all denoisers avoids recompilation."""
+  """Records a cost. All denoisers share this function, to compile once."""
   costs.append(float(cost))
 
 
