@@ -2,11 +2,11 @@
 
   python -m benchmarks.input_pipeline
 
-Writes random records in the shape of SD-VAE latents of 256 x 256 images: mean
-and std of an image and of its mirror image, each 32 x 32 x 8 in float16. Reads
-the records to the device as shuffled batches, where half of the examples are
-mirrored. The files are in the page cache, as after the first epoch of a dataset
-that fits in memory. A slow disk gives lower rates.
+Writes random records in the shape of SD-VAE latents of 256 x 256 images. A
+record has the moments (mean and std, 32 x 32 x 8, float16) of an image and of
+its mirror image. The devices then receive shuffled batches, in which half of
+the examples are mirrored. The files are in the page cache, as after the first
+epoch of a dataset that fits in memory. A slow disk gives lower rates.
 """
 
 import dataclasses

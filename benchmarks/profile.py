@@ -3,10 +3,11 @@
   python -m benchmarks.profile configs/sit.py:S/2,ig --torch \
     --config.train.batch_size=8
 
-Sums the events of JAX's profiler over a few steps. The sum exceeds the time of
-the step where threads run in parallel. The sum misses the part of the kernel
-gradients that XLA finishes on other threads. --torch also profiles a PyTorch
-network of the same shape with PyTorch's profiler (requirements-torch.txt).
+Sums the durations of events in JAX's profiler, and averages over a few steps.
+Where threads run in parallel, the sum exceeds the time of the step. The sum
+misses the part of the kernel gradients that XLA finishes on other threads.
+--torch also profiles a PyTorch network of the same shape with PyTorch's
+profiler (requirements-torch.txt).
 """
 
 import collections
@@ -25,9 +26,9 @@ from benchmarks import timing
 from benchmarks.train_step import compiled_step, random_batch
 
 STEPS = 3
-# Kinds of operations, each with a pattern for names in the program and source.
-# The first match decides. Einsum subscripts indicate attention. In fusions,
-# arrays with four axes or with two equal axes indicate attention.
+# Kinds of operations, each with a pattern for the texts of `operations`. The
+# first match decides. The marks of attention are its einsum subscripts, arrays
+# whose last two of four axes are equal, and `ynn` fusions with four axes.
 KINDS = (
   ('attention', r'bhn|bhm|\[\d+,\d+,(\d+),\1\]|^ynn\S* \[\d+(,\d+){3}\]'),
   ("the scan's stacks: filled, sliced, written",
@@ -49,7 +50,7 @@ _SOURCE = re.compile(r'op_name="([^"]*)"')
 
 
 def operations(text: str) -> dict[str, str]:
-  """Maps each operation of a program to a text: name, shape and source."""
+  """Returns a text (name, shape, source) for each operation, by its name."""
   texts = {}
   for line in text.splitlines():
     if match := _OPERATION.match(line):

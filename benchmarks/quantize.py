@@ -1,10 +1,10 @@
-"""Measures the savings by quantized weights, and the change of samples.
+"""Measures how much space quantized weights save, and how samples change.
 
   python -m benchmarks.quantize --workdir=runs/demo --guidance=ig:1.5
   python -m benchmarks.quantize --name=SiT-B/2   # only sizes, random weights
 
-Converts the weights of a run (of images) with each scheme of main.py convert.
-Samples with the same labels and noise for each scheme and float32. Prints:
+Converts the weights of a run on pixels with each scheme of main.py convert.
+Float32 and each scheme sample images with the same labels and noise. Prints:
 
   file      size of model.safetensors, and ratio to the size in float32
   weights   relative L2 error of the parameters, against float32

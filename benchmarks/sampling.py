@@ -6,13 +6,14 @@
   python -m benchmarks.sampling configs/sit.py:XL/2,ig --steps=250 \
     --batch_size=256 --students 1 2 4
 
-Samples a batch with every method in turns. The weights are random, since the
-time does not depend on the weights. `of ideal` is the ideal time divided by the
-measured time; ideal arithmetic has the speed of a large matrix product in the
-same run. `ratio` is the time divided by the time of the first method. The ideal
-ratio is `NFE / steps`, which for S2 depends on the blocks that the seed skips.
-A student samples in a few steps without guidance (solver renoise). --torch adds
-a PyTorch network of the same shape for none, ig and cfg, on the CPU.
+The methods take turns to sample a batch. The weights are random, since the time
+does not depend on the weights. `of ideal` is the ideal time divided by the
+measured time. The ideal time assumes the FLOP/s of a large matrix product in
+the same run. `ratio` is the time divided by the time of the first method. The
+ideal value of `ratio` is `NFE / steps`. For S2, this value depends on which
+blocks are skipped. --students adds students that sample in a few steps without
+guidance (solver renoise). --torch adds a PyTorch network of the same shape for
+the methods none, ig and cfg, on the CPU.
 """
 
 import dataclasses

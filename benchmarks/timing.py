@@ -62,12 +62,12 @@ def matmul_peak(dtype: str) -> float:
 
 
 def experiment_of(spec: str, given: Sequence[str]) -> Experiment:
-  """Builds the experiment of a config and KEY=VALUE assignments."""
+  """Builds an experiment from a config file and KEY=VALUE assignments."""
   return build(override(load_config(spec), given).to_dict())
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-  """Returns a parser with the flags of every benchmark."""
+  """Returns a parser with the flags that all benchmarks share."""
   result = argparse.ArgumentParser(
     description=doc,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -87,7 +87,7 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
 def parse(
   parser: argparse.ArgumentParser,
 ) -> tuple[argparse.Namespace, list[str]]:
-  """Returns the flags, and KEY=VALUE for each --config.KEY=VALUE."""
+  """Returns the flags, and the text KEY=VALUE of each --config.KEY=VALUE."""
   args, extra = parser.parse_known_args()
   for word in extra:
     if not word.startswith('--config.') or '=' not in word:

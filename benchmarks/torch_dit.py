@@ -90,7 +90,7 @@ class Network(nn.Module):
     self.taps = nn.ModuleList(Head(config) for _ in config.taps)
 
   def forward(self, tokens, t, label, tapped=True):
-    """Maps tokens (B, N, patch * patch * C), (B,), (B,) to predicted tokens."""
+    """Maps tokens (B, N, patch^2 * C), t (B,), label (B,) to predictions."""
     config = self.config
     h = self.embed(tokens) + self.position
     angles = t[:, None] * torch.exp(
@@ -107,7 +107,7 @@ class Network(nn.Module):
 
 
 def network_of(config: DiTConfig) -> Network:
-  """Returns the network. A parameter count unlike ours raises ValueError."""
+  """Returns the network; raises ValueError if its size differs from ours."""
   torch.manual_seed(0)
   network = Network(config)
   expected = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))

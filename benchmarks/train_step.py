@@ -7,11 +7,11 @@
     --vary train.batch_size 128 256 --vary model.remat none full
 
 Times whole steps (sampling latents, forward, backward, clipping, optimizer and
-EMA) on a fixed batch, for each config and combination of --vary. MFU is the
-model's FLOP/s divided by the FLOP/s of a large matrix product in the same
-precision. A multiply-add counts as 2 FLOPs and the backward pass as two forward
-passes; recomputation is not counted. --torch adds a PyTorch network of the same
-shape, on the CPU (requirements-torch.txt).
+EMA) on a fixed batch, for each config and each combination of --vary values.
+MFU is the model's FLOP/s divided by the FLOP/s of a large matrix product in the
+same precision. A multiply-add counts as 2 FLOPs, and the backward pass as two
+forward passes; recomputation is not counted. --torch adds a PyTorch network of
+the same shape, on the CPU (requirements-torch.txt).
 """
 
 import gc
@@ -49,7 +49,7 @@ def random_batch(shapes: dict[str, Any]) -> dict[str, jax.Array]:
 def compiled_step(
   experiment: Experiment,
 ) -> tuple[Any, jax.stages.Compiled, dict[str, Any], dict[str, float]]:
-  """Returns state, compiled step, batch shapes and figures of compilation."""
+  """Returns state, compiled step, batch shapes, and costs of compilation."""
   mesh = make_mesh(experiment.mesh)
   with jax.set_mesh(mesh):
     step, abstract, shapes, key = dry_run.train_program(experiment, mesh)
@@ -72,7 +72,7 @@ def compiled_step(
 def our_step(
   experiment: Experiment,
 ) -> tuple[Callable[[], float], dict[str, jax.Array], dict[str, float]]:
-  """Returns a function that takes a step, the step's batch, and figures."""
+  """Returns a function that runs one step, its batch, and compilation costs."""
   state, compiled, shapes, figures = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
 
@@ -97,7 +97,7 @@ def measure(
     for call in runs.values():
       call()
     seconds = timing.in_turns(runs, rounds)
-  except RuntimeError as error:  # raised by XLA, or by cuDNN
+  except RuntimeError as error:  # an error of XLA or cuDNN
     if 'RESOURCE_EXHAUSTED' in str(error):
       return {'ms': 'does not fit'}
     return {'ms': f'failed: {str(error).splitlines()[0]}'}
@@ -138,7 +138,7 @@ def main() -> None:
       'dtype': dtype,
     }
     row |= dict(word.split('=', 1) for word in choice)
-    if 'model.attention' in row:  # kernel used on this machine
+    if 'model.attention' in row:  # shows the kernel that this machine uses
       row['model.attention'] = experiment.model.attention_here
     row |= measure(
       experiment, peaks[dtype], rounds=args.rounds, torch=args.torch

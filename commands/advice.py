@@ -76,10 +76,10 @@ class Advice:
 def training(
   config: str, overrides: Sequence[str], experiment: Experiment, split: str
 ) -> str:
-  """Returns a line 'Try: COMMAND', which trains on newly prepared records.
+  """Returns a line 'Try: COMMAND' to train on newly prepared records.
 
-  The line is empty if the prepared `split` is not the training split, or if no
-  network of the config fits the records. `prepare` used the file `config` with
+  The line is empty if the prepared `split` is not the training split, or if the
+  config's network cannot fit the records. `prepare` used the file `config` with
   the assignments `overrides`; `experiment` has the resulting settings.
   """
   data = experiment.data
@@ -101,7 +101,7 @@ def training(
 
 
 def _changes(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
-  """Returns keys that differ from the records, with the records' values."""
+  """Maps config keys that contradict the records to the records' values."""
   size, _, channels = metadata.layout.latent_shape
   expected = {
     'data.autoencoder': metadata.protocol['autoencoder']['name'],

@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
   """A parser that raises InputError instead of exiting."""
 
   def format_help(self) -> str:
-    """Returns the help text with the program's name from the command line."""
+    """Returns the help text; its examples start with the user's own command."""
     return program.localize(super().format_help())
 
   def error(self, message: str) -> NoReturn:
@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_args(argv: Sequence[str], text: str) -> argparse.Namespace:
-  """Returns the command and its flags; `overrides` has its config assignments.
+  """Returns the command, its flags, and config assignments (as `overrides`).
 
   `argv` has the words after the program's name, and --help shows `text`. Raises
   InputError if the command, a flag or a config key is unknown, and SystemExit
@@ -97,7 +97,7 @@ def version() -> str:
 def _check_eval_keys(
   overrides: Sequence[str], args: argparse.Namespace
 ) -> None:
-  """Raises InputError for an assignment to eval.NAME if --NAME is a flag."""
+  """Raises InputError for an assignment to eval.NAME if --NAME exists."""
   for assignment in overrides:
     key, _, value = assignment.partition('=')
     section, _, name = key.partition('.')
@@ -111,7 +111,7 @@ def _check_eval_keys(
 
 
 def _check_flags(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
-  """Raises InputError for an unknown flag; called before argparse."""
+  """Raises InputError for an unknown flag, before argparse sees the words."""
   command, *rest = words
   names = [flag for flag in parser._option_string_actions if flag != '-h']
   for word in rest:

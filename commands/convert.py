@@ -105,7 +105,7 @@ def exchange(
     weights: 'ema' or 'raw'; None for 'ema', or for the only available weights.
     quantize: Scheme of a target folder, one of `quantize.SCHEMES`; or None.
     allow_nonfinite: Whether to convert non-finite weights. A target folder
-      records that they are allowed, so it can be sampled.
+      records this permission, so that `sample` accepts the folder.
   """
   if family is not None:
     check_choice('--family', family, (*convert.FAMILIES, INCEPTION))
@@ -189,7 +189,7 @@ def _kind(source: str) -> str:
   try:
     path = epath.Path(source).expanduser()
     exists = path.exists()
-  except (KeyError, ImportError, RuntimeError) as error:  # raised by epath
+  except (KeyError, ImportError, RuntimeError) as error:  # errors of epath
     raise InputError(
       f'{source} cannot be read ({reason(error)}); expected a path on '
       f'this machine, a workdir on gs://, or {HUB}org/name/file.'
@@ -242,7 +242,7 @@ def _read_published(
 
 
 def _num_heads(tensors: dict[str, np.ndarray]) -> int:
-  """Returns the number of heads of the named size with the file's width."""
+  """Returns the usual number of attention heads for the file's width."""
   shape = np.shape(tensors.get('x_embedder.proj.weight', 0))
   if not shape:
     return 1  # the converter reports that the network is unknown

@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
   """Runs `distill`, and returns the exit status."""
   overrides = [*args.overrides, f'distill.teacher={args.teacher}']
   base = load_config(args.config)
-  build_student(base.to_dict())  # fails without keys for a student
+  build_student(base.to_dict())  # the config file must describe a student
   config = override(base, overrides).to_dict()
   experiment = build_student(config)
   if args.dry_run:

@@ -79,7 +79,8 @@ def train(experiment: Experiment, topology: str | None) -> str:
   """Returns a report on the train step.
 
   `topology` names the TPU chips to compile for; without one, the report uses
-  only shapes. Raises InputError if it is unknown, or cannot run the step.
+  only shapes. Raises InputError if the topology is unknown or cannot run the
+  step.
   """
   experiment, mesh = placed(experiment, topology)
   settings, network = experiment.train, experiment.model
@@ -147,7 +148,7 @@ def distill(experiment: StudentExperiment) -> str:
 
 
 def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
-  """Returns a report on the sampler without decoder; see `train`."""
+  """Returns a report on the sampler, excluding the decoder; see `train`."""
   experiment, mesh = placed(experiment, topology)
   method = parse(guidance)
   weights = weights_like(experiment.model, mesh, 'float32')
@@ -181,7 +182,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
 def placed(
   experiment: Experiment, topology: str | None
 ) -> tuple[Experiment, Mesh]:
-  """Returns the experiment with the precision for a topology, and the mesh."""
+  """Returns the experiment (with the topology's precision) and the mesh."""
   devices = topology_devices(topology) if topology else None
   network = experiment.model
   if topology and network.dtype == 'auto':
@@ -197,11 +198,11 @@ def topology_devices(topology: str) -> list[jax.Device]:
   Raises InputError if libtpu is missing, or does not know the topology.
   """
   for name, value in (
-    ('TPU_SKIP_MDS_QUERY', '1'),  # skips the query of the cloud's metadata
+    ('TPU_SKIP_MDS_QUERY', '1'),  # no query of the cloud's metadata server
     (
       'ALLOW_MULTIPLE_LIBTPU_LOAD',
       '1',
-    ),  # permits several processes, since none uses a device
+    ),  # several processes may load libtpu, since none uses a device
     ('TPU_STDERR_LOG_LEVEL', '3'),
     ('TPU_MIN_LOG_LEVEL', '3'),
   ):
@@ -278,7 +279,7 @@ def compile_train(experiment: Experiment, mesh: Mesh) -> Program:
 
 
 def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
-  """Returns the compiled program; `refused` has XLA's reason for an error."""
+  """Compiles a program; if XLA raises an error, `refused` has the reason."""
   begin = time.perf_counter()
   with jax.set_mesh(mesh):
     stages = lower()
@@ -293,7 +294,7 @@ def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
   extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
   try:
     traffic = collectives(program.as_text())
-  except jax.errors.JaxRuntimeError:  # as_text of libtpu 0.0.52 may fail
+  except jax.errors.JaxRuntimeError:  # `as_text` may fail in libtpu 0.0.52
     traffic = None
   return Program(
     trace,

@@ -71,7 +71,7 @@ def evaluate_samples(args: argparse.Namespace, row: Mapping[str, Any]) -> str:
   )
   count = images.count // config.repeats if args.num is None else args.num
   parts = _parts(images, count, config.repeats)
-  example = next(images.batches())  # raises if the images cannot be read
+  example = next(images.batches())  # unreadable images raise an error here
   protocol = protocol_beside(samples)
   check_samples(
     images,
@@ -302,7 +302,7 @@ def _summary(evaluator: Evaluator, count: int) -> str:
 def _columns(
   protocol: Mapping[str, Any], score: Mapping[str, Any], count: int
 ) -> dict[str, Any]:
-  """Returns columns of a table for a paper, which describe the samples."""
+  """Returns the table columns that describe the samples, for a paper."""
   sampling = protocol.get('sampling', {})
   nfe, plan = protocol.get('nfe_per_image'), protocol.get('labels')
   images = f'{score["repeats"]} x {count}' if score['repeats'] > 1 else count

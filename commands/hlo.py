@@ -26,8 +26,8 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
   """Returns the count and bytes of each kind of collective in one run.
 
   `text` is optimized HLO from `compiled.as_text()`. The bytes are the size of
-  the whole array: after a gather, before a scatter. Every iteration of a loop
-  counts if the number of iterations is constant.
+  the unsharded array: the result of a gather, or the input of a scatter. Every
+  iteration of a loop counts if the number of iterations is known.
   """
   totals: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
   computations, entry = _computations(text)
@@ -54,7 +54,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 def _walk(
   computations: dict[str, list[str]], name: str, times: int
 ) -> Iterator[tuple[str, int, int]]:
-  """Yields kind, bytes and number of runs of a computation's collectives."""
+  """Yields (kind, bytes, number of runs) of a computation's collectives."""
   for line in computations.get(name, ()):
     match = _INSTRUCTION.search(line)
     if not match:
@@ -79,7 +79,7 @@ def _walk(
 
 
 def _size(match: re.Match, line: str) -> int:
-  """Returns the bytes of the whole array that a collective combines."""
+  """Returns the bytes of the unsharded array that a collective handles."""
   arrays = []
   for dtype, shape in _ARRAY.findall(match[1]):
     size = _BYTES.get(dtype, 1)

@@ -62,8 +62,8 @@ def prepare(
   """Writes or resumes data.dir/data.name/SPLIT; returns a one-line report.
 
   Every process of a job calls this function and writes a share of the records.
-  Raises InputError if the images, the autoencoder and the config do not fit,
-  and PrepareError if the work cannot continue.
+  Raises InputError if images, autoencoder and config do not fit together, and
+  PrepareError if the work cannot continue.
 
   Args:
     data: Location of the records, and whether to store mirrored images as well.

@@ -12,9 +12,10 @@ PRESETS = 'configs/presets.py'
 def with_preset(
   args: argparse.Namespace,
 ) -> tuple[str | None, list[str], dict[str, Any]]:
-  """Returns the guidance, config assignments and published row of the flags.
+  """Returns guidance, config assignments and published figures of the flags.
 
-  --guidance overrides the guidance of --preset. Without both, guidance is None.
+  --guidance overrides the guidance of --preset. Without either flag, the
+  guidance is None.
   """
   if args.preset is None:
     return args.guidance, [], {}
@@ -23,11 +24,12 @@ def with_preset(
 
 
 def preset(name: str) -> tuple[str, list[str], dict[str, Any]]:
-  """Returns guidance, config assignments and published row of a preset.
+  """Returns guidance, config assignments and published figures of a preset.
 
   The assignments set the network's precision and every key of the section
-  `sample` except the batch size. The row has FID, Inception Score, labels,
-  number of images, autoencoder and decoder. An unknown name raises InputError.
+  `sample` except the batch size. The figures are FID and Inception Score, with
+  network, labels, number of images, autoencoder and decoder. An unknown name
+  raises InputError.
   """
   presets = load_config(PRESETS)
   check_choice('--preset', name, presets)

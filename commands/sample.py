@@ -50,11 +50,12 @@ def run(args: argparse.Namespace) -> None:
 def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
   """Samples the images of a job, or resumes an interrupted job.
 
-  `form` is one of `image_folder.FORMATS`. `overwrite` discards images of
-  another protocol in the folder. Raises NonFiniteError if no image is finite.
+  `form` is one of `image_folder.FORMATS`. `overwrite` discards images in the
+  folder that have another protocol. Raises NonFiniteError if no image is
+  finite.
   """
   num = len(job.labels)
-  # Locks the folder first, to detect another writer before reading the weights.
+  # The lock comes first, to detect another writer before reading the weights.
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(
       writing(job.folder_in('samples'), 'samples', 'sample', writes=WRITES)

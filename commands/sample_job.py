@@ -68,7 +68,7 @@ class SampleRequest:
 def request_of(
   args: argparse.Namespace, overrides: Sequence[str] = ()
 ) -> SampleRequest:
-  """Returns the request of the flags; user assignments follow `overrides`."""
+  """Returns the request of the flags; the user's assignments come last."""
   guide = None
   if args.guide:
     guide = Source.at(args.guide, step=args.guide_step)
@@ -95,7 +95,7 @@ class SampleJob:
   Attributes:
     experiment: Settings of the run or folder, with the overrides.
     mesh: Devices to sample on.
-    path: Path between data and noise whose velocity the network predicts.
+    path: Interpolation of data and noise; the network predicts its velocity.
   """
 
   def __init__(self, request: SampleRequest) -> None:
@@ -218,9 +218,9 @@ class ImageJob(SampleJob):
   ) -> None:
     """Checks all settings and reads the decoder.
 
-    `num` images have labels by the plan `labels` (see `generate.plan_labels`).
-    The cost of `preset`, a name in configs/presets.py, is logged. Raises
-    InputError if the images cannot be sampled.
+    The labels of the `num` images follow the plan `labels` (see
+    `generate.plan_labels`). The cost of `preset`, a name in configs/presets.py,
+    is logged. Raises InputError if the images cannot be sampled.
     """
     self._method = parse(guidance)
     check_value('--num', num, Count)
@@ -232,7 +232,7 @@ class ImageJob(SampleJob):
     self.labels = generate.plan_labels(
       labels, num, count, request.seed, self._names
     )
-    # The protocol has numbers of classes, whether users give numbers or names.
+    # The protocol stores class indices, even if the user gives class names.
     self._plan = labels
     if labels not in generate.PLANS:
       self._plan = ','.join(map(str, find_classes(labels, count, self._names)))
@@ -242,7 +242,7 @@ class ImageJob(SampleJob):
       self._announce(preset)
 
   def folder_in(self, parent: str) -> str:
-    """Returns the folder of the results; the default name is the guidance."""
+    """Returns the results folder, by default named after the guidance."""
     name = self.guidance.replace(':', '-').replace(',', '_')
     folder = self._request.source.place
     return self._request.out or f'{folder}/{parent}/{name}'
@@ -265,7 +265,7 @@ class ImageJob(SampleJob):
     self._sampler = dataclasses.replace(self._sampler, denoiser=denoiser)
     self._method = with_guide(self._method, guide)
     sampling = dataclasses.asdict(self.experiment.sample)
-    del sampling['batch_size']  # has no effect on the images
+    del sampling['batch_size']  # the batch size does not affect the images
     return {
       **protocol,
       'guidance': self.guidance,
@@ -277,7 +277,7 @@ class ImageJob(SampleJob):
     }
 
   def batches(self, index: np.ndarray) -> Iterator[generate.Batch]:
-    """Yields batches of the images with the given numbers."""
+    """Yields the images whose numbers are in `index`, in batches."""
     return self._sampler.batches(self._method, self.labels, self._seed, index)
 
   def _announce(self, preset: str) -> None:
@@ -302,7 +302,7 @@ class ImageJob(SampleJob):
     )  # fmt: skip
 
   def nfe(self, spent: Sequence[float]) -> float | None:
-    """Returns network evaluations per image (adaptive solver: mean(spent))."""
+    """Returns NFE per image; for an adaptive solver, the mean of `spent`."""
     declared = self._sampler.nfe(self._method, self._seed)
     if declared is None and len(spent):
       return float(np.mean(spent))

@@ -14,7 +14,7 @@ from evaluate.metrics import METRICS
 from evaluate.real_images import RealData
 from evaluate.sweep import WRITES, SweepConfig, SweepGrid, sweep
 
-_RESAMPLES = 50  # default bootstrap resamples, for fast features
+_RESAMPLES = 50  # default number of resamples for features of a classifier
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
   metrics = config.metrics or tuple(dict.fromkeys((metric, *defaults)))
   if metric not in metrics:
     raise InputError(f'--metric is {metric}, which eval.metrics does not list.')
-  if classes and not config.bootstrap:  # features are fast
+  if classes and not config.bootstrap:  # classifier features are fast
     config = dataclasses.replace(config, bootstrap=_RESAMPLES)
   path = request.out or f'{request.source.place}/sweep'
   with writing(path, 'sweep', 'sweep', writes=WRITES) as folder:

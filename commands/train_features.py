@@ -1,6 +1,7 @@
-"""The command `train-features`: a feature extractor for the user's images.
+"""The command `train-features`, which trains a feature extractor.
 
-The command trains `evaluate.classifier`, and reports the test accuracy.
+The extractor is a classifier of the user's images (`evaluate.classifier`). The
+command reports the test accuracy.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from input_pipeline.sources import DataConfig, open_source
 from train.config_file import load_config, override
 from train.experiment import Experiment, build
 
-_MOST_BYTES = 2**33  # memory for images: 2.7 million images of 32 x 32 pixels
+_MOST_BYTES = 2**33  # memory limit: 2.7 million images of 32 x 32 pixels
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,7 +56,7 @@ def train_features(
   Args:
     experiment: Settings of data, seed and number of classes.
     folder: Folder for the classifier, new or empty.
-    steps: Number of training steps; None for a number by image size.
+    steps: Number of training steps; None: depends on the image size.
     autoencoder: Decoder of latents in the syntax of `dit.autoencoder.files`;
       None for the decoder that the records name.
   """

@@ -1,4 +1,4 @@
-"""Config files. Each has a function `get_config`; base.py lists every key."""
+"""Config files, each with a function `get_config`; base.py lists all keys."""
 
 
 def parse_argument(

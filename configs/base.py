@@ -18,8 +18,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
 
   model = config.model = ml_collections.ConfigDict()
-  # Name FAMILY-SIZE/PATCH: FAMILY is SiT, DiT or LightningDiT, SIZE is Tiny, S,
-  # B, L or XL, PATCH is 1, 2, 4 or 8. The name sets keys that are 0 or auto.
+  # Name FAMILY-SIZE/PATCH: FAMILY is SiT, DiT or LightningDiT; SIZE is Tiny, S,
+  # B, L or XL; PATCH is 1, 2, 4 or 8. The name sets keys that are 0 or auto.
   model.name = 'SiT-XL/2'
   model.depth = 0  # Number of blocks L.
   model.width = 0  # Model dimension D.
@@ -28,20 +28,20 @@ def get_config() -> ml_collections.ConfigDict:
   model.size = 32  # Height and width of a latent.
   model.channels = 4  # Channels of a latent.
   model.num_classes = 1000  # Number of classes.
-  # Taps: numbers of the blocks that are followed by an intermediate head.
+  # Taps: blocks, counted from 1, that are followed by an intermediate head.
   model.taps = (8,)
   # Norm before attention and MLP: layernorm (no gain) or rmsnorm (with gain).
   model.norm = 'auto'
-  # Kind of MLP: gelu (tanh form) or swiglu (hidden width 2/3 of mlp_ratio D).
+  # Kind of MLP: gelu (tanh form) or swiglu (hidden width 2/3 * mlp_ratio * D).
   model.mlp = 'auto'
-  model.rope = 'auto'  # Rotary positions: true or false.
+  model.rope = 'auto'  # Rotary position embedding: true or false.
   # Learned variance as in DiT, with C more output channels: true or false.
   model.learned_variance = 'auto'
   # Null label, for CFG: true, false, or auto (true if label_dropout is not 0).
   model.null_label = 'auto'
   # Convention of the network's output: velocity (dx/dt, noise at t = 1),
-  # reversed (dx/dt, noise at t = 0, as published SiT and LightningDiT) or noise
-  # (at DiT's steps 0..999).
+  # reversed (dx/dt, noise at t = 0, as in published SiT and LightningDiT) or
+  # noise (predicted noise at DiT's steps 0..999).
   model.convention = 'auto'
   # Normalization of queries and keys: none, layernorm or rmsnorm.
   model.qk_norm = 'none'
@@ -61,45 +61,46 @@ def get_config() -> ml_collections.ConfigDict:
   objective = config.objective = ml_collections.ConfigDict()
   # Interpolant between data and noise: linear, cosine, vp or discrete.
   objective.path = 'linear'
-  # Prediction target: velocity, or noise (DiT; adds the learned-variance term).
+  # Prediction target: velocity, or noise (as in DiT, with its variance term).
   objective.prediction = 'velocity'
   # Distribution of training times: uniform, logit_normal or discrete.
   objective.time_sampling = 'uniform'
   objective.time_mean = 0.0  # Mean of logit_normal.
   objective.time_std = 1.0  # Standard deviation of logit_normal.
-  objective.label_dropout = 0.1  # Probability of replacing a label with null.
+  objective.label_dropout = 0.1  # Probability that the label becomes null.
   # Weights of the losses on the taps; a single value applies to all taps.
   objective.intermediate_weights = (0.5,)
   # Weight of 1 - cosine(velocity, target) at each position; 0: off.
   objective.cosine_weight = 0.0
-  # Weight w of the output's guided target, target + w (v_f - v_i), with output
-  # v_f and first tap v_i of the averaged network; 0: off.
+  # Weight w in IG's guided target for the output, target + w (v_f - v_i); 0:
+  # off. v_f is the output and v_i the first tap of the EMA network.
   objective.guided_weight = 0.0
-  objective.guided_start_images = 0  # Images seen before guided targets start.
+  objective.guided_start_images = 0  # Images seen before guided_weight applies.
 
   optimizer = config.optimizer = ml_collections.ConfigDict()
   # Optimizer: adamw, or muon (Muon for matrices, Adam for other parameters).
   optimizer.name = 'adamw'
   optimizer.lr = 1e-4  # Peak learning rate.
-  optimizer.b1 = 0.9  # Decay of Adam's average gradient.
-  optimizer.b2 = 0.999  # Decay of Adam's average squared gradient.
+  optimizer.b1 = 0.9  # Decay of Adam's moving average of gradients.
+  optimizer.b2 = 0.999  # Decay of Adam's moving average of squared gradients.
   optimizer.eps = 1e-8  # Constant in the denominator of Adam.
   # Weight decay (decoupled) of arrays named 'kernel'; with muon, also of all
   # other matrices that Muon updates.
   optimizer.weight_decay = 0.0
-  optimizer.momentum = 0.95  # Decay of Muon's average gradient.
+  optimizer.momentum = 0.95  # Decay of Muon's moving average of gradients.
   # Precision in which Muon orthogonalizes: bfloat16 (published) or float32.
   optimizer.muon_dtype = 'bfloat16'
   optimizer.clip = 1.0  # Largest global norm of the gradient; 0: no clipping.
   optimizer.warmup_images = 0  # Images over which the learning rate rises.
-  # Schedule after the warm-up: constant, or cosine (falls to end_fraction lr).
+  # Schedule after the warm-up: constant, or cosine (ends at end_fraction * lr).
   optimizer.schedule = 'constant'
-  optimizer.end_fraction = 0.0  # Fraction of lr at the end of cosine.
+  optimizer.end_fraction = 0.0  # Fraction of lr at the end of the schedule.
 
   ema = config.ema = ml_collections.ConfigDict()
-  ema.decay = 0.9999  # Decay of the average of the weights, per step.
-  ema.ramp = False  # Ramp of the decay: at most (1 + step) / (10 + step).
-  # Widths (relative) of power-function averages (EDM2), such as (0.05, 0.10).
+  ema.decay = 0.9999  # Decay per step of the moving average of the weights.
+  # Ramp of the decay, which is then at most (1 + step) / (10 + step).
+  ema.ramp = False
+  # Relative widths of power-function averages (EDM2), such as (0.05, 0.10).
   ema.widths = ()
   # Images between snapshots of the power-function averages. With several
   # snapshots, --weights=ema:WIDTH computes averages of other widths.
@@ -110,7 +111,7 @@ def get_config() -> ml_collections.ConfigDict:
   # ArrayRecord files).
   data.name = 'digits'
   data.dir = 'runs/data'  # Directory of the data sets.
-  data.train_split = 'train'  # Training split; distances are to this split.
+  data.train_split = 'train'  # Training split, to which distances are measured.
   data.test_split = 'test'  # Held-out split, which `compare` scores; '': none.
   # Autoencoder that made the latents (dit/autoencoder/registry.py), or pixels.
   data.autoencoder = 'pixels'
@@ -118,17 +119,19 @@ def get_config() -> ml_collections.ConfigDict:
   # (mean and std of each channel over the training split).
   data.statistics = 'autoencoder'
   data.flip = False  # Random horizontal flips of half of the images.
-  data.workers = 0  # Reading processes; 0: the training process reads.
-  data.threads = 8  # Reading threads of each process.
-  data.prefetch = 8  # Batches that each process reads ahead.
+  data.workers = 0  # Number of worker processes; 0: the training process reads.
+  data.threads = 8  # Number of reading threads in each process.
+  data.prefetch = 8  # Number of batches that each process reads ahead.
 
   train = config.train = ml_collections.ConfigDict()
-  train.images = 102_400_000  # Total images; can be raised after the run.
+  train.images = 102_400_000  # Images seen in all; can be raised after the run.
   train.batch_size = 256  # Batch size over all devices.
-  train.max_bad_steps = 10  # Non-finite steps in a row that end the run.
-  train.accumulate = 1  # Parts of a batch, run in sequence to save memory.
+  # Number of consecutive non-finite steps after which the run ends.
+  train.max_bad_steps = 10
+  # Number of parts of a batch, processed in sequence to save memory.
+  train.accumulate = 1
   # Initial weights: a run, or a folder of unquantized weights; '': random.
-  # A stage of a recipe stores the path relative to the workdir of the stage.
+  # In a recipe with stages, the path is relative to the workdir of the stage.
   train.init_from = ''
 
   mesh = config.mesh = ml_collections.ConfigDict()
@@ -156,8 +159,8 @@ def get_config() -> ml_collections.ConfigDict:
   log.preview_every_images = 2_560_000  # Images between previews; 0: none.
   log.preview_guidance = 'ig:1.4,cfg:1.35@0-0.7'  # Guidance of previews.
   log.preview_num = 64  # Number of images of a preview.
-  # Weights & Biases project: PROJECT or ENTITY/PROJECT; '': none. It needs
-  # requirements-wandb.txt and works with WANDB_MODE=offline.
+  # Weights & Biases project: PROJECT or ENTITY/PROJECT; '': none. A project
+  # needs requirements-wandb.txt. WANDB_MODE=offline is supported.
   log.wandb = ''
 
   sample = config.sample = ml_collections.ConfigDict()
@@ -170,7 +173,7 @@ def get_config() -> ml_collections.ConfigDict:
   # (EDM's grid), or a list such as 1,0.8,0.3,0 (sample/grid.py).
   sample.spacing = 'uniform'
   sample.shift = 1.0  # Shift of the times; above 1: more steps near the noise.
-  # Size, before the shift, of a separate last step to t = 0; 0: none.
+  # Size of a separate last step to t = 0, before the shift; 0: no such step.
   sample.last_step_size = 0.04
   # Respacing of DiT's discrete steps, such as 250, ddim50 or 50,30,20. It
   # replaces steps, spacing, shift and last_step_size; '': none.
@@ -200,11 +203,11 @@ def get_config() -> ml_collections.ConfigDict:
   # Metrics: fd, sfd, is, kid, precision, recall, accuracy or fd_inf; (): all
   # that can be computed, except fd_inf.
   evaluation.metrics = ()
-  evaluation.neighbors = 3  # Neighbors k of precision and recall.
+  evaluation.neighbors = 3  # Number k of neighbors in precision and recall.
   # Float16 for the distances of precision and recall, as in ADM's evaluator.
   evaluation.float16_distances = False
   evaluation.split_size = 5000  # Images per split of the Inception Score.
-  evaluation.kid_subsets = 100  # Subsets of the kernel distance.
+  evaluation.kid_subsets = 100  # Number of subsets for the kernel distance.
   evaluation.kid_subset_size = 1000  # Images per subset of the kernel distance.
   # Reference images for precision, recall and kid (ADM: 10,000); 0: all.
   evaluation.reference_rows = 10_000

@@ -6,15 +6,15 @@
 FID and IS are published figures of 50,000 ImageNet-256 images with random
 labels against the ADM reference; none has been run here. A preset sets
 guidance, solver, steps, times, precision of state and network, conversion to
-8-bit pixels, labels and number of images. It names the decoder, and a comment
-names the training of the weights; --autoencoder gives the decoder's file. The
-published code multiplies matrices in TF32 and samples other noise. Times are in
+8-bit pixels, labels and number of images. A preset names the decoder, whose
+file --autoencoder gives. A comment describes how the weights were trained. The
+published code multiplies matrices in TF32 and draws other noise. Times are in
 our convention, 0 at the data and 1 at the noise.
 """
 
 import ml_collections
 
-# Activations are float32, where our default would be bfloat16.
+# Activations are float32, although our default on accelerators is bfloat16.
 _COMMON = {'dtype': 'float32', 'labels': 'random', 'num': 50_000}
 _SD = {**_COMMON, 'autoencoder': 'sd_vae', 'decoder': 'sd-vae-ft-ema'}
 _VA = {
@@ -35,7 +35,7 @@ _HEUN = {'solver': 'heun:final_step=heun', 'steps': 124, **_LIGHTNING}
 _EULER = {'solver': 'euler', 'steps': 249, **_LIGHTNING}
 
 PRESETS = {
-  # DiT-XL/2, 7M steps (arXiv 2212.09748); three of four channels guided.
+  # DiT-XL/2, 7M steps (arXiv 2212.09748), with guidance of 3 of 4 channels.
   'dit_xl_cfg': {
     **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',
@@ -43,7 +43,8 @@ PRESETS = {
     'fid': 2.27,
     'inception_score': 278.2,
   },
-  # SiT-XL/2 as SDE or ODE, 1,400 epochs (arXiv 2401.08740); guides 3 channels.
+  # SiT-XL/2, 1,400 epochs (arXiv 2401.08740), with guidance of 3 of 4 channels.
+  # The first preset samples the SDE, and the second preset the ODE.
   'sit_xl_cfg': {
     **_SD,
     'guidance': 'cfg:1.5:guided_channels=3',
@@ -127,7 +128,7 @@ PRESETS = {
 }
 
 
-# Networks of the presets, by prefix of the preset's name.
+# Network of a preset, by the prefix of the preset's name.
 _NETWORKS = {
   'dit_xl': 'DiT-XL/2',
   'sit_xl': 'SiT-XL/2',

@@ -35,7 +35,7 @@ def quote(value: Any, most: int = 100) -> str:
   """Returns the `repr` of a value, shortened to `most` characters."""
   try:
     text = repr(value)
-  except (ValueError, RecursionError):  # thousands of digits or brackets
+  except (ValueError, RecursionError):  # too many digits or nested levels
     text = f'a value of type {type(value).__name__} that is too long to show'
   return trim(text, most)
 
@@ -61,7 +61,7 @@ class WriteError(RunError):
 
 
 def nearest_words(name: str, known: Iterable[str]) -> list[str]:
-  """Returns the most similar known word in a list; [] if no word is similar."""
+  """Returns a list with the known word nearest to `name`, or an empty list."""
   if len(name) > 100:
     return []
   match = difflib.SequenceMatcher(b=name.lower())
@@ -70,7 +70,8 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
     match.set_seq1(word.lower())
     return match.ratio()
 
-  # One letter changes the ratio of a short word more, so its limit is lower.
+  # One letter changes the ratio of a short word more, so short words have a
+  # lower threshold.
   pick = max(known, key=similarity, default='')
   is_near = pick and similarity(pick) >= (0.5 if len(name) <= 3 else 0.6)
   return [pick] if is_near else []
@@ -81,7 +82,7 @@ class PrepareError(RunError):
 
 
 class NonFiniteError(RunError):
-  """The error for values of training or sampling that are not finite."""
+  """The error for NaN or infinity in training or sampling."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -108,7 +109,7 @@ def check_range(key: str, value: float, low: float, high: float) -> None:
 
 
 def shorten(names: Iterable[str], most: int = 5) -> str:
-  """Returns the first `most` names; adds the total number if there are more."""
+  """Joins at most `most` names; adds the total number if there are more."""
   names = list(names)
   suffix = f', ... ({len(names)} in all)' if len(names) > most else ''
   return ', '.join(names[:most]) + suffix

@@ -90,7 +90,7 @@ def remove_leftovers(folder: epath.Path, names: Sequence[str]) -> None:
 
 
 def is_full(error: OSError) -> bool:
-  """Returns whether the disk or a quota is full."""
+  """Returns whether the error is a full disk or an exhausted quota."""
   return error.errno in _FULL
 
 

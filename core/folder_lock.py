@@ -18,7 +18,7 @@ Reading needs no lock. FOLDER/.NAME.lock identifies the holder. On most file
 systems, the kernel locks this file until the holder's process ends. On other
 storage (gs://, some network file systems), the file is a marker that the holder
 refreshes every REFRESH_SECONDS. Another command may take over the lock after
-STALE_REFRESHES missed refreshes. Clocks must agree to about a minute.
+STALE_REFRESHES missed refreshes. Hosts' clocks must agree to about a minute.
 """
 
 import contextlib
@@ -178,7 +178,7 @@ def _hold(
     while descriptors:
       os.close(descriptors.pop())
 
-  # A forked child that outlives this process would keep the lock.
+  # Otherwise, a forked child that outlives this process would keep the lock.
   os.register_at_fork(after_in_child=release)
   try:
     _write(descriptor, owner.text())

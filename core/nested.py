@@ -16,9 +16,9 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def without_folders(protocol: dict[str, Any]) -> dict[str, Any]:
-  """Returns a protocol with dotted keys, and without folders of weights.
+  """Turns sections into dotted keys, and omits the keys named `folder`.
 
-  Weights can move to another folder, so hashes identify weights.
+  Weights can move to another folder, so only hashes identify weights.
   """
   flat = flatten(protocol)
   return {k: v for k, v in flat.items() if k.rpartition('.')[2] != 'folder'}

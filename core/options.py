@@ -28,7 +28,7 @@ def read_options(
 
   Args:
     owner: Name of the options' owner, such as 'solver heun'.
-    where: Start of error messages, which quotes the parsed text.
+    where: Start of error messages; it contains the text with the options.
     assignments: Given options, such as 'final_step=heun'.
     defaults: Default of every option.
 

@@ -25,7 +25,7 @@ def localize(text: str) -> str:
 def commit() -> str | None:
   """Returns the commit of the code; None if git does not track this file.
 
-  Otherwise, a copy installed in another repository would give a wrong commit.
+  Without this check, a copy in another repository would return a wrong commit.
   """
   path = pathlib.Path(__file__)
   if not shutil.which('git'):

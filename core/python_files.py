@@ -15,7 +15,7 @@ def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-  except Exception as error:  # the file may raise anything
+  except Exception as error:  # the file may raise any exception
     raise InputError(f'{path} does not run: {reason(error)}.') from error
   function = getattr(module, name, None)
   if function is None:

@@ -23,12 +23,13 @@ from typing import Annotated, Any
 
 from core.errors import InputError, nearest, quote
 
-# Python's parsers fail on very long texts. No valid guidance or path is longer.
+# Python's parsers fail on very long texts. No valid text, such as guidance or a
+# path, has more letters.
 MOST_LETTERS = 3000
 MOST_ENTRIES = 1000
-# No run uses more images. Up to this number, float64 is exact.
+# No run uses more images. float64 represents all integers up to this limit.
 MOST_IMAGES = 10**15
-# About the square root of the largest float32, so products are finite.
+# The product of two numbers up to this limit is finite in float32.
 LARGE = 1e18
 # URL schemes of runs (_STORES) and of published files (_WEB).
 _STORES = ('gs', 's3', 'az')
@@ -79,7 +80,7 @@ class FilePath:
   """File paths, or lists of paths separated by commas.
 
   Attributes:
-    web: Whether NAME:https://... and NAME:hf://... are also allowed.
+    web: Whether https:// and hf:// are also allowed, alone or after NAME:.
   """
 
   web: bool = False
@@ -99,7 +100,7 @@ class FilePath:
     return fits and not unknown and self._knows_store(value)
 
   def _knows_store(self, value: str) -> bool:
-    """Returns whether the text has a known scheme before '://', or none."""
+    """Returns whether the text has no '://', or a known scheme before it."""
     store, separator, _ = value.partition('://')
     if self.web:
       store = re.split('[:,]', store)[-1]
@@ -125,7 +126,7 @@ class FolderName:
   empty: bool = False
 
   def allows(self, value: str) -> bool:
-    """Returns whether a text names a folder inside another."""
+    """Returns whether a text names a folder inside another folder."""
     if not value:
       return self.empty
     parts = value.split('/') if self.nested else [value]
@@ -165,7 +166,7 @@ def check_fields(section: str, config: Any) -> None:
   `section` is the prefix of the fields' keys; '' for none, '--' for flags.
 
   Raises:
-    InputError: if a value is not allowed; the message names the first field.
+    InputError: for the first field with a value that is not allowed.
   """
   for name, declaration in declarations(config.__class__).items():
     key = f'{section}.{name}'.removeprefix('.').replace('--.', '--')

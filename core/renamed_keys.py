@@ -64,7 +64,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(values, dict):
       values = _upgrade_section(_SECTIONS_OF_RESULTS.get(name, name), values)
     sections[name] = values
-  # Older runs always have this section; the method is '' without distillation.
+  # Older runs have section `distill` even without distillation (method '').
   student = sections.get('distill')
   if isinstance(student, dict) and student.get('method') == '':
     del sections['distill']

@@ -1,8 +1,8 @@
 """Handles signals that stop a command, and logs them immediately.
 
 Python runs signal handlers only between bytecode instructions, so a handler can
-wait minutes for a compilation. Python's C code therefore writes the signal's
-number to a pipe at once. A thread that reads the pipe logs a line.
+wait minutes for a compilation. Python's C code, however, can immediately write
+a signal's number to a pipe. A thread that reads the pipe logs a line.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _KEPT = {
 
 @dataclasses.dataclass
 class StopRequest:
-  """A request to stop; `signal` is a signal's name, or '' for no request."""
+  """A flag that requests a stop; `signal` is the signal's name, '' if unset."""
 
   signal: str = ''
 

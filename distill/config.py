@@ -1,4 +1,4 @@
-"""Settings of a student: section `distill`, and the sections of every run."""
+"""Settings of a distillation run: section `distill` and the usual sections."""
 
 import dataclasses
 from typing import Annotated, Any

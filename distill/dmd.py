@@ -3,19 +3,20 @@
 The teacher predicts x0 as c (with label), u (without label) and g (guided). The
 fake denoiser predicts x0 as f, and the student as x. alpha is the scale of CFG.
 DM and CA are the terms of Decoupled DMD (arXiv 2511.22677, eq. 6), divided by a
-normalizer n (1 in eq. 6). `conditional` is ours, and `guided` is from DMD2:
+normalizer n (1 in eq. 6), which is 'conditional' (ours) or 'guided' (DMD2):
 
   DM = (c - f) / n                  CA = (g - c) / n
                                        = (alpha - 1) (c - u) / n   (CFG)
   n  = mean over H W C of |c - x|   ('conditional'), or |g - x| ('guided')
 
-The loss L moves the student's output x along DM + CA with rate 1:
+The loss L moves the student's output x along DM + CA; sg stops the gradient:
 
   L = mean (x - sg(x + DM + CA))^2 / 2
 
 With 'guided' and equal levels and noise in both terms, L is the loss of DMD2
 with a guided teacher (arXiv 2405.14867): DM + CA = (g - f) / mean |g - x|. With
-Internal Guidance of scale w, CA is (w - 1) (c - c_tap) / n (unpublished).
+Internal Guidance of scale w, CA is (w - 1) (c - c_tap) / n, where c_tap is the
+tap's prediction of x0 (unpublished).
 """
 
 import jax
@@ -31,8 +32,8 @@ def push(
   """Returns (toward - away) / n, one term of the gradient, (B, H, W, C).
 
   Args:
-    toward: Prediction of x0 that the term moves to.
-    away: Prediction of x0 that the term moves from.
+    toward: Prediction of x0 that the term moves x toward.
+    away: Prediction of x0 that the term moves x away from.
     teacher: Prediction of x0 by the teacher, for n = mean |teacher - x|.
     x: Prediction of x0 by the student.
   """

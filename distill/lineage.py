@@ -12,7 +12,7 @@ from train.workdir import TEACHER, load_about, load_config
 
 
 def fake_of(config: DistillConfig) -> dict[str, Any]:
-  """Returns the entry of a LoRA fake denoiser in teacher.json, or {}."""
+  """Returns what teacher.json records about a LoRA fake denoiser, or {}."""
   return {'lora': lora.KIND} if config.fakes and config.fake == 'lora' else {}
 
 

@@ -30,7 +30,7 @@ _CHANGED = ('q', 'v')
 
 
 def init(config: NetworkConfig, rank: int, key: jax.Array) -> Params:
-  """Returns initial changes, with which the network equals the teacher."""
+  """Returns initial changes, which do not change the teacher's outputs."""
   assert isinstance(config, DiTConfig)  # `distill.run` checks this
   depth, width = config.depth, config.width
   keys = dict(zip(_CHANGED, jax.random.split(key, len(_CHANGED)), strict=True))

@@ -44,7 +44,7 @@ def remaining(config: DistillConfig, updates: jax.Array | int) -> jax.Array:
 def beta_now(
   config: DistillConfig, updates: jax.Array | int
 ) -> tuple[jax.Array, jax.Array] | None:
-  """Returns a' and b' of the levels; None if levels are always uniform."""
+  """Returns a' and b' of the Beta distribution; None for uniform levels."""
   if config.level_beta == (1, 1):
     return None
   rest = remaining(config, updates)

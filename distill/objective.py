@@ -62,7 +62,7 @@ class Distillation(Rollout):
     return depths or discriminator.default_blocks(self.teacher.depth)
 
   def fake(self, params: Params, fake: Any) -> BoundNetwork:
-    """Returns the fake denoiser; LoRA modifies the teacher's `params`."""
+    """Returns the fake denoiser; only LoRA uses the teacher's `params`."""
     network, config = fake['network'], self.config
     if config.fake == 'lora':
       params = {key: params[key] for key in params if key != 'tap_heads'}
@@ -70,7 +70,7 @@ class Distillation(Rollout):
     return backbone.bind(self.fake_config, network)
 
   def real(self, params: Params, fake: Any, updates: Updates) -> BoundNetwork:
-    """Returns the teacher; `teacher_lora_scale` adds low-rank changes."""
+    """Returns the teacher, with LoRA if `teacher_lora_scale` is not 0."""
     strength = self.config.teacher_lora_scale
     if strength:
       scale = strength * remaining(self.config, updates)
@@ -121,8 +121,8 @@ class Distillation(Rollout):
   ) -> tuple[jax.Array, jax.Array]:
     """Returns inputs of the fake denoiser and inputs of the discriminator.
 
-    Both are (B, H, W, C), without gradient. The student's adversarial term acts
-    on `visit(...).x`, so the discriminator's inputs have its distribution.
+    Both are (B, H, W, C), without gradient. The discriminator's inputs have the
+    distribution of `visit(...).x`, on which the adversarial term acts.
     """
     if self.config.query == 'renoise':
       x = _sg(self.visit(_sg(params), label, key).x)
@@ -150,7 +150,7 @@ class Distillation(Rollout):
     self, denoiser: Any, fake: Any, label: jax.Array,
     x: jax.Array, *, key: jax.Array,
   ) -> jax.Array:  # fmt: skip
-    """Returns discriminator logits (K, B) of x, noised to levels in (0, 1)."""
+    """Adds noise of random levels to x; returns discriminator logits (K, B)."""
     level_key, noise_key = jax.random.split(key)
     config = dataclasses.replace(self.config, min_level=0.0, max_level=1.0)
     level = draw_levels(config, level_key, len(x), 1.0)
@@ -194,7 +194,7 @@ class Distillation(Rollout):
   def queries(
     self, visit: Visit, key: jax.Array, updates: Updates = 0
   ) -> dict[str, Any]:
-    """Returns queries (q, r), named 'ca' and 'dm', or one named 'both'.
+    """Returns queries (q, r) for 'ca' and for 'dm', or one query for 'both'.
 
     For the query 'student_trajectory', q (B, H, W, C) is differentiable, since
     the loss moves q.
@@ -228,7 +228,7 @@ class Distillation(Rollout):
     self, visit: Visit, places: dict[str, Any], fake: Any,
     teacher: Params, label: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
-    """Returns the point that the loss moves, DM and CA terms, and metrics."""
+    """Returns the point to move, the DM and CA terms, and metrics."""
     config, path = self.config, self.path
     target = (
       places['both'][0] if config.query == 'student_trajectory' else visit.x

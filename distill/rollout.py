@@ -9,7 +9,7 @@ k is uniform over the trained steps. A batch has one k, as in DMD2 (arXiv
 2405.14867). With `distill.step_per_image`, each image has its own k, as in
 DMDR's repository (vvvvvjdy/dmdr). In DMDR, the state at t_k is the student's
 prediction at t_k, noised to t_k. Our state is the sampler's state at t_k, so
-training and sampling agree. With one step, both states are pure noise.
+training and sampling agree. If N is 1, DMDR's state and ours are pure noise.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ class Rollout:
     self, student: Denoiser, label: jax.Array, k: int | jax.Array,
     key: jax.Array,
   ) -> jax.Array:  # fmt: skip
-    """Returns the student's state at t_k, from noise and without gradient."""
+    """Returns the state that the student reaches at t_k, without gradient."""
     return self._roll_out(student, label, k, key, None)[0]
 
   def roll_out_and_predict(
@@ -123,7 +123,7 @@ class Rollout:
       if self.solver.stochastic:
         noise = self.noise(jax.random.fold_in(key, j))
       x_next = self.solver.step(Interval(x, grid[j], grid[j + 1], first, noise))
-      if is_batch:  # no change after the image's step k
+      if is_batch:  # each image stays at its own step k
         x_next = jnp.where(expand(j < k, x), x_next, x)
       if index is not None:
         estimate = self.path.x0_from_velocity(x, first.velocity, grid[j])
@@ -136,7 +136,7 @@ class Rollout:
     return _sg(jax.lax.fori_loop(0, last, step, (start, x0_start)))
 
   def visit(self, params: Params, label: jax.Array, key: jax.Array) -> Visit:
-    """Samples to a random step, then predicts at this step with gradient."""
+    """Samples up to a random step, and predicts there with gradient."""
     k_key, rollout_key = jax.random.split(key)
     k = self.draw_step(k_key)
     frozen = backbone.bind(self.student, _sg(params))
@@ -148,7 +148,7 @@ class Rollout:
 
   @property
   def rollout_passes(self) -> float:
-    """Returns the mean number of network passes of a call of `visit`."""
+    """Returns the mean number of network passes in one call of `visit`."""
     n = len(self.times) - 1
-    # The loop runs until every image of the batch has reached step k.
+    # With one k per image, the loop runs up to the largest k of the batch.
     return n if self.config.step_per_image else (n - 1) / 2 + 1

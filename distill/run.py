@@ -41,7 +41,7 @@ from train.setup import Setup, check_settings, make_setup
 from train.step import latents_of
 from train.workdir import TEACHER, claim
 
-_MEASURED = 4096  # number of images to measure the moments of latents
+_MEASURED = 4096  # number of images for measuring the moments of latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Plan:
     teacher: Run or folder of the teacher.
     network: Experiment of the teacher.
     start: Run or folder of the student's initial parameters.
-    distillation: Losses; moments of latents may be measured later.
+    distillation: Losses of the student. If they need moments of latents that
+      the config lacks, `distill` measures these moments later.
   """
 
   setup: Setup
@@ -122,7 +123,7 @@ def distillation_of(
   path = path_named(experiment.objective.path)
   solver = experiment.sample.make_solver(path)
   assert isinstance(solver, Euler | Renoise)  # `_check_grid` checks this
-  # The teacher uses the student's settings of computation.
+  # The teacher takes these settings from the student.
   changes = {
     key: getattr(experiment.model, key)
     for key in ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
@@ -216,7 +217,7 @@ def distill(
 
 
 def measured(setup: Setup, normalization: Normalization) -> tuple[float, float]:
-  """Returns the mean of latents and the root of their average variance."""
+  """Returns the mean of latents, and the root of the mean image variance."""
   experiment, size = setup.experiment, setup.experiment.train.batch_size
   stream = batches(
     setup.records,

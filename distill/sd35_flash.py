@@ -96,7 +96,7 @@ def run(
   workdir: epath.PathLike,
   autoencoder: str | None = None,
 ) -> str | None:
-  """Runs all stages and merges the last two; returns a report; None if stopped.
+  """Runs all stages and the merge; returns a report, or None if stopped.
 
   Args:
     spec: Config as FILE:ARGUMENT.
@@ -119,11 +119,11 @@ def run(
   )
   with workdir_lib.training(place, 'distill'):
     for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-      if n:  # both branches start from the stage before the branches
+      if n:  # both branches start from the last stage before the branches
         parent = folders[min(n, len(names) - 2) - 1]
         config['train']['init_from'] = str(parent)
       experiment = build_student(config)
-      if n:  # a relative path, which stays valid in a moved workdir
+      if n:  # a relative path stays valid if the workdir is moved
         config['train']['init_from'] = workdir_lib.beside(parent)
       logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
       # The next stage starts from this stage, whose length must not change.
@@ -166,7 +166,7 @@ def _check(
 def _scores(
   experiment: StudentExperiment, decoder: Autoencoder | None, mesh: Mesh
 ) -> Scores:
-  """Returns the metrics for ratios, with noise that no stage has seen."""
+  """Returns the evaluation of ratios, with noise that no stage has seen."""
   config = dataclasses.replace(experiment.eval, guidance='none', every_images=1)
   return Scores(
     dataclasses.replace(
@@ -190,7 +190,7 @@ def _merge(
   workdir: epath.Path,
   folders: Sequence[epath.Path],
 ) -> str:
-  """Chooses the ratio, and writes the student; `folders`: before, low, high."""
+  """Merges the last two of `folders` (before, low, high) into the student."""
   target, table = workdir / STUDENT, workdir / 'merge.md'
   if target.exists():
     return f'{table.read_text()}\nAlready merged: {target}.'
@@ -216,7 +216,7 @@ def _merge(
   text = _table(rows)
   write_bytes(table, text.encode())
   params = jax.tree.map(model.on_host, merged(low, high, ratio))
-  if jax.process_index() == 0:  # last, since this folder marks the end
+  if jax.process_index() == 0:  # written last, since `student` marks the end
     save_folder(
       target,
       experiment.model,

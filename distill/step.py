@@ -69,7 +69,8 @@ def fresh(
     teacher: Parameters of the teacher, from which the fake denoiser starts.
     seed: Random seed of the fake denoiser.
   """
-  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # unused by steps
+  # No training step has this number, so no step uses the same key.
+  key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
   network_key, heads_key = jax.random.split(key)
   fake, config = {}, distillation.config
   if config.fakes:
@@ -248,7 +249,7 @@ def _heads(distillation: Distillation, key: jax.Array) -> Params:
 
 
 def _copy(network: tuple[NetworkConfig, Params]) -> Params:
-  """Copies arrays with the network's types, since a step donates the state."""
+  """Copies arrays as `param_dtype`, since a step donates the whole state."""
   config, params = network
   return jax.tree.map(
     lambda p: jnp.array(p, config.param_dtype, copy=True), params

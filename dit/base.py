@@ -28,16 +28,15 @@ DTYPES = ('auto', 'float32', 'bfloat16', 'float64')
 class NetworkConfig:
   """Settings that every network has; a base class of frozen dataclasses.
 
-  The config section `model` sets the fields. A new field needs a default value
-  for older runs.
+  The config section `model` sets the fields. A new field needs a default value,
+  since older runs lack the field.
 
   Attributes:
     size: Height and width of the latent.
     channels: Channels C of the latent.
-    num_classes: Number of classes. A null label has this number.
+    num_classes: Number of classes, which is also the index of the null label.
     depth: Number L of blocks that guidance can skip; 1 without such blocks.
-    taps: Numbers of the blocks that an intermediate head follows, counted from
-      1, in rising order.
+    taps: Number of blocks before each intermediate head, in rising order.
     null_label: Whether the network was trained on the null label.
     dtype: Type of activations; 'auto' is float32 on CPU, and bfloat16 on
       accelerators. 'float64', for parity checks, needs jax_enable_x64.
@@ -88,12 +87,12 @@ class NetworkConfig:
 
   @property
   def pass_multiply_adds(self) -> int:
-    """Approximate multiply-adds, including embedders and heads."""
+    """Approximate multiply-adds of one example, with embedders and heads."""
     return self.multiply_adds
 
   @property
   def fixed_values(self) -> int:
-    """Number of values in fixed tables; even `shapes` computes these tables."""
+    """Number of values in fixed tables, which even `shapes` must compute."""
     return 0
 
   @property
@@ -129,7 +128,7 @@ class BoundNetwork(ClassConditional):
 
   @property
   def num_classes(self) -> int:
-    """Number of classes; the null label has this number."""
+    """Number of classes, which is also the index of the null label."""
     return self.config.num_classes
 
   @property

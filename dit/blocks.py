@@ -98,7 +98,8 @@ def run(
     c: (B, D) conditioning.
     rotary: Cosines and sines for `layers.rotate`.
     config: Settings of the network, such as `scan` and `remat`.
-    points: Depths in blocks at which to return hidden states; may be traced.
+    points: Numbers of blocks after which to return hidden states; these
+      numbers may be traced.
     keep: (L,) bool, blocks to run; None for all. Skipped blocks cost nothing.
 
   Returns:
@@ -152,9 +153,10 @@ def run_sub(
   """Runs a sub-network from its first skipped block.
 
   The loop length depends on `keep`, so `run_sub` has no reverse-mode gradient.
-  `h` is the hidden state (B, N, D) of the full pass at `first_skipped(keep)`.
-  `taps` are depths in blocks at which to return hidden states, and `tapped` are
-  states (B, N, D) of the full pass at the taps. `run` explains other arguments.
+  `h` is the hidden state (B, N, D) after `first_skipped(keep)` blocks of the
+  full pass. `taps` are numbers of blocks after which to return hidden states,
+  and `tapped` are the hidden states (B, N, D) of the full pass at the taps.
+  `run` explains the other arguments.
 
   Returns:
     (B, N, D) after the last block, and the hidden states at the taps.
@@ -179,5 +181,5 @@ def run_sub(
 
 
 def rows(x: jax.Array, every: int) -> jax.Array:
-  """Returns rows 0, every, ... by a reshape that keeps the batch sharded."""
+  """Returns rows 0, `every`, ...; a reshape keeps the batch sharded."""
   return x.reshape(-1, every, *x.shape[1:])[:, 0]

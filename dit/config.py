@@ -11,7 +11,8 @@ from core.errors import InputError, nearest, quote
 from core.ranges import Choice, Range
 from dit.base import NetworkConfig, Width
 
-# name: (depth, width, num_heads), as in DiT (Peebles & Xie 2023, table 1).
+# name: (depth, width, num_heads). All sizes except 'Tiny' are from DiT (Peebles
+# & Xie 2023, table 1).
 SIZES = {
   'Tiny': (6, 96, 4),
   'S': (12, 384, 6),

@@ -4,7 +4,7 @@ positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)); p is the column
            in the first half of D, and the row in the second half
 rotary     rotates two adjacent channels by the angle row * w_k (first half of a
            head's channels) or column * w_k (second half), where
-           w_k = 10000^(-k / (head width / 4)); used besides `positions`
+           w_k = 10000^(-k / (head width / 4)); `positions` are also used
 time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
            Linear, SiLU, Linear; t is the network's time
 label      a table with a row for each class, and one for the null label
@@ -68,8 +68,9 @@ def time_features(t: jax.Array) -> jax.Array:
   log_period = np.log(np.float32(_MAX_PERIOD))
   exponents = -log_period * np.arange(half, dtype=np.float32) / np.float32(half)
   frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
-  # This frequency is a near tie, which PyTorch (2.13, CPU) rounds up. All other
-  # frequencies are rounded to nearest. The effect is 4e-7 of DiT's output.
+  # This frequency is almost halfway between two float32 numbers, and PyTorch
+  # (2.13, CPU) rounds it up. All other frequencies are rounded to nearest. The
+  # effect is 4e-7 of DiT's output.
   frequencies[12] = np.nextafter(frequencies[12], np.float32(1))
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

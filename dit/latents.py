@@ -5,8 +5,8 @@
   network     x0 = (z - mean) / std       z = x0 * std + mean
 
 Images are uint8 in [0, 255] and x is float32 in [-1, 1]. z is the latent of an
-autoencoder, and x0 is the network's training data. In the last line, mean and
-std are constants of the data set, one for each channel (`Normalization`).
+autoencoder, and x0 is the network's training data. In the row `network`, mean
+and std are constants of the data set, one for each channel (`Normalization`).
 """
 
 import dataclasses

@@ -28,8 +28,8 @@ class Dense(nnx.Linear):
 
   Attributes:
     parts: Sizes of the axes that outputs are split into; one axis by default.
-    cut: Mesh axis of the inputs, then the mesh axis of each part. Axes without
-      a mesh axis are gathered when the layer runs.
+    cut: Mesh axis of the inputs, then the mesh axis of each part. Kernel axes
+      without a mesh axis are gathered when the layer runs.
   """
 
   bias: nnx.Param[jax.Array]  # never None
@@ -51,7 +51,7 @@ class Dense(nnx.Linear):
     """(..., inputs) -> (..., *parts)."""
     del out_sharding  # needed only by meshes with explicit axes
     x = inputs.astype(self.dtype)
-    # On CPU, XLA takes up to twice as long to multiply 3-D by 2-D arrays.
+    # On CPU, XLA takes up to twice as long for a 3-D input as for a 2-D input.
     rows = x.reshape(-1, x.shape[-1])
     y = product(rows, self.kernel[...], self.parts, self.cut)
     y = checkpoint_name(y, 'product')  # for model.remat=dots
@@ -141,8 +141,8 @@ def attend(
   """Returns softmax(q k^T / sqrt(head width)) v.
 
   q, k, v and the result are (B, heads, N, head width). 'cudnn' uses
-  `jax.nn.dot_product_attention`. 'xla' uses plain products, and normalizes the
-  weights after the product with v.
+  `jax.nn.dot_product_attention`. 'xla' uses `jnp.einsum`, and divides by the
+  sum of the attention weights after the multiplication by v.
   """
   if kind != 'xla':
     q, k, v = (array.swapaxes(1, 2) for array in (q, k, v))

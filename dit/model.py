@@ -100,7 +100,7 @@ class DiT(nnx.Module):
       label: (B,) int, `num_classes` for the null label.
       sub: Sub-networks to evaluate in addition; see `run_sub`.
       keep: (L,) bool, blocks to run in the main pass; None for all.
-      points: Depths in blocks at which to return hidden states.
+      points: Numbers of blocks after which to return hidden states.
 
     Raises:
       InputError: if x does not have the shape of the network's latents.

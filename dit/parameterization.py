@@ -1,4 +1,4 @@
-"""Conversions from a network's time and prediction to ours.
+"""Converts our time to a network's time, and its prediction to our velocity.
 
   velocity   time t            velocity = prediction
   reversed   time 1 - t        velocity = -prediction

@@ -4,15 +4,15 @@
   velocity = d_alpha(t) x0 + d_sigma(t) noise      alpha(1) = 0, sigma(1) = 1
   score    = -noise / sigma(t)
 
-For vp and discrete, the values at t = 1 are approximate. With the nonzero
-w(t) = alpha d_sigma - sigma d_alpha,
+For the paths 'vp' and 'discrete', the values at t = 1 are approximate. With the
+nonzero w(t) = alpha d_sigma - sigma d_alpha,
 
   x0    = (d_sigma x - sigma velocity) / w
   noise = (alpha velocity - d_alpha x) / w
 
 Times are scalars or (B,), 0 at data and 1 at noise. States are (B, H, W, C).
-Sources: SiT (Ma et al. 2024), sections 2.1 and 2.2; for vp, Song et al. 2021;
-for discrete, DDPM (Ho et al. 2020) as in DiT.
+Sources: SiT (Ma et al. 2024), sections 2.1 and 2.2; for 'vp', Song et al. 2021;
+for 'discrete', DDPM (Ho et al. 2020) as in DiT.
 """
 
 import abc
@@ -28,7 +28,7 @@ from core.errors import check_choice
 
 
 def expand(t: jax.Array, like: jax.Array) -> jax.Array:
-  """Reshapes times, a scalar or (B,), to multiply `like`, (B, ...)."""
+  """Reshapes times, a scalar or (B,), to broadcast with `like`, (B, ...)."""
   t = jnp.asarray(t)
   return t.reshape(t.shape + (1,) * (like.ndim - t.ndim)) if t.ndim else t
 
@@ -245,9 +245,9 @@ class Discrete(VariancePreserving):
     t, t_next = jnp.asarray(t), jnp.asarray(t_next)
     dtype = jnp.result_type(t, t_next)
     # In float32, the difference of two times near 1 has an error of 1e-4, which
-    # the variance of a step would inherit. Between whole steps, the change
-    # therefore comes from the float64 table. The table is split into a rounded
-    # part and a remainder, which makes changes as exact as `dtype` allows.
+    # the variance of a step would inherit. The change of log alpha^2 between
+    # whole steps therefore comes from the float64 table, which is split into a
+    # rounded part and a remainder, so changes are as exact as `dtype` allows.
     table = step_log_alpha2()
     part = table.astype(dtype)
     rest = (table - part).astype(dtype)

@@ -1,10 +1,10 @@
-"""The product of a linear layer with a sharded kernel K of higher precision.
+"""The matmul in a linear layer with a sharded kernel K of higher precision.
 
   y = x K,   dx = dy K^T,   dK = x^T dy
 
-For fully sharded training, this product gathers K again in the backward pass,
-and reduce-scatters dK in the precision of K. `jax.grad` of the plain product
-would store the gathered and cast K, and all-reduce dK in the precision of y.
+For fully sharded training, `product` gathers K again in the backward pass, and
+reduce-scatters dK in the precision of K. `jax.grad` of a plain matmul would
+store the gathered and cast K, and all-reduce dK in the precision of y.
 """
 
 import functools
@@ -26,8 +26,8 @@ def product(
   """Returns x times the kernel, (T, *parts).
 
   Args:
-    x: (T, inputs), in the precision of the computation.
-    kernel: (inputs, outputs), cast to the precision of x.
+    x: T rows (T, inputs), in the precision of the computation.
+    kernel: (inputs, outputs); this function casts it to the precision of x.
     parts: Sizes of the axes that the outputs are split into.
     cut: Mesh axis of the inputs, then the mesh axis of each part; axes without
       an entry are unsharded.

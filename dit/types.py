@@ -5,7 +5,7 @@ Axis letters in every shape comment of the project:
   B batch    N tokens    D width    H W C latent    K taps    L depth
 
 Time `t` runs from 0 (data) to 1 (noise); the network predicts `velocity`,
-dx_t/dt. Labels are class indices; `num_classes` itself is the null label.
+dx_t/dt. Labels are class indices; the null label is the index `num_classes`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class SubNetworks:
 
   Attributes:
     keep: (M, L) bool, the blocks that run in each of M sub-networks.
-    every: Stride of the rows that sub-networks see: 0, every, 2 * every, ...
+    every: Stride of rows; sub-networks see rows 0, `every`, 2 * `every`, ...
   """
 
   keep: jax.Array
@@ -43,7 +43,7 @@ class DenoiserOutput:
     intermediate: K arrays (B, H, W, C), one for each tap, shallow to deep.
     variance: (B, H, W, C), about -1 to 1, if the network learned a variance
       (DiT); see `sample.ddpm`.
-    sub: Output of each requested sub-network on rows 0, every, ...
+    sub: Output of each sub-network for rows 0, `every`, 2 * `every`, ...
     hidden: Requested hidden states, each (B, N, D).
   """
 
@@ -71,7 +71,7 @@ class Denoiser(Protocol):
 
   @property
   def num_classes(self) -> int:
-    """Number of classes; the null label has this number."""
+    """Number of classes, which is also the index of the null label."""
 
   @property
   def null_label(self) -> bool:
@@ -109,7 +109,7 @@ class ClassConditional:
 
   @property
   def num_classes(self) -> int:
-    """Number of classes; the null label has this number."""
+    """Number of classes, which is also the index of the null label."""
     raise NotImplementedError
 
   def null_condition(self, condition: jax.Array) -> jax.Array:

@@ -1,8 +1,9 @@
 """A small classifier of the real images, trained in seconds to minutes.
 
 The classifier extracts features of images that no published extractor fits.
-Distances use the activations before the last layer. Class accuracy uses the
-predictions. Results name the classifier, never FID. A classifier's folder has:
+Distances use the activations before the last layer, and class accuracy uses the
+predictions. Results name the classifier, and do not call its distances FID. A
+classifier's folder has:
 
   config.json           shape, number of classes, training settings, SHA-256
   weights.safetensors   arrays with their paths, such as convs/0/kernel
@@ -31,7 +32,7 @@ from dit.weights.finite import check_finite
 from dit.weights.folder import appears, check_target
 
 FORMAT = 1
-FEATURES = 64  # up to 8 x 8 pixels; larger images have twice as many features
+FEATURES = 64  # for up to 8 x 8 pixels; larger images have twice as many
 _SMALL = 8
 _LR = 2e-3  # initial learning rate
 _BATCH_VALUES = 2**23  # largest number of values in a batch for inference
@@ -61,7 +62,7 @@ def features_of(shape: tuple[int, int, int]) -> int:
 
 
 def recipe(shape: tuple[int, int, int]) -> tuple[int, int]:
-  """Returns the number of training steps, and the batch size, for (H, W, C)."""
+  """Returns (training steps, batch size) for images of shape (H, W, C)."""
   return (300, 128) if max(shape[:2]) <= _SMALL else (3000, 64)
 
 
@@ -89,7 +90,7 @@ class ConvNet(nnx.Module):
     """
     for conv in self.convs:
       h = conv(x)
-      # Three convolutions need neither normalization nor skip connections.
+      # The three convolutions for small images need no norm and no skips.
       h = jax.nn.gelu(_normalize(h) if self.deep else h)
       x = x + h if self.deep and x.shape == h.shape else h
     features = layer_norm(self.hidden(x.reshape(len(x), -1)))
@@ -210,8 +211,8 @@ def train_classifier(
 ) -> Classifier:
   """Trains a classifier on real images with small random shifts and noise.
 
-  Without augmentation, the network memorizes the training images. Real images
-  that it has not seen then seem as distant as generated images, in features.
+  Without augmentation, the network memorizes the training images. In feature
+  space, unseen real images then seem as distant as generated images.
 
   Args:
     images: Images (n, H, W, C) uint8.
@@ -253,7 +254,7 @@ def train_classifier(
     return optax.apply_updates(params, updates), opt_state, loss
 
   opt_state = optimizer.init(params)
-  # This loop is not `lax.scan`, where XLA's CPU convolutions use one thread.
+  # A Python loop, since XLA's CPU convolutions use one thread in `lax.scan`.
   for n in range(steps):
     params, opt_state, loss = step(params, opt_state, *data, n)
     progress(n + 1, loss)

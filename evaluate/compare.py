@@ -4,8 +4,8 @@ The results are:
 
   compare.json    protocol and all numbers
   table.md        table with one row per method
-  samples.png     real images, then samples of each method; a label shows the
-                  distance in features
+  samples.png     real images, then samples of each method; the labels show
+                  distances in features
 """
 
 import dataclasses
@@ -120,8 +120,8 @@ def compare(
   Args:
     sampler: Network and sampling settings.
     config: Methods and counts.
-    splits: Real images and labels of the reference. Held-out images and labels
-      may follow; their distance is the lowest that a method can expect.
+    splits: Real images and labels of the reference. A second pair may have
+      held-out images, whose distance is the lowest that a method can expect.
     seed: Random seed of all noise.
     protocol: Other settings that determine the results, such as the weights.
     folder: Folder of the results. Results of an equal protocol are reused.
@@ -189,7 +189,7 @@ def _draw(
   seed: int,
   guidance: Guidance,
 ) -> tuple[Generated, float]:
-  """Samples with one method; returns the images and their number per second."""
+  """Samples with one method; returns the images and the images per second."""
   marks = [(time.perf_counter(), 0)]
   sample = sampler.images(
     with_guide(guidance, guide),
@@ -197,7 +197,7 @@ def _draw(
     seed,
     progress=lambda done: marks.append((time.perf_counter(), done)),
   )
-  # The first batch compiles. If there are more batches, the rate excludes it.
+  # The rate excludes the first batch, which compiles, if there are others.
   (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
   return sample, (n_1 - n_0) / (t_1 - t_0)
 

@@ -22,8 +22,8 @@ class Row:
     scores: Distances 'features' and 'pixels', and class accuracy 'accuracy'.
     nfe: Network evaluations per image.
     rate: Images per second.
-    gains: Decrease of the distance from the first row to this row, in features
-      and in pixels, divided by the standard error of the difference.
+    gains: Decreases of the distances in features and in pixels relative to the
+      first row, each divided by the standard error of the difference.
     nonfinite: Number of images with values that are not finite.
   """
 
@@ -36,7 +36,7 @@ class Row:
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the row as JSON values."""
-    accuracy = Estimate(self.scores['accuracy'].value)  # no standard error
+    accuracy = Estimate(self.scores['accuracy'].value)  # omits the error
     return {
       'method': self.method,
       'nfe': self.nfe,

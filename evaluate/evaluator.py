@@ -32,7 +32,7 @@ from evaluate.resize import PRESETS
 from guidance import parse
 from input_pipeline.sources import DataConfig
 
-# Metrics that need the features of every reference image.
+# Metrics that need the features of individual reference images.
 _OF_ROWS = {'kid', 'precision', 'recall'}
 # Keys of the config section `eval` that affect the scores.
 CONSTANTS = (
@@ -133,7 +133,7 @@ class Evaluator:
     """Computes the features of N images; returns one summary per set of images.
 
     Batches have shape (n, H, W, C). `labels` (N,) are the requested labels.
-    `parts` (N,) numbers each image's set from 0; None means a single set.
+    `parts` (N,) are the images' set indices; None means a single set.
     """
     count = 1 if parts is None else parts.max() + 1
     gatherers = [
@@ -264,7 +264,7 @@ def read_reference(
   *,
   reconstructed: bool = False,
 ) -> Reference:
-  """Computes a reference for `metrics`, and describes the origin of its images.
+  """Computes a reference for `metrics`, and describes the images' origin.
 
   `config` specifies the number of images whose features are kept.
   `reconstructed` means that the images were decoded from latents.
@@ -273,7 +273,7 @@ def read_reference(
   rows = min(config.reference_rows or images.count, images.count)
   mask = np.zeros(images.count, bool)
   mask[np.random.default_rng(0).permutation(images.count)[:rows]] = True
-  # For fd_inf, the moments of the reference are enough.
+  # Of the reference, fd_inf needs only the moments.
   gatherer = measure.Gatherer(
     dataclasses.replace(config, bootstrap=0),
     [name for name in metrics if name != 'fd_inf'],
@@ -298,9 +298,10 @@ def read_reference(
 
 
 def divide(count: int, each: int, repeats: int) -> np.ndarray:
-  """Assigns images randomly to `repeats` sets of `each`; returns (count,) int.
+  """Assigns images randomly to `repeats` sets of `each`; returns set indices.
 
-  Images are often sorted by class, so the sets are random. -1 means no set.
+  The indices are (count,) int, and -1 means no set. The assignment is random
+  because images are often sorted by class.
   """
   if each * repeats == count and repeats == 1:
     return np.zeros(count, int)

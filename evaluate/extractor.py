@@ -30,7 +30,7 @@ URL = (
   'weights-inception-2015-12-05-6726825d.pth'
 )
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
-_LARGE, _SIDE = 32, 16  # largest side that is not reduced; side after reduction
+_LARGE, _SIDE = 32, 16  # sides above `_LARGE` are reduced to about `_SIDE`
 
 
 class Kind(NamedTuple):
@@ -91,7 +91,7 @@ class Extractor:
   ) -> Iterator[Features]:
     """Yields features of images in order, as numpy arrays of `batch_size` rows.
 
-    Batches (n, H, W, C) in [0, 255] have any n, and are uint8 or float32.
+    Batches (n, H, W, C), uint8 or float32 in [0, 255], may have any size n.
     Reading overlaps with computation. The last array may have fewer rows. Every
     process reads all images, processes a share, and receives all features.
     """
@@ -198,7 +198,7 @@ def _classifier(
         f'the classifier expects {shape[0]} x {shape[1]} images, but these are '
         f'{images.shape[1]} x {images.shape[2]}.'
       )
-    if shape[-1] == 1:  # converts gray images that are stored as RGB
+    if shape[-1] == 1:  # gray images may be stored with three channels
       images = images.mean(-1, keepdims=True)
     images = jnp.broadcast_to(images, (*images.shape[:3], shape[-1]))
     features, logits = nnx.merge(graph, params)(latents.from_pixels(images))
@@ -210,8 +210,8 @@ def _classifier(
 def pixels_extractor() -> Extractor:
   """Returns an extractor of pixels in [-1, 1].
 
-  Averaging reduces images with a side above 32 to 16 x 16 pixels. Without this
-  reduction, the covariance of 256 x 256 pixels would take 288 GiB.
+  Averaging reduces images with a side above 32 to about 16 x 16 pixels. Without
+  this reduction, the covariance of 256 x 256 pixels would take 288 GiB.
   """
   return Extractor('pixels', _pixels, {}, {})
 

@@ -4,7 +4,7 @@ inception:FILE       Inception of FID from the published .pth or a converted
                      .safetensors; FILE may start with hf:// or https://
 classifier           a new classifier, trained on the training split
 classifier:FOLDER    classifier from `main.py train-features`
-pixels               pixels; images above 32 x 32 are averaged to 16 x 16
+pixels               pixels; images above 32 x 32 are averaged to about 16 x 16
 FILE.py:NAME         function from images (B, H, W, C) float32 in [0, 255] to
                      features (B, F)
 """

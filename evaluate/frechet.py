@@ -21,7 +21,7 @@ from absl import logging
 
 from core.errors import InputError
 
-# Rows x per block: so many that x^T x costs more than merging (F, F) results.
+# Rows per block. With so many rows x, x^T x costs more than merging moments.
 BLOCK = 4096
 
 
@@ -102,7 +102,7 @@ class MomentsAccumulator:
         self._merge_block()
 
   def moments(self) -> Moments:
-    """Returns the moments of all rows; InputError if there are no rows."""
+    """Returns the moments of all rows; raises InputError if there are none."""
     if self._filled:
       self._merge_block()
     if self._merged is None:
@@ -224,9 +224,10 @@ def bootstrap(
 ) -> np.ndarray:
   """Returns distances (resamples,) of bootstrap resamples of (n, F) features.
 
-  The standard deviation of these distances estimates the standard error. Sets
-  of equal n use the same row numbers. For two sets that share labels and noise,
-  the standard deviation of the differences is the difference's standard error.
+  The standard deviation of these distances estimates the standard error. Two
+  sets of equal n are resampled at the same rows. If they share labels and
+  noise, the std of the differences estimates the standard error of the
+  difference.
   """
   rng = np.random.default_rng(seed)
   n = len(features)

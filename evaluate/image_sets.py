@@ -2,7 +2,7 @@
 
   .npz      images arr_0 (n, H, W, C), uint8 or float in [0, 1]; labels arr_1
   folder    image files at any depth, ordered by `input_pipeline.listing`; an
-            optional labels.txt has one number per line
+            optional labels.txt has one class index per line
   .zip      archive of such a folder
   tfds:     NAME[:SPLIT]
 
@@ -29,7 +29,7 @@ from input_pipeline.labels import as_labels, parse_labels
 from input_pipeline.listing import SUFFIXES, Listing, is_image, list_files
 from sample.npz import damage_of, header_of, read_array, read_header
 
-CHUNK = 64  # images in a batch
+CHUNK = 64  # number of images in a batch
 # Largest number of pixels per image of an .npz; a chunk must fit in memory.
 _MOST_PIXELS = 2**24
 _THREADS = 8

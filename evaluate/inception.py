@@ -32,7 +32,7 @@ SIZE = 299
 LOGITS = 1008
 _SPATIAL = 7
 _EPSILON = 1e-3
-# At lower precisions, TPUs and GPUs round the factors of float32 products.
+# At lower precisions, TPUs and GPUs round the float32 inputs of products.
 _EXACT = lax.Precision.HIGHEST
 
 
@@ -231,11 +231,12 @@ def _convolve(
   if height == width == 1:
     return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0], precision=_EXACT)
   up, left = (height // 2 * same, width // 2 * same)
-  # XLA's CPU code gathers a patch for every output. Here, one patch serves two
-  # neighboring columns, as channels of a kernel that is one stride wider. This
-  # halves the time of layers where gathering dominates; features are equal. For
-  # 16 images, the network takes 18.4 s instead of 22.8 s (medians of 7
-  # alternating runs while two cores were busy with other work).
+  # On CPUs, XLA gathers a patch of the input for every output. A kernel that is
+  # one stride wider computes two neighboring columns as two groups of channels,
+  # so both columns share a patch. This halves the time of layers where patches
+  # take most of it; features are equal. For 16 images, the network takes 18.4 s
+  # instead of 22.8 s (medians of 7 alternating runs while two cores were busy
+  # with other work).
   columns = 2 if jax.default_backend() == 'cpu' and x.shape[2] > 70 else 1
   count = (x.shape[2] + 2 * left - width) // stride + 1
   excess = -count % columns
@@ -316,7 +317,7 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
       tensor(f'{name}.bn.{key}', (outputs,))
       for key in ('weight', 'bias', 'running_mean', 'running_var')
     )
-    with np.errstate(invalid='ignore', over='ignore'):  # check_finite follows
+    with np.errstate(invalid='ignore', over='ignore'):  # checked at the end
       scale = gamma / np.sqrt(variance + _EPSILON)
       return {
         'kernel': np.float32(weight.transpose(2, 3, 1, 0) * scale),

@@ -1,6 +1,6 @@
 """The Inception Score (Salimans et al. 2016).
 
-The score of a part of a set, in float64 from the class probabilities p, is
+For one part of a set with class probabilities p, the score in float64 is
 
   IS = exp(mean_i sum_c p_ic (log p_ic - log q_c)),  q_c = mean_i p_ic
 """

@@ -20,7 +20,7 @@ from sample import nonfinite
 
 
 def protocol_beside(samples: str) -> dict[str, Any]:
-  """Returns the protocol from `sample` in samples.json; {} without the file."""
+  """Returns the protocol that `sample` wrote to samples.json; {} if absent."""
   path = pathlib.Path(samples).expanduser()
   record = (path if path.is_dir() else path.parent) / 'samples.json'
   if not record.is_file() or (path.is_file() and path.name != 'samples.npz'):
@@ -43,7 +43,7 @@ def check_samples(
   """Raises InputError for images whose metrics would be meaningless.
 
   `protocol` has the entries of the samples.json that describes the images.
-  Empty `metrics` stand for all possible metrics. If the extractor is a
+  If `metrics` is empty, all possible metrics are meant. If the extractor is a
   classifier that is not yet trained, all images are read to find broken images.
   """
   num_bad = protocol.get('nonfinite', 0)

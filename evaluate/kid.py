@@ -1,7 +1,7 @@
 """The kernel distance KID (Binkowski et al. 2018).
 
 KID is the mean unbiased squared MMD between random subsets of two sets, in
-float64. For subsets with the m rows x_i and the m rows y_i of F features:
+float64. For two subsets of m rows each, x_i and y_i, with F features:
 
   k(x, y) = (x.y / F + 1)^3
   MMD^2   = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j)

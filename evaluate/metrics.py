@@ -9,8 +9,8 @@
   recall     share of reference images in the manifold of samples, by `pool`
   accuracy   share of images that a classifier assigns to their label
 
-Moments accumulate batch by batch. Features of all images are kept only for
-metrics that need the features at once.
+Moments accumulate batch by batch. Features of individual images are kept only
+for metrics that need more than moments, and for the bootstrap.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from evaluate.resize import USUAL
 METRICS = (
   'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
 )  # fmt: skip
-LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # metrics that should be low
+LOWER = ('fd', 'sfd', 'kid', 'fd_inf')  # metrics for which lower is better
 _NAMES = {
   'fd': 'FID',
   'sfd': 'sFID',
@@ -56,8 +56,8 @@ _OTHER_NAMES = {
   'is': 'IS',
   'kid': 'KD',
   'fd_inf': 'FD∞',
-}  # names with extractors other than the published Inception
-# Metrics that need all images at once, by the network output that they use.
+}  # names in results of all extractors except the published Inception
+# Metrics that need all images at once, grouped by the output that they use.
 _ROWS = {
   'pool': {'kid', 'precision', 'recall', 'fd_inf'},
   'spatial': set(),
@@ -95,7 +95,7 @@ class Summary:
   Attributes:
     pool: Moments of `Features.pool`.
     spatial: Moments of `Features.spatial`, or None.
-    rows: Kept features.
+    rows: Kept features of individual images.
     labels: Requested labels (n,) of the images, or None.
   """
 
@@ -120,8 +120,8 @@ class Estimate:
   Attributes:
     value: Value of the metric, or mean of the values of the repeats.
     error: Standard error of the value; None if it was not requested.
-    resampled: Values (resamples,) for bootstrap resamples, or None. Resamples
-      of all sets of the same size use the same row numbers.
+    resampled: Values (resamples,) for bootstrap resamples, or None. All sets of
+      the same size are resampled at the same rows.
   """
 
   value: float
@@ -142,7 +142,7 @@ class Estimate:
     return Estimate(self.value - other.value, error, resamples)
 
   def gain(self, other: 'Estimate') -> float:
-    """Returns the decrease from `self` to `other`, divided by its std error."""
+    """Returns the decrease from `self` to `other`, in standard errors."""
     difference = self.minus(other)
     return difference.value / difference.error if difference.error else 0.0
 
@@ -204,8 +204,8 @@ def choose(
 
   Args:
     config: Settings, with the requested metrics.
-    extractor: Extractor or its properties.
-    reference_rows: Whether features of every reference image are known.
+    extractor: Extractor, or its properties as a `Kind`.
+    reference_rows: Whether features of individual reference images are known.
     reference_spatial: Whether the reference has moments of spatial features.
     labels: Whether the images have labels of the dataset.
   """
@@ -318,7 +318,7 @@ def _bootstrap(
   config: MeasureConfig,
   metrics: Sequence[str],
 ) -> dict[str, np.ndarray]:
-  """Returns (resamples,) values per metric; all metrics share row numbers."""
+  """Returns (resamples,) values of each metric; all resample the same rows."""
   values = {}
   for name, kind in (('fd', 'pool'), ('sfd', 'spatial')):
     if name in metrics:

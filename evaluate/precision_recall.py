@@ -21,7 +21,7 @@ import numpy as np
 from core.errors import InputError
 from evaluate.frechet import check_features, check_same_features
 
-# Rows per block. Padding to whole blocks lets sets share a compiled program.
+# Rows per block. All sets are padded to whole blocks and share one program.
 BLOCK = 1024
 
 
@@ -34,7 +34,7 @@ def radii(
 
   Args:
     features: Features (n, F).
-    k: The radius is the distance to the k-th nearest neighbor.
+    k: Rank of the nearest neighbor whose distance is the radius.
     float16: Whether distances use float16, as in the ADM evaluator. A block
       with an overflow uses float32. ADM's blocks have 10,000 rows, not `BLOCK`.
   """
@@ -102,7 +102,7 @@ def _blocks(features: np.ndarray) -> list[jax.Array]:
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _nearest(nearest, u, v, valid, float16):
-  """Returns the k + 1 smallest values of `nearest` and the u-v distances."""
+  """Returns the k + 1 smallest values among `nearest` and the u-v distances."""
   distances = jnp.where(
     jnp.arange(BLOCK) < valid, _distances(u, v, float16), jnp.inf
   )
@@ -125,7 +125,7 @@ def _distances(u, v, float16):
 
   def distances(u, v):
     u_norm, v_norm = jnp.square(u).sum(1), jnp.square(v).sum(1)
-    # GPUs and TPUs round float32 factors at the default precision.
+    # At the default precision, GPUs and TPUs round the float32 inputs.
     product = jnp.matmul(u, v.T, precision='highest')
     return jnp.maximum(u_norm[:, None] - 2 * product + v_norm, 0)
 

@@ -1,7 +1,7 @@
 """Reads or decodes the real images of a split as a reference.
 
-For a split of latents, the decoder of the samples decodes posterior means.
-Distances to such reconstructions do not include the error of the autoencoder.
+If the records are latents, the decoder of the samples also decodes the latents'
+posterior means. Distances to these images exclude the error of the autoencoder.
 Published distances use the original images, which `--reference` accepts.
 """
 
@@ -61,7 +61,7 @@ class RealData:
   """Training split of a dataset, which is the default source of real images.
 
   Attributes:
-    config: Dataset.
+    config: Settings of the dataset.
     num_classes: Number of classes.
     decoder: Decoder of latents; None if records are images.
     records: Records of the split, or None if the split is not yet open.
@@ -130,7 +130,7 @@ def load_images(
 def _reader(
   source: Any, decoder: Autoencoder | None, mesh: Mesh, batch_size: int
 ) -> Read:
-  """Returns a function that maps record numbers to images and labels."""
+  """Returns a function that maps record indices to images and labels."""
   is_latent = 'moments' in source[0]
   if is_latent and decoder is None:
     raise InputError(

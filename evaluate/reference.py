@@ -2,8 +2,8 @@
 
   ADM           mu, sigma, mu_s, sigma_s, and arr_0 with some of the images
   pytorch-fid   mu, sigma; EDM's files have the same arrays
-  ours          mu, sigma, mu_s, sigma_s, pool (features of every image), count,
-                and about (the protocol as JSON)
+  ours          mu, sigma, mu_s, sigma_s, pool (features of some or all images),
+                count, and about (the protocol as JSON)
 
 Other evaluators can read mu, sigma, mu_s and sigma_s from our files. Pickle
 files, such as EDM2's statistics, are rejected: loading a pickle can run code.
@@ -63,8 +63,8 @@ def is_statistics(path: epath.PathLike) -> bool:
 def load_reference(path: epath.PathLike, *, rows: bool = True) -> Reference:
   """Reads and validates the statistics in an .npz file.
 
-  The features of every image are read only if `rows` is true. Raises InputError
-  if the file is damaged, or the array sigma is not a covariance.
+  The array `pool` is read only if `rows` is true. Raises InputError if the file
+  is damaged, or the array sigma is not a covariance.
   """
   path = epath.Path(path).expanduser()
   names, label = names_of(path), f'reference {path}'
@@ -169,7 +169,7 @@ def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
   if asymmetry > tolerance:
     problem = f'is not symmetric (by {asymmetry:.3g})'
   else:
-    try:  # fails if an eigenvalue is < -tolerance; faster than eigvalsh
+    try:  # cholesky fails for eigenvalues < -tolerance; eigvalsh is slower
       np.linalg.cholesky(covariance + tolerance * np.eye(len(covariance)))
     except np.linalg.LinAlgError:
       minimum = float(np.linalg.eigvalsh(covariance).min())

@@ -9,9 +9,9 @@ A preset consists of two matrices, R for rows and C for columns, and a scaling:
   clean_fid        Pillow's antialiased bicubic, clipped, (y - 128) / 128
 
 TensorFlow 1 samples at i * size / 299, measured from pixel corners instead of
-centers, which shifts the image by up to half a pixel. Only clean_fid uses all
-pixels of an image that it reduces. For images of 299 x 299, the presets differ
-only in the scaling of pytorch_fid.
+centers, which shifts the image by up to half a pixel. When an image is reduced,
+only clean_fid uses all of its pixels. For images of 299 x 299, the presets
+differ only in the scaling of pytorch_fid.
 """
 
 import functools
@@ -25,7 +25,7 @@ from core.errors import check_choice
 from evaluate.inception import SIZE
 
 PRESETS = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
-USUAL = PRESETS[:2]  # the two equal presets that published FIDs use
+USUAL = PRESETS[:2]  # two names for the preset of most published FIDs
 
 
 def preprocess(images: jax.Array, preset: str) -> jax.Array:
@@ -59,7 +59,7 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
 
 
 def _bicubic(size: int) -> np.ndarray:
-  """Returns weights of Keys' cubic (a = -1/2), scaled to the larger pixels."""
+  """Returns weights of Keys' cubic (a = -1/2), which reduction widens."""
   scale = size / SIZE
   width = max(scale, 1.0)
   center = (np.arange(SIZE)[:, None] + 0.5) * scale

@@ -67,7 +67,7 @@ class SweepGrid:
   def of(cls, text: str) -> 'SweepGrid':
     """Parses text such as 'ig:1..2:6,cfg:1.3'.
 
-    Raises InputError for no range, more than two ranges, or an empty range.
+    Raises InputError unless there are one or two ranges, none of them empty.
     """
     check_value('guidance', text, str)
     template, names = [], []
@@ -128,7 +128,7 @@ class SweepConfig:
   """Settings of a sweep.
 
   Attributes:
-    grid: Points.
+    grid: Grid of the guidance scales to measure.
     metric: Metric that the figure shows and that determines the best point.
     num: Number of images per point, with balanced labels.
     seed: Random seed of all noise, which is the same for every point.
@@ -151,7 +151,7 @@ def sweep(
   folder: epath.PathLike,
   guide: Denoiser | None = None,
 ) -> str:
-  """Measures all points without results; returns a Markdown table with a note.
+  """Measures the points that lack results; returns a Markdown table.
 
   Raises InputError if the folder holds points of another protocol.
 
@@ -189,7 +189,7 @@ def sweep(
     guidance = with_guide(parse(grid.text(point)), guide)
     sample = sampler.images(guidance, labels, config.seed)
     scores = as_dict(evaluator.score(sample.images, labels))
-    if nonfinite.too_many(sample.nonfinite, num):  # scores mean nothing
+    if nonfinite.too_many(sample.nonfinite, num):  # scores are not valid
       scores = dict.fromkeys(scores, math.nan)
     rows[point] = {**scores, 'nfe': sample.nfe, 'nonfinite': sample.nonfinite}
     text = _as_csv(grid, rows, marks(rows, metric))
@@ -210,7 +210,7 @@ def _known_rows(
   grid: SweepGrid,
   overwrite: bool,
 ) -> dict[tuple[float, ...], dict[str, float]]:
-  """Returns the results of earlier sweeps by point."""
+  """Returns the results of earlier sweeps, keyed by point."""
   path = folder / 'sweep.json'
   if not path.exists() or not (folder / 'sweep.csv').exists():
     return {}

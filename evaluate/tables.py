@@ -8,7 +8,7 @@ from evaluate.extractor import Extractor
 from evaluate.metrics import Estimate, name_of
 from evaluate.resize import USUAL
 
-# With fewer images, covariance bias dominates a Frechet distance.
+# With fewer images, errors of the covariance bias a Frechet distance.
 _ENOUGH = 10_000
 _PERCENT = ('accuracy',)
 
@@ -28,10 +28,10 @@ def caveats(
   Args:
     extractor: Extractor of the features.
     count: Number of images per set.
-    labels: Plan of the images' labels; None if the plan is unknown.
+    labels: Plan of the images' labels, such as 'balanced'; None if unknown.
     eight_bit: Whether the images are stored as uint8.
     reference: Description of the real images.
-    row: Labels and count of the published row to compare with; {} without one.
+    row: Labels and count of the published row to compare with, or {}.
     bad: Number of samples with non-finite values.
   """
   notes = []

@@ -3,9 +3,10 @@
   python -m experiments.digits_seeds --seeds=3 --workdir=runs/seeds
 
 A seed determines initialization, data order, noise and samples. The table shows
-each method's figures and gain, averaged over seeds. The gain is the decrease of
-the distance relative to no guidance, divided by the standard error of this
-decrease from a bootstrap over pairs of images with equal label and noise.
+each method's figures and gain, averaged over seeds. The gain is the distance
+without guidance minus the distance of the method, divided by the standard error
+of this difference. The error comes from a bootstrap over pairs of images that
+have the same label and noise.
 """
 
 import argparse
@@ -25,7 +26,7 @@ METHODS = ('none', 'cfg:1.2', 'ig:1.5', 's2:1.5', 'ig:1.5,cfg:1.2')
 
 
 def run(seed: int, folder: pathlib.Path, extra: list[str]) -> list[dict]:
-  """Trains and compares with one seed; returns the rows of compare.json."""
+  """Trains a network and compares methods; returns the rows of compare.json."""
   workdir = f'--workdir={folder / f"seed_{seed}"}'
   commands = (
     ['train', workdir, f'--config.seed={seed}', '--config=configs/digits.py'],

@@ -12,8 +12,8 @@ Samples the same number of images from every network, and writes to --out
 
 --failures instead trains FAILURES with one seed, and writes only curves.png.
 
-A distance of the teacher is a mean over disjoint sets of images. A distance of
-a student is a mean over seeds of training, label order and noise.
+The teacher's distances are means over disjoint sets of images. A student's
+distances are means over seeds, which change training, label order and noise.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from core.files import write_bytes
 from sample import pictures
 from train.metrics_log import read_metrics
 
-# Argument of the config file, optionally followed by the teacher's guidance.
+# Arguments of the config file, some followed by the teacher's guidance.
 STUDENTS = (
   'flash,4', 'hybrid,4', 'dm,4', 'hybrid,1', 'dm,1',
   'hybrid,1 ig:1.1', 'hybrid,1 ig:1.1,cfg:1.05',
@@ -118,14 +118,14 @@ def distill(
 def train(
   args: argparse.Namespace, argument: str, guidance: str, target: pathlib.Path
 ) -> float:
-  """Trains missing students of all seeds; returns the mean time in minutes."""
+  """Trains a student with every missing seed; returns the mean minutes."""
   seconds = []
   changes = [f'distill.guidance={guidance}'] if guidance else []
   for seed in range(args.seeds):
     watch = target.with_name(f'{target.name}-{seed}.seconds')
     if not watch.exists():
       folder = watch.with_suffix('')
-      is_resumed = folder.exists()  # if true, total time is unknown
+      is_resumed = folder.exists()  # total time of a resumed run is unknown
       duration = distill(args, argument, folder, f'seed={seed}', *changes)
       watch.write_text('nan' if is_resumed else f'{duration:.1f}')
     seconds.append(float(watch.read_text()))
@@ -196,7 +196,7 @@ def main() -> None:
     source, log = [f'--workdir={path}-{{seed}}'], args.out / f'{slug}-0'
     if method == 'flash':
       source = [f'--folder={path}-{{seed}}/student']
-      # Only this stage of flash is comparable with the other students.
+      # The stage `sharing` is the one that is comparable with other students.
       logs[f'{name}, sharing'] = read_metrics(log / '2-sharing')
     else:
       logs[name] = read_metrics(log)

@@ -37,7 +37,7 @@ class Mixture:
   """A mixture of M Gaussians in equally likely classes.
 
   The shapes are (M,) for `weight`, (M, 2) for `mean`, and (M,) for the integer
-  `label`. `factor` (M, 2, 2) has factors of covariances, such as Cholesky's.
+  `label`. `factor` (M, 2, 2) has factors of covariances (Cholesky or others).
   """
 
   weight: np.ndarray
@@ -51,13 +51,13 @@ class Mixture:
     return int(self.label.max()) + 1
 
   def of_class(self, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the weights, with sum 1, the means and the factors of a class."""
+    """Returns weights (scaled to sum to 1), means and factors of a class."""
     mask = self.label == label
     weight = self.weight[mask] / self.weight[mask].sum()
     return weight, self.mean[mask], self.factor[mask]
 
   def draw(self, label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Samples true points (n, 2) float64 of the classes `label`, (n,)."""
+    """Samples one true point per label (n,); returns (n, 2) float64."""
     x = np.zeros((len(label), 2))
     for c in range(self.num_classes):
       (index,) = np.nonzero(label == c)
@@ -108,8 +108,8 @@ class Experiment:
     guide: Recipe of AutoGuidance's weaker network.
     methods: Guidance strings by name, where {0} stands for the scale.
     fixed: Scale at which all methods are compared.
-    networks: Number of networks per recipe, which differ in the seed.
-    points: Number of samples of all classes per measurement.
+    networks: Number of networks per recipe; their seeds differ.
+    points: Number of samples per measurement, over all classes.
     solver_steps: Number of Heun steps, which are uniform in t.
   """
 
@@ -162,7 +162,7 @@ def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
     for _ in range(recipe.steps):
       label = rng.integers(mixture.num_classes, size=count)
       x0 = mixture.draw(label, rng).reshape(-1, 1, 1, 2) / experiment.unit
-      # Inverts the training step, which computes x0 = image / 127.5 - 1.
+      # This inverts the training step, which computes x0 = image / 127.5 - 1.
       image = np.float32((x0 + 1) * 127.5)
       state, _ = step(state, {'image': image, 'label': np.int32(label)}, key)
     denoisers.append(backbone.bind(config, state.ema))

@@ -3,8 +3,9 @@
   python -m experiments.toy_distill
 
 The data has two overlapping classes of three Gaussians each. The teacher is
-trained as in the other toys. The target is the teacher's samples at many steps.
-Students use the objective and training step of distill/ (see docs/toys.md):
+trained as in the other toys. The target consists of the teacher's samples with
+many steps. Students use the objective and training step of distill/ (see
+docs/toys.md):
 
   DM         without guidance: the student should match the teacher
   CA only    with guidance: Decoupled DMD (arXiv 2511.22677) reports
@@ -41,14 +42,15 @@ from sample.solvers import Euler, Renoise
 from train.config_file import load_config
 from train.ema import EMAConfig
 
-GUIDANCE = 'cfg:3'  # for all guided students
+GUIDANCE = 'cfg:3'  # the teacher's guidance for all guided students
 MEASURES = ('energy', 'guided', 'outward', 'spread', 'total')
 _DRAWN = {
   'energy': 'energy distance to the teacher',
   'spread': 'variance within a class / teacher',
   'total': 'variance of all points / teacher',
 }
-# Seeds of the teacher's samples: for the target, the floor and all others.
+# Seeds of samples: for the target, for the teacher's other samples with many
+# steps (whose distance to the target is the floor), and for the rest.
 _TRUTH_SEED, _FLOOR_SEED, _SEED = 100, 200, 1
 
 
@@ -57,13 +59,14 @@ class Students:
   """Students and their training settings.
 
   Attributes:
-    settings: Steps and changed keys of the section `distill`, by student.
+    settings: Number of steps, and changed keys of section `distill`, by name.
     seeds: Number of seeds per student, all with the same teacher.
-    marks: Numbers of updates before each measurement; the last ends training.
+    marks: Numbers of student updates at which points are measured, ascending;
+      the last one ends training.
     batch_size: Batch size of every update.
     lr: Initial learning rate of the student, with cosine decay.
     fake_lr: Initial learning rate of the fake denoiser, with cosine decay.
-    decay: Decay per update of the EMA that samples for the student.
+    decay: Decay per update of the EMA weights with which the student samples.
   """
 
   settings: Mapping[str, tuple[int, dict[str, str]]]
@@ -116,7 +119,7 @@ def experiment() -> toy.Experiment:
 
 
 class Judge:
-  """Compares points with (n, 2) points of the unguided and guided teacher."""
+  """Compares points with samples (n, 2) of the unguided and guided teacher."""
 
   def __init__(self, truth: np.ndarray, guided: np.ndarray) -> None:
     self.truth, self.guided = truth, guided
@@ -124,10 +127,11 @@ class Judge:
   def __call__(self, x: np.ndarray) -> np.ndarray:
     """Measures x (n, 2), where classes alternate; returns MEASURES, (5,).
 
-    energy and guided are the mean energy distances per class to the teacher
-    without guidance and with guidance. outward is half the distance between the
-    class means along the x-axis, minus the teacher's value. spread is a class's
-    variance and total the variance of all points, relative to the teacher's.
+    `energy` is the energy distance to the unguided teacher, and `guided` to the
+    guided teacher. `outward` is half the distance between the class means along
+    the x-axis, minus its value for the unguided teacher. `spread` and `total`
+    are the variances of a class and of all points, divided by their values for
+    the unguided teacher. Measures of single classes are averaged.
     """
     pairs = [(x[c::2], self.truth[c::2], self.guided[c::2]) for c in (0, 1)]
     return np.asarray(
@@ -194,8 +198,9 @@ def distill(
 class Results:
   """Measures and points by name.
 
-  `marks` are numbers of student updates. `curves` is (seeds, marks, measures).
-  `rows` is (seeds, measures) at the end. `panels` is (n, 2) of the first seed.
+  `marks` are numbers of student updates. `curves` has measures at all marks,
+  (seeds, marks, measures). `rows` has measures at the end, (seeds, measures).
+  `panels` has points of the first seed, (n, 2).
   """
 
   marks: tuple[int, ...]
@@ -285,7 +290,7 @@ def run(experiment: toy.Experiment, students: Students) -> Results:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Writes toy_distill.md, .png and _curves.png to --out."""
+  """Writes toy_distill.md, toy_distill.png, toy_distill_curves.png to --out."""
 
   def make():
     results = run(experiment(), students())

@@ -23,11 +23,11 @@ def tree(levels: int = 5, pieces: int = 6) -> toy.Mixture:
   """Returns two trees with `levels` of branching.
 
   A branch at level k = 0, 1, ... is a row of `pieces` Gaussians, with a length
-  of about 1.4 * 0.75^k and a half thickness of 0.08 * 0.75^k. Its weight is
-  length / 2^k, so that all levels are about equally likely. Two branches leave
-  its end, each turned by about 0.75^k radians.
+  of about 1.4 * 0.75^k and a half thickness of 0.08 * 0.75^k. Each Gaussian has
+  weight length / 2^k, so the weight of a whole level decreases as 0.75^k. Two
+  branches start at the end of each branch, turned by about 0.75^k radians.
   """
-  rng = np.random.default_rng(1)  # 20 % variation of lengths, angles
+  rng = np.random.default_rng(1)  # lengths and angles vary by 20 %
   weight, mean, factor, label = [], [], [], []
   for c, turns in enumerate((0.125, 0.625)):
     branches = [(np.zeros(2), 2 * np.pi * turns)]

@@ -39,7 +39,7 @@ def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 class Judge:
-  """Compares samples with true points; `count` is the number per class."""
+  """Compares samples with true points; a class has `count` samples."""
 
   def __init__(self, mixture: toy.Mixture, count: int) -> None:
     self.mixture, self.truth = mixture, []
@@ -53,12 +53,12 @@ class Judge:
   def __call__(self, x: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Measures points (n, 2) with labels (n,); returns MEASURES, (6,).
 
-    Every measure is averaged over the classes. energy is the energy distance.
-    shift is the distance from the true mean. spread is the square root of the
-    trace of the covariance divided by the true trace. outliers is the share of
-    points where the true density is below its 0.1 % quantile, other the share
-    where another class is denser. coverage is the share of true points with a
-    sample within a radius at which true samples cover 95 %.
+    Every measure is averaged over the classes. `energy` is the energy distance,
+    and `shift` the distance from the true mean. `spread` is the square root of
+    the trace of the covariance divided by the true trace. `outliers` is the
+    share of points where the true density is below its 0.1 % quantile, and
+    `other` the share where another class is denser. `coverage` is the share of
+    true points with a sample within a radius at which true samples cover 95 %.
     """
     results = []
     for c, (real, threshold, radius) in enumerate(self.truth):
@@ -86,7 +86,7 @@ def command_line(
   run: Callable[[], tuple[str, Mapping[str, Figure]]],
   argv: list[str] | None = None,
 ) -> None:
-  """Runs an experiment; writes its tables to NAME.md in --out, and figures.
+  """Runs an experiment; writes its tables (NAME.md) and figures to --out.
 
   `run` returns the tables, and the figures by name. `argv` defaults to the
   arguments of the process.
@@ -131,7 +131,7 @@ def run(
   clouds = {}
 
   def measure(text, seed, denoisers=networks):
-    """Returns measures of all networks; stores points of the first network."""
+    """Returns measures of all networks; stores the first network's points."""
     results = []
     for denoiser, guide in zip(denoisers, guides, strict=True):
       x, label = toy.draw(experiment, denoiser, text, seed, guide=guide)
@@ -151,7 +151,7 @@ def run(
     ('none', '', none),
     ('the guide alone', '', measure('none', 0, guides)),
   ]
-  # The baseline and all methods share the sweep's noise, and so its effect.
+  # This baseline has the sweep's noise, so it is comparable with all methods.
   unguided = measure('none', _SWEEP_SEED)
   sweep, panels = {}, [('none', clouds['none', _SWEEP_SEED][0])]
   for name, text in experiment.methods.items():
@@ -181,7 +181,7 @@ def run(
 
 
 def table(rows: list[tuple[str, float | str, np.ndarray]]) -> str:
-  """Returns a table of (name, scale, (networks, measures)): mean ± std."""
+  """Returns a table of name, scale, measures (mean ± std over networks)."""
   lines = []
   for name, scale, values in rows:
     cells = [

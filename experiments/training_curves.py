@@ -3,8 +3,8 @@
   python -m experiments.training_curves --out=runs/curves
 
 Trains the digits recipe with three seeds, and once for each entry of SICK,
-unless a run exists. A run scores 500 unguided samples of its averaged weights
-every 3,840 images. Writes to --out
+except runs that exist. Every 3,840 training images, a run scores 500 unguided
+samples of its EMA weights. Writes to --out
 
   training_curves.png    loss and Frechet distance over images seen
   training_samples.png   one sample of each class, over time and at the end
@@ -32,8 +32,8 @@ SICK = {
   'average too slow': ('ema.decay=0.9999', 'ema.ramp=False'),
 }
 EVERY = 3_840
-SHOWN = (3_840, 7_680, 15_360, 38_400)  # images seen before each preview
-_SMOOTH = 5  # log lines per running mean of losses
+SHOWN = (3_840, 7_680, 15_360, 38_400)  # images seen at each preview shown
+_SMOOTH = 5  # log lines per running mean of the loss
 
 Rows = Sequence[Mapping[str, float]]
 

@@ -42,7 +42,7 @@ def resampled(image: np.ndarray, method: Resampling) -> np.ndarray:
 
 
 def changes(images: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns the images after common processing steps, by description."""
+  """Returns the images after each common processing step, by description."""
   if images.shape[-1] != 3:
     return {'as they are': images}
   noise = np.random.default_rng(0).uniform(-0.5, 0.5, images.shape)

@@ -5,7 +5,7 @@
 The weak prediction comes from
 
   LabelTerm    the guided network with another condition, such as the null
-               label; this condition adds one row per image
+               label; the batch then has an additional row for each image
   BlocksTerm   sub-networks, which skip some blocks of the guided network
   GuideTerm    another network
 """
@@ -73,7 +73,7 @@ class Contrast:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-  """A guidance method; `name` is its name in text, and scale 1 disables it."""
+  """A guidance method, called `name` in guidance text; scale 1 disables it."""
 
   name: ClassVar[str]
   scale: Scale
@@ -95,7 +95,7 @@ class Term:
 
     Args:
       denoiser: Network.
-      condition: Conditions with leading axis B; None to compute only the cost.
+      condition: Conditions with leading axis B; None if no evaluation follows.
       key: Random key of the step.
       image_keys: Random keys (B,) of the step, one for each image.
     """
@@ -106,12 +106,12 @@ class Term:
     return ()
 
   def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
-    """Returns the change of velocity (B, H, W, C), and the next memory."""
+    """Returns the velocity change (B, H, W, C) and the next step's memory."""
     return (at.scale - 1) * at.difference, at.memory
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether the method depends on the solver step besides (x, t)."""
+    """Returns whether the method needs the solver step as well as (x, t)."""
     return False
 
   @property
@@ -160,7 +160,7 @@ class GuideTerm(Term):
   guide: Denoiser | None = None
 
   def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError if the guide is missing or has other classes."""
+    """Raises InputError without a guide, or if its class count differs."""
     if self.guide is None:
       raise InputError(
         f'guidance {self.name} needs a weaker network; name its run or folder '

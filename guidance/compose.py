@@ -1,6 +1,6 @@
 """Composes several methods into one guided velocity.
 
-IG first refines every row, which gives the refined conditional row `strong`:
+IG acts first and refines every row. With the refined conditional row `strong`,
 
   velocity = strong + push_label + sum of push_k over weaker networks
 
@@ -8,8 +8,8 @@ Optional rescaling follows (arXiv 2305.08891, applied to each image's velocity):
 
   velocity <- velocity (phi std(strong) / std(velocity) + 1 - phi)
 
-The rows of the label method share one batch with the conditional rows. The rows
-are interleaved image by image, which keeps a sharded batch on its devices. A
+The rows of the label method share one batch with the conditional rows. Both
+kinds of rows alternate, so all rows of an image stay on one device. A
 sub-network reuses the activations before its first skipped block. A method with
 scale 1 at time t runs no pass at time t.
 """
@@ -45,7 +45,7 @@ class Guided(NamedTuple):
 
   Attributes:
     velocity: Guided velocity (B, H, W, C) in the precision of x.
-    variance: Learned variance of the conditional row, like velocity, or None.
+    variance: Learned variance (B, H, W, C) of the conditional rows, or None.
     memory: Memory of each method, for the next solver step.
     parts: Predictions that form the velocity, if requested: 'strong' for the
       conditional row before IG, 'refined' for the conditional row after IG, and
@@ -61,9 +61,9 @@ class Guided(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """A composition of methods. Without methods, it is the network's prediction.
+  """A composition of methods; without methods, the network's own prediction.
 
-  For example `Guidance(Internal(Scale(1.4)), (ClassifierFree(Scale(1.35)),))`.
+  Example: `Guidance(Internal(Scale(1.4)), (ClassifierFree(Scale(1.35)),))`.
 
   Attributes:
     internal: IG, or None.
@@ -118,9 +118,9 @@ class Guidance:
 
     Args:
       denoiser: Network.
-      condition: Conditions with leading axis B; None to compute only the cost.
+      condition: Conditions with leading axis B; None if no evaluation follows.
       key: Random key of the step.
-      image_keys: Random keys (B,) of the step for each image.
+      image_keys: Random keys (B,) of the step, one for each image.
     """
     return tuple(
       term.draw(denoiser, condition, key, image_keys) for term in self.terms
@@ -177,7 +177,7 @@ class Guidance:
     return self.predict(denoiser, x, t, condition, step, parts=True)
 
   def passes(self, denoiser: Denoiser, step: Step) -> jax.Array:
-    """Returns the cost of an evaluation, in passes of the conditional row."""
+    """Returns the cost of an evaluation in units of one conditional pass."""
     total = jnp.float32(1)
     for k, term in enumerate(self.terms):
       cost: float | jax.Array = 1.0
@@ -195,7 +195,7 @@ class Guidance:
 
   @property
   def stepwise(self) -> bool:
-    """Returns whether a method depends on the solver step besides (x, t)."""
+    """Returns whether a method needs the solver step as well as (x, t)."""
     return any(term.stepwise for term in self.terms)
 
   @property
@@ -247,7 +247,7 @@ class Guidance:
     active: Sequence[int],
     parts: bool = False,
   ) -> Guided:
-    """Evaluates the guided velocity with only the terms numbered `active`."""
+    """Evaluates the guided velocity with only the terms at indices `active`."""
     selection = {k: self.terms[k] for k in active}
     out, strong, weak = self._pass(denoiser, x, t, condition, step, selection)
     velocity = strong
@@ -278,7 +278,7 @@ class Guidance:
     step: Step,
     selection: dict[int, Term],
   ) -> tuple[DenoiserOutput, jax.Array, dict[int, jax.Array]]:
-    """Returns conditional output, refined velocity, weak velocities by term."""
+    """Returns the conditional output, the refined and the weak velocities."""
     conditions = {
       k: term.weak_condition(denoiser, condition, step.draws[k])
       for k, term in selection.items()

@@ -12,9 +12,9 @@ scale, and g = c - u:
   FDG         c + sum over bands of (w_band - 1) g_band    (arXiv 2506.19713)
   ICG         c + (w - 1) (c - u), u for a random condition (arXiv 2407.02687)
 
-The weights of CFG, FDG and ICG sum to 1, so these methods give equal results
-for velocities, x0 and noise. CFG-Zero* is defined for velocities, APG for x0
-and TCFG for noise. Norms and products are per image, over all other axes.
+In CFG, FDG and ICG, the coefficients of c and u sum to 1, so velocities, x0 and
+noise give equal results. CFG-Zero* is defined for velocities, APG for x0 and
+TCFG for noise. Norms and products are per image, over all other axes.
 """
 
 import dataclasses
@@ -150,7 +150,7 @@ class ClassifierFreeZero(LabelTerm):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AdaptiveProjected(LabelTerm):
-  """APG: the difference of x0 with momentum, a norm limit and a projection.
+  """APG: the x0 difference, with momentum, a norm limit and a projection.
 
     g <- x0_c - x0_u + momentum g_before        this g is the next g_before
     g <- g min(1, norm / |g|)
@@ -160,11 +160,11 @@ class AdaptiveProjected(LabelTerm):
   as in `dit.path`, so the code applies the same rules to velocities.
 
   Attributes:
-    eta: Fraction of the component of g along x0_c to keep, from 0 to 1.
+    eta: Fraction, from 0 to 1, that is kept of g's component along x0_c.
     norm: Largest |g|; 0 for no limit. Suitable values grow with the square root
       of the number of latent elements.
-    momentum: Momentum; 0 for none, -0.5 to -0.75 in the paper. g_before changes
-      at a step's first evaluation, and is 0 after a step without guidance.
+    momentum: Momentum; 0 for none, -0.5 to -0.75 in the paper. A step's first
+      evaluation updates g_before. A step without guidance resets it to 0.
   """
 
   name: ClassVar[str] = 'apg'
@@ -207,7 +207,7 @@ class AdaptiveProjected(LabelTerm):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tangential(LabelTerm):
-  """TCFG: the null noise projected onto the first singular vector v.
+  """TCFG: the noise prediction u, projected onto the first singular vector v.
 
   Let m be the mean of the noise predictions c and u, and d = c - u = a Delta,
   with Delta the velocity difference. In the usual case 4 m.m > d.d,
@@ -281,8 +281,8 @@ def bands(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Splits x (B, H, W, C) into low and high frequencies, which add up to x.
 
   The low band is x, reduced to half resolution and enlarged again. Reduction is
-  a 5 x 5 binomial blur and 2 x 2 means. Enlargement is linear interpolation and
-  the 5 x 5 blur. Sides must be even and at least 6.
+  a 5 x 5 binomial blur, then 2 x 2 means. Enlargement is linear interpolation,
+  then the 5 x 5 blur. Sides must be even and at least 6.
   """
   b, h, w, c = x.shape
   half = _blur(x).reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
@@ -306,7 +306,7 @@ def _blur(x: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IndependentCondition(LabelTerm):
-  """ICG, which uses random conditions per image and step, and no null label."""
+  """ICG: a random condition per image and step replaces the null label."""
 
   name: ClassVar[str] = 'icg'
   scale: Scale

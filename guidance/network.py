@@ -1,9 +1,9 @@
 """Guidance methods whose weak prediction comes from a weaker network.
 
-IG             weak = intermediate head of the same row  (arXiv 2512.24176)
-S2             weak = network without random blocks; the paper's omega is
-               scale - 1                                 (arXiv 2508.12880)
-SLG            weak = network without fixed blocks       (SD3.5)
+IG             weak = intermediate prediction of the row (arXiv 2512.24176)
+S2             weak = network that skips random blocks; the paper's omega
+               is scale - 1                              (arXiv 2508.12880)
+SLG            weak = network that skips fixed blocks    (SD3.5)
 AutoGuidance   weak = smaller or less trained network    (arXiv 2406.02507)
 """
 
@@ -70,13 +70,14 @@ class StochasticSelf(BlocksTerm):
   always kept, as in the paper. The paper skips "about 10 %" of the blocks,
   "3/24", and adds S2 with omega 0.25 to CFG. In the paper's ablation on 24
   blocks, skipping 1 or 2 blocks scores best, and skipping 3 scores no better
-  than skipping none. The default is *ours*: 2 blocks, or 1 if L is at most 12.
+  than skipping none. The default is *ours*: 1 block if the network has at most
+  12 blocks, else 2 blocks.
 
   Attributes:
     scale: 1 + omega, with omega from the paper.
     skip: Number of skipped blocks; 0 selects the default number.
-    masks: Number of independent sub-networks. Their mean is the weak
-      prediction. The paper calls more than one sub-network the naive form.
+    masks: Number of independent sub-networks. The mean of their predictions is
+      the weak prediction. The paper calls several sub-networks the naive form.
     exclude: Blocks that are always kept, in addition to block 0.
   """
 
@@ -137,8 +138,8 @@ class StochasticSelf(BlocksTerm):
 class SkipLayer(BlocksTerm):
   """Skip-layer guidance, which skips fixed blocks at every step.
 
-  Published intervals are fractions f of the solver steps. On a grid with shift
-  s, f is at t = s (1 - f) / (1 + (s - 1) (1 - f)). Stability's code for SD3.5
+  Published intervals are fractions f of the solver steps. A grid with shift s
+  maps f to t = s (1 - f) / (1 + (s - 1) (1 - f)). Stability's code for SD3.5
   Medium (shift 3) uses scale 2.5, blocks 7, 8 and 9, and f from 0.01 to 0.30:
   slg:3.5:blocks=7+8+9@0.875-0.997. The settings of diffusers, scale 2.8 and f
   from 0.01 to 0.20, are slg:3.8:blocks=7+8+9@0.923-0.997.
@@ -177,8 +178,8 @@ class AutoGuidance(GuideTerm):
   """AutoGuidance, which moves the velocity away from a weaker network.
 
   Attributes:
-    guide: Weaker network of any size, with the labels, latents and path of the
-      guided network.
+    guide: Weaker network of any size, with the same labels, latents and path as
+      the guided network.
   """
 
   name: ClassVar[str] = 'auto'

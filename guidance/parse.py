@@ -1,8 +1,8 @@
 """Guidance as text: 'ig:1.4,cfg:1.35@0-0.7', 's2:1.25:skip=2', 'none'.
 
 A method is `name:scale`, then `:option=value` for each option, then `@low-high`
-for an interval in t (0 data, 1 noise). Block lists have the form 7+8+9. Methods
-have the options `schedule` (constant, linear, cosine, power_cosine) and
+for an interval in t (0 data, 1 noise). Block lists have the form 7+8+9. Every
+method has the options `schedule` (constant, linear, cosine, power_cosine) and
 `power`, but `cfg++` sets its own schedule. `rescale:phi` has no interval and no
 options; it rescales the guided velocity.
 """
@@ -45,7 +45,7 @@ _SCALE_OPTIONS = ('schedule', 'power')
 
 
 def parse(text: str) -> Guidance:
-  """Parses guidance; the text may list methods in any order.
+  """Parses guidance text, which may list methods in any order.
 
   Raises:
     InputError: A method or option is unknown, or a value is not a number.

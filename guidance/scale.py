@@ -50,7 +50,7 @@ class Scale:
     low: Lowest time of the interval.
     high: Highest time of the interval.
     schedule: 'constant' or one of SCHEDULES.
-    power: s of 'power_cosine'.
+    power: Exponent s of 'power_cosine'.
   """
 
   value: float | jax.Array
@@ -84,7 +84,7 @@ class Scale:
   def inside(self, t: jax.Array, value: float | jax.Array) -> jax.Array:
     """Returns `value` if t is in the interval, else 1, for each time in t."""
     # The comparison is in float32, so an interval that ends at 0.2 includes 0.2
-    # for every state type. Adaptive solvers may evaluate beyond t = 0.
+    # for every state type. The clip is for adaptive solvers, which may pass 0.
     t = jnp.clip(jnp.float32(t), 0, 1)
     low, high = np.float32(self.low), np.float32(self.high)
     return jnp.where((low <= t) & (t <= high), value, 1.0)

@@ -1,4 +1,4 @@
-"""Finds the classes of images that are stored as CLASS/IMAGE at one depth.
+"""Finds the classes of images that are stored as CLASS/IMAGE at equal depth.
 
 The class of an image is the folder that contains the image. If a layout would
 merge several folders into one class, the error message suggests a command.
@@ -135,7 +135,7 @@ def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
 def _check_names(listing: Listing, parents: Sequence[str]) -> None:
   """Raises InputError if several folders would become one class."""
   names, depth = {*map(_name, parents)}, parents[0].count('/')
-  # An empty folder with the name of a class also suggests CLASS/images/IMAGE.
+  # Folders with the name of a class count even if empty: CLASS/images/IMAGE.
   twins = [
     folder
     for folder in listing.folders

@@ -1,6 +1,6 @@
 """Opens labeled image files from a folder, a .zip archive or a TFDS set.
 
-All sources return stored bytes with a name. A single decoder
+All sources return the name and the stored bytes of an image. A single decoder
 (`input_pipeline.images`) reads these bytes, and errors name the broken file.
 """
 
@@ -25,7 +25,7 @@ class ImageFile:
 
   Attributes:
     name: Name for messages.
-    label: Number of the class, counted from 0.
+    label: Index of the class, from 0.
     load: Function that returns the bytes of the file; raises BrokenImageError
       for a file that is too large or not readable.
   """

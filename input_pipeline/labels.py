@@ -1,4 +1,4 @@
-"""Reads labels, which are class numbers from 0, of images to score.
+"""Reads the labels of images to score; a label is a class index from 0.
 
 Labels are checked when they are read, because a wrong label would silently
 change the accuracy.
@@ -14,14 +14,14 @@ _MOST = 2**31 - 1
 
 
 def parse_labels(where: str, text: str) -> np.ndarray:
-  """Reads labels (n,) int64 from text with one number per line.
+  """Reads labels (n,) int64 from text with one class index per line.
 
   Args:
     where: Name of the file, for messages.
     text: Contents of the file.
 
   Raises:
-    InputError: Some lines are not class numbers; the message shows the first.
+    InputError: A line is not a class index; the message shows the first one.
   """
   words = text.split()
   for number, word in enumerate(words, 1):

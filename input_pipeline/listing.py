@@ -18,8 +18,8 @@ from core.errors import InputError, shorten
 from input_pipeline.images import MAX_FILE_BYTES, BrokenImageError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
-# Files and folders of operating systems and tools, in lower case. Hidden files
-# such as .DS_Store are not in this list, since the first dot identifies them.
+# Files and folders that systems and tools leave behind, in lower case. Hidden
+# ones such as .DS_Store are not in this list: the first dot identifies them.
 _LEFTOVERS = frozenset(
   (
     # macOS

@@ -176,7 +176,8 @@ def _write_shards(
       images = _images(files, config, numbers[k], shard.broken)
       for labels, arrays in encode(images):
         shard.write(labels, arrays)
-        progress(count + processes * shard.records)  # assumes equal speed
+        # The estimate assumes that all processes have the same speed.
+        progress(count + processes * shard.records)
         _check_broken(failures + len(shard.broken), config, shard.broken)
 
   with image_progress(files.count, count, 'prepare') as progress:
@@ -254,7 +255,7 @@ def _encoder(
   config: PrepareConfig,
   layout: records.Layout,
 ) -> Callable[..., Iterator[tuple[np.ndarray, np.ndarray]]]:
-  """Returns a function from (label, image) pairs to batches for records."""
+  """Returns a function from (label, image) pairs to (labels, arrays) pairs."""
   if autoencoder is None:
     return lambda images: (
       (np.asarray([label]), image[None, None]) for label, image in images

@@ -224,7 +224,7 @@ def _check_prepared(
       'prepare it with --config.data.flip=true.'
     )
   normalization_of(source, config)
-  source[len(source) - 1]  # this checks a record's shape
+  source[len(source) - 1]  # reading a record checks its length and label
   return layout.latent_shape, len(metadata.classes)
 
 

@@ -1,7 +1,7 @@
 """Reads data in worker processes, in the order of a single process.
 
-A worker sends an element through a pipe, and waits until it has been read.
-When the parent ends for any reason, the pipe breaks and the worker ends.
+A worker sends elements through a pipe, and waits while the pipe is full. When
+the parent ends for any reason, the pipe breaks and the worker ends.
 
 grain's `mp_prefetch` (0.2.18) yields the same order, but grain's workers
 outlive a killed parent; see docs/performance.md.
@@ -65,14 +65,14 @@ def read(
 def _worker(
   dataset: grain.MapDataset, options: grain.ReadOptions
 ) -> Iterator[Connection]:
-  """Starts a worker, and kills this worker at the end of the block."""
+  """Starts a worker, and kills the worker at the end of the `with` block."""
   # JAX's threads do not survive a fork.
   context = multiprocessing.get_context('spawn')
   receiver, sender = context.Pipe(duplex=False)
   process = context.Process(target=_work, args=(dataset, options, sender))
   # Workers inherit blocked signals, so a stop signal to all processes does not
   # end workers while the parent saves a checkpoint.
-  resource_tracker.ensure_running()  # a later start would unblock signals
+  resource_tracker.ensure_running()  # if started later, it unblocks signals
   mask = signal.pthread_sigmask(
     signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
   )

@@ -7,8 +7,8 @@
 #     --workdir=gs://bucket/run --config.data.dir=/data --config.mesh.fsdp=8
 #
 # XPK (pip install xpk) copies the committed files into the image that it builds
-# on BASE_IMAGE, which needs Python 3.11 or newer. data.dir is a volume with the
-# records that the cluster mounts (xpk storage attach).
+# on BASE_IMAGE, which needs Python 3.11 or newer. data.dir is a volume that the
+# cluster mounts (xpk storage attach); the volume has the records.
 set -euo pipefail
 : "${CLUSTER:?}" "${PROJECT:?}" "${ZONE:?}" "${TPU_TYPE:?such as v5p-128}"
 [ $# -gt 1 ] || { echo "usage: ... $0 JOB TRAIN_FLAGS" >&2; exit 2; }
@@ -22,7 +22,7 @@ trap 'rm -rf "$code"' EXIT
 git archive HEAD | tar -x -C "$code"
 
 # GKE sends SIGTERM before it removes a node, and the job saves within its grace
-# period. XPK restarts a job for statuses 127 to 255, so for 143 (stopped early)
+# period. XPK restarts a job for statuses 127 to 255, such as 143 (stopped early)
 # and 134 (another process died), but not for 0 (done) and 1 or 2 (an error).
 xpk workload create \
   --cluster="$CLUSTER" --project="$PROJECT" --zone="$ZONE" \

@@ -4,10 +4,10 @@
 #   sbatch --nodes=2 launch/slurm.sh --config=configs/sit.py:XL/2,ig \
 #     --workdir=/shared/runs/sit-xl --config.data.dir=/shared/data
 #
-# The folder, its .venv (make demo makes one, or pip install -r
+# The code, its .venv (make demo makes one, or pip install -r
 # requirements-cuda.txt) and the records are on a file system that all nodes
-# share. The job gets SIGTERM on preemption with a grace time, and five minutes
-# before its time is up. It then saves once, is requeued, and resumes.
+# share. The job gets SIGTERM at a preemption with a grace time, and five minutes
+# before its time limit. It then saves once, is requeued, and resumes.
 #SBATCH --job-name=dit
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
@@ -39,7 +39,7 @@ while kill -0 "$step" 2>/dev/null; do # a signal interrupts wait
   wait "$step" || status=$?
 done
 
-# 143: stopped early, and saved.
+# Status 143 means that the run stopped early and saved.
 if [ "$status" -eq 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -10,7 +10,7 @@
 #     --accelerator-type=v5p-128 --version=v2-alpha-tpuv5
 #
 # The committed files are copied to every worker and installed once. Every worker
-# must be able to read the records: a mounted bucket (gcsfuse) or disk.
+# must be able to read the records, from a mounted bucket (gcsfuse) or disk.
 set -euo pipefail
 : "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
 [ $# -gt 0 ] || { echo "usage: NAME=... ZONE=... $0 TRAIN_FLAGS" >&2; exit 2; }
@@ -28,7 +28,7 @@ gcloud compute tpus tpu-vm scp "$folder/code.tar.gz" "$NAME:code.tar.gz" \
   --zone="$ZONE" --worker=all
 
 # A running training holds the lock, which keeps its code from being replaced. uv
-# brings its own Python, because the image's may be too old.
+# installs its own Python, since the Python of the image may be too old.
 everywhere '
   set -e
   flock --nonblock train.lock true ||
@@ -41,8 +41,8 @@ everywhere '
     --editable "code[tpu]"'
 
 # nohup lets the training outlive the connection. The log is train.log on every
-# worker. SIGTERM to any worker (preemption, or pkill -TERM python) saves once and
-# ends all workers with 0.
+# worker. After SIGTERM to any worker (preemption, or pkill -TERM python), the run
+# saves once, and all workers end with status 0.
 flags=$(printf ' %q' "$@")
 everywhere "
   cd code

@@ -5,12 +5,13 @@ embedded error estimate divided by
 
   tolerance = atol + rtol max(|x|, |x_next|)
 
-A step is accepted if its error is at most 1. The step length is then multiplied
-by 0.9 error^(-1/5), clipped to [0.2, 10]. The last step is shortened to stop at
-the end. With `overshoot`, the last step passes the end, as in torchdiffeq
-(SiT's published results). A quartic interpolation (Shampine 1986), which no
-tolerance controls, then gives the state at the end. The length of the first
-step follows Hairer, Norsett & Wanner, II.4.
+A step is accepted if its error is at most 1, and repeated otherwise. The next
+step length is this length times 0.9 error^(-1/5), clipped to [0.2, 10], or to
+[1, 10] for errors below 1. Without `overshoot`, the last step is shortened to
+stop at the end. With `overshoot`, the last step may pass the end, as in
+torchdiffeq (SiT's published results). A quartic interpolation (Shampine 1986),
+whose error no tolerance controls, then gives the state at the end. The length
+of the first step follows Hairer, Norsett & Wanner, II.4.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ import numpy as np
 
 from core.errors import check_range
 
-# Nodes and stages (Dormand & Prince 1980); the last stage is the new state.
+# Nodes and weights (Dormand & Prince 1980); the last row gives the new state.
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _STAGES = (
   (1 / 5,),
@@ -94,7 +95,7 @@ def dopri5(
     velocity: Function of state and scalar time. With `overshoot`, some
       evaluations are beyond the end.
     x: State at the start.
-    span: Start and end, in either order.
+    span: Start and end time; integration may run in either direction.
     rtol: Relative tolerance of a step.
     atol: Absolute tolerance of a step.
     max_steps: Maximum number of steps; NaN results if more steps are needed.

@@ -117,7 +117,7 @@ def _recall(record: DecoderPlace, mesh: Mesh) -> tuple[str, Autoencoder | None]:
 def check_decoder(
   decoder: Autoencoder | None, channels: int, name: str | None = None
 ) -> None:
-  """Raises InputError if `decoder` is missing, or has other channels."""
+  """Raises InputError if a decoder is missing or has another channel count."""
   has_latents = channels not in (1, 3) or name not in (None, 'pixels')
   if decoder is None and has_latents:
     raise InputError(

@@ -124,7 +124,7 @@ def plan_labels(
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Finished images (n, H, W, C) uint8; `index` (n,) int has the image numbers.
+  """Finished images (n, H, W, C) uint8; `index` (n,) int has their indices.
 
   Attributes:
     nfe: Network evaluations per image; a partial pass adds a fraction.
@@ -285,18 +285,18 @@ class Sampler:
     seed: int,
     index: np.ndarray | None = None,
   ) -> Iterator[Batch]:
-    """Yields batches of images; devices already compute the next batch.
+    """Yields batches of images while the devices compute the next batch.
 
     Args:
       guidance: Guidance method.
       labels: Labels (n,) of images 0 to n - 1.
       seed: Random seed of all noise.
-      index: Numbers of the images to sample, in order; None for all.
+      index: Indices of the images to sample, in order; None for all.
     """
     self.check(guidance)
     index = np.arange(len(labels)) if index is None else index
     config = self.config
-    # Scales of any type become floats to share one program; guides keep arrays.
+    # Scales become floats, so that they share one program; guides keep arrays.
     with np.errstate(over='ignore'):  # nonfinite images are counted later
       guidance = jax.tree.map(
         lambda leaf: (
@@ -338,7 +338,7 @@ class Sampler:
       guidance: Guidance method.
       labels: Labels (n,) of images 0 to n - 1.
       seed: Random seed of all noise.
-      progress: Function called after each batch with the number of images.
+      progress: Function of the number of finished images, called per batch.
     """
     images, evaluations, done, failures = [], 0.0, 0, 0
     for batch in self.batches(guidance, labels, seed):

@@ -1,8 +1,9 @@
 """Grids: the decreasing times of a trajectory, from the noise to t = 0 (data).
 
 A grid starts at t = 1, except for `edm`. In the formulas, u decreases from 1 to
-0 in equal steps, or to `last_step_size` in equal steps and to 0 in one step.
-Euler-Maruyama takes this additional step to 0 without noise, as in SiT.
+0 in equal steps. If `last_step_size` is positive, u decreases to this value in
+equal steps, and then to 0 in one step. By default, Euler-Maruyama takes the
+step to 0 without noise, as in SiT.
 
   uniform     t = u
   cosine      t = sin(pi u / 2)                 more steps near the noise
@@ -11,14 +12,14 @@ Euler-Maruyama takes this additional step to 0 without noise, as in SiT.
 
 where r(u) = (s_min^(1/7) + u (s_max^(1/7) - s_min^(1/7)))^7 decreases from 80
 to 0.002. `karras` is *ours*: t = 1 and t = 0 replace the ends of r, so the last
-noise level of 18 steps is 0.0070. EDM's grid (arXiv 2206.00364, equation 5) is
+level above 0 for 18 steps is 0.0070. EDM's grid (arXiv 2206.00364, eq. 5) is
 
   edm         sigma / alpha at t_i is r(1 - i / (steps - 1)), then t = 0
 
 `edm` starts at level 80 (t = 80 / 81 on the linear path), reaches 0.002 before
 the last step, and ignores `last_step_size`. If a grid starts at t < 1, the
-trajectory starts from sigma(t) noise, as in EDM. On variance preserving paths,
-the trajectory starts from noise of unit variance.
+trajectory starts from noise of standard deviation sigma(t), as in EDM. On
+variance preserving paths, the trajectory starts from noise of unit variance.
 
 `shift` then maps t to shift t / (1 + (shift - 1) t). A shift above 1 moves
 steps toward the noise (SD3). LightningDiT's timestep_shift is 1 / shift. A list

@@ -10,7 +10,7 @@ A folder contains
   images/000000.png and so on, and labels.txt                      (format png)
 
 Files are written atomically. A resumed command samples only the missing images.
-Its batch size and devices may differ, since image i depends only on i.
+Batch size and devices may change, since image i depends only on seed and i.
 """
 
 import concurrent.futures
@@ -40,7 +40,7 @@ from sample import npz, pictures
 FORMATS = ('npz', 'png')
 _PREVIEW = 100
 _THREADS = 8
-_NONFINITE = 'nonfinite_images'  # key of samples.json, with image numbers
+_NONFINITE = 'nonfinite_images'  # key in samples.json for image indices
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 # Results that this module writes, and removes before it writes new results.
 _FILES = ('samples.npz', 'samples.png', 'labels.txt')
@@ -89,7 +89,7 @@ class ImageFolder:
     self.complete = self._open(overwrite)
 
   def missing(self) -> np.ndarray:
-    """Returns the numbers of the missing images, in ascending order."""
+    """Returns the indices of the missing images, in ascending order."""
     mask = np.zeros(len(self._labels), bool)
     if self.complete:
       mask[:] = True
@@ -118,13 +118,13 @@ class ImageFolder:
     """Writes images in the background.
 
     Args:
-      index: Numbers (n,) int of the images.
+      index: Indices (n,) int of the images.
       images: Images (n, H, W, C) uint8.
       finite: Whether all values of each image were finite, (n,) bool; None if
         all images were finite.
 
     Raises:
-      WriteError: if this write or the previous write failed.
+      WriteError: if the previous write failed, or this write cannot start.
     """
     self._wait()
     self._make_folder()
@@ -132,7 +132,7 @@ class ImageFolder:
     self._nonfinite -= set(index.tolist())
     if finite is not None:
       self._nonfinite |= set(index[~finite].tolist())
-    if self._nonfinite != past:  # before the images, in case of a kill
+    if self._nonfinite != past:  # written first, in case of a kill
       self._write_protocol({}, complete=False)
     if self._form == 'npz':
       data = io.BytesIO()
@@ -229,7 +229,7 @@ class ImageFolder:
 
   @functools.cached_property
   def _places(self) -> dict[int, tuple[epath.Path, int]]:
-    """File in parts/, and row in this file, of each finished image."""
+    """Place of each finished image: its file in parts/ and its row there."""
     return {
       i: (path, row)
       for path in self._files()

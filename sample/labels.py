@@ -16,7 +16,7 @@ _LONGEST = 24  # maximum length of a name in a picture
 def find_classes(
   text: str, num_classes: int, names: Sequence[str] = (), others: str = ''
 ) -> list[int]:
-  """Returns the numbers of classes from text such as 'bird,3'.
+  """Returns the class indices for text such as 'bird,3'.
 
   Args:
     text: Names and numbers, separated by commas; a name may contain commas.
@@ -89,7 +89,7 @@ def _longest_name(
 def _spellings(
   rule: Callable[[str], str], names: Sequence[str]
 ) -> dict[str, list[int]]:
-  """Returns the numbers of the classes that `rule` maps to each spelling."""
+  """Returns the indices of the classes that `rule` maps to each spelling."""
   classes = collections.defaultdict(list)
   for number, name in enumerate(names):
     classes[rule(name)].append(number)

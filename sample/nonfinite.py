@@ -8,7 +8,7 @@ from absl import logging
 
 from core.errors import NonFiniteError
 
-# Metrics are computed up to this fraction of nonfinite images.
+# Largest fraction of nonfinite images for which metrics are computed.
 MOST = 0.01
 
 

@@ -59,7 +59,7 @@ def header_of(
     name: Name of the array, without .npy.
 
   Raises:
-    InputError: if the array is damaged, or claims more bytes than the archive.
+    InputError: if the array is damaged, or too large for the archive.
   """
   with damage_of(place), archive.open(f'{name}.npy') as file:
     shape, fortran, dtype = read_header(file)
@@ -84,7 +84,7 @@ def read_array(
 
 
 def names_of(path: epath.Path) -> set[str]:
-  """Returns the names of the arrays of an .npz."""
+  """Returns the names of the arrays in an .npz file."""
   try:
     with path.open('rb') as file, zipfile.ZipFile(file) as archive:
       return {name.removesuffix('.npy') for name in archive.namelist()}

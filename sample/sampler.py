@@ -111,7 +111,7 @@ def draw_steps(
   seed: int | jax.Array,
   steps: int,
 ) -> tuple[Any, ...]:
-  """Samples guidance's random choices for all steps, which form axis 0."""
+  """Samples guidance's random choices; axis 0 of the arrays is the step."""
   fold = jax.vmap(jax.random.fold_in, (0, None))
   keys = fold(image_keys(seed, index), STEPS)
 
@@ -175,7 +175,7 @@ def sample(
     denoiser: Network.
     guidance: Guidance methods.
     condition: Conditions with leading axis B, such as class labels (B,) int.
-    index: Numbers (B,) int of the images.
+    index: Indices (B,) int of the images.
     grid: Decreasing times (steps + 1,).
     seed: Random seed of all noise and choices.
     how: Solver, shape, path and precision.
@@ -183,9 +183,10 @@ def sample(
       more evaluation per step. Adaptive solvers do not support `parts`.
 
   Returns:
-    The latents and an extra result. An adaptive solver returns the evaluations
-    per image, as in `nfe`. With `parts`, the result has the states and
-    `guidance.Guided` of all steps, stacked. Otherwise the result is None.
+    The latents and an extra result. For an adaptive solver, the extra result is
+    the number of evaluations per image, as in `nfe`. With `parts`, it contains
+    the states and `guidance.Guided` of all steps, stacked. Otherwise, it is
+    None.
   """
   solver, path = how.solver, how.path
   keys = image_keys(seed, index)

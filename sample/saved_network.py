@@ -30,7 +30,7 @@ from sample.generate import SampleConfig
 
 LATENTS = 'latents.json'  # file in the workdir of a run
 # Changes to the defaults of `SampleConfig`, by family of published files. The
-# defaults fit the family ig_sit.
+# defaults fit the family `ig_sit`.
 _LIGHTNING: dict[str, Any] = {
   'last_step_size': 0.0,
   'shift': 1 / 0.3,
@@ -174,7 +174,7 @@ def load_config(place: epath.PathLike) -> dict[str, Any]:
   path = epath.Path(place).expanduser() / 'config.json'
   try:
     path.stat()
-  except (OSError, ValueError) as error:  # raised for a name that is too long
+  except (OSError, ValueError) as error:  # also for names that are too long
     raise InputError(
       f'{place} is not the workdir of a run: it holds no config.json; train '
       'first, or give the workdir of a run.'
@@ -194,7 +194,7 @@ def load_latents(workdir: epath.PathLike) -> LatentSpace:
 def _network_config(
   section: Mapping[str, Any], *, null_label: bool
 ) -> NetworkConfig:
-  """Returns the network of section `model` of a run."""
+  """Returns the network config from the section `model` of a run."""
   kind, network = backbone.settings_of(section, null_label=null_label)
   return kind(**with_tuples(network))
 

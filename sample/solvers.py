@@ -23,9 +23,9 @@ The step to t = 0 depends on `final_step`: `mean` drops the noise, `euler` drops
 noise and score, `tweedie` jumps to the predicted x0, and `noise` is an ordinary
 step.
 
-`diffusion` selects w(t): norm times sigma(t), t (linear), 1 (constant) or the
-forward SDE's w (sbdm); (1 - norm cos(pi t))^2 / 4 (decreasing); or
-norm sin(pi t)^2 (increasing_decreasing).
+The option `diffusion` selects w(t): `sigma`, `linear` and `constant` are norm
+times sigma(t), t and 1; `sbdm` is norm times w of the forward SDE; `decreasing`
+is (1 - norm cos(pi t))^2 / 4; `increasing_decreasing` is norm sin(pi t)^2.
 
 Solvers are independent of guidance, since they call any function of (x, t).
 """
@@ -238,8 +238,8 @@ class RK4(OneStep):
 class DPMSolver(Solver):
   """DPM-Solver++(2M): order 2, one evaluation per step.
 
-  The solver extrapolates x0 from the previous step. The first step, a step from
-  t = 1, the step after a step from t = 1, and a step to t = 0 are DDIM steps.
+  The solver extrapolates x0 from the previous step. The first step, a step to
+  t = 0 and, if alpha(1) = 0, the step after a step from t = 1 are DDIM steps.
   """
 
   path: Path
@@ -256,7 +256,7 @@ class DPMSolver(Solver):
       self._log_ratio(a) - self._log_ratio(b)
       for a, b in ((t_before, t), (t, t_next))
     )
-    # Steps from t = 1 or to t = 0 have infinite l' - l, so their slope is 0.
+    # The slope is 0 in the first step or if l' - l or l - l_before is infinite.
     has_memory = jnp.isfinite(h_before) & (t_before > t)
     slope = jnp.where(has_memory, h / h_before, 0)
     slope = jnp.where(t_next > 0, slope, 0)
@@ -266,7 +266,7 @@ class DPMSolver(Solver):
     return shrink * at.x + scale * target, (x0, jnp.asarray(t, at.x.dtype))
 
   def _log_ratio(self, t: jax.Array) -> jax.Array:
-    """Returns log(sigma / alpha), which is infinite at both ends of a path."""
+    """Returns log(sigma / alpha), which is infinite if alpha or sigma is 0."""
     alpha = self.path.alpha(t)
     # At t = 1, alpha should be 0, but cos(pi / 2) has a rounding error.
     log_alpha = jnp.where(alpha > 1e-6, jnp.log(alpha), -jnp.inf)
@@ -294,7 +294,7 @@ class EulerMaruyama(OneStep):
     path: Path of the velocity and score.
     diffusion: Form of w, one of DIFFUSIONS. On the linear path, the default
       gives g^2 = 2 t, as in SiT and Internal Guidance.
-    norm: Parameter `norm` in w.
+    norm: Constant `norm` in the formula of w.
     final_step: Rule for the step to t = 0, one of FINAL_STEPS.
   """
 

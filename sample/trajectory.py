@@ -31,8 +31,9 @@ class Film(NamedTuple):
 
   Attributes:
     times: Times (F,), from the noise to the data.
-    images: Images (F, B, H, W, C) uint8 by name: 'state' for x_t, the name of
-      each x0 from `guidance.Guided.parts`, and last 'guided' for the guided x0.
+    images: Images (F, B, H, W, C) uint8 by name: 'state' shows x_t, each name
+      in `guidance.Guided.parts` shows the x0 of that part, and the last name,
+      'guided', shows the guided x0.
     begins: Times (steps,) at which steps begin.
     gaps: Gap at each step (steps,), by method.
   """

@@ -75,12 +75,12 @@ def made_once(tmp_path_factory, name, make):
 
 
 def command_line(trained, mine, command, out):
-  """Returns the arguments that make a command finish within a few steps.
+  """Returns the words of a command that finishes within a few steps.
 
   Args:
     trained: Folder of the fixture `shared_run`.
     mine: Command-line flag that selects a feature extractor.
-    command: Name of a command, or 'flash' for the command `distill` in stages.
+    command: Name of a command; 'flash' is `distill` with SD3.5-Flash's stages.
     out: Folder for the results.
   """
   data = f'--config.data.dir={trained}/data'
@@ -137,7 +137,7 @@ def refusal(*argv):
 
 
 def refused_line(*argv):
-  """Runs a command that must exit with status 2, and returns its one line."""
+  """Returns the only stderr line of a command that must exit with status 2."""
   (line,) = refusal(*argv).splitlines()
   return line
 
@@ -184,7 +184,7 @@ def started(words, stderr, **env):
 
 
 def printed(text):
-  """Returns the words after `main.py` of each command in a text."""
+  """Returns the words after `main.py` in each command that a text suggests."""
   found = []
   for line in re.findall(r'Try: (python main\.py [^\n<]*)', text):
     python, script, *words = shlex.split(html.unescape(line))

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['OPENBLAS_NUM_THREADS'] = '1'  # The pytest workers run in parallel.
+os.environ['OPENBLAS_NUM_THREADS'] = '1'  # Parallel pytest workers share cores.
 # Tests run few steps, so fast compilation matters more than fast programs. All
 # pytest workers and their child processes share one compilation cache.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
@@ -25,7 +25,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     '--xla_cpu_collective_call_warn_stuck_timeout_seconds=300',
-    # Otherwise, devices could start the collectives in different orders.
+    # With this scheduler, devices could order their collectives differently.
     '--xla_cpu_enable_concurrency_optimized_scheduler=false',
     '--xla_cpu_collective_call_terminate_timeout_seconds=600',
   ]
@@ -158,7 +158,7 @@ def mine(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def argv(shared_run, mine):
-  """Returns `command_line` with preset arguments `trained` and `mine`."""
+  """Returns `command_line` with its first two arguments already given."""
   return functools.partial(command_line, shared_run, mine)
 
 
@@ -172,7 +172,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def make_config(data_dir):
-  """Returns a function from assignments like 'model.depth=3' to a config."""
+  """Returns a function that makes a config from texts like 'model.depth=3'."""
 
   def make(*assignments):
     config = config_file.load_config(str(ROOT / 'configs/digits.py'))

@@ -1,4 +1,4 @@
-"""Generates the Inception weights of the golden test from a recipe."""
+"""Generates pseudorandom Inception weights for the golden test."""
 
 import hashlib
 

@@ -14,7 +14,7 @@ def perturbed(config):
   params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
   rng = np.random.default_rng(1)
 
-  def perturb(leaf):  # JAX would compile for each shape.
+  def perturb(leaf):  # NumPy does not compile for each shape.
     noise = rng.normal(size=leaf.shape).astype(np.float32)
     return jnp.asarray(np.asarray(leaf) + 0.1 * noise)
 
@@ -22,7 +22,7 @@ def perturbed(config):
 
 
 def assert_close(ours, expected, **tolerances):
-  """Applies `numpy.testing.assert_allclose` to each pair of leaves."""
+  """Applies `numpy.testing.assert_allclose` to each pair of pytree leaves."""
   compare = functools.partial(np.testing.assert_allclose, **tolerances)
   jax.tree.map(compare, ours, expected)
 
@@ -43,7 +43,7 @@ class Toy(ClassConditional):
   Attributes:
     seed: Seed of the weights.
     labels: Whether the output depends on the label.
-    kept: Whether each block runs; if it is None, all blocks run.
+    kept: Flag of each block, true if the block runs; None runs all blocks.
   """
 
   seed: int = static(0)

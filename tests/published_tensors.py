@@ -33,7 +33,7 @@ def frozen(arrays):
 
 
 def random_bits(shapes):
-  """Returns float32 arrays of random bits. Some are NaN, inf or subnormal."""
+  """Returns float32 arrays of random bits, including NaNs and subnormals."""
   rng = np.random.default_rng(0)
   draw = functools.partial(rng.integers, 0, 2**32, dtype=np.uint32)
   return {name: draw(shape).view(np.float32) for name, shape in shapes.items()}
@@ -58,7 +58,7 @@ def write(config, flat, family):
 
 
 def edit_config(folder, **changes):
-  """Changes entries of a folder's config.json. The value None removes one."""
+  """Sets entries of a folder's config.json; the value None deletes an entry."""
   path = folder / 'config.json'
   about = json.loads(path.read_text()) | changes
   about = {key: value for key, value in about.items() if value is not None}

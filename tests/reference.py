@@ -20,7 +20,7 @@ from dit.weights import convert
 
 HERE = pathlib.Path(__file__).parent
 PLACES = (HERE / 'golden', HERE.parents[1] / 'shared' / 'golden')
-# Folder and taps of the networks of each family. All networks have four heads.
+# Each family maps to (folder, taps). All of these networks have four heads.
 FAMILIES = {
   'ig_sit': ('ig_sit', (2,)),
   'ig_lightningdit': ('ig_lightningdit', (2,)),
@@ -56,9 +56,10 @@ def nhwc(x):
 
 
 def relative(ours, golden):
-  """Returns the relative L2 distance of (..., H, W, C) to (..., C, H, W).
+  """Returns the L2 distance of two arrays, divided by the norm of `golden`.
 
-  Prints the distance. `pytest -rP` shows the output of passing tests.
+  `ours` is (..., H, W, C) and `golden` is (..., C, H, W). The distance is also
+  printed; `pytest -rP` shows the output of passing tests.
   """
   golden = np.moveaxis(np.asarray(golden, np.float64), -3, -1)
   ours = np.asarray(ours, np.float64)
@@ -69,7 +70,7 @@ def relative(ours, golden):
 
 @functools.cache
 def denoiser(family, variant='model'):
-  """Returns a golden network with the precision `state_dtype`."""
+  """Returns a golden network that computes in `state_dtype()`."""
   folder, taps = FAMILIES[family]
   config, params = convert.from_published(
     read(f'{folder}/{variant}.safetensors'),

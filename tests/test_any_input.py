@@ -48,7 +48,7 @@ def repeated(piece, times):
 
 
 def texts(*words):
-  """Returns a strategy for random texts. Many texts consist of `words`."""
+  """Returns a strategy for random texts, many of them built from `words`."""
   pieces = st.sampled_from([*PIECES, *words])
   return st.one_of(
     st.sampled_from(words or PIECES),
@@ -79,7 +79,7 @@ values = st.recursive(
 
 
 def every(count, strategy, action):
-  """Runs `action` on `count` examples. Only one-line errors may occur."""
+  """Runs `action` on `count` examples, and allows only one-line errors."""
 
   @settings(
     max_examples=count,
@@ -121,7 +121,7 @@ def test_any_text_for_any_config_key(configs, count):
   words = sorted({*defaults.values(), *NAMES, *SOLVERS, *SPACINGS})
   value = st.one_of(
     texts(*words),
-    st.integers(0, 64).map(str),  # Small integers fit many keys.
+    st.integers(0, 64).map(str),  # Many keys accept small integers.
     st.floats(0, 2).map(repr),
     st.lists(st.integers(1, 9), max_size=3).map(repr),
   )

@@ -220,7 +220,7 @@ def test_config_keys_are_fields(section):
   keys = set(base_config('configs/distill')[section])
   kind = sections_of(StudentExperiment)[section]
   fields = {field.name for field in dataclasses.fields(kind)}
-  if section == 'model':  # A name like 'SiT-Tiny/2' has the patch size.
+  if section == 'model':  # A name like 'SiT-Tiny/2' sets the patch.
     assert 'name' in keys
     keys = keys - {'name'} | {'patch'}
   assert keys == fields
@@ -250,7 +250,7 @@ def test_configs_change_values_only(path):
 
 @pytest.mark.parametrize('folder', ['configs', 'configs/distill'])
 def test_every_config_key_is_explained(folder):
-  """Each key in base.py has one comment, above the key or in the same line."""
+  """Each key in base.py has a comment, above the key or on the same line."""
   lines = (ROOT / folder / 'base.py').read_text().splitlines()
   assert len(lines) <= 250
   for before, line in itertools.pairwise(map(str.strip, lines)):

@@ -33,7 +33,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
   )
   monkeypatch.chdir(tmp_path)
   folder.save_folder('sit-xl-ig', config, params, info={})
-  # The golden autoencoder has few channels. Its norms have only eight groups.
+  # The golden autoencoder has few channels, so its norms have eight groups.
   tensors = {}
   for half in ('encoder', 'decoder'):
     tensors |= reference.read(f'sd_vae/{half}.safetensors')
@@ -52,7 +52,7 @@ def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_what_is_added_to_the_house():
-  """Method, solver and backbone in extending.md work as the page claims."""
+  """The method, solver and backbone of extending.md work as the page claims."""
   text = (ROOT / 'docs' / 'extending.md').read_text()
   blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
   assert len(blocks) == 6
@@ -101,7 +101,7 @@ def test_what_is_added_to_the_house():
 
 
 def test_method_of_the_page_with_a_name(tmp_path):
-  """Adds the method of extending.md to guidance/. No other folder changes."""
+  """The method of extending.md needs code only in guidance/ and its tests."""
   for name in ('guidance', 'tests/guidance'):
     shutil.copytree(ROOT / name, tmp_path / name)
   for name in (
@@ -212,7 +212,7 @@ for name in names:
   ids=['train and sample', 'the others'],
 )
 def test_backbone_of_the_page_with_a_name(tmp_path, commands):
-  """Adds the backbone of extending.md to dit/. No other folder changes."""
+  """The backbone of extending.md needs code only in dit/."""
   shutil.copytree(ROOT / 'dit', tmp_path / 'dit')
   shutil.copy(ROOT / 'main.py', tmp_path)
   for name in (

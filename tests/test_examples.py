@@ -1,4 +1,4 @@
-"""The notebooks in examples/ run. The files contain the outputs."""
+"""The notebooks in examples/ run, and are stored with their outputs."""
 
 import os
 import re
@@ -16,7 +16,7 @@ nbformat = pytest.importorskip('nbformat', reason=NEEDED)
 nbclient = pytest.importorskip('nbclient', reason=NEEDED)
 pytest.importorskip('ipykernel', reason=NEEDED)
 
-# Per notebook: parameters for a tiny run, and number of pictures.
+# Each notebook's parameters for a tiny run, and its number of pictures.
 EXAMPLES = {
   'guidance_explorer': ({'WORKDIR': 'run', 'IMAGES': 640}, 6),
   'published_checkpoint': (
@@ -52,7 +52,7 @@ def texts(notebook):
 
 
 def with_parameters(notebook, values):
-  """Replaces values in the notebook cell with the tag `parameters`."""
+  """Sets values in the notebook cell that has the tag `parameters`."""
   (cell,) = (
     cell
     for cell in notebook.cells
@@ -75,7 +75,7 @@ def test_every_notebook_is_known():
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
   # The notebook runs in another folder, so the project must be in PYTHONPATH.
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
-  # Readers have one device. The other variable makes compilation faster.
+  # Removes the eight simulated devices, and makes compilation faster.
   monkeypatch.delenv('XLA_FLAGS', raising=False)
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
@@ -89,7 +89,7 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
   for cell in code_cells(notebook):
     cell.outputs = []
   before = set((ROOT / 'runs').glob('*'))
-  # `execute` raises the error of any cell.
+  # `execute` raises an error if a cell fails.
   nbclient.NotebookClient(
     notebook,
     timeout=300,

@@ -85,7 +85,7 @@ def fill(disk, leave=0):
 
 
 def failed(words):
-  """Checks that a command reports a full disk, and returns the run's result."""
+  """Checks that a command reports a full disk; returns status and output."""
   result = run(*words)
   assert result.status == 1, result.err
   assert 'Traceback' not in result.err

@@ -127,7 +127,7 @@ def test_lightningdit_guidance(name, t, cfg, ig, end):
     Internal(Scale(ig, 1 - end, 1.0)),
     (ClassifierFree(Scale(cfg, 0.0, 0.81)),),
   )
-  if 'igonly' in name:  # IG also applies to null labels.
+  if 'igonly' in name:  # Without CFG, IG also guides null labels.
     x, label = nhwc(golden['x']), jnp.asarray(golden['y'])
   else:
     x, label = nhwc(golden['x'][:half]), jnp.asarray(golden['y'][:half])

@@ -51,7 +51,7 @@ _SLOW = () if jax.config.jax_enable_x64 else (pytest.mark.slow,)
 def cases(folder, section='sampler_cases'):
   """Returns the name and settings of each case of a test.
 
-  Most float32 cases are slow tests, because the float64 run has all cases.
+  Most float32 cases are marked slow, because the float64 run has all cases.
   """
   for place in reference.PLACES:
     if (place / folder / 'config.json').exists():
@@ -67,7 +67,7 @@ def cases(folder, section='sampler_cases'):
 
 @functools.partial(jax.jit, static_argnames=('solver', 'per_step'))
 def solve(denoiser, guidance, x, label, grid, noise, *, solver, per_step=True):
-  """Integrates to t = 0. Reads guidance scales in each step or evaluation."""
+  """Integrates to t = 0, with scales set once per step or per evaluation."""
 
   def evaluate(x, t, n, memory):
     step = Step(grid[n] if per_step else t, (None,))
@@ -79,7 +79,7 @@ def solve(denoiser, guidance, x, label, grid, noise, *, solver, per_step=True):
 
 def end(family, guidance, solver, grid, z, label, noise=None, **options):
   grid = jnp.asarray(grid, reference.state_dtype())
-  # Steps that must not use noise get noise values of 1e6.
+  # Steps that must ignore noise get values of 1e6, which would be noticed.
   missing = len(grid) - 1 - (0 if noise is None else len(noise))
   unused = jnp.full((missing, *z.shape), 1e6, z.dtype)
   noise = unused if noise is None else jnp.concatenate([noise, unused])
@@ -100,7 +100,7 @@ def test_ig_sit(name, case):
   golden, kwargs = reference.read('ig_sit/samplers.npz'), case['kwargs']
 
   def scale(name, prefix):
-    """Replaces scales below 1 by 1; the reference is unguided below 1."""
+    """Returns a scale of at least 1; the reference is unguided below 1."""
     return Scale(
       max(kwargs.get(name, 1.0), 1.0),
       kwargs.get(f'{prefix}guidance_low', 0.0),
@@ -216,7 +216,7 @@ def three_channels(scale):
 
 
 def doubled(guidance, label, x, t):
-  """Returns the velocity of the doubled batch in SiT's dopri5.
+  """Returns the velocity of both halves of SiT's CFG batch, for dopri5.
 
   The errors of both halves affect the step size. In the unguided channels, the
   second half has the prediction for the null label.

@@ -1,4 +1,4 @@
-"""Tests a latent run from image files to commands suggested by the report.
+"""Tests a latent run, from image files to the commands in the report.
 
 The autoencoder is tiny and random. Only `prepare` gets the autoencoder's path.
 """
@@ -199,7 +199,7 @@ def test_classes_are_drawn_by_name(workdir, tmp_path):
   labels = 'golden retriever,tench,2'
   succeed('sample', *on, f'--labels={labels}', f'--out={tmp_path}/a', *short())
   with np.load(tmp_path / 'a' / 'samples.npz') as found:
-    # The first class has the name 2, so the label 2 has the index 0.
+    # The first class is named '2', so the label '2' selects class index 0.
     assert found['arr_1'].tolist() == [1, 2, 0] * 2
   protocol = json.loads((tmp_path / 'a' / 'samples.json').read_text())
   assert protocol['labels'] == '1,2,0'

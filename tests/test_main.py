@@ -55,7 +55,7 @@ def test_train_leaves_a_run(trained):
   picture(folder / 'loss.png')
   previews = sorted((folder / 'previews').iterdir())
   assert [path.name for path in previews] == ['00000015.png', '00000030.png']
-  for path in previews:  # two rows of ten digits of 40 + 4 pixels
+  for path in previews:  # 2 rows of 10 digits, each 40 + 4 pixels
     assert picture(path).shape == (2 * 44, 10 * 44)
   assert re.search(r'step 20: loss.*, 0:0\d:\d\d left', trained.printed)
   assert re.search(r'step 30: loss.*, 0:00:00 left', trained.printed)
@@ -167,7 +167,7 @@ def test_compare_without_a_test_split(trained, features):
   assert result.status == 0, result.err
   rows = (folder / 'table.md').read_text().splitlines()[2:]
   assert [row.split('|')[1].strip() for row in rows] == ['IG']
-  # Three rows of real images and one row of samples have 48 + 4 pixels each.
+  # Three rows of real images and one row of samples, each 48 + 4 pixels high.
   assert picture(folder / 'samples.png').shape[0] == 4 * 52 + 2 * 8
 
 

@@ -124,7 +124,7 @@ def test_a_second_process_is_refused(argv, tmp_path, command):
   lock = out / f'.{LOCKS[command]}.lock'
   with started(words, logs) as (process, said):
     wait_for(lock, process, said)
-    process.send_signal(signal.SIGSTOP)  # The first process must run longer.
+    process.send_signal(signal.SIGSTOP)  # This pauses the first process.
     status, last = finished(words, logs)
     process.send_signal(signal.SIGCONT)
     assert status == 2, last
@@ -165,7 +165,7 @@ def test_train_sample_and_report_side_by_side(argv, tmp_path):
       assert report.wait(timeout=400) == 0
     assert process.poll() is None, said.read_text()
     assert finished(train, logs)[0] == 2
-    process.kill()  # The data readers end a moment later.
+    process.kill()  # Its data workers end a moment later.
     process.wait()
     with folder_lock(run_, 'run', 'other', instead=''):
       pass

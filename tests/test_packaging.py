@@ -36,8 +36,8 @@ def install(folder, *words):
     [*pip, '--quiet', '--no-deps', *words, str(ROOT)], cwd=folder, check=True
   )
   (site_packages,) = folder.glob('lib/python*/site-packages')
-  # Python ignores .pth files in a folder listed in a .pth file, so the new
-  # environment ignores an editable install in the current environment.
+  # Python reads no .pth files in a folder that a .pth file adds. The new
+  # environment therefore ignores an editable install in the current one.
   (site_packages / 'dependencies.pth').write_text(sysconfig.get_path('purelib'))
   return folder / 'bin'
 

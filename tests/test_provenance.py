@@ -16,7 +16,7 @@ SOURCE = re.compile(
 
 
 def tables(text):
-  """Yields (line number, text before the table in its section, rows)."""
+  """Yields (line number, earlier text of the section, rows) of each table."""
   lines, section, rows, fenced = text.splitlines(), [], [], False
   for number, line in enumerate([*lines, ''], 1):
     fenced ^= line.startswith('```')
@@ -38,7 +38,7 @@ def holds_figures(rows):
 def test_every_table_of_figures_says_published_or_measured(page):
   for number, section, rows in tables(page.read_text()):
     if holds_figures(rows):
-      # The text before the table or the table header must name a source.
+      # The table header, or the text before the table, must name a source.
       assert SOURCE.search(f'{section}\n{rows[0]}'), (
         f'{page.name}:{number} has figures; say before the table whether they '
         'are published (by whom), measured (how), or not run.'

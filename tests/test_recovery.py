@@ -68,7 +68,7 @@ class Run:
     with self.started() as process:
       assert process.wait(timeout=240) == 0, self.stderr()
     restored = re.findall(r'Restored step (\d+)\.', self.stderr())
-    # If the run has a complete checkpoint, the newest must be restored.
+    # The run must restore its newest complete checkpoint, if there is one.
     assert list(map(int, restored)) == complete[-1:]
     assert f'Trained {STEPS} steps' in self.stderr()
     return complete[-1] if complete else None
@@ -144,7 +144,7 @@ def run(tmp_path):
 
 
 def assert_same_end(run, shared):
-  """Checks that final state and metrics of two runs are bitwise equal."""
+  """Checks that the final states and metrics of two runs are bitwise equal."""
   ours = run.state()
   assert jax.tree.structure(ours) == jax.tree.structure(shared.state)
   jax.tree.map(np.testing.assert_array_equal, ours, shared.state)
@@ -207,8 +207,8 @@ def test_stopped_run_goes_on_as_if_it_had_not(
   assert_same_end(run, shared)
 
 
-# Moments of a kill. When the condition of a moment is true, a random delay
-# begins. The second value limits the delay in seconds. `step` is random.
+# (condition, seconds) of each kill, which comes once the condition is true,
+# after a random delay of at most `seconds`. `step` is a random step.
 MOMENTS = {
   'start-up': (lambda run, step: True, 3.0),
   'data': (lambda run, step: 'Writing the digits' in run.stderr(), 1.0),

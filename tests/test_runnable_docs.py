@@ -57,7 +57,7 @@ def test_links_of_the_readme():
 
 
 def smaller(words, shared_run, features):
-  """Changes the words of a documented command for a quick run."""
+  """Returns the words of a documented command, changed for a quick run."""
   command = words[0]
   values = {}
   if command in ('train', 'distill'):
@@ -91,7 +91,7 @@ def smaller(words, shared_run, features):
 )
 def test_page(page, shared_run, features, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  if page != 'README.md':  # README.md starts with training.
+  if page != 'README.md':  # README.md trains its own runs.
     for name in ('demo', 'digits'):
       shutil.copytree(shared_run / 'run', pathlib.Path('runs') / name)
   names = {}

@@ -239,7 +239,7 @@ def test_protocol_is_not_what_a_stranger_wrote(tmp_path):
 
 @pytest.fixture
 def broken(tmp_path):
-  """Returns a function that saves weights with NaN for certain labels."""
+  """Returns a function that saves weights with NaN for the given labels."""
 
   def write(*labels):
     save(tmp_path / 'net', 3)
@@ -307,7 +307,7 @@ def test_a_scale_that_overflows_ends_in_one_line(tmp_path, scale):
   result = run(
     'sample', f'--folder={tmp_path}/net', *QUICK, f'--guidance=cfg:{scale}'
   )
-  assert result.status in (1, 2), result.err  # An invalid scale gives 2.
+  assert result.status in (1, 2), result.err  # Invalid scales give status 2.
   assert result.err.count('main.py:') == 1
 
 

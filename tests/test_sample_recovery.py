@@ -36,7 +36,7 @@ class Command:
     self.env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
   def run(self, stop=None):
-    """Runs the command. If `stop()` is true, kills it and returns False."""
+    """Runs the command; kills it and returns False once `stop()` is true."""
     with subprocess.Popen(
       self.argv, cwd=ROOT, env=self.env, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -80,7 +80,7 @@ def kill_once(command, rng, moment):
     before = command.done()
     least = min(before + rng.randint(1, total // 3), total)
     return command.run(lambda: command.done() >= least)
-  # In the last phase, the command collects all images in one file.
+  # In the last phase, all images exist, and the command writes its results.
   return command.run(lambda: command.done() >= total and rng.random() < 0.2)
 
 

@@ -1,4 +1,4 @@
-"""Tests exact formulas of the toy experiments, and short runs of commands."""
+"""Tests exact formulas of the toy experiments, and runs them briefly."""
 
 import dataclasses
 import io
@@ -81,7 +81,7 @@ def test_draws_have_the_density(mixture):
 def test_a_tree_branches_in_two():
   tree = toy_fractal.tree(levels=4, pieces=5)
   assert len(tree.weight) == 2 * 5 * (1 + 2 + 4 + 8)
-  # The trees of both classes grow in opposite directions.
+  # The trees of the two classes grow in opposite directions.
   (first, _), (second, _) = tree.moments(0), tree.moments(1)
   assert first @ second < 0
   assert first.min() > 0 > second.max()
@@ -190,7 +190,7 @@ def test_students_in_the_quick_mode():
   )
   results = toy_distill.run(experiment, students)
   assert results.curves['CA only'].shape == (2, 2, 5)
-  # Two students with different seeds start as the teacher, and later differ.
+  # Both students start as the teacher. Later they differ, as their seeds do.
   before, after = results.at('CA only', 'energy').T
   assert before[0] == before[1]
   assert after[0] != after[1]
@@ -218,7 +218,7 @@ def test_students_do_what_the_docs_say():
     return dict(zip(names, results.rows[name][0], strict=True))
 
   dm = end('DM, 1 step')
-  assert dm['energy'] < 0.15  # Measured: 0.08; the teacher: 0.95.
+  assert dm['energy'] < 0.15  # Measured: 0.08 (teacher: 0.95).
   assert dm['energy'] < end('teacher, 1 Euler step')['energy'] / 5
   assert dm['spread'] == pytest.approx(1, abs=0.1)
   # With CA only, the student overshoots the guided teacher and then collapses.

@@ -8,7 +8,7 @@ load weights for sampling without reading the optimizer state:
   training   rest of the state: counters, optimizer state, other averages
   digests    one checksum per array, to detect even a single flipped bit
 
-Orbax gives a checkpoint folder its final name once the checkpoint is complete.
+Orbax gives a checkpoint folder its final name when the checkpoint is complete.
 A run may resume on another mesh: restoring shards the arrays for that mesh.
 """
 
@@ -136,7 +136,7 @@ class Checkpointer:
     rank: float = math.inf,
     bad_steps: int = 0,
   ) -> None:
-    """Starts to save a state; returns once the arrays have left the devices.
+    """Starts to save a state; returns when the arrays have left the devices.
 
     `rank` is a sort key; the best checkpoint has the lowest rank. `bad_steps`
     is the number of non-finite steps so far. Raises SaveError if this save or
@@ -187,7 +187,8 @@ class Checkpointer:
     """Returns the newest checkpoint, sharded like `abstract`; None if absent.
 
     Raises:
-      InputError: if the newest (with `fallback`, every) checkpoint is damaged.
+      InputError: if the newest checkpoint is damaged. With `fallback`, only if
+        every checkpoint is damaged.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:

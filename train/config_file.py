@@ -79,7 +79,7 @@ def check_keys(
 def override(
   config: ml_collections.ConfigDict, assignments: Sequence[str]
 ) -> ml_collections.ConfigDict:
-  """Applies KEY=VALUE texts to a config; InputError for an invalid text."""
+  """Applies KEY=VALUE texts to a config; an invalid text raises InputError."""
   defaults = flatten(config.to_dict())
   check_keys(assignments, defaults)
   for assignment in assignments:
@@ -122,7 +122,7 @@ def _literal(text: str) -> Any:
 
 
 def _convert(default: Any, value: Any) -> Any:
-  """Converts a value to the default's type; ValueError if the value changes."""
+  """Converts a value to the default's type; raises ValueError if it changes."""
   kind = type(default)
   is_infinite = isinstance(value, float) and not math.isfinite(value)
   is_mixed = isinstance(value, bool) != (kind is bool)

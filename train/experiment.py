@@ -1,4 +1,4 @@
-"""Experiments as frozen dataclasses, built once from plain values."""
+"""Experiments: frozen dataclasses that are built from plain values."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -143,7 +143,7 @@ def read_sections(
   Raises InputError if a section or key is missing or unknown.
   """
   expected = {'seed', *kinds}
-  # A student's config also has the section distill, which sampling ignores.
+  # A student's config also has the section `distill`, which sampling ignores.
   if config.keys() - ({'distill'} - expected) != expected:
     raise InputError(
       f'the config has the sections {quote(sorted(config), 300)}, expected '

@@ -168,7 +168,7 @@ def _take_steps(
   log: MetricsLog,
   stop: StopRequest,
 ) -> tuple[int, str]:
-  """Takes steps; returns the last step and the stop signal, '' for none."""
+  """Runs training steps; returns the last step and any stop signal, else ''."""
   settings, previews, scores = (
     setup.experiment.train, setup.previews, setup.scores
   )  # fmt: skip
@@ -224,7 +224,7 @@ def _log_end(
   report: Report,
   saved_step: int | None,
 ) -> None:
-  """Logs how a run ended; SaveError if a finite last step was not saved."""
+  """Logs how a run ended; raises SaveError if a finite last step is unsaved."""
   if report.sound and saved_step != step:
     raise SaveError(f'step {step}, the last one, could not be saved.')
   if step == setup.experiment.train.steps:
@@ -243,7 +243,7 @@ def _log_end(
 def plan(
   experiment: Experiment, mesh: Mesh
 ) -> tuple[optax.Schedule, optax.GradientTransformation, state_lib.TrainState]:
-  """Returns learning-rate schedule, optimizer and abstract training state."""
+  """Returns the learning-rate schedule, the optimizer and an abstract state."""
   schedule = make_schedule(
     experiment.optimizer,
     batch_size=experiment.train.batch_size,

@@ -43,7 +43,7 @@ def set_up_logging() -> None:
 
 
 def _is_logged(record: stdlib_logging.LogRecord) -> bool:
-  """Returns whether to show a message: project messages and all warnings."""
+  """Returns whether a message is shown, by the rules of `set_up_logging`."""
   path, root = pathlib.Path(record.pathname), pathlib.Path(__file__).parents[1]
   if path.is_relative_to(root) and path.relative_to(root).parts[0] in _FOLDERS:
     return jax.process_index() == 0
@@ -165,7 +165,7 @@ class MetricsLog:
       logging.info('step %d: %s%s', step, ', '.join(items), note)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Logs a (H, W, C) uint8 image to TensorBoard and as a PNG."""
+    """Logs an (H, W, C) uint8 image to TensorBoard and W&B, and as a PNG."""
     if not self._writes:
       return
     with _best_effort():

@@ -83,8 +83,8 @@ def newton_schulz(
 def _shard(x: jax.Array) -> jax.Array:
   """Distributes a stack over devices and keeps each matrix on one device.
 
-  If a matrix were sharded, every product would gather it. If all devices had
-  all matrices, every device would repeat the same computation.
+  If a matrix were sharded, every matrix product would gather the shards. If all
+  devices had all matrices, every device would repeat the same computation.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if x.ndim < 3 or mesh.empty:
@@ -107,7 +107,7 @@ def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
   """Converts gradients to updates, before weight decay and learning rate.
 
   The leaves of the tree are matrices or stacks of matrices. `dtype` is the type
-  of the orthogonalization; published: bfloat16.
+  of the orthogonalization; the published code uses bfloat16.
   """
 
   def average(m, g):
@@ -115,7 +115,7 @@ def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
 
   def direction(path, m, g):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
-    flip = not path.endswith('label_embed')  # label_embed is as published
+    flip = not path.endswith('label_embed')  # stored as published
     u = average(m, g)
     u = u.mT if flip else u  # (..., rows, columns)
     x = shape_factor(path, *u.shape[-2:]) * newton_schulz(u, dtype=dtype)

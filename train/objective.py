@@ -12,10 +12,10 @@ code and 1 in the LightningDiT code. With a guide, the output's target becomes
   target + w sg(v_f - v_i)
 
 where v_f is the output and v_i the first tap of the guide at the same x_t, and
-sg stops gradients. This is the accelerated target of Internal Guidance. The
-guide is the moving average of the network or the network itself. The paper does
-not publish w, the start of guidance or the guide. With probability
-`label_dropout`, the null label replaces a label. The times t are one of
+sg stops gradients. This is the accelerated target of Internal Guidance. In
+`train.step`, the guide is the moving average of the network. The paper does not
+publish w, the start of guidance or the choice of guide. With probability
+`label_dropout`, the null label replaces a label. `time_sampling` selects t:
 
   uniform        t ~ U(0, 1)
   logit_normal   sigma(t) / alpha(t) = exp(n), n ~ N(mean, std); on the linear
@@ -82,7 +82,7 @@ class ObjectiveConfig:
         )
 
   def weights(self, num_taps: int) -> tuple[float, ...]:
-    """Returns a weight per tap; InputError if their numbers differ."""
+    """Returns one weight per tap; raises InputError if the counts differ."""
     weights = self.intermediate_weights
     if len(weights) == 1:
       return weights * num_taps

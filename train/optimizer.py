@@ -1,4 +1,4 @@
-"""The optimizer: clipped AdamW or Muon with warm-up, as an optax chain."""
+"""The optimizer: AdamW or Muon with gradient clipping and warm-up, in optax."""
 
 import dataclasses
 from typing import Annotated

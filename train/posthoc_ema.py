@@ -66,7 +66,7 @@ def reconstruct(
   width: float,
   step: int | None = None,
 ) -> tuple[Params, int]:
-  """Returns an average and its step.
+  """Returns the power-function average of `width`, and its step.
 
   Raises InputError if there are no snapshots, or no snapshot at `step`.
 

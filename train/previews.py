@@ -107,7 +107,7 @@ class Previews:
         mesh,
         guidance=log.preview_guidance,
         decoder=decoder,
-        # All images fit in one batch, a multiple of the device count.
+        # All images fit in one batch; the device count divides its size.
         batch_size=-(-log.preview_num // mesh.size) * mesh.size,
       )
 
@@ -123,7 +123,7 @@ class Previews:
 
 
 class Scores:
-  """Metrics of samples, which have the same noise at every evaluation.
+  """Metrics of samples; every evaluation starts from the same noise.
 
   Attributes:
     every: Number of steps between evaluations; 0 for none.
@@ -139,8 +139,8 @@ class Scores:
   ) -> None:
     """Raises InputError if requested scores cannot be computed.
 
-    `Previews` explains the arguments. The extractor, the reference and missing
-    training records are opened at their first use.
+    `Previews` explains `decoder`. The first use opens the extractor and the
+    reference, and also the training records if `records` is None.
     """
     self._experiment, self._mesh = experiment, mesh
     self._real = RealData(

@@ -1,7 +1,7 @@
-"""Logs metrics, throughput and memory, one step later than the devices.
+"""Logs metrics, throughput and memory of a step during the next step.
 
 images_per_second   rate since the previous line of the log
-waiting             share of the time since that line spent waiting for batches
+waiting             share of the same period that was spent waiting for batches
 tflops              model TFLOP/s of all devices, where a multiply-add counts as
                     2, a backward pass as two forward passes, recomputation as 0
 mfu                 tflops divided by the bfloat16 peak of all devices
@@ -64,14 +64,14 @@ def peak_flops(device: jax.Device) -> float | None:
 
 
 def device_memory() -> float | None:
-  """Returns the largest peak GiB of a local device; None if unknown (CPU)."""
+  """Returns the largest local peak memory in GiB; None if unknown (CPU)."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [s['peak_bytes_in_use'] for s in stats if 'peak_bytes_in_use' in s]
   return max(peaks) / 2**30 if peaks else None
 
 
 class Report:
-  """Shows and logs the metrics of each step once the next step has started."""
+  """Shows and logs the metrics of a step after the next step has started."""
 
   def __init__(
     self,
@@ -98,7 +98,7 @@ class Report:
     self._mark: tuple[float, int] | None = None
     self._waited = 0.0
     self._losses: list[float] = []  # losses since the last checkpoint
-    self._compile_seconds: float | None = None  # None once it is logged
+    self._compile_seconds: float | None = None  # None after it is logged
 
   def waiting(self, stream: Iterator[Any]) -> Iterator[Any]:
     """Yields the items of a stream and measures the time spent waiting."""

@@ -79,7 +79,7 @@ class Source:
     return self.is_run and 'distill' in workdir.load_config(self.place)
 
   def open(self, overrides: Sequence[str]) -> Experiment:
-    """Returns the experiment after overrides of keys that change no weights.
+    """Returns the experiment with overrides, which must not affect weights.
 
     Raises InputError if the run or folder fixes the value of an overridden key.
     """
@@ -100,7 +100,7 @@ class Source:
     return build(_override(config, overrides, 'run').to_dict())
 
   def latents(self) -> LatentSpace:
-    """Returns the known facts about the latent space of the network."""
+    """Returns the latent space of the network; unknown parts are empty."""
     return open_network(self.place).latents
 
   def check(self) -> None:
@@ -226,7 +226,7 @@ def check_same(
   """Raises InputError if a source and an experiment have different networks.
 
   Args:
-    experiment: Experiment; the path between data and noise must also match.
+    experiment: Experiment whose network and path must equal the source's.
     source: Run or folder to check.
     but: Fields of the network that may differ.
   """

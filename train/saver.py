@@ -27,7 +27,7 @@ class Saver:
     report: Report,
     rank: Callable[[dict[str, float], float], float],
   ) -> None:
-    """Starts with no save due.
+    """Creates a saver for which no save is due yet.
 
     `report` knows whether the latest step was finite. `rank` maps scores and
     mean loss to a sort key; see `Scores.rank`.

@@ -29,7 +29,7 @@ class Setup:
     experiment: Settings of the run.
     mesh: Devices.
     records: Training records; None for a student that needs no data.
-    latents: Latent space of the records, which latents.json of the run stores.
+    latents: Latent space of the records, stored in the run's latents.json.
     previews: Preview grids of the run.
     scores: Scores of the run's samples.
   """
@@ -108,7 +108,7 @@ def make_setup(
 
 
 def check_settings(experiment: Experiment, mesh: Mesh) -> None:
-  """Raises InputError for settings that cannot be trained on this mesh."""
+  """Raises InputError if the experiment cannot be trained on this mesh."""
   noise = experiment.objective.prediction == 'noise'
   if noise != (experiment.model.convention == 'noise'):
     raise InputError(

@@ -75,7 +75,7 @@ def abstract(
   """Returns shapes, dtypes and shardings of a state without allocating it.
 
   `averages` is the number of power-function averages. With `zero1`, optimizer
-  state and averages are also sharded over `data`.
+  state and averages are also sharded over the mesh axis `data`.
   """
   make = functools.partial(fresh, config, optimizer, averages=averages)
   shapes = jax.eval_shape(functools.partial(make, seed=0))
@@ -93,7 +93,7 @@ def init(
   seed: int,
   **options: Any,
 ) -> TrainState:
-  """Returns an initial state; each device allocates only one shard.
+  """Returns an initial state; each device allocates only its own shard.
 
   `abstract` explains the options; `fresh` explains the other arguments.
   """

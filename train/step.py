@@ -1,4 +1,4 @@
-"""One training step, compiled once, which donates the old state.
+"""The compiled training step, which donates the old state.
 
 With `accumulate` > 1, the parts of a batch run in sequence, and their gradients
 are averaged. Noise and times are sampled for the whole batch before the split.
@@ -48,8 +48,9 @@ def make_train_step(
     accumulate: Number of parts that each batch is split into.
 
   Returns:
-    Function from (state, batch, key) to (state, metrics): loss, terms
-    ('loss/...'), `bad_steps` and global norms of gradient, update, parameters.
+    Function from (state, batch, key) to (state, metrics). The metrics are the
+    loss, its terms ('loss/...'), `bad_steps`, and the global norms of the
+    gradient, the update and the parameters.
   """
 
   def train_step(state, batch, key):
@@ -124,7 +125,7 @@ def latents_of(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns float32 latents or images (B, H, W, C), and the next random key.
 
-  The batch has 'image', or 'moments' of the posterior of latents.
+  The batch has the key 'image', or 'moments' for the posterior of latents.
   """
   if 'moments' not in batch:
     return latents.from_pixels(batch['image']), key

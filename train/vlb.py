@@ -1,6 +1,6 @@
-"""DiT's loss of the predicted noise and of the variance of sampling steps.
+"""DiT's loss for the predicted noise and the learned variance of a step.
 
-At step k of 0..999, t = (k + 1) / 1000 and s = k / 1000 (Peebles & Xie 2023;
+At step k = 0..999, t = (k + 1) / 1000 and s = k / 1000 (Peebles & Xie 2023;
 Nichol & Dhariwal 2021). The term vb has no gradient with respect to the
 predicted mean:
 
@@ -8,8 +8,9 @@ predicted mean:
   vb   = KL(q(x_s | x_t, x0) || p(x_s | x_t)) / log 2    k > 0
          -log p(x0 | x_t) / log 2  (256 levels)          k = 0
 
-per dimension. The normal distributions q and p have the DDPM means of
-`sample.ddpm` at x0 and at the predicted x0. Their log variances are
+where vb is a mean over dimensions. The normal distributions q and p have the
+DDPM means of `sample.ddpm` at x0 and at the predicted x0. Their log variances
+are
 
   q: log small     p: f log beta + (1 - f) log small,   f = (variance + 1) / 2
 

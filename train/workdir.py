@@ -35,7 +35,7 @@ from dit.weights.checkpoint_names import saved_steps
 from sample.saved_network import LATENTS, load_config
 from train.config_file import load_config as load_config_file
 
-# A resumed run may change these sections and keys, which affect only rounding.
+# A resumed run may change these, which affect its weights at most by rounding.
 FREE = (
   'checkpoint',
   'data.dir',
@@ -84,7 +84,7 @@ def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
   Raises:
     InputError: if another job trains the run, or the folder cannot be written.
     WriteError: if the disk is full.
-    PrepareError: on a process of the job if another process fails.
+    PrepareError: on the other processes of the job if one process fails.
   """
   with writing(
     workdir, 'run', command, writes=WRITES, instead='choose another --workdir'

@@ -1,4 +1,4 @@
-"""Flags of the command compare."""
+"""Flags of the command `compare`."""
 
 import argparse
 
@@ -23,19 +23,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   shared.add_workdir(subject)
   subject.add(
     '--guidance=METHODS',
-    'guidance of one row, as for sample; repeat the flag for more rows '
-    f'(default: rows {" and ".join(repr(m) for m in METHODS)}, without those '
-    'that the network does not support)',
+    'guidance of one row, in the syntax of sample --guidance; repeat the flag '
+    f'for more rows (default: those of {", ".join(repr(m) for m in METHODS)} '
+    'that the network supports)',
     action='append',
   )
   shared.add_weights(subject)
-  method.add('--num=N', 'images per method', default=500)
+  method.add('--num=N', 'number of images per method', default=500)
   method.add(
-    '--bootstrap=N', 'number of resamples, for a standard error', default=50
+    '--bootstrap=N', 'number of resamples for the standard error', default=50
   )
   method.add(
     '--extractor=NAME',
-    'classifier:FOLDER, a classifier trained earlier (default: a new '
+    'feature extractor classifier:FOLDER, trained earlier (default: a new '
     'classifier)',
   )
   shared.add_guide(method)

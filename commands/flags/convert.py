@@ -1,4 +1,4 @@
-"""Flags of the command convert."""
+"""Flags of the command `convert`."""
 
 import argparse
 
@@ -41,8 +41,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   subject.add(
     '--to=PATH',
-    'path of a new published file, if it ends with .safetensors, or of a '
-    'new folder',
+    'new path: of a published file if it ends with .safetensors, otherwise '
+    'of a folder',
     dest='target',
     type=shared.web_path,
     required=True,
@@ -55,7 +55,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   published.add(
     '--num_heads=N',
-    'attention heads, if the width is unusual (default: by width)',
+    'number of attention heads, required for an unusual width (default: the '
+    'usual number for the width)',
     type=int,
   )
   published.add(
@@ -65,18 +66,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     type=shared.blocks,
   )
   published.add(
-    '--no_null_label', 'the last label is a class, not the null label'
+    '--no_null_label', 'treat the last label as a class, not as the null label'
   )
   method.add(
     '--weights=WEIGHTS',
-    'ema (moving average), raw (parameters) or, for a run, ema:WIDTH '
-    '(default: ema, or the only available set)',
+    'weights to convert: ema (moving average), raw (parameters) or, for a run, '
+    'ema:WIDTH (default: ema, or the only available set)',
     type=shared.weights,
   )
   method.add(
     '--quantize=SCHEME',
-    f'{", ".join(shared.SCHEMES)}: quantize into a folder, for sampling '
-    'only (default: none)',
+    f'quantization of a target folder: {", ".join(shared.SCHEMES)}; such a '
+    'folder is for sampling only (default: none)',
   )
   method.add(
     '--allow_nonfinite',

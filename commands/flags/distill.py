@@ -1,4 +1,4 @@
-"""Flags of the command distill."""
+"""Flags of the command `distill`."""
 
 import argparse
 
@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   subject.add(
     '--teacher=PLACE',
-    'run (its averaged weights) or folder of weights',
+    'teacher: a run (its EMA weights) or a folder of weights',
     type=shared.path,
     required=True,
   )

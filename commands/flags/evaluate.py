@@ -1,4 +1,4 @@
-"""Flags of the command evaluate."""
+"""Flags of the command `evaluate`."""
 
 import argparse
 
@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   source = subject.choice()
   source.add(
     '--samples=IMAGES',
-    'images: an .npz, a folder, a .zip, tfds:NAME:SPLIT',
+    'images to score: an .npz, a folder, a .zip or tfds:NAME:SPLIT',
     type=shared.path,
   )
   source.add(
@@ -51,8 +51,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   shared.add_extractor(score)
   score.add(
     '--metrics=NAMES',
-    'metrics among fid, sfid, is, kid, precision, recall, fd, accuracy, '
-    'fd_inf, separated by commas (default: all possible metrics but fd_inf)',
+    'metrics separated by commas: fid, sfid, is, kid, precision, recall, fd, '
+    'accuracy or fd_inf (default: all possible metrics except fd_inf)',
     type=shared.metrics,
   )
   shared.add_standard_errors(score)

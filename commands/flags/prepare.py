@@ -1,4 +1,4 @@
-"""Flags of the command prepare."""
+"""Flags of the command `prepare`."""
 
 import argparse
 
@@ -25,8 +25,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   subject.add(
     '--images=IMAGES',
-    'folder or .zip of CLASS/IMAGE, or tfds:NAME[:SPLIT] (docs/data.md '
-    'describes ImageNet from its tars)',
+    'folder or .zip of files CLASS/IMAGE, or tfds:NAME[:SPLIT] (for tar files '
+    'of ImageNet, see docs/data.md)',
     type=shared.path,
   )
   subject.add('--config=FILE', 'config file', default='configs/base.py')
@@ -36,10 +36,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     'files, or their folder (default: none, which keeps pixels)',
     type=shared.path,
   )
-  method.add('--image_size=PIXELS', 'side of the center crop', default=256)
+  method.add('--image_size=PIXELS', 'size of the center crop', default=256)
   method.add(
     '--dtype=DTYPE',
-    'type of the mean and std of latents, float16 or float32',
+    'data type of the mean and std of latents, float16 or float32',
     default='float16',
   )
   method.add(
@@ -47,11 +47,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   method.add(
     '--batch_size=N',
-    'images per call of the encoder, on each process',
+    'number of images per call of the encoder, in each process',
     default=64,
   )
-  method.add('--threads=N', 'threads that read images', default=16)
+  method.add('--threads=N', 'number of threads that read images', default=16)
   output.add('--split=NAME', 'split to write', default='train')
-  output.add('--shard_records=N', 'images per file', default=4096)
+  output.add('--shard_records=N', 'number of images per file', default=4096)
   output.add('--verify', 'check all records of the split, and write nothing')
   shared.add_processes(parser)

@@ -1,4 +1,4 @@
-"""Flags of the command reference."""
+"""Flags of the command `reference`."""
 
 import argparse
 
@@ -20,7 +20,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   subject.add(
     '--images=IMAGES',
-    'an .npz, a folder, a .zip, tfds:NAME:SPLIT (default: the training split)',
+    'real images: an .npz, a folder, a .zip or tfds:NAME:SPLIT (default: the '
+    'training split)',
     dest='reference',
     type=shared.path,
   )

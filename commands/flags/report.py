@@ -1,4 +1,4 @@
-"""Flags of the command report."""
+"""Flags of the command `report`."""
 
 import argparse
 
@@ -21,9 +21,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   shared.add_workdir(subject)
   subject.add(
     '--guidance=METHODS',
-    'guidance to sample with, as for sample; repeat the flag for more '
-    'methods (default: log.preview_guidance and the methods of the last '
-    'compare)',
+    'guidance of samples, in the syntax of sample --guidance; repeat the flag '
+    'for more methods (default: log.preview_guidance, and the methods that '
+    'compare used last)',
     action='append',
   )
   subject.add(

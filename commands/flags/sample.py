@@ -1,4 +1,4 @@
-"""Flags of the command sample."""
+"""Flags of the command `sample`."""
 
 import argparse
 
@@ -46,7 +46,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   shared.add_out(output)
   output.add(
     '--format=FORMAT',
-    'npz (one samples.npz for the ADM evaluator) or png (a folder of files)',
+    'file format: npz (one samples.npz for the ADM evaluator) or png (a folder '
+    'of files)',
     default='npz',
     choices=shared.FORMATS,
   )

@@ -17,7 +17,7 @@ METHODS = (
 METRICS = (
   'fd', 'sfd', 'is', 'kid', 'precision', 'recall', 'accuracy', 'fd_inf',
 )  # fmt: skip
-# Names of this project for two metrics, by their common names.
+# This project's names for two metrics, keyed by the common names.
 METRIC_ALIASES = {'fid': 'fd', 'sfid': 'sfd'}
 RESIZES = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
 FORMATS = ('npz', 'png')
@@ -40,7 +40,7 @@ def path(text: str) -> str:
 
 
 def web_path(text: str) -> str:
-  """Parses a path, or an address at hf:// or https://."""
+  """Parses a path, or an address that starts with hf:// or https://."""
   return _checked(text, WebText)
 
 
@@ -55,7 +55,7 @@ def _checked(text: str, declaration: Any) -> str:
 
 
 def weights(text: str) -> str:
-  """Parses ema, raw or ema:WIDTH."""
+  """Parses 'ema', 'raw' or 'ema:WIDTH'."""
   if text not in WEIGHTS and not text.startswith('ema:'):
     raise argparse.ArgumentTypeError(
       f'{text!r}, expected {" or ".join(WEIGHTS)}, or ema:WIDTH of a '
@@ -113,7 +113,7 @@ class Group:
     """Adds a flag.
 
     Args:
-      flag: Name and any placeholder of a value, such as '--num=N'.
+      flag: Name, with a placeholder if the flag has a value, such as '--num=N'.
       text: Description for --help. The default is appended to this text.
       default: Default value. If it is an integer, the flag's type is integer.
       **options: Options of `argparse.ArgumentParser.add_argument`.
@@ -151,12 +151,12 @@ def add_weights(group: Group) -> None:
   """Adds --weights and --step, which choose weights of a run."""
   group.add(
     '--weights=WEIGHTS',
-    'weights of a run: ema (moving average), raw (parameters) or ema:WIDTH '
-    '(power-function average) (default: ema)',
+    'weights of a run: ema (moving average), raw (parameters) or ema:WIDTH, a '
+    'power-function average (default: ema)',
     type=weights,
   )
   group.add(
-    '--step=STEP', 'checkpoint of a run (default: the newest)', type=int
+    '--step=STEP', 'step of the checkpoint (default: the newest)', type=int
   )
 
 
@@ -168,7 +168,7 @@ def add_guide(group: Group) -> None:
   )
   group.add(
     '--guide_step=STEP',
-    'checkpoint of the guide (default: the newest)',
+    'step of the checkpoint of the guide (default: the newest)',
     type=int,
   )
   group.add('--seed=N', 'seed of all noise', default=0)
@@ -189,13 +189,13 @@ def add_guidance(group: Group) -> None:
     '--guidance=METHODS',
     'methods separated by commas, each as '
     'NAME:SCALE[:OPTION=VALUE][@LOW-HIGH]; names are '
-    f'{", ".join(METHODS)}; scale 1 turns a method off; LOW and HIGH bound t, '
-    'which is 0 at the data (default: none)',
+    f'{", ".join(METHODS)}; scale 1 turns a method off; @LOW-HIGH limits a '
+    'method to these times, where 0 is data and 1 noise (default: none)',
   )
   group.add(
     '--preset=NAME',
-    'published settings of guidance, sampler, precision, labels and number of '
-    'images (configs/presets.py lists them)',
+    'name of published settings of guidance, sampler, precision, labels and '
+    'number of images (configs/presets.py lists them)',
   )
 
 
@@ -203,8 +203,8 @@ def add_labels(group: Group) -> None:
   """Adds --labels, the labels of the images."""
   group.add(
     '--labels=LABELS',
-    'balanced, random, or classes by number or name, such as 3,bird '
-    '(default: balanced; with --preset: random)',
+    'labels of images: balanced, random, or a list of class indices or names, '
+    'such as 3,bird (default: balanced; with --preset: random)',
   )
 
 
@@ -228,8 +228,7 @@ def add_extractor(group: Group) -> None:
   )
   group.add(
     '--preprocessing=NAME',
-    f'how images are resized for Inception: {", ".join(RESIZES)} '
-    '(default: adm)',
+    f'resizing of images for Inception: {", ".join(RESIZES)} (default: adm)',
   )
 
 
@@ -237,12 +236,12 @@ def add_standard_errors(group: Group) -> None:
   """Adds --repeats and --bootstrap for standard errors."""
   group.add(
     '--repeats=N',
-    'number of disjoint sets, for a standard error (default: 1)',
+    'number of disjoint sets of images, for a standard error (default: 1)',
     type=int,
   )
   group.add(
     '--bootstrap=N',
-    'number of resamples, for a standard error (default: 0)',
+    'number of resamples for a bootstrap standard error (default: 0)',
     type=int,
   )
 
@@ -274,7 +273,8 @@ def add_overwrite(group: Group) -> None:
   """Adds --overwrite."""
   group.add(
     '--overwrite',
-    'discard results of other settings in --out (default: an error)',
+    'discard results in --out that have other settings (default: stop with an '
+    'error)',
   )
 
 

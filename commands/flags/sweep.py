@@ -1,4 +1,4 @@
-"""Flags of the command sweep."""
+"""Flags of the command `sweep`."""
 
 import argparse
 
@@ -21,14 +21,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   shared.add_workdir(subject)
   subject.add(
     '--guidance=METHODS',
-    'guidance as for sample; one or two scales are ranges LOW..HIGH:COUNT ',
+    'guidance in the syntax of sample --guidance, where one or two scales are '
+    'ranges LOW..HIGH:COUNT',
     required=True,
   )
-  subject.add('--num=N', 'images per point', default=500)
+  subject.add('--num=N', 'number of images per point of the grid', default=500)
   shared.add_weights(subject)
   score.add(
     '--metric=NAME',
-    'metric, as for evaluate --metrics',
+    'metric, one of those of evaluate --metrics',
     default='fd',
     type=shared.metric,
   )

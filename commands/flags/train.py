@@ -1,4 +1,4 @@
-"""Flags of the command train."""
+"""Flags of the command `train`."""
 
 import argparse
 

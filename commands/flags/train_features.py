@@ -1,4 +1,4 @@
-"""Flags of the command train-features."""
+"""Flags of the command `train-features`."""
 
 import argparse
 
@@ -24,6 +24,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     default='configs/digits.py',
   )
   shared.add_autoencoder(subject)
-  method.add('--steps=N', 'training steps (default: by image size)', type=int)
+  method.add(
+    '--steps=N',
+    'number of training steps (default: depends on the image size)',
+    type=int,
+  )
   shared.add_target(output)
   shared.add_processes(parser)

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-_LARGE = 2**20  # bytes above which a PNG is embedded as JPEG
+_LARGE = 2**20  # size in bytes above which a PNG is embedded as JPEG
 
 
 @functools.cache
@@ -52,7 +52,7 @@ def data_url(picture: bytes | np.ndarray | Figure) -> str:
         else:
           kind = 'jpeg'
           image.convert('RGB').save(data, 'jpeg', quality=90)
-    except (OSError, SyntaxError) as error:  # raised by PIL
+    except (OSError, SyntaxError) as error:  # errors of PIL
       raise ValueError(f'not a whole PNG: {error}') from error
   encoded = base64.b64encode(data.getvalue()).decode()
   return f'data:image/{kind};base64,{encoded}'

@@ -33,7 +33,7 @@ from train.previews import COLUMNS
 from train.workdir import TEACHER
 from train.workdir import load_config as load_run_config
 
-_GRIDS = 12  # preview grids shown, evenly spaced over the run
+_GRIDS = 12  # number of preview grids shown, evenly spaced over the run
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     request.out or workdir.place, 'report', 'report', writes=('report.html',)
   ) as out:
     path, html = out / 'report.html', macros()
-    sections = workdir.sections()  # before sampling, which takes time
+    sections = workdir.sections()  # runs before the slow sampling
     samples = films = html.note('Not drawn: --no_draw.')
     if draws:
       try:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 class _Run:
-  """The files of a run; each public method is a section of the page."""
+  """The files of a run; `sections` calls one method per section of the page."""
 
   def __init__(self, request: SampleRequest) -> None:
     self._request = request

@@ -18,10 +18,10 @@ from sample import pictures
 from sample.labels import class_name
 from sample.trajectory import Film, record_trajectory
 
-_SIDE = 10  # classes on the sheet of samples, and images per class
+_SIDE = 10  # number of classes on the sheet of samples, and images per class
 _FILMED = 2  # number of images with a film strip
 _AMPLIFIED = 4  # factor that amplifies the differences on a film strip
-_ROWS = {'state', 'strong', 'refined', 'guided'}  # other rows are weak
+_ROWS = {'state', 'strong', 'refined', 'guided'}  # others: weak predictions
 
 
 class Artist:

@@ -5,7 +5,7 @@ An argument METHOD,STEPS names one of
   dm            DMD with an unguided teacher, without the CA term
   shared        DMD2 with a guided teacher; CA and DM share one noise level
   full, constrained, hybrid
-                Decoupled DMD, by its schedules (arXiv 2511.22677)
+                Decoupled DMD with this noise schedule (arXiv 2511.22677)
   flash         the recipe of SD3.5-Flash (arXiv 2509.21318), with the stages
                 trajectory, sharing, low and high
 """
@@ -40,7 +40,7 @@ def configure(
   guidance: str,
   before: str = '',
 ) -> None:
-  """Changes a config of the teacher's data and network to that of a student.
+  """Turns a config of the teacher's data and network into a student's config.
 
   Args:
     config: Config to change.

@@ -34,14 +34,14 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Schedule of noise levels for renoise: shared (one level for CA and DM),
   # full, constrained or hybrid (distill/noise_levels.py).
   distill.schedule = 'hybrid'
-  # Normalizer: distance from the sample to a prediction of the teacher, guided
-  # (as in DMD2; CA and DM must share one level) or
+  # Normalizer, the unit of CA and DM: distance from the sample to the teacher's
+  # prediction, which is guided (DMD2; CA and DM must share one noise level) or
   # conditional (ours: Decoupled DMD's equation 6 has no unit).
   distill.normalizer = 'conditional'
   # Regularizer added to the CA term: dm, mean_variance, gan or none.
   distill.regularizer = 'dm'
-  distill.dm_weight = 1.0  # Weight of the term dm or mean_variance.
-  distill.ca_weight = 1.0  # Weight of the term CA.
+  distill.dm_weight = 1.0  # Weight of the regularizer dm or mean_variance.
+  distill.ca_weight = 1.0  # Weight of the CA term.
   distill.min_level = 0.02  # Lowest noise level of the loss.
   distill.max_level = 0.98  # Highest noise level of the loss.
   distill.shift = 1.0  # Shift of noise levels; above 1: noisier levels.
@@ -52,27 +52,28 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.fake = 'full'
   distill.lora_rank = 32  # Rank of the low-rank changes.
   distill.lora_scale = 2.0  # Scale of the low-rank changes.
-  # Updates of the fake denoiser for each update of the student. Every step
-  # updates the fake denoiser, and every fake_updates-th step also the student.
+  # Number of fake denoiser updates for each student update. Every step updates
+  # the fake denoiser; every fake_updates-th step also updates the student.
   distill.fake_updates = 5
   # Learning rate (constant) of the fake denoiser; 0: optimizer.lr.
   distill.fake_lr = 0.0
-  # Beta distribution of noise levels at the start of training, for DM and for
-  # the fake denoiser's loss (DMDR's dynamic start); (1.0, 1.0): uniform.
+  # Beta distribution (a, b) of noise levels at the start of training, for DM
+  # and the fake denoiser's loss (DMDR's dynamic start); (1.0, 1.0): uniform.
   distill.level_beta = (1.0, 1.0)
-  # Initial scale at which the fake denoiser's low-rank changes are added to the
-  # teacher for the real score, such as 0.75 (DMDR); 0: the teacher alone.
+  # Scale, at the start, of the fake denoiser's low-rank changes when they are
+  # added to the teacher for the real score (DMDR: 0.75); 0: the teacher alone.
   distill.teacher_lora_scale = 0.0
   # Number of student updates until the dynamic start has faded out.
   distill.dynamic_updates = 10_000
-  distill.step_per_image = False  # Step sampling per image, not per batch.
+  # Choice of the student's trained step for each image; False: for each batch.
+  distill.step_per_image = False
   # Weight of the student's adversarial loss; 0: no discriminator. The
   # discriminator sees the fake denoiser's activations on fake and real latents.
   distill.gan_weight = 0.0
   distill.discriminator_weight = 0.01  # Weight of the discriminator's loss.
   # Blocks that the discriminator reads; (): the last block of each third.
   distill.discriminator_blocks = ()
-  # Probability that a discriminator's head is reset at a step.
+  # Probability, per step, that a head of the discriminator is reset.
   distill.discriminator_reset = 0.0
   # Steps of the teacher in each step of the student, for teacher_trajectory.
   distill.substeps = 8

@@ -28,9 +28,9 @@ FID-50K of one step, SiT-XL/2 + REPA:
   full, constrained, hybrid        not run; Decoupled DMD has no ImageNet FID
   flash                            not run; SD3.5-Flash has no ImageNet FID
 
-None of these has been run here. In full, constrained and hybrid, the dynamic
-start is ours too; it acts on the levels of DM and of the fake denoiser, not of
-CA. The scale cfg:1.25 of all methods without a scale in the table is ours.
+None of these has been run here. The dynamic start of `full`, `constrained` and
+`hybrid` is ours: it changes the noise levels of DM and of the fake denoiser,
+but not those of CA. The default guidance cfg:1.25 of guided methods is ours.
 """
 
 import ml_collections
@@ -51,8 +51,8 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   distill.configure(
     config, method, steps, guidance='cfg:1.25', before=f'{size},'
   )
-  # Values of DMDR's --learning-rate-gen and --learning-rate-gui; the others are
-  # defaults in its arguments.py (weight decay: none for the fake denoiser).
+  # Learning rate of --learning-rate-gen and --learning-rate-gui in DMDR; other
+  # values are defaults in DMDR's arguments.py (weight decay: student only).
   config.optimizer.lr = 2e-5
   config.optimizer.b1, config.optimizer.b2 = 0.9, 0.999
   config.optimizer.eps = 1e-8

@@ -27,7 +27,7 @@ DTYPES = ('auto', 'float32', 'bfloat16')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig(abc.ABC):
-  """Settings of every kind of autoencoder.
+  """Settings that all kinds of autoencoders share.
 
   Attributes:
     latent_channels: Channels C of the latent.

@@ -1,4 +1,4 @@
-"""A reader of autoencoders from text such as sd_vae:vae.safetensors.
+"""Reads the autoencoder that a text like sd_vae:vae.safetensors specifies.
 
 A specification is NAME:FILE[,FILE...] or NAME:FOLDER. The names are in
 `dit.autoencoder.AUTOENCODERS`. Files are local, hf:// or https://.
@@ -54,7 +54,7 @@ def read_autoencoder(
 
 
 def split_places(place: str) -> list[str]:
-  """Splits a text at commas if the text is not the name of an existing file."""
+  """Splits a text at commas, unless the text names an existing file."""
   if place and '://' not in place and local(place).exists():
     return [place]
   return [word for word in place.split(',') if word]
@@ -63,7 +63,8 @@ def split_places(place: str) -> list[str]:
 def _files(name: str, source: str) -> tuple[list[str], pathlib.Path | None]:
   """Returns an autoencoder's files, and `source` as a path if it is a folder.
 
-  Priority in a folder: NAME.* and NAME_*, and then .safetensors over pickles.
+  In a folder, files NAME.* and NAME_* take precedence over other files, and
+  .safetensors files take precedence over pickles.
   """
   words = split_places(source)
   if len(words) != 1 or '://' in words[0] or not local(words[0]).is_dir():

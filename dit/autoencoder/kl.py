@@ -4,7 +4,7 @@
   attention  h <- h + proj_out(softmax(q k^T / sqrt(D)) v), with q, k and v from
              norm(h), and one head over all H W pixels
   level i    residual blocks at resolution 1 / 2^i, attention after each block
-             if i is in `attention_levels`, then up or down by 2
+             if i is in `attention_levels`, then up- or downsampling by 2
   middle     residual, attention, residual
   encoder    conv_in, levels 0..n-1, middle, norm, silu, conv_out, quant_conv
   decoder    post_quant_conv, conv_in, middle, levels n-1..0, norm, silu,
@@ -35,8 +35,8 @@ class KLConfig(AutoencoderConfig):
   Attributes:
     widths: Channels of each level, starting at the image's resolution.
     layers: Residual blocks per encoder level; decoder levels have one more.
-    attention_levels: Levels with attention. At every image size, the original
-      code uses the level that has resolution 16 for 256 x 256 images.
+    attention_levels: Levels with attention. In the original code, this is the
+      level with resolution 16 for 256 x 256 images, at every image size.
     norm_groups: Number of groups in each norm.
   """
 

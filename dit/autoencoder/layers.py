@@ -16,7 +16,7 @@ def conv(
   rngs: nnx.Rngs,
   **kwargs: Any,
 ) -> nnx.Conv:
-  """Returns a convolution that keeps H and W at stride 1."""
+  """Returns a convolution that preserves H and W if its stride is 1."""
   kwargs.setdefault('padding', side // 2)
   return nnx.Conv(
     inputs, outputs, (side, side), dtype=dtype, rngs=rngs, **kwargs
@@ -38,5 +38,5 @@ def group_norm(
 
 
 def upsample(h: jax.Array) -> jax.Array:
-  """Repeats each pixel four times, (B, H, W, D) -> (B, 2H, 2W, D)."""
+  """Replaces each pixel by 2 x 2 copies, (B, H, W, D) -> (B, 2H, 2W, D)."""
   return jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)

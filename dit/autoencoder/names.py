@@ -4,12 +4,13 @@
   published linear.weight (out, in)        ours kernel (1, 1, in, out)
   published norm.weight, bias              ours scale, bias
 
-KL autoencoders (SD-VAE, VA-VAE) have the names of ldm, the original code, or of
-diffusers. Our names are the names of ldm. diffusers renames the parts below.
-diffusers numbers `up_blocks` in execution order, ldm by resolution. In tiny
-autoencoders, names are positions in the list of layers. Each original file has
-the encoder or the decoder, and counts from 0. diffusers adds prefixes and omits
-the decoder's layer 0. float16 becomes float32.
+Files of KL autoencoders (SD-VAE, VA-VAE) have the tensor names of ldm (the
+original code) or of diffusers. Our names are the names of ldm. diffusers has
+other names for the parts in `_DIFFUSERS`, and numbers `up_blocks` in execution
+order; ldm numbers `up` by resolution. In files of tiny autoencoders, names are
+positions in the list of layers. Each original file contains the encoder or the
+decoder, with positions from 0. diffusers adds prefixes, and omits layer 0 of
+the decoder. float16 becomes float32.
 """
 
 import functools
@@ -65,8 +66,9 @@ def kl_from_published(
 ) -> tuple[KLConfig, Params]:
   """Converts a KL autoencoder to a configuration and float32 parameters.
 
-  Ignores tensors outside encoder, decoder, quant_conv and post_quant_conv, such
-  as training losses, VA-VAE's alignment and the rest of Stable Diffusion.
+  The function ignores tensors outside encoder, decoder, quant_conv and
+  post_quant_conv, such as training losses, VA-VAE's alignment and the rest of
+  Stable Diffusion.
 
   Args:
     *files: Tensors by published name: one dictionary for each file. The encoder
@@ -144,7 +146,7 @@ def tiny_from_published(
 
   `files` are one or both original files in any order, or one diffusers file.
   """
-  halves = {}  # half: tensors, prefix of their names, omitted positions
+  halves = {}  # for each half: tensors, name prefix, number of omitted layers
   for file in files:
     if not any(n.startswith(('encoder.', 'decoder.')) for n in file):
       # Layers 1 and 19 are convolutions only in the decoder.

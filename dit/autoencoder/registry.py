@@ -52,7 +52,7 @@ AUTOENCODERS = {
   'taef1': Published(tiny_from_published, 8, 16),
   'taef2': Published(tiny_from_published, 8, 32),
 }
-NAMES = ('pixels', *AUTOENCODERS)  # for pixels, latents are images
+NAMES = ('pixels', *AUTOENCODERS)  # for 'pixels', latents are images
 
 
 def load(

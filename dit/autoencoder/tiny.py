@@ -12,7 +12,7 @@ change resolution have no bias. SD (taesd), SDXL, SD3, FLUX.1 and FLUX.2 each
 have a network (madebyollin/taesd). Latents are already scaled for the diffusion
 model, so the normalization is the identity. taesd therefore decodes samples of
 networks that were trained on `sd_vae` latents. Published networks use images in
-[0, 1]; our networks use [-1, 1].
+[0, 1]; the classes below convert from and to images in [-1, 1].
 """
 
 import dataclasses
@@ -138,5 +138,5 @@ def _apply(layers: nnx.List[Layer], h: jax.Array) -> jax.Array:
 
 
 def _soft_clip(z: jax.Array) -> jax.Array:
-  """Limits out-of-range latents to (-3, 3)."""
+  """Maps latents smoothly to (-3, 3)."""
   return 3 * jnp.tanh(z / 3)

@@ -169,7 +169,7 @@ def from_published(
     tensors: Tensors by published name.
     family: One of FAMILIES.
     num_heads: Number of attention heads.
-    taps: Number of blocks before the intermediate head (ig_ families).
+    taps: (k,) with k blocks before the intermediate head, for ig_ families.
     null_label: Whether the last label is the null label.
 
   Raises:
@@ -183,7 +183,7 @@ def from_published(
   shapes = published_shapes(config)
   _check_names('published tensor', tensors, shapes, f'family {family}')
   arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-  for name, shape in shapes.items():  # before large arrays are allocated
+  for name, shape in shapes.items():  # checks come before allocations
     _check_array(f'published tensor {name!r}', arrays[name], shape)
   params = {
     path: np.empty(leaf.shape, np.float32)
@@ -357,7 +357,7 @@ def _check_names(
 
 
 def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-  """Raises InputError if `array` is not floating point or has another shape."""
+  """Raises InputError if `array` is not floating point or its shape differs."""
   if array.shape != shape:
     raise InputError(f'{name} has shape {array.shape}, expected {shape}.')
   # numpy's `kind` of bfloat16 is V, not f.

@@ -9,7 +9,7 @@ A .pt file is a dictionary of tensors, or has such a dictionary at `state_dict`.
 Training checkpoints have two dictionaries: `ema`, and `model` (raw weights).
 
 Files are untrusted. Pickles are read with torch's weights_only, which runs no
-code from the file. Everything except tensors is rejected.
+code from the file. Weights that are not tensors are rejected.
 """
 
 import argparse
@@ -41,7 +41,7 @@ HUB, WEB = 'hf://', 'https://'
 PICKLES = ('.pt', '.pth', '.ckpt')
 SUFFIXES = ('.safetensors', *PICKLES)
 WEIGHTS = {'ema': 'ema', 'raw': 'model'}  # key of each set in checkpoints
-AS_STORED = 'as stored'  # name of the set if a file has one set
+AS_STORED = 'as stored'  # name of the set in a file without named sets
 # Name prefixes from DistributedDataParallel and torch.compile.
 _WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
 
@@ -56,17 +56,17 @@ def read_tensors(
 
   Args:
     source: File; see `fetch`.
-    weights: Set to read, 'ema' or 'raw', if the file has both sets.
+    weights: Name of the set to read from a checkpoint, 'ema' or 'raw'.
     allow_nonfinite: Whether to accept values that are not finite.
 
   Returns:
-    Tensors by name, with floating point as float32, and the name of the set:
-    'ema', 'raw', or 'as stored' if the file has only one set.
+    Tensors by name, with floating-point values as float32, and the name of the
+    set: 'ema', 'raw', or 'as stored' if the file has no named sets.
 
   Raises:
     InputError: if the file or a required library is missing; or if the file is
-      damaged, of an unknown kind, or contains anything except tensors that are
-      finite in float32.
+      damaged, of an unknown kind, without the requested set, or has weights
+      that are not tensors or not finite in float32.
   """
   check_choice('weights', weights, WEIGHTS)
   path = fetch(source)
@@ -121,7 +121,7 @@ def fetch(source: epath.PathLike) -> pathlib.Path:
 
 
 def read_safetensors(path: pathlib.Path) -> Tensors:
-  """Returns all arrays of a local file; raises InputError for damage."""
+  """Returns all arrays of a local file; raises InputError if damaged."""
   tensors, name = {}, ''
   try:
     with safe_open(path, 'numpy') as file:
@@ -194,7 +194,7 @@ def _download(name: str, revision: str) -> pathlib.Path:
         *match.groups(), revision=revision or None
       )
     )
-  except Exception as error:  # an error of network, Hub or disk
+  except Exception as error:  # an error of the network, the Hub or the disk
     raise InputError(
       f'{name} cannot be downloaded ({reason(error)}).'
     ) from error
@@ -267,7 +267,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
       is_float = value.is_floating_point()
       value = value.detach().to(torch.float32 if is_float else value.dtype)
       tensors[name] = value.numpy()
-    except Exception as error:  # sparse, quantized, without data, ...
+    except Exception as error:  # for example, for a sparse or quantized tensor
       raise InputError(
         f'{path} has {name!r}, which is not a plain array ({reason(error)}).'
       ) from error

@@ -76,7 +76,7 @@ def save_folder(
   metadata = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
   if family := backbone.family_of(config):
     metadata['backbone'] = family
-  for key in ('quantized', ALLOWED):  # `info` may have the source's keys
+  for key in ('quantized', ALLOWED):  # keys of the source, perhaps in `info`
     metadata.pop(key, None)
   if check_finite(
     f'the weights for {folder}',
@@ -103,8 +103,8 @@ def load_folder(
 ) -> tuple[NetworkConfig, Params, dict[str, Any]]:
   """Returns the settings, numpy parameters and `info` that `save_folder` wrote.
 
-  Quantized parameters become float32. `allow_nonfinite` accepts values that are
-  not finite even without this key in config.json.
+  Quantized parameters become float32. With `allow_nonfinite`, NaN and infinity
+  are accepted even if config.json lacks this key.
 
   Raises:
     InputError: if the folder is invalid or the weights are not finite.
@@ -178,7 +178,7 @@ def check_target(path: epath.PathLike) -> pathlib.Path:
 def load_config(folder: epath.PathLike) -> tuple[NetworkConfig, dict[str, Any]]:
   """Returns the settings and `info` in a folder's config.json.
 
-  A missing field has the default value, which is the behavior of older files.
+  A field that an older file lacks gets its default value, the old behavior.
 
   Raises:
     InputError: if config.json is missing or damaged.
@@ -264,7 +264,7 @@ def _check_arrays(
       raise InputError(
         f'{source} has {name} of shape {array.shape}, expected {leaf.shape}.'
       )
-    # An EMA is float32 even if the parameters have another type.
+    # EMA weights are float32 even if the parameters have another type.
     dtypes = (leaf.dtype,) if scheme else (leaf.dtype, np.float32)
     if array.dtype not in dtypes:
       raise InputError(
@@ -327,7 +327,7 @@ def _rename(temp_path: pathlib.Path, path: pathlib.Path) -> None:
     os.link(temp_path, path)
   except FileExistsError as error:
     raise _exists_error(path) from error
-  except OSError:  # a file system without links
+  except OSError:  # a file system without hard links
     temp_path.rename(path)
   else:
     temp_path.unlink()

@@ -49,7 +49,7 @@ Leaves = Mapping[str, jax.ShapeDtypeStruct]
 
 
 class Scheme(NamedTuple):
-  """Bits of the blocks' kernels: attention and MLP, then modulation."""
+  """Number of bits of attention and MLP kernels, and of modulation kernels."""
 
   bits: int
   modulation_bits: int
@@ -108,7 +108,7 @@ def scheme_of(arrays: Mapping[str, np.ndarray], leaves: Leaves) -> str | None:
 
 
 def quantize(params: Mapping[str, np.ndarray], scheme: str) -> Arrays:
-  """Returns the arrays of a quantized file (`stored`), from arrays by path.
+  """Converts arrays by path to the arrays of a quantized file; see `stored`.
 
   Raises:
     InputError: if parameters are not finite.
@@ -169,13 +169,13 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-  """Returns the first `count` values of the output of `pack`, uint8."""
+  """Inverts `pack`; returns the first `count` values as uint8."""
   spread = np.unpackbits(packed, count=bits * count, bitorder='little')
   return np.packbits(spread.reshape(-1, bits), axis=1, bitorder='little')[:, 0]
 
 
 def _packed_size(count: int, bits: int) -> int:
-  """Returns the number of bytes for `count` values in whole byte groups."""
+  """Returns the number of packed bytes, a multiple of 3 for 6-bit values."""
   period = math.lcm(bits, 8)
   return -(-count * bits // period) * period // 8
 

@@ -98,7 +98,7 @@ def restore_newest(
 
 
 def _remains(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
-  """Waits; returns whether a step is still saved (and newest, if `newest`)."""
+  """Returns whether a step stays saved for a while, and newest if `newest`."""
   for _ in range(_LOOKS):
     steps = saved_steps(workdir)
     if step not in steps or (newest and step != max(steps)):

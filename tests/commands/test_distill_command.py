@@ -202,9 +202,9 @@ def test_a_moved_recipe_comes_to_the_same_student(
 
 @pytest.fixture
 def stages(monkeypatch):
-  """Replaces training by a list `run` of stage folders and initial weights.
+  """Replaces training: `run` lists (stage folder, initial weights) instead.
 
-  The stage named by `stop` does not finish.
+  The stage whose folder name is `stop` does not finish.
   """
   made = types.SimpleNamespace(run=[], stop=None)
 

@@ -170,7 +170,7 @@ def test_fsdp_gathers_block_by_block():
   assert not [s for s, _ in gathers(text) if config.depth in sides(s)]
   assert found <= kernels
   assert 'all-to-all' not in hlo.collectives(text)
-  # All-reduces transfer less than half of the bytes of all gradients.
+  # All-reduces transfer less than half as many bytes as the gradients have.
   total = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))
   reduced = hlo.collectives(text).get('all-reduce', (0, 0))[1]
   assert reduced < 4 * total / 2

@@ -100,7 +100,7 @@ def test_repeats_and_bootstrap(place, mine):
 
 
 def test_sets_of_sorted_images_are_alike(place, mine):
-  """`--repeats` splits images at random: files may be sorted by class."""
+  """`--repeats` shuffles images, because files may be sorted by class."""
   with np.load(place / 'test.npz') as arrays:
     order = np.argsort(arrays['arr_1'], kind='stable')
     np.savez(place / 'sorted.npz', *(x[order] for x in arrays.values()))

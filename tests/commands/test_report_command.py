@@ -214,7 +214,7 @@ def test_what_cannot_be_drawn_leaves_no_page(
   assert message in refuse(shared_run / 'run', tmp_path, *words)
 
 
-# Per file: damaged contents, section of the page, and pictures left there.
+# Per file: damaged contents, page section, and maximum number of its pictures.
 DAMAGES = {
   'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 1),
   'table.md': (('',), 'guidance', 1),

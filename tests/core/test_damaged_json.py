@@ -103,7 +103,7 @@ def test_damaged_points_of_a_sweep_are_one_line(tmp_path, text):
   except InputError as error:
     assert 'is damaged' in str(error)
     assert str(error).isprintable()
-  else:  # The file has names without points.
+  else:  # The file has column names but no points.
     assert names and points == []
 
 

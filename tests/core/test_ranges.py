@@ -68,7 +68,7 @@ def test_every_number_has_finite_bounds(key, kind, many, rule):
 
 @pytest.mark.parametrize('section', SECTIONS)
 def test_every_section_checks_its_fields(section):
-  """A section checks its ranges even if code creates it without `build`."""
+  """Each section class checks its ranges, also in calls outside `build`."""
   kind = SECTIONS[section]
   key = next(key for key, *_ in KEYS if key.startswith(f'{section}.'))
   name = key.removeprefix(f'{section}.')

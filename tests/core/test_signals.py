@@ -119,7 +119,7 @@ def test_second_signal_stops_a_process_that_is_busy_elsewhere():
   ) as process:  # fmt: skip
     try:
       process.stdout.readline()
-      time.sleep(0.5)  # The child process is now in its call.
+      time.sleep(0.5)  # The child process is now in pbkdf2_hmac.
       process.send_signal(signal.SIGTERM)
       answer = 'a second signal stops it at once'
       assert any(answer in line for line in process.stderr)

@@ -31,7 +31,7 @@ def visited(distillation, params, seed=1):
 
 
 def asked(distillation, student, teacher, fake=None, seed=1):
-  """Returns (update, DM, CA, metrics), a student visit, and noisy queries."""
+  """Returns the results of `directions`, a student visit, and noisy queries."""
   visit = visited(distillation, student, seed)
   places = distillation.queries(visit, jax.random.key(2))
   fake = {'network': student} if fake is None else fake
@@ -79,7 +79,7 @@ def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
 
 
 def test_terms_of_internal_guidance(student, teacher):
-  """CA of ig:1.7 is 0.7 (x0 - x0 of the tap). DM does not use the tap."""
+  """CA of ig:1.7 is 0.7 (x0 - x0_tap) / mean |x0 - x|. DM ignores the tap."""
   distillation = make_distillation(guidance='ig:1.7', schedule='shared')
   (_, dm, ca, _), visit, places = asked(distillation, student, teacher)
   q, r = places['both']
@@ -172,7 +172,7 @@ def test_mean_variance_is_least_at_its_target():
   'schedule', ['shared', 'full', 'constrained', 'hybrid']
 )
 def test_levels_of_the_schedules(schedule, shift):
-  """Student time t bounds CA levels in hybrid, CA and DM in constrained."""
+  """`hybrid` limits CA levels to t. `constrained` limits CA and DM levels."""
   config = make_distillation(schedule=schedule, shift=shift).config
   for t in (1.0, 0.9, 0.5, 0.25, 0.01):
     tops = bounds(config, jnp.float32(t))
@@ -192,7 +192,7 @@ def test_levels_of_the_schedules(schedule, shift):
 
 
 def test_shifted_bound_is_the_grid_point_before_the_shift():
-  """A shift of 3 maps 0.25 to 0.5, so levels end at 0.25 before the shift."""
+  """A shift of 3 turns uniform values up to 0.25 into levels up to 0.5."""
   config = make_distillation(shift=3.0, max_level=1.0, min_level=0.0).config
   levels = draw_levels(config, jax.random.key(0), 20_000, 0.5)
   before = levels / (3 - 2 * levels)

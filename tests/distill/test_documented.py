@@ -15,7 +15,7 @@ PAGES = ('README.md', 'docs/distillation.md')
 
 @pytest.mark.parametrize('page', PAGES)
 def test_examples_show_schedules_where_they_differ(page):
-  """Hybrid, constrained and full are equal at one step. Examples use more."""
+  """`hybrid` and `constrained` equal `full` for one step. Examples use more."""
   tops = [
     bounds(make_distillation(schedule=name).config, jnp.float32(1.0))
     for name in ('full', 'constrained', 'hybrid')

@@ -86,7 +86,7 @@ def test_changes_begin_with_unit_variance_at_every_width(width):
 
 
 def test_older_changes_are_refused_in_one_line(tmp_path):
-  """LoRA arrays of older versions have equal shapes but another meaning."""
+  """LoRA arrays of older versions have our shapes but another meaning."""
   old = {'place': 'teacher', 'sha256': '1'}
   (tmp_path / 'teacher.json').write_text(json.dumps(old))
   about = {**old, 'lora': lora.KIND}

@@ -27,7 +27,7 @@ def config(request):
 
 @pytest.fixture(scope='session')
 def denoiser(config):
-  """Repeats the fixture of tests/ for the fixture `config` of this folder."""
+  """Defines the fixture of tests/ again, with the `config` of this folder."""
   return networks.perturbed(config)
 
 

@@ -124,7 +124,7 @@ def test_null_label_has_a_row_of_its_own(known):
 def test_derived_sizes(config):
   assert config.num_tokens == 16
   assert config.latent_shape == (8, 8, 3)
-  assert config.activation_dtype == 'float32'  # 'auto' on a CPU
+  assert config.activation_dtype == 'float32'  # dtype 'auto' on a CPU
 
 
 @pytest.mark.parametrize(('backend', 'dtype', 'kind'), [

@@ -165,7 +165,7 @@ def test_bfloat16_parameters(config, batch):
 
 
 def test_what_is_recomputed(config):
-  """Unlike `full`, `dots` keeps layer products. `none` recomputes nothing."""
+  """`dots` recomputes the matmuls of attention. `full` recomputes more."""
   params = model.shapes(config)
 
   def products(remat):

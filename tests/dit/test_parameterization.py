@@ -50,7 +50,7 @@ def batch():
 
 
 def by_hand(name, x, t, label, *sub):
-  """Calls the raw network, and converts outputs of the convention `name`."""
+  """Converts times and outputs of the raw network for the convention `name`."""
   if name == 'reversed':
     out = apply(bind('velocity'), x, 1 - t, label, *sub)
     return jax.tree.map(jnp.negative, out)

@@ -28,7 +28,7 @@ def close(ours, expected, atol=2e-5):
   np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=atol)
 
 
-# On the paths vp and discrete, alpha at t = 1 is not 0 but has these values.
+# On paths `vp` and `discrete`, alpha at t = 1 has these values instead of 0.
 LEFT = {'vp': 6.571e-3, 'discrete': 6.353e-3}
 
 
@@ -74,7 +74,7 @@ def test_velocity_implies_the_score(path, states):
 
 
 def test_conversions_invert(path, states):
-  x, velocity = states  # These may be any arrays.
+  x, velocity = states  # The conversions hold for any arrays.
   there, back = path.noise_from_velocity, path.velocity_from_noise
   close(back(x, there(x, velocity, TIMES), TIMES), velocity, atol=1e-4)
   close(there(x, back(x, velocity, TIMES), TIMES), velocity, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Sub-networks evaluated within a full pass equal separate passes."""
+"""Sub-network outputs are equal within a full pass and in separate passes."""
 
 import functools
 import itertools

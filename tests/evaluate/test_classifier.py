@@ -60,14 +60,14 @@ def test_digits():
   shapes = [leaf.shape for leaf in jax.tree.leaves(classifier.params)]
   assert sum(map(np.prod, shapes)) == 72_842
   assert lib.recipe((8, 8, 1)) == (300, 128)
-  # Two halves of the real digits have a distance only because of bias.
+  # The distance between two halves of the real digits is only bias.
   features, _ = classifier(images[train])
   halves = features[::2], features[1::2]
   reference = Moments.of(halves[1])
   distance = frechet_distance(Moments.of(halves[0]), reference)
   found = extrapolated(halves[0], reference)
-  # Extrapolation removes the bias of the sample. The reference has an equal
-  # bias, so `found` minus the removed bias must be about 0.
+  # Both halves add an equal bias to `distance`. `extrapolated` removes only the
+  # bias of halves[0], so the removed bias must be about the remaining `found`.
   assert abs(found - (distance - found)) < 0.3
   noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), np.uint8)
   assert extrapolated(classifier(noise)[0], Moments.of(features)) > 20

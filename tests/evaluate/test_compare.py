@@ -96,7 +96,7 @@ def test_scores(classifier):
 
 
 def test_scores_are_frechet_distances(classifier):
-  """Scores equal Frechet distances and bootstraps for features and pixels."""
+  """Scores are Frechet distances of features or pixels, also in bootstraps."""
   real, _ = toy(90, 0)
   images, labels = toy(60, 1)
   images = images // 2
@@ -116,7 +116,7 @@ def test_shifted_pixels(classifier):
   rng = np.random.default_rng(0)
   images = rng.integers(51, 256, (20, 8, 8, 1)).astype(np.uint8)
   evaluators = open_toy_evaluators(images, classifier)
-  # 51 of 255 levels are 0.4 in the range from -1 to 1. Images have 64 pixels.
+  # A shift by 51 levels is 0.4 in the range from -1 to 1, at each of 64 pixels.
   scores = score(evaluators, images - np.uint8(51), np.zeros(20, int))
   assert scores['pixels'].value == pytest.approx(64 * 0.4**2)
 

@@ -83,7 +83,7 @@ def test_order_of_images_does_not_matter(extractor, images):
   found = metrics(extractor, images[:, order])
   expected = metrics(extractor, images)
   at = [METRICS.index(name) for name in ('fd', 'precision', 'recall')]
-  np.testing.assert_allclose(  # KID depends on the order.
+  np.testing.assert_allclose(  # The subsets of KID depend on the order.
     np.take(found, at), np.take(expected, at), rtol=1e-6
   )
 

@@ -338,7 +338,7 @@ def test_extrapolation_is_the_published_line_through_15_sizes(monkeypatch):
 
 
 def test_extrapolation_uses_all_moments_of_a_large_reference():
-  """Moments of a tenth of the reference would add a second bias."""
+  """Moments of only a tenth of the reference would add another bias."""
   rng = np.random.default_rng(0)
   scale, size = 1.2, 40
   truth = size * (scale - 1) ** 2

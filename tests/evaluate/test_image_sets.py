@@ -8,7 +8,7 @@ from PIL import Image
 from core.errors import InputError
 from evaluate.image_sets import open_image_set
 
-COUNT = 150  # One read returns fewer images.
+COUNT = 150  # more images than one read returns
 
 
 def pictures(count=COUNT, channels=3, seed=0):

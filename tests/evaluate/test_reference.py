@@ -48,7 +48,7 @@ def test_round_trip(tmp_path):
 
 def test_other_evaluators_read_ours(tmp_path):
   save_reference(tmp_path / 'toy.npz', reference_of())
-  with np.load(tmp_path / 'toy.npz') as arrays:  # The file has no pickles.
+  with np.load(tmp_path / 'toy.npz') as arrays:  # No pickle is needed.
     assert arrays['mu'].shape == (4,)
     assert arrays['sigma'].shape == (4, 4)
     assert arrays['mu_s'].shape == (2,)

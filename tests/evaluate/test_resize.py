@@ -26,7 +26,7 @@ def test_clean_fid_is_pillows_bicubic(shape):
   ]
   ours = preprocess(images, 'clean_fid') * 128 + 128
   expected = np.stack(expected, -1)
-  assert expected.min() < -1 and expected.max() > 256  # clean-fid clips.
+  assert expected.min() < -1 and expected.max() > 256  # clean-fid clips these.
   np.testing.assert_allclose(ours[0], expected.clip(0, 255), atol=1e-3)
 
 

@@ -20,7 +20,7 @@ from guidance.parse import parse
 class Still(Toy):
   """A network that always predicts velocity 0.
 
-  Instances need a unique seed: JAX equates dataclasses with equal fields.
+  Seeds must be unique, because JAX equates dataclasses with equal fields.
   """
 
   def __call__(self, x, t, label, sub=None):

@@ -29,7 +29,7 @@ T = 0.4
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Skip(BlocksTerm):
-  """S2 with fixed instead of random masks. `keep` is (masks, blocks) bool."""
+  """S2 with the fixed masks `keep`, a (masks, blocks) array of booleans."""
 
   name: ClassVar[str] = 'skip'
   scale: Scale
@@ -102,7 +102,7 @@ def test_s2_that_skips_nothing_changes_nothing(denoiser, x, label):
 
 def test_ig_with_equal_predictions_changes_nothing(denoiser, x, label):
   params = dict(denoiser.params)
-  # Blocks after the first tap do nothing. Tap and output have equal heads.
+  # Blocks after tap 1 have no effect. The heads of tap 1 and output are equal.
   blocks = params['blocks']
   closed = jax.tree.map(lambda leaf: leaf.at[2:].set(0), blocks['modulation'])
   params['blocks'] = {**blocks, 'modulation': closed}

@@ -142,7 +142,7 @@ def test_variance_is_that_of_the_conditional_row(terms):
   plain = Fake(learned_variance=True)
   velocity, variance = predict(guidance, plain)
   np.testing.assert_array_equal(variance, plain.one(X, LABEL, 1).variance)
-  # Without a variance output, the variance is None, the velocity unchanged.
+  # Without a variance output, the variance is None. The velocity is the same.
   other, none = predict(guidance, Fake())
   assert none is None
   np.testing.assert_array_equal(velocity, other)

@@ -251,7 +251,7 @@ def test_check_refuses_a_guide_for_another_task():
   ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # from diffusers
 ])  # fmt: skip
 def test_published_slg_intervals_are_given_in_noise_time(fractions, text):
-  # The published intervals are fractions of the steps of SD3.5. The shift is 3.
+  # Intervals are published as fractions of the steps. SD3.5's grid has shift 3.
   grid = make_grid(100, shift=3.0)
   high, low = (grid[round(100 * f)] for f in fractions)
   scale = parse(text).terms[0].scale

@@ -185,7 +185,7 @@ def test_tcfg_of_any_two_noises(kind, path, t):
 
 @pytest.mark.parametrize('path', ['linear', 'cosine'])
 def test_tcfg_at_the_noise(path):
-  # At t = 1, both noises are x. The expected value is a limit in float64.
+  # At t = 1, both predicted noises are x. The expected value uses alpha = 1e-6.
   ours = guided('tcfg:3.5', 1.0, path=path_named(path))
   strong, null = (np.asarray(v, np.float64) for v in pair(1.0))
   space = Space(path, 1.0)

@@ -158,7 +158,7 @@ def test_processes_share_the_batches_of_one(tmp_path, monkeypatch, processes):
 
 @pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
 def test_rows_lie_where_the_mesh_has_them(tmp_path, sizes):
-  """Each device has its rows, in any order of devices on the mesh."""
+  """Each device has the rows of its mesh position, in any device order."""
   devices = np.random.default_rng(1).permutation(np.asarray(jax.devices()))
   mesh = make_mesh(MeshConfig(*sizes), devices.tolist())
   config, order = settings(tmp_path), {'batch_size': 16, 'seed': 0, 'start': 3}

@@ -60,7 +60,7 @@ def labels_of(place):
   return files.classes, {file.name: file.label for file in read}
 
 
-# Entries that must be ignored in a tree with the entries of CATS.
+# Entries that must be ignored when they are added to the tree CATS.
 IGNORED = {
   'plain': [],
   'system files': [
@@ -281,7 +281,7 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch, opening):
       raise PermissionError(13, 'Permission denied', str(folder))
     return scan(folder)
 
-  # The user root, who may run the test, can read every folder.
+  # Real permissions would not stop the user root, who may run this test.
   monkeypatch.setattr(os, 'scandir', refuse)
   with pytest.raises(InputError, match=r'tree/cat cannot be read \(Permission'):
     opening(str(tree), '')

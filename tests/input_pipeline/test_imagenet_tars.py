@@ -45,7 +45,7 @@ def unpacked(images, tmp_path):
     synsets.append((f'{synset}.tar', (tmp_path / 'synset.tar').read_bytes()))
   write_tar(tmp_path / 'ILSVRC2012_img_train.tar', synsets)
   write_tar(tmp_path / 'ILSVRC2012_img_val.tar', [
-    (f'ILSVRC2012_val_{5 - i:08}.JPEG', data)  # reverse order
+    (f'ILSVRC2012_val_{5 - i:08}.JPEG', data)  # names in reverse order
     for i, data in enumerate(list(images.values())[:5])
   ])  # fmt: skip
   page = (ROOT / 'docs' / 'data.md').read_text()

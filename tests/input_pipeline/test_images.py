@@ -167,7 +167,7 @@ def test_values_without_a_range_are_broken(values, words):
 
 
 def tiff(values, bits, photometric=1):
-  """Returns a gray TIFF with 12 or 16 bits, in one strip as from cameras."""
+  """Returns a gray 12- or 16-bit TIFF with one strip, as cameras write it."""
   height, width = values.shape
   if bits == 12:
     flat = values.ravel().astype(int)

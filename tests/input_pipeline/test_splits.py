@@ -107,13 +107,13 @@ def test_splits_with_other_lists_are_not_opened(prepare, tmp_path):
     advice = f'delete {tmp_path}/pets/test and prepare it'
     with refused('3 classes (cat, dog, fox)', advice):
       open_source(data_config(tmp_path), split)
-  # A split can be opened if the config names no other split.
+  # If the config names only one split, this split can be opened.
   assert len(open_source(data_config(tmp_path, test=''), 'train')) == 3
 
 
 def test_splits_begun_at_once_do_not_both_go_on(prepare, tmp_path, monkeypatch):
   assert prepare('test', 'cat', 'fox').status == 0
-  # The patch simulates that `prepare` started for both splits at the same time.
+  # The patch simulates two runs of `prepare` that start at the same time.
   monkeypatch.setattr(
     'commands.prepare.classes_for', lambda folder, names: names
   )

@@ -40,7 +40,7 @@ def test_the_batches_are_those_of_one_process(data_dir):
 
 
 def step(parent, i):
-  """Fails at i = 3. Returns (i, whether in the parent process, platforms)."""
+  """Returns (i, whether in the parent process, platforms); fails at i = 3."""
   if i == 3:
     raise InputError('record 3 is damaged.')
   return i, os.getpid() == parent, jax.config.jax_platforms

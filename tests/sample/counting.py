@@ -47,7 +47,7 @@ costs = []
 
 
 def report(cost):
-  """Records a cost. All denoisers share this function, to compile once."""
+  """Records a cost. All denoisers share this function, so JAX compiles once."""
   costs.append(float(cost))
 
 

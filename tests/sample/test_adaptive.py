@@ -91,7 +91,7 @@ def test_zero_field_leaves_every_bit():
   x = jnp.asarray([[0.0, 1.0, -1e6]])
   out, count = solve(lambda x, t: jnp.zeros_like(x), x)
   np.testing.assert_array_equal(out, x)
-  assert count == 2 + 6 * 7  # Steps start at 1e-6 and grow by 10.
+  assert count == 2 + 6 * 7  # Seven steps grow tenfold from 1e-6.
 
 
 asked = []
@@ -138,7 +138,7 @@ def test_interpolant_of_a_long_last_step_is_less_exact():
 
 
 def test_field_that_wakes_up_late_is_not_missed():
-  # The solver chooses its first step above t = 0.9, where the field is 0.
+  # The field is 0 above t = 0.9, where the solver sets its first step length.
   out, _ = solve(lambda x, t: 0 * x + jnp.maximum(0.9 - t, 0) ** 3, jnp.ones(2))
   np.testing.assert_allclose(out, 1 - 0.9**4 / 4, rtol=1e-3)
 
@@ -267,7 +267,7 @@ def test_sharp_bump_is_resolved_by_rejected_steps():
       shortest = 0.2 if error > 1 else 1.0
       expected_length = h * np.clip(0.9 * error**-0.2, shortest, 10)
       if error <= 1:
-        assert s < 1  # The end was not yet reached.
+        assert s < 1  # This step starts before the end.
         s, x = s + h, now
   assert s >= 1
   assert 4 <= sum(rejected) < len(rejected) / 2

@@ -14,7 +14,7 @@ from sample.grid import SPACINGS, make_grid
 def test_from_noise_to_data(steps, last, shift, spacing):
   grid = make_grid(steps, shift=shift, last_step_size=last, spacing=spacing)
   assert grid.shape == (steps + 1,) and grid.dtype == np.float64
-  # The spacing edm starts at noise level 80, which is below t = 1.
+  # The spacing `edm` starts at noise level 80, where t is below 1.
   assert grid[0] == 1 or (spacing == 'edm' and 0.9 < grid[0] < 1)
   assert grid[-1] == 0
   assert (np.diff(grid) < 0).all()
@@ -27,12 +27,12 @@ def test_from_noise_to_data(steps, last, shift, spacing):
   (2, {'last_step_size': 0.1}, [1, 0.1, 0]),
   # A shift of 3 moves t = 0.75, 0.5 and 0.25 to 3 t / (1 + 2 t).
   (4, {'shift': 3}, [1, 2.25 / 2.5, 1.5 / 2, 0.75 / 1.5, 0]),
-  # A shift of 1 / 3 mirrors the last grid, so more steps are near the data.
+  # A shift of 1 / 3 mirrors the grid above, so more steps are near the data.
   (4, {'shift': 1 / 3}, [1, 1 - 0.75 / 1.5, 1 - 1.5 / 2, 1 - 2.25 / 2.5, 0]),
   (4, {'spacing': 'cosine'},
    [1, np.sin(np.pi * 3 / 8), np.sqrt(0.5), np.sin(np.pi / 8), 0]),
   (4, {'spacing': 'quadratic'}, [1, 9 / 16, 1 / 4, 1 / 16, 0]),
-  # The shift changes the times after the spacing.
+  # The shift is applied to the times of the spacing.
   (4, {'spacing': 'quadratic', 'shift': 3},
    [1, (27 / 16) / (34 / 16), 0.75 / 1.5, (3 / 16) / (18 / 16), 0]),
 ])  # fmt: skip
@@ -46,7 +46,7 @@ def test_karras(name):
   path, n = path_named(name), 12
   grid = make_grid(n, spacing='karras', path=path)
   assert grid[0] == 1 and grid[-1] == 0 and (np.diff(grid) < 0).all()
-  # The ends are 1 and 0. Other levels use i / n, although EDM uses i / (n - 1).
+  # The ends are t = 1 and 0. Noise levels between use i / n, not i / (n - 1).
   i = np.arange(1, n)
   expected = (80 ** (1 / 7) + i / n * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
   inside = grid[1:-1]
@@ -62,18 +62,19 @@ def test_edm_is_equation_5(name, steps):
   i = np.arange(steps) / max(steps - 1, 1)
   sigma = (80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
   assert len(grid) == steps + 1 and grid[-1] == 0
-  if name == 'linear':  # exact in float64
+  if name == 'linear':  # The linear grid is exact in float64.
     np.testing.assert_allclose(grid[:-1], sigma / (1 + sigma), rtol=1e-14)
   ratio = np.asarray(path.sigma(grid[:-1]) / path.alpha(grid[:-1]))
   np.testing.assert_allclose(ratio, sigma, rtol=2e-3)
 
 
 def test_edm_ends_at_its_smallest_noise_level():
-  # edm ends at 0.002, as in the EDM paper (table 1), with any `last_step_size`.
+  # The last nonzero noise level of `edm` is 0.002, as in table 1 of the EDM
+  # paper, for any `last_step_size`.
   for last in (0.0, 0.04):
     before = make_grid(18, spacing='edm', last_step_size=last)[-2]
     np.testing.assert_allclose(before / (1 - before), 0.002)
-  # The spacing karras ends at a higher noise level.
+  # The last nonzero noise level of `karras` is higher.
   before = make_grid(18, spacing='karras')[-2]
   np.testing.assert_allclose(before / (1 - before), 0.0070, atol=5e-5)
 

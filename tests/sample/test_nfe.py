@@ -59,7 +59,7 @@ CASES = [
   ('icg:2:schedule=linear', 'euler', 11),  # The scale is 1 at t = 1.
   # FDG needs one extra pass if the scale of at least one band is not 1.
   ('fdg:1:low=2@0-0.5', 'euler', 9),
-  # If CFG-Zero* is on, its first steps need no pass.
+  # While CFG-Zero* is on, the first `zero_steps` steps need no pass.
   ('cfg_zero:1:zero_steps=2', 'heun', 11),
   ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
   ('cfg_zero:2:zero_steps=2@0.9-1', 'euler', 5),
@@ -91,7 +91,7 @@ def test_nfe_is_what_runs(text, solver, expected):
   if expected is not None:
     assert declared == pytest.approx(expected, rel=1e-6)
   else:
-    assert declared > 6  # A sub-network adds cost.
+    assert declared > 6  # S2 adds passes of sub-networks.
 
 
 def test_published_intervals_of_sit():
@@ -117,7 +117,8 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   # CFG is on at t = 4/6 and 3/6. Each of these times has two evaluations.
   declared, counted = measure('cfg:1.5@0.4-0.7', 'heun', 'evaluation')
   assert declared == counted == 11 + 4
-  # CFG is on for two evaluations at t = 1/6 and one at t = 0 (not for `step`).
+  # CFG is on for two evaluations at t = 1/6 and for one at t = 0. With scales
+  # read once per step, CFG is on for the two evaluations of the last step only.
   heun = 'heun:final_step=heun'
   declared, counted = measure('cfg:1.5@0-0.2', heun, 'evaluation')
   assert declared == counted == 12 + 3

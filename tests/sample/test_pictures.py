@@ -25,7 +25,7 @@ def test_tile():
   images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None]
   images = images * np.ones((5, 2, 3, 1), np.uint8)
   tiled = pictures.tile(images, 3, scale=2, gap=1)
-  # Two rows of three cells have (2 * 2 + 2, 3 * 2 + 2) pixels per cell.
+  # The 2 x 3 cells are each 2 * 2 + 2 pixels high and 3 * 2 + 2 pixels wide.
   assert tiled.shape == (2 * 6, 3 * 8, 1)
   expected = np.full((12, 24, 1), 255, np.uint8)
   for n in range(5):
@@ -53,7 +53,7 @@ def test_sheet():
   gray = np.zeros((3, 4, 4, 1), np.uint8)
   color = np.full((2, 4, 4, 3), 100, np.uint8)
   sheet = pictures.sheet([('a', gray), ('b\nc', color)], 2, scale=10, margin=60)
-  # Above each block are 8 pixels. Each row of a block has 4 * 10 + 4 pixels.
+  # A line 8 pixels high is above each block. Image rows are 4 * 10 + 4 high.
   assert sheet.shape == (8 + 2 * 44 + 8 + 44, 60 + 2 * 44, 3)
   assert sheet.dtype == np.uint8
   assert (sheet[8 + 2 : 8 + 42, 62:102] == 0).all()

@@ -65,7 +65,7 @@ def test_exact_on_a_constant_field(name, steps):
 
 
 def test_heun_is_exact_where_the_field_is_linear_in_time():
-  # dx/dt is 2t. The test step ends above t = 0, because Heun ends with Euler.
+  # dx/dt is 2t. The step ends at 0.4, because a step to t = 0 would use Euler.
   solver = make_solver('heun', LINEAR)
   x = step(solver, lambda x, t: 2 * t, jnp.float32(5), 0.9, 0.4)
   np.testing.assert_allclose(x, 5 + 0.4**2 - 0.9**2, rtol=1e-6)
@@ -115,7 +115,7 @@ def test_sde_reaches_the_data(path, solver):
     jnp.asarray(make_grid(400)),
     lambda n: jax.random.normal(jax.random.fold_in(key, n), (count,)),
   )
-  # Tolerances are four standard errors, plus 2% of the variance for the steps.
+  # Tolerances are four standard errors. Finite steps add 2% for the variance.
   np.testing.assert_allclose(x.mean(), mean, atol=4 * std / count**0.5)
   tolerance = 4 * (2 / count) ** 0.5 + 0.02
   np.testing.assert_allclose(x.var(), std**2, rtol=tolerance)
@@ -191,7 +191,7 @@ def test_clipped_x0(name):
   np.testing.assert_allclose(ours, 1.0, rtol=1e-5)
 
 
-# TIMES includes two options because they change the times of evaluation.
+# TIMES also has two `final_step` options, which change the evaluation times.
 TIMES = [name for name in SOLVERS if not SOLVERS[name].adaptive]
 TIMES += ['heun:final_step=heun', 'euler_maruyama:final_step=noise']
 

@@ -296,7 +296,7 @@ def test_config_of_another_version(refused, claim):
 
 
 def test_foreign_configs_are_not_run(tmp_path, monkeypatch):
-  """configs/base.py is always our file, not a file in the working directory."""
+  """`configs/base.py` means our file, not one in the working directory."""
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'configs/base.py').write_text(
     'import ml_collections\n'

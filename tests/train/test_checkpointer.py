@@ -203,7 +203,7 @@ def largest(folder):
 @pytest.fixture
 def forgotten():
   """Deletes the futures that remain in Orbax after a failure."""
-  gc.freeze()  # A search of older objects takes seconds.
+  gc.freeze()  # Garbage collection of older objects takes seconds.
   yield
   with warnings.catch_warnings(action='ignore'):
     for _ in range(5):  # Orbax threads end at different times.

@@ -79,7 +79,7 @@ def test_power_functions_weigh_late_steps_by_their_exponent():
 
 
 def test_late_steps_still_move_the_average():
-  """Step n = 4,000,000 has an effect, but float32 cannot resolve 1 - 1/n."""
+  """Step n = 4,000,000 has the right effect, though float32 rounds 1 - 1/n."""
   config = EMAConfig(0.9, False, widths=(0.1,), snapshot_images=1)
   zero, one = ({'kernel': jnp.full(3, x)} for x in (0.0, 1.0))
   (moved,) = ema.update_power(config, (zero,), one, jnp.int32(4_000_000 - 1))

@@ -29,7 +29,7 @@ def read(name):
 
 
 def parameters(name):
-  """Returns config and parameters of a golden file. Missing ones become 0."""
+  """Returns config and parameters of a golden file. Missing tensors are 0."""
   start = read('model.safetensors')
   tensors = jax.tree.map(np.zeros_like, start) | read(name)
   return convert.from_published(
@@ -102,6 +102,6 @@ def test_three_steps(start, gradient):
 
   _, expected = parameters('train3_params.safetensors')
   assert largest(params, expected) < 3.3e-5
-  # The average barely moves in three steps, so test_ema.py has more tests.
+  # The EMA barely moves in three steps, so test_ema.py has more tests.
   _, expected = parameters('train3_ema.safetensors')
   assert largest(average, expected) < 3.6e-6

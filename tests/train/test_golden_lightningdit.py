@@ -1,9 +1,9 @@
 """Loss, gradient and Muon steps match the public IG-LightningDiT code.
 
-The error of a Muon step is the relative L2 distance of each tensor's change. In
-float64, errors are tiny. In bfloat16, errors are large, because Newton-Schulz
-amplifies rounding. Tolerances are ten times the differences in the golden
-README.
+The error of a tensor is the relative L2 distance between our change and the
+published change. Errors are tiny in float64. In bfloat16, Newton-Schulz
+amplifies rounding, so errors are large. Tolerances are ten times the
+differences in the README of the golden files.
 
 The published optimizer decays the fixed position table by 2e-6 per step. Our
 optimizer does not, so the tests exclude the table. Its gradient is zero.
@@ -135,7 +135,7 @@ def errors(change, golden):
 
 
 def assert_small(errors, limits):
-  """Limits are for the median of Muon, and the maxima of Muon and Adam."""
+  """Checks the median and largest Muon error, and the largest Adam error."""
   assert np.all(np.asarray(errors) < limits), errors
 
 
@@ -163,7 +163,7 @@ def test_gradient(exact, single):
 
 
 def test_steps_in_float64(exact):
-  """Errors come from the position table's decay, and are below the README's."""
+  """The errors, due to the table's decay, are smaller than in the README."""
   for steps in STEPS:
     assert_small(errors(exact[2][steps], full_precision(steps)), 1e-4)
 
@@ -179,8 +179,8 @@ def test_steps_in_float32(single):
 def test_steps_in_bfloat16(single):
   changes, logged = single.three_steps('bfloat16')
   start = read('model.safetensors')
-  # The README's first median is only 1.9e-4, because one library computes both
-  # results from nearly equal gradients. The median at full precision is 0.16.
+  # In the README, two bfloat16 runs of one code differ by a median of 1.9e-4
+  # after one step, but bfloat16 and full precision differ by 0.16.
   limits = {1: (2e-2, 0.15, 3.1e-3), 3: (0.14, 0.55, 1.4e-3)}
   for steps in STEPS:
     golden = read(f'muon{steps}_params.safetensors')

@@ -194,7 +194,8 @@ def test_direction_is_taken_across_channels_at_each_position():
   lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
   expected = (1 - (a * b).sum(-1) / lengths).mean((1, 2))
   np.testing.assert_allclose(ours, expected, rtol=1e-5)
-  # Image 2 has one opposite position of 16, so its loss is 2 / 16.
+  # The prediction for image 2 is minus the target at one position of 16. This
+  # position has loss 2, so the loss of image 2 is 2 / 16.
   turned = direction(TARGET.at[2, 1, 3].multiply(-1))
   np.testing.assert_allclose(turned, 2 / 16 * jnp.eye(6)[2], atol=1e-6)
 
@@ -219,7 +220,7 @@ def test_gradient_is_finite_where_nothing_is_predicted(length):
     np.testing.assert_allclose(terms['cosine'], 1, atol=1e-3)
   gradient = jax.grad(lambda v: cosine_loss(v)[0])(length * TARGET)
   assert jnp.isfinite(gradient).all()
-  if not length:  # Descent leads to the target.
+  if not length:  # Gradient descent moves toward the target.
     along = (gradient * TARGET).sum(-1)
     assert (along < 0).all()
 

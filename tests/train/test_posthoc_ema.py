@@ -1,4 +1,4 @@
-"""Tests snapshots of averages, and training from weights of another run."""
+"""Tests EMA snapshots, and training from the weights of another run."""
 
 import dataclasses
 import shutil
@@ -38,7 +38,7 @@ def snapshots(tmp_path_factory, config, mesh):
     )
 
   saved = {step: (draw(), draw()) for step in (10, 20)}
-  for _ in range(2):  # A resumed run saves twice.
+  for _ in range(2):  # A resumed run may save the same steps again.
     with Snapshots(folder, CONFIG) as writer:
       for step, power in saved.items():
         writer.save(power, step)

@@ -45,7 +45,7 @@ def test_rates_and_waiting(tmp_path, make_experiment):
   rows = read_metrics(tmp_path)
   assert [row['step'] for row in rows] == [5, 10]
   row = rows[1]
-  assert 0.4 < row['waiting'] < 0.9  # A step waits 20 of 30 ms.
+  assert 0.4 < row['waiting'] < 0.9  # A step waits 20 of its 30 ms for data.
   assert 50 < row['images_per_second'] < 16 / 0.02
   expected = row['images_per_second'] * progress.training_flops(experiment)
   assert row['tflops'] == pytest.approx(expected / 1e12)

@@ -41,7 +41,7 @@ def test_sit(size, options):
 
 
 def test_sits_own_recipe_mirrors_and_does_not_clip():
-  """Settings that differ between SiT's train.py and REPA are those of SiT."""
+  """Where REPA and SiT's train.py differ, this recipe follows train.py."""
   run, shared = recipe('sit.py:XL/2,original'), recipe('sit.py:XL/2')
   assert run.optimizer.clip == 0 and run.data.flip
   assert run.train.images == 1400 * 1_281_167

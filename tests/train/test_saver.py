@@ -97,7 +97,7 @@ def test_a_save_waits_for_a_finite_step(make_toy):
 
 
 def test_ruined_parameters_are_not_saved(make_toy):
-  """The run must not save huge finite weights, which make later steps bad."""
+  """The run must not save huge weights, which make later steps non-finite."""
   toy = make_toy(bad=range(5, 100), ruined=(4,))
   with pytest.raises(NonFiniteError, match='3 steps in a row, up to step 7'):
     toy.run(20, 'train.max_bad_steps=3')

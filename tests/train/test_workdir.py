@@ -139,7 +139,7 @@ def test_length_changes_with_no_other_key(trained, make_config):
 
 
 def test_missing_key_differs(tmp_path, config):
-  """A config without one of the keys must not resume the run."""
+  """A config that lacks a key of the run must not resume the run."""
   workdir.claim(tmp_path, config)
   del config['optimizer']['b1']
   with pytest.raises(InputError, match=r'optimizer\.b1: 0\.9 -> absent'):

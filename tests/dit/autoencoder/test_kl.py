@@ -205,7 +205,7 @@ def test_groups_must_divide():
     kl_from_published(*read('sd_vae'))
 
 
-# The following tests check the shapes, but not the values, of published sizes.
+# The following tests check only the shapes of networks of published sizes.
 
 
 def count(config):

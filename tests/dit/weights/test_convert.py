@@ -1,4 +1,4 @@
-"""Tests exact round trips, counts and refusals of published tensors."""
+"""Published tensors convert exactly, and invalid tensors are refused."""
 
 import dataclasses
 import itertools
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures('traced_once')
 def architectures():
   """Yields networks of every family with all combinations of options.
 
-  Only three combinations are fast tests. The three have every option value.
+  Three combinations per family are fast tests. They cover all option values.
   """
   qk_norm, flag = ('none', 'layernorm', 'rmsnorm'), (False, True)
   some = {'qk_norm': qk_norm, 'learned_variance': flag}
@@ -166,8 +166,8 @@ def test_shapes_of_what_no_memory_holds():
 @pytest.mark.parametrize('family', ['ig_lightningdit', 'sit'])
 def test_missing_tensor(family):
   tensors = random_tensors(make_config(family))
-  # The keys are tensors that determine options of the network. If such a tensor
-  # is missing, the option is wrong, and the error names a tensor that misfits.
+  # The keys are tensors that reveal options of the network. If one is missing,
+  # an option is inferred wrongly, and the error contains the value of this key.
   telling = {'feat_rope.freqs_cos': 'feat_rope.freqs_sin',
              'blocks.0.norm1.weight': 'norm',
              'blocks.0.attn.q_norm.weight': 'blocks.0.attn.k_norm.weight',

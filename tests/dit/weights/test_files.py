@@ -245,7 +245,7 @@ def test_pickle_cut_short_anywhere(torch, save_pickle, write, zipped):
   content = {'ema': {'a': torch.ones(20)}, 'args': argparse.Namespace(x=1)}
   path = save_pickle(content, _use_new_zipfile_serialization=zipped)
   data = path.read_bytes()
-  # A name truncated in an old-format pickle gives another message.
+  # In the old pickle format, a truncated name gives another message.
   words = ['cannot be read', 'truncated'] if zipped else []
   for length in (*range(0, len(data), 29), len(data) - 1):
     refused(write('x.pt', data[:length]), *words)
