@@ -22,6 +22,7 @@ from sample.grid import make_grid
 from sample.solvers import RK4
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_pictures(tmp_path, monkeypatch):
   text = (ROOT / 'docs' / 'checkpoints.md').read_text()
   (code,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
@@ -100,6 +101,7 @@ def test_what_is_added_to_the_house():
   assert ralston.times(0.9, 0.6) == pytest.approx([0.9, 0.7])
 
 
+@pytest.mark.slow
 def test_method_of_the_page_with_a_name(tmp_path):
   """The method of extending.md needs code only in guidance/ and its tests."""
   for name in ('guidance', 'tests/guidance'):
@@ -151,7 +153,7 @@ def test_method_of_the_page_with_a_name(tmp_path):
   assert passed > 10
 
 
-# This program runs its commands one after another on a tiny network.
+# This program runs all commands, one after another, on a tiny network.
 COMMANDS = """
 import sys
 
@@ -159,7 +161,7 @@ import main
 from evaluate import classifier
 
 classifier.recipe = lambda shape: (2, 16)
-place, *names = sys.argv[1:]
+place = sys.argv[1]
 network = ['--config.model.name=ConvNet-S', '--config.model.width=8']
 short = [
   f'--config.data.dir={place}/data', '--config.train.images=32',
@@ -167,11 +169,13 @@ short = [
   '--config.optimizer.warmup_images=16', '--config.sample.batch_size=16',
 ]
 run = f'--workdir={place}/run'
+train = [
+  '--config=configs/digits.py', run, *network, *short,
+  '--config.sample.steps=2',
+]
 words = {
-  'train': [
-    '--config=configs/digits.py', run, *network, *short,
-    '--config.sample.steps=2',
-  ],
+  'train --dry_run': train,
+  'train': train,
   'sample': [run, '--num=16', '--guidance=ig:1.5,cfg:1.2,s2:1.2'],
   'compare': [
     run, '--num=20', '--bootstrap=2',
@@ -186,32 +190,14 @@ words = {
   'convert': [f'--from={place}/run', f'--to={place}/folder'],
   'report': [run, '--no_draw'],
 }
-for name in names:
-  status = main.main([*name.split(), *words[name.split()[0]]])
+for name, arguments in words.items():
+  status = main.main([*name.split(), *arguments])
   assert status == 0, name
 """
 
 
-@pytest.mark.parametrize(
-  'commands',
-  [
-    ('train', 'sample'),
-    pytest.param(
-      (
-        'train --dry_run',
-        'train',
-        'compare',
-        'evaluate',
-        'distill',
-        'convert',
-        'report',
-      ),
-      marks=pytest.mark.slow,
-    ),
-  ],
-  ids=['train and sample', 'the others'],
-)
-def test_backbone_of_the_page_with_a_name(tmp_path, commands):
+@pytest.mark.slow
+def test_backbone_of_the_page_with_a_name(tmp_path):
   """The backbone of extending.md needs code only in dit/."""
   shutil.copytree(ROOT / 'dit', tmp_path / 'dit')
   shutil.copy(ROOT / 'main.py', tmp_path)
@@ -237,7 +223,7 @@ def test_backbone_of_the_page_with_a_name(tmp_path, commands):
   assert '`from dit import convnet, model, sharding`' in page
   for command in (
     [sys.executable, '-m', 'ruff', 'check', '--no-cache', 'dit'],
-    [sys.executable, '-c', COMMANDS, str(tmp_path), *commands],
+    [sys.executable, '-c', COMMANDS, str(tmp_path)],
   ):
     done = subprocess.run(
       command, cwd=tmp_path, capture_output=True, text=True,

@@ -8,6 +8,7 @@ import pytest
 from command_runs import ROOT, free_port, run
 
 
+@pytest.mark.slow
 def test_processes_and_devices_agree(mine, tmp_path):
   rng = np.random.default_rng(0)
   for name in 'ab':

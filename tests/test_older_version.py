@@ -53,6 +53,7 @@ def test_images_stay(older, tmp_path, name, flag):
   assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
+@pytest.mark.slow
 def test_the_run_resumes(older, tmp_path):
   shutil.copytree(older / 'run', tmp_path / 'run')
   result = run('train', DIGITS, f'--workdir={tmp_path}/run', *COMMAND,

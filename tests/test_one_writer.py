@@ -54,6 +54,7 @@ def test_a_second_command_is_refused_in_one_line(argv, tmp_path, command):
     assert sorted(out.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_other_commands_write_beside_training(argv, shared_run, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(shared_run / 'run', workdir)

@@ -154,6 +154,7 @@ def test_a_sampler_may_be_told_in_part(tmp_path):
   assert (sampling.solver, sampling.respacing) == ('heun', '250')
 
 
+@pytest.mark.slow
 def test_an_autoencoder_decodes(tmp_path):
   shared = reference.PLACES[1].parent / 'weights' / 'taef2'
   if not shared.exists():

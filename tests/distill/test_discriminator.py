@@ -58,6 +58,7 @@ def test_inputs_have_levels_and_noise_of_their_own(monkeypatch):
   assert (on_real[2] == 2).all() and (on_generated[2] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('query', ['student_trajectory', RENOISE])
 def test_generated_input_is_what_the_adversarial_term_moves(query, student):
   """The discriminator gets x0 predicted at a random step, not the last x0."""

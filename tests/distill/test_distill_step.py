@@ -113,6 +113,7 @@ def test_a_fake_update_changes_the_fake_alone(form):
   assert 'loss/student' not in row
 
 
+@pytest.mark.slow
 def test_the_student_is_updated_once_in_a_period(form):
   name, _, state, run, _ = form
   after, rows = run(state, 6)
@@ -159,10 +160,11 @@ def test_a_run_goes_on_in_the_middle_of_a_period(form, tmp_path):
     assert all(a[name] == b[name] for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('sizes', 'zero1', 'program'), [
   ((2, 2, 2), True, 0),
-  pytest.param((2, 2, 2), True, 2, marks=pytest.mark.slow),
-  pytest.param((8, 1, 1), False, 2, marks=pytest.mark.slow),
+  ((2, 2, 2), True, 2),
+  ((8, 1, 1), False, 2),
 ])  # fmt: skip
 def test_every_mesh_distills_as_one_device(
   form, teacher, student, sizes, zero1, program
@@ -255,6 +257,7 @@ def test_heads_are_drawn_anew_as_often_as_asked():
   assert 0 < fresh.any(1).mean() < 1  # Each head is reset independently.
 
 
+@pytest.mark.slow
 def test_discriminator_learns_to_tell(teacher):
   """The heads learn to separate fixed real and generated hidden states."""
   heads = discriminator.init(TEACHER, 2, KEY)
@@ -293,6 +296,7 @@ def test_a_rollout_is_what_the_sampler_does(student):
   np.testing.assert_allclose(reached, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_teacher_follows_its_own_trajectory(teacher):
   """A copy of the teacher has loss 0 with one substep and no guidance."""
   network = {key: teacher[key] for key in teacher if key != 'tap_heads'}
@@ -308,6 +312,7 @@ def test_a_teacher_follows_its_own_trajectory(teacher):
   assert loss(substeps=1, guidance='cfg:2') > 1e-5
 
 
+@pytest.mark.slow
 def test_gradient_crosses_one_step_alone(student, teacher):
   """The gradient flows through the last prediction only."""
   distillation = make_distillation(solver='euler', branch='low')

@@ -39,10 +39,8 @@ def asked(distillation, student, teacher, fake=None, seed=1):
   return found, visit, places
 
 
-@pytest.mark.parametrize(
-  'guidance',
-  [pytest.param('cfg:4', marks=pytest.mark.slow), 'ig:1.7,cfg:2'],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('guidance', ['cfg:4', 'ig:1.7,cfg:2'])
 def test_terms_of_one_level_are_dmd_of_the_guided_teacher(
   student, teacher, guidance
 ):

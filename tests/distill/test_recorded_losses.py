@@ -49,6 +49,7 @@ def teacher():
   return make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['full', *SLOW])
 def test_losses_of_other_recipes_are_as_recorded(name, teacher):
   given, of_fake, of_student = RECORDED[name]

@@ -77,10 +77,11 @@ def test_loop_equals_scan(denoiser, batch):
   close(apply(rebind(denoiser, scan=False), *batch), apply(denoiser, *batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('changes', [
   {'remat': 'full'},
-  pytest.param({'scan': False}, marks=pytest.mark.slow),
-  pytest.param({'remat': 'dots'}, marks=pytest.mark.slow),
+  {'scan': False},
+  {'remat': 'dots'},
 ])  # fmt: skip
 def test_gradient_is_that_of_the_plain_scan(denoiser, batch, changes):
   plain = dataclasses.replace(denoiser.config, remat='none')

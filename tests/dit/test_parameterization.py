@@ -80,6 +80,7 @@ def test_outputs_and_taps_are_translated(name, batch):
   close(without_variance(ours), by_hand(name, *batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [REVERSED, 'noise'])
 def test_sub_networks_are_translated_at_their_own_times(name, batch):
   sub = SubNetworks(MASKS, every=2)

@@ -72,6 +72,7 @@ def open_toy_evaluators(images, network, resamples=5):
   return open_evaluators(images, network, config, make_mesh(MeshConfig()))
 
 
+@pytest.mark.slow
 def test_classifier_learns(classifier):
   images, labels = toy(60, 1)
   features, predictions = classifier(images)

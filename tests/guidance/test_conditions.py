@@ -58,6 +58,7 @@ def drawn(denoiser, condition, text):
   return sampler.sample(*inputs)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('text', TEXTS)
 def test_prompts_that_stand_for_labels_give_the_images_of_labels(text):
   ours = drawn(Prompted(), encode(LABEL), text)

@@ -150,6 +150,7 @@ def said(folder):
   return dict(zip(cases, zip(*lines, strict=True), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name, autoencoder', [('pixels', None), ('moments', 'taef2:file')]
 )

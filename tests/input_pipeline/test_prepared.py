@@ -109,6 +109,7 @@ def test_normalization(data, statistics):
   assert space.normalization == found
 
 
+@pytest.mark.slow
 def test_the_step_draws_and_normalizes(data, make_experiment, monkeypatch):
   """The objective gets normalized latents, resampled in every step."""
   experiment = make_experiment(

@@ -51,6 +51,7 @@ def endless():
   return dataset.map(functools.partial(step, os.getpid()))
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_is_raised(monkeypatch):
   monkeypatch.setenv('JAX_PLATFORMS', '')  # as on an accelerator
   elements = workers.read(endless(), OPTIONS, 2)

@@ -73,6 +73,7 @@ def test_noise_is_the_same(steps):
   assert np.abs(double).max() > 1
 
 
+@pytest.mark.slow
 def test_choices_are_the_same():
   index, drawn = np.arange(5, dtype=np.int32), []
   for dtype in DTYPES:

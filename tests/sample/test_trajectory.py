@@ -109,6 +109,7 @@ def test_frames_and_gaps(everything):
     close(found.gaps[name], np.sqrt(np.square(gap).mean((1, 2, 3, 4))))
 
 
+@pytest.mark.slow
 def test_devices_need_not_divide_the_images():
   one, eight = (
     shoot('cfg:1.5', devices=devices, batch_size=8) for devices in (1, 8)

@@ -245,6 +245,7 @@ def test_damage_is_named_or_the_one_before_is_taken(tmp_path, build, damage):
     assert_same(checkpointer.restore(abstract), filled(abstract, 7))
 
 
+@pytest.mark.slow
 @ABANDONED
 @pytest.mark.usefixtures('forgotten')
 def test_every_flipped_byte_of_a_checkpoint_is_noticed(tmp_path, build):

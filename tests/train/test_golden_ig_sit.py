@@ -58,6 +58,7 @@ def gradient():
   return jax.jit(jax.value_and_grad(loss_of, has_aux=True))
 
 
+@pytest.mark.slow
 def test_gradient(start, gradient):
   golden = read('loss.npz')
   x0, noise = (reference.nhwc(golden[name]) for name in ('images', 'noise'))

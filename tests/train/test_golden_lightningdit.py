@@ -143,6 +143,7 @@ def full_precision(steps):
   return read(f'muon{steps}_delta_fullprec.safetensors')
 
 
+@pytest.mark.slow
 def test_losses(exact):
   golden = read('loss.npz')
   for ours, name in zip(exact[0], ('loss', 'cos_loss'), strict=True):
@@ -176,6 +177,7 @@ def test_steps_in_float32(single):
     assert_small(found, (1.1e-3, 7.8e-3, 1.7e-3))
 
 
+@pytest.mark.slow
 def test_steps_in_bfloat16(single):
   changes, logged = single.three_steps('bfloat16')
   start = read('model.safetensors')

@@ -78,6 +78,7 @@ def test_logged_rate_is_the_schedule(trained):
   assert rates[-1] > experiment.optimizer.end_fraction * lr
 
 
+@pytest.mark.slow
 def test_longer_run_goes_on_until_nothing_is_finite(
   trained, make_experiment, tmp_path, caplog
 ):

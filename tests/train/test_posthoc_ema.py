@@ -90,6 +90,7 @@ def starting(experiment, source, **changes):
   return dataclasses.replace(experiment, train=train, **changes)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_anothers_weights(shared_run):
   source = shared_run / 'run'
   experiment = build(workdir.load_config(source))

@@ -26,6 +26,7 @@ def mine(tmp_path, name='means'):
   return extractor, "eval.metrics=('fd','recall')"
 
 
+@pytest.mark.slow
 def test_scores_are_logged_and_rank_checkpoints(
   tmp_path, make_config, make_experiment
 ):
@@ -83,6 +84,7 @@ def test_what_cannot_be_measured_is_refused_at_the_start(
     open_setup(make_experiment(*assignments))
 
 
+@pytest.mark.slow
 def test_a_signal_ends_an_evaluation(tmp_path, make_config, make_experiment):
   """After a signal during scoring, the run saves its state and stops."""
   assignments = (*EVERY, *mine(tmp_path), 'train.images=320')

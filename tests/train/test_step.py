@@ -101,6 +101,7 @@ def test_step_is_deterministic_and_draws_anew_each_time(run):
   assert metrics_later['loss'] != metrics['loss']
 
 
+@pytest.mark.slow
 def test_average_follows_the_new_parameters(run):
   before = jax.tree.map(np.array, run.start().ema)
   after, _ = run.step(run.start(), make_batch(run.mesh))
@@ -108,6 +109,7 @@ def test_average_follows_the_new_parameters(run):
   assert_close(after.ema, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_bad_batch_changes_nothing_but_counters(run):
   good = make_batch(run.mesh)
   image = np.array(good['image'])
@@ -178,14 +180,15 @@ def expected(run):
   return figures(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('sizes', 'assignments'), [
   ((2, 2, 2), ['train.accumulate=2']),
-  pytest.param((8, 1, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
-  pytest.param((1, 8, 1), [], marks=pytest.mark.slow),
-  pytest.param((2, 4, 1), ['mesh.zero1=true'], marks=pytest.mark.slow),
-  pytest.param((4, 1, 2), [], marks=pytest.mark.slow),
-  pytest.param((1, 1, 1), [], marks=pytest.mark.slow),
-  pytest.param((1, 1, 1), ['train.accumulate=4'], marks=pytest.mark.slow),
+  ((8, 1, 1), ['mesh.zero1=true']),
+  ((1, 8, 1), []),
+  ((2, 4, 1), ['mesh.zero1=true']),
+  ((4, 1, 2), []),
+  ((1, 1, 1), []),
+  ((1, 1, 1), ['train.accumulate=4']),
 ])  # fmt: skip
 def test_every_mesh_trains_alike(expected, make_experiment, sizes, assignments):
   mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])

@@ -32,6 +32,7 @@ def taef2():
   return tiny, np.load(SHARED / 'golden' / 'taef2' / 'io.npz')
 
 
+@pytest.mark.slow
 def test_taef2_reconstructs(taef2):
   tiny, golden = taef2
   image = golden['image_uint8_nhwc']
