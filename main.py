@@ -15,9 +15,9 @@ r"""Trains, samples, distills and evaluates Diffusion Transformers.
   python main.py convert --from=runs/digits --to=digits-int8 --quantize=int8
   python main.py sample  --folder=digits-ema --config.sample.steps=50
 
-Exit status: 0 for success, or a requested stop after saving; 1 for failure; 2
-for invalid input; 130 for an interrupt of a command that does not save; 143 for
-SIGTERM.
+Exit status: 0 for success, or for a requested stop after saving; 1 for failure;
+2 for invalid input; 130 for an interrupt of a command that does not save; 143
+for SIGTERM.
 """
 
 import errno

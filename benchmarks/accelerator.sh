@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Benchmarks training and sampling at the XL size on one GPU or TPU chip:
 #   bash benchmarks/accelerator.sh [FOLDER [TABLE...]]
-# Prints all tables or the given ones, and writes them and their JSON to the
-# folder (runs/benchmarks).
+# Prints all tables, or only the named ones. Writes each table to FOLDER (default:
+# runs/benchmarks), as Markdown and as JSON.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/benchmarks}
@@ -22,7 +22,8 @@ table() {  # NAME MODULE ARGUMENTS...
     | tee "$out/$name.md" || failed+=("$name")
 }
 
-# Training. Heads are 64 wide in B, 72 in XL. Tables mark cases that do not fit.
+# Training. An attention head has 64 channels in B, and 72 in XL. A table marks
+# the cases that do not fit in memory.
 vary=(--vary model.attention xla cudnn --vary model.remat none dots)
 table train_xl train_step configs/sit.py:XL/2,ig \
   --vary train.batch_size 128 256 "${vary[@]}"
@@ -31,7 +32,7 @@ table train_lightning train_step configs/lightningdit.py:XL/1,ig \
 table train_b train_step configs/sit.py:B/2,ig \
   --config.train.batch_size=256 "${vary[@]}"
 
-# Sampling: all methods at 50 steps, the published 250 steps, then students.
+# Sampling: all methods with 50 steps, IG with the published 250 steps, students.
 table sample_methods sampling configs/sit.py:XL/2,ig --steps=50 \
   --batch_size=128 --rounds=3
 table sample_250 sampling configs/sit.py:XL/2,ig --steps=250 \
@@ -40,7 +41,6 @@ table sample_students sampling configs/sit.py:XL/2,ig --batch_size=128 \
   --methods none --students 1 2 4 --rounds=3
 
 table compile compile_time
-table host host_overhead
 
 if ((!${#ran[@]})); then
   echo "No table is called$wanted" >&2

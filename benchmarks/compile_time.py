@@ -2,8 +2,9 @@
 
   python -m benchmarks.compile_time
 
-The default config is SiT-XL/2 + IG. The blocks are scanned, or unrolled in a
-Python loop. The compiled step is not executed.
+The default config is SiT-XL/2 + IG. The step scans over the blocks for the
+depths in --depths, and runs a Python loop over the blocks for the depths in
+--unrolled. The compiled step is not executed.
 """
 
 import jax

@@ -27,7 +27,7 @@ def features(seed: int, count: int) -> np.ndarray:
 
 
 def frechet() -> dict[str, float]:
-  """Times the moments of 50,000 images, and their distance to a reference."""
+  """Times the moments of 50,000 images, and then the Frechet distance."""
   reference = Moments.of(features(0, 10_000))
   sample = features(1, 50_000)
   start = time.perf_counter()
@@ -45,7 +45,7 @@ def frechet() -> dict[str, float]:
 
 
 def precision_and_recall() -> dict[str, float]:
-  """Times both metrics of 10,000 images against 10,000, with compilation."""
+  """Times precision and recall of 10,000 images, including compilation."""
   reference, sample = features(0, 10_000), features(1, 10_000)
   figures = {}
   for name, half in (('seconds', False), ('half_seconds', True)):
@@ -62,7 +62,7 @@ PARTS = {
 
 
 def measure(name: str) -> dict[str, float]:
-  """Runs a part; returns its times and the peak memory of this process."""
+  """Runs one of PARTS; returns times and the peak memory of this process."""
   figures = PARTS[name]()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   return figures | {'peak_gib': peak / GIB}

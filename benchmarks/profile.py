@@ -1,11 +1,11 @@
-"""Profiles a train step on the CPU by kind of operation.
+"""Measures the time of each kind of operation in a train step on the CPU.
 
   python -m benchmarks.profile configs/sit.py:S/2,ig --torch \
     --config.train.batch_size=8
 
 Sums the durations of events in JAX's profiler, and averages over a few steps.
 Where threads run in parallel, the sum exceeds the time of the step. The sum
-misses the part of the kernel gradients that XLA finishes on other threads.
+misses the part of the weight gradients that XLA finishes on other threads.
 --torch also profiles a PyTorch network of the same shape with PyTorch's
 profiler (requirements-torch.txt).
 """
@@ -26,9 +26,9 @@ from benchmarks import timing
 from benchmarks.train_step import compiled_step, random_batch
 
 STEPS = 3
-# Kinds of operations, each with a pattern for the texts of `operations`. The
-# first match decides. The marks of attention are its einsum subscripts, arrays
-# whose last two of four axes are equal, and `ynn` fusions with four axes.
+# Kinds of operations, each with a pattern. An operation has the first kind
+# whose pattern matches its text in `operations`. Attention is recognized by
+# its einsum subscripts, shapes (B, H, N, N), and `ynn` fusions with four axes.
 KINDS = (
   ('attention', r'bhn|bhm|\[\d+,\d+,(\d+),\1\]|^ynn\S* \[\d+(,\d+){3}\]'),
   ("the scan's stacks: filled, sliced, written",

@@ -1,18 +1,18 @@
 """Measures how much space quantized weights save, and how samples change.
 
   python -m benchmarks.quantize --workdir=runs/demo --guidance=ig:1.5
-  python -m benchmarks.quantize --name=SiT-B/2   # only sizes, random weights
+  python -m benchmarks.quantize --name=SiT-B/2   # file sizes, random weights
 
-Converts the weights of a run on pixels with each scheme of main.py convert.
-Float32 and each scheme sample images with the same labels and noise. Prints:
+Applies each scheme of main.py convert to a run that was trained on pixels. The
+samples of float32 and of each scheme have the same labels and noise. Prints:
 
   file      size of model.safetensors, and ratio to the size in float32
   weights   relative L2 error of the parameters, against float32
   latents   relative L2 error of the samples' latents, against float32
   FD        Frechet distance to the training images (not FID), in features of a
             classifier trained on these images; mean over seeds ± standard error
-  change    FD minus the FD of float32, ± the standard error of this difference
-            from a bootstrap over pairs of images
+  change    FD minus the FD of float32, ± the standard error of this difference,
+            which comes from a bootstrap over pairs of images
 """
 
 import argparse
@@ -70,7 +70,7 @@ def draw(sampler: Sampler, guidance, labels, seed) -> np.ndarray:
 
 
 def figures(distances: list[Estimate]) -> str:
-  """Returns the mean ± standard error over the seeds, as text."""
+  """Returns the mean over the seeds ± its standard error, as text."""
   errors = np.asarray([distance.error for distance in distances])
   mean = np.mean([distance.value for distance in distances])
   return f'{mean:.3f} ± {np.sqrt(np.square(errors).sum()) / len(errors):.3f}'

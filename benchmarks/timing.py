@@ -1,7 +1,7 @@
 """Shared code of the benchmarks: timing, flags and results.
 
 Speed varies between machines and days. Therefore, rates are relative to a large
-matrix product in the same run, and compared programs run in turns.
+matrix product in the same run, and programs take turns if they are compared.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
   """Times functions in turns; returns the seconds of each call, by name.
 
-  Every function runs `rounds` turns of at least `turn` seconds, and must return
+  Every function has `rounds` turns of at least `turn` seconds, and must return
   only when its work is done. The first call of a turn is not timed: the threads
   and memory of the previous function may still affect that call.
   """

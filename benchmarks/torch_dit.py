@@ -55,7 +55,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-  """A head that predicts from the tokens of the last block or of a tap."""
+  """The output head, or the intermediate head that follows a tap."""
 
   def __init__(self, config: DiTConfig) -> None:
     super().__init__()
@@ -71,7 +71,7 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-  """The network, which returns its output and the predictions of the taps."""
+  """The network, which returns its output and the intermediate predictions."""
 
   def __init__(self, config: DiTConfig) -> None:
     super().__init__()
@@ -107,7 +107,7 @@ class Network(nn.Module):
 
 
 def network_of(config: DiTConfig) -> Network:
-  """Returns the network; raises ValueError if its size differs from ours."""
+  """Returns the network; raises ValueError if our parameter count differs."""
   torch.manual_seed(0)
   network = Network(config)
   expected = sum(leaf.size for leaf in jax.tree.leaves(model.shapes(config)))

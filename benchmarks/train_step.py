@@ -72,7 +72,7 @@ def compiled_step(
 def our_step(
   experiment: Experiment,
 ) -> tuple[Callable[[], float], dict[str, jax.Array], dict[str, float]]:
-  """Returns a function that runs one step, its batch, and compilation costs."""
+  """Returns a function for one step, the batch, and the compilation costs."""
   state, compiled, shapes, figures = compiled_step(experiment)
   batch, key = random_batch(shapes), jax.random.key(0)
 
@@ -97,7 +97,7 @@ def measure(
     for call in runs.values():
       call()
     seconds = timing.in_turns(runs, rounds)
-  except RuntimeError as error:  # an error of XLA or cuDNN
+  except RuntimeError as error:  # raised by XLA or cuDNN
     if 'RESOURCE_EXHAUSTED' in str(error):
       return {'ms': 'does not fit'}
     return {'ms': f'failed: {str(error).splitlines()[0]}'}
@@ -138,7 +138,7 @@ def main() -> None:
       'dtype': dtype,
     }
     row |= dict(word.split('=', 1) for word in choice)
-    if 'model.attention' in row:  # shows the kernel that this machine uses
+    if 'model.attention' in row:  # this machine may use another kernel
       row['model.attention'] = experiment.model.attention_here
     row |= measure(
       experiment, peaks[dtype], rounds=args.rounds, torch=args.torch

@@ -26,7 +26,7 @@ class Advice:
   """
 
   def __init__(self, request: SampleRequest) -> None:
-    """Stores the request. The first suggestion opens the run."""
+    """Stores the request; the run is opened for the first suggestion."""
     self._request = request
 
   @functools.cached_property
@@ -101,7 +101,7 @@ def training(
 
 
 def _changes(metadata: Metadata, experiment: Experiment) -> dict[str, object]:
-  """Maps config keys that contradict the records to the records' values."""
+  """Returns config keys that contradict the records, with corrected values."""
   size, _, channels = metadata.layout.latent_shape
   expected = {
     'data.autoencoder': metadata.protocol['autoencoder']['name'],

@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
   """A parser that raises InputError instead of exiting."""
 
   def format_help(self) -> str:
-    """Returns the help text; its examples start with the user's own command."""
+    """Returns the help text; the user's command replaces `python main.py`."""
     return program.localize(super().format_help())
 
   def error(self, message: str) -> NoReturn:

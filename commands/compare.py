@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 def compare_settings(
   args: argparse.Namespace, job: SampleJob
 ) -> compare_lib.CompareConfig:
-  """Returns the settings; by default, these list every supported method."""
+  """Returns the settings; by default, with all supported METHODS."""
   methods = args.guidance
   if methods is None:
     methods = filter(job.serves, METHODS)
@@ -76,7 +76,7 @@ def compare_settings(
 
 
 def _remark(job: SampleJob) -> str:
-  """Returns a remark if the real images are reconstructions."""
+  """Returns a remark that the real images are reconstructions, or ''."""
   if job.decoder is None:
     return ''
   name = (job.autoencoder or '').partition(':')[0]

@@ -2,7 +2,7 @@
 
   from                                       to
   published file, or hf://org/name/file      folder, published .safetensors
-  folder (`dit.weights.folder`)                     published .safetensors
+  folder (`dit.weights.folder`)              published .safetensors
   workdir of a run: its newest checkpoint    folder, published .safetensors
   any of these                               folder of quantized weights
 
@@ -54,7 +54,7 @@ class PublishedFacts:
   """Settings of a network that its published tensors do not determine.
 
   Attributes:
-    num_heads: Number of attention heads; None for the usual number.
+    num_heads: Number of attention heads; None for the width's usual number.
     taps: Number of blocks before the intermediate head; () without such a head.
     null_label: Whether the last label is the null label.
   """
@@ -99,10 +99,11 @@ def exchange(
     source: Published file, folder of weights, or run.
     target: New path of a published file if the path ends with .safetensors;
       otherwise, new path of a folder.
-    family: Published format, one of `convert.FAMILIES`. It may be None if a
-      run becomes a folder, or if the source is a folder that names its format.
+    family: Published format, 'inception' or one of `convert.FAMILIES`. None is
+      allowed if a run becomes a folder, or if a source folder names its format.
     facts: Settings that the tensors of a published source do not determine.
-    weights: 'ema' or 'raw'; None for 'ema', or for the only available weights.
+    weights: 'ema', 'raw' or, for a run, 'ema:WIDTH'; None for 'ema', or for the
+      only available weights.
     quantize: Scheme of a target folder, one of `quantize.SCHEMES`; or None.
     allow_nonfinite: Whether to convert non-finite weights. A target folder
       records this permission, so that `sample` accepts the folder.
@@ -189,7 +190,7 @@ def _kind(source: str) -> str:
   try:
     path = epath.Path(source).expanduser()
     exists = path.exists()
-  except (KeyError, ImportError, RuntimeError) as error:  # errors of epath
+  except (KeyError, ImportError, RuntimeError) as error:  # raised by epath
     raise InputError(
       f'{source} cannot be read ({reason(error)}); expected a path on '
       f'this machine, a workdir on gs://, or {HUB}org/name/file.'
@@ -242,10 +243,10 @@ def _read_published(
 
 
 def _num_heads(tensors: dict[str, np.ndarray]) -> int:
-  """Returns the usual number of attention heads for the file's width."""
+  """Returns the usual number of attention heads for the network's width."""
   shape = np.shape(tensors.get('x_embedder.proj.weight', 0))
   if not shape:
-    return 1  # the converter reports that the network is unknown
+    return 1  # any value: the converter then reports an unknown network
   if shape[0] not in _HEADS:
     raise InputError(
       f'--num_heads is needed: shapes do not show it, and no named size has '
@@ -281,7 +282,7 @@ def _read_run(
     'step': step,
     'path': experiment.objective.path,
     'latents': load_latents(source).to_json(),
-    # A few-step student needs the sampling settings of its training.
+    # A few-step student must sample with the settings of its training.
     'sample': sampling_of(experiment),
   }
   return experiment.model, jax.device_get(params), info

@@ -1,8 +1,8 @@
 """Reports the size and cost of a job without running it.
 
-Without a topology, all figures follow from array shapes on the local devices.
-With a topology such as v5p:4x4x4, libtpu also compiles the program for TPU
-chips of that topology, which need not be attached.
+Without a topology, all figures are computed from array shapes, for the local
+devices. With a topology such as v5p:4x4x4, libtpu also compiles the program for
+TPU chips of that topology, which need not be attached.
 """
 
 import dataclasses
@@ -78,9 +78,9 @@ class Program:
 def train(experiment: Experiment, topology: str | None) -> str:
   """Returns a report on the train step.
 
-  `topology` names the TPU chips to compile for; without one, the report uses
-  only shapes. Raises InputError if the topology is unknown or cannot run the
-  step.
+  `topology` names the TPU chips to compile for; None compiles nothing, and uses
+  only array shapes. Raises InputError if the topology is unknown or cannot run
+  the step.
   """
   experiment, mesh = placed(experiment, topology)
   settings, network = experiment.train, experiment.model
@@ -113,7 +113,7 @@ def train(experiment: Experiment, topology: str | None) -> str:
 
 
 def distill(experiment: StudentExperiment) -> str:
-  """Reports on a student; raises InputError if distillation cannot run."""
+  """Returns a report on distillation; raises InputError if it cannot run."""
   plan = distilling.check(experiment)
   settings, student = experiment.train, experiment.model
   state = abstract(
@@ -182,7 +182,7 @@ def sample(experiment: Experiment, guidance: str, topology: str | None) -> str:
 def placed(
   experiment: Experiment, topology: str | None
 ) -> tuple[Experiment, Mesh]:
-  """Returns the experiment (with the topology's precision) and the mesh."""
+  """Returns the experiment (bfloat16 by default on a topology) and the mesh."""
   devices = topology_devices(topology) if topology else None
   network = experiment.model
   if topology and network.dtype == 'auto':
@@ -198,7 +198,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
   Raises InputError if libtpu is missing, or does not know the topology.
   """
   for name, value in (
-    ('TPU_SKIP_MDS_QUERY', '1'),  # no query of the cloud's metadata server
+    ('TPU_SKIP_MDS_QUERY', '1'),  # libtpu skips the cloud's metadata server
     (
       'ALLOW_MULTIPLE_LIBTPU_LOAD',
       '1',
@@ -279,7 +279,7 @@ def compile_train(experiment: Experiment, mesh: Mesh) -> Program:
 
 
 def compiled(lower: Callable[[], Any], mesh: Mesh) -> Program:
-  """Compiles a program; if XLA raises an error, `refused` has the reason."""
+  """Compiles a program; if XLA fails, the result's `refused` has the reason."""
   begin = time.perf_counter()
   with jax.set_mesh(mesh):
     stages = lower()
@@ -352,7 +352,7 @@ def _memory(parts: Mapping[str, Any]) -> str:
 
 
 def _gib(tree: Any) -> float:
-  """Returns the memory of a tree of arrays per device, in GiB."""
+  """Returns the memory of a tree of arrays on each device, in GiB."""
   return (
     sum(
       math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

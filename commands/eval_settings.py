@@ -34,7 +34,7 @@ def eval_overrides(args: argparse.Namespace) -> list[str]:
 
 
 def check_without_data(config: EvalConfig) -> None:
-  """Raises InputError if the settings need the training split of a --config."""
+  """Raises InputError if the settings need a config file's training split."""
   if config.extractor == 'classifier':
     raise InputError(
       '--extractor is needed, such as inception:FILE or classifier:FOLDER (or '

@@ -127,7 +127,8 @@ def evaluate_run(
 
   `overrides` are config assignments of --preset. `row` has published figures to
   compare with, or is {}. Raises InputError if an input is missing or does not
-  fit, and NonFiniteError if more images than `nonfinite.MOST` are not finite.
+  fit, and NonFiniteError if the share of non-finite images is above
+  `nonfinite.MOST`.
   """
   request = request_of(args, [*overrides, *eval_overrides(args)])
   num = row.get('num', 50_000) if args.num is None else args.num
@@ -262,7 +263,7 @@ def _report(
 
 
 def _free_name(folder: epath.Path, entries: dict[str, Any]) -> str:
-  """Returns the first free name among evaluation, evaluation-2, and so on."""
+  """Returns the first of evaluation, evaluation-2, ... free for `entries`."""
   entries = json.loads(json.dumps(entries))
   for number in itertools.count(1):
     name = 'evaluation' if number == 1 else f'evaluation-{number}'

@@ -23,7 +23,7 @@ _CALLED = re.compile(
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-  """Returns the count and bytes of each kind of collective in one run.
+  """Returns the count and bytes of each kind of collective in one execution.
 
   `text` is optimized HLO from `compiled.as_text()`. The bytes are the size of
   the unsharded array: the result of a gather, or the input of a scatter. Every
@@ -54,14 +54,14 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 def _walk(
   computations: dict[str, list[str]], name: str, times: int
 ) -> Iterator[tuple[str, int, int]]:
-  """Yields (kind, bytes, number of runs) of a computation's collectives."""
+  """Yields (kind, bytes, executions) of each collective in a computation."""
   for line in computations.get(name, ()):
     match = _INSTRUCTION.search(line)
     if not match:
       continue
     kind = match[2].removesuffix('-start')
     if kind in KINDS:
-      # On TPUs, a fusion with this name is a reduce-scatter.
+      # On TPUs, a fusion named all-reduce-scatter is a reduce-scatter.
       if kind == 'all-reduce' and 'all-reduce-scatter' in name:
         kind = 'reduce-scatter'
       yield kind, _size(match, line), times

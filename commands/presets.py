@@ -12,7 +12,7 @@ PRESETS = 'configs/presets.py'
 def with_preset(
   args: argparse.Namespace,
 ) -> tuple[str | None, list[str], dict[str, Any]]:
-  """Returns guidance, config assignments and published figures of the flags.
+  """Returns the flags' guidance, config assignments and published figures.
 
   --guidance overrides the guidance of --preset. Without either flag, the
   guidance is None.

@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
 def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
   """Samples the images of a job, or resumes an interrupted job.
 
-  `form` is one of `image_folder.FORMATS`. `overwrite` discards images in the
-  folder that have another protocol. Raises NonFiniteError if no image is
+  `form` is one of `image_folder.FORMATS`. `overwrite` discards earlier images
+  that were sampled with other settings. Raises NonFiniteError if no image is
   finite.
   """
   num = len(job.labels)
@@ -62,7 +62,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
     )
     protocol = job.load()
     store = None
-    if jax.process_index() == 0:  # no other process writes
+    if jax.process_index() == 0:  # only process 0 writes
       store = ImageFolder(
         folder, protocol, job.labels, form=form, overwrite=overwrite
       )
@@ -109,7 +109,7 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
 
 
 def _find_gaps(store: ImageFolder | None, num: int) -> np.ndarray:
-  """Returns the numbers of the missing images, the same in every process."""
+  """Returns the indices of the missing images, the same in every process."""
   mask = np.zeros(num, bool)
   if store is not None:
     mask[store.missing()] = True

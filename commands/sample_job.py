@@ -68,7 +68,7 @@ class SampleRequest:
 def request_of(
   args: argparse.Namespace, overrides: Sequence[str] = ()
 ) -> SampleRequest:
-  """Returns the request of the flags; the user's assignments come last."""
+  """Returns the request of the flags; user assignments win over `overrides`."""
   guide = None
   if args.guide:
     guide = Source.at(args.guide, step=args.guide_step)
@@ -189,7 +189,7 @@ class SampleJob:
     }
 
   def splits(self) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns images and labels of both splits, read by `load_images`."""
+    """Returns images and labels of the training split, then the test split."""
     if not self._request.source.is_run:
       raise InputError('a folder of weights has no real images.')
     data, splits = self.experiment.data, []
@@ -277,7 +277,7 @@ class ImageJob(SampleJob):
     }
 
   def batches(self, index: np.ndarray) -> Iterator[generate.Batch]:
-    """Yields the images whose numbers are in `index`, in batches."""
+    """Yields the images with the indices `index`, in batches."""
     return self._sampler.batches(self._method, self.labels, self._seed, index)
 
   def _announce(self, preset: str) -> None:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
   metrics = config.metrics or tuple(dict.fromkeys((metric, *defaults)))
   if metric not in metrics:
     raise InputError(f'--metric is {metric}, which eval.metrics does not list.')
-  if classes and not config.bootstrap:  # classifier features are fast
+  if classes and not config.bootstrap:  # resampling such features is fast
     config = dataclasses.replace(config, bootstrap=_RESAMPLES)
   path = request.out or f'{request.source.place}/sweep'
   with writing(path, 'sweep', 'sweep', writes=WRITES) as folder:

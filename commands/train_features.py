@@ -56,7 +56,7 @@ def train_features(
   Args:
     experiment: Settings of data, seed and number of classes.
     folder: Folder for the classifier, new or empty.
-    steps: Number of training steps; None: depends on the image size.
+    steps: Number of training steps; None for the default for the image size.
     autoencoder: Decoder of latents in the syntax of `dit.autoencoder.files`;
       None for the decoder that the records name.
   """

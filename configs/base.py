@@ -19,7 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   model = config.model = ml_collections.ConfigDict()
   # Name FAMILY-SIZE/PATCH: FAMILY is SiT, DiT or LightningDiT; SIZE is Tiny, S,
-  # B, L or XL; PATCH is 1, 2, 4 or 8. The name sets keys that are 0 or auto.
+  # B, L or XL; PATCH is 1, 2, 4 or 8. The name sets the keys below that are 0
+  # or auto, except null_label and dtype.
   model.name = 'SiT-XL/2'
   model.depth = 0  # Number of blocks L.
   model.width = 0  # Model dimension D.
@@ -73,7 +74,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Weight of 1 - cosine(velocity, target) at each position; 0: off.
   objective.cosine_weight = 0.0
   # Weight w in IG's guided target for the output, target + w (v_f - v_i); 0:
-  # off. v_f is the output and v_i the first tap of the EMA network.
+  # off. v_f is the EMA network's output, and v_i its first tap's prediction.
   objective.guided_weight = 0.0
   objective.guided_start_images = 0  # Images seen before guided_weight applies.
 
@@ -124,7 +125,8 @@ def get_config() -> ml_collections.ConfigDict:
   data.prefetch = 8  # Number of batches that each process reads ahead.
 
   train = config.train = ml_collections.ConfigDict()
-  train.images = 102_400_000  # Images seen in all; can be raised after the run.
+  # Images seen in all. A larger value continues a finished run.
+  train.images = 102_400_000
   train.batch_size = 256  # Batch size over all devices.
   # Number of consecutive non-finite steps after which the run ends.
   train.max_bad_steps = 10
@@ -135,10 +137,13 @@ def get_config() -> ml_collections.ConfigDict:
   train.init_from = ''
 
   mesh = config.mesh = ml_collections.ConfigDict()
-  mesh.data = -1  # Number of devices for data parallelism; -1: all others.
-  mesh.fsdp = 1  # Number of devices for FSDP (parameters and batch).
+  # Number of devices for data parallelism; -1: the number of all devices,
+  # divided by fsdp * tensor.
+  mesh.data = -1
+  # Number of devices for FSDP, which shards the parameters and the batch.
+  mesh.fsdp = 1
   mesh.tensor = 1  # Number of devices for tensor parallelism.
-  # ZeRO-1: sharding of optimizer state and averaged weights over mesh.data.
+  # ZeRO-1: sharding of optimizer state and EMA weights over mesh.data.
   mesh.zero1 = False
 
   checkpoint = config.checkpoint = ml_collections.ConfigDict()
@@ -173,7 +178,7 @@ def get_config() -> ml_collections.ConfigDict:
   # (EDM's grid), or a list such as 1,0.8,0.3,0 (sample/grid.py).
   sample.spacing = 'uniform'
   sample.shift = 1.0  # Shift of the times; above 1: more steps near the noise.
-  # Size of a separate last step to t = 0, before the shift; 0: no such step.
+  # Size, before the shift, of a separate last step to t = 0; 0: no such step.
   sample.last_step_size = 0.04
   # Respacing of DiT's discrete steps, such as 250, ddim50 or 50,30,20. It
   # replaces steps, spacing, shift and last_step_size; '': none.
@@ -183,8 +188,8 @@ def get_config() -> ml_collections.ConfigDict:
   sample.scales_at = 'step'
   # Data type of solver state and guidance: float32 or float64 (not on TPUs).
   sample.state_dtype = 'float32'
-  # Truncation of pixels to 8 bits (code of REPA, and of Internal Guidance for
-  # SiT) instead of rounding (code of DiT, SiT and LightningDiT).
+  # Truncation of pixels to 8 bits (as in the code of REPA, and of IG for SiT)
+  # instead of rounding (as in the code of DiT, SiT and LightningDiT).
   sample.truncate = False
   sample.batch_size = 64  # Images per compiled call, over all devices.
 
@@ -213,7 +218,8 @@ def get_config() -> ml_collections.ConfigDict:
   evaluation.reference_rows = 10_000
   evaluation.repeats = 1  # Number of disjoint image sets for standard errors.
   evaluation.bootstrap = 0  # Number of bootstrap resamples; 0: none.
-  evaluation.every_images = 0  # Images between evaluations of a run; 0: none.
-  evaluation.num = 1000  # Images per evaluation of a run.
-  evaluation.guidance = 'none'  # Guidance in evaluations of a run.
+  # Images seen between evaluations during training; 0: no evaluations.
+  evaluation.every_images = 0
+  evaluation.num = 1000  # Images sampled per evaluation during training.
+  evaluation.guidance = 'none'  # Guidance in evaluations during training.
   return config

@@ -6,10 +6,10 @@
 FID and IS are published figures of 50,000 ImageNet-256 images with random
 labels against the ADM reference; none has been run here. A preset sets
 guidance, solver, steps, times, precision of state and network, conversion to
-8-bit pixels, labels and number of images. A preset names the decoder, whose
-file --autoencoder gives. A comment describes how the weights were trained. The
-published code multiplies matrices in TF32 and draws other noise. Times are in
-our convention, 0 at the data and 1 at the noise.
+8-bit pixels, labels and number of images. A preset names the decoder, but the
+user gives its file with --autoencoder. A comment describes how the weights were
+trained. The published code multiplies matrices in TF32 and draws other noise.
+Times are in our convention, 0 at the data and 1 at the noise.
 """
 
 import ml_collections

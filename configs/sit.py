@@ -13,7 +13,7 @@ The argument is size/patch (S, B, L, XL), then options:
                clipped to norm 1, no mirrored images
   ig           intermediate loss of IG (arXiv 2512.24176, its SiT code)
   accelerated  guided target of IG; its weight and start are ours, since the
-               paper does not publish them, nor an FID
+               paper publishes neither them nor an FID
   original     settings of SiT (arXiv 2401.08740, and its code) instead: 1,400
                epochs, no clipping, half of the images mirrored (prepare them
                as imagenet256_flip, with data.flip=true; see dit.py)
@@ -29,7 +29,7 @@ Published FID (none has been run here; SDE sampler, 250 steps):
   B/2               80 epochs  33.02
   B/2,ig            80 epochs  30.60; ig:1.9 17.38, ig:2.3@0.3-1 16.19
 
-The rows of B/2 are second-hand, from texts that quote IG's paper. REPA's
+The rows of B/2 are second-hand, from texts that quote IG's paper. REPA's FID of
 1.42 (sit_xl_repa_interval) needs REPA's alignment loss, which we do not have.
 Published hardware of IG: 8 GPUs with 32 images each, in float16; the hours are
 not published. Our activations are bfloat16. docs/scaling.md lists memory and

@@ -35,7 +35,7 @@ def quote(value: Any, most: int = 100) -> str:
   """Returns the `repr` of a value, shortened to `most` characters."""
   try:
     text = repr(value)
-  except (ValueError, RecursionError):  # too many digits or nested levels
+  except (ValueError, RecursionError):  # `value` has too many digits or levels
     text = f'a value of type {type(value).__name__} that is too long to show'
   return trim(text, most)
 
@@ -70,8 +70,8 @@ def nearest_words(name: str, known: Iterable[str]) -> list[str]:
     match.set_seq1(word.lower())
     return match.ratio()
 
-  # One letter changes the ratio of a short word more, so short words have a
-  # lower threshold.
+  # One wrong letter lowers the similarity of short words more, so short names
+  # have a lower threshold.
   pick = max(known, key=similarity, default='')
   is_near = pick and similarity(pick) >= (0.5 if len(name) <= 3 else 0.6)
   return [pick] if is_near else []

@@ -24,12 +24,12 @@ _PARTIAL = re.compile(r'\.(.+)\.\d+', re.DOTALL)
 _LONGEST = 200  # characters of NAME in .NAME.PID; file systems allow 255
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-# Deeper levels of JSON would exhaust Python's stack in recursive functions.
+# Recursive functions on deeper JSON could exhaust Python's stack.
 _MOST_LEVELS = 50
 
 
 def partial_path(path: Any) -> Any:
-  """Returns the temporary path that this process writes before renaming."""
+  """Returns the temporary path that this process writes to and then renames."""
   return path.with_name(f'.{path.name[:_LONGEST]}.{os.getpid()}')
 
 
@@ -90,7 +90,7 @@ def remove_leftovers(folder: epath.Path, names: Sequence[str]) -> None:
 
 
 def is_full(error: OSError) -> bool:
-  """Returns whether the error is a full disk or an exhausted quota."""
+  """Returns whether the error means a full disk or an exhausted quota."""
   return error.errno in _FULL
 
 
@@ -156,7 +156,7 @@ def file_sha256(path: os.PathLike) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-  """Parses JSON; integers of more than 20 digits become floats.
+  """Parses JSON; integers of more than 20 characters become floats.
 
   Raises:
     ValueError: if the JSON is invalid or nested too deeply.
@@ -174,7 +174,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _integer(text: str) -> int | float:
-  """Returns a float for a long integer, since `int` limits the digits."""
+  """Returns a float for a long integer, since `int` rejects too many digits."""
   return int(text) if len(text) <= 20 else float(text)
 
 

@@ -77,7 +77,7 @@ class _Owner:
 
   @classmethod
   def read(cls, path: epath.Path) -> tuple['_Owner | None', float]:
-    """Returns the owner in a lock file, and the time of the last refresh."""
+    """Returns the owner that a lock file names, and the last refresh time."""
     try:
       fields = read_json(path)
       refresh = float(fields.pop('refreshed', 0))
@@ -178,7 +178,8 @@ def _hold(
     while descriptors:
       os.close(descriptors.pop())
 
-  # Otherwise, a forked child that outlives this process would keep the lock.
+  # Each forked child calls `release`, since a child that outlives this process
+  # would otherwise keep the lock.
   os.register_at_fork(after_in_child=release)
   try:
     _write(descriptor, owner.text())
@@ -192,7 +193,7 @@ def _hold(
 
 
 def _lock(path: epath.Path, subject: str, advice: str) -> int | None:
-  """Returns a kernel lock's descriptor; None if the storage has no locks."""
+  """Returns the descriptor of a kernel lock; None if locks are unsupported."""
   while True:
     # Child programs do not inherit the descriptor.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -279,7 +280,7 @@ def _give_way(message: str) -> None:
 
 def _refresh(path: epath.Path, owner: _Owner) -> None:
   if '://' in os.fspath(path):
-    path.write_text(owner.text())  # atomic in an object store
+    path.write_text(owner.text())  # object stores write atomically
     return
   with replacing(path) as temp_path:
     temp_path.write_text(owner.text())
@@ -306,5 +307,5 @@ def _missing_folders(folder: epath.Path) -> list[epath.Path]:
 
 def _remove_empty(folders: Sequence[epath.Path]) -> None:
   for folder in folders:
-    with contextlib.suppress(OSError):  # missing, or not empty
-      os.rmdir(folder)  # epath's rmdir raises ValueError
+    with contextlib.suppress(OSError):  # the folder is missing or not empty
+      os.rmdir(folder)  # epath's rmdir would raise ValueError

@@ -24,7 +24,7 @@ def read_options(
   assignments: Sequence[str],
   defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Parses options; each value has the type of its default.
+  """Parses options; each value gets the type of the option's default.
 
   Args:
     owner: Name of the options' owner, such as 'solver heun'.

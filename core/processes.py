@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from core.errors import PrepareError
 from core.folder_lock import folder_lock
 
-_REASON = 1000  # bytes of an error message sent to the other processes
+_REASON = 1000  # bytes of the error message that each process sends
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def together() -> Iterator[None]:
   processes must enter the block the same number of times.
 
   Raises:
-    PrepareError: if the block failed on another process, with its message.
+    PrepareError: if the block failed on another process, whose error it quotes.
   """
   if jax.process_count() == 1:
     yield
@@ -60,9 +60,9 @@ def writing(
   """Holds `folder_lock` on the first process, the only process that writes.
 
   Args:
-    folder: Folder for the results, created and yielded.
+    folder: Folder for the results, which this function creates and yields.
     name: Name of the lock; see `core.folder_lock`.
-    command: Command that writes.
+    command: Command that writes, such as 'train'.
     writes: Patterns of the files that the command writes.
     instead: Advice for a refused command.
 

@@ -7,7 +7,7 @@ import sys
 
 
 def name() -> str:
-  """Returns the program's name, for usage and errors."""
+  """Returns the program's name, for usage texts and error messages."""
   script = pathlib.Path(sys.argv[0]).stem
   return script if script == 'selfguide' else 'main.py'
 
@@ -25,7 +25,7 @@ def localize(text: str) -> str:
 def commit() -> str | None:
   """Returns the commit of the code; None if git does not track this file.
 
-  Without this check, a copy in another repository would return a wrong commit.
+  For an untracked copy inside another repository, HEAD is an unrelated commit.
   """
   path = pathlib.Path(__file__)
   if not shutil.which('git'):

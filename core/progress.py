@@ -32,7 +32,7 @@ def image_progress(
 ) -> Iterator[Callable[[int], None]]:
   """Yields a function that takes the number of finished images.
 
-  On a terminal, the function shows images/s and the time left in a bar.
+  On a terminal, the function updates a bar with images/s and the time left.
   Elsewhere, the function logs both numbers every 30 seconds.
   """
   start = last = time.monotonic()

@@ -11,7 +11,7 @@ from core.errors import InputError, reason
 def load_function(path: pathlib.Path, name: str) -> Callable[..., Any]:
   """Runs a Python file and returns its function `name`."""
   spec = importlib.util.spec_from_file_location(path.stem, path)
-  assert spec is not None and spec.loader is not None  # true of .py files
+  assert spec is not None and spec.loader is not None  # true for any .py file
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)

@@ -23,11 +23,11 @@ from typing import Annotated, Any
 
 from core.errors import InputError, nearest, quote
 
-# Python's parsers fail on very long texts. No valid text, such as guidance or a
-# path, has more letters.
+# Python's parsers fail on very long texts. No valid text, such as a guidance
+# setting or a path, has more letters.
 MOST_LETTERS = 3000
 MOST_ENTRIES = 1000
-# No run uses more images. float64 represents all integers up to this limit.
+# This limit exceeds any run. float64 represents all integers up to the limit.
 MOST_IMAGES = 10**15
 # The product of two numbers up to this limit is finite in float32.
 LARGE = 1e18
@@ -80,7 +80,7 @@ class FilePath:
   """File paths, or lists of paths separated by commas.
 
   Attributes:
-    web: Whether https:// and hf:// are also allowed, alone or after NAME:.
+    web: Whether https:// and hf:// are allowed too, alone or after 'NAME:'.
   """
 
   web: bool = False
@@ -100,7 +100,7 @@ class FilePath:
     return fits and not unknown and self._knows_store(value)
 
   def _knows_store(self, value: str) -> bool:
-    """Returns whether the text has no '://', or a known scheme before it."""
+    """Returns False if the text has an unknown URL scheme before '://'."""
     store, separator, _ = value.partition('://')
     if self.web:
       store = re.split('[:,]', store)[-1]
@@ -176,7 +176,7 @@ def check_fields(section: str, config: Any) -> None:
 def check_value(key: str, value: Any, declaration: Any) -> None:
   """Checks a value against a type such as Annotated[int, Range(1, 9)].
 
-  `key` names the value in messages, as 'train.images' or '--num'.
+  `key` names the value in messages, such as 'train.images' or '--num'.
 
   Raises:
     InputError: if the value is not allowed.
@@ -204,7 +204,7 @@ def parts_of(declaration: Any) -> tuple[Any, Rule | None]:
 
 @functools.cache
 def declarations(kind: Any) -> dict[str, Any]:
-  """Returns the declared types of the fields, except nested dataclasses."""
+  """Maps a dataclass's fields, except nested dataclasses, to declared types."""
   hints = typing.get_type_hints(kind, include_extras=True)
   return {
     field.name: hints[field.name]

@@ -17,7 +17,8 @@ RENAMED = {
   'model.learn_sigma': 'model.learned_variance',
   'sample.last': 'sample.last_step_size',
 }
-# Regular expression for the start of a key's old value, and its replacement.
+# For each key, a regular expression for the start of old values, and the text
+# that replaces this start.
 RENAMED_VALUES = {
   'distill.method': ('trajectory$', 'teacher_trajectory'),
   'distill.query': ('trajectory$', 'student_trajectory'),
@@ -39,12 +40,12 @@ REMOVED: dict[str, Any] = {
 }
 # Removed sections, which never affected the results of a run.
 _REMOVED_SECTIONS = ('compare', 'prepare')
-# Each section of results, and the config section with the same keys.
+# For each section in files of results, the config section with the same keys.
 _SECTIONS_OF_RESULTS = {'sampling': 'sample', 'evaluation': 'eval'}
 
 
 def upgrade_latents(stored: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a stored description of latents or records with current keys."""
+  """Renames the old keys in a stored description of latents or records."""
   return {RENAMED_LATENTS.get(key, key): stored[key] for key in stored}
 
 

@@ -20,7 +20,7 @@ from absl import logging
 from core import cluster
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Seconds that Python has, after a second signal, to handle the first signal.
+# After a second signal, Python has this many seconds to handle the first one.
 _GRACE = 2.0
 _RUN_STOPS = (
   'the run saves and stops after the current step; a second signal stops it '
@@ -101,7 +101,7 @@ def end_on_sigterm(command: str) -> Iterator[None]:
   def handle(number, frame):
     del frame
     arrival.set()
-    sys.exit(128 + number)  # closes files and releases locks
+    sys.exit(128 + number)  # the exit closes files and releases locks
 
   result = _KEPT.get(command, 'nothing unfinished is kept')
   answer = f'stopped; {result}; run the same command again to continue.'
@@ -133,7 +133,7 @@ def _answer_signals(
       if not is_answered:
         is_answered = True
         logging.info('%s: %s', name, text)
-      # Python handles the second signal if Python has handled the first signal.
+      # If Python has handled the first signal, it also handles the second one.
       elif not arrival.wait(_GRACE):
         logging.info('%s again: stopped at once.', name)
         os._exit(128 + number)
@@ -146,7 +146,7 @@ def _answer_signals(
   finally:
     signal.set_wakeup_fd(previous)
     arrival.set()
-    os.write(sender, b'\0')  # 0 ends the thread
+    os.write(sender, b'\0')  # a zero byte ends the thread
     thread.join()
     os.close(sender)
     os.close(receiver)

@@ -147,6 +147,6 @@ def _plain(word: str) -> str:
 
 
 def _question(suggestion: str) -> str:
-  """Returns ' Did you mean ...?', and quotes only the text before a space."""
+  """Returns ' Did you mean ...?' with quotes around the first word only."""
   word, *explanation = suggestion.split(' ', 1)
   return ' '.join([f' Did you mean {word!r}', *explanation]) + '?'

@@ -1,4 +1,4 @@
-"""Settings of a distillation run: section `distill` and the usual sections."""
+"""Settings of a distillation run: those of training, and section `distill`."""
 
 import dataclasses
 from typing import Annotated, Any

@@ -13,8 +13,8 @@ losses:
 As in DMD2, each input has independent noise and a noise level from the full
 range. Labels of generated and real inputs are independent, as in DMD2. In both
 losses, the generated input is the x0 that the student predicts at a random step
-of its grid. The form of the heads is ours. DMD2 uses convolutions on the middle
-of a U-Net.
+of its grid. The architecture of the heads is ours. In DMD2, the discriminator
+consists of convolutions on the middle of a U-Net.
 
 SD3.5-Flash (arXiv 2509.21318) resets heads at random to prevent memorization.
 """
@@ -31,13 +31,13 @@ from dit.sharding import constrain_batch
 
 
 def default_blocks(depth: int) -> tuple[int, ...]:
-  """Returns the last block of each third of the depth."""
+  """Returns the last block of each third of a network with `depth` blocks."""
   return tuple(sorted({-(-depth * k // 3) for k in (1, 2, 3)}))
 
 
 def init(config: NetworkConfig, heads: int, key: jax.Array) -> Params:
-  """Returns stacked initial parameters of several heads."""
-  assert isinstance(config, DiTConfig)  # `distill.run` checks this
+  """Returns initial parameters of several heads, stacked along axis 0."""
+  assert isinstance(config, DiTConfig)  # `distill.run` rejects other networks
   width, keys = config.width, jax.random.split(key, 2)
   return {
     'fc1': {
@@ -53,8 +53,8 @@ def init(config: NetworkConfig, heads: int, key: jax.Array) -> Params:
 
 def logits(heads: Params, states: Sequence[jax.Array]) -> jax.Array:
   """Returns logits (K, B) of K hidden states (B, N, D); high means real."""
-  # Without this constraint, XLA returns a wrong gradient of the states if all
-  # three axes of a mesh have several devices.
+  # Without `constrain_batch`, XLA computes a wrong gradient of the states if
+  # each of the three axes of a mesh has several devices.
   states = [constrain_batch(state) for state in states]
   h = layer_norm(jnp.stack(states).astype(jnp.float32))
   for name in ('fc1', 'fc2'):

@@ -1,9 +1,10 @@
 """The gradient of DMD with respect to x0, as a sum of two terms.
 
-The teacher predicts x0 as c (with label), u (without label) and g (guided). The
-fake denoiser predicts x0 as f, and the student as x. alpha is the scale of CFG.
-DM and CA are the terms of Decoupled DMD (arXiv 2511.22677, eq. 6), divided by a
-normalizer n (1 in eq. 6), which is 'conditional' (ours) or 'guided' (DMD2):
+The teacher's predictions of x0 are c (with label), u (without) and g (guided).
+The fake denoiser's prediction is f, and the student's is x. The scale of CFG is
+alpha. DM (distribution matching) and CA (CFG augmentation) are the terms of
+Decoupled DMD (arXiv 2511.22677, eq. 6), each divided by a normalizer n, which
+is 1 in eq. 6. The normalizer `conditional` is ours; `guided` is that of DMD2:
 
   DM = (c - f) / n                  CA = (g - c) / n
                                        = (alpha - 1) (c - u) / n   (CFG)
@@ -13,10 +14,10 @@ The loss L moves the student's output x along DM + CA; sg stops the gradient:
 
   L = mean (x - sg(x + DM + CA))^2 / 2
 
-With 'guided' and equal levels and noise in both terms, L is the loss of DMD2
+If n is 'guided' and both terms share one level and noise, L is the loss of DMD2
 with a guided teacher (arXiv 2405.14867): DM + CA = (g - f) / mean |g - x|. With
-Internal Guidance of scale w, CA is (w - 1) (c - c_tap) / n, where c_tap is the
-tap's prediction of x0 (unpublished).
+Internal Guidance of scale w (ours), CA is (w - 1) (c - c_tap) / n, where c_tap
+is the tap's prediction of x0.
 """
 
 import jax
@@ -52,7 +53,7 @@ def surrogate(x: jax.Array, direction: jax.Array) -> jax.Array:
 
 
 def mean_variance(x: jax.Array, mean: float, std: float) -> jax.Array:
-  """Returns the mean KL(N(moments of x) || N(mean, std^2)) (eq. 7)."""
+  """Returns mean KL(N(moments of x) || N(mean, std^2)) (2511.22677, eq. 7)."""
   variance = x.var(_LATENT)
   ratio = variance / std**2
   distance = jnp.square(x.mean(_LATENT) - mean) / std**2

@@ -1,4 +1,4 @@
-"""Checks a student's teacher, and the origin of the student's fake denoiser."""
+"""Checks a student's teacher, and whether a fake denoiser can be reused."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from train.workdir import TEACHER, load_about, load_config
 
 
 def fake_of(config: DistillConfig) -> dict[str, Any]:
-  """Returns what teacher.json records about a LoRA fake denoiser, or {}."""
+  """Returns the entry of teacher.json for a LoRA fake denoiser; else {}."""
   return {'lora': lora.KIND} if config.fakes and config.fake == 'lora' else {}
 
 
@@ -44,7 +44,7 @@ def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
 
 
 def continues_fake(experiment: StudentExperiment, start: Source) -> bool:
-  """Returns whether a student can start with the fake denoiser of `start`."""
+  """Returns whether a student can reuse the fake denoiser of run `start`."""
 
   def kind(e):
     config = e.distill

@@ -8,8 +8,8 @@ and rotation. For queries q = h W + b:
 A (D, r) is initially standard normal, and B (r, D) is zero, so the initial fake
 denoiser equals the teacher. This is the LoRA of DMDR's repository
 (vvvvvjdy/dmdr, arXiv 2511.13649), with rank 32 and scale 2. In contrast, Hu et
-al. 2022 change the input of the projection. A learning rate is valid only for
-one variance of A: q A B scales with A, but Adam's updates of B do not.
+al. 2022 add a multiple of h A B. A learning rate suits only one variance of A:
+q A B grows with A, but Adam's updates of B do not.
 
 The change is linear in q, so the code merges the change into the projection:
 
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from dit.base import NetworkConfig, Params
 from dit.config import DiTConfig
 
-# Name of these low-rank changes in teacher.json.
+# Name of this form of LoRA in teacher.json.
 KIND = 'projected'
 # Parts of the fused query-key-value projection, in order.
 _PARTS = ('q', 'k', 'v')
@@ -31,7 +31,7 @@ _CHANGED = ('q', 'v')
 
 def init(config: NetworkConfig, rank: int, key: jax.Array) -> Params:
   """Returns initial changes, which do not change the teacher's outputs."""
-  assert isinstance(config, DiTConfig)  # `distill.run` checks this
+  assert isinstance(config, DiTConfig)  # `distill.run` rejects other networks
   depth, width = config.depth, config.width
   keys = dict(zip(_CHANGED, jax.random.split(key, len(_CHANGED)), strict=True))
   return {
@@ -46,12 +46,12 @@ def init(config: NetworkConfig, rank: int, key: jax.Array) -> Params:
 
 
 def apply(params: Params, changes: Params, scale: jax.Array | float) -> Params:
-  """Returns new parameters, which include the changes."""
+  """Returns the teacher's parameters with the changes merged into them."""
   blocks = params['blocks']
   attention = blocks['attention']
   lora = changes['lora']
 
-  def change(part, leaf):  # leaf: kernel (L, D, D) or bias (L, 1, D)
+  def change(part, leaf):  # `leaf` is a kernel (L, D, D) or a bias (L, 1, D)
     if part not in lora:
       return leaf
     down, up = lora[part]['down'], lora[part]['up']

@@ -9,18 +9,18 @@ data and 1 for noise; Decoupled DMD (arXiv 2511.22677, section 4) reverses time.
   constrained   (0, t)    (0, t)
   hybrid        (0, t)    (0, 1)
 
-All ranges are limited to [min_level, max_level]. A shift S maps uniform levels
-by s <- S s / (1 + (S - 1) s), within the same limits.
+All ranges are limited to [min_level, max_level]. A shift S then maps levels by
+s <- S s / (1 + (S - 1) s); shifted levels keep the same limits.
 
 With `distill.level_beta` = (a, b), Beta(a', b') replaces uniform sampling:
 
   a' = 1 + (a - 1) w,   b' = 1 + (b - 1) w
 
-Beta applies to levels of DM, to shared levels of both terms, and to levels of
-the fake denoiser's loss. w decreases from 1 to 0 along half a cosine over
-`distill.dynamic_updates` updates of the student. This is the dynamic renoise
-sampling of DMDR's repository (vvvvvjdy/dmdr). DMDR's recipe for SiT has
-(a, b) = (4, 1.5), 10,000 updates and the range (0, 1).
+This distribution applies to levels of DM, to shared levels of both terms, and
+to levels of the fake denoiser's loss. The weight w decreases from 1 to 0 along
+half a cosine over `distill.dynamic_updates` updates of the student. The method
+is the dynamic renoise sampling of DMDR's repository (vvvvvjdy/dmdr). DMDR's
+recipe for SiT has (a, b) = (4, 1.5), 10,000 updates and the range (0, 1).
 """
 
 import jax
@@ -31,7 +31,7 @@ from distill.config import DistillConfig
 
 
 def shifted(s: jax.Array, shift: float) -> jax.Array:
-  """Shifts levels; a shift above 1 moves levels toward the noise."""
+  """Shifts levels; a shift above 1 moves levels toward 1, which is noise."""
   return shift * s / (1 + (shift - 1) * s)
 
 
@@ -76,12 +76,12 @@ def draw_levels(
     u = jax.random.uniform(key, (count,))
   else:
     u = jax.random.beta(key, *beta, (count,))
-  # Rounding of the shifted levels must not exceed the upper bound.
+  # After rounding, a shifted level could exceed its upper bound.
   return jnp.minimum(shifted(low + (high - low) * u, config.shift), top)
 
 
 def bounds(config: DistillConfig, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the upper bounds of the levels of CA and DM at time t."""
+  """Returns the upper bounds of CA's and DM's levels for an input at time t."""
   ones = jnp.ones_like(t)
   ca = t if config.schedule in ('constrained', 'hybrid') else ones
   return ca, (t if config.schedule == 'constrained' else ones)

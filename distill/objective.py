@@ -4,7 +4,7 @@ The student reaches a state z at t_k with its own steps. At z, the student
 predicts the velocity v, which implies a prediction x of x0 (`distill.rollout`).
 Teacher and fake denoiser are evaluated at a query: a state q at level r.
 
-  renoise      q = x noised to a random level r, with one level per term
+  renoise      q = x noised to a random level r, for each term or for both terms
   student_trajectory
                q = z + (t_{k+1} - t_k) v, r = t_{k+1}; this is timestep sharing
                (SD3.5-Flash, arXiv 2509.21318). In the last interval, which ends
@@ -48,11 +48,11 @@ _sg = jax.lax.stop_gradient
 
 
 class Distillation(Rollout):
-  """All losses; `updates` is the number of student updates so far."""
+  """The losses; `updates` is the number of the student's updates so far."""
 
   @property
   def fake_config(self) -> NetworkConfig:
-    """Returns the teacher's network without taps, for the fake denoiser."""
+    """Returns the fake denoiser's network, the teacher's without taps."""
     return dataclasses.replace(self.teacher, taps=())
 
   @property
@@ -70,7 +70,7 @@ class Distillation(Rollout):
     return backbone.bind(self.fake_config, network)
 
   def real(self, params: Params, fake: Any, updates: Updates) -> BoundNetwork:
-    """Returns the teacher, with LoRA if `teacher_lora_scale` is not 0."""
+    """Returns the teacher, with the fake denoiser's LoRA if configured."""
     strength = self.config.teacher_lora_scale
     if strength:
       scale = strength * remaining(self.config, updates)
@@ -119,10 +119,10 @@ class Distillation(Rollout):
   def samples(
     self, params: Params, label: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns inputs of the fake denoiser and inputs of the discriminator.
+    """Returns samples for the fake denoiser and for the discriminator.
 
-    Both are (B, H, W, C), without gradient. The discriminator's inputs have the
-    distribution of `visit(...).x`, on which the adversarial term acts.
+    Both are (B, H, W, C), without gradient. The discriminator's samples have
+    the distribution of `visit(...).x`, on which the adversarial term acts.
     """
     if self.config.query == 'renoise':
       x = _sg(self.visit(_sg(params), label, key).x)
@@ -228,7 +228,7 @@ class Distillation(Rollout):
     self, visit: Visit, places: dict[str, Any], fake: Any,
     teacher: Params, label: jax.Array, updates: Updates = 0,
   ) -> tuple[jax.Array, jax.Array, jax.Array, Metrics]:  # fmt: skip
-    """Returns the point to move, the DM and CA terms, and metrics."""
+    """Returns the x or q that the loss moves, terms DM and CA, and metrics."""
     config, path = self.config, self.path
     target = (
       places['both'][0] if config.query == 'student_trajectory' else visit.x
@@ -287,7 +287,7 @@ class Distillation(Rollout):
   def teach(self, teacher: Params, label: jax.Array, x: jax.Array) -> jax.Array:
     """Returns the guided teacher's states on the grid, (N + 1, B, H, W, C).
 
-    Each interval takes `substeps` Euler steps.
+    The teacher takes `substeps` Euler steps in each interval of the grid.
     """
     guidance, count = self.config.teacher_guidance, self.config.substeps
     network = backbone.bind(self.teacher, _sg(teacher))

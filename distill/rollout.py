@@ -1,7 +1,7 @@
 """Runs a student along the student's time grid, with the sampler's steps.
 
-The grid is t_1 = 1 > ... > t_N > 0. Without gradient, the student G goes from
-noise at t_1 to a state z at t_k (backward simulation). At z, G predicts
+The grid is t_1 = 1 > ... > t_N > 0. The student G goes from noise at t_1 to a
+state z at t_k, without gradient (backward simulation). At z, G predicts
 
   v = G(z, t_k),   x = x0 implied by v
 
@@ -56,9 +56,9 @@ class Rollout:
   Attributes:
     config: Section `distill`.
     student: Network of the student.
-    teacher: Network of the teacher; the fake denoiser has no taps.
-    path: Path of both networks.
-    solver: Solver of the student's steps.
+    teacher: Network of the teacher; that of the fake denoiser has no taps.
+    path: Path between data and noise (`dit.path`) of both networks.
+    solver: Solver that computes the student's steps.
     times: Grid of the student, N + 1 times.
     batch_size: Number of images, B.
     moments: Mean and standard deviation of data, for 'mean_variance'.
@@ -123,7 +123,7 @@ class Rollout:
       if self.solver.stochastic:
         noise = self.noise(jax.random.fold_in(key, j))
       x_next = self.solver.step(Interval(x, grid[j], grid[j + 1], first, noise))
-      if is_batch:  # each image stays at its own step k
+      if is_batch:  # an image that has reached its own step k stays there
         x_next = jnp.where(expand(j < k, x), x_next, x)
       if index is not None:
         estimate = self.path.x0_from_velocity(x, first.velocity, grid[j])
@@ -136,7 +136,7 @@ class Rollout:
     return _sg(jax.lax.fori_loop(0, last, step, (start, x0_start)))
 
   def visit(self, params: Params, label: jax.Array, key: jax.Array) -> Visit:
-    """Samples up to a random step, and predicts there with gradient."""
+    """Runs the student to a random step k, and predicts there with gradient."""
     k_key, rollout_key = jax.random.split(key)
     k = self.draw_step(k_key)
     frozen = backbone.bind(self.student, _sg(params))

@@ -49,7 +49,7 @@ class Plan:
   """A checked distillation with its opened data and decoder.
 
   Attributes:
-    setup: Checked run of the student.
+    setup: Setup of the student's run, already checked.
     teacher: Run or folder of the teacher.
     network: Experiment of the teacher.
     start: Run or folder of the student's initial parameters.
@@ -119,11 +119,11 @@ def check(
 def distillation_of(
   experiment: StudentExperiment, teacher: NetworkConfig
 ) -> Distillation:
-  """Returns the losses for an experiment and the network of its teacher."""
+  """Returns the losses of an experiment; `teacher` is the teacher's network."""
   path = path_named(experiment.objective.path)
   solver = experiment.sample.make_solver(path)
-  assert isinstance(solver, Euler | Renoise)  # `_check_grid` checks this
-  # The teacher takes these settings from the student.
+  assert isinstance(solver, Euler | Renoise)  # `_check_grid` rejects others
+  # The teacher runs with the student's values of these settings.
   changes = {
     key: getattr(experiment.model, key)
     for key in ('dtype', 'param_dtype', 'attention', 'remat', 'scan')
@@ -149,14 +149,14 @@ def distill(
   *,
   extensible: bool = True,
 ) -> bool:
-  """Trains a student to the end or a stop signal; returns whether it is done.
+  """Trains a student; returns False if a stop signal ends training early.
 
   Args:
     experiment: Settings of the student.
     place: Workdir of the run.
     config: Experiment as plain values, which the workdir stores.
     autoencoder: Name or path of the decoder; None for the stored decoder.
-    extensible: Whether the run may change `train.images`.
+    extensible: Whether a resumed run may change `train.images`.
 
   Raises:
     InputError: if the student cannot be distilled; the workdir is unchanged.
@@ -217,7 +217,7 @@ def distill(
 
 
 def measured(setup: Setup, normalization: Normalization) -> tuple[float, float]:
-  """Returns the mean of latents, and the root of the mean image variance."""
+  """Returns the mean of latents, and the root of the images' mean variance."""
   experiment, size = setup.experiment, setup.experiment.train.batch_size
   stream = batches(
     setup.records,
@@ -246,7 +246,7 @@ def measured(setup: Setup, normalization: Normalization) -> tuple[float, float]:
 def make_rules(
   experiment: StudentExperiment,
 ) -> tuple[optax.Schedule, step_lib.Rules]:
-  """Returns the student's learning-rate schedule and the two optimizers."""
+  """Returns the student's learning-rate schedule, and the steps' `Rules`."""
   settings, period = experiment.train, experiment.distill.period
 
   def make_rule(config):

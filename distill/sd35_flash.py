@@ -63,9 +63,10 @@ def sweep(
   Args:
     low: Weights of the branch of low times.
     high: Weights of the branch of high times.
-    before: Weights that both branches started with.
+    before: Weights from which both branches started.
     ratios: Ratios to try.
-    measure: Function from weights to metrics, with 'fd' if images are finite.
+    measure: Function from weights to metrics; 'fd' is missing if too many
+      images are not finite.
   """
   rows: list[dict[str, Any]] = [{'ratio': None, **measure(before)}]
   for ratio in ratios:
@@ -78,7 +79,7 @@ def sweep(
 def stages(
   spec: str, overrides: Sequence[str]
 ) -> tuple[StudentExperiment, list[dict[str, Any]]]:
-  """Returns the experiment that lists the stages, and the stages' configs."""
+  """Returns the recipe's experiment, and the config of each of its stages."""
   file = spec.partition(':')[0]
   experiment = build_student(override(load_config(spec), overrides).to_dict())
   configs = [
@@ -110,7 +111,7 @@ def run(
   place = epath.Path(workdir).expanduser().resolve()
   recipe, configs = stages(spec, overrides)
   names = recipe.distill.stages
-  # The second to last part of a stage's argument is the name of the method.
+  # A stage's argument ends with METHOD,STEPS; the folder's name has METHOD.
   folders = [
     place / f'{n}-{name.split(",")[-2:][0]}' for n, name in enumerate(names, 1)
   ]
@@ -119,14 +120,14 @@ def run(
   )
   with workdir_lib.training(place, 'distill'):
     for n, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-      if n:  # both branches start from the last stage before the branches
+      if n:  # both branches start from the stage before the first branch
         parent = folders[min(n, len(names) - 2) - 1]
         config['train']['init_from'] = str(parent)
       experiment = build_student(config)
       if n:  # a relative path stays valid if the workdir is moved
         config['train']['init_from'] = workdir_lib.beside(parent)
       logging.info('Stage %d of %d: %s.', n + 1, len(names), folder)
-      # The next stage starts from this stage, whose length must not change.
+      # A stage must not be extended later: the next stage starts at its end.
       with workdir_lib.training(folder, 'distill'):
         is_done = distilling.distill(
           experiment, folder, config, autoencoder, extensible=False
@@ -166,7 +167,7 @@ def _check(
 def _scores(
   experiment: StudentExperiment, decoder: Autoencoder | None, mesh: Mesh
 ) -> Scores:
-  """Returns the evaluation of ratios, with noise that no stage has seen."""
+  """Returns the scorer of merged weights, with noise that no stage has seen."""
   config = dataclasses.replace(experiment.eval, guidance='none', every_images=1)
   return Scores(
     dataclasses.replace(
@@ -190,7 +191,7 @@ def _merge(
   workdir: epath.Path,
   folders: Sequence[epath.Path],
 ) -> str:
-  """Merges the last two of `folders` (before, low, high) into the student."""
+  """Merges the branches in `folders` (before, low, high) into the student."""
   target, table = workdir / STUDENT, workdir / 'merge.md'
   if target.exists():
     return f'{table.read_text()}\nAlready merged: {target}.'
@@ -216,7 +217,8 @@ def _merge(
   text = _table(rows)
   write_bytes(table, text.encode())
   params = jax.tree.map(model.on_host, merged(low, high, ratio))
-  if jax.process_index() == 0:  # written last, since `student` marks the end
+  # The folder `student` is written last: its presence marks a complete merge.
+  if jax.process_index() == 0:
     save_folder(
       target,
       experiment.model,

@@ -1,6 +1,6 @@
 """Distillation steps, which update the fake denoiser and sometimes the student.
 
-With a period of P, every step n = 0, 1, ... updates the fake denoiser. If P
+If the period is P, every step n (from 0) updates the fake denoiser. If P also
 divides n + 1, the step then updates the student as well. The two kinds of steps
 are two jitted programs, and the host selects the program by n. All state is in
 `DistillState`, so a run can resume within a period. The teacher is an argument
@@ -37,7 +37,7 @@ class DistillState(TrainState):
   Attributes:
     fake: Tree of 'network' (parameters or low-rank changes) and 'heads' of the
       discriminator; {} without a fake denoiser.
-    fake_opt_state: State of the optimizer of `fake`.
+    fake_opt_state: Optimizer state of `fake`.
   """
 
   fake: Any
@@ -67,9 +67,9 @@ def fresh(
     rules: Optimizers and EMA settings.
     student: Initial parameters of the student.
     teacher: Parameters of the teacher, from which the fake denoiser starts.
-    seed: Random seed of the fake denoiser.
+    seed: Random seed of low-rank changes and of the discriminator.
   """
-  # No training step has this number, so no step uses the same key.
+  # No training step has the number 2**32 - 1, so no step uses this key.
   key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
   network_key, heads_key = jax.random.split(key)
   fake, config = {}, distillation.config
@@ -107,7 +107,8 @@ def abstract(
   )
 
   def shard(name):
-    of_fake = name in ('fake', 'fake_opt_state')  # shaped like the teacher
+    # The state of the fake denoiser is shaped like the teacher.
+    of_fake = name in ('fake', 'fake_opt_state')
     return backbone.shardings(
       distillation.teacher if of_fake else distillation.student,
       getattr(shapes, name),
@@ -132,7 +133,7 @@ def make_distill_step(
   Args:
     distillation: Losses of the student.
     rules: Optimizers and EMA settings.
-    abstract_state: State with the shardings of the new state.
+    abstract_state: Shapes and shardings of the state, from `abstract`.
     teacher: Parameters of the teacher, placed on the mesh.
     normalization: Normalization of latents, for records of moments.
 
@@ -196,7 +197,7 @@ def _update_fake(
       config.discriminator_reset,
     )
     state = dataclasses.replace(state, fake={**state.fake, 'heads': heads})
-  count = state.step // config.period  # the student's updates so far
+  count = state.step // config.period  # number of the student's updates
   (loss, metrics), grads = jax.value_and_grad(
     distillation.fake_loss, has_aux=True
   )(state.fake, state.params, teacher, label, real, key, count)
@@ -219,7 +220,7 @@ def _update_student(
 ) -> tuple[DistillState, jax.Array, jax.Array, Metrics]:
   label_key, key = jax.random.split(key)
   label = distillation.draw_labels(label_key)
-  count = state.step // distillation.config.period  # the student's updates
+  count = state.step // distillation.config.period  # number of student updates
   (loss, metrics), grads = jax.value_and_grad(
     distillation.student_loss, has_aux=True
   )(state.params, state.fake, teacher, label, key, count)
@@ -249,7 +250,7 @@ def _heads(distillation: Distillation, key: jax.Array) -> Params:
 
 
 def _copy(network: tuple[NetworkConfig, Params]) -> Params:
-  """Copies arrays as `param_dtype`, since a step donates the whole state."""
+  """Copies arrays as `param_dtype`; a step donates the arrays of its state."""
   config, params = network
   return jax.tree.map(
     lambda p: jnp.array(p, config.param_dtype, copy=True), params

@@ -64,7 +64,7 @@ def check_mesh(
 def config_class(family: str | None) -> type[NetworkConfig] | None:
   """Returns the config class of a family such as 'SiT'; None if unknown.
 
-  `family` is None for weights of the first backbone, DiT.
+  If `family` is None, the function returns the first config class, DiTConfig.
   """
   if family is None:
     return BACKBONES[0].config
@@ -78,7 +78,7 @@ def family_of(config: NetworkConfig) -> str | None:
 
 
 def name_of(config: NetworkConfig) -> str:
-  """Returns a model name that reproduces `config` if all other keys are set."""
+  """Returns a model name for `config`; other keys must be set explicitly."""
   return backbone_of(config).name_of(config)
 
 
@@ -103,11 +103,11 @@ def _select(params: Params, target: Params) -> Params:
 def settings_of(
   section: Mapping[str, Any], *, null_label: bool
 ) -> tuple[type[NetworkConfig], dict[str, Any]]:
-  """Fills in the settings of section `model` that depend on the name.
+  """Fills in the settings of section `model` that the model's name determines.
 
   Args:
-    section: Keys and values, including 'name'. 0 and 'auto' are replaced.
-    null_label: Value for `null_label` if it is 'auto'.
+    section: Keys and values, with a 'name'. Values 0 and 'auto' are replaced.
+    null_label: Value that replaces 'auto' for the key `null_label`.
 
   Returns:
     The class of the network's config, and its fields.

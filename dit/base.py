@@ -87,12 +87,12 @@ class NetworkConfig:
 
   @property
   def pass_multiply_adds(self) -> int:
-    """Approximate multiply-adds of one example, with embedders and heads."""
+    """Approximate multiply-adds of one example: blocks, embedders and heads."""
     return self.multiply_adds
 
   @property
   def fixed_values(self) -> int:
-    """Number of values in fixed tables, which even `shapes` must compute."""
+    """Number of values in fixed tables; even `shapes` computes these tables."""
     return 0
 
   @property
@@ -143,7 +143,7 @@ class BoundNetwork(ClassConditional):
 
   @property
   def learned_variance(self) -> bool:
-    """Whether outputs have a variance."""
+    """Whether the output includes a learned variance."""
     return False
 
   def __call__(
@@ -211,7 +211,7 @@ class Backbone:
     return self.names[name]
 
   def name_of(self, config: Any) -> str:
-    """Returns a name that reproduces `config` if all other keys are set."""
+    """Returns a model name for `config`; other keys must be set explicitly."""
     del config
     return next(iter(self.names))
 

@@ -8,10 +8,10 @@ One block, with c the conditioning vector (Peebles & Xie 2023, section 3.2):
 
 The shifts are absent if `config.shift` is false.
 
-The parameters of all blocks are stacked (leading axis L) and scanned. Requested
-hidden states (`points`) are part of the scan's carry, which uses the least
-memory. A sub-network skips some blocks. Before the first skipped block, the
-sub-network equals the full network, so `run_sub` starts at this block.
+The parameters of all blocks are stacked (leading axis L) and scanned. The
+scan's carry includes requested hidden states (`points`), since this uses the
+least memory. A sub-network skips some blocks. Before the first skipped block,
+the sub-network equals the full network, so `run_sub` starts at this block.
 """
 
 from collections.abc import Sequence
@@ -98,8 +98,8 @@ def run(
     c: (B, D) conditioning.
     rotary: Cosines and sines for `layers.rotate`.
     config: Settings of the network, such as `scan` and `remat`.
-    points: Numbers of blocks after which to return hidden states; these
-      numbers may be traced.
+    points: Integers k, possibly traced. Each k requests the hidden state after
+      the first k blocks.
     keep: (L,) bool, blocks to run; None for all. Skipped blocks cost nothing.
 
   Returns:
@@ -154,15 +154,15 @@ def run_sub(
 
   The loop length depends on `keep`, so `run_sub` has no reverse-mode gradient.
   `h` is the hidden state (B, N, D) after `first_skipped(keep)` blocks of the
-  full pass. `taps` are numbers of blocks after which to return hidden states,
-  and `tapped` are the hidden states (B, N, D) of the full pass at the taps.
+  full pass. Each tap k in `taps` requests the hidden state after the first k
+  blocks. `tapped` are the hidden states (B, N, D) of the full pass at the taps.
   `run` explains the other arguments.
 
   Returns:
     (B, N, D) after the last block, and the hidden states at the taps.
   """
   first = first_skipped(keep)
-  order = jnp.argsort(~keep, stable=True)  # kept blocks first
+  order = jnp.argsort(~keep, stable=True)  # lists the kept blocks first
   states = tuple(
     jnp.where(tap <= first, state, h)
     for tap, state in zip(taps, tapped, strict=True)
@@ -181,5 +181,5 @@ def run_sub(
 
 
 def rows(x: jax.Array, every: int) -> jax.Array:
-  """Returns rows 0, `every`, ...; a reshape keeps the batch sharded."""
+  """Returns `x[::every]`, by a reshape that keeps the batch sharded."""
   return x.reshape(-1, every, *x.shape[1:])[:, 0]

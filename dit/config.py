@@ -89,7 +89,7 @@ def unknown_name(name: str, others: Sequence[str] = ()) -> InputError:
 
 
 def name_of(config: 'DiTConfig') -> str:
-  """Returns a model name that reproduces `config` if all other keys are set."""
+  """Returns a model name for `config`; other keys must be set explicitly."""
   sizes = (config.depth, config.width, config.num_heads)
   size = next((name for name in SIZES if SIZES[name] == sizes), 'XL')
   family = next(
@@ -184,7 +184,8 @@ class DiTConfig(NetworkConfig):
   def multiply_adds(self) -> int:
     """Multiply-adds of the blocks for one image."""
     matrices = 4 * self.width + (3 if self.mlp == 'swiglu' else 2) * self.hidden
-    per_token = self.width * (matrices + 2 * self.num_tokens)  # with attention
+    # The term 2 * num_tokens counts attention's two matmuls.
+    per_token = self.width * (matrices + 2 * self.num_tokens)
     modulation = (6 if self.shift else 4) * self.width**2
     return self.depth * (self.num_tokens * per_token + modulation)
 

@@ -4,7 +4,7 @@ positions  [sin(p w_k), cos(p w_k)], w_k = 10000^(-k / (D/4)); p is the column
            in the first half of D, and the row in the second half
 rotary     rotates two adjacent channels by the angle row * w_k (first half of a
            head's channels) or column * w_k (second half), where
-           w_k = 10000^(-k / (head width / 4)); `positions` are also used
+           w_k = 10000^(-k / (head width / 4)); `positions` are added too
 time       [cos(t f_k), sin(t f_k)], f_k = 10000^(-k / 128), k < 128, through
            Linear, SiLU, Linear; t is the network's time
 label      a table with a row for each class, and one for the null label

@@ -27,7 +27,7 @@ def from_pixels(image: jax.Array) -> jax.Array:
 
 
 def to_pixels(x: jax.Array, *, truncate: bool = False) -> jax.Array:
-  """Returns float images (B, H, W, C) as uint8, clipped to [-1, 1].
+  """Converts images (B, H, W, C) in [-1, 1] to uint8; clips values outside.
 
   `truncate` rounds down, as in the code of REPA and of Internal Guidance's SiT.
   Images are then half a level darker on average. The code of DiT, SiT and

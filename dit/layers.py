@@ -49,18 +49,18 @@ class Dense(nnx.Linear):
 
   def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
     """(..., inputs) -> (..., *parts)."""
-    del out_sharding  # needed only by meshes with explicit axes
+    del out_sharding  # only meshes with explicit axes need this
     x = inputs.astype(self.dtype)
     # On CPU, XLA takes up to twice as long for a 3-D input as for a 2-D input.
     rows = x.reshape(-1, x.shape[-1])
     y = product(rows, self.kernel[...], self.parts, self.cut)
-    y = checkpoint_name(y, 'product')  # for model.remat=dots
+    y = checkpoint_name(y, 'product')  # saved if model.remat=dots
     y += self.bias[...].astype(self.dtype).reshape(self.parts)
     return y.reshape(*inputs.shape[:-1], *self.parts)
 
 
 def wide(dtype: str | jax.typing.DTypeLike) -> jnp.dtype:
-  """Promotes a type to at least float32, for statistics, sums, conditioning."""
+  """Promotes a type to at least float32, for example for norm statistics."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -100,7 +100,7 @@ class LayerNorm(nnx.Module):
 
 
 def token_norm(config: DiTConfig) -> Callable[[jax.Array], jax.Array]:
-  """Returns the norm before attention, MLP and heads."""
+  """Returns the norm that precedes attention, the MLP and the output heads."""
   if config.norm == 'rmsnorm':
     return RMSNorm(config.width, config.param_dtype)
   return layer_norm
@@ -115,11 +115,11 @@ def head_norm(config: DiTConfig) -> nnx.Module | None:
 
 
 def rotate(h: jax.Array, rotary: jax.Array) -> jax.Array:
-  """Rotates adjacent pairs of channels by the token's angles, in float32.
+  """Rotates pairs of adjacent channels by each token's angles, in float32.
 
   Args:
     h: (B, heads, N, head width).
-    rotary: (2, N, head width), cosines and sines, equal within a pair.
+    rotary: (2, N, head width), cosines and sines; both entries of a pair agree.
   """
   cos, sin = rotary.astype(wide(h.dtype))
   even, odd = h[..., ::2], h[..., 1::2]
@@ -249,7 +249,7 @@ class OutputHead(nnx.Module):
     )
 
   def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
-    """(B, N, D) and conditioning (B, D) -> (B, N, patch * patch * outputs)."""
+    """(B, N, D) and (B, D) -> (B, N, patch * patch * out_channels)."""
     shift, scale = jnp.split(self.modulation(jax.nn.silu(c)), 2, axis=-1)
     return self.proj(modulate(self.norm(h), shift, scale))
 

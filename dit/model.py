@@ -4,8 +4,8 @@
   c = time_embedding(t) + label_embedding(label)
   prediction = unpatchify(head(blocks(h, c), c))
 
-A tap k adds a head after the first k blocks. `DiT` has the time variable and
-prediction target of one convention in `dit.parameterization`; `BoundDenoiser`
+A tap k adds a head after the first k blocks. `DiT` uses the time variable and
+prediction target of its convention (`dit.parameterization`); `BoundDenoiser`
 converts both to t (0 = data, 1 = noise) and velocity. Parameters are nested
 dictionaries. Sources: DiT (Peebles & Xie 2023), SiT (Ma et al. 2024), and
 Internal Guidance (arXiv 2512.24176) for taps.
@@ -100,7 +100,7 @@ class DiT(nnx.Module):
       label: (B,) int, `num_classes` for the null label.
       sub: Sub-networks to evaluate in addition; see `run_sub`.
       keep: (L,) bool, blocks to run in the main pass; None for all.
-      points: Numbers of blocks after which to return hidden states.
+      points: Integers k; each requests the hidden state after k blocks.
 
     Raises:
       InputError: if x does not have the shape of the network's latents.
@@ -180,7 +180,7 @@ class BoundDenoiser(BoundNetwork):
 
   @property
   def learned_variance(self) -> bool:
-    """Whether outputs have a variance; True only for convention 'noise'."""
+    """Whether the output has a learned variance; needs convention 'noise'."""
     return self.config.learned_variance and self.config.convention == 'noise'
 
   def __call__(
@@ -257,7 +257,7 @@ def _graph(config: DiTConfig) -> nnx.GraphDef:
 
 
 class _DiTBackbone(Backbone):
-  """The transformer's backbone; its names FAMILY-SIZE/PATCH allow any PATCH."""
+  """The transformer's backbone; names are FAMILY-SIZE/PATCH, with any PATCH."""
 
   def named(self, name: str) -> Mapping[str, Any]:
     return named_size(name)

@@ -4,7 +4,7 @@
   velocity = d_alpha(t) x0 + d_sigma(t) noise      alpha(1) = 0, sigma(1) = 1
   score    = -noise / sigma(t)
 
-For the paths 'vp' and 'discrete', the values at t = 1 are approximate. With the
+For 'vp' and 'discrete', alpha(1) = 0 and sigma(1) = 1 are approximate. With the
 nonzero w(t) = alpha d_sigma - sigma d_alpha,
 
   x0    = (d_sigma x - sigma velocity) / w
@@ -197,7 +197,8 @@ class VariancePreserving(Path):
 
   def time_of_ratio(self, ratio):  # noqa: D102
     target = -jnp.log1p(jnp.square(ratio))
-    # This t is exact for two coefficients. For more, Newton's method refines t.
+    # The initial t is exact for two coefficients. With more coefficients,
+    # Newton's method refines it.
     c_1, c_2 = self.coefficients[:2]
     t = (-c_1 - jnp.sqrt(c_1**2 + 4 * c_2 * target)) / (2 * c_2)
     for _ in range(3):
@@ -227,7 +228,7 @@ STEPS = 1000  # number of steps in DiT's schedule
 
 
 def linear_betas() -> np.ndarray:
-  """Returns DiT's beta of steps 0..999, float64."""
+  """Returns DiT's beta for each of the steps 0..999, in float64."""
   return np.linspace(1e-4, 0.02, STEPS)
 
 
@@ -244,10 +245,11 @@ class Discrete(VariancePreserving):
   def log_alpha2_change(self, t, t_next):  # noqa: D102
     t, t_next = jnp.asarray(t), jnp.asarray(t_next)
     dtype = jnp.result_type(t, t_next)
-    # In float32, the difference of two times near 1 has an error of 1e-4, which
-    # the variance of a step would inherit. The change of log alpha^2 between
-    # whole steps therefore comes from the float64 table, which is split into a
-    # rounded part and a remainder, so changes are as exact as `dtype` allows.
+    # In float32, the difference of the times of two adjacent steps near 1 has a
+    # relative error of 1e-4, which the variance of a step would inherit. The
+    # change of log alpha^2 between whole steps therefore comes from the float64
+    # table. The table is split into a rounded part and a remainder, so changes
+    # are as exact as `dtype` allows.
     table = step_log_alpha2()
     part = table.astype(dtype)
     rest = (table - part).astype(dtype)

@@ -1,10 +1,10 @@
-"""The matmul in a linear layer with a sharded kernel K of higher precision.
+"""A linear layer's matmul y = x K; K is sharded and more precise than x.
 
   y = x K,   dx = dy K^T,   dK = x^T dy
 
 For fully sharded training, `product` gathers K again in the backward pass, and
 reduce-scatters dK in the precision of K. `jax.grad` of a plain matmul would
-store the gathered and cast K, and all-reduce dK in the precision of y.
+store the gathered, cast copy of K, and all-reduce dK in the precision of y.
 """
 
 import functools

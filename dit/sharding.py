@@ -114,7 +114,7 @@ def check_model(mesh: Mesh, config: DiTConfig, *, zero1: bool = False) -> None:
 
 
 def check_batch(mesh: Mesh, batch_size: int, name: str, parts: int = 1) -> None:
-  """Raises InputError if device count * `parts` does not divide the batch."""
+  """Raises InputError if `batch_parts` * `parts` does not divide the batch."""
   count = batch_parts(mesh) * parts
   if batch_size < 1 or batch_size % count:
     prefix = f'{parts} parts on ' if parts > 1 else ''
@@ -165,7 +165,7 @@ def spec(
   zero1: bool = False,
   rules: Rules = LOGICAL_AXES,
 ) -> P:
-  """Returns the partition of a parameter by the first rule that matches `path`.
+  """Returns a parameter's partition, from the first rule that matches `path`.
 
   An axis stays unsharded if the mesh axis cannot divide its size. `zero1` also
   shards `fsdp` axes over `data`. A path is a text like 'blocks/mlp/fc1/kernel'.

@@ -22,11 +22,11 @@ Condition = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SubNetworks:
-  """Sub-networks to evaluate together with a full pass, on some of the rows.
+  """Sub-networks to evaluate with a full pass, on a part of its batch.
 
   Attributes:
     keep: (M, L) bool, the blocks that run in each of M sub-networks.
-    every: Stride of rows; sub-networks see rows 0, `every`, 2 * `every`, ...
+    every: Stride; sub-networks get the batch rows 0, `every`, 2 * `every`, ...
   """
 
   keep: jax.Array
@@ -41,9 +41,9 @@ class DenoiserOutput:
   Attributes:
     velocity: (B, H, W, C) float32, the prediction after the last block.
     intermediate: K arrays (B, H, W, C), one for each tap, shallow to deep.
-    variance: (B, H, W, C), about -1 to 1, if the network learned a variance
-      (DiT); see `sample.ddpm`.
-    sub: Output of each sub-network for rows 0, `every`, 2 * `every`, ...
+    variance: (B, H, W, C), about -1 to 1; `sample.ddpm` converts it to a
+      variance. None if the network learned no variance.
+    sub: One output per sub-network, for batch rows 0, `every`, 2 * `every`, ...
     hidden: Requested hidden states, each (B, N, D).
   """
 
@@ -79,7 +79,7 @@ class Denoiser(Protocol):
 
   @property
   def learned_variance(self) -> bool:
-    """Whether outputs have a variance."""
+    """Whether the output includes a learned variance."""
 
   @property
   def multiply_adds(self) -> int:

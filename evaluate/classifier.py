@@ -6,7 +6,7 @@ predictions. Results name the classifier, and do not call its distances FID. A
 classifier's folder has:
 
   config.json           shape, number of classes, training settings, SHA-256
-  weights.safetensors   arrays with their paths, such as convs/0/kernel
+  weights.safetensors   arrays, named by their paths, such as convs/0/kernel
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from dit.weights.finite import check_finite
 from dit.weights.folder import appears, check_target
 
 FORMAT = 1
-FEATURES = 64  # for up to 8 x 8 pixels; larger images have twice as many
+FEATURES = 64  # number of features up to 8 x 8 pixels; above, twice as many
 _SMALL = 8
 _LR = 2e-3  # initial learning rate
 _BATCH_VALUES = 2**23  # largest number of values in a batch for inference
@@ -52,7 +52,7 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
     side = -(-side // 2)
     width = min(max(1024 // side, 32), 256)
     stages += [(width, 2), (width, 1)]
-  del stages[1]  # one convolution at the first resolution can detect edges
+  del stages[1]  # one convolution at the first resolution suffices for edges
   return tuple(stages)
 
 
@@ -220,7 +220,8 @@ def train_classifier(
     num_classes: Number of classes.
     steps: Number of Adam steps, with a cosine decay of the learning rate to 0;
       None for the number from `recipe`.
-    batch_size: Images per step, sampled with replacement; None as in `recipe`.
+    batch_size: Images per step, sampled with replacement; None for the number
+      from `recipe`.
     seed: Random seed for initialization, batches and augmentation.
     flip: Whether to mirror each image with probability 1/2.
     progress: Function called after each step with the step count and the loss.
@@ -236,7 +237,7 @@ def train_classifier(
   root = jax.random.key(seed)
   data = jnp.asarray(images), jnp.asarray(labels)
 
-  # Images are arguments, since constants would be stored in the program.
+  # As arguments, the images are not stored in the compiled program.
   @jax.jit
   def step(params, opt_state, images, labels, n):
     keys = jax.random.split(jax.random.fold_in(root, n), 3)
@@ -254,7 +255,7 @@ def train_classifier(
     return optax.apply_updates(params, updates), opt_state, loss
 
   opt_state = optimizer.init(params)
-  # A Python loop, since XLA's CPU convolutions use one thread in `lax.scan`.
+  # The loop is in Python: in `lax.scan`, CPU convolutions use only one thread.
   for n in range(steps):
     params, opt_state, loss = step(params, opt_state, *data, n)
     progress(n + 1, loss)

@@ -4,8 +4,8 @@ The results are:
 
   compare.json    protocol and all numbers
   table.md        table with one row per method
-  samples.png     real images, then samples of each method; the labels show
-                  distances in features
+  samples.png     real images, then samples of each method; labels show the
+                  Frechet distances of features
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ _METRICS = ('fd', 'accuracy')
 WRITES = ('compare.json', 'table.md', 'samples.png')
 # Number of columns of the image grid, and number of rows per method.
 _COLUMNS, _SHEET_ROWS = 20, 3
-# Flags whose names differ from the names of their fields.
+# Fields of `CompareConfig` whose command-line flags have other names.
 _FLAGS = {'methods': '--guidance', 'resamples': '--bootstrap'}
 
 
@@ -76,7 +76,7 @@ class CompareConfig:
 def open_evaluators(
   images: np.ndarray, network: Classifier, config: EvalConfig, mesh: Mesh
 ) -> dict[str, Evaluator]:
-  """Returns evaluators of the distances in features and in pixels.
+  """Returns evaluators of distances, keyed by 'features' and 'pixels'.
 
   `network` computes the features of the real `images` (n, H, W, C) uint8.
   """
@@ -120,8 +120,8 @@ def compare(
   Args:
     sampler: Network and sampling settings.
     config: Methods and counts.
-    splits: Real images and labels of the reference. A second pair may have
-      held-out images, whose distance is the lowest that a method can expect.
+    splits: Real images and labels of the reference. A second pair, if given,
+      has held-out images; a method can expect no lower distance than theirs.
     seed: Random seed of all noise.
     protocol: Other settings that determine the results, such as the weights.
     folder: Folder of the results. Results of an equal protocol are reused.
@@ -140,7 +140,7 @@ def compare(
     if classifier
     else 'classifier trained on the reference images; not FID',
   }
-  protocol = json.loads(json.dumps(protocol))  # tuples become lists
+  protocol = json.loads(json.dumps(protocol))  # JSON turns tuples into lists
   if _has_results(folder, protocol):
     logging.info('Already compared; the figures are from %s.', folder)
     return (folder / 'table.md').read_text()
@@ -197,7 +197,7 @@ def _draw(
     seed,
     progress=lambda done: marks.append((time.perf_counter(), done)),
   )
-  # The rate excludes the first batch, which compiles, if there are others.
+  # The rate excludes the first batch, which compiles, if other batches follow.
   (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
   return sample, (n_1 - n_0) / (t_1 - t_0)
 

@@ -36,7 +36,7 @@ class Row:
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the row as JSON values."""
-    accuracy = Estimate(self.scores['accuracy'].value)  # omits the error
+    accuracy = Estimate(self.scores['accuracy'].value)  # no standard error
     return {
       'method': self.method,
       'nfe': self.nfe,

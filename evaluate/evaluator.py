@@ -1,4 +1,4 @@
-"""Scores images against real images with the config section `eval`."""
+"""Scores images against real images, as the config section `eval` specifies."""
 
 import dataclasses
 import hashlib
@@ -78,7 +78,7 @@ def plan(
   count: int | None,
   decodes: bool = False,
 ) -> tuple[str, ...]:
-  """Returns the metrics to compute, without reading extractor or images.
+  """Returns the metrics to compute; reads neither the extractor nor images.
 
   Raises InputError if the settings contradict each other.
 
@@ -264,7 +264,7 @@ def read_reference(
   *,
   reconstructed: bool = False,
 ) -> Reference:
-  """Computes a reference for `metrics`, and describes the images' origin.
+  """Computes a reference for `metrics`, with a description of its images.
 
   `config` specifies the number of images whose features are kept.
   `reconstructed` means that the images were decoded from latents.
@@ -273,7 +273,7 @@ def read_reference(
   rows = min(config.reference_rows or images.count, images.count)
   mask = np.zeros(images.count, bool)
   mask[np.random.default_rng(0).permutation(images.count)[:rows]] = True
-  # Of the reference, fd_inf needs only the moments.
+  # The metric fd_inf needs only the moments of the reference.
   gatherer = measure.Gatherer(
     dataclasses.replace(config, bootstrap=0),
     [name for name in metrics if name != 'fd_inf'],
@@ -298,10 +298,10 @@ def read_reference(
 
 
 def divide(count: int, each: int, repeats: int) -> np.ndarray:
-  """Assigns images randomly to `repeats` sets of `each`; returns set indices.
+  """Assigns images at random to sets; returns the set index of each image.
 
-  The indices are (count,) int, and -1 means no set. The assignment is random
-  because images are often sorted by class.
+  There are `repeats` sets of `each` images. The indices are (count,) int, and
+  -1 means no set. Images are often sorted by class, so sets must be random.
   """
   if each * repeats == count and repeats == 1:
     return np.zeros(count, int)
@@ -316,7 +316,8 @@ def records_decoder(
 ) -> Autoencoder | None:
   """Returns the decoder of the training split; None if the split is not read.
 
-  Raises InputError if --autoencoder, whose value is `autoencoder`, is unused.
+  `autoencoder` is the value of the flag --autoencoder. Raises InputError if
+  the flag is given but has no use.
   """
   if needs_records(config):
     return decoder_of(data, autoencoder, mesh)

@@ -2,7 +2,7 @@
 
 An `Extractor` has a pure function of parameters and a batch of images, and a
 description for the results. Only distances between features of the published
-Inception are called FID. Names of other distances contain the extractor.
+Inception are called FID. Other distances are named after their extractor.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ URL = (
   'weights-inception-2015-12-05-6726825d.pth'
 )
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
-_LARGE, _SIDE = 32, 16  # sides above `_LARGE` are reduced to about `_SIDE`
+_LARGE, _SIDE = 32, 16  # image sides above `_LARGE` become about `_SIDE`
 
 
 class Kind(NamedTuple):
@@ -65,7 +65,7 @@ class Extractor:
   reads_classes: bool = False
 
   def protocol(self) -> dict[str, Any]:
-    """Returns JSON values that determine the features."""
+    """Returns a description of the extractor, with a hash, as JSON values."""
     return {
       'name': self.name,
       **self.about,
@@ -73,7 +73,7 @@ class Extractor:
     }
 
   def identity(self) -> dict[str, Any]:
-    """Returns all values that determine the features, but no file names."""
+    """Returns the values that identify the features, without file names."""
     preprocessing = self.about.get('preprocessing')
     return {
       'preprocessing': USUAL[0] if preprocessing in USUAL else preprocessing,
@@ -150,9 +150,9 @@ def inception_extractor(
 ) -> Extractor:
   """Returns the Inception extractor of FID.
 
-  `tensors` are the tensors of the published file, and `about` has its name and
-  SHA-256. `preprocessing` is one of `resize.PRESETS`. Raises InputError if the
-  tensors are not those of this network.
+  `tensors` are the tensors of a weights file, and `about` has the file's name
+  and SHA-256. `preprocessing` is one of `resize.PRESETS`. Raises InputError if
+  the tensors belong to another network.
   """
   is_fid = SHA256 in (about.get('sha256'), about.get('source_sha256'))
   return Extractor(
@@ -232,8 +232,8 @@ def user_extractor(
 ) -> Extractor:
   """Wraps a user's function as an extractor.
 
-  The function maps images (B, H, W, C) float32 in [0, 255] to features (B, F)
-  inside jax.jit. `name` and `about` describe the features in results.
+  The function maps images (B, H, W, C) float32 in [0, 255] to features (B, F),
+  and is jitted. `name` and `about` describe the features in results.
   """
 
   def apply(params, images):

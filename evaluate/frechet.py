@@ -2,9 +2,10 @@
 
   d^2 = |m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((R S1 R)^1/2),  R = S2^1/2
 
-in float64 (Heusel et al. 2017). This form needs only eigenvalues of symmetric
-matrices. Common code computes `sqrtm` of S1 S2 instead. The product S1 S2 is
-not symmetric, and its `sqrtm` is not stable.
+The Gaussians have means m1, m2 and covariances S1, S2 in float64 (Heusel et al.
+2017). This form of d^2 needs only eigenvalues of symmetric matrices. Most code
+computes `sqrtm` of S1 S2 instead. The product S1 S2 is not symmetric, and its
+`sqrtm` is numerically unstable.
 
 Moments of two disjoint sets with n1 and n2 rows determine the moments of their
 union with n = n1 + n2 rows (Chan, Golub and LeVeque 1983):
@@ -21,7 +22,7 @@ from absl import logging
 
 from core.errors import InputError
 
-# Rows per block. With so many rows x, x^T x costs more than merging moments.
+# Rows per block: enough that x^T x of a block x costs more than a merge.
 BLOCK = 4096
 
 
@@ -119,7 +120,7 @@ class MomentsAccumulator:
 
 
 def check_features(features: np.ndarray) -> np.ndarray:
-  """Returns features as an array (n, F).
+  """Checks features, and returns them as an array (n, F).
 
   Raises InputError if they are not finite, not (n, F), or have no columns.
   """
@@ -194,11 +195,11 @@ def extrapolated(sample: np.ndarray, reference: Moments) -> float:
 
   The distance of n images with features (n, F) is too large by about c / n.
   Chong and Forsyth (2020, arXiv 1911.07023) compute the distance for random
-  subsets of 15 equally spaced sizes, and extrapolate a line in 1 / n by least
-  squares. Their sizes range from 5,000 to all 50,000 images. Our sizes range
-  from max(n / 10, 2 (F + 1)) to n. Both ranges are equal for 50,000 images and
-  Inception's 2,048 features. Below 2 F images, the bias is no longer
-  proportional to 1 / n.
+  subsets of 15 equally spaced sizes. They fit a line in 1 / n to the distances
+  by least squares, and extrapolate the line to 1 / n = 0. Their sizes range
+  from 5,000 to all 50,000 images. Our sizes range from max(n / 10, 2 (F + 1))
+  to n, which is the same range for 50,000 images and Inception's 2,048
+  features. Below 2 F images, the bias is no longer proportional to 1 / n.
 
   The bias due to the size of the reference remains. Estimates may be negative.
   Raises InputError if n is less than `least_rows(F)`.

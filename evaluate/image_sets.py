@@ -4,7 +4,7 @@
   folder    image files at any depth, ordered by `input_pipeline.listing`; an
             optional labels.txt has one class index per line
   .zip      archive of such a folder
-  tfds:     NAME[:SPLIT]
+  tfds:     a set of TensorFlow Datasets, named tfds:NAME[:SPLIT]
 
 An .npz is read in chunks, since 50,000 images of 256 x 256 take 10 GB. Float
 images are scaled to [0, 255] without rounding.
@@ -103,7 +103,7 @@ def open_image_set(
 
 
 def _open_listing(listing: Listing, image_size: int | None) -> ImageSet:
-  """Returns a set of listed image files, with any labels from labels.txt."""
+  """Returns the set of listed images, with the labels of any labels.txt."""
   spec, images = listing.place, listing.images
   if not images:
     raise InputError(
@@ -116,7 +116,7 @@ def _open_listing(listing: Listing, image_size: int | None) -> ImageSet:
   labels_file = root + LABELS
   labels = None
   if labels_file in listing.others:
-    # A preview image next to the folders with samples is ignored.
+    # If folders contain images, an image beside labels.txt is only a preview.
     nested = tuple(name for name in images if '/' in name.removeprefix(root))
     images = nested or images
     with damage_of(f'{spec}: {LABELS}'):

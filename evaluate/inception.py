@@ -32,7 +32,7 @@ SIZE = 299
 LOGITS = 1008
 _SPATIAL = 7
 _EPSILON = 1e-3
-# At lower precisions, TPUs and GPUs round the float32 inputs of products.
+# At lower precisions, TPUs and GPUs round the float32 inputs of matmuls.
 _EXACT = lax.Precision.HIGHEST
 
 
@@ -317,7 +317,7 @@ def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
       tensor(f'{name}.bn.{key}', (outputs,))
       for key in ('weight', 'bias', 'running_mean', 'running_var')
     )
-    with np.errstate(invalid='ignore', over='ignore'):  # checked at the end
+    with np.errstate(invalid='ignore', over='ignore'):  # see `check_finite`
       scale = gamma / np.sqrt(variance + _EPSILON)
       return {
         'kernel': np.float32(weight.transpose(2, 3, 1, 0) * scale),

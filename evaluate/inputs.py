@@ -42,9 +42,9 @@ def check_samples(
 ) -> None:
   """Raises InputError for images whose metrics would be meaningless.
 
-  `protocol` has the entries of the samples.json that describes the images.
-  If `metrics` is empty, all possible metrics are meant. If the extractor is a
-  classifier that is not yet trained, all images are read to find broken images.
+  `protocol` has the entries of the samples.json that describes the images. An
+  empty `metrics` means all possible metrics. Before a classifier is trained,
+  all images are read once, which raises InputError for a broken image.
   """
   num_bad = protocol.get('nonfinite', 0)
   if type(num_bad) is not int:

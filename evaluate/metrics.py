@@ -5,8 +5,8 @@
   fd_inf     fd, extrapolated to infinitely many images; only if requested
   is         Inception Score of `logits`
   kid        kernel distance of `pool`
-  precision  share of samples in the manifold of the reference, by `pool`
-  recall     share of reference images in the manifold of samples, by `pool`
+  precision  share of samples in the manifold of the reference, in `pool` space
+  recall     share of reference images in the manifold of samples, in that space
   accuracy   share of images that a classifier assigns to their label
 
 Moments accumulate batch by batch. Features of individual images are kept only
@@ -57,14 +57,14 @@ _OTHER_NAMES = {
   'kid': 'KD',
   'fd_inf': 'FD∞',
 }  # names in results of all extractors except the published Inception
-# Metrics that need all images at once, grouped by the output that they use.
+# Metrics that need the features of each image, keyed by extractor output.
 _ROWS = {
   'pool': {'kid', 'precision', 'recall', 'fd_inf'},
   'spatial': set(),
   'logits': {'is', 'accuracy'},
 }
-# Metrics that allow a bootstrap. A duplicate image would be its own neighbor in
-# precision and recall, and would form a pair with itself in kid.
+# Metrics that allow a bootstrap, which duplicates images. A duplicate would be
+# its own neighbor in precision and recall, and would pair with itself in kid.
 _RESAMPLED = ('fd', 'sfd', 'is', 'accuracy')
 
 
@@ -90,7 +90,7 @@ class MeasureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """Moments, and any kept features, of a set of images.
+  """The moments of a set of images, and the features that were kept.
 
   Attributes:
     pool: Moments of `Features.pool`.
@@ -131,7 +131,7 @@ class Estimate:
   )
 
   def minus(self, other: 'Estimate') -> 'Estimate':
-    """Returns the difference between two sets that are paired by row.
+    """Returns the difference of a metric between two sets with paired rows.
 
     Paired sets share labels and noise, so the standard error of the difference
     is smaller than the error for independent sets.
@@ -318,7 +318,7 @@ def _bootstrap(
   config: MeasureConfig,
   metrics: Sequence[str],
 ) -> dict[str, np.ndarray]:
-  """Returns (resamples,) values of each metric; all resample the same rows."""
+  """Returns values (resamples,) of each metric, for the same resampled rows."""
   values = {}
   for name, kind in (('fd', 'pool'), ('sfd', 'spatial')):
     if name in metrics:

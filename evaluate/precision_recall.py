@@ -21,7 +21,7 @@ import numpy as np
 from core.errors import InputError
 from evaluate.frechet import check_features, check_same_features
 
-# Rows per block. All sets are padded to whole blocks and share one program.
+# Rows per block. Sets are padded to whole blocks and share a compiled program.
 BLOCK = 1024
 
 
@@ -65,7 +65,7 @@ def precision_recall(
   """
   reference, sample = check_features(reference), check_features(sample)
   check_same_features(sample.shape[1], reference.shape[1])
-  if not float16:  # centering avoids cancellation far from 0
+  if not float16:  # centering avoids cancellation if the mean is far from 0
     center = reference.mean(0, dtype=np.float64)
     reference, sample = (
       (x - center).astype(np.float32) for x in (reference, sample)
@@ -102,7 +102,7 @@ def _blocks(features: np.ndarray) -> list[jax.Array]:
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _nearest(nearest, u, v, valid, float16):
-  """Returns the k + 1 smallest values among `nearest` and the u-v distances."""
+  """Returns the k + 1 smallest of `nearest` and the distances from u to v."""
   distances = jnp.where(
     jnp.arange(BLOCK) < valid, _distances(u, v, float16), jnp.inf
   )
@@ -112,7 +112,7 @@ def _nearest(nearest, u, v, valid, float16):
 
 @functools.partial(jax.jit, static_argnames='float16')
 def _inside(u, u_radii, v, v_radii, float16):
-  """Returns masks of the rows of u in balls of v, and of v in balls of u."""
+  """Returns two masks: rows of u in balls of v, and rows of v in balls of u."""
   distances = _distances(u, v, float16)
   return (
     (distances <= v_radii).any(1),

@@ -50,7 +50,7 @@ class Reference:
 
 
 def arrays_of(path: epath.PathLike) -> set[str]:
-  """Returns the names of an .npz file's arrays; empty for other paths."""
+  """Returns the names of an .npz file's arrays; set() for other paths."""
   path = epath.Path(path).expanduser()
   return names_of(path) if path.suffix == '.npz' and path.is_file() else set()
 
@@ -169,7 +169,8 @@ def _check_covariance(path: epath.Path, covariance: np.ndarray) -> None:
   if asymmetry > tolerance:
     problem = f'is not symmetric (by {asymmetry:.3g})'
   else:
-    try:  # cholesky fails for eigenvalues < -tolerance; eigvalsh is slower
+    # `cholesky` fails for eigenvalues < -tolerance, and `eigvalsh` is slower.
+    try:
       np.linalg.cholesky(covariance + tolerance * np.eye(len(covariance)))
     except np.linalg.LinAlgError:
       minimum = float(np.linalg.eigvalsh(covariance).min())

@@ -25,7 +25,7 @@ from core.errors import check_choice
 from evaluate.inception import SIZE
 
 PRESETS = ('adm', 'torch_fidelity', 'pytorch_fid', 'clean_fid')
-USUAL = PRESETS[:2]  # two names for the preset of most published FIDs
+USUAL = PRESETS[:2]  # two names of one preset, which most published FIDs use
 
 
 def preprocess(images: jax.Array, preset: str) -> jax.Array:
@@ -37,17 +37,18 @@ def preprocess(images: jax.Array, preset: str) -> jax.Array:
   level = lax.Precision.HIGHEST
   x = jnp.einsum('pw,bhwc->bhpc', columns, x, precision=level)
   x = jnp.einsum('oh,bhpc->bopc', rows, x, precision=level)
-  if preset == 'clean_fid':  # clips, since bicubic values overshoot at edges
+  if preset == 'clean_fid':  # bicubic values overshoot at edges
     x = x.clip(0, 255)
   return x * (2 / 255) - 1 if preset == 'pytorch_fid' else (x - 128) / 128
 
 
 @functools.cache
 def resize_matrix(size: int, preset: str) -> np.ndarray:
-  """Returns the weights (299, size) float32 from old pixels to new pixels."""
+  """Returns weights (299, size) float32, which map old pixels to new ones."""
   if preset == 'clean_fid':
     return _bicubic(size)
-  # TensorFlow and PyTorch use float32 positions; this matters at 256 pixels.
+  # Positions are float32, as in TensorFlow and PyTorch. The precision of
+  # positions matters for images of 256 pixels.
   scale, new = np.float32(size / SIZE), np.arange(SIZE, dtype=np.float32)
   spot = new * scale if preset != 'pytorch_fid' else (new + 0.5) * scale - 0.5
   row, spot = np.arange(SIZE), spot.clip(0, size - 1)
@@ -59,7 +60,7 @@ def resize_matrix(size: int, preset: str) -> np.ndarray:
 
 
 def _bicubic(size: int) -> np.ndarray:
-  """Returns weights of Keys' cubic (a = -1/2), which reduction widens."""
+  """Returns weights of Keys' cubic (a = -1/2), widened for `size` > 299."""
   scale = size / SIZE
   width = max(scale, 1.0)
   center = (np.arange(SIZE)[:, None] + 0.5) * scale

@@ -166,7 +166,7 @@ def sweep(
   folder = epath.Path(folder)
   grid, metric, num = config.grid, config.metric, config.num
   settings = dataclasses.asdict(sampler.config)
-  del settings['batch_size']  # has no effect on the images
+  del settings['batch_size']  # the batch size does not change the images
   protocol = json.loads(
     json.dumps(
       {
@@ -189,13 +189,13 @@ def sweep(
     guidance = with_guide(parse(grid.text(point)), guide)
     sample = sampler.images(guidance, labels, config.seed)
     scores = as_dict(evaluator.score(sample.images, labels))
-    if nonfinite.too_many(sample.nonfinite, num):  # scores are not valid
+    if nonfinite.too_many(sample.nonfinite, num):  # the scores are invalid
       scores = dict.fromkeys(scores, math.nan)
     rows[point] = {**scores, 'nfe': sample.nfe, 'nonfinite': sample.nonfinite}
     text = _as_csv(grid, rows, marks(rows, metric))
     write_bytes(folder / 'sweep.csv', text.encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
-  # Rewrites the marks, which may refer to the metric of an earlier sweep.
+  # The marks are written again: old marks may be for another metric.
   text = _as_csv(grid, rows, marks(rows, metric))
   write_bytes(folder / 'sweep.csv', text.encode())
   part = {point: rows[point] for point in grid.points()}
@@ -221,7 +221,8 @@ def _known_rows(
   record = without_folders(upgrade(record))
   protocol = without_folders(protocol)
   if record != protocol:
-    if overwrite:  # deletes old points before sweep.json describes new points
+    # Old points are deleted before sweep.json describes the new protocol.
+    if overwrite:
       (folder / 'sweep.csv').unlink()
       (folder / 'sweep.png').unlink(missing_ok=True)
       return {}

@@ -8,7 +8,7 @@ from evaluate.extractor import Extractor
 from evaluate.metrics import Estimate, name_of
 from evaluate.resize import USUAL
 
-# With fewer images, errors of the covariance bias a Frechet distance.
+# Number of images below which the bias of Frechet distances causes a caveat.
 _ENOUGH = 10_000
 _PERCENT = ('accuracy',)
 
@@ -49,7 +49,8 @@ def caveats(
     notes.append(
       f'The published row uses {row["num"]} images, this one {count}.'
     )
-  # ADM's statistics have no description of images. Papers use random labels.
+  # ADM's statistics have no description of images. Papers that use these
+  # statistics sample random labels.
   adm = extractor.is_inception and 'images' not in reference
   expected = row.get('labels') or ('random' if adm else None)
   plan = 'classes' if labels and labels[0].isdigit() else labels

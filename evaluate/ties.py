@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from core import markdown
 from evaluate.metrics import LOWER, Estimate
 
-TIED = 2  # largest difference between tied points, in standard errors
+TIED = 2  # largest difference from the best point, in standard errors
 MARK = 'mark'
 Rows = Mapping[tuple[float, ...], Mapping[str, float]]
 

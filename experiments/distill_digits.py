@@ -10,7 +10,8 @@ Samples the same number of images from every network, and writes to --out
   curves.png             training metrics of the students with the first seed
   samples.png            images of the students, then of the teacher
 
---failures instead trains FAILURES with one seed, and writes only curves.png.
+--failures instead trains the students in FAILURES with one seed, and writes
+only curves.png.
 
 The teacher's distances are means over disjoint sets of images. A student's
 distances are means over seeds, which change training, label order and noise.
@@ -33,12 +34,13 @@ from core.files import write_bytes
 from sample import pictures
 from train.metrics_log import read_metrics
 
-# Arguments of the config file, some followed by the teacher's guidance.
+# Arguments METHOD,STEPS of configs/distill/digits.py. Text after a space sets
+# the teacher's guidance; without such text, the config file sets the guidance.
 STUDENTS = (
   'flash,4', 'hybrid,4', 'dm,4', 'hybrid,1', 'dm,1',
   'hybrid,1 ig:1.1', 'hybrid,1 ig:1.1,cfg:1.05',
 )  # fmt: skip
-# Steps and guidance of the teacher's samples.
+# Number of steps and guidance of each set of the teacher's samples.
 TEACHER = (
   (50, 'cfg:1.2'), (50, 'ig:1.5'), (50, 'none'),
   (4, 'cfg:1.2'), (4, 'ig:1.5'), (4, 'none'),
@@ -118,7 +120,7 @@ def distill(
 def train(
   args: argparse.Namespace, argument: str, guidance: str, target: pathlib.Path
 ) -> float:
-  """Trains a student with every missing seed; returns the mean minutes."""
+  """Trains a student for each missing seed; returns the mean minutes."""
   seconds = []
   changes = [f'distill.guidance={guidance}'] if guidance else []
   for seed in range(args.seeds):
@@ -196,7 +198,7 @@ def main() -> None:
     source, log = [f'--workdir={path}-{{seed}}'], args.out / f'{slug}-0'
     if method == 'flash':
       source = [f'--folder={path}-{{seed}}/student']
-      # The stage `sharing` is the one that is comparable with other students.
+      # Only the stage `sharing` is comparable with the other students.
       logs[f'{name}, sharing'] = read_metrics(log / '2-sharing')
     else:
       logs[name] = read_metrics(log)

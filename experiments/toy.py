@@ -37,7 +37,7 @@ class Mixture:
   """A mixture of M Gaussians in equally likely classes.
 
   The shapes are (M,) for `weight`, (M, 2) for `mean`, and (M,) for the integer
-  `label`. `factor` (M, 2, 2) has factors of covariances (Cholesky or others).
+  `label`. `factor` (M, 2, 2) has a matrix F for each covariance F F^T.
   """
 
   weight: np.ndarray
@@ -162,7 +162,7 @@ def train(experiment: Experiment, recipe: Recipe) -> list[Denoiser]:
     for _ in range(recipe.steps):
       label = rng.integers(mixture.num_classes, size=count)
       x0 = mixture.draw(label, rng).reshape(-1, 1, 1, 2) / experiment.unit
-      # This inverts the training step, which computes x0 = image / 127.5 - 1.
+      # The inverse of x0 = image / 127.5 - 1, which the train step computes.
       image = np.float32((x0 + 1) * 127.5)
       state, _ = step(state, {'image': image, 'label': np.int32(label)}, key)
     denoisers.append(backbone.bind(config, state.ema))

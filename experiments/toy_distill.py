@@ -61,8 +61,8 @@ class Students:
   Attributes:
     settings: Number of steps, and changed keys of section `distill`, by name.
     seeds: Number of seeds per student, all with the same teacher.
-    marks: Numbers of student updates at which points are measured, ascending;
-      the last one ends training.
+    marks: Numbers of student updates after which samples are measured, in
+      ascending order; training ends after the last number.
     batch_size: Batch size of every update.
     lr: Initial learning rate of the student, with cosine decay.
     fake_lr: Initial learning rate of the fake denoiser, with cosine decay.
@@ -79,7 +79,7 @@ class Students:
 
 
 def students(*names: str, **changes: Any) -> Students:
-  """Returns the students `names`, by default all, with changed settings."""
+  """Returns the students `names` (default: all); `changes` set other fields."""
   settings = {
     'DM, 1 step': (1, {'guidance': 'none'}),
     'DM, 4 steps': (4, {'guidance': 'none'}),
@@ -196,7 +196,7 @@ def distill(
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """Measures and points by name.
+  """Values of MEASURES, and sampled points, by name.
 
   `marks` are numbers of student updates. `curves` has measures at all marks,
   (seeds, marks, measures). `rows` has measures at the end, (seeds, measures).

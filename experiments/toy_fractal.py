@@ -20,7 +20,7 @@ METHODS = {
 
 
 def tree(levels: int = 5, pieces: int = 6) -> toy.Mixture:
-  """Returns two trees with `levels` of branching.
+  """Returns two trees with `levels` levels of branches.
 
   A branch at level k = 0, 1, ... is a row of `pieces` Gaussians, with a length
   of about 1.4 * 0.75^k and a half thickness of 0.08 * 0.75^k. Each Gaussian has

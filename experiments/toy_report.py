@@ -1,8 +1,8 @@
 """Runs a toy experiment, and writes tables (Markdown) and a figure (PNG).
 
-Every method samples at every scale of SCALES with the same noise. The scale
-with the smallest mean energy distance is selected. The table shows the measures
-at this scale with new noise.
+Every method samples at every scale of SCALES with the same noise. For each
+method, the scale with the smallest mean energy distance is selected. A table
+shows the measures at this scale with new noise.
 """
 
 import argparse
@@ -54,11 +54,11 @@ class Judge:
     """Measures points (n, 2) with labels (n,); returns MEASURES, (6,).
 
     Every measure is averaged over the classes. `energy` is the energy distance,
-    and `shift` the distance from the true mean. `spread` is the square root of
-    the trace of the covariance divided by the true trace. `outliers` is the
-    share of points where the true density is below its 0.1 % quantile, and
-    `other` the share where another class is denser. `coverage` is the share of
-    true points with a sample within a radius at which true samples cover 95 %.
+    and `shift` the distance from the true mean. `spread` is sqrt(v / true v),
+    where v is the trace of the covariance. `outliers` is the share of points
+    where the true density is below its 0.1 % quantile, and `other` the share
+    where another class is denser. `coverage` is the share of true points that
+    have a point within a radius; `count` true samples would cover 95 %.
     """
     results = []
     for c, (real, threshold, radius) in enumerate(self.truth):

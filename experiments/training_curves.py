@@ -2,8 +2,8 @@
 
   python -m experiments.training_curves --out=runs/curves
 
-Trains the digits recipe with three seeds, and once for each entry of SICK,
-except runs that exist. Every 3,840 training images, a run scores 500 unguided
+Trains the digits recipe with three seeds, and once for each entry of SICK; runs
+that exist are kept. Every 3,840 training images, a run scores 500 unguided
 samples of its EMA weights. Writes to --out
 
   training_curves.png    loss and Frechet distance over images seen
@@ -93,7 +93,7 @@ def draw_curves(healthy: Sequence[Rows], sick: Mapping[str, Rows]) -> Figure:
 
 
 def draw_samples(out: pathlib.Path) -> np.ndarray:
-  """Stacks previews of a healthy run, then the last one of each sick run."""
+  """Stacks previews of a healthy run, then each sick run's last preview."""
 
   def preview(name: str, images: int) -> np.ndarray:
     path = out / name / 'previews' / f'{images // 64:08}.png'

@@ -4,7 +4,7 @@
     --data_dir=data --features=features/cifar10
 
 Compares held-out images with training images in features of a classifier
-(main.py train-features), and applies one change of processing at a time.
+(main.py train-features), after one change to the held-out images at a time.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def resampled(image: np.ndarray, method: Resampling) -> np.ndarray:
 
 
 def changes(images: np.ndarray) -> dict[str, np.ndarray]:
-  """Returns the images after each common processing step, by description."""
+  """Returns one copy of the images for each change, by description."""
   if images.shape[-1] != 3:
     return {'as they are': images}
   noise = np.random.default_rng(0).uniform(-0.5, 0.5, images.shape)

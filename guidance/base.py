@@ -48,7 +48,7 @@ class Contrast:
   """The inputs from which a method computes a change of the velocity at (x, t).
 
   Attributes:
-    strong: Conditional velocity (B, H, W, C), refined if IG is active.
+    strong: Conditional velocity (B, H, W, C), after IG if IG is active.
     weak: Weak velocity (B, H, W, C).
     scale: Scale, or several scales, from `Term.scale_at`.
     x: State (B, H, W, C).
@@ -95,7 +95,7 @@ class Term:
 
     Args:
       denoiser: Network.
-      condition: Conditions with leading axis B; None if no evaluation follows.
+      condition: Conditions with leading axis B; None to choose only blocks.
       key: Random key of the step.
       image_keys: Random keys (B,) of the step, one for each image.
     """
@@ -160,7 +160,7 @@ class GuideTerm(Term):
   guide: Denoiser | None = None
 
   def check(self, denoiser: Denoiser) -> None:
-    """Raises InputError without a guide, or if its class count differs."""
+    """Raises InputError if the guide is missing or its class count differs."""
     if self.guide is None:
       raise InputError(
         f'guidance {self.name} needs a weaker network; name its run or folder '

@@ -1,6 +1,7 @@
 """Composes several methods into one guided velocity.
 
-IG acts first and refines every row. With the refined conditional row `strong`,
+IG acts first, on every row of the batch. If `strong` is the velocity of the
+conditional row after IG,
 
   velocity = strong + push_label + sum of push_k over weaker networks
 
@@ -9,9 +10,9 @@ Optional rescaling follows (arXiv 2305.08891, applied to each image's velocity):
   velocity <- velocity (phi std(strong) / std(velocity) + 1 - phi)
 
 The rows of the label method share one batch with the conditional rows. Both
-kinds of rows alternate, so all rows of an image stay on one device. A
-sub-network reuses the activations before its first skipped block. A method with
-scale 1 at time t runs no pass at time t.
+kinds of rows alternate, so all rows of an image stay on one device. Up to its
+first skipped block, a sub-network reuses the activations of the full network.
+A method with scale 1 at time t runs no pass at time t.
 """
 
 import dataclasses
@@ -118,7 +119,7 @@ class Guidance:
 
     Args:
       denoiser: Network.
-      condition: Conditions with leading axis B; None if no evaluation follows.
+      condition: Conditions with leading axis B; None to choose only blocks.
       key: Random key of the step.
       image_keys: Random keys (B,) of the step, one for each image.
     """
@@ -169,7 +170,7 @@ class Guidance:
   def at(
     self, denoiser: Denoiser, x: jax.Array, t: jax.Array, condition: Condition
   ) -> Guided:
-    """Calls `predict` with `parts`; t (B,) has a time for each image.
+    """Calls `predict` with parts=True; t (B,) holds one time for each image.
 
     The methods must have neither random choices nor memory.
     """
@@ -278,7 +279,7 @@ class Guidance:
     step: Step,
     selection: dict[int, Term],
   ) -> tuple[DenoiserOutput, jax.Array, dict[int, jax.Array]]:
-    """Returns the conditional output, the refined and the weak velocities."""
+    """Returns the conditional output, strong velocity and weak velocities."""
     conditions = {
       k: term.weak_condition(denoiser, condition, step.draws[k])
       for k, term in selection.items()
@@ -332,7 +333,7 @@ class Guidance:
     dtype: jnp.dtype,
     num_taps: int | None = None,
   ) -> jax.Array:
-    """Refines all rows with IG; leaves a guide without the tap unchanged."""
+    """Applies IG to all rows, but not to a guide that lacks the tap."""
     velocity, term = out.velocity.astype(dtype), self.internal
     if term is None or (num_taps is not None and num_taps <= term.tap):
       return velocity

@@ -160,7 +160,7 @@ class AdaptiveProjected(LabelTerm):
   as in `dit.path`, so the code applies the same rules to velocities.
 
   Attributes:
-    eta: Fraction, from 0 to 1, that is kept of g's component along x0_c.
+    eta: Fraction of g's component along x0_c that is kept, from 0 to 1.
     norm: Largest |g|; 0 for no limit. Suitable values grow with the square root
       of the number of latent elements.
     momentum: Momentum; 0 for none, -0.5 to -0.75 in the paper. A step's first
@@ -183,7 +183,7 @@ class AdaptiveProjected(LabelTerm):
     return jnp.zeros_like(x) if self.momentum else ()
 
   def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
-    """Returns (w - 1) g for velocities, and the next g_before for x0."""
+    """Returns (w - 1) g as a velocity, and the next g_before as an x0."""
     t, path, g, memory = at.t, at.path, at.difference, at.memory
     to_x0 = -path.sigma(t) / path.w(t)
     if self.momentum:
@@ -210,7 +210,8 @@ class Tangential(LabelTerm):
   """TCFG: the noise prediction u, projected onto the first singular vector v.
 
   Let m be the mean of the noise predictions c and u, and d = c - u = a Delta,
-  with Delta the velocity difference. In the usual case 4 m.m > d.d,
+  where Delta is the velocity difference and a = alpha / w, with w as in
+  `dit.path`. In the usual case 4 m.m > d.d,
 
     v = p m + q d,   p = 4 m.m - d.d + root,   q = 2 m.d
     root^2 = (4 m.m - d.d)^2 + 16 (m.d)^2

@@ -1,6 +1,6 @@
 """Guidance methods whose weak prediction comes from a weaker network.
 
-IG             weak = intermediate prediction of the row (arXiv 2512.24176)
+IG             weak = the network's intermediate output  (arXiv 2512.24176)
 S2             weak = network that skips random blocks; the paper's omega
                is scale - 1                              (arXiv 2508.12880)
 SLG            weak = network that skips fixed blocks    (SD3.5)
@@ -30,7 +30,7 @@ def extrapolate(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Internal:
-  """Internal Guidance, which moves rows away from an intermediate prediction.
+  """Internal Guidance, which extrapolates from an intermediate prediction.
 
   Attributes:
     scale: w in the paper.
@@ -77,7 +77,7 @@ class StochasticSelf(BlocksTerm):
     scale: 1 + omega, with omega from the paper.
     skip: Number of skipped blocks; 0 selects the default number.
     masks: Number of independent sub-networks. The mean of their predictions is
-      the weak prediction. The paper calls several sub-networks the naive form.
+      the weak prediction. Several sub-networks are the paper's naive form.
     exclude: Blocks that are always kept, in addition to block 0.
   """
 
@@ -117,7 +117,7 @@ class StochasticSelf(BlocksTerm):
     """Raises InputError if too few blocks can be skipped."""
     depth, skip = denoiser.depth, self._skip(denoiser.depth)
     _check_blocks('s2', self.exclude, depth)
-    # At least one block must run besides the blocks that always run.
+    # At least one of the blocks that may be skipped must run.
     minimum = depth - len(self._eligible(depth)) + skip + 1
     if depth < minimum:
       raise InputError(

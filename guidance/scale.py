@@ -28,7 +28,7 @@ def static(default: Any) -> Any:
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> None:
-  """Checks the range of a number; accepts every array."""
+  """Checks the range of a Python number; does not check arrays."""
   if isinstance(value, int | float):
     check_range(name, value, low, high)
 
@@ -82,9 +82,9 @@ class Scale:
     return self.inside(t, value)
 
   def inside(self, t: jax.Array, value: float | jax.Array) -> jax.Array:
-    """Returns `value` if t is in the interval, else 1, for each time in t."""
+    """Returns `value` where t is in the interval, and 1 elsewhere."""
     # The comparison is in float32, so an interval that ends at 0.2 includes 0.2
-    # for every state type. The clip is for adaptive solvers, which may pass 0.
+    # for every state type. The clip is for solver steps that end below t = 0.
     t = jnp.clip(jnp.float32(t), 0, 1)
     low, high = np.float32(self.low), np.float32(self.high)
     return jnp.where((low <= t) & (t <= high), value, 1.0)

@@ -33,11 +33,11 @@ def batches(
   """Yields the global batches of steps `start`, `start` + 1, ...
 
   Args:
-    source: Records by index.
+    source: Records, read by index.
     config: Settings for reading records.
-    mesh: Devices.
+    mesh: Mesh of the devices that receive the batches.
     batch_size: Size B of the global batch.
-    seed: Random seed of the order of records.
+    seed: Random seed for the order and the mirroring of records.
     start: First step.
 
   Yields:

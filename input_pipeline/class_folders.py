@@ -135,7 +135,8 @@ def _check_depth(listing: Listing, parents: Sequence[str]) -> None:
 def _check_names(listing: Listing, parents: Sequence[str]) -> None:
   """Raises InputError if several folders would become one class."""
   names, depth = {*map(_name, parents)}, parents[0].count('/')
-  # Folders with the name of a class count even if empty: CLASS/images/IMAGE.
+  # An empty folder with the name of a class counts too: in CLASS/images/IMAGE,
+  # some of the folders `images` may be empty.
   twins = [
     folder
     for folder in listing.folders

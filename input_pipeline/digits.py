@@ -32,7 +32,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # nothing to download
-    # The file is sorted by writer, so unshuffled splits have different writers.
+    # The file is sorted by writer: unshuffled splits would differ in writers.
     order = np.random.default_rng(0).permutation(1797)
     return {
       'train': self._generate_examples(order[:-_HELD_OUT]),

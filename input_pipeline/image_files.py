@@ -107,7 +107,7 @@ def _open_tfds(text: str, data_dir: str) -> ImageFiles:
   def read(i: int) -> ImageFile:
     record = source[i]
     image = record['image']
-    if not isinstance(image, bytes):  # TFDS stores an array, not a file
+    if not isinstance(image, bytes):  # this set has arrays instead of files
       data = io.BytesIO()
       array = np.asarray(image)
       array = array[..., 0] if array.shape[-1] == 1 else array

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps
 
-# Only these formats are opened, whatever the suffix, since Pillow starts other
-# programs for some formats (Ghostscript for EPS).
+# Formats that Pillow may open, whatever the file's suffix. For other formats,
+# Pillow may start a program, such as Ghostscript for EPS.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
 # Limits on the memory of one image. A file above a limit is a broken image.
 MAX_FILE_BYTES = 2**28
@@ -32,7 +32,7 @@ _UNBOUNDED = {
 }
 # Two TIFF tags, and the value of tag _PHOTOMETRIC if the gray value 0 is white.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-# Adam7 passes of interlaced PNGs: first row, first column, and their steps.
+# Adam7 passes of interlaced PNGs: first row and column, row and column step.
 _ADAM7 = (
   (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
   (0, 1, 2, 2), (1, 0, 2, 1),
@@ -132,7 +132,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-  """Scales gray values to 8 bits, since Pillow would clip gray values."""
+  """Scales gray values to 8 bits; Pillow would clip them instead."""
   if image.mode in _UNBOUNDED:
     raise BrokenImageError(
       f'its pixels are {_UNBOUNDED[image.mode]}, whose range is not known; '

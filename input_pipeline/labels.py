@@ -21,7 +21,8 @@ def parse_labels(where: str, text: str) -> np.ndarray:
     text: Contents of the file.
 
   Raises:
-    InputError: A line is not a class index; the message shows the first one.
+    InputError: A label is not a class index; the message shows the first such
+      label.
   """
   words = text.split()
   for number, word in enumerate(words, 1):

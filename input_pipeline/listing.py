@@ -35,7 +35,7 @@ _LEFTOVERS = frozenset(
   )
 )  # fmt: skip
 _LEFTOVER_PREFIXES = ('.', '~$', ':2e')
-_LEFTOVER_PATTERN = re.compile(r'found\.\d{3}')  # chkdsk creates this folder
+_LEFTOVER_PATTERN = re.compile(r'found\.\d{3}')  # a folder that chkdsk creates
 _LEFTOVER_SUFFIXES = ('~', '.swp', '.swo', '.part', '.crdownload')
 
 
@@ -207,7 +207,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_around(link: str, root: str) -> bool:
-  """Returns whether a link leads to a folder around the link or `root`."""
+  """Returns whether a link leads to a folder that contains it or `root`."""
   target = os.path.realpath(link)
   folders = (os.path.dirname(os.path.abspath(link)), root)
   return any(

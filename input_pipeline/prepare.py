@@ -119,12 +119,12 @@ def prepare(
     'shard_records': config.shard_records,
     'layout': dataclasses.asdict(layout),
   }
-  protocol = json.loads(json.dumps(protocol))  # tuples become lists
+  protocol = json.loads(json.dumps(protocol))  # JSON turns tuples into lists
   with contextlib.ExitStack() as stack:
     with together():
       if jax.process_index() == 0:
         stack.enter_context(claimed(folder, protocol))
-        # Another command may have started to write another split.
+        # Another command may just have started a split with other classes.
         check_other_splits(folder)
     _check_shared(files, folder)
     encode = _encoder(autoencoder, config, layout)
@@ -176,7 +176,7 @@ def _write_shards(
       images = _images(files, config, numbers[k], shard.broken)
       for labels, arrays in encode(images):
         shard.write(labels, arrays)
-        # The estimate assumes that all processes have the same speed.
+        # This count assumes that all processes have the same speed.
         progress(count + processes * shard.records)
         _check_broken(failures + len(shard.broken), config, shard.broken)
 
@@ -255,7 +255,7 @@ def _encoder(
   config: PrepareConfig,
   layout: records.Layout,
 ) -> Callable[..., Iterator[tuple[np.ndarray, np.ndarray]]]:
-  """Returns a function from (label, image) pairs to (labels, arrays) pairs."""
+  """Returns a function from (label, image) pairs to batches of records."""
   if autoencoder is None:
     return lambda images: (
       (np.asarray([label]), image[None, None]) for label, image in images

@@ -5,8 +5,8 @@ A split of a prepared set is a folder:
   metadata.json                       everything in `Metadata`
   00000-of-00013.array_record         shards with random access to records
 
-A record is a label (int32, little-endian) and an array. A second array follows
-if the mirrored image is stored as well:
+A record is a label (int32, little-endian) and an array, and a second array if
+the mirrored image is stored as well. The arrays have one of these contents:
 
   pixels    the image, uint8
   moments   mean and std of the latent's posterior, 2C channels, float16 or
@@ -83,7 +83,7 @@ class Layout:
     return _LABEL.type(label).tobytes() + arrays.tobytes()
 
   def unpack(self, record: bytes) -> dict[str, np.ndarray]:
-    """Inverts `pack`; returns 'label' (int32) and arrays (key: `content`)."""
+    """Inverts `pack`; returns 'label' (int32), and arrays as key `content`."""
     if len(record) != self.nbytes:
       raise ValueError(f'{len(record)} bytes, expected {self.nbytes}')
     label = np.frombuffer(record, _LABEL, count=1)[0]

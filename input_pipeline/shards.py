@@ -1,8 +1,8 @@
 """Writes shards, which are files of records, atomically.
 
-Each shard has a JSON file with a description, which is written last. A shard
-with both files is complete. All shards of a folder have the same protocol. A
-lock prevents two commands from writing the same folder.
+Each shard has a description in a JSON file. This file is written last, so a
+shard with both files is complete. All shards of a folder have the same
+protocol. A lock prevents two commands from writing the same folder.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ WRITER_OPTIONS = 'group_size:1,uncompressed'
 LOCK = 'records'
 # Files that `prepare` writes in the folder of a split.
 WRITES = (PROTOCOL, METADATA, '*-of-*.array_record', '*-of-*.json')
-_FREE = ('images',)  # this key may differ: image folders can be moved
+_FREE = ('images',)  # key that may differ, since image folders can be moved
 
 
 @contextlib.contextmanager

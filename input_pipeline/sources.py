@@ -2,8 +2,8 @@
 
 Records of `prepare` are latents or pixels (`input_pipeline.records`). Labeled
 sets of TensorFlow Datasets in ArrayRecord format are read without TensorFlow.
-Records of TFDS sets are {'image': uint8 (H, W, C), 'label': int}. The digits
-are written if they are missing.
+Records of TFDS sets are {'image': uint8 (H, W, C), 'label': int}. The default
+set, digits, is written if it is missing.
 """
 
 import contextlib
@@ -188,7 +188,7 @@ def check_source(source: Any, config: DataConfig, model: NetworkConfig) -> None:
 def _check_images(
   source: Any, config: DataConfig
 ) -> tuple[tuple[int, ...], int | None]:
-  """Checks a TFDS set; returns its shape and number of classes."""
+  """Checks a TFDS set; returns image shape and number of classes."""
   record = source[0]
   gaps = {'image', 'label'} - set(record)
   if gaps:
@@ -202,7 +202,7 @@ def _check_images(
       'images; encode them first: python main.py prepare.'
     )
   label = source.dataset_info.features['label']
-  # A plain integer label has no num_classes.
+  # A label feature of plain integers has no `num_classes`.
   return record['image'].shape, getattr(label, 'num_classes', None)
 
 

@@ -13,7 +13,7 @@ from input_pipeline.records import METADATA, PROTOCOL, Metadata
 
 
 def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
-  """Returns the classes of a complete or incomplete split; None if absent.
+  """Returns the classes of a complete or partial split; None if it is absent.
 
   Raises:
     InputError: if the file with the list is damaged.
@@ -35,8 +35,8 @@ def classes_of(folder: pathlib.Path) -> tuple[str, ...] | None:
 def classes_for(folder: pathlib.Path, classes: Sequence[str]) -> Sequence[str]:
   """Returns the list of classes for a split that will be written.
 
-  If other splits exist, the result is the list of these splits. Otherwise, the
-  result is `classes`, the list of the images' classes.
+  If other splits exist, the result is the list that these splits have.
+  Otherwise, the result is `classes`, the list of the images' classes.
 
   Raises:
     InputError: if the other splits lack one of the classes.

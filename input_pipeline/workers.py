@@ -40,7 +40,8 @@ def read(
     workers: Number W >= 1 of workers; worker w reads elements w, w + W, ...
 
   Raises:
-    ReadError: if a worker was killed. A worker's exceptions are raised here.
+    ReadError: if a worker was killed. The parent also raises the exceptions of
+      workers.
   """
   with contextlib.ExitStack() as stack:
     connections = [
@@ -72,7 +73,7 @@ def _worker(
   process = context.Process(target=_work, args=(dataset, options, sender))
   # Workers inherit blocked signals, so a stop signal to all processes does not
   # end workers while the parent saves a checkpoint.
-  resource_tracker.ensure_running()  # if started later, it unblocks signals
+  resource_tracker.ensure_running()  # a later start would unblock signals
   mask = signal.pthread_sigmask(
     signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
   )

@@ -22,8 +22,8 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 export JAX_COMPILATION_CACHE_DIR=$PWD/.jax-cache
 
-# Slurm sends the signal to the processes of the step. If this shell gets it too,
-# the shell only waits.
+# Slurm sends the signal to the processes of the step. If this shell also gets the
+# signal, the shell only waits.
 trap true TERM
 
 # JAX takes the coordinator, the number of processes and their ranks from Slurm,

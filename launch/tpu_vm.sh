@@ -9,8 +9,8 @@
 #   gcloud compute tpus tpu-vm create $NAME --zone=$ZONE \
 #     --accelerator-type=v5p-128 --version=v2-alpha-tpuv5
 #
-# The committed files are copied to every worker and installed once. Every worker
-# must be able to read the records, from a mounted bucket (gcsfuse) or disk.
+# The committed files are copied to every worker and installed there. Every worker
+# must be able to read the records, from a mounted bucket (gcsfuse) or a disk.
 set -euo pipefail
 : "${NAME:?the name of the TPU}" "${ZONE:?its zone}"
 [ $# -gt 0 ] || { echo "usage: NAME=... ZONE=... $0 TRAIN_FLAGS" >&2; exit 2; }

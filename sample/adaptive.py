@@ -6,12 +6,12 @@ embedded error estimate divided by
   tolerance = atol + rtol max(|x|, |x_next|)
 
 A step is accepted if its error is at most 1, and repeated otherwise. The next
-step length is this length times 0.9 error^(-1/5), clipped to [0.2, 10], or to
-[1, 10] for errors below 1. Without `overshoot`, the last step is shortened to
-stop at the end. With `overshoot`, the last step may pass the end, as in
-torchdiffeq (SiT's published results). A quartic interpolation (Shampine 1986),
-whose error no tolerance controls, then gives the state at the end. The length
-of the first step follows Hairer, Norsett & Wanner, II.4.
+step has the length of this step times 0.9 error^(-1/5). The factor is clipped
+to [0.2, 10], or to [1, 10] for errors below 1. Without `overshoot`, the last
+step is shortened to stop at the end. With `overshoot`, the last step may pass
+the end, as in torchdiffeq (SiT's published results). A quartic interpolation
+(Shampine 1986) then gives the state at the end; no tolerance controls its
+error. The length of the first step follows Hairer, Norsett & Wanner, II.4.
 """
 
 import dataclasses
@@ -61,8 +61,8 @@ _SAFETY, _SHORTEST, _LONGEST = 0.9, 0.2, 10.0
 class Dopri5:
   """Settings of `dopri5`, which integrates from t = 1 to t = 0 without a grid.
 
-  Step lengths depend on the error over the whole batch. An image therefore
-  changes with the other images of the batch, within the tolerance.
+  Step lengths depend on the error over the whole batch. Within the tolerance,
+  an image therefore depends on the other images of its batch.
   """
 
   rtol: float = 1e-3
@@ -98,7 +98,7 @@ def dopri5(
     span: Start and end time; integration may run in either direction.
     rtol: Relative tolerance of a step.
     atol: Absolute tolerance of a step.
-    max_steps: Maximum number of steps; NaN results if more steps are needed.
+    max_steps: Maximum number of steps; the state is NaN if more are needed.
     overshoot: Whether the last step may pass the end.
     cost: Function from time to the cost of an evaluation.
 

@@ -39,7 +39,7 @@ def discrete_grid(respacing: str) -> np.ndarray:
       or 'ddim50' for 50 steps with a fixed stride.
 
   Raises:
-    InputError: if the schedule does not have these steps.
+    InputError: if the text is invalid, or no such schedule exists.
   """
   check_value('sample.respacing', respacing, str)
   is_ddim = respacing.startswith('ddim')
@@ -81,7 +81,7 @@ def _sections(counts: list[int]) -> set[int]:
         f'expected 1 to {length}.'
       )
     stride = (length - 1) / (count - 1) if count > 1 else 1
-    # As in DiT's code, strides are summed, and ties are rounded to even.
+    # As in DiT's code, positions are sums of strides; ties round to even.
     position = 0.0
     for _ in range(count):
       steps.add(start + round(position))

@@ -7,7 +7,7 @@ The plan of labels sets the label of image i:
   3 or 3,5   the listed classes in turn, by number or name (`sample.labels`)
 
 The label and noise of image i do not depend on the batch size, the devices or
-the number of images. These three change an image only by rounding errors.
+the number of images. These three affect an image only through rounding errors.
 """
 
 import contextlib
@@ -127,7 +127,7 @@ class Batch:
   """Finished images (n, H, W, C) uint8; `index` (n,) int has their indices.
 
   Attributes:
-    nfe: Network evaluations per image; a partial pass adds a fraction.
+    nfe: Network evaluations per image, in units of one conditional pass.
     finite: Whether all values of each image were finite, (n,) bool.
   """
 
@@ -296,7 +296,8 @@ class Sampler:
     self.check(guidance)
     index = np.arange(len(labels)) if index is None else index
     config = self.config
-    # Scales become floats, so that they share one program; guides keep arrays.
+    # Scalars become floats, so that all scales share one compiled program. The
+    # arrays of a guide remain arrays.
     with np.errstate(over='ignore'):  # nonfinite images are counted later
       guidance = jax.tree.map(
         lambda leaf: (
@@ -338,7 +339,7 @@ class Sampler:
       guidance: Guidance method.
       labels: Labels (n,) of images 0 to n - 1.
       seed: Random seed of all noise.
-      progress: Function of the number of finished images, called per batch.
+      progress: Callback after each batch, for the number of finished images.
     """
     images, evaluations, done, failures = [], 0.0, 0, 0
     for batch in self.batches(guidance, labels, seed):

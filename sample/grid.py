@@ -11,8 +11,8 @@ step to 0 without noise, as in SiT.
   karras      sigma / alpha at t is r(u), but t = 1 at u = 1, and t = 0 at u = 0
 
 where r(u) = (s_min^(1/7) + u (s_max^(1/7) - s_min^(1/7)))^7 decreases from 80
-to 0.002. `karras` is *ours*: t = 1 and t = 0 replace the ends of r, so the last
-level above 0 for 18 steps is 0.0070. EDM's grid (arXiv 2206.00364, eq. 5) is
+to 0.002. `karras` is *ours*: t = 1 and t = 0 replace the ends of r, so with 18
+steps, the last level above 0 is 0.0070. EDM's grid (arXiv 2206.00364, eq. 5) is
 
   edm         sigma / alpha at t_i is r(1 - i / (steps - 1)), then t = 0
 

@@ -132,7 +132,8 @@ class ImageFolder:
     self._nonfinite -= set(index.tolist())
     if finite is not None:
       self._nonfinite |= set(index[~finite].tolist())
-    if self._nonfinite != past:  # written first, in case of a kill
+    # The indices are saved before the images, in case the process is killed.
+    if self._nonfinite != past:
       self._write_protocol({}, complete=False)
     if self._form == 'npz':
       data = io.BytesIO()

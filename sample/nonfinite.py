@@ -21,7 +21,7 @@ def describe(count: int, total: int) -> str:
 
 
 def warn(count: int, total: int, name: str = '') -> None:
-  """Logs a warning about the images `name` if `count` is positive."""
+  """Logs a warning if `count` is positive; `name` describes the images."""
   if count:
     prefix = f'{name}: ' if name else ''
     logging.warning('%s%s.', prefix, describe(count, total))

@@ -1,8 +1,9 @@
 """Reads and writes the .npz files of images.
 
-The header of a damaged file can claim 10^12 images, or make Python's parser
-fail. Reading therefore compares the claimed size with the size of the archive.
-Writing streams images, so 50,000 images need the memory of one image.
+The header of a damaged file can claim 10^12 images, so reading compares the
+claimed size with the size of the archive. numpy parses headers as Python
+literals, so damage can also make Python's parser fail. Writing streams images,
+so that 50,000 images need the memory of one image.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from core.files import replacing
 
 # Largest accepted compression ratio; deflate reaches at most 1,032.
 _RATIO = 1040
-# Exceptions of numpy, zipfile and Python's parser for damaged files.
+# Exceptions that numpy, zipfile and Python's parser raise for damaged files.
 DAMAGED = (
   OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError,
   OverflowError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error,
@@ -32,7 +33,7 @@ DAMAGED = (
 
 @contextlib.contextmanager
 def damage_of(place: object) -> Iterator[None]:
-  """Turns the exceptions of a damaged file into an InputError."""
+  """Turns exceptions that a damaged file causes into an InputError."""
   try:
     yield
   except InputError:
@@ -51,7 +52,7 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 def header_of(
   place: object, archive: zipfile.ZipFile, name: str
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
-  """Returns the header of an array, and checks that the archive can hold it.
+  """Returns the header of an array; checks that the array fits the archive.
 
   Args:
     place: Name of the file, for messages.

@@ -59,8 +59,8 @@ def integrate(
     noise: Function from n to standard normal noise with the shape of x, for a
       stochastic solver.
     memory: Memory at the first step.
-    rests: Function from n to whether step n leaves x unchanged; None if every
-      step changes x.
+    rests: Function of n that returns whether step n leaves x unchanged; None
+      if every step changes x.
     observe: Function of (x, t, n, memory), called before each step.
 
   Returns:
@@ -177,7 +177,7 @@ def sample(
     condition: Conditions with leading axis B, such as class labels (B,) int.
     index: Indices (B,) int of the images.
     grid: Decreasing times (steps + 1,).
-    seed: Random seed of all noise and choices.
+    seed: Random seed of all noise and random choices.
     how: Solver, shape, path and precision.
     parts: Whether to return the parts of guidance at each step, which needs one
       more evaluation per step. Adaptive solvers do not support `parts`.
@@ -242,7 +242,7 @@ def nfe(
   seed: int,
   how: Integration,
 ) -> float:
-  """Returns network evaluations per image; a partial pass adds a fraction.
+  """Returns network evaluations per image, in units of one conditional pass.
 
   Arguments are as in `sample`. With S2, the result depends on the seed, which
   selects the blocks. For an adaptive solver, `sample` returns the NFE.

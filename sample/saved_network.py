@@ -128,7 +128,7 @@ class SavedNetwork:
     return jax.device_put(params, shardings)
 
   def _sampling_of_folder(self) -> SampleConfig:
-    """Returns the settings of a folder, which users may have edited."""
+    """Returns a folder's sampling settings, which users may have edited."""
     family = SAMPLING.get(str(self.info.get('family')), {})
     section = self.info.get('sample', {})
     source = f'{self.place}/config.json'
@@ -169,12 +169,12 @@ def open_network(place: epath.PathLike) -> SavedNetwork:
 def load_config(place: epath.PathLike) -> dict[str, Any]:
   """Returns config.json of a run or folder; raises InputError if missing."""
   if os.fspath(place).startswith((HUB, WEB)):
-    local(os.fspath(place))  # the InputError shows the conversion command
+    local(os.fspath(place))  # raises InputError with the conversion command
   check_value('the workdir', os.fspath(place), PathText)
   path = epath.Path(place).expanduser() / 'config.json'
   try:
     path.stat()
-  except (OSError, ValueError) as error:  # also for names that are too long
+  except (OSError, ValueError) as error:  # a name may be too long
     raise InputError(
       f'{place} is not the workdir of a run: it holds no config.json; train '
       'first, or give the workdir of a run.'

@@ -23,9 +23,10 @@ The step to t = 0 depends on `final_step`: `mean` drops the noise, `euler` drops
 noise and score, `tweedie` jumps to the predicted x0, and `noise` is an ordinary
 step.
 
-The option `diffusion` selects w(t): `sigma`, `linear` and `constant` are norm
-times sigma(t), t and 1; `sbdm` is norm times w of the forward SDE; `decreasing`
-is (1 - norm cos(pi t))^2 / 4; `increasing_decreasing` is norm sin(pi t)^2.
+The option `diffusion` selects w(t): `sigma` is norm sigma(t), `linear` is
+norm t, `constant` is norm, `sbdm` is norm times w of the forward SDE,
+`decreasing` is (1 - norm cos(pi t))^2 / 4, and `increasing_decreasing` is
+norm sin(pi t)^2.
 
 Solvers are independent of guidance, since they call any function of (x, t).
 """
@@ -238,8 +239,9 @@ class RK4(OneStep):
 class DPMSolver(Solver):
   """DPM-Solver++(2M): order 2, one evaluation per step.
 
-  The solver extrapolates x0 from the previous step. The first step, a step to
-  t = 0 and, if alpha(1) = 0, the step after a step from t = 1 are DDIM steps.
+  The solver extrapolates x0 from the previous step. Three steps are DDIM steps
+  instead: the first step, the step to t = 0 and, if alpha(1) = 0, the step
+  after a step from t = 1.
   """
 
   path: Path

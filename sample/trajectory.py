@@ -81,7 +81,7 @@ def record_trajectory(
     nonfinite.warn(count - int(finite.sum()), count, describe(guidance))
     fields = {**records.parts, 'guided': records.velocity}
     methods = [term.name for term in guidance.terms]
-    velocities = {  # restores the order; compiled programs sort names
+    velocities = {  # restores the order, since jit sorts the names
       name: fields[name][:, :count]
       for name in ('strong', 'ig', 'refined', *methods, 'guided')
       if name in fields

@@ -54,7 +54,7 @@ from train.experiment import build
 # time could therefore wait for each other forever.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
 
-# By default, Orbax compiles one sharding program per shape in a checkpoint.
+# This keeps Orbax from compiling a sharding program for each array shape.
 ocp.type_handlers.register_type_handler(
   jax.Array,
   ocp.type_handlers.ArrayHandler(use_replica_parallel=False),
@@ -82,7 +82,7 @@ def little_memory():
   if pages * resource.getpagesize() > 1.4 * 2**30:
     jax.clear_caches()
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # returns free memory to the system
+    ctypes.CDLL(None).malloc_trim(0)  # This returns free memory to the system.
 
 
 @pytest.fixture(scope='session')

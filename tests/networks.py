@@ -14,7 +14,7 @@ def perturbed(config):
   params = jax.jit(functools.partial(model.init, config))(jax.random.key(0))
   rng = np.random.default_rng(1)
 
-  def perturb(leaf):  # NumPy does not compile for each shape.
+  def perturb(leaf):  # NumPy, unlike JAX, compiles nothing per shape.
     noise = rng.normal(size=leaf.shape).astype(np.float32)
     return jnp.asarray(np.asarray(leaf) + 0.1 * noise)
 

@@ -28,7 +28,7 @@ LAYERS = (
   ('core',),
 )
 ROOMS = tuple(itertools.chain(*LAYERS))
-CLOSED = {'main', 'configs'}  # No folder may import from these.
+CLOSED = {'main', 'configs'}  # Folders in LAYERS may not import these.
 FOREIGN = ('tensorflow', 'torch')
 # Only this function, which reads pickles, may import torch.
 TORCH_READER = ('dit/weights/files.py', '_read_pickle')
@@ -220,7 +220,7 @@ def test_config_keys_are_fields(section):
   keys = set(base_config('configs/distill')[section])
   kind = sections_of(StudentExperiment)[section]
   fields = {field.name for field in dataclasses.fields(kind)}
-  if section == 'model':  # A name like 'SiT-Tiny/2' sets the patch.
+  if section == 'model':  # A name like 'SiT-Tiny/2' sets the patch size.
     assert 'name' in keys
     keys = keys - {'name'} | {'patch'}
   assert keys == fields

@@ -75,7 +75,7 @@ def test_every_notebook_is_known():
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
   # The notebook runs in another folder, so the project must be in PYTHONPATH.
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
-  # Removes the eight simulated devices, and makes compilation faster.
+  # The notebook gets one device instead of eight, and compiles faster.
   monkeypatch.delenv('XLA_FLAGS', raising=False)
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))

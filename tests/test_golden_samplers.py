@@ -79,7 +79,7 @@ def solve(denoiser, guidance, x, label, grid, noise, *, solver, per_step=True):
 
 def end(family, guidance, solver, grid, z, label, noise=None, **options):
   grid = jnp.asarray(grid, reference.state_dtype())
-  # Steps that must ignore noise get values of 1e6, which would be noticed.
+  # Steps that must ignore noise get noise of 1e6, which would spoil the result.
   missing = len(grid) - 1 - (0 if noise is None else len(noise))
   unused = jnp.full((missing, *z.shape), 1e6, z.dtype)
   noise = unused if noise is None else jnp.concatenate([noise, unused])
@@ -162,7 +162,7 @@ def test_sit_ode(name, case):
     x, calls = adaptive(field, jnp.concatenate([z, z]), **tolerances)
     x = x[: len(z)]
     if jax.config.jax_enable_x64 or case['rtol'] > 1e-5:
-      # The smallest rtol is close to float32 rounding, so `calls` may differ.
+      # In float32, rounding may change `calls` for the smallest rtol.
       assert calls == case['model_calls']
   else:
     grid = make_grid(case['num_steps'] - 1)

@@ -142,7 +142,7 @@ def test_training_opens_everything_once(place, tmp_path, monkeypatch):
   count(ocp.CheckpointManager, '__init__', 'checkpoints')
   config = json.loads((place / 'a run' / 'config.json').read_text())
   config['train']['images'] = 2 * config['train']['batch_size']
-  assert config['eval']['every_images']  # Scores read the test split.
+  assert config['eval']['every_images']  # Scoring reads the test split.
   (tmp_path / 'config.py').write_text(
     'import ml_collections\n'
     'def get_config():\n'
@@ -165,7 +165,7 @@ def test_run_remembers_autoencoder_and_classes(place):
   assert about['classes'] == list(CLASSES)
   assert about['decoder']['autoencoder'] == f'taesd:{place}/tiny vae'
   assert len(about['decoder']['sha256']) == 64
-  # Training has decoded latents for previews and scores.
+  # Training decoded latents to make previews and scores.
   assert list((place / 'a run' / 'previews').glob('*.png'))
   assert 'eval/fd' in (place / 'a run' / 'metrics.jsonl').read_text()
 

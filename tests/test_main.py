@@ -66,7 +66,7 @@ def test_train_leaves_a_run(trained):
 
 def test_training_again_changes_nothing(trained, monkeypatch):
   before = contents(trained.workdir)
-  monkeypatch.setattr(loop, 'MetricsLog', None)  # Any step would fail.
+  monkeypatch.setattr(loop, 'MetricsLog', None)  # A training step would fail.
   result = run(*trained.argv)
   assert result.status == 0
   assert 'Already trained: 30 steps.' in result.err

@@ -1,4 +1,4 @@
-"""Only one command at a time can write to a folder, even after a crash."""
+"""Only one command at a time can write to a folder. A crash frees the lock."""
 
 import contextlib
 import os
@@ -166,7 +166,7 @@ def test_train_sample_and_report_side_by_side(argv, tmp_path):
       assert report.wait(timeout=400) == 0
     assert process.poll() is None, said.read_text()
     assert finished(train, logs)[0] == 2
-    process.kill()  # Its data workers end a moment later.
+    process.kill()  # The data workers of this run end a moment later.
     process.wait()
     with folder_lock(run_, 'run', 'other', instead=''):
       pass

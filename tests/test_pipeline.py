@@ -59,7 +59,7 @@ def test_weights_and_steps(pipeline, shared_run):
 
 
 def test_settings_of_the_sampler(pipeline):
-  assert pipeline.sampling.steps == 3  # from the config of the run
+  assert pipeline.sampling.steps == 3  # The run's config has 3 steps.
   assert pipeline.nfe() == 3
   assert pipeline.nfe('cfg:1.5', steps=10) == 20
   assert pipeline.nfe(solver='dopri5') is None

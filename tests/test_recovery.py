@@ -207,8 +207,8 @@ def test_stopped_run_goes_on_as_if_it_had_not(
   assert_same_end(run, shared)
 
 
-# (condition, seconds) of each kill, which comes once the condition is true,
-# after a random delay of at most `seconds`. `step` is a random step.
+# (condition, seconds) of each kill. The kill comes after the condition is true
+# and a random delay of at most `seconds` has passed. `step` is a random step.
 MOMENTS = {
   'start-up': (lambda run, step: True, 3.0),
   'data': (lambda run, step: 'Writing the digits' in run.stderr(), 1.0),

@@ -48,7 +48,7 @@ def test_every_runnable_block_is_run():
 
 
 def test_links_of_the_readme():
-  """Checks relative links outside docs/. `make docs` checks links in docs/."""
+  """Checks links in files outside docs/. `make docs` checks links in docs/."""
   for name in ('README.md', 'CONTRIBUTING.md'):
     links = re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / name).read_text())
     assert links
@@ -91,7 +91,7 @@ def smaller(words, shared_run, features):
 )
 def test_page(page, shared_run, features, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  if page != 'README.md':  # README.md trains its own runs.
+  if page != 'README.md':  # Commands in README.md train their own runs.
     for name in ('demo', 'digits'):
       shutil.copytree(shared_run / 'run', pathlib.Path('runs') / name)
   names = {}

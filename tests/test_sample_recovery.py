@@ -71,7 +71,7 @@ class Command:
 
 
 def kill_once(command, rng, moment):
-  """Kills the command at a moment. Returns whether it finished before that."""
+  """Kills the command during `moment`. Returns whether it finished earlier."""
   if moment == 'start-up':
     deadline = time.monotonic() + rng.uniform(0, 6)
     return command.run(lambda: time.monotonic() > deadline)

@@ -1,4 +1,4 @@
-"""Tests exact formulas of the toy experiments, and runs them briefly."""
+"""Tests the toy experiments: their exact formulas, and short runs."""
 
 import dataclasses
 import io
@@ -190,7 +190,7 @@ def test_students_in_the_quick_mode():
   )
   results = toy_distill.run(experiment, students)
   assert results.curves['CA only'].shape == (2, 2, 5)
-  # Both students start as the teacher. Later they differ, as their seeds do.
+  # Both students start equal to the teacher. Different seeds separate them.
   before, after = results.at('CA only', 'energy').T
   assert before[0] == before[1]
   assert after[0] != after[1]

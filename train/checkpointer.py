@@ -98,7 +98,7 @@ class Checkpointer:
         policies.BestN(
           n=self._config.keep_best,
           get_metric_fn=rank,
-          reverse=True,  # lowest rank last; the policy keeps the list's end
+          reverse=True,  # sorts the best last; the policy keeps the last n
           keep_checkpoints_without_metrics=False,
         )
       )
@@ -240,7 +240,7 @@ class Checkpointer:
 
 
 def _rank(metrics: dict[str, Any], by: str = 'loss') -> float:
-  """Returns the stored rank; inf if another metric determined that rank."""
+  """Returns the stored rank; inf if it belongs to a metric other than `by`."""
   # Earlier versions of this project stored only the loss.
   rank = metrics['loss'] if 'loss' in metrics else metrics['rank']
   is_same = metrics.get('by', 'loss') == by
@@ -262,7 +262,7 @@ def _mend_metrics(path: epath.Path) -> None:
 def restore_training(
   workdir: epath.PathLike, abstract: TrainState
 ) -> dict[str, Any]:
-  """Returns the newest checkpoint without weights, sharded like `abstract`."""
+  """Returns the newest saved item `training`, sharded like `abstract`."""
   return restore_newest(workdir, 'training', _items(abstract)['training'])[0]
 
 

@@ -122,7 +122,7 @@ def _literal(text: str) -> Any:
 
 
 def _convert(default: Any, value: Any) -> Any:
-  """Converts a value to the default's type; raises ValueError if it changes."""
+  """Converts a value losslessly to the default's type, or raises ValueError."""
   kind = type(default)
   is_infinite = isinstance(value, float) and not math.isfinite(value)
   is_mixed = isinstance(value, bool) != (kind is bool)

@@ -66,7 +66,7 @@ def train(setup: Setup, workdir: epath.Path) -> bool:
 
   Raises:
     NonFiniteError: after `train.max_bad_steps` non-finite steps in a row, or
-      at the end of a run if most of its steps were not finite.
+      at the end of a run whose last step or most steps were not finite.
     SaveError: if a checkpoint cannot be written.
   """
   experiment = setup.experiment
@@ -168,7 +168,7 @@ def _take_steps(
   log: MetricsLog,
   stop: StopRequest,
 ) -> tuple[int, str]:
-  """Runs training steps; returns the last step and any stop signal, else ''."""
+  """Runs training steps; returns the last step, and the stop signal or ''."""
   settings, previews, scores = (
     setup.experiment.train, setup.previews, setup.scores
   )  # fmt: skip
@@ -181,7 +181,7 @@ def _take_steps(
     if step == start + 1:
       report.compiled(time.perf_counter() - begin)
     # `record` reads the metrics of the previous step, so devices never wait.
-    reason = stop.after(step)  # one read, since a signal may come at any time
+    reason = stop.after(step)  # called once: a signal may come at any time
     is_last = step == settings.steps or bool(reason)
     report.record(step, metrics, is_last)
     values = {}

@@ -87,7 +87,7 @@ def _row(line: str) -> dict[str, float] | None:
 
 @contextlib.contextmanager
 def _best_effort() -> Iterator[None]:
-  """Logs the block's write errors, so that a full disk does not end the run."""
+  """Logs write errors of the `with` block, so that they do not end the run."""
   try:
     yield
   except (OSError, WriteError) as error:

@@ -1,7 +1,7 @@
 """Muon as in the LightningDiT code of Internal Guidance (arXiv 2512.24176).
 
-The code combines Muon of Jordan et al. 2024 with a second scale factor, that of
-Liu et al. (arXiv 2502.16982). For the gradient g of a matrix:
+The code combines Muon of Jordan et al. 2024 with a second scale factor, which
+is from Liu et al. (arXiv 2502.16982). For the gradient g of a matrix:
 
   m <- momentum m + (1 - momentum) g
   u  = momentum m + (1 - momentum) g                               (Nesterov)
@@ -115,7 +115,7 @@ def scale_by_muon(momentum: float, dtype: str) -> optax.GradientTransformation:
 
   def direction(path, m, g):
     path = jax.tree_util.keystr(path, simple=True, separator='/')
-    flip = not path.endswith('label_embed')  # stored as published
+    flip = not path.endswith('label_embed')  # label_embed is not transposed
     u = average(m, g)
     u = u.mT if flip else u  # (..., rows, columns)
     x = shape_factor(path, *u.shape[-2:]) * newton_schulz(u, dtype=dtype)

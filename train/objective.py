@@ -11,8 +11,8 @@ code and 1 in the LightningDiT code. With a guide, the output's target becomes
 
   target + w sg(v_f - v_i)
 
-where v_f is the output and v_i the first tap of the guide at the same x_t, and
-sg stops gradients. This is the accelerated target of Internal Guidance. In
+where v_f is the guide's output and v_i its first tap at the same x_t, and sg
+stops gradients. This is the accelerated target of Internal Guidance. In
 `train.step`, the guide is the moving average of the network. The paper does not
 publish w, the start of guidance or the choice of guide. With probability
 `label_dropout`, the null label replaces a label. `time_sampling` selects t:
@@ -57,7 +57,7 @@ class ObjectiveConfig:
 
   path: Annotated[str, Choice(PATHS)]
   time_sampling: Annotated[str, Choice(TIME_SAMPLINGS)]
-  # exp(mean + 5.5 std) and its square stay finite in float32.
+  # In these ranges, exp(mean + 5.5 std) and its square are finite in float32.
   time_mean: Annotated[float, Range(-10, 10)]
   time_std: Annotated[float, Range(1e-3, 5)]
   label_dropout: Fraction
@@ -149,7 +149,7 @@ def velocity_losses(
   def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
 
-  # A new network outputs 0. The argument epsilon clamps norms to at least 1e-8.
+  # A new network outputs 0, so epsilon keeps norms at 1e-8 or more.
   cosine = optax.losses.cosine_similarity(pred.velocity, target, epsilon=1e-16)
   direction = (1 - cosine).mean((1, 2))
   taps = tuple(mse(prediction, velocity) for prediction in pred.intermediate)

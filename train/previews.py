@@ -80,7 +80,7 @@ class Previews:
 
   Attributes:
     every: Number of steps between previews; 0 for none.
-    missing: Reason why requested previews cannot be made; '' without a problem.
+    missing: Reason why requested previews cannot be made; '' if there is none.
   """
 
   def __init__(
@@ -107,7 +107,7 @@ class Previews:
         mesh,
         guidance=log.preview_guidance,
         decoder=decoder,
-        # All images fit in one batch; the device count divides its size.
+        # One batch holds all images; its size is a multiple of mesh.size.
         batch_size=-(-log.preview_num // mesh.size) * mesh.size,
       )
 
@@ -139,7 +139,7 @@ class Scores:
   ) -> None:
     """Raises InputError if requested scores cannot be computed.
 
-    `Previews` explains `decoder`. The first use opens the extractor and the
+    `Previews` explains `decoder`. `evaluator` opens the extractor and the
     reference, and also the training records if `records` is None.
     """
     self._experiment, self._mesh = experiment, mesh
@@ -221,7 +221,7 @@ class Scores:
     return {f'eval/{name}': value for name, value in scores.items()}
 
   def rank(self, values: dict[str, float], loss: float) -> float:
-    """Returns the sort key of a checkpoint, which is lowest for the best one.
+    """Returns the sort key of a checkpoint; the best one has the lowest key.
 
     Args:
       values: Scores of this step, from which `checkpoint.best_by` selects one.

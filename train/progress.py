@@ -124,7 +124,7 @@ class Report:
 
   @contextlib.contextmanager
   def paused(self, step: int) -> Iterator[None]:
-    """Excludes the block's time from the rates; the block runs after `step`."""
+    """Excludes the time of a `with` block after `step` from the rates."""
     self.flush()
     yield
     self._mark, self._waited = (time.perf_counter(), step), 0.0
@@ -164,7 +164,7 @@ class Report:
     self.bad_steps += bool(self._latest['bad_steps'])
     values = {**self._latest, 'bad_steps_total': self.bad_steps}
     now = time.perf_counter()
-    if self._mark is None:  # excludes the first step and its compilation
+    if self._mark is None:  # rates exclude the first step, which compiles
       self._mark, self._waited = (now, step), 0.0
     self._bar.update(self._settings.batch_size)
     self._bar.set_postfix(loss=f'{values["loss"]:.3f}', refresh=False)

@@ -94,7 +94,7 @@ class Source:
       )
     build(info)
     if isinstance(info.get('sample'), dict):
-      # Configs of older runs may lack keys that sampling presets set.
+      # Configs of older runs may lack keys that configs/presets.py sets.
       info['sample'] = dataclasses.asdict(SampleConfig()) | info['sample']
     config = ml_collections.ConfigDict(info).lock()
     return build(_override(config, overrides, 'run').to_dict())
@@ -141,7 +141,7 @@ class Source:
     """Returns the denoiser on the mesh, and metadata to store with results."""
     params, info = self.load(experiment, mesh)
     protocol = {
-      **info,  # first, since config.json of a folder must not override the rest
+      **info,  # comes first, so that a folder's config.json overrides nothing
       'model': dataclasses.asdict(experiment.model),
       'path': experiment.objective.path,
       'weights_sha256': model.fingerprint(params),

@@ -59,7 +59,7 @@ class Saver:
       self._snapshot_due = is_due = True
     if not (self._due or self._snapshot_due):
       return
-    self._report.flush()  # logs first, since the run may be killed after saving
+    self._report.flush()  # logs before saving, since a kill may follow
     if not self._report.sound:
       if is_due:
         logging.warning(

@@ -1,4 +1,4 @@
-"""The state of a run, which determines the next step.
+"""The state of a run between two steps.
 
 The state contains no random key, since step n uses fold_in(key(seed), n). It
 contains no position in the data, since (seed, n) determine the batch of step n.
@@ -50,8 +50,8 @@ def fresh(
   params = backbone.init(config, jax.random.key(seed))
 
   def average():
-    # A copy, since the step donates both parameters and average. The average is
-    # float32, since bfloat16 could not represent its small changes.
+    # The average is a copy, since the step donates both parameters and average.
+    # It is float32, since bfloat16 could not represent its small changes.
     return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
 
   return TrainState(

@@ -43,8 +43,8 @@ def make_train_step(
     objective_config: Settings of the loss.
     optimizer: Optimizer of the parameters.
     ema_config: Settings of the averages.
-    abstract_state: State with the shardings of the new state.
-    normalization: Normalization of latents, for records of moments.
+    abstract_state: Abstract state, whose shardings the new state receives.
+    normalization: Normalization of latents that are sampled from moments.
     accumulate: Number of parts that each batch is split into.
 
   Returns:
@@ -140,7 +140,7 @@ def latents_of(
 def _accumulate(grad: Callable[..., Any], parts: int) -> Callable[..., Any]:
   """Returns a function that averages `grad(params, *part)` over batch parts.
 
-  Part k has the examples k, k + parts, ..., so each example keeps its device.
+  Part k has the examples k, k + parts, ..., so examples stay on their devices.
   """
   if parts == 1:
     return grad

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-_FLUSH_SECONDS = 30.0  # long, since every flush on gs:// uploads the whole file
+# The interval is long, since every flush on gs:// uploads the whole file.
+_FLUSH_SECONDS = 30.0
 
 
 class TensorBoardLog:
@@ -23,8 +24,8 @@ class TensorBoardLog:
   """
 
   def __init__(self, folder: epath.Path, step: int) -> None:
-    """Starts a file; TensorBoard hides entries of old files after `step`."""
-    # A late import, since tensorboardX loads torch if torch is installed.
+    """Starts a file, so that TensorBoard hides older entries after `step`."""
+    # The import is late, since tensorboardX loads torch if torch is installed.
     from tensorboardX import record_writer, summary
     from tensorboardX.proto import event_pb2
 

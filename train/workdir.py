@@ -2,8 +2,8 @@
 
 config.json     resolved config
 run.json        versions, devices and command of the latest start
-latents.json    autoencoder, normalization, path of the decoder
-                (sample/decoder.py) and class names of the data
+latents.json    latent space: autoencoder, normalization, location of the
+                decoder's weights, and class names
 teacher.json    teacher of a student
 checkpoints/    Orbax checkpoints
 metrics.jsonl   metrics, one line per logging interval
@@ -35,7 +35,7 @@ from dit.weights.checkpoint_names import saved_steps
 from sample.saved_network import LATENTS, load_config
 from train.config_file import load_config as load_config_file
 
-# A resumed run may change these, which affect its weights at most by rounding.
+# Settings that a resumed run may change. They affect weights only by rounding.
 FREE = (
   'checkpoint',
   'data.dir',
@@ -76,7 +76,7 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 @contextlib.contextmanager
 def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
-  """Locks a run during the block, so that only one job trains it.
+  """Locks a run during the `with` block, so that only one job trains it.
 
   All processes of a job call this function. It creates the folder `workdir`,
   local or gs://, and yields the folder. `command` is 'train' or 'distill'.
@@ -135,7 +135,7 @@ def claim(
 def _change_length(
   workdir: epath.Path, change: str, config: dict[str, Any]
 ) -> None:
-  """Logs a changed `train.images`; InputError if the run has trained longer."""
+  """Logs a changed length; raises InputError if the run has trained longer."""
   images, size = (config['train'][key] for key in ('images', 'batch_size'))
   step = max(saved_steps(workdir), default=0)
   if step > max(images // size, 1):
@@ -207,10 +207,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
 
 
 def _is_same_stage(old: Any, new: Any) -> bool:
-  """Returns whether an old absolute and a new relative path lead to one stage.
+  """Returns whether absolute `old` and relative `new` lead to the same stage.
 
-  A stage stores a relative path, so that users can move the whole recipe.
-  Earlier versions of this project stored an absolute path.
+  A stage is one of the runs of a recipe. It stores the relative path of its
+  initial weights, so that users can move the whole recipe. Earlier versions of
+  this project stored an absolute path.
   """
   path = pathlib.PurePath(str(old))
   return path.is_absolute() and str(new) == beside(path)

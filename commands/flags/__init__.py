@@ -35,7 +35,7 @@ COMMANDS = {
 def add_commands(
   parser: argparse.ArgumentParser,
 ) -> Mapping[str, argparse.ArgumentParser]:
-  """Adds every command; returns the parsers by the name of the command."""
+  """Adds every command; returns each command's parser, by name."""
   # Defaults for commands that lack these flags.
   parser.set_defaults(folder=None, topology=None, distributed=False)
   parser.set_defaults(coordinator=None, num_processes=None, process_id=None)

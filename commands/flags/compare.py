@@ -24,8 +24,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   subject.add(
     '--guidance=METHODS',
     'guidance of one row, in the syntax of sample --guidance; repeat the flag '
-    f'for more rows (default: those of {", ".join(repr(m) for m in METHODS)} '
-    'that the network supports)',
+    f'for more rows (default: {", ".join(repr(m) for m in METHODS)}, without '
+    'those that the network does not support)',
     action='append',
   )
   shared.add_weights(subject)

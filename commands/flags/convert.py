@@ -41,8 +41,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   subject.add(
     '--to=PATH',
-    'new path: of a published file if it ends with .safetensors, otherwise '
-    'of a folder',
+    'new path to write: a published file if the path ends with .safetensors, '
+    'otherwise a folder',
     dest='target',
     type=shared.web_path,
     required=True,

@@ -22,8 +22,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   subject.add(
     '--guidance=METHODS',
     'guidance of samples, in the syntax of sample --guidance; repeat the flag '
-    'for more methods (default: log.preview_guidance, and the methods that '
-    'compare used last)',
+    'for more methods (default: log.preview_guidance, and the methods in the '
+    "run's last comparison)",
     action='append',
   )
   subject.add(

@@ -168,7 +168,7 @@ def add_guide(group: Group) -> None:
   )
   group.add(
     '--guide_step=STEP',
-    'step of the checkpoint of the guide (default: the newest)',
+    "step of the guide's checkpoint (default: the newest)",
     type=int,
   )
   group.add('--seed=N', 'seed of all noise', default=0)
@@ -190,12 +190,13 @@ def add_guidance(group: Group) -> None:
     'methods separated by commas, each as '
     'NAME:SCALE[:OPTION=VALUE][@LOW-HIGH]; names are '
     f'{", ".join(METHODS)}; scale 1 turns a method off; @LOW-HIGH limits a '
-    'method to these times, where 0 is data and 1 noise (default: none)',
+    'method to times from LOW to HIGH, where 0 is data and 1 is noise '
+    '(default: none)',
   )
   group.add(
     '--preset=NAME',
     'name of published settings of guidance, sampler, precision, labels and '
-    'number of images (configs/presets.py lists them)',
+    'number of images (configs/presets.py lists the names)',
   )
 
 
@@ -220,7 +221,7 @@ def add_autoencoder(group: Group) -> None:
 
 
 def add_extractor(group: Group) -> None:
-  """Adds --extractor and --preprocessing of features."""
+  """Adds --extractor and --preprocessing, which define the features."""
   group.add(
     '--extractor=NAME',
     'feature extractor: inception:FILE, classifier[:FOLDER], pixels or '

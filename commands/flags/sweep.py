@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   shared.add_weights(subject)
   score.add(
     '--metric=NAME',
-    'metric, one of those of evaluate --metrics',
+    'one of the metrics of evaluate --metrics',
     default='fd',
     type=shared.metric,
   )

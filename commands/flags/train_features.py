@@ -10,7 +10,7 @@ EXAMPLES = """
   python main.py train-features --config=configs/cifar10.py \\
     --to=features/cifar10
 """
-NOTES = 'Other commands read it with --extractor=classifier:features/cifar10.'
+NOTES = 'Other commands then accept --extractor=classifier:features/cifar10.'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

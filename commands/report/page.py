@@ -34,7 +34,7 @@ def macros() -> Any:
 def data_url(picture: bytes | np.ndarray | Figure) -> str:
   """Returns a data URL of a PNG, a plot, or a uint8 array (H, W, 1 or 3).
 
-  The PNG is given as bytes. Raises ValueError if it is not complete.
+  The PNG is given as bytes. Raises ValueError if the PNG is not complete.
   """
   kind, data = 'png', io.BytesIO()
   if isinstance(picture, Figure):
@@ -52,7 +52,7 @@ def data_url(picture: bytes | np.ndarray | Figure) -> str:
         else:
           kind = 'jpeg'
           image.convert('RGB').save(data, 'jpeg', quality=90)
-    except (OSError, SyntaxError) as error:  # errors of PIL
+    except (OSError, SyntaxError) as error:  # raised by PIL
       raise ValueError(f'not a whole PNG: {error}') from error
   encoded = base64.b64encode(data.getvalue()).decode()
   return f'data:image/{kind};base64,{encoded}'

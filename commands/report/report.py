@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     request.out or workdir.place, 'report', 'report', writes=('report.html',)
   ) as out:
     path, html = out / 'report.html', macros()
-    sections = workdir.sections()  # runs before the slow sampling
+    sections = workdir.sections()  # sampling is slow, so it comes later
     samples = films = html.note('Not drawn: --no_draw.')
     if draws:
       try:

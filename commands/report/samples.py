@@ -21,7 +21,7 @@ from sample.trajectory import Film, record_trajectory
 _SIDE = 10  # number of classes on the sheet of samples, and images per class
 _FILMED = 2  # number of images with a film strip
 _AMPLIFIED = 4  # factor that amplifies the differences on a film strip
-_ROWS = {'state', 'strong', 'refined', 'guided'}  # others: weak predictions
+_ROWS = {'state', 'strong', 'refined', 'guided'}  # other rows: weak predictions
 
 
 class Artist:
@@ -128,7 +128,7 @@ def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
     )
     change = np.clip(128 + _AMPLIFIED * (guided - strong), 0, 255)
     rows.append(('change', change.astype(np.uint8)))
-    scale = -(-48 // guided.shape[1])  # makes room for two-line names
+    scale = -(-48 // guided.shape[1])  # large enough for two-line names
     sheet = pictures.sheet(rows, len(frames.times), scale=scale)
     strips.append((sheet, f'{name_of_class}, t = {times}'))
   return strips

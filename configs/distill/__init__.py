@@ -5,7 +5,7 @@ An argument METHOD,STEPS names one of
   dm            DMD with an unguided teacher, without the CA term
   shared        DMD2 with a guided teacher; CA and DM share one noise level
   full, constrained, hybrid
-                Decoupled DMD with this noise schedule (arXiv 2511.22677)
+                Decoupled DMD (arXiv 2511.22677) with this noise schedule
   flash         the recipe of SD3.5-Flash (arXiv 2509.21318), with the stages
                 trajectory, sharing, low and high
 """

@@ -26,13 +26,13 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # trajectory and reads no other keys than guidance and substeps.
   distill.method = 'dmd'
   # Guidance of the teacher: ig, cfg or both. The scale of cfg is alpha of
-  # Decoupled DMD. If it is none or cfg:1, the loss has no CA term.
+  # Decoupled DMD. If the guidance is none or cfg:1, the loss has no CA term.
   distill.guidance = 'none'
   # Query points of DMD: renoise (noised samples), student_trajectory (states of
   # the student, as in SD3.5-Flash) or grid (samples noised to grid times).
   distill.query = 'renoise'
-  # Schedule of noise levels for renoise: shared (one level for CA and DM),
-  # full, constrained or hybrid (distill/noise_levels.py).
+  # Schedule of noise levels for the query renoise: shared (one level for CA and
+  # DM), full, constrained or hybrid (distill/noise_levels.py).
   distill.schedule = 'hybrid'
   # Normalizer, the unit of CA and DM: distance from the sample to the teacher's
   # prediction, which is guided (DMD2; CA and DM must share one noise level) or
@@ -65,13 +65,15 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.teacher_lora_scale = 0.0
   # Number of student updates until the dynamic start has faded out.
   distill.dynamic_updates = 10_000
-  # Choice of the student's trained step for each image; False: for each batch.
+  # Random choice, for each image, of the student's step to train; False: one
+  # choice for the whole batch.
   distill.step_per_image = False
   # Weight of the student's adversarial loss; 0: no discriminator. The
   # discriminator sees the fake denoiser's activations on fake and real latents.
   distill.gan_weight = 0.0
   distill.discriminator_weight = 0.01  # Weight of the discriminator's loss.
-  # Blocks that the discriminator reads; (): the last block of each third.
+  # Blocks that the discriminator reads; (): the last block in each third of the
+  # network.
   distill.discriminator_blocks = ()
   # Probability, per step, that a head of the discriminator is reset.
   distill.discriminator_reset = 0.0
@@ -79,8 +81,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   distill.substeps = 8
   distill.branch = ''  # Branch: '' (all times), low (t up to 0.5) or high.
   # Stages of a recipe, as arguments of the config file; (): no recipe. Each
-  # stage starts from the previous one, except for the last two, low and high.
-  # Both start from the stage before them, and are merged.
+  # stage starts from the previous one, except that the last two, low and high,
+  # both start from the stage before low. Finally, low and high are merged.
   distill.stages = ()
   # Ratios r to try in the merge r * low + (1 - r) * high. The ratio with the
   # lowest Frechet distance is used.

@@ -16,8 +16,8 @@ import ml_collections
 
 from configs import digits, distill
 
-# Steps of the stages of SD3.5-Flash (published student updates: trajectory
-# 2000, sharing 800, low 400, high 400).
+# Train steps of the stages of SD3.5-Flash (published student updates:
+# trajectory 2000, sharing 800, low 400, high 400).
 STEPS = {'trajectory': 400, 'sharing': 300, 'low': 100, 'high': 100}
 
 

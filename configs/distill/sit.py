@@ -37,9 +37,9 @@ import ml_collections
 
 from configs import distill, sit
 
-# Steps of the stages of SD3.5-Flash. Published student updates are 2000, 800,
-# 400 and 400. After the first stage, each update takes five steps (*ours*:
-# fake_updates is unpublished).
+# Train steps of the stages of SD3.5-Flash. The published numbers of student
+# updates are 2000, 800, 400 and 400. After the first stage, each student update
+# takes five steps (*ours*: fake_updates is unpublished).
 STEPS = {'trajectory': 2000, 'sharing': 4000, 'low': 2000, 'high': 2000}
 
 
@@ -51,8 +51,9 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   distill.configure(
     config, method, steps, guidance='cfg:1.25', before=f'{size},'
   )
-  # Learning rate of --learning-rate-gen and --learning-rate-gui in DMDR; other
-  # values are defaults in DMDR's arguments.py (weight decay: student only).
+  # The learning rate is that of DMDR's flags --learning-rate-gen and
+  # --learning-rate-gui. The optimizer's other values are defaults in DMDR's
+  # arguments.py; only the student has weight decay.
   config.optimizer.lr = 2e-5
   config.optimizer.b1, config.optimizer.b2 = 0.9, 0.999
   config.optimizer.eps = 1e-8
@@ -67,7 +68,7 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   config.distill.fake_updates = 5
   if method not in ('flash', *distill.FLASH):
     # Values of DMDR's flags --gui-a, --gui-b, --lora-scale-r, --dynamic-step
-    # and --s-type-gen. Levels cover the full range.
+    # and --s-type-gen. The noise levels cover the full range 0 to 1.
     config.distill.level_beta = (4.0, 1.5)
     config.distill.teacher_lora_scale = 0.75
     config.distill.dynamic_updates = 10_000

@@ -5,7 +5,7 @@
   x0 = normalize(z)            z = denormalize(x0)
 
 f is the downsampling factor. x0 lies in the space of the diffusion network.
-Encoder and decoder are separate networks, and one network can be absent.
+The encoder and the decoder are separate networks, and one may be absent.
 """
 
 import abc
@@ -39,7 +39,7 @@ class AutoencoderConfig(abc.ABC):
   latent_channels: int
   image_channels: int = 3
   dtype: str = 'auto'
-  deterministic: ClassVar[bool] = True  # the encoder returns z, not moments
+  deterministic: ClassVar[bool] = True  # if True, the encoder returns only z
 
   def __post_init__(self) -> None:
     check_choice('autoencoder dtype', self.dtype, DTYPES)
@@ -69,7 +69,7 @@ class Autoencoder:
   Attributes:
     params: {'encoder': ..., 'decoder': ...}; one entry may be missing.
     config: Architecture of the encoder and decoder.
-    normalization: Statistics that map latents to the network's space.
+    normalization: Statistics that map latents to the diffusion network's space.
   """
 
   params: Params
@@ -121,11 +121,11 @@ class Autoencoder:
     return self._run('decoder', z)
 
   def normalize(self, z: jax.Array) -> jax.Array:
-    """Maps latents (B, H, W, C) to the network's space."""
+    """Maps latents (B, H, W, C) to the diffusion network's space."""
     return self.normalization.normalize(z)
 
   def denormalize(self, x: jax.Array) -> jax.Array:
-    """Maps the network's space to latents (B, H, W, C)."""
+    """Maps the diffusion network's space to latents (B, H, W, C)."""
     return self.normalization.denormalize(x)
 
   def _run(self, half: str, x: jax.Array) -> jax.Array:

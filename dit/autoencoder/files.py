@@ -1,4 +1,4 @@
-"""Reads the autoencoder that a text like sd_vae:vae.safetensors specifies.
+"""Reads the autoencoder that a text like 'sd_vae:vae.safetensors' names.
 
 A specification is NAME:FILE[,FILE...] or NAME:FOLDER. The names are in
 `dit.autoencoder.AUTOENCODERS`. Files are local, hf:// or https://.
@@ -24,8 +24,9 @@ def read_autoencoder(
 ) -> Autoencoder | None:
   """Reads an autoencoder onto every device of a mesh.
 
-  Returns None for None and 'pixels', since latents are then images. The files
-  can include latent statistics, and must include `half` (encoder or decoder).
+  Returns None if `text` is None or 'pixels', since latents are then images. The
+  files can include latent statistics, and must include `half` (encoder or
+  decoder).
 
   Raises:
     InputError: if the files do not match the name or lack the required half.
@@ -54,14 +55,14 @@ def read_autoencoder(
 
 
 def split_places(place: str) -> list[str]:
-  """Splits a text at commas, unless the text names an existing file."""
+  """Splits a text at commas, unless the whole text is an existing path."""
   if place and '://' not in place and local(place).exists():
     return [place]
   return [word for word in place.split(',') if word]
 
 
 def _files(name: str, source: str) -> tuple[list[str], pathlib.Path | None]:
-  """Returns an autoencoder's files, and `source` as a path if it is a folder.
+  """Returns an autoencoder's files; also the folder, if `source` is a folder.
 
   In a folder, files NAME.* and NAME_* take precedence over other files, and
   .safetensors files take precedence over pickles.

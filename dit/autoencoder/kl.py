@@ -36,7 +36,7 @@ class KLConfig(AutoencoderConfig):
     widths: Channels of each level, starting at the image's resolution.
     layers: Residual blocks per encoder level; decoder levels have one more.
     attention_levels: Levels with attention. In the original code, this is the
-      level with resolution 16 for 256 x 256 images, at every image size.
+      level where a 256 x 256 image is 16 x 16. Other image sizes use it too.
     norm_groups: Number of groups in each norm.
   """
 

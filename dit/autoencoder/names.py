@@ -5,12 +5,12 @@
   published norm.weight, bias              ours scale, bias
 
 Files of KL autoencoders (SD-VAE, VA-VAE) have the tensor names of ldm (the
-original code) or of diffusers. Our names are the names of ldm. diffusers has
-other names for the parts in `_DIFFUSERS`, and numbers `up_blocks` in execution
-order; ldm numbers `up` by resolution. In files of tiny autoencoders, names are
-positions in the list of layers. Each original file contains the encoder or the
-decoder, with positions from 0. diffusers adds prefixes, and omits layer 0 of
-the decoder. float16 becomes float32.
+original code) or of diffusers. Our names are the names of ldm. In diffusers,
+the parts in `_DIFFUSERS` have other names, and `up_blocks` are in execution
+order; in ldm, `up` starts at the highest resolution. In files of tiny
+autoencoders, names are positions in the list of layers. Each original file has
+the encoder or the decoder, with positions from 0. Files of diffusers add
+prefixes and omit layer 0 of the decoder. float16 becomes float32.
 """
 
 import functools
@@ -28,7 +28,7 @@ from dit.autoencoder.tiny import TinyConfig
 
 Tensors = Mapping[str, np.ndarray]
 
-# Parts of names in ldm, and the same parts in diffusers.
+# Parts of tensor names in ldm, and the matching parts in diffusers.
 _DIFFUSERS = {
   'down': 'down_blocks',
   'up': 'up_blocks',
@@ -142,7 +142,7 @@ def kl_from_published(
 def tiny_from_published(
   *files: Tensors, dtype: str = 'auto'
 ) -> tuple[TinyConfig, Params]:
-  """Converts a TAESD; see `kl_from_published`.
+  """Converts a tiny autoencoder (TAESD); see `kl_from_published`.
 
   `files` are one or both original files in any order, or one diffusers file.
   """
@@ -209,7 +209,7 @@ def _kernel_shape(tensors: Tensors, name: str) -> tuple[int, ...]:
 def _fill(
   targets: Params, tensors: Tensors, name_of: Callable[[str], str]
 ) -> Params:
-  """Fills the tree of shapes `targets`; uses every published tensor once.
+  """Replaces each shape in `targets` by a tensor; uses every tensor once.
 
   `name_of` maps a module's path 'a.b.c' in `targets` to the published name.
   """

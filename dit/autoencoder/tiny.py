@@ -81,7 +81,7 @@ class Block(nnx.Module):
 
 
 class TinyEncoder(nnx.Module):
-  """Maps images to latents; the index of a layer is the published position."""
+  """Maps images to latents; layers are numbered as in the original file."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
     width = config.width
@@ -104,7 +104,7 @@ class TinyEncoder(nnx.Module):
 
 
 class TinyDecoder(nnx.Module):
-  """Maps latents to images; the index of a layer is the published position."""
+  """Maps latents to images; layers are numbered as in the original file."""
 
   def __init__(self, config: TinyConfig, *, rngs: nnx.Rngs) -> None:
     width = config.width

@@ -22,7 +22,7 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
 
 
 def checkpoint_step(workdir: epath.PathLike, step: int | None = None) -> int:
-  """Returns `step`, or the newest step; raises InputError if missing."""
+  """Returns `step`, by default the newest; raises InputError if missing."""
   folder, steps = checkpoints_folder(workdir), saved_steps(workdir)
   if not steps:
     raise InputError(

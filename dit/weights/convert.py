@@ -169,7 +169,7 @@ def from_published(
     tensors: Tensors by published name.
     family: One of FAMILIES.
     num_heads: Number of attention heads.
-    taps: (k,) with k blocks before the intermediate head, for ig_ families.
+    taps: (k,) for ig_ families, whose head follows the first k blocks; else ().
     null_label: Whether the last label is the null label.
 
   Raises:
@@ -183,7 +183,7 @@ def from_published(
   shapes = published_shapes(config)
   _check_names('published tensor', tensors, shapes, f'family {family}')
   arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-  for name, shape in shapes.items():  # checks come before allocations
+  for name, shape in shapes.items():  # checked before `params` is allocated
     _check_array(f'published tensor {name!r}', arrays[name], shape)
   params = {
     path: np.empty(leaf.shape, np.float32)
@@ -283,7 +283,7 @@ def _infer(
   blocks = {name.split('.')[1] for name in tensors if name[:7] == 'blocks.'}
   if swiglu and hidden == 8 * width // 3:
     mlp_ratio = 4.0
-  else:  # the smallest ratio with this hidden width
+  else:  # the smallest ratio that gives this hidden width
     mlp_ratio = (-(-3 * hidden // 2) if swiglu else hidden) / width
   return DiTConfig(
     size=side * patch,

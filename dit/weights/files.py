@@ -1,9 +1,9 @@
-"""A reader of published weights, local or remote, as numpy arrays.
+"""Reads local or remote files of published weights into numpy arrays.
 
-  .safetensors                           needs nothing more
+  .safetensors                           needs no other library
   .pt .pth .ckpt                         needs torch
-  hf://org/name/path/in/repo[@revision]  any file above; needs huggingface_hub
-  https://host/path                      any file above, stored in a cache
+  hf://org/name/path/in/repo[@revision]  any type above; needs huggingface_hub
+  https://host/path                      any type above; stored in a cache
 
 A .pt file is a dictionary of tensors, or has such a dictionary at `state_dict`.
 Training checkpoints have two dictionaries: `ema`, and `model` (raw weights).
@@ -40,7 +40,7 @@ Tensors = dict[str, np.ndarray]
 HUB, WEB = 'hf://', 'https://'
 PICKLES = ('.pt', '.pth', '.ckpt')
 SUFFIXES = ('.safetensors', *PICKLES)
-WEIGHTS = {'ema': 'ema', 'raw': 'model'}  # key of each set in checkpoints
+WEIGHTS = {'ema': 'ema', 'raw': 'model'}  # set name: key in the file
 AS_STORED = 'as stored'  # name of the set in a file without named sets
 # Name prefixes from DistributedDataParallel and torch.compile.
 _WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
@@ -64,9 +64,9 @@ def read_tensors(
     set: 'ema', 'raw', or 'as stored' if the file has no named sets.
 
   Raises:
-    InputError: if the file or a required library is missing; or if the file is
-      damaged, of an unknown kind, without the requested set, or has weights
-      that are not tensors or not finite in float32.
+    InputError: if the file or a required library is missing; if the file is
+      damaged, has an unknown suffix, or lacks the requested set; or if weights
+      are not tensors or not finite in float32.
   """
   check_choice('weights', weights, WEIGHTS)
   path = fetch(source)
@@ -171,7 +171,7 @@ def local(path: epath.PathLike) -> pathlib.Path:
 def _as_float32(tensor: np.ndarray) -> np.ndarray:
   # numpy does not recognize bfloat16 as floating point.
   is_float = jnp.issubdtype(tensor.dtype, jnp.floating)
-  with np.errstate(over='ignore'):  # infinite values are rejected later
+  with np.errstate(over='ignore'):  # `check_finite` reports infinity
     return tensor.astype(np.float32, copy=False) if is_float else tensor
 
 
@@ -239,7 +239,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
     ) from error
   try:
     with (
-      # The public IG-SiT file contains its training arguments.
+      # The published IG-SiT file stores its training arguments in a Namespace.
       torch.serialization.safe_globals([argparse.Namespace]),
       warnings.catch_warnings(action='ignore'),
     ):
@@ -247,7 +247,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         path,
         map_location='cpu',
         weights_only=True,
-        # Files with optimizer states reach 10 GB; mmap reads only used parts.
+        # Files with optimizer states reach 10 GB; mmap reads only what is used.
         mmap=zipfile.is_zipfile(path),
       )
   except Exception as error:  # torch raises many types of errors
@@ -261,7 +261,7 @@ def _read_pickle(path: pathlib.Path, weights: str) -> tuple[Tensors, str]:
         f'({set_name}), expected tensors only.'
       )
     try:
-      # With strides of 0, a tensor of a few bytes can have a size of terabytes.
+      # With strides of 0, a tensor of a few stored bytes can claim terabytes.
       if value.numel() * value.itemsize > value.untyped_storage().nbytes():
         raise ValueError('it is larger than its data in the file')
       is_float = value.is_floating_point()

@@ -1,4 +1,4 @@
-"""Checks weights for NaN and infinity when weights are read.
+"""Checks weights for NaN and infinity when they are read or written.
 
 Images from nonfinite weights are black. Metrics do not reveal the error,
 since the Frechet distance of black images is finite.
@@ -37,7 +37,7 @@ def check_finite(
     for path, leaf in jax.tree.leaves_with_path(tree)
     if jnp.issubdtype(leaf.dtype, jnp.floating)
   ]
-  # One program checks all device arrays; numpy checks the others.
+  # One jitted function checks all JAX arrays; numpy checks the others.
   arrays = {name: leaf for name, leaf in leaves if isinstance(leaf, jax.Array)}
   finite = jax.device_get(_are_finite(arrays))
   failures = [

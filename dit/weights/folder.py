@@ -60,7 +60,7 @@ def save_folder(
     folder: New path, or an empty folder.
     config: Settings of the network.
     params: Nested dictionaries of arrays.
-    info: Additional entries of config.json: 'weights', 'source', ...
+    info: Additional entries of config.json, such as 'weights' and 'source'.
     scheme: One of `quantize.SCHEMES`, or None for no quantization.
     allow_nonfinite: Whether to write values that are not finite. config.json
       then has the key `allow_nonfinite`, so `load_folder` accepts the values.
@@ -76,7 +76,7 @@ def save_folder(
   metadata = {'format': FORMAT, 'model': dataclasses.asdict(config), **info}
   if family := backbone.family_of(config):
     metadata['backbone'] = family
-  for key in ('quantized', ALLOWED):  # keys of the source, perhaps in `info`
+  for key in ('quantized', ALLOWED):  # `info` may have the source's keys
     metadata.pop(key, None)
   if check_finite(
     f'the weights for {folder}',
@@ -146,7 +146,7 @@ def scheme_of(info: Mapping[str, Any]) -> str | None:
 def save_tensors(
   path: epath.PathLike, tensors: Mapping[str, np.ndarray], **about: str
 ) -> None:
-  """Writes tensors by their published names to a new .safetensors file.
+  """Writes tensors under their published names to a new .safetensors file.
 
   `about` contains the entries of the file's header.
 
@@ -162,7 +162,7 @@ def save_tensors(
 
 def check_target(path: epath.PathLike) -> pathlib.Path:
   """Returns the path; raises InputError for an existing or unwritable path."""
-  path = local(path).absolute()  # '.' has no parents
+  path = local(path).absolute()  # Path('.') has no parents
   try:
     is_taken = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if is_taken or path.is_symlink():
@@ -178,7 +178,7 @@ def check_target(path: epath.PathLike) -> pathlib.Path:
 def load_config(folder: epath.PathLike) -> tuple[NetworkConfig, dict[str, Any]]:
   """Returns the settings and `info` in a folder's config.json.
 
-  A field that an older file lacks gets its default value, the old behavior.
+  A field that an older file lacks gets its default, which is the old behavior.
 
   Raises:
     InputError: if config.json is missing or damaged.
@@ -233,7 +233,7 @@ def _check_arrays(
   scheme: str | None = None,
 ) -> None:
   """Raises InputError if the arrays do not match the network and the scheme."""
-  # This check comes first, since a wrong network could need huge tables.
+  # This check comes first, since `shapes` could compute huge tables.
   if config.fixed_values > sum(a.size for a in arrays.values()):
     raise InputError(
       f'{source} has fewer values than the tables of the network that its '
@@ -281,7 +281,7 @@ def _write(
   # safetensors ignores strides, so arrays must be contiguous.
   dense = {name: np.asarray(t, order='C') for name, t in tensors.items()}
   path.touch()
-  mode = path.stat().st_mode  # follows the umask; safetensors sets 0600
+  mode = path.stat().st_mode  # set by the umask; safetensors would set 0600
   try:
     save_file(dense, path, dict(metadata) or None)
     path.chmod(mode)
@@ -309,7 +309,7 @@ def appears(path: pathlib.Path) -> Iterator[pathlib.Path]:
       else:
         temp_path.unlink(missing_ok=True)
     for folder in folders:
-      with contextlib.suppress(OSError):  # missing, or not empty
+      with contextlib.suppress(OSError):  # the folder is missing or not empty
         folder.rmdir()
     if isinstance(error, OSError):
       if is_full(error):

@@ -1,7 +1,7 @@
 """Quantization of the blocks' kernels, for sampling.
 
 A kernel (L, inputs, outputs) becomes integers q of b bits and scales s. Every
-combination of layer, output and group of inputs has a scale:
+combination of layer, output and group of inputs has its own scale:
 
   s = max |w| / (2^(b-1) - 1/2), rounded up to bfloat16
   q = round(w / s), from -2^(b-1) to 2^(b-1) - 1
@@ -183,7 +183,7 @@ def _packed_size(count: int, bits: int) -> int:
 def _quantize_layer(
   kernel: np.ndarray, bits: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Kernel (inputs, outputs) -> bytes and scales (groups, outputs)."""
+  """Maps a kernel (inputs, outputs) to bytes and scales (groups, outputs)."""
   inputs, outputs = kernel.shape
   groups = kernel.reshape(-1, _group(inputs, bits), outputs)
   limit = 2 ** (bits - 1)

@@ -19,7 +19,7 @@ from dit.weights.checkpoint_names import (
 from dit.weights.digests import check_digests
 from dit.weights.finite import check_finite
 
-WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # checkpoint item of each set
+WEIGHTS = {'ema': 'ema', 'raw': 'params'}  # set name: checkpoint item
 # Number of attempts, since training can remove a checkpoint during a read.
 _LOOKS = 10
 _PAUSE_SECONDS = 0.05
@@ -70,7 +70,7 @@ def weights_like(
 def restore_newest(
   workdir: epath.PathLike, item: str, target: Any, step: int | None = None
 ) -> tuple[Any, int]:
-  """Reads an item such as 'ema' of a checkpoint; returns the item and the step.
+  """Reads a checkpoint's item, such as 'ema'; returns the item and the step.
 
   `target` has the shapes and shardings of the arrays. Without `step`, the
   function reads the newest checkpoint. If training removes this checkpoint
@@ -98,7 +98,7 @@ def restore_newest(
 
 
 def _remains(workdir: epath.PathLike, step: int, *, newest: bool) -> bool:
-  """Returns whether a step stays saved for a while, and newest if `newest`."""
+  """Checks for 0.5 s that `step` exists and, if `newest`, is the newest."""
   for _ in range(_LOOKS):
     steps = saved_steps(workdir)
     if step not in steps or (newest and step != max(steps)):

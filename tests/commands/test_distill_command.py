@@ -71,7 +71,7 @@ def test_printed_commands_work_on_a_student(student, mine, tmp_path):
 
 @pytest.mark.parametrize(
   ('argument', 'stages', 'passes'),
-  # Sampling to a random step of two takes 1.5 passes on average. A student
+  # Each update samples up to one of two steps, 1.5 passes on average. A student
   # update adds 2 passes for its gradient, 2 of the teacher for CA, and 1 of the
   # teacher and 1 of the fake for DM. A fake update adds 3: 7.5 + 4.5 = 12.
   [('hybrid,2', 1, '12'), ('flash,2', 4, None)],
@@ -202,7 +202,7 @@ def test_a_moved_recipe_comes_to_the_same_student(
 
 @pytest.fixture
 def stages(monkeypatch):
-  """Replaces training: `run` lists (stage folder, initial weights) instead.
+  """Replaces training by a list `run` of (stage folder, initial weights).
 
   The stage whose folder name is `stop` does not finish.
   """

@@ -165,8 +165,8 @@ def test_fsdp_gathers_block_by_block():
   }
   found = {tuple(sides(shape)) for shape, in_loop in gathers(text) if in_loop}
   assert kernels <= found
-  # No all-gather has the kernels of all blocks. Each all-gather in a loop has
-  # the kernel of one block. No all-gather has activations.
+  # No all-gather returns the kernels of all blocks. Each all-gather in a loop
+  # returns the kernel of one block, never activations.
   assert not [s for s, _ in gathers(text) if config.depth in sides(s)]
   assert found <= kernels
   assert 'all-to-all' not in hlo.collectives(text)

@@ -214,7 +214,7 @@ def test_what_cannot_be_drawn_leaves_no_page(
   assert message in refuse(shared_run / 'run', tmp_path, *words)
 
 
-# Per file: damaged contents, page section, and maximum number of its pictures.
+# Per file: damaged contents, page section, limit on pictures in the section.
 DAMAGES = {
   'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 1),
   'table.md': (('',), 'guidance', 1),

@@ -116,7 +116,7 @@ def test_an_earlier_checkpoint_guides_the_last(shared_run, tmp_path):
     for name in ('none', str(steps[0]), str(steps[-1]))
   )
   assert (early != plain).any()
-  np.testing.assert_array_equal(late, plain)  # The network was its own guide.
+  np.testing.assert_array_equal(late, plain)  # Here the guide is the network.
 
 
 @pytest.mark.parametrize(('words', 'message'), [
@@ -171,7 +171,7 @@ def test_presets_are_settings_of_their_family(name):
   family += name.split('_')[0]
   config = config_file.load_config('configs/base.py')
   config.sample.update(SAMPLING.get(family, {}))
-  if 'repa' in name or family == 'ig_sit':  # uses REPA's code
+  if 'repa' in name or family == 'ig_sit':  # Both use REPA's code.
     config.sample.update({'state_dtype': 'float64', 'truncate': True})
   expected = config.sample.to_dict()
   config_file.override(config, assignments)
@@ -298,7 +298,7 @@ def test_sweep_over_one_scale(shared_run, tmp_path, monkeypatch):
   result = succeed('sweep', f'--workdir={shared_run}/run', *QUICK,
                    f'--out={tmp_path}', '--guidance=cfg:1.2,s2:1..3:2',
                    '--metric=accuracy')  # fmt: skip
-  assert len(result.out.splitlines()) == 2 + 2 + 1  # header, points, note
+  assert len(result.out.splitlines()) == 2 + 2 + 1  # header, two points, note
   assert (tmp_path / 'sweep.png').exists()
 
 

@@ -22,7 +22,7 @@ PLAIN = (int, float, str, bool)
 
 
 def declared():
-  """Yields (key, type of its value or entries, whether a tuple, rule)."""
+  """Yields (key, type, whether the value is a tuple of this type, rule)."""
   for section, kind in {'': StudentExperiment, **SECTIONS}.items():
     for name, declaration in ranges.declarations(kind).items():
       plain, rule = ranges.parts_of(declaration)
@@ -68,7 +68,7 @@ def test_every_number_has_finite_bounds(key, kind, many, rule):
 
 @pytest.mark.parametrize('section', SECTIONS)
 def test_every_section_checks_its_fields(section):
-  """Each section class checks its ranges, also in calls outside `build`."""
+  """Each section class checks its ranges, even when called without `build`."""
   kind = SECTIONS[section]
   key = next(key for key, *_ in KEYS if key.startswith(f'{section}.'))
   name = key.removeprefix(f'{section}.')

@@ -31,7 +31,7 @@ def visited(distillation, params, seed=1):
 
 
 def asked(distillation, student, teacher, fake=None, seed=1):
-  """Returns the results of `directions`, a student visit, and noisy queries."""
+  """Returns the output of `directions`, and its inputs: visit and queries."""
   visit = visited(distillation, student, seed)
   places = distillation.queries(visit, jax.random.key(2))
   fake = {'network': student} if fake is None else fake

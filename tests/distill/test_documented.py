@@ -15,7 +15,8 @@ PAGES = ('README.md', 'docs/distillation.md')
 
 @pytest.mark.parametrize('page', PAGES)
 def test_examples_show_schedules_where_they_differ(page):
-  """`hybrid` and `constrained` equal `full` for one step. Examples use more."""
+  """Documented examples of `hybrid` and `constrained` have several steps."""
+  # For one step, both schedules equal `full`.
   tops = [
     bounds(make_distillation(schedule=name).config, jnp.float32(1.0))
     for name in ('full', 'constrained', 'hybrid')

@@ -1,4 +1,4 @@
-"""Tests the scheduled start of DMDR, and a random step for each image."""
+"""Tests DMDR's dynamic start, and separate random steps for each image."""
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def test_levels_of_both_losses_follow_the_schedule(student):
   for updates, expected in moments:
     means = [level.mean() for level in levels(updates)]
     np.testing.assert_allclose(means, expected, atol=0.05)
-  assert levels._cache_size() == 1  # one compilation
+  assert levels._cache_size() == 1  # The program is compiled once.
 
 
 def make_visit(distillation, k):

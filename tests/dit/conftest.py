@@ -27,7 +27,7 @@ def config(request):
 
 @pytest.fixture(scope='session')
 def denoiser(config):
-  """Defines the fixture of tests/ again, with the `config` of this folder."""
+  """Overrides the fixture in tests/, to use the `config` of this folder."""
   return networks.perturbed(config)
 
 

@@ -104,7 +104,7 @@ def test_multiply_adds_of_other_parts():
   assert config.multiply_adds == 5 * (block + 6 * width**2)
   fewer = dataclasses.replace(config, shift=False)
   assert config.multiply_adds - fewer.multiply_adds == 5 * 2 * width**2
-  # SwiGLU has three matrices. Its hidden width is 2/3 as large, rounded down.
+  # SwiGLU has three matrices. Its hidden width is 2/3 of 4 * width, floored.
   gated = dataclasses.replace(config, mlp='swiglu')
   hidden = 2 * 128 // 3
   expected = 5 * tokens * width * (3 * hidden - 2 * 128)

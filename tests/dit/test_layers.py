@@ -58,7 +58,7 @@ def test_gradient_is_that_of_the_plain_softmax(parts):
 
 
 def test_fused_kind_gets_the_same_arrays(parts, monkeypatch):
-  """Tests the array layout for cuDNN. XLA replaces cuDNN, which needs a GPU."""
+  """Tests the array layout for cuDNN, with XLA in place of the GPU kernel."""
   asked = []
 
   def fused(q, k, v, implementation):

@@ -38,7 +38,7 @@ ALL = jnp.asarray([1.0, 0.7, 0.4])
 
 @pytest.fixture(scope='module')
 def config(config):
-  """A network that has only three blocks and compiles quickly."""
+  """Configuration of a network with only three blocks, to compile quickly."""
   return dataclasses.replace(config, depth=3, taps=(1, 2))
 
 
@@ -166,7 +166,7 @@ def test_bfloat16_parameters(config, batch):
 
 
 def test_what_is_recomputed(config):
-  """`dots` recomputes the matmuls of attention. `full` recomputes more."""
+  """Remat mode `dots` recomputes attention matmuls; `full` recomputes more."""
   params = model.shapes(config)
 
   def products(remat):

@@ -1,4 +1,4 @@
-"""Each convention equals `velocity` with converted inputs and outputs."""
+"""Tests conventions against raw networks with converted times and outputs."""
 
 import dataclasses
 import functools

@@ -152,7 +152,7 @@ def test_batch_that_does_not_divide(batch_size):
 def test_batch_that_divides():
   for config in (MeshConfig(), MeshConfig(2, 4)):
     check_batch(make_mesh(config), 16, 'data.batch_size')
-  # All devices along the axis `tensor` have the same rows, so 4 rows suffice.
+  # Devices along the axis `tensor` share rows, so a batch of 4 rows suffices.
   check_batch(make_mesh(MeshConfig(2, 2, 2)), 4, 'data.batch_size')
 
 

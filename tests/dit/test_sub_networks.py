@@ -1,4 +1,4 @@
-"""Sub-network outputs are equal within a full pass and in separate passes."""
+"""A sub-network has equal outputs in a full pass and in a separate pass."""
 
 import functools
 import itertools

@@ -48,7 +48,7 @@ def folder(trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures('good_compilation')
 def test_digits():
-  """Trains the classifier that computes the features of the tables in docs/."""
+  """Trains the feature classifier that the tables in docs/ use."""
   images, labels = load_digits(return_X_y=True)
   images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
   order = np.random.default_rng(0).permutation(1797)  # order of the dataset
@@ -66,8 +66,8 @@ def test_digits():
   reference = Moments.of(halves[1])
   distance = frechet_distance(Moments.of(halves[0]), reference)
   found = extrapolated(halves[0], reference)
-  # Both halves add an equal bias to `distance`. `extrapolated` removes only the
-  # bias of halves[0], so the removed bias must be about the remaining `found`.
+  # Half of the bias in `distance` is due to halves[0]. `extrapolated` removes
+  # this half, so the removed part and the rest, `found`, must be about equal.
   assert abs(found - (distance - found)) < 0.3
   noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1), np.uint8)
   assert extrapolated(classifier(noise)[0], Moments.of(features)) > 20

@@ -117,7 +117,7 @@ def test_shifted_pixels(classifier):
   rng = np.random.default_rng(0)
   images = rng.integers(51, 256, (20, 8, 8, 1)).astype(np.uint8)
   evaluators = open_toy_evaluators(images, classifier)
-  # A shift by 51 levels is 0.4 in the range from -1 to 1, at each of 64 pixels.
+  # Each of 64 pixels changes by 51 of 255 levels, which is 0.4 in [-1, 1].
   scores = score(evaluators, images - np.uint8(51), np.zeros(20, int))
   assert scores['pixels'].value == pytest.approx(64 * 0.4**2)
 

@@ -30,7 +30,7 @@ def test_inception_and_its_name(tmp_path, monkeypatch):
   with pytest.raises(InputError, match='is not the published Inception'):
     extractor_registry.convert_inception(str(source), str(target))
   for module in (extractor_registry, extractor_lib):
-    monkeypatch.setattr(module, 'SHA256', digest)  # as if published
+    monkeypatch.setattr(module, 'SHA256', digest)  # `source` is now published.
   extractor_registry.convert_inception(str(source), str(target))
   assert name_of('fd', opened(source)) == 'FID'
   assert name_of('fd', opened(target)) == 'FID'

@@ -32,7 +32,7 @@ def write_folder(folder, images, labels=None):
     (folder / 'images' / f'{i:06}.png').write_bytes(png(image))
   if labels is not None:
     (folder / 'labels.txt').write_text('\n'.join(map(str, labels)))
-    (folder / 'samples.png').write_bytes(png(images[0]))  # must be ignored
+    (folder / 'samples.png').write_bytes(png(images[0]))  # This is no sample.
 
 
 def open_at(place, **options):

@@ -48,7 +48,7 @@ def test_golden(tensors):
       ('row0', resized[0]), ('col0', resized[:, 0]),
       ('diag', resized[diagonal, diagonal]),
     ):  # fmt: skip
-      if f'{known}/resized_{name}' in golden:  # stored only for 64 pixels
+      if f'{known}/resized_{name}' in golden:  # only for 64 x 64 images
         expected = golden[f'{known}/resized_{name}']
         np.testing.assert_allclose(rows.T, expected, atol=3e-4)
     for name, values in (

@@ -80,7 +80,7 @@ def test_every_metric_of_equal_sets():
 
 
 def test_standard_errors_cover_the_truth():
-  """A bootstrap error is about the standard deviation over independent sets."""
+  """Bootstrap errors are near the standard deviation over independent sets."""
   reference = summary_of(features_of(0, 4000))
   sets = [features_of(seed, shift=0.3) for seed in range(1, 21)]
   values = [frechet_distance(Moments.of(f.pool), reference.pool) for f in sets]

@@ -123,7 +123,7 @@ def test_half_precision_is_given_up_where_it_overflows(rng):
   ours, full = radii(features, float16=True), radii(features)
   first = slice(BLOCK)
   assert np.isfinite(ours).all()
-  # All distances from rows in the first block are float32.
+  # The first block overflows, so its distances are float32.
   np.testing.assert_array_equal(ours[first], full[first])
   assert (ours[BLOCK:] != full[BLOCK:]).any()
   pair = features[:300], features[200:500]

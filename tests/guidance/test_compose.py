@@ -102,7 +102,7 @@ def test_s2_that_skips_nothing_changes_nothing(denoiser, x, label):
 
 def test_ig_with_equal_predictions_changes_nothing(denoiser, x, label):
   params = dict(denoiser.params)
-  # Blocks after tap 1 have no effect. The heads of tap 1 and output are equal.
+  # Blocks after tap 1 do nothing. The head at tap 1 equals the output head.
   blocks = params['blocks']
   closed = jax.tree.map(lambda leaf: leaf.at[2:].set(0), blocks['modulation'])
   params['blocks'] = {**blocks, 'modulation': closed}

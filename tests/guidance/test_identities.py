@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 def on_late(name, scale):
-  """Returns a method limited to t from 0.6 to 1. All scales share a program."""
+  """Returns a method for 0.6 <= t <= 1. All scales share a compiled program."""
   return read(f'{name}:{float(scale)}{OPTIONS[name]}@0.6-1')
 
 
@@ -39,7 +39,7 @@ def test_every_method_is_here():
 
 
 def test_no_two_methods_are_one_program():
-  """No two methods have the same tree structure, so `jit` compiles each one."""
+  """No two methods have equal pytree structures, so `jit` compiles each one."""
   trees = [jax.tree.structure(on_late(name, 0.5)) for name in OPTIONS]
   assert all(a != b for a, b in itertools.combinations(trees, 2))
   doubled = jax.tree.map(lambda x: 2 * x, parse('cfg:3')).terms[0].scale
@@ -50,7 +50,7 @@ def test_no_two_methods_are_one_program():
 @pytest.mark.parametrize('name', OPTIONS)
 def test_off_is_the_conditional_model_and_images_do_not_mix(name):
   """A scale of 1 or a time outside the interval gives the unguided model."""
-  # No scale turns CFG++ off at every t, so here only its interval turns it off.
+  # No scale turns CFG++ off at every t, so CFG++ is tested only at t = 0.5.
   guidance = on_late(name, 0.5 if name == 'cfg++' else 3)
   for t, others in ((0.5, guidance), (0.7, on_late(name, 1))):
     off, t = (guidance, 0.5) if name == 'cfg++' else (others, t)

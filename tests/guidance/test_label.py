@@ -243,7 +243,7 @@ def test_icg_draws_a_label_for_each_image_and_step():
   drawn = np.asarray(icg_labels(np.arange(200)))
   assert drawn.shape == (20, 200) and drawn.dtype == np.int32
   counts = np.bincount(drawn.reshape(-1), minlength=10)
-  assert len(counts) == 10  # The null label 10 never occurs.
+  assert len(counts) == 10  # ICG never draws the null label, 10.
   np.testing.assert_allclose(counts, 400, atol=4 * 19)
   # Two labels of neighboring steps or images are equal in 10 % of all cases.
   for a, b in ((drawn[1:], drawn[:-1]), (drawn[:, 1:], drawn[:, :-1])):

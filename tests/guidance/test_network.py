@@ -1,4 +1,4 @@
-"""Tests guidance by skipped blocks (S2, SLG) or another network (auto)."""
+"""Tests guidance by skipped blocks (S2, SLG) or another network (`auto`)."""
 
 import dataclasses
 import functools
@@ -247,8 +247,8 @@ def test_check_refuses_a_guide_for_another_task():
 
 
 @pytest.mark.parametrize(('fractions', 'text'), [
-  ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # from Stability AI
-  ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # from diffusers
+  ((0.01, 0.30), 'slg:3.5:blocks=7+8+9@0.875-0.997'),  # Stability AI's values
+  ((0.01, 0.20), 'slg:3.8:blocks=7+8+9@0.923-0.997'),  # values in diffusers
 ])  # fmt: skip
 def test_published_slg_intervals_are_given_in_noise_time(fractions, text):
   # Intervals are published as fractions of the steps. SD3.5's grid has shift 3.

@@ -1,4 +1,4 @@
-"""Tests intervals and schedules of scales, and means of scales over time."""
+"""Tests guidance scales: their intervals, schedules and means over time."""
 
 import math
 

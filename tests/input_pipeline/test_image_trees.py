@@ -60,7 +60,7 @@ def labels_of(place):
   return files.classes, {file.name: file.label for file in read}
 
 
-# Entries that must be ignored when they are added to the tree CATS.
+# Entries that may be added to the tree CATS, but must be ignored.
 IGNORED = {
   'plain': [],
   'system files': [

@@ -85,7 +85,7 @@ def prepare_alone(folder, images, name, autoencoder=None):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Folders of images with broken or missing files, and a damaged zip."""
+  """Image folders, some with broken or missing files, and a damaged zip."""
   folder = tmp_path_factory.mktemp('processes')
   # Sorted by path, the images are 0, 2, ..., 42, 1, 3, ..., 43. Image 2 is in
   # shard 0, and image 24 in shard 1.
@@ -146,7 +146,7 @@ def said(folder):
   lines = []
   for job, (out, err) in zip(jobs, ends, strict=True):
     assert job.returncode == 0, err
-    lines.append(json.loads(out.splitlines()[-1]))  # Gloo prints earlier lines.
+    lines.append(json.loads(out.splitlines()[-1]))  # Gloo prints the others.
   return dict(zip(cases, zip(*lines, strict=True), strict=True))
 
 

@@ -40,7 +40,7 @@ def test_the_batches_are_those_of_one_process(data_dir):
 
 
 def step(parent, i):
-  """Returns (i, whether in the parent process, platforms); fails at i = 3."""
+  """Returns (i, whether it runs in `parent`, JAX platforms); fails at i = 3."""
   if i == 3:
     raise InputError('record 3 is damaged.')
   return i, os.getpid() == parent, jax.config.jax_platforms
@@ -53,7 +53,7 @@ def endless():
 
 @pytest.mark.slow
 def test_an_error_in_a_worker_is_raised(monkeypatch):
-  monkeypatch.setenv('JAX_PLATFORMS', '')  # as on an accelerator
+  monkeypatch.setenv('JAX_PLATFORMS', '')  # as in a run on an accelerator
   elements = workers.read(endless(), OPTIONS, 2)
   assert list(itertools.islice(elements, 3)) == [
     (i, False, 'cpu') for i in range(3)

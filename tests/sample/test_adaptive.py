@@ -36,7 +36,7 @@ solve = jax.jit(dopri5, static_argnums=0, static_argnames=('span', 'overshoot'))
 
 @functools.cache
 def counted(rtol, name='rotating', **options):
-  """Returns the error at t = 0 and the number of steps, both for float64."""
+  """Solves in float64; returns relative error at t = 0 and number of steps."""
   field, x, exact = FIELDS[name]
   with in_float64():
     out, count = solve(field, jnp.asarray(x), rtol=rtol, atol=rtol / 100,
@@ -91,7 +91,7 @@ def test_zero_field_leaves_every_bit():
   x = jnp.asarray([[0.0, 1.0, -1e6]])
   out, count = solve(lambda x, t: jnp.zeros_like(x), x)
   np.testing.assert_array_equal(out, x)
-  assert count == 2 + 6 * 7  # Seven steps grow tenfold from 1e-6.
+  assert count == 2 + 6 * 7  # Step lengths start at 1e-6 and grow tenfold.
 
 
 asked = []
@@ -229,7 +229,7 @@ def test_sharp_bump_is_resolved_by_rejected_steps():
   """Checks all steps against the tableau in scipy and the documented rules."""
   rtol, atol, asked = 1e-5, 1e-7, []
 
-  def field(x, t):  # x has entries of both signs, and 0.
+  def field(x, t):  # x starts with a positive, a negative and a zero entry.
     return bump(x, t) + jnp.asarray([0.0, 0.0, 9.0]) * t
 
   def spy(x, t):
@@ -241,7 +241,7 @@ def test_sharp_bump_is_resolved_by_rejected_steps():
 
   x, s, rejected = np.asarray([1.0, -2.0, 0.0]), 0.0, []
   with in_float64():
-    with jax.disable_jit():  # The spy needs concrete numbers.
+    with jax.disable_jit():  # `spy` needs values, not tracers.
       out, count = dopri5(spy, jnp.asarray(x), rtol=rtol, atol=atol)
     assert out.dtype == np.float64
     assert len(asked) == count
@@ -267,7 +267,7 @@ def test_sharp_bump_is_resolved_by_rejected_steps():
       shortest = 0.2 if error > 1 else 1.0
       expected_length = h * np.clip(0.9 * error**-0.2, shortest, 10)
       if error <= 1:
-        assert s < 1  # This step starts before the end.
+        assert s < 1  # Every accepted step starts before s = 1.
         s, x = s + h, now
   assert s >= 1
   assert 4 <= sum(rejected) < len(rejected) / 2

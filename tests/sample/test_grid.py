@@ -46,7 +46,7 @@ def test_karras(name):
   path, n = path_named(name), 12
   grid = make_grid(n, spacing='karras', path=path)
   assert grid[0] == 1 and grid[-1] == 0 and (np.diff(grid) < 0).all()
-  # The ends are t = 1 and 0. Noise levels between use i / n, not i / (n - 1).
+  # The ends are t = 1 and 0. Inner noise levels use i / n, not i / (n - 1).
   i = np.arange(1, n)
   expected = (80 ** (1 / 7) + i / n * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
   inside = grid[1:-1]

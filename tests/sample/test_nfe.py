@@ -64,7 +64,7 @@ CASES = [
   ('cfg_zero:2:zero_steps=2', 'heun', 4 + 4 + 4 + 2),
   ('cfg_zero:2:zero_steps=2@0.9-1', 'euler', 5),
   ('cfg++:0.5@0.4-0.7', 'ddim', 8),
-  # SLG runs blocks 3 and 5 of 6 again. The guide of auto costs 1/4 of a pass.
+  # SLG runs blocks 3 and 5 of 6 again. The guide of `auto` costs 1/4 pass.
   ('cfg:1,slg:2:blocks=2+4@0-0.5', 'euler', 6 + 3 * 2 / 6),
   ('cfg:2,slg:2:blocks=2+4@0-0.5', 'euler', 12 + 3 * 2 / 6),
   ('ig:1,cfg:1,auto:2@0.4-0.7', 'euler', 6.5),
@@ -135,7 +135,7 @@ def test_nfe_where_each_evaluation_reads_its_own_scales():
   ),
 ])  # fmt: skip
 def test_bounds_on_a_time_of_the_grid(interval, dtype):
-  # The time 0.19999999999999996 of make_grid(5) is in an interval from 0.2.
+  # Intervals from 0.2 include the time 0.19999999999999996 of make_grid(5).
   grid, (low, high) = make_grid(5), map(float, interval.split('-'))
   text = f'cfg:2@{interval}'
   declared, counted = measure(text, 'euler', grid=grid, dtype=dtype)

@@ -53,11 +53,11 @@ def test_sheet():
   gray = np.zeros((3, 4, 4, 1), np.uint8)
   color = np.full((2, 4, 4, 3), 100, np.uint8)
   sheet = pictures.sheet([('a', gray), ('b\nc', color)], 2, scale=10, margin=60)
-  # A line 8 pixels high is above each block. Image rows are 4 * 10 + 4 high.
+  # An 8-pixel strip is above each block. A row of images is 4 * 10 + 4 high.
   assert sheet.shape == (8 + 2 * 44 + 8 + 44, 60 + 2 * 44, 3)
   assert sheet.dtype == np.uint8
   assert (sheet[8 + 2 : 8 + 42, 62:102] == 0).all()
-  assert (sheet[:, :60] < 100).any()  # Names are in the margin.
+  assert (sheet[:, :60] < 100).any()  # The margin shows the blocks' names.
 
 
 @pytest.mark.parametrize('old', [None, b'the old file'])

@@ -115,7 +115,8 @@ def test_sde_reaches_the_data(path, solver):
     jnp.asarray(make_grid(400)),
     lambda n: jax.random.normal(jax.random.fold_in(key, n), (count,)),
   )
-  # Tolerances are four standard errors. Finite steps add 2% for the variance.
+  # Tolerances are four standard errors. For the variance, 2% is added for the
+  # discretization error of 400 steps.
   np.testing.assert_allclose(x.mean(), mean, atol=4 * std / count**0.5)
   tolerance = 4 * (2 / count) ** 0.5 + 0.02
   np.testing.assert_allclose(x.var(), std**2, rtol=tolerance)
@@ -191,7 +192,7 @@ def test_clipped_x0(name):
   np.testing.assert_allclose(ours, 1.0, rtol=1e-5)
 
 
-# TIMES also has two `final_step` options, which change the evaluation times.
+# TIMES also has two solvers whose `final_step` is not the default.
 TIMES = [name for name in SOLVERS if not SOLVERS[name].adaptive]
 TIMES += ['heun:final_step=heun', 'euler_maruyama:final_step=noise']
 

@@ -203,7 +203,7 @@ def largest(folder):
 @pytest.fixture
 def forgotten():
   """Deletes the futures that remain in Orbax after a failure."""
-  gc.freeze()  # Garbage collection of older objects takes seconds.
+  gc.freeze()  # Collecting older objects would take seconds.
   yield
   with warnings.catch_warnings(action='ignore'):
     for _ in range(5):  # Orbax threads end at different times.
@@ -280,7 +280,7 @@ def test_fallback_without_a_whole_one_does_not_start_again(tmp_path, build):
         checkpointer.restore(abstract)
 
 
-@ABANDONED  # Earlier tests cause a warning.
+@ABANDONED  # Futures left by earlier tests may cause a warning.
 def test_a_damaged_loss_is_the_worst(tmp_path, build):
   """A checkpoint with a damaged loss ranks last. The run can still resume."""
   abstract = build(mesh_of(1))

@@ -136,7 +136,7 @@ def test_config_that_lacks_a_key_or_has_another(section, key):
   config[section][f'{key}s'] = value = config[section].pop(key)
   words = f'section {section!r} lacks', f"['{key}']", f"['{key}s']"
   refused(config, *words, 'another version')
-  config[section][key] = value  # The unknown key remains.
+  config[section][key] = value  # Only the unknown key is wrong now.
   refused(config, f'lacks [] and has unknown {words[2]}')
   del config[section][key], config[section][f'{key}s']
   refused(config, f'lacks {words[1]} and has unknown []')

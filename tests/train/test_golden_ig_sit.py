@@ -1,7 +1,7 @@
 """Gradient and three training steps match the public IG-SiT code.
 
-Settings are our defaults, which equal the published recipe. Tolerances are ten
-times the differences between float32 and float64 results in the golden README.
+The settings are our defaults, which equal the published recipe. Tolerances are
+ten times the float32 errors that the README of the golden files lists.
 """
 
 import jax

@@ -164,7 +164,7 @@ def test_gradient(exact, single):
 
 
 def test_steps_in_float64(exact):
-  """The errors, due to the table's decay, are smaller than in the README."""
+  """Decay of the published position table causes errors, at most 1e-4."""
   for steps in STEPS:
     assert_small(errors(exact[2][steps], full_precision(steps)), 1e-4)
 
@@ -181,8 +181,8 @@ def test_steps_in_float32(single):
 def test_steps_in_bfloat16(single):
   changes, logged = single.three_steps('bfloat16')
   start = read('model.safetensors')
-  # In the README, two bfloat16 runs of one code differ by a median of 1.9e-4
-  # after one step, but bfloat16 and full precision differ by 0.16.
+  # The README's median differences after one step are 1.9e-4 for two bfloat16
+  # runs of the same code, and 0.16 for bfloat16 and full precision.
   limits = {1: (2e-2, 0.15, 3.1e-3), 3: (0.14, 0.55, 1.4e-3)}
   for steps in STEPS:
     golden = read(f'muon{steps}_params.safetensors')

@@ -26,7 +26,7 @@ def weights(workdir, experiment):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, make_experiment):
-  """A run of ten steps, and the logged steps at the time of each save."""
+  """Trains for ten steps; records which steps are in the log at each save."""
   workdir = epath.Path(tmp_path_factory.mktemp('run'))
   experiment = make_experiment(*KEEP, 'train.images=160')
   logged, steps, make = {}, [], loop.make_train_step
@@ -71,7 +71,7 @@ def test_leaves_checkpoints_metrics_and_a_plot(trained):
 
 def test_logged_rate_is_the_schedule(trained):
   workdir, experiment, *_ = trained
-  lr = experiment.optimizer.lr  # the rate of step 2
+  lr = experiment.optimizer.lr  # learning rate of step 2
   rates = [row['lr'] for row in read_metrics(workdir)]
   np.testing.assert_allclose(rates[:3], [lr / 2, lr, lr], rtol=1e-5)
   assert rates[2:] == sorted(rates[2:], reverse=True)
@@ -122,7 +122,7 @@ def trained_to(images, workdir, make_config):
 
 @pytest.mark.slow
 def test_longer_run_is_that_of_its_length(make_config, tmp_path):
-  """An extended run equals a longer run if the schedule is constant."""
+  """Extending a short run equals one long run, for a constant schedule."""
   first, _ = trained_to(48, tmp_path / 'ours', make_config)
   ours, our_losses = trained_to(96, tmp_path / 'ours', make_config)
   theirs, their_losses = trained_to(96, tmp_path / 'theirs', make_config)

@@ -48,7 +48,7 @@ def test_newton_schulz_in_bfloat16(name):
   golden = reference.read(UNIT)
   ours = newton_schulz(golden[f'{name}/G'])
   exact, expected = golden[f'{name}/ns5_f64'], golden[f'{name}/ns5_bf16']
-  # Sums depend on the machine, so the limit is the bfloat16 error.
+  # Rounding depends on the machine, so the limit is the reference's own error.
   assert relative(ours, expected) < relative(expected, exact)
 
 

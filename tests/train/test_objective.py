@@ -194,7 +194,7 @@ def test_direction_is_taken_across_channels_at_each_position():
   lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
   expected = (1 - (a * b).sum(-1) / lengths).mean((1, 2))
   np.testing.assert_allclose(ours, expected, rtol=1e-5)
-  # The prediction for image 2 is minus the target at one position of 16. This
+  # For image 2, the prediction has the wrong sign at one of 16 positions. This
   # position has loss 2, so the loss of image 2 is 2 / 16.
   turned = direction(TARGET.at[2, 1, 3].multiply(-1))
   np.testing.assert_allclose(turned, 2 / 16 * jnp.eye(6)[2], atol=1e-6)

@@ -55,7 +55,7 @@ def test_cosine_falls_to_its_end_fraction(warmup, end):
 
 
 def adamw(config, params, gradients):
-  """Runs AdamW of the paper in float64. Decays only leaves named 'kernel'."""
+  """Runs the paper's AdamW in float64. Only 'kernel' has weight decay."""
   params = {name: np.float64(value) for name, value in params.items()}
   m = {name: 0.0 for name in params}
   v = {name: 0.0 for name in params}

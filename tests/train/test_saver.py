@@ -29,7 +29,7 @@ EVERY_STEP = (
 
 
 class Toy:
-  """A tiny run with chosen non-finite steps, huge weights and signals."""
+  """A tiny run with given steps of NaN loss, huge weights and signals."""
 
   def __init__(self, make_experiment, workdir, bad=(), ruined=(), signals=()):
     self.make_experiment, self.workdir = make_experiment, workdir

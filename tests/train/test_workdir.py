@@ -123,7 +123,7 @@ def test_length_is_not_behind_what_is_trained(trained, make_config):
     workdir.claim(trained, make_config('train.images=319'))
   assert 'train.images is 319' in str(error.value)
   assert (trained / 'config.json').read_bytes() == before
-  workdir.claim(trained, make_config('train.images=335'))  # also 20 steps
+  workdir.claim(trained, make_config('train.images=335'))  # still 20 steps
 
 
 def test_length_of_a_stage_is_fixed(trained, make_config):
@@ -139,7 +139,7 @@ def test_length_changes_with_no_other_key(trained, make_config):
 
 
 def test_missing_key_differs(tmp_path, config):
-  """A config that lacks a key of the run must not resume the run."""
+  """A config without a key of the stored config must not resume the run."""
   workdir.claim(tmp_path, config)
   del config['optimizer']['b1']
   with pytest.raises(InputError, match=r'optimizer\.b1: 0\.9 -> absent'):

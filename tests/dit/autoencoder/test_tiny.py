@@ -1,4 +1,4 @@
-"""Tests the TAESD family. Only taef2 has its published weights here."""
+"""Tests the TAESD family. Only taef2 is tested with published weights."""
 
 import pathlib
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures('traced_once')
 def architectures():
   """Yields networks of every family with all combinations of options.
 
-  Three combinations per family are fast tests. They cover all option values.
+  Three combinations per family, which cover all values, are not marked slow.
   """
   qk_norm, flag = ('none', 'layernorm', 'rmsnorm'), (False, True)
   some = {'qk_norm': qk_norm, 'learned_variance': flag}
@@ -166,8 +166,8 @@ def test_shapes_of_what_no_memory_holds():
 @pytest.mark.parametrize('family', ['ig_lightningdit', 'sit'])
 def test_missing_tensor(family):
   tensors = random_tensors(make_config(family))
-  # The keys are tensors that reveal options of the network. If one is missing,
-  # an option is inferred wrongly, and the error contains the value of this key.
+  # Each key is a tensor that reveals an option of the network. Without this
+  # tensor, a wrong option is inferred, and the error contains the key's value.
   telling = {'feat_rope.freqs_cos': 'feat_rope.freqs_sin',
              'blocks.0.norm1.weight': 'norm',
              'blocks.0.attn.q_norm.weight': 'blocks.0.attn.k_norm.weight',
@@ -235,7 +235,7 @@ def test_wrong_table_does_not_fill_the_memory(monkeypatch):
   tensors = dict(random_tensors(make_config('sit')))
   tensors['pos_embed'] = np.ones((1, 10**4, 1), np.float32)
   tensors['x_embedder.proj.weight'] = np.ones((10**4, 3, 2, 2), np.float32)
-  monkeypatch.setattr(model, 'position_table', None)  # Any call raises.
+  monkeypatch.setattr(model, 'position_table', None)  # A call would fail.
   with refused('pos_embed'):
     read(tensors, 'sit')
 
