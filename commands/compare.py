@@ -1,6 +1,7 @@
 """The command `compare`, which compares guidance methods side by side."""
 
 import argparse
+import functools
 
 from absl import logging
 
@@ -9,6 +10,7 @@ from commands.sample_job import SampleJob, request_of
 from core.processes import writing
 from evaluate import classifier
 from evaluate import compare as compare_lib
+from evaluate.classifier_cache import trained_once
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,6 +48,11 @@ def run(args: argparse.Namespace) -> None:
       folder=out,
       guide=guide,
       classifier=network,
+      train=functools.partial(
+        trained_once,
+        data_dir=experiment.data.dir,
+        name=experiment.data.name,
+      ),
     )
   print(
     f'\n{table}\n'
@@ -56,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
     '"gain" is the decrease of a distance from the first row, in standard '
     'errors of the difference. A gain of at most 2 is no significant '
     'improvement, and a negative gain is a deterioration.\n'
+    f'{_scale_note(job)}\n'
     f'Pictures: {out}/samples.png, {request.source.place}/loss.png'
   )
   others = [text for text in METHODS if text not in config.methods]
@@ -71,7 +79,23 @@ def compare_settings(
   if methods is None:
     methods = filter(job.serves, METHODS)
   return compare_lib.CompareConfig(
-    num=args.num, methods=tuple(methods), resamples=args.bootstrap
+    num=args.num,
+    methods=tuple(methods),
+    resamples=args.bootstrap,
+    match_cfg=args.match_cfg,
+  )
+
+
+def _scale_note(job: SampleJob) -> str:
+  """Explains the column of effective scales, or why the column is empty."""
+  if not job.experiment.model.null_label:
+    return (
+      '"CFG scale" is empty: the network has no null label, so the effective '
+      'scale is undefined.'
+    )
+  return (
+    '"CFG scale" is the effective scale: the scale at which CFG moves the '
+    'velocity equally far along its own direction.'
   )
 
 

@@ -233,6 +233,7 @@ def train_program(experiment: Experiment, mesh: Mesh) -> tuple[Any, ...]:
     experiment.ema,
     state,
     accumulate=settings.accumulate,
+    parameters=settings.parameters,
   )
 
   def rows(dtype, *shape):

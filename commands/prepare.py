@@ -42,11 +42,18 @@ def run(args: argparse.Namespace) -> None:
   if args.verify:
     print(verify(experiment, args.split))
   elif args.images is None:
-    raise InputError('--images is needed: a folder, a .zip, or tfds:NAME.')
+    raise InputError(
+      '--images is needed: a folder, a .zip, tfds:NAME, or an IDX file.'
+    )
   else:
     print(
       prepare(
-        experiment.data, config, args.images, args.split, args.autoencoder
+        experiment.data,
+        config,
+        args.images,
+        args.split,
+        args.autoencoder,
+        class_names=args.class_names,
       )
       + advice.training(args.config, overrides, experiment, args.split)
     )
@@ -58,6 +65,7 @@ def prepare(
   images: str,
   split: str,
   autoencoder: str | None,
+  class_names: str | None = None,
 ) -> str:
   """Writes or resumes data.dir/data.name/SPLIT; returns a one-line report.
 
@@ -72,6 +80,8 @@ def prepare(
     split: Name of the split, such as train.
     autoencoder: Name and files in the syntax of `dit.autoencoder.files`; None
       for pixels.
+    class_names: Names of the classes 0, 1, ..., separated by commas; None for
+      the names of the source.
   """
   check_value('--split', split, Annotated[str, FolderName()])
   if data.name == 'digits':
@@ -81,6 +91,9 @@ def prepare(
     )
   with together():
     files = open_images(images, data.dir)
+    if class_names is not None:
+      names = [name.strip() for name in class_names.split(',')]
+      files = files.rename(names)
     folder = data.prepared(split)
     files = files.relabel(classes_for(folder, files.classes))
     mesh = make_mesh(MeshConfig(), jax.local_devices())
@@ -92,7 +105,7 @@ def prepare(
         'make them agree.'
       )
     encoder = read_autoencoder(autoencoder, mesh, 'encoder')
-    layout = layout_of(config, encoder, data.flip)
+    layout = layout_of(config, encoder, data.flip, files.channels)
   origin = {'autoencoder': about_autoencoder(name, encoder)}
   decoder = remembered(autoencoder, encoder)
   logging.info(

@@ -31,6 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
   model.num_classes = 1000  # Number of classes.
   # Taps: blocks, counted from 1, that are followed by an intermediate head.
   model.taps = (8,)
+  # Intermediate heads: linear (output layer) or block (block and output layer).
+  model.tap_head = 'linear'
   # Norm before attention and MLP: layernorm (no gain) or rmsnorm (with gain).
   model.norm = 'auto'
   # Kind of MLP: gelu (tanh form) or swiglu (hidden width 2/3 * mlp_ratio * D).
@@ -41,9 +43,11 @@ def get_config() -> ml_collections.ConfigDict:
   # Null label, for CFG: true, false, or auto (true if label_dropout is not 0).
   model.null_label = 'auto'
   # Convention of the network's output: velocity (dx/dt, noise at t = 1),
-  # reversed (dx/dt, noise at t = 0, as in published SiT and LightningDiT) or
-  # noise (predicted noise at DiT's steps 0..999).
+  # reversed (dx/dt, noise at t = 0, as in published SiT and LightningDiT),
+  # noise (predicted noise at DiT's steps 0..999) or data (predicted x0).
   model.convention = 'auto'
+  # Lowest divisor in convention data, v = (x - prediction) / max(t, min_time).
+  model.min_time = 0.05
   # Normalization of queries and keys: none, layernorm or rmsnorm.
   model.qk_norm = 'none'
   model.shift = True  # Shift in the modulation (in addition to scale and gate).
@@ -73,10 +77,13 @@ def get_config() -> ml_collections.ConfigDict:
   objective.intermediate_weights = (0.5,)
   # Weight of 1 - cosine(velocity, target) at each position; 0: off.
   objective.cosine_weight = 0.0
-  # Weight w in IG's guided target for the output, target + w (v_f - v_i); 0:
-  # off. v_f is the EMA network's output, and v_i its first tap's prediction.
+  # Weight w in the guided target of the output, target + w (v_f - v_i), with
+  # output v_f and weak prediction v_i of the EMA network; 0: off.
   objective.guided_weight = 0.0
   objective.guided_start_images = 0  # Images seen before guided_weight applies.
+  # Weak prediction v_i: tap (the first), null (null label) or skip (blocks).
+  objective.guided_weak = 'tap'
+  objective.guided_blocks = ()  # Blocks that skip leaves out, counted from 0.
 
   optimizer = config.optimizer = ml_collections.ConfigDict()
   # Optimizer: adamw, or muon (Muon for matrices, Adam for other parameters).
@@ -135,6 +142,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Initial weights: a run, or a folder of unquantized weights; '': random.
   # In a recipe with stages, the path is relative to the workdir of the stage.
   train.init_from = ''
+  # Trained parameters: all, or taps (intermediate heads on a frozen network).
+  train.parameters = 'all'
 
   mesh = config.mesh = ml_collections.ConfigDict()
   # Number of devices for data parallelism; -1: the number of all devices,

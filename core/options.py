@@ -8,12 +8,14 @@ from core.renamed_keys import RENAMED_OPTIONS
 
 _READERS: dict[type, Callable[[str], Any]] = {
   bool: {'true': True, 'false': False}.__getitem__,
+  type(None): float,
   tuple: lambda text: tuple(map(int, text.split('+'))),
 }
 _EXPECTED = {
   bool: 'true or false',
   int: 'a whole number',
   float: 'a number',
+  type(None): 'a number',
   tuple: 'blocks such as 7+8',
 }
 
@@ -24,7 +26,7 @@ def read_options(
   assignments: Sequence[str],
   defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Parses options; each value gets the type of the option's default.
+  """Parses options; each value has the type of its default (None: a number).
 
   Args:
     owner: Name of the options' owner, such as 'solver heun'.

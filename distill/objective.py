@@ -65,7 +65,7 @@ class Distillation(Rollout):
     """Returns the fake denoiser; only LoRA uses the teacher's `params`."""
     network, config = fake['network'], self.config
     if config.fake == 'lora':
-      params = {key: params[key] for key in params if key != 'tap_heads'}
+      _, params = backbone.without_taps(self.teacher, params)
       network = lora.apply(params, network, config.lora_scale)
     return backbone.bind(self.fake_config, network)
 

@@ -90,6 +90,12 @@ def without_taps(
   return config, _select(params, shapes(config))
 
 
+def tap_params(config: NetworkConfig, params: Params) -> Params:
+  """Returns the parameters of the intermediate heads."""
+  names = backbone_of(config).tap_modules
+  return {name: tree for name, tree in params.items() if name in names}
+
+
 def _select(params: Params, target: Params) -> Params:
   """Returns the part of `params` whose paths are in `target`."""
   return {

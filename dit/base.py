@@ -188,6 +188,7 @@ class Backbone:
     names: Settings for each value FAMILY-SIZE of `model.name`. The settings
       replace 0 and 'auto' in the config.
     logical_axes: Sharding rules, like `dit.sharding.LOGICAL_AXES`.
+    tap_modules: Names of the parameters of the intermediate heads.
   """
 
   config: type[NetworkConfig]
@@ -195,6 +196,7 @@ class Backbone:
   init: Callable[[Any, jax.Array], Params]
   names: Mapping[str, Mapping[str, Any]]
   logical_axes: tuple[tuple[str, tuple[str, ...]], ...]
+  tap_modules: tuple[str, ...] = ()
 
   @property
   def families(self) -> tuple[str, ...]:

@@ -69,9 +69,9 @@ class Block(nnx.Module):
     )
 
 
-def stack_blocks(config: DiTConfig, rngs: nnx.Rngs) -> Block:
-  """Returns all blocks as one `Block`; all parameters have a leading axis L."""
-  keys = jax.random.split(rngs.params(), config.depth)
+def stack_blocks(config: DiTConfig, rngs: nnx.Rngs, count: int) -> Block:
+  """Returns `count` blocks as one `Block` with a leading axis."""
+  keys = jax.random.split(rngs.params(), count)
   return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
 
 
@@ -180,6 +180,6 @@ def run_sub(
   return jax.lax.fori_loop(first, keep.sum(), body, (h, states))
 
 
-def rows(x: jax.Array, every: int) -> jax.Array:
-  """Returns `x[::every]`, by a reshape that keeps the batch sharded."""
-  return x.reshape(-1, every, *x.shape[1:])[:, 0]
+def rows(x: jax.Array, every: int, start: int = 0) -> jax.Array:
+  """Returns rows start, start + every, ...; the batch stays sharded."""
+  return x.reshape(-1, every, *x.shape[1:])[:, start]

@@ -48,10 +48,11 @@ FAMILIES = {
 }
 ATTENTIONS = ('xla', 'cudnn')
 REMATS = ('none', 'dots', 'full')
+TAP_HEADS = ('linear', 'block')
 NORMS = ('layernorm', 'rmsnorm')
 QK_NORMS = ('none', *NORMS)
 MLPS = ('gelu', 'swiglu')
-CONVENTIONS = ('velocity', 'reversed', 'noise')
+CONVENTIONS = ('velocity', 'reversed', 'noise', 'data')
 # Limit on values in the position table: 1 GiB on every host and device.
 MOST_POSITIONS = 2**28
 
@@ -93,9 +94,12 @@ def name_of(config: 'DiTConfig') -> str:
   sizes = (config.depth, config.width, config.num_heads)
   size = next((name for name in SIZES if SIZES[name] == sizes), 'XL')
   family = next(
-    name
-    for name in FAMILIES
-    if FAMILIES[name]['convention'] == config.convention
+    (
+      name
+      for name in FAMILIES
+      if FAMILIES[name]['convention'] == config.convention
+    ),
+    'SiT',
   )
   return f'{family}-{size}/{config.patch}'
 
@@ -119,6 +123,8 @@ class DiTConfig(NetworkConfig):
   shift: bool = True
   learned_variance: bool = False
   convention: Annotated[str, Choice(CONVENTIONS)] = 'velocity'
+  min_time: Annotated[float, Range(1e-4, 1)] = 0.05
+  tap_head: Annotated[str, Choice(TAP_HEADS)] = 'linear'
   attention: Annotated[str, Choice(ATTENTIONS)] = 'xla'
   remat: Annotated[str, Choice(REMATS)] = 'dots'
   scan: bool = True
@@ -187,7 +193,8 @@ class DiTConfig(NetworkConfig):
     # The term 2 * num_tokens counts attention's two matmuls.
     per_token = self.width * (matrices + 2 * self.num_tokens)
     modulation = (6 if self.shift else 4) * self.width**2
-    return self.depth * (self.num_tokens * per_token + modulation)
+    blocks = self.depth + len(self.taps) * (self.tap_head == 'block')
+    return blocks * (self.num_tokens * per_token + modulation)
 
   @property
   def pass_multiply_adds(self) -> int:

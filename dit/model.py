@@ -4,11 +4,12 @@
   c = time_embedding(t) + label_embedding(label)
   prediction = unpatchify(head(blocks(h, c), c))
 
-A tap k adds a head after the first k blocks. `DiT` uses the time variable and
-prediction target of its convention (`dit.parameterization`); `BoundDenoiser`
-converts both to t (0 = data, 1 = noise) and velocity. Parameters are nested
-dictionaries. Sources: DiT (Peebles & Xie 2023), SiT (Ma et al. 2024), and
-Internal Guidance (arXiv 2512.24176) for taps.
+A tap k adds a head after the first k blocks: an output layer, or one more block
+and an output layer (`tap_head='block'`, as in SSG, arXiv 2607.29122). `DiT` has
+the time variable and prediction target of one convention in
+`dit.parameterization`; `BoundDenoiser` converts both to t (0 = data, 1 = noise)
+and velocity. Parameters are nested dictionaries. Sources: DiT (Peebles & Xie
+2023), SiT (Ma et al. 2024), and Internal Guidance (arXiv 2512.24176) for taps.
 """
 
 import dataclasses
@@ -27,7 +28,15 @@ from jax.sharding import Mesh
 from core.errors import InputError
 from dit import parameterization
 from dit.base import Backbone, BoundNetwork, Params
-from dit.blocks import first_skipped, rows, run, run_sub, stack_blocks, take
+from dit.blocks import (
+  Block,
+  first_skipped,
+  rows,
+  run,
+  run_sub,
+  stack_blocks,
+  take,
+)
 from dit.config import FAMILIES, SIZES, DiTConfig, name_of, named_size
 from dit.embed import (
   TimeEmbedder,
@@ -73,7 +82,7 @@ class DiT(nnx.Module):
         param_dtype,
       )
     )
-    self.blocks = stack_blocks(config, rngs)
+    self.blocks = stack_blocks(config, rngs, config.depth)
     self.head = OutputHead(config, rngs=rngs)
     if config.taps:
       keys = jax.random.split(rngs.params(), len(config.taps))
@@ -82,6 +91,9 @@ class DiT(nnx.Module):
       )(keys)
     else:
       self.tap_heads = None
+    self.tap_blocks: Block | None = None
+    if config.taps and config.tap_head == 'block':
+      self.tap_blocks = stack_blocks(config, rngs, len(config.taps))
 
   def __call__(
     self,
@@ -133,7 +145,7 @@ class DiT(nnx.Module):
     )
     tapped, states = states[: len(config.taps)], states[len(config.taps) :]
     output = dataclasses.replace(
-      self._predict(h, tapped, c), hidden=states[: len(points)]
+      self._predict(h, tapped, c, rotary), hidden=states[: len(points)]
     )
     if sub is None:
       return output
@@ -149,19 +161,24 @@ class DiT(nnx.Module):
         taps=config.taps,
         tapped=[part(state) for state in tapped],
       )
-      predictions.append(self._predict(sub_h, sub_tapped, part(c)))
+      predictions.append(self._predict(sub_h, sub_tapped, part(c), rotary))
     return dataclasses.replace(output, sub=tuple(predictions))
 
   def _predict(
-    self, h: jax.Array, tapped: Sequence[jax.Array], c: jax.Array
+    self,
+    h: jax.Array,
+    tapped: Sequence[jax.Array],
+    c: jax.Array,
+    rotary: jax.Array | None,
   ) -> DenoiserOutput:
     config = self.config
     prediction = unpatchify(self.head(h, c), config.patch)
-    intermediate = tuple(
-      unpatchify(take(self.tap_heads, k)(state, c), config.patch)
-      for k, state in enumerate(tapped)
-      if self.tap_heads is not None
-    )
+    intermediate = []
+    for k, state in enumerate(tapped):
+      if self.tap_blocks is not None:
+        state = take(self.tap_blocks, k)(state, c, rotary)
+      tokens = take(self.tap_heads, k)(state, c)
+      intermediate.append(unpatchify(tokens, config.patch))
     return DenoiserOutput(
       velocity=prediction[..., : config.channels],
       intermediate=tuple(p[..., : config.channels] for p in intermediate),
@@ -202,14 +219,15 @@ class BoundDenoiser(BoundNetwork):
   def _translate(
     self, out: DenoiserOutput, x: jax.Array, t: jax.Array, every: int
   ) -> DenoiserOutput:
-    name = self.config.convention
     sub_x, sub_t = rows(x, every), rows(t, every)
+
+    def translate(prediction):
+      name, min_time = self.config.convention, self.config.min_time
+      return parameterization.velocity(name, prediction, x, t, min_time)
+
     return DenoiserOutput(
-      velocity=parameterization.velocity(name, out.velocity, x, t),
-      intermediate=tuple(
-        parameterization.velocity(name, prediction, x, t)
-        for prediction in out.intermediate
-      ),
+      velocity=translate(out.velocity),
+      intermediate=tuple(map(translate, out.intermediate)),
       # If a network predicts velocities, its variance outputs are untrained.
       variance=out.variance if self.learned_variance else None,
       sub=tuple(self._translate(s, sub_x, sub_t, 1) for s in out.sub),
@@ -280,4 +298,5 @@ BACKBONE = _DiTBackbone(
     for name in (f'{family}-{size}/2' for family in FAMILIES for size in SIZES)
   },
   logical_axes=LOGICAL_AXES,
+  tap_modules=('tap_heads', 'tap_blocks'),
 )

@@ -3,16 +3,20 @@
   velocity   time t            velocity = prediction
   reversed   time 1 - t        velocity = -prediction
   noise      time 1000 t - 1   velocity = path.velocity_from_noise(prediction)
+  data       time t            velocity = (x - prediction) / max(t, min_time)
 
 A `reversed` prediction is dx/ds, with the network's time s = 1 - t.
 `noise` is DiT's convention: steps 0..999 of the path 'discrete'. Step 0 is at
-t = 1/1000, and smaller t are raised to 1/1000.
+t = 1/1000, and smaller t are raised to 1/1000. A `data` prediction is x0 on the
+linear path, as in JiT (arXiv 2511.13720) and RAEv2 (arXiv 2605.18324). Below
+`min_time`, the prediction is instead x - min_time velocity, so that a loss on
+velocities has the right minimum; JiT shrinks the target of the loss there.
 """
 
 import jax
 import jax.numpy as jnp
 
-from dit.path import STEPS, path_named
+from dit.path import STEPS, expand, path_named
 
 
 def network_time(convention: str, t: jax.Array) -> jax.Array:
@@ -28,7 +32,11 @@ def network_time(convention: str, t: jax.Array) -> jax.Array:
 
 
 def velocity(
-  convention: str, prediction: jax.Array, x: jax.Array, t: jax.Array
+  convention: str,
+  prediction: jax.Array,
+  x: jax.Array,
+  t: jax.Array,
+  min_time: float = 0.0,
 ) -> jax.Array:
   """Converts the network's prediction, (B, H, W, C), to our velocity."""
   if convention == 'reversed':
@@ -36,6 +44,8 @@ def velocity(
   if convention == 'noise':
     path = path_named('discrete')
     return path.velocity_from_noise(x, prediction, _clip(t))
+  if convention == 'data':
+    return (x - prediction) / jnp.maximum(expand(t, x), min_time)
   return prediction
 
 

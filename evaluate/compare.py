@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -27,6 +27,7 @@ from core.ranges import Range, check_value, declarations
 from dit.types import Denoiser
 from evaluate.classifier import Classifier, train_classifier
 from evaluate.compare_table import Row, format_table, split_names
+from evaluate.effective_scale import effective_scale
 from evaluate.evaluator import EvalConfig, Evaluator, read_reference
 from evaluate.extractor import classifier_extractor, pixels_extractor
 from evaluate.image_sets import array_images
@@ -54,11 +55,13 @@ class CompareConfig:
     num: Number of images per method, with balanced labels.
     methods: Guidance strings, one per row.
     resamples: Number of bootstrap resamples per standard error.
+    match_cfg: Whether CFG at the effective scale of each method is compared.
   """
 
   num: Annotated[int, Range(2, 10**6)]
   methods: tuple[str, ...]
   resamples: Annotated[int, Range(2, 10**6)]
+  match_cfg: bool = False
 
   def __post_init__(self) -> None:
     for name, declaration in declarations(CompareConfig).items():
@@ -114,6 +117,7 @@ def compare(
   folder: epath.PathLike,
   guide: Denoiser | None = None,
   classifier: Classifier | None = None,
+  train: Callable[..., Classifier] = train_classifier,
 ) -> str:
   """Samples with every method and writes results; returns a Markdown table.
 
@@ -126,7 +130,9 @@ def compare(
     protocol: Other settings that determine the results, such as the weights.
     folder: Folder of the results. Results of an equal protocol are reused.
     guide: Weaker network of AutoGuidance.
-    classifier: Classifier that computes the features; None trains one.
+    classifier: Classifier that computes the features; None for `train`.
+    train: Function from images, labels and their number of classes to the
+      classifier.
   """
   folder = epath.Path(folder)
   protocol = {
@@ -147,13 +153,11 @@ def compare(
 
   num_classes = sampler.denoiser.num_classes
   if classifier is None:
-    logging.info('Training the classifier on the reference images.')
-    classifier = train_classifier(*splits[0], num_classes)
+    classifier = train(*splits[0], num_classes)
   size = sampler.config.batch_size
   settings = EvalConfig(bootstrap=config.resamples, batch_size=size)
   evaluators = open_evaluators(splits[0][0], classifier, settings, sampler.mesh)
   labels = plan_labels('balanced', config.num, num_classes, seed)
-  draw = functools.partial(_draw, sampler, guide, labels, seed)
   pick = functools.partial(_pick, num_classes=num_classes)
 
   blocks, real = [('real', pick(*splits[0]))], []
@@ -162,13 +166,21 @@ def compare(
     real = [Row('real, held out', floor)]
     blocks = [(_label('real,', 'held out', floor), pick(*splits[1]))]
   rows: list[Row] = []
-  for text in config.methods:
-    sample, rate = draw(parse(text))
+  queue = [(text, '') for text in config.methods]
+  while queue:
+    text, matched = queue.pop(0)
+    guidance = with_guide(parse(text), guide)
+    sample, rate = _draw(sampler, guidance, labels, seed)
     scores = score(evaluators, sample.images, labels)
     base = rows[0].scores if rows else scores
     features, pixels = (base[space].gain(scores[space]) for space in _SPACES)
-    gains = (features, pixels)
-    rows.append(Row(text, scores, sample.nfe, rate, gains, sample.nonfinite))
+    row = Row(
+      text, scores, sample.nfe, rate, (features, pixels), sample.nonfinite,
+      effective_scale(sampler, guidance, labels, seed), matched,
+    )  # fmt: skip
+    rows.append(row)
+    if config.match_cfg and not matched and row.cfg_scale and text != 'none':
+      queue.insert(0, (f'cfg:{max(row.cfg_scale.value, 0):.4g}', text))
     label = _label(*split_names(text), scores)
     blocks.append((label, pick(sample.images, labels)))
     logging.info('%s: %s', text, _summary(scores))
@@ -183,16 +195,12 @@ def _has_results(folder: epath.Path, protocol: Mapping[str, Any]) -> bool:
 
 
 def _draw(
-  sampler: Sampler,
-  guide: Denoiser | None,
-  labels: np.ndarray,
-  seed: int,
-  guidance: Guidance,
+  sampler: Sampler, guidance: Guidance, labels: np.ndarray, seed: int
 ) -> tuple[Generated, float]:
   """Samples with one method; returns the images and the images per second."""
   marks = [(time.perf_counter(), 0)]
   sample = sampler.images(
-    with_guide(guidance, guide),
+    guidance,
     labels,
     seed,
     progress=lambda done: marks.append((time.perf_counter(), done)),

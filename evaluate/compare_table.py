@@ -8,8 +8,8 @@ from core import markdown
 from evaluate.metrics import Estimate, as_dict
 
 COLUMNS = (
-  'method', 'scale', 'NFE', 'features', 'pixels', 'accuracy', 'images/s',
-  'gain (features, pixels)',
+  'method', 'scale', 'NFE', 'features', 'pixels', 'accuracy', 'CFG scale',
+  'images/s', 'gain (features, pixels)',
 )  # fmt: skip
 
 
@@ -25,6 +25,9 @@ class Row:
     gains: Decreases of the distances in features and in pixels relative to the
       first row, each divided by the standard error of the difference.
     nonfinite: Number of images with values that are not finite.
+    cfg_scale: Effective CFG scale; None if it is undefined.
+    matches: Guidance string with the same effective scale, if this row shows
+      CFG at that scale; else ''.
   """
 
   method: str
@@ -33,6 +36,8 @@ class Row:
   rate: float | None = None
   gains: tuple[float, float] | None = None
   nonfinite: int = 0
+  cfg_scale: Estimate | None = None
+  matches: str = ''
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the row as JSON values."""
@@ -42,9 +47,11 @@ class Row:
       'nfe': self.nfe,
       'images_per_second': self.rate,
       **as_dict({**self.scores, 'accuracy': accuracy}),
+      **as_dict({'cfg_scale': self.cfg_scale} if self.cfg_scale else {}),
       'gain_features': self.gains[0] if self.gains else None,
       'gain_pixels': self.gains[1] if self.gains else None,
       'nonfinite': self.nonfinite,
+      **({'matches': self.matches} if self.matches else {}),
     }
 
 
@@ -53,6 +60,8 @@ def format_table(rows: Sequence[Row]) -> str:
   lines = []
   for row in rows:
     name, scale = split_names(row.method) if row.gains else (row.method, '')
+    if row.matches:
+      name = f'{name} at the scale of {row.matches}'
     if row.nonfinite:
       name = f'{name} ({row.nonfinite} images not finite)'
     gain = ''
@@ -68,6 +77,7 @@ def format_table(rows: Sequence[Row]) -> str:
       f'{features.value:.2f} ± {features.error:.2f}',
       f'{pixels.value:.3f} ± {pixels.error:.3f}',
       f'{accuracy.value:.1%}',
+      f'{row.cfg_scale.value:.2f}' if row.cfg_scale else '',
       '' if row.rate is None else f'{row.rate:.0f}',
       gain,
     ]

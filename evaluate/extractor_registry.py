@@ -2,7 +2,7 @@
 
 inception:FILE       Inception of FID from the published .pth or a converted
                      .safetensors; FILE may start with hf:// or https://
-classifier           a new classifier, trained on the training split
+classifier           classifier of the training split, trained once
 classifier:FOLDER    classifier from `main.py train-features`
 pixels               pixels; images above 32 x 32 are averaged to about 16 x 16
 FILE.py:NAME         function from images (B, H, W, C) float32 in [0, 255] to
@@ -24,6 +24,7 @@ from dit.model import fingerprint
 from dit.weights.files import fetch, header_of, read_tensors
 from dit.weights.folder import save_tensors
 from evaluate import classifier
+from evaluate.classifier_cache import trained_once
 from evaluate.extractor import (
   SHA256,
   URL,
@@ -154,10 +155,12 @@ def _train(
 ) -> tuple[classifier.Classifier, dict[str, Any]]:
   images, labels = read()
   data = real.config
-  logging.info(
-    'Training the classifier on %d images of %s.', len(images), data.name
-  )
-  network = classifier.train_classifier(
-    images, labels, real.num_classes, flip=data.flip
+  network = trained_once(
+    images,
+    labels,
+    real.num_classes,
+    data_dir=data.dir,
+    name=data.name,
+    flip=data.flip,
   )
   return network, {'data': data.name, 'split': data.train_split}

@@ -79,6 +79,8 @@ class Term:
   scale: Scale
   # Whether the method is defined only for DDIM steps.
   needs_ddim: ClassVar[bool] = False
+  # Whether the weak prediction is that of the null condition.
+  uses_null: ClassVar[bool] = False
 
   def scale_at(self, step: Step) -> jax.Array:
     """Returns one or more scales; the method is inactive if all are 1."""
@@ -128,6 +130,8 @@ class Term:
 
 class LabelTerm(Term):
   """Guidance away from another condition; the default is the null condition."""
+
+  uses_null: ClassVar[bool] = True
 
   def weak_condition(
     self, denoiser: Denoiser, condition: Condition, draw: Any

@@ -87,6 +87,15 @@ class Guidance:
       raise InputError(
         f'guidance {" and ".join(names)} both act on the label; choose one.'
       )
+    if (
+      self.internal is not None
+      and self.internal.null is not None
+      and not any(term.uses_null for term in self.terms)
+    ):
+      raise InputError(
+        'guidance ig sets null, the scale of the null rows, but no method '
+        'evaluates the null condition; add one such as cfg, or leave null out.'
+      )
     if self.rescale is not None and not self.terms:
       raise InputError(
         'guidance rescale has nothing to rescale; add a method other than '
@@ -306,11 +315,16 @@ class Guidance:
     out = denoiser(states, times, row_inputs, sub)
 
     refine = functools.partial(self._refine, step=step, dtype=x.dtype)
-    s = jnp.repeat(step.at, count, axis=0) if jnp.ndim(step.at) else step.at
-    row_step = dataclasses.replace(step, at=s)
-    velocity = refine(out, step=row_step).reshape(-1, count, *x.shape[1:])
-    strong, *weak_rows = jnp.moveaxis(velocity, 1, 0)
-    weak = dict(zip(conditions, weak_rows, strict=True))
+    output = DenoiserOutput(out.velocity, out.intermediate, out.variance)
+    conditional, *others = (
+      jax.tree.map(functools.partial(rows, every=count, start=start), output)
+      for start in range(count)
+    )
+    strong = refine(conditional)
+    weak = {
+      k: refine(row, null=selection[k].uses_null)
+      for k, row in zip(conditions, others, strict=True)
+    }
     subs = map(refine, out.sub)
     for k, mask in masks.items():
       total = sum(itertools.islice(subs, len(mask)), jnp.zeros((), x.dtype))
@@ -322,8 +336,7 @@ class Guidance:
           term.guide(x, rows(times, count), condition),
           num_taps=term.guide.num_taps,
         )
-    output = DenoiserOutput(out.velocity, out.intermediate, out.variance)
-    return jax.tree.map(lambda leaf: rows(leaf, count), output), strong, weak
+    return conditional, strong, weak
 
   def _refine(
     self,
@@ -332,12 +345,13 @@ class Guidance:
     step: Step,
     dtype: jnp.dtype,
     num_taps: int | None = None,
+    null: bool = False,
   ) -> jax.Array:
-    """Applies IG to all rows, but not to a guide that lacks the tap."""
+    """Refines rows with IG; leaves a guide without the tap unchanged."""
     velocity, term = out.velocity.astype(dtype), self.internal
     if term is None or (num_taps is not None and num_taps <= term.tap):
       return velocity
-    return term.refine(velocity, out, step)
+    return term.refine(velocity, out, step, null=null)
 
 
 def _std(x: jax.Array) -> jax.Array:

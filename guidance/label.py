@@ -310,6 +310,7 @@ class IndependentCondition(LabelTerm):
   """ICG: a random condition per image and step replaces the null label."""
 
   name: ClassVar[str] = 'icg'
+  uses_null: ClassVar[bool] = False
   scale: Scale
 
   def draw(

@@ -32,24 +32,53 @@ def extrapolate(
 class Internal:
   """Internal Guidance, which extrapolates from an intermediate prediction.
 
+  RAEv2 (arXiv 2605.18324) sets another scale and interval for the rows of the
+  null condition. These rows exist only beside a method such as CFG.
+
   Attributes:
     scale: w in the paper.
     tap: Index of the weak tap, counted from 0 in order of depth.
+    null: Scale of the null rows; None for `scale`. The schedule is the same.
+    null_low: Lowest time at which `null` applies; None for `scale.low`.
+    null_high: Highest time at which `null` applies; None for `scale.high`.
   """
 
   name: ClassVar[str] = 'ig'
   scale: Scale
   tap: int = static(0)
+  null: float | jax.Array | None = None
+  null_low: float | None = static(None)
+  null_high: float | None = static(None)
 
   def __post_init__(self) -> None:
     check_range('guidance ig tap', self.tap, 0, 1000)
+    if self.null is None and (self.null_low, self.null_high) != (None, None):
+      raise InputError(
+        'guidance ig sets null_low or null_high, but not null, the scale of '
+        'the null rows; add null=SCALE.'
+      )
+    self.scale_of(null=True)
+
+  def scale_of(self, *, null: bool) -> Scale:
+    """Returns the scale of the null rows or of all other rows."""
+    if not null or self.null is None:
+      return self.scale
+    low = self.scale.low if self.null_low is None else self.null_low
+    high = self.scale.high if self.null_high is None else self.null_high
+    return dataclasses.replace(self.scale, value=self.null, low=low, high=high)
 
   def refine(
-    self, strong: jax.Array, out: DenoiserOutput, step: Step
+    self,
+    strong: jax.Array,
+    out: DenoiserOutput,
+    step: Step,
+    *,
+    null: bool = False,
   ) -> jax.Array:
-    """Returns the guided velocity of every row of a batch."""
+    """Returns the guided velocity of rows; `null` if they are null rows."""
     weak = out.intermediate[self.tap].astype(strong.dtype)
-    return extrapolate(strong, weak, self.scale.at(step.at))
+    scale = self.scale_of(null=null)
+    return extrapolate(strong, weak, scale.at(step.at))
 
   def check(self, denoiser: Denoiser) -> None:
     """Raises InputError if the network lacks the tap."""

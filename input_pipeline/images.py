@@ -43,8 +43,8 @@ class BrokenImageError(ValueError):
   """A file that is not an image, is truncated, or exceeds the limits."""
 
 
-def decode(data: bytes) -> Image.Image:
-  """Decodes the bytes of a file to an upright RGB image.
+def decode(data: bytes, channels: int = 3) -> Image.Image:
+  """Decodes the bytes of a file to an upright image of 3 (RGB) or 1 channel.
 
   Gray, palette and CMYK images are converted, transparency is dropped, and the
   EXIF rotation is applied. Gray values of 12 and 16 bits are scaled to 8 bits.
@@ -63,7 +63,8 @@ def decode(data: bytes) -> Image.Image:
         raise BrokenImageError('its last rows are missing')
       ImageOps.exif_transpose(file, in_place=True)
       image = _to_eight_bits(file)
-      return image if image.mode == 'RGB' else image.convert('RGB')
+      mode = 'L' if channels == 1 else 'RGB'
+      return image if image.mode == mode else image.convert(mode)
   except (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
@@ -77,7 +78,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-  """Returns the center crop of an image, (size, size, 3) uint8.
+  """Returns the center crop of an image, (size, size, channels) uint8.
 
   Raises:
     BrokenImageError: if memory runs out.
@@ -97,7 +98,8 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
   except MemoryError as error:
     raise BrokenImageError('it takes more memory than there is') from error
   top, left = ((side - size) // 2 for side in (image.height, image.width))
-  return np.asarray(image)[top : top + size, left : left + size]
+  crop = np.asarray(image)[top : top + size, left : left + size]
+  return crop if crop.ndim == 3 else crop[..., None]
 
 
 def _crop_middle(image: Image.Image) -> Image.Image:

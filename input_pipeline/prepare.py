@@ -65,12 +65,18 @@ class PrepareConfig:
 
 
 def layout_of(
-  config: PrepareConfig, autoencoder: Autoencoder | None, flip: bool
+  config: PrepareConfig,
+  autoencoder: Autoencoder | None,
+  flip: bool,
+  channels: int = 3,
 ) -> records.Layout:
-  """Returns the layout of records; without autoencoder, records have pixels."""
+  """Returns the layout of records.
+
+  Without an autoencoder, records have pixels in the given number of channels.
+  """
   size = config.image_size
   if autoencoder is None:
-    return records.Layout('pixels', (size, size, 3), 'uint8', False)
+    return records.Layout('pixels', (size, size, channels), 'uint8', False)
   if size % autoencoder.downsampling:
     raise InputError(
       f'--image_size is {size}, expected a multiple of '
@@ -162,6 +168,7 @@ def _write_shards(
   """
   process, processes = jax.process_index(), jax.process_count()
   size = config.shard_records
+  channels = layout.shape[-1] if layout.content == 'pixels' else 3
   total = -(-files.count // size)
   paths = [folder / f'{k:05}-of-{total:05}.array_record' for k in range(total)]
   numbers = [
@@ -173,7 +180,7 @@ def _write_shards(
 
   def write(k):
     with ShardWriter(paths[k], layout, len(files.classes)) as shard:
-      images = _images(files, config, numbers[k], shard.broken)
+      images = _images(files, config, channels, numbers[k], shard.broken)
       for labels, arrays in encode(images):
         shard.write(labels, arrays)
         # This count assumes that all processes have the same speed.
@@ -211,6 +218,7 @@ def _check_broken(
 def _images(
   files: ImageFiles,
   config: PrepareConfig,
+  channels: int,
   numbers: range,
   failures: list[str],
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -220,7 +228,8 @@ def _images(
     try:
       file = files.read(i)
       try:
-        return file, center_crop(decode(file.load()), config.image_size)
+        image = decode(file.load(), channels)
+        return file, center_crop(image, config.image_size)
       except BrokenImageError as error:
         return file, str(error)
       except MemoryError:

@@ -250,7 +250,7 @@ class Sampler:
     index: np.ndarray,
     seed: int,
     *,
-    parts: bool = False,
+    record: Callable[[sampler.State], Any] | None = None,
   ) -> tuple[jax.Array, Any]:
     """Starts sampling the latents of one batch, sharded over the devices.
 
@@ -266,7 +266,7 @@ class Sampler:
       self.grid,
       jnp.uint32(seed),
       self.integration,
-      parts=parts,
+      record=record,
     )
 
   @functools.cached_property

@@ -25,7 +25,7 @@ import numpy as np
 
 from dit.path import Linear, Path, VariancePreserving
 from dit.types import Condition, Denoiser
-from guidance import Guidance, Step
+from guidance import Guidance, Guided, Step
 from guidance.base import BlocksTerm
 from sample.adaptive import Dopri5, dopri5
 from sample.solvers import Evaluation, Interval, Solver
@@ -155,7 +155,32 @@ class Integration:
   dtype: str = 'float32'
 
 
-@functools.partial(jax.jit, static_argnames=('how', 'parts'))
+@dataclasses.dataclass(frozen=True)
+class State:
+  """The state of the sampler before a solver step.
+
+  Attributes:
+    denoiser: Network.
+    condition: Conditions with leading axis B.
+    x: State (B, H, W, C).
+    t: Scalar time.
+    predict: Function that evaluates the guidance at this state; `predict()`
+      returns `guidance.Guided`.
+  """
+
+  denoiser: Denoiser
+  condition: Condition
+  x: jax.Array
+  t: jax.Array
+  predict: Callable[..., Guided]
+
+
+def state_and_parts(state: State) -> tuple[jax.Array, Guided]:
+  """Returns x and the guided velocity with its parts, for `sample`."""
+  return state.x, state.predict(parts=True)
+
+
+@functools.partial(jax.jit, static_argnames=('how', 'record'))
 def sample(
   denoiser: Denoiser,
   guidance: Guidance,
@@ -164,7 +189,7 @@ def sample(
   grid: jax.Array,
   seed: int | jax.Array,
   how: Integration,
-  parts: bool = False,
+  record: Callable[[State], Any] | None = None,
 ) -> tuple[jax.Array, Any]:
   """Samples latents (B, H, W, C).
 
@@ -179,14 +204,13 @@ def sample(
     grid: Decreasing times (steps + 1,).
     seed: Random seed of all noise and random choices.
     how: Solver, shape, path and precision.
-    parts: Whether to return the parts of guidance at each step, which needs one
-      more evaluation per step. Adaptive solvers do not support `parts`.
+    record: Function from the state before each step to arrays, such as
+      `state_and_parts`. Adaptive solvers do not support `record`.
 
   Returns:
     The latents and an extra result. For an adaptive solver, the extra result is
-    the number of evaluations per image, as in `nfe`. With `parts`, it contains
-    the states and `guidance.Guided` of all steps, stacked. Otherwise, it is
-    None.
+    the number of evaluations per image, as in `nfe`. With `record`, it has the
+    records of all steps, stacked. Otherwise, it is None.
   """
   solver, path = how.solver, how.path
   keys = image_keys(seed, index)
@@ -208,7 +232,8 @@ def sample(
     )
 
   def observe(x, t, n, memory):
-    return x, evaluate(x, t, n, memory, parts=True)
+    predict = functools.partial(evaluate, x, t, n, memory)
+    return record(State(denoiser, condition, x, t, predict))
 
   def noise(n):
     return normal(jax.vmap(jax.random.fold_in, (0, None))(keys, n))
@@ -225,7 +250,7 @@ def sample(
       rests = lambda n: guidance.rests(step_of(grid[n], n), n)  # noqa: E731
     return integrate(
       evaluate, solver, x, grid, noise, memory, rests,
-      observe if parts else None,
+      observe if record else None,
     )  # fmt: skip
   return dopri5(
     lambda x, t: evaluate(x, t, 0, memory).velocity,

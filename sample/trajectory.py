@@ -24,6 +24,7 @@ from guidance import Guidance
 from guidance.parse import describe
 from sample import nonfinite
 from sample.generate import Sampler
+from sample.sampler import state_and_parts
 
 
 class Film(NamedTuple):
@@ -74,7 +75,11 @@ def record_trajectory(
   index = np.arange(-(-count // parts) * parts)
   with jax.set_mesh(sampler.mesh), config.precision():
     _, (states, records) = sampler.latents(
-      guidance, np.resize(labels, len(index)), index, seed, parts=True
+      guidance,
+      np.resize(labels, len(index)),
+      index,
+      seed,
+      record=state_and_parts,
     )
     states = states[:, :count]
     finite = jnp.isfinite(states).all((0, 2, 3, 4))

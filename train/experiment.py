@@ -9,6 +9,7 @@ from core.nested import with_tuples
 from core.ranges import (
   MOST_IMAGES,
   BatchSize,
+  Choice,
   Images,
   PathText,
   Range,
@@ -29,6 +30,7 @@ from train.optimizer import OptimizerConfig
 
 # Devices count steps in int32.
 MOST_STEPS = 2**31 - 1
+PARAMETERS = ('all', 'taps')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,7 @@ class TrainConfig:
   max_bad_steps: Annotated[int, Range(1, 10**9)]
   accumulate: Annotated[int, Range(1, 2**20)] = 1
   init_from: PathText = ''
+  parameters: Annotated[str, Choice(PARAMETERS)] = 'all'
 
   def __post_init__(self) -> None:
     check_fields('train', self)
@@ -95,11 +98,8 @@ class Experiment:
         f'objective.label_dropout is {self.objective.label_dropout}, but '
         'model.null_label is false; set one of them right.'
       )
-    if self.objective.guided_weight and not self.model.taps:
-      raise InputError(
-        'objective.guided_weight needs a tap, whose prediction is the weak '
-        'one; set model.taps.'
-      )
+    self._check_guided_target()
+    self._check_frozen()
     for key, images in (
       ('train.images', self.train.images),
       ('optimizer.warmup_images', self.optimizer.warmup_images),
@@ -109,6 +109,42 @@ class Experiment:
         raise InputError(
           f'{key} is {images}, which is more than {MOST_STEPS:,} steps of '
           f'train.batch_size={self.train.batch_size} images; lower it.'
+        )
+
+  def _check_guided_target(self) -> None:
+    """Checks that the network has the weak prediction of guided targets."""
+    weak, blocks = self.objective.guided_weak, self.objective.guided_blocks
+    if not self.objective.guided_weight:
+      return
+    if weak == 'tap' and not self.model.taps:
+      raise InputError(
+        'objective.guided_weight needs a tap, whose prediction is the weak '
+        'one; set model.taps, or objective.guided_weak.'
+      )
+    if weak == 'null' and not self.objective.label_dropout:
+      raise InputError(
+        'objective.guided_weak=null needs a network that learns the null '
+        'label; set objective.label_dropout above 0.'
+      )
+    depth = self.model.depth
+    if weak == 'skip' and not (blocks and max(blocks) < depth):
+      raise InputError(
+        f'objective.guided_blocks is {blocks}, expected the blocks that '
+        f'guided_weak=skip leaves out, from 0 to {depth - 1}.'
+      )
+
+  def _check_frozen(self) -> None:
+    """Checks that a run that trains only the taps has taps and a network."""
+    if self.train.parameters == 'all':
+      return
+    for key, value in (
+      ('model.taps', self.model.taps),
+      ('train.init_from', self.train.init_from),
+    ):
+      if not value:
+        raise InputError(
+          f'train.parameters=taps needs {key}: it trains intermediate heads on '
+          'the frozen network of train.init_from.'
         )
 
 

@@ -79,6 +79,7 @@ def train(setup: Setup, workdir: epath.Path) -> bool:
     abstract,
     normalization_of(setup.records, experiment.data),
     experiment.train.accumulate,
+    experiment.train.parameters,
   )
   task = TrainingTask(
     abstract,
@@ -256,6 +257,7 @@ def plan(
     mesh,
     averages=len(experiment.ema.widths),
     zero1=experiment.mesh.zero1,
+    parameters=experiment.train.parameters,
   )
   return schedule, optimizer, state
 
@@ -271,19 +273,21 @@ def fresh(
     experiment.seed,
     averages=len(experiment.ema.widths),
     zero1=experiment.mesh.zero1,
+    parameters=experiment.train.parameters,
   )
   if not experiment.train.init_from:
     return state
   params = start_weights(experiment, mesh)
 
   def place(tree):
-    return jax.tree.map(
+    loaded = jax.tree.map(
       lambda leaf, old: jax.device_put(
         jnp.array(leaf, old.dtype, copy=True), old.sharding
       ),
       params,
-      tree,
+      {name: tree[name] for name in params},
     )
+    return {**tree, **loaded}
 
   return dataclasses.replace(
     state,

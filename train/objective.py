@@ -11,19 +11,27 @@ code and 1 in the LightningDiT code. With a guide, the output's target becomes
 
   target + w sg(v_f - v_i)
 
-where v_f is the guide's output and v_i its first tap at the same x_t, and sg
-stops gradients. This is the accelerated target of Internal Guidance. In
-`train.step`, the guide is the moving average of the network. The paper does not
-publish w, the start of guidance or the choice of guide. With probability
-`label_dropout`, the null label replaces a label. `time_sampling` selects t:
+where v_f is the output and v_i a weak prediction of the guide at the same x_t,
+and sg stops gradients. `guided_weak` selects v_i:
+
+  tap    first tap; the accelerated target of Internal Guidance
+  null   output for the null label; Model Guidance (arXiv 2502.12154)
+  skip   output without the blocks `guided_blocks`; SGG (arXiv 2603.20584)
+
+In `train.step`, the guide is the moving average of the network. The paper of
+Internal Guidance does not publish w, the start of guidance or the choice of
+guide. With probability `label_dropout`, the null label replaces a label.
+`time_sampling` selects t:
 
   uniform        t ~ U(0, 1)
   logit_normal   sigma(t) / alpha(t) = exp(n), n ~ N(mean, std); on the linear
                  path t = sigmoid(n)
   discrete       t = (k + 1) / 1000, k ~ U{0, ..., 999}
 
-With prediction 'noise', the loss is the error of the predicted noise. A network
-that learns its variance adds the variance term of DiT (`train.vlb`).
+With prediction 'data', the network predicts x0, and the loss is the loss above
+on velocities (`dit.parameterization` converts x0). With prediction 'noise', the
+loss is the error of the predicted noise. A network that learns its variance
+adds the variance term of DiT (`train.vlb`).
 """
 
 import dataclasses
@@ -44,11 +52,12 @@ from core.ranges import (
   check_fields,
 )
 from dit.path import PATHS, STEPS, Path, VariancePreserving, path_named
-from dit.types import Denoiser
+from dit.types import Denoiser, SubNetworks
 from train.vlb import variance_losses
 
 TIME_SAMPLINGS = ('uniform', 'logit_normal', 'discrete')
-PREDICTIONS = ('velocity', 'noise')
+PREDICTIONS = ('velocity', 'noise', 'data')
+GUIDED_WEAK = ('tap', 'null', 'skip')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +74,16 @@ class ObjectiveConfig:
   cosine_weight: Weight = 0.0
   guided_weight: Weight = 0.0
   guided_start_images: Images = 0
+  guided_weak: Annotated[str, Choice(GUIDED_WEAK)] = 'tap'
+  guided_blocks: Annotated[tuple[int, ...], Range(0, 9_999)] = ()
   prediction: Annotated[str, Choice(PREDICTIONS)] = 'velocity'
 
   def __post_init__(self) -> None:
     check_fields('objective', self)
+    if self.prediction == 'data' and self.path != 'linear':
+      raise InputError(
+        f'objective.prediction data needs the linear path, not {self.path}.'
+      )
     if self.prediction == 'noise':
       if not isinstance(path_named(self.path), VariancePreserving):
         raise InputError(
@@ -107,10 +122,34 @@ def draw_times(
 
 
 class Guide(NamedTuple):
-  """A network that guides the target, and the current weight w."""
+  """A network that guides the target.
+
+  Attributes:
+    network: Guide with bound parameters.
+    weight: Current weight w.
+    weak: Source of the weak prediction, one of GUIDED_WEAK.
+    blocks: Blocks that 'skip' leaves out, counted from 0.
+  """
 
   network: Denoiser
   weight: float | jax.Array
+  weak: str = 'tap'
+  blocks: tuple[int, ...] = ()
+
+  def push(self, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    """Returns w sg(v_f - v_i), (B, H, W, C)."""
+    sub = None
+    if self.weak == 'skip':
+      keep = jnp.ones((1, self.network.depth), bool)
+      sub = SubNetworks(keep.at[0, list(self.blocks)].set(False))
+    output = self.network(x, t, label, sub)
+    if self.weak == 'tap':
+      weak = output.intermediate[0]
+    elif self.weak == 'null':
+      weak = self.network(x, t, self.network.null_condition(label)).velocity
+    else:
+      weak = output.sub[0].velocity
+    return self.weight * jax.lax.stop_gradient(output.velocity - weak)
 
 
 def velocity_losses(
@@ -142,9 +181,7 @@ def velocity_losses(
   x_t = path.interpolate(x0, noise, t)
   pred = denoiser(x_t, t, label)
   if guide is not None:
-    output = guide.network(x_t, t, label)
-    step = jax.lax.stop_gradient(output.velocity - output.intermediate[0])
-    target = target + guide.weight * step
+    target = target + guide.push(x_t, t, label)
 
   def mse(prediction, target):
     return jnp.square(prediction - target).mean((1, 2, 3))
@@ -226,8 +263,9 @@ def loss_at(
       denoiser, path, x0, noise, t, label, guide=guide
     )
     extras = {'cosine': (config.cosine_weight, direction)}
-  terms = {config.prediction: loss.mean()}
-  total = terms[config.prediction]
+  name = 'noise' if config.prediction == 'noise' else 'velocity'
+  terms = {name: loss.mean()}
+  total = terms[name]
   weights = config.weights(len(taps))
   for tap, weight, error in zip(taps, weights, intermediate, strict=True):
     terms[f'intermediate_{tap}'] = error.mean()

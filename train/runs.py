@@ -204,7 +204,9 @@ def _width_of(spec: str) -> float | None:
 def check_start(experiment: Experiment) -> None:
   """Raises InputError if the weights at `train.init_from` do not fit a run."""
   source = Source.at(experiment.train.init_from)
-  check_same(experiment, source)
+  heads = ('taps', 'tap_head')
+  frozen = experiment.train.parameters == 'taps'
+  check_same(experiment, source, heads if frozen else ())
   source.check()
 
 
@@ -255,10 +257,21 @@ def check_same(
 
 
 def start_weights(experiment: Experiment, mesh: Mesh) -> Params:
-  """Returns the weights at `train.init_from`; for a run, these are the EMA."""
+  """Returns the weights at `train.init_from`; for a run, these are the EMA.
+
+  Intermediate heads are left out if they differ from those of the experiment.
+  """
   source = Source.at(experiment.train.init_from)
   logging.info('Starting with the weights of %s.', source.place)
-  return source.load(source.open(()), mesh)[0]
+  opened = source.open(())
+  params = source.load(opened, mesh)[0]
+  theirs, ours = (
+    backbone.tap_params(model, backbone.shapes(model))
+    for model in (opened.model, experiment.model)
+  )
+  if theirs != ours or opened.model.taps != experiment.model.taps:
+    _, params = backbone.without_taps(opened.model, params)
+  return params
 
 
 def check_task(what: str, theirs: Experiment, ours: Experiment) -> None:

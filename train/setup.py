@@ -109,13 +109,14 @@ def make_setup(
 
 def check_settings(experiment: Experiment, mesh: Mesh) -> None:
   """Raises InputError if the experiment cannot be trained on this mesh."""
-  noise = experiment.objective.prediction == 'noise'
-  if noise != (experiment.model.convention == 'noise'):
-    raise InputError(
-      f'model.convention is {experiment.model.convention}, but '
-      f'objective.prediction is {experiment.objective.prediction}; only both '
-      'or neither may be noise (configs/dit.py).'
-    )
+  prediction = experiment.objective.prediction
+  convention = experiment.model.convention
+  for name in ('noise', 'data'):
+    if (prediction == name) != (convention == name):
+      raise InputError(
+        f'model.convention is {convention}, but objective.prediction is '
+        f'{prediction}; only both or neither may be {name}.'
+      )
   check_wandb(experiment.log.wandb)
   backbone.check_mesh(mesh, experiment.model, zero1=experiment.mesh.zero1)
   check_batch(

@@ -45,8 +45,12 @@ def fresh(
   optimizer: optax.GradientTransformation,
   seed: int,
   averages: int = 0,
+  parameters: str = 'all',
 ) -> TrainState:
-  """Returns the initial state with `averages` power-function averages."""
+  """Returns the initial state with `averages` power-function averages.
+
+  The optimizer has state only for the trained `parameters`.
+  """
   params = backbone.init(config, jax.random.key(seed))
 
   def average():
@@ -60,8 +64,15 @@ def fresh(
     params=params,
     ema=average(),
     power=tuple(average() for _ in range(averages)),
-    opt_state=optimizer.init(params),
+    opt_state=optimizer.init(trained(config, params, parameters)),
   )
+
+
+def trained(config: NetworkConfig, params: Params, parameters: str) -> Params:
+  """Returns the part of `params` that `train.parameters` selects."""
+  if parameters == 'taps':
+    return backbone.tap_params(config, params)
+  return params
 
 
 def abstract(
@@ -71,13 +82,17 @@ def abstract(
   *,
   averages: int = 0,
   zero1: bool = False,
+  parameters: str = 'all',
 ) -> TrainState:
   """Returns shapes, dtypes and shardings of a state without allocating it.
 
   `averages` is the number of power-function averages. With `zero1`, optimizer
-  state and averages are also sharded over the mesh axis `data`.
+  state and averages are also sharded over `data`. The optimizer has state for
+  the trained `parameters`.
   """
-  make = functools.partial(fresh, config, optimizer, averages=averages)
+  make = functools.partial(
+    fresh, config, optimizer, averages=averages, parameters=parameters
+  )
   shapes = jax.eval_shape(functools.partial(make, seed=0))
   shardings = dataclasses.replace(
     backbone.shardings(config, shapes, mesh, zero1=zero1),
@@ -98,8 +113,7 @@ def init(
   `abstract` explains the options; `fresh` explains the other arguments.
   """
   target = abstract(config, optimizer, mesh, **options)
-  make = functools.partial(
-    fresh, config, optimizer, seed=seed, averages=len(target.power)
-  )
+  options.pop('zero1', None)
+  make = functools.partial(fresh, config, optimizer, seed=seed, **options)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
   return jax.jit(make, out_shardings=shardings)()

@@ -19,7 +19,7 @@ from dit import backbone, latents
 from dit.base import NetworkConfig
 from dit.sharding import BATCH_AXES, constrain
 from train import ema, objective
-from train.state import TrainState
+from train.state import TrainState, trained
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -35,6 +35,7 @@ def make_train_step(
   abstract_state: TrainState,
   normalization: latents.Normalization = _IDENTITY,
   accumulate: int = 1,
+  parameters: str = 'all',
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds the compiled training step.
 
@@ -46,6 +47,7 @@ def make_train_step(
     abstract_state: Abstract state, whose shardings the new state receives.
     normalization: Normalization of latents that are sampled from moments.
     accumulate: Number of parts that each batch is split into.
+    parameters: Trained parameters, 'all' or 'taps'; the others are constants.
 
   Returns:
     Function from (state, batch, key) to (state, metrics). The metrics are the
@@ -67,26 +69,37 @@ def make_train_step(
     weight = jnp.where(is_guided, objective_config.guided_weight, 0.0)
     guide = None
     if objective_config.guided_weight:
-      guide = objective.Guide(backbone.bind(config, state.ema), weight)
-
-    def loss_of(params, *part):
-      denoiser = backbone.bind(config, params)
-      return objective.loss_at(
-        denoiser, objective_config, config.taps, *part, guide=guide
+      guide = objective.Guide(
+        backbone.bind(config, state.ema),
+        weight,
+        objective_config.guided_weak,
+        objective_config.guided_blocks,
       )
 
+    def loss_of(part, *batch):
+      denoiser = backbone.bind(config, {**state.params, **part})
+      return objective.loss_at(
+        denoiser, objective_config, config.taps, *batch, guide=guide
+      )
+
+    old = trained(config, state.params, parameters)
     (loss, terms), grads = _accumulate(
       jax.value_and_grad(loss_of, has_aux=True), accumulate
-    )(state.params, x0, noise, t, label)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    )(old, x0, noise, t, label)
+    updates, opt_state = optimizer.update(grads, state.opt_state, old)
+    part = optax.apply_updates(old, updates)
+    average = trained(config, state.ema, parameters)
     grad_norm = optax.tree.norm(grads)
     ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
+    params = {**state.params, **part}
     new = dataclasses.replace(
       state,
       params=params,
-      ema=ema.update(ema_config, state.ema, params, state.step),
+      ema={
+        **state.ema,
+        **ema.update(ema_config, average, part, state.step),
+      },
       power=ema.update_power(ema_config, state.power, params, state.step),
       opt_state=opt_state,
     )

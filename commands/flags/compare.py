@@ -34,9 +34,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     '--bootstrap=N', 'number of resamples for the standard error', default=50
   )
   method.add(
+    '--match_cfg',
+    'also compare, for each method, CFG at the effective scale of the method',
+  )
+  method.add(
     '--extractor=NAME',
-    'feature extractor classifier:FOLDER, trained earlier (default: a new '
-    'classifier)',
+    'feature extractor classifier:FOLDER, trained earlier (default: the '
+    'classifier of the training split, trained once)',
   )
   shared.add_guide(method)
   shared.add_autoencoder(method)

@@ -319,6 +319,11 @@ def _check_family(config: DiTConfig, family: str) -> None:
       f'family {family} has no intermediate head, but taps is {config.taps}; '
       'give no taps, or a family ig_...'
     )
+  if config.taps and config.tap_head != 'linear':
+    raise InputError(
+      f'family {family} has linear intermediate heads, but tap_head is '
+      f'{config.tap_head!r}; convert to a folder.'
+    )
   if config.convention != traits.convention:
     raise InputError(
       f'a network of convention {config.convention!r} cannot become family '

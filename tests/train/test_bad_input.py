@@ -7,7 +7,7 @@ import jax
 import pytest
 from command_runs import DIGITS, run
 
-from evaluate import compare
+from evaluate import classifier, compare
 from sample import sampler
 from train import config_file, loop, runs, workdir
 
@@ -40,7 +40,7 @@ def refused(tmp_path, compilations, monkeypatch):
 
   monkeypatch.setattr(loop, 'make_train_step', never)
   monkeypatch.setattr(sampler, 'sample', never)
-  monkeypatch.setattr(compare, 'train_classifier', never)
+  monkeypatch.setattr(classifier, 'train_classifier', never)
   monkeypatch.setattr(compare, 'open_evaluators', never)
 
   def check(argv, *words):
