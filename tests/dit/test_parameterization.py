@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ CONFIG = DiTConfig(size=4, channels=3, num_classes=10, patch=2, depth=4,
                    learned_variance=True)  # fmt: skip
 PATH = path_named('discrete')
 MASKS = jnp.asarray([[1, 0, 1, 1], [1, 1, 0, 0]], bool)
-CONVENTIONS = ('velocity', 'reversed', 'noise')
+CONVENTIONS = ('velocity', 'reversed', 'noise', 'data')
 REVERSED = pytest.param('reversed', marks=pytest.mark.slow)
 STEPS = np.arange(1000)
 
@@ -54,6 +55,15 @@ def by_hand(name, x, t, label, *sub):
   if name == 'reversed':
     out = apply(bind('velocity'), x, 1 - t, label, *sub)
     return jax.tree.map(jnp.negative, out)
+  if name == 'data':
+    out = apply(bind('velocity'), x, t, label, *sub)
+
+    def divide(x0):
+      every = len(x) // len(x0)
+      times = jnp.maximum(t[::every], 0.05)[:, None, None, None]
+      return (x[::every] - x0) / times
+
+    return jax.tree.map(divide, out)
   out = apply(bind('velocity'), x, 1000 * t - 1, label, *sub)
 
   def translate(noise):
@@ -73,7 +83,7 @@ def without_variance(out):
   return dataclasses.replace(out, variance=None, sub=subs)
 
 
-@pytest.mark.parametrize('name', ['reversed', 'noise'])
+@pytest.mark.parametrize('name', ['reversed', 'noise', 'data'])
 def test_outputs_and_taps_are_translated(name, batch):
   ours = apply(bind(name), *batch)
   assert len(ours.intermediate) == 2
@@ -81,12 +91,12 @@ def test_outputs_and_taps_are_translated(name, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [REVERSED, 'noise'])
+@pytest.mark.parametrize('name', [REVERSED, 'noise', 'data'])
 def test_sub_networks_are_translated_at_their_own_times(name, batch):
   sub = SubNetworks(MASKS, every=2)
   ours = apply(bind(name), *batch, sub)
   close(without_variance(ours), by_hand(name, *batch, sub))
-  if name == 'reversed':
+  if name != 'noise':
     return
   part = [array[::2] for array in batch]
   for keep, out in zip(MASKS, ours.sub, strict=True):
@@ -95,7 +105,7 @@ def test_sub_networks_are_translated_at_their_own_times(name, batch):
 
 def test_conventions_differ(batch):
   outs = [apply(bind(name), *batch).velocity for name in CONVENTIONS]
-  for a, b in ((0, 1), (0, 2), (1, 2)):
+  for a, b in itertools.combinations(range(len(outs)), 2):
     assert (jnp.abs(outs[a] - outs[b]).max((1, 2, 3)) > 1e-2).all()
 
 
@@ -214,3 +224,18 @@ def test_noise_comes_back_from_the_velocity(batch):
   at = PATH.interpolate(x0, noise, t)
   ours = parameterization.velocity('noise', noise, at, t)
   close(ours[:-1], PATH.velocity(x0, noise, t)[:-1], atol=3e-3)
+
+
+@pytest.mark.parametrize('t', [0.05, 0.3, 0.9, 1.0])
+def test_best_data_prediction_is_the_best_velocity(t):
+  """For Gaussian data, E[x0 | x] gives E[noise - x0 | x]."""
+  mean, std = 0.7, 0.4
+  x = np.random.default_rng(0).normal(size=(5, 4, 4, 3))
+  gap = x - (1 - t) * mean
+  variance = ((1 - t) * std) ** 2 + t**2
+  x0 = mean + (1 - t) * std**2 / variance * gap
+  noise = t / variance * gap
+  ours = parameterization.velocity(
+    'data', jnp.asarray(x0), jnp.asarray(x), jnp.full(5, t), 0.05
+  )
+  np.testing.assert_allclose(ours, noise - x0, rtol=1e-4, atol=1e-5)

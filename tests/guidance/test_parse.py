@@ -26,6 +26,7 @@ from guidance import (
 from guidance.parse import METHODS, describe, with_guide
 
 TEXTS = [
+  'ig:1.78:null=1,cfg:2', 'ig:2:null=0.5:null_low=0.1:null_high=0.9,cfg:2',
   'none', 'ig:1.4', 'ig:1', 'ig:0', 'cfg:0.5', 'cfg:1.35@0-0.7',
   'cfg:1.35@0.125-1', 'cfg:7.5@0.001-0.999', 's2:1.25', 's2:1.25:skip=2',
   'ig:1.4:tap=1@0.1-0.9', 'ig:1.4,cfg:1.35', 'cfg:1.35,s2:1.25',

@@ -15,6 +15,7 @@ from dit.sharding import MeshConfig, make_mesh
 from dit.types import SubNetworks
 from guidance import parse
 from sample import generate, sampler
+from sample.sampler import state_and_parts
 from sample.trajectory import record_trajectory
 
 CONFIG = generate.SampleConfig(
@@ -36,11 +37,11 @@ def shoot(text, **changes):
   return record_trajectory(drawing, parse(text), LABELS, seed=5, frames=4)
 
 
-def draw(text, *, parts=True):
-  """Returns images. If `parts` is true, also returns states and predictions."""
+def draw(text, record=state_and_parts):
+  """Returns images and the records, by default states and predictions."""
   drawing = make_sampler()
   with jax.set_mesh(drawing.mesh):
-    return drawing.latents(parse(text), LABELS, np.arange(3), 5, parts=parts)
+    return drawing.latents(parse(text), LABELS, np.arange(3), 5, record=record)
 
 
 def close(ours, expected, atol=2e-5):
@@ -54,7 +55,7 @@ def everything():
 
 def test_states_are_those_of_the_sampler(everything):
   x, (states, seen) = everything
-  np.testing.assert_array_equal(x, draw(EVERYTHING, parts=False)[0])
+  np.testing.assert_array_equal(x, draw(EVERYTHING, record=None)[0])
   # An Euler step with the recorded guided velocity must give the next state.
   following = [*states[1:], x]
   for n, after in enumerate(following):

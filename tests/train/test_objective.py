@@ -262,20 +262,36 @@ class Two(Fixed):
   def __init__(self, velocity, tap):
     self.velocity, self.tap = velocity, tap
 
-  def __call__(self, x, t, label):
-    del t, label
+  depth = 3
+
+  def null_condition(self, label):
+    return jnp.full_like(label, CLASSES)
+
+  def __call__(self, x, t, label, sub=None):
+    del t
     full = jnp.full_like(x, self.velocity)
-    return DenoiserOutput(full, (jnp.full_like(x, self.tap),))
+    is_null = (label == CLASSES)[:, None, None, None]
+    full = jnp.where(is_null, 0.9, full)
+    tap = (jnp.full_like(x, self.tap),)
+    if sub is None:
+      return DenoiserOutput(full, tap)
+    # The prediction of a sub-network is the number of its blocks.
+    count = jnp.full_like(x, sub.keep.sum())
+    return DenoiserOutput(full, tap, sub=(DenoiserOutput(count),))
 
 
-def test_guided_target():
-  """The guide adds w (output - tap) to output targets, not to tap targets."""
-  network, guide, w = Two(0.3, -0.2), Two(1.0, 0.4), 0.5
+@pytest.mark.parametrize(
+  ('weak', 'blocks', 'value'),
+  [('tap', (), 0.4), ('null', (), 0.9), ('skip', (0, 2), 1.0)],
+)
+def test_guided_target(weak, blocks, value):
+  """The guide adds w (output - weak) to output targets, not to tap targets."""
+  network, guide, w = Two(0.3, -0.2), Two(1.3, 0.4), 0.5
   final, (tap,), _ = objective.velocity_losses(
     network, path_named('linear'), X0, NOISE, T, LABEL,
-    guide=objective.Guide(guide, w),
+    guide=objective.Guide(guide, w, weak, blocks),
   )  # fmt: skip
-  target = NOISE - X0 + w * (1.0 - 0.4)
+  target = NOISE - X0 + w * (1.3 - value)
   expected = jnp.square(0.3 - target).mean((1, 2, 3))
   np.testing.assert_allclose(final, expected, rtol=1e-5)
   expected = jnp.square(-0.2 - (NOISE - X0)).mean((1, 2, 3))
