@@ -91,9 +91,11 @@ class DiT(nnx.Module):
       )(keys)
     else:
       self.tap_heads = None
-    self.tap_blocks: Block | None = None
     if config.taps and config.tap_head == 'block':
-      self.tap_blocks = stack_blocks(config, rngs, len(config.taps))
+      count = len(config.taps)
+      self.tap_blocks: Block | None = stack_blocks(config, rngs, count)
+    else:
+      self.tap_blocks = None
 
   def __call__(
     self,
