@@ -23,11 +23,11 @@ import numpy as np
 from absl import logging
 
 from core.errors import InputError
+from core.npz import damage_of, header_of, read_array, read_header
 from input_pipeline.image_files import TFDS, open_images
 from input_pipeline.images import BrokenImageError, center_crop, decode
 from input_pipeline.labels import as_labels, parse_labels
 from input_pipeline.listing import SUFFIXES, Listing, is_image, list_files
-from sample.npz import damage_of, header_of, read_array, read_header
 
 CHUNK = 64  # number of images in a batch
 # Largest number of pixels per image of an .npz; a chunk must fit in memory.

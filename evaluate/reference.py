@@ -20,11 +20,11 @@ from etils import epath
 
 from core.errors import InputError
 from core.files import parse_json, write_bytes
+from core.npz import damage_of, names_of, read_array
 from evaluate.extractor import Extractor
 from evaluate.frechet import Moments
 from evaluate.inception import Features
 from evaluate.metrics import Summary
-from sample.npz import damage_of, names_of, read_array
 
 # Tolerance, relative to the largest entry of a covariance. For a few thousand
 # features in float32, eigenvalues can be as low as -1e-5 times that entry.

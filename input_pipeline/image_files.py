@@ -1,4 +1,4 @@
-"""Opens labeled images from a folder, a .zip archive, a TFDS or an IDX set.
+"""Opens labeled images from a folder, .zip, .npz, TFDS set or IDX file.
 
 All sources return the name and the stored bytes of an image. A single decoder
 (`input_pipeline.images`) reads these bytes, and errors name the broken file.
@@ -6,11 +6,15 @@ All sources return the name and the stored bytes of an image. A single decoder
 
 import dataclasses
 import io
+import os
+import pathlib
+import zipfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
+from core import npz
 from core.errors import InputError
 from input_pipeline.class_folders import class_folders
 from input_pipeline.idx_files import is_idx, read_idx
@@ -18,6 +22,7 @@ from input_pipeline.listing import list_files
 from input_pipeline.sources import open_tfds
 
 TFDS = 'tfds:'
+_MOST_CLASSES = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +87,11 @@ class ImageFiles:
 
 
 def open_images(place: str, data_dir: str) -> ImageFiles:
-  """Opens a folder or .zip of CLASS/IMAGE, 'tfds:NAME[:SPLIT]', or IDX images.
+  """Opens a folder or .zip of CLASS/IMAGE, TFDS set, .npz or IDX file.
 
   The labels of image files are indices into the sorted class names, as for
-  ImageNet. IDX files name no classes, so the names are numbers. `data_dir` is
-  the folder of TFDS.
+  ImageNet. An .npz (arr_0 with images, arr_1 with labels) and an IDX file name
+  no classes, so the names are numbers. `data_dir` is the folder of TFDS.
 
   Raises:
     InputError: if there are no images, or their classes are ambiguous.
@@ -95,12 +100,14 @@ def open_images(place: str, data_dir: str) -> ImageFiles:
     return _open_tfds(place, data_dir)
   if is_idx(place):
     return _open_idx(place)
+  if place.endswith('.npz') and os.path.isfile(os.path.expanduser(place)):
+    return _open_npz(place)
   listing = list_files(place)
   if listing is None:
     raise InputError(
       f'images {place} are neither a folder, nor a readable .zip file, nor '
-      f'{TFDS}NAME:SPLIT, nor an IDX file (*-images-idx3-ubyte); expected one '
-      'of them, with CLASS/IMAGE inside a folder or .zip.'
+      f'{TFDS}NAME:SPLIT, nor an .npz, nor an IDX file (*-images-idx3-ubyte); '
+      'expected one of them, with CLASS/IMAGE inside a folder or .zip.'
     )
   listing.log_ignored()
   folders = class_folders(listing)
@@ -149,13 +156,48 @@ def _open_tfds(text: str, data_dir: str) -> ImageFiles:
 
 def _open_idx(place: str) -> ImageFiles:
   images, labels = read_idx(place)
+  return _open_arrays(place, images, labels)
+
+
+def _open_npz(place: str) -> ImageFiles:
+  path = pathlib.Path(place).expanduser()
+  with npz.damage_of(place), zipfile.ZipFile(path) as archive:
+    images, labels = (
+      npz.read_array(place, archive, name) for name in ('arr_0', 'arr_1')
+    )
+  if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+    raise InputError(
+      f'{place}: arr_0 has shape {images.shape} and type {images.dtype}, '
+      'expected images (n, H, W, C) uint8.'
+    )
+  if labels.shape != images.shape[:1] or labels.dtype.kind not in 'iu':
+    raise InputError(
+      f'{place}: arr_1 has shape {labels.shape} and type {labels.dtype}, '
+      f'expected the labels ({len(images)},) int of the images.'
+    )
+  if labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+    raise InputError(
+      f'{place}: labels are {labels.min()} to {labels.max()}, expected numbers '
+      f'from 0 to {_MOST_CLASSES - 1}.'
+    )
+  return _open_arrays(place, images, labels)
+
+
+def _open_arrays(
+  place: str, images: np.ndarray, labels: np.ndarray
+) -> ImageFiles:
+  """Returns images (n, H, W) or (n, H, W, C) uint8 in memory as a set."""
+  if images.ndim == 4 and images.shape[-1] == 1:
+    images = images[..., 0]
 
   def read(i: int) -> ImageFile:
-    name = f'{place}[{i}]'
-    return ImageFile(name, int(labels[i]), lambda: _as_png(images[i]))
+    return ImageFile(
+      f'{place}[{i}]', int(labels[i]), lambda: _as_png(images[i])
+    )
 
   classes = tuple(map(str, range(int(labels.max()) + 1)))
-  return ImageFiles(place, classes, len(images), read, channels=1)
+  channels = 1 if images.ndim == 3 else 3
+  return ImageFiles(place, classes, len(images), read, channels)
 
 
 def _as_png(image: np.ndarray) -> bytes:

@@ -26,6 +26,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
+from core import npz
 from core.errors import InputError, WriteError, check_choice
 from core.files import (
   read_json,
@@ -35,7 +36,7 @@ from core.files import (
 )
 from core.nested import without_folders
 from core.renamed_keys import upgrade
-from sample import npz, pictures
+from sample import pictures
 
 FORMATS = ('npz', 'png')
 _PREVIEW = 100

@@ -25,14 +25,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   subject.add(
     '--images=IMAGES',
-    'folder or .zip of CLASS/IMAGE, tfds:NAME[:SPLIT], or IDX file of images '
-    '(docs/data.md describes ImageNet from its tars)',
+    'folder or .zip of files CLASS/IMAGE, tfds:NAME[:SPLIT], .npz that sample '
+    'wrote, or IDX file of images (for tar files of ImageNet, see '
+    'docs/data.md)',
     type=shared.path,
   )
   subject.add(
     '--class_names=NAMES',
     'names of the classes 0, 1, ..., separated by commas (default: the names '
-    'of the source; IDX files have only numbers)',
+    'of the source; .npz and IDX files have only numbers)',
   )
   subject.add('--config=FILE', 'config file', default='configs/base.py')
   method.add(
