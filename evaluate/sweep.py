@@ -33,6 +33,7 @@ from core.nested import without_folders
 from core.ranges import LARGE, check_value
 from core.renamed_keys import upgrade
 from dit.types import Denoiser
+from evaluate.effective_scale import effective_scale
 from evaluate.evaluator import Evaluator
 from evaluate.metrics import as_dict, name_of
 from evaluate.ties import MARK, as_markdown, marks
@@ -191,7 +192,13 @@ def sweep(
     scores = as_dict(evaluator.score(sample.images, labels))
     if nonfinite.too_many(sample.nonfinite, num):  # the scores are invalid
       scores = dict.fromkeys(scores, math.nan)
-    rows[point] = {**scores, 'nfe': sample.nfe, 'nonfinite': sample.nonfinite}
+    scale = effective_scale(sampler, guidance, labels, config.seed)
+    rows[point] = {
+      **scores,
+      'nfe': sample.nfe,
+      'nonfinite': sample.nonfinite,
+      'cfg_scale': scale.value if scale else math.nan,
+    }
     text = _as_csv(grid, rows, marks(rows, metric))
     write_bytes(folder / 'sweep.csv', text.encode())
     logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
@@ -243,8 +250,8 @@ def _known_rows(
       'measure again with --overwrite, or choose another --out.'
     )
   return {
-    # Files of earlier versions lack the column `nonfinite`.
-    tuple(point[:scales]): {'nonfinite': 0}
+    # Files of earlier versions lack some columns.
+    tuple(point[:scales]): {'nonfinite': 0, 'cfg_scale': math.nan}
     | dict(zip(names[scales:], point[scales:], strict=True))
     for point in points
   }
