@@ -177,6 +177,7 @@ class DiT(nnx.Module):
     prediction = unpatchify(self.head(h, c), config.patch)
     intermediate = []
     for k, state in enumerate(tapped):
+      assert self.tap_heads is not None
       if self.tap_blocks is not None:
         state = take(self.tap_blocks, k)(state, c, rotary)
       tokens = take(self.tap_heads, k)(state, c)

@@ -232,6 +232,7 @@ def sample(
     )
 
   def observe(x, t, n, memory):
+    assert record is not None
     predict = functools.partial(evaluate, x, t, n, memory)
     return record(State(denoiser, condition, x, t, predict))
 
