@@ -42,7 +42,8 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
   """Returns (width, stride) of each convolution for images of (H, W, C).
 
   Large images are downsampled to a side of 4. The width doubles where the side
-  halves, so that all resolutions have about the same cost.
+  halves, so that all resolutions have about the same cost. Gray images need
+  fewer features, so their classifier is narrower.
   """
   side = max(shape[:2])
   if side <= _SMALL:
@@ -50,7 +51,7 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
   stages = []
   while side > 4:
     side = -(-side // 2)
-    width = min(max(1024 // side, 32), 256)
+    width = min(max((384 if shape[-1] == 1 else 1024) // side, 32), 256)
     stages += [(width, 2), (width, 1)]
   del stages[1]  # one convolution at the first resolution suffices for edges
   return tuple(stages)

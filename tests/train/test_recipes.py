@@ -2,10 +2,12 @@
 
 import pathlib
 
+import jax
 import pytest
 
 from configs import sit
 from core.errors import InputError
+from dit import backbone
 from train import config_file
 from train.experiment import build
 
@@ -103,3 +105,17 @@ def test_cifar10_has_about_30_million_parameters():
 def test_other_arguments_are_refused(spec):
   with pytest.raises(InputError, match='is not SIZE/PATCH'):
     recipe(spec)
+
+
+def test_small_recipes_for_two_cores():
+  for spec, side, channels in (
+    ('fashion_mnist.py', 28, 1),
+    ('cifar10.py:small', 32, 3),
+  ):
+    run = recipe(spec)
+    assert run.model.latent_shape == (side, side, channels)
+    assert (run.model.depth, run.model.patch, run.model.taps) == (8, 4, (3,))
+    count = sum(x.size for x in jax.tree.leaves(backbone.shapes(run.model)))
+    assert 5.0e6 < count < 6.0e6
+  with pytest.raises(InputError, match='small'):
+    recipe('cifar10.py:smal')
