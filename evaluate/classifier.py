@@ -64,7 +64,9 @@ def features_of(shape: tuple[int, int, int]) -> int:
 
 def recipe(shape: tuple[int, int, int]) -> tuple[int, int]:
   """Returns (training steps, batch size) for images of shape (H, W, C)."""
-  return (300, 128) if max(shape[:2]) <= _SMALL else (3000, 64)
+  if max(shape[:2]) <= _SMALL:
+    return 300, 128
+  return (5000, 64) if shape[-1] == 1 else (3000, 64)
 
 
 class ConvNet(nnx.Module):
