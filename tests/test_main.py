@@ -160,13 +160,17 @@ def test_compare_without_a_test_split(trained, features):
   (folder / 'config.json').write_text(json.dumps(config))
   result = run(
     'compare', f'--workdir={folder}', features, '--config.sample.steps=1',
-    *COMPARE[-2:], '--num=20', '--guidance=ig:1.5',
+    *COMPARE[-2:], '--num=20', '--guidance=ig:1.5', '--match_cfg',
   )  # fmt: skip
   assert result.status == 0, result.err
   rows = (folder / 'table.md').read_text().splitlines()[2:]
-  assert [row.split('|')[1].strip() for row in rows] == ['IG']
-  # Three rows of real images and one row of samples, each 48 + 4 pixels high.
-  assert picture(folder / 'samples.png').shape[0] == 4 * 52 + 2 * 8
+  names = [row.split('|')[1].strip() for row in rows]
+  assert names == ['IG', 'CFG at the scale of ig:1.5']
+  ig, cfg = json.loads((folder / 'compare.json').read_text())['rows']
+  assert cfg['method'] == f'cfg:{ig["cfg_scale"]:.4g}'
+  assert cfg['cfg_scale'] == pytest.approx(ig['cfg_scale'], abs=1e-3)
+  # Three rows of real images and two rows of samples, each 48 + 4 pixels high.
+  assert picture(folder / 'samples.png').shape[0] == 5 * 52 + 3 * 8
 
 
 def test_home_means_the_same_to_all_commands(trained, monkeypatch):

@@ -111,11 +111,14 @@ def check_settings(experiment: Experiment, mesh: Mesh) -> None:
   """Raises InputError if the experiment cannot be trained on this mesh."""
   prediction = experiment.objective.prediction
   convention = experiment.model.convention
-  for name in ('noise', 'data'):
+  for name, place in (
+    ('noise', 'configs/dit.py'),
+    ('data', 'docs/training.md'),
+  ):
     if (prediction == name) != (convention == name):
       raise InputError(
         f'model.convention is {convention}, but objective.prediction is '
-        f'{prediction}; only both or neither may be {name}.'
+        f'{prediction}; only both or neither may be {name} ({place}).'
       )
   check_wandb(experiment.log.wandb)
   backbone.check_mesh(mesh, experiment.model, zero1=experiment.mesh.zero1)

@@ -40,7 +40,7 @@ def test_a_continued_sweep_has_the_values_that_were_measured(tmp_path):
   rng = np.random.default_rng(0)
   rows = {
     point: {'fd': rng.random() * 9, 'fd_se': rng.random(), 'nfe': 2.0,
-            'nonfinite': 0}
+            'nonfinite': 0, 'cfg_scale': 1 + rng.random()}
     for point in grid.points()
   }  # fmt: skip
   protocol = {'guidance': grid.template}

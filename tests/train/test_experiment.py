@@ -101,6 +101,11 @@ def test_networks_of_noise_are_not_trained_on_velocities(model):
   refused(plain(**model), *words, 'configs/dit.py')
 
 
+def test_networks_of_data_need_the_prediction_of_data():
+  words = 'model.convention is data', 'objective.prediction is velocity'
+  refused(plain(convention='data'), *words, 'only both or neither')
+
+
 def test_config_without_a_name():
   config = plain()
   del config['model']['name']
