@@ -218,7 +218,7 @@ ABANDONED = pytest.mark.filterwarnings(
 
 DAMAGES = {
   'flipped': lambda folder: [*map(flip, files_of(folder / 'params' / 'd'))],
-  'missing': lambda folder: largest(folder / 'params').unlink(),
+  'missing': lambda folder: largest(folder / 'params' / 'd').unlink(),
   'digests': lambda folder: flip(largest(folder / 'digests')),
 }
 
