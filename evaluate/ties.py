@@ -6,7 +6,8 @@ of the difference, computed as if both sets of images were independent:
   |m - m_best| <= 2 sqrt(se^2 + se_best^2)
 
 All points share labels and noise, so the true standard error is smaller. A
-paired test would separate some tied points. Ties require standard errors, which --bootstrap and --repeats compute.
+paired test would separate some tied points. Ties require standard errors, which
+--bootstrap and --repeats compute.
 """
 
 import math
