@@ -166,7 +166,7 @@ def check_fields(section: str, config: Any) -> None:
   `section` is the prefix of the fields' keys; '' for none, '--' for flags.
 
   Raises:
-    InputError: for the first field with a value that is not allowed.
+    InputError: if a field has a value that is not allowed; names the first.
   """
   for name, declaration in declarations(config.__class__).items():
     key = f'{section}.{name}'.removeprefix('.').replace('--.', '--')

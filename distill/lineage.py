@@ -24,7 +24,7 @@ def check_known(workdir: epath.PathLike, about: dict[str, Any]) -> None:
     about: New contents of the run's teacher.json.
 
   Raises:
-    InputError: The teacher's weights or the kind of low-rank changes differ.
+    InputError: The run started with another teacher or kind of LoRA.
   """
   notes = load_about(workdir, TEACHER)
   if not notes:

@@ -30,7 +30,7 @@ _CHANGED = ('q', 'v')
 
 
 def init(config: NetworkConfig, rank: int, key: jax.Array) -> Params:
-  """Returns initial changes, which do not change the teacher's outputs."""
+  """Returns initial LoRA factors; their product is 0."""
   assert isinstance(config, DiTConfig)  # `distill.run` rejects other networks
   depth, width = config.depth, config.width
   keys = dict(zip(_CHANGED, jax.random.split(key, len(_CHANGED)), strict=True))

@@ -56,7 +56,7 @@ _OTHER_NAMES = {
   'is': 'IS',
   'kid': 'KD',
   'fd_inf': 'FD∞',
-}  # names in results of all extractors except the published Inception
+}  # names of metrics, unless the extractor is the published Inception
 # Metrics that need the features of each image, keyed by extractor output.
 _ROWS = {
   'pool': {'kid', 'precision', 'recall', 'fd_inf'},

@@ -1,13 +1,13 @@
 """Marks the best point of a sweep, and the points tied with it.
 
 A point is tied if it differs from the best point by at most two standard errors
-of independent sets:
+of the difference, computed as if both sets of images were independent:
 
   |m - m_best| <= 2 sqrt(se^2 + se_best^2)
 
-All points share labels and noise, so the true error of a difference is smaller
-than this bound assumes. A paired test would separate some tied points. Ties
-require standard errors, which --bootstrap and --repeats compute.
+All points share labels and noise, so the true standard error is smaller. A
+paired test would separate some tied points. Ties require standard errors, which
+--bootstrap and --repeats compute.
 """
 
 import math

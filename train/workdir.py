@@ -84,7 +84,7 @@ def training(workdir: epath.PathLike, command: str) -> Iterator[epath.Path]:
   Raises:
     InputError: if another job trains the run, or the folder cannot be written.
     WriteError: if the disk is full.
-    PrepareError: on the other processes of the job if one process fails.
+    PrepareError: if another process of the job fails.
   """
   with writing(
     workdir, 'run', command, writes=WRITES, instead='choose another --workdir'

@@ -31,8 +31,8 @@ def add_section(config: ml_collections.ConfigDict) -> None:
   # Query points of DMD: renoise (noised samples), student_trajectory (states of
   # the student, as in SD3.5-Flash) or grid (samples noised to grid times).
   distill.query = 'renoise'
-  # Schedule of noise levels for the query renoise: shared (one level for CA and
-  # DM), full, constrained or hybrid (distill/noise_levels.py).
+  # Schedule of noise levels, for query = 'renoise': shared (one level for both
+  # CA and DM), full, constrained or hybrid (distill/noise_levels.py).
   distill.schedule = 'hybrid'
   # Normalizer, the unit of CA and DM: distance from the sample to the teacher's
   # prediction, which is guided (DMD2; CA and DM must share one noise level) or

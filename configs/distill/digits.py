@@ -32,7 +32,7 @@ def get_config(argument: str = 'hybrid,4') -> ml_collections.ConfigDict:
   config.optimizer.lr = 1e-3
   config.ema.decay = 0.99
   config.distill.fake_updates = 2
-  config.eval.num = 2000  # images to compare the ratios of a merge
+  config.eval.num = 2000  # images for each ratio of a merge
   batch = config.train.batch_size = 64
   if method == 'trajectory':
     batch = config.train.batch_size = 16  # trajectories per batch

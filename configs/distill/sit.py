@@ -61,7 +61,8 @@ def get_config(argument: str = 'XL/2,dm,1') -> ml_collections.ConfigDict:
   config.optimizer.clip = 1.0
   config.optimizer.schedule = 'constant'
   config.ema.decay = 0.999
-  # Values of DMDR's flags --lora-rank, --lora-scale-f and --ratio-update.
+  # The fake denoiser is a LoRA. The next values are those of DMDR's flags
+  # --lora-rank, --lora-scale-f and --ratio-update.
   config.distill.fake = 'lora'
   config.distill.lora_rank = 32
   config.distill.lora_scale = 2.0

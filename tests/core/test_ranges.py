@@ -93,7 +93,7 @@ def test_numbers_out_of_range_are_refused(base, key, kind, many, rule):
   below = rule.low - 1 if kind is int else rule.low - 1e-3
   for value in (above, below, float('nan'), float('inf'), -float('inf'), 1e308):
     if key in ('model.depth', 'model.width', 'model.num_heads') and not value:
-      continue  # The value 0 selects the default of the model name.
+      continue  # 0 selects the default for the named model.
     refused(changed(base, key, (value,) if many else value), key, 'expected')
   for value in (None, 'three', {}, [[1]], True):
     refused(changed(base, key, (value,) if many else value), key)

@@ -1,4 +1,4 @@
-"""Counts passes: a denoiser reports its cost while a program runs."""
+"""Counts forward passes: a wrapped network reports the cost of each call."""
 
 import dataclasses
 from collections.abc import Callable
