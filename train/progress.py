@@ -50,10 +50,15 @@ def check_skipped(bad_steps: int, steps: int) -> None:
 
 
 def training_flops(experiment: Experiment) -> int:
-  """Returns the FLOPs of a step per image; a guide adds a forward pass."""
-  passes = 3
+  """Returns the FLOPs of a step per image.
+
+  A guide adds one forward pass, or two if its weak prediction is not a tap.
+  Training of the taps alone has no backward pass through the network; the few
+  FLOPs of their own backward pass are not counted.
+  """
+  passes = 1 if experiment.train.parameters == 'taps' else 3
   if experiment.objective.guided_weight:
-    passes += 1
+    passes += 1 if experiment.objective.guided_weak == 'tap' else 2
   return 2 * passes * experiment.model.pass_multiply_adds
 
 

@@ -56,6 +56,12 @@ def test_a_guide_costs_a_pass_more(make_experiment):
   plain = progress.training_flops(make_experiment())
   guided = make_experiment('objective.guided_weight=1.0')
   assert progress.training_flops(guided) == plain * 4 // 3
+  by_null = make_experiment(
+    'objective.guided_weight=1.0', 'objective.guided_weak=null'
+  )
+  assert progress.training_flops(by_null) == plain * 5 // 3
+  heads = make_experiment('train.parameters=taps', 'train.init_from=x')
+  assert progress.training_flops(heads) == plain // 3
 
 
 @pytest.mark.parametrize(('kind', 'tflops'), [
