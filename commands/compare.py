@@ -7,6 +7,7 @@ from absl import logging
 
 from commands.flags.compare import METHODS
 from commands.sample_job import SampleJob, request_of
+from core.errors import InputError
 from core.processes import writing
 from evaluate import classifier
 from evaluate import compare as compare_lib
@@ -21,6 +22,10 @@ def run(args: argparse.Namespace) -> None:
   config = compare_settings(args, job)
   experiment = job.experiment
   job.check(config.methods)
+  if config.match_cfg and not experiment.model.null_label:
+    raise InputError(
+      '--match_cfg needs a network with a null label; leave it out.'
+    )
   job.check_weights()
   splits = job.splits()
   kind, _, folder = experiment.eval.extractor.partition(':')
@@ -52,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
         trained_once,
         data_dir=experiment.data.dir,
         name=experiment.data.name,
+        flip=experiment.data.flip,
       ),
     )
   print(

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     print(verify(experiment, args.split))
   elif args.images is None:
     raise InputError(
-      '--images is needed: a folder, a .zip, tfds:NAME, or an IDX file.'
+      '--images is needed: a folder, .zip, tfds:NAME, .npz or IDX file.'
     )
   else:
     print(

@@ -41,6 +41,8 @@ REMOVED: dict[str, Any] = {
 # Removed sections, which never affected the results of a run.
 _REMOVED_SECTIONS = ('compare', 'prepare')
 # For each section in files of results, the config section with the same keys.
+# Settings that older transformers lack, with the values that they imply.
+_ADDED_TO_MODEL = {'min_time': 0.05, 'tap_head': 'linear'}
 _SECTIONS_OF_RESULTS = {'sampling': 'sample', 'evaluation': 'eval'}
 
 
@@ -64,6 +66,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
       values = upgrade(values)
     elif isinstance(values, dict):
       values = _upgrade_section(_SECTIONS_OF_RESULTS.get(name, name), values)
+    if name == 'model' and isinstance(values, dict) and 'convention' in values:
+      values = _ADDED_TO_MODEL | values
     sections[name] = values
   # Older runs have section `distill` even without distillation (method '').
   student = sections.get('distill')

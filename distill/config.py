@@ -124,13 +124,14 @@ class DistillConfig:
     """Returns the teacher's guidance, without methods whose scale is 1."""
     guidance = parse(self.guidance)
     internal = guidance.internal
+    terms = tuple(t for t in guidance.terms if t.scale.value != 1)
+    if internal is not None and not any(term.uses_null for term in terms):
+      internal = dataclasses.replace(
+        internal, null=None, null_low=None, null_high=None
+      )
     if internal is not None and internal.scale.value == 1:
-      internal = None
-    return dataclasses.replace(
-      guidance,
-      internal=internal,
-      terms=tuple(t for t in guidance.terms if t.scale.value != 1),
-    )
+      internal = None if internal.null in (None, 1) else internal
+    return dataclasses.replace(guidance, internal=internal, terms=terms)
 
   @property
   def augmented(self) -> bool:

@@ -101,7 +101,7 @@ def check(
   _check_grid(experiment)
   start = Source.at(experiment.train.init_from or config.teacher)
   if not (workdir and saved_steps(workdir)):
-    check_same(experiment, start, but=('taps',))
+    check_same(experiment, start, but=('taps', 'tap_head'))
     start.check()
   source = None
   if config.adversarial or _measures(config):

@@ -43,15 +43,23 @@ def trained_once(
   """
   shape = images.shape[1:]
   steps, batch_size = classifier.recipe(shape)
-  settings = (images.shape, num_classes, flip, steps, batch_size)
+  settings = (
+    classifier.FORMAT, images.shape, num_classes, flip, steps, batch_size,
+  )  # fmt: skip
   digest = hashlib.sha256(repr((settings, classifier.plan(shape))).encode())
   for array in (images, labels.astype(np.int32)):
     digest.update(np.ascontiguousarray(array).data)
   title = f'{name.replace("/", "-")}-{digest.hexdigest()[:16]}'
   folder = epath.Path(data_dir).expanduser() / _FOLDER / title
   if (folder / 'config.json').exists():
-    logging.info('Using the classifier of %s from %s.', name, folder)
-    return classifier.load(folder)[0]
+    try:
+      network, _ = classifier.load(folder)
+    except InputError as error:
+      logging.warning('The stored classifier is replaced: %s', error)
+      folder.rmtree()
+    else:
+      logging.info('Using the classifier of %s from %s.', name, folder)
+      return network
   logging.info('Training the classifier on %d images of %s.', len(images), name)
   with image_progress(steps * batch_size, 0, 'train classifier') as progress:
     network = classifier.train_classifier(

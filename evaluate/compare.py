@@ -11,6 +11,7 @@ The results are:
 import dataclasses
 import functools
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -179,7 +180,8 @@ def compare(
       effective_scale(sampler, guidance, labels, seed), matched,
     )  # fmt: skip
     rows.append(row)
-    if config.match_cfg and not matched and row.cfg_scale and text != 'none':
+    is_cfg = text == 'none' or re.fullmatch(r'cfg:[^:@,]+', text)
+    if config.match_cfg and not matched and row.cfg_scale and not is_cfg:
       queue.insert(0, (f'cfg:{max(row.cfg_scale.value, 0):.4g}', text))
     label = _label(*split_names(text), scores)
     blocks.append((label, pick(sample.images, labels)))

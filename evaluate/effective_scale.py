@@ -22,13 +22,16 @@ from guidance.base import dot
 from sample.generate import Sampler
 from sample.sampler import State
 
+_MOST = 64
+
 
 def effective_scale(
   sampler: Sampler, guidance: Guidance, labels: np.ndarray, seed: int
 ) -> Estimate | None:
   """Measures the effective scale and its standard error over images.
 
-  The images are those of the sampler's first batch, so the cost is small.
+  At most 64 images of the sampler's first batch are sampled again, with three
+  more evaluations per step. Zero-init steps of CFG-Zero* count as guided.
 
   Args:
     sampler: Network and settings of sampling.
@@ -43,7 +46,7 @@ def effective_scale(
   if not sampler.denoiser.null_label or sampler.solver.adaptive:
     return None
   sampler.check(guidance)
-  count = min(len(labels), sampler.config.batch_size)
+  count = min(len(labels), sampler.config.batch_size, _MOST)
   parts = batch_parts(sampler.mesh)
   index = np.arange(-(-count // parts) * parts)
   with jax.set_mesh(sampler.mesh), sampler.config.precision():

@@ -162,13 +162,17 @@ def _open_idx(place: str) -> ImageFiles:
 def _open_npz(place: str) -> ImageFiles:
   path = pathlib.Path(place).expanduser()
   with npz.damage_of(place), zipfile.ZipFile(path) as archive:
+    if not {'arr_0.npy', 'arr_1.npy'} <= {*archive.namelist()}:
+      raise InputError(f'{place} lacks arr_0 (images) or arr_1 (labels).')
     images, labels = (
       npz.read_array(place, archive, name) for name in ('arr_0', 'arr_1')
     )
-  if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+  shape = images.shape
+  is_image = len(shape) == 4 and min(shape) > 0 and shape[-1] in (1, 3)
+  if images.dtype != np.uint8 or not is_image:
     raise InputError(
       f'{place}: arr_0 has shape {images.shape} and type {images.dtype}, '
-      'expected images (n, H, W, C) uint8.'
+      'expected images (n, H, W, 1 or 3) uint8.'
     )
   if labels.shape != images.shape[:1] or labels.dtype.kind not in 'iu':
     raise InputError(

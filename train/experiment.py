@@ -146,6 +146,16 @@ class Experiment:
           f'train.parameters=taps needs {key}: it trains intermediate heads on '
           'the frozen network of train.init_from.'
         )
+    if not any(self.objective.weights(len(self.model.taps))):
+      raise InputError(
+        'train.parameters=taps trains nothing: objective.intermediate_weights '
+        'are 0; raise them.'
+      )
+    if self.objective.guided_weight or self.objective.cosine_weight:
+      raise InputError(
+        'train.parameters=taps freezes the output, which '
+        'objective.guided_weight and cosine_weight train; set both to 0.'
+      )
 
 
 def sections_of(kind: type) -> dict[str, Any]:

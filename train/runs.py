@@ -247,7 +247,9 @@ def check_same(
   pairs = [
     f'{key} {fields[key]}, not {network[key]}'
     for key in network
-    if network[key] != fields[key] and key not in (*_NOT_OF_WEIGHTS, *but)
+    if network[key] != fields[key]
+    and key not in (*_NOT_OF_WEIGHTS, *but)
+    and (key != 'min_time' or network['convention'] == 'data')
   ]
   if pairs:
     raise InputError(
@@ -266,10 +268,11 @@ def start_weights(experiment: Experiment, mesh: Mesh) -> Params:
   opened = source.open(())
   params = source.load(opened, mesh)[0]
   theirs, ours = (
-    backbone.tap_params(model, backbone.shapes(model))
+    (model.taps, getattr(model, 'tap_head', None))
     for model in (opened.model, experiment.model)
   )
-  if theirs != ours or opened.model.taps != experiment.model.taps:
+  if theirs != ours:
+    logging.info('Its intermediate heads %s are left out.', theirs[0])
     _, params = backbone.without_taps(opened.model, params)
   return params
 

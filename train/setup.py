@@ -120,6 +120,13 @@ def check_settings(experiment: Experiment, mesh: Mesh) -> None:
         f'model.convention is {convention}, but objective.prediction is '
         f'{prediction}; only both or neither may be {name} ({place}).'
       )
+  if experiment.train.parameters == 'taps':
+    shapes = backbone.shapes(experiment.model)
+    if not backbone.tap_params(experiment.model, shapes):
+      raise InputError(
+        'train.parameters=taps: the backbone does not say which of its '
+        'parameters are intermediate heads (Backbone.tap_modules).'
+      )
   check_wandb(experiment.log.wandb)
   backbone.check_mesh(mesh, experiment.model, zero1=experiment.mesh.zero1)
   check_batch(

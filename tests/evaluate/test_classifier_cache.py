@@ -54,3 +54,13 @@ def test_a_folder_that_cannot_be_written_is_no_error(train, tmp_path, caplog):
   network = train(data_dir=tmp_path / 'file')
   assert network.num_classes == 4
   assert 'not stored' in caplog.text
+
+
+def test_a_damaged_classifier_is_replaced(train, tmp_path, caplog):
+  first = train()
+  (folder,) = (tmp_path / 'data' / 'classifiers').iterdir()
+  (folder / 'weights.safetensors').write_bytes(b'damaged')
+  again = train()
+  assert 'is replaced' in caplog.text
+  assert_same(again.params, first.params)
+  classifier.load(folder)

@@ -93,8 +93,8 @@ def test_records_keep_one_channel_and_the_names(tmp_path):
     (b'GIF89a', None, 'does not start like an IDX file'),
     (idx(LABELS), None, 'does not start like an IDX file'),
     (b'', None, 'does not start like an IDX file'),
-    (idx(IMAGES)[:9], None, 'damaged'),
-    (bytes((0, 0, 8, 3)) + b'\x7f' * 12, None, 'damaged'),
+    (idx(IMAGES)[:9], None, 'does not start like an IDX file'),
+    (bytes((0, 0, 8, 3)) + b'\x7f' * 12, None, 'is damaged: its shape'),
     (idx(IMAGES[:4]), None, 'has 4 images, but'),
     (idx(IMAGES[:0]), idx(LABELS[:0]), 'holds no image'),
     (gzip.compress(idx(IMAGES))[:-20], None, 'cannot be read'),
@@ -117,7 +117,8 @@ def test_missing_labels_are_named(tmp_path):
 @pytest.mark.parametrize(
   ('arrays', 'words'),
   [
-    ((IMAGES,), 'arr_1'),
+    ((IMAGES,), 'lacks arr_0'),
+    ((np.stack([IMAGES] * 4, -1), LABELS), 'expected images'),
     ((IMAGES, LABELS), 'expected images'),
     ((np.float32(IMAGES[..., None]), LABELS), 'expected images'),
     ((IMAGES[..., None], LABELS[:3]), 'expected the labels'),

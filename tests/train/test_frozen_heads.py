@@ -99,6 +99,14 @@ def test_equal_heads_are_loaded_too(make_experiment, tmp_path):
   )  # fmt: skip
   loaded = runs.start_weights(experiment, make_mesh(MeshConfig()))
   networks.assert_same(loaded, params)
+  # Another precision is no reason to leave heads out.
+  narrow = make_experiment(
+    'model.taps=(1,)', 'model.param_dtype=bfloat16',
+    f'train.init_from={tmp_path}/net',
+  )  # fmt: skip
+  runs.check_start(narrow)
+  loaded = runs.start_weights(narrow, make_mesh(MeshConfig()))
+  assert loaded.keys() == params.keys()
   other = make_experiment(
     'model.taps=(1,)', 'model.tap_head=block', 'train.parameters=taps',
     f'train.init_from={tmp_path}/net',
@@ -113,6 +121,8 @@ def test_equal_heads_are_loaded_too(make_experiment, tmp_path):
     (['model.taps=()', 'train.init_from=x'], 'needs model.taps'),
     (['model.taps=(1,)'], 'needs train.init_from'),
     (['model.taps=(1,)', 'train.init_from=x', 'train.parameters=head'], 'taps'),
+    (['train.init_from=x', 'objective.intermediate_weights=(0.0,)'], 'nothing'),
+    (['train.init_from=x', 'objective.cosine_weight=1.0'], 'freezes'),
   ],
 )
 def test_what_is_refused(make_experiment, assignments, words):
