@@ -1,8 +1,8 @@
 """Tests which methods of the teacher's guidance are kept."""
 
 import pytest
-from configs import digits, distill
 
+from configs import digits, distill
 from distill.config import DistillConfig
 from guidance import parse
 
