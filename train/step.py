@@ -61,20 +61,7 @@ def make_train_step(
     noise, t, label = objective.draw(
       objective_config, x0, batch['label'], key, config.num_classes
     )
-    # The number of images may overflow int32, so the code compares steps.
-    start = min(
-      -(-objective_config.guided_start_images // len(label)), 2**31 - 1
-    )
-    is_guided = state.step >= start
-    weight = jnp.where(is_guided, objective_config.guided_weight, 0.0)
-    guide = None
-    if objective_config.guided_weight:
-      guide = objective.Guide(
-        backbone.bind(config, state.ema),
-        weight,
-        objective_config.guided_weak,
-        objective_config.guided_blocks,
-      )
+    guide = _guide_of(config, objective_config, state, len(label))
 
     def loss_of(part, *batch):
       denoiser = backbone.bind(config, {**state.params, **part})
@@ -115,6 +102,27 @@ def make_train_step(
     return new, metrics
 
   return compiled(train_step, abstract_state)
+
+
+def _guide_of(
+  config: NetworkConfig,
+  objective_config: objective.ObjectiveConfig,
+  state: TrainState,
+  batch_size: int,
+) -> objective.Guide | None:
+  """Returns the guide of the target, the EMA network; None without a guide."""
+  if not objective_config.guided_weight:
+    return None
+  # The number of images may overflow int32, so the code compares steps.
+  images = objective_config.guided_start_images
+  start = min(-(-images // batch_size), 2**31 - 1)
+  weight = jnp.where(state.step >= start, objective_config.guided_weight, 0.0)
+  return objective.Guide(
+    backbone.bind(config, state.ema),
+    weight,
+    objective_config.guided_weak,
+    objective_config.guided_blocks,
+  )
 
 
 def accept(new: State, old: State, ok: jax.Array) -> State:

@@ -228,7 +228,7 @@ def test_noise_comes_back_from_the_velocity(batch):
 
 @pytest.mark.parametrize('t', [0.05, 0.3, 0.9, 1.0])
 def test_best_data_prediction_is_the_best_velocity(t):
-  """For Gaussian data, E[x0 | x] gives E[noise - x0 | x]."""
+  """E[x0 | x] gives E[noise - x0 | x] for Gaussian data."""
   mean, std = 0.7, 0.4
   x = np.random.default_rng(0).normal(size=(5, 4, 4, 3))
   gap = x - (1 - t) * mean
