@@ -11,7 +11,8 @@
     --guidance=none --guidance=cfg:1.5 --guidance=ig:1.5
 
 The authors of the data set publish the same four files at
-https://github.com/zalandoresearch/fashion-mnist.
+https://github.com/zalandoresearch/fashion-mnist. We have prepared the data with
+these commands, but have not trained the network.
 """
 
 import ml_collections
