@@ -43,17 +43,18 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
 
   Large images are downsampled to a side of 4. The width doubles where the side
   halves, so that all resolutions have about the same cost. Gray images need
-  fewer features, so their classifier is narrower.
+  fewer features, so their classifier is narrower and less deep.
   """
   side = max(shape[:2])
   if side <= _SMALL:
     return (32, 1), (64, 2), (64, 2)
+  gray = shape[-1] == 1
   stages = []
   while side > 4:
     side = -(-side // 2)
-    width = min(max((384 if shape[-1] == 1 else 1024) // side, 32), 256)
-    stages += [(width, 2), (width, 1)]
-  del stages[1]  # one convolution at the first resolution suffices for edges
+    width = min(max((336 if gray else 1024) // side, 24 if gray else 32), 256)
+    # One convolution at the first resolution suffices for edges.
+    stages += [(width, 2)] if gray or not stages else [(width, 2), (width, 1)]
   return tuple(stages)
 
 

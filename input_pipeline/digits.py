@@ -6,7 +6,6 @@ writes ArrayRecord without TensorFlow, so digits are read like other data sets.
 
 import numpy as np
 import tensorflow_datasets as tfds
-from sklearn.datasets import load_digits
 
 _HELD_OUT = 500
 
@@ -40,6 +39,9 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, indices):
+    # Importing scikit-learn takes seconds, and most commands need no digits.
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     for i in map(int, indices):
       image = np.round(images[i].reshape(8, 8, 1) * (255 / 16))

@@ -1,0 +1,120 @@
+"""Tests the studies of docs/results.md: plans, tables and measurements."""
+
+import json
+import math
+
+import pytest
+
+from commands import cli
+from distill.config import build_student
+from evaluate.sweep import SweepGrid
+from experiments import study, study_plans, study_tables
+from guidance import parse
+from train.config_file import load_config, override
+from train.experiment import build
+
+BEST = {
+  method.name: method.published or 'apg:2' for method in study_plans.METHODS
+}
+
+
+@pytest.fixture(params=study_plans.PLANS)
+def rows(request):
+  return study_plans.PLANS[request.param]([0, 1], BEST)
+
+
+def test_titles_are_unique_per_seed(rows):
+  keys = [(row.title, row.seed) for row in rows]
+  assert len(keys) == len(set(keys))
+
+
+def test_every_seed_has_the_same_titles(rows):
+  titles = [[r.title for r in rows if r.seed == seed] for seed in (0, 1)]
+  assert titles[0] == titles[1]
+
+
+def test_commands_and_config_keys_are_valid(rows):
+  for row in rows:
+    parse(row.guidance)
+    for run in (row.run, *row.run.needs):
+      for words in run.commands:
+        args = cli.parse_args(
+          [word.format(out='runs/study', data='data') for word in words], ''
+        )
+        if words[0] in ('train', 'distill'):
+          keys = [*args.overrides]
+          if words[0] == 'distill':
+            keys.append('distill.teacher=runs/study')
+          config = override(load_config(args.config), keys).to_dict()
+          (build if words[0] == 'train' else build_student)(config)
+
+
+def test_grids_contain_valid_guidance():
+  for method in study_plans.METHODS:
+    for text in SweepGrid.of(method.grid).texts():
+      parse(text)
+
+
+def record(title, seed, fd, **more):
+  return {
+    'title': title, 'run': f'seed_{seed}', 'seed': seed, 'guidance': 'none',
+    'nfe': 25.0, 'fd': fd, 'fd_se': 0.1, 'accuracy': 0.5, 'recall': 0.4, **more,
+  }  # fmt: skip
+
+
+def test_differences_are_paired_by_seed():
+  base = [record('none', 1, 5.0), record('none', 0, 2.0)]
+  rows = [record('a', 0, 1.0), record('a', 1, 3.0)]
+  mean, error = study_tables.difference(rows, base, 'fd')
+  assert mean == -1.5
+  assert error == pytest.approx(0.5)
+  assert math.isnan(study_tables.difference(rows[:1], base, 'fd')[1])
+
+
+def test_a_table_has_means_differences_and_the_floor_at_the_end():
+  floor = record(study.FLOOR, 0, 0.5)
+  del floor['run'], floor['nfe'], floor['guidance']
+  rows = [floor]
+  for seed in (0, 1):
+    rows.append(record('none', seed, 2.0 + seed))
+    rows.append(
+      record(
+        'IG',
+        seed,
+        1.0,
+        guidance='ig:1.5',
+        accuracy=0.6 + seed / 10,
+        cfg_scale=1.1,
+      )
+    )
+  lines = study_tables.table(rows).splitlines()
+  assert lines[2] == (
+    '| none | 25 | 2.500 ± 0.100 |  | 50.0% |  | 0.40 |  | 0, 1 |'
+  )
+  assert lines[3] == (
+    '| IG: `ig:1.5` | 25 | 1.000 ± 0.100 | -1.500 ± 0.500 (3.0 se) | 65.0% | '
+    '+15.0% ± 5.0% (3.0 se) | 0.40 | 1.10 | 0, 1 |'
+  )
+  assert lines[4].startswith(f'| {study.FLOOR} |  | 0.500')
+
+
+def test_tables_replace_the_marked_text():
+  text = 'a\n<!-- methods -->\nold\n<!-- end -->\nb\n'
+  filled = study_tables.fill(text, {'methods': 'new\n'})
+  assert filled == 'a\n<!-- methods -->\n\nnew\n\n<!-- end -->\nb\n'
+  assert study_tables.fill(filled, {'methods': 'new\n'}) == filled
+
+
+def test_the_page_shows_the_recorded_results():
+  text = study_tables.PAGE.read_text()
+  assert study_tables.fill(text, study_tables.tables()) == text
+  for path in study.RESULTS.glob('*.json'):
+    if path.stem != 'tuned':
+      assert f'<!-- {path.stem} -->' in text
+      weights = {}
+      for row in json.loads(path.read_text()):
+        if 'run' in row:
+          assert (
+            weights.setdefault(row['run'], row['weights_sha256'])
+            == (row['weights_sha256'])
+          )
