@@ -18,6 +18,7 @@ import numpy as np
 
 from core import markdown
 from experiments.study import FLOOR, RESULTS
+from experiments.study_plans import PLANS
 
 PAGE = pathlib.Path('docs/results.md')
 COLUMNS = (
@@ -93,6 +94,8 @@ def fill(text: str, tables: Mapping[str, str]) -> str:
   """Replaces the text between <!-- NAME --> and <!-- end --> by table NAME."""
 
   def replace(match: re.Match[str]) -> str:
+    if match[2] not in tables:
+      return match[0]
     return f'{match[1]}\n{tables[match[2]].strip()}\n{match[3]}'
 
   pattern = r'(<!-- ([a-z]+) -->\n).*?(\n<!-- end -->)'
@@ -101,7 +104,7 @@ def fill(text: str, tables: Mapping[str, str]) -> str:
 
 def tables() -> dict[str, str]:
   """Returns the tables of all studies that have results."""
-  paths = [path for path in RESULTS.glob('*.json') if path.stem != 'tuned']
+  paths = [path for path in RESULTS.glob('*.json') if path.stem in PLANS]
   return {path.stem: table(json.loads(path.read_text())) for path in paths}
 
 

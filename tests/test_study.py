@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import pytest
 
@@ -20,7 +21,7 @@ BEST = {
 
 @pytest.fixture(params=study_plans.PLANS)
 def rows(request):
-  return study_plans.PLANS[request.param]([0, 1], BEST)
+  return study_plans.PLANS[request.param]([0, 1], BEST.get)
 
 
 def test_titles_are_unique_per_seed(rows):
@@ -99,17 +100,17 @@ def test_a_table_has_means_differences_and_the_floor_at_the_end():
 
 
 def test_tables_replace_the_marked_text():
-  text = 'a\n<!-- methods -->\nold\n<!-- end -->\nb\n'
-  filled = study_tables.fill(text, {'methods': 'new\n'})
-  assert filled == 'a\n<!-- methods -->\n\nnew\n\n<!-- end -->\nb\n'
-  assert study_tables.fill(filled, {'methods': 'new\n'}) == filled
+  text = 'a\n<!-- published -->\nold\n<!-- end -->\nb\n'
+  filled = study_tables.fill(text, {'published': 'new\n'})
+  assert filled == 'a\n<!-- published -->\n\nnew\n\n<!-- end -->\nb\n'
+  assert study_tables.fill(filled, {'published': 'new\n'}) == filled
 
 
 def test_the_page_shows_the_recorded_results():
   text = study_tables.PAGE.read_text()
   assert study_tables.fill(text, study_tables.tables()) == text
   for path in study.RESULTS.glob('*.json'):
-    if path.stem != 'tuned':
+    if path.stem in study_plans.PLANS:
       assert f'<!-- {path.stem} -->' in text
       weights = {}
       for row in json.loads(path.read_text()):
@@ -118,3 +119,43 @@ def test_the_page_shows_the_recorded_results():
             weights.setdefault(row['run'], row['weights_sha256'])
             == (row['weights_sha256'])
           )
+
+
+def test_networks_are_trained_once_and_after_their_needs(monkeypatch, tmp_path):
+  calls = []
+  monkeypatch.setattr(study, '_main', lambda *words: calls.append(words))
+  first = study_plans.Run('first', (('train', '--workdir={out}/first'),))
+  second = study_plans.Run('second', (('a', '{data}'), ('b',)), (first,), 'x')
+  work = study.Study(pathlib.Path('d'), tmp_path, 10)
+  assert work.train(second) == tmp_path / 'second' / 'x'
+  work.train(first)
+  assert calls == [
+    ('train', f'--workdir={tmp_path}/first'), ('a', 'd'), ('b',),
+  ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_study_measures_missing_rows_alone(
+  monkeypatch, tmp_path, shared_run, data_dir, capsys
+):
+  (tmp_path / 'run.done').touch()
+  (tmp_path / 'run').symlink_to(shared_run / 'run')
+  run = study_plans.Run('run', ())
+  rows = [
+    study_plans.Row('none', run),
+    study_plans.Row('IG', run, 'ig:1.5', changes=('sample.steps=4',)),
+  ]
+  monkeypatch.setattr(study, 'RESULTS', tmp_path)
+  monkeypatch.setattr(study, 'CONFIG', 'configs/digits.py')
+  monkeypatch.setitem(study.PLANS, 'published', lambda seeds, best: rows)
+  argv = ['published', f'--data={data_dir}', f'--out={tmp_path}', '--num=40']
+  study.main(argv)
+  first = json.loads((tmp_path / 'published.json').read_text())
+  assert [row['title'] for row in first] == [study.FLOOR, 'none', 'IG']
+  assert first[1]['cfg_scale'] == pytest.approx(1)
+  assert first[2]['nfe'] == 4
+  assert first[1]['weights_sha256'] == first[2]['weights_sha256']
+  capsys.readouterr()
+  study.main(argv)
+  assert json.loads((tmp_path / 'published.json').read_text()) == first
+  assert 'seed' not in capsys.readouterr().out
