@@ -88,9 +88,12 @@ def test_zero1_cuts_the_optimizer_and_not_the_parameters(config, optimizer):
   assert [*map(parts, (moments.mu, moments.nu, shapes.ema))] == [8, 8, 8]
 
 
-@pytest.mark.parametrize('qk_norm', ['none', 'layernorm'])
-def test_every_parameter_has_a_rule(config, qk_norm):
-  config = dataclasses.replace(config, qk_norm=qk_norm)
+@pytest.mark.parametrize(
+  'changes', [{}, {'qk_norm': 'layernorm'}, {'tap_head': 'block'}]
+)
+def test_every_parameter_has_a_rule(config, changes):
+  config = dataclasses.replace(config, **changes)
+  assert config.taps
   mesh = make_mesh(MeshConfig(fsdp=8, data=1))
   shardings = tree_shardings(model.shapes(config), mesh)
   # Matrices are sharded. Positions, biases and gains are replicated.

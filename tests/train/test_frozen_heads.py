@@ -42,9 +42,9 @@ def trunk(make_experiment, tmp_path_factory):
   return place, params
 
 
-def train_heads(experiment, steps, make_data=make_batch):
+def train_heads(experiment, steps, make_data=make_batch, sizes=()):
   """Returns the first and the last state of a run, and the tap's losses."""
-  mesh = make_mesh(MeshConfig())
+  mesh = make_mesh(MeshConfig(*sizes))
   with jax.set_mesh(mesh):
     _, optimizer, abstract = loop.plan(experiment, mesh)
     step = make_train_step(
@@ -87,6 +87,28 @@ def test_only_the_heads_learn(make_experiment, trunk, kind):
     )
     assert not any(jax.tree.leaves(changes))
   assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('sizes', 'assignments'),
+  [((1, 8, 1), []), ((2, 4, 1), ['mesh.zero1=true']), ((4, 1, 2), [])],
+)
+def test_every_mesh_trains_the_heads_alike(
+  make_experiment, trunk, sizes, assignments
+):
+  place, params = trunk
+  keys = (
+    'model.taps=(1,)', 'model.tap_head=block', 'train.parameters=taps',
+    f'train.init_from={place}', 'optimizer.lr=1e-2',
+    f'train.batch_size={BATCH}',
+  )  # fmt: skip
+  _, _, expected = train_heads(make_experiment(*keys), 6)
+  experiment = make_experiment(*keys, *assignments)
+  _, last, losses = train_heads(experiment, 6, sizes=sizes)
+  np.testing.assert_allclose(losses, expected, rtol=1e-4)
+  for name, value in params.items():
+    networks.assert_same(last.params[name], value)
 
 
 def test_equal_heads_are_loaded_too(make_experiment, tmp_path):

@@ -201,6 +201,20 @@ def test_every_mesh_trains_alike(expected, make_experiment, sizes, assignments):
 
 
 @pytest.mark.slow
+def test_data_prediction_learns_with_a_velocity_loss(make_experiment):
+  """The loss compares (x_t - x0) / t with the velocity, as JiT's does."""
+  experiment = make_experiment(
+    'objective.prediction=data', 'model.convention=data', 'optimizer.lr=1e-2'
+  )
+  run = build(experiment, make_mesh(MeshConfig()))
+  current, losses, batch = run.start(), [], make_batch(run.mesh)
+  for _ in range(30):
+    current, metrics = run.step(current, batch)
+    losses.append(float(metrics['loss']))
+  assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices(tmp_path, make_experiment):
   """An FSDP run on eight devices can resume on eight, on four and on one."""
   experiment, keep = make_experiment(), CheckpointConfig(1, 1)
