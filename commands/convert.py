@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from core.errors import InputError, check_choice, reason
+from core.files import read_json
 from core.folder_lock import file_lock
 from core.ranges import Range, check_value
 from dit.base import NetworkConfig, Params
@@ -37,6 +38,7 @@ from dit.weights.folder import (
 )
 from dit.weights.quantize import SCHEMES
 from evaluate.extractor_registry import convert_inception
+from sample.model_card import FILE, model_card
 from sample.saved_network import load_latents, open_network
 from train import workdir
 from train.experiment import build
@@ -280,12 +282,55 @@ def _read_run(
     'weights': weights,
     'source': source,
     'step': step,
+    'training': (
+      f'{step * experiment.train.batch_size:,} images of {experiment.data.name}'
+    ),
     'path': experiment.objective.path,
     'latents': load_latents(source).to_json(),
     # A few-step student must sample with the settings of its training.
     'sample': sampling_of(experiment),
   }
   return experiment.model, jax.device_get(params), info
+
+
+def _card(
+  target: str,
+  config: NetworkConfig,
+  info: dict[str, Any],
+  count: int,
+  quantize: str | None,
+) -> str:
+  """Returns the model card of a folder."""
+  about = dict(info)
+  if quantize is not None:
+    about['weights'] = f'{info.get("weights")}, quantized to {quantize}'
+  results = ''
+  if 'step' in info:
+    results = _results(epath.Path(info['source']), info)
+  title = pathlib.PurePath(target).name
+  return model_card(title, config, about, count=count, results=results)
+
+
+def _results(run: epath.Path, info: dict[str, Any]) -> str:
+  """Returns the run's results of `compare` for the same weights, or ''."""
+  record, table = run / 'compare.json', run / 'table.md'
+  if not record.exists() or not table.exists():
+    return ''
+  try:
+    protocol = read_json(record)['protocol']
+    if (protocol['weights'], protocol['step']) != (
+      info['weights'], info['step'],
+    ):  # fmt: skip
+      return ''
+    return (
+      f'Frechet distances to {protocol["reference"]} of '
+      f'{protocol["data"]["name"]}, in the features of a classifier (not FID) '
+      f'and in pixels, for {protocol["compare"]["num"]} images per method, '
+      f'{protocol["sampling"]["solver"]} with {protocol["sampling"]["steps"]} '
+      f'steps, seed {protocol["seed"]}:\n\n{table.read_text()}'
+    )
+  except (InputError, KeyError, TypeError):  # the file is damaged
+    return ''
 
 
 def _write(
@@ -299,6 +344,7 @@ def _write(
   """Writes the network and returns a report."""
   config, params, info = network
   family = family or info.get('family')
+  count = sum(leaf.size for leaf in convert.flatten(params).values())
   if to_file:
     if family is None:
       raise InputError('--family is needed: the folder does not specify it.')
@@ -316,8 +362,8 @@ def _write(
       info=info,
       scheme=quantize,
       allow_nonfinite=allow_nonfinite,
+      files={FILE: _card(target, config, info, count, quantize)},
     )
-  count = sum(tensor.size for tensor in tensors.values())
   report = (
     f'{count:,} parameters in {len(tensors)} tensors, '
     f'weights: {info.get("weights")}, family: {family or "none given"}'

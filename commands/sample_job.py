@@ -25,6 +25,7 @@ from dit.latents import LatentSpace
 from dit.path import Path, path_named
 from dit.sharding import make_mesh
 from dit.types import Denoiser
+from dit.weights.files import fetch_folder
 from evaluate.real_images import load_images
 from guidance import Guidance, parse
 from guidance.parse import describe, with_guide
@@ -76,7 +77,7 @@ def request_of(
     raise InputError('--guide_step needs --guide.')
   return SampleRequest(
     Source(
-      args.workdir or args.folder,
+      args.workdir or fetch_folder(args.folder),
       is_run=args.workdir is not None,
       weights=args.weights,
       step=args.step,

@@ -28,6 +28,7 @@ from dit.latents import from_pixels
 from dit.path import VariancePreserving, path_named
 from dit.sharding import MeshConfig, batch_parts, make_mesh
 from dit.types import Denoiser
+from dit.weights.files import fetch_folder
 from guidance import Guidance, parse
 from guidance.parse import with_guide
 from sample.arguments import (
@@ -337,7 +338,8 @@ def load(
   """Reads a network and its settings for sampling.
 
   Args:
-    place: Workdir of a run, or folder of weights from `main.py convert`.
+    place: Workdir of a run, or folder of weights from `main.py convert`, also
+      as hf://ORG/NAME.
     weights: Weights of a run, 'ema' or 'raw'; a folder has one set.
     step: Step of a run's checkpoint; None for the newest.
     autoencoder: Decoder of the latents as NAME:FILE[,FILE...], such as
@@ -353,7 +355,12 @@ def load(
   with library_terms():
     check_choice('dtype', dtype, DTYPES)
     return _load(
-      epath.Path(place).expanduser(), weights, step, autoencoder, mesh, dtype
+      epath.Path(fetch_folder(place)).expanduser(),
+      weights,
+      step,
+      autoencoder,
+      mesh,
+      dtype,
     )
 
 
