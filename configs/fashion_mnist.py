@@ -8,7 +8,8 @@
     --images=$F/t10k-images-idx3-ubyte.gz --class_names=$N --split=test
   python main.py train --config=configs/fashion_mnist.py --workdir=runs/fashion
   python main.py compare --workdir=runs/fashion --num=5000 \
-    --guidance=none --guidance=cfg:1.5 --guidance=ig:1.5
+    --guidance=none --guidance=cfg:1.5 --guidance=ig:1.9 \
+    --guidance=ig:1.4,cfg:1.35@0-0.7
 
 The authors of the data set publish the same four files at
 https://github.com/zalandoresearch/fashion-mnist. We have prepared the data with

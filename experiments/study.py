@@ -28,9 +28,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from commands.sample_job import SampleJob, SampleRequest
 from core import program
+from core.errors import InputError
 from core.files import write_json
 from dit.sharding import make_mesh
 from evaluate.effective_scale import effective_scale
@@ -94,6 +96,7 @@ class Study:
     job = self.open(teacher(TUNING_SEED))
     denoiser, _, protocol = job.restore()
     folder = self.out / 'sweeps' / '_'.join(grid.names)
+    folder.mkdir(parents=True, exist_ok=True)
     sweep(
       job.make_sampler(denoiser),
       SweepConfig(grid, 'fd', TUNING_IMAGES, TUNING_SEED),
@@ -103,13 +106,18 @@ class Study:
     )
     with open(folder / 'sweep.csv') as stream:
       (best,) = (row for row in csv.DictReader(stream) if row[MARK] == 'best')
-    return grid.text(tuple(float(best[name]) for name in grid.names))
+    point = tuple(float(best[name]) for name in grid.names)
+    for scale, scales in zip(point, grid.scales, strict=True):
+      if scale in (scales[0], scales[-1]):
+        logging.warning('The best point of %s is at an end of its range.', text)
+    return grid.text(point)
 
   def best(self, name: str) -> str:
     """Returns the tuned guidance of a method; tunes and stores it once."""
     path = RESULTS / 'tuned_scales.json'
     known = json.loads(path.read_text()) if path.exists() else {}
     if name not in known:
+      RESULTS.mkdir(exist_ok=True)
       (grid,) = (method.grid for method in METHODS if method.name == name)
       known[name] = self.tune(grid)
       write_json(path, known)
@@ -153,11 +161,7 @@ class Study:
     seconds = time.monotonic() - begin
     scale = effective_scale(sampler, guidance, labels, row.seed)
     return {
-      'title': row.title,
-      'run': row.run.name,
-      'guidance': row.guidance,
-      'seed': row.seed,
-      'num': self.num,
+      **settings_of(row, self.num),
       'steps': sampler.config.steps,
       'nfe': sample.nfe,
       **as_dict(self.evaluator.score(sample.images, labels)),
@@ -166,6 +170,7 @@ class Study:
       'seconds': seconds,
       'weights_sha256': protocol['weights_sha256'],
       'commit': program.commit(),
+      'uncommitted_changes': _has_changes(),
     }
 
   def floor(self) -> dict[str, Any]:
@@ -175,6 +180,48 @@ class Study:
     index = np.random.default_rng(0).permutation(len(images))[: self.num]
     scores = self.evaluator.score(images[index], labels[index])
     return {'title': FLOOR, 'seed': 0, 'num': self.num, **as_dict(scores)}
+
+
+def settings_of(row: Row, num: int) -> dict[str, Any]:
+  """Returns the settings that a stored row must share with its plan."""
+  return {
+    'title': row.title,
+    'run': row.run.name,
+    'guidance': row.guidance,
+    'seed': row.seed,
+    'changes': list(row.changes),
+    'num': num,
+  }
+
+
+def missing(
+  plan: Sequence[Row], rows: Sequence[dict[str, Any]], num: int
+) -> list[Row]:
+  """Returns the rows of a plan that a file lacks.
+
+  Raises InputError if the file has a row of the same title and seed with other
+  settings.
+  """
+  known = {(row['title'], row['seed']): row for row in rows}
+  result = []
+  for row in plan:
+    stored, wanted = known.get((row.title, row.seed)), settings_of(row, num)
+    if stored is None:
+      result.append(row)
+    elif changes := [k for k in wanted if stored.get(k) != wanted[k]]:
+      raise InputError(
+        f'row {row.title}, seed {row.seed}, was measured with other '
+        f'{", ".join(changes)}; remove it from the file to measure it again.'
+      )
+  return result
+
+
+def _has_changes() -> bool:
+  """Returns whether files that git tracks differ from the commit."""
+  words = ['git', 'status', '--porcelain', '--untracked-files=no']
+  run = subprocess.run(words, capture_output=True, text=True, check=False)
+  lines = [line for line in run.stdout.splitlines() if str(RESULTS) not in line]
+  return bool(lines)
 
 
 def _main(*words: str) -> None:
@@ -193,19 +240,17 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--seeds', default='0,1,3', help='default: 0,1,3')
   parser.add_argument('--num', type=int, default=2000, help='images per row')
   args = parser.parse_args(argv)
+  seeds = [int(seed) for seed in args.seeds.split(',')]
+  if TUNING_SEED in seeds:
+    parser.error(f'seed {TUNING_SEED} tunes the scales, so no table may use it')
   study = Study(args.data, args.out, args.num)
   path = RESULTS / f'{args.study}.json'
   rows = json.loads(path.read_text()) if path.exists() else []
-  done = {(row['title'], row['seed']) for row in rows}
-  plan = PLANS[args.study](
-    [int(seed) for seed in args.seeds.split(',')], study.best
-  )
-  if (FLOOR, 0) not in done:
+  RESULTS.mkdir(exist_ok=True)
+  if FLOOR not in [row['title'] for row in rows]:
     rows.append(study.floor())
     write_json(path, rows)
-  for row in plan:
-    if (row.title, row.seed) in done:
-      continue
+  for row in missing(PLANS[args.study](seeds, study.best), rows, args.num):
     rows.append(study.measure(row))
     write_json(path, rows)
     print(f'{row.title}, seed {row.seed}: {rows[-1]}', flush=True)

@@ -70,12 +70,12 @@ class Method:
 # scale of S2 was published for text (2508.12880).
 METHODS = (
   Method('CFG', 'cfg:1.5', 'cfg:1.25..2.25:5'),
-  Method('CFG + S2', 'cfg:1.5,s2:1.25', 'cfg:1.25..1.75:3,s2:1.25..1.75:3'),
-  Method('S2', 's2:1.25', 's2:1.25..2.25:5'),
   Method('IG', 'ig:1.9', 'ig:1.5..3.5:5'),
   Method('IG + CFG', 'ig:1.4,cfg:1.35@0-0.7', 'ig:1.5..2.5:3,cfg:1.25..1.75:3'),
-  Method('APG', '', 'apg:1.5..3.5:5'),
+  Method('S2', 's2:1.25', 's2:1.25..2.25:5'),
+  Method('CFG + S2', 'cfg:1.5,s2:1.25', 'cfg:1.25..1.75:3,s2:1.25..1.75:3'),
   Method('CFG-Zero*', 'cfg_zero:1.5', 'cfg_zero:1.25..2.25:5'),
+  Method('APG', '', 'apg:1.5..3.5:5'),
 )
 
 
@@ -102,25 +102,22 @@ def _words(
 def published(seeds: Sequence[int], best: Best) -> list[Row]:
   """Compares guidance methods at their published scales."""
   del best
-  rows = []
-  for seed in seeds:
-    rows.append(Row('none', teacher(seed), seed=seed))
-    rows += [
-      Row(method.name, teacher(seed), method.published, seed)
-      for method in METHODS
-      if method.published
-    ]
+  rows = [Row('none', teacher(seed), seed=seed) for seed in seeds]
+  for method in METHODS:
+    if method.published:
+      rows += [
+        Row(method.name, teacher(seed), method.published, seed)
+        for seed in seeds
+      ]
   return rows
 
 
 def tuned(seeds: Sequence[int], best: Best) -> list[Row]:
   """Compares guidance methods at the best scales of another network."""
-  rows = []
-  for seed in seeds:
-    rows.append(Row('none', teacher(seed), seed=seed))
+  rows = [Row('none', teacher(seed), seed=seed) for seed in seeds]
+  for method in METHODS:
     rows += [
-      Row(method.name, teacher(seed), best(method.name), seed)
-      for method in METHODS
+      Row(method.name, teacher(seed), best(method.name), seed) for seed in seeds
     ]
   return rows
 

@@ -4,8 +4,8 @@
 
 For each title, a table has means over seeds. A difference is the mean, over
 seeds, of the row minus the first row of the same seed; its standard error comes
-from the spread over seeds. One seed has no such error, so the table shows the
-bootstrap error of the distance instead.
+from the spread over seeds. The error of a distance is that of its mean over
+seeds: the bootstrap errors of the seeds are added in squares.
 """
 
 import json
@@ -54,8 +54,10 @@ def table(rows: Rows) -> str:
     )  # fmt: skip
     mean = {
       key: np.mean([row[key] for row in group])
-      for key in ('fd', 'fd_se', 'accuracy', 'recall')
+      for key in ('fd', 'accuracy', 'recall')
     }
+    errors = [row['fd_se'] for row in group]
+    error = np.linalg.norm(errors) / len(errors)
     cells = ['', '']
     if group is not base and title != FLOOR:
       cells = [
@@ -67,7 +69,7 @@ def table(rows: Rows) -> str:
       [
         name,
         f'{group[0]["nfe"]:.4g}' if 'nfe' in group[0] else '',
-        f'{mean["fd"]:.3f} ± {mean["fd_se"]:.3f}',
+        f'{mean["fd"]:.3f} ± {error:.3f}',
         cells[0],
         f'{mean["accuracy"]:.1%}',
         cells[1],
@@ -87,7 +89,8 @@ def _signed(value: float, error: float, percent: bool = False) -> str:
   if np.isnan(error):
     return text
   spread = f'{error:.1%}' if percent else f'{error:.3f}'
-  return f'{text} ± {spread} ({abs(value) / error:.1f} se)'
+  ratio = f' ({abs(value) / error:.1f} se)' if error else ''
+  return f'{text} ± {spread}{ratio}'
 
 
 def fill(text: str, tables: Mapping[str, str]) -> str:

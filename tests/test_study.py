@@ -7,6 +7,8 @@ import pathlib
 import pytest
 
 from commands import cli
+from core.errors import InputError
+from distill import sd35_flash
 from distill.config import build_student
 from evaluate.sweep import SweepGrid
 from experiments import study, study_plans, study_tables
@@ -47,7 +49,12 @@ def test_commands_and_config_keys_are_valid(rows):
           if words[0] == 'distill':
             keys.append('distill.teacher=runs/study')
           config = override(load_config(args.config), keys).to_dict()
-          (build if words[0] == 'train' else build_student)(config)
+          if words[0] == 'train':
+            build(config)
+            continue
+          build_student(config)
+          for stage in sd35_flash.stages(args.config, keys)[1]:
+            build_student(stage)
 
 
 def test_grids_contain_valid_guidance():
@@ -90,10 +97,10 @@ def test_a_table_has_means_differences_and_the_floor_at_the_end():
     )
   lines = study_tables.table(rows).splitlines()
   assert lines[2] == (
-    '| none | 25 | 2.500 ± 0.100 |  | 50.0% |  | 0.40 |  | 0, 1 |'
+    '| none | 25 | 2.500 ± 0.071 |  | 50.0% |  | 0.40 |  | 0, 1 |'
   )
   assert lines[3] == (
-    '| IG: `ig:1.5` | 25 | 1.000 ± 0.100 | -1.500 ± 0.500 (3.0 se) | 65.0% | '
+    '| IG: `ig:1.5` | 25 | 1.000 ± 0.071 | -1.500 ± 0.500 (3.0 se) | 65.0% | '
     '+15.0% ± 5.0% (3.0 se) | 0.40 | 1.10 | 0, 1 |'
   )
   assert lines[4].startswith(f'| {study.FLOOR} |  | 0.500')
@@ -106,8 +113,35 @@ def test_tables_replace_the_marked_text():
   assert study_tables.fill(filled, {'published': 'new\n'}) == filled
 
 
+def test_equal_differences_have_no_ratio():
+  rows = [
+    record(title, seed, fd, accuracy=accuracy)
+    for seed in (0, 1)
+    for title, fd, accuracy in (('none', 2.0, 0.5), ('IG', 2.0, 0.6))
+  ]
+  line = study_tables.table(rows).splitlines()[3]
+  assert '| +0.000 ± 0.000 |' in line
+  assert 'se)' not in line.split('|')[4]
+
+
+def test_rows_with_other_settings_are_refused():
+  run = study_plans.teacher(0)
+  plan = [study_plans.Row('none', run), study_plans.Row('IG', run, 'ig:2')]
+  stored = study.settings_of(plan[1], 10)
+  assert study.missing(plan, [stored], 10) == plan[:1]
+  for change in ({'guidance': 'ig:3'}, {'num': 20}, {'changes': ['x']}):
+    with pytest.raises(InputError, match=f'other {next(iter(change))}'):
+      study.missing(plan, [{**stored, **change}], 10)
+
+
+def test_the_tuning_network_is_in_no_table():
+  with pytest.raises(SystemExit):
+    study.main(['published', '--seeds=1,2'])
+
+
 def test_the_page_shows_the_recorded_results():
   text = study_tables.PAGE.read_text()
+  assert study_tables.tables()
   assert study_tables.fill(text, study_tables.tables()) == text
   for path in study.RESULTS.glob('*.json'):
     if path.stem in study_plans.PLANS:
@@ -134,28 +168,48 @@ def test_networks_are_trained_once_and_after_their_needs(monkeypatch, tmp_path):
   ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_a_study_measures_missing_rows_alone(
-  monkeypatch, tmp_path, shared_run, data_dir, capsys
-):
+@pytest.fixture
+def small(monkeypatch, tmp_path, shared_run):
+  """A study of the digits in a folder with one trained network, `run`."""
   (tmp_path / 'run.done').touch()
   (tmp_path / 'run').symlink_to(shared_run / 'run')
-  run = study_plans.Run('run', ())
-  rows = [
-    study_plans.Row('none', run),
-    study_plans.Row('IG', run, 'ig:1.5', changes=('sample.steps=4',)),
-  ]
-  monkeypatch.setattr(study, 'RESULTS', tmp_path)
+  monkeypatch.setattr(study, 'RESULTS', tmp_path / 'results')
   monkeypatch.setattr(study, 'CONFIG', 'configs/digits.py')
+  monkeypatch.setattr(study, 'TUNING_IMAGES', 40)
+  return study_plans.Run('run', ())
+
+
+@pytest.mark.slow
+def test_a_study_measures_missing_rows_alone(
+  monkeypatch, tmp_path, small, data_dir, capsys
+):
+  rows = [
+    study_plans.Row('none', small),
+    study_plans.Row('IG', small, 'ig:1.5', changes=('sample.steps=4',)),
+  ]
   monkeypatch.setitem(study.PLANS, 'published', lambda seeds, best: rows)
   argv = ['published', f'--data={data_dir}', f'--out={tmp_path}', '--num=40']
   study.main(argv)
-  first = json.loads((tmp_path / 'published.json').read_text())
+  file = tmp_path / 'results' / 'published.json'
+  first = json.loads(file.read_text())
   assert [row['title'] for row in first] == [study.FLOOR, 'none', 'IG']
   assert first[1]['cfg_scale'] == pytest.approx(1)
   assert first[2]['nfe'] == 4
   assert first[1]['weights_sha256'] == first[2]['weights_sha256']
   capsys.readouterr()
   study.main(argv)
-  assert json.loads((tmp_path / 'published.json').read_text()) == first
+  assert json.loads(file.read_text()) == first
   assert 'seed' not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_scales_are_tuned_once(monkeypatch, tmp_path, small, data_dir):
+  method = study_plans.Method('CFG', 'cfg:1.5', 'cfg:1..2:3')
+  monkeypatch.setattr(study, 'METHODS', [method])
+  monkeypatch.setattr(study, 'teacher', lambda seed: small)
+  work = study.Study(data_dir, tmp_path, 40)
+  best = work.best('CFG')
+  assert best in ('cfg:1', 'cfg:1.5', 'cfg:2')
+  assert work.best('CFG') == best
+  stored = json.loads((tmp_path / 'results' / 'tuned_scales.json').read_text())
+  assert stored == {'CFG': best}

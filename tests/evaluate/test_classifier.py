@@ -140,7 +140,7 @@ def test_folder_gives_the_same_features(trained, folder):
 
 def test_layers_keep_their_order(tmp_path):
   """Layers stay in numeric order. Layer 2 is before layer 10."""
-  shape = (256, 256, 1)
+  shape = (256, 256, 3)
   _, shapes = lib._abstract(shape, 2)
   assert len(shapes['convs']) == 11
   rng = np.random.default_rng(0)
