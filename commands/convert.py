@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
 from core.errors import InputError, check_choice, reason
@@ -282,9 +283,6 @@ def _read_run(
     'weights': weights,
     'source': source,
     'step': step,
-    'training': (
-      f'{step * experiment.train.batch_size:,} images of {experiment.data.name}'
-    ),
     'path': experiment.objective.path,
     'latents': load_latents(source).to_json(),
     # A few-step student must sample with the settings of its training.
@@ -297,40 +295,40 @@ def _card(
   target: str,
   config: NetworkConfig,
   info: dict[str, Any],
-  count: int,
   quantize: str | None,
+  count: int,
 ) -> str:
-  """Returns the model card of a folder."""
-  about = dict(info)
+  """Returns the model card of a folder with `count` parameters."""
+  about, results = dict(info), ''
   if quantize is not None:
     about['weights'] = f'{info.get("weights")}, quantized to {quantize}'
-  results = ''
-  if 'step' in info:
-    results = _results(epath.Path(info['source']), info)
+  elif 'source' in info and 'step' in info:
+    results = _results(epath.Path(info['source']).expanduser(), info)
   title = pathlib.PurePath(target).name
   return model_card(title, config, about, count=count, results=results)
 
 
 def _results(run: epath.Path, info: dict[str, Any]) -> str:
-  """Returns the run's results of `compare` for the same weights, or ''."""
+  """Returns the results of `compare` for the weights of a run, or ''."""
   record, table = run / 'compare.json', run / 'table.md'
   if not record.exists() or not table.exists():
     return ''
   try:
     protocol = read_json(record)['protocol']
-    if (protocol['weights'], protocol['step']) != (
-      info['weights'], info['step'],
-    ):  # fmt: skip
-      return ''
-    return (
-      f'Frechet distances to {protocol["reference"]} of '
-      f'{protocol["data"]["name"]}, in the features of a classifier (not FID) '
-      f'and in pixels, for {protocol["compare"]["num"]} images per method, '
-      f'{protocol["sampling"]["solver"]} with {protocol["sampling"]["steps"]} '
-      f'steps, seed {protocol["seed"]}:\n\n{table.read_text()}'
+    measured = protocol['weights'], protocol['step']
+    sampling, data = protocol['sampling'], protocol['data']['name']
+    note = (
+      f'Frechet distances to {protocol["reference"]} of {data}, in the '
+      'features of a classifier (not FID) and in pixels; '
+      f'{protocol["compare"]["num"]} images per method, {sampling["solver"]} '
+      f'with {sampling["steps"]} steps, seed {protocol["seed"]}.'
     )
-  except (InputError, KeyError, TypeError):  # the file is damaged
+  except (InputError, LookupError, TypeError) as error:
+    logging.warning('The card has no results: %s (%s).', record, reason(error))
     return ''
+  if measured != (info['weights'], info['step']):
+    return ''
+  return f'{note}\n\n{table.read_text()}'
 
 
 def _write(
@@ -344,7 +342,6 @@ def _write(
   """Writes the network and returns a report."""
   config, params, info = network
   family = family or info.get('family')
-  count = sum(leaf.size for leaf in convert.flatten(params).values())
   if to_file:
     if family is None:
       raise InputError('--family is needed: the folder does not specify it.')
@@ -355,6 +352,7 @@ def _write(
     )
   else:
     tensors = convert.flatten(params)
+    size = sum(tensor.size for tensor in tensors.values())
     save_folder(
       target,
       config,
@@ -362,8 +360,9 @@ def _write(
       info=info,
       scheme=quantize,
       allow_nonfinite=allow_nonfinite,
-      files={FILE: _card(target, config, info, count, quantize)},
+      files={FILE: _card(target, config, info, quantize, size)},
     )
+  count = sum(tensor.size for tensor in tensors.values())
   report = (
     f'{count:,} parameters in {len(tensors)} tensors, '
     f'weights: {info.get("weights")}, family: {family or "none given"}'

@@ -117,7 +117,9 @@ class BoundNetwork(ClassConditional):
   config: NetworkConfig = dataclasses.field(metadata={'static': True})
 
   def __repr__(self) -> str:
-    count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+    leaves = jax.tree.leaves(self.params)
+    # JAX may put placeholders without a size into a tree.
+    count = sum(getattr(leaf, 'size', 0) for leaf in leaves)
     return (
       f'{type(self).__name__}({self.depth} blocks, {count / 1e6:.2f} M '
       'parameters)'

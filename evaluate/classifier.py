@@ -49,7 +49,7 @@ def plan(shape: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
   if side <= _SMALL:
     return (32, 1), (64, 2), (64, 2)
   gray = shape[-1] == 1
-  stages = []
+  stages: list[tuple[int, int]] = []
   while side > 4:
     side = -(-side // 2)
     width = min(max((336 if gray else 1024) // side, 24 if gray else 32), 256)

@@ -22,21 +22,28 @@ _ELSEWHERE = {
   'generator': 'seed',
   'class_labels': 'labels',
   'output_type': "output, which is 'images' or 'latents'",
-  'latents': 'noise',
+  'latents': "noise, or output='latents'",
   'callback_on_step_end': 'callback',
   'num_images_per_prompt': 'labels with one entry for each image',
 }
 
 
+_FIELDS = '|'.join(field.name for field in dataclasses.fields(SampleConfig))
+
+
 @contextlib.contextmanager
 def library_terms() -> Iterator[None]:
-  """Rewords errors: config keys and flags become arguments of functions."""
+  """Rewords errors: config keys and flags become arguments of functions.
+
+  Commands, from `python main.py` to the end of the text, stay as they are.
+  """
   try:
     yield
   except InputError as error:
-    text = re.sub(r'\bsample\.(?=\w)', '', str(error))
-    text = re.sub(r'(?<!\S)--(\w+)', r'\1', text)
-    raise InputError(text) from error
+    text, *rest = re.split(r'(?=python main\.py)', str(error), maxsplit=1)
+    text = re.sub(rf'\bsample\.({_FIELDS})\b', r'\1', text)
+    text = re.sub(r'--(autoencoder|guidance|step|weights)\b', r'\1', text)
+    raise InputError(''.join([text, *rest])) from None
 
 
 def check_labels(
@@ -59,6 +66,8 @@ def check_labels(
       raise InputError(f'label {word!r} names {len(match)} classes, not one.')
     return match[0]
 
+  if isinstance(labels, np.ndarray) and labels.dtype.kind == 'U':
+    labels = labels.tolist()
   if isinstance(labels, str):
     labels = find_classes(labels, count, names)
   elif isinstance(labels, list | tuple | range):
@@ -84,12 +93,16 @@ def check_labels(
 
 
 def check_states(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-  """Returns states as float32; raises InputError for another shape or type."""
+  """Returns states of `shape` as float32.
+
+  Raises InputError if `values`, the argument `name`, has another shape, or a
+  type other than floating point.
+  """
   values = np.asarray(values)
   if values.shape != shape or values.dtype.kind != 'f':
     raise InputError(
       f'{name} has shape {values.shape} and type {values.dtype}, expected '
-      f'{shape} and float32.'
+      f'shape {shape} and floating point.'
     )
   return values.astype(np.float32)
 

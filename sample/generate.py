@@ -282,22 +282,11 @@ class Sampler:
       start=state,
     )
 
-  @functools.cached_property
+  @property
   def decode(self) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
     """Compiled `to_images`, whose results every process can read."""
-    decode = jax.jit(
-      functools.partial(to_images, truncate=self.config.truncate),
-      out_shardings=replicated(self.mesh),
-    )
+    decode = _compiled_decoder(self.mesh, self.config.truncate)
     return functools.partial(decode, self.decoder)
-
-  @functools.cached_property
-  def keep(self) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """Function like `decode` that returns the latents, as float32."""
-    return jax.jit(
-      lambda x: (x.astype(jnp.float32), jnp.isfinite(x).all((1, 2, 3))),
-      out_shardings=replicated(self.mesh),
-    )
 
   def batches(
     self,
@@ -335,7 +324,7 @@ class Sampler:
         guidance,
       )
     cost = self.nfe(guidance, seed)
-    finished = self.decode if decode else self.keep
+    finished = self.decode if decode else _compiled_identity(self.mesh)
 
     def begin(number):
       # All batches have the same size, so they share one program. `finish`
@@ -386,3 +375,22 @@ class Sampler:
     if failures:
       nonfinite.warn(failures, done, describe(guidance))
     return Generated(np.concatenate(images), evaluations / done, failures)
+
+
+# Caches of compiled functions; equal samplers share them.
+@functools.cache
+def _compiled_decoder(mesh: Mesh, truncate: bool) -> Callable[..., Any]:
+  """Returns `to_images` as a compiled function of decoder and latents."""
+  return jax.jit(
+    functools.partial(to_images, truncate=truncate),
+    out_shardings=replicated(mesh),
+  )
+
+
+@functools.cache
+def _compiled_identity(mesh: Mesh) -> Callable[..., Any]:
+  """Returns a function like `to_images` that keeps the latents, as float32."""
+  return jax.jit(
+    lambda x: (x.astype(jnp.float32), jnp.isfinite(x).all((1, 2, 3))),
+    out_shardings=replicated(mesh),
+  )

@@ -29,17 +29,26 @@ from dit.types import (
 
 
 def between(first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
-  """Returns `count` noises from `first` to `last`, each (H, W, C)."""
+  """Interpolates between two noises on the sphere.
+
+  Args:
+    first: Noise (H, W, C).
+    last: Another noise (H, W, C); equal noises give equal frames.
+    count: Number of frames n, at least 2.
+
+  Returns:
+    Frames (n, H, W, C) float32; the first and the last are the two noises.
+  """
   first, last = first.astype(np.float64), last.astype(np.float64)
   norms = np.linalg.norm(first) * np.linalg.norm(last)
   angle = np.arccos(np.clip((first * last).sum() / norms, -1, 1))
   weights = np.linspace(0, 1, count)[:, None, None, None]
-  if np.sin(angle) < 1e-6:  # equal noises
-    return ((1 - weights) * first + weights * last).astype(np.float32)
-  frames = (
-    np.sin((1 - weights) * angle) * first + np.sin(weights * angle) * last
-  )
-  return np.float32(frames / np.sin(angle))
+  if np.sin(angle) < 1e-6:  # the noises are equal
+    frames = (1 - weights) * first + weights * last
+  else:
+    parts = np.sin((1 - weights) * angle), np.sin(weights * angle)
+    frames = (parts[0] * first + parts[1] * last) / np.sin(angle)
+  return frames.astype(np.float32)
 
 
 @jax.tree_util.register_dataclass

@@ -12,13 +12,17 @@ import numpy as np
 
 from core import markdown
 from dit.base import NetworkConfig
+from dit.weights.files import HUB, WEB
 
 FILE = 'README.md'
 _MOST_CLASSES = 20  # longer lists of class names are cut
+_NOTE = """
+NAME:FILE is the autoencoder of the latents and its file, such as
+sd_vae:sd-vae-ft-ema.safetensors."""
 _FEW = 8  # most steps of a student, which needs no guidance
 _TEMPLATE = """---
 library_name: jax
-tags: [diffusion, {family}]
+tags: [diffusion, diffusion-transformer]
 ---
 
 # {title}
@@ -30,14 +34,15 @@ A Diffusion Transformer for class-conditional images, in JAX.
 ```python
 from sample import load, tile
 
-pipeline = load('{place}')
+pipeline = load('FOLDER'{decoder})
 images = pipeline([{labels}], '{guidance}')
 sheet = tile(images, columns=2)
 ```
 
-    python main.py sample --folder={place} --guidance={guidance} --num=16
+    python main.py sample --folder=FOLDER --guidance={guidance} \\
+      --num=16 --out=samples{decoder_flag}
 
-`{place}` is the path of this folder, or hf://ORG/NAME after an upload.
+FOLDER is the path of this folder, or hf://ORG/NAME after an upload.{note}
 
 ## Network
 
@@ -82,18 +87,23 @@ def model_card(
   origin = [
     (name, info[key])
     for name, key in (
-      ('source', 'source'), ('weights', 'weights'), ('training step', 'step'),
-      ('family', 'family'), ('path', 'path'), ('training', 'training'),
+      ('weights', 'weights'), ('training step', 'step'), ('family', 'family'),
+      ('path', 'path'),
     )
     if info.get(key) is not None
   ]  # fmt: skip
+  source = str(info.get('source', ''))
+  if source.startswith((HUB, WEB)):  # a local path means nothing to others
+    origin.insert(0, ('source', source))
   labels = np.unique([0, config.num_classes - 1])
   steps = (info.get('sample') or {}).get('steps', 250)
   is_guided = config.null_label and steps > _FEW
+  decodes = _space(latents) != 'pixels'
   return _TEMPLATE.format(
     title=title,
-    family=str(info.get('family') or 'sit'),
-    place='FOLDER',
+    decoder=", autoencoder='NAME:FILE'" if decodes else '',
+    decoder_flag=' --autoencoder=NAME:FILE' if decodes else '',
+    note=_NOTE if decodes else '',
     labels=', '.join(map(str, labels)),
     guidance='cfg:1.5' if is_guided else 'none',
     network=markdown.table(('property', 'value'), _cells(network)),

@@ -17,18 +17,13 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
-from jax.sharding import Mesh
 
 from core.errors import InputError, check_choice
 from core.ranges import Range, Seed, check_value
-from dit import backbone
-from dit.base import DTYPES
 from dit.latents import from_pixels
-from dit.path import VariancePreserving, path_named
-from dit.sharding import MeshConfig, batch_parts, make_mesh
+from dit.path import VariancePreserving
+from dit.sharding import batch_parts
 from dit.types import Denoiser
-from dit.weights.files import fetch_folder
 from guidance import Guidance, parse
 from guidance.parse import with_guide
 from sample.arguments import (
@@ -38,11 +33,9 @@ from sample.arguments import (
   library_terms,
   with_changes,
 )
-from sample.decoder import read_decoder
 from sample.generate import SampleConfig, Sampler
 from sample.interpolation import Blend, between
 from sample.sampler import image_keys, start_std
-from sample.saved_network import open_network
 from sample.trajectory import Film, Observer, record_trajectory
 
 OUTPUTS = ('images', 'latents')
@@ -104,7 +97,8 @@ class Pipeline:
       guide: Pipeline of the weaker network, for the guidance 'auto'.
       output: 'images', or 'latents' for float32 in the units of the network.
       callback: Function of the time and the states (b, H, W, C) of a batch,
-        called before each step. A new function compiles a new program.
+        called before each step. The last rows can be padding. A new function
+        compiles a new program.
       progress: Function of the number of finished images, called after each
         batch.
       **sampling: Fields of `SampleConfig` to change, such as steps=25.
@@ -120,8 +114,7 @@ class Pipeline:
       start = None
       if noise is not None:
         start = check_states('noise', noise, (len(labels), *sampler.shape))
-        grid = jnp.asarray(sampler.grid[0])
-        start = start * np.asarray(start_std(sampler.path, grid))
+        start = start * _start_std(sampler)
       record = None
       if callback is not None:
         if sampler.solver.adaptive:
@@ -129,15 +122,13 @@ class Pipeline:
             f'solver {sampler.config.solver} chooses its own steps, and calls '
             'no callback; choose another solver.'
           )
-        record = Observer(callback)
-      return (
-        self._padded(sampler, len(labels))
-        .images(
-          method, labels, seed, progress,
-          start=start, record=record, decode=output == 'images',
-        )
-        .images
-      )  # fmt: skip
+        record = Observer(callback, ordered=sampler.mesh.size == 1)
+      images = self._padded(sampler, len(labels)).images(
+        method, labels, seed, progress,
+        start=start, record=record, decode=output == 'images',
+      ).images  # fmt: skip
+      jax.effects_barrier()  # all callbacks have returned
+      return images
 
   def noise(self, count: int, *, seed: int = 0) -> np.ndarray:
     """Returns the noise of images 0 to `count` - 1, (count, H, W, C) float32.
@@ -148,7 +139,8 @@ class Pipeline:
     check_value('seed', seed, Seed)
     keys = image_keys(seed, jnp.arange(count))
     shape = self.sampler.shape
-    return np.asarray(jax.vmap(lambda k: jax.random.normal(k, shape))(keys))
+    normal = lambda key: jax.random.normal(key, shape, jnp.float32)  # noqa: E731
+    return np.asarray(jax.vmap(normal)(keys))
 
   def invert(
     self,
@@ -191,7 +183,7 @@ class Pipeline:
       if method.stepwise:
         raise InputError(
           'guidance with random choices, memory or zero steps cannot be '
-          'inverted; choose ig, cfg, tcfg or slg.'
+          'inverted; choose a method such as ig, cfg or slg.'
         )
       images = np.asarray(images)
       if images.dtype == np.uint8:
@@ -205,7 +197,9 @@ class Pipeline:
       sampler = dataclasses.replace(
         self._padded(sampler, len(labels)), inverted=True
       )
-      return sampler.images(method, labels, 0, start=start, decode=False).images
+      noise = sampler.images(method, labels, 0, start=start, decode=False)
+      forward = dataclasses.replace(sampler, inverted=False)
+      return noise.images / _start_std(forward)
 
   def interpolate(
     self,
@@ -237,10 +231,20 @@ class Pipeline:
     ends = self._checked(labels)
     if len(ends) > 2:
       raise InputError(f'labels are {labels!r}, expected one class or two.')
+    if self._sampler(sampling).solver.stochastic:
+      raise InputError(
+        'the solver adds noise at each step, so images between two seeds do '
+        "not change smoothly; choose solver='heun' or another ODE solver."
+      )
     first, last = (self.noise(1, seed=seed)[0] for seed in seeds)
     noise = between(first, last, count)
     if ends[0] == ends[-1]:
       return self([int(ends[0])] * count, guidance, noise=noise, **sampling)
+    method = self._method(guidance, None)
+    if method.wants_guide or 'icg' in method.methods:
+      raise InputError(
+        'guidance auto and icg do not work between two classes; choose another.'
+      )
     blend = Blend(self.denoiser, jnp.int32(ends[0]), jnp.int32(ends[1]), count)
     frames = dataclasses.replace(
       self, sampler=dataclasses.replace(self.sampler, denoiser=blend)
@@ -326,75 +330,8 @@ class Pipeline:
     return check_labels(labels, self.denoiser.num_classes, self.classes)
 
 
-def load(
-  place: epath.PathLike,
-  *,
-  weights: str = 'ema',
-  step: int | None = None,
-  autoencoder: str | None = None,
-  mesh: Mesh | None = None,
-  dtype: str = 'auto',
-) -> Pipeline:
-  """Reads a network and its settings for sampling.
-
-  Args:
-    place: Workdir of a run, or folder of weights from `main.py convert`, also
-      as hf://ORG/NAME.
-    weights: Weights of a run, 'ema' or 'raw'; a folder has one set.
-    step: Step of a run's checkpoint; None for the newest.
-    autoencoder: Decoder of the latents as NAME:FILE[,FILE...], such as
-      'sd_vae:vae.safetensors'; None for the stored decoder, or if latents
-      are images.
-    mesh: Devices; None for all devices.
-    dtype: Type of activations: 'float32', 'bfloat16', or 'auto' for bfloat16 on
-      accelerators and float32 elsewhere.
-
-  Raises:
-    InputError: if there is no network, or the autoencoder does not match it.
-  """
-  with library_terms():
-    check_choice('dtype', dtype, DTYPES)
-    return _load(
-      epath.Path(fetch_folder(place)).expanduser(),
-      weights,
-      step,
-      autoencoder,
-      mesh,
-      dtype,
-    )
-
-
-def _load(
-  place: epath.Path,
-  weights: str,
-  step: int | None,
-  autoencoder: str | None,
-  mesh: Mesh | None,
-  dtype: str,
-) -> Pipeline:
-  """Reads a network; `load` explains the arguments."""
-  if weights.startswith('ema:'):
-    raise InputError(
-      f'weights is {weights!r}; averages by width are read from a folder: '
-      f'python main.py convert --from={place} --to=FOLDER --weights={weights}.'
-    )
-  mesh = make_mesh(MeshConfig()) if mesh is None else mesh
-  network = open_network(place)
-  if not network.is_run and (weights != 'ema' or step is not None):
-    raise InputError(
-      f'{place} is a folder of weights, which holds one set; weights and '
-      'step are for runs.'
-    )
-  config, path, sampling = network.config, network.path, network.sampling
-  if dtype != 'auto':
-    config = dataclasses.replace(config, dtype=dtype)
-  decoder = read_decoder(autoencoder, config.channels, network.latents, mesh)
-  sampler = Sampler(
-    backbone.bind(config, network.load(mesh, weights, step)),
-    sampling,
-    path_named(path),
-    config.latent_shape,
-    mesh,
-    decoder,
-  )
-  return Pipeline(sampler, network.latents.classes)
+def _start_std(sampler: Sampler) -> float:
+  """Returns the standard deviation of the state at the first time."""
+  if sampler.solver.adaptive:
+    return 1.0
+  return float(start_std(sampler.path, jnp.asarray(sampler.grid[0])))

@@ -235,7 +235,9 @@ def sample(
   draws = draw_steps(guidance, denoiser, condition, index, seed, steps)
 
   def step_of(t, n):
-    time = grid[n] if how.scales_at == 'step' and not solver.adaptive else t
+    time = t
+    if how.scales_at == 'step' and not solver.adaptive:
+      time = jnp.maximum(grid[n], grid[n + 1])  # the same if inverted
     choices = jax.tree.map(lambda draw: draw[n], draws)
     return Step(time, choices, grid[n + 1], path)
 
@@ -252,10 +254,12 @@ def sample(
   def noise(n):
     return normal(jax.vmap(jax.random.fold_in, (0, None))(keys, n))
 
-  if start is None:
-    x = normal(keys) * start_std(path, grid[0])
-  else:
+  if start is not None:
     x = start.astype(how.dtype)
+  else:
+    x = normal(keys)
+    if isinstance(solver, Solver):
+      x = x * start_std(path, grid[0])
   memory = guidance.init(x)
   if isinstance(solver, Solver):
     rests = None
@@ -287,7 +291,7 @@ def nfe(
   """
   assert isinstance(how.solver, Solver)
   evaluations = [
-    (n, t, t if how.scales_at == 'step' else time, t_next)
+    (n, t, max(t, t_next) if how.scales_at == 'step' else time, t_next)
     for n, (t, t_next) in enumerate(itertools.pairwise(grid.astype(how.dtype)))
     for time in how.solver.times(t, t_next)
   ]

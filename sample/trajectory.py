@@ -34,14 +34,19 @@ class Observer:
   """A `record` of the sampler that calls a function on the host.
 
   Observers of the same function are equal, so they share a compiled program.
+  JAX orders the calls on one device only.
   """
 
   callback: Callable[[float, np.ndarray], None]
+  ordered: bool
 
   def __call__(self, state: State) -> None:
     """Calls the function with the time and the states (B, H, W, C)."""
     jax.debug.callback(
-      lambda t, x: self.callback(float(t), np.asarray(x)), state.t, state.x
+      lambda t, x: self.callback(float(t), np.asarray(x)),
+      state.t,
+      state.x,
+      ordered=self.ordered,
     )
 
 

@@ -9,6 +9,7 @@ from command_runs import run
 from core.errors import InputError
 from dit.weights.files import fetch_folder
 from sample import load
+from sample.model_card import model_card
 
 constants = pytest.importorskip('huggingface_hub.constants')
 COMMIT = '0123456789' * 4
@@ -43,12 +44,22 @@ def test_a_folder_of_the_hub_samples(cache, folder, inside):
   np.testing.assert_array_equal(ours, expected)
 
 
-def test_the_command_reads_the_hub(cache, tmp_path):
-  result = run(
-    'sample', '--folder=hf://org/name', '--num=4', f'--out={tmp_path}/out'
-  )
+def test_the_command_writes_beside_the_user(cache, tmp_path, monkeypatch):
+  before = sorted(cache.rglob('*'))
+  monkeypatch.chdir(tmp_path)
+  result = run('sample', '--folder=hf://org/name', '--num=4')
   assert result.status == 0, result.err
-  assert (tmp_path / 'out' / 'samples.npz').exists()
+  assert (tmp_path / 'name' / 'samples' / 'none' / 'samples.npz').exists()
+  assert sorted(cache.rglob('*')) == before
+
+
+def test_a_guide_of_the_hub(cache, folder, tmp_path):
+  words = (
+    'sample', f'--folder={folder}', '--num=4', '--guidance=auto:2',
+    f'--out={tmp_path}/out',
+  )  # fmt: skip
+  result = run(*words, '--guide=hf://org/name/net/')
+  assert result.status == 0, result.err
 
 
 @pytest.mark.parametrize(
@@ -73,9 +84,19 @@ def test_the_model_card(folder):
   assert card.startswith('---\nlibrary_name: jax\n')
   for words in (
     '# digits', 'parameters', '8 x 8 x 1, pixels', "load('FOLDER')",
-    'after block', 'images of digits', 'No results are recorded',
+    'after block', '| weights | ema |', 'No results are recorded',
   ):  # fmt: skip
     assert words in card
+
+
+def test_the_card_of_latents_names_a_decoder(make_experiment):
+  config = make_experiment('model.channels=4').model
+  card = model_card('net', config, {'source': 'hf://a/b'}, count=10)
+  assert "autoencoder='NAME:FILE'" in card
+  assert '--autoencoder=NAME:FILE' in card
+  assert '| source | hf://a/b |' in card
+  local = model_card('net', config, {'source': '/home/me/run'}, count=10)
+  assert '/home/me' not in local
 
 
 def test_the_card_has_the_results_of_the_same_weights(shared_run, tmp_path):
@@ -86,12 +107,12 @@ def test_the_card_has_the_results_of_the_same_weights(shared_run, tmp_path):
     '--bootstrap=2',
   )  # fmt: skip
   assert result.status == 0, result.err
-  for name, weights in (('a', 'ema'), ('b', 'raw')):
-    result = run(
-      'convert', f'--from={place}', f'--to={tmp_path}/{name}',
-      f'--weights={weights}',
-    )  # fmt: skip
+  for name, flag in (
+    ('a', '--weights=ema'), ('b', '--weights=raw'), ('c', '--quantize=int8'),
+  ):  # fmt: skip
+    result = run('convert', f'--from={place}', f'--to={tmp_path}/{name}', flag)
     assert result.status == 0, result.err
   table = (place / 'table.md').read_text()
   assert table in (tmp_path / 'a' / 'README.md').read_text()
-  assert table not in (tmp_path / 'b' / 'README.md').read_text()
+  for name in ('b', 'c'):
+    assert table not in (tmp_path / name / 'README.md').read_text()

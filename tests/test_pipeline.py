@@ -2,12 +2,14 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from command_runs import run
 
 from core.errors import InputError
 from dit.path import path_named
+from dit.sharding import MeshConfig, make_mesh
 from sample import interpolation, load, sampler, tile
 from sample.generate import SampleConfig
 from train.config_file import load_config
@@ -120,6 +122,8 @@ def test_bad_words(pipeline, shared_run, folder):
     (lambda: pipeline.invert(NOISE[:2], LABELS), 'images has shape'),
     (lambda: pipeline.interpolate([1, 2, 3]), 'one class or two'),
     (lambda: pipeline.interpolate(1, seeds=3), 'expected two'),
+    (lambda: pipeline.interpolate(1, solver='euler_maruyama'), 'adds noise'),
+    (lambda: pipeline.interpolate([1, 2], 'icg:2'), 'between two classes'),
     (lambda: pipeline.interpolate(1, count=1), 'from 2 to'),
     (lambda: vp.invert(NOISE, LABELS), 'infinite velocity'),
     (lambda: load(shared_run / 'run', dtype='half'), 'bfloat16'),
@@ -133,7 +137,10 @@ def test_bad_words(pipeline, shared_run, folder):
     (lambda: pipeline.film(LABELS, 'ig:2', frames=0), 'from 1 to'),
     (lambda: pipeline.nfe('ig:2:tap=4'), 'needs tap 4'),
     (lambda: load(shared_run / 'run', weights='emma'), "Did you mean 'ema'"),
-    (lambda: load(shared_run / 'run', weights='ema:0.1'), 'main.py convert'),
+    (
+      lambda: load(shared_run / 'run', weights='ema:0.1'),
+      'main.py convert --from=.* --to=FOLDER --weights=ema:0.1',
+    ),
     (lambda: load(shared_run / 'run', step=7), 'no checkpoint of step 7'),
     (lambda: load(shared_run / 'run', step='20'), "no checkpoint of step '20'"),
     (lambda: load(folder, step=7), 'holds one set'),
@@ -183,30 +190,50 @@ def test_latents_are_the_images_before_rounding(pipeline):
   assert np.abs(pixels - pipeline(LABELS)).max() < 0.51
 
 
-def test_callback_and_progress(pipeline):
+@pytest.fixture
+def alone(shared_run):
+  """A pipeline on one device, where callbacks are ordered."""
+  mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+  return load(shared_run / 'run', mesh=mesh)
+
+
+def test_callback_and_progress(alone):
   seen, done = [], []
-  images = pipeline(
-    LABELS,
-    callback=lambda t, x: seen.append((t, x.shape)),
+  images = alone(
+    LABELS[:5],
+    callback=lambda t, x: seen.append((t, x)),
     progress=done.append,
   )
-  np.testing.assert_array_equal(images, pipeline(LABELS))
-  times, shapes = zip(*sorted(seen, reverse=True), strict=True)
-  np.testing.assert_allclose(times, pipeline.sampler.grid[:-1], rtol=1e-6)
-  assert set(shapes) == {(8, 8, 8, 1)}
-  assert done == [8]
+  np.testing.assert_array_equal(images, alone(LABELS[:5]))
+  times, states = zip(*seen, strict=True)
+  np.testing.assert_allclose(times, alone.sampler.grid[:-1], rtol=1e-6)
+  np.testing.assert_array_equal(states[0][:5], alone.noise(5))
+  assert states[0].shape == (8, 8, 8, 1)  # five images and padding
+  assert done == [5]
+
+
+def test_callback_on_many_devices(pipeline):
+  seen = []
+  pipeline(LABELS, callback=lambda t, x: seen.append(t))
+  assert sorted(seen, reverse=True) == pytest.approx(
+    pipeline.sampler.grid[:-1].tolist()
+  )
 
 
 def test_counts_share_compiled_programs(pipeline):
   pipeline(list(range(10)) * 2)  # compiles for a batch of 32
-  before = sampler.sample._cache_size()
+  decode = pipeline.sampler.decode.func
+  before = sampler.sample._cache_size(), decode._cache_size()
   pipeline(list(range(10)) * 3)
-  assert sampler.sample._cache_size() == before
+  assert pipeline.sampler.decode.func is decode
+  assert (sampler.sample._cache_size(), decode._cache_size()) == before
 
 
 def test_type_of_activations(shared_run):
   narrow = load(shared_run / 'run', dtype='bfloat16')
   assert narrow.denoiser.config.activation_dtype == 'bfloat16'
+  ours, exact = narrow(LABELS).astype(int), load(shared_run / 'run')(LABELS)
+  assert 0 < np.abs(ours - exact).max() < 40
 
 
 @pytest.mark.parametrize('guidance', ['none', GUIDANCE])
@@ -220,6 +247,17 @@ def test_inversion_finds_the_noise(pipeline, guidance):
   pixels = pipeline(LABELS, guidance, seed=3, **options)
   of_pixels = pipeline.invert(pixels, LABELS, guidance, **options)
   assert of_pixels.shape == noise.shape
+
+
+@pytest.mark.parametrize('spacing', ['uniform', 'edm'])
+def test_inversion_uses_the_scales_of_sampling(pipeline, spacing):
+  """With few Euler steps, scales of the wrong step would be far off."""
+  guidance = 'cfg:3@0.6-1'
+  options = {'solver': 'euler', 'steps': 200, 'spacing': spacing}
+  noise = pipeline.noise(8, seed=3)
+  latents = pipeline(LABELS, guidance, noise=noise, output='latents', **options)
+  found = pipeline.invert(latents, LABELS, guidance, **options)
+  assert np.abs(found - noise).max() < 0.1
 
 
 def test_frames_between_seeds_and_classes(pipeline):

@@ -153,8 +153,8 @@ def local(path: epath.PathLike) -> pathlib.Path:
   name = os.fspath(path)
   if name.startswith(HUB):
     raise InputError(
-      f'{path} is not on this machine, and folders of weights must be; '
-      'to create one from a published file, run '
+      f'{path} is not on this machine, and this argument reads local folders '
+      'only; download it, or, to create a folder from a published file, run '
       f'python main.py convert --from={HUB}org/name/file --to=FOLDER.'
     )
   if '://' in name:
@@ -204,7 +204,7 @@ def fetch_folder(place: epath.PathLike) -> str:
   name = os.fspath(place)
   if not name.startswith(HUB):
     return name
-  match = re.fullmatch(rf'{HUB}([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?', name)
+  match = re.fullmatch(rf'{HUB}([^/@]+/[^/@]+)(?:/([^@]*))?(?:@(.+))?', name)
   if not match:
     raise InputError(
       f'{name} names no folder; expected {HUB}org/name[/path][@revision].'
