@@ -17,9 +17,11 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
 from core.errors import InputError, check_choice, reason
+from core.files import read_json
 from core.folder_lock import file_lock
 from core.ranges import Range, check_value
 from dit.base import NetworkConfig, Params
@@ -37,6 +39,7 @@ from dit.weights.folder import (
 )
 from dit.weights.quantize import SCHEMES
 from evaluate.extractor_registry import convert_inception
+from sample.model_card import FILE, model_card
 from sample.saved_network import load_latents, open_network
 from train import workdir
 from train.experiment import build
@@ -288,6 +291,46 @@ def _read_run(
   return experiment.model, jax.device_get(params), info
 
 
+def _card(
+  target: str,
+  config: NetworkConfig,
+  info: dict[str, Any],
+  quantize: str | None,
+  count: int,
+) -> str:
+  """Returns the model card of a folder with `count` parameters."""
+  about, results = dict(info), ''
+  if quantize is not None:
+    about['weights'] = f'{info.get("weights")}, quantized to {quantize}'
+  elif 'source' in info and 'step' in info:
+    results = _results(epath.Path(info['source']).expanduser(), info)
+  title = pathlib.PurePath(target).name
+  return model_card(title, config, about, count=count, results=results)
+
+
+def _results(run: epath.Path, info: dict[str, Any]) -> str:
+  """Returns the results of `compare` for the weights of a run, or ''."""
+  record, table = run / 'compare.json', run / 'table.md'
+  if not record.exists() or not table.exists():
+    return ''
+  try:
+    protocol = read_json(record)['protocol']
+    measured = protocol['weights'], protocol['step']
+    sampling, data = protocol['sampling'], protocol['data']['name']
+    note = (
+      f'Frechet distances to {protocol["reference"]} of {data}, in the '
+      'features of a classifier (not FID) and in pixels; '
+      f'{protocol["compare"]["num"]} images per method, {sampling["solver"]} '
+      f'with {sampling["steps"]} steps, seed {protocol["seed"]}.'
+    )
+  except (InputError, LookupError, TypeError) as error:
+    logging.warning('The card has no results: %s (%s).', record, reason(error))
+    return ''
+  if measured != (info['weights'], info['step']):
+    return ''
+  return f'{note}\n\n{table.read_text()}'
+
+
 def _write(
   target: str,
   to_file: bool,
@@ -309,6 +352,7 @@ def _write(
     )
   else:
     tensors = convert.flatten(params)
+    size = sum(tensor.size for tensor in tensors.values())
     save_folder(
       target,
       config,
@@ -316,6 +360,7 @@ def _write(
       info=info,
       scheme=quantize,
       allow_nonfinite=allow_nonfinite,
+      files={FILE: _card(target, config, info, quantize, size)},
     )
   count = sum(tensor.size for tensor in tensors.values())
   report = (

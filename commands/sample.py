@@ -14,6 +14,7 @@ from commands.sample_job import ImageJob, request_of
 from core.errors import InputError, NonFiniteError
 from core.processes import writing
 from core.progress import image_progress
+from dit.weights.files import fetch_folder
 from sample import nonfinite
 from sample.image_folder import WRITES, ImageFolder
 from train import workdir
@@ -32,7 +33,9 @@ def run(args: argparse.Namespace) -> None:
       config = override(load_config(args.config), overrides).to_dict()
       experiment = build(config)
     else:
-      experiment = Source.at(args.workdir or args.folder).open(overrides)
+      experiment = Source.at(args.workdir or fetch_folder(args.folder)).open(
+        overrides
+      )
     print(dry_run.sample(experiment, guidance, args.topology))
     return
   if args.config:
@@ -74,6 +77,8 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
     count = num - len(index)
     if 0 < count < num:
       logging.info('%d of %d images exist already.', count, num)
+    if count < num:
+      logging.info('Compiling the sampler.')
     progress = stack.enter_context(image_progress(num, count))
     for batch in job.batches(index):
       count += len(batch.index)

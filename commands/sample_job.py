@@ -25,6 +25,7 @@ from dit.latents import LatentSpace
 from dit.path import Path, path_named
 from dit.sharding import make_mesh
 from dit.types import Denoiser
+from dit.weights.files import HUB, fetch_folder
 from evaluate.real_images import load_images
 from guidance import Guidance, parse
 from guidance.parse import describe, with_guide
@@ -51,6 +52,7 @@ class SampleRequest:
     out: Folder of the results; None for the command's default.
     autoencoder: Decoder of latents in the syntax of `dit.autoencoder.files`;
       None for the decoder that the run or folder records.
+    home: Folder in which `out` lies by default; None for the source itself.
   """
 
   source: Source
@@ -59,6 +61,7 @@ class SampleRequest:
   seed: int = 0
   out: str | None = None
   autoencoder: str | None = None
+  home: str | None = None
 
   def __post_init__(self) -> None:
     check_value('--seed', self.seed, Seed)
@@ -71,12 +74,16 @@ def request_of(
   """Returns the request of the flags; user assignments win over `overrides`."""
   guide = None
   if args.guide:
-    guide = Source.at(args.guide, step=args.guide_step)
+    guide = Source.at(fetch_folder(args.guide), step=args.guide_step)
   elif args.guide_step is not None:
     raise InputError('--guide_step needs --guide.')
+  home = None
+  if args.folder and args.folder.startswith(HUB):
+    # Results must not lie in the cache of the Hub.
+    home = args.folder.partition('@')[0].rstrip('/').rpartition('/')[2]
   return SampleRequest(
     Source(
-      args.workdir or args.folder,
+      args.workdir or fetch_folder(args.folder),
       is_run=args.workdir is not None,
       weights=args.weights,
       step=args.step,
@@ -86,6 +93,7 @@ def request_of(
     args.seed,
     args.out,
     args.autoencoder,
+    home,
   )
 
 
@@ -244,7 +252,7 @@ class ImageJob(SampleJob):
   def folder_in(self, parent: str) -> str:
     """Returns the results folder, by default named after the guidance."""
     name = self.guidance.replace(':', '-').replace(',', '_')
-    folder = self._request.source.place
+    folder = self._request.home or self._request.source.place
     return self._request.out or f'{folder}/{parent}/{name}'
 
   @property

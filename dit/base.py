@@ -104,7 +104,7 @@ class NetworkConfig:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class BoundNetwork(ClassConditional):
   """A class-conditional `Denoiser`; subclasses define `predict` or `__call__`.
 
@@ -113,8 +113,17 @@ class BoundNetwork(ClassConditional):
     config: Settings of the network.
   """
 
-  params: Params
+  params: Params = dataclasses.field(repr=False)
   config: NetworkConfig = dataclasses.field(metadata={'static': True})
+
+  def __repr__(self) -> str:
+    leaves = jax.tree.leaves(self.params)
+    # JAX may put placeholders without a size into a tree.
+    count = sum(getattr(leaf, 'size', 0) for leaf in leaves)
+    return (
+      f'{type(self).__name__}({self.depth} blocks, {count / 1e6:.2f} M '
+      'parameters)'
+    )
 
   @property
   def depth(self) -> int:

@@ -192,7 +192,7 @@ class DiT(nnx.Module):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class BoundDenoiser(BoundNetwork):
   """The network with its parameters, a `Denoiser`."""
 

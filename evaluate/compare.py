@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 
 from core.errors import InputError, WriteError
 from core.files import read_json, write_bytes, write_json
+from core.progress import image_progress
 from core.ranges import Range, check_value, declarations
 from dit.types import Denoiser
 from evaluate.classifier import Classifier, train_classifier
@@ -171,7 +172,8 @@ def compare(
   while queue:
     text, matched = queue.pop(0)
     guidance = with_guide(parse(text), guide)
-    sample, rate = _draw(sampler, guidance, labels, seed)
+    with image_progress(config.num, 0, text) as progress:
+      sample, rate = _draw(sampler, guidance, labels, seed, progress)
     scores = score(evaluators, sample.images, labels)
     base = rows[0].scores if rows else scores
     features, pixels = (base[space].gain(scores[space]) for space in _SPACES)
@@ -197,16 +199,20 @@ def _has_results(folder: epath.Path, protocol: Mapping[str, Any]) -> bool:
 
 
 def _draw(
-  sampler: Sampler, guidance: Guidance, labels: np.ndarray, seed: int
+  sampler: Sampler,
+  guidance: Guidance,
+  labels: np.ndarray,
+  seed: int,
+  progress: Callable[[int], None],
 ) -> tuple[Generated, float]:
   """Samples with one method; returns the images and the images per second."""
   marks = [(time.perf_counter(), 0)]
-  sample = sampler.images(
-    guidance,
-    labels,
-    seed,
-    progress=lambda done: marks.append((time.perf_counter(), done)),
-  )
+
+  def mark(done: int) -> None:
+    marks.append((time.perf_counter(), done))
+    progress(done)
+
+  sample = sampler.images(guidance, labels, seed, mark)
   # The rate excludes the first batch, which compiles, if other batches follow.
   (t_0, n_0), (t_1, n_1) = marks[1 if len(marks) > 2 else 0], marks[-1]
   return sample, (n_1 - n_0) / (t_1 - t_0)

@@ -30,6 +30,7 @@ from matplotlib.patches import Rectangle
 from core.errors import InputError, quote
 from core.files import read_json, write_bytes, write_json
 from core.nested import without_folders
+from core.progress import image_progress
 from core.ranges import LARGE, check_value
 from core.renamed_keys import upgrade
 from dit.types import Denoiser
@@ -184,24 +185,26 @@ def sweep(
   write_json(folder / 'sweep.json', protocol)
   num_classes = sampler.denoiser.num_classes
   labels = plan_labels('balanced', num, num_classes, config.seed)
-  for point in grid.points():
-    if point in rows:
-      continue
-    guidance = with_guide(parse(grid.text(point)), guide)
-    sample = sampler.images(guidance, labels, config.seed)
-    scores = as_dict(evaluator.score(sample.images, labels))
-    if nonfinite.too_many(sample.nonfinite, num):  # the scores are invalid
-      scores = dict.fromkeys(scores, math.nan)
-    scale = effective_scale(sampler, guidance, labels, config.seed)
-    rows[point] = {
-      **scores,
-      'nfe': sample.nfe,
-      'nonfinite': sample.nonfinite,
-      'cfg_scale': scale.value if scale else math.nan,
-    }
-    text = _as_csv(grid, rows, marks(rows, metric))
-    write_bytes(folder / 'sweep.csv', text.encode())
-    logging.info('%s: %s %.4g', grid.text(point), metric, rows[point][metric])
+  missing = [point for point in grid.points() if point not in rows]
+  with image_progress(len(missing) * num, 0, 'sweep') as progress:
+    for n, point in enumerate(missing):
+      guidance = with_guide(parse(grid.text(point)), guide)
+      sample = sampler.images(guidance, labels, config.seed)
+      progress((n + 1) * num)
+      scores = as_dict(evaluator.score(sample.images, labels))
+      if nonfinite.too_many(sample.nonfinite, num):  # the scores are invalid
+        scores = dict.fromkeys(scores, math.nan)
+      scale = effective_scale(sampler, guidance, labels, config.seed)
+      rows[point] = {
+        **scores,
+        'nfe': sample.nfe,
+        'nonfinite': sample.nonfinite,
+        'cfg_scale': scale.value if scale else math.nan,
+      }
+      text = _as_csv(grid, rows, marks(rows, metric))
+      write_bytes(folder / 'sweep.csv', text.encode())
+      value = rows[point][metric]
+      logging.info('%s: %s %.4g', grid.text(point), metric, value)
   # The marks are written again: old marks may be for another metric.
   text = _as_csv(grid, rows, marks(rows, metric))
   write_bytes(folder / 'sweep.csv', text.encode())

@@ -144,6 +144,9 @@ class Generated(NamedTuple):
   nfe: float
   nonfinite: int
 
+  def __repr__(self) -> str:
+    return f'Generated({len(self.images)} images, NFE {self.nfe:.4g})'
+
 
 def to_images(
   autoencoder: Autoencoder | None, x: jax.Array, *, truncate: bool = False
@@ -162,12 +165,12 @@ def to_images(
   return pixels, jnp.isfinite(x).all((1, 2, 3))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Sampler:
   """A network and its decoder on `mesh`, with settings for sampling.
 
   `shape` is the shape (H, W, C) of a latent. `decoder` is None if latents are
-  images.
+  images. If `inverted`, the sampler goes from the data to the noise.
   """
 
   denoiser: Denoiser
@@ -176,6 +179,13 @@ class Sampler:
   shape: tuple[int, int, int]
   mesh: Mesh
   decoder: Autoencoder | None = None
+  inverted: bool = False
+
+  def __repr__(self) -> str:
+    return (
+      f'Sampler({self.denoiser!r}, {self.config.solver} with '
+      f'{len(self.grid) - 1} steps)'
+    )
 
   @functools.cached_property
   def solver(self) -> Solver | Dopri5:
@@ -185,7 +195,8 @@ class Sampler:
   @functools.cached_property
   def grid(self) -> np.ndarray:
     """Grid of times, (steps + 1,)."""
-    return self.config.grid(self.path)
+    grid = self.config.grid(self.path)
+    return grid[::-1].copy() if self.inverted else grid
 
   @functools.cached_property
   def integration(self) -> sampler.Integration:
@@ -251,13 +262,14 @@ class Sampler:
     seed: int,
     *,
     record: Callable[[sampler.State], Any] | None = None,
+    start: np.ndarray | None = None,
   ) -> tuple[jax.Array, Any]:
     """Starts sampling the latents of one batch, sharded over the devices.
 
     The caller must set the mesh and enter `config.precision()`.
     """
-    arrays = (labels.astype(np.int32), index.astype(np.int32))
-    label, numbers = jax.device_put(arrays, batch_sharding(self.mesh))
+    arrays = (labels.astype(np.int32), index.astype(np.int32), start)
+    label, numbers, state = jax.device_put(arrays, batch_sharding(self.mesh))
     return sampler.sample(
       self.denoiser,
       guidance,
@@ -267,15 +279,13 @@ class Sampler:
       jnp.uint32(seed),
       self.integration,
       record=record,
+      start=state,
     )
 
-  @functools.cached_property
+  @property
   def decode(self) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
     """Compiled `to_images`, whose results every process can read."""
-    decode = jax.jit(
-      functools.partial(to_images, truncate=self.config.truncate),
-      out_shardings=replicated(self.mesh),
-    )
+    decode = _compiled_decoder(self.mesh, self.config.truncate)
     return functools.partial(decode, self.decoder)
 
   def batches(
@@ -284,6 +294,10 @@ class Sampler:
     labels: np.ndarray,
     seed: int,
     index: np.ndarray | None = None,
+    *,
+    start: np.ndarray | None = None,
+    record: Callable[[sampler.State], Any] | None = None,
+    decode: bool = True,
   ) -> Iterator[Batch]:
     """Yields batches of images while the devices compute the next batch.
 
@@ -292,6 +306,10 @@ class Sampler:
       labels: Labels (n,) of images 0 to n - 1.
       seed: Random seed of all noise.
       index: Indices of the images to sample, in order; None for all.
+      start: States (n, H, W, C) at the first time; None for noise.
+      record: Function called before each step, as in `sampler.sample`; its
+        results are dropped.
+      decode: Whether to return images; False for latents, (n, H, W, C) float32.
     """
     self.check(guidance)
     index = np.arange(len(labels)) if index is None else index
@@ -306,15 +324,19 @@ class Sampler:
         guidance,
       )
     cost = self.nfe(guidance, seed)
+    finished = self.decode if decode else _compiled_identity(self.mesh)
 
-    def start(number):
+    def begin(number):
       # All batches have the same size, so they share one program. `finish`
       # drops the padding images of the last batch.
       padding = config.batch_size - len(number)
       rows = np.pad(number, (0, padding), mode='edge')
       with jax.set_mesh(self.mesh), config.precision():
-        x, passes = self.latents(guidance, labels[rows], rows, seed)
-        return number, self.decode(x), passes
+        x, passes = self.latents(
+          guidance, labels[rows], rows, seed,
+          record=record, start=None if start is None else start[rows],
+        )  # fmt: skip
+        return number, finished(x), passes
 
     def finish(number, decoded, passes):
       images, finite = (x[: len(number)] for x in jax.device_get(decoded))
@@ -322,8 +344,8 @@ class Sampler:
       return Batch(number, images, total, finite)
 
     starts = range(0, len(index), config.batch_size)
-    parts = (index[begin : begin + config.batch_size] for begin in starts)
-    for item in one_ahead(map(start, parts)):
+    parts = (index[first : first + config.batch_size] for first in starts)
+    for item in one_ahead(map(begin, parts)):
       yield finish(*item)
 
   def images(
@@ -332,6 +354,7 @@ class Sampler:
     labels: np.ndarray,
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
+    **options: Any,
   ) -> Generated:
     """Returns all images of `batches`; warns about nonfinite images.
 
@@ -340,9 +363,10 @@ class Sampler:
       labels: Labels (n,) of images 0 to n - 1.
       seed: Random seed of all noise.
       progress: Callback after each batch, for the number of finished images.
+      **options: Options of `batches`.
     """
     images, evaluations, done, failures = [], 0.0, 0, 0
-    for batch in self.batches(guidance, labels, seed):
+    for batch in self.batches(guidance, labels, seed, **options):
       images.append(batch.images)
       done += len(batch.index)
       evaluations += len(batch.index) * batch.nfe
@@ -351,3 +375,22 @@ class Sampler:
     if failures:
       nonfinite.warn(failures, done, describe(guidance))
     return Generated(np.concatenate(images), evaluations / done, failures)
+
+
+# Caches of compiled functions; equal samplers share them.
+@functools.cache
+def _compiled_decoder(mesh: Mesh, truncate: bool) -> Callable[..., Any]:
+  """Returns `to_images` as a compiled function of decoder and latents."""
+  return jax.jit(
+    functools.partial(to_images, truncate=truncate),
+    out_shardings=replicated(mesh),
+  )
+
+
+@functools.cache
+def _compiled_identity(mesh: Mesh) -> Callable[..., Any]:
+  """Returns a function like `to_images` that keeps the latents, as float32."""
+  return jax.jit(
+    lambda x: (x.astype(jnp.float32), jnp.isfinite(x).all((1, 2, 3))),
+    out_shardings=replicated(mesh),
+  )

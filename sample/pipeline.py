@@ -1,4 +1,4 @@
-"""A checkpoint as a function from labels to images, for notebooks.
+"""A checkpoint as a function from labels to images, for Python programs.
 
   from sample import load, tile
 
@@ -11,31 +11,39 @@ equal the output of `main.py sample` for equal weights, labels and seed.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from etils import epath
-from jax.sharding import Mesh
 
-from core.errors import InputError, nearest
+from core.errors import InputError, check_choice
 from core.ranges import Range, Seed, check_value
-from dit import backbone
-from dit.path import path_named
-from dit.sharding import MeshConfig, batch_parts, make_mesh
+from dit.latents import from_pixels
+from dit.path import VariancePreserving
+from dit.sharding import batch_parts
 from dit.types import Denoiser
 from guidance import Guidance, parse
 from guidance.parse import with_guide
-from sample.decoder import read_decoder
+from sample.arguments import (
+  Labels,
+  check_labels,
+  check_states,
+  library_terms,
+  with_changes,
+)
 from sample.generate import SampleConfig, Sampler
-from sample.labels import find_classes
-from sample.saved_network import open_network
-from sample.trajectory import Film, record_trajectory
+from sample.interpolation import Blend, between
+from sample.sampler import image_keys, start_std
+from sample.trajectory import Film, Observer, record_trajectory
 
-Labels = str | Sequence[int | str] | np.ndarray
+OUTPUTS = ('images', 'latents')
+# Solvers of the ODE that keep no memory of earlier steps.
+INVERTIBLE = ('euler', 'heun', 'midpoint', 'rk4')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Pipeline:
   """A sampler that accepts class names, and guidance as text.
 
@@ -44,6 +52,14 @@ class Pipeline:
 
   sampler: Sampler
   classes: tuple[str, ...] = ()
+
+  def __repr__(self) -> str:
+    shape = 'x'.join(map(str, self.sampler.shape))
+    return (
+      f'Pipeline({self.denoiser!r}, {self.denoiser.num_classes} classes, '
+      f'latents {shape}, {self.sampling.solver} with '
+      f'{len(self.sampler.grid) - 1} steps)'
+    )
 
   @property
   def denoiser(self) -> Denoiser:
@@ -61,32 +77,179 @@ class Pipeline:
     guidance: str | Guidance = 'none',
     *,
     seed: int = 0,
+    noise: np.ndarray | None = None,
     guide: 'Pipeline | None' = None,
+    output: str = 'images',
+    callback: Callable[[float, np.ndarray], None] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
     **sampling: Any,
   ) -> np.ndarray:
-    """Samples images (n, H, W, C) uint8.
+    """Samples images (n, H, W, C) uint8, or their latents.
 
     Args:
       labels: Class of each image (n,), by number or name, or text such as
-        'bird,3'.
+        'bird,3'. A single number gives one image.
       guidance: Guidance as text, such as 'ig:1.5,cfg:1.2@0-0.7', or as an
         object.
       seed: Random seed of all noise. Image i depends on the seed and on i.
+      noise: Standard normal noise (n, H, W, C) to start from, in the shape of
+        the latents; None for noise from the seed.
       guide: Pipeline of the weaker network, for the guidance 'auto'.
+      output: 'images', or 'latents' for float32 in the units of the network.
+      callback: Function of the time and the states (b, H, W, C) of a batch,
+        called before each step. The last rows can be padding. A new function
+        compiles a new program.
+      progress: Function of the number of finished images, called after each
+        batch.
       **sampling: Fields of `SampleConfig` to change, such as steps=25.
 
     Raises:
       InputError: An argument is invalid.
     """
+    with library_terms():
+      check_value('seed', seed, Seed)
+      check_choice('output', output, OUTPUTS)
+      labels, sampler = self._checked(labels), self._sampler(sampling)
+      method = self._method(guidance, guide)
+      start = None
+      if noise is not None:
+        start = check_states('noise', noise, (len(labels), *sampler.shape))
+        start = start * _start_std(sampler)
+      record = None
+      if callback is not None:
+        if sampler.solver.adaptive:
+          raise InputError(
+            f'solver {sampler.config.solver} chooses its own steps, and calls '
+            'no callback; choose another solver.'
+          )
+        record = Observer(callback, ordered=sampler.mesh.size == 1)
+      images = self._padded(sampler, len(labels)).images(
+        method, labels, seed, progress,
+        start=start, record=record, decode=output == 'images',
+      ).images  # fmt: skip
+      jax.effects_barrier()  # all callbacks have returned
+      return images
+
+  def noise(self, count: int, *, seed: int = 0) -> np.ndarray:
+    """Returns the noise of images 0 to `count` - 1, (count, H, W, C) float32.
+
+    `pipeline(labels, seed=s)` starts from `noise(len(labels), seed=s)`.
+    """
+    check_value('count', count, Annotated[int, Range(1, 10**6)])
     check_value('seed', seed, Seed)
-    labels, sampler = self._checked(labels), self._sampler(sampling)
-    # Padding takes time, so the batch is as small as images and devices allow.
-    parts = batch_parts(sampler.mesh)
-    total = -(-len(labels) // parts) * parts
-    batch_size = min(sampler.config.batch_size, total)
-    config = dataclasses.replace(sampler.config, batch_size=batch_size)
-    sampler = dataclasses.replace(sampler, config=config)
-    return sampler.images(self._method(guidance, guide), labels, seed).images
+    keys = image_keys(seed, jnp.arange(count))
+    shape = self.sampler.shape
+    normal = lambda key: jax.random.normal(key, shape, jnp.float32)  # noqa: E731
+    return np.asarray(jax.vmap(normal)(keys))
+
+  def invert(
+    self,
+    images: np.ndarray,
+    labels: Labels,
+    guidance: str | Guidance = 'none',
+    *,
+    solver: str = 'heun',
+    steps: int = 100,
+    **sampling: Any,
+  ) -> np.ndarray:
+    """Returns the noise from which the sampler reaches images, float32.
+
+    The ODE is integrated from the data to the noise. With the same labels,
+    guidance, solver and steps, `pipeline(labels, guidance, noise=...)` returns
+    nearly the same images; more steps bring them closer.
+
+    Args:
+      images: Images (n, H, W, C) uint8 of a network without autoencoder, or
+        latents as in `output='latents'`.
+      labels: Class of each image, as in a call.
+      guidance: Guidance as text or as an object, without random choices.
+      solver: Solver without noise: euler, heun, midpoint or rk4.
+      steps: Number of steps.
+      **sampling: Other fields of `SampleConfig` to change.
+
+    Raises:
+      InputError: An argument is invalid.
+    """
+    with library_terms():
+      check_choice('solver', solver, INVERTIBLE)
+      sampler = self._sampler({**sampling, 'solver': solver, 'steps': steps})
+      labels = self._checked(labels)
+      method = self._method(guidance, None)
+      if isinstance(sampler.path, VariancePreserving):
+        raise InputError(
+          f'path {type(sampler.path).__name__} has an infinite velocity at the '
+          'data; only networks of other paths can be inverted.'
+        )
+      if method.stepwise:
+        raise InputError(
+          'guidance with random choices, memory or zero steps cannot be '
+          'inverted; choose a method such as ig, cfg or slg.'
+        )
+      images = np.asarray(images)
+      if images.dtype == np.uint8:
+        if sampler.decoder is not None:
+          raise InputError(
+            'images are uint8, but the network samples latents; give latents, '
+            "as output='latents' returns them."
+          )
+        images = np.asarray(from_pixels(jnp.asarray(images)))
+      start = check_states('images', images, (len(labels), *sampler.shape))
+      sampler = dataclasses.replace(
+        self._padded(sampler, len(labels)), inverted=True
+      )
+      noise = sampler.images(method, labels, 0, start=start, decode=False)
+      forward = dataclasses.replace(sampler, inverted=False)
+      return noise.images / _start_std(forward)
+
+  def interpolate(
+    self,
+    labels: Labels,
+    guidance: str | Guidance = 'none',
+    *,
+    seeds: tuple[int, int] = (0, 0),
+    count: int = 8,
+    **sampling: Any,
+  ) -> np.ndarray:
+    """Samples `count` images between two seeds, two classes, or both.
+
+    Args:
+      labels: Class of the first and of the last image; one class for both.
+      guidance: Guidance as text or as an object.
+      seeds: Seed of the first and of the last image's noise.
+      count: Number of images.
+      **sampling: Fields of `SampleConfig` to change.
+
+    Returns:
+      Images (count, H, W, C) uint8.
+
+    Raises:
+      InputError: An argument is invalid.
+    """
+    check_value('count', count, Annotated[int, Range(2, 10_000)])
+    if not isinstance(seeds, tuple | list) or len(seeds) != 2:
+      raise InputError(f'seeds are {seeds!r}, expected two, such as (0, 1).')
+    ends = self._checked(labels)
+    if len(ends) > 2:
+      raise InputError(f'labels are {labels!r}, expected one class or two.')
+    if self._sampler(sampling).solver.stochastic:
+      raise InputError(
+        'the solver adds noise at each step, so images between two seeds do '
+        "not change smoothly; choose solver='heun' or another ODE solver."
+      )
+    first, last = (self.noise(1, seed=seed)[0] for seed in seeds)
+    noise = between(first, last, count)
+    if ends[0] == ends[-1]:
+      return self([int(ends[0])] * count, guidance, noise=noise, **sampling)
+    method = self._method(guidance, None)
+    if method.wants_guide or 'icg' in method.methods:
+      raise InputError(
+        'guidance auto and icg do not work between two classes; choose another.'
+      )
+    blend = Blend(self.denoiser, jnp.int32(ends[0]), jnp.int32(ends[1]), count)
+    frames = dataclasses.replace(
+      self, sampler=dataclasses.replace(self.sampler, denoiser=blend)
+    )
+    return frames(range(count), guidance, noise=noise, **sampling)
 
   def film(
     self,
@@ -99,15 +262,16 @@ class Pipeline:
     **sampling: Any,
   ) -> Film:
     """Records the effect of guidance; see `sample.trajectory`."""
-    check_value('seed', seed, Seed)
-    check_value('frames', frames, Annotated[int, Range(1, 10_000)])
-    return record_trajectory(
-      self._sampler(sampling),
-      self._method(guidance, guide),
-      self._checked(labels),
-      seed,
-      frames,
-    )
+    with library_terms():
+      check_value('seed', seed, Seed)
+      check_value('frames', frames, Annotated[int, Range(1, 10_000)])
+      return record_trajectory(
+        self._sampler(sampling),
+        self._method(guidance, guide),
+        self._checked(labels),
+        seed,
+        frames,
+      )
 
   def nfe(
     self,
@@ -118,20 +282,27 @@ class Pipeline:
     **sampling: Any,
   ) -> float | None:
     """Returns network evaluations per image; None for an adaptive solver."""
-    check_value('seed', seed, Seed)
-    method, sampler = self._method(guidance, guide), self._sampler(sampling)
-    sampler.check(method)
-    return sampler.nfe(method, seed)
+    with library_terms():
+      check_value('seed', seed, Seed)
+      method, sampler = self._method(guidance, guide), self._sampler(sampling)
+      sampler.check(method)
+      return sampler.nfe(method, seed)
+
+  def _padded(self, sampler: Sampler, count: int) -> Sampler:
+    """Returns a sampler whose batch size fits `count` images.
+
+    Batch sizes are powers of two per device, up to that of the sampler, so
+    that few sizes are compiled.
+    """
+    parts = batch_parts(sampler.mesh)
+    size = parts * 2 ** (-(-count // parts) - 1).bit_length()
+    config = dataclasses.replace(
+      sampler.config, batch_size=min(sampler.config.batch_size, size)
+    )
+    return dataclasses.replace(sampler, config=config)
 
   def _sampler(self, changes: Mapping[str, Any]) -> Sampler:
-    names = [field.name for field in dataclasses.fields(SampleConfig)]
-    for name in changes:
-      if name not in names:
-        raise InputError(
-          f'unknown setting {name!r}; there are {", ".join(names)}.'
-          + nearest(name, names)
-        )
-    config = dataclasses.replace(self.sampling, **changes)
+    config = with_changes(self.sampling, changes)
     return dataclasses.replace(self.sampler, config=config)
 
   def _method(
@@ -156,78 +327,11 @@ class Pipeline:
     return with_guide(guidance, guide.denoiser)
 
   def _checked(self, labels: Labels) -> np.ndarray:
-    value, count = labels, self.denoiser.num_classes
-    if isinstance(labels, str):
-      labels = find_classes(labels, count, self.classes)
-    elif isinstance(labels, list | tuple):
-      labels = [self._number(k) if isinstance(k, str) else k for k in labels]
-    try:
-      labels = np.asarray(labels)
-    except ValueError:  # rows of different lengths
-      labels = np.zeros(0)
-    if (
-      labels.ndim != 1
-      or not labels.size
-      or labels.dtype.kind not in 'iu'
-      or labels.min() < 0
-      or labels.max() >= count
-    ):
-      raise InputError(
-        f'labels are {value}, expected a list of classes between 0 and '
-        f'{count - 1}, one for each image.'
-      )
-    return labels.astype(np.int32)
-
-  def _number(self, word: str) -> int:
-    match = find_classes(word, self.denoiser.num_classes, self.classes)
-    if len(match) > 1:
-      raise InputError(f'label {word!r} names {len(match)} classes, not one.')
-    return match[0]
+    return check_labels(labels, self.denoiser.num_classes, self.classes)
 
 
-def load(
-  place: epath.PathLike,
-  *,
-  weights: str = 'ema',
-  step: int | None = None,
-  autoencoder: str | None = None,
-  mesh: Mesh | None = None,
-) -> Pipeline:
-  """Reads a network and its settings for sampling.
-
-  Args:
-    place: Workdir of a run, or folder of weights from `main.py convert`.
-    weights: Weights of a run, 'ema' or 'raw'; a folder has one set.
-    step: Step of a run's checkpoint; None for the newest.
-    autoencoder: Decoder of the latents as NAME:FILE[,FILE...], such as
-      'sd_vae:vae.safetensors'; None for the stored decoder, or if latents
-      are images.
-    mesh: Devices; None for all devices.
-
-  Raises:
-    InputError: if there is no network, or the autoencoder does not match it.
-  """
-  place = epath.Path(place).expanduser()
-  if weights.startswith('ema:'):
-    raise InputError(
-      f'weights is {weights!r}; averages by width are read from a folder: '
-      f'python main.py convert --from={place} --to=FOLDER --weights={weights}.'
-    )
-  mesh = make_mesh(MeshConfig()) if mesh is None else mesh
-  network = open_network(place)
-  if not network.is_run and (weights != 'ema' or step is not None):
-    raise InputError(
-      f'{place} is a folder of weights, which holds one set; weights and '
-      'step are for runs.'
-    )
-  config, path, sampling = network.config, network.path, network.sampling
-  decoder = read_decoder(autoencoder, config.channels, network.latents, mesh)
-  sampler = Sampler(
-    backbone.bind(config, network.load(mesh, weights, step)),
-    sampling,
-    path_named(path),
-    config.latent_shape,
-    mesh,
-    decoder,
-  )
-  return Pipeline(sampler, network.latents.classes)
+def _start_std(sampler: Sampler) -> float:
+  """Returns the standard deviation of the state at the first time."""
+  if sampler.solver.adaptive:
+    return 1.0
+  return float(start_std(sampler.path, jnp.asarray(sampler.grid[0])))

@@ -180,6 +180,17 @@ def state_and_parts(state: State) -> tuple[jax.Array, Guided]:
   return state.x, state.predict(parts=True)
 
 
+def start_std(path: Path, t: jax.Array) -> jax.Array:
+  """Returns the standard deviation of the noise at the first time of a grid.
+
+  A grid may start at t < 1, where the noise is smaller. Variance preserving
+  paths always start from unit variance, as in DiT's code.
+  """
+  if isinstance(path, VariancePreserving):
+    return jnp.ones_like(t)
+  return jnp.where(t < 1, path.sigma(t), 1)
+
+
 @functools.partial(jax.jit, static_argnames=('how', 'record'))
 def sample(
   denoiser: Denoiser,
@@ -190,6 +201,7 @@ def sample(
   seed: int | jax.Array,
   how: Integration,
   record: Callable[[State], Any] | None = None,
+  start: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:
   """Samples latents (B, H, W, C).
 
@@ -201,11 +213,12 @@ def sample(
     guidance: Guidance methods.
     condition: Conditions with leading axis B, such as class labels (B,) int.
     index: Indices (B,) int of the images.
-    grid: Decreasing times (steps + 1,).
+    grid: Decreasing times (steps + 1,), or increasing times for inversion.
     seed: Random seed of all noise and random choices.
     how: Solver, shape, path and precision.
     record: Function from the state before each step to arrays, such as
       `state_and_parts`. Adaptive solvers do not support `record`.
+    start: State (B, H, W, C) at grid[0]; None for noise from the seed.
 
   Returns:
     The latents and an extra result. For an adaptive solver, the extra result is
@@ -222,7 +235,9 @@ def sample(
   draws = draw_steps(guidance, denoiser, condition, index, seed, steps)
 
   def step_of(t, n):
-    time = grid[n] if how.scales_at == 'step' and not solver.adaptive else t
+    time = t
+    if how.scales_at == 'step' and not solver.adaptive:
+      time = jnp.maximum(grid[n], grid[n + 1])  # the same if inverted
     choices = jax.tree.map(lambda draw: draw[n], draws)
     return Step(time, choices, grid[n + 1], path)
 
@@ -239,13 +254,14 @@ def sample(
   def noise(n):
     return normal(jax.vmap(jax.random.fold_in, (0, None))(keys, n))
 
-  x = normal(keys)
+  if start is not None:
+    x = start.astype(how.dtype)
+  else:
+    x = normal(keys)
+    if isinstance(solver, Solver):
+      x = x * start_std(path, grid[0])
   memory = guidance.init(x)
   if isinstance(solver, Solver):
-    # A grid may start at t < 1, where the noise is smaller. Variance preserving
-    # paths always start from unit variance, as in DiT's code.
-    if not isinstance(path, VariancePreserving):
-      x = x * jnp.where(grid[0] < 1, path.sigma(grid[0]), 1)
     rests = None
     if guidance.zero_steps:
       rests = lambda n: guidance.rests(step_of(grid[n], n), n)  # noqa: E731
@@ -275,7 +291,7 @@ def nfe(
   """
   assert isinstance(how.solver, Solver)
   evaluations = [
-    (n, t, t if how.scales_at == 'step' else time, t_next)
+    (n, t, max(t, t_next) if how.scales_at == 'step' else time, t_next)
     for n, (t, t_next) in enumerate(itertools.pairwise(grid.astype(how.dtype)))
     for time in how.solver.times(t, t_next)
   ]

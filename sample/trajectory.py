@@ -12,6 +12,8 @@ The distance between strong and weak velocities is
 If IG is active, the strong and weak velocities of other methods include IG.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,7 +26,28 @@ from guidance import Guidance
 from guidance.parse import describe
 from sample import nonfinite
 from sample.generate import Sampler
-from sample.sampler import state_and_parts
+from sample.sampler import State, state_and_parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Observer:
+  """A `record` of the sampler that calls a function on the host.
+
+  Observers of the same function are equal, so they share a compiled program.
+  JAX orders the calls on one device only.
+  """
+
+  callback: Callable[[float, np.ndarray], None]
+  ordered: bool
+
+  def __call__(self, state: State) -> None:
+    """Calls the function with the time and the states (B, H, W, C)."""
+    jax.debug.callback(
+      lambda t, x: self.callback(float(t), np.asarray(x)),
+      state.t,
+      state.x,
+      ordered=self.ordered,
+    )
 
 
 class Film(NamedTuple):
@@ -43,6 +66,10 @@ class Film(NamedTuple):
   images: dict[str, np.ndarray]
   begins: np.ndarray
   gaps: dict[str, np.ndarray]
+
+  def __repr__(self) -> str:
+    count = self.images['state'].shape[1]
+    return f'Film({len(self.times)} frames of {count} images)'
 
 
 def record_trajectory(

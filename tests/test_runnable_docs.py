@@ -21,7 +21,7 @@ ELSEWHERE = {
 PAGES = {
   'README.md': ['bash', 'python'],
   'docs/index.md': ['bash'] * 2,
-  'docs/sampling.md': ['bash'] * 3 + ['python'] * 2 + ['bash'],
+  'docs/sampling.md': ['bash'] * 3 + ['python'] * 3 + ['bash'],
 }
 FENCE = re.compile(
   r'^( *)```(bash|python)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE

@@ -27,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   source.add('--workdir=RUN', 'folder of the run', type=shared.path)
   source.add(
     '--folder=FOLDER',
-    'folder of weights written by convert',
+    'folder of weights written by convert, or hf://ORG/NAME',
     type=shared.web_path,
   )
   source.add(

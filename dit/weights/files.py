@@ -153,8 +153,8 @@ def local(path: epath.PathLike) -> pathlib.Path:
   name = os.fspath(path)
   if name.startswith(HUB):
     raise InputError(
-      f'{path} is not on this machine, and folders of weights must be; '
-      'to create one from a published file, run '
+      f'{path} is not on this machine, and this argument reads local folders '
+      'only; download it, or, to create a folder from a published file, run '
       f'python main.py convert --from={HUB}org/name/file --to=FOLDER.'
     )
   if '://' in name:
@@ -181,6 +181,60 @@ def _download(name: str, revision: str) -> pathlib.Path:
     raise InputError(
       f'{name} names no file; expected {HUB}org/name/path/in/repo[@revision].'
     )
+  hub = _import_hub(name)
+  try:
+    return pathlib.Path(
+      hub.hf_hub_download(*match.groups(), revision=revision or None)
+    )
+  except Exception as error:  # an error of the network, the Hub or the disk
+    raise InputError(
+      f'{name} cannot be downloaded ({reason(error)}).'
+    ) from error
+
+
+def fetch_folder(place: epath.PathLike) -> str:
+  """Returns the path of a folder of weights; downloads it from the Hub.
+
+  `place` is hf://org/name[/path/in/repo][@revision], or any other path, which
+  is returned as it is.
+
+  Raises:
+    InputError: if the address is invalid, or the folder cannot be downloaded.
+  """
+  name = os.fspath(place)
+  if not name.startswith(HUB):
+    return name
+  match = re.fullmatch(rf'{HUB}([^/@]+/[^/@]+)(?:/([^@]*))?(?:@(.+))?', name)
+  if not match:
+    raise InputError(
+      f'{name} names no folder; expected {HUB}org/name[/path][@revision].'
+    )
+  repository, inside, revision = match.groups()
+  inside = (inside or '').strip('/')
+  prefix = f'{inside}/' if inside else ''
+  hub = _import_hub(name)
+  try:
+    root = hub.snapshot_download(
+      repository,
+      revision=revision,
+      allow_patterns=[f'{prefix}config.json', f'{prefix}model.safetensors'],
+    )
+  except Exception as error:  # an error of the network, the Hub or the disk
+    raise InputError(
+      f'{name} cannot be downloaded ({reason(error)}).'
+    ) from error
+  folder = pathlib.Path(root) / inside
+  if not (folder / 'config.json').is_file():
+    raise InputError(
+      f'{name} is no folder of weights: it has no config.json. If it has a '
+      f'published file, run python main.py convert --from={name}/FILE '
+      '--to=FOLDER.'
+    )
+  return str(folder)
+
+
+def _import_hub(name: str) -> Any:
+  """Returns the module huggingface_hub; raises InputError if it is missing."""
   try:
     import huggingface_hub
   except ImportError as error:
@@ -188,16 +242,7 @@ def _download(name: str, revision: str) -> pathlib.Path:
       f'{name} needs huggingface_hub: pip install huggingface_hub (or -r '
       'requirements-hub.txt), or download the file yourself.'
     ) from error
-  try:
-    return pathlib.Path(
-      huggingface_hub.hf_hub_download(
-        *match.groups(), revision=revision or None
-      )
-    )
-  except Exception as error:  # an error of the network, the Hub or the disk
-    raise InputError(
-      f'{name} cannot be downloaded ({reason(error)}).'
-    ) from error
+  return huggingface_hub
 
 
 def _download_url(url: str) -> pathlib.Path:

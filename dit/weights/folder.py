@@ -1,5 +1,6 @@
 """Folders of weights: a network's settings and parameters.
 
+  README.md           model card (`sample.model_card`)
   config.json         {"format": 1, "model": settings, "weights": "ema", ...,
                        "sha256": hash of model.safetensors}
   model.safetensors   arrays by path, such as blocks/mlp/fc1/kernel
@@ -53,6 +54,7 @@ def save_folder(
   info: Mapping[str, Any],
   scheme: str | None = None,
   allow_nonfinite: bool = False,
+  files: Mapping[str, str] = {},
 ) -> None:
   """Writes a network's settings and parameters to a folder.
 
@@ -64,6 +66,7 @@ def save_folder(
     scheme: One of `quantize.SCHEMES`, or None for no quantization.
     allow_nonfinite: Whether to write values that are not finite. config.json
       then has the key `allow_nonfinite`, so `load_folder` accepts the values.
+    files: Text of further files by name, such as README.md.
 
   Raises:
     InputError: if the folder is not empty or cannot be written, or the
@@ -93,7 +96,8 @@ def save_folder(
     _write(temp_path / 'model.safetensors', arrays, {})
     metadata['sha256'] = file_sha256(temp_path / 'model.safetensors')
     text = json.dumps(metadata, indent=2) + '\n'
-    (temp_path / 'config.json').write_text(text)
+    for name, content in {**files, 'config.json': text}.items():
+      (temp_path / name).write_text(content, encoding='utf-8')
     for path in (*temp_path.iterdir(), temp_path):
       sync(path)
 

@@ -1,0 +1,118 @@
+"""Folders of weights on the Hugging Face Hub, read from a local cache."""
+
+import shutil
+
+import numpy as np
+import pytest
+from command_runs import run
+
+from core.errors import InputError
+from dit.weights.files import fetch_folder
+from sample import load
+from sample.model_card import model_card
+
+constants = pytest.importorskip('huggingface_hub.constants')
+COMMIT = '0123456789' * 4
+
+
+@pytest.fixture(scope='module')
+def folder(shared_run, tmp_path_factory):
+  target = tmp_path_factory.mktemp('weights') / 'digits'
+  result = run('convert', f'--from={shared_run}/run', f'--to={target}')
+  assert result.status == 0, result.err
+  return target
+
+
+@pytest.fixture
+def cache(folder, tmp_path, monkeypatch):
+  """A cache with a repository that has the folder at its root and in `net`."""
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+  monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+  place = tmp_path / 'models--org--name'
+  (place / 'refs').mkdir(parents=True)
+  (place / 'refs' / 'main').write_text(COMMIT)
+  snapshot = place / 'snapshots' / COMMIT
+  shutil.copytree(folder, snapshot)
+  shutil.copytree(folder, snapshot / 'net')
+  return snapshot
+
+
+@pytest.mark.parametrize('inside', ['', '/net', f'@{COMMIT}'])
+def test_a_folder_of_the_hub_samples(cache, folder, inside):
+  expected = load(folder)([3, 8])
+  ours = load(f'hf://org/name{inside}')([3, 8])
+  np.testing.assert_array_equal(ours, expected)
+
+
+def test_the_command_writes_beside_the_user(cache, tmp_path, monkeypatch):
+  before = sorted(cache.rglob('*'))
+  monkeypatch.chdir(tmp_path)
+  result = run('sample', '--folder=hf://org/name', '--num=4')
+  assert result.status == 0, result.err
+  assert (tmp_path / 'name' / 'samples' / 'none' / 'samples.npz').exists()
+  assert sorted(cache.rglob('*')) == before
+
+
+def test_a_guide_of_the_hub(cache, folder, tmp_path):
+  words = (
+    'sample', f'--folder={folder}', '--num=4', '--guidance=auto:2',
+    f'--out={tmp_path}/out',
+  )  # fmt: skip
+  result = run(*words, '--guide=hf://org/name/net/')
+  assert result.status == 0, result.err
+
+
+@pytest.mark.parametrize(
+  ('place', 'words'),
+  [
+    ('hf://org', 'names no folder'),
+    ('hf://org/missing', 'cannot be downloaded'),
+    ('hf://org/name/other', 'no folder of weights'),
+  ],
+)
+def test_what_is_refused(cache, place, words):
+  with pytest.raises(InputError, match=words):
+    fetch_folder(place)
+
+
+def test_other_paths_stay(tmp_path):
+  assert fetch_folder(tmp_path) == str(tmp_path)
+
+
+def test_the_model_card(folder):
+  card = (folder / 'README.md').read_text()
+  assert card.startswith('---\nlibrary_name: jax\n')
+  for words in (
+    '# digits', 'parameters', '8 x 8 x 1, pixels', "load('FOLDER')",
+    'after block', '| weights | ema |', 'No results are recorded',
+  ):  # fmt: skip
+    assert words in card
+
+
+def test_the_card_of_latents_names_a_decoder(make_experiment):
+  config = make_experiment('model.channels=4').model
+  card = model_card('net', config, {'source': 'hf://a/b'}, count=10)
+  assert "autoencoder='NAME:FILE'" in card
+  assert '--autoencoder=NAME:FILE' in card
+  assert '| source | hf://a/b |' in card
+  local = model_card('net', config, {'source': '/home/me/run'}, count=10)
+  assert '/home/me' not in local
+
+
+def test_the_card_has_the_results_of_the_same_weights(shared_run, tmp_path):
+  place = tmp_path / 'run'
+  shutil.copytree(shared_run / 'run', place)
+  result = run(
+    'compare', f'--workdir={place}', '--guidance=none', '--num=20',
+    '--bootstrap=2',
+  )  # fmt: skip
+  assert result.status == 0, result.err
+  for name, flag in (
+    ('a', '--weights=ema'), ('b', '--weights=raw'), ('c', '--quantize=int8'),
+  ):  # fmt: skip
+    result = run('convert', f'--from={place}', f'--to={tmp_path}/{name}', flag)
+    assert result.status == 0, result.err
+  table = (place / 'table.md').read_text()
+  assert table in (tmp_path / 'a' / 'README.md').read_text()
+  for name in ('b', 'c'):
+    assert table not in (tmp_path / name / 'README.md').read_text()
