@@ -115,7 +115,7 @@ def test_bad_words(pipeline, shared_run, folder):
     (lambda: pipeline(LABELS, solver='ddpm'), '^solver ddpm needs'),
     (lambda: pipeline(LABELS, output='pil'), 'images, latents'),
     (lambda: pipeline(LABELS, noise=NOISE[:3]), 'noise has shape'),
-    (lambda: pipeline(LABELS, noise=NOISE.astype(int)), 'float32'),
+    (lambda: pipeline(LABELS, noise=NOISE.astype(int)), 'floating point'),
     (lambda: pipeline(LABELS, solver='dopri5', callback=print), 'no callback'),
     (lambda: pipeline.invert(NOISE, LABELS, solver='ddim'), 'heun'),
     (lambda: pipeline.invert(NOISE, LABELS, 's2:2'), 'cannot be inverted'),

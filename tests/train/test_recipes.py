@@ -108,14 +108,15 @@ def test_other_arguments_are_refused(spec):
 
 
 def test_small_recipes_for_two_cores():
-  for spec, side, channels in (
-    ('fashion_mnist.py', 28, 1),
-    ('cifar10.py:small', 32, 3),
+  for spec, shape, depth, tap, millions in (
+    ('fashion_mnist.py', (28, 28, 1), 6, 2, 1.9),
+    ('cifar10.py:small', (32, 32, 3), 8, 3, 5.3),
   ):
     run = recipe(spec)
-    assert run.model.latent_shape == (side, side, channels)
-    assert (run.model.depth, run.model.patch, run.model.taps) == (8, 4, (3,))
+    assert run.model.latent_shape == shape
+    assert (run.model.depth, run.model.taps) == (depth, (tap,))
+    assert run.model.patch == 4
     count = sum(x.size for x in jax.tree.leaves(backbone.shapes(run.model)))
-    assert 5.0e6 < count < 6.0e6
+    assert count / 1e6 == pytest.approx(millions, rel=0.1)
   with pytest.raises(InputError, match='small'):
     recipe('cifar10.py:smal')
