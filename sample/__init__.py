@@ -1,4 +1,4 @@
-"""Sampling: from noise to latents, and from latents to images."""
+"""Samples latents from noise, and decodes latents to images."""
 
 from sample.loading import load
 from sample.pictures import tile

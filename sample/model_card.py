@@ -1,7 +1,7 @@
 """Writes README.md of a folder of weights, its model card.
 
-A model card describes the network, its data and training, and how to sample, so
-that the folder can be uploaded to the Hugging Face Hub as it is.
+A model card describes the network, the origin of its weights, its results and
+how to sample, so that others can use an uploaded folder.
 """
 
 import textwrap
@@ -27,7 +27,7 @@ tags: [diffusion, diffusion-transformer]
 
 # {title}
 
-A Diffusion Transformer for class-conditional images, in JAX.
+A network for class-conditional diffusion, in JAX.
 
 ## Sample
 

@@ -226,12 +226,14 @@ class Pipeline:
       InputError: An argument is invalid.
     """
     check_value('count', count, Annotated[int, Range(2, 10_000)])
+    with library_terms():
+      solver = self._sampler(sampling).solver
     if not isinstance(seeds, tuple | list) or len(seeds) != 2:
       raise InputError(f'seeds are {seeds!r}, expected two, such as (0, 1).')
     ends = self._checked(labels)
     if len(ends) > 2:
       raise InputError(f'labels are {labels!r}, expected one class or two.')
-    if self._sampler(sampling).solver.stochastic:
+    if solver.stochastic:
       raise InputError(
         'the solver adds noise at each step, so images between two seeds do '
         "not change smoothly; choose solver='heun' or another ODE solver."
@@ -332,6 +334,5 @@ class Pipeline:
 
 def _start_std(sampler: Sampler) -> float:
   """Returns the standard deviation of the state at the first time."""
-  if sampler.solver.adaptive:
-    return 1.0
-  return float(start_std(sampler.path, jnp.asarray(sampler.grid[0])))
+  t = jnp.asarray(sampler.grid[0])
+  return float(start_std(sampler.solver, sampler.path, t))

@@ -180,13 +180,14 @@ def state_and_parts(state: State) -> tuple[jax.Array, Guided]:
   return state.x, state.predict(parts=True)
 
 
-def start_std(path: Path, t: jax.Array) -> jax.Array:
-  """Returns the standard deviation of the noise at the first time of a grid.
+def start_std(solver: Solver | Dopri5, path: Path, t: jax.Array) -> jax.Array:
+  """Returns the standard deviation of the noise at the first time t of a grid.
 
   A grid may start at t < 1, where the noise is smaller. Variance preserving
-  paths always start from unit variance, as in DiT's code.
+  paths start from unit variance, as in DiT's code, and so do adaptive solvers,
+  which start at t = 1.
   """
-  if isinstance(path, VariancePreserving):
+  if solver.adaptive or isinstance(path, VariancePreserving):
     return jnp.ones_like(t)
   return jnp.where(t < 1, path.sigma(t), 1)
 
@@ -254,12 +255,9 @@ def sample(
   def noise(n):
     return normal(jax.vmap(jax.random.fold_in, (0, None))(keys, n))
 
-  if start is not None:
-    x = start.astype(how.dtype)
-  else:
-    x = normal(keys)
-    if isinstance(solver, Solver):
-      x = x * start_std(path, grid[0])
+  if start is None:
+    start = normal(keys) * start_std(solver, path, grid[0])
+  x = start.astype(how.dtype)
   memory = guidance.init(x)
   if isinstance(solver, Solver):
     rests = None

@@ -137,6 +137,17 @@ def shared_run(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def weights_folder(shared_run, tmp_path_factory):
+  """A folder of weights that `convert` made from the shared run."""
+
+  def convert(folder):
+    result = run('convert', f'--from={shared_run}/run', f'--to={folder}/digits')
+    assert result.status == 0, result.err
+
+  return made_once(tmp_path_factory, 'converted', convert) / 'digits'
+
+
+@pytest.fixture(scope='session')
 def features(shared_run, tmp_path_factory):
 
   def train(folder):

@@ -15,16 +15,8 @@ constants = pytest.importorskip('huggingface_hub.constants')
 COMMIT = '0123456789' * 4
 
 
-@pytest.fixture(scope='module')
-def folder(shared_run, tmp_path_factory):
-  target = tmp_path_factory.mktemp('weights') / 'digits'
-  result = run('convert', f'--from={shared_run}/run', f'--to={target}')
-  assert result.status == 0, result.err
-  return target
-
-
 @pytest.fixture
-def cache(folder, tmp_path, monkeypatch):
+def cache(weights_folder, tmp_path, monkeypatch):
   """A cache with a repository that has the folder at its root and in `net`."""
   monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
@@ -32,14 +24,14 @@ def cache(folder, tmp_path, monkeypatch):
   (place / 'refs').mkdir(parents=True)
   (place / 'refs' / 'main').write_text(COMMIT)
   snapshot = place / 'snapshots' / COMMIT
-  shutil.copytree(folder, snapshot)
-  shutil.copytree(folder, snapshot / 'net')
+  shutil.copytree(weights_folder, snapshot)
+  shutil.copytree(weights_folder, snapshot / 'net')
   return snapshot
 
 
 @pytest.mark.parametrize('inside', ['', '/net', f'@{COMMIT}'])
-def test_a_folder_of_the_hub_samples(cache, folder, inside):
-  expected = load(folder)([3, 8])
+def test_a_folder_of_the_hub_samples(cache, weights_folder, inside):
+  expected = load(weights_folder)([3, 8])
   ours = load(f'hf://org/name{inside}')([3, 8])
   np.testing.assert_array_equal(ours, expected)
 
@@ -53,9 +45,9 @@ def test_the_command_writes_beside_the_user(cache, tmp_path, monkeypatch):
   assert sorted(cache.rglob('*')) == before
 
 
-def test_a_guide_of_the_hub(cache, folder, tmp_path):
+def test_a_guide_of_the_hub(cache, weights_folder, tmp_path):
   words = (
-    'sample', f'--folder={folder}', '--num=4', '--guidance=auto:2',
+    'sample', f'--folder={weights_folder}', '--num=4', '--guidance=auto:2',
     f'--out={tmp_path}/out',
   )  # fmt: skip
   result = run(*words, '--guide=hf://org/name/net/')
@@ -79,8 +71,8 @@ def test_other_paths_stay(tmp_path):
   assert fetch_folder(tmp_path) == str(tmp_path)
 
 
-def test_the_model_card(folder):
-  card = (folder / 'README.md').read_text()
+def test_the_model_card(weights_folder):
+  card = (weights_folder / 'README.md').read_text()
   assert card.startswith('---\nlibrary_name: jax\n')
   for words in (
     '# digits', 'parameters', '8 x 8 x 1, pixels', "load('FOLDER')",
@@ -99,12 +91,14 @@ def test_the_card_of_latents_names_a_decoder(make_experiment):
   assert '/home/me' not in local
 
 
-def test_the_card_has_the_results_of_the_same_weights(shared_run, tmp_path):
+def test_the_card_has_the_results_of_the_same_weights(
+  shared_run, features, tmp_path
+):
   place = tmp_path / 'run'
   shutil.copytree(shared_run / 'run', place)
   result = run(
     'compare', f'--workdir={place}', '--guidance=none', '--num=20',
-    '--bootstrap=2',
+    '--bootstrap=2', features,
   )  # fmt: skip
   assert result.status == 0, result.err
   for name, flag in (

@@ -84,8 +84,26 @@ def configure(
     config.ema.decay = 0.99
 
 
-def shorten(config: ml_collections.ConfigDict, method: str) -> None:
-  """Sets a student's training to minutes on a CPU."""
+def configure_short(
+  config: ml_collections.ConfigDict,
+  argument: str,
+  *,
+  guidance: str,
+  decoupled: str,
+) -> ml_collections.ConfigDict:
+  """Returns a student's config, with training in minutes on a CPU.
+
+  Args:
+    config: Config of the teacher, which is changed.
+    argument: Text METHOD,STEPS.
+    guidance: Guidance of the teacher.
+    decoupled: Guidance of the teacher for methods whose terms have separate
+      normalizers, which need a smaller alpha.
+  """
+  method, steps = parse(argument)
+  if method in ('full', 'constrained', 'hybrid'):
+    guidance = decoupled
+  configure(config, method, steps, guidance=guidance)
   config.optimizer.lr = 1e-3
   config.ema.decay = 0.99
   config.distill.fake_updates = 2
@@ -101,3 +119,4 @@ def shorten(config: ml_collections.ConfigDict, method: str) -> None:
   config.log.every_images = 10 * batch
   config.log.preview_every_images = 500 * batch
   config.checkpoint.every_images = 250 * batch
+  return config

@@ -19,11 +19,6 @@ from configs import digits, distill
 
 def get_config(argument: str = 'hybrid,4') -> ml_collections.ConfigDict:
   """Returns the config of the student METHOD,STEPS."""
-  method, steps = distill.parse(argument)
-  config = digits.get_config()
-  # Terms with separate normalizers need a smaller alpha.
-  decoupled = method in ('full', 'constrained', 'hybrid')
-  guidance = 'cfg:1.05' if decoupled else 'cfg:1.2'
-  distill.configure(config, method, steps, guidance=guidance)
-  distill.shorten(config, method)
-  return config
+  return distill.configure_short(
+    digits.get_config(), argument, guidance='cfg:1.2', decoupled='cfg:1.05'
+  )
