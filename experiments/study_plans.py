@@ -173,7 +173,8 @@ def blocks(seeds: Sequence[int], best: Best) -> list[Row]:
 
 def bare(seed: int) -> Run:
   """Returns a network that was trained without a tap."""
-  return trained(f'bare_{seed}', 'model.taps=()', seed=seed)
+  keys = ('model.taps=()', 'log.preview_guidance=none')
+  return trained(f'bare_{seed}', *keys, seed=seed)
 
 
 def own_samples(seed: int) -> Run:

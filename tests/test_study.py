@@ -10,11 +10,13 @@ from commands import cli
 from core.errors import InputError
 from distill import sd35_flash
 from distill.config import build_student
+from dit.sharding import make_mesh
 from evaluate.sweep import SweepGrid
 from experiments import study, study_plans, study_tables
 from guidance import parse
 from train.config_file import load_config, override
 from train.experiment import build
+from train.previews import Previews
 
 BEST = {
   method.name: method.published or 'apg:2' for method in study_plans.METHODS
@@ -50,7 +52,8 @@ def test_commands_and_config_keys_are_valid(rows):
             keys.append('distill.teacher=runs/study')
           config = override(load_config(args.config), keys).to_dict()
           if words[0] == 'train':
-            build(config)
+            experiment = build(config)
+            Previews(experiment, make_mesh(experiment.mesh))
             continue
           build_student(config)
           for stage in sd35_flash.stages(args.config, keys)[1]:
