@@ -13,7 +13,6 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from evaluate.real_images import load_images
 from experiments.study import Study
@@ -25,23 +24,6 @@ from sample import pictures
 TARGET = pathlib.Path('docs/images/garments.png')
 SHOWN = ('CFG', 'IG', 'IG + CFG')
 _SIDE = 84  # side of an image in the picture, in pixels
-
-
-def enlarge(images: np.ndarray) -> np.ndarray:
-  """Resizes images (n, H, W, 1) uint8 to (n, _SIDE, _SIDE, 1)."""
-  resized = [
-    Image.fromarray(image.squeeze(-1)).resize(
-      (_SIDE, _SIDE), Image.Resampling.BICUBIC
-    )
-    for image in images
-  ]
-  return np.stack([np.asarray(image)[..., None] for image in resized])
-
-
-def change_from(images: np.ndarray, base: np.ndarray) -> np.ndarray:
-  """Returns the change from `base`; 128 means no change."""
-  change = images.astype(int) - base.astype(int)
-  return np.clip(128 + change, 0, 255).astype(np.uint8)
 
 
 def blocks(study: Study) -> Sequence[tuple[str, np.ndarray]]:
@@ -62,7 +44,7 @@ def blocks(study: Study) -> Sequence[tuple[str, np.ndarray]]:
     if method.name in SHOWN:
       images = draw(method.published)
       rows.append((method.name, images))
-      rows.append(('change', change_from(images, base)))
+      rows.append(('change', pictures.change_from(images, base)))
   return rows
 
 
@@ -72,5 +54,5 @@ if __name__ == '__main__':
   parser.add_argument('--out', type=pathlib.Path, default='runs/study')
   args = parser.parse_args()
   rows = blocks(Study(args.data, args.out, num=2000))
-  shown = [(title, enlarge(images)) for title, images in rows]
+  shown = [(title, pictures.enlarge(images, _SIDE)) for title, images in rows]
   pictures.write_png(TARGET, pictures.sheet(shown, 10, scale=1))

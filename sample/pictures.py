@@ -28,6 +28,38 @@ def write_figure(path: epath.PathLike, figure: Figure) -> None:
   write_bytes(path, data.getvalue())
 
 
+def enlarge(images: np.ndarray, side: int) -> np.ndarray:
+  """Enlarges images (n, H, W, C) uint8 to a height of `side` pixels.
+
+  Uses a bicubic filter. Images of at least this height are returned unchanged.
+  """
+  count, height, width, channels = images.shape
+  if height >= side or not count:
+    return images
+  size = (round(side * width / height), side)
+  resized = [
+    Image.fromarray(image.squeeze(-1) if channels == 1 else image).resize(
+      size, Image.Resampling.BICUBIC
+    )
+    for image in images
+  ]
+  return np.stack(resized).reshape(count, size[1], size[0], channels)
+
+
+def change_from(
+  images: np.ndarray, base: np.ndarray, amplified: int = 1
+) -> np.ndarray:
+  """Returns the change from `base` as images; 128 (gray) means no change.
+
+  Args:
+    images: Images (n, H, W, C) uint8.
+    base: Images of the same shape.
+    amplified: Factor of the difference.
+  """
+  change = amplified * (images.astype(int) - base.astype(int))
+  return np.clip(128 + change, 0, 255).astype(np.uint8)
+
+
 def tile(
   images: np.ndarray, columns: int, *, scale: int = 1, gap: int = 2
 ) -> np.ndarray:

@@ -60,6 +60,24 @@ def test_sheet():
   assert (sheet[:, :60] < 100).any()  # The margin shows the blocks' names.
 
 
+@pytest.mark.parametrize('channels', [1, 3])
+def test_enlarged_images_are_smooth(channels):
+  edge = np.zeros((2, 8, 16, channels), np.uint8)
+  edge[:, :, 8:] = 200
+  large = pictures.enlarge(edge, 64)
+  assert large.shape == (2, 64, 128, channels)
+  assert len(np.unique(large[0, 32, 56:72, 0])) > 4  # not squares of one value
+  np.testing.assert_array_equal(large[:, :, 8:40], 0)
+  assert pictures.enlarge(edge, 8) is edge
+
+
+def test_change_is_gray_without_a_change():
+  base = np.asarray([10, 100, 250], np.uint8)
+  images = np.asarray([10, 110, 0], np.uint8)
+  change = pictures.change_from(images, base, amplified=3)
+  assert change.tolist() == [128, 158, 0]
+
+
 @pytest.mark.parametrize('old', [None, b'the old file'])
 @pytest.mark.parametrize('method', ['write_bytes', 'replace'])
 def test_failed_write_leaves_no_partial_file(
