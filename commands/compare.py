@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
         name=experiment.data.name,
         flip=experiment.data.flip,
       ),
+      names=job.latents.classes,
     )
   print(
     f'\n{table}\n'

@@ -4,8 +4,9 @@ The results are:
 
   compare.json    protocol and all numbers
   table.md        table with one row per method
-  samples.png     real images, then samples of each method; labels show the
-                  Frechet distances of features
+  samples.png     real images, then samples of each method and their changes,
+                  next to a chart of the distances in features
+  compare.npz     the images of samples.png and their titles
 """
 
 import dataclasses
@@ -28,7 +29,15 @@ from core.progress import image_progress
 from core.ranges import Range, check_value, declarations
 from dit.types import Denoiser
 from evaluate.classifier import Classifier, train_classifier
-from evaluate.compare_table import Row, format_table, split_names
+from evaluate.compare_table import Row, format_table
+from evaluate.comparison_picture import (
+  Strip,
+  draw_comparison,
+  first_of_each,
+  method_strip,
+  shown_classes,
+  write_strips,
+)
 from evaluate.effective_scale import effective_scale
 from evaluate.evaluator import EvalConfig, Evaluator, read_reference
 from evaluate.extractor import classifier_extractor, pixels_extractor
@@ -38,13 +47,12 @@ from guidance import Guidance, parse
 from guidance.parse import with_guide
 from sample import pictures
 from sample.generate import Generated, Sampler, plan_labels
+from sample.labels import class_name
 
 _SPACES = ('features', 'pixels')
 _METRICS = ('fd', 'accuracy')
 # Names of the result files.
-WRITES = ('compare.json', 'table.md', 'samples.png')
-# Number of columns of the image grid, and number of rows per method.
-_COLUMNS, _SHEET_ROWS = 20, 3
+WRITES = ('compare.json', 'table.md', 'samples.png', 'compare.npz')
 # Fields of `CompareConfig` whose command-line flags have other names.
 _FLAGS = {'methods': '--guidance', 'resamples': '--bootstrap'}
 
@@ -120,6 +128,7 @@ def compare(
   guide: Denoiser | None = None,
   classifier: Classifier | None = None,
   train: Callable[..., Classifier] = train_classifier,
+  names: Sequence[str] = (),
 ) -> str:
   """Samples with every method and writes results; returns a Markdown table.
 
@@ -135,6 +144,7 @@ def compare(
     classifier: Classifier that computes the features; None for `train`.
     train: Function from images, labels and their number of classes to the
       classifier.
+    names: Names of the classes; () if unknown.
   """
   folder = epath.Path(folder)
   protocol = {
@@ -160,13 +170,16 @@ def compare(
   settings = EvalConfig(bootstrap=config.resamples, batch_size=size)
   evaluators = open_evaluators(splits[0][0], classifier, settings, sampler.mesh)
   labels = plan_labels('balanced', config.num, num_classes, seed)
-  pick = functools.partial(_pick, num_classes=num_classes)
+  shown = functools.partial(first_of_each, num_classes=num_classes)
 
-  blocks, real = [('real', pick(*splits[0]))], []
+  real = []
+  strips = [Strip('Real images', 'Training images.', shown(*splits[0]), None)]
   if len(splits) > 1:
     floor = score(evaluators, *splits[1])
     real = [Row('real, held out', floor)]
-    blocks = [(_label('real,', 'held out', floor), pick(*splits[1]))]
+    text, images = 'Held out from training.', shown(*splits[1])
+    strips = [Strip('Real images', text, images, floor['features'])]
+  strips[0] = dataclasses.replace(strips[0], is_real=True)
   rows: list[Row] = []
   queue = [(text, '') for text in config.methods]
   while queue:
@@ -185,15 +198,20 @@ def compare(
     is_cfg = text == 'none' or re.fullmatch(r'cfg:[^:@,]+', text)
     if config.match_cfg and not matched and row.cfg_scale and not is_cfg:
       queue.insert(0, (f'cfg:{max(row.cfg_scale.value, 0):.4g}', text))
-    label = _label(*split_names(text), scores)
-    blocks.append((label, pick(sample.images, labels)))
+    strips.append(
+      method_strip(
+        text, sample.nfe, shown(sample.images, labels), scores['features']
+      )
+    )
     logging.info('%s: %s', text, _summary(scores))
-  return _write(folder, protocol, rows + real, blocks)
+  columns = [class_name(int(c), names) for c in shown_classes(num_classes)]
+  return _write(folder, protocol, rows + real, strips, columns)
 
 
 def _has_results(folder: epath.Path, protocol: Mapping[str, Any]) -> bool:
   """Returns whether a folder contains all results of a protocol."""
-  if not all((folder / name).exists() for name in WRITES):
+  # Comparisons of earlier versions have no compare.npz.
+  if not all((folder / name).exists() for name in WRITES[:3]):
     return False
   return _protocol_of(folder / 'compare.json') == protocol
 
@@ -222,7 +240,8 @@ def _write(
   folder: epath.Path,
   protocol: Mapping[str, Any],
   rows: Sequence[Row],
-  blocks: Sequence[tuple[str, np.ndarray]],
+  strips: Sequence[Strip],
+  classes: Sequence[str],
 ) -> str:
   """Writes the result files, and returns the table as Markdown."""
   table = format_table(rows)
@@ -232,9 +251,9 @@ def _write(
     'rows': [row.as_dict() for row in rows],
   }
   try:
-    scale = max(1, 48 // blocks[0][1].shape[1])
-    sheet = pictures.sheet(blocks, _COLUMNS, scale=scale)
-    pictures.write_png(folder / 'samples.png', sheet)
+    picture = draw_comparison(strips, classes, 'Distance in features')
+    pictures.write_figure(folder / 'samples.png', picture)
+    write_strips(folder / 'compare.npz', strips, classes)
     write_bytes(folder / 'table.md', table.encode())
     write_json(folder / 'compare.json', record)
   except WriteError:
@@ -267,25 +286,3 @@ def _summary(scores: Mapping[str, Estimate]) -> str:
     f'{scores["pixels"].value:.3f} in pixels, accuracy '
     f'{scores["accuracy"].value:.1%}'
   )
-
-
-def _label(name: str, scale: str, scores: Mapping[str, Estimate]) -> str:
-  """Returns the label of one method's samples in the image grid."""
-  distance = f'FD {scores["features"].value:.2f}'
-  return '\n'.join(filter(None, (name, scale, distance)))
-
-
-def _pick(
-  images: np.ndarray, labels: np.ndarray, num_classes: int
-) -> np.ndarray:
-  """Returns images for the grid; column j shows class j mod num_classes."""
-  order = np.argsort(labels, kind='stable')
-  by_class = [order[labels[order] == c] for c in range(num_classes)]
-  return images[
-    [
-      by_class[j % num_classes][row + _SHEET_ROWS * (j // num_classes)]
-      for row in range(_SHEET_ROWS)
-      for j in range(_COLUMNS)
-      if row + _SHEET_ROWS * (j // num_classes) < len(by_class[j % num_classes])
-    ]
-  ]

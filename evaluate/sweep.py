@@ -27,6 +27,7 @@ from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from core import charts
 from core.errors import InputError, quote
 from core.files import read_json, write_bytes, write_json
 from core.nested import without_folders
@@ -47,6 +48,7 @@ MOST_POINTS = 10_000
 # Names of the result files.
 WRITES = ('sweep.json', 'sweep.csv', 'sweep.png')
 _FRAMES = {'best': 'solid', 'tied': 'dashed'}
+_MEANINGS = {'best': 'best', 'tied': 'tied (within 2 standard errors)'}
 _NUMBER = r'\d+\.?\d*|\.\d+'
 _PART = re.compile(rf'([^:]+):({_NUMBER})\.\.({_NUMBER}):(\d+)(.*)')
 
@@ -295,54 +297,78 @@ def _as_csv(grid: SweepGrid, rows: dict, labels: dict) -> str:
 
 def _figure(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
   """Draws a curve over one scale or a heat map over two scales."""
-  figure = Figure(figsize=(7, 5), layout='constrained')
-  axes = figure.subplots()
+  draw = _curve if len(grid.names) == 1 else _heat_map
+  return draw(grid, rows, metric, name)
+
+
+def _curve(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
+  """Draws a metric with standard errors over a scale, and marks the best."""
+  figure, (axes,) = charts.make_chart(1, size=(7, 5))
   values = np.asarray([row[metric] for row in rows.values()])
   errors = np.asarray([row.get(f'{metric}_se', 0) for row in rows.values()])
+  axes.errorbar(grid.scales[0], values, errors, marker='o', capsize=3)
   labels = list(marks(rows, metric).values())
-  label = f'{grid.names[0].upper()} scale'
-  if len(grid.names) == 1:
-    axes.errorbar(grid.scales[0], values, errors, marker='o', capsize=3)
-    for mark, style in _FRAMES.items():
-      indices = [k for k, m in enumerate(labels) if m == mark]
-      if indices:
-        axes.scatter(
-          [grid.scales[0][k] for k in indices], values[indices], 160,
-          facecolors='none', edgecolors='black', linestyles=style,
-          label=mark, zorder=3,
-        )  # fmt: skip
-    axes.legend()
-    axes.set(xlabel=label, ylabel=name)
-    axes.grid(alpha=0.25)
-    return figure
-  table = values.reshape(*map(len, grid.scales))
+  for mark, style in _FRAMES.items():
+    points = [k for k, label in enumerate(labels) if label == mark]
+    if not points:
+      continue
+    text = _MEANINGS[mark]
+    if mark == 'best':
+      (k,) = points
+      text = (
+        f'best: scale {grid.scales[0][k]:g}, {_value(values[k], errors[k])}'
+      )
+    axes.scatter(
+      [grid.scales[0][k] for k in points], values[points], 180,
+      facecolors='none', edgecolors=charts.COLORS[1], linestyles=style,
+      linewidths=2, label=text, zorder=3,
+    )  # fmt: skip
+  label = f'{grid.names[0].upper()} scale (1: off)'
+  charts.label_panel(axes, name, label)
+  charts.add_legend(figure)
+  return figure
+
+
+def _heat_map(grid: SweepGrid, rows: dict, metric: str, name: str) -> Figure:
+  """Draws a metric over two scales; frames mark the best and tied points."""
+  rows_of_map, columns = map(len, grid.scales)
+  size = max(7, 1.3 * columns + 2), max(5, 0.9 * rows_of_map + 2)
+  figure, (axes,) = charts.make_chart(1, size=size)
+  labels = list(marks(rows, metric).values())
+  values = np.asarray([row[metric] for row in rows.values()])
+  errors = np.asarray([row.get(f'{metric}_se', 0) for row in rows.values()])
+  table = values.reshape(rows_of_map, columns)
   image = axes.imshow(table, origin='lower', aspect='auto', cmap='viridis_r')
-  figure.colorbar(image, label=name)
+  axes.grid(visible=False)
+  figure.colorbar(image).ax.tick_params(labelsize='large')
   middle = (np.nanmin(values) + np.nanmax(values)) / 2 if any(labels) else 0
   for k, ((row, column), value) in enumerate(np.ndenumerate(table)):
-    error = f'\n± {errors[k]:.2g}' if errors[k] else ''
     axes.text(
       column,
       row,
-      f'{value:.3g}{error}',
+      _value(value, errors[k], '\n'),
       ha='center',
       va='center',
       color='white' if value >= middle else 'black',
       fontweight='bold' if labels[k] == 'best' else 'normal',
-      fontsize='small',
+      fontsize='large',
     )
     if labels[k]:
       axes.add_patch(
         Rectangle(
           (column - 0.45, row - 0.45), 0.9, 0.9, fill=False,
-          edgecolor='black', linestyle=_FRAMES[labels[k]], linewidth=1.5,
+          edgecolor=charts.COLORS[1], linestyle=_FRAMES[labels[k]],
+          linewidth=2.5, label=_MEANINGS[labels[k]],
         )
       )  # fmt: skip
-  for axis, scales in (
-    (axes.yaxis, grid.scales[0]),
-    (axes.xaxis, grid.scales[1]),
-  ):
-    axis.set_ticks(range(len(scales)), [f'{scale:g}' for scale in scales])
-  axes.set(ylabel=label, xlabel=f'{grid.names[1].upper()} scale')
-  axes.set_title('solid frame: best; dashed: tied with it (2 standard errors)')
+  first, second = (f'{method.upper()} scale (1: off)' for method in grid.names)
+  charts.label_panel(axes, name, second, first)
+  charts.add_legend(figure)
+  for axis, scales in zip((axes.yaxis, axes.xaxis), grid.scales, strict=True):
+    axis.set_ticks(range(len(scales)), [f'{scale:.4g}' for scale in scales])
   return figure
+
+
+def _value(value: float, error: float, gap: str = ' ') -> str:
+  """Returns a value with its standard error, if it has one, as text."""
+  return f'{value:.3g}' + (f'{gap}± {error:.2g}' if error else '')

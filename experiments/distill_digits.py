@@ -18,6 +18,7 @@ distances are means over seeds, which change training, label order and noise.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import subprocess
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from core import markdown
+from core import charts, markdown
 from core.files import write_bytes
 from sample import pictures
 from train.metrics_log import read_metrics
@@ -147,23 +148,19 @@ def fail(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
 
 def curves(runs: dict[str, list[dict[str, float]]]) -> Figure:
   """Draws a panel for each metric of CURVES, with a line per run."""
-  figure = Figure(figsize=(11, 6.5))
-  panels = figure.subplots(2, 3).ravel()
-  lines = {}
+  figure, panels = charts.make_chart(len(CURVES))
   for axes, (key, title) in zip(panels, CURVES, strict=True):
-    for number, (name, rows) in enumerate(runs.items()):
+    for (name, rows), color in zip(
+      runs.items(), itertools.cycle(charts.COLORS), strict=False
+    ):
       points = [(r['step'], r[key]) for r in rows if key in r]
       if points:
-        (lines[name],) = axes.plot(
-          *np.asarray(points).T, color=f'C{number}', linewidth=1
-        )
-    axes.set(xlabel='steps', title=title)
-    axes.grid(alpha=0.25)
+        line = np.asarray(points).T
+        axes.plot(*line, color=color, linewidth=1, label=name)
     low, high = axes.dataLim.intervaly
-    if low > 0 and high > 20 * low:
-      axes.set_yscale('log')
-  figure.legend(lines.values(), lines, loc='lower center', ncols=4)
-  figure.tight_layout(rect=(0, 0.09, 1, 1))
+    log = 'y' if low > 0 and high > 20 * low else ''
+    charts.label_panel(axes, title, 'steps', log=log)
+  charts.add_legend(figure)
   return figure
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from core import markdown
+from evaluate.metrics import Estimate
 from experiments.study import FLOOR, RESULTS
 from experiments.study_plans import PLANS
 
@@ -40,11 +41,26 @@ def difference(rows: Rows, base: Rows, metric: str) -> tuple[float, float]:
   return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 
-def table(rows: Rows) -> str:
-  """Returns the Markdown table of a study; its first row is the baseline."""
+def distance(rows: Rows) -> Estimate:
+  """Returns the mean Frechet distance of rows that differ in their seeds."""
+  errors = [row['fd_se'] for row in rows]
+  return Estimate(
+    float(np.mean([row['fd'] for row in rows])),
+    float(np.linalg.norm(errors) / len(errors)),
+  )
+
+
+def by_title(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
+  """Groups rows by their titles; held-out photographs come last."""
   groups: dict[str, list[Mapping[str, Any]]] = {}
   for row in sorted(rows, key=lambda row: row['title'] == FLOOR):
     groups.setdefault(row['title'], []).append(row)
+  return groups
+
+
+def table(rows: Rows) -> str:
+  """Returns the Markdown table of a study; its first row is the baseline."""
+  groups = by_title(rows)
   base = next(iter(groups.values()))
   lines = []
   for title, group in groups.items():
@@ -54,10 +70,9 @@ def table(rows: Rows) -> str:
     )  # fmt: skip
     mean = {
       key: np.mean([row[key] for row in group])
-      for key in ('fd', 'accuracy', 'recall')
+      for key in ('accuracy', 'recall')
     }
-    errors = [row['fd_se'] for row in group]
-    error = np.linalg.norm(errors) / len(errors)
+    features = distance(group)
     cells = ['', '']
     if group is not base and title != FLOOR:
       cells = [
@@ -69,7 +84,7 @@ def table(rows: Rows) -> str:
       [
         name,
         f'{group[0]["nfe"]:.4g}' if 'nfe' in group[0] else '',
-        f'{mean["fd"]:.3f} ± {error:.3f}',
+        f'{features.value:.3f} ± {features.error:.3f}',
         cells[0],
         f'{mean["accuracy"]:.1%}',
         cells[1],

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from core import markdown
+from core import charts, markdown
 from core.nested import with_tuples
 from distill import step as step_lib
 from distill.config import SCHEDULES, DistillConfig
@@ -225,22 +225,16 @@ class Results:
 
   def clouds_figure(self) -> Figure:
     """Draws the points over the teacher's points."""
-    rows = -(-len(self.panels) // 4)
-    figure = Figure(figsize=(8, 2.2 * rows), layout='constrained')
-    axes = figure.subplots(rows, 4).ravel()
+    figure, axes = charts.make_chart(len(self.panels), 4, (2.8, 3.1))
     truth = self.panels['teacher'][:1000]
-    for ax in axes[len(self.panels) :]:
-      ax.axis('off')
-    for ax, (name, x) in zip(axes, self.panels.items(), strict=False):
+    for ax, (name, x) in zip(axes, self.panels.items(), strict=True):
       cloud(ax, name, x[:1000], truth, np.arange(len(x[:1000])) % 2)
     return figure
 
   def curves_figure(self) -> Figure:
     """Draws measures over updates: the mean and the range over seeds."""
-    figure = Figure(figsize=(11, 3.6), layout='constrained')
-    for ax, (measure, title) in zip(
-      figure.subplots(1, len(_DRAWN)), _DRAWN.items(), strict=True
-    ):
+    figure, panels = charts.make_chart(len(_DRAWN))
+    for ax, (measure, title) in zip(panels, _DRAWN.items(), strict=True):
       for name in self.curves:
         values = self.at(name, measure)[:, 1:]
         (line,) = ax.plot(self.marks[1:], values.mean(0), marker='.')
@@ -251,8 +245,9 @@ class Results:
         )  # fmt: skip
       level = self.rows['teacher'][:, MEASURES.index(measure)].mean()
       ax.axhline(level, color='0.5', linestyle='--', label='teacher')
-      ax.set(title=title, xlabel='updates', xscale='log', ylim=(0, None))
-    ax.legend(fontsize='small')
+      ax.set_ylim(0, None)
+      charts.label_panel(ax, title, 'updates', log='x')
+    charts.add_legend(figure)
     return figure
 
 

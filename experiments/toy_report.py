@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import spatial
 
-from core import markdown
+from core import charts, markdown
 from experiments import toy
 from sample import pictures
 
@@ -221,8 +221,9 @@ def cloud(
     ax.scatter(*true.T, s=1, color='0.85')
   for c in np.unique(label):
     ax.scatter(*x[label == c].T, s=1.5, linewidths=0)
-  ax.set(title=name, aspect='equal', xlim=(-reach, reach),
-         ylim=(-reach, reach), xticks=[], yticks=[])  # fmt: skip
+  ax.set(aspect='equal', xlim=(-reach, reach), ylim=(-reach, reach))
+  charts.label_panel(ax, name, '')
+  ax.set(xticks=[], yticks=[])
 
 
 def draw_figure(
@@ -235,8 +236,7 @@ def draw_figure(
   none: np.ndarray,
 ) -> Figure:
   """Draws the points of each method, and the measures by scale."""
-  figure = Figure(figsize=(15, 7.6), layout='constrained')
-  axes = figure.subplots(2, 4).ravel()
+  figure, axes = charts.make_chart(8, 4, (3.9, 4.0))
   for ax, (name, x) in zip(axes, [('true', true), *panels], strict=False):
     cloud(ax, name, x, true, label)
   others = axes[len(panels) + 1 :]
@@ -247,6 +247,7 @@ def draw_figure(
       ax.plot([1, *scales], values.mean(1), marker='o', label=name)
     ax.axhline(floor[:, k].mean(), color='0.5', linestyle='--', label='true')
     title = 'energy distance' if measure == 'energy' else f'share of {measure}'
-    ax.set(title=f'{title} against scale', xlabel='scale', ylim=(0, None))
-  others[0].legend(fontsize='small')
+    ax.set_ylim(0, None)
+    charts.label_panel(ax, f'{title} against scale', 'scale')
+  charts.add_legend(figure)
   return figure

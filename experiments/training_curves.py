@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from core import markdown
+from core import charts, markdown
 from core.files import write_bytes
 from experiments.distill_digits import command
 from sample import pictures
@@ -68,27 +68,23 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def draw_curves(healthy: Sequence[Rows], sick: Mapping[str, Rows]) -> Figure:
   """Plots loss and distance; all healthy runs have the same color."""
-  figure = Figure(figsize=(11, 4.2), layout='constrained')
-  panels = figure.subplots(1, 2)
-  runs = [('healthy, three seeds', 'C0', rows) for rows in healthy]
-  runs += [(name, f'C{k + 1}', rows) for k, (name, rows) in
-           enumerate(sick.items())]  # fmt: skip
-  for k, (name, color, rows) in enumerate(runs):
-    label = name if k == 0 or k >= len(healthy) else None
+  figure, panels = charts.make_chart(2)
+  healthy_color, *colors = charts.COLORS
+  runs = [('healthy, three seeds', healthy_color, rows) for rows in healthy]
+  runs += [
+    (name, color, rows)
+    for (name, rows), color in zip(sick.items(), colors, strict=False)
+  ]
+  for name, color, rows in runs:
     images, losses = curve(rows, 'loss')
-    panels[0].plot(images, smooth(losses), color=color, label=label)
+    panels[0].plot(images, smooth(losses), color=color, label=name)
     panels[1].plot(*curve(rows, 'eval/fd'), color=color, marker='.')
-  panels[0].set_title(f'training loss, mean of {_SMOOTH} lines')
-  panels[1].set_title('Frechet distance of 500 unguided samples')
-  for panel in panels:
-    panel.set_yscale('log')
-    panel.minorticks_off()
-    panel.set_xlabel('images seen')
-    panel.grid(alpha=0.3)
-    panel.xaxis.set_major_formatter('{x:,.0f}')
-  panels[0].set_yticks([0.6, 1, 2, 4, 6], ['0.6', '1', '2', '4', '6'])
-  panels[1].set_yticks([2, 5, 10, 20, 40], ['2', '5', '10', '20', '40'])
-  figure.legend(loc='outside lower center', ncols=4)
+  for panel, title in (
+    (panels[0], f'Training loss, mean of {_SMOOTH} lines'),
+    (panels[1], 'Frechet distance of 500 unguided samples'),
+  ):
+    charts.label_panel(panel, title, 'images seen', log='y')
+  charts.add_legend(figure)
   return figure
 
 

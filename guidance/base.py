@@ -76,6 +76,8 @@ class Term:
   """A guidance method, called `name` in guidance text; scale 1 disables it."""
 
   name: ClassVar[str]
+  title: ClassVar[str]  # name for people
+  weak_title: ClassVar[str]  # description of the weak prediction for people
   scale: Scale
   # Whether the method is defined only for DDIM steps.
   needs_ddim: ClassVar[bool] = False
@@ -132,6 +134,7 @@ class LabelTerm(Term):
   """Guidance away from another condition; the default is the null condition."""
 
   uses_null: ClassVar[bool] = True
+  weak_title: ClassVar[str] = 'the prediction without a class'
 
   def weak_condition(
     self, denoiser: Denoiser, condition: Condition, draw: Any

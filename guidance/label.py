@@ -44,6 +44,7 @@ class ClassifierFree(LabelTerm):
   """
 
   name: ClassVar[str] = 'cfg'
+  title: ClassVar[str] = 'Classifier-free guidance'
   scale: Scale
   guided_channels: int = static(0)
 
@@ -86,6 +87,7 @@ class ClassifierFreePlusPlus(ClassifierFree):
   """
 
   name: ClassVar[str] = 'cfg++'
+  title: ClassVar[str] = 'CFG++'
   needs_ddim: ClassVar[bool] = True
 
   def __post_init__(self) -> None:
@@ -123,6 +125,7 @@ class ClassifierFreeZero(LabelTerm):
   """
 
   name: ClassVar[str] = 'cfg_zero'
+  title: ClassVar[str] = 'CFG-Zero*'
   scale: Scale
   zero_steps: int = static(1)
 
@@ -168,6 +171,7 @@ class AdaptiveProjected(LabelTerm):
   """
 
   name: ClassVar[str] = 'apg'
+  title: ClassVar[str] = 'Adaptive projected guidance'
   scale: Scale
   eta: float = static(0.0)
   norm: float = static(0.0)
@@ -221,6 +225,7 @@ class Tangential(LabelTerm):
   """
 
   name: ClassVar[str] = 'tcfg'
+  title: ClassVar[str] = 'Tangential damping of CFG'
   scale: Scale
 
   def push(self, at: Contrast) -> tuple[jax.Array, Memory]:
@@ -252,6 +257,7 @@ class FrequencyDecoupled(LabelTerm):
   """
 
   name: ClassVar[str] = 'fdg'
+  title: ClassVar[str] = 'Frequency-decoupled guidance'
   scale: Scale
   low: float | jax.Array = 1.0
 
@@ -310,6 +316,8 @@ class IndependentCondition(LabelTerm):
   """ICG: a random condition per image and step replaces the null label."""
 
   name: ClassVar[str] = 'icg'
+  title: ClassVar[str] = 'Independent condition guidance'
+  weak_title: ClassVar[str] = 'the prediction for a random class'
   uses_null: ClassVar[bool] = False
   scale: Scale
 

@@ -44,6 +44,8 @@ class Internal:
   """
 
   name: ClassVar[str] = 'ig'
+  title: ClassVar[str] = 'Internal Guidance'
+  weak_title: ClassVar[str] = 'the prediction of an earlier block'
   scale: Scale
   tap: int = static(0)
   null: float | jax.Array | None = None
@@ -111,6 +113,8 @@ class StochasticSelf(BlocksTerm):
   """
 
   name: ClassVar[str] = 's2'
+  title: ClassVar[str] = 'S2-Guidance'
+  weak_title: ClassVar[str] = 'the network with random blocks skipped'
   scale: Scale
   skip: int = static(0)
   masks: int = static(1)
@@ -179,6 +183,8 @@ class SkipLayer(BlocksTerm):
   """
 
   name: ClassVar[str] = 'slg'
+  title: ClassVar[str] = 'Skip-layer guidance'
+  weak_title: ClassVar[str] = 'the network with fixed blocks skipped'
   scale: Scale
   blocks: tuple[int, ...] = static(())
 
@@ -212,6 +218,8 @@ class AutoGuidance(GuideTerm):
   """
 
   name: ClassVar[str] = 'auto'
+  title: ClassVar[str] = 'AutoGuidance'
+  weak_title: ClassVar[str] = 'a weaker network'
   scale: Scale
   guide: Denoiser | None = None
 

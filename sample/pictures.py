@@ -24,7 +24,7 @@ def write_png(path: epath.PathLike, image: np.ndarray) -> None:
 def write_figure(path: epath.PathLike, figure: Figure) -> None:
   """Writes a matplotlib figure as PNG."""
   data = io.BytesIO()
-  figure.savefig(data, format='png', dpi=130)
+  figure.savefig(data, format='png', dpi='figure')
   write_bytes(path, data.getvalue())
 
 
@@ -58,6 +58,23 @@ def change_from(
   """
   change = amplified * (images.astype(int) - base.astype(int))
   return np.clip(128 + change, 0, 255).astype(np.uint8)
+
+
+def animate(frames: np.ndarray, seconds: float = 3) -> bytes:
+  """Returns an animated WebP that plays frames (F, H, W, 1 or 3) uint8 thrice.
+
+  The last frame stays for one more second.
+  """
+  shape = (*frames.shape[:3], 3)
+  images = [Image.fromarray(f) for f in np.broadcast_to(frames, shape)]
+  times = [round(1000 * seconds / len(frames))] * len(frames)
+  times[-1] += 1000
+  data = io.BytesIO()
+  images[0].save(
+    data, 'webp', save_all=True, append_images=images[1:], duration=times,
+    loop=3, quality=85,
+  )  # fmt: skip
+  return data.getvalue()
 
 
 def tile(

@@ -9,7 +9,7 @@ import pytest
 from command_runs import ROOT, run
 
 from commands import evaluate
-from sample import pictures
+from evaluate import compare
 from sample.image_folder import ImageFolder
 
 SIZES = ('model.depth=2', 'model.width=16', 'model.num_heads=2',
@@ -152,13 +152,13 @@ def test_figures_that_cannot_be_written_are_printed(disk, argv, monkeypatch):
 def test_a_comparison_that_cannot_be_written_is_logged(
   disk, argv, features, monkeypatch
 ):
-  sheet = pictures.sheet
+  draw = compare.draw_comparison
 
   def full(*args, **kwargs):
     fill(disk)
-    return sheet(*args, **kwargs)
+    return draw(*args, **kwargs)
 
-  monkeypatch.setattr(pictures, 'sheet', full)
+  monkeypatch.setattr(compare, 'draw_comparison', full)
   assert (
     '| IG | 1.5 |' in failed([*argv('compare', disk / 'out'), features]).err
   )

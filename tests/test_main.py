@@ -14,6 +14,7 @@ from commands import train as train_command
 from core.errors import NonFiniteError
 from core.nested import flatten
 from evaluate import classifier, compare
+from evaluate.comparison_picture import read_strips
 from train import loop
 from train.metrics_log import read_metrics
 
@@ -141,7 +142,7 @@ def test_compare_makes_a_table_once(trained, monkeypatch):
     assert row['pixels'] >= 0
     assert 0 <= row['accuracy'] <= 1
   assert figures['protocol']['step'] == 30
-  assert picture(folder / 'samples.png').shape[2] == 3
+  assert picture(folder / 'samples.png').shape[1] > 10 * 84
 
   before = contents(folder)
   # The second command must not compute metrics again.
@@ -169,8 +170,15 @@ def test_compare_without_a_test_split(trained, features):
   ig, cfg = json.loads((folder / 'compare.json').read_text())['rows']
   assert cfg['method'] == f'cfg:{ig["cfg_scale"]:.4g}'
   assert cfg['cfg_scale'] == pytest.approx(ig['cfg_scale'], abs=1e-3)
-  # Three rows of real images and two rows of samples, each 48 + 4 pixels high.
-  assert picture(folder / 'samples.png').shape[0] == 5 * 52 + 3 * 8
+  strips, classes = read_strips(folder / 'compare.npz')
+  titles = [strip.title for strip in strips]
+  assert titles == [
+    'Real images',
+    'Internal Guidance',
+    'Classifier-free guidance',
+  ]
+  assert strips[0].text == 'Training images.' and strips[0].is_real
+  assert len(classes) == len(strips[0].images) == 10
 
 
 def test_home_means_the_same_to_all_commands(trained, monkeypatch):

@@ -298,6 +298,5 @@ def fresh(
 
 
 def _plot(workdir: epath.Path) -> None:
-  figure = losses(read_metrics(workdir))
-  if figure is not None:
+  for figure in losses(read_metrics(workdir)).values():
     pictures.write_figure(workdir / 'loss.png', figure)

@@ -4,14 +4,16 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from core import charts
+
 Rows = Sequence[Mapping[str, float]]
+Charts = dict[str, Figure]  # charts by title
 
 
-def losses(rows: Rows) -> Figure | None:
-  """Plots every loss term; returns None without logged losses."""
+def losses(rows: Rows) -> Charts:
+  """Plots every loss term."""
 
   def label(name):
     name = name.removeprefix('loss/')
@@ -19,77 +21,64 @@ def losses(rows: Rows) -> Figure | None:
     return 'total' if name == 'loss' else name
 
   names = _names(rows, lambda name: name.startswith('loss'))
-  return _figure(rows, [('loss', {name: label(name) for name in names}, 'log')])
+  return _charts(rows, {'Loss': {name: label(name) for name in names}}, log='y')
 
 
-def optimization(rows: Rows) -> Figure | None:
+def optimization(rows: Rows) -> Charts:
   """Plots gradient norm and learning rate."""
-  return _figure(
-    rows,
-    [
-      ('gradient norm', {'grad_norm': 'grad_norm'}, 'log'),
-      ('learning rate', {'lr': 'lr'}, 'linear'),
-    ],
+  return _charts(rows, {'Gradient norm': {'grad_norm': ''}}, log='y') | _charts(
+    rows, {'Learning rate': {'lr': ''}}
   )
 
 
-def throughput(rows: Rows) -> Figure | None:
+def throughput(rows: Rows) -> Charts:
   """Plots images per second and the share of time spent waiting for data."""
-  panels = [
-    ('images per second', {'images_per_second': 'images/s'}, 'linear'),
-    ('share of time', {'waiting': 'waiting for data', 'mfu': 'MFU'}, 'linear'),
-  ]
-  return _figure(rows, panels, zero=True)
+  panels = {
+    'Images per second': {'images_per_second': ''},
+    'Share of time': {'waiting': 'waiting for data', 'mfu': 'MFU'},
+  }
+  return _charts(rows, panels, zero=True)
 
 
-def panels_of(rows: Rows, prefix: str) -> Figure | None:
-  """Plots one panel for each metric with a prefix, such as 'eval/'."""
+def panels_of(rows: Rows, prefix: str) -> Charts:
+  """Plots each metric with a prefix, such as 'eval/'."""
   names = _names(rows, lambda name: name.startswith(prefix))
   names = [name for name in names if not name.endswith('_se')]
-  panels = [(n.removeprefix(prefix), {n: n}, 'linear') for n in names]
-  return _figure(rows, panels)
+  return _charts(rows, {n.removeprefix(prefix): {n: ''} for n in names})
 
 
 def _names(rows: Rows, test: Callable[[str], bool]) -> list[str]:
   return [n for n in dict.fromkeys(n for row in rows for n in row) if test(n)]
 
 
-def _figure(
+def _charts(
   rows: Rows,
-  panels: Sequence[tuple[str, Mapping[str, str], str]],
+  panels: Mapping[str, Mapping[str, str]],
   *,
+  log: str = '',
   zero: bool = False,
-) -> Figure | None:
-  """Draws panels, each defined by a title, labeled curves and a y-scale."""
-  names = set(_names(rows, lambda name: True))
-  panels = [panel for panel in panels if names & panel[1].keys()]
-  if not panels:
-    return None
-  width = 7 if len(panels) == 1 else 4.5 * min(len(panels), 3)
-  height = -(-len(panels) // 3)
-  figure = Figure(figsize=(width, 4 * height), layout='constrained')
-  grid = figure.subplots(height, min(len(panels), 3), squeeze=False).ravel()
-  for axes, (title, curves, scale) in zip(grid, panels, strict=False):
-    _draw(axes, rows, curves)
-    axes.set(xlabel='images seen', ylabel=title, yscale=scale)
-    axes.grid(which='both', alpha=0.25)
+) -> Charts:
+  """Draws a chart for each title; its curves are labels by metric."""
+  result = {}
+  for title, curves in panels.items():
+    lines = {}
+    for name, label in curves.items():
+      lines[label] = [
+        (row['images'], row[name]) for row in rows if {'images', name} <= {*row}
+      ]
+    if not any(lines.values()):
+      continue
+    figure, (axes,) = charts.make_chart(1, size=(7, 4.5))
+    # Line styles differ: the curves of a total and its only term coincide.
+    styles = itertools.cycle(charts.LINES)
+    for (label, points), style in zip(lines.items(), styles, strict=False):
+      if points:
+        marker = 'o' if len(points) < 20 else None
+        line = np.transpose(points)
+        axes.plot(*line, style, label=label or None, marker=marker)
     if zero:
       axes.set_ylim(bottom=0)
-    if len(curves) > 1:
-      axes.legend()
-  for axes in grid[len(panels) :]:
-    axes.remove()
-  return figure
-
-
-def _draw(axes: Axes, rows: Rows, curves: Mapping[str, str]) -> None:
-  # Line styles differ, since the curves of a total and its only term coincide.
-  for (name, label), line in zip(
-    curves.items(), itertools.cycle(('-', '--', '-.', ':')), strict=False
-  ):
-    points = [
-      (row['images'], row[name]) for row in rows if {'images', name} <= {*row}
-    ]
-    if points:
-      marker = 'o' if len(points) < 20 else None
-      axes.plot(*np.transpose(points), line, label=label, marker=marker)
+    charts.label_panel(axes, title, 'images seen', log=log)
+    charts.add_legend(figure)
+    result[title] = figure
+  return result

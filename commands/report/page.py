@@ -7,6 +7,8 @@ import base64
 import functools
 import importlib.resources
 import io
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -15,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 _LARGE = 2**20  # size in bytes above which a PNG is embedded as JPEG
+_NUMBER = re.compile(r'[-+]?\d[\d.,]*(e[-+]?\d+)?%?( ± .*|, .*| se)?')
 
 
 @functools.cache
@@ -27,32 +30,47 @@ def macros() -> Any:
     undefined=jinja2.StrictUndefined,
   )
   environment.filters['data_url'] = data_url
+  environment.filters['numeric_columns'] = numeric_columns
   template = importlib.resources.files(__package__) / 'page.html.j2'
   return environment.from_string(template.read_text('utf-8')).module
 
 
-def data_url(picture: bytes | np.ndarray | Figure) -> str:
-  """Returns a data URL of a PNG, a plot, or a uint8 array (H, W, 1 or 3).
+def numeric_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
+  """Returns, for each column, whether all cells that have text are numbers."""
+  return [
+    all(_NUMBER.fullmatch(cell) for cell in column if cell)
+    for column in zip(*rows, strict=True)
+  ]
 
-  The PNG is given as bytes. Raises ValueError if the PNG is not complete.
+
+def data_url(picture: bytes | np.ndarray | Figure) -> str:
+  """Returns a data URL of a picture.
+
+  A picture is a plot, an array (H, W, 1 or 3) uint8, or the bytes of a PNG or a
+  WebP animation. Raises ValueError if the bytes are not complete.
   """
-  kind, data = 'png', io.BytesIO()
   if isinstance(picture, Figure):
-    kind = 'svg+xml'
-    picture.savefig(data, format='svg')
-  elif isinstance(picture, np.ndarray):
+    data = io.BytesIO()
+    picture.savefig(data, format='svg', transparent=True)
+    return _encode('svg+xml', data.getvalue())
+  if isinstance(picture, np.ndarray):
+    data = io.BytesIO()
     image = Image.fromarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
     image.save(data, 'png', optimize=True)
-  else:
-    try:
-      with Image.open(io.BytesIO(picture)) as image:
-        image.load()
-        if len(picture) <= _LARGE:
-          data.write(picture)
-        else:
-          kind = 'jpeg'
-          image.convert('RGB').save(data, 'jpeg', quality=90)
-    except (OSError, SyntaxError) as error:  # raised by PIL
-      raise ValueError(f'not a whole PNG: {error}') from error
-  encoded = base64.b64encode(data.getvalue()).decode()
-  return f'data:image/{kind};base64,{encoded}'
+    picture = data.getvalue()
+  try:
+    with Image.open(io.BytesIO(picture)) as image:
+      image.load()
+      if image.format == 'WEBP':
+        return _encode('webp', picture)
+      if len(picture) <= _LARGE:
+        return _encode('png', picture)
+      data = io.BytesIO()
+      image.convert('RGB').save(data, 'jpeg', quality=90)
+      return _encode('jpeg', data.getvalue())
+  except (OSError, SyntaxError) as error:  # raised by PIL
+    raise ValueError(f'not a whole picture: {error}') from error
+
+
+def _encode(kind: str, data: bytes) -> str:
+  return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'

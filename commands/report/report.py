@@ -1,7 +1,7 @@
 """Writes the report from files in the workdir, and from new samples."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from commands.advice import Advice
 from commands.report.page import macros
-from commands.report.samples import Artist
+from commands.report.samples import SMOOTH, Artist, strip
 from commands.sample_job import SampleRequest, request_of
 from core.errors import InputError
 from core.files import read_json, write_bytes
@@ -22,6 +22,12 @@ from core.nested import flatten
 from core.processes import writing
 from dit import backbone
 from dit.weights.checkpoint_names import saved_steps
+from evaluate.comparison_picture import (
+  AMPLIFIED,
+  changes,
+  draw_distances,
+  read_strips,
+)
 from evaluate.sweep import SweepGrid, read_points
 from guidance import parse
 from sample.labels import class_name
@@ -56,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
   ) as out:
     path, html = out / 'report.html', macros()
     sections = workdir.sections()  # sampling is slow, so it comes later
-    samples = films = html.note('Not drawn: --no_draw.')
+    samples = films = html.nothing(text='Not drawn: --no_draw.')
     if draws:
       try:
         artist = Artist(request, guidance)
@@ -64,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         if is_choice or request.autoencoder:
           raise
         logging.warning('No samples are drawn: %s', error)
-        samples = films = html.note(f'Not drawn: {error}')
+        samples = films = html.nothing(text=f'Not drawn: {error}')
       else:
         samples, films = artist.sheet(), artist.films()
     sections[-1:-1] = [
@@ -129,11 +135,14 @@ class _Run:
     return self._plots((caption, plots.throughput(self._rows)))
 
   def scores(self) -> Markup:
-    config, figure = self._experiment.eval, plots.panels_of(self._rows, 'eval/')
-    if not figure and not config.every_images:
-      return self._html.note('Not measured: eval.every_images is 0.')
+    config, figures = (
+      self._experiment.eval,
+      plots.panels_of(self._rows, 'eval/'),
+    )
+    if not figures and not config.every_images:
+      return self._html.nothing(text='Not measured: eval.every_images is 0.')
     caption = f'{config.num} samples, guidance {config.guidance}.'
-    return self._plots((caption, figure))
+    return self._plots((caption, figures))
 
   def previews(self) -> Markup:
     experiment = self._experiment
@@ -146,14 +155,16 @@ class _Run:
       step = int(paths[int(k)].stem)
       images = step * experiment.train.batch_size
       grids.append(
-        self._picture(paths[int(k)], f'step {step}, {images:,} images')
+        self._picture(
+          paths[int(k)], f'step {step}, {images:,} images', kind='photo'
+        )
       )
     names = self._request.source.latents().classes
     columns = range(min(experiment.model.num_classes, COLUMNS))
     return self._html.note(
       f'Guidance {experiment.log.preview_guidance}; columns: '
       f'{", ".join(class_name(k, names) for k in columns)}.'
-    ) + self._html.strip(grids)
+    ) + self._html.grid(grids)
 
   def guidance(self) -> Markup:
     results, table = self.place / 'compare.json', self.place / 'table.md'
@@ -165,13 +176,39 @@ class _Run:
     return Markup('').join(
       [
         self._file(table, lambda path: self._html.table(*_cells(path))),
-        self._file(results, lambda path: self._html.compared(read_json(path))),
-        self._picture(
-          self.place / 'samples.png',
-          'Samples with the same labels and noise in every row of blocks.',
-        ),
+        self._file(results, lambda path: self._compared(read_json(path))),
+        self._compared_images(),
       ]
     )
+
+  def _compared(self, results: Mapping[str, Any]) -> Markup:
+    """Shows the protocol and the chart of distances."""
+    return self._html.compared(results) + self._html.figure(
+      draw_distances(results['rows']), 'Frechet distance in features.'
+    )
+
+  def _compared_images(self) -> Markup:
+    """Shows images of every method, and their changes."""
+    path = self.place / 'compare.npz'
+    if not path.exists():  # a comparison by an earlier version
+      caption = 'Samples with the same labels and noise for every method.'
+      return self._picture(self.place / 'samples.png', caption, kind='photo')
+
+    def show(path: epath.Path) -> Markup:
+      strips, classes = read_strips(path)
+      differences, rows = changes(strips), []
+      for k, row in enumerate(strips):
+        rows.append((row.title, row.text, strip(row.images)))
+        if k in differences:
+          title = f'change x {AMPLIFIED}'
+          rows.append(('', title, strip(differences[k])))
+      return self._html.note(
+        'The first image of each class, from the same noise for every method: '
+        f'{", ".join(classes)}. Below each method is its change from the first '
+        f'method; gray means no change. {SMOOTH}'
+      ) + self._html.strips(rows)
+
+    return self._file(path, show)
 
   def sweeps(self) -> Markup:
     sweeps = [
@@ -259,13 +296,16 @@ class _Run:
     """Shows a file if the file exists."""
     return self._undamaged(path, show, path) if path.exists() else Markup('')
 
-  def _picture(self, path: epath.Path, caption: str) -> Markup:
+  def _picture(
+    self, path: epath.Path, caption: str, kind: str = 'chart'
+  ) -> Markup:
     return self._file(
-      path, lambda path: self._html.figure(path.read_bytes(), caption)
+      path, lambda path: self._html.figure(path.read_bytes(), caption, kind)
     )
 
-  def _plots(self, *figures: tuple[str, Figure | None]) -> Markup:
-    parts = [self._html.figure(plot, text) for text, plot in figures if plot]
+  def _plots(self, *groups: tuple[str, Mapping[str, Figure]]) -> Markup:
+    """Shows groups of charts with a caption each; leaves out empty groups."""
+    parts = [self._html.charts(plots, text) for text, plots in groups if plots]
     return Markup('').join(parts) or self._html.nothing()
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from commands.report.page import macros
 from commands.sample_job import SampleJob, SampleRequest
+from core import charts
 from core.errors import InputError
 from evaluate.compare import compared_methods
 from evaluate.compare_table import split_names
@@ -21,7 +22,11 @@ from sample.trajectory import Film, record_trajectory
 _SIDE = 10  # number of classes on the sheet of samples, and images per class
 _FILMED = 2  # number of images with a film strip
 _AMPLIFIED = 4  # factor that amplifies the differences on a film strip
+_LARGE = 64  # smallest side of an image, in pixels
+_ANIMATED = ('state', 'strong', 'guided')  # parts of an animation
+_ANIMATION = 160  # smallest side of an image in an animation, in pixels
 _ROWS = {'state', 'strong', 'refined', 'guided'}  # other rows: weak predictions
+SMOOTH = 'Small images are enlarged with a bicubic filter.'
 
 
 class Artist:
@@ -61,20 +66,19 @@ class Artist:
     images, nfe, _ = self._sampler.images(
       with_guide(parse(text), self._guide), labels, self._seed
     )
-    blocks = [
-      (class_name(int(c), self._names), images[labels == c]) for c in classes
+    rows = [
+      (class_name(int(c), self._names), '', strip(images[labels == c]))
+      for c in classes
     ]
-    sheet = pictures.sheet(blocks, _SIDE, scale=max(1, 40 // images.shape[1]))
-    caption = (
+    return self._html.note(
       f'{_named(text)}; {self._solver()}, NFE {nfe:.4g}, {self._weights}, '
-      f'seed {self._seed}.'
-    )
-    return self._html.figure(sheet, caption)
+      f'seed {self._seed}. {SMOOTH}'
+    ) + self._html.strips(rows)
 
   def films(self) -> Markup:
     """Draws film strips of each method; plots the gaps rms(strong - weak)."""
     experiment, html, films = self._experiment, self._html, {}
-    strips = html.films(self._solver(), self._weights, _AMPLIFIED)
+    strips = html.films(self._solver(), self._weights)
     classes = np.arange(_FILMED) % experiment.model.num_classes
     names = [class_name(int(c), self._names) for c in classes]
     for text in self._texts:
@@ -90,11 +94,11 @@ class Artist:
           self._seed,
         )
       except InputError as error:  # an adaptive solver has no fixed steps
-        return html.note(f'Not drawn: {error}')
-      sheets = _strips(films[text], names)
+        return html.nothing(text=f'Not drawn: {error}')
       strips += html.heading(_named(text))
       strips += html.remarks(guidance, self._is_student)
-      strips += html.strip([html.figure(*sheet) for sheet in sheets])
+      for k, name in enumerate(names):
+        strips += html.film(name, *_film(films[text], k))
     if (plot := _gaps(films)) is not None:
       gaps = 'Distance between the velocities, over both images.'
       strips += html.figure(plot, gaps)
@@ -112,40 +116,39 @@ def _named(text: str) -> str:
   return text if text == 'none' else f'{names} ({text})'
 
 
-def _strips(frames: Film, names: Sequence[str]) -> list[tuple[np.ndarray, str]]:
-  """Returns a strip of predictions and a caption for each image."""
-  times = ', '.join(f'{t:.2f}' for t in frames.times)
-  strips = []
-  for k, name_of_class in enumerate(names):
-    rows = [
-      (name if name in _ROWS else f'weak:\n{name}', images[:, k])
-      for name, images in frames.images.items()
-      # If IG is the only method, rows 'refined' and 'guided' are identical.
-      if name != 'refined' or len(frames.gaps) > 1
-    ]
-    strong, guided = (
-      frames.images[name][:, k].astype(int) for name in ('strong', 'guided')
-    )
-    change = np.clip(128 + _AMPLIFIED * (guided - strong), 0, 255)
-    rows.append(('change', change.astype(np.uint8)))
-    scale = -(-48 // guided.shape[1])  # large enough for two-line names
-    sheet = pictures.sheet(rows, len(frames.times), scale=scale)
-    strips.append((sheet, f'{name_of_class}, t = {times}'))
-  return strips
+def strip(images: np.ndarray) -> np.ndarray:
+  """Returns images (n, H, W, C) in one row, enlarged if they are small."""
+  return pictures.tile(pictures.enlarge(images, _LARGE), len(images))
+
+
+def _film(
+  film: Film, k: int
+) -> tuple[list[str], list[tuple[str, str, np.ndarray]], bytes, Sequence[str]]:
+  """Returns times, rows, animation and its parts for the film of image k."""
+  images = {name: values[:, k] for name, values in film.images.items()}
+  rows = [
+    (name if name in _ROWS else f'weak: {name}', '', strip(values))
+    for name, values in images.items()
+    # If IG is the only method, rows 'refined' and 'guided' are identical.
+    if name != 'refined' or len(film.gaps) > 1
+  ]
+  change = pictures.change_from(images['guided'], images['strong'], _AMPLIFIED)
+  rows.append((f'change x {_AMPLIFIED}', '', strip(change)))
+  parts = [pictures.enlarge(images[name], _ANIMATION) for name in _ANIMATED]
+  animation = pictures.animate(np.concatenate(parts, axis=2))
+  return [f'{t:.2f}' for t in film.times], rows, animation, _ANIMATED
 
 
 def _gaps(films: dict[str, Film]) -> Figure | None:
   """Plots the gap rms(strong - weak) over t for each weak velocity."""
   if not any(frames.gaps for frames in films.values()):
     return None
-  figure = Figure(figsize=(7, 4), layout='constrained')
-  axes = figure.subplots()
+  figure, (axes,) = charts.make_chart(1, size=(7, 4.4))
   for text, frames in films.items():
     for name, gap in frames.gaps.items():
       label = text if len(frames.gaps) == 1 else f'{name} of {text}'
       axes.plot(frames.begins, gap, label=label)
-  axes.set(xlabel='t (0: data, 1: noise)', ylabel='rms(strong - weak)')
+  charts.label_panel(axes, 'rms(strong - weak)', 't (0: data, 1: noise)')
   axes.invert_xaxis()
-  axes.grid(alpha=0.25)
-  axes.legend()
+  charts.add_legend(figure)
   return figure

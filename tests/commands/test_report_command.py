@@ -1,6 +1,7 @@
 """Tests the page of the command `report`, as text and in a browser."""
 
 import html.parser
+import io
 import itertools
 import re
 import shutil
@@ -21,7 +22,7 @@ from PIL import Image
 
 from commands import cli
 from commands.compare import compare_settings
-from commands.report import samples
+from commands.report import page, samples
 from commands.sample_job import SampleJob, request_of
 from sample.trajectory import Film
 
@@ -29,6 +30,7 @@ SECTIONS = (
   'run', 'losses', 'throughput', 'scores', 'previews', 'guidance', 'sweeps',
   'evaluations', 'samples', 'trajectories', 'config',
 )  # fmt: skip
+PICTURES = 54  # number of pictures on the whole page
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 
 
@@ -77,12 +79,14 @@ def test_page_has_every_part(whole):
   found = Parts((whole / 'report.html').read_text())
   assert tuple(found.text) == SECTIONS
   count = {name: len(found.pictures[name]) for name in SECTIONS}
-  # Numbers of pictures per section. The trajectories are four film strips (two
-  # images, two methods) and one plot of prediction gaps.
+  # Numbers of pictures per section. Guidance has a chart, and six rows: real
+  # images, three methods, and two changes. The trajectories are, for each of
+  # two images, five rows (IG) and seven rows (IG + CFG) with an animation each,
+  # and one plot of prediction gaps.
   assert count == {
-    'run': 0, 'losses': 2, 'throughput': 1, 'scores': 0, 'previews': 2,
-    'guidance': 1, 'sweeps': 1, 'evaluations': 0, 'samples': 1,
-    'trajectories': 5, 'config': 0,
+    'run': 0, 'losses': 3, 'throughput': 2, 'scores': 0, 'previews': 2,
+    'guidance': 7, 'sweeps': 1, 'evaluations': 0, 'samples': 10,
+    'trajectories': 2 * (6 + 8) + 1, 'config': 0,
   }  # fmt: skip
   run_text = ' '.join(found.text['run'])
   assert '30 of 30 steps' in run_text and '20, 30' in run_text
@@ -98,12 +102,12 @@ def test_page_has_every_part(whole):
 
 
 def test_page_needs_nothing_else(whole):
-  page = (whole / 'report.html').read_text()
-  found = Parts(page)
+  text = (whole / 'report.html').read_text()
+  found = Parts(text)
   assert all(where.startswith(('data:image/', '#')) for where in found.loaded)
   links = {where[1:] for where in found.loaded if where.startswith('#')}
   assert links == set(SECTIONS)
-  assert '<script' not in page and '<b>run' not in page  # Names are escaped.
+  assert '<script' not in text and '<b>run' not in text  # Names are escaped.
 
 
 def browse(path, *words):
@@ -120,11 +124,11 @@ def browse(path, *words):
 
 
 def test_page_in_a_browser(whole, tmp_path):
-  page = tmp_path / 'report.html'  # Only this file is copied.
-  shutil.copy(whole / 'report.html', page)
+  path = tmp_path / 'report.html'  # Only this file is copied.
+  shutil.copy(whole / 'report.html', path)
   shot = tmp_path / 'page.png'
   _, complaints = browse(
-    page, '--window-size=1200,6000', f'--screenshot={shot}'
+    path, '--window-size=1200,6000', f'--screenshot={shot}'
   )
   assert not complaints
   picture = np.asarray(Image.open(shot).convert('L'))
@@ -137,19 +141,19 @@ def test_page_in_a_browser(whole, tmp_path):
   script = (
     '<script>document.body.textContent = JSON.stringify({'
     'sections: [...document.querySelectorAll("section")]'
-    '.map(s => s.getBoundingClientRect().height > 40),'
+    '.map(s => s.getBoundingClientRect().height > 20),'
     'pictures: [...document.images].map(i => i.naturalWidth > 100),'
     'tables: [...document.querySelectorAll(".wide")]'
     '.every(e => e.scrollWidth <= e.clientWidth),'
     'wide: document.documentElement.scrollWidth})</script>'
   )
-  text = page.read_text().replace("default-src 'none'; img-src data:;", '')
+  text = path.read_text().replace("default-src 'none'; img-src data:;", '')
   text = text.replace("style-src 'unsafe-inline'", '')
   probe.write_text(text.replace('</body>', f'{script}</body>'))
   shown, complaints = browse(probe, '--window-size=1200,900', '--dump-dom')
   assert not complaints
   assert f'"sections":[{",".join(["true"] * len(SECTIONS))}]' in shown
-  assert f'"pictures":[{",".join(["true"] * 13)}]' in shown
+  assert f'"pictures":[{",".join(["true"] * PICTURES)}]' in shown
   assert '"tables":true,"wide":1200' in shown  # The page fits the window.
 
 
@@ -180,8 +184,8 @@ def test_methods_to_draw_with(shared_run, tmp_path):
   _, found = report(
     shared_run / 'run', tmp_path, '--guidance=s2:1.5', '--guidance=none'
   )
-  assert 's2:1.5' in found.pictures['samples'][0]
-  assert len(found.pictures['trajectories']) == 3
+  assert 's2:1.5' in ' '.join(found.text['samples'])
+  assert len(found.pictures['trajectories']) == 2 * 6 + 1
   assert 'ig:1.5' not in ' '.join(found.text['trajectories'])
 
 
@@ -189,7 +193,7 @@ def test_without_weights(shared_run, tmp_path):
   _, found = report(shared_run / 'run', tmp_path, '--no_draw')
   assert not found.pictures['samples'] and not found.pictures['trajectories']
   assert '--no_draw' in ' '.join(found.text['samples'])
-  assert len(found.pictures['losses']) == 2
+  assert len(found.pictures['losses']) == 3
   # Without a checkpoint there is no network to sample.
   bare = tmp_path / 'bare'
   bare.mkdir()
@@ -242,7 +246,7 @@ def test_damaged_files_are_left_out(whole, tmp_path):
       said = f'{name} is damaged'
       assert said in result.err and said in ' '.join(found.text[section])
       assert len(found.pictures[section]) <= pictures
-    assert len(found.pictures['losses']) == 2
+    assert len(found.pictures['losses']) == 3
     assert '30 of 30 steps' in ' '.join(found.text['run'])
 
 
@@ -260,7 +264,7 @@ def test_lines_that_are_none(shared_run, tmp_path):
   with (workdir / 'metrics.jsonl').open('a') as file:
     file.write('5\n{"loss": 1}\n{"step": 31}\n{"st\n')
   result, found = report(workdir, workdir, '--no_draw')
-  assert len(found.pictures['losses']) == 2
+  assert len(found.pictures['losses']) == 3
   assert result.err.count('left out a damaged line') == 3
 
 
@@ -327,19 +331,81 @@ def test_advice_is_what_can_be_done(shared_run, tmp_path):
   assert settings.methods == ('none', 'cfg:1.35', 'cfg:1.35,s2:1.25')
 
 
-def test_what_changes_is_shown_as_it_is_said(monkeypatch):
+def test_what_changes_is_shown_as_it_is_said():
   """The row `change` shows four times the change, and gray for no change."""
-  rows = {}
-  monkeypatch.setattr(
-    samples.pictures, 'sheet', lambda blocks, *_, **__: rows.update(blocks)
-  )
-  strong = np.full((2, 1, 4, 4, 1), 100, np.uint8)
+  strong = np.full((2, 1, 64, 64, 1), 100, np.uint8)
   guided = strong.copy()
   guided[1, 0, 0, 0], guided[1, 0, 0, 1], guided[1, 0, 0, 2] = 110, 90, 255
   images = {'state': strong, 'strong': strong, 'ig': strong, 'refined': guided,
             'guided': guided}  # fmt: skip
   times = np.asarray([1.0, 0.5])
-  samples._strips(Film(times, images, times, {'ig': times}), np.asarray([3]))
-  assert list(rows) == ['state', 'strong', 'weak:\nig', 'guided', 'change']
-  assert (rows['change'][0] == 128).all()
-  assert rows['change'][1, 0, :4, 0].tolist() == [168, 88, 255, 128]
+  film = Film(times, images, times, {'ig': times})
+  labels, rows, animation, parts = samples._film(film, 0)
+  assert labels == ['1.00', '0.50']
+  assert [title for title, _, _ in rows] == [
+    'state', 'strong', 'weak: ig', 'guided', 'change x 4',
+  ]  # fmt: skip
+  change = rows[-1][2]
+  assert change.shape == (68, 2 * 68, 1)
+  assert (change[2:66, 2:66] == 128).all()
+  assert change[2, 70:74, 0].tolist() == [168, 88, 255, 128]
+  with Image.open(io.BytesIO(animation)) as moving:
+    assert (moving.n_frames, moving.size) == (2, (len(parts) * 160, 160))
+
+
+@pytest.mark.parametrize(
+  ('column', 'numeric'),
+  [
+    (['1.5', '', '-3'], True), (['2.79 ± 0.10', '1'], True),
+    (['74.0%', '85.4%'], True), (['+9.2, -4.5 se', ''], True),
+    (['1.4, 1.35@0-0.7', '2'], True), (['none', '1'], False),
+    (['ig:1.5'], False), (['2,000', '1e-05'], True),
+  ],
+)  # fmt: skip
+def test_columns_of_numbers_are_aligned(column, numeric):
+  assert page.numeric_columns([[cell] for cell in column]) == [numeric]
+
+
+@pytest.mark.slow
+def test_page_at_all_widths(whole):
+  """No errors, requests, cut parts or serious accessibility violations."""
+  needed = 'needs playwright and axe-playwright-python'
+  driver = pytest.importorskip('playwright.sync_api', reason=needed)
+  axe = pytest.importorskip(
+    'axe_playwright_python.sync_playwright', reason=needed
+  )
+  browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+  if browser is None:
+    pytest.skip(f'no browser here: none of {", ".join(BROWSERS)}')
+  with driver.sync_playwright() as play:
+    chrome = play.chromium.launch(
+      executable_path=browser, args=['--no-sandbox']
+    )
+    for width, scheme in itertools.product((1280, 760, 420), ('light', 'dark')):
+      tab = chrome.new_page(
+        viewport={'width': width, 'height': 900}, color_scheme=scheme
+      )
+      errors, requests = [], []
+      tab.on('console', lambda m, e=errors: m.type == 'error' and e.append(m))
+      tab.on('request', lambda r, e=requests: e.append(r.url))
+      tab.goto(f'file://{whole}/report.html')
+      assert not errors
+      outside = [url for url in requests if not url.startswith('data:')]
+      assert len(outside) == 1  # the page itself
+      assert tab.evaluate('document.documentElement.scrollWidth') == width
+      if width < 500:
+        assert tab.evaluate(
+          '[...document.querySelectorAll(".wide")]'
+          '.every(e => e.scrollWidth <= e.clientWidth)'
+        )
+      color = 'getComputedStyle(document.body).backgroundColor'
+      is_dark = tab.evaluate(color) != 'rgb(255, 255, 255)'
+      assert is_dark == (scheme == 'dark')
+      violations = axe.Axe().run(tab).response['violations']
+      assert not [
+        found['id']
+        for found in violations
+        if found['impact'] in ('serious', 'critical')
+      ]
+      tab.close()
+    chrome.close()

@@ -90,7 +90,8 @@ def test_losses_are_drawn(tmp_path):
     {'images': 10 * n, 'loss': 1 / n, 'loss/intermediate_2': 2 / n}
     for n in (1, 2, 3)
   ]
-  write_figure(tmp_path / 'loss.png', losses(rows))
+  (figure,) = losses(rows).values()
+  write_figure(tmp_path / 'loss.png', figure)
   picture = np.asarray(Image.open(tmp_path / 'loss.png').convert('L'))
   assert picture.shape[0] > 400
   assert picture.std() > 5
