@@ -10,6 +10,7 @@ import argparse
 import json
 import pathlib
 
+from dit.sharding import make_mesh
 from evaluate.comparison_picture import (
   Strip,
   draw_comparison,
@@ -34,7 +35,9 @@ def draw(study: Study) -> tuple[list[Strip], list[str]]:
   """Returns the rows of the picture, and the names of the classes."""
   data, count = study.experiment.data, study.experiment.model.num_classes
   source = open_source(data, data.test_split)
-  real, labels = load_images(source, None, study.evaluator.mesh, 256)
+  real, labels = load_images(
+    source, None, make_mesh(study.experiment.mesh), 256
+  )
   job = study.open(teacher(0))
   sampler = job.make_sampler(job.restore()[0])
   rows = by_title(json.loads((RESULTS / 'published.json').read_text()))

@@ -86,9 +86,9 @@ def table(rows: Rows) -> str:
         f'{group[0]["nfe"]:.4g}' if 'nfe' in group[0] else '',
         f'{features.value:.3f} ± {features.error:.3f}',
         cells[0],
-        f'{mean["accuracy"]:.1%}',
+        f'{accuracy:.1%}',
         cells[1],
-        f'{mean["recall"]:.2f}',
+        f'{recall:.2f}',
         f'{np.mean(scales):.2f}' if scales else '',
         ', '.join(str(row['seed']) for row in group)
         if 'run' in group[0]

@@ -220,9 +220,9 @@ def test_what_cannot_be_drawn_leaves_no_page(
 
 # Per file: damaged contents, page section, limit on pictures in the section.
 DAMAGES = {
-  'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 1),
-  'table.md': (('',), 'guidance', 1),
-  'samples.png': (('', 'none'), 'guidance', 0),
+  'compare.json': (('', '{"damaged": ', '{"a": 1}', '[1]'), 'guidance', 6),
+  'table.md': (('',), 'guidance', 7),
+  'compare.npz': (('', 'none'), 'guidance', 1),
   'sweep/sweep.json': (('{"damaged": ',), 'sweeps', 0),
   'sweep/sweep.csv': ((None, ''), 'sweeps', 0),
   'run.json': (('{', '[1]', '{"command": null}'), 'run', 0),
