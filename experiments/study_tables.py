@@ -68,10 +68,9 @@ def table(rows: Rows) -> str:
     name = title if guidance in ('', 'none') or guidance in title else (
       f'{title}: `{guidance}`'
     )  # fmt: skip
-    mean = {
-      key: np.mean([row[key] for row in group])
-      for key in ('accuracy', 'recall')
-    }
+    accuracy, recall = (
+      np.mean([row[key] for row in group]) for key in ('accuracy', 'recall')
+    )
     features = distance(group)
     cells = ['', '']
     if group is not base and title != FLOOR:
