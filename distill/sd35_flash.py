@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 
 from core.errors import InputError
 from core.files import write_bytes, write_json
+from core.progress import image_progress
 from distill import run as distilling
 from distill.config import StudentExperiment, build_student
 from dit import model
@@ -199,16 +200,21 @@ def _merge(
   latents = load_latents(folders[0])
   decoder = read_decoder(None, experiment.model.channels, latents, mesh)
   scores = _scores(experiment, decoder, mesh)
-
-  def measure(params):
-    values = scores.measure(params).items()
-    return {name.removeprefix('eval/'): value for name, value in values}
-
   base, low, high = (
     run_weights(str(folder), experiment.model, mesh, 'ema')[0]
     for folder in folders
   )
-  ratio, rows = sweep(low, high, base, experiment.distill.merge_ratios, measure)
+  scores.open()
+  ratios, num, done = experiment.distill.merge_ratios, experiment.eval.num, 0
+  with image_progress(num * (1 + len(ratios)), 0, 'merge') as progress:
+
+    def measure(params):
+      nonlocal done
+      values = scores.measure(params).items()
+      progress(done := done + num)
+      return {name.removeprefix('eval/'): value for name, value in values}
+
+    ratio, rows = sweep(low, high, base, ratios, measure)
   summary = {'ratio': ratio, 'rows': rows, 'seed': _seed(experiment)}
   write_json(
     workdir / 'merge.json',
