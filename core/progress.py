@@ -33,8 +33,9 @@ def image_progress(
   """Yields a function that takes the number of finished images.
 
   On a terminal, the function updates a bar with images/s and the time left.
-  Elsewhere, the function logs both numbers every 30 seconds. If several batches
-  are left, the rate excludes the first one, which may include compilation.
+  Elsewhere, the function logs both numbers every 30 seconds. The rate is that
+  since the previous line. If several batches are left, the rate excludes the
+  first batch, which may include compilation.
 
   Args:
     total: Number of images.
@@ -48,29 +49,32 @@ def image_progress(
       '%s: %d images; compiling first if the program is new.',
       verb, total - done,
     )  # fmt: skip
-  start = last = time.monotonic()
-  initial, is_first = done, True
+  start, initial, is_first = time.monotonic(), done, True
   with progress_bar(
     total=total, initial=done, unit=' images', desc=verb
   ) as bar:
 
     def update(done: int) -> None:
-      nonlocal start, last, initial, is_first
+      nonlocal start, initial, is_first
       now = time.monotonic()
-      begin, count = start, done - initial  # images since `begin`
-      if is_first and count and done < total:
-        start, initial, is_first = now, done, False
+      seconds, count = now - start, done - initial
+      ends_first = is_first and count > 0 and done < total
+      if ends_first:
+        is_first = False
         restart(bar, done)
       bar.update(done - bar.n if not bar.disable else 0)
-      if bar.disable and now - last > _QUIET_SECONDS and done < total:
-        last, note = now, ''
-        if start == now:
-          note = f'; the first batch took {now - begin:.0f} s'
+      is_due = bar.disable and seconds > _QUIET_SECONDS and done < total
+      if is_due:
+        note = ''
+        if ends_first:
+          note = f'; the first batch took {seconds:.0f} s'
         elif count:
-          rate = count / (now - begin)
+          rate = count / seconds
           left = (total - done) / rate / 60
           note = f', {rate:.3g} images/s, {left:.0f} min left'
         logging.info('%d of %d images%s.', done, total, note)
+      if is_due or ends_first:
+        start, initial = now, done
 
     yield update
 

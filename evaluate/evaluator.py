@@ -279,7 +279,8 @@ def read_reference(
   )
   start = 0
   batches = _hash(images.batches(), digest)
-  with image_progress(images.count, 0, 'features of reference') as progress:
+  title = f'reference, {extractor.name}'
+  with image_progress(images.count, 0, title) as progress:
     for batch in extractor(batches, mesh, config.batch_size):
       gatherer.add(batch, mask[start : start + len(batch.pool)])
       start += len(batch.pool)

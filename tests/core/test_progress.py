@@ -65,18 +65,22 @@ def take_batches(clock, update, *batches):
 def test_lines_tell_the_rate_without_the_first_batch(clock, log):
   with image_progress(1000, 100, 'sample') as update:
     # The first batch takes 90 s, mostly for compilation.
-    take_batches(clock, update, (90, 200), (20, 300), (20, 400), (20, 1000))
+    take_batches(clock, update, (90, 200), (20, 300), (20, 400))
+    # The next batch compiles another program, which the line after it forgets.
+    take_batches(clock, update, (120, 500), (40, 700), (60, 1000))
   assert log.messages == [
     'sample: 900 images; compiling first if the program is new.',
     '200 of 1000 images; the first batch took 90 s.',
     '400 of 1000 images, 5 images/s, 2 min left.',
+    '500 of 1000 images, 0.833 images/s, 10 min left.',
+    '700 of 1000 images, 5 images/s, 1 min left.',
   ]
 
 
 def test_a_quick_first_batch_needs_no_line(clock, log):
   with image_progress(100, 0, 'prepare', compiles=False) as update:
-    take_batches(clock, update, (1, 0), (1, 10), (29.5, 40), (1, 100))
-  assert log.messages == ['40 of 100 images, 1.02 images/s, 1 min left.']
+    take_batches(clock, update, (1, 0), (1, 10), (31, 40), (1, 100))
+  assert log.messages == ['40 of 100 images, 0.968 images/s, 1 min left.']
 
 
 def test_batches_that_add_nothing(clock, log):
