@@ -24,6 +24,7 @@ from core.errors import InputError, check_choice, reason
 from core.files import read_json
 from core.folder_lock import file_lock
 from core.ranges import Range, check_value
+from distill import lineage
 from dit.base import NetworkConfig, Params
 from dit.config import SIZES
 from dit.sharding import MeshConfig, make_mesh
@@ -43,7 +44,7 @@ from sample.model_card import FILE, model_card
 from sample.saved_network import load_latents, open_network
 from train import workdir
 from train.experiment import build
-from train.runs import run_weights, sampling_of
+from train.runs import Source, run_weights, sampling_of
 
 Network = tuple[NetworkConfig, Params, dict[str, Any]]
 
@@ -288,6 +289,8 @@ def _read_run(
     # A few-step student must sample with the settings of its training.
     'sample': sampling_of(experiment),
   }
+  if Source.at(source).is_student:
+    info['student'] = lineage.about_student(source)
   return experiment.model, jax.device_get(params), info
 
 

@@ -164,8 +164,8 @@ def evaluate_run(
           count = int(batch.index[-1]) + 1
           num_bad += int((~batch.finite).sum())
           nonfinite.check(num_bad, count, total, job.guidance)
-          progress(count)
           yield batch.images
+          progress(count)  # by now, the extractor is compiled, too
 
       for repeat in range(config.repeats):
         index = np.arange(repeat * num, (repeat + 1) * num)

@@ -77,8 +77,6 @@ def sample(job: ImageJob, form: str, *, overwrite: bool) -> None:
     count = num - len(index)
     if 0 < count < num:
       logging.info('%d of %d images exist already.', count, num)
-    if count < num:
-      logging.info('Compiling the sampler.')
     progress = stack.enter_context(image_progress(num, count))
     for batch in job.batches(index):
       count += len(batch.index)

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-from absl import logging
 from etils import epath
 
 from core.errors import InputError
 from core.processes import print_once, together, writing_target
+from core.progress import image_progress
 from core.ranges import Range, check_value
 from dit.sharding import make_mesh
 from dit.weights.folder import check_target
@@ -71,23 +71,18 @@ def train_features(
     (images, labels), (tests, targets) = _splits(experiment, autoencoder)
     default, batch_size = recipe(images.shape[1:])
     steps = steps or default
-    interval = max(steps // 10, 1)
-
-    def progress(step: int, loss: jax.Array) -> None:
-      if step % interval == 0:
-        logging.info('Step %d of %d, loss %.3f.', step, steps, loss)
-
     start = time.perf_counter()
-    classifier = train_classifier(
-      images,
-      labels,
-      experiment.model.num_classes,
-      steps=steps,
-      batch_size=batch_size,
-      seed=experiment.seed,
-      flip=data.flip,
-      progress=progress,
-    )
+    with image_progress(steps * batch_size, 0, 'train-features') as progress:
+      classifier = train_classifier(
+        images,
+        labels,
+        experiment.model.num_classes,
+        steps=steps,
+        batch_size=batch_size,
+        seed=experiment.seed,
+        flip=data.flip,
+        progress=lambda step, loss: progress(step * batch_size),
+      )
     _, predictions = classifier(tests)
     seconds = time.perf_counter() - start
     accuracy = float((predictions == targets).mean())

@@ -28,28 +28,60 @@ def on_terminal() -> bool:
 
 @contextlib.contextmanager
 def image_progress(
-  total: int, done: int, verb: str = 'sample'
+  total: int, done: int, verb: str = 'sample', *, compiles: bool = True
 ) -> Iterator[Callable[[int], None]]:
   """Yields a function that takes the number of finished images.
 
   On a terminal, the function updates a bar with images/s and the time left.
-  Elsewhere, the function logs both numbers every 30 seconds.
+  Elsewhere, the function logs both numbers every 30 seconds. The rate is that
+  since the previous line. If several batches are left, the rate excludes the
+  first batch, which may include compilation.
+
+  Args:
+    total: Number of images.
+    done: Number of images that are already finished.
+    verb: Name of the task in front of the bar.
+    compiles: Whether the task runs a program, whose compilation is announced.
   """
-  start = last = time.monotonic()
-  initial = done
+  if compiles and done < total:
+    # Whether a program is new is known to the caches of JAX only.
+    logging.info(
+      '%s: %d images; compiling first if the program is new.',
+      verb, total - done,
+    )  # fmt: skip
+  start, initial, is_first = time.monotonic(), done, True
   with progress_bar(
     total=total, initial=done, unit=' images', desc=verb
   ) as bar:
 
     def update(done: int) -> None:
-      nonlocal last
+      nonlocal start, initial, is_first
       now = time.monotonic()
+      seconds, count = now - start, done - initial
+      ends_first = is_first and count > 0 and done < total
+      if ends_first:
+        is_first = False
+        restart(bar, done)
       bar.update(done - bar.n if not bar.disable else 0)
-      if bar.disable and now - last > _QUIET_SECONDS and done < total:
-        last, rate = now, (done - initial) / (now - start)
-        logging.info(
-          '%d of %d images, %.3g images/s, %.0f min left.',
-          done, total, rate, (total - done) / rate / 60,
-        )  # fmt: skip
+      is_due = bar.disable and seconds > _QUIET_SECONDS and done < total
+      if is_due:
+        note = ''
+        if ends_first:
+          note = f'; the first batch took {seconds:.0f} s'
+        elif count:
+          rate = count / seconds
+          left = (total - done) / rate / 60
+          note = f', {rate:.3g} images/s, {left:.0f} min left'
+        logging.info('%d of %d images%s.', done, total, note)
+      if is_due or ends_first:
+        start, initial = now, done
 
     yield update
+
+
+def restart(bar: tqdm, done: int) -> None:
+  """Restarts the clock of a bar at `done` images, after compilation."""
+  if not bar.disable:
+    bar.reset()
+    bar.n = bar.last_print_n = bar.initial = done
+    bar.refresh()

@@ -1,5 +1,7 @@
-"""Checks a student's teacher, and whether a fake denoiser can be reused."""
+"""Checks and describes a student's teacher, and reuses a fake denoiser."""
 
+import os
+import pathlib
 from typing import Any
 
 from etils import epath
@@ -7,6 +9,7 @@ from etils import epath
 from core.errors import InputError
 from distill import lora
 from distill.config import DistillConfig, StudentExperiment, build_student
+from dit.weights.files import HUB, WEB
 from train.runs import Source
 from train.workdir import TEACHER, load_about, load_config
 
@@ -60,3 +63,40 @@ def continues_fake(experiment: StudentExperiment, start: Source) -> bool:
   changes = load_about(start.place, TEACHER).get('lora')
   is_same = changes == fake_of(config).get('lora')
   return is_same and kind(experiment) == kind(source)
+
+
+def about_student(
+  run: epath.PathLike, method: str | None = None
+) -> dict[str, Any]:
+  """Returns the entry 'student' for config.json of a folder of weights.
+
+  Args:
+    run: Workdir of a student or of a stage.
+    method: Name of the recipe; None for the method of the run.
+  """
+  config = build_student(load_config(run)).distill
+  teacher = load_about(run, TEACHER)
+  source = str(teacher.get('source', ''))
+  if not source.startswith((HUB, WEB)):  # others cannot use a local path
+    place = os.path.abspath(teacher.get('place', config.teacher))
+    source = pathlib.PurePath(place).name
+  return {
+    'teacher': source,
+    'teacher_sha256': teacher.get('sha256'),
+    'method': method or _method_of(config),
+    'guidance': config.guidance,
+  }
+
+
+def _method_of(config: DistillConfig) -> str:
+  """Returns the name of a method."""
+  if config.method == 'teacher_trajectory':
+    return 'regression on the trajectory of the teacher'
+  if config.query != 'renoise':
+    name = 'DMD with timestep sharing'
+  elif config.augmented and config.schedule != 'shared':
+    name = f'Decoupled DMD ({config.schedule} schedule)'
+  else:
+    name = 'DMD'
+  regularizer = '' if config.matches else f', regularizer {config.regularizer}'
+  return name + regularizer

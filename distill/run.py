@@ -212,6 +212,7 @@ def distill(
     lambda n: schedule(n // settings.period),
     2 * distillation.passes() * experiment.model.pass_multiply_adds,
     reads_records=settings.adversarial,
+    period=settings.period,
   )
   return loop.run(plan.setup, workdir, task)
 

@@ -26,14 +26,18 @@ from jax.sharding import Mesh
 
 from core.errors import InputError
 from core.files import write_bytes, write_json
+from core.progress import image_progress
 from distill import run as distilling
 from distill.config import StudentExperiment, build_student
+from distill.lineage import about_student
 from dit import model
 from dit.autoencoder import Autoencoder
 from dit.base import Params
 from dit.sharding import make_mesh
 from dit.weights.folder import check_target, save_folder
 from sample.decoder import read_decoder
+from sample.model_card import FILE as CARD
+from sample.model_card import model_card
 from sample.saved_network import load_latents
 from train import workdir as workdir_lib
 from train.config_file import load_config, override
@@ -199,16 +203,21 @@ def _merge(
   latents = load_latents(folders[0])
   decoder = read_decoder(None, experiment.model.channels, latents, mesh)
   scores = _scores(experiment, decoder, mesh)
-
-  def measure(params):
-    values = scores.measure(params).items()
-    return {name.removeprefix('eval/'): value for name, value in values}
-
   base, low, high = (
     run_weights(str(folder), experiment.model, mesh, 'ema')[0]
     for folder in folders
   )
-  ratio, rows = sweep(low, high, base, experiment.distill.merge_ratios, measure)
+  scores.open()
+  ratios, num, done = experiment.distill.merge_ratios, experiment.eval.num, 0
+  with image_progress(num * (1 + len(ratios)), 0, 'merge') as progress:
+
+    def measure(params):
+      nonlocal done
+      values = scores.measure(params).items()
+      progress(done := done + num)
+      return {name.removeprefix('eval/'): value for name, value in values}
+
+    ratio, rows = sweep(low, high, base, ratios, measure)
   summary = {'ratio': ratio, 'rows': rows, 'seed': _seed(experiment)}
   write_json(
     workdir / 'merge.json',
@@ -217,26 +226,28 @@ def _merge(
   text = _table(rows)
   write_bytes(table, text.encode())
   params = jax.tree.map(model.on_host, merged(low, high, ratio))
+  text += (
+    '\nratio: weight of the low branch; -: the stage before both. '
+    f'{num} images of seed {_seed(experiment)}, features of '
+    f'{scores.evaluator.extractor.name}.\n'
+  )
   # The folder `student` is written last: its presence marks a complete merge.
   if jax.process_index() == 0:
-    save_folder(
-      target,
-      experiment.model,
-      params,
-      info={
-        'weights': 'ema',
-        'source': str(workdir),
-        'path': experiment.objective.path,
-        'latents': latents.to_json(),
-        'sample': sampling_of(experiment),
-        'merge': summary,
-      },
+    info = {
+      'weights': 'ema',
+      'source': str(workdir),
+      'path': experiment.objective.path,
+      'latents': latents.to_json(),
+      'sample': sampling_of(experiment),
+      'merge': summary,
+      'student': about_student(folders[-1], 'SD3.5-Flash'),
+    }
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    card = model_card(
+      workdir.name, experiment.model, info, count=count, results=text
     )
-  return (
-    f'{text}\nratio: weight of the low branch; -: the stage before both. '
-    f'{experiment.eval.num} images of seed {_seed(experiment)}.\n'
-    f'The student, of ratio {ratio:g}: {target}'
-  )
+    save_folder(target, experiment.model, params, info=info, files={CARD: card})
+  return f'{text}The student, of ratio {ratio:g}: {target}'
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from absl import logging
 from jax.sharding import Mesh
 
 from distill import discriminator, lora
@@ -168,8 +169,14 @@ def make_distill_step(
     for due in (False, True)
   }
 
+  started: set[bool] = set()
+
   def run(n, state, batch, key):
     due = (n + 1) % config.period == 0
+    if started == {not due}:  # the training loop announces the first program
+      kind = 'with' if due else 'without'
+      logging.info('Compiling the step %s an update of the student.', kind)
+    started.add(due)
     return programs[due](state, teacher, batch, key)
 
   return run

@@ -93,7 +93,6 @@ def open_evaluators(
 
   `network` computes the features of the real `images` (n, H, W, C) uint8.
   """
-  logging.info('Computing features of %d reference images.', len(images))
   real = array_images('real images', images)
   evaluators = {}
   for space, extractor, metrics in (
@@ -190,6 +189,8 @@ def compare(
     scores = score(evaluators, sample.images, labels)
     base = rows[0].scores if rows else scores
     features, pixels = (base[space].gain(scores[space]) for space in _SPACES)
+    if sampler.denoiser.null_label and not sampler.solver.adaptive:
+      logging.info('%s: measuring the effective CFG scale.', text)
     row = Row(
       text, scores, sample.nfe, rate, (features, pixels), sample.nonfinite,
       effective_scale(sampler, guidance, labels, seed), matched,

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from core.progress import image_progress
 from core.ranges import BatchSize, Choice, Images, PathText, Range, WebText
 from dit.autoencoder import Autoencoder
 from dit.sharding import check_batch
@@ -240,7 +240,6 @@ def open_evaluator(
   elif shape is not None:  # `width` raises InputError for an invalid shape
     check_count(metrics, extractor.width(shape), count)
   if images is not None:
-    logging.info('Computing features of %d reference images.', images.count)
     result = read_reference(
       images, extractor, config, metrics, mesh,
       reconstructed=decodes and not config.reference,
@@ -279,11 +278,13 @@ def read_reference(
     [name for name in metrics if name != 'fd_inf'],
   )
   start = 0
-  for batch in extractor(
-    _hash(images.batches(), digest), mesh, config.batch_size
-  ):
-    gatherer.add(batch, mask[start : start + len(batch.pool)])
-    start += len(batch.pool)
+  batches = _hash(images.batches(), digest)
+  title = f'reference, {extractor.name}'
+  with image_progress(images.count, 0, title) as progress:
+    for batch in extractor(batches, mesh, config.batch_size):
+      gatherer.add(batch, mask[start : start + len(batch.pool)])
+      start += len(batch.pool)
+      progress(start)
   metadata = {
     'images': images.name,
     'count': images.count,

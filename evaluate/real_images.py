@@ -16,6 +16,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from core.errors import InputError
+from core.progress import image_progress
 from dit import latents
 from dit.autoencoder import Autoencoder
 from dit.latents import Posterior
@@ -120,10 +121,13 @@ def load_images(
     )
   images = np.empty((count, *example.shape[1:]), np.uint8)
   labels = np.empty(count, np.int32)
-  for start in range(0, count, batch_size):
-    part = slice(start, start + batch_size)
-    batch, labels[part] = reader(numbers[part])
-    images[part] = _stack([example[0], *batch])[1:]
+  decodes = decoder is not None
+  with image_progress(count, 0, 'real images', compiles=decodes) as progress:
+    for start in range(0, count, batch_size):
+      part = slice(start, start + batch_size)
+      batch, labels[part] = reader(numbers[part])
+      images[part] = _stack([example[0], *batch])[1:]
+      progress(min(start + batch_size, count))
   return images, labels
 
 

@@ -191,8 +191,11 @@ def sweep(
   with image_progress(len(missing) * num, 0, 'sweep') as progress:
     for n, point in enumerate(missing):
       guidance = with_guide(parse(grid.text(point)), guide)
-      sample = sampler.images(guidance, labels, config.seed)
-      progress((n + 1) * num)
+
+      def advance(done: int, before: int = n * num) -> None:
+        progress(before + done)
+
+      sample = sampler.images(guidance, labels, config.seed, advance)
       scores = as_dict(evaluator.score(sample.images, labels))
       if nonfinite.too_many(sample.nonfinite, num):  # the scores are invalid
         scores = dict.fromkeys(scores, math.nan)

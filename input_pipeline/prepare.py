@@ -187,7 +187,9 @@ def _write_shards(
         progress(count + processes * shard.records)
         _check_broken(failures + len(shard.broken), config, shard.broken)
 
-  with image_progress(files.count, count, 'prepare') as progress:
+  with image_progress(
+    files.count, count, 'prepare', compiles=layout.content != 'pixels'
+  ) as progress:
     for k in range(process, total + process, processes):
       additions = 0
       names: Sequence[str] = ()

@@ -19,7 +19,6 @@ _MOST_CLASSES = 20  # longer lists of class names are cut
 _NOTE = """
 NAME:FILE is the autoencoder of the latents and its file, such as
 sd_vae:sd-vae-ft-ema.safetensors."""
-_FEW = 8  # most steps of a student, which needs no guidance
 _TEMPLATE = """---
 library_name: jax
 tags: [diffusion, diffusion-transformer]
@@ -27,7 +26,7 @@ tags: [diffusion, diffusion-transformer]
 
 # {title}
 
-A network for class-conditional diffusion, in JAX.
+{summary}
 
 ## Sample
 
@@ -69,7 +68,7 @@ def model_card(
   Args:
     title: Name of the network.
     config: Settings of the network.
-    info: Entries of config.json, such as 'source' and 'latents'.
+    info: Entries of config.json, such as 'source', 'latents' and 'student'.
     count: Number of parameters.
     results: Measured results with their protocol, as Markdown.
   """
@@ -84,23 +83,27 @@ def model_card(
     ('null label (for CFG)', 'yes' if config.null_label else 'no'),
     ('intermediate heads (for IG)', _taps(config.taps)),
   ]
-  origin = [
-    (name, info[key])
-    for name, key in (
-      ('weights', 'weights'), ('training step', 'step'), ('family', 'family'),
-      ('path', 'path'),
-    )
-    if info.get(key) is not None
-  ]  # fmt: skip
+  student = info.get('student') or {}
+  entries = {
+    'weights': info.get('weights'),
+    'training step': info.get('step'),
+    'family': info.get('family'),
+    'path': info.get('path'),
+    'teacher': student.get('teacher'),
+    "SHA-256 of the teacher's weights": student.get('teacher_sha256'),
+    'distillation': student.get('method'),
+    'guidance of the teacher': student.get('guidance'),
+  }
+  origin = [(name, value) for name, value in entries.items() if value]
   source = str(info.get('source', ''))
   if source.startswith((HUB, WEB)):  # a local path means nothing to others
     origin.insert(0, ('source', source))
   labels = np.unique([0, config.num_classes - 1])
-  steps = (info.get('sample') or {}).get('steps', 250)
-  is_guided = config.null_label and steps > _FEW
+  is_guided = config.null_label and not _is_student(info)
   decodes = _space(latents) != 'pixels'
   return _TEMPLATE.format(
     title=title,
+    summary=_summary(info),
     decoder=", autoencoder='NAME:FILE'" if decodes else '',
     decoder_flag=' --autoencoder=NAME:FILE' if decodes else '',
     note=_NOTE if decodes else '',
@@ -109,6 +112,32 @@ def model_card(
     network=markdown.table(('property', 'value'), _cells(network)),
     origin=markdown.table(('property', 'value'), _cells(origin)),
     results=results or 'No results are recorded for these weights.',
+  )
+
+
+def _is_student(info: Mapping[str, Any]) -> bool:
+  """Returns whether the network is a few-step student.
+
+  Folders of earlier versions lack the entry 'student'. They record a merge, or
+  the solver that only students have.
+  """
+  solver = (info.get('sample') or {}).get('solver')
+  return 'student' in info or 'merge' in info or solver == 'renoise'
+
+
+def _summary(info: Mapping[str, Any]) -> str:
+  """Returns what the network is and how it is sampled, in a few sentences."""
+  if not _is_student(info):
+    return 'A network for class-conditional diffusion, in JAX.'
+  student = info.get('student') or {}
+  teacher, method = student.get('teacher'), student.get('method')
+  origin = f' of {teacher}' if teacher else ''
+  origin += f', distilled by {method}' if method else ''
+  steps = (info.get('sample') or {}).get('steps')
+  count = f'{steps} steps' if steps != 1 else 'one step'
+  return (
+    f'A few-step student{origin}: a network for class-conditional diffusion, '
+    f'in JAX.\nIt samples in {count}, without guidance.'
   )
 
 

@@ -91,6 +91,29 @@ def test_the_card_of_latents_names_a_decoder(make_experiment):
   assert '/home/me' not in local
 
 
+def test_the_card_of_a_student(make_experiment):
+  config = make_experiment().model
+  sample = {'solver': 'renoise', 'steps': 2}
+  student = {'teacher': 'hf://a/b', 'method': 'DMD', 'guidance': 'cfg:1.2'}
+  about = {'sample': sample, 'student': student}
+  card = model_card('net', config, about, count=10)
+  for words in (
+    'A few-step student of hf://a/b, distilled by DMD', 'in 2 steps, without',
+    "pipeline([0, 9], 'none')", '--guidance=none', '| teacher | hf://a/b |',
+    '| guidance of the teacher | cfg:1.2 |',
+  ):  # fmt: skip
+    assert words in card
+  # Folders of earlier versions do not record the teacher.
+  card = model_card('net', config, {'sample': sample}, count=10)
+  assert 'A few-step student: a network' in card
+  euler = {'solver': 'euler', 'steps': 2}
+  card = model_card('net', config, {'sample': euler, 'merge': {}}, count=10)
+  assert 'A few-step student: a network' in card
+  # A network that is sampled in a few steps is not necessarily a student.
+  card = model_card('net', config, {'sample': euler}, count=10)
+  assert 'student' not in card and "'cfg:1.5'" in card
+
+
 def test_the_card_has_the_results_of_the_same_weights(
   shared_run, features, tmp_path
 ):

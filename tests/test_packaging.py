@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +16,9 @@ from commands import cli
 from dit import model
 from dit.config import DiTConfig
 from dit.weights import folder as weights
+from train.config_file import load_config
+from train.experiment import build
+from train.runs import sampling_of
 
 pytestmark = pytest.mark.slow
 PACKAGES = {
@@ -51,9 +55,9 @@ def call(folder, *words):
     env=env | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=600,
   )
-  assert result.returncode == 0, result.stderr
+  assert result.returncode == 0, result.stdout + result.stderr
   return result.stdout
 
 
@@ -110,6 +114,26 @@ def test_images_are_sampled_outside_of_the_checkout(installed, tmp_path):
   place, shape = text.splitlines()
   assert pathlib.Path(place).is_relative_to(installed.parent)
   assert shape.startswith('(2, ')
+
+
+def test_session_of_the_docs(installed, tmp_path):
+  """The session in docs/sampling.md, with a network like that of the page."""
+  page = (ROOT / 'docs' / 'sampling.md').read_text()
+  (session,) = re.findall(r'^```pycon\n(.*?)^```$', page, re.DOTALL | re.M)
+  experiment = build(load_config(str(ROOT / 'configs/digits.py')).to_dict())
+  weights.save_folder(
+    tmp_path / 'runs' / 'digits',
+    experiment.model,
+    jax.device_get(model.init(experiment.model, jax.random.key(0))),
+    info={
+      'latents': {'classes': list(map(str, range(10)))},
+      'sample': sampling_of(experiment),
+    },
+  )
+  (tmp_path / 'session.txt').write_text(session)
+  python = installed / 'python'
+  text = call(tmp_path, python, '-m', 'doctest', '-v', 'session.txt')
+  assert f'{session.count(">>> ")} passed' in text
 
 
 def test_an_editable_installation_is_the_checkout(tmp_path):

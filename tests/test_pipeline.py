@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from command_runs import run
 
+import sample
 from core.errors import InputError
 from dit.path import path_named
 from dit.sharding import MeshConfig, make_mesh
@@ -305,7 +306,10 @@ def test_noise_between_keeps_its_norm():
 
 def test_objects_have_short_texts(pipeline):
   film = pipeline.film(LABELS[:2], 'ig:1.5', frames=2)
-  for value in (pipeline, pipeline.sampler, pipeline.denoiser, film):
+  exported = [getattr(sample, name) for name in sample.__all__]
+  assert len(exported) >= 3
+  objects = pipeline, pipeline.sampler, pipeline.denoiser, pipeline.sampling
+  for value in (*exported, *objects, film):
     assert len(repr(value)) < 200
     assert '\n' not in repr(value)
   assert 'M parameters' in repr(pipeline)

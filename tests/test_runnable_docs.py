@@ -1,7 +1,8 @@
 """Runs commands and Python code of README.md and docs/ on a small network.
 
-The code is in fenced blocks for bash or python. Code that needs other files or
-machines is indented in the docs, so no test runs this code.
+The code is in fenced blocks for bash, python or pycon, a Python session, which
+`test_packaging` runs. Code that needs other files or machines is indented in
+the docs, so no test runs this code.
 """
 
 import pathlib
@@ -21,10 +22,10 @@ ELSEWHERE = {
 PAGES = {
   'README.md': ['bash', 'python'],
   'docs/index.md': ['bash'] * 2,
-  'docs/sampling.md': ['bash'] * 3 + ['python'] * 3 + ['bash'],
+  'docs/sampling.md': ['bash'] * 3 + ['python', 'pycon', 'bash'],
 }
 FENCE = re.compile(
-  r'^( *)```(bash|python)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE
+  r'^( *)```(bash|python|pycon)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE
 )
 
 
@@ -98,6 +99,7 @@ def test_page(page, shared_run, features, tmp_path, monkeypatch):
   for kind, code in blocks(page):
     if kind == 'python':
       exec(compile(code, page, 'exec'), names)
+    if kind != 'bash':
       continue
     for line in code.splitlines():
       python, main, *words = shlex.split(line)

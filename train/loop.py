@@ -51,6 +51,7 @@ class TrainingTask:
     schedule: Function from n to the learning rate of step n.
     flops: FLOPs of a step per image; a multiply-add counts as 2.
     reads_records: Whether the step needs records; otherwise, every batch is {}.
+    period: Number of steps in a row that run all programs of the step.
   """
 
   abstract: state_lib.TrainState
@@ -59,6 +60,7 @@ class TrainingTask:
   schedule: Callable[[int], Any]
   flops: float
   reads_records: bool = True
+  period: int = 1
 
 
 def train(setup: Setup, workdir: epath.Path) -> bool:
@@ -140,8 +142,9 @@ def run(setup: Setup, workdir: epath.Path, task: TrainingTask) -> bool:
       ) as bar,
     ):
       report = Report(
-        experiment, task.schedule, task.flops, log, bar, bad_steps
-      )
+        experiment, task.schedule, task.flops, log, bar, bad_steps,
+        compiling_until=start + task.period,
+      )  # fmt: skip
       save = Saver(
         experiment, checkpointer, snapshots, report, setup.scores.rank
       )

@@ -22,6 +22,7 @@ from absl import logging
 from tqdm import tqdm
 
 from core.errors import NonFiniteError
+from core.progress import restart
 from train.experiment import Experiment
 from train.metrics_log import MetricsLog
 
@@ -86,13 +87,16 @@ class Report:
     log: MetricsLog,
     bar: tqdm,
     bad_steps: int = 0,
+    compiling_until: int = 0,
   ) -> None:
     """Starts the clock of a run that has taken `bad_steps` non-finite steps.
 
     `schedule` maps the step to the learning rate. `flops` are the FLOPs of a
-    step per image. `log` receives a line every `log.every_images` images.
+    step per image. `log` receives a line every `log.every_images` images. Rates
+    exclude the first step, and steps up to `compiling_until`.
     """
     self.bad_steps = bad_steps
+    self._compiling_until = compiling_until
     self._settings = experiment.train
     self._every = experiment.train.steps_of(experiment.log.every_images)
     self._schedule, self._log, self._bar = schedule, log, bar
@@ -169,9 +173,10 @@ class Report:
     self.bad_steps += bool(self._latest['bad_steps'])
     values = {**self._latest, 'bad_steps_total': self.bad_steps}
     now = time.perf_counter()
-    if self._mark is None:  # rates exclude the first step, which compiles
-      self._mark, self._waited = (now, step), 0.0
     self._bar.update(self._settings.batch_size)
+    if self._mark is None or step <= self._compiling_until:
+      self._mark, self._waited = (now, step), 0.0
+      restart(self._bar, step * self._settings.batch_size)
     self._bar.set_postfix(loss=f'{values["loss"]:.3f}', refresh=False)
     if values['bad_steps']:
       logging.warning(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from absl import logging
 from etils import epath
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -12,6 +11,7 @@ from commands.report.page import macros
 from commands.sample_job import SampleJob, SampleRequest
 from core import charts
 from core.errors import InputError
+from core.progress import image_progress
 from evaluate.compare import compared_methods
 from evaluate.compare_table import split_names
 from guidance.parse import parse, with_guide
@@ -62,10 +62,11 @@ class Artist:
     classes = np.unique(np.linspace(0, count - 1, _SIDE).round().astype(int))
     labels = np.repeat(classes, _SIDE)
     text = self._texts[0]
-    logging.info('Sampling %d images with %s.', len(labels), text)
-    images, nfe, _ = self._sampler.images(
-      with_guide(parse(text), self._guide), labels, self._seed
-    )
+    guidance = with_guide(parse(text), self._guide)
+    with image_progress(len(labels), 0, f'samples, {text}') as progress:
+      images, nfe, _ = self._sampler.images(
+        guidance, labels, self._seed, progress
+      )
     rows = [
       (class_name(int(c), self._names), '', strip(images[labels == c]))
       for c in classes
@@ -77,32 +78,41 @@ class Artist:
 
   def films(self) -> Markup:
     """Draws film strips of each method; plots the gaps rms(strong - weak)."""
-    experiment, html, films = self._experiment, self._html, {}
-    strips = html.films(self._solver(), self._weights)
+    experiment, html = self._experiment, self._html
     classes = np.arange(_FILMED) % experiment.model.num_classes
+    try:
+      films = self._record(classes)
+    except InputError as error:  # an adaptive solver has no fixed steps
+      return html.nothing(text=f'Not drawn: {error}')
     names = [class_name(int(c), self._names) for c in classes]
-    for text in self._texts:
-      if text == 'none' and len(self._texts) > 1:
-        continue  # every strip shows the unguided prediction anyway
-      logging.info('Recording a trajectory with %s.', text)
-      guidance = parse(text)
-      try:
-        films[text] = record_trajectory(
-          self._sampler,
-          with_guide(guidance, self._guide),
-          classes,
-          self._seed,
-        )
-      except InputError as error:  # an adaptive solver has no fixed steps
-        return html.nothing(text=f'Not drawn: {error}')
+    strips = html.films(self._solver(), self._weights)
+    for text, film in films.items():
       strips += html.heading(_named(text))
-      strips += html.remarks(guidance, self._is_student)
+      strips += html.remarks(parse(text), self._is_student)
       for k, name in enumerate(names):
-        strips += html.film(name, *_film(films[text], k))
+        strips += html.film(name, *_film(film, k))
     if (plot := _gaps(films)) is not None:
       gaps = 'Distance between the velocities, over both images.'
       strips += html.figure(plot, gaps)
     return strips
+
+  def _record(self, classes: np.ndarray) -> dict[str, Film]:
+    """Records an image of each class with every method, except with 'none'.
+
+    All films show the unguided prediction. 'none' is recorded if it is alone.
+    """
+    texts = [text for text in self._texts if text != 'none'] or ['none']
+    films = {}
+    with image_progress(len(texts) * len(classes), 0, 'films') as progress:
+      for text in texts:
+        films[text] = record_trajectory(
+          self._sampler,
+          with_guide(parse(text), self._guide),
+          classes,
+          self._seed,
+        )
+        progress(len(films) * len(classes))
+    return films
 
   def _solver(self) -> str:
     name = self._sampler.config.solver

@@ -21,6 +21,7 @@ from distill import sd35_flash
 from distill.config import build_student
 from dit.weights import folder as weights
 from dit.weights.checkpoint_names import saved_steps
+from sample import load
 from train import config_file, workdir
 from train.metrics_log import read_metrics
 
@@ -127,7 +128,15 @@ def test_a_student_is_sampled_as_its_config_says(student, tmp_path):
 def test_a_folder_of_a_student_knows_its_sampler(student, tmp_path):
   folder = tmp_path / 'net'
   succeed('convert', f'--from={student}', f'--to={folder}', '--quantize=int8')
-  assert weights.load_config(folder)[1]['sample']['solver'] == 'renoise'
+  info = weights.load_config(folder)[1]
+  assert info['sample']['solver'] == 'renoise'
+  about = json.loads((student / 'teacher.json').read_text())
+  assert info['student'] == {
+    'teacher': 'run', 'teacher_sha256': about['sha256'],
+    'method': 'Decoupled DMD (hybrid schedule)', 'guidance': 'cfg:1.05',
+  }  # fmt: skip
+  card = (folder / 'README.md').read_text()
+  assert 'student of run, distilled by Decoupled DMD (hybrid schedule)' in card
   succeed('sample', f'--folder={folder}', '--num=16',
           '--config.sample.batch_size=16')  # fmt: skip
   (about,) = folder.glob('samples/*/samples.json')
@@ -178,6 +187,32 @@ def test_a_recipe_runs_its_stages_and_merges(teacher, recipe, tmp_path):
   )
   succeed('sample', f'--folder={flash}/student', '--num=16',
           '--config.sample.batch_size=16', f'--out={tmp_path}')  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_merged_student_can_be_uploaded(recipe, tmp_path, monkeypatch):
+  constants = pytest.importorskip('huggingface_hub.constants')
+  student = recipe[0] / 'student'
+  card = (student / 'README.md').read_text()
+  for words in (
+    '# flash\n', 'student of run, distilled by SD3.5-Flash', 'in 2 steps',
+    "'none')", '| guidance of the teacher | cfg:1.2 |', '| ratio | fd |',
+  ):  # fmt: skip
+    assert words in card
+  assert str(tmp_path.parent) not in card
+  # Folders of earlier versions have no card and do not record the teacher.
+  older = shutil.copytree(student, tmp_path / 'older')
+  (older / 'README.md').unlink()
+  change_json(older / 'config.json', lambda config: config.pop('student'))
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+  monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+  repository = tmp_path / 'models--org--flash'
+  (repository / 'refs').mkdir(parents=True)
+  (repository / 'refs' / 'main').write_text('1' * 40)
+  shutil.copytree(student, repository / 'snapshots' / ('1' * 40))
+  expected = load(older)([3, 8])
+  for place in (student, 'hf://org/flash'):
+    np.testing.assert_array_equal(load(place)([3, 8]), expected)
 
 
 @pytest.mark.slow

@@ -64,13 +64,16 @@ def whole(shared_run, features, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('report') / 'a & <b>run</b>'
   shutil.copytree(shared_run / 'run', workdir)
   on = (f'--workdir={workdir}', features, '--config.sample.steps=2')
-  for words in (
-    ('compare', *on, *COMPARE, '--num=20'),
-    ('sweep', *on, '--guidance=ig:1..2:2,cfg:1..2:2', '--num=20'),
-    ('evaluate', *on, '--guidance=ig:1.5', '--num=20'),
-    ('report', f'--workdir={workdir}'),
-  ):
+  for words, titles in (
+    (('compare', *on, *COMPARE, '--num=20'), ['none: 20', 'ig:1.5: 20']),
+    (('sweep', *on, '--guidance=ig:1..2:2,cfg:1..2:2', '--num=20'),
+     ['reference, classifier of digits: 1297', 'sweep: 80']),
+    (('evaluate', *on, '--guidance=ig:1.5', '--num=20'), ['evaluate: 20']),
+    (('report', f'--workdir={workdir}'), ['samples, none: 100', 'films: 4']),
+  ):  # fmt: skip
     result = succeed(*words)
+    for title in titles:
+      assert f'{title} images; compiling first if' in result.err
   assert str(workdir / 'report.html') in result.out
   return workdir
 
