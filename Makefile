@@ -23,6 +23,7 @@ demo: $(VENV)/.for-$(ACCELERATOR)
 	$(BIN)/python main.py report --workdir=$(DEMO)
 	@echo 'Look at $(DEMO)/report.html, and try next:'
 	@echo '  $(BIN)/python main.py sample --workdir=$(DEMO) --guidance=ig:2@0.3-1,cfg:1.2@0-0.7 --labels=3,8'
+	@echo '  $(BIN)/python main.py explore --workdir=$(DEMO)   (sliders in a browser; needs: $(BIN)/pip install -r requirements-explore.txt)'
 	@echo '  $(BIN)/python main.py train --workdir=runs/long --config.train.images=96000   (2.5 times as long: guidance pays less)'
 	@echo '  $(BIN)/python main.py compare --workdir=runs/long $(METHODS)'
 

@@ -9,6 +9,7 @@ r"""Trains, samples, distills and evaluates Diffusion Transformers.
   python main.py sweep   --workdir=runs/digits --guidance=ig:1..2:6,cfg:1..2:6
   python main.py evaluate --workdir=runs/digits --num=500 --bootstrap=50
   python main.py report  --workdir=runs/digits
+  python main.py explore --workdir=runs/digits
   python main.py reference --images=photos --extractor=inception:FILE --to=r.npz
   python main.py train-features --config=configs/cifar10.py --to=features
   python main.py convert --from=runs/digits --to=digits-ema

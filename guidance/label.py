@@ -27,7 +27,7 @@ from core.errors import InputError, check_range
 from core.ranges import LARGE
 from dit.types import Condition, Denoiser
 from guidance.base import Contrast, LabelTerm, Memory, Step, dot
-from guidance.scale import Scale, check_number, static
+from guidance.scale import Scale, check_number, is_number, static
 
 _TINY = 1e-30
 
@@ -131,10 +131,11 @@ class ClassifierFreeZero(LabelTerm):
 
   def __post_init__(self) -> None:
     check_range('guidance zero_steps', self.zero_steps, 0, 100_000)
-    if self.zero_steps and self.scale.high < 1:
+    high = self.scale.high
+    if self.zero_steps and is_number(high) and high < 1:
       raise InputError(
         f'guidance cfg_zero skips the first solver steps, at t = 1, but '
-        f'its interval ends at {self.scale.high:g}; end it at 1, or add '
+        f'its interval ends at {high:g}; end it at 1, or add '
         'zero_steps=0.'
       )
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from core.errors import InputError, check_choice, check_range
 from core.ranges import LARGE
@@ -27,9 +26,14 @@ def static(default: Any) -> Any:
   return dataclasses.field(default=default, metadata={'static': True})
 
 
+def is_number(value: Any) -> bool:
+  """Returns whether `value` is a Python number, and not an array."""
+  return isinstance(value, int | float)
+
+
 def check_number(name: str, value: Any, low: float, high: float) -> None:
   """Checks the range of a Python number; does not check arrays."""
-  if isinstance(value, int | float):
+  if is_number(value):
     check_range(name, value, low, high)
 
 
@@ -45,8 +49,11 @@ SCHEDULES = {
 class Scale:
   """A guidance scale with its interval and schedule.
 
+  The value and the interval are pytree leaves, so a sweep over them compiles
+  once.
+
   Attributes:
-    value: w, a pytree leaf, so that a sweep over w compiles once.
+    value: w.
     low: Lowest time of the interval.
     high: Highest time of the interval.
     schedule: 'constant' or one of SCHEDULES.
@@ -54,14 +61,15 @@ class Scale:
   """
 
   value: float | jax.Array
-  low: float = static(0.0)
-  high: float = static(1.0)
+  low: float | jax.Array = 0.0
+  high: float | jax.Array = 1.0
   schedule: str = static('constant')
   power: float = static(4.0)
 
   def __post_init__(self) -> None:
     check_number('guidance scale', self.value, -LARGE, LARGE)
-    if not 0 <= self.low < self.high <= 1:
+    numbers = is_number(self.low) and is_number(self.high)
+    if numbers and not 0 <= self.low < self.high <= 1:
       raise InputError(
         f'guidance interval {self.low:g}-{self.high:g}: expected '
         '0 <= low < high <= 1, with t = 0 at the data and 1 at the noise.'
@@ -86,5 +94,5 @@ class Scale:
     # The comparison is in float32, so an interval that ends at 0.2 includes 0.2
     # for every state type. The clip is for solver steps that end below t = 0.
     t = jnp.clip(jnp.float32(t), 0, 1)
-    low, high = np.float32(self.low), np.float32(self.high)
+    low, high = jnp.float32(self.low), jnp.float32(self.high)
     return jnp.where((low <= t) & (t <= high), value, 1.0)

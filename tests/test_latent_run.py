@@ -16,9 +16,12 @@ from command_runs import printed, run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from commands.explore.explorer import Explorer
+from commands.sample_job import SampleRequest
 from dit import autoencoder
 from input_pipeline import sources
 from sample import decoder, load
+from train.runs import Source
 
 CLASSES = ('2', 'golden retriever', 'tench, Tinca tinca')
 FEW = {
@@ -123,6 +126,17 @@ def place(tmp_path_factory):
 @pytest.fixture
 def workdir(place, tmp_path):
   return shutil.copytree(place / 'a run', tmp_path / "it's a run")
+
+
+def test_explore_decodes_and_names_the_images(place):
+  explorer = Explorer(SampleRequest(Source.at(f'{place}/a run')))
+  assert explorer.names == ['class 2', 'golden retriever', 'tench']
+  picture = explorer.draw(explorer.start)
+  expected = load(f'{place}/a run')([0, 1, 2], 'ig:1.5')
+  assert picture.images.shape == (3, 16, 16, 3)
+  assert np.abs(picture.images - expected.astype(int)).max() <= 1
+  states = explorer.film(explorer.start).images['state']
+  assert states.shape == (2, 1, 16, 16, 3)
 
 
 def test_training_opens_everything_once(place, tmp_path, monkeypatch):

@@ -16,6 +16,8 @@ from command_runs import (
   succeed,
 )
 
+from commands.explore.explorer import Explorer
+from commands.sample_job import SampleRequest
 from distill import run as distilling
 from distill import sd35_flash
 from distill.config import build_student
@@ -24,6 +26,7 @@ from dit.weights.checkpoint_names import saved_steps
 from sample import load
 from train import config_file, workdir
 from train.metrics_log import read_metrics
+from train.runs import Source
 
 TINY = {
   'model.depth': 3, 'model.width': 16, 'model.num_heads': 2,
@@ -161,6 +164,17 @@ def test_another_teacher_does_not_go_on(student, teacher, tmp_path):
 STAGES = ('1-trajectory', '2-sharing', '3-low', '4-high')
 RECIPE = {'train.images': 16, 'checkpoint.every_images': 16, 'eval.num': 16,
           'log.preview_every_images': 0}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_explore_starts_a_student_without_guidance(student):
+  explorer = Explorer(SampleRequest(Source.at(str(student))))
+  start = explorer.start
+  assert (start.guidance, start.steps) == ('none', 2)
+  picture = explorer.draw(start)
+  assert picture.nfe == 2
+  np.testing.assert_array_equal(picture.images, picture.base)
+  assert explorer.film(start).images['guided'].shape[:2] == (2, 1)
 
 
 @pytest.fixture(scope='module')

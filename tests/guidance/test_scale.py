@@ -78,8 +78,19 @@ def test_interval_of_all_times_is_no_interval():
   np.testing.assert_array_equal(whole, np.full(4000, 2.5, np.float32))
 
 
-def test_scale_is_a_leaf_and_the_rest_is_not():
+def test_scale_and_interval_are_leaves_and_the_rest_is_not():
   scale = Scale(2.0, 0.1, 0.9, 'power_cosine', 3.0)
-  assert jax.tree.leaves(scale) == [2.0]
-  doubled = jax.tree.map(lambda value: 2 * value, scale)
-  assert doubled == Scale(4.0, 0.1, 0.9, 'power_cosine', 3.0)
+  assert jax.tree.leaves(scale) == [2.0, 0.1, 0.9]
+  halved = jax.tree.map(lambda value: value / 2, scale)
+  assert halved == Scale(1.0, 0.05, 0.45, 'power_cosine', 3.0)
+
+
+def test_another_interval_compiles_nothing():
+  at = jax.jit(lambda guidance, t: guidance.terms[0].scale.at(t))
+  times = jnp.asarray([0.1, 0.3, 0.8])
+  for text, expected in (
+    ('cfg:2@0-0.2', [2, 1, 1]), ('cfg:3@0.3-0.7', [1, 3, 1]),
+    ('cfg:4', [4, 4, 4]),
+  ):  # fmt: skip
+    np.testing.assert_array_equal(at(parse(text), times), expected)
+  assert at._cache_size() == 1

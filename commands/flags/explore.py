@@ -1,0 +1,40 @@
+"""Flags of the command `explore`."""
+
+import argparse
+
+from commands.flags import shared
+
+SUMMARY = 'move guidance scales on a local page and watch the images change'
+USAGE = '(--workdir=RUN | --folder=FOLDER)'
+EXAMPLES = """
+  python main.py explore --workdir=runs/digits
+"""
+NOTES = (
+  'Needs Gradio: pip install "selfguide[explore]", or pip install gradio.\n'
+  + shared.FREE_KEYS
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `explore`."""
+  subject, method, server = shared.groups(
+    parser, 'what to sample from', 'how to sample', 'where to serve'
+  )
+  source = subject.choice()
+  source.add('--workdir=RUN', 'folder of the run', type=shared.path)
+  source.add(
+    '--folder=FOLDER',
+    'folder of weights written by convert, or hf://ORG/NAME',
+    type=shared.web_path,
+  )
+  shared.add_weights(subject)
+  shared.add_guide(method)
+  shared.add_autoencoder(method)
+  server.add(
+    '--host=ADDRESS',
+    'address to serve on; 0.0.0.0 admits other machines',
+    default='127.0.0.1',
+  )
+  server.add('--port=N', 'port to serve on', default=7860)
+  server.add('--browser', 'open the page in a browser')
+  shared.add_out(server)
