@@ -3,6 +3,7 @@
 import argparse
 import importlib.resources
 import importlib.util
+import socket
 import threading
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ _METHODS = {  # label and largest scale of each method's slider
 
 def run(args: argparse.Namespace) -> None:
   """Runs `explore` until the user stops it."""
-  check_value('--port', args.port, Annotated[int, Range(1, 65_535)])
+  check_address(args.host, args.port)
   if importlib.util.find_spec('gradio') is None:
     raise InputError(
       'explore needs Gradio: pip install gradio (or -r '
@@ -44,34 +45,38 @@ def run(args: argparse.Namespace) -> None:
   page.block_thread()
 
 
+def check_address(host: str, port: int) -> None:
+  """Raises InputError if no page can be served at the address."""
+  check_value('--port', port, Annotated[int, Range(1, 65_535)])
+  try:
+    socket.create_server((host, port)).close()
+  except OSError as error:
+    raise InputError(
+      f'cannot serve on --host={host} --port={port}: {error.strerror}. Choose '
+      f'another port, such as --port={port % 65_535 + 1}, or an address of '
+      'this machine.'
+    ) from error
+
+
 def serve(
   gradio: Any, page: Any, host: str, port: int, *, browser: bool = False
 ) -> str:
-  """Serves the page from other threads, and returns its address.
-
-  Raises InputError if the port is not free.
-  """
+  """Serves the page from other threads, and returns its address."""
   css = importlib.resources.files(__package__) / 'page.css'
-  try:
-    _, url, _ = page.launch(
-      server_name=host,
-      server_port=port,
-      inbrowser=browser,
-      share=False,
-      ssr_mode=False,
-      mcp_server=False,
-      run_history=False,
-      footer_links=[],
-      theme=_theme(gradio),
-      css=css.read_text('utf-8'),
-      quiet=True,
-      prevent_thread_lock=True,
-    )
-  except OSError as error:
-    raise InputError(
-      f'cannot serve on --host={host} --port={port}; is the port in use? '
-      f'Choose another one, such as --port={port + 1}.'
-    ) from error
+  _, url, _ = page.launch(
+    server_name=host,
+    server_port=port,
+    inbrowser=browser,
+    share=False,
+    ssr_mode=False,
+    mcp_server=False,
+    run_history=False,
+    footer_links=[],
+    theme=_theme(gradio),
+    css=css.read_text('utf-8'),
+    quiet=True,
+    prevent_thread_lock=True,
+  )
   return url
 
 

@@ -37,4 +37,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   server.add('--port=N', 'port to serve on', default=7860)
   server.add('--browser', 'open the page in a browser')
-  shared.add_out(server)
+  server.add(
+    '--out=FOLDER',
+    'folder that the command on the page writes to (default: explored, in the '
+    'workdir)',
+    type=shared.path,
+  )

@@ -168,9 +168,16 @@ def test_a_respaced_schedule_follows_the_steps(shared_run):
   assert '--config.sample.respacing=4' in shlex.split(explorer.command(state))
 
 
+def test_a_port_in_use_is_said_before_the_work():
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]
+    line = refused_line('explore', '--workdir=nowhere', f'--port={port}')
+  assert f'--port={port}: Address already in use' in line
+
+
 def test_without_gradio_the_error_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'gradio', None)
-  line = refused_line('explore', '--workdir=nowhere')
+  line = refused_line('explore', '--workdir=nowhere', f'--port={free_port()}')
   assert 'pip install gradio' in line
 
 
