@@ -4,7 +4,7 @@ The colors can be told apart with any kind of color vision. The text is still
 readable when a chart is shown at half its size.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,13 +29,13 @@ _PANEL = (5.6, 4.2)  # width and height of a panel in inches
 
 def make_chart(
   panels: int, columns: int = 3, size: tuple[float, float] = _PANEL
-) -> tuple[Figure, Sequence[Axes]]:
+) -> tuple[Figure, list[Axes]]:
   """Returns a figure with panels of equal size, at most `columns` per row."""
   columns = min(panels, columns)
   rows = -(-panels // columns)
   size = size[0] * columns, size[1] * rows
   figure = Figure(size, dpi=_DPI, layout='constrained')
-  axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
   for extra in axes[panels:]:
     extra.remove()
   for panel in axes[:panels]:
@@ -77,7 +77,7 @@ def plain(value: float) -> str:
 
 def add_legend(figure: Figure) -> None:
   """Adds one legend below all panels, without repeated labels."""
-  lines = {}
+  lines: dict[Any, Any] = {}
   for axes in figure.axes:
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
       lines.setdefault(label, handle)
@@ -86,6 +86,6 @@ def add_legend(figure: Figure) -> None:
   entry = 0.75 + 0.11 * max(map(len, lines))  # width of an entry in inches
   columns = int(figure.get_figwidth() / entry)
   figure.legend(
-    lines.values(), lines, loc='outside lower center', fontsize=_TEXT,
+    [*lines.values()], [*lines], loc='outside lower center', fontsize=_TEXT,
     ncols=int(np.clip(columns, 1, len(lines))),
   )  # fmt: skip

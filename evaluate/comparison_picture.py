@@ -163,7 +163,7 @@ def draw_comparison(
   figure = Figure((size[0] / _DPI, size[1] / _DPI), dpi=_DPI)
   figure.figimage(np.concatenate(grids), _TEXT, _BOTTOM, origin='upper')
 
-  def write(x: float, y: float, text: str, points: float, **style) -> None:
+  def write(x: float, y: float, text: str, points: float, **style: Any) -> None:
     figure.text(x / size[0], 1 - y / size[1], text, fontsize=points, **style)
 
   for k, name in enumerate(classes):

@@ -38,8 +38,10 @@ def enlarge(images: np.ndarray, side: int) -> np.ndarray:
     return images
   size = (round(side * width / height), side)
   resized = [
-    Image.fromarray(image.squeeze(-1) if channels == 1 else image).resize(
-      size, Image.Resampling.BICUBIC
+    np.asarray(
+      Image.fromarray(image.squeeze(-1) if channels == 1 else image).resize(
+        size, Image.Resampling.BICUBIC
+      )
     )
     for image in images
   ]
