@@ -66,7 +66,7 @@ def whole(shared_run, features, tmp_path_factory):
     (('sweep', *on, '--guidance=ig:1..2:2,cfg:1..2:2', '--num=20'),
      ['reference, classifier of digits: 1297', 'sweep: 80']),
     (('evaluate', *on, '--guidance=ig:1.5', '--num=20'), ['evaluate: 20']),
-    (('report', f'--workdir={workdir}'), ['samples, none: 100', 'films: 4']),
+    (('report', f'--workdir={workdir}'), ['samples, ig:1.5: 100', 'films: 4']),
   ):  # fmt: skip
     result = succeed(*words)
     for title in titles:
