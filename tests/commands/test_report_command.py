@@ -298,7 +298,11 @@ def test_commands_of_the_demo_work(shared_run, features, tmp_path):
   """Runs the commands that `make demo` prints, with fewer images."""
   text = (ROOT / 'Makefile').read_text()
   lines = re.findall(r"@echo '  \$\(BIN\)/python main\.py ([^']*)'", text)
-  assert [line.split()[0] for line in lines] == ['sample', 'train', 'compare']
+  assert [line.split()[0] for line in lines] == [
+    'sample', 'explore', 'train', 'compare',
+  ]  # fmt: skip
+  explore = lines.pop(1).partition('   (')[0]  # it would serve until stopped
+  assert cli.parse_args(explore.split(), '').workdir == '$(DEMO)'
   (methods,) = re.findall(r'METHODS := (.*)', text)
   few = {
     'sample': ['--num=4'],
