@@ -19,10 +19,10 @@ METRICS = {'loss': jax.numpy.float32(2), 'bad_steps': jax.numpy.float32(0)}
 
 
 @contextlib.contextmanager
-def reporting(tmp_path, experiment):
+def reporting(tmp_path, experiment, **options):
   flops = progress.training_flops(experiment)
   with MetricsLog(tmp_path, 0) as log, tqdm(disable=True) as bar:
-    yield Report(experiment, lambda step: 0.1, flops, log, bar)
+    yield Report(experiment, lambda step: 0.1, flops, log, bar, **options)
 
 
 def test_rates_and_waiting(tmp_path, make_experiment):
@@ -50,6 +50,18 @@ def test_rates_and_waiting(tmp_path, make_experiment):
   expected = row['images_per_second'] * progress.training_flops(experiment)
   assert row['tflops'] == pytest.approx(expected / 1e12)
   assert not {'mfu', 'memory_gib'} & row.keys()  # These need an accelerator.
+
+
+def test_rates_exclude_steps_that_compile(tmp_path, make_experiment):
+  experiment = make_experiment('log.every_images=16')  # every step
+  with reporting(tmp_path, experiment, compiling_until=3) as tell:
+    for step in range(1, 6):
+      time.sleep(0.01)
+      tell.record(step, METRICS, step == 5)
+    tell.flush()
+  rows = read_metrics(tmp_path)
+  rated = [row['step'] for row in rows if 'images_per_second' in row]
+  assert rated == [4, 5]
 
 
 def test_a_guide_costs_a_pass_more(make_experiment):
