@@ -30,7 +30,10 @@ _PANEL = (5.6, 4.2)  # width and height of a panel in inches
 def make_chart(
   panels: int, columns: int = 3, size: tuple[float, float] = _PANEL
 ) -> tuple[Figure, list[Axes]]:
-  """Returns a figure with panels of equal size, at most `columns` per row."""
+  """Returns a figure with panels of equal size, at most `columns` per row.
+
+  `size` is the width and height of a panel in inches.
+  """
   columns = min(panels, columns)
   rows = -(-panels // columns)
   size = size[0] * columns, size[1] * rows
@@ -59,7 +62,7 @@ def label_panel(
   axes.xaxis.set_major_locator(MaxNLocator(5))  # numbers do not overlap
   for name in log:
     axis = getattr(axes, f'{name}axis')
-    axis._set_axes_scale('log')
+    getattr(axes, f'set_{name}scale')('log')
     low, high = axis.get_view_interval()
     dense = high / max(low, 1e-300) < 100
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if dense else (1,)))
@@ -69,7 +72,10 @@ def label_panel(
 
 
 def plain(value: float) -> str:
-  """Returns a number without an exponent, such as '40,000' or '0.002'."""
+  """Returns a number such as '40,000' or '0.002'.
+
+  Only values below 1e-6 have an exponent.
+  """
   if value and abs(value) < 1e-6:
     return f'{value:.0e}'
   return f'{float(f"{value:.6g}"):,.10f}'.rstrip('0').rstrip('.')

@@ -33,9 +33,9 @@ def image_progress(
   """Yields a function that takes the number of finished images.
 
   On a terminal, the function updates a bar with images/s and the time left.
-  Elsewhere, the function logs both numbers every 30 seconds. The rate is that
-  since the previous line. If several batches are left, the rate excludes the
-  first batch, which may include compilation.
+  Elsewhere, the function logs both numbers every 30 seconds. The rate covers
+  the time since the previous line. If several batches are left, the rate
+  excludes the first batch, which may include compilation.
 
   Args:
     total: Number of images.
@@ -44,7 +44,7 @@ def image_progress(
     compiles: Whether the task runs a program, whose compilation is announced.
   """
   if compiles and done < total:
-    # Whether a program is new is known to the caches of JAX only.
+    # Only the caches of JAX know whether a program is new.
     logging.info(
       '%s: %d images; compiling first if the program is new.',
       verb, total - done,

@@ -98,5 +98,8 @@ def _method_of(config: DistillConfig) -> str:
     name = f'Decoupled DMD ({config.schedule} schedule)'
   else:
     name = 'DMD'
-  regularizer = '' if config.matches else f', regularizer {config.regularizer}'
-  return name + regularizer
+  if not config.matches and config.regularizer == 'dm':
+    name += ' without its DM term'
+  elif not config.matches:
+    name += f', regularizer {config.regularizer}'
+  return name + (', with a discriminator' if config.adversarial else '')

@@ -10,7 +10,6 @@ The results are:
 """
 
 import dataclasses
-import functools
 import json
 import re
 import time
@@ -169,17 +168,9 @@ def compare(
   settings = EvalConfig(bootstrap=config.resamples, batch_size=size)
   evaluators = open_evaluators(splits[0][0], classifier, settings, sampler.mesh)
   labels = plan_labels('balanced', config.num, num_classes, seed)
-  shown = functools.partial(first_of_each, num_classes=num_classes)
-
-  real = []
-  strips = [Strip('Real images', 'Training images.', shown(*splits[0]), None)]
-  if len(splits) > 1:
-    floor = score(evaluators, *splits[1])
-    real = [Row('real, held out', floor)]
-    text, images = 'Held out from training.', shown(*splits[1])
-    strips = [Strip('Real images', text, images, floor['features'])]
-  strips[0] = dataclasses.replace(strips[0], is_real=True)
+  real, strip = _real_images(evaluators, splits, num_classes)
   rows: list[Row] = []
+  strips = [strip]
   queue = [(text, '') for text in config.methods]
   while queue:
     text, matched = queue.pop(0)
@@ -199,14 +190,26 @@ def compare(
     is_cfg = text == 'none' or re.fullmatch(r'cfg:[^:@,]+', text)
     if config.match_cfg and not matched and row.cfg_scale and not is_cfg:
       queue.insert(0, (f'cfg:{max(row.cfg_scale.value, 0):.4g}', text))
-    strips.append(
-      method_strip(
-        text, sample.nfe, shown(sample.images, labels), scores['features']
-      )
-    )
+    shown = first_of_each(sample.images, labels, num_classes)
+    strips.append(method_strip(text, sample.nfe, shown, scores['features']))
     logging.info('%s: %s', text, _summary(scores))
   columns = [class_name(int(c), names) for c in shown_classes(num_classes)]
   return _write(folder, protocol, rows + real, strips, columns)
+
+
+def _real_images(
+  evaluators: Mapping[str, Evaluator],
+  splits: Sequence[tuple[np.ndarray, np.ndarray]],
+  num_classes: int,
+) -> tuple[list[Row], Strip]:
+  """Returns the row of held-out images, if there are any, and real images."""
+  shown = first_of_each(*splits[-1], num_classes)
+  if len(splits) == 1:
+    return [], Strip('Real images', 'Training images.', shown, None, True)
+  scores = score(evaluators, *splits[1])
+  text, distance = 'Held out from training.', scores['features']
+  strip = Strip('Real images', text, shown, distance, is_real=True)
+  return [Row('real, held out', scores)], strip
 
 
 def _has_results(folder: epath.Path, protocol: Mapping[str, Any]) -> bool:
@@ -252,10 +255,10 @@ def _write(
     'rows': [row.as_dict() for row in rows],
   }
   try:
+    write_bytes(folder / 'table.md', table.encode())
     picture = draw_comparison(strips, classes, 'Distance in features')
     pictures.write_figure(folder / 'samples.png', picture)
     write_strips(folder / 'compare.npz', strips, classes)
-    write_bytes(folder / 'table.md', table.encode())
     write_json(folder / 'compare.json', record)
   except WriteError:
     logging.info('The results cannot be written; the table is:\n%s', table)

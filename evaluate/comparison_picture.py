@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from core import charts, npz
 from core.files import write_bytes
 from evaluate.metrics import Estimate
-from guidance import Guidance, parse
+from guidance import parse
 from sample import pictures
 
 COLUMNS = 10  # largest number of classes
@@ -73,9 +73,9 @@ def first_of_each(
   return np.stack(result)
 
 
-def describe_for_people(guidance: str | Guidance) -> tuple[str, str]:
+def titles_of(text: str) -> tuple[str, str]:
   """Returns a title for guidance, and a sentence that says what it does."""
-  guidance = parse(guidance) if isinstance(guidance, str) else guidance
+  guidance = parse(text)
   terms = [t for t in (guidance.internal, *guidance.terms) if t is not None]
   if not terms:
     return 'No guidance', 'The network on its own.'
@@ -86,13 +86,12 @@ def describe_for_people(guidance: str | Guidance) -> tuple[str, str]:
 
 
 def method_strip(
-  text: str, nfe: float | None, images: np.ndarray, distance: Estimate
+  text: str, nfe: float, images: np.ndarray, distance: Estimate
 ) -> Strip:
   """Returns the strip of a method, given as text, for its images."""
-  title, sentence = describe_for_people(text)
-  cost = '' if nfe is None else f'NFE {nfe:.3g}'
-  first = ', '.join(filter(None, ('' if text == 'none' else text, cost)))
-  return Strip(title, f'{first}\n{sentence}', images, distance)
+  title, sentence = titles_of(text)
+  name = '' if text == 'none' else f'{text}, '
+  return Strip(title, f'{name}NFE {nfe:.3g}\n{sentence}', images, distance)
 
 
 def write_strips(
@@ -174,14 +173,18 @@ def draw_comparison(
     y = _TOP + number * height
     if k in centers:
       write(
-        _TEXT - 12, y + height / 2, f'change x {AMPLIFIED}', 12,
-        ha='right', va='center', color='0.35',
+        _TEXT - 12, y + height - 6, f'change x {AMPLIFIED}', 12,
+        ha='right', va='bottom', color='0.35',
       )  # fmt: skip
       continue
     centers[k] = y + height / 2
     write(12, y + 6, strips[k].title, 15, va='top', weight='bold')
-    lines = [textwrap.fill(p, _LINE) for p in strips[k].text.splitlines()]
-    write(12, y + 32, '\n'.join(lines), 12.5, va='top', linespacing=1.3)
+    lines = strips[k].text.splitlines()
+    text = '\n'.join(textwrap.fill(line, _LINE) for line in lines)
+    room = 4 if k in differences else 2  # number of lines beside the images
+    if text.count('\n') >= room:
+      text = textwrap.fill(lines[0], _LINE)
+    write(12, y + 32, text, 12.5, va='top', linespacing=1.3)
   _draw_chart(figure, strips, centers, metric)
   return figure
 
@@ -215,11 +218,14 @@ def _draw_chart(
     axes.annotate(
       text, (value, centers[k]), (0, 8), textcoords='offset points',
       ha='center', fontsize=12.5, annotation_clip=False,
+      backgroundcolor='white',
     )  # fmt: skip
   first = next((s for s in strips if s.distance and not s.is_real), None)
   if first is not None and first.distance is not None:
     axes.axvline(first.distance.value, color='0.6', linestyle=':', zorder=0)
-  axes.set_xlim(left=-0.1 * axes.get_xlim()[1])  # room for the text
+  right = axes.get_xlim()[1]
+  axes.set_xlim(-0.2 * right, 1.2 * right)  # room for the text
+  axes.spines[['left', 'right', 'top']].set_visible(False)
   axes.tick_params(labelsize=12)
   axes.grid(axis='x', alpha=0.25)
   axes.set_title(f'{metric}\n(lower is better)', fontsize=13)

@@ -164,6 +164,8 @@ class BlocksTerm(Term):
 class GuideTerm(Term):
   """Guidance away from another network, `guide`."""
 
+  weak_title: ClassVar[str] = 'a weaker network'
+
   guide: Denoiser | None = None
 
   def check(self, denoiser: Denoiser) -> None:

@@ -219,7 +219,6 @@ class AutoGuidance(GuideTerm):
 
   name: ClassVar[str] = 'auto'
   title: ClassVar[str] = 'AutoGuidance'
-  weak_title: ClassVar[str] = 'a weaker network'
   scale: Scale
   guide: Denoiser | None = None
 

@@ -2,8 +2,8 @@
 
 The compiled guidance contains every method at all times, with scale 1 for a
 method that is off. Scales and intervals are arguments of the compiled sampler,
-so moving a slider compiles nothing. A guidance text, another solver and another
-number of steps each compile once.
+so moving a slider compiles nothing. A guidance text, a solver, a number of
+steps and a larger batch each compile once.
 """
 
 import dataclasses

@@ -169,9 +169,8 @@ class _Run:
   def guidance(self) -> Markup:
     results, table = self.place / 'compare.json', self.place / 'table.md'
     if not results.exists() or not table.exists():
-      is_student = (
-        self.place / TEACHER
-      ).exists()  # a student needs no guidance
+      # A student needs no guidance.
+      is_student = (self.place / TEACHER).exists()
       return self._html.nothing('' if is_student else self._advice('compare'))
     return Markup('').join(
       [
@@ -200,12 +199,12 @@ class _Run:
       for k, row in enumerate(strips):
         rows.append((row.title, row.text, strip(row.images)))
         if k in differences:
-          title = f'change x {AMPLIFIED}'
+          title = f'{row.title}: change x {AMPLIFIED}'
           rows.append(('', title, strip(differences[k])))
       return self._html.note(
-        'The first image of each class, from the same noise for every method: '
-        f'{", ".join(classes)}. Below each method is its change from the first '
-        f'method; gray means no change. {SMOOTH}'
+        'The first image of each class shown; all methods start from the same '
+        f'noise. Columns: {", ".join(classes)}. Below each method is its '
+        f'change from the first method; gray means no change. {SMOOTH}'
       ) + self._html.strips(rows)
 
     return self._file(path, show)
@@ -258,6 +257,8 @@ class _Run:
       return Markup('')
 
     notes = Markup('').join(self._file(path, read) for path in paths)
+    if not rows:
+      return notes
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return notes + self._html.table(
       columns, [[row.get(name, '') for name in columns] for row in rows]

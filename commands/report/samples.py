@@ -14,12 +14,13 @@ from core.errors import InputError
 from core.progress import image_progress
 from evaluate.compare import compared_methods
 from evaluate.compare_table import split_names
+from evaluate.comparison_picture import shown_classes
 from guidance.parse import parse, with_guide
 from sample import pictures
 from sample.labels import class_name
 from sample.trajectory import Film, record_trajectory
 
-_SIDE = 10  # number of classes on the sheet of samples, and images per class
+_PER_CLASS = 10  # number of images per class
 _FILMED = 2  # number of images with a film strip
 _AMPLIFIED = 4  # factor that amplifies the differences on a film strip
 _LARGE = 64  # smallest side of an image, in pixels
@@ -41,7 +42,7 @@ class Artist:
     folder = epath.Path(request.source.place).expanduser()
     if guidance:
       job.check(guidance)
-      self._texts = list(guidance)
+      self._texts = list(dict.fromkeys(guidance))
     else:
       default = (log.preview_guidance, *compared_methods(folder))
       if self._is_student:  # a student needs no guidance
@@ -59,8 +60,8 @@ class Artist:
   def sheet(self) -> Markup:
     """Samples a row of images for each of up to ten classes."""
     count = self._experiment.model.num_classes
-    classes = np.unique(np.linspace(0, count - 1, _SIDE).round().astype(int))
-    labels = np.repeat(classes, _SIDE)
+    classes = shown_classes(count)
+    labels = np.repeat(classes, _PER_CLASS)
     text = self._texts[0]
     guidance = with_guide(parse(text), self._guide)
     with image_progress(len(labels), 0, f'samples, {text}') as progress:

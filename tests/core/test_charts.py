@@ -13,7 +13,7 @@ from core import charts
     (2e-9, '2e-09'), (-0.25, '-0.25'), (0.1 + 0.2, '0.3'),
   ],
 )  # fmt: skip
-def test_numbers_have_no_exponent(value, text):
+def test_plain_numbers(value, text):
   assert charts.plain(value) == text
 
 

@@ -10,12 +10,12 @@ from core.errors import InputError
 from evaluate.comparison_picture import (
   Strip,
   changes,
-  describe_for_people,
   draw_comparison,
   first_of_each,
   method_strip,
   read_strips,
   shown_classes,
+  titles_of,
   write_strips,
 )
 from evaluate.metrics import Estimate
@@ -28,20 +28,20 @@ def strips(side=8, count=3):
   return [
     Strip('Real images', 'Held out.', images[0], Estimate(0.1, 0.05), True),
     method_strip('none', 16, images[1], Estimate(3.0, 0.2)),
-    method_strip('ig:1.5', None, images[2], Estimate(2.0)),
+    method_strip('ig:1.5', 16, images[2], Estimate(2.0)),
   ]
 
 
 @pytest.mark.parametrize('name', METHODS)
 def test_every_method_has_a_description(name):
-  title, sentence = describe_for_people(f'{name}:1')
+  title, sentence = titles_of(f'{name}:1')
   assert title[0].isupper()
   assert sentence.startswith('Steers away from ') and sentence.endswith('.')
 
 
 def test_descriptions_of_several_methods():
-  assert describe_for_people('none')[0] == 'No guidance'
-  title, sentence = describe_for_people('ig:1.5,cfg:1.2')
+  assert titles_of('none')[0] == 'No guidance'
+  title, sentence = titles_of('ig:1.5,cfg:1.2')
   assert title == 'IG + CFG'
   assert sentence == (
     'Steers away from the prediction of an earlier block and from the '
@@ -73,7 +73,7 @@ def test_changes_are_relative_to_the_first_method():
 def test_text_of_a_method():
   none, ig = strips()[1:]
   assert none.text == 'NFE 16\nThe network on its own.'
-  assert ig.text.splitlines()[0] == 'ig:1.5'
+  assert ig.text.splitlines()[0] == 'ig:1.5, NFE 16'
 
 
 @pytest.mark.parametrize('side', [8, 100])
@@ -82,6 +82,10 @@ def test_picture_shows_every_image_in_its_place(side):
   file = io.BytesIO()
   figure = draw_comparison(rows, ['a', 'b', 'c'], 'Distance')
   figure.savefig(file, format='png', dpi='figure')
+  (axes,) = figure.axes
+  assert [text.get_text() for text in axes.texts] == [
+    '0.10 ± 0.05', '3.00 ± 0.20', '2.00',
+  ]  # fmt: skip
   picture = np.asarray(Image.open(file).convert('L')).astype(int)
   large = max(side, 84)
   top, left = 84 + 2, 360 + 2
@@ -95,6 +99,18 @@ def test_picture_shows_every_image_in_its_place(side):
       expected = Image.fromarray(images[column, ..., 0])
       expected = expected.resize((large, large), Image.Resampling.BICUBIC)
       assert np.abs(part - np.asarray(expected).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize('first', ['none', 'ig:1.4,cfg:1.35@0-0.7,s2:1.25'])
+def test_texts_on_the_left_do_not_overlap(first):
+  real, _, ig = strips()
+  texts = (first, 'ig:1.4,cfg:1.35@0-0.7,s2:1.25', 'cfg:1.5')
+  rows = [method_strip(text, 16, ig.images, Estimate(2.0)) for text in texts]
+  figure = draw_comparison([real, *rows], ['a', 'b', 'c'], 'Distance')
+  figure.draw_without_rendering()
+  boxes = [text.get_window_extent() for text in figure.texts]
+  for k, box in enumerate(boxes):
+    assert not any(box.overlaps(other) for other in boxes[k + 1 :])
 
 
 def test_strips_are_stored(tmp_path):
