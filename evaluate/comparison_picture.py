@@ -216,9 +216,9 @@ def _draw_chart(
     )
     text = f'{value:.2f}' + (f' ± {error:.2f}' if error else '')
     axes.annotate(
-      text, (value, centers[k]), (0, 8), textcoords='offset points',
+      text, (value, centers[k]), (0, 10), textcoords='offset points',
       ha='center', fontsize=12.5, annotation_clip=False,
-      backgroundcolor='white',
+      bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 1},
     )  # fmt: skip
   first = next((s for s in strips if s.distance and not s.is_real), None)
   if first is not None and first.distance is not None:
