@@ -1,14 +1,11 @@
 """HTML of the images, the trajectory and the messages of the page."""
 
-import functools
-import importlib.resources
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from commands.explore.explorer import Picture
-from commands.report.page import data_url
+from commands.report.page import load_macros
 from sample.pictures import change_from, enlarge
 from sample.trajectory import Film
 
@@ -22,18 +19,8 @@ _ROWS = {
 }
 
 
-@functools.cache
 def _macros() -> Any:
-  """Returns the template's macros, which return HTML with escaped text."""
-  environment = jinja2.Environment(
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-  )
-  environment.filters['data_url'] = data_url
-  template = importlib.resources.files(__package__) / 'pictures.html.j2'
-  return environment.from_string(template.read_text('utf-8')).module
+  return load_macros(__package__, 'pictures.html.j2')
 
 
 def cards(picture: Picture, names: list[str]) -> str:

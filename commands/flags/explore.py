@@ -20,13 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   subject, method, server = shared.groups(
     parser, 'what to sample from', 'how to sample', 'where to serve'
   )
-  source = subject.choice()
-  source.add('--workdir=RUN', 'folder of the run', type=shared.path)
-  source.add(
-    '--folder=FOLDER',
-    'folder of weights written by convert, or hf://ORG/NAME',
-    type=shared.web_path,
-  )
+  shared.add_source(subject)
   shared.add_weights(subject)
   shared.add_guide(method)
   shared.add_autoencoder(method)

@@ -23,13 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   subject, method, output = shared.groups(
     parser, 'what to sample', 'how to sample', 'where to write'
   )
-  source = subject.choice()
-  source.add('--workdir=RUN', 'folder of the run', type=shared.path)
-  source.add(
-    '--folder=FOLDER',
-    'folder of weights written by convert, or hf://ORG/NAME',
-    type=shared.web_path,
-  )
+  source = shared.add_source(subject)
   source.add(
     '--config=FILE', 'config file, for --dry_run only', type=shared.path
   )

@@ -147,6 +147,21 @@ def add_workdir(group: Group) -> None:
   group.add('--workdir=RUN', 'folder of the run', type=path, required=True)
 
 
+def add_source(group: Group) -> Group:
+  """Adds --workdir and --folder, of which users must specify one.
+
+  Returns the group of both, for other sources.
+  """
+  source = group.choice()
+  source.add('--workdir=RUN', 'folder of the run', type=path)
+  source.add(
+    '--folder=FOLDER',
+    'folder of weights written by convert, or hf://ORG/NAME',
+    type=web_path,
+  )
+  return source
+
+
 def add_weights(group: Group) -> None:
   """Adds --weights and --step, which choose weights of a run."""
   group.add(

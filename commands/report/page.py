@@ -21,8 +21,8 @@ _NUMBER = re.compile(r'[-+]?\d[\d.,]*(e[-+]?\d+)?%?( ± .*|, .*| se)?')
 
 
 @functools.cache
-def macros() -> Any:
-  """Returns the template's macros, which return HTML with escaped text."""
+def load_macros(package: str, name: str) -> Any:
+  """Returns the macros of a template, which return HTML with escaped text."""
   environment = jinja2.Environment(
     autoescape=True,
     trim_blocks=True,
@@ -31,8 +31,13 @@ def macros() -> Any:
   )
   environment.filters['data_url'] = data_url
   environment.filters['numeric_columns'] = numeric_columns
-  template = importlib.resources.files(__package__) / 'page.html.j2'
+  template = importlib.resources.files(package) / name
   return environment.from_string(template.read_text('utf-8')).module
+
+
+def macros() -> Any:
+  """Returns the macros of the report."""
+  return load_macros(__package__, 'page.html.j2')
 
 
 def numeric_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
