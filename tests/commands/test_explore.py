@@ -115,7 +115,7 @@ def test_the_pictures_are_labeled(explorer):
   state = settings(*dials(1.5), classes=(3, 8))
   text = cards(explorer.draw(state), ['<b>three</b>', 'eight'])
   assert text.count('<figure>') == 2 and '&lt;b&gt;three' in text
-  assert 'change x 2 (gray: none)' in text and 'smooth filter' in text
+  assert 'change x 2 (gray: none)' in text and 'bicubic filter' in text
   record = explorer.film(state)
   assert record.images['guided'].shape[:2] == (3, 1)
   text = film(record, 'three', state.guidance)
